@@ -103,7 +103,7 @@ async def serve_upstream(count: int) -> None:
 
 @contextmanager
 def upstream_process(count: int) -> Iterator[str]:
-    """Its URL."""
+    """Yield the URL of the upstream."""
     argv = [sys.executable, "-m", "bench.mirror", "--serve", str(count)]
     with subprocess.Popen(argv, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
@@ -223,7 +223,7 @@ def _mirrors(stack: ExitStack, folder: Path, upstream: str) -> tuple[Mirror, Mir
 
 
 async def _own(ours: Mirror, warm: Document, big: Document) -> None:
-    """The same bytes as images of our own."""
+    """Push the bytes of the mirrored images to local repositories."""
     async with httpx2.AsyncClient(base_url=ours.server.url, trust_env=False, timeout=120) as client:
         for repository in ("own/sealed", "own/floating"):
             for image, tag in ((warm, "warm"), (big, "big")):

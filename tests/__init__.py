@@ -1,1 +1,1 @@
-"""The tests, laid out as `src/boltseal` is, and beside it what they share."""
+"""The tests, laid out as `src/boltseal` is, and the modules that they share."""

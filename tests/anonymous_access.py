@@ -1,4 +1,4 @@
-"""Authentication for tests that are about something else."""
+"""Authentication for tests whose subject is not authentication."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Drives an ASGI application inside this process: its lifespan, and requests whose target goes through unchanged.
+"""Drives an ASGI application inside this process: its lifespan, and requests whose target is passed unchanged.
 
 An ordinary HTTP client tidies a path up (`a/../b`, doubled slashes, escapes) before it is sent; an attacker does
 not. `send()` hands the bytes of the target to the application as a server would, and can let a client die in the
@@ -22,7 +22,7 @@ App = Callable[[MutableMapping[str, Any], Receive, Send], Awaitable[None]]
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What an application sent: header names in lower case, a header sent twice joined by ", ".
+    """What an application sent. Header names are in lower case; the values of a repeated header are joined by ", ".
 
     `status` 0: the application ended the exchange without an answer, as it may when its client has died.
     """
@@ -34,7 +34,7 @@ class Answer:
 
 @asynccontextmanager
 async def running(app: App) -> AsyncIterator[None]:
-    """The application between start-up and shut-down; both happen in one task, as under a real server."""
+    """Run the application between start-up and shut-down, both in one task, as a real server does."""
     inbox: asyncio.Queue[Message] = asyncio.Queue()
     outbox: asyncio.Queue[Message] = asyncio.Queue()
     scope: dict[str, Any] = {"type": "lifespan", "asgi": {"version": "3.0", "spec_version": "2.0"}, "state": {}}
@@ -71,13 +71,13 @@ async def send(
     body: bytes | Iterable[bytes] = b"",
     dies: bool = False,
 ) -> Answer:
-    """One request with exactly this target, to localhost if no header says another host.
+    """Send one request with exactly this target. The host is localhost unless a header names another.
 
     `dies`: the client is gone after the last piece of the body.
     """
-    said = [(_bytes(name).lower(), _bytes(value)) for name, value in headers]
-    if all(name != b"host" for name, _ in said):
-        said.insert(0, (b"host", b"localhost"))
+    raw_headers = [(_bytes(name).lower(), _bytes(value)) for name, value in headers]
+    if all(name != b"host" for name, _ in raw_headers):
+        raw_headers.insert(0, (b"host", b"localhost"))
     raw_path, _, query = _bytes(target).partition(b"?")
     scope: dict[str, Any] = {
         "type": "http",
@@ -89,7 +89,7 @@ async def send(
         "raw_path": raw_path,
         "query_string": query,
         "root_path": "",
-        "headers": said,
+        "headers": raw_headers,
         "client": ("127.0.0.1", 50000),
         "server": ("127.0.0.1", 5000),
     }
@@ -99,7 +99,7 @@ async def send(
 
 
 class _Exchange:
-    """The two callables of one request, and what they saw."""
+    """The `receive` and `send` callables of one request, and what the application sent."""
 
     def __init__(self, pieces: list[bytes], dies: bool) -> None:
         self._pieces = pieces

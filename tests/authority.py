@@ -1,4 +1,4 @@
-"""A private certificate authority and a certificate for this machine from it, as an operator would have them."""
+"""A private certificate authority and a certificate for this machine from it, as an operator would create them."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ END = BEGIN + timedelta(days=30 * 365)
 
 
 class Authority(NamedTuple):
-    """Files in PEM: the authority's certificate, and certificate and key of a server on localhost."""
+    """PEM files: the authority's certificate, and the certificate and key of a server on localhost."""
 
     ca: Path
     cert: Path
@@ -26,7 +26,8 @@ class Authority(NamedTuple):
 
 
 def authority(folder: Path, *, client: bool = False, addresses: Sequence[str] = ()) -> Authority:
-    """Make them in a folder. `client`: the certificate is one for a client as well. `addresses`: more of the server."""
+    """Create the authority in a folder. `client`: the certificate is valid for clients too. `addresses`: more server
+    addresses."""
     ours = Authority(folder / "ca.crt", folder / "server.crt", folder / "server.key")
     ca_key, key = (ec.generate_private_key(ec.SECP256R1()) for _ in range(2))
     ca_name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "a private authority")])

@@ -1,4 +1,4 @@
-"""Fixtures that every kind of test may use: registries inside this process, each with an empty folder of its own."""
+"""Fixtures for every kind of test: registries inside this process, each with an empty folder."""
 
 from __future__ import annotations
 
@@ -22,41 +22,41 @@ from boltseal.server.storage.metadata.sqlite import open_snapshot
 from boltseal.server.store_factory import prepare
 from tests.serving import FIRST_START_US, FLOATING, Clock, Serving, copy_of, serving, settings_of
 
-pytest_plugins = ["tests.selection", "tests.servers", "tests.shop"]
+pytest_plugins = ["tests.selection", "tests.servers", "tests.bare_registry"]
 
 MEMORY = Path("/dev/shm")
 FAR_FUTURE_US = 4_000_000_000_000_000  # later than any clock of a test
 
-# How long an example takes says how busy the machine is, and nothing of the code.
+# The time of an example depends on the machine's load, not on the code.
 hypothesis.settings.register_profile("boltseal", deadline=None)
-# For `make check`: fewer examples, and the same ones each time, since the pure rooms' coverage counts on them.
+# For `make check`: fewer examples, and the same ones each time, since the coverage of pure packages depends on them.
 hypothesis.settings.register_profile("quick", deadline=None, max_examples=20, derandomize=True)
 hypothesis.settings.load_profile("boltseal")
 
-# A shell lets what it starts in the background ignore Ctrl-C, and so would every verb that is started by a test from there.
+# A shell's background processes ignore Ctrl-C, and so would every command that a test starts from there.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
-# httpx2 looks for this module, which nobody here needs, at every request inside this process, and Python remembers no
-# absence: what is None here is absent without a look at the disk.
+# httpx2 looks for this module, which no test needs, at every request inside this process, and Python does not cache its
+# absence: a None here makes it absent without reading the disk.
 sys.modules.setdefault("sniffio", None)  # type: ignore[arg-type]  # None is how Python itself says "absent"
 
 
 def pytest_collection_finish() -> None:
-    """What was imported and collected stays to the end: the collector of garbage need not walk it again and again."""
+    """Exclude imported and collected objects from garbage collection, which would walk them again and again."""
     gc.collect()
     gc.freeze()
 
 
 @pytest.fixture(autouse=True)
 def _own_state(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
-    """What one test's registries showed means nothing to another test, nor to the person at this machine."""
+    """Use a client state of this test only, neither another test's nor this machine's."""
     monkeypatch.setenv("BOLTSEAL_STATE", str(tmp_path_factory.getbasetemp() / f"state-{uuid.uuid4().hex}"))
 
 
 @pytest.fixture(scope="session")
 def fresh_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A data folder after its first start and nothing else; made once, since making one takes longer than a test."""
+    """A data folder after its first start; made once because that takes longer than a test."""
     folder = tmp_path_factory.mktemp("fresh") / "data"
     prepare(settings_of(folder), clock=Clock(FIRST_START_US))
     return folder
@@ -64,7 +64,7 @@ def fresh_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def data(fresh_data: Path) -> Iterator[Path]:
-    """Where a registry of this test keeps its data: a folder of its own, to which nothing was pushed yet.
+    """A new, empty data folder for this test's registry.
 
     In memory where the machine has a place for that: what survives a power cut is tested on disks (`tests/server/storage`).
     """
@@ -74,7 +74,7 @@ def data(fresh_data: Path) -> Iterator[Path]:
 
 @pytest.fixture
 def whole_store(data: Path) -> Iterator[None]:
-    """Whatever the test did: at its end the store must be whole, as `boltseal admin fsck` sees rows, bytes, ledger and seals."""
+    """Check with `boltseal admin fsck` at the end of the test that rows, bytes, ledger and seals are consistent."""
     yield
     with closing(LocalBlobs(data)) as blobs:
         examined = examine(open_snapshot(data / DATABASE_NAME), blobs)
@@ -84,7 +84,7 @@ def whole_store(data: Path) -> Iterator[None]:
 
 @pytest.fixture
 async def registry(data: Path) -> AsyncIterator[Serving]:
-    """A registry with the built-in rules: tags are sealed, but for `latest` and its like."""
+    """A registry with the built-in rules: tags are sealed, except for `latest` and similar ones."""
     async with serving(data) as running:
         yield running
 
@@ -97,12 +97,12 @@ async def client(registry: Serving) -> httpx2.AsyncClient:
 
 @pytest.fixture
 async def floating_registry(data: Path) -> AsyncIterator[Serving]:
-    """A registry in which every tag floats."""
+    """A registry in which every tag is mutable."""
     async with serving(data, FLOATING) as running:
         yield running
 
 
 @pytest.fixture
 async def floating_client(floating_registry: Serving) -> httpx2.AsyncClient:
-    """A client of a registry in which every tag floats."""
+    """A client of a registry in which every tag is mutable."""
     return floating_registry.client

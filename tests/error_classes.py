@@ -1,4 +1,4 @@
-"""The classes of errors of the whole code."""
+"""All error classes of the package."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from boltseal.errors import BoltsealError
 
 
 def every_error_class() -> list[type[BoltsealError]]:
-    """Every subclass of BoltsealError, after importing every module of the package."""
+    """Return every subclass of BoltsealError, after importing every module of the package."""
     for module in pkgutil.walk_packages(boltseal.__path__, "boltseal."):
         if not module.name.endswith("__main__") and ".migrations" not in module.name:
             importlib.import_module(module.name)

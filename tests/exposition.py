@@ -1,4 +1,4 @@
-"""The metrics of a registry that has every feature whose metrics differ: an upstream with a limit, a receiver, a refusal."""
+"""The metrics of a registry with every feature that has metrics: an upstream with a limit, a receiver, a refusal."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ UPSTREAM = "docker.io"
 
 @dataclass(slots=True)
 class ServedMetric:
-    """A metric as a query names it. `kind`: counter, gauge or histogram. `values`: of each label, as they were served."""
+    """A metric as a query names it. `kind`: counter, gauge or histogram. `values`: each label's values, as served."""
 
     kind: str
     help_text: str
@@ -27,7 +27,7 @@ class ServedMetric:
 
 
 async def exposition(data: Path) -> str:
-    """The text of /metrics."""
+    """Return the text of /metrics."""
     settings = Settings.model_validate(
         {
             "server": {"data": data},
@@ -49,7 +49,7 @@ async def exposition(data: Path) -> str:
 
 
 def served_metrics(text: str) -> dict[str, ServedMetric]:
-    """Every sample name of an exposition, and of a histogram also those of its three series."""
+    """Return every sample name of an exposition; of a histogram also those of its three series."""
     found: dict[str, ServedMetric] = {}
     for family in text_string_to_metric_families(text):
         for sample in family.samples:

@@ -44,7 +44,7 @@ def digest_of(data: bytes, algorithm: str = "sha256") -> str:
 
 @dataclass(frozen=True, slots=True)
 class Blob:
-    """Bytes and what they are called in a manifest. `algorithm`: the one its descriptors use."""
+    """Bytes with the media type of their descriptor. `algorithm`: the digest algorithm of the descriptor."""
 
     data: bytes
     media_type: str = OCTETS
@@ -60,7 +60,7 @@ class Blob:
 
 @dataclass(frozen=True, slots=True)
 class Document:
-    """A manifest as bytes, with what must be pushed before it: its blobs, and the documents below it."""
+    """A manifest as bytes, with what must be pushed before it: its blobs and child documents."""
 
     raw: bytes
     media_type: str
@@ -100,7 +100,7 @@ def tarball(name: str, content: bytes) -> bytes:
 
 
 def layer(words: str, media_type: str = OCI_LAYER, algorithm: str = "sha256") -> Blob:
-    """A layer that holds one file with these words in it."""
+    """Return a layer of one file with this text."""
     return Blob(gzipped(tarball("words.txt", words.encode())), media_type, algorithm)
 
 
@@ -135,7 +135,7 @@ def image(
     extra: Mapping[str, Any] | None = None,
     **more: Any,
 ) -> Document:
-    """An image with these words in its layers.
+    """Return an image with this text in its layers.
 
     `more`: further members of the manifest, such as `annotations`; `extra`: those whose name is no Python name.
     """
@@ -187,7 +187,7 @@ def artifact(
 
 
 def signature(subject: Document, *signers: str, more_layers: Sequence[Blob] = ()) -> Document:
-    """What cosign pushes under a `.sig` tag: one layer for each signer, its payload naming the signed digest."""
+    """Return cosign's manifest for a `.sig` tag: one layer per signer, whose payload names the signed digest."""
     payloads = [
         Blob(
             to_json(
@@ -219,7 +219,7 @@ def signature(subject: Document, *signers: str, more_layers: Sequence[Blob] = ()
 
 
 def signature_tag(subject: Document, suffix: str = ".sig") -> str:
-    """The tag under which the signature tools look for what belongs to an image; suffix "" is the fallback tag."""
+    """Return the tag under which signature tools find an image's signatures; suffix "" is the referrers fallback tag."""
     return subject.digest.replace(":", "-") + suffix
 
 
@@ -237,7 +237,7 @@ async def push_blob(client: httpx2.AsyncClient, repository: str, blob: Blob) -> 
 
 
 async def push_parts(client: httpx2.AsyncClient, repository: str, document: Document) -> None:
-    """Push everything below a document: its blobs, and each child (by digest) with all that is below it."""
+    """Push everything that a document references: its blobs, and each child by digest."""
     for blob in document.blobs:
         await push_blob(client, repository, blob)
     for child in document.children:
@@ -273,13 +273,13 @@ async def push(
     tags: Iterable[str] = (),
     headers: Mapping[str, str] | None = None,
 ) -> httpx2.Response:
-    """Push everything below a document, then the document itself under a tag or its digest; the last answer."""
+    """Push a document with everything it references, under a tag or its digest; return the last answer."""
     await push_parts(client, repository, document)
     return await put(client, repository, reference, document, tags=tags, headers=headers)
 
 
 async def meaning(client: httpx2.AsyncClient, repository: str, reference: str) -> str | None:
-    """Return the digest to which a tag (or digest) resolves, None where there is none."""
+    """Return the digest to which a tag or digest resolves, or None."""
     answer = await client.head(f"/v2/{repository}/manifests/{reference}")
     if answer.status_code == httpx2.codes.NOT_FOUND:
         return None
@@ -289,7 +289,7 @@ async def meaning(client: httpx2.AsyncClient, repository: str, reference: str) -
 
 
 async def holds_blob(client: httpx2.AsyncClient, repository: str, digest: str) -> bool:
-    """Does this repository hold the blob?"""
+    """Return whether this repository has the blob."""
     answer = await client.head(f"/v2/{repository}/blobs/{digest}")
     if answer.status_code not in (httpx2.codes.OK, httpx2.codes.NOT_FOUND):
         raise AssertionError(f"HEAD blob {digest} of {repository}: {answer.status_code}")
@@ -297,13 +297,13 @@ async def holds_blob(client: httpx2.AsyncClient, repository: str, digest: str) -
 
 
 def error_of(answer: httpx2.Response) -> tuple[str, str]:
-    """Code and message of the first error in an answer's body."""
+    """Return code and message of the first error in an answer's body."""
     first = answer.json()["errors"][0]
     return first["code"], first["message"]
 
 
 async def start_upload(client: httpx2.AsyncClient, repository: str, **params: str) -> str:
-    """Open an upload session; its Location."""
+    """Open an upload session; return its Location."""
     answer = await client.post(f"/v2/{repository}/blobs/uploads/", params=params)
     if answer.status_code != httpx2.codes.ACCEPTED:
         raise AssertionError(f"upload to {repository}: {answer.status_code} {answer.text}")
@@ -311,11 +311,11 @@ async def start_upload(client: httpx2.AsyncClient, repository: str, **params: st
 
 
 def with_digest(location: str, digest: str) -> str:
-    """The Location with `digest` added as clients do it: after `?`, or after `&` where it has a query already."""
+    """Return the Location with `digest` added as clients do it: after `?`, or after `&` if it has a query."""
     return f"{location}{'&' if '?' in location else '?'}digest={digest}"
 
 
 async def in_pieces(data: bytes, size: int = 1000) -> AsyncIterator[bytes]:
-    """A body of unknown length: the client sends it chunked, without Content-Length."""
+    """Return a body of unknown length, which the client sends chunked, without Content-Length."""
     for start in range(0, len(data), size):
         yield data[start : start + size]

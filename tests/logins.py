@@ -1,4 +1,4 @@
-"""Users of a registry under test: passwords, grants, and what they send to log in."""
+"""Users of a registry in tests: passwords, grants, and the headers of a login."""
 
 from __future__ import annotations
 

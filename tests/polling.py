@@ -1,4 +1,4 @@
-"""Wait for what no event reports: another process, thread or task makes a condition true.
+"""Waits for conditions that no event reports, which another process, thread or task makes true.
 
 Three functions, by what has to wait and what is asked. Each asks again every 20 ms until the answer is true, returns the
 answer, and fails after a time limit with the sentence that its caller gives: "not within 60 s: the ledger is signed".
@@ -39,7 +39,7 @@ async def until(condition: Callable[[], T], expected: str, within_s: float = LIM
 
 
 async def until_answer(condition: Callable[[], Awaitable[T]], expected: str, within_s: float = LIMIT_S) -> T:
-    """Wait until a condition that is itself awaited, such as a request, is true, and return what it returned."""
+    """Wait until an awaited condition, such as a request, is true, and return what it returned."""
     deadline = time.monotonic() + within_s
     while not (found := await condition()):
         if time.monotonic() > deadline:
@@ -49,7 +49,7 @@ async def until_answer(condition: Callable[[], Awaitable[T]], expected: str, wit
 
 
 async def until_signed(client: httpx2.AsyncClient, size: int) -> None:
-    """Wait until the ledger's checkpoint covers so many entries: it is signed a moment after they are written."""
+    """Wait until the ledger's checkpoint covers so many entries, which are signed a moment after they are written."""
 
     async def signed() -> bool:
         return is_signed(await client.get("/ledger/checkpoint"), size)

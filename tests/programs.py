@@ -1,4 +1,4 @@
-"""The programs of other people that tests and benchmarks start, and the Debian package each comes in.
+"""The external programs that tests and benchmarks start, and the Debian package of each.
 
 Rule kept here: a program that is not there is a failure that says how to get it, never a skip. A skip would
 let the whole suite pass on a machine that can't show anything.
@@ -10,7 +10,7 @@ import os
 import shutil
 from collections.abc import Mapping
 
-#: Program -> the Debian package that holds it. `scripts/test-packages` installs them.
+#: Program -> its Debian package. `scripts/test-packages` installs them.
 PACKAGES = {
     "buildah": "buildah",
     "busybox": "busybox-static",
@@ -37,7 +37,7 @@ PACKAGES = {
     "systemd-analyze": "systemd",
 }
 
-#: The same for what only `make bench` starts.
+#: Programs that only `make bench` starts, with their Debian packages.
 BENCH_PACKAGES = {
     "docker-registry": "docker-registry",
     "nginx": "nginx-light",
@@ -48,7 +48,7 @@ BENCH_PACKAGES = {
 
 
 class ProgramMissing(RuntimeError):
-    """A program that has to be there is not."""
+    """A required program is not installed."""
 
 
 def program(name: str, packages: Mapping[str, str] = PACKAGES | BENCH_PACKAGES) -> str:
@@ -63,6 +63,6 @@ def program(name: str, packages: Mapping[str, str] = PACKAGES | BENCH_PACKAGES) 
     return path
 
 
-def as_somebody() -> list[str]:
-    """What stands before a command so that permissions stop it, also where the tests are run by root."""
+def without_privileges() -> list[str]:
+    """Return the command prefix that makes permissions effective, also where root runs the tests."""
     return [] if os.geteuid() else [program("setpriv"), "--bounding-set=-dac_override,-dac_read_search"]

@@ -56,7 +56,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     changed = changed_files(revision) if revision else frozenset()
     if changed and not any(map(EVERYTHING.fullmatch, changed)):
         _keep(config, items, filter(_Reach(changed).by, list(items)))
-    yield  # the first row that is left may be another one after -m
+    yield  # after -m another row may be the first
     if config.getoption("--one-row"):
         _keep(config, items, first_rows(items))
 
@@ -109,7 +109,7 @@ def changed_files(revision: str) -> frozenset[str]:
 
 
 class _Reach:
-    """The tests that a set of changed files can influence."""
+    """The tests that a set of changed files can affect."""
 
     def __init__(self, changed: frozenset[str]) -> None:
         self._changed = changed

@@ -1,4 +1,4 @@
-"""Starts the servers that tests and benchmarks talk to: boltseal as people start it, and its peers.
+"""Starts the servers of tests and benchmarks: boltseal as users start it, and other registries and engines.
 
 Each function is a context manager that gives a `Server` which already answers, and ends it cleanly. Rules kept:
 
@@ -38,12 +38,12 @@ LOG_TAIL_BYTES = 8_000
 
 
 class ServerFailed(RuntimeError):
-    """A server did not start, died, or did not end when asked. The message holds the end of its log."""
+    """A server did not start, died, or did not end on request. The message has the end of its log."""
 
 
 @dataclass(frozen=True, slots=True)
 class Server:
-    """A server that answers. `address` is `host:port` as it stands in a reference, or a socket's path."""
+    """A running server. `address`: `host:port` as in a reference, or a socket's path."""
 
     name: str
     address: str
@@ -53,7 +53,7 @@ class Server:
 
     @property
     def url(self) -> str:
-        """The address as clients of HTTP want it."""
+        """Return the address as a URL."""
         return f"http://{self.address}"
 
     def log_tail(self) -> str:
@@ -79,7 +79,7 @@ def boltseal(
     before: Sequence[str] = (),
     port: int | None = None,
 ) -> Iterator[Server]:
-    """`boltseal serve` on its own port. Its log and its configuration are files beside `data`.
+    """Run `boltseal serve` on its own port. Its log and its configuration are files beside `data`.
 
     Args:
         data: the data folder; what an earlier run left in it is served.
@@ -114,7 +114,7 @@ def boltseal(
 
 @contextlib.contextmanager
 def asgi(app: str, folder: Path, settings: Mapping[str, str], *, before: Sequence[str] = ()) -> Iterator[Server]:
-    """granian with one worker and any application, named as `module:name`, with nothing of boltseal around it."""
+    """Run granian with one worker and any application, named as `module:name`, without anything of boltseal."""
     port = free_port()
     with _started(
         "granian",
@@ -133,7 +133,7 @@ def asgi(app: str, folder: Path, settings: Mapping[str, str], *, before: Sequenc
 
 @contextlib.contextmanager
 def docker_registry(folder: Path, *, mirror_of: str | None = None, before: Sequence[str] = ()) -> Iterator[Server]:
-    """Debian's docker-registry (CNCF distribution 2.8) on files under `folder`, as it comes.
+    """Run Debian's docker-registry (CNCF distribution 2.8) on files under `folder`, with its defaults.
 
     `mirror_of`: the address of a registry whose proxy it shall be, such as `http://127.0.0.1:5000`.
     """
@@ -181,11 +181,11 @@ def olareg(folder: Path, *, before: Sequence[str] = ()) -> Iterator[Server]:
 
 @contextlib.contextmanager
 def nginx(folder: Path, root: Path, *, before: Sequence[str] = ()) -> Iterator[Server]:
-    """nginx with one worker that serves the files under `root`, as its documentation says for static files."""
+    """Run nginx with one worker that serves the files under `root`, as its documentation describes for static files."""
     folder.mkdir(parents=True, exist_ok=True)
     address = f"127.0.0.1:{free_port()}"
     config = folder / "nginx.conf"
-    user = "user root;" if os.geteuid() == 0 else ""  # else its worker could not read a folder of root's
+    user = "user root;" if os.geteuid() == 0 else ""  # otherwise its worker could not read a folder of root
     config.write_text(
         f"""\
 {user}
@@ -232,7 +232,7 @@ def dockerd(
     before: Sequence[str] = (),
     settings: Mapping[str, Any] | None = None,
 ) -> Iterator[Server]:
-    """A Docker daemon of our own, with no network of its own; `address` is the path of its socket.
+    """Run a separate Docker daemon without a network; `address` is the path of its socket.
 
     It picks the storage driver that works where it runs. `containerd_store` keeps images in containerd's
     store, as new installations of Docker do: pushes then come from another piece of code, which asks other
@@ -275,7 +275,7 @@ def dockerd(
 
 @contextlib.contextmanager
 def podman(folder: Path, *, plain_http: Sequence[str] = ()) -> Iterator[Server]:
-    """podman's answer to Docker's API, on a storage of its own; `address` is the path of its socket.
+    """Run podman's API service on its own storage; `address` is the path of its socket.
 
     `folder`/podman is podman on that storage. `plain_http`: registries that it may ask without TLS. Its containers are run by runc, as crun wants newer cgroups than every
     machine has.
@@ -311,7 +311,7 @@ exec {program("podman")} --root {folder}/root --runroot {folder}/run --tmpdir {f
 
 @contextlib.contextmanager
 def containerd(folder: Path) -> Iterator[Server]:
-    """A containerd of our own, for `ctr`; `address` is the path of its socket."""
+    """Run a separate containerd, for `ctr`; `address` is the path of its socket."""
     folder.mkdir(parents=True, exist_ok=True)
     at = folder / "c.sock"
     config = folder / "config.toml"
@@ -342,7 +342,7 @@ address = "{at}"
 
 @contextlib.contextmanager
 def sshd(folder: Path, *, programs: Sequence[str] | None = None) -> Iterator[Server]:
-    """An ssh server that accepts the key `folder`/key. `folder`/bin/ssh is the system's ssh with that key.
+    """Run an ssh server that accepts the key `folder`/key. `folder`/bin/ssh is the system's ssh with that key.
 
     With `folder`/bin first in PATH, ssh connects without a question and does not use ~/.ssh.
     `programs`: the only programs behind it, such as `("cat",)`; by default all of this machine.
@@ -354,7 +354,7 @@ def sshd(folder: Path, *, programs: Sequence[str] | None = None) -> Iterator[Ser
         subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", folder / name], check=True)
     (folder / "authorized").write_bytes((folder / "key.pub").read_bytes())
     (folder / "known").write_text(f"[127.0.0.1]:{port} {(folder / 'host.pub').read_text()}")
-    Path("/run/sshd").mkdir(exist_ok=True)  # where sshd locks itself in before a login
+    Path("/run/sshd").mkdir(exist_ok=True)  # the folder in which sshd confines itself before a login
     (folder / "sshd_config").write_text(
         f"""\
 ListenAddress {address}
@@ -388,7 +388,7 @@ PermitRootLogin prohibit-password
 
 
 def _only(folder: Path, programs: Sequence[str]) -> Path:
-    """A folder with these programs and no others."""
+    """Return a folder with these programs and no others."""
     folder.mkdir()
     for name in programs:
         (folder / name).symlink_to(program(name))
@@ -397,7 +397,7 @@ def _only(folder: Path, programs: Sequence[str]) -> Path:
 
 @contextlib.contextmanager
 def _short_folder() -> Iterator[Path]:
-    """A folder for sockets: containerd's own lie deep in it, and a socket's path has 104 characters at most."""
+    """Return a short folder for sockets, because a socket's path has at most 104 characters."""
     folder = Path(tempfile.mkdtemp(prefix="d"))
     folder.chmod(0o711)
     try:
@@ -416,22 +416,22 @@ def _nothing_stays_mounted(folder: Path) -> Iterator[None]:
 
 
 def unmounted(folder: Path) -> None:
-    """Unmount what engines mount below their folders and leave mounted: otherwise the folders can't be removed."""
+    """Unmount what engines leave mounted below their folders, which otherwise can't be removed."""
     for mount in _mounts(folder):
-        # An engine that is just ending may be doing the same.
+        # An engine that is ending may unmount the same path.
         if subprocess.run(["umount", "--lazy", mount], check=False, stderr=subprocess.DEVNULL).returncode:
             assert mount not in _mounts(folder), f"{mount} can't be unmounted"
 
 
 def _mounts(folder: Path) -> list[str]:
-    """What is mounted below a folder, the innermost first."""
+    """Return the mounts below a folder, the innermost first."""
     mounts = [line.split()[4] for line in Path("/proc/self/mountinfo").read_text().splitlines()]
     return sorted((each for each in mounts if each.startswith(f"{folder}/")), reverse=True)
 
 
 @pytest.fixture
 def server(tmp_path: Path) -> Iterator[Server]:
-    """A boltseal with nothing in it and no rules but the built-in ones."""
+    """An empty boltseal with the built-in rules."""
     with boltseal(tmp_path / "data") as running:
         yield running
 
@@ -457,7 +457,7 @@ def _started(
     ready: Callable[[], bool],
     environment: Mapping[str, str] | None = None,
 ) -> Iterator[Server]:
-    """Starts a process in a session of its own, waits until `ready`, and ends it: SIGTERM, later SIGKILL."""
+    """Start a process in its own session, wait until `ready`, and end it by SIGTERM, later by SIGKILL."""
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("ab") as out:
         process = subprocess.Popen(
@@ -482,7 +482,7 @@ def _started(
 
 
 def _end(name: str, process: subprocess.Popen[bytes], log: Path) -> None:
-    """Asks a process to end. One that a test has killed already is only collected."""
+    """Ask a process to end. A process that the test killed is only waited for."""
     if process.poll() is None:
         process.terminate()
     try:
@@ -495,7 +495,7 @@ def _end(name: str, process: subprocess.Popen[bytes], log: Path) -> None:
 
 
 def _tail(log: Path) -> str:
-    """The last lines of a log, as text whatever is in it."""
+    """Return the last lines of a log as text, whatever bytes it has."""
     with log.open("rb") as file:
         file.seek(max(0, log.stat().st_size - LOG_TAIL_BYTES))
         return file.read().decode("utf-8", "replace")
@@ -526,7 +526,7 @@ def _listens(address: str) -> bool:
 
 
 def _listeners(address: str) -> int:
-    """How many sockets of this machine listen on a port."""
+    """Return how many sockets of this machine listen on a port."""
     port = int(address.rpartition(":")[2])
     rows = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
     return sum(row[3] == "0A" and row[1].endswith(f":{port:04X}") for row in rows)

@@ -1,4 +1,4 @@
-"""Registries inside this process: the real application on a folder of its own, without a socket.
+"""Registries inside this process: the real application on its own folder, without a socket.
 
 `serving()` may be called again on the same folder, with other rules or another clock: that is a restart.
 """
@@ -23,7 +23,7 @@ from boltseal.server.store_factory import now_us
 from tests.asgi import App, running
 
 ORIGIN = "http://localhost:5000"
-FIRST_START_US = 1_600_000_000_000_000  # long ago, so that a test may put its clock anywhere after it
+FIRST_START_US = 1_600_000_000_000_000  # long ago, so that any clock of a test is later
 
 Rule = Mapping[str, str]
 FLOATING: Sequence[Rule] = ({"repository": "**", "tag": "*", "mode": "floating"},)
@@ -31,7 +31,7 @@ FLOATING: Sequence[Rule] = ({"repository": "**", "tag": "*", "mode": "floating"}
 
 @dataclass(frozen=True, slots=True)
 class Serving:
-    """A registry that answers: its client, the application itself, and the folder it keeps its data in."""
+    """A running registry: its client, the application, and its data folder."""
 
     client: httpx2.AsyncClient
     app: App
@@ -39,12 +39,12 @@ class Serving:
 
 
 def settings_of(data: Path, rules: Sequence[Rule] = (), **server: object) -> Settings:
-    """Settings as a configuration file with these rules and `[server]` settings gives them; no environment is read."""
+    """Return settings as from a file with these rules and `[server]` settings, without the environment."""
     return Settings.model_validate({"server": {"data": data, **server}, "rule": list(rules)})
 
 
 def copy_of(data: Path, folder: Path) -> Path:
-    """A copy of a data folder, its keys beside it, in a folder that may not be there yet; the copy's path."""
+    """Copy a data folder with its keys beside it to a folder that need not exist; return the copy's path."""
     shutil.copytree(data.with_name(f"{data.name}.keys"), folder / "data.keys")
     return Path(shutil.copytree(data, folder / "data"))
 
@@ -53,7 +53,7 @@ def copy_of(data: Path, folder: Path) -> Path:
 async def serving(
     data: Path, rules: Sequence[Rule] = (), *, clock: Callable[[], int] | None = None, **server: object
 ) -> AsyncIterator[Serving]:
-    """A registry on `data` with these rules in force. `clock` gives the time in microseconds; `server` are settings."""
+    """Run a registry on `data` with these rules. `clock` gives the time in microseconds; `server`: settings."""
     async with serving_as(settings_of(data, rules, **server), clock=clock) as registry:
         yield registry
 
@@ -68,7 +68,7 @@ async def serving_as(
     janitor_every_s: float = JANITOR_EVERY_S,
     upstream_timeout_s: float = UPSTREAM_TIMEOUT_S,
 ) -> AsyncIterator[Serving]:
-    """A registry with these settings. `witness_app`: answers for every witness. `on_event`: receives the events."""
+    """Run a registry with these settings. `witness_app`: answers for every witness. `on_event`: receives the events."""
     app = create_app(
         settings,
         clock=clock or now_us,
@@ -83,7 +83,7 @@ async def serving_as(
 
 
 class Clock:
-    """A clock that only `advance` moves; it starts at the given time, in microseconds."""
+    """A clock that starts at the given time, in microseconds, and that only `advance` moves."""
 
     def __init__(self, now_us: int) -> None:
         self.now_us = now_us

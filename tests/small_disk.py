@@ -1,4 +1,4 @@
-"""A small file system of its own, really full when it is full. Only root may mount one, and a test says so."""
+"""A small file system that can really be full. Only root may mount one, which the test reports."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import pytest
 
 @contextlib.contextmanager
 def small_disk(folder: Path, options: str) -> Iterator[Path]:
-    """Mounts a tmpfs on `folder` with mount's `options`, such as `size=16m` or `nr_inodes=12`."""
+    """Mount a tmpfs on `folder` with mount's `options`, such as `size=16m` or `nr_inodes=12`."""
     if os.geteuid() != 0:
         pytest.fail("a test with a full disk mounts a small tmpfs, which only root may do: run it as root")
     folder.mkdir()

@@ -32,7 +32,7 @@ def entries(settings: Settings) -> list[Entry]:
     return [parse(line) for _, line in lines]
 
 
-# --- opens and closes ---
+# --- start and end ---
 
 
 async def test_nothing_is_opened_before_the_lifespan(tmp_path: Path) -> None:
@@ -45,8 +45,8 @@ async def test_nothing_is_opened_before_the_lifespan(tmp_path: Path) -> None:
     assert (before, during) == (False, True)
 
 
-async def test_the_end_of_the_lifespan_lets_go_of_everything(tmp_path: Path) -> None:
-    """No thread is left, and the folder can be opened again."""
+async def test_the_end_of_the_lifespan_releases_everything(tmp_path: Path) -> None:
+    """At the end of the lifespan no thread is left, and the folder can be opened again."""
     threads = set(threading.enumerate())
     for _ in range(2):
         async with serving(tmp_path / "data") as registry:
@@ -55,8 +55,8 @@ async def test_the_end_of_the_lifespan_lets_go_of_everything(tmp_path: Path) -> 
     assert [t.name for t in set(threading.enumerate()) - threads if t.name.startswith("boltseal")] == []
 
 
-async def test_two_registries_in_one_process_know_nothing_of_each_other(tmp_path: Path) -> None:
-    """No module has mutable state."""
+async def test_two_registries_in_one_process_are_independent(tmp_path: Path) -> None:
+    """Two registries in one process are independent, because no module has mutable state."""
     async with serving(tmp_path / "one") as one, serving(tmp_path / "two") as two:
         await images.push(one.client, "shop/app", "1.4.2", images.image("words"))
         answers = [(await each.client.get("/v2/shop/app/manifests/1.4.2")).status_code for each in (one, two)]
@@ -64,15 +64,15 @@ async def test_two_registries_in_one_process_know_nothing_of_each_other(tmp_path
     assert answers == [200, 404]
 
 
-def test_a_store_that_is_not_there_is_not_made(tmp_path: Path) -> None:
-    """Commands that read a folder do not create one."""
+def test_a_missing_store_is_not_created(tmp_path: Path) -> None:
+    """Commands that read a data folder do not create a missing one."""
     with pytest.raises(FormatInvalid), open_store(settings_of(tmp_path / "data")):
         pass
 
     assert not (tmp_path / "data").exists()
 
 
-# --- the ledger's beginning ---
+# --- start of the ledger ---
 
 
 @pytest.mark.parametrize(
@@ -90,7 +90,7 @@ def test_a_store_that_is_not_there_is_not_made(tmp_path: Path) -> None:
 def test_the_ledger_is_named_at_its_first_start(
     tmp_path: Path, tables: dict[str, dict[str, object]], origin: str
 ) -> None:
-    """The name is configured or derived from the address; a later setting does not rename the ledger."""
+    """The ledger's name is configured or derived from the address at its first start; later settings do not rename it."""
     server = {**tables.get("server", {}), "data": tmp_path / "data"}
     settings = Settings.model_validate({**tables, "server": server})
     prepare(settings)
@@ -109,8 +109,8 @@ def test_rules_are_recorded_when_they_change_and_only_then(tmp_path: Path) -> No
     assert kinds == [EntryKind.LOG_STARTED, EntryKind.RULES_CHANGED, EntryKind.RULES_CHANGED, EntryKind.RULES_CHANGED]
 
 
-def test_a_verb_with_other_rules_records_none(tmp_path: Path) -> None:
-    """Only a server records rules, not a command."""
+def test_a_command_with_other_rules_records_none(tmp_path: Path) -> None:
+    """Only a server records rules in the ledger, and a command with other rules does not."""
     prepare(settings_of(tmp_path / "data"))
     before = entries(settings_of(tmp_path / "data"))
     after = entries(settings_of(tmp_path / "data", FLOATING))
@@ -138,19 +138,19 @@ async def test_a_clock_far_behind_the_ledger_is_not_ready(tmp_path: Path) -> Non
     assert health.status_code == 200
 
 
-async def test_a_head_of_the_health_pages_is_answered(tmp_path: Path) -> None:
-    """Some load balancers send HEAD."""
+async def test_a_head_of_the_health_endpoints_is_answered(tmp_path: Path) -> None:
+    """HEAD of the health endpoints is answered, since some load balancers send it."""
     async with serving(tmp_path / "data") as registry:
         codes = [(await registry.client.head(path)).status_code for path in ("/healthz", "/readyz")]
 
     assert codes == [200, 200]
 
 
-# --- the janitor ---
+# --- cleanup ---
 
 
-async def test_uploads_that_were_given_up_go_after_a_day(tmp_path: Path) -> None:
-    """A running server deletes abandoned uploads; one of the previous evening can still continue."""
+async def test_abandoned_uploads_are_deleted_after_a_day(tmp_path: Path) -> None:
+    """A running server deletes upload sessions that were idle for a day; one of the previous evening can continue."""
     async with serving(tmp_path / "data") as registry:
         locations = [await images.start_upload(registry.client, "shop/app") for _ in range(2)]
     for location, hours in zip(locations, (23, 25), strict=True):
@@ -170,7 +170,7 @@ async def test_uploads_that_were_given_up_go_after_a_day(tmp_path: Path) -> None
 
 
 async def test_a_path_beside_the_api_is_unknown(tmp_path: Path) -> None:
-    """/v2x is not /v2/."""
+    """/v2x is unknown, and is not treated as /v2/."""
     async with serving(tmp_path / "data") as registry:
         answers: list[httpx2.Response] = [await registry.client.get(path) for path in ("/v2x", "/", "/v2x/y")]
 

@@ -1,4 +1,4 @@
-"""What a pipeline says of the build that runs in it."""
+"""The build number and time that a pipeline's environment gives."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ def _no_pipeline(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_outside_of_a_pipeline_there_is_no_build_number() -> None:
-    """No number is invented."""
+    """Outside of a pipeline there is no build number, and none is invented."""
     assert build_environment() == ("", None)
 
 
 @pytest.mark.parametrize("name", ["GITHUB_RUN_NUMBER", *BUILD_NUMBERS])
 def test_each_pipeline_has_a_number(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
-    """Under a name of its own."""
+    """Each known pipeline has a variable for its build number."""
     monkeypatch.setenv(name, "123")
 
     assert build_environment().number == "123"
 
 
-def test_a_run_that_is_started_again_on_github_is_another_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    """It has the same number there."""
+def test_a_repeated_run_on_github_has_another_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A repeated run on GitHub has the same number, so that the attempt is added."""
     monkeypatch.setenv("GITHUB_RUN_NUMBER", "123")
     monkeypatch.setenv("GITHUB_RUN_ATTEMPT", "1")
     first = build_environment().number
@@ -38,8 +38,8 @@ def test_a_run_that_is_started_again_on_github_is_another_one(monkeypatch: pytes
     assert (first, build_environment().number) == ("123", "123-2")
 
 
-def test_the_time_of_a_reproducible_build(monkeypatch: pytest.MonkeyPatch) -> None:
-    """SOURCE_DATE_EPOCH is used, as reproducible builds set it; an invalid value is no time."""
+def test_the_time_of_a_reproducible_build_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    """SOURCE_DATE_EPOCH, as reproducible builds set it, is the build time; an invalid value is none."""
     monkeypatch.setenv("SOURCE_DATE_EPOCH", "1795543200")
     assert build_environment().epoch_s == 1_795_543_200
     monkeypatch.setenv("SOURCE_DATE_EPOCH", "yesterday")

@@ -1,4 +1,4 @@
-"""Where logins, certificates and registry settings are looked for: as skopeo, podman and docker look for them."""
+"""Where logins, certificates and registry settings are searched: as skopeo, podman and docker do it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ VARIABLES = (
 
 @pytest.fixture(autouse=True)
 def _home(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A home folder, and no other variable."""
+    """A home folder without any other variable."""
     for name in VARIABLES:
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("HOME", "/home/me")
@@ -63,14 +63,14 @@ def test_each_variable_moves_the_file_that_it_moves_for_its_tool(monkeypatch: py
 def test_registry_auth_file_replaces_the_default_files_of_podman_but_not_that_of_docker(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Podman and skopeo read no other file then; docker does not know the variable."""
+    """With REGISTRY_AUTH_FILE podman and skopeo read no other file; docker ignores the variable."""
     monkeypatch.setenv("REGISTRY_AUTH_FILE", "/a/auth.json")
 
     assert [str(path) for path in client_paths().logins] == ["/a/auth.json", "/home/me/.docker/config.json"]
 
 
 def test_registries_conf_is_the_one_of_podman_and_skopeo(monkeypatch: pytest.MonkeyPatch) -> None:
-    """CONTAINERS_REGISTRIES_CONF names another file."""
+    """CONTAINERS_REGISTRIES_CONF names the registries.conf, as for podman and skopeo."""
     before = client_paths(Path("/disk")).registries_conf
     monkeypatch.setenv("CONTAINERS_REGISTRIES_CONF", "/a/registries.conf")
     after = client_paths(Path("/disk")).registries_conf

@@ -20,7 +20,7 @@ PACKAGES = sorted(
 
 
 def test_no_folder_of_tests_has_a_name_that_pytest_skips(pytestconfig: pytest.Config) -> None:
-    """pytest's own list of skipped folders has `build`, so the tests of that package would never run."""
+    """No folder of tests has a name in pytest's list of skipped folders, which has `build` by default."""
     skipped: list[str] = pytestconfig.getini("norecursedirs")
     folders = {
         above.name for file in TESTS.rglob("test_*.py") for above in file.relative_to(TESTS).parents if above.name
@@ -39,14 +39,14 @@ def test_every_package_has_tests_for_a_quick_check() -> None:
 
 
 def test_a_test_is_lengthy_by_its_measured_time_only() -> None:
-    """A mark set by hand stays when the test becomes fast, and keeps it out of `make check`."""
+    """No test is marked `lengthy` by hand, because such a mark stays when the test becomes fast."""
     by_hand = re.compile(r"^@pytest\.mark\.lengthy|^pytestmark = .*lengthy", re.MULTILINE)
 
     assert [path.name for path in TESTS.rglob("test_*.py") if by_hand.search(path.read_text())] == []
 
 
 def test_every_measured_test_exists() -> None:
-    """A stored time follows its test when the test or its file is renamed; `make timings` measures again."""
+    """Each test in timings.json exists, so that a stored time follows a renamed test."""
     timings = stored_timings()
 
     assert len(timings) > 100
@@ -55,7 +55,7 @@ def test_every_measured_test_exists() -> None:
 
 @pytest.mark.slow
 def test_one_row_of_each_table_is_kept() -> None:
-    """Every test function stays, with every kind of store over which a fixture is parametrized."""
+    """With --one-row every test function stays, with every kind of store that parametrizes a fixture."""
     files = ("tests/deploy/test_restore.py", "tests/test_config.py")
     whole, cut = _collected(*files), _collected("--one-row", *files)
 

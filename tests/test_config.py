@@ -49,7 +49,7 @@ def refusal(tmp_path: Path, text: str) -> str:
     return caught.value.message.replace(f"{path}: ", "")
 
 
-# --- which source wins ---
+# --- precedence of sources ---
 
 
 def test_without_a_file_the_defaults_are_safe() -> None:
@@ -62,7 +62,7 @@ def test_without_a_file_the_defaults_are_safe() -> None:
     assert settings.rules.user == ()
 
 
-def test_a_flag_wins_over_environment_over_file_over_default(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_flag_precedes_environment_file_and_default(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each source overrides the ones below it, setting by setting."""
     path = written(tmp_path, '[server]\nlisten = "127.0.0.1:1001"\nworkers = 2\nlog_level = "debug"\n')
     monkeypatch.setenv("BOLTSEAL_SERVER__LISTEN", "127.0.0.1:1002")
@@ -85,29 +85,31 @@ def test_the_file_may_be_named_by_the_environment(tmp_path: Path, monkeypatch: p
     assert load().server.workers == 5
 
 
-def test_a_named_file_hides_the_one_of_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A flag wins over BOLTSEAL_CONFIG too."""
+def test_a_file_named_by_a_flag_replaces_that_of_the_environment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A flag takes precedence over BOLTSEAL_CONFIG."""
     monkeypatch.setenv("BOLTSEAL_CONFIG", str(tmp_path / "absent.toml"))
 
     assert load(written(tmp_path, "[server]\nworkers = 6\n")).server.workers == 6
 
 
-def test_the_file_in_etc_is_read_when_nothing_else_is_named(tmp_path: Path) -> None:
-    """The default file is read without a flag."""
+def test_the_file_in_etc_is_read_by_default(tmp_path: Path) -> None:
+    """Without a flag or variable, the file in /etc is read."""
     file = written(tmp_path, "[server]\nworkers = 7\n")
 
     assert configuration.load(default_file=file).server.workers == 7
 
 
 def test_settings_made_from_arguments_read_nothing_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two of anything can be made in one process, each with its own settings."""
+    """Settings built from arguments read neither files nor variables, so two sets can coexist in one process."""
     monkeypatch.setenv("BOLTSEAL_SERVER__WORKERS", "9")
 
     assert Settings().server.workers == 1
 
 
 def test_settings_cannot_be_changed() -> None:
-    """Settings are immutable."""
+    """Settings are frozen: assigning to one raises an error."""
     settings = Settings()
 
     with pytest.raises(ValidationError):
@@ -122,52 +124,52 @@ def test_rules_come_from_the_file(tmp_path: Path) -> None:
 
 
 def test_rules_may_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A container without a file can still be given rules, as JSON."""
+    """BOLTSEAL_RULE has rules as JSON, for a container without a file."""
     monkeypatch.setenv("BOLTSEAL_RULE", '[{"tag": "v*", "mode": "floating"}]')
 
     assert [str(rule.tag) for rule in load().rules.user] == ["v*"]
 
 
-def test_sizes_may_carry_a_unit(tmp_path: Path) -> None:
-    """4 MiB need not be written as 4194304."""
+def test_sizes_may_have_a_unit(tmp_path: Path) -> None:
+    """4 MiB may be written with a unit instead of as 4194304."""
     settings = load(written(tmp_path, '[server]\nmax_manifest_bytes = "8 MiB"\n'))
 
     assert settings.server.max_manifest_bytes == 8 * 1024 * 1024
 
 
-# --- what a person reads ---
+# --- error messages ---
 
 
-def test_an_unknown_setting_names_the_nearest(tmp_path: Path) -> None:
-    """A mistyped setting is an error at start."""
+def test_an_unknown_setting_is_an_error_with_the_nearest(tmp_path: Path) -> None:
+    """A mistyped setting is an error that names the nearest one."""
     line = refusal(tmp_path, '[server]\nlisen = "127.0.0.1:5000"\n')
 
     assert line == 'unknown setting "lisen" in [server]; the nearest known one is listen'
 
 
-def test_an_unknown_table_names_the_nearest(tmp_path: Path) -> None:
-    """[sever] is not ignored."""
+def test_an_unknown_table_is_an_error_with_the_nearest(tmp_path: Path) -> None:
+    """A mistyped table such as [sever] is an error that names the nearest one."""
     line = refusal(tmp_path, "[sever]\nworkers = 1\n")
 
     assert line == 'unknown table "sever"; the nearest known one is server'
 
 
-def test_a_setting_outside_of_its_table_is_sent_there(tmp_path: Path) -> None:
-    """`listen` at the top of the file is no table."""
+def test_a_setting_outside_of_its_table_is_an_error_with_the_table(tmp_path: Path) -> None:
+    """For `listen` outside of its table, the error names the table it belongs to."""
     line = refusal(tmp_path, 'listen = "127.0.0.1:5000"\n')
 
     assert line == "listen is outside of any table; put it under [server]"
 
 
 def test_a_single_table_for_a_list_is_refused(tmp_path: Path) -> None:
-    """TOML's double brackets are easy to forget."""
+    """A table in single brackets where TOML needs double ones is refused."""
     line = refusal(tmp_path, '[rule]\nrepository = "ci/**"\n')
 
     assert line == "[rule] is a list of tables; write [[rule]]"
 
 
-def test_an_unknown_variable_names_the_nearest(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Unknown variables are refused like unknown settings of the file."""
+def test_an_unknown_variable_is_an_error_with_the_nearest(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An unknown variable is an error that names the nearest one, like an unknown setting."""
     monkeypatch.setenv("BOLTSEAL_SERVER__LISTN", "127.0.0.1:5000")
 
     with pytest.raises(ConfigInvalid) as caught:
@@ -179,7 +181,7 @@ def test_an_unknown_variable_names_the_nearest(monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_the_variables_of_a_kubernetes_service_are_no_settings(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A service called boltseal must not keep the pods beside it from starting."""
+    """The variables that Kubernetes sets for a service called boltseal are not treated as settings."""
     for name in ("SERVICE_HOST", "SERVICE_PORT", "SERVICE_PORT_HTTP", "PORT", "PORT_5000_TCP", "PORT_5000_TCP_ADDR"):
         monkeypatch.setenv(f"BOLTSEAL_{name}", "tcp://10.0.0.1:5000")
 
@@ -216,16 +218,16 @@ def test_the_variables_of_a_kubernetes_service_are_no_settings(monkeypatch: pyte
         ('[server]\nlisten = "\\u001b[31m:1"\n', None),
     ],
 )
-def test_a_bad_value_says_what_was_found_and_what_was_expected(tmp_path: Path, text: str, line: str | None) -> None:
-    """One line, with nothing in it that could steer a terminal."""
+def test_an_invalid_value_is_reported_with_got_and_expected(tmp_path: Path, text: str, line: str | None) -> None:
+    """An invalid value is one line with got and expected, without control characters."""
     found = refusal(tmp_path, text)
 
     assert found.isprintable()
     assert line is None or found.startswith(line)
 
 
-def test_a_bad_value_of_the_environment_names_the_variable(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The message names the variable."""
+def test_an_invalid_value_of_the_environment_names_the_variable(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An invalid value of a variable is reported with the variable's name."""
     monkeypatch.setenv("BOLTSEAL_SERVER__WORKERS", "many")
 
     with pytest.raises(
@@ -234,23 +236,23 @@ def test_a_bad_value_of_the_environment_names_the_variable(monkeypatch: pytest.M
         load()
 
 
-def test_a_bad_flag_names_the_command_line(tmp_path: Path) -> None:
-    """An invalid flag is not reported as an error of the file."""
+def test_an_invalid_flag_names_the_command_line(tmp_path: Path) -> None:
+    """An invalid flag is reported as such, and not as an error of the file."""
     path = written(tmp_path, "[server]\nworkers = 2\n")
 
     with pytest.raises(ConfigInvalid, match=r'^command line: \[server\] workers is "0"'):
         load(path, {"server": {"workers": 0}})
 
 
-def test_a_bad_rule_names_its_number(tmp_path: Path) -> None:
-    """The message of `policy` is kept, after the name of the file."""
+def test_an_invalid_rule_names_its_number(tmp_path: Path) -> None:
+    """An invalid rule is reported with the file and the rule's number."""
     line = refusal(tmp_path, '[[rule]]\ntag = "v*"\n[[rule]]\nmode = "frozen"\n')
 
     assert line.startswith('rule 2: mode is "frozen"; expected')
 
 
-def test_a_file_that_is_not_toml_says_where(tmp_path: Path) -> None:
-    """The message has line and column."""
+def test_a_file_that_is_not_toml_is_reported_with_its_position(tmp_path: Path) -> None:
+    """A file that is not TOML is reported with line and column."""
     assert "line 2" in refusal(tmp_path, "[server]\nlisten = \n")
 
 
@@ -264,22 +266,22 @@ def test_a_file_that_is_not_text_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_named_file_that_is_absent_is_an_error(tmp_path: Path) -> None:
-    """Defaults would start a server that the operator did not configure."""
+    """A named configuration file that is missing is an error, and defaults are not used instead."""
     with pytest.raises(ConfigInvalid, match=r"absent\.toml: No such file"):
         load(tmp_path / "absent.toml")
 
 
 @pytest.mark.parametrize("name", ["BOLTSEAL_RULE", "BOLTSEAL_WITNESS", "BOLTSEAL_AUTH__GRANT", "BOLTSEAL_AUTH__QUOTA"])
-def test_a_list_in_the_environment_that_is_not_json_is_named(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The message names the variable."""
+def test_a_list_in_the_environment_that_is_not_json_is_reported(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A list in a variable that is not JSON is reported with the variable's name."""
     monkeypatch.setenv(name, "[")
 
     with pytest.raises(ConfigInvalid, match=rf"^environment: {name} is not JSON"):
         load()
 
 
-def test_a_setting_with_several_forms_is_named_as_it_was_written(tmp_path: Path) -> None:
-    """The message does not name only the first alternative of a union."""
+def test_a_setting_with_several_forms_is_reported_as_written(tmp_path: Path) -> None:
+    """For a setting with several forms, the error repeats the written value and all forms."""
     file = tmp_path / "boltseal.toml"
     file.write_text('[auth]\nanonymous_pull = "shop"\n')
 
@@ -300,7 +302,7 @@ def test_a_setting_with_several_forms_is_named_as_it_was_written(tmp_path: Path)
     ],
 )
 def test_an_address_is_read_with_and_without_brackets(text: str, host: str, port: int, shown: str) -> None:
-    """IPv6 addresses are read and printed with brackets."""
+    """IPv6 addresses are read with and without brackets, and printed with them."""
     address = ListenAddress.parse(text)
 
     assert address == (host, port)
@@ -310,8 +312,8 @@ def test_an_address_is_read_with_and_without_brackets(text: str, host: str, port
 @pytest.mark.parametrize(
     "text", ["", ":5000", "5000", "::1:5000", "127.0.0.1:0", "127.0.0.1:65536", "h:1", "127.0.0.1:\u0665"]
 )
-def test_an_address_that_is_none_is_refused(text: str) -> None:
-    """An incomplete address is refused rather than completed."""
+def test_an_invalid_address_is_refused(text: str) -> None:
+    """An incomplete address is refused and not completed."""
     with pytest.raises(ValueError, match="an IP address and a port"):
         ListenAddress.parse(text)
 
@@ -321,7 +323,7 @@ def test_an_address_that_is_none_is_refused(text: str) -> None:
 
 @pytest.mark.parametrize("listen", ["127.0.0.1:5000", "127.9.9.9:5000", "[::1]:5000"])
 def test_loopback_needs_no_flags(listen: str) -> None:
-    """Only this machine can connect."""
+    """A loopback address needs neither users nor TLS, since only this machine can connect."""
     assert exposure_refusal(ServerSettings(listen=listen), authenticated=False) is None
 
 
@@ -342,7 +344,7 @@ def test_loopback_needs_no_flags(listen: str) -> None:
 def test_a_reachable_address_needs_users_and_tls_or_a_flag(
     listen: str, flags: dict[str, object], authenticated: bool, missing: list[str]
 ) -> None:
-    """The refusal names what is missing."""
+    """An address that other machines can reach needs users and TLS, or the flags that the refusal names."""
     refused = exposure_refusal(ServerSettings(listen=listen, **flags), authenticated=authenticated)  # type: ignore[arg-type]  # a table of settings
     named = [what for what in ("authentication", "TLS") if refused and f"without {what}" in refused]
 
@@ -353,14 +355,14 @@ def test_a_reachable_address_needs_users_and_tls_or_a_flag(
 
 
 def test_the_example_loads_and_changes_nothing() -> None:
-    """Every active line is a default or a rule, so that copying the file is safe."""
+    """Each active line of the example is a default or a rule, so that copying the file is safe."""
     settings = load(EXAMPLES / "boltseal.toml")
 
     assert settings.server == ServerSettings(data=Path("/var/lib/boltseal/data"))
 
 
 def test_the_example_names_every_setting() -> None:
-    """Each setting must be documented in the example."""
+    """The example documents every setting."""
     text = (EXAMPLES / "boltseal.toml").read_text(encoding="utf-8")
 
     missing = [name for name in ServerSettings.model_fields if f"\n{name} = " not in text.replace("\n# ", "\n")]
@@ -368,23 +370,23 @@ def test_the_example_names_every_setting() -> None:
     assert missing == []
 
 
-def test_the_conformance_profile_lets_every_name_float() -> None:
-    """The public suite reuses tag names, which sealed tags refuse."""
+def test_the_conformance_profile_makes_every_tag_mutable() -> None:
+    """The conformance profile makes every tag mutable, since the public suite reuses tags."""
     settings = load(EXAMPLES / "conformance.toml")
 
     assert [(str(rule), rule.mode) for rule in settings.rules.user] == [("every name", Mode.FLOATING)]
 
 
 def test_limits_do_not_configure_authentication(tmp_path: Path) -> None:
-    """Limits on uploads do not require users."""
+    """Limits on uploads do not count as a configuration of authentication."""
     bounds = '[auth]\nmax_uploads_per_user = 9\n[[auth.quota]]\nusers = ["anonymous"]\nmax_bytes = "1 GiB"\n'
 
     assert not load(written(tmp_path, bounds)).auth.configured
     assert load(written(tmp_path, f"{bounds}[[auth.grant]]\nusers = ['ci']\nactions = ['pull']\n")).auth.configured
 
 
-def test_a_quota_that_can_not_be_read_is_named(tmp_path: Path) -> None:
-    """The message has the file, the number of the quota, the value and what was expected."""
+def test_an_invalid_quota_is_reported(tmp_path: Path) -> None:
+    """An invalid quota is an error with file, number, value and expected form."""
     message = refusal(tmp_path, '[[auth.quota]]\nusers = ["ci"]\nmax_bytes = "lots"\n')
 
     assert message == 'quota 1: max_bytes is "lots"; expected a size, such as "50 GiB"'

@@ -58,7 +58,7 @@ SLEEPS = {
 
 
 def test_waiting_is_polling() -> None:
-    """A sleep is too short on a busy machine and too long on an idle one; `asyncio.sleep(0)` lets other tasks run."""
+    """Only listed files call sleep, which is too short on a busy machine and too long on an idle one."""
     sleep = re.compile(r"\bsleep\((?!0\))")
     found = {path.relative_to(TESTS).as_posix(): len(sleep.findall(path.read_text())) for path in FILES}
 
@@ -68,14 +68,14 @@ def test_waiting_is_polling() -> None:
 
 
 def test_what_tests_share_is_in_no_test_module() -> None:
-    """Shared code has a module of its own, whose name does not begin with `test_`; programs in strings follow as well."""
+    """No test imports from a module whose name begins with `test_`, also in programs within strings."""
     shared = re.compile(r"^\s*(?:from|import) tests\.(?:\w+\.)*test_\w+", re.MULTILINE)
 
     assert {path.name: found for path in FILES if (found := shared.findall(path.read_text()))} == {}
 
 
 def test_what_a_test_changes_is_an_argument() -> None:
-    """A test that replaces a name of the code tests other code than users run."""
+    """No test replaces a name of the code, because it would test other code than users run."""
     replaced = re.compile(
         r"\.(?:setattr|setitem|delattr|delitem)\(|^\s*(?:from|import) (?:unittest|mock)\b", re.MULTILINE
     )

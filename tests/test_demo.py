@@ -1,4 +1,4 @@
-"""`make demo` as a person runs it: it tells the truth, and says so when the truth is another."""
+"""`make demo`: it shows a refused push, and fails if the push is not refused."""
 
 from __future__ import annotations
 
@@ -24,21 +24,21 @@ def demo(*arguments: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-def test_the_demo_shows_a_tag_that_holds() -> None:
-    """It ends well, and shows the refusal and the digest."""
-    told = demo()
+def test_the_demo_shows_a_refused_push() -> None:
+    """The demo ends with exit code 0, and shows the refusal and the digest."""
+    result = demo()
 
-    assert told.returncode == 0, told.stderr
-    assert "refused  denied: tag 1.4.2 of shop/app is sealed at sha256:" in told.stdout
-    assert "/shop/app:1.4.2@sha256:" in told.stdout.splitlines()[-1]
+    assert result.returncode == 0, result.stderr
+    assert "refused  denied: tag 1.4.2 of shop/app is sealed at sha256:" in result.stdout
+    assert "/shop/app:1.4.2@sha256:" in result.stdout.splitlines()[-1]
 
 
-def test_the_demo_fails_where_a_tag_does_not_hold(tmp_path: Path) -> None:
-    """With rules that let every tag float the second push succeeds, and the demo says that this was not the story."""
+def test_the_demo_fails_where_a_tag_moves(tmp_path: Path) -> None:
+    """With rules that make every tag mutable the second push succeeds, and the demo fails."""
     config = tmp_path / "floating.toml"
     config.write_text('[[rule]]\nmode = "floating"\n')
 
-    told = demo(str(config))
+    result = demo(str(config))
 
-    assert told.returncode == 1
-    assert "should answer 409, and answered 201" in told.stderr
+    assert result.returncode == 1
+    assert "should answer 409, and answered 201" in result.stderr

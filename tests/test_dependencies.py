@@ -1,4 +1,4 @@
-"""What boltseal needs of the libraries in its lock, where a version once lacked it."""
+"""Properties that boltseal needs of locked libraries, where a version once lacked them."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ for _ in range(int(sys.argv[1])):
 
 @pytest.mark.slow
 def test_threads_may_decode_a_type_for_the_first_time_together() -> None:
-    """Eight threads that decode a new Struct type at the same time all get its values, and the process lives on."""
+    """Eight threads that decode a new Struct type at once all get its values, and the process does not crash."""
     ended = [
         subprocess.run(
             [sys.executable, "-c", PARSE_TOGETHER, str(FIRST_USES)],

@@ -1,4 +1,4 @@
-"""The two tables of errors.py, walked over every error class of the package."""
+"""The two tables of errors.py, compared with every error class of the package."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def test_every_error_class_belongs_to_exactly_one_kind() -> None:
     assert wrong == []
 
 
-def test_every_kind_stands_in_both_tables() -> None:
+def test_every_kind_is_in_both_tables() -> None:
     """A kind has one HTTP answer and one exit code."""
     kinds = set(BoltsealError.__subclasses__())
 
@@ -45,7 +45,7 @@ def test_no_refusal_uses_a_status_that_clients_retry() -> None:
 
 
 def test_a_class_may_name_its_own_code_but_keeps_the_status_of_its_kind() -> None:
-    """The code of a specific class wins; the status is the kind's."""
+    """An error class may have its own code, but its status is its kind's."""
 
     class Specific(errors.NotFound):
         code = ErrorCode.BLOB_UNKNOWN
@@ -57,6 +57,6 @@ def test_a_class_may_name_its_own_code_but_keeps_the_status_of_its_kind() -> Non
     assert exit_code(Specific("blob unknown")) is ExitCode.DIFFERS
 
 
-def test_no_error_is_taken_for_success() -> None:
-    """No kind of error ends a verb with exit code 0."""
+def test_no_error_is_a_success() -> None:
+    """No kind of error ends a command with exit code 0."""
     assert ExitCode.HOLDS not in errors.EXIT_CODES.values()

@@ -1,4 +1,4 @@
-"""Running it: read-only, a disk that is nearly full, what /readyz says of both, and what a reload leaves out."""
+"""Operation: read-only mode, a nearly full disk, /readyz for both, and what a reload leaves out."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ MORE_THAN_ANY_DISK = 2**62
 
 
 async def test_a_read_only_registry_serves_pulls_and_refuses_every_change(tmp_path: Path) -> None:
-    """One sentence with 405, and what is possible; nothing that was pushed is lost."""
+    """A read-only registry answers changes with 405 and one sentence; everything that was pushed stays."""
     async with serving(tmp_path / "data") as registry:
         image = images.image("words")
         await images.push(registry.client, "shop/app", "1.4.2", image)
@@ -42,7 +42,7 @@ async def test_a_read_only_registry_serves_pulls_and_refuses_every_change(tmp_pa
 
 
 async def test_a_read_only_start_records_no_rules(tmp_path: Path) -> None:
-    """It decides nothing by them, so the ledger stays as it is."""
+    """A read-only start records no rules in the ledger, since it decides nothing by them."""
     async with serving(tmp_path / "data"):
         pass
     before = (tmp_path / "data" / "boltseal.db").stat().st_size
@@ -56,7 +56,7 @@ async def test_a_read_only_start_records_no_rules(tmp_path: Path) -> None:
 
 
 async def test_uploads_are_refused_before_the_disk_is_full(tmp_path: Path) -> None:
-    """507 at the start of an upload; tags and deletes still have space."""
+    """An upload is refused with 507 before the disk is full, while tags and deletes still work."""
     async with serving(tmp_path / "data", FLOATING) as registry:
         image = images.image("words")
         await images.push(registry.client, "shop/app", "one", image)
@@ -76,8 +76,8 @@ async def test_uploads_are_refused_before_the_disk_is_full(tmp_path: Path) -> No
     assert "nearly full" in ready.json()["warnings"][0]
 
 
-async def test_a_chunk_that_would_eat_the_reserve_leaves_the_session_as_it_was(tmp_path: Path) -> None:
-    """Free some space, and the upload goes on where it was."""
+async def test_a_chunk_that_would_use_the_reserve_leaves_the_session_unchanged(tmp_path: Path) -> None:
+    """A chunk that would use the disk reserve is refused, and its session continues after space was freed."""
     async with serving(tmp_path / "data") as registry:
         location = await images.start_upload(registry.client, "shop/app")
         await registry.client.patch(location, content=b"acknowledged")
@@ -92,8 +92,8 @@ async def test_a_chunk_that_would_eat_the_reserve_leaves_the_session_as_it_was(t
     assert goes_on.headers["range"] == "0-20"
 
 
-async def test_a_reload_takes_over_what_it_can_and_names_the_rest(tmp_path: Path) -> None:
-    """Read-only from one moment to the next; another address needs a restart, and /readyz says so until then."""
+async def test_a_reload_applies_what_it_can_and_names_the_rest(tmp_path: Path) -> None:
+    """A reload applies read-only mode at once; /readyz names settings that need a restart, such as the address."""
     before = settings_of(tmp_path / "data")
     after = settings_of(tmp_path / "data", read_only=True, workers=7, max_connections=99)
     app = create_app(before, reload=lambda: after)
@@ -115,7 +115,7 @@ async def test_a_reload_takes_over_what_it_can_and_names_the_rest(tmp_path: Path
 
 
 def test_what_a_reload_leaves_out_is_compared_setting_by_setting(tmp_path: Path) -> None:
-    """The users' file is opened at the start; grants and rules are not named, they are taken over."""
+    """After a reload, settings that need a restart are named one by one; grants and rules apply at once."""
     before = settings_of(tmp_path / "data")
     after = Settings.model_validate(
         {

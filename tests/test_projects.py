@@ -25,26 +25,26 @@ def project(root: Path, text: str) -> ProjectSettings:
 
 
 def test_a_project_without_a_file_has_defaults(tmp_path: Path) -> None:
-    """No file is needed."""
+    """A project without a settings file has the defaults."""
     assert project_settings(tmp_path) == ProjectSettings()
 
 
 def test_project_settings_are_read(tmp_path: Path) -> None:
-    """Excluded files, and whether verification is strict."""
-    said = project(
+    """A project's settings may exclude files and make verification strict."""
+    settings = project(
         tmp_path,
         '[lock]\nexclude = ["docs/", "*.example.yaml"]\n[verify]\nstrict = true\nplatforms = ["linux/arm64"]\n[pin.crds]\nShop = ["spec.image"]\n[deploy]\n',
     )
 
-    assert said.strict
-    assert said.platforms == ("linux/arm64",)
-    assert said.crds == {"Shop": ("spec.image",)}
-    assert [said.excludes(path) for path in ("docs", "docs/a/compose.yaml", "x/a.example.yaml")] == [True] * 3
-    assert [said.excludes(path) for path in ("compose.yaml", "docs2/a", "x/docs")] == [False] * 3
+    assert settings.strict
+    assert settings.platforms == ("linux/arm64",)
+    assert settings.crds == {"Shop": ("spec.image",)}
+    assert [settings.excludes(path) for path in ("docs", "docs/a/compose.yaml", "x/a.example.yaml")] == [True] * 3
+    assert [settings.excludes(path) for path in ("compose.yaml", "docs2/a", "x/docs")] == [False] * 3
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [
         ("[lok]", 'unknown table "lok"; the nearest known one is lock'),
         ("[client]\nregistries = ['*']", 'unknown table "client"; the nearest known one is '),
@@ -65,17 +65,17 @@ def test_project_settings_are_read(tmp_path: Path) -> None:
         ("#" * 1_048_577, "it has more than 1048576 bytes"),
     ],
 )
-def test_an_unknown_setting_is_refused(tmp_path: Path, text: str, said: str) -> None:
-    """There is no key for a command, an address or a credential."""
+def test_an_unknown_setting_is_refused(tmp_path: Path, text: str, message: str) -> None:
+    """A project's settings have no key for a command, an address or a credential."""
     with pytest.raises(ProjectInvalid) as refused:
         project(tmp_path, text)
 
     assert refused.value.message.startswith(".boltseal.toml: ")
-    assert said in refused.value.message
+    assert message in refused.value.message
 
 
 def test_an_unreadable_file_is_an_error(tmp_path: Path) -> None:
-    """It might make verification strict."""
+    """An unreadable project file is an error, because it might make verification strict."""
     (tmp_path / ".boltseal.toml").mkdir()
     with pytest.raises(ProjectInvalid, match="can't be read: Is a directory"):
         project_settings(tmp_path)
@@ -88,7 +88,7 @@ def user(tmp_path: Path, text: str) -> ClientSettings:
 
 
 def test_user_settings_are_read(tmp_path: Path) -> None:
-    """The registries that a project may name."""
+    """A user's settings list the registries that a project may name."""
     assert client_settings(tmp_path / "none") == ClientSettings(None)
     assert user(tmp_path, "[client]\n") == ClientSettings(None)
     assert user(tmp_path, '[client]\nregistries = ["*.example.com", "[::1]:5000", "*"]') == ClientSettings(
@@ -98,7 +98,7 @@ def test_user_settings_are_read(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["https://ghcr.io", "ghcr.io/team", "a*.com", "", "*.*"])
 def test_an_invalid_registry_is_refused(tmp_path: Path, name: str) -> None:
-    """A pattern that matches nothing would exclude everything silently."""
+    """A pattern that can match no registry is refused, because it would exclude everything silently."""
     with pytest.raises(ProjectInvalid, match="is not a registry"):
         user(tmp_path, f'[client]\nregistries = ["{name}"]')
     with pytest.raises(ProjectInvalid, match="--allow"):
@@ -106,7 +106,7 @@ def test_an_invalid_registry_is_refused(tmp_path: Path, name: str) -> None:
 
 
 def test_without_user_settings_only_known_registries_are_allowed() -> None:
-    """Public registries, this machine, and those with a login; no address of an internal network."""
+    """Without a user's list, public registries, this machine, and those with a login are allowed."""
     allowed = allowed_registries(ClientSettings(), ["registry.example.com"], [])
     asked = ["docker.io", "ghcr.io", "localhost:5000", "127.0.0.1:5000", "registry.example.com"]
     refused = ["169.254.169.254", "10.0.0.1:5000", "intranet:80", "evil.example.com", "registry.example.com:5000"]
@@ -115,7 +115,7 @@ def test_without_user_settings_only_known_registries_are_allowed() -> None:
 
 
 def test_the_users_list_replaces_the_defaults() -> None:
-    """The user's list replaces the defaults."""
+    """The user's list of registries replaces the defaults."""
     allowed = allowed_registries(ClientSettings(("*.example.com", "localhost:5000")), ["ghcr.io"], [])
     names = [
         "a.example.com",
@@ -131,15 +131,15 @@ def test_the_users_list_replaces_the_defaults() -> None:
 
 
 def test_registries_on_the_command_line_are_allowed_too() -> None:
-    """A pipeline has no file of its own."""
+    """A registry named on the command line is allowed too."""
     allowed = allowed_registries(ClientSettings(()), [], ["10.0.0.1:5000"])
 
     assert allowed("10.0.0.1:5000")
     assert not allowed("docker.io")
 
 
-def test_the_registries_that_logins_are_for(tmp_path: Path) -> None:
-    """In every spelling of docker and podman."""
+def test_registries_with_a_login_are_allowed(tmp_path: Path) -> None:
+    """A registry with a login, in every spelling of docker and podman, is allowed."""
     path = tmp_path / "config.json"
     path.write_text(
         '{"auths": {"https://index.docker.io/v1/": {}, "ghcr.io": {}, "localhost:5000/shop": {}, "https://a.test/v2/": {}},'
@@ -153,7 +153,7 @@ def test_the_registries_that_logins_are_for(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("what", ["link", "pipe"])
 def test_a_link_or_pipe_is_not_read_as_settings(tmp_path: Path, what: str) -> None:
-    """A pipe would block for ever, and a link could lead to a secret."""
+    """A symbolic link or pipe is not read as settings, since it could lead to a secret or block."""
     path = tmp_path / ".boltseal.toml"
     if what == "link":
         (tmp_path / "elsewhere").write_text("[verify]\nstrict = true\n")
@@ -175,7 +175,7 @@ def test_a_link_or_pipe_is_not_read_as_settings(tmp_path: Path, what: str) -> No
     ],
 )
 def test_an_endless_list_is_refused(tmp_path: Path, text: str, key: str) -> None:
-    """Each of a hundred thousand entries would be compared with every file."""
+    """A list of a hundred thousand entries is refused, because each would be compared with every file."""
     (tmp_path / ".boltseal.toml").write_text(text.format(", ".join(['"a*"'] * 501)))
 
     with pytest.raises(ProjectInvalid, match="has 501 entries; expected at most 500") as refused:

@@ -1,4 +1,4 @@
-"""A server looks at its own images, past its logins, and asks for rebuilds: reads alone, and only where it may."""
+"""The rebuild scheduler of a server: it scans its own images without a login, reads only, and requests rebuilds."""
 
 from __future__ import annotations
 
@@ -38,17 +38,17 @@ def written(file: Path) -> str:
 
 
 @pytest.fixture
-def told(tmp_path: Path) -> Path:
-    return tmp_path / "told"
+def arguments_file(tmp_path: Path) -> Path:
+    return tmp_path / "recorded"
 
 
 @pytest.fixture
-def settings(data: Path, tmp_path: Path, told: Path) -> Settings:
-    """A registry with users, and a program that writes its arguments to a file."""
+def settings(data: Path, tmp_path: Path, arguments_file: Path) -> Settings:
+    """Settings of a registry with users, and of a program that writes its arguments to a file."""
     hashed = bcrypt.hashpw(b"d", bcrypt.gensalt(4)).decode()
     data.with_name("data.keys").joinpath("htpasswd").write_text(f"dev:{hashed}\n")
     program = tmp_path / "rebuild"
-    program.write_text(f'#!/bin/sh\necho "$@" >> {told}\n')
+    program.write_text(f'#!/bin/sh\necho "$@" >> {arguments_file}\n')
     program.chmod(0o755)
     grant = {"users": ["dev"], "repository": "**", "actions": ["pull", "push", "delete"]}
     return Settings.model_validate(
@@ -77,8 +77,10 @@ def rebuilding(registry: Serving, settings: Settings, events: list[Event], hub: 
     return RebuildScheduler(settings, store_of(registry), now_us, events.append, outside=hub.app())
 
 
-async def test_a_server_rebuilds_images_of_its_own_bases(registry: Serving, settings: Settings, told: Path) -> None:
-    """The rebuild is requested once; receivers are notified, and the ledger records it."""
+async def test_a_server_rebuilds_images_of_its_own_bases(
+    registry: Serving, settings: Settings, arguments_file: Path
+) -> None:
+    """A rebuild of an outdated image is requested once, notified, and recorded in the ledger."""
     events: list[Event] = []
     await push(registry.client, "base/node", "latest", WAS)
     await push(registry.client, "shop/app", "1.0.0", app_on("localhost:5000/base/node:latest", WAS))
@@ -93,7 +95,7 @@ async def test_a_server_rebuilds_images_of_its_own_bases(registry: Serving, sett
         ("localhost:5000/shop/app:1.0.0", "done", "")
     ]
     assert again == []
-    assert written(told) == "localhost:5000/shop/app:1.0.0 localhost:5000/base/node:latest\n"
+    assert written(arguments_file) == "localhost:5000/shop/app:1.0.0 localhost:5000/base/node:latest\n"
     assert [event.text[:41] for event in events] == ["localhost:5000/shop/app:1.0.0 is outdated"]
     assert (last.kind, last.tag, last.actor, last.extra["outcome"]) == (
         EntryKind.REBUILD_REQUESTED,
@@ -105,7 +107,7 @@ async def test_a_server_rebuilds_images_of_its_own_bases(registry: Serving, sett
 
 
 async def layers_alone(registry: Serving) -> None:
-    """A base, a base on it that moves twice, and an app on what it resolved to first; no label or record names a base."""
+    """Push a base, a base on it that moves twice, and an app on its first image, without labels and records."""
     await push(registry.client, "base/os", "latest", layered("o"))
     await push(registry.client, "base/rt", "latest", layered("or"))
     await push(registry.client, "shop/app", "1.0.0", layered("orX", created=format_time(now_us())))
@@ -115,22 +117,22 @@ async def layers_alone(registry: Serving) -> None:
 
 
 async def test_an_app_without_a_label_is_rebuilt_when_its_base_moves(
-    registry: Serving, settings: Settings, told: Path
+    registry: Serving, settings: Settings, arguments_file: Path
 ) -> None:
-    """The base's own base, which has not moved, does not pass for its base: the registry keeps what was overwritten."""
+    """An app without a label is rebuilt when its base moves, since the registry keeps the base's former image."""
     await layers_alone(registry)
     first = await rebuilding(registry, settings, [], FakeHub()).once()
 
     assert [(str(one.due.base), str(one.due.built_on)) for one in first] == [
         ("localhost:5000/base/rt:latest", layered("or").digest)
     ]
-    assert written(told) == "localhost:5000/shop/app:1.0.0 localhost:5000/base/rt:latest\n"
+    assert written(arguments_file) == "localhost:5000/shop/app:1.0.0 localhost:5000/base/rt:latest\n"
 
 
 async def test_an_app_whose_base_was_deleted_is_not_current_on_the_bases_base(
-    registry: Serving, settings: Settings, told: Path
+    registry: Serving, settings: Settings, arguments_file: Path
 ) -> None:
-    """Nothing newer is there to build on, so no rebuild is asked for; and it is in no log as current."""
+    """An app whose base was deleted is neither rebuilt nor logged as current."""
     await layers_alone(registry)
     await push(registry.client, "base/rt", "stable", layered("q"))
     gone = await registry.client.delete("/v2/base/rt/manifests/latest")
@@ -146,9 +148,9 @@ async def test_an_app_whose_base_was_deleted_is_not_current_on_the_bases_base(
 
 
 async def test_a_former_base_that_was_deleted_proves_no_other_base(
-    registry: Serving, settings: Settings, told: Path
+    registry: Serving, settings: Settings, arguments_file: Path
 ) -> None:
-    """The layers of a deleted base are unknown: the image is neither current nor rebuilt."""
+    """If a former base was deleted its layers are unknown, so the image is neither current nor rebuilt."""
     await layers_alone(registry)
     gone = await registry.client.delete(f"/v2/base/rt/manifests/{layered('or').digest}")
     looks = rebuilding(registry, settings, [], FakeHub())
@@ -162,7 +164,7 @@ async def test_a_former_base_that_was_deleted_proves_no_other_base(
 
 
 async def test_a_run_sends_no_further_request_while_no_tag_moved(registry: Serving, settings: Settings) -> None:
-    """One list of entries for a repository, one history for the base; what was overwritten is read once in a lifetime."""
+    """While no tag moves, a run reads one list of entries per repository and one history per base."""
     await push(registry.client, "base/os", "latest", layered("o"))
     await push(registry.client, "shop/app", "1.0.0", layered("oX", created=format_time(now_us())))
     await until_signed(registry.client, 4)
@@ -178,7 +180,7 @@ async def test_a_run_sends_no_further_request_while_no_tag_moved(registry: Servi
 
 
 async def asked_of(registry: Serving, settings: Settings) -> dict[str, int]:
-    """What a look asks of its own registry, by the kind of the path; a list of tags is left out."""
+    """Return the requests of a scan to its own registry, by the kind of the path, without lists of tags."""
     looks, counted = rebuilding(registry, settings, [], FakeHub()), Counter[str]()
     inside = looks._inside
 
@@ -193,8 +195,8 @@ async def asked_of(registry: Serving, settings: Settings) -> dict[str, int]:
     return dict(counted)
 
 
-async def test_a_base_of_docker_hub_costs_one_head(registry: Serving, settings: Settings, told: Path) -> None:
-    """While the base has not moved, nothing else is requested."""
+async def test_a_base_of_docker_hub_costs_one_head(registry: Serving, settings: Settings, arguments_file: Path) -> None:
+    """While a base on Docker Hub has not moved, a scan sends one HEAD for it."""
     hub = FakeHub()
     hub.publish("library/node", "16.13", WAS.raw, WAS.media_type)
     for number in range(5):
@@ -203,14 +205,14 @@ async def test_a_base_of_docker_hub_costs_one_head(registry: Serving, settings: 
     asked = await rebuilding(registry, settings, [], hub).once()
 
     assert asked == []
-    assert written(told) == ""
+    assert written(arguments_file) == ""
     assert (hub.counted["HEAD manifest"], hub.counted["GET manifest"]) == (1, 0)
 
 
-async def test_a_pushed_label_makes_the_server_talk_to_no_host_of_ours(
-    registry: Serving, settings: Settings, told: Path
+async def test_a_pushed_label_causes_no_request_to_internal_hosts(
+    registry: Serving, settings: Settings, arguments_file: Path
 ) -> None:
-    """Neither one of the internal network nor a port of this machine."""
+    """A label of a pushed image can't make the server contact an internal host or a port of this machine."""
     hub = FakeHub()
     for number, base in enumerate(("10.0.0.1:9200/x/y:1", "127.0.0.1:8500/x/y:1", "metadata.internal/x/y:1")):
         await push(registry.client, "shop/app", f"1.0.{number}", app_on(base, WAS))
@@ -221,15 +223,15 @@ async def test_a_pushed_label_makes_the_server_talk_to_no_host_of_ours(
 
 
 async def test_only_one_process_scans(registry: Serving, settings: Settings) -> None:
-    """A server may have several workers."""
+    """Of several worker processes only one scans."""
     looks = rebuilding(registry, settings, [], FakeHub())
     with looks._state.alone("looking") as first, looks._state.alone("looking") as second:
         assert (first, second) == (True, False)
 
 
 @pytest.mark.parametrize("method", ["PUT", "POST", "DELETE", "PATCH"])
-async def test_nothing_is_changed_past_the_logins(registry: Serving, settings: Settings, method: str) -> None:
-    """What has no login may only read; the answer to anything else is no, twice."""
+async def test_the_internal_transport_only_reads(registry: Serving, settings: Settings, method: str) -> None:
+    """The internal transport without a login refuses everything but reads."""
     inside = rebuilding(registry, settings, [], FakeHub())._inside
     transport = InProcessTransport(inside, "localhost:5000", frozenset(), frozenset({"docker.io"}))
     for host in ("localhost:5000", "docker.io"):

@@ -1,4 +1,4 @@
-"""The sockets under the client, against servers that do as they are told: big, slow, silent, early, gone."""
+"""The client's sockets, with servers whose answers are large, slow, missing, early or aborted."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def client(timeout_s: float = 30.0, trust: ssl.SSLContext | None = None) -> Sock
 
 
 async def big(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    """Every request is answered with eight MiB."""
+    """Answer every request with eight MiB."""
     while await reader.readuntil(b"\r\n\r\n"):
         writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n" % SIZE)
         for number in range(8):
@@ -30,31 +30,31 @@ async def big(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> Non
 
 
 async def silent(reader: asyncio.StreamReader, _: asyncio.StreamWriter) -> None:
-    """Takes the head of a request, and then neither reads nor answers."""
+    """Read the head of a request, and then neither read nor answer."""
     await reader.readuntil(b"\r\n\r\n")
     reader._transport.pause_reading()  # type: ignore[attr-defined]  # asyncio has no public way to stop reading
     await asyncio.Event().wait()
 
 
 async def plain(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    """Answers whatever comes as a server without TLS does."""
+    """Answer any bytes as a server without TLS does."""
     writer.write(b"HTTP/1.1 400 Bad Request\r\n\r\n")
     await writer.drain()
     await asyncio.Event().wait()
 
 
-async def test_a_body_arrives_whole_and_in_large_pieces() -> None:
-    """Pieces are as large as what has arrived, which is what a copy's speed rests on; none is lost or turned round."""
+async def test_a_body_arrives_completely_and_in_large_chunks() -> None:
+    """A large body arrives complete and in order, in chunks as large as what has arrived."""
     async with listening(big) as port, client() as http, http.stream("GET", f"http://127.0.0.1:{port}/") as answer:
-        await asyncio.sleep(0.05)  # more arrives than one piece, which the client does not report
+        await asyncio.sleep(0.05)  # more than one chunk arrives, which the client does not report
         pieces = [piece async for piece in answer.aiter_raw()]
 
     assert b"".join(pieces) == b"".join(bytes([number]) * BUFFER_BYTES for number in range(8))
     assert max(map(len, pieces)) > 2 * 65_536
 
 
-async def test_a_slow_reader_slows_the_sender_down() -> None:
-    """No more is read from the network than the buffer can take, and all of it arrives once it is read."""
+async def test_a_slow_reader_slows_the_sender() -> None:
+    """A slow reader stops the sender when the buffer is full, and everything arrives once it reads."""
     sent = 0
 
     async def endless(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -85,8 +85,8 @@ async def test_a_slow_reader_slows_the_sender_down() -> None:
     assert received > 2 * before
 
 
-async def test_a_connection_is_used_again_and_a_closed_one_is_not() -> None:
-    """Two requests over one connection; after the server has closed it, the third gets another."""
+async def test_a_connection_is_reused_until_it_is_closed() -> None:
+    """Two requests use one connection; after the server closed it, the third gets another."""
     connections = 0
 
     async def two_each(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -107,7 +107,7 @@ async def test_a_connection_is_used_again_and_a_closed_one_is_not() -> None:
 
 
 async def test_a_silent_server_times_out() -> None:
-    """The time limits apply to reading and to sending."""
+    """A silent server ends in a time-out, when reading and when sending."""
     async with listening(silent) as port, client(timeout_s=0.2) as http:
         with pytest.raises(httpx2.ReadTimeout):
             await http.get(f"http://127.0.0.1:{port}/")
@@ -116,7 +116,7 @@ async def test_a_silent_server_times_out() -> None:
 
 
 async def test_an_answer_that_comes_before_the_body_is_sent_is_read() -> None:
-    """A registry that refuses an upload at its head is heard, though it takes no more."""
+    """An answer that comes before the body is sent, such as a refusal of an upload, is read."""
 
     async def early(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.readuntil(b"\r\n\r\n")
@@ -131,8 +131,8 @@ async def test_an_answer_that_comes_before_the_body_is_sent_is_read() -> None:
     assert (answer.status_code, answer.text) == (413, "no")
 
 
-async def test_a_body_that_breaks_off_is_an_error() -> None:
-    """And what had arrived before is handed out first."""
+async def test_a_truncated_body_is_an_error() -> None:
+    """A truncated body is an error, after the bytes that had arrived."""
 
     async def half(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.readuntil(b"\r\n\r\n")
@@ -155,7 +155,7 @@ async def test_a_body_that_breaks_off_is_an_error() -> None:
 
 
 async def test_a_closed_port_is_a_connect_error() -> None:
-    """For one address, for every address of a name, and for a name without an address."""
+    """A closed port is a connect error: for one address, all addresses of a name, or a name without addresses."""
     async with listening(silent) as port:
         pass
     async with client() as http:
@@ -165,15 +165,15 @@ async def test_a_closed_port_is_a_connect_error() -> None:
 
 
 async def test_the_next_address_of_a_name_is_tried() -> None:
-    """`localhost` may be ::1 first, where no server listens."""
+    """If the first address of a name, such as ::1 of `localhost`, is closed, the next is tried."""
     async with listening(big) as port, client() as http:
         answer = await http.get(f"http://localhost:{port}/")
 
     assert len(answer.content) == SIZE
 
 
-async def test_tls_is_checked_and_carries_large_bodies(tmp_path: Path) -> None:
-    """With the authority that signed it, and not without; the handshake with what speaks no TLS fails."""
+async def test_tls_is_verified_and_transfers_large_bodies(tmp_path: Path) -> None:
+    """TLS is verified by the given authority, transfers large bodies, and fails with a server without TLS."""
     ca, cert, key = authority(tmp_path)
     ours = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     ours.load_cert_chain(cert, key)
@@ -190,8 +190,8 @@ async def test_tls_is_checked_and_carries_large_bodies(tmp_path: Path) -> None:
     assert [len(answer.content) for answer in answers] == [SIZE, SIZE]
 
 
-async def test_a_unix_socket_carries_large_pieces(tmp_path: Path) -> None:
-    """An engine's socket is read as fast as a registry's, and one that is not there is a connect error."""
+async def test_a_unix_socket_transfers_large_chunks(tmp_path: Path) -> None:
+    """A Unix socket is read in large chunks, and a missing one is a connect error."""
 
     def unix(path: Path) -> httpx2.AsyncClient:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
@@ -202,7 +202,7 @@ async def test_a_unix_socket_carries_large_pieces(tmp_path: Path) -> None:
         unix(tmp_path / "socket") as http,
         http.stream("GET", "http://localhost/") as answer,
     ):
-        await asyncio.sleep(0.05)  # more arrives than one piece, which the client does not report
+        await asyncio.sleep(0.05)  # more than one chunk arrives, which the client does not report
         pieces = [piece async for piece in answer.aiter_raw()]
     async with unix(tmp_path / "none") as http:
         with pytest.raises(httpx2.ConnectError, match="No such file or directory"):

@@ -1,4 +1,4 @@
-"""boltseal in a thread of this process, behind a real socket.
+"""Runs boltseal in a thread of this process, behind a real socket.
 
 For tests about the clients: a server process takes more than a second of processor time to start and to end. Tests about
 the server's processes, signals and HTTP parser use `tests.servers.boltseal`.
@@ -26,7 +26,8 @@ START_TIMEOUT_S = 30.0
 
 @contextmanager
 def boltseal_in_thread(data: Path, config: str = "") -> Iterator[Server]:
-    """Serve a data folder on a free port until the block is left; the log stays empty. `config`: text of a settings file."""
+    """Serve a data folder on a free port until the block is left; the log stays empty. `config`: text of a settings
+    file."""
     log = data.with_name(f"{data.name}.log")
     log.parent.mkdir(parents=True, exist_ok=True)
     log.touch()

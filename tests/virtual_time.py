@@ -1,4 +1,4 @@
-"""An event loop with virtual time: when no task is ready, its clock advances to the next timer at once.
+"""An event loop with virtual time: when no task is ready, its clock advances at once to the next timer.
 
 A wait of a minute is tested with its full minute, exactly, however busy the machine is. Only for tasks inside the process:
 the loop does not wait for sockets or threads.
@@ -14,7 +14,7 @@ from typing import Any
 
 
 class _SkippingSelector(selectors.DefaultSelector):
-    """A selector that does not wait, and adds up the times that it was asked to wait."""
+    """A selector that does not wait, and adds up the times for which it should have waited."""
 
     waited_s = 0.0
 

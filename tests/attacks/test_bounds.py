@@ -1,4 +1,4 @@
-"""One user who exceeds a limit: bytes, repositories, uploads, referrers. Refused, and other users are not affected."""
+"""One user who exceeds a limit of bytes, repositories, uploads or referrers is refused; other users are not affected."""
 
 from __future__ import annotations
 
@@ -39,14 +39,14 @@ Open = Callable[..., Any]
 
 @pytest.fixture(scope="module")
 def htpasswd() -> str:
-    """A file of users whose passwords are their names."""
+    """A users' file in which each password equals its user's name."""
     lines = [f"{name}:{bcrypt.hashpw(name.encode(), bcrypt.gensalt(4)).decode()}" for name in PEOPLE]
     return "\n".join(lines) + "\n"
 
 
 @pytest.fixture
 def shop(data: Path, htpasswd: str) -> Open:
-    """Opens the registry of this test with these quotas; `ci` is who asks."""
+    """Open this test's registry with these quotas; the client is `ci`."""
     keys = data.with_name(f"{data.name}.keys")
     keys.mkdir(mode=0o700, exist_ok=True)
     (keys / "htpasswd").write_text(htpasswd)
@@ -63,12 +63,13 @@ def shop(data: Path, htpasswd: str) -> Open:
 
 
 async def blob_answer(client: httpx2.AsyncClient, repository: str, blob: Blob) -> httpx2.Response:
-    """The whole blob in one request."""
+    """Push a blob in one request and return the answer."""
     return await client.post(f"/v2/{repository}/blobs/uploads/", params={"digest": blob.digest}, content=blob.data)
 
 
 async def test_a_push_over_the_quota_is_refused_and_keeps_nothing(shop: Open) -> None:
-    """403, which no client tries again, and the sentence says how much, the limit, and what to do."""
+    """A push over the quota gets 403, which no client retries; the message names usage, limit and remedy, and nothing
+    stays."""
     async with shop({"users": ["ci"], "max_bytes": 1000}) as running:
         first = await blob_answer(running.client, "shop/app", Blob(b"a" * 600))
         second = await blob_answer(running.client, "shop/app", Blob(b"b" * 600))
@@ -81,8 +82,8 @@ async def test_a_push_over_the_quota_is_refused_and_keeps_nothing(shop: Open) ->
     assert not held
 
 
-async def test_who_is_over_the_quota_is_refused_before_a_byte_is_sent(shop: Open) -> None:
-    """A layer of gigabytes is not taken in to be refused at its end."""
+async def test_a_push_over_the_quota_is_refused_before_a_byte_is_sent(shop: Open) -> None:
+    """A push with a known length over the quota is refused before the client sends a byte."""
     async with shop({"users": ["ci"], "max_bytes": 100}) as running:
         await push_blob(running.client, "shop/app", Blob(b"a" * 100))
         started = await running.client.post("/v2/shop/app/blobs/uploads/")
@@ -92,7 +93,8 @@ async def test_who_is_over_the_quota_is_refused_before_a_byte_is_sent(shop: Open
 
 @pytest.mark.parametrize("announced", [True, False])
 async def test_an_upload_that_outgrows_the_quota_is_stopped_in_the_middle(shop: Open, announced: bool) -> None:
-    """With a length at once, without one while it grows; the session is as it was before."""
+    """An upload over the quota is stopped at once with a length, and while growing without; its session stays as it
+    was."""
     large = Blob(b"x" * (20 * MIB))
     body: Any = large.data if announced else in_pieces(large.data, MIB)
     async with shop({"users": ["ci"], "max_bytes": f"{2 * MIB}"}) as running:
@@ -105,7 +107,7 @@ async def test_an_upload_that_outgrows_the_quota_is_stopped_in_the_middle(shop: 
 
 
 async def test_racing_pushes_can_not_both_take_what_is_left(shop: Open) -> None:
-    """All have been let in; the transaction that adds the row decides."""
+    """Racing pushes are all admitted; the transaction that adds the row refuses those over the quota."""
     blobs = [Blob(bytes([number]) * 600) for number in range(8)]
     async with shop({"users": ["ci"], "max_bytes": 1500}) as running:
         locations = [await start_upload(running.client, f"shop/app{number}") for number in range(len(blobs))]
@@ -122,7 +124,7 @@ async def test_racing_pushes_can_not_both_take_what_is_left(shop: Open) -> None:
 
 
 async def test_what_is_deleted_may_be_pushed_again(shop: Open, data: Path) -> None:
-    """The total goes down with the row, and stays the sum of the rows."""
+    """Deleting content lowers the total, which stays equal to the sum of the rows, so that content may be pushed again."""
     one, two = Blob(b"1" * 600), Blob(b"2" * 600)
     async with shop({"users": ["ci"], "max_bytes": 1000}) as running:
         await push_blob(running.client, "shop/app", one)
@@ -135,7 +137,7 @@ async def test_what_is_deleted_may_be_pushed_again(shop: Open, data: Path) -> No
 
 
 async def test_a_mount_counts_where_it_mounts_to(shop: Open) -> None:
-    """Else one gigabyte could be held a thousand times over."""
+    """A mounted blob counts in the target repository; otherwise one gigabyte could be used a thousand times."""
     blob = Blob(b"m" * 600)
     async with shop({"users": ["ci"], "max_bytes": 1000}) as running:
         await push_blob(running.client, "shop/app", blob)
@@ -149,7 +151,7 @@ async def test_a_mount_counts_where_it_mounts_to(shop: Open) -> None:
 
 
 async def test_manifests_count_too(shop: Open) -> None:
-    """Bytes are bytes, also in a manifest of megabytes; a refused one leaves no tag."""
+    """The bytes of manifests count too, and a refused manifest leaves no tag."""
     own = image("one", annotations={"a": "x" * 5000})
     async with shop({"users": ["ci"], "max_bytes": 4000}) as running:
         for blob in own.blobs:
@@ -164,7 +166,7 @@ async def test_manifests_count_too(shop: Open) -> None:
 
 
 async def test_a_user_over_the_quota_may_push_stored_content_again(shop: Open) -> None:
-    """A smaller quota removes nothing, and the same push again succeeds."""
+    """A lowered quota removes nothing, and a repeated push of stored content succeeds."""
     own = image("one")
     async with shop() as running:
         await push(running.client, "shop/app", "1.4.2", own)
@@ -179,7 +181,8 @@ async def test_a_user_over_the_quota_may_push_stored_content_again(shop: Open) -
 
 
 async def test_one_repository_too_many_is_refused(shop: Open) -> None:
-    """By its first blob, a mount or a manifest; those that are there go on."""
+    """A repository over the limit is refused, whether a blob, a mount or a manifest would create it; existing ones
+    still work."""
     blob = Blob(b"r" * 10)
     async with shop({"users": ["ci"], "max_repositories": 2}) as running:
         made = [await blob_answer(running.client, f"shop/app{number}", blob) for number in range(3)]
@@ -201,7 +204,7 @@ async def test_one_repository_too_many_is_refused(shop: Open) -> None:
     assert names == ["shop/app0", "shop/app1"]
 
 
-async def test_the_quota_of_one_is_not_anothers(shop: Open) -> None:
+async def test_the_quota_of_one_user_does_not_affect_another(shop: Open) -> None:
     """A user who has used up a quota does not affect others."""
     async with shop({"users": "*", "max_bytes": 1000}) as running:
         await push_blob(running.client, "shop/app", Blob(b"a" * 1000))
@@ -212,7 +215,7 @@ async def test_the_quota_of_one_is_not_anothers(shop: Open) -> None:
 
 
 async def test_unfinished_uploads_are_counted(shop: Open) -> None:
-    """429 with Retry-After, over all repositories; another user may upload, and an ended upload frees its place."""
+    """Too many unfinished uploads over all repositories get 429 with Retry-After; other users are not affected."""
     async with shop(max_uploads_per_user=3) as running:
         open_ = [await start_upload(running.client, f"shop/app{number}") for number in range(3)]
         refused = await running.client.post("/v2/shop/app9/blobs/uploads/")
@@ -229,8 +232,8 @@ async def test_unfinished_uploads_are_counted(shop: Open) -> None:
     assert refused.headers["Retry-After"] == "30"
 
 
-async def test_uploads_of_before_a_restart_are_counted(shop: Open) -> None:
-    """They are in the store and not in a process, so that several workers count the same ones."""
+async def test_uploads_from_before_a_restart_are_counted(shop: Open) -> None:
+    """Uploads are counted in the store, not in a process: after a restart and across workers."""
     async with shop(max_uploads_per_user=1) as running:
         await start_upload(running.client, "shop/app")
     async with shop(max_uploads_per_user=1) as running:
@@ -240,7 +243,7 @@ async def test_uploads_of_before_a_restart_are_counted(shop: Open) -> None:
 
 
 async def test_without_users_an_address_is_counted(data: Path) -> None:
-    """Anonymous clients are distinguished only by their address."""
+    """Without users, unfinished uploads are counted per client address."""
     async with serving_as(
         Settings.model_validate({"server": {"data": data}, "auth": {"max_uploads_per_user": 2}})
     ) as running:
@@ -259,7 +262,7 @@ async def test_without_users_an_address_is_counted(data: Path) -> None:
 
 
 async def test_a_network_of_ipv6_is_counted_as_one(data: Path) -> None:
-    """A client with one address of a /64 has 2^64; another network counts separately."""
+    """All addresses of one IPv6 /64 network count as one client; another network counts separately."""
     addresses = ("2001:db8:0:1::1", "2001:db8:0:1::2", "2001:db8:0:1:ffff::3", "2001:db8:0:2::1")
     answers = []
     async with serving_as(
@@ -273,8 +276,8 @@ async def test_a_network_of_ipv6_is_counted_as_one(data: Path) -> None:
     assert [answer.status_code for answer in answers] == [202, 202, 429, 202]
 
 
-async def test_an_image_has_so_many_referrers_and_no_more(data: Path) -> None:
-    """A client that lists them reads all. A repeated push is no further one, and another image has its own count."""
+async def test_an_image_has_a_limited_number_of_referrers(data: Path) -> None:
+    """Referrers are limited per image because a client reads all of them; a repeated push adds none."""
     async with serving(data, max_referrers_per_image=2) as running:
         one, two = image("one"), image("two")
         await push(running.client, "shop/app", "1.0.0", one)
@@ -296,10 +299,8 @@ async def test_an_image_has_so_many_referrers_and_no_more(data: Path) -> None:
     assert len(listed) == 2
 
 
-async def test_uploads_filled_before_the_first_of_them_counted_leave_no_bytes(shop: Open, data: Path) -> None:
-    """Each upload was within the quota when it was sent; each ends with a request without a body, at which the quota is
-    checked.
-    """
+async def test_uploads_filled_concurrently_are_checked_when_they_end(shop: Open, data: Path) -> None:
+    """Uploads that are each within the quota when sent are checked again when they end with a request without a body."""
     blobs = [Blob(bytes([number]) * 600) for number in range(4)]
     async with shop({"users": ["ci"], "max_bytes": 1000}) as running:
         locations = [await start_upload(running.client, "shop/app") for _ in blobs]
@@ -315,7 +316,8 @@ async def test_uploads_filled_before_the_first_of_them_counted_leave_no_bytes(sh
 
 
 async def test_pieces_smaller_than_the_check_interval_fill_no_disk(shop: Open, data: Path) -> None:
-    """Repeated chunks of unannounced length, a little over the remainder: refused, and nothing is stored."""
+    """Repeated chunks of unannounced length, each a little over the remaining quota, are refused and leave nothing
+    stored."""
     blobs = [Blob(bytes([number]) * 5000) for number in range(3)]
     async with shop({"users": ["ci"], "max_bytes": 1000}) as running:
         answers = []
@@ -330,5 +332,5 @@ async def test_pieces_smaller_than_the_check_interval_fill_no_disk(shop: Open, d
 
 
 def stored(data: Path) -> set[str]:
-    """The digests of all bytes that lie in the store, named by a row or not."""
+    """Return the digests of all bytes in the store, referenced by a row or not."""
     return {f"sha256:{path.name}" for path in (data / "blobs" / "sha256").glob("*/*")}

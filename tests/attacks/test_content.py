@@ -1,4 +1,4 @@
-"""Lies in the body: bytes that are not their digest, documents that are bombs, lengths that are not kept."""
+"""Attacks in the body: bytes with a wrong digest, documents that exhaust a parser, wrong lengths."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ BOMBS = {
 
 @pytest.mark.parametrize("bomb", BOMBS.values(), ids=BOMBS.keys())
 async def test_a_manifest_that_is_a_bomb_is_refused(client: httpx2.AsyncClient, bomb: bytes) -> None:
-    """Deep, wide or endless JSON within the size limit is 400, and leaves nothing."""
+    """Deep, wide or endless JSON within the size limit gets 400 and leaves nothing stored."""
     answer = await client.put("/v2/shop/app/manifests/latest", content=bomb, headers={"Content-Type": OCI_INDEX})
 
     assert answer.status_code == 400
@@ -68,7 +68,7 @@ async def test_a_manifest_that_is_a_bomb_is_refused(client: httpx2.AsyncClient, 
 
 
 async def test_an_index_that_contains_itself_by_a_made_up_digest(client: httpx2.AsyncClient) -> None:
-    """An index may name a digest that does not exist, its own name for instance; a seal then never comes about."""
+    """An index that lists a digest that does not exist, such as its own, is stored but can never be sealed."""
     body = b'{"schemaVersion":2,"mediaType":"%s","manifests":[{"mediaType":"%s","size":3,"digest":"%s"}]}' % (
         OCI_INDEX.encode(),
         OCI_INDEX.encode(),
@@ -82,7 +82,7 @@ async def test_an_index_that_contains_itself_by_a_made_up_digest(client: httpx2.
 
 
 async def test_a_very_long_chain_of_indexes_is_sealed_and_guarded(client: httpx2.AsyncClient) -> None:
-    """A chain of a hundred indexes is followed to its end: for completeness and for protection."""
+    """A chain of a hundred indexes is followed to its end when completeness and protection are checked."""
     document = DOCUMENT
     await push(client, "shop/app", document.digest, document)
     for _ in range(100):
@@ -97,7 +97,7 @@ async def test_a_very_long_chain_of_indexes_is_sealed_and_guarded(client: httpx2
 
 
 async def test_a_subject_that_points_in_a_circle_ends(client: httpx2.AsyncClient) -> None:
-    """Referrers of referrers may be deep; asking for protection walks them and ends."""
+    """A circle of subjects and referrers ends: the check of protection visits each manifest once."""
     subject = DOCUMENT
     await push(client, "shop/app", "1.0.0", subject)
     for number in range(30):
@@ -111,7 +111,7 @@ async def test_a_subject_that_points_in_a_circle_ends(client: httpx2.AsyncClient
 
 
 async def test_a_blob_under_the_digest_of_another(client: httpx2.AsyncClient) -> None:
-    """Bytes sent under the digest of something that is there do not replace it, nor are they kept."""
+    """Bytes sent under another blob's digest neither replace that blob nor are stored."""
     honest = DOCUMENT.layers[0]
     await push_blob(client, "shop/app", honest)
     location = await start_upload(client, "shop/app")
@@ -152,8 +152,8 @@ async def test_a_manifest_under_the_digest_of_another(client: httpx2.AsyncClient
     ids=["short", "long", "zero", "negative", "word", "twice", "empty", "huge"],
 )
 @pytest.mark.parametrize("what", ["patch", "put", "post", "manifest"])
-async def test_a_content_length_that_is_not_kept(registry: Serving, what: str, length: str, body: bytes) -> None:
-    """A server in front may pass on a length that is not the body's: nothing of it is ever taken for whole."""
+async def test_a_wrong_content_length_is_refused(registry: Serving, what: str, length: str, body: bytes) -> None:
+    """A body shorter or longer than its Content-Length is never taken for complete."""
     client = registry.client
     location = await start_upload(client, "shop/app")
     digest = digest_of(body)
@@ -177,7 +177,7 @@ async def test_a_content_length_that_is_not_kept(registry: Serving, what: str, l
 
 
 async def test_a_compressed_body_is_not_unpacked(client: httpx2.AsyncClient) -> None:
-    """`Content-Encoding` on a push is not honoured: the bytes are the bytes, and a gzip bomb stays small."""
+    """`Content-Encoding` on a push is ignored, so the body is stored as sent and a gzip bomb stays small."""
     bomb = gzip.compress(b"\x00" * (50 * MEBIBYTE))
     blob = Blob(bomb)
     location = await start_upload(client, "shop/app")
@@ -196,7 +196,7 @@ async def test_a_compressed_body_is_not_unpacked(client: httpx2.AsyncClient) -> 
 
 
 async def test_annotations_can_not_put_anything_into_a_header(client: httpx2.AsyncClient) -> None:
-    """What a document holds comes back in bodies only, as JSON."""
+    """Annotations with header syntax are returned only in JSON bodies, never in a header."""
     sbom = artifact(
         "sbom",
         subject=DOCUMENT,
@@ -214,7 +214,7 @@ async def test_annotations_can_not_put_anything_into_a_header(client: httpx2.Asy
 
 @pytest.mark.parametrize("media_type", ["a/b\r\nX-Evil: 1", "text/html", "a/b;c=d", "\u00fc/x", "x" * 5000], ids=ascii)
 async def test_a_config_type_can_not_put_anything_into_a_header(client: httpx2.AsyncClient, media_type: str) -> None:
-    """Media types inside a document are its own; none of them becomes a header, whatever it holds."""
+    """Media types with header syntax inside a document never become a response header."""
     body = json.loads(DOCUMENT.raw)
     body["config"]["mediaType"] = media_type
     body["subject"] = image("subject").descriptor()
@@ -231,8 +231,8 @@ async def test_a_config_type_can_not_put_anything_into_a_header(client: httpx2.A
     assert got.headers["Content-Type"] == "application/octet-stream"
 
 
-async def test_a_blob_is_never_a_page(client: httpx2.AsyncClient) -> None:
-    """A blob full of HTML is octets to a browser: it can't run as a page of the registry's origin."""
+async def test_a_blob_is_never_served_as_a_page(client: httpx2.AsyncClient) -> None:
+    """A blob of HTML is served as octets, so that a browser can't run it as a page of the registry's origin."""
     blob = Blob(b"<html><script>alert(1)</script></html>")
     await push_blob(client, "shop/app", blob)
 
@@ -243,7 +243,7 @@ async def test_a_blob_is_never_a_page(client: httpx2.AsyncClient) -> None:
 
 
 async def test_a_dead_client_publishes_no_manifest(registry: Serving) -> None:
-    """A manifest whose body broke off is not published, even if what arrived is a whole document."""
+    """A manifest whose body broke off is not published, even if the received part is a valid document."""
     await push(registry.client, "shop/app", DOCUMENT.digest, DOCUMENT)
     other = image("other")
     for blob in other.blobs:

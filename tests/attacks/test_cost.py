@@ -10,12 +10,12 @@ import pytest
 from boltseal.oci.digest import Digest
 from boltseal.server.storage.metadata import queries
 from boltseal.server.storage.metadata.queries import ManifestRow
+from tests.bare_registry import INDEX, OCI, SHOP
 from tests.server.storage.sqlite_session import driver
-from tests.shop import INDEX, OCI, SHOP
 
 if TYPE_CHECKING:
     from boltseal.server.storage.metadata.protocol import UnitOfWork
-    from tests.shop import Shop
+    from tests.bare_registry import BareRegistry
 
 CHILDREN, TAGS = 3000, 64
 MEBIBYTE = 1024 * 1024
@@ -23,8 +23,8 @@ MEBIBYTE = 1024 * 1024
 
 @pytest.mark.parametrize("where", ["annotations", "artifactType"])
 @pytest.mark.slow
-async def test_a_page_of_referrers_holds_few_megabytes(shop: Shop, where: str) -> None:
-    """Each referrer carries a megabyte of text: they come a few at a time, all of them, in order, each once."""
+async def test_a_page_of_referrers_has_few_megabytes(shop: BareRegistry, where: str) -> None:
+    """Referrers that each carry a megabyte of text are listed in small pages: all, in order, each once."""
     image = await shop.image("signed")
     subject = {"mediaType": OCI, "digest": str(Digest.of(image)), "size": len(image)}
     text = "x" * MEBIBYTE
@@ -42,8 +42,8 @@ async def test_a_page_of_referrers_holds_few_megabytes(shop: Shop, where: str) -
     assert listed == sorted(map(Digest.of, bodies))
 
 
-async def test_many_tags_of_a_big_index_cost_little_more_than_one(shop: Shop) -> None:
-    """Whether everything under an index is held is looked at once per push, not once per tag."""
+async def test_many_tags_of_a_big_index_cost_little_more_than_one(shop: BareRegistry) -> None:
+    """A push of an index with many tags checks the closure once, not once per tag."""
     config, layer = await shop.blob(b"{}"), await shop.blob(b"layer")
     children = [
         json.dumps(
@@ -68,8 +68,8 @@ async def test_many_tags_of_a_big_index_cost_little_more_than_one(shop: Shop) ->
     assert many < 2 * one
 
 
-async def steps(shop: Shop, index: bytes, tags: list[str]) -> int:
-    """How many hundreds of steps the database goes for a push of an index that is there, with these tags."""
+async def steps(shop: BareRegistry, index: bytes, tags: list[str]) -> int:
+    """Return how many hundred database steps a push of an existing index with these tags takes."""
     gone = 0
 
     def count() -> int:

@@ -1,4 +1,5 @@
-"""Anything at all, at any address: never a 500, always an answer of the spec's form, and the sealed tag still holds."""
+"""Random requests to random addresses: never a 500, always an answer of the spec's form, and the sealed tag is
+unchanged."""
 
 from __future__ import annotations
 
@@ -94,7 +95,7 @@ async def test_anything_at_any_address(
     body: bytes,
     dies: bool,
 ) -> None:
-    """No request makes the server fail; what it refuses it refuses in the spec's words."""
+    """No request makes the server fail; each refusal has the spec's error form."""
     await push(registry.client, "shop/app", "1.4.2", SEALED)
     encoded = [(name, value.encode("latin-1")) for name, value in headers]
 

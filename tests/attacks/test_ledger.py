@@ -32,7 +32,7 @@ from tests.logins import as_user
 from tests.polling import until, until_answer
 from tests.serving import Clock, Serving, serving, serving_as, settings_of
 
-TRUE, FALSE = images.image("what was published"), images.image("what somebody would like it to be")
+TRUE, FALSE = images.image("what was published"), images.image("what an attacker prefers")
 HOUR_US = 3_600_000_000
 
 Problems = Callable[[], list[str]]
@@ -40,7 +40,7 @@ Problems = Callable[[], list[str]]
 
 @pytest.fixture
 async def published(tmp_path: Path) -> Path:
-    """A store in which 1.0.0 is sealed and `latest` has moved, closed and signed; its repository holds FALSE too."""
+    """A closed, signed store in which 1.0.0 is sealed and `latest` has moved; its repository also has the image FALSE."""
     data = tmp_path / "data"
     async with serving(data) as registry:
         await images.push(registry.client, "shop/app", "1.0.0", TRUE)
@@ -51,7 +51,7 @@ async def published(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def by_hand(published: Path) -> Callable[..., None]:
-    """Changes the database behind the registry's back."""
+    """Change the database directly, without the registry."""
 
     def execute(sql: str, *values: object) -> None:
         with sqlite3.connect(published / DATABASE_NAME) as connection:
@@ -63,7 +63,7 @@ def by_hand(published: Path) -> Callable[..., None]:
 
 @pytest.fixture
 def problems(published: Path) -> Problems:
-    """What fsck says of it."""
+    """Return the findings of fsck."""
     return lambda: [
         f"{one.what}: {one.problem}" for one in examine_store(settings_of(published), lambda *_: None).findings
     ]
@@ -79,21 +79,21 @@ def entries(data: Path) -> list[Entry]:
 
 
 async def writes(data: Path) -> tuple[int, str]:
-    """What a push to a store comes to."""
+    """Return the outcome of a push to a store."""
     async with serving(data) as registry:
         answer = await images.put(registry.client, "shop/app", "9.9.9", TRUE)
     return answer.status_code, answer.text
 
 
-def test_a_tag_row_that_was_changed_by_hand(by_hand: Callable[..., None], problems: Problems) -> None:
-    """A floating tag was made to resolve to another stored image."""
+def test_a_changed_tag_row_is_reported(by_hand: Callable[..., None], problems: Problems) -> None:
+    """fsck reports a floating tag whose row was changed to another stored image."""
     by_hand("UPDATE tag SET digest = ?, canonical = ? WHERE name = 'latest'", FALSE.digest, FALSE.digest)
 
     assert f"shop/app:latest: the tag resolves to {FALSE.digest}, the ledger says {TRUE.digest}" in problems()
 
 
-def test_a_sealed_tag_that_was_moved_in_the_database(by_hand: Callable[..., None], problems: Problems) -> None:
-    """Row and seal were changed; the last entry of the ledger has another digest."""
+def test_a_sealed_tag_moved_in_the_database_is_reported(by_hand: Callable[..., None], problems: Problems) -> None:
+    """fsck reports a sealed tag whose row and seal were changed, because the ledger's last entry has another digest."""
     by_hand(
         "UPDATE tag SET digest = ?1, canonical = ?1, sealed_digest = ?1, sealed_canonical = ?1 WHERE name = '1.0.0'",
         FALSE.digest,
@@ -104,10 +104,11 @@ def test_a_sealed_tag_that_was_moved_in_the_database(by_hand: Callable[..., None
     assert f"shop/app:1.0.0: the tag is sealed to {FALSE.digest}, the ledger says {TRUE.digest}" in found
 
 
-async def test_a_sealed_tag_moved_with_an_entry_that_is_signed(
+async def test_a_sealed_tag_moved_with_a_signed_entry_is_reported(
     published: Path, by_hand: Callable[..., None], problems: Problems
 ) -> None:
-    """The attacker has the database and the key: tree and head verify, the rules of a ledger do not."""
+    """fsck reports a move of a sealed tag that the stolen key signed: tree and checkpoint verify, the ledger's rules
+    do not."""
     last, size = entries(published)[-1], len(entries(published))
     forged = Entry(
         kind=EntryKind.TAG_MOVED,
@@ -128,7 +129,7 @@ async def test_a_sealed_tag_moved_with_an_entry_that_is_signed(
         "INSERT INTO entry VALUES (?, ?, 'tag.moved', 'shop/app', '1.0.0', ?)", size, forged.time_us, encode(forged)
     )
     by_hand("UPDATE ledger_head SET size = ?, last_time_us = ?", size + 1, forged.time_us)
-    await writes(published)  # the server signs what it finds
+    await writes(published)  # the server signs the entries in the database
 
     assert (
         f"entry {size}: the tag is sealed at {TRUE.digest}, and this entry lets it resolve to {FALSE.digest}"
@@ -136,8 +137,8 @@ async def test_a_sealed_tag_moved_with_an_entry_that_is_signed(
     )
 
 
-def test_an_entry_that_was_rewritten(published: Path, by_hand: Callable[..., None], problems: Problems) -> None:
-    """The actor was changed, in valid form: the tree reveals it."""
+def test_a_rewritten_entry_is_reported(published: Path, by_hand: Callable[..., None], problems: Problems) -> None:
+    """fsck reports an entry whose actor was changed in valid form, because the tree's hashes differ."""
     index = next(n for n, one in enumerate(entries(published)) if one.tag == "1.0.0")
     other = encode(replace_actor(entries(published)[index]))
     by_hand("UPDATE entry SET line = ? WHERE idx = ?", other, index)
@@ -150,15 +151,15 @@ def replace_actor(entry: Entry) -> Entry:
     return Entry(**(values | {"actor": "somebody-else"}))
 
 
-async def test_an_entry_that_was_dropped(published: Path, by_hand: Callable[..., None], problems: Problems) -> None:
-    """From the middle: what follows stands in the wrong place."""
+async def test_a_removed_entry_is_reported(published: Path, by_hand: Callable[..., None], problems: Problems) -> None:
+    """fsck reports an entry removed from the middle of the ledger, because later entries have wrong indexes."""
     by_hand("DELETE FROM entry WHERE idx = 3")
 
     assert any("something is missing" in one for one in problems())
 
 
-async def test_a_log_that_was_cut_back(published: Path, by_hand: Callable[..., None], problems: Problems) -> None:
-    """Without its last entry, its head row and its tag row the registry refuses pushes, and fsck reports why."""
+async def test_a_truncated_log_is_reported(published: Path, by_hand: Callable[..., None], problems: Problems) -> None:
+    """When last entry, state row and tag row were removed, the registry refuses pushes and fsck reports the reason."""
     size = len(entries(published))
     by_hand("DELETE FROM entry WHERE idx = ?", size - 1)
     by_hand("UPDATE ledger_head SET size = ?, last_time_us = (SELECT max(time_us) FROM entry)", size - 1)
@@ -170,8 +171,8 @@ async def test_a_log_that_was_cut_back(published: Path, by_hand: Callable[..., N
 
 
 @pytest.mark.slow
-async def test_a_log_that_is_cut_back_under_a_running_server(published: Path) -> None:
-    """It notices before it signs anything, within a second, and stops taking things in."""
+async def test_a_log_truncated_under_a_running_server_is_noticed(published: Path) -> None:
+    """A running server notices within a second that the log was truncated, and refuses writes before it signs anything."""
     async with serving(published) as registry:
         with sqlite3.connect(published / DATABASE_NAME) as connection:
             connection.execute("DELETE FROM entry WHERE idx >= 2")
@@ -184,8 +185,9 @@ async def test_a_log_that_is_cut_back_under_a_running_server(published: Path) ->
         await until_answer(refused, "uploads are refused", 4.0)
 
 
-async def test_a_signing_key_that_was_swapped(published: Path, problems: Problems) -> None:
-    """The mark was signed by another: nothing is taken in, and fsck names it."""
+async def test_a_replaced_signing_key_is_reported(published: Path, problems: Problems) -> None:
+    """When the signing key was replaced, the high-water mark has another signer: writes are refused, and fsck reports
+    it."""
     keys = LedgerKeys(published.with_name("data.keys"))
     key = keys.key()
     assert key is not None
@@ -197,8 +199,8 @@ async def test_a_signing_key_that_was_swapped(published: Path, problems: Problem
     assert any("what was signed of it is not valid" in one for one in problems())
 
 
-async def test_an_old_backup_put_back_beside_its_keys(published: Path, tmp_path: Path) -> None:
-    """The high-water mark knows more than the copy: names that were sealed since are not free again."""
+async def test_an_old_database_beside_current_keys_is_refused(published: Path, tmp_path: Path) -> None:
+    """A restored old database is older than the high-water mark, so tags sealed since then do not become free."""
     shutil.copytree(published, tmp_path / "backup")
     async with serving(published) as registry:
         await images.push(registry.client, "shop/app", "2.0.0", TRUE)
@@ -212,8 +214,9 @@ async def test_an_old_backup_put_back_beside_its_keys(published: Path, tmp_path:
 
 
 @pytest.mark.slow
-async def test_an_old_backup_put_back_with_its_old_keys(published: Path, tmp_path: Path) -> None:
-    """Nothing here can know: but a witness does, and it is asked before anything is taken in."""
+async def test_an_old_database_with_old_keys_is_refused_by_a_witness(published: Path, tmp_path: Path) -> None:
+    """A restore of both database and keys is detectable only by a witness, which the registry asks before it accepts
+    writes."""
     trusted = LedgerKeys(published.with_name("data.keys")).key()
     assert trusted is not None
     witness = FakeWitness(trusted.verifier)
@@ -235,8 +238,9 @@ async def test_an_old_backup_put_back_with_its_old_keys(published: Path, tmp_pat
     assert "it is an old copy" in with_witness.text
 
 
-async def test_a_clock_that_was_set_back(published: Path) -> None:
-    """A little: times still rise. Far: nothing is written until it is set right."""
+async def test_a_clock_that_was_set_back_is_handled(published: Path) -> None:
+    """With the clock slightly back, times still rise; with the clock far back, writes are refused until it is
+    corrected."""
     newest = entries(published)[-1].time_us
     clock = Clock(newest - 60_000_000)
     async with serving(published, clock=clock) as registry:
@@ -251,8 +255,9 @@ async def test_a_clock_that_was_set_back(published: Path) -> None:
     assert ready.status_code == 503
 
 
-async def test_a_clock_that_was_set_forward_and_right_again(published: Path) -> None:
-    """What was written in the future stays there: until then nothing is written, and it says so."""
+async def test_a_clock_that_was_set_forward_and_corrected_refuses_writes(published: Path) -> None:
+    """After a clock error into the future, writes are refused, with the reason, until the real time passes those
+    entries."""
     newest = entries(published)[-1].time_us
     clock = Clock(newest + 24 * HOUR_US)
     async with serving(published, clock=clock) as registry:
@@ -264,10 +269,10 @@ async def test_a_clock_that_was_set_forward_and_right_again(published: Path) -> 
     assert "behind its ledger's last entry" in refused.text
 
 
-async def test_a_loss_that_was_accepted_is_no_secret(published: Path) -> None:
-    """The first entry under a new origin names the last head of the old one."""
+async def test_an_accepted_loss_is_recorded_in_the_ledger(published: Path) -> None:
+    """The first entry under a new origin names the last checkpoint of the old one."""
     with open_store(settings_of(published)) as store:
-        accept_loss(store.database, store.keys, "operator", "nobody will notice")
+        accept_loss(store.database, store.keys, "operator", "to hide the loss")
     newest = entries(published)[-1]
 
     assert newest.kind is EntryKind.RECOVERED
@@ -275,8 +280,9 @@ async def test_a_loss_that_was_accepted_is_no_secret(published: Path) -> None:
 
 
 @pytest.mark.parametrize("mark", [b"", b"garbage\n", b"\x00" * 2_000_000, None])
-async def test_a_mark_replaced_by_something_else(published: Path, mark: bytes | None) -> None:
-    """Garbage, a lot of it, or (None) a pipe without a writer: the ledger is frozen at once, and a loss can be accepted."""
+async def test_a_replaced_high_water_mark_freezes_the_ledger(published: Path, mark: bytes | None) -> None:
+    """A mark replaced by garbage, a large file, or (None) a pipe without a writer freezes the ledger; a loss can be
+    accepted."""
     folder = published.with_name("data.keys")
     (folder / "ledger.mark").unlink()
     if mark is None:
@@ -296,8 +302,8 @@ async def test_a_mark_replaced_by_something_else(published: Path, mark: bytes | 
     assert (await writes(published))[0] == 201
 
 
-async def test_a_collect_over_an_old_copy_of_the_database(published: Path, tmp_path: Path) -> None:
-    """It would take the bytes of all that was pushed since for rubbish, and nothing could bring them back."""
+async def test_garbage_collection_over_an_old_database_is_refused(published: Path, tmp_path: Path) -> None:
+    """Garbage collection on an old database is refused, because it would delete all bytes pushed since then."""
     old = tmp_path / "old.db"
     shutil.copy(published / DATABASE_NAME, old)
     async with serving(published) as registry:
@@ -316,15 +322,16 @@ async def test_a_collect_over_an_old_copy_of_the_database(published: Path, tmp_p
 @pytest.mark.parametrize(
     "target", ["/ledger%2fcheckpoint", "/ledger/%63heckpoint", "/ledger/tile/entries/000.p%2F1", "/%6cedger/receipt/0"]
 )
-async def test_another_spelling_of_a_path_is_nothing(registry: Serving, target: str) -> None:
-    """A guard in front that knows the one spelling must not be passed by another."""
+async def test_another_spelling_of_a_path_is_not_found(registry: Serving, target: str) -> None:
+    """Another spelling of a path gets no answer, so that it cannot bypass a filter in front of the registry."""
     answer = await send(registry.app, "GET", target)
 
     assert answer.status == 404
 
 
 async def test_an_unwritable_folder_of_keys_stops_no_pull(published: Path) -> None:
-    """Also after a restart: pushes are durable, wait for their signature, and readiness reports it."""
+    """With an unwritable key folder, also after a restart, pulls work and pushes wait for signing; readiness reports
+    it."""
     lock = published.with_name("data.keys") / "ledger.lock"
     lock.unlink()
     lock.mkdir()  # as on a disk that is mounted read-only: the lock can't be taken
@@ -343,7 +350,7 @@ async def test_an_unwritable_folder_of_keys_stops_no_pull(published: Path) -> No
 
 
 async def test_entries_are_not_read_without_the_grant(registry: Serving) -> None:
-    """See `tests/server/api/test_ledger.py` for who may; here: not by a right on one repository, however wide."""
+    """A grant on a repository, however wide, gives no right to read ledger entries."""
     keys = registry.data.with_name("data.keys")
     (keys / "htpasswd").write_text(f"dev:{bcrypt.hashpw(b'pw-dev', bcrypt.gensalt(4)).decode()}\n")
     everything = {"users": ["dev"], "repository": "**", "actions": ["pull", "push", "delete", "admin"]}

@@ -1,4 +1,4 @@
-"""Forgeries of a registry in its own ledger, and who detects them: a client that saw more, a receipt, a monitor."""
+"""Forgeries of a registry in its own ledger, each detected by a client that saw more, a receipt, or a monitor."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ SHOP, TAG = Repository("shop/app"), Tag("1.4.2")
 
 @pytest.fixture(autouse=True)
 def _no_pauses() -> Iterator[None]:
-    """The number of retries is unchanged, without the pauses between them."""
+    """Keep the number of retries, but remove the pauses between them."""
     with stamina.set_testing(True, attempts=2, cap=True):
         yield
 
 
 @pytest.fixture
 def state(tmp_path: Path) -> ClientState:
-    """A client that was given the key."""
+    """The state of a client that pinned the ledger's key."""
     state = ClientState(tmp_path / "state")
     give_key(state, HOST, KEY, 1)
     return state
@@ -45,7 +45,7 @@ def state(tmp_path: Path) -> ClientState:
 
 @pytest.fixture
 async def ledger(state: ClientState) -> FakeLedger:
-    """A ledger of three tags that the client has seen."""
+    """A ledger of three tags, of which the client has stored a checkpoint."""
     ledger = FakeLedger()
     ledger.push("1.4.1", "1.4.2", "1.4.3")
     await follow(ledger, state)
@@ -84,15 +84,15 @@ async def fault(ledger: FakeLedger, state: ClientState) -> Fault:
     return broken.value.fault
 
 
-async def test_the_log_is_cut_back(ledger: FakeLedger, state: ClientState) -> None:
-    """So that a name is free again."""
+async def test_a_truncated_log_is_refused(ledger: FakeLedger, state: ClientState) -> None:
+    """The client refuses a shorter log, in which a sealed tag would be free again."""
     ledger.shown = 3
 
     assert await fault(ledger, state) is Fault.SHRUNK
 
 
-async def test_the_log_is_cut_back_and_grows_again(ledger: FakeLedger, state: ClientState) -> None:
-    """To as many entries as were seen, and to more."""
+async def test_a_log_that_was_truncated_and_grew_again_is_refused(ledger: FakeLedger, state: ClientState) -> None:
+    """The client refuses a log that was truncated and then grew to as many entries as it saw, or more."""
     del ledger.entries[3]
     ledger.push("1.4.3", digest=B)
     forked = await fault(ledger, state)
@@ -101,16 +101,16 @@ async def test_the_log_is_cut_back_and_grows_again(ledger: FakeLedger, state: Cl
     assert (forked, await fault(ledger, state)) == (Fault.FORKED, Fault.REWRITTEN)
 
 
-async def test_an_entry_is_rewritten(ledger: FakeLedger, state: ClientState) -> None:
-    """Under the right key, with every hash made anew."""
+async def test_a_rewritten_entry_is_refused(ledger: FakeLedger, state: ClientState) -> None:
+    """The client refuses a rewritten entry, even under the right key with every hash computed anew."""
     ledger.entries[2] = ledger.entries[2].replace(A.encode(), B.encode())
     ledger.push("1.4.4")
 
     assert await fault(ledger, state) is Fault.REWRITTEN
 
 
-async def test_an_entry_is_rewritten_and_the_old_hashes_are_shown(ledger: FakeLedger, state: ClientState) -> None:
-    """Then the hashes do not lead to the new root."""
+async def test_a_rewritten_entry_with_the_old_hashes_is_refused(ledger: FakeLedger, state: ClientState) -> None:
+    """The client refuses a rewritten entry with the old hashes, because they do not lead to the new root."""
     honest = ledger.copy()
     honest.push("1.4.4")
     ledger.entries[2] = ledger.entries[2].replace(A.encode(), B.encode())
@@ -121,7 +121,7 @@ async def test_an_entry_is_rewritten_and_the_old_hashes_are_shown(ledger: FakeLe
 
 
 async def test_a_fork_is_shown_to_one_client(ledger: FakeLedger, state: ClientState, tmp_path: Path) -> None:
-    """As long as it is shown to it alone it can't know; as soon as it sees what others see, it does."""
+    """A client detects a fork as soon as it sees a checkpoint that other clients saw."""
     victim, fork = ClientState(tmp_path / "victim"), ledger.copy()
     give_key(victim, HOST, KEY, 1)
     await follow(ledger, victim)
@@ -135,23 +135,23 @@ async def test_a_fork_is_shown_to_one_client(ledger: FakeLedger, state: ClientSt
     assert await fault(fork, state) is Fault.FORKED
 
 
-async def test_the_checkpoint_of_another_log(ledger: FakeLedger, state: ClientState) -> None:
-    """Whole, and well signed."""
+async def test_the_checkpoint_of_another_log_is_refused(ledger: FakeLedger, state: ClientState) -> None:
+    """A complete and well signed checkpoint of another log is refused."""
     other = FakeLedger(key=signing_key("k", "other.example"))
     other.push(*(f"1.4.{number}" for number in range(9)))
 
     assert await fault(other, state) is Fault.OTHER_LEDGER
 
 
-async def test_a_checkpoint_that_another_key_signed_in_the_logs_name(ledger: FakeLedger, state: ClientState) -> None:
-    """The signing key was swapped, and the old one has not named the new one."""
+async def test_a_checkpoint_of_an_unannounced_key_is_refused(ledger: FakeLedger, state: ClientState) -> None:
+    """A checkpoint signed by a key that the old key has not named is refused."""
     ledger.key = signing_key("z")
 
     assert await fault(ledger, state) is Fault.UNKNOWN_KEY
 
 
-async def test_a_key_that_was_swapped_says_that_it_was_named(ledger: FakeLedger, state: ClientState) -> None:
-    """The entry is there; only the old key's signature below it is not."""
+async def test_a_rotation_without_the_old_keys_signature_is_refused(ledger: FakeLedger, state: ClientState) -> None:
+    """A rotation entry that only the new key signed is refused: the old key's signature below it is missing."""
     thief = signing_key("z")
     index = ledger.add(EntryKind.KEY_ROTATED, tag="", repository="", extra={"key": str(thief.verifier)})
     ledger.key = thief
@@ -160,8 +160,8 @@ async def test_a_key_that_was_swapped_says_that_it_was_named(ledger: FakeLedger,
     assert await fault(ledger, state) is Fault.UNKNOWN_KEY
 
 
-async def test_a_stolen_old_key_names_the_thiefs(ledger: FakeLedger, state: ClientState) -> None:
-    """In a ledger of its own: what it signed is not in the one that is shown."""
+async def test_a_rotation_by_a_stolen_old_key_is_refused(ledger: FakeLedger, state: ClientState) -> None:
+    """A rotation signed with a stolen old key is refused, because it is in another ledger than the one shown."""
     honest, aside = ledger.copy(), ledger.copy()
     aside.rotate("z")
     honest.push("1.4.4", "1.4.5")
@@ -171,7 +171,7 @@ async def test_a_stolen_old_key_names_the_thiefs(ledger: FakeLedger, state: Clie
 
 
 async def test_a_rotated_key_is_followed(ledger: FakeLedger, state: ClientState) -> None:
-    """This is no attack: the last entry under the old key names the new key, which is trusted from then on."""
+    """A rotated key is trusted if the last entry under the old key names it."""
     ledger.rotate("m")
     ledger.push("1.4.4")
     found = await follow(ledger, state)
@@ -183,15 +183,15 @@ async def test_a_rotated_key_is_followed(ledger: FakeLedger, state: ClientState)
     assert again.head.trusted.key == signing_key("n").verifier
 
 
-async def test_a_ledger_that_vanishes(ledger: FakeLedger, state: ClientState) -> None:
-    """No registry gets rid of its ledger by not showing it."""
+async def test_a_ledger_that_vanishes_is_reported(ledger: FakeLedger, state: ClientState) -> None:
+    """A registry that stops showing its ledger is reported to a client that has seen it."""
     ledger.status = 404
     with pytest.raises(LedgerUnchecked):
         await follow(ledger, state)
 
 
-def test_a_proof_for_the_wrong_index() -> None:
-    """A receipt proves one entry, at one place."""
+def test_a_proof_for_the_wrong_index_is_refused() -> None:
+    """A receipt whose proof is for another index is refused."""
     ledger = FakeLedger()
     ledger.push("1.4.1", "1.4.2", "1.4.3")
     good = parse_receipt_unverified(ledger.receipt(2))
@@ -203,32 +203,32 @@ def test_a_proof_for_the_wrong_index() -> None:
 
 
 def test_a_receipt_without_its_entry_proves_nothing() -> None:
-    """Who leaves out what was proven can say anything."""
+    """A receipt without its entry is refused, because the proven content is missing."""
     ledger = FakeLedger()
     with pytest.raises(ReceiptInvalid):
         open_receipt(format_receipt(replace(parse_receipt_unverified(ledger.receipt(0)), extra=None)), KEY)
 
 
 @pytest.mark.parametrize(
-    ("line", "said"),
+    ("line", "message"),
     [
         (b"{}\n", "not an entry"),
         (b" ", "not an entry"),
         (b"x" * 65_535, "not an entry"),
     ],
 )
-async def test_a_bundle_with_an_entry_that_is_not_canonical(
-    ledger: FakeLedger, state: ClientState, line: bytes, said: str
+async def test_a_bundle_with_an_entry_that_is_not_canonical_is_reported(
+    ledger: FakeLedger, state: ClientState, line: bytes, message: str
 ) -> None:
-    """It is signed, but a monitor reports it."""
+    """A signed entry that is not in canonical form is reported by a monitor."""
     ledger.entries.append(line)
     report = await monitored(ledger, state)
 
-    assert report.problems[0].startswith(f"entry 4: {said}")
+    assert report.problems[0].startswith(f"entry 4: {message}")
 
 
-async def test_a_bundle_with_another_spelling_of_an_entry(ledger: FakeLedger, state: ClientState) -> None:
-    """Two readers must never read different content."""
+async def test_a_bundle_with_another_spelling_of_an_entry_is_refused(ledger: FakeLedger, state: ClientState) -> None:
+    """An entry in another JSON spelling is refused, so that two readers never read different content."""
     ledger.entries[3] = ledger.entries[3].replace(b'{"v":1,', b'{"v": 1,')
     fresh = ClientState(state.folder / "fresh")
     give_key(fresh, HOST, KEY, 1)
@@ -238,15 +238,15 @@ async def test_a_bundle_with_another_spelling_of_an_entry(ledger: FakeLedger, st
 
 
 async def test_a_bundle_without_end(ledger: FakeLedger, state: ClientState) -> None:
-    """What is longer than so many entries can be is not read to its end."""
+    """A bundle longer than its entries can be is not read to its end."""
     honest = ledger.copy()
     ledger.bundle = encode_bundle(honest.entries) + bytes(70_000 * len(honest.entries))
     with pytest.raises(RemoteMismatch, match="more than"):
         await monitored(ledger, state)
 
 
-async def test_a_bundle_of_other_many_entries(ledger: FakeLedger, state: ClientState) -> None:
-    """Fewer, more, or one that is cut off."""
+async def test_a_bundle_with_a_wrong_number_of_entries_is_refused(ledger: FakeLedger, state: ClientState) -> None:
+    """A bundle with fewer or more entries than expected, or a truncated one, is refused."""
     whole = encode_bundle(ledger.entries)
     for bundle in (encode_bundle(ledger.entries[:-1]), whole + b"\0\0", whole[:-1]):
         ledger.bundle = bundle
@@ -254,8 +254,8 @@ async def test_a_bundle_of_other_many_entries(ledger: FakeLedger, state: ClientS
             await monitored(ledger, state)
 
 
-async def test_an_entry_of_a_history_is_oversized_or_none(ledger: FakeLedger, state: ClientState) -> None:
-    """A history is hostile, too."""
+async def test_an_oversized_or_missing_entry_of_a_history_is_refused(ledger: FakeLedger, state: ClientState) -> None:
+    """An oversized or missing entry in a tag's history is refused."""
     ledger.entries[2] = b'{"repository":"shop/app"' + b" " * 70_000
     found = await history(ledger, ClientState(state.folder / "fresh"))
 
@@ -263,25 +263,25 @@ async def test_an_entry_of_a_history_is_oversized_or_none(ledger: FakeLedger, st
 
 
 @pytest.mark.slow
-async def test_a_sealed_tag_is_moved_in_the_database(ledger: FakeLedger, state: ClientState) -> None:
-    """The ledger is left as it is: history, receipt and monitor report the contradiction."""
+async def test_a_sealed_tag_moved_in_the_database_is_reported(ledger: FakeLedger, state: ClientState) -> None:
+    """History, receipt and monitor report a sealed tag that was moved in the database but not in the ledger."""
     transport = ledger.transport()
     watch = LedgerWatch(state, transport, lambda: 1)
     kept, _, _ = await fetch_receipt(transport, HOST, SHOP, TAG, watch.follow)
     await transport.aclose()
     ledger.tags["shop/app", TAG] = B
-    told, report = await history(ledger, state), await monitored(ledger, state)
+    result, report = await history(ledger, state), await monitored(ledger, state)
 
     assert open_receipt(kept, KEY).entry.digest == A
-    assert told.problems == (f"the tag resolves to {B}, and its last entry 2 says {A}",)
+    assert result.problems == (f"the tag resolves to {B}, and its last entry 2 says {A}",)
     assert report.problems == [f"{HOST}/shop/app:1.4.2: the tag resolves to {B}, but its last entry 2 differs"]
 
 
-async def test_a_sealed_tag_is_moved_with_a_signed_entry(ledger: FakeLedger, state: ClientState) -> None:
-    """A signed entry records the move; it is refused because the tag was sealed, whoever signed."""
+async def test_a_sealed_tag_moved_with_a_signed_entry_is_refused(ledger: FakeLedger, state: ClientState) -> None:
+    """A signed entry that moves a sealed tag is refused, whatever key signed it."""
     ledger.push("1.4.2", digest=B)
-    told, report = await history(ledger, state), await monitored(ledger, state)
+    result, report = await history(ledger, state), await monitored(ledger, state)
     bound = f"entry 4: the tag is sealed at {A}, and this entry lets it resolve to {B}"
 
-    assert told.problems == (bound,)
+    assert result.problems == (bound,)
     assert report.problems == [bound]

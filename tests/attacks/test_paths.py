@@ -1,4 +1,4 @@
-"""Lies in the address: escapes, dots, doubled slashes, NUL, control characters, endless names.
+"""Attacks in the request path: escapes, dots, doubled slashes, NUL, control characters, endless names.
 
 Each is answered 400 or 404 with an error of the spec's form, changes nothing, and touches no file outside the store.
 """
@@ -60,7 +60,7 @@ TRICKS = [
 
 
 def check_refused(answer: Answer) -> None:
-    """400 or 404, in the spec's form, with nothing of the trick in a header."""
+    """Require 400 or 404 in the spec's form, and no part of the attack in a header."""
     if answer.status not in {400, 404, 414}:
         raise AssertionError(f"{answer.status} {answer.body[:200]!r}")
     json.loads(answer.body)["errors"][0]["code"]
@@ -69,15 +69,15 @@ def check_refused(answer: Answer) -> None:
 
 
 def files(folder: Path) -> set[str]:
-    """Every file around the store, by its path."""
+    """Return every file around the store by its path."""
     # A lease is created by the server's own hourly task, which begins beside the first request.
     found = (path for path in folder.rglob("*") if path.is_file() and path.suffix != ".lease")
     return {str(path.relative_to(folder)) for path in found}
 
 
 @pytest.mark.parametrize("trick", TRICKS, ids=lambda trick: ascii(trick)[:30])
-async def test_a_trick_as_the_name_of_a_repository(registry: Serving, trick: str) -> None:
-    """No escape is decoded in a name: pulls, pushes and uploads of such a name are refused alike."""
+async def test_an_attack_in_a_repository_name_is_refused(registry: Serving, trick: str) -> None:
+    """No escape is decoded in a repository name: pulls, pushes and uploads of such a name are refused alike."""
     before = files(registry.data.parent)
     for method, target in [
         ("GET", f"/v2/{trick}/manifests/1.0.0"),
@@ -102,8 +102,8 @@ async def test_a_trick_as_the_name_of_a_repository(registry: Serving, trick: str
 
 
 @pytest.mark.parametrize("trick", [each for each in TRICKS if "/" not in each], ids=lambda trick: ascii(trick)[:30])
-async def test_a_trick_as_a_reference(registry: Serving, trick: str) -> None:
-    """Nor in a tag or digest."""
+async def test_an_attack_in_a_reference_is_refused(registry: Serving, trick: str) -> None:
+    """An attack in the place of a tag or digest is refused."""
     for method, target in [
         ("GET", f"/v2/shop/app/manifests/{trick}"),
         ("HEAD", f"/v2/shop/app/manifests/{trick}"),
@@ -130,8 +130,8 @@ async def test_a_trick_as_a_reference(registry: Serving, trick: str) -> None:
 
 
 @pytest.mark.parametrize("trick", [each for each in TRICKS if "?" not in each], ids=lambda trick: ascii(trick)[:30])
-async def test_a_trick_as_an_upload(registry: Serving, trick: str) -> None:
-    """An id of an upload is never a path: no file outside the uploads is read, written or removed."""
+async def test_an_attack_in_an_upload_id_is_refused(registry: Serving, trick: str) -> None:
+    """An upload id is never used as a path: no file outside the upload folder is read, written or removed."""
     before = files(registry.data.parent)
     for method in ("GET", "PATCH", "DELETE"):
         answer = await send(registry.app, method, f"/v2/shop/app/blobs/uploads/{trick}", body=b"evil")
@@ -168,7 +168,7 @@ async def test_a_trick_as_an_upload(registry: Serving, trick: str) -> None:
     ],
 )
 async def test_another_spelling_of_an_address_is_another_address(registry: Serving, path: str) -> None:
-    """A sealed tag has one spelling: no other one pulls it, overwrites it or deletes it."""
+    """A sealed tag has one spelling: no other spelling pulls, overwrites or deletes it."""
     await push(registry.client, "shop/app", "1.0.0", DOCUMENT)
     other = image("other")
     await push(registry.client, "shop/app", other.digest, other)
@@ -186,7 +186,7 @@ async def test_another_spelling_of_an_address_is_another_address(registry: Servi
 
 @pytest.mark.parametrize("digest", ["sha256%3A", "sha256%3a"])
 async def test_only_the_colon_of_a_digest_may_be_escaped(registry: Serving, digest: str) -> None:
-    """`%3A` in a digest is its colon; twice, or with another escape beside it, it is nothing."""
+    """`%3A` in a digest is decoded to its colon; a double escape, or any other escape beside it, is not found."""
     await push(registry.client, "shop/app", "1.0.0", DOCUMENT)
     hexadecimal = DOCUMENT.digest.removeprefix("sha256:")
 
@@ -207,8 +207,8 @@ async def test_only_the_colon_of_a_digest_may_be_escaped(registry: Serving, dige
     ["%00", "%0d%0aX-Evil:1", "%ff%fe", "../../x", "a" * 20000, "%F0%9F%92%A9", "%", "[]", "{}"],
     ids=lambda v: v[:12],
 )
-async def test_a_trick_as_a_parameter_of_an_upload(registry: Serving, name: str, value: str) -> None:
-    """Whatever a parameter holds, the answer is an error of the spec, or a session that works."""
+async def test_an_attack_in_a_parameter_of_an_upload_is_harmless(registry: Serving, name: str, value: str) -> None:
+    """Whatever an upload's parameter has, the answer is an error of the spec or a working session."""
     query = f"mount={DOCUMENT.digest}&from={value}" if name == "from" else f"{name}={value}"
 
     answer = await send(registry.app, "POST", f"/v2/shop/app/blobs/uploads/?{query}")
@@ -223,8 +223,8 @@ async def test_a_trick_as_a_parameter_of_an_upload(registry: Serving, name: str,
 @pytest.mark.parametrize(
     "value", ["%00", "%0d%0aX-Evil:1", "%ff%fe", "a" * 20000, "%", "'%20OR%201=1--"], ids=lambda v: v[:12]
 )
-async def test_a_trick_as_a_parameter_of_a_listing(registry: Serving, parameter: str, value: str) -> None:
-    """Listings take nothing into a header or a query of the database as it is."""
+async def test_an_attack_in_a_parameter_of_a_listing_is_harmless(registry: Serving, parameter: str, value: str) -> None:
+    """Parameters of listings are copied neither into a header nor into a database query."""
     await push(registry.client, "shop/app", "1.0.0", DOCUMENT)
     for path in ("/v2/shop/app/tags/list", "/v2/_catalog", f"/v2/shop/app/referrers/{DOCUMENT.digest}"):
         answer = await send(registry.app, "GET", f"{path}?{parameter}={value}&n=1")
@@ -235,7 +235,7 @@ async def test_a_trick_as_a_parameter_of_a_listing(registry: Serving, parameter:
 
 
 async def test_an_upload_belongs_to_its_repository(registry: Serving) -> None:
-    """An id that was given out for one repository is unknown in every other, and stays usable in its own."""
+    """An upload id of one repository is unknown in every other, and keeps working in its own."""
     client = registry.client
     location = await start_upload(client, "shop/app")
     await client.patch(location, content=b"mine")
@@ -254,7 +254,7 @@ async def test_an_upload_belongs_to_its_repository(registry: Serving) -> None:
 
 
 async def test_the_name_of_an_upload_in_another_case_is_not_it(registry: Serving) -> None:
-    """An id is compared as it is: no case folding, no trailing characters, no prefix."""
+    """An upload id is compared exactly: no case folding, no added characters, no prefix."""
     location = await start_upload(registry.client, "shop/app")
     upload = location.rpartition("/")[2].partition("?")[0]
 

@@ -1,5 +1,5 @@
-"""`boltseal pull` and `keep restore` killed at every step: the name means the old image or the new one, and no image has
-lost its last name."""
+"""`boltseal pull` and `keep restore` killed at every step: the tag has the old or the new image, and no image is left
+untagged."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ OLD, NEW = image("old"), image("new")
 async def pulling(
     *arguments: str, engine: str, command: tuple[str, ...] = ("pull",)
 ) -> AsyncIterator[asyncio.subprocess.Process]:
-    """`boltseal pull`, or another command, as a process of its own."""
+    """Run `boltseal pull`, or another command, in a process of its own."""
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "boltseal", *command, *arguments, "--host", engine),
         stdin=subprocess.DEVNULL,
@@ -54,7 +54,7 @@ async def publish(server: Server, fake: FakeEngine, document: Document) -> None:
 
 
 def steps(name: str) -> list[str]:
-    """Every request by which a pull changes something, or comes to know that it has."""
+    """Return every request by which a pull changes an image store or learns that it did."""
     return [
         "POST images/create",
         f"GET images/{name.removesuffix(':latest')}@{NEW.digest}/json",
@@ -65,16 +65,16 @@ def steps(name: str) -> list[str]:
 
 @pytest.fixture(autouse=True)
 def _no_settings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Use no login or settings of this machine."""
+    """Use no login and no settings of this machine."""
     for variable in ("HOME", "XDG_CONFIG_HOME", "XDG_RUNTIME_DIR"):
-        monkeypatch.setenv(variable, str(tmp_path / "nobody"))
+        monkeypatch.setenv(variable, str(tmp_path / "empty-home"))
     for variable in ("DOCKER_CONFIG", "REGISTRY_AUTH_FILE"):
         monkeypatch.delenv(variable, raising=False)
 
 
 @pytest.fixture(scope="module")
 def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """One for all tests of this file."""
+    """One registry for all tests of this file."""
     with servers.boltseal(tmp_path_factory.mktemp("killed") / "data") as server:
         yield server
 
@@ -98,10 +98,10 @@ CUTS = [(how, done, at) for at in range(4) for how, done in ((signal.SIGKILL, Fa
 
 
 @pytest.mark.parametrize(("how", "done", "at"), [*CUTS, (signal.SIGINT, False, 0), (signal.SIGINT, True, 3)])
-async def test_cut_off(
+async def test_a_killed_pull_is_completed_by_the_next(
     registry: Server, engine: FakeEngine, tmp_path: Path, how: signal.Signals, done: bool, at: int
 ) -> None:
-    """Before the step, or when it was done and the answer never came; and the next pull ends what was begun."""
+    """A pull killed before a step, or after it but before the answer, is completed by the next pull."""
     name = name_at(registry)
     keep = f"{name.removesuffix('latest')}boltseal-keep-{OLD.digest[7:19]}"
     step = steps(name)[at]
@@ -111,14 +111,14 @@ async def test_cut_off(
             await asyncio.wait_for(hang.arrived.wait(), 30)
             process.send_signal(how)
             code = await process.wait()
-        meant = engine.find(name)
+        tagged = engine.find(name)
         names = {each for document in engine.images.values() for each in document["RepoTags"]}
         kept = list(engine.images[OLD.config.digest]["RepoTags"])
         again = await asyncio.to_thread(program.call, "pull", name, "--host", str(address))
 
     assert code in (-signal.SIGKILL, 130)
-    assert meant is not None
-    assert meant["Id"] in (OLD.config.digest, NEW.config.digest)
+    assert tagged is not None
+    assert tagged["Id"] in (OLD.config.digest, NEW.config.digest)
     assert kept
     assert names <= {name, keep}
     assert again.code == 0
@@ -128,10 +128,10 @@ async def test_cut_off(
 
 @pytest.mark.parametrize("done", [False, True], ids=["before", "done"])
 @pytest.mark.parametrize("at", [0, 1], ids=["keep", "name"])
-async def test_a_way_back_that_is_cut_off(
+async def test_a_killed_restore_is_completed_by_the_next(
     registry: Server, engine: FakeEngine, tmp_path: Path, at: int, done: bool
 ) -> None:
-    """The same of `keep restore`, whose next run ends what was begun; each image has a name all along."""
+    """A killed `keep restore` is completed by the next run, and every image keeps a tag throughout."""
     name = name_at(registry)
     step = [f"POST images/{document.config.digest}/tag" for document in (NEW, OLD)][at]
     async with engine.listening(tmp_path) as address:
@@ -141,12 +141,12 @@ async def test_a_way_back_that_is_cut_off(
             await asyncio.wait_for(hang.arrived.wait(), 30)
             process.kill()
             await process.wait()
-        meant = engine.find(name)
+        tagged = engine.find(name)
         names = [list(engine.images[document.config.digest]["RepoTags"]) for document in (OLD, NEW)]
         old = ("--to", OLD.digest, "--host", str(address))
         again = await asyncio.to_thread(program.call, "keep", "restore", name, *old)
 
-    assert meant is not None
+    assert tagged is not None
     assert all(names)
     assert again.code == 0, again.err
     assert name in engine.images[OLD.config.digest]["RepoTags"]
@@ -154,7 +154,7 @@ async def test_a_way_back_that_is_cut_off(
 
 
 async def test_two_processes_at_once(registry: Server, engine: FakeEngine, tmp_path: Path) -> None:
-    """They take turns at giving names, and the old image is kept."""
+    """Two concurrent pulls set tags one after the other, and the old image is kept."""
     name = name_at(registry)
     async with (
         engine.listening(tmp_path) as address,

@@ -1,4 +1,4 @@
-"""A registry without users, on loopback, and a web page whose name was made to lead there."""
+"""DNS rebinding: a registry without users on loopback, and a web page whose host name resolves to this machine."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.serving import serving
 async def test_a_page_whose_name_was_rebound_to_this_machine_gets_nothing(
     client: httpx2.AsyncClient, host: str
 ) -> None:
-    """The requests have the page's name as Host, not this machine's: neither reads nor writes are answered."""
+    """Requests with a web page's name as Host are answered neither for reads nor for writes."""
     read = await client.get("/v2/_catalog", headers={"host": host})
     written = await client.post("/v2/shop/app/blobs/uploads/", headers={"host": host})
 
@@ -26,14 +26,14 @@ async def test_a_page_whose_name_was_rebound_to_this_machine_gets_nothing(
 
 @pytest.mark.parametrize("host", ["localhost", "localhost:5000", "LOCALHOST:5000", "127.0.0.1:5000", "[::1]:5000"])
 async def test_this_machine_may_ask_by_all_its_names(client: httpx2.AsyncClient, host: str) -> None:
-    """Whichever loopback name a client uses, it is answered."""
+    """A client may use any of this machine's loopback names."""
     answer = await client.get("/v2/", headers={"host": host})
 
     assert answer.status_code == 200
 
 
 async def test_behind_a_proxy_the_proxy_decides_by_which_names(data: Path) -> None:
-    """What clients call the proxy is passed on, and is no reason to refuse."""
+    """With --behind-proxy any Host is accepted, because the proxy passes on the name that its clients use."""
     async with serving(data, behind_proxy=True) as registry:
         answer = await registry.client.get("/v2/", headers={"host": "registry.example"})
 

@@ -36,14 +36,14 @@ IMAGE = image("one")
 
 @pytest.fixture(scope="module")
 def htpasswd() -> str:
-    """The users' file, hashed cheaply: what bcrypt costs is no matter here."""
+    """A users' file, hashed cheaply because these tests are not about bcrypt's cost."""
     lines = [f"{name}:{bcrypt.hashpw(word.encode(), bcrypt.gensalt(4)).decode()}" for name, word in PASSWORDS.items()]
     return "\n".join(lines) + "\n"
 
 
 @pytest.fixture(params=["file", "database"])
 def settings(request: pytest.FixtureRequest, data: Path, htpasswd: str) -> Settings:
-    """The users are lines of the users' file, or rows of the database."""
+    """Settings with users in the users' file, and with users in the database."""
     settings = Settings.model_validate({"server": {"data": data}, "auth": AUTH})
     if request.param == "file":
         settings.htpasswd.parent.mkdir(exist_ok=True)
@@ -64,7 +64,7 @@ def clock() -> Clock:
 
 @pytest.fixture
 async def shop(settings: Settings, clock: Clock) -> AsyncIterator[Serving]:
-    """A registry in which `ci` has pushed shop/app:1.4.2."""
+    """A registry to which `ci` has pushed shop/app:1.4.2."""
     async with serving_as(settings, clock=clock) as running:
         running.client.auth = login("ci")
         await push(running.client, "shop/app", "1.4.2", IMAGE)
@@ -92,7 +92,7 @@ READS = [
 @pytest.mark.parametrize("path", READS)
 @pytest.mark.parametrize("method", ["GET", "HEAD"])
 async def test_existence_is_not_revealed_without_the_right_to_pull(shop: Serving, path: str, method: str) -> None:
-    """A user of another team gets the same answer for existing and missing content; so does an unknown user."""
+    """A user of another team, or an unknown one, gets the same answer for existing and missing content."""
     known = await shop.client.request(method, path, auth=login("other"))
     unknown = await shop.client.request(method, path)
     conditional = await shop.client.request(
@@ -104,7 +104,7 @@ async def test_existence_is_not_revealed_without_the_right_to_pull(shop: Serving
 
 
 async def test_a_blob_is_not_mounted_out_of_a_repository_that_may_not_be_read(shop: Serving) -> None:
-    """Neither by naming it nor by asking for any: the answer is an upload, as if the blob were nowhere."""
+    """Without the right to pull, a mount by name or from any repository starts an upload, as if the blob did not exist."""
     digest = IMAGE.layers[0].digest
     named = await shop.client.post(f"/v2/other/app/blobs/uploads/?mount={digest}&from=shop/app", auth=login("other"))
     anywhere = await shop.client.post(f"/v2/other/app/blobs/uploads/?mount={digest}", auth=login("other"))
@@ -114,7 +114,7 @@ async def test_a_blob_is_not_mounted_out_of_a_repository_that_may_not_be_read(sh
 
 
 async def test_the_catalog_lists_what_may_be_pulled(shop: Serving) -> None:
-    """On all pages, the catalog lacks the repositories that the user may not pull."""
+    """No page of the catalog lists a repository that the user may not pull."""
     lists = {
         name: (await shop.client.get("/v2/_catalog?n=1", auth=login(name))).json()["repositories"] for name in PASSWORDS
     }
@@ -122,8 +122,8 @@ async def test_the_catalog_lists_what_may_be_pulled(shop: Serving) -> None:
     assert lists == {"ci": ["shop/app"], "boss": ["shop/app"], "other": []}
 
 
-async def test_a_right_to_push_is_none_to_delete(shop: Serving) -> None:
-    """Each action needs its own grant."""
+async def test_a_right_to_push_does_not_allow_deletion(shop: Serving) -> None:
+    """A grant to push does not allow deletion: each action needs its own grant."""
     refused = await shop.client.delete("/v2/shop/app/manifests/1.4.2", auth=login("ci"))
     sealed = await shop.client.delete("/v2/shop/app/manifests/1.4.2", auth=login("boss"))
 
@@ -136,17 +136,17 @@ async def test_anonymous_clients_may_only_pull_public_repositories(shop: Serving
     shop.client.auth = login("boss")
     await push(shop.client, "public/app", "1.0.0", IMAGE)
     shop.client.auth = httpx2.Auth()
-    nobody = await token(shop, None, "repository:public/app:pull,push", "repository:shop/app:pull")
-    public = await shop.client.get("/v2/public/app/manifests/1.0.0", headers=bearer(nobody))
-    private = await shop.client.get("/v2/shop/app/manifests/1.4.2", headers=bearer(nobody))
-    pushed = await shop.client.post("/v2/public/app/blobs/uploads/", headers=bearer(nobody))
+    anonymous = await token(shop, None, "repository:public/app:pull,push", "repository:shop/app:pull")
+    public = await shop.client.get("/v2/public/app/manifests/1.0.0", headers=bearer(anonymous))
+    private = await shop.client.get("/v2/shop/app/manifests/1.4.2", headers=bearer(anonymous))
+    pushed = await shop.client.post("/v2/public/app/blobs/uploads/", headers=bearer(anonymous))
 
     assert (public.status_code, private.status_code, pushed.status_code) == (200, 401, 401)
-    assert claims(nobody)["access"] == [{"type": "repository", "name": "public/app", "actions": ["pull"]}]
+    assert claims(anonymous)["access"] == [{"type": "repository", "name": "public/app", "actions": ["pull"]}]
 
 
 async def test_a_token_is_cut_to_the_grants(shop: Serving) -> None:
-    """Asking for more gives no more, whatever is asked for, and several scopes come in one token."""
+    """A token never exceeds the user's grants, whatever scopes are requested; several scopes share one token."""
     text = await token(
         shop, "ci", "repository:shop/app:pull,push,delete", "repository:other/app:pull repository:shop/b:*", "junk"
     )
@@ -157,8 +157,8 @@ async def test_a_token_is_cut_to_the_grants(shop: Serving) -> None:
     ]
 
 
-async def test_a_token_does_no_more_than_it_was_asked_for(shop: Serving) -> None:
-    """A token for pulling does not push, and the challenge says which token would."""
+async def test_a_token_allows_only_its_scopes(shop: Serving) -> None:
+    """A token for pulling does not allow pushing; the challenge names the required scope."""
     text = await token(shop, "ci", "repository:shop/app:pull")
     pulled = await shop.client.get("/v2/shop/app/manifests/1.4.2", headers=bearer(text))
     pushed = await shop.client.post("/v2/shop/app/blobs/uploads/", headers=bearer(text))
@@ -169,8 +169,8 @@ async def test_a_token_does_no_more_than_it_was_asked_for(shop: Serving) -> None
     )
 
 
-async def test_a_token_of_a_user_who_was_removed_is_worth_nothing(shop: Serving, settings: Settings) -> None:
-    """Grants and users are looked at for each request, not when the token was given."""
+async def test_a_token_of_a_removed_user_is_refused(shop: Serving, settings: Settings) -> None:
+    """Grants and users are checked at each request, so a token of a removed user is refused."""
     text = await token(shop, "ci", "repository:shop/app:pull,push")
     before = await shop.client.get("/v2/shop/app/manifests/1.4.2", headers=bearer(text))
     remove_user(settings, "ci")
@@ -181,8 +181,8 @@ async def test_a_token_of_a_user_who_was_removed_is_worth_nothing(shop: Serving,
     assert (before.status_code, pulled.status_code, pushed.status_code, by_password.status_code) == (200, 401, 401, 401)
 
 
-async def test_a_token_after_its_grant_was_taken_away_is_worth_nothing(settings: Settings, clock: Clock) -> None:
-    """Under other grants the same token gives only what they give."""
+async def test_a_token_loses_a_revoked_grant(settings: Settings, clock: Clock) -> None:
+    """A token allows only what the user's current grants allow."""
     async with serving_as(settings, clock=clock) as before:
         text = await token(before, "ci", "repository:shop/app:pull,push")
     fewer = {**AUTH, "grant": [{"users": ["ci"], "repository": "shop/**", "actions": ["pull"]}]}
@@ -204,7 +204,7 @@ def without_push(settings: Settings) -> Settings:
 async def test_a_push_whose_user_loses_the_right_in_the_middle_is_refused(
     settings: Settings, clock: Clock, lost: str
 ) -> None:
-    """Between the start of an upload and its end, and between the blobs and the manifest: every write asks again."""
+    """Every write is authorized again: between the start and end of an upload, and between blobs and manifest."""
     other = image("two")
     blob = other.layers[0]
     async with serving_as(settings, clock=clock) as before:
@@ -232,7 +232,8 @@ async def test_a_push_whose_user_loses_the_right_in_the_middle_is_refused(
 
 
 async def test_shared_caches_may_keep_only_public_answers(data: Path) -> None:
-    """A registry without users may get some at any time, and a cache would still serve what it stored before."""
+    """A registry without users sends no public cache headers, because users may be added and a cache would still
+    answer."""
     async with serving(data) as without_users:
         await push(without_users.client, "shop/app", "1.4.2", IMAGE)
         before = await without_users.client.get(f"/v2/shop/app/manifests/{IMAGE.digest}")
@@ -246,7 +247,7 @@ async def test_shared_caches_may_keep_only_public_answers(data: Path) -> None:
 
 
 async def test_a_token_ends(shop: Serving, clock: Clock) -> None:
-    """Five minutes, and not a request longer."""
+    """A token expires exactly after five minutes."""
     text = await token(shop, "ci", "repository:shop/app:pull")
     clock.advance(seconds=310)
     answer = await shop.client.get("/v2/shop/app/manifests/1.4.2", headers=bearer(text))
@@ -316,8 +317,8 @@ def forged(settings: Settings, clock: Clock) -> dict[str, str]:
         "too long",
     ],
 )
-async def test_a_forged_token_opens_nothing(shop: Serving, settings: Settings, clock: Clock, kind: str) -> None:
-    """What was not signed by us, for us, for now, is no token."""
+async def test_a_forged_token_is_refused(shop: Serving, settings: Settings, clock: Clock, kind: str) -> None:
+    """A token that this registry did not sign, for itself, for the present time, is refused."""
     text = forged(settings, clock)[kind]
     answer = await shop.client.get("/v2/shop/app/manifests/1.4.2", headers=bearer(text))
 
@@ -325,17 +326,17 @@ async def test_a_forged_token_opens_nothing(shop: Serving, settings: Settings, c
     assert answer.json()["errors"][0]["code"] == "UNAUTHORIZED"
 
 
-async def test_a_token_holds_over_a_rotation_and_not_over_several(
+async def test_a_token_is_valid_after_one_rotation_but_not_after_several(
     shop: Serving, settings: Settings, clock: Clock
 ) -> None:
-    """A rotated key still checks what it signed; one that has gone does not."""
+    """A rotated key still verifies its tokens, until a later rotation removes it."""
     text = await token(shop, "ci", "repository:shop/app:pull")
     keys = KeyFile(settings.keys / "token.json")
     keys.rotate(clock())
     once = await shop.client.get("/v2/shop/app/manifests/1.4.2", headers=bearer(text))
     keys.rotate(clock())
     keys.rotate(clock())
-    other = text + "="  # not the remembered header
+    other = text + "="  # another header than the cached one
     gone = await shop.client.get("/v2/shop/app/manifests/1.4.2", headers=bearer(other))
 
     assert (once.status_code, gone.status_code) == (200, 401)
@@ -344,7 +345,8 @@ async def test_a_token_holds_over_a_rotation_and_not_over_several(
 async def test_a_key_that_was_stolen_signs_nothing_new_after_its_rotation(
     shop: Serving, settings: Settings, clock: Clock
 ) -> None:
-    """It checks what it had signed before, so a thief's token of later, dated back or not, ends with those."""
+    """A rotated key verifies only tokens from before its rotation, so a stolen key signs no valid new or backdated
+    token."""
     file = KeyFile(settings.keys / "token.json")
     (stolen, *_) = file.current(clock())
     file.rotate(clock())
@@ -358,8 +360,8 @@ async def test_a_key_that_was_stolen_signs_nothing_new_after_its_rotation(
     assert answer.status_code == 401
 
 
-async def test_an_old_password_is_worth_nothing_at_the_next_request(shop: Serving, settings: Settings) -> None:
-    """Also when it was right a moment ago, with the very same header."""
+async def test_an_old_password_is_refused_at_the_next_request(shop: Serving, settings: Settings) -> None:
+    """After a password change the old password is refused at once, also in a header that was valid a moment ago."""
     before = await shop.client.get("/v2/shop/app/manifests/1.4.2", auth=login("ci"))
     put_user(settings, "ci", bcrypt.hashpw(b"another", bcrypt.gensalt(4)))
     after = await shop.client.get("/v2/shop/app/manifests/1.4.2", auth=login("ci"))
@@ -368,16 +370,16 @@ async def test_an_old_password_is_worth_nothing_at_the_next_request(shop: Servin
 
 
 @pytest.mark.parametrize("name", ["other", None])
-async def test_receipts_asked_for_one_by_one_name_no_repository(shop: Serving, name: str | None) -> None:
-    """A refusal for an entry index must not reveal the name of a private repository."""
+async def test_receipts_by_index_reveal_no_repository_name(shop: Serving, name: str | None) -> None:
+    """A refusal for an entry's receipt does not reveal the name of a private repository."""
     auth = httpx2.Auth() if name is None else login(name)
     await until_signed(shop.client, 3)
     answers = [await shop.client.get(f"/ledger/receipt/{index}", auth=auth) for index in range(10)]
-    told = [answer.text + str(answer.headers) for answer in answers]
+    texts = [answer.text + str(answer.headers) for answer in answers]
 
     assert {answer.status_code for answer in answers} <= {401, 403, 404}
     assert [answer.status_code for answer in answers][2] == (401 if name is None else 403)
-    assert not [one for one in told if "shop" in one]
+    assert not [one for one in texts if "shop" in one]
 
 
 @pytest.mark.parametrize(
@@ -385,7 +387,7 @@ async def test_receipts_asked_for_one_by_one_name_no_repository(shop: Serving, n
     ["Basic", "Basic !!!", "Basic Y2k=", "Basic \xff", "Digest x", "Bearer", "ci:pw-ci", "Basic " + "A" * 30_000],
 )
 async def test_a_header_that_can_not_be_read_is_a_401(shop: Serving, header: str) -> None:
-    """A garbled header is no login, and is not echoed."""
+    """An unreadable Authorization header gets 401 and is not echoed."""
     answer = await shop.client.get("/v2/shop/app/tags/list", headers={b"authorization": header.encode("latin-1")})
 
     assert answer.status_code == 401
@@ -402,7 +404,8 @@ async def test_the_existence_of_users_is_not_revealed(shop: Serving) -> None:
 
 
 async def test_guessing_is_slowed(shop: Serving) -> None:
-    """After a few failures an address waits, also with the right password; who is remembered does not."""
+    """After a few failures an address must wait, even with the right password; a recently authenticated client need
+    not."""
     remembered = await shop.client.get("/v2/", auth=login("boss"))
     guesses = [await shop.client.get("/v2/", auth=login("ci", f"guess{n}")) for n in range(8)]
     right = await shop.client.get("/v2/", auth=login("other"))
@@ -414,7 +417,7 @@ async def test_guessing_is_slowed(shop: Serving) -> None:
 
 
 async def test_guessing_is_slowed_for_a_whole_network_of_ipv6(shop: Serving) -> None:
-    """Who has one address of it has 2^64 of them."""
+    """Failed logins are counted per IPv6 /64 network, since an attacker in it has 2^64 addresses."""
     answers = []
     for number in range(8):
         transport = httpx2.ASGITransport(app=shop.app, client=(f"2001:db8:0:1::{number:x}", 5))
@@ -425,7 +428,7 @@ async def test_guessing_is_slowed_for_a_whole_network_of_ipv6(shop: Serving) -> 
 
 
 async def test_a_flood_of_logins_costs_one_bcrypt_at_a_time(shop: Serving) -> None:
-    """Of logins from hundreds of addresses at once a few wait and the others get 429; known users continue meanwhile."""
+    """Of concurrent logins from many addresses a few wait and the others get 429; known users are served meanwhile."""
     text = await token(shop, "ci", "repository:shop/app:pull")
 
     async def guess(number: int) -> int:
@@ -446,14 +449,14 @@ async def test_a_flood_of_logins_costs_one_bcrypt_at_a_time(shop: Serving) -> No
 
 
 async def checks(shop: Serving) -> int:
-    """How many passwords were compared so far."""
-    told = (await shop.client.get("/metrics")).text
-    line = next((each for each in told.splitlines() if each.startswith("boltseal_password_checks_total ")), " 0")
+    """Return how many passwords were compared so far."""
+    text = (await shop.client.get("/metrics")).text
+    line = next((each for each in text.splitlines() if each.startswith("boltseal_password_checks_total ")), " 0")
     return int(float(line.rpartition(" ")[2]))
 
 
 async def test_the_challenge_never_has_the_host_of_the_request(shop: Serving) -> None:
-    """A forged Host header does not send a password to another host."""
+    """The token service in the challenge is never taken from a forged Host header."""
     answer = await shop.client.get("/v2/", headers={"host": "evil.example"})
 
     assert answer.status_code == 401
@@ -461,7 +464,7 @@ async def test_the_challenge_never_has_the_host_of_the_request(shop: Serving) ->
 
 
 async def test_a_write_is_recorded_with_who_did_it(shop: Serving) -> None:
-    """The refusal names the one who published, by login."""
+    """The message of a refused push names the login that published the tag."""
     other = image("two")
     shop.client.auth = login("boss")
     for part in other.blobs:
@@ -475,7 +478,7 @@ async def test_a_write_is_recorded_with_who_did_it(shop: Serving) -> None:
 
 
 async def test_an_unreadable_users_file_refuses_every_login(shop: Serving, settings: Settings) -> None:
-    """Fail closed: a broken line does not just remove one user."""
+    """A broken line in the users' file refuses every login, not only that user's."""
     settings.htpasswd.write_text("ci:plain-text-password\n")
     answer = await shop.client.get("/v2/", auth=login("ci"))
 
@@ -485,7 +488,7 @@ async def test_an_unreadable_users_file_refuses_every_login(shop: Serving, setti
 
 @pytest.mark.parametrize("gone", ["the users' file", "the last row"])
 async def test_a_server_on_a_network_whose_last_user_goes_is_not_open(data: Path, htpasswd: str, gone: str) -> None:
-    """`serve` needs users to listen there; without them it refuses every request instead of granting all of them."""
+    """A server on a network that loses its last user refuses every request instead of allowing all."""
     settings = Settings.model_validate({"server": {"data": data, "listen": "0.0.0.0:5000"}})
     prepare_data(data)
     name, _, hashed = htpasswd.splitlines()[0].partition(":")
@@ -509,7 +512,7 @@ async def test_a_server_on_a_network_whose_last_user_goes_is_not_open(data: Path
 
 @pytest.mark.parametrize("kept", ["the users' file", "rows"])
 async def test_data_whose_folder_of_keys_is_missing_is_not_open(data: Path, htpasswd: str, kept: str) -> None:
-    """A backup has no keys, and so no users' file: restored without them, it serves nothing to callers without a login."""
+    """Data restored without the key folder, and so without the users' file, serves nothing to clients without a login."""
     settings = settings_of(data)
     prepare_data(data)
     name, _, hashed = htpasswd.splitlines()[0].partition(":")
@@ -532,7 +535,7 @@ async def test_data_whose_folder_of_keys_is_missing_is_not_open(data: Path, htpa
 
 
 async def test_an_upload_belongs_to_its_repository(shop: Serving) -> None:
-    """The session's address under another repository is refused."""
+    """An upload session's address under another repository is refused."""
     started = await shop.client.post("/v2/shop/app/blobs/uploads/", auth=login("ci"))
     session = started.headers["location"].rpartition("/")[2]
     stolen = await shop.client.patch(f"/v2/other/app/blobs/uploads/{session}", content=b"x", auth=login("other"))
@@ -542,7 +545,7 @@ async def test_an_upload_belongs_to_its_repository(shop: Serving) -> None:
 
 
 async def test_oauth2_clients_get_a_token_by_form(shop: Serving) -> None:
-    """containerd posts a form first; the password grant works, and no refresh token is given."""
+    """containerd posts a form first: the password grant works, and no refresh token is returned."""
     form = {"grant_type": "password", "service": "boltseal", "username": "ci", "password": "pw-ci"}
     given = await shop.client.post("/token", data={**form, "scope": "repository:shop/app:pull"})
     wrong = await shop.client.post("/token", data={**form, "password": "x"})

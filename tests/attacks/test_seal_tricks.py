@@ -1,4 +1,4 @@
-"""Attempts to make a sealed tag resolve to something else, one test each; after each the tag has its digest."""
+"""Attempts to make a sealed tag resolve to something else, one test each; the tag's digest is checked after each."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ async def victim(client: httpx2.AsyncClient) -> AsyncIterator[httpx2.AsyncClient
 
 
 async def test_deleting_it_first(victim: httpx2.AsyncClient) -> None:
-    """Delete the tag, then push it anew."""
+    """Deleting a sealed tag and pushing it anew does not change its digest."""
     deleted = await victim.delete(TAG)
     pushed = await put(victim, "shop/app", "1.4.2", EVIL)
 
@@ -56,7 +56,7 @@ async def test_deleting_it_first(victim: httpx2.AsyncClient) -> None:
 
 
 async def test_deleting_the_manifest_first(victim: httpx2.AsyncClient) -> None:
-    """Delete the manifest by its digest, then push the tag anew."""
+    """Deleting the manifest by its digest and pushing the tag anew does not change the digest."""
     deleted = await victim.delete(f"/v2/shop/app/manifests/{SEALED.digest}")
     pushed = await put(victim, "shop/app", "1.4.2", EVIL)
 
@@ -65,21 +65,21 @@ async def test_deleting_the_manifest_first(victim: httpx2.AsyncClient) -> None:
 
 
 async def test_deleting_the_manifest_as_a_blob(victim: httpx2.AsyncClient) -> None:
-    """Delete the manifest by the address of blobs."""
+    """A manifest cannot be deleted through the address of blobs."""
     answer = await victim.delete(f"/v2/shop/app/blobs/{SEALED.digest}")
 
     assert answer.status_code in {404, 405}
 
 
 async def test_deleting_a_blob_as_a_manifest(victim: httpx2.AsyncClient) -> None:
-    """Delete a layer by the address of manifests."""
+    """A layer cannot be deleted through the address of manifests."""
     answer = await victim.delete(f"/v2/shop/app/manifests/{SEALED.layers[0].digest}")
 
     assert answer.status_code in {404, 405}
 
 
 async def test_deleting_a_manifest_that_was_also_pushed_as_a_blob(victim: httpx2.AsyncClient) -> None:
-    """Push the manifest's bytes as a blob and delete that: the manifest is another thing."""
+    """Pushing the manifest's bytes as a blob and deleting that blob leaves the manifest."""
     await push_blob(victim, "shop/app", Blob(SEALED.raw))
     await victim.delete(f"/v2/shop/app/blobs/{SEALED.digest}")
 
@@ -88,7 +88,7 @@ async def test_deleting_a_manifest_that_was_also_pushed_as_a_blob(victim: httpx2
 
 @pytest.mark.parametrize("algorithm", ["sha256", "sha512"])
 async def test_naming_it_beside_other_tags(victim: httpx2.AsyncClient, algorithm: str) -> None:
-    """Name the sealed tag in `?tag=` of a push by digest."""
+    """Naming the sealed tag in `?tag=` of a push by digest is refused."""
     answer = await put(victim, "shop/app", digest_of(EVIL.raw, algorithm), EVIL, tags=["1.5.0", "1.4.2"])
 
     assert answer.status_code == 409
@@ -96,7 +96,7 @@ async def test_naming_it_beside_other_tags(victim: httpx2.AsyncClient, algorithm
 
 
 async def test_claiming_to_have_seen_it(victim: httpx2.AsyncClient) -> None:
-    """Send `If-Match` with the current digest, as for a mutable tag."""
+    """`If-Match` with the current digest, as for a mutable tag, does not allow a move."""
     answer = await put(victim, "shop/app", "1.4.2", EVIL, headers={"If-Match": f'"{SEALED.digest}"'})
 
     assert answer.status_code == 409
@@ -106,7 +106,7 @@ async def test_claiming_to_have_seen_it(victim: httpx2.AsyncClient) -> None:
     "name", ["X-HTTP-Method-Override", "X-HTTP-Method", "X-Method-Override", "_method", "X-Force", "Overwrite"]
 )
 async def test_overriding_the_method(victim: httpx2.AsyncClient, name: str) -> None:
-    """Ask for another method in a header."""
+    """A method-override header is ignored."""
     read = await victim.get(TAG, headers={name: "DELETE"})
     written = await put(victim, "shop/app", "1.4.2", EVIL, headers={name: "T"})
 
@@ -118,14 +118,14 @@ async def test_overriding_the_method(victim: httpx2.AsyncClient, name: str) -> N
     "parameter", ["force=true", "overwrite=1", "_method=DELETE", "ns=docker.io", "unseal=1", "tag=1.4.2"]
 )
 async def test_asking_nicely(victim: httpx2.AsyncClient, parameter: str) -> None:
-    """Add a parameter that might mean something."""
+    """An invented query parameter is ignored."""
     answer = await victim.put(f"{TAG}?{parameter}", content=EVIL.raw, headers={"Content-Type": EVIL.media_type})
 
     assert answer.status_code in {400, 409}
 
 
 async def test_replacing_a_layer_under_its_digest(victim: httpx2.AsyncClient) -> None:
-    """Upload other bytes under the digest of a sealed layer, in one request and over a session."""
+    """Other bytes under the digest of a sealed layer are refused, in one request and in an upload session."""
     digest = SEALED.layers[0].digest
     location = await start_upload(victim, "shop/app")
     await victim.patch(location, content=b"evil")
@@ -139,7 +139,7 @@ async def test_replacing_a_layer_under_its_digest(victim: httpx2.AsyncClient) ->
 
 
 async def test_pushing_a_layer_again_in_an_endless_session(victim: httpx2.AsyncClient) -> None:
-    """Open a session for the sealed layer and cancel it: the layer is not the session's."""
+    """Cancelling an upload session for a sealed layer's digest leaves the layer."""
     location = await start_upload(victim, "shop/app")
     await victim.patch(location, content=SEALED.layers[0].data)
 
@@ -149,7 +149,7 @@ async def test_pushing_a_layer_again_in_an_endless_session(victim: httpx2.AsyncC
 
 
 async def test_calling_a_tag_like_the_digest(victim: httpx2.AsyncClient) -> None:
-    """Other content under a tag that reads like the sealed digest is not returned for a pull by digest."""
+    """A tag that looks like the sealed digest never answers a pull by digest."""
     lookalikes = [signature_tag(SEALED, ""), SEALED.digest.removeprefix("sha256:"), "sha256." + SEALED.digest[7:]]
     for tag in lookalikes:
         await put(victim, "shop/app", tag, EVIL)
@@ -161,7 +161,7 @@ async def test_calling_a_tag_like_the_digest(victim: httpx2.AsyncClient) -> None
 
 @pytest.mark.parametrize("tag", [SEALED.digest, "sha256:", "sha256:1.4.2"])
 async def test_giving_a_digest_as_a_tag(victim: httpx2.AsyncClient, tag: str) -> None:
-    """Name a digest in `?tag=`, so that a pull by digest would give something else."""
+    """A digest in `?tag=` is refused, so a pull by digest can't return something else."""
     answer = await put(victim, "shop/app", EVIL.digest, EVIL, tags=[tag])
 
     assert answer.status_code == 400
@@ -169,7 +169,7 @@ async def test_giving_a_digest_as_a_tag(victim: httpx2.AsyncClient, tag: str) ->
 
 
 async def test_hiding_it_in_a_signature_tag(victim: httpx2.AsyncClient) -> None:
-    """Signature tags are append-only, not a way round: a sealed tag is not touched by what they mean."""
+    """A signature tag is append-only and cannot change the sealed tag that it refers to."""
     await push(victim, "shop/app", signature_tag(SEALED), signature(SEALED, "mallory"))
 
     answer = await put(victim, "shop/app", "1.4.2", signature(SEALED, "mallory"))
@@ -178,14 +178,14 @@ async def test_hiding_it_in_a_signature_tag(victim: httpx2.AsyncClient) -> None:
 
 
 async def test_pushing_an_index_that_contains_it(victim: httpx2.AsyncClient) -> None:
-    """An index with the sealed image in it is still something else."""
+    """An index that contains the sealed image has another digest and is refused as the tag."""
     answer = await push(victim, "shop/app", "1.4.2", index(SEALED, EVIL))
 
     assert answer.status_code == 409
 
 
 async def test_pointing_at_it(victim: httpx2.AsyncClient) -> None:
-    """Referrers come and go without the image being touched."""
+    """Adding and deleting referrers does not change the sealed image."""
     sbom = artifact("sbom", subject=SEALED)
     await push(victim, "shop/app", sbom.digest, sbom)
     await victim.delete(f"/v2/shop/app/manifests/{sbom.digest}")
@@ -195,14 +195,14 @@ async def test_pointing_at_it(victim: httpx2.AsyncClient) -> None:
 
 @pytest.mark.parametrize("raw", [SEALED.raw + b"\n", SEALED.raw.replace(b",", b", ", 1)], ids=["newline", "blank"])
 async def test_pushing_the_same_document_in_other_bytes(victim: httpx2.AsyncClient, raw: bytes) -> None:
-    """The same JSON with other white space has another digest, and is other content."""
+    """JSON that differs only in white space has another digest and is refused."""
     answer = await victim.put(TAG, content=raw, headers={"Content-Type": OCI_MANIFEST})
 
     assert answer.status_code == 409
 
 
 async def test_mounting_over_it(victim: httpx2.AsyncClient) -> None:
-    """Mount a sealed layer elsewhere and delete it there."""
+    """Mounting a sealed layer elsewhere and deleting it there leaves the sealed one."""
     digest = SEALED.layers[0].digest
     await victim.post("/v2/shop/elsewhere/blobs/uploads/", params={"mount": digest, "from": "shop/app"})
 
@@ -212,7 +212,7 @@ async def test_mounting_over_it(victim: httpx2.AsyncClient) -> None:
 
 
 async def test_using_the_repository_below(victim: httpx2.AsyncClient) -> None:
-    """`shop/app/manifests` is another repository, and can't reach this one's tags."""
+    """The repository `shop/app/manifests` is separate and can't change the tags of `shop/app`."""
     answer = await push(victim, "shop/app/manifests", "1.4.2", EVIL)
 
     assert answer.status_code == 201

@@ -1,4 +1,4 @@
-"""Connections that are opened and never used: each is closed after half a minute, and delays no other client."""
+"""Connections that are opened and never used are closed after half a minute, and delay no other client."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ MOST_PIECES = 60
 
 @pytest.fixture
 def server(tmp_path: Path) -> Iterator[Server]:
-    """A server that takes as few connections as it may."""
+    """A server with the smallest number of connections that settings allow."""
     with boltseal(tmp_path / "data", settings={"BOLTSEAL_SERVER__MAX_CONNECTIONS": "16"}) as running:
         yield running
 
@@ -49,8 +49,8 @@ def pieces_until_closed(server: Server, first: bytes, piece: bytes) -> int:
 
 
 def test_heads_that_never_end_are_cut_off(server: Server) -> None:
-    """Nothing at all, half a head, a head that grows by a byte a second, and the same after an answer."""
-    ways = {
+    """A connection without a complete request head is closed: silent, half a head, a byte a second, or after an answer."""
+    methods = {
         "silent": (b"", b""),
         "half a head": (HEAD, b""),
         "a head that grows": (HEAD + b"X: ", b"y"),
@@ -58,12 +58,12 @@ def test_heads_that_never_end_are_cut_off(server: Server) -> None:
         "silent after an answer": (HEAD + b"\r\n", b""),
         "half a head after an answer": (HEAD + b"\r\nGET /v2", b"/"),
     }
-    said: dict[str, int] = {}
+    sent: dict[str, int] = {}
 
     def attack(way: str, first: bytes, piece: bytes) -> None:
-        said[way] = pieces_until_closed(server, first, piece)
+        sent[way] = pieces_until_closed(server, first, piece)
 
-    attackers = [threading.Thread(target=attack, args=(way, *how)) for way, how in ways.items()]
+    attackers = [threading.Thread(target=attack, args=(way, *how)) for way, how in methods.items()]
     for attacker in attackers:
         attacker.start()
     meanwhile = [httpx2.get(f"{server.url}/v2/", trust_env=False).status_code for _ in range(50)]
@@ -71,5 +71,5 @@ def test_heads_that_never_end_are_cut_off(server: Server) -> None:
         attacker.join()
 
     assert meanwhile == [200] * 50
-    assert {way for way, pieces in said.items() if pieces == MOST_PIECES} == set()
-    assert said.keys() == ways.keys()
+    assert {way for way, pieces in sent.items() if pieces == MOST_PIECES} == set()
+    assert sent.keys() == methods.keys()

@@ -13,10 +13,10 @@ from boltseal.oci.digest import Digest
 from boltseal.oci.reference import Tag
 from boltseal.server.auth.actor import Actor
 from boltseal.server.registry.models import UNCONDITIONAL
-from tests.shop import INDEX, OCI, SHOP
+from tests.bare_registry import INDEX, OCI, SHOP
 
 if TYPE_CHECKING:
-    from tests.shop import Shop
+    from tests.bare_registry import BareRegistry
 
 ROOT, ALICE, MALLORY = Actor("root", admin=True), Actor("alice"), Actor("mallory")
 
@@ -29,7 +29,7 @@ def index_of(*children: bytes) -> bytes:
     return json.dumps({"schemaVersion": 2, "mediaType": INDEX, "manifests": list(map(named, children))}).encode()
 
 
-async def holds(shop: Shop, digest: Digest) -> bool:
+async def holds(shop: BareRegistry, digest: Digest) -> bool:
     try:
         await shop.registry.pulls.manifest(SHOP, digest)
     except NotFound:
@@ -38,8 +38,8 @@ async def holds(shop: Shop, digest: Digest) -> bool:
 
 
 @pytest.mark.parametrize(("sealed", "signed"), [("sha512", "sha256"), ("sha256", "sha512")])
-async def test_a_signature_by_the_other_digest_is_covered(shop: Shop, sealed: str, signed: str) -> None:
-    """The tag was set by one digest, the signature names the other: another user cannot delete the signature."""
+async def test_a_signature_by_the_other_digest_is_covered(shop: BareRegistry, sealed: str, signed: str) -> None:
+    """When a tag was set by one digest and its signature names the other, another user cannot delete the signature."""
     app = await shop.image("app")
     for algorithm in ("sha256", "sha512"):
         await shop.push(app, Digest.of(app, algorithm))
@@ -51,8 +51,8 @@ async def test_a_signature_by_the_other_digest_is_covered(shop: Shop, sealed: st
         await shop.registry.deletes.manifest(SHOP, Digest.of(signature), UNCONDITIONAL, MALLORY)
 
 
-async def test_a_signature_tag_of_an_image_that_is_held_by_its_sha512_alone(shop: Shop) -> None:
-    """cosign computes sha256 of what it signs, whatever the registry calls it: that tag is covered as well."""
+async def test_a_signature_tag_of_an_image_stored_by_sha512_alone_is_covered(shop: BareRegistry) -> None:
+    """cosign names its signature tag by sha256; that tag is protected even if the image is stored by sha512 only."""
     app, signature = await shop.image("app"), await shop.image("signature")
     await shop.push(app, Digest.of(app, "sha512"), "1.0.0")
     tag = Tag(f"sha256-{Digest.of(app).hex}.sig")
@@ -67,8 +67,8 @@ async def test_a_signature_tag_of_an_image_that_is_held_by_its_sha512_alone(shop
         await shop.registry.deletes.blob(SHOP, layer, MALLORY)
 
 
-async def test_a_signature_of_a_part_by_its_other_digest_is_covered(shop: Shop) -> None:
-    """The signed image is a child of a sealed index, and the signature names the child by its sha512."""
+async def test_a_signature_of_a_part_by_its_other_digest_is_covered(shop: BareRegistry) -> None:
+    """A signature that names a child of a sealed index by its sha512 is protected."""
     child = await shop.image("child")
     for algorithm in ("sha256", "sha512"):
         await shop.push(child, Digest.of(child, algorithm))
@@ -80,8 +80,8 @@ async def test_a_signature_of_a_part_by_its_other_digest_is_covered(shop: Shop) 
         await shop.registry.deletes.manifest(SHOP, Digest.of(signature), UNCONDITIONAL, MALLORY)
 
 
-async def test_another_digest_covers_nothing_else(shop: Shop) -> None:
-    """What no seal reaches, by whatever digest, can be deleted as ever."""
+async def test_another_digest_covers_nothing_else(shop: BareRegistry) -> None:
+    """Content that no seal reaches, by either digest, can still be deleted."""
     app = await shop.image("app")
     await shop.push(app, Digest.of(app, "sha512"), "latest")
     signature = await shop.image("signature", subject=named(app))
@@ -92,8 +92,8 @@ async def test_another_digest_covers_nothing_else(shop: Shop) -> None:
 
 
 @pytest.mark.parametrize("tags", [(), ("2.0.0",)], ids=["by digest", "with a tag"])
-async def test_a_secret_does_not_stay_under_its_other_digest(shop: Shop, tags: tuple[str, ...]) -> None:
-    """Who pushed the same manifest by its sha512 too has not kept it from being purged, nor its layers."""
+async def test_a_manifest_is_purged_under_its_other_digest_too(shop: BareRegistry, tags: tuple[str, ...]) -> None:
+    """Pushing a manifest also by its sha512 does not keep it or its layers from being purged."""
     secret = await shop.image("a password")
     layer = Digest.parse(json.loads(secret)["layers"][0]["digest"])
     await shop.push(secret, "1.0.0")
@@ -108,8 +108,8 @@ async def test_a_secret_does_not_stay_under_its_other_digest(shop: Shop, tags: t
     assert recorded == ["1.0.0", *tags]
 
 
-async def test_a_purge_by_another_digest_breaks_no_sealed_index(shop: Shop) -> None:
-    """A sealed index contains the image by its sha256: a purge by its sha512 is refused like one by its sha256."""
+async def test_a_purge_by_another_digest_breaks_no_sealed_index(shop: BareRegistry) -> None:
+    """A purge by sha512 is refused if a sealed index contains the image by its sha256."""
     child = await shop.image("child")
     for algorithm in ("sha256", "sha512"):
         await shop.push(child, Digest.of(child, algorithm))
@@ -120,8 +120,8 @@ async def test_a_purge_by_another_digest_breaks_no_sealed_index(shop: Shop) -> N
     assert await holds(shop, Digest.of(child, "sha512"))
 
 
-async def test_a_purge_does_not_delete_the_signature_of_a_sealed_image(shop: Shop) -> None:
-    """An index that lists a signature does not own it: purging the index leaves the signature."""
+async def test_a_purge_does_not_delete_the_signature_of_a_sealed_image(shop: BareRegistry) -> None:
+    """Purging an index that lists a signature leaves the signature, which belongs to another image."""
     app = await shop.image("app")
     await shop.push(app, "1.0.0")
     signature = await shop.image("signature", subject=named(app))

@@ -1,7 +1,7 @@
-"""Lies on the wire: raw bytes over a socket to a real server, where its HTTP parser comes first.
+"""Attacks on the wire: raw bytes over a socket to a real server, where its HTTP parser reads them first.
 
 What the parser refuses never reaches the registry; what it lets through must be refused there. Either way: no tag
-moves, nothing half-sent is kept, the answer is an honest one, and the server goes on for everybody else.
+moves, no partial content is kept, the answer is correct, and the server continues for other clients.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ TAG = "/v2/shop/app/manifests/1.4.2"
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """One answer as it came: status (0: the connection was closed without one), headers, body."""
+    """One answer as received: status (0: the connection was closed without one), headers, body."""
 
     status: int
     headers: dict[str, str]
@@ -37,7 +37,7 @@ class Reply:
 
 
 class Wire:
-    """One connection on which a test says exactly what it wants."""
+    """One connection on which a test sends exact bytes."""
 
     def __init__(self, server: Server) -> None:
         host, _, port = server.address.rpartition(":")
@@ -45,7 +45,7 @@ class Wire:
         self._held = b""
 
     def say(self, *pieces: bytes) -> None:
-        """Send these bytes, as far as the other side still takes them."""
+        """Send these bytes, as many as the other side still accepts."""
         try:
             for piece in pieces:
                 self._socket.sendall(piece)
@@ -53,7 +53,7 @@ class Wire:
             return
 
     def ask(self, method: str, target: bytes | str, *lines: bytes, body: bytes = b"") -> Reply:
-        """A well-formed request but for the target and the header lines given."""
+        """Send a request that is well-formed except for this target and these header lines."""
         path = target if isinstance(target, bytes) else target.encode("latin-1")
         length = [b"Content-Length: %d" % len(body)] if body or method in {"PUT", "POST", "PATCH"} else []
         head = [method.encode() + b" " + path + b" HTTP/1.1", b"Host: localhost", *length, *lines, b"", b""]
@@ -61,7 +61,7 @@ class Wire:
         return self.hear(bodyless=method == "HEAD")
 
     def hear(self, *, bodyless: bool = False) -> Reply:
-        """The next answer on this connection."""
+        """Return the next answer on this connection."""
         while b"\r\n\r\n" not in self._held:
             if not self._more():
                 return Reply(0, {}, self._held)
@@ -76,7 +76,7 @@ class Wire:
         return Reply(status, headers, body)
 
     def close(self) -> None:
-        """Close it, at once and without asking."""
+        """Close the connection at once."""
         self._socket.close()
 
     def _more(self) -> bool:
@@ -101,7 +101,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 @pytest.fixture
 def wire(server: Server) -> Iterator[Wire]:
-    """A connection to the server. Afterwards the sealed tag must have the same digest."""
+    """A connection to the server. Afterwards the sealed tag must have its digest."""
     connection = Wire(server)
     yield connection
     connection.close()
@@ -123,7 +123,7 @@ def _put(client: httpx2.Client, tag: str, document: Document) -> None:
 
 
 def held(server: Server, digest: str) -> bool:
-    """Does shop/app hold this blob?"""
+    """Return whether shop/app has this blob."""
     return httpx2.head(f"{server.url}/v2/shop/app/blobs/{digest}", trust_env=False).status_code == 200
 
 
@@ -169,14 +169,14 @@ def test_another_spelling_of_an_address_is_another_address(wire: Wire, server: S
 
 
 def test_an_absolute_address_is_the_same_address(wire: Wire) -> None:
-    """A request through a proxy has the whole URL; whose host it names does not matter."""
+    """A request with an absolute URL, as for a proxy, is answered by its path, whatever host the URL names."""
     reply = wire.ask("GET", b"http://evil.example" + TAG.encode())
 
     assert reply.status in {0, 400, 404} or reply.body == SEALED.raw
 
 
 def test_head_has_a_length_and_no_body(wire: Wire) -> None:
-    """HEAD returns the length and no body: the next answer on the connection is that of the next request."""
+    """HEAD returns the length and no body: the next bytes on the connection are the next answer."""
     manifest = wire.ask("HEAD", TAG)
     blob = wire.ask("HEAD", f"/v2/shop/app/blobs/{LARGE.digest}")
     missing = wire.ask("HEAD", "/v2/shop/app/manifests/9.9.9")
@@ -189,7 +189,7 @@ def test_head_has_a_length_and_no_body(wire: Wire) -> None:
 
 
 def test_parts_and_the_whole_of_a_large_blob(wire: Wire) -> None:
-    """Ranges and whole files are sent by the kernel or by us: the bytes are the same."""
+    """Ranges and whole blobs have the same bytes whether the kernel or the server sends them."""
     url = f"/v2/shop/app/blobs/{LARGE.digest}"
     whole = wire.ask("GET", url)
     part = wire.ask("GET", url, b"Range: bytes=262143-1048577")
@@ -204,8 +204,8 @@ def test_parts_and_the_whole_of_a_large_blob(wire: Wire) -> None:
     assert outside.status == 416
 
 
-def test_a_client_that_asks_before_it_sends(wire: Wire) -> None:
-    """`Expect: 100-continue` is answered, and then the request itself."""
+def test_expect_100_continue_is_answered(wire: Wire) -> None:
+    """`Expect: 100-continue` is answered first, and then the request itself."""
     blob = Blob(b"asked first")
     wire.say(
         b"POST /v2/shop/app/blobs/uploads/?digest=%s HTTP/1.1\r\n" % blob.digest.encode(),
@@ -221,7 +221,7 @@ def test_a_client_that_asks_before_it_sends(wire: Wire) -> None:
 @pytest.mark.parametrize("chunked", [False, True], ids=["length", "chunked"])
 @pytest.mark.parametrize("how", ["post", "put"])
 def test_a_connection_that_breaks_in_the_body_publishes_nothing(server: Server, how: str, chunked: bool) -> None:
-    """A body that is cut off is never taken for a whole one, even where what came has the digest."""
+    """A body that is cut off is never stored as complete, even if the received part has the digest."""
     data = f"cut off {how} {chunked}".encode()
     target = f"/v2/shop/app/blobs/uploads/?digest={digest_of(data)}"
     if how == "put":
@@ -258,7 +258,7 @@ def test_a_connection_that_breaks_in_the_body_publishes_nothing(server: Server, 
     ids=lambda lines: ascii(b" / ".join(lines))[:50],
 )
 def test_a_smuggled_request_passes_no_seal(server: Server, lines: tuple[bytes, ...]) -> None:
-    """However a parser measures such a body: what may hide behind it is refused, or judged as any request is."""
+    """An ambiguous body length is refused, or what follows it is checked as an ordinary request."""
     hidden = b"DELETE %s HTTP/1.1\r\nHost: localhost\r\n\r\n" % TAG.encode()
     wire = Wire(server)
     wire.say(
@@ -308,8 +308,8 @@ def test_a_manifest_over_the_limit_is_answered_while_it_is_sent(server: Server, 
     ],
     ids=["tls", "http2", "short", "blank", "version", "many", "long", "nul", "noise"],
 )
-def test_what_is_no_http_leaves_the_server_well(wire: Wire, server: Server, noise: bytes) -> None:
-    """Other protocols, endless headers and noise end with that connection, and with nothing else."""
+def test_input_that_is_not_http_affects_only_its_connection(wire: Wire, server: Server, noise: bytes) -> None:
+    """Other protocols, endless headers and noise end their own connection and affect nothing else."""
     wire.say(noise)
     wire.close()
 
@@ -326,7 +326,7 @@ def test_an_unknown_method_is_refused(wire: Wire, method: str) -> None:
 
 
 def test_pipelined_requests_are_answered_in_order(wire: Wire) -> None:
-    """Requests sent in one go are answered one after the other, each its own."""
+    """Requests sent at once on one connection are answered in order, each with its own answer."""
     one = f"GET {TAG} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode()
     two = b"GET /v2/shop/app/manifests/9.9.9 HTTP/1.1\r\nHost: localhost\r\n\r\n"
     wire.say(one + two + one)
@@ -338,7 +338,7 @@ def test_pipelined_requests_are_answered_in_order(wire: Wire) -> None:
 
 @pytest.mark.parametrize("host", [b"Host: evil.example", b"Host:", b"Host: a\r\nHost: b", b"X-No-Host: 1"])
 def test_the_host_header_decides_nothing(server: Server, host: bytes) -> None:
-    """No Host, a wrong one or two of them: without users only who asks this machine by its name is answered."""
+    """Without users, a request with no Host, a wrong one or two is refused unless it names this machine."""
     wire = Wire(server)
     wire.say(b"POST /v2/shop/app/blobs/uploads/ HTTP/1.1\r\n" + host + b"\r\nContent-Length: 0\r\n\r\n")
     reply = wire.hear()
@@ -349,7 +349,7 @@ def test_the_host_header_decides_nothing(server: Server, host: bytes) -> None:
 
 
 def test_nothing_that_is_sent_forges_a_line_of_the_log(server: Server) -> None:
-    """Paths, methods, hosts and users with line ends and escape sequences: what the parser lets through is one object."""
+    """Line ends and escape sequences in paths, methods, hosts and users stay inside one JSON object of the log."""
     before = server.log.stat().st_size
     forged = b'{"time":"2026-01-01","event":"forged"}'
     user = base64.b64encode(b"eve\n" + forged + b"\x1b[2J:password")
@@ -377,7 +377,7 @@ def test_nothing_that_is_sent_forges_a_line_of_the_log(server: Server) -> None:
 
 
 def log_after(server: Server, start: int, last: bytes) -> list[bytes]:
-    """The lines of the log behind `start`, as soon as that of a last request is there; the log is written now and then."""
+    """Return the log's lines after `start`, once the line of a final request is there."""
     httpx2.get(f"{server.url}{last.decode()}", trust_env=False)
     wait_until(lambda: last in server.log.read_bytes()[start:], "the last request is in the log")
     return server.log.read_bytes()[start:].splitlines()

@@ -1,4 +1,4 @@
-"""A witness that forges, delays or floods: it is reported, and neither the registry nor another witness is delayed."""
+"""A witness that forges, delays or floods is reported, and delays neither the registry nor another witness."""
 
 from __future__ import annotations
 
@@ -40,15 +40,14 @@ def fake(log: BareLedger, name: str = "witness.test/w1") -> FakeWitness:
     return FakeWitness(key.verifier, name)
 
 
-def asked(one: FakeWitness, transport: httpx2.AsyncBaseTransport, within_s: float = 3600.0) -> WitnessState:
-    return WitnessState(WitnessClient(URL, app=transport, answers_within_s=within_s), one.key.verifier)
+def asked(witness: FakeWitness, transport: httpx2.AsyncBaseTransport, within_s: float = 3600.0) -> WitnessState:
+    return WitnessState(WitnessClient(URL, app=transport, answers_within_s=within_s), witness.key.verifier)
 
 
 @dataclass
 class Late(FakeWitness):
-    """A witness that lets the ledger grow while it is asked: it shows a checkpoint between the submitted one and the
-    newest.
-    """
+    """A witness during whose request the ledger grows: it returns a checkpoint between the submitted and the newest
+    one."""
 
     log: BareLedger | None = None
     shown: bytes = b""
@@ -67,20 +66,20 @@ class Late(FakeWitness):
         return Response(self.shown)
 
 
-async def test_an_old_head_that_is_shown_late_does_not_lower_the_mark(log: BareLedger) -> None:
-    """What was signed since would be forgotten, and could be cut off and signed anew."""
-    one = fake(log)
-    late = Late(one.trusted, log=log)
+async def test_an_older_checkpoint_that_is_returned_late_does_not_lower_the_mark(log: BareLedger) -> None:
+    """A witness's late answer about an older checkpoint does not lower the high-water mark."""
+    witness = fake(log)
+    late = Late(witness.trusted, log=log)
     asking = Witnesses(log.database, log.keys, [asked(late, late.transport())])
     await asking.submit()
-    marked = open_checkpoint(log.keys.mark() or b"", one.trusted).checkpoint
+    marked = open_checkpoint(log.keys.mark() or b"", witness.trusted).checkpoint
 
     assert marked == log.expected()
     log.integrator.check()
 
 
 class EndlessBody(httpx2.AsyncByteStream):
-    """A body that comes a byte at a time, and never ends."""
+    """A body that arrives a byte at a time, and never ends."""
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
         while True:
@@ -90,7 +89,7 @@ class EndlessBody(httpx2.AsyncByteStream):
 
 @dataclass
 class CompleteBody(httpx2.AsyncByteStream):
-    """A body that comes at once."""
+    """A body that arrives at once."""
 
     body: bytes
 
@@ -100,7 +99,7 @@ class CompleteBody(httpx2.AsyncByteStream):
 
 @dataclass
 class FixedAnswer(httpx2.AsyncBaseTransport):
-    """Answers everything with this, and keeps the headers of what it was asked."""
+    """Answers every request alike, and records the requests' headers."""
 
     body: httpx2.AsyncByteStream
     headers: dict[str, str] = field(default_factory=dict)
@@ -111,8 +110,8 @@ class FixedAnswer(httpx2.AsyncBaseTransport):
         return httpx2.Response(200, headers=self.headers, stream=self.body)
 
 
-async def test_an_answer_without_end_is_given_up(log: BareLedger) -> None:
-    """Each of its bytes comes in time; all of it never does."""
+async def test_an_endless_answer_is_abandoned(log: BareLedger) -> None:
+    """An endless answer, each byte of which arrives in time, is abandoned."""
     asking = Witnesses(log.database, log.keys, [asked(fake(log), FixedAnswer(EndlessBody()), within_s=0.2)])
     async with asyncio.timeout(30):
         await asking.submit()
@@ -121,8 +120,8 @@ async def test_an_answer_without_end_is_given_up(log: BareLedger) -> None:
 
 
 @pytest.mark.slow
-async def test_who_never_ends_an_answer_holds_no_other_witness_up(log: BareLedger) -> None:
-    """The other one sees each new head meanwhile."""
+async def test_a_witness_that_never_ends_an_answer_delays_no_other(log: BareLedger) -> None:
+    """A witness that never ends an answer does not delay another witness, which receives each new checkpoint."""
     good, slow = fake(log), fake(log, "witness.test/slow")
     asking = Witnesses(log.database, log.keys, [asked(slow, FixedAnswer(EndlessBody())), asked(good, good.transport())])
     running = asyncio.create_task(asking.run())
@@ -137,8 +136,8 @@ async def test_who_never_ends_an_answer_holds_no_other_witness_up(log: BareLedge
     assert cosigners(log, good) == ["witness.test/w1"]
 
 
-async def test_a_short_answer_is_not_unpacked_into_a_long_one(log: BareLedger) -> None:
-    """It is asked for as it is, and read as it comes."""
+async def test_a_compressed_answer_is_not_decompressed(log: BareLedger) -> None:
+    """A compressed answer is neither requested nor decompressed."""
     answering = FixedAnswer(CompleteBody(gzip.compress(bytes(10_000_000))), {"content-encoding": "gzip"})
     asking = Witnesses(log.database, log.keys, [asked(fake(log), answering)])
     await asking.submit()
@@ -148,9 +147,9 @@ async def test_a_short_answer_is_not_unpacked_into_a_long_one(log: BareLedger) -
 
 
 async def test_unreadable_keys_do_not_end_the_submission(log: BareLedger) -> None:
-    """An unreadable key is reported as a trouble, and the submission is tried again."""
-    one = fake(log)
-    asking = Witnesses(log.database, log.keys, [asked(one, one.transport())])
+    """An unreadable key is reported, and the submission is repeated later."""
+    witness = fake(log)
+    asking = Witnesses(log.database, log.keys, [asked(witness, witness.transport())])
     key = log.keys.folder / "ledger.key"
     key.unlink()
     key.mkdir()
@@ -164,7 +163,7 @@ async def test_unreadable_keys_do_not_end_the_submission(log: BareLedger) -> Non
 
 
 async def test_a_registry_with_witnesses_serves_though_its_key_can_not_be_read(tmp_path: Path) -> None:
-    """Pulls go on, as they do without witnesses."""
+    """Pulls continue while the registry's key is unreadable, also with witnesses configured."""
     data = tmp_path / "data"
     async with serving(data) as registry:
         await images.push(registry.client, "shop/app", "1.0.0", images.image("one"))

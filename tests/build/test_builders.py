@@ -1,4 +1,5 @@
-"""How builders are called, what is written down of a build, and the Dockerfile that a builder without a policy gets."""
+"""How builders are called, what is recorded about a build, and the Dockerfile copy for builders without a source
+policy."""
 
 from __future__ import annotations
 
@@ -49,8 +50,9 @@ BUILD = Build(
         (Builder.BUILDAH, "env buildah bud --tls-verify=false --file"),
     ],
 )
-def test_every_builder_gets_labels_arguments_stage_platform_and_what_was_typed(builder: Builder, begins: str) -> None:
-    """The folder comes last, as a word of its own whatever its name holds."""
+def test_every_builder_gets_labels_arguments_stage_platform_and_flags(builder: Builder, begins: str) -> None:
+    """Each builder's command has labels, arguments, stage, platform and the user's flags; the folder is the last
+    argument."""
     words = build_command(builder, BUILD)
 
     assert " ".join(words).startswith(begins)
@@ -66,7 +68,7 @@ def test_every_builder_gets_labels_arguments_stage_platform_and_what_was_typed(b
 
 
 def test_a_policy_is_given_by_the_environment_of_the_builder() -> None:
-    """buildx has no flag for it."""
+    """buildx has no flag for a source policy, so it is passed in the environment."""
     words = build_command(Builder.BUILDX, Build(Path(), Path("D"), APP, {}, {}, policy=Path("p.json")))
 
     assert words[:2] == ["env", "EXPERIMENTAL_BUILDKIT_SOURCE_POLICY=p.json"]
@@ -75,8 +77,8 @@ def test_a_policy_is_given_by_the_environment_of_the_builder() -> None:
     assert [tidy_command(builder, BUILD) for builder in Builder] == [[], [], []]
 
 
-def test_an_image_for_several_platforms_is_gathered_before_it_is_pushed() -> None:
-    """By buildx in a folder, by buildah under a name that is taken away again; the classic builder makes none."""
+def test_a_multi_platform_image_is_built_completely_before_the_push() -> None:
+    """buildx builds several platforms into a folder, buildah under a temporary name; the classic builder refuses."""
     build = replace(BUILD, platform="linux/amd64,linux/arm64", gathered="/tmp/x/layout")
     by_buildx, by_buildah = build_command(Builder.BUILDX, build), build_command(Builder.BUILDAH, build)
 
@@ -91,8 +93,8 @@ def test_an_image_for_several_platforms_is_gathered_before_it_is_pushed() -> Non
 
 
 @pytest.mark.parametrize("name", ["boltseal-a1_b", "boltseal-_", "boltseal-x__", "BOLTSEAL"])
-def test_the_name_under_which_buildah_gathers_is_one_whatever_the_folder_is_called(name: str) -> None:
-    """A folder that is made for the moment may be called by what is no name of a repository."""
+def test_the_temporary_name_for_buildah_is_valid_whatever_the_folder_is_called(name: str) -> None:
+    """buildah's temporary name is valid even if the temporary folder's name could not be a repository."""
     gathered = gathered_in(Builder.BUILDAH, Path("/tmp") / name)
 
     assert str(Reference.parse(gathered)) == gathered
@@ -100,18 +102,18 @@ def test_the_name_under_which_buildah_gathers_is_one_whatever_the_folder_is_call
     assert gathered_in(Builder.BUILDX, Path("/tmp") / name) == f"/tmp/{name}/layout"
 
 
-def test_a_builder_that_fails_or_is_missing_is_a_line(tmp_path: Path) -> None:
-    """With its exit code or its signal; what it printed stays where it was printed."""
+def test_a_builder_that_fails_or_is_missing_is_one_line(tmp_path: Path) -> None:
+    """A failed or missing builder is one error line with its exit code or signal."""
     with (tmp_path / "log").open("w") as log:
         run(["true"], log)
         with pytest.raises(BuildFailed, match="exit code 7"):
-            run(["sh", "-c", "echo told; exit 7"], log)
+            run(["sh", "-c", "echo failed; exit 7"], log)
         with pytest.raises(BuildFailed, match="signal 9"):
             run(["sh", "-c", "kill -9 $$"], log)
         with pytest.raises(BuilderMissing, match="can't be run"):
             run(["/nonexistent/docker"], log)
 
-    assert (tmp_path / "log").read_text() == "told\n"
+    assert (tmp_path / "log").read_text() == "failed\n"
 
 
 def dockerfile(tmp_path: Path, text: str, **arguments: str) -> Dockerfile:
@@ -119,8 +121,9 @@ def dockerfile(tmp_path: Path, text: str, **arguments: str) -> Dockerfile:
     return read(tmp_path, Path("Dockerfile"), arguments, None)
 
 
-def test_a_copy_names_every_image_by_its_digest(tmp_path: Path) -> None:
-    """Also behind a variable; stages, scratch and what is no image stay; line ends too."""
+def test_a_dockerfile_copy_names_every_image_by_its_digest(tmp_path: Path) -> None:
+    """A Dockerfile's copy has a digest for every image, also behind a variable; stages, scratch and line ends are
+    unchanged."""
     text = (
         "ARG V=16.13\r\nFROM node:${V} AS build\r\nRUN echo FROM node:1\r\nFROM scratch AS none\r\n"
         "FROM build\r\nCOPY --from=alpine:3.20 /x /y\r\n"
@@ -134,8 +137,9 @@ def test_a_copy_names_every_image_by_its_digest(tmp_path: Path) -> None:
     )
 
 
-def test_an_entry_says_of_what_an_image_was_built() -> None:
-    """The base by its tag; nothing is `scratch`; too long a list of images is left out, which the hash covers."""
+def test_an_entry_records_the_base_and_the_images_of_a_build() -> None:
+    """A ledger entry names the base by its tag, or `scratch`; too long a list of images is left out, which the hash
+    covers."""
     extra = built_extra((NODE, WAS), "abc", {"node:16.13": WAS}, "buildx", "linux/amd64")
     many = built_extra(None, "abc", {f"image{number}": WAS for number in range(100)}, "docker", None)
 
@@ -151,7 +155,7 @@ def test_an_entry_says_of_what_an_image_was_built() -> None:
 
 
 def test_the_newest_build_of_the_same_inputs_is_found() -> None:
-    """Other inputs, and other kinds of entries, are other things."""
+    """The newest build entry with the same input hash is found; other hashes and other kinds of entries are ignored."""
 
     def entry(time_us: int, kind: EntryKind, inputs: str) -> Entry:
         return Entry(kind=kind, time_us=time_us, registry="r", salt="0" * 32, extra={"inputs": inputs})

@@ -19,8 +19,8 @@ def base(tmp_path: Path, text: str, target: str | None = None, **args: str) -> s
     return None if found is None else str(found.resolved)
 
 
-def test_the_base_is_what_the_last_stage_stands_on(tmp_path: Path) -> None:
-    """By way of every stage in between."""
+def test_the_base_is_that_of_the_last_stage(tmp_path: Path) -> None:
+    """The base is found through every stage between it and the last one."""
     text = "FROM golang:1.25 AS build\nFROM node:16.13 AS run\nFROM Run AS more\nCOPY --from=build /a /a\nFROM more\n"
 
     assert base(tmp_path, text) == "docker.io/library/node:16.13"
@@ -28,7 +28,7 @@ def test_the_base_is_what_the_last_stage_stands_on(tmp_path: Path) -> None:
 
 
 def test_another_stage_has_another_base(tmp_path: Path) -> None:
-    """By its name, in any case, or its number."""
+    """The base of a stage is found by the stage's name, in any case, or its number."""
     text = "FROM golang:1.25 AS build\nFROM node:16.13\n"
 
     assert base(tmp_path, text, "BUILD") == base(tmp_path, text, "0") == "docker.io/library/golang:1.25"
@@ -41,13 +41,14 @@ def test_a_stage_of_the_same_name_hides_the_earlier_one(tmp_path: Path) -> None:
     assert base(tmp_path, text) == "docker.io/library/node:16.13"
 
 
-def test_what_begins_with_nothing_has_no_base(tmp_path: Path) -> None:
-    """`scratch` is no image."""
+def test_an_image_from_scratch_has_no_base(tmp_path: Path) -> None:
+    """An image from `scratch` has no base."""
     assert base(tmp_path, "FROM scratch\nCOPY . /\n") is None
 
 
-def test_a_build_argument_is_put_in_before_the_first_from(tmp_path: Path) -> None:
-    """With or without a default; one within a stage names no image."""
+def test_a_build_argument_before_the_first_from_is_inserted(tmp_path: Path) -> None:
+    """Build arguments declared before the first FROM, with or without a default, are inserted; those of a stage are
+    not."""
     text = "ARG V=16 W\nARG V2\nFROM node:${V}-${W:-slim} AS a\nARG V=9\nFROM node:${V2:-1}\n"
 
     assert base(tmp_path, text, "a", V="20", W="alpine") == "docker.io/library/node:20-alpine"
@@ -56,7 +57,7 @@ def test_a_build_argument_is_put_in_before_the_first_from(tmp_path: Path) -> Non
 
 
 def test_a_build_argument_that_can_not_be_part_of_a_name_is_refused(tmp_path: Path) -> None:
-    """Quoted or not, it would be ambiguous which image it refers to."""
+    """A build argument that can't be part of an image name is refused, because the image would be ambiguous."""
     with pytest.raises(DockerfileInvalid, match='V is given as "a b"'):
         base(tmp_path, "ARG V\nFROM node:${V}\n", V="a b")
 
@@ -64,7 +65,7 @@ def test_a_build_argument_that_can_not_be_part_of_a_name_is_refused(tmp_path: Pa
 
 
 @pytest.mark.parametrize(
-    ("text", "target", "said"),
+    ("text", "target", "message"),
     [
         ("", None, "has no FROM: it builds nothing"),
         ("FROM node:1 AS a\n", "b", 'has no stage "b"; it has a'),
@@ -73,31 +74,31 @@ def test_a_build_argument_that_can_not_be_part_of_a_name_is_refused(tmp_path: Pa
         ("FROM\n", None, "Dockerfile"),
     ],
 )
-def test_an_unsupported_dockerfile_is_refused(tmp_path: Path, text: str, target: str | None, said: str) -> None:
-    """The message has the reason."""
+def test_an_unsupported_dockerfile_is_refused(tmp_path: Path, text: str, target: str | None, message: str) -> None:
+    """An unsupported Dockerfile is refused with the reason."""
     with pytest.raises(DockerfileInvalid) as refused:
         base(tmp_path, text, target)
 
-    assert said in refused.value.message
+    assert message in refused.value.message
 
 
 def test_a_file_outside_is_not_read(tmp_path: Path) -> None:
-    """A link of a checked-out project may lead anywhere."""
+    """A link to a Dockerfile outside of the project is not followed."""
     (tmp_path / "Dockerfile").symlink_to("/etc/passwd")
     with pytest.raises(DockerfileInvalid, match="leads out of the project"):
         read(tmp_path, Path("Dockerfile"), {}, None)
 
 
-def test_a_stage_that_a_variable_names_is_what_is_built_on(tmp_path: Path) -> None:
-    """By its default, or by the build argument."""
+def test_a_stage_that_a_variable_names_is_resolved(tmp_path: Path) -> None:
+    """A variable in FROM is replaced by its default or by the build argument."""
     text = "ARG KIND=prod\nFROM alpine:3.20 AS prod\nFROM debian:12 AS dev\nFROM ${KIND}\n"
 
     assert base(tmp_path, text) == "docker.io/library/alpine:3.20"
     assert base(tmp_path, text, KIND="dev") == "docker.io/library/debian:12"
 
 
-def test_a_stage_that_is_another_on_every_platform_has_to_be_named(tmp_path: Path) -> None:
-    """No guess says on what it was built."""
+def test_a_stage_that_depends_on_the_platform_needs_a_platform(tmp_path: Path) -> None:
+    """If the base depends on the platform, the platform must be given."""
     text = "FROM alpine:3.20 AS on-amd64\nFROM debian:12 AS on-arm64\nFROM on-${TARGETARCH}\n"
 
     with pytest.raises(

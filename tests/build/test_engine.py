@@ -1,4 +1,4 @@
-"""The image that was just built, in the daemon that built it."""
+"""The image that was just built, read from the daemon that built it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ APP = Reference.parse("localhost:5000/shop/app:dev")
 
 
 async def test_the_id_of_an_image(tmp_path: Path) -> None:
-    """By its name."""
+    """The daemon returns the ID of an image by its name."""
     fake = FakeEngine()
     id_ = fake.image("app", str(APP))
     async with fake.listening(tmp_path) as daemon:
@@ -37,7 +37,7 @@ async def test_a_tag_is_added_to_the_inspected_image(tmp_path: Path) -> None:
 
 
 async def test_a_missing_image_is_reported(tmp_path: Path) -> None:
-    """Both queries report it."""
+    """A missing image is reported by either query about it."""
     async with FakeEngine().listening(tmp_path) as daemon:
         with pytest.raises(NotBuilt, match="has no image localhost:5000/shop/app:dev; build it first"):
             await image_id(daemon, APP)

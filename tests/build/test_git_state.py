@@ -1,4 +1,4 @@
-"""What git says of a folder, by git itself."""
+"""What git reports about a folder, with the real git."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def git(folder: Path, *arguments: str) -> str:
 
 @pytest.fixture
 def repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A repository with one commit; nothing of the person at this machine is used."""
+    """A repository with one commit, without this user's git configuration."""
     monkeypatch.setenv("HOME", str(tmp_path))
     for name in [name for name in os.environ if name.startswith("GIT_")]:
         monkeypatch.delenv(name)
@@ -48,7 +48,7 @@ def dirt(folder: Path) -> str | None:
 
 
 def test_a_clean_folder_is_named_by_its_tag(repository: Path) -> None:
-    """Or by its commit, where there is none."""
+    """A folder without changes is named by its tag, or by its commit if it has none."""
     head = git(repository, "rev-parse", "HEAD")
     untagged = git_state(repository)
     git(repository, "tag", "v1.4.2")
@@ -58,15 +58,15 @@ def test_a_clean_folder_is_named_by_its_tag(repository: Path) -> None:
 
 
 def test_a_commit_after_the_tag_has_its_number_and_hash(repository: Path) -> None:
-    """Always twelve digits, however large a clone is."""
+    """The description has the number of commits since the tag, and always twelve digits of the hash."""
     git(repository, "tag", "v1.4.2")
     git(repository, "commit", "--quiet", "--allow-empty", "-m", "Second")
 
     assert git_state(repository).described == f"v1.4.2-1-g{git(repository, 'rev-parse', 'HEAD')[:12]}"
 
 
-def test_every_way_to_be_dirty_is_seen_and_gives_another_hash(repository: Path) -> None:
-    """Changed, added, staged, taken away, made a program, made a link; what is ignored is not dirt."""
+def test_every_kind_of_change_is_seen_and_gives_another_hash(repository: Path) -> None:
+    """Changed, added, staged, removed, executable and linked files change the hash; ignored files do not."""
     app, found = repository / "app.py", []
     (repository / "app.pyc").write_text("ignored")
     assert dirt(repository) is None
@@ -85,8 +85,8 @@ def test_every_way_to_be_dirty_is_seen_and_gives_another_hash(repository: Path) 
     assert len(set(found)) == 5
 
 
-def test_the_same_dirt_has_the_same_hash_in_another_clone(repository: Path) -> None:
-    """Staged or not, whatever the time."""
+def test_equal_changes_have_one_hash_in_every_clone(repository: Path) -> None:
+    """Equal changes have one hash in every clone, staged or not, at any time."""
     other = repository.parent / "clone"
     git(repository.parent, "clone", "--quiet", str(repository), "clone")
     for folder in (repository, other):
@@ -98,15 +98,15 @@ def test_the_same_dirt_has_the_same_hash_in_another_clone(repository: Path) -> N
 
 
 def test_going_back_is_clean_again(repository: Path) -> None:
-    """Nothing was remembered."""
+    """Undoing all changes gives a clean state, since nothing is remembered."""
     (repository / "app.py").write_text("print(2)\n")
     (repository / "app.py").write_text("print(1)\n")
 
     assert dirt(repository) is None
 
 
-def test_a_repository_within_is_dirty_with_what_is_dirty_in_it(repository: Path) -> None:
-    """A submodule whose files were changed builds another image."""
+def test_a_changed_submodule_makes_the_repository_dirty(repository: Path) -> None:
+    """Changed files in a submodule make the folder dirty, because they change the built image."""
     inner = made(repository.parent / "inner")
     git(repository, "submodule", "--quiet", "add", str(inner), "lib")
     git(repository, "commit", "--quiet", "-m", "Add lib")
@@ -119,8 +119,8 @@ def test_a_repository_within_is_dirty_with_what_is_dirty_in_it(repository: Path)
     assert dirt(repository) not in (None, first)
 
 
-def test_what_is_no_file_does_not_keep_us_waiting(repository: Path) -> None:
-    """A pipe among the files is not read."""
+def test_a_named_pipe_does_not_block(repository: Path) -> None:
+    """A named pipe among the files is not read, so the check does not block."""
     (repository / "app.py").unlink()
     os.mkfifo(repository / "app.py")
 
@@ -147,7 +147,7 @@ def test_a_shallow_clone_is_reported(repository: Path) -> None:
 
 
 def test_a_folder_without_git_or_without_a_commit_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """There is nothing that it could be called after."""
+    """A folder without git or without a commit is refused, because no name can be derived from it."""
     monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
     with pytest.raises(NotGit, match="is in no git repository"):
         git_state(tmp_path)
@@ -157,7 +157,7 @@ def test_a_folder_without_git_or_without_a_commit_is_refused(tmp_path: Path, mon
 
 
 def test_without_git_the_state_is_unknown(repository: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Unknown is not clean."""
+    """Without git the state is unknown, which is not clean."""
     monkeypatch.setenv("PATH", str(repository))
     with pytest.raises(GitFailed, match="is it installed"):
         git_state(repository)
@@ -179,13 +179,13 @@ def test_without_git_the_state_is_unknown(repository: Path, monkeypatch: pytest.
     ],
 )
 def test_the_source_is_a_public_address_without_secrets(origin: str, source: str) -> None:
-    """A label is public for ever."""
+    """The source label has a public address without credentials, since labels are public for ever."""
     assert public_source(origin) == source
 
 
 @pytest.mark.parametrize("kind", ["clean", "process"])
 def test_a_filter_of_the_repository_is_not_run(repository: Path, kind: str) -> None:
-    """Filters may come with a repository from an archive; a file with another time makes git compare contents."""
+    """A filter from the repository's configuration is not run, even when git would compare contents."""
     git(repository, "config", f"filter.Evil.{kind}", f"touch {repository}/.git/ran; cat")
     git(repository, "config", "filter.Evil.required", "true")
     (repository / ".git/info").mkdir(exist_ok=True)
@@ -196,8 +196,8 @@ def test_a_filter_of_the_repository_is_not_run(repository: Path, kind: str) -> N
     assert not (repository / ".git/ran").exists()
 
 
-def test_a_filter_whose_name_can_not_be_passed_over_ends_it(repository: Path) -> None:
-    """Nothing is asked rather than something run."""
+def test_a_filter_that_can_not_be_disabled_ends_the_query(repository: Path) -> None:
+    """If a filter's name can't be disabled on git's command line, git is not run at all."""
     git(repository, "config", "filter.a=b.clean", f"touch {repository}/.git/ran; cat")
 
     with pytest.raises(GitFailed, match="configuration has a filter"):
@@ -205,8 +205,8 @@ def test_a_filter_whose_name_can_not_be_passed_over_ends_it(repository: Path) ->
     assert not (repository / ".git/ran").exists()
 
 
-def test_a_filter_of_the_person_at_the_machine_is_theirs(repository: Path) -> None:
-    """As that for large files is, without which each of them would seem changed."""
+def test_a_filter_of_the_users_own_configuration_is_run(repository: Path) -> None:
+    """A filter of the user's own configuration, such as git-lfs, runs; without it every large file would seem changed."""
     git(repository, "config", "--global", "filter.big.clean", "sed s/2/1/")
     (repository / "app.py").write_text("print(2)\n")
     (repository / ".git/info").mkdir(exist_ok=True)

@@ -12,7 +12,7 @@ from boltseal.build.dockerignore import MAX_PATTERNS, Ignore, IgnoreInvalid, par
 
 
 def out(text: str, path: str) -> bool:
-    """Whether a path is left out, asked as a walk asks: folder by folder."""
+    """Return whether a path is excluded, checking folder by folder as a walk does."""
     ignore = parse_ignore(text)
     matched: tuple[bool, ...] = ()
     left_out, parts = False, path.split("/")
@@ -44,14 +44,14 @@ def out(text: str, path: str) -> bool:
         ("a(b|c)+", ["a(b|c)+"], ["ab", "abc"]),
     ],
 )
-def test_what_a_pattern_leaves_out(pattern: str, inside: list[str], outside: list[str]) -> None:
-    """And everything below it."""
+def test_a_pattern_excludes_a_path_and_everything_below(pattern: str, inside: list[str], outside: list[str]) -> None:
+    """A pattern excludes the matching path and everything below it."""
     assert [path for path in inside if not out(pattern, path)] == []
     assert [path for path in outside if out(pattern, path)] == []
 
 
-def test_a_later_line_takes_back_what_an_earlier_one_left_out() -> None:
-    """The last one that matches decides."""
+def test_a_later_line_includes_what_an_earlier_one_excluded() -> None:
+    """Of several matching patterns, the last decides."""
     text = "*.md\n!README*.md\nREADME-secret.md\n"
 
     assert [path for path in ("a.md", "README.md", "README-x.md", "README-secret.md") if out(text, path)] == [
@@ -59,35 +59,36 @@ def test_a_later_line_takes_back_what_an_earlier_one_left_out() -> None:
     ]
 
 
-def test_what_lies_in_a_folder_that_is_left_out_can_be_taken_back() -> None:
-    """As Docker has it, other than git."""
+def test_a_file_in_an_excluded_folder_can_be_included_again() -> None:
+    """A file in an excluded folder can be included again, as Docker does and git does not."""
     assert parse_ignore("docs\n!docs/keep\n").takes_back
     assert out("docs\n!docs/keep\n", "docs/other")
     assert not out("docs\n!docs/keep\n", "docs/keep/a")
 
 
 def test_comments_empty_lines_and_the_whole_context_exclude_nothing() -> None:
-    """Nor does a byte order mark; spaces around are no part of a pattern."""
+    """Comments, empty lines, a byte order mark and the whole context exclude nothing; spaces around a pattern are
+    removed."""
     assert parse_ignore("\ufeff# a\n\n  \n.\n/\n") == Ignore()
     assert out("  temp  \n", "temp")
     assert not out("! temp\n", "temp")
 
 
 @pytest.mark.parametrize("pattern", ["[a", "[", "a[^", "a\\"])
-def test_what_is_no_pattern_is_refused_with_its_line(pattern: str) -> None:
-    """Docker refuses it too."""
+def test_an_invalid_pattern_is_refused_with_its_line(pattern: str) -> None:
+    """An invalid pattern is refused with its line, as Docker refuses it."""
     with pytest.raises(IgnoreInvalid, match=re.escape(".dockerignore:2: ")):
         parse_ignore(f"ok\n{pattern}\n")
 
 
 def test_a_file_with_very_many_patterns_is_refused() -> None:
-    """Each of them is asked for each file."""
+    """A file with very many patterns is refused, because each pattern is checked for each file."""
     with pytest.raises(IgnoreInvalid, match="more than 10000 patterns"):
         parse_ignore("a\n" * (MAX_PATTERNS + 1))
 
 
-def test_a_pattern_made_to_take_for_ever_does_not() -> None:
-    """Steps are followed all at once: this would keep a backtracking matcher busy for ages of the universe."""
+def test_a_pattern_made_to_run_for_ever_is_matched_quickly() -> None:
+    """A pattern that would make a backtracking matcher run for ages is matched quickly."""
     assert not out("**/a" * 40 + "/**/c", "a/" * 200 + "b")
 
 
@@ -99,7 +100,7 @@ paths = st.lists(
 
 @given(patterns, paths.map("/".join))
 def test_a_pattern_matches_what_its_expression_matches(pattern: str, path: str) -> None:
-    """Docker's matcher makes a regular expression of it; so does this test, for short ones."""
+    """Short patterns match the same paths as Docker's regular expression for them."""
     import posixpath
 
     clean = posixpath.normpath(pattern).lstrip("/")
@@ -122,6 +123,6 @@ def test_a_pattern_matches_what_its_expression_matches(pattern: str, path: str) 
 
 @pytest.mark.parametrize("character", ["\r", "\v", "\f", "\x1c", "\x85", "\u2028"])
 def test_only_a_line_feed_ends_a_pattern(character: str) -> None:
-    """Docker leaves out neither of these, so a change of them is a change of the build's inputs."""
+    """Only a line feed ends a pattern, as in Docker: other line separators are part of it."""
     assert not out(f"docs{character}src\n", "src/app.py")
     assert out("docs\r\nsrc\r\n", "src/app.py")

@@ -1,4 +1,4 @@
-"""Same inputs, same hash; another input of any kind, another hash."""
+"""Equal inputs have one hash, and any different input gives another."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def hashed(context: Path, inputs: Inputs = INPUTS, ignore: str = "") -> str:
 
 
 def test_the_same_files_elsewhere_have_the_same_hash(context: Path, tmp_path: Path) -> None:
-    """Whatever the time, the owner's other bits, the order of arguments and bases."""
+    """Equal files have one hash, whatever their folder, time, other permission bits, and order of arguments and bases."""
     other = fill(tmp_path / "other")
     os.utime(other / "src/app.py", (1, 1))
     (other / "src/app.py").chmod(0o600)
@@ -61,7 +61,7 @@ def test_the_same_files_elsewhere_have_the_same_hash(context: Path, tmp_path: Pa
     ],
 )
 def test_another_input_gives_another_hash(context: Path, other: Inputs) -> None:
-    """Also when only the base image behind the same tag is another."""
+    """Each different input gives another hash, even if only the digest behind the base's tag differs."""
     assert hashed(context, other) != hashed(context)
 
 
@@ -103,27 +103,27 @@ def test_another_context_gives_another_hash(context: Path, change: Callable[[Pat
     assert hashed(context) != before
 
 
-def test_what_the_builder_is_not_sent_does_not_count(context: Path) -> None:
-    """By `.dockerignore`."""
+def test_excluded_files_do_not_count(context: Path) -> None:
+    """Files that `.dockerignore` excludes do not change the hash."""
     before = hashed(context, ignore="*.log\nnode_modules\n")
     (context / "src/a.log").write_text("noise")
     (context / "a.log").write_text("noise")
     (context / "node_modules/x").mkdir(parents=True)
 
-    assert hashed(context, ignore="*.log\nnode_modules\n") != before  # src/a.log is not matched by *.log
+    assert hashed(context, ignore="*.log\nnode_modules\n") != before  # *.log does not match src/a.log
     (context / "src/a.log").unlink()
     assert hashed(context, ignore="*.log\nnode_modules\n") == before
 
 
-def test_what_is_taken_back_counts(context: Path) -> None:
-    """Also in a folder that is left out."""
+def test_a_file_that_is_included_again_counts(context: Path) -> None:
+    """A file that `.dockerignore` includes again changes the hash, even in an excluded folder."""
     found = [path for _, path, _ in files(context, parse_ignore("src\n!src/app.py\nempty\nlink"))]
 
     assert found == ["run.sh", "src/app.py"]
 
 
-def test_two_lists_of_inputs_are_never_one_text(tmp_path: Path) -> None:
-    """A name can't pretend to be another line: every text has its length before it."""
+def test_two_lists_of_inputs_never_have_one_encoding(tmp_path: Path) -> None:
+    """Two lists of inputs never have one encoding, because each text is preceded by its length."""
     one, two = tmp_path / "one", tmp_path / "two"
     one.mkdir()
     two.mkdir()
@@ -139,6 +139,6 @@ def test_two_lists_of_inputs_are_never_one_text(tmp_path: Path) -> None:
 
 
 def test_a_missing_context_is_an_error(tmp_path: Path) -> None:
-    """A missing context is not an empty one."""
+    """A missing context is refused, and is not treated as an empty one."""
     with pytest.raises(ContextUnreadable, match="can't be read: No such file"):
         hashed(tmp_path / "none")

@@ -1,4 +1,4 @@
-"""Where an image came from, as flags of `docker build`."""
+"""The labels about an image's origin, as flags of `docker build`."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ PREFIX = "org.opencontainers.image."
 
 
 def test_every_known_fact_has_a_label() -> None:
-    """Names are those of the image spec; the base's name has no digest, which has a label of its own."""
+    """Labels have the image spec's names; the base's name and its digest are separate labels."""
     base = Reference.parse(f"node:16.13@{digest(1)}"), digest(1)
 
     assert labels_of(GIT, "1.4.2", NOW_US, base) == {
@@ -27,20 +27,20 @@ def test_every_known_fact_has_a_label() -> None:
     }
 
 
-def test_a_revision_whose_files_were_changed_says_so() -> None:
-    """It is not what the commit holds."""
+def test_a_revision_with_changed_files_is_marked() -> None:
+    """The revision label shows whether files differ from the commit."""
     dirty = GitState("a" * 40, "v1.4.2", "f" * 64, "", shallow=False)
 
     assert labels_of(dirty, "", NOW_US, None)[f"{PREFIX}revision"] == "a" * 40 + "-dirty"
 
 
 def test_an_unknown_fact_has_no_label() -> None:
-    """An empty label would state that there is none."""
+    """An unknown fact gets no label, because an empty one would state that there is none."""
     assert list(labels_of(None, "", NOW_US, None)) == [f"{PREFIX}created"]
 
 
 def test_a_shell_reads_the_flags_unchanged() -> None:
-    """Quoting is right for any text of a version."""
+    """Quoted flags keep any text of a version through a shell."""
     flags = list(as_flags({"a": "x y", "b": "$(id)'"}, annotations=True))
 
     assert [shlex.split(flag) for flag in flags] == [

@@ -1,4 +1,4 @@
-"""Every scheme's words become a valid tag, and the same words always the same one."""
+"""Every tag scheme gives a valid tag, and equal inputs give one tag."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.lockfile.locks import NOW_US
 
 @given(st.text(min_size=1))
 def test_any_text_becomes_a_valid_tag_or_is_refused(text: str) -> None:
-    """At most 128 characters, none that a tag can't have."""
+    """Any text becomes a valid tag of at most 128 characters, or is refused."""
     try:
         tag = as_tag(text)
     except NoTag:
@@ -37,12 +37,12 @@ def test_any_text_becomes_a_valid_tag_or_is_refused(text: str) -> None:
     ],
 )
 def test_what_can_not_be_in_a_tag_is_mapped(text: str, tag: str) -> None:
-    """The + of a version to _, as Helm does it, the rest to -."""
+    """Characters that a tag can't have are replaced: `+` by `_`, as Helm does it, others by `-`."""
     assert as_tag(text) == tag
 
 
 def test_two_long_texts_do_not_become_one_tag() -> None:
-    """What is cut off is in the hash at its end."""
+    """Long texts that differ only in the part cut off get different tags, by a hash at the end."""
     first, second = as_tag("a" * 300 + "1"), as_tag("a" * 300 + "2")
 
     assert len(first) == len(second) == 128
@@ -50,7 +50,7 @@ def test_two_long_texts_do_not_become_one_tag() -> None:
 
 
 def test_no_tag_is_made_without_input() -> None:
-    """An invented tag would identify nothing."""
+    """Without any input no tag is made, since it would identify nothing."""
     for text in ("", "...", "-"):
         with pytest.raises(NoTag, match="no tag can be made of"):
             as_tag(text)
@@ -65,12 +65,12 @@ def test_no_tag_is_made_without_input() -> None:
     ],
 )
 def test_the_tag_of_a_git_state(described: str, dirt: str | None, tag: str) -> None:
-    """Uncommitted changes are in the tag by their hash; the letter g distinguishes a bare commit hash from a number."""
+    """A tag from git has a hash of uncommitted changes; the letter g distinguishes a bare commit hash from a number."""
     assert describe_tag(described, dirt) == tag
 
 
-def test_of_the_rest() -> None:
-    """As the module's docstring shows them."""
+def test_the_tags_of_the_other_schemes() -> None:
+    """The other schemes give the tags that the module's docstring shows."""
     assert date_tag(NOW_US) == "20261124-180000"
     assert build_tag("123") == "build-123"
     assert content_tag(Digest("sha256", "ab" * 32)) == "id-abababababababababab"
@@ -78,7 +78,7 @@ def test_of_the_rest() -> None:
 
 
 def test_a_new_tag_is_sealed_by_the_built_in_rules() -> None:
-    """None of them floats, and none is a tag of the signature tools, which may grow."""
+    """A generated tag is sealed by the built-in rules: it is neither a floating nor a signature tag."""
     rules: RuleSet = parse_rules(())
     made = [date_tag(NOW_US), build_tag("1"), content_tag(Digest("sha256", "0" * 64)), input_tag("0" * 64)]
 

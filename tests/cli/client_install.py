@@ -24,7 +24,7 @@ class ClientInstall:
     distributions: Collection[str]
 
     def run(self, *arguments: str | Path, environment: Mapping[str, str] | None = None, cwd: Path | None = None) -> Run:
-        """Run boltseal there to its end."""
+        """Run the installed boltseal and return its result."""
         done = subprocess.run(
             [self.python, "-m", "boltseal", *map(str, arguments)],
             stdin=subprocess.DEVNULL,
@@ -39,7 +39,7 @@ class ClientInstall:
 
 
 def install_client(folder: Path) -> ClientInstall:
-    """Create the environment in `folder`, offline: its packages are links to those of this environment."""
+    """Create the environment in `folder` offline: its packages are links to those of this environment."""
     venv.create(folder, with_pip=False)
     (image_ref,) = folder.glob("lib/python*/site-packages")
     image_ref.joinpath("boltseal").symlink_to(Path(boltseal.__file__).parent, target_is_directory=True)
@@ -50,7 +50,7 @@ def install_client(folder: Path) -> ClientInstall:
 
 
 def _required(name: str) -> set[str]:
-    """Return the distribution and all that it requires on this Python, extras that nothing asks for left out."""
+    """Return the distribution and all that it requires on this Python, without extras that are not requested."""
     seen: set[tuple[str, frozenset[str]]] = set()
     pending = [Requirement(name)]
     while pending:

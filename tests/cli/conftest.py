@@ -1,4 +1,4 @@
-"""Fixtures of the command line's tests."""
+"""Fixtures of the command line tests."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.thread_server import boltseal_in_thread
 
 @pytest.fixture(autouse=True)
 def _clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No setting comes from the machine that the tests run on, and the terminal has 80 columns."""
+    """Use no setting of this machine, and a terminal of 80 columns."""
     for name in os.environ:
         if name.startswith("BOLTSEAL_") and name != "BOLTSEAL_STATE":
             monkeypatch.delenv(name)
@@ -23,6 +23,6 @@ def _clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def server(tmp_path: Path) -> Iterator[Server]:
-    """An empty boltseal with the built-in rules, in a thread: these tests are about commands."""
+    """An empty boltseal with the built-in rules, in a thread, since these tests are about commands."""
     with boltseal_in_thread(tmp_path / "data") as running:
         yield running

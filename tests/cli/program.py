@@ -1,4 +1,4 @@
-"""Runs boltseal: as a person does, in another process, or in this one where that shows the same and takes no time."""
+"""Runs boltseal in another process, or in this one where that is equivalent and faster."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _STATE = "BOLTSEAL_STATE"
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """How it ended: exit code, results, talk."""
+    """The result of a run: exit code, stdout, stderr."""
 
     code: int
     out: str
@@ -32,21 +32,21 @@ class Run:
 
     @property
     def json(self) -> dict[str, Any]:
-        """The one object that `--json` prints; it must be as its published schema says."""
+        """Return the one object that `--json` printed, after checking it against its published schema."""
         parsed: dict[str, Any] = json.loads(self.out)
         checked(parsed)
         return parsed
 
 
-def checked(told: Mapping[str, Any]) -> None:
-    """Compare what a command printed with its type, from which the published schema is generated."""
-    name = told["schema"].removeprefix("boltseal.").removesuffix("/1")
-    if name in ROWS:  # a command of a test has no schema
-        msgspec.json.decode(json.dumps(told), type=envelope(name))
+def checked(printed: Mapping[str, Any]) -> None:
+    """Compare what a command printed with the type from which the published schema is generated."""
+    name = printed["schema"].removeprefix("boltseal.").removesuffix("/1")
+    if name in ROWS:  # a command that a test defines has no schema
+        msgspec.json.decode(json.dumps(printed), type=envelope(name))
 
 
 def clean_environment(more: Mapping[str, str] | None = None) -> dict[str, str]:
-    """The environment without any setting of boltseal's but this test's own state, on a terminal of 80 columns."""
+    """An environment with this test's own state, without boltseal's settings, on a terminal of 80 columns."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith("BOLTSEAL_") or name == _STATE}
     return kept | {"COLUMNS": "80"} | dict(more or {})
 
@@ -57,7 +57,7 @@ def run(
     cwd: Path | None = None,
     before: Sequence[str] = (),
 ) -> Run:
-    """Run one command to its end. `before`: the program that starts it."""
+    """Run one command in a process. `before`: the program that starts it."""
     done = subprocess.run(
         [*before, sys.executable, "-m", "boltseal", *map(str, arguments)],
         stdin=subprocess.DEVNULL,
@@ -76,7 +76,7 @@ class _redirect_stdin(redirect_stdout[io.StringIO]):  # noqa: N801 - as its sibl
 
 
 def call(*arguments: str | Path, typed: str = "") -> Run:
-    """Run one command in this process, in this process's environment. `typed`: its standard input."""
+    """Run one command in this process with this environment. `typed`: its standard input."""
     out, err = io.StringIO(), io.StringIO()
     code: object = None
     with redirect_stdout(out), redirect_stderr(err), _redirect_stdin(io.StringIO(typed)):

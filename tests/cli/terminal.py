@@ -1,4 +1,4 @@
-"""Runs boltseal with a terminal as standard input and standard error, and types an answer on it."""
+"""Runs boltseal with a terminal as standard input and standard error, and types an answer."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.cli.program import TIMEOUT_S, Run, clean_environment
 
 
 def run_on_terminal(*arguments: str | Path, typed: str) -> Run:
-    """Run one command to its end. `typed` is what a person types at once. Returns stdout, and what the terminal showed."""
+    """Run one command. `typed` is what the user types at once. Return stdout, and what the terminal showed."""
     ours, theirs = pty.openpty()
     try:
         process = subprocess.Popen(

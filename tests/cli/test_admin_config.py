@@ -1,4 +1,4 @@
-"""`boltseal admin config`: every setting, and where it came from."""
+"""`boltseal admin config`: every setting and its source."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from tests.cli import program
 
 @pytest.fixture
 def file(tmp_path: Path) -> Path:
-    """A configuration with a bit of everything."""
+    """A configuration file with settings of every kind."""
     path = tmp_path / "boltseal.toml"
     path.write_text('[server]\nworkers = 2\nlog_level = "debug"\n[[rule]]\ntag = "x*"\nmode = "floating"\n')
     return path
 
 
 def test_each_value_has_its_source(file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Default, file, environment, flag: the strongest one wins and is shown."""
+    """Each value is shown with its source; flag wins over environment, environment over file, file over default."""
     monkeypatch.setenv("BOLTSEAL_SERVER__WORKERS", "3")
-    told = program.call("admin", "config", "--config", file, "--data", tmp_path / "data", "--json").json
-    found = {each["ref"]: (each["value"], each["status"], each["where"]) for each in told["results"]}
+    output = program.call("admin", "config", "--config", file, "--data", tmp_path / "data", "--json").json
+    found = {each["ref"]: (each["value"], each["status"], each["where"]) for each in output["results"]}
 
-    assert told["schema"] == "boltseal.admin-config/1"
+    assert output["schema"] == "boltseal.admin-config/1"
     assert found["[server] workers"] == (3, "environment", "BOLTSEAL_SERVER__WORKERS")
     assert found["[server] log_level"] == ("debug", "file", str(file))
     assert found["[server] data"] == (str(tmp_path / "data"), "flag", "--data")
@@ -31,8 +31,8 @@ def test_each_value_has_its_source(file: Path, tmp_path: Path, monkeypatch: pyte
     assert found["[[rule]]"][:2] == ([{"tag": "x*", "mode": "floating"}], "file")
 
 
-def test_it_is_read_by_people_too(file: Path) -> None:
-    """A table on stdout; where keys are, but never what they are."""
+def test_the_table_shows_no_key(file: Path) -> None:
+    """The table on stdout shows the paths of keys, and never a key."""
     run = program.call("admin", "config", "--config", file)
 
     assert run.code == 0

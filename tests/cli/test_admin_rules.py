@@ -11,7 +11,7 @@ from tests.cli import program
 
 @pytest.fixture
 def config(tmp_path: Path) -> Path:
-    """Two rules of the user's own."""
+    """A configuration with two rules of the operator's own."""
     path = tmp_path / "boltseal.toml"
     path.write_text(
         '[[rule]]\nrepository = "ci/**"\nmode = "floating"\n[[rule]]\nrepository = "shop/*"\ntag = "pr-*"\nkeep = "30d"\n',
@@ -21,7 +21,7 @@ def config(tmp_path: Path) -> Path:
 
 
 def test_rules_are_shown_in_their_order(config: Path) -> None:
-    """The user's come first, and the last one seals everything."""
+    """The operator's rules come first, and the last built-in rule seals everything."""
     shown = program.call("admin", "rules", "--config", config)
     lines = [line.split() for line in shown.out.splitlines()]
 
@@ -34,7 +34,7 @@ def test_rules_are_shown_in_their_order(config: Path) -> None:
 
 
 def test_the_table_fits_a_terminal(config: Path) -> None:
-    """80 columns, and no blanks at the end of a line."""
+    """The table has at most 80 columns, and no blanks at the end of a line."""
     lines = program.call("admin", "rules", "--config", config).out.splitlines()
 
     assert max(map(len, lines)) <= 80
@@ -42,12 +42,12 @@ def test_the_table_fits_a_terminal(config: Path) -> None:
 
 
 def test_rules_as_json(config: Path) -> None:
-    """The same values for a program."""
-    told = program.call("admin", "rules", "--config", config, "--json").json
+    """JSON has the values of the table."""
+    output = program.call("admin", "rules", "--config", config, "--json").json
 
-    assert told["schema"] == "boltseal.admin-rules/1"
-    assert told["outcome"] == "holds"
-    assert told["results"][1] == {
+    assert output["schema"] == "boltseal.admin-rules/1"
+    assert output["outcome"] == "holds"
+    assert output["results"][1] == {
         "number": 2,
         "built_in": False,
         "repository": "shop/*",
@@ -68,7 +68,7 @@ def test_rules_as_json(config: Path) -> None:
     ],
 )
 def test_rules_test_says_which_decides_and_why(config: Path, repository: str, tag: str, mode: str, why: str) -> None:
-    """The mode is the result, the reason is talk."""
+    """`rules test` prints the mode on stdout and the reason on stderr."""
     shown = program.call("admin", "rules", "test", repository, tag, "--config", config)
 
     assert (shown.code, shown.out) == (0, f"{mode}\n")
@@ -76,11 +76,11 @@ def test_rules_test_says_which_decides_and_why(config: Path, repository: str, ta
 
 
 def test_rules_test_as_json(config: Path) -> None:
-    """Reference, mode and reason."""
-    told = program.call("admin", "rules", "test", "shop/app", "pr-7", "--config", config, "--json").json
+    """JSON of `rules test` has reference, mode and reason."""
+    output = program.call("admin", "rules", "test", "shop/app", "pr-7", "--config", config, "--json").json
 
-    assert told["schema"] == "boltseal.admin-rules-test/1"
-    assert told["results"] == [
+    assert output["schema"] == "boltseal.admin-rules-test/1"
+    assert output["results"] == [
         {
             "ref": "shop/app:pr-7",
             "status": "sealed",
@@ -91,8 +91,8 @@ def test_rules_test_as_json(config: Path) -> None:
 
 
 @pytest.mark.parametrize(("repository", "tag"), [("Shop/app", "1"), ("shop/app", "a/b"), ("", "1")])
-def test_a_name_that_is_none_is_usage(repository: str, tag: str) -> None:
-    """A rule about a name that can't exist decides nothing."""
+def test_an_invalid_reference_is_a_usage_error(repository: str, tag: str) -> None:
+    """An invalid reference is a usage error, because no rule can match it."""
     shown = program.call("admin", "rules", "test", repository, tag)
 
     assert shown.code == 2
@@ -100,8 +100,8 @@ def test_a_name_that_is_none_is_usage(repository: str, tag: str) -> None:
     assert shown.err.startswith("boltseal: ")
 
 
-def test_a_repository_with_its_host_is_told_from_a_wrong_name() -> None:
-    """What docker calls the image is the natural first try."""
+def test_a_reference_with_a_host_has_its_own_message() -> None:
+    """A reference with a registry host, as docker writes it, gets its own message."""
     shown = program.call("admin", "rules", "test", "localhost:5000/shop/app", "1.4.2")
 
     assert shown.code == 2
@@ -110,8 +110,8 @@ def test_a_repository_with_its_host_is_told_from_a_wrong_name() -> None:
     )
 
 
-def test_a_rule_that_is_wrong_is_usage(tmp_path: Path) -> None:
-    """One line with the file and the rule's number."""
+def test_an_invalid_rule_is_a_usage_error(tmp_path: Path) -> None:
+    """An invalid rule is one line with the file and the rule's number, and exit code 2."""
     path = tmp_path / "boltseal.toml"
     path.write_text('[[rule]]\nmode = "frozen"\n', encoding="utf-8")
     shown = program.call("admin", "rules", "--config", path)

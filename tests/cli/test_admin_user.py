@@ -1,4 +1,4 @@
-"""`boltseal admin user` and `boltseal admin token`: who may log in, and with what tokens are signed."""
+"""`boltseal admin user` and `boltseal admin token`: user accounts, and the key that signs tokens."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ if TYPE_CHECKING:
 
 @pytest.fixture
 def data(tmp_path: Path) -> Path:
-    """A data folder that need not be there."""
+    """A data folder that need not exist."""
     return tmp_path / "data"
 
 
 def add(data: Path, name: str, typed: str) -> program.Run:
-    """`admin user add` with this on standard input."""
+    """Run `admin user add` with this on standard input."""
     return program.call("admin", "user", "add", name, "--data", data, "--json", typed=typed)
 
 
 def test_a_user_who_was_added_has_the_password_that_was_typed(data: Path) -> None:
-    """The first line of standard input, without its end; the file holds its bcrypt hash."""
+    """The first line of standard input, without its end, becomes the password; the file stores its bcrypt hash."""
     run = add(data, "ci", "correct horse\nignored\n")
     held = UserFile(data.with_name("data.keys") / "htpasswd").current().hashes["ci"]
 
@@ -38,8 +38,8 @@ def test_a_user_who_was_added_has_the_password_that_was_typed(data: Path) -> Non
 
 
 @pytest.mark.parametrize("typed", ["", "\n", "x" * 73])
-def test_a_password_that_bcrypt_would_cut_or_that_is_none_is_refused(data: Path, typed: str) -> None:
-    """Nothing is set, and the message has no part of it."""
+def test_an_empty_or_too_long_password_is_refused(data: Path, typed: str) -> None:
+    """A password that is empty or that bcrypt would truncate is refused, and no part of it is in the message."""
     run = add(data, "ci", typed)
 
     assert run.code == 2
@@ -48,7 +48,7 @@ def test_a_password_that_bcrypt_would_cut_or_that_is_none_is_refused(data: Path,
 
 
 def test_a_list_without_users_says_where_it_looked(data: Path) -> None:
-    """A mistyped --data is not mistaken for a registry without users."""
+    """`user ls` without users names the searched folder, so that a mistyped --data is noticed."""
     run = program.call("admin", "user", "ls", "--data", data)
 
     assert (run.code, run.out) == (0, "")
@@ -56,8 +56,8 @@ def test_a_list_without_users_says_where_it_looked(data: Path) -> None:
 
 
 @pytest.mark.slow
-def test_users_are_listed_and_taken_away(data: Path) -> None:
-    """By name; and one who is not there does not hold."""
+def test_users_are_listed_and_removed(data: Path) -> None:
+    """Users are listed and removed by name; removing a missing one is exit code 1."""
     add(data, "zoe", "pw")
     add(data, "ana", "pw")
     listed = program.call("admin", "user", "ls", "--data", data)
@@ -71,7 +71,7 @@ def test_users_are_listed_and_taken_away(data: Path) -> None:
 
 @pytest.mark.slow
 def test_users_are_rows_once_there_is_a_data_folder(data: Path) -> None:
-    """One who is in the file stays there, and is changed and removed there; the file is not created for others."""
+    """With a data folder new users are database rows; a user of the file is changed and removed there."""
     add(data, "early", "pw")
     file = data.with_name("data.keys") / "htpasswd"
     prepare_data(data)
@@ -87,8 +87,8 @@ def test_users_are_rows_once_there_is_a_data_folder(data: Path) -> None:
     assert program.call("admin", "user", "ls", "--data", data).out == ""
 
 
-def test_a_rotation_names_the_key_that_signs_from_now_on(data: Path) -> None:
-    """Another one each time."""
+def test_a_rotation_prints_the_new_signing_key(data: Path) -> None:
+    """Each rotation prints the ID of a new signing key."""
     first, second = (program.call("admin", "token", "rotate", "--data", data, "--json").json for _ in range(2))
 
     assert first["schema"] == "boltseal.admin-token-rotate/1"

@@ -1,4 +1,4 @@
-"""Files that nobody can read, among others of a project: each is named with its line, the rest goes on, nothing is written."""
+"""Unreadable files of a project: each is reported with its line, the others are processed, and nothing is written."""
 
 from __future__ import annotations
 
@@ -47,15 +47,15 @@ BAD: dict[str, tuple[str, str | bytes, str]] = {
 
 @pytest.fixture
 def project(tmp_path: Path) -> Path:
-    """A Compose file, and a lock of what it names."""
+    """A Compose file, and a lock of its images."""
     image = LockedImage(Reference.parse("nginx:1.25"), NGINX, 1_764_000_000_000_000)
     return written(tmp_path, {"compose.yml": COMPOSE, LOCK_NAME: format_lock(sorted_lock([image], {}))})
 
 
 @pytest.mark.parametrize("what", BAD)
 def test_an_unreadable_file_is_named_and_the_rest_continues(project: Path, what: str) -> None:
-    """By pin, by verify, and by `lock --emit`."""
-    name, content, said = BAD[what]
+    """pin, verify and `lock --emit` name an unreadable file and continue with the others."""
+    name, content, message = BAD[what]
     written(project, {name: content})
     if what == "50 MiB":
         os.truncate(project / name, 50 * 1024 * 1024)
@@ -66,20 +66,20 @@ def test_an_unreadable_file_is_named_and_the_rest_continues(project: Path, what:
     emitted = program.call("lock", "--emit", "compose-override", "--project", project)
 
     assert (pinned.code, verified.code, emitted.code, emitted.out) == (3, 3, 3, "")
-    assert said in pinned.err
-    assert said in verified.out
+    assert message in pinned.err
+    assert message in verified.out
     assert "nothing is written: a file could not be read" in pinned.err
     assert [one["status"] for one in results if one["file"] != name] == ["not-pinned"]
     assert all(path.read_bytes() == content for path, content in before.items())
 
 
 def test_exponential_aliases_are_an_error_and_nothing_is_written(project: Path) -> None:
-    """Expanded, the aliases would be nine to the ninth services, for which Compose uses all memory."""
+    """Exponential YAML aliases, for which Compose uses all memory, are an error, and nothing is written."""
     lines = ["a0: &a0 {image: redis:7.2}", *(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]" for n in range(1, 10))]
     bomb = "\n".join(lines) + f"\n{COMPOSE}"
     written(project, {"compose.yml": bomb})
-    told = program.call("pin", "--write", "--project", project)
+    result = program.call("pin", "--write", "--project", project)
 
-    assert told.code == 3
-    assert "compose.yml:7: its aliases expand to more than 1000000 values: not read" in told.err
+    assert result.code == 3
+    assert "compose.yml:7: its aliases expand to more than 1000000 values: not read" in result.err
     assert (project / "compose.yml").read_text() == bomb

@@ -1,4 +1,4 @@
-"""`boltseal build` where nothing is built: what is refused before a builder is called."""
+"""`boltseal build` refuses invalid arguments before it calls a builder."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ TO = ("--repository", "localhost:5000/shop/app")
         ((*TO, "--target", "nothing"), "has no stage"),
     ],
 )
-def test_usage(tmp_path: Path, arguments: tuple[str, ...], words: str) -> None:
-    """One line, exit code 2."""
+def test_each_usage_error_is_one_line(tmp_path: Path, arguments: tuple[str, ...], words: str) -> None:
+    """Each usage error is one line with exit code 2."""
     (tmp_path / "Dockerfile").write_text("FROM scratch\n")
-    told = call("build", tmp_path, *arguments)
+    result = call("build", tmp_path, *arguments)
 
-    assert told.code == 2
-    assert words in told.err
+    assert result.code == 2
+    assert words in result.err

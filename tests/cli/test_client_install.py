@@ -72,14 +72,14 @@ def third_party(folder: Path) -> set[str]:
 
 
 def test_the_modules_of_the_server_extra_are_those_that_only_the_server_imports() -> None:
-    """Otherwise a server command without the extra would end as a defect of boltseal."""
+    """Only the server imports the modules of the server extra, so no client command fails without it."""
     client = set().union(*(third_party(folder) for folder in SOURCE.iterdir() if folder.name != "server"))
 
     assert third_party(SOURCE / "server") - client == SERVER_MODULES
 
 
 def test_every_dependency_is_imported_by_the_part_that_declares_it() -> None:
-    """The core has no library of the server, and no dependency is left over."""
+    """Each dependency is imported in the part that declares it: none is unused, and the core has no server library."""
     project = tomllib.loads((SOURCE.parents[1] / "pyproject.toml").read_text())["project"]
     imports = {"backports-zstd": "backports", "pyyaml": "yaml"}
     declared = {
@@ -93,7 +93,7 @@ def test_every_dependency_is_imported_by_the_part_that_declares_it() -> None:
 
 
 def test_another_missing_module_is_a_defect() -> None:
-    """Only libraries of the extra have a remedy."""
+    """Only missing libraries of an extra get a message with a remedy; any other missing module is a defect."""
     with pytest.raises(ModuleNotFoundError):
         load_module("boltseal.nothing", command="fsck", extra="server")
 
@@ -105,13 +105,13 @@ def client(tmp_path_factory: pytest.TempPathFactory) -> ClientInstall:
 
 @pytest.fixture
 def user(tmp_path: Path) -> dict[str, str]:
-    """The environment of a user with no login and no settings."""
+    """The environment of a user without logins and settings."""
     return {"HOME": str(tmp_path / "home"), "XDG_CONFIG_HOME": str(tmp_path / "home"), "DOCKER_CONFIG": "/nowhere"}
 
 
 @pytest.mark.slow
 def test_the_client_is_at_most_thirty_packages(client: ClientInstall) -> None:
-    """None of them is for serving or for Apprise."""
+    """The client installs at most thirty packages, none for the server or Apprise."""
     assert len(client.distributions) <= MOST_PACKAGES
     assert not SERVER_LIBRARIES & set(client.distributions)
 
@@ -132,7 +132,7 @@ def test_every_command_shows_its_help(client: ClientInstall) -> None:
 async def test_client_commands_work(
     server: Server, client: ClientInstall, user: dict[str, str], tmp_path: Path
 ) -> None:
-    """health, digest, lock and verify ask a registry, scrub reads a store on disk."""
+    """Without extras, health, digest, lock and verify ask a registry, and scrub reads a store on disk."""
     async with httpx2.AsyncClient(base_url=server.url, trust_env=False) as http:
         assert (await push(http, "shop/app", "1.4.2", image("app"))).status_code == 201
     reference = f"{server.address}/shop/app:1.4.2"
@@ -161,7 +161,7 @@ async def test_client_commands_work(
 def test_a_server_command_names_the_extra(
     client: ClientInstall, user: dict[str, str], tmp_path: Path, arguments: tuple[str, ...]
 ) -> None:
-    """One line on stderr, exit code 2."""
+    """Without the server extra, a server command is one line on stderr with exit code 2."""
     done = client.run(*arguments, cwd=tmp_path, environment=user)
 
     assert (done.code, done.out) == (2, "")
@@ -175,7 +175,7 @@ def test_a_server_command_names_the_extra(
 def test_a_receiver_of_apprise_names_the_notify_extra(
     client: ClientInstall, user: dict[str, str], tmp_path: Path
 ) -> None:
-    """A command that notifies refuses the settings before it does anything."""
+    """Without the notify extra, a command with Apprise receivers refuses its settings before it does anything."""
     settings = tmp_path / "home/boltseal/boltseal.toml"
     settings.parent.mkdir(parents=True)
     settings.write_text('[[notify]]\nname = "chat"\nurl_env = "CHAT"\n')

@@ -52,7 +52,7 @@ FORMER: Final = {
 
 
 def every_command() -> Iterator[tuple[str, Any]]:
-    """Every command and group that a user can type, with its words."""
+    """Return the words of every command and group that a user can type."""
 
     def below(command: Any, at: str) -> Iterator[tuple[str, Any]]:
         if isinstance(command, CommandOnDemand):
@@ -69,7 +69,7 @@ NAMES: Final = tuple(name for name, _ in every_command())
 
 
 def words_of(example: str) -> list[str]:
-    """The words of an example after `boltseal`, without redirections and pipes."""
+    """Return the words of an example after `boltseal`, without redirections and pipes."""
     return shlex.split(re.split(r" [<|] ", example)[0])[1:]
 
 
@@ -78,7 +78,7 @@ def words_of(example: str) -> list[str]:
 
 @pytest.mark.parametrize("command", COMMANDS.values(), ids=COMMANDS)
 def test_every_example_parses(command: Command) -> None:
-    """The example of a command is a call of that command which its parser accepts."""
+    """The parser of each command accepts the command's example."""
     words = words_of(command.example)
     own = words[len(command.name.split()) :]
     loaded: Any = load(command.name)
@@ -117,7 +117,7 @@ def test_help_lists_every_command_below_its_section() -> None:
 
 @pytest.mark.parametrize("columns", [80, 120, 160])
 def test_help_of_every_command_is_whole(columns: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """No line is wider than the terminal, and no text is cut off."""
+    """No help line is wider than the terminal, and no text is cut off."""
     monkeypatch.setenv("COLUMNS", str(columns))
     widest = 0
     for name in NAMES:
@@ -135,7 +135,7 @@ def test_help_of_every_command_is_whole(columns: int, monkeypatch: pytest.Monkey
 
 @pytest.mark.parametrize("name", [name for name in NAMES if name])
 def test_an_example_can_be_copied(name: str) -> None:
-    """Its lines are one call of the command for a shell."""
+    """Each line of an example can be pasted into a shell as one call of the command."""
     shown = program.call(*name.split(), "--help").out
     lines = shown.partition("\nExample:\n")[2]
     words = words_of(lines.replace("\\\n", "").strip())
@@ -154,8 +154,8 @@ def test_help_of_a_command_is_that_of_its_option(name: str) -> None:
     assert program.call("help", *name.split()) == program.call(*name.split(), "--help")
 
 
-def test_an_alias_is_the_command() -> None:
-    """`ls` and `cp` are other words for `tags` and `copy`."""
+def test_aliases_run_their_command() -> None:
+    """`ls` and `cp` are aliases of `tags` and `copy`."""
     for alias, name in (("ls", "tags"), ("cp", "copy")):
         shown = program.call(alias, "--help").out
 
@@ -209,7 +209,7 @@ def test_help_lists_commands_with_the_word_in_their_name_first() -> None:
 
 
 def test_help_about_nothing_known_is_not_found() -> None:
-    """Exit code 1, one line."""
+    """A word that matches no command gets one line and exit code 1."""
     shown = program.call("help", "xyzzy")
 
     assert (shown.code, shown.out) == (1, "")
@@ -220,7 +220,7 @@ def test_help_about_nothing_known_is_not_found() -> None:
 
 
 def unknown(*arguments: str) -> str:
-    """The one line that refuses these arguments."""
+    """Return the one line that refuses these arguments."""
     shown = program.call(*arguments)
 
     assert (shown.code, shown.out, shown.err.count("\n")) == (2, "", 1)
@@ -229,7 +229,7 @@ def unknown(*arguments: str) -> str:
 
 @pytest.mark.parametrize(("word", "name"), FORMER.items())
 def test_a_former_word_suggests_its_successor(word: str, name: str) -> None:
-    """A script or a habit of before gets the command to use now."""
+    """A former command name suggests its present one."""
     assert f"`boltseal {name}`" in unknown(word, "x")
 
 
@@ -259,12 +259,12 @@ def test_a_former_word_suggests_its_successor(word: str, name: str) -> None:
     ],
 )
 def test_a_foreign_or_mistyped_word_suggests_a_command(typed: str, name: str) -> None:
-    """Also inside a group; one line, exit code 2."""
+    """A mistyped word, or one of another tool, suggests a command, also inside a group: one line, exit code 2."""
     assert re.search(rf"`(boltseal )?{name}`", unknown(*typed.split()))
 
 
 def test_every_suggested_command_exists() -> None:
-    """The tables of words lead to commands of the program."""
+    """Every command that the tables of suggestions name exists."""
     named = {name.partition(" --")[0] for names in SUGGESTIONS.values() for name in names}
     noted = {each for note in NOTES.values() for each in re.findall(r"`boltseal ([a-z ]+)`", note)}
 
@@ -274,7 +274,7 @@ def test_every_suggested_command_exists() -> None:
 @pytest.mark.parametrize("word", ["purge", "purg", "pruge", "purgee", "Purge", "wipe", "destroy", "leak", "secret"])
 @pytest.mark.parametrize("group", [(), ("tag",), ("admin",)])
 def test_purge_is_never_suggested(group: tuple[str, ...], word: str) -> None:
-    """A command that deletes an image for good is not what a mistyped word leads to."""
+    """`tag purge`, which deletes an image for ever, is never suggested for a mistyped word."""
     if (group, word) == (("tag",), "purge"):
         return
 
@@ -294,7 +294,7 @@ def test_an_unknown_word_does_not_write_to_the_terminal() -> None:
 
 
 def completed(*words: str) -> set[str]:
-    """What bash offers for the last word."""
+    """Return what bash offers for the word at the cursor."""
     variables = {
         "_BOLTSEAL_COMPLETE": "complete_bash",
         "COMP_WORDS": " ".join(words),
@@ -311,7 +311,7 @@ def completed(*words: str) -> set[str]:
 
 
 def test_a_shell_completes_commands_groups_and_options() -> None:
-    """Words of the root, of groups and of their commands, and options."""
+    """Completion offers commands of the root, groups and their commands, and options."""
     assert {"tag", "tags"} <= completed("boltseal", "ta")
     assert {"seal", "unseal", "new"} <= completed("boltseal", "tag", "")
     assert {"add", "remove", "ls"} <= completed("boltseal", "admin", "user", "")
@@ -320,7 +320,7 @@ def test_a_shell_completes_commands_groups_and_options() -> None:
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
 def test_completion_prints_a_script(shell: str) -> None:
-    """The script asks this program."""
+    """The completion script calls this program."""
     shown = program.call("completion", shell)
 
     assert shown.code == 0
@@ -349,7 +349,7 @@ def test_the_installed_completion_works_in_bash(tmp_path: Path) -> None:
 
 
 def texts() -> Iterator[Path]:
-    """Files whose words users read: pages, examples, packaging, and the source with its messages."""
+    """Return files with text for users: pages, examples, packaging, and the source with its messages."""
     yield from PAGES
     for folder, pattern in (("examples", "*"), ("packaging", "*"), ("src", "*.py"), ("docs", "*.md"), ("scripts", "*")):
         yield from (path for path in (ROOT / folder).rglob(pattern) if path.is_file())
@@ -357,7 +357,7 @@ def texts() -> Iterator[Path]:
 
 
 def test_no_text_writes_a_former_command() -> None:
-    """No page, example or message says `boltseal WORD` with a word that is no command any more."""
+    """No page, example or message says `boltseal WORD` with the name of a removed command."""
     former = "|".join(sorted((*FORMER, "purge"), key=len, reverse=True))
     written = re.compile(
         rf"(?<!name: )\bboltseal\s+({former})(?![\w-])(?! up to)|`(restore-local|restore-backup|new-tag)\b"

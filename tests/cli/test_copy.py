@@ -23,21 +23,21 @@ DIGEST = f"sha256:{'0' * 64}"
     ],
 )
 def test_a_contradictory_copy_is_a_usage_error(arguments: tuple[str, ...]) -> None:
-    """Refused before anybody is asked."""
+    """Contradicting options of `copy` are refused before any registry is contacted."""
     assert program.call("copy", *arguments).code == 2
 
 
 def test_a_layout_that_is_not_there_does_not_hold(tmp_path: Path) -> None:
-    """Not found is exit code 1, with a reason, in JSON too."""
-    told = program.call("copy", f"oci:{tmp_path}:1", f"oci:{tmp_path}/to:1", "--json")
+    """A missing layout is exit code 1 with a reason, in JSON too."""
+    result = program.call("copy", f"oci:{tmp_path}:1", f"oci:{tmp_path}/to:1", "--json")
 
-    assert told.code == 1
-    assert told.json["outcome"] == "differs"
-    assert "no OCI image layout" in told.json["errors"][0]["message"]
+    assert result.code == 1
+    assert result.json["outcome"] == "differs"
+    assert "no OCI image layout" in result.json["errors"][0]["message"]
 
 
 def test_the_counts_of_a_copy_are_words(tmp_path: Path) -> None:
-    """Blobs and manifests that were sent, mounted, or already there, in singular and plural."""
+    """`copy` counts sent, mounted and existing blobs and manifests, in singular and plural."""
     source = tmp_path / "source"
     (source / "blobs/sha256").mkdir(parents=True)
     blobs = {Digest.of(raw): raw for raw in (b"{}", b"layer")}
@@ -52,15 +52,15 @@ def test_the_counts_of_a_copy_are_words(tmp_path: Path) -> None:
         (source / "blobs/sha256" / of.hex).write_bytes(raw)
     (source / "oci-layout").write_text('{"imageLayoutVersion": "1.0.0"}')
     (source / "index.json").write_text(json.dumps({"schemaVersion": 2, "manifests": [entry]}))
-    told = [program.call("copy", f"oci:{source}:1", f"oci:{tmp_path}/to:{tag}") for tag in ("1", "2")]
+    result = [program.call("copy", f"oci:{source}:1", f"oci:{tmp_path}/to:{tag}") for tag in ("1", "2")]
 
-    assert [each.code for each in told] == [0, 0], told[0].err
-    assert told[0].err == "sent 2 blobs (7 B) and 1 manifest; 0 blobs mounted, 0 already there\n"
-    assert told[1].err.endswith("0 blobs mounted, 2 already there\n")
+    assert [each.code for each in result] == [0, 0], result[0].err
+    assert result[0].err == "sent 2 blobs (7 B) and 1 manifest; 0 blobs mounted, 0 already there\n"
+    assert result[1].err.endswith("0 blobs mounted, 2 already there\n")
 
 
-def test_the_shell_completes_verbs() -> None:
-    """Completion as bash asks for it."""
+def test_the_shell_completes_commands() -> None:
+    """bash completes the names of commands."""
     asked = {"_BOLTSEAL_COMPLETE": "complete_bash", "COMP_WORDS": "boltseal comp", "COMP_CWORD": "1"}
 
     assert program.run(environment=asked).out.split() == ["compare", "completion"]

@@ -1,4 +1,4 @@
-"""`boltseal history` and `boltseal tags --at`, against a registry that really listens."""
+"""`boltseal history` and `boltseal tags --at`, against a listening registry."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(autouse=True)
-def _nobody(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """No login of the person at this machine is used."""
+def _no_logins(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Use no login of this machine's user."""
     for variable in ("HOME", "XDG_CONFIG_HOME", "XDG_RUNTIME_DIR"):
-        monkeypatch.setenv(variable, str(tmp_path / "nobody"))
+        monkeypatch.setenv(variable, str(tmp_path / "empty-home"))
     for variable in ("DOCKER_CONFIG", "REGISTRY_AUTH_FILE"):
         monkeypatch.delenv(variable, raising=False)
 
@@ -46,23 +46,23 @@ def statuses(run: program.Run) -> Sequence[tuple[str, str]]:
 
 
 def test_a_tag_is_shown_from_its_first_push_to_its_last(server: Server) -> None:
-    """When, what, by whom, and which other tags meant the same."""
+    """Each row has time, digest, actor, and the other tags of that digest."""
     old, new = image("old"), image("new")
     publish(server, ("latest", old), ("1.4.2", old), ("latest", new))
     ref = f"{server.address}/{SHOP}:latest"
-    told, as_json = program.call("history", ref), program.call("history", ref, "--json")
+    result, as_json = program.call("history", ref), program.call("history", ref, "--json")
     moved = as_json.json["results"][1]
 
-    assert (told.code, as_json.code) == (0, 0)
+    assert (result.code, as_json.code) == (0, 0)
     assert statuses(as_json) == [("created", old.digest), ("moved", new.digest)]
     assert (moved["was"], moved["proven"], moved["mode"]) == (old.digest, True, "floating")
     assert as_json.json["results"][0]["also"] == ["1.4.2"]
-    assert "anonymous" in told.out
-    assert "2 entries found in the ledger" in told.err
+    assert "anonymous" in result.out
+    assert "2 entries found in the ledger" in result.err
 
 
 def test_the_digest_of_every_tag_at_a_time(server: Server) -> None:
-    """As the ledger says, not as the registry answers now."""
+    """`tags --at` lists the digests from the ledger, not those that the registry serves now."""
     old, new = image("old"), image("new")
     publish(server, ("latest", old), ("1.4.2", old))
     time.sleep(0.01)  # a moment after the push, by both clocks
@@ -80,8 +80,8 @@ def test_the_digest_of_every_tag_at_a_time(server: Server) -> None:
     assert "had no tags then" in before.err
 
 
-def test_a_tag_that_was_never_there_has_no_history(server: Server) -> None:
-    """Exit code 1."""
+def test_a_tag_that_never_existed_has_no_history(server: Server) -> None:
+    """A tag that never existed has no history: exit code 1."""
     publish(server, ("latest", image("old")))
     never = program.call("history", f"{server.address}/{SHOP}:9.9.9")
 
@@ -89,16 +89,16 @@ def test_a_tag_that_was_never_there_has_no_history(server: Server) -> None:
     assert "never there" in never.err
 
 
-def test_a_tag_that_was_re_pointed_in_the_database_is_named(server: Server) -> None:
-    """The registry answers with the row, its ledger says something else."""
+def test_a_tag_that_was_moved_in_the_database_is_reported(server: Server) -> None:
+    """A tag whose row was changed in the database is reported, because the ledger has another digest."""
     old, evil = image("old"), image("evil")
     publish(server, ("1.4.2", old), ("latest", evil))
     with closing(sqlite3.connect(server.folder / DATABASE_NAME)) as database:
         sql = "UPDATE tag SET digest = ?, canonical = ? WHERE name = '1.4.2'"
         changed = database.execute(sql, (evil.digest, evil.digest)).rowcount
         database.commit()
-    told = program.call("history", f"{server.address}/{SHOP}:1.4.2")
+    result = program.call("history", f"{server.address}/{SHOP}:1.4.2")
 
     assert changed == 1
-    assert told.code == 1
-    assert f"the tag resolves to {evil.digest}" in told.err
+    assert result.code == 1
+    assert f"the tag resolves to {evil.digest}" in result.err

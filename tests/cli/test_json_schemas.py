@@ -1,4 +1,4 @@
-"""The published JSON Schemas: one for each command, as the types say that all tests of the command line decode with."""
+"""The published JSON Schemas: one for each command, from the types with which all CLI tests decode."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ SCHEMAS = ROOT / "docs/reference/schemas"
 
 
 def test_every_command_with_json_has_a_schema() -> None:
-    """By the names that the commands' own code gives to their output."""
+    """Each command that prints JSON has a schema under the name in the command's code."""
     named = {
         name
         for file in (ROOT / "src/boltseal/cli").glob("*.py")
@@ -28,14 +28,14 @@ def test_every_command_with_json_has_a_schema() -> None:
 
 
 def test_the_published_schemas_are_those_of_the_code() -> None:
-    """`scripts/json-schemas` writes them."""
+    """The published schemas equal those that `scripts/json-schemas` writes."""
     published = {file.name: json.loads(file.read_text()) for file in SCHEMAS.iterdir()}
 
     assert published == {f"boltseal.{name}.1.json": json_schema(name) for name in ROWS}
 
 
 @pytest.mark.parametrize(
-    "told",
+    "document",
     [
         {"schema": "boltseal.digest/1", "outcome": "holds", "results": [], "errors": [], "more": 1},
         {"schema": "boltseal.tags/1", "outcome": "holds", "results": [], "errors": []},
@@ -43,27 +43,27 @@ def test_the_published_schemas_are_those_of_the_code() -> None:
         {"schema": "boltseal.digest/1", "outcome": "holds", "results": [{"ref": "a"}], "errors": []},
     ],
 )
-def test_another_object_is_refused(told: dict[str, object]) -> None:
-    """A key that no schema has, another command, an unknown outcome, a result without its keys."""
+def test_another_object_is_refused(document: dict[str, object]) -> None:
+    """An object with an unknown key, another command, an unknown outcome or a missing key is refused."""
     with pytest.raises(msgspec.ValidationError):
-        msgspec.json.decode(json.dumps(told), type=envelope("digest"))
+        msgspec.json.decode(json.dumps(document), type=envelope("digest"))
 
 
 @pytest.mark.parametrize(
     ("key", "value"), [("digest", "sha256:8c5a9f51ffcc"), ("time", "2026-11-24 18:31"), ("time", "2026-11-24T18:31:07")]
 )
 def test_digests_are_whole_and_times_have_their_zone(key: str, value: str) -> None:
-    """Programs compare them."""
+    """Digests in JSON are complete and times have a time zone, since programs compare them."""
     row = {"ref": "a", "status": "held", "reason": "", "digest": f"sha256:{'0' * 64}", "was": None, key: value}
-    told = {"schema": "boltseal.tag-accept/1", "outcome": "holds", "results": [row], "errors": []}
+    fields = {"schema": "boltseal.tag-accept/1", "outcome": "holds", "results": [row], "errors": []}
 
     with pytest.raises(msgspec.ValidationError):
-        msgspec.json.decode(json.dumps(told), type=envelope("tag-accept"))
+        msgspec.json.decode(json.dumps(fields), type=envelope("tag-accept"))
 
 
 @pytest.mark.parametrize(
     "words", [("version",), ("explain", "ubuntu"), ("explain", "ubuntu", "--nope"), ("ledger", "trust")]
 )
 def test_real_output_is_as_the_schema_says(words: tuple[str, ...]) -> None:
-    """Also of a usage error; the tests of the other commands check theirs."""
+    """Real output, also of a usage error, matches its schema."""
     assert program.call(*words, "--json").json["schema"].startswith("boltseal.")

@@ -1,4 +1,4 @@
-"""`boltseal pull`, `keep ls` and `keep restore`, as a person calls them: a registry that listens, an engine behind a socket."""
+"""`boltseal pull`, `keep ls` and `keep restore` with a listening registry and an engine behind a socket."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class PullingHost:
         return f"{self.server.address}/{self.shop}/app:latest"
 
     async def publish(self, words: str, part: str = "app") -> Document:
-        """Push an image; the engine can pull it by its digest, as Docker's own store has it then."""
+        """Push an image that the engine can then pull by its digest."""
         made, repository = image(words), f"{self.shop}/{part}"
         async with httpx2.AsyncClient(base_url=self.server.url, trust_env=False) as client:
             assert (await push(client, repository, "latest", made)).status_code == 201
@@ -57,7 +57,7 @@ class PullingHost:
         return made
 
     async def call(self, *arguments: str | Path) -> Run:
-        """Run one command on this host; the engine answers meanwhile."""
+        """Run one command on this host while the engine answers."""
         return await asyncio.to_thread(program.call, *arguments, "--host", self.host)
 
     def meaning(self, name: str = "") -> str | None:
@@ -66,7 +66,7 @@ class PullingHost:
 
 
 @asynccontextmanager
-async def _site(server: Server, folder: Path) -> AsyncIterator[PullingHost]:
+async def _pulling_host(server: Server, folder: Path) -> AsyncIterator[PullingHost]:
     fake = FakeEngine(root=str(folder / "docker"))
     async with fake.listening(folder) as address:
         yield PullingHost(server, fake, str(address), f"shop{next(_numbers)}")
@@ -74,25 +74,25 @@ async def _site(server: Server, folder: Path) -> AsyncIterator[PullingHost]:
 
 @pytest.fixture(scope="module")
 def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """One registry for all tests of this file, each in a repository of its own."""
+    """One registry for all tests of this file, each with a repository of its own."""
     with servers.boltseal(tmp_path_factory.mktemp("keeping") / "data") as server:
         yield server
 
 
 @pytest.fixture
 async def image_ref(shared: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[PullingHost]:
-    """Nobody's logins and settings are used."""
+    """An image reference, on a host without the user's logins and settings."""
     for variable in ("HOME", "XDG_CONFIG_HOME", "XDG_RUNTIME_DIR"):
-        monkeypatch.setenv(variable, str(tmp_path / "nobody"))
+        monkeypatch.setenv(variable, str(tmp_path / "empty-home"))
     for variable in ("DOCKER_CONFIG", "REGISTRY_AUTH_FILE", "DOCKER_HOST"):
         monkeypatch.delenv(variable, raising=False)
     monkeypatch.chdir(tmp_path)
-    async with _site(shared, tmp_path) as made:
+    async with _pulling_host(shared, tmp_path) as made:
         yield made
 
 
-async def test_from_a_pull_to_the_old_image_again(image_ref: PullingHost) -> None:
-    """What a person sees on the way."""
+async def test_a_pull_can_be_undone(image_ref: PullingHost) -> None:
+    """A pull and a restore print what was kept and how to return to it."""
     old = await image_ref.publish("one")
     first = await image_ref.call("pull", image_ref.name)
     new = await image_ref.publish("two")
@@ -113,14 +113,14 @@ async def test_from_a_pull_to_the_old_image_again(image_ref: PullingHost) -> Non
     assert image_ref.meaning() == new.config.digest
 
 
-async def test_what_is_here_costs_one_head(image_ref: PullingHost) -> None:
-    """Counted by the registry: nothing else, its ledger neither."""
+async def test_pulling_a_present_image_costs_one_head(image_ref: PullingHost) -> None:
+    """Pulling an image that is already present costs one HEAD request, and no request to the ledger."""
     await image_ref.publish("one")
     await image_ref.call("pull", image_ref.name)
     before = _requests(image_ref.server)
     done = await image_ref.call(
         "pull", image_ref.name, "--plain-http"
-    )  # on loopback it would be found out, by one question more
+    )  # on loopback one more request would find that out
     after = _requests(image_ref.server)
 
     assert done.out.startswith(f"here    {image_ref.name}  sha256:")
@@ -131,13 +131,13 @@ async def test_what_is_here_costs_one_head(image_ref: PullingHost) -> None:
 
 
 def _requests(server: Server) -> dict[str, int]:
-    told = httpx2.get(f"{server.url}/metrics", trust_env=False).raise_for_status().text
-    lines = (line.rpartition(" ") for line in told.splitlines() if line.startswith("boltseal_http_requests_total{"))
+    text = httpx2.get(f"{server.url}/metrics", trust_env=False).raise_for_status().text
+    lines = (line.rpartition(" ") for line in text.splitlines() if line.startswith("boltseal_http_requests_total{"))
     return {key: int(float(number)) for key, _, number in lines}
 
 
-async def test_json_has_the_same(image_ref: PullingHost) -> None:
-    """The shapes that scripts rely on."""
+async def test_json_has_the_result(image_ref: PullingHost) -> None:
+    """JSON has the result's fields for scripts."""
     old = await image_ref.publish("one")
     await image_ref.call("pull", image_ref.name)
     new = await image_ref.publish("two")
@@ -158,7 +158,7 @@ async def test_json_has_the_same(image_ref: PullingHost) -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         (["pull"], "name the images to pull, or Compose files by --compose, and not both"),
         (["pull", "app", "--compose", "."], "and not both"),
@@ -172,8 +172,8 @@ async def test_json_has_the_same(image_ref: PullingHost) -> None:
         (["keep", "restore", "app", "--to", "yesterday"], "expected a number or at least 7 hex digits"),
     ],
 )
-async def test_what_can_not_be_meant(image_ref: PullingHost, arguments: list[str], said: str) -> None:
-    """Exit code 2, one line, and no image was touched."""
+async def test_invalid_arguments_are_usage_errors(image_ref: PullingHost, arguments: list[str], message: str) -> None:
+    """Contradicting or invalid arguments are one line with exit code 2, and no image is changed."""
     await image_ref.publish("one")
     await image_ref.call("pull", image_ref.name)
     keeping = KeptImages(ClientState(state_folder()))
@@ -181,21 +181,21 @@ async def test_what_can_not_be_meant(image_ref: PullingHost, arguments: list[str
     done = await image_ref.call(*arguments)
 
     assert (done.code, done.out) == (2, "")
-    assert said in " ".join(done.err.split())
+    assert message in " ".join(done.err.split())
     assert not [each for each in image_ref.fake.asked if not each.startswith("GET")]
     assert keeping.locks() == ()
 
 
-async def test_a_tag_that_is_not_there(image_ref: PullingHost) -> None:
-    """Exit code 1."""
+async def test_a_missing_tag_is_exit_code_1(image_ref: PullingHost) -> None:
+    """Pulling a missing tag is exit code 1."""
     done = await image_ref.call("pull", image_ref.name)
 
     assert (done.code, done.out) == (1, "")
     assert len(done.err.splitlines()) == 1
 
 
-async def test_no_engine(image_ref: PullingHost, tmp_path: Path) -> None:
-    """Exit code 3, and what to do."""
+async def test_a_missing_engine_is_exit_code_3(image_ref: PullingHost, tmp_path: Path) -> None:
+    """Without an engine, the exit code is 3 and the message says what to do."""
     for arguments in (["pull", image_ref.name], ["keep", "ls"], ["keep", "restore", image_ref.name]):
         done = await asyncio.to_thread(program.call, *arguments, "--host", f"unix://{tmp_path}/none.sock")
 
@@ -203,8 +203,8 @@ async def test_no_engine(image_ref: PullingHost, tmp_path: Path) -> None:
         assert "is Docker running? Use --host or DOCKER_HOST for another engine" in done.err
 
 
-async def test_several_images_one_of_which_fails(image_ref: PullingHost) -> None:
-    """The others are pulled all the same; the exit code tells."""
+async def test_one_failed_pull_does_not_stop_the_others(image_ref: PullingHost) -> None:
+    """If one of several pulls fails, the others complete, and the exit code shows the failure."""
     await image_ref.publish("one")
     done = await image_ref.call("pull", f"{image_ref.name.removesuffix('latest')}none", image_ref.name)
 
@@ -214,7 +214,7 @@ async def test_several_images_one_of_which_fails(image_ref: PullingHost) -> None
 
 
 async def test_a_full_disk_is_one_line(image_ref: PullingHost) -> None:
-    """And the name means what it meant."""
+    """A full disk is one error line, and the tag keeps its image."""
     old = await image_ref.publish("one")
     await image_ref.call("pull", image_ref.name)
     await image_ref.publish("two")
@@ -226,8 +226,8 @@ async def test_a_full_disk_is_one_line(image_ref: PullingHost) -> None:
     assert image_ref.meaning() == old.config.digest
 
 
-async def test_keep_n_says_what_it_lets_go_of_and_what_not(image_ref: PullingHost) -> None:
-    """And why."""
+async def test_keep_n_lists_what_it_removes_and_what_not(image_ref: PullingHost) -> None:
+    """`--keep N` lists the kept images that it removes, and those that it does not with the reason."""
     documents = []
     for words in ("one", "two", "three"):
         documents.append(await image_ref.publish(words))
@@ -242,7 +242,7 @@ async def test_keep_n_says_what_it_lets_go_of_and_what_not(image_ref: PullingHos
 
 
 async def test_an_image_known_only_by_a_keep_tag_is_reported_as_such(image_ref: PullingHost) -> None:
-    """Which tag it had is nobody's guess: what bears only its keep tag is no name's meaning."""
+    """An image that has only its keep tag is listed without a former tag, which is unknown."""
     for words in ("one", "two"):
         await image_ref.publish(words)
         await image_ref.call("pull", image_ref.name)
@@ -258,7 +258,7 @@ async def test_an_image_known_only_by_a_keep_tag_is_reported_as_such(image_ref: 
 
 
 async def test_a_missing_kept_image_is_reported_until_it_is_forgotten(image_ref: PullingHost) -> None:
-    """Exit code 1: somebody pruned it."""
+    """A kept image that was pruned is reported with exit code 1 until it is forgotten."""
     old = await image_ref.publish("one")
     await image_ref.call("pull", image_ref.name)
     await image_ref.publish("two")
@@ -288,7 +288,7 @@ services:
 
 @pytest.fixture
 def compose(image_ref: PullingHost, tmp_path: Path) -> Path:
-    """A project of two services, and one that is built here."""
+    """A Compose project with two pulled services and one that is built locally."""
     (tmp_path / "project").mkdir()
     file = tmp_path / "project/compose.yaml"
     file.write_text(COMPOSE.format(shop=f"{image_ref.server.address}/{image_ref.shop}"))
@@ -301,7 +301,7 @@ def rewrite(compose: Path, image: str) -> Path:
 
 
 async def test_a_compose_file_is_pulled_as_a_whole(image_ref: PullingHost, compose: Path) -> None:
-    """All names, or none; what is built here is nobody's to pull."""
+    """A Compose file's images are pulled all together or not at all; services that are built locally are skipped."""
     app = await image_ref.publish("app")
     missing = await image_ref.call("pull", "--compose", compose)
     none = image_ref.meaning()
@@ -317,7 +317,7 @@ async def test_a_compose_file_is_pulled_as_a_whole(image_ref: PullingHost, compo
 
 
 async def test_a_compose_file_is_pulled_as_it_is_locked(image_ref: PullingHost, compose: Path) -> None:
-    """What the lock names comes, whatever the tag means by now, and is never let go of."""
+    """A Compose file's images are pulled by the lock's digests, whatever the tags resolve to, and are never removed."""
     locked = await image_ref.publish("app")
     await image_ref.publish("db", "db")
     lock = await asyncio.to_thread(program.run, "lock", cwd=compose.parent)
@@ -334,8 +334,8 @@ async def test_a_compose_file_is_pulled_as_it_is_locked(image_ref: PullingHost, 
     assert f"({locked.digest[:19]}) is still kept: it is in a boltseal.lock\n" in last.err
 
 
-async def test_the_lock_of_a_project_above_and_an_override_beside(image_ref: PullingHost, compose: Path) -> None:
-    """The one is named by --project, the other by a second --compose; that it was not is said."""
+async def test_a_lock_elsewhere_and_an_override_are_named_by_options(image_ref: PullingHost, compose: Path) -> None:
+    """--project names a lock elsewhere and a second --compose an override; a missing one is reported."""
     locked = await image_ref.publish("app")
     override = rewrite(compose, f"{image_ref.name}").with_name("compose.override.yaml")
     override.write_text(f"services: {{db: {{image: '{image_ref.server.address}/{image_ref.shop}/db:latest'}}}}\n")
@@ -356,7 +356,7 @@ async def test_the_lock_of_a_project_above_and_an_override_beside(image_ref: Pul
 async def test_a_compose_file_contacts_no_registry_that_the_user_has_not_allowed(
     image_ref: PullingHost, compose: Path
 ) -> None:
-    """A checked-out file does not choose whom we talk to."""
+    """A checked-out Compose file cannot make boltseal contact a registry that the user has not allowed."""
     rewrite(compose, "registry.evil.example/app:1")
     done = await image_ref.call("pull", "--compose", compose)
 
@@ -366,7 +366,7 @@ async def test_a_compose_file_contacts_no_registry_that_the_user_has_not_allowed
 
 
 async def test_a_compose_file_with_undecidable_images(image_ref: PullingHost, compose: Path) -> None:
-    """Nothing of it is pulled."""
+    """If one image of a Compose file cannot be determined, none is pulled."""
     rewrite(compose, "app:${VERSION:?}")
     done = await image_ref.call("pull", "--compose", compose)
 
@@ -375,8 +375,8 @@ async def test_a_compose_file_with_undecidable_images(image_ref: PullingHost, co
     assert "can't be resolved: nothing was pulled" in done.err
 
 
-async def test_the_working_image_is_copied_to_our_own_registry(image_ref: PullingHost, tmp_path: Path) -> None:
-    """By its digest, under the keep tag, before the newer one takes its name."""
+async def test_the_working_image_is_copied_to_the_given_registry(image_ref: PullingHost, tmp_path: Path) -> None:
+    """Before a newer image takes the tag, the working one is copied to the given registry under its keep tag."""
     old = await image_ref.publish("one")
     await image_ref.call("pull", image_ref.name)
     await image_ref.publish("two")
@@ -399,8 +399,8 @@ async def test_the_working_image_is_copied_to_our_own_registry(image_ref: Pullin
 ACCEPT = {"accept": "application/vnd.oci.image.manifest.v1+json"}
 
 
-async def test_a_scrub_that_is_not_possible_moves_no_name(image_ref: PullingHost) -> None:
-    """Asked for and not done is no success; exit code 3."""
+async def test_an_impossible_scrub_moves_no_tag(image_ref: PullingHost) -> None:
+    """If the requested scrub is impossible, no tag is moved and the exit code is 3."""
     old = await image_ref.publish("one")
     await image_ref.call("pull", image_ref.name)
     await image_ref.publish("two")

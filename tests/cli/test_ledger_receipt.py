@@ -1,4 +1,4 @@
-"""`boltseal ledger receipt`, against a registry that really listens, and then without it."""
+"""`boltseal ledger receipt`, with a listening registry, and offline."""
 
 from __future__ import annotations
 
@@ -22,22 +22,22 @@ APP = index(image("amd64"), image("arm64"))
 
 
 def test_help_names_writing_and_verifying() -> None:
-    """How to write one, and how to verify it."""
-    told = program.call("ledger", "receipt", "--help").out
+    """Help shows how to write a receipt and how to verify it."""
+    output = program.call("ledger", "receipt", "--help").out
 
-    assert "IMAGE -o FILE" in told
-    assert "verify" in told
+    assert "IMAGE -o FILE" in output
+    assert "verify" in output
 
 
-def test_a_file_that_is_not_there_is_usage(tmp_path: Path) -> None:
-    """Nothing was verified."""
+def test_a_missing_file_is_a_usage_error(tmp_path: Path) -> None:
+    """A missing receipt file is a usage error."""
     assert program.call("ledger", "receipt", "verify", tmp_path / "x", "--key", str(signing_key().verifier)).code == 2
 
 
 @pytest.mark.slow
-def test_a_receipt_is_verified_when_its_registry_is_gone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With the key and nothing else; each lie in either file is exit code 1."""
-    monkeypatch.setenv("HOME", str(tmp_path / "nobody"))
+def test_a_receipt_is_verified_offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A receipt is verified offline with only the key; each forgery in receipt or key is exit code 1."""
+    monkeypatch.setenv("HOME", str(tmp_path / "empty-home"))
 
     async def publish(url: str) -> None:
         async with httpx2.AsyncClient(base_url=url, trust_env=False) as client:
@@ -54,7 +54,7 @@ def test_a_receipt_is_verified_when_its_registry_is_gone(tmp_path: Path, monkeyp
     assert key is not None
     verify = ("ledger", "receipt", "verify", file, "--key")
     holds = program.call(*verify, str(key.verifier), "--json")
-    stranger = program.call(*verify, str(signing_key("z", key.name).verifier))
+    other_key = program.call(*verify, str(signing_key("z", key.name).verifier))
     witness = SigningKey("witness.example", b"w" * 32, COSIGNATURE).verifier
     unseen = program.call(*verify, str(key.verifier), "--witness", str(witness))
     beside = file.with_name("app.tlog-proof.oci")
@@ -67,7 +67,7 @@ def test_a_receipt_is_verified_when_its_registry_is_gone(tmp_path: Path, monkeyp
     assert (written.code, other.code, untagged.code) == (0, 1, 2)
     assert "no pinned key verified this" in written.err
     assert holds.json["results"][0] | {"digest": APP.digest, "manifests": 3, "configs": 2} == holds.json["results"][0]
-    assert (stranger.code, unseen.code, forged.code) == (1, 1, 1)
-    assert "none of the trusted keys signed" in stranger.err
+    assert (other_key.code, unseen.code, forged.code) == (1, 1, 1)
+    assert "none of the trusted keys signed" in other_key.err
     assert "did not cosign" in unseen.err
     assert "another digest" in forged.err

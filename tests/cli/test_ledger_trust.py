@@ -1,4 +1,4 @@
-"""`boltseal ledger trust`, and that verbs which ask what a tag means hold the ledger against what was seen of it."""
+"""`boltseal ledger trust`, and commands that resolve tags and check the ledger against the stored checkpoint."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ KEY = signing_key()
 OTHER = "localhost:5000"
 
 
-def test_a_key_is_trusted_listed_and_forgotten() -> None:
-    """Nobody is asked: the key comes from its keeper."""
+def test_a_key_is_pinned_listed_and_forgotten() -> None:
+    """A key is pinned, listed and forgotten without contacting the registry."""
     given = program.call("ledger", "trust", OTHER, str(KEY.verifier))
     listed = program.call("ledger", "trust", "--json")
     again = program.call("ledger", "trust", OTHER, str(KEY.verifier))
@@ -37,8 +37,8 @@ def test_a_key_is_trusted_listed_and_forgotten() -> None:
     assert program.call("ledger", "trust").out == ""
 
 
-def test_another_key_takes_its_place_only_when_that_is_said() -> None:
-    """Exit code 1 without --replace."""
+def test_a_pinned_key_is_replaced_only_with_replace() -> None:
+    """Replacing a pinned key without --replace is exit code 1."""
     program.call("ledger", "trust", OTHER, str(KEY.verifier))
     other = str(signing_key("z").verifier)
     refused, replaced = (
@@ -50,8 +50,8 @@ def test_another_key_takes_its_place_only_when_that_is_said() -> None:
     assert "--replace" in refused.err
 
 
-def test_what_is_no_key_is_not_trusted() -> None:
-    """A letter that was lost on the way is found by the key's ID."""
+def test_an_invalid_key_is_refused() -> None:
+    """A key with a missing letter is refused, because its ID does not match."""
     key = str(KEY.verifier)
     run = program.call("ledger", "trust", OTHER, key.replace(KEY.verifier.key_id.hex(), "00000000"))
 
@@ -60,8 +60,8 @@ def test_what_is_no_key_is_not_trusted() -> None:
 
 
 @pytest.mark.parametrize("host", ["shop/app", "*", "a b", ""])
-def test_what_is_no_registry_is_not_trusted(host: str) -> None:
-    """Usage."""
+def test_an_invalid_registry_is_refused(host: str) -> None:
+    """An invalid registry is a usage error."""
     assert program.call("ledger", "trust", host, str(KEY.verifier)).code == 2
 
 
@@ -82,16 +82,16 @@ def trusted_key(server: Server) -> str:
 
 
 @pytest.fixture
-def _nobody(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """No login of the person at this machine is used."""
+def _no_logins(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Use no login of this machine's user."""
     for variable in ("HOME", "XDG_CONFIG_HOME", "XDG_RUNTIME_DIR"):
-        monkeypatch.setenv(variable, str(tmp_path / "nobody"))
+        monkeypatch.setenv(variable, str(tmp_path / "empty-home"))
     for variable in ("DOCKER_CONFIG", "REGISTRY_AUTH_FILE"):
         monkeypatch.delenv(variable, raising=False)
 
 
 def asked(address: str, tmp_path: Path) -> dict[str, Callable[[], program.Run]]:
-    """Every verb that asks a registry what a tag means."""
+    """Return the runs of all commands that resolve a tag."""
     project = tmp_path / "project"
     project.mkdir(exist_ok=True)
     (project / "compose.yaml").write_text(f"services: {{web: {{image: '{address}/{REF}'}}}}\n")
@@ -109,9 +109,9 @@ def asked(address: str, tmp_path: Path) -> dict[str, Callable[[], program.Run]]:
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("_nobody")
-def test_a_ledger_that_was_put_back_is_named_by_every_verb_that_resolves_a_tag(tmp_path: Path) -> None:
-    """An old copy of data and keys is served: the registry itself can't know, whoever saw more of it does."""
+@pytest.mark.usefixtures("_no_logins")
+def test_a_restored_old_ledger_is_reported_by_every_command_that_resolves_a_tag(tmp_path: Path) -> None:
+    """Each command that resolves a tag reports a restored old ledger, if this client has seen a newer checkpoint."""
     data, copy, port = tmp_path / "data", tmp_path / "copy", servers.free_port()
     with servers.boltseal(data, port=port) as server:
         publish(server, "1.4.2")
@@ -124,24 +124,24 @@ def test_a_ledger_that_was_put_back_is_named_by_every_verb_that_resolves_a_tag(t
         strict = program.call("digest", "--strict", f"{server.address}/{REF}")
         held = {verb: ask().code for verb, ask in asked(server.address, tmp_path).items()}
     with servers.boltseal(copy, port=port) as server:
-        told = {verb: ask() for verb, ask in asked(server.address, tmp_path).items()}
+        fields = {verb: ask() for verb, ask in asked(server.address, tmp_path).items()}
     gone = {verb: ask() for verb, ask in list(asked(f"127.0.0.1:{port}", tmp_path).items())[:3]}
 
     assert first.code == trusted.code == strict.code == 0
     assert "first use" in first.err
     assert "first use" not in strict.err
     assert held == dict.fromkeys(held, 0) | {"check": 1}
-    assert {verb: run.code for verb, run in told.items()} == dict.fromkeys(held, 1)
-    assert all("cut back" in run.err and "evidence" in run.err for run in told.values())
-    assert all(run.out == "" for run in told.values())
+    assert {verb: run.code for verb, run in fields.items()} == dict.fromkeys(held, 1)
+    assert all("cut back" in run.err and "evidence" in run.err for run in fields.values())
+    assert all(run.out == "" for run in fields.values())
     assert {verb: run.code for verb, run in gone.items()} == dict.fromkeys(gone, 3)
     assert len(list((Path(os.environ["BOLTSEAL_STATE"]) / "evidence").iterdir())) == 1
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("_nobody")
+@pytest.mark.usefixtures("_no_logins")
 def test_strict_refuses_a_registry_without_a_pinned_key(server: Server) -> None:
-    """Could not check, and what to do."""
+    """With --strict an unpinned registry could not be checked, and the message says what to do."""
     publish(server, "1.4.2")
     refused = program.call("digest", "--strict", f"{server.address}/{REF}")
 

@@ -1,4 +1,4 @@
-"""`boltseal lock` and `verify`, on a project, against a registry that really listens."""
+"""`boltseal lock` and `verify` on a project, with a listening registry."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ SHOP = "shop/app"
 
 
 @pytest.fixture
-def _nobody(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Neither a login nor a setting of the person at this machine is used."""
+def _no_logins(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Use no login and no setting of this machine's user."""
     for variable in ("HOME", "XDG_CONFIG_HOME", "XDG_RUNTIME_DIR"):
-        monkeypatch.setenv(variable, str(tmp_path / "nobody"))
+        monkeypatch.setenv(variable, str(tmp_path / "empty-home"))
     for variable in ("DOCKER_CONFIG", "REGISTRY_AUTH_FILE"):
         monkeypatch.delenv(variable, raising=False)
 
 
-pytestmark = [pytest.mark.usefixtures("_nobody"), pytest.mark.slow]
+pytestmark = [pytest.mark.usefixtures("_no_logins"), pytest.mark.slow]
 
 
 async def publish(server: Server, tag: str, document: Document, repository: str = SHOP) -> None:
@@ -56,24 +56,24 @@ def verify(project: Path, *more: str) -> Run:
 
 
 def trust(server: Server, project: Path) -> str:
-    """Give this machine the key of the server's ledger; the key."""
+    """Pin the server's ledger key on this machine, and return it."""
     key = program.run("ledger", "key", "--data", project.parent / "data").out.strip()
     assert program.run("ledger", "trust", server.address, key).code == 0
     return key
 
 
-async def test_a_project_is_locked_and_holds(server: Server, project: Path) -> None:
-    """The lock says what each image is on each platform, and running it again changes no byte."""
+async def test_a_project_is_locked_and_verified(server: Server, project: Path) -> None:
+    """The lock has each image's digest on each platform; locking again changes no byte."""
     app = index(image("app amd64"), image("app arm64"))
     await publish(server, "1.4.2", app)
     compose(project, web=f"{server.address}/{SHOP}:1.4.2")
     (project / "Dockerfile").write_text(f"FROM {server.address}/{SHOP}:1.4.2 AS base\n")
-    told, written = lock(project), (project / "boltseal.lock").read_bytes()
+    result, written = lock(project), (project / "boltseal.lock").read_bytes()
     again = lock(project)
     (found,) = parse_lock(written).images
 
-    assert (told.code, again.code) == (0, 0)
-    assert told.out == f"added        {server.address}/{SHOP}:1.4.2  {app.digest}\n"
+    assert (result.code, again.code) == (0, 0)
+    assert result.out == f"added        {server.address}/{SHOP}:1.4.2  {app.digest}\n"
     assert "boltseal.lock: 1 image, unchanged" in again.err
     assert (project / "boltseal.lock").read_bytes() == written
     assert {str(each.image) for each in found.platforms} == {child.config.digest for child in app.children}
@@ -81,24 +81,24 @@ async def test_a_project_is_locked_and_holds(server: Server, project: Path) -> N
     assert verify(project).code == 0
 
 
-async def test_the_lock_names_the_entry_of_the_ledger_and_the_key_that_was_given(server: Server, project: Path) -> None:
-    """Where somebody has given the registry's key; and a second run changes no byte, whatever was pushed meanwhile."""
+async def test_the_lock_has_the_ledger_entry_and_the_pinned_key(server: Server, project: Path) -> None:
+    """With a pinned key the lock has key and ledger entry; a later run changes no byte, whatever was pushed meanwhile."""
     await publish(server, "1.4.2", image("app"))
     key = trust(server, project)
     compose(project, web=f"{server.address}/{SHOP}:1.4.2")
-    told, written = lock(project), (project / "boltseal.lock").read_bytes()
+    result, written = lock(project), (project / "boltseal.lock").read_bytes()
     await publish(server, "1.4.3", image("other"))
     lock(project)
     found = parse_lock(written)
 
-    assert told.code == 0
+    assert result.code == 0
     assert dict(found.keys) == {server.address: key}
     assert [one.entry for one in found.images] == [2]
     assert (project / "boltseal.lock").read_bytes() == written
 
 
 async def test_a_moved_mutable_tag_is_reported_with_from_to_and_time(server: Server, project: Path) -> None:
-    """By lock and by verify; what is not pinned then does not hold, and an update takes it."""
+    """lock and verify report a moved mutable tag with both digests and the time; --update accepts it."""
     older, newer = image("older"), image("newer")
     await publish(server, "latest", older)
     compose(project, web=f"{server.address}/{SHOP}:latest")
@@ -119,8 +119,8 @@ async def test_a_moved_mutable_tag_is_reported_with_from_to_and_time(server: Ser
     assert verify(project).code == 0
 
 
-async def test_a_pinned_file_holds_though_its_floating_tag_moved(server: Server, project: Path) -> None:
-    """With a note, which strictly does not hold."""
+async def test_a_pinned_file_is_up_to_date_though_its_floating_tag_moved(server: Server, project: Path) -> None:
+    """A pinned reference whose tag moved is up to date with a note, and fails with --strict."""
     older = image("older")
     await publish(server, "latest", older)
     compose(project, web=f"{server.address}/{SHOP}:latest@{older.digest}")
@@ -135,8 +135,9 @@ async def test_a_pinned_file_holds_though_its_floating_tag_moved(server: Server,
     assert verify(project, "--offline", "--strict").code == 0
 
 
-async def test_a_deleted_tag_is_gone_and_its_history_has_the_user(server: Server, project: Path) -> None:
-    """Of what nothing pins; a registry that nobody serves, beside it, could not be checked, and 1 beats 3."""
+async def test_a_deleted_tag_is_reported_with_the_user_who_deleted_it(server: Server, project: Path) -> None:
+    """For an unpinned reference, a deleted tag is exit code 1 and its history names the user; 1 takes precedence over
+    3."""
     await publish(server, "latest", image("app"))
     other = f"127.0.0.1:{servers.free_port()}/shop/app@sha256:{'0' * 64}"
     compose(project, web=f"{server.address}/{SHOP}:latest")
@@ -149,10 +150,10 @@ async def test_a_deleted_tag_is_gone_and_its_history_has_the_user(server: Server
     compose(project, web=f"{server.address}/{SHOP}:latest", other=other)
     async with httpx2.AsyncClient(base_url=server.url, trust_env=False) as client:
         assert (await client.delete(f"/v2/{SHOP}/manifests/latest")).status_code == 202
-    told = verify(project, "--json")
-    gone, unknown = told.json["results"]
+    result = verify(project, "--json")
+    gone, unknown = result.json["results"]
 
-    assert (told.code, told.json["outcome"]) == (1, "differs")
+    assert (result.code, result.json["outcome"]) == (1, "differs")
     assert (gone["status"], gone["moved_by"], gone["sealed"]) == ("gone", "anonymous", False)
     assert "it no longer exists" in gone["reason"]
     assert f"according to entry {gone['entry']} of its ledger" in gone["reason"]
@@ -161,7 +162,7 @@ async def test_a_deleted_tag_is_gone_and_its_history_has_the_user(server: Server
 
 
 async def test_a_sealed_tag_can_not_move(server: Server, project: Path) -> None:
-    """The registry refuses the push, so the gate stays green."""
+    """A push to a sealed tag is refused, so verify stays successful."""
     await publish(server, "1.4.2", image("app"))
     compose(project, web=f"{server.address}/{SHOP}:1.4.2")
     lock(project)
@@ -173,57 +174,57 @@ async def test_a_sealed_tag_can_not_move(server: Server, project: Path) -> None:
 
 
 async def test_a_reference_that_can_not_be_resolved_leaves_the_lock_as_it_was(server: Server, project: Path) -> None:
-    """It is listed with its reason and its place, and the exit code is 3."""
+    """An unresolvable reference is listed with file and reason, the lock stays unchanged, and the exit code is 3."""
     await publish(server, "1.4.2", image("app"))
     compose(project, web=f"{server.address}/{SHOP}:1.4.2")
     lock(project)
     before = (project / "boltseal.lock").read_bytes()
     compose(project, web=f"{server.address}/{SHOP}:1.4.2", worker=f"{server.address}/{SHOP}:9.9.9", old="app:${{")
-    told = lock(project, "--json")
+    ran = lock(project, "--json")
 
-    assert (told.code, told.json["outcome"]) == (3, "unknown")
-    assert {result["status"] for result in told.json["results"]} == {"locked", "unresolved"}
+    assert (ran.code, ran.json["outcome"]) == (3, "unknown")
+    assert {result["status"] for result in ran.json["results"]} == {"locked", "unresolved"}
     assert (project / "boltseal.lock").read_bytes() == before
-    assert "has no manifest 9.9.9" in told.err
-    assert "boltseal.lock is unchanged" in told.err
+    assert "has no manifest 9.9.9" in ran.err
+    assert "boltseal.lock is unchanged" in ran.err
 
 
 async def test_each_finding_is_an_annotation_at_its_line(server: Server, project: Path) -> None:
-    """As GitHub Actions reads it: errors for what does not hold, and nothing in a name can end the command."""
+    """Each finding is a GitHub Actions annotation, and nothing in a name can end the workflow command."""
     await publish(server, "1.4.2", image("app"))
     compose(project, web=f"{server.address}/{SHOP}:1.4.2")
     lock(project)
     compose(project, web=f"{server.address}/{SHOP}:1.4.2", new=f"{server.address}/{SHOP}:2.0.0")
     (project / "a,b:c.yaml").write_text("apiVersion: v1\nkind: [\n")
-    told = verify(project, "--github")
-    lines = told.out.splitlines()
+    result = verify(project, "--github")
+    lines = result.out.splitlines()
 
-    assert told.code == 1
-    assert f"::error file=compose.yaml,line=5::{server.address}/{SHOP}:2.0.0: not-in-the-lock: " in told.out
+    assert result.code == 1
+    assert f"::error file=compose.yaml,line=5::{server.address}/{SHOP}:2.0.0: not-in-the-lock: " in result.out
     assert any(line.startswith("::warning file=compose.yaml,line=3::") for line in lines)
     assert any(line.startswith("::error file=a%2Cb%3Ac.yaml,line=") for line in lines)
 
 
 async def test_an_unknown_registry_is_not_asked(server: Server, project: Path) -> None:
-    """A checked-out project can't make us talk to an inner network, unless the user says so."""
+    """A checked-out project can't make boltseal contact an unknown registry, unless the user allows it."""
     compose(project, web="10.255.255.1:5000/shop/app:1.4.2")
-    told = lock(project)
-    (project.parent / "nobody/boltseal").mkdir(parents=True)
-    (project.parent / "nobody/boltseal/boltseal.toml").write_text('[client]\nregistries = ["ghcr.io"]\n')
+    result = lock(project)
+    (project.parent / "empty-home/boltseal").mkdir(parents=True)
+    (project.parent / "empty-home/boltseal/boltseal.toml").write_text('[client]\nregistries = ["ghcr.io"]\n')
     compose(project, web=f"{server.address}/{SHOP}:1.4.2")
     bounded = verify(project)
 
-    assert told.code == 3
-    assert "10.255.255.1:5000 is not contacted" in told.err
-    assert bounded.code == 1  # there is no lock, and nothing pins it
+    assert result.code == 3
+    assert "10.255.255.1:5000 is not contacted" in result.err
+    assert bounded.code == 1  # neither locked nor pinned
     assert f"{server.address} is not contacted" in lock(project).err
 
 
 async def test_a_registry_that_is_named_in_the_call_is_asked(server: Server, project: Path) -> None:
-    """A pipeline has no file of its own."""
+    """A registry named on the command line is contacted, since a pipeline has no settings file."""
     await publish(server, "1.4.2", image("app"))
-    (project.parent / "nobody/boltseal").mkdir(parents=True)
-    (project.parent / "nobody/boltseal/boltseal.toml").write_text("[client]\nregistries = []\n")
+    (project.parent / "empty-home/boltseal").mkdir(parents=True)
+    (project.parent / "empty-home/boltseal/boltseal.toml").write_text("[client]\nregistries = []\n")
     compose(project, web=f"{server.address}/{SHOP}:1.4.2")
 
     assert lock(project).code == 3
@@ -232,23 +233,23 @@ async def test_a_registry_that_is_named_in_the_call_is_asked(server: Server, pro
 
 
 def test_a_registry_that_is_down_could_not_be_checked(project: Path) -> None:
-    """Which is no success, and no failure of the project."""
+    """When the registry is down, the result is "could not check": neither success nor failure."""
     compose(project, web=f"127.0.0.1:{servers.free_port()}/shop/app@sha256:{'0' * 64}")
 
     assert verify(project).code == 3
     assert verify(project, "--offline").code == 0
 
 
-async def test_a_service_that_is_built_here_is_a_local_build(server: Server, project: Path) -> None:
-    """Until its tag is pushed, and taken by an update."""
+async def test_a_service_that_is_built_locally_is_a_local_build(server: Server, project: Path) -> None:
+    """A service that is built locally is listed as such until its tag is pushed and taken by an update."""
     (project / "compose.yaml").write_text(
         f"services:\n  web:\n    build: .\n    image: {server.address}/{SHOP}:1.4.2\n"
     )
     (project / "Dockerfile").write_text("FROM scratch\n")
-    told, held = lock(project), verify(project, "--json")
+    result, held = lock(project), verify(project, "--json")
     await publish(server, "1.4.2", image("app"))
 
-    assert (told.code, held.code) == (0, 0)
+    assert (result.code, held.code) == (0, 0)
     assert "local_build = true" in (project / "boltseal.lock").read_text()
     assert held.json["results"][0]["status"] == "local-build"
     assert "a local build, resolves to sha256:" in lock(project).out
@@ -256,7 +257,7 @@ async def test_a_service_that_is_built_here_is_a_local_build(server: Server, pro
 
 
 async def test_a_part_of_a_project_is_locked_alone(server: Server, project: Path) -> None:
-    """What other files name stays in the lock; a file outside is refused."""
+    """Locking some files keeps the lock's entries of the others; a file outside of the project is refused."""
     for tag in ("1.0.0", "2.0.0"):
         await publish(server, tag, image(tag))
     compose(project, web=f"{server.address}/{SHOP}:1.0.0")
@@ -276,13 +277,13 @@ async def test_a_part_of_a_project_is_locked_alone(server: Server, project: Path
     "arguments", [("--update", "nobody/names:this"), ("--update", "No/Reference"), ("--project", "none")]
 )
 def test_mistyped_input_is_reported(project: Path, arguments: tuple[str, ...]) -> None:
-    """With exit code 2, and nothing written."""
+    """Invalid input is exit code 2, and nothing is written."""
     assert lock(project, *arguments).code == 2
     assert list(project.iterdir()) == []
 
 
 def test_excluded_files_are_not_read(project: Path) -> None:
-    """By the project's own file; which can also make its gate strict."""
+    """The project's configuration can exclude files from reading, and make verify strict."""
     compose(project, web="${NOBODY}")
     (project / ".boltseal.toml").write_text('[lock]\nexclude = ["*.yaml"]\n')
 
@@ -291,12 +292,12 @@ def test_excluded_files_are_not_read(project: Path) -> None:
 
 
 def test_a_hostile_name_does_not_steer_the_terminal(project: Path) -> None:
-    """Nor does a text in a file."""
+    """Control characters in a reference or a file's text do not reach the terminal."""
     (project / "a\x1b[2J.yaml").write_text("apiVersion: v1\nkind: Pod\nspec:\n  containers: [{image: 'x\\x1b[2J'}]\n")
-    told = [verify(project), verify(project, "--offline"), lock(project)]
+    result = [verify(project), verify(project, "--offline"), lock(project)]
 
-    assert all("\x1b" not in run.out + run.err for run in told)
-    assert all("\\x1b" in run.out + run.err for run in told)
+    assert all("\x1b" not in run.out + run.err for run in result)
+    assert all("\\x1b" in run.out + run.err for run in result)
 
 
 def contents(project: Path) -> dict[str, bytes]:
@@ -304,7 +305,7 @@ def contents(project: Path) -> dict[str, bytes]:
 
 
 async def test_a_file_for_another_tool_holds_the_locked_digests(server: Server, project: Path) -> None:
-    """Compose, kustomize and BuildKit each get theirs; nobody is asked, and no file of the project is touched."""
+    """Override files for Compose, kustomize and BuildKit have the locked digests, without any request or edit."""
     app = image("app")
     await publish(server, "1.4.2", app)
     name = f"{server.address}/{SHOP}"
@@ -322,26 +323,26 @@ async def test_a_file_for_another_tool_holds_the_locked_digests(server: Server, 
     }
 
     assert (early.code, early.out) == (2, "")
-    assert all(told.code == 0 and app.digest in told.out for told in texts.values())
+    assert all(each.code == 0 and app.digest in each.out for each in texts.values())
     assert f'image: "{name}:1.4.2@{app.digest}"' in texts["compose-override"].out
     assert json.loads(texts["buildkit-source-policy"].out)["rules"][0]["action"] == "CONVERT"
     assert contents(project) == before
 
 
 async def test_a_file_for_another_tool_is_whole_or_not_there(server: Server, project: Path) -> None:
-    """What is not locked would be deployed by its tag, unnoticed."""
+    """If an image is not locked, no override file is written, because it would be deployed by its tag."""
     await publish(server, "1.4.2", image("app"))
     compose(project, web=f"{server.address}/{SHOP}:1.4.2")
     lock(project)
     compose(project, web=f"{server.address}/{SHOP}:1.4.2", new=f"{server.address}/{SHOP}:2.0.0")
-    told = lock(project, "--emit", "compose-override")
+    result = lock(project, "--emit", "compose-override")
 
-    assert (told.code, told.out) == (1, "")
-    assert "compose.yaml:5: " in told.err
-    assert "it is not in boltseal.lock" in told.err
+    assert (result.code, result.out) == (1, "")
+    assert "compose.yaml:5: " in result.err
+    assert "it is not in boltseal.lock" in result.err
 
 
 def test_the_envelopes_have_their_schemas(project: Path) -> None:
-    """Versioned, also when there is nothing to say."""
+    """JSON output has a versioned schema, also when it has no rows."""
     assert json.loads(lock(project, "--json").out)["schema"] == "boltseal.lock/1"
     assert json.loads(verify(project, "--json").out)["schema"] == "boltseal.verify/1"

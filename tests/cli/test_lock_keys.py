@@ -1,4 +1,4 @@
-"""The ledger's key in boltseal.lock: what a new machine believes a registry by, and what is said when another one signs."""
+"""The ledger's key in boltseal.lock: when a new machine trusts it, and what is reported when another key signs."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ OTHER = str(SigningKey("registry.example.com", b"o" * 32).verifier)
 
 @pytest.fixture
 async def project(server: Server, tmp_path: Path) -> Path:
-    """A pinned and locked project; this machine was given the registry's key before."""
+    """A pinned and locked project, whose registry's key was pinned on this machine."""
     app = image("app")
     async with httpx2.AsyncClient(base_url=server.url, trust_env=False) as client:
         assert (await push(client, "shop/app", "1.4.2", app)).status_code == 201
@@ -36,13 +36,13 @@ async def project(server: Server, tmp_path: Path) -> Path:
 
 
 def elsewhere(project: Path, *arguments: str) -> Run:
-    """On a machine that knows nothing yet."""
+    """Run on a machine without any state."""
     state = {"BOLTSEAL_STATE": str(project.parent / "another machine")}
     return program.run(*arguments, cwd=project, environment=state)
 
 
 def named(project: Path, key: str) -> None:
-    """The lock with another key."""
+    """Return the lock with another key."""
     path = project / "boltseal.lock"
     lines = path.read_text().splitlines()
     at = lines.index("[keys]") + 1
@@ -51,7 +51,7 @@ def named(project: Path, key: str) -> None:
 
 
 def test_a_new_machine_trusts_the_key_of_the_lock_with_a_notice(project: Path) -> None:
-    """By verify and by lock, which keeps the key; once it has been given here too, nothing is said any more."""
+    """A new machine trusts the lock's key with a notice, until the key is also pinned on that machine."""
     first, again = elsewhere(project, "verify"), elsewhere(project, "lock", "--update")
     lines = (project / "boltseal.lock").read_text().splitlines()
     key = lines[lines.index("[keys]") + 1].partition(" = ")[2].strip('"')
@@ -61,8 +61,8 @@ def test_a_new_machine_trusts_the_key_of_the_lock_with_a_notice(project: Path) -
     assert key in first.err
 
 
-def test_a_key_that_was_given_later_is_taken_up_by_an_update(project: Path, server: Server) -> None:
-    """And the entry with it; running it again without one changes nothing."""
+def test_a_key_that_was_pinned_later_is_added_by_an_update(project: Path, server: Server) -> None:
+    """`lock --update` adds a key that was pinned later, and its ledger entry; another run changes nothing."""
     (project / "boltseal.lock").unlink()
     key = program.run("ledger", "key", "--data", project.parent / "data").out.strip()
     without = elsewhere(project, "lock")
@@ -80,8 +80,8 @@ def test_a_key_that_was_given_later_is_taken_up_by_an_update(project: Path, serv
     assert "entry = 2" in path.read_text()
 
 
-def test_strict_wants_a_key_that_was_given_to_this_machine(project: Path, server: Server) -> None:
-    """The lock came with the project; `boltseal ledger trust` did not."""
+def test_strict_requires_a_key_pinned_on_this_machine(project: Path, server: Server) -> None:
+    """With --strict the key must be pinned on this machine; the lock's own key does not count."""
     key = program.run("ledger", "key", "--data", project.parent / "data").out.strip()
     refused = elsewhere(project, "verify", "--strict")
     locking = [elsewhere(project, verb, "--strict") for verb in ("lock", "pin")]
@@ -90,24 +90,24 @@ def test_strict_wants_a_key_that_was_given_to_this_machine(project: Path, server
 
     assert refused.code == 3
     assert "no key is trusted for the ledger" in refused.out
-    assert [run.code for run in locking] == [3, 0]  # a lock that is there says what to pin: nobody is asked
+    assert [run.code for run in locking] == [3, 0]  # an existing lock has the digests, so no registry is asked
     assert (given.code, taken.code) == (0, 0)
     assert "first use" not in taken.err
 
 
 @pytest.mark.parametrize("known", [False, True])
-def test_a_key_that_does_not_sign_is_a_finding_of_every_reference(project: Path, known: bool) -> None:
-    """Either the lock lies or the registry does; nothing of it is locked anew, and the lock stays."""
+def test_a_wrong_key_is_a_finding_of_every_reference(project: Path, known: bool) -> None:
+    """If the lock's key did not sign, each reference is a finding, and lock changes nothing."""
     named(project, OTHER)
     before = (project / "boltseal.lock").read_bytes()
 
     def run(*words: str) -> Run:
         return program.run(*words, cwd=project) if known else elsewhere(project, *words)
 
-    told, shown, locking = run("verify", "--json"), run("verify", "--github"), run("lock", "--update")
-    (verdict,) = told.json["results"]
+    result, shown, locking = run("verify", "--json"), run("verify", "--github"), run("lock", "--update")
+    (verdict,) = result.json["results"]
 
-    assert (told.code, verdict["status"], verdict["weight"]) == (1, "other-key", "differs")
+    assert (result.code, verdict["status"], verdict["weight"]) == (1, "other-key", "differs")
     assert OTHER in verdict["reason"]
     assert "::error file=compose.yaml,line=1::" in shown.out
     assert (locking.code, locking.out) == (1, "")
@@ -115,10 +115,10 @@ def test_a_key_that_does_not_sign_is_a_finding_of_every_reference(project: Path,
     assert elsewhere(project, "verify", "--offline").code == 0
 
 
-def test_what_is_no_key_is_a_lock_that_can_not_be_read(project: Path) -> None:
-    """Its letters fit, and its ID is another's."""
+def test_a_lock_with_a_wrong_key_id_can_not_be_read(project: Path) -> None:
+    """A lock whose key has another key's ID cannot be read."""
     named(project, f"{OTHER.split('+')[0]}+00000000+{OTHER.split('+')[2]}")
-    told = elsewhere(project, "verify")
+    result = elsewhere(project, "verify")
 
-    assert told.code == 2
-    assert "boltseal.lock: the key of" in told.err
+    assert result.code == 2
+    assert "boltseal.lock: the key of" in result.err

@@ -1,4 +1,4 @@
-"""How the server logs: JSON for machines, text for people, and nothing that could draw on their terminal."""
+"""The server's logs: JSON for programs, text for people, and no control characters on a terminal."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ HOSTILE = "shop\x1b[2J\r\n\u202eapp\x9b"
 
 @pytest.fixture(autouse=True)
 def _as_before() -> Iterator[None]:
-    """Logging is the process's, so it is given back as it was."""
+    """Restore the process's logging configuration."""
     root = logging.getLogger()
     handlers, level = root.handlers[:], root.level
     yield
@@ -31,24 +31,24 @@ Capture = pytest.CaptureFixture[str]
 
 
 def logged(capsys: Capture, *, as_json: bool, level: str = "info") -> Callable[[], str]:
-    """What is on stderr after `configure`."""
+    """Return the stderr output after `configure`."""
     logs.configure(level, as_json=as_json)
     return lambda: capsys.readouterr().err
 
 
 def test_json_is_one_object_a_line(capsys: Capture) -> None:
-    """Event, level, time and what was given."""
+    """Each line is a JSON object with event, level, time and fields."""
     lines = logged(capsys, as_json=True)
     structlog.get_logger("x").warning("refused", repository=HOSTILE)
-    told = json.loads(lines())
+    output = json.loads(lines())
 
-    assert (told["event"], told["level"], told["repository"]) == ("refused", "warning", HOSTILE)
-    assert told["time"].endswith("Z")
+    assert (output["event"], output["level"], output["repository"]) == ("refused", "warning", HOSTILE)
+    assert output["time"].endswith("Z")
 
 
 @pytest.mark.parametrize("as_json", [True, False])
-def test_no_control_character_leaves_as_itself(capsys: Capture, as_json: bool) -> None:
-    """A repository name can't clear the screen, fake a line or turn the text around."""
+def test_no_control_character_is_written(capsys: Capture, as_json: bool) -> None:
+    """A repository name in the log can't clear the screen, fake a line or reverse text."""
     lines = logged(capsys, as_json=as_json)
     structlog.get_logger("x").warning(HOSTILE, repository=HOSTILE, parts=[HOSTILE])
     text = lines()
@@ -58,8 +58,8 @@ def test_no_control_character_leaves_as_itself(capsys: Capture, as_json: bool) -
 
 
 @pytest.mark.parametrize("as_json", [True, False])
-def test_the_lines_of_libraries_come_the_same_way(capsys: Capture, as_json: bool) -> None:
-    """granian says in one voice with us what happened to a worker."""
+def test_library_lines_have_the_same_format(capsys: Capture, as_json: bool) -> None:
+    """Lines of libraries, such as granian's about a worker, have the same format."""
     lines = logged(capsys, as_json=as_json)
     logging.getLogger("_granian").error("Unexpected exit from %s", "worker-1\x1b")
     logging.getLogger("_granian").info("Started worker-1")
@@ -70,8 +70,8 @@ def test_the_lines_of_libraries_come_the_same_way(capsys: Capture, as_json: bool
     assert "\x1b" not in text
 
 
-def test_a_person_reads_when_what_and_why_first(capsys: Capture) -> None:
-    """The sentence stands before the fields, and what is not known is not there."""
+def test_text_lines_begin_with_time_and_sentence(capsys: Capture) -> None:
+    """Text lines have time, sentence, then fields; unknown fields are left out."""
     lines = logged(capsys, as_json=False)
     structlog.get_logger("x").warning("refused", tag=None, actor="anonymous", reason="tag 1 is sealed")
     date, time, rest = lines().split(" ", 2)
@@ -81,7 +81,7 @@ def test_a_person_reads_when_what_and_why_first(capsys: Capture) -> None:
 
 
 def test_what_is_below_the_level_is_not_written(capsys: Capture) -> None:
-    """log_level means it."""
+    """Events below log_level are not written."""
     lines = logged(capsys, as_json=True, level="warning")
     structlog.get_logger("x").info("rules read again")
 
@@ -89,7 +89,7 @@ def test_what_is_below_the_level_is_not_written(capsys: Capture) -> None:
 
 
 def test_a_traceback_is_part_of_its_event(capsys: Capture) -> None:
-    """A defect is one JSON object too."""
+    """A defect's traceback is inside its one JSON object."""
     lines = logged(capsys, as_json=True)
     try:
         raise RuntimeError("surprise")
@@ -108,8 +108,8 @@ def test_logs_are_json_if_stderr_is_no_terminal(log_format: str, json_: bool) ->
 
 
 @pytest.mark.parametrize("level", ["info", "debug"])
-def test_no_address_that_we_ask_is_logged(capsys: Capture, level: str) -> None:
-    """A webhook's address is a secret, and so is the signed one of a store of blobs: httpx2 would log both, whole."""
+def test_no_requested_url_is_logged(capsys: Capture, level: str) -> None:
+    """No requested URL is logged: a webhook's address and a signed blob URL are secrets."""
     lines = logged(capsys, as_json=True, level=level)
 
     def answer(_: httpx2.Request) -> httpx2.Response:

@@ -1,4 +1,4 @@
-"""A file that the user names and that is not there: exit code 2 and one wording, in every command."""
+"""A named file that does not exist is exit code 2 with one wording in every command."""
 
 from __future__ import annotations
 
@@ -51,15 +51,15 @@ def test_a_missing_file_is_a_usage_error(
 ) -> None:
     """The message names the file as it was typed."""
     monkeypatch.chdir(tmp_path)
-    told = program.call(*words)
+    result = program.call(*words)
 
-    assert (told.code, told.out) == (2, "")
-    assert told.err == f"boltseal: {GONE}: no such file or folder; check the path\n"
+    assert (result.code, result.out) == (2, "")
+    assert result.err == f"boltseal: {GONE}: no such file or folder; check the path\n"
 
 
 def test_json_reports_a_missing_file_too(tmp_path: Path) -> None:
-    """As an error of the command."""
-    told = program.call("watch", "--lock", tmp_path / "none", "--json")
+    """JSON reports a missing file as an error of the command."""
+    result = program.call("watch", "--lock", tmp_path / "none", "--json")
 
-    assert (told.code, told.json["schema"]) == (2, "boltseal.watch/1")
-    assert "no such file or folder" in told.json["errors"][0]["message"]
+    assert (result.code, result.json["schema"]) == (2, "boltseal.watch/1")
+    assert "no such file or folder" in result.json["errors"][0]["message"]

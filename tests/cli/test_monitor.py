@@ -1,4 +1,4 @@
-"""`boltseal ledger monitor`, against a registry that really listens."""
+"""`boltseal ledger monitor`, with a listening registry."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(autouse=True)
-def _nobody(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """No login of the person at this machine is used."""
-    monkeypatch.setenv("HOME", str(tmp_path / "nobody"))
+def _no_logins(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Use no login of this machine's user."""
+    monkeypatch.setenv("HOME", str(tmp_path / "empty-home"))
     for variable in ("DOCKER_CONFIG", "REGISTRY_AUTH_FILE", "XDG_CONFIG_HOME", "XDG_RUNTIME_DIR"):
         monkeypatch.delenv(variable, raising=False)
 
@@ -40,7 +40,7 @@ def publish(url: str, *tags: str) -> None:
 
 
 def test_a_registry_is_followed_from_run_to_run(tmp_path: Path) -> None:
-    """One line each time; a tag that was re-pointed in the database is exit code 1, a registry that is gone 3."""
+    """Each run prints one line; a tag changed in the database is exit code 1, an unreachable registry 3."""
     data, state, port = tmp_path / "data", tmp_path / "state", servers.free_port()
     with servers.boltseal(data, port=port) as server:
         publish(server.url, "1.4.1", "1.4.2")
@@ -50,7 +50,7 @@ def test_a_registry_is_followed_from_run_to_run(tmp_path: Path) -> None:
         first = program.call(*asked)
         publish(server.url, "1.4.3")
         second = program.call(*asked, "--json")
-        stranger = program.call(*asked[:5], "--key", str(signing_key("z", key.name).verifier))
+        other_key = program.call(*asked[:5], "--key", str(signing_key("z", key.name).verifier))
     with closing(sqlite3.connect(data / DATABASE_NAME)) as database:
         (other,) = database.execute("SELECT digest FROM tag WHERE name = '1.4.1'").fetchone()
         database.execute("UPDATE tag SET digest = ?, canonical = ? WHERE name = '1.4.3'", (other, other))
@@ -62,5 +62,5 @@ def test_a_registry_is_followed_from_run_to_run(tmp_path: Path) -> None:
     assert (first.code, second.code) == (0, 0), first.err + second.err
     assert first.out == f"{server.url}: 4 entries, 4 of them new, 2 names, 2 tags compared: holds\n"
     assert second.json["results"][0] | {"size": 5, "read": 1, "names": 3, "compared": 3} == second.json["results"][0]
-    assert (stranger.code, forged.code, gone.code) == (1, 1, 3)
+    assert (other_key.code, forged.code, gone.code) == (1, 1, 3)
     assert "shop/app:1.4.3: the tag resolves to" in forged.err

@@ -1,4 +1,4 @@
-"""A check that finds nothing to check is no success: exit code 3 and a reason, unless --allow-empty is given."""
+"""A check without anything to check is exit code 3 with a reason, unless --allow-empty is given."""
 
 from __future__ import annotations
 
@@ -31,10 +31,10 @@ PROJECTS: dict[str, dict[str, str]] = {
 
 
 @pytest.fixture(autouse=True)
-def _nobody(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Neither a login nor a setting of the person at this machine is used."""
+def _no_logins(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Use no login and no setting of this machine's user."""
     for variable in ("HOME", "XDG_CONFIG_HOME", "XDG_RUNTIME_DIR"):
-        monkeypatch.setenv(variable, str(tmp_path / "nobody"))
+        monkeypatch.setenv(variable, str(tmp_path / "empty-home"))
 
 
 @pytest.fixture(params=PROJECTS)
@@ -47,101 +47,101 @@ def project(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize("more", [(), ("--offline",), ("--github",)], ids=lambda more: "".join(more) or "plain")
 def test_verify_of_a_project_without_references_could_not_check(project: Path, more: tuple[str, ...]) -> None:
-    """A wrong folder in a pipeline looks like this."""
-    told = program.call("verify", "--project", project, *more)
+    """verify in a folder without references, as with a wrong path in a pipeline, is exit code 3."""
+    result = program.call("verify", "--project", project, *more)
 
-    assert told.code == 3
-    assert f'nothing to check: found 0 image references in "{project}"; expected at least 1; check PATH' in told.err
-    assert ("::error::nothing to check" in told.out) == ("--github" in more)
+    assert result.code == 3
+    assert f'nothing to check: found 0 image references in "{project}"; expected at least 1; check PATH' in result.err
+    assert ("::error::nothing to check" in result.out) == ("--github" in more)
 
 
 @pytest.mark.parametrize("words", [("verify", "--offline"), ("pin",)], ids=" ".join)
 def test_the_reason_is_the_only_line(words: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It names the searched folder as it is found from anywhere, and no count of nothing stands before it."""
+    """The message names the searched folder by its absolute path, and no count precedes it."""
     monkeypatch.chdir(tmp_path)
-    told = program.call(*words)
+    result = program.call(*words)
 
-    assert (told.out, told.err.count("\n")) == ("", 1)
-    assert told.err.startswith(
+    assert (result.out, result.err.count("\n")) == ("", 1)
+    assert result.err.startswith(
         f'boltseal: nothing to check: found 0 image references in "{tmp_path}"; expected at least 1;'
     )
 
 
-def test_verify_says_so_to_programs(project: Path) -> None:
-    """The outcome is unknown, and the reason is a result."""
-    told = program.call("verify", "--project", project, "--json")
+def test_verify_reports_it_in_json(project: Path) -> None:
+    """JSON has the outcome `unknown` and the reason."""
+    result = program.call("verify", "--project", project, "--json")
 
-    assert (told.code, told.json["outcome"], told.json["errors"]) == (3, "unknown", [])
-    assert (told.json["results"][-1]["status"], told.json["results"][-1]["weight"]) == ("unknown", "unknown")
-    assert told.json["results"][-1]["reason"].startswith("nothing to check: found 0 image references in ")
+    assert (result.code, result.json["outcome"], result.json["errors"]) == (3, "unknown", [])
+    assert (result.json["results"][-1]["status"], result.json["results"][-1]["weight"]) == ("unknown", "unknown")
+    assert result.json["results"][-1]["reason"].startswith("nothing to check: found 0 image references in ")
 
 
 @pytest.mark.parametrize("verb", ["verify", "lock", "pin"])
-def test_a_project_may_be_empty_where_that_is_said(project: Path, verb: str) -> None:
-    """With --allow-empty it is a success, as the person asked for."""
+def test_allow_empty_makes_an_empty_project_a_success(project: Path, verb: str) -> None:
+    """With --allow-empty a project without references is a success."""
     assert program.call(verb, "--project", project, "--allow-empty").code == 0
 
 
-def test_strict_makes_nothing_of_it_a_success(tmp_path: Path) -> None:
-    """An empty folder is no more checked by --strict; and what is only noted of a chart still does not hold."""
+def test_strict_does_not_make_an_empty_project_a_success(tmp_path: Path) -> None:
+    """--strict does not make an empty project a success, and still fails on unpinned chart templates."""
     assert program.call("verify", "--project", tmp_path, "--strict").code == 3
     assert program.call("verify", "--project", written(tmp_path, CHART), "--strict").code == 1
 
 
 def test_a_file_without_references_could_not_be_checked_beside_one_with(tmp_path: Path) -> None:
-    """Only what was named counts; the message names it."""
+    """Of several files named on the command line, the one without references is reported as not checked."""
     written(
         tmp_path, {"compose.yaml": "services:\n  web:\n    image: nginx:1.25\n", "other/compose.yaml": "services: {}\n"}
     )
-    told = program.call("verify", "--offline", "--project", tmp_path, tmp_path / "other")
+    result = program.call("verify", "--offline", "--project", tmp_path, tmp_path / "other")
 
-    assert told.code == 3
-    assert f'"{tmp_path / "other"}"; expected' in told.err
+    assert result.code == 3
+    assert f'"{tmp_path / "other"}"; expected' in result.err
 
 
 def test_a_file_that_can_not_be_read_is_the_reason_by_itself(tmp_path: Path) -> None:
-    """It is not said that there is no reference where that could not be seen."""
-    told = program.call("verify", "--project", written(tmp_path, {"compose.yaml": "services: [\n"}), "--allow-empty")
+    """An unreadable file is the only reason given: the message does not claim that there is no reference."""
+    result = program.call("verify", "--project", written(tmp_path, {"compose.yaml": "services: [\n"}), "--allow-empty")
 
-    assert told.code == 3
-    assert "nothing to check" not in told.err
+    assert result.code == 3
+    assert "nothing to check" not in result.err
 
 
-def test_lock_of_a_project_without_references_writes_nothing(tmp_path: Path) -> None:
-    """The lock that was there stays, as it does when a reference can't be resolved."""
+def test_lock_without_references_writes_nothing(tmp_path: Path) -> None:
+    """`lock` without references keeps the existing lock, as it does for an unresolvable reference."""
     before = (
         format_lock(
             Lock(()),
         )
         + "# kept\n"
     )
-    told = program.call("lock", "--project", written(tmp_path, {LOCK_NAME: before}))
+    result = program.call("lock", "--project", written(tmp_path, {LOCK_NAME: before}))
 
-    assert told.code == 3
-    assert "nothing to check: found 0 image references" in told.err
+    assert result.code == 3
+    assert "nothing to check: found 0 image references" in result.err
     assert (tmp_path / LOCK_NAME).read_text() == before
 
 
-def test_lock_emits_nothing_of_a_project_without_references(project: Path) -> None:
-    """A generated file without digests would hold nothing, and look like one that does."""
+def test_lock_without_references_emits_nothing(project: Path) -> None:
+    """`lock --emit` without references writes no file, because an empty override would look like a complete one."""
     (project / LOCK_NAME).write_text(format_lock(Lock(())))
-    told = program.call("lock", "--project", project, "--emit", "kustomize")
+    result = program.call("lock", "--project", project, "--emit", "kustomize")
 
-    assert (told.code, told.out) == (3, "")
+    assert (result.code, result.out) == (3, "")
 
 
-def test_pin_of_a_project_without_references_pinned_nothing(project: Path) -> None:
-    """A lock or none beside it."""
+def test_pin_without_references_pins_nothing(project: Path) -> None:
+    """`pin` without references is exit code 3, with or without a lock."""
     assert program.call("pin", "--project", project).code == 3
     assert program.call("pin", "--project", project, "--write").code == 3
 
 
 def test_pin_passes_a_file_without_references_through(tmp_path: Path) -> None:
-    """`--stdout` is a filter: what holds no image goes on to kubectl as it is."""
+    """`pin --stdout` passes a file without images to kubectl unchanged."""
     text = "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: shop}\n"
-    told = program.call("pin", "--stdout", "--project", written(tmp_path, {"config.yaml": text}), "config.yaml")
+    result = program.call("pin", "--stdout", "--project", written(tmp_path, {"config.yaml": text}), "config.yaml")
 
-    assert (told.code, told.out) == (0, text)
+    assert (result.code, result.out) == (0, text)
 
 
 def _lock_file(folder: Path) -> tuple[str | Path, ...]:
@@ -156,15 +156,15 @@ def _compose_file(folder: Path) -> tuple[str | Path, ...]:
 
 @pytest.mark.parametrize("source", [_lock_file, _compose_file], ids=["lock", "compose"])
 @pytest.mark.parametrize(("verb", "what"), [("outdated", "images"), ("watch", "tags")])
-def test_a_file_that_names_no_image(
+def test_a_file_without_images_could_not_be_checked(
     tmp_path: Path, verb: str, what: str, source: Callable[[Path], tuple[str | Path, ...]]
 ) -> None:
-    """Neither is current what was not looked at, nor has it stayed where it was."""
+    """For a file without images, neither `outdated` nor `verify` claims success."""
     arguments = source(tmp_path)
-    told = program.call(verb, *arguments, "--json")
+    result = program.call(verb, *arguments, "--json")
 
-    assert (told.code, told.json["outcome"], told.json["errors"]) == (3, "unknown", [])
-    assert f'nothing to check: found 0 {what} in "{arguments[1]}"; expected at least 1' in told.err
+    assert (result.code, result.json["outcome"], result.json["errors"]) == (3, "unknown", [])
+    assert f'nothing to check: found 0 {what} in "{arguments[1]}"; expected at least 1' in result.err
     assert program.call(verb, *arguments, "--allow-empty").code == 0
 
 
@@ -176,11 +176,11 @@ def _empty_layout(folder: Path) -> Path:
 
 
 @pytest.mark.parametrize("store", [_empty_layout, lambda folder: DockerStore.at(folder).root], ids=["layout", "docker"])
-def test_scrub_of_a_store_without_images(tmp_path: Path, store: Callable[[Path], Path]) -> None:
-    """A store that lost all of its images does not hold by that."""
+def test_scrub_of_a_store_without_images_could_not_check(tmp_path: Path, store: Callable[[Path], Path]) -> None:
+    """Scrub of a store without images is not a success, because a store may have lost them all."""
     root = store(tmp_path)
-    told = program.call("scrub", "--root", root, "--json")
+    result = program.call("scrub", "--root", root, "--json")
 
-    assert (told.code, told.json["outcome"], told.json["errors"]) == (3, "unknown", [])
-    assert f'nothing to check: found 0 images in "{root}"; expected at least 1; check --root' in told.err
+    assert (result.code, result.json["outcome"], result.json["errors"]) == (3, "unknown", [])
+    assert f'nothing to check: found 0 images in "{root}"; expected at least 1; check --root' in result.err
     assert program.call("scrub", "--root", root, "--allow-empty").code == 0

@@ -1,4 +1,4 @@
-"""`boltseal outdated`, against a registry that really listens: what is read, exit codes, and every way to name images."""
+"""`boltseal outdated` with a listening registry: output, exit codes, and every way to name images."""
 
 from __future__ import annotations
 
@@ -40,16 +40,16 @@ NOW = layered("acd", env=["NODE_VERSION=16.13.2"], labels={"org.opencontainers.i
 
 
 @pytest.fixture(autouse=True)
-def _nobody(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """No login and no settings of the person at this machine are used."""
+def _no_logins(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Use no login and no setting of this machine's user."""
     for variable in ("HOME", "XDG_CONFIG_HOME", "XDG_RUNTIME_DIR"):
-        monkeypatch.setenv(variable, str(tmp_path / "nobody"))
+        monkeypatch.setenv(variable, str(tmp_path / "empty-home"))
     for variable in ("DOCKER_CONFIG", "REGISTRY_AUTH_FILE"):
         monkeypatch.delenv(variable, raising=False)
 
 
-class Shop:
-    """A registry with a base that moves, and the images that stand on it."""
+class ImageRegistry:
+    """A registry with a base image that moves, and images based on it."""
 
     def __init__(self, server: Server) -> None:
         self.address = server.address
@@ -67,12 +67,12 @@ class Shop:
         )
         assert answer.status_code == 201
 
-    def app(self, tag: str, layers: str = "abX", *, said: bool = True) -> None:
-        said_of = {NAME: f"{self.address}/base/node:latest", DIGEST: WAS.digest}
-        self.push("shop/app", tag, layered(layers, annotations=said_of if said else None))
+    def app(self, tag: str, layers: str = "abX", *, labelled: bool = True) -> None:
+        labels = {NAME: f"{self.address}/base/node:latest", DIGEST: WAS.digest}
+        self.push("shop/app", tag, layered(layers, annotations=labels if labelled else None))
 
     def signed(self, index: int) -> None:
-        """Wait until the ledger's head has this entry: it is signed a moment after."""
+        """Wait until a checkpoint covers this entry, which is signed a moment later."""
         wait_until(lambda: is_signed(self.client.get("/ledger/checkpoint"), index + 1), f"entry {index} is signed")
 
     def outdated(self, *arguments: str | Path) -> Run:
@@ -84,29 +84,29 @@ class Shop:
 
 
 @pytest.fixture
-def shop(server: Server) -> Iterator[Shop]:
-    made = Shop(server)
+def shop(server: Server) -> Iterator[ImageRegistry]:
+    made = ImageRegistry(server)
     made.push("base/node", "latest", WAS)
     made.app("1.0.0")
     yield made
     made.client.close()
 
 
-def test_an_image_on_the_current_digest_of_its_base_holds(shop: Shop) -> None:
-    """Exit code 0; --details shows why it is current."""
-    told, more = shop.outdated(f"{shop.ref}:1.0.0"), shop.outdated(f"{shop.ref}:1.0.0", "--details")
+def test_an_image_on_the_current_base_is_up_to_date(shop: ImageRegistry) -> None:
+    """An image on the current digest of its base is up to date: exit code 0; --details shows how."""
+    result, more = shop.outdated(f"{shop.ref}:1.0.0"), shop.outdated(f"{shop.ref}:1.0.0", "--details")
 
-    assert (told.code, told.out) == (0, f"current      {shop.ref}:1.0.0\n")
+    assert (result.code, result.out) == (0, f"current      {shop.ref}:1.0.0\n")
     assert "the tag still resolves to its base" in more.out
 
 
-def test_an_image_on_an_old_base_is_outdated_and_said_why(shop: Shop) -> None:
-    """Exit code 1: the base, how it is known, since when, how far behind, what is different."""
+def test_an_outdated_image_is_reported_with_the_reason(shop: ImageRegistry) -> None:
+    """An outdated image is exit code 1 with the base, its source, the time, the distance and the differences."""
     shop.push("base/node", "latest", NOW)
-    told = shop.outdated(f"{shop.ref}:1.0.0")
-    lines = " ".join(told.out.split())
+    result = shop.outdated(f"{shop.ref}:1.0.0")
+    lines = " ".join(result.out.split())
 
-    assert told.code == 1
+    assert result.code == 1
     assert f"outdated {shop.ref}:1.0.0" in lines
     assert f"base {shop.address}/base/node:latest (recorded: an annotation of the manifest)" in lines
     assert "1 move behind" in lines
@@ -115,36 +115,37 @@ def test_an_image_on_an_old_base_is_outdated_and_said_why(shop: Shop) -> None:
     assert "got 2 layers" in lines
     assert "ENV NODE_VERSION" in lines
     assert "version none -> 16.13.2" in lines
-    assert "1 image: 1 outdated" in told.err
+    assert "1 image: 1 outdated" in result.err
 
 
-def test_what_programs_read_of_it(shop: Shop) -> None:
-    """The envelope of every verb, and the same words as for people."""
+def test_json_has_the_rows(shop: ImageRegistry) -> None:
+    """JSON has the common envelope, and the same terms as the text."""
     shop.push("base/node", "latest", NOW)
-    told = shop.outdated(f"{shop.ref}:1.0.0", "--json")
-    [result] = told.json["results"]
+    ran = shop.outdated(f"{shop.ref}:1.0.0", "--json")
+    [result] = ran.json["results"]
 
-    assert (told.code, told.json["schema"], told.json["outcome"]) == (1, "boltseal.outdated/1", "differs")
+    assert (ran.code, ran.json["schema"], ran.json["outcome"]) == (1, "boltseal.outdated/1", "differs")
     assert (result["ref"], result["status"], result["how"]) == (f"{shop.ref}:1.0.0", "outdated", "recorded")
     assert (result["built_on"], result["resolves_to"]) == (WAS.digest, NOW.digest)
     assert (result["behind"], result["behind_exact"], result["since"][:2]) == (1, True, "20")
     assert result["changes"]["settings"]["ENV NODE_VERSION"] == {"was": "16.13.1", "now": "16.13.2"}
 
 
-def test_a_base_that_lost_its_top_layer_is_found_by_the_registrys_history(shop: Shop) -> None:
-    """Though nobody wrote down what the image was built on, and nobody looked before."""
+def test_a_base_that_lost_its_top_layer_is_found_by_the_registrys_history(shop: ImageRegistry) -> None:
+    """A former base without its own label is found in the registry's history, although nothing observed it before."""
     shop.push("base/node", "latest", layered("abc"))
     shop.push("shop/app", "2.0.0", layered("abcX", created="2199-01-01T00:00:00Z"))
     shop.push("base/node", "latest", layered("ab"))
-    told = shop.outdated(f"{shop.ref}:2.0.0", "--base", f"{shop.address}/base/node:latest")
+    result = shop.outdated(f"{shop.ref}:2.0.0", "--base", f"{shop.address}/base/node:latest")
 
-    assert told.code == 1
-    assert "lost its uppermost layer" in told.out
-    assert "proven: its layers" in told.out
+    assert result.code == 1
+    assert "lost its uppermost layer" in result.out
+    assert "proven: its layers" in result.out
 
 
-def test_a_base_that_moved_is_not_replaced_by_its_own_base(shop: Shop) -> None:
-    """The issue's case: all unlabelled, every tag of the registry; once the former base is deleted, it can't be told."""
+def test_a_base_that_moved_is_not_replaced_by_its_own_base(shop: ImageRegistry) -> None:
+    """A base is not replaced by its own base where no image is labelled; with the former base deleted, the answer is
+    unknown."""
     shop.push("base/os", "latest", layered("o"))
     shop.push("base/rt", "latest", layered("or"))
     shop.push("team/app", "1.0.0", layered("orX", created=format_time(now_us())))
@@ -156,7 +157,7 @@ def test_a_base_that_moved_is_not_replaced_by_its_own_base(shop: Shop) -> None:
     remembered = shop.outdated("--registry", shop.address, "--json")
     state_folder().joinpath("learned.db").unlink()
     unknown = shop.outdated("--registry", shop.address, "--json")
-    answers = [team_app(told) for told in (before, known, remembered, unknown)]
+    answers = [team_app(result) for result in (before, known, remembered, unknown)]
 
     assert [(one["status"], one["base"].rpartition("/")[2]) for one in answers] == [
         ("current", "rt:latest"),
@@ -171,45 +172,45 @@ def test_a_base_that_moved_is_not_replaced_by_its_own_base(shop: Shop) -> None:
     assert f"{shop.address}/base/rt:latest formerly resolved to {layered('or').digest[:19]}" in answers[3]["reason"]
 
 
-def team_app(told: Run) -> dict[str, Any]:
-    found: dict[str, Any] = next(one for one in told.json["results"] if "/team/app:" in one["ref"])
+def team_app(result: Run) -> dict[str, Any]:
+    found: dict[str, Any] = next(one for one in result.json["results"] if "/team/app:" in one["ref"])
     return found
 
 
-def test_a_dockerfile_infers_the_base(shop: Shop, tmp_path: Path) -> None:
-    """That it is only inferred is said; FROM scratch is no base."""
-    shop.app("2.0.0", "abX", said=False)
+def test_a_dockerfile_infers_the_base(shop: ImageRegistry, tmp_path: Path) -> None:
+    """A base from a Dockerfile is marked as inferred; FROM scratch has no base."""
+    shop.app("2.0.0", "abX", labelled=False)
     shop.push("base/node", "latest", NOW)
     file, nothing = tmp_path / "Dockerfile", tmp_path / "Other"
     file.write_text(f"FROM golang:1.22 AS build\nFROM {shop.address}/base/node:latest\nCOPY --from=build / /\n")
     nothing.write_text("FROM scratch\nCOPY x /\n")
-    told = shop.outdated(f"{shop.ref}:2.0.0", "--dockerfile", file)
+    result = shop.outdated(f"{shop.ref}:2.0.0", "--dockerfile", file)
     scratch = shop.outdated(f"{shop.ref}:2.0.0", "--dockerfile", nothing)
 
-    assert told.code == 1
-    assert "base/node:latest" in told.out
+    assert result.code == 1
+    assert "base/node:latest" in result.out
     assert (scratch.code, scratch.out.split()[:2]) == (0, ["no", "base"])
 
 
-def test_all_images_of_a_registry(shop: Shop) -> None:
-    """Signatures and SBOMs are counted and no fault; 1 beats 3."""
-    shop.app("2.0.0", "Z", said=False)
+def test_all_images_of_a_registry(shop: ImageRegistry) -> None:
+    """Of all images of a registry, signatures and SBOMs are only counted; exit code 1 takes precedence over 3."""
+    shop.app("2.0.0", "Z", labelled=False)
     shop.push("shop/app", "sbom", artifact("an SBOM"))
     shop.push("base/node", "latest", NOW)
-    told = shop.outdated("--registry", shop.address, "--json")
-    found = {result["ref"].partition("/")[2]: result["status"] for result in told.json["results"]}
+    ran = shop.outdated("--registry", shop.address, "--json")
+    found = {result["ref"].partition("/")[2]: result["status"] for result in ran.json["results"]}
 
-    assert told.code == 1
+    assert ran.code == 1
     assert found == {
         "shop/app:1.0.0": "outdated",
         "shop/app:2.0.0": "cannot tell",
         "base/node:latest": "cannot tell",
     }
-    assert "1 more are no images" in told.err
+    assert "1 more are no images" in ran.err
 
 
-def test_a_registry_that_lists_tags_without_an_end_is_left(shop: Shop) -> None:
-    """After as many as are looked at; it may be a stranger's."""
+def test_an_endless_tag_list_is_abandoned(shop: ImageRegistry) -> None:
+    """An endless tag list of a foreign registry is read up to a limit."""
     shop.app("2.0.0", "abY")
 
     async def listed(most: int) -> int:
@@ -224,8 +225,8 @@ def test_a_registry_that_lists_tags_without_an_end_is_left(shop: Shop) -> None:
         asyncio.run(listed(2))
 
 
-def test_the_images_of_a_compose_file_and_of_a_lock(shop: Shop, tmp_path: Path) -> None:
-    """As the project writes them."""
+def test_the_images_of_a_compose_file_and_of_a_lock(shop: ImageRegistry, tmp_path: Path) -> None:
+    """`outdated` checks the images of a Compose file and of a lock."""
     compose = tmp_path / "compose.yaml"
     compose.write_text(f"services:\n  web: {{image: '{shop.ref}:1.0.0'}}\n  worker: {{image: '{shop.ref}:1.0.0'}}\n")
     by_compose = shop.outdated("--compose", compose)
@@ -237,26 +238,26 @@ def test_the_images_of_a_compose_file_and_of_a_lock(shop: Shop, tmp_path: Path) 
     assert (by_lock.code, by_lock.out) == (0, f"current      {shop.ref}:1.0.0\n")
 
 
-def test_a_file_can_t_make_us_talk_to_a_host(shop: Shop, tmp_path: Path) -> None:
-    """It may have been checked out with somebody's project."""
+def test_a_file_can_not_choose_the_contacted_hosts(shop: ImageRegistry, tmp_path: Path) -> None:
+    """A checked-out file can't make boltseal contact a host that the user has not allowed."""
     compose = tmp_path / "compose.yaml"
     compose.write_text("services:\n  web: {image: 'internal.example:8443/x:1'}\n")
-    told = shop.outdated("--compose", compose)
+    result = shop.outdated("--compose", compose)
 
-    assert told.code == 3
-    assert "--allow internal.example:8443" in told.out
+    assert result.code == 3
+    assert "--allow internal.example:8443" in result.out
 
 
-def test_an_image_that_could_not_be_checked_is_one_line_and_the_others_continue(shop: Shop) -> None:
-    """An image that is not there, a registry that does not answer: 3, or 1 where another one is outdated."""
-    nobody = f"127.0.0.1:{servers.free_port()}/shop/app:1"
-    told = shop.outdated(f"{shop.ref}:1.0.0", f"{shop.ref}:none", nobody)
+def test_an_image_that_could_not_be_checked_is_one_line_and_the_others_continue(shop: ImageRegistry) -> None:
+    """A missing image or an unreachable registry is one line and exit code 3, or 1 if another image is outdated."""
+    unreachable = f"127.0.0.1:{servers.free_port()}/shop/app:1"
+    result = shop.outdated(f"{shop.ref}:1.0.0", f"{shop.ref}:none", unreachable)
     shop.push("base/node", "latest", NOW)
 
-    assert told.code == 3
-    assert f"current      {shop.ref}:1.0.0" in told.out
-    assert "has no manifest none" in told.out
-    assert f"cannot tell  {nobody}" in told.out
+    assert result.code == 3
+    assert f"current      {shop.ref}:1.0.0" in result.out
+    assert "has no manifest none" in result.out
+    assert f"cannot tell  {unreachable}" in result.out
     assert shop.outdated(f"{shop.ref}:1.0.0", f"{shop.ref}:none").code == 1
 
 
@@ -272,32 +273,33 @@ def test_an_image_that_could_not_be_checked_is_one_line_and_the_others_continue(
         (("x", "--window", "-1"), "window"),
     ],
 )
-def test_usage(arguments: tuple[str, ...], words: str) -> None:
-    """One line, exit code 2, and nobody is asked."""
-    told = call("outdated", *arguments)
+def test_usage_errors_are_one_line(arguments: tuple[str, ...], words: str) -> None:
+    """Usage errors are one line with exit code 2, before any request."""
+    result = call("outdated", *arguments)
 
-    assert told.code == 2
-    assert words in told.err
+    assert result.code == 2
+    assert words in result.err
 
 
-def test_a_built_entry_of_the_ledger_takes_precedence(shop: Shop) -> None:
-    """What was recorded at the build counts more than what a label says."""
+def test_a_built_entry_of_the_ledger_takes_precedence(shop: ImageRegistry) -> None:
+    """A `built` entry in the ledger takes precedence over the image's labels."""
     app = layered("abY", labels={NAME: f"{shop.address}/base/other:latest", DIGEST: NOW.digest})
     shop.push("shop/app", "2.0.0", app)
     extra = {"base.name": f"{shop.address}/base/node:latest", "base.digest": WAS.digest}
-    said = {"kind": "built", "digest": app.digest, "tag": "2.0.0", "extra": extra}
-    recorded = shop.client.post("/v2/shop/app/_boltseal/records", json=said)
+    fields = {"kind": "built", "digest": app.digest, "tag": "2.0.0", "extra": extra}
+    recorded = shop.client.post("/v2/shop/app/_boltseal/records", json=fields)
     shop.signed(recorded.json()["index"])
-    told = shop.outdated(f"{shop.ref}:2.0.0", f"{shop.ref}@{app.digest}", "--json")
+    result = shop.outdated(f"{shop.ref}:2.0.0", f"{shop.ref}@{app.digest}", "--json")
     alone = shop.outdated(f"{shop.ref}@{app.digest}", "--json")
 
     assert recorded.status_code == 201
-    assert (told.code, alone.code) == (0, 0)
-    assert {one["by"] for one in (*told.json["results"], *alone.json["results"])} == {"a built entry of the ledger"}
+    assert (result.code, alone.code) == (0, 0)
+    assert {one["by"] for one in (*result.json["results"], *alone.json["results"])} == {"a built entry of the ledger"}
 
 
-def test_a_running_image_is_checked_by_the_digest_that_it_was_pulled_as(shop: Shop, tmp_path: Path) -> None:
-    """Also when its tag means another image by now; an image that was built here and never pushed can't be checked."""
+def test_a_running_image_is_checked_by_the_digest_that_it_was_pulled_as(shop: ImageRegistry, tmp_path: Path) -> None:
+    """A running image is checked by the digest it was pulled as, though its tag moved; one built locally can't be
+    checked."""
     app = layered("abX", annotations={NAME: f"{shop.address}/base/node:latest", DIGEST: WAS.digest})
     fake = FakeEngine()
     fake.container(
@@ -310,16 +312,16 @@ def test_a_running_image_is_checked_by_the_digest_that_it_was_pulled_as(shop: Sh
         async with fake.listening(tmp_path) as address:
             return await asyncio.to_thread(run, "outdated", "--running", "--host", str(address), "--json")
 
-    told = asyncio.run(asked())
-    found = {result["ref"]: result["status"] for result in told.json["results"]}
+    ran = asyncio.run(asked())
+    found = {result["ref"]: result["status"] for result in ran.json["results"]}
 
-    assert told.code == 1
+    assert ran.code == 1
     assert found == {f"web: {shop.ref}:1.0.0": "outdated", "made:1": "cannot tell"}
-    assert "never pushed" in told.out
+    assert "never pushed" in ran.out
 
 
-def test_only_the_platforms_in_use_count(shop: Shop, tmp_path: Path) -> None:
-    """Those of the flag, of the project that a Compose file is of, or of the container that runs."""
+def test_only_the_platforms_in_use_count(shop: ImageRegistry, tmp_path: Path) -> None:
+    """Platforms are those of the option, of the Compose file's project, or of the running container."""
     base = f"{shop.address}/base/node:latest"
     old = layered("abX", annotations={NAME: base, DIGEST: WAS.digest})
     new = layered("acdX", annotations={NAME: base, DIGEST: NOW.digest})
@@ -359,18 +361,18 @@ def test_only_the_platforms_in_use_count(shop: Shop, tmp_path: Path) -> None:
     assert shop.outdated(f"{shop.ref}:2.0.0", "--platform", "linux/s390x").code == 3
 
 
-def test_a_private_base_needs_its_login(shop: Shop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without it nothing can be told, and it is said what to do; with it the base is as good as any."""
+def test_a_private_base_needs_its_login(shop: ImageRegistry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without a login a private base is "could not check" with advice; with the login it is compared."""
     keys = tmp_path / "private" / "data.keys"
     keys.mkdir(parents=True, mode=0o700)
     keys.joinpath("htpasswd").write_text(f"dev:{bcrypt.hashpw(b'word', bcrypt.gensalt(4)).decode()}\n")
     with servers.boltseal(tmp_path / "private" / "data") as server:
-        private = Shop(server)
+        private = ImageRegistry(server)
         private.client.auth = ("dev", "word")
         private.push("base/node", "latest", WAS)
         private.client.close()
-        said = {NAME: f"{server.address}/base/node:latest", DIGEST: WAS.digest}
-        shop.push("shop/app", "3.0.0", layered("abX", annotations=said))
+        fields = {NAME: f"{server.address}/base/node:latest", DIGEST: WAS.digest}
+        shop.push("shop/app", "3.0.0", layered("abX", annotations=fields))
         without = shop.outdated(f"{shop.ref}:3.0.0")
         login = base64.b64encode(b"dev:word").decode()
         (tmp_path / "config.json").write_text(json.dumps({"auths": {server.address: {"auth": login}}}))
@@ -384,11 +386,11 @@ def test_a_private_base_needs_its_login(shop: Shop, tmp_path: Path, monkeypatch:
 
 @pytest.fixture
 def configured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The user's own file, and what it runs: a program that writes down what it is given."""
+    """The user's own settings, and a rebuild program that records its input."""
     folder = tmp_path / "config" / "boltseal"
     folder.mkdir(parents=True)
     program = tmp_path / "rebuild"
-    program.write_text(f'#!/bin/sh\ncat > {tmp_path}/event\necho "$@" >> {tmp_path}/told\necho rebuilt it\n')
+    program.write_text(f'#!/bin/sh\ncat > {tmp_path}/event\necho "$@" >> {tmp_path}/recorded\necho rebuilt it\n')
     program.chmod(0o755)
     folder.joinpath("boltseal.toml").write_text(
         f'[[on_outdated]]\ncommand = ["{program}", "{{image}}", "{{base_digest}}"]\n'
@@ -397,19 +399,19 @@ def configured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder / "boltseal.toml"
 
 
-def test_a_rebuild_is_asked_for_once_and_written_down(shop: Shop, configured: Path, tmp_path: Path) -> None:
-    """In the state folder, and in the ledger of the image's registry."""
+def test_a_rebuild_is_requested_once_and_recorded(shop: ImageRegistry, configured: Path, tmp_path: Path) -> None:
+    """A rebuild is requested once, and recorded in the state folder and in the ledger of the image's registry."""
     shop.push("base/node", "latest", NOW)
     first = shop.outdated(f"{shop.ref}:1.0.0", "--rebuild")
     again = shop.outdated(f"{shop.ref}:1.0.0", "--rebuild")
     log = call("outdated", "--log", "--json").json["results"]
     by_ledger = call("outdated", "--log", "--registry", shop.address, "--json").json["results"]
 
-    assert (first.code, again.code) == (1, 1)  # what it ran has built nothing
+    assert (first.code, again.code) == (1, 1)  # the program that it ran has built nothing
     assert "asking for a rebuild" in first.err
     assert "rebuild done" in first.out
     assert "rebuild" not in again.out
-    assert (tmp_path / "told").read_text() == f"{shop.ref}:1.0.0 {NOW.digest}\n"
+    assert (tmp_path / "recorded").read_text() == f"{shop.ref}:1.0.0 {NOW.digest}\n"
     assert "boltseal.base.outdated.v1" in (tmp_path / "event").read_text()
     assert [(one["status"], one["reason"]) for one in log] == [("asked", ""), ("done", "rebuilt it")]
     assert [(one["ref"], one["status"], one["resolves_to"]) for one in by_ledger] == [
@@ -417,32 +419,35 @@ def test_a_rebuild_is_asked_for_once_and_written_down(shop: Shop, configured: Pa
     ]
 
 
-def test_a_failed_rebuild_is_one_line_and_the_others_continue(shop: Shop, configured: Path, tmp_path: Path) -> None:
-    """Tried as often as it is said, and not again for this digest."""
+def test_a_failed_rebuild_is_one_line_and_the_others_continue(
+    shop: ImageRegistry, configured: Path, tmp_path: Path
+) -> None:
+    """A failed rebuild is tried as often as configured, and not again for this digest."""
     shop.app("2.0.0", "abY")
     (tmp_path / "rebuild").write_text('#!/bin/sh\ncase "$1" in *:1.0.0) echo "no space left"; exit 4;; esac\n')
     configured.write_text(configured.read_text() + "attempts = 1\n")
     shop.push("base/node", "latest", NOW)
-    told = shop.outdated(f"{shop.ref}:1.0.0", f"{shop.ref}:2.0.0", "--rebuild")
+    result = shop.outdated(f"{shop.ref}:1.0.0", f"{shop.ref}:2.0.0", "--rebuild")
     shown = call("outdated", "--log")
 
-    assert told.code == 1
-    assert f"rebuild failed  {shop.ref}:1.0.0: exit code 4; no space left" in told.out
-    assert f"rebuild done    {shop.ref}:2.0.0" in told.out
+    assert result.code == 1
+    assert f"rebuild failed  {shop.ref}:1.0.0: exit code 4; no space left" in result.out
+    assert f"rebuild done    {shop.ref}:2.0.0" in result.out
     assert "no space left" in " ".join(shown.out.split())
     assert "4 rebuild requests" in shown.err
 
 
 def test_a_terminated_run_ends_its_children_and_the_next_run_resumes(
-    shop: Shop, configured: Path, tmp_path: Path
+    shop: ImageRegistry, configured: Path, tmp_path: Path
 ) -> None:
-    """As a timer ends it, or Ctrl-C: no rebuild is lost by that. One that is killed is said to have no end."""
+    """SIGTERM ends the rebuild programs, and the next run repeats them; after a kill the attempt is reported as
+    unfinished."""
     shop.push("base/node", "latest", NOW)
     mark, log = tmp_path / "pid", RebuildJournal(ClientState(state_folder()))
     (tmp_path / "rebuild").write_text(f"#!/bin/sh\necho $$ > {mark}.new; mv {mark}.new {mark}; exec sleep 60\n")
     ended = {}
     for number in (signal.SIGTERM, signal.SIGKILL):
-        # as in the background of a script, where Ctrl-C is not heard
+        # as in the background of a script, where Ctrl-C is ignored
         deaf = ("env", "--ignore-signal=INT", sys.executable, "-m", "boltseal")
         words = [*deaf, "outdated", f"{shop.ref}:1.0.0", "--rebuild"]
         with subprocess.Popen(words, env=clean_environment(), stderr=subprocess.DEVNULL) as process:
@@ -463,18 +468,18 @@ def test_a_terminated_run_ends_its_children_and_the_next_run_resumes(
     assert not mark.exists()
 
 
-def test_rebuilds_without_configuration_are_a_usage_error(shop: Shop) -> None:
-    """A project's file can't configure them: only the user's own is read."""
-    told = shop.outdated(f"{shop.ref}:1.0.0", "--rebuild")
+def test_rebuilds_without_configuration_are_a_usage_error(shop: ImageRegistry) -> None:
+    """Only the user's own settings configure rebuilds; a project's file can't."""
+    result = shop.outdated(f"{shop.ref}:1.0.0", "--rebuild")
 
-    assert told.code == 2
-    assert "has no [[on_outdated]]" in told.err
+    assert result.code == 2
+    assert "has no [[on_outdated]]" in result.err
 
 
-def test_a_project_can_t_say_what_is_run(shop: Shop, tmp_path: Path) -> None:
-    """Its file has no such table."""
+def test_a_project_can_not_configure_rebuild_programs(shop: ImageRegistry, tmp_path: Path) -> None:
+    """A project's settings file has no table for rebuild programs."""
     (tmp_path / ".boltseal.toml").write_text('[[on_outdated]]\ncommand = ["/bin/true"]\n')
-    told = call("lock", "--project", tmp_path)
+    result = call("lock", "--project", tmp_path)
 
-    assert told.code == 2
-    assert "on_outdated" in told.err
+    assert result.code == 2
+    assert "on_outdated" in result.err

@@ -1,4 +1,4 @@
-"""The parameters of all commands: one metavar for each kind of value, one meaning for each option, one type for durations."""
+"""The parameters of all commands: one metavar per kind of value, one meaning per option, one type for durations."""
 
 from __future__ import annotations
 
@@ -92,12 +92,12 @@ def _walk(name: str, command: Any) -> Iterator[Parameter]:
 
 
 def parameters() -> list[Parameter]:
-    """Every parameter of every command."""
+    """Return every parameter of every command."""
     return [each for command in commands() for each in _walk(command.name, load(command.name))]
 
 
 def test_each_kind_of_value_has_one_metavar() -> None:
-    """A reader who knows one command can read the help of the others."""
+    """Every kind of value has one metavar in the help of all commands."""
     valued = [each for each in parameters() if not each.is_flag and each.type != "choice" and each.name != "--help"]
     unknown = {
         (each.command, each.name, each.metavar)
@@ -110,31 +110,31 @@ def test_each_kind_of_value_has_one_metavar() -> None:
 
 
 def test_each_option_has_one_meaning() -> None:
-    """The same kind of value in every command, and the same words, except where one meaning is written for the command."""
+    """An option has one kind of value and one help text in all commands, with a listed exception per command."""
     kinds, words = defaultdict(set), defaultdict(set)
     for each in parameters():
         if each.name.startswith("-"):
             kinds[each.name].add("flag" if each.is_flag else each.metavar.removesuffix(",..."))
             words[each.name].add(each.help)
-    kinds["--to"] = {"DIGEST|NUMBER"}  # of a tag's history also a TIME
+    kinds["--to"] = {"DIGEST|NUMBER"}  # for a tag's history a TIME is possible too
 
     assert {name: found for name, found in kinds.items() if len(found) > 1} == {}
     assert {name: found for name, found in words.items() if len(found) > 1 and name not in MEANINGS} == {}
 
 
 def test_no_option_takes_a_duration_as_a_bare_number() -> None:
-    """90s, 15m, 6h and 7d are understood by all of them, and a number without a unit by none."""
+    """Every duration option accepts 90s, 15m, 6h and 7d, and refuses a number without a unit."""
     durations = [each for each in parameters() if each.metavar == "DURATION"]
 
     assert {each.name for each in durations} >= {"--every", "--watch", "--window", "--wait", "--keep-for", "--cooldown"}
     assert [each for each in parameters() if "second" in each.name and each.metavar != "RATE"] == []
     for each in durations:
-        told = program.call(*each.command.split(), each.name, "90", "x", "y")
-        assert (told.code, "whole number and a unit (s, m, h or d)" in told.err) == (2, True), each
+        result = program.call(*each.command.split(), each.name, "90", "x", "y")
+        assert (result.code, "whole number and a unit (s, m, h or d)" in result.err) == (2, True), each
 
 
 def test_commands_that_connect_to_registries_take_the_same_options() -> None:
-    """Declared once, with -q and -v. `health` asks one address, without a login."""
+    """Commands that connect to registries share one declaration of options; `health` asks one address without a login."""
     taken = defaultdict(set)
     for each in parameters():
         taken[each.command].add(each.name)

@@ -1,4 +1,4 @@
-"""Progress: on a terminal only, with rate and remaining time, and never on the line of a result."""
+"""Progress appears on a terminal only, with rate and remaining time, and never on the line of a result."""
 
 from __future__ import annotations
 
@@ -55,8 +55,8 @@ def _read(fd: int) -> bytes:
         return b""
 
 
-def test_progress_leaves_only_results_on_a_terminal() -> None:
-    """The line has step, share, rate and remaining time, and is removed before a result and at the end."""
+def test_progress_is_erased_before_results() -> None:
+    """The progress line has step, share, rate and remaining time, and is erased before a result and at the end."""
     text = on_a_terminal("shown")
 
     assert screen(text) == ["result", "notice", "end"]
@@ -66,12 +66,12 @@ def test_progress_leaves_only_results_on_a_terminal() -> None:
 
 
 def test_q_shows_no_progress() -> None:
-    """Nor does it load what would draw it."""
+    """-q shows no progress, and does not import the modules that draw it."""
     assert screen(on_a_terminal("hidden", "-q")) == ["result", "end"]
 
 
 def test_without_a_terminal_there_is_no_progress(tmp_path: Path) -> None:
-    """A log gets results and notices."""
+    """Without a terminal, output has only results and notices."""
     ran = subprocess.run([sys.executable, "-c", SCRIPT, "hidden"], capture_output=True, text=True, check=False)
 
     assert (ran.returncode, ran.stdout, ran.stderr) == (0, "result\nend\n", "notice\n")

@@ -1,4 +1,4 @@
-"""`boltseal ps` and `verify --running`, on an engine in memory and a registry that really listens."""
+"""`boltseal ps` and `verify --running`, with an engine in memory and a listening registry."""
 
 from __future__ import annotations
 
@@ -40,10 +40,10 @@ pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(autouse=True)
-def _nobody(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Neither a login nor a setting of the person at this machine is used."""
+def _no_logins(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Use no login and no setting of this machine's user."""
     for variable in ("HOME", "XDG_CONFIG_HOME", "XDG_RUNTIME_DIR"):
-        monkeypatch.setenv(variable, str(tmp_path / "nobody"))
+        monkeypatch.setenv(variable, str(tmp_path / "empty-home"))
     for variable in ("DOCKER_CONFIG", "REGISTRY_AUTH_FILE", "DOCKER_HOST"):
         monkeypatch.delenv(variable, raising=False)
 
@@ -60,24 +60,24 @@ async def listening(fake: FakeEngine, folder: Path) -> AsyncIterator[str]:
 
 
 async def run(*arguments: str, cwd: Path) -> Run:
-    """A verb in another process, while the engine answers in this one."""
+    """Run a command in another process, while the engine answers in this one."""
     return await asyncio.to_thread(program.run, *arguments, cwd=cwd)
 
 
 async def asked(fake: FakeEngine, folder: Path, *arguments: str) -> Run:
-    """A verb with the fake as its engine, in a project of its own."""
+    """Run a command with the fake as its engine, in a project of its own."""
     async with fake.listening(folder) as address:
         return await run(*arguments, "--host", str(address), cwd=folder)
 
 
 def locks(folder: Path, *platforms: LockedPlatform, digest: Digest = INDEX, seen_us: int = STARTED_US) -> None:
-    """Write a lock of the one name."""
+    """Write a lock with this one reference."""
     locked = LockedImage(Reference.parse(NAME), digest, seen_us, OCI_INDEX, platforms)
     (folder / "boltseal.lock").write_text(format_lock(lock_of(locked)))
 
 
 async def test_running_images_are_shown_from_host_and_lock_alone(fake: FakeEngine, tmp_path: Path) -> None:
-    """Offline, with a word for each thing that nobody can say."""
+    """Offline, running images are shown from host and lock; each unknown fact is marked as unknown."""
     locks(tmp_path)
     fake.container("web", NAME, fake.image("app", NAME, pulled=(AT,)))
     fake.container("mine", "made:1", fake.image("made", "made:1"))
@@ -101,7 +101,7 @@ async def test_running_images_are_shown_from_host_and_lock_alone(fake: FakeEngin
 
 
 async def test_everything_as_json(fake: FakeEngine, tmp_path: Path) -> None:
-    """One object, with every digest as what it is."""
+    """JSON is one object in which each digest is labelled by its kind."""
     id_ = fake.image("app", NAME, pulled=(AT,))
     fake.container("web", NAME, id_)
     done = await asked(fake, tmp_path, "ps", "--offline", "--json")
@@ -130,10 +130,8 @@ async def publish(server: Server, tag: str, document: Document) -> None:
 
 
 @pytest.mark.slow
-async def test_the_registry_says_what_it_is_called_and_how_far_behind(
-    fake: FakeEngine, server: Server, tmp_path: Path
-) -> None:
-    """One HEAD a name and one history a repository, however many containers run it."""
+async def test_the_registry_gives_the_tags_digest_and_its_age(fake: FakeEngine, server: Server, tmp_path: Path) -> None:
+    """`ps` sends one HEAD per tag and one history request per repository, however many containers run it."""
     first, second = image("first"), image("second")
     await publish(server, "1.4.2", first)
     await publish(server, "latest", first)
@@ -157,7 +155,7 @@ async def test_the_registry_says_what_it_is_called_and_how_far_behind(
         ("1.4.2", True, 2),
         ("latest", False, 3),
     ]
-    assert found["image"]["manifest"] == [first.digest]  # by the ledger's word: nobody asked by digest
+    assert found["image"]["manifest"] == [first.digest]  # known from the ledger, without a request by digest
     assert "/shop/app 1.4.2; was `latest` until 20" in text
     assert "1 move behind `latest`" in text
 
@@ -166,7 +164,7 @@ async def test_the_registry_says_what_it_is_called_and_how_far_behind(
 async def test_a_registry_that_does_not_answer_is_only_missing_from_the_answers(
     fake: FakeEngine, tmp_path: Path
 ) -> None:
-    """The rest is told, and that it could not be asked."""
+    """When a registry does not answer, `ps` prints the facts of the host and says that the registry could not be asked."""
     name = "127.0.0.1:1/shop/app:1.4.2"
     fake.container("web", name, fake.image("app", name, pulled=(f"127.0.0.1:1/shop/app@{INDEX}",)))
     done = await asked(fake, tmp_path, "ps")
@@ -177,7 +175,7 @@ async def test_a_registry_that_does_not_answer_is_only_missing_from_the_answers(
 
 
 async def test_a_registry_without_permission_gets_no_request(fake: FakeEngine, tmp_path: Path) -> None:
-    """What an engine says does not choose whom we talk to."""
+    """An image name reported by an engine can't make boltseal contact a registry that the user has not allowed."""
     name = "169.254.169.254/latest/meta-data:1"
     fake.container("web", name, fake.image("app", name, pulled=(f"{name.partition(':')[0]}@{INDEX}",)))
     done = await asked(fake, tmp_path, "ps")
@@ -187,8 +185,8 @@ async def test_a_registry_without_permission_gets_no_request(fake: FakeEngine, t
 
 
 @pytest.mark.parametrize("verb", [("ps",), ("verify", "--running")])
-async def test_no_engine(tmp_path: Path, verb: tuple[str, ...]) -> None:
-    """One line, and could not check."""
+async def test_a_missing_engine_could_not_be_checked(tmp_path: Path, verb: tuple[str, ...]) -> None:
+    """A missing engine is one error line with exit code 3."""
     locks(tmp_path)
     done = await run(*verb, "--host", f"unix://{tmp_path}/none.sock", cwd=tmp_path)
 
@@ -198,10 +196,10 @@ async def test_no_engine(tmp_path: Path, verb: tuple[str, ...]) -> None:
 
 
 @pytest.mark.real
-async def test_no_right_to_the_socket(fake: FakeEngine, tmp_path: Path) -> None:
-    """What it takes, and could not check. (Also root has none here: it may not pass by permissions.)"""
+async def test_a_socket_without_permission_could_not_be_checked(fake: FakeEngine, tmp_path: Path) -> None:
+    """Without rights on the socket the message says how to get them, and the exit code is 3. Root has none here either."""
     async with fake.listening(tmp_path) as address:
-        os.chmod(address.path, 0o600)  # noqa: PTH101 - of a socket
+        os.chmod(address.path, 0o600)  # noqa: PTH101 - a socket
         os.chown(address.path, 12345, 12345)
         done = await asyncio.to_thread(
             subprocess.run,
@@ -217,8 +215,8 @@ async def test_no_right_to_the_socket(fake: FakeEngine, tmp_path: Path) -> None:
     assert "join its group (`docker`) or run as root" in done.stderr
 
 
-async def test_one_host_of_two(fake: FakeEngine, tmp_path: Path) -> None:
-    """What the other one runs is told; what could not be looked at makes the answer unknown."""
+async def test_one_unreachable_host_of_two_is_reported(fake: FakeEngine, tmp_path: Path) -> None:
+    """If one of two hosts can't be read, the other's containers are printed and the exit code is 3."""
     fake.container("web", NAME, fake.image("app", NAME))
     done = await asked(fake, tmp_path, "ps", "--offline", "--json", "--host", f"unix://{tmp_path}/none.sock")
 
@@ -226,8 +224,9 @@ async def test_one_host_of_two(fake: FakeEngine, tmp_path: Path) -> None:
     assert [each["status"] for each in done.json["results"]] == ["not-compared", "unknown"]
 
 
-async def test_what_runs_is_what_is_locked(fake: FakeEngine, tmp_path: Path) -> None:
-    """Exit code 0 and nothing on stdout; what the lock does not name is only counted, unless somebody is strict."""
+async def test_running_images_that_match_the_lock(fake: FakeEngine, tmp_path: Path) -> None:
+    """If every running image is the locked one, verify prints nothing on stdout; unlocked images are counted, or
+    refused by --strict."""
     locks(tmp_path)
     fake.container("web", NAME, fake.image("app", NAME, pulled=(AT,)))
     fake.container("proxy", "traefik:3", fake.image("proxy", "traefik:3"))
@@ -240,8 +239,8 @@ async def test_what_runs_is_what_is_locked(fake: FakeEngine, tmp_path: Path) -> 
     assert (strict.json["schema"], strict.json["results"][0]["weight"]) == ("boltseal.verify-running/1", "differs")
 
 
-async def test_what_runs_is_not_what_is_locked(fake: FakeEngine, tmp_path: Path) -> None:
-    """A line for each, with the reason."""
+async def test_running_images_that_differ_from_the_lock(fake: FakeEngine, tmp_path: Path) -> None:
+    """Each running image that differs from the lock is one line with the reason."""
     locks(tmp_path, digest=OTHER, seen_us=STARTED_US + DAY_US)
     fake.container("web", NAME, fake.image("app", NAME, pulled=(AT,)))
     done = await asked(fake, tmp_path, "verify", "--running", "--offline")
@@ -250,8 +249,8 @@ async def test_what_runs_is_not_what_is_locked(fake: FakeEngine, tmp_path: Path)
     assert f"engine.sock: web: {NAME}: moved-after-the-pull: {NAME} moved after its host pulled it" in done.out
 
 
-async def test_a_host_that_runs_nothing_of_the_lock(fake: FakeEngine, tmp_path: Path) -> None:
-    """Is not one on which all holds."""
+async def test_a_host_without_locked_images_could_not_be_checked(fake: FakeEngine, tmp_path: Path) -> None:
+    """A host without any container of the lock is not a success."""
     locks(tmp_path)
     done = await asked(fake, tmp_path, "verify", "--running")
     allowed = await asked(fake, tmp_path, "verify", "--running", "--allow-empty")
@@ -260,8 +259,8 @@ async def test_a_host_that_runs_nothing_of_the_lock(fake: FakeEngine, tmp_path: 
     assert "nothing to check: found 0 containers, none of them in boltseal.lock; expected at least 1;" in done.err
 
 
-async def test_no_lock(fake: FakeEngine, tmp_path: Path) -> None:
-    """There is nothing to compare with, and nobody is asked."""
+async def test_a_missing_lock_could_not_be_checked(fake: FakeEngine, tmp_path: Path) -> None:
+    """Without a lock, verify reports that there is nothing to compare, and asks no registry."""
     done = await asked(fake, tmp_path, "verify", "--running")
 
     assert done.code == 2
@@ -270,7 +269,7 @@ async def test_no_lock(fake: FakeEngine, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         (("ps", "--kube", "prod", "--compose", "."), "--kube can't be combined with"),
         (("ps", "--namespace", "shop"), "--namespace needs --kube"),
@@ -280,16 +279,16 @@ async def test_no_lock(fake: FakeEngine, tmp_path: Path) -> None:
         (("ps", "--compose", "nothing.yaml"), "no such file"),
     ],
 )
-def test_words_that_do_not_go_together(tmp_path: Path, arguments: tuple[str, ...], said: str) -> None:
-    """Usage, in one line."""
+def test_contradicting_options_are_refused(tmp_path: Path, arguments: tuple[str, ...], message: str) -> None:
+    """Contradicting options are a usage error of one line."""
     done = program.run(*arguments, cwd=tmp_path)
 
     assert done.code == 2
-    assert said in done.err
+    assert message in done.err
 
 
 async def test_the_containers_of_a_compose_project(fake: FakeEngine, tmp_path: Path) -> None:
-    """Only those; and which of its services runs nowhere."""
+    """With a Compose project only its containers are checked, and a service that runs nowhere is reported."""
     id_ = fake.image("app", NAME)
     labels = {"com.docker.compose.project": "shop", "com.docker.compose.service": "web"}
     fake.container("shop-web-1", NAME, id_, labels=labels)
@@ -306,8 +305,8 @@ async def test_the_containers_of_a_compose_project(fake: FakeEngine, tmp_path: P
     assert "db: no container runs for this service" in done.err
 
 
-async def test_who_released_what_runs(fake: FakeEngine, tmp_path: Path) -> None:
-    """The release of this machine whose image it has, in whose time it was made; not one of another time or image."""
+async def test_the_release_of_a_running_image_is_shown(fake: FakeEngine, tmp_path: Path) -> None:
+    """`ps` names the release of this machine whose image and time match the container, and no other."""
     id_, other = fake.image("app", NAME), fake.image("other")
     labels = {"com.docker.compose.project": "shop", "com.docker.compose.service": "web"}
     fake.container("shop-web-1", NAME, id_, labels=labels)
@@ -331,8 +330,8 @@ async def test_who_released_what_runs(fake: FakeEngine, tmp_path: Path) -> None:
     assert "released by ada7 (release 7)" in " ".join(text.out.split())
 
 
-async def test_the_release_that_a_failed_one_has_put_back(fake: FakeEngine, tmp_path: Path) -> None:
-    """A container that a failed deploy made from the image of the release before it belongs to that release."""
+async def test_a_restored_container_belongs_to_the_former_release(fake: FakeEngine, tmp_path: Path) -> None:
+    """A container that a failed deploy restored from the former release's image is attributed to that former release."""
     before, failed = fake.image("app", NAME), fake.image("other")
     labels = {"com.docker.compose.project": "shop", "com.docker.compose.service": "web"}
     fake.container("shop-web-1", NAME, before, labels=labels)
@@ -362,22 +361,23 @@ async def test_the_release_that_a_failed_one_has_put_back(fake: FakeEngine, tmp_
     assert [(each["release"], each["released_by"]) for each in done.json["results"]] == [(6, "ada6")]
 
 
-async def test_hostile_texts_of_an_engine(fake: FakeEngine, tmp_path: Path) -> None:
-    """Reach no terminal as they are; a name that none can be is a host that could not be looked at."""
+async def test_hostile_texts_of_an_engine_are_escaped(fake: FakeEngine, tmp_path: Path) -> None:
+    """Control characters from an engine are escaped; an invalid container name makes the host "could not check"."""
     evil = "app\x1b]0;pwned\x07\u202e"
     fake.container("web", evil, fake.image("app", NAME), labels={"com.docker.compose.project": evil})
-    told = await asked(fake, tmp_path, "ps", "--offline")
+    result = await asked(fake, tmp_path, "ps", "--offline")
     fake.container("db", NAME, fake.image("app", NAME), Name="/db\x1b[2J")
     refused = await asked(fake, tmp_path, "ps", "--offline")
 
-    assert told.code == 0
-    assert "\x1b" not in told.out + told.err + refused.out + refused.err
+    assert result.code == 0
+    assert "\x1b" not in result.out + result.err + refused.out + refused.err
     assert refused.code == 3
     assert "the engine reports a container name" in refused.err
 
 
 async def test_an_engine_that_answers_falsely_halfway_could_not_be_read(fake: FakeEngine, tmp_path: Path) -> None:
-    """Is a host that could not be looked at: half of its containers are not shown as all."""
+    """If an engine's answer becomes invalid halfway, its host could not be read; a partial list is not shown as
+    complete."""
     id_ = fake.image("app", NAME)
     fake.container("web", NAME, id_)
     fake.wrong[f"images/{id_}/json"] = Wrong(200, b"[" * 100_000)
@@ -388,7 +388,7 @@ async def test_an_engine_that_answers_falsely_halfway_could_not_be_read(fake: Fa
 
 @pytest.mark.slow
 async def test_a_repeated_run_reports_what_changed(fake: FakeEngine, tmp_path: Path) -> None:
-    """The whole table first; then what is new, what runs something else, what has gone; and it goes on until it is ended."""
+    """`ps --every` prints the whole table first, then only new, changed and ended containers, until it is ended."""
     id_ = fake.image("app", NAME)
     fake.container("web", NAME, id_)
     fake.container("db", NAME, id_)
@@ -418,7 +418,7 @@ async def test_a_repeated_run_reports_what_changed(fake: FakeEngine, tmp_path: P
 
 @pytest.mark.slow
 async def test_a_host_without_containers_is_reported_once(fake: FakeEngine, tmp_path: Path) -> None:
-    """However often it is looked at; what starts there later is news."""
+    """A host without containers is reported once; containers that start later are reported as new."""
     async with fake.listening(tmp_path) as address:
         process = await asyncio.create_subprocess_exec(
             *_boltseal("ps", "--offline", "--watch", "1s", "--host", str(address)),
@@ -441,8 +441,8 @@ async def test_a_host_without_containers_is_reported_once(fake: FakeEngine, tmp_
 
 
 @pytest.mark.real
-async def test_a_cluster(tmp_path: Path) -> None:
-    """As any host: by kubectl, and against the same lock."""
+async def test_a_cluster_is_listed_and_verified(tmp_path: Path) -> None:
+    """A cluster is read by kubectl, and compared with the same lock as any host."""
     name = Reference.parse("registry.example.com/shop/app:1.4.2")
     platform = LockedPlatform("linux/amd64", Digest.of(b"manifest amd64"), Digest.of(b"config amd64"))
     locked = LockedImage(name, Digest.of(b"index"), STARTED_US, OCI_INDEX, (platform,))
@@ -465,8 +465,9 @@ async def test_a_cluster(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-async def test_a_host_that_is_away_for_a_while(fake: FakeEngine, tmp_path: Path) -> None:
-    """Has lost none of its containers: nothing is said of them until it is back, and then only what changed."""
+async def test_a_temporarily_unreachable_host_loses_no_containers(fake: FakeEngine, tmp_path: Path) -> None:
+    """Containers of a temporarily unreachable host are not reported as ended; after its return only changes are
+    printed."""
     fake.container("web", NAME, fake.image("app", NAME))
     async with fake.listening(tmp_path) as address:
         process = await asyncio.create_subprocess_exec(

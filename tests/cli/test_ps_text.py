@@ -1,4 +1,4 @@
-"""How what runs is told to a person: a block for each image, within 80 columns."""
+"""The text of `boltseal ps`: a block for each image, within 80 columns."""
 
 from __future__ import annotations
 
@@ -28,17 +28,17 @@ def seen(name: str = "web-1", **more: object) -> RunningContainer:
     return replace(container, **more)  # type: ignore[arg-type]
 
 
-def row(it: RunningContainer | None = None, **more: object) -> ContainerRow:
+def row(running: RunningContainer | None = None, **more: object) -> ContainerRow:
     digests = {CONFIG: DigestKind.CONFIG, INDEX: DigestKind.INDEX, OTHER: DigestKind.UNSPECIFIED}
-    return replace(ContainerRow(it or seen(), NAME, digests, None), **more)  # type: ignore[arg-type]
+    return replace(ContainerRow(running or seen(), NAME, digests, None), **more)  # type: ignore[arg-type]
 
 
-def told(*rows: ContainerRow, several: bool = False) -> list[str]:
+def text_of(*rows: ContainerRow, several: bool = False) -> list[str]:
     return list(blocks(rows, several=several))
 
 
-def test_all_that_is_known() -> None:
-    """Names now and then, how far behind, by whom, digests by kind, the lock, and each container."""
+def test_a_block_shows_all_known_facts() -> None:
+    """A block shows former and present tags, distance, actor, digests by kind, the lock's entry, and each container."""
     known: dict[str, Any] = {
         "tags": (TagInterval("1.4.2", 0, None, "ci"), TagInterval("latest", 0, NOON_US - 22 * HOUR_US)),
         "behind": Behind(2, 1),
@@ -47,7 +47,7 @@ def test_all_that_is_known() -> None:
         "deployed": DeployedRelease(7, "ada", 0),
     }
 
-    assert told(row(**known), row(seen("web-2", health=ContainerHealth.UNHEALTHY), **known)) == [
+    assert text_of(row(**known), row(seen("web-2", health=ContainerHealth.UNHEALTHY), **known)) == [
         "localhost:5000/shop/app 1.4.2; was `latest` until 2026-11-25T14:00:00Z",
         "  2 moves behind `latest`; pushed by ci",
         f"  index {INDEX.short}, {OTHER.short}, config {CONFIG.short}",
@@ -57,14 +57,14 @@ def test_all_that_is_known() -> None:
     ]
 
 
-def test_what_it_is_called_when_its_registry_says_nothing() -> None:
-    """By the lock, by the host, by its creator; local is said."""
+def test_an_image_is_named_without_its_registrys_answer() -> None:
+    """Without the registry's answer, an image is named by the lock, by the host or by its creator, or marked as local."""
     image = seen().image
     held = row(verdict=RunningVerdict(ContainerStatus.HOLDS, Weight.HOLDS, "", None))
     named = row(seen(image=replace(image, names=(NAME, Reference.parse("mine:dev")))))
     nothing = row(seen(started_as=""))
     local = row(seen(image=replace(image, origin=Origin.LOCAL)))
-    heads = [told(each)[0] for each in (held, named, nothing, local)]
+    heads = [text_of(each)[0] for each in (held, named, nothing, local)]
 
     assert heads == [
         "localhost:5000/shop/app:latest, as it was started",
@@ -74,10 +74,11 @@ def test_what_it_is_called_when_its_registry_says_nothing() -> None:
     ]
 
 
-def test_how_far_its_tag_has_gone_on() -> None:
-    """By a history, or only that it has; a tag that is gone; one that has not moved says nothing."""
+def test_the_distance_to_a_moved_tag_is_shown() -> None:
+    """A moved tag is shown with the number of moves if there is a history; a deleted one as such; an unmoved one not
+    at all."""
     lines = [
-        told(each)[1]
+        text_of(each)[1]
         for each in (
             row(behind=Behind(1, 1), moved=True),
             row(behind=Behind(0, 1), moved=True),
@@ -94,27 +95,27 @@ def test_how_far_its_tag_has_gone_on() -> None:
     ]
 
 
-def test_a_record_that_is_gone_and_who_released_it_by_the_ledger() -> None:
-    """Beside each other."""
+def test_a_missing_record_and_the_ledgers_actor_are_shown() -> None:
+    """A missing release record, and the actor of the release according to the ledger, are shown beside each other."""
     lost = seen(image=replace(seen().image, recorded=False))
-    lines = told(row(lost, released=ReleaseRecord("ci", 0, 3)))
+    lines = text_of(row(lost, released=ReleaseRecord("ci", 0, 3)))
 
     assert lines[1] == "  its host has no record of it"
     assert lines[-1] == "  web-1  since 2026-11-26T11:00:00Z, released by ci"
 
 
-def test_where_it_runs() -> None:
-    """Of several hosts each is named; of a cluster the node."""
-    assert told(row(), several=True)[-1] == "  web-1 at web1  since 2026-11-26T11:00:00Z"
-    assert told(row(seen(node="node-a")), several=True)[-1] == "  web-1 on node-a  since 2026-11-26T11:00:00Z"
-    assert told(row(seen(started_us=None)))[-1] == "  web-1"
+def test_the_host_of_a_container_is_shown() -> None:
+    """Each container is shown with its host if there are several, and with its node in a cluster."""
+    assert text_of(row(), several=True)[-1] == "  web-1 at web1  since 2026-11-26T11:00:00Z"
+    assert text_of(row(seen(node="node-a")), several=True)[-1] == "  web-1 on node-a  since 2026-11-26T11:00:00Z"
+    assert text_of(row(seen(started_us=None)))[-1] == "  web-1"
 
 
-def test_no_line_is_wider_than_a_terminal_and_none_moves_one() -> None:
-    """However long, and whatever it holds."""
+def test_no_line_is_wider_than_a_terminal_or_moves_its_cursor() -> None:
+    """No line is wider than 80 columns or moves the cursor, whatever a field has."""
     evil = "\x1b[2J" + "a very long name " * 20
     tags = tuple(TagInterval(f"1.4.{number}", 0, None, "ci\x1b[31m") for number in range(40))
-    lines = told(row(seen(name="web" * 40, started_as=evil)), row(tags=tags))
+    lines = text_of(row(seen(name="web" * 40, started_as=evil)), row(tags=tags))
 
     assert max(len(line) for line in lines if " " in line.strip()) <= 80
     assert "\x1b" not in "".join(lines)

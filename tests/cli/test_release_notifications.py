@@ -1,4 +1,4 @@
-"""Notifications of releases to the receivers in the user's own file."""
+"""Notifications of releases to the receivers in the user's own settings file."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def deployed(end: ReleaseEnd, reason: str = "") -> DeployResult:
     return DeployResult(release, ReleaseOutcome(release))
 
 
-def told(tmp_path: Path, box: Inbox, done: DeployResult, host: str | None = None) -> None:
+def notified(tmp_path: Path, box: Inbox, done: DeployResult, host: str | None = None) -> None:
     configure(tmp_path, f'[[notify]]\nurl = "{box.url}"\n')
     notify_release(done, host, client_context())
 
@@ -56,8 +56,8 @@ def told(tmp_path: Path, box: Inbox, done: DeployResult, host: str | None = None
 def test_a_healthy_and_a_failed_release_are_notified(tmp_path: Path) -> None:
     """`release.done` has the images by digest, `release.failed` the reason, and both the host."""
     with inbox_in_thread() as box:
-        told(tmp_path, box, deployed(ReleaseEnd.HEALTHY), "ssh://web1.example.com")
-        told(tmp_path, box, deployed(ReleaseEnd.PUT_BACK, "web is unhealthy"))
+        notified(tmp_path, box, deployed(ReleaseEnd.HEALTHY), "ssh://web1.example.com")
+        notified(tmp_path, box, deployed(ReleaseEnd.PUT_BACK, "web is unhealthy"))
     done, failed = box.events
 
     assert (done["type"], done["subject"]) == ("boltseal.release.done.v1", "shop/7")
@@ -69,7 +69,7 @@ def test_a_healthy_and_a_failed_release_are_notified(tmp_path: Path) -> None:
 def test_an_unchanged_release_is_not_notified(tmp_path: Path) -> None:
     """A deploy that changes nothing sends no event."""
     with inbox_in_thread() as box:
-        told(tmp_path, box, DeployResult(deployed(ReleaseEnd.HEALTHY).release))
+        notified(tmp_path, box, DeployResult(deployed(ReleaseEnd.HEALTHY).release))
 
     assert box.bodies == []
 
@@ -85,7 +85,7 @@ def test_a_failed_notification_does_not_change_the_result_of_a_deploy(
 
 
 def test_a_hanging_receiver_delays_a_command_only_briefly(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Undelivered events wait for the next command."""
+    """A receiver that does not answer delays a command only briefly; undelivered events wait for the next command."""
     with inbox_in_thread(HANGS) as box:
         configure(tmp_path, f'[[notify]]\nurl = "{box.url}"\n')
         notifications = Notifications.of_user(client_context())

@@ -18,7 +18,8 @@ WHY = "Compose could not start services: Error response from daemon: no such net
 def test_the_reason_of_a_failed_release_is_printed_once(
     back: int | None, times: int, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """On stdout where nothing else runs again; on stderr beside the line that says what does."""
+    """The reason is printed on stdout if no former release runs again, and otherwise on stderr beside the line about
+    that release."""
     failed = replace(release(2, ReleaseEnd.FAILED if back is None else ReleaseEnd.PUT_BACK), reason=WHY)
     outcome = ReleaseOutcome(failed, (Failure("", WHY, ("last words",)),), back)
     print_release(CommandOutput("deploy", as_json=False), DeployResult(failed, outcome))

@@ -1,4 +1,5 @@
-"""`release ls`, `release show` and `release diff` of what lies on the disk, whatever that is: one line, the right exit code, and never a traceback."""
+"""`release ls`, `release show` and `release diff` of any files on the disk: one line, the right exit code, no
+traceback."""
 
 from __future__ import annotations
 
@@ -28,28 +29,30 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ReleaseFolder:
 
 
 def test_releases_are_listed_with_the_running_one_and_how_to_resume(folder: ReleaseFolder) -> None:
-    """In 80 columns, in UTC."""
-    said = call("release", "ls")
-    lines = said.out.splitlines()
+    """`release ls` marks the running release and names the command that resumes one, in 80 columns and UTC."""
+    result = call("release", "ls")
+    lines = result.out.splitlines()
 
-    assert said.code == 0, said.err
+    assert result.code == 0, result.err
     assert lines[0].split() == ["RELEASE", "WHEN", "BY", "REVISION", "HOW", "IT", "ENDED"]
     assert [line.split()[0] for line in lines[1:]] == ["*", "shop/2", "shop/3"]
     assert max(map(len, lines)) <= 80
-    assert "release 3 of shop was left waiting: `boltseal deploy --resume --project-name shop` continues it" in said.err
+    assert (
+        "release 3 of shop was left waiting: `boltseal deploy --resume --project-name shop` continues it" in result.err
+    )
 
 
 def test_of_each_engine_the_one_that_runs_is_marked(folder: ReleaseFolder, tmp_path: Path) -> None:
-    """What is elsewhere says where, and how to go on there; --images has them by service."""
+    """For each engine the running release is marked; --images lists the images by service."""
     there = ReleaseFolder(tmp_path / "state", "shop", engine="ssh://web2")
     there.begin(release(4), CONTENTS)
     there.begin(release(5, None), CONTENTS)
-    said, images = call("release", "ls"), call("release", "ls", "--images")
+    result, images = call("release", "ls"), call("release", "ls", "--images")
     found = call("release", "ls", "--json").json["results"]
 
     assert [(each["runs"], each["engine"]) for each in found if each["runs"]] == [(True, None), (True, "ssh://web2")]
-    assert "at ssh://web2, healthy" in " ".join(said.out.split())
-    assert "`boltseal rollback --project-name shop --host ssh://web2` goes back" in said.err
+    assert "at ssh://web2, healthy" in " ".join(result.out.split())
+    assert "`boltseal rollback --project-name shop --host ssh://web2` goes back" in result.err
     assert images.out.splitlines()[1].split() == [
         "*",
         "shop/1",
@@ -62,16 +65,16 @@ def test_of_each_engine_the_one_that_runs_is_marked(folder: ReleaseFolder, tmp_p
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "message"),
     [((), "no releases on this host yet"), (("--project-name", "other"), "no releases of other on this host yet")],
 )
-def test_nothing_is_said_of_whom_it_is_nothing(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...], told: str
+def test_an_empty_list_of_releases_is_reported(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...], message: str
 ) -> None:
-    """Of the host, or of one project."""
+    """An empty list of releases is reported for the host or the named project."""
     monkeypatch.setenv("BOLTSEAL_STATE", str(tmp_path))
 
-    assert told in call("release", "ls", *arguments).out
+    assert message in call("release", "ls", *arguments).out
 
 
 @pytest.mark.parametrize(
@@ -86,20 +89,20 @@ def test_nothing_is_said_of_whom_it_is_nothing(
         ("0/release.json", "{}", 0),
     ],
 )
-def test_a_broken_record_is_named(folder: ReleaseFolder, name: str, text: str, code: int) -> None:
-    """With its place; what is not ours is left alone."""
+def test_a_damaged_record_is_reported(folder: ReleaseFolder, name: str, text: str, code: int) -> None:
+    """A damaged release record is reported with its path; other files are ignored."""
     (folder.folder / name).parent.mkdir(exist_ok=True)
     (folder.folder / name).write_text(text)
-    said = call("release", "ls")
+    result = call("release", "ls")
 
-    assert said.code == code
-    assert len([line for line in said.err.splitlines() if line.startswith("boltseal: ")]) == (code != 0)
-    assert "Traceback" not in said.err
-    assert code == 0 or str(folder.folder) in said.err
+    assert result.code == code
+    assert len([line for line in result.err.splitlines() if line.startswith("boltseal: ")]) == (code != 0)
+    assert "Traceback" not in result.err
+    assert code == 0 or str(folder.folder) in result.err
 
 
 def test_one_release_is_shown_with_its_images(folder: ReleaseFolder) -> None:
-    """Whole digests, and how to continue one that is unfinished."""
+    """`release show` prints complete digests, and the command that continues an unfinished release."""
     shown, unfinished = (
         call("release", "show", "1", "--project-name", "shop"),
         call("release", "show", "3", "--project-name", "shop"),
@@ -115,16 +118,16 @@ def test_one_release_is_shown_with_its_images(folder: ReleaseFolder) -> None:
     assert found["results"][0]["services"][0]["digest"] == DIGEST
 
 
-def test_a_release_that_is_not_there_is_not_shown(folder: ReleaseFolder) -> None:
-    """Exit code 1; the message names the command that lists releases."""
+def test_a_missing_release_is_not_found(folder: ReleaseFolder) -> None:
+    """A missing release is exit code 1; the message names the command that lists releases."""
     shown = call("release", "show", "9", "--project-name", "shop")
 
     assert (shown.code, shown.out) == (1, "")
     assert "shop has no release 9 on this host; see `boltseal release ls`" in shown.err
 
 
-def test_a_text_that_was_harmed_is_not_compared(folder: ReleaseFolder) -> None:
-    """It could not be checked, which is another answer than "the same"."""
+def test_a_modified_release_text_is_not_compared(folder: ReleaseFolder) -> None:
+    """If a release's text was modified, the comparison is "could not check" instead of "the same"."""
     same = call("release", "diff", "1", "2", "--project-name", "shop")
     (folder.folder / "2/compose.json").write_text('{"name": "shop", "services": []}')
     harmed = call("release", "diff", "1", "2", "--project-name", "shop")
@@ -135,9 +138,9 @@ def test_a_text_that_was_harmed_is_not_compared(folder: ReleaseFolder) -> None:
 
 
 def test_values_are_compared_and_never_shown(folder: ReleaseFolder) -> None:
-    """Nor by --json."""
+    """`release diff` shows which values changed, but no value, also in JSON."""
     other = json.dumps(TEXT).replace("sesame", "swordfish").encode()
     folder.begin(release(4), ReleaseContents(other))
-    said = [call("release", "diff", "1", "4", "--project-name", "shop", *more) for more in ((), ("--json",))]
+    result = [call("release", "diff", "1", "4", "--project-name", "shop", *more) for more in ((), ("--json",))]
 
-    assert not any(word in each.out + each.err for each in said for word in ("sesame", "swordfish"))
+    assert not any(word in each.out + each.err for each in result for word in ("sesame", "swordfish"))

@@ -1,4 +1,4 @@
-"""`boltseal digest`, `tags` and `check`, against a registry that really listens."""
+"""`boltseal digest`, `tags` and `check`, with a listening registry."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ SHOP = "shop/app"
 
 
 @pytest.fixture
-def _nobody(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """No login of the person at this machine is used."""
+def _no_logins(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Use no login of this machine's user."""
     for variable in ("HOME", "XDG_CONFIG_HOME", "XDG_RUNTIME_DIR"):
-        monkeypatch.setenv(variable, str(tmp_path / "nobody"))
+        monkeypatch.setenv(variable, str(tmp_path / "empty-home"))
     for variable in ("DOCKER_CONFIG", "REGISTRY_AUTH_FILE"):
         monkeypatch.delenv(variable, raising=False)
 
 
-pytestmark = [pytest.mark.usefixtures("_nobody"), pytest.mark.slow]
+pytestmark = [pytest.mark.usefixtures("_no_logins"), pytest.mark.slow]
 
 
 async def publish(server: Server, tag: str, document: Document, repository: str = SHOP) -> None:
@@ -33,33 +33,33 @@ async def publish(server: Server, tag: str, document: Document, repository: str 
 
 
 async def test_the_digest_of_a_tag(server: Server) -> None:
-    """What `docker push` printed is what `digest` prints."""
+    """`digest` prints the digest that `docker push` printed."""
     app = image("app")
     await publish(server, "1.4.2", app)
-    told = program.run("digest", f"{server.address}/{SHOP}:1.4.2")
+    result = program.run("digest", f"{server.address}/{SHOP}:1.4.2")
     as_json = program.run("digest", f"{server.address}/{SHOP}:1.4.2", "--json").json["results"][0]
 
-    assert (told.code, told.out) == (0, app.digest + "\n")
+    assert (result.code, result.out) == (0, app.digest + "\n")
     assert (as_json["digest"], as_json["size"], as_json["media_type"]) == (app.digest, len(app.raw), app.media_type)
 
 
 async def test_a_missing_tag_is_an_exit_code(server: Server) -> None:
-    """Not found does not hold; nobody listening could not be checked."""
+    """A missing tag is exit code 1; an unreachable registry is exit code 3."""
     missing = program.run("digest", f"{server.address}/{SHOP}:9.9.9")
-    nobody = program.run("digest", f"127.0.0.1:{servers.free_port()}/{SHOP}:1.4.2", "--json")
+    unreachable = program.run("digest", f"127.0.0.1:{servers.free_port()}/{SHOP}:1.4.2", "--json")
 
     assert missing.code == 1
     assert "has no manifest 9.9.9" in missing.err
-    assert (nobody.code, nobody.json["outcome"]) == (3, "unknown")
+    assert (unreachable.code, unreachable.json["outcome"]) == (3, "unknown")
 
 
 async def test_every_tag_is_listed(server: Server) -> None:
-    """One on each line."""
+    """`tags` prints one tag per line."""
     for tag in ("1.4.1", "1.4.2", "latest"):
         await publish(server, tag, image(tag))
-    told = program.run("tags", f"{server.address}/{SHOP}")
+    result = program.run("tags", f"{server.address}/{SHOP}")
 
-    assert (told.code, told.out.split()) == (0, ["1.4.1", "1.4.2", "latest"])
+    assert (result.code, result.out.split()) == (0, ["1.4.1", "1.4.2", "latest"])
 
 
 @pytest.mark.parametrize(
@@ -70,15 +70,15 @@ async def test_every_tag_is_listed(server: Server) -> None:
         ("node:16", '"node:16" names one image; expected a repository, such as docker.io/library/node'),
     ],
 )
-def test_tags_of_what_is_no_repository_is_usage(typed: str, message: str) -> None:
-    """A registry's address is not reported as an image of Docker Hub."""
-    told = program.run("tags", typed)
+def test_tags_without_a_repository_is_a_usage_error(typed: str, message: str) -> None:
+    """A registry's address is not treated as an image of Docker Hub."""
+    result = program.run("tags", typed)
 
-    assert (told.code, told.err) == (2, f"boltseal: {message}\n")
+    assert (result.code, result.err) == (2, f"boltseal: {message}\n")
 
 
-async def test_a_free_name_may_be_published_and_a_taken_one_may_not(server: Server) -> None:
-    """Free and this very digest are 0, another digest is 1."""
+async def test_check_distinguishes_free_and_taken_tags(server: Server) -> None:
+    """`check` returns 0 for a free tag and for the same digest, and 1 for another digest."""
     app, other = image("app"), image("other")
     await publish(server, "1.4.2", app)
     ref = f"{server.address}/{SHOP}"
@@ -94,17 +94,17 @@ async def test_a_free_name_may_be_published_and_a_taken_one_may_not(server: Serv
     assert codes == {"free": 0, "same": 0, "same in the reference": 0, "taken": 1, "other": 1, "repository": 2}
 
 
-async def test_a_deleted_sealed_name_is_bound(server: Server) -> None:
-    """A tombstone is no free name: only the same image may come back."""
+async def test_a_deleted_sealed_tag_is_not_free(server: Server) -> None:
+    """`check` treats a tombstone as taken: only the same image may return."""
     app = image("app")
     await publish(server, "1.4.2", app)
     ref = f"{server.address}/{SHOP}:1.4.2"
     program.run("tag", "unseal", ref, "--reason", "test", "--data", server.folder)
     async with httpx2.AsyncClient(base_url=server.url, trust_env=False) as client:
         assert (await client.delete(f"/v2/{SHOP}/manifests/1.4.2")).status_code == 202
-    told = program.run("check", ref, "--json")
+    result = program.run("check", ref, "--json")
 
-    assert told.code == 1
-    assert told.json["results"][0]["status"] == "deleted"
-    assert told.json["results"][0]["digest"] == app.digest
+    assert result.code == 1
+    assert result.json["results"][0]["status"] == "deleted"
+    assert result.json["results"][0]["digest"] == app.digest
     assert program.run("check", ref, "--digest", app.digest).code == 0

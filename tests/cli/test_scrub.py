@@ -1,4 +1,4 @@
-"""`boltseal scrub`, as a person calls it."""
+"""`boltseal scrub` on the command line."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from tests.polling import wait_until
 
 @pytest.fixture
 def store(tmp_path: Path) -> DockerStore:
-    """One image of two layers."""
+    """A store with one image of two layers."""
     made = DockerStore.at(tmp_path)
     made.image("shop/app:1.4.2", {"etc/passwd": b"root"}, {"bin/tool": b"tool" * 1000})
     return made
@@ -36,7 +36,7 @@ NAME = "localhost:5000/shop/app:1.4.2"
 
 @pytest.fixture
 def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A project's folder, in which the verb is called."""
+    """The project's folder, in which the command is called."""
     folder = tmp_path / "project"
     folder.mkdir(mode=0o755)
     monkeypatch.chdir(folder)
@@ -44,7 +44,7 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def locked(image: Digest) -> str:
-    """A lock by which NAME is this image."""
+    """Write a lock in which NAME has this image."""
     platform = LockedPlatform("linux/amd64", Digest.of(b"manifest"), image)
     index = LockedImage(
         Reference.parse(NAME), Digest.of(b"index"), 1_795_000_000_000_000, OCI_INDEX, (platform,)
@@ -58,7 +58,7 @@ def image_of(store: DockerStore) -> str:
 
 
 def test_a_clean_store_holds(store: DockerStore) -> None:
-    """With the level that it holds at."""
+    """A clean store prints the level that was verified, and exit code 0."""
     done = program.call("scrub", "--root", store.root)
 
     assert (done.code, done.err) == (0, "")
@@ -66,7 +66,7 @@ def test_a_clean_store_holds(store: DockerStore) -> None:
 
 
 def test_two_stores_of_a_kind_are_distinguished(store: DockerStore, tmp_path: Path) -> None:
-    """By where they lie; what an image holds by stands under it."""
+    """Two stores of one kind are distinguished by their paths, with the verified level below each."""
     other = DockerStore.at(tmp_path / "other")
     other.image("a:1", {"f": b"f"})
     done = program.call("scrub", "--root", store.root, "--root", other.root)
@@ -78,14 +78,14 @@ def test_two_stores_of_a_kind_are_distinguished(store: DockerStore, tmp_path: Pa
 
 
 def test_the_source_of_an_expectation_is_shown(store: DockerStore) -> None:
-    """On a line of its own."""
+    """The source of an expected digest is printed on a line of its own."""
     done = program.call("scrub", "--root", store.root, "shop/app:1.4.2", "--expect", image_of(store))
 
     assert done.out.splitlines()[1:] == ["  by --expect"]
 
 
 def test_a_difference_is_reported_with_path_layer_kind_expected_and_got(store: DockerStore) -> None:
-    """One line for the image, one for each difference; exit code 1."""
+    """A difference prints one line for the image and one per path; exit code 1."""
     (store.layer() / "etc/passwd").chmod(0o4755)
 
     done = program.call("scrub", "--root", store.root, "shop/app:1.4.2")
@@ -97,7 +97,7 @@ def test_a_difference_is_reported_with_path_layer_kind_expected_and_got(store: D
 
 
 def test_json_has_everything_in_one_object(store: DockerStore) -> None:
-    """The shape that scripts rely on."""
+    """JSON is one object with all fields for scripts."""
     (store.layer() / "etc/passwd").write_bytes(b"evil")
 
     done = program.call("scrub", "--root", store.root, "--json")
@@ -115,7 +115,7 @@ def test_json_has_everything_in_one_object(store: DockerStore) -> None:
 
 @pytest.mark.parametrize("how", ["typed", "expected", "short"])
 def test_an_image_id_proves_the_image(store: DockerStore, how: str) -> None:
-    """Typed as the image's name, or beside it."""
+    """An expected image ID, as the reference or beside it, proves the image."""
     image = image_of(store)
     arguments = {"typed": [image], "expected": ["shop/app:1.4.2", "--expect", f"sha256:{image}"]}
     done = program.call("scrub", "--root", store.root, *arguments.get(how, [image[:12]]))
@@ -125,7 +125,7 @@ def test_an_image_id_proves_the_image(store: DockerStore, how: str) -> None:
 
 
 def test_another_image_id_than_expected_is_a_difference(store: DockerStore) -> None:
-    """Exit code 1."""
+    """An image ID other than the expected one is exit code 1."""
     done = program.call("scrub", "--root", store.root, "shop/app:1.4.2", "--expect", "a" * 64)
 
     assert done.code == 1
@@ -133,7 +133,7 @@ def test_another_image_id_than_expected_is_a_difference(store: DockerStore) -> N
 
 
 def test_a_receipt_whose_manifest_is_not_at_hand_could_not_be_checked(store: DockerStore, tmp_path: Path) -> None:
-    """Exit code 3, and what to do."""
+    """A receipt without its manifest is "could not check" (3), and the message says what to do."""
     (tmp_path / "app.tlog-proof").write_bytes(receipt(Digest.of(b"a manifest")))
     done = program.call(
         "scrub", "--root", store.root, "--receipt", tmp_path / "app.tlog-proof", "--key", str(KEY.verifier)
@@ -145,7 +145,7 @@ def test_a_receipt_whose_manifest_is_not_at_hand_could_not_be_checked(store: Doc
 
 
 def test_a_receipt_for_a_missing_image_is_reported(tmp_path: Path) -> None:
-    """What was asked and not found is not passed over."""
+    """A receipt for an image that no store has is reported."""
     (tmp_path / "r").write_bytes(receipt(Digest.of(b"m")))
     empty = DockerStore.at(tmp_path / "empty")
     empty.image("other:1", {"f": b"f"})
@@ -156,8 +156,8 @@ def test_a_receipt_for_a_missing_image_is_reported(tmp_path: Path) -> None:
     assert "could not check: shop/app:1.4.2" in done.out
 
 
-def test_a_receipt_without_a_key_is_usage(store: DockerStore, tmp_path: Path) -> None:
-    """Exit code 2."""
+def test_a_receipt_without_a_key_is_a_usage_error(store: DockerStore, tmp_path: Path) -> None:
+    """A receipt without a ledger key is a usage error."""
     (tmp_path / "r").write_bytes(receipt(Digest.of(b"m")))
 
     done = program.call("scrub", "--root", store.root, "--receipt", tmp_path / "r")
@@ -166,27 +166,27 @@ def test_a_receipt_without_a_key_is_usage(store: DockerStore, tmp_path: Path) ->
     assert "--key" in done.err
 
 
-def test_an_image_that_is_nowhere_could_not_be_checked(store: DockerStore) -> None:
-    """The reason names the stores that were searched."""
+def test_a_missing_image_could_not_be_checked(store: DockerStore) -> None:
+    """For an image in no store, the reason names the stores that were searched."""
     done = program.call("scrub", "--root", store.root, "shop/other:1")
 
     assert done.code == 3
     assert f"could not check: shop/other:1: not found in the searched stores ({store.root}); name another" in done.out
 
 
-@pytest.mark.parametrize(("typed", "told"), [("shop/app", True), ("shop/app:9", False), ("0123456789ab", False)])
+@pytest.mark.parametrize(("typed", "reported"), [("shop/app", True), ("shop/app:9", False), ("0123456789ab", False)])
 def test_the_error_about_a_missing_name_without_tag_has_its_default_tag(
-    store: DockerStore, typed: str, told: bool
+    store: DockerStore, typed: str, reported: bool
 ) -> None:
-    """The image is there, under another tag; that `latest` was looked for is not plain to everybody."""
+    """The error for a reference without a tag says that `latest` was searched, since another tag may exist."""
     done = program.call("scrub", "--root", store.root, typed)
 
     assert done.code == 3
-    assert ("A name without a tag has the tag latest" in done.out) is told
+    assert ("A name without a tag has the tag latest" in done.out) is reported
 
 
-def test_what_is_no_store_is_usage(tmp_path: Path) -> None:
-    """With what would be one."""
+def test_a_folder_that_is_no_store_is_a_usage_error(tmp_path: Path) -> None:
+    """A folder that is no store is a usage error that describes a store."""
     done = program.call("scrub", "--root", tmp_path)
 
     assert done.code == 2
@@ -194,7 +194,7 @@ def test_what_is_no_store_is_usage(tmp_path: Path) -> None:
 
 
 def test_a_whole_disk_is_searched_for_stores(store: DockerStore, tmp_path: Path) -> None:
-    """Where packages put them."""
+    """On a whole disk, stores are searched at the paths that packages use."""
     (tmp_path / "disk/var/lib").mkdir(parents=True)
     store.root.rename(tmp_path / "disk/var/lib/docker")
     if store.root.name != "store":
@@ -209,7 +209,7 @@ def test_a_whole_disk_is_searched_for_stores(store: DockerStore, tmp_path: Path)
 
 
 def test_quick_reads_no_content_and_says_so(store: DockerStore) -> None:
-    """It finds what stands in attributes, and not what stands in files."""
+    """--quick compares attributes but not contents, and prints that."""
     before = (store.layer() / "etc/passwd").stat()
     (store.layer() / "etc/passwd").write_bytes(b"evil")
     os.utime(store.layer() / "etc/passwd", ns=(before.st_atime_ns, before.st_mtime_ns))
@@ -221,7 +221,7 @@ def test_quick_reads_no_content_and_says_so(store: DockerStore) -> None:
 
 
 def test_quick_claims_no_level(store: DockerStore) -> None:
-    """What was not read is not proven, whatever was expected of it: neither in words nor to scripts."""
+    """--quick claims no verified level, in text or JSON, whatever was expected."""
     expected = ("scrub", "--root", store.root, "shop/app:1.4.2", "--expect", image_of(store), "--quick")
     done, as_json = program.call(*expected), program.call(*expected, "--json")
 
@@ -230,8 +230,8 @@ def test_quick_claims_no_level(store: DockerStore) -> None:
 
 
 @pytest.mark.parametrize("more", [["--bytes-per-second", "1G"], ["--from-disk"]])
-def test_how_it_reads_changes_nothing_of_what_it_finds(store: DockerStore, more: list[str]) -> None:
-    """Slowly, or from the disk itself."""
+def test_the_way_of_reading_changes_no_finding(store: DockerStore, more: list[str]) -> None:
+    """Reading at a limited rate, or from the disk, gives the same findings."""
     clean = program.call("scrub", "--root", store.root, *more)
     (store.layer() / "etc/passwd").write_bytes(b"evil")
 
@@ -240,8 +240,8 @@ def test_how_it_reads_changes_nothing_of_what_it_finds(store: DockerStore, more:
 
 
 @pytest.mark.parametrize("rate", ["fast", "0", "-1", "1.5M", "1T"])
-def test_a_rate_that_is_none_is_usage(store: DockerStore, rate: str) -> None:
-    """With an example."""
+def test_an_invalid_rate_is_a_usage_error(store: DockerStore, rate: str) -> None:
+    """An invalid rate is a usage error with an example."""
     done = program.call("scrub", "--root", store.root, f"--bytes-per-second={rate}")
 
     assert done.code == 2
@@ -249,7 +249,7 @@ def test_a_rate_that_is_none_is_usage(store: DockerStore, rate: str) -> None:
 
 
 def test_nothing_of_the_store_is_changed(store: DockerStore) -> None:
-    """Not a byte, not a time, not an access time."""
+    """Scrub changes no byte, no modification time and no access time."""
 
     def state() -> list[tuple[str, int, int, int, int]]:
         found = []
@@ -266,8 +266,8 @@ def test_nothing_of_the_store_is_changed(store: DockerStore) -> None:
     assert state() == before
 
 
-def test_the_lock_in_this_folder_is_found_and_said(tmp_path: Path, project: Path) -> None:
-    """Nobody has to name it; what it says stands beside the level."""
+def test_the_lock_in_this_folder_is_found_and_named(tmp_path: Path, project: Path) -> None:
+    """The lock in the current folder is used without an option, and printed beside the level."""
     store = DockerStore.at(tmp_path)
     (project / LOCK_NAME).write_text(locked(store.image(NAME, {"f": b"f"})))
 
@@ -278,8 +278,8 @@ def test_the_lock_in_this_folder_is_found_and_said(tmp_path: Path, project: Path
     assert (done.json["results"][0]["level"], done.json["results"][0]["by"]) == ("L1", f"the lock of {NAME}")
 
 
-def test_another_image_than_the_lock_in_this_folder_says_is_a_difference(tmp_path: Path, project: Path) -> None:
-    """And without the lock nothing says so."""
+def test_an_image_that_differs_from_the_lock_in_this_folder(tmp_path: Path, project: Path) -> None:
+    """An image that differs from the current folder's lock is a difference; without the lock it is not."""
     store = DockerStore.at(tmp_path)
     store.image(NAME, {"f": b"f"})
     (project / LOCK_NAME).write_text(locked(Digest.of(b"another image")))
@@ -294,8 +294,8 @@ def test_another_image_than_the_lock_in_this_folder_says_is_a_difference(tmp_pat
 
 
 @pytest.mark.parametrize("what", ["lock", "folder"])
-def test_a_lock_that_others_may_have_laid_here_is_not_taken_for_mine(tmp_path: Path, project: Path, what: str) -> None:
-    """Or whoever may write here could say which image is the right one; named, it is taken."""
+def test_a_lock_in_a_folder_that_others_may_write_to_is_not_used(tmp_path: Path, project: Path, what: str) -> None:
+    """A lock in a folder that others may write to is used only if it is named on the command line."""
     store = DockerStore.at(tmp_path)
     (project / LOCK_NAME).write_text(locked(store.image(NAME, {"f": b"f"})))
     (project / LOCK_NAME if what == "lock" else project).chmod(0o777)
@@ -307,10 +307,10 @@ def test_a_lock_that_others_may_have_laid_here_is_not_taken_for_mine(tmp_path: P
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root may give files to others")
-def test_a_lock_of_another_user_is_taken_only_from_who_called_sudo(
+def test_a_lock_of_another_user_is_used_only_for_who_called_sudo(
     tmp_path: Path, project: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Root in somebody's folder does not take that person's word; behind sudo it is the person's own."""
+    """A lock owned by another user is used only if that user called sudo."""
     store = DockerStore.at(tmp_path)
     (project / LOCK_NAME).write_text(locked(store.image(NAME, {"f": b"f"})))
     os.chown(project / LOCK_NAME, 1234, 1234)
@@ -324,7 +324,7 @@ def test_a_lock_of_another_user_is_taken_only_from_who_called_sudo(
 
 
 def test_a_damaged_lock_in_this_folder_is_reported(store: DockerStore, project: Path) -> None:
-    """Not passed over: the person counts on it. With how to go without it."""
+    """A damaged lock in the current folder is an error, with the option to go without it."""
     (project / LOCK_NAME).write_text("version = ")
 
     done = program.call("scrub", "--root", store.root)
@@ -334,20 +334,20 @@ def test_a_damaged_lock_in_this_folder_is_reported(store: DockerStore, project: 
 
 
 def test_a_lock_that_is_a_link_is_not_followed(store: DockerStore, project: Path, tmp_path: Path) -> None:
-    """It came with a project, and may lead anywhere."""
+    """A symbolic link as the lock is not followed, because it may have come with a checked-out project."""
     (tmp_path / "elsewhere").write_text(locked(Digest.of(b"x")))
     (project / LOCK_NAME).symlink_to(tmp_path / "elsewhere")
 
     assert program.call("scrub", "--root", store.root).code == 2
 
 
-def test_a_lock_and_no_lock_is_usage(store: DockerStore) -> None:
-    """Both can't be meant."""
+def test_a_lock_together_with_no_lock_is_a_usage_error(store: DockerStore) -> None:
+    """A named lock together with --no-lock is a usage error."""
     assert program.call("scrub", "--root", store.root, "--lock", "x", "--no-lock").code == 2
 
 
 def test_progress_shows_bytes_and_rate_on_a_terminal(store: DockerStore) -> None:
-    """On a terminal, on stderr, on one line that is cleared at the end."""
+    """On a terminal, progress with bytes and rate is one line on stderr, cleared at the end."""
     ours, theirs = os.openpty()
     argv = [sys.executable, "-m", "boltseal", "scrub", "--root", str(store.root)]
     done = subprocess.run(argv, stdout=subprocess.PIPE, stderr=theirs, env=program.clean_environment(), check=False)
@@ -359,11 +359,11 @@ def test_progress_shows_bytes_and_rate_on_a_terminal(store: DockerStore) -> None
     plain = re.sub(r"\x1b\[[0-9;]*m", "", shown)
     assert re.search(r"layers .* (50|100)% +[0-9.]+ (B|KiB|MiB) read, [0-9.]+ (B|KiB|MiB)/s [0-9-]", plain)
     assert [line for line in screen(shown) if "layers" in line] == []
-    assert screen(shown)[-1].startswith("L0: ")  # what L0 means, for those who look for the first time
+    assert screen(shown)[-1].startswith("L0: ")  # the explanation of L0 for new users
 
 
-def test_nice_gives_way_to_everything_else(store: DockerStore) -> None:
-    """The lowest priority for the CPU, and for the disk only what nobody else wants; it is looked at while it runs."""
+def test_nice_lowers_the_priority(store: DockerStore) -> None:
+    """--nice sets the lowest CPU priority and the idle class of the disk, as read from the running process."""
     store.image("large:1", {"f": os.urandom(8 << 20)})
     argv = [
         sys.executable,

@@ -1,4 +1,4 @@
-"""The outermost layer: exit codes, one line on stderr, no control characters."""
+"""The entry point of the command line: exit codes, one line on stderr, no control characters."""
 
 from __future__ import annotations
 
@@ -36,14 +36,14 @@ VERBS = (*(command.name for command in commands()), *SUBCOMMANDS)
 
 
 def verb_that(does: Callable[[], None]) -> typer.Typer:
-    """A command line with one verb more, which does this."""
+    """Return a command line with one more command, which runs this function."""
     cli = build()
     cli.command("misbehave")(does)
     return cli
 
 
 def ended(does: Callable[[], None], *before: str) -> int:
-    """The exit code of a verb that does this."""
+    """Return the exit code of a command that runs this function."""
     with pytest.raises(SystemExit) as stopped:
         run([*before, "misbehave"], verb_that(does))
     code = stopped.value.code
@@ -52,7 +52,7 @@ def ended(does: Callable[[], None], *before: str) -> int:
 
 
 def raising(error: BaseException) -> Callable[[], NoReturn]:
-    """A verb that fails so."""
+    """Return a command that fails with this error."""
 
     def fail() -> NoReturn:
         raise error
@@ -64,8 +64,8 @@ def raising(error: BaseException) -> Callable[[], NoReturn]:
 
 
 @pytest.mark.parametrize("verb", VERBS)
-def test_every_verb_has_help_with_an_example(verb: str) -> None:
-    """Nobody has to guess how to call it, and no line is wider than a terminal."""
+def test_every_command_has_help_with_an_example(verb: str) -> None:
+    """Each command's help has an example, and no line is wider than a terminal."""
     shown = program.call(*verb.split(), "--help")
 
     assert shown.code == 0
@@ -74,15 +74,15 @@ def test_every_verb_has_help_with_an_example(verb: str) -> None:
     assert max(map(len, shown.out.splitlines())) <= 80
 
 
-def test_the_list_of_verbs_says_each_in_a_whole_sentence() -> None:
-    """Nothing in it is cut off."""
+def test_the_list_of_commands_has_whole_sentences() -> None:
+    """Each command in the list has a complete sentence, none cut off."""
     listed = program.call("--help").out.partition("Commands:")[2]
 
     assert "..." not in listed
 
 
 def test_help_loads_nothing_heavy(capsys: pytest.CaptureFixture[str]) -> None:
-    """Help is instant because the verbs import what they need when they run."""
+    """Help is fast, because commands import their libraries when they run."""
     code = "import sys; from boltseal.cli.root import build; build(); print('\\n'.join(sys.modules))"
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
     started = time.perf_counter()
@@ -96,7 +96,7 @@ def test_help_loads_nothing_heavy(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_the_list_of_commands_imports_no_command() -> None:
-    """Its lines are in the table."""
+    """The list of commands comes from a table and imports no command."""
     code = (
         "import sys, atexit\n"
         "from boltseal.cli.root import run\n"
@@ -114,8 +114,8 @@ def test_the_list_of_commands_imports_no_command() -> None:
     }
 
 
-def test_a_verb_loads_no_other_verb() -> None:
-    """What forty others need at their first line is not paid by each start of one."""
+def test_a_command_imports_no_other_command() -> None:
+    """A command imports no other command's modules."""
     code = "import sys; from boltseal.cli.root import load; load('digest'); print('\\n'.join(sys.modules))"
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
 
@@ -139,8 +139,8 @@ def test_a_verb_loads_no_other_verb() -> None:
     }
 
 
-def test_a_copy_that_asks_no_daemon_loads_nothing_that_talks_to_one() -> None:
-    """It would double the time that each copy between registries takes to get started."""
+def test_a_copy_between_registries_imports_no_docker_client() -> None:
+    """A copy between registries does not import the Docker client, which would double its start time."""
     code = "import sys, boltseal.transfer.connect; print('\\n'.join(sys.modules))"
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
 
@@ -148,8 +148,8 @@ def test_a_copy_that_asks_no_daemon_loads_nothing_that_talks_to_one() -> None:
     assert "boltseal.engines.api" not in loaded
 
 
-def test_a_verb_is_parsed_without_anything_heavy() -> None:
-    """docs/adr/0027: a verb is started by each step of a pipeline."""
+def test_a_command_line_is_parsed_without_heavy_imports() -> None:
+    """Parsing a command line imports no heavy module, because each step of a pipeline starts a command (docs/adr/0027)."""
     code = (
         "import sys, atexit\n"
         "from boltseal.cli.root import run\n"
@@ -162,8 +162,8 @@ def test_a_verb_is_parsed_without_anything_heavy() -> None:
     assert {"pydantic", "rich"} & set(loaded) == set()
 
 
-def test_no_arguments_is_a_question_for_help() -> None:
-    """A bare `boltseal` shows the verbs; it is no success."""
+def test_no_arguments_print_the_help() -> None:
+    """`boltseal` without arguments prints the commands, and is not a success."""
     shown = program.call()
 
     assert shown.code == 2
@@ -171,7 +171,7 @@ def test_no_arguments_is_a_question_for_help() -> None:
 
 
 def test_the_console_script_is_the_same_program() -> None:
-    """What pip installs runs."""
+    """The console script that pip installs runs this program."""
     script = Path(sys.executable).with_name("boltseal")
     done = subprocess.run([script, "--version"], capture_output=True, text=True, check=False)
 
@@ -196,13 +196,13 @@ def test_the_console_script_is_the_same_program() -> None:
 def test_every_way_to_fail_has_its_exit_code(
     error: BaseException, code: int, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """0 holds, 1 does not hold, 2 usage, 3 could not check, 130 interrupted."""
+    """Exit codes: 0 success, 1 differs, 2 usage, 3 could not check, 130 interrupted."""
     assert ended(raising(error)) == code
     assert capsys.readouterr().out == ""
 
 
 def test_an_error_for_people_is_one_line_on_stderr(capsys: pytest.CaptureFixture[str]) -> None:
-    """What a stranger put into a message can't draw on the terminal."""
+    """Control characters from a registry in an error message can't reach the terminal."""
     ended(raising(Invalid("first\nsecond \x1b[31mred\x1b[0m \u202e")))
 
     assert capsys.readouterr().err == "boltseal: first second \\x1b[31mred\\x1b[0m \\u202e\n"
@@ -211,7 +211,7 @@ def test_an_error_for_people_is_one_line_on_stderr(capsys: pytest.CaptureFixture
 def test_a_defect_is_one_line_without_a_traceback(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A person can't do anything with a traceback, and is told how to get one."""
+    """A defect prints one line that names the option for a traceback."""
     monkeypatch.delenv("BOLTSEAL_DEBUG", raising=False)
     ended(raising(RuntimeError("surprise")))
 
@@ -222,24 +222,26 @@ def test_a_defect_is_one_line_without_a_traceback(
 
 
 @pytest.mark.parametrize(
-    ("number", "told"),
+    ("number", "message"),
     [
         (errno.EACCES, "Permission denied; run boltseal as a user with access to it"),
         (errno.ENAMETOOLONG, "File name too long; use a shorter name"),
         (errno.ENOSPC, "No space left on device; free space there"),
     ],
 )
-def test_a_file_that_the_host_refuses_is_no_defect(number: int, told: str, capsys: pytest.CaptureFixture[str]) -> None:
-    """The line names the file and what to do; nothing could be checked, so the code is 3."""
+def test_a_file_that_the_host_refuses_is_no_defect(
+    number: int, message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A file without permission is an error line with the remedy and exit code 3, not a defect."""
     code = ended(raising(OSError(number, os.strerror(number), "data/x\x1b[31m")))
 
     assert code == ExitCode.UNKNOWN
-    assert capsys.readouterr().err == f"boltseal: data/x\\x1b[31m: {told}\n"
+    assert capsys.readouterr().err == f"boltseal: data/x\\x1b[31m: {message}\n"
 
 
 @pytest.mark.parametrize("error", [OSError(errno.EACCES, "Permission denied"), FileNotFoundError(2, "gone", "x")])
-def test_what_the_user_can_not_mend_is_a_defect(error: OSError, capsys: pytest.CaptureFixture[str]) -> None:
-    """No file is named, or one that we took for granted is not there."""
+def test_an_error_that_the_user_can_not_correct_is_a_defect(error: OSError, capsys: pytest.CaptureFixture[str]) -> None:
+    """A file error without a name, or about a file of boltseal's own, is a defect."""
     ended(raising(error))
 
     assert "this is a defect of boltseal" in capsys.readouterr().err
@@ -249,7 +251,7 @@ def test_what_the_user_can_not_mend_is_a_defect(error: OSError, capsys: pytest.C
 def test_a_defect_shows_its_traceback_when_asked(
     how: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """--debug and BOLTSEAL_DEBUG are for whoever mends it."""
+    """--debug and BOLTSEAL_DEBUG print the traceback of a defect, for developers."""
     monkeypatch.setenv("BOLTSEAL_DEBUG", "1" if how == "environment" else "")
     ended(raising(RuntimeError("surprise")), *(["--debug"] if how == "flag" else []))
 
@@ -259,8 +261,8 @@ def test_a_defect_shows_its_traceback_when_asked(
 @pytest.mark.parametrize(
     "arguments", [["frobnicate"], ["admin", "rules", "test", "shop/app"], ["serve", "--workers", "x"], ["--nope"]]
 )
-def test_a_call_that_makes_no_sense_is_usage(arguments: list[str]) -> None:
-    """Exit code 2, and the reason on stderr."""
+def test_a_contradicting_call_is_a_usage_error(arguments: list[str]) -> None:
+    """A contradicting command line is exit code 2 with the reason on stderr."""
     shown = program.call(*arguments)
 
     assert shown.code == 2
@@ -268,8 +270,8 @@ def test_a_call_that_makes_no_sense_is_usage(arguments: list[str]) -> None:
     assert "Traceback" not in shown.err
 
 
-def test_the_shell_starts_without_debug() -> None:
-    """Two shells in one process know nothing of each other."""
+def test_debug_affects_one_call_only() -> None:
+    """--debug of one call does not affect another in the same process."""
     assert not CommandContext().debug
 
 
@@ -277,7 +279,7 @@ def test_the_shell_starts_without_debug() -> None:
 
 
 def test_json_is_an_envelope(capsys: pytest.CaptureFixture[str]) -> None:
-    """Schema, outcome, results and errors, always all four."""
+    """JSON output always has schema, outcome, results and errors."""
 
     def does() -> None:
         with CommandOutput("misbehave", as_json=True) as answer:
@@ -309,20 +311,20 @@ def test_json_is_an_envelope(capsys: pytest.CaptureFixture[str]) -> None:
 def test_json_reports_a_failure_too(
     error: Exception, outcome: str, code: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A program that reads stdout learns what a person learns from stderr."""
+    """A failure is in the JSON on stdout as well as in the line on stderr."""
 
     def does() -> None:
         with CommandOutput("misbehave", as_json=True):
             raise error
 
     ended(does)
-    told = json.loads(capsys.readouterr().out)
+    output = json.loads(capsys.readouterr().out)
 
-    assert (told["outcome"], [e["code"] for e in told["errors"]]) == (outcome, [code])
+    assert (output["outcome"], [e["code"] for e in output["errors"]]) == (outcome, [code])
 
 
 def test_without_json_leaving_prints_nothing(capsys: pytest.CaptureFixture[str]) -> None:
-    """Text is the verb's own."""
+    """Without --json only the command's own text is printed."""
 
     def does() -> None:
         with CommandOutput("misbehave", as_json=False) as answer:
@@ -350,8 +352,8 @@ run(None, cli)
 
 
 @pytest.mark.parametrize("arguments", [[], ["--json"]])
-def test_a_full_disk_under_the_talk_changes_no_answer(arguments: list[str]) -> None:
-    """A cron job whose log is full would hear of a finding, code 1, that nobody made."""
+def test_a_full_disk_under_stderr_does_not_change_the_exit_code(arguments: list[str]) -> None:
+    """If stderr can't be written because a disk is full, the exit code is unchanged, and not 1."""
     with Path("/dev/full").open("w") as full:
         argv = [sys.executable, "-c", PRINTS, "misbehave", *arguments]
         done = subprocess.run(argv, stdout=subprocess.PIPE, stderr=full, text=True, check=False)
@@ -362,7 +364,7 @@ def test_a_full_disk_under_the_talk_changes_no_answer(arguments: list[str]) -> N
 
 @pytest.mark.parametrize("arguments", [[], ["--json"]])
 def test_output_that_cannot_be_written_is_no_finding(arguments: list[str]) -> None:
-    """Neither done nor otherwise: it is not whole."""
+    """If stdout can't be written, the exit code is neither success nor "differs", because the result is incomplete."""
     with Path("/dev/full").open("w") as full:
         argv = [sys.executable, "-c", PRINTS, "misbehave", *arguments]
         done = subprocess.run(argv, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
@@ -371,8 +373,8 @@ def test_output_that_cannot_be_written_is_no_finding(arguments: list[str]) -> No
     assert done.stderr == "talk\nboltseal: the output is incomplete: writing it failed: No space left on device\n"
 
 
-def test_a_pipe_that_is_closed_ends_it_quietly() -> None:
-    """`boltseal ... | head -1`: no message; the exit code is that of a program that SIGPIPE ends, neither 0 nor a finding."""
+def test_a_closed_pipe_ends_the_command_quietly() -> None:
+    """With `boltseal ... | head -1`, no message is printed, and the exit code is that of SIGPIPE."""
     with subprocess.Popen(
         [sys.executable, "-c", PRINTS, "misbehave"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as child:

@@ -1,4 +1,4 @@
-"""How the command starts: without what the verb does not need."""
+"""How commands start: without importing modules that they do not need."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class PlainRegistry(BaseHTTPRequestHandler):
 
 @contextmanager
 def plain_registry() -> Iterator[str]:
-    """Serve the registry; yields its address."""
+    """Serve the registry; yield its address."""
     with ThreadingHTTPServer(("127.0.0.1", 0), PlainRegistry) as server:
         thread = Thread(target=server.serve_forever)
         thread.start()
@@ -51,7 +51,7 @@ def plain_registry() -> Iterator[str]:
 
 
 def loaded_by(*arguments: str, state: Path) -> set[str]:
-    """The top-level modules that a successful command has loaded at its end."""
+    """Return the top-level modules that a successful command has imported at its end."""
     code = (
         "import atexit, sys\n"
         "from boltseal.cli.root import run\n"
@@ -67,12 +67,12 @@ def loaded_by(*arguments: str, state: Path) -> set[str]:
 
 @pytest.mark.parametrize("arguments", [["--help"], ["help"], ["help", "which", "image", "runs"], ["tag", "--help"]])
 def test_help_loads_neither_libraries_nor_the_network(arguments: list[str], tmp_path: Path) -> None:
-    """Help has 0.14 s of processor time."""
+    """`--help` imports neither libraries nor network modules, within its budget of 0.14 s of processor time."""
     assert loaded_by(*arguments, state=tmp_path) & (HEAVY | NETWORK) == set()
 
 
 def test_digest_loads_only_what_a_request_needs(tmp_path: Path) -> None:
-    """Asking a registry without a ledger for a digest has 0.27 s of processor time."""
+    """`digest` of a registry without a ledger imports only what it needs, within 0.27 s of processor time."""
     with plain_registry() as address:
         loaded = loaded_by("digest", f"{address}/shop/app:1.4.2", state=tmp_path)
 
@@ -81,8 +81,8 @@ def test_digest_loads_only_what_a_request_needs(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_verb_of_a_client_does_not_load_what_the_server_needs() -> None:
-    """A check that a build script runs a hundred times would wait for it each time, longer than for the registry."""
+def test_a_client_command_does_not_import_the_server() -> None:
+    """A client command imports no server module, which would take longer than its request."""
     ran = subprocess.run(
         [sys.executable, "-X", "importtime", "-m", "boltseal", "check", "127.0.0.1:1/shop/app:1.4.2"],
         capture_output=True,
@@ -105,7 +105,7 @@ def test_a_verb_of_a_client_does_not_load_what_the_server_needs() -> None:
 
 @pytest.mark.slow
 def test_a_health_check_loads_no_library_but_the_command_lines() -> None:
-    """A container engine runs it several times a minute."""
+    """`health`, which a container engine runs several times a minute, imports only the command line library."""
     ran = subprocess.run(
         [sys.executable, "-X", "importtime", "-m", "boltseal", "health", "--url", "http://127.0.0.1:1"],
         capture_output=True,
@@ -125,7 +125,7 @@ def test_a_health_check_loads_no_library_but_the_command_lines() -> None:
     "arguments", [["serve"], ["admin", "fsck"], ["ledger", "key"], ["admin", "rules"], ["ratelimit"]]
 )
 def test_an_admin_command_without_the_server_extra_says_what_to_install(arguments: list[str]) -> None:
-    """One line and exit code 2, without a traceback."""
+    """Without the server extra an admin command is one line with exit code 2, without a traceback."""
     code = f"import sys; sys.modules['pydantic'] = None; from boltseal.cli.root import run; run({arguments!r})"
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
 
@@ -138,7 +138,7 @@ def test_an_admin_command_without_the_server_extra_says_what_to_install(argument
     "arguments", [["ledger", "monitor", "--help"], ["ledger", "trust"], ["ratelimit", "--help"], ["version"]]
 )
 def test_a_client_command_needs_no_server_extra(arguments: list[str]) -> None:
-    """Also one in a group, or with a name, that it shares with an admin command."""
+    """A client command needs no server extra, even in a group with admin commands."""
     code = f"import sys; sys.modules['pydantic'] = None; from boltseal.cli.root import run; run({arguments!r})"
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
 

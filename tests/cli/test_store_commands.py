@@ -1,4 +1,4 @@
-"""seal, unseal, purge, expire, fsck and collect: other processes on a data folder that this process has open and writes to."""
+"""seal, unseal, purge, expire, fsck and gc: other processes on a data folder in which this process writes."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ from boltseal.server.storage.blobs.protocol import UploadId, UploadKey
 from boltseal.server.storage.metadata import ledger_store
 from boltseal.server.storage.metadata.migrate import DATABASE_NAME
 from boltseal.server.store_factory import now_us, open_store, prepare
+from tests.bare_registry import SHOP, BareRegistry, Clock
 from tests.cli import program
 from tests.cli.terminal import run_on_terminal
-from tests.shop import SHOP, Clock, Shop
 
 LATEST = "localhost:5000/shop/app:latest"
 VERSION = "localhost:5000/shop/app:1.4.2"
@@ -38,44 +38,44 @@ pytestmark = pytest.mark.slow  # each starts a process or two
 
 @pytest.fixture
 def settings(tmp_path: Path) -> Settings:
-    """The settings of the registry that is being worked on."""
+    """The settings of the registry that the commands work on."""
     return Settings.model_validate({"server": {"data": tmp_path / "data"}})
 
 
 @pytest.fixture
-def shop(settings: Settings) -> Iterator[Shop]:
-    """Its store, open in this process as in a server, on the real clock."""
+def shop(settings: Settings) -> Iterator[BareRegistry]:
+    """The registry's store, open in this process as in a server, with the real clock."""
     prepare(settings)
     with open_store(settings) as store:
-        yield Shop(store.registry, store.database, store.blobs, Clock(now_us()))
+        yield BareRegistry(store.registry, store.database, store.blobs, Clock(now_us()))
 
 
-def verb(shop: Shop, name: str, *arguments: str) -> program.Run:
-    """Runs a verb on the shop's folder."""
+def verb(shop: BareRegistry, name: str, *arguments: str) -> program.Run:
+    """Return a function that runs a command on the registry's folder."""
     return program.run(name, *arguments, "--data", folder(shop))
 
 
-def tags_of(shop: Shop) -> list[str]:
-    """The tags of the shop's repository that resolve to an image now."""
+def tags_of(shop: BareRegistry) -> list[str]:
+    """Return the tags of the repository that resolve to an image now."""
     with closing(sqlite3.connect(folder(shop) / DATABASE_NAME)) as connection:
         rows = connection.execute("SELECT name FROM tag WHERE digest IS NOT NULL ORDER BY name")
         return [name for (name,) in rows]
 
 
-def folder(shop: Shop) -> Path:
-    """The shop's data folder."""
+def folder(shop: BareRegistry) -> Path:
+    """The registry's data folder."""
     path = shop.blobs.path(Digest.of(b""))
     assert path is not None
     return path.parents[3]
 
 
 def make_old(path: Path) -> None:
-    """As if it had been written two days ago."""
+    """Set a file's time to two days ago."""
     os.utime(path, (time.time() - 2 * DAY_S,) * 2)
 
 
-async def unnamed(shop: Shop, data: bytes) -> Digest:
-    """Bytes in the store that no row names."""
+async def unnamed(shop: BareRegistry, data: bytes) -> Digest:
+    """Store bytes that no row references."""
     key = UploadKey(SHOP, UploadId.new())
     await shop.blobs.start_upload(key)
     async with shop.blobs.open_upload(key) as writer:
@@ -84,16 +84,16 @@ async def unnamed(shop: Shop, data: bytes) -> Digest:
     return Digest.of(data)
 
 
-def last_entry(shop: Shop) -> Entry:
-    """The newest entry of the ledger, as this process sees it."""
+def last_entry(shop: BareRegistry) -> Entry:
+    """Return the newest ledger entry that this process reads."""
     return parse(shop.database.read_and_wait(lambda connection: list(ledger_store.lines(connection)))[-1][1])
 
 
 # --- tag seal ---
 
 
-async def test_seal_binds_a_floating_tag_for_the_running_server(shop: Shop) -> None:
-    """What was allowed a moment ago is refused by a process that was running all the time."""
+async def test_seal_takes_effect_in_a_running_server(shop: BareRegistry) -> None:
+    """After `seal`, the running server refuses a move that it allowed before."""
     await shop.push(await shop.image("one"), "latest")
     moved = await shop.push(await shop.image("two"), "latest")
 
@@ -106,8 +106,8 @@ async def test_seal_binds_a_floating_tag_for_the_running_server(shop: Shop) -> N
         await shop.push(await shop.image("three"), "latest")
 
 
-async def test_a_seal_is_recorded_with_who_and_why(shop: Shop) -> None:
-    """The ledger names the account and the reason, for ever."""
+async def test_a_seal_is_recorded_with_who_and_why(shop: BareRegistry) -> None:
+    """The ledger entry of a seal has the account and the reason."""
     await shop.push(await shop.image("one"), "latest")
     verb(shop, "tag", "seal", LATEST, "--reason", "shown to the auditor")
 
@@ -117,8 +117,8 @@ async def test_a_seal_is_recorded_with_who_and_why(shop: Shop) -> None:
     assert entry.actor.endswith(" (command line)")
 
 
-async def test_sealing_again_changes_nothing(shop: Shop) -> None:
-    """The same command twice is no error and no second entry."""
+async def test_sealing_again_changes_nothing(shop: BareRegistry) -> None:
+    """Sealing a sealed tag is a success, and adds no second entry."""
     await shop.push(await shop.image("one"), "latest")
     first = verb(shop, "tag", "seal", LATEST, "--reason", "x", "--json").json["results"][0]
     second = verb(shop, "tag", "seal", LATEST, "--reason", "x", "--json").json["results"][0]
@@ -127,8 +127,8 @@ async def test_sealing_again_changes_nothing(shop: Shop) -> None:
     assert first["entry"] == second["entry"]
 
 
-async def test_sealing_what_is_not_there_does_not_hold(shop: Shop) -> None:
-    """A name that nobody published can't be sealed."""
+async def test_sealing_a_missing_tag_is_refused(shop: BareRegistry) -> None:
+    """Sealing a missing tag is exit code 1."""
     run = verb(shop, "tag", "seal", LATEST, "--reason", "x", "--json")
 
     assert run.code == 1
@@ -145,19 +145,19 @@ async def test_sealing_what_is_not_there_does_not_hold(shop: Shop) -> None:
         ("app:1", "is an image on Docker Hub; expected one of this registry, such as localhost:5000/app:1"),
         ("localhost:5000/shop/app", "has no tag; expected one, such as localhost:5000/shop/app:1.4.2"),
         (f"localhost:5000/shop/app@sha256:{'a' * 64}", "only a tag can be sealed"),
-        ("localhost:5000/Shop/app:1", "must be lower-case"),
+        ("localhost:5000/BareRegistry/app:1", "must be lower-case"),
     ],
 )
-def test_a_reference_that_does_not_name_a_tag_here_is_usage(shop: Shop, ref: str, line: str) -> None:
-    """A bare name means Docker Hub everywhere, so it never means this registry."""
+def test_a_reference_without_a_host_is_a_usage_error(shop: BareRegistry, ref: str, line: str) -> None:
+    """A reference without a registry host means Docker Hub, so it is refused."""
     run = verb(shop, "tag", "seal", ref, "--reason", "x")
 
     assert run.code == 2
     assert line in run.err
 
 
-def test_another_registrys_name_is_usage(shop: Shop) -> None:
-    """Where the public name is known, a reference to another host is a mistake."""
+def test_a_reference_to_another_registry_is_a_usage_error(shop: BareRegistry) -> None:
+    """If the public name is configured, a reference to another host is a usage error."""
     url = {"BOLTSEAL_SERVER__PUBLIC_URL": "https://registry.example.com"}
     run = program.run(
         "tag", "seal", "other.example.com/shop/app:1", "--reason", "x", "--data", folder(shop), environment=url
@@ -168,8 +168,8 @@ def test_another_registrys_name_is_usage(shop: Shop) -> None:
 
 
 @pytest.mark.parametrize("name", ["seal", "unseal", "purge"])
-def test_without_a_public_name_only_this_machines_names_are_ours(shop: Shop, name: str) -> None:
-    """A reference to another host never changes this data folder; any port may lead to it."""
+def test_without_a_public_name_only_loopback_names_are_accepted(shop: BareRegistry, name: str) -> None:
+    """Without a public name, only loopback names with any port are accepted for this data folder."""
     other = verb(shop, "tag", name, "other:5000/shop/app:1.4.2", "--reason", "x")
     port = verb(shop, "tag", name, "localhost:5055/shop/app:1.4.2", "--reason", "x")
 
@@ -180,8 +180,8 @@ def test_without_a_public_name_only_this_machines_names_are_ours(shop: Shop, nam
 
 
 @pytest.mark.parametrize("name", ["seal", "unseal", "purge"])
-def test_a_reason_says_something(shop: Shop, name: str) -> None:
-    """Blanks are no reason."""
+def test_a_blank_reason_is_refused(shop: BareRegistry, name: str) -> None:
+    """A reason of blanks is refused."""
     run = verb(shop, "tag", name, LATEST, "--reason", "  ")
 
     assert run.code == 2
@@ -189,8 +189,8 @@ def test_a_reason_says_something(shop: Shop, name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["seal", "unseal", "purge"])
-def test_a_change_needs_its_reason(shop: Shop, name: str) -> None:
-    """Nobody can say later why, if nobody says now."""
+def test_a_change_needs_its_reason(shop: BareRegistry, name: str) -> None:
+    """A change without a reason is refused, since it could not be explained later."""
     run = verb(shop, "tag", name, LATEST)
 
     assert run.code == 2
@@ -200,8 +200,8 @@ def test_a_change_needs_its_reason(shop: Shop, name: str) -> None:
 # --- tag unseal ---
 
 
-async def test_unseal_lets_a_tag_be_deleted_and_nothing_else(shop: Shop) -> None:
-    """The running server lets it go, and still binds its name."""
+async def test_unseal_allows_a_delete_and_nothing_else(shop: BareRegistry) -> None:
+    """After `unseal`, the running server allows a delete, but the tag can return only with the same digest."""
     await shop.push(await shop.image("one"), "1.4.2")
     with pytest.raises(SealedDelete):
         await shop.registry.deletes.tag(SHOP, Tag("1.4.2"), UNCONDITIONAL, ANONYMOUS)
@@ -215,8 +215,8 @@ async def test_unseal_lets_a_tag_be_deleted_and_nothing_else(shop: Shop) -> None
         await shop.push(await shop.image("two"), "1.4.2")
 
 
-async def test_unsealing_what_floats_is_usage(shop: Shop) -> None:
-    """There is no seal to lift."""
+async def test_unsealing_a_mutable_tag_is_a_usage_error(shop: BareRegistry) -> None:
+    """Unsealing a mutable tag is a usage error."""
     await shop.push(await shop.image("one"), "latest")
     run = verb(shop, "tag", "unseal", LATEST, "--reason", "x")
 
@@ -227,8 +227,8 @@ async def test_unsealing_what_floats_is_usage(shop: Shop) -> None:
 # --- tag purge ---
 
 
-async def test_purge_removes_the_bytes_under_a_running_server(shop: Shop) -> None:
-    """Also an answer that the server kept in memory is gone; the tag can return only with the same digest."""
+async def test_purge_removes_the_bytes_under_a_running_server(shop: BareRegistry) -> None:
+    """After `purge` the running server's cached answer is gone too; the tag can return only with the same digest."""
     published = await shop.push(await shop.image("secret"), "1.4.2")
     layer = Digest.of(b"layer secret")
     await shop.registry.pulls.manifest(SHOP, Tag("1.4.2"))
@@ -250,8 +250,8 @@ async def test_purge_removes_the_bytes_under_a_running_server(shop: Shop) -> Non
         await shop.push(await shop.image("other"), "1.4.2")
 
 
-async def test_purge_by_digest_takes_every_tag(shop: Shop) -> None:
-    """Two names of one image go together."""
+async def test_purge_by_digest_deletes_every_tag(shop: BareRegistry) -> None:
+    """`purge` by digest deletes every tag of the image."""
     published = await shop.push(await shop.image("secret"), "1.4.2", "latest")
     run = verb(shop, "tag", "purge", f"localhost:5000/shop/app@{published.digest}", "--reason", "x", "--yes")
 
@@ -259,8 +259,8 @@ async def test_purge_by_digest_takes_every_tag(shop: Shop) -> None:
     assert f"purged  {LATEST}" in run.out
 
 
-async def test_purge_names_every_image_that_still_holds_the_secret(shop: Shop) -> None:
-    """What stays, here or behind the wall of another repository, is said with the image it is part of."""
+async def test_purge_names_every_image_that_still_has_the_secret(shop: BareRegistry) -> None:
+    """`purge` lists images, also of other repositories, that still have the purged layer."""
     secret = await shop.image("secret")
     published = await shop.push(secret, "1.4.2")
     other = Repository("other/app")
@@ -275,8 +275,8 @@ async def test_purge_names_every_image_that_still_holds_the_secret(shop: Shop) -
     assert "if a kept part has the secret, purge that too" in run.err
 
 
-async def test_purge_in_a_dry_run_lists_everything_and_deletes_nothing(shop: Shop) -> None:
-    """The other tags of the image are listed, as the ledger and the tags are unchanged."""
+async def test_purge_in_a_dry_run_lists_everything_and_deletes_nothing(shop: BareRegistry) -> None:
+    """A dry run of `purge` lists all tags of the image, and changes neither ledger nor tags."""
     await shop.push(await shop.image("secret"), "1.4.2", "latest")
     layer = Digest.of(b"layer secret")
     before = len(await shop.entries())
@@ -292,8 +292,8 @@ async def test_purge_in_a_dry_run_lists_everything_and_deletes_nothing(shop: Sho
     assert (await shop.registry.pulls.manifest(SHOP, Tag("1.4.2"))) is not None
 
 
-async def test_purge_without_a_terminal_needs_yes(shop: Shop) -> None:
-    """A script that forgot it deletes nothing, and the message says what to pass."""
+async def test_purge_without_a_terminal_needs_yes(shop: BareRegistry) -> None:
+    """Without a terminal, `purge` needs --yes, and the message says so."""
     await shop.push(await shop.image("secret"), "1.4.2", "latest")
     run = verb(shop, "tag", "purge", VERSION, "--reason", "x")
 
@@ -304,8 +304,8 @@ async def test_purge_without_a_terminal_needs_yes(shop: Shop) -> None:
 
 
 @pytest.mark.parametrize(("typed", "code"), [("n\n", 1), ("\n", 1), ("y\n", 0)])
-async def test_purge_on_a_terminal_names_every_tag_and_asks(shop: Shop, typed: str, code: int) -> None:
-    """Only a stated yes deletes; the tag that was not named on the command line is shown before the question."""
+async def test_purge_on_a_terminal_names_every_tag_and_asks(shop: BareRegistry, typed: str, code: int) -> None:
+    """On a terminal, `purge` shows every tag of the image and deletes only after `yes`."""
     await shop.push(await shop.image("secret"), "1.4.2", "latest")
     run = await asyncio.to_thread(
         run_on_terminal, "tag", "purge", VERSION, "--reason", "x", "--data", folder(shop), typed=typed
@@ -318,8 +318,8 @@ async def test_purge_on_a_terminal_names_every_tag_and_asks(shop: Shop, typed: s
 
 
 @pytest.mark.parametrize("option", ["-q", "--json"])
-async def test_the_list_is_shown_before_the_question_whatever_else_is_silenced(shop: Shop, option: str) -> None:
-    """A person confirms only what they have seen: neither -q nor --json hides what would be deleted."""
+async def test_the_list_is_shown_before_the_question_with_every_option(shop: BareRegistry, option: str) -> None:
+    """Neither -q nor --json hides the list of what `purge` would delete."""
     await shop.push(await shop.image("secret"), "1.4.2", "latest")
     run = await asyncio.to_thread(
         run_on_terminal, "tag", "purge", VERSION, "--reason", "x", option, "--data", folder(shop), typed="n\n"
@@ -331,8 +331,8 @@ async def test_the_list_is_shown_before_the_question_whatever_else_is_silenced(s
 
 
 @pytest.mark.parametrize(("typed", "code"), [("n\n", 1), ("y\n", 0)])
-async def test_gc_on_a_terminal_lists_and_asks_also_with_json(shop: Shop, typed: str, code: int) -> None:
-    """The list goes to stderr before the question; stdout has the one object, with what was really removed."""
+async def test_gc_on_a_terminal_lists_and_asks_also_with_json(shop: BareRegistry, typed: str, code: int) -> None:
+    """With --json, `gc` prints its list on stderr before the question, and one object with the deleted bytes on stdout."""
     await shop.blob(b"left over")
     path = shop.blobs.path(Digest.of(b"left over"))
     assert path is not None
@@ -347,8 +347,8 @@ async def test_gc_on_a_terminal_lists_and_asks_also_with_json(shop: Shop, typed:
     assert path.exists() == (code == 1)
 
 
-async def test_a_tag_that_appears_after_the_question_is_not_deleted_unasked(shop: Shop) -> None:
-    """The purge compares the tags with those that were listed, in its own transaction."""
+async def test_a_tag_that_appears_after_the_question_is_not_deleted(shop: BareRegistry) -> None:
+    """The transaction of `purge` refuses tags that were not in the list before the question."""
     await shop.push(await shop.image("secret"), "1.4.2")
     planned = await shop.registry.seals.plan_purge(SHOP, Tag("1.4.2"), Actor("root", admin=True))
     confirmed = ConfirmedPurge(planned.digest, planned.tags)
@@ -363,8 +363,8 @@ async def test_a_tag_that_appears_after_the_question_is_not_deleted_unasked(shop
 # --- fsck ---
 
 
-async def test_fsck_of_a_whole_store_holds(shop: Shop) -> None:
-    """Beside a process that has it open; the counts say what was read."""
+async def test_fsck_of_an_intact_store_succeeds(shop: BareRegistry) -> None:
+    """`fsck` beside a process that has the store open succeeds, and prints how much it read."""
     await shop.push(await shop.image("one"), "1.4.2")
     run = verb(shop, "admin", "fsck", "--json")
     result = run.json["results"][-1]
@@ -374,8 +374,8 @@ async def test_fsck_of_a_whole_store_holds(shop: Shop) -> None:
     assert result["status"] == "holds"
 
 
-async def test_fsck_names_the_blob_that_rotted(shop: Shop) -> None:
-    """Exit code 1, and the digest on stdout."""
+async def test_fsck_names_a_damaged_blob(shop: BareRegistry) -> None:
+    """`fsck` prints the digest of a damaged blob on stdout: exit code 1."""
     await shop.push(await shop.image("one"), "1.4.2")
     layer = Digest.of(b"layer one")
     path = shop.blobs.path(layer)
@@ -390,8 +390,8 @@ async def test_fsck_names_the_blob_that_rotted(shop: Shop) -> None:
     assert "1 problem" in run.out
 
 
-async def test_fsck_changes_nothing(shop: Shop) -> None:
-    """Reading a store leaves every file as it was, but for the table of locks that SQLite shares between processes."""
+async def test_fsck_changes_nothing(shop: BareRegistry) -> None:
+    """`fsck` changes no file, except for SQLite's shared table of locks."""
     await shop.push(await shop.image("one"), "1.4.2")
 
     def written() -> dict[Path, int]:
@@ -405,8 +405,8 @@ async def test_fsck_changes_nothing(shop: Shop) -> None:
 
 
 @pytest.mark.parametrize("name", ["fsck", "gc"])
-def test_a_folder_that_is_no_store_is_usage(tmp_path: Path, name: str) -> None:
-    """A mistyped --data is not a clean bill."""
+def test_a_folder_that_is_no_store_is_a_usage_error(tmp_path: Path, name: str) -> None:
+    """A --data folder that is no store is a usage error, not a success."""
     run = program.run("admin", name, "--data", tmp_path)
 
     assert run.code == 2
@@ -414,8 +414,8 @@ def test_a_folder_that_is_no_store_is_usage(tmp_path: Path, name: str) -> None:
     assert "run this on the registry's machine" in run.err
 
 
-def test_the_default_folder_that_is_not_there_is_usage(tmp_path: Path) -> None:
-    """Nothing is made by a verb that only looks."""
+def test_a_missing_default_folder_is_a_usage_error(tmp_path: Path) -> None:
+    """A read-only command does not create a missing default folder."""
     run = program.run("admin", "fsck", cwd=tmp_path)
 
     assert run.code == 2
@@ -425,8 +425,8 @@ def test_the_default_folder_that_is_not_there_is_usage(tmp_path: Path) -> None:
 # --- admin gc ---
 
 
-async def test_collect_removes_bytes_that_no_repository_names(shop: Shop) -> None:
-    """What a push left that ended between its bytes and its row; what is named stays."""
+async def test_gc_deletes_unreferenced_bytes(shop: BareRegistry) -> None:
+    """`gc` deletes the bytes of an aborted push, and keeps referenced ones."""
     await shop.push(await shop.image("one"), "1.4.2")
     stray = await unnamed(shop, b"stray")
     for path in (folder(shop) / "blobs").rglob("*"):
@@ -440,8 +440,8 @@ async def test_collect_removes_bytes_that_no_repository_names(shop: Shop) -> Non
     assert verb(shop, "admin", "fsck").code == 0
 
 
-async def test_collect_spares_what_a_pull_may_still_be_reading(shop: Shop) -> None:
-    """Old bytes whose last name went a moment ago stay for an hour."""
+async def test_gc_keeps_what_a_pull_may_still_be_reading(shop: BareRegistry) -> None:
+    """`gc` keeps blobs for an hour after their last reference was deleted, because a pull may be reading them."""
     await shop.blob(b"layer")
     layer = Digest.of(b"layer")
     await shop.registry.deletes.blob(SHOP, layer, ANONYMOUS)
@@ -456,8 +456,8 @@ async def test_collect_spares_what_a_pull_may_still_be_reading(shop: Shop) -> No
     assert stored.size == 5
 
 
-async def test_collect_says_first_what_it_would_do(shop: Shop) -> None:
-    """An upload that nobody went on with for a day is named, kept by a dry run, and then removed."""
+async def test_gc_lists_first_what_it_would_delete(shop: BareRegistry) -> None:
+    """`gc --dry-run` lists an upload that was idle for a day, and `gc` then deletes it."""
     upload = await shop.registry.uploads.start(SHOP)
     session = next((folder(shop) / "uploads").iterdir())
     make_old(session)
@@ -475,8 +475,8 @@ async def test_collect_says_first_what_it_would_do(shop: Shop) -> None:
     assert not session.exists()
 
 
-async def test_expire_takes_tags_whose_time_is_over_and_leaves_others(shop: Shop) -> None:
-    """A keep that ran out ends the tag; it can return only with the same digest, and a dry run only names it."""
+async def test_expire_deletes_tags_whose_keep_ended(shop: BareRegistry) -> None:
+    """`expire` deletes tags whose `keep` ended, which can return only with the same digest; a dry run lists them."""
     await shop.push(await shop.image("one"), "1.4.2")
     await shop.push(await shop.image("two"), "1.4.3")
     by_hand = sqlite3.connect(folder(shop) / DATABASE_NAME)
@@ -496,8 +496,8 @@ async def test_expire_takes_tags_whose_time_is_over_and_leaves_others(shop: Shop
 # --- the log of observations ---
 
 
-def test_the_observations_have_a_key_that_is_shown_rotated_and_replaced(tmp_path: Path) -> None:
-    """With --observations; the ledger's stays what it is."""
+def test_the_key_of_the_observation_log_is_managed_separately(tmp_path: Path) -> None:
+    """--observations shows, rotates and replaces the observation log's key, and not the ledger's."""
     data, config = tmp_path / "data", tmp_path / "boltseal.toml"
     config.write_text(f'[server]\ndata = "{data}"\n[[upstream]]\nname = "docker.io"\n')
     none = program.call("ledger", "key", "--observations", "--config", config)
@@ -519,7 +519,7 @@ def test_the_observations_have_a_key_that_is_shown_rotated_and_replaced(tmp_path
 
 
 def test_the_key_of_a_folder_without_a_ledger_is_not_found(tmp_path: Path) -> None:
-    """The message names the folder, which may be a mistyped one."""
+    """For a folder without a ledger, the message names the folder, which may be mistyped."""
     run = program.call("ledger", "key", "--data", tmp_path / "data")
 
     assert (run.code, run.out) == (1, "")

@@ -1,4 +1,4 @@
-"""`boltseal tag new` and `build --print-labels`: what a build may be called, and where it came from."""
+"""`boltseal tag new` and `build --print-labels`: tags for a build, and labels about its origin."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ PREFIX = "org.opencontainers.image."
 
 
 @pytest.fixture(autouse=True)
-def _nobody(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Neither a login, nor a setting, nor a pipeline of the person at this machine is used."""
+def _no_logins(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Use no login, setting or pipeline variable of this machine."""
     for variable in ("HOME", "XDG_CONFIG_HOME", "XDG_RUNTIME_DIR"):
-        monkeypatch.setenv(variable, str(tmp_path / "nobody"))
+        monkeypatch.setenv(variable, str(tmp_path / "empty-home"))
     monkeypatch.setenv("DOCKER_HOST", f"unix://{tmp_path}/none.sock")
     monkeypatch.setenv("SOURCE_DATE_EPOCH", "1795543200")
     for name in [*os.environ]:
@@ -59,14 +59,14 @@ async def publish(server: Server, tag: str, document: Document) -> None:
 
 
 def tag_of(*arguments: str | Path, run: Callable[..., Run] = program.call) -> str:
-    told = run("tag", "new", *arguments)
+    result = run("tag", "new", *arguments)
 
-    assert told.code == 0, told.err
-    return told.out.removesuffix("\n")
+    assert result.code == 0, result.err
+    return result.out.removesuffix("\n")
 
 
 def test_a_tag_of_git_names_commit_and_changes(project: Path) -> None:
-    """The + of a version is mapped; what is not committed is in it by its hash."""
+    """A tag from git replaces the `+` of a version and has a hash of uncommitted changes."""
     clean = tag_of(project)
     (project / "app.py").write_text("print(1)\n")
     first = tag_of(project)
@@ -78,7 +78,7 @@ def test_a_tag_of_git_names_commit_and_changes(project: Path) -> None:
 
 
 def test_a_tag_of_the_time_and_of_the_pipeline(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Outside of a pipeline there is no number, and none is made up."""
+    """Outside of a pipeline there is no pipeline number, and none is invented."""
     refused = program.call("tag", "new", "--scheme", "build")
     monkeypatch.setenv("CI_PIPELINE_IID", "123")
 
@@ -88,7 +88,7 @@ def test_a_tag_of_the_time_and_of_the_pipeline(project: Path, monkeypatch: pytes
 
 
 def test_the_same_inputs_have_the_same_tag(project: Path) -> None:
-    """Another file, argument or platform has another; what `.dockerignore` leaves out does not count."""
+    """Equal inputs give one tag; another file, argument or platform gives another; excluded files do not count."""
     same = tag_of(project, "--scheme", "input")
     (project / ".dockerignore").write_text("*.log\n")
     (project / "Other").write_text("FROM scratch\n")
@@ -105,8 +105,8 @@ def test_the_same_inputs_have_the_same_tag(project: Path) -> None:
     assert len({same, ignoring, *others}) == 5
 
 
-def test_a_dockerfile_may_have_an_ignore_file_of_its_own(project: Path) -> None:
-    """BuildKit takes that, and not the one of the context."""
+def test_a_dockerfile_may_have_its_own_ignore_file(project: Path) -> None:
+    """Like BuildKit, an ignore file named after the Dockerfile replaces the context's."""
     (project / "Dockerfile.dockerignore").write_text("*.log\n")
     (project / ".dockerignore").write_text("Dockerfile\n")
     before = tag_of(project, "--scheme", "input")
@@ -116,7 +116,7 @@ def test_a_dockerfile_may_have_an_ignore_file_of_its_own(project: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         (("--scheme", "content"), "needs an image of the daemon"),
         (("--scheme", "input", "--build-arg", "V"), "expected NAME=VALUE"),
@@ -125,26 +125,26 @@ def test_a_dockerfile_may_have_an_ignore_file_of_its_own(project: Path) -> None:
         (("--check", "localhost:5000/shop/app:1"), "expected a repository"),
     ],
 )
-def test_mistyped_input_is_reported(project: Path, arguments: tuple[str, ...], said: str) -> None:
-    """With exit code 2."""
-    told = program.call("tag", "new", project, *arguments)
+def test_mistyped_input_is_reported(project: Path, arguments: tuple[str, ...], message: str) -> None:
+    """Invalid input is exit code 2."""
+    result = program.call("tag", "new", project, *arguments)
 
-    assert told.code == 2
-    assert said in told.err
+    assert result.code == 2
+    assert message in result.err
 
 
 @pytest.mark.slow
 def test_an_undecidable_input_gives_no_tag(project: Path) -> None:
-    """A base that nobody can name, a registry that does not answer, an ignore file that can't be read: no guess."""
+    """No tag is made if the base is unknown, a registry does not answer, or an ignore file can't be read."""
     codes = []
     bases = {"${NOBODY}": "can't be determined", f"127.0.0.1:{servers.free_port()}/shop/app:1": "can't be resolved"}
     for base, reason in bases.items():
         (project / "Dockerfile").write_text(f"FROM {base}\n")
-        told = program.call("tag", "new", project, "--scheme", "input")
-        codes.append(told.code)
+        result = program.call("tag", "new", project, "--scheme", "input")
+        codes.append(result.code)
 
-        assert reason in told.err
-        assert told.out == ""
+        assert reason in result.err
+        assert result.out == ""
     (project / ".dockerignore").write_bytes(b"\xff")
     (project / "Dockerfile").write_text("FROM scratch\n")
 
@@ -152,51 +152,51 @@ def test_an_undecidable_input_gives_no_tag(project: Path) -> None:
     assert program.call("tag", "new", project, "--scheme", "input").code == 2
 
 
-def test_without_a_daemon_there_is_no_content(project: Path) -> None:
-    """Which could not be checked, and is no tag."""
-    told = program.call("tag", "new", "--scheme", "content", "--image", "app")
+def test_without_a_daemon_there_is_no_content_tag(project: Path) -> None:
+    """Without a daemon the content tag could not be determined: exit code 3."""
+    result = program.call("tag", "new", "--scheme", "content", "--image", "app")
 
-    assert (told.code, told.out) == (3, "")
-    assert "no engine listens at unix:" in told.err
+    assert (result.code, result.out) == (3, "")
+    assert "no engine listens at unix:" in result.err
 
 
 @pytest.mark.slow
 async def test_a_taken_tag_is_reported(server: Server, project: Path) -> None:
-    """By exit code 1, and nothing on stdout that a script could push under."""
+    """A taken tag is exit code 1 without any output on stdout, so no script can push to it."""
     free = program.run("tag", "new", project, "--check", f"{server.address}/{SHOP}", "--json")
     app = image("app")
     await publish(server, "v1.4.2_7", app)
     taken = program.run("tag", "new", project, "--check", f"{server.address}/{SHOP}")
-    nobody = program.run("tag", "new", project, "--check", f"127.0.0.1:{servers.free_port()}/{SHOP}")
+    unreachable = program.run("tag", "new", project, "--check", f"127.0.0.1:{servers.free_port()}/{SHOP}")
 
     assert (free.code, free.json["results"][0]["status"], free.json["results"][0]["tag"]) == (0, "free", "v1.4.2_7")
     assert (taken.code, taken.out) == (1, "")
     assert f"is taken: it resolves to {app.digest}" in taken.err
-    assert (nobody.code, nobody.out) == (3, "")
+    assert (unreachable.code, unreachable.out) == (3, "")
 
 
 @pytest.mark.slow
-async def test_a_tag_that_was_deleted_is_not_free(server: Server, project: Path) -> None:
-    """Its name is bound."""
+async def test_a_deleted_sealed_tag_is_not_free(server: Server, project: Path) -> None:
+    """A deleted sealed tag is refused as a new tag."""
     app = image("app")
     await publish(server, "v1.4.2_7", app)
     unsealed = program.run(
         *("tag", "unseal", f"{server.address}/{SHOP}:v1.4.2_7", "--reason", "test", "--data", server.folder)
     )
     httpx2.delete(f"{server.url}/v2/{SHOP}/manifests/v1.4.2_7", trust_env=False).raise_for_status()
-    told = program.run("tag", "new", project, "--check", f"{server.address}/{SHOP}")
+    result = program.run("tag", "new", project, "--check", f"{server.address}/{SHOP}")
 
     assert unsealed.code == 0
-    assert told.code == 1
-    assert f"not free: it was deleted, and can come back only as {app.digest}" in told.err
+    assert result.code == 1
+    assert f"not free: it was deleted, and can come back only as {app.digest}" in result.err
 
 
 @pytest.mark.slow
 async def test_another_base_behind_the_same_tag_is_another_input(server: Server, project: Path) -> None:
-    """What the lock says of it is believed; without one it is asked."""
+    """The base's digest, from the lock or else from the registry, changes the input hash."""
     (project / "Dockerfile").write_text(f"FROM {server.address}/{SHOP}:latest\n")
     await publish(server, "latest", image("older"))
-    program.run("digest", f"{server.address}/{SHOP}:latest")  # the first use of its ledger is said aloud here
+    program.run("digest", f"{server.address}/{SHOP}:latest")  # the first use of its ledger is reported here
     older = tag_of(project, "--scheme", "input", run=program.run)
     await publish(server, "latest", image("newer"))
     newer = tag_of(project, "--scheme", "input", run=program.run)
@@ -209,22 +209,22 @@ async def test_another_base_behind_the_same_tag_is_another_input(server: Server,
     assert tag_of(project, "--scheme", "input", run=program.run) == locked
 
 
-def test_where_an_image_came_from(project: Path) -> None:
-    """Commit, source without its password, version and time; a shell reads each line as one flag."""
-    told = program.call("build", "--print-labels", project)
-    flags = dict(shlex.split(line)[1].split("=", 1) for line in told.out.splitlines())
+def test_the_labels_describe_the_origin(project: Path) -> None:
+    """Labels have commit, source without a password, version and time; a shell reads each line as one flag."""
+    result = program.call("build", "--print-labels", project)
+    flags = dict(shlex.split(line)[1].split("=", 1) for line in result.out.splitlines())
 
-    assert told.code == 0
+    assert result.code == 0
     assert flags[f"{PREFIX}source"] == "https://git.example.com/shop/app"
     assert flags[f"{PREFIX}version"] == "v1.4.2_7"
     assert flags[f"{PREFIX}created"] == "2026-11-24T18:00:00Z"
     assert re.fullmatch("[0-9a-f]{40}", flags[f"{PREFIX}revision"])
-    assert "s3cret" not in told.out
+    assert "s3cret" not in result.out
 
 
 @pytest.mark.slow
 async def test_the_base_is_shown_by_name_and_digest(server: Server, project: Path) -> None:
-    """Of the last stage."""
+    """The labels name the last stage's base with name and digest."""
     app = image("app")
     await publish(server, "1.0.0", app)
     (project / "Dockerfile").write_text(f"FROM scratch AS a\nFROM {server.address}/{SHOP}:1.0.0\n")
@@ -235,18 +235,18 @@ async def test_the_base_is_shown_by_name_and_digest(server: Server, project: Pat
 
 
 def test_outside_of_git_only_known_labels_are_printed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Time and what was given."""
+    """Outside of git only the time and given values become labels."""
     monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
-    told = program.call("build", "--print-labels", tmp_path, "--version", "1.0", "--annotations")
+    result = program.call("build", "--print-labels", tmp_path, "--version", "1.0", "--annotations")
 
-    assert [line.partition("=")[0] for line in told.out.splitlines()] == [
+    assert [line.partition("=")[0] for line in result.out.splitlines()] == [
         f"{flag} {PREFIX}{name}" for name in ("created", "version") for flag in ("--label", "--annotation")
     ]
-    assert f"left out: the labels {PREFIX}revision, {PREFIX}source: {tmp_path} is in no git repository" in told.err
+    assert f"left out: the labels {PREFIX}revision, {PREFIX}source: {tmp_path} is in no git repository" in result.err
 
 
 def test_labels_that_are_left_out_are_named(project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Outside of git also the version, and of a repository without a public remote the source; JSON stays one object."""
+    """A notice names labels that are left out, such as the source without a public remote; JSON is one object."""
     monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
     outside = program.call("build", "--print-labels", tmp_path, "--json")
     git(project, "remote", "set-url", "origin", "/srv/git/shop.git")

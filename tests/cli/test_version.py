@@ -8,8 +8,8 @@ from boltseal import __version__
 from tests.cli import program
 
 
-def test_version_says_what_it_runs_on() -> None:
-    """The first things that a report of a defect needs."""
+def test_version_prints_its_environment() -> None:
+    """`boltseal version` prints the versions that a defect report needs."""
     lines = program.call("version").out.splitlines()
 
     assert lines[0] == f"boltseal {__version__}"
@@ -18,8 +18,8 @@ def test_version_says_what_it_runs_on() -> None:
 
 
 def test_version_as_json() -> None:
-    """One result with everything."""
-    told = program.call("version", "--json").json
+    """JSON of `version` is one result with all fields."""
+    output = program.call("version", "--json").json
 
-    assert told["schema"] == "boltseal.version/1"
-    assert told["results"][0]["version"] == __version__
+    assert output["schema"] == "boltseal.version/1"
+    assert output["results"][0]["version"] == __version__

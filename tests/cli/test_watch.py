@@ -1,4 +1,4 @@
-"""`boltseal watch`, and `boltseal history` of what it saw, against a registry that really listens."""
+"""`boltseal watch`, and `boltseal history` of its records, with a listening registry."""
 
 from __future__ import annotations
 
@@ -28,18 +28,18 @@ pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(autouse=True)
-def _nobody(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """No login of the person at this machine is used, and nothing of this test is remembered elsewhere."""
+def _no_logins(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Use no login and no state of this machine's user."""
     monkeypatch.setenv("BOLTSEAL_STATE", str(tmp_path / "state"))
     for variable in ("HOME", "XDG_CONFIG_HOME", "XDG_RUNTIME_DIR"):
-        monkeypatch.setenv(variable, str(tmp_path / "nobody"))
+        monkeypatch.setenv(variable, str(tmp_path / "empty-home"))
     for variable in ("DOCKER_CONFIG", "REGISTRY_AUTH_FILE"):
         monkeypatch.delenv(variable, raising=False)
 
 
 @pytest.fixture
 def foreign(tmp_path: Path) -> Iterator[Server]:
-    """A registry of another operator, in which every tag may move."""
+    """Another operator's registry, in which every tag may move."""
     with boltseal_in_thread(tmp_path / "foreign", FLOATS) as server:
         yield server
 
@@ -59,8 +59,9 @@ def by_tag(run: program.Run) -> dict[str, dict[str, object]]:
     return {one["ref"].rpartition(":")[2]: one for one in run.json["results"] if one["status"] != "log"}
 
 
-def test_a_moved_release_tag_is_exit_code_1_and_its_past_is_shown_without_the_registry(foreign: Server) -> None:
-    """From look to look; what has not changed is not mentioned."""
+def test_a_moved_release_tag_is_exit_code_1_and_its_history_is_recorded(foreign: Server) -> None:
+    """A moved release tag is exit code 1, unchanged ones are not printed, and its history is shown without the
+    registry."""
     old = publish(foreign, "1.4.2", "old")
     publish(foreign, "latest", "old")
     refs = [f"{foreign.address}/{SHOP}:1.4.2", f"{foreign.address}/{SHOP}"]
@@ -85,7 +86,7 @@ def test_a_moved_release_tag_is_exit_code_1_and_its_past_is_shown_without_the_re
 
 
 def test_history_of_a_foreign_tag_shows_what_watch_recorded(tmp_path: Path) -> None:
-    """The registry has no history, or is gone: this is what is left."""
+    """`history` shows what `watch` recorded if the registry has no history or is gone."""
     port = servers.free_port()
     with servers.boltseal(tmp_path / "foreign", config=FLOATS, port=port) as foreign:
         ref = f"{foreign.address}/{SHOP}:1.4.2"
@@ -93,20 +94,20 @@ def test_history_of_a_foreign_tag_shows_what_watch_recorded(tmp_path: Path) -> N
         for content in ("old", "new"):
             digests.append(publish(foreign, "1.4.2", content))
             program.call("watch", ref)
-    told, as_json = program.call("history", ref), program.call("history", ref, "--json")
+    result, as_json = program.call("history", ref), program.call("history", ref, "--json")
     never = program.call("history", f"127.0.0.1:{port}/{SHOP}:9.9.9")
 
-    assert (told.code, as_json.code, never.code) == (0, 0, 3)
+    assert (result.code, as_json.code, never.code) == (0, 0, 3)
     assert [(one["status"], one["digest"], one["proven"]) for one in as_json.json["results"]] == [
         ("first", digests[0], False),
         ("moved", digests[1], False),
     ]
-    assert "boltseal watch" in told.err
-    assert all(len(line) <= 80 for line in told.out.splitlines())
+    assert "boltseal watch" in result.err
+    assert all(len(line) <= 80 for line in result.out.splitlines())
 
 
-def test_an_alarm_beats_what_could_not_be_checked_and_that_beats_success(foreign: Server) -> None:
-    """1 beats 3 beats 0; a dead registry hides no alarm."""
+def test_an_alarm_takes_precedence_over_could_not_check(foreign: Server) -> None:
+    """Exit code 1 takes precedence over 3, and 3 over 0: an unreachable registry hides no alarm."""
     publish(foreign, "1.4.2", "old")
     good, dead = f"{foreign.address}/{SHOP}:1.4.2", f"127.0.0.1:{servers.free_port()}/{SHOP}:1.4.2"
     unknown = program.call("watch", good, dead, "--json")
@@ -121,7 +122,7 @@ def test_an_alarm_beats_what_could_not_be_checked_and_that_beats_success(foreign
 
 
 def test_the_tags_of_a_lock_and_of_a_compose_file(foreign: Server, tmp_path: Path) -> None:
-    """Local builds and digests are nothing to look at; a variable that is not set could not be checked."""
+    """`watch` skips local builds and digests of locks and Compose files; an unset variable could not be checked."""
     project = tmp_path / "project"
     project.mkdir()
     for tag in ("1.4.2", "1.4.3"):
@@ -143,13 +144,13 @@ def test_the_tags_of_a_lock_and_of_a_compose_file(foreign: Server, tmp_path: Pat
     assert by_tag(unset)["1.4.3"]["status"] == "same"
 
 
-def test_a_file_makes_us_contact_no_registry_that_the_user_did_not_allow(tmp_path: Path) -> None:
-    """A checked-out file names a host inside the network: it is not asked, and that is said."""
+def test_a_file_contacts_no_registry_that_the_user_did_not_allow(tmp_path: Path) -> None:
+    """A checked-out file can't make boltseal contact an internal host; the refusal is printed."""
     (tmp_path / "compose.yaml").write_text("services:\n  a:\n    image: registry.internal.example/shop/app:1.4.2\n")
-    told = program.call("watch", "--compose", tmp_path / "compose.yaml")
+    result = program.call("watch", "--compose", tmp_path / "compose.yaml")
 
-    assert told.code == 3
-    assert "--allow registry.internal.example" in told.err
+    assert result.code == 3
+    assert "--allow registry.internal.example" in result.err
 
 
 @pytest.mark.parametrize(
@@ -166,16 +167,16 @@ def test_a_file_makes_us_contact_no_registry_that_the_user_did_not_allow(tmp_pat
         (("Node:16.13",), "lower-case"),
     ],
 )
-def test_implausible_input_is_a_one_line_error(arguments: tuple[str, ...], says: str) -> None:
-    """Exit code 2, and nothing was asked."""
-    told = program.call("watch", *arguments)
+def test_invalid_input_is_a_one_line_error(arguments: tuple[str, ...], says: str) -> None:
+    """Invalid input is one line with exit code 2, before any request."""
+    result = program.call("watch", *arguments)
 
-    assert told.code == 2
-    assert says in told.err
+    assert result.code == 2
+    assert says in result.err
 
 
-def test_a_log_that_was_changed_is_found_by_itself_or_by_a_head_that_was_kept(foreign: Server, tmp_path: Path) -> None:
-    """A changed line: could not check, 3. A log that is whole and another one: 1, for whoever kept a head."""
+def test_a_changed_observation_log_is_detected(foreign: Server, tmp_path: Path) -> None:
+    """A changed line of the log is exit code 3; a consistent other log is exit code 1 for a user with a saved head."""
     publish(foreign, "1.4.2", "old")
     ref = f"{foreign.address}/{SHOP}:1.4.2"
     head = program.call("watch", ref, "--json").json["results"][-1]["head"]
@@ -195,7 +196,7 @@ def test_a_log_that_was_changed_is_found_by_itself_or_by_a_head_that_was_kept(fo
 
 
 def test_it_repeats_until_it_is_terminated(foreign: Server) -> None:
-    """`--every`: one answer for each look, on a line of its own; an alarm does not end it."""
+    """`--every` prints one answer per round until it is ended; an alarm does not end it."""
     publish(foreign, "1.4.2", "old")
     command = [sys.executable, "-m", "boltseal", "watch", f"{foreign.address}/{SHOP}:1.4.2", "--every", "1m", "--json"]
     watching = subprocess.Popen(
@@ -211,9 +212,9 @@ def test_it_repeats_until_it_is_terminated(foreign: Server) -> None:
     assert "Traceback" not in err
 
 
-def told_at(tmp_path: Path, box: Inbox, more: str = "") -> None:
-    """The user's own file names this receiver."""
-    folder = tmp_path / "nobody" / "boltseal"
+def user_settings(tmp_path: Path, box: Inbox, more: str = "") -> None:
+    """Write a user's settings file that names this receiver."""
+    folder = tmp_path / "empty-home" / "boltseal"
     folder.mkdir(parents=True, exist_ok=True)
     (tmp_path / "secret").write_text("0123456789abcdef0123456789abcdef\n")
     (folder / "boltseal.toml").write_text(
@@ -222,10 +223,10 @@ def told_at(tmp_path: Path, box: Inbox, more: str = "") -> None:
 
 
 def test_alarms_are_notified_and_other_moves_are_not(foreign: Server, tmp_path: Path) -> None:
-    """A release that moved: exit code 1, and a notification. `latest`: a line of history."""
+    """A moved release tag is exit code 1 and notified; a moved `latest` is recorded only."""
     refs = [f"{foreign.address}/{SHOP}:{tag}" for tag in ("1.4.2", "latest")]
     with inbox_in_thread() as box:
-        told_at(tmp_path, box)
+        user_settings(tmp_path, box)
         for content in ("old", "new", "new"):
             publish(foreign, "1.4.2", content)
             publish(foreign, "latest", content)
@@ -239,10 +240,10 @@ def test_alarms_are_notified_and_other_moves_are_not(foreign: Server, tmp_path: 
 
 
 def test_the_next_run_notifies_a_receiver_that_was_down(foreign: Server, tmp_path: Path) -> None:
-    """The verb says so and ends as it would; nothing is lost."""
+    """If a receiver is down, `watch` says so, ends as usual, and the next run delivers."""
     ref = f"{foreign.address}/{SHOP}:1.4.2"
     with inbox_in_thread(answer("401 No")) as box:
-        told_at(tmp_path, box)
+        user_settings(tmp_path, box)
         publish(foreign, "1.4.2", "old")
         program.call("watch", ref)
         publish(foreign, "1.4.2", "new")
@@ -251,7 +252,7 @@ def test_the_next_run_notifies_a_receiver_that_was_down(foreign: Server, tmp_pat
         database.execute("UPDATE due SET next_us = 0")
     database.close()
     with inbox_in_thread() as box:
-        told_at(tmp_path, box, 'name = "127.0.0.1"\n')
+        user_settings(tmp_path, box, 'name = "127.0.0.1"\n')
         later = program.call("watch", ref)
 
     assert (moved.code, later.code) == (1, 0)
@@ -262,13 +263,13 @@ def test_the_next_run_notifies_a_receiver_that_was_down(foreign: Server, tmp_pat
 
 
 def test_a_project_cannot_configure_notifications(tmp_path: Path) -> None:
-    """A checked-out file can't name a host to talk to."""
+    """A checked-out project file can't configure a receiver."""
     (tmp_path / ".boltseal.toml").write_text('[[notify]]\nurl = "https://evil.example/"\n')
     (tmp_path / "compose.yaml").write_text("services: {}\n")
-    told = program.call("watch", "node:16.13", "--compose", tmp_path / "compose.yaml")
+    result = program.call("watch", "node:16.13", "--compose", tmp_path / "compose.yaml")
 
-    assert told.code == 2
-    assert "unknown table" in told.err
+    assert result.code == 2
+    assert "unknown table" in result.err
 
 
 @pytest.mark.parametrize(
@@ -279,25 +280,25 @@ def test_a_project_cannot_configure_notifications(tmp_path: Path) -> None:
         ("[[notify]]\nurl_file = '/nowhere/hunter2'\n", "can't read its url"),
     ],
 )
-def test_receivers_that_can_not_be_are_said_before_anything_is_asked(tmp_path: Path, text: str, says: str) -> None:
-    """One line, exit code 2."""
-    folder = tmp_path / "nobody" / "boltseal"
+def test_invalid_receivers_are_refused_before_any_request(tmp_path: Path, text: str, says: str) -> None:
+    """Invalid receivers are one line with exit code 2, before any request."""
+    folder = tmp_path / "empty-home" / "boltseal"
     folder.mkdir(parents=True)
     (folder / "boltseal.toml").write_text(text)
-    told = program.call("watch", "node:16.13")
+    result = program.call("watch", "node:16.13")
 
-    assert told.code == 2
-    assert says in told.err
+    assert result.code == 2
+    assert says in result.err
 
 
 def test_an_alarm_whose_delivery_was_killed_is_delivered_by_the_next_run(foreign: Server, tmp_path: Path) -> None:
-    """kill -9 between the log and the receiver: the receiver hears of it from whoever runs next."""
+    """After kill -9 between recording and delivery, the next run delivers the alarm."""
     ref = f"{foreign.address}/{SHOP}:1.4.2"
     publish(foreign, "1.4.2", "old")
     program.call("watch", ref)
     publish(foreign, "1.4.2", "new")
     with inbox_in_thread(HANGS) as box:
-        told_at(tmp_path, box)
+        user_settings(tmp_path, box)
         watching = subprocess.Popen(
             [sys.executable, "-m", "boltseal", "watch", ref],
             stdout=subprocess.DEVNULL,
@@ -311,7 +312,7 @@ def test_an_alarm_whose_delivery_was_killed_is_delivered_by_the_next_run(foreign
         watching.wait()
         first = box.events[0]["id"]
     with inbox_in_thread() as box:
-        told_at(tmp_path, box, 'name = "127.0.0.1"\n')
+        user_settings(tmp_path, box, 'name = "127.0.0.1"\n')
         later = program.call("watch", ref)
 
     assert later.code == 0

@@ -14,7 +14,7 @@ Serve = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
 @asynccontextmanager
 async def listening(serve: Serve, tls: ssl.SSLContext | None = None, address: str = "127.0.0.1") -> AsyncIterator[int]:
-    """A server on loopback; its port."""
+    """Run a server on loopback; yield its port."""
     connections = _Connections(serve)
     server = await asyncio.start_server(connections.accepted, address, 0, ssl=tls)
     try:
@@ -26,7 +26,7 @@ async def listening(serve: Serve, tls: ssl.SSLContext | None = None, address: st
 
 @asynccontextmanager
 async def listening_on_socket(serve: Serve, path: Path) -> AsyncIterator[None]:
-    """A server on a Unix socket at this path."""
+    """Run a server on a Unix socket at this path."""
     connections = _Connections(serve)
     server = await asyncio.start_unix_server(connections.accepted, path)
     try:

@@ -41,7 +41,7 @@ def signed(tmp_path: Path) -> Authority:
 
 
 def certs_d(folder: Path, registry: str, **files: Path) -> Path:
-    """A folder certs.d with copies of these files for one registry; `client_cert` is `client.cert`."""
+    """Create a folder certs.d with copies of these files for one registry; `client_cert` is copied as `client.cert`."""
     (folder / registry).mkdir(parents=True)
     for name, source in files.items():
         shutil.copy(source, folder / registry / name.replace("_", "."))
@@ -49,7 +49,7 @@ def certs_d(folder: Path, registry: str, **files: Path) -> Path:
 
 
 class Answers:
-    """A TLS server that answers 200, or a redirect; `subjects`: of the client certificates that it was shown."""
+    """A TLS server that answers 200 or a redirect; `subjects`: the client certificates that it received."""
 
     def __init__(
         self, signed: Authority, *, wants_certificate: bool = False, to: str | None = None, realm: str | None = None
@@ -73,7 +73,7 @@ class Answers:
 
 
 async def ask(registry: str, registries: RegistryConfiguration, **options: object) -> int:
-    """The status of one request."""
+    """Return the status of one request."""
     made = TransportOptions(registries=registries, attempts=1, **options)  # type: ignore[arg-type]  # a table of options
     transport = Transport(CredentialStore(()), made)
     try:
@@ -84,13 +84,14 @@ async def ask(registry: str, registries: RegistryConfiguration, **options: objec
 
 @asynccontextmanager
 async def asked_by_name(answers: Answers) -> AsyncIterator[str]:
-    """The server as a registry on loopback, `localhost:PORT`."""
+    """Return the server's address as a registry on loopback, `localhost:PORT`."""
     async with listening(answers.serve, answers.tls) as port:
         yield f"localhost:{port}"
 
 
 async def test_an_authority_in_certs_d_is_trusted_without_a_flag(signed: Authority, tmp_path: Path) -> None:
-    """Without it the request is not sent, once and for all, and the error says where the authority belongs."""
+    """An authority in certs.d is trusted; without it there is one attempt, and the error names where the authority
+    belongs."""
     async with asked_by_name(Answers(signed)) as registry:
         folder = certs_d(tmp_path / "certs.d", registry, ca_crt=signed.ca)
         with pytest.raises(RemoteUntrusted) as refused:
@@ -102,7 +103,7 @@ async def test_an_authority_in_certs_d_is_trusted_without_a_flag(signed: Authori
 
 
 async def test_a_certificate_for_another_name_is_not_blamed_on_its_authority(signed: Authority, tmp_path: Path) -> None:
-    """The authority is trusted, so the advice is about the name."""
+    """For a certificate of a trusted authority with another host name, the advice is about the name."""
     answers = Answers(signed)
     async with listening(answers.serve, answers.tls, "127.0.0.2") as port:
         registry = f"127.0.0.2:{port}"
@@ -116,7 +117,7 @@ async def test_a_certificate_for_another_name_is_not_blamed_on_its_authority(sig
 
 
 async def test_an_authority_of_one_registry_is_not_trusted_for_another(signed: Authority, tmp_path: Path) -> None:
-    """An internal authority must not be able to speak for ghcr.io."""
+    """An internal registry's authority is not trusted for another registry such as ghcr.io."""
     async with asked_by_name(Answers(signed)) as registry, asked_by_name(Answers(signed)) as other:
         registries = RegistryConfiguration(certificates=[certs_d(tmp_path / "certs.d", registry, ca_crt=signed.ca)])
         transport = Transport(CredentialStore(()), TransportOptions(registries=registries, attempts=1))
@@ -129,7 +130,7 @@ async def test_an_authority_of_one_registry_is_not_trusted_for_another(signed: A
 
 
 async def test_an_authority_is_trusted_for_the_redirects_of_its_registry(signed: Authority, tmp_path: Path) -> None:
-    """As in docker and skopeo: the storage of an internal registry has a certificate of the same authority."""
+    """As in docker and skopeo, a registry's authority is trusted for the storage host it redirects to."""
     storage = Answers(signed)
     async with (
         asked_by_name(storage) as elsewhere,
@@ -142,7 +143,7 @@ async def test_an_authority_is_trusted_for_the_redirects_of_its_registry(signed:
 
 
 async def test_a_token_service_with_an_untrusted_certificate_is_named(signed: Authority, tmp_path: Path) -> None:
-    """It may have another authority than its registry; no login is sent, and a retry would not help."""
+    """An untrusted token service is named in the error; no login is sent, and no retry is made."""
     (tmp_path / "another").mkdir()
     service = Answers(authority(tmp_path / "another"))
     async with (
@@ -160,7 +161,7 @@ async def test_a_token_service_with_an_untrusted_certificate_is_named(signed: Au
 
 
 async def test_a_client_certificate_is_shown_to_its_registry_only(signed: Authority, tmp_path: Path) -> None:
-    """A registry must not be able to send the user's identity to another host."""
+    """A client certificate is sent to its registry only, so no other host learns the user's identity."""
     storage = Answers(signed, wants_certificate=True)
     async with asked_by_name(storage) as elsewhere:
         home = Answers(signed, wants_certificate=True, to=f"https://{elsewhere}/blob")
@@ -173,7 +174,7 @@ async def test_a_client_certificate_is_shown_to_its_registry_only(signed: Author
 
 
 async def test_the_settings_name_an_authority_in_place_of_certs_d(signed: Authority, tmp_path: Path) -> None:
-    """So a folder of docker that the user can't read does not matter then."""
+    """An authority in the settings replaces certs.d, so an unreadable docker folder does not matter."""
     async with asked_by_name(Answers(signed)) as registry:
         folder = certs_d(tmp_path / "certs.d", registry, client_cert=signed.cert)
         mine = RegistrySettings(host=registry, ca_file=signed.ca)
@@ -189,7 +190,7 @@ async def test_the_settings_name_an_authority_in_place_of_certs_d(signed: Author
 
 
 async def test_the_flag_adds_an_authority_to_those_of_certs_d(signed: Authority, tmp_path: Path) -> None:
-    """`--ca-file` is for all registries of a command."""
+    """`--ca-file` adds an authority for all registries of a command."""
     (tmp_path / "another").mkdir()
     another = authority(tmp_path / "another")
     async with asked_by_name(Answers(signed)) as registry:
@@ -201,7 +202,7 @@ async def test_the_flag_adds_an_authority_to_those_of_certs_d(signed: Authority,
 
 
 def test_the_first_folder_for_the_registry_is_used_and_no_other(signed: Authority, tmp_path: Path) -> None:
-    """As in skopeo: also if it is empty."""
+    """As in skopeo, the first folder for a registry is used alone, even if it is empty."""
     first, second = tmp_path / "first", certs_d(tmp_path / "second", "a.test:5000", ca_crt=signed.ca)
     missing = find_certificates([first, second], "a.test:5000")
     (first / "a.test:5000").mkdir(parents=True)
@@ -212,8 +213,11 @@ def test_the_first_folder_for_the_registry_is_used_and_no_other(signed: Authorit
     assert find_certificates([second], "a.test").empty
 
 
-def test_all_certificates_of_a_folder_are_read_and_what_is_none_is_reported(signed: Authority, tmp_path: Path) -> None:
-    """A bundle has several; docker ignores a file without one, and `.pem` files."""
+def test_all_certificates_of_a_folder_are_read_and_invalid_files_are_reported(
+    signed: Authority, tmp_path: Path
+) -> None:
+    """All certificates of a folder's bundles are read; a file without a certificate is reported, where docker ignores
+    it."""
     folder = certs_d(tmp_path / "certs.d", "a.test")
     inside = folder / "a.test"
     (inside / "1.crt").write_bytes(b"# caf\xc3\xa9\n" + signed.ca.read_bytes() + signed.cert.read_bytes())
@@ -237,7 +241,7 @@ def test_all_certificates_of_a_folder_are_read_and_what_is_none_is_reported(sign
     ],
 )
 def test_half_of_a_client_certificate_is_an_error(tmp_path: Path, name: str, message: str) -> None:
-    """As in docker and skopeo."""
+    """A client certificate without its key, or a key without its certificate, is an error as in docker and skopeo."""
     folder = certs_d(tmp_path / "certs.d", "a.test")
     (folder / "a.test" / name).write_text("")
     with pytest.raises(ClientCertificateInvalid) as refused:
@@ -246,8 +250,8 @@ def test_half_of_a_client_certificate_is_an_error(tmp_path: Path, name: str, mes
     assert refused.value.message == f"{folder}/a.test/{message}"
 
 
-def test_a_pair_that_is_none_is_an_error_and_a_passphrase_is_never_asked_for(signed: Authority, tmp_path: Path) -> None:
-    """OpenSSL would ask on the terminal."""
+def test_a_wrong_pair_is_an_error_and_a_passphrase_is_never_asked_for(signed: Authority, tmp_path: Path) -> None:
+    """A key that does not match is an error; for an encrypted key OpenSSL never asks for a passphrase on the terminal."""
     folder = certs_d(tmp_path / "certs.d", "a.test", client_cert=signed.cert, client_key=signed.ca)
     found = find_certificates([folder], "a.test")
     encrypted = (
@@ -268,7 +272,7 @@ def test_a_pair_that_is_none_is_an_error_and_a_passphrase_is_never_asked_for(sig
 @pytest.mark.parametrize("kind", ["pipe", "folder", "huge"])
 @pytest.mark.parametrize("name", ["ca.crt", "client.key"])
 def test_a_certificate_that_can_not_be_read_is_named(signed: Authority, tmp_path: Path, name: str, kind: str) -> None:
-    """Skipped, it would lead to an error that does not name it."""
+    """An unreadable certificate is an error that names the file, and is not skipped."""
     folder = certs_d(tmp_path / "certs.d", "a.test", client_cert=signed.cert, client_key=signed.key)
     file = folder / "a.test" / name
     file.unlink(missing_ok=True)
@@ -283,8 +287,8 @@ def test_a_certificate_that_can_not_be_read_is_named(signed: Authority, tmp_path
         find_certificates([folder], "a.test")
 
 
-def test_a_folder_that_is_none_is_named(tmp_path: Path) -> None:
-    """Only "not found" is a miss."""
+def test_a_file_in_place_of_a_folder_is_named(tmp_path: Path) -> None:
+    """A file in the place of a certs.d folder is an error: only a missing one is skipped."""
     (tmp_path / "certs.d").mkdir()
     (tmp_path / "certs.d/a.test").write_text("")
     with pytest.raises(FileUnusable, match=r"certs\.d/a\.test can't be read: Not a directory"):
@@ -309,12 +313,12 @@ def insecure(folder: Path, registry: str) -> RegistriesConf:
 
 
 def named(port: int) -> str:
-    """A registry on this machine whose name is not loopback, and which therefore is asked with TLS."""
+    """Return a registry on this machine under a name that is not loopback, which is therefore contacted with TLS."""
     return f"{HERE}:{port}"
 
 
-async def test_plain_http_is_asked_where_registries_conf_allows_it(tmp_path: Path) -> None:
-    """With a notice that names the file; and without permission it is not asked."""
+async def test_plain_http_is_used_where_registries_conf_allows_it(tmp_path: Path) -> None:
+    """A registry is contacted in plain HTTP only if registries.conf allows it, with a notice that names the file."""
     notices: list[str] = []
     async with listening(speak_plainly) as port:
         registry = named(port)
@@ -328,10 +332,8 @@ async def test_plain_http_is_asked_where_registries_conf_allows_it(tmp_path: Pat
             await ask(registry, RegistryConfiguration())
 
 
-async def test_plain_http_is_never_asked_of_a_registry_whose_certificate_is_not_trusted(
-    signed: Authority, tmp_path: Path
-) -> None:
-    """`insecure = true` does not switch the verification of certificates off."""
+async def test_an_untrusted_certificate_is_not_replaced_by_plain_http(signed: Authority, tmp_path: Path) -> None:
+    """`insecure = true` allows plain HTTP, but does not accept an untrusted certificate."""
     async with listening(Answers(signed).serve, Answers(signed).tls) as port:
         registry = named(port)
         with pytest.raises(RemoteUntrusted):
@@ -339,7 +341,7 @@ async def test_plain_http_is_never_asked_of_a_registry_whose_certificate_is_not_
 
 
 async def test_the_settings_may_allow_plain_http() -> None:
-    """For exactly one registry."""
+    """The settings allow plain HTTP for exactly one registry."""
     async with listening(speak_plainly) as port, listening(speak_plainly) as other:
         registries = RegistryConfiguration([RegistrySettings(host=named(port), plain_http=True)])
 
@@ -351,7 +353,7 @@ async def test_the_settings_may_allow_plain_http() -> None:
 async def test_a_registries_conf_with_a_mistake_does_not_matter_for_a_registry_with_tls(
     signed: Authority, tmp_path: Path
 ) -> None:
-    """It is read only when a registry can't be asked with TLS."""
+    """An invalid registries.conf does not affect a registry with TLS, because it is read only after TLS failed."""
     broken = tmp_path / "registries.conf"
     broken.write_text("[[")
     conf = RegistriesConf(RegistriesConfPaths(broken, broken, broken))

@@ -1,4 +1,4 @@
-"""Logins in the files of other tools: which file wins, and the error for each file that is damaged."""
+"""Logins in the files of other tools: which file takes precedence, and the error for each damaged file."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from boltseal.client.registries_conf import RegistriesConf
 from boltseal.config import RegistriesConfPaths
 from boltseal.errors import ExitCode, exit_code
 
-NOBODY = 65534
+OTHER_UID = 65534
 
 
 def auths(**logins: str) -> str:
@@ -33,8 +33,8 @@ def written(file: Path, text: str) -> Path:
     return file
 
 
-async def test_a_login_for_a_path_in_a_later_file_does_not_win(tmp_path: Path) -> None:
-    """The first file with a login for the registry decides, as in skopeo; in one file the longest path does."""
+async def test_a_login_for_a_path_in_a_later_file_is_not_used(tmp_path: Path) -> None:
+    """As in skopeo, the first file with a login for the registry decides, and within one file the longest path."""
     first = written(tmp_path / "first", auths(**{"a.test": "a:1", "b.test/shop": "b:1"}))
     second = written(tmp_path / "second", auths(**{"a.test/shop": "c:1", "b.test/shop/app": "d:1", "b.test": "e:1"}))
     store = CredentialStore([first, second])
@@ -46,7 +46,7 @@ async def test_a_login_for_a_path_in_a_later_file_does_not_win(tmp_path: Path) -
 
 
 async def test_an_entry_without_a_login_is_skipped(tmp_path: Path) -> None:
-    """Docker writes such entries where a credential helper has the login."""
+    """An entry without a login, as Docker writes beside a credential helper, is skipped."""
     first = written(tmp_path / "first", '{"auths": {"a.test": {}, "b.test": {"auth": ""}}}')
     second = written(tmp_path / "second", auths(**{"a.test": "a:1"}))
     store = CredentialStore([first, second])
@@ -73,7 +73,7 @@ async def test_an_entry_without_a_login_is_skipped(tmp_path: Path) -> None:
     ],
 )
 async def test_a_damaged_file_is_named_and_the_check_is_not_made(tmp_path: Path, content: bytes) -> None:
-    """It might have the login without which a registry shows less; the message has no part of a secret."""
+    """A damaged credential file is named and ends the check; the message has no part of a secret."""
     file = tmp_path / "auth.json"
     file.write_bytes(content)
     with pytest.raises(CredentialsInvalid) as refused:
@@ -84,7 +84,7 @@ async def test_a_damaged_file_is_named_and_the_check_is_not_made(tmp_path: Path,
 
 
 async def test_a_huge_file_is_not_read(tmp_path: Path) -> None:
-    """Its first bytes decide nothing."""
+    """A huge credential file is not read."""
     file = tmp_path / "auth.json"
     with file.open("wb") as sparse:
         sparse.truncate(1 << 40)
@@ -95,7 +95,7 @@ async def test_a_huge_file_is_not_read(tmp_path: Path) -> None:
 async def test_the_helpers_of_registries_conf_are_asked_in_their_order(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Docker's file is read also where they do not name the credential files, and a missing helper is an error."""
+    """The helpers in registries.conf are tried in order; Docker's file is read too, and a missing helper is an error."""
     helper = tmp_path / "docker-credential-known"
     helper.write_text(
         '#!/bin/sh\nread -r key\necho "$key" >>"${0%/*}/asked"\n'
@@ -125,15 +125,15 @@ async def test_the_helpers_of_registries_conf_are_asked_in_their_order(
 
 @contextmanager
 def folder_of_all() -> Iterator[Path]:
-    """A folder that every user may enter."""
+    """Return a folder that every user may enter."""
     with tempfile.TemporaryDirectory(prefix="boltseal-") as made:
         folder = Path(made)
         folder.chmod(0o755)
         yield folder
 
 
-async def asked_as_nobody(store: CredentialStore) -> Credentials | None:
-    os.seteuid(NOBODY)
+async def login_for_other_user(store: CredentialStore) -> Credentials | None:
+    os.seteuid(OTHER_UID)
     try:
         return await store.find("a.test")
     finally:
@@ -142,24 +142,25 @@ async def asked_as_nobody(store: CredentialStore) -> Credentials | None:
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
 async def test_a_file_of_another_user_is_named() -> None:
-    """As under `sudo -u`, where XDG_RUNTIME_DIR may still be the folder of the first user."""
+    """Under `sudo -u`, XDG_RUNTIME_DIR may be another user's; an unreadable credential file there is named."""
     with folder_of_all() as folder:
         file = written(folder / "auth.json", auths(**{"a.test": "a:1"}))
         file.chmod(0o600)
         with pytest.raises(FileUnusable, match=r"auth\.json can't be read: Permission denied"):
-            await asked_as_nobody(CredentialStore([file]))
+            await login_for_other_user(CredentialStore([file]))
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
 def test_a_folder_of_certificates_that_the_user_may_not_enter_is_skipped_and_reported() -> None:
-    """As skopeo does: docker's folder may be for root only; but a file that can't be read is an error."""
+    """As in skopeo, a certificate folder without permission is skipped with a notice, and an unreadable file is an
+    error."""
     with folder_of_all() as folder:
         for name in ("closed", "open"):
             (folder / name / "a.test").mkdir(parents=True)
         (folder / "closed/a.test/client.key").touch()
         (folder / "open/a.test/ca.crt").touch(0o600)
         (folder / "closed").chmod(0o700)
-        os.seteuid(NOBODY)
+        os.seteuid(OTHER_UID)
         try:
             skipped = find_certificates([folder / "closed"], "a.test")
             with pytest.raises(FileUnusable, match=r"open/a\.test/ca\.crt can't be read: Permission denied"):

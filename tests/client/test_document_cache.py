@@ -1,4 +1,4 @@
-"""The cache of documents and observations: nothing is fetched twice, and nothing cached is trusted."""
+"""The cache of documents and observations: nothing is fetched twice, and cached bytes are verified."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def opened(folder: Path, now_us: int = 1_000_000_000_000) -> DocumentCache:
 
 
 def test_a_document_is_cached_at_once_and_across_processes(tmp_path: Path) -> None:
-    """By its digest, with its media type."""
+    """A cached document is found by its digest with its media type, also by other processes."""
     with opened(tmp_path) as first:
         assert first.document(DIGEST) is None
         first.keep(DIGEST, "application/json", BODY)
@@ -36,7 +36,7 @@ def test_a_document_is_cached_at_once_and_across_processes(tmp_path: Path) -> No
 
 @pytest.mark.parametrize("body", [zlib.compress(b"something else"), b"no zlib", b"", zlib.compress(b"x" * 9_000_000)])
 def test_bytes_with_another_digest_are_not_returned(tmp_path: Path, body: bytes) -> None:
-    """A manipulated file can't forge an image."""
+    """Cached bytes whose digest differs are not returned, so a manipulated file can't forge an image."""
     with opened(tmp_path) as first:
         first.keep(DIGEST, "application/json", BODY)
     with sqlite3.connect(tmp_path / "learned.db") as database:
@@ -47,7 +47,7 @@ def test_bytes_with_another_digest_are_not_returned(tmp_path: Path, body: bytes)
 
 
 def test_observations_of_tags_are_recorded_with_their_times(tmp_path: Path) -> None:
-    """An unchanged tag adds no row; a deleted one does."""
+    """An unchanged tag adds no observation; a deleted one does."""
     for now_us, digest in ((10, DIGEST), (20, DIGEST), (30, OTHER), (40, None)):
         with opened(tmp_path, now_us) as one:
             one.saw([(NODE, digest)])
@@ -58,14 +58,14 @@ def test_observations_of_tags_are_recorded_with_their_times(tmp_path: Path) -> N
 
 
 def test_a_file_that_is_no_database_is_reported(tmp_path: Path) -> None:
-    """The file may be deleted, which costs requests only."""
+    """A cache file that is no database is reported; it may be deleted at the cost of requests."""
     tmp_path.joinpath("learned.db").write_bytes(b"x" * 5000)
     with opened(tmp_path) as one, pytest.raises(StateUnusable, match="delete it"):
         one.document(DIGEST)
 
 
 def test_a_newer_file_is_not_touched(tmp_path: Path) -> None:
-    """A newer version may use another format."""
+    """A cache file of a newer version, whose format may differ, is not changed."""
     with opened(tmp_path) as one:
         one.saw([(NODE, DIGEST)])
     database = sqlite3.connect(tmp_path / "learned.db")
@@ -76,7 +76,7 @@ def test_a_newer_file_is_not_touched(tmp_path: Path) -> None:
 
 
 def test_a_malformed_digest_is_reported(tmp_path: Path) -> None:
-    """A manipulated file may contain anything."""
+    """A malformed digest in a manipulated cache is reported."""
     with opened(tmp_path) as one:
         one.saw([(NODE, DIGEST)])
     with sqlite3.connect(tmp_path / "learned.db") as database:
@@ -87,7 +87,7 @@ def test_a_malformed_digest_is_reported(tmp_path: Path) -> None:
 
 
 def test_the_cache_is_bounded(tmp_path: Path) -> None:
-    """The least recently used documents are deleted first."""
+    """A full cache deletes the least recently used documents first."""
     bodies = [bytes([number]) * 100 for number in range(4)]
     for number, body in enumerate(bodies):
         with opened(tmp_path, (number + 1) * 10**12) as one:
@@ -99,7 +99,7 @@ def test_the_cache_is_bounded(tmp_path: Path) -> None:
 
 
 def test_an_oversized_document_is_not_cached(tmp_path: Path) -> None:
-    """It is longer than any manifest or config."""
+    """A document longer than any valid manifest or config is not cached."""
     with opened(tmp_path) as one:
         body = b"x" * (document_cache.MAX_BODY_BYTES + 1)
         one.keep(Digest.of(body), "t", body)
@@ -107,7 +107,7 @@ def test_an_oversized_document_is_not_cached(tmp_path: Path) -> None:
 
 
 def test_an_unwritable_folder_is_reported(tmp_path: Path) -> None:
-    """The message names the setting for another folder."""
+    """For an unwritable cache folder, the message names the setting for another one."""
     tmp_path.joinpath("state").write_text("a file")
     with pytest.raises(StateUnusable), opened(tmp_path / "state") as one:
         one.saw([(NODE, DIGEST)])

@@ -1,4 +1,4 @@
-"""Many HEADs against a real server: few tokens, few connections, constant memory."""
+"""Many HEAD requests to a real server: few tokens, few connections, constant memory."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def tags() -> list[str]:
 
 
 async def publish(server: Server) -> None:
-    """One small image in every repository, under twenty tags; afterwards logins are asked for."""
+    """Push one small image to every repository under twenty tags; afterwards the registry requires logins."""
     image = images.image("one")
     headers = {"content-type": images.OCI_MANIFEST}
     query = "&".join(f"tag={tag}" for tag in tags())
@@ -53,13 +53,13 @@ async def publish(server: Server) -> None:
 
 
 def counted(server: Server, start: str) -> int:
-    """A number of the server's metrics."""
+    """Return a value of the server's metrics."""
     text = httpx2.get(f"{server.url}/metrics", trust_env=False).text
     return sum(int(float(number)) for number in re.findall(rf"^{re.escape(start)}.* ([0-9.]+)$", text, re.MULTILINE))
 
 
 async def test_thousands_of_heads_with_a_login(server: Server, tmp_path: Path) -> None:
-    """At most one token per ten repositories, one password check, every answer, constant memory."""
+    """Thousands of HEADs need at most one token per ten repositories, one password check and constant memory."""
     await publish(server)
     logins = tmp_path / "config.json"
     auth = base64.b64encode(LOGIN.encode()).decode()
@@ -92,7 +92,7 @@ async def test_thousands_of_heads_with_a_login(server: Server, tmp_path: Path) -
 
 
 async def test_heads_reuse_connections() -> None:
-    """Bodies of refusals and of HEADs are read to their end."""
+    """Connections are reused, because bodies of refusals are read to their end."""
     connections = 0
 
     async def registry(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -100,14 +100,14 @@ async def test_heads_reuse_connections() -> None:
         connections += 1
         while head := await reader.readuntil(b"\r\n\r\n"):
             if head.startswith(b"GET /token"):
-                said = b'200 OK\r\ncontent-length: 13\r\n\r\n{"token":"t"}'
+                answer_bytes = b'200 OK\r\ncontent-length: 13\r\n\r\n{"token":"t"}'
             elif b"Bearer t" not in head and b"bearer t" not in head:
                 realm = f'www-authenticate: Bearer realm="http://127.0.0.1:{port}/token"'.encode()
                 body = b"" if head.startswith(b"HEAD") else b"{}"
-                said = b"401 Unauthorized\r\n" + realm + b"\r\ncontent-length: 2\r\n\r\n" + body
+                answer_bytes = b"401 Unauthorized\r\n" + realm + b"\r\ncontent-length: 2\r\n\r\n" + body
             else:
-                said = b"200 OK\r\ndocker-content-digest: sha256:%b\r\ncontent-length: 7\r\n\r\n" % (b"0" * 64)
-            writer.write(b"HTTP/1.1 " + said)
+                answer_bytes = b"200 OK\r\ndocker-content-digest: sha256:%b\r\ncontent-length: 7\r\n\r\n" % (b"0" * 64)
+            writer.write(b"HTTP/1.1 " + answer_bytes)
             await writer.drain()
 
     async with listening(registry) as port:

@@ -37,7 +37,7 @@ async def history(ledger: FakeLedger, tmp_path: Path, tag: Tag | None = TAG) -> 
 
 
 async def test_the_entries_of_a_tag_are_proven(ledger: FakeLedger, tmp_path: Path) -> None:
-    """Entries of other tags are not."""
+    """Only the ledger entries of the requested tag are returned, each proven."""
     found = await history(ledger, tmp_path, Tag("latest"))
 
     assert not found.problems
@@ -45,7 +45,7 @@ async def test_the_entries_of_a_tag_are_proven(ledger: FakeLedger, tmp_path: Pat
 
 
 async def test_all_entries_of_a_repository_are_proven(ledger: FakeLedger, tmp_path: Path) -> None:
-    """Over several pages and tiles."""
+    """A repository's entries are proven over several pages and tiles."""
     ledger.push(*(f"2.0.{number}" for number in range(300)))
     found = await history(ledger, tmp_path, None)
 
@@ -54,7 +54,7 @@ async def test_all_entries_of_a_repository_are_proven(ledger: FakeLedger, tmp_pa
 
 
 async def test_an_entry_that_is_not_in_the_ledger_is_a_problem(ledger: FakeLedger, tmp_path: Path) -> None:
-    """Even if it is well-formed."""
+    """A well-formed history entry that is not in the ledger is a problem."""
     signed = ledger.copy()
     line = parse(ledger.entries[3])
     ledger.entries[3] = ledger.entries[3].replace(line.actor.encode(), b"me")
@@ -66,7 +66,7 @@ async def test_an_entry_that_is_not_in_the_ledger_is_a_problem(ledger: FakeLedge
 
 
 async def test_an_entry_after_the_signed_head_is_not_proven(ledger: FakeLedger, tmp_path: Path) -> None:
-    """An unsigned entry can still be withdrawn."""
+    """An entry after the newest checkpoint is unsigned, so it is not proven."""
     ledger.shown = 3
     found = await history(ledger, tmp_path)
 
@@ -74,7 +74,7 @@ async def test_an_entry_after_the_signed_head_is_not_proven(ledger: FakeLedger, 
 
 
 async def test_a_tag_that_differs_from_its_history_is_a_problem(ledger: FakeLedger, tmp_path: Path) -> None:
-    """As after a manual change of the database."""
+    """A tag that differs from its history, as after a change in the database, is a problem."""
     ledger.tags["shop/app", TAG] = B
     found = await history(ledger, tmp_path)
 
@@ -82,7 +82,7 @@ async def test_a_tag_that_differs_from_its_history_is_a_problem(ledger: FakeLedg
 
 
 async def test_a_history_without_a_ledger_is_not_proven(ledger: FakeLedger, tmp_path: Path) -> None:
-    """The missing proof is reported and is no success."""
+    """Without a ledger a history is reported as not proven, which is not a success."""
     ledger.status = 404
     found = await history(ledger, tmp_path)
 
@@ -91,7 +91,7 @@ async def test_a_history_without_a_ledger_is_not_proven(ledger: FakeLedger, tmp_
 
 
 async def test_an_unsigned_tag_history_is_read(ledger: FakeLedger) -> None:
-    """The tag-history extension, the oldest event first, over all pages."""
+    """All pages of the tag-history extension are read, the oldest event first."""
     ledger.push("latest", digest=A, mode="floating")
     transport = ledger.transport()
     found = await read_unsigned(transport, HOST, SHOP, Tag("latest"))
@@ -100,13 +100,13 @@ async def test_an_unsigned_tag_history_is_read(ledger: FakeLedger) -> None:
         await read_unsigned(transport, HOST, SHOP, Tag("latest"))
     await transport.aclose()
 
-    assert [(one.digest, one.event) for one in found] == [(A, "created"), (B, "created"), (A, "created")]
-    assert found == sorted(found, key=lambda one: one.time)
+    assert [(entry.digest, entry.event) for entry in found] == [(A, "created"), (B, "created"), (A, "created")]
+    assert found == sorted(found, key=lambda entry: entry.time)
     assert isinstance(found[0], TagEvent)
 
 
 async def test_a_history_with_repeated_indices_is_refused(ledger: FakeLedger, tmp_path: Path) -> None:
-    """Indices must increase, so that the list ends."""
+    """A history whose indexes do not increase is refused, so that the list ends."""
     ledger.circle = True
     with pytest.raises(RemoteMismatch, match="after entry"):
         await history(ledger, tmp_path)

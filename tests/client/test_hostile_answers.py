@@ -1,4 +1,4 @@
-"""Hostile registries and token services: every answer ends in an error, in bounded time and memory."""
+"""Hostile registries and token services: each answer ends in an error, in bounded time and memory."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def _once() -> Iterator[None]:
 
 
 def whole(body: bytes, status: int = 200, *headers: str) -> Answer:
-    """An answer as it should be."""
+    """Return a correct answer."""
 
     async def answer(writer: asyncio.StreamWriter) -> None:
         lines = [f"HTTP/1.1 {status} X", f"content-length: {len(body)}", *headers]
@@ -50,7 +50,7 @@ def whole(body: bytes, status: int = 200, *headers: str) -> Answer:
 
 
 def endless(head: bytes, piece: bytes, pause_s: float = 0.0) -> Answer:
-    """A beginning, and then the same for ever."""
+    """Return an answer that repeats a chunk for ever."""
 
     async def answer(writer: asyncio.StreamWriter) -> None:
         writer.write(head)
@@ -64,7 +64,7 @@ def endless(head: bytes, piece: bytes, pause_s: float = 0.0) -> Answer:
 
 @asynccontextmanager
 async def registry(answer: Answer, **options: Any) -> AsyncIterator[tuple[RegistryClient, str]]:
-    """One that answers everything so, but `/v2/` as registries do."""
+    """A registry that gives this answer to everything except `/v2/`."""
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         while (head := await reader.readuntil(b"\r\n\r\n")) is not None:
@@ -122,7 +122,7 @@ BODIES = {
 @pytest.mark.parametrize("answer", ENDLESS.values(), ids=ENDLESS)
 @pytest.mark.parametrize("ask", [resolve, manifest, tags, referrers, blob])
 async def test_an_endless_answer_is_aborted(answer: Answer, ask: Ask) -> None:
-    """Even if bytes arrive steadily."""
+    """An endless answer is aborted, even if bytes arrive steadily."""
     async with registry(answer) as (client, _):
         with pytest.raises(Unavailable):
             await asyncio.wait_for(ask(client), 20)
@@ -131,14 +131,14 @@ async def test_an_endless_answer_is_aborted(answer: Answer, ask: Ask) -> None:
 @pytest.mark.parametrize("answer", BODIES.values(), ids=BODIES)
 @pytest.mark.parametrize("ask", [manifest, tags, referrers])
 async def test_an_endless_document_is_aborted(answer: Answer, ask: Ask) -> None:
-    """The limit of its size ends the read."""
+    """An endless document is aborted at the size limit."""
     async with registry(answer) as (client, _):
         with pytest.raises(Unavailable):
             await asyncio.wait_for(ask(client), 20)
 
 
 async def test_a_blob_below_the_minimum_rate_is_aborted() -> None:
-    """A slow but steady stream may take its time."""
+    """A blob slower than the minimum rate is aborted; a slow but steady one above it is not."""
     drips = endless(HEAD + b"content-length: 9999999\r\n\r\n", b"a", DRIP_S)
     pace = MinimumRate(bytes_per_s=100, over_s=0.5)
 
@@ -156,19 +156,19 @@ async def test_a_blob_below_the_minimum_rate_is_aborted() -> None:
 
 
 async def test_a_flood_of_tiny_pieces_does_not_starve_other_tasks() -> None:
-    """Other tasks run while it is read."""
+    """While a flood of tiny chunks is read, other tasks run."""
     count = 100_000
 
     async def answer(writer: asyncio.StreamWriter) -> None:
         writer.write(HEAD + b"transfer-encoding: chunked\r\n\r\n" + b"1\r\na\r\n" * count + b"0\r\n\r\n")
         await writer.drain()
 
-    turns = 0
+    other_runs = 0
 
     async def others() -> None:
-        nonlocal turns
+        nonlocal other_runs
         while True:
-            turns += 1
+            other_runs += 1
             await asyncio.sleep(0)
 
     async with registry(answer) as (client, _):
@@ -179,12 +179,12 @@ async def test_a_flood_of_tiny_pieces_does_not_starve_other_tasks() -> None:
             await task
 
     assert body == b"a" * count
-    assert turns > count // 1000
+    assert other_runs > count // 1000
 
 
 @pytest.mark.parametrize("body", [NESTED, b'{"errors":[{"code":"\xff"}]}', b"\xff\xfe", b'{"errors":{"a":1}}'])
 async def test_an_unreadable_error_body_keeps_the_status(body: bytes) -> None:
-    """Whatever the body contains."""
+    """An error whose body can't be read is reported with its status."""
     async with registry(whole(body, 404)) as (client, _):
         with pytest.raises(RemoteNotFound):
             await manifest(client)
@@ -192,7 +192,7 @@ async def test_an_unreadable_error_body_keeps_the_status(body: bytes) -> None:
 
 @pytest.mark.parametrize("body", [NESTED.replace(b"errors", b"x"), b'{"tags":["\xff"]}', b'{"tags":[' + b"9" * 5000])
 async def test_a_malformed_list_is_a_mismatch(body: bytes) -> None:
-    """Nothing of it is used."""
+    """Nothing of a malformed tag list is used."""
     async with registry(whole(body)) as (client, _):
         with pytest.raises(RemoteMismatch):
             await tags(client)
@@ -215,7 +215,7 @@ async def test_endless_redirects_end() -> None:
 
 
 async def test_a_redirect_to_a_metadata_service_is_not_followed() -> None:
-    """In a cloud that service hands out the rights of the machine."""
+    """A redirect to a cloud metadata service, which gives out the machine's rights, is not followed."""
     async with registry(whole(b"", 307, "location: http://169.254.169.254/latest/meta-data/")) as (client, _):
         with pytest.raises(AddressBlocked, match=r"169\.254\.169\.254, a link-local address"):
             await blob(client)
@@ -236,7 +236,7 @@ async def test_a_redirect_to_a_metadata_service_is_not_followed() -> None:
     ids=["a flood", "one of no length", "a header", "a drip", "a bomb", "nested", "no text", "no token"],
 )
 async def test_a_hostile_token_service_is_an_error(service: Answer) -> None:
-    """The answer of a token service is bounded and never decompressed."""
+    """A token service's answer is bounded in size and never decompressed."""
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.readuntil(b"\r\n\r\n")

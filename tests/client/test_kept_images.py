@@ -20,19 +20,19 @@ from tests.small_disk import small_disk
 
 ENGINE = "unix:///run/docker.sock"
 APP = Reference.parse("localhost:5000/shop/app:latest")
-ONE, TWO = Digest.of(b"one"), Digest.of(b"two")
-KEPT = KeptImage(APP, ONE, TWO, "application/json", Tag("boltseal-keep-1"), 1000)
+FIRST, SECOND = Digest.of(b"one"), Digest.of(b"two")
+KEPT = KeptImage(APP, FIRST, SECOND, "application/json", Tag("boltseal-keep-1"), 1000)
 
 
 @pytest.fixture
 def store(tmp_path: Path) -> KeptImages:
-    """A store in a folder that is not there yet."""
+    """A store in a folder that does not exist."""
     return KeptImages(ClientState(tmp_path / "state"))
 
 
-def test_what_was_never_written_is_empty(store: KeptImages, tmp_path: Path) -> None:
-    """Reading makes nothing."""
-    assert (store.kept(ENGINE), store.pulls(ENGINE, ONE), store.ran(ENGINE), store.held(ENGINE), store.locks()) == (
+def test_a_missing_store_is_empty(store: KeptImages, tmp_path: Path) -> None:
+    """Reading a missing store returns no rows and creates no file."""
+    assert (store.kept(ENGINE), store.pulls(ENGINE, FIRST), store.ran(ENGINE), store.held(ENGINE), store.locks()) == (
         (),
         (),
         {},
@@ -43,25 +43,25 @@ def test_what_was_never_written_is_empty(store: KeptImages, tmp_path: Path) -> N
 
 
 def test_rows_are_read_back(store: KeptImages) -> None:
-    """All fields are equal."""
-    copied = replace(KEPT, copy=Reference.parse(f"registry.example.com/app@{TWO}"), until_us=5000, keep=3)
-    came = PullRecord(ONE, TWO, "localhost:5000/shop/app", "application/json", Proof.MANIFEST, 900)
+    """A row that is read equals the one written, in every field."""
+    copied = replace(KEPT, copy=Reference.parse(f"registry.example.com/app@{SECOND}"), until_us=5000, keep=3)
+    came = PullRecord(FIRST, SECOND, "localhost:5000/shop/app", "application/json", Proof.MANIFEST, 900)
     store.keep(ENGINE, copied)
     store.record_pull(ENGINE, came)
-    store.saw_running(ENGINE, [ONE], 1100)
-    store.hold(ENGINE, KeepReason(ONE, "release shop/1", None))
+    store.saw_running(ENGINE, [FIRST], 1100)
+    store.hold(ENGINE, KeepReason(FIRST, "release shop/1", None))
     store.know_lock(Path("/srv/shop/boltseal.lock"))
 
     assert store.kept(ENGINE) == store.kept(ENGINE, APP) == (copied,)
-    assert store.pulls(ENGINE, ONE) == (came,)
-    assert store.ran(ENGINE) == {ONE: 1100}
-    assert store.held(ENGINE) == (KeepReason(ONE, "release shop/1", None),)
+    assert store.pulls(ENGINE, FIRST) == (came,)
+    assert store.ran(ENGINE) == {FIRST: 1100}
+    assert store.held(ENGINE) == (KeepReason(FIRST, "release shop/1", None),)
     assert store.locks() == (Path("/srv/shop/boltseal.lock"),)
     assert copied.keep_name == Reference.parse("localhost:5000/shop/app:boltseal-keep-1")
 
 
 def test_a_path_that_is_not_utf8_is_stored(store: KeptImages) -> None:
-    """A folder's name is arbitrary bytes."""
+    """A folder's path of arbitrary bytes is stored and read back."""
     path = Path(os.fsdecode(b"/srv/\xff shop%/boltseal.lock"))
     store.know_lock(path)
 
@@ -70,7 +70,7 @@ def test_a_path_that_is_not_utf8_is_stored(store: KeptImages) -> None:
 
 @pytest.mark.parametrize("path", ["boltseal.lock", "", "/srv/%00"])
 def test_an_invalid_path_is_refused(store: KeptImages, path: str) -> None:
-    """Nothing is read from it."""
+    """A row with an invalid path is refused."""
     store.know_lock(Path("/srv/boltseal.lock"))
     with closing(sqlite3.connect(store.path)) as database, database:
         database.execute("UPDATE locks SET path = ?", (path,))
@@ -80,7 +80,7 @@ def test_an_invalid_path_is_refused(store: KeptImages, path: str) -> None:
 
 
 def test_rows_are_separate_per_engine_and_name(store: KeptImages) -> None:
-    """Deleting one leaves the others."""
+    """Rows of one engine and tag are deleted without affecting others."""
     other = replace(KEPT, name=replace(APP, tag=Tag("1.4")))
     store.keep(ENGINE, KEPT)
     store.keep(ENGINE, other)
@@ -92,8 +92,8 @@ def test_rows_are_separate_per_engine_and_name(store: KeptImages) -> None:
 
 
 def test_keeping_an_image_again_only_adds(store: KeptImages) -> None:
-    """Known digest, copy and the later time limit survive."""
-    copy = Reference.parse(f"registry.example.com/app@{TWO}")
+    """Keeping an image again preserves its digest, copy and the later time limit."""
+    copy = Reference.parse(f"registry.example.com/app@{SECOND}")
     store.keep(ENGINE, replace(KEPT, until_us=5000, copy=copy))
     store.keep(ENGINE, replace(KEPT, digest=None, kept_us=2000, until_us=3000))
     store.keep(ENGINE, replace(KEPT, digest=None, kept_us=2000, until_us=None))
@@ -105,18 +105,18 @@ def test_keeping_an_image_again_only_adds(store: KeptImages) -> None:
 
 
 def test_releasing_a_hold_removes_one_or_all_of_a_reason(store: KeptImages) -> None:
-    """Each image on its own."""
-    for image in (ONE, TWO):
+    """Releasing a hold removes one image's hold, or all holds of one reason."""
+    for image in (FIRST, SECOND):
         for reason in ("release shop/1", "release shop/2"):
             store.hold(ENGINE, KeepReason(image, reason, None))
-    store.let_go(ENGINE, "release shop/1", [ONE])
+    store.let_go(ENGINE, "release shop/1", [FIRST])
     store.let_go(ENGINE, "release shop/2")
 
-    assert store.held(ENGINE) == (KeepReason(TWO, "release shop/1", None),)
+    assert store.held(ENGINE) == (KeepReason(SECOND, "release shop/1", None),)
 
 
 def test_the_file_is_private(store: KeptImages, tmp_path: Path) -> None:
-    """It shows which images the user runs."""
+    """Other users can't read the file, which lists the user's images."""
     store.keep(ENGINE, KEPT)
 
     assert stat.S_IMODE(store.path.stat().st_mode) == 0o600
@@ -124,7 +124,7 @@ def test_the_file_is_private(store: KeptImages, tmp_path: Path) -> None:
 
 
 def test_a_symbolic_link_in_its_place_is_not_followed(store: KeptImages, tmp_path: Path) -> None:
-    """An attacker with access to the folder could redirect the write."""
+    """A symbolic link in the file's place is not followed, because an attacker could redirect the write."""
     (tmp_path / "state").mkdir()
     (tmp_path / "elsewhere").touch()
     store.path.symlink_to(tmp_path / "elsewhere")
@@ -138,7 +138,7 @@ def test_a_symbolic_link_in_its_place_is_not_followed(store: KeptImages, tmp_pat
     "bytes_", [b"no database" * 100, b"SQLite format 3\0" + b"\xff" * 4080], ids=["text", "header"]
 )
 def test_a_file_that_is_no_database_is_reported(store: KeptImages, bytes_: bytes) -> None:
-    """The message says where the images are."""
+    """A file that is no database is reported, with the way to find the images on the engine."""
     store.keep(ENGINE, KEPT)
     store.path.write_bytes(bytes_)
 
@@ -150,7 +150,7 @@ def test_a_file_that_is_no_database_is_reported(store: KeptImages, bytes_: bytes
 
 @pytest.mark.parametrize("statement", ["PRAGMA user_version = 2", "PRAGMA user_version = 0"], ids=["newer", "foreign"])
 def test_another_version_is_refused(store: KeptImages, statement: str) -> None:
-    """The file is left unchanged."""
+    """A file of another version is refused and left unchanged."""
     store.keep(ENGINE, KEPT)
     with closing(sqlite3.connect(store.path)) as database:
         database.execute(statement)
@@ -165,7 +165,7 @@ def test_another_version_is_refused(store: KeptImages, statement: str) -> None:
     [
         "name = 'Shop/App'",
         "name = 'localhost:5000/shop/app'",
-        f"name = 'localhost:5000/shop/app:1@{ONE}'",
+        f"name = 'localhost:5000/shop/app:1@{FIRST}'",
         "image = 'sha256:../../etc'",
         "digest = 'sha256:12'",
         "tag = '-x'",
@@ -173,17 +173,17 @@ def test_another_version_is_refused(store: KeptImages, statement: str) -> None:
     ],
 )
 def test_a_malformed_row_is_refused(store: KeptImages, change: str) -> None:
-    """No action is derived from it."""
+    """A malformed row is refused, and no action is derived from it."""
     store.keep(ENGINE, KEPT)
     with closing(sqlite3.connect(store.path)) as database, database:
-        database.execute(f"UPDATE kept SET {change}")  # noqa: S608 - its words are above
+        database.execute(f"UPDATE kept SET {change}")  # noqa: S608 - constants of this test
 
     with pytest.raises(StateUnusable, match="has an invalid row"):
         store.kept(ENGINE)
 
 
 def test_an_empty_file_is_like_a_missing_one(store: KeptImages) -> None:
-    """The process was interrupted when it created the file."""
+    """An empty file, left by an interrupted creation, is treated as missing."""
     store.path.parent.mkdir()
     store.path.touch()
     empty = store.kept(ENGINE)
@@ -193,7 +193,7 @@ def test_an_empty_file_is_like_a_missing_one(store: KeptImages) -> None:
 
 
 def test_a_full_disk_changes_nothing(tmp_path: Path) -> None:
-    """Each write is one transaction."""
+    """Each write is one transaction, so that a full disk changes nothing."""
     with small_disk(tmp_path / "disk", "size=256k") as disk:
         store = KeptImages(ClientState(disk / "state"))
         store.keep(ENGINE, KEPT)
@@ -204,7 +204,7 @@ def test_a_full_disk_changes_nothing(tmp_path: Path) -> None:
 
 
 async def test_only_one_task_at_a_time_holds_the_lock(store: KeptImages) -> None:
-    """Waiting does not block the event loop."""
+    """A task that waits for the lock does not block the event loop."""
     order: list[str] = []
 
     async def give(who: str) -> None:
@@ -223,7 +223,7 @@ def open_files() -> int:
 
 
 async def test_a_lock_that_is_not_released_is_reported(tmp_path: Path) -> None:
-    """After a time limit the process that holds the lock is reported."""
+    """After a time limit, the error names the process that has the lock."""
     store = KeptImages(ClientState(tmp_path / "state"), timeout_s=0.1)
     async with store.tagging_lock():
         before = open_files()
@@ -234,9 +234,9 @@ async def test_a_lock_that_is_not_released_is_reported(tmp_path: Path) -> None:
 
 
 def test_too_many_rows_are_refused(tmp_path: Path) -> None:
-    """They are not read."""
+    """A file with too many rows is refused without reading them."""
     store = KeptImages(ClientState(tmp_path / "state"), max_rows=1)
-    store.saw_running(ENGINE, [ONE, TWO], 1)
+    store.saw_running(ENGINE, [FIRST, SECOND], 1)
 
     with pytest.raises(StateUnusable, match=r"too many rows .expected at most 1"):
         store.ran(ENGINE)

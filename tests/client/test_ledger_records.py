@@ -1,4 +1,4 @@
-"""Records about images in a registry's ledger: added and read back."""
+"""Records about images in a registry's ledger: added and read."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ async def transport(registry: Serving) -> AsyncIterator[Transport]:
 
 
 async def test_a_record_is_read_back(registry: Serving, transport: Transport) -> None:
-    """Kind, tag, digest, reason and extra keys."""
+    """A record is read with kind, tag, digest, reason and extra keys."""
     index = await add_record(transport, EntryKind.RELEASED, REFERENCE, DIGEST, {"host": "web1"}, reason="deploy 17")
     untagged = await add_record(transport, EntryKind.BUILT, Reference(HOST, SHOP), DIGEST, {})
     await until_signed(registry.client, untagged + 1)
@@ -74,7 +74,7 @@ async def test_a_record_is_read_back(registry: Serving, transport: Transport) ->
 
 
 async def test_entries_are_listed_by_their_kinds(registry: Serving, transport: Transport) -> None:
-    """Records and moves in one list; a repository that is not mirrored has no observations."""
+    """Records and moves are one list; a repository that is not mirrored has no observations."""
     for content in ("one", "two"):
         await push(registry.client, "shop/app", "latest", image(content))
     index = await add_record(transport, EntryKind.RELEASED, REFERENCE, DIGEST, {})
@@ -87,7 +87,7 @@ async def test_entries_are_listed_by_their_kinds(registry: Serving, transport: T
 
 
 async def test_a_registry_that_lists_all_kinds_is_read_as_well() -> None:
-    """An older version does; entries of another repository are refused."""
+    """An older registry that ignores the filter by kind is read too; entries of another repository are refused."""
     moved, created = LINE, LINE.replace("tag.moved", "tag.created")
 
     async def every(_: Request) -> Response:
@@ -104,7 +104,7 @@ async def test_a_registry_that_lists_all_kinds_is_read_as_well() -> None:
 
 
 async def test_an_endless_list_is_not_read_to_its_end() -> None:
-    """A hostile registry could fill the memory with pages that each have another one after them."""
+    """An endless list of pages from a hostile registry is read up to a limit."""
     asked = 0
 
     async def endless(request: Request) -> Response:
@@ -125,7 +125,7 @@ async def test_an_endless_list_is_not_read_to_its_end() -> None:
 
 
 async def test_a_missing_image_is_reported(transport: Transport) -> None:
-    """The error differs from that of a registry without records."""
+    """A record for a missing image has another error than a registry without records."""
     gone = Digest.of(b"gone")
     with pytest.raises(RemoteNotFound, match=f"has no {gone}: push it first") as raised:
         await add_record(transport, EntryKind.BUILT, REFERENCE, gone, {})
@@ -134,7 +134,7 @@ async def test_a_missing_image_is_reported(transport: Transport) -> None:
 
 
 async def test_a_refusal_carries_the_registrys_message(transport: Transport) -> None:
-    """As for a record that is too large."""
+    """A refusal, for example of a too large record, has the registry's message."""
     with pytest.raises(Invalid, match="at most 8192"):
         await add_record(transport, EntryKind.BUILT, REFERENCE, DIGEST, {"a": "x" * 9000})
 
@@ -149,7 +149,7 @@ def answering(status: int, body: bytes, seen: list[str]) -> Transport:
 
 @pytest.mark.parametrize("status", [404, 405])
 async def test_another_registry_accepts_no_records(status: int) -> None:
-    """The error differs from every other failure."""
+    """A registry without the records API gives its own error, distinct from every other failure."""
     other = answering(status, b"", [])
     with pytest.raises(NoRecords, match="not a boltseal registry"):
         await add_record(other, EntryKind.BUILT, REFERENCE, DIGEST, {})
@@ -157,7 +157,7 @@ async def test_another_registry_accepts_no_records(status: int) -> None:
 
 
 async def test_a_record_is_sent_only_once() -> None:
-    """A lost answer must not cause a second record."""
+    """A record is sent once without retries, because a lost answer could cause a second record."""
     seen: list[str] = []
     failing = answering(503, b"", seen)
     with pytest.raises(RemoteUnavailable):
@@ -169,7 +169,7 @@ async def test_a_record_is_sent_only_once() -> None:
 
 @pytest.mark.parametrize("body", [b"", b'{"index":"x"}', b"[]"])
 async def test_a_malformed_answer_is_a_mismatch(body: bytes) -> None:
-    """The entry's index is unknown."""
+    """A malformed answer is a mismatch, since the entry's index is unknown."""
     lying = answering(201, body, [])
     with pytest.raises(RemoteMismatch):
         await add_record(lying, EntryKind.BUILT, REFERENCE, DIGEST, {})
@@ -181,7 +181,7 @@ async def test_a_malformed_answer_is_a_mismatch(body: bytes) -> None:
     [b'{"size":1,"entries":[{"index":0,"line":"{}"}]}', b'{"entries":[]}', b"nothing"],
 )
 async def test_malformed_records_are_a_mismatch(body: bytes) -> None:
-    """`ledger.entry` parses them."""
+    """Records that `ledger.entry` can't parse are a mismatch."""
     lying = answering(200, body, [])
     with pytest.raises(RemoteMismatch):
         await list_records(lying, HOST, SHOP)
@@ -189,7 +189,7 @@ async def test_malformed_records_are_a_mismatch(body: bytes) -> None:
 
 
 async def test_a_registry_without_records_raises_no_records() -> None:
-    """It is the only miss."""
+    """Only a registry without the records API raises NoRecords."""
     other = answering(404, b"", [])
     with pytest.raises(NoRecords):
         await list_records(other, HOST, SHOP)
@@ -197,7 +197,7 @@ async def test_a_registry_without_records_raises_no_records() -> None:
 
 
 async def test_entries_of_another_kind_are_no_records(registry: Serving, transport: Transport) -> None:
-    """A registry can't present a push as a build."""
+    """A registry can't present a push entry as a build record."""
     await until_signed(registry.client, 3)
     lines = (await registry.client.get("/v2/shop/app/_boltseal/history")).content
     lying = answering(200, lines, [])

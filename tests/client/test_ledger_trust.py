@@ -1,4 +1,4 @@
-"""A registry's ledger compared with what was seen of it before."""
+"""A registry's ledger compared with its stored checkpoint."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ async def follow(
 
 
 async def test_a_ledger_seen_first_is_saved_as_first_use(ledger: FakeLedger, state: ClientState) -> None:
-    """Its key is unverified."""
+    """The first checkpoint of a ledger is saved as "first use", with an unverified key."""
     found = await follow(ledger, state)
     known = state.known(HOST)
 
@@ -67,8 +67,8 @@ async def test_a_ledger_seen_first_is_saved_as_first_use(ledger: FakeLedger, sta
     assert (known.how, known.trusted.key, known.head) == ("first use", None, found.head)
 
 
-async def test_strict_refuses_a_ledger_without_a_given_key(ledger: FakeLedger, state: ClientState) -> None:
-    """At its first use, and after an earlier first use."""
+async def test_strict_refuses_a_ledger_without_a_pinned_key(ledger: FakeLedger, state: ClientState) -> None:
+    """With --strict a ledger without a pinned key is refused, at first use and later."""
     with pytest.raises(NotTrusted, match="boltseal ledger trust"):
         await follow(ledger, state, strict=True)
     await follow(ledger, state)
@@ -78,7 +78,7 @@ async def test_strict_refuses_a_ledger_without_a_given_key(ledger: FakeLedger, s
 
 @pytest.mark.parametrize("given", [False, True])
 async def test_a_ledger_that_only_grows_is_followed(ledger: FakeLedger, state: ClientState, given: bool) -> None:
-    """One request if it is unchanged; hashes only if it has grown."""
+    """An unchanged ledger costs one request; hashes are fetched only if it has grown."""
     if given:
         give_key(state, HOST, KEY, 1)
     found = [await follow(ledger, state)]
@@ -96,7 +96,7 @@ async def test_a_ledger_that_only_grows_is_followed(ledger: FakeLedger, state: C
 
 
 async def test_a_registry_without_a_ledger_is_asked_once_a_day(ledger: FakeLedger, state: ClientState) -> None:
-    """Most registries have none, which is no error."""
+    """A registry without a ledger, which is no error, is asked for one once a day."""
     ledger.status = 404
     found = [await follow(ledger, state, now_s=now_s) for now_s in (DAY_S, DAY_S + 5, 2 * DAY_S - 1)]
     ledger.status = 200
@@ -108,7 +108,7 @@ async def test_a_registry_without_a_ledger_is_asked_once_a_day(ledger: FakeLedge
 
 
 async def test_an_html_page_is_no_ledger(ledger: FakeLedger, state: ClientState) -> None:
-    """Some registries answer every path with a page."""
+    """An HTML page in place of a checkpoint means that there is no ledger."""
     ledger.checkpoint = b"<!doctype html>"
 
     assert (await follow(ledger, state)).status is TrustStatus.NO_LEDGER
@@ -118,7 +118,7 @@ async def test_an_html_page_is_no_ledger(ledger: FakeLedger, state: ClientState)
 async def test_an_unknown_registry_that_does_not_answer_is_no_error(
     ledger: FakeLedger, state: ClientState, status: int
 ) -> None:
-    """No ledger is expected of it yet; the next check asks again."""
+    """If an unknown registry does not answer, no ledger is expected, and the next check asks again."""
     ledger.status = status
     found = [await follow(ledger, state), await follow(ledger, state)]
 
@@ -131,7 +131,7 @@ async def test_an_unknown_registry_that_does_not_answer_is_no_error(
 async def test_a_known_ledger_that_is_missing_could_not_be_checked(
     ledger: FakeLedger, state: ClientState, status: int, given: bool
 ) -> None:
-    """A 404 included: otherwise a registry could drop its ledger."""
+    """A known ledger that is missing, even by 404, could not be checked, so a registry can't drop it."""
     if given:
         give_key(state, HOST, KEY, 1)
     else:
@@ -142,7 +142,7 @@ async def test_a_known_ledger_that_is_missing_could_not_be_checked(
 
 
 async def test_withheld_hashes_leave_the_ledger_unchecked(ledger: FakeLedger, state: ClientState) -> None:
-    """A newer head without a consistency proof is not saved."""
+    """A newer checkpoint without a consistency proof is not saved, and the ledger could not be checked."""
     await follow(ledger, state)
     before = state.known(HOST)
     shown = ledger.copy()
@@ -157,7 +157,7 @@ async def test_withheld_hashes_leave_the_ledger_unchecked(ledger: FakeLedger, st
 async def test_a_contradiction_is_saved_as_evidence_and_replaces_nothing(
     ledger: FakeLedger, state: ClientState
 ) -> None:
-    """Both checkpoints, the key and the failed proof, saved once."""
+    """A contradiction is saved once as evidence with both checkpoints, the key and the failed proof."""
     give_key(state, HOST, KEY, 1)
     await follow(ledger, state)
     before = state.known(HOST)
@@ -180,7 +180,7 @@ async def test_a_contradiction_is_saved_as_evidence_and_replaces_nothing(
 
 
 async def test_a_rotated_key_replaces_the_trusted_one(ledger: FakeLedger, state: ClientState) -> None:
-    """The rotation is proven once, then saved."""
+    """A proven key rotation is saved, and not proven again."""
     give_key(state, HOST, KEY, 1)
     await follow(ledger, state)
     ledger.rotate("m")
@@ -195,7 +195,7 @@ async def test_a_rotated_key_replaces_the_trusted_one(ledger: FakeLedger, state:
 
 
 async def test_a_rotation_after_the_end_of_the_ledger_is_refused(ledger: FakeLedger, state: ClientState) -> None:
-    """Its entry is proven in another tree."""
+    """A rotation entry beyond the ledger's end is refused, because it is proven in another tree."""
     give_key(state, HOST, KEY, 1)
     ledger.rotate("m")
     ledger.shown = 4
@@ -206,7 +206,7 @@ async def test_a_rotation_after_the_end_of_the_ledger_is_refused(ledger: FakeLed
 
 
 def test_a_trusted_key_is_replaced_only_with_replace(state: ClientState) -> None:
-    """Otherwise a mistyped command could end the trust."""
+    """A pinned key is replaced only with --replace, so a mistyped command can't end the trust."""
     give_key(state, HOST, KEY, 1)
     other = signing_key("z").verifier
     with pytest.raises(OtherKeyTrusted, match="--replace"):
@@ -218,8 +218,8 @@ def test_a_trusted_key_is_replaced_only_with_replace(state: ClientState) -> None
     assert state.known(HOST) == replaced
 
 
-async def test_a_given_key_is_compared_with_the_first_use(ledger: FakeLedger, state: ClientState) -> None:
-    """One of the two is wrong; the user has to find out which."""
+async def test_a_pinned_key_is_compared_with_the_first_use(ledger: FakeLedger, state: ClientState) -> None:
+    """If a pinned key differs from the first use, the error leaves the decision to the user."""
     await follow(ledger, state)
     with pytest.raises(LedgerBroken, match="first use"):
         give_key(state, HOST, signing_key("z").verifier, 2)
@@ -231,7 +231,7 @@ async def test_a_given_key_is_compared_with_the_first_use(ledger: FakeLedger, st
 
 
 async def test_a_replaced_checkpoint_is_saved_as_evidence(ledger: FakeLedger, state: ClientState) -> None:
-    """It may have to be shown later."""
+    """A replaced checkpoint is saved as evidence for later."""
     await follow(ledger, state)
     known = give_key(state, HOST, signing_key("z").verifier, 2, replace=True)
     (kept,) = (state.folder / "evidence").rglob("replaced.checkpoint")
@@ -241,7 +241,7 @@ async def test_a_replaced_checkpoint_is_saved_as_evidence(ledger: FakeLedger, st
 
 
 async def test_two_concurrent_checks_lose_nothing(ledger: FakeLedger, state: ClientState) -> None:
-    """The second compares with what the first saved."""
+    """Of two concurrent checks, the second compares with what the first saved."""
     await follow(ledger, state)
     ledger.push("1.0.3")
     await asyncio.gather(*(follow(ledger, state) for _ in range(4)))
@@ -253,7 +253,7 @@ async def test_two_concurrent_checks_lose_nothing(ledger: FakeLedger, state: Cli
 
 
 async def test_a_concurrent_write_is_not_overwritten(ledger: FakeLedger, state: ClientState) -> None:
-    """The second writer gets StateChanged."""
+    """A writer whose state changed meanwhile gets StateChanged."""
     await follow(ledger, state)
     old = state.known(HOST)
     assert old is not None
@@ -263,7 +263,7 @@ async def test_a_concurrent_write_is_not_overwritten(ledger: FakeLedger, state: 
 
 
 def test_known_ledgers_can_be_listed_and_deleted(state: ClientState) -> None:
-    """By registry, whatever characters its name has."""
+    """Known ledgers are listed and deleted by registry, whatever characters its name has."""
     hosts = ["[::1]:5000", "docker.io", HOST]
     for host in hosts:
         give_key(state, host, KEY, 1)
@@ -275,7 +275,7 @@ def test_known_ledgers_can_be_listed_and_deleted(state: ClientState) -> None:
 
 
 def test_the_folder_is_private(state: ClientState) -> None:
-    """Its content decides what is trusted."""
+    """Other users can't read or write the folder, which decides what is trusted."""
     give_key(state, HOST, KEY, 1)
     modes = {path.stat().st_mode & 0o077 for path in (state.folder, *state.folder.rglob("*")) if path.name != "lock"}
 
@@ -287,7 +287,7 @@ def test_the_folder_is_private(state: ClientState) -> None:
     ["{", '{"origin": 1}', json.dumps({"origin": "a", "key_id": "x", "key": "", "how": "given", "since_s": 0})],
 )
 def test_an_unreadable_file_is_no_first_use(state: ClientState, damage: str) -> None:
-    """Otherwise damaging it would reset the trust."""
+    """A damaged state file is an error and not a first use, which would reset the trust."""
     give_key(state, HOST, KEY, 1)
     (path,) = (state.folder / "trust").iterdir()
     path.write_text(damage)
@@ -296,7 +296,7 @@ def test_an_unreadable_file_is_no_first_use(state: ClientState, damage: str) -> 
 
 
 def test_the_folder_of_a_newer_version_is_not_touched(state: ClientState) -> None:
-    """Its format may differ."""
+    """A state folder of a newer version, whose format may differ, is not changed."""
     give_key(state, HOST, KEY, 1)
     (state.folder / "format").write_text("2\n")
     with pytest.raises(StateUnusable, match="newer"):
@@ -304,7 +304,7 @@ def test_the_folder_of_a_newer_version_is_not_touched(state: ClientState) -> Non
 
 
 async def test_an_unwritable_folder_is_reported(ledger: FakeLedger, tmp_path: Path) -> None:
-    """A first use goes on, since nothing known can be lost."""
+    """With an unwritable folder a first use continues, since no known state can be lost."""
     (tmp_path / "file").write_text("")
     found = await follow(ledger, ClientState(tmp_path / "file"))
 

@@ -1,4 +1,4 @@
-"""Rate-limit headers count, whatever the body of an answer is."""
+"""Rate-limit headers are read, whatever the body of an answer is."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ async def transport() -> AsyncIterator[Transport]:
 
 
 async def failure(transport: Transport, upstream: FakeUpstream, what: str) -> BoltsealError:
-    """How asking for something fails."""
+    """Return the error of a request."""
     with pytest.raises(BoltsealError) as error:
         await ask(RegistryClient(transport, upstream.authority), what)
     return error.value
@@ -89,7 +89,7 @@ async def ask(client: RegistryClient, what: str) -> None:
 async def test_a_429_carries_retry_after_and_the_pull_limit(
     upstream: FakeUpstream, transport: Transport, body: str, what: str
 ) -> None:
-    """Even if its body can't be read."""
+    """A 429 has Retry-After and the pull limit in its error, even if its body can't be read."""
     upstream.answers |= dict.fromkeys(ASKED, BODIES[body])
     found = await failure(transport, upstream, what)
 
@@ -100,7 +100,7 @@ async def test_a_429_carries_retry_after_and_the_pull_limit(
 
 
 async def test_a_streamed_blob_updates_the_pull_limit(upstream: FakeUpstream, transport: Transport) -> None:
-    """The headers of a streamed answer are read like those of a document."""
+    """The rate-limit headers of a streamed blob are read like those of a document."""
     answer = status(200, IMAGE.layers[0].data, ratelimit_limit="100;w=21600", ratelimit_remaining="7;w=21600")
     upstream.answers[f"GET /v2/{APP}/blobs/{BLOB}"] = answer
     async with RegistryClient(transport, upstream.authority).stream_blob(APP, BLOB) as arriving:
@@ -118,7 +118,7 @@ async def test_a_streamed_blob_updates_the_pull_limit(upstream: FakeUpstream, tr
 async def test_every_transient_failure_carries_retry_after(
     upstream: FakeUpstream, transport: Transport, code: int, kind: type[RemoteBusy], what: str
 ) -> None:
-    """For HEAD and GET, documents and streams."""
+    """Transient failures of HEAD and GET, documents and streams, have Retry-After in the error."""
     answer = status(code, b"" if what == "tag" else REASON, retry_after="90", connection="close")
     upstream.answers |= dict.fromkeys(ASKED, answer)
     found = await failure(transport, upstream, what)
@@ -132,7 +132,7 @@ async def test_every_transient_failure_carries_retry_after(
 async def test_a_rate_limit_of_the_token_service_carries_retry_after(
     upstream: FakeUpstream, transport: Transport, code: int, kind: type[RemoteBusy], body: bytes
 ) -> None:
-    """It is no failure and no wrong login."""
+    """A rate limit of the token service has Retry-After, and is not reported as a wrong login."""
     realm = f'Bearer realm="http://{upstream.authority}/token",service="up"'
     upstream.answers |= dict.fromkeys(ASKED, status(401, www_authenticate=realm, connection="close"))
     upstream.answers["GET /token"] = status(code, body, retry_after="90", connection="close")

@@ -55,7 +55,7 @@ async def follow(
 
 
 async def test_on_a_new_machine_the_lock_key_is_trusted_for_the_project(ledger: FakeLedger, state: ClientState) -> None:
-    """A key from a checked-out file is not saved as trusted."""
+    """On a new machine the lock's key is trusted for this project only, and not saved."""
     found = await follow(ledger, state)
     known = state.known(HOST)
 
@@ -65,8 +65,8 @@ async def test_on_a_new_machine_the_lock_key_is_trusted_for_the_project(ledger: 
     assert (await follow(ledger, state)).named == KEY
 
 
-async def test_strict_does_not_accept_the_lock_key_as_given(ledger: FakeLedger, state: ClientState) -> None:
-    """The refusal names the key and says what to do."""
+async def test_strict_does_not_accept_the_lock_key_as_pinned(ledger: FakeLedger, state: ClientState) -> None:
+    """With --strict the lock's key does not count as pinned; the error names the key and the remedy."""
     with pytest.raises(NotTrusted, match=r"boltseal ledger trust .*the project's lock names"):
         await follow(ledger, state, strict=True)
     await follow(ledger, state)
@@ -79,7 +79,7 @@ async def test_strict_does_not_accept_the_lock_key_as_given(ledger: FakeLedger, 
 
 @pytest.mark.parametrize("how", ["new", "first use", "given"])
 async def test_a_lock_key_that_did_not_sign_is_refused(ledger: FakeLedger, state: ClientState, how: str) -> None:
-    """Whatever this machine knows: the lock or the ledger is wrong."""
+    """A ledger that the lock's key did not sign is refused, whatever key this machine has."""
     if how == "first use":
         await follow(ledger, state, None)
     if how == "given":
@@ -89,14 +89,16 @@ async def test_a_lock_key_that_did_not_sign_is_refused(ledger: FakeLedger, state
 
 
 async def test_another_ledger_than_the_locks_is_refused(ledger: FakeLedger, state: ClientState) -> None:
-    """Its origin differs, as with another server at the address."""
+    """A ledger with another origin than the lock's, as of another server at the address, is refused."""
     with pytest.raises(KeyDiffers, match=r'serves the ledger "reg\.example"'):
         await follow(ledger, state, signing_key(origin="other.example").verifier)
 
 
 @pytest.mark.parametrize("known", [False, True])
-async def test_an_old_lock_key_leads_to_the_current_one(ledger: FakeLedger, state: ClientState, known: bool) -> None:
-    """A lock from before a rotation is valid; the current key is returned."""
+async def test_an_old_lock_key_is_resolved_to_the_current_one(
+    ledger: FakeLedger, state: ClientState, known: bool
+) -> None:
+    """The key in a lock from before a rotation is valid, and the current key is returned."""
     if known:
         await follow(ledger, state)
     ledger.rotate("n")
@@ -113,7 +115,7 @@ async def test_an_old_lock_key_leads_to_the_current_one(ledger: FakeLedger, stat
 async def test_without_the_locks_key_a_rotation_after_a_first_use_is_not_followed(
     ledger: FakeLedger, state: ClientState
 ) -> None:
-    """Nor with another ledger's key."""
+    """Without the lock's key, or with another ledger's, a rotation after a first use is refused."""
     await follow(ledger, state, None)
     ledger.rotate("n")
     for named in (None, OTHER):
@@ -124,7 +126,7 @@ async def test_without_the_locks_key_a_rotation_after_a_first_use_is_not_followe
 
 
 async def test_a_rotation_that_is_not_in_the_ledger_is_refused(ledger: FakeLedger, state: ClientState) -> None:
-    """The old key signed its receipt, but the tree lacks the entry."""
+    """A rotation with a receipt of the old key is refused if the tree lacks its entry."""
     other = ledger.copy()
     other.rotate("n")
     ledger.push("2.0.0")
@@ -134,7 +136,7 @@ async def test_a_rotation_that_is_not_in_the_ledger_is_refused(ledger: FakeLedge
 
 
 async def test_a_missing_ledger_is_an_error_if_the_lock_names_a_key(ledger: FakeLedger, state: ClientState) -> None:
-    """Even if none was found within the last day."""
+    """If the lock names a key, a missing ledger is an error, even if none was found within the last day."""
     ledger.status = 404
     assert (await follow(ledger, state, None)).status is TrustStatus.NO_LEDGER
     for status in (404, 500):
@@ -144,7 +146,7 @@ async def test_a_missing_ledger_is_an_error_if_the_lock_names_a_key(ledger: Fake
 
 
 async def test_withheld_rotations_leave_the_key_unchecked(ledger: FakeLedger, state: ClientState) -> None:
-    """ "Could not check" is neither failure nor success."""
+    """If the registry withholds the rotation entries, the key could not be checked."""
     ledger.rotate("n")
     ledger.statuses = {"rotations": [500, 500]}
     with pytest.raises(LedgerUnchecked, match="can't check now"):

@@ -1,4 +1,4 @@
-"""Why a tag is not there: the registry's own reason is in the message."""
+"""Why a tag is missing: the registry's own reason is in the message."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ SHOP = Repository("shop/app")
 
 
 async def missing(hub: FakeHub, registry: str) -> str:
-    """Return the message of a tag that this registry does not have."""
+    """Return the error message for a tag that this registry does not have."""
     transport = Transport(CredentialStore(()), TransportOptions(attempts=1), app=hub.transport())
     with pytest.raises(RemoteNotFound) as refused:
         await RegistryClient(transport, registry).resolve_explained(SHOP, Tag("9"))
@@ -26,7 +26,7 @@ async def missing(hub: FakeHub, registry: str) -> str:
 
 
 async def test_the_reason_of_the_registry_is_in_the_message() -> None:
-    """A HEAD has no body, so that the reason is asked for."""
+    """HEAD answers have no body, so that a GET fetches the registry's reason."""
     hub = FakeHub()
 
     assert await missing(hub, "ghcr.io") == 'ghcr.io has no manifest 9 of shop/app: "manifest unknown"'
@@ -34,7 +34,7 @@ async def test_the_reason_of_the_registry_is_in_the_message() -> None:
 
 
 async def test_no_reason_is_asked_for_where_pulls_are_counted() -> None:
-    """Docker Hub counts a GET of a manifest."""
+    """Docker Hub counts a GET of a manifest as a pull, so that its reason is not fetched."""
     hub = FakeHub()
 
     assert await missing(hub, "docker.io") == "docker.io has no manifest 9 of shop/app (HTTP 404)"
@@ -42,14 +42,14 @@ async def test_no_reason_is_asked_for_where_pulls_are_counted() -> None:
 
 
 async def test_another_answer_to_the_question_for_the_reason_changes_nothing() -> None:
-    """The tag is missing, whatever else fails."""
+    """Whatever the GET for the reason returns, the tag is reported as missing."""
     hub = FakeHub(failures=[Response(status_code=404), JSONResponse({"errors": []}, 500)])
 
     assert await missing(hub, "ghcr.io") == "ghcr.io has no manifest 9 of shop/app (HTTP 404)"
 
 
 async def test_the_tags_of_a_project_get_the_reason_too() -> None:
-    """For the first of many; the others cost one HEAD, as before."""
+    """Of many missing tags, the reason is fetched for the first; each other one costs one HEAD."""
     hub = FakeHub()
     transport = Transport(CredentialStore(()), TransportOptions(attempts=1), app=hub.transport())
     wanted = [Reference.parse(f"ghcr.io/shop/app:{number}") for number in range(30)]
@@ -72,7 +72,7 @@ async def test_the_tags_of_a_project_get_the_reason_too() -> None:
     ],
 )
 def test_message_and_detail_are_shown_on_one_line(error: dict[str, object], text: str) -> None:
-    """What the registry writes can't draw on the terminal."""
+    """The registry's message and detail are one line without control characters."""
     body = JSONResponse({"errors": [error]}).body
 
     assert error_text(bytes(body)) == text

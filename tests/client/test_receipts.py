@@ -1,4 +1,4 @@
-"""The receipt of what a tag resolves to: returned only if it proves that."""
+"""The receipt of a tag: returned only if it proves the tag's digest."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def state(tmp_path: Path) -> ClientState:
 
 @pytest.mark.parametrize("given", [False, True])
 async def test_a_receipt_proves_what_the_tag_resolves_to(ledger: FakeLedger, state: ClientState, given: bool) -> None:
-    """To any holder of the key, even if the client that fetched it had none."""
+    """A receipt proves a tag's digest to any holder of the key, even if the client that fetched it had none."""
     if given:
         give_key(state, HOST, KEY, 1)
     raw, opened = await fetch(ledger, state)
@@ -53,14 +53,14 @@ async def test_a_receipt_proves_what_the_tag_resolves_to(ledger: FakeLedger, sta
 
 
 async def test_a_receipt_of_another_entry_is_refused(ledger: FakeLedger, state: ClientState) -> None:
-    """It is valid, but for another entry than requested."""
+    """A valid receipt for another entry than the requested one is refused."""
     ledger.swapped = 1
     with pytest.raises(RemoteMismatch, match="another entry"):
         await fetch(ledger, state)
 
 
 async def test_an_invalid_receipt_is_refused(ledger: FakeLedger, state: ClientState) -> None:
-    """It is signed by another key than the trusted one."""
+    """A receipt signed by another key than the trusted one is refused."""
     give_key(state, HOST, KEY, 1)
     ledger.receipts_by = signing_key("z")
     with pytest.raises(RemoteMismatch, match="is invalid"):
@@ -68,14 +68,14 @@ async def test_an_invalid_receipt_is_refused(ledger: FakeLedger, state: ClientSt
 
 
 async def test_a_tag_that_differs_from_its_history_has_no_receipt(ledger: FakeLedger, state: ClientState) -> None:
-    """The tag's row was changed by hand."""
+    """A tag whose row was changed in the database has no receipt."""
     ledger.tags["shop/app", "1.4.2"] = B
     with pytest.raises(HistoryBroken, match="the tag resolves to"):
         await fetch(ledger, state)
 
 
 async def test_a_deleted_tag_has_no_receipt(ledger: FakeLedger, state: ClientState) -> None:
-    """It resolves to nothing."""
+    """A deleted tag resolves to nothing, so it has no receipt."""
     ledger.add(EntryKind.TAG_DELETED, A)
     with pytest.raises(RemoteNotFound, match="has no receipt"):
         await fetch(ledger, state)
@@ -83,7 +83,7 @@ async def test_a_deleted_tag_has_no_receipt(ledger: FakeLedger, state: ClientSta
 
 @pytest.mark.parametrize("kind", sorted(RECORDS))
 async def test_a_record_does_not_prove_what_a_tag_resolves_to(state: ClientState, kind: EntryKind) -> None:
-    """Anyone who may push can record a build or release of an earlier image."""
+    """Anyone who may push can record a build of a former image, so a record proves no tag."""
     ledger = FakeLedger()
     ledger.push("1.4.2", mode="floating")
     ledger.push("1.4.2", digest=B, mode="floating")
@@ -94,7 +94,7 @@ async def test_a_record_does_not_prove_what_a_tag_resolves_to(state: ClientState
 
 
 async def test_a_record_does_not_revive_a_deleted_tag(ledger: FakeLedger, state: ClientState) -> None:
-    """Records are still accepted for earlier images of a tag."""
+    """A record for a former image of a deleted tag does not make the tag resolve again."""
     ledger.add(EntryKind.TAG_DELETED, A)
     ledger.add(EntryKind.RELEASED, A)
     with pytest.raises(RemoteNotFound, match="has no receipt"):
@@ -102,7 +102,7 @@ async def test_a_record_does_not_revive_a_deleted_tag(ledger: FakeLedger, state:
 
 
 async def test_a_registry_without_a_ledger_has_no_receipts(ledger: FakeLedger, state: ClientState) -> None:
-    """A history alone proves nothing."""
+    """A history without a ledger proves nothing, so that there is no receipt."""
     ledger.status = 404
     with pytest.raises(HistoryBroken, match="shows no ledger"):
         await fetch(ledger, state)

@@ -1,4 +1,4 @@
-"""registries.conf: which files are read, and which registries they allow to be without TLS."""
+"""registries.conf: which files are read, and which registries may be without TLS."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from boltseal.config import RegistriesConfPaths
 
 @pytest.fixture
 def paths(tmp_path: Path) -> RegistriesConfPaths:
-    """A user's and a system's file, both not there yet, with folders for more."""
+    """The paths of a user's and a system's file, which do not exist yet, with folders for drop-in files."""
     for name in ("user", "system"):
         (tmp_path / name / "registries.conf.d").mkdir(parents=True)
     return RegistriesConfPaths(None, tmp_path / "user/registries.conf", tmp_path / "system/registries.conf")
@@ -29,14 +29,14 @@ def allowed(paths: RegistriesConfPaths, *registries: str) -> list[str]:
 
 
 def test_without_files_nothing_is_allowed(paths: RegistriesConfPaths) -> None:
-    """Neither is it without paths, as for the server."""
+    """Without files, or without paths as for the server, plain HTTP is not allowed."""
     assert allowed(paths, "a.test") == []
     assert RegistriesConf(None).insecure("a.test") is None
     assert RegistriesConf(paths).helpers() == ("containers-auth.json",)
 
 
 def test_a_host_is_matched_whole(paths: RegistriesConfPaths) -> None:
-    """A port, a sub-domain or a longer name is another registry; `*.` is every sub-domain, with any port."""
+    """A host is matched with its port; `*.` matches every sub-domain with any port."""
     paths.system.write_text(
         entry("a.test")
         + entry("b.test:5000")
@@ -51,14 +51,14 @@ def test_a_host_is_matched_whole(paths: RegistriesConfPaths) -> None:
 
 
 def test_the_closest_match_decides(paths: RegistriesConfPaths) -> None:
-    """One registry of an insecure domain may need TLS."""
+    """The most specific entry decides, so that one registry of an insecure domain may need TLS."""
     paths.system.write_text('[[registry]]\nprefix = "*.test"\ninsecure = true\n' + entry("a.test", "false"))
 
     assert allowed(paths, "a.test", "b.test") == ["b.test"]
 
 
 def test_an_entry_for_a_path_or_with_another_location_allows_nothing(paths: RegistriesConfPaths) -> None:
-    """The first is about a part of a registry, the second about a host that boltseal does not ask."""
+    """An entry for a path, or with another location, does not allow plain HTTP for the host itself."""
     paths.system.write_text(
         entry("a.test/shop") + '[[registry]]\nprefix = "b.test"\nlocation = "mirror.test"\ninsecure = true\n'
         '[[registry]]\nlocation = "c.test"\n[[registry.mirror]]\nlocation = "c.test"\ninsecure = true\n'
@@ -68,7 +68,7 @@ def test_an_entry_for_a_path_or_with_another_location_allows_nothing(paths: Regi
 
 
 def test_a_wildcard_does_not_apply_to_a_host_with_another_location(paths: RegistriesConfPaths) -> None:
-    """podman sends its requests to the location with TLS; they must not go to the host itself in plain text."""
+    """A wildcard does not allow plain HTTP for a host with another location, to which podman sends TLS requests."""
     paths.system.write_text(
         '[[registry]]\nprefix = "*.test"\ninsecure = true\n[[registry]]\nprefix = "a.test"\nlocation = "mirror.example/a"\n'
     )
@@ -77,7 +77,7 @@ def test_a_wildcard_does_not_apply_to_a_host_with_another_location(paths: Regist
 
 
 def test_the_first_format_of_the_file_is_read_too(paths: RegistriesConfPaths) -> None:
-    """Old machines have it."""
+    """The first format of registries.conf, found on old machines, is read too."""
     paths.system.write_text(
         "[registries.search]\nregistries = []\n[registries.insecure]\nregistries = ['a.test:5000']\n"
     )
@@ -86,7 +86,7 @@ def test_the_first_format_of_the_file_is_read_too(paths: RegistriesConfPaths) ->
 
 
 def test_the_users_file_replaces_the_systems(paths: RegistriesConfPaths) -> None:
-    """Its folder of drop-in files too."""
+    """The user's file and drop-in folder replace the system's."""
     paths.system.write_text(entry("system.test"))
     (paths.system.parent / "registries.conf.d/a.conf").write_text(entry("system-drop-in.test"))
     (paths.user.parent / "registries.conf.d/a.conf").write_text(entry("user-drop-in.test"))
@@ -99,7 +99,7 @@ def test_the_users_file_replaces_the_systems(paths: RegistriesConfPaths) -> None
 
 
 def test_the_named_file_replaces_both(paths: RegistriesConfPaths, tmp_path: Path) -> None:
-    """The drop-in files are read all the same, as podman does."""
+    """A file named by the environment replaces both, but drop-in files are read, as podman does."""
     paths.system.write_text(entry("system.test"))
     paths.user.write_text(entry("user.test"))
     (paths.system.parent / "registries.conf.d/a.conf").write_text(entry("drop-in.test"))
@@ -110,7 +110,7 @@ def test_the_named_file_replaces_both(paths: RegistriesConfPaths, tmp_path: Path
 
 
 def test_a_later_drop_in_file_overrides(paths: RegistriesConfPaths) -> None:
-    """They are read by name; other names than `*.conf` are not."""
+    """Drop-in files are read by name, later ones override, and other names than `*.conf` are skipped."""
     folder = paths.system.parent / "registries.conf.d"
     paths.system.write_text(entry("a.test") + entry("b.test"))
     (folder / "1.conf").write_text(entry("a.test", "false") + entry("c.test", "false"))
@@ -139,7 +139,7 @@ def test_a_later_drop_in_file_overrides(paths: RegistriesConfPaths) -> None:
     ],
 )
 def test_a_file_with_mistakes_is_named(paths: RegistriesConfPaths, content: bytes, message: str) -> None:
-    """A value of another type is not guessed at: a text "no" is not false."""
+    """A value of a wrong type is an error that names the file: the text "no" is not taken for false."""
     paths.system.write_bytes(content)
     with pytest.raises(RegistriesConfInvalid) as refused:
         RegistriesConf(paths).insecure("a.test")
@@ -150,7 +150,7 @@ def test_a_file_with_mistakes_is_named(paths: RegistriesConfPaths, content: byte
 
 
 def test_a_file_or_folder_that_can_not_be_read_is_named(paths: RegistriesConfPaths) -> None:
-    """It might say that a registry needs TLS."""
+    """An unreadable file or folder is an error, because it might require TLS."""
     paths.system.mkdir()
     with pytest.raises(FileUnusable, match=r"registries\.conf can't be read: it is not a regular file"):
         RegistriesConf(paths).insecure("a.test")

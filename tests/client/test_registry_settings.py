@@ -1,4 +1,4 @@
-"""The `[[client.registry]]` tables: what they say, and the error for each mistake."""
+"""The `[[client.registry]]` tables: their meaning, and the error for each mistake."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def reached(folder: Path, text: str) -> tuple[RegistrySettings, ...]:
 
 
 def test_a_table_says_how_one_registry_is_reached(tmp_path: Path) -> None:
-    """Relative paths are relative to the file, hosts are in lower case, and every name of Docker Hub is docker.io."""
+    """In a table, relative paths start at the file, hosts are in lower case, and Docker Hub's names are docker.io."""
     found = reached(
         tmp_path,
         '[client]\nregistries = ["*"]\n'
@@ -71,7 +71,7 @@ def test_a_table_says_how_one_registry_is_reached(tmp_path: Path) -> None:
     ],
 )
 def test_a_mistake_is_named_with_what_was_expected(tmp_path: Path, table: str, message: str) -> None:
-    """The message is one printable line that names the file; the exit code is that of a usage error."""
+    """A mistake is one printable line with file and expected value, and the exit code of a usage error."""
     with pytest.raises(ProjectInvalid) as refused:
         reached(tmp_path, f"[[client.registry]]\n{table}\n")
 
@@ -92,7 +92,7 @@ def test_a_mistake_is_named_with_what_was_expected(tmp_path: Path, table: str, m
     ],
 )
 def test_a_misspelt_table_is_not_ignored(tmp_path: Path, text: str, message: str) -> None:
-    """It would leave a registry without its settings."""
+    """A misspelt table is an error, because its registry would be left without settings."""
     with pytest.raises(ProjectInvalid) as refused:
         reached(tmp_path, text)
 
@@ -100,7 +100,7 @@ def test_a_misspelt_table_is_not_ignored(tmp_path: Path, text: str, message: str
 
 
 def test_a_registry_with_settings_may_be_named_by_a_project(tmp_path: Path) -> None:
-    """As one with a login may; but the user's own list of registries replaces that."""
+    """A project may name a registry that has settings, unless the user's list of registries excludes it."""
     file = tmp_path / "boltseal.toml"
     file.write_text('[[client.registry]]\nhost = "intranet.test:5000"\n')
     allowed = allowed_registries(client_settings(file), [], [])
@@ -113,7 +113,7 @@ def test_a_registry_with_settings_may_be_named_by_a_project(tmp_path: Path) -> N
 
 
 async def test_the_login_of_the_settings_comes_before_that_of_other_tools(tmp_path: Path) -> None:
-    """For every repository of its registry, and for no other registry."""
+    """A login in the settings takes precedence over other tools' logins, for its own registry only."""
     (tmp_path / "password").write_text("secret\n")
     (tmp_path / "password").chmod(0o600)
     (tmp_path / "auth.json").write_text('{"auths": {"a.test/shop": {"username": "x"}, "b.test": {"username": "y"}}}')
@@ -127,7 +127,7 @@ async def test_the_login_of_the_settings_comes_before_that_of_other_tools(tmp_pa
 
 
 def test_a_password_file_that_other_users_may_read_is_refused(tmp_path: Path) -> None:
-    """The group may: that is how secrets are mounted for a service."""
+    """A password file readable by all users is refused; one readable by its group, as mounted for services, is not."""
     file = tmp_path / "password"
     file.write_text("secret")
     for mode in (0o600, 0o400, 0o640):
@@ -156,7 +156,7 @@ def test_a_password_file_that_other_users_may_read_is_refused(tmp_path: Path) ->
     ],
 )
 def test_a_password_that_is_not_one_line_of_text_is_refused(tmp_path: Path, content: bytes, message: str) -> None:
-    """The message names the file and shows nothing of its content."""
+    """For a password that is not one line of text, the error names the file and shows no content."""
     file = tmp_path / "password"
     file.write_bytes(content)
     file.chmod(0o600)
@@ -167,14 +167,14 @@ def test_a_password_that_is_not_one_line_of_text_is_refused(tmp_path: Path, cont
 
 
 def test_a_password_file_that_is_missing_is_named(tmp_path: Path) -> None:
-    """An anonymous request instead could find less."""
+    """A missing password file is an error, because an anonymous request could find less."""
     with pytest.raises(PasswordInvalid, match="no such file"):
         read_password(tmp_path / "none")
 
 
 @pytest.mark.parametrize("kind", ["folder", "pipe", "huge", "loop"])
 def test_a_file_that_can_not_be_read_is_named_and_not_waited_for(tmp_path: Path, kind: str) -> None:
-    """What it says is not known, so the exit code is that of a check that could not be made."""
+    """An unreadable settings file, such as a pipe, is exit code 3 without waiting."""
     file = tmp_path / "auth.json"
     match kind:
         case "folder":
@@ -194,7 +194,7 @@ def test_a_file_that_can_not_be_read_is_named_and_not_waited_for(tmp_path: Path,
 
 
 def test_a_link_is_followed(tmp_path: Path) -> None:
-    """Kubernetes and NixOS provide such files as links; a dangling one is a missing file."""
+    """A settings file may be a link, as in Kubernetes and NixOS; a dangling link is a missing file."""
     (tmp_path / "target").write_bytes(b"{}")
     (tmp_path / "link").symlink_to(tmp_path / "target")
     (tmp_path / "dangling").symlink_to(tmp_path / "none")

@@ -1,4 +1,4 @@
-"""The trace of requests: a line for each, and no secret in it."""
+"""The trace of requests: one line for each, without secrets."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ OCI = "application/vnd.oci.image.manifest.v1+json"
     ],
 )
 def test_a_url_is_shown_without_secrets(url: str, shown: str | None) -> None:
-    """User names, passwords, signatures and unknown parameters are left out; the specifications' parameters are shown."""
+    """A traced URL has no user names, passwords, signatures or unknown parameters, but those of the specifications."""
     public = public_url(httpx2.URL(url))
 
     assert "secret" not in public
@@ -51,12 +51,12 @@ def test_a_url_is_shown_without_secrets(url: str, shown: str | None) -> None:
 
 
 def test_a_url_can_not_write_to_the_terminal() -> None:
-    """A registry chooses the target of a redirect."""
+    """A redirect's target with control characters is escaped in the trace."""
     assert "\x1b" not in public_url(httpx2.URL("https://h/v2/?n=%1b%5b31m"))
 
 
 async def test_each_request_is_one_line(tmp_path: Path) -> None:
-    """The challenge, the token and the answer, with method, URL, status and time."""
+    """Challenge, token and answer are each a line with method, URL, status and time."""
     hub = FakeHub(users={"ada": "secret"})
     hub.publish("library/node", "16.13", b"{}", OCI)
     lines: list[str] = []
@@ -76,7 +76,7 @@ async def test_each_request_is_one_line(tmp_path: Path) -> None:
 
 
 async def test_a_header_that_is_not_http_is_not_quoted() -> None:
-    """The line can be a redirect with a signature in its URL; the error says only what is wrong with it."""
+    """An invalid header, which may have a signed URL, is not quoted in the error."""
     with socket.create_server(("127.0.0.1", 0)) as bound:
         registry = f"127.0.0.1:{bound.getsockname()[1]}"
 
@@ -96,7 +96,7 @@ async def test_a_header_that_is_not_http_is_not_quoted() -> None:
 
 
 async def test_a_request_without_an_answer_is_a_line_too() -> None:
-    """It says how it failed."""
+    """A request without an answer is a line with its failure."""
     lines: list[str] = []
     transport = Transport(CredentialStore(()), TransportOptions(trace=lines.append, attempts=1))
     with pytest.raises(RemoteUnavailable):

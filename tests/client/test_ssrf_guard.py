@@ -1,4 +1,4 @@
-"""The addresses that a registry may send a client to."""
+"""The addresses to which a registry may send a client."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ INSIDE = [
 
 @pytest.mark.parametrize("address", INSIDE)
 def test_internal_addresses_are_not_public(address: str) -> None:
-    """Loopback, private, shared, link-local, and each of them inside an IPv6 address."""
+    """Loopback, private, shared and link-local addresses are not public, also inside an IPv6 address."""
     assert not is_public(address)
     with pytest.raises(AddressBlocked):
         SsrfGuard(("registry.example.com", 443)).check("cdn.example.com", 443, ["1.1.1.1", address])
@@ -24,13 +24,13 @@ def test_internal_addresses_are_not_public(address: str) -> None:
 
 @pytest.mark.parametrize("address", ["1.1.1.1", "2606:4700::1111", "::ffff:1.1.1.1", "64:ff9b::101:101"])
 def test_public_addresses_are_allowed(address: str) -> None:
-    """Registries store blobs elsewhere."""
+    """Public addresses are allowed, since registries store blobs on other hosts."""
     assert is_public(address)
     SsrfGuard(("registry.example.com", 443)).check("cdn.example.com", 443, [address])
 
 
 def test_the_configured_registry_is_exempt() -> None:
-    """Host and port as configured; another port is another service."""
+    """The configured registry is exempt for its own host and port only."""
     reach = SsrfGuard(("127.0.0.1", 5000))
     reach.check("127.0.0.1", 5000, ["127.0.0.1"])
     with pytest.raises(AddressBlocked):
@@ -38,13 +38,13 @@ def test_the_configured_registry_is_exempt() -> None:
 
 
 def test_an_allowed_host_may_have_any_address() -> None:
-    """At any port, in any case."""
+    """A host that the operator allowed may have any address and port."""
     SsrfGuard(("registry.example.com", 443), frozenset({"minio.corp"})).check("MinIO.corp", 9000, ["10.0.0.7"])
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "[::1]", "localhost", "x.localhost"])
 def test_an_ip_address_in_a_redirect_is_checked(host: str) -> None:
-    """No proxy gets the request either."""
+    """A redirect to an internal IP address is refused, and no proxy gets the request."""
     reach = SsrfGuard(("registry.example.com", 443))
     reach.check_literal("cdn.example.com", 443)
     with pytest.raises(AddressBlocked):
@@ -63,7 +63,7 @@ def test_an_ip_address_in_a_redirect_is_checked(host: str) -> None:
     ],
 )
 def test_a_login_goes_to_the_registrys_own_domain(home: str, realm: str) -> None:
-    """And to a host that the operator allowed."""
+    """A login may be sent to the registry's own domain and to an allowed host."""
     SsrfGuard((home, 443), frozenset({"sso.corp"})).check_login(realm)
 
 
@@ -79,18 +79,18 @@ def test_a_login_goes_to_the_registrys_own_domain(home: str, realm: str) -> None
     ],
 )
 def test_a_login_goes_to_no_other_host(home: str, realm: str) -> None:
-    """Whatever realm a challenge names."""
+    """A login is sent to no other host, whatever realm a challenge names."""
     with pytest.raises(LoginNotSent):
         SsrfGuard((home, 443)).check_login(realm)
 
 
 @pytest.mark.parametrize("address", ["169.254.169.254", "fe80::1", "fe80::1%eth0", "::ffff:169.254.169.254"])
 def test_a_command_is_not_sent_to_a_link_local_address(address: str) -> None:
-    """Metadata services have such an address; registries do not."""
+    """A client command sends nothing to a link-local address, which metadata services have and registries do not."""
     with pytest.raises(AddressBlocked, match="link-local"):
         LinkLocalGuard().check("registry.corp", 443, ["10.0.0.7", address])
 
 
 def test_a_command_may_use_registries_in_internal_networks() -> None:
-    """And their blob storage in there."""
+    """A client command may contact registries in internal networks, and their blob storage there."""
     LinkLocalGuard().check("registry.corp", 5000, ["10.0.0.7", "127.0.0.1", "fd00::7", "::ffff:192.168.1.1"])

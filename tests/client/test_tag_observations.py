@@ -21,7 +21,7 @@ from boltseal.oci.reference import Reference
 
 NODE = Reference.parse("node:16.13")
 ALPINE = Reference.parse("alpine:3.19.1")
-ONE, TWO = Digest.of(b"one"), Digest.of(b"two")
+FIRST, SECOND = Digest.of(b"one"), Digest.of(b"two")
 HOUR_US = 3_600_000_000
 
 
@@ -31,7 +31,7 @@ def state(tmp_path: Path) -> ClientState:
 
 
 def sha_of(path: Path) -> str:
-    """Of its first megabyte, and its length: some are long and hollow."""
+    """Return a hash of a file's first megabyte and its length, since some files are long and sparse."""
     with path.open("rb") as file:
         return f"{path.stat().st_size} {sha256(file.read(1_000_000)).hexdigest()}"
 
@@ -45,7 +45,7 @@ def changed(state: ClientState, *statements: str) -> None:
 
 
 def test_an_unobserved_tag_has_no_history_and_no_file_is_created(state: ClientState) -> None:
-    """Reading writes nothing."""
+    """Reading the history of an unobserved tag returns nothing and creates no file."""
     with TagObservations(state) as watched:
         past, head = watched.past(NODE), watched.head()
 
@@ -54,61 +54,61 @@ def test_an_unobserved_tag_has_no_history_and_no_file_is_created(state: ClientSt
 
 
 def test_intervals_have_the_first_and_last_observation(state: ClientState) -> None:
-    """An unchanged tag adds no line; one that returns later adds a new one."""
+    """An unchanged tag extends its line; one that returns to a former digest adds a line."""
     with TagObservations(state) as watched:
-        first = watched.saw(NODE, ONE, HOUR_US)
-        same = watched.saw(NODE, ONE, 2 * HOUR_US)
-        moved = watched.saw(NODE, TWO, 3 * HOUR_US)
+        first = watched.saw(NODE, FIRST, HOUR_US)
+        same = watched.saw(NODE, FIRST, 2 * HOUR_US)
+        moved = watched.saw(NODE, SECOND, 3 * HOUR_US)
         gone = watched.saw(NODE, None, 4 * HOUR_US)
-        watched.saw(NODE, ONE, 5 * HOUR_US)
-        watched.saw(NODE, ONE, 6 * HOUR_US)
+        watched.saw(NODE, FIRST, 5 * HOUR_US)
+        watched.saw(NODE, FIRST, 6 * HOUR_US)
         past = watched.past(NODE)
 
     assert (first.was, first.moved, same.moved, moved.moved, gone.moved) == (None, False, False, True, True)
-    assert moved.was == ObservedInterval(ONE, HOUR_US, 2 * HOUR_US, 1)
+    assert moved.was == ObservedInterval(FIRST, HOUR_US, 2 * HOUR_US, 1)
     assert past == (
-        ObservedInterval(ONE, HOUR_US, 2 * HOUR_US, 1),
-        ObservedInterval(TWO, 3 * HOUR_US, 3 * HOUR_US, 2),
+        ObservedInterval(FIRST, HOUR_US, 2 * HOUR_US, 1),
+        ObservedInterval(SECOND, 3 * HOUR_US, 3 * HOUR_US, 2),
         ObservedInterval(None, 4 * HOUR_US, 4 * HOUR_US, 3),
-        ObservedInterval(ONE, 5 * HOUR_US, 6 * HOUR_US, 4),
+        ObservedInterval(FIRST, 5 * HOUR_US, 6 * HOUR_US, 4),
     )
 
 
 def test_the_log_is_durable_and_private(state: ClientState) -> None:
-    """The file has the mode of the folder."""
+    """The log is synced to disk, and its folder and file are private."""
     with TagObservations(state) as watched:
-        watched.record_all([(NODE, ONE), (ALPINE, TWO)], 1)
+        watched.record_all([(NODE, FIRST), (ALPINE, SECOND)], 1)
     with TagObservations(state) as watched:
         past = watched.past(Reference.parse("docker.io/library/alpine:3.19.1"))
 
-    assert past == (ObservedInterval(TWO, 1, 1, 2),)
+    assert past == (ObservedInterval(SECOND, 1, 1, 2),)
     assert (state.folder / "watch.db").stat().st_mode & 0o777 == 0o600
 
 
 def test_a_clock_set_back_shortens_no_interval(state: ClientState) -> None:
-    """Lines are ordered by observation, whatever the clock says."""
+    """Lines are ordered by observation, so a clock that was set back shortens no interval."""
     with TagObservations(state) as watched:
-        watched.saw(NODE, ONE, 5)
-        watched.saw(NODE, ONE, 3)
-        watched.saw(NODE, TWO, 2)
+        watched.saw(NODE, FIRST, 5)
+        watched.saw(NODE, FIRST, 3)
+        watched.saw(NODE, SECOND, 2)
 
         past = watched.past(NODE)
 
-    assert past == (ObservedInterval(ONE, 5, 5, 1), ObservedInterval(TWO, 2, 2, 2))
+    assert past == (ObservedInterval(FIRST, 5, 5, 1), ObservedInterval(SECOND, 2, 2, 2))
 
 
 def test_a_failing_callback_records_nothing(state: ClientState) -> None:
-    """The move is detected again at the next observation."""
+    """If the callback fails, nothing is recorded, and the move is detected again."""
 
     def fails(_: object) -> None:
         raise RuntimeError
 
     with TagObservations(state) as watched:
-        watched.saw(NODE, ONE, 1)
+        watched.saw(NODE, FIRST, 1)
         with pytest.raises(RuntimeError):
-            watched.record_all([(NODE, TWO)], 2, fails)
+            watched.record_all([(NODE, SECOND)], 2, fails)
 
-        assert watched.saw(NODE, TWO, 3).moved
+        assert watched.saw(NODE, SECOND, 3).moved
 
 
 @pytest.mark.parametrize(
@@ -124,47 +124,47 @@ def test_a_failing_callback_records_nothing(state: ClientState) -> None:
     ],
 )
 def test_a_modified_log_is_detected(state: ClientState, statement: str) -> None:
-    """By readers and writers, and nothing of the log is used."""
+    """Readers and writers detect a modified log and use nothing of it."""
     with TagObservations(state) as watched:
-        watched.record_all([(NODE, ONE), (ALPINE, TWO), (NODE, TWO)], 1)
+        watched.record_all([(NODE, FIRST), (ALPINE, SECOND), (NODE, SECOND)], 1)
     changed(state, statement)
 
     with TagObservations(state) as watched, pytest.raises(ObservationsCorrupt, match="is corrupt"):
         watched.past(ALPINE)
     with TagObservations(state) as watched, pytest.raises(ObservationsCorrupt):
-        watched.saw(ALPINE, TWO, 2)
+        watched.saw(ALPINE, SECOND, 2)
 
 
 def test_a_modification_during_a_process_is_detected(state: ClientState) -> None:
-    """The verified end of the chain is checked each time."""
+    """The verified end of the chain is checked at each access, so a later modification is detected."""
     with TagObservations(state) as watched:
-        watched.record_all([(NODE, ONE), (ALPINE, TWO)], 1)
+        watched.record_all([(NODE, FIRST), (ALPINE, SECOND)], 1)
         changed(state, "UPDATE log SET chain = zeroblob(32) WHERE n = 2")
 
         with pytest.raises(ObservationsCorrupt, match="line 2"):
-            watched.saw(NODE, ONE, 2)
+            watched.saw(NODE, FIRST, 2)
 
 
 def test_a_saved_head_reveals_a_rewritten_log(state: ClientState) -> None:
-    """And a truncated one, which is consistent by itself."""
+    """A saved head reveals a rewritten log, and a truncated one, each consistent by itself."""
     with TagObservations(state) as watched:
-        watched.record_all([(NODE, ONE), (NODE, TWO)], 1)
+        watched.record_all([(NODE, FIRST), (NODE, SECOND)], 1)
         head = ChainHead.parse(str(watched.head()))
         assert watched.extends_head(head)
-        watched.saw(ALPINE, ONE, 2)
+        watched.saw(ALPINE, FIRST, 2)
         assert watched.extends_head(head)
         assert watched.extends_head(ChainHead(0, b""))
     changed(state, "DELETE FROM log WHERE n >= 2")
 
     with TagObservations(state) as watched:
         assert not watched.extends_head(head)
-        watched.saw(ALPINE, ONE, 2)
+        watched.saw(ALPINE, FIRST, 2)
         assert not watched.extends_head(head)
 
 
 @pytest.mark.parametrize("text", ["", "x", "1", "1:", "0:00", "-1:" + "0" * 64, "01:" + "0" * 64, "1:" + "AB" * 32])
 def test_a_malformed_head_is_refused(text: str) -> None:
-    """There is one spelling."""
+    """A head in another spelling is refused."""
     with pytest.raises(Invalid, match="malformed end of the log"):
         ChainHead.parse(text)
 
@@ -192,7 +192,7 @@ def _huge(path: Path) -> None:
 
 def _other_types(path: Path) -> None:
     text = "CREATE TABLE log (n INTEGER PRIMARY KEY, ref TEXT NOT NULL, line BLOB NOT NULL, chain BLOB NOT NULL)"
-    _run(path, "PRAGMA writable_schema = 1", f"UPDATE sqlite_master SET sql = '{text}' WHERE name = 'log'")  # noqa: S608 - a test's own words
+    _run(path, "PRAGMA writable_schema = 1", f"UPDATE sqlite_master SET sql = '{text}' WHERE name = 'log'")  # noqa: S608 - constants of this test
 
 
 def _endless(path: Path) -> None:
@@ -200,7 +200,7 @@ def _endless(path: Path) -> None:
 
 
 def _hidden_from_the_index(path: Path) -> None:
-    """Lines that are in the table and not in the index, by which a tag's past is found."""
+    """Rows that the table has but its index lacks, which readers would therefore miss."""
     _run(
         path,
         "PRAGMA writable_schema = 1",
@@ -225,23 +225,23 @@ def _run(path: Path, *statements: str) -> None:
     "hostile", [_no_database, _truncated, _trigger, _view, _huge, _other_types, _endless, _hidden_from_the_index]
 )
 def test_a_hostile_file_is_refused(state: ClientState, hostile: Callable[[Path], None]) -> None:
-    """With one line; nothing of it is used or overwritten."""
+    """A hostile file is refused with one line, neither used nor overwritten."""
     with TagObservations(state) as watched:
-        watched.record_all([(NODE, ONE), *((Reference.parse(f"alpine:3.{n}"), TWO) for n in range(300))], 1)
+        watched.record_all([(NODE, FIRST), *((Reference.parse(f"alpine:3.{n}"), SECOND) for n in range(300))], 1)
     hostile(state.folder / "watch.db")
     before = sha_of(state.folder / "watch.db")
 
     with TagObservations(state) as watched, pytest.raises(StateUnusable, match=r"watch\.db"):
         watched.past(NODE)
     with TagObservations(state) as watched, pytest.raises(StateUnusable, match=r"watch\.db"):
-        watched.saw(NODE, TWO, 2)
+        watched.saw(NODE, SECOND, 2)
     assert sha_of(state.folder / "watch.db") == before
 
 
 def test_a_valid_chain_over_malformed_lines_is_refused(state: ClientState) -> None:
-    """The lines are parsed as well."""
+    """A valid hash chain over malformed lines is refused, because lines are parsed too."""
     with TagObservations(state) as watched:
-        watched.saw(NODE, ONE, 1)
+        watched.saw(NODE, FIRST, 1)
     for line in (b"{}", b"[]", b'{"v":2,"n":1,"at":1,"ref":"docker.io/library/node:16.13","digest":"","until":0}'):
         with sqlite3.connect(state.folder / "watch.db") as database:
             database.execute("UPDATE log SET line = ?, chain = ?", (line, sha256(line).digest()))
@@ -251,12 +251,12 @@ def test_a_valid_chain_over_malformed_lines_is_refused(state: ClientState) -> No
 
 
 def test_impossible_times_are_not_shown(state: ClientState) -> None:
-    """The chain does not cover the last observation: a wrong one is replaced by the line's own time."""
+    """An impossible last observation, which the chain does not cover, is replaced by the line's own time."""
     with TagObservations(state) as watched:
-        watched.saw(NODE, ONE, 5)
+        watched.saw(NODE, FIRST, 5)
     changed(state, "UPDATE seen SET at = 9223372036854775807")
     with TagObservations(state) as watched:
-        assert watched.past(NODE) == (ObservedInterval(ONE, 5, 5, 1),)
+        assert watched.past(NODE) == (ObservedInterval(FIRST, 5, 5, 1),)
     line = b'{"v":1,"n":1,"at":9223372036854775807,"ref":"docker.io/library/node:16.13","digest":"","until":0}'
     with sqlite3.connect(state.folder / "watch.db") as database:
         database.execute("UPDATE log SET line = ?, chain = ?", (line, sha256(line).digest()))
@@ -267,9 +267,9 @@ def test_impossible_times_are_not_shown(state: ClientState) -> None:
 
 
 def test_a_newer_file_is_not_touched(state: ClientState) -> None:
-    """Nor a folder of a newer version."""
+    """Neither a log nor a folder of a newer version is changed."""
     with TagObservations(state) as watched:
-        watched.saw(NODE, ONE, 1)
+        watched.saw(NODE, FIRST, 1)
     changed(state, "PRAGMA user_version = 2")
     with TagObservations(state) as watched, pytest.raises(StateUnusable, match="newer boltseal"):
         watched.past(NODE)
@@ -280,23 +280,23 @@ def test_a_newer_file_is_not_touched(state: ClientState) -> None:
 
 
 def test_an_empty_file_is_initialised_by_the_next_writer(state: ClientState) -> None:
-    """The creation of the file was interrupted before its tables were made."""
+    """An empty file, left by an interrupted creation, is initialised by the next writer."""
     state.folder.mkdir()
     (state.folder / "watch.db").touch()
     with TagObservations(state) as watched, pytest.raises(StateUnusable, match="run it again"):
         watched.past(NODE)
     with TagObservations(state) as watched:
-        watched.saw(NODE, ONE, 1)
+        watched.saw(NODE, FIRST, 1)
 
         assert len(watched.past(NODE)) == 1
 
 
 def test_an_unwritable_folder_is_reported(state: ClientState) -> None:
-    """In one line, with the variable for another folder."""
+    """An unwritable folder is one line with the variable for another folder."""
     state.folder.parent.joinpath("state").write_text("a file")
 
     with TagObservations(state) as watched, pytest.raises(StateUnusable, match="BOLTSEAL_STATE"):
-        watched.saw(NODE, ONE, 1)
+        watched.saw(NODE, FIRST, 1)
 
 
 _WRITER = """
@@ -325,21 +325,21 @@ def _writer(state: ClientState, name: str, count: int) -> subprocess.Popen[str]:
 
 @pytest.mark.slow
 def test_two_concurrent_writers_are_serialised(state: ClientState) -> None:
-    """No observation is lost, and the chain is intact."""
+    """Two concurrent writers lose no observation, and the chain stays intact."""
     writers = [_writer(state, name, 60) for name in ("one", "two")]
     for writer in writers:
         writer.communicate(timeout=60)
     with TagObservations(state) as watched:
-        pasts = [watched.past(Reference.parse(f"{name}:1")) for name in ("one", "two")]
+        histories = [watched.past(Reference.parse(f"{name}:1")) for name in ("one", "two")]
 
-        assert [len(past) for past in pasts] == [60, 60]
+        assert [len(past) for past in histories] == [60, 60]
         assert watched.head().size == 120
 
 
 @pytest.mark.slow
 def test_a_recorded_observation_survives_kill_9(state: ClientState) -> None:
-    """Every call that returned is durable, and the next process continues."""
-    said = 0
+    """An observation whose call returned survives kill -9, and the next process continues."""
+    acknowledged = 0
     for stop_at in (3, 11, 25):
         writer = _writer(state, "one", 100_000)
         if writer.stdout is None:
@@ -350,7 +350,7 @@ def test_a_recorded_observation_survives_kill_9(state: ClientState) -> None:
                 break
         writer.wait()
         writer.stdout.close()
-        said += stop_at + 1
+        acknowledged += stop_at + 1
         with TagObservations(state) as watched:
-            assert watched.head().size >= said
-            said = watched.head().size
+            assert watched.head().size >= acknowledged
+            acknowledged = watched.head().size

@@ -46,7 +46,7 @@ async def asked(transport: Transport) -> list[HeadResult]:
 
 
 async def test_two_hundred_repositories_share_one_token(hub: FakeHub, transport: Transport) -> None:
-    """It is requested with all scopes; a second run needs no token."""
+    """Two hundred repositories share one token with all scopes; a second run needs no token."""
     answers = [*await asked(transport), *await asked(transport)]
 
     assert all(answer.resolved for answer in answers)
@@ -57,7 +57,8 @@ async def test_two_hundred_repositories_share_one_token(hub: FakeHub, transport:
 async def test_a_token_service_that_rejects_long_urls_gets_smaller_groups(
     hub: FakeHub, transport: Transport, breaks_off: bool
 ) -> None:
-    """nginx rejects 8 KiB with 414; the working size is remembered."""
+    """If the token service rejects a long URL (nginx: 8 KiB, 414), groups are halved and the working size is
+    remembered."""
     hub.most_scopes, hub.breaks_off = 60, breaks_off
     answers = await asked(transport)
     first = hub.counted.copy()
@@ -72,7 +73,7 @@ async def test_a_token_service_that_rejects_long_urls_gets_smaller_groups(
 
 @pytest.mark.parametrize("breaks_off", [False, True])
 async def test_a_token_too_long_for_the_registry_is_split(hub: FakeHub, transport: Transport, breaks_off: bool) -> None:
-    """A token lists its scopes and has to fit into a header."""
+    """If a token is too long for the registry's header limit, the group is halved."""
     hub.longest_token, hub.breaks_off = 4200, breaks_off
     answers = await asked(transport)
 
@@ -81,7 +82,7 @@ async def test_a_token_too_long_for_the_registry_is_split(hub: FakeHub, transpor
 
 
 async def test_one_denied_repository_does_not_affect_the_others(hub: FakeHub, transport: Transport) -> None:
-    """Halving finds it with few requests."""
+    """One denied repository is found by halving the group, in few requests."""
     hub.closed = "team/app77:"
     answers = {str(answer.reference.repository): answer for answer in await asked(transport)}
 
@@ -91,7 +92,7 @@ async def test_one_denied_repository_does_not_affect_the_others(hub: FakeHub, tr
 
 
 async def test_a_failing_token_service_does_not_split_groups(hub: FakeHub, transport: Transport) -> None:
-    """A 500 has nothing to do with the length."""
+    """A 500 of the token service does not split groups, because it has nothing to do with length."""
     hub.realm = "https://auth.test/nothing"
     answers = await asked(transport)
 
@@ -99,7 +100,7 @@ async def test_a_failing_token_service_does_not_split_groups(hub: FakeHub, trans
 
 
 async def test_a_refusal_with_another_reason_is_raised(hub: FakeHub, transport: Transport) -> None:
-    """400 may have another cause: groups are split until the token is short."""
+    """If a 400 persists for a short token, groups are no longer split and the error is raised."""
     hub.longest_token = 0
     answers = await asked(transport)
 
@@ -109,7 +110,7 @@ async def test_a_refusal_with_another_reason_is_raised(hub: FakeHub, transport: 
 
 
 async def test_the_cache_of_tokens_is_bounded(hub: FakeHub) -> None:
-    """Clients of a mirror choose the repositories; the oldest token is dropped."""
+    """The cache of tokens is bounded, since a mirror's clients choose the repositories; the oldest token is dropped."""
     challenge = Challenge("bearer", {"realm": hub.realm, "service": "hub"})
     async with httpx2.AsyncClient(transport=hub.transport()) as http:
         tokens = TokenCache(lambda *_: http, most_held=2)

@@ -74,7 +74,7 @@ async def connect(hub: FakeHub, tmp_path: Path) -> AsyncIterator[Callable[..., T
 
 
 async def test_a_tag_is_resolved_by_head_and_never_fetched(hub: FakeHub, connect: Callable[..., Transport]) -> None:
-    """A HEAD does not count against Docker Hub's pull limit; a GET does."""
+    """A tag is resolved by HEAD, which Docker Hub's pull limit does not count."""
     found = await RegistryClient(connect(), "docker.io").resolve(NODE, Tag("16.13"))
 
     assert (found.digest, found.media_type, found.size) == (Digest.of(BODY), OCI, len(BODY))
@@ -83,7 +83,7 @@ async def test_a_tag_is_resolved_by_head_and_never_fetched(hub: FakeHub, connect
 
 
 async def test_one_token_serves_many_repositories(hub: FakeHub, connect: Callable[..., Transport]) -> None:
-    """Two hundred repositories need one token, one HEAD per reference, and get every answer."""
+    """Two hundred repositories need one token and one HEAD per reference."""
     for number in range(200):
         hub.publish(f"team/app{number}", "1.0.0", BODY, OCI)
     references = [Reference.parse(f"docker.io/team/app{number}:1.0.0") for number in range(200)] * 2
@@ -94,11 +94,11 @@ async def test_one_token_serves_many_repositories(hub: FakeHub, connect: Callabl
     assert hub.counted == {"token": 1, "HEAD manifest": 200}
     assert (
         len([request for request in hub.seen if request.method == "HEAD"]) == 201
-    )  # the first learns that it needs one
+    )  # the first request learns that a token is needed
 
 
 async def test_a_login_goes_to_the_realm_and_nowhere_else(hub: FakeHub, connect: Callable[..., Transport]) -> None:
-    """User and password are sent to the token service only, and the registry sees the token."""
+    """User and password are sent to the token service only, and the token to the registry."""
     transport = connect({"auths": {"https://index.docker.io/v1/": {"auth": "dXNlcjpzM2NyZXQ="}}})
     await RegistryClient(transport, "docker.io").resolve(NODE, Tag("16.13"))
     sent = {request.url.hostname: request.headers.get("authorization", "") for request in hub.seen}
@@ -108,7 +108,7 @@ async def test_a_login_goes_to_the_realm_and_nowhere_else(hub: FakeHub, connect:
 
 
 async def test_a_realm_without_tls_gets_no_login(hub: FakeHub, connect: Callable[..., Transport]) -> None:
-    """A registry can't make the client send a password unencrypted."""
+    """No password is sent to a token service without TLS."""
     hub.realm = "http://auth.test/token"
     transport = connect({"auths": {"https://index.docker.io/v1/": {"auth": "dXNlcjpzM2NyZXQ="}}})
     with pytest.raises(RemoteUnauthenticated, match="not encrypted") as refused:
@@ -121,7 +121,7 @@ async def test_a_realm_without_tls_gets_no_login(hub: FakeHub, connect: Callable
 async def test_a_redirect_to_another_host_carries_no_authorization(
     hub: FakeHub, connect: Callable[..., Transport]
 ) -> None:
-    """A CDN with blobs never sees the token."""
+    """The token is not sent to another host after a redirect."""
     blob = b"x" * 700_000
     hub.blobs[str(Digest.of(blob))] = blob
     hub.blobs_at = "https://cdn.test"
@@ -135,7 +135,7 @@ async def test_a_redirect_to_another_host_carries_no_authorization(
 
 
 async def test_a_redirect_out_of_tls_is_not_followed(hub: FakeHub, connect: Callable[..., Transport]) -> None:
-    """Nothing that came over TLS is fetched over plain HTTP."""
+    """A redirect from HTTPS to HTTP is not followed."""
     hub.blobs_at = "http://cdn.test"
     with pytest.raises(RemoteUnavailable, match="out of TLS"):
         await anext(RegistryClient(connect(), "docker.io").blob(NODE, Digest.of(b""), 0))
@@ -144,8 +144,10 @@ async def test_a_redirect_out_of_tls_is_not_followed(hub: FakeHub, connect: Call
 
 
 @pytest.mark.parametrize("status", [408, 500, 502, 503, 504])
-async def test_a_transient_failure_is_retried(hub: FakeHub, connect: Callable[..., Transport], status: int) -> None:
-    """The next answer may be better."""
+async def test_a_transient_failure_gets_another_attempt(
+    hub: FakeHub, connect: Callable[..., Transport], status: int
+) -> None:
+    """A transient failure is retried."""
     hub.failures = [Response(status_code=status)]
     found = await RegistryClient(connect(), "docker.io").resolve(NODE, Tag("16.13"))
 
@@ -156,7 +158,7 @@ async def test_a_transient_failure_is_retried(hub: FakeHub, connect: Callable[..
 async def test_a_refusal_is_not_retried(
     hub: FakeHub, connect: Callable[..., Transport], status: int, kind: type[Exception]
 ) -> None:
-    """The registry gets one request."""
+    """A refused request is not retried."""
     transport = connect()
     await RegistryClient(transport, "docker.io").resolve(NODE, Tag("16.13"))
     before = len(hub.seen)
@@ -170,7 +172,7 @@ async def test_a_refusal_is_not_retried(
 async def test_a_busy_registry_is_left_alone_and_the_rest_could_not_be_checked(
     hub: FakeHub, connect: Callable[..., Transport]
 ) -> None:
-    """A 429 that asks for a long wait ends the poll at that registry, and is the answer for all that is open."""
+    """A 429 with a long wait ends requests to that registry, and all open references get that error."""
     hub.failures = [Response(status_code=429, headers={"retry-after": "3600"}) for _ in range(100)]
     references = [Reference.parse(f"docker.io/team/app{number}:1.0.0") for number in range(60)]
     answers = [answer async for answer in resolve_tags(connect(), references)]
@@ -181,7 +183,7 @@ async def test_a_busy_registry_is_left_alone_and_the_rest_could_not_be_checked(
 
 
 async def test_pull_limit_headers_are_recorded(hub: FakeHub, connect: Callable[..., Transport]) -> None:
-    """After any answer about a manifest."""
+    """Pull-limit headers of any answer about a manifest are recorded."""
     hub.quota = 76
     transport = connect()
     await RegistryClient(transport, "docker.io").resolve(NODE, Tag("16.13"))
@@ -191,7 +193,7 @@ async def test_pull_limit_headers_are_recorded(hub: FakeHub, connect: Callable[.
 
 
 async def test_a_manifest_with_wrong_bytes_is_a_mismatch(hub: FakeHub, connect: Callable[..., Transport]) -> None:
-    """Bytes without the requested digest are not used."""
+    """Manifest bytes without the requested digest are not used."""
     hub.wrong_bytes = True
     with pytest.raises(RemoteMismatch, match="bytes of digest"):
         await RegistryClient(connect(), "docker.io").manifest(NODE, Digest.of(BODY))
@@ -200,7 +202,7 @@ async def test_a_manifest_with_wrong_bytes_is_a_mismatch(hub: FakeHub, connect: 
 
 
 async def test_the_last_piece_of_a_wrong_blob_is_not_yielded(hub: FakeHub, connect: Callable[..., Transport]) -> None:
-    """A consumer that writes pieces as they arrive never has a complete wrong blob."""
+    """The last chunk of a wrong blob is withheld, so a consumer never has a complete wrong blob."""
     blob = b"y" * 3_000_000
     hub.blobs[str(Digest.of(blob))] = blob[:-1] + b"z"
     received = 0
@@ -217,7 +219,7 @@ async def test_the_last_piece_of_a_wrong_blob_is_not_yielded(hub: FakeHub, conne
 
 
 async def test_all_pages_of_tags_are_read(hub: FakeHub, connect: Callable[..., Transport]) -> None:
-    """Every tag once, in order, however small the pages are."""
+    """All pages of tags are read, each tag once and in order, whatever the page size."""
     for number in range(7):
         hub.publish("library/node", f"v{number}", BODY, OCI)
     found = [tag async for tag in RegistryClient(connect(), "docker.io").tags(NODE)]
@@ -226,7 +228,7 @@ async def test_all_pages_of_tags_are_read(hub: FakeHub, connect: Callable[..., T
 
 
 async def test_a_secret_is_in_no_repr() -> None:
-    """An accidental log line contains no password."""
+    """No repr of a login has the password, so that a log line can't reveal it."""
     assert "s3cret" not in repr(Credentials("user", "s3cret"))
 
 
@@ -238,7 +240,7 @@ async def test_resolving_can_be_stopped_early(hub: FakeHub, connect: Callable[..
     async with aclosing(resolve_tags(connect(), references, at_once=4)) as answers:
         first = await anext(answers)
     asked = hub.counted["HEAD manifest"]
-    await asyncio.sleep(0.01)  # time in which a request that goes on would arrive
+    await asyncio.sleep(0.01)  # time in which a request that continues would arrive
 
     assert first.resolved is not None
     assert hub.counted["HEAD manifest"] == asked < 10
@@ -247,7 +249,7 @@ async def test_resolving_can_be_stopped_early(hub: FakeHub, connect: Callable[..
 async def test_one_denied_repository_does_not_affect_the_others(
     hub: FakeHub, connect: Callable[..., Transport]
 ) -> None:
-    """A registry that issues no token for the group is asked for each repository."""
+    """If a registry issues no token for a group, each repository is requested separately."""
     for number in range(3):
         hub.publish(f"team/app{number}", "1.0.0", BODY, OCI)
     hub.closed = "team/app1"
@@ -260,7 +262,7 @@ async def test_one_denied_repository_does_not_affect_the_others(
 
 
 async def test_a_valid_token_that_lacks_a_scope_is_kept(hub: FakeHub, connect: Callable[..., Transport]) -> None:
-    """A denied repository costs neither the group's token nor another one."""
+    """A token that lacks the scope of a denied repository is kept for the others."""
     for number in range(20):
         hub.publish(f"team/app{number:02}", "1.0.0", BODY, OCI)
     hub.private = "team/app07"
@@ -272,7 +274,7 @@ async def test_a_valid_token_that_lacks_a_scope_is_kept(hub: FakeHub, connect: C
 
 
 async def test_a_blob_is_resumed_without_range_requests(hub: FakeHub, connect: Callable[..., Transport]) -> None:
-    """If the registry starts again at byte 0, the known bytes are skipped."""
+    """If a registry ignores Range and starts at byte 0, the bytes already received are skipped."""
     blob = bytes(range(256)) * 12_000
     hub.blobs[str(Digest.of(blob))] = blob
     hub.breaks, hub.ranges = 1, False
@@ -283,7 +285,7 @@ async def test_a_blob_is_resumed_without_range_requests(hub: FakeHub, connect: C
 
 
 async def test_a_file_without_a_certificate_is_refused() -> None:
-    """It is the caller's error and not the registry's."""
+    """A CA file without a certificate is the caller's error, not the registry's."""
     with pytest.raises(AuthorityInvalid, match="no PEM certificate"):
         Transport(CredentialStore([]), TransportOptions(ca_file=Path(__file__)))
     with pytest.raises(AuthorityInvalid, match="No such file"):
@@ -291,7 +293,7 @@ async def test_a_file_without_a_certificate_is_refused() -> None:
 
 
 async def test_a_path_of_a_registry_has_its_own_login(hub: FakeHub, connect: Callable[..., Transport]) -> None:
-    """As Podman stores them: the longest matching path wins, and tokens do not mix logins."""
+    """As in Podman, the login with the longest matching path is used, and tokens do not mix logins."""
     auths = {
         "docker.io": {"auth": _auth("everybody:1")},
         "docker.io/team": {"auth": _auth("team:2")},
@@ -323,7 +325,7 @@ def _auth(login: str) -> str:
 
 
 async def test_a_server_that_sends_a_byte_now_and_then_times_out() -> None:
-    """In the head of an answer and in its body."""
+    """A server that sends single bytes, in head or body, ends in a time-out."""
     for beginning in (b"HTTP/1.1 200 OK\r\nx: ", b"HTTP/1.1 200 OK\r\ncontent-length: 9999\r\n\r\n"):
 
         async def drip(
@@ -346,7 +348,7 @@ async def test_a_server_that_sends_a_byte_now_and_then_times_out() -> None:
 
 
 async def test_an_impossible_host_name_is_an_unavailable_registry() -> None:
-    """The grammar of references does not limit its length."""
+    """A host name that is too long for DNS is an unavailable registry."""
     transport = Transport(CredentialStore(()), TransportOptions(attempts=1))
     for host in (f"{'x' * 100}.com", f"{'x.' * 200}com"):
         with pytest.raises(RemoteUnavailable, match="did not answer"):

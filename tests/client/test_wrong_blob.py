@@ -1,4 +1,4 @@
-"""A registry that sends other bytes than requested, over a real connection: nothing of them is used or stored."""
+"""A registry that sends wrong bytes over a real connection: none are used or stored."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ LARGE = Blob(os.urandom(3 * 1024 * 1024))
 
 @pytest.fixture
 async def hostile(tmp_path: Path) -> AsyncIterator[Server]:
-    """A registry whose disk holds other bytes, as many, under the digests of a layer and of a large blob."""
+    """A registry whose disk has other bytes of the same length under the digests of a layer and a large blob."""
     data = tmp_path / "data"
     with boltseal(data) as server:
         async with httpx2.AsyncClient(base_url=server.url, trust_env=False) as client:
@@ -42,14 +42,14 @@ async def hostile(tmp_path: Path) -> AsyncIterator[Server]:
 
 
 async def test_a_blob_with_wrong_bytes_is_never_complete(hostile: Server, tmp_path: Path) -> None:
-    """The error names it, and its last piece is not yielded."""
+    """The error names the wrong blob, whose last chunk is never yielded."""
     transport = Transport(CredentialStore([tmp_path / "none.json"]), TransportOptions())
     client = RegistryClient(transport, hostile.address)
     received: list[bytes] = []
 
     async def fetch() -> None:
         async for piece in client.blob(SHOP, Digest.parse(LARGE.digest), len(LARGE.data)):
-            received.append(piece)  # noqa: PERF401 - what came before the refusal is looked at
+            received.append(piece)  # noqa: PERF401 - chunks before the error are compared
 
     with pytest.raises(RemoteMismatch) as refused:
         await fetch()
@@ -60,7 +60,7 @@ async def test_a_blob_with_wrong_bytes_is_never_complete(hostile: Server, tmp_pa
 
 
 async def test_a_copy_stores_nothing_of_a_blob_with_wrong_bytes(hostile: Server, tmp_path: Path) -> None:
-    """The target has neither the blob, nor a part of it, nor the tag."""
+    """After a copy of a wrong blob, the target has neither the blob, nor a part of it, nor the tag."""
     target = tmp_path / "copied"
     run = program.run("copy", f"{hostile.address}/shop/app:1.4.2", f"oci:{target}:1.4.2")
     kept = {path.name for path in target.rglob("*") if path.is_file() and path.parent.name == "sha256"}

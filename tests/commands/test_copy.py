@@ -33,8 +33,8 @@ DIGEST = f"sha256:{'0' * 64}"
         ("r.test/a:1", "docker-archive:x.tar", ("1", "r.test/a:1")),
     ],
 )
-def test_names_of_a_copy(src: str, dst: str, names: tuple[str | None, str | None]) -> None:
-    """The target's name defaults to the source's tag, then to `latest`."""
+def test_the_target_tag_has_a_default(src: str, dst: str, names: tuple[str | None, str | None]) -> None:
+    """Without a tag in the target reference, the source's tag is used, then `latest`."""
     assert image_names(Location.parse(src), Location.parse(dst)) == names
 
 
@@ -47,7 +47,7 @@ def test_names_of_a_copy(src: str, dst: str, names: tuple[str | None, str | None
     ],
 )
 def test_the_worst_image_decides_the_outcome(errors: tuple[BoltsealError | None, ...], outcome: Outcome) -> None:
-    """A refused image beats one that could not be copied, which beats one that was."""
+    """Of several images the worst outcome counts: refused, then not copied, then copied."""
     copied = CopiedImage("r.test/a", Digest.parse(DIGEST), changed=True, referrers=0)
     rows = tuple(CopyRow("r.test/a", None if error else copied, error) for error in errors)
 
@@ -55,6 +55,6 @@ def test_the_worst_image_decides_the_outcome(errors: tuple[BoltsealError | None,
 
 
 def test_a_target_with_a_digest_is_refused() -> None:
-    """The digest of a copy follows from its bytes."""
+    """A target reference with a digest is refused, since a copy's digest follows from its bytes."""
     with pytest.raises(ReferenceUnsuitable, match=r"expected a tag, s\.test/b:TAG"):
         CopyRequest(Location.parse("r.test/a:1"), Location.parse(f"s.test/b@{DIGEST}"))

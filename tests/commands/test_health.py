@@ -1,4 +1,4 @@
-"""`boltseal health`: which server it asks, and which answers count."""
+"""`boltseal health`: which server it asks, and which answers count as healthy."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def _no_settings(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 async def answer_of(answer: Callable[[Request], Awaitable[Response]], *, ready: bool = False) -> Health:
-    """Return the health that a server of one function has."""
+    """Return the health result for a server that runs this function."""
     with socket.create_server(("127.0.0.1", 0)) as bound:
         url = f"http://127.0.0.1:{bound.getsockname()[1]}"
         async with listening(answering(answer), bound):
@@ -67,7 +67,7 @@ async def answer_of(answer: Callable[[Request], Awaitable[Response]], *, ready: 
 def test_the_address_is_the_one_on_which_the_server_listens(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, file: str, variables: dict[str, str], url: str
 ) -> None:
-    """File and environment give the address, the port and TLS that the server's own reader finds."""
+    """`health` derives address, port and TLS from file and environment exactly as the server does."""
     config = tmp_path / "boltseal.toml"
     config.write_text(file, encoding="utf-8")
     monkeypatch.setenv("BOLTSEAL_CONFIG", str(config))
@@ -83,14 +83,14 @@ def test_the_address_is_the_one_on_which_the_server_listens(
 
 
 def test_the_default_address_is_the_servers(tmp_path: Path) -> None:
-    """Without a file and a variable both use the same one."""
+    """Without file and variables, `health` and the server use the same address."""
     assert ServerSettings.model_fields["listen"].default == DEFAULT_LISTEN
     assert own_server(None, default_file=tmp_path / "none") == HealthTarget(f"http://{DEFAULT_LISTEN}", verify=False)
 
 
 @pytest.mark.parametrize("text", [None, "[server", "\xff"])
 def test_an_unreadable_file_is_an_error(tmp_path: Path, text: str | None) -> None:
-    """A check of the default address in its place could ask another server."""
+    """An unreadable settings file is an error, because the default address could be another server."""
     config = tmp_path / "boltseal.toml"
     if text is not None:
         config.write_bytes(text.encode("latin-1"))
@@ -100,14 +100,14 @@ def test_an_unreadable_file_is_an_error(tmp_path: Path, text: str | None) -> Non
 
 
 @pytest.mark.parametrize("url", ["localhost:5000", "http://", "ftp://h", "http://h/v2", "http://h:0", "http://u@h", ""])
-def test_another_text_than_a_servers_url_is_an_error(url: str) -> None:
-    """Scheme and host are needed, and nothing but a port is allowed."""
+def test_an_invalid_server_url_is_an_error(url: str) -> None:
+    """The URL needs scheme and host, and may have nothing else but a port."""
     with pytest.raises(Invalid, match="expected scheme, host and port"):
         named_server(url)
 
 
 async def test_a_server_that_is_not_ready_gives_its_reasons(tmp_path: Path) -> None:
-    """It responds, but its clock is behind its ledger."""
+    """A server whose clock is behind its ledger is healthy but not ready, with the reason."""
     clock = Clock(NOW_US)
     with socket.create_server(("127.0.0.1", 0)) as bound:
         url = f"http://127.0.0.1:{bound.getsockname()[1]}"
@@ -129,7 +129,7 @@ async def test_a_server_that_is_not_ready_gives_its_reasons(tmp_path: Path) -> N
 @pytest.mark.parametrize("ready", [False, True])
 @pytest.mark.parametrize("body", ["ok", "<html>ok</html>", "", "{}", "[]", '{"ready": "true"}', '{"ready": false}'])
 async def test_the_answer_of_another_server_is_not_healthy(body: str, ready: bool) -> None:
-    """A page with status 200 says nothing about the registry."""
+    """Status 200 from another kind of server is not healthy."""
 
     async def page(_: Request) -> Response:
         return PlainTextResponse(body)
@@ -139,7 +139,7 @@ async def test_the_answer_of_another_server_is_not_healthy(body: str, ready: boo
 
 
 def test_a_password_in_the_url_is_not_printed() -> None:
-    """The message of a wrong URL may be in a log that others read."""
+    """A password in a wrong URL is not printed, since logs may be read by others."""
     done = program.run("health", "--url", "http://ci:sesame@registry.example.com")
 
     assert done.code == 2
@@ -147,7 +147,7 @@ def test_a_password_in_the_url_is_not_printed() -> None:
 
 
 async def test_an_answer_nested_too_deeply_is_not_one_of_a_registry() -> None:
-    """Python's JSON parser raises another error for it than for text that is no JSON."""
+    """JSON nested too deeply, for which Python raises RecursionError, is not a registry's answer."""
 
     async def page(_: Request) -> Response:
         return PlainTextResponse("[" * 60_000)
@@ -158,7 +158,7 @@ async def test_an_answer_nested_too_deeply_is_not_one_of_a_registry() -> None:
 
 @pytest.mark.parametrize("form", [(), ("--json",)])
 async def test_reasons_of_a_false_registry_are_printed_safely(form: tuple[str, ...]) -> None:
-    """Text that no encoding has and that controls a terminal, in an answer that looks like a registry's."""
+    """Control characters and lone surrogates in a server's reasons are escaped."""
 
     async def page(_: Request) -> Response:
         return PlainTextResponse('{"ready": false, "reasons": ["\\ud800 \\u001b[31m", 1, null]}', status_code=503)
@@ -173,7 +173,7 @@ async def test_reasons_of_a_false_registry_are_printed_safely(form: tuple[str, .
 
 
 async def test_a_redirect_is_not_followed() -> None:
-    """Another server must not answer for this one."""
+    """A redirect is not followed, because another server must not answer for this one."""
 
     async def elsewhere(request: Request) -> Response:
         return PlainTextResponse("ok\n") if request.url.path == "/ok" else RedirectResponse("/ok")
@@ -184,7 +184,7 @@ async def test_a_redirect_is_not_followed() -> None:
 
 @pytest.mark.slow
 def test_an_answer_that_never_ends_is_cut_off() -> None:
-    """A server that sends one byte per second ends the check with exit code 3, after the time limit."""
+    """A server that sends one byte per second ends the check at the time limit: exit code 3."""
     stop = threading.Event()
     with socket.create_server(("127.0.0.1", 0)) as bound:
 
@@ -211,7 +211,7 @@ def test_an_answer_that_never_ends_is_cut_off() -> None:
 
 @pytest.mark.slow
 def test_a_running_server_is_healthy_and_ready(server: Server) -> None:
-    """One line with the URL, exit code 0; after its end one line with the cause, exit code 3."""
+    """A running server is one line with the URL, exit code 0; a stopped one is one line with the cause, exit code 3."""
     own = {"BOLTSEAL_SERVER__LISTEN": server.address}
     healthy = program.run("health", environment=own)
     ready = program.run("health", "--ready", "--url", server.url)
@@ -225,7 +225,7 @@ def test_a_running_server_is_healthy_and_ready(server: Server) -> None:
 
 @pytest.mark.slow
 def test_a_named_server_with_tls_is_verified_and_this_machines_is_not(tmp_path: Path) -> None:
-    """The certificate has the public name, so that a check of the own server over loopback cannot require it."""
+    """A named server's certificate is verified; this machine's is not, because it has the public name."""
     signed = authority(tmp_path)
     tls = {"BOLTSEAL_SERVER__TLS_CERT": str(signed.cert), "BOLTSEAL_SERVER__TLS_KEY": str(signed.key)}
     with servers.boltseal(tmp_path / "data", settings=tls) as server:
@@ -247,7 +247,7 @@ def test_a_named_server_with_tls_is_verified_and_this_machines_is_not(tmp_path: 
 
 
 def test_an_authority_without_a_url_is_an_error(tmp_path: Path) -> None:
-    """The certificate of this machine's server is not verified, so the option would promise what is not done."""
+    """--ca-file without a URL is an error, because this machine's certificate is not verified."""
     (tmp_path / "ca.pem").touch()
     done = program.call("health", "--ca-file", tmp_path / "ca.pem")
 

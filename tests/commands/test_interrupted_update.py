@@ -1,4 +1,4 @@
-"""The next command that writes a project undoes an update that was killed; one that is deployed stays."""
+"""The next command that writes a project undoes a killed update, unless its release is healthy."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def root(tmp_path: Path, state: Path) -> Path:
-    """A project whose update was killed after its files were edited."""
+    """A project whose update was killed after it edited files."""
     folder = tmp_path / "shop"
     folder.mkdir()
     (folder / "compose.yaml").write_bytes(BEFORE)
@@ -47,7 +47,7 @@ def client(state: Path, notices: list[str]) -> ClientContext:
 
 
 def test_the_edits_are_undone_and_the_user_is_notified(root: Path, state: Path) -> None:
-    """Once: the journal is gone then."""
+    """The edits of a killed update are undone once, with a notice; the journal is then removed."""
     notices: list[str] = []
     undo_interrupted_update(client(state, notices), root)
     undo_interrupted_update(client(state, notices), root)
@@ -57,7 +57,7 @@ def test_the_edits_are_undone_and_the_user_is_notified(root: Path, state: Path) 
 
 
 def test_edits_whose_release_is_healthy_stay(root: Path, state: Path) -> None:
-    """The process was killed between the end of its release and the end of its journal."""
+    """Edits whose release became healthy before the kill are kept."""
     folder = ReleaseFolder(state, "shop")
     release = Release(
         project="shop",
@@ -80,7 +80,7 @@ def test_edits_whose_release_is_healthy_stay(root: Path, state: Path) -> None:
 
 
 def test_a_pin_undoes_the_edits_before_it_writes(root: Path) -> None:
-    """Without --write it writes nothing, and says that an update was interrupted."""
+    """`pin --write` undoes interrupted edits first; `pin` without --write only reports them."""
     shown = program.call("pin", "--unpin", "--project", root)
     kept = (root / "compose.yaml").read_bytes()
     written = program.call("pin", "--unpin", "--write", "--project", root)
@@ -92,7 +92,7 @@ def test_a_pin_undoes_the_edits_before_it_writes(root: Path) -> None:
 
 
 def test_no_command_writes_a_project_while_an_update_runs(root: Path, state: Path) -> None:
-    """The edits of a running update are not interrupted ones."""
+    """While an update runs, its edits are not treated as interrupted."""
     with EditJournal(state, root).held():
         refused = program.call("pin", "--unpin", "--write", "--project", root)
 

@@ -9,7 +9,7 @@ from boltseal.commands.outcome import Outcome
 
 @pytest.mark.parametrize("other", list(Outcome))
 def test_differs_beats_unknown_and_unknown_beats_holds(other: Outcome) -> None:
-    """As exit code 1 beats 3, and 3 beats 0."""
+    """The worst outcome counts: differs (1) before unknown (3) before holds (0)."""
     assert other.worse(Outcome.DIFFERS) is Outcome.DIFFERS
     assert other.worse(Outcome.HOLDS) is other
     assert Outcome.HOLDS.worse(Outcome.UNKNOWN) is Outcome.UNKNOWN

@@ -1,4 +1,4 @@
-"""The use cases of a project without a command line: results are values, and nothing is printed."""
+"""Use cases of a project without a command line: results are values, and nothing is printed."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def project(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def options(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Iterator[RegistryOptions]:
-    """The options of a user without files; the test prints nothing."""
+    """Options of a user without settings files; the test prints nothing."""
     client = ClientContext(
         ClientPaths((), "", tmp_path / "none.toml"), tmp_path / "state", lambda: NOW_US, lambda _: None
     )
@@ -48,7 +48,7 @@ def options(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Iterator[Regi
 
 
 def test_a_pin_shows_its_edits_and_writes_them_on_request(project: Path, options: RegistryOptions) -> None:
-    """By the lock, without a registry."""
+    """`pin` returns its edits by the lock, without a registry, and writes them on request."""
     shown = pin_project(PinRequest(project), options)
     before = (project / "compose.yaml").read_text()
     written = pin_project(PinRequest(project, write=True), options)
@@ -59,7 +59,7 @@ def test_a_pin_shows_its_edits_and_writes_them_on_request(project: Path, options
 
 
 def test_verify_offline_compares_the_files_with_the_lock(project: Path, options: RegistryOptions) -> None:
-    """A reference that the lock does not have is a difference."""
+    """Offline, a reference that the lock lacks is a difference."""
     same = verify_project(VerifyRequest(project, offline=True), options)
     (project / "compose.yaml").write_text(COMPOSE.replace("1.4.2", "2.0.0"))
     other = verify_project(VerifyRequest(project, offline=True), options)
@@ -69,8 +69,8 @@ def test_verify_offline_compares_the_files_with_the_lock(project: Path, options:
     assert [result.status for result in other.results] == ["not-in-the-lock"]
 
 
-def test_a_generated_file_holds_every_locked_digest_or_is_not_made(project: Path, options: RegistryOptions) -> None:
-    """What it would leave out is in the report."""
+def test_an_override_has_every_locked_digest_or_is_not_written(project: Path, options: RegistryOptions) -> None:
+    """An override file that would lack a digest is not written; the report lists what it lacks."""
     whole = emit_lock(project, (), Emit.COMPOSE_OVERRIDE)
     (project / "compose.yaml").write_text(COMPOSE + "  new:\n    image: registry.invalid/shop/app:2.0.0\n")
     partial = emit_lock(project, (), Emit.COMPOSE_OVERRIDE)
@@ -84,7 +84,7 @@ def test_a_generated_file_holds_every_locked_digest_or_is_not_made(project: Path
 def test_a_registry_that_the_user_has_not_allowed_leaves_the_lock_unchanged(
     project: Path, options: RegistryOptions
 ) -> None:
-    """A project's files do not decide which hosts are contacted."""
+    """A project's file can't make lock contact a host that the user has not allowed; the lock is unchanged."""
     before = (project / "boltseal.lock").read_bytes()
     report = lock_project(LockRequest(project, update=True), options)
 

@@ -1,4 +1,4 @@
-"""Where running containers are listed."""
+"""Which engines or clusters `ps` lists containers of."""
 
 from __future__ import annotations
 
@@ -20,6 +20,6 @@ from boltseal.errors import Invalid
     ],
 )
 def test_contradicting_places_are_refused(arguments: dict[str, Any], message: str) -> None:
-    """A cluster is read by kubectl, and has no engines of its own to name."""
+    """A cluster together with an engine is refused."""
     with pytest.raises(Invalid, match=message):
         ContainerFilter(**arguments)

@@ -1,4 +1,4 @@
-"""What is to be pulled, and what of replaced images is kept."""
+"""Which images `pull` pulls, and which replaced images it keeps."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ NAME = Reference.parse("r.test/a:1")
 
 @pytest.mark.parametrize("arguments", [{}, {"refs": ("r.test/a:1",), "compose": (Path("compose.yaml"),)}])
 def test_either_references_or_compose_files_are_pulled(arguments: dict[str, Any]) -> None:
-    """Neither and both are usage errors."""
+    """References and Compose files exclude each other, and one of them is needed."""
     with pytest.raises(Invalid, match="and not both"):
         PullImagesRequest(**arguments)
 
 
 def test_the_project_is_the_folder_of_the_first_compose_file() -> None:
-    """`--project` overrides it."""
+    """The project is the first Compose file's folder, unless `--project` is given."""
     files = (Path("shop/compose.yaml"), Path("other/compose.yaml"))
 
     assert PullImagesRequest(compose=files).root == Path("shop")
@@ -32,13 +32,13 @@ def test_the_project_is_the_folder_of_the_first_compose_file() -> None:
 
 
 def test_the_retention_is_a_duration() -> None:
-    """In microseconds, as the records of kept images have it."""
+    """`--keep-for` is converted to microseconds, as records of kept images have it."""
     assert PullImagesRequest(refs=("a",), keep_for=Duration.parse("30d")).policy.for_us == 30 * 86_400_000_000
     assert PullImagesRequest(refs=("a",)).policy.for_us is None
 
 
 def test_an_image_that_failed_decides_the_outcome_by_its_error() -> None:
-    """Refused: differs; not pulled: unknown; waiting for others: the others decide."""
+    """The failed image's error decides the outcome: refused is "differs", not pulled is "unknown"."""
     assert PullRow(NAME, error=Precondition("other bytes")).outcome is Outcome.DIFFERS
     assert PullRow(NAME, error=Unavailable("busy")).outcome is Outcome.UNKNOWN
     assert PullRow(NAME, waits_for=2).outcome is Outcome.HOLDS

@@ -17,7 +17,7 @@ CURRENT = base_report(OURS, NODE, status=BaseStatus.CURRENT)
 
 
 class Scans:
-    """The reports of one scan after the other, the last one again and again."""
+    """Returns the given reports of successive scans, the last one repeatedly."""
 
     def __init__(self, *reports: list[BaseReport]) -> None:
         self.reports = list(reports)
@@ -37,7 +37,7 @@ def journal(tmp_path: Path) -> RebuildJournal:
 async def test_an_image_on_one_that_was_rebuilt_is_rebuilt_in_the_next_round(
     journal: RebuildJournal, tmp_path: Path
 ) -> None:
-    """The scan after a rebuild resolves the bases again, and the reports are those of the last scan."""
+    """A scan after a rebuild resolves the bases again, so dependent images are rebuilt in the next round."""
     scans = Scans([base_report(OURS, NODE), base_report(APP, OURS)], [CURRENT, base_report(APP, OURS)], [CURRENT])
     rounds = await rebuild_outdated(
         rebuilder(journal, script(tmp_path, "true")), scans.scan, lambda reports, _: scans.first.append(len(reports))
@@ -50,7 +50,7 @@ async def test_an_image_on_one_that_was_rebuilt_is_rebuilt_in_the_next_round(
 
 
 async def test_a_failed_rebuild_causes_no_other_scan(journal: RebuildJournal, tmp_path: Path) -> None:
-    """Nothing was built on which another image is based."""
+    """A failed rebuild causes no further scan, since no image can be based on it."""
     scans = Scans([base_report(OURS, NODE)])
     rounds = await rebuild_outdated(rebuilder(journal, script(tmp_path, "false")), scans.scan, lambda _, __: None)
 
@@ -59,7 +59,7 @@ async def test_a_failed_rebuild_causes_no_other_scan(journal: RebuildJournal, tm
 
 
 async def test_a_base_that_moves_in_every_round_ends_the_loop(journal: RebuildJournal, tmp_path: Path) -> None:
-    """A rebuild that never makes its image current is not requested without an end."""
+    """A base that moves in every round ends the loop after a limit."""
     scans = Scans(*([base_report(OURS, NODE, f"new {number}")] for number in range(MAX_ROUNDS + 5)))
     rounds = await rebuild_outdated(rebuilder(journal, script(tmp_path, "true")), scans.scan, lambda _, __: None)
 
@@ -67,7 +67,7 @@ async def test_a_base_that_moves_in_every_round_ends_the_loop(journal: RebuildJo
 
 
 async def test_another_process_that_rebuilds_ends_the_loop(journal: RebuildJournal, tmp_path: Path) -> None:
-    """The scan is reported, and the reason is part of the result."""
+    """If another process rebuilds, the loop ends, and the result has the scan and the reason."""
     scans = Scans([base_report(OURS, NODE)])
     with journal.state.alone("rebuilding"):
         rounds = await rebuild_outdated(rebuilder(journal, script(tmp_path, "true")), scans.scan, lambda _, __: None)

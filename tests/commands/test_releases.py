@@ -23,14 +23,14 @@ def _ignore(_line: str) -> None: ...
 
 @pytest.fixture
 def client(tmp_path: Path) -> ClientContext:
-    """A client that has its state in a folder of the test."""
+    """A client with its state in a folder of the test."""
     paths = ClientPaths((), "unix:///var/run/docker.sock", tmp_path / "boltseal.toml")
-    now_us: Callable[[], int] = lambda: 1_000_000  # noqa: E731 - a clock that stands still
+    now_us: Callable[[], int] = lambda: 1_000_000  # noqa: E731 - a constant clock
     return ClientContext(paths, tmp_path / "state", now_us, _ignore)
 
 
 def test_the_newest_healthy_release_of_each_engine_is_current(client: ClientContext) -> None:
-    """A failed one that is newer does not run."""
+    """For each engine the newest healthy release is current, even if a newer one failed."""
     here, there = release_folder(client, "shop"), release_folder(client, "shop", "ssh://web2")
     here.begin(release(1), CONTENTS)
     here.begin(release(2, None), CONTENTS)
@@ -44,7 +44,7 @@ def test_the_newest_healthy_release_of_each_engine_is_current(client: ClientCont
 
 
 def test_releases_of_all_projects_are_listed_without_a_name(client: ClientContext) -> None:
-    """No project, no releases."""
+    """Without a project name the releases of all projects are listed, possibly none."""
     assert list_releases(None, client) == []
     release_folder(client, "shop").begin(release(1), CONTENTS)
 
@@ -52,7 +52,7 @@ def test_releases_of_all_projects_are_listed_without_a_name(client: ClientContex
 
 
 def test_a_release_equals_itself(client: ClientContext) -> None:
-    """A missing one is an error."""
+    """A release compared with itself has no changes; a missing release is an error."""
     release_folder(client, "shop").begin(release(1), CONTENTS)
 
     assert diff_releases("shop", 1, 1, client).outcome is Outcome.HOLDS
@@ -61,7 +61,7 @@ def test_a_release_equals_itself(client: ClientContext) -> None:
 
 
 def test_the_notice_names_the_engine_of_an_unfinished_release_elsewhere(client: ClientContext) -> None:
-    """The command can be copied."""
+    """The notice has the complete command with the engine of an unfinished release elsewhere."""
     release_folder(client, "shop", "ssh://web2").begin(release(1, None), CONTENTS)
     [listed] = list_releases("shop", client)
 

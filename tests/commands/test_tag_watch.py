@@ -1,4 +1,4 @@
-"""One look at tags of other people's registries, and the next one."""
+"""One round of `watch` over tags of other operators' registries, and the next round."""
 
 from __future__ import annotations
 
@@ -60,18 +60,18 @@ async def look(
     watched: TagObservations,
     *references: Reference,
     now_us: int = HOUR_US,
-    told: list[Event] | None = None,
+    notified: list[Event] | None = None,
 ) -> dict[Reference, TagLook]:
-    """What one look finds."""
+    """Return the findings of one round."""
 
-    def tell(events: Sequence[OutgoingEvent]) -> None:
-        if told is not None:
-            told.extend(each.event for each in events)
+    def notify(events: Sequence[OutgoingEvent]) -> None:
+        if notified is not None:
+            notified.extend(each.event for each in events)
 
     hub.counted.clear()
     transport = Transport(CredentialStore([]), app=hub.transport())
     try:
-        async with aclosing(look_at(transport, watched, references, lambda: now_us, tell)) as looks:
+        async with aclosing(look_at(transport, watched, references, lambda: now_us, notify)) as looks:
             return {each.reference: each async for each in looks}
     finally:
         await transport.aclose()
@@ -80,27 +80,27 @@ async def look(
 async def test_a_release_that_moved_is_an_alarm_and_another_tag_a_line_of_history(
     hub: FakeHub, watched: TagObservations
 ) -> None:
-    """Upstream tags: what looks like a release should never move; `latest` does, by custom."""
-    told: list[Event] = []
+    """A moved tag of a release is an alarm; a moved `latest` is recorded only."""
+    notified: list[Event] = []
     first = await look(hub, watched, NODE, LATEST)
-    same = await look(hub, watched, NODE, LATEST, now_us=2 * HOUR_US, told=told)
+    same = await look(hub, watched, NODE, LATEST, now_us=2 * HOUR_US, notified=notified)
     publish(hub, NODE, LATEST, content="two")
-    moved = await look(hub, watched, NODE, LATEST, now_us=3 * HOUR_US, told=told)
-    after = await look(hub, watched, NODE, LATEST, now_us=4 * HOUR_US, told=told)
+    moved = await look(hub, watched, NODE, LATEST, now_us=3 * HOUR_US, notified=notified)
+    after = await look(hub, watched, NODE, LATEST, now_us=4 * HOUR_US, notified=notified)
 
     assert {each.status for each in first.values()} == {WatchStatus.FIRST}
     assert {each.status for each in same.values()} == {WatchStatus.SAME}
     assert {each.status for each in moved.values()} == {WatchStatus.MOVED}
     assert (moved[NODE].alarm, moved[LATEST].alarm) == (True, False)
     assert {each.status for each in after.values()} == {WatchStatus.SAME}
-    (event,) = told
+    (event,) = notified
     assert isinstance(event, TagMoved)
     assert (event.reference, event.release, event.seen_by) == (NODE, True, "watch")
     assert [len(watched.past(each)) for each in (NODE, LATEST)] == [2, 2]
 
 
 async def test_only_heads_are_asked_one_for_each_tag(hub: FakeHub, watched: TagObservations) -> None:
-    """A GET of a manifest counts as a pull; a tag that is named twice is asked once, its digest left aside."""
+    """Each tag costs one HEAD, also if it is named twice; no manifest is fetched, which would count as a pull."""
     digest = Reference.parse(f"node:latest@sha256:{'0' * 64}")
     looks = await look(hub, watched, NODE, LATEST, NODE, digest, Reference.parse("node"))
 
@@ -109,7 +109,7 @@ async def test_only_heads_are_asked_one_for_each_tag(hub: FakeHub, watched: TagO
 
 
 async def test_a_release_that_is_gone_is_an_alarm_once(hub: FakeHub, watched: TagObservations) -> None:
-    """And when it comes back as it was, none; as another one, the next."""
+    """A deleted release is one alarm; its return with the same digest is none, with another digest it is one."""
     await look(hub, watched, NODE)
     del hub.manifests[NODE.repository][str(NODE.tag)]
     gone = (await look(hub, watched, NODE))[NODE]
@@ -132,7 +132,7 @@ async def test_a_release_that_is_gone_is_an_alarm_once(hub: FakeHub, watched: Ta
 
 
 async def test_a_tag_that_never_was_there_is_not_remembered(hub: FakeHub, watched: TagObservations) -> None:
-    """Most likely it was typed wrong."""
+    """A tag that never existed, probably mistyped, is not recorded."""
     typo = Reference.parse("node:16.31.1")
     found = await look(hub, watched, typo, NODE)
 
@@ -141,15 +141,13 @@ async def test_a_tag_that_never_was_there_is_not_remembered(hub: FakeHub, watche
 
 
 async def test_a_registry_that_does_not_answer_hides_no_other_registry(hub: FakeHub, watched: TagObservations) -> None:
-    """The tags of a silent registry are reported as not checked; it is asked fewer times than it has tags, and nothing
-    of them is recorded.
-    """
+    """Tags of a silent registry could not be checked after fewer requests than tags; nothing about them is recorded."""
     dead = [Reference.parse(f"127.0.0.1:1/shop/app:1.0.{n}") for n in range(50)]
     await look(hub, watched, NODE)
-    told: list[OutgoingEvent] = []
+    notified: list[OutgoingEvent] = []
     transport = Transport(CredentialStore([]))
     try:
-        async with aclosing(look_at(transport, watched, dead, lambda: 1, told.extend)) as looks:
+        async with aclosing(look_at(transport, watched, dead, lambda: 1, notified.extend)) as looks:
             found = [each async for each in looks]
     finally:
         await transport.aclose()
@@ -157,12 +155,12 @@ async def test_a_registry_that_does_not_answer_hides_no_other_registry(hub: Fake
     assert {each.status for each in found} == {WatchStatus.UNKNOWN}
     assert len(found) == 50
     assert sum("not asked again" in each.error.message for each in found if each.error) >= 50 - SILENCES - 16
-    assert [type(each.event) for each in told] == [UpstreamDown]
+    assert [type(each.event) for each in notified] == [UpstreamDown]
     assert (await look(hub, watched, NODE))[NODE].status is WatchStatus.SAME
 
 
 async def test_a_registry_that_is_asked_too_often_is_left_alone(hub: FakeHub, watched: TagObservations) -> None:
-    """429: could not be checked; the other registry is."""
+    """A registry that answers 429 could not be checked, and other registries still are."""
     other = Reference.parse("registry.test/library/node:16.13.1")
     hub.failures = [Response(status_code=429, headers={"retry-after": "3600"})]
     found = await look(hub, watched, NODE, LATEST)
@@ -173,16 +171,16 @@ async def test_a_registry_that_is_asked_too_often_is_left_alone(hub: FakeHub, wa
 
 
 async def test_a_nearly_used_up_pull_limit_is_reported(hub: FakeHub, watched: TagObservations) -> None:
-    """HEAD requests are not counted, and their answers state the rest."""
-    told: list[Event] = []
+    """When the pull limit is nearly used up, a notice states the rest from the answers' headers."""
+    notified: list[Event] = []
     hub.quota = 10
-    await look(hub, watched, NODE, told=told)
+    await look(hub, watched, NODE, notified=notified)
 
-    assert told == [QuotaLow("docker.io", 10, 100, 21600)]
+    assert notified == [QuotaLow("docker.io", 10, 100, 21600)]
 
 
 async def test_a_failed_notification_is_sent_by_the_next_run(hub: FakeHub, watched: TagObservations) -> None:
-    """The move and its pending notifications are recorded together, or not at all."""
+    """A move and its pending notifications are one transaction, so the next run sends what failed."""
 
     def full(_: Sequence[OutgoingEvent]) -> None:
         raise StateUnusable("full")
@@ -194,10 +192,10 @@ async def test_a_failed_notification_is_sent_by_the_next_run(hub: FakeHub, watch
         async with aclosing(look_at(transport, watched, [NODE], lambda: 1, full)) as looks:
             _ = [each async for each in looks]
     await transport.aclose()
-    told: list[Event] = []
-    await look(hub, watched, NODE, told=told)
+    notified: list[Event] = []
+    await look(hub, watched, NODE, notified=notified)
 
-    assert len(told) == 1
+    assert len(notified) == 1
 
 
 def many(number: int, repository: str = "team/app") -> list[Reference]:
@@ -205,7 +203,7 @@ def many(number: int, repository: str = "team/app") -> list[Reference]:
 
 
 async def test_docker_hubs_list_saves_requests_where_it_can(hub: FakeHub, watched: TagObservations) -> None:
-    """Up to a hundred tags in one request; only what it says otherwise is asked by HEAD, and only that can be an alarm."""
+    """Docker Hub's list returns a hundred tags per request; only those that differ are confirmed by HEAD."""
     tags = many(PAGE + 20)
     publish(hub, *tags)
     hub.lists = True
@@ -222,7 +220,7 @@ async def test_docker_hubs_list_saves_requests_where_it_can(hub: FakeHub, watche
 
 
 async def test_an_outdated_listing_is_no_alarm(hub: FakeHub, watched: TagObservations) -> None:
-    """A listing that is older than a tag's last observation does not override the registry."""
+    """A list older than the last observation of a tag causes no alarm."""
     tags = many(5)
     publish(hub, *tags)
     hub.lists = True
@@ -242,7 +240,7 @@ async def test_an_outdated_listing_is_no_alarm(hub: FakeHub, watched: TagObserva
 async def test_two_tags_are_not_worth_a_list_and_other_registries_have_none(
     hub: FakeHub, watched: TagObservations
 ) -> None:
-    """HEADs are cheap."""
+    """For two tags, or a registry without such a list, HEAD requests are used."""
     few, others = many(2), many(9, "registry.test/team/app")
     publish(hub, *few, *others)
     hub.lists = True
@@ -256,7 +254,7 @@ async def test_two_tags_are_not_worth_a_list_and_other_registries_have_none(
 async def test_a_list_that_can_not_be_read_costs_one_request(
     hub: FakeHub, watched: TagObservations, body: bytes
 ) -> None:
-    """Then everything is asked by HEAD."""
+    """An unreadable list costs one request; then HEAD requests are used."""
     tags = many(5)
     publish(hub, *tags)
     await look(hub, watched, *tags)
@@ -269,7 +267,7 @@ async def test_a_list_that_can_not_be_read_costs_one_request(
 
 @pytest.mark.slow
 async def test_looks_gather_nothing(hub: FakeHub, watched: TagObservations) -> None:
-    """A service that looks every six hours for a year is as large as after its second look."""
+    """Memory after many rounds equals that after the second round."""
     tags = [each for repository in range(20) for each in many(50, f"team{repository}/app")]
     publish(hub, *tags)
     hub.lists = True

@@ -1,4 +1,4 @@
-"""What an earlier revision wrote, as tests open it: always a copy, and the words by which the program is called.
+"""Files that an earlier revision wrote, always opened as a copy, and the command lines of that revision.
 
 `tests/data/compatibility/REVISION/` holds one set of fixtures; its README says how they were made. The tests call the
 program as a person does. Where a command or a setting is renamed, only the tables here change; the fixtures never do.
@@ -22,7 +22,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
-#: A name for each command, and its present words.
+#: The present command line of each command that the tests name.
 COMMANDS: Final = {
     "accept": ("tag", "accept"),
     "backup": ("admin", "backup"),
@@ -57,7 +57,7 @@ COMMANDS: Final = {
 HERE: Final = Path(__file__).parent.parent / "data" / "compatibility"
 REVISIONS: Final = tuple(sorted(path.name for path in HERE.iterdir() if path.is_dir()))
 
-# The fixtures hold these addresses: locks, releases and a client's state name the registry that they are about.
+# The fixtures have these addresses: locks, releases and a client's state name their registry.
 PORT: Final = 18765
 REGISTRY: Final = f"127.0.0.1:{PORT}"
 UPSTREAM_PORT: Final = 18766
@@ -105,23 +105,23 @@ on_move = "hold"
 
 
 def receiver_table(port: int = RECEIVER_PORT) -> str:
-    """The part of a configuration, the server's or the user's, that names who is told of events."""
+    """Return the configuration table, the server's or the user's, that names a receiver of events."""
     return f'\n[[notify]]\nname = "operators"\nurl = "http://127.0.0.1:{port}/hook"\n'
 
 
 def witness_table(key: str) -> str:
-    """The part of the configuration that names a witness."""
+    """Return the configuration table that names a witness."""
     return f'\n[[witness]]\nurl = "http://127.0.0.1:{WITNESS_PORT}"\nkey = "{key}"\n'
 
 
 def expected(revision: str) -> dict[str, Any]:
-    """What the revision's own program answered when the fixtures were made."""
+    """Return what the revision's own program answered when the fixtures were made."""
     found: dict[str, Any] = json.loads((HERE / revision / "expected.json").read_text())
     return found
 
 
 def copied(revision: str, name: str, folder: Path) -> Path:
-    """A copy of one part of the fixtures, for nobody else to read, as the program writes its own files."""
+    """Copy one part of the fixtures, with the private modes that the program uses."""
     source, target = HERE / revision / name, folder / name
     if source.is_dir():
         shutil.copytree(source, target)
@@ -130,12 +130,12 @@ def copied(revision: str, name: str, folder: Path) -> Path:
             tar.extractall(target, filter="data")
     for path in (target, *target.rglob("*")):
         path.chmod(0o700 if path.is_dir() else 0o600)
-        os.utime(path)  # as if it had been written just now: an upload that nobody goes on with for a week is dropped
+        os.utime(path)  # a present time, since an upload that is idle for a week is deleted
     return target
 
 
 def packed(folder: Path, archive: Path) -> None:
-    """A folder as an archive: the same bytes for the same files, whoever makes it and when."""
+    """Return a folder as an archive: equal files give equal bytes."""
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w", format=tarfile.PAX_FORMAT) as tar:
         for path in sorted(folder.rglob("*")):
@@ -152,7 +152,7 @@ def packed(folder: Path, archive: Path) -> None:
 
 
 def contents(folder: Path) -> dict[str, str]:
-    """Every file below a folder, by the SHA-256 of its bytes; without what SQLite makes to read, which holds no data."""
+    """Return every file below a folder with its SHA-256, without the files that SQLite creates for reading."""
     return {
         path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
         for path in sorted(folder.rglob("*"))
@@ -163,7 +163,7 @@ def contents(folder: Path) -> dict[str, str]:
 
 
 def login(folder: Path, user: str, registry: str = REGISTRY) -> Path:
-    """A folder for DOCKER_CONFIG in which a user is logged in."""
+    """Return a folder for DOCKER_CONFIG in which a user is logged in."""
     folder.mkdir(parents=True, exist_ok=True)
     token = b64encode(f"{user}:{PASSWORDS[user]}".encode()).decode()
     (folder / "config.json").write_text(json.dumps({"auths": {registry: {"auth": token}}}))
@@ -172,7 +172,7 @@ def login(folder: Path, user: str, registry: str = REGISTRY) -> Path:
 
 @contextmanager
 def addresses() -> Iterator[None]:
-    """One process of this machine at a time uses the addresses that the fixtures name."""
+    """Reserve the fixtures' addresses for one process of this machine at a time."""
     with (Path(tempfile.gettempdir()) / "boltseal-compatibility.lock").open("a") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield

@@ -54,7 +54,7 @@ from tests.fakes.witness import FakeWitness
 from tests.images import Document, artifact, image, index, push, push_parts, put, signature, signature_tag, start_upload
 from tests.polling import is_signed, until_answer, wait_until
 from tests.project.bases.layered import layered
-from tests.real.shopfront import HEALTHY, ILL, Shopfront
+from tests.real.compose_project import HEALTHY, ILL, ComposeProject
 from tests.real.tools import Docker
 
 WORK: Final = ENGINE.parent.parent
@@ -111,7 +111,7 @@ PROJECTS: Final[Mapping[str, Mapping[str, str]]] = {
 
 
 def environment() -> dict[str, str]:
-    """Nobody's settings but those of this run."""
+    """Return an environment with the settings of this run only."""
     return {
         "BOLTSEAL_STATE": str(STATE),
         "HOME": str(WORK / "home"),
@@ -124,7 +124,7 @@ def environment() -> dict[str, str]:
 
 
 async def boltseal(name: str, *arguments: str | Path, code: int = 0, cwd: Path | None = None) -> Run:
-    """One command to its end; whatever listens in this process goes on meanwhile."""
+    """Run one command to its end, while listeners in this process continue."""
     words = (*COMMANDS[name], *arguments)
     done = await asyncio.to_thread(program.run, *words, environment=environment(), cwd=cwd)
     if done.code != code:
@@ -134,7 +134,7 @@ async def boltseal(name: str, *arguments: str | Path, code: int = 0, cwd: Path |
 
 @contextmanager
 def witnessing(app: ASGIApp) -> Iterator[None]:
-    """An application on the witness's port."""
+    """Run an application on the witness's port."""
     server = uvicorn.Server(uvicorn.Config(app, port=WITNESS_PORT, log_level="warning"))
     thread = threading.Thread(target=server.run)
     thread.start()
@@ -148,7 +148,7 @@ def witnessing(app: ASGIApp) -> Iterator[None]:
 
 @asynccontextmanager
 async def serving(data: Path, config: str) -> AsyncIterator[None]:
-    """The server on its port, started and ended beside this process's own listeners."""
+    """Run the server on its port beside this process's own listeners."""
     context = servers.boltseal(data, config=config, port=PORT)
     await asyncio.to_thread(context.__enter__)
     try:
@@ -162,7 +162,7 @@ def client(user: str = "ci") -> httpx2.AsyncClient:
 
 
 async def signed() -> int:
-    """Wait until every entry so far is signed and cosigned; how many there are."""
+    """Wait until every entry is signed and cosigned; return their number."""
     with closing(sqlite3.connect(DATA / "boltseal.db")) as database:
         (size,) = database.execute("SELECT count(*) FROM entry").fetchone()
     async with client("boss") as http:
@@ -176,7 +176,7 @@ async def signed() -> int:
 
 
 class Story:
-    """What is done to the registry, and what it must answer from then on."""
+    """The requests to the registry, and the answers expected from then on."""
 
     def __init__(self, upstream: FakeUpstream) -> None:
         self.upstream = upstream
@@ -191,7 +191,7 @@ class Story:
         self.tags[f"{repository}:{tag}"] = document.digest
 
     async def beginning(self) -> None:
-        """The first entries, of which a client sees a head."""
+        """Create the first entries, of which a client stores a checkpoint."""
         self.app = index(image("app amd64"), image("app arm64", architecture="arm64"))
         self.latest = image("latest, the first"), image("latest, the second")
         await self.push("shop/app", "1.4.2", self.app)
@@ -201,7 +201,7 @@ class Story:
         await boltseal("digest", f"{REGISTRY}/shop/app:1.4.2")
 
     async def images(self) -> None:
-        """Every kind of tag and of what can happen to it."""
+        """Create every kind of tag, and every change that a tag can have."""
         first, second = self.latest
         await self.push("shop/app", "latest", second)
         self.more["overwritten"] = first.digest
@@ -237,7 +237,7 @@ class Story:
         async with client() as http:
             other = image("another")
             await push_parts(http, "shop/app", other)
-            assert (await put(http, "shop/app", "1.4.2", other)).status_code == REFUSED  # and the receiver is told
+            assert (await put(http, "shop/app", "1.4.2", other)).status_code == REFUSED  # and the receiver is notified
         base = layered("ab")
         names = {
             "org.opencontainers.image.base.name": f"{REGISTRY}/shop/base:latest",
@@ -247,13 +247,13 @@ class Story:
         await self.push("shop/base", "latest", layered("acd"))
         self.refused = {name: self.tags[name] for name in ("shop/app:1.4.2", "shop/app:edge", "shop/app:1.0.0")} | gone
         async with client() as http:
-            said = {"base.name": f"{REGISTRY}/shop/base:latest", "base.digest": base.digest}
+            labels = {"base.name": f"{REGISTRY}/shop/base:latest", "base.digest": base.digest}
             for kind in ("built", "rebuild.requested", "released"):
-                record = {"kind": kind, "digest": self.app.digest, "tag": "1.4.2", "reason": "a test", "extra": said}
+                record = {"kind": kind, "digest": self.app.digest, "tag": "1.4.2", "reason": "a test", "extra": labels}
                 (await http.post("/v2/shop/app/_boltseal/records", json=record)).raise_for_status()
 
     async def mirrored(self) -> None:
-        """An upstream's tags: one that moved, one that is held, and one that upstream has no more."""
+        """Create mirrored tags: one that moved, one that is held, and one deleted upstream."""
         for tag in ("2.0.0", "reviewed", "withdrawn"):
             self.upstream.publish("team/app", tag, image(f"upstream {tag}"))
         async with client() as http:
@@ -274,10 +274,12 @@ class Story:
                     (await http.get(f"{path}/blobs/{each['digest']}")).raise_for_status()
         self.tags["up.example/team/app:2.0.0"] = moved.digest
         self.more["held"] = held.digest
-        await boltseal("accept", "--data", DATA, "--config", DATA.with_name("data.toml"), code=1)  # it lists one
+        await boltseal(
+            "accept", "--data", DATA, "--config", DATA.with_name("data.toml"), code=1
+        )  # the list has one entry
 
     async def push_through_without_an_answer(self) -> None:
-        """Upstream took it, its answer was lost, and it answers no more: the tag stays reserved."""
+        """Push through the proxy so that upstream stores it but its answer is lost: the tag stays reserved."""
 
         async def break_down(asked: Asked, writer: asyncio.StreamWriter) -> None:
             self.upstream.answers["*"] = status(503)
@@ -293,7 +295,7 @@ class Story:
         self.more["reserved"] = gated.digest
 
     async def upload(self) -> None:
-        """One that is under way."""
+        """Begin an upload and leave it unfinished."""
         content = b"".join(b"%06d " % number for number in range(1000))
         async with client() as http:
             location = await start_upload(http, "shop/app")
@@ -306,7 +308,7 @@ class Story:
         self.more["upload"] = {"location": answer.headers["location"], "received": 4000}
 
     async def client_side(self, target: Path) -> None:
-        """Locks, receipts, what is watched, what is monitored, which rebuilds were asked for."""
+        """Create locks, receipts, watched tags, a monitor's progress, and rebuild requests."""
         for name, files in PROJECTS.items():
             root = WORK / "projects" / name
             for path, text in files.items():
@@ -323,8 +325,8 @@ class Story:
         self.more["entries monitored"] = looked.json["results"][0]["size"]
         self.more["histories"] = {}
         for name in ("shop/app:latest", "shop/app:1.4.2", "up.example/team/app:2.0.0"):
-            told = await boltseal("history", f"{REGISTRY}/{name}", "--json")
-            self.more["histories"][name] = [(one["status"], one["digest"]) for one in told.json["results"]]
+            result = await boltseal("history", f"{REGISTRY}/{name}", "--json")
+            self.more["histories"][name] = [(one["status"], one["digest"]) for one in result.json["results"]]
         await boltseal("outdated", f"{REGISTRY}/shop/app:2.0.0", "--rebuild", code=1)
         await self.watched()
 
@@ -348,13 +350,13 @@ class Story:
 
 
 def deployed(story: Story) -> None:
-    """Releases of two projects, and kept images, on an engine of our own."""
+    """Create releases of two projects, and kept images, on a separate engine."""
     data = WORK / "deployed" / "data"
     with servers.boltseal(data, port=DEPLOY_PORT) as registry, servers.dockerd(ENGINE.parent) as engine:
         docker = Docker(engine.address, "docker")
         env = {name: value for name, value in environment().items() if name not in ("BOLTSEAL_STATE", "DOCKER_HOST")}
-        shop = Shopfront(WORK / "shop", docker, registry, STATE, "demo/shop", env)
-        sole = Shopfront(WORK / "sole", docker, registry, STATE, "demo/sole", env)
+        shop = ComposeProject(WORK / "shop", docker, registry, STATE, "demo/shop", env)
+        sole = ComposeProject(WORK / "sole", docker, registry, STATE, "demo/sole", env)
         try:
             for tag in ("1.0.0", "1.1.0"):
                 shop.publish(tag)
@@ -383,7 +385,7 @@ def deployed(story: Story) -> None:
             sole.down()
 
 
-def _web(shop: Shopfront, tag: str, environment: Mapping[str, str], check: Mapping[str, Any]) -> None:
+def _web(shop: ComposeProject, tag: str, environment: Mapping[str, str], check: Mapping[str, Any]) -> None:
     service = {"image": shop.image(tag), "healthcheck": check, "environment": environment, "secrets": ["key", "token"]}
     (shop.root / "secret.txt").write_text(f"a test's secret of {tag}")
     (shop.root / ".env").write_text(f"TOKEN=a test's token of {tag}\n")
@@ -392,7 +394,7 @@ def _web(shop: Shopfront, tag: str, environment: Mapping[str, str], check: Mappi
 
 
 def _deploy(
-    shop: Shopfront, tag: str, environment: Mapping[str, str], *, check: Mapping[str, Any] = HEALTHY, code: int = 0
+    shop: ComposeProject, tag: str, environment: Mapping[str, str], *, check: Mapping[str, Any] = HEALTHY, code: int = 0
 ) -> None:
     shop.root.mkdir(exist_ok=True)
     _web(shop, tag, environment, check)
@@ -401,13 +403,13 @@ def _deploy(
     assert done.code == code, done.out + done.err
 
 
-def _ends(shop: Shopfront) -> list[tuple[int, str, Any, str]]:
+def _ends(shop: ComposeProject) -> list[tuple[int, str, Any, str]]:
     found = shop.releases()
     return [(int(one["ref"].rpartition("/")[2]), one["status"], one["of"], one["services"][0]["id"]) for one in found]
 
 
 def _images(docker: Docker) -> list[Any]:
-    """What the engine says of its images: its ID, names and digests."""
+    """Return ID, names and digests of the engine's images."""
     ids = sorted(set(docker.run("image", "ls", "--quiet", "--no-trunc").checked().split()))
     found = json.loads(docker.run("inspect", *ids).checked())
     kept = ("Id", "RepoTags", "RepoDigests", "Os", "Architecture", "Created")
@@ -461,10 +463,12 @@ async def make(target: Path) -> None:
                     ):
                         answer = (await http.get(f"/ledger/{path}")).raise_for_status()
                         (target / "ledger" / name).write_bytes(answer.content)
-                await asyncio.sleep(2)  # for what is to be written to the outbox
+                await asyncio.sleep(2)  # so that the event is written to the outbox
         story.more["made_us"] = time.time_ns() // 1000
         async with serving(WORK / "old" / "data", CONFIG):
-            await boltseal("digest", f"{REGISTRY}/shop/app:1.4.2", code=1)  # it was cut back: evidence
+            await boltseal(
+                "digest", f"{REGISTRY}/shop/app:1.4.2", code=1
+            )  # the ledger was truncated, which is stored as evidence
     await asyncio.to_thread(deployed, story)
     assert witness.seen is not None
     (target / "ledger" / "witness.note").write_bytes(witness.seen)

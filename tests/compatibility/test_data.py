@@ -1,4 +1,4 @@
-"""A data folder, a ledger and a backup that an earlier revision wrote: served, continued, examined and restored."""
+"""A data folder, a ledger and a backup of an earlier revision: served, continued, verified and restored."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ MINUTE_US = 60_000_000
 async def reopened(
     revision: str, data: Path, user: str = "ci", *, config: str = CONFIG, witness: FakeWitness | None = None
 ) -> AsyncIterator[httpx2.AsyncClient]:
-    """The present server on a copy, a minute after the fixtures were made; a client that is logged in."""
+    """Run the present server on a copy, a minute after the fixtures were made; yield a client that is logged in."""
     settings = Settings.model_validate(tomllib.loads(config) | {"server": {"data": data}})
     now_us = expected(revision)["made_us"] + MINUTE_US
     app = None if witness is None else witness.transport()
@@ -58,7 +58,7 @@ def command(name: str, *arguments: str | Path) -> program.Run:
 
 
 async def beside(name: str, *arguments: str | Path) -> program.Run:
-    """A command, in a test that has an event loop of its own."""
+    """Run a command while this test's event loop continues."""
     return await asyncio.to_thread(command, name, *arguments)
 
 
@@ -72,7 +72,7 @@ def config(tmp_path: Path) -> Path:
 
 @pytest.mark.slow
 async def test_every_tag_resolves_to_the_same_digest_and_bytes(revision: str, data: Path) -> None:
-    """Also those of a mirrored registry that does not answer, with every blob that the manifests name."""
+    """Every tag has its recorded digest and bytes, also of a mirrored registry that does not answer."""
     tags = expected(revision)["tags"]
     async with reopened(revision, data, config=CONFIG + MIRROR) as client:
         for name, digest in tags.items():
@@ -90,38 +90,38 @@ async def test_every_tag_resolves_to_the_same_digest_and_bytes(revision: str, da
     assert set(listed) == {name.partition(":")[2] for name in tags if name.startswith("shop/app:")}
 
 
-async def test_what_is_known_by_digest_alone_is_served(revision: str, data: Path) -> None:
-    """The image that a mutable tag had before, an artifact with its subject, an image under sha512."""
-    said = expected(revision)
+async def test_images_known_by_digest_only_are_served(revision: str, data: Path) -> None:
+    """Images known by digest only are served: a former image of a tag, an artifact with a subject, one by sha512."""
+    recorded = expected(revision)
     async with reopened(revision, data) as client:
-        for digest in (said["overwritten"], *said["by digest"]):
+        for digest in (recorded["overwritten"], *recorded["by digest"]):
             assert await meaning(client, "shop/app", digest) == digest
-        referrers = (await client.get(f"/v2/shop/app/referrers/{said['subject']}")).json()["manifests"]
+        referrers = (await client.get(f"/v2/shop/app/referrers/{recorded['subject']}")).json()["manifests"]
 
-    assert [each["digest"] for each in referrers] == [said["referrer"]]
+    assert [each["digest"] for each in referrers] == [recorded["referrer"]]
 
 
-async def test_what_was_refused_is_refused(revision: str, data: Path) -> None:
-    """Another image under a sealed tag or a tombstone, less than is there under a signature tag, a deletion."""
-    said = expected(revision)
+async def test_refusals_are_unchanged(revision: str, data: Path) -> None:
+    """Moves of sealed tags and tombstones, shrunken signature tags and deletions are refused as before."""
+    recorded = expected(revision)
     other = image("another image")
     async with reopened(revision, data, "boss") as client:
-        for name in said["refused"]:
+        for name in recorded["refused"]:
             repository, _, tag = name.rpartition(":")
             await push_parts(client, repository, other)
             assert (await put(client, repository, tag, other)).status_code == 409, name
         less = signature(image("never signed"), "eve")
-        tag = said["signature tag"].partition(":")[2]
+        tag = recorded["signature tag"].partition(":")[2]
         assert (await push(client, "shop/app", tag, less)).status_code == 409
-        for name in ("1.4.2", "edge", tag, said["subject"]):
+        for name in ("1.4.2", "edge", tag, recorded["subject"]):
             assert (await client.delete(f"/v2/shop/app/manifests/{name}")).status_code == 405, name
-        for name in said["tombstones"]:
+        for name in recorded["tombstones"]:
             repository, _, tag = name.rpartition(":")
             assert await meaning(client, repository, tag) is None
 
 
-async def test_a_tombstone_takes_back_the_digest_it_had(revision: str, data: Path) -> None:
-    """And no other one."""
+async def test_a_tombstone_accepts_only_its_former_digest(revision: str, data: Path) -> None:
+    """A tombstone accepts its former digest and no other."""
     tombstones = expected(revision)["tombstones"]
     async with reopened(revision, data) as client:
         back = await push(client, "archive/app", "0.9.0", image("0.9.0"))
@@ -132,7 +132,7 @@ async def test_a_tombstone_takes_back_the_digest_it_had(revision: str, data: Pat
 
 
 async def test_the_ledger_continues(revision: str, data: Path) -> None:
-    """The checkpoint and each entry are the same bytes; the next push gets the next index."""
+    """Checkpoint and entries are the same bytes, and the next push gets the next index."""
     size = expected(revision)["entries"]
     kept = HERE / revision / "ledger"
     async with reopened(revision, data, "boss") as client:
@@ -149,26 +149,26 @@ async def test_the_ledger_continues(revision: str, data: Path) -> None:
 
 
 async def test_a_witness_cosigns_what_comes_next(revision: str, data: Path) -> None:
-    """It verifies by itself that the new checkpoint extends the one that it cosigned for the earlier revision."""
-    said = expected(revision)
-    witness = FakeWitness(VerifierKey.parse(said["key"]))
+    """A witness verifies that the new checkpoint extends the one it cosigned for the earlier revision."""
+    recorded = expected(revision)
+    witness = FakeWitness(VerifierKey.parse(recorded["key"]))
     witness.seen = (HERE / revision / "ledger" / "witness.note").read_bytes()
     config = CONFIG + witness_table(str(witness.key.verifier))
     async with reopened(revision, data, "boss", config=config, witness=witness) as client:
         await push(client, "shop/app", "9.0.0", image("9.0.0"))
-        await until_signed(client, said["entries"] + 1)
+        await until_signed(client, recorded["entries"] + 1)
 
         async def cosigned() -> bool:
             checkpoint = (await client.get("/ledger/checkpoint")).text
-            return witness.name in checkpoint and checkpoint.split("\n")[1] == str(said["entries"] + 1)
+            return witness.name in checkpoint and checkpoint.split("\n")[1] == str(recorded["entries"] + 1)
 
         await until_answer(cosigned, "the witness has cosigned the new checkpoint")
 
-    assert witness.seen.split(b"\n")[1] == str(said["entries"] + 1).encode()
+    assert witness.seen.split(b"\n")[1] == str(recorded["entries"] + 1).encode()
 
 
 async def test_an_upload_is_resumed_at_its_offset(revision: str, data: Path) -> None:
-    """Its session lies in the data folder."""
+    """An upload session of the earlier revision is resumed at its offset."""
     upload = expected(revision)["upload"]
     content = b"".join(b"%06d " % number for number in range(1000))
     digest = f"sha256:{hashlib.sha256(content).hexdigest()}"
@@ -182,11 +182,9 @@ async def test_an_upload_is_resumed_at_its_offset(revision: str, data: Path) -> 
     assert blob.content == content
 
 
-async def test_what_is_held_of_an_upstream_stays_held_until_it_is_accepted(
-    revision: str, data: Path, config: Path
-) -> None:
-    """It is served as it was; `tag accept` lists it, and lets it through."""
-    said = expected(revision)
+async def test_a_held_upstream_tag_stays_held_until_it_is_accepted(revision: str, data: Path, config: Path) -> None:
+    """A held upstream tag is served as before, listed by `tag accept`, and released by it."""
+    recorded = expected(revision)
     name = "up.example/team/app:reviewed"
     options = ("--data", data, "--config", config)
     listed = await beside("accept", "--json", *options)
@@ -197,26 +195,26 @@ async def test_what_is_held_of_an_upstream_stays_held_until_it_is_accepted(
             found = await meaning(client, "up.example/team/app", "reviewed")
 
     assert [(one["ref"], one["digest"], one["was"]) for one in listed.json["results"]] == [
-        (name, said["held"], said["tags"][name])
+        (name, recorded["held"], recorded["tags"][name])
     ]
     assert accepted.code == 0, accepted.err
-    assert found == said["held"] == moved.digest
+    assert found == recorded["held"] == moved.digest
 
 
-async def test_a_push_that_was_left_in_doubt_is_settled_by_asking_upstream(revision: str, data: Path) -> None:
-    """Upstream has it: it is served, and recorded in the ledger."""
-    said = expected(revision)
+async def test_an_undecided_push_is_resolved_by_asking_upstream(revision: str, data: Path) -> None:
+    """A push whose upstream answer was lost is confirmed upstream, then served and recorded in the ledger."""
+    recorded = expected(revision)
     async with FakeUpstream().listening(port=UPSTREAM_PORT) as upstream:
         upstream.publish("team/app", "3.0.0", image("pushed through"))
         async with reopened(revision, data, "boss", config=CONFIG + MIRROR) as client:
             found = await meaning(client, "up.example/team/app", "3.0.0")
-            await until_signed(client, said["entries"] + 1)
+            await until_signed(client, recorded["entries"] + 1)
 
-    assert found == said["reserved"]
+    assert found == recorded["reserved"]
 
 
 async def test_undelivered_events_are_delivered_later(revision: str, data: Path) -> None:
-    """Each event that waits in the data folder, once."""
+    """Each undelivered event in the data folder is delivered once."""
     with closing(sqlite3.connect(data / "outbox.db")) as database:
         due = [row[0] for row in database.execute("SELECT id FROM due ORDER BY id")]
     async with inbox() as box, reopened(revision, data, config=CONFIG + receiver_table(box.port)):
@@ -230,8 +228,8 @@ def _ids(box: Inbox) -> list[str]:
     return [one["id"] for one in box.events]
 
 
-def test_it_is_whole_and_looking_changes_nothing(revision: str, data: Path, config: Path) -> None:
-    """`admin fsck` reads every byte; keys and users are the same."""
+def test_fsck_succeeds_and_changes_nothing(revision: str, data: Path, config: Path) -> None:
+    """`admin fsck` verifies every byte and changes neither keys nor users."""
     before = contents(data.parent)
     examined = command("fsck", "--data", data, "--config", config)
     key = command("ledger key", "--data", data)
@@ -247,8 +245,8 @@ def test_it_is_whole_and_looking_changes_nothing(revision: str, data: Path, conf
 async def test_a_backup_is_restored_and_brought_up_to_date(
     revision: str, data: Path, config: Path, tmp_path: Path
 ) -> None:
-    """It serves what it had; another backup of the data folder into it copies what came since."""
-    said = expected(revision)
+    """A restored backup serves its content; a second backup from the data folder adds what is newer."""
+    recorded = expected(revision)
     backup = copied(revision, "backup", tmp_path)
     untouched = contents(backup)
     restored = tmp_path / "restored" / "data"
@@ -268,11 +266,11 @@ async def test_a_backup_is_restored_and_brought_up_to_date(
     assert (done.code, once_more.code) == (0, 0), done.err + once_more.err
     assert after == untouched
     assert found == {
-        "1.4.2": said["tags"]["shop/app:1.4.2"],
-        "latest": said["tags"]["shop/app:latest"],
+        "1.4.2": recorded["tags"]["shop/app:1.4.2"],
+        "latest": recorded["tags"]["shop/app:latest"],
         "1.0.1": None,  # a tombstone
         "1.5.0": None,  # pushed after the backup
     }
-    assert refused.status_code == 405  # it is behind what the keys beside it have signed
+    assert refused.status_code == 405  # the backup is behind the checkpoint that its keys have signed
     assert again.code == 0, again.err
-    assert latest == said["tags"]["shop/app:1.5.0"]
+    assert latest == recorded["tags"]["shop/app:1.5.0"]

@@ -1,4 +1,4 @@
-"""A client's state, locks, receipts and releases that an earlier revision wrote: read, continued, and left as they are."""
+"""A client's state, locks, receipts and releases of an earlier revision: read, continued, left unchanged."""
 
 from __future__ import annotations
 
@@ -47,8 +47,8 @@ async def beside(name: str, *arguments: str | Path) -> program.Run:
 
 
 @pytest.mark.parametrize("name", PROJECTS)
-def test_a_project_holds_without_its_registry(revision: str, state: Path, tmp_path: Path, name: str) -> None:
-    """`verify --offline` reads lock and files, and changes neither those nor the state."""
+def test_a_project_is_verified_without_its_registry(revision: str, state: Path, tmp_path: Path, name: str) -> None:
+    """`verify --offline` reads lock and files, and changes neither them nor the state."""
     project = copied(revision, "projects", tmp_path) / name
     before = (contents(project), contents(state))
     done = command("verify", "--offline", "--project", project, "--json")
@@ -60,8 +60,8 @@ def test_a_project_holds_without_its_registry(revision: str, state: Path, tmp_pa
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", PROJECTS)
-def test_a_lock_is_written_as_it_was(revision: str, registry: Server, state: Path, tmp_path: Path, name: str) -> None:
-    """Not a byte of the project changes where no tag has moved; and what is locked still holds."""
+def test_locking_again_changes_no_byte(revision: str, registry: Server, state: Path, tmp_path: Path, name: str) -> None:
+    """`lock` changes no byte if no tag has moved, and the project still verifies."""
     project = copied(revision, "projects", tmp_path) / name
     before = contents(project)
     locked = command("lock", "--project", project)
@@ -72,24 +72,24 @@ def test_a_lock_is_written_as_it_was(revision: str, registry: Server, state: Pat
     assert contents(project) == before
 
 
-# --- what was seen of ledgers ---
+# --- stored checkpoints of ledgers ---
 
 
 @pytest.mark.slow
 def test_a_ledger_is_followed_from_the_stored_checkpoint(revision: str, registry: Server, state: Path) -> None:
-    """It is known, trusted by the key that was given, and the newest checkpoint takes the place of the stored one."""
-    said = expected(revision)
+    """A ledger with its pinned key is checked from the stored checkpoint, which the newest one replaces."""
+    recorded = expected(revision)
     (note,) = (state / "checkpoints").glob("*18765.note")
     old = int(note.read_text().split("\n")[1])
     done = command("digest", f"{REGISTRY}/shop/app:1.4.2")
 
-    assert (done.code, done.out.strip()) == (0, said["tags"]["shop/app:1.4.2"]), done.err
+    assert (done.code, done.out.strip()) == (0, recorded["tags"]["shop/app:1.4.2"]), done.err
     assert "first use" not in done.err
-    assert old < int(note.read_text().split("\n")[1]) == said["entries"]
+    assert old < int(note.read_text().split("\n")[1]) == recorded["entries"]
 
 
 def test_trusted_keys_are_listed(revision: str, state: Path) -> None:
-    """The one that was given, with how much of its ledger was seen; looking changes nothing."""
+    """The pinned key is listed with its last checkpoint, and listing changes nothing."""
     before = contents(state)
     done = command("trust", "--json")
     (found,) = [one for one in done.json["results"] if one["ref"] == REGISTRY]
@@ -100,10 +100,10 @@ def test_trusted_keys_are_listed(revision: str, state: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_ledger_that_was_cut_back_is_found_by_the_stored_checkpoint(
+def test_a_truncated_ledger_is_found_by_the_stored_checkpoint(
     revision: str, registry: Server, state: Path, tmp_path: Path
 ) -> None:
-    """The checkpoint of a state that has seen more: evidence is kept beside what an earlier revision kept."""
+    """A truncated ledger contradicts the stored checkpoint; new evidence is stored beside the old."""
     (note,) = (state / "checkpoints").glob("*18765.note")
     (older,) = (state / "evidence").iterdir()
     kept = contents(older)
@@ -117,81 +117,81 @@ def test_a_ledger_that_was_cut_back_is_found_by_the_stored_checkpoint(
 
 @pytest.mark.slow
 def test_the_monitor_continues_where_it_stopped(revision: str, registry: Server, state: Path) -> None:
-    """It reads only what came since."""
-    said = expected(revision)
+    """The monitor reads only entries after its stored progress."""
+    recorded = expected(revision)
     done = command("ledger monitor", f"http://{REGISTRY}", "--json")
     (found,) = done.json["results"]
 
     assert done.code == 0, done.out
-    assert (found["size"], found["read"]) == (said["entries"], said["entries"] - said["entries monitored"])
+    assert (found["size"], found["read"]) == (recorded["entries"], recorded["entries"] - recorded["entries monitored"])
 
 
 def test_a_receipt_is_verified_without_its_registry(revision: str, state: Path, tmp_path: Path) -> None:
-    """With the manifests and configs beside it; looking changes nothing."""
-    said = expected(revision)
+    """A receipt is verified offline with manifests and configs beside it, and nothing is changed."""
+    recorded = expected(revision)
     folder = copied(revision, "receipts", tmp_path)
     before = contents(folder)
-    done = command("receipt verify", folder / "app-1.4.2.tlog-proof", "--key", said["key"], "--json")
+    done = command("receipt verify", folder / "app-1.4.2.tlog-proof", "--key", recorded["key"], "--json")
     (found,) = done.json["results"]
 
     assert done.code == 0, done.out
-    assert (found["digest"], found["manifests"], found["configs"]) == (said["tags"]["shop/app:1.4.2"], 3, 2)
+    assert (found["digest"], found["manifests"], found["configs"]) == (recorded["tags"]["shop/app:1.4.2"], 3, 2)
     assert contents(folder) == before
 
 
 @pytest.mark.slow
-def test_the_history_of_a_tag_is_what_it_was(revision: str, registry: Server, state: Path) -> None:
-    """Of a mutable tag, proven by the ledger; and of a mirrored one, by the log of observations."""
-    said = expected(revision)
-    for name, told in said["histories"].items():
+def test_the_history_of_a_tag_is_unchanged(revision: str, registry: Server, state: Path) -> None:
+    """The history of a mutable tag is proven by the ledger, that of a mirrored one by the observation log."""
+    recorded = expected(revision)
+    for name, events in recorded["histories"].items():
         done = command("history", f"{REGISTRY}/{name}", "--json")
         assert done.code == 0, done.out + done.err
-        assert [[one["status"], one["digest"]] for one in done.json["results"]] == told
+        assert [[one["status"], one["digest"]] for one in done.json["results"]] == events
 
 
-# --- what was watched ---
+# --- watched tags ---
 
 
 async def test_the_history_of_a_watched_tag_is_read(revision: str, state: Path) -> None:
-    """The registry has no history of its own; reading leaves the watched tags as they are."""
+    """The history of a watched tag is read from the state, which stays unchanged."""
     before = contents(state)
     async with FakeUpstream().listening(port=UPSTREAM_PORT):
-        for ref, told in expected(revision)["watched"].items():
+        for ref, history in expected(revision)["watched"].items():
             done = await beside("history", ref, "--json")
             assert done.code == 0, done.out + done.err
-            assert [[one["status"], one["digest"]] for one in done.json["results"]] == told
+            assert [[one["status"], one["digest"]] for one in done.json["results"]] == history
 
     assert contents(state) == before
 
 
 async def test_a_later_run_reports_a_move(revision: str, state: Path, tmp_path: Path) -> None:
-    """From the stored head on; the alarm reaches its receiver through the stored outbox."""
-    said = expected(revision)
-    release, gone, floating = said["watched"]
+    """`watch` continues from the stored head, and an alarm reaches its receiver through the stored outbox."""
+    recorded = expected(revision)
+    release, gone, floating = recorded["watched"]
     async with inbox() as box, FakeUpstream().listening(port=UPSTREAM_PORT) as upstream:
         settings = tmp_path / "home" / "boltseal" / "boltseal.toml"
         settings.parent.mkdir(parents=True)
         settings.write_text(receiver_table(box.port))
         newest = upstream.publish("team/tool", "1.0.0", image("tool, the third 1.0.0"))
         upstream.publish("team/tool", "latest", image("tool second latest"))
-        head = said["watch log"]["head"]
+        head = recorded["watch log"]["head"]
         done = await beside("watch", release, gone, floating, "--extends", head, "--json")
         await box.until(1, within_s=20)
     found = {one["ref"]: (one["status"], one.get("was")) for one in done.json["results"] if one["status"] != "log"}
-    told = [one for one in box.events if one["subject"] == release and one["data"]["digest"] == newest.digest]
+    delivered = [one for one in box.events if one["subject"] == release and one["data"]["digest"] == newest.digest]
 
     assert done.code == 1, done.err
-    assert found[release] == ("moved", said["watched"][release][-1][1])
-    assert found[floating] == ("same", said["watched"][floating][-1][1])
+    assert found[release] == ("moved", recorded["watched"][release][-1][1])
+    assert found[floating] == ("same", recorded["watched"][floating][-1][1])
     assert found[gone][0] in ("gone", "absent")
-    assert told
+    assert delivered
 
 
 # --- rebuilds, releases, kept images ---
 
 
-def test_rebuilds_that_were_asked_for_are_listed(revision: str, state: Path) -> None:
-    """Each line of the file, with what was asked for and what came of it; looking changes nothing."""
+def test_requested_rebuilds_are_listed(revision: str, state: Path) -> None:
+    """Recorded rebuild requests are listed with their results, and listing changes nothing."""
     before = contents(state)
     lines = [json.loads(line) for line in (state / "rebuilds.jsonl").read_text().splitlines()]
     done = command("outdated", "--log", "--json")
@@ -206,10 +206,10 @@ def test_rebuilds_that_were_asked_for_are_listed(revision: str, state: Path) -> 
 
 
 @pytest.mark.slow
-def test_a_rebuild_that_was_asked_for_is_not_asked_for_again(
+def test_a_requested_rebuild_is_not_requested_again(
     revision: str, registry: Server, state: Path, tmp_path: Path
 ) -> None:
-    """The image is still outdated, and the base has not moved since: no line is added."""
+    """A rebuild that was requested for the present base is not requested again."""
     settings = tmp_path / "home" / "boltseal" / "boltseal.toml"
     settings.parent.mkdir(parents=True)
     settings.write_text(f'[[on_outdated]]\ncommand = ["/bin/touch", "{tmp_path / "rebuilt"}"]\n')
@@ -222,8 +222,8 @@ def test_a_rebuild_that_was_asked_for_is_not_asked_for_again(
     assert not (tmp_path / "rebuilt").exists()
 
 
-def test_releases_are_listed_with_what_became_of_each(revision: str, state: Path) -> None:
-    """Healthy, put back, rolled back, failed, and unfinished, each as its record has it; looking changes nothing."""
+def test_releases_are_listed_with_their_results(revision: str, state: Path) -> None:
+    """Releases are listed as recorded: healthy, restored, rolled back, failed or unfinished; listing changes nothing."""
     before = contents(state)
     for project, ends in expected(revision)["releases"].items():
         done = command("releases", "--project-name", project, "--json")
@@ -244,7 +244,7 @@ def test_releases_are_listed_with_what_became_of_each(revision: str, state: Path
 
 
 def test_two_releases_are_compared(revision: str, state: Path) -> None:
-    """Images, environment and secrets by their HMACs; and no value is shown."""
+    """Two recorded releases are compared by images, environment, and HMACs of secrets; no value is shown."""
     before = contents(state)
     done = command("release difference", "1", "3", "--project-name", "demo-shop", "--json")
     same = command("release difference", "1", "4", "--project-name", "demo-shop")
@@ -256,8 +256,8 @@ def test_two_releases_are_compared(revision: str, state: Path) -> None:
     assert contents(state) == before
 
 
-def test_what_a_rollback_would_start_is_read(revision: str, state: Path) -> None:
-    """The release that it goes back to, with its text, variables, files and lock, as they were recorded."""
+def test_the_plan_of_a_rollback_is_read(revision: str, state: Path) -> None:
+    """A rollback reads the recorded text, variables, files and lock of the former release."""
     plan = rollback_plan(state, "demo-shop")
 
     assert (plan["left"], plan["back to"], plan["next"]) == ([5], 4, 6)
@@ -268,7 +268,7 @@ def test_what_a_rollback_would_start_is_read(revision: str, state: Path) -> None
 
 
 def rollback_plan(state: Path, project: str) -> dict[str, Any]:
-    """What `rollback` reads before it asks an engine; there is no command that only shows it."""
+    """Return what `rollback` reads before it asks an engine; no command prints only that."""
     from boltseal.deploy.release_store import ReleaseFolder
     from boltseal.deploy.releases import rollback_target
 
@@ -290,7 +290,7 @@ def rollback_plan(state: Path, project: str) -> dict[str, Any]:
 
 @asynccontextmanager
 async def engine(revision: str) -> AsyncIterator[FakeEngine]:
-    """An engine at the recorded address, with the images that it had."""
+    """Run an engine at the recorded address with its recorded images."""
     ENGINE.parent.mkdir(parents=True, exist_ok=True)
     fake = FakeEngine()
     for each in expected(revision)["engine images"]:
@@ -302,26 +302,26 @@ async def engine(revision: str) -> AsyncIterator[FakeEngine]:
             yield fake
         finally:
             ENGINE.unlink()
-    with contextlib.suppress(OSError):  # there may be something else in them
+    with contextlib.suppress(OSError):  # they may have other entries
         ENGINE.parent.rmdir()
         ENGINE.parent.parent.rmdir()
 
 
-async def test_kept_images_are_remembered(revision: str, state: Path) -> None:
-    """By which digest each came, under which tag it is kept, and which release holds it."""
-    said = expected(revision)["kept images"]
+async def test_kept_images_are_read(revision: str, state: Path) -> None:
+    """Kept images have their recorded digest, keep tag and the release that holds them."""
+    recorded = expected(revision)["kept images"]
     async with engine(revision):
         done = await beside("kept images", "--json")
     fields = ("ref", "status", "digest", "image", "tag", "kept", "held", "recorded", "current")
 
     assert done.code == 0, done.out + done.err
     assert [{key: one[key] for key in fields} for one in done.json["results"]] == [
-        {key: one[key] for key in fields} for one in said
+        {key: one[key] for key in fields} for one in recorded
     ]
 
 
 def test_there_are_fixtures_and_each_says_how_it_was_made() -> None:
-    """A set without its README, or none at all, would make every other test pass."""
+    """Fixtures exist, each with a README, since without them every other test would pass."""
     sets = [path for path in HERE.iterdir() if path.is_dir()]
 
     assert sets

@@ -33,7 +33,7 @@ FAR_FUTURE_US = 2**62
 
 @pytest.fixture(params=["local", "memory"])
 def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[BlobStore]:
-    """Each implementation, empty."""
+    """Each implementation of a blob store, empty."""
     made: BlobStore = (
         LocalBlobs(tmp_path / "data", lock_wait_s=0.1) if request.param == "local" else MemoryBlobs(lock_wait_s=0.1)
     )
@@ -42,14 +42,14 @@ def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[BlobStore]
 
 
 async def begin(store: BlobStore) -> UploadKey:
-    """A new, empty session."""
+    """Begin a new, empty upload session."""
     key = UploadKey(REPOSITORY, UploadId.new())
     await store.start_upload(key)
     return key
 
 
 async def push(store: BlobStore, content: bytes, algorithm: str = "sha256") -> Digest:
-    """A whole blob in one request."""
+    """Push a whole blob in one request."""
     key = await begin(store)
     digest = Digest.of(content, algorithm)
     async with store.open_upload(key, algorithm) as writer:
@@ -59,7 +59,7 @@ async def push(store: BlobStore, content: bytes, algorithm: str = "sha256") -> D
 
 
 async def patch(store: BlobStore, key: UploadKey, *chunks: bytes) -> None:
-    """One acknowledged request."""
+    """Append a chunk in one acknowledged request."""
     async with store.open_upload(key) as writer:
         for chunk in chunks:
             await writer.write(chunk)
@@ -67,20 +67,20 @@ async def patch(store: BlobStore, key: UploadKey, *chunks: bytes) -> None:
 
 
 async def content_of(store: BlobStore, digest: Digest) -> bytes:
-    """All bytes of a blob."""
+    """Return all bytes of a blob."""
     stored = await store.stat(digest)
     assert stored is not None
     return b"".join([piece async for piece in store.read(digest, 0, stored.size)])
 
 
 async def size_of(store: BlobStore, digest: Digest) -> int | None:
-    """Size of a blob in bytes, None when absent."""
+    """Return the size of a blob in bytes, or None if it is absent."""
     stored = await store.stat(digest)
     return None if stored is None else stored.size
 
 
-async def test_a_blob_comes_back_as_it_went_in(store: BlobStore) -> None:
-    """Bytes pushed in one request are there under their digest, with their size."""
+async def test_a_pushed_blob_is_returned_unchanged(store: BlobStore) -> None:
+    """A blob that was pushed in one request is returned under its digest with its size."""
     digest = await push(store, b"layer")
 
     assert await content_of(store, digest) == b"layer"
@@ -88,8 +88,8 @@ async def test_a_blob_comes_back_as_it_went_in(store: BlobStore) -> None:
     assert store.look(digest) is not None
 
 
-async def test_an_empty_blob_is_a_blob(store: BlobStore) -> None:
-    """Zero bytes have a digest like any others."""
+async def test_an_empty_blob_is_stored(store: BlobStore) -> None:
+    """A blob of zero bytes is stored and returned."""
     digest = await push(store, b"")
 
     assert await size_of(store, digest) == 0
@@ -97,7 +97,7 @@ async def test_an_empty_blob_is_a_blob(store: BlobStore) -> None:
 
 
 async def test_an_absent_blob_is_absent(store: BlobStore) -> None:
-    """What was never pushed is a miss, and reading it is an error at the first piece."""
+    """A blob that was never pushed is a miss, and reading it raises at the first chunk."""
     digest = Digest.of(b"never pushed")
 
     assert await store.stat(digest) is None
@@ -107,7 +107,7 @@ async def test_an_absent_blob_is_absent(store: BlobStore) -> None:
 
 
 async def test_a_blob_in_many_requests_is_the_same_blob(store: BlobStore) -> None:
-    """PATCH, PATCH, and a PUT with the last chunk add up."""
+    """PATCH requests and a final PUT add up to the blob."""
     key = await begin(store)
     await patch(store, key, b"one ")
     await patch(store, key, b"two ", b"and ")
@@ -147,8 +147,8 @@ async def test_upload_size_is_the_offset_to_resume_at(store: BlobStore) -> None:
     assert await store.upload_size(key) == 5
 
 
-async def test_the_offset_counts_what_is_only_buffered(store: BlobStore) -> None:
-    """The next chunk's place is known before anything reaches the disk."""
+async def test_the_offset_counts_buffered_bytes(store: BlobStore) -> None:
+    """The offset includes buffered bytes, so that the next chunk's position is known before they are on disk."""
     key = await begin(store)
     await patch(store, key, b"12345")
     async with store.open_upload(key) as writer:
@@ -160,7 +160,7 @@ async def test_the_offset_counts_what_is_only_buffered(store: BlobStore) -> None
 
 
 async def test_a_wrong_digest_keeps_the_session_as_it_was(store: BlobStore) -> None:
-    """The refused request's own bytes are gone, the acknowledged ones stay, and the right digest still succeeds."""
+    """After a wrong digest the refused request's bytes are gone, acknowledged ones stay, and the right digest succeeds."""
     key = await begin(store)
     await patch(store, key, b"acknowledged ")
     wrong = Digest.of(b"something else")
@@ -179,7 +179,7 @@ async def test_a_wrong_digest_keeps_the_session_as_it_was(store: BlobStore) -> N
 
 
 async def test_a_wrong_digest_can_be_followed_by_the_right_one_at_once(store: BlobStore) -> None:
-    """The same writer goes on after a refused commit."""
+    """After a refused commit the same writer can commit with the right digest."""
     key = await begin(store)
     async with store.open_upload(key) as writer:
         await writer.write(b"abc")
@@ -195,8 +195,8 @@ async def test_a_wrong_digest_can_be_followed_by_the_right_one_at_once(store: Bl
 
 @pytest.mark.parametrize("expected", ["sha256", "sha512"])
 @pytest.mark.parametrize("asked", ["sha256", "sha512"])
-async def test_any_algorithm_may_be_asked_for_at_the_end(store: BlobStore, expected: str, asked: str) -> None:
-    """A session opened for one algorithm can be committed under the other."""
+async def test_the_algorithm_may_be_chosen_at_the_commit(store: BlobStore, expected: str, asked: str) -> None:
+    """A session that was opened for one digest algorithm can be committed under the other."""
     key = await begin(store)
     async with store.open_upload(key, expected) as writer:
         await writer.write(b"a" * 100_000)
@@ -208,7 +208,7 @@ async def test_any_algorithm_may_be_asked_for_at_the_end(store: BlobStore, expec
 
 
 async def test_a_rollback_forgets_the_request(store: BlobStore) -> None:
-    """What was acknowledged before stays, in size and in hash."""
+    """A rollback removes the current request's bytes; size and hash of acknowledged ones stay."""
     key = await begin(store)
     await patch(store, key, b"kept ")
     async with store.open_upload(key) as writer:
@@ -225,7 +225,7 @@ async def test_a_rollback_forgets_the_request(store: BlobStore) -> None:
 
 
 async def test_a_session_belongs_to_its_repository(store: BlobStore) -> None:
-    """The same id under another repository's name is unknown, to look at, to write to and to cancel."""
+    """An upload id is unknown under another repository, for reading, writing and cancelling."""
     key = await begin(store)
     elsewhere = UploadKey(Repository("shop/other"), key.id)
 
@@ -253,7 +253,7 @@ async def test_a_session_has_one_writer(store: BlobStore) -> None:
 
 
 async def test_a_writer_waits_for_the_one_before(store: BlobStore) -> None:
-    """A client that pipelines its requests finds its session free a moment later."""
+    """A second request to a session waits for the first, so that clients may pipeline."""
     key = await begin(store)
     opened = asyncio.Event()
 
@@ -276,7 +276,7 @@ async def test_a_writer_waits_for_the_one_before(store: BlobStore) -> None:
 
 
 async def test_a_cancelled_session_cannot_be_committed(store: BlobStore) -> None:
-    """Cancelling does not wait for the writer, whose commit finds nothing to commit."""
+    """Cancelling does not wait for the writer, whose commit then fails."""
     key = await begin(store)
     async with store.open_upload(key) as writer:
         await writer.write(b"too late")
@@ -287,8 +287,8 @@ async def test_a_cancelled_session_cannot_be_committed(store: BlobStore) -> None
     assert store.look(Digest.of(b"too late")) is None
 
 
-async def test_a_push_replaces_what_is_there(store: BlobStore) -> None:
-    """The same blob pushed again is whole, and there once."""
+async def test_a_push_replaces_a_stored_blob(store: BlobStore) -> None:
+    """Pushing a stored blob again replaces it, and it is stored once."""
     await push(store, b"again")
     digest = await push(store, b"again")
 
@@ -296,16 +296,16 @@ async def test_a_push_replaces_what_is_there(store: BlobStore) -> None:
     assert await content_of(store, digest) == b"again"
 
 
-async def test_two_sessions_may_bring_the_same_blob_at_once(store: BlobStore) -> None:
-    """Racing pushes of one digest all succeed and leave one whole blob."""
+async def test_two_sessions_may_push_the_same_blob_concurrently(store: BlobStore) -> None:
+    """Concurrent pushes of one digest all succeed and leave one complete blob."""
     digests = await asyncio.gather(*(push(store, b"z" * 50_000) for _ in range(8)))
 
     assert len(set(digests)) == 1
     assert await content_of(store, digests[0]) == b"z" * 50_000
 
 
-async def test_a_range_is_what_was_asked_for(store: BlobStore) -> None:
-    """Start and length count bytes, and every piece is small enough."""
+async def test_a_range_is_what_was_requested(store: BlobStore) -> None:
+    """A range is given in bytes by start and length, and every chunk is at most the chunk size."""
     content = bytes(range(256)) * 16_384
     digest = await push(store, content)
     pieces = [piece async for piece in store.read(digest, 1000, 3 * PIECE_BYTES)]
@@ -315,8 +315,8 @@ async def test_a_range_is_what_was_asked_for(store: BlobStore) -> None:
     assert [piece async for piece in store.read(digest, 5, 0)] == []
 
 
-async def test_reading_beyond_the_end_is_not_silence(store: BlobStore) -> None:
-    """A blob shorter than its row says breaks the answer instead of ending it."""
+async def test_reading_beyond_the_end_is_an_error(store: BlobStore) -> None:
+    """Reading a blob that is shorter than its row states raises an error instead of ending early."""
     digest = await push(store, b"short")
 
     with pytest.raises(StoreBroken):
@@ -324,8 +324,8 @@ async def test_reading_beyond_the_end_is_not_silence(store: BlobStore) -> None:
             pass
 
 
-async def test_a_reader_may_go_away_in_the_middle(store: BlobStore) -> None:
-    """Closing the iterator early is clean."""
+async def test_a_reader_may_stop_early(store: BlobStore) -> None:
+    """A reader may close the iterator early."""
     digest = await push(store, b"q" * (2 * PIECE_BYTES))
     pieces = store.read(digest, 0, 2 * PIECE_BYTES)
     first = await anext(pieces)
@@ -335,7 +335,7 @@ async def test_a_reader_may_go_away_in_the_middle(store: BlobStore) -> None:
 
 
 async def test_walk_names_every_blob_in_order(store: BlobStore) -> None:
-    """Digests of both algorithms, sorted, with sizes; sessions are not blobs."""
+    """`walk` yields every blob's digest and size in order, of both algorithms, without upload sessions."""
     pushed = [await push(store, b"w" * size, algorithm) for size in range(20) for algorithm in ("sha256", "sha512")]
     await begin(store)
     walked = list(store.walk())
@@ -356,8 +356,8 @@ async def test_scan_yields_every_stored_byte(store: BlobStore) -> None:
         next(store.scan(Digest.of(b"never pushed")))
 
 
-async def test_bytes_that_were_committed_since_are_not_deleted(store: BlobStore) -> None:
-    """A deletion is of the bytes that were looked at: what was pushed again meanwhile stays."""
+async def test_bytes_that_were_committed_meanwhile_are_not_deleted(store: BlobStore) -> None:
+    """A delete of a blob fails if it was pushed again after the decision."""
     digest = await push(store, b"again")
     stored = await store.stat(digest)
     walked = list(store.walk())
@@ -375,7 +375,7 @@ async def test_bytes_that_were_committed_since_are_not_deleted(store: BlobStore)
 
 
 async def test_removing_is_final_and_may_be_repeated(store: BlobStore) -> None:
-    """A deleted blob is absent; deleting what is absent does nothing."""
+    """A deleted blob is absent, and deleting an absent blob does nothing."""
     digest = await push(store, b"gone")
     stored = store.look(digest)
 
@@ -388,7 +388,7 @@ async def test_removing_is_final_and_may_be_repeated(store: BlobStore) -> None:
 
 
 async def test_an_abandoned_session_is_found_and_discarded(store: BlobStore) -> None:
-    """Old sessions are listed with what they hold, and go."""
+    """Abandoned sessions are listed with their sizes, and can be discarded."""
     key = await begin(store)
     await patch(store, key, b"left here")
     found = list(store.abandoned(FAR_FUTURE_US))
@@ -401,7 +401,7 @@ async def test_an_abandoned_session_is_found_and_discarded(store: BlobStore) -> 
 
 
 async def test_a_session_in_use_is_not_abandoned(store: BlobStore) -> None:
-    """A session that is in use, or was written to since, is not discarded."""
+    """A session that is in use, or was written to recently, is not discarded."""
     key = await begin(store)
     found = next(iter(store.abandoned(FAR_FUTURE_US)))
     async with store.open_upload(key) as writer:
@@ -415,8 +415,8 @@ async def test_a_session_in_use_is_not_abandoned(store: BlobStore) -> None:
     assert await store.upload_size(key) == 5
 
 
-async def test_discarding_what_is_no_session_does_nothing(store: BlobStore) -> None:
-    """A name that leads elsewhere is refused, not followed."""
+async def test_discarding_an_invalid_session_does_nothing(store: BlobStore) -> None:
+    """An invalid session name is refused, and no path is followed."""
     digest = await push(store, b"safe")
     path = UploadFile(f"../blobs/sha256/{digest.hex[:2]}/{digest.hex}", 4, 0)
 
@@ -429,13 +429,13 @@ async def test_discarding_what_is_no_session_does_nothing(store: BlobStore) -> N
     ["", "..", "../../etc/passwd", "0" * 32, "A" * 32, "6f1d3a2e5b7c4d8e9fa0b1c2d3e4f5a6/x", "6f1d3a2e-5b7c-4d8e"],
 )
 def test_a_made_up_upload_id_is_unknown(text: str) -> None:
-    """Only names that we give out can become a path."""
+    """Only upload ids that the store created can become a path."""
     with pytest.raises(UploadUnknown):
         UploadId(text)
 
 
 class Step(str):
-    """One of: a chunk was written, flushed, the session re-opened, a request rolled back."""
+    """A step of the property test: write a chunk, flush, reopen the session, or roll back a request."""
 
 
 steps = st.lists(
@@ -454,7 +454,7 @@ steps = st.lists(
 async def test_any_sequence_of_chunks_and_requests_gives_its_bytes(
     store: BlobStore, steps: list[bytes | Step], algorithm: str
 ) -> None:
-    """However a blob is split over chunks and requests, refused ones between them, the bytes that count are the blob."""
+    """However a blob is split over chunks and requests, with refused ones between, its bytes are complete."""
     key = await begin(store)
     kept = pending = b""
     opened = store.open_upload(key)
@@ -486,15 +486,15 @@ async def test_any_sequence_of_chunks_and_requests_gives_its_bytes(
     assert await content_of(store, digest) == kept + pending
 
 
-def test_the_names_of_sessions_are_not_to_be_guessed() -> None:
-    """No part of one id follows from another one."""
+def test_upload_ids_can_not_be_guessed() -> None:
+    """Upload ids are random: no part of one follows from another."""
     names = {UploadId.new() for _ in range(100)}
 
     assert len({name[:8] for name in names}) == len({name[-8:] for name in names}) == 100
 
 
-async def test_a_session_that_is_there_is_begun_again_as_it_is(store: BlobStore) -> None:
-    """A second process that brings the same digest continues where the first one stopped."""
+async def test_an_existing_session_is_continued(store: BlobStore) -> None:
+    """A second process that fetches the same digest continues the existing session."""
     key = FetchKey(REPOSITORY, UploadId.of(Digest.of(b"from elsewhere")))
     await store.start_upload(key)
     await patch(store, key, b"from ")
@@ -503,8 +503,8 @@ async def test_a_session_that_is_there_is_begun_again_as_it_is(store: BlobStore)
     assert await store.upload_size(key) == 5
 
 
-async def test_no_request_can_name_what_is_fetched(store: BlobStore) -> None:
-    """An upload of the same number in the same repository is another one."""
+async def test_no_request_can_name_a_fetch_session(store: BlobStore) -> None:
+    """A client's upload with the same number in the same repository is separate from a fetch session."""
     number = UploadId.of(Digest.of(b"from elsewhere"))
     await store.start_upload(FetchKey(REPOSITORY, number))
 
@@ -512,8 +512,8 @@ async def test_no_request_can_name_what_is_fetched(store: BlobStore) -> None:
         await store.upload_size(UploadKey(REPOSITORY, number))
 
 
-async def test_a_session_can_be_looked_into_while_it_is_written_to(store: BlobStore) -> None:
-    """What was acknowledged is there for others, also when the session has become a blob."""
+async def test_a_session_can_be_read_while_it_is_written(store: BlobStore) -> None:
+    """Other readers see acknowledged bytes of a session, also after it became a blob."""
     key = await begin(store)
     seen: list[object] = []
     partial = store.open_partial(key)
@@ -533,8 +533,8 @@ async def test_a_session_can_be_looked_into_while_it_is_written_to(store: BlobSt
     assert seen == [0, 5, b"ayer", 14, b"layer and more"]
 
 
-async def test_a_reader_of_a_session_sees_that_it_was_dropped(store: BlobStore) -> None:
-    """Its bytes were never a blob."""
+async def test_a_reader_of_a_discarded_session_gets_an_error(store: BlobStore) -> None:
+    """A reader of a session that was discarded gets an error, because its bytes never were a blob."""
     key = await begin(store)
     await patch(store, key, b"layer")
     partial = store.open_partial(key)
@@ -547,7 +547,7 @@ async def test_a_reader_of_a_session_sees_that_it_was_dropped(store: BlobStore) 
 
 
 async def test_a_writer_that_does_not_wait_is_refused_at_once(store: BlobStore) -> None:
-    """`wait_s=0`: busy is an answer."""
+    """With `wait_s=0` a busy session is refused at once."""
     key = await begin(store)
     async with store.open_upload(key):
         with pytest.raises(UploadBusy):

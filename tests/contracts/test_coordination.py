@@ -84,7 +84,7 @@ def open_leases(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Call
 
 
 def start(program: str, folder: Path) -> subprocess.Popen[bytes]:
-    """Start a process and wait until it holds what it is for."""
+    """Start a process and wait until it has its lock."""
     process = subprocess.Popen([sys.executable, "-c", program, str(folder)], stdout=subprocess.PIPE)
     assert process.stdout is not None
     assert process.stdout.readline()
@@ -99,7 +99,7 @@ def kill(process: subprocess.Popen[bytes]) -> None:
 
 
 def in_background(work: Callable[[], None]) -> tuple[threading.Thread, threading.Event]:
-    """Begin the work in a thread. The event is set at its end."""
+    """Run the work in a thread; the event is set at its end."""
     done = threading.Event()
 
     def run() -> None:
@@ -115,7 +115,7 @@ def in_background(work: Callable[[], None]) -> tuple[threading.Thread, threading
 
 
 def test_a_second_writer_waits_for_the_end_of_the_first(open_generation: Callable[[], Generation]) -> None:
-    """COMMIT releases the database's lock before `end`: without waiting, the next COMMIT would be under an even number."""
+    """Between COMMIT and `end` a second writer waits, since its COMMIT would otherwise happen under an even number."""
     one, other = open_generation(), open_generation()
     one.begin()
     thread, begun = in_background(other.begin)
@@ -131,7 +131,7 @@ def test_a_second_writer_waits_for_the_end_of_the_first(open_generation: Callabl
 
 
 def test_every_process_reads_an_odd_number_during_a_commit(open_generation: Callable[[], Generation]) -> None:
-    """No process uses or fills a cache while something is taken away."""
+    """During a commit every process reads an odd number, so that none uses or fills a cache."""
     one, other = open_generation(), open_generation()
     before = other.read()
     one.begin()
@@ -143,7 +143,7 @@ def test_every_process_reads_an_odd_number_during_a_commit(open_generation: Call
 
 
 def test_the_number_is_another_after_each_writer(open_generation: Callable[[], Generation]) -> None:
-    """Writers of several processes never leave a number that was there before."""
+    """Writers of several processes never leave a number that was used before."""
     one, other = open_generation(), open_generation()
     seen = [one.read()]
     for writer in (one, other, one):
@@ -156,7 +156,7 @@ def test_the_number_is_another_after_each_writer(open_generation: Callable[[], G
 
 
 def test_a_writer_that_died_blocks_no_other(open_generation: Callable[[], Generation]) -> None:
-    """A process that is killed between `begin` and `end` leaves the number odd and its lock released."""
+    """A writer killed between `begin` and `end` leaves the number odd and its lock released."""
     here = open_generation()
     child = os.fork()
     if child == 0:
@@ -175,7 +175,7 @@ def test_a_writer_that_died_blocks_no_other(open_generation: Callable[[], Genera
     assert here.read() > repaired
 
 
-def test_a_start_does_not_end_what_a_living_writer_began(open_generation: Callable[[], Generation]) -> None:
+def test_a_start_does_not_interrupt_a_living_writer(open_generation: Callable[[], Generation]) -> None:
     """`repair` beside a writer between COMMIT and `end` waits, and then finds nothing to repair."""
     one, starting = open_generation(), open_generation()
     one.begin()
@@ -193,7 +193,7 @@ def test_a_start_does_not_end_what_a_living_writer_began(open_generation: Callab
 
 
 async def test_one_holder_at_a_time_in_a_process_and_over_processes(open_lock: Callable[[], InterprocessLock]) -> None:
-    """Tasks of one object exclude each other, and those of another one."""
+    """Tasks that share a lock object exclude each other, and those of another object or process."""
     here, there = open_lock(), open_lock()
     inside, most = 0, 0
 
@@ -211,7 +211,7 @@ async def test_one_holder_at_a_time_in_a_process_and_over_processes(open_lock: C
 
 
 async def test_locks_of_other_keys_are_independent(open_lock: Callable[[], InterprocessLock]) -> None:
-    """A key that is held is refused after the wait; another one is free."""
+    """A lock on one key does not affect another key; a taken key is refused after the wait."""
     lock = open_lock()
     async with lock.taken("one", 0), lock.taken("two", 0):
         with pytest.raises(LockNotAcquired):
@@ -224,7 +224,7 @@ async def test_locks_of_other_keys_are_independent(open_lock: Callable[[], Inter
 
 
 async def test_a_lock_is_released_by_an_error_in_its_block(open_lock: Callable[[], InterprocessLock]) -> None:
-    """Work that failed does not keep others waiting."""
+    """An error in a lock's block releases the lock."""
     here, there = open_lock(), open_lock()
     with pytest.raises(ZeroDivisionError):
         async with here.taken("tag", 0):
@@ -235,7 +235,7 @@ async def test_a_lock_is_released_by_an_error_in_its_block(open_lock: Callable[[
 
 
 async def test_a_lock_ends_with_its_process(open_lock: Callable[[], InterprocessLock], tmp_path: Path) -> None:
-    """A killed process blocks no other."""
+    """A killed process releases its lock."""
     other = await asyncio.to_thread(start, HOLDS_LOCK, tmp_path)
     lock = open_lock()
     try:
@@ -252,7 +252,7 @@ async def test_a_lock_ends_with_its_process(open_lock: Callable[[], Interprocess
 
 
 def test_one_process_has_the_lease(open_leases: Callable[[], Leases]) -> None:
-    """The second one gets none until the first has released it; other names are independent."""
+    """A second process gets the lease only after release; leases of other names are independent."""
     one, other = open_leases(), open_leases()
     lease = one.acquire("work")
     refused, elsewhere = other.acquire("work"), other.acquire("other-work")
@@ -269,7 +269,7 @@ def test_one_process_has_the_lease(open_leases: Callable[[], Leases]) -> None:
 
 
 def test_each_lease_has_a_higher_epoch(open_leases: Callable[[], Leases]) -> None:
-    """Writes under an earlier epoch can be distinguished from those of the present holder."""
+    """Each lease has a higher epoch, which distinguishes writes of the present holder from earlier ones."""
     epochs = []
     for leases in (open_leases(), open_leases(), open_leases()):
         lease = leases.acquire("work")
@@ -282,7 +282,7 @@ def test_each_lease_has_a_higher_epoch(open_leases: Callable[[], Leases]) -> Non
 
 
 def test_a_lease_ends_with_its_process(open_leases: Callable[[], Leases], tmp_path: Path) -> None:
-    """The work of a killed process is taken over, under a higher epoch."""
+    """A killed process's lease is given to another under a higher epoch."""
     other = start(HOLDS_LEASE, tmp_path)
     leases = open_leases()
     try:
@@ -297,7 +297,7 @@ def test_a_lease_ends_with_its_process(open_leases: Callable[[], Leases], tmp_pa
 
 
 def test_a_lease_that_cannot_be_recorded_is_not_given(tmp_path: Path) -> None:
-    """An unwritable folder, or an epoch that is no number, is doubt."""
+    """If the epoch file can't be written or is no number, the lease is refused."""
     (tmp_path / "broken.lease").write_text("x")
 
     with pytest.raises(LockUnusable, match="can't be used"):
@@ -306,8 +306,8 @@ def test_a_lease_that_cannot_be_recorded_is_not_given(tmp_path: Path) -> None:
         FileLeases(tmp_path).acquire("broken")
 
 
-async def test_a_lock_file_that_cannot_be_made_is_doubt(tmp_path: Path) -> None:
-    """Without the lock the work is not done."""
+async def test_without_a_lock_file_the_work_is_refused(tmp_path: Path) -> None:
+    """If a lock file can't be created, the work under the lock is not done."""
     with pytest.raises(LockUnusable, match=r"turns\.lock can't be used"):
         async with FileInterprocessLock(tmp_path / "missing").taken("tag", 0):
             pass
@@ -315,7 +315,7 @@ async def test_a_lock_file_that_cannot_be_made_is_doubt(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("what", ["sync", "sync_folder"])
 def test_a_lease_whose_epoch_is_not_durable_is_not_given(tmp_path: Path, what: str) -> None:
-    """After a power cut an earlier epoch could be given again, or the file could be unreadable for ever."""
+    """If the epoch can't be synced to disk, no lease is given, because a power cut could repeat the epoch."""
     disk = FailingDisk()
     leases = FileLeases(tmp_path, disk)
     disk.fail(what)

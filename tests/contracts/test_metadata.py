@@ -27,7 +27,7 @@ Opener = Callable[[], Metadata]
 
 @pytest.fixture(params=["sqlite"])
 def open_metadata(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Opener]:
-    """Open the database of this test; a second object stands for another process."""
+    """Open the database of this test; a second object acts as another process."""
     assert request.param == "sqlite"
     data = tmp_path / "data"
     prepare_data(data)
@@ -56,7 +56,7 @@ def add(name: str, tx: UnitOfWork, *, fail: bool = False) -> str:
 
 
 def names_in(snapshot: Snapshot) -> list[str]:
-    """The repositories that there are."""
+    """Return the names of all repositories."""
     return sorted(name.removeprefix("test/") for name, _ in queries.repositories_below(snapshot, "test/"))
 
 
@@ -69,7 +69,7 @@ def take_away(tx: UnitOfWork) -> None:
 
 
 async def test_a_job_that_returns_is_committed(open_metadata: Opener) -> None:
-    """The result of a job is visible to every reader of every process."""
+    """When a job returns, every reader of every process sees its result."""
     metadata, other = open_metadata(), open_metadata()
     returned = await metadata.write(partial(add, "a"))
 
@@ -79,13 +79,13 @@ async def test_a_job_that_returns_is_committed(open_metadata: Opener) -> None:
 
 
 def test_a_caller_without_an_event_loop_gets_the_result(metadata: Metadata) -> None:
-    """`write_and_wait` and `read_and_wait` do the same from any thread."""
+    """`write_and_wait` and `read_and_wait` work in a thread without an event loop."""
     assert metadata.write_and_wait(partial(add, "a")) == "a"
     assert names(metadata) == ["a"]
 
 
 async def test_a_job_that_raises_changes_nothing_and_does_not_affect_its_group(metadata: Metadata) -> None:
-    """Of a group that is committed together only the failed job is rolled back."""
+    """Of jobs that are committed together, only the failed one is rolled back."""
     results = await asyncio.gather(
         *(metadata.write(partial(add, f"r{n:02}", fail=n % 3 == 0)) for n in range(30)), return_exceptions=True
     )
@@ -94,8 +94,8 @@ async def test_a_job_that_raises_changes_nothing_and_does_not_affect_its_group(m
     assert names(metadata) == [f"r{n:02}" for n in range(30) if n % 3]
 
 
-async def test_jobs_are_done_in_the_order_in_which_they_were_handed_in(metadata: Metadata) -> None:
-    """Each job sees the changes of those before it."""
+async def test_jobs_run_in_order(metadata: Metadata) -> None:
+    """Jobs run in the order in which they were queued, and see the changes of earlier ones."""
 
     def job(name: str, tx: UnitOfWork) -> int:
         add(name, tx)
@@ -106,8 +106,8 @@ async def test_jobs_are_done_in_the_order_in_which_they_were_handed_in(metadata:
     assert seen == list(range(1, 41))
 
 
-async def test_a_job_whose_caller_gave_up_before_it_began_is_not_done(metadata: Metadata) -> None:
-    """A client that went away before its turn has changed nothing."""
+async def test_a_job_whose_caller_gave_up_is_not_run(metadata: Metadata) -> None:
+    """A queued job whose caller gave up is not run."""
     begun, release = asyncio.Event(), asyncio.Event()
     loop = asyncio.get_running_loop()
 
@@ -129,7 +129,7 @@ async def test_a_job_whose_caller_gave_up_before_it_began_is_not_done(metadata: 
 
 
 async def test_the_write_queue_has_the_jobs_that_are_not_committed_yet(metadata: Metadata) -> None:
-    """It has their number and the time of the oldest, and is empty when the caller has its result."""
+    """The write queue reports the number of uncommitted jobs and the oldest's time, and is empty after the result."""
     release = threading.Event()
 
     def slow(_: UnitOfWork) -> None:
@@ -150,7 +150,7 @@ async def test_the_write_queue_has_the_jobs_that_are_not_committed_yet(metadata:
 
 
 async def test_a_defect_in_a_job_reaches_its_caller_and_the_writer_continues(metadata: Metadata) -> None:
-    """An error that is not ours is rolled back and raised as it is."""
+    """An unexpected exception in a job is rolled back and raised unchanged, and the writer continues."""
 
     def broken(_: UnitOfWork) -> None:
         raise ZeroDivisionError
@@ -162,8 +162,8 @@ async def test_a_defect_in_a_job_reaches_its_caller_and_the_writer_continues(met
     assert names(metadata) == ["after"]
 
 
-async def test_what_was_tried_is_undone(metadata: Metadata) -> None:
-    """A block of `rolled_back` leaves rows and the marks of the unit of work as they were."""
+async def test_a_rolled_back_block_is_undone(metadata: Metadata) -> None:
+    """A block of `rolled_back` restores rows and the state of the unit of work."""
 
     def job(tx: UnitOfWork) -> tuple[list[str], bool]:
         add("kept", tx)
@@ -177,7 +177,7 @@ async def test_what_was_tried_is_undone(metadata: Metadata) -> None:
 
 
 async def test_a_read_sees_one_snapshot(open_metadata: Opener) -> None:
-    """A commit during a read is not seen by its later queries."""
+    """Later queries of one read do not see a commit that happened meanwhile."""
     metadata, other = open_metadata(), open_metadata()
     await metadata.write(partial(add, "before"))
     committed = threading.Event()
@@ -199,7 +199,7 @@ async def test_a_read_sees_one_snapshot(open_metadata: Opener) -> None:
 
 
 async def test_writers_of_two_processes_exclude_each_other(open_metadata: Opener) -> None:
-    """Read, decide and write under a lock: of concurrent appends none takes an index twice, and none is lost."""
+    """Concurrent appends of two processes take each index once and lose none."""
     one, two = open_metadata(), open_metadata()
     await one.write(lambda tx: ledger_store.start(tx, "registry.test"))
 
@@ -218,8 +218,8 @@ async def test_writers_of_two_processes_exclude_each_other(open_metadata: Opener
     assert [tuple(line) for line in lines] == [(index, b"%d" % index) for index in range(120)]
 
 
-async def test_an_entry_behind_a_head_that_was_not_locked_is_a_defect(metadata: Metadata) -> None:
-    """An index that is not the next one is never written."""
+async def test_an_entry_without_a_locked_head_is_a_defect(metadata: Metadata) -> None:
+    """An entry whose index is not the next one is never written."""
     await metadata.write(lambda tx: ledger_store.start(tx, "registry.test"))
 
     def append(tx: UnitOfWork) -> None:
@@ -231,7 +231,7 @@ async def test_an_entry_behind_a_head_that_was_not_locked_is_a_defect(metadata: 
 
 
 async def test_a_locked_row_is_the_row_itself(metadata: Metadata) -> None:
-    """The functions that lock a row return what those without a lock return."""
+    """Functions that lock a row return the same row as those that do not."""
     row = TagRow(digest=DIGEST, canonical=DIGEST, media_type="m", entry_index=0, changed_us=1, changed_by="a")
 
     def job(tx: UnitOfWork) -> tuple[object, ...]:
@@ -268,7 +268,7 @@ async def test_lookups_see_the_last_commit(open_metadata: Opener) -> None:
 
 
 async def test_bytes_that_are_released_again_have_another_time(metadata: Metadata) -> None:
-    """What compares the times sees every release, also two in one microsecond; referenced bytes are not released."""
+    """Each release of bytes has a different time, even within one microsecond; referenced bytes are not released."""
 
     def job(tx: UnitOfWork) -> tuple[bool, bool, bool]:
         number = queries.ensure_repository(tx, "test/app", None)
@@ -282,8 +282,8 @@ async def test_bytes_that_are_released_again_have_another_time(metadata: Metadat
     assert await metadata.write(job) == (False, True, True)
 
 
-async def test_a_commit_that_need_not_be_durable_is_seen_by_every_process(open_metadata: Opener) -> None:
-    """It is atomic and in order as any other, alone and in a group with durable ones."""
+async def test_a_commit_that_need_not_be_durable_is_visible_to_every_process(open_metadata: Opener) -> None:
+    """A commit without fsync is visible to every process, atomic and in order, alone or in a group with durable ones."""
     metadata, other = open_metadata(), open_metadata()
     await metadata.write(partial(add, "a"), durable=False)
     alone = names(other)
@@ -296,7 +296,7 @@ async def test_a_commit_that_need_not_be_durable_is_seen_by_every_process(open_m
 
 
 async def test_open_uploads_are_counted_for_their_owner_until_they_expire(open_metadata: Opener) -> None:
-    """Over all repositories and processes; one that has ended, or whose row has expired, does not count."""
+    """Open uploads are counted per owner over repositories and processes, without ended and expired ones."""
     metadata, other = open_metadata(), open_metadata()
 
     def begin(tx: UnitOfWork) -> None:
@@ -315,8 +315,8 @@ async def test_open_uploads_are_counted_for_their_owner_until_they_expire(open_m
     assert left == 1
 
 
-async def test_taking_away_changes_the_generation_for_every_process(open_metadata: Opener) -> None:
-    """Caches of another process see at once that something was removed; additions leave them alone."""
+async def test_removals_change_the_generation_for_every_process(open_metadata: Opener) -> None:
+    """Removals change the generation for every process; additions do not."""
     one, two = open_metadata(), open_metadata()
     before = two.generation.read()
     await one.write(partial(add, "a"))
@@ -328,8 +328,8 @@ async def test_taking_away_changes_the_generation_for_every_process(open_metadat
     assert two.generation.read() % 2 == 0
 
 
-async def test_a_refused_job_that_would_take_away_leaves_caches_alone(metadata: Metadata) -> None:
-    """A delete that was rolled back removed nothing."""
+async def test_a_rolled_back_removal_does_not_change_the_generation(metadata: Metadata) -> None:
+    """A rolled-back removal does not change the generation."""
 
     def refused(tx: UnitOfWork) -> None:
         tx.invalidates_caches = True
@@ -343,7 +343,7 @@ async def test_a_refused_job_that_would_take_away_leaves_caches_alone(metadata: 
 
 
 async def test_appended_entries_are_announced_after_the_commit(metadata: Metadata) -> None:
-    """The callback of a log finds the entries that it is called for; a job that failed announces nothing."""
+    """After a commit, the log's callback finds the new entries; a failed job announces nothing."""
     await metadata.write(lambda tx: ledger_store.start(tx, "registry.test"))
     announced: list[list[str]] = []
     metadata.after_append[LEDGER.name] = lambda: announced.append(names(metadata))
@@ -362,7 +362,7 @@ async def test_appended_entries_are_announced_after_the_commit(metadata: Metadat
 
 
 async def test_writes_after_close_are_refused(open_metadata: Opener) -> None:
-    """A server that is shutting down acknowledges nothing more; closing twice is closing once."""
+    """After close, writes are refused; closing twice has no effect."""
     metadata = open_metadata()
     metadata.close()
     metadata.close()
@@ -372,7 +372,7 @@ async def test_writes_after_close_are_refused(open_metadata: Opener) -> None:
 
 
 class LosingSession(SqliteSession):
-    """A session whose next COMMIT fails: before it is done, or done and without an answer."""
+    """A session whose next COMMIT fails, either before it is done or after, without an answer."""
 
     lose: str | None = None
 
@@ -386,7 +386,7 @@ class LosingSession(SqliteSession):
 
 
 class LosingDriver(SqliteDriver):
-    """A driver that hands out such sessions."""
+    """A driver that opens such sessions."""
 
     def __init__(self, path: Path) -> None:
         super().__init__(path)
@@ -399,7 +399,8 @@ class LosingDriver(SqliteDriver):
 
 @pytest.mark.parametrize("when", ["before", "after"])
 async def test_a_failed_commit_may_be_repeated(when: str, tmp_path: Path) -> None:
-    """Not done, or done and the answer lost: the caller gets an error, and its repetition finds or makes one change."""
+    """After a COMMIT that failed or whose answer was lost, the caller gets an error, and a repetition leaves one
+    change."""
     prepare_data(tmp_path)
     driver = LosingDriver(tmp_path / DATABASE_NAME)
     metadata = SqlMetadata(driver, FileGeneration.open(tmp_path / GENERATION_NAME), lambda: NOW_US)

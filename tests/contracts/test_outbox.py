@@ -21,7 +21,7 @@ Opener = Callable[..., Outbox]
 
 @pytest.fixture(params=["file", "sqlite"])
 def open_outbox(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Opener]:
-    """Open the outbox of this test; a second object stands for another process."""
+    """Open the outbox of this test; a second object acts as another process."""
     with ExitStack() as opened:
 
         def open_(max_waiting: int = MAX_WAITING) -> Outbox:
@@ -46,7 +46,7 @@ def ids(outbox: Outbox, receiver: str, now_us: int = 10**12) -> list[str]:
 
 
 def test_an_event_waits_for_each_receiver_until_it_is_delivered(outbox: Outbox) -> None:
-    """In order of time; an event put twice is stored once."""
+    """Events wait for each receiver in order of time; an event that is put twice is stored once."""
     outbox.put([Posting("2", 2, BODY, ("a", "b")), Posting("1", 1, BODY, ("a",))])
     outbox.put([Posting("2", 2, BODY, ("a", "b"))])
     both = ids(outbox, "a"), ids(outbox, "b")
@@ -59,8 +59,8 @@ def test_an_event_waits_for_each_receiver_until_it_is_delivered(outbox: Outbox) 
     assert outbox.waiting() == {"a": 1, "b": 1}
 
 
-def test_what_was_put_is_there_for_the_next_process(outbox: Outbox, open_outbox: Opener) -> None:
-    """Events and cursors; a log without a cursor has none."""
+def test_stored_events_are_there_for_the_next_process(outbox: Outbox, open_outbox: Opener) -> None:
+    """The next process finds stored events and cursors; a log without a cursor has none."""
     outbox.put([Posting("1", 1, BODY, ("a",))], LogCursor("ledger", 7))
     outbox.close()
     again = open_outbox()
@@ -69,7 +69,7 @@ def test_what_was_put_is_there_for_the_next_process(outbox: Outbox, open_outbox:
 
 
 def test_a_log_is_begun_once(outbox: Outbox) -> None:
-    """A second process that starts later does not skip entries."""
+    """A second process that starts later begins at the stored cursor and skips no entry."""
     outbox.begin("ledger", 3)
     outbox.begin("ledger", 9)
 
@@ -77,7 +77,7 @@ def test_a_log_is_begun_once(outbox: Outbox) -> None:
 
 
 def test_events_and_cursor_are_written_atomically(outbox: Outbox) -> None:
-    """A failure in between would lose an event, or deliver it under two IDs."""
+    """Events and cursor are one write, so that a failure can't lose or duplicate an event."""
 
     def fails() -> Iterator[Posting]:
         yield Posting("1", 1, BODY, ("a",))
@@ -91,7 +91,7 @@ def test_events_and_cursor_are_written_atomically(outbox: Outbox) -> None:
 
 
 def test_one_process_at_a_time_delivers(outbox: Outbox, open_outbox: Opener) -> None:
-    """The next one may after the first has ended."""
+    """A second process delivers only after the first has ended."""
     other = open_outbox()
     first, again, second = outbox.claim(), outbox.claim(), other.claim()
     outbox.close()
@@ -100,7 +100,7 @@ def test_one_process_at_a_time_delivers(outbox: Outbox, open_outbox: Opener) -> 
 
 
 def test_minor_events_are_dropped_first(open_outbox: Opener) -> None:
-    """A flood of refusals displaces no alarm; otherwise the oldest event is dropped."""
+    """When the outbox is full, minor events are dropped first, then the oldest."""
     outbox = open_outbox(3)
     outbox.put([Posting("alarm", 1, BODY, ("a",))])
     dropped = outbox.put([Posting(f"refused {n}", 10 + n, BODY, ("a",), minor=True) for n in range(50)])
@@ -114,7 +114,7 @@ def test_minor_events_are_dropped_first(open_outbox: Opener) -> None:
 
 
 def test_expired_events_and_removed_receivers_are_deleted(outbox: Outbox) -> None:
-    """After a week, or when the receiver is not configured any more."""
+    """Events are deleted after a week, or when their receiver is no longer configured."""
     outbox.put([Posting("1", 1, BODY, ("a", "gone")), Posting("2", MAX_AGE_US, BODY, ("a",))])
     given_up = outbox.expire(MAX_AGE_US + 2, ["a"])
 

@@ -1,4 +1,4 @@
-"""Hosts to pull to."""
+"""Test hosts to pull to."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from tests.deploy.hosting import Hosting, hosting
 
 @pytest.fixture(params=ImageStoreKind)
 async def shop(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Hosting]:
-    """A host with each kind of store in turn."""
+    """A host with each kind of image store."""
     async with hosting(tmp_path, request.param) as made:
         yield made
 
 
 @pytest.fixture
 async def classic(tmp_path: Path) -> AsyncIterator[Hosting]:
-    """A host with Docker's own store."""
+    """A host with Docker's classic store."""
     async with hosting(tmp_path) as made:
         yield made

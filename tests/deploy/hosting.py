@@ -1,4 +1,4 @@
-"""A test host: an in-memory engine with any image store, which pulls from an in-memory registry; both count requests."""
+"""A test host: an in-memory engine with any image store, pulling from an in-memory registry; both count requests."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ class Hosting:
         return digest
 
     def id_of(self, digest: Digest) -> Digest:
-        """The ID that the engine gives to what was published."""
+        """Return the ID that the engine gives to the published image."""
         return Digest.parse(self._made[digest])
 
     def meaning(self, name: Reference = APP) -> Digest | None:

@@ -1,4 +1,4 @@
-"""A release as tests need one."""
+"""A release for tests."""
 
 from __future__ import annotations
 

@@ -27,7 +27,7 @@ Made = Callable[[str], Compose]
 
 @pytest.fixture
 def made(tmp_path: Path) -> Made:
-    """A `docker` program that runs a given script."""
+    """Return a `docker` program that runs a given script."""
 
     def make(script: str) -> Compose:
         program = tmp_path / "bin" / "docker"
@@ -54,17 +54,18 @@ async def up(compose: Compose, progress: Callable[[str], None] = lambda _line: N
 async def test_a_project_is_resolved_with_the_users_options(made: Made, tmp_path: Path) -> None:
     """Compose gets the user's environment and folder; a service name is never parsed as an option."""
     script = 'printf \'{"argv": "%s", "in": "%s", "token": "%s"}\' "$*" "$PWD" "$TOKEN"'
-    said = json.loads(await made(script).read(project(tmp_path), ["-v"], [tmp_path / "more"]))
+    output = json.loads(await made(script).read(project(tmp_path), ["-v"], [tmp_path / "more"]))
 
-    assert said["argv"] == (
+    assert output["argv"] == (
         f"compose --file {tmp_path}/compose.yaml --project-name shop --profile p --env-file {tmp_path}/e "
         f"--file {tmp_path}/more config --format json -- -v"
     )
-    assert (said["in"], said["token"]) == (str(tmp_path), "sesame")
+    assert (output["in"], output["token"]) == (str(tmp_path), "sesame")
 
 
 async def test_a_recorded_project_is_started_with_a_minimal_environment(made: Made, tmp_path: Path) -> None:
-    """It has the recorded variables and what Docker needs, but not the user's current variables."""
+    """A recorded project starts with its recorded variables and those that Docker needs, not with the user's current
+    ones."""
     await up(made(f'env > {tmp_path}/env; echo "$*" > {tmp_path}/argv; echo "$PWD" > {tmp_path}/in'))
     names = {line.partition("=")[0] for line in (tmp_path / "env").read_text().splitlines()}
 
@@ -77,7 +78,7 @@ async def test_a_recorded_project_is_started_with_a_minimal_environment(made: Ma
 
 
 async def test_an_unreadable_project_is_reported_in_one_line_without_its_content(made: Made, tmp_path: Path) -> None:
-    """Output may contain secrets of the project and is not shown; warnings are dropped if there is more."""
+    """An unreadable project is one line: Compose's output may contain secrets and is not shown, nor are its warnings."""
     compose = made(
         "echo 'PASSWORD=sesame'; echo level=warning x >&2; printf 'line 3:\\nodd \\033[31mkey\\n' >&2; exit 15"
     )
@@ -90,18 +91,18 @@ async def test_an_unreadable_project_is_reported_in_one_line_without_its_content
 
 async def test_a_failure_is_reported_with_its_last_lines(made: Made) -> None:
     """All lines are passed to `progress`, sanitized; the last three are in the message."""
-    told: list[str] = []
+    lines: list[str] = []
     with pytest.raises(ComposeFailed, match=r"could not start the project: line 8 / line 9 / no \\x07 way$"):
         await up(
-            made("for n in 1 2 3 4 5 6 7 8 9; do echo line $n; done; printf 'no \\007 way' >&2; exit 1"), told.append
+            made("for n in 1 2 3 4 5 6 7 8 9; do echo line $n; done; printf 'no \\007 way' >&2; exit 1"), lines.append
         )
 
-    assert len(told) == 10
-    assert told[-1] == r"no \x07 way"
+    assert len(lines) == 10
+    assert lines[-1] == r"no \x07 way"
 
 
 async def test_progress_lines_are_not_a_reason(made: Made) -> None:
-    """They are shown only if there is no other output."""
+    """Compose's progress lines are in an error message only if there is no other output."""
     with pytest.raises(ComposeFailed, match=r"start the project: Error response from daemon: no$"):
         await up(made("echo Container web-1 Starting; echo Error response from daemon: no; exit 1"))
     with pytest.raises(ComposeFailed, match=r"start the project: Container web-1 Starting$"):
@@ -109,27 +110,27 @@ async def test_progress_lines_are_not_a_reason(made: Made) -> None:
 
 
 async def test_a_failure_without_output_says_so(made: Made) -> None:
-    """The message has no empty reason."""
+    """A failure without output has a message that says so."""
     with pytest.raises(ComposeFailed, match="it printed no reason"):
         await up(made("exit 1"))
 
 
 async def test_a_full_disk_is_its_own_error_kind(made: Made) -> None:
-    """The exit code follows from the kind."""
+    """A full disk has its own error kind, from which the exit code follows."""
     with pytest.raises(ComposeFull):
         await up(made("echo write /x: No space left on device; exit 1"))
 
 
 async def test_an_endless_line_is_bounded(made: Made) -> None:
-    """Only its end is kept, and little of it is shown."""
-    told: list[str] = []
-    await up(made("head -c 3000000 /dev/zero | tr '\\0' x"), told.append)
+    """Of an endless line only the end is kept, and little of it is shown."""
+    lines: list[str] = []
+    await up(made("head -c 3000000 /dev/zero | tr '\\0' x"), lines.append)
 
-    assert [len(line) < 600 for line in told] == [True]
+    assert [len(line) < 600 for line in lines] == [True]
 
 
 async def test_endless_output_is_refused(made: Made, tmp_path: Path) -> None:
-    """The process is ended."""
+    """Endless output ends the process with an error."""
     compose = made(f"echo $$ > {tmp_path}/pid; exec yes")
     with pytest.raises(ComposeRefused, match="prints more than"):
         await compose.read(project(tmp_path))
@@ -147,7 +148,7 @@ async def test_endless_output_is_refused(made: Made, tmp_path: Path) -> None:
     ],
 )
 async def test_a_time_out_ends_the_whole_group(made: Made, tmp_path: Path, script: str) -> None:
-    """This includes children that ignore SIGINT, and those whose parent has exited."""
+    """A time-out ends all child processes, also those that ignore SIGINT or whose parent has exited."""
     with pytest.raises(ComposeFailed, match=r"did not start the project within 1 s: started"):
         await up(made(script.replace("PID", f"{tmp_path}/pid")), timeout_s=1.0)
 
@@ -156,10 +157,10 @@ async def test_a_time_out_ends_the_whole_group(made: Made, tmp_path: Path, scrip
 
 
 async def test_cancelling_ends_the_process(made: Made, tmp_path: Path) -> None:
-    """Ctrl-C leaves no process behind."""
-    told: asyncio.Future[str] = asyncio.get_running_loop().create_future()
-    task = asyncio.ensure_future(up(made(f"echo $$ > {tmp_path}/pid; echo x; exec sleep 600"), told.set_result))
-    await told
+    """Cancelling, as by Ctrl-C, leaves no process running."""
+    lines: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+    task = asyncio.ensure_future(up(made(f"echo $$ > {tmp_path}/pid; echo x; exec sleep 600"), lines.set_result))
+    await lines
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
@@ -169,7 +170,7 @@ async def test_cancelling_ends_the_process(made: Made, tmp_path: Path) -> None:
 
 
 async def test_a_missing_folder_is_not_reported_as_missing_compose(made: Made, tmp_path: Path) -> None:
-    """The message names the folder."""
+    """For a missing project folder, the message names the folder and not a missing Compose."""
     with pytest.raises(ComposeRefused, match="gone is not a folder"):
         await made("exit 0").read(ProjectFiles(tmp_path / "gone"))
 
@@ -178,27 +179,27 @@ async def test_a_missing_folder_is_not_reported_as_missing_compose(made: Made, t
 async def test_a_program_other_than_compose_2_counts_as_missing(
     made: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: str
 ) -> None:
-    """An old version, or another program of that name."""
+    """Compose 1, or another program of that name, is treated as missing."""
     made(script)
     monkeypatch.setenv("PATH", str(tmp_path / "bin"))
     with pytest.raises(ComposeMissing, match="Docker Compose 2 not found"):
         await find_compose({"PATH": f"{tmp_path}/bin"}, {})
 
 
-@pytest.mark.parametrize(("value", "told"), [("x" * 2**20, "Argument list too long"), ("a\0b", "null byte")])
+@pytest.mark.parametrize(("value", "message"), [("x" * 2**20, "Argument list too long"), ("a\0b", "null byte")])
 async def test_an_environment_that_no_program_accepts_is_reported(
-    made: Made, tmp_path: Path, value: str, told: str
+    made: Made, tmp_path: Path, value: str, message: str
 ) -> None:
-    """As a boltseal error: otherwise the previous release would not be restored."""
+    """Variables that no program accepts are a boltseal error, so that the former release is restored."""
     compose = made("exit 0")
     recorded = RecordedProject(tmp_path / "f", "shop", tmp_path, {"CERT": value})
 
-    with pytest.raises(ComposeMissing, match=f"docker can't be run: .*{told}"):
+    with pytest.raises(ComposeMissing, match=f"docker can't be run: .*{message}"):
         await compose.up(recorded, ["web"], timeout_s=20, progress=lambda _line: None)
 
 
 async def test_compose_is_found_as_dockers_plugin(made: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The plugin's version may start with v."""
+    """Compose is found as Docker's plugin, whose version may start with v."""
     monkeypatch.setenv("PATH", str(tmp_path / "bin"))
     for version in ("2.26.1", "v2.40.0", "5.0.0-rc1"):
         made(f"echo {version}")

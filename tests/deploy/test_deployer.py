@@ -1,4 +1,4 @@
-"""What a deploy may start: locally built images that nobody exchanged between the check and the start."""
+"""Which images a deploy may start: locally built ones that did not change between check and start."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def prepared(image: Digest) -> PreparedImage:
 
 
 def test_an_image_that_is_tagged_anew_during_the_deploy_is_refused() -> None:
-    """It was checked by its name, other images were pulled meanwhile, and the name now resolves to another image."""
+    """A locally built image whose tag resolves to another image after the check is refused."""
     running = {"web": str(RUNNING)}
     check_unchanged(running, {"web": prepared(RUNNING), "db": prepared(OTHER)})
     with pytest.raises(LockMismatch, match=rf"web \(got {OTHER.short}, expected {RUNNING.short}\)"):

@@ -16,16 +16,18 @@ from tests.deploy.samples import DIGEST, release
 OTHER = f"sha256:{'b' * 64}"
 
 
-def with_app(number: int, **said: Any) -> Release:
-    """Return a release with this service app."""
+def with_app(number: int, **fields: Any) -> Release:
+    """Return a release with this one service, app."""
     made = release(number)
-    return made.with_services([replace(made.services[0], **said)])
+    return made.with_services([replace(made.services[0], **fields)])
 
 
 def contents(app: dict[str, Any], **files: str) -> ReleaseContents:
     """Return recorded contents."""
     text = {"name": "shop", "services": {"app": {"image": "x"} | app, "db": {"image": "y"}}}
-    return ReleaseContents(json.dumps(text).encode(), b"{}", {name: said.encode() for name, said in files.items()})
+    return ReleaseContents(
+        json.dumps(text).encode(), b"{}", {name: content.encode() for name, content in files.items()}
+    )
 
 
 def changed(
@@ -36,14 +38,14 @@ def changed(
 
 
 def test_equal_releases_have_no_changes() -> None:
-    """With and without their texts."""
+    """Equal releases have no changes, with and without their texts."""
     text = contents({"command": ["x"]}, compose="services")
 
     assert changed(release(1), release(2)) == changed(release(1), release(2), text, text) == []
 
 
 def test_images_labels_and_base_images_are_compared() -> None:
-    """Each has its own name in the result."""
+    """A changed image, label and base image each have a name of their own in the result."""
     old = with_app(1, labels={BASE_NAME: "debian:12", BASE_DIGEST: DIGEST, "a": "1", "gone": "x"})
     new = with_app(2, image="app:2", digest=OTHER, containers=3, labels={BASE_NAME: "debian:13", BASE_DIGEST: OTHER})
 
@@ -59,12 +61,12 @@ def test_images_labels_and_base_images_are_compared() -> None:
 
 
 def test_a_local_build_is_compared_by_its_id() -> None:
-    """It has no registry digest."""
+    """A local build without a registry digest is compared by its image ID."""
     assert changed(with_app(1, digest=""), with_app(2, digest="", image_id=OTHER)) == [("app", "digest", DIGEST, OTHER)]
 
 
 def test_values_of_the_environment_are_never_shown() -> None:
-    """Only names of added, removed and changed variables are."""
+    """Only the names of added, removed and changed variables are shown, never values."""
     old = with_app(1, environment={"SAME": "m1", "TOKEN": "m2", "GONE": "m3"})
     new = with_app(2, environment={"SAME": "m1", "TOKEN": "m9", "NEW": "m4"})
 
@@ -78,7 +80,7 @@ def test_values_of_the_environment_are_never_shown() -> None:
 
 
 def test_added_and_removed_services_are_listed() -> None:
-    """Together with the revision."""
+    """Added and removed services are listed with the revision."""
     both, one = replace(release(1), revision="v1"), replace(release(2), revision="v2")
     one = replace(one, services=one.services[:1])
 
@@ -87,7 +89,7 @@ def test_added_and_removed_services_are_listed() -> None:
 
 
 def test_settings_secrets_and_files_are_compared() -> None:
-    """Of a secret only that it changed is shown."""
+    """Changed settings, secrets and files are listed; of a secret only that it changed."""
     was = contents({"command": ["a"], "labels": {MOUNTED_LABEL: "1", "x": "y"}}, compose="a", gone="b")
     is_ = contents({"restart": "always", "labels": {MOUNTED_LABEL: "2", "x": "z"}}, compose="c", new="d")
 
@@ -104,7 +106,7 @@ def test_settings_secrets_and_files_are_compared() -> None:
 
 
 def test_an_added_secret_is_listed() -> None:
-    """There was none before."""
+    """A secret that did not exist before is listed as added."""
     was, is_ = contents({}), contents({"labels": {MOUNTED_LABEL: "2"}})
 
     assert changed(release(1), release(2), was, is_) == [("app", "secrets and configs", "", "another text")]

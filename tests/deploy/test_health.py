@@ -24,24 +24,24 @@ def judged(containers: Sequence[EngineContainer], *, wanted: int = 1, after_s: f
 
 
 def test_a_service_without_a_health_check_must_run_for_the_settle_time() -> None:
-    """Not less."""
+    """A service without a health check is healthy only after it ran for the settle time."""
     assert judged([RUNS], after_s=4.9)[0] is HealthStatus.WAITING
     assert judged([RUNS], after_s=5.0)[0] is HealthStatus.HEALTHY
 
 
 def test_podman_without_systemd_is_explained() -> None:
-    """Podman runs health checks through systemd."""
+    """For Podman without systemd, which runs its health checks, the message explains why there is no result."""
     starting = replace(RUNS, health=ContainerHealth.STARTING)
-    said = HealthWatch({"web": ExpectedService(1, IMAGE)}, podman=True).observe([starting], 100.0)["web"]
+    health = HealthWatch({"web": ExpectedService(1, IMAGE)}, podman=True).observe([starting], 100.0)["web"]
 
-    assert said.reason.endswith(
+    assert health.reason.endswith(
         "has no result yet (Podman runs health checks through systemd: without it they have no result)"
     )
     assert judged([starting])[1].endswith("has no result yet")
 
 
 def test_a_restart_resets_the_settle_time() -> None:
-    """The time counts without a break."""
+    """The settle time begins again after a restart."""
     watch = HealthWatch({"web": ExpectedService(1, IMAGE)})
     watch.observe([RUNS], 100.0)
 
@@ -49,7 +49,7 @@ def test_a_restart_resets_the_settle_time() -> None:
 
 
 def test_a_health_check_alone_decides() -> None:
-    """Healthy at once; without a result it waits, however long."""
+    """With a health check the result decides at once; without a result yet, the service is waited for."""
     assert judged([replace(RUNS, health=ContainerHealth.HEALTHY)])[0] is HealthStatus.HEALTHY
     assert judged([replace(RUNS, health=ContainerHealth.STARTING)], after_s=1000)[0] is HealthStatus.WAITING
     assert judged([replace(RUNS, health=ContainerHealth.UNHEALTHY)], after_s=1000) == (
@@ -71,12 +71,12 @@ def test_a_health_check_alone_decides() -> None:
     ],
 )
 def test_the_container_state_decides(state: State, code: int | None, status: HealthStatus) -> None:
-    """A job that exited with 0 is done; a restarting container is waited for."""
+    """A container that exited with 0 is done, and a restarting one is waited for."""
     assert judged([replace(RUNS, state=state, exit_code=code)], after_s=1000)[0] is status
 
 
 def test_another_image_is_a_failure_whatever_its_health() -> None:
-    """Another program started another image meanwhile."""
+    """A container with another image, started by another program, is a failure whatever its health."""
     found = judged([replace(RUNS, image=OTHER, health=ContainerHealth.HEALTHY)])
 
     assert found == (HealthStatus.FAILED, f"shop-web-1 runs {OTHER.short}, expected {IMAGE.short}")
@@ -84,7 +84,7 @@ def test_another_image_is_a_failure_whatever_its_health() -> None:
 
 
 def test_all_containers_of_a_service_count() -> None:
-    """The worst container decides, and missing ones are waited for."""
+    """The worst container of a service decides, and missing ones are waited for."""
     good = replace(RUNS, health=ContainerHealth.HEALTHY)
     ill = replace(RUNS, id="2" * 64, health=ContainerHealth.UNHEALTHY)
 
@@ -94,12 +94,12 @@ def test_all_containers_of_a_service_count() -> None:
 
 
 def test_a_service_of_no_containers_is_healthy() -> None:
-    """It expects none."""
+    """A service with zero expected containers is healthy."""
     assert judged([], wanted=0)[0] is HealthStatus.HEALTHY
 
 
 def test_one_off_containers_belong_to_no_service() -> None:
-    """`docker compose run` sets the service label too."""
+    """Containers of `docker compose run`, which also have the service's label, are ignored."""
     by_hand = replace(RUNS, labels={SERVICE: "web", "com.docker.compose.oneoff": "True"})
 
     assert service_of(by_hand) == ""

@@ -58,7 +58,7 @@ def completed(found: Release) -> list[str]:
 
 
 @pytest.mark.parametrize(
-    "said",
+    "fields",
     [
         {},
         {"restart": "no"},
@@ -69,13 +69,13 @@ def completed(found: Release) -> list[str]:
         {"deploy": {"replicas": 1}},
     ],
 )
-def test_a_service_that_exited_with_0_is_a_job(said: dict[str, Any]) -> None:
-    """Even if no other service depends on it."""
-    assert completed(mark_completed_jobs(release(), document(job=said), containers())) == ["job"]
+def test_a_service_that_exited_with_0_is_a_job(fields: dict[str, Any]) -> None:
+    """A service that exited with 0 is a job, even if no other service depends on it."""
+    assert completed(mark_completed_jobs(release(), document(job=fields), containers())) == ["job"]
 
 
 @pytest.mark.parametrize(
-    "said",
+    "fields",
     [
         {"restart": "always"},
         {"restart": "unless-stopped"},
@@ -83,32 +83,32 @@ def test_a_service_that_exited_with_0_is_a_job(said: dict[str, Any]) -> None:
         {"deploy": {"restart_policy": {"max_attempts": 3}}},
     ],
 )
-def test_a_restarted_service_is_not_a_job(said: dict[str, Any]) -> None:
-    """A restarted service was only between two runs."""
-    assert completed(mark_completed_jobs(release(), document(job=said), containers())) == []
+def test_a_restarted_service_is_not_a_job(fields: dict[str, Any]) -> None:
+    """A service with a restart policy is not a job: it may only be between two runs."""
+    assert completed(mark_completed_jobs(release(), document(job=fields), containers())) == []
 
 
 @pytest.mark.parametrize(
-    "said", [{"volumes_from": ["job:ro"]}, {"network_mode": "service:job"}, {"ipc": "service:job"}]
+    "fields", [{"volumes_from": ["job:ro"]}, {"network_mode": "service:job"}, {"ipc": "service:job"}]
 )
-def test_a_container_that_another_service_uses_is_started(said: dict[str, Any]) -> None:
-    """Compose could not start the other service without it."""
-    assert completed(mark_completed_jobs(release(), document(web=said), containers())) == []
+def test_a_container_that_another_service_uses_is_started(fields: dict[str, Any]) -> None:
+    """An exited container whose namespace another service uses is started, because Compose needs it."""
+    assert completed(mark_completed_jobs(release(), document(web=fields), containers())) == []
 
 
 @pytest.mark.parametrize(("exit_code", "state"), [(1, State.EXITED), (None, State.RUNNING), (0, State.DEAD)])
 def test_a_job_that_did_not_exit_with_0_has_not_completed(exit_code: int | None, state: State) -> None:
-    """It failed, or it still runs."""
+    """A job that failed or still runs has not completed."""
     assert completed(mark_completed_jobs(release(), document(), containers(exit_code, state))) == []
 
 
 def test_a_job_that_was_not_started_is_ignored() -> None:
-    """A deploy of some services does not change the others."""
+    """Jobs outside of the deployed services are not recorded."""
     assert completed(mark_completed_jobs(release(chosen=("web",)), document(), containers())) == []
 
 
 def test_a_job_that_a_healthy_release_waited_for_has_completed() -> None:
-    """The dependent service would not have started otherwise, so the record need not state it."""
+    """A job that a healthy service waited for has completed, even if the record does not state it."""
     back = skip_completed_jobs(release(), document(web=AWAITED))
 
     assert completed(back) == ["job"]
@@ -117,7 +117,7 @@ def test_a_job_that_a_healthy_release_waited_for_has_completed() -> None:
 
 
 def test_a_release_that_failed_has_no_completed_jobs() -> None:
-    """Whether the job completed is not recorded, so it runs again."""
+    """A failed release has no completed jobs, so that a rollback runs them again."""
     back = skip_completed_jobs(release(ReleaseEnd.FAILED), document(web=AWAITED))
 
     assert completed(back) == []
@@ -125,7 +125,7 @@ def test_a_release_that_failed_has_no_completed_jobs() -> None:
 
 
 def test_a_job_stays_completed_through_rollbacks() -> None:
-    """With the number of the release that ran it, not that of the last rollback."""
+    """After rollbacks a completed job is recorded with the release that ran it."""
     once = skip_completed_jobs(release(), document(web=AWAITED))
     twice = skip_completed_jobs(once, document(web=AWAITED))
 
@@ -133,7 +133,7 @@ def test_a_job_stays_completed_through_rollbacks() -> None:
 
 
 def test_a_service_that_others_only_wait_to_start_is_not_a_job() -> None:
-    """The release was healthy because that service ran."""
+    """A service that others only wait to start is not a job, since the release needed it running."""
     web = {"depends_on": {"job": {"condition": "service_started"}}}
 
     assert completed(skip_completed_jobs(release(), document(web=web))) == []

@@ -31,7 +31,7 @@ def keep_name(digest: Digest) -> Reference:
 
 
 async def pulled(shop: Hosting, *words: str, policy: KeepPolicy = ALL, **more: Any) -> tuple[list[Digest], PullResult]:
-    """Publish and pull these one after the other, a day apart; the last one with a policy."""
+    """Publish and pull these images one after the other, a day apart; the last one with a policy."""
     found = [shop.publish(each) for each in words]
     for digest in found[:-1]:
         await shop.puller().pull(PullRequest(APP, digest))
@@ -40,7 +40,7 @@ async def pulled(shop: Hosting, *words: str, policy: KeepPolicy = ALL, **more: A
 
 
 async def test_without_a_policy_nothing_expires(shop: Hosting) -> None:
-    """However many images are kept."""
+    """Without a policy no kept image expires, however many there are."""
     digests, brought = await pulled(shop, *WORDS)
 
     assert brought.let_go == ()
@@ -48,7 +48,7 @@ async def test_without_a_policy_nothing_expires(shop: Hosting) -> None:
 
 
 async def test_keep_n_removes_the_oldest(shop: Hosting) -> None:
-    """The newest N of the name stay; the others lose all their names."""
+    """With --keep N the newest N images of a tag stay, and the others lose all their tags."""
     digests, brought = await pulled(shop, *WORDS, policy=NEWEST)
 
     assert {each.kept.digest for each in brought.let_go} == set(digests[:2])
@@ -58,21 +58,21 @@ async def test_keep_n_removes_the_oldest(shop: Hosting) -> None:
 
 
 async def test_keep_for_removes_older_images(shop: Hosting) -> None:
-    """By the time when they were kept."""
+    """With --keep-for, images expire by the time when they were kept."""
     digests, brought = await pulled(shop, *WORDS, policy=KeepPolicy(for_us=2 * DAY_US))
 
     assert [each.kept.digest for each in brought.let_go] == [digests[0]]
 
 
 async def test_an_image_must_exceed_both_limits(shop: Hosting) -> None:
-    """The newest three stay, and those younger than a day."""
+    """With both limits an image expires only if it exceeds number and age."""
     _, brought = await pulled(shop, *WORDS, policy=KeepPolicy(keep=3, for_us=DAY_US))
 
     assert brought.let_go == ()
 
 
 async def test_a_later_call_does_not_shorten_a_promise(shop: Hosting) -> None:
-    """An image kept for thirty days stays for thirty days."""
+    """A later pull with a shorter policy does not shorten an image's recorded time."""
     old = shop.publish("one")
     await shop.puller().pull(WANTED)
     shop.publish("two")
@@ -94,14 +94,14 @@ async def let_go(shop: Hosting, policy: KeepPolicy, **more: Any) -> list[ExpiryR
 
 
 async def why(shop: Hosting, old: Digest, policy: KeepPolicy = NONE, **more: Any) -> str:
-    """Return the reason why an image is kept; it must exist then."""
+    """Return the reason why an image, which must exist, is kept."""
     (found,) = [each for each in await let_go(shop, policy, **more) if each.kept.digest == old]
     assert bool(found.why) == (str(shop.id_of(old)) in shop.fake.images)
     return found.why
 
 
 async def test_images_in_use_are_kept(shop: Hosting) -> None:
-    """Also those of stopped containers, which could be started again."""
+    """Images of containers are kept, also of stopped ones, which could be started again."""
     (old, _), _ = await pulled(shop, "one", "two")
     container = shop.run("web", shop.id_of(old))
     shop.fake.containers[container]["State"]["Running"] = False
@@ -110,7 +110,7 @@ async def test_images_in_use_are_kept(shop: Hosting) -> None:
 
 
 async def test_a_container_created_during_removal_keeps_its_image(shop: Hosting) -> None:
-    """The engine refuses the removal, which is never forced."""
+    """If a container is created during the removal, the engine refuses, and removal is never forced."""
     (old, _), _ = await pulled(shop, "one", "two")
     kept = shop.host.kept.kept(shop.host.key)[0]
     shop.run("web", shop.id_of(old))
@@ -121,7 +121,7 @@ async def test_a_container_created_during_removal_keeps_its_image(shop: Hosting)
 
 
 async def test_the_image_of_the_tag_is_kept_and_not_counted(shop: Hosting) -> None:
-    """For example after a restore."""
+    """The tag's present image, for example after a restore, is kept and not counted."""
     digests, _ = await pulled(shop, "one", "two", "three")
     await shop.host.engine.tag(shop.id_of(digests[0]), APP)
 
@@ -131,7 +131,7 @@ async def test_the_image_of_the_tag_is_kept_and_not_counted(shop: Hosting) -> No
 
 
 async def test_images_in_a_lock_are_kept(shop: Hosting, tmp_path: Path) -> None:
-    """A given lock, or a known one that still exists."""
+    """Images in a given lock, or in a known lock that still exists, are kept."""
     (old, _), _ = await pulled(shop, "one", "two")
     shop.host.kept.know_lock(tmp_path / LOCK_NAME)
     write_lock(tmp_path, Lock((LockedImage(APP, old, NOW_US),)))
@@ -144,7 +144,7 @@ async def test_images_in_a_lock_are_kept(shop: Hosting, tmp_path: Path) -> None:
 
 
 async def test_images_held_by_a_release_are_kept(shop: Hosting) -> None:
-    """Until it drops the reason, or the time is over."""
+    """Images that a release holds are kept until the release drops them or the time is over."""
     old, _ = shop.publish("one"), await shop.puller().pull(WANTED)
     kept = await shop.keeper.hold(shop.id_of(old), APP, old, "release shop/1")
     await shop.keeper.hold(shop.id_of(old), APP, old, "release shop/2", shop.clock() + DAY_US)
@@ -161,7 +161,7 @@ async def test_images_held_by_a_release_are_kept(shop: Hosting) -> None:
 
 
 async def test_a_hold_restores_a_lost_keep_tag(shop: Hosting) -> None:
-    """And raises NoSuchImage for an image that the engine does not have."""
+    """A hold restores a missing keep tag, and raises NoSuchImage if the engine lacks the image."""
     old, _ = shop.publish("one"), await shop.puller().pull(WANTED)
     kept = await shop.keeper.hold(shop.id_of(old), APP, None, "release shop/1")
     await shop.host.engine.untag(kept.keep_name)
@@ -173,7 +173,7 @@ async def test_a_hold_restores_a_lost_keep_tag(shop: Hosting) -> None:
 
 
 async def test_the_only_copy_of_a_recently_run_image_is_kept(shop: Hosting) -> None:
-    """Unless a registry confirms now that it has it; doubt is no confirmation."""
+    """A recently run image is removed only if a registry confirms now that it has it."""
     (old, _), _ = await pulled(shop, "one", "two")
     container = shop.run("web", shop.id_of(old))
     await shop.host.images_in_use()
@@ -192,7 +192,7 @@ async def test_the_only_copy_of_a_recently_run_image_is_kept(shop: Hosting) -> N
 
 
 async def test_an_image_in_a_registry_is_not_the_only_copy(shop: Hosting) -> None:
-    """Asked by HEAD at the time of removal."""
+    """An image that a registry confirms by HEAD at removal may be removed."""
     (old, _), _ = await pulled(shop, "one", "two")
     container = shop.run("web", shop.id_of(old))
     await shop.host.images_in_use()
@@ -206,7 +206,7 @@ async def test_an_image_in_a_registry_is_not_the_only_copy(shop: Hosting) -> Non
 
 
 async def test_an_error_during_expiry_is_reported_and_undoes_nothing(shop: Hosting) -> None:
-    """The image is pulled and tagged."""
+    """An error during expiry is reported, and the pull still counts."""
     (old, _), _ = await pulled(shop, "one", "two")
     new = shop.publish("three")
     shop.fake.wrong[f"images/{shop.id_of(old)}/json"] = Wrong(200, b"nonsense")
@@ -217,7 +217,7 @@ async def test_an_error_during_expiry_is_reported_and_undoes_nothing(shop: Hosti
 
 
 async def test_a_shared_keep_tag_is_removed_with_its_last_name(shop: Hosting) -> None:
-    """Two names share it."""
+    """A keep tag that two tags share is removed with the second of them."""
     other = Reference(APP.registry, APP.repository, Tag("1.4"))
     old = shop.publish("one")
     for name in (APP, other):
@@ -235,7 +235,7 @@ async def test_a_shared_keep_tag_is_removed_with_its_last_name(shop: Hosting) ->
 
 
 async def test_colliding_short_keep_tags_use_the_long_form(classic: Hosting) -> None:
-    """Another image has the short tag; no image loses a tag."""
+    """If another image has the short keep tag, the long form is used, and no image loses a tag."""
     old, _ = classic.publish("one"), await classic.puller().pull(WANTED)
     other = Digest.parse(classic.fake.image("other", str(keep_name(old))))
     classic.publish("two")
@@ -247,7 +247,7 @@ async def test_colliding_short_keep_tags_use_the_long_form(classic: Hosting) -> 
 
 
 async def test_further_images_of_an_index_use_their_id(classic: Hosting) -> None:
-    """Images for other platforms share its digest; if no tag is free, that is an error."""
+    """Images of one index for other platforms get keep tags by their ID; if none is free, that is an error."""
     old, _ = classic.publish("one"), await classic.puller().pull(WANTED)
     id_ = classic.id_of(old)
     of_digest = [f"{APP.name}:boltseal-keep-{old.hex[:digits]}" for digits in (12, 64)]
@@ -265,7 +265,7 @@ async def test_further_images_of_an_index_use_their_id(classic: Hosting) -> None
 
 
 async def test_kept_images_are_listed_with_their_state(shop: Hosting) -> None:
-    """Newest first, with number, state and last run."""
+    """`keep ls` lists images newest first with number, state and last run."""
     (first, second, _), _ = await pulled(shop, "one", "two", "three")
     shop.run("web", shop.id_of(second))
     await shop.host.images_in_use()
@@ -280,7 +280,7 @@ async def test_kept_images_are_listed_with_their_state(shop: Hosting) -> None:
 
 
 async def test_images_of_another_engine_are_not_listed(shop: Hosting) -> None:
-    """Rows have the engine's address."""
+    """Images that were kept on another engine's address are not listed."""
     await pulled(shop, "one", "two")
 
     assert shop.host.kept.kept("unix:///other.sock") == ()
@@ -288,7 +288,7 @@ async def test_images_of_another_engine_are_not_listed(shop: Hosting) -> None:
 
 
 async def test_a_pull_without_change_still_expires_images(shop: Hosting) -> None:
-    """A smaller --keep applies from the next pull on; without expired images nothing is asked."""
+    """A smaller --keep expires images at the next pull, even if that changes nothing."""
     digests, _ = await pulled(shop, *WORDS)
     shop.hub.counted.clear()
     brought = await shop.puller(policy=NEWEST).pull(PullRequest(APP, digests[-1]))
@@ -300,7 +300,7 @@ async def test_a_pull_without_change_still_expires_images(shop: Hosting) -> None
 
 
 async def test_the_running_image_of_a_moved_tag_is_kept(shop: Hosting) -> None:
-    """`docker pull` moved the tag before: the running image is kept too."""
+    """If `docker pull` moved the tag earlier, the running image is kept as well."""
     old, _ = shop.publish("one"), await shop.puller().pull(WANTED)
     shop.run("web", shop.id_of(old))
     other = Digest.parse(shop.fake.image("by docker pull"))
@@ -316,7 +316,7 @@ async def test_the_running_image_of_a_moved_tag_is_kept(shop: Hosting) -> None:
 
 
 async def test_podman_images_of_another_repository_stay(tmp_path: Path) -> None:
-    """Their digests are names too."""
+    """Podman images keep the names of other repositories, which have their own digests."""
     async with hosting(tmp_path, ImageStoreKind.PODMAN) as shop:
         (old, _), _ = await pulled(shop, "one", "two")
         shop.fake.images[str(shop.id_of(old))]["RepoDigests"].append(f"hub.test/other/app@{old}")

@@ -1,4 +1,4 @@
-"""Images of a lock as Compose resolved them."""
+"""The images of a lock, as Compose resolved them."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def reference(where: str, image: str | None, format_: Format = Format.COMPOSE) -
 
 
 def test_composes_image_replaces_the_scans() -> None:
-    """Compose knows the environment; the position in the file stays."""
+    """Compose's image replaces the scanned one, since Compose knows the environment; the position in the file stays."""
     (found,) = with_compose_images(
         [reference("services.web.image", None)], model(web={"image": "app:2"}), ROOT, ROOT / "compose.yaml"
     )
@@ -34,7 +34,7 @@ def test_composes_image_replaces_the_scans() -> None:
 
 
 def test_references_unknown_to_compose_stay() -> None:
-    """Those of a disabled profile, or of a file of another format with an equal path."""
+    """References of disabled profiles, or of other file formats at an equal path, stay unchanged."""
     image_refs = [reference("services.off.image", "a:1"), reference("services.web.image", "b:1", Format.DOCKERFILE)]
     found = with_compose_images(image_refs, model(web={"image": "app:2"}), ROOT, ROOT / "compose.yaml")
 
@@ -43,9 +43,9 @@ def test_references_unknown_to_compose_stay() -> None:
 
 
 def test_a_service_that_the_scan_does_not_know_is_added() -> None:
-    """From an `include` or a file outside of the project, also with a build."""
-    said = model(web={"image": "app:2"}, jobs={"build": {"context": "/srv"}})
-    found = with_compose_images([], said, ROOT, Path("/etc/shop/compose.yaml"))
+    """A service from an `include` or a file outside of the project is added, also with a build."""
+    compose_model = model(web={"image": "app:2"}, jobs={"build": {"context": "/srv"}})
+    found = with_compose_images([], compose_model, ROOT, Path("/etc/shop/compose.yaml"))
 
     assert [(each.path, each.where, each.written, each.build) for each in found] == [
         ("compose.yaml", "services.web.image", "app:2", False),

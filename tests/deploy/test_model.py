@@ -24,7 +24,7 @@ from boltseal.lockfile.document import Lock, LockedImage, lock_key
 from boltseal.oci.digest import Digest
 from boltseal.oci.reference import Reference
 
-ONE, TWO = (Digest("sha256", letter * 64) for letter in "12")
+LOCKED, OTHER = (Digest("sha256", letter * 64) for letter in "12")
 APP = "localhost:5000/shop/app:1.4.2"
 
 
@@ -38,7 +38,7 @@ def raw(**services: Any) -> bytes:
     return json.dumps(document(**services)).encode()
 
 
-def lock(image: str = APP, digest: Digest | None = ONE) -> Lock:
+def lock(image: str = APP, digest: Digest | None = LOCKED) -> Lock:
     """Return a lock with one image."""
     return Lock((LockedImage(lock_key(Reference.parse(image)), digest, 0),))
 
@@ -50,15 +50,15 @@ def text(made: bytes) -> dict[str, Any]:
 
 
 def of(value: str) -> str:
-    """A stand-in for the HMAC."""
+    """Return a stand-in for the HMAC of a value."""
     return f"mark of {len(value)} {value[-30:]}"
 
 
 def test_a_service_is_parsed() -> None:
-    """Image, number of containers, environment and volumes."""
+    """A service is parsed with image, number of containers, environment and volumes."""
     volumes = [{"type": "volume", "source": "db", "target": "/data"}, {"type": "tmpfs", "target": "/tmp"}]
-    said = {"image": APP, "scale": 2, "environment": {"A": "x", "B": None, "C": 1}, "volumes": volumes}
-    model = parse_model(raw(web=said, jobs={"build": {"context": "/srv"}, "deploy": {"replicas": 0}}))
+    fields = {"image": APP, "scale": 2, "environment": {"A": "x", "B": None, "C": 1}, "volumes": volumes}
+    model = parse_model(raw(web=fields, jobs={"build": {"context": "/srv"}, "deploy": {"replicas": 0}}))
     web, jobs = model.services["web"], model.services["jobs"]
 
     assert (web.image.familiar(), web.wanted, web.build) == (APP, 2, False)
@@ -68,7 +68,7 @@ def test_a_service_is_parsed() -> None:
 
 
 @pytest.mark.parametrize(
-    "said",
+    "body",
     [
         b"",
         b"{}",
@@ -91,38 +91,38 @@ def test_a_service_is_parsed() -> None:
         b"[" * 100_000,
     ],
 )
-def test_malformed_output_is_refused(said: bytes) -> None:
-    """The message is one line, whatever Compose printed."""
+def test_malformed_output_is_refused(body: bytes) -> None:
+    """Malformed output of Compose is refused in one line."""
     with pytest.raises(Invalid):
-        parse_model(said)
+        parse_model(body)
 
 
 def test_an_unknown_service_is_refused() -> None:
-    """The message lists the known ones."""
+    """An unknown service is refused with the list of known ones."""
     with pytest.raises(ModelInvalid, match='no service "wbe"; it has db, web'):
         parse_model(raw(web={"image": APP}, db={"image": APP})).check_services(["wbe"])
 
 
 def test_digests_come_from_the_lock() -> None:
-    """Also if the file pins the same digest."""
-    model = parse_model(raw(web={"image": APP}, api={"image": f"{APP}@{ONE}"}))
+    """Digests come from the lock, also if the file pins the same digest."""
+    model = parse_model(raw(web={"image": APP}, api={"image": f"{APP}@{LOCKED}"}))
 
-    assert locked_digests(model, lock()) == {"api": ONE, "web": ONE}
+    assert locked_digests(model, lock()) == {"api": LOCKED, "web": LOCKED}
 
 
 def test_without_a_lock_a_pin_is_enough() -> None:
-    """A name without digest is not."""
-    assert locked_digests(parse_model(raw(web={"image": f"{APP}@{ONE}"})), None) == {"web": ONE}
+    """Without a lock a pinned reference is accepted, and one without a digest is not."""
+    assert locked_digests(parse_model(raw(web={"image": f"{APP}@{LOCKED}"})), None) == {"web": LOCKED}
     with pytest.raises(LockMismatch, match=r"there is no boltseal\.lock"):
         locked_digests(parse_model(raw(web={"image": APP})), None)
 
 
 def test_all_mismatches_are_in_one_message() -> None:
-    """An outdated lock, a pin to another digest, and a former local build."""
+    """An outdated lock entry, a pin to another digest, and a former local build are in one message."""
     locked = Lock((*lock().images, *lock("localhost:5000/shop/made:1", None).images))
     model = parse_model(
         raw(
-            a={"image": f"{APP}@{TWO}"},
+            a={"image": f"{APP}@{OTHER}"},
             b={"image": "localhost:5000/shop/new:1"},
             c={"image": "localhost:5000/shop/made:1"},
         )
@@ -130,56 +130,58 @@ def test_all_mismatches_are_in_one_message() -> None:
     with pytest.raises(LockMismatch) as refused:
         locked_digests(model, locked)
 
-    said = refused.value.message
-    assert f"a: the file pins {TWO.short}, boltseal.lock has {ONE.short}" in said
-    assert "b: localhost:5000/shop/new:1: it is not in boltseal.lock" in said
-    assert "c: localhost:5000/shop/made:1: boltseal.lock has it as built here" in said
-    assert "boltseal deploy --update" in said
+    message = refused.value.message
+    assert f"a: the file pins {OTHER.short}, boltseal.lock has {LOCKED.short}" in message
+    assert "b: localhost:5000/shop/new:1: it is not in boltseal.lock" in message
+    assert "c: localhost:5000/shop/made:1: boltseal.lock has it as built here" in message
+    assert "boltseal deploy --update" in message
 
 
 def test_a_local_build_has_no_digest_unless_it_is_locked() -> None:
-    """With `build` and `image`, the server pulls what the pipeline pushed."""
+    """A service with `build` and `image` has a digest only if it is locked: the host then pulls it."""
     model = parse_model(raw(web={"image": APP, "build": {"context": "/srv"}}, own={"build": {"context": "/srv"}}))
 
-    assert locked_digests(model, lock()) == {"web": ONE}
+    assert locked_digests(model, lock()) == {"web": LOCKED}
     assert locked_digests(model, None) == {}
 
 
 def test_unlocked_builds_are_listed_with_the_reason() -> None:
-    """No lock, a lock without it, and a lock that has it as a local build."""
+    """Builds without a usable lock entry are listed with the reason for each."""
     model = parse_model(raw(web={"image": APP, "build": {"context": "/srv"}}, own={"build": {"context": "/srv"}}))
     other, local = lock("localhost:5000/shop/new:1"), lock(APP, None)
 
     assert unlocked_builds(model, None, {}) == dict.fromkeys(("own", "web"), "there is no boltseal.lock")
     assert unlocked_builds(model, other, {}) == dict.fromkeys(("own", "web"), "it is not in boltseal.lock")
     assert unlocked_builds(model, local, {})["web"] == "boltseal.lock has it as built here"
-    assert unlocked_builds(model, lock(), {"web": ONE}) == {"own": "it is not in boltseal.lock"}
+    assert unlocked_builds(model, lock(), {"web": LOCKED}) == {"own": "it is not in boltseal.lock"}
 
 
 def test_a_digest_in_the_file_counts_beside_a_build() -> None:
-    """It must run, and a lock without it refuses it."""
-    model = parse_model(raw(web={"image": f"{APP}@{ONE}", "build": {"context": "/srv"}}))
+    """A digest in the file of a service with a build must run; a lock without it refuses it."""
+    model = parse_model(raw(web={"image": f"{APP}@{LOCKED}", "build": {"context": "/srv"}}))
 
-    assert locked_digests(model, None) == {"web": ONE}
+    assert locked_digests(model, None) == {"web": LOCKED}
     with pytest.raises(LockMismatch, match=r"it is not in boltseal\.lock"):
         locked_digests(model, lock("localhost:5000/shop/new:1"))
 
 
 def test_the_release_text_has_exact_images_and_no_builds() -> None:
-    """A `$` is doubled for Compose."""
-    said = document(web={"image": APP, "build": {"context": "/srv"}, "pull_policy": "always", "command": ["x"]})
-    made = text(release_text(said, {"web": f"{APP}@{ONE}"}, {}, of, {}))
+    """The release text has digests instead of tags, no builds, and doubled `$` for Compose."""
+    compose_output = document(
+        web={"image": APP, "build": {"context": "/srv"}, "pull_policy": "always", "command": ["x"]}
+    )
+    made = text(release_text(compose_output, {"web": f"{APP}@{LOCKED}"}, {}, of, {}))
 
-    assert made["services"]["web"] == {"image": f"{APP}@{ONE}", "command": ["x"]}
-    assert said["services"]["web"]["build"]  # what was handed in is as it was
+    assert made["services"]["web"] == {"image": f"{APP}@{LOCKED}", "command": ["x"]}
+    assert compose_output["services"]["web"]["build"]  # the argument is unchanged
 
 
 def test_secrets_and_configs_are_taken_from_their_copies() -> None:
-    """Services that use one are recreated when its content has changed."""
-    said = document(web={"image": APP, "secrets": [{"source": "s"}]}, db={"image": APP})
-    said["secrets"] = {"s": {"file": "/srv/s.txt"}}
+    """Secrets and configs are read from recorded copies, and changed content recreates their services."""
+    compose_output = document(web={"image": APP, "secrets": [{"source": "s"}]}, db={"image": APP})
+    compose_output["secrets"] = {"s": {"file": "/srv/s.txt"}}
     first, second = (
-        text(release_text(said, {"web": APP, "db": APP}, {"/srv/s.txt": to}, of, {})) for to in ("/a", "/bb")
+        text(release_text(compose_output, {"web": APP, "db": APP}, {"/srv/s.txt": to}, of, {})) for to in ("/a", "/bb")
     )
 
     assert first["secrets"]["s"]["file"] == "/a"
@@ -188,11 +190,11 @@ def test_secrets_and_configs_are_taken_from_their_copies() -> None:
 
 
 def test_a_secret_of_the_environment_counts_by_its_value() -> None:
-    """The text itself does not have the value."""
-    said = document(web={"image": APP, "secrets": [{"source": "s"}], "labels": {"a": "b"}})
-    said["secrets"] = {"s": {"environment": "TOKEN"}}
+    """A secret from the environment counts by its value, which the text does not have."""
+    compose_output = document(web={"image": APP, "secrets": [{"source": "s"}], "labels": {"a": "b"}})
+    compose_output["secrets"] = {"s": {"environment": "TOKEN"}}
     marks = [
-        text(release_text(said, {"web": APP}, {}, of, {"TOKEN": value}))["services"]["web"]["labels"]
+        text(release_text(compose_output, {"web": APP}, {}, of, {"TOKEN": value}))["services"]["web"]["labels"]
         for value in ("one", "three")
     ]
 
@@ -201,22 +203,22 @@ def test_a_secret_of_the_environment_counts_by_its_value() -> None:
 
 
 def test_variables_are_resolved_by_compose() -> None:
-    """By its own rules; a doubled `$` is undone."""
-    said = document(web={"image": APP})
-    said["secrets"] = {"s": {"environment": "TOKEN"}, "t": {"file": "/srv/t"}}
-    said["configs"] = {"c": {"environment": "OTHER"}, "d": {"content": "x"}}
-    model = parse_model(json.dumps(said).encode())
+    """Compose resolves variables by its own rules, and a doubled `$` is undone."""
+    compose_output = document(web={"image": APP})
+    compose_output["secrets"] = {"s": {"environment": "TOKEN"}, "t": {"file": "/srv/t"}}
+    compose_output["configs"] = {"c": {"environment": "OTHER"}, "d": {"content": "x"}}
+    model = parse_model(json.dumps(compose_output).encode())
 
     assert model.variables == ("OTHER", "TOKEN")
     assert json.loads(variables_query(model.variables)) == {
         "x-boltseal-environment": {"OTHER": "${OTHER-}", "TOKEN": "${TOKEN-}"}
     }
-    answer = {**said, "x-boltseal-environment": {"OTHER": "", "TOKEN": "a$$b"}}
+    answer = {**compose_output, "x-boltseal-environment": {"OTHER": "", "TOKEN": "a$$b"}}
     assert parse_variables(json.dumps(answer).encode()) == {"OTHER": "", "TOKEN": "a$b"}
 
 
 def test_services_that_were_not_chosen_stay_as_they_ran() -> None:
-    """With the networks and volumes of both."""
+    """Services that were not selected keep their former text, with the networks and volumes of both."""
     before = document(web={"image": "old"}, db={"image": "old"}) | {"volumes": {"db": {}}}
     model = parse_model(json.dumps(document(web={"image": APP}) | {"networks": {"n": {}}}).encode())
     whole = merge_services(model, json.dumps(before).encode(), ["web"])

@@ -1,4 +1,4 @@
-"""Images of a Compose file to pull."""
+"""Which images of a Compose file are pulled."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from boltseal.project.image_references import Format, ImageReference, ScanProble
 from tests.deploy.hosting import NOW_US
 
 APP = Reference.parse("localhost:5000/shop/app:1.4.2")
-ONE, TWO, IMAGE = Digest.of(b"one"), Digest.of(b"two"), Digest.of(b"image")
+LOCKED, OTHER, IMAGE = Digest.of(b"one"), Digest.of(b"two"), Digest.of(b"image")
 
 
 def image_ref(resolved: Reference | None, **more: object) -> ImageReference:
@@ -26,32 +26,34 @@ def locked(digest: Digest | None, *platforms: LockedPlatform) -> Lock:
 
 
 def test_a_tag_is_resolved_unless_it_is_locked() -> None:
-    """The lock also has the image ID for each platform that it has read."""
-    whole = locked(ONE, LockedPlatform("linux/amd64", TWO, IMAGE))
-    part = locked(ONE, LockedPlatform("linux/amd64", TWO, IMAGE), LockedPlatform("linux/arm64", TWO))
+    """A tag is resolved unless it is locked; the lock also has image IDs for the platforms it has read."""
+    whole = locked(LOCKED, LockedPlatform("linux/amd64", OTHER, IMAGE))
+    part = locked(LOCKED, LockedPlatform("linux/amd64", OTHER, IMAGE), LockedPlatform("linux/arm64", OTHER))
 
     assert project_images([image_ref(APP)], [], None).wanted == (PullRequest(APP),)
     assert project_images([image_ref(APP)], [], Lock()).wanted == (PullRequest(APP),)
-    assert project_images([image_ref(APP)], [], whole).wanted == (PullRequest(APP, ONE, locked=True, images=(IMAGE,)),)
-    assert project_images([image_ref(APP)], [], part).wanted == (PullRequest(APP, ONE, locked=True),)
+    assert project_images([image_ref(APP)], [], whole).wanted == (
+        PullRequest(APP, LOCKED, locked=True, images=(IMAGE,)),
+    )
+    assert project_images([image_ref(APP)], [], part).wanted == (PullRequest(APP, LOCKED, locked=True),)
 
 
 def test_a_digest_in_the_file_takes_precedence_and_its_tag_is_set() -> None:
-    """So that a later pull of the tag keeps this image."""
-    found = project_images([image_ref(replace(APP, digest=TWO))], [], locked(ONE))
+    """A digest in the file is pulled and its tag set, so a later pull of the tag keeps this image."""
+    found = project_images([image_ref(replace(APP, digest=OTHER))], [], locked(LOCKED))
 
-    assert found.wanted == (PullRequest(APP, TWO),)
+    assert found.wanted == (PullRequest(APP, OTHER),)
 
 
 def test_an_image_of_several_services_is_pulled_once() -> None:
-    """For each requested platform."""
+    """An image of several services is pulled once for each requested platform."""
     found = project_images([image_ref(APP), image_ref(APP), image_ref(APP, platforms=("linux/arm64",))], [], None)
 
     assert found.wanted == (PullRequest(APP), PullRequest(APP, platform="linux/arm64"))
 
 
 def test_local_builds_are_not_pulled() -> None:
-    """A service with a build, base images of builds, and local builds in the lock."""
+    """Services with a build, base images of builds, and the lock's local builds are not pulled."""
     base = image_ref(Reference.parse("node:20"), where="services.web.build.additional_contexts.base")
 
     assert project_images([image_ref(APP, build=True), base], [], None).built == (str(APP),)
@@ -60,7 +62,7 @@ def test_local_builds_are_not_pulled() -> None:
 
 
 def test_unresolvable_images_are_reported() -> None:
-    """With position and reason."""
+    """Unresolvable images are reported with position and reason."""
     found = project_images(
         [image_ref(None, written="app:${V}", why="V is not set")], [ScanProblem("other.yaml", 0, "a tab")], None
     )

@@ -1,4 +1,4 @@
-"""The files of a project when Compose gets no `-f`."""
+"""Which files Compose reads without `-f`."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ def write(folder: Path, *names: str) -> None:
 
 
 def test_the_first_of_four_names_counts_with_its_override(tmp_path: Path) -> None:
-    """compose.yaml precedes docker-compose.yml, and one override applies, as in Compose."""
+    """As in Compose, compose.yaml precedes docker-compose.yml, and one override file applies."""
     write(tmp_path, "docker-compose.yml", "compose.yaml", "compose.override.yaml", "docker-compose.override.yml")
 
     assert found(tmp_path) == ["compose.yaml", "compose.override.yaml"]
 
 
 def test_parent_folders_are_searched(tmp_path: Path) -> None:
-    """The nearest one counts."""
+    """As in Compose, the nearest parent folder with a project is used."""
     write(tmp_path, "compose.yaml")
     below = tmp_path / "a/b"
     below.mkdir(parents=True)
@@ -39,7 +39,7 @@ def test_parent_folders_are_searched(tmp_path: Path) -> None:
 
 
 def test_compose_file_takes_precedence(tmp_path: Path) -> None:
-    """The environment's precedes that of `.env`; a colon separates several files."""
+    """COMPOSE_FILE of the environment precedes that of `.env`; a colon separates several files."""
     write(tmp_path, "compose.yaml", "one.yml", "two.yml")
     (tmp_path / ".env").write_text("COMPOSE_FILE=one.yml:two.yml\n")
 
@@ -48,7 +48,7 @@ def test_compose_file_takes_precedence(tmp_path: Path) -> None:
 
 
 def test_a_pipe_as_env_file_does_not_block(tmp_path: Path) -> None:
-    """Reading a pipe without a writer would never end."""
+    """A pipe as the env file is refused, because reading it would never end."""
     write(tmp_path, "compose.yaml")
     os.mkfifo(tmp_path / ".env")
 
@@ -56,14 +56,14 @@ def test_a_pipe_as_env_file_does_not_block(tmp_path: Path) -> None:
 
 
 def test_missing_files_are_reported(tmp_path: Path) -> None:
-    """No project, a missing named file, and standard input."""
+    """A missing project, a missing named file, and standard input are reported."""
     for files, error in (((), NoProject), ((Path("other.yaml"),), FileMissing), ((Path("-"),), NoProject)):
         with pytest.raises(error):
             named_files(ProjectFiles(tmp_path, files), {})
 
 
 def test_an_override_beside_a_named_file_is_reported(tmp_path: Path) -> None:
-    """Compose reads it only without `-f`."""
+    """An override beside a file named by `-f`, which Compose would ignore, is reported."""
     write(tmp_path, "compose.yaml", "compose.override.yaml")
 
     assert overrides_of([tmp_path / "compose.yaml"]) == [tmp_path / "compose.override.yaml"]

@@ -1,4 +1,4 @@
-"""Scrubbing a pulled image before it is tagged: it holds, it differs, or it could not be checked."""
+"""Scrubbing a pulled image before it is tagged: clean, different, or could not be checked."""
 
 from __future__ import annotations
 
@@ -53,13 +53,13 @@ def change(store: DockerStore) -> None:
     (store.layer() / "etc/passwd").write_bytes(b"evil")
 
 
-async def test_an_unmodified_image_holds(disk: Disk) -> None:
-    """Nothing is raised."""
+async def test_an_unmodified_image_is_accepted(disk: Disk) -> None:
+    """An unmodified image raises no error."""
     await disk.scrub()
 
 
 async def test_a_changed_file_differs(disk: Disk) -> None:
-    """Exit code 1, with the first difference and the command that lists all."""
+    """A changed file is exit code 1, with the first difference and the command that lists all."""
     change(disk.store)
 
     with pytest.raises(
@@ -69,8 +69,8 @@ async def test_a_changed_file_differs(disk: Disk) -> None:
     assert exit_code(error.value) is ExitCode.DIFFERS
 
 
-async def test_an_image_that_no_store_has(disk: Disk) -> None:
-    """The engine says that it has it, and it is not there: that is no success."""
+async def test_an_image_that_no_store_has_could_not_be_checked(disk: Disk) -> None:
+    """If the engine lists an image that no store has, the result is not a success."""
     disk.image = EngineImage(Digest.of(b"elsewhere"))
 
     with pytest.raises(NotScrubbed, match="not scrubbed: not found in the searched stores") as error:
@@ -79,8 +79,8 @@ async def test_an_image_that_no_store_has(disk: Disk) -> None:
 
 
 @pytest.mark.parametrize("root", ["/nowhere/at/all", "relative", ""])
-async def test_an_engine_that_does_not_say_where(disk: Disk, root: str) -> None:
-    """Or says what is not there."""
+async def test_an_engine_without_a_store_path_could_not_be_checked(disk: Disk, root: str) -> None:
+    """An engine that does not report its store's path, or a missing one, could not be checked."""
     disk.shop.fake.root = root
 
     with pytest.raises(NotScrubbed, match="not scrubbed: "):
@@ -89,7 +89,7 @@ async def test_an_engine_that_does_not_say_where(disk: Disk, root: str) -> None:
 
 @pytest.mark.parametrize("address", ["ssh://web1", "tcp://127.0.0.1:2375"])
 async def test_a_remote_engine_is_scrubbed_on_its_host(disk: Disk, address: str) -> None:
-    """The disk of a remote engine is read on its own host."""
+    """A remote engine's image is refused: its disk is scrubbed on its own host."""
     disk.shop.host.engine.address = EngineAddress.parse(address)
 
     with pytest.raises(NotScrubbed, match="is on another host; run `boltseal scrub` there"):

@@ -33,7 +33,7 @@ def keep_name(digest: Digest) -> Reference:
 
 
 async def test_a_first_pull_is_by_digest(shop: Hosting) -> None:
-    """The tag is resolved by HEAD, and set when the image is there."""
+    """A first pull resolves the tag by HEAD, pulls by digest, and then sets the tag."""
     digest = shop.publish("one")
     brought = await shop.puller().pull(WANTED)
 
@@ -44,7 +44,7 @@ async def test_a_first_pull_is_by_digest(shop: Hosting) -> None:
 
 
 async def test_an_unchanged_image_costs_one_head(shop: Hosting) -> None:
-    """Counted at the registry: no manifest and no ledger is read. The engine is asked for the image."""
+    """An unchanged image costs one HEAD, and no manifest or ledger request; the engine is asked for the image."""
     shop.publish("one")
     await shop.puller().pull(WANTED)
     shop.hub.counted.clear()
@@ -61,7 +61,7 @@ async def test_an_unchanged_image_costs_one_head(shop: Hosting) -> None:
 
 
 async def test_a_present_digest_costs_no_request(shop: Hosting) -> None:
-    """A locked digest needs no HEAD."""
+    """A present image with a locked digest costs no registry request."""
     digest = shop.publish("one")
     await shop.puller().pull(WANTED)
     shop.hub.counted.clear()
@@ -72,7 +72,7 @@ async def test_a_present_digest_costs_no_request(shop: Hosting) -> None:
 
 
 async def test_the_working_image_is_kept_before_the_tag_moves(shop: Hosting) -> None:
-    """By a keep tag on the engine, and a row with the registry's digest."""
+    """Before the tag moves, the working image gets a keep tag and a row with the registry's digest."""
     old, _ = shop.publish("one"), await shop.puller().pull(WANTED)
     new = shop.publish("two")
     brought = await shop.puller().pull(WANTED)
@@ -100,7 +100,7 @@ async def test_an_image_from_another_tool_is_kept_too(shop: Hosting) -> None:
 
 
 async def test_a_present_image_without_a_tag_is_not_pulled_again(shop: Hosting) -> None:
-    """It is tagged, for example after the tag moved back upstream."""
+    """A present image without a tag is tagged and not pulled again, for example after the tag moved back."""
     old, _ = shop.publish("one"), await shop.puller().pull(WANTED)
     shop.publish("two")
     await shop.puller().pull(WANTED)
@@ -113,7 +113,7 @@ async def test_a_present_image_without_a_tag_is_not_pulled_again(shop: Hosting) 
 
 
 async def test_a_new_index_of_the_same_image_keeps_nothing(classic: Hosting) -> None:
-    """The ID is equal, so the working image keeps its tag."""
+    """If only the index changed and the image ID is equal, nothing is kept."""
     first, _ = classic.publish("one"), await classic.puller().pull(WANTED)
     again = Digest.parse(
         str(
@@ -131,7 +131,7 @@ async def test_a_new_index_of_the_same_image_keeps_nothing(classic: Hosting) -> 
 
 
 async def test_the_proof_depends_on_the_store(shop: Hosting) -> None:
-    """An ID that is the digest, or manifests that boltseal hashed."""
+    """An image is proven by its digest where the store has it, or else by manifests that boltseal verified."""
     shop.publish("one")
     brought = await shop.puller().pull(WANTED)
 
@@ -139,7 +139,7 @@ async def test_the_proof_depends_on_the_store(shop: Hosting) -> None:
 
 
 async def test_the_engine_is_trusted_where_reading_counts_as_a_pull(classic: Hosting) -> None:
-    """Docker Hub: one HEAD, and the engine's own pull."""
+    """For Docker Hub, where reading a manifest counts as a pull, one HEAD is sent and the engine is trusted."""
     hub = Reference.parse("shop/app:latest")
     classic.publish("one", hub)
     brought = await classic.puller().pull(PullRequest.of(hub))
@@ -149,7 +149,7 @@ async def test_the_engine_is_trusted_where_reading_counts_as_a_pull(classic: Hos
 
 
 async def test_an_image_id_in_the_lock_proves_the_image(classic: Hosting) -> None:
-    """Without a request to the registry."""
+    """An image ID in the lock proves the image without a registry request."""
     digest = classic.publish("one")
     brought = await classic.puller().pull(PullRequest(APP, digest, locked=True, images=(classic.id_of(digest),)))
 
@@ -158,7 +158,7 @@ async def test_an_image_id_in_the_lock_proves_the_image(classic: Hosting) -> Non
 
 
 async def test_a_wrong_image_from_the_engine_is_refused(shop: Hosting) -> None:
-    """The tag does not change, and nothing is kept."""
+    """If the engine pulled a wrong image, the tag does not change, and nothing is kept."""
     old, _ = shop.publish("one"), await shop.puller().pull(WANTED)
     new = shop.publish("two")
     evil = Digest.of(b"evil")
@@ -172,7 +172,7 @@ async def test_a_wrong_image_from_the_engine_is_refused(shop: Hosting) -> None:
 
 
 async def test_an_image_that_is_not_in_the_lock_is_refused(classic: Hosting) -> None:
-    """Whatever digests the engine lists for it."""
+    """An image that is not in the lock is refused, whatever digests the engine lists."""
     digest = classic.publish("one")
 
     with pytest.raises(PulledImageMismatch, match="which is not in the lock"):
@@ -181,7 +181,7 @@ async def test_an_image_that_is_not_in_the_lock_is_refused(classic: Hosting) -> 
 
 
 async def test_manifests_with_other_bytes_are_no_proof(classic: Hosting) -> None:
-    """They do not have the digest."""
+    """Manifests whose bytes do not have the digest prove nothing."""
     classic.publish("one")
     classic.hub.wrong_bytes = True
 
@@ -191,7 +191,7 @@ async def test_manifests_with_other_bytes_are_no_proof(classic: Hosting) -> None
 
 
 async def test_a_broken_ledger_stops_the_pull(shop: Hosting) -> None:
-    """The registry's answer for the tag is not trusted."""
+    """If the ledger contradicts earlier checkpoints, the pull is refused."""
 
     class Broken(Unavailable):
         pass
@@ -206,7 +206,7 @@ async def test_a_broken_ledger_stops_the_pull(shop: Hosting) -> None:
 
 
 async def test_an_unknown_tag_is_not_found(shop: Hosting) -> None:
-    """The engine gets no request."""
+    """For an unknown tag, the engine gets no request."""
     shop.fake.asked.clear()
     with pytest.raises(RemoteNotFound):
         await shop.puller().pull(WANTED)
@@ -214,20 +214,20 @@ async def test_an_unknown_tag_is_not_found(shop: Hosting) -> None:
 
 
 @pytest.mark.parametrize(
-    ("said", "kind"),
+    ("message", "kind"),
     [
         ("write /var/lib/docker/tmp/x: no space left on device", EngineFull),
         ("manifest unknown", NoSuchImage),
         ("received unexpected HTTP status: 500", EngineFailed),
     ],
 )
-async def test_a_failed_pull_changes_no_tag(shop: Hosting, said: str, kind: type[Exception]) -> None:
-    """A full disk, a vanished image or an engine error leaves no partial change."""
+async def test_a_failed_pull_changes_no_tag(shop: Hosting, message: str, kind: type[Exception]) -> None:
+    """A full disk, a vanished image or an engine error leaves every tag unchanged."""
     old, _ = shop.publish("one"), await shop.puller().pull(WANTED)
     shop.publish("two")
     before = json.dumps(shop.fake.images)
     shop.fake.wrong["images/create"] = Wrong(
-        200, json.dumps({"errorDetail": {"message": said}, "error": said}).encode()
+        200, json.dumps({"errorDetail": {"message": message}, "error": message}).encode()
     )
 
     with pytest.raises(kind):
@@ -240,7 +240,7 @@ async def test_a_failed_pull_changes_no_tag(shop: Hosting, said: str, kind: type
 @pytest.mark.parametrize("done", [False, True], ids=["not done", "done, the answer lost"])
 @pytest.mark.parametrize("step", ["keep", "name"])
 async def test_a_failure_while_tagging_is_recovered(shop: Hosting, step: str, done: bool) -> None:
-    """With or without effect on the engine: the old image keeps a name, and the next pull completes."""
+    """After a failure while tagging, with or without effect, the old image keeps a name, and the next pull completes."""
     old, _ = shop.publish("one"), await shop.puller().pull(WANTED)
     new = shop.publish("two")
     id_ = shop.id_of(old if step == "keep" else new)
@@ -260,7 +260,7 @@ async def test_a_failure_while_tagging_is_recovered(shop: Hosting, step: str, do
 
 
 async def test_unwritable_state_moves_no_tag(shop: Hosting, tmp_path: Path) -> None:
-    """The digest of the kept image would be lost."""
+    """If the state is unwritable no tag is moved, because the kept image's digest would be lost."""
     old, _ = shop.publish("one"), await shop.puller().pull(WANTED)
     shop.publish("two")
     (tmp_path / "state/kept.db").write_bytes(b"no database" * 100)
@@ -271,7 +271,7 @@ async def test_unwritable_state_moves_no_tag(shop: Hosting, tmp_path: Path) -> N
 
 
 async def test_two_concurrent_pulls_lose_nothing(shop: Hosting) -> None:
-    """The second keeps the image that the first tagged."""
+    """Of two concurrent pulls, the second keeps the image that the first tagged."""
     first, _ = shop.publish("one"), await shop.puller().pull(WANTED)
     second, third = shop.publish("two"), shop.publish("three")
     await asyncio.gather(*(shop.puller().pull(replace(WANTED, digest=each)) for each in (second, third)))
@@ -283,7 +283,7 @@ async def test_two_concurrent_pulls_lose_nothing(shop: Hosting) -> None:
 
 
 async def test_a_concurrent_docker_pull_is_handled(shop: Hosting) -> None:
-    """The image that it tagged is kept, since the tag is read again under the lock."""
+    """The image that a concurrent `docker pull` tagged is kept, since the tag is read again under the lock."""
     shop.publish("one")
     await shop.puller().pull(WANTED)
     new = shop.publish("two")
@@ -297,7 +297,7 @@ async def test_a_concurrent_docker_pull_is_handled(shop: Hosting) -> None:
 
 
 async def test_an_image_pruned_before_it_is_tagged_is_pulled_again(shop: Hosting) -> None:
-    """After a concurrent `docker image prune`."""
+    """An image that a concurrent prune removed before it was tagged is pulled again."""
     old, _ = shop.publish("one"), await shop.puller().pull(WANTED)
     new = shop.publish("two")
     arrived = await shop.puller().fetch(WANTED)
@@ -314,7 +314,7 @@ async def test_an_image_pruned_before_it_is_tagged_is_pulled_again(shop: Hosting
 
 
 async def test_repeated_removal_is_an_error(shop: Hosting) -> None:
-    """The tag does not change, and the old image is kept twice."""
+    """If the image is removed repeatedly, the pull fails, the tag stays, and the old image keeps both its names."""
     old, _ = shop.publish("one"), await shop.puller().pull(WANTED)
     shop.publish("two")
     arrived = await shop.puller().fetch(WANTED)
@@ -327,7 +327,7 @@ async def test_repeated_removal_is_an_error(shop: Hosting) -> None:
 
 
 async def test_a_copy_is_made_before_anything_changes(shop: Hosting) -> None:
-    """A failing copy ends the pull, since it was requested."""
+    """If the requested copy to a registry fails, the pull ends before any change."""
     old, _ = shop.publish("one"), await shop.puller().pull(WANTED)
     shop.publish("two")
 
@@ -347,7 +347,7 @@ async def test_a_copy_is_made_before_anything_changes(shop: Hosting) -> None:
 
 
 async def test_a_failed_scrub_moves_no_tag(shop: Hosting) -> None:
-    """The bytes on disk differ from those that were pulled."""
+    """If the bytes on disk differ from those that were pulled, no tag is moved."""
     old, _ = shop.publish("one"), await shop.puller().pull(WANTED)
     shop.publish("two")
 
@@ -360,7 +360,7 @@ async def test_a_failed_scrub_moves_no_tag(shop: Hosting) -> None:
 
 
 async def test_a_reference_by_digest_alone_gets_no_tag(shop: Hosting) -> None:
-    """As with `docker pull`."""
+    """As with `docker pull`, a reference by digest alone sets no tag."""
     digest = shop.publish("one")
     brought = await shop.puller().pull(PullRequest.of(Reference.parse(f"{APP.name}@{digest}")))
 
@@ -370,8 +370,8 @@ async def test_a_reference_by_digest_alone_gets_no_tag(shop: Hosting) -> None:
     ).outcome is PullOutcome.HERE
 
 
-async def test_a_reference_with_tag_and_digest(shop: Hosting) -> None:
-    """The digest is expected, and the tag is set."""
+async def test_a_reference_with_tag_and_digest_sets_the_tag(shop: Hosting) -> None:
+    """For a reference with tag and digest, the digest is pulled and the tag is set."""
     digest = shop.publish("one")
     shop.publish("two")
     await shop.puller().pull(PullRequest.of(Reference.parse(f"{APP}@{digest}")))
@@ -381,7 +381,7 @@ async def test_a_reference_with_tag_and_digest(shop: Hosting) -> None:
 
 
 async def test_an_unreachable_engine_is_one_line(shop: Hosting) -> None:
-    """The error message has one line."""
+    """An unreachable engine is an error of one line."""
     shop.publish("one")
     shop.fake.wrong["images/create"] = Wrong(200, b'{"status": ', endless=False)
 
@@ -391,13 +391,13 @@ async def test_an_unreachable_engine_is_one_line(shop: Hosting) -> None:
 
 
 def test_latest_is_added_to_a_bare_reference() -> None:
-    """If it has neither tag nor digest, as Docker does."""
+    """As in Docker, `latest` is added to a reference without tag and digest."""
     assert PullRequest.of(Reference.parse(f"{REGISTRY}/shop/app")).name.tag == "latest"
     assert PullRequest.of(Reference.parse(f"{REGISTRY}/shop/app@{Digest.of(b'')}")).name.tag is None
 
 
 async def test_an_image_for_another_platform_does_not_count(classic: Hosting) -> None:
-    """Even if it has the requested name."""
+    """A present image for another platform does not count, even under the requested name."""
     digest = classic.publish("one")
     await classic.puller().pull(WANTED)
     await classic.puller().pull(replace(WANTED, platform="linux/amd64"))
@@ -418,7 +418,7 @@ async def test_an_image_for_another_platform_does_not_count(classic: Hosting) ->
 
 
 async def test_a_login_is_not_sent_unencrypted(classic: Hosting) -> None:
-    """To an engine by tcp:// without TLS."""
+    """A registry login is not sent to an engine by tcp:// without TLS."""
     classic.publish("one")
     logins = SingleLogin(REGISTRY, Credentials("ci", "secret"))
     classic.host.engine.address = EngineAddress.parse("tcp://web1:2375")
@@ -432,7 +432,7 @@ async def test_a_login_is_not_sent_unencrypted(classic: Hosting) -> None:
 
 
 async def test_one_token_for_all_tags_of_a_registry(classic: Hosting) -> None:
-    """Their scopes are announced together."""
+    """One token is requested with the scopes of all tags of a registry."""
     other = Reference.parse(f"{REGISTRY}/shop/db:latest")
     classic.publish("one")
     classic.publish("db", other)

@@ -34,23 +34,23 @@ async def transport(registry: Serving) -> AsyncIterator[Transport]:
     await made.aclose()
 
 
-def released(**said: object) -> Release:
+def released(**release_entry: object) -> Release:
     """Return a release of app and db with the image's digest."""
-    made = replace(release(4), of=2, revision="v1", **said)
+    made = replace(release(4), of=2, revision="v1", **release_entry)
     services = [replace(each, digest=IMAGE.digest, environment={"TOKEN": "mark"}) for each in made.services]
     return made.with_services(services)
 
 
 def mark(text: str) -> str:
-    """A stand-in for the HMAC."""
+    """Return a stand-in for the HMAC of a value."""
     return f"mark of {len(text)}"
 
 
 async def test_a_release_is_recorded_in_the_ledger(registry: Serving, transport: Transport) -> None:
-    """Project, number, service, host and revision; of the environment only one HMAC."""
-    (said,) = await record_release(transport, released(chosen=("app",)), {HOST}, mark)
-    assert said.index is not None
-    await until_signed(registry.client, said.index + 1)
+    """A release record has project, number, service, host and revision, and one HMAC for the environment."""
+    (release_entry,) = await record_release(transport, released(chosen=("app",)), {HOST}, mark)
+    assert release_entry.index is not None
+    await until_signed(registry.client, release_entry.index + 1)
     ((_, entry),) = await list_records(transport, HOST, Repository("shop/app"))
 
     assert entry.kind == "released"
@@ -67,10 +67,10 @@ async def test_a_release_is_recorded_in_the_ledger(registry: Serving, transport:
 
 
 async def test_ledger_notifications_include_the_release(registry: Serving, transport: Transport) -> None:
-    """Notifications read the fields that are written here."""
-    (said,) = await record_release(transport, released(chosen=("app",)), {HOST}, mark)
-    assert said.index is not None
-    await until_signed(registry.client, said.index + 1)
+    """Notifications from the ledger read the fields that a release record has."""
+    (release_entry,) = await record_release(transport, released(chosen=("app",)), {HOST}, mark)
+    assert release_entry.index is not None
+    await until_signed(registry.client, release_entry.index + 1)
     ((_, entry),) = await list_records(transport, HOST, Repository("shop/app"))
 
     name = f"{HOST}/shop/app:{entry.tag}@{IMAGE.digest}"
@@ -78,7 +78,7 @@ async def test_ledger_notifications_include_the_release(registry: Serving, trans
 
 
 async def test_a_failure_is_reported_for_its_service(transport: Transport) -> None:
-    """The registry has no image of db; that of app is recorded all the same."""
+    """If the registry lacks one service's image, the failure is reported, and the other service is recorded."""
     app, db = await record_release(transport, released(), {HOST}, mark)
 
     assert (app.service, app.why) == ("app", "")
@@ -87,7 +87,7 @@ async def test_a_failure_is_reported_for_its_service(transport: Transport) -> No
 
 
 async def test_other_registries_get_no_request(transport: Transport) -> None:
-    """Neither a registry whose ledger is not in the lock, nor for a local build."""
+    """A registry whose ledger is not in the lock gets no request, nor does one for a local build."""
     local = released()
     local = local.with_services([replace(each, digest="") for each in local.services])
 

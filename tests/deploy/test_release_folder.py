@@ -1,4 +1,4 @@
-"""Releases on disk: complete or absent, one process at a time, and private."""
+"""Releases on disk: complete or absent, written by one process at a time, and private."""
 
 from __future__ import annotations
 
@@ -35,12 +35,12 @@ def folder(tmp_path: Path) -> ReleaseFolder:
 
 
 def begun(folder: ReleaseFolder, number: int, end: ReleaseEnd | None = ReleaseEnd.HEALTHY) -> None:
-    """Return a release that is on disk."""
+    """Return a release that was written to disk."""
     folder.begin(release(number, end), CONTENTS)
 
 
 def test_a_release_is_read_back(folder: ReleaseFolder) -> None:
-    """Record, text, environment, files and lock."""
+    """A stored release is read with record, text, environment, files and lock."""
     with folder.deploying():
         begun(folder, 1)
     read = folder.read(1)
@@ -53,7 +53,7 @@ def test_a_release_is_read_back(folder: ReleaseFolder) -> None:
 
 
 def test_a_project_that_was_only_locked_has_no_releases(folder: ReleaseFolder) -> None:
-    """As after a rollback that found nothing."""
+    """A project whose folder has only a lock file of processes has no releases, as after a rollback that found nothing."""
     with folder.deploying():
         pass
 
@@ -61,7 +61,7 @@ def test_a_project_that_was_only_locked_has_no_releases(folder: ReleaseFolder) -
 
 
 def test_releases_are_private(folder: ReleaseFolder) -> None:
-    """Environments contain secrets."""
+    """Release files are private, because environments contain secrets."""
     with folder.deploying():
         begun(folder, 1)
         folder.hmac("x")
@@ -74,7 +74,7 @@ def test_releases_are_private(folder: ReleaseFolder) -> None:
 
 
 def test_a_second_deploy_is_refused(folder: ReleaseFolder) -> None:
-    """At once, also from another process, until the first has ended."""
+    """While a deploy runs, a second one is refused at once, also from another process."""
     other = ReleaseFolder(folder.folder.parent.parent, "shop")
     with folder.deploying(), pytest.raises(AnotherDeploys), other.deploying():
         raise AssertionError("both deploy")
@@ -85,7 +85,7 @@ def test_a_second_deploy_is_refused(folder: ReleaseFolder) -> None:
 
 
 def test_the_lock_ends_with_its_process(folder: ReleaseFolder) -> None:
-    """Also when it is killed."""
+    """A killed process releases the project's lock."""
     code = (
         "import sys, os, signal; from pathlib import Path\n"
         "from boltseal.deploy.release_store import ReleaseFolder\n"
@@ -128,7 +128,7 @@ class FailingDisk(Disk):
 
 @pytest.mark.parametrize("done", [False, True])
 def test_a_release_is_complete_or_absent(tmp_path: Path, done: bool) -> None:
-    """Each write fails once before and once after its effect."""
+    """Each write of a release fails once before and once after its effect; the release is then complete or absent."""
     for fails in range(1, 15):
         state = tmp_path / f"{fails}"
         disk = FailingDisk(fails, done=done)
@@ -140,12 +140,12 @@ def test_a_release_is_complete_or_absent(tmp_path: Path, done: bool) -> None:
             assert found.contents(each.number) == CONTENTS
         assert not list((state / "releases/shop").glob(".*"))
 
-    assert disk.calls == 13  # so the last round failed nothing
+    assert disk.calls == 13  # so the last round had no failure
 
 
 @pytest.mark.parametrize("done", [False, True])
 def test_a_failed_write_of_a_step_leaves_a_whole_record(tmp_path: Path, done: bool) -> None:
-    """The old one or the new one, never a mixture."""
+    """After a failed write of a step, the record is the old or the new one, never a mixture."""
     good = ReleaseFolder(tmp_path, "shop")
     good.begin(release(1, None), CONTENTS)
     for fails in (1, 2):
@@ -156,7 +156,7 @@ def test_a_failed_write_of_a_step_leaves_a_whole_record(tmp_path: Path, done: bo
 
 
 def test_a_full_disk_is_reported_before_anything_starts(tmp_path: Path) -> None:
-    """With what to do."""
+    """A full disk is reported with a remedy before any service starts."""
     full = ReleaseFolder(tmp_path, "shop", FailingDisk(1, done=False, number=errno.ENOSPC))
 
     with pytest.raises(ReleasesFull, match="nothing was started"):
@@ -164,7 +164,7 @@ def test_a_full_disk_is_reported_before_anything_starts(tmp_path: Path) -> None:
 
 
 def test_mounted_files_are_stored_by_content(folder: ReleaseFolder, tmp_path: Path) -> None:
-    """Once, with the mode; another content is another copy."""
+    """A mounted file is stored once per content and mode."""
     secret = tmp_path / "secret.txt"
     secret.write_text("one")
     secret.chmod(0o644)
@@ -181,14 +181,14 @@ def test_mounted_files_are_stored_by_content(folder: ReleaseFolder, tmp_path: Pa
 
 
 def test_only_regular_files_are_copied(folder: ReleaseFolder, tmp_path: Path) -> None:
-    """A folder has no copy; a missing file is an error."""
+    """Mounted folders are not copied, and a missing file is an error."""
     assert folder.keep_content(tmp_path) is None
     with pytest.raises(ReleaseInvalid, match="No such file"):
         folder.keep_content(tmp_path / "gone")
 
 
 def test_hmacs_are_stable_on_one_host_only(tmp_path: Path) -> None:
-    """The key never leaves the host."""
+    """HMACs of values are equal on one host and differ between hosts, since the key stays on its host."""
     here, there = ReleaseFolder(tmp_path / "a", "shop"), ReleaseFolder(tmp_path / "b", "shop")
 
     assert here.hmac("A=1") == here.hmac("A=1") != here.hmac("A=2")
@@ -196,7 +196,7 @@ def test_hmacs_are_stable_on_one_host_only(tmp_path: Path) -> None:
 
 
 def test_old_releases_keep_only_their_record(folder: ReleaseFolder, tmp_path: Path) -> None:
-    """The last healthy ones and held ones can be restored; unreferenced copies are deleted."""
+    """Healthy and held releases keep their files up to a number; other releases keep only their record."""
     secret = tmp_path / "secret.txt"
     for number in range(1, 6):
         secret.write_text(f"{number}")
@@ -212,7 +212,7 @@ def test_old_releases_keep_only_their_record(folder: ReleaseFolder, tmp_path: Pa
 
 
 def test_a_recent_failure_keeps_its_files(folder: ReleaseFolder) -> None:
-    """They are needed to find the cause."""
+    """A recently failed release keeps its files, which are needed to find the cause."""
     for number, end in (
         (1, ReleaseEnd.FAILED),
         (2, ReleaseEnd.HEALTHY),
@@ -245,7 +245,7 @@ def test_a_recent_failure_keeps_its_files(folder: ReleaseFolder) -> None:
     ],
 )
 def test_damaged_contents_are_refused(folder: ReleaseFolder, harm: object) -> None:
-    """With the file's name."""
+    """Damaged contents of a release are refused with the file's name."""
     begun(folder, 1)
     harm(folder.folder / "1")  # type: ignore[operator]
 
@@ -254,7 +254,7 @@ def test_damaged_contents_are_refused(folder: ReleaseFolder, harm: object) -> No
 
 
 def test_a_link_is_not_followed(folder: ReleaseFolder, tmp_path: Path) -> None:
-    """A record must be a regular file."""
+    """A symbolic link in place of a record is not followed."""
     begun(folder, 1)
     record = folder.folder / "1/release.json"
     record.rename(tmp_path / "elsewhere")
@@ -265,7 +265,7 @@ def test_a_link_is_not_followed(folder: ReleaseFolder, tmp_path: Path) -> None:
 
 
 def test_other_folders_are_ignored(folder: ReleaseFolder) -> None:
-    """Their names are not release numbers."""
+    """Folders whose names are not release numbers are ignored."""
     begun(folder, 1)
     for name in ("0", "01", "-1", "99999999999999999999", "9" * 200, "1.bak"):
         (folder.folder / name).mkdir()
@@ -276,7 +276,7 @@ def test_other_folders_are_ignored(folder: ReleaseFolder) -> None:
 
 @pytest.mark.parametrize("make", [Path.mkdir, Path.touch, lambda path: path.symlink_to("/etc")])
 def test_a_numbered_folder_without_a_record_is_an_error(folder: ReleaseFolder, make: object) -> None:
-    """A person has to decide what it was."""
+    """A numbered folder without a record is an error, because the operator has to decide what it was."""
     begun(folder, 1)
     make(folder.folder / "7")  # type: ignore[operator]
 
@@ -285,7 +285,7 @@ def test_a_numbered_folder_without_a_record_is_an_error(folder: ReleaseFolder, m
 
 
 def test_each_engine_has_its_own_releases(tmp_path: Path) -> None:
-    """Numbers are per project; releases of other engines are neither restored nor pruned."""
+    """Releases of other engines are neither restored nor pruned; numbers are per project."""
     one, two, all_ = (ReleaseFolder(tmp_path, "shop", engine=each) for each in ("unix:///one", "ssh://two", ""))
     one.begin(release(1), CONTENTS)
     for number in (2, 3):
@@ -301,7 +301,7 @@ def test_each_engine_has_its_own_releases(tmp_path: Path) -> None:
 
 
 def test_a_record_without_an_engine_belongs_to_all(folder: ReleaseFolder, tmp_path: Path) -> None:
-    """It is older than that field."""
+    """An old record without an engine field belongs to every engine."""
     folder.begin(release(1), CONTENTS)
 
     assert [each.number for each in ReleaseFolder(tmp_path, "shop", engine="unix:///one").all()] == [1]

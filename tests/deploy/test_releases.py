@@ -27,7 +27,7 @@ from tests.deploy.samples import DIGEST, release
 
 
 def test_a_record_round_trips() -> None:
-    """Completely, in a form that people can read."""
+    """A release record is read back completely, and its JSON is readable for people."""
     written = format_release(release(4))
 
     assert parse_release(written) == release(4)
@@ -58,13 +58,13 @@ def test_a_record_round_trips() -> None:
     ],
 )
 def test_malformed_records_are_refused(raw: bytes) -> None:
-    """With one clear error."""
+    """A malformed release record is refused with one clear error."""
     with pytest.raises(ReleaseUnreadable):
         parse_release(raw)
 
 
 def test_a_record_of_a_newer_format_is_refused() -> None:
-    """It is not read partially."""
+    """A record of a newer format is refused, and not read in part."""
     newer = json.loads(format_release(release(1))) | {"format": 2}
 
     with pytest.raises(ReleaseUnreadable, match="got 2, expected 1"):
@@ -73,13 +73,13 @@ def test_a_record_of_a_newer_format_is_refused() -> None:
 
 @pytest.mark.parametrize("name", ["", "Shop", "../x", "a/b", "-a", "a" * 256, "a\n"])
 def test_project_names_are_safe_folder_names(name: str) -> None:
-    """By Compose's rule."""
+    """Project names follow Compose's rule, so that they are safe folder names."""
     with pytest.raises(ReleaseInvalid):
         check_project(name)
 
 
 def test_a_rollback_restores_the_release_before_the_running_one() -> None:
-    """A failed release in between did not run."""
+    """A rollback skips failed releases, which did not run."""
     found = [release(1), release(2), release(3, ReleaseEnd.PUT_BACK), release(4)]
     back = rollback_target(found)
 
@@ -88,7 +88,7 @@ def test_a_rollback_restores_the_release_before_the_running_one() -> None:
 
 
 def test_a_second_rollback_goes_one_further() -> None:
-    """After "back to 2" release 2 runs again, and 1 ran before it."""
+    """After a rollback to release 2, another rollback goes to release 1."""
     back = rollback_target([release(1), release(2), release(3), release(4, of=2)])
 
     assert back is not None
@@ -96,7 +96,7 @@ def test_a_second_rollback_goes_one_further() -> None:
 
 
 def test_a_rollback_of_an_unfinished_release_restores_the_last_healthy_one() -> None:
-    """The unfinished one never ran."""
+    """A rollback of an unfinished release, which never ran, restores the last healthy one."""
     back = rollback_target([release(1), release(2), release(3, None)])
 
     assert back is not None
@@ -105,12 +105,12 @@ def test_a_rollback_of_an_unfinished_release_restores_the_last_healthy_one() -> 
 
 @pytest.mark.parametrize("found", [[], [release(1)], [release(1, ReleaseEnd.FAILED)], [release(1), release(2, of=1)]])
 def test_the_first_release_has_no_rollback_target(found: list[Release]) -> None:
-    """No release ran before it."""
+    """The first release can't be rolled back."""
     assert rollback_target(found) is None
 
 
 def test_the_last_good_release_is_the_newest_healthy_one() -> None:
-    """Whatever came after it."""
+    """The newest healthy release counts as the last good one, whatever failed after it."""
     found = last_good([release(1), release(2), release(3, ReleaseEnd.FAILED), release(4, None)])
 
     assert found is not None
@@ -118,7 +118,7 @@ def test_the_last_good_release_is_the_newest_healthy_one() -> None:
 
 
 def test_a_step_changes_only_chosen_services() -> None:
-    """And not those that failed already."""
+    """An update step changes only selected services that have not failed already."""
     chosen = replace(release(2, None), chosen=("app",))
     moved = chosen.at(ReleaseStep.WAITING, ServiceState.STARTED)
 
@@ -127,7 +127,7 @@ def test_a_step_changes_only_chosen_services() -> None:
 
 @pytest.mark.parametrize("end", [ReleaseEnd.FAILED, ReleaseEnd.ABANDONED, None])
 def test_services_of_an_unreplaced_release_are_removed_by_the_next(end: ReleaseEnd | None) -> None:
-    """Also if none ran before it; until a later release ran or was put back."""
+    """Services of an unreplaced failed release are removed by the next release that runs."""
     failed = replace(release(2, end), removed=("old",))
 
     assert removed_services([failed], {"app"}) == ("db", "old")
@@ -137,7 +137,7 @@ def test_services_of_an_unreplaced_release_are_removed_by_the_next(end: ReleaseE
 
 
 def test_a_release_that_was_put_back_leaves_no_services() -> None:
-    """Only services of the last healthy release count."""
+    """Services of a restored release are kept only if the last healthy release has them."""
     put_back = replace(release(2, ReleaseEnd.PUT_BACK), services=(), removed=("old",))
 
     assert removed_services([release(1), put_back], {"app"}) == ("db",)

@@ -1,4 +1,4 @@
-"""Restoring a kept image: exactly that one, and without a registry."""
+"""Restoring a kept image: exactly that image, and without a registry."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def keep_name(digest: Digest) -> Reference:
 
 
 async def pulled(shop: Hosting, *words: str) -> list[Digest]:
-    """Publish and pull these one after the other under one tag."""
+    """Publish and pull these images one after the other under one tag."""
     found = []
     for each in words:
         found.append(shop.publish(each))
@@ -34,7 +34,7 @@ async def pulled(shop: Hosting, *words: str) -> list[Digest]:
 
 
 async def test_the_previous_image_is_restored_without_a_registry(shop: Hosting) -> None:
-    """With the same ID; the image that had the tag is kept, so that it can be restored too."""
+    """The former image is restored with the same ID, offline; the replaced one is kept, so it can be restored too."""
     old, new = await pulled(shop, "one", "two")
     done = await restore(shop.host, APP)
 
@@ -49,7 +49,7 @@ async def test_the_previous_image_is_restored_without_a_registry(shop: Hosting) 
 
 @pytest.mark.parametrize("to", ["2", "digest", "short", "id"])
 async def test_an_image_is_selected_by_number_or_digest(shop: Hosting, to: str) -> None:
-    """Numbers are those of the list, newest first."""
+    """A kept image is selected by its number in the list, newest first, or by its digest."""
     first, _second, _ = await pulled(shop, "one", "two", "three")
     typed = {"digest": str(first), "short": first.hex[:8], "id": str(shop.id_of(first))}.get(to, to)
     done = await restore(shop.host, APP, typed)
@@ -58,7 +58,7 @@ async def test_an_image_is_selected_by_number_or_digest(shop: Hosting, to: str) 
 
 
 async def test_the_current_image_is_left_alone(shop: Hosting) -> None:
-    """The engine gets no request to change anything."""
+    """Restoring the image that the tag already has changes nothing on the engine."""
     old, _ = await pulled(shop, "one", "two")
     await restore(shop.host, APP)
     shop.fake.asked.clear()
@@ -68,8 +68,8 @@ async def test_the_current_image_is_left_alone(shop: Hosting) -> None:
     assert not [each for each in shop.fake.asked if not each.startswith("GET")]
 
 
-async def test_an_image_that_is_not_kept(shop: Hosting) -> None:
-    """No image of this name, or not the selected one."""
+async def test_a_selection_that_matches_no_kept_image_is_an_error(shop: Hosting) -> None:
+    """A tag without kept images, or a selection that matches none, is an error."""
     with pytest.raises(KeptImageNotFound, match="boltseal keep ls"):
         await restore(shop.host, APP)
     await pulled(shop, "one", "two")
@@ -79,7 +79,7 @@ async def test_an_image_that_is_not_kept(shop: Hosting) -> None:
 
 
 async def test_the_present_image_is_no_image_to_restore(shop: Hosting) -> None:
-    """`docker tag` has moved the name to the only kept image."""
+    """If `docker tag` moved the tag to the only kept image, there is no image to restore."""
     old, _ = await pulled(shop, "one", "two")
     await shop.host.engine.tag(shop.id_of(old), APP)
 
@@ -89,14 +89,14 @@ async def test_the_present_image_is_no_image_to_restore(shop: Hosting) -> None:
 
 @pytest.mark.parametrize("to", ["abc", "latest", "sha256:zz", "-1", "abcdef", "sha256:" + "a" * 200])
 async def test_an_invalid_selection_is_a_usage_error(shop: Hosting, to: str) -> None:
-    """It is neither a number nor a digest prefix."""
+    """A selection that is neither a number nor a digest prefix is a usage error."""
     await pulled(shop, "one", "two")
     with pytest.raises(AmbiguousKeptImage, match="expected a number"):
         await restore(shop.host, APP, to)
 
 
 async def test_a_pruned_image_is_reported(shop: Hosting) -> None:
-    """With how to pull it."""
+    """If a kept image was pruned, the error has the command that pulls it."""
     old, new = await pulled(shop, "one", "two")
     del shop.fake.images[str(shop.id_of(old))]
 
@@ -106,7 +106,7 @@ async def test_a_pruned_image_is_reported(shop: Hosting) -> None:
 
 
 async def test_a_moved_keep_tag_is_ignored(shop: Hosting) -> None:
-    """The kept image is restored by its ID while it exists; the other one never is."""
+    """A kept image whose keep tag was moved is restored by its ID, and the other image never is."""
     old, _ = await pulled(shop, "one", "two")
     evil = Digest.parse(shop.fake.image("evil"))
     await shop.host.engine.tag(evil, keep_name(old))
@@ -121,7 +121,7 @@ async def test_a_moved_keep_tag_is_ignored(shop: Hosting) -> None:
 
 
 async def test_without_state_the_keep_tag_is_used(shop: Hosting) -> None:
-    """With lost state the digest is the engine's, if it fits the tag."""
+    """With lost state, the digest in the keep tag is used if the engine's image has it."""
     old, _ = await pulled(shop, "one", "two")
     shop.host.kept.path.unlink()
     done = await restore(shop.host, APP)
@@ -131,7 +131,7 @@ async def test_without_state_the_keep_tag_is_used(shop: Hosting) -> None:
 
 
 async def test_without_state_a_moved_keep_tag_is_refused(shop: Hosting) -> None:
-    """Otherwise a user who may tag could choose what is restored."""
+    """With lost state a keep tag on another image is refused, or a user who may tag could choose the restored image."""
     old, new = await pulled(shop, "one", "two")
     shop.host.kept.path.unlink()
     evil = Digest.parse(shop.fake.image("evil"))
@@ -143,7 +143,7 @@ async def test_without_state_a_moved_keep_tag_is_refused(shop: Hosting) -> None:
 
 
 async def test_a_wrong_image_from_the_engine_is_refused(classic: Hosting) -> None:
-    """An image requested by ID must have that ID."""
+    """An engine that returns another image than the requested ID is refused."""
     old, new = await pulled(classic, "one", "two")
     made = classic.fake.images[str(classic.id_of(old))]
     made["Id"] = str(Digest.of(b"evil"))
@@ -154,7 +154,7 @@ async def test_a_wrong_image_from_the_engine_is_refused(classic: Hosting) -> Non
 
 
 async def test_a_local_build_is_restored(classic: Hosting) -> None:
-    """Its ID is enough without a registry digest."""
+    """A local build without a registry digest is restored by its ID."""
     built = Digest.parse(classic.fake.image("built here", str(APP)))
     await pulled(classic, "one")
     done = await restore(classic.host, APP)
@@ -163,7 +163,7 @@ async def test_a_local_build_is_restored(classic: Hosting) -> None:
 
 
 async def test_an_ambiguous_digest_is_refused(classic: Hosting) -> None:
-    """The user has to choose."""
+    """A digest prefix of several kept images is refused."""
     await pulled(classic, "one", "two")
     for end in ("0", "1"):
         image = Digest("sha256", "abcdef7" + end * 57)
@@ -181,7 +181,7 @@ async def test_an_ambiguous_digest_is_refused(classic: Hosting) -> None:
 
 
 async def test_a_pruned_image_can_be_pulled_by_its_digest(shop: Hosting) -> None:
-    """As the message says."""
+    """A pruned kept image can be pulled by its digest with the command in the message."""
     old, _ = await pulled(shop, "one", "two")
     del shop.fake.images[str(shop.id_of(old))]
     await shop.puller().pull(PullRequest(replace(APP, tag=None), old))
@@ -190,13 +190,13 @@ async def test_a_pruned_image_can_be_pulled_by_its_digest(shop: Hosting) -> None
 
 
 async def test_a_requested_scrub_runs_before_the_tag_moves(shop: Hosting) -> None:
-    """A failed scrub leaves the tag alone."""
+    """If the requested scrub fails, the tag does not move."""
     old, new = await pulled(shop, "one", "two")
     looked: list[Digest] = []
 
     async def scrub(image: EngineImage) -> None:
         looked.append(image.id)
-        async with shop.host.tagging_lock():  # nobody has to wait for it
+        async with shop.host.tagging_lock():  # no user waits for the real time
             pass
         raise KeptImageMismatch("the disk differs")
 

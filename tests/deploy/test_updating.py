@@ -40,8 +40,8 @@ def service(image: Reference, *, build: bool = False) -> ComposeService:
 
 def step(of: ComposeService, *, major: bool = False, cooldown_us: int = 0, **known: Any) -> UpdateStep:
     """Return the update step of one service."""
-    said: dict[str, Any] = {"locked": {EDGE: OLD}, "resolutions": {}, "tags": {}, "past": {}} | known
-    (found,) = plan_updates([of], KnownImages(**said), now_us=NOW_US, cooldown_us=cooldown_us, major=major)
+    known_values: dict[str, Any] = {"locked": {EDGE: OLD}, "resolutions": {}, "tags": {}, "past": {}} | known
+    (found,) = plan_updates([of], KnownImages(**known_values), now_us=NOW_US, cooldown_us=cooldown_us, major=major)
     return found
 
 
@@ -51,7 +51,7 @@ def resolves_to(digest: Digest) -> dict[Reference, Resolved]:
 
 
 def test_floating_tags_are_distinguished_from_versions() -> None:
-    """By the form of the tag; local builds and pinned images are neither."""
+    """Floating tags and versions are distinguished by the tag's form; local builds and pinned images are neither."""
     names = ("app", "app:edge", "app:1.2.3", f"app:edge@{OLD}", f"app:1.2.3@{OLD}")
     services = [service(Reference.parse(name)) for name in names]
     built = service(Reference.parse("app:1.2.3"), build=True)
@@ -70,7 +70,7 @@ def test_floating_tags_are_distinguished_from_versions() -> None:
     ],
 )
 def test_rule_1_local_builds_and_pins_are_not_updated(of: ComposeService, why: str) -> None:
-    """A local build, and an image that its file pins."""
+    """Rule 1: a local build, or an image that its file pins, is not updated."""
     done = step(of, resolutions=resolves_to(NEW))
 
     assert (done.act, done.to) == (UpdateAction.NOTHING, None)
@@ -78,7 +78,7 @@ def test_rule_1_local_builds_and_pins_are_not_updated(of: ComposeService, why: s
 
 
 def test_rule_2_an_unresolved_tag_is_unknown() -> None:
-    """With the reason: no registry was asked, or none responded."""
+    """Rule 2: an unresolved tag is unknown, with the reason: no registry was asked, or none answered."""
     asked = step(service(EDGE), resolutions={EDGE: RemoteUnavailable("localhost:5000 does not answer")})
 
     assert (asked.act, asked.why) == (UpdateAction.UNKNOWN, "localhost:5000 does not answer")
@@ -100,24 +100,24 @@ def test_rule_2_an_unresolved_tag_is_unknown() -> None:
 def test_rule_3_a_version_stays_and_a_newer_one_is_proposed(
     tags: list[str], major: bool, act: UpdateAction, tag: str | None
 ) -> None:
-    """Of the same form; a new major version only with `major`."""
+    """Rule 3: a version stays, and a newer one of the same form is proposed; a major one only with `major`."""
     done = step(service(VERSION), major=major, tags={VERSION: [Tag(each) for each in tags]})
 
     assert (done.act, done.tag) == (act, None if tag is None else Tag(tag))
 
 
 def test_rule_3_a_new_major_version_is_mentioned() -> None:
-    """With the option that proposes it."""
+    """Rule 3: a new major version is mentioned with the option that proposes it."""
     assert "--major proposes it" in step(service(VERSION), tags={VERSION: [Tag("2.0.0-alpine")]}).why
 
 
 def test_rule_4_nothing_is_new() -> None:
-    """The tag resolves to the locked digest."""
+    """Rule 4: if the tag resolves to the locked digest, nothing is new."""
     assert step(service(EDGE), resolutions=resolves_to(OLD)).act is UpdateAction.NOTHING
 
 
 def test_rule_5_a_failed_digest_is_not_tried_again() -> None:
-    """Automatically; a person may."""
+    """Rule 5: a failed digest is not tried again automatically, but a user may."""
     done = step(service(EDGE), resolutions=resolves_to(NEW), failed=frozenset({("web", str(NEW))}))
 
     assert done.act is UpdateAction.NOTHING
@@ -140,7 +140,7 @@ def test_rule_5_a_failed_digest_is_not_tried_again() -> None:
     ],
 )
 def test_rule_6_a_new_digest_waits_for_the_cooldown(past: list[ObservedInterval], act: UpdateAction) -> None:
-    """Since it was first observed, without a break."""
+    """Rule 6: a new digest waits for the cooldown since its first uninterrupted observation."""
     done = step(service(EDGE), resolutions=resolves_to(NEW), past={EDGE: past}, cooldown_us=3 * DAY_US)
 
     assert (done.act, done.to) == (act, NEW)
@@ -148,7 +148,7 @@ def test_rule_6_a_new_digest_waits_for_the_cooldown(past: list[ObservedInterval]
 
 
 def test_rule_6_without_a_cooldown_it_is_taken_at_once() -> None:
-    """Also if nothing was locked."""
+    """Rule 6: without a cooldown a new digest is taken at once, also if nothing was locked."""
     assert step(service(EDGE), resolutions=resolves_to(NEW), locked={}).why == f"nothing -> {NEW.short}"
 
 
@@ -169,7 +169,7 @@ def ended(number: int, end: ReleaseEnd, failed: str, digest: Digest) -> Release:
 
 
 def test_a_failed_digest_counts_until_it_succeeds() -> None:
-    """Only for the service that failed."""
+    """A failed digest counts, for its own service only, until it succeeds."""
     first, failed = ended(1, ReleaseEnd.HEALTHY, "", OLD), ended(2, ReleaseEnd.PUT_BACK, "app", NEW)
 
     assert failed_before([first, failed]) == {("app", str(NEW))}
@@ -178,7 +178,7 @@ def test_a_failed_digest_counts_until_it_succeeds() -> None:
 
 
 def test_an_unattributed_failure_counts_for_all_new_digests() -> None:
-    """Otherwise the update would fail again every night."""
+    """A failure without a service counts for all new digests, or the update would fail again every night."""
     assert failed_before([ended(1, ReleaseEnd.HEALTHY, "", OLD), ended(2, ReleaseEnd.PUT_BACK, "", NEW)]) == {
         ("app", str(NEW))
     }

@@ -1,4 +1,4 @@
-"""Runs the release scripts, as docs/releasing.md says."""
+"""Runs the release scripts as docs/releasing.md describes."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ PAGE = "docs/releasing.md"
 
 
 def typed(beginning: str, **replaced: str) -> list[str]:
-    """Return the command of docs/releasing.md that begins with some words, with other names in place of the page's.
+    """Return the command of docs/releasing.md that begins with some words, with the test's names in place of the
+    page's.
 
     `replaced`: names of tests for `dist`, `again`, `layout`, `image`, and `wheel` or `sdist`; each is what the page writes there.
     """
@@ -57,12 +58,12 @@ class Dist:
         return sdist
 
     def contents(self) -> dict[str, bytes]:
-        """Return every file."""
+        """Return every file of the folder with its content."""
         return {path.name: path.read_bytes() for path in self.folder.iterdir()}
 
 
 def committed() -> str:
-    """Return a commit with all that is committed, and the changes of tracked files. It stays unnamed, and nothing changes."""
+    """Return a commit with HEAD and the changes of tracked files, without a branch or any other change."""
     identity = ("-c", "user.name=tests", "-c", "user.email=tests@localhost")
     return checked(["git", *identity, "stash", "create"]) or checked(["git", "rev-parse", "HEAD"])
 
@@ -75,7 +76,7 @@ def clone(folder: Path, revision: str) -> Path:
 
 
 def download_wheels(folder: Path, python_version: str) -> Path:
-    """Download the wheels of requirements.lock, each checked against its hash."""
+    """Download the wheels of requirements.lock, each verified by its hash."""
     options = ("--require-hashes", "--no-deps", "--only-binary", ":all:", "--python-version", python_version)
     checked(
         [sys.executable, "-m", "pip", "download", *options, "-r", str(ROOT / "requirements.lock"), "-d", str(folder)]
@@ -90,7 +91,7 @@ def build_dist(out: Path, revision: str, *, root: Path = ROOT) -> Dist:
 
 
 def checked(command: Sequence[str], variables: Mapping[str, str] | None = None, cwd: Path = ROOT) -> str:
-    """Run a command that has to work, and return its standard output."""
+    """Run a command that must succeed, and return its standard output."""
     done = subprocess.run(
         command,
         cwd=cwd,
@@ -106,7 +107,7 @@ def checked(command: Sequence[str], variables: Mapping[str, str] | None = None, 
 
 
 def is_valid_sbom(text: str) -> bool:
-    """Tell whether a text is CycloneDX 1.6 in JSON, by its strict schema."""
+    """Return whether a text is CycloneDX 1.6 in JSON, by its strict schema."""
     # loading takes a second of processor time, which collecting the tests would take in every run
     from cyclonedx.schema import SchemaVersion
     from cyclonedx.validation.json import JsonStrictValidator

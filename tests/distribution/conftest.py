@@ -1,4 +1,5 @@
-"""What the tests of the release scripts share: the commit, the locked wheels, wheel and sdist, and an image. Each is built once."""
+"""Fixtures of the release scripts' tests: the commit, the locked wheels, wheel and sdist, and an image, each built
+once."""
 
 from __future__ import annotations
 
@@ -16,7 +17,7 @@ from tests.servers import Server
 
 @pytest.fixture(scope="session")
 def revision() -> str:
-    """The commit that is built: HEAD, and the changes of tracked files that are not committed yet."""
+    """The commit that is built: HEAD with the uncommitted changes of tracked files."""
     return committed()
 
 
@@ -28,7 +29,7 @@ def wheels(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def dist(tmp_path_factory: pytest.TempPathFactory, revision: str) -> Dist:
-    """Wheel and sdist, with their documents."""
+    """Wheel and sdist with their documents."""
     return build_dist(tmp_path_factory.mktemp("dist") / "dist", revision)
 
 
@@ -41,7 +42,7 @@ def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 @pytest.fixture
 def user(tmp_path: Path) -> dict[str, str]:
-    """The environment of a user who has only the programs of the system and a home folder without any settings."""
+    """The environment of a user who has only system programs and a home folder without settings."""
     home = tmp_path / "home"
     home.mkdir()
     kept = {name: value for name, value in os.environ.items() if name in ("LANG", "SSL_CERT_FILE")}

@@ -18,7 +18,7 @@ from tests import servers
 from tests.distribution.builds import TIMEOUT_S, checked
 from tests.docs.pages import ROOT
 from tests.programs import program
-from tests.real.tools import Said, run
+from tests.real.tools import CommandResult, run
 
 BASE = "localhost/debian-python"
 HARDENED = ("--read-only", "--cap-drop", "all", "--security-opt=no-new-privileges", "--user", "10001:10001")
@@ -27,13 +27,13 @@ HARDENED = ("--read-only", "--cap-drop", "all", "--security-opt=no-new-privilege
 
 @dataclass(frozen=True, slots=True)
 class Storage:
-    """Where buildah and podman keep images. `variables`: for both."""
+    """The folder in which buildah and podman keep images. `variables`: the environment for both."""
 
     folder: Path
     variables: dict[str, str]
 
-    def podman(self, *arguments: str) -> Said:
-        """Run podman with this storage; containers run in runc, since crun needs newer cgroups than every machine has."""
+    def podman(self, *arguments: str) -> CommandResult:
+        """Run podman with this storage; containers run in runc, since crun needs newer cgroups than some machines have."""
         engine = (
             "--cgroup-manager",
             "cgroupfs",
@@ -72,7 +72,7 @@ def storage(folder: Path) -> Iterator[Storage]:
 
 
 def make_base(here: Storage) -> str:
-    """Make the base image of packages of this machine's Debian; return its version of Python."""
+    """Build the base image from packages of this machine's Debian; return its version of Python."""
     release = dict(re.findall(r"^(\w+)=(.*)$", Path("/etc/os-release").read_text(), re.MULTILINE))
     sources = [str(path) for path in sorted(Path("/etc/apt/sources.list.d").glob("debian.sources"))]
     context = here.folder / "base"
@@ -90,7 +90,7 @@ def make_base(here: Storage) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """The OCI layout that scripts/build-image makes."""
+    """The OCI layout that scripts/build-image writes."""
 
     folder: Path
     version: str
@@ -98,13 +98,13 @@ class Layout:
 
     @property
     def source(self) -> str:
-        """The image, as oras names it."""
+        """Return the image's reference for oras."""
         return f"{self.folder}:{self.version}"
 
     def referrers(self) -> dict[str, str]:
         """Return the digest of each referrer by its artifact type, as oras discovers them."""
-        told = checked([program("oras"), "discover", "--oci-layout", "--format", "json", self.source])
-        return {each["artifactType"]: each["digest"] for each in json.loads(told)["manifests"]}
+        discovered = checked([program("oras"), "discover", "--oci-layout", "--format", "json", self.source])
+        return {each["artifactType"]: each["digest"] for each in json.loads(discovered)["manifests"]}
 
 
 def build_image(here: Storage, out: Path, revision: str, python: str, wheels: Path, *, root: Path = ROOT) -> Layout:

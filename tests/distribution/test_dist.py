@@ -1,4 +1,4 @@
-"""The wheel and the sdist: two builds are equal, uv and pipx install them, and what is installed works."""
+"""The wheel and the sdist: two builds are equal, uv and pipx install them, and the installed program works."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def run(command: list[str], environment: Mapping[str, str]) -> subprocess.Comple
 
 
 def install(tool: str, requirement: str, user: dict[str, str], wheels: Path) -> dict[str, str]:
-    """Install a requirement as the page says, from these wheels alone. Returns the user's environment."""
+    """Install a requirement as the page describes, from these wheels only; return the user's environment."""
     command = typed("uv tool install" if tool == "uv" else "pipx install")[:-1]
     command[0] = str(Path(sys.executable).with_name(tool))
     offline = {"PIP_NO_INDEX": "1", "PIP_FIND_LINKS": str(wheels), "UV_NO_INDEX": "1", "UV_FIND_LINKS": str(wheels)}
@@ -60,7 +60,7 @@ def tool(request: pytest.FixtureRequest) -> str:
 
 
 def test_two_builds_are_equal(dist: Dist, revision: str, tmp_path: Path) -> None:
-    """Also of a tag in another checkout with other times and permissions of its files; the documents are equal as well."""
+    """Two builds of a commit, also from a checkout with other times and permissions, give equal files and documents."""
     root = clone(tmp_path / "clone", revision)
     identity = {"GIT_COMMITTER_NAME": "tests", "GIT_COMMITTER_EMAIL": "tests@localhost"}
     tag = typed("git tag")
@@ -72,7 +72,7 @@ def test_two_builds_are_equal(dist: Dist, revision: str, tmp_path: Path) -> None
 
 
 def test_a_wheel_from_the_sdist_is_the_same_wheel(dist: Dist, tmp_path: Path) -> None:
-    """The sdist has everything that a build needs."""
+    """The sdist has everything that a build needs: the wheel from it equals the other."""
     with tarfile.open(dist.sdist) as tar:
         tar.extractall(tmp_path, filter="data")
         epoch_s = str(tar.getmembers()[0].mtime)
@@ -84,7 +84,7 @@ def test_a_wheel_from_the_sdist_is_the_same_wheel(dist: Dist, tmp_path: Path) ->
 
 
 def test_the_wheel_has_the_package_and_nothing_else(dist: Dist) -> None:
-    """Every committed file of the package is in it."""
+    """The wheel has every committed file of the package and no other file."""
     committed = set(checked(["git", "ls-files", "--", "src/boltseal"]).splitlines())
     with zipfile.ZipFile(dist.wheel) as archive:
         names = set(archive.namelist())
@@ -97,7 +97,7 @@ def test_the_wheel_has_the_package_and_nothing_else(dist: Dist) -> None:
 
 
 def test_every_command_of_the_page_is_run_by_these_tests() -> None:
-    """docs/releasing.md has no command that nobody has tried; those of `make` are CI's."""
+    """Each command of docs/releasing.md is run by these tests, except those of `make`, which CI runs."""
     folder = ROOT / "tests/distribution"
     tests = "".join(path.read_text(encoding="utf-8") for path in folder.glob("*.py"))
     run_here = set(re.findall(r'typed\(\s*"([^"]+)"', tests)) | set(re.findall(r'"(scripts/build-[a-z]+)"', tests))
@@ -129,7 +129,7 @@ async def test_the_client_works_alone(
 
 
 def test_the_server_extra_serves(tool: str, dist: Dist, wheels: Path, user: dict[str, str], tmp_path: Path) -> None:
-    """From the sdist, which the installer builds: it becomes ready, and refuses the second push to a tag."""
+    """The server that an installer builds from the sdist becomes ready, and refuses the second push to a tag."""
     environment = install(tool, typed("pipx install", sdist=str(dist.sdist))[-1], user, wheels)
     address = f"127.0.0.1:{free_port()}"
     command = ["boltseal", "serve", "--listen", address, "--data", str(tmp_path / "data")]
@@ -153,7 +153,7 @@ async def _pushed_twice(url: str, server: subprocess.Popen[bytes]) -> list[int]:
 
 
 def test_the_sbom_lists_every_locked_package(dist: Dist) -> None:
-    """It is valid CycloneDX 1.6."""
+    """The SBOM is valid CycloneDX 1.6 and lists every locked package."""
     (path,) = dist.folder.glob("*.cdx.json")
     sbom = json.loads(path.read_bytes())
     locked = {line.partition(" ")[0] for line in text("requirements.lock").splitlines() if line[:1].isalnum()}
@@ -165,7 +165,7 @@ def test_the_sbom_lists_every_locked_package(dist: Dist) -> None:
 
 
 def test_the_provenance_names_the_files_and_what_they_were_built_from(dist: Dist, revision: str) -> None:
-    """Digests of wheel and sdist; the commit and the lock."""
+    """The provenance has the digests of wheel and sdist, the commit, and the lock's hash."""
     (path,) = dist.folder.glob("*.intoto.json")
     statement = json.loads(path.read_bytes())
     subjects = {each["name"]: each["digest"]["sha256"] for each in statement["subject"]}

@@ -1,4 +1,4 @@
-"""The container image: two builds are equal, it runs without rights or a writable root, and its documents are attached."""
+"""The container image: two builds are equal, it runs without privileges or a writable root, its documents are attached."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def image(engine: Storage, layout: Layout) -> str:
 def test_two_builds_have_the_same_digest(
     engine: Storage, locked: Path, layout: Layout, revision: str, tmp_path: Path
 ) -> None:
-    """Also from another checkout; SBOM and provenance are equal as well."""
+    """Two builds of the image, also from another checkout, have equal digest, SBOM and provenance."""
     root = clone(tmp_path / "clone", revision)
     again = build_image(engine, tmp_path / "oci", revision, sys.executable, locked, root=root)
 
@@ -62,8 +62,8 @@ def test_two_builds_have_the_same_digest(
     assert again.referrers() == layout.referrers()
 
 
-def test_it_runs_without_rights_and_without_a_writable_root(engine: Storage, image: str) -> None:
-    """Not as root, without capabilities; only the volume can be written, and no program of the build is left."""
+def test_it_runs_without_privileges_and_without_a_writable_root(engine: Storage, image: str) -> None:
+    """The image runs without root or capabilities; only the volume is writable, and no build program is left."""
     script = "id -u; grep -E 'CapEff|NoNewPrivs' /proc/self/status; touch /x /opt/boltseal/x /tmp/x; touch data; ls; ls /opt/boltseal/bin"
     options = (*HARDENED, "--read-only-tmpfs=false", "--network", "none", "--entrypoint", "sh")
     ran = engine.podman("run", "--rm", *options, image, "-c", script).checked()
@@ -75,8 +75,8 @@ def test_it_runs_without_rights_and_without_a_writable_root(engine: Storage, ima
     assert not {"pip", "hatchling"} & set(ran.split())
 
 
-def test_it_serves_and_its_health_check_sees_it(engine: Storage, image: str, layout: Layout) -> None:
-    """The image is pushed to the registry that runs in it; the engine's health check succeeds, and fails for another address."""
+def test_it_serves_and_its_health_check_succeeds(engine: Storage, image: str, layout: Layout) -> None:
+    """The running image accepts a push of itself; its health check succeeds, and fails for another address."""
     address = f"127.0.0.1:{free_port()}"
     options = ("--network", "host", "--read-only-tmpfs=false", "--env", f"BOLTSEAL_SERVER__LISTEN={address}")
     check = ("--health-cmd", "boltseal health --ready", "--health-interval", "disable")
@@ -102,14 +102,16 @@ def test_it_serves_and_its_health_check_sees_it(engine: Storage, image: str, lay
     assert (stopped.ok, ended) == (True, "0"), log
 
 
-def test_the_documents_go_along_to_a_registry(layout: Layout, registry: Server, tmp_path: Path) -> None:
-    """`oras discover` shows both as referrers of the image; they are about its digest."""
+def test_the_documents_are_copied_to_a_registry_with_the_image(
+    layout: Layout, registry: Server, tmp_path: Path
+) -> None:
+    """`oras discover` shows SBOM and provenance as referrers of the pushed image."""
     reference = f"{registry.address}/release/boltseal:{layout.version}"
     copy = typed("oras cp", layout=layout.source, image=reference)
     run(*copy[:-1], "--no-tty", "--to-plain-http", copy[-1]).checked()
     shown = run(*typed("oras discover", image=reference), "--plain-http").checked()
-    told = run("oras", "discover", "--plain-http", "--format", "json", reference).checked()
-    found = {each["artifactType"]: each["digest"] for each in json.loads(told)["manifests"]}
+    output = run("oras", "discover", "--plain-http", "--format", "json", reference).checked()
+    found = {each["artifactType"]: each["digest"] for each in json.loads(output)["manifests"]}
     for digest in found.values():
         source = f"{registry.address}/release/boltseal@{digest}"
         run("oras", "pull", "--no-tty", "--plain-http", "--output", tmp_path, source).checked()
@@ -123,7 +125,7 @@ def test_the_documents_go_along_to_a_registry(layout: Layout, registry: Server, 
 
 
 def test_the_image_and_its_documents_are_signed(layout: Layout, registry: Server, tmp_path: Path) -> None:
-    """cosign signs each by digest and finds the signature; it finds none where nothing was signed."""
+    """cosign signs image and documents by digest and verifies them; it finds no signature on an unsigned one."""
     secret = {"COSIGN_PASSWORD": ""}
     plain = ("--allow-http-registry", "--allow-insecure-registry")
     reference = f"{registry.address}/signed/boltseal"
@@ -143,7 +145,7 @@ def test_the_image_and_its_documents_are_signed(layout: Layout, registry: Server
 
 
 def test_the_sbom_lists_what_the_image_contains(engine: Storage, image: str, layout: Layout, tmp_path: Path) -> None:
-    """Every installed Python and Debian package, as the image's own programs list them, in valid CycloneDX 1.6."""
+    """The SBOM is valid CycloneDX 1.6 and lists every Python and Debian package that the image's own programs list."""
     source = f"{layout.folder}@{layout.referrers()[SBOM]}"
     run("oras", "pull", "--no-tty", "--oci-layout", "--output", tmp_path, source).checked()
     text = (tmp_path / "sbom.cdx.json").read_text()
@@ -166,7 +168,7 @@ def test_the_sbom_lists_what_the_image_contains(engine: Storage, image: str, lay
 def test_the_provenance_names_the_base_and_the_commit(
     engine: Storage, layout: Layout, revision: str, tmp_path: Path
 ) -> None:
-    """Whoever builds this commit on this base can compare the digest."""
+    """The provenance has the base and the commit, so that a user can rebuild and compare the digest."""
     source = f"{layout.folder}@{layout.referrers()[PROVENANCE]}"
     run("oras", "pull", "--no-tty", "--oci-layout", "--output", tmp_path, source).checked()
     definition = json.loads((tmp_path / "provenance.intoto.json").read_bytes())["predicate"]["buildDefinition"]
@@ -178,11 +180,11 @@ def test_the_provenance_names_the_base_and_the_commit(
 
 
 def test_the_configuration_is_that_of_a_service(layout: Layout) -> None:
-    """The image names its user, its volume, its port, and the commit."""
-    told = json.loads(checked([program("oras"), "manifest", "fetch-config", "--oci-layout", layout.source]))["config"]
+    """The image's configuration has user, volume, port and commit."""
+    output = json.loads(checked([program("oras"), "manifest", "fetch-config", "--oci-layout", layout.source]))["config"]
 
-    assert told["User"] == "10001:10001"
-    assert told["Volumes"] == {"/var/lib/boltseal": {}}
-    assert told["ExposedPorts"] == {"5000/tcp": {}}
-    assert (told["Entrypoint"], told["Cmd"]) == (["boltseal"], ["serve"])
-    assert told["Labels"]["org.opencontainers.image.version"] == layout.version
+    assert output["User"] == "10001:10001"
+    assert output["Volumes"] == {"/var/lib/boltseal": {}}
+    assert output["ExposedPorts"] == {"5000/tcp": {}}
+    assert (output["Entrypoint"], output["Cmd"]) == (["boltseal"], ["serve"])
+    assert output["Labels"]["org.opencontainers.image.version"] == layout.version

@@ -1,7 +1,8 @@
-"""Find retired words in the source and the pages; `python -m tests.docs.language` prints every finding.
+"""Find retired words in the source, the tests and the pages; `python -m tests.docs.language` prints every finding.
 
 The words, their contexts and the allowed phrases are in retired_words.toml. Text between single backquotes is code and is
-not searched.
+not searched. Of a test module its names, docstrings and comments are searched; its other strings are data, such as SQL,
+hostile input and expected output, which is searched where the program has it.
 """
 
 from __future__ import annotations
@@ -21,10 +22,13 @@ from tests.docs.pages import PAGES, ROOT
 
 WORDS_FILE = Path(__file__).parent / "retired_words.toml"
 SOURCE = ROOT / "src"
+TESTS = ROOT / "tests"
 TEXT = ("docstrings", "comments", "help", "messages", "pages")
 CONTEXTS = ("modules", "names", "identifiers", *TEXT)
 HELP_ARGUMENTS = ("help", "short_help", "epilog", "metavar")
 PAGES_UNIT = "pages"
+TESTS_UNIT = "tests"
+TEST_CONTEXTS = ("modules", "names", "identifiers", "docstrings", "comments")
 SQL = re.compile(r"\s*(?:SELECT|INSERT|UPDATE|DELETE|CREATE|ALTER|DROP|PRAGMA|WITH|FROM|WHERE|AND|ON|ORDER BY|JOIN)\b")
 
 # Records of decisions are not edited after they are accepted, and the changelog is history.
@@ -108,7 +112,9 @@ def allowed_pattern(pattern: str = "") -> re.Pattern[str]:
 
 
 def unit_of(module: Path) -> str:
-    """Return the package that a module is counted with: `boltseal.client`, `boltseal.server.api`, `boltseal.events`."""
+    """Return what a module is counted with: `boltseal.client`, `boltseal.server.api`, `boltseal.events`, or `tests`."""
+    if module.is_relative_to(TESTS):
+        return TESTS_UNIT
     parts = module.relative_to(SOURCE).with_suffix("").parts
     depth = 3 if parts[1] == "server" else 2
     return ".".join(part for part in parts[:depth] if part != "__init__")
@@ -123,12 +129,15 @@ def excerpts_of_module(unit: str, path: Path, source: str) -> Iterator[Excerpt]:
         for name in names_of(node):
             yield Excerpt(unit, path, getattr(node, "lineno", 1), "names", name)
             yield Excerpt(unit, path, getattr(node, "lineno", 1), "identifiers", name)
+        if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+            yield Excerpt(unit, path, node.lineno, "names", node.id)
     yield from (Excerpt(unit, path, line, context, text) for line, context, text in texts_of(nodes))
     yield from (Excerpt(unit, path, line, "comments", text) for line, text in comments_of(source))
 
 
 def texts_of(nodes: list[ast.AST]) -> Iterator[tuple[int, str, str]]:
-    """Yield line, context and text of each string that is text. SQL is not: it has the names of tables on disk."""
+    """Yield line, context and text of each string with prose. SQL is left out, since it has the names of tables on
+    disk."""
     docstrings = {id(node.value) for node in nodes if isinstance(node, ast.Expr)}
     help_texts = {
         id(part)
@@ -189,14 +198,16 @@ def excerpt_of_page(path: Path, content: str) -> Excerpt:
 def excerpts() -> tuple[Excerpt, ...]:
     """Return everything that is searched in the repository."""
     modules = sorted(path for path in SOURCE.rglob("*.py") if "versions" not in path.parts)
+    tests = sorted(path for path in TESTS.rglob("*.py") if "data" not in path.relative_to(TESTS).parts)
     pages = [path for path in PAGES if not UNEDITED.search(path.relative_to(ROOT).as_posix())]
     packaging = [path for path in ROOT.glob("packaging/**/*") if path.is_file()]
     pages += sorted([*ROOT.glob("examples/*.toml"), *ROOT.glob("templates/*"), *packaging])
     return (
         *(
             excerpt
-            for path in modules
+            for path in (*modules, *tests)
             for excerpt in excerpts_of_module(unit_of(path), path, path.read_text(encoding="utf-8"))
+            if excerpt.unit != TESTS_UNIT or excerpt.context in TEST_CONTEXTS
         ),
         *(excerpt_of_page(path, path.read_text(encoding="utf-8")) for path in pages),
     )

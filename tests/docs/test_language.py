@@ -1,13 +1,18 @@
-"""Names, docstrings, comments, help texts, messages and pages use the project's terms (retired_words.toml)."""
+"""Names, docstrings, comments, help texts, messages, pages and tests use the project's terms (retired_words.toml)."""
 
 from __future__ import annotations
 
+import ast
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.docs.language import (
     PAGES_UNIT,
+    TEST_CONTEXTS,
+    TESTS,
+    TESTS_UNIT,
     allowed_pattern,
     excerpt_of_page,
     excerpts,
@@ -31,8 +36,8 @@ def found_in_page(content: str) -> list[tuple[int, str]]:
     return [(each.line, each.word) for each in findings_in(excerpt_of_page(Path("page.md"), content))]
 
 
-def test_no_retired_word_is_used_outside_pending_packages() -> None:
-    """A new retired word fails here, with its place and what to write instead."""
+def test_no_retired_word_is_used() -> None:
+    """No name and no text has a retired word; a failure shows the place and what to write instead."""
     pending = word_list().pending
 
     assert [str(finding) for finding in findings() if finding.excerpt.unit not in pending] == []
@@ -48,16 +53,53 @@ def test_every_pending_package_still_has_a_retired_word() -> None:
 
 
 def test_every_allowed_phrase_is_used() -> None:
-    """An allowed phrase that no page and no module has is removed."""
+    """Each allowed phrase of the list is used somewhere."""
     used = {match[0] for each in excerpts() for match in allowed_pattern().finditer(each.text)}
     unused = [each for each in word_list().allowed if not any(allowed_pattern(each).fullmatch(text) for text in used)]
 
     assert unused == []
 
 
+def test_names_docstrings_and_comments_of_every_test_module_are_searched() -> None:
+    """The search reads each module below `tests/`, without its other strings, which are data."""
+    of_tests = [excerpt for excerpt in excerpts() if excerpt.unit == TESTS_UNIT]
+    modules = {path for path in TESTS.rglob("*.py") if "data" not in path.relative_to(TESTS).parts}
+
+    assert {excerpt.context for excerpt in of_tests} == set(TEST_CONTEXTS)
+    assert {excerpt.path for excerpt in of_tests} == modules
+    assert len(modules) > 500
+
+
+def first_paragraphs() -> Iterator[tuple[str, str]]:
+    """Yield each test with the first paragraph of its docstring."""
+    for path in sorted(TESTS.rglob("test_*.py")):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.name.startswith("test_"):
+                docstring = ast.get_docstring(node) or ""
+                yield f"{path.relative_to(TESTS)}::{node.name}", docstring.partition("\n\n")[0]
+
+
+def test_the_docstring_of_a_test_is_one_short_paragraph() -> None:
+    """A test's docstring begins with 5 to 30 words that end with a full stop."""
+    unclear = {
+        test: text for test, text in first_paragraphs() if not 5 <= len(text.split()) <= 30 or not text.endswith(".")
+    }
+
+    assert unclear == {}
+
+
 @pytest.mark.parametrize(
     ("source", "finding"),
     [
+        ("def test_what_is_told() -> None: ...", ("names", 1, "test_what_is_told")),
+        ("def test_x() -> None:\n    told = 1", ("names", 2, "told")),
+        ("def test_x() -> None:\n    for nobody, x in (): ...", ("names", 2, "nobody")),
+        ('def test_x():\n    """And once more."""', ("docstrings", 2, "And")),
+        ('def test_x():\n    """Also over TLS."""', ("docstrings", 2, "Also")),
+        ('def test_x():\n    """Once the lock is released, it is free."""', ("docstrings", 2, "Once")),
+        ('def test_x():\n    """Both stores are checked."""', ("docstrings", 2, "Both")),
+        ('def test_x():\n    """It is refused."""', ("docstrings", 2, "It")),
+        ('def test_x():\n    """As `docker pull` does it."""', ("docstrings", 2, "As `")),
         ("def parse(told: str) -> None: ...", ("names", 1, "told")),
         ("def find_leads() -> None: ...", ("names", 1, "find_leads")),
         ("class LaneWorker: ...", ("names", 1, "LaneWorker")),
@@ -72,7 +114,7 @@ def test_every_allowed_phrase_is_used() -> None:
     ],
 )
 def test_a_retired_word_is_found_in_each_context(source: str, finding: tuple[str, int, str]) -> None:
-    """The search reads every kind of text and name."""
+    """A retired word is found in each kind of text and name."""
     assert finding in found_in_source(source)
 
 
@@ -88,15 +130,15 @@ def test_a_retired_word_is_found_in_each_context(source: str, finding: tuple[str
     ],
 )
 def test_code_and_ordinary_words_are_not_reported(source: str) -> None:
-    """Parts of words, code in backquotes, SQL, keys and allowed phrases are not text."""
+    """Parts of words, code in backquotes, SQL, keys and allowed phrases are not searched."""
     assert found_in_source(source) == []
 
 
 def test_of_a_code_block_in_a_page_only_comments_are_searched() -> None:
-    """Printed output is the business of the module that prints it."""
+    """In a page's code block only comments are searched, since printed output is checked in its module."""
     assert found_in_page("```\nwhoever\nkeep = 1  # whom\n```\ntold") == [(3, "whom"), (5, "told")]
 
 
 def test_a_page_is_searched_except_for_its_inline_code() -> None:
-    """A finding in a page has the line of the word."""
+    """A finding in a page has the line of the word, and inline code is not searched."""
     assert found_in_page("`told`\n\nA tag\nmeans [x](told.md) it.\nwhoever") == [(3, "tag\nmeans"), (5, "whoever")]

@@ -1,4 +1,4 @@
-"""The locks name every package with its hashes, and no package index."""
+"""The lock files of dependencies list every package with its hashes, and no package index."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def normal(requirement: str) -> str:
 
 @pytest.mark.parametrize("lock", [*LOCKS, "tests/data/pipelines/requirements.lock"])
 def test_a_lock_has_a_hash_for_every_file_and_names_no_host(lock: str) -> None:
-    """Every installed file has a hash, and the user chooses the index."""
+    """Every locked file has a hash, and no host is named, so that the user chooses the index."""
     entries = re.split(r"\n(?=\S)", text(lock).strip())
 
     assert len(entries) > 10
@@ -38,14 +38,14 @@ def test_a_lock_has_a_hash_for_every_file_and_names_no_host(lock: str) -> None:
 
 
 def test_the_development_lock_contains_the_runtime_lock() -> None:
-    """The tests use the versions that users run."""
+    """The development lock has the versions of the runtime lock, so tests run what users run."""
     run, work = pinned("requirements.lock"), pinned("requirements-dev.lock")
 
     assert run.items() <= work.items()
 
 
 def test_every_dependency_is_locked() -> None:
-    """A dependency that was added without `make lock` would be missing on a fresh machine; the extras are locked as well."""
+    """Each dependency, also of the extras, is locked, since a fresh machine installs from the lock only."""
     project = tomllib.loads(text("pyproject.toml"))
     extras = project["project"]["optional-dependencies"]
     wanted = {normal(r) for group in (project["project"]["dependencies"], *extras.values()) for r in group}
@@ -58,11 +58,11 @@ def test_every_dependency_is_locked() -> None:
 
 
 def test_the_install_script_covers_every_program_that_tests_start() -> None:
-    """scripts/test-packages installs every program that a test starts, so no test is skipped."""
+    """scripts/test-packages installs every program that a test starts, so that no test is skipped."""
     listed = re.search(r"^packages=\((.*?)^\)", text("scripts/test-packages"), re.MULTILINE | re.DOTALL)
 
     assert listed is not None
     names = set(re.sub(r"#.*", "", listed[1]).split())
     wanted = set((PACKAGES | BENCH_PACKAGES).values())
 
-    assert wanted - names <= {"nginx"}  # nginx-light brings it along
+    assert wanted - names <= {"nginx"}  # nginx-light depends on it

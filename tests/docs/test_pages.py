@@ -40,14 +40,14 @@ def test_every_link_has_an_existing_file_and_heading(page: Path) -> None:
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
 def test_every_make_target_that_is_named_exists(page: Path) -> None:
-    """`make something` in a page is a target of the Makefile."""
+    """Each `make TARGET` in a page is a target of the Makefile."""
     named = set(re.findall(r"(?:^|`|; )make ([a-z]+)", page.read_text(encoding="utf-8"), re.MULTILINE))
 
     assert named <= make_targets()
 
 
-def test_every_make_target_is_named_in_the_readme_or_in_contributing() -> None:
-    """Each target is documented."""
+def test_every_make_target_is_documented() -> None:
+    """Every target of the Makefile is described in the README or in CONTRIBUTING."""
     named = set(re.findall(r"make ([a-z]+)", text("README.md") + text("CONTRIBUTING.md")))
 
     assert make_targets() - {"help"} <= named
@@ -81,7 +81,7 @@ def drawn_layers() -> dict[str, list[str]]:
 
 
 def test_every_file_and_folder_that_the_architecture_names_exists() -> None:
-    """`package/module.py` and `package/` are in the package or in the repository."""
+    """Each `package/module.py` and `package/` in ARCHITECTURE.md exists in the package or in the repository."""
     named = {name for name in code(ARCHITECTURE) if re.fullmatch(r"([\w-]+/)+|([\w-]+/)*\w+\.(py|md|toml)", name)}
     under_tests = {"spec/", "attacks/", "contracts/", "real/"}
 
@@ -90,8 +90,8 @@ def test_every_file_and_folder_that_the_architecture_names_exists() -> None:
     assert all((ROOT / "tests/server" / name).exists() or (ROOT / "tests" / name).exists() for name in under_tests)
 
 
-def test_every_test_that_a_decision_names_is_there() -> None:
-    """A record says which tests keep its decision; a renamed module is renamed there too."""
+def test_every_test_that_a_decision_names_exists() -> None:
+    """Each test module that a decision record names exists."""
     records = sorted((ROOT / "docs/adr").glob("0*.md"))
     named = {(record.name, path) for record in records for path in re.findall(r"tests/[\w/]+\.py", record.read_text())}
 
@@ -100,7 +100,7 @@ def test_every_test_that_a_decision_names_is_there() -> None:
 
 
 def test_every_name_of_where_to_change_what_is_defined_in_the_file_beside_it() -> None:
-    """A clause `Name in file` of the table names a file, and the file defines the name."""
+    """In "Where to change what", each `Name in file` is a name that the file defines."""
     rows = table(section(ARCHITECTURE, "Where to change what"))
     wrong = []
     for what, where in rows:
@@ -119,7 +119,7 @@ def test_every_name_of_where_to_change_what_is_defined_in_the_file_beside_it() -
 
 @pytest.mark.parametrize("container", ["boltseal", "boltseal.server"])
 def test_the_drawing_has_the_layers_that_import_linter_enforces(container: str) -> None:
-    """The drawing and the contract name the same layers in the same order."""
+    """The drawing and the import-linter contract have the same layers in the same order."""
     contracts = tomllib.loads(text("pyproject.toml"))["tool"]["importlinter"]["contracts"]
     (layers,) = [each["layers"] for each in contracts if each.get("containers") == [container]]
 
@@ -128,7 +128,7 @@ def test_the_drawing_has_the_layers_that_import_linter_enforces(container: str) 
 
 @pytest.mark.parametrize("container", ["boltseal", "boltseal.server"])
 def test_every_package_is_drawn(container: str) -> None:
-    """A new package or module of these two levels is added to the drawing."""
+    """Each package and module of the drawing's two levels is drawn."""
     folder = SOURCE / "/".join(container.split(".")[1:])
     packages = {path.stem for path in folder.iterdir() if (path / "__init__.py").exists() or path.suffix == ".py"}
     drawn = {name.strip(" ()") for layer in drawn_layers()[container] for name in layer.split("|")}
@@ -137,12 +137,12 @@ def test_every_package_is_drawn(container: str) -> None:
 
 
 def test_the_architecture_fits_into_150_lines() -> None:
-    """A newcomer reads the page in one sitting."""
+    """ARCHITECTURE.md has at most 150 lines, so that a newcomer reads it at once."""
     assert len(ARCHITECTURE.splitlines()) <= 150
 
 
 def test_the_list_of_decisions_is_complete() -> None:
-    """The list has every record with its number and its status."""
+    """The list of decisions has every record with its number and status."""
     listed = {(number, status) for number, _, status in table(text("docs/adr/README.md"))}
     records = set()
     for path in DECISIONS:
@@ -154,7 +154,7 @@ def test_the_list_of_decisions_is_complete() -> None:
 
 @pytest.mark.parametrize("path", DECISIONS, ids=lambda path: path.name[:4])
 def test_a_decision_names_its_cost_and_the_check_that_keeps_it(path: Path) -> None:
-    """Each record lists good and bad consequences, a check, and rejected options."""
+    """Each decision record lists good and bad consequences, a check, and rejected options."""
     follows = section(path.read_text(encoding="utf-8"), "What follows")
 
     assert "\n- good: " in follows
@@ -164,14 +164,14 @@ def test_a_decision_names_its_cost_and_the_check_that_keeps_it(path: Path) -> No
 
 
 def test_the_numbers_of_decisions_are_unique() -> None:
-    """Two branches may add records with the same number."""
+    """No two decision records have one number, as two branches may add."""
     numbers = [path.name[:4] for path in DECISIONS]
 
     assert len(numbers) == len(set(numbers))
 
 
 def test_the_changelog_begins_with_unreleased_changes() -> None:
-    """Unreleased changes are listed first."""
+    """The changelog begins with unreleased changes."""
     first = re.search(r"^## (.+)$", text("CHANGELOG.md"), re.MULTILINE)
 
     assert first is not None
@@ -179,7 +179,7 @@ def test_the_changelog_begins_with_unreleased_changes() -> None:
 
 
 def test_the_changelog_has_the_form_of_keep_a_changelog() -> None:
-    """The newest release is this version; each release has a day, and only the kinds of change that the form knows."""
+    """The newest release in the changelog is this version; each has a date and only known kinds of changes."""
     changelog = text("CHANGELOG.md")
     releases = re.findall(r"^## (?!\[Unreleased\]$)(.+)$", changelog, re.MULTILINE)
     kinds = set(re.findall(r"^### (.+)$", changelog, re.MULTILINE))
@@ -190,14 +190,14 @@ def test_the_changelog_has_the_form_of_keep_a_changelog() -> None:
 
 
 def test_make_help_lists_every_target() -> None:
-    """`make` without a target prints every target."""
+    """`make` without a target lists every target."""
     printed = subprocess.run(["make", "-C", ROOT, "--no-print-directory"], capture_output=True, text=True, check=True)
 
     assert set(re.findall(r"^  make ([a-z]+) ", printed.stdout, re.MULTILINE)) == make_targets()
 
 
 def test_every_guarantee_and_record_that_the_code_names_exists() -> None:
-    """A guarantee's number and a decision record's file in the code lead to a text of this repository."""
+    """Each guarantee number and decision record named in the code exists."""
     guarantees = re.findall(r"^(\d+)\. \*\*", section(ARCHITECTURE, "Guarantees"), re.MULTILINE)
     wrong = []
     for path in (*SOURCE.rglob("*.py"), *(ROOT / "tests").rglob("*.py")):

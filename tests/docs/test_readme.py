@@ -1,4 +1,4 @@
-"""The README is short, and what it shows is what the program does."""
+"""The README is short, and the commands and messages it shows are those of the program."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ README = text("README.md")
 
 
 def commands() -> dict[str, set[str]]:
-    """Return every command of the program that help lists, subcommands included, with its options."""
+    """Return every command that help lists, subcommands included, with its options."""
 
     def below(command: Any, at: str) -> Iterator[tuple[str, set[str]]]:
         if isinstance(command, CommandOnDemand):
@@ -36,7 +36,7 @@ def commands() -> dict[str, set[str]]:
 
 @pytest.mark.slow
 def test_every_command_in_the_pages_exists() -> None:
-    """Each `boltseal COMMAND --option` in a line or block of a page is a command with that option."""
+    """Each `boltseal COMMAND --option` in a page is a command with that option."""
     wrong, known = [], commands()
     for page in PAGES:
         content = page.read_text(encoding="utf-8")
@@ -53,8 +53,8 @@ def test_every_command_in_the_pages_exists() -> None:
     assert wrong == []
 
 
-async def test_the_refusal_in_the_readme_is_the_one_that_is_sent(client: httpx2.AsyncClient) -> None:
-    """The texts are equal except for digests and the day."""
+async def test_the_refusal_in_the_readme_is_the_servers(client: httpx2.AsyncClient) -> None:
+    """The refusal in the README equals the server's, except for digests and date."""
     (documented,) = re.findall(r"^denied: (.+)$", README, re.MULTILINE)
 
     await push(client, "shop/app", "1.4.2", image("first"))
@@ -68,7 +68,7 @@ async def test_the_refusal_in_the_readme_is_the_one_that_is_sent(client: httpx2.
 
 
 def test_the_readme_is_short() -> None:
-    """A newcomer reads it in five minutes, on a terminal too."""
+    """The README's length and lines are limited, so that it fits a terminal and five minutes."""
     tables = [line for line in README.splitlines() if line.startswith("|")]
 
     assert len(README.splitlines()) <= 130

@@ -1,4 +1,4 @@
-"""The reference pages have what the code declares: every setting, command, exit code, error and event."""
+"""The reference pages have every setting, command, exit code, error and event of the code."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ def documented(heading: str) -> dict[str, tuple[str, str]]:
     }
 
 
-def test_the_generated_parts_are_those_that_the_code_declares() -> None:
-    """`make docs` would change no page."""
+def test_the_generated_parts_are_current() -> None:
+    """`scripts/reference.py` would change no page."""
     script: list[str | Path] = [sys.executable, ROOT / "scripts/reference.py", "--check"]
     done = subprocess.run(script, capture_output=True, text=True, check=False)
 
@@ -56,7 +56,7 @@ def test_every_setting_is_described_with_its_default() -> None:
 
 @pytest.mark.parametrize("name", sorted(LISTED))
 def test_every_key_of_a_repeated_table_is_described(name: str) -> None:
-    """The parser of the table refuses a key that the page does not describe, and takes every one that it does."""
+    """The parser of a repeated table accepts exactly the keys that the page describes."""
     keys = documented(f"`[[{name}]]`")
 
     assert name in Settings.model_fields
@@ -65,14 +65,14 @@ def test_every_key_of_a_repeated_table_is_described(name: str) -> None:
 
 
 def test_every_exit_code_is_described() -> None:
-    """The table has all of them and no other."""
+    """The table of exit codes has all of them and no other."""
     rows = table(text("docs/reference/exit-codes.md"))
 
     assert {int(row[0]) for row in rows} == set(ExitCode)
 
 
 def test_every_kind_of_error_and_event_is_described() -> None:
-    """Both pages are complete."""
+    """The pages list every kind of error and event."""
     errors, events = (
         table(section(text("docs/reference/http-api.md"), "Errors")),
         table(text("docs/reference/events.md")),
@@ -94,7 +94,7 @@ def server_examples() -> list[tuple[str, str]]:
 
 @pytest.mark.parametrize(("page", "block"), server_examples())
 def test_every_example_of_the_configuration_loads(page: str, block: str, tmp_path: Path) -> None:
-    """Each block on any page is a valid configuration, with all of its repeated tables."""
+    """Each TOML block on any page is a valid configuration."""
     file = tmp_path / "boltseal.toml"
     file.write_text(block)
     settings = load(file)
@@ -108,7 +108,7 @@ def test_every_example_of_the_configuration_loads(page: str, block: str, tmp_pat
 
 
 def test_the_rules_in_the_example_decide_as_described(tmp_path: Path) -> None:
-    """The example loads, and decides as its comments state."""
+    """The example of rules loads, and decides as its comments state."""
     (example,) = fenced(SEALS, "toml")
     file = tmp_path / "boltseal.toml"
     file.write_text(example)
@@ -122,12 +122,12 @@ def test_the_rules_in_the_example_decide_as_described(tmp_path: Path) -> None:
 
 
 def test_every_mutable_tag_is_named() -> None:
-    """The text lists the tags of the built-in rules."""
+    """The page lists the mutable tags of the built-in rules."""
     assert set(FLOATING_TAGS) <= code(section(SEALS, "Which tags are sealed").split("```")[0])
 
 
 def test_the_grants_in_the_example_allow_as_described(tmp_path: Path) -> None:
-    """The example lets ci push to the shop only, and all clients pull public repositories."""
+    """The example of grants lets ci push to the shop only, and all clients pull public repositories."""
     (example,) = [block for block in fenced(CONFIGURATION, "toml") if "[[auth.grant]]" in block]
     file = tmp_path / "boltseal.toml"
     file.write_text(example)

@@ -1,4 +1,4 @@
-"""Addresses of engines, and what must never become an argument of ssh."""
+"""Addresses of engines, and texts that must never become an argument of ssh."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from boltseal.engines.address import EngineAddress, EngineAddressInvalid
     ],
 )
 def test_an_address_round_trips(text: str, address: EngineAddress) -> None:
-    """It is parsed and formatted."""
+    """A parsed address is formatted as it was written."""
     assert EngineAddress.parse(text) == address
     assert EngineAddress.parse(str(address)) == address
 
@@ -57,13 +57,13 @@ def test_an_address_round_trips(text: str, address: EngineAddress) -> None:
     ],
 )
 def test_a_malformed_address_is_refused(text: str) -> None:
-    """Above all what ssh or a shell could misinterpret."""
+    """A malformed address is refused, above all one that ssh or a shell could misinterpret."""
     with pytest.raises(EngineAddressInvalid, match=r"is not an engine address; expected unix:///PATH, tcp://HOST:PORT"):
         EngineAddress.parse(text)
 
 
 def test_certificates_apply_to_tcp_only() -> None:
-    """A local socket needs none."""
+    """Certificates are required for tcp:// only, and not for a local socket."""
     folder = Path("/certificates")
 
     assert EngineAddress.parse("tcp://web1:2376", folder).certificates == folder

@@ -1,4 +1,4 @@
-"""Reading bbolt files, hostile ones included."""
+"""Reading bbolt files, also hostile ones."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def meta(root: int, transaction: int) -> bytes:
 
 
 def leaf(number: int, items: list[tuple[int, bytes, bytes]]) -> bytes:
-    """A leaf page; the first of each item is 1 for a bucket."""
+    """Return a leaf page; the first value of each item is 1 for a bucket."""
     heads, data = b"", b""
     for index, (kind, key, value) in enumerate(items):
         pos = 16 * (len(items) - index) + len(data)
@@ -38,12 +38,12 @@ def branch(number: int, children: list[int]) -> bytes:
 
 
 def inline(items: list[tuple[int, bytes, bytes]]) -> bytes:
-    """The value of a bucket that is stored where it stands."""
+    """Return the value of a bucket that is stored inline."""
     return struct.pack("<QQ", 0, 0) + leaf(0, items)
 
 
 def file(path: Path, *pages: bytes, metas: tuple[bytes, bytes] = (meta(3, 4), meta(3, 5))) -> BboltFile:
-    """A file of these pages, from page 3 on, open."""
+    """Open a file of these pages, from page 3 on."""
     whole = [*metas, b"", *pages]
     path.write_bytes(b"".join(page.ljust(PAGE, b"\0") for page in whole))
     return _opened(path)
@@ -65,7 +65,7 @@ def path(tmp_path: Path) -> Path:
 
 
 def test_nested_buckets_are_read(path: Path) -> None:
-    """Inline and on pages of their own, through branches."""
+    """Nested buckets are read inline, and on their own pages through branches."""
     pages = branch(3, [4, 5]), leaf(4, [(0, b"a", b"1")]), leaf(5, [(1, b"b", struct.pack("<QQ", 6, 0))])
     bolt = file(path, *pages, leaf(6, [(1, b"c", inline([(0, b"d", b"2")]))]))
 
@@ -75,21 +75,21 @@ def test_nested_buckets_are_read(path: Path) -> None:
 
 
 def test_the_newer_meta_page_is_used(path: Path) -> None:
-    """The other one is of the previous transaction."""
+    """Of the two meta pages, the one of the newer transaction is used."""
     bolt = file(path, leaf(3, []), leaf(4, [(0, b"new", b"1")]), metas=(meta(4, 9), meta(3, 8)))
 
     assert everything(bolt.root) == {b"new": b"1"}
 
 
 def test_a_damaged_meta_page_is_skipped(path: Path) -> None:
-    """An interrupted write leaves the other one intact."""
+    """A meta page that an interrupted write damaged is skipped; the other is intact."""
     bolt = file(path, leaf(3, []), leaf(4, [(0, b"old", b"1")]), metas=(meta(3, 9)[:-1] + b"\1", meta(4, 8)))
 
     assert everything(bolt.root) == {b"old": b"1"}
 
 
 def test_a_concurrent_write_is_detected(path: Path) -> None:
-    """The pages that were read may be of two transactions."""
+    """A write during the read is an error, because the pages may be of two transactions."""
     bolt = file(path, leaf(3, []))
     before = bolt.consistent()
     with path.open("r+b") as changed:
@@ -119,7 +119,7 @@ def test_a_concurrent_write_is_detected(path: Path) -> None:
     ],
 )  # fmt: skip
 def test_a_hostile_file_is_refused(path: Path, pages: tuple[bytes, ...]) -> None:
-    """And the read ends."""
+    """A hostile file is refused in bounded time."""
     bolt = file(path, *pages)
 
     with pytest.raises(StoreMalformed):
@@ -128,7 +128,7 @@ def test_a_hostile_file_is_refused(path: Path, pages: tuple[bytes, ...]) -> None
 
 @pytest.mark.parametrize("raw", [b"", b"x" * 100, b"\0" * 3 * PAGE])
 def test_another_file_is_refused(path: Path, raw: bytes) -> None:
-    """With a message."""
+    """A file that is no bbolt database is refused with a message."""
     path.write_bytes(raw)
 
     with pytest.raises(StoreMalformed, match="not a bolt file"):
@@ -136,14 +136,14 @@ def test_another_file_is_refused(path: Path, raw: bytes) -> None:
 
 
 def test_go_varints_are_decoded() -> None:
-    """Seven bits per byte."""
+    """Go's varints are decoded, seven bits per byte."""
     assert [uvarint(each) for each in (b"\x05", b"\xac\x02")] == [5, 300]
     with pytest.raises(StoreMalformed):
         uvarint(b"\xff" * 20)
 
 
 def test_a_shared_page_is_read_a_few_times(path: Path) -> None:
-    """Sixty buckets that share one page of sixty buckets would multiply at each level."""
+    """A page shared by many buckets is read a few times, since nested sharing would multiply at each level."""
     shared = leaf(4, [(1, b"%d" % number, struct.pack("<QQ", 4, 0)) for number in range(60)])
     bolt = file(path, leaf(3, [(1, b"a", struct.pack("<QQ", 4, 0))]), shared)
 
@@ -155,7 +155,7 @@ def test_a_shared_page_is_read_a_few_times(path: Path) -> None:
 
 
 def test_overlapping_elements_are_refused(path: Path) -> None:
-    """Each would be a copy of the same kilobytes."""
+    """Overlapping elements are refused, because each would copy the same kilobytes."""
     heads = b"".join(struct.pack("<IIII", 0, 16 * (100 - number), 1, 3000) for number in range(100))
     bolt = file(path, struct.pack("<QHHI", 3, 2, 100, 0) + heads)
 
@@ -164,7 +164,7 @@ def test_overlapping_elements_are_refused(path: Path) -> None:
 
 
 def test_an_oversized_branch_is_refused(path: Path) -> None:
-    """A path of them would be in memory at once; a branch has one page."""
+    """A branch of more than one page is refused, because a path of such branches would be in memory at once."""
     bolt = file(path, struct.pack("<QHHI", 3, 1, 0, 1000))
     os.truncate(path, 1 << 23)
 

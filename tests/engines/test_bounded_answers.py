@@ -1,4 +1,4 @@
-"""The HTTP connection to an engine: limits, cancellation, TLS, against servers that send given bytes."""
+"""The HTTP connection to an engine, against servers that send given bytes: limits, cancellation, TLS."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def _chunk(data: bytes) -> bytes:
 
 @asynccontextmanager
 async def _speaking(speak: Serve) -> AsyncIterator[EngineAddress]:
-    """An engine that says its version, and after the head of the next request what `speak` writes."""
+    """Run an engine that answers with its version, and then with the head and whatever `speak` writes."""
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         while (await reader.readuntil(b"\r\n\r\n")).startswith(b"GET /version "):
@@ -51,11 +51,11 @@ async def _speaking(speak: Serve) -> AsyncIterator[EngineAddress]:
 
 
 async def test_progress_is_reported_at_once() -> None:
-    """Before the engine sends the next step, however it splits lines."""
-    told, go_on = list[str](), asyncio.Event()
+    """Each progress step of a pull is reported before the engine sends the next, however lines are split."""
+    reported, go_on = list[str](), asyncio.Event()
 
-    def tell(step: EngineProgress) -> None:
-        told.append(step.status)
+    def report(step: EngineProgress) -> None:
+        reported.append(step.status)
         go_on.set()
 
     async def speak(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -67,9 +67,9 @@ async def test_progress_is_reported_at_once() -> None:
 
     async with _speaking(speak) as address, connected(address) as engine:
         with pytest.raises(EngineFailed, match="disk"):
-            await engine.pull(PULLED, progress=tell)
+            await engine.pull(PULLED, progress=report)
 
-    assert told == ["Pulling", "Done"]
+    assert reported == ["Pulling", "Done"]
 
 
 @pytest.mark.parametrize(
@@ -83,8 +83,8 @@ async def test_progress_is_reported_at_once() -> None:
         b"HTTP/1.1 200 OK\r\nX: " + b"x" * 1_000_000,
     ],
 )
-async def test_a_broken_or_malformed_answer_is_no_answer(sent: bytes) -> None:
-    """Even if what came could be parsed."""
+async def test_a_broken_or_malformed_answer_is_an_error(sent: bytes) -> None:
+    """A broken or malformed answer is an error, even if its first part could be parsed."""
 
     async def speak(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.write(sent)
@@ -107,7 +107,7 @@ async def test_a_silent_stream_times_out() -> None:
 
 
 async def test_a_cancelled_request_closes_its_connection(caplog: pytest.LogCaptureFixture) -> None:
-    """The engine notices at once that the pull was cancelled, and nothing is logged."""
+    """Cancelling a request closes its connection, so the engine ends the pull; nothing is logged."""
     asked, closed = asyncio.Event(), asyncio.Event()
 
     async def speak(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -130,7 +130,7 @@ async def test_a_cancelled_request_closes_its_connection(caplog: pytest.LogCaptu
 
 
 async def test_a_connection_closed_by_the_engine_is_not_reused() -> None:
-    """The next request opens another."""
+    """After the engine closed a connection, the next request opens another."""
 
     async def speak(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.write(_answer(b"[]"))
@@ -142,7 +142,7 @@ async def test_a_connection_closed_by_the_engine_is_not_reused() -> None:
 
 
 async def test_an_archive_is_sent_with_its_length(tmp_path: Path) -> None:
-    """The engine gets it complete, also if it is larger than any buffer."""
+    """An archive is sent completely with its length, also if it is larger than any buffer."""
     archive = tmp_path / "app.tar"
     archive.write_bytes(bytes(range(256)) * 40_000)
     fake = FakeEngine()
@@ -157,7 +157,7 @@ async def test_an_archive_is_sent_with_its_length(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("to", ["none/app.tar", "/dev/full"])
 async def test_a_local_file_error_is_no_engine_error(tmp_path: Path, to: str) -> None:
-    """A missing folder or a full disk is the caller's."""
+    """A missing folder or a full disk on the client is not reported as an engine's error."""
     fake = FakeEngine()
     fake.image("app", str(APP))
     async with fake.listening(tmp_path) as address, connected(address) as engine:
@@ -168,7 +168,7 @@ async def test_a_local_file_error_is_no_engine_error(tmp_path: Path, to: str) ->
 @pytest.mark.parametrize("status", [300, 301, 302, 304, 307, 308])
 @pytest.mark.parametrize("headers", [{}, {"location": "http://127.0.0.1:1/"}])
 async def test_a_redirect_is_not_followed(tmp_path: Path, status: int, headers: dict[str, str]) -> None:
-    """The body of a redirect is no answer either."""
+    """A redirect is neither followed nor parsed as an answer."""
     fake = FakeEngine()
     fake.wrong["images/json"] = Wrong(status, b"" if status == 304 else b"[]", headers=headers)
     async with fake.listening(tmp_path) as address, connected(address) as engine:
@@ -176,8 +176,10 @@ async def test_a_redirect_is_not_followed(tmp_path: Path, status: int, headers: 
             await engine.images()
 
 
-async def test_no_proxy_and_no_netrc_of_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """An engine is reached directly, without credentials of the environment."""
+async def test_no_proxy_and_no_netrc_of_the_environment_is_used(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Proxy variables and .netrc do not apply to an engine."""
     (tmp_path / "netrc").write_text("machine 127.0.0.1 login ci password secret\n")
     monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
     for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"):
@@ -190,7 +192,7 @@ async def test_no_proxy_and_no_netrc_of_the_environment(tmp_path: Path, monkeypa
 
 
 async def test_no_cookie_is_stored_and_nothing_is_decompressed() -> None:
-    """The body is used as it was sent."""
+    """Cookies are not stored, and a body is not decompressed."""
     fake = FakeEngine()
     packed = {"set-cookie": "a=1", "content-encoding": "gzip"}
     fake.wrong["images/json"] = Wrong(200, gzip.compress(b"[]"), headers=packed)
@@ -205,7 +207,7 @@ async def test_no_cookie_is_stored_and_nothing_is_decompressed() -> None:
 
 @pytest.mark.parametrize("text", ["tcp://[fe80::1%lo]:1", "tcp://999.1.1.1:1", "tcp://xn--0.example:1"])
 async def test_an_impossible_host_is_an_unavailable_engine(text: str) -> None:
-    """The address is well-formed and has no host."""
+    """A well-formed address without a resolvable host is an unavailable engine."""
     with pytest.raises(EngineUnavailable, match=r"does not answer|no engine listens"):
         async with connected(EngineAddress.parse(text)):
             pass
@@ -233,7 +235,7 @@ def _authorities(folder: Path) -> tuple[Authority, Authority]:
 
 
 async def test_client_certificates_are_sent(tmp_path: Path) -> None:
-    """`DOCKER_CERT_PATH`: the server's is verified."""
+    """With `DOCKER_CERT_PATH` the client certificate is sent and the server's is verified."""
     theirs, _ = _authorities(tmp_path)
     certificates = _docker_cert_path(tmp_path / "certs", theirs, theirs)
     fake = FakeEngine()
@@ -246,7 +248,7 @@ async def test_client_certificates_are_sent(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("who", ["the engine", "we"])
 async def test_an_untrusted_certificate_is_an_error(tmp_path: Path, who: str) -> None:
-    """No request is sent, and the error is not that of a forbidden socket."""
+    """An engine with an untrusted certificate gets no request, and the error differs from a forbidden socket."""
     theirs, other = _authorities(tmp_path)
     trusted, ours = (other, theirs) if who == "the engine" else (theirs, other)
     certificates = _docker_cert_path(tmp_path / "certs", trusted, ours)

@@ -1,4 +1,4 @@
-"""The client of an engine, against a fake Docker API and wrong answers."""
+"""The client of an engine, with a fake Docker API and wrong answers."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ BOTH = Reference(APP.registry, APP.repository, APP.tag, PULLED.digest)
 
 @pytest.fixture
 def fake() -> FakeEngine:
-    """An engine with nothing in it."""
+    """An engine without images and containers."""
     return FakeEngine()
 
 
@@ -48,7 +48,7 @@ async def engine(fake: FakeEngine, tmp_path: Path) -> AsyncIterator[Engine]:
 
 
 async def test_the_version_is_negotiated_once(fake: FakeEngine, engine: Engine) -> None:
-    """All further requests use this API version."""
+    """The API version is negotiated once and used by all further requests."""
     await engine.images()
 
     assert (engine.about.product, engine.about.api, engine.about.platform) == (
@@ -60,7 +60,7 @@ async def test_the_version_is_negotiated_once(fake: FakeEngine, engine: Engine) 
 
 
 async def test_a_container_has_the_written_and_the_used_image(fake: FakeEngine, engine: Engine) -> None:
-    """The name as its creator wrote it, and the ID of the image."""
+    """A container has the image name as its creator wrote it, and the image's ID."""
     image = fake.image("app")
     id_ = fake.container("web", str(APP), image, labels={"com.docker.compose.service": "web"})
     found = await engine.container(id_)
@@ -72,16 +72,16 @@ async def test_a_container_has_the_written_and_the_used_image(fake: FakeEngine, 
 
 
 async def test_a_container_that_vanishes_meanwhile_is_left_out(fake: FakeEngine, engine: Engine) -> None:
-    """The others are reported."""
+    """A container that vanishes during the listing is left out, and the others are reported."""
     image = fake.image("app")
-    stays, goes = (fake.container(name, str(APP), image) for name in ("web", "gone"))
-    fake.wrong[f"containers/{goes}/json"] = Wrong(404, b'{"message": "No such container"}')
+    stays, vanishes = (fake.container(name, str(APP), image) for name in ("web", "gone"))
+    fake.wrong[f"containers/{vanishes}/json"] = Wrong(404, b'{"message": "No such container"}')
 
     assert {each.id for each in await engine.containers()} == {stays}
 
 
 async def test_state_health_exit_code_and_restarts_are_read(fake: FakeEngine, engine: Engine) -> None:
-    """As the engine reports them."""
+    """State, health, exit code and restarts are read as the engine reports them."""
     state = {
         "Status": "exited",
         "ExitCode": 137,
@@ -113,7 +113,7 @@ async def test_state_health_exit_code_and_restarts_are_read(fake: FakeEngine, en
 async def test_states_of_docker_and_podman_are_mapped(
     fake: FakeEngine, engine: Engine, word: str, state: State
 ) -> None:
-    """Each of both engines' words."""
+    """All state names of Docker and Podman are mapped."""
     found = await engine.container(fake.container("web", str(APP), "", State={"Status": word}))
 
     assert (found.state, found.running) == (state, word in ("running", "paused"))
@@ -124,7 +124,7 @@ async def test_states_of_docker_and_podman_are_mapped(
     [("starting", ContainerHealth.STARTING), ("healthy", ContainerHealth.HEALTHY), ("", ContainerHealth.NONE)],
 )
 async def test_health_statuses_are_mapped(fake: FakeEngine, engine: Engine, word: str, health: ContainerHealth) -> None:
-    """Podman writes nothing if there is no check."""
+    """Health statuses are mapped; Podman's empty one means that there is no check."""
     state = {"Status": "running", "Health": {"Status": word, "Log": [{"Output": "x"}]}}
     found = await engine.container(fake.container("web", str(APP), "", State=state))
 
@@ -147,7 +147,7 @@ async def test_health_statuses_are_mapped(fake: FakeEngine, engine: Engine, word
 async def test_an_impossible_container_is_a_mismatch(
     fake: FakeEngine, engine: Engine, wrong: dict[str, object]
 ) -> None:
-    """It is not taken for a healthy one."""
+    """A container with impossible values is a mismatch, never a healthy one."""
     with pytest.raises(EngineMismatch):
         await engine.container(fake.container("web", str(APP), "", **wrong))
 
@@ -157,7 +157,7 @@ def _frames(*parts: tuple[int, bytes]) -> bytes:
 
 
 async def test_the_end_of_a_log_is_read(fake: FakeEngine, engine: Engine) -> None:
-    """Both streams are read; a line of one is not split by the other."""
+    """A log's end is read from both streams without splitting the lines of either."""
     id_ = fake.container("web", str(APP), "")
     fake.logs[id_] = _frames((1, b"one\ntw"), (2, b"oh\n"), (1, b""), (1, b"o\nthree"))
 
@@ -166,7 +166,7 @@ async def test_the_end_of_a_log_is_read(fake: FakeEngine, engine: Engine) -> Non
 
 
 async def test_the_log_of_a_terminal_is_one_stream(fake: FakeEngine, engine: Engine) -> None:
-    """Colour codes are removed, other control characters are escaped."""
+    """In a terminal's log, colour codes are removed and other control characters escaped."""
     id_ = fake.container("web", str(APP), "", Config={"Image": "app", "Tty": True})
     fake.logs[id_] = b"\x1b[31mred\x1b[0m\tx\r\n\x1b]0;title\x07 \x1b[2J\xff \xe2\x80\xae\n"
 
@@ -175,7 +175,7 @@ async def test_the_log_of_a_terminal_is_one_stream(fake: FakeEngine, engine: Eng
 
 @pytest.mark.slow
 async def test_an_endless_log_is_bounded(fake: FakeEngine, engine: Engine) -> None:
-    """With lines or without."""
+    """A log is read up to a limit, with line ends or without."""
     for body in (_frames((1, b"x\n" * 30_000)), _frames((1, b"x" * 60_000))):
         id_ = fake.container("web", str(APP), "")
         fake.wrong[f"containers/{id_}/logs"] = Wrong(200, body, endless=True)
@@ -185,7 +185,7 @@ async def test_an_endless_log_is_bounded(fake: FakeEngine, engine: Engine) -> No
 
 
 async def test_an_endless_line_of_a_log_is_cut(fake: FakeEngine, engine: Engine) -> None:
-    """With an ellipsis."""
+    """A very long log line is truncated with an ellipsis."""
     id_ = fake.container("web", str(APP), "")
     fake.logs[id_] = _frames((1, b"x" * 1_000_000), (1, b"y\nend\n"))
     first, last = await engine.logs(id_, 5)
@@ -195,7 +195,7 @@ async def test_an_endless_line_of_a_log_is_cut(fake: FakeEngine, engine: Engine)
 
 @pytest.mark.parametrize("body", [b"plain text\n", b"\x01\x01\0\0\0\0\0\1x", b"\x04\0\0\0\0\0\0\1x"])
 async def test_a_malformed_log_is_a_mismatch(fake: FakeEngine, engine: Engine, body: bytes) -> None:
-    """It is not in Docker's format."""
+    """A log that is not in Docker's format is a mismatch."""
     id_ = fake.container("web", str(APP), "")
     fake.logs[id_] = body
 
@@ -204,13 +204,13 @@ async def test_a_malformed_log_is_a_mismatch(fake: FakeEngine, engine: Engine, b
 
 
 async def test_the_log_of_a_vanished_container_is_a_miss(engine: Engine) -> None:
-    """NoSuchContainer."""
+    """The log of a vanished container raises NoSuchContainer."""
     with pytest.raises(NoSuchContainer):
         await engine.logs("0" * 64, 5)
 
 
 async def test_an_image_has_its_names(fake: FakeEngine, engine: Engine) -> None:
-    """Strings that are no reference are skipped."""
+    """An image's names are parsed, and invalid ones are skipped."""
     id_ = fake.image("app", str(APP), "<none>:<none>", pulled=(str(PULLED), "<none>@<none>"))
     found = await engine.image(APP)
 
@@ -229,7 +229,7 @@ async def test_an_image_has_its_names(fake: FakeEngine, engine: Engine) -> None:
 async def test_the_kind_of_store_is_read(
     tmp_path: Path, podman: bool, status: list[list[str]], store: ImageStoreKind
 ) -> None:
-    """It determines what an image ID is."""
+    """The kind of image store, which determines what an image ID is, is read."""
     async with (
         FakeEngine(podman=podman, driver_status=status).listening(tmp_path) as address,
         connected(address) as engine,
@@ -238,27 +238,27 @@ async def test_the_kind_of_store_is_read(
 
 
 async def test_a_pull_is_by_digest_and_verified_by_the_image(fake: FakeEngine, engine: Engine) -> None:
-    """The login is sent along, and each step is reported."""
+    """A pull is by digest with the login, reports each step, and is verified by the image's presence."""
     id_ = fake.image("app", pulled=(str(PULLED),))
     fake.progress = [{"status": "Downloading", "id": "ab", "progressDetail": {"current": 5, "total": 9}}]
-    told: list[EngineProgress] = []
-    found = await engine.pull(BOTH, platform="linux/arm64", login=Login("ci", "secret"), progress=told.append)
+    reported: list[EngineProgress] = []
+    found = await engine.pull(BOTH, platform="linux/arm64", login=Login("ci", "secret"), progress=reported.append)
 
     at = fake.asked.index("POST images/create")
     sent = json.loads(base64.urlsafe_b64decode(fake.headers[at]["X-Registry-Auth"]))
-    assert (str(found.id), told) == (id_, [EngineProgress("Downloading", "ab", 5, 9)])
+    assert (str(found.id), reported) == (id_, [EngineProgress("Downloading", "ab", 5, 9)])
     assert fake.queries[at] == {"fromImage": str(PULLED), "platform": "linux/arm64"}
     assert sent == {"username": "ci", "password": "secret", "serveraddress": "localhost:5000"}
 
 
 async def test_a_pull_without_the_image_at_the_end_has_failed(engine: Engine) -> None:
-    """Whatever the stream reported."""
+    """If the image is absent after a pull, the pull failed, whatever the stream reported."""
     with pytest.raises(NoSuchImage):
         await engine.pull(BOTH)
 
 
 @pytest.mark.parametrize(
-    ("said", "kind"),
+    ("message", "kind"),
     [
         ("write /var/lib/docker/tmp: no space left on device", EngineFull),
         ("manifest unknown", NoSuchImage),
@@ -266,22 +266,22 @@ async def test_a_pull_without_the_image_at_the_end_has_failed(engine: Engine) ->
     ],
 )
 async def test_a_failure_within_the_stream_is_raised(
-    fake: FakeEngine, engine: Engine, said: str, kind: type[Exception]
+    fake: FakeEngine, engine: Engine, message: str, kind: type[Exception]
 ) -> None:
-    """The status was 200 by then."""
-    fake.progress = [{"status": "Downloading"}, {"errorDetail": {"message": said}, "error": said}]
+    """An error within a pull's stream, after status 200, is raised."""
+    fake.progress = [{"status": "Downloading"}, {"errorDetail": {"message": message}, "error": message}]
 
-    with pytest.raises(kind, match=said):
+    with pytest.raises(kind, match=message):
         await engine.pull(BOTH)
 
 
 def test_a_login_is_never_shown() -> None:
-    """Neither its password nor its token."""
+    """Neither the password nor the token of a login is shown."""
     assert repr(Login("ci", "secret", "token")) == "Login(username='ci')"
 
 
 async def test_untag_removes_only_the_tag(fake: FakeEngine, engine: Engine) -> None:
-    """The last tag is removed only on request, since the image goes with it."""
+    """A tag is removed without its image; the last tag only on request, since the image goes with it."""
     kept = Reference.parse("localhost:5000/shop/app:boltseal-keep-1")
     id_ = fake.image("app", str(APP))
     with pytest.raises(EngineRefused, match="is the last tag of its image"):
@@ -294,7 +294,7 @@ async def test_untag_removes_only_the_tag(fake: FakeEngine, engine: Engine) -> N
 
 
 async def test_an_image_is_saved_and_loaded(fake: FakeEngine, engine: Engine, tmp_path: Path) -> None:
-    """Byte for byte."""
+    """An image that is saved and loaded has the same bytes."""
     fake.image("app", str(APP))
     await engine.save(APP, tmp_path / "app.tar")
     await engine.load(tmp_path / "app.tar")
@@ -303,7 +303,7 @@ async def test_an_image_is_saved_and_loaded(fake: FakeEngine, engine: Engine, tm
 
 
 async def test_a_refused_archive_is_an_error(fake: FakeEngine, engine: Engine, tmp_path: Path) -> None:
-    """Docker reports it within the stream."""
+    """An archive refused within Docker's stream is an error."""
     (tmp_path / "app.tar").write_bytes(b"archive")
     fake.progress = [{"error": "unexpected EOF"}]
 
@@ -312,7 +312,7 @@ async def test_a_refused_archive_is_an_error(fake: FakeEngine, engine: Engine, t
 
 
 async def test_a_vanished_object_is_a_miss(engine: Engine) -> None:
-    """And nothing else is one."""
+    """Only a missing object is a miss."""
     with pytest.raises(NoSuchImage):
         await engine.image(APP)
     with pytest.raises(NoSuchContainer, match="no such container"):
@@ -320,7 +320,7 @@ async def test_a_vanished_object_is_a_miss(engine: Engine) -> None:
 
 
 @pytest.mark.parametrize(
-    ("wrong", "said"),
+    ("wrong", "message"),
     [
         (Wrong(500, b'{"message": "\\u001b[31mdisk"}'), r"the engine failed: \"\\x1b\[31mdisk\""),
         (Wrong(500, b'{"message":"no TLS"}', "text/plain"), 'the engine failed: "no TLS"'),
@@ -338,17 +338,17 @@ async def test_a_vanished_object_is_a_miss(engine: Engine) -> None:
         (Wrong(500, b" " * 65536, endless=True), "answer is longer than 64 MiB"),
     ],
 )
-async def test_a_wrong_answer_is_an_error(fake: FakeEngine, engine: Engine, wrong: Wrong, said: str) -> None:
-    """The message is one line, and no image is returned."""
+async def test_a_wrong_answer_is_an_error(fake: FakeEngine, engine: Engine, wrong: Wrong, message: str) -> None:
+    """A wrong answer is a one-line error, and no image is returned."""
     fake.wrong[f"images/{APP}/json"] = wrong
 
-    with pytest.raises((EngineFailed, EngineMismatch), match=said) as error:
+    with pytest.raises((EngineFailed, EngineMismatch), match=message) as error:
         await engine.image(APP)
     assert exit_code(error.value) is ExitCode.UNKNOWN
 
 
 async def test_an_endless_progress_line_is_refused(fake: FakeEngine, engine: Engine) -> None:
-    """The limit is 64 KiB."""
+    """A progress line of more than 64 KiB is refused."""
     fake.wrong["images/create"] = Wrong(200, b" " * 65536 + b"x", endless=True)
 
     with pytest.raises(EngineMismatch, match="a line longer than 64 KiB"):
@@ -357,7 +357,7 @@ async def test_an_endless_progress_line_is_refused(fake: FakeEngine, engine: Eng
 
 @pytest.mark.parametrize("id_", ["../../images/json", "a b", "", "A" * 64])
 async def test_a_container_id_like_a_path_is_refused(fake: FakeEngine, engine: Engine, id_: str) -> None:
-    """No request is sent."""
+    """A container ID that looks like a path is refused before any request."""
     fake.containers[id_] = {}
 
     with pytest.raises(EngineMismatch, match="expected 64 hex digits"):
@@ -365,7 +365,7 @@ async def test_a_container_id_like_a_path_is_refused(fake: FakeEngine, engine: E
 
 
 async def test_an_api_version_like_a_path_is_refused(tmp_path: Path) -> None:
-    """No request is sent with it."""
+    """An API version that looks like a path is never sent."""
     async with FakeEngine(api="1.45/../../secrets").listening(tmp_path) as address:
         with pytest.raises(EngineMismatch, match="reports API version"):
             async with connected(address):
@@ -373,7 +373,7 @@ async def test_an_api_version_like_a_path_is_refused(tmp_path: Path) -> None:
 
 
 async def test_an_address_without_an_engine_is_unavailable(tmp_path: Path) -> None:
-    """A missing socket, a plain file, a closed port."""
+    """A missing socket, a plain file or a closed port is an unavailable engine."""
     (tmp_path / "file").write_text("")
     for text in (f"unix://{tmp_path}/none", f"unix://{tmp_path}/file", "tcp://127.0.0.1:1"):
         with pytest.raises(EngineUnavailable, match=r"no engine listens at .*; is Docker running"):
@@ -382,14 +382,14 @@ async def test_an_address_without_an_engine_is_unavailable(tmp_path: Path) -> No
 
 
 async def test_missing_certificates_are_an_error(tmp_path: Path) -> None:
-    """Nothing is sent unencrypted instead."""
+    """Without the required certificates, nothing is sent unencrypted."""
     with pytest.raises(EngineUnavailable, match=r"ca.pem, cert.pem and key.pem can't be used"):
         async with connected(EngineAddress.parse("tcp://127.0.0.1:1", tmp_path)):
             pass
 
 
 async def test_slow_containers_time_out_together(fake: FakeEngine, engine: Engine) -> None:
-    """The limit is for all of them, not only for each."""
+    """The time limit applies to all containers together, not only to each."""
     id_ = fake.container("web", "app", fake.image("app"))
     fake.wrong[f"containers/{id_}/json"] = Wrong(200, b" ", endless=True)
 

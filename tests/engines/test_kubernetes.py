@@ -1,4 +1,4 @@
-"""A cluster's JSON, as several runtimes write it."""
+"""A cluster's JSON, as several container runtimes write it."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ REPOSITORY = "registry.example.com/shop/app"
     ],
 )
 def test_the_forms_of_all_runtimes_are_read(name: str, runtime: str, digest: Digest, pulled: str | None) -> None:
-    """The written name is that of `spec`, not of `status`."""
+    """The forms of all runtimes are read; a container's written image name is that of `spec`, not of `status`."""
     (found,) = pod_containers(recorded(name))
 
     assert found.started_as == f"{REPOSITORY}:1.4.2"
@@ -40,7 +40,7 @@ def test_the_forms_of_all_runtimes_are_read(name: str, runtime: str, digest: Dig
 
 
 def test_all_running_containers_are_read() -> None:
-    """Init and ephemeral ones included; ended or waiting ones not."""
+    """Running init and ephemeral containers are read; ended and waiting ones are not."""
     found = pod_containers(recorded("several"))
 
     assert [(one.name, one.started_as) for one in found] == [
@@ -51,19 +51,19 @@ def test_all_running_containers_are_read() -> None:
 
 
 def test_the_platform_of_each_node_is_read() -> None:
-    """As the node reports it."""
+    """A node's platform is read as the node reports it."""
     assert machines(recorded("nodes")) == {"node-a": Platform("linux", "amd64"), "node-b": Platform("linux", "arm64")}
 
 
 @pytest.mark.parametrize("text", ["", "docker://", "docker-pullable://"])
 def test_a_waiting_container_has_no_image(text: str) -> None:
-    """The imageID of a waiting container is empty."""
+    """A waiting container's empty imageID is read as no image."""
     assert node_image(text) is None
 
 
 @pytest.mark.parametrize("name", ["import-2026-11-26", "Not A Name", "\x1b[2J", ""])
 def test_a_digest_with_a_malformed_name_has_no_name(name: str) -> None:
-    """Or with a harmless one."""
+    """A digest with a malformed repository name is read without the name."""
     found = node_image(f"{name}@{INDEX}")
 
     assert found is not None
@@ -72,7 +72,7 @@ def test_a_digest_with_a_malformed_name_has_no_name(name: str) -> None:
 
 
 def changed(**changes: Any) -> bytes:
-    """The first recording, with its container's status changed; `pod__`: in the pod's metadata."""
+    """Return the first recording with a changed container status; `pod__` keys change the pod's metadata."""
     document = json.loads(recorded("containerd-index"))
     pod = document["items"][0]
     for key, value in changes.items():
@@ -100,13 +100,13 @@ def changed(**changes: Any) -> bytes:
     ],
 )
 def test_an_impossible_answer_is_a_mismatch(raw: bytes) -> None:
-    """With one line, and no container."""
+    """An impossible answer is a one-line mismatch without any container."""
     with pytest.raises(ClusterMismatch, match=r"the cluster"):
         pod_containers(raw)
 
 
 def test_a_container_without_id_or_time_is_read() -> None:
-    """The missing fields are empty."""
+    """A container without ID or time is read with empty fields."""
     (found,) = pod_containers(changed(containerID=None, state={"running": {}}))
 
     assert isinstance(found, PodContainer)

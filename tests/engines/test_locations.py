@@ -11,7 +11,7 @@ from boltseal.engines.locations import USUAL, inside, store_locations
 
 @pytest.fixture
 def disk(tmp_path: Path) -> Path:
-    """The root of a host's disk, with a folder beside it that is none of its own."""
+    """The root of a host's disk, beside a folder that is not part of it."""
     for made in ("disk/srv/docker", "disk/var/lib", "disk/etc", "outside/docker"):
         (tmp_path / made).mkdir(parents=True)
     return tmp_path / "disk"
@@ -19,21 +19,21 @@ def disk(tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize("target", ["/srv/docker", "../../srv/docker", "../../../../../../srv/docker"])
 def test_absolute_links_start_at_the_disks_root(disk: Path, target: str) -> None:
-    """As on the disk's own host."""
+    """An absolute link on a mounted disk starts at the disk's root, as on its own host."""
     (disk / "var/lib/docker").symlink_to(target)
 
     assert inside(disk, "var/lib/docker") == disk / "srv/docker"
 
 
 def test_a_link_is_never_followed_out_of_the_disk(disk: Path) -> None:
-    """An absolute link of a mounted disk refers to that disk, not to this host's files."""
+    """A link on a mounted disk never reaches files of this host."""
     (disk / "var/lib/docker").symlink_to(disk.parent / "outside/docker")
 
     assert inside(disk, "var/lib/docker") is None
 
 
 def test_a_link_to_itself_has_no_target(disk: Path) -> None:
-    """The kernel does the same."""
+    """A link to itself has no target, as for the kernel."""
     (disk / "var/lib/docker").symlink_to("docker")
 
     assert inside(disk, "var/lib/docker") is None
@@ -53,7 +53,7 @@ def written(disk: Path, name: str, raw: bytes) -> None:
 
 @pytest.mark.parametrize("name", CONFIGS)
 def test_a_configured_folder_is_found(disk: Path, name: str) -> None:
-    """Beside the default folders, which may have an older store."""
+    """A configured store folder is found beside the default one, which may have an older store."""
     written(disk, name, CONFIGS[name])
 
     assert store_locations(disk) == ([*USUAL, "srv/docker"], [])
@@ -62,7 +62,7 @@ def test_a_configured_folder_is_found(disk: Path, name: str) -> None:
 @pytest.mark.parametrize("raw", [b"\xff", b"[" * 100_000, b'{"data-root":'], ids=["no-text", "deep", "cut-off"])
 @pytest.mark.parametrize("name", CONFIGS)
 def test_a_malformed_configuration_is_reported(disk: Path, name: str, raw: bytes) -> None:
-    """The folder of that engine is unknown."""
+    """A malformed engine configuration is reported, because its store folder is unknown."""
     written(disk, name, raw)
 
     found, (unknown,) = store_locations(disk)
@@ -73,7 +73,7 @@ def test_a_malformed_configuration_is_reported(disk: Path, name: str, raw: bytes
 
 @pytest.mark.parametrize("raw", [b"", b"{}", b"data = 1", b"root = 7", b"[storage]\ngraphroot = [1]"])
 def test_a_configuration_without_a_folder_uses_the_default(disk: Path, raw: bytes) -> None:
-    """The package's folder."""
+    """An engine configuration without a folder means the package's default folder."""
     written(disk, "etc/containerd/config.toml" if b"=" in raw or not raw else "etc/docker/daemon.json", raw)
     written(disk, "etc/containers/storage.conf", raw if b"=" in raw else b"")
 

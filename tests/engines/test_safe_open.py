@@ -1,4 +1,4 @@
-"""Reading below a folder: nothing leads out, only regular files are opened."""
+"""Reading inside a folder: no path leaves it, and only regular files are opened."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from boltseal.engines.safe_open import OPEN_FOLDERS, SafeFolder, StoreMalformed,
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
-    """A folder to stay in, beside one that must not be seen."""
+    """A folder to stay in, beside one that must not be read."""
     (tmp_path / "root/in/deep").mkdir(parents=True)
     (tmp_path / "root/in/file").write_bytes(b"inside")
     (tmp_path / "outside").mkdir()
@@ -22,7 +22,7 @@ def root(tmp_path: Path) -> Path:
 
 
 def test_a_file_is_read(root: Path) -> None:
-    """Several folders down."""
+    """A file several folders down is read."""
     with SafeFolder(root) as files:
         assert files.read(b"in/file", 100) == b"inside"
         assert files.names(b"in") == [b"deep", b"file"]
@@ -32,13 +32,13 @@ def test_a_file_is_read(root: Path) -> None:
     "path", [b"../outside/file", b"in/../../outside/file", b"in/..", b"in/./file", b"", b"in//file"]
 )
 def test_a_path_with_special_components_is_refused(root: Path, path: bytes) -> None:
-    """`..` would leave the folder."""
+    """A path with `..` or `.` is refused, because it could leave the folder."""
     with SafeFolder(root) as files, pytest.raises(StoreMalformed):
         files.read(path, 100)
 
 
 def test_a_link_to_a_file_is_not_followed(root: Path) -> None:
-    """Symbolic links are refused whatever their target."""
+    """A symbolic link to a file is refused whatever its target."""
     (root / "link").symlink_to("in/file")
 
     with SafeFolder(root) as files, pytest.raises(StoreMalformed):
@@ -46,7 +46,7 @@ def test_a_link_to_a_file_is_not_followed(root: Path) -> None:
 
 
 def test_a_link_in_the_path_is_not_followed(root: Path) -> None:
-    """Not even within the folder."""
+    """A symbolic link in the path is refused, even one to a target within the folder."""
     (root / "link").symlink_to("in")
 
     with SafeFolder(root) as files:
@@ -57,7 +57,7 @@ def test_a_link_in_the_path_is_not_followed(root: Path) -> None:
 
 
 def test_the_root_may_be_a_symbolic_link(root: Path) -> None:
-    """The user names it, and /var/lib/docker often is one."""
+    """The root itself may be a symbolic link, as /var/lib/docker often is."""
     (root.parent / "link").symlink_to(root)
 
     with SafeFolder(root.parent / "link") as files:
@@ -65,7 +65,7 @@ def test_the_root_may_be_a_symbolic_link(root: Path) -> None:
 
 
 def test_a_pipe_is_not_opened(root: Path) -> None:
-    """Opening it would block."""
+    """A named pipe is refused without opening it, which would block."""
     os.mkfifo(root / "pipe")
 
     with SafeFolder(root) as files, pytest.raises(StoreMalformed):
@@ -73,31 +73,31 @@ def test_a_pipe_is_not_opened(root: Path) -> None:
 
 
 def test_a_file_over_its_limit_is_refused(root: Path) -> None:
-    """It is not truncated."""
+    """A file over its size limit is refused and not truncated."""
     with SafeFolder(root) as files, pytest.raises(StoreMalformed, match="more than 5 bytes"):
         files.read(b"in/file", 5)
 
 
 def test_a_folder_with_too_many_names_is_refused(root: Path) -> None:
-    """It is not read to its end."""
+    """A folder with too many names is refused before it is read to its end."""
     with SafeFolder(root) as files, pytest.raises(StoreMalformed, match="more than 1 names"):
         files.names(b"in", 1)
 
 
 def test_a_missing_file_is_missing(root: Path) -> None:
-    """The only miss."""
+    """Only a missing file is a miss."""
     with SafeFolder(root) as files, pytest.raises(StoreMissing):
         files.read(b"in/nothing", 100)
 
 
 def test_a_file_is_no_folder(root: Path) -> None:
-    """It has no entries."""
+    """Listing a file as a folder returns no entries."""
     with SafeFolder(root) as files, pytest.raises(StoreMalformed):
         files.read(b"in/file/x", 100)
 
 
 def test_few_folders_stay_open(root: Path) -> None:
-    """Those opened first are closed."""
+    """Of many opened folders only the latest stay open."""
     for number in range(3 * OPEN_FOLDERS):
         (root / f"f{number}/g").mkdir(parents=True)
         (root / f"f{number}/g/file").write_bytes(str(number).encode())
@@ -111,7 +111,7 @@ def test_few_folders_stay_open(root: Path) -> None:
 
 
 def test_a_very_deep_path_is_followed_or_refused(tmp_path: Path) -> None:
-    """A tar may contain one deeper than Python's recursion limit; it must not end the scrub."""
+    """A path deeper than Python's recursion limit is followed or refused, and never ends the scrub."""
     deep = b"/".join([b"d"] * 1500)
     at = os.open(tmp_path, os.O_RDONLY)
     for _ in range(1500):

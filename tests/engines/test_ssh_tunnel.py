@@ -1,4 +1,4 @@
-"""An engine on another host, behind a real sshd."""
+"""An engine on another host, through a real sshd."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ pytestmark = pytest.mark.real
 
 @pytest.fixture(scope="module")
 def sshd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[servers.Server]:
-    """A host to log in to."""
+    """An sshd to log in to."""
     with servers.sshd(tmp_path_factory.mktemp("sshd")) as server:
         yield server
 
 
 @pytest.fixture(autouse=True)
 def _ssh(sshd: servers.Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    """ssh with the key that the host knows."""
+    """An ssh configuration with a key that the host accepts."""
     monkeypatch.setenv("PATH", f"{sshd.folder}/bin", prepend=":")
 
 
@@ -37,7 +37,7 @@ def _address(sshd: servers.Server, path: object) -> EngineAddress:
 
 
 async def test_an_engine_behind_ssh_answers(sshd: servers.Server, tmp_path: Path) -> None:
-    """Like a local one; and no ssh process is left."""
+    """An engine through ssh answers like a local one, and no ssh process remains."""
     fake = FakeEngine()
     fake.image("app", "localhost:5000/shop/app:1.4.2")
     async with (
@@ -50,7 +50,7 @@ async def test_an_engine_behind_ssh_answers(sshd: servers.Server, tmp_path: Path
 
 
 async def test_the_socket_is_private_and_temporary(sshd: servers.Server, tmp_path: Path) -> None:
-    """Other users of this machine can't use it."""
+    """The tunnel's socket is temporary, and other users can't use it."""
     async with tunnel(_address(sshd, tmp_path / "engine.sock")) as way:
         modes = [oct(each.stat().st_mode & 0o777) for each in (way.socket, way.socket.parent)]
 
@@ -59,7 +59,7 @@ async def test_the_socket_is_private_and_temporary(sshd: servers.Server, tmp_pat
 
 
 async def test_a_host_without_an_engine_is_an_error(sshd: servers.Server, tmp_path: Path) -> None:
-    """With ssh's own reason."""
+    """If the host has no engine, the error has ssh's own reason."""
     with pytest.raises(SshFailed, match=r"ssh to .* failed: .*open failed") as error:
         async with connected(_address(sshd, tmp_path / "none.sock")):
             pass
@@ -67,22 +67,22 @@ async def test_a_host_without_an_engine_is_an_error(sshd: servers.Server, tmp_pa
 
 
 async def test_a_refused_login_is_an_error(sshd: servers.Server, tmp_path: Path) -> None:
-    """It says what has to work first; no password is asked for."""
-    stranger = EngineAddress.parse(f"ssh://nobody-here@{sshd.address}{tmp_path}/engine.sock")
+    """A refused login is an error with the prerequisite; no password is asked for."""
+    unknown_user = EngineAddress.parse(f"ssh://nobody-here@{sshd.address}{tmp_path}/engine.sock")
     with pytest.raises(SshFailed, match=r"Permission denied.*; `ssh -p \d+ nobody-here@127.0.0.1 true` must work"):
-        async with connected(stranger):
+        async with connected(unknown_user):
             pass
 
 
 async def test_a_missing_host_is_an_error() -> None:
-    """At once."""
+    """An unknown host is an error at once."""
     with pytest.raises(SshFailed, match="Connection refused"):
         async with connected(EngineAddress.parse("ssh://127.0.0.1:1")):
             pass
 
 
 async def test_a_missing_ssh_is_an_error(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """It names the package to install."""
+    """A missing ssh program is an error with the package to install."""
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(SshFailed, match="install openssh-client"):
         async with connected(EngineAddress.parse("ssh://web1")):
@@ -92,7 +92,7 @@ async def test_a_missing_ssh_is_an_error(monkeypatch: pytest.MonkeyPatch, tmp_pa
 async def test_an_unknown_host_key_is_refused(
     sshd: servers.Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It is not accepted automatically."""
+    """An unknown host key is refused, and never accepted automatically."""
     folder = tmp_path / "bin"
     folder.mkdir()
     (tmp_path / "known").write_text("")
@@ -106,7 +106,7 @@ async def test_an_unknown_host_key_is_refused(
 
 
 async def test_cancelling_ends_ssh(sshd: servers.Server, tmp_path: Path) -> None:
-    """No process is left."""
+    """Cancelling leaves no ssh process."""
     open_ = asyncio.Event()
     sockets: list[Path] = []
 

@@ -1,4 +1,4 @@
-"""ID mappings of a rootless store."""
+"""The ID mappings of a rootless store."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ USER = 12345
 
 @pytest.fixture
 def store(tmp_path: Path) -> Path:
-    """A store in the home of `shop`, on a disk whose /etc knows that user."""
+    """A store in the home of user `shop`, on a disk whose /etc lists that user."""
     folder = tmp_path / "disk/home/shop/storage"
     folder.mkdir(parents=True)
     os.chown(folder, USER, USER + 1)
@@ -29,7 +29,7 @@ def store(tmp_path: Path) -> Path:
 
 
 def test_the_ranges_of_subuid_and_subgid_are_used(store: Path) -> None:
-    """By name or number; the user is root inside, and the ranges follow in order."""
+    """Ranges are read by user name or number; the user is root inside, and the ranges follow in order."""
     assert id_maps(store) == (
         ((0, USER, 1), (1, 200000, 65536)),
         ((0, USER + 1, 1), (1, 300000, 1000), (1001, 400000, 1000)),
@@ -38,14 +38,14 @@ def test_the_ranges_of_subuid_and_subgid_are_used(store: Path) -> None:
 
 
 def test_a_store_of_root_has_no_mappings(store: Path) -> None:
-    """IDs inside equal those outside."""
+    """In a store of root, IDs inside equal those outside."""
     os.chown(store, 0, 0)
 
     assert id_maps(store) is None
 
 
 def test_a_user_without_ranges_is_only_root(store: Path) -> None:
-    """And the result says that the ranges are unknown."""
+    """A user without ranges has only the mapping of root, and the result says that ranges are unknown."""
     (store.parents[2] / "etc/subuid").unlink()
 
     maps = id_maps(store)
@@ -56,7 +56,7 @@ def test_a_user_without_ranges_is_only_root(store: Path) -> None:
 
 @pytest.mark.parametrize("how", ["in-the-home", "a-link", "of-the-user"])
 def test_ranges_written_by_the_user_are_ignored(store: Path, how: str) -> None:
-    """Otherwise files could belong to any user."""
+    """A file of ranges that the user owns is ignored, because it could give files to any user."""
     etc = store.parents[2] / "etc"
     if how == "in-the-home":
         mine = store.parent / "etc"

@@ -1,4 +1,4 @@
-"""A `BlobStore` in memory that keeps the promises of the real ones and can be told to fail.
+"""A `BlobStore` in memory that keeps the promises of the real ones and can be configured to fail.
 
 Rules kept here: the contract suite runs on it as on the real stores, so what passes with it is not a different world.
 `fail("commit", error)` makes the next commit raise before it is done, `fail("commit", error, done=True)` after it.
@@ -28,7 +28,7 @@ from boltseal.server.storage.blobs.protocol import (
 
 
 class _Session:
-    """The bytes of an upload, when they came last, and who writes."""
+    """An upload's bytes, the time of the latest, and its writer."""
 
     def __init__(self, now_us: int) -> None:
         self.content = bytearray()
@@ -38,7 +38,7 @@ class _Session:
 
 
 class MemoryWriter:
-    """`UploadWriter` on a bytearray: what is buffered moves into it at flush."""
+    """`UploadWriter` on a bytearray, to which buffered bytes move at flush."""
 
     def __init__(self, store: MemoryBlobs, key: UploadKey, session: _Session) -> None:
         self._store = store
@@ -116,7 +116,7 @@ class MemoryPartial:
 
 
 class MemoryBlobs:
-    """`BlobStore` in two dictionaries, which a test may look into."""
+    """`BlobStore` in two dictionaries, which a test may read."""
 
     def __init__(self, *, now_us: int = 0, lock_wait_s: float = 2.0) -> None:
         self.now_us = now_us
@@ -126,17 +126,17 @@ class MemoryBlobs:
         self._failures: dict[tuple[str, bool], list[BoltsealError]] = defaultdict(list)
 
     def fail(self, what: str, error: BoltsealError, *, done: bool = False) -> None:
-        """The next call of the method `what` raises `error`: instead of its deed, or after it."""
+        """Make the next call of the method `what` raise `error`, before its effect or after it."""
         self._failures[what, done].append(error)
 
     def trip(self, what: str, *, done: bool = False) -> None:
-        """Raises what `fail` has laid out."""
+        """Raise the error that `fail` prepared for this call."""
         laid_out = self._failures[what, done]
         if laid_out:
             raise laid_out.pop(0)
 
     def add(self, content: bytes, algorithm: str = "sha256") -> Digest:
-        """Puts a blob there without an upload."""
+        """Add a blob without an upload."""
         digest = Digest.of(content, algorithm)
         self.blobs[digest] = (content, self.now_us)
         return digest

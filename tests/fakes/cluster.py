@@ -1,4 +1,4 @@
-"""A cluster's API behind a real socket, as far as `kubectl get pods` and `get nodes` ask for it; documents as recorded."""
+"""A cluster's API behind a real socket, as far as `kubectl get pods` and `get nodes` use it; documents as recorded."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ _RESOURCES = [
 
 
 def recorded(name: str) -> bytes:
-    """An answer of `kubectl get -o json` on one kind of runtime."""
+    """Return an answer of `kubectl get -o json`, recorded on one kind of runtime."""
     return (RECORDED / f"{name}.json").read_bytes()
 
 
 @dataclass
 class FakeCluster:
-    """`pods`: the items of that list. `nodes_forbidden`: who asks may not see the nodes. `asked`: path of each list."""
+    """`pods`: items of the list. `nodes_forbidden`: the client may not list nodes. `asked`: path of each list request."""
 
     pods: list[dict[str, Any]] = field(default_factory=list)
     nodes_forbidden: bool = False
@@ -37,7 +37,7 @@ class FakeCluster:
 
     @classmethod
     def of(cls, *names: str) -> FakeCluster:
-        """A cluster with the pods of these recordings."""
+        """Return a cluster with the pods of these recordings."""
         return cls([item for name in names for item in json.loads(recorded(name))["items"]])
 
     @asynccontextmanager
@@ -75,9 +75,9 @@ def _list(kind: str, items: list[dict[str, Any]]) -> JSONResponse:
 
 
 def _forbidden() -> JSONResponse:
-    said = {"kind": "Status", "apiVersion": "v1", "status": "Failure", "reason": "Forbidden", "code": 403}
+    fields = {"kind": "Status", "apiVersion": "v1", "status": "Failure", "reason": "Forbidden", "code": 403}
     message = 'nodes is forbidden: User "viewer" cannot list resource "nodes" in API group "" at the cluster scope'
-    return JSONResponse(said | {"message": message}, status_code=403)
+    return JSONResponse(fields | {"message": message}, status_code=403)
 
 
 def _kubeconfig(server: str, context: str) -> str:

@@ -1,4 +1,4 @@
-"""A disk that really writes, and fails on demand: before the deed, or after it, when only the answer is lost.
+"""A disk that really writes and fails on request: before a call's effect, or after it, when only the answer is lost.
 
 Rules kept here: nothing is imitated. Every call that does not fail is the real system call; half an `append` really
 appends the first half. A call that `hold` names waits until it is let go, in the thread that makes it.
@@ -27,18 +27,18 @@ class FailingDisk(Disk):
         self._arrived: dict[str, threading.Event] = {}
 
     def fail(self, what: str, number: int = errno.EIO, *, done: bool = False, skip: int = 0, times: int = 1) -> None:
-        """The call `what` raises `number` after `skip` good ones, `times` times; `done`: having done its deed."""
+        """Make the call `what` raise `number` after `skip` successful ones, `times` times. `done`: after its effect."""
         self._failures[what, done] = [number] * times
         self._skips[what] = skip
 
     def hold(self, what: str) -> threading.Event:
-        """The next calls of `what` wait until the event that this returns is set."""
+        """Make the next calls of `what` wait until the returned event is set."""
         self._arrived[what] = threading.Event()
         self._held[what] = threading.Event()
         return self._held[what]
 
     def arrived(self, what: str) -> threading.Event:
-        """Set when a call of `what` has come to its hold."""
+        """Return the event that is set when a call of `what` waits."""
         return self._arrived[what]
 
     def _before(self, what: str) -> None:

@@ -1,4 +1,5 @@
-"""An engine in memory behind a real socket: the part of Docker's API that boltseal uses, also with wrong answers; it counts.
+"""An in-memory engine behind a real socket: the part of Docker's API that boltseal uses, also with wrong answers; it
+counts requests.
 
 `containers` and `images` hold documents as Docker 26 writes them. `wrong[path]` answers instead, the path without its
 version: bytes as they are, and nothing more if the socket is to break off.
@@ -39,7 +40,7 @@ class Wrong:
 
 @dataclass(frozen=True, slots=True)
 class Hang:
-    """A request that has arrived, and is answered when it may go. `done`: what it asks for is done before."""
+    """A request that has arrived and is answered on release. `done`: its effect happens before."""
 
     done: bool = False
     arrived: asyncio.Event = field(default_factory=asyncio.Event)
@@ -73,20 +74,20 @@ class FakeEngine:
     logs: dict[str, bytes] = field(default_factory=dict)
 
     def image(self, words: str, *names: str, pulled: tuple[str, ...] = (), **more: Any) -> str:
-        """An image whose ID is made of some words. `names`: RepoTags; `pulled`: RepoDigests."""
+        """Add an image whose ID is derived from some words. `names`: RepoTags; `pulled`: RepoDigests."""
         id_ = digest_of(words.encode())
         document = {"Id": id_, "RepoTags": list(names), "RepoDigests": list(pulled), "Created": "2026-01-02T03:04:05Z"}
         self.images[id_] = document | {"Os": "linux", "Architecture": "amd64", "Config": {"Labels": None}} | more
         return id_
 
     def to_pull(self, words: str, name: str, **more: Any) -> str:
-        """An image that is here once this name (by digest) was pulled; its ID."""
+        """Add an image that appears once this name (by digest) is pulled; return its ID."""
         id_ = self.image(words, pulled=(name,), **more)
         self.pullable[name] = self.images.pop(id_)
         return id_
 
     def container(self, name: str, started_as: str, image: str, **more: Any) -> str:
-        """A container that runs, on the image with this ID."""
+        """Add a running container of the image with this ID."""
         id_ = digest_of(f"container {name}".encode()).removeprefix("sha256:")
         self.containers[id_] = {
             "Id": id_,
@@ -100,7 +101,7 @@ class FakeEngine:
 
     @asynccontextmanager
     async def listening(self, folder: Path) -> AsyncIterator[EngineAddress]:
-        """Answers on a socket in `folder`."""
+        """Answer on a socket in `folder`."""
         path = folder / "engine.sock"
         with socket.socket(socket.AF_UNIX) as bound:
             bound.bind(str(path))
@@ -114,7 +115,7 @@ class FakeEngine:
     async def listening_on_tcp(
         self, certificates: Path | None = None, tls: ssl.SSLContext | None = None
     ) -> AsyncIterator[EngineAddress]:
-        """Answers on a port. `tls`: with this server's context; `certificates`: what the address brings along."""
+        """Answer on a port. `tls`: the server's context; `certificates`: the client's certificates in the address."""
         with socket.create_server(("127.0.0.1", 0)) as bound:
             port = bound.getsockname()[1]
             async with listening(answering(self._answer), bound, tls):
@@ -128,24 +129,24 @@ class FakeEngine:
         request_line = f"{request.method} {path}"
         if hang := self.hangs.pop(request_line, None):
             if hang.done:
-                await self._said(request, path.split("/"))
+                await self._information(request, path.split("/"))
             hang.arrived.set()
             await hang.go.wait()
         if path in self.wrong:
             if path in self.loses:
-                await self._said(request, path.split("/"))
+                await self._information(request, path.split("/"))
             return _wrongly(self.wrong[path])
-        answer = await self._said(request, path.split("/"))
+        answer = await self._information(request, path.split("/"))
         if answer is None:
             return JSONResponse({"message": f"No such image or container: {path}"}, status_code=404)
         return answer
 
-    async def _said(self, request: Request, parts: list[str]) -> Response | None:
+    async def _information(self, request: Request, parts: list[str]) -> Response | None:
         match request.method, parts:
             case "GET", ["version"]:
                 name = "Podman Engine" if self.podman else "Engine"
-                said = {"Version": "26.1.5", "ApiVersion": self.api, "Os": "linux", "Arch": self.architecture}
-                return JSONResponse(said | {"Components": [{"Name": name}]})
+                fields = {"Version": "26.1.5", "ApiVersion": self.api, "Os": "linux", "Arch": self.architecture}
+                return JSONResponse(fields | {"Components": [{"Name": name}]})
             case "GET", ["info"]:
                 return JSONResponse({"DriverStatus": self.driver_status, "DockerRootDir": self.root})
             case "GET", ["containers", "json"]:
@@ -173,26 +174,26 @@ class FakeEngine:
             return None
         if what == "tag":
             new = f"{request.query_params['repo']}:{request.query_params['tag']}"
-            for each in self.images.values():  # the image that has the name loses it, and stays
+            for each in self.images.values():  # the image that had the name loses it, and is kept
                 each["RepoTags"] = [name for name in each["RepoTags"] if name != new]
             found["RepoTags"].append(new)
             return Response(status_code=201)
         return Response(b"archive") if what == "get" else _document(found)
 
     def find(self, name: str) -> dict[str, Any] | None:
-        """An image by its ID or a name."""
+        """Return an image by its ID or a name."""
         named = (each for each in self.images.values() if name in [*each["RepoTags"], *each["RepoDigests"]])
         return self.images.get(name) or next(named, None)
 
     def _pull(self, name: str) -> None:
-        """What is there already only gets one more digest."""
+        """Pull an image; a present one only gets one more digest."""
         new = self.pullable.get(name)
         if new is not None:
             there = self.images.setdefault(new["Id"], new)
             there["RepoDigests"] = list(dict.fromkeys([*there["RepoDigests"], *new["RepoDigests"]]))
 
     def _untag(self, name: str) -> Response | None:
-        """Docker removes an image with its last tag, Podman with its last digest."""
+        """Remove a tag; Docker removes an image with its last tag, Podman with its last digest."""
         found = self.find(name)
         if found is not None:
             held = found["RepoTags"] if name in found["RepoTags"] else found["RepoDigests"]

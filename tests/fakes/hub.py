@@ -1,4 +1,5 @@
-"""A registry in memory as Docker Hub is one: tokens, quotas, pages, redirects; it counts, and fails on demand.
+"""A registry in memory that behaves as Docker Hub: tokens, quotas, pages, redirects; it counts requests and fails on
+request.
 
 Only what clients ask for: HEAD and GET of manifests, blobs, tags, histories, the token service, and Docker Hub's own list
 of tags. It answers at any host name; `counted` says how often each thing was asked for. `counting`: the host at which a GET
@@ -92,7 +93,7 @@ class FakeHub:
 
     async def manifest(self, request: Request) -> Response:
         name, reference = request.path_params["name"], request.path_params["reference"]
-        await asyncio.sleep(0)  # as a network is: others ask meanwhile
+        await asyncio.sleep(0)  # as on a network, other requests run meanwhile
         refused = self._refuse(request, name)
         if refused is not None:
             return refused
@@ -167,8 +168,8 @@ class FakeHub:
         if refused is not None:
             return refused
         self.counted["history"] += 1
-        told = self.histories.get(f"{name}:{tag}")
-        return _error(404, "UNSUPPORTED", "no such route") if told is None else Response(told)
+        recorded = self.histories.get(f"{name}:{tag}")
+        return _error(404, "UNSUPPORTED", "no such route") if recorded is None else Response(recorded)
 
     def _refuse(self, request: Request, name: str) -> Response | None:
         self.seen.append(request)

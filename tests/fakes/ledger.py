@@ -1,4 +1,4 @@
-"""A registry in memory with a ledger, made of the pure packages alone: it answers as configured, also wrongly.
+"""A registry in memory with a ledger, made of the pure packages only; it answers as configured, also wrongly.
 
 `entries` are the lines as they stand and may be changed by hand; whatever they are, `shown` of them are signed. The
 rows of `tags` are what the registry itself answers, and need not be what the ledger says.
@@ -48,7 +48,7 @@ def signing_key(letter: str = "k", origin: str = ORIGIN) -> SigningKey:
 
 @dataclass
 class FakeLedger:
-    """`status`: what every request under /ledger/ is answered with, when it is not 200; `statuses`: one by one, by path."""
+    """`status`: the status of every request under /ledger/, if it is not 200; `statuses`: by path."""
 
     key: SigningKey = field(default_factory=signing_key)
     entries: list[bytes] = field(default_factory=list)
@@ -74,11 +74,11 @@ class FakeLedger:
             self.add(EntryKind.LOG_STARTED, tag="", repository="")
 
     def copy(self) -> FakeLedger:
-        """Another registry that says the same until now."""
+        """Return another registry with the same ledger so far."""
         return copy.deepcopy(self)
 
     def add(self, kind: EntryKind = EntryKind.TAG_CREATED, digest: str = "", **values: Any) -> int:
-        """An entry of shop/app:1.4.2, sealed, unless arguments say otherwise; `previous` and `was` are computed."""
+        """Append an entry of shop/app:1.4.2, sealed, unless arguments differ; `previous` and `was` are computed."""
         index = len(self.entries)
         name = {"repository": "shop/app", "tag": "1.4.2", **values}
         last = self.last(name["repository"], name["tag"]) if name["tag"] else None
@@ -102,7 +102,7 @@ class FakeLedger:
         return index
 
     def push(self, *tags: str, digest: str = A, mode: str = "sealed") -> None:
-        """Each tag is created, or moves."""
+        """Create or move each tag."""
         for tag in tags:
             extra = {"mode": mode, **({"keep": "forever"} if mode == "sealed" else {})}
             kind = EntryKind.TAG_MOVED if self.tags.get(("shop/app", tag)) else EntryKind.TAG_CREATED
@@ -144,7 +144,7 @@ class FakeLedger:
         return whole[: at.width * 32]
 
     def transport(self) -> Transport:
-        """Connections that all lead here."""
+        """Return connections that all lead to this registry."""
         return Transport(CredentialStore(()), TransportOptions(), app=httpx2.ASGITransport(app=self.app()))
 
     def app(self) -> Starlette:

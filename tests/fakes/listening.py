@@ -1,4 +1,4 @@
-"""An ASGI application behind a real socket, in the event loop of the test: the HTTP of the fakes."""
+"""An ASGI application behind a real socket, in the test's event loop: the HTTP part of the fakes."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from uvicorn.server import ServerState
 
 
 def answering(answer: Callable[[Request], Awaitable[Response]]) -> ASGIApp:
-    """An application of one function, which is given each request."""
+    """Return an application of one function that receives each request."""
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         response = await answer(Request(scope, receive))
@@ -28,7 +28,7 @@ def answering(answer: Callable[[Request], Awaitable[Response]]) -> ASGIApp:
 
 @asynccontextmanager
 async def listening(app: ASGIApp, bound: socket.socket, tls: ssl.SSLContext | None = None) -> AsyncIterator[None]:
-    """Answers on a bound socket; at the end of the block each connection is closed, whatever it waits for."""
+    """Answer on a bound socket; at the end of the block each connection is closed, whatever it waits for."""
     loop, state = asyncio.get_running_loop(), ServerState()
     config = Config(app, log_config=None, lifespan="off")
 

@@ -1,4 +1,4 @@
-"""A registry on a real socket that counts what it is asked for, and answers each path as configured.
+"""A registry on a real socket that counts requests and answers each path as configured.
 
 HEAD and GET of manifests and blobs (with ranges), pages of tags, referrers; pushes, with mounts, where `takes` says so. Each
 connection is HTTP/1.1 and kept alive.
@@ -24,7 +24,7 @@ from tests.images import Document, digest_of
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """A request. Names of headers are in lower case."""
+    """A received request, with header names in lower case."""
 
     method: str
     target: str
@@ -63,7 +63,7 @@ class FakeUpstream:
         return f"127.0.0.1:{self.port}"
 
     def publish(self, repository: str, tag: str | None, document: Document) -> Document:
-        """A document with all that is below it; under a tag, if one is given."""
+        """Publish a document with everything it references, under a tag if one is given."""
         held = self.manifests.setdefault(repository, {})
         held[document.digest] = (document.media_type, document.raw)
         if tag is not None:
@@ -74,12 +74,12 @@ class FakeUpstream:
         return document
 
     def gets(self, what: str = "") -> int:
-        """How many GETs there were of paths with this in them."""
+        """Return the number of GETs of paths that contain this text."""
         return sum(count for key, count in self.counted.items() if key.startswith("GET ") and what in key)
 
     @asynccontextmanager
     async def listening(self, tls: ssl.SSLContext | None = None, port: int = 0) -> AsyncIterator[FakeUpstream]:
-        """Answers on loopback until the block is left."""
+        """Answer on loopback until the block is left."""
         tasks: set[asyncio.Task[None]] = set()
 
         async def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -103,7 +103,7 @@ class FakeUpstream:
 
     @contextmanager
     def listening_in_thread(self) -> Iterator[FakeUpstream]:
-        """Answers on loopback, in a thread with an event loop of its own, until the block is left."""
+        """Answer on loopback, in a thread with its own event loop, until the block is left."""
         ready, ending = threading.Event(), threading.Event()
 
         async def run() -> None:
@@ -130,9 +130,9 @@ class FakeUpstream:
             key = f"{method} {asked.path}"
             self.counted[key] += 1
             body = await _body(reader, asked)
-            told = self.answers.get(key) or self.answers.get("*")
-            if told is not None:
-                await told(asked, writer)
+            configured = self.answers.get(key) or self.answers.get("*")
+            if configured is not None:
+                await configured(asked, writer)
                 await writer.drain()
                 return
             found = self._taken(asked, body) if asked.method in ("POST", "PUT") else self._found(asked)
@@ -143,7 +143,7 @@ class FakeUpstream:
             await writer.drain()
 
     def _taken(self, asked: Asked, body: bytes) -> tuple[int, dict[str, str], bytes]:
-        """A push. What is put is stored if its digest is right."""
+        """Accept a push; content is stored if its digest is right."""
         if not self.takes:
             return 405, {}, b""
         name, kind, reference = _split(asked.path.rstrip("/"))
@@ -230,17 +230,19 @@ def _split(path: str) -> tuple[str, str, str]:
 
 
 def status(code: int, body: bytes = b"", **headers: str) -> Speak:
-    """An answer with this status, whatever is asked."""
+    """Return an answer with this status for any request."""
 
     async def speak(_: Asked, writer: asyncio.StreamWriter) -> None:
-        said = [f"{name.replace('_', '-')}: {value}" for name, value in headers.items()]
-        writer.write("\r\n".join([f"HTTP/1.1 {code} X", *said, f"content-length: {len(body)}", "", ""]).encode() + body)
+        header_lines = [f"{name.replace('_', '-')}: {value}" for name, value in headers.items()]
+        writer.write(
+            "\r\n".join([f"HTTP/1.1 {code} X", *header_lines, f"content-length: {len(body)}", "", ""]).encode() + body
+        )
 
     return speak
 
 
 def raw(*parts: bytes) -> Speak:
-    """Exactly these bytes; then the connection ends."""
+    """Return an answer of exactly these bytes, after which the connection ends."""
 
     async def speak(_: Asked, writer: asyncio.StreamWriter) -> None:
         for part in parts:

@@ -1,4 +1,5 @@
-"""A witness of ledgers in memory, as C2SP tlog-witness has it: it really verifies, and can be configured to fail or to answer wrongly."""
+"""An in-memory witness of ledgers after C2SP tlog-witness: it verifies, and can be configured to fail or to answer
+wrongly."""
 
 from __future__ import annotations
 
@@ -21,7 +22,7 @@ URL = "https://witness.test"
 
 @dataclass
 class FakeWitness:
-    """`trusted`: the log's key. `seen`: the note that it cosigned last. `answers`: sent instead of its own, in order."""
+    """`trusted`: the log's key. `seen`: the last cosigned note. `answers`: sent instead of its own, in order."""
 
     trusted: VerifierKey
     name: str = "witness.test/w1"

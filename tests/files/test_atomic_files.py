@@ -1,4 +1,4 @@
-"""Small files written whole, and folders that are there after a power cut."""
+"""Small files are written completely, and folders survive a power cut."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from boltseal.files.atomic_files import Disk, make_folders, write_file
 from tests.fakes.disk import FailingDisk
 
 
-def test_a_file_is_written_whole(tmp_path: Path) -> None:
-    """New content takes the old one's place, and nothing is left beside it."""
+def test_a_file_is_written_completely(tmp_path: Path) -> None:
+    """A written file replaces the old one, and no temporary file stays."""
     path = tmp_path / "format"
     write_file(Disk(), path, b"1\n")
     write_file(Disk(), path, b"2\n")
@@ -22,8 +22,8 @@ def test_a_file_is_written_whole(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("call", ["create", "append", "sync", "rename"])
-def test_a_file_that_cannot_be_written_stays_as_it_was(tmp_path: Path, call: str) -> None:
-    """The old content survives every failure before the rename, and nothing half-written is left."""
+def test_a_file_that_cannot_be_written_stays_unchanged(tmp_path: Path, call: str) -> None:
+    """Until the rename each failure leaves the old content and no partly written file."""
     path = tmp_path / "format"
     write_file(Disk(), path, b"old")
     disk = FailingDisk()
@@ -36,7 +36,7 @@ def test_a_file_that_cannot_be_written_stays_as_it_was(tmp_path: Path, call: str
 
 
 def test_a_file_whose_folder_cannot_be_synced_is_not_acknowledged(tmp_path: Path) -> None:
-    """Done but the answer lost: the caller hears of it, and the file is whole."""
+    """If the folder can't be synced after the rename, the caller gets an error, and the file is complete."""
     disk = FailingDisk()
     disk.fail("sync_folder", errno.EIO)
     path = tmp_path / "format"
@@ -47,7 +47,7 @@ def test_a_file_whose_folder_cannot_be_synced_is_not_acknowledged(tmp_path: Path
 
 
 def test_every_folder_made_is_synced_into_its_parent(tmp_path: Path) -> None:
-    """Three new folders, three syncs; none for those that were there."""
+    """Each new folder is synced into its parent, and existing ones are not."""
     disk = FailingDisk()
     make_folders(disk, tmp_path / "a" / "b" / "c")
     make_folders(disk, tmp_path / "a" / "b" / "c")
@@ -57,7 +57,7 @@ def test_every_folder_made_is_synced_into_its_parent(tmp_path: Path) -> None:
 
 
 def test_a_file_in_place_of_a_folder_is_an_error(tmp_path: Path) -> None:
-    """It is not taken for the folder."""
+    """A file in place of a folder is an error."""
     (tmp_path / "a").write_bytes(b"")
 
     with pytest.raises(FileExistsError):
@@ -65,7 +65,7 @@ def test_a_file_in_place_of_a_folder_is_an_error(tmp_path: Path) -> None:
 
 
 def test_many_small_parts_are_all_appended(tmp_path: Path) -> None:
-    """More parts than the system takes in one call arrive in order, empty ones between them."""
+    """More parts than one system call takes are appended in order, empty ones included."""
     disk = Disk()
     parts = [b"%d," % number if number % 3 else b"" for number in range(3000)]
     fd = disk.create(str(tmp_path / "parts"))

@@ -1,4 +1,4 @@
-"""The rules that a ledger keeps: a whole story passes, and each lie in it is named."""
+"""The rules of a ledger: a consistent one passes, and each contradiction is named."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ FLOATING = {"mode": "floating"}
 
 
 def lines(*changes: dict[str, Any]) -> list[bytes]:
-    """Entries of `shop/app:1.0.0` unless a change says otherwise, a microsecond apart, each naming the one before it."""
+    """Return entries of `shop/app:1.0.0` with changes, a microsecond apart, each naming the one before it."""
     made = []
     for index, change in enumerate(changes):
         values: dict[str, Any] = {
@@ -32,7 +32,7 @@ def lines(*changes: dict[str, Any]) -> list[bytes]:
     return made
 
 
-def said(raw: list[bytes]) -> list[list[str]]:
+def findings_in(raw: list[bytes]) -> list[list[str]]:
     audit = Audit()
     return [audit.take(index, line) for index, line in enumerate(raw)]
 
@@ -41,8 +41,8 @@ CREATED: dict[str, Any] = {"kind": EntryKind.TAG_CREATED, "extra": SEALED}
 FLOATS: dict[str, Any] = {"kind": EntryKind.TAG_CREATED, "extra": FLOATING}
 
 
-def test_a_whole_story_breaks_no_rule() -> None:
-    """Started, published floating, moved, sealed, deleted, returned; another name between."""
+def test_a_consistent_ledger_breaks_no_rule() -> None:
+    """A ledger in which tags start, move, are sealed, deleted and return breaks no rule."""
     raw = lines(
         {"kind": EntryKind.LOG_STARTED, "repository": "", "tag": "", "digest": ""},
         {"kind": EntryKind.TAG_CREATED, "previous": -1, "extra": FLOATING},
@@ -54,11 +54,11 @@ def test_a_whole_story_breaks_no_rule() -> None:
         {"kind": EntryKind.TAG_CREATED, "digest": B, "previous": 5, "extra": SEALED},
     )
 
-    assert said(raw) == [[]] * len(raw)
+    assert findings_in(raw) == [[]] * len(raw)
 
 
 def test_the_last_entry_of_each_tag_is_kept() -> None:
-    """The audit knows what each tag's row must have: digest, seal, protection and actor; and which rules are in force."""
+    """The audit returns each tag's digest, seal, protection and actor, and the rules in force."""
     audit = Audit()
     story: list[dict[str, Any]] = [
         {
@@ -81,8 +81,8 @@ def test_the_last_entry_of_each_tag_is_kept() -> None:
     assert (audit.size, audit.last_time_us, audit.origin, audit.rules_sha256) == (4, 1_003, "reg.example", "c" * 64)
 
 
-def test_an_origin_known_beforehand_is_held_against_the_first_entry() -> None:
-    """Another registry's ledger, whole and consistent, is not this one."""
+def test_an_expected_origin_is_compared_with_the_first_entry() -> None:
+    """A consistent ledger of another registry is refused when an origin is expected."""
     audit = Audit(origin="other.example")
 
     assert audit.take(0, lines(FLOATS)[0]) == ["it is of the ledger reg.example, this is other.example"]
@@ -133,15 +133,15 @@ def test_an_origin_known_beforehand_is_held_against_the_first_entry() -> None:
     ],
 )
 def test_each_contradiction_is_reported(changes: list[dict[str, Any]], sentence: str) -> None:
-    """The last entry is wrong, and only that is reported."""
-    *before, last = said(lines(*changes))
+    """Of a ledger whose last entry is wrong, only that entry is reported."""
+    *before, last = findings_in(lines(*changes))
 
     assert before == [[]] * len(before)
     assert last == [sentence]
 
 
 def test_a_missing_entry_is_named() -> None:
-    """Indices are gapless."""
+    """A missing entry is reported, because indexes have no gaps."""
     audit = Audit()
     first, _, third = lines(CREATED, FLOATS, {"kind": EntryKind.TAG_UNSEALED, "was": A, "previous": 0})
 
@@ -151,17 +151,17 @@ def test_a_missing_entry_is_named() -> None:
 
 
 def test_an_invalid_entry_is_named_and_the_audit_continues() -> None:
-    """One unreadable line doesn't hide what comes after it."""
+    """An invalid entry is reported, and the entries after it are audited."""
     first, second = lines(CREATED, {"kind": EntryKind.TAG_UNSEALED, "was": A, "previous": 0})
 
-    assert said([first, first[:-1], second])[1] == [
+    assert findings_in([first, first[:-1], second])[1] == [
         "not an entry: the same values have another spelling (order, white space, escapes)"
     ]
-    assert said([first, first[:-1], second])[2] == []
+    assert findings_in([first, first[:-1], second])[2] == []
 
 
 def test_only_a_recovery_changes_the_origin() -> None:
-    """A ledger that was lost goes on under another name, and its first entry says so."""
+    """A lost ledger continues under another origin, and its first entry records the recovery."""
     of_the_log = {"repository": "", "tag": "", "digest": ""}
     story: list[dict[str, Any]] = [
         {"kind": EntryKind.RULES_CHANGED, **of_the_log},
@@ -170,7 +170,7 @@ def test_only_a_recovery_changes_the_origin() -> None:
         {"kind": EntryKind.RULES_CHANGED, **of_the_log},
     ]
 
-    assert said(lines(*story)) == [[], [], [], ["it is of the ledger reg.example, this is reg.example/2"]]
+    assert findings_in(lines(*story)) == [[], [], [], ["it is of the ledger reg.example, this is reg.example/2"]]
 
 
 def observed(*changes: dict[str, Any]) -> list[list[str]]:
@@ -180,7 +180,7 @@ def observed(*changes: dict[str, Any]) -> list[list[str]]:
 
 
 def test_a_history_of_observations_breaks_no_rule() -> None:
-    """Seen, moved, held, accepted, gone and returned: a held digest does not change what the tag resolves to here."""
+    """An observation log with moves, holds, acceptances, deletions and returns breaks no rule."""
     story = observed(
         {"kind": EntryKind.LOG_STARTED, "repository": "", "tag": "", "digest": ""},
         {"previous": -1},
@@ -206,8 +206,8 @@ def test_a_history_of_observations_breaks_no_rule() -> None:
         ({"was": A, "tag": "", "digest": B}, "which has no place in a log of observations"),
     ],
 )
-def test_a_lie_in_a_log_of_observations_is_named(lie: dict[str, Any], sentence: str) -> None:
-    """Also what would be right in a ledger of tags."""
+def test_a_contradiction_in_a_log_of_observations_is_reported(lie: dict[str, Any], sentence: str) -> None:
+    """Entries that break the rules of observation logs are reported, even if a ledger of tags could have them."""
     first, second = observed({"previous": -1}, lie)
 
     assert first == []

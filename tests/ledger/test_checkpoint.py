@@ -1,4 +1,4 @@
-"""Checkpoints: read, signed, and believed only from the ledger they are of."""
+"""Checkpoints: read, signed, and trusted only from their own ledger."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ TEXT = "reg.example/ledger\n20852163\nCgoKCgoKCgoKCgoKCgoKCgoKCgoKCgoKCgoKCgoKCg
 
 
 def test_a_checkpoint_is_three_lines() -> None:
-    """tlog-checkpoint: origin, size, root."""
+    """A checkpoint has the lines of C2SP tlog-checkpoint: origin, size, root."""
 
     assert HEAD.text() == TEXT
     assert parse_checkpoint_unverified(TEXT) == HEAD
@@ -37,7 +37,7 @@ def test_a_checkpoint_is_three_lines() -> None:
     st.lists(st.text(st.characters(exclude_categories=["Cc", "Cs"]), min_size=1), max_size=3).map(tuple),
 )
 def test_a_checkpoint_is_read_as_it_was_signed(size: int, root: bytes, extensions: tuple[str, ...]) -> None:
-    """Extension lines of other ledgers included."""
+    """A checkpoint is read as signed, with the extension lines of other ledgers."""
     checkpoint = Checkpoint(KEY.name, size, root, extensions)
     raw = sign_checkpoint(checkpoint, KEY)
 
@@ -46,14 +46,14 @@ def test_a_checkpoint_is_read_as_it_was_signed(size: int, root: bytes, extension
 
 
 def test_the_empty_ledger_has_a_checkpoint() -> None:
-    """Of size 0, with the one root that it can have."""
+    """The checkpoint of an empty ledger has size 0 and the one possible root."""
     empty = Checkpoint(KEY.name, 0, EMPTY_ROOT)
 
     assert open_checkpoint(sign_checkpoint(empty, KEY), KEY.verifier).checkpoint == empty
 
 
-def test_witnesses_who_are_known_are_named_with_their_time() -> None:
-    """Others are passed over."""
+def test_known_witnesses_are_named_with_their_time() -> None:
+    """Known witnesses are listed with their times, and unknown ones are ignored."""
     signatures = [KEY.sign(TEXT), *(witness.sign(TEXT, 1000 + n) for n, witness in enumerate(WITNESSES))]
     raw = format_note(TEXT, signatures)
     known = [witness.verifier for witness in WITNESSES[:2]]
@@ -65,7 +65,7 @@ def test_witnesses_who_are_known_are_named_with_their_time() -> None:
 
 
 def test_a_witness_counts_once() -> None:
-    """However often it signed."""
+    """A witness counts once, however often it signed."""
     witness = WITNESSES[0]
     raw = format_note(TEXT, [KEY.sign(TEXT), witness.sign(TEXT, 1), witness.sign(TEXT, 2)])
 
@@ -73,22 +73,22 @@ def test_a_witness_counts_once() -> None:
 
 
 def test_a_false_cosignature_invalidates_the_checkpoint() -> None:
-    """A checkpoint that was altered is refused as a whole."""
+    """A checkpoint with an invalid cosignature is refused as a whole."""
     witness = WITNESSES[0]
     raw = format_note(TEXT, [KEY.sign(TEXT), witness.sign("another\n")])
     with pytest.raises(NoteInvalid):
         open_checkpoint(raw, KEY.verifier, [witness.verifier])
 
 
-def test_a_checkpoint_that_only_witnesses_signed_is_none() -> None:
-    """They say that they saw it, not that it is the ledger's."""
+def test_a_checkpoint_signed_by_witnesses_only_is_refused() -> None:
+    """A checkpoint without the ledger's own signature is refused, even if witnesses signed it."""
     witness = WITNESSES[0]
     with pytest.raises(CheckpointInvalid, match="the checkpoint is not signed by the ledger's key reg"):
         open_checkpoint(format_note(TEXT, [witness.sign(TEXT, 1)]), KEY.verifier, [witness.verifier])
 
 
 def test_a_checkpoint_of_another_ledger_is_refused() -> None:
-    """Also when the key at hand did sign it."""
+    """A checkpoint of another ledger is refused, even if the expected key signed it."""
     text = Checkpoint(OTHER.name, 1, bytes(32)).text()
     with pytest.raises(CheckpointInvalid) as caught:
         open_checkpoint(format_note(text, [KEY.sign(text)]), KEY.verifier)
@@ -101,7 +101,7 @@ def test_a_checkpoint_of_another_ledger_is_refused() -> None:
 
 
 def test_a_key_signs_for_its_own_ledger_only() -> None:
-    """A mistake in the configuration must not become a signature."""
+    """A key signs only for the ledger in its name, so a wrong configuration makes no signature."""
     with pytest.raises(CheckpointInvalid, match="can't sign for the ledger"):
         sign_checkpoint(Checkpoint(OTHER.name, 1, bytes(32)), KEY)
 
@@ -126,8 +126,8 @@ def test_a_key_signs_for_its_own_ledger_only() -> None:
         ("a\n1\n*\n", 'root is "*"; expected 32 bytes in base64'),
     ],
 )
-def test_what_is_not_a_checkpoint_is_refused(text: str, message: str) -> None:
-    """Signed or not."""
+def test_malformed_text_is_refused(text: str, message: str) -> None:
+    """Malformed text is refused as a checkpoint, signed or not."""
     with pytest.raises(CheckpointInvalid) as caught:
         parse_checkpoint_unverified(text)
 
@@ -145,7 +145,7 @@ def test_what_is_not_a_checkpoint_is_refused(text: str, message: str) -> None:
         Checkpoint("a", 1, bytes(32), ("b\nc",)),
     ],
 )
-def test_what_can_t_be_read_is_not_signed(checkpoint: Checkpoint) -> None:
-    """A value with a newline in it would be another checkpoint."""
+def test_what_could_not_be_read_is_not_signed(checkpoint: Checkpoint) -> None:
+    """A checkpoint with a newline in a value is not signed, since it would be read as another one."""
     with pytest.raises(CheckpointInvalid):
         checkpoint.text()

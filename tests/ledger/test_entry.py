@@ -1,4 +1,4 @@
-"""Entries: one spelling for each, and nothing else is read."""
+"""Ledger entries: one spelling for each, and no other is read."""
 
 from __future__ import annotations
 
@@ -69,12 +69,12 @@ def changed(**values: object) -> Entry:
 
 
 def test_the_bytes_of_an_entry_are_fixed() -> None:
-    """The ledger's format: changing one byte of this line breaks every log there is."""
+    """The bytes of an entry are fixed: one changed byte in the format would break every existing log."""
 
     assert encode(ENTRY) == LINE
 
 
-def test_every_key_stands_there_also_when_nothing_applies() -> None:
+def test_every_entry_has_every_key() -> None:
     """Absent values are "", 0 and -1, so that every entry has the same keys in the same order."""
     raw = encode(Entry(kind=EntryKind.LOG_STARTED, time_us=0, registry="r", salt=SALT))
 
@@ -87,7 +87,7 @@ def test_every_key_stands_there_also_when_nothing_applies() -> None:
 
 @given(entries)
 def test_an_entry_survives_the_round_trip(entry: Entry) -> None:
-    """What was written is read again, and has one spelling."""
+    """An entry that is written and read again is equal, and has one spelling."""
     raw = encode(entry)
 
     assert parse(raw) == entry
@@ -96,15 +96,15 @@ def test_an_entry_survives_the_round_trip(entry: Entry) -> None:
 
 @given(entries)
 def test_the_standard_library_agrees_on_the_spelling(entry: Entry) -> None:
-    """The form is not one encoder's habit: json of the standard library writes the same bytes."""
+    """Python's json module writes the same bytes for an entry as boltseal's encoder."""
     raw = encode(entry)
 
     assert json.dumps(json.loads(raw), ensure_ascii=False, separators=(",", ":")).encode() + b"\n" == raw
 
 
 @given(entries, st.data())
-def test_one_changed_byte_is_no_other_spelling_of_the_same_entry(entry: Entry, data: st.DataObject) -> None:
-    """Whatever parse accepts after a change is what encode emits for other values."""
+def test_an_entry_with_one_changed_byte_has_other_values(entry: Entry, data: st.DataObject) -> None:
+    """If an entry with one changed byte can be parsed, its values differ."""
     raw = bytearray(encode(entry))
     at = data.draw(st.integers(0, len(raw) - 1))
     raw[at] = data.draw(st.integers(0, 255).filter(lambda byte: byte != raw[at]))
@@ -119,7 +119,7 @@ def test_one_changed_byte_is_no_other_spelling_of_the_same_entry(entry: Entry, d
 
 @given(st.binary(max_size=200))
 def test_garbage_is_refused_as_invalid(raw: bytes) -> None:
-    """No bytes from outside end in anything but EntryInvalid."""
+    """Arbitrary bytes raise only EntryInvalid."""
     with pytest.raises(EntryInvalid):
         parse(raw)
 
@@ -171,7 +171,7 @@ def test_garbage_is_refused_as_invalid(raw: bytes) -> None:
     ],
 )
 def test_only_canonical_encodings_are_read(old: bytes, new: bytes) -> None:
-    """Each entry has one encoding: another one would have another leaf hash and the same content."""
+    """An entry in another encoding is refused, since it would have another leaf hash for the same content."""
     assert LINE.count(old) == 1
 
     with pytest.raises(EntryInvalid):
@@ -206,29 +206,29 @@ def test_only_canonical_encodings_are_read(old: bytes, new: bytes) -> None:
     ],
 )
 def test_an_unknown_field_is_refused_with_its_name(values: dict[str, object], message: str) -> None:
-    """A writer gets the error before anything is hashed."""
+    """An entry with an unknown field is refused with the field's name before it is hashed."""
     with pytest.raises(EntryInvalid) as caught:
         encode(changed(**values))
 
     assert caught.value.message == message
 
 
-def test_an_entry_may_be_as_long_as_a_bundle_can_say_and_no_longer() -> None:
-    """The length field of entry bundles has two bytes."""
-    room = MAX_ENTRY_BYTES - len(encode(changed(reason="")))
-    longest = encode(changed(reason="x" * room))
+def test_an_entry_may_be_as_long_as_a_bundle_allows() -> None:
+    """An entry may be as long as the two-byte length of entry bundles allows."""
+    space = MAX_ENTRY_BYTES - len(encode(changed(reason="")))
+    longest = encode(changed(reason="x" * space))
 
     assert len(longest) == MAX_ENTRY_BYTES
-    assert parse(longest).reason == "x" * room
+    assert parse(longest).reason == "x" * space
     with pytest.raises(EntryInvalid, match="an entry of 65536 bytes"):
-        encode(changed(reason="x" * (room + 1)))
+        encode(changed(reason="x" * (space + 1)))
     with pytest.raises(EntryInvalid, match="an entry of 65536 bytes"):
         parse(longest + b"\n")
 
 
 @pytest.mark.parametrize("kind", [EntryKind.RELEASED, EntryKind.TAG_DELETED, EntryKind.TAG_PURGED])
-def test_what_happens_to_a_digest_needs_no_tag(kind: EntryKind) -> None:
-    """A manifest without a tag can be deleted by digest, and that is recorded too."""
+def test_an_entry_about_a_digest_needs_no_tag(kind: EntryKind) -> None:
+    """The deletion of a manifest by digest is an entry without a tag."""
     entry = Entry(kind=kind, time_us=1, registry="r", repository="shop/app", digest=DIGEST, salt=SALT)
 
     assert parse(encode(entry)) == entry

@@ -1,4 +1,4 @@
-"""What a client that has seen a ledger before holds against what it sees now: each lie is named, a rotation is followed."""
+"""A client compares a ledger with the stored checkpoint: each contradiction is named, and rotations are followed."""
 
 from __future__ import annotations
 
@@ -41,53 +41,53 @@ def note(size: int, key: SigningKey = KEY) -> bytes:
 
 
 def test_a_first_observation_is_recorded_without_being_trusted() -> None:
-    """Origin, key ID and tree; no key."""
+    """A first checkpoint is stored with origin, key ID and tree, without trusting a key."""
     seen = first_checkpoint(note(3))
 
     assert (seen.trusted, seen.checkpoint) == (SEEN_ONLY, head(3))
 
 
 @pytest.mark.parametrize("raw", [b"<html>", format_note("a page\n", [KEY.sign("a page\n")])])
-def test_what_is_no_checkpoint_is_none(raw: bytes) -> None:
-    """A page for people is not a ledger."""
+def test_a_page_is_no_checkpoint(raw: bytes) -> None:
+    """A page for people is not a checkpoint."""
     with pytest.raises(Invalid):
         first_checkpoint(raw)
 
 
-def test_a_checkpoint_that_is_not_signed_in_its_own_name_is_none() -> None:
-    """A log is named after its key."""
+def test_a_checkpoint_without_a_signature_of_its_origin_is_refused() -> None:
+    """A checkpoint must have a signature under its own origin, which is the key's name."""
     text = head(3).text()
     with pytest.raises(Invalid, match="not signed in its own name"):
         first_checkpoint(format_note(text, [signing_key("k", "other.example").sign(text)]))
 
 
 @pytest.mark.parametrize("trusted", [TRUSTED, SEEN_ONLY])
-def test_a_checkpoint_of_the_expected_key_is_taken(trusted: Trusted) -> None:
-    """By the key, and at first use by its ID."""
+def test_a_checkpoint_of_the_expected_key_is_accepted(trusted: Trusted) -> None:
+    """A checkpoint of the expected key is accepted: by the key, or at first use by its ID."""
     found = read_checkpoint(note(3), trusted)
 
     assert found is not None
     assert (found.checkpoint, found.trusted, found.raw) == (head(3), trusted, note(3))
 
 
-def test_where_a_checkpoint_was_there_is_one() -> None:
-    """A registry can't get rid of its ledger by showing something else."""
+def test_a_known_ledger_without_a_checkpoint_is_an_error() -> None:
+    """After a checkpoint was seen, other content in its place is an error."""
     with pytest.raises(LedgerBroken) as broken:
         read_checkpoint(b"gone", TRUSTED)
 
     assert broken.value.fault is Fault.NO_CHECKPOINT
 
 
-def test_another_ledger_is_not_this_one() -> None:
-    """However well it is signed."""
+def test_a_checkpoint_of_another_ledger_is_refused() -> None:
+    """A checkpoint of another ledger is refused, however well it is signed."""
     with pytest.raises(LedgerBroken, match="--replace") as broken:
         read_checkpoint(note(3, signing_key("k", "other.example")), TRUSTED)
 
     assert broken.value.fault is Fault.OTHER_LEDGER
 
 
-def test_a_signature_that_only_looks_like_the_keys_is_none() -> None:
-    """Four bytes of key ID are no proof where the key is known."""
+def test_a_signature_with_only_the_keys_id_is_refused() -> None:
+    """If the key is known, a signature that only has its four-byte ID is refused."""
     forged = note(3).replace(b"\n3\n", b"\n4\n")
     with pytest.raises(LedgerBroken) as broken:
         read_checkpoint(forged, TRUSTED)
@@ -96,7 +96,7 @@ def test_a_signature_that_only_looks_like_the_keys_is_none() -> None:
 
 
 def test_another_keys_checkpoint_needs_a_rotation() -> None:
-    """It is not yet a lie: the key may have been rotated."""
+    """A checkpoint of another key needs a rotation, and is no contradiction yet."""
     assert read_checkpoint(note(3, signing_key("z")), TRUSTED) is None
 
 
@@ -110,7 +110,7 @@ def rotated_twice() -> FakeLedger:
 
 
 def test_keys_are_followed_from_one_to_the_next() -> None:
-    """Each has signed the entry that names its successor; where those stand is to be proven."""
+    """Keys are followed as each signs the entry that names its successor; those entries remain to be proven."""
     ledger = rotated_twice()
     found, rotated = follow_rotations(ledger.note(), TRUSTED, ledger.receipts[::-1])
 
@@ -118,8 +118,8 @@ def test_keys_are_followed_from_one_to_the_next() -> None:
     assert rotated == tuple(Rotated(index, leaf_hash(ledger.entries[index])) for index in (2, 4))
 
 
-def test_a_rotation_that_died_is_no_dead_end() -> None:
-    """A key that was named and never signed does not hide the one that does."""
+def test_an_unused_rotation_does_not_hide_another() -> None:
+    """A rotation to a key that never signed does not hide a rotation to the one that does."""
     ledger = FakeLedger()
     ledger.rotate("x")
     ledger.key = KEY
@@ -129,8 +129,8 @@ def test_a_rotation_that_died_is_no_dead_end() -> None:
     assert found.trusted.key == signing_key("m").verifier
 
 
-def test_a_rotation_of_another_entry_leads_nowhere() -> None:
-    """Only the entry that is about a key can name one, and only a key of this ledger."""
+def test_an_entry_that_is_no_rotation_is_refused() -> None:
+    """A rotation must be an entry about a key, signed by a key of this ledger."""
     for kind, name in ((EntryKind.RULES_CHANGED, ORIGIN), (EntryKind.KEY_ROTATED, "other.example")):
         ledger = FakeLedger()
         key = signing_key("m", name)
@@ -143,8 +143,8 @@ def test_a_rotation_of_another_entry_leads_nowhere() -> None:
         assert broken.value.fault is Fault.UNKNOWN_KEY
 
 
-def test_a_rotation_does_not_lead_back_in_time() -> None:
-    """The entry that names the next key stands behind the one that named its signer."""
+def test_a_rotation_before_its_signers_is_refused() -> None:
+    """A key's rotation entry must come after the entry that named that key."""
     ledger = rotated_twice()
     old = parse_receipt_unverified(ledger.receipts[1])
     early = FakeLedger(key=signing_key("m"))
@@ -156,7 +156,7 @@ def test_a_rotation_does_not_lead_back_in_time() -> None:
 
 
 def test_without_a_key_no_rotation_is_followed() -> None:
-    """At first use nobody has vouched for anything that could be followed."""
+    """At first use no rotation is followed, because no trusted key exists."""
     ledger = rotated_twice()
     with pytest.raises(LedgerBroken, match="first use") as broken:
         follow_rotations(ledger.note(), SEEN_ONLY, ledger.receipts)
@@ -165,8 +165,8 @@ def test_without_a_key_no_rotation_is_followed() -> None:
     assert "`boltseal ledger trust HOST KEY --replace`" in broken.value.message
 
 
-def test_a_ledger_that_grew_or_stands_still_is_compared_by_its_tree() -> None:
-    """Nothing is wrong so far."""
+def test_a_ledger_that_grew_or_is_unchanged_is_compared_by_its_tree() -> None:
+    """A ledger that grew or is unchanged is compared by its tree."""
     compare_checkpoints(head(4), head(4))
     compare_checkpoints(head(4), head(5))
     check_extension(head(4), head(9), tree_oracle.proof(4, LINES), {})
@@ -175,16 +175,16 @@ def test_a_ledger_that_grew_or_stands_still_is_compared_by_its_tree() -> None:
 @pytest.mark.parametrize(
     ("now", "fault"), [(head(3), Fault.SHRUNK), (replace(head(4), root=head(3).root), Fault.FORKED)]
 )
-def test_a_ledger_that_was_cut_back_or_forked_is_named(now: Checkpoint, fault: Fault) -> None:
-    """Fewer entries, or as many and others."""
+def test_a_truncated_or_forked_ledger_is_reported(now: Checkpoint, fault: Fault) -> None:
+    """A ledger with fewer entries, or as many and others, is reported as truncated or forked."""
     with pytest.raises(LedgerBroken) as broken:
         compare_checkpoints(head(4), now)
 
     assert broken.value.fault is fault
 
 
-def test_a_ledger_that_was_rewritten_is_named() -> None:
-    """It does not begin with what was seen."""
+def test_a_rewritten_ledger_is_reported() -> None:
+    """A ledger that does not begin with the stored tree is reported as rewritten."""
     seen = replace(head(4), root=head(3).root)
     with pytest.raises(LedgerBroken) as broken:
         check_extension(seen, head(9), tree_oracle.proof(4, LINES), {})
@@ -192,8 +192,8 @@ def test_a_ledger_that_was_rewritten_is_named() -> None:
     assert broken.value.fault is Fault.REWRITTEN
 
 
-def test_a_rotation_that_is_not_in_the_ledger_is_named() -> None:
-    """A key that was taken away long ago can sign an entry, but can't put it into the tree."""
+def test_a_rotation_that_is_not_in_the_ledger_is_reported() -> None:
+    """A rotation entry signed by an old key is refused unless the tree has it."""
     there, missing = Rotated(5, leaf_hash(LINES[5])), Rotated(5, leaf_hash(b"another line"))
     check_extension(head(4), head(9), tree_oracle.proof(4, LINES), {there: tree_oracle.path(5, LINES)})
     with pytest.raises(LedgerBroken) as broken:

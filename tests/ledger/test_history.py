@@ -1,4 +1,4 @@
-"""The entries about one repository must hold together, whoever shows them."""
+"""The entries about one repository must be consistent, whichever registry shows them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ SHOP = "shop/app"
 
 
 def story() -> FakeLedger:
-    """latest: A, B, deleted; 1.0.0: A; something of another repository between."""
+    """Return entries: latest with A, B, deleted; 1.0.0 with A; one of another repository between."""
     ledger = FakeLedger()
     ledger.push("latest", digest=A, mode="floating")
     ledger.push("1.0.0", digest=A)
@@ -25,8 +25,8 @@ def lines(ledger: FakeLedger, repository: str = SHOP) -> list[tuple[int, bytes]]
     return [(index, line) for index, line in enumerate(ledger.entries) if parse(line).repository == repository]
 
 
-def test_a_whole_history_breaks_no_rule() -> None:
-    """Though most of the ledger is not in it."""
+def test_a_complete_history_breaks_no_rule() -> None:
+    """A repository's complete history breaks no rule, although most of the ledger is missing in it."""
     history = check(SHOP, lines(story()))
 
     assert history.problems == ()
@@ -34,17 +34,19 @@ def test_a_whole_history_breaks_no_rule() -> None:
     assert [one.gone for one in history.of("latest")] == [False, False, True]
 
 
-def test_what_every_tag_resolved_to_at_a_time() -> None:
-    """The last entry until then decides; a deleted tag is left out."""
+def test_the_digest_of_every_tag_at_a_time() -> None:
+    """For a given time, each tag's last entry until then decides; a deleted tag is left out."""
     history = check(SHOP, lines(story()))
     then = {second: history.at(START_US + second * 1_000_000) for second in (0, 1, 4, 9)}
-    meant = {second: {tag: said.entry.digest for tag, said in found.items()} for second, found in then.items()}
+    digests = {
+        second: {tag: entry_at.entry.digest for tag, entry_at in found.items()} for second, found in then.items()
+    }
 
-    assert meant == {0: {}, 1: {"latest": A}, 4: {"latest": B, "1.0.0": A}, 9: {"1.0.0": A}}
+    assert digests == {0: {}, 1: {"latest": A}, 4: {"latest": B, "1.0.0": A}, 9: {"1.0.0": A}}
 
 
 def test_the_other_tags_of_an_image_are_listed() -> None:
-    """All tags that ever resolved to it are listed."""
+    """All tags that ever resolved to an image are listed."""
     history = check(SHOP, lines(story()))
 
     assert history.also(A, "latest") == ("1.0.0",)
@@ -53,7 +55,7 @@ def test_the_other_tags_of_an_image_are_listed() -> None:
 
 
 def test_a_record_about_an_image_is_no_move_of_its_tag() -> None:
-    """The record of a build to which `latest` once resolved does not say what it resolves to now."""
+    """The record of a build of a former image does not change what the tag resolves to."""
     ledger = story()
     ledger.add(EntryKind.BUILT, A, tag="latest", was="", previous=5, extra={})
     ledger.tags["shop/app", "latest"] = ""
@@ -66,25 +68,25 @@ def test_a_record_about_an_image_is_no_move_of_its_tag() -> None:
     assert contradiction(history.of("latest"), "") is None
 
 
-def test_an_entry_that_is_kept_back_breaks_the_chain() -> None:
-    """Each names the one before it."""
+def test_a_withheld_entry_breaks_the_chain() -> None:
+    """A withheld entry is noticed, because each entry names the one before it."""
     history = check(SHOP, [one for one in lines(story()) if one[0] != 4])
 
     assert "entry 5: its previous is 4, the last entry of shop/app:latest is 1" in history.problems
 
 
-def test_the_newest_entry_that_is_kept_back_is_found_by_what_the_tag_means() -> None:
-    """A registry can't answer with one and show the other."""
-    said = check(SHOP, lines(story())).of("latest")
+def test_a_withheld_newest_entry_contradicts_the_tag() -> None:
+    """If the newest entry is withheld, the history contradicts the digest that the registry serves."""
+    result = check(SHOP, lines(story())).of("latest")
 
-    assert contradiction(said, "") is None
-    assert contradiction(said[:2], B) is None
-    assert contradiction(said[:2], "") == f"the tag resolves to nothing, and its last entry 4 says {B}"
-    assert contradiction(said, A) == f"the tag resolves to {A}, and its last entry 5 says nothing"
+    assert contradiction(result, "") is None
+    assert contradiction(result[:2], B) is None
+    assert contradiction(result[:2], "") == f"the tag resolves to nothing, and its last entry 4 says {B}"
+    assert contradiction(result, A) == f"the tag resolves to {A}, and its last entry 5 says nothing"
     assert contradiction((), A) == f"the tag resolves to {A}, and the ledger says nothing of it"
 
 
-def test_what_is_no_entry_of_the_repository_is_reported() -> None:
+def test_an_invalid_history_is_reported() -> None:
     """Invalid bytes, a wrong order, and entries of another repository are reported."""
     ledger = story()
     history = check(

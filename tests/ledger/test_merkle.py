@@ -1,4 +1,4 @@
-"""The tree: what RFC 6962 says, what Go's code says, and what no proof can be bent to say."""
+"""The Merkle tree: RFC 6962's definitions, Go's results, and proofs that can't be forged."""
 
 from __future__ import annotations
 
@@ -65,14 +65,14 @@ def test_a_tree_of_no_entries_has_a_root() -> None:
 
 @given(st.integers(0, 200))
 def test_the_root_is_that_of_the_definition(size: int) -> None:
-    """RFC 6962, 2.1: MTH(D[n])."""
+    """RFC 6962, 2.1: the root of the tree is MTH(D[n])."""
 
     assert root_of(entries_of(size)) == tree_oracle.mth(entries_of(size))
 
 
 @given(sizes, st.data())
 def test_an_inclusion_proof_is_that_of_the_definition_and_holds(size: int, data: st.DataObject) -> None:
-    """RFC 6962, 2.1.1: PATH(m, D[n])."""
+    """RFC 6962, 2.1.1: the inclusion proof is PATH(m, D[n]), and verifies."""
     entries = entries_of(size)
     index = data.draw(st.integers(0, size - 1))
     proof = inclusion(index, entries)
@@ -83,7 +83,7 @@ def test_an_inclusion_proof_is_that_of_the_definition_and_holds(size: int, data:
 
 @given(sizes, st.data())
 def test_a_consistency_proof_is_that_of_the_definition_and_holds(size: int, data: st.DataObject) -> None:
-    """RFC 6962, 2.1.2: PROOF(m, D[n])."""
+    """RFC 6962, 2.1.2: the consistency proof is PROOF(m, D[n]), and verifies."""
     entries = entries_of(size)
     old = data.draw(st.integers(0, size))
     proof = consistency(old, entries)
@@ -93,8 +93,8 @@ def test_a_consistency_proof_is_that_of_the_definition_and_holds(size: int, data
 
 
 @given(st.integers(1, 40), st.data())
-def test_a_proof_holds_for_one_entry_at_one_index_in_one_tree(size: int, data: st.DataObject) -> None:
-    """Another entry, index, size, root or hash: it does not hold."""
+def test_a_proof_verifies_for_one_entry_at_one_index_in_one_tree(size: int, data: st.DataObject) -> None:
+    """A proof does not verify with another entry, index, size, root or hash."""
     entries = entries_of(size)
     index = data.draw(st.integers(0, size - 1))
     proof, leaf, root = list(inclusion(index, entries)), leaf_hash(entries[index]), tree_oracle.mth(entries)
@@ -115,7 +115,7 @@ def test_a_proof_holds_for_one_entry_at_one_index_in_one_tree(size: int, data: s
 
 @given(st.integers(2, 40), st.data())
 def test_a_fork_has_no_consistency_proof(size: int, data: st.DataObject) -> None:
-    """With one old entry rewritten, no change of the proof gives the old root."""
+    """If one old entry was rewritten, no change of the proof gives the old root."""
     entries = entries_of(size)
     old = data.draw(st.integers(1, size - 1))
     forked = list(entries)
@@ -136,7 +136,7 @@ def test_a_fork_has_no_consistency_proof(size: int, data: st.DataObject) -> None
     ],
 )
 def test_the_error_of_an_inclusion_proof_names_the_cause(index: int, cut: slice, size: int, sentence: str) -> None:
-    """These are the messages that a person reads when a receipt is invalid."""
+    """An invalid inclusion proof has an error with the cause, which the user of a receipt reads."""
     entries = entries_of(5)
     with pytest.raises(ProofInvalid) as caught:
         verify_inclusion(leaf_hash(entries[2]), index, size, inclusion(2, entries)[cut], tree_oracle.mth(entries))
@@ -154,7 +154,7 @@ def test_the_error_of_an_inclusion_proof_names_the_cause(index: int, cut: slice,
     ],
 )
 def test_the_error_of_a_consistency_proof_names_the_cause(old: int, old_of: int, new_of: int, sentence: str) -> None:
-    """These are the messages that a person reads when a ledger was rewritten."""
+    """An invalid consistency proof has an error with the cause, which is shown for a rewritten ledger."""
     entries = entries_of(5)
     old_root, new_root = tree_oracle.mth(entries[:old_of]), tree_oracle.mth(entries[:new_of])
     with pytest.raises(ProofInvalid) as caught:
@@ -163,15 +163,15 @@ def test_the_error_of_a_consistency_proof_names_the_cause(old: int, old_of: int,
     assert caught.value.message == sentence
 
 
-def test_a_hash_of_another_length_is_no_hash() -> None:
-    """Else bytes could be moved from one hash to the next."""
+def test_a_hash_of_another_length_is_refused() -> None:
+    """A hash of another length is refused, since bytes could be moved from one hash to the next."""
     entries = entries_of(2)
     with pytest.raises(ProofInvalid, match=r"^a proof with a hash that is not 32 bytes long$"):
         verify_inclusion(leaf_hash(entries[0]), 0, 2, [b""], tree_oracle.mth(entries))
 
 
 def test_a_tree_is_consistent_with_itself_and_with_nothing_else_of_its_size() -> None:
-    """Two roots for one size are a fork, and need no proof to be one."""
+    """A tree is consistent with itself; two roots for one size are a fork, without any proof."""
     root = tree_oracle.mth(entries_of(5))
     verify_consistency(5, root, 5, root, ())
 
@@ -181,8 +181,8 @@ def test_a_tree_is_consistent_with_itself_and_with_nothing_else_of_its_size() ->
         verify_consistency(5, root, 5, root, (root,))
 
 
-def test_every_tree_begins_with_the_empty_one() -> None:
-    """And the empty tree has one root."""
+def test_every_tree_extends_the_empty_one() -> None:
+    """Every tree is consistent with the empty tree, which has one root."""
     root = tree_oracle.mth(entries_of(5))
     verify_consistency(0, EMPTY_ROOT, 5, root, ())
     verify_consistency(0, EMPTY_ROOT, 0, EMPTY_ROOT, ())
@@ -195,13 +195,13 @@ def test_every_tree_begins_with_the_empty_one() -> None:
 
 @pytest.mark.parametrize("size", sorted(map(int, VECTORS["roots"])))
 def test_roots_are_those_of_gos_tlog(size: int) -> None:
-    """Stored vectors: the code that guards Go's checksum database computes the same."""
+    """For stored vectors the roots equal those of Go's tlog package."""
 
     assert root_of(GO_ENTRIES[:size]) == b64decode(VECTORS["roots"][str(size)])
 
 
 def test_inclusion_proofs_are_those_of_gos_tlog() -> None:
-    """Ours equal theirs, and theirs verify here."""
+    """Inclusion proofs equal those of Go's tlog package, and those verify here."""
     for vector in VECTORS["inclusions"]:
         size, index, proof = vector["Size"], vector["Index"], decoded(vector["Proof"])
         root = b64decode(VECTORS["roots"][str(size)])
@@ -211,7 +211,7 @@ def test_inclusion_proofs_are_those_of_gos_tlog() -> None:
 
 
 def test_consistency_proofs_are_those_of_gos_tlog() -> None:
-    """Ours equal theirs, and theirs verify here."""
+    """Consistency proofs equal those of Go's tlog package, and those verify here."""
     for vector in VECTORS["consistencies"]:
         new, old, proof = vector["New"], vector["Old"], decoded(vector["Proof"])
         roots = [b64decode(VECTORS["roots"][str(size)]) for size in (old, new)]

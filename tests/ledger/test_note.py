@@ -1,4 +1,4 @@
-"""Signed notes and their keys: what Go writes, what is refused, and who is believed."""
+"""Signed notes and their keys: equal to Go's, and which signatures are trusted."""
 
 from __future__ import annotations
 
@@ -36,8 +36,8 @@ def note_of(*signers: SigningKey, text: str = TEXT) -> bytes:
     return format_note(text, [signer.sign(text, time_s=1_795_508_941) for signer in signers])
 
 
-def test_go_and_we_write_the_same_keys_and_the_same_note() -> None:
-    """Ed25519 is deterministic, so every byte has to agree."""
+def test_go_writes_the_same_keys_and_the_same_note() -> None:
+    """Go writes the same keys and, since Ed25519 is deterministic, the same signed note."""
     key = SigningKey.parse(VECTORS["skey"])
 
     assert key == ALICE
@@ -62,7 +62,7 @@ def test_a_cosignature_signs_a_header_a_time_and_the_text() -> None:
 
 
 def test_a_witness_signs_the_time_too() -> None:
-    """A cosignature whose time was altered is invalid."""
+    """A cosignature whose time was changed is invalid."""
     raw = note_of(WITNESS)
     (signature,) = parse_note_unverified(raw).signatures
     later = type(signature)(signature.name, signature.key_id, (1_795_508_942).to_bytes(8) + signature.value[8:])
@@ -70,8 +70,8 @@ def test_a_witness_signs_the_time_too() -> None:
         open_note(format_note(TEXT, [later]), [WITNESS.verifier])
 
 
-def test_a_log_signature_is_no_cosignature_and_the_other_way_round() -> None:
-    """One seed, one name, two types: two key IDs, and what is signed differs."""
+def test_a_log_signature_is_no_cosignature_and_vice_versa() -> None:
+    """One seed and name give two key IDs for a log and a witness, whose signatures are not interchangeable."""
     log, witness = (SigningKey("a", SEED, type_) for type_ in (ED25519, COSIGNATURE))
     with pytest.raises(NoteInvalid, match="none of the trusted keys signed this note"):
         open_note(note_of(log), [witness.verifier])
@@ -82,15 +82,15 @@ def test_a_log_signature_is_no_cosignature_and_the_other_way_round() -> None:
 
 
 @given(st.text(st.characters(exclude_categories=["Cs", "Cc"])).map(lambda text: text + "\n"))
-def test_what_was_signed_is_what_is_read(text: str) -> None:
-    """Any text, empty lines and all."""
+def test_a_signed_text_is_read_unchanged(text: str) -> None:
+    """A signed text is read unchanged, including empty lines."""
 
     assert open_note(note_of(ALICE, text=text), [ALICE.verifier]).text == text
 
 
 @given(st.data())
-def test_no_changed_byte_goes_unnoticed(data: st.DataObject) -> None:
-    """The text is what was signed, or the note is refused."""
+def test_no_changed_byte_is_accepted(data: st.DataObject) -> None:
+    """A note with any changed byte gives the signed text, or is refused."""
     raw = bytearray(note_of(ALICE))
     at = data.draw(st.integers(0, len(raw) - 1))
     raw[at] = data.draw(st.integers(0, 255).filter(lambda byte: byte != raw[at]))
@@ -100,23 +100,23 @@ def test_no_changed_byte_goes_unnoticed(data: st.DataObject) -> None:
 
 
 def test_another_key_of_the_same_name_proves_nothing() -> None:
-    """Mallory can call himself what he likes."""
+    """Another key with a known name is not trusted."""
     with pytest.raises(NoteInvalid) as caught:
         open_note(note_of(MALLORY), [ALICE.verifier])
 
     assert caught.value.message == 'none of the trusted keys signed this note; it is signed by "reg.example/ledger"'
 
 
-def test_unknown_signatures_are_passed_over() -> None:
-    """So that keys can be rotated and witnesses added."""
+def test_unknown_signatures_are_ignored() -> None:
+    """Unknown signatures are ignored, so that keys can be rotated and witnesses added."""
     opened = open_note(note_of(MALLORY, WITNESS, ALICE), [ALICE.verifier])
 
     assert [one.signature.name for one in opened.verified] == ["reg.example/ledger"]
     assert opened.by(WITNESS.verifier) is None
 
 
-def test_one_false_signature_by_a_known_key_spoils_the_note() -> None:
-    """Even beside a good one."""
+def test_one_false_signature_by_a_known_key_invalidates_the_note() -> None:
+    """An invalid signature by a known key invalidates the note, even beside a valid one."""
     good, bad = ALICE.sign(TEXT), ALICE.sign("another\n")
     with pytest.raises(NoteInvalid) as caught:
         open_note(format_note(TEXT, [good, bad]), [ALICE.verifier])
@@ -126,8 +126,8 @@ def test_one_false_signature_by_a_known_key_spoils_the_note() -> None:
 
 @pytest.mark.parametrize("value", [b"", b"x", b"\x00" * 8, b"\x00" * 63, b"\x00" * 100])
 @pytest.mark.parametrize("key", [ALICE, WITNESS])
-def test_a_signature_of_any_length_is_only_wrong(key: SigningKey, value: bytes) -> None:
-    """Nothing that stands in a note from outside ends in anything but NoteInvalid."""
+def test_a_signature_of_any_length_is_only_invalid(key: SigningKey, value: bytes) -> None:
+    """A signature of any length raises only NoteInvalid."""
     signature = type(key.sign(TEXT))(key.name, key.verifier.key_id, value)
     with pytest.raises(NoteInvalid):
         open_note(format_note(TEXT, [signature]), [key.verifier])
@@ -159,8 +159,8 @@ LINE = ALICE.sign(TEXT).line()
         ("a" * MAX_NOTE_BYTES + "\n", "a note of 1000001 bytes; at most 1000000 are read"),
     ],
 )
-def test_what_is_not_a_note_is_refused(raw: str, message: str) -> None:
-    """Each with its reason."""
+def test_malformed_notes_are_refused(raw: str, message: str) -> None:
+    """Malformed notes are refused, each with its reason."""
     with pytest.raises(NoteInvalid) as caught:
         parse_note_unverified(raw.encode())
 
@@ -168,35 +168,35 @@ def test_what_is_not_a_note_is_refused(raw: str, message: str) -> None:
 
 
 def test_a_note_is_utf_8() -> None:
-    """And nothing else."""
+    """A note that is not UTF-8 is refused."""
     with pytest.raises(NoteInvalid, match="it is not UTF-8"):
         parse_note_unverified(b"\xff\n\n" + LINE.encode())
 
 
 @pytest.mark.parametrize("text", ["", "a", "a\x00\n", "a\r\n"])
 def test_a_note_that_could_not_be_parsed_is_not_written(text: str) -> None:
-    """A text without its final newline could not be distinguished from one with it."""
+    """A text without its final newline can't be signed, since it could not be parsed."""
     with pytest.raises(NoteInvalid):
         format_note(text, [ALICE.sign(text)])
 
 
 @given(st.binary(max_size=200))
 def test_garbage_is_refused_as_invalid(raw: bytes) -> None:
-    """No bytes end in anything but NoteInvalid."""
+    """Arbitrary bytes raise only NoteInvalid."""
     with pytest.raises(NoteInvalid):
         open_note(raw, [ALICE.verifier])
 
 
 @pytest.mark.parametrize("key", [ALICE, WITNESS])
 def test_keys_are_read_as_they_were_written(key: SigningKey) -> None:
-    """Private and public keys round-trip."""
+    """Private and public keys that are written and read again are equal."""
 
     assert SigningKey.parse(key.private_text()) == key
     assert VerifierKey.parse(str(key.verifier)) == key.verifier
 
 
 def test_a_private_key_does_not_show_itself() -> None:
-    """Neither in a log nor in a traceback."""
+    """The repr of a private key shows no secret, neither in a log nor in a traceback."""
 
     assert "seed" not in repr(ALICE)
     assert SEED.hex() not in repr(ALICE)
@@ -222,8 +222,8 @@ SKEY = ALICE.private_text()
         ("a+12345678+AQAA", "key of type 1, 2 bytes; expected Ed25519 (type 1 or 4), 32 bytes"),
     ],
 )
-def test_what_is_not_a_key_is_refused(text: str, message: str) -> None:
-    """A typing mistake must not become another key."""
+def test_malformed_keys_are_refused(text: str, message: str) -> None:
+    """A malformed key is refused, so that a typing mistake does not become another key."""
     with pytest.raises(KeyInvalid) as caught:
         VerifierKey.parse(text)
 
@@ -239,8 +239,8 @@ def test_what_is_not_a_key_is_refused(text: str, message: str) -> None:
         ("PRIVATE+KEY+a+12345678+AQAA", "a seed of 2 bytes; expected 32"),
     ],
 )
-def test_what_is_not_a_private_key_is_refused_without_showing_it(text: str, message: str) -> None:
-    """The message may end in a log."""
+def test_malformed_private_keys_are_refused_without_showing_them(text: str, message: str) -> None:
+    """A malformed private key is refused with a message that has no part of it."""
     with pytest.raises(KeyInvalid) as caught:
         SigningKey.parse(text)
 

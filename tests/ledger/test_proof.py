@@ -1,4 +1,4 @@
-"""Receipts: an entry is in the ledger, and nobody can bend one to say so of another."""
+"""Receipts: they prove that an entry is in the ledger, and can't be changed to prove another."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def changed(**values: object) -> bytes:
 
 @pytest.mark.parametrize("index", range(11))
 def test_a_receipt_proves_its_entry(index: int) -> None:
-    """With the key alone, offline."""
+    """A receipt proves its entry offline with the key only."""
     verified = open_receipt(format_receipt(receipt(index)), KEY.verifier)
 
     assert verified.entry == entry(index)
@@ -64,7 +64,7 @@ def test_a_receipt_proves_its_entry(index: int) -> None:
 
 
 def test_a_receipt_is_written_as_the_specification_says() -> None:
-    """c2sp.org/tlog-proof, line by line."""
+    """Each line of a receipt is as c2sp.org/tlog-proof defines it."""
     lines = [b"c2sp.org/tlog-proof@v1", b"extra " + b64encode(ENTRIES[4]), b"index 4"]
     lines += [b64encode(one) for one in tree_oracle.path(4, ENTRIES)]
 
@@ -73,24 +73,24 @@ def test_a_receipt_is_written_as_the_specification_says() -> None:
 
 
 def test_a_receipt_in_a_ledger_of_one_entry_needs_no_hashes() -> None:
-    """The entry's hash is the root."""
+    """In a ledger of one entry a receipt has no hashes, because the entry's hash is the root."""
     only = sign_checkpoint(Checkpoint(KEY.name, 1, leaf_hash(ENTRIES[0])), KEY)
 
     assert open_receipt(format_receipt(Receipt(0, (), only, ENTRIES[0])), KEY.verifier).entry == entry(0)
 
 
 def test_the_longest_entry_fits_in_a_receipt() -> None:
-    """What can be logged can be proven."""
-    room = MAX_ENTRY_BYTES - len(ENTRIES[0])
-    longest = encode(entry(0, reason="x" * room))
+    """The longest possible entry fits into a receipt."""
+    space = MAX_ENTRY_BYTES - len(ENTRIES[0])
+    longest = encode(entry(0, reason="x" * space))
     only = sign_checkpoint(Checkpoint(KEY.name, 1, leaf_hash(longest)), KEY)
 
     assert len(longest) == MAX_ENTRY_BYTES
-    assert len(open_receipt(format_receipt(Receipt(0, (), only, longest)), KEY.verifier).entry.reason) == room
+    assert len(open_receipt(format_receipt(Receipt(0, (), only, longest)), KEY.verifier).entry.reason) == space
 
 
 def test_witnesses_in_a_receipt_are_named() -> None:
-    """Those whose keys the reader has."""
+    """A receipt names the witnesses whose keys the reader has."""
     text = CHECKPOINT.decode().partition("\n\n")[0] + "\n"
     seen = CHECKPOINT + WITNESS.sign(text, 1_795_508_942).line().encode()
     verified = open_receipt(changed(checkpoint=seen), KEY.verifier, [WITNESS.verifier])
@@ -99,33 +99,33 @@ def test_witnesses_in_a_receipt_are_named() -> None:
 
 
 def test_a_receipt_for_the_wrong_index_is_refused() -> None:
-    """The index is part of what is proven."""
+    """A receipt is refused for another index than the proven one."""
     for index in (0, 3, 5, 10):
         with pytest.raises(ProofInvalid):
             open_receipt(changed(index=index), KEY.verifier)
 
 
 def test_a_receipt_beyond_its_tree_is_refused() -> None:
-    """There is no such entry."""
+    """A receipt for an index beyond its tree is refused."""
     with pytest.raises(ProofInvalid, match="entry 11 is not in a tree of 11 entries"):
         open_receipt(changed(index=11), KEY.verifier)
 
 
 def test_a_receipt_with_another_entry_is_refused() -> None:
-    """Canonical and signed for, but not at this place."""
+    """A canonical entry at another index is refused."""
     with pytest.raises(ProofInvalid):
         open_receipt(changed(extra=ENTRIES[5]), KEY.verifier)
 
 
 def test_a_receipt_with_another_checkpoint_is_refused() -> None:
-    """Signed by the same key, over a tree without the entry."""
+    """A checkpoint by the same key over a tree without the entry is refused."""
     without = sign_checkpoint(Checkpoint(KEY.name, 11, tree_oracle.mth(ENTRIES[::-1])), KEY)
     with pytest.raises(ProofInvalid):
         open_receipt(changed(checkpoint=without), KEY.verifier)
 
 
 def test_a_receipt_under_a_key_of_its_own_is_refused() -> None:
-    """A key fetched from the registry that it judges proves nothing."""
+    """A receipt signed by a key that came with it is refused."""
     mallory = SigningKey(KEY.name, b"m" * 32)
     forged = [encode(entry(index)) for index in range(11, 22)]
     signed = sign_checkpoint(Checkpoint(KEY.name, 11, tree_oracle.mth(forged)), mallory)
@@ -135,7 +135,7 @@ def test_a_receipt_under_a_key_of_its_own_is_refused() -> None:
 
 
 def test_a_receipt_for_bytes_that_are_no_entry_is_refused() -> None:
-    """The tree holds only what has one meaning."""
+    """A receipt for bytes that are no valid entry is refused."""
     odd = b'{"v":1}'
     signed = sign_checkpoint(Checkpoint(KEY.name, 1, leaf_hash(odd)), KEY)
     with pytest.raises(EntryInvalid):
@@ -143,7 +143,7 @@ def test_a_receipt_for_bytes_that_are_no_entry_is_refused() -> None:
 
 
 def test_a_receipt_for_an_entry_of_another_ledger_is_refused() -> None:
-    """Copied into this tree, it still says where it is from."""
+    """An entry of another ledger, copied into this tree, is refused by its origin."""
     foreign = encode(entry(0, registry="other.example"))
     signed = sign_checkpoint(Checkpoint(KEY.name, 1, leaf_hash(foreign)), KEY)
     with pytest.raises(ReceiptInvalid) as caught:
@@ -153,14 +153,14 @@ def test_a_receipt_for_an_entry_of_another_ledger_is_refused() -> None:
 
 
 def test_a_receipt_without_its_entry_is_refused() -> None:
-    """A valid proof, but of what?"""
+    """A valid proof without the entry itself is refused."""
     with pytest.raises(ReceiptInvalid, match="carries no entry"):
         open_receipt(changed(extra=None), KEY.verifier)
 
 
 @given(st.data())
 def test_no_changed_byte_changes_what_is_proven(data: st.DataObject) -> None:
-    """A receipt with one byte altered is refused."""
+    """A receipt with any changed byte is refused."""
     raw = bytearray(format_receipt(receipt()))
     at = data.draw(st.integers(0, len(raw) - 1))
     raw[at] = data.draw(st.integers(0, 255).filter(lambda byte: byte != raw[at]))
@@ -195,8 +195,8 @@ HASH = b64encode(tree_oracle.path(4, ENTRIES)[0])
         (b"x" * (MAX_RECEIPT_BYTES + 1), "a receipt of 1200001 bytes; at most 1200000 are read"),
     ],
 )
-def test_what_is_not_a_receipt_is_refused(raw: bytes, message: str) -> None:
-    """Each with its reason."""
+def test_malformed_receipts_are_refused(raw: bytes, message: str) -> None:
+    """Malformed receipts are refused, each with its reason."""
     with pytest.raises(ReceiptInvalid) as caught:
         parse_receipt_unverified(raw)
 

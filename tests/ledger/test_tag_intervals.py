@@ -1,4 +1,4 @@
-"""Which tags mean or meant an image, and how far they went on."""
+"""Which tags resolve or resolved to an image, and how far they moved since."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ NOON_US = 1_795_694_400_000_000
 """2026-11-26T12:00:00Z."""
 
 
-def said(index: int, kind: EntryKind, digest: str, tag: str = "latest", actor: str = "ci") -> EntryAt:
+def entry_at(index: int, kind: EntryKind, digest: str, tag: str = "latest", actor: str = "ci") -> EntryAt:
     entry = Entry(
         kind=kind,
         time_us=index,
@@ -39,14 +39,14 @@ def said(index: int, kind: EntryKind, digest: str, tag: str = "latest", actor: s
     return EntryAt(index, entry, b"")
 
 
-def test_the_steps_of_each_tag() -> None:
-    """What it means from then on; what is no tag's is left out."""
+def test_the_changes_of_each_tag() -> None:
+    """Each entry of a tag gives its digest from then on; entries about no tag are left out."""
     entries = [
-        said(1, EntryKind.TAG_CREATED, A),
-        said(2, EntryKind.TAG_CREATED, B, "1.4.2", "eve"),
-        said(3, EntryKind.RELEASED, A),
-        said(4, EntryKind.TAG_DELETED, A),
-        said(5, EntryKind.TAG_DELETED, B, ""),
+        entry_at(1, EntryKind.TAG_CREATED, A),
+        entry_at(2, EntryKind.TAG_CREATED, B, "1.4.2", "eve"),
+        entry_at(3, EntryKind.RELEASED, A),
+        entry_at(4, EntryKind.TAG_DELETED, A),
+        entry_at(5, EntryKind.TAG_DELETED, B, ""),
     ]
 
     assert steps_of(entries) == {
@@ -56,11 +56,11 @@ def test_the_steps_of_each_tag() -> None:
 
 
 def test_the_newest_release_of_an_image() -> None:
-    """It has actor and time; there is none if the ledger records no release of the image."""
+    """The newest release record of an image has actor and time, or is absent."""
     entries = [
-        said(1, EntryKind.RELEASED, A),
-        said(2, EntryKind.RELEASED, A, actor="ada"),
-        said(3, EntryKind.RELEASED, B),
+        entry_at(1, EntryKind.RELEASED, A),
+        entry_at(2, EntryKind.RELEASED, A, actor="ada"),
+        entry_at(3, EntryKind.RELEASED, B),
     ]
 
     assert released(entries, {A}) == ReleaseRecord("ada", 2, 2)
@@ -68,7 +68,7 @@ def test_the_newest_release_of_an_image() -> None:
 
 
 def test_the_present_and_former_tags_of_an_image() -> None:
-    """Present tags come first, then the one that moved away last; for each tag its last interval counts."""
+    """Present tags come first, then former ones, the last moved first; for each tag the last interval counts."""
     steps = {
         "latest": [TagStep(1, A, "ci"), TagStep(2, A, "admin"), TagStep(5, B)],
         "1.4.2": [TagStep(1, A, "ci", 9)],
@@ -85,7 +85,7 @@ def test_the_present_and_former_tags_of_an_image() -> None:
 
 
 def test_an_image_has_several_digests() -> None:
-    """A tag that resolved to the index and then to the manifest of the same image resolved to it all the time."""
+    """A tag that resolved to the index and then to the manifest of one image resolved to it throughout."""
     assert intervals_of({"1": [TagStep(1, A), TagStep(2, B)]}, {A, B}) == (TagInterval("1", 1),)
 
 
@@ -102,13 +102,13 @@ def test_an_image_has_several_digests() -> None:
         ([], None),
     ],
 )
-def test_how_far_a_tag_went_on(steps: list[TagStep], found: Behind | None) -> None:
-    """Each other image counts once, however often it was sealed; nothing is not an image."""
+def test_the_distance_to_a_moved_tag(steps: list[TagStep], found: Behind | None) -> None:
+    """The distance of a moved tag counts each other image once; a deletion does not count."""
     assert behind(steps, {A}) == found
 
 
-def test_what_a_person_reads() -> None:
-    """Names that hold, then those that did, and until when."""
+def test_the_text_of_the_intervals() -> None:
+    """The text lists present tags, then former ones with the time when they moved."""
     tags = [TagInterval("1.4.2", 0), TagInterval("edge", 0), TagInterval("latest", 0, NOON_US - 22 * HOUR_US)]
 
     assert in_words(tags) == "1.4.2, edge; was `latest` until 2026-11-25T14:00:00Z"
@@ -117,5 +117,5 @@ def test_what_a_person_reads() -> None:
 
 
 def test_a_moment_is_written_in_utc() -> None:
-    """In whole seconds, with its zone."""
+    """A time is written in UTC, in whole seconds, with its zone."""
     assert moment(NOON_US - 48 * HOUR_US + 999_999) == "2026-11-24T12:00:00Z"

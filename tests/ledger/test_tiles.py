@@ -1,4 +1,4 @@
-"""Tiles: growing in any steps gives the same files, full ones never change, and proofs come out of them."""
+"""Tiles: any steps of growth give equal files, full tiles never change, and proofs can be built from them."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def grown(tree: Grown, to: int, leaves: list[bytes] = LEAVES) -> Grown:
 @given(st.lists(st.integers(0, 700), min_size=1, max_size=6).map(sorted))
 @settings(max_examples=settings().max_examples * 3 // 10)
 def test_any_steps_lead_to_the_same_tree(stops: list[int]) -> None:
-    """The root is that of the definition at each stop, and a full tile once written is never written otherwise."""
+    """In any steps of growth, the root is that of the definition, and a full tile is never rewritten."""
     tree, written = EMPTY, dict[TileId, bytes]()
     for stop in stops:
         tree = grown(tree, stop)
@@ -55,7 +55,7 @@ def test_any_steps_lead_to_the_same_tree(stops: list[int]) -> None:
 @given(st.integers(1, 1000), st.data())
 @settings(max_examples=settings().max_examples * 4 // 10)
 def test_a_proof_reads_exactly_the_tiles_that_it_needs(size: int, data: st.DataObject) -> None:
-    """Exactly the announced tiles are read, and the proofs are those of the definition."""
+    """A proof reads exactly the announced tiles, and equals that of the definition."""
     tree = grown(EMPTY, size)
     index, old = data.draw(st.integers(0, size - 1)), data.draw(st.integers(0, size))
     for path, proof in [
@@ -89,7 +89,7 @@ def test_a_tree_of_256_entries_has_a_full_tile_and_one_hash_above_it() -> None:
 
 
 def test_growing_by_nothing_changes_nothing() -> None:
-    """No entries, no tiles, the same root."""
+    """Growing by no entries writes no tiles and keeps the root."""
     tree = grown(EMPTY, 300)
     same = grown(tree, 300)
 
@@ -98,7 +98,7 @@ def test_growing_by_nothing_changes_nothing() -> None:
 
 @pytest.mark.parametrize("tile", edge(300))
 def test_a_tree_is_not_grown_from_a_missing_or_cut_tile(tile: TileId) -> None:
-    """Doubt refuses: no root is signed over what could not be read."""
+    """From a missing or truncated tile no root is computed, so none is signed."""
     tree = grown(EMPTY, 300)
     missing = {other: data for other, data in tree.edge.items() if other != tile}
     for held in (missing, {**tree.edge, tile: tree.edge[tile][:-1]}):
@@ -108,7 +108,7 @@ def test_a_tree_is_not_grown_from_a_missing_or_cut_tile(tile: TileId) -> None:
 
 
 def test_a_node_that_is_not_complete_is_in_no_tile() -> None:
-    """Asking for it is a mistake, not an empty answer."""
+    """Asking for an incomplete node is an error."""
 
     assert tile_of(Node(3, 36), 300) == TileId(0, 1, 44)
     with pytest.raises(TileInvalid, match=r"^a tree of 300 entries has no complete node 37 of level 3$"):
@@ -116,7 +116,7 @@ def test_a_node_that_is_not_complete_is_in_no_tile() -> None:
 
 
 def test_paths_are_those_of_gos_tlog() -> None:
-    """But for the height, which C2SP leaves out."""
+    """Tile paths equal those of Go's tlog package, except for the height, which C2SP leaves out."""
     for vector in VECTORS["places"]:
         tile = TileId(vector["Level"], vector["Index"], vector["Width"])
 
@@ -131,7 +131,7 @@ def test_paths_are_those_of_gos_tlog() -> None:
     )
 )
 def test_a_path_names_one_place(place: TileId | BundleId) -> None:
-    """And is read back as that place."""
+    """A tile's path is parsed as that tile."""
 
     assert parse_path(place.path()) == place
 
@@ -143,20 +143,20 @@ def test_a_path_names_one_place(place: TileId | BundleId) -> None:
      "tile/0/000.p/1\n", "tile/0/x009/x999/x999/x999/x999/x999/999", "tile/0/" + "x001/" * 5000 + "000", "tile/0/\u0660\u0660\u0660"],
 )  # fmt: skip
 def test_no_other_text_is_a_path(path: str) -> None:
-    """One place, one path: caches and file trees rely on it."""
+    """Only one text is a tile's path, which caches and file trees rely on."""
     with pytest.raises(TileInvalid, match="not the path of a tile"):
         parse_path(path)
 
 
 @given(st.lists(st.binary(max_size=300), max_size=20))
-def test_a_bundle_gives_back_its_entries(entries: list[bytes]) -> None:
-    """Each after its length in two bytes."""
+def test_a_bundle_returns_its_entries(entries: list[bytes]) -> None:
+    """A bundle gives its entries, each preceded by its length in two bytes."""
 
     assert parse_bundle(encode_bundle(entries), len(entries)) == tuple(entries)
 
 
 def test_a_bundle_is_laid_out_as_the_specification_says() -> None:
-    """Big-endian uint16 length-prefixed log entries."""
+    """tlog-tiles: a bundle has big-endian uint16 length-prefixed log entries."""
 
     assert encode_bundle([b"ab", b"", b"c" * 300]) == b"\x00\x02ab\x00\x00\x01\x2c" + b"c" * 300
     assert BundleId(1234067).path() == "tile/entries/x001/x234/067"
@@ -164,7 +164,7 @@ def test_a_bundle_is_laid_out_as_the_specification_says() -> None:
 
 
 def test_an_entry_too_long_for_its_length_field_is_refused() -> None:
-    """Written, it would be read as something else."""
+    """An entry too long for its length field is refused, since it would be read as something else."""
 
     assert len(encode_bundle([b"x" * 65_535])) == 65_537
     with pytest.raises(TileInvalid, match="an entry of 65536 bytes"):
@@ -183,6 +183,6 @@ def test_an_entry_too_long_for_its_length_field_is_refused() -> None:
     ],
 )
 def test_a_bundle_that_is_cut_or_of_another_width_is_refused(raw: bytes, message: str) -> None:
-    """What was cut off must not look like the end."""
+    """A truncated bundle, or one of another width, is refused."""
     with pytest.raises(TileInvalid, match=message):
         parse_bundle(raw, 2)

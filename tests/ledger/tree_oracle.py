@@ -1,4 +1,4 @@
-"""The tree as RFC 6962 defines it, by its recursive definitions over the entries themselves: slow, simple, shared with nothing."""
+"""The Merkle tree by RFC 6962's recursive definitions over the entries: slow, simple, and independent of the code."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 
 def mth(entries: Sequence[bytes]) -> bytes:
-    """MTH(D[n]), section 2.1."""
+    """Return MTH(D[n]), section 2.1."""
     if len(entries) == 0:
         return hashlib.sha256().digest()
     if len(entries) == 1:
@@ -17,7 +17,7 @@ def mth(entries: Sequence[bytes]) -> bytes:
 
 
 def path(m: int, entries: Sequence[bytes]) -> list[bytes]:
-    """PATH(m, D[n]), section 2.1.1."""
+    """Return PATH(m, D[n]), section 2.1.1."""
     if len(entries) == 1:
         return []
     k = below(len(entries))
@@ -27,12 +27,12 @@ def path(m: int, entries: Sequence[bytes]) -> list[bytes]:
 
 
 def proof(m: int, entries: Sequence[bytes]) -> list[bytes]:
-    """PROOF(m, D[n]), section 2.1.2."""
+    """Return PROOF(m, D[n]), section 2.1.2."""
     return subproof(m, entries, whole=True) if 0 < m < len(entries) else []
 
 
 def subproof(m: int, entries: Sequence[bytes], *, whole: bool) -> list[bytes]:
-    """SUBPROOF(m, D[n], b)."""
+    """Return SUBPROOF(m, D[n], b), section 2.1.2."""
     if m == len(entries):
         return [] if whole else [mth(entries)]
     k = below(len(entries))
@@ -42,7 +42,7 @@ def subproof(m: int, entries: Sequence[bytes], *, whole: bool) -> list[bytes]:
 
 
 def below(n: int) -> int:
-    """The largest power of two below n."""
+    """Return the largest power of two below n."""
     k = 1
     while k * 2 < n:
         k *= 2

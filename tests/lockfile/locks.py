@@ -1,4 +1,4 @@
-"""Locks for tests: small ones by hand, and any by hypothesis."""
+"""Locks for tests: small ones written by hand, and any by hypothesis."""
 
 from __future__ import annotations
 
@@ -20,7 +20,8 @@ def digest(number: int) -> Digest:
 
 
 def locked(name: str, number: int | None = 1, *platforms: tuple[str, int], seen_us: int = NOW_US) -> LockedImage:
-    """An image locked to `digest(number)`; of each platform the manifest `number`, the image ID a hundred higher."""
+    """Return an image locked to `digest(number)`; each platform has the manifest `number` and an image ID a hundred
+    higher."""
     return LockedImage(
         Reference.parse(name),
         None if number is None else digest(number),

@@ -11,20 +11,20 @@ from tests.lockfile.locks import DAY_US, NOW_US, lock_of, locked
 
 
 def test_equal_locks_do_not_differ() -> None:
-    """Whatever the order they were made in."""
+    """Locks with equal content do not differ, whatever the order of their rows."""
     a, b = locked("app:1", 1), locked("app:2", 2)
 
     assert compare_locks(lock_of(a, b), lock_of(b, a)) == ()
 
 
 def test_every_image_that_differs_is_reported_once() -> None:
-    """Added, removed, moved, and the same digest with other details."""
+    """Each image that was added, removed, moved or changed in details is reported once."""
     same = locked("app:0", 1)
     before = lock_of(same, locked("app:1", 1), locked("app:2", 2), locked("app:4", 4))
     after = lock_of(same, locked("app:2", 9), locked("app:3", 3), replace(locked("app:4", 4), written=("app:4",)))
-    told = [(change.reference.tag, change.kind) for change in compare_locks(before, after)]
+    differences = [(change.reference.tag, change.kind) for change in compare_locks(before, after)]
 
-    assert told == [
+    assert differences == [
         ("1", ChangeKind.REMOVED),
         ("2", ChangeKind.MOVED),
         ("3", ChangeKind.ADDED),
@@ -33,7 +33,7 @@ def test_every_image_that_differs_is_reported_once() -> None:
 
 
 def test_a_move_names_the_platforms_that_changed() -> None:
-    """Who runs on arm64 only has nothing to do when amd64 was rebuilt."""
+    """A move lists the platforms whose manifests changed, so users of others can ignore it."""
     before = locked("app:1", 1, ("linux/amd64", 10), ("linux/arm64", 11), ("linux/s390x", 12))
     after = locked("app:1", 2, ("linux/amd64", 20), ("linux/arm64", 11), ("linux/riscv64", 13), ("", 14))
     (change,) = compare_locks(lock_of(before), lock_of(after))
@@ -44,7 +44,7 @@ def test_a_move_names_the_platforms_that_changed() -> None:
 
 
 def test_an_image_that_was_added_or_removed_has_no_platforms_to_compare() -> None:
-    """There is only one side."""
+    """An added or removed image is reported without platforms."""
     image = locked("app:1", 1, ("linux/amd64", 10))
     changes = [*compare_locks(lock_of(), lock_of(image)), *compare_locks(lock_of(image), lock_of())]
 
@@ -52,7 +52,7 @@ def test_an_image_that_was_added_or_removed_has_no_platforms_to_compare() -> Non
 
 
 def test_several_images_for_one_platform_are_compared_as_a_set() -> None:
-    """Windows has one for each version."""
+    """Several images for one platform, as Windows has for its versions, are compared as a set."""
     before = locked("app:1", 1, ("windows/amd64", 10), ("windows/amd64", 11)).platforms
     swapped = locked("app:1", 1, ("windows/amd64", 11), ("windows/amd64", 10)).platforms
     fewer = locked("app:1", 1, ("windows/amd64", 11)).platforms
@@ -62,7 +62,7 @@ def test_several_images_for_one_platform_are_compared_as_a_set() -> None:
 
 
 @pytest.mark.parametrize(
-    ("ago_us", "said"),
+    ("ago_us", "message"),
     [
         (12 * DAY_US, "12 days"),
         (DAY_US, "1 day"),
@@ -73,6 +73,6 @@ def test_several_images_for_one_platform_are_compared_as_a_set() -> None:
         (-DAY_US, "0 seconds"),
     ],
 )
-def test_an_age_is_written_in_its_largest_unit(ago_us: int, said: str) -> None:
-    """The age reads naturally; with a clock that runs behind nothing is younger than new."""
-    assert age(NOW_US - ago_us, NOW_US) == said
+def test_an_age_is_written_in_its_largest_unit(ago_us: int, message: str) -> None:
+    """An age is written in its largest unit, and a clock that is behind gives no negative age."""
+    assert age(NOW_US - ago_us, NOW_US) == message

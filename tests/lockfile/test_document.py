@@ -1,4 +1,4 @@
-"""What a lock's image is, and under which name it stands."""
+"""The images of a lock, and the names under which they are found."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ from tests.lockfile.locks import NOW_US, digest, lock_of, locked
     ],
 )
 def test_the_name_of_a_reference_in_a_lock(typed: str, key: str) -> None:
-    """By its tag where it has one, `latest` where it has nothing, else by digest."""
+    """A lock's name has the reference's tag, `latest` if it has nothing, or else its digest."""
     assert str(lock_key(Reference.parse(typed))) == key
 
 
 def test_an_image_is_found_whatever_digest_a_file_has_beside_its_tag() -> None:
-    """The lock records what the tag resolves to; the file's digest is compared with it."""
+    """An image is found by its tag, whatever digest a file has beside it; the digests are then compared."""
     lock = lock_of(locked("nginx:1.25", 1), locked("nginx:1.26", 2))
 
     assert lock.find(Reference.parse(f"nginx:1.26@{digest(9)}")) == locked("nginx:1.26", 2)
@@ -34,7 +34,7 @@ def test_an_image_is_found_whatever_digest_a_file_has_beside_its_tag() -> None:
 
 
 def test_the_digests_of_an_image_are_those_that_a_host_may_show() -> None:
-    """Engines report index, manifest or config, each by its own custom."""
+    """An image's digests are those of index, manifests and configs, because engines report any of them."""
     image = locked("app:1", 1, ("linux/amd64", 2))
 
     assert image.digests == {digest(1), digest(2), digest(102)}
@@ -42,7 +42,7 @@ def test_the_digests_of_an_image_are_those_that_a_host_may_show() -> None:
 
 
 def test_a_local_build_has_no_digest() -> None:
-    """A local build cannot be pulled."""
+    """A local build in a lock has no digest, because it can't be pulled."""
     image = locked("app:1", None)
 
     assert image.local_build
@@ -50,7 +50,7 @@ def test_a_local_build_has_no_digest() -> None:
 
 
 def test_an_image_is_named_by_tag_or_by_digest() -> None:
-    """With both there would be two statements, with neither none."""
+    """A locked image with both tag and digest as its name, or with neither, is invalid."""
     for name in ("app", f"app:1@{digest(1)}"):
         with pytest.raises(LockInvalid, match="can't be locked"):
             locked(name, 1)
@@ -63,7 +63,7 @@ def test_a_digest_is_locked_to_itself() -> None:
 
 
 def test_times_are_whole_seconds() -> None:
-    """The written time is the exact time of the lock."""
+    """A lock's times are whole seconds, so that the written time is exact."""
     with pytest.raises(LockInvalid, match="whole seconds"):
         LockedImage(Reference.parse("app:1"), digest(1), NOW_US + 1)
 
@@ -80,8 +80,8 @@ def test_times_are_whole_seconds() -> None:
         (f"other@{digest(1)}", False, f"docker.io/library/other@{digest(1)}"),
     ],
 )
-def test_a_digest_that_stands_alone_goes_by_latest_where_the_lock_has_that(typed: str, same: bool, key: str) -> None:
-    """It is what is left of a name without a tag that was pinned; what the lock has by the digest itself stays that."""
+def test_a_digest_without_a_tag_is_found_under_latest(typed: str, same: bool, key: str) -> None:
+    """A digest without a tag is found under `latest`, unless the lock has the digest itself as a name."""
     alone = LockedImage(Reference.parse(f"redis@{digest(3)}"), digest(3), NOW_US)
     known = lock_of(locked("redis:latest", 1), alone).by_reference()
 
@@ -89,7 +89,7 @@ def test_a_digest_that_stands_alone_goes_by_latest_where_the_lock_has_that(typed
 
 
 def test_image_ids_are_listed_if_every_platform_has_one() -> None:
-    """If one ID is unknown, a host's image may be that one, so the other IDs prove no difference."""
+    """Image IDs are listed only if every platform has one, since an unknown one could be the host's."""
     whole = locked("app:1", 1, ("linux/amd64", 2), ("linux/arm64", 3))
     partly = replace(whole, platforms=(whole.platforms[0], LockedPlatform("linux/arm64", digest(3), None)))
 

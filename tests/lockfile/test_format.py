@@ -1,4 +1,4 @@
-"""A lock has one form, which is read back as what it was."""
+"""The text of a lock: one form, which is read back unchanged."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from tests.lockfile.locks import INDEX, KEY, NOW_US, digest, locked, locks
 
 
 @given(locks)
-def test_what_is_written_is_read_back(lock: Lock) -> None:
-    """Every lock survives being written."""
+def test_a_written_lock_is_read_back(lock: Lock) -> None:
+    """Every lock that is written and read again is equal."""
     assert parse_lock(format_lock(lock).encode()) == lock
 
 
 @given(locks)
-def test_writing_what_was_read_changes_no_byte(lock: Lock) -> None:
-    """Running it again makes no diff."""
+def test_writing_a_lock_that_was_read_changes_no_byte(lock: Lock) -> None:
+    """Writing a lock that was read changes no byte."""
     text = format_lock(lock)
 
     assert format_lock(parse_lock(text.encode())) == text
@@ -29,12 +29,12 @@ def test_writing_what_was_read_changes_no_byte(lock: Lock) -> None:
 
 @given(locks)
 def test_every_lock_is_toml(lock: Lock) -> None:
-    """Any other tool can read it."""
+    """Every lock is valid TOML, which any tool can read."""
     assert tomllib.loads(format_lock(lock))["version"] == 1
 
 
-def test_a_lock_as_a_person_reads_it() -> None:
-    """Sorted, one thing a line, nothing that depends on when or where it was written."""
+def test_the_text_of_a_lock() -> None:
+    """A lock is sorted, has one item per line, and nothing that depends on when or where it was written."""
     image = LockedImage(
         Reference.parse("node:16.13"),
         digest(1),
@@ -81,16 +81,16 @@ first_seen = 2026-11-24T18:00:00Z
     )
 
 
-def test_a_file_name_that_is_no_text_is_written_as_text() -> None:
-    """A byte that is not UTF-8 in a name does not keep the lock from being written."""
+def test_a_file_name_that_is_not_utf8_is_escaped() -> None:
+    """A file name that is not UTF-8 is escaped in the lock."""
     image = locked("app:1", 1)
     odd = LockedImage(image.reference, image.digest, NOW_US, used=(Use("a\udcff.yaml", "x"),))
 
     assert parse_lock(format_lock(Lock((odd,))).encode()).images[0].used == (Use("a\\udcff.yaml", "x"),)
 
 
-def test_platforms_that_were_not_read_are_listed_as_missing() -> None:
-    """Reading them at Docker Hub counts as pulls; a local build has none, and elsewhere they are read."""
+def test_platforms_that_were_not_read_are_marked() -> None:
+    """Platforms that were not read, since Docker Hub counts that as pulls, are marked as missing."""
     names = ("nginx:1.25", "registry.example.com/shop/app:1", "docker.io/team/own:dev", "redis:7")
     images = [
         locked(names[0]),

@@ -1,4 +1,4 @@
-"""A lock comes from a checked-out project: an invalid one is refused with a one-line reason."""
+"""A lock from a checked-out project is untrusted: an invalid one is refused with a one-line reason."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def refusal(text: str | bytes) -> str:
 
 
 def error_message(raw: bytes) -> str:
-    """Return the error message; "" if the lock is valid."""
+    """Return the error message, or "" if the lock is valid."""
     try:
         parse_lock(raw)
     except LockInvalid as refused:
@@ -37,7 +37,7 @@ def error_message(raw: bytes) -> str:
 
 
 def test_a_lock_written_by_hand_is_read() -> None:
-    """Order, spaces and a byte order mark have no effect."""
+    """A lock written by hand is read: order, spaces and a byte order mark do not matter."""
     found = parse_lock(f"\ufeff# mine\n{GOOD}".encode())
 
     assert str(found.images[0].reference) == "docker.io/library/app:1"
@@ -45,7 +45,7 @@ def test_a_lock_written_by_hand_is_read() -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [
         (b"\xff\xfe", "not UTF-8 at byte 0"),
         ("version = ", "not TOML: "),
@@ -86,13 +86,13 @@ def test_a_lock_written_by_hand_is_read() -> None:
         (GOOD + GOOD.removeprefix("version = 1\n"), "docker.io/library/app:1 occurs twice"),
     ],
 )
-def test_an_invalid_lock_is_refused_with_the_position(text: str | bytes, said: str) -> None:
-    """The message is one printable line with the position and the expected value."""
-    assert said in refusal(text)
+def test_an_invalid_lock_is_refused_with_the_position(text: str | bytes, message: str) -> None:
+    """An invalid lock is one printable line with position and expected value."""
+    assert message in refusal(text)
 
 
 def test_two_spellings_of_one_image_are_duplicates() -> None:
-    """A second entry under Docker's short name can't hide the first."""
+    """Docker's short and long spelling of one image are duplicates, so that neither can hide the other."""
     again = GOOD.removeprefix("version = 1\n").replace('"app:1"', '"index.docker.io/app:1"')
 
     assert "docker.io/library/app:1 occurs twice" in refusal(GOOD + again)
@@ -100,24 +100,24 @@ def test_two_spellings_of_one_image_are_duplicates() -> None:
 
 @pytest.mark.parametrize("mark", ["<<<<<<< HEAD", ">>>>>>> theirs", "<<<<<<<"])
 def test_a_merge_conflict_is_reported_with_its_line(mark: str) -> None:
-    """The most frequent damage has a message of its own."""
+    """A merge conflict in a lock has a message of its own with the line."""
     assert "line 2 is a merge conflict" in refusal(f"version = 1\n{mark}\n")
 
 
 def test_a_huge_file_is_not_read() -> None:
-    """The size limit applies before anything is parsed."""
+    """A lock over the size limit is refused before it is parsed."""
     assert "expected at most 33554432" in refusal(b" " * (parse.MAX_LOCK_BYTES + 1))
 
 
 @given(st.binary(max_size=200) | st.text(max_size=200).map(str.encode))
 def test_any_bytes_are_read_or_refused(raw: bytes) -> None:
-    """No other exception is raised."""
+    """Any bytes are read as a lock or refused, and no other exception is raised."""
     assert error_message(raw).isprintable()
 
 
 @given(st.data())
 def test_a_lock_with_one_part_changed_is_read_or_refused(data: st.DataObject) -> None:
-    """Any damage ends in an error message."""
+    """A lock with any damaged part is read or refused with a message."""
     text = GOOD + "used = [{ file = 'a', at = 'b' }]\n"
     at = data.draw(st.integers(0, len(text)))
     changed = text[:at] + data.draw(st.text(max_size=5)) + text[at + data.draw(st.integers(0, 5)) :]

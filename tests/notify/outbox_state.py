@@ -1,4 +1,4 @@
-"""What an outbox on disk contains while a dispatcher works with it in another thread."""
+"""The state of an outbox on disk while a dispatcher uses it in another thread."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ def undelivered(folder: Path) -> dict[str, int]:
 
 
 async def until_undelivered(folder: Path, expected: dict[str, int]) -> None:
-    """Wait until each receiver has so many undelivered events: the outbox changes a moment after a delivery."""
+    """Wait until each receiver has so many undelivered events; the outbox changes a moment after a delivery."""
     await until(lambda: undelivered(folder) == expected, f"the undelivered events are {expected}")
 
 
 async def until_feed_read(folder: Path, position: int | None = None, name: str = "log") -> None:
-    """Wait until a feed is read: at all, or up to a position."""
+    """Wait until a feed is read, or read up to a position."""
 
     def read() -> bool:
         outbox = FileOutbox(folder / "outbox.db")

@@ -16,7 +16,7 @@ from tests.polling import until
 
 @dataclass(slots=True)
 class Inbox:
-    """`answers`: what is sent back, one after the other, the last for ever; b"" holds the connection open and says nothing."""
+    """`answers`: sent in order, the last one repeatedly; b"" keeps the connection open without an answer."""
 
     port: int = 0
     answers: list[bytes] = field(default_factory=lambda: [b"HTTP/1.1 204 No Content\r\ncontent-length: 0\r\n\r\n"])
@@ -26,21 +26,21 @@ class Inbox:
 
     @property
     def url(self) -> str:
-        """Where it listens."""
+        """Return the receiver's URL."""
         return f"http://127.0.0.1:{self.port}/hook"
 
     @property
     def events(self) -> list[dict[str, Any]]:
-        """What was delivered, parsed."""
+        """Return the delivered events, parsed."""
         return [json.loads(body) for body in self.bodies]
 
     def header(self, number: int, name: str) -> str:
-        """A header of a request."""
+        """Return a header of a request."""
         lines = self.heads[number].decode().split("\r\n")
         return next(line.partition(": ")[2] for line in lines if line.lower().startswith(f"{name}: "))
 
     async def until(self, number: int, within_s: float = 90.0) -> None:
-        """Wait until so many were delivered."""
+        """Wait until so many events were delivered."""
         await until(lambda: len(self.bodies) >= number, f"{number} events are delivered", within_s)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -65,13 +65,13 @@ ENDLESS = b"HTTP/1.1 200 OK\r\n\r\nendless"
 
 
 def answer(status: str, more: str = "") -> bytes:
-    """An answer without a body."""
+    """Return an answer without a body."""
     return f"HTTP/1.1 {status}\r\n{more}content-length: 0\r\n\r\n".encode()
 
 
 @asynccontextmanager
 async def inbox(*answers: bytes) -> AsyncIterator[Inbox]:
-    """A receiver that listens."""
+    """Run a receiver."""
     box = Inbox()
     if answers:
         box.answers = list(answers)
@@ -81,7 +81,7 @@ async def inbox(*answers: bytes) -> AsyncIterator[Inbox]:
 
 @contextmanager
 def inbox_in_thread(*answers: bytes) -> Iterator[Inbox]:
-    """A receiver in a thread of its own, for tests that run a verb to its end."""
+    """Run a receiver in a thread, for tests that run a command to its end."""
     boxes: list[Inbox] = []
     listening, over = threading.Event(), threading.Event()
 

@@ -1,4 +1,4 @@
-"""Receivers of Apprise, reached through a restricted process."""
+"""Receivers of Apprise, called in a restricted process."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ from tests.notify.receivers import ENDLESS, HANGS, OK, answer, inbox
 
 pytestmark = pytest.mark.slow
 
-SAID = [("boltseal: tag.moved", "it moved")]
+MESSAGES = [("boltseal: tag.moved", "it moved")]
 
 
 async def send(
     url: str, networks: tuple[Network, ...] = (), within_s: float = 30.0, python: str = sys.executable
 ) -> None:
-    await AppriseReceiver("chat", url, networks, within_s, python).send(SAID)
+    await AppriseReceiver("chat", url, networks, within_s, python).send(MESSAGES)
 
 
 async def test_a_receiver_gets_the_sentence_of_an_event() -> None:
-    """Apprise's JSON receiver stands for all of its plugins."""
+    """An Apprise receiver gets the sentence of an event; its JSON plugin represents all plugins."""
     async with inbox(answer("200 OK")) as box:
         await send(f"json://127.0.0.1:{box.port}/hunter2")
 
@@ -37,7 +37,7 @@ async def test_a_receiver_gets_the_sentence_of_an_event() -> None:
 
 
 async def test_a_failing_receiver_raises_not_delivered() -> None:
-    """The message names the receiver, and neither its URL nor its answer."""
+    """If delivery fails, the message names the receiver, and neither its URL nor its answer."""
     async with inbox(answer("500 hunter2")) as box:
         with pytest.raises(NotDelivered, match="no delivery to chat") as raised:
             await send(f"json://127.0.0.1:{box.port}/hunter2")
@@ -47,7 +47,7 @@ async def test_a_failing_receiver_raises_not_delivered() -> None:
 
 @pytest.mark.parametrize("follows", ["", "?redirect=yes"])
 async def test_a_redirect_to_an_internal_network_is_blocked(follows: str) -> None:
-    """Even if the URL asks for redirects: the connection is blocked when it is made."""
+    """A connection to an internal network is blocked, also after a redirect that the URL asks for."""
     async with inbox(OK) as inside:
         host = f"127.0.0.2:{inside.port}" if not follows else f"[::ffff:169.254.169.254]:{inside.port}"
         async with inbox(answer("302 Found", f"location: http://{host}/\r\n")) as box:
@@ -68,7 +68,7 @@ async def test_a_redirect_to_an_internal_network_is_blocked(follows: str) -> Non
     ],
 )
 async def test_an_internal_address_is_blocked(url: str, networks: tuple[str, ...]) -> None:
-    """SSRF: blocked before anything is sent, whichever plugin connects."""
+    """SSRF: whichever plugin connects, an internal address is blocked before anything is sent."""
     began = time.monotonic()
     with pytest.raises(NotDelivered, match=r"networks|not support|Apprise failed"):
         await send(url, tuple(ipaddress.ip_network(one) for one in networks))
@@ -77,7 +77,7 @@ async def test_an_internal_address_is_blocked(url: str, networks: tuple[str, ...
 
 
 async def test_a_public_name_that_resolves_to_loopback_is_blocked() -> None:
-    """DNS rebinding: loopback is reached only under its own names."""
+    """DNS rebinding: loopback is reachable only under its own names."""
     async with inbox(OK) as box:
         with pytest.raises(NotDelivered, match="networks"):
             await send(f"json://{socket.gethostname()}:{box.port}/")
@@ -87,7 +87,7 @@ async def test_a_public_name_that_resolves_to_loopback_is_blocked() -> None:
 
 @pytest.mark.parametrize("url", ["nonsense", "nonsense://x", "file:///etc/passwd", "dbus://"])
 async def test_an_unsupported_url_is_reported(url: str) -> None:
-    """The message does not contain the URL."""
+    """The error for an unsupported URL does not contain the URL."""
     with pytest.raises(NotDelivered, match="does not support") as raised:
         await send(url)
 
@@ -95,7 +95,7 @@ async def test_an_unsupported_url_is_reported(url: str) -> None:
 
 
 async def test_a_missing_interpreter_is_reported(tmp_path: Path) -> None:
-    """After an upgrade: the event is retried later, and no message contains the URL."""
+    """If the interpreter is missing, as after an upgrade, the event is retried later, and no message has the URL."""
     with pytest.raises(NotDelivered, match=r"no delivery to chat: .*/gone: No such file") as raised:
         await send("json://127.0.0.1/hunter2", python=str(tmp_path / "gone"))
 
@@ -103,7 +103,7 @@ async def test_a_missing_interpreter_is_reported(tmp_path: Path) -> None:
 
 
 async def test_a_receiver_that_hangs_times_out() -> None:
-    """The process is killed and its memory released."""
+    """A receiver that hangs ends in a time-out, after which its process is killed."""
     async with inbox(HANGS) as hanging:
         with pytest.raises(NotDelivered, match="within 4 seconds"):
             await send(f"json://127.0.0.1:{hanging.port}/", within_s=4)
@@ -124,7 +124,7 @@ def what_others_see() -> bytes:
 
 
 async def test_the_url_is_in_no_argument_and_no_environment() -> None:
-    """Other users can read the arguments, and some programs the environment."""
+    """The receiver's URL is in no process argument, which other users can read, and in no environment."""
     async with inbox(HANGS) as box:
         sending = asyncio.create_task(send(f"json://127.0.0.1:{box.port}/hunter2", within_s=5))
         await box.until(1)

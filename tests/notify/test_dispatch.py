@@ -1,4 +1,4 @@
-"""Delivery of events: at least once, and a dead receiver delays no other."""
+"""Delivery of events: at least once, and no receiver delays another."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def made(path: Path, *receivers: Receiver, feed: dispatch.Feed | None = None) ->
 
 @contextmanager
 def running(dispatcher: Dispatcher) -> Iterator[None]:
-    """In a thread of its own, as in a server."""
+    """Run the dispatcher in a thread of its own, as in a server."""
     thread = threading.Thread(target=lambda: asyncio.run(dispatcher.run()))
     thread.start()
     try:
@@ -73,7 +73,7 @@ def running(dispatcher: Dispatcher) -> Iterator[None]:
 
 
 async def test_an_event_arrives_as_a_cloudevent_once(tmp_path: Path) -> None:
-    """In structured mode, with id, source and type; a delivered event does not wait."""
+    """An event arrives once in structured mode, with id, source and type, and then leaves the outbox."""
     async with inbox() as box:
         dispatcher = made(tmp_path, to(box.url))
         with running(dispatcher):
@@ -91,7 +91,7 @@ async def test_an_event_arrives_as_a_cloudevent_once(tmp_path: Path) -> None:
 
 
 async def test_each_receiver_gets_its_events(tmp_path: Path) -> None:
-    """An event that no receiver wants is not stored."""
+    """Each receiver gets the events it is configured for, and unwanted events are not stored."""
     async with inbox() as all_, inbox() as some:
         dispatcher = made(tmp_path, to(all_.url), to(some.url, "b", frozenset({EventKind.QUOTA_LOW})))
         with running(dispatcher):
@@ -106,7 +106,7 @@ async def test_each_receiver_gets_its_events(tmp_path: Path) -> None:
 @pytest.mark.parametrize("dead", [HANGS, answer("500 No"), answer("302 Found", "location: http://127.0.0.1:1/\r\n")])
 @pytest.mark.slow
 async def test_a_dead_receiver_delays_no_other(tmp_path: Path, dead: bytes) -> None:
-    """Its events wait, longer each time."""
+    """Events of an unreachable receiver wait, longer each time, and other receivers get theirs."""
     async with inbox(dead) as bad, inbox() as good:
         dispatcher = made(tmp_path, to(bad.url, "bad", within_s=0.5), to(good.url, "good"))
         with running(dispatcher):
@@ -132,7 +132,7 @@ async def test_a_dead_receiver_delays_no_other(tmp_path: Path, dead: bytes) -> N
 
 
 async def test_an_endless_answer_counts_as_delivered(tmp_path: Path) -> None:
-    """Its status is a success, and the rest is not read."""
+    """An endless answer with a successful status counts as delivered, and the rest is not read."""
     async with inbox(ENDLESS) as box:
         dispatcher = made(tmp_path, to(box.url))
         dispatcher.put([OutgoingEvent("1", clock_us(), MOVED)])
@@ -142,21 +142,21 @@ async def test_an_endless_answer_counts_as_delivered(tmp_path: Path) -> None:
 
 
 async def test_notify_never_waits_and_is_bounded(tmp_path: Path) -> None:
-    """Refusals, which anyone who may push can cause, get half of the space."""
+    """`notify` never blocks; refusals, which any client with push rights can cause, get half of the space."""
     dispatcher = made(tmp_path, to("http://127.0.0.1:1/"))
     refused = TagRefused(REF, "push", None, "mallory", "sealed")
     for _ in range(5 * dispatch.MAX_IN_MEMORY):
         dispatcher.notify(refused)
-    room = len(dispatcher._in_memory)
+    queued = len(dispatcher._in_memory)
     dispatcher.notify(MOVED)
 
-    assert room == dispatch.MAX_IN_MEMORY // 2
+    assert queued == dispatch.MAX_IN_MEMORY // 2
     assert dispatcher._in_memory[-1].event is MOVED
     assert not (tmp_path / "outbox.db").exists()
 
 
 async def test_queued_events_are_on_disk_at_the_end(tmp_path: Path) -> None:
-    """The next process delivers them."""
+    """Events that are queued when the process ends are on disk, and the next process delivers them."""
     dispatcher = made(tmp_path, to("http://127.0.0.1:1/"))
     with running(dispatcher):
         await asyncio.sleep(0.1)  # the dispatcher waits for events then, which it does not report
@@ -167,7 +167,7 @@ async def test_queued_events_are_on_disk_at_the_end(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 async def test_an_unwritable_outbox_loses_nothing_while_the_process_runs(tmp_path: Path) -> None:
-    """It is retried and reported."""
+    """If the outbox can't be written, events stay in memory, and writing is retried and reported."""
     folder = tmp_path / "data"
     async with inbox() as box:
         dispatcher = made(folder, to(box.url))
@@ -181,7 +181,7 @@ async def test_an_unwritable_outbox_loses_nothing_while_the_process_runs(tmp_pat
 
 
 class Log:
-    """A log of numbers."""
+    """A log of numbers, as a source of events."""
 
     name = "log"
 
@@ -202,7 +202,7 @@ class Log:
 
 @pytest.mark.slow
 async def test_a_log_is_delivered_from_its_cursor_each_entry_once(tmp_path: Path) -> None:
-    """Not its past, but what came while no process ran; an entry has one ID."""
+    """A log is delivered from its cursor, including entries from between processes, each once under one ID."""
     log = Log()
     log.entries = [LOW] * 100
     async with inbox() as box:
@@ -220,7 +220,7 @@ async def test_a_log_is_delivered_from_its_cursor_each_entry_once(tmp_path: Path
 
 @pytest.mark.slow
 async def test_entries_before_the_first_read_are_delivered(tmp_path: Path) -> None:
-    """A server answers pushes before it reads its log; the first `begin` counts."""
+    """Entries that a server appends before its first read of the log are delivered."""
     log = Log()
     log.entries = [LOW] * 100
     async with inbox() as box:
@@ -235,8 +235,8 @@ async def test_entries_before_the_first_read_are_delivered(tmp_path: Path) -> No
     assert [one["id"] for one in box.events] == ["log/100", "log/101"]
 
 
-async def test_a_log_that_can_not_be_begun_does_not_stop_the_start(tmp_path: Path) -> None:
-    """It is begun as soon as possible."""
+async def test_an_unrecorded_start_of_a_log_does_not_stop_the_server(tmp_path: Path) -> None:
+    """If a log's start can't be recorded, the server starts, and records it as soon as possible."""
     log, folder = Log(), tmp_path / "data"
     async with inbox() as box:
         dispatcher = made(folder, to(box.url), feed=log)
@@ -252,7 +252,7 @@ async def test_a_log_that_can_not_be_begun_does_not_stop_the_start(tmp_path: Pat
 
 
 async def test_old_entries_of_a_log_are_not_delivered(tmp_path: Path) -> None:
-    """After a year without receivers, entries older than a week are skipped."""
+    """Log entries older than a week, as after a year without receivers, are skipped."""
     log = Log()
     async with inbox() as box:
         with running(made(tmp_path, to(box.url), feed=log)):
@@ -268,7 +268,7 @@ async def test_old_entries_of_a_log_are_not_delivered(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 async def test_a_truncated_log_is_continued(tmp_path: Path) -> None:
-    """Entries that were given up as lost are not delivered."""
+    """After a log was truncated, its later entries are delivered."""
     log = Log()
     log.entries = [LOW] * 10
     async with inbox() as box:
@@ -311,15 +311,15 @@ def _teller(path: Path, url: str, start: int) -> subprocess.Popen[str]:
 
 @pytest.mark.slow
 async def test_kill_9_at_any_moment_loses_no_event(tmp_path: Path) -> None:
-    """The next process delivers the rest; a duplicate has the same ID."""
-    said: set[int] = set()
+    """After kill -9 the next process delivers the remaining events; a duplicate has the same ID."""
+    acknowledged: set[int] = set()
     async with inbox() as box:
         for round_, kill_after in enumerate((5, 20, 50)):
             teller = _teller(tmp_path, box.url, round_ * 50)
             assert teller.stdout is not None
             before = len(box.bodies)
             for _ in range(kill_after):
-                said.add(int(await asyncio.to_thread(teller.stdout.readline)))
+                acknowledged.add(int(await asyncio.to_thread(teller.stdout.readline)))
             if kill_after == 50:
                 await box.until(before + 5)
             teller.send_signal(signal.SIGKILL)
@@ -328,17 +328,17 @@ async def test_kill_9_at_any_moment_loses_no_event(tmp_path: Path) -> None:
         left = await made(tmp_path, to(box.url)).deliver_now(90)
 
     assert left == {}
-    assert {f"event-{n}" for n in said} <= {one["id"] for one in box.events}
+    assert {f"event-{n}" for n in acknowledged} <= {one["id"] for one in box.events}
 
 
 def test_low_priority_events_are_those_that_anyone_can_cause() -> None:
-    """An outage or a move is delivered whatever is refused meanwhile."""
+    """Events that any client can cause have low priority, so that outages and moves are delivered."""
     assert {EventKind.TAG_REFUSED} == dispatch.LOW_PRIORITY
     assert UpstreamDown("reg", "no").kind not in dispatch.LOW_PRIORITY
 
 
 class Breaks:
-    """A way to tell that has a defect, or is handed what is no event."""
+    """A sender that has a defect, or gets an invalid event."""
 
     def __init__(self, error: Exception) -> None:
         self.error = error
@@ -354,7 +354,7 @@ class Breaks:
 
 @pytest.mark.slow
 async def test_a_defect_of_one_receiver_affects_no_other(tmp_path: Path) -> None:
-    """Its event is retried as for a dead one; a malformed event is dropped and logged."""
+    """A defect in one receiver's sender retries its event; a malformed event is dropped and logged."""
     defect, unreadable = Breaks(ZeroDivisionError()), Breaks(EventInvalid("no event"))
     every = frozenset(EventKind)
     async with inbox() as box:

@@ -1,4 +1,4 @@
-"""Which entries of the ledger are events, and their content."""
+"""Which ledger entries become events, and the events' content."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def moved(tag: str, was: Digest | None, now: Digest | None, *, alarm: bool = Fal
 
 
 @pytest.mark.parametrize(
-    ("said", "event"),
+    ("ledger_entry", "event"),
     [
         (entry(EntryKind.TAG_MOVED, was=OLD), moved("latest", OLD, NEW)),
         (entry(EntryKind.TAG_RESTORED, was=OLD), moved("latest", OLD, NEW)),
@@ -57,18 +57,18 @@ def moved(tag: str, was: Digest | None, now: Digest | None, *, alarm: bool = Fal
         ),
     ],
 )
-def test_an_entry_is_an_event_or_none(said: Entry, event: TagMoved | ReleaseDone | None) -> None:
-    """A move becomes an event under the registry's public name; other entries do not."""
-    assert event_of(said, HERE) == event
+def test_an_entry_is_an_event_or_none(ledger_entry: Entry, event: TagMoved | ReleaseDone | None) -> None:
+    """A move becomes an event under the registry's public name; other entries become none."""
+    assert event_of(ledger_entry, HERE) == event
 
 
 def test_an_entry_with_malformed_names_is_refused() -> None:
-    """The reader continues with the next one."""
+    """An entry with malformed names is skipped with an error."""
     with pytest.raises(Invalid):
         event_of(entry(EntryKind.TAG_MOVED, tag="not a tag", was=OLD), HERE)
 
 
-def observation(kind: EntryKind, told: str | None, *, digest: str, was: str, tag: str = "1.4.2") -> Entry:
+def observation(kind: EntryKind, event_kind: str | None, *, digest: str, was: str, tag: str = "1.4.2") -> Entry:
     return Entry(
         kind=kind,
         time_us=1,
@@ -79,7 +79,7 @@ def observation(kind: EntryKind, told: str | None, *, digest: str, was: str, tag
         was=was,
         reason="held until an administrator accepts it" if kind is EntryKind.HELD else "",
         salt="0" * 32,
-        extra={} if told is None else {"told": told},
+        extra={} if event_kind is None else {"told": event_kind},
     )
 
 
@@ -87,7 +87,7 @@ NODE = Reference.parse("docker.io/library/node:1.4.2")
 
 
 @pytest.mark.parametrize(
-    ("said", "event"),
+    ("ledger_entry", "event"),
     [
         (observation(EntryKind.OBSERVED, None, digest=str(NEW), was=""), None),
         (
@@ -106,6 +106,6 @@ NODE = Reference.parse("docker.io/library/node:1.4.2")
         (observation(EntryKind.ACCEPTED, None, digest=str(NEW), was=str(OLD)), None),
     ],
 )
-def test_an_observation_of_a_move_is_an_event(said: Entry, event: TagMoved | TagHeld | None) -> None:
-    """The event has the upstream's own name."""
-    assert event_of_observation(said) == event
+def test_an_observation_of_a_move_is_an_event(ledger_entry: Entry, event: TagMoved | TagHeld | None) -> None:
+    """An upstream tag's observed move becomes an event with the upstream's own name."""
+    assert event_of_observation(ledger_entry) == event

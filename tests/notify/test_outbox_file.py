@@ -1,4 +1,4 @@
-"""The outbox of a client's commands as a file: private, never another file, created by the first write."""
+"""The outbox file of client commands: private, never another file, created by the first write."""
 
 from __future__ import annotations
 
@@ -22,14 +22,15 @@ def outbox(tmp_path: Path) -> Iterator[FileOutbox]:
 
 
 def test_the_file_is_private(outbox: FileOutbox) -> None:
-    """It may contain names of private images."""
+    """Other users can't read the outbox file, which may have names of private images."""
     outbox.put([Posting("1", 1, BODY, ("a",))])
 
     assert outbox.path.stat().st_mode & 0o777 == 0o600
 
 
 def test_the_whole_content_is_read_for_a_move(outbox: FileOutbox) -> None:
-    """Every event of every receiver with its tries, and the cursors; nothing where there is no file."""
+    """The whole outbox is read for a move: each receiver's events with attempts, and cursors; nothing if there is no
+    file."""
     empty = outbox.contents()
     outbox.put([Posting("1", 5, BODY, ("a", "b"), minor=True)], LogCursor("ledger", 7))
     outbox.postpone("b", "1", 50)
@@ -41,7 +42,7 @@ def test_the_whole_content_is_read_for_a_move(outbox: FileOutbox) -> None:
 
 
 def test_another_file_is_refused(outbox: FileOutbox) -> None:
-    """Nothing is overwritten."""
+    """A file that is no outbox is refused and not overwritten."""
     outbox.path.write_bytes(b"something else" * 1000)
     with pytest.raises(OutboxUnusable, match="not a database"):
         outbox.put([Posting("1", 1, BODY, ("a",))])
@@ -56,7 +57,7 @@ def test_another_file_is_refused(outbox: FileOutbox) -> None:
 
 
 def test_a_missing_folder_is_reported_and_reading_creates_nothing(tmp_path: Path) -> None:
-    """With one line."""
+    """An unwritable folder is reported in one line, and reading creates no file."""
     nowhere = FileOutbox(tmp_path / "no" / "outbox.db")
 
     assert (nowhere.waiting(), nowhere.due("a", 1), nowhere.cursor("x")) == ({}, [], None)

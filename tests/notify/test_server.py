@@ -23,7 +23,7 @@ from tests.serving import FLOATING, serving_as
 
 
 def settings(data: Path, box: Inbox, **more: object) -> Settings:
-    """A server that tells this receiver; tags that are no release float."""
+    """Return settings of a server with this receiver, in which tags that are no release are mutable."""
     return Settings.model_validate(
         {
             "server": {"data": data, "public_url": "https://registry.example.com", **more},
@@ -35,7 +35,7 @@ def settings(data: Path, box: Inbox, **more: object) -> Settings:
 
 @pytest.mark.slow
 async def test_a_refused_push_a_move_and_a_delete_are_delivered(tmp_path: Path) -> None:
-    """tag.refused with the message that the client got, tag.moved with the previous digest; once each."""
+    """tag.refused has the client's message and tag.moved the former digest; each event arrives once."""
     async with inbox() as box, serving_as(settings(tmp_path / "data", box)) as registry:
         client = registry.client
         old, new = image("old"), image("new")
@@ -45,23 +45,23 @@ async def test_a_refused_push_a_move_and_a_delete_are_delivered(tmp_path: Path) 
         await push(client, "shop/app", "latest", new)
         await client.delete("/v2/shop/app/manifests/latest")
         await box.until(3)
-    told = {one["type"] + str(one["data"].get("digest") is None): one for one in box.events}
+    fields = {one["type"] + str(one["data"].get("digest") is None): one for one in box.events}
 
     assert refused.status_code == 409
     assert len(box.bodies) == 3
-    refusal = told["boltseal.tag.refused.v1False"]
+    refusal = fields["boltseal.tag.refused.v1False"]
     assert refusal["subject"] == "registry.example.com/shop/app:1.4.2"
     assert refusal["source"] == "https://registry.example.com"
     assert refusal["data"]["reason"] == refused.json()["errors"][0]["message"]
     assert refusal["data"]["digest"] == new.digest
-    moved, gone = told["boltseal.tag.moved.v1False"]["data"], told["boltseal.tag.moved.v1True"]["data"]
+    moved, gone = fields["boltseal.tag.moved.v1False"]["data"], fields["boltseal.tag.moved.v1True"]["data"]
     assert (moved["was"], moved["digest"]) == (old.digest, new.digest)
     assert (gone["was"], gone["digest"]) == (new.digest, None)
 
 
 @pytest.mark.slow
 async def test_events_for_a_dead_receiver_are_delivered_after_a_restart(tmp_path: Path) -> None:
-    """/readyz names the receiver, and is ready all the same."""
+    """Events for an unreachable receiver are delivered after a restart; /readyz names the receiver and stays ready."""
     async with inbox(answer("503 No")) as box:
         async with serving_as(settings(tmp_path / "data", box)) as registry:
             await push(registry.client, "shop/app", "latest", image("old"))
@@ -100,12 +100,12 @@ async def test_a_push_waits_for_no_receiver(tmp_path: Path) -> None:
 
 
 async def begun(data: Path) -> None:
-    """Wait until both logs are read."""
+    """Wait until both logs were read."""
     await until(lambda: rows(data)[1] >= 2, "both logs are read", 20.0)
 
 
 def rows(data: Path) -> tuple[int, int]:
-    """How many events wait in the outbox, and how many logs are read for it."""
+    """Return how many events wait in the outbox, and how many logs have a cursor."""
     with closing(sqlite3.connect(data / "boltseal.db")) as database:
         ((events, cursors),) = database.execute(
             "SELECT (SELECT count(*) FROM outbox), (SELECT count(*) FROM outbox_cursor)"
@@ -114,7 +114,7 @@ def rows(data: Path) -> tuple[int, int]:
 
 
 async def test_a_server_without_receivers_or_read_only_writes_no_outbox(tmp_path: Path) -> None:
-    """There is no row."""
+    """A server without receivers, or a read-only one, writes no outbox row."""
     async with inbox() as box:
         plain = Settings.model_validate({"server": {"data": tmp_path / "data"}})
         async with serving_as(plain) as registry:
@@ -127,11 +127,11 @@ async def test_a_server_without_receivers_or_read_only_writes_no_outbox(tmp_path
 
 @pytest.mark.slow
 async def test_workers_deliver_each_event_once(tmp_path: Path) -> None:
-    """One worker delivers, whichever handled the push."""
+    """One worker process delivers each event once, whichever worker handled the push."""
     async with inbox() as box:
         config = f'[[rule]]\nmode = "floating"\n\n[[notify]]\nurl = "{box.url}"\n'
         with servers.boltseal(tmp_path / "data", config=config, workers=2) as server:
-            for number in range(10):  # a connection each, so that both take some
+            for number in range(10):  # one connection each, so that both workers get some
                 async with httpx2.AsyncClient(base_url=server.url, trust_env=False) as client:
                     assert (await push(client, "shop/app", "latest", image(str(number)))).status_code == 201
             await box.until(9)
@@ -147,7 +147,7 @@ async def test_workers_deliver_each_event_once(tmp_path: Path) -> None:
 
 
 async def test_events_of_a_mirror_are_delivered(tmp_path: Path) -> None:
-    """As passed to the application."""
+    """Events of a mirrored registry are delivered as they were passed to the application."""
     async with inbox() as box, serving_as(settings(tmp_path / "data", box)) as registry:
         assert isinstance(registry.app, Application)
         registry.app._handle_event(QuotaLow("docker.io", 3, 100, 21600))
@@ -158,7 +158,7 @@ async def test_events_of_a_mirror_are_delivered(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 async def test_a_mirrors_move_is_delivered_once_after_kill_9(tmp_path: Path) -> None:
-    """The observation is logged before delivery; the next process delivers it."""
+    """A mirrored tag's move is logged before delivery, so after kill -9 the next process delivers it once."""
     async with FakeUpstream().listening() as upstream, inbox() as box:
         both = settings(tmp_path / "data", box).model_dump(exclude_unset=True) | {
             "upstream": [{"name": "up.example", "url": f"http://{upstream.authority}", "fresh": "0s"}]

@@ -18,7 +18,7 @@ from tests.authority import authority
 from tests.client.listening import listening
 from tests.notify.receivers import ENDLESS, HANGS, Inbox, answer, inbox
 
-SECRET = "a secret of enough length"  # noqa: S105 - of this test
+SECRET = "a secret of enough length"  # noqa: S105 - a secret of this test
 BODY = b'{"specversion":"1.0"}'
 
 
@@ -43,7 +43,7 @@ async def test_a_document_is_sent_structured_and_signed() -> None:
 
 
 async def test_a_whsec_secret_is_decoded() -> None:
-    """Standard Webhooks: whsec_ and base64."""
+    """Standard Webhooks: a secret that begins with whsec_ is decoded from base64."""
     key = b"0123456789abcdef0123456789abcdef"
     async with inbox() as box:
         await send(box, secret="whsec_" + base64.b64encode(key).decode())
@@ -53,7 +53,7 @@ async def test_a_whsec_secret_is_decoded() -> None:
 
 
 async def test_without_a_secret_nothing_is_signed() -> None:
-    """The signature header is missing."""
+    """Without a secret, the signature header is missing."""
     async with inbox() as box:
         await send(box, secret=None)
 
@@ -70,7 +70,7 @@ async def test_without_a_secret_nothing_is_signed() -> None:
     ],
 )
 async def test_failures_say_whether_a_retry_may_help(answered: bytes, says: str, again: bool) -> None:
-    """By status."""
+    """The HTTP status decides whether a failed delivery is retried."""
     async with inbox(answered) as box:
         with pytest.raises(NotDelivered, match=says) as raised:
             await send(box)
@@ -79,7 +79,7 @@ async def test_failures_say_whether_a_retry_may_help(answered: bytes, says: str,
 
 
 async def test_a_redirect_is_not_followed() -> None:
-    """Not even to the same host."""
+    """A webhook's redirect is not followed, not even to the same host."""
     async with inbox() as other, inbox(answer("307 Temporary Redirect", f"location: {other.url}\r\n")) as box:
         with pytest.raises(NotDelivered, match="not followed"):
             await send(box)
@@ -88,7 +88,7 @@ async def test_a_redirect_is_not_followed() -> None:
 
 
 async def test_a_receiver_that_never_answers_times_out() -> None:
-    """Within a few seconds."""
+    """A receiver that never answers ends in a time-out of a few seconds."""
     began = time.monotonic()
     async with inbox(HANGS) as box:
         with pytest.raises(NotDelivered, match="Timeout"):
@@ -98,7 +98,7 @@ async def test_a_receiver_that_never_answers_times_out() -> None:
 
 
 async def test_an_endless_answer_is_not_read() -> None:
-    """Only the status is read."""
+    """Of a receiver's answer only the status is read."""
     async with inbox(ENDLESS) as box:
         await send(box)
 
@@ -125,14 +125,14 @@ async def test_an_endless_answer_is_not_read() -> None:
     ],
 )
 def test_allowed_addresses_of_a_receiver(host: str, address: str, networks: tuple[str, ...], allowed: bool) -> None:
-    """SSRF: loopback only by its own name, internal networks only if configured, public always."""
+    """SSRF: loopback only by its own name, internal networks only if configured, public addresses always."""
     reach = ReceiverAddresses(host, tuple(ipaddress.ip_network(one) for one in networks))
 
     assert reach.allows(address) is allowed
 
 
 async def test_a_name_that_resolves_to_loopback_is_blocked() -> None:
-    """DNS rebinding: all addresses are checked when the connection is made."""
+    """DNS rebinding: all addresses of a name are checked when the connection is made."""
     async with inbox() as box:
         webhook = Webhook(f"https://localhost.localdomain:{box.port}/", secret=SECRET)
         webhook._url = webhook._url.copy_with(host="127.0.0.1")
@@ -154,7 +154,7 @@ async def test_a_name_that_resolves_to_loopback_is_blocked() -> None:
     ],
 )
 def test_a_malformed_webhook_is_refused_without_showing_it(url: str, secret: str | None, says: str) -> None:
-    """The message contains neither the path, which may be a secret, nor the secret."""
+    """The error for a malformed webhook has neither its path, which may be secret, nor its secret."""
     with pytest.raises(WebhookInvalid, match=says) as raised:
         Webhook(url, secret=secret)
 
@@ -163,7 +163,7 @@ def test_a_malformed_webhook_is_refused_without_showing_it(url: str, secret: str
 
 
 async def test_an_idna_name_is_the_configured_host() -> None:
-    """It is resolved in its IDNA form; that it does not exist is another error."""
+    """An internationalized host name is resolved in its IDNA form."""
     webhook = Webhook("https://b\u00fccher.invalid/x", within_s=5)
     try:
         with pytest.raises(NotDelivered, match="does not answer"):
@@ -175,7 +175,7 @@ async def test_an_idna_name_is_the_configured_host() -> None:
 
 
 async def test_a_name_that_resolves_to_an_internal_address_is_blocked() -> None:
-    """This machine's own name is not public: only `localhost` may be here."""
+    """A host name that resolves to an internal address is blocked; loopback is allowed as `localhost` only."""
     name = socket.gethostname()
     async with inbox() as box:
         webhook = Webhook(f"https://{name}:{box.port}/x", secret=SECRET)
@@ -189,7 +189,7 @@ async def test_a_name_that_resolves_to_an_internal_address_is_blocked() -> None:
 
 
 async def test_a_receiver_with_an_untrusted_certificate_gets_nothing(tmp_path: Path) -> None:
-    """The configured CA is trusted."""
+    """A receiver with an untrusted certificate gets no request; the configured CA is trusted."""
     for folder in (tmp_path / "own", tmp_path / "other"):
         folder.mkdir()
     own, other = authority(tmp_path / "own"), authority(tmp_path / "other")
@@ -197,10 +197,10 @@ async def test_a_receiver_with_an_untrusted_certificate_gets_nothing(tmp_path: P
     tls.load_cert_chain(own.cert, own.key)
     box = Inbox()
     async with listening(box._serve, tls) as box.port:
-        for believed in (other, own):
-            webhook = Webhook(f"https://127.0.0.1:{box.port}/", ca_file=believed.ca)
+        for trusted in (other, own):
+            webhook = Webhook(f"https://127.0.0.1:{box.port}/", ca_file=trusted.ca)
             try:
-                if believed is other:
+                if trusted is other:
                     with pytest.raises(NotDelivered, match="does not answer"):
                         await webhook.send("id", BODY, 1)
                 else:

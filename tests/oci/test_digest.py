@@ -1,4 +1,4 @@
-"""What is a digest, and what is not."""
+"""Digests: which texts are digests."""
 
 import hashlib
 
@@ -10,8 +10,8 @@ EMPTY = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
 
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
-def test_a_digest_of_bytes_is_what_hashlib_says_and_reads_back(algorithm: str) -> None:
-    """`of`, `str` and `parse` agree with hashlib, for both algorithms."""
+def test_a_digest_is_computed_as_by_hashlib(algorithm: str) -> None:
+    """`of`, `str` and `parse` agree with hashlib for both algorithms."""
     digest = Digest.of(b"bolt", algorithm)
 
     assert digest.hex == hashlib.new(algorithm, b"bolt").hexdigest()
@@ -19,8 +19,8 @@ def test_a_digest_of_bytes_is_what_hashlib_says_and_reads_back(algorithm: str) -
     assert Digest.parse(str(digest)) == digest
 
 
-def test_a_digest_gives_an_empty_hash_of_its_own_algorithm() -> None:
-    """Bytes that arrive in pieces are hashed with the algorithm the client named."""
+def test_a_digest_returns_an_empty_hash_of_its_algorithm() -> None:
+    """A digest's `hasher` starts an empty hash of its algorithm, for bytes that arrive in chunks."""
     running = Digest("sha512", "0" * 128).hasher()
     running.update(b"bo")
     running.update(b"lt")
@@ -29,7 +29,7 @@ def test_a_digest_gives_an_empty_hash_of_its_own_algorithm() -> None:
 
 
 def test_short_is_algorithm_and_twelve_digits() -> None:
-    """A message shows enough of a digest to recognise it."""
+    """The short form has the algorithm and twelve digits, enough to recognise a digest in a message."""
     assert Digest("sha256", EMPTY).short == "sha256:e3b0c44298fc"
 
 
@@ -56,26 +56,26 @@ def test_short_is_algorithm_and_twelve_digits() -> None:
         ("sha256:baddigeststring", "got 15 characters"),
     ],
 )
-def test_what_is_not_a_digest_is_refused_with_what_it_should_be(text: str, says: str) -> None:
+def test_malformed_digests_are_refused_with_the_expected_form(text: str, says: str) -> None:
     """Only `sha256:` with 64 or `sha512:` with 128 lower-case hex digits is a digest."""
     with pytest.raises(DigestInvalid, match=says):
         Digest.parse(text)
 
 
 def test_an_unknown_algorithm_has_no_hash() -> None:
-    """No digest is ever made with an algorithm that clients need not know."""
+    """A digest of an unknown algorithm can't be created."""
     with pytest.raises(DigestInvalid, match='"md5" is not supported; expected sha256 or sha512'):
         hasher("md5")
 
 
-def test_a_digest_can_not_be_built_wrong_from_parts() -> None:
-    """A digest may become a path, so its parts are checked however it is made."""
+def test_a_digest_can_not_be_built_from_wrong_parts() -> None:
+    """A digest's parts are checked however it is created, because a digest may become a path."""
     with pytest.raises(DigestInvalid):
         Digest("sha256", "../../etc/passwd")
 
 
 def test_digests_sort_and_can_be_keys() -> None:
-    """Listings sort by digest, caches and sets are keyed by it."""
+    """Digests can be sorted, and can be keys of caches and sets."""
     low, high = Digest("sha256", "0" * 64), Digest("sha256", "f" * 64)
 
     assert sorted([high, low]) == [low, high]

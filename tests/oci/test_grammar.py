@@ -1,4 +1,4 @@
-"""Names, digests and media types against the words of the specs, for texts nobody thought of."""
+"""Names, digests and media types against the specifications' grammars, with generated texts."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ SPEC_DIGEST = re.compile(r"sha256:[a-f0-9]{64}|sha512:[a-f0-9]{128}")
 # RFC 6838, section 4.2
 RFC_TYPE = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9!#$&\-^_.+]{0,126}/[a-zA-Z0-9][a-zA-Z0-9!#$&\-^_.+]{0,126}")
 
-# What names are made of, and what should never be in one.
+# The characters of names, and others that must not be in a name.
 CROWD = st.text(alphabet="ab0Z._-/:@%[] \t\n\x00\\~+é٣ſ\u212a\ud800", max_size=24)
 WORDS = st.text("az09", min_size=1, max_size=4)
 SEPARATORS = st.sampled_from([".", "_", "__", "-", "--", "-----", "/"])
@@ -73,7 +73,7 @@ def test_digests_are_exactly_the_digests_of_the_spec(text: str) -> None:
 
 @given(digests)
 def test_a_digest_reads_back(text: str) -> None:
-    """Parsing loses nothing."""
+    """A digest that is formatted and parsed is equal."""
     assert str(Digest.parse(text)) == text
 
 
@@ -90,24 +90,24 @@ def test_content_types_are_read_without_parameters_and_case(text: str, parameter
 
 
 def accepts(read: Callable[[str], object], text: str, refusal: type[Invalid]) -> bool:
-    """Whether `read` takes the text as it is; a refusal must be of this class, one printable line, and short."""
-    value, said = attempt(read, text, refusal)
+    """Return whether `read` accepts the text unchanged; a refusal must be of this class, printable, short and one line."""
+    value, error_text = attempt(read, text, refusal)
 
-    assert said.isprintable()
-    assert len(said) < 400
+    assert error_text.isprintable()
+    assert len(error_text) < 400
     assert value is None or str(value) == text
     return value is not None
 
 
 def attempt(read: Callable[[str], T], text: str, refusal: type[Invalid]) -> tuple[T | None, str]:
-    """What was read and "", or None and what the refusal says."""
+    """Return the parsed value and "", or None and the error message."""
     try:
         return read(text), ""
     except refusal as error:
         return None, error.message
 
 
-# -- references, against a second reading of Docker's rules
+# -- references, compared with a second implementation of Docker's rules
 
 PART = SPEC_NAME.pattern
 HOST = r"(?:[a-zA-Z0-9]|[a-zA-Z0-9][a-zA-Z0-9-]*[a-zA-Z0-9])"
@@ -118,7 +118,7 @@ COMPLETE = re.compile(
 
 
 def docker(text: str) -> tuple[str | None, ...] | None:
-    """Host, name, tag and digest as Docker completes them: complete first, then match as a whole."""
+    """Return host, name, tag and digest as Docker completes them: complete first, then match as a whole."""
     if re.fullmatch("[a-f0-9]{64}", text):
         return None
     head = text.split("/")[0]
@@ -158,22 +158,22 @@ spoiled = st.builds(
 @example("library/" + "a" * 247)
 @example("library/" + "a" * 248)
 def test_references_are_read_as_docker_reads_them(text: str) -> None:
-    """Every text is completed to what Docker completes it to, or refused where Docker refuses it or finds no host."""
-    reference, said = attempt(Reference.parse, text, Invalid)
+    """Each text is completed as Docker does it, or refused where Docker refuses it or finds no host."""
+    reference, error_text = attempt(Reference.parse, text, Invalid)
 
-    assert said.isprintable()
+    assert error_text.isprintable()
     assert (reference and parts(reference)) == docker(text)
 
 
 def parts(reference: Reference) -> tuple[str | None, ...]:
-    """Host, name, tag and digest as text."""
+    """Return host, name, tag and digest as text."""
     digest = None if reference.digest is None else str(reference.digest)
     return reference.registry, reference.repository, reference.tag, digest
 
 
 @given(written)
-def test_every_form_of_a_reference_reads_back_as_itself(text: str) -> None:
-    """The long and the familiar form name the same image as what was typed, and the familiar one is never longer."""
+def test_every_form_of_a_reference_is_parsed_as_itself(text: str) -> None:
+    """The long and the familiar form of a reference are parsed as the same image, and the familiar one is never longer."""
     reference, _ = attempt(Reference.parse, text, Invalid)
     assume(reference is not None)
     assert reference is not None

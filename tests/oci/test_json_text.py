@@ -1,4 +1,4 @@
-"""JSON of strangers can only be read, or not."""
+"""JSON from untrusted senders is decoded, or refused with one kind of error."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ import pytest
 from boltseal.oci.jsontext import decode
 
 
-class _Said(msgspec.Struct):
+class _Message(msgspec.Struct):
     name: str = ""
 
 
-def test_what_can_be_read_is_read() -> None:
-    """What the type does not name is left out."""
-    assert decode(b'{"name": "a", "more": [1]}', _Said) == _Said("a")
+def test_valid_json_is_decoded() -> None:
+    """Fields that the type does not name are ignored."""
+    assert decode(b'{"name": "a", "more": [1]}', _Message) == _Message("a")
 
 
 @pytest.mark.parametrize(
@@ -27,7 +27,7 @@ def test_what_can_be_read_is_read() -> None:
         (b'{"more": ' + b'{"a":' * 100_000 + b"1" + b"}" * 100_001, "nested too deeply"),
     ],
 )
-def test_whatever_is_wrong_is_one_kind_of_error(raw: bytes, words: str) -> None:
-    """Also what the decoder itself ends by in another way."""
+def test_invalid_json_raises_one_kind_of_error(raw: bytes, words: str) -> None:
+    """Any invalid JSON raises one kind of error, also where the decoder itself raises another."""
     with pytest.raises(msgspec.DecodeError, match=words):
-        decode(raw, _Said)
+        decode(raw, _Message)

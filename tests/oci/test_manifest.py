@@ -1,4 +1,4 @@
-"""What a manifest means, and which documents have no meaning or more than one."""
+"""Parsing manifests: their content, and documents that are invalid or ambiguous."""
 
 import base64
 import json
@@ -28,13 +28,13 @@ FOREIGN = "application/vnd.docker.image.rootfs.foreign.diff.tar.gzip"
 
 
 def named(content: str, media_type: str = LAYER, **more: Any) -> dict[str, Any]:
-    """A descriptor of this content, as JSON has it."""
+    """Return a descriptor of this content, as JSON has it."""
     data = content.encode()
     return {"mediaType": media_type, "digest": str(Digest.of(data)), "size": len(data), **more}
 
 
 def image(**changes: Any) -> dict[str, Any]:
-    """An OCI image of one layer, with these keys changed."""
+    """Return an OCI image of one layer with these keys changed."""
     return {
         "schemaVersion": 2,
         "mediaType": OCI_MANIFEST,
@@ -45,22 +45,22 @@ def image(**changes: Any) -> dict[str, Any]:
 
 
 def index(**changes: Any) -> dict[str, Any]:
-    """An OCI index of one image, with these keys changed."""
+    """Return an OCI index of one image with these keys changed."""
     return {"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": [named("child", OCI_MANIFEST)], **changes}
 
 
 def without(document: Mapping[str, Any], *keys: str) -> dict[str, Any]:
-    """The document less these keys."""
+    """Return the document without these keys."""
     return {key: value for key, value in document.items() if key not in keys}
 
 
 def parse(document: Mapping[str, Any], content_type: str | None = None) -> Manifest:
-    """The manifest that this JSON is."""
+    """Parse this JSON as a manifest."""
     return parse_manifest(json.dumps(document).encode(), content_type)
 
 
-def test_an_image_is_its_config_and_layers_and_its_bytes_are_kept() -> None:
-    """Everything the registry needs is read, and `raw` is what came, byte for byte."""
+def test_an_image_has_its_config_and_layers_and_its_bytes() -> None:
+    """Config and layers of an image are parsed, and `raw` has the received bytes."""
     raw = json.dumps(image(annotations={"a": "b"}), indent=3).encode()
     manifest = parse_manifest(raw, OCI_MANIFEST)
 
@@ -73,8 +73,8 @@ def test_an_image_is_its_config_and_layers_and_its_bytes_are_kept() -> None:
     assert manifest.annotations == {"a": "b"}
 
 
-def test_an_index_is_its_children_with_their_platforms() -> None:
-    """Each entry says for which machine it is; an entry without a platform is for any."""
+def test_an_index_has_its_children_with_their_platforms() -> None:
+    """An index has its children with their platforms; an entry without one is for any platform."""
     arm = {"os": "linux", "architecture": "arm64", "variant": "v8", "os.version": "10.0", "os.features": ["win32k"]}
     manifest = parse(
         index(
@@ -104,19 +104,19 @@ def test_an_index_is_its_children_with_their_platforms() -> None:
     ],
 )
 def test_docker_schema_2_is_read_like_oci(document: dict[str, Any], media_type: str) -> None:
-    """Docker's two types are two more names for image and index."""
+    """Docker's media types of schema 2 are parsed like the OCI types of image and index."""
     assert parse(document, media_type).media_type == media_type
 
 
 @pytest.mark.parametrize("empty", [[], None])
 def test_an_empty_list_and_null_are_no_layers(empty: list[None] | None) -> None:
-    """Go writes an empty list as null; the spec's empty layers are accepted either way."""
+    """An empty layer list and null, which Go writes for it, are accepted as no layers."""
     assert parse(image(layers=empty)).layers == ()
     assert parse(index(manifests=empty)).manifests == ()
 
 
-def test_null_stands_for_absent_where_something_is_optional() -> None:
-    """What Go writes for nothing means nothing."""
+def test_null_is_accepted_as_absent() -> None:
+    """null, which Go writes for an absent value, is accepted for optional fields."""
     manifest = parse(
         image(
             subject=None,
@@ -132,7 +132,7 @@ def test_null_stands_for_absent_where_something_is_optional() -> None:
 
 
 def test_unknown_fields_are_ignored() -> None:
-    """Extensions stay in the bytes and change nothing, wherever they stand and whatever they resemble."""
+    """Unknown fields are kept in the bytes and change no parsed value."""
     extended = image(
         extra={"layers": [1], "Layers": {}},
         layers=[named("layer", extra=[None])],
@@ -155,12 +155,12 @@ def test_unknown_fields_are_ignored() -> None:
     ],
 )
 def test_the_artifact_type_is_what_referrers_show(document: dict[str, Any], artifact_type: str | None) -> None:
-    """The manifest's own; else an image's config media type; an index without one has none."""
+    """The artifact type is the manifest's own, or else an image's config media type; an index may have none."""
     assert parse(document).artifact_type == artifact_type
 
 
-def test_references_name_every_link_once_and_say_its_kind() -> None:
-    """Config, layers and subject of an image, a layer that appears twice only once."""
+def test_references_lists_every_link_once_with_its_kind() -> None:
+    """`references` lists config, layers and subject of an image once each, with their kinds."""
     manifest = parse(image(layers=[named("one"), named("two"), named("one")], subject=named("subject", OCI_MANIFEST)))
 
     assert [(link.kind, link.descriptor.digest) for link in manifest.references()] == [
@@ -171,15 +171,15 @@ def test_references_name_every_link_once_and_say_its_kind() -> None:
     ]
 
 
-def test_one_digest_may_be_linked_in_two_ways() -> None:
-    """An artifact whose config and only layer are the empty `{}` is held by both."""
+def test_one_digest_may_be_referenced_in_two_kinds() -> None:
+    """An artifact whose config and only layer are the empty `{}` references it in both kinds."""
     manifest = parse(image(config=named("{}", OCI_EMPTY), layers=[named("{}", OCI_EMPTY)]))
 
     assert [link.kind for link in manifest.references()] == [LinkKind.CONFIG, LinkKind.LAYER]
 
 
 def test_an_index_entry_of_another_type_is_a_blob() -> None:
-    """BuildKit keeps caches as indexes of layers: what no registry takes as a manifest can only be a blob."""
+    """An entry of an index with another type than a manifest's is a blob, as in BuildKit's caches."""
     manifest = parse(
         index(
             manifests=[
@@ -194,7 +194,7 @@ def test_an_index_entry_of_another_type_is_a_blob() -> None:
 
 
 def test_foreign_layers_are_recognised() -> None:
-    """A registry need not have layers that may not be redistributed or that list other URLs."""
+    """Layers that may not be redistributed, or that list other URLs, need not be in the registry."""
     manifest = parse(
         image(
             layers=[named("foreign", FOREIGN), named("elsewhere", urls=["https://example.com/layer"]), named("here")],
@@ -209,7 +209,7 @@ def test_foreign_layers_are_recognised() -> None:
 
 
 def test_a_descriptor_may_carry_its_content() -> None:
-    """`data` of the bytes that the descriptor names is allowed, as ORAS writes it for `{}`."""
+    """A descriptor's `data` with the bytes of its digest is accepted, as ORAS writes it for `{}`."""
     manifest = parse(image(config=named("{}", OCI_EMPTY, data="e30="), layers=[named("", data="")]))
 
     assert manifest.config == Descriptor(OCI_EMPTY, Digest.of(b"{}"), 2)
@@ -225,20 +225,20 @@ def test_a_descriptor_may_carry_its_content() -> None:
         ("é", "data is not base64"),
     ],
 )
-def test_data_that_is_not_the_named_content_is_refused(data: str, says: str) -> None:
-    """A client may take `data` without asking the registry, so a lie in it must not be stored."""
+def test_data_with_another_digest_is_refused(data: str, says: str) -> None:
+    """A descriptor whose `data` does not have its digest is refused, since clients may use it unverified."""
     with pytest.raises(ManifestInvalid, match=says):
         parse(image(layers=[named("{}", data=data)]))
 
 
-# -- the type is said, and one of four
+# -- the media type
 
 
 @pytest.mark.parametrize("document", [image(), index()])
 def test_the_type_may_come_from_the_header_or_the_document_or_both(document: dict[str, Any]) -> None:
-    """Content-Type alone, mediaType alone, both alike, with parameters and in any case give one type."""
+    """Content-Type alone, mediaType alone, or both alike, with parameters and in any case, give one type."""
     media_type = document["mediaType"]
-    ways = [
+    documents = [
         parse(document, None),
         parse(document, media_type),
         parse(document, f"{media_type.upper()}; charset=utf-8"),
@@ -247,7 +247,7 @@ def test_the_type_may_come_from_the_header_or_the_document_or_both(document: dic
         parse({**document, "mediaType": ""}, media_type),
     ]
 
-    assert {way.media_type for way in ways} == {media_type}
+    assert {way.media_type for way in documents} == {media_type}
 
 
 @pytest.mark.parametrize(
@@ -278,12 +278,12 @@ def test_the_type_may_come_from_the_header_or_the_document_or_both(document: dic
 def test_a_missing_contradictory_or_unknown_type_is_refused(
     document: dict[str, Any], content_type: str | None, says: str
 ) -> None:
-    """The registry does not store what it can't check, and the message lists the types that it accepts."""
+    """A missing, contradicting or unknown type is refused with a list of the accepted types."""
     with pytest.raises(ManifestInvalid, match=says):
         parse(document, content_type)
 
 
-# -- one meaning
+# -- ambiguous documents
 
 
 @pytest.mark.parametrize(
@@ -301,13 +301,13 @@ def test_a_missing_contradictory_or_unknown_type_is_refused(
     ],
 )
 def test_a_document_that_is_image_and_index_or_neither_is_refused(document: dict[str, Any], says: str) -> None:
-    """CVE-2021-41190: a document that one reader takes for an image and another for an index."""
+    """CVE-2021-41190: a document that some readers take for an image and others for an index is refused."""
     with pytest.raises(ManifestInvalid, match=says):
         parse(document)
 
 
 def test_an_image_pushed_as_an_index_is_refused() -> None:
-    """A document without mediaType is what its Content-Type says, and must look like it."""
+    """A document without mediaType has the type in Content-Type, and is refused if its fields differ."""
     with pytest.raises(ManifestInvalid, match="has config, but its type"):
         parse(without(image(), "mediaType"), OCI_INDEX)
 
@@ -323,8 +323,8 @@ def test_an_image_pushed_as_an_index_is_refused() -> None:
         '{"schemaVersion":2,"layers":[],"l\\u0061yers":[]}',
     ],
 )
-def test_a_key_that_is_there_twice_is_refused(text: str) -> None:
-    """Some readers take the first, others the last: such a document has two meanings."""
+def test_a_repeated_key_is_refused(text: str) -> None:
+    """A document with a repeated key is refused, since readers differ in which one counts."""
     with pytest.raises(ManifestInvalid, match="twice in one object"):
         parse_manifest(text.encode(), OCI_MANIFEST)
 
@@ -345,7 +345,7 @@ def test_a_key_that_is_there_twice_is_refused(text: str) -> None:
     ],
 )
 def test_a_key_in_another_case_is_refused(document: dict[str, Any], says: str) -> None:
-    """Go reads `Layers` as `layers`, Python does not: such a document has two meanings."""
+    """`Layers` is refused, because Go reads it as `layers` and Python does not."""
     with pytest.raises(ManifestInvalid, match=says):
         parse(document)
 
@@ -386,8 +386,8 @@ def test_a_key_in_another_case_is_refused(document: dict[str, Any], says: str) -
         ("x", "Expected object, got str"),
     ],
 )
-def test_a_descriptor_that_can_not_be_right_is_refused_with_its_place(descriptor: Any, says: str) -> None:
-    """The sentence says which descriptor, what was expected and what came."""
+def test_an_invalid_descriptor_is_refused_with_its_position(descriptor: Any, says: str) -> None:
+    """An invalid descriptor is refused with its position, expected and received values."""
     with pytest.raises(ManifestInvalid, match=says):
         parse(image(layers=[descriptor]))
 
@@ -405,13 +405,13 @@ def test_a_descriptor_that_can_not_be_right_is_refused_with_its_place(descriptor
     ],
 )
 def test_the_message_names_the_position(document: dict[str, Any], says: str) -> None:
-    """The author of the document finds what to correct."""
+    """An error has the position of the fault in the document."""
     with pytest.raises(ManifestInvalid, match=says):
         parse(document)
 
 
 def test_media_types_of_descriptors_may_have_parameters() -> None:
-    """The registry stores any content and returns the media type with which it was pushed."""
+    """Any media type of a descriptor is accepted, with parameters as well."""
     assert (
         parse(image(layers=[named("a", "text/plain; charset=utf-8")])).layers[0].media_type
         == "text/plain; charset=utf-8"
@@ -419,14 +419,14 @@ def test_media_types_of_descriptors_may_have_parameters() -> None:
 
 
 def test_sha512_descriptors_are_read() -> None:
-    """Both algorithms of the spec are supported."""
+    """Descriptors with sha512 digests are parsed."""
     digest = str(Digest.of(b"a", "sha512"))
 
     assert str(parse(image(layers=[named("a", digest=digest)])).layers[0].digest) == digest
 
 
 def test_more_descriptors_than_an_image_can_have_are_refused() -> None:
-    """The limit is stated in the sentence."""
+    """More descriptors than the limit are refused with the limit in the message."""
     full = index(manifests=[named("a", OCI_MANIFEST)] * MAX_DESCRIPTORS)
     over = index(manifests=[named("a", OCI_MANIFEST)] * (MAX_DESCRIPTORS + 1))
 
@@ -481,7 +481,7 @@ MANY = 4 * 1024 * 1024
     ids=lambda value: repr(value[:40]) if isinstance(value, bytes) else None,
 )
 def test_hostile_bytes_are_refused_with_one_sentence(raw: bytes, says: str) -> None:
-    """Broken, foreign, deep and huge documents are ManifestInvalid: one line, printable, short."""
+    """Broken, foreign, deep and huge documents are ManifestInvalid with one short, printable line."""
     with pytest.raises(ManifestInvalid, match=says) as refused:
         parse_manifest(raw, OCI_MANIFEST)
 
@@ -492,7 +492,7 @@ def test_hostile_bytes_are_refused_with_one_sentence(raw: bytes, says: str) -> N
 
 
 def test_a_hundred_levels_and_many_brackets_are_read() -> None:
-    """The limit is the same under every Python, and wide is not deep."""
+    """A hundred levels of nesting, and many brackets side by side, are accepted under every Python."""
     deep: Any = 0
     for _ in range(99):
         deep = [deep]
@@ -502,33 +502,33 @@ def test_a_hundred_levels_and_many_brackets_are_read() -> None:
 
 
 @pytest.mark.parametrize("content_type", ["", "x", "a/b/c", f"{OCI_MANIFEST}, {OCI_INDEX}"])
-def test_a_content_type_that_is_none_is_refused(content_type: str) -> None:
-    """A header that says nothing is not taken for a missing one."""
+def test_a_malformed_content_type_is_refused(content_type: str) -> None:
+    """A malformed Content-Type is refused, and not treated as missing."""
     with pytest.raises(Invalid, match="is not a media type"):
         parse(image(), content_type)
 
 
 def test_every_accepted_type_is_named_in_the_refusal() -> None:
-    """The message lists all accepted types."""
+    """The refusal of an unknown type lists all accepted types."""
     with pytest.raises(ManifestInvalid) as refused:
         parse(image(), "text/plain")
 
     assert all(media_type in refused.value.message for media_type in MANIFEST_TYPES)
 
 
-# -- the index that referrers answer with
+# -- the index of the referrers API
 
 
 def test_an_index_of_nothing_is_still_an_index() -> None:
-    """The referrers API answers an unknown digest with an empty list, never with null."""
+    """An index without entries, as the referrers API returns for an unknown digest, has [] and never null."""
     raw = format_index([])
 
     assert json.loads(raw) == {"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": []}
     assert parse_manifest(raw, OCI_INDEX).manifests == ()
 
 
-def test_an_index_shows_what_each_row_has_and_nothing_else() -> None:
-    """artifactType and annotations are there when there are any."""
+def test_an_index_has_the_fields_of_each_row() -> None:
+    """artifactType and annotations of an index's rows are written only if present."""
     digest = Digest.of(b"a")
     rows = [
         Descriptor(OCI_MANIFEST, digest, 1),

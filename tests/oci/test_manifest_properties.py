@@ -1,4 +1,4 @@
-"""What holds for every document: nothing but a manifest or one refusal, and one meaning for every reader."""
+"""Properties of every document: it is a manifest or one refusal, and all readers see the same one."""
 
 from __future__ import annotations
 
@@ -71,16 +71,17 @@ serialised = st.builds(
 
 
 @given(documents)
-def test_everything_a_document_says_is_read(document: dict[str, Any]) -> None:
-    """Descriptors in their order with digest, size and type; subject, annotations; null and absent mean nothing."""
+def test_every_field_of_a_document_is_parsed(document: dict[str, Any]) -> None:
+    """Descriptors are parsed in order with digest, size and type, and so are subject and annotations; null means
+    absent."""
     manifest = parse_manifest(json.dumps(document).encode(), document["mediaType"])
 
-    assert triples(manifest.layers) == said(document.get("layers"))
-    assert triples(manifest.manifests) == said(document.get("manifests"))
-    assert triples([manifest.config] if manifest.config else []) == said(
+    assert triples(manifest.layers) == descriptors_in(document.get("layers"))
+    assert triples(manifest.manifests) == descriptors_in(document.get("manifests"))
+    assert triples([manifest.config] if manifest.config else []) == descriptors_in(
         [document["config"]] if "config" in document else []
     )
-    assert triples([manifest.subject] if manifest.subject else []) == said(
+    assert triples([manifest.subject] if manifest.subject else []) == descriptors_in(
         [document["subject"]] if document.get("subject") else []
     )
     assert manifest.annotations == (document.get("annotations") or {})
@@ -91,7 +92,7 @@ def triples(found: Any) -> list[tuple[str, str, int]]:
     return [(each.media_type, str(each.digest), each.size) for each in found]
 
 
-def said(found: list[dict[str, Any]] | None) -> list[tuple[str, str, int]]:
+def descriptors_in(found: list[dict[str, Any]] | None) -> list[tuple[str, str, int]]:
     return [(each["mediaType"], each["digest"], each["size"]) for each in found or []]
 
 
@@ -101,8 +102,8 @@ def every_digest(manifest: Manifest) -> set[Digest]:
 
 
 @given(serialised, st.data())
-def test_bytes_with_anything_in_them_are_a_manifest_or_one_refusal(raw: bytes, data: st.DataObject) -> None:
-    """However a document is spoiled, the answer is a manifest or Invalid, never another error."""
+def test_damaged_documents_are_a_manifest_or_one_refusal(raw: bytes, data: st.DataObject) -> None:
+    """However a document is damaged, the result is a manifest or Invalid."""
     at = data.draw(st.integers(0, len(raw)))
     cut = data.draw(st.integers(0, 4))
     noise = data.draw(
@@ -113,12 +114,12 @@ def test_bytes_with_anything_in_them_are_a_manifest_or_one_refusal(raw: bytes, d
 
 @given(st.binary(max_size=64), st.one_of(st.none(), st.text(max_size=20)))
 def test_any_bytes_under_any_header_are_a_manifest_or_one_refusal(raw: bytes, content_type: str | None) -> None:
-    """A body and a header from anywhere end in a manifest or Invalid."""
+    """Any body under any Content-Type gives a manifest or Invalid."""
     outcome(raw, content_type)
 
 
 def outcome(raw: bytes, content_type: str | None) -> Manifest | str:
-    """The manifest, or the sentence that refuses it, which must fit into a terminal's line or two."""
+    """Return the manifest, or the error message, which must be short."""
     try:
         return parse_manifest(raw, content_type)
     except Invalid as refused:
@@ -129,7 +130,7 @@ def outcome(raw: bytes, content_type: str | None) -> Manifest | str:
     return sentence
 
 
-# -- whoever reads an accepted document reads the same
+# -- every reader sees the same accepted document
 
 KEYS = sorted(MANIFEST_KEYS | DESCRIPTOR_KEYS)
 pairs = st.tuples(
@@ -142,8 +143,7 @@ pairs = st.tuples(
 
 def first_wins(found: list[tuple[str, Any]]) -> dict[str, Any]:
     """Parse as a reader for which the first of two equal keys counts, and which accepts `Layers` for `layers`, as Go
-    does.
-    """
+    does."""
     known = {key.casefold(): key for key in KEYS}
     read: dict[str, Any] = {}
     for key, value in found:
@@ -157,7 +157,7 @@ def first_wins(found: list[tuple[str, Any]]) -> dict[str, Any]:
 def test_an_accepted_document_is_the_same_image_for_every_reader(
     more: list[tuple[str, Any]], document: dict[str, Any]
 ) -> None:
-    """First key or last key, case-sensitive or not: every reader of an accepted document sees the same image."""
+    """Readers that differ in repeated keys and case see the same image in every accepted document."""
     every = [*more, *document.items()]
     text = "{" + ",".join(f"{json.dumps(key)}:{json.dumps(value)}" for key, value in every) + "}"
     accepted = outcome(text.encode(), None)
@@ -169,7 +169,7 @@ def test_an_accepted_document_is_the_same_image_for_every_reader(
 
 @given(st.lists(st.tuples(digests, st.integers(0, 2**63 - 1), st.sampled_from([None, "a/b"]), notes), max_size=5))
 def test_an_index_of_referrers_reads_back(rows: list[tuple[Digest, int, str | None, dict[str, str]]]) -> None:
-    """What the referrers API answers is an index that this registry itself would accept, entry by entry."""
+    """An index that the referrers API returns is accepted by this registry's own parser, entry by entry."""
 
     class Row(msgspec.Struct):
         media_type: str

@@ -1,4 +1,4 @@
-"""How a Content-Type header is read, and which layers are foreign."""
+"""How a Content-Type header is parsed, and which layers are foreign."""
 
 import pytest
 
@@ -14,7 +14,7 @@ from boltseal.oci.mediatype import (
 
 
 def test_no_header_is_no_media_type() -> None:
-    """A client need not send a Content-Type."""
+    """A missing Content-Type header gives no media type, since clients need not send one."""
     assert parse_content_type(None) is None
 
 
@@ -29,7 +29,7 @@ def test_no_header_is_no_media_type() -> None:
     ],
 )
 def test_parameters_spaces_and_case_do_not_matter(header: str) -> None:
-    """A registry drops parameters and compares without regard to case."""
+    """Parameters and spaces of a Content-Type are dropped, and case does not matter."""
     assert parse_content_type(header) == OCI_MANIFEST
 
 
@@ -53,8 +53,8 @@ def test_parameters_spaces_and_case_do_not_matter(header: str) -> None:
         "\x00/\x00",
     ],
 )
-def test_what_is_no_media_type_is_refused(header: str) -> None:
-    """Garbage, wildcards and lists in Content-Type are refused in one sentence."""
+def test_malformed_media_types_are_refused(header: str) -> None:
+    """Garbage, wildcards and lists in Content-Type are refused with one line."""
     with pytest.raises(MediaTypeInvalid, match="is not a media type"):
         parse_content_type(header)
 
@@ -76,5 +76,5 @@ def test_the_four_manifest_types_are_media_types_and_two_are_indexes() -> None:
     ],
 )
 def test_layers_that_may_not_be_redistributed_are_foreign(media_type: str, foreign: bool) -> None:
-    """A registry need not hold what may only be fetched elsewhere."""
+    """Layers of the non-distributable types are foreign: a registry need not have them."""
     assert is_foreign_layer(media_type) is foreign

@@ -1,4 +1,4 @@
-"""Which names exist, and how Docker completes what people type."""
+"""Which names are valid, and how Docker completes references."""
 
 import pytest
 
@@ -46,7 +46,7 @@ def test_names_of_the_grammar_are_repositories(name: str) -> None:
     ],
 )
 def test_names_outside_the_grammar_are_refused(name: str) -> None:
-    """Anything else is NAME_INVALID, whatever it might be on a disk or in a URL."""
+    """Any other repository name gets NAME_INVALID, whatever it might be on a disk or in a URL."""
     with pytest.raises(NameInvalid):
         Repository(name)
 
@@ -59,7 +59,7 @@ def test_tags_of_the_grammar_are_tags(tag: str) -> None:
 
 @pytest.mark.parametrize("tag", ["", ".", "-1", ".1", "a" * 129, "a b", "a\n", "a/b", "a:b", "é", "٣", "a+b"])
 def test_tags_outside_the_grammar_are_refused(tag: str) -> None:
-    """Anything else is no tag."""
+    """Any other text is not a tag."""
     with pytest.raises(TagInvalid):
         Tag(tag)
 
@@ -91,7 +91,7 @@ def test_tags_outside_the_grammar_are_refused(tag: str) -> None:
     ],
 )
 def test_references_are_completed_as_docker_does(typed: str, registry: str, repository: str, familiar: str) -> None:
-    """One text names one image in every tool, and the short form is read back as the same."""
+    """A completed reference names the same image in every tool, and its short form is parsed as the same reference."""
     reference = Reference.parse(typed)
 
     assert (reference.registry, reference.repository) == (registry, repository)
@@ -100,7 +100,7 @@ def test_references_are_completed_as_docker_does(typed: str, registry: str, repo
 
 
 def test_tag_and_digest_are_both_kept() -> None:
-    """`name:tag@digest` has the tag for people and the digest that counts, and keeps both."""
+    """`name:tag@digest` keeps the tag for people, and the digest, which decides."""
     reference = Reference.parse(f"busybox:latest@{DIGEST}")
 
     assert reference.tag == "latest"
@@ -110,7 +110,7 @@ def test_tag_and_digest_are_both_kept() -> None:
 
 
 def test_a_number_after_a_single_name_is_a_tag_and_not_a_port() -> None:
-    """Without a slash there is no host, so what follows the colon is a tag."""
+    """A reference without a slash has no host, so that the text after its colon is a tag."""
     reference = Reference.parse("192.168.0.1:80")
 
     assert (reference.repository, reference.tag) == ("library/192.168.0.1", "80")
@@ -148,7 +148,7 @@ def test_a_number_after_a_single_name_is_a_tag_and_not_a_port() -> None:
     ],
 )
 def test_a_malformed_reference_is_refused(typed: str, says: str) -> None:
-    """The message is one sentence that quotes the input."""
+    """The error for a malformed reference is one sentence that quotes the input."""
     with pytest.raises(Invalid, match=says):
         Reference.parse(typed)
 
@@ -157,7 +157,7 @@ def test_a_malformed_reference_is_refused(typed: str, says: str) -> None:
     ("registry", "repository"), [("", "a/b"), ("a/b", "c"), ("index.docker.io", "a/b"), ("docker.io", "ubuntu")]
 )
 def test_a_reference_built_from_parts_is_complete_or_refused(registry: str, repository: str) -> None:
-    """What Docker would complete or rename is not yet a reference."""
+    """Parts that Docker would complete or rename are refused as a reference."""
     with pytest.raises(NameInvalid):
         Reference(registry, Repository(repository))
 
@@ -172,7 +172,7 @@ def test_a_reference_built_from_parts_is_complete_or_refused(registry: str, repo
     ],
 )
 def test_defaults_are_added_as_by_docker(typed: str, complete: str, by_tag: str) -> None:
-    """A reference without tag and digest gets `latest`; code that only looks at tags treats it so, too."""
+    """A reference without tag and digest gets `latest`, as in Docker."""
     reference = Reference.parse(typed)
 
     assert reference.complete == Reference.parse(complete)

@@ -1,4 +1,4 @@
-"""A second, slow and simple reading of globs, for the tests to compare with: nothing here is shared with the product."""
+"""A second, slow and simple implementation of globs for comparison: it shares nothing with the product."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ REPOSITORY_ALPHABET = "abcdefghijklmnopqrstuvwxyz0123456789._-/"
 TAG_ALPHABET = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-"
 
 
-def split(glob: str) -> tuple[str, ...]:
-    """`a*[!b-d]**` -> ("a", "*", "[!b-d]", "**")."""
+def split_glob(glob: str) -> tuple[str, ...]:
+    """Split a glob into its parts: `a*[!b-d]**` -> ("a", "*", "[!b-d]", "**")."""
     found: list[str] = []
     rest = glob
     while rest:
@@ -34,7 +34,7 @@ def split(glob: str) -> tuple[str, ...]:
 
 
 def takes(part: str, character: str) -> bool:
-    """Does this part take this character?"""
+    """Return whether this part of a glob matches this character."""
     if part == "**":
         return True
     if part in ("*", "?"):
@@ -56,8 +56,8 @@ def takes(part: str, character: str) -> bool:
 
 
 def oracle_matches(glob: str, name: str) -> bool:
-    """By trying everything, remembering what failed."""
-    parts = split(glob)
+    """Return whether a glob matches, by trying everything and remembering failures."""
+    parts = split_glob(glob)
 
     @cache
     def fits(index: int, at: int) -> bool:
@@ -90,8 +90,8 @@ def _read(parts: tuple[str, ...], places: frozenset[int], character: str) -> fro
 
 
 def _words(globs: tuple[str, ...], alphabet: str, valid: type[str]) -> dict[frozenset[int], str]:
-    """Every set of globs that one valid word in globs[0] can match, each with a shortest such word."""
-    parts = [split(glob) for glob in globs]
+    """Return every set of globs that one valid word in globs[0] can match, each with a shortest such word."""
+    parts = [split_glob(glob) for glob in globs]
     start = tuple(_closure(one, {0}) for one in parts)
     seen = {("", start)}
     queue = deque([("", start)])
@@ -123,7 +123,7 @@ def _may_go_on(word: str, valid: type[str]) -> bool:
 
 
 def escaping(names: tuple[str, str], earlier: list[tuple[str, str]], characters: str) -> tuple[str, str] | None:
-    """A valid pair that matches `names` and none of `earlier`, by subset construction without any short cut.
+    """Return a valid pair that matches `names` and none of `earlier`, by subset construction without any short cut.
 
     `characters`: those that stand for all, which must hold one that no glob mentions.
     """
@@ -140,5 +140,5 @@ def escaping(names: tuple[str, str], earlier: list[tuple[str, str]], characters:
 
 
 def every_name(alphabet: str, longest: int) -> list[str]:
-    """All words over the alphabet, up to a length."""
+    """Return all words over the alphabet, up to a length."""
     return ["".join(word) for size in range(longest + 1) for word in itertools.product(alphabet, repeat=size)]

@@ -1,4 +1,4 @@
-"""Which addresses are one sender's."""
+"""Which addresses count as one client."""
 
 from __future__ import annotations
 
@@ -21,6 +21,6 @@ from boltseal.policy.client_address import whose
         ("unix:/run/boltseal.sock", "unix:/run/boltseal.sock"),
     ],
 )
-def test_a_network_of_ipv6_is_one_sender(address: str, sender: str) -> None:
-    """An IPv4 address is itself, however it is written."""
+def test_a_network_of_ipv6_is_one_client(address: str, sender: str) -> None:
+    """A /64 network of IPv6 counts as one client; an IPv4 address counts by itself, however it is written."""
     assert whose(address) == sender

@@ -1,4 +1,4 @@
-"""An append-only tag grows and never forgets."""
+"""Append-only tags: a new manifest must contain everything that the old one has."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from boltseal.oci.mediatype import OCI_INDEX, OCI_MANIFEST
 from boltseal.policy.append_only import extends
 
 
-def signature(name: str, said: str = "") -> dict[str, Any]:
+def signature(name: str, message: str = "") -> dict[str, Any]:
     """Return a layer as cosign writes it: the signed payload, and the signature beside it."""
     return {
         "mediaType": "application/vnd.dev.cosign.simplesigning.v1+json",
         "digest": str(Digest.of(name.encode())),
         "size": 10,
-        "annotations": {"dev.cosignproject.cosign/signature": said or name},
+        "annotations": {"dev.cosignproject.cosign/signature": message or name},
     }
 
 
@@ -41,8 +41,8 @@ def index(*entries: dict[str, Any]) -> Manifest:
 
 
 @pytest.mark.parametrize("make", [image, index])
-def test_one_more_is_an_extension(make: Any) -> None:
-    """As cosign signs a second time."""
+def test_one_more_signature_is_an_extension(make: Any) -> None:
+    """A manifest with one more signature, as cosign writes it, is an extension."""
 
     assert extends(make(signature("a")), make(signature("a"), signature("b")))
     assert extends(make(signature("a")), make(signature("b"), signature("a")))
@@ -50,8 +50,8 @@ def test_one_more_is_an_extension(make: Any) -> None:
 
 
 @pytest.mark.parametrize("make", [image, index])
-def test_one_less_is_none(make: Any) -> None:
-    """A signature that was published can't be made to disappear."""
+def test_one_signature_less_is_no_extension(make: Any) -> None:
+    """A manifest without one of the published signatures is no extension."""
 
     assert not extends(make(signature("a"), signature("b")), make(signature("b")))
     assert not extends(make(signature("a")), make(signature("b"), signature("c")))
@@ -59,34 +59,35 @@ def test_one_less_is_none(make: Any) -> None:
 
 
 @pytest.mark.parametrize("make", [image, index])
-def test_a_signature_swapped_under_the_same_layer_is_none(make: Any) -> None:
-    """All signatures of one image have the same layer; what makes them signatures stands in the annotation."""
+def test_a_replaced_signature_on_the_same_layer_is_no_extension(make: Any) -> None:
+    """Another signature annotation on the same layer is no extension, though all signatures of an image share that
+    layer."""
 
     assert not extends(make(signature("a", "alice")), make(signature("a", "mallory")))
     assert extends(make(signature("a", "alice")), make(signature("a", "mallory"), signature("a", "alice")))
 
 
-def test_another_form_is_none() -> None:
-    """An index in place of an image keeps nothing of it."""
+def test_another_kind_of_manifest_is_no_extension() -> None:
+    """An index in place of an image is no extension."""
 
     assert not extends(image(signature("a")), index(signature("a")))
     assert not extends(index(), image())
 
 
 def test_the_config_may_change() -> None:
-    """The tools write it anew: it lists the layers."""
+    """The config may change, because tools rewrite it with the list of layers."""
 
     assert extends(image(signature("a"), config="one"), image(signature("a"), signature("b"), config="two"))
 
 
 def test_a_repeated_entry_need_not_be_repeated() -> None:
-    """Clients tidy up what appears twice."""
+    """A layer that was listed twice may be listed once."""
 
     assert extends(index(signature("a"), signature("a")), index(signature("a")))
 
 
 @given(st.lists(st.sampled_from("abcde")), st.lists(st.sampled_from("abcde")))
 def test_extension_is_containment(old: list[str], new: list[str]) -> None:
-    """Nothing else counts, neither order nor number."""
+    """An extension contains the old layers, whatever their order and number."""
 
     assert extends(image(*map(signature, old)), image(*map(signature, new))) == (set(old) <= set(new))

@@ -1,4 +1,4 @@
-"""Spans of time as people write them."""
+"""Durations as users write them."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from boltseal.policy.durations import Duration, DurationInvalid, format_duration
     ("text", "span_us"),
     [("0s", 0), ("30s", 30_000_000), ("10m", 600_000_000), ("6h", 21_600_000_000), ("7d", 604_800_000_000)],
 )
-def test_a_number_and_a_unit_are_a_span(text: str, span_us: int) -> None:
-    """And it is written back the same way."""
+def test_a_number_and_a_unit_are_a_duration(text: str, span_us: int) -> None:
+    """A number with a unit is a duration, and is written back the same way."""
     assert parse_duration(text) == span_us
     assert format_duration(span_us) == text
 
 
 def test_a_duration_is_a_value() -> None:
-    """It is compared, converted to seconds, and written as it was read."""
+    """A duration can be compared, converted to seconds, and written as it was read."""
     duration = Duration.parse("90s")
 
     assert (duration.us, duration.seconds, str(duration)) == (90_000_000, 90.0, "90s")
@@ -28,14 +28,14 @@ def test_a_duration_is_a_value() -> None:
 @pytest.mark.parametrize(
     "text", ["", "10", "m", "-1m", "1.5h", "10 m", "01m", "10M", "1w", "36501d", "9999999999d", "\u0661m"]
 )
-def test_anything_else_is_none(text: str) -> None:
-    """The message says what was expected."""
+def test_other_text_is_no_duration(text: str) -> None:
+    """Any other text is refused with the expected form."""
     with pytest.raises(DurationInvalid, match="expected a whole number and a unit"):
         parse_duration(text)
 
 
 def test_the_largest_unit_that_fits_is_written() -> None:
-    """What is left beyond whole seconds is dropped."""
+    """A duration is written in its largest unit; fractions of a second are dropped."""
     assert format_duration(90_000_000) == "90s"
     assert format_duration(3_600_000_000) == "1h"
     assert format_duration(1_999_999) == "1s"

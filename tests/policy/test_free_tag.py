@@ -1,4 +1,4 @@
-"""The tag offered in a refusal."""
+"""The free tag that a refusal suggests."""
 
 from __future__ import annotations
 
@@ -37,8 +37,8 @@ def nothing(_: str) -> bool:
         ("20261124", "20261125"),
     ],
 )
-def test_the_last_number_before_the_suffix_counts_up(tag: str, expected: str) -> None:
-    """What a person would have typed next."""
+def test_the_last_number_before_the_suffix_is_increased(tag: str, expected: str) -> None:
+    """The suggested tag has the last number before the suffix increased by one."""
 
     assert next_free(tag, nothing) == expected
 
@@ -58,28 +58,28 @@ def test_the_last_number_before_the_suffix_counts_up(tag: str, expected: str) ->
         "9" * 128,
     ],
 )
-def test_no_next_tag_is_offered_where_counting_makes_no_sense(tag: str) -> None:
-    """Names, dates and hashes have no next one, and a tag has at most 128 characters."""
+def test_no_tag_is_suggested_where_counting_makes_no_sense(tag: str) -> None:
+    """No tag is suggested for names, dates and hashes, or beyond 128 characters."""
 
     assert next_free(tag, nothing) is None
 
 
-def test_a_taken_or_tombstoned_tag_is_not_offered() -> None:
-    """Only the very next one is looked at: further on there may be gaps left on purpose."""
+def test_a_taken_or_tombstoned_tag_is_not_suggested() -> None:
+    """Only the very next tag is suggested, if it is free: later gaps may be intentional."""
 
     assert next_free("1.4.2", {"1.4.3"}.__contains__) is None
 
 
 @given(tags)
-def test_the_proposed_tag_is_valid_and_another_one(tag: str) -> None:
-    """A refusal never proposes a tag that can't be pushed."""
+def test_the_suggested_tag_is_valid_and_another_one(tag: str) -> None:
+    """Every suggested tag is valid and differs from the refused one."""
     free = next_free(tag, nothing)
 
     if free is not None:
         assert Tag(free) != tag
 
 
-def test_a_long_tag_without_number_is_matched_once() -> None:
-    """The expression has one way to share out its text, so 128 letters cost what 128 letters must."""
+def test_a_long_tag_without_a_number_is_matched_in_linear_time() -> None:
+    """Matching a long tag without a number takes linear time."""
 
     assert next_free("a" * 127 + ".", nothing) is None

@@ -1,4 +1,4 @@
-"""Globs: what each sign means, what is refused, and that no glob is slow."""
+"""Globs: the meaning of each sign, what is refused, and that no glob is slow."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ names = st.text("ab/-", max_size=14)
 
 @given(globs, names)
 @settings(max_examples=6 * settings().max_examples)
-def test_a_glob_matches_what_a_simple_reading_of_it_matches(glob: str, name: str) -> None:
-    """The expression with its atomic groups is compared with a matcher that tries everything."""
+def test_a_glob_agrees_with_a_simple_matcher(glob: str, name: str) -> None:
+    """A glob, whose expression uses atomic groups, agrees with a matcher that tries everything."""
 
     assert parse_repository_glob(glob).matches(name) == oracle_matches(glob, name)
 
@@ -25,7 +25,7 @@ def test_a_glob_matches_what_a_simple_reading_of_it_matches(glob: str, name: str
 @given(st.lists(st.sampled_from(["a", "/", "*", "**", "?"]), min_size=1, max_size=7).map("".join))
 @settings(max_examples=settings().max_examples * 6 // 10)
 def test_short_names_agree_one_by_one(glob: str) -> None:
-    """All words over two letters and the slash, up to six characters."""
+    """Globs agree with the simple matcher for all words over two letters and the slash, up to six characters."""
     parsed = parse_repository_glob(glob)
     wrong = [name for name in ALL_SHORT if parsed.matches(name) != oracle_matches(glob, name)]
 
@@ -40,7 +40,7 @@ ALL_SHORT = every_name("ab/", 6)
     st.text("AbC.", max_size=9),
 )
 def test_a_glob_over_tags_agrees_too(glob: str, name: str) -> None:
-    """Tags have capitals and no slash."""
+    """Globs over tags, which have capitals and no slash, agree with the simple matcher."""
 
     assert parse_tag_glob(glob).matches(name) == oracle_matches(glob, name)
 
@@ -63,8 +63,8 @@ def test_a_glob_over_tags_agrees_too(glob: str, name: str) -> None:
         ("a.c", ["a.c"], ["abc"]),
     ],
 )
-def test_each_sign_means_what_the_grammar_says(glob: str, yes: list[str], no: list[str]) -> None:
-    """Anchored, case-sensitive; * ? and classes stop at the slash, ** does not."""
+def test_each_sign_has_the_grammars_meaning(glob: str, yes: list[str], no: list[str]) -> None:
+    """Globs are anchored and case-sensitive; * ? and classes do not match a slash, ** does."""
     parsed = parse_repository_glob(glob)
 
     assert [name for name in yes if not parsed.matches(name)] == []
@@ -93,7 +93,7 @@ def test_each_sign_means_what_the_grammar_says(glob: str, yes: list[str], no: li
     ],
 )
 def test_a_broken_glob_is_refused_with_what_was_expected(glob: str, message: str) -> None:
-    """A glob that could match nothing is a mistake, and the sentence says which."""
+    """A glob that could match nothing is refused with the expected form."""
     with pytest.raises(GlobInvalid) as caught:
         parse_repository_glob(glob)
 
@@ -109,15 +109,15 @@ def test_a_broken_glob_is_refused_with_what_was_expected(glob: str, message: str
     ],
 )
 def test_a_broken_tag_glob_is_refused_too(glob: str, message: str) -> None:
-    """Tags have their own characters."""
+    """A glob of tags with characters that tags can't have is refused."""
     with pytest.raises(GlobInvalid) as caught:
         parse_tag_glob(glob)
 
     assert caught.value.message == message
 
 
-def test_a_glob_shows_what_was_written() -> None:
-    """Messages quote the user's own text."""
+def test_a_glob_is_printed_as_written() -> None:
+    """A glob is printed as the user wrote it."""
 
     assert str(parse_repository_glob("shop/[a-c]**")) == "shop/[a-c]**"
 
@@ -125,15 +125,15 @@ def test_a_glob_shows_what_was_written() -> None:
 @pytest.mark.parametrize(
     ("parse", "glob"), [(parse_repository_glob, "**"), (parse_repository_glob, "***"), (parse_tag_glob, "*")]
 )
-def test_a_glob_that_matches_everything_knows_it(parse: type, glob: str) -> None:
-    """So that messages and files leave it out."""
+def test_a_glob_that_matches_everything_is_recognised(parse: type, glob: str) -> None:
+    """A glob that matches everything is recognised, so that messages and files leave it out."""
 
     assert parse(glob).matches_all
 
 
 @pytest.mark.parametrize("glob", ["*", "**a", "?**"])
-def test_a_repository_glob_that_misses_something_does_not(glob: str) -> None:
-    """One star stops at the slash."""
+def test_a_repository_glob_that_misses_something_is_recognised(glob: str) -> None:
+    """A repository glob of one star, which stops at the slash, is not taken for one that matches everything."""
 
     assert not parse_repository_glob(glob).matches_all
 
@@ -150,7 +150,7 @@ def test_a_repository_glob_that_misses_something_does_not(glob: str) -> None:
     ],
 )
 def test_no_glob_is_slow(glob: str) -> None:
-    """An expression that backtracks would need longer than the universe has to say no, and this test with it."""
+    """No glob needs backtracking, which would take practically for ever here."""
     parsed = parse_repository_glob(glob)
 
     for name in ("a" * 255, "a/" * 127 + "a", "ab" * 127, "a" * 254 + "b"):

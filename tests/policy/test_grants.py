@@ -1,4 +1,4 @@
-"""Who may do what, where: grants add up, nothing takes away, and what none gives is not allowed."""
+"""Grants: they add up, none takes a right away, and without one the default is to deny."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ CI = {"users": ["ci"], "repository": "shop/**", "actions": ["pull", "push"]}
 
 
 def test_without_grants_every_user_may_pull_and_push_everywhere_and_nothing_else() -> None:
-    """The default for a registry that has users and no grants."""
+    """Without any grants, each logged-in user may pull and push everywhere, and nothing else."""
     grants = parse_grants([], False)
 
     assert grants.allowed("anybody", "any/where") == {Action.PULL, Action.PUSH}
 
 
 def test_anonymous_clients_have_no_rights_by_default() -> None:
-    """Without grants an anonymous client may do nothing."""
+    """Without grants, anonymous clients have no rights."""
     assert parse_grants([], False).allowed(None, "any/where") == NOTHING
 
 
 def test_the_first_grant_ends_the_default() -> None:
-    """Who writes one grant says all of it."""
+    """With the first grant the default rights end."""
     grants = parse_grants([CI], False)
 
     assert grants.allowed("ci", "shop/app") == {Action.PULL, Action.PUSH}
@@ -31,7 +31,7 @@ def test_the_first_grant_ends_the_default() -> None:
 
 
 def test_grants_add_up() -> None:
-    """Every grant that speaks of a user and a repository gives what it gives."""
+    """A user has the rights of all grants that match user and repository."""
     grants = parse_grants([CI, {"users": "*", "actions": ["pull"]}, {"users": ["ci"], "actions": "delete"}], False)
 
     assert grants.allowed("ci", "shop/app") == {Action.PULL, Action.PUSH, Action.DELETE}
@@ -39,14 +39,14 @@ def test_grants_add_up() -> None:
 
 
 def test_no_right_contains_another() -> None:
-    """An admin of a repository may not push to it without being given that too."""
+    """No right includes another: an admin needs a grant to push as well."""
     grants = parse_grants([{"users": ["root"], "actions": ["admin"]}], False)
 
     assert grants.allowed("root", "shop/app") == {Action.ADMIN}
 
 
 def test_a_star_matches_every_user_and_no_anonymous_client() -> None:
-    """`*` matches each client that has logged in."""
+    """`*` matches each logged-in user, and no anonymous client."""
     grants = parse_grants([{"users": ["*"], "actions": ["pull", "push"]}], False)
 
     assert grants.allowed("anybody", "shop/app") == {Action.PULL, Action.PUSH}
@@ -54,7 +54,7 @@ def test_a_star_matches_every_user_and_no_anonymous_client() -> None:
 
 
 def test_anonymous_pull_grants_only_pull() -> None:
-    """`anonymous_pull` opens the repositories its globs match, to users as well, and grants only pull."""
+    """`anonymous_pull` grants pull, and only pull, on the matching repositories to every client."""
     grants = parse_grants([CI], ["public/**"])
 
     assert grants.allowed(None, "public/app") == {Action.PULL}
@@ -64,12 +64,12 @@ def test_anonymous_pull_grants_only_pull() -> None:
 
 @pytest.mark.parametrize(("anonymous_pull", "everything"), [(True, True), (False, False), (["a/**"], False)])
 def test_only_public_repositories_may_be_cached_by_proxies(anonymous_pull: bool | list[str], everything: bool) -> None:
-    """An answer is only `public` if the repository is open to every client."""
+    """An answer has `Cache-Control: public` only if every client may pull the repository."""
     assert parse_grants([], anonymous_pull).all_may_pull is everything
 
 
 @pytest.mark.parametrize(
-    ("table", "told"),
+    ("table", "message"),
     [
         ({"users": ["ci"], "actions": ["pull"], "repositories": "**"}, 'unknown key "repositories"'),
         ({"actions": ["pull"]}, "users is missing"),
@@ -83,29 +83,29 @@ def test_only_public_repositories_may_be_cached_by_proxies(anonymous_pull: bool 
         ({"users": ["ci"], "actions": ["pull"], "repository": "Shop"}, 'repository = "Shop"'),
     ],
 )
-def test_an_invalid_grant_is_reported_and_grants_nothing(table: dict[str, object], told: str) -> None:
-    """The server does not start with half of its grants."""
+def test_an_invalid_grant_is_reported_and_grants_nothing(table: dict[str, object], message: str) -> None:
+    """An invalid grant is an error, so the server does not start with a part of its grants."""
     with pytest.raises(GrantInvalid) as refused:
         parse_grants([CI, table], False)
 
     assert refused.value.message.startswith("grant 2")
-    assert told in refused.value.message
+    assert message in refused.value.message
 
 
 def test_an_invalid_glob_of_anonymous_pull_is_reported() -> None:
-    """A typing mistake must neither open nor close a repository."""
+    """An invalid glob in `anonymous_pull` is an error, so a typing mistake neither opens nor closes a repository."""
     with pytest.raises(GrantInvalid, match="anonymous_pull"):
         parse_grants([], ["public/**", "Öffentlich"])
 
 
 def test_too_many_grants_are_refused() -> None:
-    """Each request evaluates all grants, so their number is bounded."""
+    """The number of grants is limited, because each request evaluates all."""
     with pytest.raises(GrantInvalid, match=f"at most {MAX_GRANTS}"):
         parse_grants([CI] * (MAX_GRANTS + 1), False)
 
 
 def test_the_ledger_needs_its_own_right() -> None:
-    """The entries are of all repositories at once; no other right contains this one."""
+    """Reading the ledger, whose entries are of all repositories, needs its own right."""
     everything = {"users": ["root"], "repository": "**", "actions": ["pull", "push", "delete", "admin"]}
     grants = parse_grants([everything, {"users": ["auditor"], "actions": ["ledger"]}], False)
 
@@ -115,6 +115,6 @@ def test_the_ledger_needs_its_own_right() -> None:
 
 
 def test_the_ledger_of_a_part_can_not_be_granted() -> None:
-    """A grant that would give nothing is a mistake, and says so."""
+    """A grant of the ledger for some repositories, which would have no effect, is an error."""
     with pytest.raises(GrantInvalid, match="ledger is for all repositories at once"):
         parse_grants([{"users": ["auditor"], "repository": "shop/**", "actions": ["ledger"]}], False)

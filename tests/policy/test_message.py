@@ -1,4 +1,4 @@
-"""What a person reads when the registry refuses: every line whole."""
+"""The message of each refusal, line by line."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def some(*names: str) -> SomeTags:
 
 
 def test_a_push_to_a_sealed_release() -> None:
-    """What stands, since when, by whom, what this is, and where to go."""
+    """The message has the present digest, its time and actor, the refused digest, and what to do."""
 
     assert refusal_message.put_sealed(Tag("1.4.2"), APP, bound(), NEW, "1.4.3") == (
         "tag 1.4.2 of shop/app is sealed at sha256:ab12cd34ef56 since 2026-11-24 by ci; "
@@ -39,23 +39,23 @@ def test_a_push_to_a_sealed_release() -> None:
 
 
 def test_a_tag_that_was_sealed_on_the_command_line_is_shown_with_that_actor() -> None:
-    """Its name has spaces, unlike users' names."""
+    """An actor of the command line, whose name has spaces unlike users' names, is shown as such."""
     message = refusal_message.put_sealed(Tag("1.4.2"), APP, bound("forever", "root (command line)"), NEW, "1.4.3")
 
     assert " since 2026-11-24 by root (command line); " in message
 
 
 def test_a_push_to_a_sealed_release_without_a_free_tag() -> None:
-    """What is not known to be free is left out."""
+    """Without a known free tag, the message suggests none."""
 
     assert refusal_message.put_sealed(Tag("2026-11-24"), APP, bound("365d", ""), NEW, None) == (
-        "tag 2026-11-24 of shop/app is sealed at sha256:ab12cd34ef56 since 2026-11-24 by somebody; "
+        "tag 2026-11-24 of shop/app is sealed at sha256:ab12cd34ef56 since 2026-11-24 by an unknown user; "
         "this push is sha256:cd34ef56ab12; publish under a new tag"
     )
 
 
-def test_a_push_to_a_name_that_is_bound_and_may_be_deleted() -> None:
-    """After unseal, or under a rule that keeps nothing: the name still holds."""
+def test_a_push_to_a_sealed_tag_that_may_be_deleted() -> None:
+    """After an unseal, or under a rule without keep, a push of another digest is refused, and a delete is possible."""
 
     assert refusal_message.put_sealed(Tag("1.4.2"), APP, bound("deletable"), NEW, "1.4.3") == (
         "tag 1.4.2 of shop/app is sealed at sha256:ab12cd34ef56 (it may be deleted, never moved) since 2026-11-24 by ci; "
@@ -64,7 +64,7 @@ def test_a_push_to_a_name_that_is_bound_and_may_be_deleted() -> None:
 
 
 def test_a_push_to_a_sealed_tag_that_looks_mutable() -> None:
-    """The rule for such tags is printed, and it is said that this one is lost to it."""
+    """The message has the rule that makes such tags mutable, and says that this one stays sealed."""
 
     assert refusal_message.put_sealed(Tag("1.4-alpine"), APP, bound(), NEW, "1.5-alpine") == (
         "tag 1.4-alpine of shop/app is sealed at sha256:ab12cd34ef56 since 2026-11-24 by ci; "
@@ -74,8 +74,8 @@ def test_a_push_to_a_sealed_tag_that_looks_mutable() -> None:
     )
 
 
-def test_a_push_to_a_sealed_name() -> None:
-    """Names are sealed too unless a rule says otherwise, and few expect it."""
+def test_a_push_to_a_sealed_name_without_a_version() -> None:
+    """Tags such as `prod` are sealed unless a rule makes them mutable, which the message explains."""
 
     assert refusal_message.put_sealed(Tag("staging"), APP, bound(), NEW, None) == (
         "tag staging of shop/app is sealed at sha256:ab12cd34ef56 since 2026-11-24 by ci; "
@@ -86,7 +86,7 @@ def test_a_push_to_a_sealed_name() -> None:
 
 
 def test_a_push_to_a_tombstone() -> None:
-    """The whole digest, because it has to be found somewhere to bring the name back."""
+    """The message has the complete digest, with which the tag could be restored."""
 
     assert refusal_message.put_tombstone(Tag("1.4.2"), APP, bound(), NEW, "1.4.3") == (
         f"tag 1.4.2 of shop/app was deleted on 2026-11-26; the tag can return only with {OLD}; "
@@ -95,7 +95,7 @@ def test_a_push_to_a_tombstone() -> None:
 
 
 def test_a_restore_of_a_sealed_tag() -> None:
-    """It is no push: nothing is to be published under a new tag."""
+    """A refused restore suggests no new tag, since nothing new is published."""
 
     assert refusal_message.restore_sealed(Tag("1.4.2"), APP, bound(), NEW) == (
         "tag 1.4.2 of shop/app is sealed at sha256:ab12cd34ef56 since 2026-11-24 by ci, and never resolves to another "
@@ -104,7 +104,7 @@ def test_a_restore_of_a_sealed_tag() -> None:
 
 
 def test_a_restore_of_an_append_only_tag() -> None:
-    """A former manifest lacks what was added since."""
+    """A restore of a former manifest is refused if later additions would be lost."""
 
     assert refusal_message.restore_not_extended(Tag("index"), APP, OLD, NEW) == (
         "tag index of shop/app is append-only, and sha256:cd34ef56ab12 lacks layers or entries of the manifest that the "
@@ -113,7 +113,7 @@ def test_a_restore_of_an_append_only_tag() -> None:
 
 
 def test_a_push_that_would_lose_a_signature() -> None:
-    """What is missing, and how to add instead. The tag's digest is cut too: nobody reads 64 digits in a client's line."""
+    """The message lists the missing layer and how to add a signature, with shortened digests."""
 
     assert refusal_message.not_extended(Tag(f"sha256-{OLD.hex}.sig"), APP, OLD, NEW) == (
         "tag sha256-ab12cd34ef56(...).sig of shop/app is append-only, and this push (sha256:cd34ef56ab12) lacks layers "
@@ -126,7 +126,7 @@ def test_a_push_that_would_lose_a_signature() -> None:
 
 @pytest.mark.parametrize(("keep", "words"), [("forever", "for ever"), ("365d", "for 365 days"), ("1d", "for 1 day")])
 def test_a_delete_of_a_sealed_tag(keep: str, words: str) -> None:
-    """Who could lift it, and with what."""
+    """The message names who can unseal the tag, and with which command."""
 
     assert refusal_message.delete_sealed_tag(Tag("1.4.2"), APP, bound(keep)) == (
         f"tag 1.4.2 of shop/app is sealed at sha256:ab12cd34ef56 since 2026-11-24 by ci and kept {words}; "
@@ -135,7 +135,7 @@ def test_a_delete_of_a_sealed_tag(keep: str, words: str) -> None:
 
 
 def test_a_delete_of_a_signature_tag() -> None:
-    """It stays as long as what it vouches for."""
+    """A signature tag can't be deleted while the image that it signs is kept."""
 
     assert refusal_message.delete_signature_tag(Tag(f"sha256-{OLD.hex}.sig"), APP, some("1.4.2", "1.4.3")) == (
         "tag sha256-ab12cd34ef56(...).sig of shop/app refers to what tags 1.4.2 and 1.4.3 seal, "
@@ -156,7 +156,7 @@ def test_a_delete_of_a_signature_tag() -> None:
     ],
 )
 def test_a_delete_of_a_blob_that_seals_cover(names: list[str], words: str) -> None:
-    """At most three tags are named, the others counted."""
+    """The message names at most three of the sealed tags and counts the others."""
 
     assert refusal_message.delete_protected("blob", OLD, APP, some(*names)) == (
         f"blob sha256:ab12cd34ef56 of shop/app is part of what {words}; "
@@ -164,8 +164,8 @@ def test_a_delete_of_a_blob_that_seals_cover(names: list[str], words: str) -> No
     )
 
 
-def test_a_delete_of_a_manifest_that_tags_mean() -> None:
-    """Its own tags come first: they are why."""
+def test_a_delete_of_a_manifest_that_tags_resolve_to() -> None:
+    """The manifest's own tags are named first, since they are the reason."""
 
     assert refusal_message.delete_protected(
         "manifest", OLD, APP, some("1", "1.4.2", "2"), some("1.4.2"), some("latest")
@@ -176,7 +176,7 @@ def test_a_delete_of_a_manifest_that_tags_mean() -> None:
 
 
 def test_a_delete_of_a_manifest_inside_a_sealed_index() -> None:
-    """A floating tag of its own does not change that the seal of another covers it."""
+    """A manifest with a mutable tag of its own is protected by the seal of an index that contains it."""
 
     assert refusal_message.delete_protected("manifest", OLD, APP, some("1.4.2"), deletable=some("latest")) == (
         "manifest sha256:ab12cd34ef56 of shop/app is part of what tag 1.4.2 seals; "
@@ -185,15 +185,15 @@ def test_a_delete_of_a_manifest_inside_a_sealed_index() -> None:
 
 
 def test_a_delete_of_an_image_whose_tags_are_all_deletable() -> None:
-    """Each could be deleted by itself."""
+    """If each tag of an image can be deleted, the message says to delete them first."""
 
     assert refusal_message.delete_protected(
         "manifest", OLD, APP, some("1.4.2"), some("1.4.2"), some("edge", "latest")
     ).endswith("with `boltseal tag unseal`; tags edge and latest alone can be deleted by their names")
 
 
-def test_a_delete_of_anothers_referrer() -> None:
-    """A signature on a sealed image can be taken back for a day."""
+def test_a_delete_of_another_users_referrer() -> None:
+    """A signature on a sealed image can be deleted for a day, by its author only."""
 
     assert refusal_message.delete_referrer(OLD, APP, some("1.4.2")) == (
         "manifest sha256:ab12cd34ef56 of shop/app refers to what tag 1.4.2 seals; "
@@ -202,7 +202,7 @@ def test_a_delete_of_anothers_referrer() -> None:
 
 
 def test_a_delete_of_a_signature_that_names_no_subject() -> None:
-    """What only its tag ties to a sealed image is not promised to be taken back."""
+    """For a signature without a subject, the message does not promise that it can be deleted."""
 
     assert refusal_message.delete_signature(OLD, APP, some("1.4.2")) == (
         "manifest sha256:ab12cd34ef56 of shop/app refers to what tag 1.4.2 seals, and can't be deleted before that can"
@@ -221,8 +221,8 @@ def test_a_delete_of_a_signature_that_names_no_subject() -> None:
         ("1.4-alpine3.20", "[0-9].[0-9]-alpine[0-9].[0-9][0-9]"),
     ],
 )
-def test_the_rule_for_tags_that_move_by_custom(tag: str, shape: str) -> None:
-    """It is the exact rule: it reads back, lets this shape float here, and no release."""
+def test_the_suggested_rule_for_tags_that_move_by_custom(tag: str, shape: str) -> None:
+    """The suggested rule can be parsed, makes tags of this form mutable here, and no release."""
     rule = floating_rule(Tag(tag), APP)
     assert rule is not None
     rules = parse_rules(tomllib.loads(rule.as_toml())["rule"])
@@ -236,8 +236,8 @@ def test_the_rule_for_tags_that_move_by_custom(tag: str, shape: str) -> None:
 @pytest.mark.parametrize(
     "tag", ["1.4.2", "v1.4.2", "20261124", "2026-11-24", "1.4-1", "sha-ab12cd3", "build-417", "1.4.2-rc.1"]
 )
-def test_no_rule_is_offered_for_what_looks_like_a_release(tag: str) -> None:
-    """Three or more numbers, a date, a hash, a build number: those should not move."""
+def test_no_rule_is_suggested_for_a_tag_that_looks_like_a_release(tag: str) -> None:
+    """No rule is suggested for tags with three or more numbers, a date, a hash or a build number."""
 
     assert floating_rule(Tag(tag), APP) is None
 
@@ -248,7 +248,7 @@ def test_no_rule_is_offered_for_what_looks_like_a_release(tag: str) -> None:
     st.sampled_from(["forever", "deletable", "30d"]),
 )
 def test_a_line_is_one_line_of_printable_characters(tag: Tag, by: str, keep: str) -> None:
-    """Whatever an actor calls himself, a terminal is safe, and docker shows one line."""
+    """Whatever an actor's name has, the message is one line of printable characters, which docker shows."""
     for line in (
         refusal_message.put_sealed(tag, APP, bound(keep, by), NEW, None),
         refusal_message.put_tombstone(tag, APP, bound(keep, by), NEW, None),

@@ -1,4 +1,4 @@
-"""Resolution of repository names: the steps and their order."""
+"""Resolution of repository names to local repositories and upstreams: the steps and their order."""
 
 from __future__ import annotations
 
@@ -29,70 +29,70 @@ def at_hub(remote: str) -> ResolvedName:
 
 
 def test_an_upstreams_name_selects_it() -> None:
-    """The rest of the name is what upstream calls it."""
+    """In a name with an upstream's prefix, the rest is the upstream's own name."""
     assert resolve("docker.io/library/node") == at_hub("library/node")
     assert resolve("ghcr.io/a/b/c") == ResolvedName(Repository("ghcr.io/a/b/c"), GHCR, Repository("a/b/c"))
 
 
-def test_the_hubs_short_names_are_completed() -> None:
-    """As Docker does: both are one repository here. Other registries have no short names."""
+def test_docker_hubs_short_names_are_completed() -> None:
+    """As in Docker, Docker Hub's short and long names are one repository; other registries have no short names."""
     assert resolve("docker.io/node") == resolve("docker.io/library/node")
     assert resolve("ghcr.io/node").remote == "node"
 
 
 def test_a_namespace_selects_its_upstream() -> None:
-    """By name, by host and port, in any case; and however it is asked for, it is one repository."""
+    """`ns` selects an upstream by name, or by host and port in any case, and all spellings are one repository."""
     assert resolve("library/node", "docker.io") == at_hub("library/node")
     assert resolve("library/node", "Docker.IO") == at_hub("library/node")
     assert resolve("app", "reg:5001") == ResolvedName(Repository("near/app"), NEAR, Repository("app"))
 
 
-def test_a_namespace_wins_over_what_is_here() -> None:
-    """Who asks for the hub's shop/app does not get ours."""
+def test_a_namespace_takes_precedence_over_a_local_repository() -> None:
+    """With `ns`, an upstream's repository is selected even if a local one has that name."""
     assert resolve("shop/app", "docker.io", here=("shop/app",)) == at_hub("shop/app")
 
 
 def test_an_unknown_namespace_is_refused() -> None:
-    """Even where the root mirror would have an answer."""
+    """An unknown `ns` is refused, even if the root mirror could answer."""
     with pytest.raises(NamespaceUnknown):
         resolve("library/node", "quay.io")
 
 
 @pytest.mark.parametrize("ns", ["docker.io", "quay.io"])
 def test_a_namespace_on_a_write_is_refused(ns: str) -> None:
-    """A push to, or a deletion at, another registry is not accepted here."""
+    """A write with `ns` is refused."""
     with pytest.raises(NamespaceRefused):
         resolve("library/node", ns, pushes=True)
     with pytest.raises(NamespaceRefused):
         resolve("library/node", ns, writes=True)
 
 
-def test_our_own_name_selects_local_repositories() -> None:
-    """The root mirror has no say in it; an upstream's prefix does. Writes are ordinary writes."""
+def test_the_registrys_own_name_selects_local_repositories() -> None:
+    """With this registry's own name as `ns`, the root mirror does not apply, but an upstream's prefix does."""
     assert resolve("library/node", "registry.example:8443") == ResolvedName(Repository("library/node"))
     assert resolve("docker.io/library/node", "registry.example:8443") == at_hub("library/node")
     assert resolve("library/node", "registry.example:8443", pushes=True) == ResolvedName(Repository("library/node"))
 
 
-def test_what_was_ever_here_is_ours() -> None:
-    """The root mirror never answers for it."""
+def test_a_name_that_was_ever_local_stays_local() -> None:
+    """The root mirror never answers for a name that was ever local."""
     assert resolve("library/node", here=("library/node",)) == ResolvedName(Repository("library/node"))
 
 
 def test_a_local_namespace_is_local_before_the_first_push() -> None:
-    """An image of the hub can never take the place of a local one."""
+    """A name in a local namespace is local before its first push, so Docker Hub can't replace it."""
     assert resolve("shop/new") == ResolvedName(Repository("shop/new"))
 
 
 def test_a_name_without_an_owner_belongs_to_the_root_mirror() -> None:
-    """For reads; what is pushed is ours from then on."""
+    """An unknown unqualified name belongs to the root mirror for reads; after a push it is local."""
     assert resolve("library/node") == at_hub("library/node")
     assert resolve("library/node", pushes=True) == ResolvedName(Repository("library/node"))
     assert resolve("library/node", writes=True) == ResolvedName(Repository("library/node"))
 
 
-def test_without_a_root_mirror_it_is_not_here() -> None:
-    """Without a root mirror a name resolves to a local repository, also when that does not exist."""
+def test_without_a_root_mirror_a_name_is_local() -> None:
+    """Without a root mirror, an unqualified name is local, even if no such repository exists."""
     resolver = name_resolver(UPSTREAMS[1:], [], [])
     found = resolver.resolve(Repository("a/b"), None, pushes=False, writes=False, known_here=lambda _: False)
 
@@ -100,7 +100,7 @@ def test_without_a_root_mirror_it_is_not_here() -> None:
 
 
 def test_a_push_to_a_mirror_is_refused() -> None:
-    """Unless it is a gate. What was fetched may be deleted."""
+    """A push to a mirrored repository is refused unless the upstream is a push proxy; cached content may be deleted."""
     with pytest.raises(MirrorOnly, match="push there"):
         resolve("docker.io/library/node", pushes=True)
 
@@ -108,19 +108,19 @@ def test_a_push_to_a_mirror_is_refused() -> None:
     assert resolve("ghcr.io/a/b", pushes=True).upstream == GHCR
 
 
-def test_an_upstreams_name_alone_is_a_name_of_ours() -> None:
-    """`docker.io` without anything behind it names no repository of the hub."""
+def test_an_upstreams_name_alone_is_a_local_name() -> None:
+    """`docker.io` without further parts is a local repository's name."""
     assert resolve("docker.io", here=("docker.io",)) == ResolvedName(Repository("docker.io"))
 
 
 def test_a_name_that_gets_too_long_is_refused() -> None:
-    """Ours has the upstream's before it."""
+    """A name that exceeds the length limit with the upstream's prefix is refused."""
     with pytest.raises(NameInvalid):
         resolve("a" * 250, "docker.io")
 
 
 def test_a_request_without_a_repository_may_name_a_namespace() -> None:
-    """Clients ask `/v2/` so."""
+    """A request for `/v2/` may have `ns`, as some clients send it."""
     RESOLVER.check_namespace(None, writes=False)
     RESOLVER.check_namespace("docker.io", writes=False)
     RESOLVER.check_namespace("registry.example:8443", writes=True)
@@ -132,7 +132,7 @@ def test_a_request_without_a_repository_may_name_a_namespace() -> None:
 
 
 def test_local_repositories_may_not_be_below_an_upstreams_prefix() -> None:
-    """What the mirror fetched may be there; repositories that were pushed, or of unknown origin, may not."""
+    """Cached repositories may be below an upstream's prefix; pushed ones, or those of unknown origin, may not."""
     mirrored = ("docker.io/library/node", "mirror:docker.io")
 
     assert RESOLVER.reserved([mirrored, ("shop/app", "ci"), ("docker.io-like/app", "ci")]) is None
@@ -142,7 +142,7 @@ def test_local_repositories_may_not_be_below_an_upstreams_prefix() -> None:
 
 
 def test_a_name_at_the_root_is_resolved_without_a_look_up() -> None:
-    """The answer must not reveal whether a local repository exists."""
+    """Whether a local repository exists is not looked up where the answer would reveal it."""
     without = name_resolver(UPSTREAMS[1:], [], [])
     long = Repository("a" * 250)
 
@@ -163,8 +163,8 @@ def test_a_name_at_the_root_is_resolved_without_a_look_up() -> None:
         ("other/app", "Registry.example:8443", False),
     ],
 )
-def test_the_store_is_asked_only_where_it_decides(name: str, ns: str | None, *, writes: bool) -> None:
-    """`needs_store` says beforehand whether `resolve` calls `known_here`."""
+def test_the_store_is_queried_only_where_it_decides(name: str, ns: str | None, *, writes: bool) -> None:
+    """`needs_store` is true exactly if `resolve` calls `known_here`."""
     asked: list[Repository] = []
 
     def known_here(repository: Repository) -> bool:

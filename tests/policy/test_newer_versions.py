@@ -1,4 +1,4 @@
-"""Which tag is a newer version of another."""
+"""Which tags are newer versions of another."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from boltseal.policy.version_order import newer, version_of
 
 
 def tags(text: str) -> list[Tag]:
-    """Tags, by their names."""
+    """Return tags by their names."""
     return [Tag(each) for each in text.split()]
 
 
@@ -36,19 +36,19 @@ def tags(text: str) -> list[Tag]:
     ],
 )
 def test_the_newer_version_has_the_same_form(tag: str, there: str, same: str | None, any_: str | None) -> None:
-    """Same suffix, same precision, higher numbers, compared as numbers."""
+    """A newer version has the same suffix and precision, and higher numbers."""
     assert newer(Tag(tag), tags(there)) == (same, any_)
 
 
 @pytest.mark.parametrize("tag", ["latest", "16bullseye", "1.2.3.4.5", "sha-0123abc", "20240102", "v", "-1"])
-def test_what_has_no_version_in_front_is_none(tag: str) -> None:
-    """It is left alone."""
+def test_a_tag_without_a_version_has_no_newer_one(tag: str) -> None:
+    """A tag that does not begin with a version has no newer one."""
     assert version_of(Tag(tag) if tag != "-1" else Tag("x-1")) is None
 
 
 @given(st.lists(st.from_regex(r"v?[0-9]{1,3}(\.[0-9]{1,3}){0,3}(-alpine)?", fullmatch=True), min_size=2, max_size=8))
 def test_the_newest_version_has_no_newer_one(names: list[str]) -> None:
-    """The newest version is the same from every older one."""
+    """The newest version has no newer one, and is found from every older one."""
     there = [Tag(name) for name in names]
     found = newer(there[0], there).any_major
 

@@ -1,4 +1,4 @@
-"""The `[[notify]]` tables."""
+"""Parsing the `[[notify]]` tables."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def test_a_table_is_read() -> None:
     ],
 )
 def test_an_invalid_table_is_refused(table: Mapping[str, object], says: str) -> None:
-    """In one line that names the table and contains no URL and no secret."""
+    """An invalid table is one line that names the table, without URL or secret."""
     with pytest.raises(NotifyInvalid, match=says) as raised:
         parse_notify([table])
 
@@ -69,7 +69,7 @@ def test_an_invalid_table_is_refused(table: Mapping[str, object], says: str) -> 
 
 
 def test_two_receivers_of_one_name_are_refused() -> None:
-    """They would share one queue."""
+    """Two receivers of one name are refused, because they would share one queue."""
     with pytest.raises(NotifyInvalid, match="appears twice"):
         parse_notify([{"url": "https://a.example/1"}, {"url": "https://a.example/2"}])
     with pytest.raises(NotifyInvalid, match="at most 50"):
@@ -77,7 +77,7 @@ def test_two_receivers_of_one_name_are_refused() -> None:
 
 
 def test_the_server_reports_where_a_table_is_wrong(tmp_path: Path) -> None:
-    """As for all settings: file, got, expected."""
+    """The server reports a wrong table with file, got and expected, as for all settings."""
     file = tmp_path / "boltseal.toml"
     file.write_text('[[notify]]\nurl = "https://hooks.example.com/x"\nevents = ["tag.moved"]\n')
     settings = load(file)
@@ -89,7 +89,7 @@ def test_the_server_reports_where_a_table_is_wrong(tmp_path: Path) -> None:
 
 
 def test_secrets_come_from_files_and_variables_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """They are read at the start, and never shown."""
+    """Secrets are read from files and variables at the start, and never shown."""
     secret, address = tmp_path / "secret", tmp_path / "address"
     secret.write_text("whsec_MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=\n")
     address.write_text("slack://T1JJ3T3L2/A1BRTD4JD/TIiajkdnlazkcOXrIdevi7FQ\n")
@@ -119,7 +119,7 @@ def test_secrets_come_from_files_and_variables_only(tmp_path: Path, monkeypatch:
 def test_an_invalid_secret_is_refused_without_showing_it(
     tmp_path: Path, table: Mapping[str, str], content: str, says: str
 ) -> None:
-    """The server does not start."""
+    """An invalid secret is refused without showing it, and the server does not start."""
     file = tmp_path / "secret"
     file.write_text(content)
     named = {key: value.replace("FILE", str(file)).replace("MISSING", "/nowhere") for key, value in table.items()}

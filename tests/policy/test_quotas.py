@@ -1,4 +1,4 @@
-"""Quotas: whose one is, what it refuses, and what a person reads when a table is wrong."""
+"""Quotas: to which users each applies, what it refuses, and the error for a wrong table."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ GIB = 1024**3
 
 
 def test_the_first_matching_quota_applies() -> None:
-    """Later quotas, also larger ones, do not apply."""
+    """Only the first matching quota applies, even if a later one is larger."""
     quotas = parse_quotas(
         [
             {"users": ["ci", "ana"], "max_bytes": "2 GiB"},
@@ -24,31 +24,31 @@ def test_the_first_matching_quota_applies() -> None:
 
 
 def test_a_star_matches_every_user_with_a_login() -> None:
-    """Anonymous clients are matched by `anonymous`."""
-    everybody = parse_quotas([{"users": ["*"], "max_bytes": 1}])
-    nobody = parse_quotas([{"users": ["anonymous"], "max_bytes": 1}])
+    """`*` matches each logged-in user, and `anonymous` matches anonymous clients."""
+    for_users = parse_quotas([{"users": ["*"], "max_bytes": 1}])
+    for_anonymous = parse_quotas([{"users": ["anonymous"], "max_bytes": 1}])
 
-    assert everybody.of("anonymous") is UNLIMITED
-    assert nobody.of("anonymous").max_bytes == 1
-    assert nobody.of("ci") is UNLIMITED
+    assert for_users.of("anonymous") is UNLIMITED
+    assert for_anonymous.of("anonymous").max_bytes == 1
+    assert for_anonymous.of("ci") is UNLIMITED
 
 
-def test_a_mirror_is_no_user_with_a_login() -> None:
-    """What it may keep is its own setting; it can still be named."""
-    everybody = parse_quotas([{"users": ["*"], "max_bytes": 1}])
+def test_a_mirror_is_not_a_logged_in_user() -> None:
+    """`*` does not match a mirror, whose size has its own setting, but a quota may name it."""
+    for_users = parse_quotas([{"users": ["*"], "max_bytes": 1}])
     mirror = parse_quotas([{"users": ["mirror:docker.io"], "max_bytes": 1}])
 
-    assert everybody.of("mirror:docker.io") is UNLIMITED
+    assert for_users.of("mirror:docker.io") is UNLIMITED
     assert mirror.of("mirror:docker.io").max_bytes == 1
 
 
-def test_without_a_quota_nothing_is_too_much() -> None:
-    """The disk is the limit."""
+def test_without_a_quota_nothing_is_refused() -> None:
+    """Without a quota, only the disk limits a push."""
     parse_quotas([]).of("ci").check("ci", 10**18, 10**6)
 
 
 def test_up_to_the_limit_and_not_a_byte_more() -> None:
-    """The limit itself may be held."""
+    """A user may store exactly the limit, and not a byte more."""
     quota = Quota(frozenset({"ci"}), max_bytes=100, max_repositories=2)
     quota.check("ci", 100, 2)
     with pytest.raises(QuotaExceeded, match="ci would hold 101 bytes and may hold 100: delete"):
@@ -58,7 +58,7 @@ def test_up_to_the_limit_and_not_a_byte_more() -> None:
 
 
 @pytest.mark.parametrize(
-    ("table", "said"),
+    ("table", "message"),
     [
         ({}, "quota 1: users is"),
         ({"users": [], "max_bytes": 1}, "users is"),
@@ -76,15 +76,15 @@ def test_up_to_the_limit_and_not_a_byte_more() -> None:
         ({"users": ["ci"], "max_repositories": True}, "max_repositories is"),
     ],
 )
-def test_an_invalid_quota_is_refused(table: dict[str, object], said: str) -> None:
-    """The message has the position, the value and what was expected."""
+def test_an_invalid_quota_is_refused(table: dict[str, object], message: str) -> None:
+    """An invalid quota is refused with position, value and expected form."""
     with pytest.raises(QuotaInvalid) as refused:
         parse_quotas([table])
 
-    assert said in refused.value.message
+    assert message in refused.value.message
 
 
 def test_too_many_quotas_are_refused() -> None:
-    """Each push looks through them."""
+    """The number of quotas is limited, because each push evaluates them."""
     with pytest.raises(QuotaInvalid, match="10001 quotas; at most 10000"):
         parse_quotas([{"users": ["ci"], "max_bytes": 1}] * (MAX_QUOTAS + 1))

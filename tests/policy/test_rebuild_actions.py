@@ -1,4 +1,4 @@
-"""What `[[on_outdated]]` may say, and for which image."""
+"""Parsing the `[[on_outdated]]` tables, and which of them applies to an image."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from boltseal.policy.rebuild_actions import KEYS, OnOutdatedInvalid, action_for,
 COMMAND = ["/usr/bin/rebuild", "{image}", "--on={base}@{base_digest}", "{digest}"]
 
 
-def test_the_first_table_that_matches_an_image_is_its_own() -> None:
-    """By repository and tag; an image without a tag goes by its repository."""
+def test_the_first_table_that_matches_an_image_applies() -> None:
+    """The first table that matches an image's repository and tag applies; an image without a tag matches by repository."""
     actions = parse_on_outdated(
         [
             {"repository": "shop/**", "tag": "latest", "command": ["a"]},
@@ -30,8 +30,8 @@ def test_the_first_table_that_matches_an_image_is_its_own() -> None:
     assert command("shop/team/app", "1.0.0") is None
 
 
-def test_places_are_filled_in_word_by_word() -> None:
-    """Nothing is given to a shell, so nothing needs to be quoted."""
+def test_placeholders_are_replaced_argument_by_argument() -> None:
+    """Placeholders are replaced in each argument of a command without a shell, so nothing needs quoting."""
     (action,) = parse_on_outdated([{"command": COMMAND}])
 
     assert action.words({"image": "i ; x", "digest": "d", "base": "b", "base_digest": "e"}) == [
@@ -43,9 +43,9 @@ def test_places_are_filled_in_word_by_word() -> None:
 
 
 def test_every_key_has_its_default_or_the_given_value() -> None:
-    """Times are in microseconds."""
+    """Each key has its default or the given value, with times in microseconds."""
     (plain,) = parse_on_outdated([{"url": "https://ci.example.com/hook"}])
-    (said,) = parse_on_outdated(
+    (parsed,) = parse_on_outdated(
         [
             {
                 "repository": "a/*",
@@ -60,8 +60,8 @@ def test_every_key_has_its_default_or_the_given_value() -> None:
     )
 
     assert (plain.attempts, plain.timeout_us, plain.every_us) == (3, 3_600_000_000, 21_600_000_000)
-    assert (said.url, said.token_env, said.attempts) == ("http://localhost:8080/x", "TOKEN", 1)
-    assert (said.timeout_us, said.every_us) == (90_000_000, 300_000_000)
+    assert (parsed.url, parsed.token_env, parsed.attempts) == ("http://localhost:8080/x", "TOKEN", 1)
+    assert (parsed.timeout_us, parsed.every_us) == (90_000_000, 300_000_000)
     assert len(KEYS) == 8
 
 
@@ -98,7 +98,7 @@ BAD: list[tuple[dict[str, Any], str]] = [
 
 @pytest.mark.parametrize(("table", "words"), BAD)
 def test_an_invalid_table_is_refused(table: dict[str, Any], words: str) -> None:
-    """The message has the table's number and repeats no secret of an address."""
+    """An invalid table is an error with its number, without any secret of a URL."""
     with pytest.raises(OnOutdatedInvalid, match="on_outdated 1: ") as raised:
         parse_on_outdated([table])
 
@@ -107,13 +107,13 @@ def test_an_invalid_table_is_refused(table: dict[str, Any], words: str) -> None:
 
 
 def test_too_many_tables_are_refused() -> None:
-    """A file of unknown origin may have any number."""
+    """The number of tables is limited."""
     with pytest.raises(OnOutdatedInvalid, match="at most 1000"):
         parse_on_outdated([{"command": ["a"]}] * 1001)
 
 
-def test_a_token_is_one_word_that_a_header_carries() -> None:
-    """A line end behind it is no part of it; what can't be sent is refused before anything is asked for, and not shown."""
+def test_a_token_is_one_word_of_header_characters() -> None:
+    """A token is one word without its line end; one that can't be a header value is refused and not shown."""
     assert token_of("CI_TOKEN", "word-1\n") == "word-1"
     for text in ("two words", "caf\xe9", "a\nb", "\n"):
         with pytest.raises(OnOutdatedInvalid, match='"CI_TOKEN" holds no bearer token') as caught:

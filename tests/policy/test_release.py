@@ -30,8 +30,8 @@ from boltseal.policy.release_tags import looks_like_release
         "12345",
     ],
 )
-def test_a_release(tag: str) -> None:
-    """Three numeric parts, a date, a hash or a build number."""
+def test_tags_that_look_like_a_release(tag: str) -> None:
+    """A tag with three numeric parts, a date, a hash or a build number looks like a release."""
     assert looks_like_release(Tag(tag))
 
 
@@ -51,6 +51,6 @@ def test_a_release(tag: str) -> None:
         "release",
     ],
 )
-def test_what_moves_by_custom(tag: str) -> None:
-    """One or two numeric parts, and words."""
+def test_tags_that_move_by_custom(tag: str) -> None:
+    """Words, and tags with one or two numeric parts, do not look like a release."""
     assert not looks_like_release(Tag(tag))

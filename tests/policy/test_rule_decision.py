@@ -1,4 +1,4 @@
-"""Which rule decides about a name: the user's, the built-in ones, and sealed for everything else."""
+"""Which rule decides for a tag: the operator's, then the built-in ones, then sealed by default."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ HEX = "0123456789abcdef" * 4
     "tag", ["1.4.2", "1.4", "v2", "Latest", "latest-1", "mainline", "sha256-ab", "sha256-" + HEX.upper()]
 )
 def test_a_tag_without_a_rule_is_sealed_for_ever(tag: str) -> None:
-    """Version tags are what people deploy, so sealing is the default."""
+    """A tag without a matching rule is sealed for ever, since version tags are what users deploy."""
     decision = decide(RuleSet(), "shop/app", tag)
 
     assert decision.mode is Mode.SEALED
@@ -24,8 +24,8 @@ def test_a_tag_without_a_rule_is_sealed_for_ever(tag: str) -> None:
 
 
 @pytest.mark.parametrize("tag", ["latest", "edge", "nightly", "main", "master", "dev", "stable"])
-def test_customary_moving_tags_float(tag: str) -> None:
-    """Tags such as `latest` are expected to move."""
+def test_customary_moving_tags_are_mutable(tag: str) -> None:
+    """`latest` and similar tags are mutable by the built-in rules."""
     decision = decide(RuleSet(), "shop/app", tag)
 
     assert decision.mode is Mode.FLOATING
@@ -36,7 +36,7 @@ def test_customary_moving_tags_float(tag: str) -> None:
 @pytest.mark.parametrize("suffix", ["", ".sig", ".att", ".sbom"])
 @pytest.mark.parametrize("algorithm", ["sha256", "sha512"])
 def test_signature_tags_are_append_only(algorithm: str, suffix: str) -> None:
-    """The tags of signature tools grow, whatever they speak of; of a sha512 digest they hold the first 64 digits."""
+    """Signature tags are append-only; for a sha512 digest they have its first 64 digits."""
     tag = f"{algorithm}-{HEX}{suffix}"
     decision = decide(RuleSet(), "shop/app", tag)
 
@@ -58,15 +58,15 @@ def test_signature_tags_are_append_only(algorithm: str, suffix: str) -> None:
         "sha256-" + HEX + "\n",
     ],
 )
-def test_what_only_looks_like_a_signature_tag_is_none(tag: str) -> None:
-    """A signature tag is exactly algorithm, digest and one of the known suffixes."""
+def test_a_tag_that_only_resembles_a_signature_tag_is_none(tag: str) -> None:
+    """A signature tag is exactly algorithm, digest and a known suffix; similar tags are ordinary ones."""
 
     assert signature_subject(tag) is None
     assert sha512_beginning(tag) is None
 
 
-def test_the_users_rules_come_first_and_in_order() -> None:
-    """The first rule that matches decides, also against the built-in ones."""
+def test_the_operators_rules_come_first_and_in_order() -> None:
+    """The first matching rule decides, and the operator's rules precede the built-in ones."""
     rules = parse_rules(
         [
             {"repository": "shop/*", "tag": "latest", "mode": "sealed", "keep": "30d"},
@@ -83,8 +83,8 @@ def test_the_users_rules_come_first_and_in_order() -> None:
     assert decide(rules, "other", "1.4.2").mode is Mode.SEALED
 
 
-def test_a_users_rule_may_speak_of_signature_tags() -> None:
-    """The user's word goes before ours."""
+def test_an_operators_rule_may_match_signature_tags() -> None:
+    """An operator's rule for signature tags takes precedence over the built-in one."""
     rules = parse_rules([{"mode": "floating"}])
 
     assert decide(rules, "shop/app", "sha256-" + HEX).why == "rule 1 (every name)"

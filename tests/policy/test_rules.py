@@ -1,4 +1,4 @@
-"""Reading rules: what a table may hold, what each mistake is told, and what a rule says about itself."""
+"""Parsing rules: allowed keys, the error for each mistake, and how a rule is printed."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def refusal(*tables: dict[str, object]) -> str:
 
 
 def test_a_rule_without_keys_seals_everything_for_ever() -> None:
-    """The defaults are the safe ones."""
+    """A rule without keys seals everything for ever, which is the safe default."""
     (rule,) = parse_rules([{}]).user
 
     assert (str(rule.repository), str(rule.tag), rule.mode, rule.keep) == ("**", "*", Mode.SEALED, FOREVER)
@@ -39,8 +39,8 @@ def test_a_rule_without_keys_seals_everything_for_ever() -> None:
     assert str(rule) == "every name"
 
 
-def test_a_rule_holds_what_its_table_says() -> None:
-    """All four keys."""
+def test_a_rule_has_the_keys_of_its_table() -> None:
+    """A rule has all four keys of its table."""
     rules = parse_rules(
         [
             {"repository": "shop/*", "tag": "1.*", "mode": "sealed", "keep": "365d"},
@@ -90,20 +90,20 @@ def test_a_rule_holds_what_its_table_says() -> None:
         ({"tag": "-*"}, 'rule 1: no valid name matches tag "-*", so it can never apply'),
     ],
 )
-def test_a_wrong_rule_is_refused_with_number_what_got_and_expected(table: dict[str, object], message: str) -> None:
-    """The server does not start on a rule that it does not understand."""
+def test_an_invalid_rule_is_refused_with_number_what_got_and_expected(table: dict[str, object], message: str) -> None:
+    """An invalid rule is refused with its number, what was got and what was expected, and the server does not start."""
 
     assert refusal(table) == message
 
 
-def test_the_number_is_that_of_the_rule_that_is_wrong() -> None:
-    """Counted from 1, as people count."""
+def test_the_number_is_that_of_the_invalid_rule() -> None:
+    """Rules are numbered from 1 in errors."""
 
     assert refusal({"tag": "1.*"}, {"tag": "2.*"}, {"tag": ""}).startswith("rule 3: tag = ")
 
 
 def test_a_rule_that_can_never_decide_is_refused() -> None:
-    """Somebody believes that it protects something."""
+    """A rule that can never decide is refused, because the operator expects an effect of it."""
 
     assert refusal({"repository": "shop/**"}, {"repository": "shop/app", "mode": "floating"}) == (
         'rule 2: rule 1 takes every name that repository "shop/app" matches, so it can never apply; move it up or remove it'
@@ -115,25 +115,26 @@ def test_a_rule_that_can_never_decide_is_refused() -> None:
 
 
 def test_a_rule_that_only_several_rules_cover_is_accepted() -> None:
-    """Rules are compared one by one, so an empty remainder is not proven (ADR 0031)."""
+    """A rule that only several earlier rules cover together is accepted, since rules are compared one by one (ADR
+    0031)."""
 
     assert len(parse_rules([{"tag": "[a-m]*"}, {"tag": "[n-z]*"}, {"tag": "[a-z]*"}]).user) == 3
 
 
-def test_built_in_rules_may_be_covered_by_the_users() -> None:
-    """Whoever seals `latest` means it."""
+def test_built_in_rules_may_be_covered_by_the_operators() -> None:
+    """An operator's rule may cover a built-in one, for example to seal `latest`."""
 
     assert parse_rules([{}]).rules[1:] == BUILT_IN
 
 
 def test_there_may_be_a_thousand_rules_and_no_more() -> None:
-    """A bound on what a configuration can cost."""
+    """At most a thousand rules are accepted, which bounds their cost."""
 
     assert refusal(*[{}] * (MAX_RULES + 1)) == "1001 rules; at most 1000 are allowed"
 
 
-def test_a_wrong_rule_is_a_mistake_in_use() -> None:
-    """Exit code 2, as every configuration that can't be read."""
+def test_an_invalid_rule_is_a_usage_error() -> None:
+    """An invalid rule is a usage error with exit code 2, as any invalid configuration."""
 
     assert exit_code(RuleInvalid("x")) == 2
     assert issubclass(RuleInvalid, Invalid)
@@ -141,7 +142,7 @@ def test_a_wrong_rule_is_a_mistake_in_use() -> None:
 
 @pytest.mark.parametrize("text", ["forever", "deletable", "1d", "365d", "36500d"])
 def test_keep_is_written_as_it_was_read(text: str) -> None:
-    """The text is what the database holds."""
+    """`keep` is written as it was read, which is the text in the database."""
 
     assert str(Keep.parse(text)) == text
 
@@ -151,7 +152,7 @@ def test_keep_is_written_as_it_was_read(text: str) -> None:
     [(FOREVER, None), (DELETABLE, None), (Keep(1), 1000 + DAY_US), (Keep(365), 1000 + 365 * DAY_US)],
 )
 def test_keep_counts_from_the_sealing(keep: Keep, until_us: int | None) -> None:
-    """A day is 24 hours, and the bytes are free at its end."""
+    """`keep` counts from the sealing, a day is 24 hours, and the bytes may be deleted at its end."""
 
     assert keep.until(1000) == until_us
 
@@ -168,7 +169,7 @@ def test_keep_counts_from_the_sealing(keep: Keep, until_us: int | None) -> None:
     ],
 )
 def test_a_rule_can_be_written_back(table: dict[str, object], text: str) -> None:
-    """What is printed for a person to copy reads back as the same rule."""
+    """A rule that is printed and parsed again is equal."""
     (rule,) = parse_rules([table]).user
 
     assert rule.as_toml() == text
@@ -176,7 +177,7 @@ def test_a_rule_can_be_written_back(table: dict[str, object], text: str) -> None
 
 
 def test_rules_that_decide_equally_have_one_canonical_text() -> None:
-    """Compared at start with the last one in the ledger, to see whether the rules changed."""
+    """Equal rules have one canonical text, which is compared at start with the last one in the ledger."""
     text = parse_rules([{"tag": "1.*", "keep": "7d"}]).canonical()
 
     assert text == parse_rules([{"keep": "7d", "tag": "1.*", "mode": "sealed", "repository": "**"}]).canonical()

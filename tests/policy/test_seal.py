@@ -1,4 +1,4 @@
-"""The seal's rule: a bound name means one manifest or nothing, whatever is asked in whatever order."""
+"""The seal's rule: a sealed tag resolves to one manifest or to nothing, for any order of requests."""
 
 from __future__ import annotations
 
@@ -36,8 +36,10 @@ TOMBSTONE_OF_A = TagState(resolves_to=None, bound=A)
         (TOMBSTONE_OF_A, A_AS_DOCKER, PushDecision.REFUSED_TOMBSTONE),
     ],
 )
-def test_what_holds_under_every_rule(mode: Mode, state: TagState, pushed: Identity, verdict: PushDecision) -> None:
-    """Changing the rules later never unseals; the same bytes under another media type are another manifest."""
+def test_a_seal_is_independent_of_the_rules(
+    mode: Mode, state: TagState, pushed: Identity, verdict: PushDecision
+) -> None:
+    """A later rule never unseals a tag; the same bytes under another media type are another manifest."""
 
     assert judge(state, pushed, mode, extends=True) is verdict
 
@@ -54,10 +56,10 @@ def test_what_holds_under_every_rule(mode: Mode, state: TagState, pushed: Identi
         (Mode.APPEND_ONLY, B, False, PushDecision.REFUSED_NOT_EXTENDED),
     ],
 )
-def test_what_a_rule_says_of_a_name_that_is_not_bound(
+def test_a_rule_decides_for_a_tag_that_is_not_sealed(
     mode: Mode, pushed: Identity, extends: bool, verdict: PushDecision
 ) -> None:
-    """A floating name may become sealed where it goes, never the other way."""
+    """A mutable tag may become sealed at a push, and never the other way."""
 
     assert judge(FLOATS_AT_A, pushed, mode, extends=extends) is verdict
 
@@ -70,9 +72,8 @@ steps = st.one_of(
 
 @given(st.lists(steps, max_size=30))
 def test_a_tag_that_was_ever_sealed_resolves_to_one_manifest(story: list[str | tuple[Identity, Mode, bool]]) -> None:
-    """For any order of pushes, deletes and changed rules: after the first seal the tag resolves to that manifest or to
-    nothing.
-    """
+    """For any order of pushes, deletes and rule changes, a tag resolves after its first seal to that manifest or to
+    nothing."""
     state = UNUSED
     for step in story:
         bound_before = state.bound

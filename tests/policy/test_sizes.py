@@ -24,7 +24,7 @@ from boltseal.policy.upstreams import parse_upstreams
     ],
 )
 def test_a_size_is_a_number_with_or_without_a_unit(value: object, size_bytes: int) -> None:
-    """KB and MB count by thousands, KiB and MiB by 1024."""
+    """KB and MB are powers of 1000, KiB and MiB of 1024, and a number without a unit is bytes."""
 
     assert parse_size(value) == size_bytes
 
@@ -33,13 +33,13 @@ def test_a_size_is_a_number_with_or_without_a_unit(value: object, size_bytes: in
     "value", ["much", -1, True, 1.5, "1.5GiB", "-1", "", " 1", "1  GB", "1iB", "1 gb", None, "9" * 16]
 )
 def test_a_value_that_is_no_size_is_refused(value: object) -> None:
-    """The message shows the value and an example of a size."""
+    """An invalid size is refused with the value and an example."""
     with pytest.raises(SizeInvalid, match='expected a size, such as "50 GiB"'):
         parse_size(value)
 
 
 def test_quotas_and_upstreams_take_the_same_sizes() -> None:
-    """`max_bytes` and `keep_bytes` mean the same number by the same text."""
+    """`max_bytes` and `keep_bytes` accept the same texts as the same numbers."""
     quotas = parse_quotas([{"users": ["ci"], "max_bytes": "500 MB"}])
     upstreams = parse_upstreams([{"name": "docker.io", "keep_bytes": "500 MB"}])
 

@@ -1,4 +1,4 @@
-"""Which rules are found to be unreachable: never a wrong one, and every one of the common forms."""
+"""Unreachable rules: none is reported wrongly, and all common forms are found."""
 
 from __future__ import annotations
 
@@ -34,10 +34,9 @@ def unreachable(pair: tuple[str, str], earlier: list[tuple[str, str]]) -> bool:
 
 @given(pairs, st.lists(pairs, max_size=4))
 @settings(max_examples=3 * settings().max_examples)
-def test_no_rule_is_called_unreachable_while_a_name_reaches_it(
-    pair: tuple[str, str], earlier: list[tuple[str, str]]
-) -> None:
-    """A subset construction finds a name that reaches the rule, checked with a third reading of globs."""
+def test_no_reachable_rule_is_reported_as_unreachable(pair: tuple[str, str], earlier: list[tuple[str, str]]) -> None:
+    """No rule is reported as unreachable if a subset construction, with a third implementation of globs, finds a name
+    for it."""
     escaped = escaping(pair, earlier, characters=ALPHABET)
     if escaped is None:
         return
@@ -49,14 +48,14 @@ def test_no_rule_is_called_unreachable_while_a_name_reaches_it(
 @given(simple_pairs, st.lists(simple_pairs, max_size=4))
 @settings(max_examples=3 * settings().max_examples)
 def test_the_answer_is_exact_for_literals_and_prefixes(pair: tuple[str, str], earlier: list[tuple[str, str]]) -> None:
-    """Where no name reaches such a rule, it is found, and one earlier rule is enough to show it."""
+    """For literals and prefixes, a rule is unreachable exactly if one earlier rule covers it."""
 
     assert unreachable(pair, earlier) == (escaping(pair, earlier, characters=ALPHABET) is None)
 
 
 @given(pairs)
 def test_a_rule_that_no_valid_name_matches_is_always_found(pair: tuple[str, str]) -> None:
-    """The example that is tried is valid whenever any name is."""
+    """If no valid name can match a rule's globs, the rule is found; the tried example is valid if any name is."""
 
     assert matches_no_name(*parsed(pair)) == (escaping(pair, [], characters=ALPHABET) is None)
 
@@ -78,10 +77,10 @@ def test_a_rule_that_no_valid_name_matches_is_always_found(pair: tuple[str, str]
         (("**", "*"), [], False),
     ],
 )
-def test_the_answer_for_rules_as_people_write_them(
+def test_common_rules_are_judged_correctly(
     pair: tuple[str, str], earlier: list[tuple[str, str]], expected: bool
 ) -> None:
-    """The order matters: a wide rule before a narrow one hides it."""
+    """A wide rule before a narrow one makes the narrow one unreachable."""
 
     assert unreachable(pair, earlier) == expected
 
@@ -98,7 +97,7 @@ def test_the_answer_for_rules_as_people_write_them(
 def test_a_rule_that_is_not_proven_unreachable_is_accepted(
     pair: tuple[str, str], earlier: list[tuple[str, str]]
 ) -> None:
-    """Several earlier rules that only together match all names, and equal globs of another form, are not compared."""
+    """Earlier rules that cover a rule only together, or equal globs in another form, do not make it unreachable."""
 
     assert escaping(pair, earlier, characters=ALPHABET) is None
     assert not unreachable(pair, earlier)
@@ -120,19 +119,19 @@ def test_a_rule_that_is_not_proven_unreachable_is_accepted(
     ],
 )
 def test_a_rule_that_no_valid_name_matches_is_unreachable(pair: tuple[str, str]) -> None:
-    """Its globs parse, and still no repository or tag can have such a name."""
+    """A rule whose globs are well-formed but match no valid repository or tag is unreachable."""
 
     assert matches_no_name(*parsed(pair))
 
 
 def test_length_limits_hold_to_the_character() -> None:
-    """A name is at most 255 characters and a tag at most 128; one more star may match no character."""
+    """The limits of 255 characters for names and 128 for tags are exact, and a star may match no character."""
 
     assert not matches_no_name(*parsed(("?" * 255, "?" * 128)))
     assert not matches_no_name(*parsed(("?" * 255 + "*", "?" * 128 + "*")))
 
 
-def test_a_class_of_separators_is_not_called_unmatched() -> None:
-    """Which separator fits depends on its neighbours, and only one is tried."""
+def test_a_class_of_separators_is_not_reported_as_unmatched() -> None:
+    """A class of separators is not reported as unmatched, because which one fits depends on its neighbours."""
 
     assert not matches_no_name(*parsed(("a-[-._]b", "*")))

@@ -1,4 +1,4 @@
-"""What becomes of an upstream's tag: followed, held, let through, gone, and back."""
+"""Moves of an upstream's tag: followed, held, accepted, deleted, returned."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ CAREFUL = MoveTerms(OnMove.ALERT, first_seen=FirstSeen.HOLD)
 
 
 def story(terms: MoveTerms, *answers: UpstreamAnswer | None, step_us: int = 600_000_000) -> MoveDecision:
-    """What the last of these answers, ten minutes apart, was judged."""
+    """Return the decision for the last of these upstream answers, which are ten minutes apart."""
     known: KnownTag | None = None
     judged = MoveDecision(KnownTag(None))
     for number, answer in enumerate(answers):
@@ -43,7 +43,7 @@ def story(terms: MoveTerms, *answers: UpstreamAnswer | None, step_us: int = 600_
 
 
 def test_the_first_observation_is_served_and_recorded() -> None:
-    """A client asked for it by name; no event is raised."""
+    """The first observed digest of a tag is served and recorded without an event."""
     judged = story(ALERT, A)
 
     assert (judged.known.serves, judged.change, judged.entry, judged.event) == (
@@ -54,8 +54,8 @@ def test_the_first_observation_is_served_and_recorded() -> None:
     )
 
 
-def test_the_first_sight_is_refused_where_the_rule_says_so() -> None:
-    """`first_seen = "hold"`: nothing is served until an administrator accepts it."""
+def test_the_first_observation_is_held_where_the_rule_requires_it() -> None:
+    """With `first_seen = "hold"` nothing is served until an administrator accepts it."""
     judged = story(CAREFUL, A)
 
     assert (judged.known.serves, judged.known.held) == (None, A)
@@ -66,28 +66,28 @@ def test_the_first_sight_is_refused_where_the_rule_says_so() -> None:
 
 
 def test_an_unknown_tag_is_not_recorded() -> None:
-    """Requests for made-up tags must not make the log grow."""
+    """Requests for tags that do not exist upstream do not make the log grow."""
     judged = story(ALERT, None)
 
     assert (judged.change, judged.entry, judged.event) == (None, None, MoveEvent.NOTHING)
     assert answer_of(judged.known, OnGone.SERVE) is ServedAnswer.UNKNOWN
 
 
-def test_an_unchanged_digest_is_no_news() -> None:
-    """However often it is asked for."""
+def test_an_unchanged_digest_is_not_recorded() -> None:
+    """An unchanged digest is not recorded again, however often it is observed."""
     assert story(ALERT, A, A, A).change is None
 
 
-@pytest.mark.parametrize(("terms", "told"), [(FOLLOW, MoveEvent.NOTHING), (ALERT, MoveEvent.MOVED)])
-def test_a_move_is_followed_and_reported_as_the_rule_requires(terms: MoveTerms, told: MoveEvent) -> None:
-    """`follow` records the move, `alert` reports it as well."""
+@pytest.mark.parametrize(("terms", "expected"), [(FOLLOW, MoveEvent.NOTHING), (ALERT, MoveEvent.MOVED)])
+def test_a_move_is_followed_and_reported_as_the_rule_requires(terms: MoveTerms, expected: MoveEvent) -> None:
+    """`follow` records a move, and `alert` also reports it."""
     judged = story(terms, A, B)
 
-    assert (judged.known.serves, judged.change, judged.entry, judged.event) == (B, MoveChange.OBSERVED, B, told)
+    assert (judged.known.serves, judged.change, judged.entry, judged.event) == (B, MoveChange.OBSERVED, B, expected)
 
 
 def test_a_move_is_held_until_it_is_accepted() -> None:
-    """`hold` serves the old one, and warns."""
+    """`hold` serves the old digest, and reports the move."""
     judged = story(HOLD, A, B)
     later = judge(judged.known, B, HOLD, NOW + 400 * DAY_US)
     accepted = accept(judged.known, NOW)
@@ -108,12 +108,12 @@ def test_a_move_is_held_until_it_is_accepted() -> None:
 
 
 def test_nothing_is_accepted_where_nothing_is_held() -> None:
-    """Acceptance is of something that was seen."""
+    """Accepting a tag without a held move is an error."""
     assert accept(story(HOLD, A).known, NOW) is None
 
 
 def test_a_move_is_served_after_its_cooldown() -> None:
-    """The cooldown counts from the first observation, and the move is reported when it ends."""
+    """After its cooldown, counted from the first observation, a move is served and reported."""
     held = judge(story(COOLING, A).known, B, COOLING, NOW)
     before = judge(held.known, B, COOLING, NOW + 7 * DAY_US - 1)
     after = judge(held.known, B, COOLING, NOW + 7 * DAY_US)
@@ -129,7 +129,7 @@ def test_a_move_is_served_after_its_cooldown() -> None:
 
 
 def test_the_cooldown_of_a_first_observation_ends() -> None:
-    """A digest that was not withdrawn for a week may be served."""
+    """A first observation with a cooldown is served if it is not withdrawn until the end."""
     terms = MoveTerms(OnMove.ALERT, first_seen=FirstSeen.HOLD, cooldown_us=DAY_US)
     held = judge(None, A, terms, NOW)
 
@@ -137,8 +137,8 @@ def test_the_cooldown_of_a_first_observation_ends() -> None:
 
 
 @pytest.mark.parametrize("between", [A, C, None])
-def test_a_cooldown_begins_again_for_what_went_away(between: UpstreamAnswer | None) -> None:
-    """An attacker can't let a bad image ripen by showing it for a moment: withdrawn is withdrawn."""
+def test_a_cooldown_begins_again_after_a_withdrawal(between: UpstreamAnswer | None) -> None:
+    """A digest that was withdrawn starts its cooldown again, so showing a bad image briefly does not help an attacker."""
     known = judge(judge(judge(None, A, COOLING, NOW).known, B, COOLING, NOW).known, between, COOLING, NOW + 1).known
     again = judge(known, B, COOLING, NOW + 7 * DAY_US)
 
@@ -147,8 +147,8 @@ def test_a_cooldown_begins_again_for_what_went_away(between: UpstreamAnswer | No
     assert again.known.held_us == NOW + 7 * DAY_US
 
 
-def test_what_is_withdrawn_while_it_is_held_is_dropped() -> None:
-    """Upstream went back to what is served."""
+def test_a_held_digest_that_is_withdrawn_is_dropped() -> None:
+    """If upstream returns to the served digest, the held one is dropped."""
     judged = story(HOLD, A, B, A)
 
     assert (judged.known.serves, judged.known.held, judged.change, judged.event) == (
@@ -159,8 +159,8 @@ def test_what_is_withdrawn_while_it_is_held_is_dropped() -> None:
     )
 
 
-def test_a_rule_that_was_changed_frees_what_was_held() -> None:
-    """The rule in force when upstream is asked decides."""
+def test_a_changed_rule_releases_what_was_held() -> None:
+    """The rule in force when upstream is asked decides, also for a digest that is held."""
     assert judge(story(HOLD, A, B).known, B, FOLLOW, NOW).known.serves == B
     assert judge(story(CAREFUL, A).known, A, ALERT, NOW).known.serves == A
 
@@ -170,7 +170,7 @@ def test_a_rule_that_was_changed_frees_what_was_held() -> None:
     [(OnGone.SERVE, ServedAnswer.SERVED), (OnGone.ALERT, ServedAnswer.SERVED), (OnGone.STOP, ServedAnswer.WITHDRAWN)],
 )
 def test_a_deleted_tag_is_served_or_not_as_configured(on_gone: OnGone, answer: ServedAnswer) -> None:
-    """It may have been withdrawn because it does harm: that is reported once and recorded."""
+    """A tag deleted upstream is reported once, and served or not as configured."""
     judged = story(ALERT, A, None)
 
     assert (judged.change, judged.entry, judged.event) == (MoveChange.OBSERVED, None, MoveEvent.GONE)
@@ -183,7 +183,7 @@ def test_a_deleted_tag_is_served_or_not_as_configured(on_gone: OnGone, answer: S
 
 
 def test_a_tag_that_comes_back_is_served_again() -> None:
-    """The tag may have its former digest or another one."""
+    """A deleted tag that returns with its former digest or another one is served again."""
     same, other = story(ALERT, A, None, A), story(ALERT, A, None, B)
 
     assert (same.known.serves, same.known.gone_us, same.change, same.event) == (
@@ -195,8 +195,8 @@ def test_a_tag_that_comes_back_is_served_again() -> None:
     assert (other.known.serves, other.known.gone_us, other.event) == (B, None, MoveEvent.MOVED)
 
 
-def test_a_tag_that_was_held_from_the_first_and_is_deleted_is_unknown() -> None:
-    """The tag was never served, so nothing is reported."""
+def test_a_tag_that_was_never_served_and_is_deleted_is_unknown() -> None:
+    """A tag that was held since its first observation and is deleted upstream is unknown, and nothing is reported."""
     judged = story(CAREFUL, A, None)
 
     assert (judged.event, judged.known.held) == (MoveEvent.NOTHING, None)
@@ -204,8 +204,8 @@ def test_a_tag_that_was_held_from_the_first_and_is_deleted_is_unknown() -> None:
     assert warning_of(judged.known, None) is None
 
 
-def test_an_oscillating_tag_is_written_down_so_often_a_day_and_no_more() -> None:
-    """And what is not written down is not served: the rest of the day it stays as it was."""
+def test_an_oscillating_tag_is_recorded_a_limited_number_of_times_a_day() -> None:
+    """Beyond a daily number of moves, a tag's moves are neither recorded nor served until the next day."""
     flips = [A, B] * MAX_CHANGES
     judged = story(ALERT, *flips, step_us=1_000_000)
     known = judged.known
@@ -219,13 +219,13 @@ def test_an_oscillating_tag_is_written_down_so_often_a_day_and_no_more() -> None
     assert tomorrow.known.changes == 1
 
 
-def test_a_clock_that_was_set_back_counts_anew() -> None:
-    """Otherwise a tag could stay as it is for years."""
+def test_a_clock_that_was_set_back_resets_the_daily_limit() -> None:
+    """After the clock was set back, the daily limit counts anew, or a tag could be frozen for years."""
     known = replace(story(ALERT, A).known, changes=MAX_CHANGES, changes_since_us=NOW + 5 * DAY_US)
 
     assert judge(known, B, ALERT, NOW).known.serves == B
 
 
-def test_a_name_without_anything_is_unknown() -> None:
-    """Neither served, nor held, nor gone."""
+def test_a_tag_without_observations_is_unknown() -> None:
+    """A tag without any observation is neither served, nor held, nor deleted."""
     assert answer_of(KnownTag(None), OnGone.SERVE) is ServedAnswer.UNKNOWN

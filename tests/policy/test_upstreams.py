@@ -1,4 +1,4 @@
-"""The `[[upstream]]` tables: what they mean, and what is said of those that can't be."""
+"""The `[[upstream]]` tables: their meaning, and the error for each mistake."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from boltseal.policy.upstreams import (
 )
 
 HUB: dict[str, Any] = {"name": "docker.io"}
-SECRET = "/etc/secret"  # noqa: S105 - where one would be
+SECRET = "/etc/secret"  # noqa: S105 - the name of a setting
 VARIABLE = "HUB_PASSWORD"
 NODE = Repository("library/node")
 
@@ -37,7 +37,8 @@ def refusal(*tables: dict[str, Any]) -> str:
 
 
 def test_an_upstream_needs_only_a_name() -> None:
-    """By default it is asked over TLS at its own name, every ten minutes; deleted tags are served and reported."""
+    """An upstream needs only a name: by default HTTPS at that name, ten minutes, and deleted tags are served and
+    reported."""
     found = terms()
 
     assert found == UpstreamTerms(name="docker.io", authority="docker.io")
@@ -49,8 +50,8 @@ def test_an_upstream_needs_only_a_name() -> None:
     )
 
 
-def test_every_key_means_what_it_says() -> None:
-    """All of them at once."""
+def test_every_key_is_parsed() -> None:
+    """All keys of an upstream are parsed."""
     found = terms(
         name="hub",
         url="http://127.0.0.1:5001/",
@@ -88,13 +89,13 @@ def test_every_key_means_what_it_says() -> None:
 
 
 def test_a_release_tag_is_not_expected_to_move() -> None:
-    """Without a rule the move of a release tag is reported, and other tags are followed."""
+    """Without a rule, the move of a release tag is reported and other tags are followed."""
     assert terms().decide(NODE, Tag("16.13.0")) == MoveTerms(OnMove.ALERT)
     assert terms().decide(NODE, Tag("16.13")) == MoveTerms(OnMove.FOLLOW)
 
 
 def test_the_first_rule_that_matches_decides() -> None:
-    """Globs are over upstream's own names; what a rule leaves out is as without it."""
+    """Rules use the upstream's own names; the first match decides, and keys it lacks have their defaults."""
     found = terms(
         rule=[
             {"repository": "library/*", "tag": "16*", "on_move": "hold", "cooldown": "7d", "first_seen": "hold"},
@@ -143,8 +144,8 @@ def test_the_first_rule_that_matches_decides() -> None:
         ("rule", ["x"], "tables, each written as [[upstream.rule]]"),
     ],
 )
-def test_a_value_that_can_not_be_is_named(key: str, value: object, expected: str) -> None:
-    """With its table's number, what was found and what was expected."""
+def test_an_invalid_value_is_reported(key: str, value: object, expected: str) -> None:
+    """An invalid value is an error with the table's number, what was got and what was expected."""
     message = refusal({**HUB, key: value})
 
     assert message.startswith(f"upstream 1: {key} is ")
@@ -152,7 +153,7 @@ def test_a_value_that_can_not_be_is_named(key: str, value: object, expected: str
 
 
 def test_a_login_in_the_address_is_not_repeated() -> None:
-    """What is in it may be a password."""
+    """A URL with a login, which may be a password, is not repeated in the error."""
     message = refusal({**HUB, "url": "https://me:hunter2@docker.io"})
 
     assert "hunter2" not in message
@@ -160,7 +161,7 @@ def test_a_login_in_the_address_is_not_repeated() -> None:
 
 
 def test_an_unknown_key_is_named_without_its_value() -> None:
-    """A password in the file itself is such a key."""
+    """An unknown key is reported without its value, which may be a password."""
     message = refusal({**HUB, "password": "hunter2"})
 
     assert message.startswith('upstream 1: unknown key "password"; did you mean password_')
@@ -177,18 +178,18 @@ def test_an_unknown_key_is_named_without_its_value() -> None:
         {"username": "me", "password_env": "HUB PASSWORD"},
     ],
 )
-def test_half_a_login_is_none(login: dict[str, str]) -> None:
-    """A user without a password, or the other way round, or two passwords."""
+def test_an_incomplete_login_is_refused(login: dict[str, str]) -> None:
+    """A user without a password, a password without a user, and two passwords are each refused."""
     assert "password" in refusal({**HUB, **login})
 
 
-def test_a_name_is_missed() -> None:
-    """There is nothing that its images could be called by."""
+def test_a_missing_name_is_refused() -> None:
+    """An upstream without a name is refused."""
     assert refusal({}) == 'upstream 1: name is missing; expected one such as "docker.io"'
 
 
 def test_two_upstreams_must_differ() -> None:
-    """They differ in name, in address, and in which answers at the root."""
+    """Two upstreams with one name, one address, or both at the root are refused."""
     ghcr = {"name": "ghcr.io"}
 
     assert "name" in refusal(HUB, {**HUB, "url": "https://other.example"})
@@ -209,22 +210,22 @@ def test_two_upstreams_must_differ() -> None:
         ({"cooldown": "7", "on_move": "hold"}, "a whole number and a unit"),
     ],
 )
-def test_a_rule_that_can_not_be_is_named(rule: dict[str, Any], expected: str) -> None:
-    """With its own number behind its upstream's."""
+def test_an_invalid_rule_is_reported(rule: dict[str, Any], expected: str) -> None:
+    """An invalid rule is an error with its own number and its upstream's."""
     message = refusal({**HUB, "rule": [{}, rule]})
 
     assert message.startswith("upstream 1, rule 2: ")
     assert expected in message
 
 
-def test_a_first_sight_can_be_held_for_a_while() -> None:
-    """A cooldown ends that hold as well."""
+def test_a_first_observation_can_be_held_for_a_while() -> None:
+    """`first_seen = "hold"` may have a cooldown, which ends the hold."""
     found = terms(rule=[{"first_seen": "hold", "cooldown": "1d"}])
 
     assert found.decide(NODE, Tag("16")) == MoveTerms(OnMove.FOLLOW, FirstSeen.HOLD, 86_400_000_000)
 
 
-def test_there_is_an_end_to_tables() -> None:
-    """Of upstreams and of their rules."""
+def test_the_number_of_tables_is_limited() -> None:
+    """The numbers of upstreams and of their rules are limited."""
     assert f"at most {MAX_UPSTREAMS}" in refusal(*[{"name": f"r{number}.io"} for number in range(MAX_UPSTREAMS + 1)])
     assert f"at most {MAX_RULES}" in refusal({**HUB, "rule": [{}] * (MAX_RULES + 1)})

@@ -22,7 +22,7 @@ REGISTRY = "registry.example.com"
 def image_ref(
     written: str, *, path: str = "compose.yaml", where: str = "services.web.image", build: bool = False, line: int = 3
 ) -> ImageReference:
-    """Return a reference in a file; without `resolved` if the text is invalid."""
+    """Return a reference in a file, without `resolved` if the text is invalid."""
     try:
         resolved = Reference.parse(written)
     except BoltsealError as error:

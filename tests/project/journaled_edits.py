@@ -1,4 +1,4 @@
-"""Edits of two files of a project, as the tests of the journal of edits make them."""
+"""Edits of two files of a project, for the tests of the edit journal."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Small projects for the tests: the trap files of tests/data/pin, and texts; pinned with made-up digests."""
+"""Small projects for tests: the trap files of tests/data/pin, and texts, pinned with invented digests."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Compare our parser of Dockerfiles with BuildKit's own, as the package `dockerfile` wraps it."""
+"""boltseal's Dockerfile parser compared with BuildKit's, as the package `dockerfile` wraps it."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ TOKENS = (
 files = st.lists(st.sampled_from(TOKENS), max_size=20).map("".join)
 
 
-def ours(text: str) -> list[tuple[str, int, tuple[str, ...], tuple[str, ...]]] | None:
+def parsed_by_boltseal(text: str) -> list[tuple[str, int, tuple[str, ...], tuple[str, ...]]] | None:
     """Return name, line, flags without quotes and escapes, and heredocs of each instruction; None if unreadable."""
     try:
         lines = read_lines(SourceFile.of("Dockerfile", text.encode()))
@@ -50,7 +50,7 @@ def ours(text: str) -> list[tuple[str, int, tuple[str, ...], tuple[str, ...]]] |
     ]
 
 
-def theirs(text: str) -> list[tuple[str, int, tuple[str, ...], tuple[str, ...]]] | None:
+def parsed_by_buildkit(text: str) -> list[tuple[str, int, tuple[str, ...], tuple[str, ...]]] | None:
     """Return the instructions as BuildKit parses them."""
     import dockerfile
 
@@ -71,22 +71,22 @@ def theirs(text: str) -> list[tuple[str, int, tuple[str, ...], tuple[str, ...]]]
 
 
 def bare(flag: str) -> str:
-    """Return a flag without the characters that BuildKit removes and we keep."""
+    """Return a flag without the characters that BuildKit removes and boltseal keeps."""
     return "".join(char for char in flag if char not in "'\"\\`")
 
 
 @given(text=files)
 def test_instructions_are_split_as_by_buildkit(text: str) -> None:
-    """Whatever BuildKit parses has equal instructions, lines, flags and heredocs here."""
-    read = theirs(text)
+    """Instructions, lines, flags and heredocs equal those of BuildKit for all input that BuildKit parses."""
+    read = parsed_by_buildkit(text)
 
-    assert read is None or "--'" in text or ours(text) == read
+    assert read is None or "--'" in text or parsed_by_boltseal(text) == read
 
 
 @pytest.mark.parametrize("path", sorted(DATA.glob("dockerfile_*/*ockerfile*")), ids=lambda path: path.name)
 def test_buildkit_accepts_the_trap_files(path: Path) -> None:
-    """A trap that BuildKit itself refuses would prove nothing."""
+    """BuildKit parses each trap file, since a file that it refuses would prove nothing."""
     text = path.read_text(encoding="utf-8-sig")
 
-    assert theirs(text) is not None or path.name.endswith(".dockerignore")
-    assert theirs(text) == ours(text) or path.name.endswith(".dockerignore")
+    assert parsed_by_buildkit(text) is not None or path.name.endswith(".dockerignore")
+    assert parsed_by_buildkit(text) == parsed_by_boltseal(text) or path.name.endswith(".dockerignore")

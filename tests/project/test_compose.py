@@ -10,7 +10,7 @@ from tests.project.projects import found_in, names, pinned, shown, trap, written
 
 
 def test_flow_style_is_read_and_edited(tmp_path: Path) -> None:
-    """An image inside braces, bare or quoted, gets its digest inside the braces."""
+    """A flow-style image, bare or quoted, gets its digest inside the braces."""
     root = trap("compose_flow_style", tmp_path)
 
     assert shown(pinned(root)) == {
@@ -41,21 +41,21 @@ def test_an_alias_is_edited_at_its_anchor(tmp_path: Path) -> None:
 
 
 def test_block_scalars_keep_their_blocks(tmp_path: Path) -> None:
-    """Folded, literal and next-line texts are edited at their last character."""
+    """Folded, literal and next-line scalars are edited at their last character."""
     root = trap("compose_block_scalars", tmp_path)
 
     assert shown(pinned(root)) == {"compose.yml": ["nginx:1.25@DIGEST", "redis:7.2@DIGEST", "postgres:16@DIGEST"]}
 
 
 def test_image_inside_environment_command_and_content_is_text(tmp_path: Path) -> None:
-    """Only `services.*.image` is a reference."""
+    """`image` inside environment, command and content is text; only `services.*.image` is a reference."""
     root = trap("compose_image_is_only_text", tmp_path)
 
     assert names(found_in(root)) == [("services.web.image", "nginx:1.25")]
 
 
-def test_the_image_of_a_service_that_is_built_is_not_pinned(tmp_path: Path) -> None:
-    """A `build` of its own, or of a service that it extends, makes the image a local one."""
+def test_the_image_of_a_service_with_a_build_is_not_pinned(tmp_path: Path) -> None:
+    """A service with `build`, of its own or by `extends`, has a local image that is not pinned."""
     root = trap("compose_built_here", tmp_path)
     found = found_in(root)
 
@@ -68,7 +68,7 @@ def test_the_image_of_a_service_that_is_built_is_not_pinned(tmp_path: Path) -> N
 
 
 def test_a_build_in_the_override_counts_also_when_only_the_base_is_named(tmp_path: Path) -> None:
-    """Compose loads the override by default, so the image is built here."""
+    """A `build` in the default override file makes the image local, even if only the base file is named."""
     root = trap("compose_built_by_the_override", tmp_path)
     found = found_in(root, "compose.yaml")
 
@@ -76,7 +76,7 @@ def test_a_build_in_the_override_counts_also_when_only_the_base_is_named(tmp_pat
 
 
 def test_a_digest_is_written_into_a_default(tmp_path: Path) -> None:
-    """Setting the variable replaces the pin together with the tag; if the end is uncertain, nothing is written."""
+    """A digest goes into a variable's default, which a set variable replaces together with the tag."""
     root = trap("compose_default_of_a_variable", tmp_path)
     found = found_in(root)
 
@@ -94,7 +94,7 @@ def test_a_digest_is_written_into_a_default(tmp_path: Path) -> None:
 
 
 def test_two_dollar_signs_are_one_and_no_variable(tmp_path: Path) -> None:
-    """`$$image` is the text `$image`, which is not a reference."""
+    """`$$image` is the text `$image`, which is neither a variable nor a reference."""
     found = found_in(trap("compose_dollar_signs", tmp_path))
 
     assert found.image_refs[1].resolved is None
@@ -102,7 +102,7 @@ def test_two_dollar_signs_are_one_and_no_variable(tmp_path: Path) -> None:
 
 
 def test_a_variable_of_dotenv_is_edited_there_if_used_once(tmp_path: Path) -> None:
-    """Quotes, `export` and the comment after it stay; a value used twice or assembled needs an override."""
+    """A variable of .env that is used once is edited there; one used twice or assembled needs an override."""
     root = trap("compose_dotenv", tmp_path)
     edited = pinned(root)
 
@@ -117,7 +117,7 @@ def test_a_variable_of_dotenv_is_edited_there_if_used_once(tmp_path: Path) -> No
 
 
 def test_dotenv_that_a_container_sees_is_not_edited(tmp_path: Path) -> None:
-    """As an env_file it would pass the digest to the container."""
+    """A .env that is also an env_file is not edited, because the container would get the digest."""
     edited = pinned(trap("compose_dotenv_is_env_file_too", tmp_path))
 
     assert edited.changes == ()
@@ -125,7 +125,7 @@ def test_dotenv_that_a_container_sees_is_not_edited(tmp_path: Path) -> None:
 
 
 def test_a_use_in_a_file_outside_the_scan_counts_too(tmp_path: Path) -> None:
-    """A variable that another Compose file of the folder uses can't carry the digest of this file's image."""
+    """A variable that another Compose file of the folder uses is not edited."""
     services = "services:\n  web:\n    image: nginx:${TAG}\n"
     root = written(
         tmp_path, {"compose.yml": services, ".env": "TAG=1.25\n", "prod.yml": services.replace("nginx", "x")}
@@ -135,16 +135,16 @@ def test_a_use_in_a_file_outside_the_scan_counts_too(tmp_path: Path) -> None:
 
 
 def test_a_variable_after_the_tag_prevents_a_digest_before_it(tmp_path: Path) -> None:
-    """If set later, its value would follow the digest."""
+    """A variable after the tag prevents a digest, because its value would follow the digest."""
     found = found_in(trap("compose_variable_behind", tmp_path))
 
     assert (found.image_refs[0].edit_range, names(found)) == (None, [("services.web.image", "nginx:1.25")])
 
 
 def test_a_variable_inside_the_tag_prevents_a_digest(tmp_path: Path) -> None:
-    """`node:${NODE:-22}-alpine`: with NODE=23 the old image would run under the new name, and nobody would be told.
+    """A tag such as `${NODE:-22}-alpine` gets no digest: a new NODE would run the old image under a new name.
 
-    A digest that goes away with the variable is sound, and so is one behind a name: there nobody has that digest.
+    A digest that goes away with the variable is safe, and so is one after a name, which no registry has with that digest.
     """
     edited = pinned(trap("compose_variable_in_the_tag", tmp_path))
 
@@ -166,7 +166,7 @@ def test_a_variable_inside_the_tag_prevents_a_digest(tmp_path: Path) -> None:
 
 
 def test_services_of_every_profile_are_read(tmp_path: Path) -> None:
-    """A profile may start at any time."""
+    """Services of every profile are read, since a profile may start at any time."""
     assert names(found_in(trap("compose_profiles", tmp_path))) == [
         ("services.web.image", "nginx:1.25"),
         ("services.debug.image", "busybox:1.36"),
@@ -174,7 +174,7 @@ def test_services_of_every_profile_are_read(tmp_path: Path) -> None:
 
 
 def test_a_reference_that_begins_like_another_is_not_mistaken_for_it(tmp_path: Path) -> None:
-    """`nginx:1.2`, `nginx:1.25` and `nginx` are three references."""
+    """`nginx:1.2`, `nginx:1.25` and `nginx` are three references, each edited alone."""
     root = trap("compose_prefix_of_another", tmp_path)
 
     assert shown(pinned(root)) == {
@@ -183,7 +183,7 @@ def test_a_reference_that_begins_like_another_is_not_mistaken_for_it(tmp_path: P
 
 
 def test_include_and_extends_are_followed_within_the_project(tmp_path: Path) -> None:
-    """An extended file uses the `.env` of the extending file; a file outside the project is a problem."""
+    """`include` and `extends` are followed within the project, with the extending file's `.env`."""
     root = trap("compose_include_and_extends", tmp_path)
     found = found_in(root, "compose.yml")
 
@@ -199,7 +199,7 @@ def test_include_and_extends_are_followed_within_the_project(tmp_path: Path) -> 
 
 
 def test_an_included_file_uses_the_projects_variables_first(tmp_path: Path) -> None:
-    """Then those of its `env_file`, `project_directory` or folder; an extended file has only the project's."""
+    """An included file uses the project's variables, then its own; an extended file has only the project's."""
     root = trap("compose_include_variables", tmp_path)
 
     assert [
@@ -214,7 +214,7 @@ def test_an_included_file_uses_the_projects_variables_first(tmp_path: Path) -> N
 
 
 def test_a_file_with_ambiguous_variables_is_not_resolved(tmp_path: Path) -> None:
-    """It has its own folder's variables when read alone, and the project's when included."""
+    """A file that is both included and read alone has ambiguous variables, and is not resolved."""
     (image_ref,) = [
         image_ref
         for image_ref in found_in(trap("compose_include_variables", tmp_path)).image_refs
@@ -227,15 +227,15 @@ def test_a_file_with_ambiguous_variables_is_not_resolved(tmp_path: Path) -> None
     )
 
 
-def test_reset_is_no_image_and_override_is_one(tmp_path: Path) -> None:
-    """Compose's own YAML tags are kept, and read."""
+def test_reset_removes_an_image_and_override_sets_one(tmp_path: Path) -> None:
+    """Compose's YAML tags are read: `!reset` removes an image and `!override` sets one."""
     root = trap("compose_override_tags", tmp_path)
 
     assert shown(pinned(root)) == {"compose.yml": ["image: !override nginx:1.25@DIGEST"]}
 
 
-def test_images_in_other_places_than_image(tmp_path: Path) -> None:
-    """Named contexts, image volumes, hooks, and the FROM lines of an inline Dockerfile, but not of its heredocs."""
+def test_images_in_keys_other_than_image_are_found(tmp_path: Path) -> None:
+    """Named contexts, image volumes, hooks, and the FROM lines of inline Dockerfiles are references too."""
     root = trap("compose_other_places", tmp_path)
 
     assert shown(pinned(root)) == {
@@ -251,12 +251,12 @@ def test_images_in_other_places_than_image(tmp_path: Path) -> None:
 
 
 def test_the_platform_of_a_service_is_known(tmp_path: Path) -> None:
-    """`platform` selects the machine of the image."""
+    """`platform` of a service is the platform of its image."""
     assert found_in(trap("compose_platform", tmp_path)).image_refs[0].platforms == ("linux/arm64",)
 
 
 def test_an_existing_digest_is_replaced(tmp_path: Path) -> None:
-    """In a default too."""
+    """An existing digest is replaced, also in a variable's default."""
     root = trap("compose_pinned_already", tmp_path)
     found = found_in(root)
 
@@ -265,7 +265,7 @@ def test_an_existing_digest_is_replaced(tmp_path: Path) -> None:
 
 
 def test_escapes_are_accepted_before_the_end_and_refused_inside_a_default(tmp_path: Path) -> None:
-    """The end of a scalar is certain after any escapes; a position inside an escaped text is not."""
+    """After an escape the end of a scalar is certain, but a position inside an escaped text is not, and is refused."""
     root = trap("compose_escapes", tmp_path)
 
     assert shown(pinned(root)) == {
@@ -275,7 +275,7 @@ def test_escapes_are_accepted_before_the_end_and_refused_inside_a_default(tmp_pa
 
 
 def test_crlf_a_byte_order_mark_and_tabs_stay(tmp_path: Path) -> None:
-    """All bytes around the digests are unchanged."""
+    """CRLF, a byte order mark and tabs are unchanged."""
     root = trap("compose_crlf_bom_tabs", tmp_path)
     before = (root / "compose.yml").read_bytes()
     (change,) = pinned(root).changes
@@ -288,21 +288,21 @@ def test_crlf_a_byte_order_mark_and_tabs_stay(tmp_path: Path) -> None:
 
 
 def test_a_file_without_a_final_newline_gets_none(tmp_path: Path) -> None:
-    """The digest is the last thing in it."""
+    """A file without a final newline gets none after an edit."""
     (change,) = pinned(trap("compose_no_final_newline", tmp_path)).changes
 
     assert change.after.text[-64:].isalnum()
 
 
 def test_positions_count_characters_and_not_bytes(tmp_path: Path) -> None:
-    """Non-ASCII letters before an image do not shift its position."""
+    """Non-ASCII characters before an image do not shift the edit's position."""
     root = trap("compose_beyond_ascii", tmp_path)
 
     assert shown(pinned(root)) == {"compose.yml": ['"café 🚀": {image: nginx:1.25@DIGEST} # 🚀 and so on']}
 
 
 def test_an_alias_bomb_is_a_problem_and_other_files_are_read(tmp_path: Path) -> None:
-    """Nine levels of nine aliases are ten nodes, which are counted and not expanded."""
+    """Nested aliases are counted without expanding them; the file is a problem, and others are read."""
     lines = ["x0: &x0 {image: nginx:1.25}"]
     lines += [f"x{n}: &x{n} [{', '.join([f'*x{n - 1}'] * 9)}]" for n in range(1, 10)]
     bomb = "\n".join([*lines, "services: {web: *x0}"]) + "\n"
@@ -315,7 +315,7 @@ def test_an_alias_bomb_is_a_problem_and_other_files_are_read(tmp_path: Path) -> 
 
 
 def test_a_mapping_that_merges_itself_is_refused(tmp_path: Path) -> None:
-    """Compose does not read it either."""
+    """A mapping that merges itself is refused, as in Compose."""
     root = written(tmp_path, {"compose.yml": "services:\n  web: &w\n    image: nginx:1.25\n    <<: *w\n"})
 
     assert [str(problem) for problem in found_in(root).problems] == [
@@ -324,7 +324,7 @@ def test_a_mapping_that_merges_itself_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_service_may_be_in_several_documents(tmp_path: Path) -> None:
-    """Compose merges the documents: a later one may omit what an earlier one sets."""
+    """As in Compose, later documents of a file may omit what earlier ones set."""
     text = (
         "services: {web: {image: nginx:1.25}}\n---\nservices: {web: {environment: {A: b}}, cache: {image: redis:7}}\n"
     )
@@ -334,14 +334,14 @@ def test_a_service_may_be_in_several_documents(tmp_path: Path) -> None:
 
 
 def test_a_build_in_any_document_makes_the_service_local(tmp_path: Path) -> None:
-    """A local image's name is not pinned."""
+    """A `build` in any document of the file makes the service's image local."""
     text = "services: {web: {image: shop/app:1}}\n---\nservices: {web: {build: .}}\n"
 
     assert pinned(written(tmp_path, {"compose.yml": text})).changes == ()
 
 
 def test_a_link_is_a_compose_file_of_its_own_folder(tmp_path: Path) -> None:
-    """The link's name selects the format, and its variables come from the .env beside it, as in Compose."""
+    """As in Compose, a link is read by its own name, with the .env beside it."""
     files = {"deploy/prod.yaml": "services: {web: {image: 'a:$T'}}\n", ".env": "T=1\n", "deploy/.env": "T=2\n"}
     root = written(tmp_path, files)
     (root / "compose.yaml").symlink_to("deploy/prod.yaml")
@@ -351,7 +351,7 @@ def test_a_link_is_a_compose_file_of_its_own_folder(tmp_path: Path) -> None:
 
 
 def test_an_override_may_be_a_link(tmp_path: Path) -> None:
-    """Compose loads the override by default, wherever in the project the link points."""
+    """The default override file may be a link to anywhere in the project."""
     files = {
         "compose.yaml": "services: {web: {image: shop/app:1}}\n",
         "dev/extra.yaml": "services: {web: {build: .}}\n",
@@ -378,15 +378,15 @@ def test_an_override_may_be_a_link(tmp_path: Path) -> None:
         ("TAG=$\nTAG=3\n", "a:3"),
     ],
 )
-def test_values_of_an_env_file(tmp_path: Path, env: str, named: str) -> None:
-    """Lines within quotes set nothing, and an unevaluated value is not taken for an empty one."""
+def test_values_of_an_env_file_are_read(tmp_path: Path, env: str, named: str) -> None:
+    """In an env file, lines within quotes set nothing, and a value that is not evaluated is not empty."""
     root = written(tmp_path, {"compose.yml": 'services: {web: {image: "a:${TAG-none}"}}\n', ".env": env})
 
     assert names(found_in(root)) == [("services.web.image", named)]
 
 
 def test_an_env_file_with_an_open_quote_is_a_problem(tmp_path: Path) -> None:
-    """Compose reads nothing from such a file."""
+    """An env file with an open quote, from which Compose reads nothing, is a problem."""
     root = written(tmp_path, {"compose.yml": 'services: {web: {image: "a:$TAG"}}\n', ".env": 'A=1\nTAG="2\n'})
 
     assert [str(problem) for problem in found_in(root).problems] == [".env:2: has an unclosed quote"]
@@ -416,7 +416,7 @@ DOCKERFILE = "ARG BASE=node:20\nARG TAG=1\nFROM ${BASE} AS build\nFROM alpine:3.
     ],
 )
 def test_a_build_argument_changes_the_base_image(tmp_path: Path, args: str, more: list[tuple[str, str]]) -> None:
-    """Compose then builds on another image than the Dockerfile alone, which may be built as it is."""
+    """A build argument in Compose may change the base image of a Dockerfile that is also built as it is."""
     text = f"services: {{web: {{build: {{context: ./app, args: {args}}}}}}}\n"
     root = written(tmp_path, {"compose.yml": text, ".env": "NODE=22\n", "app/Dockerfile": DOCKERFILE})
     found = names(found_in(root))
@@ -430,7 +430,7 @@ def test_a_build_argument_changes_the_base_image(tmp_path: Path, args: str, more
 
 
 def test_an_image_of_a_build_argument_needs_a_source_policy(tmp_path: Path) -> None:
-    """The argument's text is not edited, because the Dockerfile may use it elsewhere."""
+    """An image from a build argument needs a source policy, because the Dockerfile may use the argument elsewhere."""
     text = "services: {web: {build: {context: app, args: {BASE: node:22}}}}\n"
     root = written(tmp_path, {"compose.yml": text, "app/Dockerfile": DOCKERFILE})
 
@@ -438,7 +438,7 @@ def test_an_image_of_a_build_argument_needs_a_source_policy(tmp_path: Path) -> N
 
 
 def test_too_many_build_arguments_are_a_problem(tmp_path: Path) -> None:
-    """Each would cause another read of a Dockerfile."""
+    """Too many build arguments, each of which causes another read of a Dockerfile, are a problem."""
     services = "".join(f"  s{number}: {{build: {{args: {{BASE: a}}}}}}\n" for number in range(70))
     big = DOCKERFILE + "# " + "x" * 250_000 + "\n"
     found = found_in(written(tmp_path, {"compose.yml": f"services:\n{services}", "Dockerfile": big}))

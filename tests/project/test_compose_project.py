@@ -23,27 +23,27 @@ def written(folder: Path, text: str, env: str | None = None) -> Path:
     return folder / "compose.yaml"
 
 
-ONE = "services: {web: {image: a}}\n"
+ONE_SERVICE = "services: {web: {image: a}}\n"
 
 
 @pytest.mark.parametrize(
     ("folder", "text", "env", "name"),
     [
-        ("shop", ONE, None, "shop"),
-        ("My Shop_2.0", ONE, None, "myshop_20"),
-        ("__shop", ONE, None, "shop"),
-        ("shop", f"name: other\n{ONE}", "COMPOSE_PROJECT_NAME=third\n", "third"),
-        ("shop", f"name: other\n{ONE}", None, "other"),
-        ("shop", ONE, "COMPOSE_PROJECT_NAME=third\n", "third"),
-        ("shop", f"name: ${{STAGE:-dev}}-shop\n{ONE}", None, "dev-shop"),
-        ("shop", f"name: ${{STAGE}}-shop\n{ONE}", "STAGE=prod\n", "prod-shop"),
+        ("shop", ONE_SERVICE, None, "shop"),
+        ("My Shop_2.0", ONE_SERVICE, None, "myshop_20"),
+        ("__shop", ONE_SERVICE, None, "shop"),
+        ("shop", f"name: other\n{ONE_SERVICE}", "COMPOSE_PROJECT_NAME=third\n", "third"),
+        ("shop", f"name: other\n{ONE_SERVICE}", None, "other"),
+        ("shop", ONE_SERVICE, "COMPOSE_PROJECT_NAME=third\n", "third"),
+        ("shop", f"name: ${{STAGE:-dev}}-shop\n{ONE_SERVICE}", None, "dev-shop"),
+        ("shop", f"name: ${{STAGE}}-shop\n{ONE_SERVICE}", "STAGE=prod\n", "prod-shop"),
     ],
 )
 @pytest.mark.real
 def test_the_project_has_the_name_that_compose_gives_it(
     tmp_path: Path, folder: str, text: str, env: str | None, name: str
 ) -> None:
-    """From the file, the `.env` beside it, or the folder."""
+    """The project's name is from the file, the `.env` beside it, or the folder, as in Compose."""
     file = written(tmp_path / folder, text, env)
     docker = subprocess.run(
         [program("docker-compose"), "-f", file, "config", "--format", "json"],
@@ -57,8 +57,8 @@ def test_the_project_has_the_name_that_compose_gives_it(
     assert compose_project(file.parent).name == name
 
 
-def test_the_services_that_should_run(tmp_path: Path) -> None:
-    """Services of a profile and those with zero replicas are excluded."""
+def test_the_services_that_should_run_are_listed(tmp_path: Path) -> None:
+    """Services of a profile, and those with zero replicas, are not expected to run."""
     services = {
         "web": {"image": "a"},
         "built": {"build": "."},
@@ -76,7 +76,7 @@ def test_the_services_that_should_run(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [
         ("services: [", "compose.yaml"),
         ("name: ${NOBODY}\n", "can't be evaluated"),
@@ -85,28 +85,28 @@ def test_the_services_that_should_run(tmp_path: Path) -> None:
         ("\0", "contains a NUL byte"),
     ],
 )
-def test_an_invalid_file_is_refused(tmp_path: Path, text: str, said: str) -> None:
-    """The error is one line."""
-    with pytest.raises(ComposeProjectInvalid, match=said):
+def test_an_invalid_file_is_refused(tmp_path: Path, text: str, message: str) -> None:
+    """An invalid Compose file is refused in one line."""
+    with pytest.raises(ComposeProjectInvalid, match=message):
         compose_project(written(tmp_path / "shop", text))
 
 
 def test_an_empty_file_is_a_project_without_services(tmp_path: Path) -> None:
-    """It is named after its folder."""
+    """An empty Compose file is a project without services, named after its folder."""
     found = compose_project(written(tmp_path / "shop", ""))
 
     assert (found.name, found.services) == ("shop", ())
 
 
 def test_a_missing_file_is_refused(tmp_path: Path) -> None:
-    """Neither the file nor a folder with one exists."""
+    """A missing Compose file or folder is refused."""
     with pytest.raises(FileMissing, match="no such file or folder"):
         compose_project(tmp_path)
 
 
 def test_a_large_file_is_refused(tmp_path: Path) -> None:
-    """It is not read to its end."""
-    file = written(tmp_path / "shop", ONE)
+    """A Compose file over the size limit is refused before it is read to its end."""
+    file = written(tmp_path / "shop", ONE_SERVICE)
     os.truncate(file, MAX_FILE_BYTES + 1)
 
     with pytest.raises(ComposeProjectInvalid, match=f"more than {MAX_FILE_BYTES} bytes"):

@@ -1,4 +1,4 @@
-"""Requests of lock and verify are counted: a HEAD for each reference, one token, and no pull on Docker Hub."""
+"""The counted requests of lock and verify: a HEAD per reference, one token, and no pull on Docker Hub."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def filled(hub: FakeHub, registry: str) -> list[ImageReference]:
 
 
 async def locked(hub: FakeHub, image_refs: list[ImageReference], old: Lock) -> Lock:
-    """Lock in one command run, with its own connections and tokens."""
+    """Lock in one command run with its own connections and tokens."""
     async with resolving(hub) as resolver:
         done = await relock(image_refs, old, resolver, update=lambda _: False, now_us=NOW_US)
 
@@ -57,7 +57,7 @@ async def verified(hub: FakeHub, image_refs: list[ImageReference], lock: Lock) -
 
 @pytest.mark.slow
 async def test_a_thousand_uses_of_two_hundred_images_cost_one_token_and_a_head_each(hub: FakeHub) -> None:
-    """The first lock reads platforms with the same token; the second, and verify, only send HEADs."""
+    """A thousand uses of two hundred images cost one token and a HEAD each; the first lock also reads platforms."""
     image_refs = filled(hub, REGISTRY)
     lock = await locked(hub, image_refs, Lock())
     first = hub.counted.copy()
@@ -76,7 +76,7 @@ async def test_a_thousand_uses_of_two_hundred_images_cost_one_token_and_a_head_e
 
 @pytest.mark.slow
 async def test_tags_that_all_moved_cost_no_further_token(hub: FakeHub) -> None:
-    """Their histories use the existing token, and the changed platforms cost one index each."""
+    """For moved tags, histories use the existing token, and changed platforms cost one index each."""
     image_refs = filled(hub, REGISTRY)
     lock = await locked(hub, image_refs, Lock())
     for number in range(MANY):
@@ -89,7 +89,7 @@ async def test_tags_that_all_moved_cost_no_further_token(hub: FakeHub) -> None:
 
 
 async def test_on_docker_hub_nothing_is_counted_as_a_pull(hub: FakeHub) -> None:
-    """HEADs are free there and a manifest GET is not, whatever moved."""
+    """On Docker Hub, only HEADs are sent, whatever moved, since a manifest GET counts as a pull."""
     image_refs = filled(hub, "docker.io")
     lock = await locked(hub, image_refs, Lock())
     publish(hub, "team/app7:1.0.0", two_platforms("newer"))

@@ -12,12 +12,12 @@ NO_POSITION = "it depends on a variable that other instructions use too or that 
 
 
 def test_from_inside_a_heredoc_is_text(tmp_path: Path) -> None:
-    """Bodies of RUN and COPY, quoted names, several on one line, and the form that drops tabs."""
+    """FROM inside a heredoc of RUN or COPY, in any form, is text."""
     assert names(found_in(trap("dockerfile_heredoc", tmp_path))) == [("FROM, stage 0", "alpine:3.20")]
 
 
 def test_an_arg_before_from_is_pinned_in_its_default(tmp_path: Path) -> None:
-    """Whole references, tags, quoted ones, and one ARG made of another; not where the stage uses the variable too."""
+    """A reference or tag in an ARG before FROM is pinned in its default, unless the stage uses the variable."""
     root = trap("dockerfile_args", tmp_path)
     edited = pinned(root)
 
@@ -38,19 +38,19 @@ def test_an_arg_before_from_is_pinned_in_its_default(tmp_path: Path) -> None:
 
 
 def test_one_arg_of_two_equal_from_lines_is_pinned_once(tmp_path: Path) -> None:
-    """The two texts are equal, so they resolve to one image."""
+    """An ARG used by two equal FROM lines, which resolve to one image, is pinned once."""
     assert shown(pinned(trap("dockerfile_same_text_twice", tmp_path))) == {"Dockerfile": ["ARG V=22@DIGEST"]}
 
 
 def test_one_arg_of_two_different_images_is_not_pinned(tmp_path: Path) -> None:
-    """The digest of one image would be requested for the other."""
+    """An ARG used for two different images is not pinned."""
     root = written(tmp_path, {"Dockerfile": "ARG V=22\nFROM node:${V} AS a\nFROM python:${V}\n"})
 
     assert [image_ref.override_only for image_ref in found_in(root).image_refs] == [NO_POSITION, NO_POSITION]
 
 
 def test_a_variable_inside_the_tag_prevents_a_digest(tmp_path: Path) -> None:
-    """`FROM node:${NODE}-alpine`, also through another ARG: a build argument would combine a new tag with the old image."""
+    """`FROM node:${NODE}-alpine` gets no digest: a build argument would combine a new tag with the old image."""
     edited = pinned(trap("dockerfile_variable_in_the_tag", tmp_path))
 
     assert shown(edited) == {
@@ -68,7 +68,7 @@ def test_a_variable_inside_the_tag_prevents_a_digest(tmp_path: Path) -> None:
 
 
 def test_stages_numbers_and_scratch_are_no_images(tmp_path: Path) -> None:
-    """In FROM, `COPY --from` and `RUN --mount`, whatever their case."""
+    """Stage names, numbers and scratch in FROM, `COPY --from` and `RUN --mount` are no references."""
     root = trap("dockerfile_stages", tmp_path)
 
     assert names(found_in(root)) == [
@@ -86,8 +86,8 @@ def test_stages_numbers_and_scratch_are_no_images(tmp_path: Path) -> None:
     ]
 
 
-def test_directives_another_escape_and_comments_between_lines(tmp_path: Path) -> None:
-    """The frontend is pinned too; a word may be lines below its instruction; a literal platform is known."""
+def test_directives_escapes_and_comments_between_lines_are_read(tmp_path: Path) -> None:
+    """Directives, other escape characters and comments between lines are read; the frontend is pinned too."""
     root = trap("dockerfile_directives", tmp_path)
     found = found_in(root)
 
@@ -105,8 +105,8 @@ def test_directives_another_escape_and_comments_between_lines(tmp_path: Path) ->
     ]
 
 
-def test_every_name_of_a_dockerfile_is_known(tmp_path: Path) -> None:
-    """And its ignore file is none; CRLF, a byte order mark and a missing last newline stay."""
+def test_every_name_of_a_dockerfile_is_recognised(tmp_path: Path) -> None:
+    """Each name of a Dockerfile is recognised, without its ignore file; line ends and a byte order mark stay."""
     root = trap("dockerfile_names", tmp_path)
 
     assert shown(pinned(root)) == {
@@ -131,8 +131,8 @@ def test_every_name_of_a_dockerfile_is_known(tmp_path: Path) -> None:
         ("FROM Node:22", "must be lower-case"),
     ],
 )
-def test_what_is_not_evaluated_says_so(tmp_path: Path, line: str, why: str) -> None:
-    """A reference that is not understood is reported with a reason, never guessed."""
+def test_an_unevaluated_reference_is_reported(tmp_path: Path, line: str, why: str) -> None:
+    """A reference that can't be evaluated is reported with the reason, never guessed."""
     (image_ref,) = found_in(written(tmp_path, {"Dockerfile": f"{line}\n"})).image_refs
 
     assert (image_ref.resolved, image_ref.edit_range) == (None, None)
@@ -149,8 +149,8 @@ def test_what_is_not_evaluated_says_so(tmp_path: Path, line: str, why: str) -> N
         ("x" * (1024 * 1024 + 1), 0, "is not read as a Dockerfile: 1048577 bytes, at most 1 MiB"),
     ],
 )
-def test_what_buildkit_would_not_read_is_a_problem(tmp_path: Path, text: str, line: int, message: str) -> None:
-    """The problem names the line, and the file has no image reference."""
+def test_a_file_that_buildkit_refuses_is_a_problem(tmp_path: Path, text: str, line: int, message: str) -> None:
+    """A Dockerfile that BuildKit would refuse is a problem with the line, without references."""
     found = found_in(written(tmp_path, {"Dockerfile": text}))
 
     assert found.image_refs == ()
@@ -158,7 +158,7 @@ def test_what_buildkit_would_not_read_is_a_problem(tmp_path: Path, text: str, li
 
 
 def test_an_unevaluated_default_is_not_taken_for_empty(tmp_path: Path) -> None:
-    """`node:22` is another image than `node:22-alpine`."""
+    """A default that is not evaluated leaves the reference unresolved: `node:22` is not `node:22-alpine`."""
     root = written(tmp_path, {"Dockerfile": 'ARG KIND=-"alpine"\nARG BASE=node:22${KIND}\nFROM ${BASE}\n'})
 
     assert names(found_in(root)) == [
@@ -173,7 +173,7 @@ def test_an_unevaluated_default_is_not_taken_for_empty(tmp_path: Path) -> None:
     "mount", ['"from=alpine:3.20",target=/x', "type=bind,'from=alpine:3.20'", '"' + "x" * 140_000, "x'\r'"]
 )
 def test_a_mount_with_quotes_is_not_resolved(tmp_path: Path, mount: str) -> None:
-    """It may name an image in a form that is not evaluated."""
+    """A mount with quotes, which may name an image, is reported as not resolved."""
     found = names(found_in(written(tmp_path, {"Dockerfile": f"FROM node:22\nRUN --mount={mount} ls\n"})))
 
     assert found[0] == ("FROM, stage 0", "node:22")
@@ -185,7 +185,7 @@ def test_a_mount_with_quotes_is_not_resolved(tmp_path: Path, mount: str) -> None
 
 
 def test_a_copy_may_name_a_later_stage(tmp_path: Path) -> None:
-    """BuildKit knows all stages before it reads copies; a FROM sees only earlier ones."""
+    """`COPY --from` may name a later stage, and FROM only an earlier one, as in BuildKit."""
     text = "FROM alpine:3.20 AS a\nCOPY --from=nginx /x /x\nRUN --mount=from=NGINX,target=/y ls\nFROM nginx AS nginx\n"
 
     assert names(found_in(written(tmp_path, {"Dockerfile": text}))) == [
@@ -198,7 +198,7 @@ def test_a_copy_may_name_a_later_stage(tmp_path: Path) -> None:
     "base", ["${KIND}", "pro${END:-d}", "${NONE:-scratch}", "${KIND}-${TARGETARCH}", "PROD-$TARGETOS-x"]
 )
 def test_a_from_may_name_a_stage_by_variables(tmp_path: Path, base: str) -> None:
-    """The filled-in name decides; a stage that differs by platform is not an image either."""
+    """FROM may name a stage by variables; a stage that differs by platform is no image either."""
     text = f"ARG KIND=prod\nFROM alpine:3.20 AS prod\nFROM alpine:3.20 AS prod-amd64\nFROM scratch AS prod-linux-x\nFROM {base}\n"
 
     assert [where for where, _ in names(found_in(written(tmp_path, {"Dockerfile": text})))] == [

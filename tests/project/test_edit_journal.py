@@ -1,4 +1,4 @@
-"""Edits of a project that a killed process leaves behind are undone: all files or none."""
+"""Edits of a project that a killed process left are undone: all files or none."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def root(tmp_path: Path) -> Path:
 
 
 def killed(tmp_path: Path, root: Path, stage: str) -> EditJournal:
-    """Edit in a process that SIGKILL ends in this stage; return the journal that it left."""
+    """Edit in a process that SIGKILL ends at this stage; return the journal that remains."""
     ended = subprocess.run([sys.executable, "-c", EDITS, str(tmp_path / "state"), str(root), stage], check=False)
     assert ended.returncode == -signal.SIGKILL
     [journal] = EditJournal.of_project(tmp_path / "state", root)
@@ -77,7 +77,7 @@ def killed(tmp_path: Path, root: Path, stage: str) -> EditJournal:
 
 @pytest.mark.parametrize("stage", ["begun", "rename 1", "rename 2", "locking", "deploying"])
 def test_a_kill_in_any_stage_is_undone(tmp_path: Path, root: Path, stage: str) -> None:
-    """The files and the lock are what they were, and the journal is gone."""
+    """After a kill at any stage, files and lock are restored, and the journal is removed."""
     journal = killed(tmp_path, root, stage)
     with journal.held():
         restored = journal.restore()
@@ -88,7 +88,7 @@ def test_a_kill_in_any_stage_is_undone(tmp_path: Path, root: Path, stage: str) -
 
 
 def test_a_file_that_was_edited_since_keeps_all_files_as_they_are(tmp_path: Path, root: Path) -> None:
-    """The user's edit is not lost, and no file is restored without the others."""
+    """If one file was edited since the kill, no file is restored, so that the user's edit is kept."""
     journal = killed(tmp_path, root, "deploying")
     (root / "compose.yaml").write_text("a: 3\n")
     with journal.held():
@@ -100,7 +100,7 @@ def test_a_file_that_was_edited_since_keeps_all_files_as_they_are(tmp_path: Path
 
 
 def test_a_lock_that_was_written_since_keeps_all_files_as_they_are(tmp_path: Path, root: Path) -> None:
-    """A pull of the project brought another lock."""
+    """If the lock was replaced since the kill, as by a git pull, no file is restored."""
     journal = killed(tmp_path, root, "deploying")
     (root / LOCK).write_text("other\n")
     with journal.held():
@@ -111,7 +111,7 @@ def test_a_lock_that_was_written_since_keeps_all_files_as_they_are(tmp_path: Pat
 
 
 def test_only_one_process_edits(tmp_path: Path, root: Path) -> None:
-    """A journal whose process runs is not an interrupted one."""
+    """A journal whose process still runs is not treated as interrupted."""
     first, second = EditJournal(tmp_path / "state", root), EditJournal(tmp_path / "state", root)
 
     with first.held(), pytest.raises(EditsRunning, match="updated by another process"), second.held():
@@ -119,7 +119,7 @@ def test_only_one_process_edits(tmp_path: Path, root: Path) -> None:
 
 
 def test_journals_of_other_projects_are_not_found(tmp_path: Path, root: Path) -> None:
-    """A folder has those of folders in it and above it."""
+    """For a folder, the journals of projects in it and above it are found, and no others."""
     journal = EditJournal(tmp_path / "state", root)
     journal._path.parent.mkdir(parents=True)
     journal.begin(root, edits(), b"old\n", project="shop", engine="", release=0)
@@ -128,8 +128,8 @@ def test_journals_of_other_projects_are_not_found(tmp_path: Path, root: Path) ->
     assert [len(each) for each in found] == [1, 1, 1, 0]
 
 
-def test_a_journal_that_is_none_is_refused(tmp_path: Path, root: Path) -> None:
-    """Nothing is written by guess."""
+def test_an_invalid_journal_is_refused(tmp_path: Path, root: Path) -> None:
+    """An invalid journal is refused and writes nothing."""
     (tmp_path / "state/edits").mkdir(parents=True)
     (tmp_path / "state/edits/0.json").write_text("{")
 
@@ -139,7 +139,7 @@ def test_a_journal_that_is_none_is_refused(tmp_path: Path, root: Path) -> None:
 
 @pytest.mark.parametrize("at", [".", "deploy", ".."])
 def test_an_unreadable_journal_blocks_the_projects_that_it_may_belong_to(tmp_path: Path, root: Path, at: str) -> None:
-    """Its own folder, those in it and those above it."""
+    """An unreadable journal blocks writes to its own folder, those in it and those above it."""
     begun(tmp_path, root)
     [path] = (tmp_path / "state/edits").glob("*.json")
     path.write_text("{")
@@ -149,7 +149,7 @@ def test_an_unreadable_journal_blocks_the_projects_that_it_may_belong_to(tmp_pat
 
 
 def test_an_unreadable_journal_of_another_project_is_skipped(tmp_path: Path, root: Path) -> None:
-    """One broken file in the user's state stops no other project."""
+    """An unreadable journal of another project does not block this one."""
     begun(tmp_path, root)
     [path] = (tmp_path / "state/edits").glob("*.json")
     path.write_text("{")
@@ -160,7 +160,7 @@ def test_an_unreadable_journal_of_another_project_is_skipped(tmp_path: Path, roo
 
 
 def test_a_journal_that_can_not_be_written_says_what_happened_to_the_files(tmp_path: Path, root: Path) -> None:
-    """Nothing was edited before `begin`; later the files are edited already, and after the deployment they stay so."""
+    """If the journal can't be written, the error says what happened to the files: unedited, or edited."""
 
     class Broken(Disk):
         def sync_folder(self, path: str) -> None:
@@ -187,7 +187,7 @@ def begun(tmp_path: Path, root: Path) -> EditJournal:
 
 
 def test_a_folder_that_became_a_link_is_not_followed_out_of_the_project(tmp_path: Path, root: Path) -> None:
-    """A pull of a hostile project can put a link in place of a folder; files elsewhere stay as they are."""
+    """A folder that became a symbolic link is not followed out of the project when edits are undone."""
     journal = begun(tmp_path, root)
     elsewhere = tmp_path / "elsewhere"
     (root / "deploy").rename(elsewhere)
@@ -217,7 +217,7 @@ def test_a_journal_with_a_path_outside_of_the_project_writes_nothing(tmp_path: P
 
 
 def test_a_lock_that_is_no_text_is_replaced(tmp_path: Path, root: Path) -> None:
-    """A run that was killed while it wrote the lock may leave anything there."""
+    """A lock that is not UTF-8, as after a kill, is replaced when edits are undone."""
     journal = begun(tmp_path, root)
     record = journal.read()
     assert record is not None

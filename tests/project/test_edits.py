@@ -16,22 +16,22 @@ from boltseal.project.scan import scan_project
 from boltseal.project.source_files import ProjectTree, SourceFile
 from tests.project.projects import digest_of, shown, trap, written
 
-ONE, OTHER = Digest.of(b"one"), Digest.of(b"other")
+NEW, OTHER = Digest.of(b"one"), Digest.of(b"other")
 
 
 def test_two_digests_for_one_anchor_are_refused(tmp_path: Path) -> None:
-    """The anchor's text can have one digest; the file's other references are pinned."""
+    """An anchor used with two digests is not pinned; the file's other references are."""
     asked = ScanRequest(ProjectTree(trap("compose_aliases_and_fragments", tmp_path)))
     found = scan_project(asked.project)
     web, worker, cache, _ = found.image_refs
-    edited = edit(asked, found, {web: ONE, worker: OTHER, cache: ONE})
+    edited = edit(asked, found, {web: NEW, worker: OTHER, cache: NEW})
 
     assert {refusal.image_ref for refusal in edited.refusals} == {web, worker}
     assert shown(edited) == {"compose.yml": ["image: 'redis:7.2@DIGEST'   # the fragment's"]}
 
 
 def test_a_range_that_is_not_the_end_of_a_reference_is_refused(tmp_path: Path) -> None:
-    """A reader that reported a wrong position is caught: that file is not written, the others are."""
+    """If a reader reports a wrong position, that file is not written, and the others are."""
     root = written(
         tmp_path, dict.fromkeys(("a/compose.yml", "b/compose.yml"), "services: {web: {image: nginx:1.25}}\n")
     )
@@ -39,26 +39,26 @@ def test_a_range_that_is_not_the_end_of_a_reference_is_refused(tmp_path: Path) -
     found = scan_project(asked.project)
     wrong, right = found.image_refs
     moved = replace(wrong, edit_range=EditRange(wrong.path, 30, 30))
-    edited = edit(asked, ScanResult((moved, right)), {moved: ONE, right: ONE})
+    edited = edit(asked, ScanResult((moved, right)), {moved: NEW, right: NEW})
 
     assert [change.path for change in edited.changes] == ["b/compose.yml"]
     assert [refusal.image_ref for refusal in edited.refusals] == [moved]
 
 
 def test_an_edit_that_changes_the_reference_is_refused(tmp_path: Path) -> None:
-    """A digest before the tag keeps the structure and breaks the reference."""
+    """An edit whose result is another reference, as with a digest before the tag, is refused."""
     root = written(tmp_path, {"compose.yml": "services: {web: {image: 'nginx:1.25'}}\n"})
     asked = ScanRequest(ProjectTree(root))
     (image_ref,) = scan_project(asked.project).image_refs
     moved = replace(image_ref, edit_range=EditRange("compose.yml", image_ref.span[0] + 5, image_ref.span[0] + 5))
-    edited = edit(asked, ScanResult((moved,)), {moved: ONE})
+    edited = edit(asked, ScanResult((moved,)), {moved: NEW})
 
     assert edited.changes == ()
     assert edited.refusals[0].reason == "after the edit, services.web.image would not name the expected image"
 
 
-def test_a_file_that_changes_meanwhile_is_edited_as_it_was_read(tmp_path: Path) -> None:
-    """The checks concern one state of the project; writing compares it with the disk."""
+def test_a_file_that_changes_meanwhile_is_checked_as_it_was_read(tmp_path: Path) -> None:
+    """Checks use the project as it was read, and writing compares it with the disk."""
     root = written(tmp_path, {"compose.yml": "services: {web: {image: nginx:1.25}}\n"})
     asked = ScanRequest(ProjectTree(root))
     found = scan_project(asked.project)
@@ -89,7 +89,7 @@ def test_a_file_that_changes_meanwhile_is_edited_as_it_was_read(tmp_path: Path) 
 def test_an_insertion_that_changes_the_structure_is_refused(
     kind: Format | None, before: str, at: int, put: str
 ) -> None:
-    """Comments, lines, keys, anchors, block headers, instructions and variables that appear or disappear."""
+    """An insertion that adds or removes comments, lines, keys, anchors, headers, instructions or variables is refused."""
     old = SourceFile.of("file", before.encode())
     new = old.with_text(before[:at] + put + before[at:])
 
@@ -112,7 +112,7 @@ def test_a_change_outside_the_range_is_refused(kind: Format | None, before: str,
 
 @pytest.mark.parametrize("file_format", list(Format))
 def test_an_edit_is_checked_in_every_format(file_format: Format) -> None:
-    """No format may lack a check."""
+    """Every format has a check of its edits."""
     old = SourceFile.of("file", b"FROM: a\n")
     new = old.with_text("FROM: a\nRUN: b\n")
 
@@ -120,7 +120,7 @@ def test_an_edit_is_checked_in_every_format(file_format: Format) -> None:
 
 
 def test_an_unknown_format_is_an_error_and_not_checked_as_yaml() -> None:
-    """The edit would pass as YAML, but its effect in an unknown format is not known."""
+    """An edit in an unknown format is an error, and is not checked as YAML."""
     old = SourceFile.of("file", b"a: b\nc: d\n")
     new = old.with_text("a: b@x\nc: d\n")
     edits = {EditRange("file", 4, 4): "@x"}

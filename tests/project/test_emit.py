@@ -16,7 +16,7 @@ from tests.project.projects import digest_of, found_in, trap, written
 
 
 def digests(root: Path) -> Mapping[ImageReference, Digest]:
-    """Return a digest for every resolved reference."""
+    """Return the test digest of every resolved reference."""
     return {
         image_ref: digest_of(image_ref) for image_ref in found_in(root).image_refs if image_ref.resolved is not None
     }
@@ -28,7 +28,7 @@ def hex_of(reference: str) -> str:
 
 
 def test_an_override_pins_what_could_not_be_edited(tmp_path: Path) -> None:
-    """Variables shared by two services, and assembled values, are written out."""
+    """An override has the digests of variables shared by two services, and of assembled values."""
     emitted = compose_override(digests(trap("compose_dotenv", tmp_path)))
 
     assert emitted.left_out == ()
@@ -41,8 +41,8 @@ def test_an_override_pins_what_could_not_be_edited(tmp_path: Path) -> None:
     }
 
 
-def test_an_override_lists_what_it_leaves_out(tmp_path: Path) -> None:
-    """Local builds, and images in other keys than `image`."""
+def test_omissions_of_an_override_are_listed(tmp_path: Path) -> None:
+    """The list of omissions has local builds, and images in other keys than `image`."""
     built = compose_override(digests(trap("compose_built_here", tmp_path)))
     other = compose_override(digests(trap("compose_other_places", tmp_path)))
 
@@ -55,7 +55,7 @@ def test_an_override_lists_what_it_leaves_out(tmp_path: Path) -> None:
 
 
 def test_two_projects_have_two_overrides(tmp_path: Path) -> None:
-    """Services of two folders may have equal names."""
+    """Two folders have an override each, since their services may have equal names."""
     services = "services: {web: {image: nginx:1.25}}\n"
     root = written(tmp_path, {"a/compose.yml": services, "b/compose.yml": services})
 
@@ -66,7 +66,7 @@ def test_two_projects_have_two_overrides(tmp_path: Path) -> None:
 
 
 def test_a_service_with_two_images_is_left_out(tmp_path: Path) -> None:
-    """An override of the base and one for production: which one applies is unknown."""
+    """A service with two images, in the base file and in another, is left out of the override."""
     services = "services: {web: {image: 'nginx:%s'}}\n"
     root = written(tmp_path, {"compose.yml": services % 1, "compose.prod.yml": services % 2})
     emitted = compose_override(digests(root))
@@ -75,8 +75,8 @@ def test_a_service_with_two_images_is_left_out(tmp_path: Path) -> None:
     assert [why for _, why in emitted.left_out] == ["its files name several images for this service"] * 2
 
 
-def test_a_component_gives_names_their_tag_and_digest(tmp_path: Path) -> None:
-    """Names as in the manifests; a name with two tags is left out."""
+def test_a_component_has_names_with_tag_and_digest(tmp_path: Path) -> None:
+    """A kustomize component has names with tag and digest; a name with two tags is left out."""
     pod = "apiVersion: v1\nkind: Pod\nspec:\n  containers:\n"
     images = ("nginx:1.25", "registry.example.com:5000/shop/app:1.4.2", "redis", "httpd:1", "httpd:2")
     root = written(tmp_path, {"pod.yaml": pod + "".join(f"    - image: {image}\n" for image in images)})
@@ -96,7 +96,7 @@ def test_a_component_gives_names_their_tag_and_digest(tmp_path: Path) -> None:
 
 
 def test_a_policy_covers_what_can_not_be_edited(tmp_path: Path) -> None:
-    """The ARG that a stage uses too, the frontend, and a Dockerfile inside a Compose file."""
+    """A source policy covers ARGs that a stage uses, the frontend, and inline Dockerfiles."""
     args = source_policy(digests(trap("dockerfile_args", tmp_path)))
     directives = source_policy(digests(trap("dockerfile_directives", tmp_path)))
     inline = source_policy(digests(trap("compose_other_places", tmp_path)))
@@ -110,7 +110,7 @@ def test_a_policy_covers_what_can_not_be_edited(tmp_path: Path) -> None:
 
 
 def test_one_image_with_two_digests_is_left_out_of_a_policy(tmp_path: Path) -> None:
-    """A policy selects an image by its name only."""
+    """An image with two digests is left out of a source policy, which selects by name only."""
     root = written(tmp_path, {"a.Dockerfile": "FROM nginx:1.25\n", "b.Dockerfile": "FROM nginx:1.25\n"})
     first, second = found_in(root).image_refs
     emitted = source_policy({first: Digest.of(b"1"), second: Digest.of(b"2")})
@@ -120,7 +120,7 @@ def test_one_image_with_two_digests_is_left_out_of_a_policy(tmp_path: Path) -> N
 
 
 def test_a_file_without_pins_is_valid(tmp_path: Path) -> None:
-    """It is empty and still valid."""
+    """A generated file without pins is empty and valid."""
     assert yaml.safe_load(compose_override({}).text) == {"services": {}}
     assert yaml.safe_load(kustomize_component({}).text)["images"] == []
     assert json.loads(source_policy({}).text) == {"rules": []}

@@ -1,4 +1,4 @@
-"""A scan of any project content returns references and problems, never an exception, and equal results twice."""
+"""A scan of any content returns references and problems, never an exception, and the same result twice."""
 
 from __future__ import annotations
 
@@ -117,7 +117,7 @@ contents = st.one_of(texts.map(str.encode), st.binary(max_size=40))
 )
 @example(files={".gitlab-ci.yml": b"include: [{local: [a]}, ../x, '/**/**']\nimage: {name: [a]}\nservices: {a: b}\n"})
 def test_no_file_breaks_a_scan_or_an_edit(files: dict[str, bytes]) -> None:
-    """Unpinning an edited file restores its bytes, if nothing was pinned before."""
+    """No generated file breaks a scan or an edit, and unpinning restores the bytes if nothing was pinned."""
     with tempfile.TemporaryDirectory() as folder:
         root = written(Path(folder), files)
         found = found_in(root)
@@ -130,7 +130,7 @@ def test_no_file_breaks_a_scan_or_an_edit(files: dict[str, bytes]) -> None:
     assert after == files or any(b"sha256:" in content for content in files.values())
 
 
-MANY = 2000  # of each of two things that stand for each other: four million
+MANY = 2000  # two documents that refer to each other would expand to four million nodes
 IN_POD = "apiVersion: v1\nkind: Pod\n"
 
 
@@ -179,7 +179,7 @@ def test_the_size_of_aliases_is_counted_before_they_are_followed(tmp_path: Path,
     ],
 )
 def test_a_document_that_contains_itself_is_a_problem(tmp_path: Path, name: str, content: str) -> None:
-    """It is not followed in circles."""
+    """A YAML document that contains itself is a problem, and is not followed in circles."""
     found = found_in(written(tmp_path, {name: content, "Chart.yaml": ""}))
 
     assert [problem.message for problem in found.problems] == ["an anchor contains an alias of itself: not read"]
@@ -195,7 +195,7 @@ def test_a_document_that_contains_itself_is_a_problem(tmp_path: Path, name: str,
     ],
 )
 def test_a_path_with_a_nul_is_a_problem(tmp_path: Path, name: str, content: str, where: str) -> None:
-    """YAML can express what no file name can contain."""
+    """A path with NUL in a YAML file, which no file can have, is a problem."""
     found = found_in(written(tmp_path, {name: content}))
 
     assert [problem.message for problem in found.problems] in (
@@ -227,7 +227,7 @@ def test_a_path_with_a_nul_is_a_problem(tmp_path: Path, name: str, content: str,
     ids=["args", "env"],
 )
 def test_variables_that_double_each_other_are_refused(tmp_path: Path, files: dict[str, str], why: str) -> None:
-    """Forty lines would expand to five terabytes."""
+    """Variables that double each other, up to terabytes, are refused."""
     assert [found for _, found in names(found_in(written(tmp_path, files)))] == [f"? {why}"]
 
 
@@ -243,7 +243,7 @@ class Counted(str):
 
 
 def test_the_lines_of_a_text_are_indexed_once() -> None:
-    """A text of a single line, such as a JSON list of a cluster's pods, is indexed once too."""
+    """Line positions of a text are computed once, also for a single long line of JSON."""
     text = Counted("{}")
     text.times = 0
     source = SourceFile("pod.json", text, b"{}")

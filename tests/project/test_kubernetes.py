@@ -15,7 +15,7 @@ DIGEST = "sha256:" + "0" * 64
 
 
 def test_every_kind_of_workload_is_read(tmp_path: Path) -> None:
-    """Containers, init and ephemeral ones, image volumes, in every document and also in custom kinds."""
+    """Containers, init and ephemeral containers and image volumes are read in every document, also of custom kinds."""
     root = trap("kubernetes_kinds", tmp_path)
     found = found_in(root)
 
@@ -35,7 +35,7 @@ def test_every_kind_of_workload_is_read(tmp_path: Path) -> None:
 
 
 def test_lists_and_json_are_read_and_edited(tmp_path: Path) -> None:
-    """JSON with tabs, an escaped slash and a surrogate pair is edited in place."""
+    """Kubernetes lists and JSON, with tabs and escapes, are read and edited in place."""
     root = trap("kubernetes_list_and_json", tmp_path)
 
     assert shown(pinned(root)) == {
@@ -48,12 +48,12 @@ def test_lists_and_json_are_read_and_edited(tmp_path: Path) -> None:
 
 
 def test_other_keys_named_image_are_not_references(tmp_path: Path) -> None:
-    """Texts of a ConfigMap, the schema of a CRD, and `image` of an unknown resource are not references."""
+    """`image` in a ConfigMap's text, a CRD's schema or an unknown resource is no reference."""
     assert found_in(trap("kubernetes_image_is_no_image", tmp_path)).image_refs == ()
 
 
 def test_resources_of_another_shape_are_read_by_paths(tmp_path: Path) -> None:
-    """Some paths are known; others are given by kind."""
+    """Resources of another shape have references at known paths, some of which depend on the kind."""
     root = trap("kubernetes_operators", tmp_path)
     known, given = scan(root), scan(root, crds={"Thing": ["spec.parts[].picture"]})
 
@@ -65,7 +65,7 @@ def test_resources_of_another_shape_are_read_by_paths(tmp_path: Path) -> None:
 
 
 def test_a_template_is_a_problem_with_its_line(tmp_path: Path) -> None:
-    """A file that is not YAML is reported, and so is one that YAML reads differently."""
+    """A template that is not YAML, or that YAML reads differently, is a problem with its line."""
     broken = found_in(trap("kubernetes_template", tmp_path))
     parsing = found_in(trap("kubernetes_template_that_parses", tmp_path))
 
@@ -79,7 +79,7 @@ def test_a_template_is_a_problem_with_its_line(tmp_path: Path) -> None:
 
 
 def test_a_kustomization_entry_is_assembled_from_its_parts(tmp_path: Path) -> None:
-    """The digest is appended to the tag, written into an existing `digest`, or appended to a whole name."""
+    """A kustomization's digest is appended to the tag, written into `digest`, or appended to a whole name."""
     root = trap("kustomize_images", tmp_path)
     found = found_in(root)
 
@@ -106,7 +106,7 @@ def test_a_kustomization_entry_is_assembled_from_its_parts(tmp_path: Path) -> No
 
 
 def test_helm_values_are_pinned_in_an_existing_digest_key(tmp_path: Path) -> None:
-    """An empty `digest` is filled in; an empty tag is the chart's version; without a `digest` nothing is written."""
+    """Helm values are pinned in an existing `digest` key only; an empty tag is the chart's version."""
     root = trap("helm_values", tmp_path)
     found = found_in(root)
     edited = pinned(root)
@@ -134,7 +134,7 @@ def test_helm_values_are_pinned_in_an_existing_digest_key(tmp_path: Path) -> Non
 
 
 def test_an_equal_tag_elsewhere_in_the_values_is_not_touched(tmp_path: Path) -> None:
-    """`version: 1.25.3` of something else stays, whatever happens to the image with that tag."""
+    """An equal tag of another image in the values is not changed."""
     root = trap("helm_values", tmp_path)
     put(root, pinned(root))
 
@@ -142,7 +142,7 @@ def test_an_equal_tag_elsewhere_in_the_values_is_not_touched(tmp_path: Path) -> 
 
 
 def test_unpinning_restores_an_empty_digest(tmp_path: Path) -> None:
-    """Bare, quoted, in braces and before a comment: unpinning restores the bytes."""
+    """Unpinning restores an empty `digest`, bare, quoted, in braces or before a comment."""
     root = trap("helm_values", tmp_path)
     before = (root / "values.yaml").read_bytes()
     put(root, pinned(root))
@@ -157,7 +157,7 @@ BASE_VALUES = (
 
 
 def test_overriding_values_are_image_references_too(tmp_path: Path) -> None:
-    """The repository, and every missing key, comes from values.yaml."""
+    """References in values-*.yaml take the repository and missing keys from values.yaml."""
     files = {"Chart.yaml": "", "values.yaml": BASE_VALUES, "values-prod.yaml": "image:\n  tag: 1.5.0\n  digest: ''\n"}
     root = written(tmp_path, files)
 
@@ -177,7 +177,7 @@ def test_overriding_values_are_image_references_too(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("over", ["image: {tag: 1.5.0}\n", "image: {repository: shop/new, tag: 1.5.0}\n"])
 def test_no_digest_is_combined_with_the_tag_of_other_values(tmp_path: Path, over: str) -> None:
-    """Otherwise `values-prod.yaml` would deploy the image of 1.4.2 as 1.5.0."""
+    """A digest in values.yaml is not combined with the tag of `values-prod.yaml`."""
     root = written(tmp_path, {"Chart.yaml": "", "values.yaml": BASE_VALUES, "values-prod.yaml": over})
     edited = pinned(root)
 
@@ -188,7 +188,7 @@ def test_no_digest_is_combined_with_the_tag_of_other_values(tmp_path: Path, over
 
 
 def test_a_digest_combined_with_the_tag_of_other_values_is_resolved(tmp_path: Path) -> None:
-    """The digest decides what is deployed, whatever the tag says."""
+    """A digest combined with the tag of other values is resolved by the digest, which is deployed."""
     base = BASE_VALUES.replace("''", f"'{DIGEST}'")
     root = written(tmp_path, {"Chart.yaml": "", "values.yaml": base, "values-prod.yaml": "image: {tag: 1.5.0}\n"})
 
@@ -196,7 +196,7 @@ def test_a_digest_combined_with_the_tag_of_other_values_is_resolved(tmp_path: Pa
 
 
 def test_values_without_a_chart_are_read(tmp_path: Path) -> None:
-    """Such a repository deploys charts from elsewhere; what only the chart knows is noted."""
+    """Values files without a chart are read, and what only the chart knows is noted."""
     text = "image: {repository: shop/app, tag: 1.4.2}\nother: {repository: shop/db, tag: ''}\n"
     found = found_in(written(tmp_path, {"prod/values.yaml": text}))
 
@@ -208,7 +208,7 @@ def test_values_without_a_chart_are_read(tmp_path: Path) -> None:
 
 
 def test_a_resource_in_a_file_called_values_is_read(tmp_path: Path) -> None:
-    """The content of a file has priority over its name."""
+    """A resource in a file called values.yaml is read by its content, not by its name."""
     text = "apiVersion: v1\nkind: Pod\nspec: {containers: [{name: a, image: nginx:1.25}]}\n"
 
     assert names(found_in(written(tmp_path, {"values.yaml": text}))) == [("Pod spec.containers[a].image", "nginx:1.25")]
@@ -238,7 +238,7 @@ OPS = "- op: replace\n  path: /spec/containers/0/image\n  value: postgres:16 # o
 
 
 def test_patches_of_a_kustomization_name_images(tmp_path: Path) -> None:
-    """Operations and resources, in files and inline; an inline patch is not edited."""
+    """Patches of a kustomization are read in files and inline; inline ones are not edited."""
     resource = "apiVersion: apps/v1\nkind: Deployment\nspec: {containers: [{name: a, image: 'busybox:1.36'}]}\n"
     root = written(tmp_path, {"kustomization.yaml": PATCHES, "ops.yaml": OPS, "resource.yaml": resource})
     found, edited = found_in(root), pinned(root)
@@ -259,7 +259,7 @@ def test_patches_of_a_kustomization_name_images(tmp_path: Path) -> None:
 
 
 def test_an_unreadable_patch_is_a_problem_with_its_line(tmp_path: Path) -> None:
-    """A patch outside the project is not read."""
+    """An unreadable patch is a problem with its line; one outside of the project is not read."""
     text = "patches:\n- patch: |-\n    - op: ]\n    x\n- path: ../out.yaml\n"
     found = found_in(written(tmp_path / "project", {"kustomization.yaml": text}))
 
@@ -270,7 +270,7 @@ def test_an_unreadable_patch_is_a_problem_with_its_line(tmp_path: Path) -> None:
 
 
 def test_a_patch_may_be_a_single_line(tmp_path: Path) -> None:
-    """Inline JSON is not a file name."""
+    """A patch of a single line of inline JSON is not taken for a file name."""
     text = """patches: [{patch: '[{"op": "add", "path": "/spec/image", "value": "nginx:1.25"}]'}]\n"""
 
     assert names(found_in(written(tmp_path, {"kustomization.yaml": text}))) == [

@@ -18,8 +18,8 @@ from tests.lockfile.locks import lock_of, locked
 LOCK, OTHER = lock_of(locked("app:1", 1)), lock_of(locked("app:1", 2))
 
 
-def test_a_lock_is_written_once(tmp_path: Path) -> None:
-    """An equal file is not written again."""
+def test_an_equal_lock_is_not_written_again(tmp_path: Path) -> None:
+    """An equal lock is not written again."""
     assert write_lock(tmp_path, LOCK)
     inode = (tmp_path / "boltseal.lock").stat().st_ino
 
@@ -30,12 +30,12 @@ def test_a_lock_is_written_once(tmp_path: Path) -> None:
 
 
 def test_a_project_without_a_lock_has_none(tmp_path: Path) -> None:
-    """That is not an error."""
+    """A project without a lock is not an error."""
     assert read_lock(tmp_path) is None
 
 
 def test_a_lock_keeps_its_mode(tmp_path: Path) -> None:
-    """A new one has the mode that the umask leaves."""
+    """A lock keeps its mode, and a new one gets the umask's."""
     write_lock(tmp_path, LOCK)
     (tmp_path / "boltseal.lock").chmod(0o604)
     write_lock(tmp_path, lock_of())
@@ -44,7 +44,7 @@ def test_a_lock_keeps_its_mode(tmp_path: Path) -> None:
 
 
 def test_a_lock_that_is_a_link_is_not_followed(tmp_path: Path) -> None:
-    """A checked-out project could make it lead anywhere."""
+    """A symbolic link in place of the lock is not followed, since a project could make it lead anywhere."""
     (tmp_path / "secret").write_text(format_lock(LOCK))
     (tmp_path / "boltseal.lock").symlink_to("secret")
     with pytest.raises(LockInvalid, match="it is a symbolic link, which is not followed"):
@@ -56,7 +56,7 @@ def test_a_lock_that_is_a_link_is_not_followed(tmp_path: Path) -> None:
 
 
 def test_a_lock_that_is_no_file_is_not_opened(tmp_path: Path) -> None:
-    """A pipe would block for ever; a folder is not a lock either."""
+    """A pipe, which would block, or a folder in place of the lock is not opened."""
     os.mkfifo(tmp_path / "boltseal.lock")
     (tmp_path / "other/boltseal.lock").mkdir(parents=True)
     with pytest.raises(LockInvalid, match="it is not a regular file"):
@@ -68,7 +68,7 @@ def test_a_lock_that_is_no_file_is_not_opened(tmp_path: Path) -> None:
 @pytest.mark.parametrize("done", [False, True], ids=["not done", "done, and the answer lost"])
 @pytest.mark.parametrize("call", ["create", "append", "sync", "rename", "sync_folder"])
 def test_a_disk_that_fails_leaves_one_lock_or_the_other(tmp_path: Path, call: str, done: bool) -> None:
-    """Never a partial one, and no temporary file."""
+    """A failing disk leaves the old lock or the new one, and no temporary file."""
     write_lock(tmp_path, LOCK)
     disk = FailingDisk()
     disk.fail(call, errno.ENOSPC, done=done)

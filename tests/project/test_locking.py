@@ -61,7 +61,7 @@ def put(hub: FakeHub, words: str, name: str = "shop/app:1.4.2") -> Document:
 
 
 async def test_a_new_reference_is_locked_with_all_details(hub: FakeHub) -> None:
-    """Digest, media type, platforms, image IDs, spellings and places."""
+    """A new reference is locked with digest, media type, platforms, image IDs, spellings and positions."""
     document = put(hub, "app")
     (found,) = (await locked(hub, [image_ref(APP), image_ref(APP, path="Dockerfile", where="FROM")])).images
 
@@ -71,8 +71,8 @@ async def test_a_new_reference_is_locked_with_all_details(hub: FakeHub) -> None:
     assert found.used == (Use("Dockerfile", "FROM"), Use("compose.yaml", "services.web.image"))
 
 
-async def test_running_it_again_changes_no_byte_and_fetches_nothing(hub: FakeHub) -> None:
-    """One HEAD each, on any day."""
+async def test_locking_again_changes_no_byte_and_fetches_nothing(hub: FakeHub) -> None:
+    """Locking again costs one HEAD each and changes no byte, on any day."""
     put(hub, "app")
     before = await locked(hub, [image_ref(APP)])
     hub.counted.clear()
@@ -83,7 +83,7 @@ async def test_running_it_again_changes_no_byte_and_fetches_nothing(hub: FakeHub
 
 
 async def test_a_moved_tag_is_reported_and_not_updated(hub: FakeHub) -> None:
-    """The report has the new digest and the changed platforms."""
+    """A moved tag is reported with the new digest and the changed platforms, and not updated."""
     first = image("first amd64"), image("arm64")
     publish(hub, "shop/app:1.4.2", index(*first))
     before = await locked(hub, [image_ref(APP)])
@@ -97,7 +97,7 @@ async def test_a_moved_tag_is_reported_and_not_updated(hub: FakeHub) -> None:
 
 
 async def test_an_update_accepts_the_tags_current_digest(hub: FakeHub) -> None:
-    """The entry has the current time."""
+    """`--update` locks the tag's current digest with the current time."""
     put(hub, "first")
     before = await locked(hub, [image_ref(APP)])
     newer = put(hub, "second")
@@ -108,7 +108,7 @@ async def test_an_update_accepts_the_tags_current_digest(hub: FakeHub) -> None:
 
 
 async def test_an_update_to_an_already_locked_digest_reads_no_platforms(hub: FakeHub) -> None:
-    """They are in the lock under the other name, and are not read again."""
+    """If another reference has the new digest already locked, its platforms are copied and not read."""
     other = f"{REGISTRY}/shop/app:latest"
     put(hub, "old", "shop/app:latest")
     put(hub, "new")
@@ -121,7 +121,7 @@ async def test_an_update_to_an_already_locked_digest_reads_no_platforms(hub: Fak
 
 
 async def test_an_update_of_one_leaves_the_others(hub: FakeHub) -> None:
-    """Only the named reference is updated."""
+    """Updating a named reference leaves all others."""
     other = f"{REGISTRY}/shop/other:1"
     put(hub, "first")
     put(hub, "first other", "shop/other:1")
@@ -137,7 +137,7 @@ async def test_an_update_of_one_leaves_the_others(hub: FakeHub) -> None:
 
 
 async def test_two_spellings_of_one_image_are_one(hub: FakeHub) -> None:
-    """As Docker completes them, with one request."""
+    """Two spellings of one image, as Docker completes them, cost one request and are one entry."""
     publish(hub, "library/node:latest", image("node"))
     found = await locked(hub, [image_ref("node"), image_ref("docker.io/library/node:latest", line=4)])
 
@@ -146,7 +146,7 @@ async def test_two_spellings_of_one_image_are_one(hub: FakeHub) -> None:
 
 
 async def test_an_unused_reference_is_removed_from_the_lock(hub: FakeHub) -> None:
-    """The lock describes the project as it is."""
+    """A reference that the project no longer uses is removed from the lock."""
     put(hub, "app")
     before = await locked(hub, [image_ref(APP)])
 
@@ -154,7 +154,7 @@ async def test_an_unused_reference_is_removed_from_the_lock(hub: FakeHub) -> Non
 
 
 async def test_references_of_files_that_were_not_scanned_stay(hub: FakeHub) -> None:
-    """`boltseal lock FILE` concerns only that file."""
+    """`boltseal lock FILE` keeps the entries of other files."""
     put(hub, "app")
     put(hub, "other", "shop/other:1")
     other = image_ref(f"{REGISTRY}/shop/other:1", path="b.yaml")
@@ -164,8 +164,8 @@ async def test_references_of_files_that_were_not_scanned_stay(hub: FakeHub) -> N
     assert done.lock == before
 
 
-async def test_what_can_not_be_resolved_is_listed_with_its_reason(hub: FakeHub) -> None:
-    """A missing tag, a refusal and an unset variable each prevent the lock from being written."""
+async def test_unresolvable_references_are_listed_with_their_reasons(hub: FakeHub) -> None:
+    """A missing tag, a refusal or an unset variable is listed with its reason, and no lock is written."""
     put(hub, "app")
     done = await locking(hub, [image_ref(APP), image_ref(f"{REGISTRY}/shop/none:1"), image_ref("${NOBODY}", line=9)])
 
@@ -177,7 +177,7 @@ async def test_what_can_not_be_resolved_is_listed_with_its_reason(hub: FakeHub) 
 
 
 async def test_an_index_that_can_not_be_read_is_unresolved(hub: FakeHub) -> None:
-    """A digest without its platforms would be an incomplete entry."""
+    """If an index can't be read, its reference is unresolved, since its entry would lack platforms."""
     put(hub, "app")
     hub.wrong_bytes = True
     done = await locking(hub, [image_ref(APP)])
@@ -187,21 +187,21 @@ async def test_an_index_that_can_not_be_read_is_unresolved(hub: FakeHub) -> None
 
 
 async def test_a_service_that_is_built_here_is_a_local_build_where_the_registry_has_none(hub: FakeHub) -> None:
-    """The rest of the project can still be locked."""
+    """A service with a build whose image the registry lacks is a local build, and the rest is locked."""
     done = await locking(hub, [image_ref(APP, build=True)])
 
     assert (done.lock.images[0].local_build, done.unresolved, done.notes) == (True, (), ())
 
 
 async def test_a_service_that_is_built_here_is_locked_where_the_registry_has_it(hub: FakeHub) -> None:
-    """It was pushed."""
+    """A service with a build whose image was pushed is locked to that."""
     document = put(hub, "app")
 
     assert str((await locked(hub, [image_ref(APP, build=True)])).images[0].digest) == document.digest
 
 
 async def test_a_registry_that_requires_a_login_for_a_local_build_is_noted(hub: FakeHub) -> None:
-    """Docker Hub requires a login for everything that does not exist."""
+    """Docker Hub requires a login for missing repositories, so a refused local build is noted."""
     hub.closed = "library/app"
     done = await locking(hub, [image_ref("app", build=True)])
 
@@ -210,7 +210,7 @@ async def test_a_registry_that_requires_a_login_for_a_local_build_is_noted(hub: 
 
 
 async def test_a_failing_registry_is_no_local_build(hub: FakeHub) -> None:
-    """A failure is not "not found"."""
+    """An error of the registry does not make a service a local build."""
     hub.failures = [Response(status_code=500)] * 9
     done = await locking(hub, [image_ref(APP, build=True)])
 
@@ -219,7 +219,7 @@ async def test_a_failing_registry_is_no_local_build(hub: FakeHub) -> None:
 
 
 async def test_a_local_build_stays_one_until_an_update(hub: FakeHub) -> None:
-    """Even if its tag was pushed meanwhile, which is reported."""
+    """A local build stays one although its tag was pushed, which is reported, until `--update`."""
     before = await locked(hub, [image_ref(APP, build=True)])
     document = put(hub, "app")
     done = await locking(hub, [image_ref(APP, build=True)], before)
@@ -231,14 +231,14 @@ async def test_a_local_build_stays_one_until_an_update(hub: FakeHub) -> None:
 
 
 async def test_a_local_build_that_is_still_one_stays_as_it_is(hub: FakeHub) -> None:
-    """The first-seen time is kept."""
+    """A local build that remains one keeps its first-seen time."""
     before = await locked(hub, [image_ref(APP, build=True)])
 
     assert (await locking(hub, [image_ref(APP, build=True)], before, now_us=NOW_US + DAY_US)).lock == before
 
 
 async def test_a_local_service_whose_tag_was_deleted_is_reported(hub: FakeHub) -> None:
-    """Only an update makes it a local build."""
+    """A locked service whose tag was deleted is reported, and becomes a local build only by `--update`."""
     put(hub, "app")
     before = await locked(hub, [image_ref(APP, build=True)])
     del hub.manifests["shop/app"]["1.4.2"]
@@ -250,7 +250,7 @@ async def test_a_local_service_whose_tag_was_deleted_is_reported(hub: FakeHub) -
 
 
 async def test_a_locked_service_is_never_assumed_to_be_deleted(hub: FakeHub) -> None:
-    """ "Log in" does not mean "not found" for a tag that existed."""
+    """For a locked service, a refused request does not mean that the tag was deleted."""
     put(hub, "app")
     before = await locked(hub, [image_ref(APP, build=True)])
     hub.closed = "shop/app"
@@ -259,7 +259,7 @@ async def test_a_locked_service_is_never_assumed_to_be_deleted(hub: FakeHub) -> 
 
 
 async def test_a_pinned_reference_is_locked_as_it_is_pinned(hub: FakeHub) -> None:
-    """The pin is what the project deploys, although the tag has moved; that is reported."""
+    """A pinned reference is locked to its pin, which the project deploys, and the tag's move is reported."""
     older = put(hub, "older")
     newer = put(hub, "newer")
     done = await locking(hub, [image_ref(f"{APP}@{older.digest}")])
@@ -270,7 +270,7 @@ async def test_a_pinned_reference_is_locked_as_it_is_pinned(hub: FakeHub) -> Non
 
 
 async def test_a_pin_to_the_tags_current_digest_costs_no_second_request(hub: FakeHub) -> None:
-    """The usual case costs one HEAD."""
+    """A pin to the tag's current digest costs one HEAD."""
     document = put(hub, "app")
     found = await locked(hub, [image_ref(f"{APP}@{document.digest}")])
 
@@ -279,7 +279,7 @@ async def test_a_pin_to_the_tags_current_digest_costs_no_second_request(hub: Fak
 
 
 async def test_a_pin_to_one_platform_is_noted_and_the_index_is_locked(hub: FakeHub) -> None:
-    """The lock is for every machine."""
+    """For a pin to one platform, the index is locked and a note is added."""
     document = put(hub, "app")
     done = await locking(hub, [image_ref(f"{APP}@{document.children[1].digest}")])
 
@@ -288,7 +288,7 @@ async def test_a_pin_to_one_platform_is_noted_and_the_index_is_locked(hub: FakeH
 
 
 async def test_a_missing_pin_is_noted_and_the_tag_is_locked(hub: FakeHub) -> None:
-    """There is no other digest to lock."""
+    """If the pinned digest does not exist, the tag's digest is locked with a note."""
     document = put(hub, "app")
     done = await locking(hub, [image_ref(f"{APP}@{Digest.of(b'gone')}")])
 
@@ -297,7 +297,7 @@ async def test_a_missing_pin_is_noted_and_the_tag_is_locked(hub: FakeHub) -> Non
 
 
 async def test_files_that_pin_one_tag_differently_are_noted(hub: FakeHub) -> None:
-    """The lock has one digest for a tag, so the files can't both be right."""
+    """Files that pin one tag to different digests are noted, because the lock has one digest per tag."""
     older, newer = put(hub, "older"), put(hub, "newer")
     done = await locking(
         hub, [image_ref(f"{APP}@{older.digest}"), image_ref(f"{APP}@{newer.digest}", path="other.yaml")]
@@ -308,7 +308,7 @@ async def test_files_that_pin_one_tag_differently_are_noted(hub: FakeHub) -> Non
 
 
 async def test_a_reference_by_digest_alone_is_locked_to_itself(hub: FakeHub) -> None:
-    """It can't move, only disappear."""
+    """A reference by digest only is locked to that digest."""
     document = put(hub, "app")
     found = await locked(hub, [image_ref(f"{REGISTRY}/shop/app@{document.digest}")])
 
@@ -316,7 +316,7 @@ async def test_a_reference_by_digest_alone_is_locked_to_itself(hub: FakeHub) -> 
 
 
 async def test_the_ledger_key_and_entry_are_kept(hub: FakeHub) -> None:
-    """The registry's key, and the image's entry while the digest is unchanged."""
+    """The lock keeps the registry's ledger key, and the image's entry while its digest is unchanged."""
     put(hub, "app")
     (found,) = (await locked(hub, [image_ref(APP)])).images
     with_entry = LockedImage(

@@ -11,7 +11,7 @@ from tests.project.projects import found_in, names, pinned, shown, trap, written
 
 
 def test_containers_services_and_docker_steps_of_a_workflow(tmp_path: Path) -> None:
-    """Short and long forms; an action's own image; never the text of a script, nor an action's version."""
+    """A workflow's containers, services and docker steps are references; scripts and action versions are not."""
     root = trap("actions_containers", tmp_path)
 
     assert shown(pinned(root)) == {
@@ -26,7 +26,7 @@ def test_containers_services_and_docker_steps_of_a_workflow(tmp_path: Path) -> N
 
 
 def test_an_expression_is_not_evaluated(tmp_path: Path) -> None:
-    """It is reported with the reason why it is not resolved."""
+    """An expression of GitHub Actions is reported as not resolved, with the reason."""
     found = found_in(trap("actions_containers", tmp_path))
 
     assert (
@@ -36,7 +36,7 @@ def test_an_expression_is_not_evaluated(tmp_path: Path) -> None:
 
 
 def test_images_and_services_of_a_pipeline(tmp_path: Path) -> None:
-    """Of the file, of `default`, of jobs hidden or not, and of included files of the project."""
+    """Images and services of a GitLab pipeline are read from file, `default`, all jobs and included files."""
     found = found_in(trap("gitlab_images", tmp_path))
 
     assert names(found) == [
@@ -53,7 +53,7 @@ def test_images_and_services_of_a_pipeline(tmp_path: Path) -> None:
 
 
 def test_no_digest_is_written_into_a_variable_that_scripts_see(tmp_path: Path) -> None:
-    """A literal image is pinned, after the dependency proxy's prefix too."""
+    """A variable gets no digest, because scripts see it; literal images do, also after the dependency proxy's prefix."""
     edited = pinned(trap("gitlab_images", tmp_path))
 
     assert shown(edited) == {
@@ -68,7 +68,7 @@ def test_no_digest_is_written_into_a_variable_that_scripts_see(tmp_path: Path) -
 
 
 def test_a_variable_inside_the_tag_prevents_a_digest(tmp_path: Path) -> None:
-    """Any user who starts the pipeline may set it."""
+    """A variable inside the tag prevents a digest, because any user who starts the pipeline may set it."""
     edited = pinned(trap("gitlab_variable_in_the_tag", tmp_path))
 
     assert shown(edited) == {".gitlab-ci.yml": ["image: $HUB/redis:7.2@DIGEST"]}
@@ -90,14 +90,14 @@ def test_a_variable_inside_the_tag_prevents_a_digest(tmp_path: Path) -> None:
     ],
 )
 def test_the_wildcards_of_an_include(pattern: str, files: set[str]) -> None:
-    """The wildcards are those of GitLab."""
+    """Wildcards in `include` match as in GitLab."""
     there = {"ci/a.yml", "ci/b/c.yml", "ci/b/d/e.yml", "x.yaml", "ci/f.yaml"}
 
     assert {name for name in there if include_matcher(pattern)(name)} == files
 
 
 def test_a_pattern_includes_the_pipelines_of_subfolders(tmp_path: Path) -> None:
-    """`**.yml` is the form in GitLab's documentation; a link in the project does not lead out of it."""
+    """`**.yml` includes pipelines of subfolders, and no link is followed out of the project."""
     (tmp_path / "out").mkdir()
     (tmp_path / "out/secret.yml").write_text("image: never:1\n")
     root = written(
@@ -112,7 +112,7 @@ def test_a_pattern_includes_the_pipelines_of_subfolders(tmp_path: Path) -> None:
 
 
 def test_more_patterns_than_gitlab_takes_are_not_followed(tmp_path: Path) -> None:
-    """Each would be compared with every file of the project."""
+    """Include patterns beyond GitLab's limit are not followed, since each is compared with every file."""
     includes = "".join(f"- local: /ci/{number}*.yml\n" for number in range(151))
     found = found_in(written(tmp_path, {".gitlab-ci.yml": f"include:\n{includes}"}))
 
@@ -121,7 +121,7 @@ def test_more_patterns_than_gitlab_takes_are_not_followed(tmp_path: Path) -> Non
 
 
 def test_a_jobs_variables_change_inherited_images(tmp_path: Path) -> None:
-    """A job's variables override those of the job that it extends, which override the file's."""
+    """A job's variables override those of the job it extends, which override the file's."""
     text = """variables: {V: "1", KIND: slim}
 .base: {image: "ruby:$V-$KIND", services: ["redis:$V"]}
 .two: {extends: .base, variables: {V: "2"}}
@@ -150,14 +150,14 @@ third: {variables: {V: "3"}}
 
 
 def test_jobs_that_extend_each_other_end(tmp_path: Path) -> None:
-    """GitLab refuses such a file; here each job is read once."""
+    """Jobs that extend each other, which GitLab refuses, are each read once."""
     text = "a: {extends: b, image: 'x:$V'}\nb: {extends: [a, b, none], variables: {V: '1'}}\n"
 
     assert ("b.image", "x:1") in names(found_in(written(tmp_path, {".gitlab-ci.yml": text})))
 
 
 def test_too_many_inherited_images_are_a_problem(tmp_path: Path) -> None:
-    """A thousand jobs with a thousand services would be a million references."""
+    """Too many inherited images, such as a thousand jobs with a thousand services, are a problem."""
     services = ", ".join(f"'x{number}:$V'" for number in range(200))
     jobs = "".join(f"j{number}: {{extends: .base, variables: {{V: '{number}'}}}}\n" for number in range(200))
     found = found_in(written(tmp_path, {".gitlab-ci.yml": f".base: {{services: [{services}]}}\n{jobs}"}))
@@ -166,7 +166,7 @@ def test_too_many_inherited_images_are_a_problem(tmp_path: Path) -> None:
 
 
 def test_an_input_of_a_pipeline_is_not_evaluated(tmp_path: Path) -> None:
-    """The reason is reported."""
+    """An input of a pipeline is reported as not evaluated."""
     ((_, why),) = names(found_in(written(tmp_path, {".gitlab-ci.yml": 'a: {image: "ruby:$[[ inputs.v ]]"}\n'})))
 
     assert why.startswith("? an input ($[[ ]]) is evaluated only when the pipeline is created")

@@ -1,4 +1,4 @@
-"""The platforms of an image are compared with those in use: the file's own `platform`, and the caller's."""
+"""An image's platforms are compared with those in use: the file's `platform`, and the caller's."""
 
 from __future__ import annotations
 
@@ -33,9 +33,9 @@ def hub() -> FakeHub:
     return FakeHub()
 
 
-def used_on(one: ImageReference, *platforms: str) -> ImageReference:
+def used_on(image_reference: ImageReference, *platforms: str) -> ImageReference:
     """Return the reference with a platform, as from Compose's `platform` or `FROM --platform`."""
-    return replace(one, platforms=platforms)
+    return replace(image_reference, platforms=platforms)
 
 
 async def locked(hub: FakeHub, *image_refs: ImageReference) -> Lock:
@@ -43,14 +43,16 @@ async def locked(hub: FakeHub, *image_refs: ImageReference) -> Lock:
         return (await relock(image_refs, Lock(), resolver, update=lambda _: False, now_us=NOW_US)).lock
 
 
-async def verdict(hub: FakeHub | None, one: ImageReference, lock: Lock, platforms: Sequence[str] = ()) -> VerifyResult:
+async def verdict(
+    hub: FakeHub | None, image_reference: ImageReference, lock: Lock, platforms: Sequence[str] = ()
+) -> VerifyResult:
     if hub is None:
-        return (await verify([one], lock, None, now_us=NOW_US, platforms=platforms))[0]
+        return (await verify([image_reference], lock, None, now_us=NOW_US, platforms=platforms))[0]
     async with resolving(hub) as resolver:
-        return (await verify([one], lock, resolver, now_us=NOW_US, platforms=platforms))[0]
+        return (await verify([image_reference], lock, resolver, now_us=NOW_US, platforms=platforms))[0]
 
 
-def told(found: VerifyResult) -> tuple[VerifyStatus, Weight]:
+def status_and_weight(found: VerifyResult) -> tuple[VerifyStatus, Weight]:
     return found.status, found.weight
 
 
@@ -78,19 +80,19 @@ def told(found: VerifyResult) -> tuple[VerifyStatus, Weight]:
     ],
 )
 def test_platforms_are_normalised_as_in_docker(asked: str, has: str, expected: bool) -> None:
-    """A machine has several names, and runs images of older variants."""
+    """A machine's several platform names, and older variants it runs, are treated as in Docker."""
     assert can_run(asked, has) is expected
 
 
 @pytest.mark.parametrize("text", ["", "/", "linux/", "linux/amd64/v1/x", "linux amd64", "linux/\x1b", "l" * 200])
 def test_an_invalid_platform_is_refused(text: str) -> None:
-    """The error names what was expected."""
+    """An invalid platform is refused with the expected form."""
     with pytest.raises(PlatformInvalid, match="expected one such as linux/amd64"):
         check_platform(text)
 
 
 def test_an_image_whose_platforms_are_not_all_known_is_not_judged() -> None:
-    """With no platforms, or an unnamed one, it is unknown which ones are missing."""
+    """An image with unknown platforms is not reported as lacking one."""
     known, unsaid = LockedPlatform("linux/amd64", digest(1)), LockedPlatform("", digest(2))
 
     assert missing_platforms(["linux/arm64"], []) is None
@@ -99,44 +101,51 @@ def test_an_image_whose_platforms_are_not_all_known_is_not_judged() -> None:
 
 
 async def test_a_pin_to_another_platform_than_the_file_asks_for_is_wrong(hub: FakeHub) -> None:
-    """It would start on no machine that the file is for; reported offline too, with both platforms."""
+    """A pin to another platform than the file's `platform` differs, also offline, and both are shown."""
     document = two_platforms("app")
     publish(hub, "shop/app:1.4.2", document)
     lock = await locked(hub, image_ref(RELEASE))
     pinned = used_on(image_ref(f"{RELEASE}@{document.children[0].digest}"), "linux/arm64")
     found = [await verdict(asked, pinned, lock) for asked in (hub, None)]
 
-    assert [told(one) for one in found] == [(VerifyStatus.WRONG_PLATFORM, Weight.DIFFERS)] * 2
-    assert all("only the image for linux/amd64 (it asks for linux/arm64)" in one.reason for one in found)
+    assert [status_and_weight(image_reference) for image_reference in found] == [
+        (VerifyStatus.WRONG_PLATFORM, Weight.DIFFERS)
+    ] * 2
+    assert all(
+        "only the image for linux/amd64 (it asks for linux/arm64)" in image_reference.reason
+        for image_reference in found
+    )
 
 
 async def test_a_pin_to_the_one_platform_that_the_file_asks_for_is_noted(hub: FakeHub) -> None:
-    """It runs on the file's platform; the index would too."""
+    """A pin to the one platform that the file requires matches with a note."""
     document = two_platforms("app")
     publish(hub, "shop/app:1.4.2", document)
     lock = await locked(hub, image_ref(RELEASE))
     pinned = used_on(image_ref(f"{RELEASE}@{document.children[1].digest}"), "linux/arm64/v8")
 
-    assert told(await verdict(hub, pinned, lock)) == (VerifyStatus.HOLDS, Weight.NOTE)
-    assert told(await verdict(None, pinned, lock)) == (VerifyStatus.HOLDS, Weight.NOTE)
+    assert status_and_weight(await verdict(hub, pinned, lock)) == (VerifyStatus.HOLDS, Weight.NOTE)
+    assert status_and_weight(await verdict(None, pinned, lock)) == (VerifyStatus.HOLDS, Weight.NOTE)
     del hub.manifests["shop/app"][document.children[1].digest]
-    assert told(await verdict(hub, pinned, lock)) == (VerifyStatus.GONE, Weight.DIFFERS)
+    assert status_and_weight(await verdict(hub, pinned, lock)) == (VerifyStatus.GONE, Weight.DIFFERS)
 
 
 async def test_an_image_without_the_files_platform_is_wrong(hub: FakeHub) -> None:
-    """Locked and pinned correctly, it still can't start there; an index, and a single image."""
+    """An image, or an index, without the file's platform differs, although it is locked and pinned correctly."""
     publish(hub, "shop/app:1.4.2", two_platforms("app"))
     publish(hub, "shop/app:latest", image("plain"))
     names = (RELEASE, FLOATING)
     lock = await locked(hub, *map(image_ref, names))
     found = [await verdict(hub, used_on(image_ref(name), "linux/s390x"), lock) for name in names]
 
-    assert [told(one) for one in found] == [(VerifyStatus.WRONG_PLATFORM, Weight.DIFFERS)] * 2
+    assert [status_and_weight(image_reference) for image_reference in found] == [
+        (VerifyStatus.WRONG_PLATFORM, Weight.DIFFERS)
+    ] * 2
     assert "used on linux/s390x, but has no image for that; it has linux/amd64" in found[0].reason
 
 
 async def test_every_image_must_have_the_callers_platforms(hub: FakeHub) -> None:
-    """Even if the files name no platforms."""
+    """Each image must have the caller's platforms, even if the files name none."""
     document = two_platforms("app")
     publish(hub, "shop/app:1.4.2", document)
     lock = await locked(hub, image_ref(RELEASE))
@@ -144,27 +153,30 @@ async def test_every_image_must_have_the_callers_platforms(hub: FakeHub) -> None
     both = await verdict(hub, pinned, lock, ["linux/amd64", "linux/arm64"])
     third = await verdict(None, pinned, lock, ["linux/amd64", "linux/riscv64"])
 
-    assert told(both) == (VerifyStatus.HOLDS, Weight.HOLDS)
-    assert told(third) == (VerifyStatus.WRONG_PLATFORM, Weight.DIFFERS)
+    assert status_and_weight(both) == (VerifyStatus.HOLDS, Weight.HOLDS)
+    assert status_and_weight(third) == (VerifyStatus.WRONG_PLATFORM, Weight.DIFFERS)
     assert "used on linux/riscv64" in third.reason
 
 
 async def test_unknown_platforms_could_not_be_checked(hub: FakeHub) -> None:
-    """On Docker Hub, if the caller names platforms; a file's own platform alone is not checked."""
+    """On Docker Hub, the caller's platforms could not be checked; a file's own platform alone is not checked."""
     document = two_platforms("app")
     publish(hub, "library/node:16.13.0", document)
     lock = await locked(hub, image_ref("node:16.13.0"))
     pinned = image_ref(f"node:16.13.0@{document.digest}")
     asked = await verdict(hub, pinned, lock, ["linux/arm64"])
 
-    assert told(asked) == (VerifyStatus.UNKNOWN, Weight.UNKNOWN)
+    assert status_and_weight(asked) == (VerifyStatus.UNKNOWN, Weight.UNKNOWN)
     assert "boltseal lock --count-pulls" in asked.reason
-    assert told(await verdict(hub, used_on(pinned, "linux/arm64"), lock)) == (VerifyStatus.HOLDS, Weight.HOLDS)
+    assert status_and_weight(await verdict(hub, used_on(pinned, "linux/arm64"), lock)) == (
+        VerifyStatus.HOLDS,
+        Weight.HOLDS,
+    )
     assert "GET manifest" not in hub.counted
 
 
 async def test_a_move_is_reported_by_platform(hub: FakeHub) -> None:
-    """An index gets another digest when one image changes; all other platforms run the same bytes."""
+    """A moved index is reported with the platforms whose images changed."""
     amd64, arm64 = image("amd64"), image("arm64")
     publish(hub, "shop/app:latest", index(amd64, arm64))
     lock = await locked(hub, image_ref(FLOATING))
@@ -173,7 +185,7 @@ async def test_a_move_is_reported_by_platform(hub: FakeHub) -> None:
     found = await verdict(hub, used_on(image_ref(FLOATING), "linux/amd64"), lock)
     elsewhere = await verdict(hub, image_ref(FLOATING), lock, ["linux/arm64"])
 
-    assert told(found) == (VerifyStatus.MOVED, Weight.DIFFERS)
+    assert status_and_weight(found) == (VerifyStatus.MOVED, Weight.DIFFERS)
     assert found.change is not None
     assert (found.change.changed, found.change.same) == (("linux/arm64",), ("linux/amd64",))
     assert "; changed: linux/arm64; same: linux/amd64; unchanged on linux/amd64" in found.reason
@@ -181,12 +193,12 @@ async def test_a_move_is_reported_by_platform(hub: FakeHub) -> None:
 
 
 async def test_an_unreadable_new_index_is_not_a_failure(hub: FakeHub) -> None:
-    """The move is known; the changed platforms are omitted."""
+    """If the new index can't be read, the move is reported without its platforms."""
     publish(hub, "shop/app:latest", two_platforms("older"))
     lock = await locked(hub, image_ref(FLOATING))
     publish(hub, "shop/app:latest", two_platforms("newer"))
     hub.wrong_bytes = True
     found = await verdict(hub, image_ref(FLOATING), lock)
 
-    assert told(found) == (VerifyStatus.MOVED, Weight.DIFFERS)
+    assert status_and_weight(found) == (VerifyStatus.MOVED, Weight.DIFFERS)
     assert found.change is None

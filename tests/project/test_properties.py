@@ -1,4 +1,4 @@
-"""In any file, only image texts change, and unpinning restores the bytes."""
+"""In any generated file, pinning changes only image texts, and unpinning restores the bytes."""
 
 from __future__ import annotations
 
@@ -60,8 +60,9 @@ def compose_files(draw: st.DrawFn) -> tuple[str, list[str]]:
 
 @given(made=compose_files())
 @pytest.mark.slow
-def test_in_compose_files_only_images_change_and_come_back(made: tuple[str, list[str]]) -> None:
-    """Quotes, blocks, anchors, comments, line ends and defaults stay as they are."""
+def test_in_compose_files_only_images_change_and_are_restored(made: tuple[str, list[str]]) -> None:
+    """In generated Compose files, quotes, blocks, anchors, comments, line ends and defaults stay, and unpinning
+    restores all."""
     text, images = made
     with tempfile.TemporaryDirectory() as folder:
         root = written(Path(folder), {"compose.yml": text})
@@ -105,8 +106,8 @@ def dockerfiles(draw: st.DrawFn) -> str:
 
 
 @given(text=dockerfiles())
-def test_in_dockerfiles_only_images_change_and_come_back(text: str) -> None:
-    """Each edit appends one digest to one image that is not part of a script, and changes nothing else."""
+def test_in_dockerfiles_only_images_change_and_are_restored(text: str) -> None:
+    """In generated Dockerfiles, each edit appends one digest to one image outside of scripts."""
     with tempfile.TemporaryDirectory() as folder:
         root = written(Path(folder), {"Dockerfile": text})
         image_refs = [image_ref for image_ref in found_in(root).image_refs if image_ref.edit_range]
@@ -122,8 +123,8 @@ def test_in_dockerfiles_only_images_change_and_come_back(text: str) -> None:
 
 
 @pytest.mark.parametrize("name", sorted(path.name for path in DATA.iterdir()))
-def test_every_trap_is_pinned_once_and_comes_back(name: str, tmp_path: Path) -> None:
-    """Pinning again changes nothing; unpinning restores the bytes, if nothing was pinned before."""
+def test_every_trap_is_pinned_once_and_restored(name: str, tmp_path: Path) -> None:
+    """Pinning a trap file twice changes nothing more, and unpinning restores the bytes if nothing was pinned."""
     root = trap(name, tmp_path)
     before = _bytes(root)
     pinned_before = any(image_ref.pinned for image_ref in found_in(root).image_refs)

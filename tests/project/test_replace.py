@@ -35,8 +35,8 @@ def texts(root: Path) -> set[str]:
     }
 
 
-def test_all_files_are_new_and_nothing_is_left_beside_them(tmp_path: Path) -> None:
-    """There are three files, and no fourth."""
+def test_all_files_are_replaced_and_no_temporary_file_remains(tmp_path: Path) -> None:
+    """All three files have the new text, and no fourth file remains."""
     root = project(tmp_path)
     replace_all(root, changes())
 
@@ -46,8 +46,8 @@ def test_all_files_are_new_and_nothing_is_left_beside_them(tmp_path: Path) -> No
 @pytest.mark.parametrize("done", [False, True], ids=["not-done", "done-and-the-answer-lost"])
 @pytest.mark.parametrize("skip", range(3))
 @pytest.mark.parametrize("what", ["link", "create", "append", "sync"])
-def test_a_write_that_fails_leaves_every_file_as_it_was(tmp_path: Path, what: str, skip: int, done: bool) -> None:
-    """The first file fails, or the last."""
+def test_a_failed_write_leaves_every_file_unchanged(tmp_path: Path, what: str, skip: int, done: bool) -> None:
+    """A failed write of the first or last file leaves all files unchanged."""
     root, disk = project(tmp_path), FailingDisk()
     disk.fail(what, errno.ENOSPC, skip=skip, done=done)
 
@@ -60,8 +60,8 @@ def test_a_write_that_fails_leaves_every_file_as_it_was(tmp_path: Path, what: st
 @pytest.mark.parametrize(
     ("what", "skip"), [("rename", 0), ("rename", 1), ("rename", 2), ("sync_folder", 0), ("sync_folder", 1)]
 )
-def test_a_rename_that_fails_brings_the_old_texts_back(tmp_path: Path, what: str, skip: int, done: bool) -> None:
-    """Files that were already replaced are restored."""
+def test_a_failed_rename_restores_the_old_texts(tmp_path: Path, what: str, skip: int, done: bool) -> None:
+    """A failed rename restores the files that were already replaced."""
     root, disk = project(tmp_path), FailingDisk()
     disk.fail(what, errno.EIO, skip=skip, done=done)
 
@@ -72,7 +72,7 @@ def test_a_rename_that_fails_brings_the_old_texts_back(tmp_path: Path, what: str
 
 @pytest.mark.parametrize("skip", range(3))
 def test_without_hard_links_the_old_texts_are_copied(tmp_path: Path, skip: int) -> None:
-    """On a file system without hard links, such as FAT; the restored texts come from copies."""
+    """On a file system without hard links, such as FAT, the old texts are restored from copies."""
     root, disk = project(tmp_path), FailingDisk()
     disk.fail("link", errno.EPERM, times=3)
     disk.fail("rename", errno.EIO, skip=skip)
@@ -84,7 +84,7 @@ def test_without_hard_links_the_old_texts_are_copied(tmp_path: Path, skip: int) 
 
 
 def test_files_that_can_not_be_restored_are_named(tmp_path: Path) -> None:
-    """If the disk keeps failing after the first file, the message names the files that may be new."""
+    """If the disk keeps failing, the message names the files that may have the new text."""
     root, disk = project(tmp_path), FailingDisk()
     disk.fail("rename", errno.EIO, skip=1, times=10)
 
@@ -93,7 +93,7 @@ def test_files_that_can_not_be_restored_are_named(tmp_path: Path) -> None:
 
 
 def test_a_file_that_was_changed_meanwhile_stops_everything(tmp_path: Path) -> None:
-    """The user's change is kept."""
+    """If a user changed a file meanwhile, nothing is written."""
     root = project(tmp_path)
     (root / "b/three.yml").write_text("b/three.yml: theirs\n")
 
@@ -103,7 +103,7 @@ def test_a_file_that_was_changed_meanwhile_stops_everything(tmp_path: Path) -> N
 
 
 class Editing(Disk):
-    """Save the last file after the first rename: in place, or by a rename as editors do."""
+    """Save the last file after the first rename, in place or by a rename as editors do."""
 
     def __init__(self, path: Path, *, in_place: bool) -> None:
         self._path = path
@@ -121,7 +121,7 @@ class Editing(Disk):
 
 @pytest.mark.parametrize("in_place", [True, False])
 def test_a_file_that_is_saved_while_others_are_replaced_stops_everything(tmp_path: Path, in_place: bool) -> None:
-    """The files before it are restored, and the saved one stays."""
+    """If a file is saved during the replacement, it stays, and those before it are restored."""
     root = project(tmp_path)
 
     with pytest.raises(
@@ -132,7 +132,7 @@ def test_a_file_that_is_saved_while_others_are_replaced_stops_everything(tmp_pat
 
 
 def test_a_name_of_maximum_length_is_accepted(tmp_path: Path) -> None:
-    """The temporary files do not contain the file's name."""
+    """A file name of maximum length is accepted, since temporary names do not contain it."""
     name = "n" * 251 + ".yml"
     root = written(tmp_path, {name: "old\n"})
     before = SourceFile.of(name, b"old\n")
@@ -142,8 +142,8 @@ def test_a_name_of_maximum_length_is_accepted(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_disk_that_is_really_full_leaves_every_file_as_it_was(tmp_path: Path) -> None:
-    """In the middle of three hundred files; with free space all are written."""
+def test_a_full_disk_leaves_every_file_unchanged(tmp_path: Path) -> None:
+    """A disk that fills up in the middle of three hundred files leaves all unchanged."""
     with small_disk(tmp_path / "small", "size=3m") as folder:
         files = [SourceFile.of(f"{number}.yml", b"old" * 2000) for number in range(300)]
         written(folder, {source.path: source.raw for source in files})
@@ -160,7 +160,7 @@ def test_a_disk_that_is_really_full_leaves_every_file_as_it_was(tmp_path: Path) 
 
 
 def test_a_file_that_became_a_link_meanwhile_is_not_followed(tmp_path: Path) -> None:
-    """A link out of the project is not a file of it, even with equal content."""
+    """A file that became a link out of the project is not followed, even with equal content."""
     root = project(tmp_path / "project")
     outside = written(tmp_path / "outside", {"three.yml": "b/three.yml: old\r\n"})
     (root / "b/three.yml").unlink()
@@ -172,7 +172,7 @@ def test_a_file_that_became_a_link_meanwhile_is_not_followed(tmp_path: Path) -> 
 
 
 def test_modes_and_links_stay(tmp_path: Path) -> None:
-    """A link still points to the file, and the file keeps its mode."""
+    """Files keep their modes, and links still point to them."""
     root = project(tmp_path)
     (root / "a/one.yml").chmod(0o751)
     (root / "a/two.yml").chmod(0o600)
@@ -186,7 +186,7 @@ def test_modes_and_links_stay(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away")
 def test_the_owner_of_a_file_stays(tmp_path: Path) -> None:
-    """If root pins a user's project, the files stay the user's."""
+    """If root pins a user's project, the files still belong to the user."""
     root = project(tmp_path)
     os.chown(root / "a/one.yml", 1234, 2345)
     replace_all(root, changes())
@@ -195,7 +195,7 @@ def test_the_owner_of_a_file_stays(tmp_path: Path) -> None:
 
 
 def test_attributes_of_a_file_stay(tmp_path: Path) -> None:
-    """Such as an ACL that lets another user read it."""
+    """Extended attributes of a file stay, such as an ACL that lets another user read it."""
     root = project(tmp_path)
     os.setxattr(root / NAMES[0], "user.note", b"ours")
     replace_all(root, changes())
@@ -205,7 +205,7 @@ def test_attributes_of_a_file_stay(tmp_path: Path) -> None:
 
 
 def test_another_hard_link_keeps_the_old_text_and_is_reported(tmp_path: Path) -> None:
-    """Another hard link keeps the old text, and the caller is informed."""
+    """Another hard link of a file keeps the old text, which is reported."""
     root = project(tmp_path)
     (root / "kept.yml").hardlink_to(root / NAMES[1])
 
@@ -235,7 +235,7 @@ replace_all(Path(sys.argv[1]), changes(), Killed())
 
 @pytest.mark.parametrize("at", [1, 2, 3])
 def test_after_a_kill_each_file_is_complete_and_a_second_run_finishes(tmp_path: Path, at: int) -> None:
-    """No file is partial, and the temporary files are harmless."""
+    """After a kill no file is partial, and a second run completes the replacement."""
     root = project(tmp_path)
     ended = subprocess.run([sys.executable, "-c", KILLED, root, str(at)], check=False)
     there = [(root / name).read_bytes().partition(b": ")[2] for name in NAMES]

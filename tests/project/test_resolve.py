@@ -47,7 +47,7 @@ def expected(*children: Document) -> tuple[LockedPlatform, ...]:
 
 
 async def test_each_distinct_reference_costs_one_head_and_nothing_is_fetched(hub: FakeHub) -> None:
-    """Regardless of how often the project names it."""
+    """Each distinct reference costs one HEAD, however often the project names it."""
     for number in range(20):
         publish(hub, f"team/app{number}:1.0.0", two_platforms(str(number)))
     named = references(*[f"docker.io/team/app{number}:1.0.0" for number in range(20)])
@@ -56,11 +56,13 @@ async def test_each_distinct_reference_costs_one_head_and_nothing_is_fetched(hub
 
     assert all(isinstance(each, Resolved) for each in found.values())
     assert hub.counted == {"token": 1, "HEAD manifest": 20}
-    assert len([request for request in hub.seen if request.method == "HEAD"]) == 21  # the first learns how to ask
+    assert (
+        len([request for request in hub.seen if request.method == "HEAD"]) == 21
+    )  # the first request learns how to authenticate
 
 
 async def test_a_registry_that_is_not_allowed_is_not_asked(hub: FakeHub) -> None:
-    """A checked-out project does not choose the hosts."""
+    """A registry that the user has not allowed is not contacted for a checked-out project."""
     publish(hub, "shop/app:1", image("app"))
     asked, refused = references(f"{REGISTRY}/shop/app:1", "169.254.169.254/shop/app:1")
     async with resolving(hub, allowed=lambda name: name == REGISTRY) as resolver:
@@ -72,14 +74,14 @@ async def test_a_registry_that_is_not_allowed_is_not_asked(hub: FakeHub) -> None
 
 
 async def test_an_index_has_platforms_with_image_ids(hub: FakeHub) -> None:
-    """Hosts identify running images by image IDs."""
+    """An index is resolved with its platforms and image IDs, which hosts report for running images."""
     document = two_platforms("app")
 
     assert await platforms_of(hub, f"{REGISTRY}/shop/app:1", document) == expected(*document.children)
 
 
 async def test_on_docker_hub_nothing_is_read_that_counts_as_a_pull(hub: FakeHub) -> None:
-    """A manifest GET counts there, by digest too."""
+    """On Docker Hub no manifest is fetched, since a GET counts as a pull, by digest too."""
     found = await platforms_of(hub, "docker.io/team/app:1", two_platforms("app"))
 
     assert found == ()
@@ -87,7 +89,7 @@ async def test_on_docker_hub_nothing_is_read_that_counts_as_a_pull(hub: FakeHub)
 
 
 async def test_on_docker_hub_platforms_are_read_if_pulls_may_count(hub: FakeHub) -> None:
-    """`--count-pulls`: one for the index, and one for each platform."""
+    """With `--count-pulls`, one GET for the index and one for each platform are sent to Docker Hub."""
     document = two_platforms("app")
     found = await platforms_of(hub, "docker.io/team/app:1", document, count_pulls=True)
 
@@ -96,7 +98,7 @@ async def test_on_docker_hub_platforms_are_read_if_pulls_may_count(hub: FakeHub)
 
 
 async def test_a_single_images_platform_is_in_its_config(hub: FakeHub) -> None:
-    """There is no index that would name it."""
+    """A single image's platform is read from its config."""
     app = image("app", architecture="arm64")
     found = await platforms_of(hub, f"{REGISTRY}/shop/app:1", app)
 
@@ -104,14 +106,14 @@ async def test_a_single_images_platform_is_in_its_config(hub: FakeHub) -> None:
 
 
 async def test_another_artifact_has_no_image_id(hub: FakeHub) -> None:
-    """An SBOM has an (empty) config too."""
+    """An artifact such as an SBOM, which has an empty config, has no image ID."""
     found = await platforms_of(hub, f"{REGISTRY}/shop/sbom:1", artifact("sbom"))
 
     assert found == (LockedPlatform("", Digest.parse(artifact("sbom").digest), None),)
 
 
 async def test_an_unreadable_config_names_no_platform(hub: FakeHub) -> None:
-    """The image is locked anyway."""
+    """An image with an unreadable config is locked without a platform."""
     blob = b"[]"
     config = {"mediaType": image("app").config.media_type, "digest": str(Digest.of(blob)), "size": 2}
     hub.blobs[str(Digest.of(blob))] = blob
@@ -122,7 +124,7 @@ async def test_an_unreadable_config_names_no_platform(hub: FakeHub) -> None:
 
 
 async def test_attestations_are_not_platforms(hub: FakeHub) -> None:
-    """BuildKit puts them beside the images, with the platform `unknown/unknown`."""
+    """BuildKit's attestations, with the platform `unknown/unknown`, are not platforms."""
     app, attestation = image("app"), image("attestation")
     entries = [
         app.descriptor(platform={"os": "linux", "architecture": "amd64"}),
@@ -134,7 +136,7 @@ async def test_attestations_are_not_platforms(hub: FakeHub) -> None:
 
 
 async def test_a_platform_that_was_not_copied_has_no_image_id(hub: FakeHub) -> None:
-    """A copy of an index may contain only some platforms."""
+    """A platform that is missing after a partial copy of an index has no image ID."""
     document = two_platforms("app")
     digest = Digest.parse(publish(hub, "shop/app:1", document))
     del hub.manifests["shop/app"][document.children[1].digest]
@@ -146,7 +148,7 @@ async def test_a_platform_that_was_not_copied_has_no_image_id(hub: FakeHub) -> N
 
 
 async def test_a_huge_index_is_locked_without_asking_for_each_child(hub: FakeHub) -> None:
-    """A registry can't cause thousands of requests."""
+    """A huge index is locked without a request for each child."""
     children = [
         image(str(number)).descriptor(platform={"os": "linux", "architecture": "amd64"}) for number in range(201)
     ]
@@ -158,7 +160,7 @@ async def test_a_huge_index_is_locked_without_asking_for_each_child(hub: FakeHub
 
 
 async def test_a_config_too_large_to_be_one_is_not_read(hub: FakeHub) -> None:
-    """Regardless of the size in the manifest."""
+    """A config over the size limit is not read, whatever size the manifest states."""
     config = image("app").config.descriptor() | {"size": 9 * 1024 * 1024}
     found = await platforms_of(hub, f"{REGISTRY}/shop/app:1", image("app", config=config))
 
@@ -167,7 +169,7 @@ async def test_a_config_too_large_to_be_one_is_not_read(hub: FakeHub) -> None:
 
 
 async def test_a_missing_digest_is_an_error(hub: FakeHub) -> None:
-    """The result is the error."""
+    """A digest that does not exist is an error."""
     gone = Digest.of(b"gone")
     async with resolving(hub) as resolver:
         found = await resolver.platforms({gone: Reference.parse(f"{REGISTRY}/shop/app:1")})
@@ -184,13 +186,13 @@ async def test_a_missing_digest_is_an_error(hub: FakeHub) -> None:
         (Platform("x" * 300), "x" * 200),
     ],
 )
-def test_the_name_of_a_platform(platform: Platform | None, name: str) -> None:
-    """As Docker writes it; Windows has several of one architecture, by version."""
+def test_the_name_of_a_platform_is_as_in_docker(platform: Platform | None, name: str) -> None:
+    """A platform is written as in Docker, with the version for Windows."""
     assert platform_name(platform) == name
 
 
 async def test_a_registry_with_an_unreadable_ledger_is_not_asked(hub: FakeHub) -> None:
-    """The registry's tags would not be trusted; other registries are asked, each ledger once."""
+    """A registry whose ledger can't be read is not asked for tags; others are, and each ledger is read once."""
     publish(hub, "library/node:16.13", image("node"))
     node, other = references("node:16.13", "quay.io/library/node:16.13")
     looked = []
@@ -211,7 +213,7 @@ async def test_a_registry_with_an_unreadable_ledger_is_not_asked(hub: FakeHub) -
 
 
 async def test_a_broken_ledger_ends_everything(hub: FakeHub) -> None:
-    """Nothing else is locked or verified."""
+    """A ledger that contradicts earlier checkpoints ends the command, and nothing is locked or verified."""
 
     async def watch(_: str) -> LedgerCheck:
         raise LedgerBroken(Fault.FORKED, "it forked")
@@ -222,13 +224,13 @@ async def test_a_broken_ledger_ends_everything(hub: FakeHub) -> None:
 
 
 async def test_long_work_reports_progress(hub: FakeHub) -> None:
-    """Each step reports its progress, to the last."""
+    """Resolving reports progress at each step, to the last."""
     for number in range(5):
         publish(hub, f"team/app{number}:1.0.0", two_platforms(str(number)))
     named = references(*[f"{REGISTRY}/team/app{number}:1.0.0" for number in range(5)])
-    told: list[tuple[str, int, int]] = []
-    async with resolving(hub, progress=lambda *step: told.append(step)) as resolver:
+    reported: list[tuple[str, int, int]] = []
+    async with resolving(hub, progress=lambda *step: reported.append(step)) as resolver:
         found = await resolver.resolve(named)
         await resolver.platforms({one.digest: at for at, one in found.items() if isinstance(one, Resolved)})
 
-    assert told == [(step, done, 5) for step in ("resolving tags", "reading platforms") for done in range(1, 6)]
+    assert reported == [(step, done, 5) for step in ("resolving tags", "reading platforms") for done in range(1, 6)]

@@ -11,14 +11,14 @@ import pytest
 
 from boltseal.project.scan import scan
 from boltseal.project.source_files import MAX_FILE_BYTES
-from tests.programs import as_somebody
+from tests.programs import without_privileges
 from tests.project.projects import DATA, found_in, names, written
 
 COMPOSE = "services:\n  web:\n    image: nginx:1.25\n"
 
 
 def test_one_broken_file_does_not_stop_the_rest(tmp_path: Path) -> None:
-    """Broken YAML, NUL bytes, other encodings, control characters and a reference: four problems, one reference."""
+    """Broken YAML, NUL bytes, other encodings and control characters are four problems, and the valid file is read."""
     root = written(
         tmp_path,
         {
@@ -41,7 +41,7 @@ def test_one_broken_file_does_not_stop_the_rest(tmp_path: Path) -> None:
 
 
 def test_a_file_that_is_too_large_is_not_read(tmp_path: Path) -> None:
-    """The size is checked before the file is read."""
+    """A file over the size limit is a problem, and is not read."""
     root = written(tmp_path, {"compose.yml": COMPOSE})
     os.truncate(root / "compose.yml", 50 * 1024 * 1024)
     found = scan(root)
@@ -52,7 +52,7 @@ def test_a_file_that_is_too_large_is_not_read(tmp_path: Path) -> None:
 
 
 def test_endless_nesting_is_a_problem(tmp_path: Path) -> None:
-    """libyaml refuses a hundred thousand brackets; nine hundred are read without recursion."""
+    """A hundred thousand nested brackets are a problem; nine hundred are read without recursion."""
     deep = "apiVersion: v1\nkind: Pod\nx: " + "{a: [" * 450 + "{containers: [{image: nginx:1.25}]}" + "]}" * 450 + "\n"
     found = scan(written(tmp_path, {"a/compose.yml": "[" * 100_000, "b/pod.yml": deep}))
 
@@ -62,7 +62,7 @@ def test_endless_nesting_is_a_problem(tmp_path: Path) -> None:
 
 
 def test_an_endless_chain_of_merges_is_a_problem(tmp_path: Path) -> None:
-    """Each of three hundred mappings merges the one before, which is refused with its line."""
+    """Three hundred mappings that each merge the one before are refused with the line."""
     lines = ["x0: &x0 {image: nginx:1.25}", *(f"x{n}: &x{n} {{<<: *x{n - 1}}}" for n in range(1, 300))]
     found = scan(written(tmp_path, {"compose.yml": "\n".join([*lines, "services: {web: *x299}"]) + "\n"}))
 
@@ -72,7 +72,7 @@ def test_an_endless_chain_of_merges_is_a_problem(tmp_path: Path) -> None:
 
 
 def test_a_service_that_extends_itself_ends(tmp_path: Path) -> None:
-    """Through another service, too."""
+    """A service that extends itself, also through another, ends the reading."""
     text = "services:\n  a: {image: nginx:1.25, extends: b}\n  b: {extends: {service: a}}\n  c: {image: redis:7.2, extends: c}\n"
     found = scan(written(tmp_path, {"compose.yml": text}))
 
@@ -80,7 +80,7 @@ def test_a_service_that_extends_itself_ends(tmp_path: Path) -> None:
 
 
 def test_a_link_out_of_the_project_is_not_followed(tmp_path: Path) -> None:
-    """A file or a folder, found by the scan or named."""
+    """A link out of the project, to a file or a folder, found or named, is not followed."""
     outside = written(tmp_path / "outside", {"compose.yml": COMPOSE, "folder/compose.yml": COMPOSE})
     root = written(tmp_path / "project", {"README.md": "x"})
     (root / "compose.yml").symlink_to(outside / "compose.yml")
@@ -93,7 +93,7 @@ def test_a_link_out_of_the_project_is_not_followed(tmp_path: Path) -> None:
 
 
 def test_a_dotenv_link_out_of_the_project_is_not_read(tmp_path: Path) -> None:
-    """Otherwise a project could show a secret of the machine as a tag."""
+    """A .env that links out of the project is not read, since its values could show secrets of the machine."""
     outside = written(tmp_path / "outside", {".env": "SECRET=s3cret\n"})
     root = written(tmp_path / "project", {"compose.yml": "services: {web: {image: 'a:${SECRET}'}}\n"})
     (root / ".env").symlink_to(outside / ".env")
@@ -104,7 +104,7 @@ def test_a_dotenv_link_out_of_the_project_is_not_read(tmp_path: Path) -> None:
 
 
 def test_a_link_within_the_project_is_one_file(tmp_path: Path) -> None:
-    """Two names of a file have one set of references, under the real one."""
+    """Two names of one file have one set of references, under the real name."""
     root = written(tmp_path, {"deploy/compose.yml": COMPOSE})
     (root / "compose.yml").symlink_to("deploy/compose.yml")
 
@@ -112,14 +112,14 @@ def test_a_link_within_the_project_is_one_file(tmp_path: Path) -> None:
 
 
 def test_a_file_named_twice_is_read_once(tmp_path: Path) -> None:
-    """As a file, and as part of its folder."""
+    """A file that is named, and is in a named folder, is read once."""
     root = written(tmp_path, {"deploy/compose.yml": COMPOSE})
 
     assert len(found_in(root, "deploy", "deploy/compose.yml", ".").image_refs) == 1
 
 
 def test_a_named_file_that_is_not_there_or_unknown_is_a_problem(tmp_path: Path) -> None:
-    """The user must learn that nothing was read."""
+    """A named file that is missing or of an unknown format is a problem."""
     root = written(tmp_path, {"notes.yml": "a: b\n", "stack.yml": COMPOSE})
     found = found_in(root, "gone.yml", "notes.yml", "stack.yml")
 
@@ -140,7 +140,7 @@ for problem in scan(Path(sys.argv[1]), [Path(each) for each in sys.argv[2:]]).pr
 
 
 @pytest.mark.parametrize(
-    ("closed", "mode", "asked", "told"),
+    ("closed", "mode", "asked", "expected"),
     [
         (".", 0o311, [], [".: can't be read: Permission denied; its content is unknown"]),
         ("deploy", 0o000, [], ["deploy: can't be read: Permission denied; its content is unknown"]),
@@ -158,23 +158,24 @@ for problem in scan(Path(sys.argv[1]), [Path(each) for each in sys.argv[2:]]).pr
     ],
 )
 def test_an_unreadable_folder_is_a_problem(
-    tmp_path: Path, closed: str, mode: int, asked: list[str], told: list[str]
+    tmp_path: Path, closed: str, mode: int, asked: list[str], expected: list[str]
 ) -> None:
-    """A check that finds nothing must not look like success."""
+    """An unreadable folder is a problem, so that finding nothing does not look like success."""
     include = "include: {local: 'ci/**.yml'}\n"
     root = written(tmp_path, {"deploy/compose.yml": COMPOSE, "ci/more/a.yml": "a: b\n", ".gitlab-ci.yml": include})
     (root / closed).chmod(mode)
     try:
-        argv = [*as_somebody(), sys.executable, "-c", SCAN, str(root), *asked]
+        argv = [*without_privileges(), sys.executable, "-c", SCAN, str(root), *asked]
         done = subprocess.run(argv, check=True, stdout=subprocess.PIPE, text=True)
     finally:
         (root / closed).chmod(0o755)
 
-    assert done.stdout.splitlines() == told
+    assert done.stdout.splitlines() == expected
 
 
 def test_a_folder_is_searched_by_file_names_and_content(tmp_path: Path) -> None:
-    """Other YAML, data, dependencies and nested repositories are skipped."""
+    """Folders are searched by file names and content; other YAML, data, dependencies and nested repositories are
+    skipped."""
     root = written(
         tmp_path,
         {
@@ -193,7 +194,7 @@ def test_a_folder_is_searched_by_file_names_and_content(tmp_path: Path) -> None:
 
 
 def test_a_dockerfile_that_is_included_as_something_else_is_a_problem(tmp_path: Path) -> None:
-    """It is read as a Dockerfile, and as the included file, each by its own rules."""
+    """A Dockerfile that is also included as another format is read by both formats' rules."""
     root = written(tmp_path, {"Dockerfile": "FROM nginx:1.25\n\t- x: {\n", "compose.yml": "include: [Dockerfile]\n"})
     found = scan(root)
 
@@ -202,14 +203,14 @@ def test_a_dockerfile_that_is_included_as_something_else_is_a_problem(tmp_path: 
 
 
 def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
-    """A named pipe with a matching name is a problem."""
+    """A named pipe with a matching name is a problem and does not block."""
     os.mkfifo(tmp_path / "compose.yml")
 
     assert scan(tmp_path).problems[0].message == "is not a regular file"
 
 
 def test_the_same_project_gives_the_same_answer(tmp_path: Path) -> None:
-    """Results are in the order of paths and positions."""
+    """A repeated scan gives the same result, sorted by path and position."""
     first, second = scan(DATA), scan(DATA, sorted(DATA.iterdir(), reverse=True))
 
     assert len(first.image_refs) > 100
@@ -220,7 +221,7 @@ def test_the_same_project_gives_the_same_answer(tmp_path: Path) -> None:
 
 
 def test_a_program_about_dockerfiles_is_not_a_dockerfile(tmp_path: Path) -> None:
-    """`from typing import Final` names no image; `Dockerfile.prod` and `web.Dockerfile` are Dockerfiles."""
+    """A Python file named after Dockerfiles is not read as one; `Dockerfile.prod` and `web.Dockerfile` are."""
     program = "from typing import Final\n"
     about = [f"Dockerfile.{end}" for end in ("md", "txt", "dockerignore", "rst", "orig")]
     files = dict.fromkeys(["dockerfile.py", "src/dockerfile.go", "Dockerfile.TS", *about], program)
@@ -230,7 +231,7 @@ def test_a_program_about_dockerfiles_is_not_a_dockerfile(tmp_path: Path) -> None
 
 
 def test_no_file_name_hides_a_file(tmp_path: Path) -> None:
-    """A line break, bytes that are not UTF-8, and the maximum length: all are read."""
+    """Files with a line break, invalid UTF-8 or the maximum length in their names are read."""
     pod = "apiVersion: v1\nkind: Pod\nspec: {containers: [{image: redis:7.2}]}\n"
     names = ["a\nb.yaml", os.fsdecode(b"\xff.yaml"), "n" * 250 + ".yaml"]
     root = written(tmp_path, {**dict.fromkeys(names, pod), "a\nDockerfile/Dockerfile.a\nb": "FROM x:1\n"})

@@ -47,7 +47,8 @@ def tag_of(text: str) -> str:
 def test_no_value_of_a_variable_combines_a_digest_with_another_tag(
     text: str, env: dict[str, str], shell: dict[str, str]
 ) -> None:
-    """`env` is the project's `.env`; `shell` has the run-time variables, which have priority."""
+    """No value of a variable combines a digest with another tag. `env`: the project's `.env`; `shell`: run-time
+    variables."""
     lines = "".join(f"{name}={value}\n" for name, value in env.items())
     compose = yaml.safe_dump({"services": {"web": {"image": text}}})
     with TemporaryDirectory() as folder:
@@ -56,9 +57,9 @@ def test_no_value_of_a_variable_combines_a_digest_with_another_tag(
         put(root, pinned(root))
         after = yaml.safe_load((root / "compose.yml").read_text())["services"]["web"]["image"]
         env_after = dict(line.split("=", 1) for line in (root / ".env").read_text().splitlines())
-    meant = filled(after, {**env_after, **shell}) or ""
+    reference = filled(after, {**env_after, **shell}) or ""
 
-    if image_ref.resolved is not None and "@" in meant:
-        assert tag_of(meant) == (image_ref.resolved.tag or "")
+    if image_ref.resolved is not None and "@" in reference:
+        assert tag_of(reference) == (image_ref.resolved.tag or "")
     if image_ref.resolved is not None and image_ref.edit_range is not None:
         assert "@sha256:" in (filled(after, env_after) or "")

@@ -1,4 +1,4 @@
-"""Tags that moved at a registry with a ledger, which decides whether the move was allowed, when, and by whom."""
+"""Moves of tags at a registry with a ledger, which decides whether a move was allowed, its time and its actor."""
 
 from __future__ import annotations
 
@@ -49,29 +49,29 @@ def locked(tag: str, digest: str = A, entry: int | None = None) -> Lock:
     return Lock((image,))
 
 
-async def verdict(ledger: FakeLedger, folder: Path, one: ImageReference, lock: Lock | None) -> VerifyResult:
+async def verdict(ledger: FakeLedger, folder: Path, image_reference: ImageReference, lock: Lock | None) -> VerifyResult:
     ledger.tags |= {("shop/app", digest): digest for digest in (A, B, C)}
     transport = ledger.transport()
     watch = LedgerWatch(ClientState(folder / "state"), transport, lambda: NOW_US // 1_000_000)
     try:
         resolver = Resolver(transport, lambda _: True, watch=watch.follow)
-        (found,) = await verify([one], lock, resolver, now_us=NOW_US)
+        (found,) = await verify([image_reference], lock, resolver, now_us=NOW_US)
     finally:
         await transport.aclose()
     return found
 
 
-def told(found: VerifyResult) -> tuple[VerifyStatus, Weight]:
+def status_and_weight(found: VerifyResult) -> tuple[VerifyStatus, Weight]:
     return found.status, found.weight
 
 
 async def test_a_floating_tag_may_move_whatever_its_name(ledger: FakeLedger, tmp_path: Path) -> None:
-    """`1.4.2` looks like a release, but the registry records that it floats, when it moved, and by whom."""
+    """`1.4.2` looks like a release, but the ledger records that it is mutable, with time and actor of its move."""
     ledger.push("1.4.2", mode="floating")
     ledger.push("1.4.2", digest=B, mode="floating")
     found = await verdict(ledger, tmp_path, shop("1.4.2", A), locked("1.4.2", entry=1))
 
-    assert told(found) == (VerifyStatus.MOVED, Weight.NOTE)
+    assert status_and_weight(found) == (VerifyStatus.MOVED, Weight.NOTE)
     assert found.move is not None
     assert (found.move.sealed, found.move.source, found.move.by, found.move.entry) == (
         False,
@@ -88,7 +88,7 @@ async def test_a_floating_tag_may_move_whatever_its_name(ledger: FakeLedger, tmp
 
 @pytest.mark.parametrize("kind", sorted(RECORDS))
 async def test_an_entry_about_an_image_is_not_a_move(ledger: FakeLedger, tmp_path: Path, kind: EntryKind) -> None:
-    """An entry about the old image, with any wording, neither moves nor seals the tag."""
+    """A ledger record about the old image neither moves nor seals the tag."""
     ledger.push("1.4.2", mode="floating")
     ledger.push("1.4.2", digest=B, mode="floating")
     before = await verdict(ledger, tmp_path / "before", shop("1.4.2", A), locked("1.4.2", entry=1))
@@ -97,7 +97,11 @@ async def test_an_entry_about_an_image_is_not_a_move(ledger: FakeLedger, tmp_pat
     after = await verdict(ledger, tmp_path / "after", shop("1.4.2", A), locked("1.4.2", entry=1))
 
     assert after.move is not None
-    assert (told(after), after.move, after.reason) == (told(before), before.move, before.reason)
+    assert (status_and_weight(after), after.move, after.reason) == (
+        status_and_weight(before),
+        before.move,
+        before.reason,
+    )
     assert after.move.entry == 2
 
 
@@ -105,7 +109,7 @@ async def test_an_entry_about_an_image_is_not_a_move(ledger: FakeLedger, tmp_pat
 async def test_a_lock_names_the_entry_that_set_the_tag(
     ledger: FakeLedger, tmp_path: Path, kind: EntryKind, entries: list[int]
 ) -> None:
-    """Not an entry about the image, nor one that deleted the tag."""
+    """A lock has the ledger entry that set the tag, not a record about the image or a deletion."""
 
     ledger.push("latest", mode="floating")
     ledger.add(kind, A, tag="latest")
@@ -123,22 +127,22 @@ async def test_a_lock_names_the_entry_that_set_the_tag(
 
 
 async def test_a_lock_may_name_an_entry_about_the_image(ledger: FakeLedger, tmp_path: Path) -> None:
-    """Older versions recorded such entries."""
+    """Locks of older versions may name a ledger record about the image."""
     ledger.push("latest", mode="floating")
     entry = ledger.add(EntryKind.RELEASED, A, tag="latest")
     ledger.push("latest", digest=B, mode="floating")
     found = await verdict(ledger, tmp_path, shop("latest", A), locked("latest", entry=entry))
 
-    assert told(found) == (VerifyStatus.MOVED, Weight.NOTE)
+    assert status_and_weight(found) == (VerifyStatus.MOVED, Weight.NOTE)
 
 
 async def test_a_sealed_tag_may_not_move_whatever_its_name(ledger: FakeLedger, tmp_path: Path) -> None:
-    """`prod` looks like a floating tag, but its registry had sealed it and now serves another image."""
+    """`prod` looks like a mutable tag, but the ledger sealed it, so another image differs."""
     ledger.push("prod")
     ledger.tags["shop/app", "prod"] = B
     found = await verdict(ledger, tmp_path, shop("prod", A), locked("prod"))
 
-    assert told(found) == (VerifyStatus.MOVED, Weight.DIFFERS)
+    assert status_and_weight(found) == (VerifyStatus.MOVED, Weight.DIFFERS)
     assert found.move is not None
     assert (found.move.sealed, found.move.source) == (True, MoveSource.LEDGER)
     assert found.reason.startswith("its sealed tag moved from sha256:aaaaaaaaaaaa to sha256:bbbbbbbbbbbb")
@@ -146,51 +150,51 @@ async def test_a_sealed_tag_may_not_move_whatever_its_name(ledger: FakeLedger, t
 
 
 async def test_a_sealed_tag_that_moved_according_to_the_ledger_differs(ledger: FakeLedger, tmp_path: Path) -> None:
-    """The ledger contains a valid entry for the move, which no correct registry would have written."""
+    """A ledger that moves a sealed tag is reported, because no correct registry writes such an entry."""
     ledger.push("prod")
     ledger.push("prod", digest=B)
     found = await verdict(ledger, tmp_path, shop("prod", A), locked("prod"))
 
-    assert told(found) == (VerifyStatus.MOVED, Weight.DIFFERS)
+    assert status_and_weight(found) == (VerifyStatus.MOVED, Weight.DIFFERS)
     assert "the tag is sealed at sha256:aaaa" in found.reason
 
 
 async def test_a_tag_that_moved_before_it_was_sealed_may_have_moved(ledger: FakeLedger, tmp_path: Path) -> None:
-    """It floated when it was locked, and where it was sealed, it still is."""
+    """A tag that was locked while mutable, moved and then sealed is reported as an allowed move."""
     ledger.push("rc", mode="floating")
     ledger.push("rc", digest=B)
     found = await verdict(ledger, tmp_path, shop("rc", A), locked("rc", entry=1))
 
-    assert told(found) == (VerifyStatus.MOVED, Weight.NOTE)
+    assert status_and_weight(found) == (VerifyStatus.MOVED, Weight.NOTE)
 
 
 async def test_several_moves_are_reported_with_the_time_the_locked_digest_was_left(
     ledger: FakeLedger, tmp_path: Path
 ) -> None:
-    """From then on another image was deployed by the tag; the last move was later."""
+    """Of several moves, the time reported is that at which the tag left the locked digest."""
     ledger.push("latest", mode="floating")
     ledger.push("latest", digest=B, mode="floating")
     ledger.push("latest", digest=C, mode="floating")
     found = await verdict(ledger, tmp_path, shop("latest"), locked("latest", entry=1))
 
-    assert told(found) == (VerifyStatus.MOVED, Weight.DIFFERS)
+    assert status_and_weight(found) == (VerifyStatus.MOVED, Weight.DIFFERS)
     assert found.move is not None
     assert (found.move.left_us, found.move.moved_us) == (START_US + 2_000_000, START_US + 3_000_000)
     assert "it left the locked digest on 2026-11-24T06:00:02Z; a deployment would not" in found.reason
 
 
 async def test_a_tag_that_moved_back_has_not_moved(ledger: FakeLedger, tmp_path: Path) -> None:
-    """The tag resolves to the locked digest; its history is not requested."""
+    """A tag that moved away and back has not moved, and its history is not requested."""
     for digest in (A, B, A):
         ledger.push("latest", digest=digest, mode="floating")
     found = await verdict(ledger, tmp_path, shop("latest", A), locked("latest", entry=1))
 
-    assert told(found) == (VerifyStatus.HOLDS, Weight.HOLDS)
+    assert status_and_weight(found) == (VerifyStatus.HOLDS, Weight.HOLDS)
     assert ledger.counted["history"] == 0
 
 
 async def test_of_several_departures_the_last_one_counts(ledger: FakeLedger, tmp_path: Path) -> None:
-    """In between it resolved to the locked digest again."""
+    """If the tag left the locked digest several times, the last time is reported."""
     for digest in (A, B, A, C, B):
         ledger.push("latest", digest=digest, mode="floating")
     found = await verdict(ledger, tmp_path, shop("latest", A), locked("latest", entry=1))
@@ -200,25 +204,23 @@ async def test_of_several_departures_the_last_one_counts(ledger: FakeLedger, tmp
 
 
 @pytest.mark.parametrize("entry", [7, 2])
-async def test_a_ledger_without_the_entry_of_the_lock_does_not_hold(
-    ledger: FakeLedger, tmp_path: Path, entry: int
-) -> None:
-    """The lock names the entry that set the tag; a registry that shows another history is not trusted."""
+async def test_a_ledger_without_the_entry_of_the_lock_differs(ledger: FakeLedger, tmp_path: Path, entry: int) -> None:
+    """If the ledger lacks the lock's entry, the registry shows another history and verification fails."""
     ledger.push("latest", mode="floating")
     ledger.push("latest", digest=B, mode="floating")
     found = await verdict(ledger, tmp_path, shop("latest", A), locked("latest", entry=entry))
 
-    assert told(found) == (VerifyStatus.MOVED, Weight.DIFFERS)
+    assert status_and_weight(found) == (VerifyStatus.MOVED, Weight.DIFFERS)
     assert f"entry {entry}, from which latest was locked" in found.reason
 
 
 async def test_a_pin_to_a_digest_that_a_sealed_tag_never_had_differs(ledger: FakeLedger, tmp_path: Path) -> None:
-    """The digest belongs to another tag; the check works without a lock, too."""
+    """A pin to a digest that the sealed tag never resolved to differs, also without a lock."""
     ledger.push("1.4.2", digest=B)
     ledger.push("1.4.1")
     found = await verdict(ledger, tmp_path, shop("1.4.2", A), None)
 
-    assert told(found) == (VerifyStatus.MOVED, Weight.DIFFERS)
+    assert status_and_weight(found) == (VerifyStatus.MOVED, Weight.DIFFERS)
     assert "according to the ledger it never resolved to sha256:aaaaaaaaaaaa" in found.reason
 
 
@@ -226,34 +228,36 @@ async def test_a_pin_to_a_digest_that_a_sealed_tag_never_had_differs(ledger: Fak
 async def test_with_an_unreadable_ledger_it_is_unknown_whether_a_tag_may_move(
     ledger: FakeLedger, tmp_path: Path, pinned: bool
 ) -> None:
-    """For a pin that is "could not check"; an unpinned reference differs in any case."""
+    """With an unreadable ledger a moved pinned tag is "could not check", and an unpinned one differs."""
     ledger.push("latest", mode="floating")
     ledger.push("latest", digest=B, mode="floating")
     ledger.history_status = 500
     found = await verdict(ledger, tmp_path, shop("latest", A if pinned else ""), locked("latest"))
 
-    assert told(found) == ((VerifyStatus.UNKNOWN, Weight.UNKNOWN) if pinned else (VerifyStatus.MOVED, Weight.DIFFERS))
+    assert status_and_weight(found) == (
+        (VerifyStatus.UNKNOWN, Weight.UNKNOWN) if pinned else (VerifyStatus.MOVED, Weight.DIFFERS)
+    )
     assert "whether that is allowed is unknown, because the ledger can't be read" in found.reason
 
 
 async def test_a_ledger_that_fails_between_history_and_proof_is_not_used(ledger: FakeLedger, tmp_path: Path) -> None:
-    """An unproven history is not used."""
+    """A history whose proof fails is not used."""
     ledger.push("latest", mode="floating")
     ledger.push("latest", digest=B, mode="floating")
     ledger.statuses = {"checkpoint": [200, 500]}
     found = await verdict(ledger, tmp_path, shop("latest", A), locked("latest"))
 
-    assert told(found) == (VerifyStatus.UNKNOWN, Weight.UNKNOWN)
+    assert status_and_weight(found) == (VerifyStatus.UNKNOWN, Weight.UNKNOWN)
 
 
 async def test_without_ledger_histories_the_tags_name_decides(ledger: FakeLedger, tmp_path: Path) -> None:
-    """The registry's unsigned record is used as well."""
+    """Without a ledger, the tag's name and the registry's unsigned history decide."""
     ledger.push("latest", mode="floating")
     ledger.push("latest", digest=B, mode="floating")
     ledger.own_history = False
     found = await verdict(ledger, tmp_path, shop("latest", A), locked("latest"))
 
-    assert told(found) == (VerifyStatus.MOVED, Weight.NOTE)
+    assert status_and_weight(found) == (VerifyStatus.MOVED, Weight.NOTE)
     assert found.move is not None
     assert (found.move.source, found.move.by) == (MoveSource.NAME, "")
     assert "according to its registry" in found.reason
@@ -263,13 +267,13 @@ async def test_without_ledger_histories_the_tags_name_decides(ledger: FakeLedger
 async def test_entries_without_a_visible_ledger_are_an_unproven_claim(
     ledger: FakeLedger, tmp_path: Path, tag: str, mode: str
 ) -> None:
-    """Anyone who may pull may read the entries; proofs need the right to the ledger. No fault, and no proof."""
+    """A user without the right to the ledger sees unproven entries, which are neither failure nor proof."""
     ledger.push(tag, mode=mode)
     ledger.push(tag, digest=B, mode=mode)
     ledger.status = 403
     found = await verdict(ledger, tmp_path, shop(tag, A), locked(tag, entry=1))
 
-    assert told(found) == (VerifyStatus.MOVED, Weight.NOTE if mode == "floating" else Weight.DIFFERS)
+    assert status_and_weight(found) == (VerifyStatus.MOVED, Weight.NOTE if mode == "floating" else Weight.DIFFERS)
     assert found.move is not None
     assert (found.move.source, found.move.by) == (MoveSource.REGISTRY, "ci")
     assert "by ci, according to its registry" in found.reason
@@ -279,19 +283,19 @@ async def test_entries_without_a_visible_ledger_are_an_unproven_claim(
 async def test_a_registry_that_refuses_paths_it_does_not_know_has_no_ledger(
     ledger: FakeLedger, tmp_path: Path, status: int
 ) -> None:
-    """No ledger was ever seen there, so the tag's name decides."""
+    """A registry that refuses unknown paths has no ledger unless one was seen, so the tag's name decides."""
     ledger.push("latest", mode="floating")
     ledger.push("latest", digest=B, mode="floating")
     ledger.status = ledger.history_status = status
     found = await verdict(ledger, tmp_path, shop("latest", A), locked("latest"))
 
-    assert told(found) == (VerifyStatus.MOVED, Weight.NOTE)
+    assert status_and_weight(found) == (VerifyStatus.MOVED, Weight.NOTE)
     assert found.move is not None
     assert found.move.source is MoveSource.NAME
 
 
 async def test_an_endless_history_is_not_read_to_its_end(ledger: FakeLedger, tmp_path: Path) -> None:
-    """A registry could fill the memory; then nothing of its history is used."""
+    """Nothing of an endless history, which could fill the memory, is used."""
     for digest in (A, B, C, B):
         ledger.push("latest", digest=digest, mode="floating")
     transport, name = ledger.transport(), (Repository("shop/app"), Tag("latest"))
@@ -306,7 +310,8 @@ async def test_an_endless_history_is_not_read_to_its_end(ledger: FakeLedger, tmp
 
 
 async def test_a_deleted_tag_is_reported_with_the_actor(ledger: FakeLedger, tmp_path: Path) -> None:
-    """Unpinned it is gone; pinned, a floating tag is a note and a sealed one differs."""
+    """A deleted tag is reported with its actor: unpinned it is gone; a pinned mutable one is a note, a sealed one
+    differs."""
     for tag, mode in (("latest", "floating"), ("1.4.2", "sealed")):
         ledger.push(tag, mode=mode)
         ledger.add(EntryKind.TAG_DELETED, A, tag=tag, actor="an admin", extra={})
@@ -314,7 +319,7 @@ async def test_a_deleted_tag_is_reported_with_the_actor(ledger: FakeLedger, tmp_
     floating = await verdict(ledger, tmp_path, shop("latest", A), locked("latest"))
     sealed = await verdict(ledger, tmp_path, shop("1.4.2", A), locked("1.4.2"))
 
-    assert told(gone) == (VerifyStatus.GONE, Weight.DIFFERS)
-    assert told(floating) == (VerifyStatus.MOVED, Weight.NOTE)
-    assert told(sealed) == (VerifyStatus.MOVED, Weight.DIFFERS)
+    assert status_and_weight(gone) == (VerifyStatus.GONE, Weight.DIFFERS)
+    assert status_and_weight(floating) == (VerifyStatus.MOVED, Weight.NOTE)
+    assert status_and_weight(sealed) == (VerifyStatus.MOVED, Weight.DIFFERS)
     assert all("by an admin, according to entry" in found.reason for found in (gone, floating, sealed))

@@ -11,7 +11,7 @@ from tests.project.projects import found_in, names, pinned, put, trap, written
 
 
 def test_each_image_of_a_charts_template_is_reported_with_its_line(tmp_path: Path) -> None:
-    """An image from the values is a note, in braces too; comments of both kinds are skipped."""
+    """Each image from the values in a chart's template is a note with its line; comments are skipped."""
     found = found_in(trap("helm_chart", tmp_path))
 
     assert found.problems == ()
@@ -24,7 +24,7 @@ def test_each_image_of_a_charts_template_is_reported_with_its_line(tmp_path: Pat
 
 
 def test_a_literal_image_in_a_chart_template_is_locked_and_not_edited(tmp_path: Path) -> None:
-    """Charts have such images for their tests; they are not filled in."""
+    """A literal image in a chart's template, such as for tests, is locked but not edited."""
     root = trap("helm_chart", tmp_path)
     before = {path: path.read_bytes() for path in root.rglob("*.yaml")}
     found = found_in(root)
@@ -51,7 +51,7 @@ def test_a_literal_image_in_a_chart_template_is_locked_and_not_edited(tmp_path: 
 
 
 def test_the_position_of_an_image_in_a_template_is_exact(tmp_path: Path) -> None:
-    """With any line ends."""
+    """The position of an image in a template is exact with any line ends."""
     root = trap("helm_chart", tmp_path)
 
     for image_ref in found_in(root).image_refs[:3]:
@@ -60,14 +60,14 @@ def test_the_position_of_an_image_in_a_template_is_exact(tmp_path: Path) -> None
 
 
 def test_a_template_that_is_named_is_read_as_one(tmp_path: Path) -> None:
-    """The result is that of a whole project's scan."""
+    """A template that is named gives the same result as in a scan of the project."""
     root = trap("helm_chart", tmp_path)
 
     assert [note.line for note in found_in(root, "templates/deployment.yaml").notes] == [12, 13]
 
 
 def test_a_template_outside_of_a_chart_is_a_problem_for_each_image(tmp_path: Path) -> None:
-    """Jinja, Go, ERB; by its name; a text without images is ignored."""
+    """Each image in a Jinja, Go or ERB template outside of a chart is a problem; templates without images are ignored."""
     found = found_in(trap("templated_names", tmp_path))
 
     assert [(problem.path, problem.line) for problem in found.problems] == [
@@ -82,7 +82,7 @@ def test_a_template_outside_of_a_chart_is_a_problem_for_each_image(tmp_path: Pat
 
 
 def test_a_dockerfile_template_without_expressions_in_from_is_read(tmp_path: Path) -> None:
-    """An expression in a RUN changes no image."""
+    """A Dockerfile template with expressions only outside of FROM is read."""
     found = found_in(trap("templated_names", tmp_path))
 
     assert [(image_ref.path, image_ref.written) for image_ref in found.image_refs] == [
@@ -91,7 +91,7 @@ def test_a_dockerfile_template_without_expressions_in_from_is_read(tmp_path: Pat
 
 
 def test_a_literal_image_in_a_templated_manifest_is_reported(tmp_path: Path) -> None:
-    """The template's braces are elsewhere; the image would be deployed by its tag unnoticed."""
+    """A literal image in a templated manifest is reported, since it is deployed by its tag."""
     text = "{{- if on }}\napiVersion: v1\nkind: Pod\nspec: {containers: [{name: a, image: nginx:1.25}]}\n{{- end }}\n"
     found = found_in(written(tmp_path, {"pod.yaml": text, "other.yaml": "apiVersion: {{ x }}: y\n"}))
 
@@ -103,14 +103,14 @@ def test_a_literal_image_in_a_templated_manifest_is_reported(tmp_path: Path) -> 
     ["image: ${IMAGE}", "image: ''", "image: {repository: x}", "my_image: x:1", "image:x:1", "$.image: x:1"],
 )
 def test_an_ambiguous_line_of_a_template_is_not_a_reference(tmp_path: Path, line: str) -> None:
-    """A guess would be locked as if it had been read."""
+    """An ambiguous line of a template is not a reference, since a guess would be locked."""
     root = written(tmp_path, {"Chart.yaml": "apiVersion: v2\n", "templates/a.yaml": f"{line}\n"})
 
     assert found_in(root).image_refs == ()
 
 
 def test_a_template_that_can_not_be_read_is_a_problem(tmp_path: Path) -> None:
-    """It is reported as for any other file."""
+    """An unreadable template is a problem, as any other file."""
     root = written(tmp_path, {"Chart.yaml": "apiVersion: v2\n", "templates/a.yaml": b"image: x:1\n\0"})
 
     assert [problem.line for problem in found_in(root).problems] == [2]
@@ -118,7 +118,7 @@ def test_a_template_that_can_not_be_read_is_a_problem(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_unclosed_comments_take_linear_time(tmp_path: Path) -> None:
-    """Three million comment starts are visited once each, and text after an unclosed one is read."""
+    """Millions of unclosed comment starts are read in linear time."""
     text = (
         "{#" * 2_000_000
         + "{{/*" * 1_000_000

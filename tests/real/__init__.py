@@ -1,1 +1,1 @@
-"""What a person sees who uses docker, podman, skopeo and the others with a boltseal that really runs."""
+"""Tests with docker, podman, skopeo and other real clients against a running boltseal."""

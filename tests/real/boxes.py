@@ -9,7 +9,7 @@ from tests.real.tools import run
 def started(
     address: EngineAddress, image: object, *command: str, terminal: bool = False, health: str = "", platform: str = ""
 ) -> str:
-    """Start a container of an image with a command, or the image's own; its ID. `address`: dockerd's or podman's socket."""
+    """Start a container with a command or the image's own; return its ID. `address`: the engine's socket."""
     options = [*(["--tty"] if terminal else []), *(["--platform", platform] if platform else [])]
     if health:
         options += ["--health-cmd", health, "--health-interval", "1s"]
@@ -20,7 +20,7 @@ def started(
 
 
 def ended(address: EngineAddress, id_: str) -> None:
-    """End a container and remove it, without the ten seconds that a program has to end by itself."""
+    """Remove a container at once, without the ten seconds for its program to end."""
     docker = ("docker", "-H", str(address))
     run(*docker, "kill", id_)
     run(*docker, "rm", "--force", id_).checked()

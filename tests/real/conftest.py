@@ -1,4 +1,4 @@
-"""The tools and the engines, one of each for all tests of this folder; a boltseal that really runs."""
+"""Fixtures of the real tests: the tools and engines, one of each for this folder, and a running boltseal."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ _numbers = itertools.count(1)
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _nobodys_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """The tools neither read nor write what the person at this machine has configured or logged in to."""
+def _empty_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Let tools neither read nor write this machine's user configuration and logins."""
     home = tmp_path_factory.mktemp("home")
     with pytest.MonkeyPatch.context() as patch:
         for variable in ("HOME", "XDG_CONFIG_HOME", "XDG_DATA_HOME", "XDG_CACHE_HOME", "XDG_RUNTIME_DIR"):
@@ -30,7 +30,7 @@ def _nobodys_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Registry]:
-    """A boltseal with the built-in rules. Tests share it, each in a repository of its own."""
+    """A boltseal with the built-in rules, shared by tests that each use their own repository."""
     with servers.boltseal(tmp_path_factory.mktemp("boltseal") / "data") as server:
         yield Registry(server)
 
@@ -43,35 +43,35 @@ def repository() -> str:
 
 @pytest.fixture(scope="session")
 def docker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Docker]:
-    """docker as Debian installs it."""
+    """Docker as Debian installs it."""
     with servers.dockerd(tmp_path_factory.mktemp("dockerd")) as server:
         yield Docker(server.address, "docker")
 
 
 @pytest.fixture(scope="session")
 def docker_containerd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Docker]:
-    """docker with containerd's image store."""
+    """Docker with containerd's image store."""
     with servers.dockerd(tmp_path_factory.mktemp("dockerc"), containerd_store=True) as server:
         yield Docker(server.address, "docker-containerd")
 
 
 @pytest.fixture(scope="session")
 def podman_service(tmp_path_factory: pytest.TempPathFactory, registry: Registry) -> Iterator[servers.Server]:
-    """podman behind Docker's API, on storage of its own."""
+    """Podman behind Docker's API, with its own storage."""
     with servers.podman(tmp_path_factory.mktemp("podmans"), plain_http=[registry.host]) as server:
         yield server
 
 
 @pytest.fixture(params=ImageStoreKind)
 def engine_store(request: pytest.FixtureRequest) -> ImageStoreKind:
-    """Each kind of engine in turn, by where it keeps images."""
+    """Each kind of engine, by its image store."""
     found: ImageStoreKind = request.param
     return found
 
 
 @pytest.fixture
 def engine_address(request: pytest.FixtureRequest, engine_store: ImageStoreKind) -> EngineAddress:
-    """Where such an engine listens."""
+    """The address of such an engine."""
     if engine_store is ImageStoreKind.PODMAN:
         service: servers.Server = request.getfixturevalue("podman_service")
         return EngineAddress.parse(f"unix://{service.address}")
@@ -81,7 +81,7 @@ def engine_address(request: pytest.FixtureRequest, engine_store: ImageStoreKind)
 
 @pytest.fixture(scope="session")
 def podman(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Podman]:
-    """podman on storage of its own."""
+    """Podman with its own storage."""
     folder = tmp_path_factory.mktemp("podman")
     yield Podman(folder)
     servers.unmounted(folder)
@@ -89,7 +89,7 @@ def podman(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Podman]:
 
 @pytest.fixture(scope="session")
 def buildah(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Buildah]:
-    """buildah on storage of its own."""
+    """Buildah with its own storage."""
     folder = tmp_path_factory.mktemp("buildah")
     yield Buildah(folder)
     servers.unmounted(folder)
@@ -109,7 +109,7 @@ def oras(tmp_path_factory: pytest.TempPathFactory) -> Oras:
 
 @pytest.fixture(scope="session")
 def ctr(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ctr]:
-    """ctr on a containerd of our own."""
+    """ctr with a separate containerd."""
     folder = tmp_path_factory.mktemp("containerd")
     with servers.containerd(folder) as server:
         yield Ctr(server.address, folder / "images")
@@ -117,7 +117,7 @@ def ctr(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ctr]:
 
 @pytest.fixture(params=["docker", "docker_containerd", "podman", "buildah", "skopeo", "oras", "ctr"])
 def tool(request: pytest.FixtureRequest) -> Tool:
-    """Each tool in turn."""
+    """Each client tool."""
     found: Tool = request.getfixturevalue(request.param)
     return found
 

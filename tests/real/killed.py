@@ -1,4 +1,4 @@
-"""boltseal, in a process that is killed right after it has renamed the Nth file of a release's record: `killed.py N ARGUMENTS`.
+"""Runs boltseal in a process that is killed after it has renamed the Nth file of a release: `killed.py N ARGUMENTS`.
 
 The renames of a deploy: the release's folder (it is recorded), then its record at each step.
 """
@@ -20,7 +20,7 @@ class _Killing:
 
     def __call__(self, disk: Disk, source: str, target: str) -> None:
         _rename(disk, source, target)
-        name = os.path.basename(target)  # noqa: PTH119 - as the disk has it
+        name = os.path.basename(target)  # noqa: PTH119 - the name on the disk
         written = name == "release.json" and ".new" not in target
         if written or (name.isdigit() and "/files/" not in target):
             self.left -= 1

@@ -1,4 +1,4 @@
-"""Images made for tests, as the bytes and the OCI image layouts that tools copy from.
+"""Images for tests, as bytes and as the OCI image layouts from which tools copy.
 
 An image here holds one file, `app`. Everything is a function of its content, so that making an image twice
 gives the same digests. Nothing comes from a network.
@@ -20,13 +20,13 @@ INDEX = "application/vnd.oci.image.index.v1+json"
 CONFIG = "application/vnd.oci.image.config.v1+json"
 LAYER = "application/vnd.oci.image.layer.v1.tar+gzip"
 
-#: The file that every image of these tests holds, and from which its content is read back.
+#: The file in every image of these tests, from which its content is read back.
 APP = "app"
 
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """An image layout on disk. `source` is how skopeo names what it holds; `children` are an index's manifests."""
+    """An image layout on disk. `source`: its name for skopeo; `children`: an index's manifests."""
 
     folder: Path
     digest: str
@@ -34,12 +34,12 @@ class Layout:
 
     @property
     def source(self) -> str:
-        """The layout's only image."""
+        """Return the only image of the layout."""
         return f"oci:{self.folder}:app"
 
 
 def app_tar(content: bytes) -> bytes:
-    """A tar archive with one file that holds `content`."""
+    """Return a tar archive of one file with `content`."""
     out = io.BytesIO()
     with tarfile.open(fileobj=out, mode="w") as tar:
         entry = tarfile.TarInfo(APP)
@@ -49,7 +49,7 @@ def app_tar(content: bytes) -> bytes:
 
 
 def app_in_tar(archive: bytes) -> bytes:
-    """The content of the one file in such an archive, or in one that an engine has exported."""
+    """Return the content of the one file in such an archive, or in one that an engine exported."""
     with tarfile.open(fileobj=io.BytesIO(archive)) as tar:
         file = tar.extractfile(APP)
         assert file is not None, f"{APP} is not a regular file in {tar.getnames()}"
@@ -57,13 +57,13 @@ def app_in_tar(archive: bytes) -> bytes:
 
 
 def image_layout(folder: Path, content: bytes) -> Layout:
-    """A layout with one image."""
+    """Create a layout with one image."""
     descriptor = _image(folder, content, "amd64")
     return _finish(folder, descriptor, {})
 
 
 def index_layout(folder: Path, contents: Mapping[str, bytes]) -> Layout:
-    """A layout with one index: architecture -> content of its image."""
+    """Create a layout with one index: architecture -> content of its image."""
     children = {
         arch: _image(folder, content, arch) | {"platform": {"architecture": arch, "os": "linux"}}
         for arch, content in contents.items()
@@ -74,7 +74,7 @@ def index_layout(folder: Path, contents: Mapping[str, bytes]) -> Layout:
 
 
 def app_in_layout(folder: Path) -> bytes:
-    """The content of the one image that a tool has written to `folder`."""
+    """Return the content of the one image that a tool wrote to `folder`."""
     (image,) = json.loads((folder / "index.json").read_bytes())["manifests"]
     manifest = json.loads(_stored(folder, image["digest"]))
     (layer,) = manifest["layers"]
@@ -82,7 +82,7 @@ def app_in_layout(folder: Path) -> bytes:
 
 
 def _image(folder: Path, content: bytes, architecture: str) -> dict[str, object]:
-    """Writes an image and gives its descriptor."""
+    """Write an image and return its descriptor."""
     archive = app_tar(content)
     config = {
         "architecture": architecture,

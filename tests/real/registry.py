@@ -1,4 +1,4 @@
-"""The registry that the tools talk to, as a test asks it without any tool in between."""
+"""The registry that the tools use, queried by a test directly."""
 
 from __future__ import annotations
 
@@ -21,35 +21,35 @@ ACCEPT = ", ".join(
 
 @dataclass(frozen=True, slots=True)
 class Registry:
-    """A running registry. `host` is what stands before the first slash of a reference."""
+    """A running registry. `host`: the first part of a reference."""
 
     server: Server
 
     @property
     def host(self) -> str:
-        """Address and port."""
+        """Return address and port."""
         return self.server.address
 
     def manifest(self, repository: str, reference: str) -> bytes:
-        """The bytes of a manifest, whose digest header has been compared with what they are."""
+        """Return the bytes of a manifest, after comparing its digest header with them."""
         answer = self._ask("GET", repository, reference)
         assert answer.status_code == 200, answer.text
         assert answer.headers["docker-content-digest"] == _digest(answer.content)
         return answer.content
 
     def digest(self, repository: str, reference: str) -> str:
-        """The digest that a tag means."""
+        """Return the digest that a tag resolves to."""
         return _digest(self.manifest(repository, reference))
 
     def has(self, repository: str, reference: str) -> bool:
-        """Whether there is such a manifest."""
+        """Return whether this manifest exists."""
         return self._ask("HEAD", repository, reference).status_code == 200
 
     def answered(self, method: str, route: str, status: int) -> int:
-        """How many requests of this kind have had this answer so far."""
+        """Return how many requests of this kind had this answer so far."""
         line = f'boltseal_http_requests_total{{method="{method}",route="{route}",status="{status}"}} '
-        told = httpx2.get(f"{self.server.url}/metrics", timeout=30, trust_env=False).raise_for_status().text
-        return sum(int(float(found.removeprefix(line))) for found in told.splitlines() if found.startswith(line))
+        text = httpx2.get(f"{self.server.url}/metrics", timeout=30, trust_env=False).raise_for_status().text
+        return sum(int(float(found.removeprefix(line))) for found in text.splitlines() if found.startswith(line))
 
     def _ask(self, method: str, repository: str, reference: str) -> httpx2.Response:
         url = f"{self.server.url}/v2/{repository}/manifests/{reference}"
@@ -57,7 +57,7 @@ class Registry:
 
 
 def short(digest: str) -> str:
-    """A digest as messages print it: enough to tell two apart."""
+    """Return a digest as messages print it, long enough to distinguish two."""
     return digest[: len("sha256:") + 12]
 
 

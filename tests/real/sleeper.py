@@ -1,4 +1,4 @@
-"""Images whose container sleeps until it is ended, for one platform or several, pushed as they are to a registry."""
+"""Images whose container sleeps until it is ended, for one platform or several, pushed directly to a registry."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ SLEEP = ("/busybox", "sleep", "100000")
 def sleeper(
     words: str, architecture: str = "amd64", *, commands: Sequence[str] = (), command: Sequence[str] = SLEEP
 ) -> Document:
-    """An image that says `words` in a label, and sleeps. The program is this machine's, whatever `architecture` says.
+    """Return an image with `words` in a label that sleeps. The program is this machine's, whatever `architecture` says.
 
     `commands`: what else it has in /bin, such as `true` for a health check. `command`: what it does instead of sleeping.
     """
@@ -50,12 +50,12 @@ def sleeper(
 
 
 def sleepers(words: str) -> Document:
-    """An index of the same for amd64 and arm64."""
+    """Return an index of such images for amd64 and arm64."""
     return index(sleeper(words, "amd64"), sleeper(words, "arm64"))
 
 
 def publish(registry: str, repository: str, tag: str, document: Document) -> str:
-    """Push a document under a tag, with all that is below it; its digest."""
+    """Push a document under a tag with everything it references; return its digest."""
     url = f"http://{registry}/v2/{repository}"
     with httpx2.Client(timeout=60, trust_env=False) as client:
         _upload(client, url, document)

@@ -1,4 +1,4 @@
-"""Images that docker and buildah really build, on bases that really move: what `boltseal outdated` says of each."""
+"""`boltseal outdated` for images that docker and buildah build on bases that really move."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ pytestmark = [pytest.mark.real, pytest.mark.slow]
 
 @dataclass
 class Yard:
-    """A builder, a registry, and a folder in which each image has its own. Tags `latest` float, as everywhere."""
+    """A builder, a registry, and a folder for each image. Tags `latest` are mutable."""
 
     builder: str
     registry: Registry
@@ -47,7 +47,7 @@ class Yard:
         return folder
 
     def base(self, image: str, layers: str, *more: str, under: str = "scratch") -> str:
-        """Build and push an image without boltseal, as others build their bases; its digest."""
+        """Build and push a base image without boltseal; return its digest."""
         lines = [f"FROM {under}", *(f"COPY {letter} /" for letter in layers), *more]
         context = self._context(image, "\n".join(lines) + "\n")
         named = self.ref(image)
@@ -66,15 +66,15 @@ class Yard:
         )  # fmt: skip
 
     def app(self, image: str, lines: str, *arguments: str) -> str:
-        """Build, push and record with boltseal; the reference."""
+        """Build, push and record an image with boltseal; return the reference."""
         done = self.build(image, lines, *arguments)
         assert done.code == 0, done.err
         return done.out.strip().partition("@")[0]
 
     def outdated(self, *arguments: str) -> tuple[int, list[dict[str, Any]]]:
-        told = program.call("outdated", "--window", "0s", "--json", *arguments)
-        assert not told.json["errors"], told.out
-        return told.code, told.json["results"]
+        result = program.call("outdated", "--window", "0s", "--json", *arguments)
+        assert not result.json["errors"], result.out
+        return result.code, result.json["results"]
 
     def status(self, reference: str, *arguments: str) -> tuple[str, str]:
         _, [result] = self.outdated(reference, *arguments)
@@ -101,7 +101,7 @@ class Yard:
 
 @pytest.fixture(params=["buildx", "docker", "buildah"])
 def builder(request: pytest.FixtureRequest) -> str:
-    """Each builder in turn; a test that needs no more than one names it. `containerd`: buildx, on containerd's image store."""
+    """Each builder, or the one that a test names. `containerd`: buildx on containerd's image store."""
     found: str = request.param
     return found
 
@@ -116,7 +116,7 @@ def yard(
     monkeypatch: pytest.MonkeyPatch,
 ) -> Iterator[Yard]:
     for variable in ("HOME", "XDG_CONFIG_HOME"):
-        monkeypatch.setenv(variable, str(tmp_path / "nobody"))
+        monkeypatch.setenv(variable, str(tmp_path / "empty-home"))
     state = {"BOLTSEAL_STATE": os.environ["BOLTSEAL_STATE"]}
     if builder == "buildah":
         tool, folder = tmp_path / "bin" / "buildah", tmp_path / "store"
@@ -140,7 +140,7 @@ def yard(
 
 
 def test_a_moved_base_is_reported_and_the_rebuild_is_current(yard: Yard) -> None:
-    """An image that was built from the same base before is not rebuilt."""
+    """A moved base makes the image outdated; after a rebuild it is current and is not rebuilt again."""
     was = yard.base("node", "ab")
     lines = f"FROM {yard.ref('node')}\nCOPY c /\n"
     app = yard.app("app", lines)
@@ -161,8 +161,8 @@ def test_a_moved_base_is_reported_and_the_rebuild_is_current(yard: Yard) -> None
     assert yard.outdated(rebuilt)[0] == 0
 
 
-def test_a_base_that_lost_its_top_layer(yard: Yard) -> None:
-    """Recorded or not: without a record the tag's history proves it."""
+def test_a_base_that_lost_its_top_layer_is_found(yard: Yard) -> None:
+    """A base that lost its top layer makes the image outdated, by its record or by the tag's history."""
     yard.base("node", "abc")
     yard.base("plain", "d", under=yard.ref("node"))
     app = yard.app("app", f"FROM {yard.ref('node')}\nCOPY d /\n")
@@ -175,28 +175,28 @@ def test_a_base_that_lost_its_top_layer(yard: Yard) -> None:
 
 
 @pytest.mark.parametrize("builder", ["buildx"])
-def test_a_base_of_which_only_a_setting_changed(yard: Yard) -> None:
-    """The layers are the same ones; ENV, CMD, USER and EXPOSE are not."""
+def test_a_base_of_which_only_a_setting_changed_is_found(yard: Yard) -> None:
+    """A base with equal layers and other ENV, CMD, USER or EXPOSE makes the image outdated."""
     yard.base("node", "ab", "ENV V=1")
     app = yard.app("app", f"FROM {yard.ref('node')}\nCOPY c /\n")
     yard.base("node", "ab", "ENV V=2", 'CMD ["/a"]', "USER 1000", "EXPOSE 8080")
-    _, [told] = yard.outdated(app)
+    _, [result] = yard.outdated(app)
 
-    assert (told["status"], told["reason"]) == ("outdated", "the base has the same layers and other settings")
-    assert set(told["changes"]["settings"]) == {"ENV V", "CMD", "USER", "EXPOSE"}
+    assert (result["status"], result["reason"]) == ("outdated", "the base has the same layers and other settings")
+    assert set(result["changes"]["settings"]) == {"ENV V", "CMD", "USER", "EXPOSE"}
 
 
 @pytest.mark.parametrize("builder", ["docker"])
-def test_only_another_platform_or_an_attestation_of_the_index_changed(yard: Yard) -> None:
-    """The image for the platform in use is the same one."""
+def test_a_change_of_another_platform_or_attestation_is_no_move(yard: Yard) -> None:
+    """If only another platform or an attestation of the base's index changed, the image is current."""
     amd, other = yard.base("node", "ab"), yard.base("node", "cd")
     yard.index("node", yard.entry("node", amd, "amd64"), yard.entry("node", other, "arm64"))
     app = yard.app("app", f"FROM {yard.ref('node')}\nCOPY c /\n")
     third = yard.base("node", "ef")
     yard.index("node", yard.entry("node", amd, "amd64"), yard.entry("node", third, "arm64"))
     platform = yard.status(app)
-    said = {"vnd.docker.reference.type": "attestation-manifest", "vnd.docker.reference.digest": amd}
-    yard.index("node", yard.entry("node", amd, "amd64"), yard.entry("node", third, "unknown", annotations=said))
+    fields = {"vnd.docker.reference.type": "attestation-manifest", "vnd.docker.reference.digest": amd}
+    yard.index("node", yard.entry("node", amd, "amd64"), yard.entry("node", third, "unknown", annotations=fields))
     attestation = yard.status(app)
 
     assert platform[0] == attestation[0] == "current"
@@ -205,7 +205,7 @@ def test_only_another_platform_or_an_attestation_of_the_index_changed(yard: Yard
 
 @pytest.mark.parametrize("builder", ["docker"])
 def test_a_deleted_base_is_unknown(yard: Yard) -> None:
-    """The result is unknown, with the reason."""
+    """For a deleted base the result is unknown, with the reason."""
     yard.base("node", "ab")
     app = yard.app("app", f"FROM {yard.ref('node')}\nCOPY c /\n")
     url = f"{yard.registry.server.url}/v2/{yard.name}/node/manifests/latest"
@@ -216,8 +216,8 @@ def test_a_deleted_base_is_unknown(yard: Yard) -> None:
 
 
 @pytest.mark.parametrize("builder", ["buildah"])
-def test_a_base_that_was_compressed_with_zstd(yard: Yard) -> None:
-    """The layers are the same under other digests."""
+def test_a_base_that_was_compressed_with_zstd_is_equal(yard: Yard) -> None:
+    """A base recompressed with zstd has equal layers under other digests, so the image is current."""
     was = yard.base("node", "ab")
     app = yard.app("app", f"FROM {yard.ref('node')}\nCOPY c /\n")
     packed = ("--format", "oci", "--compression-format", "zstd", "--force-compression")
@@ -228,8 +228,8 @@ def test_a_base_that_was_compressed_with_zstd(yard: Yard) -> None:
 
 
 @pytest.mark.parametrize("builder", ["buildx"])
-def test_several_stages_and_two_tags_of_one_base(yard: Yard) -> None:
-    """The last stage counts; what is only copied from does not make it outdated."""
+def test_of_several_stages_the_last_one_counts(yard: Yard) -> None:
+    """The last stage's base counts; an image that is only copied from does not make it outdated."""
     yard.base("go", "ef")
     yard.base("node", "ab")
     lines = f"FROM {yard.ref('go')} AS build\nFROM {yard.ref('node')}\nCOPY --from=build /e /e2\n"
@@ -237,16 +237,16 @@ def test_several_stages_and_two_tags_of_one_base(yard: Yard) -> None:
     yard.base("go", "eh")
     _, [by_builder] = yard.outdated(app)
     yard.base("node", "ac")
-    code, told = yard.outdated(app, other)
+    code, result = yard.outdated(app, other)
 
     assert by_builder["status"] == "current"
     assert code == 1
-    assert [(one["status"], one["base"]) for one in told] == [("outdated", yard.ref("node"))] * 2
+    assert [(one["status"], one["base"]) for one in result] == [("outdated", yard.ref("node"))] * 2
 
 
 @pytest.mark.parametrize("builder", ["docker"])
-def test_from_scratch_there_is_no_base(yard: Yard) -> None:
-    """Nothing can move."""
+def test_an_image_from_scratch_has_no_base(yard: Yard) -> None:
+    """An image from scratch has no base and is never outdated."""
     app = yard.app("app", "FROM scratch\nCOPY a /\n")
 
     assert yard.status(app)[0] == "no base"
@@ -254,7 +254,7 @@ def test_from_scratch_there_is_no_base(yard: Yard) -> None:
 
 @pytest.mark.parametrize("builder", ["buildx"])
 def test_a_chain_is_rebuilt_in_order(yard: Yard, monkeypatch: pytest.MonkeyPatch) -> None:
-    """app -> our base -> node: when node moves our base is rebuilt, and then the app, which is outdated by that."""
+    """When node moves, the base on it is rebuilt first, and then the app, which that makes outdated."""
     yard.base("node", "ab")
     yard.app("ours", f"FROM {yard.ref('node')}\nCOPY c /\n", "--tag", "latest")
     yard.app("app", f"FROM {yard.ref('ours')}\nCOPY d /\n", "--tag", "latest")
@@ -270,11 +270,11 @@ def test_a_chain_is_rebuilt_in_order(yard: Yard, monkeypatch: pytest.MonkeyPatch
         monkeypatch.setenv(name, value)
     yard.base("node", "ae")
     before = [one["status"] for one in yard.outdated(yard.ref("app"), yard.ref("ours"))[1]]
-    code, told = yard.outdated(yard.ref("app"), yard.ref("ours"), "--rebuild")
+    code, result = yard.outdated(yard.ref("app"), yard.ref("ours"), "--rebuild")
 
     assert before == ["current", "outdated"]
     assert code == 0
-    assert [(one["ref"], one["status"]) for one in told] == [
+    assert [(one["ref"], one["status"]) for one in result] == [
         (yard.ref("app"), "current"),
         (yard.ref("ours"), "current"),
         (yard.ref("ours"), "rebuild done"),
@@ -284,7 +284,7 @@ def test_a_chain_is_rebuilt_in_order(yard: Yard, monkeypatch: pytest.MonkeyPatch
 
 @pytest.mark.parametrize("builder", ["buildah"])
 def test_a_squashed_image_is_known_by_its_record(yard: Yard) -> None:
-    """The layers of a squashed image prove nothing; the record of its build does."""
+    """A squashed image, whose layers prove nothing, is compared by the record of its build."""
     yard.base("node", "ab")
     app = yard.app("app", f"FROM {yard.ref('node')}\nCOPY c /\n", "--", "--squash", "--layers=false")
     before = yard.status(app)
@@ -295,8 +295,8 @@ def test_a_squashed_image_is_known_by_its_record(yard: Yard) -> None:
 
 
 @pytest.mark.parametrize("builder", ["docker"])
-def test_a_moved_tag_is_moved_back_to_an_earlier_build(yard: Yard) -> None:
-    """That an image was built once does not mean that the tag resolves to it."""
+def test_a_moved_tag_can_be_moved_back_to_an_earlier_build(yard: Yard) -> None:
+    """Building an earlier image again moves the tag back to it, although its record exists."""
     one, other = (f"FROM scratch\nCOPY {letter} /\n" for letter in "ab")
     for lines in (one, other, one):
         yard.app("app", lines, "--tag", "latest")
@@ -308,7 +308,7 @@ def test_a_moved_tag_is_moved_back_to_an_earlier_build(yard: Yard) -> None:
 
 @pytest.mark.parametrize("builder", ["buildah"])
 def test_a_build_that_fails_records_nothing(yard: Yard) -> None:
-    """And says so in a line."""
+    """A failed build is one error line, and nothing is recorded."""
     yard.base("node", "ab")
     done = yard.build("app", f"FROM {yard.ref('node')}\nCOPY missing /\n")
 
@@ -321,7 +321,7 @@ BOTH = ("--platform", "linux/amd64,linux/arm64")
 
 @pytest.mark.parametrize("builder", ["containerd", "buildah"])
 def test_an_image_for_several_platforms_is_one_tag(yard: Yard) -> None:
-    """Each platform is based on the base's image for it; a move for one platform makes only that one outdated."""
+    """A move of a base for one platform makes a multi-platform image outdated for that platform only."""
     yard.app("node", "FROM scratch\nCOPY a /\n", *BOTH, "--tag", "latest")
     before = yard.digest("node")
     done = yard.build("app", f"FROM {yard.ref('node')}\nCOPY c /\n", *BOTH)
@@ -347,8 +347,8 @@ def test_an_image_for_several_platforms_is_one_tag(yard: Yard) -> None:
 
 
 @pytest.mark.parametrize("builder", ["containerd"])
-def test_a_daemon_that_pushes_parts_under_the_tag_has_no_parts_to_push(yard: Yard) -> None:
-    """The tag of a build is sealed, and takes one manifest only: the image, without attestations beside it."""
+def test_a_daemon_pushes_only_the_image_under_a_sealed_tag(yard: Yard) -> None:
+    """A sealed tag accepts one manifest, so that docker must not push an attestation under it first."""
     done = yard.build("app", "FROM scratch\nCOPY a /\n")
     app = done.out.strip().partition("@")[0]
 
@@ -358,7 +358,7 @@ def test_a_daemon_that_pushes_parts_under_the_tag_has_no_parts_to_push(yard: Yar
 
 @pytest.mark.parametrize("builder", ["containerd"])
 def test_a_push_of_several_platforms_that_is_refused_records_nothing(yard: Yard) -> None:
-    """The builder's own push is refused: the tag is sealed and resolves to what it did."""
+    """If the builder's push to a sealed tag is refused, nothing is recorded and the tag is unchanged."""
     yard.app("app", "FROM scratch\nCOPY a /\n", *BOTH, "--tag", "1.0.0")
     before = yard.digest("app", "1.0.0")
     done = yard.build("app", "FROM scratch\nCOPY b /\n", *BOTH, "--tag", "1.0.0")
@@ -370,8 +370,8 @@ def test_a_push_of_several_platforms_that_is_refused_records_nothing(yard: Yard)
 
 
 @pytest.mark.parametrize(("builder", "code"), [("docker", 2), ("buildx", 3)])
-def test_a_builder_that_makes_images_for_one_platform_says_so(yard: Yard, code: int) -> None:
-    """The classic one, and buildx on a daemon that keeps one image under a name: nothing is pushed."""
+def test_a_builder_for_one_platform_is_refused_for_several(yard: Yard, code: int) -> None:
+    """A builder that can't build several platforms is an error, and nothing is pushed."""
     done = yard.build("app", "FROM scratch\nCOPY a /\n", *BOTH)
 
     assert done.code == code

@@ -1,4 +1,4 @@
-"""Builds by docker itself: what a local image may be called, the labels it gets, and what of a context it is sent."""
+"""Builds by the real docker: tags for local images, labels, and the context that is sent."""
 
 from __future__ import annotations
 
@@ -23,18 +23,18 @@ pytestmark = pytest.mark.real
 def test_a_local_image_without_a_registrys_digest_gets_a_tag_of_its_content(
     daemon: str, request: pytest.FixtureRequest, registry: Registry, repository: str
 ) -> None:
-    """The daemon knows no digest of a registry for what it built; the tag is made of its own, applied, and pushed sealed."""
+    """A local image without a registry digest gets a tag from its content, which is applied and pushed as sealed."""
     docker: Docker = request.getfixturevalue(daemon)
     name = f"{registry.host}/{repository}"
     docker.run("tag", docker.image(os.urandom(1000)), f"{name}:dev").checked()
-    told = program.run(
+    ran = program.run(
         *("tag", "new", "--scheme", "content", "--apply", f"{name}:dev", "--check", name, "--json"),
         environment={"DOCKER_HOST": docker.host},
     )
     again = program.run(
         *("tag", "new", "--scheme", "content", "--image", f"{name}:dev"), environment={"DOCKER_HOST": docker.host}
     )
-    (result,) = told.json["results"]
+    (result,) = ran.json["results"]
     ids = [docker.run("inspect", "--format", "{{.Id}}", each).checked() for each in (f"{name}:dev", result["applied"])]
     docker.run("push", result["applied"]).checked()
     taken = program.run(
@@ -42,7 +42,7 @@ def test_a_local_image_without_a_registrys_digest_gets_a_tag_of_its_content(
         environment={"DOCKER_HOST": docker.host},
     )
 
-    assert told.code == 0
+    assert ran.code == 0
     assert ids[0] == ids[1]
     assert result["applied"] == f"{name}:{result['tag']}"
     assert again.out.strip() == result["tag"]
@@ -51,7 +51,7 @@ def test_a_local_image_without_a_registrys_digest_gets_a_tag_of_its_content(
 
 
 def test_another_content_has_another_tag(docker: Docker) -> None:
-    """And an image that the daemon has not is told."""
+    """Other content has another tag, and a missing image is reported."""
     environment = {"DOCKER_HOST": docker.host}
     tags = {
         program.run(
@@ -66,7 +66,7 @@ def test_another_content_has_another_tag(docker: Docker) -> None:
 
 
 def test_docker_build_takes_the_labels(docker: Docker, registry: Registry, repository: str, tmp_path: Path) -> None:
-    """`boltseal build --print-labels | xargs docker build .`, with the base by name and digest."""
+    """`boltseal build --print-labels | xargs docker build .` sets labels with the base's name and digest."""
     base = f"{registry.host}/{repository}:1.0.0"
     docker.push(docker.image(os.urandom(100)), base).checked()
     (tmp_path / "Dockerfile").write_text(f"FROM {base}\nCOPY Dockerfile /\n")
@@ -97,8 +97,8 @@ NAMES = (
 )
 
 
-def test_a_context_is_what_docker_is_sent(docker: Docker, tmp_path: Path) -> None:
-    """Docker's own reading of a `.dockerignore` is the measure of ours."""
+def test_the_context_is_what_docker_is_sent(docker: Docker, tmp_path: Path) -> None:
+    """The input hash covers exactly the files that docker sends with a `.dockerignore`."""
     for name in NAMES:
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(name)

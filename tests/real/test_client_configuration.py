@@ -1,4 +1,4 @@
-"""What skopeo, podman and docker know about a registry is enough for boltseal: no flag names an authority or a login.
+"""What skopeo, podman and docker have configured for a registry is enough: no option names an authority or a login.
 
 The registry has TLS of a private authority, and no anonymous pull. It is asked as 0.0.0.0, which reaches this machine and
 is no loopback address: docker trusts every certificate of loopback. System folders are scratch folders, mounted in a
@@ -28,18 +28,18 @@ from tests.authority import authority
 from tests.cli import program
 from tests.programs import program as found_program
 from tests.real.layout import image_layout
-from tests.real.tools import Podman, Said, run
+from tests.real.tools import CommandResult, Podman, run
 
 pytestmark = pytest.mark.real
 
-PASSWORD = "correct horse"  # noqa: S105 - of a registry that lasts as long as this file's tests
-THIS_MACHINE = "0.0.0.0"  # noqa: S104 - an address to ask, and none to listen on
+PASSWORD = "correct horse"  # noqa: S105 - of a registry of this file's tests
+THIS_MACHINE = "0.0.0.0"  # noqa: S104 - an address for clients, not one to listen on
 GRANTS = '[[auth.grant]]\nusers = ["ci"]\nactions = ["pull", "push"]\n'
 
 
 @dataclass(frozen=True, slots=True)
 class Guarded:
-    """A registry with one user and one image. `host`: how it is asked; `ca`: its authority's certificate."""
+    """A registry with one user and one image. `host`: its address; `ca`: its authority's certificate."""
 
     host: str
     ca: Path
@@ -66,13 +66,14 @@ def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Guarded]:
 
 @dataclass(frozen=True, slots=True)
 class Machine:
-    """A machine with no files but those of a test. `system`: its /etc/containers, /etc/docker and /run; `home`: the user's."""
+    """A machine with only a test's files. `system`: its /etc/containers, /etc/docker and /run; `home`: the user's."""
 
     home: Path
     system: Path
 
     def started(self, *, runtime: bool) -> tuple[str, ...]:
-        """What a program is started through. `runtime`: whether XDG_RUNTIME_DIR is set, as in a login session."""
+        """Return the command prefix that starts a program. `runtime`: whether XDG_RUNTIME_DIR is set, as in a login
+        session."""
         mounts = "; ".join(
             f"mount --bind '{self.system}/{each}' /{each}" for each in ("etc/containers", "etc/docker", "run")
         )
@@ -82,13 +83,13 @@ class Machine:
             *((f"XDG_RUNTIME_DIR={self.home}/run",) if runtime else ()),
         )
 
-    def run(self, *argv: str, runtime: bool = True) -> Said:
-        """Run a tool on it."""
+    def run(self, *argv: str, runtime: bool = True) -> CommandResult:
+        """Run a tool on the machine."""
         started = self.started(runtime=runtime)
         return run(*started, found_program(argv[0]), *argv[1:])
 
     def boltseal(self, *argv: str, runtime: bool = True, anonymous: bool = False) -> program.Run:
-        """Run boltseal on it, with no flag that names an authority or a login."""
+        """Run boltseal on the machine without an option for an authority or a login."""
         return program.run(*argv, *(("--anonymous",) if anonymous else ()), before=self.started(runtime=runtime))
 
     def trust(self, certs_d: str, guarded: Guarded) -> None:
@@ -115,7 +116,7 @@ def machine(tmp_path: Path) -> Machine:
 
 @pytest.mark.parametrize("runtime", [True, False])
 def test_after_skopeo_login_no_flag_is_needed(guarded: Guarded, machine: Machine, runtime: bool) -> None:
-    """In a session, and without XDG_RUNTIME_DIR, where the login is in /run/containers."""
+    """boltseal uses skopeo's login, in a session and from /run/containers without XDG_RUNTIME_DIR."""
     machine.trust("~/.config/containers/certs.d", guarded)
     before = machine.boltseal("digest", guarded.image, runtime=runtime)
     machine.run("skopeo", "login", "-u", "ci", "-p", PASSWORD, guarded.host, runtime=runtime).checked()
@@ -132,7 +133,7 @@ def test_after_skopeo_login_no_flag_is_needed(guarded: Guarded, machine: Machine
 
 
 def test_after_podman_login_no_flag_is_needed(guarded: Guarded, machine: Machine, podman: Podman) -> None:
-    """With the authority where the system's administrator put it."""
+    """boltseal uses podman's login, with the authority in a system folder."""
     machine.trust("/etc/containers/certs.d", guarded)
     words = podman.words("login", "-u", "ci", "-p", PASSWORD, guarded.host)
     machine.run(*words).checked()
@@ -142,7 +143,7 @@ def test_after_podman_login_no_flag_is_needed(guarded: Guarded, machine: Machine
 
 
 def test_after_docker_login_no_flag_is_needed(guarded: Guarded, machine: Machine, tmp_path: Path) -> None:
-    """With the authority that docker's daemon knows, and without which docker does not log in either."""
+    """boltseal uses docker's login, with the authority of docker's daemon."""
     login = ("docker", "-H", f"unix://{tmp_path}/dockerd/d.sock", "login", "-u", "ci", "-p", PASSWORD, guarded.host)
     with servers.dockerd(tmp_path / "dockerd", before=machine.started(runtime=False)):
         untrusted = machine.run(*login)
@@ -171,7 +172,7 @@ CERTS_D = ("~/.config/containers/certs.d", "/etc/containers/certs.d", "/etc/dock
 def test_an_authority_is_trusted_where_skopeo_trusts_it(
     guarded: Guarded, machine: Machine, folder: str, hidden_by: str | None
 ) -> None:
-    """Also where an earlier folder for the registry hides a later one."""
+    """As in skopeo, an earlier authority folder for the registry hides a later one."""
     machine.trust(folder, guarded)
     if hidden_by is not None:
         at = machine.home / hidden_by[2:] if hidden_by.startswith("~/") else machine.system / hidden_by[1:]
@@ -185,7 +186,7 @@ def test_an_authority_is_trusted_where_skopeo_trusts_it(
 
 
 def test_an_authority_of_rootless_docker_is_trusted_too(guarded: Guarded, machine: Machine) -> None:
-    """Its daemon reads the user's own folder."""
+    """The authority in the user's folder, which rootless Docker's daemon reads, is trusted."""
     machine.trust("~/.config/docker/certs.d", guarded)
     machine.write(".docker/config.json", json.dumps({"auths": {guarded.host: _auth("ci", PASSWORD)}}))
     found = machine.boltseal("digest", guarded.image)
@@ -195,7 +196,7 @@ def test_an_authority_of_rootless_docker_is_trusted_too(guarded: Guarded, machin
 
 @pytest.mark.parametrize("place", ["user", "system"])
 def test_plain_http_is_used_where_skopeo_uses_it(machine: Machine, tmp_path: Path, place: str) -> None:
-    """Only with `insecure = true`, and boltseal says which file has it."""
+    """Plain HTTP is used only with `insecure = true`, and boltseal names the file that has it."""
     port = servers.free_port()
     host = f"{THIS_MACHINE}:{port}"
     served = {"BOLTSEAL_SERVER__PUBLIC_URL": f"http://{host}"}
@@ -203,7 +204,7 @@ def test_plain_http_is_used_where_skopeo_uses_it(machine: Machine, tmp_path: Pat
         layout = image_layout(tmp_path / "image", b"plain")
         run("skopeo", "copy", "--dest-tls-verify=false", layout.source, f"docker://{host}/shop/app:1.0.0").checked()
 
-        def asked() -> tuple[Said, program.Run]:
+        def asked() -> tuple[CommandResult, program.Run]:
             theirs = machine.run("skopeo", "inspect", "--raw", f"docker://{host}/shop/app:1.0.0")
             return theirs, machine.boltseal("digest", f"{host}/shop/app:1.0.0")
 
@@ -224,7 +225,7 @@ def test_plain_http_is_used_where_skopeo_uses_it(machine: Machine, tmp_path: Pat
 
 
 def test_the_settings_file_is_enough_too(guarded: Guarded, machine: Machine) -> None:
-    """`[[client.registry]]` with an authority and a login; a mistake in it ends the command with 2."""
+    """`[[client.registry]]` with an authority and a login suffices; a mistake in it is exit code 2."""
     file = machine.write(".config/boltseal/boltseal.toml", "")
     shutil.copy(guarded.ca, file.with_name("ca.pem"))
     password = machine.write(".config/boltseal/password", f"{PASSWORD}\n")
@@ -256,10 +257,10 @@ def test_the_settings_file_is_enough_too(guarded: Guarded, machine: Machine) -> 
         (".config/containers/registries.conf", "registries.conf can't be read: it is not a regular file"),
     ],
 )
-def test_a_file_that_can_not_be_read_is_named_and_the_check_is_not_made(
+def test_a_file_that_can_not_be_read_is_named_and_ends_the_check(
     guarded: Guarded, machine: Machine, place: str, message: str
 ) -> None:
-    """With exit code 3, at once, and without a traceback."""
+    """An unreadable file is exit code 3 with its name, at once and without a traceback."""
     if "certs.d" not in place:
         machine.trust("~/.config/containers/certs.d", guarded)
     pipe = machine.home / place.replace("HOST", guarded.host)
@@ -275,7 +276,7 @@ def test_a_file_that_can_not_be_read_is_named_and_the_check_is_not_made(
 # --- which of several logins is used ---
 
 
-def _auth(user: str, password: str = "x") -> Mapping[str, str]:  # noqa: S107 - of nothing
+def _auth(user: str, password: str = "x") -> Mapping[str, str]:  # noqa: S107 - an invented password
     return {"auth": base64.b64encode(f"{user}:{password}".encode()).decode()}
 
 
@@ -308,7 +309,7 @@ KEYS = (
 
 @pytest.mark.parametrize("number", range(len(LOGINS)))
 async def test_the_login_is_the_one_that_skopeo_would_use(machine: Machine, number: int) -> None:
-    """For a registry and for its paths, from each file and in each spelling."""
+    """The login for a registry or a path is the one that skopeo uses, from each file and spelling."""
     users = itertools.count(1)
     for place, keys in LOGINS[number].items():
         auths = {key: _auth(f"user{next(users)}") for key in keys}
@@ -316,10 +317,10 @@ async def test_the_login_is_the_one_that_skopeo_would_use(machine: Machine, numb
     store = CredentialStore([machine.home / each for each in (RUNTIME, CONFIG, DOCKER)])
     theirs, ours = {}, {}
     for key in KEYS:
-        said = machine.run("skopeo", "login", "--get-login", key)
+        result = machine.run("skopeo", "login", "--get-login", key)
         registry, _, repository = key.partition("/")
         login = await store.find(registry, repository or None)
-        theirs[key] = said.text.strip() if said.ok else None
+        theirs[key] = result.text.strip() if result.ok else None
         ours[key] = None if login is None else login.username
 
     assert ours == theirs
@@ -329,7 +330,7 @@ async def test_the_login_is_the_one_that_skopeo_would_use(machine: Machine, numb
 async def test_a_credential_helper_of_registries_conf_is_used(
     machine: Machine, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """`skopeo login` stores there what it would otherwise write to a file."""
+    """boltseal uses the credential helper of registries.conf in which `skopeo login` stores."""
     helper = tmp_path / "bin/docker-credential-drawer"
     helper.parent.mkdir()
     helper.write_text(

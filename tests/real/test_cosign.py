@@ -1,4 +1,4 @@
-"""cosign on a registry that seals: it signs by rewriting its own tags, which therefore only ever grow."""
+"""cosign with a sealing registry: cosign rewrites its own tags, which may only grow."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ pytestmark = pytest.mark.real
 
 @pytest.fixture
 def image(skopeo: Skopeo, registry: Registry, repository: str) -> str:
-    """A sealed image, as the reference by digest that one signs."""
+    """The digest reference of a sealed image, which cosign signs."""
     skopeo.push(skopeo.image(os.urandom(1000)), f"{registry.host}/{repository}:1.0.0").checked()
     return f"{registry.host}/{repository}@{registry.digest(repository, '1.0.0')}"
 
 
 def test_a_signed_image_verifies(cosign: Cosign, image: str) -> None:
-    """What cosign writes is what cosign finds."""
+    """cosign verifies the signature that it wrote."""
     cosign.sign(image, "builder").checked()
 
     assert cosign.verify(image) == {"builder"}
 
 
 def test_a_second_signature_is_added_to_the_first(cosign: Cosign, image: str) -> None:
-    """The tag of the signatures is rewritten, but what it held is still in it."""
+    """A second signature rewrites the signature tag with both signatures in it."""
     cosign.sign(image, "builder").checked()
 
     cosign.sign(image, "reviewer").checked()
@@ -36,7 +36,7 @@ def test_a_second_signature_is_added_to_the_first(cosign: Cosign, image: str) ->
 
 
 def test_a_second_attestation_is_added_to_the_first(cosign: Cosign, image: str) -> None:
-    """Attestations grow as signatures do."""
+    """A second attestation rewrites the attestation tag with both in it."""
     cosign.attest(image, {"tests": "passed"}).checked()
 
     cosign.attest(image, {"scan": "clean"}).checked()
@@ -45,28 +45,28 @@ def test_a_second_attestation_is_added_to_the_first(cosign: Cosign, image: str) 
 
 
 def test_a_signature_kept_as_a_referrer_verifies(cosign: Cosign, image: str) -> None:
-    """The newer way of keeping signatures, without tags."""
+    """A signature stored as a referrer, without tags, is verified."""
     cosign.sign(image, "builder", "--registry-referrers-mode=oci-1-1").checked()
 
     assert cosign.verify(image, "--experimental-oci11") == {"builder"}
 
 
-def test_an_image_cannot_be_put_in_the_place_of_the_signatures(
+def test_an_image_cannot_replace_the_signatures(
     cosign: Cosign, image: str, skopeo: Skopeo, registry: Registry, repository: str
 ) -> None:
-    """Signatures can't be lost by pushing something else under their tag."""
+    """A push of an image to a signature tag is refused, so signatures can't be lost."""
     cosign.sign(image, "builder").checked()
     tag = signature_tag(image)
 
-    said = skopeo.push(skopeo.image(os.urandom(1000)), f"{registry.host}/{repository}:{tag}")
+    result = skopeo.push(skopeo.image(os.urandom(1000)), f"{registry.host}/{repository}:{tag}")
 
-    assert not said.ok
-    assert "denied: " in said.text
+    assert not result.ok
+    assert "denied: " in result.text
     assert cosign.verify(image) == {"builder"}
 
 
 def test_the_signatures_of_a_sealed_image_cannot_be_cleaned_away(cosign: Cosign, image: str) -> None:
-    """While an image is sealed, what was signed about it stays."""
+    """`cosign clean` can't delete the signatures of a sealed image."""
     cosign.sign(image, "builder").checked()
 
     cosign.clean(image)
@@ -77,11 +77,11 @@ def test_the_signatures_of_a_sealed_image_cannot_be_cleaned_away(cosign: Cosign,
 def test_the_signatures_of_a_sealed_image_cannot_be_deleted_by_digest(
     cosign: Cosign, image: str, registry: Registry, repository: str
 ) -> None:
-    """The tag of the signatures protects the manifest it means."""
+    """The manifest of a sealed image's signature tag can't be deleted by its digest."""
     cosign.sign(image, "builder").checked()
     digest = registry.digest(repository, signature_tag(image))
 
-    said = run("skopeo", "delete", "--tls-verify=false", f"docker://{registry.host}/{repository}@{digest}")
+    result = run("skopeo", "delete", "--tls-verify=false", f"docker://{registry.host}/{repository}@{digest}")
 
-    assert not said.ok
+    assert not result.ok
     assert cosign.verify(image) == {"builder"}

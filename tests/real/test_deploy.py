@@ -16,25 +16,25 @@ from tests import servers
 from tests.cli.program import Run
 from tests.polling import wait_until
 from tests.programs import program
-from tests.real.shopfront import ENDS, HEALTHY, ILL, Shopfront, started, until_step
+from tests.real.compose_project import ENDS, HEALTHY, ILL, ComposeProject, started, until_step
 from tests.real.tools import Docker
 from tests.servers import Server
 from tests.small_disk import small_disk
 
 pytestmark = pytest.mark.real
 
-Front = Callable[[Docker, Server], Shopfront]
+Front = Callable[[Docker, Server], ComposeProject]
 
 
 @pytest.fixture
 def front(tmp_path: Path, repository: str) -> Iterator[Front]:
-    """Makes a project on an engine; what it has started is removed at the end."""
-    made: list[Shopfront] = []
+    """Creates a project on an engine; all that it started is removed at the end."""
+    made: list[ComposeProject] = []
 
-    def make(docker: Docker, server: Server) -> Shopfront:
+    def make(docker: Docker, server: Server) -> ComposeProject:
         root = tmp_path / "project"
         root.mkdir()
-        made.append(Shopfront(root, docker, server, tmp_path / "state", repository))
+        made.append(ComposeProject(root, docker, server, tmp_path / "state", repository))
         return made[-1]
 
     yield make
@@ -43,14 +43,14 @@ def front(tmp_path: Path, repository: str) -> Iterator[Front]:
 
 
 @pytest.fixture
-def shop(front: Front, docker: Docker, own: Server) -> Shopfront:
+def shop(front: Front, docker: Docker, own: Server) -> ComposeProject:
     """A project on Docker's classic store."""
     return front(docker, own)
 
 
 @pytest.fixture(scope="module")
 def own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """A registry of this module's."""
+    """A registry for this module."""
     with servers.boltseal(tmp_path_factory.mktemp("own") / "data") as server:
         yield server
 
@@ -62,8 +62,10 @@ def engine(request: pytest.FixtureRequest) -> Docker:
     return found
 
 
-def test_forward_and_exactly_back_without_the_registry(front: Front, engine: Docker, tmp_path: Path) -> None:
-    """Deploy; change; deploy; back to the first, though its tag has moved meanwhile, and the registry is off."""
+def test_a_rollback_restores_the_first_release_without_the_registry(
+    front: Front, engine: Docker, tmp_path: Path
+) -> None:
+    """After two deploys, a rollback restores the first image with the registry switched off, though its tag moved."""
     with servers.boltseal(tmp_path / "data") as server:
         shop = front(engine, server)
         first = shop.publish("edge", "the first")
@@ -71,9 +73,9 @@ def test_forward_and_exactly_back_without_the_registry(front: Front, engine: Doc
         shop.deployed()
         assert shop.words() == {"web": "the first"}
         shop.publish("edge", "the second")
-        told = shop.deployed()
+        result = shop.deployed()
         assert shop.words() == {"web": "the second"}
-        assert "healthy" in told.out
+        assert "healthy" in result.out
     back = shop.run("rollback", "--project-name", shop.name)
 
     assert back.code == 0, back.err
@@ -87,8 +89,8 @@ def test_forward_and_exactly_back_without_the_registry(front: Front, engine: Doc
     assert shop.releases()[2]["services"][0]["digest"] == first
 
 
-def test_what_runs_already_is_left_alone(front: Front, engine: Docker, own: Server) -> None:
-    """No pull, no restart, no new release, and nothing is asked of the registry."""
+def test_an_unchanged_deploy_does_nothing(front: Front, engine: Docker, own: Server) -> None:
+    """Deploying what already runs causes no pull, restart, release or registry request."""
     shop = front(engine, own)
     shop.publish("1.0.0")
     shop.web("1.0.0")
@@ -105,14 +107,14 @@ def test_what_runs_already_is_left_alone(front: Front, engine: Docker, own: Serv
 
 
 def _requests(server: Server) -> str:
-    """What a registry has been asked so far."""
-    told = httpx2.get(f"{server.url}/metrics", timeout=30, trust_env=False).raise_for_status().text
-    lines = [line for line in told.splitlines() if line.startswith("boltseal_http_requests_total")]
+    """Return the number of requests to a registry so far."""
+    text = httpx2.get(f"{server.url}/metrics", timeout=30, trust_env=False).raise_for_status().text
+    lines = [line for line in text.splitlines() if line.startswith("boltseal_http_requests_total")]
     return "\n".join(line for line in lines if 'route="/metrics"' not in line and 'route="/readyz"' not in line)
 
 
-def test_an_unhealthy_version_is_replaced_by_the_one_before(front: Front, engine: Docker, own: Server) -> None:
-    """By itself, exactly, with what failed and exit code 1."""
+def test_an_unhealthy_version_is_replaced_by_the_former_one(front: Front, engine: Docker, own: Server) -> None:
+    """If the new version fails its health check, the former one is restored exactly: exit code 1 with the reason."""
     shop = front(engine, own)
     shop.publish("1.0.0")
     shop.publish("1.1.0")
@@ -127,11 +129,11 @@ def test_an_unhealthy_version_is_replaced_by_the_one_before(front: Front, engine
     assert f"release 2 of {shop.name} failed; release 1 runs again" in failed.out
     assert shop.words() == {"web": "1.0.0"}
     assert [each["status"] for each in shop.releases()] == ["healthy", "put-back"]
-    assert shop.run("deploy", "--json").json["outcome"] == "differs"  # and once more the same
+    assert shop.run("deploy", "--json").json["outcome"] == "differs"  # an unchanged deploy
 
 
-def test_what_can_not_start_is_shown_with_its_last_lines(shop: Shopfront) -> None:
-    """The log of the container that ended."""
+def test_a_service_that_can_not_start_is_shown_with_its_last_lines(shop: ComposeProject) -> None:
+    """If a service can't start, the last log lines of its container are printed."""
     shop.publish("1.0.0")
     shop.publish("1.1.0", command=ENDS)
     shop.web("1.0.0")
@@ -146,8 +148,9 @@ def test_what_can_not_start_is_shown_with_its_last_lines(shop: Shopfront) -> Non
     assert shop.words() == {"web": "1.0.0"}
 
 
-def test_who_has_no_patience_still_gets_back_what_ran(shop: Shopfront) -> None:
-    """A service without a check takes five seconds to count as healthy; what ran before is given them."""
+def test_a_short_time_out_still_restores_the_former_release(shop: ComposeProject) -> None:
+    """With a short time-out, the former release still gets the five seconds that a service without a health check
+    needs."""
     shop.publish("1.0.0")
     shop.publish("1.1.0")
     plain = {"web": {"image": shop.image("1.0.0")}}
@@ -163,8 +166,8 @@ def test_who_has_no_patience_still_gets_back_what_ran(shop: Shopfront) -> None:
     assert shop.words() == {"web": "1.0.0"}
 
 
-def test_a_first_release_that_fails_has_nothing_before_it(shop: Shopfront) -> None:
-    """It is said, and its containers are left for whoever looks."""
+def test_a_failed_first_release_leaves_its_containers(shop: ComposeProject) -> None:
+    """A failed first release has no former one: that is printed, and its containers stay for inspection."""
     shop.publish("1.0.0")
     shop.web("1.0.0", ILL)
     shop.locked()
@@ -175,8 +178,8 @@ def test_a_first_release_that_fails_has_nothing_before_it(shop: Shopfront) -> No
     assert shop.words() == {"web": "1.0.0"}
 
 
-def test_what_a_first_release_left_goes_with_the_next(shop: Shopfront) -> None:
-    """Its containers are this project's, though no release of it ever ran."""
+def test_the_next_release_removes_what_a_failed_first_one_left(shop: ComposeProject) -> None:
+    """The next release removes the containers of a failed first release."""
     shop.publish("1.0.0")
     image = shop.image("1.0.0")
     shop.write({"web": {"image": image, "healthcheck": ILL}, "extra": {"image": image, "healthcheck": HEALTHY}})
@@ -194,8 +197,8 @@ def test_what_a_first_release_left_goes_with_the_next(shop: Shopfront) -> None:
 @pytest.mark.parametrize(
     ("after", "step"), [(1, "recorded"), (2, "starting"), (3, "waiting")], ids=["recorded", "starting", "waiting"]
 )
-def test_a_rollout_that_was_killed_at_a_step_is_resumed(shop: Shopfront, after: int, step: str) -> None:
-    """The release is unfinished at that step, and `--resume` brings it to its end."""
+def test_a_killed_deploy_is_resumed(shop: ComposeProject, after: int, step: str) -> None:
+    """A deploy killed at a step is unfinished there, and `--resume` completes it."""
     shop.publish("1.0.0")
     shop.publish("1.1.0")
     shop.web("1.0.0")
@@ -204,19 +207,19 @@ def test_a_rollout_that_was_killed_at_a_step_is_resumed(shop: Shopfront, after: 
     shop.locked()
     shop.killed(after, "deploy")
     left = shop.releases()[1]
-    said = shop.run("release", "ls")
+    result = shop.run("release", "ls")
     resumed = shop.run("deploy", "--resume")
 
     assert left["status"] == f"unfinished: {step}"
-    assert f"release 2 of {shop.name} was left {step}: `boltseal deploy --resume" in said.err
+    assert f"release 2 of {shop.name} was left {step}: `boltseal deploy --resume" in result.err
     assert resumed.code == 0, resumed.err
     assert shop.words() == {"web": "1.1.0"}
     assert [each["status"] for each in shop.releases()] == ["healthy", "healthy"]
 
 
 @pytest.mark.parametrize("after", [1, 2, 3], ids=["recorded", "starting", "waiting"])
-def test_killed_at_a_step_it_goes_back(shop: Shopfront, after: int) -> None:
-    """`rollback` gives the unfinished one up, and what ran before it runs."""
+def test_a_killed_deploy_is_rolled_back(shop: ComposeProject, after: int) -> None:
+    """`rollback` after a killed deploy abandons it, and the former release runs."""
     shop.publish("1.0.0")
     shop.publish("1.1.0")
     shop.web("1.0.0")
@@ -231,8 +234,8 @@ def test_killed_at_a_step_it_goes_back(shop: Shopfront, after: int) -> None:
     assert [each["status"] for each in shop.releases()] == ["healthy", "abandoned", "healthy"]
 
 
-def test_killed_while_it_is_put_back_it_goes_on_with_that(shop: Shopfront) -> None:
-    """A release that failed is not tried again by `--resume`."""
+def test_a_killed_restoration_is_resumed(shop: ComposeProject) -> None:
+    """After a kill during the restoration, `--resume` continues it, and does not try the failed release again."""
     shop.publish("1.0.0")
     shop.publish("1.1.0")
     shop.web("1.0.0")
@@ -249,8 +252,8 @@ def test_killed_while_it_is_put_back_it_goes_on_with_that(shop: Shopfront) -> No
     assert shop.words() == {"web": "1.0.0"}
 
 
-def test_a_kill_before_the_record_leaves_no_release(shop: Shopfront) -> None:
-    """Nothing that runs was touched, and the next deploy is as if the other had not been."""
+def test_a_kill_before_the_record_leaves_no_release(shop: ComposeProject) -> None:
+    """After a kill before the record, no release exists, nothing that runs was changed, and the next deploy works."""
     shop.publish("1.0.0")
     shop.web("1.0.0")
     shop.deployed()
@@ -274,8 +277,8 @@ def test_a_kill_before_the_record_leaves_no_release(shop: Shopfront) -> None:
     assert shop.words() == {"web": "1.1.0"}
 
 
-def test_ctrl_c_prints_how_to_resume(shop: Shopfront) -> None:
-    """130, and the release at its step."""
+def test_ctrl_c_prints_how_to_resume(shop: ComposeProject) -> None:
+    """Ctrl-C ends with 130, prints the command that resumes, and leaves the release at its step."""
     shop.publish("1.0.0")
     shop.web("1.0.0", {**HEALTHY, "interval": "30s"})
     shop.locked()
@@ -288,8 +291,8 @@ def test_ctrl_c_prints_how_to_resume(shop: Shopfront) -> None:
     assert f"release 1 of {shop.name} was left waiting: `boltseal deploy --resume" in err.decode()
 
 
-def test_of_two_deploys_at_once_one_is_refused(shop: Shopfront) -> None:
-    """At once, with exit code 3; the other one comes to its end."""
+def test_of_two_deploys_at_once_one_is_refused(shop: ComposeProject) -> None:
+    """Of two concurrent deploys, one is refused at once with exit code 3, and the other completes."""
     shop.publish("1.0.0")
     shop.publish("1.1.0")
     shop.web("1.0.0")
@@ -306,8 +309,8 @@ def test_of_two_deploys_at_once_one_is_refused(shop: Shopfront) -> None:
     assert one.returncode == 0, err
 
 
-def test_a_users_own_override_profiles_and_variables(shop: Shopfront) -> None:
-    """As Compose reads them: the override beside the file, `--profile`, `.env`, and `--env-file` in its place."""
+def test_a_users_own_override_profiles_and_variables(shop: ComposeProject) -> None:
+    """The override beside the file, `--profile`, `.env`, and `--env-file` in its place, count as in Compose."""
     for tag in ("1.0.0", "1.1.0"):
         shop.publish(tag)
     image = shop.image("${TAG}")
@@ -336,8 +339,8 @@ def test_a_users_own_override_profiles_and_variables(shop: Shopfront) -> None:
     assert shop.words() == {"web": "1.0.0"}
 
 
-def test_a_service_that_is_built_here(shop: Shopfront) -> None:
-    """It is built only when told so, and its older image comes back though its name means the newer."""
+def test_a_local_build_is_deployed_and_rolled_back(shop: ComposeProject) -> None:
+    """A local build needs --build, and a rollback restores its older image although its tag moved."""
     (shop.root / "Dockerfile").write_text(
         'FROM scratch\nCOPY busybox /busybox\nLABEL words=one\nCMD ["/busybox", "sleep", "1000"]\n'
     )
@@ -361,8 +364,8 @@ def test_a_service_that_is_built_here(shop: Shopfront) -> None:
     assert shop.words() == {"made": "one"}
 
 
-def test_ten_services_of_which_one_fails(shop: Shopfront) -> None:
-    """All ten are as they were before; those that had not changed were not started anew."""
+def test_ten_services_of_which_one_fails(shop: ComposeProject) -> None:
+    """If one of ten services fails, all are as before, and unchanged ones were not restarted."""
     shop.publish("1.0.0")
     shop.publish("1.1.0")
     names = [f"s{number}" for number in range(10)]
@@ -383,8 +386,8 @@ def test_ten_services_of_which_one_fails(shop: Shopfront) -> None:
     assert {name for name in names if before[name] != after[name]} == {"s3", "s7"}
 
 
-def test_one_service_of_several(shop: Shopfront) -> None:
-    """The others stay, as they ran; and one that the files have no more goes with the next whole deploy."""
+def test_one_of_several_services_is_deployed(shop: ComposeProject) -> None:
+    """A deploy of one service leaves the others; the next whole deploy removes services that the files no longer have."""
     shop.publish("1.0.0")
     shop.publish("1.1.0")
     old, new = ({"image": shop.image(tag), "healthcheck": HEALTHY} for tag in ("1.0.0", "1.1.0"))
@@ -406,8 +409,8 @@ def test_one_service_of_several(shop: Shopfront) -> None:
     assert shop.words() == {"web": "1.0.0", "api": "1.0.0", "gone": "1.0.0"}
 
 
-def test_what_is_in_a_secret_is_part_of_a_release(shop: Shopfront) -> None:
-    """A new text starts the service anew, and a rollback brings the old one back; no value is shown or recorded readable."""
+def test_the_content_of_a_secret_is_part_of_a_release(shop: ComposeProject) -> None:
+    """A changed secret restarts its service, a rollback restores the old one, and no value is shown or stored readably."""
     shop.publish("1.0.0")
     web = {
         "image": shop.image("1.0.0"),
@@ -417,13 +420,13 @@ def test_what_is_in_a_secret_is_part_of_a_release(shop: Shopfront) -> None:
     }
     shop.write({"web": web}, secrets={"file": {"file": "secret.txt"}, "variable": {"environment": "TOKEN"}})
     (shop.root / "secret.txt").write_text("one")
-    shop.environment["TOKEN"] = "hush-2"  # noqa: S105 - it is one, for this test
+    shop.environment["TOKEN"] = "hush-2"  # noqa: S105 - a secret of this test
     shop.deployed()
     (shop.root / "secret.txt").write_text("two")
     first = shop.ids()
     shop.deployed()
     second = shop.containers()
-    shop.environment["TOKEN"] = "hush-3"  # noqa: S105
+    shop.environment["TOKEN"] = "hush-3"  # noqa: S105 - a secret of this test
     back = shop.run("rollback")
     third = shop.containers()["web"]
     (mounted,) = (each["Source"] for each in third["Mounts"] if each["Destination"] == "/run/secrets/file")
@@ -437,8 +440,8 @@ def test_what_is_in_a_secret_is_part_of_a_release(shop: Shopfront) -> None:
     assert differs.code == 1
 
 
-def test_what_changed_between_two_releases(shop: Shopfront) -> None:
-    """Image, digest, labels, environment without its values, and files."""
+def test_the_changes_between_two_releases_are_shown(shop: ComposeProject) -> None:
+    """`release diff` lists changes of image, digest, labels, environment names and files."""
     shop.publish("1.0.0")
     shop.publish("1.1.0")
     shop.web("1.0.0")
@@ -454,8 +457,8 @@ def test_what_changed_between_two_releases(shop: Shopfront) -> None:
     assert "are the same" in same.out
 
 
-def test_a_rollback_says_what_it_does_not_bring_back(shop: Shopfront) -> None:
-    """Data in volumes, and the project's files, unless told to put those back too."""
+def test_a_rollback_names_what_it_does_not_restore(shop: ComposeProject) -> None:
+    """A rollback prints that it does not restore volumes, nor the project's files without an option."""
     shop.publish("1.0.0")
     shop.publish("1.1.0")
     volumes = {"volumes": ["data:/data"]}
@@ -475,11 +478,11 @@ def test_a_rollback_says_what_it_does_not_bring_back(shop: Shopfront) -> None:
     assert forward.code == 0, forward.err
     assert again.code == 0, again.err
     assert (shop.root / "compose.yaml").read_bytes() == first
-    assert "runs already" in shop.run("deploy").out  # the lock is that of then, too
+    assert "runs already" in shop.run("deploy").out  # the lock is the former one, too
 
 
-def test_what_runs_already_can_have_its_files_put_back_later(shop: Shopfront) -> None:
-    """By the command that the rollback has shown."""
+def test_project_files_can_be_restored_later(shop: ComposeProject) -> None:
+    """The command that a rollback prints restores the project's files later."""
     shop.publish("1.0.0")
     shop.publish("1.1.0")
     shop.web("1.0.0")
@@ -487,32 +490,32 @@ def test_what_runs_already_can_have_its_files_put_back_later(shop: Shopfront) ->
     first = (shop.root / "compose.yaml").read_bytes()
     shop.web("1.1.0")
     shop.deployed()
-    told = shop.run("rollback").err
+    output = shop.run("rollback").err
     later = shop.run("rollback", "3", "--project-name", shop.name, "--restore-files")
 
-    assert f"`boltseal rollback 3 --project-name {shop.name} --restore-files`" in told
+    assert f"`boltseal rollback 3 --project-name {shop.name} --restore-files`" in output
     assert "restored files: boltseal.lock, compose.yaml" in later.err
     assert (shop.root / "compose.yaml").read_bytes() == first
 
 
-def test_two_projects_of_one_name_are_reported(shop: Shopfront) -> None:
-    """The second takes the place of the first on the engine."""
+def test_two_projects_of_one_name_are_reported(shop: ComposeProject) -> None:
+    """A second project with the same name, which would replace the first on the engine, is reported."""
     shop.publish("1.0.0")
     shop.publish("1.1.0")
     shop.web("1.0.0")
     shop.deployed()
     one, shop.root = shop.root, shop.root.with_name("other")
     shop.web("1.1.0")
-    said = shop.deployed()
+    result = shop.deployed()
     back = shop.run("rollback")
 
-    assert f"was deployed from {one} before" in said.err
-    assert f"replaced by those of {shop.root}" in said.err
+    assert f"was deployed from {one} before" in result.err
+    assert f"replaced by those of {shop.root}" in result.err
     assert f"was deployed from {shop.root} before; release 1 was deployed from {one}" in back.err
 
 
-def test_broken_files_do_not_hinder_a_rollback(shop: Shopfront) -> None:
-    """It is told how to do without them."""
+def test_broken_files_do_not_prevent_a_rollback(shop: ComposeProject) -> None:
+    """With broken project files, the message says how a rollback works without them."""
     shop.publish("1.0.0")
     shop.publish("1.1.0")
     for tag in ("1.0.0", "1.1.0"):
@@ -527,8 +530,8 @@ def test_broken_files_do_not_hinder_a_rollback(shop: Shopfront) -> None:
     assert shop.words() == {"web": "1.0.0"}
 
 
-def test_the_images_of_a_release_survive_a_prune(shop: Shopfront) -> None:
-    """`docker image prune` takes nothing that can be gone back to."""
+def test_the_images_of_a_release_survive_a_prune(shop: ComposeProject) -> None:
+    """`docker image prune` deletes no image of a release that can be restored."""
     shop.publish("edge", "one")
     shop.web("edge")
     shop.deployed()
@@ -542,8 +545,8 @@ def test_the_images_of_a_release_survive_a_prune(shop: Shopfront) -> None:
     assert shop.words() == {"web": "one"}
 
 
-def test_a_removed_image_is_pulled_again_by_its_digest(shop: Shopfront) -> None:
-    """And where it can't be had, nothing is stopped."""
+def test_a_removed_image_is_pulled_again_by_its_digest(shop: ComposeProject) -> None:
+    """A removed image of a release is pulled by digest; if it can't be, nothing is stopped."""
     shop.publish("edge", "one")
     shop.web("edge")
     shop.deployed()
@@ -557,12 +560,10 @@ def test_a_removed_image_is_pulled_again_by_its_digest(shop: Shopfront) -> None:
     assert shop.words() == {"web": "one"}
 
 
-def test_nothing_is_started_that_is_not_on_the_disk_as_it_was_pulled(
-    own: Server, repository: str, tmp_path: Path
-) -> None:
-    """With --require-scrub what was here before is read, too; what somebody has changed there is not started."""
+def test_a_modified_image_is_not_started(own: Server, repository: str, tmp_path: Path) -> None:
+    """With --require-scrub a modified local image is not started."""
     with servers.dockerd(tmp_path / "engine", driver="overlay2") as engine:
-        shop = Shopfront(tmp_path / "project", Docker(engine.address, "own"), own, tmp_path / "state", repository)
+        shop = ComposeProject(tmp_path / "project", Docker(engine.address, "own"), own, tmp_path / "state", repository)
         for tag in ("1.0.0", "1.1.0"):
             shop.publish(tag)
         shop.web("1.0.0")
@@ -588,8 +589,8 @@ def test_nothing_is_started_that_is_not_on_the_disk_as_it_was_pulled(
     assert len(releases) == 1
 
 
-def test_bad_input_is_one_line_and_nothing_has_changed(shop: Shopfront) -> None:
-    """A broken file, a lock older than the file, an unknown service, no engine, no release."""
+def test_invalid_input_is_one_line_and_nothing_has_changed(shop: ComposeProject) -> None:
+    """A broken file, an outdated lock, an unknown service, no engine or no release is one line, and nothing changes."""
     shop.publish("1.0.0")
     shop.publish("1.1.0")
     shop.web("1.0.0")
@@ -618,8 +619,8 @@ def test_bad_input_is_one_line_and_nothing_has_changed(shop: Shopfront) -> None:
     assert len(shop.releases()) == 1
 
 
-def test_a_full_disk_is_said_before_anything_is_started(shop: Shopfront, tmp_path: Path) -> None:
-    """The release can't be written down, so there is none."""
+def test_a_full_disk_is_reported_before_anything_is_started(shop: ComposeProject, tmp_path: Path) -> None:
+    """If the disk is full, the release can't be recorded, so that nothing is started."""
     shop.publish("1.0.0")
     shop.web("1.0.0")
     shop.locked()
@@ -643,8 +644,8 @@ def test_a_full_disk_is_said_before_anything_is_started(shop: Shopfront, tmp_pat
     assert shop.ids() == before
 
 
-def test_a_lost_connection_while_images_come_leaves_what_runs(shop: Shopfront, tmp_path: Path) -> None:
-    """The registry goes away in between."""
+def test_a_lost_connection_during_pulls_leaves_what_runs(shop: ComposeProject, tmp_path: Path) -> None:
+    """If the registry goes away during the pulls, what runs is unchanged."""
     shop.publish("1.0.0")
     shop.web("1.0.0")
     shop.deployed()
@@ -664,8 +665,8 @@ def test_a_lost_connection_while_images_come_leaves_what_runs(shop: Shopfront, t
     assert len(shop.releases()) == 1
 
 
-def test_a_floating_tag_that_moved_is_taken_and_goes_back_if_it_is_ill(shop: Shopfront) -> None:
-    """A digest whose deploy failed is not tried again automatically; the lock has the running digest."""
+def test_a_moved_floating_tag_is_deployed_and_rolled_back_on_failure(shop: ComposeProject) -> None:
+    """A moved mutable tag is deployed by `update`; if it fails, it is rolled back and not tried again automatically."""
     shop.publish("edge", "one")
     shop.web("edge")
     shop.deployed()
@@ -690,8 +691,8 @@ def test_a_floating_tag_that_moved_is_taken_and_goes_back_if_it_is_ill(shop: Sho
     assert "failed here before" in " ".join(again.out.split())
 
 
-def test_a_newer_version_is_proposed_and_written_with_write(shop: Shopfront) -> None:
-    """Of the same form; nothing else in the file changes."""
+def test_a_newer_version_is_proposed_and_written_with_write(shop: ComposeProject) -> None:
+    """A newer version of the same form is proposed, and written with --write without other changes."""
     for tag in ("1.0.0-slim", "1.1.0", "1.2.0-slim", "2.0.0-slim"):
         shop.publish(tag)
     shop.web("1.0.0-slim")
@@ -710,8 +711,8 @@ def test_a_newer_version_is_proposed_and_written_with_write(shop: Shopfront) -> 
 
 
 @pytest.mark.parametrize("after", [1, 3], ids=["recorded", "waiting"])
-def test_an_update_that_is_killed_is_undone_by_the_next_deploy(shop: Shopfront, after: int) -> None:
-    """Its edits of the Compose file and the lock were not deployed."""
+def test_an_update_that_is_killed_is_undone_by_the_next_deploy(shop: ComposeProject, after: int) -> None:
+    """The next deploy undoes the file edits of a killed update, which were not deployed."""
     for tag in ("1.0.0", "1.1.0"):
         shop.publish(tag)
     shop.web("1.0.0")
@@ -729,8 +730,8 @@ def test_an_update_that_is_killed_is_undone_by_the_next_deploy(shop: Shopfront, 
     assert shop.words() == {"web": "1.0.0"}
 
 
-def test_a_release_that_runs_is_in_the_ledger(front: Front, docker: Docker, tmp_path: Path) -> None:
-    """Where the lock knows the registry's ledger: who, which release, and nothing of the environment."""
+def test_a_running_release_is_in_the_ledger(front: Front, docker: Docker, tmp_path: Path) -> None:
+    """If the lock has the registry's ledger, a release is recorded in it without environment values."""
     with servers.boltseal(tmp_path / "data") as server:
         shop = front(docker, server)
         shop.publish("1.0.0")
@@ -744,9 +745,9 @@ def test_a_release_that_runs_is_in_the_ledger(front: Front, docker: Docker, tmp_
             run = shop.run("history", shop.image("1.0.0"), "--json")
             return run if "released" in run.out else None
 
-        told = wait_until(recorded, "the ledger's checkpoint covers the release")
+        result = wait_until(recorded, "the ledger's checkpoint covers the release")
 
-    assert told is not None
-    assert told.code == 0, told.err
-    assert "hush" not in told.out
-    assert f"release 1 of {shop.name}" in told.out
+    assert result is not None
+    assert result.code == 0, result.err
+    assert "hush" not in result.out
+    assert f"release 1 of {shop.name}" in result.out

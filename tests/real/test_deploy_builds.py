@@ -1,4 +1,4 @@
-"""Services with `build:` on a real engine: what is locked is never built, and what is not locked starts only with `--build`."""
+"""Services with `build:` on a real engine: locked ones are never built, others start only with `--build`."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 
 from tests import servers
 from tests.programs import program
-from tests.real.shopfront import HEALTHY, Shopfront
+from tests.real.compose_project import HEALTHY, ComposeProject
 from tests.real.tools import Docker
 from tests.servers import Server
 
@@ -24,9 +24,9 @@ def own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 
 @pytest.fixture
-def shop(docker: Docker, own: Server, repository: str, tmp_path: Path) -> Iterator[Shopfront]:
-    """A project whose folder has a Dockerfile, and whose registry has the tag 1.0.0."""
-    made = Shopfront(tmp_path / "project", docker, own, tmp_path / "state", repository)
+def shop(docker: Docker, own: Server, repository: str, tmp_path: Path) -> Iterator[ComposeProject]:
+    """A project with a Dockerfile, whose registry has the tag 1.0.0."""
+    made = ComposeProject(tmp_path / "project", docker, own, tmp_path / "state", repository)
     made.root.mkdir()
     (made.root / "Dockerfile").write_text(
         'FROM scratch\nCOPY busybox /busybox\nLABEL words=built\nCMD ["/busybox", "sleep", "1000"]\n'
@@ -38,14 +38,14 @@ def shop(docker: Docker, own: Server, repository: str, tmp_path: Path) -> Iterat
     made.down()
 
 
-def both(shop: Shopfront, tag: str) -> None:
-    """A project of one service with an image and a build."""
+def both(shop: ComposeProject, tag: str) -> None:
+    """Return a project of one service with an image and a build."""
     shop.write({"web": {"image": shop.image(tag), "build": "."}})
 
 
 @pytest.mark.parametrize("flag", ["--require-scrub", "--no-scrub"])
-def test_an_image_beside_a_build_that_is_not_locked_is_refused(shop: Shopfront, flag: str) -> None:
-    """Whether the engine has an image of that name or not."""
+def test_an_image_beside_a_build_that_is_not_locked_is_refused(shop: ComposeProject, flag: str) -> None:
+    """An unlocked image beside a build is refused, whether the engine has an image of that name or not."""
     shop.web("1.0.0")
     shop.locked()
     both(shop, "2.0.0")
@@ -55,17 +55,17 @@ def test_an_image_beside_a_build_that_is_not_locked_is_refused(shop: Shopfront, 
     there = shop.run("deploy", flag)
 
     assert (missing.code, there.code) == (2, 2)
-    for said in (missing, there):
-        assert f"web: {shop.image('2.0.0')}: it is not in boltseal.lock" in said.err
-        assert "build it with `boltseal deploy --build`" in said.err
+    for result in (missing, there):
+        assert f"web: {shop.image('2.0.0')}: it is not in boltseal.lock" in result.err
+        assert "build it with `boltseal deploy --build`" in result.err
     assert "got no such image" in missing.err
     assert "got sha256:" in there.err
     assert shop.ids() == {}
     assert shop.releases() == []
 
 
-def test_what_is_locked_is_not_built(shop: Shopfront) -> None:
-    """Not even with `--build`, and the name on the engine is not given to another image."""
+def test_a_locked_service_is_not_built(shop: ComposeProject) -> None:
+    """A locked service is not built, even with --build, and its tag on the engine does not move."""
     both(shop, "1.0.0")
     shop.locked()
     done = shop.run("deploy", "--build")
@@ -76,8 +76,8 @@ def test_what_is_locked_is_not_built(shop: Shopfront) -> None:
     assert shop.releases()[0]["services"][0]["digest"].startswith("sha256:")
 
 
-def test_a_build_is_recorded_by_its_id_as_unproven(shop: Shopfront) -> None:
-    """Also with `--require-scrub`; the same image continues without `--build`, and another one is refused."""
+def test_a_build_is_recorded_by_its_id_as_unproven(shop: ComposeProject) -> None:
+    """A local build is recorded by its ID as unproven; without --build the same image continues, another is refused."""
     both(shop, "2.0.0")
     done = shop.run("deploy", "--build", "--require-scrub")
     image = shop.docker.run("image", "inspect", "--format", "{{.Id}}", shop.image("2.0.0")).checked().strip()
@@ -101,8 +101,8 @@ def test_a_build_is_recorded_by_its_id_as_unproven(shop: Shopfront) -> None:
     assert shop.words() == {"web": "built"}
 
 
-def test_a_build_without_an_image_is_refused_unless_it_is_built(shop: Shopfront) -> None:
-    """Also where the engine has an image under the name that Compose gives it."""
+def test_a_build_without_an_image_is_refused_unless_it_is_built(shop: ComposeProject) -> None:
+    """A build without an image name is refused without --build, even if the engine has Compose's default tag for it."""
     shop.write({"web": {"build": "."}, "db": {"image": shop.image("1.0.0"), "healthcheck": HEALTHY}})
     shop.locked()
     shop.docker.run("pull", shop.image("1.0.0")).checked()

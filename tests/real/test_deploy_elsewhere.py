@@ -1,4 +1,4 @@
-"""`deploy` and `rollback` on Podman, and on engines behind ssh where nothing of Docker's is installed."""
+"""`deploy` and `rollback` on Podman, and on engines behind ssh where no Docker program is installed."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 
 from tests import servers
 from tests.programs import program
-from tests.real.shopfront import ENDS, HEALTHY, Shopfront, started, until_step
+from tests.real.compose_project import ENDS, HEALTHY, ComposeProject, started, until_step
 from tests.real.tools import Docker
 from tests.servers import Server
 
@@ -23,7 +23,7 @@ PLACES = ["podman", "podman-by-ssh", "docker-by-ssh"]
 
 @pytest.fixture(scope="module")
 def port() -> int:
-    """Where the registry is that Podman may ask without TLS, when it is there."""
+    """The port of the registry that Podman may contact without TLS."""
     return servers.free_port()
 
 
@@ -36,19 +36,19 @@ def podman(tmp_path_factory: pytest.TempPathFactory, port: int) -> Iterator[Serv
 
 @pytest.fixture(scope="module")
 def far(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """An ssh server on a host that has `cat`, and no program of any engine."""
+    """An ssh server on a host that has `cat` and no program of any engine."""
     with servers.sshd(tmp_path_factory.mktemp("far"), programs=["cat"]) as server:
         yield server
 
 
 @pytest.fixture(params=PLACES)
-def shop(request: pytest.FixtureRequest, repository: str, tmp_path: Path, port: int) -> Iterator[Shopfront]:
-    """A project on an engine; what it has started is removed at the end. `registry` is not there yet."""
+def shop(request: pytest.FixtureRequest, repository: str, tmp_path: Path, port: int) -> Iterator[ComposeProject]:
+    """A project on an engine whose started containers are removed at the end. Its `registry` does not run yet."""
     place: str = request.param
     found: Docker | Server = request.getfixturevalue(place.partition("-")[0])
     docker = found if isinstance(found, Docker) else Docker(found.address, "podman")
     registry = Server("boltseal", f"127.0.0.1:{port}", 0, tmp_path / "data.log", tmp_path / "data")
-    made = Shopfront(tmp_path / "project", docker, registry, tmp_path / "state", repository)
+    made = ComposeProject(tmp_path / "project", docker, registry, tmp_path / "state", repository)
     if place.endswith("by-ssh"):
         far: Server = request.getfixturevalue("far")
         made.environment["PATH"] = f"{far.folder}/bin:{os.environ['PATH']}"
@@ -58,8 +58,8 @@ def shop(request: pytest.FixtureRequest, repository: str, tmp_path: Path, port: 
 
 
 @pytest.fixture
-def registry(shop: Shopfront) -> Iterator[Callable[[], None]]:
-    """The project's registry; called, it is switched off."""
+def registry(shop: ComposeProject) -> Iterator[Callable[[], None]]:
+    """The project's registry; calling it stops it."""
     context = servers.boltseal(shop.registry.folder, port=int(shop.registry.address.rpartition(":")[2]))
     context.__enter__()
     on = [context]
@@ -72,13 +72,15 @@ def registry(shop: Shopfront) -> Iterator[Callable[[], None]]:
     off()
 
 
-def plain(shop: Shopfront, tag: str) -> None:
-    """A project of one service without a check: Podman has systemd run those, which is not everywhere."""
+def plain(shop: ComposeProject, tag: str) -> None:
+    """Return a project of one service without a health check, because Podman needs systemd for those."""
     shop.write({"web": {"image": shop.image(tag)}})
 
 
-def test_forward_and_exactly_back_without_the_registry(shop: Shopfront, registry: Callable[[], None]) -> None:
-    """As with this host's Docker; and what runs already is left alone."""
+def test_a_rollback_restores_the_first_release_without_the_registry(
+    shop: ComposeProject, registry: Callable[[], None]
+) -> None:
+    """A rollback works on other engines as on this host's Docker, and an unchanged deploy does nothing."""
     shop.publish("edge", "the first")
     plain(shop, "edge")
     shop.deployed()
@@ -98,8 +100,10 @@ def test_forward_and_exactly_back_without_the_registry(shop: Shopfront, registry
     assert shop.words() == {"web": "the first"}
 
 
-def test_what_can_not_start_is_replaced_by_what_ran(shop: Shopfront, registry: Callable[[], None]) -> None:
-    """With the last lines of its log, which that engine has."""
+def test_a_service_that_can_not_start_is_replaced_by_the_former_release(
+    shop: ComposeProject, registry: Callable[[], None]
+) -> None:
+    """A service that can't start is replaced by the former release, with its last log lines from that engine."""
     shop.publish("1.0.0")
     shop.publish("1.1.0", command=ENDS)
     plain(shop, "1.0.0")
@@ -115,8 +119,8 @@ def test_what_can_not_start_is_replaced_by_what_ran(shop: Shopfront, registry: C
 
 
 @pytest.mark.parametrize("shop", ["docker-by-ssh"], indirect=True)
-def test_what_is_built_is_built_where_it_runs(shop: Shopfront) -> None:
-    """From files that are here, by an engine that is there."""
+def test_a_build_runs_on_the_engine_of_the_deploy(shop: ComposeProject) -> None:
+    """A remote engine builds the image from files of this machine."""
     shop.root.mkdir()
     (shop.root / "Dockerfile").write_text("FROM scratch\nCOPY busybox /busybox\nLABEL words=built\n")
     (shop.root / "busybox").write_bytes(Path(program("busybox")).read_bytes())
@@ -130,8 +134,10 @@ def test_what_is_built_is_built_where_it_runs(shop: Shopfront) -> None:
 
 
 @pytest.mark.parametrize("shop", ["docker-by-ssh"], indirect=True)
-def test_the_error_of_a_broken_connection_says_how_to_resume(shop: Shopfront, registry: Callable[[], None]) -> None:
-    """Exit code 3, one line why, and the release at its step."""
+def test_the_error_of_a_broken_connection_says_how_to_resume(
+    shop: ComposeProject, registry: Callable[[], None]
+) -> None:
+    """A broken connection is exit code 3 with one reason and the command that resumes."""
     shop.publish("1.0.0")
     shop.web("1.0.0", {**HEALTHY, "interval": "8s"})
     shop.locked()
@@ -150,10 +156,10 @@ def test_the_error_of_a_broken_connection_says_how_to_resume(shop: Shopfront, re
 
 
 @pytest.mark.parametrize("shop", ["docker"], indirect=True)
-def test_what_ran_on_one_engine_is_not_put_back_on_another(
-    shop: Shopfront, registry: Callable[[], None], docker_containerd: Docker
+def test_a_release_of_one_engine_is_not_restored_on_another(
+    shop: ComposeProject, registry: Callable[[], None], docker_containerd: Docker
 ) -> None:
-    """The first release on a second engine has nothing before it."""
+    """A first release on a second engine has no former one, whatever ran on the first engine."""
     shop.publish("1.0.0")
     shop.publish("1.1.0", command=ENDS)
     plain(shop, "1.0.0")
@@ -179,25 +185,25 @@ def test_what_ran_on_one_engine_is_not_put_back_on_another(
     [("podman", "storage driver vfs"), ("docker-by-ssh", "is on another host")],
     indirect=["shop"],
 )
-def test_an_unproven_image_is_not_started(shop: Shopfront, registry: Callable[[], None], why: str) -> None:
-    """With --require-scrub the exit code is 3 with the reason; without it, the reason is printed."""
+def test_an_unproven_image_is_not_started(shop: ComposeProject, registry: Callable[[], None], why: str) -> None:
+    """With --require-scrub an unproven image is exit code 3; without it, the reason is printed."""
     shop.publish("1.0.0")
     plain(shop, "1.0.0")
     shop.locked()
     refused = [shop.run("deploy", "--require-scrub") for _ in range(2)]
     found = shop.containers()
-    said = shop.run("deploy").err
+    output = shop.run("deploy").err
 
     assert [each.code for each in refused] == [3, 3]
     assert all("not scrubbed: " in each.err and why in each.err for each in refused)
     assert found == {}
-    assert "web: not scrubbed: " in said
-    assert why in said
+    assert "web: not scrubbed: " in output
+    assert why in output
 
 
 @pytest.mark.parametrize("shop", ["podman"], indirect=True)
-def test_a_check_that_podman_does_not_run_is_explained(shop: Shopfront, registry: Callable[[], None]) -> None:
-    """Podman's health checks are run by systemd: without it they have no result."""
+def test_a_check_that_podman_does_not_run_is_explained(shop: ComposeProject, registry: Callable[[], None]) -> None:
+    """Podman's health checks have no result without systemd, which the message explains."""
     shop.publish("1.0.0")
     shop.web("1.0.0", HEALTHY)
     shop.locked()

@@ -1,4 +1,4 @@
-"""One-shot jobs of a Compose project on the way back: `depends_on` with `service_completed_successfully`, on real engines."""
+"""One-shot jobs (`service_completed_successfully`) of a Compose project during a rollback, on real engines."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from tests import servers
-from tests.real.shopfront import Shopfront
+from tests.real.compose_project import ComposeProject
 from tests.real.tools import Docker
 from tests.servers import Server
 
@@ -21,7 +21,7 @@ DIES = ["/busybox", "sh", "-c", "/busybox echo it can not start; exit 3"]
 
 @pytest.fixture(scope="module")
 def port() -> int:
-    """The port of the registry, which Podman has to know before it starts."""
+    """The port of the registry, which Podman must know before it starts."""
     return servers.free_port()
 
 
@@ -34,16 +34,16 @@ def own(tmp_path_factory: pytest.TempPathFactory, port: int) -> Iterator[Server]
 
 @pytest.fixture(scope="module")
 def podman(tmp_path_factory: pytest.TempPathFactory, port: int) -> Iterator[Docker]:
-    """Podman, reached through Docker's API."""
+    """Podman, through Docker's API."""
     with servers.podman(tmp_path_factory.mktemp("p"), plain_http=[f"127.0.0.1:{port}"]) as server:
         yield Docker(server.address, "podman")
 
 
 @pytest.fixture(params=["docker", "podman"])
-def shop(request: pytest.FixtureRequest, own: Server, repository: str, tmp_path: Path) -> Iterator[Shopfront]:
-    """A project on each engine whose images are the tags 1.0.0 and 2.0.0."""
+def shop(request: pytest.FixtureRequest, own: Server, repository: str, tmp_path: Path) -> Iterator[ComposeProject]:
+    """A project on each engine whose images have the tags 1.0.0 and 2.0.0."""
     engine: Docker = request.getfixturevalue(request.param)
-    made = Shopfront(tmp_path / "project", engine, own, tmp_path / "state", repository)
+    made = ComposeProject(tmp_path / "project", engine, own, tmp_path / "state", repository)
     (tmp_path / "data").mkdir()
     for tag in ("1.0.0", "2.0.0"):
         made.publish(tag)
@@ -52,36 +52,36 @@ def shop(request: pytest.FixtureRequest, own: Server, repository: str, tmp_path:
 
 
 def migrates(to: int) -> list[str]:
-    """A migration to a schema version, which fails where the schema is newer, and notes that it ran."""
+    """Return a migration to a schema version, which fails on a newer schema and records that it ran."""
     newer = f"[ ! -e /data/schema{to + 1} ] || exit 1"
     return ["/busybox", "sh", "-c", f"/busybox echo {to} >> /data/runs; {newer}; /busybox touch /data/schema{to}"]
 
 
-def job(shop: Shopfront, version: int, **more: Any) -> dict[str, Any]:
-    """The service that migrates, of one version."""
+def job(shop: ComposeProject, version: int, **more: Any) -> dict[str, Any]:
+    """Return the service that migrates, for one version."""
     data = {"type": "bind", "source": str(shop.root.parent / "data"), "target": "/data"}
     return {"image": shop.image(f"{version}.0.0"), "command": migrates(version), "volumes": [data], **more}
 
 
-def web(shop: Shopfront, version: int, **more: Any) -> dict[str, Any]:
-    """The service that runs on, of one version, once the migration has ended."""
+def web(shop: ComposeProject, version: int, **more: Any) -> dict[str, Any]:
+    """Return the service that runs after the migration, for one version."""
     return {"image": shop.image(f"{version}.0.0"), "depends_on": WAITS, **more}
 
 
-def runs(shop: Shopfront) -> list[str]:
-    """Which versions of the migration were run, in order."""
+def runs(shop: ComposeProject) -> list[str]:
+    """Return which versions of the migration ran, in order."""
     return (shop.root.parent / "data" / "runs").read_text().split()
 
 
-def running(shop: Shopfront) -> dict[str, str]:
-    """The services that run, by the version of their image."""
+def running(shop: ComposeProject) -> dict[str, str]:
+    """Return the running services with the version of their image."""
     return {
         name: each["Config"]["Labels"]["words"] for name, each in shop.containers().items() if each["State"]["Running"]
     }
 
 
-def test_a_failed_deploy_goes_back_without_the_older_migration(shop: Shopfront) -> None:
-    """The older migration, which fails on the newer schema, does not keep the older release from being put back."""
+def test_a_failed_deploy_is_rolled_back_without_the_older_migration(shop: ComposeProject) -> None:
+    """After a failed deploy the former release is restored without its migration, which would fail on the newer schema."""
     shop.write({"web": web(shop, 1), "migrate": job(shop, 1)})
     shop.deployed()
     shop.write({"web": web(shop, 2, command=DIES), "migrate": job(shop, 2)})
@@ -95,8 +95,8 @@ def test_a_failed_deploy_goes_back_without_the_older_migration(shop: Shopfront) 
     assert runs(shop) == ["1", "2"]
 
 
-def test_a_rollback_does_not_run_the_older_migration(shop: Shopfront) -> None:
-    """The release before runs again though its migration fails on the newer schema, and can be gone forward from."""
+def test_a_rollback_does_not_run_the_older_migration(shop: ComposeProject) -> None:
+    """A rollback restores the former release without its migration, and a later deploy works."""
     shop.write({"web": web(shop, 1), "migrate": job(shop, 1)})
     shop.deployed()
     shop.write({"web": web(shop, 2), "migrate": job(shop, 2)})
@@ -116,8 +116,8 @@ def test_a_rollback_does_not_run_the_older_migration(shop: Shopfront) -> None:
 
 
 @pytest.mark.parametrize("shop", ["docker"], indirect=True)
-def test_a_migration_at_work_is_stopped_and_the_rest_is_left_alone(shop: Shopfront) -> None:
-    """A job nothing depends on is not run again either, and a service that did not change keeps its container."""
+def test_a_running_migration_is_stopped_and_the_rest_is_left_alone(shop: ComposeProject) -> None:
+    """A running migration is stopped; other jobs are not run again, and unchanged services keep their containers."""
     noted = ["/busybox", "sh", "-c", "/busybox echo seeded >> /data/runs"]
     steady = {"image": shop.image("1.0.0")}
     shop.write({"web": web(shop, 1), "migrate": job(shop, 1), "seed": job(shop, 1, command=noted), "db": steady})
@@ -145,8 +145,8 @@ def test_a_migration_at_work_is_stopped_and_the_rest_is_left_alone(shop: Shopfro
 
 
 @pytest.mark.parametrize("shop", ["docker"], indirect=True)
-def test_a_release_that_never_ran_runs_its_migration(shop: Shopfront) -> None:
-    """Going to a release that failed is going forward: its job, which nothing says has completed, is run."""
+def test_a_release_that_never_ran_runs_its_migration(shop: ComposeProject) -> None:
+    """A rollback to a release that never completed runs its migration."""
     shop.write({"web": web(shop, 1), "migrate": job(shop, 1)})
     shop.deployed()
     shop.write({"web": web(shop, 2, command=DIES), "migrate": job(shop, 2)})
@@ -161,8 +161,8 @@ def test_a_release_that_never_ran_runs_its_migration(shop: Shopfront) -> None:
 
 
 @pytest.mark.parametrize("shop", ["docker"], indirect=True)
-def test_killed_on_the_way_back_it_goes_on_without_the_migration(shop: Shopfront) -> None:
-    """`deploy --resume` of a release that was being put back leaves out the same jobs."""
+def test_a_killed_restoration_is_resumed_without_the_migration(shop: ComposeProject) -> None:
+    """`deploy --resume` of an interrupted restoration leaves out the same migrations."""
     shop.write({"web": web(shop, 1), "migrate": job(shop, 1)})
     shop.deployed()
     shop.write({"web": web(shop, 2, command=DIES), "migrate": job(shop, 2)})

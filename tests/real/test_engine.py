@@ -1,4 +1,4 @@
-"""The door to engines on those that people have: Docker with either store, and Podman behind Docker's API."""
+"""The engine client with real engines: Docker with either store, and Podman behind Docker's API."""
 
 from __future__ import annotations
 
@@ -29,32 +29,30 @@ async def engine(engine_address: EngineAddress, engine_store: ImageStoreKind) ->
 
 
 def _pushed(registry: Registry, repository: str) -> Reference:
-    """An image for two platforms, by tag and digest."""
+    """Push an image for two platforms; return its tag and digest."""
     digest = publish(registry.host, repository, "1.4.2", sleepers(repository))
     return Reference.parse(f"{registry.host}/{repository}:1.4.2@{digest}")
 
 
-async def test_a_pull_by_digest_a_name_more_and_a_name_less(
-    engine: Engine, registry: Registry, repository: str
-) -> None:
-    """The digest is kept, a tag is put on it, and the tag that is taken away takes nothing else along."""
-    image, told = _pushed(registry, repository), list[EngineProgress]()
-    pulled = await engine.pull(image, progress=told.append)
+async def test_a_pulled_digest_is_tagged_and_untagged(engine: Engine, registry: Registry, repository: str) -> None:
+    """After a pull by digest, a tag is added and removed, and the image stays."""
+    image, reported = _pushed(registry, repository), list[EngineProgress]()
+    pulled = await engine.pull(image, progress=reported.append)
     name, kept = (Reference(image.registry, image.repository, Tag(tag)) for tag in ("1.4.2", "kept"))
     await engine.tag(pulled.id, name)
     await engine.tag(name, kept)
     await engine.untag(name)
     found = await engine.image(kept)
 
-    assert told
+    assert reported
     assert image.digest in {each.digest for each in pulled.pulled_as}
     assert (found.id, found.names) == (pulled.id, (kept,))
     with pytest.raises(NoSuchImage):
         await engine.image(name)
 
 
-async def test_what_an_id_is(engine: Engine, registry: Registry, repository: str) -> None:
-    """containerd's store has the index's digest; the others the config's."""
+async def test_the_kind_of_an_image_id(engine: Engine, registry: Registry, repository: str) -> None:
+    """In containerd's store an image ID is the index's digest, in the others the config's."""
     image = _pushed(registry, repository)
     config = sleeper(repository).config.digest
     pulled = await engine.pull(image)
@@ -64,8 +62,10 @@ async def test_what_an_id_is(engine: Engine, registry: Registry, repository: str
     assert str(pulled.platform) == "linux/amd64"
 
 
-async def test_an_image_out_and_in(engine: Engine, registry: Registry, repository: str, tmp_path: Path) -> None:
-    """By an archive, the same image under the same name."""
+async def test_an_image_is_saved_and_loaded(
+    engine: Engine, registry: Registry, repository: str, tmp_path: Path
+) -> None:
+    """An image that is saved and loaded as an archive is the same image under the same name."""
     image = _pushed(registry, repository)
     pulled = await engine.pull(image)
     name = Reference(image.registry, image.repository, image.tag)
@@ -78,15 +78,15 @@ async def test_an_image_out_and_in(engine: Engine, registry: Registry, repositor
     assert found.labels == {"words": repository}
 
 
-async def test_a_digest_that_no_registry_has(engine: Engine, registry: Registry, repository: str) -> None:
-    """Is a miss and not an engine that failed."""
+async def test_a_digest_that_no_registry_has_is_a_miss(engine: Engine, registry: Registry, repository: str) -> None:
+    """A digest that no registry has is a miss, and not an engine failure."""
     image = _pushed(registry, repository)
     with pytest.raises(NoSuchImage):
         await engine.pull(Reference(image.registry, image.repository, digest=Digest.of(b"nothing")))
 
 
-async def test_a_name_that_nothing_has(engine: Engine) -> None:
-    """Neither a name nor an ID."""
+async def test_an_unknown_name_is_a_miss(engine: Engine) -> None:
+    """An unknown name or ID is a miss."""
     for name in (Reference.parse("localhost:5000/shop/none:1"), Digest.of(b"nothing")):
         with pytest.raises(NoSuchImage):
             await engine.image(name)
@@ -95,7 +95,7 @@ async def test_a_name_that_nothing_has(engine: Engine) -> None:
 async def test_containers_have_their_state_and_log(
     engine: Engine, engine_address: EngineAddress, registry: Registry, repository: str
 ) -> None:
-    """One ended with an error after output on both streams, one has a terminal, one has a health check."""
+    """State and log are read of a failed container, one with a terminal, and one with a health check."""
     image = _pushed(registry, repository)
     pulled = await engine.pull(image)
     say = "/busybox printf 'one\\ntwo\\n'; /busybox printf 'oh\\n' >&2; exit 3"

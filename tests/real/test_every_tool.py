@@ -1,4 +1,4 @@
-"""What holds whatever the tool: docker with either store, podman, buildah, skopeo, oras, containerd's ctr.
+"""Behaviour that all tools share: docker with either store, podman, buildah, skopeo, oras, containerd's ctr.
 
 One suite, run on each of them. What only one tool does is in the file that has its name.
 """
@@ -18,8 +18,8 @@ pytestmark = pytest.mark.real
 #: More than a server would answer from memory, and not compressible.
 CONTENT_BYTES = 400_000
 
-#: The last line that each tool prints when it is refused. containerd before 2.0 shows nobody what the registry said,
-#: and so neither does docker on its image store; what is left is which tag, and that it is in conflict.
+#: The last line that each tool prints for a refusal. containerd before 2.0 does not show the registry's message,
+#: and so neither does docker on its image store; they print the tag, and that there is a conflict.
 REFUSED = {
     "docker": "{message}",
     "docker-containerd": 'failed commit on ref "manifest-DIGEST": unexpected status from PUT request to {url}: 409 Conflict',
@@ -33,7 +33,7 @@ REFUSED = {
 
 
 def without_what_varies(line: str, sealed: str) -> str:
-    """A line with names in the place of what is different each time: all but the digest that is sealed."""
+    """Return a line with placeholders for what differs each time, except for the sealed digest."""
     for pattern, name in (
         (rf"(?!{sealed}\b)sha256:[0-9a-f]+", "DIGEST"),
         (r"\b\d{4}-\d\d-\d\dT[\d:]+Z", "TIME"),
@@ -44,8 +44,8 @@ def without_what_varies(line: str, sealed: str) -> str:
     return line
 
 
-def test_a_pushed_image_comes_back_byte_for_byte(tool: Tool, registry: Registry, repository: str) -> None:
-    """What is pulled on another machine is what was pushed."""
+def test_a_pushed_image_is_pulled_byte_for_byte(tool: Tool, registry: Registry, repository: str) -> None:
+    """An image pulled on another machine has the bytes that were pushed."""
     content = os.urandom(CONTENT_BYTES)
     reference = f"{registry.host}/{repository}:1.4.2"
 
@@ -55,7 +55,7 @@ def test_a_pushed_image_comes_back_byte_for_byte(tool: Tool, registry: Registry,
 
 
 def test_the_same_image_can_be_pushed_again(tool: Tool, registry: Registry, repository: str) -> None:
-    """A release job that runs twice with the same result succeeds twice."""
+    """Pushing the same image again succeeds, as for a release job that runs twice."""
     reference = f"{registry.host}/{repository}:1.4.2"
     image = tool.image(os.urandom(1000))
     tool.push(image, reference).checked()
@@ -69,27 +69,27 @@ def test_the_same_image_can_be_pushed_again(tool: Tool, registry: Registry, repo
 def test_another_image_under_a_published_tag_is_refused_with_a_message(
     tool: Tool, registry: Registry, repository: str
 ) -> None:
-    """The message has the sealed tag, its digest, the time, the actor, and what to do instead."""
+    """The refusal shows tag, digest, time, actor, and what to do instead."""
     reference = f"{registry.host}/{repository}:1.4.2"
     tool.push(tool.image(os.urandom(1000)), reference).checked()
     sealed = short(registry.digest(repository, "1.4.2"))
 
-    said = tool.push(tool.image(os.urandom(1000)), reference)
+    result = tool.push(tool.image(os.urandom(1000)), reference)
 
-    assert not said.ok
+    assert not result.ok
     expected = REFUSED[tool.name].format(
         message=f"denied: tag 1.4.2 of {repository} is sealed at {sealed} since DATE by anonymous; "
         "this push is DIGEST; publish under a new tag (free: 1.4.3)",
         name=f"{registry.host}/{repository}",
         url=f"{registry.server.url}/v2/{repository}/manifests/1.4.2",
     )
-    assert without_what_varies(said.text.splitlines()[-1], sealed) == expected
+    assert without_what_varies(result.text.splitlines()[-1], sealed) == expected
 
 
 def test_after_a_refused_push_the_tag_still_resolves_to_the_first_image(
     tool: Tool, registry: Registry, repository: str
 ) -> None:
-    """A refusal changes nothing for those who pull."""
+    """After a refused push, pulls return the first image."""
     reference = f"{registry.host}/{repository}:1.4.2"
     content = os.urandom(1000)
     tool.push(tool.image(content), reference).checked()
@@ -101,7 +101,7 @@ def test_after_a_refused_push_the_tag_still_resolves_to_the_first_image(
 
 
 def test_latest_moves(tool: Tool, registry: Registry, repository: str) -> None:
-    """A floating tag resolves to what was pushed last."""
+    """A mutable tag resolves to the image that was pushed last."""
     reference = f"{registry.host}/{repository}:latest"
     second = os.urandom(1000)
     tool.push(tool.image(os.urandom(1000)), reference).checked()
@@ -114,7 +114,7 @@ def test_latest_moves(tool: Tool, registry: Registry, repository: str) -> None:
 def test_what_latest_resolved_to_before_can_be_pulled_by_digest(
     tool: Tool, registry: Registry, repository: str
 ) -> None:
-    """A displaced image that was deployed by digest can be deployed again."""
+    """A former image of `latest` can be pulled by its digest."""
     first = os.urandom(1000)
     tool.push(tool.image(first), f"{registry.host}/{repository}:latest").checked()
     displaced = registry.digest(repository, "latest")

@@ -1,4 +1,4 @@
-"""Keeping and bringing back on engines that people have: Docker with either store, and Podman behind Docker's API."""
+"""Keeping and restoring images on real engines: Docker with either store, and Podman behind Docker's API."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ from boltseal.oci.digest import Digest
 from boltseal.oci.reference import Reference
 from tests.real.registry import Registry
 from tests.real.sleeper import publish, sleeper, sleepers
-from tests.real.tools import Said, run
+from tests.real.tools import CommandResult, run
 
 pytestmark = pytest.mark.real
 
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """An engine, a registry, and a repository that nobody else uses."""
+    """An engine, a registry, and a repository that no other test uses."""
 
     host: EngineHost
     registry: Registry
@@ -49,12 +49,12 @@ class Stage:
     def puller(self, policy: KeepPolicy = KeepPolicy()) -> Puller:  # noqa: B008 - frozen
         return Puller(self.host, self.transport, CredentialStore(()), policy=policy)
 
-    def docker(self, *argv: str) -> Said:
-        """Docker's own client, which all of them understand."""
+    def docker(self, *argv: str) -> CommandResult:
+        """Run Docker's own client, which all these engines answer."""
         return run("docker", "-H", str(self.host.engine.address), *argv)
 
     async def words(self) -> str:
-        """What the image that the name means says of itself."""
+        """Return the label text of the image that the name resolves to."""
         return (await self.host.engine.image(self.name)).labels["words"]
 
 
@@ -62,7 +62,7 @@ class Stage:
 async def stage(
     engine_address: EngineAddress, registry: Registry, repository: str, tmp_path: Path
 ) -> AsyncIterator[Stage]:
-    """Each engine in turn."""
+    """Each engine."""
     transport = Transport(CredentialStore(()))
     async with connected(engine_address) as engine:
         kept = KeptImages(ClientState(tmp_path / "state"))
@@ -71,14 +71,14 @@ async def stage(
     await transport.aclose()
 
 
-async def test_a_newer_latest_is_pulled_and_the_old_one_brought_back_offline(stage: Stage) -> None:
-    """Exactly the old one, though the registry is gone; and forward again."""
+async def test_a_newer_latest_is_pulled_and_the_old_one_restored_offline(stage: Stage) -> None:
+    """After a newer `latest` was pulled, the old image is restored offline, and the newer one again."""
     old = stage.publish("old")
     first = await stage.puller().pull(PullRequest.of(stage.name))
     new = stage.publish("new")
     brought = await stage.puller().pull(PullRequest.of(stage.name))
     now = await stage.words()
-    await stage.transport.aclose()  # nobody is asked from here on
+    await stage.transport.aclose()  # from here on no registry answers
     back = await restore(stage.host, stage.name)
     then = await stage.words()
     forward = await restore(stage.host, stage.name, str(new))
@@ -98,7 +98,7 @@ async def test_a_newer_latest_is_pulled_and_the_old_one_brought_back_offline(sta
 
 
 async def test_kept_images_survive_a_prune_and_not_a_prune_of_all(stage: Stage) -> None:
-    """`docker image prune` takes what has no name; `-a` what no container stands on, names or not."""
+    """Kept images survive `docker image prune`, which deletes untagged ones, but not `-a`, which deletes unused ones."""
     stage.publish("old")
     await stage.puller().pull(PullRequest.of(stage.name))
     stage.publish("new")
@@ -114,8 +114,8 @@ async def test_kept_images_survive_a_prune_and_not_a_prune_of_all(stage: Stage) 
 
 
 @pytest.mark.parametrize("how", [("create",), ("run", "--detach")], ids=["stopped", "running"])
-async def test_a_prune_of_all_beside_a_container(stage: Stage, how: tuple[str, ...]) -> None:
-    """Spares what a container stands on; containerd's store only what its name means by now."""
+async def test_a_prune_of_all_spares_images_of_containers(stage: Stage, how: tuple[str, ...]) -> None:
+    """`prune -a` spares images of containers; containerd's store spares only those that the name resolves to."""
     stage.publish(f"old {how[0]}")
     await stage.puller().pull(PullRequest.of(stage.name))
     container = stage.docker(*how, "--network", "none", str(stage.name)).checked().split()[-1]
@@ -126,14 +126,14 @@ async def test_a_prune_of_all_beside_a_container(stage: Stage, how: tuple[str, .
         stage.docker("image", "prune", "--all", "--force").checked()
         found = await stage.host.image(brought.kept.image)
     finally:
-        stage.docker("kill", container)  # one that does not run is not killed
+        stage.docker("kill", container)  # a stopped container needs no kill
         stage.docker("rm", "--force", container).checked()
 
     assert (found is None) is (stage.host.store is ImageStoreKind.CONTAINERD)
 
 
-async def test_what_takes_the_name_away_does_not_take_what_is_kept(stage: Stage, tmp_path: Path) -> None:
-    """`docker rmi`, `docker tag`, and Compose as it takes down with `--rmi all`."""
+async def test_removing_the_tag_does_not_remove_the_kept_image(stage: Stage, tmp_path: Path) -> None:
+    """Kept images survive `docker rmi`, `docker tag`, and Compose's `down --rmi all`."""
     stage.publish("old")
     await stage.puller().pull(PullRequest.of(stage.name))
     stage.publish("new")
@@ -154,8 +154,8 @@ async def test_what_takes_the_name_away_does_not_take_what_is_kept(stage: Stage,
     assert (await restore(stage.host, stage.name)).image == brought.kept.image
 
 
-async def test_what_is_here_costs_one_head(stage: Stage) -> None:
-    """Counted by the registry itself."""
+async def test_pulling_a_present_image_costs_one_head(stage: Stage) -> None:
+    """Pulling a present image costs one HEAD, counted by the registry."""
     stage.publish("old")
     await stage.puller().pull(PullRequest.of(stage.name))
     counted = [_requests(stage.registry)]
@@ -163,18 +163,18 @@ async def test_what_is_here_costs_one_head(stage: Stage) -> None:
     counted.append(_requests(stage.registry))
 
     assert again.outcome is PullOutcome.HERE
-    assert counted[1] - counted[0] == 2  # the HEAD, and the first look at the numbers
+    assert counted[1] - counted[0] == 2  # the HEAD, and the first reading of the metrics
 
 
 def _requests(registry: Registry) -> int:
-    """All requests of any kind that the registry has answered."""
-    told = httpx2.get(f"{registry.server.url}/metrics", timeout=30, trust_env=False).raise_for_status().text
-    lines = [line for line in told.splitlines() if line.startswith("boltseal_http_requests_total{")]
+    """Return the number of all requests that the registry has answered."""
+    text = httpx2.get(f"{registry.server.url}/metrics", timeout=30, trust_env=False).raise_for_status().text
+    lines = [line for line in text.splitlines() if line.startswith("boltseal_http_requests_total{")]
     return sum(int(float(line.rpartition(" ")[2])) for line in lines)
 
 
-async def test_what_is_kept_no_longer_is_gone_with_all_its_names(stage: Stage) -> None:
-    """Also from the store of Podman, which keeps what has lost its names."""
+async def test_an_expired_image_is_deleted_with_all_its_names(stage: Stage) -> None:
+    """An expired image is deleted with all its names, also in Podman's store."""
     images = []
     for words in ("one", "two", "three"):
         stage.publish(words)
@@ -184,8 +184,8 @@ async def test_what_is_kept_no_longer_is_gone_with_all_its_names(stage: Stage) -
     assert [each.number for each in await Keeper(stage.host).list_kept(stage.name)] == [1]
 
 
-async def test_what_runs_is_not_let_go_of(stage: Stage) -> None:
-    """Nor is what only stands still; `docker run` once, as root of this machine's own containers."""
+async def test_images_of_containers_are_not_expired(stage: Stage) -> None:
+    """Images of running and stopped containers are not expired."""
     stage.publish("one")
     await stage.puller().pull(PullRequest.of(stage.name))
     container = stage.docker("create", "--network", "none", str(stage.name)).checked().split()[-1]
@@ -196,8 +196,8 @@ async def test_what_runs_is_not_let_go_of(stage: Stage) -> None:
     assert [each.why for each in brought.let_go] == ["a container uses it"]
 
 
-async def test_another_tool_that_takes_the_name_away(stage: Stage) -> None:
-    """`docker pull` beside us: what we kept once comes back whatever it did."""
+async def test_a_kept_image_is_restored_after_another_tool_moved_the_tag(stage: Stage) -> None:
+    """After `docker pull` moved the tag, the image that boltseal kept is restored."""
     old = stage.publish("old")
     await stage.puller().pull(PullRequest.of(stage.name))
     await Keeper(stage.host).hold((await stage.host.engine.image(stage.name)).id, stage.name, old, "release shop/1")
@@ -210,8 +210,8 @@ async def test_another_tool_that_takes_the_name_away(stage: Stage) -> None:
     assert (now, back.digest, await stage.words()) == ("new", old, "old")
 
 
-async def test_an_image_that_vanished_from_its_registry(stage: Stage) -> None:
-    """The name means what it meant."""
+async def test_a_vanished_upstream_image_leaves_the_tag(stage: Stage) -> None:
+    """If an image vanished from its registry, the tag on the engine keeps its image."""
     stage.publish("old")
     await stage.puller().pull(PullRequest.of(stage.name))
     gone = Digest.of(b"gone")
@@ -221,8 +221,8 @@ async def test_an_image_that_vanished_from_its_registry(stage: Stage) -> None:
     assert await stage.words() == "old"
 
 
-async def test_what_was_pruned_comes_back_by_its_digest(stage: Stage) -> None:
-    """As the message says: pulled by the digest that we have remembered, it can be restored again."""
+async def test_a_pruned_image_can_be_pulled_by_its_digest(stage: Stage) -> None:
+    """A pruned image that is pulled by its recorded digest, as the message says, can be restored."""
     old = stage.publish("old")
     await stage.puller().pull(PullRequest.of(stage.name))
     stage.publish("new")

@@ -1,4 +1,4 @@
-"""`boltseal pull` as a person calls it, on engines that really run: over ssh, on a full disk, without rights, with a scrub."""
+"""`boltseal pull` on real engines: over ssh, on a full disk, without rights, with a scrub."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ pytestmark = pytest.mark.real
 
 
 def heavy(size: int) -> Document:
-    """An image with one layer of so many bytes that no disk packs smaller."""
+    """Return an image with one layer of incompressible bytes."""
     noise = b"".join(hashlib.sha256(str(at).encode()).digest() for at in range(size // 32))
     layer = Blob(gzip.compress(tarball("noise", noise), 1, mtime=0), OCI_LAYER)
     made = config([layer])
@@ -43,7 +43,7 @@ def heavy(size: int) -> Document:
 def test_a_full_disk_is_one_line_and_nothing_is_half_done(
     registry: Registry, repository: str, tmp_path: Path, containerd_store: bool
 ) -> None:
-    """The engine's own disk: the name means what it meant, and there is no image more."""
+    """A full disk of the engine is one error line; the tag keeps its image, and no image is added."""
     name = f"{registry.host}/{repository}:latest"
     with (
         small_disk(tmp_path / "small", "size=16m") as disk,
@@ -69,8 +69,8 @@ def images_of(host: str) -> list[str]:
     return sorted(run("docker", "-H", host, "images", "--all", "--digests", "--no-trunc").checked().splitlines())
 
 
-def test_a_host_behind_ssh(docker: Docker, registry: Registry, repository: str, sshd: Server) -> None:
-    """Pulled there, kept there, remembered here; not scrubbed from here."""
+def test_a_pull_works_over_ssh(docker: Docker, registry: Registry, repository: str, sshd: Server) -> None:
+    """Over ssh the image is pulled and kept on the remote host and recorded locally; a scrub is refused."""
     name, host = f"{registry.host}/{repository}:latest", f"ssh://{sshd.address}{docker.host.removeprefix('unix://')}"
     for words in ("old", "new"):
         publish(registry.host, repository, "latest", sleeper(f"{repository} {words}"))
@@ -88,14 +88,14 @@ def test_a_host_behind_ssh(docker: Docker, registry: Registry, repository: str, 
 
 @pytest.fixture
 def sshd(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
-    """An ssh server, first in the path of whoever asks for ssh."""
+    """An sshd whose `ssh` program comes first in PATH."""
     with servers.sshd(tmp_path / "sshd") as server:
         monkeypatch.setenv("PATH", f"{server.folder}/bin", prepend=":")
         yield server
 
 
-def test_what_arrived_is_read_from_the_disk(registry: Registry, repository: str, tmp_path: Path) -> None:
-    """And what somebody has changed there is not brought back."""
+def test_a_pulled_image_is_scrubbed_on_request(registry: Registry, repository: str, tmp_path: Path) -> None:
+    """With a scrub, an image that was modified on the disk is not restored."""
     name = f"{registry.host}/{repository}:latest"
     with servers.dockerd(tmp_path / "engine") as engine:
         host, called = f"unix://{engine.address}", []
@@ -116,13 +116,13 @@ def test_what_arrived_is_read_from_the_disk(registry: Registry, repository: str,
     assert after == before
 
 
-def test_no_right_to_the_socket(docker: Docker, tmp_path: Path) -> None:
-    """Somebody who is not of the engine's group: one line that says so."""
+def test_a_socket_without_permission_is_one_line(docker: Docker, tmp_path: Path) -> None:
+    """A user outside of the engine's group gets one error line."""
     script = (
         "import os, sys\n"
         "from tests.cli import program\n"
         f"arguments = ['pull', 'localhost:5000/shop/app:1', '--host', {docker.host!r}]\n"
-        "program.call(*arguments[:-1], 'unix:///nowhere.sock')\n"  # what is imported on the way is imported now
+        "program.call(*arguments[:-1], 'unix:///nowhere.sock')\n"  # imports during a pull happen now
         "program.call('keep', 'ls', *arguments[2:])\n"
         "os.setgroups([]); os.setgid(65534); os.setuid(65534)\n"
         "done = program.call(*arguments)\n"
@@ -142,10 +142,10 @@ def test_no_right_to_the_socket(docker: Docker, tmp_path: Path) -> None:
     assert len(done.stdout.splitlines()) == 1
 
 
-def test_a_copy_of_what_its_registry_has_no_more(
+def test_an_image_that_vanished_from_its_registry_is_copied(
     docker: Docker, docker_containerd: Docker, registry: Registry, repository: str, tmp_path: Path
 ) -> None:
-    """The engine gives it: exactly, where its store keeps manifests; else with the same config and layers."""
+    """An image that its registry no longer has is copied from the engine, exactly if the store has manifests."""
     name = f"{registry.host}/{repository}:latest"
     old = publish(registry.host, repository, "latest", sleeper(f"{repository} old"))
     for engine in (docker, docker_containerd):

@@ -1,4 +1,5 @@
-"""The kustomize base of packaging/kubernetes: built by kubectl, pinned by boltseal, compared with the server it runs."""
+"""The kustomize base of packaging/kubernetes: built by kubectl, pinned by boltseal, compared with the server that it
+runs."""
 
 from __future__ import annotations
 
@@ -27,7 +28,7 @@ IMAGE = "registry.example.com/boltseal"
 
 
 def built(folder: Path) -> dict[str, dict[str, Any]]:
-    """What `kubectl kustomize` builds from a folder, by kind."""
+    """Return what `kubectl kustomize` builds from a folder, by kind."""
     documents = list(yaml.safe_load_all(run("kubectl", "kustomize", folder).checked()))
     found = {document["kind"]: document for document in documents}
     assert len(found) == len(documents)
@@ -35,7 +36,7 @@ def built(folder: Path) -> dict[str, dict[str, Any]]:
 
 
 def container_of(documents: dict[str, dict[str, Any]]) -> dict[str, Any]:
-    """The only container of the StatefulSet."""
+    """Return the only container of the StatefulSet."""
     (container,) = documents["StatefulSet"]["spec"]["template"]["spec"]["containers"]
     assert isinstance(container, dict)
     return container
@@ -45,8 +46,8 @@ def containerfile() -> str:
     return (ROOT / "packaging/Containerfile").read_text(encoding="utf-8")
 
 
-def test_the_base_runs_the_registry_without_rights() -> None:
-    """Non-root as the image's user, read-only, no capabilities, no token of the cluster, seccomp."""
+def test_the_base_runs_the_registry_without_privileges() -> None:
+    """The pod runs as the image's non-root user, read-only, without capabilities or a cluster token, with seccomp."""
     documents = built(BASE)
     pod = documents["StatefulSet"]["spec"]["template"]["spec"]
     (user,) = set(re.findall(r"^USER (\d+):\d+$", containerfile(), re.MULTILINE))
@@ -71,7 +72,7 @@ def test_the_base_runs_the_registry_without_rights() -> None:
 
 
 def test_service_policy_and_probes_reach_the_port_and_paths_of_the_server() -> None:
-    """Ports by one name, selectors by one label, probes at the health endpoints."""
+    """Service, policy and probes use one port name, one label, and the health endpoints."""
     documents = built(BASE)
     container, service, policy = (
         container_of(documents),
@@ -99,8 +100,8 @@ def test_service_policy_and_probes_reach_the_port_and_paths_of_the_server() -> N
     assert probes["readiness"]["timeoutSeconds"] > DATABASE_TIMEOUT_S
 
 
-def test_the_configuration_is_ours_and_its_paths_are_mounted(tmp_path: Path) -> None:
-    """boltseal reads it; data and certificate are on volumes, and nothing else is written to."""
+def test_the_configuration_is_valid_and_its_paths_are_mounted(tmp_path: Path) -> None:
+    """boltseal reads the base's configuration; data and certificate are on volumes, and nothing else is writable."""
     documents = built(BASE)
     container = container_of(documents)
     pod = documents["StatefulSet"]["spec"]["template"]["spec"]
@@ -110,10 +111,10 @@ def test_the_configuration_is_ours_and_its_paths_are_mounted(tmp_path: Path) -> 
     claims = documents["StatefulSet"]["spec"]["volumeClaimTemplates"]
     at = tmp_path / "boltseal.toml"
     at.write_text(documents["ConfigMap"]["data"]["boltseal.toml"])
-    told = boltseal.run("admin", "config", "--config", at, "--json")
-    values = {row["ref"]: row["value"] for row in told.json["results"]}
+    result = boltseal.run("admin", "config", "--config", at, "--json")
+    values = {row["ref"]: row["value"] for row in result.json["results"]}
 
-    assert told.code == 0
+    assert result.code == 0
     assert values["[server] listen"] == f"0.0.0.0:{port['containerPort']}"
     assert mounts["data"] == str(Path(values["[server] data"]).parent)
     assert f"VOLUME {mounts['data']}" in containerfile()
@@ -125,7 +126,7 @@ def test_the_configuration_is_ours_and_its_paths_are_mounted(tmp_path: Path) -> 
 
 
 def test_a_changed_configuration_restarts_the_pod(tmp_path: Path) -> None:
-    """The name of the ConfigMap in the pod's template follows its content."""
+    """A changed configuration gives the ConfigMap another name, which restarts the pod."""
     base = Path(shutil.copytree(BASE, tmp_path / "base"))
     before = built(base)
     with (base / "boltseal.toml").open("a") as opened:
@@ -139,7 +140,7 @@ def test_a_changed_configuration_restarts_the_pod(tmp_path: Path) -> None:
 def test_boltseal_pins_the_base_and_the_overlay_of_the_page(
     registry: Registry, repository: str, tmp_path: Path
 ) -> None:
-    """`lock` and `pin` write digests that kubectl then uses, in the base's StatefulSet and in the overlay's `images`."""
+    """`lock` and `pin` write digests into the base's StatefulSet and the overlay's `images`, which kubectl uses."""
     tagged = f"{registry.host}/{repository}"
     layout = image_layout(tmp_path / "image", b"the registry")
     run("skopeo", "copy", "--dest-tls-verify=false", layout.source, f"docker://{tagged}:{__version__}").checked()

@@ -1,4 +1,4 @@
-"""Other people's clients log in, over TLS of a private authority: with the right password, a wrong one, and none."""
+"""Real clients log in over TLS of a private authority: with the right password, a wrong one, and none."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests import servers
 from tests.authority import authority
 from tests.cli import program
 from tests.real.layout import Layout, image_layout
-from tests.real.tools import Docker, Podman, Said, run
+from tests.real.tools import CommandResult, Docker, Podman, run
 from tests.servers import Server
 
 pytestmark = pytest.mark.real
@@ -41,7 +41,8 @@ actions = ["pull"]
 
 @dataclass(frozen=True, slots=True)
 class Guarded:
-    """A registry with users `ci` (pushes), `prod` (pulls) and `guest` (pulls `open/**`). `trust`: a folder with nothing but its ca.crt."""
+    """A registry with users `ci` (pushes), `prod` (pulls) and `guest` (pulls `open/**`). `trust`: a folder with only
+    its ca.crt."""
 
     server: Server
     trust: Path
@@ -69,14 +70,14 @@ def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Guarded]:
 class Client:
     """A tool with one file of logins, as a user has it."""
 
-    login: Callable[[str, str], Said]
-    logout: Callable[[], Said]
-    push: Callable[[str], Said]
+    login: Callable[[str, str], CommandResult]
+    logout: Callable[[], CommandResult]
+    push: Callable[[str], CommandResult]
 
 
 @pytest.fixture(params=["docker", "podman", "skopeo", "oras"])
 def client(request: pytest.FixtureRequest, guarded: Guarded, tmp_path: Path) -> Client:
-    """Each in turn. docker asks no authority about loopback; the others trust ours and no other."""
+    """Each tool. docker verifies no certificate on loopback; the others trust only this registry's authority."""
     made: Callable[[pytest.FixtureRequest, Guarded, Path], Client] = {
         "docker": _docker,
         "podman": _podman,
@@ -90,10 +91,10 @@ def _docker(request: pytest.FixtureRequest, guarded: Guarded, folder: Path) -> C
     docker: Docker = request.getfixturevalue("docker")
     image = docker.image(b"logged in")
 
-    def ask(*argv: str) -> Said:
+    def ask(*argv: str) -> CommandResult:
         return docker.run("--config", str(folder), *argv)
 
-    def push(name: str) -> Said:
+    def push(name: str) -> CommandResult:
         ask("tag", image, f"{guarded.host}/{name}").checked()
         return ask("push", f"{guarded.host}/{name}")
 
@@ -132,15 +133,15 @@ def _oras(_: pytest.FixtureRequest, guarded: Guarded, folder: Path) -> Client:
     return Client(
         lambda user, password: run("oras", "login", *with_, "-u", user, "-p", password, guarded.host),
         lambda: run("oras", "logout", *with_[:2], guarded.host),
-        # One at a time: Debian's oras panics where two of its uploads are refused in different words.
+        # One at a time: Debian's oras panics if two of its uploads are refused with different messages.
         lambda name: run("oras", "push", "--concurrency=1", *with_, f"{guarded.host}/{name}", "words", cwd=folder),
     )
 
 
-def test_who_logs_in_may_push_and_who_logs_out_may_not(
+def test_a_login_allows_a_push_until_the_logout(
     client: Client, guarded: Guarded, repository: str, tmp_path: Path
 ) -> None:
-    """A wrong password is no login, and after the right one has been forgotten nothing is left of it."""
+    """A login allows a push; a wrong password does not, and nothing of it works after a logout."""
     wrong = client.login("ci", WRONG)
     before = client.push(f"{repository}:1.0.0")
     right = client.login("ci", PASSWORD)
@@ -159,7 +160,7 @@ def test_who_logs_in_may_push_and_who_logs_out_may_not(
 
 
 def test_a_login_that_may_only_pull_is_refused_with_the_reason(client: Client, repository: str) -> None:
-    """The client shows what the registry says."""
+    """A push with a login that may only pull is refused, and the client shows the registry's message."""
     client.login("prod", PASSWORD).checked()
 
     refused = client.push(f"{repository}:1.0.0")
@@ -169,13 +170,13 @@ def test_a_login_that_may_only_pull_is_refused_with_the_reason(client: Client, r
 
 
 def test_an_unknown_authority_ends_the_login_before_the_password(guarded: Guarded, tmp_path: Path) -> None:
-    """A certificate of an unknown authority ends the connection before a password is sent."""
+    """An unknown certificate authority ends the connection before a password is sent."""
     for tool in ("podman", "skopeo", "oras"):
         flags = ("--registry-config",) if tool == "oras" else ("--authfile",)
-        said = run(tool, "login", *flags, str(tmp_path / "auth.json"), "-u", "ci", "-p", PASSWORD, guarded.host)
+        result = run(tool, "login", *flags, str(tmp_path / "auth.json"), "-u", "ci", "-p", PASSWORD, guarded.host)
 
-        assert not said.ok
-        assert "certificate" in said.text
+        assert not result.ok
+        assert "certificate" in result.text
 
 
 @pytest.fixture
@@ -183,10 +184,10 @@ def app(tmp_path: Path) -> Layout:
     return image_layout(tmp_path / "app", b"app")
 
 
-def test_what_podman_keeps_is_a_login_for_boltseal_too(
+def test_a_login_of_podman_is_used_by_boltseal(
     guarded: Guarded, podman: Podman, repository: str, app: Layout, tmp_path: Path
 ) -> None:
-    """Also where podman keeps it for a part of the registry, as `podman login HOST/shop` does."""
+    """boltseal uses the login that podman stores for a registry or, by `podman login HOST/shop`, for a part of it."""
     kept = tmp_path / "auth.json"
     trusted = (f"--authfile={kept}", f"--cert-dir={guarded.trust}")
     podman.run("login", *trusted, "-u", "prod", "-p", PASSWORD, guarded.host).checked()
@@ -216,10 +217,10 @@ def _listed_by_podman(podman: Podman, guarded: Guarded, user: str, folder: Path)
 
 
 @pytest.mark.parametrize("tool", ["oras", "podman"])
-def test_the_repositories_are_listed_that_a_login_may_pull(
+def test_the_catalog_lists_what_a_login_may_pull(
     guarded: Guarded, podman: Podman, repository: str, app: Layout, tmp_path: Path, tool: str
 ) -> None:
-    """`oras repo ls` and `podman search` follow the challenge of the catalog to a token for it."""
+    """`oras repo ls` and `podman search` follow the catalog's challenge and list what the login may pull."""
     open_ = repository.replace("shop/", "open/")
     for name in (repository, open_):
         to = (f"--dest-creds=ci:{PASSWORD}", f"--dest-cert-dir={guarded.trust}")

@@ -1,4 +1,5 @@
-"""docker, containerd and podman, configured as docs/guides/pull-through-cache.md says, pull through a mirror of Debian's docker-registry."""
+"""docker, containerd and podman, configured as docs/guides/pull-through-cache.md describes, pull through a mirror of
+docker-registry."""
 
 from __future__ import annotations
 
@@ -27,41 +28,41 @@ CONTENT = b"what upstream has\n" * 1000
 
 @dataclass
 class Mirrored:
-    """A mirror of a hub that has one image. `hub`: ends it."""
+    """A mirror of a hub that has one image. `hub`: ends the hub."""
 
     address: str
     url: str
     hub: contextlib.ExitStack
 
     def page(self, heading: str, language: str) -> str:
-        """The block under a heading of the page, with the address of this mirror."""
+        """Return the block under a heading of the page, with the address of this mirror."""
         page = (ROOT / "docs/guides/pull-through-cache.md").read_text(encoding="utf-8")
         block = page.partition(f"\n## {heading}\n")[2].partition(f"```{language}\n")[2].partition("```")[0]
         assert PAGE_ADDRESS in block
         return block.replace(PAGE_ADDRESS, self.address)
 
     def counted(self, name: str) -> int:
-        """A sum of the mirror's metrics."""
+        """Return a sum of the mirror's metrics."""
         lines = httpx2.get(f"{self.url}/metrics", trust_env=False).text.splitlines()
         return next(int(float(line.split()[1])) for line in lines if line.startswith(f"boltseal_{name}_total "))
 
 
 @pytest.fixture
 def mirrored(tmp_path: Path) -> Iterator[Mirrored]:
-    """The hub is docker-registry, to which skopeo has pushed an image. The mirror has users; its hub's images are for all."""
+    """A mirror with users, whose hub is docker-registry with one image for all users."""
     with contextlib.ExitStack() as hub:
         upstream = hub.enter_context(servers.docker_registry(tmp_path / "hub"))
         layout = image_layout(tmp_path / "layout", CONTENT)
         target = f"docker://{upstream.address}/library/app:1.4.2"
         run("skopeo", "--insecure-policy", "copy", "--dest-tls-verify=false", layout.source, target).checked()
         config = f'[[upstream]]\nname = "docker.io"\nurl = "{upstream.url}"\nroot = true\nfresh = "1s"\n'
-        config += '[auth]\nanonymous_pull = ["docker.io/**"]\n'  # so that each of them has to fetch a token first
+        config += '[auth]\nanonymous_pull = ["docker.io/**"]\n'  # so that each client needs a token
         with servers.boltseal(tmp_path / "data", config=config) as server:
             yield Mirrored(server.address, server.url, hub)
 
 
 def test_docker_pulls_through_registry_mirrors(mirrored: Mirrored, tmp_path: Path) -> None:
-    """Also when the hub is gone, and from a daemon that can reach nothing else."""
+    """docker pulls through the mirror, also when the hub is stopped, and from a daemon that reaches nothing else."""
     settings: JsonObject = json.loads(mirrored.page("Docker", "json"))
     with servers.dockerd(tmp_path / "dockerd", settings=settings) as daemon:
         docker = Docker(daemon.address, "docker")
@@ -76,10 +77,10 @@ def test_docker_pulls_through_registry_mirrors(mirrored: Mirrored, tmp_path: Pat
 
 
 def test_containerd_pulls_through_hosts_toml(mirrored: Mirrored, tmp_path: Path) -> None:
-    """By `?ns=docker.io`; also when the hub is gone."""
+    """containerd pulls with `?ns=docker.io`, also when the hub is stopped."""
     hosts = tmp_path / "certs.d/docker.io/hosts.toml"
     hosts.parent.mkdir(parents=True)
-    # Without `server`, as the page has it for hosts that never go past the mirror: here is no Docker Hub to go to.
+    # Without `server`, as the page describes for hosts that use only the mirror, since tests reach no Docker Hub.
     hosts.write_text("\n".join(mirrored.page("containerd", "toml").splitlines()[1:]))
     with servers.containerd(tmp_path / "containerd") as daemon:
         ctr = ("ctr", "--address", daemon.address, "images")
@@ -100,7 +101,7 @@ def test_containerd_pulls_through_hosts_toml(mirrored: Mirrored, tmp_path: Path)
 def test_podman_pulls_through_registries_conf(
     mirrored: Mirrored, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """By the prefix; also when the hub is gone."""
+    """podman pulls by the mirror's prefix, also when the hub is stopped."""
     conf = tmp_path / "registries.conf"
     conf.write_text(mirrored.page("Podman", "toml"))
     monkeypatch.setenv("CONTAINERS_REGISTRIES_CONF", str(conf))
@@ -122,7 +123,7 @@ def test_podman_pulls_through_registries_conf(
 
 
 def test_a_registry_without_referrers_is_mirrored(mirrored: Mirrored) -> None:
-    """docker-registry has no referrers API: the fallback tag is read instead."""
+    """docker-registry has no referrers API, so the mirror reads the fallback tag."""
     tags = httpx2.get(f"{mirrored.url}/v2/docker.io/library/app/tags/list", trust_env=False)
     head = httpx2.head(f"{mirrored.url}/v2/docker.io/library/app/manifests/1.4.2", trust_env=False)
     digest = head.headers["docker-content-digest"]

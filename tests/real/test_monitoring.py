@@ -1,4 +1,4 @@
-"""The metrics, alert rules and dashboard, read by Prometheus's own tool, and compared with what the server serves."""
+"""Metrics, alert rules and dashboard: read by Prometheus's own tool, and compared with what the server serves."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def dashboard() -> dict[str, Any]:
 
 
 def panel_queries() -> Iterator[str]:
-    """Every query of the dashboard, with its variables replaced."""
+    """Return every query of the dashboard, with its variables replaced."""
     for panel in dashboard()["panels"]:
         for target in panel.get("targets", []):
             query = target["expr"].replace("$__rate_interval", "5m").replace("$__range", "1h")
@@ -51,14 +51,14 @@ def panel_queries() -> Iterator[str]:
 
 
 def alert_queries() -> Iterator[str]:
-    """Every query of the alert rules."""
+    """Return every query of the alert rules."""
     for group in yaml.safe_load((MONITORING / "alerts.yaml").read_text(encoding="utf-8"))["groups"]:
         for rule in group["rules"]:
             yield rule["expr"]
 
 
 def mistakes(query: str, served: Mapping[str, ServedMetric]) -> list[str]:
-    """Metrics, labels and values of a query that the server does not serve."""
+    """Return metrics, labels and values of a query that the server does not serve."""
     wrong = []
     labels = set(SCRAPED)
     for name, matchers in METRIC.findall(query):
@@ -85,18 +85,18 @@ def mistakes(query: str, served: Mapping[str, ServedMetric]) -> list[str]:
 
 
 async def test_promtool_accepts_the_metrics(tmp_path: Path) -> None:
-    """Names, units, types and help texts follow the conventions that `promtool check metrics` knows."""
+    """`promtool check metrics` accepts names, units, types and help texts."""
     served = await exposition(tmp_path / "data")
-    told = run("promtool", "check", "metrics", stdin=served.encode())
+    result = run("promtool", "check", "metrics", stdin=served.encode())
     wrong = run("promtool", "check", "metrics", stdin=b"# TYPE boltseal_pushes counter\nboltseal_pushes 1\n")
 
-    assert (told.ok, told.text) == (True, "")
+    assert (result.ok, result.text) == (True, "")
     assert not wrong.ok
     assert "_total" in wrong.text
 
 
 def test_promtool_accepts_the_alert_rules() -> None:
-    """The rules are valid, and fire and stay silent as the test file says."""
+    """The alert rules are valid, and fire or stay silent as their test file states."""
     checked = run("promtool", "check", "rules", MONITORING / "alerts.yaml").checked()
     tested = run("promtool", "test", "rules", ROOT / "tests/data/monitoring/alerts_test.yaml").checked()
 
@@ -105,7 +105,7 @@ def test_promtool_accepts_the_alert_rules() -> None:
 
 
 def test_promtool_accepts_every_query_of_the_dashboard(tmp_path: Path) -> None:
-    """Each query is valid PromQL."""
+    """Each query of the dashboard is valid PromQL."""
     rules = [{"record": f"panel:{number}", "expr": query} for number, query in enumerate(panel_queries())]
     at = tmp_path / "rules.yaml"
     at.write_text(yaml.safe_dump({"groups": [{"name": "panels", "rules": rules}]}))
@@ -114,7 +114,7 @@ def test_promtool_accepts_every_query_of_the_dashboard(tmp_path: Path) -> None:
 
 
 async def test_dashboard_and_alerts_use_only_what_the_server_serves(tmp_path: Path) -> None:
-    """Every metric, label and value of a query exists; a misspelt one is found."""
+    """Each metric, label and value of a query is served, and a misspelt one is found."""
     served = served_metrics(await exposition(tmp_path / "data"))
     queries = [*panel_queries(), *alert_queries()]
 
@@ -127,7 +127,7 @@ async def test_dashboard_and_alerts_use_only_what_the_server_serves(tmp_path: Pa
 
 
 async def test_the_dashboard_shows_every_metric(tmp_path: Path) -> None:
-    """A metric that no panel shows is one that operators do not find."""
+    """Each metric is shown by a panel of the dashboard."""
     served = served_metrics(await exposition(tmp_path / "data"))
     shown = {name for query in panel_queries() for name, _ in METRIC.findall(query)}
     series = re.compile(r"_(sum|count)$")
@@ -137,7 +137,7 @@ async def test_the_dashboard_shows_every_metric(tmp_path: Path) -> None:
 
 
 async def test_the_page_lists_every_metric(tmp_path: Path) -> None:
-    """Name, type and labels as the server serves them, and every reason of a refusal with its meaning."""
+    """The page has each metric's name, type and labels, and each reason of a refusal with its meaning."""
     served = served_metrics(await exposition(tmp_path / "data"))
     page = text("docs/reference/metrics.md")
     listed = {}
@@ -157,7 +157,7 @@ async def test_the_page_lists_every_metric(tmp_path: Path) -> None:
 
 
 async def test_the_page_explains_every_alert() -> None:
-    """The table has each rule with its severity."""
+    """The page's table has each alert rule with its severity."""
     groups = yaml.safe_load((MONITORING / "alerts.yaml").read_text(encoding="utf-8"))["groups"]
     rules = {rule["alert"]: rule["labels"]["severity"] for group in groups for rule in group["rules"]}
 
@@ -167,7 +167,7 @@ async def test_the_page_explains_every_alert() -> None:
 
 
 def test_promtool_accepts_the_scrape_configuration_of_the_page(tmp_path: Path) -> None:
-    """The example is a configuration of Prometheus, with our rules at its path."""
+    """The scrape example is a valid Prometheus configuration with the alert rules at their path."""
     example = text("docs/operations/monitoring.md").partition("```yaml\n")[2].partition("```")[0]
     rules, password = "/etc/prometheus/boltseal/alerts.yaml", "/etc/prometheus/boltseal.password"
     assert rules in example
@@ -180,7 +180,7 @@ def test_promtool_accepts_the_scrape_configuration_of_the_page(tmp_path: Path) -
 
 
 def test_the_panels_of_the_dashboard_do_not_overlap() -> None:
-    """Each cell of the grid of 24 columns has one panel; every panel has its own id, a title and a unit."""
+    """Each cell of the 24-column grid has one panel; each panel has a unique id, a title and a unit."""
     panels = dashboard()["panels"]
     cells = [
         (x, y)

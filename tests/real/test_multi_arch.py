@@ -1,4 +1,4 @@
-"""Images for several architectures: an index, pushed whole, and sealed together with everything under it."""
+"""Images for several architectures: an index, pushed completely, and sealed with everything under it."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ import pytest
 
 from tests.real.layout import Layout, index_layout
 from tests.real.registry import Registry, short
-from tests.real.tools import Buildah, Docker, Podman, Said, run
+from tests.real.tools import Buildah, CommandResult, Docker, Podman, run
 
 pytestmark = pytest.mark.real
 
 ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64"}
 HERE = ARCHITECTURES.get(platform.machine(), "amd64")
 
-#: Pushes an index with all its images: (layout, reference) -> what was said.
-Push = Callable[[Layout, str], Said]
+#: Pushes an index with all its images: (layout, reference) -> result.
+Push = Callable[[Layout, str], CommandResult]
 
 
 @pytest.fixture
@@ -29,8 +29,8 @@ def layout(tmp_path: Path) -> Layout:
     return index_layout(tmp_path / "index", {"amd64": os.urandom(1000), "arm64": os.urandom(1000)})
 
 
-def push_with_skopeo(layout: Layout, reference: str) -> Said:
-    """`skopeo copy --all`, which keeps the bytes of the index."""
+def push_with_skopeo(layout: Layout, reference: str) -> CommandResult:
+    """Push by `skopeo copy --all`, which keeps the bytes of the index."""
     return run(
         *("skopeo", "--insecure-policy", "copy", "--all", "--dest-tls-verify=false"),
         *(layout.source, f"docker://{reference}"),
@@ -39,12 +39,12 @@ def push_with_skopeo(layout: Layout, reference: str) -> Said:
 
 @pytest.fixture(params=["skopeo", "podman", "buildah"])
 def push(request: pytest.FixtureRequest) -> Push:
-    """Each tool that pushes indexes, in turn."""
+    """Each tool that pushes indexes."""
     if request.param == "skopeo":
         return push_with_skopeo
     tool: Podman | Buildah = request.getfixturevalue(request.param)
 
-    def push_list(layout: Layout, reference: str) -> Said:
+    def push_list(layout: Layout, reference: str) -> CommandResult:
         name = f"localhost/list{layout.digest[-8:]}"
         if not tool.run("manifest", "exists", name).ok:
             tool.run("manifest", "create", name).checked()
@@ -55,7 +55,7 @@ def push(request: pytest.FixtureRequest) -> Push:
 
 
 def test_an_index_arrives_with_all_its_images(push: Push, layout: Layout, registry: Registry, repository: str) -> None:
-    """Every architecture that was pushed can be pulled by its digest."""
+    """Each architecture of a pushed index can be pulled by its digest."""
     push(layout, f"{registry.host}/{repository}:2.0.0").checked()
 
     index = json.loads(registry.manifest(repository, "2.0.0"))
@@ -65,7 +65,7 @@ def test_an_index_arrives_with_all_its_images(push: Push, layout: Layout, regist
 
 
 def test_the_same_index_can_be_pushed_again(push: Push, layout: Layout, registry: Registry, repository: str) -> None:
-    """A job that pushes for all architectures may run twice."""
+    """Pushing the same index again succeeds."""
     reference = f"{registry.host}/{repository}:2.0.0"
     push(layout, reference).checked()
     first = registry.digest(repository, "2.0.0")
@@ -78,37 +78,37 @@ def test_the_same_index_can_be_pushed_again(push: Push, layout: Layout, registry
 def test_another_index_under_a_sealed_tag_is_refused(
     push: Push, layout: Layout, registry: Registry, repository: str, tmp_path: Path
 ) -> None:
-    """What was built anew for one architecture only is another index."""
+    """An index that was rebuilt for one architecture is another one, and is refused under the sealed tag."""
     reference = f"{registry.host}/{repository}:2.0.0"
     push(layout, reference).checked()
     sealed = registry.digest(repository, "2.0.0")
     other = index_layout(tmp_path / "other", {"amd64": os.urandom(1000), "arm64": os.urandom(1000)})
 
-    said = push(other, reference)
+    result = push(other, reference)
 
-    assert not said.ok
-    assert f"denied: tag 2.0.0 of {repository} is sealed at {short(sealed)}" in said.text
+    assert not result.ok
+    assert f"denied: tag 2.0.0 of {repository} is sealed at {short(sealed)}" in result.text
     assert registry.digest(repository, "2.0.0") == sealed
 
 
 def test_an_image_cannot_be_deleted_from_under_a_sealed_index(
     push: Push, layout: Layout, registry: Registry, repository: str
 ) -> None:
-    """A seal covers everything that can be reached from it."""
+    """A child of a sealed index can't be deleted."""
     push(layout, f"{registry.host}/{repository}:2.0.0").checked()
     child = layout.children["arm64"]
 
-    said = run("skopeo", "delete", "--tls-verify=false", f"docker://{registry.host}/{repository}@{child}")
+    result = run("skopeo", "delete", "--tls-verify=false", f"docker://{registry.host}/{repository}@{child}")
 
-    assert not said.ok
-    assert "2.0.0" in said.text
+    assert not result.ok
+    assert "2.0.0" in result.text
     assert registry.has(repository, child)
 
 
 def test_docker_pulls_the_image_of_its_own_architecture(
     docker: Docker, registry: Registry, repository: str, tmp_path: Path
 ) -> None:
-    """The index has an image for each architecture."""
+    """docker pulls the index's image for its own architecture."""
     contents = {"amd64": os.urandom(1000), "arm64": os.urandom(1000)}
     reference = f"{registry.host}/{repository}:2.0.0"
     push_with_skopeo(index_layout(tmp_path / "index", contents), reference).checked()

@@ -1,4 +1,5 @@
-"""What the pages for operators say, done: nginx in front, the move from docker-registry, TLS with two users."""
+"""The commands of the pages for operators: nginx and Caddy as proxies, the move from docker-registry, TLS with two
+users."""
 
 from __future__ import annotations
 
@@ -33,12 +34,12 @@ Proxy = Callable[[Path, str, int], AbstractContextManager[None]]
 
 
 def page(name: str) -> str:
-    """The text of a page for operators."""
+    """Return the text of a page for operators."""
     return (ROOT / "docs" / name).read_text(encoding="utf-8")
 
 
 def certificate(folder: Path) -> None:
-    """registry.crt and registry.key, self-signed for 127.0.0.1."""
+    """Create registry.crt and registry.key, self-signed for 127.0.0.1."""
     run(
         *("/usr/bin/openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes"),
         *("-days", "2", "-subj", "/CN=127.0.0.1", "-addext", "subjectAltName=IP:127.0.0.1"),
@@ -48,15 +49,15 @@ def certificate(folder: Path) -> None:
 
 @contextmanager
 def nginx(folder: Path, upstream: str, port: int) -> Iterator[None]:
-    """nginx with the page's server block, its port, files and upstream replaced."""
+    """Run nginx with the page's server block, with port, files and upstream replaced."""
     block = page("operations/proxy.md").partition("```nginx\n")[2].partition("```")[0]
-    for said, here in (
+    for written, here in (
         ("listen 443 ssl", f"listen 127.0.0.1:{port} ssl"),
         ("/etc/ssl/", f"{folder}/"),
         ("127.0.0.1:5000", upstream),
     ):
-        assert said in block
-        block = block.replace(said, here)
+        assert written in block
+        block = block.replace(written, here)
     temporary = "".join(
         f"{name}_temp_path {folder}/{name};\n" for name in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
     )
@@ -75,14 +76,14 @@ def nginx(folder: Path, upstream: str, port: int) -> Iterator[None]:
 
 @contextmanager
 def caddy(folder: Path, upstream: str, port: int) -> Iterator[None]:
-    """Caddy with the page's block, its name and upstream replaced, and a certificate that is there already."""
+    """Run Caddy with the page's block, with name and upstream replaced, and an existing certificate."""
     block = page("operations/proxy.md").partition("## Caddy\n\n```\n")[2].partition("```")[0]
-    for said, here in (
+    for written, here in (
         ("registry.example.com {", f"https://127.0.0.1:{port} {{\n    tls {folder}/registry.crt {folder}/registry.key"),
         ("127.0.0.1:5000", upstream),
     ):
-        assert said in block
-        block = block.replace(said, here)
+        assert written in block
+        block = block.replace(written, here)
     config = folder / "Caddyfile"
     config.write_text(f"{{\n    admin off\n    auto_https disable_redirects\n    skip_install_trust\n}}\n{block}")
     process = subprocess.Popen(
@@ -99,16 +100,16 @@ def caddy(folder: Path, upstream: str, port: int) -> Iterator[None]:
 
 @pytest.mark.parametrize("proxy", [nginx, caddy])
 def test_a_push_and_a_pull_of_64_mib_go_through_a_proxy(proxy: Proxy, tmp_path: Path) -> None:
-    """With the page's own configuration: nothing is cut off, and addresses in answers lead through the proxy."""
+    """With the page's configuration a proxy passes 64 MiB completely, and addresses in answers lead through it."""
     certificate(tmp_path)
     port = servers.free_port()
     url = f"https://127.0.0.1:{port}"
-    told = {"BOLTSEAL_SERVER__PUBLIC_URL": url, "BOLTSEAL_SERVER__BEHIND_PROXY": "true"}
+    fields = {"BOLTSEAL_SERVER__PUBLIC_URL": url, "BOLTSEAL_SERVER__BEHIND_PROXY": "true"}
     data = os.urandom(MIB) * 64
     digest = f"sha256:{hashlib.sha256(data).hexdigest()}"
     trust = ssl.create_default_context(cafile=str(tmp_path / "registry.crt"))
     with (
-        servers.boltseal(tmp_path / "data", settings=told) as server,
+        servers.boltseal(tmp_path / "data", settings=fields) as server,
         proxy(tmp_path, server.address, port),
         httpx2.Client(base_url=url, verify=trust, trust_env=False, timeout=120) as client,
     ):
@@ -130,11 +131,11 @@ def test_a_push_and_a_pull_of_64_mib_go_through_a_proxy(proxy: Proxy, tmp_path: 
     assert location.startswith(url)
     assert done.status_code == 201
     assert pulled.content == data
-    assert metrics.status_code == 403  # through a proxy everybody would be this machine
+    assert metrics.status_code == 403  # through a proxy every client would seem to be this machine
 
 
 def test_images_move_from_docker_registry_with_their_digests(tmp_path: Path) -> None:
-    """The page's commands, word for word but for the addresses; the second time changes nothing."""
+    """The page's commands copy images from docker-registry with their digests, and change nothing the second time."""
     with (
         servers.docker_registry(tmp_path / "old") as old,
         servers.boltseal(tmp_path / "data") as new,
@@ -150,20 +151,22 @@ def test_images_move_from_docker_registry_with_their_digests(tmp_path: Path) -> 
             for line in typed_lines(page("guides/from-docker-registry.md"))
             if "docker.io" not in line
         ]
-        said = [run("/bin/bash", "-c", line).checked() for line in [*commands, *commands] if not line.startswith("#")]
-        digests = [text.strip() for text in said if text.startswith("sha256:")]
+        written = [
+            run("/bin/bash", "-c", line).checked() for line in [*commands, *commands] if not line.startswith("#")
+        ]
+        digests = [text.strip() for text in written if text.startswith("sha256:")]
 
         moved = httpx2.get(f"{new.url}/v2/shop/app/tags/list", trust_env=False).json()["tags"]
 
     assert len(commands) == 8
-    assert commands[0].startswith(f"{sys.executable} -m boltseal copy --all-tags")  # the first way
+    assert commands[0].startswith(f"{sys.executable} -m boltseal copy --all-tags")  # the first method of the page
     assert moved == ["1.4.2", "1.4.3"]
     assert len(digests) == 4
     assert len(set(digests)) == 1
 
 
-def test_the_first_way_alone_moves_a_repository(tmp_path: Path) -> None:
-    """Every tag with its digest, and not a byte the second time."""
+def test_the_first_method_alone_moves_a_repository(tmp_path: Path) -> None:
+    """The first method of the page copies every tag with its digest, and no byte the second time."""
     with servers.docker_registry(tmp_path / "old") as old, servers.boltseal(tmp_path / "data") as new:
         digests = {}
         for tag in ("1.4.2", "1.4.3", "latest"):
@@ -183,20 +186,20 @@ def test_the_first_way_alone_moves_a_repository(tmp_path: Path) -> None:
     assert "sent 0 blobs" in second
 
 
-def test_the_way_to_tls_and_two_users_can_be_gone(tmp_path: Path) -> None:
-    """Every command of the page, in its order, in one shell; then what the reader must not do."""
+def test_the_commands_for_tls_and_two_users_work(tmp_path: Path) -> None:
+    """Every command of the page runs in order in one shell; then what the page warns of is refused."""
     address = f"127.0.0.1:{servers.free_port()}"
     layout = image_layout(tmp_path / "image", b"words")
     lines = typed_lines(page("operations/tls.md"))
     text = "\n".join(lines)
-    for said, here in (
+    for written, here in (
         ("DNS:registry.example.com", "IP:127.0.0.1"),
         ("registry.example.com:5000", address),
         ("0.0.0.0:5000", address),
         ("oci:IMAGE:app", layout.source),
     ):
-        assert said in text
-        text = text.replace(said, here)
+        assert written in text
+        text = text.replace(written, here)
     text = text.replace(
         "boltseal serve --config boltseal.toml &",
         "boltseal serve --config boltseal.toml >serve.log 2>&1 &\necho $! >serve.pid\n"
@@ -230,15 +233,15 @@ def test_the_way_to_tls_and_two_users_can_be_gone(tmp_path: Path) -> None:
     assert "prod may not push in shop/app" in denied.text
 
 
-def test_the_way_to_a_backup_and_back_can_be_gone(tmp_path: Path) -> None:
-    """Every command of the page, beside a running registry; the restored folder has the image and passes the check."""
+def test_the_commands_for_a_backup_and_its_restore_work(tmp_path: Path) -> None:
+    """Every command of the backup page runs beside a registry; the restored folder has the image and passes fsck."""
     layout = image_layout(tmp_path / "image", b"words")
     with servers.boltseal(tmp_path / "data") as server:
         target = f"docker://{server.address}/shop/app:1.4.2"
         run("skopeo", "copy", "--dest-tls-verify=false", layout.source, target).checked()
         typed = []
         for line in typed_lines(page("operations/backup.md")):
-            if not line.startswith("boltseal ledger recover"):  # nothing is missing here
+            if not line.startswith("boltseal ledger recover"):  # this folder is complete
                 words = line.replace("/mnt/backup/boltseal", str(tmp_path / "backup")).removeprefix("boltseal ")
                 done = run(sys.executable, "-m", "boltseal", *shlex.split(words), cwd=tmp_path)
                 typed.append((line.split()[2], done.ok))

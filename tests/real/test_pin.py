@@ -1,4 +1,4 @@
-"""Pinned files as the tools read them: Compose's own reading before and after, builds and containers from pinned files."""
+"""Pinned files as the tools read them: Compose before and after, builds and containers from pinned files."""
 
 from __future__ import annotations
 
@@ -36,26 +36,26 @@ TRAPS = sorted(path.name for path in (Path(__file__).parent.parent / "data" / "p
 
 
 def images(root: Path, *files: str) -> list[str]:
-    """What `docker-compose config --images` says."""
+    """Return what `docker-compose config --images` prints."""
     named = [part for file in files or (compose_file(root),) for part in ("-f", str(root / file))]
     env = {"PATH": os.environ["PATH"], "MUST": "registry.example.com/must:1", "COMPOSE_PROFILES": "*"}
-    said = run("docker-compose", *named, "config", "--images", env=env, cwd=root).checked()
-    return sorted(line for line in said.splitlines() if not line.startswith("time="))  # warnings, each with its second
+    output = run("docker-compose", *named, "config", "--images", env=env, cwd=root).checked()
+    return sorted(line for line in output.splitlines() if not line.startswith("time="))  # warnings, each with its time
 
 
 def compose_file(root: Path) -> str:
-    """The file that Compose reads by itself."""
+    """Return the file that Compose reads by default."""
     return next(path.name for path in sorted(root.iterdir()) if path.name in ("compose.yml", "compose.yaml"))
 
 
 def bare(image: str) -> str:
-    """An image without its digest."""
+    """Return an image reference without its digest."""
     return image.partition("@")[0]
 
 
 @pytest.mark.parametrize("name", [name for name in TRAPS if name not in NOT_READ_BY_COMPOSE_2_26])
 def test_compose_reads_the_same_images_before_and_after(name: str, tmp_path: Path) -> None:
-    """It names what a scan found; after it has been pinned, the same images, each with the digest that was written."""
+    """Compose lists the scanned images; after pinning, the same images with the written digests."""
     root = trap(name, tmp_path)
     before = images(root)
     image_refs = [
@@ -79,16 +79,16 @@ def test_compose_reads_the_same_images_before_and_after(name: str, tmp_path: Pat
 
 
 @pytest.mark.parametrize("name", NOT_READ_BY_COMPOSE_2_26)
-def test_what_this_compose_does_not_read_is_a_newer_form(name: str, tmp_path: Path) -> None:
-    """Debian's Compose refuses these traps before and after; the test above has to take them when it does not."""
+def test_traps_that_this_compose_refuses_are_listed(name: str, tmp_path: Path) -> None:
+    """Debian's Compose refuses these trap files before and after pinning, so the test above leaves them out."""
     root = trap(name, tmp_path)
-    said = run("docker-compose", "-f", str(root / compose_file(root)), "config", "--images", cwd=root)
+    result = run("docker-compose", "-f", str(root / compose_file(root)), "config", "--images", cwd=root)
 
-    assert NOT_READ_BY_COMPOSE_2_26[name] in said.text
+    assert NOT_READ_BY_COMPOSE_2_26[name] in result.text
 
 
 def test_variables_are_filled_in_as_compose_fills_them_in(tmp_path: Path) -> None:
-    """Every operator on a variable that is set, empty, and not there; nested, escaped, and from every form of `.env`."""
+    """Variables with every operator, set, empty and unset, nested and escaped, are filled in as by Compose."""
     env = (
         "SET=1.2\nEMPTY=\nexport EXPORTED=1.3\nSINGLE='1.4' # c\nDOUBLE=\"1.5\"\nCOMMENT=1.6 # c\nHASH=1.7#c\n"
         "MADE=${SET}-a\nMADE2=\"$SET-b\"\nKEPT='x${SET}'\n  INDENTED = 1.8 \nLAST=1\nLAST=1.9\nYAML: 2.0\n"
@@ -128,7 +128,7 @@ def test_variables_are_filled_in_as_compose_fills_them_in(tmp_path: Path) -> Non
 
 
 def test_an_override_gives_every_service_its_digest(tmp_path: Path) -> None:
-    """Also those whose variables could not carry one."""
+    """An override gives every service its digest, also where a variable can't have one."""
     root = trap("compose_dotenv", tmp_path)
     digests = {image_ref: digest_of(image_ref) for image_ref in found_in(root).image_refs}
     (root / "digests.yml").write_text(EMITTERS["compose-override"](digests).text)
@@ -139,7 +139,7 @@ def test_an_override_gives_every_service_its_digest(tmp_path: Path) -> None:
 
 
 def kustomized(root: Path) -> list[str]:
-    """The images that `kubectl kustomize` makes of a folder."""
+    """Return the images that `kubectl kustomize` makes of a folder."""
     documents = yaml.safe_load_all(output("kubectl", "kustomize", str(root)))
     return [container["image"] for document in documents for container in document["spec"]["containers"]]
 
@@ -148,7 +148,7 @@ POD = "apiVersion: v1\nkind: Pod\nmetadata: {name: p}\nspec:\n  containers:\n   
 
 
 def test_kustomize_resolves_a_pinned_kustomization_to_the_digest(tmp_path: Path) -> None:
-    """Behind a tag, and as a `digest` that was empty."""
+    """kustomize resolves a pinned kustomization to the digest, after a tag or in an empty `digest`."""
     text = "resources: [pod.yaml]\nimages:\n  - {name: nginx, newTag: '1.25'}\n  - {name: redis, newTag: '7.2', digest: ''}\n"
     root = written(tmp_path, {"pod.yaml": POD, "kustomization.yaml": text})
     before = kustomized(root)
@@ -162,7 +162,7 @@ def test_kustomize_resolves_a_pinned_kustomization_to_the_digest(tmp_path: Path)
 
 
 def test_kustomize_resolves_a_component_to_the_digest(tmp_path: Path) -> None:
-    """The manifests stay as they are."""
+    """With a component, kustomize uses the digest, and the manifests stay unchanged."""
     text = "resources: [pod.yaml]\ncomponents: [digests]\n"
     root = written(tmp_path, {"pod.yaml": POD, "kustomization.yaml": text})
     digests = {image_ref: digest_of(image_ref) for image_ref in found_in(root, "pod.yaml").image_refs}
@@ -173,10 +173,10 @@ def test_kustomize_resolves_a_component_to_the_digest(tmp_path: Path) -> None:
 
 
 def pin_by_registry(root: Path, registry: Registry) -> set[str]:
-    """Pin a project with the command to what its tags resolve to now; return the digests that it has then."""
-    assert registry.host.startswith("127.0.0.1:")  # which a project may name without the user having allowed it
-    told = run_boltseal("pin", "--write", "--project", root)
-    assert told.code == 0, told.err
+    """Pin a project with the command to its tags' current digests; return these digests."""
+    assert registry.host.startswith("127.0.0.1:")  # a registry that a project may name without permission
+    result = run_boltseal("pin", "--write", "--project", root)
+    assert result.code == 0, result.err
     image_refs = found_in(root).image_refs
     assert all(image_ref.pinned for image_ref in image_refs)
     return {str(image_ref.pinned) for image_ref in image_refs}
@@ -185,7 +185,7 @@ def pin_by_registry(root: Path, registry: Registry) -> set[str]:
 def test_a_build_from_a_pinned_dockerfile_keeps_its_base_when_the_tag_moves(
     docker: Docker, registry: Registry, repository: str, tmp_path: Path
 ) -> None:
-    """FROM with an ARG, and `COPY --from`: BuildKit pulls the pinned digest, not what the tag resolves to by then."""
+    """BuildKit pulls the pinned digest of FROM with an ARG and of `COPY --from`, after the tags have moved."""
     name = f"{registry.host}/{repository}"
     docker.push(docker.image(b"the first base"), f"{name}:latest").checked()
     docker.push(docker.image(b"the tool"), f"{name}/tool:1.0.0").checked()
@@ -203,7 +203,7 @@ def test_a_build_from_a_pinned_dockerfile_keeps_its_base_when_the_tag_moves(
 def test_a_build_by_a_policy_keeps_its_base_though_no_file_was_edited(
     docker: Docker, registry: Registry, repository: str, tmp_path: Path
 ) -> None:
-    """BuildKit converts the tag to the digest, also where no edit is sound: the stage uses the variable too."""
+    """With a source policy BuildKit pulls the locked digest, although the Dockerfile can't be edited."""
     name = f"{registry.host}/{repository}"
     docker.push(docker.image(b"the first base"), f"{name}:latest").checked()
     text = f"ARG V=latest\nFROM {name}:${{V}}\nARG V\nLABEL v=${{V}}\n"
@@ -212,18 +212,18 @@ def test_a_build_by_a_policy_keeps_its_base_though_no_file_was_edited(
     policy = EMITTERS["buildkit-source-policy"]({image_ref: Digest.parse(registry.digest(repository, "latest"))})
     (tmp_path / "policy.json").write_text(policy.text)
     docker.push(docker.image(b"the second base"), f"{name}:latest").checked()
-    said = run(
+    result = run(
         *("docker", "-H", docker.host, "build", "--no-cache", "--output", f"type=local,dest={tmp_path}/out", str(root)),
         env={"EXPERIMENTAL_BUILDKIT_SOURCE_POLICY": str(tmp_path / "policy.json")},
     )
 
     assert image_ref.edit_range is None
-    assert said.ok, said.text
+    assert result.ok, result.text
     assert (tmp_path / "out/app").read_bytes() == b"the first base"
 
 
 def with_a_shell(docker: Docker, folder: Path) -> str:
-    """An image with a program that runs in it."""
+    """Return an image with a program that runs."""
     with tarfile.open(folder / "shell.tar", "w") as tar:
         tar.add(Path(program("busybox")).resolve(), "busybox")
     docker.run("import", str(folder / "shell.tar"), "shell:1").checked()
@@ -231,7 +231,7 @@ def with_a_shell(docker: Docker, folder: Path) -> str:
 
 
 def test_compose_starts_what_was_pinned(docker: Docker, registry: Registry, repository: str, tmp_path: Path) -> None:
-    """`docker-compose up` pulls the digest of `.env` and of a default, after both tags have moved."""
+    """`docker-compose up` pulls the digests in `.env` and in a default, after both tags moved."""
     name = f"{registry.host}/{repository}"
     shell = with_a_shell(docker, tmp_path)
     for tag in ("latest", "edge"):
@@ -244,20 +244,18 @@ def test_compose_starts_what_was_pinned(docker: Docker, registry: Registry, repo
         docker.push(docker.image(b"no program"), f"{name}:{tag}").checked()
     compose = ("docker-compose", "-f", str(root / "compose.yml"))
     env = {"DOCKER_HOST": docker.host}
-    said = run(*compose, "up", "--no-color", env=env, cwd=root)
+    result = run(*compose, "up", "--no-color", env=env, cwd=root)
     used = run(*compose, "config", "--images", env=env, cwd=root).checked().split()
     run(*compose, "down", env=env, cwd=root)
 
-    assert said.text.count("it runs") == 2, said.text
+    assert result.text.count("it runs") == 2, result.text
     assert {image.partition("@")[2] for image in used} == pins
 
 
-def test_compose_starts_what_an_override_holds_where_no_edit_is_sound(
+def test_compose_starts_an_overrides_digest_where_no_edit_is_sound(
     docker: Docker, registry: Registry, repository: str, tmp_path: Path
 ) -> None:
-    """Variables inside of tags: pin leaves the files as they are and says what holds it; the tags move, and what was
-    locked starts.
-    """
+    """For variables inside tags, pin leaves the files and names the override, which starts the locked images."""
     name = f"{registry.host}/{repository}"
     shell = with_a_shell(docker, tmp_path)
     for tag in ("nightly", "edge"):
@@ -271,17 +269,17 @@ def test_compose_starts_what_an_override_holds_where_no_edit_is_sound(
     for tag in ("nightly", "edge"):
         docker.push(docker.image(b"no program"), f"{name}:{tag}").checked()
     compose = ("docker-compose", "-f", str(root / "compose.yml"), "-f", str(root / "digests.yml"))
-    said = run(*compose, "up", "--no-color", env={"DOCKER_HOST": docker.host}, cwd=root)
+    result = run(*compose, "up", "--no-color", env={"DOCKER_HOST": docker.host}, cwd=root)
     run(*compose, "down", env={"DOCKER_HOST": docker.host}, cwd=root)
 
     assert (locked.code, pinned_.code, emitted.code) == (0, 1, 0)
     assert "`boltseal lock --emit compose-override`" in pinned_.err
     assert "sha256:" not in (root / "compose.yml").read_text()
-    assert said.text.count("it runs") == 2, said.text
+    assert result.text.count("it runs") == 2, result.text
 
 
 async def test_kubernetes_is_given_the_digest(registry: Registry, repository: str, tmp_path: Path) -> None:
-    """`boltseal pin --stdout | kubectl apply --dry-run=client -f -`: the pod that would be made names it, the file does not."""
+    """`boltseal pin --stdout | kubectl apply --dry-run=client -f -` names the digest, and the file is unchanged."""
     digest = publish(registry.host, repository, "1.4.2", sleeper("app"))
     image = f"{registry.host}/{repository}:1.4.2"
     pod = f"apiVersion: v1\nkind: Pod\nmetadata: {{name: app}}\nspec:\n  containers:\n    - {{name: app, image: '{image}'}}\n"
@@ -300,8 +298,10 @@ async def test_kubernetes_is_given_the_digest(registry: Registry, repository: st
             "--output",
             "json",
         )
-        said = await asyncio.to_thread(output, "kubectl", "apply", *flags, "--filename", str(tmp_path / "pinned.yaml"))
-    containers = json.loads(said)["spec"]["containers"]
+        printed = await asyncio.to_thread(
+            output, "kubectl", "apply", *flags, "--filename", str(tmp_path / "pinned.yaml")
+        )
+    containers = json.loads(printed)["spec"]["containers"]
 
     assert (locked.code, pinned_text.code) == (0, 0), locked.err + pinned_text.err
     assert [each["image"] for each in containers] == [f"{image}@{digest}"]

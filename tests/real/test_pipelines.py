@@ -1,4 +1,4 @@
-"""The GitHub action, the GitLab component and the pre-commit hooks: checked by schema, and their shell steps run."""
+"""The GitHub action, the GitLab component and the pre-commit hooks: checked by schema, with their shell steps run."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.cli import program as boltseal
 from tests.docs.pages import ROOT, text
 from tests.real.layout import image_layout
 from tests.real.registry import Registry
-from tests.real.tools import Said, run
+from tests.real.tools import CommandResult, run
 
 pytestmark = [pytest.mark.real, pytest.mark.slow]
 
@@ -32,7 +32,7 @@ INSTALL_TIMEOUT_S = 600.0
 
 @dataclass(frozen=True, slots=True)
 class Clone:
-    """A clone of this repository as it is now, in one commit."""
+    """A clone of this repository in its present state, in one commit."""
 
     folder: Path
     revision: str
@@ -40,7 +40,7 @@ class Clone:
 
 @dataclass(frozen=True, slots=True)
 class Project:
-    """A locked project with one image, which is in a registry on this machine."""
+    """A locked project with one image, in a registry on this machine."""
 
     folder: Path
     digest: str
@@ -55,7 +55,7 @@ class Project:
 
 
 def git(folder: Path, *arguments: str) -> str:
-    """Run git as some author, without the configuration of this machine."""
+    """Run git as an invented author, without the configuration of this machine."""
     environment = os.environ | {"GIT_CONFIG_GLOBAL": os.devnull, "GIT_CONFIG_NOSYSTEM": "1"}
     who = ("-c", "user.name=someone", "-c", "user.email=someone@example.com")
     return subprocess.run(
@@ -65,7 +65,7 @@ def git(folder: Path, *arguments: str) -> str:
 
 @pytest.fixture(scope="module")
 def tools(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The programs of pre-commit and check-jsonschema, installed with hashes."""
+    """The programs pre-commit and check-jsonschema, installed with hashes."""
     venv = tmp_path_factory.mktemp("tools") / "venv"
     run(sys.executable, "-m", "venv", venv).checked()
     pip = (str(venv / "bin/pip"), "install", "--quiet", "--require-hashes", "-r", LOCK)
@@ -75,7 +75,7 @@ def tools(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def clone(tmp_path_factory: pytest.TempPathFactory) -> Clone:
-    """What a user clones, with the changes that are not committed yet."""
+    """A clone with the uncommitted changes."""
     folder = tmp_path_factory.mktemp("clone") / "boltseal"
     listed = subprocess.run(
         ["git", "-C", ROOT, "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
@@ -95,7 +95,7 @@ def clone(tmp_path_factory: pytest.TempPathFactory) -> Clone:
 
 @pytest.fixture
 def project(registry: Registry, repository: str, tmp_path: Path) -> Project:
-    """Two tags are in the registry; one of them is used, and locked."""
+    """A project that uses one of two tags of the registry, which is locked."""
     name = f"{registry.host}/{repository}"
     for tag in ("1.4.2", "1.4.3"):
         layout = image_layout(tmp_path / tag, f"words of {tag}".encode())
@@ -113,14 +113,14 @@ def action() -> dict[str, Any]:
     return document
 
 
-def run_action(clone: Clone, workspace: Path, temporary: Path, **inputs: str) -> Said:
-    """Run the steps of the action as a runner of GitHub does, until one fails; the first, which installs, only once."""
+def run_action(clone: Clone, workspace: Path, temporary: Path, **inputs: str) -> CommandResult:
+    """Run the action's steps as a GitHub runner does, until one fails; the installing step runs once only."""
     temporary.mkdir(exist_ok=True)
     paths = temporary / "path"
     paths.touch()
     values = {name: inputs.get(name, definition["default"]) for name, definition in action()["inputs"].items()}
     assert set(inputs) <= set(values)
-    said = Said(True, "")
+    result = CommandResult(True, "")
     for step in action()["runs"]["steps"][bool(paths.read_text()) :]:
         script = temporary / "step.sh"
         script.write_text(step["run"])
@@ -138,14 +138,14 @@ def run_action(clone: Clone, workspace: Path, temporary: Path, **inputs: str) ->
         }
         assert step["shell"] == "bash"
         command = (BASH, "--noprofile", "--norc", "-eo", "pipefail", script)
-        said = run(*command, env=environment, cwd=workspace, timeout_s=INSTALL_TIMEOUT_S)
-        if not said.ok:
+        result = run(*command, env=environment, cwd=workspace, timeout_s=INSTALL_TIMEOUT_S)
+        if not result.ok:
             break
-    return said
+    return result
 
 
 def component(**inputs: str) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The header of the GitLab component, and its jobs with these inputs."""
+    """Return the header of the GitLab component, and its jobs with these inputs."""
     header, body = text(COMPONENT).split("\n---\n")
     specified: dict[str, Any] = yaml.safe_load(header)["spec"]["inputs"]
     values = {name: inputs.get(name, definition.get("default")) for name, definition in specified.items()}
@@ -157,8 +157,8 @@ def component(**inputs: str) -> tuple[dict[str, Any], dict[str, Any]]:
     return yaml.safe_load(header), jobs
 
 
-def run_component(folder: Path, temporary: Path, **inputs: str) -> Said:
-    """Run the job of the component as a runner of GitLab does, in one shell; the part that installs, only once."""
+def run_component(folder: Path, temporary: Path, **inputs: str) -> CommandResult:
+    """Run the component's job as a GitLab runner does, in one shell; the installing part runs once only."""
     _, jobs = component(**inputs)
     (job,) = jobs.values()
     temporary.mkdir(exist_ok=True)
@@ -169,8 +169,8 @@ def run_component(folder: Path, temporary: Path, **inputs: str) -> Said:
     return run(BASH, "-c", "\n".join(lines), env=environment, cwd=folder, timeout_s=INSTALL_TIMEOUT_S)
 
 
-def test_the_files_are_what_their_schemas_ask_for(tools: Path, tmp_path: Path) -> None:
-    """The schemas of GitHub and GitLab, and pre-commit's own check; a misspelt key is found."""
+def test_the_files_match_their_schemas(tools: Path, tmp_path: Path) -> None:
+    """The files match the schemas of GitHub and GitLab and pre-commit's own check, which find a misspelt key."""
     check = str(tools / "check-jsonschema")
     header, jobs = component(repository="https://git.example.com/boltseal", revision="0" * 40)
     for name, document in (("header", header), ("jobs", jobs)):
@@ -185,7 +185,7 @@ def test_the_files_are_what_their_schemas_ask_for(tools: Path, tmp_path: Path) -
 
 
 def test_the_examples_of_the_page_are_valid_and_use_what_exists(tools: Path, tmp_path: Path) -> None:
-    """The workflow, the include and the hooks name files, inputs and ids of this repository."""
+    """The page's workflow, include and hooks name files, inputs and ids of this repository."""
     workflow, include, hooks = re.findall(r"```yaml\n(.*?)```", text("docs/guides/pipelines.md"), re.DOTALL)
     names = ("workflow.yml", "include.yml", ".pre-commit-config.yaml")
     for name, content in zip(names, (workflow, include, hooks), strict=True):
@@ -206,7 +206,7 @@ def test_the_examples_of_the_page_are_valid_and_use_what_exists(tools: Path, tmp
 
 
 def test_no_other_variable_replaces_an_input_of_the_component() -> None:
-    """GitLab prefers a variable of the project, its group or a trigger to one of the job; such a PROJECT would be verified instead."""
+    """GitLab prefers a project's or trigger's variable to the job's, so inputs need names that no other variable has."""
     _, jobs = component(repository="https://git.example.com/boltseal", revision="0" * 40)
     (job,) = jobs.values()
 
@@ -214,7 +214,7 @@ def test_no_other_variable_replaces_an_input_of_the_component() -> None:
 
 
 def test_the_action_verifies_and_pins_a_project(clone: Clone, project: Project, tmp_path: Path) -> None:
-    """It passes, writes digests, and fails with an annotation for an image that is not locked."""
+    """The action passes, writes digests, and fails with an annotation for an image that is not locked."""
     temporary = tmp_path / "runner"
     passed = run_action(clone, project.folder, temporary)
     pinned = run_action(clone, project.folder, temporary, command="pin")
@@ -235,8 +235,8 @@ def test_the_action_verifies_and_pins_a_project(clone: Clone, project: Project, 
     assert [path.name for path in (temporary / "boltseal/bin").iterdir()] == ["boltseal"]
 
 
-def test_the_action_installs_nothing_that_has_another_hash(clone: Clone, tmp_path: Path) -> None:
-    """A dependency that differs from the revision's lock ends the job before anything runs."""
+def test_the_action_installs_nothing_with_another_hash(clone: Clone, tmp_path: Path) -> None:
+    """A dependency with another hash than in the lock ends the job before anything runs."""
     changed = Clone(Path(shutil.copytree(clone.folder, tmp_path / "changed")), clone.revision)
     lock = changed.folder / "requirements.lock"
     lock.write_text(re.sub(r"(?<=sha256:)[0-9a-f]{64}", "0" * 64, lock.read_text()))
@@ -248,7 +248,7 @@ def test_the_action_installs_nothing_that_has_another_hash(clone: Clone, tmp_pat
 
 
 def test_the_component_verifies_a_project(clone: Clone, project: Project, tmp_path: Path) -> None:
-    """It installs the revision that it is given, passes, and fails for an image that is not locked."""
+    """The component installs the given revision, passes, and fails for an image that is not locked."""
     inputs = {"repository": str(clone.folder), "revision": clone.revision}
     elsewhere = run_component(project.folder, tmp_path / "other", **inputs | {"revision": "1" * 40})
     passed = run_component(project.folder, tmp_path / "runner", **inputs, arguments="--offline")
@@ -262,7 +262,7 @@ def test_the_component_verifies_a_project(clone: Clone, project: Project, tmp_pa
 
 
 def test_pre_commit_runs_both_hooks(clone: Clone, project: Project, tools: Path, tmp_path: Path) -> None:
-    """The first run writes digests, the second passes, and a tag that is not locked is refused."""
+    """The first run of the hooks writes digests, the second passes, and an unlocked tag is refused."""
     (project.folder / ".pre-commit-config.yaml").write_text(
         yaml.safe_dump(
             {
@@ -278,7 +278,7 @@ def test_pre_commit_runs_both_hooks(clone: Clone, project: Project, tools: Path,
     )
     git(project.folder, "init", "--quiet")
 
-    def hooks() -> Said:
+    def hooks() -> CommandResult:
         git(project.folder, "add", "--all")
         environment = os.environ | {"PRE_COMMIT_HOME": str(tmp_path / "pre-commit"), "PRE_COMMIT_COLOR": "never"}
         command = (str(tools / "pre-commit"), "run", "--all-files")

@@ -1,4 +1,4 @@
-"""What runs, and whether it is what is locked, on the engines that people have: every way in which it may not be."""
+"""`ps` and `verify --running` on real engines: every way in which a running image may differ from the lock."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.real.boxes import ended, started
 from tests.real.layout import app_tar
 from tests.real.registry import Registry
 from tests.real.sleeper import publish, sleepers
-from tests.real.tools import Docker, Said, run
+from tests.real.tools import CommandResult, Docker, run
 from tests.servers import Server
 
 pytestmark = pytest.mark.real
@@ -27,14 +27,14 @@ pytestmark = pytest.mark.real
 
 @pytest.fixture(params=ImageStoreKind)
 def store(request: pytest.FixtureRequest) -> ImageStoreKind:
-    """Each kind of engine in turn."""
+    """Each kind of engine."""
     found: ImageStoreKind = request.param
     return found
 
 
 @pytest.fixture
 def address(request: pytest.FixtureRequest, store: ImageStoreKind) -> EngineAddress:
-    """Where such an engine listens."""
+    """The address of such an engine."""
     if store is ImageStoreKind.PODMAN:
         podman: Server = request.getfixturevalue("podman_service")
         return EngineAddress.parse(f"unix://{podman.address}")
@@ -43,8 +43,8 @@ def address(request: pytest.FixtureRequest, store: ImageStoreKind) -> EngineAddr
 
 
 @dataclass
-class Shop:
-    """A project with one service, on one host, and the registry that its image comes from."""
+class RunningProject:
+    """A project with one service on one host, and the registry of its image."""
 
     registry: Registry
     repository: str
@@ -54,18 +54,18 @@ class Shop:
 
     @property
     def name(self) -> str:
-        """What its file names."""
+        """Return the reference in the project's file."""
         return f"{self.registry.host}/{self.repository}:latest"
 
-    def docker(self, *arguments: str) -> Said:
+    def docker(self, *arguments: str) -> CommandResult:
         return run("docker", "-H", str(self.address), *arguments)
 
     def publish(self, words: str, tag: str = "latest") -> str:
-        """Publish a new image, for two platforms; its digest."""
+        """Publish a new image for two platforms; return its digest."""
         return publish(self.registry.host, self.repository, tag, sleepers(f"{self.repository} {words}"))
 
     def lock(self) -> None:
-        """Lock the tag, in another second than what came before and after: the times of a lock are whole seconds."""
+        """Lock the tag, in another second than earlier and later steps, since a lock's times are whole seconds."""
         _wait_for_the_next_second()
         (self.project / "compose.yaml").write_text(f"services: {{web: {{image: '{self.name}'}}}}\n")
         done = program.call("lock", "--update", "--project", self.project)
@@ -73,7 +73,7 @@ class Shop:
         _wait_for_the_next_second()
 
     def start(self, image: str = "") -> None:
-        """Start the service anew, from what its name means on the host."""
+        """Recreate the service from the image that the tag has on the host."""
         self.stop()
         self.boxes.append(started(self.address, image or self.name))
 
@@ -82,7 +82,7 @@ class Shop:
             ended(self.address, self.boxes.pop())
 
     def standing(self, *more: str, code: int = 1) -> str:
-        """What `verify --running` says of the service's container."""
+        """Return the result of `verify --running` for the service's container."""
         where = ("--host", str(self.address), "--project", self.project)
         done = program.call("verify", "--running", "--json", *where, *more)
         (found,) = [each for each in done.json["results"] if each.get("id") == self.boxes[-1]]
@@ -92,39 +92,39 @@ class Shop:
 
 
 def _wait_for_the_next_second() -> None:
-    time.sleep(1.01 - time.time() % 1)  # the clock is what this waits for
+    time.sleep(1.01 - time.time() % 1)  # waits for the clock
 
 
 @pytest.fixture
-def shop(registry: Registry, repository: str, address: EngineAddress, tmp_path: Path) -> Iterator[Shop]:
-    """One on each engine. What it started goes with it: other tests look at all that runs."""
-    made = Shop(registry, repository, address, tmp_path)
+def shop(registry: Registry, repository: str, address: EngineAddress, tmp_path: Path) -> Iterator[RunningProject]:
+    """A project on each engine, whose containers are removed at the end because other tests list all of them."""
+    made = RunningProject(registry, repository, address, tmp_path)
     yield made
     made.stop()
 
 
-def test_each_way_in_which_a_host_falls_behind_its_lock(shop: Shop) -> None:
-    """As the same host meets them, one after the other; with and without its registry's word."""
+def test_each_difference_between_a_host_and_its_lock(shop: RunningProject) -> None:
+    """The host falls behind the lock in each possible way, one after the other, with and without the registry."""
     shop.publish("first")
     shop.docker("pull", shop.name).checked()
     shop.lock()
     shop.start()
-    told = [shop.standing(code=0)]
+    result = [shop.standing(code=0)]
     shop.publish("second")
     shop.lock()
-    told += [shop.standing(), shop.standing("--offline")]
+    result += [shop.standing(), shop.standing("--offline")]
     shop.start()
-    told += [shop.standing(), shop.standing("--offline")]
+    result += [shop.standing(), shop.standing("--offline")]
     shop.docker("pull", shop.name).checked()
-    told += [shop.standing(), shop.standing("--offline")]
+    result += [shop.standing(), shop.standing("--offline")]
     shop.start()
-    told += [shop.standing(code=0)]
+    result += [shop.standing(code=0)]
     shop.publish("third")
     shop.docker("pull", shop.name).checked()
     shop.start()
-    told += [shop.standing()]
+    result += [shop.standing()]
 
-    assert told == [
+    assert result == [
         "holds",
         *["moved-after-the-pull"] * 2,
         *["recreated-without-a-pull"] * 2,
@@ -134,8 +134,8 @@ def test_each_way_in_which_a_host_falls_behind_its_lock(shop: Shop) -> None:
     ]
 
 
-def test_a_local_build_under_the_locked_name(shop: Shop) -> None:
-    """Is not what is locked, and no registry has it: where the store names everything, its registry is asked."""
+def test_a_local_build_under_the_locked_name_differs(shop: RunningProject) -> None:
+    """A local build under the locked name differs, and its registry is asked where the store names everything."""
     shop.publish("first")
     shop.lock()
     run("docker", "-H", str(shop.address), "import", "-", shop.name, stdin=_busybox()).checked()
@@ -144,11 +144,11 @@ def test_a_local_build_under_the_locked_name(shop: Shop) -> None:
     assert shop.standing() == "local-build"
 
 
-def test_an_image_that_was_loaded_from_an_archive(
+def test_an_image_loaded_from_an_archive_matches_by_its_id(
     docker: Docker, registry: Registry, repository: str, tmp_path: Path
 ) -> None:
-    """No digest of a registry is left of it, and by its image ID it is what is locked."""
-    shop = Shop(registry, repository, EngineAddress.parse(docker.host), tmp_path)
+    """An image loaded from an archive has no registry digest, but matches the lock by its image ID."""
+    shop = RunningProject(registry, repository, EngineAddress.parse(docker.host), tmp_path)
     shop.publish("first")
     shop.lock()
     shop.docker("pull", shop.name).checked()
@@ -156,14 +156,14 @@ def test_an_image_that_was_loaded_from_an_archive(
     shop.docker("image", "rm", shop.name).checked()
     shop.docker("load", "--input", str(tmp_path / "app.tar")).checked()
     shop.start()
-    told = shop.standing(code=0)
+    result = shop.standing(code=0)
     shop.stop()
 
-    assert told == "holds"
+    assert result == "holds"
 
 
-def test_another_machines_image(shop: Shop) -> None:
-    """Of the same tag."""
+def test_an_image_for_another_platform_differs(shop: RunningProject) -> None:
+    """An image of the same tag for another platform differs."""
     shop.publish("first")
     shop.lock()
     shop.docker("pull", "--platform", "linux/arm64", shop.name).checked()
@@ -172,8 +172,8 @@ def test_another_machines_image(shop: Shop) -> None:
     assert shop.standing() == "other-platform"
 
 
-def test_another_tag_of_what_is_locked(shop: Shop) -> None:
-    """Unknown, whatever it is; what the lock does not name at all is only noted."""
+def test_another_tag_of_a_locked_repository_differs(shop: RunningProject) -> None:
+    """Another tag of a locked repository differs; a repository outside of the lock is only noted."""
     shop.publish("first")
     shop.lock()
     shop.publish("other", "1.0.0")
@@ -184,9 +184,11 @@ def test_another_tag_of_what_is_locked(shop: Shop) -> None:
     assert shop.standing() == "unknown"
 
 
-def test_a_record_that_is_gone(docker_containerd: Docker, registry: Registry, repository: str, tmp_path: Path) -> None:
-    """containerd's store forgets an image whose name moves on, though a container runs it: what it is, is still known."""
-    shop = Shop(registry, repository, EngineAddress.parse(docker_containerd.host), tmp_path)
+def test_an_image_whose_record_is_gone_is_identified(
+    docker_containerd: Docker, registry: Registry, repository: str, tmp_path: Path
+) -> None:
+    """containerd's store forgets the image of a container whose tag moved, but the container is still identified."""
+    shop = RunningProject(registry, repository, EngineAddress.parse(docker_containerd.host), tmp_path)
     shop.publish("first")
     shop.docker("pull", shop.name).checked()
     shop.lock()
@@ -202,8 +204,8 @@ def test_a_record_that_is_gone(docker_containerd: Docker, registry: Registry, re
     assert (still, gone) == ("holds", "record-gone")
 
 
-def test_the_fields_of_a_container(shop: Shop, store: ImageStoreKind) -> None:
-    """By its own image: digests by kind, tags that mean and meant it, how far behind, by whom; the host's name is no guide.
+def test_the_row_of_a_container(shop: RunningProject, store: ImageStoreKind) -> None:
+    """The row has the container's own image: digests by kind, present and former tags, distance and actor.
 
     Podman forgets the digest that an image was pulled by with its last name; the image ID is left.
     """
@@ -231,31 +233,31 @@ def test_the_fields_of_a_container(shop: Shop, store: ImageStoreKind) -> None:
     assert "1.4.2; was `latest`" in " ".join(text.split())
 
 
-def test_a_host_by_ssh(
+def test_a_host_through_ssh_is_listed(
     docker: Docker, registry: Registry, repository: str, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    """A second daemon behind an sshd: as if it were here, beside one that is; and one that lets nobody in is told."""
-    shop = Shop(registry, repository, EngineAddress.parse(docker.host), tmp_path)
+    """A daemon through ssh is listed beside a local one, and an unreachable one is reported."""
+    shop = RunningProject(registry, repository, EngineAddress.parse(docker.host), tmp_path)
     shop.publish("first")
     shop.lock()
     with (
         servers.sshd(tmp_path_factory.mktemp("sshd")) as sshd,
         servers.dockerd(tmp_path_factory.mktemp("second")) as second,
     ):
-        far = Shop(registry, repository, EngineAddress.parse(f"unix://{second.address}"), tmp_path)
+        far = RunningProject(registry, repository, EngineAddress.parse(f"unix://{second.address}"), tmp_path)
         far.docker("pull", far.name).checked()
         far.start()
         path = {"PATH": f"{sshd.folder}/bin:{os.environ['PATH']}"}
         there = f"ssh://{getpass.getuser()}@{sshd.address}{second.address}"
         hosts = ("--host", there, "--host", docker.host)
-        told = program.run("ps", *hosts, "--json", cwd=tmp_path, environment=path)
+        result = program.run("ps", *hosts, "--json", cwd=tmp_path, environment=path)
         held = program.run("verify", "--running", "--host", there, cwd=tmp_path, environment=path)
-        stranger = f"ssh://nobody-here@{sshd.address}{second.address}"
-        refused = program.run("verify", "--running", "--host", stranger, cwd=tmp_path, environment=path)
+        unknown_user = f"ssh://nobody-here@{sshd.address}{second.address}"
+        refused = program.run("verify", "--running", "--host", unknown_user, cwd=tmp_path, environment=path)
         far.stop()
-    found = [each for each in told.json["results"] if each["host"] == there]
+    found = [each for each in result.json["results"] if each["host"] == there]
 
-    assert (told.code, held.code, refused.code) == (0, 0, 3)
+    assert (result.code, held.code, refused.code) == (0, 0, 3)
     assert [(each["status"], each["started_as"]) for each in found] == [("holds", far.name)]
     assert "Permission denied" in refused.err
     assert "must work without a password prompt" in refused.err

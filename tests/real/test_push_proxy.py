@@ -1,4 +1,4 @@
-"""The gate with the tools that people push with, before Debian's docker-registry (CNCF distribution 2.8)."""
+"""The push proxy with real clients, before Debian's docker-registry (CNCF distribution 2.8)."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ pytestmark = pytest.mark.real
 
 @pytest.fixture(scope="module")
 def upstream(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Registry]:
-    """Somebody else's registry, which lets every tag be overwritten."""
+    """Another operator's registry, in which every tag may be overwritten."""
     with servers.docker_registry(tmp_path_factory.mktemp("upstream")) as server:
         yield Registry(server)
 
@@ -37,13 +37,13 @@ def gate_server(tmp_path_factory: pytest.TempPathFactory, upstream: Registry) ->
 
 @pytest.fixture
 def gate(gate_server: Server) -> Registry:
-    """A boltseal before it, with two workers."""
+    """A boltseal push proxy before it, with two workers."""
     return Registry(gate_server)
 
 
 @pytest.mark.parametrize("tool", ["docker", "docker_containerd", "podman", "skopeo", "oras"], indirect=True)
-def test_a_tool_pushes_through_the_gate(tool: Tool, gate: Registry, upstream: Registry, repository: str) -> None:
-    """What it pushed is upstream, byte for byte; the same push again is well, another one is refused and changes nothing."""
+def test_a_tool_pushes_through_the_proxy(tool: Tool, gate: Registry, upstream: Registry, repository: str) -> None:
+    """A pushed image is upstream byte for byte; a repeated push succeeds, and another image is refused."""
     name = f"{NAME}/{repository}"
     content = os.urandom(200_000)
     image = tool.image(content)
@@ -64,7 +64,7 @@ def test_a_tool_pushes_through_the_gate(tool: Tool, gate: Registry, upstream: Re
 def test_a_tag_that_was_pushed_without_the_push_proxy_is_not_overwritten(
     skopeo: Skopeo, gate: Registry, upstream: Registry, repository: str
 ) -> None:
-    """The refusal shows both; and what went through the gate stays what it is here, whatever is pushed past it."""
+    """A tag that was pushed directly upstream is not overwritten: the refusal shows both digests."""
     theirs, ours = skopeo.image(os.urandom(1000)), skopeo.image(os.urandom(1000))
     skopeo.push(theirs, f"{upstream.host}/{repository}:1.0.0").checked()
     there = upstream.digest(repository, "1.0.0")
@@ -80,8 +80,8 @@ def test_a_tag_that_was_pushed_without_the_push_proxy_is_not_overwritten(
     assert gate.digest(f"{NAME}/{repository}", "1.0.1") == here
 
 
-def test_latest_moves_here_and_there(docker: Docker, gate: Registry, upstream: Registry, repository: str) -> None:
-    """A floating tag is passed on each time, and pulled as it was pushed last."""
+def test_latest_moves_locally_and_upstream(docker: Docker, gate: Registry, upstream: Registry, repository: str) -> None:
+    """A mutable tag is forwarded at each push, and pulled as it was pushed last."""
     for _ in range(2):
         image = docker.image(os.urandom(1000))
         docker.push(image, f"{gate.host}/{NAME}/{repository}:latest").checked()
@@ -92,7 +92,7 @@ def test_latest_moves_here_and_there(docker: Docker, gate: Registry, upstream: R
 def test_a_layer_that_upstream_has_is_mounted_there(
     docker: Docker, gate: Registry, upstream: Registry, repository: str
 ) -> None:
-    """The same image in another repository costs upstream no byte."""
+    """A layer that upstream has in another repository is mounted there, without sending bytes."""
     image = docker.image(os.urandom(300_000))
     docker.push(image, f"{gate.host}/{NAME}/{repository}:1.0.0").checked()
     time.sleep(TOTALS_S)  # the worker saves its metrics meanwhile
@@ -111,7 +111,7 @@ def test_a_layer_that_upstream_has_is_mounted_there(
 def test_an_image_of_several_platforms_is_copied_through(
     skopeo: Skopeo, gate: Registry, upstream: Registry, repository: str
 ) -> None:
-    """skopeo copies an image to a second tag, from the gate to the gate."""
+    """skopeo copies a multi-platform image through the proxy to a second tag."""
     reference = f"docker://{gate.host}/{NAME}/{repository}"
     skopeo.push(skopeo.image(os.urandom(1000)), f"{gate.host}/{NAME}/{repository}:build-1").checked()
     run(

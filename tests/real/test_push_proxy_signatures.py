@@ -1,4 +1,4 @@
-"""cosign through the gate: what it signs is upstream too, and verifies there, here, and for who pulls through another mirror."""
+"""cosign through the push proxy: a signature is stored upstream, and verifies there, here, and through another mirror."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ pytestmark = pytest.mark.real
 
 @pytest.fixture(scope="module")
 def upstream(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Registry]:
-    """A registry that does not support referrers."""
+    """A registry without the referrers API."""
     with servers.docker_registry(tmp_path_factory.mktemp("upstream")) as server:
         yield Registry(server)
 
@@ -35,7 +35,7 @@ def gate(tmp_path_factory: pytest.TempPathFactory, upstream: Registry) -> Iterat
 
 @pytest.fixture
 def digest(skopeo: Skopeo, gate: Registry, upstream: Registry, repository: str) -> str:
-    """Of a sealed image that was pushed through the gate."""
+    """The digest of a sealed image that was pushed through the proxy."""
     skopeo.push(skopeo.image(os.urandom(1000)), f"{gate.host}/{NAME}/{repository}:1.0.0").checked()
     return upstream.digest(repository, "1.0.0")
 
@@ -53,7 +53,7 @@ def there(upstream: Registry, repository: str, digest: str) -> str:
 
 
 def test_what_is_signed_through_the_gate_verifies_on_both_sides(cosign: Cosign, image: str, there: str) -> None:
-    """A second signature is added to the first, and attestations grow as well."""
+    """Signatures pushed through the proxy verify on both sides; a second one is added, and attestations grow too."""
     cosign.sign(image, "builder").checked()
     cosign.sign(image, "reviewer").checked()
     cosign.attest(image, {"tests": "passed"}).checked()
@@ -64,10 +64,10 @@ def test_what_is_signed_through_the_gate_verifies_on_both_sides(cosign: Cosign, 
     assert cosign.attestations(image) == cosign.attestations(there) == 2
 
 
-def test_a_signature_kept_as_a_referrer_goes_through(
+def test_a_signature_stored_as_a_referrer_goes_through(
     cosign: Cosign, image: str, there: str, gate: Registry, upstream: Registry, repository: str, digest: str
 ) -> None:
-    """Upstream lists no referrers: its fallback tag is added to, and read. (cosign itself looks at one of them.)"""
+    """For an upstream without the referrers API, the fallback tag is extended and read."""
     cosign.sign(image, "builder", "--registry-referrers-mode=oci-1-1").checked()
     verified = [cosign.verify(each, "--experimental-oci11") for each in (image, there)]
     cosign.sign(image, "reviewer", "--registry-referrers-mode=oci-1-1").checked()
@@ -89,22 +89,22 @@ def test_signatures_made_at_the_upstream_verify_through_the_push_proxy(cosign: C
     assert "stranger" in cosign.verify(there)
 
 
-def test_an_image_cannot_take_the_place_of_its_signatures(
+def test_an_image_cannot_replace_its_signatures(
     cosign: Cosign, image: str, there: str, skopeo: Skopeo, gate: Registry, repository: str
 ) -> None:
-    """Neither here nor upstream."""
+    """An image can't replace its signatures, neither locally nor upstream."""
     cosign.sign(image, "builder").checked()
-    said = skopeo.push(skopeo.image(os.urandom(1000)), f"{gate.host}/{NAME}/{repository}:{signature_tag(image)}")
+    result = skopeo.push(skopeo.image(os.urandom(1000)), f"{gate.host}/{NAME}/{repository}:{signature_tag(image)}")
 
-    assert not said.ok
-    assert "denied: " in said.text
+    assert not result.ok
+    assert "denied: " in result.text
     assert cosign.verify(image) == cosign.verify(there) == {"builder"}
 
 
 def test_a_signed_image_is_copied_with_its_signatures(
     cosign: Cosign, image: str, there: str, gate: Registry, repository: str
 ) -> None:
-    """`cosign copy` from one repository of the gate to another one: upstream has both."""
+    """`cosign copy` between two repositories of the proxy stores image and signatures upstream."""
     cosign.sign(image, "builder").checked()
     target = f"{gate.host}/{NAME}/{repository}-copy"
     run("cosign", "copy", "--allow-http-registry", "--allow-insecure-registry", image, f"{target}:1.0.0").checked()

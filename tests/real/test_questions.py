@@ -1,4 +1,4 @@
-"""docs/guides/questions.md is true: its commands are run in their order, and print what stands there.
+"""docs/guides/questions.md: its commands run in their order and print what the page shows.
 
 `BOLTSEAL_WRITE_PAGES=1` writes what they print into the page; the difference is then for people to look at.
 """
@@ -19,7 +19,7 @@ import pytest
 from tests import servers
 from tests.cli.program import clean_environment
 from tests.docs.pages import typed_lines
-from tests.real.shopfront import ENDS
+from tests.real.compose_project import ENDS
 from tests.real.sleeper import publish, sleeper
 from tests.servers import Server
 
@@ -32,7 +32,7 @@ _TIMEOUT_S: Final = 120
 
 
 class Stage:
-    """Where the page is played: a project, an engine, two registries; and the words that the page has for them."""
+    """A project, an engine, two registries, and the names that the page uses for them."""
 
     def __init__(self, folder: Path, ours: Server, theirs: Server, engine: Server) -> None:
         self.project = folder / "shop"
@@ -64,7 +64,7 @@ class Stage:
         )
 
     def run(self, command: str) -> tuple[int, str]:
-        """Type a command of the page; its exit code, and everything that it printed, in the page's words."""
+        """Run a command of the page; return its exit code and output, in the page's names."""
         for real, word in self._words.items():
             command = command.replace(word, real)
         done = subprocess.run(
@@ -78,25 +78,25 @@ class Stage:
             timeout=_TIMEOUT_S,
             check=False,
         )
-        told = done.stdout
+        output = done.stdout
         for real, word in self._words.items():
-            told = _in_words(told, real, word)
+            output = _in_words(output, real, word)
         who = re.compile(rf"\b\w+@{re.escape(os.uname().nodename)}\b")
-        return done.returncode, who.sub("ann@web1", told)
+        return done.returncode, who.sub("ann@web1", output)
 
 
-def _in_words(told: str, real: str, word: str) -> str:
-    """The text with a word of the page's; the column of a table stays as wide as it was."""
+def _in_words(text: str, real: str, word: str) -> str:
+    """Return the text with a name of the page's; a table's column keeps its width."""
 
     def column(found: re.Match[str]) -> str:
         return f"{word}{found[1]:<{len(found[0]) - len(word)}}"
 
-    return re.sub(rf"{re.escape(real)}(\S*)(?=  )", column, told).replace(real, word)
+    return re.sub(rf"{re.escape(real)}(\S*)(?=  )", column, text).replace(real, word)
 
 
 @pytest.fixture
 def stage(tmp_path: Path) -> Iterator[Stage]:
-    """Everything that the page stands on: images, a git repository, a project."""
+    """Everything that the page uses: images, a git repository, a project."""
     with (
         servers.boltseal(tmp_path / "data") as ours,
         servers.docker_registry(tmp_path / "theirs") as theirs,
@@ -118,13 +118,13 @@ def stage(tmp_path: Path) -> Iterator[Stage]:
             f"boltseal ledger trust localhost:5000 $(boltseal ledger key --data {tmp_path}/data)",
             "git init -q -b main && git add -A && git commit -q -m first && git tag v1.5.0",
         ):
-            code, told = stage.run(command)
-            assert code == 0, f"{command}: {told}"
+            code, result = stage.run(command)
+            assert code == 0, f"{command}: {result}"
         yield stage
 
 
 def test_every_answer_of_the_page_is_what_is_printed(stage: Stage) -> None:
-    """Each command in its order; digests are compared by which are the same, times and sizes not at all."""
+    """Each command of the page prints the page's output; digests are compared by equality, times and sizes not at all."""
     page = PAGE.read_text()
     played = _PART.sub(lambda found: _played(stage, found), page)
     if WRITES:
@@ -134,8 +134,8 @@ def test_every_answer_of_the_page_is_what_is_printed(stage: Stage) -> None:
     assert "\n".join(_plain(played)) == "\n".join(_plain(page))
 
 
-def test_the_first_steps_can_be_taken(stage: Stage) -> None:
-    """Every command of the page in its order; the second deploy, between the two rollback commands, is a newer version."""
+def test_the_first_steps_work(stage: Stage) -> None:
+    """Each command of the first steps works in order; the second deploy, between the rollbacks, is a newer version."""
     prepared = "docker tag made:1 shop-app && docker rmi localhost:5000/shop/app:1.4.2"
     newer = (
         "docker tag made:2 localhost:5000/shop/app:1.5.1 && docker push -q localhost:5000/shop/app:1.5.1 && "
@@ -145,10 +145,10 @@ def test_the_first_steps_can_be_taken(stage: Stage) -> None:
     ended = {}
     for line in (prepared, *typed_lines((PAGE.parents[1] / "getting-started/first-steps.md").read_text())):
         if line == "boltseal release ls":
-            code, told = stage.run(newer)
-            assert code == 0, told
-        ended[line], told = stage.run(line.replace("boltseal scrub ", f"boltseal scrub {scrub}"))
-        assert ended[line] == 0, f"{line}: {told}"
+            code, result = stage.run(newer)
+            assert code == 0, result
+        ended[line], result = stage.run(line.replace("boltseal scrub ", f"boltseal scrub {scrub}"))
+        assert ended[line] == 0, f"{line}: {result}"
 
     assert [line.split()[1] for line in ended if line.startswith("boltseal")] == [
         *("check", "digest", "lock", "verify", "deploy", "ps", "release", "rollback", "scrub")
@@ -156,32 +156,32 @@ def test_the_first_steps_can_be_taken(stage: Stage) -> None:
 
 
 def _played(stage: Stage, found: re.Match[str]) -> str:
-    """A part of the page as it comes out now."""
+    """Return a part of the page with the present output."""
     if found["run"]:
-        code, told = stage.run(found["run"])
-        assert code == 0, f"{found['run']}: {told}"
+        code, result = stage.run(found["run"])
+        assert code == 0, f"{found['run']}: {result}"
         return found[0]
     lines = []
     for line in found["console"].splitlines():
         if line.startswith("$ "):
-            _, told = stage.run(line[2:])
-            assert "Traceback" not in told
-            lines += [line, *(each.rstrip() for each in told.splitlines())]
+            _, result = stage.run(line[2:])
+            assert "Traceback" not in result
+            lines += [line, *(each.rstrip() for each in result.splitlines())]
     return "\n".join(["```console", *lines, "```"])
 
 
 def _plain(text: str) -> list[str]:
-    """A page's words, without what is another at each run."""
+    """Return a page's text without what differs at each run."""
     text = re.sub(r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d(:\d\d(\.\d+)?)?Z?", "TIME", text)
     text = re.sub(r"\d{4}-\d\d-\d\d", "DAY", text)
     text = re.sub(r"\b\d+(\.\d+)? ?(ms|s|seconds?|minutes?|min|KiB|MiB|B)(/s)?\b", "AMOUNT", text)
-    text = re.sub(r"^  (Container|waiting for) .*\n", "", text, flags=re.MULTILINE)  # as fast as the machine is
+    text = re.sub(r"^  (Container|waiting for) .*\n", "", text, flags=re.MULTILINE)  # depends on the machine's speed
     return [word for block in text.split("```console") for word in _with_numbers(block).split()]
 
 
 def _with_numbers(block: str) -> str:
-    """The digests of a block by which are the same there. Between blocks that is Docker's affair: pushed to another
-    repository, an image may be compressed anew."""
+    """Replace each digest of a block by a number, equal for equal digests. Docker may recompress an image between
+    blocks."""
     digests: dict[str, str] = {}
 
     def numbered(found: re.Match[str]) -> str:

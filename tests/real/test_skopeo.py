@@ -1,4 +1,4 @@
-"""skopeo beyond copies to and from disk: listing, looking, copying inside the registry, deleting."""
+"""skopeo beyond copies to and from disk: inspecting, copying inside the registry, deleting."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ pytestmark = pytest.mark.real
 
 @pytest.fixture
 def image(skopeo: Skopeo, registry: Registry, repository: str) -> str:
-    """A sealed image, as skopeo names it."""
+    """A sealed image, as a reference of skopeo."""
     reference = f"{registry.host}/{repository}:1.0.0"
     skopeo.push(skopeo.image(os.urandom(400_000)), reference).checked()
     return f"docker://{reference}"
 
 
 def test_an_image_is_inspected(image: str, registry: Registry, repository: str) -> None:
-    """`skopeo inspect` shows the digest to which the tag resolves, and all tags."""
+    """`skopeo inspect` shows the tag's digest and all tags."""
     seen = json.loads(run("skopeo", "inspect", "--tls-verify=false", image).checked())
 
     assert seen["Digest"] == registry.digest(repository, "1.0.0")
@@ -31,7 +31,7 @@ def test_an_image_is_inspected(image: str, registry: Registry, repository: str) 
 
 
 def test_an_image_is_copied_inside_the_registry(image: str, registry: Registry, repository: str) -> None:
-    """From one repository to another, the layers mounted."""
+    """An image is copied to another repository with mounted layers."""
     run(
         *("skopeo", "--insecure-policy", "copy", "--src-tls-verify=false", "--dest-tls-verify=false"),
         *(image, f"docker://{registry.host}/{repository}-copy:1.0.0"),
@@ -41,23 +41,23 @@ def test_an_image_is_copied_inside_the_registry(image: str, registry: Registry, 
 
 
 def test_an_image_converted_to_dockers_format_is_another_image(image: str, registry: Registry, repository: str) -> None:
-    """The same layers under another manifest are another digest, which a sealed tag refuses."""
+    """An image converted to Docker's format has another digest, which a sealed tag refuses."""
     sealed = registry.digest(repository, "1.0.0")
 
-    said = run(
+    result = run(
         *("skopeo", "--insecure-policy", "copy", "--src-tls-verify=false", "--dest-tls-verify=false"),
         *("--format", "v2s2", image, image),
     )
 
-    assert not said.ok
-    assert "is sealed at" in said.text
+    assert not result.ok
+    assert "is sealed at" in result.text
     assert registry.digest(repository, "1.0.0") == sealed
 
 
-def test_a_repository_is_mirrored_whole(
+def test_a_repository_is_copied_completely(
     image: str, skopeo: Skopeo, registry: Registry, repository: str, tmp_path: Path
 ) -> None:
-    """`skopeo sync` finds every tag and every byte."""
+    """`skopeo sync` copies every tag and every byte."""
     skopeo.push(skopeo.image(os.urandom(1000)), f"{registry.host}/{repository}:latest").checked()
 
     run(
@@ -69,16 +69,16 @@ def test_a_repository_is_mirrored_whole(
 
 
 def test_a_sealed_tag_cannot_be_deleted(image: str, registry: Registry, repository: str) -> None:
-    """`skopeo delete` removes a digest, and with it every tag: here it is refused with the reason."""
-    said = run("skopeo", "delete", "--tls-verify=false", image)
+    """`skopeo delete` of a sealed tag is refused with the reason, because it would delete the digest with every tag."""
+    result = run("skopeo", "delete", "--tls-verify=false", image)
 
-    assert not said.ok
-    assert "1.0.0" in said.text
+    assert not result.ok
+    assert "1.0.0" in result.text
     assert registry.has(repository, "1.0.0")
 
 
 def test_a_displaced_image_can_be_deleted_by_its_digest(skopeo: Skopeo, registry: Registry, repository: str) -> None:
-    """A manifest that no sealed tag needs may be deleted on request."""
+    """A former image of a mutable tag may be deleted by its digest."""
     name = f"{registry.host}/{repository}"
     skopeo.push(skopeo.image(os.urandom(1000)), f"{name}:latest").checked()
     displaced = registry.digest(repository, "latest")

@@ -25,7 +25,7 @@ TIMERS = sorted(path.name for path in FOLDER.glob("*.timer"))
 
 
 def settings(unit: str, name: str) -> list[str]:
-    """The values of a setting in a unit, in their order."""
+    """Return the values of a setting in a unit, in order."""
     return re.findall(rf"^{name}=(.*)$", (FOLDER / unit).read_text(encoding="utf-8"), re.MULTILINE)
 
 
@@ -41,7 +41,7 @@ def units(tmp_path: Path) -> Path:
 
 
 def test_systemd_understands_every_line_of_the_units(units: Path) -> None:
-    """It prints nothing for our units, and the mistake for a misspelt setting."""
+    """systemd-analyze reports nothing for the units, and finds a misspelt setting."""
     whole = run("systemd-analyze", "verify", "--man=no", *sorted(units.iterdir()))
     at = units / SERVICES[0]
     at.write_text(at.read_text(encoding="utf-8").replace("UMask=", "UMsk="), encoding="utf-8")
@@ -52,7 +52,7 @@ def test_systemd_understands_every_line_of_the_units(units: Path) -> None:
 
 
 def test_each_timer_has_its_service_and_times_that_systemd_parses() -> None:
-    """`systemd-analyze calendar` computes the next time of each."""
+    """`systemd-analyze calendar` computes the next time of each timer, which has a service."""
     assert [name.removesuffix(".timer") for name in TIMERS] == [name.removesuffix(".service") for name in SERVICES]
     for timer in TIMERS:
         (when,) = settings(timer, "OnCalendar")
@@ -63,7 +63,7 @@ def test_each_timer_has_its_service_and_times_that_systemd_parses() -> None:
 
 @pytest.mark.parametrize("service", SERVICES)
 def test_a_service_is_as_confined_as_the_registry(service: str, units: Path) -> None:
-    """systemd's own rating; scrub needs root and three capabilities, and has no network instead."""
+    """By systemd's rating each service is as confined as the registry; scrub needs root but has no network."""
     limit = "25" if service == "boltseal-scrub.service" else "15"
     rated = run("systemd-analyze", "security", "--offline=true", f"--threshold={limit}", "--no-pager", units / service)
 
@@ -72,20 +72,20 @@ def test_a_service_is_as_confined_as_the_registry(service: str, units: Path) -> 
 
 @pytest.mark.parametrize("service", SERVICES)
 def test_a_service_runs_a_command_that_exists(service: str) -> None:
-    """Each option before the user's own arguments is one of the command."""
+    """Each service runs an existing command with known options."""
     (line,) = settings(service, "ExecStart")
     called, *arguments = shlex.split(line)
     words = [word for word in arguments if not word.startswith("$")]
-    told = run("/usr/bin/env", f"PYTHONPATH={ROOT / 'src'}", sys.executable, "-m", "boltseal", *words, "--help")
+    result = run("/usr/bin/env", f"PYTHONPATH={ROOT / 'src'}", sys.executable, "-m", "boltseal", *words, "--help")
 
     assert called == PROGRAM
     assert arguments[-1].startswith("$")
-    assert told.ok, told.text
-    assert "Usage:" in told.text
+    assert result.ok, result.text
+    assert "Usage:" in result.text
 
 
 def test_scrub_needs_no_more_capabilities_than_its_service_has(tmp_path: Path) -> None:
-    """It verifies an image that belongs to another user and that only its owner may read."""
+    """With its service's capabilities, scrub verifies an image that only another user may read."""
     layout = image_layout(tmp_path / "image", b"words")
     store = tmp_path / "image"
     (allowed,) = settings("boltseal-scrub.service", "CapabilityBoundingSet")

@@ -1,4 +1,4 @@
-"""The ledger, checked from outside: by the unmodified Go code that guards Go's checksum database, and not by ours."""
+"""The ledger, verified by the unmodified Go code behind Go's checksum database, instead of boltseal's own."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ Check = Callable[..., subprocess.CompletedProcess[str]]
 
 @pytest.fixture(scope="module")
 def check(tmp_path_factory: pytest.TempPathFactory) -> Check:
-    """The checker, built from Debian's golang.org/x/mod without a network."""
+    """The checker, built offline from Debian's golang.org/x/mod."""
     folder = tmp_path_factory.mktemp("go")
     environment = os.environ | {
         "GO111MODULE": "off",
@@ -96,7 +96,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Grown]:
 
 @pytest.fixture
 def ledger(whole: tuple[Path, Grown], tmp_path: Path) -> Path:
-    """A copy to lie in."""
+    """A copy of the ledger to forge."""
     return shutil.copytree(whole[0], tmp_path / "ledger")
 
 
@@ -107,43 +107,44 @@ def flip(path: Path, at: int = 40) -> None:
 
 
 def test_every_entry_and_every_older_checkpoint_is_verified_by_go(check: Check, ledger: Path) -> None:
-    """note.Open, TileHashReader, ProveRecord, CheckRecord, ProveTree and CheckTree, as they come."""
-    said = check("verify", ledger, str(KEY.verifier))
+    """Go's note.Open, TileHashReader, ProveRecord, CheckRecord, ProveTree and CheckTree accept every entry and
+    checkpoint."""
+    result = check("verify", ledger, str(KEY.verifier))
 
-    assert (said.returncode, said.stdout) == (0, "700 entries and 6 older checkpoints hold\n"), said.stderr
+    assert (result.returncode, result.stdout) == (0, "700 entries and 6 older checkpoints hold\n"), result.stderr
 
 
 @pytest.mark.parametrize("path", ["tile/0/000", "tile/0/002.p/188", "tile/1/000.p/2", "tile/entries/001"])
-def test_go_sees_one_bit_that_is_wrong(check: Check, ledger: Path, path: str) -> None:
-    """A check that can't fail shows nothing: an altered tile or entry is found."""
+def test_go_finds_one_wrong_bit(check: Check, ledger: Path, path: str) -> None:
+    """Go's code finds an altered bit in a tile or entry."""
     flip(ledger / path)
-    said = check("verify", ledger, str(KEY.verifier))
+    result = check("verify", ledger, str(KEY.verifier))
 
-    assert said.returncode == 1
+    assert result.returncode == 1
 
 
-def test_go_sees_a_fork(check: Check, ledger: Path) -> None:
-    """An older checkpoint that this ledger does not begin with."""
+def test_go_finds_a_fork(check: Check, ledger: Path) -> None:
+    """Go's code refuses an older checkpoint that this ledger does not begin with."""
     forked = grow(0, {}, [leaf_hash(one) for one in [*ENTRIES[:254], b"lie"]])
     (ledger / "old" / "255").write_bytes(sign_checkpoint(Checkpoint(KEY.name, 255, forked.root), KEY))
-    said = check("verify", ledger, str(KEY.verifier))
+    result = check("verify", ledger, str(KEY.verifier))
 
-    assert said.returncode == 1
-    assert "old/255" in said.stderr
+    assert result.returncode == 1
+    assert "old/255" in result.stderr
 
 
-def test_go_sees_another_key(check: Check, ledger: Path) -> None:
-    """The checkpoint is signed by another key of the same name."""
+def test_go_finds_another_key(check: Check, ledger: Path) -> None:
+    """Go's code refuses a checkpoint signed by another key of the same name."""
     mallory = SigningKey(KEY.name, b"m" * 32)
-    said = check("verify", ledger, str(mallory.verifier))
+    result = check("verify", ledger, str(mallory.verifier))
 
-    assert said.returncode == 1
-    assert "no verifiable signatures" in said.stderr
+    assert result.returncode == 1
+    assert "no verifiable signatures" in result.stderr
 
 
 @pytest.mark.parametrize("index", [0, 255, 256, 699])
 def test_a_receipt_is_verified_by_go(check: Check, whole: tuple[Path, Grown], tmp_path: Path, index: int) -> None:
-    """And one for another index is not."""
+    """Go's code verifies a receipt, and refuses one for another index."""
     folder, tree = whole
     path = inclusion_path(index, tree.size)
     held = {tile: tree.tiles[tile] for tile in needed(path, tree.size)}
@@ -158,7 +159,7 @@ def test_a_receipt_is_verified_by_go(check: Check, whole: tuple[Path, Grown], tm
 
 
 def test_the_ledger_of_a_running_registry_is_verified_by_go(check: Check, tmp_path: Path) -> None:
-    """What /ledger/ serves, taken down as files, and the receipt of a push: with the key that `ledger key` prints."""
+    """Go's code verifies the files of /ledger/ and the receipt of a push, with the key that `ledger key` prints."""
     tree = tmp_path / "tree"
     (tree / "old").mkdir(parents=True)
     with boltseal(tmp_path / "data") as server, httpx2.Client(base_url=server.url) as client:
@@ -171,15 +172,15 @@ def test_the_ledger_of_a_running_registry_is_verified_by_go(check: Check, tmp_pa
             (tree / at).write_bytes(client.get(f"/ledger/{at}").raise_for_status().content)
         (tmp_path / "receipt").write_bytes(client.get(f"/ledger/receipt/{size - 1}").raise_for_status().content)
         key = program_run("ledger", "key", "--data", tmp_path / "data").out.strip()
-    said = check("verify", tree, key)
+    result = check("verify", tree, key)
     receipt = check("receipt", tmp_path / "receipt", key)
 
-    assert (said.returncode, said.stdout) == (0, f"{size} entries and 0 older checkpoints hold\n"), said.stderr
+    assert (result.returncode, result.stdout) == (0, f"{size} entries and 0 older checkpoints hold\n"), result.stderr
     assert (receipt.returncode, receipt.stdout) == (0, f"entry {size - 1} holds\n"), receipt.stderr
 
 
 async def _push_many(url: str, count: int) -> int:
-    """Tags of one image, each an entry; how many entries there are at least."""
+    """Push tags of one image, each an entry; return the least number of entries then."""
     one = images.image("many tags")
     async with httpx2.AsyncClient(base_url=url) as client:
         await images.push(client, "shop/app", "1.0.0", one)
@@ -210,7 +211,7 @@ def _bundles(size: int) -> list[str]:
 
 
 def test_the_stored_vectors_are_what_go_writes_today(check: Check) -> None:
-    """The vectors were not edited by hand."""
+    """The stored test vectors equal what the Go program writes now."""
     stored = HERE.parent / "ledger" / "vectors" / "tlog.json"
 
     assert json.loads(check("vectors").stdout) == json.loads(stored.read_text())

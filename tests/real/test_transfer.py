@@ -1,4 +1,4 @@
-"""The client's verbs against other people's registries and engines, over TLS with logins, and beside skopeo."""
+"""The client's commands with other registries and engines, over TLS with logins, compared with skopeo."""
 
 from __future__ import annotations
 
@@ -38,14 +38,16 @@ def app(tmp_path: Path) -> Layout:
 
 
 def boltseal(*arguments: str | Path, environment: Mapping[str, str] | None = None) -> Run:
-    """A verb that must hold."""
+    """Run a command that must succeed."""
     done = program.run(*arguments, environment=environment)
     assert done.code == 0, done.err
     return done
 
 
-def test_from_docker_registry_and_back(peer: Server, registry: Registry, repository: str, tmp_path: Path) -> None:
-    """An index goes into docker-registry, from there into boltseal, and keeps its digest; every verb reads both."""
+def test_an_index_is_copied_to_docker_registry_and_back(
+    peer: Server, registry: Registry, repository: str, tmp_path: Path
+) -> None:
+    """An index copied to docker-registry and back to boltseal keeps its digest, and all commands read both."""
     both = index_layout(tmp_path / "both", {"amd64": b"one", "arm64": b"two"})
     there, here = f"{peer.address}/{repository}", f"{registry.host}/{repository}"
     boltseal("copy", both.source, f"{there}:1.0.0")
@@ -62,35 +64,35 @@ def test_from_docker_registry_and_back(peer: Server, registry: Registry, reposit
     assert "linux/arm64" in boltseal("inspect", f"{there}:1.0.0").out
 
 
-def test_a_promotion_in_docker_registry_mounts(peer: Server, repository: str, app: Layout) -> None:
-    """Between two of its repositories nothing is sent."""
+def test_a_copy_within_docker_registry_mounts(peer: Server, repository: str, app: Layout) -> None:
+    """Copying between two repositories of docker-registry mounts all blobs and sends none."""
     boltseal("copy", app.source, f"{peer.address}/{repository}-ci:build-123")
-    told = boltseal("copy", f"{peer.address}/{repository}-ci:build-123", f"{peer.address}/{repository}:1.4.2")
+    result = boltseal("copy", f"{peer.address}/{repository}-ci:build-123", f"{peer.address}/{repository}:1.4.2")
 
-    assert "sent 0 blobs" in told.err
-    assert "2 blobs mounted" in told.err
+    assert "sent 0 blobs" in result.err
+    assert "2 blobs mounted" in result.err
 
 
-def test_what_refers_to_an_image_is_listed_where_no_registry_lists_it(
+def test_referrers_are_copied_to_a_registry_without_the_api(
     peer: Server, registry: Registry, repository: str, app: Layout, tmp_path: Path
 ) -> None:
-    """docker-registry knows no referrers: the copy keeps the list under the tag that stands in for them, for oras too."""
+    """docker-registry has no referrers API, so the copy writes the fallback tag, which oras reads too."""
     here, there = f"{registry.host}/{repository}:1.0.0", f"{peer.address}/{repository}:1.0.0"
     boltseal("copy", app.source, here)
     (tmp_path / "sbom.json").write_text("{}")
     attach = ("attach", "--plain-http", "--artifact-type", "application/vnd.example.sbom", here, "sbom.json")
     run("oras", *attach, cwd=tmp_path).checked()
-    told = boltseal("copy", "--referrers", here, there, "--json").json["results"][0]
+    result = boltseal("copy", "--referrers", here, there, "--json").json["results"][0]
     seen = boltseal("inspect", there, "--json").json["results"][0]["referrers"]
     discovered = run("oras", "discover", "--plain-http", there).checked()
 
-    assert told["referrers"] == 1
+    assert result["referrers"] == 1
     assert [each["artifact_type"] for each in seen] == ["application/vnd.example.sbom"]
     assert "application/vnd.example.sbom" in discovered
 
 
-def test_skopeo_reads_what_we_write_and_we_what_it_writes(registry: Registry, repository: str, tmp_path: Path) -> None:
-    """Layouts and archives, both ways."""
+def test_layouts_are_exchanged_with_skopeo(registry: Registry, repository: str, tmp_path: Path) -> None:
+    """skopeo reads the layouts and archives that boltseal writes, and boltseal those of skopeo."""
     app, ref = image_layout(tmp_path / "app", b"app"), f"{registry.host}/{repository}"
     boltseal("copy", app.source, f"oci:{tmp_path}/ours:app")
     boltseal("copy", app.source, f"docker-archive:{tmp_path}/ours.tar:shop/app:1")
@@ -106,10 +108,10 @@ def test_skopeo_reads_what_we_write_and_we_what_it_writes(registry: Registry, re
 
 
 @pytest.mark.parametrize("engine", ["docker", "docker_containerd"])
-def test_into_a_docker_daemon_and_out_of_it(
+def test_an_image_is_copied_into_a_docker_daemon_and_back(
     engine: str, request: pytest.FixtureRequest, registry: Registry, repository: str, app: Layout
 ) -> None:
-    """Docker runs what we load into it; what comes back is the same image."""
+    """Docker runs an image that boltseal loaded, and the image that is read back is the same."""
     docker: Docker = request.getfixturevalue(engine)
     daemon = {"DOCKER_HOST": docker.host}
     name = f"{registry.host}/{repository}"
@@ -124,7 +126,7 @@ def test_into_a_docker_daemon_and_out_of_it(
 
 @pytest.fixture
 def guarded(tmp_path: Path) -> Iterator[Server]:
-    """A boltseal with a user, over TLS with an authority of its own, that gives tokens."""
+    """A boltseal with a user, over TLS with its own authority, which issues tokens."""
     port = servers.free_port()
     _certificates(tmp_path)
     subprocess.run(
@@ -145,7 +147,7 @@ def guarded(tmp_path: Path) -> Iterator[Server]:
 
 @pytest.fixture
 def helper(tmp_path: Path, guarded: Server) -> dict[str, str]:
-    """An environment in which Docker's configuration names a credential helper that says what it was asked."""
+    """An environment with a Docker credential helper that records its calls."""
     folder = tmp_path / "bin"
     folder.mkdir()
     program_file = folder / "docker-credential-test"
@@ -156,34 +158,36 @@ def helper(tmp_path: Path, guarded: Server) -> dict[str, str]:
     return {"DOCKER_CONFIG": str(tmp_path), "PATH": f"{folder}:{os.environ['PATH']}"}
 
 
-def test_over_tls_with_a_helpers_login(guarded: Server, helper: dict[str, str], tmp_path: Path, app: Layout) -> None:
-    """Push and read over TLS of a private authority, with tokens; the helper is asked once for each command."""
+def test_a_credential_helpers_login_is_used_over_tls(
+    guarded: Server, helper: dict[str, str], tmp_path: Path, app: Layout
+) -> None:
+    """Over TLS with tokens, each command asks the credential helper once."""
     ref, authority = f"{guarded.address}/shop/app:1.4.2", ("--ca-file", tmp_path / "ca.crt")
     boltseal("copy", app.source, ref, *authority, environment=helper)
-    told = boltseal("digest", ref, *authority, environment=helper)
+    result = boltseal("digest", ref, *authority, environment=helper)
 
-    assert told.out.strip() == app.digest
+    assert result.out.strip() == app.digest
     assert (tmp_path / "asked").read_text().split() == [guarded.address] * 2
 
 
 def test_without_the_authority_or_the_login_nothing_is_checked(
     guarded: Server, helper: dict[str, str], tmp_path: Path
 ) -> None:
-    """Doubt is exit code 3, with its reason, and never a password on the screen."""
+    """Without the authority or the login the exit code is 3 with the reason, and no password is printed."""
     ref, authority = f"{guarded.address}/shop/app:1.4.2", ("--ca-file", tmp_path / "ca.crt")
     distrusted = program.run("check", ref, environment=helper)
-    nobody = program.run("check", ref, *authority, "--anonymous", environment=helper)
+    anonymous = program.run("check", ref, *authority, "--anonymous", environment=helper)
 
-    assert (distrusted.code, nobody.code) == (3, 3)
+    assert (distrusted.code, anonymous.code) == (3, 3)
     assert "certificate" in distrusted.err.lower()
-    assert "login" in nobody.err
-    assert PASSWORD not in distrusted.err + nobody.err
+    assert "login" in anonymous.err
+    assert PASSWORD not in distrusted.err + anonymous.err
 
 
 def _certificates(folder: Path) -> None:
-    """Writes ca.crt, and server.crt and server.key signed by it for 127.0.0.1."""
+    """Write ca.crt, and server.crt and server.key signed by it for 127.0.0.1."""
     new = ("openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "2")
-    signs = ("-addext", "keyUsage=critical,keyCertSign,cRLSign")  # Python 3.13 trusts no authority without it
+    signs = ("-addext", "keyUsage=critical,keyCertSign,cRLSign")  # Python 3.13 requires it in an authority
     authority = (*signs, "-subj", "/CN=authority of a test", "-keyout", f"{folder}/ca.key", "-out", f"{folder}/ca.crt")
     server = (
         *("-subj", "/CN=server", "-CA", f"{folder}/ca.crt", "-CAkey", f"{folder}/ca.key"),

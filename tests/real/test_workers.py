@@ -1,4 +1,4 @@
-"""Several worker processes on one store: who answers must make no difference to what is true.
+"""Several worker processes on one store give the same answers.
 
 Each test talks over many kept-open connections, of which every worker has some: the kernel spreads them, and
 `connected` looks.
@@ -34,7 +34,7 @@ PUSHERS = 16
 CONNECTIONS = 24
 WORKERS = 3
 
-#: The command line, as a process of its own beside the server.
+#: The command line, as a process beside the server.
 BOLTSEAL = (sys.executable, "-m", "boltseal")
 
 Result = TypeVar("Result")
@@ -57,7 +57,7 @@ class Answer:
 
 
 class Connection:
-    """One connection to one worker, kept open."""
+    """One persistent connection to one worker."""
 
     def __init__(self, address: str) -> None:
         self._http = http.client.HTTPConnection(address, timeout=60)
@@ -66,30 +66,30 @@ class Connection:
     def ask(
         self, method: str, path: str, body: bytes | None = None, headers: Mapping[str, str] | None = None
     ) -> Answer:
-        """One request and its whole answer."""
+        """Send one request and return its whole answer."""
         self._http.request(method, path, body, dict(headers or {}))
         answer = self._http.getresponse()
         return Answer(answer.status, {k.lower(): v for k, v in answer.getheaders()}, answer.read())
 
     def push_blob(self, repository: str, data: bytes) -> str:
-        """Pushes a blob, and gives its digest."""
+        """Push a blob; return its digest."""
         digest = f"sha256:{hashlib.sha256(data).hexdigest()}"
         answer = self.ask("POST", f"/v2/{repository}/blobs/uploads/?digest={digest}", data)
         assert answer.status == 201, answer.body
         return digest
 
     def put_manifest(self, repository: str, tag: str, manifest: bytes) -> Answer:
-        """Pushes a manifest under a tag."""
+        """Push a manifest under a tag."""
         return self.ask("PUT", f"/v2/{repository}/manifests/{tag}", manifest, {"Content-Type": MANIFEST})
 
     def close(self) -> None:
-        """Closes it."""
+        """Close the connection."""
         self._http.close()
 
 
 @contextlib.contextmanager
 def connected(server: Server, count: int, workers: int) -> Iterator[Sequence[Connection]]:
-    """At least so many connections, and more until each worker has one."""
+    """Return at least so many connections, and more until each worker has one."""
     with contextlib.ExitStack() as stack:
         connections: list[Connection] = []
         while len(connections) < count or workers_of(server) < workers:
@@ -102,7 +102,7 @@ def connected(server: Server, count: int, workers: int) -> Iterator[Sequence[Con
 
 
 def workers_of(server: Server) -> int:
-    """How many processes of the server hold a connection that a test has opened."""
+    """Return how many processes of the server have a connection that the test opened."""
     port = int(server.address.rpartition(":")[2])
     rows = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
     open_now = {f"socket:[{row[9]}]" for row in rows if row[3] == "01" and row[1].endswith(f":{port:04X}")}
@@ -112,7 +112,7 @@ def workers_of(server: Server) -> int:
 
 
 def _open_files(process: str) -> set[str]:
-    """What a process has open; what it closes in this moment may be missing."""
+    """Return the open files of a process; one that is closed at this moment may be missing."""
     links = set()
     for one in Path(f"/proc/{process}/fd").iterdir():
         with contextlib.suppress(FileNotFoundError):
@@ -123,7 +123,7 @@ def _open_files(process: str) -> set[str]:
 def at_once(
     connections: Sequence[Connection], send: Callable[[Connection, bytes], Result], bodies: Sequence[bytes]
 ) -> Sequence[Result]:
-    """Sends one body on each connection, all at the same moment."""
+    """Send one body on each connection, all at the same moment."""
     start = threading.Barrier(len(connections))
 
     def started(connection: Connection, body: bytes) -> Result:
@@ -135,7 +135,7 @@ def at_once(
 
 
 def manifest_of(config: str, size: int, note: str) -> bytes:
-    """A manifest without layers; the note makes it another one."""
+    """Return a manifest without layers; the note makes it unique."""
     return json.dumps(
         {
             "schemaVersion": 2,
@@ -148,13 +148,13 @@ def manifest_of(config: str, size: int, note: str) -> bytes:
 
 
 def digest_of(data: bytes) -> str:
-    """The digest of some bytes."""
+    """Return the digest of some bytes."""
     return f"sha256:{hashlib.sha256(data).hexdigest()}"
 
 
 @pytest.mark.parametrize("workers", [1, WORKERS])
 def test_of_racing_first_pushes_exactly_one_gets_the_tag(workers: int, tmp_path: Path) -> None:
-    """However many push different images under one free tag at once: one is published, the others are told so."""
+    """Of concurrent pushes of different images to one free tag, one succeeds and the others are refused."""
     data = tmp_path / "data"
     with servers.boltseal(data, workers=workers) as server, connected(server, PUSHERS, workers) as connections:
         config = connections[0].push_blob("shop/app", b"{}")
@@ -177,7 +177,7 @@ def test_of_racing_first_pushes_exactly_one_gets_the_tag(workers: int, tmp_path:
 
 @pytest.mark.parametrize("workers", [1, WORKERS])
 def test_of_racing_pushes_of_one_image_all_succeed(workers: int, tmp_path: Path) -> None:
-    """Jobs that publish the same result at the same time don't disturb each other."""
+    """Concurrent pushes of one image to one tag all succeed."""
     with (
         servers.boltseal(tmp_path / "data", workers=workers) as server,
         connected(server, PUSHERS, workers) as connections,
@@ -192,7 +192,7 @@ def test_of_racing_pushes_of_one_image_all_succeed(workers: int, tmp_path: Path)
 
 @pytest.mark.parametrize("workers", [1, WORKERS])
 def test_racing_pushes_of_one_layer_all_succeed(workers: int, tmp_path: Path) -> None:
-    """Images that are pushed at the same time may share what they are made of."""
+    """Concurrent pushes of one layer all succeed."""
     with (
         servers.boltseal(tmp_path / "data", workers=workers) as server,
         connected(server, PUSHERS, workers) as connections,
@@ -206,7 +206,7 @@ def test_racing_pushes_of_one_layer_all_succeed(workers: int, tmp_path: Path) ->
 
 
 def test_a_deleted_tag_is_at_once_gone_on_every_worker(tmp_path: Path) -> None:
-    """Workers remember what a sealed tag means; a delete by one reaches all before it is acknowledged."""
+    """A delete reaches the cached answers of all workers before it is acknowledged."""
     with (
         servers.boltseal(tmp_path / "data", workers=WORKERS, config=DELETABLE) as server,
         connected(server, CONNECTIONS, WORKERS) as connections,
@@ -224,7 +224,7 @@ def test_a_deleted_tag_is_at_once_gone_on_every_worker(tmp_path: Path) -> None:
 
 
 def test_a_deleted_manifest_is_at_once_gone_on_every_worker(tmp_path: Path) -> None:
-    """The same by digest, which workers remember even longer."""
+    """A delete by digest reaches the cached answers of all workers before it is acknowledged."""
     with (
         servers.boltseal(tmp_path / "data", workers=WORKERS) as server,
         connected(server, CONNECTIONS, WORKERS) as connections,
@@ -243,7 +243,7 @@ def test_a_deleted_manifest_is_at_once_gone_on_every_worker(tmp_path: Path) -> N
 
 
 def test_a_purged_image_is_at_once_gone_on_every_worker(tmp_path: Path) -> None:
-    """`boltseal tag purge` is another process again; when it has ended, nobody gives out the leaked secret any more."""
+    """When `boltseal tag purge`, another process, has ended, no worker serves the image from its cache."""
     data = tmp_path / "data"
     with (
         servers.boltseal(data, workers=WORKERS) as server,
@@ -275,7 +275,7 @@ def test_a_purged_image_is_at_once_gone_on_every_worker(tmp_path: Path) -> None:
 
 
 def test_a_moved_tag_resolves_to_the_same_digest_on_every_worker(tmp_path: Path) -> None:
-    """A floating tag is looked up each time, so nobody reads the displaced image after the push was acknowledged."""
+    """After a push to a mutable tag was acknowledged, no worker serves the former image."""
     with (
         servers.boltseal(tmp_path / "data", workers=WORKERS) as server,
         connected(server, CONNECTIONS, WORKERS) as connections,
@@ -290,7 +290,7 @@ def test_a_moved_tag_resolves_to_the_same_digest_on_every_worker(tmp_path: Path)
 
 
 def test_an_upload_is_resumed_at_any_worker(tmp_path: Path) -> None:
-    """The session is in the store and not in the process that began it."""
+    """An upload session, which is in the store, is continued by any worker."""
     with (
         servers.boltseal(tmp_path / "data", workers=WORKERS) as server,
         connected(server, CONNECTIONS, WORKERS) as connections,

@@ -1,7 +1,7 @@
-"""The tools people push and pull with, each behind the same three verbs, so that one suite runs on all of them.
+"""The tools with which users push and pull, each behind the same three methods, so that one suite runs on all.
 
-Rules kept: a tool works on its own storage in a temporary folder and never on this machine's; what it says is
-handed on whole, as the person at the terminal reads it; `pull` starts from a storage that has nothing.
+Rules kept: a tool works on its own storage in a temporary folder and never on this machine's; its output is
+returned completely, as the user at the terminal reads it; `pull` starts from a storage that has nothing.
 """
 
 from __future__ import annotations
@@ -23,31 +23,31 @@ TIMEOUT_S = 120
 
 
 @dataclass(frozen=True, slots=True)
-class Said:
-    """How a command ended, and everything it wrote."""
+class CommandResult:
+    """The exit code of a command, and everything that it wrote."""
 
     ok: bool
     text: str
 
     def checked(self) -> str:
-        """What was said by a command that has to work."""
+        """Run a command that must succeed, and return its result."""
         assert self.ok, self.text
         return self.text
 
 
 class Tool(Protocol):
-    """Something that people push and pull images with."""
+    """A tool with which users push and pull images."""
 
     name: str
 
     def image(self, content: bytes) -> str:
-        """Makes an image whose one file holds `content`; gives the name by which `push` finds it."""
+        """Create an image whose one file has `content`; return the name by which `push` finds it."""
 
-    def push(self, image: str, reference: str) -> Said:
-        """Pushes an image under a reference."""
+    def push(self, image: str, reference: str) -> CommandResult:
+        """Push an image under a reference."""
 
     def pull(self, reference: str) -> bytes:
-        """Pulls with nothing in store, and gives the content of the image's file."""
+        """Pull without any local content, and return the content of the image's file."""
 
 
 def run(
@@ -56,8 +56,8 @@ def run(
     env: Mapping[str, str] | None = None,
     cwd: Path | None = None,
     timeout_s: float = TIMEOUT_S,
-) -> Said:
-    """Runs a command to its end, both its streams in the order in which it wrote them."""
+) -> CommandResult:
+    """Run a command, with both its streams in the order in which it wrote them."""
     first = str(argv[0])
     done = subprocess.run(
         [first if first.startswith("/") else program(first), *argv[1:]],
@@ -69,18 +69,18 @@ def run(
         cwd=cwd,
         check=False,
     )
-    return Said(done.returncode == 0, done.stdout.decode("utf-8", "replace"))
+    return CommandResult(done.returncode == 0, done.stdout.decode("utf-8", "replace"))
 
 
 def output(*argv: str | Path) -> bytes:
-    """What a command writes to its standard output."""
+    """Return what a command writes to its standard output."""
     return subprocess.run(
         [program(str(argv[0])), *argv[1:]], stdout=subprocess.PIPE, timeout=TIMEOUT_S, check=True
     ).stdout
 
 
 class Docker:
-    """docker, on a daemon of our own. `name` tells whether it keeps images itself or in containerd's store."""
+    """docker with a separate daemon. `name`: whether it keeps images itself or in containerd's store."""
 
     def __init__(self, socket: str, name: str) -> None:
         self.name = name
@@ -93,7 +93,7 @@ class Docker:
         run(*self._docker, "import", "-", image, stdin=app_tar(content)).checked()
         return image
 
-    def push(self, image: str, reference: str) -> Said:
+    def push(self, image: str, reference: str) -> CommandResult:
         run(*self._docker, "tag", image, reference).checked()
         return run(*self._docker, "push", reference)
 
@@ -105,24 +105,24 @@ class Docker:
         run(*self._docker, "rm", container).checked()
         return app_in_tar(exported)
 
-    def run(self, *argv: str) -> Said:
-        """Another verb."""
+    def run(self, *argv: str) -> CommandResult:
+        """Run another command of the tool."""
         return run(*self._docker, *argv)
 
     def _forget(self) -> None:
-        """Have nothing, whatever other tests have left; an image that others are built on goes after them."""
+        """Remove all images, whatever other tests left; those that others are built on last."""
         boxes = run(*self._docker, "ps", "--all", "--quiet").checked().split()
         if boxes:
             run(*self._docker, "rm", "--force", *boxes).checked()
         left: set[str] = set()
         while known := set(run(*self._docker, "image", "ls", "--all", "--quiet", "--no-trunc").checked().split()):
-            said = run(*self._docker, "image", "rm", "--force", *sorted(known))
-            assert known != left, said.text
+            result = run(*self._docker, "image", "rm", "--force", *sorted(known))
+            assert known != left, result.text
             left = known
 
 
 class Podman:
-    """podman, with storage that needs neither overlay mounts nor systemd."""
+    """podman, with a storage that needs neither overlay mounts nor systemd."""
 
     name = "podman"
 
@@ -137,7 +137,7 @@ class Podman:
         run(*self._podman, "import", "-", image, stdin=app_tar(content)).checked()
         return image
 
-    def push(self, image: str, reference: str) -> Said:
+    def push(self, image: str, reference: str) -> CommandResult:
         return run(*self._podman, "push", "--tls-verify=false", image, reference)
 
     def pull(self, reference: str) -> bytes:
@@ -146,16 +146,16 @@ class Podman:
         container = output(*podman, "create", reference, f"/{APP}").decode().strip()
         return app_in_tar(output(*podman, "export", container))
 
-    def run(self, *argv: str) -> Said:
-        """Another verb, on the storage that images are made in."""
+    def run(self, *argv: str) -> CommandResult:
+        """Run another command, on the storage in which images are built."""
         return run(*self.words(*argv))
 
     def words(self, *argv: str) -> tuple[str, ...]:
-        """The command line of another verb."""
+        """Return the command line of another command."""
         return *self._podman, *argv
 
     def _host(self) -> tuple[str, ...]:
-        """Podman on a storage that has nothing yet."""
+        """Return podman on an empty storage."""
         at = self._folder / f"host{next(self._hosts)}"
         return (
             *("podman", "--root", f"{at}/root", "--runroot", f"{at}/run", "--tmpdir", f"{at}/tmp"),
@@ -165,7 +165,7 @@ class Podman:
 
 
 class Buildah:
-    """buildah, from scratch and without a container that runs."""
+    """buildah, from scratch and without a running container."""
 
     name = "buildah"
 
@@ -184,7 +184,7 @@ class Buildah:
         run(*self._buildah, "commit", "--rm", container, image).checked()
         return image
 
-    def push(self, image: str, reference: str) -> Said:
+    def push(self, image: str, reference: str) -> CommandResult:
         return run(*self._buildah, "push", "--tls-verify=false", image, f"docker://{reference}")
 
     def pull(self, reference: str) -> bytes:
@@ -195,8 +195,8 @@ class Buildah:
         run(*buildah, "rm", container).checked()
         return content
 
-    def run(self, *argv: str) -> Said:
-        """Another verb, on the storage that images are made in."""
+    def run(self, *argv: str) -> CommandResult:
+        """Run another command, on the storage in which images are built."""
         return run(*self._buildah, *argv)
 
     def _host(self) -> tuple[str, ...]:
@@ -215,7 +215,7 @@ class Skopeo:
     def image(self, content: bytes) -> str:
         return image_layout(next(self._folders), content).source
 
-    def push(self, image: str, reference: str) -> Said:
+    def push(self, image: str, reference: str) -> CommandResult:
         return run("skopeo", "--insecure-policy", "copy", "--dest-tls-verify=false", image, f"docker://{reference}")
 
     def pull(self, reference: str) -> bytes:
@@ -240,7 +240,7 @@ class Oras:
         (folder / APP).write_bytes(content)
         return str(folder)
 
-    def push(self, image: str, reference: str) -> Said:
+    def push(self, image: str, reference: str) -> CommandResult:
         return run(
             *("oras", "push", "--plain-http", "--artifact-type", "application/vnd.example.app"),
             *("--annotation", "org.opencontainers.image.created=2026-11-24T00:00:00Z"),
@@ -255,7 +255,7 @@ class Oras:
 
 
 class Ctr:
-    """ctr, containerd's own tool; its pushes come from the code that BuildKit and Kubernetes nodes share."""
+    """ctr, containerd's own tool, whose push code BuildKit and Kubernetes nodes share."""
 
     name = "ctr"
 
@@ -274,7 +274,7 @@ class Ctr:
         run(*self._images, "import", "--no-unpack", "--base-name", image, archive).checked()
         return f"{image}:app"
 
-    def push(self, image: str, reference: str) -> Said:
+    def push(self, image: str, reference: str) -> CommandResult:
         run(*self._images, "tag", "--force", image, reference).checked()
         return run(*self._images, "push", "--plain-http", reference)
 
@@ -291,7 +291,7 @@ class Ctr:
 
 
 def _numbered(folder: Path) -> Iterator[Path]:
-    """New folders, one after the other."""
+    """Yield new folders, one after the other."""
     for number in itertools.count(1):
         made = folder / str(number)
         made.mkdir(parents=True)
@@ -304,24 +304,24 @@ class Cosign:
 
     folder: Path
 
-    def sign(self, reference: str, by: str, *more: str) -> Said:
-        """Signs; `by` is an annotation that tells signatures apart."""
+    def sign(self, reference: str, by: str, *more: str) -> CommandResult:
+        """Sign an image; `by` is an annotation that distinguishes signatures."""
         return self._run(
             *("sign", "--yes", "--key", f"{self.folder}/cosign.key", "--tlog-upload=false", "--allow-http-registry"),
             *("--allow-insecure-registry", "--annotations", f"by={by}", *more, reference),
         )
 
     def verify(self, reference: str, *more: str) -> set[str]:
-        """Who has signed, as far as the public key can tell."""
-        said = self._run(
+        """Return the signers that the public key verifies."""
+        printed = self._run(
             *("verify", "--key", f"{self.folder}/cosign.pub", "--insecure-ignore-tlog=true", "--allow-http-registry"),
             *("--allow-insecure-registry", "--output", "json", *more, reference),
         ).checked()
-        signatures = json.loads(said[said.index("\n[{") :])
+        signatures = json.loads(printed[printed.index("\n[{") :])
         return {signature["optional"]["by"] for signature in signatures}
 
-    def attest(self, reference: str, statement: object) -> Said:
-        """Attaches a signed statement."""
+    def attest(self, reference: str, statement: object) -> CommandResult:
+        """Attach a signed statement."""
         predicate = self.folder / "predicate.json"
         predicate.write_text(json.dumps(statement))
         return self._run(
@@ -330,22 +330,22 @@ class Cosign:
         )
 
     def attestations(self, reference: str) -> int:
-        """How many statements about the image hold."""
-        said = self._run(
+        """Return how many statements about the image are verified."""
+        printed = self._run(
             *("verify-attestation", "--key", f"{self.folder}/cosign.pub", "--insecure-ignore-tlog=true"),
             *("--allow-http-registry", "--allow-insecure-registry", "--type", "custom", reference),
         ).checked()
-        return sum(line.startswith("{") for line in said.splitlines())
+        return sum(line.startswith("{") for line in printed.splitlines())
 
-    def clean(self, reference: str) -> Said:
-        """Tries to remove the signatures of an image."""
+    def clean(self, reference: str) -> CommandResult:
+        """Try to remove the signatures of an image."""
         return self._run("clean", "--force", "--allow-http-registry", "--allow-insecure-registry", reference)
 
-    def _run(self, *argv: str) -> Said:
+    def _run(self, *argv: str) -> CommandResult:
         environment = {"COSIGN_PASSWORD": "", "COSIGN_EXPERIMENTAL": "1"}
         return run("cosign", *argv, env=environment, cwd=self.folder)
 
 
 def signature_tag(image: str) -> str:
-    """The tag under which cosign keeps the signatures of an image."""
+    """Return the tag under which cosign keeps the signatures of an image."""
     return image.partition("@")[2].replace(":", "-") + ".sig"

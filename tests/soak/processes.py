@@ -1,4 +1,4 @@
-"""What the processes of a server are, what they hold in memory, and their sudden end. Linux only, by /proc."""
+"""The processes of a server: their memory, and their sudden end. Linux only, by /proc."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ SAMPLE_EVERY_S = 0.02
 
 
 def tree(pid: int) -> list[int]:
-    """A process and all its descendants."""
+    """Return a process and all its descendants."""
     found = [pid]
     for process in found:
         with contextlib.suppress(FileNotFoundError, ProcessLookupError):
@@ -28,7 +28,7 @@ def tree(pid: int) -> list[int]:
 
 
 def kill_tree(pid: int) -> None:
-    """SIGKILL to all of them at once, as a power cut would; returns when none of the descendants is left."""
+    """SIGKILL all of them at once, as a power cut does; return when no descendant is left."""
     processes = tree(pid)
     for process in processes:
         with contextlib.suppress(ProcessLookupError):
@@ -44,7 +44,8 @@ def _runs(pid: int) -> bool:
 
 
 def resident_bytes(pid: int) -> int:
-    """Resident memory of the whole tree. What processes share is counted in each, so this is never too little."""
+    """Return the resident memory of the whole tree. Shared memory counts in each process, so the sum is never too
+    small."""
     return sum(_resident_bytes(process) for process in tree(pid))
 
 
@@ -67,7 +68,7 @@ class MemoryWatch:
 
     @property
     def growth_bytes(self) -> int:
-        """How much more the tree held at its peak than when the watch began."""
+        """Return by how much the tree's peak memory exceeded that at the start."""
         return self.peak_bytes - self.before_bytes
 
     def __enter__(self) -> Self:
@@ -87,7 +88,7 @@ class MemoryWatch:
 
 @contextlib.contextmanager
 def ballast(folder: Path, leave_bytes: int = 0) -> Iterator[Path]:
-    """A file that fills the file system of `folder` up, but for `leave_bytes`; removed at the end."""
+    """Fill the file system of `folder` with a file, except for `leave_bytes`; remove it at the end."""
     path = folder / "ballast"
     with path.open("wb", buffering=0) as file:
         size = 1 << 20
@@ -106,7 +107,7 @@ def ballast(folder: Path, leave_bytes: int = 0) -> Iterator[Path]:
 
 
 def fsck(data: Path) -> dict[str, object]:
-    """What `boltseal admin fsck --json` says of a store that no server holds."""
+    """Return the output of `boltseal admin fsck --json` for a store that no server uses."""
     done = run("admin", "fsck", "--data", data, "--json")
     assert done.code in (0, 1), done.err
     return done.json

@@ -1,4 +1,4 @@
-"""How much of everything: scaled to minutes by default, at full size with BOLTSEAL_TEST_SCALE=full (`make soak`)."""
+"""The size of the soak tests: minutes by default, full size with BOLTSEAL_TEST_SCALE=full (`make soak`)."""
 
 from __future__ import annotations
 

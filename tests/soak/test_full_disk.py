@@ -1,4 +1,4 @@
-"""A disk that is really full: refused with 507, nothing acknowledged lost, nothing half served, and it goes on after."""
+"""A really full disk: pushes get 507, nothing acknowledged is lost, and the registry continues later."""
 
 from __future__ import annotations
 
@@ -33,25 +33,25 @@ FULL = 507
 
 @pytest.fixture
 def disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 64 MiB, which is the data folder; logs lie beside it."""
+    """A file system of 64 MiB for the data folder; logs are beside it."""
     with small_disk(tmp_path / "small", "size=64m") as folder:
         yield folder
 
 
 def served(data: Path) -> AbstractContextManager[Server]:
-    """A registry without a reserve, so that the disk itself says no, as it does where others share the disk with us."""
+    """Run a registry without a disk reserve, so that the disk itself refuses."""
     return servers.boltseal(data, settings={"BOLTSEAL_SERVER__DISK_RESERVE_BYTES": "0"})
 
 
 @pytest.fixture
 def server(disk: Path) -> Iterator[Server]:
-    """A registry whose data lies on it."""
+    """A registry whose data is on that disk."""
     with served(disk) as running:
         yield running
 
 
 async def fill_with_images(client: httpx2.AsyncClient, repository: str, into: Acknowledged) -> list[int]:
-    """Pushes images until several were refused; the statuses of the refusals."""
+    """Push images until several were refused; return the statuses of the refusals."""
     refusals: list[int] = []
     for number in range(1000):
         sizes = [3 * MEBIBYTE, 400_000, 5_000]
@@ -65,8 +65,8 @@ async def fill_with_images(client: httpx2.AsyncClient, repository: str, into: Ac
     return refusals
 
 
-async def test_a_full_disk_is_507_and_takes_nothing_back(disk: Path, server: Server) -> None:
-    """Concurrent pushes meet the end of the disk: what was answered 201 is there, what was not can be pushed later."""
+async def test_a_full_disk_is_507_and_loses_nothing(disk: Path, server: Server) -> None:
+    """When concurrent pushes fill the disk, every 201 is stored, and every refused push succeeds later."""
     acknowledged = Acknowledged()
     async with client_of(server.url) as client:
         refusals = await asyncio.gather(*(fill_with_images(client, f"shop/{name}", acknowledged) for name in "abcd"))
@@ -79,7 +79,7 @@ async def test_a_full_disk_is_507_and_takes_nothing_back(disk: Path, server: Ser
 
 
 async def test_pushes_succeed_when_there_is_space_again(disk: Path, server: Server) -> None:
-    """The refused push succeeds after space was freed, without a restart."""
+    """After space was freed, a refused push succeeds without a restart."""
     acknowledged = Acknowledged()
     bodies = [Body("config", 2_000), Body("layer", 8 * MEBIBYTE)]
     async with client_of(server.url) as client:
@@ -91,8 +91,8 @@ async def test_pushes_succeed_when_there_is_space_again(disk: Path, server: Serv
     assert refused.value.status == FULL
 
 
-async def test_a_chunk_that_did_not_fit_can_be_sent_again(disk: Path, server: Server) -> None:
-    """The session survives the refusal, holds what was acknowledged, and goes on from there."""
+async def test_a_refused_chunk_can_be_sent_again(disk: Path, server: Server) -> None:
+    """An upload session survives a chunk's refusal, keeps its acknowledged bytes, and continues."""
     first, second = Body("first", MEBIBYTE), Body("second", 6 * MEBIBYTE)
     async with client_of(server.url) as client:
         location = (await client.post("/v2/shop/app/blobs/uploads/")).headers["location"]
@@ -111,7 +111,7 @@ async def test_a_chunk_that_did_not_fit_can_be_sent_again(disk: Path, server: Se
 
 
 async def test_a_database_on_a_full_disk_publishes_nothing(disk: Path, server: Server) -> None:
-    """When not even a row fits: 507, the tag stays free, pulls continue, and later it is published."""
+    """If no row fits on the disk, a push gets 507, the tag stays free, pulls work, and a later push succeeds."""
     before, after = Acknowledged(), Acknowledged()
     config, layer = Body("config", 2_000), Body("layer", MEBIBYTE)
     named = [(config.digest, config.size), (layer.digest, layer.size)]
@@ -136,7 +136,7 @@ def annotated(named: list[tuple[str, int]], number: int) -> bytes:
 
 
 async def refusal_of(client: httpx2.AsyncClient, number: int, named: list[tuple[str, int]]) -> int:
-    """The status of publishing one more tag."""
+    """Return the status of publishing one more tag."""
     try:
         await put_manifest(client, "shop/app", f"2.{number}.0", annotated(named, number), Acknowledged())
     except Refused as refused:
@@ -145,7 +145,7 @@ async def refusal_of(client: httpx2.AsyncClient, number: int, named: list[tuple[
 
 
 async def test_a_restart_needs_free_space(disk: Path) -> None:
-    """SQLite can't open its log without some space: the server ends with one line about it, and loses nothing."""
+    """Without space for SQLite's log the server ends with one error line, and nothing is lost."""
     acknowledged = Acknowledged()
     await push_one_image(disk, acknowledged)
     with ballast(disk), pytest.raises(servers.ServerFailed) as failed:
@@ -160,7 +160,7 @@ async def test_a_restart_needs_free_space(disk: Path) -> None:
 
 
 async def push_one_image(data: Path, into: Acknowledged) -> None:
-    """Starts a server, pushes to it, ends it."""
+    """Start a server, push an image to it, and end it."""
     with served(data) as server:
         async with client_of(server.url) as client:
             await push_image(client, "shop/app", "1.0.0", [Body("config", 2_000)], into)

@@ -1,4 +1,4 @@
-"""SIGKILL at random moments under concurrent pushes, again and again: what was acknowledged is whole."""
+"""SIGKILL at random moments under concurrent pushes, repeatedly: acknowledged images are complete."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ PUSHERS = 8
 
 @pytest.mark.parametrize("workers", [1, 2])
 async def test_every_acknowledged_push_survives_every_kill(tmp_path: Path, workers: int) -> None:
-    """After each kill the store is sound by `admin fsck`, and in the end everything acknowledged comes back by pulling."""
+    """After each kill `admin fsck` has no findings, and at the end every acknowledged image can be pulled."""
     data = tmp_path / "data"
     acknowledged = Acknowledged()
     dice = random.Random(workers)  # noqa: S311 - not for secrets
@@ -38,7 +38,7 @@ async def test_every_acknowledged_push_survives_every_kill(tmp_path: Path, worke
 
 
 async def push_until_killed(server: servers.Server, number: int, after_s: float, into: Acknowledged) -> None:
-    """Lets pushes loose on a server and kills it in the middle of them: later where the machine is too slow for one."""
+    """Push concurrently to a server and kill it meanwhile, later if the machine is too slow for one push."""
     first = asyncio.Event()
     async with client_of(server.url) as client:
         pushes = [
@@ -54,7 +54,7 @@ async def push_until_killed(server: servers.Server, number: int, after_s: float,
 async def push_on(
     client: httpx2.AsyncClient, repository: str, number: int, into: Acknowledged, first: asyncio.Event
 ) -> None:
-    """Image after image, with a blob they share, until the server is gone; `first` tells of the first one."""
+    """Push image after image with a shared blob until the server is gone; `first` is called at the first one."""
     dice = random.Random(f"{repository} {number}")  # noqa: S311 - not for secrets
     for image in range(10_000):
         sizes = [dice.choice([0, 100, 4096, 300_000, 2_500_000]) for _ in range(dice.randrange(1, 4))]

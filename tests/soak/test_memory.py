@@ -1,4 +1,4 @@
-"""Memory is bounded: neither the size of a blob nor a crowd of pushes makes the server grow by 64 MiB."""
+"""Memory is bounded: neither a large blob nor many concurrent pushes make the server grow by 64 MiB."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from tests.soak.traffic import Acknowledged, Body, client_of, expect, pull_blob,
 pytestmark = pytest.mark.slow
 
 MOST_GROWTH_BYTES = 64 * MEBIBYTE
-# What the server in front of the application keeps for each connection, beside what uploads may buffer.
+# The HTTP server's memory for each connection, beside the buffers of uploads.
 BOUNDED_BY_CONNECTIONS_BYTES = 32 * MEBIBYTE + MANY_PUSHES * MEBIBYTE // 2
 REPOSITORY = "shop/app"
 
 
 async def warm_up(client: httpx2.AsyncClient) -> None:
-    """What a server loads and starts at its first requests is not growth."""
+    """Send first requests, so that what a server imports and starts then does not count as growth."""
     for patch in (False, True):
         for size in (10, 5 * MEBIBYTE):
             body = Body(f"warm {patch} {size}", size)
@@ -30,7 +30,7 @@ async def warm_up(client: httpx2.AsyncClient) -> None:
 
 
 async def length_of_range(client: httpx2.AsyncClient, digest: str, start: int) -> int:
-    """Reads a blob from `start` on, keeping nothing."""
+    """Read a blob from `start` on without storing it; return the length."""
     headers = {"range": f"bytes={start}-"}
     async with client.stream("GET", f"/v2/{REPOSITORY}/blobs/{digest}", headers=headers) as answer:
         assert answer.status_code == httpx2.codes.PARTIAL_CONTENT
@@ -41,8 +41,8 @@ async def length_of_range(client: httpx2.AsyncClient, digest: str, start: int) -
 
 
 @pytest.mark.parametrize("patch", [False, True], ids=["put", "patch-then-put"])
-async def test_a_big_blob_passes_through(server: Server, patch: bool) -> None:
-    """A blob far larger than the memory allowed is pushed, pulled and re-read by its ranges."""
+async def test_a_large_blob_needs_little_memory(server: Server, patch: bool) -> None:
+    """A blob much larger than the permitted memory is pushed, pulled and read in ranges."""
     body = Body("big", BIG_BLOB_BYTES)
     digest = await asyncio.to_thread(lambda: body.digest)
     async with client_of(server.url) as client:
@@ -57,8 +57,8 @@ async def test_a_big_blob_passes_through(server: Server, patch: bool) -> None:
     assert watch.growth_bytes < MOST_GROWTH_BYTES
 
 
-async def test_many_pushes_at_once_share_the_memory(server: Server) -> None:
-    """Every push of a crowd succeeds, and the crowd needs no more memory than its few."""
+async def test_many_concurrent_pushes_share_the_memory(server: Server) -> None:
+    """Many concurrent pushes all succeed within the memory budget."""
     bodies = [Body(f"one of many {number}", MANY_PUSH_BYTES) for number in range(MANY_PUSHES)]
     digests = await asyncio.to_thread(lambda: [body.digest for body in bodies])
     acknowledged = Acknowledged()
@@ -76,8 +76,8 @@ async def test_many_pushes_at_once_share_the_memory(server: Server) -> None:
     assert watch.growth_bytes < MOST_GROWTH_BYTES
 
 
-async def test_many_pulls_at_once_share_the_memory(server: Server) -> None:
-    """A crowd that pulls one image, all at once, costs no memory per head."""
+async def test_many_concurrent_pulls_share_the_memory(server: Server) -> None:
+    """Many concurrent pulls of one image need no memory per client."""
     body = Body("wanted by all", MANY_PUSH_BYTES)
     digest = await asyncio.to_thread(lambda: body.digest)
     async with client_of(server.url, connections=MANY_PUSHES) as client:
@@ -90,15 +90,15 @@ async def test_many_pulls_at_once_share_the_memory(server: Server) -> None:
     assert watch.growth_bytes < MOST_GROWTH_BYTES
 
 
-async def test_clients_that_stall_are_bounded_and_let_others_through(server: Server) -> None:
-    """Some of a layer each, and then nothing: what they cost is bounded, and the others go on."""
+async def test_stalled_clients_need_bounded_memory(server: Server) -> None:
+    """Clients that each stall within a layer need bounded memory, and others are served."""
     async with client_of(server.url) as client:
         await warm_up(client)
         with MemoryWatch(server.pid) as watch:
             stalled = [await begin_and_stall(client, server, number) for number in range(MANY_PUSHES)]
             body = Body("not stalled", MANY_PUSH_BYTES)
             digest = body.digest
-            async with asyncio.timeout(60):  # else a push that never gets its turn would hang the suite
+            async with asyncio.timeout(60):  # otherwise a push that is never admitted would block the suite
                 await push_blob(client, REPOSITORY, body, digest, Acknowledged())
             for writer in stalled:
                 writer.close()
@@ -107,7 +107,7 @@ async def test_clients_that_stall_are_bounded_and_let_others_through(server: Ser
 
 
 async def begin_and_stall(client: httpx2.AsyncClient, server: Server, number: int) -> asyncio.StreamWriter:
-    """Announces a large PATCH, sends some of it, and keeps the connection."""
+    """Announce a large PATCH, send a part of it, and keep the connection open."""
     began = expect(await client.post(f"/v2/{REPOSITORY}/blobs/uploads/"), 202)
     host, _, port = server.address.rpartition(":")
     _, writer = await asyncio.open_connection(host, int(port))

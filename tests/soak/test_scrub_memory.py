@@ -1,4 +1,4 @@
-"""What a check of a host's disk holds in memory, of a layer with very many entries."""
+"""The memory of scrub for a layer with very many entries."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ LIMIT_MB = 200 if IS_FULL else 70
 
 
 @pytest.mark.parametrize("in_a_folder", [1000, 5, None], ids=["thousands", "handfuls", "one-folder"])
-def test_a_check_holds_less_than_200_mb_up_to_a_million_entries(tmp_path: Path, in_a_folder: int | None) -> None:
-    """However they are spread: names are forgotten as they come."""
+def test_scrub_needs_less_than_200_mb_for_a_million_entries(tmp_path: Path, in_a_folder: int | None) -> None:
+    """Scrub needs less than 200 MB for up to a million entries in a layer, however they are spread."""
     store = DockerStore.at(tmp_path)
     store.image_of_empty_files("many:1", SCRUBBED_ENTRIES, in_a_folder or SCRUBBED_ENTRIES)
 

@@ -1,4 +1,4 @@
-"""A source of a transfer with a few documents in memory, named 0, 1, ... in their order."""
+"""A source of a transfer with a few documents in memory, named 0, 1, ... in order."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tests.images import Document
 
 
 class MemorySource:
-    """A source, as `transfer.protocols.Source` defines it."""
+    """An in-memory source, as `transfer.protocols.Source` defines it."""
 
     title = "memory"
 

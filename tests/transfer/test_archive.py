@@ -1,4 +1,4 @@
-"""Docker's archives: of every age, damaged ones, and what is written."""
+"""Docker's archives: old and new formats, damaged ones, and the written form."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def write(path: Path, files: dict[str, bytes], links: dict[str, str] | None = No
 
 
 def old_archive(path: Path, *, change: bytes = b"") -> Path:
-    """An archive as Docker wrote it before it knew OCI; its second layer is a link to the first."""
+    """Write an archive in Docker's format before OCI, whose second layer is a link to the first."""
     app = image("app")
     tar = gzip.decompress(app.layers[0].data)
     config = json.loads(app.config.data)
@@ -51,8 +51,8 @@ def old_archive(path: Path, *, change: bytes = b"") -> Path:
     return write(path, files | {"a/layer.tar": tar + change}, {"b/layer.tar": "../a/layer.tar"})
 
 
-async def test_an_old_archive_gives_an_image(tmp_path: Path) -> None:
-    """A manifest is made of its config and layers, the same one every time."""
+async def test_an_old_archive_is_read_as_an_image(tmp_path: Path) -> None:
+    """From an old archive's config and layers one manifest is made, the same every time."""
     old_archive(tmp_path / "old.tar")
     first = await ArchiveSource.open(tmp_path / "old.tar", tmp_path)
     second = await ArchiveSource.open(tmp_path / "old.tar", tmp_path)
@@ -64,14 +64,14 @@ async def test_an_old_archive_gives_an_image(tmp_path: Path) -> None:
     assert b"".join([piece async for piece in first.blob(manifest.layers[1])])
 
 
-async def test_a_layer_that_is_not_its_configs_is_refused(tmp_path: Path) -> None:
-    """What was changed inside the archive is found by the config's diff_ids."""
+async def test_a_layer_that_does_not_match_its_config_is_refused(tmp_path: Path) -> None:
+    """A layer that was changed inside the archive is found by the config's diff_ids."""
     with pytest.raises(ContentDamaged, match="not the one its config names"):
         await ArchiveSource.open(old_archive(tmp_path / "old.tar", change=b"\0"), tmp_path)
 
 
-async def test_there_and_back_keeps_the_digest(tmp_path: Path) -> None:
-    """What we write holds the manifest, and names for old Dockers and new ones."""
+async def test_writing_and_reading_keeps_the_digest(tmp_path: Path) -> None:
+    """A written archive has the manifest, and names for old and new Docker versions; reading it keeps the digest."""
     app = image("app", layer_count=2)
     target = ArchiveTarget(tmp_path / "new.tar")
     await Copier(MemorySource(app), target).image("0", NAME)
@@ -85,8 +85,8 @@ async def test_there_and_back_keeps_the_digest(tmp_path: Path) -> None:
     assert len(listed[0]["Layers"]) == 2
 
 
-async def test_of_an_index_the_list_for_old_dockers_names_one_platform(tmp_path: Path) -> None:
-    """All platforms are in the archive, though the list can only name one."""
+async def test_the_list_for_old_dockers_names_one_platform_of_an_index(tmp_path: Path) -> None:
+    """An index's archive has all platforms, and the list for old Docker versions names one."""
     both = index(image("amd64"), image("arm64", architecture="arm64"))
     target = ArchiveTarget(tmp_path / "new.tar")
     await Copier(MemorySource(both), target).image("0", NAME)
@@ -98,8 +98,8 @@ async def test_of_an_index_the_list_for_old_dockers_names_one_platform(tmp_path:
     assert compare(side, side).sameness is Sameness.MANIFEST
 
 
-async def test_what_is_not_complete_leaves_nothing(tmp_path: Path) -> None:
-    """A copy that failed leaves no file behind, and an old one stays as it was."""
+async def test_a_failed_copy_leaves_nothing(tmp_path: Path) -> None:
+    """A failed copy leaves no file, and an existing one unchanged."""
     (tmp_path / "old.tar").write_bytes(b"precious")
     with pytest.raises(TagTaken, match="--force"):
         ArchiveTarget(tmp_path / "old.tar")
@@ -115,14 +115,14 @@ async def test_what_is_not_complete_leaves_nothing(tmp_path: Path) -> None:
     [(b"no tar at all" * 100, "no tar archive"), (b"", "no tar archive")],
 )
 async def test_a_file_that_is_no_archive_is_an_error(tmp_path: Path, content: bytes, words: str) -> None:
-    """Neither a traceback nor an empty image."""
+    """A file that is no archive is an error, without a traceback or an empty image."""
     (tmp_path / "x.tar").write_bytes(content)
     with pytest.raises(LocationInvalid, match=words):
         await ArchiveSource.open(tmp_path / "x.tar", tmp_path)
 
 
 async def test_an_archive_without_images_is_an_error(tmp_path: Path) -> None:
-    """A tar archive without images, and one whose list has missing members."""
+    """A tar archive without images, or with missing members, is an error."""
     with pytest.raises(LocationInvalid, match="holds no image"):
         await ArchiveSource.open(write(tmp_path / "x.tar", {"a": b"b"}), tmp_path)
     listed = json.dumps([{"Config": "../../etc/passwd", "Layers": []}]).encode()
@@ -132,8 +132,8 @@ async def test_an_archive_without_images_is_an_error(tmp_path: Path) -> None:
         await ArchiveSource.open(tmp_path / "nowhere.tar", tmp_path)
 
 
-async def test_names_that_lead_out_of_the_archive_lead_nowhere(tmp_path: Path) -> None:
-    """Of a layout in an archive only plain blobs under their digests are taken."""
+async def test_names_that_lead_out_of_the_archive_are_ignored(tmp_path: Path) -> None:
+    """Of a layout in an archive only plain blobs with matching digests are read, so no name leads out of it."""
     files = {
         "oci-layout": b"{}",
         "index.json": b'{"schemaVersion":2,"manifests":[]}',
@@ -148,7 +148,7 @@ async def test_names_that_lead_out_of_the_archive_lead_nowhere(tmp_path: Path) -
 
 
 async def test_a_layout_names_its_images(tmp_path: Path) -> None:
-    """With one image no name is needed; with two the miss says which there are."""
+    """With one image in a layout no name is needed; with two the error lists them."""
     one, two = image("one"), image("two")
     await Copier(MemorySource(one), layout(tmp_path)).image("0", "one")
     alone = await layout(tmp_path).resolve(None)
@@ -170,7 +170,7 @@ async def test_a_layout_names_its_images(tmp_path: Path) -> None:
     ],
 )
 async def test_an_archive_with_a_broken_index_is_an_error(tmp_path: Path, index: bytes, words: str) -> None:
-    """An archive of unknown origin causes no traceback and no unbounded memory."""
+    """A broken index in an archive causes neither a traceback nor unbounded memory."""
     archive = write(tmp_path / "x.tar", {"oci-layout": b"{}", "index.json": index})
     with pytest.raises(LocationInvalid, match=words):
         await ArchiveSource.open(archive, tmp_path)
@@ -184,7 +184,7 @@ async def test_an_old_archive_with_a_list_too_deep_is_an_error(tmp_path: Path) -
 
 @pytest.mark.parametrize("what", ["index.json", "manifest", "blob"])
 async def test_a_pipe_in_a_layout_does_not_block(tmp_path: Path, what: str) -> None:
-    """A layout of unknown origin may have a pipe without a writer."""
+    """A pipe without a writer inside a layout does not block."""
     app = image("app")
     place = layout(tmp_path)
     await Copier(MemorySource(app), place).image("0", "app")
@@ -198,8 +198,8 @@ async def test_a_pipe_in_a_layout_does_not_block(tmp_path: Path, what: str) -> N
         await Copier(place, layout(tmp_path / "other")).image("app", "1")
 
 
-async def test_an_index_of_a_layout_that_is_too_large_is_not_read(tmp_path: Path) -> None:
-    """A sparse file of a tebibyte is refused by its size, before memory is used for it."""
+async def test_an_oversized_index_of_a_layout_is_not_read(tmp_path: Path) -> None:
+    """A sparse index file of a tebibyte is refused by its size."""
     (tmp_path / "oci-layout").write_text("{}")
     with (tmp_path / "index.json").open("wb") as file:
         file.truncate(2**40)
@@ -210,8 +210,8 @@ async def test_an_index_of_a_layout_that_is_too_large_is_not_read(tmp_path: Path
 
 @pytest.mark.parametrize("force", [False, True])
 @pytest.mark.parametrize("there", ["pipe", "link"])
-def test_an_archive_takes_the_place_of_no_device_and_no_link(tmp_path: Path, there: str, force: bool) -> None:
-    """Root that says /dev/null or /dev/stdout would have no such device any more."""
+def test_an_archive_replaces_no_device_and_no_link(tmp_path: Path, there: str, force: bool) -> None:
+    """An archive does not replace a device or a link, such as /dev/stdout given by root."""
     path = tmp_path / "x.tar"
     if there == "pipe":
         os.mkfifo(path)
@@ -228,7 +228,7 @@ def test_an_archive_takes_the_place_of_no_device_and_no_link(tmp_path: Path, the
 
 @pytest.mark.slow
 async def test_a_full_disk_is_an_error_and_nothing_is_left(tmp_path: Path) -> None:
-    """The partial archive is removed, however much was written."""
+    """On a full disk, the partial archive is removed."""
 
     async def body() -> AsyncIterator[bytes]:
         for _ in range(4):

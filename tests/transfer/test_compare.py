@@ -1,4 +1,4 @@
-"""Two images: the same, or what differs and why."""
+"""Comparing two images: equal, or what differs and why."""
 
 from __future__ import annotations
 
@@ -52,12 +52,12 @@ def with_config(document: Document, **changes: Any) -> Document:
 
 
 async def test_the_same_bytes_are_the_same_image() -> None:
-    """Nothing differs, so nothing is reported."""
+    """Images with the same bytes are equal, and no difference is reported."""
     assert await compared(image("app"), image("app")) == Compared(Sameness.MANIFEST, ())
 
 
 async def test_a_layer_that_was_compressed_again_is_the_same_image() -> None:
-    """The config, and so the image ID, is the same; the digest is another."""
+    """A recompressed image has another digest but the same config and image ID, so it is the same."""
     app = image("app", layer_count=2)
     again = Blob(gzip.compress(gzip.decompress(app.layers[0].data), compresslevel=1, mtime=7), OCI_LAYER)
     found = await compared(app, wrapped(app, again, app.layers[1]))
@@ -67,7 +67,7 @@ async def test_a_layer_that_was_compressed_again_is_the_same_image() -> None:
 
 
 async def test_another_media_type_is_the_same_image() -> None:
-    """Docker's manifest and OCI's of one image."""
+    """Docker's and OCI's manifest of one image are the same image."""
     docker = image("app", docker=True)
     config = Blob(docker.config.data, OCI_CONFIG)
     layers = [Blob(layer.data, OCI_LAYER) for layer in docker.layers]
@@ -79,15 +79,15 @@ async def test_another_media_type_is_the_same_image() -> None:
 
 
 async def test_annotations_are_named() -> None:
-    """A wrapping with a note on it."""
+    """Different annotations of the same image are named."""
     app = image("app")
     found = await compared(app, wrapped(app, annotations={"note": "x"}))
 
     assert (found.sameness, found.reasons) == (Sameness.CONFIG, ("the manifests' annotations differ",))
 
 
-async def test_another_build_of_the_same_files() -> None:
-    """Labels, time, command and user are named."""
+async def test_another_build_of_the_same_files_is_described() -> None:
+    """For another build of the same files, changed labels, time, command and user are named."""
     app = image("app")
     other = with_config(app, created="2026-01-01T00:00:00Z", config={"Labels": {"v": "2"}, "Cmd": ["x"], "User": "9"})
     found = await compared(app, other)
@@ -99,15 +99,15 @@ async def test_another_build_of_the_same_files() -> None:
 
 
 async def test_another_platform_is_reported_first() -> None:
-    """Two architectures of one program are two images."""
+    """Images for two architectures are reported as such first."""
     found = await compared(image("app"), image("app", architecture="arm64"))
 
     assert found.sameness is Sameness.DIFFERENT
     assert found.reasons == ("other platform: A is for linux/amd64, B for linux/arm64",)
 
 
-async def test_the_number_of_common_layers() -> None:
-    """The report has how many layers are equal."""
+async def test_the_number_of_common_layers_is_reported() -> None:
+    """The report has the number of equal layers."""
     short, long = image("app", layer_count=1), image("app", layer_count=3)
     found = await compared(short, long)
 
@@ -115,8 +115,8 @@ async def test_the_number_of_common_layers() -> None:
     assert found.reasons[0] == "layers differ: 1 in common from the first on; then A has 0 more, B 2"
 
 
-async def test_an_image_that_is_one_platform_of_an_index() -> None:
-    """The report names the platform."""
+async def test_an_image_that_is_one_platform_of_an_index_is_named() -> None:
+    """If one image is a platform of the other's index, the report names the platform."""
     amd64, arm64 = image("app"), image("app", architecture="arm64")
     found = await compared(index(amd64, arm64), arm64)
     none = await compared(image("other"), index(amd64, arm64))
@@ -127,7 +127,7 @@ async def test_an_image_that_is_one_platform_of_an_index() -> None:
 
 
 async def test_indexes_are_compared_by_platform() -> None:
-    """What only one of them has, what differs, and that only the index itself does."""
+    """Indexes are compared by platform: missing ones, different ones, or a difference of the index only."""
     amd64, arm64 = image("app"), image("app", architecture="arm64")
     fewer = await compared(index(amd64, arm64), index(amd64))
     noted = await compared(index(amd64, arm64), index(amd64, arm64, annotations={"note": "x"}))
@@ -139,22 +139,22 @@ async def test_indexes_are_compared_by_platform() -> None:
     assert changed.reasons[0].startswith("linux/arm64: layers differ")
 
 
-async def test_what_is_no_image_is_only_compared_by_digest() -> None:
-    """SBOMs have no layers to speak of."""
+async def test_artifacts_are_compared_by_digest() -> None:
+    """Artifacts such as SBOMs are compared by digest only."""
     found = await compared(artifact("one"), artifact("two"))
 
     assert found.sameness is Sameness.DIFFERENT
 
 
-def test_the_builders_make_what_the_parser_takes() -> None:
-    """The documents of these tests are manifests."""
+def test_the_built_documents_are_valid_manifests() -> None:
+    """The parser accepts the documents that these tests build."""
     app = image("app")
 
     assert parse_manifest(wrapped(app).raw, OCI_MANIFEST).config is not None
 
 
-async def test_layers_that_are_not_the_configs_are_no_image() -> None:
-    """A config with another number of layers beside it proves nothing of their files."""
+async def test_layers_that_do_not_match_the_config_are_refused() -> None:
+    """A config with another number of layers than the manifest proves nothing about files, and is refused."""
     app = image("app", layer_count=2)
     found = await compared(app, wrapped(app, app.layers[0]))
 

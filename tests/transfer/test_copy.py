@@ -1,4 +1,4 @@
-"""`boltseal copy`: what is moved, what is not, and what is refused."""
+"""`boltseal copy`: what is copied, what is not, and what is refused."""
 
 from __future__ import annotations
 
@@ -44,10 +44,10 @@ def network(registry: Serving, other: Serving) -> Network:
     return Network({HERE: registry.app, THERE: other.app})
 
 
-async def test_an_index_arrives_with_all_its_platforms(
+async def test_an_index_is_copied_with_all_its_platforms(
     network: Network, client: httpx2.AsyncClient, other: Serving
 ) -> None:
-    """Every platform, config and layer, and the same digest."""
+    """An index is copied with every platform, config and layer, and keeps its digest."""
     both = index(image("amd64", layer_count=2), image("arm64", architecture="arm64"))
     await push(client, SHOP, "1.4.2", both)
     copier = Copier(repository(network, HERE), repository(network, THERE))
@@ -58,8 +58,8 @@ async def test_an_index_arrives_with_all_its_platforms(
     assert (copier.counts.sent, copier.counts.manifests) == (5, 3)
 
 
-async def test_a_promotion_within_a_repository_moves_no_bytes(network: Network, client: httpx2.AsyncClient) -> None:
-    """One manifest is read and put; no blob is asked for."""
+async def test_a_copy_within_a_repository_moves_no_bytes(network: Network, client: httpx2.AsyncClient) -> None:
+    """A copy within a repository reads and writes one manifest and no blob."""
     built = image("app", layer_count=3)
     await push(client, SHOP, "build-123", built)
     place = repository(network, HERE)
@@ -77,7 +77,7 @@ async def test_a_promotion_within_a_repository_moves_no_bytes(network: Network, 
 async def test_between_repositories_of_one_registry_blobs_are_mounted(
     network: Network, client: httpx2.AsyncClient
 ) -> None:
-    """Nothing is read and nothing is sent but manifests."""
+    """Between repositories of one registry blobs are mounted, and only manifests are transferred."""
     built = image("app", layer_count=3)
     await push(client, STAGING, "build-123", built)
     copier = Copier(repository(network, HERE, STAGING), repository(network, HERE, SHOP, STAGING))
@@ -90,7 +90,7 @@ async def test_between_repositories_of_one_registry_blobs_are_mounted(
 
 
 async def test_a_second_copy_does_nothing(network: Network, client: httpx2.AsyncClient) -> None:
-    """The tag resolves to the image already: two HEAD requests."""
+    """If the tag already resolves to the image, a copy costs two HEAD requests."""
     await push(client, SHOP, "1.4.2", image("app"))
     await Copier(repository(network, HERE), repository(network, THERE)).image("1.4.2", "1.4.2")
     network.asked.clear()
@@ -104,7 +104,8 @@ async def test_a_second_copy_does_nothing(network: Network, client: httpx2.Async
 async def test_a_tag_that_resolves_to_another_image_is_not_overwritten(
     network: Network, client: httpx2.AsyncClient, other: Serving
 ) -> None:
-    """Refused before anything is moved; with --force a floating tag moves, and a sealed one is refused there."""
+    """A tag on another image is refused before any transfer; with --force a mutable one moves, and a sealed one is
+    refused."""
     mine, theirs = image("mine"), image("theirs")
     for tag in ("1.4.2", "latest"):
         await push(client, SHOP, tag, mine)
@@ -121,10 +122,10 @@ async def test_a_tag_that_resolves_to_another_image_is_not_overwritten(
 
 
 @pytest.mark.parametrize("failure", ["broken", "lost"])
-async def test_a_push_that_breaks_is_begun_again(
+async def test_a_broken_push_is_repeated(
     network: Network, client: httpx2.AsyncClient, other: Serving, failure: str
 ) -> None:
-    """Not done, and done but the answer lost: the image arrives all the same."""
+    """A push that failed, or whose answer was lost, is repeated and succeeds."""
     app = image("app", layer_count=3)
     await push(client, SHOP, "1.4.2", app)
     setattr(network, failure, 2)
@@ -133,10 +134,10 @@ async def test_a_push_that_breaks_is_begun_again(
     assert await meaning(other.client, SHOP, "1.4.2") == app.digest
 
 
-async def test_signatures_and_what_refers_to_it_come_along(
+async def test_signatures_and_referrers_are_copied(
     network: Network, client: httpx2.AsyncClient, other: Serving
 ) -> None:
-    """By subject, also at the second remove, and by the signature tools' tags."""
+    """Signatures and referrers, also referrers of referrers, are copied, by subject and by signature tags."""
     app = image("app")
     sbom = artifact("sbom", subject=app)
     of_sbom = artifact("signature of the sbom", subject=sbom)
@@ -155,10 +156,10 @@ async def test_signatures_and_what_refers_to_it_come_along(
     assert [entry["digest"] for entry in listed] == [sbom.digest]
 
 
-async def test_into_a_layout_and_back(
+async def test_a_copy_into_a_layout_and_back_keeps_the_digest(
     network: Network, client: httpx2.AsyncClient, other: Serving, tmp_path: Path
 ) -> None:
-    """A layout keeps the digest and every name."""
+    """A copy into an OCI layout and back keeps the digest and every tag."""
     both = index(image("amd64"), image("arm64", architecture="arm64"))
     await push(client, SHOP, "1.4.2", both)
     await push(client, SHOP, "1.4.3", image("next"))
@@ -177,7 +178,7 @@ async def test_into_a_layout_and_back(
 async def test_an_interrupted_copy_into_a_layout_is_resumed(
     network: Network, client: httpx2.AsyncClient, tmp_path: Path
 ) -> None:
-    """Whole blobs that lie there already are not fetched again."""
+    """Complete blobs in a layout from an interrupted copy are not fetched again."""
     app = image("app", layer_count=4)
     await push(client, SHOP, "1.4.2", app)
     first = Copier(repository(network, HERE), layout(tmp_path))
@@ -193,7 +194,7 @@ async def test_an_interrupted_copy_into_a_layout_is_resumed(
 async def test_a_damaged_layout_is_not_pushed(
     network: Network, client: httpx2.AsyncClient, other: Serving, tmp_path: Path
 ) -> None:
-    """A flipped byte in a layer ends the copy; the registry gets neither the blob nor the tag."""
+    """A flipped byte in a layout's layer ends the copy, and the registry gets neither blob nor tag."""
     app = image("app")
     await push(client, SHOP, "1.4.2", app)
     await Copier(repository(network, HERE), layout(tmp_path)).image("1.4.2", "1.4.2")
@@ -209,6 +210,6 @@ async def test_a_damaged_layout_is_not_pushed(
 
 
 async def test_the_error_of_a_layout_without_the_image_lists_its_images(tmp_path: Path, network: Network) -> None:
-    """The message proposes the names that exist."""
+    """If a layout lacks the image, the error lists the images that it has."""
     with pytest.raises(LocationNotFound, match="no OCI image layout"):
         await layout(tmp_path).resolve("1.4.2")

@@ -1,4 +1,4 @@
-"""What there is to see of an image."""
+"""`boltseal inspect`: the description of an image."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ BASE = {
 }
 
 
-async def test_an_image_and_all_that_refers_to_it(registry: Serving, client: httpx2.AsyncClient) -> None:
-    """Layers, base, referrers and signatures, and not one layer is fetched."""
+async def test_an_image_is_described_with_its_referrers(registry: Serving, client: httpx2.AsyncClient) -> None:
+    """Layers, base, referrers and signatures of an image are shown without fetching a layer."""
     app = image("app", layer_count=2, annotations=BASE)
     sbom = artifact("sbom", subject=app)
     await push(client, SHOP, "1.4.2", app)
@@ -36,7 +36,7 @@ async def test_an_image_and_all_that_refers_to_it(registry: Serving, client: htt
 
 
 async def test_of_an_index_one_platform_is_shown(registry: Serving, client: httpx2.AsyncClient) -> None:
-    """linux/amd64 unless another is asked for; one that is not there is a miss that names what is."""
+    """Of an index linux/amd64 or the requested platform is shown; for a missing one the error lists those that exist."""
     arm64, amd64 = image("arm64", architecture="arm64"), image("amd64")
     await push(client, SHOP, "1.4.2", index(amd64, arm64))
     place = repository(Network({HERE: registry.app}), HERE)

@@ -1,4 +1,4 @@
-"""The words for a place."""
+"""The syntax of a copy's locations."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ from boltseal.transfer.locations import Location, LocationKind
         ("docker-daemon:shop/app:1.4.2", LocationKind.DAEMON, "docker.io/shop/app", "1.4.2"),
     ],
 )
-def test_a_place_is_read_as_skopeo_reads_it(text: str, kind: LocationKind, where: str, name: str | None) -> None:
-    """Kind, place and name within it."""
+def test_a_location_is_parsed_as_in_skopeo(text: str, kind: LocationKind, where: str, name: str | None) -> None:
+    """A location is parsed as in skopeo: kind, location, and name within it."""
     place = Location.parse(text)
 
     assert (place.kind, place.name) == (kind, name)
@@ -34,14 +34,14 @@ def test_a_place_is_read_as_skopeo_reads_it(text: str, kind: LocationKind, where
 @pytest.mark.parametrize(
     "text", ["oci:", "docker-archive:", "docker-daemon:", "oci:dir:-bad-", "https://x/y", "./app.tar", "/a/b.tar"]
 )
-def test_what_names_no_place_is_usage(text: str) -> None:
-    """Refused with what was expected."""
+def test_a_malformed_location_is_a_usage_error(text: str) -> None:
+    """A malformed location is a usage error with the expected form."""
     with pytest.raises(Invalid):
         Location.parse(text)
 
 
 @pytest.mark.parametrize("text", ["./app.tar", "../app.tar", "/a/app.tar", "~/app.tar"])
 def test_a_path_without_its_kind_is_refused_with_the_forms_of_a_path(text: str) -> None:
-    """A file is not reported as an invalid registry name."""
+    """A path without its kind is refused with the forms of a path, and not as an invalid registry name."""
     with pytest.raises(Invalid, match="is a path; expected oci:FOLDER:TAG or docker-archive:FILE"):
         Location.parse(text)

@@ -1,4 +1,4 @@
-"""Manifests and configs beside a receipt: complete, and nothing in them is believed."""
+"""Manifests and configs beside a receipt: complete, and trusted only by their hashes."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ APP = index(image("amd64"), image("arm64"))
 
 
 async def layout(tmp_path: Path, document: Document, *, without: str = "") -> LayoutLocation:
-    """A layout that holds a document and all below it, but for one digest."""
+    """Return a layout with a document and everything below it, except for one digest."""
     place = LayoutLocation(tmp_path / "layout")
     blobs = {each.digest: each.data for part in (document, *document.children) for each in part.blobs}
     blobs |= {each.digest: each.raw for each in (document, *document.children)}
@@ -43,36 +43,36 @@ async def written(tmp_path: Path, document: Document = APP, *, without: str = ""
     return tmp_path / "app.oci"
 
 
-async def test_everything_but_the_layers_is_there(tmp_path: Path) -> None:
-    """Index, manifests and configs; hashes lead down to every layer's digest."""
+async def test_a_bundle_has_everything_but_the_layers(tmp_path: Path) -> None:
+    """A bundle has index, manifests and configs, whose hashes lead down to every layer's digest."""
     checked = manifest_bundle.check(await written(tmp_path), Digest.parse(APP.digest))
 
     assert (checked.manifests, checked.configs, checked.layers, checked.missing) == (3, 2, 2, ())
 
 
-async def test_it_is_a_layout_that_other_tools_read(tmp_path: Path) -> None:
-    """Under its reference."""
+async def test_a_bundle_is_a_layout_that_other_tools_read(tmp_path: Path) -> None:
+    """A bundle is an OCI layout that other tools read, under its reference."""
     with tarfile.open(await written(tmp_path)) as tar:
         tar.extractall(tmp_path / "out", filter="data")
 
     assert str(await LayoutLocation(tmp_path / "out").resolve("reg.example/shop/app:1.4.2")) == APP.digest
 
 
-async def test_a_platform_that_the_registry_does_not_have_is_named(tmp_path: Path) -> None:
-    """An index may be sparse."""
+async def test_a_platform_that_the_registry_lacks_is_named(tmp_path: Path) -> None:
+    """A platform that a sparse index lacks in the registry is named."""
     checked = manifest_bundle.check(await written(tmp_path, without=APP.children[1].digest), Digest.parse(APP.digest))
 
     assert [str(one) for one in checked.missing] == [APP.children[1].digest]
 
 
-async def test_what_the_registry_does_not_have_at_all_is_no_paper(tmp_path: Path) -> None:
-    """The named manifest is the least."""
+async def test_a_missing_manifest_is_an_error(tmp_path: Path) -> None:
+    """Without the named manifest in the registry, no bundle is written."""
     with pytest.raises(LocationNotFound):
         await written(tmp_path, without=APP.digest)
 
 
-async def test_an_artifact_has_no_config(tmp_path: Path) -> None:
-    """The empty config of an artifact lists no files."""
+async def test_an_artifact_needs_no_config(tmp_path: Path) -> None:
+    """An artifact's empty config, which lists no files, is not needed."""
     sbom = artifact("sbom")
     checked = manifest_bundle.check(await written(tmp_path, sbom), Digest.parse(sbom.digest))
 
@@ -89,20 +89,20 @@ def archive(path: Path, **files: bytes) -> Path:
 
 
 def test_a_bundle_of_another_image_is_refused(tmp_path: Path) -> None:
-    """The receipt says which."""
+    """A bundle of another image than the receipt's is refused."""
     with pytest.raises(manifest_bundle.BundleMissing):
         manifest_bundle.check(archive(tmp_path / "app.oci"), Digest.parse(APP.digest))
 
 
 def test_bytes_of_another_digest_are_refused(tmp_path: Path) -> None:
-    """A name in an archive proves nothing."""
+    """Bytes in a bundle without the digest of their name are refused."""
     path = archive(tmp_path / "app.oci", **{APP.digest[7:]: APP.raw + b" "})
     with pytest.raises(ContentDamaged, match="another digest"):
         manifest_bundle.check(path, Digest.parse(APP.digest))
 
 
 def test_a_missing_config_is_reported(tmp_path: Path) -> None:
-    """The message names the missing document."""
+    """A missing config in a bundle is reported by name."""
     one = image("one")
     checked = manifest_bundle.check(
         archive(tmp_path / "app.oci", **{one.digest[7:]: one.raw}), Digest.parse(one.digest)
@@ -112,22 +112,22 @@ def test_a_missing_config_is_reported(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("raw", [b"no tar", b""])
-def test_what_is_no_archive_is_refused(tmp_path: Path, raw: bytes) -> None:
-    """Not a traceback."""
+def test_a_file_that_is_no_archive_is_refused(tmp_path: Path, raw: bytes) -> None:
+    """A file that is no archive is refused without a traceback."""
     (tmp_path / "app.oci").write_bytes(raw)
     with pytest.raises(manifest_bundle.BundleInvalid):
         manifest_bundle.check(tmp_path / "app.oci", Digest.parse(APP.digest))
 
 
-def test_what_is_no_manifest_is_refused(tmp_path: Path) -> None:
-    """Though its digest is right."""
+def test_a_document_that_is_no_manifest_is_refused(tmp_path: Path) -> None:
+    """A document with the right digest that is no manifest is refused."""
     raw = b"[" * 100_000
     with pytest.raises(manifest_bundle.BundleInvalid):
         manifest_bundle.check(archive(tmp_path / "app.oci", **{Digest.of(raw).hex: raw}), Digest.of(raw))
 
 
 def test_a_missing_folder_is_an_error(tmp_path: Path) -> None:
-    """For writing and for reading."""
+    """A missing folder is an error for writing and for reading."""
     with pytest.raises(LocationUnavailable):
         manifest_bundle.replace_bytes(tmp_path / "nowhere/app", b"")
     with pytest.raises(FileMissing):
@@ -135,8 +135,8 @@ def test_a_missing_folder_is_an_error(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("there", ["pipe", "link", "folder"])
-def test_a_receipt_takes_the_place_of_plain_files_alone(tmp_path: Path, there: str) -> None:
-    """Root that says `-o /dev/null` would have no such device any more."""
+def test_a_receipt_replaces_only_plain_files(tmp_path: Path, there: str) -> None:
+    """A receipt replaces only plain files, so that root's `-o /dev/null` does not replace the device."""
     path = tmp_path / "x"
     if there == "link":
         path.symlink_to("gone")

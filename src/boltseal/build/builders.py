@@ -153,7 +153,7 @@ def run(words: Sequence[str], output: IO[str]) -> None:
     """Run a builder and wait for it; its output goes to `output`. Raises: BuilderMissing, BuildFailed."""
     program = next((word for word in words if word in ("docker", "buildah")), words[0])
     try:
-        done = subprocess.run(  # noqa: S603 - a list of words, no shell
+        done = subprocess.run(  # noqa: S603 - a list of arguments, no shell
             words, stdin=subprocess.DEVNULL, stdout=output, stderr=output, check=False
         )
     except OSError as error:
@@ -179,7 +179,7 @@ def _flags(build: Build) -> Iterator[str]:
 def _answers(*words: str) -> bool:
     try:
         return (
-            subprocess.run(  # noqa: S603 - fixed words, no shell
+            subprocess.run(  # noqa: S603 - fixed arguments, no shell
                 words, stdin=subprocess.DEVNULL, capture_output=True, timeout=ASK_S, check=False
             ).returncode
             == 0

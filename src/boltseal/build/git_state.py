@@ -171,7 +171,7 @@ def _content(path: Path, nested: int) -> bytes:
 def _git(folder: Path, *arguments: str, strip: bool = True) -> str | None:
     """Run git and return its output; None when it exits with an error. Raises: NotGit, GitFailed."""
     try:
-        done = subprocess.run(  # noqa: S603 - fixed words, no shell
+        done = subprocess.run(  # noqa: S603 - fixed arguments, no shell
             ["git", *_SAFE, *arguments],  # noqa: S607 - the git of the user who runs the build
             cwd=folder,
             stdin=subprocess.DEVNULL,

@@ -38,7 +38,7 @@ def expired_fields(each: ExpiryResult) -> dict[str, Any]:
 
 
 def say_expired(images: Iterable[ExpiryResult]) -> None:
-    """Say which images are no longer kept, and which still are and why."""
+    """Print which images are no longer kept, and which still are and why."""
     for each in images:
         name, digest = each.kept.keep_name.familiar(), (each.kept.digest or each.kept.image).short
         say(clean(f"{name} ({digest}) is still kept: {each.why}" if each.why else f"{name} ({digest}) was removed"))

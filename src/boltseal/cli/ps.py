@@ -122,7 +122,7 @@ class _Printer:
         return changed, gone
 
     def _say(self, found: RunningResult) -> None:
-        """Say once for each host how many containers it has, and once each reason why a registry was not asked."""
+        """Print once for each host how many containers it has, and once each reason why a registry was not asked."""
         for host in found.found.hosts:
             if host.name not in self.printed:
                 containers = counted(len(host.seen), "container")

@@ -20,7 +20,7 @@ OTHERS: Final = stat.S_IROTH | stat.S_IWOTH
 
 
 class FileUnusable(Unavailable):
-    """A file can't be read or has no valid content, so what it says is not known. A retry would not help."""
+    """A file can't be read or has no valid content, so its settings are unknown. A retry would not help."""
 
 
 class PasswordInvalid(FileUnusable):

@@ -100,10 +100,10 @@ class _Error(msgspec.Struct):
 
     @property
     def text(self) -> str:
-        """The message, else the code; with the detail where that is a text and says more."""
-        said = self.message or self.code
+        """The message, or else the code, with the detail if that is a text that adds something."""
+        text = self.message or self.code
         more = self.detail.strip() if isinstance(self.detail, str) else ""
-        return f"{said}: {more}" if said and more and more not in said else said or more
+        return f"{text}: {more}" if text and more and more not in text else text or more
 
 
 class _Errors(msgspec.Struct):

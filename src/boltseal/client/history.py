@@ -121,7 +121,7 @@ async def read_tags(
     if not readable:
         return found
     try:
-        followed = await follow(registry)  # after the entries, so that its head covers them
+        followed = await follow(registry)  # after the entries, so that its checkpoint covers them
     except LedgerBroken:
         raise
     except BoltsealError as error:

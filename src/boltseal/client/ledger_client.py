@@ -182,7 +182,7 @@ class LedgerClient:
         async with self._at_once:
             try:
                 data = (await self._get(at.path(), f"ledger {at.path()}", WIDTH * HASH_BYTES)).body
-            except RemoteNotFound as error:  # the registry signed a head over these hashes, so a 404 is no miss
+            except RemoteNotFound as error:  # the registry signed a checkpoint over these hashes, so a 404 is no miss
                 raise RemoteUnavailable(f"{self.registry} does not serve {at.path()} of its ledger") from error
         if len(data) != at.width * HASH_BYTES:
             raise RemoteMismatch(

@@ -37,7 +37,7 @@ class Cosigned:
 
 @dataclass(frozen=True, slots=True)
 class SizeConflict:
-    """The witness saw a checkpoint of another size last or, if `size` equals ours, with another root."""
+    """The witness saw a checkpoint of another size last or, if `size` equals the submitted one, with another root."""
 
     size: int
 

@@ -35,7 +35,7 @@ class EmitRow(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class EmitReport:
-    """The result. `text`: the generated file, None if it would leave a reference without its digest."""
+    """The result of `lock --emit`. `text`: the generated file, None if it would leave a reference without its digest."""
 
     outcome: Outcome
     opened: OpenedProject

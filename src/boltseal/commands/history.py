@@ -56,7 +56,7 @@ class WatchedHistory:
 
     @property
     def outcome(self) -> Outcome:
-        """HOLDS."""
+        """Return HOLDS: a history that was read is a success."""
         return Outcome.HOLDS
 
 

@@ -49,7 +49,7 @@ class PinRequest:
 
 @dataclass(frozen=True, slots=True)
 class PinReport:
-    """The result.
+    """The result of a pin.
 
     Attributes:
         changes: the files that were or would be changed.

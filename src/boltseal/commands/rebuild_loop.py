@@ -22,7 +22,7 @@ Scan = Callable[[bool], Awaitable[list[BaseReport]]]
 
 @dataclass(frozen=True, slots=True)
 class RebuildRounds:
-    """The result. `reports`: of the last scan. `elsewhere`: another process requests rebuilds, so this one stopped."""
+    """The result of the loop. `reports`: of the last scan. `elsewhere`: another process requests rebuilds, so this one stopped."""
 
     reports: list[BaseReport]
     results: list[RebuildResult]

@@ -39,7 +39,7 @@ class NewTagRequest:
 
 @dataclass(frozen=True, slots=True)
 class NewTagReport:
-    """The result. `taken`: why the tag is not free, else None. `applied`: the new name of the daemon's image."""
+    """The proposed tag. `taken`: why the tag is not free, else None. `applied`: the new name of the daemon's image."""
 
     outcome: Outcome
     tag: Tag

@@ -60,7 +60,7 @@ class UpdateRequest:
 
 @dataclass(frozen=True, slots=True)
 class UpdateReport:
-    """The result. `release`: None where nothing was deployed."""
+    """The result of an update. `release`: None where nothing was deployed."""
 
     outcome: Outcome
     steps: tuple[UpdateStep, ...]

@@ -44,7 +44,7 @@ class VerifyRequest:
 
 @dataclass(frozen=True, slots=True)
 class VerifyReport:
-    """The result. `note_weight`: what a template that is not evaluated counts as."""
+    """The result of a verification. `note_weight`: what a template that is not evaluated counts as."""
 
     outcome: Outcome
     opened: OpenedProject

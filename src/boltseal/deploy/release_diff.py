@@ -19,7 +19,7 @@ _SEPARATE: Final = ("image", "environment", "build")
 
 @dataclass(frozen=True, slots=True)
 class ReleaseChange:
-    """One change.
+    """A change between two releases.
 
     `service`: "" for the whole project; `what`: such as `image` or `label org...`; `before`, `after`: "" if absent.
     """

@@ -145,7 +145,7 @@ class KeptImages:
         """
         where, values = ("", (engine,)) if name is None else (" AND name = ?", (engine, str(name)))
         rows = self._rows(
-            "SELECT name, image, digest, media_type, tag, kept_us, until_us, keep, copy FROM kept "  # noqa: S608 - `where` is ours
+            "SELECT name, image, digest, media_type, tag, kept_us, until_us, keep, copy FROM kept "  # noqa: S608 - `where` is a constant of this module
             f"WHERE engine = ?{where} ORDER BY kept_us DESC, rowid DESC",
             values,
         )

@@ -135,7 +135,7 @@ async def _find(host: EngineHost, chosen: ListedImage) -> EngineImage:
 
 
 def _prove(host: EngineHost, chosen: ListedImage, image: EngineImage) -> Proof | None:
-    """Do step 3.
+    """Check that the engine's image is the kept one: step 3.
 
     Raises: KeptImageMismatch.
     """

@@ -26,7 +26,7 @@ _is_size = re.compile(r"0|[1-9][0-9]{0,18}", re.ASCII).fullmatch
 
 
 class CheckpointInvalid(Invalid):
-    """Not a checkpoint, or not a checkpoint of the expected ledger."""
+    """The text is no checkpoint, or not one of the expected ledger."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -41,11 +41,11 @@ _control = re.compile(r"[\x00-\x09\x0b-\x1f]").search
 
 
 class NoteInvalid(Invalid):
-    """Not a signed note, or a note without a valid signature of a trusted key."""
+    """The text is no signed note, or one without a valid signature of a trusted key."""
 
 
 class KeyInvalid(Invalid):
-    """Not a key, or a key whose ID does not match its name and public key."""
+    """The text is no key, or one whose ID does not match its name and public key."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -33,7 +33,7 @@ _is_index = re.compile(r"index (0|[1-9][0-9]{0,18})", re.ASCII).fullmatch
 
 
 class ReceiptInvalid(Invalid):
-    """Not a receipt, or a receipt whose parts contradict each other."""
+    """The text is no receipt, or one whose parts contradict each other."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -33,7 +33,7 @@ _is_path = re.compile(
 
 
 class TileInvalid(Invalid):
-    """Not a tile, not a bundle, or not a path to one."""
+    """The bytes are no tile or bundle, or the text is no path to one."""
 
 
 @dataclass(frozen=True, slots=True, order=True)

@@ -121,12 +121,12 @@ class Reference:
 
     @property
     def complete(self) -> Reference:
-        """This reference with the tag `latest` if it has neither a tag nor a digest, as Docker completes it."""
+        """Return this reference with the tag `latest` if it has neither a tag nor a digest, as Docker completes it."""
         return self if self.tag is not None or self.digest is not None else replace(self, tag=Tag("latest"))
 
     @property
     def by_tag(self) -> Reference:
-        """This reference with its tag (default: `latest`) and without its digest."""
+        """Return this reference with its tag (default: `latest`) and without its digest."""
         return replace(self, tag=self.tag or Tag("latest"), digest=None)
 
     def familiar(self) -> str:

@@ -223,4 +223,4 @@ def _day(time_us: int) -> str:
 
 
 def _person(name: str) -> str:
-    return _UNCLEAN.sub("?", name)[:64] or "somebody"
+    return _UNCLEAN.sub("?", name)[:64] or "an unknown user"

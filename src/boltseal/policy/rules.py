@@ -50,11 +50,11 @@ class Mode(StrEnum):
     """The mode of a rule: whether a published tag may move."""
 
     SEALED = "sealed"
-    """It resolves to one digest for ever."""
+    """A tag of this mode resolves to one digest for ever."""
     FLOATING = "floating"
-    """Mutable: it may move, and every move is recorded."""
+    """A tag of this mode is mutable: it may move, and every move is recorded."""
     APPEND_ONLY = "append-only"
-    """It may move to a manifest that contains all layers, or entries, of the present one."""
+    """A tag of this mode may move only to a manifest that contains all layers, or entries, of the present one."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -126,7 +126,7 @@ def _write(disk: Disk, name: str, content: bytes, original: Path) -> None:
 
 
 def _copy_attributes(fd: int, original: Path) -> None:
-    """Copy the extended attributes (ACLs, labels); skip those that the system does not allow us to set."""
+    """Copy the extended attributes (ACLs, labels); skip those that the system does not allow this process to set."""
     if sys.platform == "linux":
         with suppress(OSError):  # the file system has no attributes
             for name in os.listxattr(original, follow_symlinks=False):

@@ -252,7 +252,7 @@ def _inside(settings: Settings, store: OpenStore, mirror: Mirror | None, push_pr
     """Return the registry API without authentication and without an access log."""
     observer = RequestLog()
     logins = Logins(
-        UserDirectory(UserFile(settings.keys / "nobody"))
+        UserDirectory(UserFile(settings.keys / "no-users"))
     )  # there is no such file, and so there are no users
     tokens = Tokens(KeyFile(settings.keys / "token.json"), settings.auth.service, lambda: 0)
     auth = RequestAuth(Access(Grants(), logins, tokens, configured=False), None)

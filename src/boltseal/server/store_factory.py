@@ -287,11 +287,11 @@ def _open(settings: Settings, clock: Clock) -> OpenStore:
     data = settings.server.data
     database = open_database(data / DATABASE_NAME, data / GENERATION_NAME, clock)
     blobs = LocalBlobs(data, memory_bytes=settings.server.upload_buffer_bytes)
-    room = DiskReserve(data, int(settings.server.disk_reserve_bytes))
+    reserve = DiskReserve(data, int(settings.server.disk_reserve_bytes))
     keys = LedgerKeys(settings.keys)
     integrator = Integrator(database, keys)
     observing = Integrator(database, keys.of(OBSERVATIONS.name), OBSERVATIONS)
-    registry = build_registry(database, blobs, settings.rules, room, bounds(settings))
+    registry = build_registry(database, blobs, settings.rules, reserve, bounds(settings))
     store = OpenStore(data, database, blobs, registry, keys, integrator, observing)
     check_ledger(store)
     return store

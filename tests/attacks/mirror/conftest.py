@@ -1,4 +1,4 @@
-"""An upstream that answers, and a mirror of it."""
+"""A running upstream, and a mirror of it."""
 
 from __future__ import annotations
 

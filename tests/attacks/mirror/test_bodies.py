@@ -21,12 +21,12 @@ ASKED = f"GET /v2/team/app/blobs/{DIGEST}"
 
 
 def head(length: int | None) -> bytes:
-    said = "transfer-encoding: chunked" if length is None else f"content-length: {length}"
-    return f"HTTP/1.1 200 OK\r\n{said}\r\n\r\n".encode()
+    length_header = "transfer-encoding: chunked" if length is None else f"content-length: {length}"
+    return f"HTTP/1.1 200 OK\r\n{length_header}\r\n\r\n".encode()
 
 
 async def broken_then_mended(mirror: Serving, upstream: FakeUpstream, answer: Speak) -> Answer:
-    """What a client gets of a bad answer; afterwards upstream is good, and so must we be."""
+    """Return what a client gets of a bad answer; then repair the upstream and require that the mirror recovers."""
     upstream.answers[ASKED] = answer
     bad = await send(mirror.app, "GET", TARGET)
     held = list((mirror.data / "blobs").rglob("*")), (await mirror.client.get("/v2/_catalog")).json()
@@ -39,15 +39,15 @@ async def broken_then_mended(mirror: Serving, upstream: FakeUpstream, answer: Sp
     return bad
 
 
-async def test_a_wrong_body_is_never_whole(mirror: Serving, upstream: FakeUpstream) -> None:
-    """Of the right length, and wrong in its first byte: the last part of it is not given out."""
+async def test_a_wrong_body_is_never_served_completely(mirror: Serving, upstream: FakeUpstream) -> None:
+    """A body of the right length with a wrong first byte is never served completely: its last part is withheld."""
     bad = await broken_then_mended(mirror, upstream, status(200, b"!" + BLOB[1:]))
 
     assert len(bad.body) <= len(BLOB) - HELD_BACK_BYTES
 
 
 async def test_a_small_wrong_body_is_an_error(mirror: Serving, upstream: FakeUpstream) -> None:
-    """What is smaller than what is held back is not begun."""
+    """A wrong body that is smaller than the withheld part gets an error before any byte is sent."""
     digest = digest_of(b"right")
     upstream.answers[f"GET /v2/team/app/blobs/{digest}"] = status(200, b"wrong")
     answer = await mirror.client.get(f"/v2/{NAME}/team/app/blobs/{digest}")
@@ -57,7 +57,7 @@ async def test_a_small_wrong_body_is_an_error(mirror: Serving, upstream: FakeUps
 
 
 @pytest.mark.slow
-async def test_a_truncated_body_is_never_whole(mirror: Serving, upstream: FakeUpstream) -> None:
+async def test_a_truncated_body_is_never_served_completely(mirror: Serving, upstream: FakeUpstream) -> None:
     """A body that ends before its stated length, at every attempt, is never served as complete."""
     bad = await broken_then_mended(mirror, upstream, raw(head(len(BLOB)), BLOB[:-1000]))
 
@@ -67,7 +67,7 @@ async def test_a_truncated_body_is_never_whole(mirror: Serving, upstream: FakeUp
 async def test_a_body_that_ends_early_without_an_error_is_never_complete(
     mirror: Serving, upstream: FakeUpstream
 ) -> None:
-    """Shorter than the manifest says, and the length it says is that of what it sends."""
+    """A body whose Content-Length is correct but smaller than the manifest's size is never served as complete."""
     shown = upstream.publish("team/app", "1", image("first"))
     await mirror.client.get(f"/v2/{NAME}/team/app/manifests/1")
     layer = shown.layers[0]
@@ -78,7 +78,7 @@ async def test_a_body_that_ends_early_without_an_error_is_never_complete(
 
 
 async def test_an_endless_body_is_cut_off(mirror: Serving, upstream: FakeUpstream) -> None:
-    """No more is taken than the manifest says there is."""
+    """The mirror reads no more bytes of a body than the manifest states."""
     shown = upstream.publish("team/app", "1", image("first"))
     await mirror.client.get(f"/v2/{NAME}/team/app/manifests/1")
     sent = 0
@@ -96,7 +96,7 @@ async def test_an_endless_body_is_cut_off(mirror: Serving, upstream: FakeUpstrea
     answer = await mirror.client.get(f"/v2/{NAME}/team/app/blobs/{layer.digest}")
 
     assert answer.status_code == 503
-    assert sent < 64 * 1024 * 1024  # what the sockets between us hold
+    assert sent < 64 * 1024 * 1024  # the capacity of the sockets between both sides
 
 
 async def test_a_body_of_unknown_length_that_no_manifest_lists_is_not_started(
@@ -111,7 +111,7 @@ async def test_a_body_of_unknown_length_that_no_manifest_lists_is_not_started(
 
 
 async def test_a_huge_manifest_is_not_read(mirror: Serving, upstream: FakeUpstream) -> None:
-    """Not beyond what a manifest may have."""
+    """The mirror stops reading a manifest at the size limit of manifests."""
     sent = 0
 
     async def huge(asked: Asked, writer: asyncio.StreamWriter) -> None:
@@ -131,10 +131,8 @@ async def test_a_huge_manifest_is_not_read(mirror: Serving, upstream: FakeUpstre
 
 
 @pytest.mark.parametrize("body", [b"{}", b"not json", image("other").raw])
-async def test_a_manifest_that_is_not_the_digests_is_not_used(
-    mirror: Serving, upstream: FakeUpstream, body: bytes
-) -> None:
-    """Also if it is a good manifest."""
+async def test_a_manifest_with_another_digest_is_not_used(mirror: Serving, upstream: FakeUpstream, body: bytes) -> None:
+    """A valid manifest whose digest differs from the requested one is not used."""
     digest = digest_of(b"asked for")
     upstream.answers[f"GET /v2/team/app/manifests/{digest}"] = status(200, body, content_type=OCI_MANIFEST)
 
@@ -142,7 +140,8 @@ async def test_a_manifest_that_is_not_the_digests_is_not_used(
 
 
 async def test_another_digest_for_head_than_for_get_is_not_followed(mirror: Serving, upstream: FakeUpstream) -> None:
-    """The tag's HEAD decides; what its digest's GET gives has that digest or is not used, and the old one is served."""
+    """The HEAD of a tag decides its digest; a GET that returns other content is discarded, and the former image is
+    served."""
     first = upstream.publish("team/app", "latest", image("first"))
     await mirror.client.get(f"/v2/{NAME}/team/app/manifests/latest")
     second, third = image("second"), image("third")
@@ -157,8 +156,8 @@ async def test_another_digest_for_head_than_for_get_is_not_followed(mirror: Serv
     assert upstream.counted["GET /v2/team/app/manifests/latest"] == 0
 
 
-async def test_a_manifest_with_a_size_that_is_a_lie_is_not_kept(mirror: Serving, upstream: FakeUpstream) -> None:
-    """It says another size of a blob than what is held."""
+async def test_a_manifest_with_a_false_blob_size_is_not_stored(mirror: Serving, upstream: FakeUpstream) -> None:
+    """A manifest that states another size for a stored blob than the blob has is not stored."""
     layer = image("first").layers[0]
     upstream.blobs[layer.digest] = layer.data
     await mirror.client.get(f"/v2/{NAME}/team/app/blobs/{layer.digest}")

@@ -43,7 +43,7 @@ def config_of(upstream: FakeUpstream) -> str:
 
 
 class Stalling:
-    """Half of the blob; the rest when it is let go."""
+    """An upstream that sends half of the blob, and the rest once the test releases it."""
 
     def __init__(self) -> None:
         self.go_on = asyncio.Event()
@@ -52,7 +52,7 @@ class Stalling:
         writer.write(f"HTTP/1.1 200 OK\r\ncontent-length: {len(BLOB)}\r\n\r\n".encode() + BLOB[: len(BLOB) // 2])
         await writer.drain()
         await self.go_on.wait()
-        writer.transport.set_write_buffer_limits(high=0)  # drained: all of it has left before the connection is closed
+        writer.transport.set_write_buffer_limits(high=0)  # drained: everything is sent before the connection is closed
         writer.write(BLOB[len(BLOB) // 2 :])
         await writer.drain()
 
@@ -83,8 +83,8 @@ async def test_a_disk_that_fills_during_a_fetch_leaves_no_partial_blob(
 
 
 @pytest.mark.slow
-async def test_what_would_take_the_disks_reserve_is_not_fetched(small_data: Path, upstream: FakeUpstream) -> None:
-    """It is refused before a byte of it is stored."""
+async def test_a_fetch_that_would_use_the_disks_reserve_is_refused(small_data: Path, upstream: FakeUpstream) -> None:
+    """A fetch that would use the disk's reserve is refused before any byte is stored."""
     upstream.blobs[DIGEST] = BLOB
     async with serving_as(
         mirror_settings(small_data, table_of(upstream), server={"data": small_data, "disk_reserve_bytes": MEBIBYTE})
@@ -98,7 +98,7 @@ async def test_what_would_take_the_disks_reserve_is_not_fetched(small_data: Path
 
 @pytest.mark.slow
 async def test_a_fetch_is_resumed_after_its_process_was_killed(data: Path, upstream: FakeUpstream) -> None:
-    """What had arrived is not asked for again, and what is served then is whole."""
+    """After a kill, the mirror requests only the missing bytes, and serves the complete blob."""
     stalling = Stalling()
     upstream.answers[f"GET {PATH}"] = stalling
     upstream.blobs[DIGEST] = BLOB
@@ -159,7 +159,7 @@ async def test_a_fetch_that_all_clients_left_serves_the_next_client(data: Path, 
 
 @pytest.mark.slow
 async def test_a_broken_fetch_breaks_the_connection(data: Path, upstream: FakeUpstream) -> None:
-    """A client never takes the beginning for the whole."""
+    """When a fetch fails, the client's connection breaks, so that the client cannot take a partial body for the whole."""
     upstream.answers[f"GET {PATH}"] = _wrong_at_the_end
     with boltseal(data, config=config_of(upstream)) as server:
         async with httpx2.AsyncClient(base_url=server.url, trust_env=False, timeout=30) as client:
@@ -171,7 +171,8 @@ async def test_a_broken_fetch_breaks_the_connection(data: Path, upstream: FakeUp
 
 @pytest.mark.slow
 async def test_workers_fetch_once_for_all_of_them(data: Path, upstream: FakeUpstream) -> None:
-    """Three processes, forty clients, one request for each blob and each manifest; what one receives, all relay."""
+    """Three worker processes with forty clients send one upstream request for each blob and manifest, and relay it to
+    all."""
     stalling = Stalling()
     upstream.answers[f"GET {PATH}"] = stalling
     large = Blob(BLOB, OCI_LAYER)
@@ -212,7 +213,7 @@ async def test_workers_fetch_a_blob_of_unknown_size_once(data: Path, upstream: F
 
 
 async def _alone(server: Server, target: str, begun: list[str] | None = None) -> bytes:
-    """A client with a connection of its own, which may lead to any worker; by hand, as many of a library's take long.
+    """A client with a connection of its own, which any worker may accept; written by hand because a library's are slow.
 
     `begun`: gets the target at the body's first byte.
     """

@@ -1,4 +1,4 @@
-"""Names that try to lead to another registry or to none, again and again."""
+"""Repository names that try to reach another registry or none, also repeatedly."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from tests.serving import Serving, serving_as
     "namespace", ["evil.example", "127.0.0.1:22", "169.254.169.254", "", "up.example.evil", "up.example/..", "[::1]"]
 )
 async def test_an_unknown_ns_is_asked_nowhere(mirror: Serving, upstream: FakeUpstream, namespace: str) -> None:
-    """Only configured upstreams are asked, by name or by the host that the configuration says."""
+    """The mirror contacts only configured upstreams, by their name or their configured host."""
     for path in ("manifests/1", f"blobs/{image('x').digest}", "tags/list", f"referrers/{image('x').digest}"):
         answer = await mirror.client.get(f"/v2/team/app/{path}", params={"ns": namespace})
         assert answer.status_code == 404
@@ -34,8 +34,8 @@ async def test_an_unknown_ns_is_asked_nowhere(mirror: Serving, upstream: FakeUps
     assert upstream.asked == []
 
 
-async def test_two_ns_are_no_choice(mirror: Serving, upstream: FakeUpstream) -> None:
-    """A proxy and we might each take another one."""
+async def test_two_ns_parameters_are_refused(mirror: Serving, upstream: FakeUpstream) -> None:
+    """Two `ns` parameters are refused, because a proxy and the mirror could each choose a different one."""
     answer = await mirror.client.get(f"/v2/team/app/manifests/1?ns={NAME}&ns=evil.example")
 
     assert answer.status_code == 400
@@ -44,7 +44,7 @@ async def test_two_ns_are_no_choice(mirror: Serving, upstream: FakeUpstream) -> 
 
 @pytest.mark.parametrize("namespace", [NAME, "evil.example"])
 async def test_ns_on_a_write_is_refused(mirror: Serving, upstream: FakeUpstream, namespace: str) -> None:
-    """Nothing is written, here or there."""
+    """A write with `ns` is refused and stores nothing, neither locally nor upstream."""
     shown = image("first")
     answers = [
         await mirror.client.put(
@@ -63,7 +63,7 @@ async def test_ns_on_a_write_is_refused(mirror: Serving, upstream: FakeUpstream,
 
 
 async def test_a_push_under_an_upstreams_name_is_refused(mirror: Serving, upstream: FakeUpstream) -> None:
-    """Otherwise a pull of upstream's image could return a local one."""
+    """A push to an upstream's repository is refused, so that a pull of it can never return a local image."""
     shown = image("ours")
     put = await mirror.client.put(
         f"/v2/{NAME}/team/app/manifests/1", content=shown.raw, headers={"content-type": shown.media_type}
@@ -76,7 +76,7 @@ async def test_a_push_under_an_upstreams_name_is_refused(mirror: Serving, upstre
 async def test_a_blob_of_a_mirror_can_not_be_mounted_without_the_right_to_pull(
     data: Path, upstream: FakeUpstream
 ) -> None:
-    """Mirrored repositories are isolated from local ones too; a user who may pull there may mount."""
+    """A blob of a mirrored repository can be mounted only by a user who may pull that repository."""
     shown = upstream.publish("team/app", "1", image("theirs"))
     layer = shown.layers[0]
     async with serving_as(mirror_settings(data, table_of(upstream))) as serving:
@@ -105,7 +105,7 @@ async def test_a_private_blob_is_not_shown_because_an_upstreams_manifest_names_i
 
 @pytest.mark.slow
 async def test_endless_made_up_tags_leave_nothing_behind(data: Path, upstream: FakeUpstream) -> None:
-    """Anonymous requests for tags that do not exist: no row, no manifest request, no memory."""
+    """Anonymous requests for tags that do not exist leave no row and no memory, and cause no manifest request."""
     settings = mirror_settings(data, table_of(upstream))
     async with serving_as(settings) as serving:
         await _misses(serving, 0, 200)
@@ -119,11 +119,11 @@ async def test_endless_made_up_tags_leave_nothing_behind(data: Path, upstream: F
     assert upstream.gets() == 0
     assert not repositories
     assert sessions == []
-    assert each < 20  # a name, a sentence, and until when; what it was raised through would be hundreds
+    assert each < 20  # a name, a message and a time; with a traceback it would be hundreds
 
 
 def _held(upstream: FakeUpstream) -> int:
-    """Return the number of objects, without unreferenced ones and those that the upstream made itself."""
+    """Return the number of stored objects, without unreferenced ones and those that the upstream itself created."""
     upstream.asked.clear()
     gc.collect()
     return len(gc.get_objects())
@@ -140,7 +140,7 @@ async def _miss(serving: Serving, number: int) -> None:
 
 
 async def test_endless_made_up_digests_leave_nothing_behind(mirror: Serving, upstream: FakeUpstream) -> None:
-    """Neither a row nor a file, of manifests and of blobs."""
+    """Requests for manifests and blobs that do not exist leave neither a row nor a file."""
     for number in range(100):
         digest = digest_of(str(number).encode())
         for kind in ("manifests", "blobs"):
@@ -150,8 +150,8 @@ async def test_endless_made_up_digests_leave_nothing_behind(mirror: Serving, ups
     assert (await mirror.client.get("/v2/_catalog")).json() == {"repositories": []}
 
 
-async def test_made_up_digests_take_no_real_pulls_place(data: Path, upstream: FakeUpstream) -> None:
-    """What was pulled is noted, however many ask for what is not there: retention goes by it."""
+async def test_made_up_digests_do_not_displace_recorded_pulls(data: Path, upstream: FakeUpstream) -> None:
+    """Requests for content that does not exist do not displace the recorded pulls, which retention uses."""
     shown = upstream.publish("team/app", "latest", image("pulled"))
     repository = Repository(f"{NAME}/team/app")
     async with bare_mirror(
@@ -172,7 +172,7 @@ async def test_made_up_digests_take_no_real_pulls_place(data: Path, upstream: Fa
 async def test_a_local_name_is_not_shadowed_by_upstream_nor_upstreams_by_ours(
     data: Path, upstream: FakeUpstream
 ) -> None:
-    """At the root what was ever ours is ours, and under its name what is upstream's is upstream's."""
+    """An unqualified name that was ever local stays local; a name under an upstream's prefix is always the upstream's."""
     theirs, ours = image("theirs"), image("ours")
     upstream.publish("shop/app", "1", theirs)
     upstream.publish("library/alpine", "1", theirs)

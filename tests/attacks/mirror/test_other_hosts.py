@@ -1,4 +1,4 @@
-"""An upstream that sends us elsewhere: into internal networks, or to a host that collects logins."""
+"""An upstream that redirects the mirror to internal networks, or to a host that collects logins."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.images import digest_of, image
 from tests.server.mirror.mirrors import NAME, mirror_settings, mirroring, table_of
 from tests.serving import Serving, serving_as
 
-SECRET = "correct-horse-battery"  # noqa: S105 - no real one
+SECRET = "correct-horse-battery"  # noqa: S105 - an invented password
 BLOB = b"a blob that lies elsewhere"
 TARGET = f"/v2/{NAME}/team/app/blobs/{digest_of(BLOB)}"
 ASKED = f"GET /v2/team/app/blobs/{digest_of(BLOB)}"
@@ -34,7 +34,7 @@ async def elsewhere() -> AsyncIterator[FakeUpstream]:
 async def with_login(
     data: Path, upstream: FakeUpstream, monkeypatch: pytest.MonkeyPatch
 ) -> AsyncIterator[tuple[Serving, dict[str, Any]]]:
-    """A mirror that has a login at its upstream."""
+    """A mirror that has a login for its upstream."""
     monkeypatch.setenv("UPSTREAM_PASSWORD", SECRET)
     login: dict[str, Any] = {"username": "us", "password_env": "UPSTREAM_PASSWORD"}
     async with mirroring(data, upstream, **login) as serving:
@@ -45,8 +45,8 @@ async def with_login(
 async def test_a_redirect_to_loopback_is_not_followed(
     mirror: Serving, upstream: FakeUpstream, elsewhere: FakeUpstream
 ) -> None:
-    """By address or by name, also when upstream itself is on this machine."""
-    for host in ("127.0.0.1", "localhost", "[::1]", "0.0.0.0"):  # noqa: S104 - what an attacker writes
+    """A redirect to loopback, by address or by name, is refused even when the upstream runs on this machine."""
+    for host in ("127.0.0.1", "localhost", "[::1]", "0.0.0.0"):  # noqa: S104 - an address in a redirect
         upstream.answers[ASKED] = status(307, location=f"http://{host}:{elsewhere.port}/v2/team/app/blobs/x")
         answer = await mirror.client.get(TARGET)
         assert answer.status_code == 503
@@ -57,7 +57,7 @@ async def test_a_redirect_to_loopback_is_not_followed(
 
 @pytest.mark.slow
 async def test_a_redirect_to_a_metadata_service_is_not_followed(mirror: Serving, upstream: FakeUpstream) -> None:
-    """Of a manifest, and of a blob."""
+    """A redirect of a manifest or a blob to a cloud metadata service is refused."""
     upstream.answers["*"] = status(302, location="http://169.254.169.254/latest/meta-data/")
     answers = [
         await mirror.client.get(TARGET),
@@ -72,7 +72,7 @@ async def test_a_redirect_to_a_metadata_service_is_not_followed(mirror: Serving,
 async def test_a_redirect_that_is_allowed_is_followed(
     data: Path, upstream: FakeUpstream, elsewhere: FakeUpstream
 ) -> None:
-    """To the host that the operator named."""
+    """A redirect to a host that the operator allowed is followed."""
     upstream.answers[ASKED] = status(307, location=f"http://{elsewhere.authority}/v2/team/app/blobs/{digest_of(BLOB)}")
     async with mirroring(data, upstream, allow_redirects_to=["127.0.0.1"]) as serving:
         answer = await serving.client.get(TARGET)
@@ -81,10 +81,10 @@ async def test_a_redirect_that_is_allowed_is_followed(
 
 
 @pytest.mark.slow
-async def test_a_token_service_in_our_networks_is_not_asked(
+async def test_a_token_service_in_an_internal_network_is_not_contacted(
     mirror: Serving, upstream: FakeUpstream, elsewhere: FakeUpstream
 ) -> None:
-    """A challenge is a redirect too."""
+    """A token service in an internal network is not contacted: a challenge is checked as a redirect is."""
     realm = f"http://{elsewhere.authority}/token"
     upstream.answers["*"] = status(401, www_authenticate=f'Bearer realm="{realm}",service="x"')
 
@@ -92,10 +92,10 @@ async def test_a_token_service_in_our_networks_is_not_asked(
     assert elsewhere.asked == []
 
 
-async def test_our_login_does_not_go_with_a_redirect(
+async def test_the_login_is_not_sent_with_a_redirect(
     data: Path, upstream: FakeUpstream, elsewhere: FakeUpstream, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """An allowed redirect is followed without the login."""
+    """The mirror follows an allowed redirect without sending its login."""
     monkeypatch.setenv("UPSTREAM_PASSWORD", SECRET)
     upstream.login = "Basic " + base64.b64encode(f"us:{SECRET}".encode()).decode()
     upstream.publish("team/app", "1", image("first"))
@@ -109,10 +109,10 @@ async def test_our_login_does_not_go_with_a_redirect(
     assert [asked.headers.get("authorization") for asked in elsewhere.asked] == [None]
 
 
-async def test_our_login_does_not_go_to_a_foreign_token_service(
+async def test_the_login_is_not_sent_to_a_foreign_token_service(
     with_login: tuple[Serving, dict[str, Any]], upstream: FakeUpstream
 ) -> None:
-    """Even over TLS; and no answer contains the secret."""
+    """The mirror never sends its login to a foreign token service, even over TLS; no answer contains the secret."""
     serving, _ = with_login
     upstream.answers["*"] = status(401, www_authenticate='Bearer realm="https://evil.example/token",service="x"')
     answer = await serving.client.get(f"/v2/{NAME}/team/app/manifests/1")
@@ -126,11 +126,11 @@ async def test_our_login_does_not_go_to_a_foreign_token_service(
 async def test_one_upstreams_login_does_not_go_to_another(
     data: Path, upstream: FakeUpstream, elsewhere: FakeUpstream, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Each upstream gets its own login, or none."""
+    """Each upstream receives its own login or none."""
     monkeypatch.setenv("UPSTREAM_PASSWORD", SECRET)
     first = table_of(upstream, username="us", password_env="UPSTREAM_PASSWORD")  # noqa: S106 - a variable's name
     second = {"name": "other.example", "url": f"http://{elsewhere.authority}"}
-    elsewhere.login = "Basic of somebody"
+    elsewhere.login = "Basic of another user"
     async with serving_as(mirror_settings(data, first, second)) as serving:
         answer = await serving.client.get("/v2/other.example/team/app/manifests/1")
 
@@ -138,8 +138,8 @@ async def test_one_upstreams_login_does_not_go_to_another(
     assert {asked.headers.get("authorization") for asked in elsewhere.asked} == {None}
 
 
-async def test_our_clients_login_does_not_go_upstream(mirror: Serving, upstream: FakeUpstream) -> None:
-    """What a client shows us is for us."""
+async def test_a_clients_login_is_not_sent_upstream(mirror: Serving, upstream: FakeUpstream) -> None:
+    """The credentials of the mirror's own clients are never sent upstream."""
     upstream.publish("team/app", "1", image("first"))
     headers = {"authorization": "Basic dXM6cGFzcw==", "cookie": "a=b", "x-secret": "c"}
     await mirror.client.get(f"/v2/{NAME}/team/app/manifests/1", headers=headers)
@@ -150,7 +150,7 @@ async def test_our_clients_login_does_not_go_upstream(mirror: Serving, upstream:
 
 @pytest.mark.slow
 async def test_a_certificate_of_an_unknown_authority_is_refused(data: Path, tmp_path: Path) -> None:
-    """The same upstream is used once its authority is configured."""
+    """An upstream with an unknown certificate authority is refused, and used once that authority is configured."""
     ours = authority(tmp_path)
     tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     tls.load_cert_chain(ours.cert, ours.key)

@@ -1,4 +1,4 @@
-"""Layers as many tools write them, none of them manipulated."""
+"""Layers as many tools write them, none manipulated."""
 
 from __future__ import annotations
 
@@ -10,13 +10,14 @@ from tests.host.scrub.made_stores import NAMES_BY_GO
 
 
 def links_with_other_modes() -> bytes:
-    """Engines set the last header's mode on the shared file: here a setuid bit is removed."""
+    """Return hard links whose headers have other modes: engines set the last header's mode, which removes a setuid bit
+    here."""
     layer = Layer().folder("bin").add("bin/su", b"su" * 300, mode=0o4755)
     return layer.add("bin/su2", kind=tarfile.LNKTYPE, link="bin/su", mode=0o644, mtime=5).done()
 
 
 def links_with_attributes() -> bytes:
-    """Engines add the attributes of a link's header to the shared file: it may repeat, omit, change or add some."""
+    """Return hard links whose headers repeat, omit, change or add attributes, which engines apply to the shared file."""
     layer = Layer().folder("bin")
 
     def add(name: str, link: str = "", *, mode: int = 0o755, mtime: int = 1, **attributes: str) -> None:
@@ -82,7 +83,7 @@ def odd_names() -> bytes:
 
 
 def slashes() -> bytes:
-    """A slash at the end of a name makes a folder of an entry of the v7 type, and not of a file of ustar."""
+    """Return names with a final slash, which makes a folder of a v7 entry but not of a ustar file."""
     layer = (
         Layer()
         .folder("d")
@@ -94,13 +95,13 @@ def slashes() -> bytes:
 
 
 def changing() -> bytes:
-    """Return a layer with a folder whose entry comes after its contents, and again."""
+    """Return a layer with a folder whose entry comes after its contents, and is repeated."""
     layer = Layer().add("d/f", b"f").folder("d", 0o700)
     return layer.add("e/f", b"f").done()
 
 
 def upper_of_everything() -> bytes:
-    """Return whiteouts beside files of their name, of folders, and of nothing."""
+    """Return whiteouts beside files of the same name, for folders, and for names that do not exist."""
     layer = Layer().add("etc/.wh.passwd").add("etc/.wh.nothing").folder("opaque").add("opaque/.wh..wh..opq")
     return layer.add("bin/.wh.tool").add("lib", b"a file now").done()
 

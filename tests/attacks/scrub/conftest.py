@@ -12,7 +12,7 @@ from tests.servers import unmounted
 
 
 @pytest.fixture(scope="session")
-def _nobodys_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+def _empty_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Tools use an empty home, not the configuration of this machine's user."""
     home = tmp_path_factory.mktemp("home")
     with pytest.MonkeyPatch.context() as patch:
@@ -24,7 +24,7 @@ def _nobodys_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
-def originals(_nobodys_home: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str], Store]]:
+def originals(_empty_home: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str], Store]]:
     """The store of each engine as the engine created it, never modified."""
     made: dict[str, Store] = {}
 

@@ -8,14 +8,14 @@ from pathlib import Path
 
 
 def rewritten(path: Path, content: bytes) -> None:
-    """Replace a file's content and restore its times."""
+    """Replace a file's content, then restore its times."""
     before = path.stat()
     path.write_bytes(content)
     os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
 
 
 def kept_times(path: Path, change: Callable[[], None]) -> None:
-    """Make a change in a folder and restore its times."""
+    """Make a change in a folder, then restore the folder's times."""
     before = path.stat()
     change()
     os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))

@@ -1,4 +1,4 @@
-"""An image with everything that a layer can contain, as an archive that every engine loads."""
+"""An image with every kind of entry that a layer can contain, as an archive that every engine loads."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ LATIN = "etc/caf\udce9"
 
 
 class Layer:
-    """A tar, built entry by entry. `format`: of Python's tarfile."""
+    """A tar built entry by entry. `format`: the format, as a constant of Python's tarfile."""
 
     def __init__(self, format_: int = tarfile.PAX_FORMAT) -> None:
         self._raw = io.BytesIO()
@@ -88,7 +88,7 @@ def top() -> bytes:
 
 
 def archive(path: Path, layers: list[bytes], name: str = NAME, cmd: list[str] | None = None) -> str:
-    """Write the format of `docker save` before OCI layouts, and return the image's ID."""
+    """Write an archive in the format that `docker save` used before OCI layouts; return the image's ID."""
     hashes = [hashlib.sha256(each).hexdigest() for each in layers]
     config = {
         "architecture": "amd64",

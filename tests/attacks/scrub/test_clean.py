@@ -25,7 +25,7 @@ from tests.attacks.scrub.clean_layers import (
 from tests.attacks.scrub.image import archive, base
 from tests.attacks.scrub.stores import podman_on
 from tests.programs import program
-from tests.real.tools import Said, run
+from tests.real.tools import CommandResult, run
 
 pytestmark = [pytest.mark.real, pytest.mark.slow]
 
@@ -43,11 +43,11 @@ def not_clean(*roots: Path, at_least: int = 1) -> list[ScrubReport]:
     return [each for each in found if each.status is not ReportStatus.HOLDS]
 
 
-# ---- what a tar may hold
+# ---- every kind of tar entry
 
 
 def sparse_archive(folder: Path, version: str) -> list[bytes]:
-    """Return a layer that GNU tar wrote of sparse files."""
+    """Return a layer of sparse files, written by GNU tar."""
     made = folder / f"sparse{version}"
     made.mkdir()
     with (made / "holes").open("wb") as file:
@@ -64,7 +64,7 @@ def sparse_archive(folder: Path, version: str) -> list[bytes]:
 
 
 @pytest.fixture(scope="session")
-def archives(_nobodys_home: None, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+def archives(_empty_home: None, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Return an archive of each of LAYERS, and of sparse files in each of GNU's formats."""
     folder = tmp_path_factory.mktemp("archives")
     layers = {**LAYERS, **{f"sparse-{v}": sparse_archive(folder, v) for v in ("0.0", "0.1", "1.0")}}
@@ -75,12 +75,12 @@ def archives(_nobodys_home: None, tmp_path_factory: pytest.TempPathFactory) -> d
 
 @dataclass(frozen=True)
 class Daemon:
-    """A running docker."""
+    """A running Docker daemon."""
 
     root: Path
     host: str
 
-    def run(self, *argv: str | Path) -> Said:
+    def run(self, *argv: str | Path) -> CommandResult:
         return run("docker", "-H", self.host, *argv)
 
 
@@ -91,27 +91,27 @@ def docker_daemon(folder: Path, *, containerd_store: bool) -> Iterator[Daemon]:
 
 
 @pytest.fixture(scope="module")
-def classic(_nobodys_home: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
-    """docker with its classic store."""
+def classic(_empty_home: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
+    """A Docker daemon with its classic store."""
     yield from docker_daemon(tmp_path_factory.mktemp("classic"), containerd_store=False)
 
 
 @pytest.fixture(scope="module")
-def modern(_nobodys_home: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
-    """docker with containerd's store."""
+def modern(_empty_home: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
+    """A Docker daemon with containerd's image store."""
     yield from docker_daemon(tmp_path_factory.mktemp("modern"), containerd_store=True)
 
 
 @pytest.fixture(params=["classic", "modern"])
 def daemon(request: pytest.FixtureRequest) -> Daemon:
-    """Each of the daemons."""
+    """Each of the Docker daemons."""
     found: Daemon = request.getfixturevalue(request.param)
     return found
 
 
 @pytest.fixture
 def context(tmp_path: Path) -> Path:
-    """A build context: a shell, and steps that add, change, remove and link files."""
+    """A build context with a shell, and steps that add, change, remove and link files."""
     folder = tmp_path / "context"
     folder.mkdir()
     (folder / "base.tar").write_bytes(base())
@@ -144,7 +144,7 @@ CMD ["sleep", "1000"]
 
 @pytest.mark.parametrize("name", [*LAYERS, "sparse-0.0", "sparse-0.1", "sparse-1.0"])
 def test_layers_unpacked_by_docker_load_are_clean(daemon: Daemon, archives: dict[str, Path], name: str) -> None:
-    """With every kind of layer."""
+    """Layers of every kind that `docker load` unpacked have no findings."""
     daemon.run("load", "-i", archives[name]).checked()
 
     found = [each for each in reports(daemon.root) if any(f"clean/{name}:" in n for n in each.names)]
@@ -154,7 +154,7 @@ def test_layers_unpacked_by_docker_load_are_clean(daemon: Daemon, archives: dict
 
 @pytest.mark.parametrize("name", [*LAYERS, "sparse-0.0", "sparse-0.1", "sparse-1.0"])
 def test_layers_unpacked_by_podman_load_are_clean(tmp_path: Path, archives: dict[str, Path], name: str) -> None:
-    """With every kind of layer."""
+    """Layers of every kind that `podman load` unpacked have no findings."""
     run(*podman_on(tmp_path / "root", tmp_path), "load", "-i", archives[name]).checked()
 
     (found,) = reports(tmp_path / "root")
@@ -164,7 +164,7 @@ def test_layers_unpacked_by_podman_load_are_clean(tmp_path: Path, archives: dict
 
 @pytest.mark.parametrize("buildkit", ["0", "1"], ids=["docker-build", "buildkit"])
 def test_images_built_by_docker_are_clean(daemon: Daemon, context: Path, buildkit: str) -> None:
-    """BuildKit's layers are its build folders, with the marks of overlayfs."""
+    """BuildKit keeps its build folders, with overlayfs marks, as layers; they have no findings."""
     run(
         *("docker", "-H", daemon.host, "build", "--network", "none", "-t", f"built:{buildkit}", context),
         env={"DOCKER_BUILDKIT": buildkit},
@@ -195,7 +195,7 @@ def test_a_running_container_with_changes_is_clean(daemon: Daemon, context: Path
 
 @pytest.mark.parametrize("tool", ["podman", "buildah"])
 def test_images_built_by_podman_and_buildah_are_clean(tmp_path: Path, context: Path, tool: str) -> None:
-    """Their layers are build folders too."""
+    """Podman and Buildah keep their build folders as layers; they have no findings."""
     common = ("--root", str(tmp_path / "root"), "--runroot", str(tmp_path / "run"), "--storage-driver", "overlay")
     extra = ("--cgroup-manager", "cgroupfs", "--events-backend", "file") if tool == "podman" else ()
     run(
@@ -209,7 +209,7 @@ def test_images_built_by_podman_and_buildah_are_clean(tmp_path: Path, context: P
 
 @pytest.mark.parametrize("form", ["gzip", "zstd", "zstd:chunked"])
 def test_compressed_layers_are_clean(modern: Daemon, archives: dict[str, Path], tmp_path: Path, form: str) -> None:
-    """As blobs of a layout, pulled into Podman's store, and unpacked by containerd."""
+    """Compressed layers have no findings as blobs of a layout, in Podman's store, and unpacked by containerd."""
     layout, name = tmp_path / "layout", f"compressed:{form.replace(':', '-')}"
     compressed = ("--dest-compress-format", form)
     skopeo = ("skopeo", "--insecure-policy", "copy")
@@ -223,7 +223,7 @@ def test_compressed_layers_are_clean(modern: Daemon, archives: dict[str, Path], 
 
 
 def test_images_of_umoci_are_clean(tmp_path: Path) -> None:
-    """As a layout whose layer was made from a folder, and in Podman's store."""
+    """Images of umoci have no findings, as a layout whose layer was made from a folder and in Podman's store."""
     layout, bundle = tmp_path / "layout", tmp_path / "bundle"
     run("umoci", "init", "--layout", layout).checked()
     run("umoci", "new", "--image", f"{layout}:made").checked()
@@ -243,7 +243,7 @@ def test_images_of_umoci_are_clean(tmp_path: Path) -> None:
 def test_archives_of_docker_and_podman_save_are_clean(
     daemon: Daemon, archives: dict[str, Path], tmp_path: Path
 ) -> None:
-    """Archived layouts with one list or both."""
+    """Archives of `docker save` and `podman save` have no findings, with a Docker manifest list, an OCI index or both."""
     daemon.run("load", "-i", archives["everything"]).checked()
     daemon.run("save", "-o", tmp_path / "saved.tar", "clean/everything:1").checked()
     podman = podman_on(tmp_path / "root", tmp_path)

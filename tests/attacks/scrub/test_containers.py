@@ -29,7 +29,7 @@ BOX = "shop/box:1"
 
 @dataclass(frozen=True)
 class Host:
-    """A running docker with a runnable image, and the folders of its two layers relative to `root`."""
+    """A running Docker daemon with a runnable image; the folders of the image's two layers are relative to `root`."""
 
     name: str
     root: Path
@@ -42,7 +42,7 @@ class Host:
         return self.docker("create", "--network", "none", BOX)
 
     def upper(self, box: str) -> Path:
-        """Return the container's own layer."""
+        """Return the container's own writable layer."""
         if self.name == "docker":
             mount = (self.root / "image/overlay2/layerdb/mounts" / box / "mount-id").read_text()
             return self.root / "overlay2" / mount / "diff"
@@ -58,10 +58,8 @@ class Host:
 
 
 @pytest.fixture(scope="module", params=["docker", "docker-containerd"])
-def host(
-    request: pytest.FixtureRequest, _nobodys_home: None, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Host]:
-    """docker with its classic store, and with containerd's."""
+def host(request: pytest.FixtureRequest, _empty_home: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Host]:
+    """A Docker daemon with its classic store, and one with containerd's."""
     folder = tmp_path_factory.mktemp(request.param)
     box = Layer().folder("bin").add("bin/box", Path(program("busybox")).read_bytes(), mode=0o755)
     box.add("bin/sh", kind=b"1", link="bin/box", mode=0o755).add("bin/sleep", kind=b"1", link="bin/box", mode=0o755)
@@ -86,16 +84,19 @@ def running(host: Host) -> Iterator[str]:
 
 
 def test_a_running_container_is_checked_through_its_process(host: Host, running: str) -> None:
-    """It is found by the kernel's mounts, not by Docker's metadata."""
+    """A running container is found by the kernel's mount table, not by Docker's metadata."""
     report = host.report(running)
 
     assert (report.status, report.differences, report.unknown) == (ReportStatus.HOLDS, (), ())
     assert report.running == int(host.docker("inspect", "--format", "{{.State.Pid}}", running))
 
 
-@pytest.mark.parametrize("host", ["docker"], indirect=True)  # containerd mounts folders and no links: the next test
+@pytest.mark.parametrize(
+    "host", ["docker"], indirect=True
+)  # containerd mounts folders and not links, so the next test covers it
 def test_a_link_redirected_only_for_the_start_is_found(host: Host) -> None:
-    """Layers, links and mount table look clean; only the process sees the other tree."""
+    """Layers, links and mount table match again after the start; only the container's process still sees the other
+    tree."""
     box = host.created()
     mount = (host.root / "image/overlay2/layerdb/mounts" / box / "mount-id").read_text()
     lowest = (host.root / "overlay2" / mount / "lower").read_text().split(":")[-1]
@@ -117,7 +118,7 @@ def test_a_link_redirected_only_for_the_start_is_found(host: Host) -> None:
 
 
 def test_a_layer_swapped_only_for_the_start_is_found(host: Host) -> None:
-    """By renaming folders, which works in every store."""
+    """A layer whose folder was renamed only during the container's start is found, in every store."""
     box = host.created()
     (layer,) = [each.parent.parent for each in host.root.rglob("etc/gone") if "rootfs" not in each.parts]
     evil, aside = host.root / "evil", host.root / "aside"
@@ -141,7 +142,7 @@ def test_a_layer_swapped_only_for_the_start_is_found(host: Host) -> None:
 
 
 def test_a_bind_mount_in_a_container_is_listed(host: Host, tmp_path: Path) -> None:
-    """It is no difference of the image, but it hides a file of it."""
+    """A bind mount is listed because it hides a file of the image, but it is not a difference."""
     (tmp_path / "mine").write_bytes(b"mine")
     box = host.docker("run", "-d", "--network", "none", "-v", f"{tmp_path}/mine:/etc/passwd", BOX)
 
@@ -156,7 +157,7 @@ BUSY = "mkdir /w; while :; do : > /w/a; : > /etc/b; mkdir /w/d; : > /w/d/c; rm /
 
 
 def test_a_busy_container_is_clean(host: Host) -> None:
-    """Files that it creates and removes during the check are its own."""
+    """Files that a container creates and removes during the check are not findings."""
     box = host.docker("run", "-d", "--network", "none", BOX, "/bin/sh", "-c", BUSY)
 
     found = [host.report(box) for _ in range(8)]
@@ -166,7 +167,7 @@ def test_a_busy_container_is_clean(host: Host) -> None:
 
 
 def test_a_container_removed_during_the_check_is_no_difference(host: Host) -> None:
-    """It could not be checked."""
+    """A container that is removed during the check could not be checked."""
     box = host.docker("run", "-d", "--network", "none", BOX)
     removed: list[str] = []
 
@@ -179,8 +180,8 @@ def test_a_container_removed_during_the_check_is_no_difference(host: Host) -> No
 
 
 @pytest.mark.parametrize("host", ["docker"], indirect=True)
-def test_a_container_recorded_with_the_layer_of_another_could_not_be_checked(host: Host) -> None:
-    """The other one does not run, so no process would be compared; Docker still records the first process."""
+def test_a_container_recorded_with_another_containers_layer_could_not_be_checked(host: Host) -> None:
+    """Docker's record was pointed at the layer of a stopped container, so no process can be compared."""
     box, other = host.docker("run", "-d", "--network", "none", BOX), host.created()
     mounts = host.root / "image/overlay2/layerdb/mounts"
     true = {name: (mounts / box / name).read_text() for name in ("mount-id", "init-id")}
@@ -196,8 +197,8 @@ def test_a_container_recorded_with_the_layer_of_another_could_not_be_checked(hos
     assert "which the store records for it, runs on" in report.unknown[0]
 
 
-def test_a_capability_that_only_the_process_sees(host: Host) -> None:
-    """The layer that was swapped for the start differs only in that."""
+def test_a_capability_that_only_the_process_has_is_found(host: Host) -> None:
+    """A layer that was swapped only for the start, and differs only in a capability, is found through the process."""
     box = host.created()
     (layer,) = [each.parent.parent for each in host.root.rglob("etc/gone") if "rootfs" not in each.parts]
     evil, aside = host.root / "evil", host.root / "aside"
@@ -216,8 +217,8 @@ def test_a_capability_that_only_the_process_sees(host: Host) -> None:
     assert {(each.kind, each.path) for each in report.differences} == {(DifferenceKind.RUNNING, "bin/tool")}
 
 
-def test_a_file_planted_in_the_init_layer(host: Host) -> None:
-    """It is between image and container, and belongs to neither."""
+def test_a_file_planted_in_the_init_layer_differs(host: Host) -> None:
+    """A file in Docker's -init layer, which belongs to neither the image nor the container, is a difference."""
     box = host.created()
     (init,) = [each for each in inits(host) if not (each / "evil").exists()]
     (init / "evil").write_bytes(b"evil")
@@ -258,10 +259,10 @@ def given_away(folder: Path) -> None:
     ],
     ids=lambda each: getattr(each, "__name__", ""),
 )
-def test_a_folder_of_the_init_layer_that_hides_or_opens_the_images(
+def test_a_folder_of_the_init_layer_that_replaces_the_images_differs(
     host: Host, attack: Callable[[Path], None], kind: DifferenceKind
 ) -> None:
-    """It shows in place of the image's folder, even if it is empty."""
+    """A folder in the -init layer replaces the image's folder of that name, even if it is empty, and is a difference."""
     before = set(inits(host))
     box = host.created()
     (init,) = set(inits(host)) - before
@@ -283,7 +284,7 @@ def inits(host: Host) -> list[Path]:
 
 
 def test_what_a_container_changed_is_listed_and_is_no_difference(host: Host) -> None:
-    """A container may change its own layer."""
+    """Changes in a container's own layer are listed but are not differences."""
     box = host.docker(
         "run", "-d", "--network", "none", BOX, *changing_command("echo x > /etc/mine; echo y > /etc/passwd")
     )
@@ -297,7 +298,7 @@ def test_what_a_container_changed_is_listed_and_is_no_difference(host: Host) -> 
 
 
 def test_a_podman_container_on_other_layers_differs(tmp_path: Path) -> None:
-    """The parent of its own layer was changed."""
+    """A Podman container differs when the parent of its own layer was changed."""
     podman = podman_on(tmp_path / "root", tmp_path)
     archive(tmp_path / "image.tar", [base(), Layer().add("a", b"a").done()], BOX)
     run(*podman, "load", "-i", tmp_path / "image.tar").checked()

@@ -1,4 +1,4 @@
-"""Below the files: mounts over them, and a disk that changed under a warm page cache."""
+"""Attacks below the file system: mounts over files, and a disk that changed while the page cache has the old bytes."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ DISK_BYTES = 64 << 20
 
 
 def test_a_file_mounted_over_one_of_a_layer_differs(store: Store, tmp_path: Path) -> None:
-    """The layer's own file is unchanged but hidden."""
+    """A mount over a layer's file is a difference, although the layer's own file is unchanged."""
     evil = tmp_path / "evil"
     evil.write_bytes(store.at("etc/passwd").read_bytes())
     before = store.at("etc/passwd").stat()
@@ -42,7 +42,7 @@ def test_a_file_mounted_over_one_of_a_layer_differs(store: Store, tmp_path: Path
 
 
 def test_a_read_error_leaves_the_other_files(store: Store) -> None:
-    """A bad sector is no difference: its layer could not be checked, with the reason."""
+    """A bad sector makes only its layer "could not check", with the reason, and is not a difference."""
     listed = {
         "docker": "image/overlay2/layerdb/sha256/*/tar-split.json.gz",
         "podman": "overlay-layers/*.tar-split.gz",
@@ -52,7 +52,7 @@ def test_a_read_error_leaves_the_other_files(store: Store) -> None:
     path = next(store.root.glob(listed))
     subprocess.run(
         ["mount", "--bind", f"/proc/{os.getpid()}/mem", path], check=True
-    )  # a plain file: EIO at its beginning
+    )  # a file whose first sector gives EIO
 
     found = store.scrub()
 
@@ -74,16 +74,16 @@ def disk(tmp_path: Path) -> Iterator[Path]:
 
 
 def test_from_disk_leaves_nothing_in_the_page_cache(originals: Callable[[str], Store], disk: Path) -> None:
-    """A check without it does."""
+    """`--from-disk` leaves none of the store's files in the page cache, unlike a check without it."""
     store = originals("docker").copy(disk)
     subprocess.run(["sync", "-f", disk], check=True)
 
     def kept() -> int:
-        said = subprocess.run(
+        result = subprocess.run(
             ["fincore", "--bytes", "--raw", "--noheadings", "--output", "RES", store.at("bin/tool")],
             capture_output=True, text=True, check=True,
         )  # fmt: skip
-        return int(said.stdout)
+        return int(result.stdout)
 
     store.image_report()
     warm = kept()
@@ -97,7 +97,8 @@ def test_from_disk_leaves_nothing_in_the_page_cache(originals: Callable[[str], S
 def test_the_disk_of_a_stopped_host_has_the_stores_of_all_its_engines(
     originals: Callable[[str], Store], tmp_path: Path
 ) -> None:
-    """Docker's, containerd's and Podman's at their usual places; each is reported by its own path."""
+    """On a mounted disk, the stores of Docker, containerd and Podman are found at their usual paths and reported
+    separately."""
     usual = {"docker": "docker", "containerd": "containerd", "podman": "containers/storage"}
     made = {name: originals(name).copy(mkdir(tmp_path / "disk/var/lib" / at)) for name, at in usual.items()}
     clean = program_of_boltseal.call("scrub", "--root", tmp_path / "disk")
@@ -111,8 +112,8 @@ def test_the_disk_of_a_stopped_host_has_the_stores_of_all_its_engines(
 
 
 @pytest.mark.parametrize("at", ["docker", "containerd", "containers/storage"])
-def test_a_hosts_stores_are_found_by_themselves(originals: Callable[[str], Store], tmp_path: Path, at: str) -> None:
-    """Without --root."""
+def test_a_hosts_stores_are_found_without_root(originals: Callable[[str], Store], tmp_path: Path, at: str) -> None:
+    """Without `--root`, scrub finds the stores of this host."""
     name = {"containers/storage": "podman"}.get(at, at)
     folder = originals(name).copy(tmp_path / "store").root
     lay = f"mount -t tmpfs none /var/lib && mkdir -p /var/lib/{at} && mount --bind {folder} /var/lib/{at}"
@@ -141,7 +142,7 @@ def mkdir(path: Path) -> Path:
 
 
 def test_a_disk_changed_under_a_warm_cache_is_found_from_disk(originals: Callable[[str], Store], disk: Path) -> None:
-    """The page cache still has the old bytes, which `--from-disk` drops first."""
+    """`--from-disk` drops the page cache first, so it finds a change of the disk that the cache hides."""
     store = originals("docker").copy(disk)
     subprocess.run(["sync", "-f", disk], check=True)
     warm = store.image_report()

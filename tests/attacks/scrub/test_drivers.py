@@ -1,4 +1,4 @@
-"""Other ways in which engines store images: rootless, with other users' ids, or by other drivers."""
+"""Other ways in which engines store images: rootless, with mapped user ids, or with other drivers."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ def reports(root: Path) -> list[ScrubReport]:
     return scrub(store_at(root), ScrubRequest(), lambda *_: None)
 
 
-def told(root: Path) -> set[tuple[DifferenceKind, str]]:
+def differences_in(root: Path) -> set[tuple[DifferenceKind, str]]:
     return {(each.kind, each.path) for report in reports(root) for each in report.differences}
 
 
 @pytest.fixture
 def image(tmp_path: Path) -> Path:
-    """An archive of the image with everything in it."""
+    """An archive of the image with every kind of entry."""
     archive(tmp_path / "image.tar", [base(), middle(), top()])
     (tmp_path / "image.tar").chmod(0o644)
     return tmp_path / "image.tar"
@@ -51,7 +51,7 @@ def _user_namespaces() -> None:
 
 
 @pytest.fixture
-def rootless(_nobodys_home: None, image: Path, tmp_path: Path) -> Iterator[Disk]:
+def rootless(_empty_home: None, image: Path, tmp_path: Path) -> Iterator[Disk]:
     """A disk with the Podman store of a user who has loaded the image."""
     made = disk(tmp_path / "disk")
     subprocess.run([*made.as_user(), *PODMAN, "load", "-q", "-i", image], check=True, stdout=subprocess.DEVNULL)
@@ -65,7 +65,8 @@ def storage(of: Disk) -> Path:
 
 
 def test_a_rootless_store_is_clean(rootless: Disk) -> None:
-    """A rootless store has files of ids of /etc/subuid and no device nodes, which the user can't create."""
+    """A rootless store, with ids of /etc/subuid and without device nodes, which the user cannot create, has no
+    findings."""
     (found,) = reports(storage(rootless))
 
     assert (found.status, found.differences, found.unknown) == (ReportStatus.HOLDS, (), ())
@@ -73,7 +74,7 @@ def test_a_rootless_store_is_clean(rootless: Disk) -> None:
 
 
 def test_stores_of_users_are_found_on_a_mounted_disk_and_on_this_host(rootless: Disk) -> None:
-    """In each home folder."""
+    """Rootless stores are found in each user's home folder, on a mounted disk and on this host."""
     assert [each.root for each in store_at(rootless.root)] == [storage(rootless)]
     assert storage(rootless) in [each.root for each in usual_stores([rootless.home])]
 
@@ -82,23 +83,23 @@ def test_stores_of_users_are_found_on_a_mounted_disk_and_on_this_host(rootless: 
     ("path", "owner"), [("etc/passwd", 0), ("etc/passwd", FIRST), ("usr/lib/deep/file", UID)], ids=str
 )
 def test_a_changed_owner_in_a_rootless_store_differs(rootless: Disk, path: str, owner: int) -> None:
-    """The host's root, or another of the user's own ids."""
+    """In a rootless store, an owner changed to the host's root or to another of the user's ids is a difference."""
     layer = next(each for each in (storage(rootless) / "overlay").glob("*/diff") if (each / "bin/tool").exists())
     os.chown(layer / path, owner, -1)
 
-    assert (DifferenceKind.OWNER, path) in told(storage(rootless))
+    assert (DifferenceKind.OWNER, path) in differences_in(storage(rootless))
 
 
 def test_a_setuid_bit_in_a_rootless_store_differs(rootless: Disk) -> None:
-    """Everything except owners is compared as in root's store."""
+    """In a rootless store everything except owners is compared as in root's store."""
     layer = next(each for each in (storage(rootless) / "overlay").glob("*/diff") if (each / "bin/tool").exists())
     (layer / "bin/tool").chmod(0o4755)
 
-    assert told(storage(rootless)) == {(DifferenceKind.MODE, "bin/tool")}
+    assert differences_in(storage(rootless)) == {(DifferenceKind.MODE, "bin/tool")}
 
 
 def test_unknown_ids_could_not_be_checked(rootless: Disk) -> None:
-    """They are neither clean nor a difference."""
+    """A store whose id map is unknown could not be checked: neither clean nor different."""
     (rootless.root / "etc/subuid").write_text("")
 
     (found,) = reports(storage(rootless))
@@ -116,14 +117,14 @@ def test_unknown_ids_could_not_be_checked(rootless: Disk) -> None:
     ],
 )
 def test_a_copy_for_a_user_who_keeps_the_own_id(rootless: Disk, how: str, status: ReportStatus) -> None:
-    """The usual map of ids follows from the user; any other is known only from the store."""
+    """A store with the user's usual id map is checked; any other map is known only from the store itself."""
     create = ("create", "--userns", how, "--network", "none", "shop/app:1.4.2")
     subprocess.run([*rootless.as_user(), *PODMAN, *create], check=True, stdout=subprocess.DEVNULL)
     found = reports(storage(rootless))
     (copy,) = (storage(rootless) / "overlay").glob("*/diff1")
     os.chown(copy / "bin/tool", UID, -1)
 
-    changed = told(storage(rootless))
+    changed = differences_in(storage(rootless))
 
     assert [(each.what, each.status, each.differences) for each in found] == [
         ("image", status, ()),
@@ -132,7 +133,7 @@ def test_a_copy_for_a_user_who_keeps_the_own_id(rootless: Disk, how: str, status
     assert changed == {(DifferenceKind.OWNER, str((copy / "bin/tool").relative_to(storage(rootless))))}
 
 
-@pytest.mark.usefixtures("_nobodys_home")
+@pytest.mark.usefixtures("_empty_home")
 @pytest.mark.parametrize(("count", "status"), [(500, ReportStatus.HOLDS), (0, ReportStatus.UNKNOWN)])
 def test_files_with_unmapped_owners_are_no_difference(
     image: Path, tmp_path: Path, count: int, status: ReportStatus
@@ -150,7 +151,7 @@ def test_files_with_unmapped_owners_are_no_difference(
     (clean,) = reports(storage(made))
     layer = next(each for each in (storage(made) / "overlay").glob("*/diff") if (each / "bin/tool").exists())
     os.chown(layer / "usr/lib/deep/file", FIRST, -1)
-    found = told(storage(made))
+    found = differences_in(storage(made))
     made.ended()
     servers.unmounted(tmp_path)
 
@@ -162,8 +163,8 @@ def test_files_with_unmapped_owners_are_no_difference(
 
 
 @pytest.fixture
-def remapped(_nobodys_home: None, image: Path, tmp_path: Path) -> Path:
-    """The root of a docker with `userns-remap`, with the image and a container of it."""
+def remapped(_empty_home: None, image: Path, tmp_path: Path) -> Path:
+    """The root of a Docker daemon with `userns-remap`, with the image and a container of it."""
     made = disk(tmp_path / "d")
     engine = tmp_path / "e"
     more = (f"--userns-remap={NAME}",)
@@ -175,7 +176,8 @@ def remapped(_nobodys_home: None, image: Path, tmp_path: Path) -> Path:
 
 
 def test_a_docker_in_a_user_namespace_is_clean_and_a_foreign_owner_is_found(remapped: Path) -> None:
-    """The store's root is named after the ids to which root was mapped."""
+    """In a `userns-remap` store, named after the ids of the mapped root, a clean copy has no findings and a foreign
+    owner has."""
     (store,) = [each.root for each in store_at(remapped)]
     clean = [(each.what, each.status, each.differences) for each in reports(remapped)]
     layer = next(each for each in (store / "overlay2").glob("*/diff") if (each / "bin/tool").exists())
@@ -183,14 +185,15 @@ def test_a_docker_in_a_user_namespace_is_clean_and_a_foreign_owner_is_found(rema
 
     assert store.name == f"{FIRST}.{FIRST}"
     assert clean == [("image", ReportStatus.HOLDS, ()), ("container", ReportStatus.HOLDS, ())]
-    assert (DifferenceKind.OWNER, "bin/tool") in told(remapped)
+    assert (DifferenceKind.OWNER, "bin/tool") in differences_in(remapped)
 
 
 # ---- other drivers
 
 
 def test_podmans_vfs_could_not_be_checked(image: Path, tmp_path: Path) -> None:
-    """It has a full copy for each layer: not supported, never clean, and never "no store"."""
+    """Podman's vfs driver, which keeps a full copy for each layer, is reported as not supported: never clean or "no
+    store"."""
     vfs = [each if each != "overlay" else "vfs" for each in podman_on(tmp_path / "root", tmp_path)]
     run(*vfs, "load", "-i", image).checked()
 
@@ -202,7 +205,7 @@ def test_podmans_vfs_could_not_be_checked(image: Path, tmp_path: Path) -> None:
 
 
 def test_dockers_vfs_could_not_be_checked(image: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
-    """It is never clean."""
+    """Docker's vfs driver is reported as not supported, never as clean."""
     engine = tmp_path_factory.mktemp("v")
     with servers.dockerd(engine, driver="vfs") as server:
         run("docker", "-H", f"unix://{server.address}", "load", "-i", image).checked()
@@ -213,10 +216,10 @@ def test_dockers_vfs_could_not_be_checked(image: Path, tmp_path_factory: pytest.
     assert "storage driver vfs" in done.out
 
 
-def test_with_another_snapshotter_only_the_blobs_are_proven(
+def test_with_another_snapshotter_only_the_blobs_are_verified(
     image: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    """Layers unpacked by `native` are reported as not checked."""
+    """Layers unpacked by containerd's `native` snapshotter are reported as not checked; blobs are verified."""
     folder = tmp_path_factory.mktemp("n")
     run(
         "skopeo", "--insecure-policy", "copy", f"docker-archive:{image}", f"oci-archive:{folder}/oci.tar:a/b:1"
@@ -239,7 +242,7 @@ def test_with_another_snapshotter_only_the_blobs_are_proven(
 
 
 def test_a_ctr_container_is_checked_through_its_process(tmp_path_factory: pytest.TempPathFactory) -> None:
-    """Only that reveals a layer that was swapped for its start."""
+    """A layer that was swapped only for the start of a ctr container is found through its process."""
     folder = tmp_path_factory.mktemp("c")
     box = Layer().folder("bin").add("bin/box", Path(program("busybox")).read_bytes(), mode=0o755)
     box.add("bin/sleep", kind=b"1", link="bin/box", mode=0o755)
@@ -275,8 +278,9 @@ def test_a_ctr_container_is_checked_through_its_process(tmp_path_factory: pytest
     assert {(each.kind, each.path) for each in swapped.differences} == {(DifferenceKind.RUNNING, "etc/gone")}
 
 
-def test_a_copy_that_containerd_has_given_to_other_owners(tmp_path_factory: pytest.TempPathFactory) -> None:
-    """It is what the image shows, without setuid and capabilities, which containerd loses; what is changed in it is found.
+def test_a_copy_that_containerd_made_for_other_owners_is_compared(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """A copy that containerd made for other owners lacks setuid bits and capabilities but has no findings; changes in
+    it have.
 
     Whether the container runs does not matter here: where no user namespace can be made it lies on the copy all the same.
     """
@@ -321,7 +325,8 @@ def stopped(ctr: tuple[str, ...], box: str) -> None:
 
 
 def swapped_for_a_changed_copy(root: Path) -> tuple[Path, Path]:
-    """Put a changed copy in a layer's place; return where the original is, and where the copy belongs afterwards."""
+    """Put a changed copy in a layer's place; return the path of the original, and the path to which the copy is moved
+    later."""
     (layer,) = [
         each for each in root.glob("*/snapshots/*/fs") if (each / "etc/gone").exists() and (each / "bin/su").exists()
     ]
@@ -342,7 +347,7 @@ RUNNING = ("-d", "--network", "none", "--pids-limit", "0")
 
 
 def boxed(folder: Path) -> tuple[tuple[str, ...], Path]:
-    """A Podman of root's with an image that runs, and its root; on a disk that gives the ids of MAPPED to a user."""
+    """Root's Podman with a runnable image, on a disk that gives the ids of MAPPED to a user."""
     ids_given(folder, 100_000)
     box = Layer().folder("bin").add("bin/box", Path(program("busybox")).read_bytes(), mode=0o755)
     box.add("bin/sleep", kind=b"1", link="bin/box", mode=0o755)
@@ -353,7 +358,7 @@ def boxed(folder: Path) -> tuple[tuple[str, ...], Path]:
 
 
 def test_a_podman_container_is_checked_through_its_process(tmp_path_factory: pytest.TempPathFactory) -> None:
-    """With a stack link that was redirected only for the start, only the process sees the other tree."""
+    """When a stack link was redirected only for the start, only the container's process sees the other tree."""
     podman, root = boxed(tmp_path_factory.mktemp("p"))
     options = RUNNING
     try:
@@ -383,7 +388,7 @@ NO_MAPPING_MOUNTS = "_CONTAINERS_OVERLAY_DISABLE_IDMAP"
 
 @pytest.fixture(params=["mount", "copy"])
 def how(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """How Podman changes the owners of an image's files."""
+    """How Podman changes the owners of an image's files: by a mapped mount or by a copy."""
     if request.param == "copy":
         monkeypatch.setenv(NO_MAPPING_MOUNTS, "yes")
     return str(request.param)
@@ -391,7 +396,7 @@ def how(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
 
 @pytest.mark.usefixtures("how")
 def test_layers_with_mapped_ids_are_clean(tmp_path_factory: pytest.TempPathFactory) -> None:
-    """`--uidmap`, by a mapped mount or by a copy of the image with other owners, including hard links."""
+    """Layers of a container with `--uidmap`, by a mapped mount or by a copy with other owners, have no findings."""
     podman, root = boxed(tmp_path_factory.mktemp("m"))
     try:
         run(*podman, "create", "--network", "none", *MAPPED, "shop/box:1").checked()
@@ -408,7 +413,7 @@ def test_layers_with_mapped_ids_are_clean(tmp_path_factory: pytest.TempPathFacto
 
 @pytest.mark.usefixtures("how", "_user_namespaces")
 def test_a_process_with_mapped_ids_sees_its_layers(tmp_path_factory: pytest.TempPathFactory) -> None:
-    """From the host its files have other owners than the layers."""
+    """A process whose ids are mapped sees layers whose owners differ from those on the host; that is no difference."""
     podman, root = boxed(tmp_path_factory.mktemp("m"))
     try:
         run(*podman, "run", *RUNNING, *MAPPED, "shop/box:1").checked()
@@ -424,8 +429,8 @@ def test_a_process_with_mapped_ids_sees_its_layers(tmp_path_factory: pytest.Temp
 
 
 @pytest.fixture(scope="module")
-def copied(_nobodys_home: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """Podman's root with a container on such a copy."""
+def copied(_empty_home: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Podman's root with a container on a copy of the image that has other owners."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv(NO_MAPPING_MOUNTS, "yes")
         podman, root = boxed(tmp_path_factory.mktemp("m"))
@@ -497,19 +502,22 @@ def beside_another(path: Path) -> None:
 def test_a_change_of_a_copy_with_other_owners_differs(
     copied: Path, tmp_path: Path, attack: Callable[[Path], None], kind: DifferenceKind, name: str
 ) -> None:
-    """The copy has no digest, but is compared with the image."""
+    """A copy with other owners has no digest of its own, but a change in it is found by comparing it with the image."""
     subprocess.run(["cp", "-a", copied, tmp_path / "root"], check=True)
     (copy,) = (tmp_path / "root/overlay").glob("*/diff1")
     attack(copy / "bin/su")
 
-    found = told(tmp_path / "root")
+    found = differences_in(tmp_path / "root")
 
     assert (kind, str((copy / "bin" / name).relative_to(tmp_path / "root"))) in found
 
 
 @pytest.mark.parametrize("base", [100_000, 100_001, 300_000])
-def test_the_owners_of_a_copy_whose_map_only_the_store_says(copied: Path, tmp_path: Path, base: int) -> None:
-    """Owners and map can be changed together: without a user of the disk who has these ids, nothing proves either."""
+def test_the_owners_of_a_copy_whose_map_only_the_store_has_could_not_be_checked(
+    copied: Path, tmp_path: Path, base: int
+) -> None:
+    """A copy's owners could not be checked if only the store has the id map, since both could have been changed
+    together."""
     subprocess.run(["cp", "-a", copied, tmp_path / "root"], check=True)
     ids_given(tmp_path, 100_000 if base != 100_000 else 200_000)
     records = tmp_path / "root/overlay-layers/layers.json"
@@ -523,17 +531,19 @@ def test_the_owners_of_a_copy_whose_map_only_the_store_says(copied: Path, tmp_pa
     assert "nothing outside the store confirms" in image.unknown[0]
 
 
-def test_a_second_layer_laid_on_a_copy(copied: Path, tmp_path: Path) -> None:
-    """It would be mounted upon it."""
+def test_a_second_layer_on_a_copy_differs(copied: Path, tmp_path: Path) -> None:
+    """A second layer on such a copy would be mounted over it, and is a difference."""
     subprocess.run(["cp", "-a", copied, tmp_path / "root"], check=True)
     (copy,) = (tmp_path / "root/overlay").glob("*/diff1")
     (copy.with_name("diff") / "evil").write_bytes(b"x")
 
-    assert (DifferenceKind.STACK, str(copy.parent.relative_to(tmp_path / "root"))) in told(tmp_path / "root")
+    assert (DifferenceKind.STACK, str(copy.parent.relative_to(tmp_path / "root"))) in differences_in(tmp_path / "root")
 
 
-def test_what_lies_on_layers_of_another_store_could_not_be_checked(tmp_path_factory: pytest.TempPathFactory) -> None:
-    """`additionalimagestores`, which hosts share: a container, and an image that was built here on one of theirs."""
+def test_what_is_based_on_layers_of_another_store_could_not_be_checked(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
+    """Containers and images on a shared `additionalimagestores` could not be checked."""
     folder = tmp_path_factory.mktemp("a")
     podman, root = boxed(folder)
     here = tuple(str(folder / "here") if each == str(root) else each for each in podman)
@@ -555,7 +565,7 @@ def test_what_lies_on_layers_of_another_store_could_not_be_checked(tmp_path_fact
 
 
 def test_a_container_with_a_separate_image_store_could_not_be_checked(tmp_path_factory: pytest.TempPathFactory) -> None:
-    """`imagestore`: only its own layer is here."""
+    """With Podman's `imagestore` this store has only the container's own layer, so the container could not be checked."""
     folder = tmp_path_factory.mktemp("i")
     podman, root = boxed(folder)
     apart = tuple(str(folder / "here") if each == str(root) else each for each in podman)
@@ -576,7 +586,7 @@ def test_a_container_with_a_separate_image_store_could_not_be_checked(tmp_path_f
 
 
 def test_a_container_on_unsupported_layers_could_not_be_checked(tmp_path_factory: pytest.TempPathFactory) -> None:
-    """As its image could not be."""
+    """A container on layers of an unsupported driver could not be checked, like its image."""
     podman, root = boxed(tmp_path_factory.mktemp("f"))
     try:
         run(*podman, "create", "--network", "none", "shop/box:1").checked()

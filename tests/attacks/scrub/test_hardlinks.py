@@ -1,4 +1,4 @@
-"""Attributes of hard-linked files, in each engine's store: what is added, removed or changed is found by any of the names.
+"""Attributes of hard-linked files in each engine's store: an added, removed or changed one is found under any name.
 
 A capability on one name of a program is a capability of the program: a setuid bit by another name.
 """
@@ -28,7 +28,7 @@ ADDED = {"security.capability": CAPABILITY.encode("latin-1"), "user.evil": b"1",
 
 
 def linked() -> bytes:
-    """Files with two names each: with attributes in neither header, in both, in the file's, and in the link's."""
+    """Files with two names each: with attributes in neither header, in both, in the file's, or in the link's."""
     capability, mine = {"SCHILY.xattr.security.capability": CAPABILITY}, {"SCHILY.xattr.user.mine": "1"}
     acl = {"SCHILY.xattr.system.posix_acl_access": ACL.decode("utf-8", "surrogateescape")}
     layer = Layer().folder("bin")
@@ -46,7 +46,7 @@ def linked() -> bytes:
 
 
 def perl() -> bytes:
-    """Debian's perl, with perl5.40.1 as a hard link as in its package, packed by GNU tar."""
+    """Debian's perl with the hard link perl5.40.1, as in its package, packed by GNU tar."""
     with TemporaryDirectory() as folder:
         bin_ = Path(folder) / "usr/bin"
         bin_.mkdir(parents=True)
@@ -58,7 +58,7 @@ def perl() -> bytes:
 
 @pytest.fixture(scope="module", params=list(MAKERS))
 def original(
-    request: pytest.FixtureRequest, _nobodys_home: None, tmp_path_factory: pytest.TempPathFactory
+    request: pytest.FixtureRequest, _empty_home: None, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Store]:
     """Each engine's store with both layers, as the engine created it."""
     store = MAKERS[request.param](tmp_path_factory.mktemp(request.param), (linked, perl))
@@ -68,7 +68,7 @@ def original(
 
 @pytest.fixture
 def store(original: Store, tmp_path: Path) -> Store:
-    """A copy of it to tamper with."""
+    """A copy of the unmodified store to tamper with."""
     return original.copy(tmp_path / "store")
 
 
@@ -81,14 +81,15 @@ def found(store: Store) -> set[tuple[DifferenceKind, str]]:
 
 
 def test_an_unmodified_store_is_clean(store: Store) -> None:
-    """Headers of links repeat, omit and add attributes, which is no difference."""
+    """Link headers that repeat, omit or add attributes are no difference in an unmodified store."""
     assert found(store) == set()
 
 
 @pytest.mark.parametrize("name", ADDED)
 @pytest.mark.parametrize("path", ["bin/plain", "bin/plain2", "bin/file", "bin/file2"])
 def test_an_attribute_added_to_a_hard_linked_file_is_found(store: Store, path: str, name: str) -> None:
-    """By the name of the file and of the link, with and without attributes in the headers."""
+    """An attribute added to a hard-linked file is found under the file's and the link's name, whatever the headers
+    have."""
     os.setxattr(store.at(path), name, ADDED[name])
 
     kind = DifferenceKind.CAPABILITY if name == "security.capability" else DifferenceKind.XATTR
@@ -99,7 +100,7 @@ def test_an_attribute_added_to_a_hard_linked_file_is_found(store: Store, path: s
 @pytest.mark.parametrize("name", ["user.evil", "system.posix_acl_access"])
 @pytest.mark.parametrize("path", ["bin/both", "bin/both2", "bin/link", "bin/link2"])
 def test_an_attribute_added_beside_a_capability_is_found(store: Store, path: str, name: str) -> None:
-    """The link's header has other attributes."""
+    """An attribute added beside an existing capability is found, although the link's header has other attributes."""
     os.setxattr(store.at(path), name, ADDED[name])
 
     assert found(store) == {(DifferenceKind.XATTR, path.removesuffix("2"))}
@@ -118,7 +119,7 @@ def changed(path: Path, name: str) -> None:
 def test_a_capability_of_a_hard_linked_file_that_is_changed_is_found(
     store: Store, path: str, change: Callable[[Path, str], None]
 ) -> None:
-    """Whether both headers have it or only the link's."""
+    """A changed capability of a hard-linked file is found whether both headers have it or only the link's."""
     change(store.at(path), "security.capability")
 
     assert found(store) == {(DifferenceKind.CAPABILITY, path.removesuffix("2"))}
@@ -129,28 +130,29 @@ def test_a_capability_of_a_hard_linked_file_that_is_changed_is_found(
 def test_an_attribute_of_a_hard_linked_file_that_is_changed_is_found(
     store: Store, path: str, change: Callable[[Path, str], None]
 ) -> None:
-    """Whichever header has it."""
+    """A changed attribute of a hard-linked file is found whichever header has it."""
     change(store.at(path), "user.mine")
 
     assert found(store) == {(DifferenceKind.XATTR, path.removesuffix("2"))}
 
 
 def test_a_changed_access_control_list_is_found(store: Store) -> None:
-    """A named user gets the right to write, with an equal mode."""
+    """An access control list that gives a named user the right to write is found, although the file's mode is equal."""
     os.setxattr(store.at("bin/list2"), "system.posix_acl_access", ACL.replace(b"\x02\0\x05", b"\x02\0\x07"))
 
     assert found(store) == {(DifferenceKind.XATTR, "bin/list")}
 
 
 def test_another_mode_of_a_file_with_an_access_control_list_is_found_once(store: Store) -> None:
-    """The kernel writes the mode into the list, but that is one difference."""
+    """A changed mode of a file with an access control list is one finding, although the kernel changes the list as
+    well."""
     store.at("bin/list").chmod(0o4777)
 
     assert found(store) == {(DifferenceKind.MODE, "bin/list")}
 
 
 def test_an_attribute_added_to_a_hard_linked_symbolic_link_is_found(store: Store) -> None:
-    """And another owner of it."""
+    """An attribute added to a hard-linked symbolic link is found, and a changed owner of it as well."""
     os.setxattr(store.at("lib2"), "trusted.overlay.redirect", b"/etc", follow_symlinks=False)
     os.chown(store.at("lib2"), 1000, 1000, follow_symlinks=False)
 
@@ -159,7 +161,7 @@ def test_an_attribute_added_to_a_hard_linked_symbolic_link_is_found(store: Store
 
 @pytest.mark.parametrize("name", ["perl", "perl5.40.1"])
 def test_a_capability_given_to_debians_perl_is_found(store: Store, name: str) -> None:
-    """As `setcap cap_setuid+ep` sets it: a user who starts perl can become root."""
+    """A capability as by `setcap cap_setuid+ep`, with which each user of perl can become root, is found."""
     os.setxattr(store.at(f"usr/bin/{name}", 1), "security.capability", struct.pack("<5I", 0x02000001, 1 << 7, 0, 0, 0))
 
     assert found(store) == {(DifferenceKind.CAPABILITY, "usr/bin/perl")}

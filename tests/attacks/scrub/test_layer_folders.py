@@ -28,7 +28,7 @@ RUNNING = ("-d", "--network", "none", "--pids-limit", "0")
 
 @pytest.fixture
 def podman(copy_of: Callable[[str], Store]) -> Store:
-    """A copy of Podman's store that Podman accepts: its database has the new path."""
+    """A copy of Podman's store that Podman accepts, because its database has the new path."""
     copy = copy_of("podman")
     (copy.root / "db.sql").unlink()
     return copy
@@ -36,11 +36,11 @@ def podman(copy_of: Callable[[str], Store]) -> Store:
 
 @pytest.fixture(params=["docker", "podman"])
 def linked(request: pytest.FixtureRequest, copy_of: Callable[[str], Store]) -> Store:
-    """Stores whose layer folders have links and lists."""
+    """Stores whose layer folders have stack links and lists of lower layers."""
     return copy_of(request.param)
 
 
-def told(report: ScrubReport) -> set[tuple[DifferenceKind, str]]:
+def differences_in(report: ScrubReport) -> set[tuple[DifferenceKind, str]]:
     return {(each.kind, each.path) for each in report.differences}
 
 
@@ -48,8 +48,9 @@ def below(store: Store, path: Path) -> str:
     return str(path.relative_to(store.root))
 
 
-def test_a_second_folder_that_podman_mounts_below_a_layer(podman: Store, tmp_path: Path) -> None:
-    """`diff1` adds files to the image while the layer's own folder is unchanged."""
+def test_a_second_folder_that_podman_mounts_below_a_layer_differs(podman: Store, tmp_path: Path) -> None:
+    """`diff1`, which Podman mounts below `diff`, adds files to the image; it is a difference though `diff` is
+    unchanged."""
     planted = podman.at("", 1).parent / "diff1"
     planted.mkdir()
     (planted / "evil").write_bytes(b"evil")
@@ -59,21 +60,24 @@ def test_a_second_folder_that_podman_mounts_below_a_layer(podman: Store, tmp_pat
     seen = (Path(mounted) / "evil").read_bytes()
 
     assert seen == b"evil"
-    assert (report.status, told(report)) == (ReportStatus.DIFFERS, {(DifferenceKind.STACK, below(podman, planted))})
+    assert (report.status, differences_in(report)) == (
+        ReportStatus.DIFFERS,
+        {(DifferenceKind.STACK, below(podman, planted))},
+    )
 
 
 @pytest.mark.parametrize("layer", [0, 1, 2])
-def test_an_image_for_composefs_that_replaces_a_layer(podman: Store, layer: int) -> None:
-    """Podman mounts `composefs-data/composefs.blob` instead of `diff` whenever it exists."""
+def test_a_composefs_image_that_replaces_a_layer_differs(podman: Store, layer: int) -> None:
+    """`composefs-data/composefs.blob`, which Podman mounts instead of `diff`, is a difference."""
     planted = podman.at("", layer).parent / "composefs-data"
     planted.mkdir()
     (planted / "composefs.blob").write_bytes(b"evil")
 
-    assert (DifferenceKind.STACK, below(podman, planted)) in told(podman.image_report())
+    assert (DifferenceKind.STACK, below(podman, planted)) in differences_in(podman.image_report())
 
 
 def test_a_layer_that_is_kept_for_composefs_could_not_be_checked(podman: Store) -> None:
-    """A composefs layer has files under their digests, so they can't be compared by name; that is no difference."""
+    """A composefs layer stores files under their digests, so it can't be compared by name; it could not be checked."""
     diff = podman.at("", 1)
     shutil.rmtree(diff)
     (diff / "0a").mkdir(parents=True)
@@ -87,12 +91,12 @@ def test_a_layer_that_is_kept_for_composefs_could_not_be_checked(podman: Store) 
 
 @pytest.mark.parametrize("name", ["diff2", "anything", ".hidden", "composefs.blob", "committed.old"])
 def test_an_unknown_name_is_a_difference(linked: Store, name: str) -> None:
-    """A present or future engine could act on it."""
+    """An unknown name in a layer's folder is a difference, because a present or future engine could use it."""
     (linked.at("", 0).parent / name).touch()
 
     report = linked.image_report()
 
-    assert (report.status, told(report)) == (
+    assert (report.status, differences_in(report)) == (
         ReportStatus.DIFFERS,
         {(DifferenceKind.STACK, below(linked, linked.at("", 0).parent / name))},
     )
@@ -100,11 +104,13 @@ def test_an_unknown_name_is_a_difference(linked: Store, name: str) -> None:
 
 @pytest.mark.parametrize("name", ["diff1", "composefs-data", "empty", "mapped"])
 def test_podmans_names_differ_in_dockers_store(copy_of: Callable[[str], Store], name: str) -> None:
-    """Docker creates none of them."""
+    """Names that only Podman creates are differences in Docker's store."""
     docker = copy_of("docker")
     (docker.at("", 2).parent / name).mkdir()
 
-    assert (DifferenceKind.STACK, below(docker, docker.at("", 2).parent / name)) in told(docker.image_report())
+    assert (DifferenceKind.STACK, below(docker, docker.at("", 2).parent / name)) in differences_in(
+        docker.image_report()
+    )
 
 
 def a_link(path: Path) -> None:
@@ -126,7 +132,7 @@ def a_pipe(path: Path) -> None:
 @pytest.mark.parametrize("name", ["diff", "link", "lower", "work", "merged"])
 @pytest.mark.parametrize("attack", [a_link, a_pipe], ids=lambda each: each.__name__)
 def test_a_known_name_of_another_type_is_a_difference(linked: Store, attack: Callable[[Path], None], name: str) -> None:
-    """An engine follows a link, and would mount on its target."""
+    """A known name of another file type is a difference: an engine would follow a link and mount its target."""
     path = linked.at("", 2).parent / name
     attack(path)
 
@@ -137,16 +143,16 @@ def test_a_known_name_of_another_type_is_a_difference(linked: Store, attack: Cal
 
 
 def test_files_in_podmans_empty_folder_are_a_difference(podman: Store) -> None:
-    """`empty` is the lower folder of such a mount."""
+    """Files in Podman's folder `empty`, which is the lower folder of some mounts, are a difference."""
     planted = podman.at("", 0).parent / "empty" / "evil"
     planted.touch()
 
-    assert told(podman.image_report()) == {(DifferenceKind.STACK, below(podman, planted))}
+    assert differences_in(podman.image_report()) == {(DifferenceKind.STACK, below(podman, planted))}
 
 
 @pytest.mark.parametrize("name", ["committed", ".tmp-committed123", ".tmp-lower4"])
 def test_dockers_temporary_files_are_clean(copy_of: Callable[[str], Store], name: str) -> None:
-    """They are left after a crash."""
+    """Temporary files that Docker leaves after a crash are not findings."""
     docker = copy_of("docker")
     (docker.at("", 1).parent / name).touch()
 
@@ -183,7 +189,7 @@ def statuses(root: Path) -> set[tuple[str, ReportStatus]]:
 
 @pytest.mark.slow
 def test_the_folders_of_podman_are_clean_in_every_state(tmp_path: Path) -> None:
-    """Loaded, mounted and unmounted, built upon, run, stopped, committed, removed."""
+    """Podman's layer folders have no findings after load, mount, unmount, build, run, stop, commit and remove."""
     podman, root = (*podman_on(tmp_path / "root", tmp_path), "--runtime", "runc"), tmp_path / "root"
     box(tmp_path)
     (tmp_path / "context").mkdir()
@@ -215,7 +221,7 @@ def test_the_folders_of_podman_are_clean_in_every_state(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_the_folders_of_docker_are_clean_in_every_state(tmp_path_factory: pytest.TempPathFactory) -> None:
-    """Loaded, built upon in both ways, run, stopped, committed, removed."""
+    """Docker's layer folders have no findings after load, both kinds of build, run, stop, commit and remove."""
     folder = tmp_path_factory.mktemp("s")
     box(folder)
     (folder / "context").mkdir()

@@ -340,7 +340,7 @@ ATTACKS: dict[Attack, tuple[DifferenceKind, str]] = {
 
 
 def test_an_unmodified_store_is_clean(store: Store) -> None:
-    """No difference, nothing unknown, and all three layers were checked."""
+    """An unmodified store has no difference and no unknown result, and all three layers were checked."""
     report = store.image_report()
 
     assert report.differences == ()
@@ -350,7 +350,7 @@ def test_an_unmodified_store_is_clean(store: Store) -> None:
 
 
 def test_a_check_writes_nothing(store: Store) -> None:
-    """No byte and no time; for files not even the access time."""
+    """A check changes no byte and no time, and of files not even the access time."""
 
     def state() -> list[tuple[object, ...]]:
         return [

@@ -1,4 +1,4 @@
-"""From a ledger's receipt to the files on a host: level L2, with a running registry and engine."""
+"""From a ledger's receipt to the files on a host (level L2), with a running registry and engine."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ pytestmark = [pytest.mark.real, pytest.mark.slow]
 
 @dataclass(frozen=True)
 class Published:
-    """A docker that pushed an image to boltseal, and boltseal's receipt for the tag."""
+    """A Docker daemon that pushed an image to boltseal, and boltseal's receipt for the tag."""
 
     root: Path
     name: str
@@ -37,10 +37,10 @@ class Published:
 
 @pytest.fixture(params=["docker", "docker-containerd"])
 def published(
-    request: pytest.FixtureRequest, _nobodys_home: None, tmp_path_factory: pytest.TempPathFactory
+    request: pytest.FixtureRequest, _empty_home: None, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Published]:
-    """With Docker's classic store, which has no manifests, and with containerd's."""
-    tmp_path = tmp_path_factory.mktemp("l")  # short: the sockets of engines lie in it
+    """A published image with Docker's classic store, which has no manifests, and with containerd's."""
+    tmp_path = tmp_path_factory.mktemp("l")  # a short path, because the engines' sockets are in it
     modern = request.param != "docker"
     driver = "overlayfs" if modern else "overlay2"
     with (
@@ -62,13 +62,13 @@ def published(
 
 
 def key_of(data: Path) -> str:
-    """Return the ledger's public key from its operator."""
+    """Return the ledger's public key, as its operator hands it out."""
     shown = program.run("ledger", "key", "--data", data, "--json").json
     return str(shown["results"][0]["key"])
 
 
 def test_a_receipt_proves_the_files_on_disk(published: Published) -> None:
-    """Tag, entry, manifest, config, layers, files: L2."""
+    """A receipt links tag, entry, manifest, config, layers and files: level L2."""
     done = published.scrub()
 
     assert (done.code, done.err) == (0, "")
@@ -76,7 +76,7 @@ def test_a_receipt_proves_the_files_on_disk(published: Published) -> None:
 
 
 def test_a_receipt_proves_without_any_network(published: Published) -> None:
-    """In a network namespace without any interface, neither registry nor engine is asked."""
+    """In a network namespace without interfaces a receipt proves the files, with neither registry nor engine contacted."""
     argv = [
         "unshare",
         "--net",
@@ -98,7 +98,7 @@ def test_a_receipt_proves_without_any_network(published: Published) -> None:
 
 
 def test_a_tag_moved_on_this_host_differs(published: Published, tmp_path: Path) -> None:
-    """The files are unmodified, but the ledger has another digest for the tag."""
+    """A tag that was moved on this host differs from the ledger's digest, although its files are unmodified."""
     archive(tmp_path / "other.tar", [base(), top().replace(b"sleep", b"SLEEP")], published.name)
     published.docker("load", "-i", tmp_path / "other.tar")
 
@@ -109,7 +109,7 @@ def test_a_tag_moved_on_this_host_differs(published: Published, tmp_path: Path) 
 
 
 def test_without_the_manifest_dockers_store_can_not_be_proven(published: Published) -> None:
-    """That is reported; containerd has the manifest itself."""
+    """Docker's classic store lacks manifests, so level L2 is reported as not reached without the manifest file."""
     beside = published.receipt.with_name(f"{published.receipt.name}.oci")
     beside.rename(beside.with_name("elsewhere"))
 

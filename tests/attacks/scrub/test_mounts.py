@@ -1,4 +1,4 @@
-"""A clean copy mounted over tampered files: programs read the copy, and overlayfs shows what is below.
+"""A clean copy mounted over tampered files: programs read the copy, while overlayfs reads the files below it.
 
 Only scratch folders are mounted, on scratch folders, and each mount is undone before anything is removed.
 """
@@ -33,7 +33,7 @@ pytestmark = [
 
 @contextmanager
 def bound(source: Path, target: Path) -> Iterator[None]:
-    """A bind mount of scratch data."""
+    """Bind-mount scratch data for the duration of a test."""
     subprocess.run([program("mount"), "--no-canonicalize", "--bind", source, target], check=True)
     try:
         yield
@@ -47,7 +47,7 @@ def clean_copy(path: Path, to: Path) -> Path:
     return to
 
 
-def told(report: ScrubReport) -> set[tuple[DifferenceKind, str]]:
+def differences_in(report: ScrubReport) -> set[tuple[DifferenceKind, str]]:
     return {(each.kind, each.path) for each in report.differences}
 
 
@@ -57,36 +57,36 @@ def tampered(store: Store) -> None:
 
 
 @pytest.mark.parametrize("path", ["bin/tool", "bin"])
-def test_a_clean_copy_mounted_over_a_tampered_path(store: Store, tmp_path: Path, path: str) -> None:
-    """Over a file or a folder, on the same file system."""
+def test_a_clean_copy_mounted_over_a_tampered_path_is_found(store: Store, tmp_path: Path, path: str) -> None:
+    """A clean copy mounted over a tampered file or folder, on the same file system, is found."""
     copy = clean_copy(store.at(path), tmp_path / "copy")
     tampered(store)
     with bound(copy, store.at(path)):
         report = store.image_report()
 
-    assert (report.status, told(report)) == (ReportStatus.DIFFERS, {(DifferenceKind.MOUNT, path)})
+    assert (report.status, differences_in(report)) == (ReportStatus.DIFFERS, {(DifferenceKind.MOUNT, path)})
 
 
 def test_a_carriage_return_in_the_path_of_the_copy_hides_no_mount(store: Store, tmp_path: Path) -> None:
-    """The table of mounts also has the path of what is mounted; the kernel escapes no carriage return in it."""
+    """The kernel does not escape a carriage return in the mount table; it must not hide the mount from the parser."""
     copy = clean_copy(store.at("bin/tool"), tmp_path / "carriage\rreturn")
     tampered(store)
     with bound(copy, store.at("bin/tool")):
         report = store.image_report()
 
-    assert (report.status, told(report)) == (ReportStatus.DIFFERS, {(DifferenceKind.MOUNT, "bin/tool")})
+    assert (report.status, differences_in(report)) == (ReportStatus.DIFFERS, {(DifferenceKind.MOUNT, "bin/tool")})
 
 
 @pytest.mark.parametrize("up", [0, 1])
-def test_a_clean_copy_mounted_over_a_layers_folder(store: Store, tmp_path: Path, up: int) -> None:
-    """Over the layer's files, and over the folder above them."""
+def test_a_clean_copy_mounted_over_a_layers_folder_is_found(store: Store, tmp_path: Path, up: int) -> None:
+    """A clean copy mounted over a layer's files or over the folder above them is found."""
     folder = [store.at(""), store.at("").parent][up]
     copy = clean_copy(folder, tmp_path / "copy")
     tampered(store)
     with bound(copy, folder):
         report = store.image_report()
 
-    assert (report.status, told(report)) == (
+    assert (report.status, differences_in(report)) == (
         ReportStatus.DIFFERS,
         {(DifferenceKind.MOUNT, str(folder.relative_to(store.root)))},
     )
@@ -94,42 +94,46 @@ def test_a_clean_copy_mounted_over_a_layers_folder(store: Store, tmp_path: Path,
 
 @pytest.mark.parametrize("name", ["link", "lower", "work"])
 @pytest.mark.parametrize("engine", ["docker", "podman"])
-def test_a_mount_beside_a_layers_files(copy_of: Callable[[str], Store], tmp_path: Path, engine: str, name: str) -> None:
-    """Over a list of layers, which the engine reads again after the unmount."""
+def test_a_mount_beside_a_layers_files_is_found(
+    copy_of: Callable[[str], Store], tmp_path: Path, engine: str, name: str
+) -> None:
+    """A mount over a list of lower layers, which the engine reads again after the unmount, is found."""
     store = copy_of(engine)
     path = store.at("", 2).parent / name
     copy = clean_copy(path, tmp_path / "copy")
     with bound(copy, path):
         report = store.image_report()
 
-    assert told(report) == {(DifferenceKind.MOUNT, str(path.relative_to(store.root)))}
+    assert differences_in(report) == {(DifferenceKind.MOUNT, str(path.relative_to(store.root)))}
 
 
 @pytest.mark.parametrize("engine", ["docker", "podman"])
-def test_a_mount_over_the_links_to_the_layers(copy_of: Callable[[str], Store], tmp_path: Path, engine: str) -> None:
-    """Over the folder `l` of either engine."""
+def test_a_mount_over_the_links_to_the_layers_is_found(
+    copy_of: Callable[[str], Store], tmp_path: Path, engine: str
+) -> None:
+    """A mount over the folder `l` of Docker or Podman is found."""
     store = copy_of(engine)
     links = store.at("").parents[1] / "l"
     copy = clean_copy(links, tmp_path / "copy")
     with bound(copy, links):
         report = store.image_report()
 
-    assert told(report) == {(DifferenceKind.MOUNT, str(links.relative_to(store.root)))}
+    assert differences_in(report) == {(DifferenceKind.MOUNT, str(links.relative_to(store.root)))}
 
 
 def test_stacked_mounts_are_found(store: Store, tmp_path: Path) -> None:
-    """The topmost of several counts too."""
+    """Of several mounts on one path, the topmost is found too."""
     copy, second = clean_copy(store.at("bin"), tmp_path / "copy"), clean_copy(store.at("bin"), tmp_path / "second")
     tampered(store)
     with bound(copy, store.at("bin")), bound(second, store.at("bin")):
         report = store.image_report()
 
-    assert told(report) == {(DifferenceKind.MOUNT, "bin")}
+    assert differences_in(report) == {(DifferenceKind.MOUNT, "bin")}
 
 
 @pytest.mark.parametrize("up", [2, 3])
 def test_a_store_that_is_a_mount_is_clean(store: Store, up: int) -> None:
-    """A disk for the store, or for the layers alone; Docker and Podman also mount that folder on itself."""
+    """A store or a layers folder that is itself a mount is clean; Docker and Podman also mount that folder on itself."""
     folder = [store.at(""), *store.at("").parents][up]
     with bound(folder, folder):
         report = store.image_report()
@@ -139,7 +143,7 @@ def test_a_store_that_is_a_mount_is_clean(store: Store, up: int) -> None:
 
 @pytest.mark.parametrize("engine", ["docker", "podman"])
 def test_mounts_of_an_engine_are_clean(copy_of: Callable[[str], Store], tmp_path: Path, engine: str) -> None:
-    """`merged` is beside the layer's files, and mounts in it are allowed."""
+    """Mounts in `merged`, which the engine makes beside a layer's files, are no finding."""
     store = copy_of(engine)
     merged = store.at("").parent / "merged"
     merged.mkdir(exist_ok=True)
@@ -151,7 +155,7 @@ def test_mounts_of_an_engine_are_clean(copy_of: Callable[[str], Store], tmp_path
 
 
 def test_a_hidden_mount_is_no_difference(store: Store, tmp_path: Path) -> None:
-    """It has the same path, but the whole store was mounted over it."""
+    """A mount at a path inside the store is no difference when the whole store was mounted over it afterwards."""
     copy, other = clean_copy(store.at("bin"), tmp_path / "copy"), clean_copy(store.root, tmp_path / "other")
     with bound(copy, store.at("bin")), bound(other, store.root):
         report = store.image_report()
@@ -163,7 +167,7 @@ def test_a_hidden_mount_is_no_difference(store: Store, tmp_path: Path) -> None:
     "name", ["with space", "tab\tline\n", "back\\slash", "back\\040slash", "größe", "#", "carriage\rreturn"]
 )
 def test_escaped_paths_in_the_mount_table_are_read(tmp_path: Path, name: str) -> None:
-    """The table has spaces, tabs, line ends and backslashes in octal."""
+    """Spaces, tabs, line ends and backslashes, which the mount table has in octal, are decoded."""
     (tmp_path / name).mkdir()
     store = DockerStore.at(tmp_path / name)
     store.image("good:1", {f"etc/{name}/good": b"good"})
@@ -179,7 +183,7 @@ def test_escaped_paths_in_the_mount_table_are_read(tmp_path: Path, name: str) ->
 
 
 def test_a_mount_made_during_the_check_is_found(tmp_path: Path) -> None:
-    """The table is read again after the files."""
+    """The mount table is read again after the files, so a mount made during the check is found."""
     store = DockerStore.at(tmp_path)
     store.image("good:1", {"etc/good": b"good"})
     layer = layer_of(store)
@@ -207,7 +211,7 @@ def layer_of(store: DockerStore) -> LayerFiles:
 
 
 def test_mounts_of_another_namespace_could_not_be_checked(tmp_path: Path) -> None:
-    """They are in another table than that of this process."""
+    """Mounts of another mount namespace are in another table, so the store could not be checked."""
     store = DockerStore.at(tmp_path)
     store.image("good:1", {"etc/good": b"good"})
     other = subprocess.Popen([program("unshare"), "--mount", program("sh"), "-c", "echo; read x"],
@@ -224,7 +228,7 @@ def test_mounts_of_another_namespace_could_not_be_checked(tmp_path: Path) -> Non
 
 
 def test_mounts_are_seen_in_a_chroot(tmp_path: Path) -> None:
-    """In a chroot the table of mounts lacks the mount of the root itself."""
+    """Mounts are found in a chroot, where the table lacks the mount of the root itself."""
     for made in ("proc", "store/layers/one/diff", "copy"):
         (tmp_path / made).mkdir(parents=True)
     code = """

@@ -22,7 +22,7 @@ pytestmark = [pytest.mark.real, pytest.mark.slow]
 
 @pytest.fixture(scope="module")
 def names(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The program of names/main.go."""
+    """The compiled Go program of names/main.go."""
     folder = tmp_path_factory.mktemp("go")
     environment = os.environ | {
         "GO111MODULE": "off",
@@ -47,7 +47,7 @@ def read_here(tar: bytes) -> list[list[object]]:
 
 
 def test_the_stored_layer_is_what_go_writes(names: Path) -> None:
-    """Byte for byte."""
+    """The layer that is rebuilt from its description equals byte for byte the one that Go's archive/tar wrote."""
     written = subprocess.run([names, "write"], check=True, stdout=subprocess.PIPE).stdout
 
     assert written == gzip.decompress(NAMES_BY_GO.read_bytes())
@@ -92,7 +92,7 @@ UNUSUAL: dict[str, bytes] = {
 
 @pytest.mark.parametrize("name", UNUSUAL)
 def test_an_unusual_entry_is_read_as_by_go(names: Path, name: str) -> None:
-    """Also with contradicting extended headers."""
+    """An entry with contradicting extended headers is read as Go reads it."""
     tar = UNUSUAL[name] + header(tarfile.REGTYPE, "after it") + bytes(1024)
 
     found = read_here(tar)

@@ -11,21 +11,21 @@ import pytest
 
 from tests.attacks.scrub.stores import Store
 from tests.programs import program
-from tests.real.tools import Said
+from tests.real.tools import CommandResult
 
 pytestmark = pytest.mark.real
 
 
-def scrub_as(*how: str, root: Path) -> Said:
-    """Run the command with fewer rights."""
+def scrub_as(*how: str, root: Path) -> CommandResult:
+    """Run the command with reduced capabilities."""
     code = "from boltseal.cli.root import run; run()"
     argv = [program("setpriv"), *how, sys.executable, "-c", code, "scrub", "--root", str(root)]
     done = subprocess.run(argv, capture_output=True, text=True, env=os.environ | {"COLUMNS": "80"}, check=False)
-    return Said(done.returncode == 3, done.stdout + done.stderr)
+    return CommandResult(done.returncode == 3, done.stdout + done.stderr)
 
 
 def test_without_the_right_to_see_overlayfs_marks_nothing_is_clean(store: Store) -> None:
-    """The kernel omits them silently, so a forged redirect would not show."""
+    """Without the right to see overlayfs marks, which the kernel then omits silently, no result is "clean"."""
     done = scrub_as("--bounding-set=-sys_admin", root=store.root)
 
     assert done.ok, done.text
@@ -34,7 +34,7 @@ def test_without_the_right_to_see_overlayfs_marks_nothing_is_clean(store: Store)
 
 
 def test_without_the_right_to_read_files_nothing_is_clean(store: Store) -> None:
-    """Root without CAP_DAC_READ_SEARCH, and files of another user."""
+    """Without CAP_DAC_READ_SEARCH, files of another user are unreadable and no result is "clean"."""
     subprocess.run(["chown", "-R", "12345:12345", store.root], check=True)
     subprocess.run(["chmod", "-R", "go-rwx", store.root], check=True)
     done = scrub_as("--bounding-set=-dac_override,-dac_read_search", root=store.root)

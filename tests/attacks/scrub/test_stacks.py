@@ -1,4 +1,4 @@
-"""Attacks on metadata, on the stack of layers and on names, while the files stay unmodified."""
+"""Attacks on metadata, on the order of layers and on names, while the files stay unmodified."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def kinds(report: ScrubReport) -> set[DifferenceKind]:
     return {each.kind for each in report.differences}
 
 
-def told(report: ScrubReport) -> set[tuple[DifferenceKind, str]]:
+def differences_in(report: ScrubReport) -> set[tuple[DifferenceKind, str]]:
     return {(each.kind, each.path) for each in report.differences}
 
 
@@ -51,7 +51,7 @@ def podman(copy_of: Callable[[str], Store]) -> Store:
 
 @pytest.fixture(params=["docker", "podman"])
 def linked(request: pytest.FixtureRequest, copy_of: Callable[[str], Store]) -> Store:
-    """Stores whose stack uses links."""
+    """Stores whose layer stack uses links."""
     return copy_of(request.param)
 
 
@@ -66,11 +66,12 @@ def link_of(store: Store, layer: int) -> Path:
     return folder.parent / "l" / (folder / "link").read_text()
 
 
-# ---- the stack
+# ---- the layer stack
 
 
 def test_a_stack_link_to_a_copied_tree_differs(linked: Store) -> None:
-    """The kernel follows it at the next mount; each layer's folder is unchanged."""
+    """A stack link to a copied tree, which the kernel follows at the next mount, differs although the layers are
+    unchanged."""
     shutil.copytree(linked.at("", 2), linked.root / "evil", symlinks=True)
     link = link_of(linked, 2)
     link.unlink()
@@ -78,11 +79,11 @@ def test_a_stack_link_to_a_copied_tree_differs(linked: Store) -> None:
 
     report = linked.image_report()
 
-    assert (DifferenceKind.STACK, str(link.relative_to(linked.root))) in told(report)
+    assert (DifferenceKind.STACK, str(link.relative_to(linked.root))) in differences_in(report)
 
 
 def test_a_stack_link_to_another_layer_differs(linked: Store) -> None:
-    """Each is a layer of the image, and one of them is left out."""
+    """A stack link to another layer of the same image differs, because one layer is then left out."""
     target = link_of(linked, 0).readlink()
     link = link_of(linked, 2)
     link.unlink()
@@ -92,17 +93,17 @@ def test_a_stack_link_to_another_layer_differs(linked: Store) -> None:
 
 
 def test_a_layer_missing_from_the_list_of_lower_layers_differs(linked: Store) -> None:
-    """The file `lower` decides what is mounted."""
+    """A layer missing from the file `lower`, which decides what is mounted, is a difference."""
     lower = linked.at("", 2).parent / "lower"
     lower.write_text(lower.read_text().split(":")[1])
 
     report = linked.image_report()
 
-    assert (DifferenceKind.STACK, str(lower.relative_to(linked.root))) in told(report)
+    assert (DifferenceKind.STACK, str(lower.relative_to(linked.root))) in differences_in(report)
 
 
 def test_a_foreign_layer_in_the_list_of_lower_layers_differs(linked: Store) -> None:
-    """A path out of the store is not a layer of it."""
+    """A path out of the store in the list of lower layers is a difference."""
     lower = linked.at("", 2).parent / "lower"
     lower.write_text("../../../../tmp/evil:" + lower.read_text())
 
@@ -111,7 +112,7 @@ def test_a_foreign_layer_in_the_list_of_lower_layers_differs(linked: Store) -> N
 
 @pytest.mark.parametrize("evil", [False, True])
 def test_another_folder_in_the_list_must_be_the_same_layer(docker: Store, evil: bool) -> None:
-    """BuildKit builds on a second folder of the same layer: it is accepted if it is completely that layer."""
+    """BuildKit's second folder of one layer is accepted in the list only if it equals that layer completely."""
     first, name = docker.at("", 0).parent, "e" * 25
     other = first.with_name(name)
     subprocess.run(["cp", "-a", first, other], check=True)
@@ -130,14 +131,14 @@ def test_another_folder_in_the_list_must_be_the_same_layer(docker: Store, evil: 
 
 
 def test_a_changed_short_name_differs(linked: Store) -> None:
-    """Children find the layer by the name in its file `link`."""
+    """A changed name in a layer's file `link`, by which child layers find it, is a difference."""
     (linked.at("", 0).parent / "link").write_text((linked.at("", 1).parent / "link").read_text())
 
     assert DifferenceKind.STACK in kinds(linked.image_report())
 
 
 def test_a_cache_id_of_another_folder_differs(docker: Store) -> None:
-    """Docker mounts the folder in cache-id."""
+    """A cache-id that names another folder, which Docker would mount, is a difference."""
     folder = docker.at("", 2).parent
     evil = folder.with_name("e" * 64)
     shutil.copytree(folder, evil, symlinks=True)
@@ -147,12 +148,12 @@ def test_a_cache_id_of_another_folder_differs(docker: Store) -> None:
 
     report = docker.image_report()
 
-    assert (DifferenceKind.CONTENT, "app") in told(report)
+    assert (DifferenceKind.CONTENT, "app") in differences_in(report)
     assert DifferenceKind.STACK in kinds(report)
 
 
 def test_a_cache_id_outside_of_the_store_is_not_read(docker: Store, tmp_path: Path) -> None:
-    """A path is not an ID."""
+    """A cache-id that is a path is not followed."""
     for cache_id in (docker.root / LAYERDB).glob("*/cache-id"):
         cache_id.write_text("../../../../../etc")
 
@@ -163,7 +164,7 @@ def test_a_cache_id_outside_of_the_store_is_not_read(docker: Store, tmp_path: Pa
 
 
 def test_two_swapped_snapshots_differ(contained: Store) -> None:
-    """Each folder is a layer of the image, at the other's place."""
+    """Two snapshots whose folders were exchanged differ, although each is a layer of the image."""
     first, second, aside = contained.at("", 0), contained.at("", 1), contained.root / "aside"
     first.rename(aside)
     second.rename(first)
@@ -171,10 +172,10 @@ def test_two_swapped_snapshots_differ(contained: Store) -> None:
 
     report = contained.image_report()
 
-    assert (DifferenceKind.MISSING, "bin/tool") in told(report)
+    assert (DifferenceKind.MISSING, "bin/tool") in differences_in(report)
 
 
-# ---- manifests, configs, blobs, sums
+# ---- manifests, configs, blobs, checksums
 
 
 def config_of(store: Store) -> Path:
@@ -188,7 +189,7 @@ def config_of(store: Store) -> Path:
 
 
 def test_an_edited_config_differs(store: Store) -> None:
-    """The digest of a config is the image's ID."""
+    """An edited config differs, because its digest is the image's ID."""
     config = config_of(store)
     config.chmod(0o644)
     config.write_bytes(config.read_bytes().replace(b'"/app"', b'"/evl"'))
@@ -197,7 +198,7 @@ def test_an_edited_config_differs(store: Store) -> None:
 
 
 def test_an_edited_manifest_differs(podman: Store) -> None:
-    """The image's record has its digest."""
+    """An edited manifest differs, because the image's record has its digest."""
     manifest = podman.root / "overlay-images" / podman.image / "manifest"
     manifest.write_bytes(manifest.read_bytes() + b"\n")
 
@@ -213,8 +214,8 @@ def layer_blob(store: Store) -> Path:
     return max(blobs(store).iterdir(), key=lambda each: each.stat().st_size)
 
 
-def test_a_blob_with_one_byte_flipped(contained: Store) -> None:
-    """It could be pushed, and unpacked elsewhere."""
+def test_a_blob_with_one_flipped_byte_differs(contained: Store) -> None:
+    """A flipped byte in a layer's blob is found: the engine could push the blob, or unpack it elsewhere."""
     blob = layer_blob(contained)
     content = bytearray(blob.read_bytes())
     content[700] ^= 1
@@ -225,7 +226,7 @@ def test_a_blob_with_one_byte_flipped(contained: Store) -> None:
 
 
 def test_a_truncated_blob_differs(contained: Store) -> None:
-    """Missing entries can't be compared and are not skipped."""
+    """A truncated layer blob is a difference: entries missing from it are not skipped."""
     blob = layer_blob(contained)
     blob.chmod(0o644)
     os.truncate(blob, blob.stat().st_size // 2)
@@ -234,7 +235,7 @@ def test_a_truncated_blob_differs(contained: Store) -> None:
 
 
 def test_a_sparse_blob_is_read_only_up_to_its_size(contained: Store) -> None:
-    """It is free to create and would take days to read: only the size in the manifest is read."""
+    """A huge sparse blob, cheap to create and slow to read, is read only up to the size in the manifest."""
     blob = layer_blob(contained)
     blob.chmod(0o644)
     os.truncate(blob, 1 << 43)
@@ -245,7 +246,7 @@ def test_a_sparse_blob_is_read_only_up_to_its_size(contained: Store) -> None:
 
 
 def test_a_missing_blob_leaves_its_snapshot_unproven(contained: Store) -> None:
-    """The expected files are only in the tar."""
+    """Without its blob a snapshot's expected files are unknown, so it could not be checked."""
     layer_blob(contained).unlink()
 
     report = contained.image_report()
@@ -255,7 +256,7 @@ def test_a_missing_blob_leaves_its_snapshot_unproven(contained: Store) -> None:
 
 
 def split_of(store: Store, layer: int) -> Path:
-    """Return the tar-split of a layer."""
+    """Return the tar-split file of a layer."""
     folder = store.at("", layer).parent.name
     if store.name == "podman":
         return store.root / "overlay-layers" / f"{folder}.tar-split.gz"
@@ -270,7 +271,7 @@ def edited_split(path: Path, edit: Callable[[list[dict[str, object]]], None]) ->
 
 
 def forged(store: Store) -> bytes:
-    """Change a file and its checksum in the tar-split, and return the new tar of the layer."""
+    """Change a file and its checksum in the tar-split; return the layer's new tar."""
     content = store.at("bin/tool").read_bytes()[:-4] + b"EVIL"
     rewritten(store.at("bin/tool"), content)
 
@@ -284,17 +285,19 @@ def forged(store: Store) -> bytes:
 
 
 def test_a_forged_checksum_in_the_tar_split_is_found(linked: Store) -> None:
-    """The layer has a wrong digest; the file is unknown, since every checksum matches, and the report says so."""
+    """With file and checksum forged, the layer's digest is wrong, and the report says that no single file could be
+    named."""
     forged(linked)
 
     report = linked.image_report()
 
-    assert (DifferenceKind.DIGEST, "") in told(report)
+    assert (DifferenceKind.DIGEST, "") in differences_in(report)
     assert "forged" in report.differences[0].got
 
 
 def test_a_forged_digest_beside_the_layer_is_found(linked: Store) -> None:
-    """The digest in the config counts, and the config's own digest is the image ID."""
+    """A forged digest beside the layer is found: the config's digest of the layer decides, and the image ID proves the
+    config."""
     forged_digest = f"sha256:{hashlib.sha256(forged(linked)).hexdigest()}"
     true_digest = f"sha256:{hashlib.sha256(base()).hexdigest()}"
     if linked.name == "docker":
@@ -309,7 +312,7 @@ def test_a_forged_digest_beside_the_layer_is_found(linked: Store) -> None:
 
 
 def test_a_tar_split_with_the_content_of_a_file_is_refused(linked: Store) -> None:
-    """Otherwise the digest would match whatever the disk has."""
+    """A tar-split that stores a file's content is refused, since its digest would match whatever the disk has."""
     content = linked.at("bin/tool").read_bytes()
     rewritten(linked.at("bin/tool"), content[:-4] + b"EVIL")
 
@@ -326,7 +329,8 @@ def test_a_tar_split_with_the_content_of_a_file_is_refused(linked: Store) -> Non
 
 
 def test_a_tar_split_with_the_content_of_an_empty_entry_is_refused(linked: Store) -> None:
-    """The entry exists, so the file would not be reported as missing."""
+    """A tar-split that stores the content of an entry without content is refused, since a missing file would go
+    unreported."""
     content = linked.at("bin/tool").read_bytes()
     rewritten(linked.at("bin/tool"), content[:-4] + b"EVIL")
 
@@ -342,7 +346,7 @@ def test_a_tar_split_with_the_content_of_an_empty_entry_is_refused(linked: Store
 
 
 def test_an_entry_hidden_in_the_padding_is_refused(linked: Store) -> None:
-    """A removed file, with its entry inside the zeros that end the tar."""
+    """A tar-split that hides a removed file's entry in the padding at the end of the tar is refused."""
     linked.at("app", 2).unlink()
 
     def edit(lines: list[dict[str, object]]) -> None:
@@ -357,20 +361,20 @@ def test_an_entry_hidden_in_the_padding_is_refused(linked: Store) -> None:
 
 
 def test_a_damaged_tar_split_differs(linked: Store) -> None:
-    """Only for its image."""
+    """A damaged tar-split is a difference for its own image only."""
     split_of(linked, 0).write_bytes(b"\x1f\x8bdamaged")
 
     assert DifferenceKind.METADATA in kinds(linked.image_report())
 
 
 def test_a_missing_tar_split_is_never_clean(linked: Store) -> None:
-    """The layer's digest can't be computed without it."""
+    """Without its tar-split a layer's digest can't be computed, so the layer is never clean."""
     split_of(linked, 0).unlink()
 
     assert linked.image_report().status in (ReportStatus.DIFFERS, ReportStatus.UNKNOWN)
 
 
-# ---- names, and everything at once
+# ---- names, and consistent forgeries
 
 
 def other_image(store: Store, tmp_path: Path) -> str:
@@ -393,8 +397,8 @@ def expecting(store: Store) -> ScrubRequest:
     return ScrubRequest((NAME,), {NAME: Expectation(digest, Level.L1, "what was written down")})
 
 
-def test_owners_changed_together_with_the_map_that_explains_them(podman: Store) -> None:
-    """Podman's list says what became of which owner; who changes both has changed the image, expected or not."""
+def test_owners_changed_together_with_their_map_differ(podman: Store) -> None:
+    """Owners changed together with Podman's list that explains them are found, with or without an expected image."""
     records = podman.root / "overlay-layers/layers.json"
     listed = json.loads(records.read_bytes())
     (record,) = [each for each in listed if not each.get("parent")]
@@ -409,8 +413,8 @@ def test_owners_changed_together_with_the_map_that_explains_them(podman: Store) 
     assert "nothing outside the store confirms" in report.unknown[0]
 
 
-def test_a_tag_that_was_moved_to_another_image(podman: Store, tmp_path: Path) -> None:
-    """Both images are consistent; only an expectation shows that the tag resolves to the other one."""
+def test_a_tag_moved_to_another_image_differs_from_an_expectation(podman: Store, tmp_path: Path) -> None:
+    """A tag moved between two consistent images differs only from an expected image."""
     other = other_image(podman, tmp_path)
     names = podman.root / "overlay-images/images.json"
     records = json.loads(names.read_bytes())
@@ -428,7 +432,7 @@ def test_a_tag_that_was_moved_to_another_image(podman: Store, tmp_path: Path) ->
 
 
 def test_a_docker_name_without_an_image_differs(docker: Store) -> None:
-    """A name in repositories.json that refers to no image is found without an expectation."""
+    """A name in repositories.json that refers to no image is a difference, even without an expected image."""
     names = docker.root / "image/overlay2/repositories.json"
     names.write_text(names.read_text().replace(docker.image, "e" * 64))
 
@@ -438,7 +442,7 @@ def test_a_docker_name_without_an_image_differs(docker: Store) -> None:
 
 
 def test_a_containerd_name_without_content_differs(contained: Store) -> None:
-    """The digest of a name in the metadata was changed to one that no blob has."""
+    """A name in containerd's metadata whose digest has no blob is a difference."""
     (database,) = contained.root.glob("io.containerd.metadata.v1.bolt/meta.db")
     content = database.read_bytes()
     target = contained.image_report().id.encode()
@@ -451,7 +455,7 @@ def test_a_containerd_name_without_content_differs(contained: Store) -> None:
 
 
 def test_a_consistently_forged_store_differs_only_from_an_expectation(podman: Store, tmp_path: Path) -> None:
-    """Files, checksums, digests, config and ID were changed: L0 finds nothing and says that it is L0; L1 does."""
+    """When files, checksums, digests, config and ID are forged consistently, level L0 finds nothing and L1 finds it."""
     other = other_image(podman, tmp_path)
     names = podman.root / "overlay-images/images.json"
     records = [record for record in json.loads(names.read_bytes()) if record["id"] == other]
@@ -465,7 +469,7 @@ def test_a_consistently_forged_store_differs_only_from_an_expectation(podman: St
 
 
 def test_a_genuine_manifest_beside_a_forged_image_proves_nothing(podman: Store, tmp_path: Path) -> None:
-    """It must refer to this image's config."""
+    """A genuine manifest proves nothing unless it refers to this image's config."""
     genuine = (podman.root / "overlay-images" / podman.image / "manifest").read_bytes()
     other = other_image(podman, tmp_path)
     digest = Digest.of(genuine)
@@ -482,7 +486,7 @@ def test_a_genuine_manifest_beside_a_forged_image_proves_nothing(podman: Store, 
 
 @pytest.mark.parametrize("expected", ["id", "manifest"])
 def test_an_expected_image_is_proven(store: Store, expected: str) -> None:
-    """By the image ID in every store, and by the manifest's digest in stores with manifests."""
+    """An expected image is proven by its ID in every store, and by its manifest's digest in stores with manifests."""
     unaware = store.image_report()
     digest = Digest("sha256", store.image)
     if expected == "manifest":
@@ -495,7 +499,7 @@ def test_an_expected_image_is_proven(store: Store, expected: str) -> None:
 
 
 def test_a_manifest_digest_proves_nothing_without_the_manifest(docker: Store) -> None:
-    """Docker's own list of digests is not trusted."""
+    """Docker's own list of manifest digests proves nothing without the manifest."""
     wanted = ScrubRequest((NAME,), {NAME: Expectation(Digest("sha256", "a" * 64), Level.L1, "a pin", of_manifest=True)})
 
     report = docker.image_report(wanted)
@@ -506,7 +510,7 @@ def test_a_manifest_digest_proves_nothing_without_the_manifest(docker: Store) ->
 
 @pytest.mark.parametrize(("says", "status"), [("true", ReportStatus.UNKNOWN), ("false", ReportStatus.HOLDS)])
 def test_layers_of_fuse_overlayfs_could_not_be_checked(podman: Store, says: str, status: ReportStatus) -> None:
-    """The marks of fuse-overlayfs differ from the kernel's; Podman records that it is used."""
+    """Layers of fuse-overlayfs, whose marks differ from the kernel's, could not be checked; Podman records its use."""
     (podman.root / "overlay/.has-mount-program").write_text(says)
 
     report = podman.image_report()
@@ -515,7 +519,7 @@ def test_layers_of_fuse_overlayfs_could_not_be_checked(podman: Store, says: str,
 
 
 def test_a_vfs_store_could_not_be_checked(docker: Store) -> None:
-    """An unsupported driver is never clean."""
+    """A store with the unsupported vfs driver is never clean."""
     (docker.root / "image/overlay2").rename(docker.root / "image/vfs")
 
     (report,) = docker.scrub()

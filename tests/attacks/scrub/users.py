@@ -1,4 +1,4 @@
-"""A user of a disk of its own: listed in the disk's /etc, with ids for containers, and unknown to this machine."""
+"""A user of a separate disk: listed in the disk's /etc, with container ids, and unknown to this machine."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ NAME, UID, FIRST = "shop", 12345, 200_000
 
 @dataclass(frozen=True, slots=True)
 class Disk:
-    """A disk's root, with `etc` and the user's home."""
+    """The root of a disk that has `etc` and the user's home."""
 
     root: Path
 
     @property
     def home(self) -> Path:
-        """The user's."""
+        """Return the user's home folder."""
         return self.root / "home" / NAME
 
     def as_root(self) -> tuple[str, ...]:
-        """What a command is started through so that it sees the disk's /etc: in a mount namespace of its own."""
+        """Return the command prefix that runs a command in its own mount namespace, where it sees the disk's /etc."""
         mounts = "; ".join(
             f"mount --bind '{self.root}/etc/{each}' /etc/{each}" for each in ("passwd", "group", "subuid", "subgid")
         )
@@ -43,7 +43,7 @@ class Disk:
         )
 
     def ended(self) -> None:
-        """End what the user left running: Podman leaves a process that holds its user namespace."""
+        """End the user's remaining processes: Podman leaves one that keeps its user namespace."""
         home = f"HOME={self.home}".encode()
         for environment in Path("/proc").glob("[0-9]*/environ"):
             with suppress(OSError):
@@ -52,7 +52,7 @@ class Disk:
 
 
 def ids_given(root: Path, first: int) -> None:
-    """Makes `root` a disk whose /etc gives ids for containers to a user, from `first` on."""
+    """Give a user of the disk at `root` container ids from `first` on."""
     (root / "etc").mkdir()
     (root / "etc/passwd").write_text("containers:x:900:900::/:/bin/sh\n")
     for name in ("subuid", "subgid"):
@@ -60,7 +60,7 @@ def ids_given(root: Path, first: int) -> None:
 
 
 def given_to_others(folder: Path, by: int) -> None:
-    """Moves all owners in a folder; a new owner takes rights from a file, and these are put back."""
+    """Change all owners in a folder, then restore the modes that the kernel removed by that."""
     inodes: set[int] = set()
     for path in (folder, *folder.rglob("*")):
         at = path.lstat()
@@ -83,7 +83,7 @@ def user_namespaces_or_skip() -> None:
 
 
 def disk(root: Path) -> Disk:
-    """One with nothing on it yet. All of its path is made passable, as a home's is."""
+    """An empty disk, every parent folder of which the user may enter."""
     user_namespaces_or_skip()
     (root / "etc").mkdir(parents=True)
     for name, line in (("passwd", f"{NAME}:x:{UID}:{UID}::{root}/home/{NAME}:/bin/sh"), ("group", f"{NAME}:x:{UID}:")):

@@ -1,4 +1,4 @@
-"""A ledger audited from outside: every contradiction is a problem, and what could not be checked is no success."""
+"""A ledger audited from outside: each contradiction is a problem, and "could not check" is not a success."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ async def look(ledger: FakeLedger, folder: Path, *, every_tag: bool = False) -> 
 @pytest.mark.parametrize("every_tag", [False, True])
 @pytest.mark.slow
 async def test_a_run_continues_where_the_last_one_ended(ledger: FakeLedger, tmp_path: Path, every_tag: bool) -> None:
-    """Only the last bundle is read twice."""
+    """A run verifies again only the last bundle of the run before."""
     first = await look(ledger, tmp_path, every_tag=every_tag)
     again = await look(ledger, tmp_path, every_tag=every_tag)
     ledger.push(*(f"2.0.{number}" for number in range(600)))
@@ -66,7 +66,7 @@ async def test_a_run_continues_where_the_last_one_ended(ledger: FakeLedger, tmp_
 
 
 async def test_a_problem_is_found_in_every_run(ledger: FakeLedger, tmp_path: Path) -> None:
-    """A cron job must not succeed after a failure that persists."""
+    """A problem in the ledger is reported by every run, so that a cron job does not succeed later."""
     await look(ledger, tmp_path)
     ledger.add(EntryKind.TAG_MOVED, B, tag="1.0.0")
     found = [(await look(ledger, tmp_path)).problems for _ in range(2)]
@@ -75,7 +75,7 @@ async def test_a_problem_is_found_in_every_run(ledger: FakeLedger, tmp_path: Pat
 
 
 async def test_a_sealed_tag_stays_sealed_over_runs_and_tombstones(ledger: FakeLedger, tmp_path: Path) -> None:
-    """The state from earlier runs is only a hash."""
+    """A sealed tag, stored only as a hash, is known as sealed in later runs and after deletion."""
     ledger.add(EntryKind.TAG_DELETED, A, tag="1.0.0")
     await look(ledger, tmp_path)
     ledger.add(EntryKind.TAG_CREATED, B, tag="1.0.0")
@@ -85,7 +85,7 @@ async def test_a_sealed_tag_stays_sealed_over_runs_and_tombstones(ledger: FakeLe
 
 
 async def test_a_missing_link_of_a_chain_is_a_problem(ledger: FakeLedger, tmp_path: Path) -> None:
-    """Hidden entries can't be left out of a chain."""
+    """A chain of entries with a missing link is reported, so no entry can be hidden."""
     await look(ledger, tmp_path)
     ledger.add(EntryKind.TAG_MOVED, A, tag="latest", previous=3)
     report = await look(ledger, tmp_path)
@@ -94,7 +94,7 @@ async def test_a_missing_link_of_a_chain_is_a_problem(ledger: FakeLedger, tmp_pa
 
 
 async def test_unsigned_entries_are_a_problem(ledger: FakeLedger, tmp_path: Path) -> None:
-    """The entries have to match the signed root to the byte."""
+    """Entries that do not match the signed root byte for byte are reported."""
     ledger.checkpoint = ledger.note()
     ledger.entries[2] = ledger.entries[2].replace(b'"ci"', b'"me"')
     report = await look(ledger, tmp_path)
@@ -104,7 +104,7 @@ async def test_unsigned_entries_are_a_problem(ledger: FakeLedger, tmp_path: Path
 
 @pytest.mark.slow
 async def test_a_tag_changed_in_the_database_is_a_problem(ledger: FakeLedger, tmp_path: Path) -> None:
-    """The registry's answer differs from its ledger."""
+    """A tag whose answer differs from the ledger, as after a change in the database, is reported."""
     ledger.tags["shop/app", "1.0.0"] = B
     report = await look(ledger, tmp_path)
 
@@ -113,7 +113,7 @@ async def test_a_tag_changed_in_the_database_is_a_problem(ledger: FakeLedger, tm
 
 @pytest.mark.slow
 async def test_a_tag_without_an_entry_is_a_problem(ledger: FakeLedger, tmp_path: Path) -> None:
-    """Only a run over every tag finds it."""
+    """A tag without a ledger entry is reported by a run that compares every tag."""
     await look(ledger, tmp_path)
     ledger.tags["shop/app", "9.9.9"] = B
     some, every = await look(ledger, tmp_path), await look(ledger, tmp_path, every_tag=True)
@@ -123,7 +123,7 @@ async def test_a_tag_without_an_entry_is_a_problem(ledger: FakeLedger, tmp_path:
 
 
 async def test_unlisted_tags_could_not_be_compared(ledger: FakeLedger, tmp_path: Path) -> None:
-    """They may be hidden from this login, or deleted without an entry."""
+    """Tags that the registry does not list, hidden or deleted without an entry, could not be compared."""
     del ledger.tags["shop/app", "1.0.0"]
     report = await look(ledger, tmp_path, every_tag=True)
 
@@ -132,7 +132,7 @@ async def test_unlisted_tags_could_not_be_compared(ledger: FakeLedger, tmp_path:
 
 
 async def test_a_concurrent_move_is_no_problem(ledger: FakeLedger, tmp_path: Path) -> None:
-    """It is compared again with a newer head."""
+    """A tag that moves during the run is compared again with a newer checkpoint."""
     before = ledger.copy()
     ledger.push("latest", digest=A, mode="floating")
     ledger.shown_later = before.note()
@@ -142,7 +142,7 @@ async def test_a_concurrent_move_is_no_problem(ledger: FakeLedger, tmp_path: Pat
 
 
 async def test_a_truncated_ledger_is_detected(ledger: FakeLedger, tmp_path: Path) -> None:
-    """By its head alone."""
+    """A checkpoint with fewer entries than a stored one shows that the ledger was truncated."""
     await look(ledger, tmp_path)
     ledger.shown = 3
     with pytest.raises(LedgerBroken, match="cut back"):
@@ -150,7 +150,7 @@ async def test_a_truncated_ledger_is_detected(ledger: FakeLedger, tmp_path: Path
 
 
 async def test_progress_ahead_of_the_ledger_could_not_be_checked(ledger: FakeLedger, tmp_path: Path) -> None:
-    """As after deleting the trust but not the progress."""
+    """Stored progress beyond the ledger, as after deletion of the trust, could not be checked."""
     await look(ledger, tmp_path)
     ClientState(tmp_path).forget(HOST)
     ledger.shown = 3
@@ -159,14 +159,14 @@ async def test_progress_ahead_of_the_ledger_could_not_be_checked(ledger: FakeLed
 
 
 async def test_without_the_right_to_the_entries_nothing_was_checked(ledger: FakeLedger, tmp_path: Path) -> None:
-    """The head alone proves nothing about entries."""
+    """Without the right to read entries nothing is checked, because a checkpoint alone proves nothing about them."""
     ledger.entries_status = 403
     with pytest.raises(RemoteDenied):
         await look(ledger, tmp_path)
 
 
 async def test_a_registry_without_a_ledger_could_not_be_checked(ledger: FakeLedger, tmp_path: Path) -> None:
-    """There is nothing to monitor."""
+    """A registry without a ledger is "could not check"."""
     ledger.status = 404
     with pytest.raises(LedgerUnchecked):
         await look(ledger, tmp_path)
@@ -174,7 +174,7 @@ async def test_a_registry_without_a_ledger_could_not_be_checked(ledger: FakeLedg
 
 @pytest.mark.parametrize("damage", [b"", b"{}\n", b"x" * 100])
 async def test_an_unreadable_progress_file_is_no_new_start(ledger: FakeLedger, tmp_path: Path, damage: bytes) -> None:
-    """Otherwise damaging it would hide an earlier problem."""
+    """A damaged progress file is an error and not a new start, which would hide an earlier problem."""
     await look(ledger, tmp_path)
     path = MonitorMemory(tmp_path, HOST).path
     for changed in (damage, path.read_bytes()[:-1], path.read_bytes() + b"x"):

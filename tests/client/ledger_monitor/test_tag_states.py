@@ -13,7 +13,7 @@ MAX_BYTES_PER_NAME = 150
 
 @given(st.lists(st.tuples(st.integers(0, 400), st.integers(0, 2**62)), max_size=600))
 def test_the_last_state_is_found(puts: list[tuple[int, int]]) -> None:
-    """And no other."""
+    """The table returns the last state that was stored for a tag."""
     names, expected = MonitoredTags(b"s" * 16), dict[bytes, MonitoredTag]()
     for number, last in puts:
         name = names.hash(f"shop/app:{number}")
@@ -27,7 +27,7 @@ def test_the_last_state_is_found(puts: list[tuple[int, int]]) -> None:
 
 @pytest.mark.slow
 def test_colliding_tags_do_not_hide_each_other() -> None:
-    """They are in adjacent slots, also across the end of the table."""
+    """Colliding tags get adjacent slots, also across the end of the table."""
     names = MonitoredTags(b"s" * 16)
     alike = [bytes([7]) + bytes(8) + number.to_bytes(7) for number in range(1, 2000)]
     for number, name in enumerate(alike):
@@ -37,7 +37,7 @@ def test_colliding_tags_do_not_hide_each_other() -> None:
 
 
 def test_a_tag_takes_at_most_150_bytes() -> None:
-    """At every size on the way."""
+    """Whatever its number of tags, the table takes at most 150 bytes per tag."""
     names, most = MonitoredTags(b"s" * 16), 0.0
     for number in range(60_000):
         names.put(names.hash(f"shop/app:{number}"), number, NOTHING, NOTHING)
@@ -48,6 +48,6 @@ def test_a_tag_takes_at_most_150_bytes() -> None:
 
 
 def test_another_secret_gives_other_hashes() -> None:
-    """Without the secret an attacker can't construct a collision."""
+    """Without the table's secret, an attacker can't construct hash collisions."""
     assert MonitoredTags(b"s" * 16).hash("shop/app:1") != MonitoredTags(b"t" * 16).hash("shop/app:1")
     assert MonitoredTags(b"s" * 16).hash("") == NOTHING

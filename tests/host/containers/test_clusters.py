@@ -52,8 +52,8 @@ async def looked(
 
 
 @pytest.mark.parametrize("name", EVERY)
-async def test_one_lock_fits_every_runtime(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """By index, platform manifest or image ID, whichever the runtime reports."""
+async def test_one_lock_matches_on_every_runtime(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A lock matches on every runtime: by index, platform manifest or image ID, whichever it reports."""
     (seen,) = (await looked(FakeCluster.of(name), tmp_path, monkeypatch)).seen
     verdict = judge(seen.image, LockedImages.of(lock_of(LOCKED)))
 
@@ -66,7 +66,7 @@ async def test_one_lock_fits_every_runtime(name: str, tmp_path: Path, monkeypatc
 async def test_another_image_differs_on_every_runtime(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The pod is newer than the lock, so it was created from the image on the node."""
+    """A pod newer than the lock with another image was created from the node's image, and differs on every runtime."""
     other = LockedImage(NAME, Digest.of(b"other"), NOW_US - 10**13, OCI_INDEX, (ARM,))
     (seen,) = (await looked(FakeCluster.of(name), tmp_path, monkeypatch)).seen
     verdict = judge(seen.image, LockedImages.of(lock_of(other)))
@@ -76,7 +76,7 @@ async def test_another_image_differs_on_every_runtime(
 
 
 async def test_pods_and_nodes_are_listed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """By two requests."""
+    """Pods and nodes are listed by two requests."""
     cluster = FakeCluster.of("several", "containerd-index")
     found = await looked(cluster, tmp_path, monkeypatch)
 
@@ -87,8 +87,8 @@ async def test_pods_and_nodes_are_listed(tmp_path: Path, monkeypatch: pytest.Mon
     assert {each.node: each.image.machine for each in found.seen} == {"node-a": "linux/amd64", "node-b": "linux/arm64"}
 
 
-async def test_one_namespace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Others may be forbidden."""
+async def test_one_namespace_is_listed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One namespace is listed if given, since others may be forbidden."""
     cluster = FakeCluster.of("docker-local")
     (found,) = (await looked(cluster, tmp_path, monkeypatch, "shop")).seen
 
@@ -100,7 +100,7 @@ async def test_one_namespace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 async def test_without_access_to_nodes_only_the_platform_is_unknown(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The containers are still listed."""
+    """Without access to nodes, containers are listed with an unknown platform."""
     cluster = FakeCluster.of("containerd-index")
     cluster.nodes_forbidden = True
     (found,) = (await looked(cluster, tmp_path, monkeypatch)).seen
@@ -109,7 +109,7 @@ async def test_without_access_to_nodes_only_the_platform_is_unknown(
 
 
 async def test_an_unknown_context_could_not_be_checked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The error has kubectl's message."""
+    """An unknown kubectl context is "could not check" with kubectl's message."""
     async with listening(FakeCluster(), tmp_path, monkeypatch):
         with pytest.raises(kubectl.KubectlFailed, match="nowhere") as error:
             await list_running("nowhere")
@@ -119,20 +119,20 @@ async def test_an_unknown_context_could_not_be_checked(tmp_path: Path, monkeypat
 
 @pytest.mark.parametrize("context", ["", "a\nb", "x\x1b"])
 async def test_an_invalid_context_is_a_usage_error(context: str) -> None:
-    """It is refused before kubectl is run."""
+    """An invalid context is refused before kubectl runs."""
     with pytest.raises(kubectl.ContextInvalid):
         await kubectl.get(context, "pods")
 
 
 async def test_a_context_that_looks_like_an_option_is_accepted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It is passed as a value, never parsed as an option."""
+    """A context that looks like an option is passed as a value."""
     async with listening(FakeCluster(), tmp_path, monkeypatch):
         with pytest.raises(kubectl.KubectlFailed, match="--kubeconfig=/etc/passwd"):
             await list_running("--kubeconfig=/etc/passwd")
 
 
 async def test_a_missing_kubectl_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With what to install."""
+    """A missing kubectl is reported with the program to install."""
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(kubectl.KubectlFailed, match="kubectl can't be started"):
         await list_running("prod")
@@ -147,7 +147,7 @@ async def _of_script(folder: Path, patch: pytest.MonkeyPatch, script: str, **bou
 
 
 async def test_an_endless_answer_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The kubectl process is ended."""
+    """An endless answer ends the kubectl process."""
     with pytest.raises(kubectl.KubectlFailed, match="output is longer than"):
         await _of_script(tmp_path, monkeypatch, f"echo $$ > {tmp_path}/pid; exec yes", max_bytes=1_000_000)
 
@@ -159,13 +159,13 @@ def _ended(pid: Path) -> bool:
 
 
 async def test_a_missing_answer_times_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A hanging cluster does not block."""
+    """A cluster that does not answer ends in a time-out."""
     with pytest.raises(kubectl.KubectlFailed, match="got no answer from prod"):
         await _of_script(tmp_path, monkeypatch, "exec sleep 1000", within_s=0.2)
 
 
 async def test_a_malformed_answer_could_not_be_checked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It is an error, never an empty list."""
+    """A malformed answer is an error, never an empty list."""
     cluster = FakeCluster.of("containerd-index")
     cluster.pods[0]["status"]["containerStatuses"][0]["imageID"] = "sha256:\x1b[2J"
     with pytest.raises(ClusterMismatch, match=r"\\x1b\[2J|expected a digest"):

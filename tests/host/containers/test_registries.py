@@ -1,4 +1,4 @@
-"""Requests to registries about running images, and requests that are never made."""
+"""Requests to registries about running images, and requests that are never sent."""
 
 from __future__ import annotations
 
@@ -58,16 +58,16 @@ async def asking(
         await transport.aclose()
 
 
-async def told(hub: FakeHub, *names: Reference, by_digest: set[Reference] | None = None) -> RegistryAnswers:
+async def answers_for(hub: FakeHub, *names: Reference, by_digest: set[Reference] | None = None) -> RegistryAnswers:
     async with asking(hub) as registries:
         return await query_registries(registries, names, lambda _: by_digest or set())
 
 
 async def test_one_head_per_name_and_no_pull() -> None:
-    """However many containers have the name."""
+    """Each image name costs one HEAD and no pull, however many containers have it."""
     hub = FakeHub()
     digest = publish(hub, "shop/app:latest", index(image("app")))
-    found = await told(hub, *[NAME] * 5, OTHER, by_digest={digest_name(NAME, Digest.parse(digest))})
+    found = await answers_for(hub, *[NAME] * 5, OTHER, by_digest={digest_name(NAME, Digest.parse(digest))})
 
     assert hub.counted["HEAD manifest"] == 3
     assert hub.counted["GET manifest"] == 0
@@ -76,7 +76,7 @@ async def test_one_head_per_name_and_no_pull() -> None:
 
 
 async def test_an_unsigned_history_is_read() -> None:
-    """By distribution-spec PR #606; events without a valid time are ignored."""
+    """The unsigned history of distribution-spec PR #606 is read; events without a valid time are ignored."""
     hub = FakeHub()
     digest = publish(hub, "shop/app:latest", image("app"))
     hub.histories["shop/app:latest"] = to_json(
@@ -90,7 +90,7 @@ async def test_an_unsigned_history_is_read() -> None:
             ],
         }
     )
-    found = await told(hub, NAME)
+    found = await answers_for(hub, NAME)
 
     steps = (TagStep(1_795_600_800_000_000, digest), TagStep(1_795_687_200_000_000, ""))
     assert found.histories == {PLACE: TagHistory({"latest": steps}, by=TagEvidence.REGISTRY)}
@@ -104,15 +104,15 @@ def _event(digest: str, time: str, event: str) -> dict[str, object]:
 
 
 async def test_a_registry_without_any_history_is_asked_for_it_once() -> None:
-    """Not for each of its tags."""
+    """A registry without any history is asked once, not for each of its tags."""
     hub = FakeHub()
     publish(hub, "shop/app:latest", image("app"))
 
-    assert (await told(hub, NAME, OTHER)).histories == {PLACE: TagHistory()}
+    assert (await answers_for(hub, NAME, OTHER)).histories == {PLACE: TagHistory()}
 
 
 async def test_a_registry_that_is_not_allowed_gets_no_request() -> None:
-    """Neither for names nor for histories."""
+    """A registry that is not allowed gets no request, neither for tags nor for histories."""
     hub = FakeHub()
     async with asking(hub, allowed=lambda _: False) as registries:
         found = await query_registries(registries, [NAME], lambda _: set())
@@ -122,7 +122,7 @@ async def test_a_registry_that_is_not_allowed_gets_no_request() -> None:
 
 
 async def test_an_unreachable_ledger_is_asked_once() -> None:
-    """The registry's history is then unknown, with the reason."""
+    """An unreachable ledger is asked once; the registry's history is unknown, with the reason."""
     looks = []
 
     async def watch(registry: str) -> LedgerCheck:
@@ -138,7 +138,7 @@ async def test_an_unreachable_ledger_is_asked_once() -> None:
 
 
 async def test_a_broken_ledger_raises() -> None:
-    """The answers of a registry with a broken ledger are not shown."""
+    """For a ledger that contradicts earlier checkpoints, no answer of the registry is shown."""
 
     async def watch(_: str) -> LedgerCheck:
         raise LedgerBroken(Fault.OTHER_LEDGER, "it was rewritten")

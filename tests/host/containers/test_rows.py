@@ -42,8 +42,8 @@ def seen(
     return RunningContainer("host", "web", "id", str(name), replace(image, **more), "Docker")  # type: ignore[arg-type]
 
 
-def row(it: RunningContainer, lock: LockedImages | None, told: RegistryAnswers = NOT_ASKED) -> ContainerRow:
-    (found,) = container_rows([it], lock, told)
+def row(container: RunningContainer, lock: LockedImages | None, answers: RegistryAnswers = NOT_ASKED) -> ContainerRow:
+    (found,) = container_rows([container], lock, answers)
     return found
 
 
@@ -58,7 +58,7 @@ def past(*steps: TagStep, by: TagEvidence = TagEvidence.REGISTRY) -> dict[Reposi
 
 
 def test_a_row_has_what_the_tag_resolves_to_now() -> None:
-    """The same image, another, or unknown: an image ID does not give the registry's digest."""
+    """A row says whether the tag now resolves to the same image; an image ID alone leaves it unknown."""
     same = row(seen(INDEX), None, RegistryAnswers(meaning(INDEX)))
     moved = row(seen(INDEX), None, RegistryAnswers(meaning(OTHER)))
     by_id = row(seen(CONFIG, kind=DigestKind.CONFIG), None, RegistryAnswers(meaning(OTHER)))
@@ -69,19 +69,19 @@ def test_a_row_has_what_the_tag_resolves_to_now() -> None:
     assert same.digests == {INDEX: DigestKind.INDEX}
 
 
-def test_how_far_behind_and_former_tags() -> None:
-    """By the history of the tag."""
-    told = RegistryAnswers(
+def test_the_history_gives_distance_and_former_tags() -> None:
+    """The tag's history gives the former tags and how far the tag has moved."""
+    answers = RegistryAnswers(
         meaning(OTHER), past(TagStep(1, str(INDEX), "ci"), TagStep(2, str(CONFIG)), TagStep(3, str(OTHER)))
     )
-    found = row(seen(INDEX), None, told)
+    found = row(seen(INDEX), None, answers)
 
     assert (found.behind, found.moved, found.tags_by) == (Behind(2, 2), True, "registry")
     assert found.tags == (TagInterval("latest", 1, 2, "ci"),)
 
 
 def test_the_registry_gives_the_kind_of_a_digest() -> None:
-    """By the media type of its answer."""
+    """The media type of the registry's answer gives the kind of a digest."""
     by_digest = meaning(INDEX, OCI_MANIFEST, digest_name(NAME, INDEX))
     found = row(seen(INDEX), None, RegistryAnswers(meaning(OTHER) | by_digest))
 
@@ -98,7 +98,7 @@ def test_the_registry_gives_the_kind_of_a_digest() -> None:
     ],
 )
 def test_the_registry_gives_an_unknown_origin(answer: Resolved | BoltsealError, origin: Origin) -> None:
-    """It has the image, does not have it, or does not respond."""
+    """An image of unknown origin is looked up at the registry: present, absent, or no answer."""
     found = row(seen(INDEX), None, RegistryAnswers({digest_name(NAME, INDEX): answer}))
 
     assert found.seen.image.origin is origin
@@ -106,15 +106,15 @@ def test_the_registry_gives_an_unknown_origin(answer: Resolved | BoltsealError, 
 
 
 def test_a_known_origin_is_not_asked_for() -> None:
-    """The host's answer is enough."""
-    told = RegistryAnswers({digest_name(NAME, INDEX): RemoteNotFound("gone")})
+    """An origin that the host knows is not asked for."""
+    answers = RegistryAnswers({digest_name(NAME, INDEX): RemoteNotFound("gone")})
 
-    assert row(seen(INDEX, origin=Origin.PULLED), None, told).seen.image.origin is Origin.PULLED
+    assert row(seen(INDEX, origin=Origin.PULLED), None, answers).seen.image.origin is Origin.PULLED
 
 
 def test_which_images_are_looked_up_by_digest() -> None:
-    """Only those without lock, tag and known origin; never by an image ID."""
-    told = RegistryAnswers(meaning(INDEX))
+    """Only images without lock, tag and known origin are looked up by digest, never by an image ID."""
+    answers = RegistryAnswers(meaning(INDEX))
     containers = [
         seen(OTHER),
         seen(INDEX),
@@ -124,12 +124,12 @@ def test_which_images_are_looked_up_by_digest() -> None:
         seen(OTHER, name=None),
     ]
 
-    assert digests_to_query(containers, None, told) == {digest_name(NAME, OTHER)}
+    assert digests_to_query(containers, None, answers) == {digest_name(NAME, OTHER)}
     assert digests_to_query([seen(INDEX)], LOCK, NOT_ASKED) == set()
 
 
 def test_which_names_are_queried() -> None:
-    """Each once; none of a local build unless it is locked; for a container started by ID, the host's name."""
+    """Each name is queried once; local builds only if locked; for a container started by ID, the host's name."""
     other = Reference.parse("localhost:5000/shop/db:1")
     local = seen(OTHER, origin=Origin.LOCAL, name=Reference.parse("made:1"))
     loaded = seen(CONFIG, kind=DigestKind.CONFIG, origin=Origin.LOCAL)
@@ -140,7 +140,7 @@ def test_which_names_are_queried() -> None:
 
 
 def test_names_given_on_the_host_are_not_queried() -> None:
-    """The repository that the image was pulled from is queried instead."""
+    """Tags given on the host are not queried; the repository that the image was pulled from is."""
     mine, pulled = Reference.parse("mine:dev"), digest_name(NAME, INDEX)
     retagged = seen(INDEX, name=mine, names=(mine, NAME), pulled_as=(pulled,))
     alone = seen(INDEX, name=mine, names=(mine,), pulled_as=(pulled,))
@@ -151,7 +151,7 @@ def test_names_given_on_the_host_are_not_queried() -> None:
 
 
 @pytest.mark.parametrize(
-    ("it", "told", "why"),
+    ("container", "answers", "why"),
     [
         (seen(INDEX), NOT_ASKED, "no registry was asked"),
         (seen(INDEX), RegistryAnswers(meaning(INDEX)), ""),
@@ -162,13 +162,15 @@ def test_names_given_on_the_host_are_not_queried() -> None:
         (seen(OTHER, origin=Origin.LOCAL), RegistryAnswers(), ""),
     ],
 )
-def test_the_reason_why_no_registry_was_asked(it: RunningContainer, told: RegistryAnswers, why: str) -> None:
-    """Answered and unneeded requests have none."""
-    assert row(it, None, told).unasked == why
+def test_the_reason_why_no_registry_was_asked_is_given(
+    container: RunningContainer, answers: RegistryAnswers, why: str
+) -> None:
+    """A row has the reason why no registry was asked, unless the request was answered or unneeded."""
+    assert row(container, None, answers).unasked == why
 
 
 def test_observations_replace_a_missing_history() -> None:
-    """A registry's own history takes precedence."""
+    """Recorded observations replace a missing history; a registry's own history takes precedence."""
     steps = {NAME: (TagStep(1, str(INDEX)), TagStep(2, str(OTHER)))}
     offline = row(seen(INDEX), None, with_observations(NOT_ASKED, steps))
     signed = RegistryAnswers(histories={repository_of(NAME): TagHistory({}, by=TagEvidence.LEDGER)})
@@ -179,8 +181,8 @@ def test_observations_replace_a_missing_history() -> None:
     assert with_observations(NOT_ASKED, {NAME: ()}) == NOT_ASKED
 
 
-def test_which_reasons_need_a_registry() -> None:
-    """Not those of matches, nor those that no tag explains."""
+def test_requests_are_sent_only_for_reasons_that_need_a_registry() -> None:
+    """Only mismatches that a tag can explain cause a request to a registry."""
     held, moved = row(seen(INDEX), LOCK), row(seen(OTHER), LOCK)
 
     assert (moved.verdict is not None and moved.verdict.status) == ContainerStatus.MOVED_AFTER_PULL

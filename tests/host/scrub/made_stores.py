@@ -1,6 +1,6 @@
-"""Stores made here, byte by byte as engines make them, where no engine and no rights are needed.
+"""Stores that Python writes byte for byte as engines do, without an engine or privileges.
 
-`docker_store` writes Docker's own store; each layer is a tar that is unpacked by Python, owned by whoever runs the test.
+`docker_store` writes Docker's own store; each layer is a tar that is unpacked by Python, owned by the user who runs the test.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ NAMES_BY_GO = Path(__file__).parents[2] / "data/scrub/names-by-go.tar.gz"
 
 
 def layer_tar(files: Files) -> bytes:
-    """Return a layer of regular files, owned by root in its headers, with their folders."""
+    """Return a layer of regular files with their folders, owned by root in the headers."""
     raw = io.BytesIO()
     with tarfile.open(fileobj=raw, mode="w", format=tarfile.PAX_FORMAT) as tar:
         made: set[str] = set()
@@ -48,7 +48,7 @@ def layer_tar(files: Files) -> bytes:
 
 
 def extended(type_: bytes, data: bytes, following: bytes) -> bytes:
-    """Return a header and the extensions before it."""
+    """Return a header with the extended headers before it."""
     before = tarfile.TarInfo("extension")
     before.type, before.size = type_, len(data)
     return before.tobuf(tarfile.USTAR_FORMAT) + data.ljust(-(-len(data) // 512) * 512, b"\0") + following
@@ -62,7 +62,7 @@ def record(key: bytes, value: bytes) -> bytes:
 
 
 def split(tar: bytes) -> bytes:
-    """Return its tar-split, as Docker writes it."""
+    """Return the layer's tar-split, as Docker writes it."""
     lines: list[dict[str, object]] = []
     at = 0
     with tarfile.open(fileobj=io.BytesIO(tar)) as opened:
@@ -81,7 +81,7 @@ def split(tar: bytes) -> bytes:
 
 
 def header_name(tar: bytes, entry: tarfile.TarInfo, name: str) -> str:
-    """Return the name as in the header, with or without its slash."""
+    """Return the name as in the header, with or without its trailing slash."""
     stored = tar[entry.offset_data - 512 : entry.offset_data - 412].split(b"\0", 1)[0].decode()
     return stored if stored.rstrip("/") == entry.name else name
 
@@ -92,13 +92,13 @@ def split_of(lines: list[dict[str, object]]) -> bytes:
 
 @dataclass(frozen=True)
 class DockerStore:
-    """A data root with some images in it."""
+    """A Docker data root with some images."""
 
     root: Path
 
     @classmethod
     def at(cls, folder: Path) -> DockerStore:
-        """Create an empty store. Without root its name gives the owner, as with userns-remap."""
+        """Create an empty store. For a user other than root, its name has the owner as with userns-remap."""
         root = folder / ("store" if os.geteuid() == 0 else f"{os.geteuid()}.{os.getegid()}")
         for made in ("image/overlay2/imagedb/content/sha256", "image/overlay2/layerdb/sha256", "overlay2/l"):
             (root / made).mkdir(parents=True)
@@ -106,7 +106,7 @@ class DockerStore:
         return cls(root)
 
     def image(self, name: str, *layers: Files) -> Digest:
-        """Add an image with a name; its layers are written as if they had been unpacked."""
+        """Add an image with a name; its layers are written as unpacked."""
         tars = [layer_tar(each) for each in layers]
         diffs = [Digest.of(each) for each in tars]
         config = {"rootfs": {"type": "layers", "diff_ids": [str(each) for each in diffs]}}
@@ -127,7 +127,7 @@ class DockerStore:
         return image
 
     def image_of_empty_files(self, name: str, count: int, in_a_folder: int = 1000) -> None:
-        """Add an image of one layer of so many empty files, without its tar in memory."""
+        """Add an image of one layer with so many empty files, without its tar in memory."""
         self.image(name, {"f": b"f"})
         top = self.layer()
         (top / "f").unlink()
@@ -155,7 +155,7 @@ class DockerStore:
         self.config(name, json.dumps({"rootfs": {"diff_ids": [str(diff)]}}).encode())
 
     def layer(self, index: int = 0) -> Path:
-        """Return the folder of a layer that was added."""
+        """Return the folder of an added layer."""
         return sorted(self.root.glob("overlay2/*/diff"))[index]
 
     def _layer(self, tar: bytes, diff: Digest, chain: Digest, below: Digest | None, links: list[str]) -> None:
@@ -177,11 +177,11 @@ class DockerStore:
             (folder / "lower").write_text(":".join(f"l/{each}" for each in reversed(links)))
         links.append(link)
         with tarfile.open(fileobj=io.BytesIO(tar)) as opened:
-            opened.extractall(folder / "diff", filter=_as_it_is)  # noqa: S202 - made a few lines above
+            opened.extractall(folder / "diff", filter=_as_it_is)  # noqa: S202 - written a few lines above
 
 
 def _as_it_is(entry: tarfile.TarInfo, _: str) -> tarfile.TarInfo:
-    """Modes and times as in the tar, owned by the user who unpacks."""
+    """Set modes and times from the tar; the owner is the user who unpacks."""
     entry.uid, entry.gid, entry.uname, entry.gname = os.geteuid(), os.getegid(), "", ""
     return entry
 

@@ -1,4 +1,4 @@
-"""Receipts of a ledger whose key is known."""
+"""Receipts of a ledger with a known key."""
 
 from __future__ import annotations
 

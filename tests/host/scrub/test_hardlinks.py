@@ -1,4 +1,4 @@
-"""Extended attributes of hard-linked files, without an engine: `user.` attributes need no rights."""
+"""Extended attributes of hard-linked files, with `user.` attributes, which need no engine and no privileges."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def header(name: bytes, link: bytes = b"", mode: int = 0o644, **attributes: str)
 
 
 def differences(layer: Path, *headers: Header) -> list[tuple[DifferenceKind, str, str, str]]:
-    """Return what differs, with expected and actual values."""
+    """Return the differences with expected and actual values."""
     with SafeFolder(layer) as tree:
         comparison = LayerComparison(tree, "", Ownership(), FileReader(tree, lambda _: None))
         for each in headers:
@@ -50,14 +50,14 @@ PLAIN = header(b"a"), header(b"b", b"a"), header(b"c", b"b")
 
 @pytest.mark.parametrize("name", ["a", "b", "c"])
 def test_an_attribute_without_a_header_is_found_by_any_name(layer: Path, name: str) -> None:
-    """It is reported once, at the first name."""
+    """An attribute without a header is reported once, at the first of the file's names."""
     os.setxattr(layer / name, "user.evil", b"1")
 
     assert differences(layer, *PLAIN) == [(DifferenceKind.XATTR, "a", "user.evil=none", "user.evil=1")]
 
 
 def test_attributes_of_all_headers_are_merged(layer: Path) -> None:
-    """Engines set the attributes of each header on the file and remove none."""
+    """As in engines, the attributes of each header are added to the file and none is removed."""
     headers = header(b"a", x="1", y="1"), header(b"b", b"a", x="2"), header(b"c", b"a", z="3")
     for name, value in (("x", b"2"), ("y", b"1"), ("z", b"3")):
         os.setxattr(layer / "a", f"user.{name}", value)
@@ -74,7 +74,7 @@ def test_attributes_of_all_headers_are_merged(layer: Path) -> None:
 
 
 def test_the_last_header_of_a_chain_of_links_counts(layer: Path) -> None:
-    """The mode in the first header is ignored."""
+    """The last header of a chain of links decides the mode."""
     (layer / "a").chmod(0o600)
 
     assert differences(layer, header(b"a"), header(b"b", b"a"), header(b"c", b"b", 0o600)) == []
@@ -82,14 +82,14 @@ def test_the_last_header_of_a_chain_of_links_counts(layer: Path) -> None:
 
 
 def test_a_replaced_file_has_the_attributes_of_its_new_header(layer: Path) -> None:
-    """The later entry replaces the earlier one."""
+    """A file that a later entry replaces has the attributes of the later header."""
     os.setxattr(layer / "a", "user.x", b"2")
 
     assert differences(layer, header(b"a", x="1", y="1"), header(b"a", x="2"), *PLAIN[1:]) == []
 
 
 def test_endless_attributes_are_refused(layer: Path) -> None:
-    """A hostile tar must not fill the memory."""
+    """A tar with endless attributes is refused, since it could fill the memory."""
     large = bytes(1 << 22)
     one, count = header(b"b", b"a"), MAX_SHARED_ATTRIBUTES_BYTES // len(large)
     repeated = [one._replace(xattrs={b"user.x": large})] * (count + 1)

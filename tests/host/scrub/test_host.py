@@ -41,7 +41,7 @@ def checked(store: DockerStore, wanted: ScrubRequest | None = None) -> dict[str,
 
 
 def test_an_image_removed_during_the_check_is_no_difference(store: DockerStore) -> None:
-    """It is reported as not checked, not as tampered with."""
+    """An image removed during the check is reported as not checked, not as modified."""
     image = store.image("going:1", LOWER, {"app": b"app"})
 
     def remove(*_: int) -> None:
@@ -56,7 +56,7 @@ def test_an_image_removed_during_the_check_is_no_difference(store: DockerStore) 
 
 
 def test_a_stack_link_redirected_during_the_check_is_never_clean(store: DockerStore) -> None:
-    """The checked layers match, but the next mount would use another one."""
+    """A stack link changed during the check is never clean, since the next mount would use another layer."""
     store.image("turning:1", LOWER, {"app": b"app"})
     (lower,) = store.root.glob("overlay2/*/lower")
     link = store.root / "overlay2" / lower.read_text()
@@ -89,7 +89,7 @@ def container(store: DockerStore, **state: bool) -> Path:
 
 
 def test_a_container_removed_during_the_check_is_no_difference(store: DockerStore) -> None:
-    """Docker removes its layer first, and the container a moment later."""
+    """A container whose layer Docker removes first, and the container later, is no difference."""
     store.image("boxed:1", LOWER)
     going = container(store)
 
@@ -110,15 +110,15 @@ def test_a_container_removed_during_the_check_is_no_difference(store: DockerStor
 def test_a_container_without_its_layer_differs_unless_docker_is_removing_it(
     store: DockerStore, state: dict[str, bool], status: ReportStatus
 ) -> None:
-    """Docker records that a removal is running or failed."""
+    """A container without its layer differs, unless Docker records that a removal is running or failed."""
     store.image("boxed:1", LOWER)
     container(store, **state)
 
     assert checked(store)["box"].status is status
 
 
-def test_an_image_renamed_during_the_check_holds(store: DockerStore) -> None:
-    """A name is not part of its files."""
+def test_an_image_renamed_during_the_check_is_clean(store: DockerStore) -> None:
+    """An image renamed during the check is clean, since a tag is not part of its files."""
     store.image("named:1", LOWER)
 
     def name(*_: int) -> None:
@@ -131,18 +131,18 @@ def test_an_image_renamed_during_the_check_holds(store: DockerStore) -> None:
 
 
 def test_a_layer_that_two_images_share_is_read_once(store: DockerStore) -> None:
-    """The differences of a shared layer are reported for both images."""
+    """A layer that two images share is read once, and its differences are reported for both."""
     store.image("one:1", LOWER)
     chain = store.root / "image/overlay2/layerdb/sha256"
     (config,) = (store.root / "image/overlay2/imagedb/content/sha256").iterdir()
     store.config("two:1", config.read_bytes() + b"\n")
     (store.layer() / "etc/passwd").write_bytes(b"evil")
-    told: list[tuple[int, ...]] = []
+    reported: list[tuple[int, ...]] = []
 
-    found = scrub(store_at(store.root), ScrubRequest(), lambda *numbers: told.append(numbers))
+    found = scrub(store_at(store.root), ScrubRequest(), lambda *numbers: reported.append(numbers))
 
     assert len(list(chain.iterdir())) == 1
-    assert told[-1][1:] == (1, 1)
+    assert reported[-1][1:] == (1, 1)
     assert [each.status for each in found] == [ReportStatus.DIFFERS, ReportStatus.DIFFERS]
 
 
@@ -174,7 +174,7 @@ def large_image(store: DockerStore) -> None:
 
 
 def test_layers_of_a_killed_worker_could_not_be_checked(store: DockerStore) -> None:
-    """For example for lack of memory: that is neither a difference nor clean."""
+    """Layers of a worker that was killed, for example for lack of memory, could not be checked."""
     large_image(store)
     killed: list[int] = []
 
@@ -191,10 +191,10 @@ def test_layers_of_a_killed_worker_could_not_be_checked(store: DockerStore) -> N
 
 
 def test_an_interrupt_ends_all_processes_at_once(store: DockerStore) -> None:
-    """Ctrl-C reaches the whole process group: exit code 130 and no traceback."""
+    """Ctrl-C ends the whole process group with exit code 130 and no traceback."""
     large_image(store)
     argv = [sys.executable, "-m", "boltseal", "scrub", "--root", str(store.root), "--bytes-per-second", "1M"]
-    argv = ["env", "--default-signal=INT", *argv]  # whoever started this test may have it ignored
+    argv = ["env", "--default-signal=INT", *argv]  # the process that started the tests may ignore it
     with subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE, process_group=0) as running:
         children = Path(f"/proc/{running.pid}/task/{running.pid}/children")
         wait_until(lambda: len(children.read_text().split()) >= 2, "the workers run")
@@ -209,7 +209,7 @@ def test_an_interrupt_ends_all_processes_at_once(store: DockerStore) -> None:
 
 
 def test_a_meter_counts_bytes_and_waits_for_the_rate() -> None:
-    """The time of the next read is shared by all processes."""
+    """A meter counts bytes; the time of the next read is shared by all processes."""
     context = get_context("spawn")
     count, free_at = context.Value("q", 0), context.Value("d", 0.0)
     meter = Meter(count, free_at, 10**9)
@@ -222,7 +222,7 @@ def test_a_meter_counts_bytes_and_waits_for_the_rate() -> None:
 
 
 def test_the_rate_applies_to_all_reads(store: DockerStore) -> None:
-    """By a clock that only sleeping advances."""
+    """The rate limit applies to all reads together, by a clock that only sleeping advances."""
     store.image("app:1", {f"f{number}": os.urandom(300_000) for number in range(10)})
     (layer,) = store_at(store.root)[0].plan(store.root).images[0].layers
     context, now = get_context("spawn"), [1000.0]
@@ -236,23 +236,23 @@ def test_the_rate_applies_to_all_reads(store: DockerStore) -> None:
     assert (result.count, result.unknown) == (0, ())
     assert count.value > 3_000_000
     assert free_at.value - 1000 == pytest.approx(count.value / 1_000_000)
-    assert free_at.value - now[0] < 1  # what was read last has no need to be waited for
+    assert free_at.value - now[0] < 1  # after the last read there is no wait
 
 
 def test_progress_is_reported_while_a_single_layer_is_read(store: DockerStore) -> None:
-    """Not only after it."""
+    """Progress is reported while a single layer is read, not only after it."""
     store.image("large:1", {f"f{number}": bytes(1 << 18) for number in range(8)})
-    told: list[tuple[int, int]] = []
+    reported: list[tuple[int, int]] = []
     wanted = ScrubRequest(pace=WorkRate(bytes_per_second=2 << 20))
 
-    scrub(store_at(store.root), wanted, lambda read, done, _: told.append((read, done)))
+    scrub(store_at(store.root), wanted, lambda read, done, _: reported.append((read, done)))
 
-    assert [each for each in told if each[0] > 0 and each[1] == 0]
-    assert told[-1][1] == 1
+    assert [each for each in reported if each[0] > 0 and each[1] == 0]
+    assert reported[-1][1] == 1
 
 
 def test_a_difference_takes_precedence_over_unknown() -> None:
-    """Exit code 1 precedes 3."""
+    """Exit code 1 takes precedence over 3."""
     reports = [
         ScrubReport("image", "a", status, "", "")
         for status in (ReportStatus.UNKNOWN, ReportStatus.DIFFERS, ReportStatus.HOLDS)
@@ -264,7 +264,7 @@ def test_a_difference_takes_precedence_over_unknown() -> None:
 
 
 def test_quick_compares_metadata_only(store: DockerStore) -> None:
-    """No file is read."""
+    """With --quick, no file content is read."""
     store.image("app:1", LOWER)
     (store.layer() / "bin/tool").chmod(0o4755)
     (store.layer() / "bin/evil").touch()
@@ -277,7 +277,7 @@ def test_quick_compares_metadata_only(store: DockerStore) -> None:
 
 
 def test_a_file_written_to_during_the_check_is_reported_as_such(store: DockerStore) -> None:
-    """Nothing legitimate writes to a layer's files, so it is a difference."""
+    """A file written to during the check is a difference, because nothing legitimate writes to a layer."""
     large = os.urandom(3 << 20)
     store.image("app:1", {"a": large, "b": large[1:]})
     written: list[int] = []
@@ -298,7 +298,7 @@ def test_a_file_written_to_during_the_check_is_reported_as_such(store: DockerSto
 
 
 def test_a_folder_with_too_many_names_is_never_clean(store: DockerStore) -> None:
-    """An attacker could hide a file among millions."""
+    """A folder with too many names is never clean, since a file could be hidden among millions."""
     store.image("app:1", LOWER)
     (layer,) = store_at(store.root)[0].plan(store.root).images[0].layers
     for number in range(20):
@@ -317,7 +317,7 @@ def test_a_folder_with_too_many_names_is_never_clean(store: DockerStore) -> None
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root may give files to others")
 def test_owners_of_a_rootless_store_are_compared_by_etc_subuid(tmp_path: Path) -> None:
-    """Without entries only the user's own files can be checked."""
+    """A rootless store's owners are compared by /etc/subuid; without entries only the user's own files are."""
     root = rootless(tmp_path)
     known = [scrub(store_at(root), ScrubRequest(), lambda *_: None)]
     (tmp_path / "disk/etc/subuid").unlink()
@@ -330,7 +330,7 @@ def test_owners_of_a_rootless_store_are_compared_by_etc_subuid(tmp_path: Path) -
 
 
 def rootless(folder: Path) -> Path:
-    """A store of user 12345, who owns all its files."""
+    """Return a store of user 12345, who owns all its files."""
     (folder / "disk/etc").mkdir(parents=True)
     (folder / "disk/etc/passwd").write_text("shop:x:12345:12345::/home/shop:/bin/sh\n")
     for name in ("subuid", "subgid"):

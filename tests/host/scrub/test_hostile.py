@@ -1,4 +1,4 @@
-"""Hostile metadata: the image is reported, the rest is checked, and nothing outside of the store is read."""
+"""Hostile metadata: its image is reported, the rest is checked, and nothing outside of the store is read."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ EMPTY = f"sha256:{hashlib.sha256(b'').hexdigest()}"
 
 @pytest.fixture
 def store(tmp_path: Path) -> DockerStore:
-    """A store with a good image, whose two layers are its own."""
+    """A store with a good image of two layers."""
     made = DockerStore.at(tmp_path)
     made.image("good:1", {"etc/good": b"good"}, {"bin/good": b"good"})
     return made
@@ -61,7 +61,7 @@ CONFIGS: dict[str, bytes] = {
 
 @pytest.mark.parametrize("name", CONFIGS)
 def test_a_hostile_config_is_reported_and_the_other_image_is_checked(store: DockerStore, name: str) -> None:
-    """Whatever the config contains."""
+    """A hostile config is reported for its image, and the other image is checked."""
     store.config("bad:1", CONFIGS[name])
 
     found = checked(store)
@@ -71,7 +71,7 @@ def test_a_hostile_config_is_reported_and_the_other_image_is_checked(store: Dock
 
 
 def test_a_config_of_gigabytes_is_not_read(store: DockerStore) -> None:
-    """A sparse file is free to create."""
+    """A sparse config of gigabytes, cheap to create, is not read."""
     bad = store.config("bad:1", b"{}")
     os.truncate(store.root / "image/overlay2/imagedb/content/sha256" / bad.hex, 8 << 30)
 
@@ -82,7 +82,7 @@ def test_a_config_of_gigabytes_is_not_read(store: DockerStore) -> None:
 
 
 def test_a_hostile_list_of_names_leaves_the_images(store: DockerStore) -> None:
-    """Their names are unknown then, and they are checked by their IDs."""
+    """If the list of names is hostile, images are checked by their IDs."""
     (store.root / "image/overlay2/repositories.json").write_bytes(b'{"Repositories":' + b"{" * 1_000_000)
 
     found = scrub(store_at(store.root), ScrubRequest(), lambda *_: None)
@@ -96,9 +96,9 @@ def test_a_hostile_list_of_names_leaves_the_images(store: DockerStore) -> None:
 MAX_MB = 200
 
 
-def joined(one: Callable[[int], bytes], size: int, start: bytes, end: bytes) -> bytes:
-    """Return a list of so many bytes, each entry made from its number."""
-    return start + b",".join(one(number) for number in range(size // len(one(1 << 20)))) + end
+def joined(entry_of: Callable[[int], bytes], size: int, start: bytes, end: bytes) -> bytes:
+    """Return a JSON list of so many bytes, with each entry made from its number."""
+    return start + b",".join(entry_of(number) for number in range(size // len(entry_of(1 << 20)))) + end
 
 
 TAG = b'"%x:%x":"sha256:' + ID64 + b'"'
@@ -135,7 +135,7 @@ LONG_LISTS: dict[str, tuple[str, Callable[[], bytes]]] = {
 def test_a_list_of_very_many_short_values_costs_neither_time_nor_memory(
     store: DockerStore, tmp_path: Path, name: str
 ) -> None:
-    """A file of permitted size has millions of them, and each could become a value of some hundred bytes."""
+    """A list of millions of short values is refused early, because each would take some hundred bytes of memory."""
     path, content = LONG_LISTS[name]
     root = store.root if path.startswith("image/") else podman_store(tmp_path / "podman")
     (root / path).write_bytes(content())
@@ -149,7 +149,7 @@ def test_a_list_of_very_many_short_values_costs_neither_time_nor_memory(
 
 @pytest.mark.slow
 def test_repeated_layers_are_limited(tmp_path: Path) -> None:
-    """A list of one megabyte can have hundreds of images of a thousand layers: some are read, the others are reported."""
+    """Of a small list with hundreds of images of a thousand layers, some are read and the others reported."""
     folder, config = tmp_path / "layout", diff_ids(*([EMPTY] * 1000))
     layout(folder, b"")
     (folder / "index.json").unlink()
@@ -166,7 +166,7 @@ def test_repeated_layers_are_limited(tmp_path: Path) -> None:
 
 
 def checked_elsewhere(root: Path) -> tuple[list[str], float]:
-    """Return the report of a process of its own, as text, and its peak memory in MB."""
+    """Check in another process; return its report as text, and its peak memory in MB."""
     done = subprocess.run([sys.executable, "-c", _CHECKED, root], check=True, stdout=subprocess.PIPE, text=True)
     *found, peak = done.stdout.split()
     return found, int(peak) / 1024
@@ -185,7 +185,7 @@ print(max(mine, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss))
 
 
 def test_a_damaged_container_leaves_the_others(store: DockerStore) -> None:
-    """Each has its own file."""
+    """A damaged container is reported, and the others, which have their own files, are checked."""
     for id_, config in (("b" * 64, b"{"), ("c" * 64, b'{"Name":"/whole","Driver":"overlay2"}')):
         (store.root / "containers" / id_).mkdir(parents=True)
         (store.root / "containers" / id_ / "config.v2.json").write_bytes(config)
@@ -198,7 +198,7 @@ def test_a_damaged_container_leaves_the_others(store: DockerStore) -> None:
 
 
 def test_a_claimed_intermediate_image_is_still_checked(store: DockerStore) -> None:
-    """Unnamed intermediate images are hidden only if the other image really has their layers."""
+    """Unnamed images are hidden as intermediate only if another image really has their layers."""
     evil = store.image("evil:1", {"bin/evil": b"evil"})
     names = store.root / "image/overlay2/repositories.json"
     listed = json.loads(names.read_text())
@@ -216,7 +216,7 @@ def test_a_claimed_intermediate_image_is_still_checked(store: DockerStore) -> No
 
 
 def bomb(store: DockerStore, layer: int = 0) -> Path:
-    """Return the tar-split of a layer of the good image."""
+    """Return the tar-split of a layer of the good image, changed as given."""
     folder = store.layer(layer).parent.name
     (found,) = [
         each
@@ -266,7 +266,7 @@ def no_base64(lines: Lines) -> None:
 )
 @pytest.mark.slow
 def test_a_hostile_tar_split_is_reported(store: DockerStore, change: Callable[[Lines], None]) -> None:
-    """For its layer, and the check ends."""
+    """A hostile tar-split is reported for its layer, and the check ends."""
     path = bomb(store)
     lines = [json.loads(line) for line in gzip.decompress(path.read_bytes()).splitlines()]
     change(lines)
@@ -278,7 +278,7 @@ def test_a_hostile_tar_split_is_reported(store: DockerStore, change: Callable[[L
 
 
 def test_a_tar_split_that_expands_without_end_is_reported(store: DockerStore) -> None:
-    """A thousand times its size when decompressed, and a single line."""
+    """A tar-split that decompresses to a thousand times its size, or has one endless line, is reported."""
     bomb(store).write_bytes(gzip.compress(b"0" * 100_000_000))
 
     assert checked(store)["good:1"].status is ReportStatus.DIFFERS
@@ -286,7 +286,7 @@ def test_a_tar_split_that_expands_without_end_is_reported(store: DockerStore) ->
 
 @pytest.mark.parametrize("what", ["diff", "cache-id", "tar-split.json.gz"])
 def test_a_link_in_place_of_a_file_is_not_followed(store: DockerStore, tmp_path: Path, what: str) -> None:
-    """An unmodified copy outside of the store is not read."""
+    """A link in place of a file, to an unmodified copy outside of the store, is not followed."""
     path = bomb(store).with_name(what)
     shutil.copy(path, tmp_path / "outside")
     path.unlink()
@@ -297,15 +297,15 @@ def test_a_link_in_place_of_a_file_is_not_followed(store: DockerStore, tmp_path:
 
 @pytest.mark.parametrize("up", ["overlay2", "image/overlay2/layerdb", "image/overlay2/imagedb/content"])
 def test_a_link_in_place_of_a_folder_on_the_way_is_not_followed(store: DockerStore, tmp_path: Path, up: str) -> None:
-    """An unmodified copy outside of the store is not read."""
+    """A link in place of a folder, to an unmodified copy outside of the store, is not followed."""
     shutil.move(store.root / up, tmp_path / "outside")
     (store.root / up).symlink_to(tmp_path / "outside")
 
     assert all(each.status is not ReportStatus.HOLDS for each in checked(store).values())
 
 
-def test_a_store_of_a_mounted_disk_that_is_a_link_to_this_hosts_own(store: DockerStore, tmp_path: Path) -> None:
-    """Otherwise this host's clean store would be checked in place of the disk's."""
+def test_a_store_of_a_mounted_disk_that_is_a_link_to_this_hosts_is_refused(store: DockerStore, tmp_path: Path) -> None:
+    """A store on a mounted disk that is a link to this host's store is refused, or the wrong store would be checked."""
     disk = tmp_path / "disk"
     (disk / "var/lib").mkdir(parents=True)
     (disk / "var/lib/docker").symlink_to(store.root)
@@ -315,7 +315,7 @@ def test_a_store_of_a_mounted_disk_that_is_a_link_to_this_hosts_own(store: Docke
 
 
 def test_a_store_of_a_mounted_disk_is_found_by_its_own_configuration(store: DockerStore, tmp_path: Path) -> None:
-    """By a link or a configuration, both relative to the disk's root."""
+    """A mounted disk's store is found by the disk's link or configuration, relative to the disk's root."""
     disk = tmp_path / "disk"
     shutil.copytree(store.root, disk / "srv" / store.root.name, symlinks=True)
     (disk / "etc/docker").mkdir(parents=True)
@@ -329,7 +329,7 @@ def test_a_store_of_a_mounted_disk_is_found_by_its_own_configuration(store: Dock
 
 @pytest.mark.parametrize("inner", ["containerd", "1.1"])
 def test_a_store_in_a_store_that_is_a_link_is_not_followed(store: DockerStore, tmp_path: Path, inner: str) -> None:
-    """Docker's containerd store and its user namespaces are real folders of its root."""
+    """A link in place of Docker's containerd store or user namespace folder is not followed."""
     other = tmp_path / "other"
     (other / "daemon/io.containerd.metadata.v1.bolt").mkdir(parents=True)
     (other / "image").mkdir()
@@ -339,7 +339,7 @@ def test_a_store_in_a_store_that_is_a_link_is_not_followed(store: DockerStore, t
 
 
 def test_a_pipe_in_place_of_a_file_does_not_block(store: DockerStore) -> None:
-    """Opening a pipe waits for its other end."""
+    """A named pipe in place of a file does not block the check."""
     for name in ("diff", "tar-split.json.gz"):
         path = bomb(store).with_name(name)
         path.unlink()
@@ -348,8 +348,8 @@ def test_a_pipe_in_place_of_a_file_does_not_block(store: DockerStore) -> None:
     assert checked(store)["good:1"].status is ReportStatus.DIFFERS
 
 
-def test_names_that_would_write_to_a_terminal_are_shown_as_text(store: DockerStore) -> None:
-    """A file name can have any byte but a slash."""
+def test_names_with_control_characters_are_escaped(store: DockerStore) -> None:
+    """File names with control characters are escaped in the report."""
     (store.layer() / "etc" / "\x1b[2Jevil\n").write_bytes(b"x")
 
     (found,) = [each for each in checked(store)["good:1"].differences if "evil" in each.path]
@@ -358,7 +358,7 @@ def test_names_that_would_write_to_a_terminal_are_shown_as_text(store: DockerSto
 
 
 def test_of_very_many_unexpected_names_only_some_are_listed(store: DockerStore) -> None:
-    """The report stays readable, and its count is right."""
+    """Of very many unexpected names some are listed, and the count is right."""
     for number in range(1500):
         (store.layer() / "etc" / f"evil{number}").touch()
 
@@ -370,7 +370,7 @@ def test_of_very_many_unexpected_names_only_some_are_listed(store: DockerStore) 
 
 @pytest.mark.slow
 def test_entries_in_missing_folders_are_limited(store: DockerStore) -> None:
-    """Each has its own folders: a line of a compressed list is free, but recording each would not be."""
+    """Entries in missing folders are limited, because recording each would cost much more than its compressed line."""
     rest = tarfile.TarInfo("f").tobuf()[100:]
     with gzip.open(bomb(store), "wb", compresslevel=1) as file:
         for number in range(MAX_ABSENT + 1):
@@ -385,7 +385,7 @@ def test_entries_in_missing_folders_are_limited(store: DockerStore) -> None:
 
 
 def podman_store(folder: Path, **lists: object) -> Path:
-    """Return a Podman store with these lists."""
+    """Return a Podman store with these metadata lists."""
     for name in ("images", "layers", "containers"):
         (folder / f"overlay-{name}").mkdir(parents=True)
         raw = lists.get(name, [])
@@ -418,7 +418,7 @@ HOSTILE_LISTS: dict[str, dict[str, object]] = {
 
 @pytest.mark.parametrize("name", HOSTILE_LISTS)
 def test_hostile_lists_of_podman_are_reported(tmp_path: Path, name: str) -> None:
-    """The check ends, and the result is not "holds"."""
+    """Hostile metadata lists of Podman are reported: the check ends, and is not a success."""
     root = podman_store(tmp_path / "root", **HOSTILE_LISTS[name])
 
     found = scrub(store_at(root), ScrubRequest(), lambda *_: None)
@@ -455,7 +455,7 @@ INDEXES: dict[str, bytes] = {
 
 @pytest.mark.parametrize("name", INDEXES)
 def test_a_hostile_layout_is_reported(tmp_path: Path, name: str) -> None:
-    """As for stores of engines."""
+    """A hostile OCI layout is reported as hostile stores are."""
     folder = layout(tmp_path / "layout", INDEXES[name], **{f"b_{ID}": INDEXES["an-index-in-itself"]})
 
     found = scrub(store_at(folder), ScrubRequest(), lambda *_: None)
@@ -465,7 +465,7 @@ def test_a_hostile_layout_is_reported(tmp_path: Path, name: str) -> None:
 
 
 def test_an_archive_of_names_of_megabytes_is_reported(tmp_path: Path) -> None:
-    """All its names are kept in memory."""
+    """An archive whose names have megabytes is reported, because all names are kept in memory."""
     with tarfile.open(tmp_path / "saved.tar", "w", format=tarfile.GNU_FORMAT) as tar:
         tar.addfile(tarfile.TarInfo("n" * 100_000))
 
@@ -477,7 +477,7 @@ def test_an_archive_of_names_of_megabytes_is_reported(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("what", ["pipe", "socket", "device", "folder", "nothing"])
 def test_an_archive_that_is_no_regular_file_does_not_block(tmp_path: Path, what: str) -> None:
-    """A pipe without a writer, or a device with effects when it is opened."""
+    """A pipe or a device in place of an archive does not block."""
     path = tmp_path / "saved.tar"
     if what == "device" and os.geteuid() != 0:
         pytest.skip("only root may make devices")

@@ -1,4 +1,4 @@
-"""The manifests of an image in Podman's store, and the digests that its lists record for them."""
+"""The manifests of an image in Podman's store, and the digests that its lists record."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ OTHER = manifest(b"{}", "another image")
 def manifest_differences(
     root: Path, current: bytes, recorded: bytes, *, digest: bytes = FIRST, stored: tuple[bytes, ...] = (FIRST, SECOND)
 ) -> int:
-    """Return how many differences of manifests are found in a store of one image.
+    """Return how many differences of manifests a store of one image has.
 
     `current`: its `manifest`; `recorded`: that of its big-data-digests; `digest`: that of its digest; `stored`: those
     that are stored by their digests.
@@ -55,25 +55,25 @@ def manifest_differences(
 def test_an_image_that_was_pulled_with_another_manifest_of_the_same_config_is_clean(
     tmp_path: Path, current: bytes
 ) -> None:
-    """The digest in images.json stays that of the first manifest: Podman does so after build, push and pull."""
+    """As Podman does after build, push and pull, images.json may keep the first manifest's digest."""
     assert manifest_differences(tmp_path, current, current) == 0
 
 
 def test_a_manifest_that_was_changed_beside_the_lists_differs(tmp_path: Path) -> None:
-    """images.json still has the digest of the former one."""
+    """A manifest changed beside the lists differs, because images.json has the former digest."""
     assert manifest_differences(tmp_path, SECOND, FIRST) == 1
 
 
 def test_a_replaced_manifest_that_is_not_stored_by_its_digest_differs(tmp_path: Path) -> None:
-    """Podman stores each manifest by its digest too."""
+    """A replaced manifest that is not also stored by its digest, as Podman does, differs."""
     assert manifest_differences(tmp_path, SECOND, SECOND, stored=(FIRST,)) == 1
 
 
 def test_a_replaced_manifest_without_the_first_one_differs(tmp_path: Path) -> None:
-    """Podman keeps the first one."""
+    """A replaced manifest without the first one, which Podman keeps, differs."""
     assert manifest_differences(tmp_path, SECOND, SECOND, stored=(SECOND,)) == 1
 
 
 def test_a_replaced_manifest_of_another_config_differs(tmp_path: Path) -> None:
-    """An image keeps its config, whose digest is its ID."""
+    """A replaced manifest of another config differs, because the config's digest is the image ID."""
     assert manifest_differences(tmp_path, OTHER, OTHER, stored=(FIRST, OTHER)) == 1

@@ -1,4 +1,4 @@
-"""Comparing a process's view with its layers, without an engine: both are folders, and so is /proc."""
+"""Comparing a process's view with its layers, where both and /proc are folders, without an engine."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ DEPTH = 1200
 
 @pytest.fixture
 def plan(tmp_path: Path) -> ContainerPlan:
-    """A container on one layer with a file, which its process sees unchanged."""
+    """A container on one layer with a file that its process sees unchanged."""
     for where in ("store/own", "store/layer/etc", f"proc/{PID}/root/etc"):
         (tmp_path / where).mkdir(parents=True)
     for where in ("store/layer", f"proc/{PID}/root"):
@@ -43,12 +43,12 @@ def root_of(plan: ContainerPlan) -> Path:
 
 
 def test_a_process_that_sees_its_layers_is_clean(plan: ContainerPlan) -> None:
-    """There is neither a difference nor anything unknown."""
+    """A process that sees its layers unchanged has no difference and nothing unknown."""
     assert seen(plan) == (set(), [])
 
 
 def test_other_content_of_the_same_size_and_time_is_found(plan: ContainerPlan) -> None:
-    """The files of both sides are read."""
+    """Content of equal size and time that differs is found, because the files of both sides are read."""
     (root_of(plan) / "etc/passwd").write_bytes(b"evil")
     os.utime(root_of(plan) / "etc/passwd", (1, 1))
 
@@ -56,14 +56,14 @@ def test_other_content_of_the_same_size_and_time_is_found(plan: ContainerPlan) -
 
 
 def test_a_mount_over_a_file_is_no_difference(plan: ContainerPlan) -> None:
-    """The kernel lists the mounts."""
+    """A mount over a file, which the kernel lists, is no difference."""
     (root_of(plan) / "etc/passwd").write_bytes(b"mounted")
 
     assert seen(plan, b"etc/passwd") == (set(), [])
 
 
 def test_folders_deeper_than_the_recursion_limit_are_compared(plan: ContainerPlan) -> None:
-    """A container can create them, and must not abort the check of the host."""
+    """Folders deeper than the recursion limit, which a container can create, are compared."""
     for top in (plan.root / "own", root_of(plan)):
         at = os.open(top, os.O_RDONLY)
         for _ in range(DEPTH):
@@ -82,7 +82,7 @@ def test_folders_deeper_than_the_recursion_limit_are_compared(plan: ContainerPla
 
 
 def test_very_many_layers_stay_within_the_limit_of_open_files(plan: ContainerPlan) -> None:
-    """Each layer keeps folders open."""
+    """Very many layers stay within the limit of open files, although each needs open folders."""
     layers = [b"layer", *(b"layer%d" % number for number in range(60))]
     for layer in layers[1:]:
         for folder in range(30):
@@ -99,7 +99,7 @@ def test_very_many_layers_stay_within_the_limit_of_open_files(plan: ContainerPla
 
 
 def test_a_reused_process_number_is_no_difference(plan: ContainerPlan) -> None:
-    """The container has ended, and another process has its number."""
+    """A process number that was reused by another process is no difference."""
     (root_of(plan) / "etc/passwd").write_bytes(b"evil")
     (plan.root.parent / f"proc/{PID}/mountinfo").write_text("1 0 8:1 / / rw - ext4 /dev/sda rw\n")
 
@@ -110,7 +110,7 @@ def test_a_reused_process_number_is_no_difference(plan: ContainerPlan) -> None:
 
 
 def test_a_process_that_has_ended_could_not_be_checked(plan: ContainerPlan) -> None:
-    """It is reported, but is no difference."""
+    """A process that has ended could not be checked, and is no difference."""
     root_of(plan).rename(plan.root.parent / "gone")
 
     paths, unknown = seen(plan)

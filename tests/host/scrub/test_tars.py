@@ -43,18 +43,18 @@ def headers(tar: bytes) -> list[Header]:
     return list(BlobTar(io.BytesIO(tar), "sha256", lambda _: None).entries())
 
 
-def one(entry: tarfile.TarInfo, format_: Literal[0, 1, 2] = tarfile.PAX_FORMAT) -> Header:
-    """Return an entry as Python writes it and as it is parsed here."""
+def written_and_parsed(entry: tarfile.TarInfo, format_: Literal[0, 1, 2] = tarfile.PAX_FORMAT) -> Header:
+    """Return an entry as Python writes it, and as boltseal parses it."""
     return parse_group(entry.tobuf(format_, errors="surrogateescape"))
 
 
 @pytest.mark.parametrize("format_", [tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
 def test_an_entry_is_read_as_it_was_written(format_: Literal[0, 1, 2]) -> None:
-    """In each format."""
+    """A parsed entry equals the written one in each tar format."""
     entry = tarfile.TarInfo("some/" + "n" * 90 + "/file")
     entry.size, entry.mode, entry.uid, entry.gid, entry.mtime = 123_456, 0o4755, 1000, 1001, 1_700_000_000
 
-    found = one(entry, format_)
+    found = written_and_parsed(entry, format_)
 
     assert (found.name.decode(), found.kind, found.size, found.stored) == (entry.name, REGULAR, 123_456, 123_456)
     assert (found.mode, found.uid, found.gid, found.mtime_ns) == (0o4755, 1000, 1001, 1_700_000_000 * 10**9)
@@ -62,22 +62,22 @@ def test_an_entry_is_read_as_it_was_written(format_: Literal[0, 1, 2]) -> None:
 
 @pytest.mark.parametrize("format_", [tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
 def test_extended_headers_are_read(format_: Literal[0, 1, 2]) -> None:
-    """Long names, long links, large numbers."""
+    """Extended headers with long names, long links and large numbers are read."""
     entry = tarfile.TarInfo("n" * 300)
     entry.type, entry.linkname, entry.uid = tarfile.SYMTYPE, "l" * 300, 3_000_000
 
-    found = one(entry, format_)
+    found = written_and_parsed(entry, format_)
 
     assert (found.name, found.kind, found.link, found.uid) == (b"n" * 300, SYMLINK, b"l" * 300, 3_000_000)
 
 
 def test_a_time_of_pax_keeps_its_nanoseconds() -> None:
-    """Only PAX times are marked as exact."""
+    """A PAX time keeps its nanoseconds and is marked as exact; other times are not."""
     entry = tarfile.TarInfo("f")
     entry.pax_headers = {"mtime": "1700000000.1234567891"}
 
-    assert (one(entry).mtime_ns, one(entry).exact) == (1_700_000_000_123_456_789, True)
-    assert not one(tarfile.TarInfo("f")).exact
+    assert (written_and_parsed(entry).mtime_ns, written_and_parsed(entry).exact) == (1_700_000_000_123_456_789, True)
+    assert not written_and_parsed(tarfile.TarInfo("f")).exact
 
 
 def of_type(type_: bytes, name: str = "f/") -> tarfile.TarInfo:
@@ -89,8 +89,11 @@ def of_type(type_: bytes, name: str = "f/") -> tarfile.TarInfo:
 @pytest.mark.parametrize("format_", [tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
 @pytest.mark.parametrize("name", ["f/", "n" * 90 + "/" + "n" * 90 + "/"], ids=["short", "long"])
 def test_a_slash_makes_a_folder_of_an_entry_of_the_v7_type_only(name: str, format_: Literal[0, 1, 2]) -> None:
-    """Go's archive/tar keeps an entry of type "0" a file, and so do Docker, containerd and Podman."""
-    old, new = one(of_type(tarfile.AREGTYPE, name), format_), one(of_type(tarfile.REGTYPE, name), format_)
+    """As in Go's archive/tar, a trailing slash makes a folder of an entry of the v7 type only."""
+    old, new = (
+        written_and_parsed(of_type(tarfile.AREGTYPE, name), format_),
+        written_and_parsed(of_type(tarfile.REGTYPE, name), format_),
+    )
 
     assert (old.name.decode(), old.kind, old.size, old.stored) == (name, FOLDER, 0, 0)
     assert (new.name.decode(), new.kind, new.size, new.stored) == (name, REGULAR, 7, 7)
@@ -99,7 +102,7 @@ def test_a_slash_makes_a_folder_of_an_entry_of_the_v7_type_only(name: str, forma
 @pytest.mark.parametrize("type_", [tarfile.REGTYPE, tarfile.AREGTYPE])
 @pytest.mark.parametrize("how", [b"x", b"L"], ids=["pax", "gnu"])
 def test_the_effective_name_decides_what_an_entry_is(type_: bytes, how: bytes) -> None:
-    """The name in the header is a fallback: Go writes "data/" there for "data/日本語"."""
+    """The effective name decides an entry's kind, since Go writes "data/" in the header of "data/日本語"."""
     name = "data/日本語".encode()
     raw = extended(how, record(b"path", name) if how == b"x" else name + b"\0", of_type(type_, "data/").tobuf())
 
@@ -109,7 +112,7 @@ def test_the_effective_name_decides_what_an_entry_is(type_: bytes, how: bytes) -
 
 
 def test_an_entry_of_the_v7_type_is_a_folder_by_its_effective_name() -> None:
-    """The name in its header has no trailing slash."""
+    """An entry of the v7 type whose effective name ends with a slash is a folder, whatever its header's name."""
     found = parse_group(extended(b"x", record(b"path", b"data/"), of_type(tarfile.AREGTYPE, "data").tobuf()))
 
     assert (found.name, found.kind, found.size, found.stored) == (b"data/", FOLDER, 0, 0)
@@ -117,7 +120,7 @@ def test_an_entry_of_the_v7_type_is_a_folder_by_its_effective_name() -> None:
 
 @pytest.mark.parametrize("first", ["pax", "gnu"])
 def test_a_gnu_long_name_takes_precedence_over_a_pax_path(first: str) -> None:
-    """In either order, as in Go's archive/tar; links too."""
+    """As in Go's archive/tar, a GNU long name or link takes precedence over PAX in either order."""
     entry = of_type(tarfile.SYMTYPE, "header")
     pax = record(b"path", b"pax") + record(b"linkpath", b"to pax")
     if first == "pax":
@@ -129,7 +132,7 @@ def test_a_gnu_long_name_takes_precedence_over_a_pax_path(first: str) -> None:
 
 
 def test_the_last_of_several_pax_headers_counts() -> None:
-    """Go's archive/tar drops the records of earlier ones."""
+    """As in Go's archive/tar, the last of several PAX headers counts, and earlier records are dropped."""
     last = extended(b"x", record(b"path", b"last"), tarfile.TarInfo("header").tobuf())
     found = parse_group(extended(b"x", record(b"path", b"first") + record(b"uid", b"7"), last))
 
@@ -137,7 +140,7 @@ def test_the_last_of_several_pax_headers_counts() -> None:
 
 
 def test_names_written_by_go_are_read() -> None:
-    """Non-ASCII and long names of files, folders and links, in each of Go's formats."""
+    """Non-ASCII and long names of files, folders and links in each of Go's formats are read."""
     tar = gzip.decompress(NAMES_BY_GO.read_bytes())
     kinds = {tarfile.REGTYPE: REGULAR, tarfile.DIRTYPE: FOLDER, tarfile.SYMTYPE: SYMLINK, tarfile.LNKTYPE: HARDLINK}
     with tarfile.open(fileobj=io.BytesIO(tar)) as opened:
@@ -154,16 +157,16 @@ def test_names_written_by_go_are_read() -> None:
 
 
 def test_a_name_in_latin_1_keeps_its_bytes() -> None:
-    """Names need not be UTF-8."""
-    assert one(tarfile.TarInfo("caf\udce9"), tarfile.GNU_FORMAT).name == b"caf\xe9"
+    """A name in Latin-1 keeps its bytes, since names need not be UTF-8."""
+    assert written_and_parsed(tarfile.TarInfo("caf\udce9"), tarfile.GNU_FORMAT).name == b"caf\xe9"
 
 
 def test_extended_attributes_are_read_from_their_records() -> None:
-    """As bytes, without the prefix."""
+    """Extended attributes are read as bytes without the PAX prefix."""
     entry = tarfile.TarInfo("f")
     entry.pax_headers = {"SCHILY.xattr.user.mine": "1"}
 
-    assert one(entry).xattrs == {b"user.mine": b"1"}
+    assert written_and_parsed(entry).xattrs == {b"user.mine": b"1"}
 
 
 @pytest.mark.parametrize(
@@ -172,14 +175,14 @@ def test_extended_attributes_are_read_from_their_records() -> None:
         b"",
         b"\xff" * 512,
         b"f".ljust(156, b"\0") + b"?" + b"\0" * 355,
-        one.__doc__.encode().ljust(512, b"x"),  # type: ignore[union-attr]
+        written_and_parsed.__doc__.encode().ljust(512, b"x"),  # type: ignore[union-attr]
         tarfile.TarInfo("f").tobuf() * 2,
         tarfile.TarInfo("f").tobuf() + b"content".ljust(512, b"\0"),
     ],
     ids=["nothing", "ones", "unknown-type", "text", "two-headers", "content-behind-it"],
 )
 def test_a_malformed_header_is_refused(raw: bytes) -> None:
-    """Also one with bytes after it, which would never be compared."""
+    """A malformed header is refused, also one followed by bytes that would never be compared."""
     with pytest.raises(TarMalformed):
         parse_group(raw)
 
@@ -188,7 +191,7 @@ def test_a_malformed_header_is_refused(raw: bytes) -> None:
     "record", [b"999 path=x\n", b"x path=x\n", b"9 path x\n", b"99999999999999999999999 a=b\n", b"5 a"]
 )
 def test_a_malformed_record_is_refused(record: bytes) -> None:
-    """Wrong lengths, and endless numbers."""
+    """A malformed PAX record, with a wrong length or an endless number, is refused."""
     extended = tarfile.TarInfo("PaxHeader")
     extended.type, extended.size = tarfile.XHDTYPE, len(record)
     raw = extended.tobuf(tarfile.USTAR_FORMAT) + record.ljust(512, b"\0") + tarfile.TarInfo("f").tobuf()
@@ -199,7 +202,7 @@ def test_a_malformed_record_is_refused(record: bytes) -> None:
 
 @given(st.binary(max_size=1024))
 def test_any_bytes_are_a_header_or_refused(raw: bytes) -> None:
-    """No other exception is raised."""
+    """Any bytes are parsed as a header or refused, and no other exception is raised."""
     try:
         parse_group(raw)
     except TarMalformed:
@@ -210,7 +213,7 @@ def test_any_bytes_are_a_header_or_refused(raw: bytes) -> None:
 
 @pytest.mark.parametrize("name", [b"../x", b"a/../../x", b"/../x", b".."])
 def test_a_name_outside_of_its_layer_is_refused(name: bytes) -> None:
-    """However it is written."""
+    """A name that leads out of its layer is refused, however it is written."""
     with pytest.raises(TarMalformed):
         clean(name)
 
@@ -231,7 +234,7 @@ def test_a_name_outside_of_its_layer_is_refused(name: bytes) -> None:
     ],
 )
 def test_a_name_is_normalized_as_by_engines(name: bytes, place: bytes) -> None:
-    """Relative to the layer, without empty parts."""
+    """As in engines, a name is normalized: relative to the layer, without empty parts."""
     assert clean(name) == place
 
 
@@ -247,7 +250,7 @@ COMPRESSED: dict[str, Callable[[bytes], bytes]] = {
 
 @pytest.mark.parametrize("how", COMPRESSED)
 def test_a_blob_is_hashed_compressed_and_decompressed(how: str) -> None:
-    """With any compression, in one piece or several."""
+    """A blob is hashed compressed and decompressed, with any compression, in one frame or several."""
     tar = layer_tar(CONTENT)
     blob = COMPRESSED[how](tar)
     read = BlobTar(io.BytesIO(blob), "sha256", lambda _: None)
@@ -260,7 +263,7 @@ def test_a_blob_is_hashed_compressed_and_decompressed(how: str) -> None:
 
 @pytest.mark.parametrize("how", ["gzip", "zstd"])
 def test_a_truncated_compressed_blob_is_refused(how: str) -> None:
-    """Even if all entries are complete."""
+    """A truncated compressed blob is refused, even if all entries are complete."""
     blob = COMPRESSED[how](layer_tar(CONTENT))
 
     with pytest.raises(TarMalformed):
@@ -268,19 +271,19 @@ def test_a_truncated_compressed_blob_is_refused(how: str) -> None:
 
 
 def test_a_tar_that_ends_in_a_file_is_refused() -> None:
-    """The missing content can't be compared."""
+    """A tar that ends within a file is refused, since the missing content can't be compared."""
     with pytest.raises(TarMalformed):
         headers(layer_tar({"f": b"x" * 5000})[:2000])
 
 
 def test_a_zstd_frame_that_wants_gigabytes_of_memory_is_refused() -> None:
-    """The header of a frame can request a window of any size."""
+    """A zstd frame whose header requests a window of gigabytes is refused."""
     with pytest.raises(TarMalformed):
         headers(b"\x28\xb5\x2f\xfd" + b"\x00" + b"\xf8" + b"\x01\x00\x00")
 
 
 def test_a_tar_split_yields_all_headers_and_other_bytes(tmp_path: Path) -> None:
-    """In the tar's order, with the remaining bytes at the end."""
+    """A tar-split gives all headers in order, and the remaining bytes at the end."""
     tar = layer_tar(CONTENT)
     (tmp_path / "split").write_bytes(split(tar))
 
@@ -296,16 +299,16 @@ def test_a_tar_split_yields_all_headers_and_other_bytes(tmp_path: Path) -> None:
     "map_", ["0,99999999999999999999", "99999999999999999999,1", "-1,1", "0,-5", "0,11"], ids=lambda text: text[:8]
 )
 def test_a_sparse_map_beyond_the_file_is_refused(map_: str) -> None:
-    """A file can't be read at such offsets."""
+    """A sparse map with offsets beyond the file is refused."""
     entry = tarfile.TarInfo("f")
     entry.pax_headers = {"GNU.sparse.size": "10", "GNU.sparse.map": map_}
 
     with pytest.raises(TarMalformed):
-        one(entry)
+        written_and_parsed(entry)
 
 
 def test_an_endless_sparse_map_is_refused() -> None:
-    """It is in the content, and could be as long as that."""
+    """A sparse map, which is as long as the content allows, is refused over its limit."""
     entry = tarfile.TarInfo("f")
     entry.pax_headers = {"GNU.sparse.major": "1", "GNU.sparse.minor": "0", "GNU.sparse.realsize": "10"}
     entry.size = 50_000_000

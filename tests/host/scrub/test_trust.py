@@ -1,4 +1,4 @@
-"""How far an image is proven: by which evidence, and only through documents with the right digests."""
+"""The verified level of an image: by which evidence, and only through documents with the right digests."""
 
 from __future__ import annotations
 
@@ -56,13 +56,13 @@ def by_digest(digest: Digest) -> Expectation:
 
 
 def test_without_an_expectation_the_level_is_l0() -> None:
-    """The image is only consistent in itself."""
+    """Without an expected digest the level is L0: the image is only consistent in itself."""
     assert judge(image(), None, {}).level is Level.L0
 
 
 @pytest.mark.parametrize("digest", [CONFIG, Digest.of(MANIFEST), Digest.of(INDEX)], ids=["id", "manifest", "index"])
 def test_a_digest_proves_the_config_it_refers_to(digest: Digest) -> None:
-    """Through an index and a manifest, wherever they are stored."""
+    """An expected digest proves the config through an index and a manifest, wherever they are stored."""
     kept, given = judge(image(MANIFEST, INDEX), by_digest(digest), {}), judge(
         image(), by_digest(digest), documents(MANIFEST, INDEX)
     )  # fmt: skip
@@ -72,7 +72,7 @@ def test_a_digest_proves_the_config_it_refers_to(digest: Digest) -> None:
 
 
 def test_a_digest_of_another_image_is_a_difference() -> None:
-    """The difference has the expected image."""
+    """An expected digest of another image is a difference that names the expected image."""
     found = judge(image(config=OTHER), by_digest(Digest.of(MANIFEST)), documents(MANIFEST))
 
     assert found.level is Level.L0
@@ -80,7 +80,7 @@ def test_a_digest_of_another_image_is_a_difference() -> None:
 
 
 def test_a_document_with_another_digest_is_ignored() -> None:
-    """The name of a file proves nothing about its content."""
+    """A document whose content does not have the digest in its file name is ignored."""
     forged = {Digest.of(MANIFEST): manifest(b"another config")}
     plan = ImagePlan("test", Path("/"), OTHER, OTHER, (NAME,), documents=forged)
 
@@ -88,7 +88,7 @@ def test_a_document_with_another_digest_is_ignored() -> None:
 
 
 def test_a_missing_manifest_could_not_be_checked() -> None:
-    """A store without manifests is no difference."""
+    """If a manifest is missing, the image could not be checked, which is no difference."""
     found = judge(image(), by_digest(Digest.of(MANIFEST)), {})
 
     assert (found.level, found.differences) == (Level.L0, ())
@@ -96,7 +96,7 @@ def test_a_missing_manifest_could_not_be_checked() -> None:
 
 
 def test_a_list_of_digests_in_the_store_itself_proves_nothing() -> None:
-    """Docker records the digest of a pull, but an attacker can change that record."""
+    """Docker's record of a pulled digest proves nothing, since an attacker can change it."""
     digest = Digest.of(MANIFEST)
     found = judge(image(names=(NAME, f"reg.example/shop/app@{digest}")), by_digest(digest), {})
 
@@ -105,7 +105,7 @@ def test_a_list_of_digests_in_the_store_itself_proves_nothing() -> None:
 
 
 def test_a_receipt_proves_the_digest_of_its_entry() -> None:
-    """At level L2, with the entry's index."""
+    """A receipt proves its entry's digest at level L2, with the entry's index."""
     expected = expectation_of_receipt(receipt(Digest.of(MANIFEST)), KEY.verifier)
     found = judge(image(MANIFEST), expected, {})
 
@@ -114,7 +114,7 @@ def test_a_receipt_proves_the_digest_of_its_entry() -> None:
 
 
 def test_a_tag_on_another_image_than_in_the_ledger_differs() -> None:
-    """The local tag against the ledger's."""
+    """A local tag on another image than in the ledger is a difference."""
     expected = expectation_of_receipt(receipt(Digest.of(MANIFEST)), KEY.verifier)
     (found,) = judge(image(config=OTHER), expected, documents(MANIFEST)).differences
 
@@ -123,19 +123,19 @@ def test_a_tag_on_another_image_than_in_the_ledger_differs() -> None:
 
 
 def test_a_receipt_by_another_key_proves_nothing() -> None:
-    """An attacker who writes a receipt can also write a key."""
+    """A receipt signed by another key proves nothing, since an attacker can make both."""
     with pytest.raises(Invalid):
         expectation_of_receipt(receipt(CONFIG), SigningKey(KEY.name, b"m" * 32).verifier)
 
 
 def test_a_receipt_of_a_deletion_is_refused() -> None:
-    """It resolves no tag, and is not ignored."""
+    """A receipt of a deletion, which resolves no tag, is refused and not ignored."""
     with pytest.raises(ReceiptWithoutTag):
         expectation_of_receipt(receipt(CONFIG, EntryKind.TAG_DELETED), KEY.verifier)
 
 
 @pytest.mark.parametrize(
-    ("name", "meant"),
+    ("name", "applies"),
     [
         ("localhost:5000/shop/app:1.4.2", True),
         ("shop/app:1.4.2", True),
@@ -145,9 +145,9 @@ def test_a_receipt_of_a_deletion_is_refused() -> None:
         ("not a name", False),
     ],
 )
-def test_a_receipt_applies_only_to_its_tag(name: str, meant: bool) -> None:
-    """The registry may differ, since a mirror keeps the repository and tag."""
-    assert expectation_of_receipt(receipt(CONFIG), KEY.verifier).about(name) is meant
+def test_a_receipt_applies_only_to_its_tag(name: str, applies: bool) -> None:
+    """A receipt applies to its repository and tag; the registry may differ, as for a mirror."""
+    assert expectation_of_receipt(receipt(CONFIG), KEY.verifier).about(name) is applies
 
 
 def lock(image_id: Digest | None) -> Lock:
@@ -157,7 +157,7 @@ def lock(image_id: Digest | None) -> Lock:
 
 
 def test_a_lock_proves_an_image_by_its_id() -> None:
-    """Docker's classic store has no manifests; the lock has the image ID of each platform."""
+    """A lock proves an image in Docker's classic store by the platform's image ID."""
     (expected,) = expectations_of_lock(lock(CONFIG))
 
     assert judge(image(), expected, {}).level is Level.L1
@@ -167,7 +167,7 @@ def test_a_lock_proves_an_image_by_its_id() -> None:
 
 
 def test_a_lock_without_image_ids_proves_an_image_by_its_manifest() -> None:
-    """Of the platform, or the index."""
+    """A lock without image IDs proves an image by the platform's manifest or the index."""
     (expected,) = expectations_of_lock(lock(None))
 
     assert judge(image(MANIFEST), expected, {}).level is Level.L1
@@ -192,11 +192,11 @@ def test_a_lock_without_image_ids_proves_an_image_by_its_manifest() -> None:
     ],
 )
 def test_an_image_is_selected_by_name_or_id(typed: str, name: str) -> None:
-    """By names as engines write them, and by a prefix of the ID."""
+    """An image is selected by a name as engines write it, or by a prefix of its ID."""
     assert names_image(typed, image(names=(name,)))
 
 
 @pytest.mark.parametrize("typed", ["app:2", "other:1", "localhost:5000/app:1", "0" * 12])
 def test_another_name_is_another_image(typed: str) -> None:
-    """Names are never guessed."""
+    """An image under another name is not selected."""
     assert not names_image(typed, image(names=("app:1",)))

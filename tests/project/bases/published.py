@@ -84,7 +84,7 @@ class Published:
         return self.hub.publish(repository, tag, json.dumps(body).encode(), OCI_MANIFEST)
 
     def index(self, repository: str, tag: str, children: Mapping[str, Digest], *attestations: dict[str, Any]) -> Digest:
-        """Push an index of existing images, by architecture, and further entries."""
+        """Push an index of existing images by architecture, with further entries."""
         entries = [
             {
                 "mediaType": OCI_MANIFEST,
@@ -140,25 +140,25 @@ class Published:
         watch = LedgerWatch(state, transport, lambda: self.now_us // 1_000_000)
         with DocumentCache(state, now_us=self.now_us) as learned, TagObservations(state) as watched:
             mirrors = more.pop("mirrors", None)
-            pasts = TagHistories(transport, [memory_from_cache(learned), memory_from_observations(watched)])
+            histories = TagHistories(transport, [memory_from_cache(learned), memory_from_observations(watched)])
             looker = BaseScanner(
                 transport,
                 ImageDocuments(transport, learned, mirrors),
                 learned,
-                pasts,
+                histories,
                 allowed=lambda name: self.allowed and name not in self.inner,
                 watch=watch.follow,
                 now_us=self.now_us,
                 **more,
             )
-            pasts.followed = looker.followed
+            histories.followed = looker.followed
             try:
                 yield looker
             finally:
                 await transport.aclose()
 
     async def look(self, *wanted: str | ImageToCheck, base: str = "", **more: Any) -> list[BaseReport]:
-        """Scan images, an hour later each time."""
+        """Scan images, an hour later at each call."""
         claim = claim_from_reference(Reference.parse(base), ClaimSource.DOCKERFILE) if base else None
         listed = [
             ImageToCheck(one, Reference.parse(one), base=claim) if isinstance(one, str) else one for one in wanted

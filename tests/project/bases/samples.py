@@ -1,4 +1,4 @@
-"""Facts of made-up images, in a short notation."""
+"""Facts about invented images, in a short notation."""
 
 from __future__ import annotations
 

@@ -38,7 +38,8 @@ async def status(registry: Published, *names: str, base: str = "") -> list[str]:
 
 @pytest.mark.slow
 async def test_a_thousand_images_on_thirty_tags_cost_thirty_heads_and_no_pull(registry: Published) -> None:
-    """Counted at a Docker Hub without any pulls left: nothing moved, so nothing is read there."""
+    """At Docker Hub without pulls left, a thousand images on thirty unmoved base tags cost thirty HEADs and no
+    manifest GET."""
     registry.hub.quota, registry.hub.counting = 0, HUB
     bases = [registry.image("library/node", f"16.{number}", f"ab{number}") for number in range(30)]
     for number in range(1000):
@@ -52,11 +53,11 @@ async def test_a_thousand_images_on_thirty_tags_cost_thirty_heads_and_no_pull(re
     assert {str(answer.verdict.status) for answer in first + again} == {"current"}
     assert asked == (30, 0)
     assert (registry.asked("HEAD"), registry.asked("GET")) == (30, 0)
-    assert registry.asked("GET", "reg.test") == 0  # what an image is was learned at the first look
+    assert registry.asked("GET", "reg.test") == 0  # the images were read by the first scan
 
 
 async def test_within_the_window_no_base_is_asked_for_again(registry: Published) -> None:
-    """A scan every minute costs the registry nothing."""
+    """Within the caching window a repeated scan sends no request for bases."""
     base = registry.image("library/node", "16.13", "ab")
     registry.image("shop/app", "1", "abX", annotations=base_labels(NODE, base))
     await registry.look(f"{APP}:1")
@@ -67,7 +68,7 @@ async def test_within_the_window_no_base_is_asked_for_again(registry: Published)
 
 
 async def test_a_base_that_moved_is_read_by_digest_once(registry: Published) -> None:
-    """The current and the former image; the next scan reads nothing again."""
+    """After a base moved, its current and former image are each fetched once by digest, and not again."""
     base = registry.image("library/node", "16.13", "ab")
     for number in range(20):
         registry.image("shop/app", f"{number}", f"abX{number}", annotations=base_labels(NODE, base))
@@ -90,7 +91,7 @@ async def test_a_base_that_moved_is_read_by_digest_once(registry: Published) -> 
 
 
 async def test_new_images_are_read_through_the_mirror(registry: Published) -> None:
-    """The registry itself gets HEADs only."""
+    """New images are read through the mirror, and the registry itself gets HEADs only."""
     base = registry.image("library/node", "16.13", "ab")
     registry.image("shop/app", "1", "abX", annotations=base_labels(NODE, base))
     registry.image("library/node", "16.13", "ac")
@@ -103,7 +104,7 @@ async def test_new_images_are_read_through_the_mirror(registry: Published) -> No
 
 
 async def test_a_missing_image_at_the_mirror_is_read_from_the_registry(registry: Published) -> None:
-    """The registry decides."""
+    """An image that is missing at the mirror is read from the registry, which decides."""
     base = registry.image("library/node", "16.13", "ab")
     registry.image("shop/app", "1", "abX", annotations=base_labels(NODE, base))
     registry.image("library/node", "16.13", "ac")
@@ -113,7 +114,7 @@ async def test_a_missing_image_at_the_mirror_is_read_from_the_registry(registry:
 
 
 async def test_only_another_platform_of_the_index_moved(registry: Published) -> None:
-    """The image for the platform in use is unchanged."""
+    """If only another platform of a base's index moved, the image is current."""
     amd, arm = (registry.image("library/node", "x", f"ab{name}", architecture=name) for name in ("amd64", "arm64"))
     base = registry.index("library/node", "16.13", {"amd64": amd, "arm64": arm})
     registry.image("shop/app", "1", "abamd64X", annotations=base_labels(NODE, base))
@@ -125,8 +126,8 @@ async def test_only_another_platform_of_the_index_moved(registry: Published) -> 
     assert "other platforms" in answer.verdict.reason
 
 
-async def test_a_new_attestation_is_not_a_new_base(registry: Published) -> None:
-    """Only the index has another digest."""
+async def test_a_new_attestation_is_not_a_moved_base(registry: Published) -> None:
+    """If only an attestation was added to a base's index, the image is current."""
     amd = registry.image("library/node", "x", "ab")
     base = registry.index("library/node", "16.13", {"amd64": amd}, registry.attested("library/node", amd))
     registry.image("shop/app", "1", "abX", labels=base_labels(NODE, base))
@@ -135,13 +136,14 @@ async def test_a_new_attestation_is_not_a_new_base(registry: Published) -> None:
     assert await status(registry, f"{APP}:1") == ["current"]
 
 
-async def test_an_image_of_several_platforms_is_as_old_as_its_oldest(registry: Published) -> None:
-    """Each is compared with its own platform of the base."""
+async def test_an_image_of_several_platforms_is_as_outdated_as_its_oldest(registry: Published) -> None:
+    """Each platform of an image is compared with the same platform of the base, and the oldest decides."""
     amd, arm = (registry.image("library/node", "x", name, architecture=name) for name in ("amd64", "arm64"))
     base = registry.index("library/node", "16.13", {"amd64": amd, "arm64": arm})
-    said = base_labels(NODE, base)
+    base_label = base_labels(NODE, base)
     apps = {
-        name: registry.image("shop/app", "x", f"{name}X", architecture=name, labels=said) for name in ("amd64", "arm64")
+        name: registry.image("shop/app", "x", f"{name}X", architecture=name, labels=base_label)
+        for name in ("amd64", "arm64")
     }
     registry.index("shop/app", "1", apps)
     moved = registry.image("library/node", "x", "new", architecture="arm64")
@@ -156,7 +158,7 @@ async def test_an_image_of_several_platforms_is_as_old_as_its_oldest(registry: P
 
 
 async def test_a_recompressed_base_is_the_same(registry: Published) -> None:
-    """The manifest has other digests, the config is unchanged."""
+    """A recompressed base has other digests and an unchanged config, so the image is current."""
     base = registry.image("library/node", "16.13", "ab")
     registry.image("shop/app", "1", "abX", labels=base_labels(NODE, base))
     registry.image("library/node", "16.13", "ab", packed="zstd")
@@ -167,7 +169,7 @@ async def test_a_recompressed_base_is_the_same(registry: Published) -> None:
 
 
 async def test_a_base_that_lost_its_top_layer_is_found_without_a_label(registry: Published) -> None:
-    """By an earlier observation: the longest match of all images that the tag ever resolved to."""
+    """Without a label, the base is the longest match of all images that the tag was observed to resolve to."""
     registry.image("library/node", "16.13", "abc", created="2026-01-01T00:00:00Z")
     registry.image("shop/app", "1", "abcX", created="2199-01-01T00:00:00Z")
     before = await status(registry, f"{APP}:1", base=NODE)
@@ -182,7 +184,7 @@ async def test_a_base_that_lost_its_top_layer_is_found_without_a_label(registry:
 
 
 async def test_an_unobserved_match_is_no_proof(registry: Published) -> None:
-    """It was built before the first observation of the tag, which may have resolved to another image."""
+    """A match does not prove a base if the image was built before the tag's first observation."""
     registry.image("library/node", "16.13", "abc")
     registry.image("shop/app", "1", "abX", created="2020-01-01T00:00:00Z")
     await registry.look(f"{APP}:1", base=NODE)
@@ -194,7 +196,7 @@ async def test_an_unobserved_match_is_no_proof(registry: Published) -> None:
 
 
 async def test_a_deleted_base_is_reported(registry: Published) -> None:
-    """It can't be rebuilt on this tag; other images are checked."""
+    """A deleted base is reported as such, and other images are checked."""
     base = registry.image("library/node", "16.13", "ab")
     registry.image("shop/app", "1", "abX", labels=base_labels(NODE, base))
     registry.image("shop/app", "2", "abY", labels=base_labels("docker.io/library/gone:1", base))
@@ -205,7 +207,7 @@ async def test_a_deleted_base_is_reported(registry: Published) -> None:
 
 
 async def test_a_missing_image_and_another_artifact(registry: Published) -> None:
-    """One line each; other images are checked."""
+    """A missing image and an artifact without layers are one line each, and other images are checked."""
     registry.attested("shop/app", registry.image("shop/app", "1", "ab", labels={"x": "y"}))
     sbom = artifact("an SBOM")
     registry.hub.publish("shop/app", "sbom", sbom.raw, sbom.media_type)
@@ -217,7 +219,7 @@ async def test_a_missing_image_and_another_artifact(registry: Published) -> None
 
 
 async def test_provenance_names_all_inputs_and_layers_decide(registry: Published) -> None:
-    """Of the builder's and the runtime's image, the base is the one with which the image begins."""
+    """Of the build inputs in a provenance, the base is the one whose layers the image begins with."""
     go, run = registry.image("library/golang", "1.22", "gh"), registry.image("library/alpine", "3.20", "al")
     app = registry.image("shop/app", "x", "alX")
     attested = registry.attested("shop/app", app, ("golang@1.22", go), ("alpine@3.20", run))
@@ -238,7 +240,7 @@ async def test_provenance_names_all_inputs_and_layers_decide(registry: Published
 
 
 async def test_an_image_from_scratch_has_no_base(registry: Published) -> None:
-    """Even if an image was used in its build."""
+    """An image from scratch has no base, even if its build used an image."""
     go = registry.image("library/golang", "1.22", "gh")
     app = registry.image("shop/app", "x", "X")
     registry.index("shop/app", "1", {"amd64": app}, registry.attested("shop/app", app, ("golang@1.22", go)))
@@ -249,11 +251,11 @@ async def test_an_image_from_scratch_has_no_base(registry: Published) -> None:
 
 
 async def test_an_inherited_label_names_the_bases_base(registry: Published) -> None:
-    """An app on our own base on node, of which only our base was labelled: the app is based on our base."""
+    """If only the base is labelled, with its own base, the app is still based on the base itself."""
     node = registry.image("library/node", "16.13", "ab")
-    said = base_labels(NODE, node)
-    registry.image("shop/base", "1", "abB", labels=said, created="2026-01-01T00:00:00Z")
-    registry.image("shop/app", "1", "abBX", labels=said)
+    base_label = base_labels(NODE, node)
+    registry.image("shop/base", "1", "abB", labels=base_label, created="2026-01-01T00:00:00Z")
+    registry.image("shop/app", "1", "abBX", labels=base_label)
     answers = await registry.look("reg.test/shop/base:1", f"{APP}:1")
 
     assert answers[1].verdict.claim is not None
@@ -261,7 +263,7 @@ async def test_an_inherited_label_names_the_bases_base(registry: Published) -> N
 
 
 async def test_a_base_at_a_registry_that_is_not_allowed_is_not_resolved(registry: Published) -> None:
-    """A label can't make boltseal contact a host."""
+    """A label can't make boltseal contact a registry that is not allowed."""
     base = registry.image("library/node", "16.13", "ab")
     registry.image("shop/app", "1", "abX", labels=base_labels("internal.test/x/y:1", base))
     registry.allowed = False
@@ -273,7 +275,7 @@ async def test_a_base_at_a_registry_that_is_not_allowed_is_not_resolved(registry
 
 
 async def test_a_private_base_is_could_not_check(registry: Published) -> None:
-    """With the registry's answer, and never as success."""
+    """A private base is "could not check" with the registry's answer, and never a success."""
     base = registry.image("secret/base", "1", "ab")
     registry.image("shop/app", "1", "abX", labels=base_labels("docker.io/secret/base:1", base))
     registry.hub.private = "secret/base"
@@ -283,8 +285,8 @@ async def test_a_private_base_is_could_not_check(registry: Published) -> None:
     assert "docker login" in answer.verdict.reason
 
 
-async def test_an_image_without_claims(registry: Published) -> None:
-    """The reason suggests what to do."""
+async def test_an_image_without_claims_is_unknown(registry: Published) -> None:
+    """For an image without any information about its base, the reason suggests what to do."""
     registry.image("shop/app", "1", "abX")
     [answer] = await registry.look(f"{APP}:1")
 
@@ -293,7 +295,7 @@ async def test_an_image_without_claims(registry: Published) -> None:
 
 
 async def test_a_squashed_image_is_judged_by_its_label_alone(registry: Published) -> None:
-    """The only layer of a squashed image proves nothing."""
+    """A squashed image is compared by its label only, since its one layer proves nothing."""
     base = registry.image("library/node", "16.13", "ab")
     registry.image("shop/app", "1", "S", labels=base_labels(NODE, base))
     registry.image("shop/app", "2", "T")
@@ -306,7 +308,7 @@ async def test_a_squashed_image_is_judged_by_its_label_alone(registry: Published
 
 
 async def test_a_used_up_pull_limit_is_reported(registry: Published) -> None:
-    """HEADs still work; nothing can be read."""
+    """With the pull limit used up, HEADs are still sent, and what could not be read is reported."""
     base = registry.image("library/node", "16.13", "ab")
     registry.image("shop/app", "1", "abX", labels=base_labels(NODE, base))
     await registry.look(f"{APP}:1")
@@ -319,8 +321,8 @@ async def test_a_used_up_pull_limit_is_reported(registry: Published) -> None:
     assert registry.asked("HEAD", HUB) == 1
 
 
-async def test_an_index_with_a_thousand_statements_costs_four(registry: Published) -> None:
-    """Any user who may push can write anything into an index."""
+async def test_an_index_with_a_thousand_statements_costs_four_requests(registry: Published) -> None:
+    """Of an index with a thousand provenance statements, which any pusher could add, four are read."""
     app = registry.image("shop/app", "x", "abX")
     attested = [registry.attested("shop/app", app, salt=str(number)) for number in range(1000)]
     registry.index("shop/app", "1", {"amd64": app}, *attested)
@@ -330,7 +332,7 @@ async def test_an_index_with_a_thousand_statements_costs_four(registry: Publishe
 
 
 async def test_memory_is_limited(registry: Published) -> None:
-    """Images beyond the limit are not judged, and reported."""
+    """Images beyond the memory limit are reported as not checked."""
     base = registry.image("library/node", "16.13", "ab")
     for number in range(40):
         registry.image("shop/app", f"{number}", f"abX{number}", annotations=base_labels(NODE, base))
@@ -343,7 +345,7 @@ async def test_memory_is_limited(registry: Published) -> None:
 
 
 async def test_a_label_is_shown_as_one_line_of_plain_text(registry: Published) -> None:
-    """An invalid name is not a claim; it can't send control characters to a terminal."""
+    """An invalid name in a label is ignored; a label's text is printed without control characters."""
     registry.image("shop/app", "1", "abX", labels={"org.opencontainers.image.base.name": "x\x1b[2J\ny"})
     [answer] = await registry.look(f"{APP}:1")
 
@@ -352,7 +354,7 @@ async def test_a_label_is_shown_as_one_line_of_plain_text(registry: Published) -
 
 
 async def test_an_image_of_many_huge_configs_is_refused(registry: Published) -> None:
-    """A config above the limit is not read."""
+    """A config over the size limit is not read."""
     app = registry.image("shop/app", "x", "ab")
     media_type, raw = registry.hub.manifests["shop/app"][str(app)]
     size = raw[raw.index(b'"size": ') + 8 :].partition(b"}")[0]
@@ -364,7 +366,7 @@ async def test_an_image_of_many_huge_configs_is_refused(registry: Published) -> 
 
 
 async def test_provenance_causes_no_request_to_a_host_that_is_not_allowed(registry: Published) -> None:
-    """Neither a tag nor a manifest by digest, even if another build input has moved."""
+    """Provenance causes no request to a host that is not allowed, even if another input has moved."""
     node = registry.image("library/node", "16.13", "ab")
     app = registry.image("shop/app", "x", "abX")
     inner = ("169.254.169.254/latest/meta-data@1", registry.image("x/y", "1", "q"))
@@ -379,7 +381,7 @@ async def test_provenance_causes_no_request_to_a_host_that_is_not_allowed(regist
 
 
 async def test_an_unresolvable_build_input_may_be_the_base(registry: Published) -> None:
-    """The readable inputs have not moved; whether one of them is the base is unknown."""
+    """If one build input can't be resolved and the others have not moved, it may be the base: unknown."""
     node = registry.image("library/node", "16.13", "ab")
     ours = registry.image("ours", "1", "abc")
     app = registry.image("shop/app", "x", "abcX")
@@ -393,7 +395,7 @@ async def test_an_unresolvable_build_input_may_be_the_base(registry: Published) 
 
 
 async def test_a_provenance_of_too_many_images_is_ignored(registry: Published) -> None:
-    """The base may or may not be among the first of them: the label counts."""
+    """A provenance with too many inputs is ignored, and the label decides."""
     many = [(f"other{number}@1", Digest.of(b"%d" % number)) for number in range(250)]
     node = registry.image("library/node", "16.13", "ab")
     app = registry.image("shop/app", "x", "abX", labels=base_labels(NODE, node))
@@ -406,7 +408,7 @@ async def test_a_provenance_of_too_many_images_is_ignored(registry: Published) -
 
 
 async def test_a_large_index_is_not_another_artifact(registry: Published) -> None:
-    """An index of very many platforms is unknown; one with other artifacts beside an image is that image."""
+    """An index of very many platforms is unknown; one that also has other artifacts is read as its image."""
     node = registry.image("library/node", "16.13", "ab")
     app = registry.image("shop/app", "x", "abX", labels=base_labels(NODE, node))
     registry.index("shop/app", "many", {f"arch{number}": app for number in range(101)})
@@ -424,7 +426,7 @@ async def test_a_large_index_is_not_another_artifact(registry: Published) -> Non
 
 
 async def test_an_observation_in_the_future_hides_no_move(registry: Published) -> None:
-    """Observations in the future do not count."""
+    """An observation with a future time does not count."""
     base = registry.image("library/node", "16.13", "ab")
     registry.image("shop/app", "1", "abX", labels=base_labels(NODE, base))
     now_us = registry.now_us
@@ -438,7 +440,7 @@ async def test_an_observation_in_the_future_hides_no_move(registry: Published) -
 
 
 async def test_an_observation_by_a_slow_clock_does_not_count(registry: Published) -> None:
-    """It observed a base before that was built, so whether the base had one layer more is unknown."""
+    """An observation older than the base's build, by a slow clock, does not count."""
     registry.image("library/node", "16.13", "ab", created="2026-11-20T00:00:00Z")
     registry.image("shop/app", "1", "abcX", history="pqrs", created="2026-11-20T00:00:00Z")
     now_us = registry.now_us
@@ -450,7 +452,7 @@ async def test_an_observation_by_a_slow_clock_does_not_count(registry: Published
 
 
 async def test_an_image_built_in_the_future_proves_nothing(registry: Published) -> None:
-    """The tag's observation may have begun a moment ago."""
+    """For an image built in the future, the tag's observation may be later than the build, so it proves nothing."""
     registry.image("library/node", "16.13", "ab")
     registry.image("shop/app", "1", "abcX", history="pqrs", created="2099-01-01T00:00:00Z")
 
@@ -458,10 +460,10 @@ async def test_an_image_built_in_the_future_proves_nothing(registry: Published) 
 
 
 async def test_an_unreadable_former_image_may_be_the_base(registry: Published) -> None:
-    """A used-up pull limit, or a deleted image, does not make a shorter match the base."""
+    """A former image that can't be read may be the base, so a shorter match proves nothing."""
     longer = registry.image("library/node", "16.13", "abc")
     registry.image("x/y", "1", "abcq", labels=base_labels(NODE, longer))
-    await registry.look("reg.test/x/y:1")  # what the tag means is seen; nothing is read of it
+    await registry.look("reg.test/x/y:1")  # the tag's digest is observed, and no document is read
     registry.image("shop/app", "1", "abcX", history="pqrs", created="2026-11-25T00:00:00Z")
     registry.image("library/node", "16.13", "ab")
     there = registry.hub.manifests["library/node"].pop(str(longer))
@@ -474,7 +476,8 @@ async def test_an_unreadable_former_image_may_be_the_base(registry: Published) -
 
 
 async def test_images_of_one_dockerfile_are_not_bases_of_each_other(registry: Published) -> None:
-    """They begin with equal layers and continue with their own: the user's claim counts."""
+    """Images of one Dockerfile, with equal first layers and own later ones, are not taken as bases: the user's claim
+    counts."""
     node = registry.image("library/node", "16.13", "ab")
     for labels in ({}, base_labels(NODE, node)):
         registry.image("shop/worker", "1", "abC", history=["a", "b", "C", "CMD worker"], labels=labels)
@@ -486,28 +489,28 @@ async def test_images_of_one_dockerfile_are_not_bases_of_each_other(registry: Pu
 
 
 async def test_an_inherited_label_of_a_moved_base_hides_no_move(registry: Published) -> None:
-    """The label names the image it belongs to: that is the app's base, even if it is not part of the scan."""
+    """A label inherited from a moved base identifies that base, even if it is not part of the scan."""
     node = registry.image("library/node", "16.13", "ab")
-    said = {**base_labels(NODE, node), IMAGE: "docker.io/shop/base:1"}
-    registry.image("shop/base", "1", "abB", labels=said)
-    registry.image("shop/app", "1", "abBX", labels=said)
+    base_label = {**base_labels(NODE, node), IMAGE: "docker.io/shop/base:1"}
+    registry.image("shop/base", "1", "abB", labels=base_label)
+    registry.image("shop/app", "1", "abBX", labels=base_label)
     before = await status(registry, f"{APP}:1")
-    registry.image("shop/base", "1", "abC", labels=said)
+    registry.image("shop/base", "1", "abC", labels=base_label)
     [answer] = await registry.look(f"{APP}:1")
 
-    assert before == ["cannot tell"]  # nobody has seen what the base meant when the app was built
+    assert before == ["cannot tell"]  # the base's digest at the time of the build was not observed
     assert answer.verdict.status is BaseStatus.OUTDATED
     assert answer.verdict.claim is not None
     assert str(answer.verdict.claim.base) == "docker.io/shop/base:1"
 
 
 async def test_a_copy_under_another_name_has_its_originals_base(registry: Published) -> None:
-    """It has all labels of the original and is that image; if the original is unreadable, the base is unknown."""
+    """A copy with all labels of its original has the original's base, or an unknown one if the original is unreadable."""
     node = registry.image("library/node", "16.13", "ab")
-    said = {**base_labels(NODE, node), IMAGE: "docker.io/shop/app:1"}
+    base_label = {**base_labels(NODE, node), IMAGE: "docker.io/shop/app:1"}
     for repository in ("shop/app", "prod/app"):
-        registry.image(repository, "1", "abX", labels=said)
-    registry.image("prod/other", "1", "abY", labels=said)
+        registry.image(repository, "1", "abX", labels=base_label)
+    registry.image("prod/other", "1", "abY", labels=base_label)
     looked = (f"{APP}:1", "reg.test/prod/app:1", "reg.test/prod/other:1")
     before = await status(registry, *looked)
     registry.image("library/node", "16.13", "ac")
@@ -518,7 +521,7 @@ async def test_a_copy_under_another_name_has_its_originals_base(registry: Publis
 
 @pytest.mark.slow
 async def test_a_former_image_beyond_the_limit_may_be_the_base(registry: Published) -> None:
-    """Of a tag that moved sixty times, the current image is a shorter match than the real base."""
+    """If a tag moved more often than can be read, a former image may be the base: unknown."""
     last = registry.image("library/node", "16.13", "abc")
     for number in range(60):
         registry.image("x/y", "1", "q", labels=base_labels(NODE, last))
@@ -532,7 +535,7 @@ async def test_a_former_image_beyond_the_limit_may_be_the_base(registry: Publish
 
 
 async def test_a_hostile_config_does_not_stop_other_images(registry: Published) -> None:
-    """Deep nesting: one hostile image does not stop the scan of the others."""
+    """A config with deep nesting does not stop the check of other images."""
     base = registry.image("library/node", "16.13", "ab")
     app = registry.image("shop/app", "1", "abX", labels=base_labels(NODE, base))
     media_type, raw = registry.hub.manifests["shop/app"][str(app)]
@@ -548,8 +551,8 @@ async def test_a_hostile_config_does_not_stop_other_images(registry: Published) 
     assert answers[1].verdict.status is BaseStatus.CURRENT
 
 
-async def test_a_slow_config_is_not_awaited_for_ever(tmp_path: Path) -> None:
-    """The registry keeps sending the config and never completes it."""
+async def test_an_endlessly_slow_config_times_out(tmp_path: Path) -> None:
+    """A config that is sent endlessly slowly ends in a time-out."""
 
     async def drip(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.readuntil(b"\r\n\r\n")

@@ -1,4 +1,4 @@
-"""A base whose tag has moved is found by its former image, or unknown; never its own base instead."""
+"""A base whose tag has moved is found by its former image, or is unknown; its own base is never reported instead."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ BEFORE, MADE = "2026-11-19T00:00:00Z", "2026-11-24T08:00:00Z"
 
 @pytest.fixture
 async def registry(tmp_path: Path) -> Published:
-    """Create a base, a base on it, and an app on that, without labels; the bases were scanned before the app was built."""
+    """A base, a base on it, and an app on that, without labels; the bases were scanned before the app was built."""
     made = Published(tmp_path / "state")
     made.image("base/os", "1", "o", created=BEFORE)
     made.image("base/rt", "1", "or", created=BEFORE)
@@ -37,7 +37,7 @@ async def of_app(registry: Published, *names: str, base: str = "") -> BaseVerdic
     return next(one.verdict for one in answers if one.wanted.name == APP)
 
 
-def told(verdict: BaseVerdict) -> tuple[str, str]:
+def status_and_base(verdict: BaseVerdict) -> tuple[str, str]:
     """Return the status and the base."""
     return str(verdict.status), "" if verdict.claim is None else str(verdict.claim.base)
 
@@ -52,85 +52,85 @@ def forget(registry: Published) -> None:
 
 
 async def test_a_moved_base_is_found_by_an_earlier_observation(registry: Published) -> None:
-    """The base's own base has not moved, which proves nothing."""
+    """A moved base is found by an earlier observation, although the base's own base has not moved."""
     before = await of_app(registry)
     registry.image("base/rt", "1", "os")
     verdict = await of_app(registry)
 
-    assert told(before) == ("current", RUNTIME)
-    assert told(verdict) == ("outdated", RUNTIME)
+    assert status_and_base(before) == ("current", RUNTIME)
+    assert status_and_base(verdict) == ("outdated", RUNTIME)
     assert verdict.built_on == before.built_on
     assert verdict.reason == "the base has other layers"
     assert (verdict.behind, verdict.exact) == (1, True)
 
 
 async def test_a_base_that_moved_several_times_is_still_found(registry: Published) -> None:
-    """Also if it meanwhile moved by its settings only, and so has the same layers."""
+    """A base that moved several times is found, also if one move changed only settings."""
     for number in range(3):
         registry.image("base/rt", "1", "or", env=[f"N={number}"], history=["o", "r", f"ENV N={number}"])
         await of_app(registry)
     registry.image("base/rt", "1", "os")
     verdict = await of_app(registry)
 
-    assert told(verdict) == ("outdated", RUNTIME)
+    assert status_and_base(verdict) == ("outdated", RUNTIME)
     assert verdict.behind == 4
 
 
 async def test_a_base_that_moved_back_is_current(registry: Published) -> None:
-    """No image here was built on the image in between."""
+    """If the base's tag moved back, the image is current, since it was not built on the image in between."""
     held = registry.hub.manifests["base/rt"]["1"]
     registry.image("base/rt", "1", "os")
     moved = await of_app(registry)
     registry.hub.manifests["base/rt"]["1"] = held
 
-    assert told(moved) == ("outdated", RUNTIME)
-    assert told(await of_app(registry)) == ("current", RUNTIME)
+    assert status_and_base(moved) == ("outdated", RUNTIME)
+    assert status_and_base(await of_app(registry)) == ("current", RUNTIME)
 
 
 async def test_a_base_without_own_layers_is_the_closer_one(registry: Published) -> None:
-    """The layers are those of its own base; the history differs."""
+    """A base that adds no layers to its own base is distinguished from it by the history."""
     registry.image("base/rt", "1", "o", env=["V=1"], history=["o", "ENV V=1"], created=BEFORE)
     registry.image("team/app", "1", "oX", history=["o", "ENV V=1", "X"], created=MADE)
     before = await of_app(registry)
     registry.image("base/rt", "1", "o", env=["V=2"], history=["o", "ENV V=2"])
 
-    assert told(before)[1] == RUNTIME
-    assert told(await of_app(registry)) == ("outdated", RUNTIME)
+    assert status_and_base(before)[1] == RUNTIME
+    assert status_and_base(await of_app(registry)) == ("outdated", RUNTIME)
 
 
 async def test_an_uncached_former_image_proves_no_other_base(registry: Published) -> None:
-    """A registry without a ledger is not asked for overwritten images; the reason names the tag."""
+    """A former image that is not in the cache leaves the base unknown; the reason names the tag."""
     registry.image("base/rt", "1", "os")
     forget(registry)
     verdict = await of_app(registry)
 
-    assert told(verdict) == ("cannot tell", OS)
+    assert status_and_base(verdict) == ("cannot tell", OS)
     assert f"{RUNTIME} formerly resolved to sha256:" in verdict.reason
     assert "boltseal build" in verdict.reason
     assert verdict.built_on is None
 
 
 async def test_a_named_base_is_not_proven_by_layers_if_a_former_image_is_unknown(registry: Published) -> None:
-    """--base and --dockerfile name the tag, and layers must prove what it resolved to."""
+    """A base named by --base or --dockerfile is unknown if a former image is, since layers must prove it."""
     registry.image("base/rt", "1", "os")
     forget(registry)
 
-    assert told(await of_app(registry, base=OS))[0] == "cannot tell"
+    assert status_and_base(await of_app(registry, base=OS))[0] == "cannot tell"
 
 
 async def test_a_recorded_base_is_not_weakened(registry: Published) -> None:
-    """A label or an annotation names the base: unknown layers do not weaken it."""
+    """A base recorded in a label or annotation is used, although the layers of a former image are unknown."""
     os = Digest.of(registry.hub.manifests["base/os"]["1"][1])
     registry.image("base/rt", "1", "os")
     forget(registry)
     for more in ({"labels": base_labels(OS, os)}, {"annotations": base_labels(OS, os)}):
         registry.image("team/app", "1", "oX", created=MADE, **more)  # type: ignore[arg-type]
 
-        assert told(await of_app(registry)) == ("current", OS)
+        assert status_and_base(await of_app(registry)) == ("current", OS)
 
 
 async def test_an_inherited_label_does_not_hide_that_the_labelled_base_moved(tmp_path: Path) -> None:
-    """The app has its base's label, which names the base's base."""
+    """The app's inherited label, which names the base's base, does not hide that the base moved."""
     registry = Published(tmp_path / "state")
     labels = base_labels(OS, registry.image("base/os", "1", "o", created=BEFORE))
     registry.image("base/rt", "1", "or", created=BEFORE, labels=labels)
@@ -138,11 +138,11 @@ async def test_an_inherited_label_does_not_hide_that_the_labelled_base_moved(tmp
     registry.image("team/app", "1", "orX", created=MADE, labels=labels)
     registry.image("base/rt", "1", "os", labels=labels)
 
-    assert told(await of_app(registry)) == ("outdated", RUNTIME)
+    assert status_and_base(await of_app(registry)) == ("outdated", RUNTIME)
 
 
 async def test_an_index_is_compared_for_the_platforms_in_use(tmp_path: Path) -> None:
-    """A multi-platform base moved, and the app is for one of the platforms."""
+    """If a multi-platform base moved, the app's platform decides."""
     registry = Published(tmp_path / "state")
     registry.image("base/os", "1", "o", created=BEFORE)
 
@@ -159,11 +159,11 @@ async def test_an_index_is_compared_for_the_platforms_in_use(tmp_path: Path) -> 
     registry.image("team/app", "1", "orX", created=MADE)
     runtime("s")
 
-    assert told(await of_app(registry)) == ("outdated", RUNTIME)
+    assert status_and_base(await of_app(registry)) == ("outdated", RUNTIME)
 
 
 async def test_a_sealed_tag_of_the_very_image_keeps_it_current(registry: Published) -> None:
-    """It would be outdated if built on the moved tag, which can't be known; the reason names that tag."""
+    """An image equal to its sealed tag's is current, unless it may be built on the moved tag, which the reason names."""
     media_type, raw = registry.hub.manifests["base/rt"]["1"]
     registry.hub.publish("base/rt", "1.0.0", raw, media_type)
     every = (*EVERY, "reg.test/base/rt:1.0.0")
@@ -173,32 +173,32 @@ async def test_a_sealed_tag_of_the_very_image_keeps_it_current(registry: Publish
     registry.image("base/rt", "1", "os")
     verdict = await of_app(registry, *every)
 
-    assert told(verdict) == ("current", "reg.test/base/rt:1.0.0")
+    assert status_and_base(verdict) == ("current", "reg.test/base/rt:1.0.0")
     assert f"{RUNTIME} also resolved to it and has moved" in verdict.reason
 
 
 async def test_a_tag_of_the_images_own_repository_that_moved_is_no_doubt(registry: Published) -> None:
-    """Images of one repository are not bases of each other: each release moves `latest`."""
+    """A moved tag of the image's own repository, such as `latest`, is not a possible base."""
     registry.image("team/app", "latest", "orW", created=MADE)
     await registry.look("reg.test/team/app:latest")
     registry.image("team/app", "latest", "orZ", created=MADE)
     forget(registry)
 
-    assert told(await of_app(registry, *EVERY, "reg.test/team/app:latest")) == ("current", RUNTIME)
+    assert status_and_base(await of_app(registry, *EVERY, "reg.test/team/app:latest")) == ("current", RUNTIME)
 
 
 async def test_a_registry_that_does_not_answer_is_not_a_moved_tag(registry: Published) -> None:
-    """The last observation of its tag may still be current."""
+    """A registry that does not answer is not taken for a moved tag, because the last observation may be current."""
     registry.image("other/tool", "1", "t")
     await registry.look("other.test/other/tool:1")
     del registry.hub.manifests["other/tool"]["1"]
     forget(registry)
 
-    assert told(await of_app(registry, *EVERY, "other.test/other/tool:1")) == ("current", RUNTIME)
+    assert status_and_base(await of_app(registry, *EVERY, "other.test/other/tool:1")) == ("current", RUNTIME)
 
 
 async def test_former_images_beyond_the_limit_are_unknown(registry: Published) -> None:
-    """A former image beyond the memory limit may be the base."""
+    """Former images beyond the memory limit leave the base unknown."""
     await of_app(registry)
     registry.image("base/rt", "1", "os")
     answers = await registry.look(*EVERY, max_units=11)
@@ -207,16 +207,16 @@ async def test_former_images_beyond_the_limit_are_unknown(registry: Published) -
     assert "too many former images at a time" in answers[-1].verdict.reason
 
 
-async def test_nothing_more_is_asked_while_no_tag_moved(registry: Published) -> None:
-    """Two HEADs for the bases and one for the app, and nothing is read again."""
+async def test_nothing_more_is_requested_while_no_tag_moved(registry: Published) -> None:
+    """While no tag moved, a scan sends two HEADs for the bases and one for the app, and reads nothing."""
     await of_app(registry)
     await of_app(registry)
 
     assert (registry.asked("HEAD", "reg.test"), registry.asked("GET", "reg.test")) == (3, 0)
 
 
-def test_former_digests_from_ledger_entries() -> None:
-    """Tags that moved or are gone, the oldest first; no signature tags, which move at each signature."""
+def test_former_digests_are_read_from_ledger_entries() -> None:
+    """Ledger entries give the former digests of moved and deleted tags, oldest first, without signature tags."""
     one, two, other = (str(Digest.of(text.encode())) for text in ("one", "two", "other"))
     signature = f"sha256-{'a' * 64}.sig"
 

@@ -43,7 +43,7 @@ INHERITED: dict[str, Any] = {
 
 
 def inheriting(**settings: Any) -> ImageFacts:
-    """Return a base with these settings."""
+    """Return a base with these settings, which images inherit."""
     base = facts("ab", name=str(settings))
     return replace(base, settings=replace(base.settings, **settings))
 
@@ -59,13 +59,13 @@ def judged(
 
 
 def test_the_same_digest_is_the_same_image() -> None:
-    """No document is read for that."""
+    """An equal digest is current without reading any document."""
     assert is_same_digest(claim(NEW), NEW)
     assert judged(None, None, built_on=NEW).status is BaseStatus.CURRENT
 
 
 def test_another_index_with_the_same_image_for_the_platform_is_current() -> None:
-    """Another platform moved, or a new attestation was added."""
+    """If the base's index changed but not the image for the platform in use, the image is current."""
     verdict = judged(facts("ab"), facts("ab"))
 
     assert verdict.status is BaseStatus.CURRENT
@@ -73,14 +73,14 @@ def test_another_index_with_the_same_image_for_the_platform_is_current() -> None
 
 
 def test_a_recorded_platform_digest_is_found_in_the_new_index() -> None:
-    """Some tools record the manifest and not the index."""
+    """A platform manifest's digest, as some tools record it, is found in the new index."""
     base = facts("ab")
 
     assert judged(None, base, built_on=base.manifest).status is BaseStatus.CURRENT
 
 
 def test_recompressed_layers_are_the_same_layers() -> None:
-    """The config lists the uncompressed layers, and it is unchanged."""
+    """Recompressed layers are equal by the uncompressed digests in the config."""
     was = facts("ab")
     now = ImageFacts(digest("zstd"), *(getattr(was, name) for name in list(ImageFacts.__dataclass_fields__)[1:]))
     verdict = judged(was, now)
@@ -90,7 +90,7 @@ def test_recompressed_layers_are_the_same_layers() -> None:
 
 
 def test_rebuilt_equal_layers_and_settings_are_current() -> None:
-    """A rebuild gives equal layers and settings; only times differ."""
+    """A rebuilt base with equal layers and settings, and only other times, is current."""
     assert judged(facts("ab"), facts("ab", name="again")).status is BaseStatus.CURRENT
 
 
@@ -105,7 +105,7 @@ def test_rebuilt_equal_layers_and_settings_are_current() -> None:
     ],
 )
 def test_a_base_that_is_another_image_is_outdated(now: ImageFacts, reason: str) -> None:
-    """Also one that only lost layers, or only changed ENV, CMD, USER, EXPOSE or another inherited setting."""
+    """A base that lost layers, or changed an inherited setting such as ENV, CMD, USER or EXPOSE, is outdated."""
     verdict = judged(facts("ab"), now)
 
     assert verdict.status is BaseStatus.OUTDATED
@@ -114,12 +114,12 @@ def test_a_base_that_is_another_image_is_outdated(now: ImageFacts, reason: str) 
 
 
 def test_without_the_old_base_other_layers_prove_outdated() -> None:
-    """An image that does not begin with the tag's current layers was built on something else."""
+    """Without the old base, an image that does not begin with the tag's current layers is outdated."""
     assert judged(None, facts("aY")).status is BaseStatus.OUTDATED
 
 
 def test_without_the_old_base_common_layers_prove_nothing() -> None:
-    """It may have had one layer more."""
+    """Without the old base, common layers prove nothing, since the old base may have had one more."""
     verdict = judge(IMAGE, claim(), None, CurrentBase(NEW, facts("ab")), unread="the registry has no such manifest")
 
     assert verdict.status is BaseStatus.UNKNOWN
@@ -127,7 +127,7 @@ def test_without_the_old_base_common_layers_prove_nothing() -> None:
 
 
 def test_a_platform_that_the_tag_no_longer_has_is_unknown() -> None:
-    """It can't be rebuilt on this tag."""
+    """If the tag no longer has the image's platform, the result is unknown."""
     verdict = judged(facts("ab"), None)
 
     assert verdict.status is BaseStatus.UNKNOWN
@@ -135,7 +135,7 @@ def test_a_platform_that_the_tag_no_longer_has_is_unknown() -> None:
 
 
 def test_without_history_fewer_layers_are_no_proof() -> None:
-    """The result is unknown, with a suggestion; it is not current."""
+    """Without a history, a base with fewer layers leaves the result unknown, with a suggestion."""
     verdict = judge_by_current(IMAGE, claim(None), CurrentBase(NEW, facts("ab")))
 
     assert verdict.status is BaseStatus.UNKNOWN
@@ -143,7 +143,7 @@ def test_without_history_fewer_layers_are_no_proof() -> None:
 
 
 def test_without_history_other_layers_are_proof() -> None:
-    """So are all of them, if the image adds none and its history continues the base's."""
+    """Without a history, other layers prove outdated; all layers prove current if the history continues the base's."""
     only_set = facts("ab", env={"A": "1"}, history=["a", "b", "ENV A=1"])
 
     assert judge_by_current(IMAGE, claim(None), CurrentBase(NEW, facts("aY"))).status is BaseStatus.OUTDATED
@@ -151,8 +151,8 @@ def test_without_history_other_layers_are_proof() -> None:
     assert judge_by_current(IMAGE, claim(None), CurrentBase(NEW, None, "denied")).reason == "denied"
 
 
-def test_a_claim_without_a_digest_is_judged_by_layers() -> None:
-    """A Dockerfile's FROM is such a claim."""
+def test_a_claim_without_a_digest_is_compared_by_layers() -> None:
+    """A base named without a digest, as in a Dockerfile's FROM, is compared by layers."""
     assert judged(None, facts("aY"), built_on=None).status is BaseStatus.OUTDATED
     assert judged(None, facts("ab"), built_on=None).status is BaseStatus.UNKNOWN
 
@@ -163,7 +163,7 @@ def proven(*layers: str, now: str) -> BaseVerdict:
 
 
 def test_a_base_proven_by_layers_shows_whether_it_moved() -> None:
-    """By its own digest, and by its former image."""
+    """A base proven by layers shows by its own digest and its former image whether it moved."""
     assert proven("1", now="1").status is BaseStatus.CURRENT
     assert proven("1", now="2").status is BaseStatus.OUTDATED
     assert proven("1", now="2").built_on == digest("index 1")
@@ -171,7 +171,7 @@ def test_a_base_proven_by_layers_shows_whether_it_moved() -> None:
 
 
 def test_indistinguishable_bases_are_unknown() -> None:
-    """One of them is the tag's current image, another one is not."""
+    """If bases can't be distinguished and only one is the tag's current image, the result is unknown."""
     verdict = proven("1", "2", now="2")
 
     assert verdict.status is BaseStatus.UNKNOWN
@@ -196,13 +196,15 @@ def intervals(*words: str) -> list[TagInterval]:
         (("3", "2"), (1, False, None)),
     ],
 )
-def test_how_far_behind_it_is(past: tuple[str, ...], expected: tuple[int, bool, int | None]) -> None:
-    """Moves since the tag last resolved to the base; and when the first of them was observed."""
+def test_the_distance_and_time_of_the_first_move_are_reported(
+    past: tuple[str, ...], expected: tuple[int, bool, int | None]
+) -> None:
+    """The result has the number of moves since the tag resolved to the base, and the first move's time."""
     assert moves_since(intervals(*past), digest("1"), digest("2")) == expected
 
 
 def test_outdated_on_one_platform_is_outdated() -> None:
-    """What is unknown on one platform is not current."""
+    """An image that is outdated on one platform is outdated, and unknown on one platform is not current."""
 
     def of(*statuses: BaseStatus) -> BaseStatus:
         return worst_verdict([BaseVerdict(status, "") for status in statuses]).status
@@ -213,7 +215,7 @@ def test_outdated_on_one_platform_is_outdated() -> None:
 
 
 def test_changes_list_layers_sizes_and_settings() -> None:
-    """Common layers at the beginning are not counted."""
+    """The list of changes has layers, sizes and settings, without the common first layers."""
     labels = {"org.opencontainers.image.version": "16.13.2", "org.opencontainers.image.revision": "abc"}
     found = changes(facts("abc", env={"V": "1", "W": "x"}), facts("aYZ", env={"V": "2"}, user="app", labels=labels))
 
@@ -230,14 +232,14 @@ def test_changes_list_layers_sizes_and_settings() -> None:
 
 
 def test_every_changed_inherited_setting_is_named() -> None:
-    """The name is the Dockerfile instruction."""
+    """Each changed inherited setting is named by its Dockerfile instruction."""
     found = changes(facts("ab"), inheriting(**INHERITED)).settings
 
     assert [one.what for one in found] == ["WORKDIR", "VOLUME", "HEALTHCHECK", "STOPSIGNAL", "SHELL", "ONBUILD"]
 
 
-def test_sizes_that_are_not_known_are_not_made_up() -> None:
-    """A manifest may name more layers than its config."""
+def test_unknown_sizes_are_left_out() -> None:
+    """Unknown layer sizes are left out, since a manifest may have more layers than its config."""
     found = changes(facts("ab", sizes=False), facts("a"))
 
     assert found.removed == (1, None)

@@ -14,38 +14,38 @@ def candidate(layers: str, name: str = "", **more: object) -> Candidate:
 
 
 def test_a_base_that_lost_its_uppermost_layers_is_found() -> None:
-    """The longest match of all former images wins, although the current image matches too."""
+    """Of all former images the longest match is the base, although the current image matches too."""
     was, now = candidate("abc"), candidate("ab")
 
     assert longest_match(facts("abcX"), [now, was]) == (was,)
 
 
-def test_what_the_image_does_not_begin_with_is_no_base() -> None:
-    """Common layers in the middle prove nothing, nor does a single common one."""
+def test_an_image_whose_layers_are_not_the_first_ones_is_no_base() -> None:
+    """An image is a base only if the other begins with all its layers; common layers in the middle prove nothing."""
     assert longest_match(facts("abX"), [candidate("b"), candidate("ac"), candidate("abXY")]) == ()
 
 
 def test_an_image_without_layers_proves_nothing() -> None:
-    """Every image begins with none."""
+    """An image without layers, with which every image begins, is no base."""
     assert longest_match(facts("abX"), [candidate("")]) == ()
 
 
 def test_an_image_is_not_its_own_base() -> None:
-    """The image's own tag matches all its layers."""
+    """An image is not reported as its own base, although its tag matches all layers."""
     image = facts("abX")
 
     assert not may_be_base(image, image)
 
 
 def test_an_image_without_own_layers_has_its_bases_layers() -> None:
-    """FROM and ENV create no layer."""
+    """An image that adds only settings to its base, as by ENV, has the same layers and is found."""
     base = candidate("ab")
 
     assert longest_match(facts("ab", env={"A": "1"}, history=["a", "b", "ENV A=1"]), [base]) == (base,)
 
 
 def test_of_equal_layers_the_history_decides() -> None:
-    """A base of which only ENV changed has equal layers and another history."""
+    """Of bases with equal layers, the one whose history the image continues is the base."""
     was = candidate("ab", env={"V": "1"}, history=["a", "b", "ENV V=1"])
     now = candidate("ab", env={"V": "2"}, history=["a", "b", "ENV V=2"])
     image = facts("abX", env={"V": "1"}, history=["a", "b", "ENV V=1", "COPY x"])
@@ -54,7 +54,7 @@ def test_of_equal_layers_the_history_decides() -> None:
 
 
 def test_the_longer_history_is_the_nearer_base() -> None:
-    """An image of equal layers whose history is shorter is the other one's base."""
+    """Of bases with equal layers, the one with the longer history is nearer."""
     plain = candidate("ab", history=["a", "b"])
     more = candidate("ab", name="more", history=["a", "b", "ENV V=1"])
     image = facts("abX", history=["a", "b", "ENV V=1", "COPY x"])
@@ -63,14 +63,14 @@ def test_the_longer_history_is_the_nearer_base() -> None:
 
 
 def test_without_a_history_all_candidates_are_returned() -> None:
-    """A squashed or stripped history names no base."""
+    """Without a history, all candidates are returned."""
     one, other = candidate("ab", "one", history=["p"]), candidate("ab", "other", history=["q"])
 
     assert longest_match(facts("abX", history=["r"]), [one, other]) == (one, other)
 
 
-def test_a_label_that_the_base_has_too_is_the_bases() -> None:
-    """Docker copies labels into every image built on the labelled one."""
+def test_a_label_that_the_base_has_too_is_inherited() -> None:
+    """A label that the base has as well is inherited from it, and does not name the image's own base."""
     base = facts("ab", labels={"l": "v"})
 
     assert inherits_label(facts("abX", labels={"l": "v"}), "l", base)

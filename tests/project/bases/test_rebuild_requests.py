@@ -30,28 +30,26 @@ def journal(tmp_path: Path) -> RebuildJournal:
     return RebuildJournal(ClientState(tmp_path / "state"))
 
 
-async def test_a_rebuild_is_asked_for_once_for_each_new_digest_of_the_base(
+async def test_a_rebuild_is_requested_once_for_each_new_digest_of_the_base(
     journal: RebuildJournal, tmp_path: Path
 ) -> None:
-    """Regardless of how often images are scanned; the next move of the base causes a new request."""
-    told = tmp_path / "told"
-    builder = rebuilder(journal, script(tmp_path, f'echo "$@" >> {told}; echo built'))
+    """For each new digest of the base a rebuild is requested once, however often images are scanned."""
+    recorded_file = tmp_path / "recorded"
+    builder = rebuilder(journal, script(tmp_path, f'echo "$@" >> {recorded_file}; echo built'))
     first = await builder.rebuild([base_report(APP, NODE)])
     again = await builder.rebuild([base_report(APP, NODE)])
     moved = await builder.rebuild([base_report(APP, NODE, "newer")])
 
     assert [(one.outcome, one.tries, one.summary) for one in first + moved] == [(RebuildOutcome.DONE, 1, "built")] * 2
     assert again == []
-    assert told.read_text().splitlines() == [f"{APP} {NODE} {digest(name)}" for name in ("new", "newer")]
+    assert recorded_file.read_text().splitlines() == [f"{APP} {NODE} {digest(name)}" for name in ("new", "newer")]
     assert [str(line.outcome) for line in journal.lines()] == ["asked", "done"] * 2
 
 
 async def test_bases_are_rebuilt_first(journal: RebuildJournal, tmp_path: Path) -> None:
-    """Bases come first in whatever order they were found, and current images are left alone. An image based on one that
-    was just requested is not requested with a digest that its base is about to lose: the next scan requests it.
-    """
-    told = tmp_path / "told"
-    builder = rebuilder(journal, script(tmp_path, f'echo "$1 $3" >> {told}'))
+    """Bases are rebuilt first, in whatever order they were found, and current images are left alone."""
+    recorded_file = tmp_path / "recorded"
+    builder = rebuilder(journal, script(tmp_path, f'echo "$1 $3" >> {recorded_file}'))
     other = base_report("reg.test/x/y:1", NODE, status=BaseStatus.CURRENT)
     first = await builder.rebuild([base_report(APP, OURS, "stale"), base_report(OURS, NODE), other])
     then = await builder.rebuild(
@@ -59,11 +57,11 @@ async def test_bases_are_rebuilt_first(journal: RebuildJournal, tmp_path: Path) 
     )
 
     assert [str(one.due.image) for one in first + then] == [OURS, APP]
-    assert told.read_text().splitlines() == [f"{OURS} {digest('new')}", f"{APP} {digest('built')}"]
+    assert recorded_file.read_text().splitlines() == [f"{OURS} {digest('new')}", f"{APP} {digest('built')}"]
 
 
 async def test_images_based_on_a_waiting_one_wait_too(journal: RebuildJournal, tmp_path: Path) -> None:
-    """However many images are in between."""
+    """An image waits for the rebuild of its base's base too, however many images are in between."""
     top = "reg.test/shop/top:1"
     builder = rebuilder(journal, script(tmp_path, "true"))
     asked = await builder.rebuild([base_report(top, APP), base_report(APP, OURS), base_report(OURS, NODE)])
@@ -74,7 +72,7 @@ async def test_images_based_on_a_waiting_one_wait_too(journal: RebuildJournal, t
 async def test_a_base_that_moves_back_and_forth_causes_a_request_each_time(
     journal: RebuildJournal, tmp_path: Path
 ) -> None:
-    """Each move is new, and images built on the former digest are outdated again."""
+    """Each move of a base back and forth causes a new request."""
     builder = rebuilder(journal, script(tmp_path, "true"))
     asked = [len(await builder.rebuild([base_report(APP, NODE, now)])) for now in ("new", "new", "back", "new", "new")]
 
@@ -82,7 +80,7 @@ async def test_a_base_that_moves_back_and_forth_causes_a_request_each_time(
 
 
 async def test_an_image_with_two_bases_is_rebuilt_for_either(journal: RebuildJournal, tmp_path: Path) -> None:
-    """Once for both if both have moved; a request for one base hides no move of the other."""
+    """An image with two bases is rebuilt once if both moved, and a request for one base hides no move of the other."""
     on_node, on_other = base_report(APP, NODE), base_report(APP, "docker.io/library/other:1")
     both = replace(on_node, verdicts=on_node.verdicts + on_other.verdicts)
     builder = rebuilder(journal, script(tmp_path, "true"))
@@ -102,7 +100,7 @@ async def test_an_image_with_two_bases_is_rebuilt_for_either(journal: RebuildJou
 async def test_an_image_based_on_itself_is_not_rebuilt(
     journal: RebuildJournal, tmp_path: Path, answers: list[BaseReport]
 ) -> None:
-    """Each rebuild would move its base and cause the next one. An image that is only based on such a cycle is rebuilt."""
+    """An image based on itself is not rebuilt, because each rebuild would cause the next."""
     builder = rebuilder(journal, script(tmp_path, "true"))
     above = base_report("reg.test/x/y:1", APP)
     words = builder.plan([*answers, above]).messages(1)
@@ -114,40 +112,40 @@ async def test_an_image_based_on_itself_is_not_rebuilt(
 
 
 async def test_two_concurrent_runs_request_nothing_twice(journal: RebuildJournal, tmp_path: Path) -> None:
-    """The second one leaves everything to the first, even what that has not started."""
-    told, begun = tmp_path / "told", tmp_path / "begun"
+    """Of two concurrent runs, the second leaves all requests to the first."""
+    recorded_file, begun = tmp_path / "recorded", tmp_path / "begun"
     waits = f"for i in $(seq 600); do test -e {begun} || break; sleep 0.05; done"
-    command = script(tmp_path, f"echo $1 >> {told}; touch {begun}; {waits}")
+    command = script(tmp_path, f"echo $1 >> {recorded_file}; touch {begun}; {waits}")
     answers = [base_report(APP, NODE), base_report("reg.test/x/y:1", NODE)]
     first = asyncio.create_task(rebuilder(journal, command).rebuild(answers))
     await until(begun.exists, "the first run has started its command")
     with pytest.raises(AskedElsewhere):
         await rebuilder(journal, command).rebuild(answers)
-    (tmp_path / "rebuild").write_text(f"#!/bin/sh\necho $1 >> {told}\n")
+    (tmp_path / "rebuild").write_text(f"#!/bin/sh\necho $1 >> {recorded_file}\n")
     begun.unlink()
     await first
 
-    assert told.read_text().splitlines() == [APP, "reg.test/x/y:1"]
+    assert recorded_file.read_text().splitlines() == [APP, "reg.test/x/y:1"]
 
 
 async def test_an_interrupted_run_continues_with_the_remaining_attempts(
     journal: RebuildJournal, tmp_path: Path
 ) -> None:
-    """The command is terminated; the next run continues, up to the total number of attempts."""
-    told = tmp_path / "told"
-    command = script(tmp_path, f"echo $$ > {told}; exec sleep 60")
+    """After a terminated run, the next one continues with the remaining attempts."""
+    recorded_file = tmp_path / "recorded"
+    command = script(tmp_path, f"echo $$ > {recorded_file}; exec sleep 60")
     for _ in range(2):
         task = asyncio.create_task(rebuilder(journal, command, attempts=2).rebuild([base_report(APP, NODE)]))
-        await until(lambda: told.exists() and told.read_text().endswith("\n"), "the command runs")
+        await until(lambda: recorded_file.exists() and recorded_file.read_text().endswith("\n"), "the command runs")
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
-        assert not _runs(int(told.read_text()))
-        told.unlink()
+        assert not _runs(int(recorded_file.read_text()))
+        recorded_file.unlink()
     then = await rebuilder(journal, command, attempts=2).rebuild([base_report(APP, NODE)])
 
     assert then == []
-    assert not told.exists()
+    assert not recorded_file.exists()
     assert [(str(line.outcome), line.tries) for line in journal.lines()] == [
         ("asked", 0),
         ("stopped", 1),
@@ -157,7 +155,7 @@ async def test_an_interrupted_run_continues_with_the_remaining_attempts(
 
 
 async def test_images_based_on_a_failed_one_wait(journal: RebuildJournal, tmp_path: Path) -> None:
-    """Others continue; the waiting one was not requested, so the next run requests it."""
+    """Images based on one whose rebuild failed are not requested until the next run; others continue."""
     builder = rebuilder(journal, script(tmp_path, 'case "$1" in *ours*) echo broken; exit 9;; esac'))
     answers = [base_report(APP, OURS), base_report(OURS, NODE), base_report("reg.test/x/y:1", NODE)]
     asked = await builder.rebuild(answers)
@@ -168,12 +166,12 @@ async def test_images_based_on_a_failed_one_wait(journal: RebuildJournal, tmp_pa
     ]
     assert "exit code 9; broken" in asked[0].summary
     assert [str(due.image) for due in builder.due(answers)] == [APP]
-    assert await builder.rebuild(answers) == []  # in the same look; the next one begins anew
+    assert await builder.rebuild(answers) == []  # in the same scan; the next one begins anew
     assert [str(one.due.image) for one in await rebuilder(journal, script(tmp_path, "true")).rebuild(answers)] == [APP]
 
 
 async def test_a_successful_attempt_is_the_last(journal: RebuildJournal, tmp_path: Path) -> None:
-    """Here, the second of three."""
+    """After a successful attempt, the second of three here, none follows."""
     mark = tmp_path / "mark"
     builder = rebuilder(journal, script(tmp_path, f"test -e {mark} || {{ touch {mark}; exit 1; }}"), attempts=3)
     [asked] = await builder.rebuild([base_report(APP, NODE)])
@@ -181,8 +179,8 @@ async def test_a_successful_attempt_is_the_last(journal: RebuildJournal, tmp_pat
     assert (asked.outcome, asked.tries) == (RebuildOutcome.DONE, 2)
 
 
-async def test_a_killed_run_has_requested(journal: RebuildJournal, tmp_path: Path) -> None:
-    """A rebuild is never started twice for one move, whatever its outcome."""
+async def test_a_killed_run_counts_as_requested(journal: RebuildJournal, tmp_path: Path) -> None:
+    """After a kill the rebuild counts as requested, and is never started twice for one move."""
     line = JournalLine(1, APP, NODE, str(digest("new")), RebuildOutcome.ASKED)
     journal.append(line)
     builder = rebuilder(journal, script(tmp_path, "true"))
@@ -196,7 +194,7 @@ async def test_a_killed_run_has_requested(journal: RebuildJournal, tmp_path: Pat
 
 
 async def test_a_defect_loses_no_rebuild(journal: RebuildJournal, tmp_path: Path) -> None:
-    """It was requested, and the remaining attempts follow."""
+    """After a defect in one attempt, the remaining attempts follow."""
     table = {"url": "http://127.0.0.1:9/", "token_env": "T", "attempts": 2}
     builder = Rebuilder(parse_on_outdated([table]), journal, lambda: 1, tokens={}, pause_s=0)
     with pytest.raises(KeyError):
@@ -207,11 +205,11 @@ async def test_a_defect_loses_no_rebuild(journal: RebuildJournal, tmp_path: Path
 
 
 async def test_a_commands_output_is_not_published(journal: RebuildJournal, tmp_path: Path) -> None:
-    """A build's last line may contain a secret: it stays in the state folder, which only its owner can read."""
+    """A command's output, which may contain a secret, is stored privately and not published."""
     recorded: list[str] = []
 
-    async def record(_due: RebuildDue, _outcome: RebuildOutcome, told: str) -> None:
-        recorded.append(told)
+    async def record(_due: RebuildDue, _outcome: RebuildOutcome, recorded_file: str) -> None:
+        recorded.append(recorded_file)
 
     builder = rebuilder(journal, script(tmp_path, "echo password=hunter2; exit 4"), record=record, attempts=1)
     [asked] = await builder.rebuild([base_report(APP, NODE)])
@@ -223,7 +221,7 @@ async def test_a_commands_output_is_not_published(journal: RebuildJournal, tmp_p
 
 @pytest.mark.slow
 async def test_requests_per_run_are_limited(journal: RebuildJournal, tmp_path: Path) -> None:
-    """The rest follows in the next run."""
+    """Rebuilds beyond the limit of one run are requested by the next."""
     builder = rebuilder(journal, ["true"])
     answers = [base_report(f"reg.test/shop/app{number}:1", NODE) for number in range(120)]
 
@@ -231,7 +229,7 @@ async def test_requests_per_run_are_limited(journal: RebuildJournal, tmp_path: P
 
 
 async def test_a_ledger_that_refuses_the_record_stops_nothing(journal: RebuildJournal, tmp_path: Path) -> None:
-    """The error is reported."""
+    """If the registry's ledger refuses the record, the error is reported and the rebuild counts."""
 
     async def record(_due: RebuildDue, _outcome: RebuildOutcome, _summary: str) -> None:
         raise RemoteDenied("may not push")
@@ -242,7 +240,7 @@ async def test_a_ledger_that_refuses_the_record_stops_nothing(journal: RebuildJo
 
 
 async def test_a_command_is_sent_the_event_and_need_not_read_it(tmp_path: Path) -> None:
-    """It is on standard input, as a CloudEvent; a large one does not block."""
+    """The event is on the command's standard input as a CloudEvent; an unread, large one does not block."""
     well = await run_command(["sh", "-c", "wc -c"], b"x" * 300_000, 20)
     deaf = await run_command(["sh", "-c", "exec true"], b"x" * 300_000, 20)
 
@@ -252,7 +250,7 @@ async def test_a_command_is_sent_the_event_and_need_not_read_it(tmp_path: Path) 
 
 @pytest.mark.slow
 async def test_a_slow_command_is_terminated_with_its_children(tmp_path: Path) -> None:
-    """The command and its children."""
+    """A command over its time limit is terminated with its children."""
     mark = tmp_path / "pid"
     ran = await run_command(["sh", "-c", f"sleep 60 & echo $! > {mark}; echo begun; wait"], b"", 1)
 
@@ -263,7 +261,7 @@ async def test_a_slow_command_is_terminated_with_its_children(tmp_path: Path) ->
 
 
 async def test_processes_left_by_a_command_are_terminated(tmp_path: Path) -> None:
-    """Although they keep its output open, like background processes of a build."""
+    """Background processes of a command that has ended are terminated, although they keep its output open."""
     mark = tmp_path / "pid"
     ran = await run_command(["sh", "-c", f"sleep 60 & echo $! > {mark}; echo built"], b"", 20)
 
@@ -273,7 +271,7 @@ async def test_processes_left_by_a_command_are_terminated(tmp_path: Path) -> Non
 
 @pytest.mark.slow
 async def test_a_process_that_ignores_sigterm_is_killed(tmp_path: Path) -> None:
-    """A child that ignores SIGTERM, of a command that has ended."""
+    """A child that ignores SIGTERM, of a command that has ended, is killed."""
     mark = tmp_path / "pid"
     deaf = f"(trap '' TERM; echo $$ >&2; exec sleep 60) & echo $! > {mark}; sleep 0.2"
     ran = await run_command(["sh", "-c", deaf], b"", 20)
@@ -291,7 +289,7 @@ def _runs(pid: int) -> bool:
 
 
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("words", "recorded_file"),
     [
         (["/nonexistent/rebuild"], "can't be run"),
         (["sh", "-c", "kill -9 $$"], "signal 9"),
@@ -300,16 +298,16 @@ def _runs(pid: int) -> bool:
         (["sh", "-c", "exit 1"], "no output"),
     ],
 )
-async def test_a_failure_is_one_line(words: list[str], told: str) -> None:
-    """The recorded output is one line, regardless of its kind and amount."""
+async def test_a_failure_is_one_line(words: list[str], recorded_file: str) -> None:
+    """A failure's recorded output is one line, whatever the command printed."""
     ran = await run_command(words, b"", 30)
 
     assert not ran.succeeded
-    assert told in ran.summary
+    assert recorded_file in ran.summary
 
 
 async def test_a_webhook_gets_event_and_token_and_redirects_are_not_followed(journal: RebuildJournal) -> None:
-    """2xx is a success; a redirect or an error is not."""
+    """Status 2xx of a webhook is a success; a redirect is not followed, and is a failure like an error."""
     heads: list[bytes] = []
     answers = [
         b"HTTP/1.1 202 OK\r\ncontent-length: 0\r\n\r\n",
@@ -329,19 +327,19 @@ async def test_a_webhook_gets_event_and_token_and_redirects_are_not_followed(jou
         builder = Rebuilder(actions, journal, lambda: 1, tokens={"T": "word"}, pause_s=0)
         [well] = await builder.rebuild([base_report(APP, NODE)])
         [bad] = await builder.rebuild([base_report(APP, NODE, "newer")])
-    nobody = await post_webhook(f"http://127.0.0.1:{port}/", b"{}", 2, None)
+    unreachable = await post_webhook(f"http://127.0.0.1:{port}/", b"{}", 2, None)
     event = parse_cloud_event(heads[0].partition(b"\r\n\r\n")[2])
 
     assert (well.outcome, well.summary) == (RebuildOutcome.DONE, "HTTP 202")
     assert (bad.outcome, bad.summary, len(heads)) == (RebuildOutcome.FAILED, "HTTP 302", 2)
     assert b"authorization: bearer word" in heads[0].lower()
     assert (event.type, event.data["image"]) == ("boltseal.base.outdated.v1", APP)
-    assert not nobody.succeeded
+    assert not unreachable.succeeded
     assert json.loads(heads[0].partition(b"\r\n\r\n")[2])["specversion"] == "1.0"
 
 
 async def test_a_webhook_on_this_machine_uses_no_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A proxy would see the token in plain text."""
+    """A webhook on this machine is called without a proxy, which would see the token."""
 
     async def serve(reader: Any, writer: Any) -> None:
         await reader.readuntil(b"\r\n\r\n")
@@ -359,7 +357,7 @@ async def test_a_webhook_on_this_machine_uses_no_proxy(monkeypatch: pytest.Monke
 
 
 def test_an_incomplete_line_is_skipped_and_the_next_is_separate(journal: RebuildJournal) -> None:
-    """A full disk or a kill leaves such a line."""
+    """An incomplete line, as after a full disk or a kill, is skipped, and the next record is on a new line."""
     journal.append(JournalLine(1, APP, NODE, "d", RebuildOutcome.ASKED))
     with journal.path.open("ab") as file:
         file.write(b'{"time_us":2,"ima')
@@ -370,7 +368,7 @@ def test_an_incomplete_line_is_skipped_and_the_next_is_separate(journal: Rebuild
 
 
 def test_a_damaged_journal_is_refused(journal: RebuildJournal) -> None:
-    """The journal decides what runs, so nothing in it is guessed."""
+    """A damaged journal is refused, since it decides what is run."""
     journal.append(JournalLine(1, APP, NODE, "d", RebuildOutcome.ASKED))
     journal.path.write_bytes(b"nonsense\n" + journal.path.read_bytes())
     with pytest.raises(StateUnusable, match="can't be read"):
@@ -378,7 +376,7 @@ def test_a_damaged_journal_is_refused(journal: RebuildJournal) -> None:
 
 
 def test_a_truncated_journal_is_read(journal: RebuildJournal) -> None:
-    """The complete lines count."""
+    """The complete lines of a truncated journal are read."""
     assert journal.lines() == []
     journal.append(JournalLine(1, APP, NODE, "d", RebuildOutcome.ASKED))
     with journal.path.open("ab") as file:
@@ -388,7 +386,7 @@ def test_a_truncated_journal_is_read(journal: RebuildJournal) -> None:
 
 
 def test_a_large_journal_is_replaced_by_its_last_lines(tmp_path: Path) -> None:
-    """It stays small however many requests there are; the last requests are kept, and the rest is in the former file."""
+    """A large journal is replaced by its last lines, and the former file is kept beside it."""
     journal = RebuildJournal(ClientState(tmp_path / "state"), large_bytes=4000)
     for at in range(1, 200):
         journal.append(JournalLine(at, APP, NODE, f"{at}", RebuildOutcome.DONE, 1, "x" * 100))
@@ -402,7 +400,7 @@ def test_a_large_journal_is_replaced_by_its_last_lines(tmp_path: Path) -> None:
 
 
 def test_beyond_the_size_limit_the_oldest_rebuilds_are_forgotten(tmp_path: Path) -> None:
-    """So a user who pushes very many images can't prevent other rebuilds."""
+    """Beyond the size limit, the oldest rebuilds are forgotten, so that many pushes can't block others."""
     journal = RebuildJournal(ClientState(tmp_path / "state"), large_bytes=4000)
     for at in range(1, 200):
         journal.append(JournalLine(at, f"reg.test/shop/app{at}:1", NODE, "d", RebuildOutcome.DONE))

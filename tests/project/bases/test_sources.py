@@ -31,9 +31,9 @@ WAS = digest("node")
 
 
 def test_labels_and_annotations_name_a_base() -> None:
-    """As in image-spec: a reference with a tag, and its digest at build time."""
-    said = {NAME: "docker.io/library/node:16.13", DIGEST: str(WAS)}
-    by_label, by_annotation = claim_from_labels(facts("a", labels=said)), claim_from_annotations(said)
+    """As in image-spec, labels and annotations have a reference with a tag, and the digest at build time."""
+    labels = {NAME: "docker.io/library/node:16.13", DIGEST: str(WAS)}
+    by_label, by_annotation = claim_from_labels(facts("a", labels=labels)), claim_from_annotations(labels)
 
     assert by_label is not None
     assert (by_label.base, by_label.digest, by_label.source, by_label.sure) == (NODE, WAS, ClaimSource.LABEL, False)
@@ -41,22 +41,22 @@ def test_labels_and_annotations_name_a_base() -> None:
     assert by_annotation.sure
 
 
-def test_a_name_without_a_digest_is_half_a_claim() -> None:
-    """A digest in the reference counts; without a tag it is latest."""
+def test_a_name_without_a_digest_is_an_incomplete_claim() -> None:
+    """Without its own annotation the digest in the reference is used; without a tag, `latest`."""
     named = claim_from_annotations({NAME: f"node@{WAS}"})
 
     assert named is not None
     assert (str(named.base), named.digest) == ("docker.io/library/node:latest", WAS)
 
 
-@pytest.mark.parametrize("said", [{}, {NAME: ""}, {NAME: "Not a name"}, {NAME: "node", DIGEST: "sha256:short"}])
-def test_free_text_claims_nothing(said: dict[str, str]) -> None:
-    """A label may contain anything."""
-    assert claim_from_annotations(said) is None
+@pytest.mark.parametrize("labels", [{}, {NAME: ""}, {NAME: "Not a name"}, {NAME: "node", DIGEST: "sha256:short"}])
+def test_free_text_claims_nothing(labels: dict[str, str]) -> None:
+    """A label with free text is no claim."""
+    assert claim_from_annotations(labels) is None
 
 
 def test_scratch_is_a_claim_of_no_base() -> None:
-    """An image of a single static program has no base."""
+    """`scratch` claims that there is no base, as for a single static program."""
     claim = claim_from_annotations({NAME: "scratch"})
 
     assert claim is not None
@@ -68,13 +68,13 @@ def entry(extra: dict[str, str], kind: EntryKind = EntryKind.BUILT, of: Digest =
 
 
 def test_the_newest_built_entry_of_the_image_counts() -> None:
-    """Entries of other images and of other kinds do not count."""
-    said = {"base.name": "node:16.13", "base.digest": str(digest("first"))}
+    """Of the ledger's built entries, the newest one of this image counts."""
+    labels = {"base.name": "node:16.13", "base.digest": str(digest("first"))}
     entries = [
-        entry(said),
-        entry({**said, "base.digest": str(digest("second"))}),
-        entry(said, of=digest("another")),
-        entry(said, EntryKind.RELEASED),
+        entry(labels),
+        entry({**labels, "base.digest": str(digest("second"))}),
+        entry(labels, of=digest("another")),
+        entry(labels, EntryKind.RELEASED),
     ]
     claim = claim_from_entries(entries, WAS)
 
@@ -94,7 +94,7 @@ def material(uri: str, of: Digest = WAS) -> dict[str, Any]:
 
 
 def test_both_forms_of_provenance_name_the_build_inputs() -> None:
-    """SLSA v0.2 has materials, v1 resolvedDependencies; frontends are not bases, and git is not an image."""
+    """SLSA v0.2 materials and v1 resolvedDependencies are read, without frontends and git sources."""
     listed = [
         material("pkg:docker/docker/dockerfile@1.6"),
         material("pkg:docker/node@16.13?platform=linux%2Famd64"),
@@ -129,12 +129,12 @@ def test_both_forms_of_provenance_name_the_build_inputs() -> None:
     ],
 )
 def test_another_statement_has_no_claims(raw: bytes) -> None:
-    """It is ignored here."""
+    """An in-toto statement of another type is ignored."""
     assert claims_from_provenance(raw) == ()
 
 
 def test_a_dockerfiles_claim_is_inferred() -> None:
-    """Only a pin in it gives the digest at build time."""
+    """A Dockerfile's base is marked as inferred, and has a digest only if it is pinned."""
     claim = claim_from_reference(Reference.parse(f"node:16.13@{WAS}"), ClaimSource.DOCKERFILE)
 
     assert (claim.kind, claim.base, claim.digest) == (ClaimKind.INFERRED, NODE, WAS)
@@ -149,7 +149,7 @@ def read(config: bytes, manifest: images.Document | None = None) -> Any:
 
 
 def test_facts_are_read_of_a_config() -> None:
-    """Uncompressed layers, and settings as a container gets them."""
+    """A config gives uncompressed layers and effective settings."""
     config = {
         "os": "linux",
         "architecture": "arm64",
@@ -192,13 +192,13 @@ BOMB = b'{"x": ' + b"[" * 100_000 + b"]" * 100_000 + b"}"
     "config", [b"", b"[]", b"\xff", b'{"rootfs":{"diff_ids":["x"]}}', b'{"config":{"Env":7}}', BOMB]
 )
 def test_an_unreadable_config_is_not_another_artifact(config: bytes) -> None:
-    """The error is one line."""
+    """An unreadable config is a one-line error, and the image is not taken for another artifact."""
     with pytest.raises(NotRead, match="can't be read"):
         read(config)
 
 
 def test_a_large_config_takes_little_memory() -> None:
-    """Long texts are compared by hash; too many of them are refused."""
+    """Long texts of a config are kept as hashes, and too many are refused."""
 
     def long(end: str) -> Any:
         step = {"created_by": "x" * 1_000_000 + end}
@@ -223,7 +223,7 @@ def test_a_large_config_takes_little_memory() -> None:
 
 
 def test_an_artifact_is_not_an_image() -> None:
-    """A signature or an SBOM has no base."""
+    """A signature or an SBOM is an artifact without a base."""
     sbom = images.artifact("an SBOM")
     with pytest.raises(NotAnImage, match="not a container image"):
         read(b"{}", sbom)
@@ -234,7 +234,7 @@ def order(*pairs: tuple[str, str]) -> str:
 
 
 def test_bases_come_first() -> None:
-    """In any input order."""
+    """Images are sorted so that bases come first, in any input order."""
     assert order(("app", "base "), ("base ", "node "), ("node ", "")) == "node base app"
     assert order(("x", "n"), ("y", "n")) == "xy"
     assert order(("a", "b"), ("b", "a"), ("c", "a")) in ("bac", "abc")

@@ -341,7 +341,7 @@ def _broken_headers(answer: Answer) -> list[str]:
     if any(not (name + value).isascii() or not (name + value).isprintable() for name, value in answer.headers.items()):
         broken.append("a header that could break out of its line")
     if any("evil" in value for value in answer.headers.values()):
-        broken.append("a header made of what the client said its host was")
+        broken.append("a header made of the host that the client sent")
     if answer.status == 405 and not answer.headers.get("allow"):
         broken.append("405 without Allow")
     if answer.status >= 400 and answer.headers.get("cache-control") != "no-store":

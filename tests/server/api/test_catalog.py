@@ -69,7 +69,7 @@ async def listed(shop: Serving, text: str, n: int = 100) -> list[str]:
 
 
 async def test_the_challenge_names_the_scope_of_the_catalog(shop: Serving) -> None:
-    """The 401 has the scope that the client needs."""
+    """The 401 for the catalog has the scope that the client needs."""
     answer = await shop.client.get("/v2/_catalog")
 
     assert answer.status_code == 401
@@ -78,7 +78,7 @@ async def test_the_challenge_names_the_scope_of_the_catalog(shop: Serving) -> No
 
 @pytest.mark.parametrize("user", VISIBLE)
 async def test_a_client_that_follows_the_challenge_gets_what_it_may_pull(shop: Serving, user: str | None) -> None:
-    """A token with that scope lists what its caller may pull; an anonymous token lists what is public."""
+    """A token with the catalog's scope lists what its user may pull; an anonymous one lists public repositories."""
     challenged = await shop.client.get("/v2/_catalog")
     (challenge,) = parse_challenges(challenged.headers["www-authenticate"])
     text = await token(shop, user, challenge.parameters["scope"])
@@ -88,13 +88,13 @@ async def test_a_client_that_follows_the_challenge_gets_what_it_may_pull(shop: S
 
 @pytest.mark.parametrize("n", [1, 2])
 @pytest.mark.parametrize("user", ["ci", "other"])
-async def test_pages_of_a_token_hold_every_visible_repository_once(shop: Serving, user: str, n: int) -> None:
-    """Repositories that the caller may not see do not shorten or end a page."""
+async def test_pages_of_a_token_have_every_visible_repository_once(shop: Serving, user: str, n: int) -> None:
+    """Hidden repositories neither shorten nor end a page of the catalog."""
     assert await listed(shop, await token(shop, user, CATALOG), n) == VISIBLE[user]
 
 
 async def test_a_page_skips_more_hidden_repositories_than_are_read_at_once(shop: Serving) -> None:
-    """A database batch without a visible repository does not end the list."""
+    """A database batch without any visible repository does not end the catalog."""
     with open_store(guarded(shop.data)) as store:
         page = await store.registry.pulls.catalog(
             len(VISIBLE["ci"]), None, may_read=lambda repository: str(repository) in VISIBLE["ci"], batch=1
@@ -108,7 +108,7 @@ async def test_a_page_skips_more_hidden_repositories_than_are_read_at_once(shop:
 async def test_a_token_without_the_scope_is_refused_and_never_gets_an_empty_list(
     shop: Serving, scopes: list[str]
 ) -> None:
-    """The response has `insufficient_scope`."""
+    """A token without the catalog's scope gets `insufficient_scope`, never an empty list."""
     answer = await shop.client.get("/v2/_catalog", headers=bearer(await token(shop, "ci", *scopes)))
 
     assert answer.status_code == 401
@@ -138,7 +138,7 @@ async def test_the_catalog_comes_in_one_token_with_repositories_and_unknown_type
 
 
 async def test_the_scope_of_the_catalog_is_no_right_in_a_repository(data: Path) -> None:
-    """A repository named `catalog` is distinct from the catalog."""
+    """A token's scope for the catalog gives no right in a repository named `catalog`."""
     grant = [{"users": ["ci"], "repository": "**", "actions": ["pull", "push"]}]
     async with serving_as(guarded(data, grant=grant)) as shop:
         shop.client.auth = login("ci")
@@ -153,7 +153,7 @@ async def test_the_scope_of_the_catalog_is_no_right_in_a_repository(data: Path) 
 
 
 async def test_without_public_repositories_an_anonymous_token_has_no_catalog(data: Path) -> None:
-    """An anonymous caller sees what anonymous pull allows."""
+    """Without public repositories an anonymous token has no scope for the catalog."""
     async with serving_as(guarded(data, anonymous_pull=[])) as shop:
         text = await token(shop, None, CATALOG)
         answer = await shop.client.get("/v2/_catalog", headers=bearer(text))
@@ -163,7 +163,7 @@ async def test_without_public_repositories_an_anonymous_token_has_no_catalog(dat
 
 
 async def test_oauth2_clients_get_the_catalog_too(shop: Serving) -> None:
-    """`POST /token` accepts the scope as `GET` does."""
+    """`POST /token` accepts the catalog's scope as `GET` does."""
     form = {"grant_type": "password", "username": "ci", "password": PASSWORDS["ci"], "scope": CATALOG}
     answer = await shop.client.post("/token", data=form)
 
@@ -171,15 +171,15 @@ async def test_oauth2_clients_get_the_catalog_too(shop: Serving) -> None:
 
 
 @pytest.mark.parametrize("user", ["ci", "other"])
-async def test_a_password_lists_without_a_token(shop: Serving, user: str) -> None:
-    """Basic authentication needs no token."""
+async def test_the_catalog_is_listed_with_basic_authentication(shop: Serving, user: str) -> None:
+    """The catalog can be listed with Basic authentication, without a token."""
     answer = await shop.client.get("/v2/_catalog", auth=login(user))
 
     assert answer.json() == {"repositories": VISIBLE[user]}
 
 
 async def test_a_token_lists_nothing_that_its_user_may_not_pull_any_more(data: Path, shop: Serving) -> None:
-    """The current grants decide, not those at the time of the token."""
+    """A user's present grants decide what a token lists, not those when it was issued."""
     text = await token(shop, "ci", CATALOG)
     fewer = [{"users": ["ci"], "repository": "shop/b", "actions": ["pull"]}]
     async with serving_as(guarded(data, grant=fewer)) as later:
@@ -188,7 +188,7 @@ async def test_a_token_lists_nothing_that_its_user_may_not_pull_any_more(data: P
 
 @pytest.fixture
 async def transport(shop: Serving, tmp_path: Path) -> AsyncIterator[Transport]:
-    """Return boltseal's client, logged in as `ci`."""
+    """boltseal's client, logged in as `ci`."""
     login_ci = b64encode(f"ci:{PASSWORDS['ci']}".encode()).decode()
     config = tmp_path / "config.json"
     config.write_text(json.dumps({"auths": {REGISTRY: {"auth": login_ci}}}))
@@ -197,8 +197,8 @@ async def transport(shop: Serving, tmp_path: Path) -> AsyncIterator[Transport]:
     await transport.aclose()
 
 
-async def test_our_own_client_follows_the_challenge(transport: Transport) -> None:
-    """It lists what its login may pull, even if it already has a token for a repository."""
+async def test_boltseals_own_client_follows_the_challenge(transport: Transport) -> None:
+    """boltseal's client lists what its login may pull, even if it has a token for a repository."""
     tags = [tag async for tag in RegistryClient(transport, REGISTRY).tags(Repository("shop/a"))]
     names = [name async for name in list_repositories(transport, REGISTRY)]
 

@@ -28,21 +28,21 @@ OTHER = "sha256:" + "cd" * 32
         f"{OTHER},{DIGEST}",
     ],
 )
-def test_a_matching_if_none_match(header: str) -> None:
-    """Quoted, unquoted, weak, in a list, or `*`."""
+def test_a_matching_if_none_match_is_recognised(header: str) -> None:
+    """If-None-Match matches quoted, unquoted, weak, in a list, or as `*`."""
     assert not_modified(header, DIGEST)
 
 
 @pytest.mark.parametrize(
     "header", ["", '""', f'"{OTHER}"', DIGEST[:-1], f'"{DIGEST}', '"*"', "garbage garbage", f'"{DIGEST}x"', ","]
 )
-def test_an_if_none_match_that_does_not_match(header: str) -> None:
-    """An invalid header is ignored, and the content is sent."""
+def test_an_if_none_match_that_does_not_match_is_ignored(header: str) -> None:
+    """An invalid If-None-Match is ignored, and the content is sent."""
     assert not not_modified(header, DIGEST)
 
 
 def test_if_range_names_exactly_this_content() -> None:
-    """Only the strong ETag allows a range; anything else gets the whole blob."""
+    """If-Range allows a range only with the strong ETag; anything else gets the whole blob."""
     assert range_applies(None, DIGEST)
     assert range_applies(f'"{DIGEST}"', DIGEST)
     assert not range_applies(f'W/"{DIGEST}"', DIGEST)
@@ -50,18 +50,18 @@ def test_if_range_names_exactly_this_content() -> None:
     assert not range_applies("Tue, 24 Nov 2026 08:00:00 GMT", DIGEST)
 
 
-def test_no_condition() -> None:
-    """Most writes have no condition."""
+def test_a_write_without_a_header_has_no_condition() -> None:
+    """A write without a condition header has no condition."""
     assert write_conditions(None, None) is UNCONDITIONAL
 
 
 def test_if_none_match_any_on_a_write() -> None:
-    """If-None-Match: * on a PUT."""
+    """`If-None-Match: *` on a PUT means that the tag must not exist."""
     assert write_conditions("*", None) == Conditions(if_none_match_any=True)
 
 
 def test_if_match_on_a_write() -> None:
-    """If-Match with one digest, several, or any."""
+    """If-Match on a write is parsed with one digest, several, or `*`."""
     assert write_conditions(None, f'"{DIGEST}"') == Conditions(if_match=frozenset({DIGEST}))
     assert write_conditions(None, DIGEST) == Conditions(if_match=frozenset({DIGEST}))
     assert write_conditions(None, f'"{DIGEST}", "{OTHER}"') == Conditions(if_match=frozenset({DIGEST, OTHER}))
@@ -69,13 +69,13 @@ def test_if_match_on_a_write() -> None:
 
 
 def test_a_weak_tag_matches_no_write() -> None:
-    """If-Match compares strongly (RFC 9110, section 13.1.1), so nothing can satisfy this."""
+    """If-Match compares strongly (RFC 9110, section 13.1.1), so that a weak ETag matches nothing."""
     assert write_conditions(None, f'W/"{DIGEST}"') == Conditions(if_match=frozenset())
 
 
 @pytest.mark.parametrize("header", ["", f'"{DIGEST}"', '"*"', "* , *", "W/*"])
 def test_another_if_none_match_on_a_write_is_refused(header: str) -> None:
-    """A condition that is not understood must not count as fulfilled."""
+    """If-None-Match on a write with anything but `*` is refused, since it must not count as fulfilled."""
     with pytest.raises(ConditionInvalid):
         write_conditions(header, None)
 
@@ -84,7 +84,7 @@ def test_another_if_none_match_on_a_write_is_refused(header: str) -> None:
     "header", ["", f'"{DIGEST}', f'{DIGEST}"', "a b", f'"{DIGEST}" "{OTHER}"', ",", f'"{DIGEST}", *']
 )
 def test_a_malformed_if_match_is_refused(header: str) -> None:
-    """A list with an invalid member is refused as well."""
+    """An If-Match list with one invalid member is refused."""
     with pytest.raises(ConditionInvalid):
         write_conditions(None, header)
 

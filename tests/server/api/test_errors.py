@@ -29,7 +29,7 @@ def subclasses(cls: type[BoltsealError]) -> Iterator[type[BoltsealError]]:
 
 
 def test_every_error_has_a_status_of_an_error_and_a_code_of_the_spec() -> None:
-    """This includes the errors of packages that are only imported here."""
+    """Each error class of all packages has an error status and a code of the spec."""
     for module in pkgutil.walk_packages(boltseal.__path__, "boltseal."):
         if not module.name.endswith("__main__") and ".migrations" not in module.name:
             importlib.import_module(module.name)
@@ -43,7 +43,7 @@ def test_every_error_has_a_status_of_an_error_and_a_code_of_the_spec() -> None:
 
 
 def test_the_body_is_the_specs() -> None:
-    """`errors`, a list of code, message and detail."""
+    """The body of an error is `errors`, a list of code, message and detail."""
     body = json.loads(error_body(ErrorCode.DENIED, 'tag "1" is sealed'))
 
     assert body == {"errors": [{"code": "DENIED", "message": 'tag "1" is sealed', "detail": None}]}
@@ -66,5 +66,5 @@ def test_headers_that_belong_to_a_status(error: BoltsealError, status: int, head
 
 
 def test_a_url_too_long_is_414() -> None:
-    """A status that the table of error kinds does not have."""
+    """A URL that is too long gets 414, which is not in the table of error kinds."""
     assert status_and_code(UriTooLong("no")) == (414, ErrorCode.UNSUPPORTED)

@@ -27,7 +27,7 @@ async def sessions(registry: Serving) -> tuple[str, ...]:
     return tuple(location.rpartition("/")[2] for location in locations)
 
 
-async def one(registry: Serving, sessions: tuple[str, ...], data: st.DataObject) -> None:
+async def send_one(registry: Serving, sessions: tuple[str, ...], data: st.DataObject) -> None:
     """Send one request and check the invariants."""
     request = data.draw(requests(sessions))
     answer = await send(
@@ -48,12 +48,12 @@ async def one(registry: Serving, sessions: tuple[str, ...], data: st.DataObject)
 @pytest.mark.slow
 async def test_no_request_finds_a_defect(registry: Serving, sessions: tuple[str, ...], data: st.DataObject) -> None:
     """Every response follows the spec, and the sealed tag still resolves to the same digest."""
-    await one(registry, sessions, data)
+    await send_one(registry, sessions, data)
 
 
 @pytest.mark.slow
 @settings(max_examples=LONG, deadline=None, derandomize=True, suppress_health_check=UNHEALTHY)
 @given(data=st.data())
 async def test_many_requests_find_no_defect(registry: Serving, sessions: tuple[str, ...], data: st.DataObject) -> None:
-    """A longer run of the same fuzzing; BOLTSEAL_TEST_SCALE=full makes it twenty times longer."""
-    await one(registry, sessions, data)
+    """A longer fuzzing run finds no defect; BOLTSEAL_TEST_SCALE=full makes it twenty times longer."""
+    await send_one(registry, sessions, data)

@@ -1,4 +1,4 @@
-"""The outermost layer: a defect is a 500 with only a request ID, and a broken body breaks the connection."""
+"""The ASGI application: a defect is a 500 with only a request ID, and a broken body breaks the connection."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ async def asked(error: BaseException) -> Answer:
 
 
 async def test_a_defect_is_a_500_without_its_reason() -> None:
-    """The client gets the request ID and nothing about the cause."""
+    """After a defect the client gets the request ID, and nothing about the cause."""
     answer = await asked(RuntimeError(INSIDE))
 
     assert answer.status == 500
@@ -72,7 +72,7 @@ async def test_a_defect_is_a_500_without_its_reason() -> None:
 
 
 async def test_the_log_has_the_cause_under_the_request_id(capsys: pytest.CaptureFixture[str]) -> None:
-    """The operator can find the traceback."""
+    """The log has a defect's traceback under the request ID."""
     answer = await asked(RuntimeError("disk on fire"))
     logged = capsys.readouterr()
 
@@ -86,7 +86,7 @@ async def test_the_log_has_the_cause_under_the_request_id(capsys: pytest.Capture
 async def test_an_error_of_the_server_is_returned_and_logged(
     error: Exception, status: int, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The client gets the message, and the operator finds it in the log."""
+    """For an error of the server, the client gets the message, and the log has it too."""
     answer = await asked(error)
     logged = capsys.readouterr()
 
@@ -96,7 +96,7 @@ async def test_an_error_of_the_server_is_returned_and_logged(
 
 
 async def test_an_expected_error_is_logged_in_one_line(capsys: pytest.CaptureFixture[str]) -> None:
-    """A full disk is not a defect: its traceback is logged only at level debug."""
+    """An expected error such as a full disk is logged in one line, with the traceback only at level debug."""
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.INFO))
     try:
         await asked(Full("no space"))
@@ -107,7 +107,7 @@ async def test_an_expected_error_is_logged_in_one_line(capsys: pytest.CaptureFix
 
 
 async def test_a_blob_that_breaks_in_the_middle_breaks_the_connection() -> None:
-    """The headers are already sent, so the body must not end normally."""
+    """When a blob breaks after its headers were sent, the connection breaks, so that its body does not end normally."""
     messages: list[Message] = []
 
     async def receive() -> Message:
@@ -132,7 +132,7 @@ async def test_a_blob_that_breaks_in_the_middle_breaks_the_connection() -> None:
 
 
 async def test_a_disconnect_reported_by_the_server_is_not_logged(capsys: pytest.CaptureFixture[str]) -> None:
-    """Some servers raise an OSError on a disconnect; that is not a defect."""
+    """An OSError that some servers raise at a disconnect is not logged as a defect."""
 
     async def receive() -> Message:
         return {"type": "http.disconnect"}
@@ -154,13 +154,13 @@ async def test_a_disconnect_reported_by_the_server_is_not_logged(capsys: pytest.
 
 
 async def test_a_request_that_is_cancelled_stays_cancelled() -> None:
-    """A server that shuts down must not wait for responses that no client receives."""
+    """A cancelled request ends, so that a shutdown does not wait for responses that no client receives."""
     with pytest.raises(asyncio.CancelledError):
         await asked(asyncio.CancelledError())
 
 
 async def test_a_server_without_raw_paths_can_be_served() -> None:
-    """`raw_path` is optional in ASGI; without it escapes in the decoded path are still refused."""
+    """Without the optional `raw_path` of ASGI, the decoded path is used, and escapes in it are still refused."""
 
     async def without(scope: Scope, receive: Receive, send_: Send) -> None:
         del scope["raw_path"]

@@ -30,7 +30,7 @@ AUTH = {
 }
 
 
-async def test_the_head_is_over_the_tiles_and_the_entries(registry: Serving) -> None:
+async def test_the_checkpoint_is_over_the_tiles_and_the_entries(registry: Serving) -> None:
     """Checkpoint, hash tiles and entry bundles are consistent with each other."""
     client = registry.client
     for n in range(3):
@@ -47,7 +47,7 @@ async def test_the_head_is_over_the_tiles_and_the_entries(registry: Serving) -> 
 
 
 async def test_a_narrower_tile_is_the_beginning_of_a_wider_one(registry: Serving) -> None:
-    """Partial tiles are served for every size that was signed."""
+    """A partial tile is served for every signed size, and is the beginning of the wider one."""
     await push(registry.client, "shop/app", "1.0.0", image("one"))
     await until_signed(registry.client, 2)
     wide = await registry.client.get("/ledger/tile/0/000.p/2")
@@ -60,7 +60,7 @@ async def test_a_narrower_tile_is_the_beginning_of_a_wider_one(registry: Serving
 @pytest.mark.parametrize(
     "path", ["tile/0/000", "tile/0/000.p/200", "tile/1/000.p/1", "tile/entries/001.p/1", "receipt/99"]
 )
-async def test_what_is_not_signed_is_not_there(registry: Serving, path: str) -> None:
+async def test_unsigned_entries_are_not_served(registry: Serving, path: str) -> None:
     """Nothing beyond the newest checkpoint is served."""
     answer = await registry.client.get(f"/ledger/{path}")
 
@@ -68,18 +68,18 @@ async def test_what_is_not_signed_is_not_there(registry: Serving, path: str) -> 
 
 
 @pytest.mark.parametrize("path", ["", "tile/0/0", "tile/0/000.p/0", "receipt/-1", "receipt/x"])
-async def test_other_paths_are_nothing(registry: Serving, path: str) -> None:
-    """Each resource has exactly one path."""
+async def test_other_paths_are_not_found(registry: Serving, path: str) -> None:
+    """Each resource of the ledger has exactly one path."""
     assert (await registry.client.get(f"/ledger/{path}")).status_code == 404
 
 
-async def test_the_ledger_is_only_read(registry: Serving) -> None:
-    """Only GET and HEAD are allowed."""
+async def test_the_ledger_is_read_only(registry: Serving) -> None:
+    """The ledger allows only GET and HEAD."""
     assert (await registry.client.post("/ledger/checkpoint")).status_code == 405
 
 
 async def test_a_push_answers_with_the_index_of_its_receipt(registry: Serving) -> None:
-    """The receipt proves the entry with the public key alone."""
+    """A push's answer has the index of its entry, whose receipt proves it with the public key alone."""
     one = image("one")
     answer = await push(registry.client, "shop/app", "1.0.0", one)
     await until_signed(registry.client, int(answer.headers["boltseal-ledger-index"]) + 1)
@@ -99,9 +99,9 @@ def settings(data: Path) -> Settings:
 
 
 @pytest.mark.parametrize(
-    ("path", "nobody", "dev", "auditor"),
+    ("path", "anonymous", "dev", "auditor"),
     [
-        ("checkpoint", 200, 200, 200),  # anonymous pull somewhere: anybody is known
+        ("checkpoint", 200, 200, 200),  # with anonymous pull on some repository, anonymous clients are accepted
         ("tile/0/000.p/1", 200, 200, 200),
         ("tile/entries/000.p/1", 401, 403, 200),
         ("rotations", 200, 200, 200),
@@ -109,10 +109,10 @@ def settings(data: Path) -> Settings:
         ("receipt/2", 401, 200, 403),
     ],
 )
-async def test_entries_are_for_those_who_may_see_them(
-    settings: Settings, path: str, nobody: int, dev: int, auditor: int
+async def test_entries_need_their_own_right(
+    settings: Settings, path: str, anonymous: int, dev: int, auditor: int
 ) -> None:
-    """Bundles need the right `ledger`; a receipt needs the right to pull from its repository."""
+    """Entry bundles need the right `ledger`, and a receipt needs the right to pull from its repository."""
     async with serving_as(settings) as registry:
         await push(httpx_with(registry, "dev"), "shop/app", "1.0.0", image("one"))
         await until_signed(httpx_with(registry, "dev"), 3)
@@ -121,7 +121,7 @@ async def test_entries_are_for_those_who_may_see_them(
             for headers in ({}, as_user("dev"), as_user("auditor"))
         ]
 
-    assert asked == [nobody, dev, auditor]
+    assert asked == [anonymous, dev, auditor]
 
 
 def httpx_with(registry: Serving, user: str) -> httpx2.AsyncClient:
@@ -132,8 +132,8 @@ def httpx_with(registry: Serving, user: str) -> httpx2.AsyncClient:
     )
 
 
-async def test_a_token_does_not_open_the_entries(settings: Settings) -> None:
-    """Tokens have rights on repositories only, so the ledger needs Basic authentication."""
+async def test_a_token_does_not_give_access_to_entries(settings: Settings) -> None:
+    """Tokens have rights on repositories only, so that entries of the ledger need Basic authentication."""
     async with serving_as(settings) as registry:
         token = (await registry.client.get("/token", headers=as_user("auditor"))).json()["token"]
         answer = await registry.client.get("/ledger/tile/entries/000.p/1", headers={"authorization": f"Bearer {token}"})
@@ -143,7 +143,7 @@ async def test_a_token_does_not_open_the_entries(settings: Settings) -> None:
 
 
 async def test_hash_tiles_do_not_reveal_a_private_name(registry: Serving) -> None:
-    """Guessing a name, its digest and its time is not enough: each entry has 16 bytes of salt."""
+    """A guessed name, digest and time can't be confirmed by a hash tile, because each entry has 16 bytes of salt."""
     answer = await push(registry.client, "secret/plan", "1.0.0", image("plan"))
     index = int(answer.headers["boltseal-ledger-index"])
     await until_signed(registry.client, index + 1)
@@ -157,8 +157,8 @@ async def test_hash_tiles_do_not_reveal_a_private_name(registry: Serving) -> Non
     assert len(bytes.fromhex(entry.salt)) == 16
 
 
-async def test_the_history_of_a_repository_are_its_entries(registry: Serving) -> None:
-    """Entries are returned byte for byte, in pages, optionally of one tag."""
+async def test_the_history_of_a_repository_has_its_entries(registry: Serving) -> None:
+    """A repository's entries are returned byte for byte, in pages, optionally of one tag."""
     client = registry.client
     for n in range(3):
         await push(client, "shop/app", f"1.0.{n}", image(f"{n}"))
@@ -175,8 +175,8 @@ async def test_the_history_of_a_repository_are_its_entries(registry: Serving) ->
     assert of_tag == [found[1]]
 
 
-async def test_the_history_of_a_repository_by_kinds(registry: Serving) -> None:
-    """Filtered entries are paged; an unknown kind is refused rather than ignored."""
+async def test_the_history_of_a_repository_is_filtered_by_kinds(registry: Serving) -> None:
+    """The history is filtered by kinds and paged, and an unknown kind is refused."""
     client = registry.client
     for content in ("one", "two", "three"):
         await push(client, "shop/app", "latest", image(content))
@@ -196,7 +196,7 @@ async def test_the_history_of_a_repository_by_kinds(registry: Serving) -> None:
 
 
 async def test_the_observations_are_served_beside_the_ledger(tmp_path: Path) -> None:
-    """The log of observations has the same endpoints, with its own name and key."""
+    """The observation log has the ledger's endpoints under its own name and key."""
     settings = Settings.model_validate(
         {"server": {"data": tmp_path / "data"}, "upstream": [{"name": "docker.io", "url": "http://127.0.0.1:9"}]}
     )
@@ -218,5 +218,5 @@ async def test_the_observations_are_served_beside_the_ledger(tmp_path: Path) -> 
 
 
 async def test_a_registry_without_upstreams_has_no_observations(registry: Serving) -> None:
-    """Without upstreams the log of observations does not exist."""
+    """A registry without upstreams has no observation log."""
     assert (await registry.client.get("/ledger/observations/checkpoint")).status_code == 404

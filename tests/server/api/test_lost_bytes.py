@@ -50,7 +50,7 @@ def url(blob: Blob) -> str:
 
 
 async def test_lost_bytes_are_a_miss_with_a_reason(client: httpx2.AsyncClient, lost: Blob) -> None:
-    """The response is a 404, never partial content or a wrong length."""
+    """A blob whose bytes are lost gets 404, never partial content or a wrong length."""
     answer = await client.get(url(lost))
 
     assert answer.status_code == 404
@@ -59,14 +59,14 @@ async def test_lost_bytes_are_a_miss_with_a_reason(client: httpx2.AsyncClient, l
 
 
 async def test_a_range_of_lost_bytes_is_a_miss_too(client: httpx2.AsyncClient, lost: Blob) -> None:
-    """This applies even if the requested range still exists."""
+    """A range of a damaged blob gets 404, even if the range itself exists."""
     answer = await client.get(url(lost), headers={"Range": "bytes=0-9"})
 
     assert answer.status_code == 404
 
 
-async def test_head_says_so_as_well_so_that_a_push_sends_the_bytes(client: httpx2.AsyncClient, lost: Blob) -> None:
-    """Clients skip the push of a layer if HEAD is 200, so HEAD must be 404."""
+async def test_head_reports_lost_bytes_so_that_a_push_sends_them(client: httpx2.AsyncClient, lost: Blob) -> None:
+    """HEAD of a damaged blob is 404, because clients skip the push of a layer after a 200."""
     before = await client.head(url(lost))
     await push_blob(client, "shop/app", lost)
     after = await client.get(url(lost))
@@ -76,7 +76,7 @@ async def test_head_says_so_as_well_so_that_a_push_sends_the_bytes(client: httpx
 
 
 async def test_not_modified_does_not_need_the_bytes(client: httpx2.AsyncClient, lost: Blob) -> None:
-    """A 304 depends only on the digest."""
+    """A 304 is sent for a damaged blob, since it depends only on the digest."""
     answer = await client.get(url(lost), headers={"If-None-Match": f'"{lost.digest}"'})
 
     assert answer.status_code == 304

@@ -39,7 +39,7 @@ def number(text: str, start: str) -> float:
 
 
 async def test_requests_bytes_and_refusals_are_counted(registry: Serving) -> None:
-    """Requests are counted by method, route and status; no metric has a repository name."""
+    """Requests are counted by method, route and status, and no metric has a repository name."""
     client = registry.client
     await images.push(client, "shop/app", "1.4.2", images.image("one"))
     await images.push_parts(client, "shop/app", images.image("two"))
@@ -82,8 +82,8 @@ async def test_requests_bytes_and_refusals_are_counted(registry: Serving) -> Non
     assert "shop" not in text
 
 
-async def test_every_answer_has_a_number_of_its_own(client: httpx2.AsyncClient) -> None:
-    """Refusals have a request ID too, so that a reported error can be found in the log."""
+async def test_every_answer_has_a_request_id(client: httpx2.AsyncClient) -> None:
+    """Each answer, also a refusal, has a unique request ID, by which the log can be searched."""
     paths = ("/v2/", "/v2/", "/v2/shop/app/manifests/nothing")
     ids = [(await client.get(path)).headers["x-request-id"] for path in paths]
 
@@ -100,8 +100,10 @@ async def test_every_answer_has_a_number_of_its_own(client: httpx2.AsyncClient) 
         ({"behind_proxy": True, "public_metrics": True}, "192.0.2.7", 200),
     ],
 )
-async def test_who_may_read_the_numbers(tmp_path: Path, server: dict[str, object], address: str, status: int) -> None:
-    """Loopback may read metrics unless a proxy is in front; other clients only with public_metrics."""
+async def test_metrics_are_for_loopback_clients_by_default(
+    tmp_path: Path, server: dict[str, object], address: str, status: int
+) -> None:
+    """Loopback clients may read metrics unless a proxy is in front; others only with public_metrics."""
     app = create_app(settings_of(tmp_path / "data", (), **server))
     transport = httpx2.ASGITransport(app=app, client=(address, 1234))
     async with running(app), httpx2.AsyncClient(transport=transport, base_url="http://localhost:5000") as client:
@@ -110,15 +112,15 @@ async def test_who_may_read_the_numbers(tmp_path: Path, server: dict[str, object
     assert answer.status_code == status
 
 
-async def test_a_page_in_a_browser_cannot_read_the_numbers(registry: Serving) -> None:
-    """A foreign name that resolves to this machine (DNS rebinding) is refused."""
+async def test_a_page_in_a_browser_cannot_read_the_metrics(registry: Serving) -> None:
+    """DNS rebinding: metrics are refused for a foreign host name that resolves to this machine."""
     answer = await registry.client.get("/metrics", headers={"host": "evil.example.com"})
 
     assert answer.status_code == 403
 
 
 async def test_the_access_log_has_a_line_for_each_request(tmp_path: Path) -> None:
-    """A line has actor, request and sizes, but never the query, which the client controls."""
+    """A line of the access log has actor, request and sizes, but never the query, which the client controls."""
     lines: list[AccessLogLine] = []
 
     def write(more: Sequence[AccessLogLine]) -> None:
@@ -135,7 +137,7 @@ async def test_the_access_log_has_a_line_for_each_request(tmp_path: Path) -> Non
     assert line.bytes_out == len(answer.content)
 
 
-async def test_what_stands_beside_the_api_is_noted_too(tmp_path: Path) -> None:
+async def test_endpoints_beside_the_api_are_logged_too(tmp_path: Path) -> None:
     """Token, health and metrics requests are logged and counted like pulls."""
     lines: list[AccessLogLine] = []
     app = create_app(settings_of(tmp_path / "data"), access_log=lines.extend)
@@ -154,8 +156,8 @@ async def test_what_stands_beside_the_api_is_noted_too(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-async def test_the_line_of_a_token_says_what_it_is_for_and_no_password(tmp_path: Path) -> None:
-    """The line has the user and the repositories, for GET and for a form; a wrong login is anonymous."""
+async def test_the_line_of_a_token_request_has_its_scope_and_no_password(tmp_path: Path) -> None:
+    """The line of a token request has user and repositories, for GET and a form, and no password."""
     lines: list[AccessLogLine] = []
     settings = settings_of(tmp_path / "data")
     UserFile(settings.htpasswd).put("ci", hash_password("correct horse"))
@@ -183,7 +185,7 @@ async def test_the_line_of_a_token_says_what_it_is_for_and_no_password(tmp_path:
 
 @pytest.mark.slow
 async def test_passwords_that_were_compared_are_counted(tmp_path: Path) -> None:
-    """A thousand pulls with a login need one bcrypt, and a metric counts them."""
+    """A metric counts bcrypt comparisons: a thousand pulls with a login need one."""
     settings = settings_of(tmp_path / "data")
     UserFile(settings.htpasswd).put("ci", hash_password("correct horse"))
     app = create_app(settings)
@@ -203,7 +205,7 @@ async def test_passwords_that_were_compared_are_counted(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("as_json", [True, False])
 def test_a_path_cannot_forge_a_line(as_json: bool, capfdbinary: pytest.CaptureFixture[bytes]) -> None:
-    """Line ends, escape sequences and spaces are escaped in the log."""
+    """Line ends, escape sequences and spaces of a path are escaped in the log."""
     write = logs.access_writer("info", as_json=as_json)
     path = "/v2/x\n2026-01-01 [info] request forged \x1b[31m\u0085\u2028"
     assert write is not None
@@ -219,12 +221,12 @@ def test_a_path_cannot_forge_a_line(as_json: bool, capfdbinary: pytest.CaptureFi
 
 
 def test_the_log_level_also_silences_the_access_log() -> None:
-    """The lines of the access log have the level info."""
+    """The access log's lines have the level info, so that log_level can silence them."""
     assert logs.access_writer("warning", as_json=True) is None
 
 
-async def test_the_sums_of_workers_are_added_and_outlive_them(tmp_path: Path) -> None:
-    """Counters do not decrease when a worker is replaced."""
+async def test_the_counts_of_workers_are_added_and_outlive_them(tmp_path: Path) -> None:
+    """The sums of all workers are added, and a replaced worker's counts stay."""
     folder = RunFolder.make(tmp_path)
     gone = RequestMetrics()
     gone.request(("GET", "/v2/", 200), 0.01, 0, 2)
@@ -247,8 +249,8 @@ async def test_the_sums_of_workers_are_added_and_outlive_them(tmp_path: Path) ->
     assert number(text, "boltseal_workers") == 1
 
 
-def test_the_write_queues_of_running_workers_only_are_known(tmp_path: Path) -> None:
-    """A worker that was killed has no queue, although its counts stay."""
+def test_the_write_queues_of_running_workers_only_are_shown(tmp_path: Path) -> None:
+    """A killed worker has no write queue in the metrics, although its counts stay."""
     folder = RunFolder.make(tmp_path)
     RunFolder(folder).save(RequestMetrics(), WriteQueue(jobs=3, oldest_wait_s=9.5))
     (saved,) = folder.glob("*.json")
@@ -260,7 +262,7 @@ def test_the_write_queues_of_running_workers_only_are_known(tmp_path: Path) -> N
 
 
 async def test_storage_and_process_figures_are_served(registry: Serving) -> None:
-    """Sizes of database, blobs and ledger, the write queue, and the memory and files of the process."""
+    """Metrics have the sizes of database, blobs and ledger, the write queue, and the process's memory and files."""
     await images.push(registry.client, "shop/app", "1.4.2", images.image("one"))
 
     async def signed() -> str:
@@ -283,7 +285,7 @@ async def test_storage_and_process_figures_are_served(registry: Serving) -> None
 
 
 async def test_undelivered_notifications_are_a_metric(tmp_path: Path) -> None:
-    """Each receiver has a value, also one without any event."""
+    """Each receiver has a metric of undelivered events, also one without any."""
     notify = [
         {"name": name, "url": "http://127.0.0.1:9/", "networks": ["127.0.0.0/8"], "events": ["tag.refused"]}
         for name in ("chat", "mail")
@@ -302,7 +304,7 @@ async def test_undelivered_notifications_are_a_metric(tmp_path: Path) -> None:
 
 
 async def test_a_push_over_a_tombstone_has_its_own_reason(tmp_path: Path) -> None:
-    """`tombstone`, not `sealed`; every reason is exposed from 0 on."""
+    """A push over a tombstone is counted as `tombstone`, not `sealed`; every reason is exposed from 0 on."""
     deletable = ({"repository": "**", "tag": "*", "mode": "sealed", "keep": "deletable"},)
     async with serving(tmp_path / "data", deletable) as registry:
         client = registry.client
@@ -324,7 +326,7 @@ async def test_a_push_over_a_tombstone_has_its_own_reason(tmp_path: Path) -> Non
 
 
 def test_run_folders_of_ended_servers_are_removed(tmp_path: Path) -> None:
-    """Old metrics files are removed from the data folder."""
+    """Folders with metrics of ended servers are removed from the data folder."""
     (tmp_path / "run" / "999999999").mkdir(parents=True)
     (tmp_path / "run" / "1").mkdir()
     folder = RunFolder.make(tmp_path)
@@ -333,8 +335,8 @@ def test_run_folders_of_ended_servers_are_removed(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-async def test_an_admin_of_every_repository_may_read_the_numbers_from_anywhere(tmp_path: Path) -> None:
-    """An administrator may read metrics with a login; other users may not."""
+async def test_an_admin_of_every_repository_may_read_the_metrics_from_anywhere(tmp_path: Path) -> None:
+    """An admin of every repository may read metrics with a login from any address; other users may not."""
     grants = [{"users": ["boss"], "actions": ["admin"]}, {"users": ["ci"], "actions": ["pull"]}]
     settings = Settings.model_validate(
         {"server": {"data": tmp_path / "data", "behind_proxy": True}, "auth": {"grant": grants}}

@@ -37,7 +37,7 @@ AWKWARD_NAMES = ["a/manifests/b", "x/tags/list", "a/blobs/uploads", "a/referrers
 
 @pytest.mark.parametrize("path", ["/v2/", "/v2"])
 def test_the_api_itself(path: str) -> None:
-    """Clients send `GET /v2/` with and without the slash."""
+    """`/v2/` and `/v2` are the API itself, since clients send both."""
     assert parse_path(path.encode()) == BaseTarget()
 
 
@@ -57,19 +57,19 @@ def test_every_route_of_every_name(name: str) -> None:
 
 
 @pytest.mark.parametrize("tag", ["list", "uploads", "manifests", "blobs", "tags"])
-def test_tags_called_like_a_route(tag: str) -> None:
+def test_tags_named_like_a_route(tag: str) -> None:
     """A tag may be any word, also one that ends another route."""
     assert parse_path(f"/v2/shop/app/manifests/{tag}".encode()) == ManifestTarget(APP, Tag(tag))
 
 
 def test_catalog() -> None:
-    """The list of repositories has a path that can't be a repository's."""
+    """The catalog's path can't be a repository's."""
     assert parse_path(b"/v2/_catalog") == CatalogTarget()
 
 
 @pytest.mark.parametrize("colon", ["%3A", "%3a"])
 def test_an_escaped_colon_in_a_digest(colon: str) -> None:
-    """Some clients escape the colon of a digest."""
+    """An escaped colon in a digest is accepted, as some clients send it."""
     assert parse_path(f"/v2/shop/app/manifests/sha256{colon}{HEX}".encode()) == ManifestTarget(APP, DIGEST)
     assert parse_path(f"/v2/shop/app/blobs/sha256{colon}{HEX}".encode()) == BlobTarget(APP, DIGEST)
 
@@ -88,7 +88,7 @@ def test_an_escaped_colon_in_a_digest(colon: str) -> None:
     ],
 )
 def test_any_other_escape_is_refused(path: str) -> None:
-    """Escapes that are decoded twice or inconsistently would give one name two spellings."""
+    """Any other escape is refused, since a name would have two spellings."""
     with pytest.raises(NameInvalid, match="escape"):
         parse_path(path.encode())
 
@@ -122,7 +122,7 @@ def test_any_other_escape_is_refused(path: str) -> None:
     ],
 )
 def test_names_outside_the_grammar(path: bytes) -> None:
-    """An invalid name is NAME_INVALID and never looked up."""
+    """An invalid repository name is NAME_INVALID, and is never looked up."""
     with pytest.raises(NameInvalid):
         parse_path(path)
 
@@ -131,8 +131,8 @@ def test_names_outside_the_grammar(path: bytes) -> None:
     "reference",
     ["sha256:baddigeststring", "sha256:" + HEX.upper(), "md5:" + "a" * 32, "a:b", ":", "sha256:" + HEX + "0"],
 )
-def test_a_reference_with_a_colon_is_a_digest_or_nothing(reference: str) -> None:
-    """A reference with a colon cannot be a tag, so it is refused as a digest."""
+def test_a_reference_with_a_colon_is_a_digest_or_refused(reference: str) -> None:
+    """A reference with a colon can't be a tag, so that it must be a digest."""
     for route in ("manifests", "blobs", "referrers"):
         with pytest.raises(DigestInvalid):
             parse_path(f"/v2/shop/app/{route}/{reference}".encode())
@@ -146,8 +146,8 @@ def test_tags_outside_the_grammar(tag: str) -> None:
 
 
 @pytest.mark.parametrize("session", ["x", "00000000-0000-4000-8000-000000000000", "list"])
-def test_sessions_that_we_never_named(session: str) -> None:
-    """A session id in another format is unknown, not invalid."""
+def test_upload_ids_in_another_format_are_unknown(session: str) -> None:
+    """An upload id in another format is unknown, not invalid."""
     with pytest.raises(UploadUnknown):
         parse_path(f"/v2/shop/app/blobs/uploads/{session}".encode())
 
@@ -167,13 +167,13 @@ def test_sessions_that_we_never_named(session: str) -> None:
     ],
 )
 def test_paths_that_are_no_route(path: bytes) -> None:
-    """A path without the shape of a route is None."""
+    """A path without the form of a route is None."""
     assert parse_path(path) is None
 
 
 @given(st.binary(max_size=200))
-def test_any_bytes_are_a_target_none_or_an_error_for_a_person(tail: bytes) -> None:
-    """Every path is parsed, None, or refused with one of these errors."""
+def test_any_path_is_a_target_none_or_an_error(tail: bytes) -> None:
+    """Any path is a target, None, or refused with one of these errors."""
     sentence = "fine"
     try:
         parse_path(b"/v2/" + tail)
@@ -192,8 +192,8 @@ def test_any_bytes_are_a_target_none_or_an_error_for_a_person(tail: bytes) -> No
     ),
     st.sampled_from(["1", "list", "uploads", "tags"]),
 )
-def test_what_a_manifest_path_names_is_what_it_was_made_of(parts: list[str], tag: str) -> None:
-    """For any name, its path is parsed to exactly that name."""
+def test_a_manifest_path_is_parsed_to_its_name(parts: list[str], tag: str) -> None:
+    """The path of any name is parsed to exactly that name."""
     name = "/".join(parts)
 
     assert parse_path(f"/v2/{name}/manifests/{tag}".encode()) == ManifestTarget(Repository(name), Tag(tag))
@@ -222,5 +222,5 @@ def test_the_route_of_a_path_is_its_template(path: str, route: str) -> None:
 
 
 def test_every_target_has_a_template() -> None:
-    """A new kind of target needs a row."""
+    """Each kind of target has a template in the table."""
     assert set(ROUTES) == set(get_args(Target))

@@ -12,7 +12,7 @@ from boltseal.server.api.query import MAX_PAGE, Query, QueryInvalid, link_next
 
 
 def test_values_are_decoded_once() -> None:
-    """An escaped digest is the digest, and a doubly escaped one is not."""
+    """An escaped digest in a query is decoded once; a doubly escaped one is not a digest."""
     query = Query(b"digest=sha256%3Aab&x=%2541")
 
     assert query.value("digest") == "sha256:ab"
@@ -20,39 +20,39 @@ def test_values_are_decoded_once() -> None:
 
 
 def test_a_plus_is_a_plus() -> None:
-    """Media types have a plus, and no accepted value has a space."""
+    """A plus in a query is a plus, as in media types, and not a space."""
     assert Query(b"artifactType=application/vnd.x+json").value("artifactType") == "application/vnd.x+json"
 
 
-def test_repeated_parameters() -> None:
-    """`all` returns every value; the same value twice is still one value."""
+def test_repeated_parameters_are_returned() -> None:
+    """Repeated parameters are all returned, and equal ones count once."""
     query = Query(b"tag=1&tag=2,3&digest=a&digest=a")
 
     assert query.all("tag") == ["1", "2,3"]
     assert query.value("digest") == "a"
 
 
-def test_two_values_where_one_is_expected() -> None:
-    """Two different values are refused, because either could be the intended one."""
+def test_two_values_where_one_is_expected_are_refused() -> None:
+    """Two different values of a single-valued parameter are refused."""
     with pytest.raises(QueryInvalid):
         Query(b"digest=a&digest=b").value("digest")
 
 
 @pytest.mark.parametrize("raw", [b"", b"&", b"&&", b"x", b"=", b"=1"])
-def test_parameters_that_are_not_there(raw: bytes) -> None:
-    """Empty pairs are skipped."""
+def test_missing_parameters_are_skipped(raw: bytes) -> None:
+    """Missing parameters and empty pairs are skipped."""
     assert Query(raw).value("n") is None
 
 
 @pytest.mark.parametrize("raw", [b"n=%ff", b"last=%00", b"last=a%0a", b"n=\xc3\xbc", b"last=%0d%0aX: y"])
-def test_bytes_that_are_no_text(raw: bytes) -> None:
-    """No control character gets in, so none gets into a header or a log."""
+def test_control_characters_are_refused(raw: bytes) -> None:
+    """Control characters in a query are refused, so that none gets into a header or a log."""
     with pytest.raises(QueryInvalid):
         Query(raw)
 
 
-def test_a_query_too_long() -> None:
-    """414, before it is parsed."""
+def test_a_query_too_long_is_refused() -> None:
+    """A query that is too long gets 414 before it is parsed."""
     with pytest.raises(UriTooLong):
         Query(b"tag=" + b"a" * 20_000)
 
@@ -69,13 +69,13 @@ def test_a_query_too_long() -> None:
     ],
 )
 def test_page_sizes(raw: bytes, size: int) -> None:
-    """Without `n`, with zero, with some, and with more than the limit."""
+    """`n` may be absent, zero, or a number, and is limited to the maximum."""
     assert Query(raw).page_size() == size
 
 
 @pytest.mark.parametrize("raw", [b"n=", b"n=-1", b"n=abc", b"n=1.5", b"n=%D9%A3", b"n=1&n=2", b"n=0x1"])
-def test_page_sizes_that_are_no_number(raw: bytes) -> None:
-    """An invalid `n` is refused instead of ignored."""
+def test_page_sizes_that_are_no_number_are_refused(raw: bytes) -> None:
+    """An `n` that is no number is refused."""
     with pytest.raises(QueryInvalid):
         Query(raw).page_size()
 
@@ -98,7 +98,7 @@ def test_a_link_is_relative_and_encoded() -> None:
     )
 )
 def test_a_link_is_parsed_to_the_values_it_was_made_of(parameters: dict[str, str]) -> None:
-    """For any values, the link parses to the same values."""
+    """A Link is parsed to the values that it was made of, whatever they are."""
     raw = link_next("/v2/_catalog", parameters)
     query = Query(raw[raw.index(b"?") + 1 : raw.rindex(b">")])
 

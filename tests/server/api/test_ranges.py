@@ -29,7 +29,7 @@ SIZE = 1000
     ],
 )
 def test_a_range_is_served_as_asked_and_clamped(header: str, start: int, length: int) -> None:
-    """First and last, open, suffix, and an end beyond the blob."""
+    """A range with first and last byte, open, as a suffix, or beyond the end is served and clamped."""
     assert parse_range(header, SIZE) == ByteRange(start, length)
 
 
@@ -53,15 +53,15 @@ def test_a_range_is_served_as_asked_and_clamped(header: str, start: int, length:
     ],
 )
 def test_several_ranges_another_unit_or_garbage_return_the_whole_blob(header: str) -> None:
-    """A server may ignore a range that it does not support and send the full content."""
+    """For several ranges, another unit or garbage the whole blob is sent, as RFC 9110 allows."""
     assert parse_range(header, SIZE) is None
 
 
 @pytest.mark.parametrize(
     "header", ["bytes=500-0", "bytes=1000-", "bytes=1000-1001", "bytes=-0", "bytes=" + "9" * 5000 + "-"]
 )
-def test_a_range_that_cannot_be_served(header: str) -> None:
-    """A 416 has the size, so that the client can send another range."""
+def test_an_unsatisfiable_range_is_refused(header: str) -> None:
+    """An unsatisfiable range gets 416 with the blob's size."""
     with pytest.raises(RangeNotSatisfiable) as caught:
         parse_range(header, SIZE)
 
@@ -76,8 +76,8 @@ def test_an_empty_blob_has_no_range(header: str) -> None:
 
 
 @given(st.integers(0, 50), st.integers(0, 50), st.integers(1, 50))
-def test_a_served_range_is_the_slice_python_would_take(start: int, end: int, size: int) -> None:
-    """The result equals a Python slice."""
+def test_a_served_range_equals_pythons_slice(start: int, end: int, size: int) -> None:
+    """A served range equals the Python slice of the blob."""
     content = bytes(range(size))
     try:
         got = parse_range(f"bytes={start}-{end}", size)
@@ -91,7 +91,7 @@ def test_a_served_range_is_the_slice_python_would_take(start: int, end: int, siz
 
 @given(st.text(max_size=40), st.integers(0, 10))
 def test_any_text_is_a_range_the_whole_or_refused(header: str, size: int) -> None:
-    """Any header text gives a range inside of the blob, None, or an error."""
+    """Any Range header gives a range inside of the blob, None, or an error."""
     try:
         got = parse_range("bytes=" + header, size)
     except RangeNotSatisfiable:
@@ -101,12 +101,12 @@ def test_any_text_is_a_range_the_whole_or_refused(header: str, size: int) -> Non
 
 
 def test_content_range_of_an_answer() -> None:
-    """First, last and size, as RFC 9110 section 14.4 writes them."""
+    """Content-Range has first byte, last byte and size, as RFC 9110 section 14.4 writes them."""
     assert ByteRange(10, 5).content_range(100) == "bytes 10-14/100"
 
 
-def test_a_chunk_says_where_it_belongs() -> None:
-    """`<start>-<end>`, both inclusive, no unit."""
+def test_the_range_of_a_chunk_is_parsed() -> None:
+    """A chunk's Content-Range is `<start>-<end>`, inclusive and without a unit."""
     assert parse_content_range("0-0", None) == Chunk(0, 1)
     assert parse_content_range("10-19", 10) == Chunk(10, 10)
     assert parse_content_range(None, 10) is None
@@ -117,19 +117,19 @@ def test_a_chunk_says_where_it_belongs() -> None:
     ["bytes=0-9", "bytes 0-9/10", "0-9/10", "0", "-", "5-", "-5", "9-0", "a-b", " 0-9", "0 - 9", "0-9,10-19", ""],
 )
 def test_a_chunk_in_any_other_form_is_refused(header: str) -> None:
-    """Only the spec's form is accepted, because a misread one would corrupt the blob."""
+    """A chunk's Content-Range in any other form is refused, because a misread one would corrupt the blob."""
     with pytest.raises(RangeInvalid):
         parse_content_range(header, None)
 
 
 @pytest.mark.parametrize("length", [0, 9, 11])
-def test_a_chunk_as_long_as_it_says(length: int) -> None:
-    """Content-Range and Content-Length that disagree are refused before a byte is read."""
+def test_a_chunk_has_the_stated_length(length: int) -> None:
+    """A chunk whose Content-Range and Content-Length differ is refused before a byte is read."""
     with pytest.raises(RangeInvalid, match="Content-Length"):
         parse_content_range("0-9", length)
 
 
 @pytest.mark.parametrize(("size", "shown"), [(0, "0-0"), (1, "0-0"), (10, "0-9")])
 def test_the_range_of_a_session(size: int, shown: str) -> None:
-    """The range ends with the last byte, inclusive; an empty session has 0-0."""
+    """A session's Range ends with its last byte, inclusive; an empty session has 0-0."""
     assert upload_range(size) == shown

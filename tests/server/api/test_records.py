@@ -17,20 +17,20 @@ from tests.polling import until_signed
 from tests.serving import Serving, serving_as
 
 RECORDS = "/v2/shop/app/_boltseal/records"
-ONE, TWO = image("one"), image("two")
+FIRST, SECOND = image("one"), image("two")
 
 
 @pytest.fixture
 async def pushed(registry: Serving) -> httpx2.AsyncClient:
-    """shop/app has two images: `latest` moved from the first to the second, 1.0.0 is the first."""
-    await push(registry.client, "shop/app", "1.0.0", ONE)
-    await push(registry.client, "shop/app", "latest", ONE)
-    await push(registry.client, "shop/app", "latest", TWO)
+    """A repository with two images: `latest` moved from the first to the second, and 1.0.0 is the first."""
+    await push(registry.client, "shop/app", "1.0.0", FIRST)
+    await push(registry.client, "shop/app", "latest", FIRST)
+    await push(registry.client, "shop/app", "latest", SECOND)
     return registry.client
 
 
-async def record(client: httpx2.AsyncClient, **said: Any) -> httpx2.Response:
-    return await client.post(RECORDS, json={"kind": "built", "digest": ONE.digest, **said})
+async def record(client: httpx2.AsyncClient, **fields: Any) -> httpx2.Response:
+    return await client.post(RECORDS, json={"kind": "built", "digest": FIRST.digest, **fields})
 
 
 async def entries(client: httpx2.AsyncClient, path: str = RECORDS) -> list[tuple[int, Entry]]:
@@ -41,7 +41,7 @@ async def entries(client: httpx2.AsyncClient, path: str = RECORDS) -> list[tuple
 
 
 async def test_a_record_is_an_entry_of_the_ledger(pushed: httpx2.AsyncClient) -> None:
-    """It has the manifest's type and size, the sender as actor, and the last change of the tag as previous."""
+    """A record is a ledger entry with the manifest's type and size, the sender as actor, and the tag's last change."""
     extra = {"base.name": "docker.io/library/node:16.13", "base.digest": f"sha256:{'b' * 64}"}
     answer = await record(pushed, tag="1.0.0", reason="nightly", extra=extra)
     await until_signed(pushed, answer.json()["index"] + 1)
@@ -49,39 +49,39 @@ async def test_a_record_is_an_entry_of_the_ledger(pushed: httpx2.AsyncClient) ->
 
     assert answer.status_code == 201
     assert index == answer.json()["index"] == 5
-    assert (entry.kind, entry.repository, entry.tag, entry.digest) == ("built", "shop/app", "1.0.0", ONE.digest)
-    assert (entry.type, entry.size) == (ONE.media_type, len(ONE.raw))
+    assert (entry.kind, entry.repository, entry.tag, entry.digest) == ("built", "shop/app", "1.0.0", FIRST.digest)
+    assert (entry.type, entry.size) == (FIRST.media_type, len(FIRST.raw))
     assert (entry.actor, entry.reason, entry.extra) == ("anonymous", "nightly", extra)
     assert entry.previous == 2
 
 
 async def test_a_record_changes_no_tag_and_breaks_no_chain(pushed: httpx2.AsyncClient, whole_store: None) -> None:
-    """A record of a former image is allowed, and the next change refers to the last change, not to the record."""
+    """A record of a former image is allowed, and the next change of the tag refers to the last change."""
     for kind in ("built", "rebuild.requested", "released"):
         assert (await record(pushed, kind=kind, tag="latest")).status_code == 201
-    await push(pushed, "shop/app", "latest", ONE)
-    await record(pushed, tag="latest", digest=TWO.digest)
+    await push(pushed, "shop/app", "latest", FIRST)
+    await record(pushed, tag="latest", digest=SECOND.digest)
     await until_signed(pushed, 10)
     lines = (await pushed.get("/v2/shop/app/_boltseal/history")).json()["entries"]
     history = check("shop/app", ((one["index"], one["line"].encode()) for one in lines))
 
     assert history.problems == ()
-    assert contradiction(history.of("latest"), ONE.digest) is None
-    assert history.at(2**60)["latest"].entry.digest == ONE.digest
-    assert history.also(TWO.digest, "1.0.0") == ("latest",)
-    assert (await pushed.head("/v2/shop/app/manifests/latest")).headers["docker-content-digest"] == ONE.digest
+    assert contradiction(history.of("latest"), FIRST.digest) is None
+    assert history.at(2**60)["latest"].entry.digest == FIRST.digest
+    assert history.also(SECOND.digest, "1.0.0") == ("latest",)
+    assert (await pushed.head("/v2/shop/app/manifests/latest")).headers["docker-content-digest"] == FIRST.digest
 
 
-async def test_the_tags_of_the_spec_have_no_records_in_their_history(pushed: httpx2.AsyncClient) -> None:
-    """The tag-history extension has only created and deleted events."""
+async def test_the_tag_history_of_the_spec_has_no_records(pushed: httpx2.AsyncClient) -> None:
+    """The spec's tag history has created and deleted events only, and no records."""
     await record(pushed, tag="1.0.0")
     answer = await pushed.get("/v2/shop/app/_oci/tag-history/1.0.0")
 
     assert len(answer.json()["manifests"]) == 1
 
 
-async def test_records_come_in_pages(pushed: httpx2.AsyncClient) -> None:
-    """Records are paged like the entries of a history."""
+async def test_records_are_paged(pushed: httpx2.AsyncClient) -> None:
+    """Records are returned in pages, like the entries of a history."""
     for number in range(3):
         await record(pushed, reason=str(number))
     await until_signed(pushed, 8)
@@ -98,7 +98,7 @@ BAD: list[tuple[dict[str, Any], int, str]] = [
     ({"digest": digest_of(b"elsewhere")}, 404, "push it first"),
     ({"digest": "sha256:abc"}, 400, "a sha256 digest has 64"),
     ({"tag": "never"}, 404, "never resolved to"),
-    ({"tag": "1.0.0", "digest": TWO.digest}, 404, "never resolved to"),
+    ({"tag": "1.0.0", "digest": SECOND.digest}, 404, "never resolved to"),
     ({"tag": "../x"}, 400, "is not a tag"),
     ({"actor": "root"}, 400, "actor"),
     ({"extra": {"Key": "x"}}, 400, "has the key"),
@@ -111,12 +111,12 @@ BAD: list[tuple[dict[str, Any], int, str]] = [
 ]
 
 
-@pytest.mark.parametrize(("said", "status", "words"), BAD)
-async def test_what_is_no_record_is_refused_and_leaves_nothing(
-    pushed: httpx2.AsyncClient, said: dict[str, Any], status: int, words: str
+@pytest.mark.parametrize(("expected", "status", "words"), BAD)
+async def test_an_invalid_record_is_refused_and_leaves_nothing(
+    pushed: httpx2.AsyncClient, expected: dict[str, Any], status: int, words: str
 ) -> None:
-    """The error message is one line with the cause."""
-    answer = await record(pushed, **said)
+    """An invalid record is refused with a one-line message, and nothing is stored."""
+    answer = await record(pushed, **expected)
     await record(pushed)
     await until_signed(pushed, 6)
 
@@ -128,7 +128,7 @@ async def test_what_is_no_record_is_refused_and_leaves_nothing(
 @pytest.mark.parametrize(
     "body", [b"", b"[]", b"{", b"\xff", b'{"kind":"built"}', b"x" * 70_000, b'{"x":' + b"[" * 60_000]
 )
-async def test_a_body_that_is_none_is_refused(pushed: httpx2.AsyncClient, body: bytes) -> None:
+async def test_a_malformed_body_is_refused(pushed: httpx2.AsyncClient, body: bytes) -> None:
     """A body that is not a record is refused, whatever its content and length."""
     answer = await pushed.post(RECORDS, content=body, headers={"content-type": "application/json"})
 
@@ -136,14 +136,14 @@ async def test_a_body_that_is_none_is_refused(pushed: httpx2.AsyncClient, body: 
 
 
 async def test_a_form_of_a_web_page_is_no_record(pushed: httpx2.AsyncClient) -> None:
-    """A browser sends JSON to another site only after a preflight request."""
+    """A web form's content type is refused, since a browser sends JSON to another site only after a preflight."""
     answer = await pushed.post(RECORDS, content=b"{}", headers={"content-type": "text/plain"})
 
     assert answer.status_code == 400
 
 
 async def test_an_unknown_image_gets_no_record(client: httpx2.AsyncClient) -> None:
-    """The list stays empty."""
+    """A record for an unknown image is refused, and the list stays empty."""
     answer = await record(client)
     await until_signed(client, 2)
 
@@ -152,7 +152,7 @@ async def test_an_unknown_image_gets_no_record(client: httpx2.AsyncClient) -> No
 
 
 async def test_a_record_needs_the_right_to_push(data: Path) -> None:
-    """Reading records needs only the right to pull."""
+    """Writing a record needs the right to push, and reading needs the right to pull."""
     users = {"dev": b"d", "reader": b"r", "other": b"o"}
     lines = [f"{name}:{bcrypt.hashpw(word, bcrypt.gensalt(4)).decode()}\n" for name, word in users.items()]
     data.with_name("data.keys").joinpath("htpasswd").write_text("".join(lines))
@@ -161,22 +161,22 @@ async def test_a_record_needs_the_right_to_push(data: Path) -> None:
         {"users": ["reader"], "repository": "shop/**", "actions": ["pull"]},
     ]
     settings = Settings.model_validate({"server": {"data": data}, "auth": {"grant": grants}})
-    body = {"kind": "released", "digest": ONE.digest}
+    body = {"kind": "released", "digest": FIRST.digest}
     async with serving_as(settings) as registry:
         registry.client.auth = ("dev", "d")
-        await push(registry.client, "shop/app", "1.0.0", ONE)
-        told = {}
+        await push(registry.client, "shop/app", "1.0.0", FIRST)
+        fields = {}
         for name, word in users.items():
             registry.client.auth = (name, word)
             written = await registry.client.post(RECORDS, json=body)
-            told[name] = (written.status_code, (await registry.client.get(RECORDS)).status_code)
+            fields[name] = (written.status_code, (await registry.client.get(RECORDS)).status_code)
 
-    assert told == {"dev": (201, 200), "reader": (403, 200), "other": (403, 403)}
+    assert fields == {"dev": (201, 200), "reader": (403, 200), "other": (403, 403)}
 
 
-async def test_a_read_only_registry_takes_no_record(data: Path, registry: Serving) -> None:
-    """A record is a write, so a read-only server refuses it."""
-    await push(registry.client, "shop/app", "1.0.0", ONE)
+async def test_a_read_only_registry_accepts_no_record(data: Path, registry: Serving) -> None:
+    """A read-only registry refuses records, which are writes."""
+    await push(registry.client, "shop/app", "1.0.0", FIRST)
     settings = Settings.model_validate({"server": {"data": data, "read_only": True}})
     async with serving_as(settings) as reading:
         answer = await record(reading.client)

@@ -1,4 +1,4 @@
-"""The table of refusal reasons, walked over every error class of the package."""
+"""The table of refusal reasons, compared with every error class of the package."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ CONTRACT = {"sealed", "tombstone", "not-extended", "protected", "quota", "held"}
 
 
 def test_every_error_class_has_a_reason() -> None:
-    """Each class has its own row, or that of a parent class."""
+    """Each error class has a row of its own, or that of a parent class."""
     reasons = {cls: reason_of(cls) for cls in every_error_class()}
 
     assert set(errors.HTTP_ANSWERS) <= set(REASONS)
@@ -27,7 +27,7 @@ def test_every_error_class_has_a_reason() -> None:
 
 
 def test_every_row_is_needed() -> None:
-    """A row that says the same as the parent's row is left out, except for the kinds."""
+    """Except for the kinds, no row repeats its parent's reason."""
     needless = [
         cls for cls, reason in REASONS.items() if cls not in errors.HTTP_ANSWERS and reason_of(cls.__mro__[1]) is reason
     ]
@@ -35,8 +35,8 @@ def test_every_row_is_needed() -> None:
     assert needless == []
 
 
-def test_the_words_are_label_values_with_a_documented_meaning() -> None:
-    """Lower-case words with hyphens; each has a sentence for the docs."""
+def test_reasons_are_label_values_with_a_documented_meaning() -> None:
+    """Reasons are lower-case words with hyphens, each with a sentence in the documentation."""
     assert {reason.value for reason in RefusalReason} >= CONTRACT
     assert all(re.fullmatch(r"[a-z]+(-[a-z]+)*", reason.value) for reason in RefusalReason)
     assert set(MEANINGS) == set(RefusalReason)
@@ -52,20 +52,20 @@ def test_the_words_are_label_values_with_a_documented_meaning() -> None:
         (RegistryReadOnly, "read-only"),
     ],
 )
-def test_refusals_by_seals_have_the_reasons_of_the_contract(cls: type[BoltsealError], reason: str) -> None:
-    """Renaming a class must not change these words."""
+def test_refusals_by_seals_have_fixed_reasons(cls: type[BoltsealError], reason: str) -> None:
+    """The refusal reasons of seals are fixed, and renaming a class does not change them."""
     assert reason_of(cls) == reason
 
 
 def test_a_renamed_class_keeps_its_reason() -> None:
-    """The reason follows the table and not the name of the class."""
+    """The reason of a refusal comes from the table, not from the class's name."""
     renamed = type("SomethingElse", (TagSealed,), {})
 
     assert reason_of(renamed) is RefusalReason.SEALED
 
 
 def test_no_error_response_has_the_name_of_a_class() -> None:
-    """Neither code nor detail of the JSON follows the names of classes."""
+    """Neither code nor detail of an error's JSON has a class name."""
     for cls in every_error_class():
         error = cls.__new__(cls)
         error.message = "refused"

@@ -64,7 +64,7 @@ class Pieces:
 
 @pytest.mark.parametrize("method", ["GET", "HEAD"])
 async def test_head_is_get_without_the_bytes(method: str) -> None:
-    """HEAD has the status and headers of GET, including Content-Length."""
+    """HEAD has the status and headers of GET, including Content-Length, and no body."""
     client = Client(method)
     start, body = await client.get(Response(200, HEADERS, b"abcdef"))
 
@@ -72,16 +72,16 @@ async def test_head_is_get_without_the_bytes(method: str) -> None:
     assert body["body"] == (b"abcdef" if method == "GET" else b"")
 
 
-async def test_a_file_is_left_to_the_server() -> None:
-    """The headers with the length are followed by the path."""
+async def test_a_file_is_sent_by_the_server() -> None:
+    """A file response sends the headers with the length, then the path for the server."""
     sent = await Client().get(FileResponse(200, HEADERS, Path("/data/blob")))
 
     assert sent[0] == {"type": "http.response.start", "status": 200, "headers": HEADERS}
     assert sent[1] == {"type": "http.response.pathsend", "path": "/data/blob"}
 
 
-async def test_a_stream_comes_in_pieces() -> None:
-    """All chunks are sent, then the end of the body."""
+async def test_a_stream_is_sent_in_chunks() -> None:
+    """A stream sends all chunks, then the end of the body."""
     pieces = Pieces(b"ab", b"cd", b"ef")
     client = Client()
     await client.get(await stream(200, HEADERS, pieces(), 6))
@@ -91,8 +91,8 @@ async def test_a_stream_comes_in_pieces() -> None:
     assert pieces.closed
 
 
-async def test_one_piece_needs_no_stream() -> None:
-    """The iterator is closed immediately."""
+async def test_a_single_chunk_is_sent_without_a_stream() -> None:
+    """A body of a single chunk is sent at once, and its iterator is closed."""
     pieces = Pieces(b"abcdef", b"more than was asked for")
     answer = await stream(206, HEADERS, pieces(), 6)
 
@@ -101,8 +101,8 @@ async def test_one_piece_needs_no_stream() -> None:
     assert pieces.closed
 
 
-async def test_a_miss_at_the_first_piece_is_still_an_answer() -> None:
-    """Nothing was sent yet, so the error can become the response."""
+async def test_a_miss_at_the_first_chunk_is_an_error_response() -> None:
+    """A miss at the first chunk is still answered as an error, because nothing was sent yet."""
     pieces = Pieces(LookupError("absent"))
     with pytest.raises(LookupError):
         await stream(200, HEADERS, pieces(), 6)
@@ -110,8 +110,8 @@ async def test_a_miss_at_the_first_piece_is_still_an_answer() -> None:
     assert pieces.closed
 
 
-async def test_a_stream_that_breaks_is_never_ended_politely() -> None:
-    """The connection breaks, so that the client notices the truncation."""
+async def test_a_broken_stream_breaks_the_connection() -> None:
+    """A stream that breaks ends the connection, so that the client notices the truncation."""
     pieces = Pieces(b"ab", OSError("rot"))
     client = Client()
     answer = await stream(200, HEADERS, pieces(), 6)
@@ -122,8 +122,8 @@ async def test_a_stream_that_breaks_is_never_ended_politely() -> None:
     assert pieces.closed
 
 
-async def test_nothing_is_read_for_a_client_that_left() -> None:
-    """A server may discard what is sent to a client that left, so `receive` is awaited."""
+async def test_nothing_is_read_after_a_disconnect() -> None:
+    """After the client has disconnected, no further chunk is read."""
     pieces = Pieces(b"ab", b"cd", b"ef", b"gh", b"ij")
     client = Client(leaves_after=2)
     await client.get(await stream(200, HEADERS, pieces(), 10))

@@ -34,8 +34,8 @@ async def over_tcp(server: Server) -> AsyncIterator[httpx2.AsyncClient]:
 
 
 @pytest.mark.parametrize("size", SIZES)
-async def test_every_size_comes_back(over_tcp: httpx2.AsyncClient, size: int) -> None:
-    """From memory, as a file sent by the server, and around the limit between them."""
+async def test_every_size_is_returned(over_tcp: httpx2.AsyncClient, size: int) -> None:
+    """Blobs of every size, from memory or as a file, and around the limit between both, are returned unchanged."""
     blob = Blob(os.urandom(size))
     await push_blob(over_tcp, "shop/app", blob)
     url = f"/v2/shop/app/blobs/{blob.digest}"
@@ -49,8 +49,8 @@ async def test_every_size_comes_back(over_tcp: httpx2.AsyncClient, size: int) ->
 @pytest.mark.parametrize(
     ("first", "last"), [(0, 0), (1, MIB), (256 * KIB, 512 * KIB - 1), (3, 3 * MIB), (3 * MIB, 4 * MIB - 1)]
 )
-async def test_every_range_comes_back(over_tcp: httpx2.AsyncClient, first: int, last: int) -> None:
-    """In one chunk or several, with any offsets."""
+async def test_every_range_is_returned(over_tcp: httpx2.AsyncClient, first: int, last: int) -> None:
+    """Every range of a blob, in one chunk or several, is returned."""
     blob = Blob(os.urandom(4 * MIB))
     await push_blob(over_tcp, "shop/app", blob)
     part = await over_tcp.get(f"/v2/shop/app/blobs/{blob.digest}", headers={"Range": f"bytes={first}-{last}"})
@@ -60,7 +60,7 @@ async def test_every_range_comes_back(over_tcp: httpx2.AsyncClient, first: int, 
 
 
 async def test_a_connection_stays_usable_after_every_kind_of_answer(over_tcp: httpx2.AsyncClient) -> None:
-    """A response with a wrong length or an unexpected body would corrupt the next one."""
+    """After every kind of answer the connection works, since a wrong length would corrupt the next one."""
     blob = Blob(os.urandom(MIB))
     await push_blob(over_tcp, "shop/app", blob)
     url = f"/v2/shop/app/blobs/{blob.digest}"
@@ -105,7 +105,7 @@ def answer_to(server: Server, head: str, body_bytes: int) -> tuple[int, bytes]:
     ],
 )
 def test_a_client_that_sends_all_before_it_reads_gets_its_refusal(server: Server, path: str, status: bytes) -> None:
-    """The response is sent immediately, and the rest of the body is drained so that the client's writes succeed."""
+    """A client that sends its whole body before it reads gets the refusal, because the body is drained."""
     sent, answer = answer_to(server, f"{path} HTTP/1.1\nhost: localhost\ncontent-length: {6 * MIB}\n", 6 * MIB)
 
     assert sent == 6 * MIB
@@ -113,7 +113,7 @@ def test_a_client_that_sends_all_before_it_reads_gets_its_refusal(server: Server
 
 
 def test_a_client_that_sends_without_an_end_is_disconnected(server: Server) -> None:
-    """Draining a refused body is limited."""
+    """A client that sends without an end after a refusal is disconnected."""
     sent, _ = answer_to(
         server, f"PATCH /v2/a/blobs/uploads/none HTTP/1.1\nhost: localhost\ncontent-length: {999 * MIB}\n", 99 * MIB
     )
@@ -122,15 +122,15 @@ def test_a_client_that_sends_without_an_end_is_disconnected(server: Server) -> N
 
 
 def test_a_client_that_expects_100_continue_is_refused_without_a_body(server: Server) -> None:
-    """`Expect: 100-continue` exists so that a body that would be refused is not sent."""
+    """With `Expect: 100-continue`, a refusal comes before the body is sent."""
     head = f"PUT /v2/a/manifests/1 HTTP/1.1\nhost: localhost\ncontent-length: {6 * MIB}\nexpect: 100-continue\n"
     _, answer = answer_to(server, head, 0)
 
     assert answer.startswith(b"HTTP/1.1 413")
 
 
-async def test_a_chunked_document_over_the_limit(over_tcp: httpx2.AsyncClient) -> None:
-    """Without a Content-Length it is refused when it exceeds the limit, and the client can read the error."""
+async def test_a_chunked_document_over_the_limit_is_refused(over_tcp: httpx2.AsyncClient) -> None:
+    """A chunked document without a Content-Length is refused at the limit, and the client can read the error."""
     answer = await over_tcp.put("/v2/shop/app/manifests/1.4.2", content=in_pieces(b" " * (5 * MIB), 64 * KIB))
 
     assert answer.status_code == 413
@@ -138,7 +138,7 @@ async def test_a_chunked_document_over_the_limit(over_tcp: httpx2.AsyncClient) -
 
 
 async def test_an_interrupted_upload_is_resumed(over_tcp: httpx2.AsyncClient, server: Server) -> None:
-    """The next chunk continues after the range that the session reports."""
+    """After an interruption the next chunk continues at the range that the session reports."""
     data = os.urandom(2 * MIB)
     location = (await over_tcp.post("/v2/shop/app/blobs/uploads/")).headers["Location"]
     host, _, port = server.address.rpartition(":")

@@ -1,4 +1,4 @@
-"""Failed logins: counted for the whole store, waited for, forgotten; a login that succeeds writes nothing."""
+"""Failed logins: counted for the whole store, delayed, forgotten; a successful login writes nothing."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ SECOND_US = 1_000_000
 
 
 class Clock:
-    """Microseconds, where the test put them."""
+    """A clock in microseconds that the test sets."""
 
     now_us = 1_795_500_000_000_000
 
@@ -39,7 +39,7 @@ def clock() -> Clock:
 
 @pytest.fixture
 def open_metadata(tmp_path: Path, clock: Clock) -> Iterator[Callable[[], Metadata]]:
-    """Open the database of this test; a second object stands for another process."""
+    """Open the database of this test; a second object acts as another process."""
     data = tmp_path / "data"
     prepare_data(data)
     opened: list[Metadata] = []
@@ -55,7 +55,7 @@ def open_metadata(tmp_path: Path, clock: Clock) -> Iterator[Callable[[], Metadat
 
 @pytest.fixture
 def users(tmp_path: Path) -> UserDirectory:
-    """One user, whose password costs little to check."""
+    """One user whose password is hashed cheaply."""
     file = UserFile(tmp_path / "htpasswd")
     file.put("ci", bcrypt.hashpw(b"right", bcrypt.gensalt(4)))
     return UserDirectory(file)
@@ -74,7 +74,7 @@ async def tried(logins: Logins, given: str = "wrong") -> str:
 async def test_all_processes_of_a_store_count_together(
     open_metadata: Callable[[], Metadata], users: UserDirectory, clock: Clock
 ) -> None:
-    """An address has the same few tries whichever worker answers, also after a restart; another address is not affected."""
+    """An address has the same few tries on all workers and after a restart, and other addresses are not affected."""
     first, second = (Logins(users, FailedLogins(open_metadata(), clock)) for _ in range(2))
     results = [await tried(logins) for _ in range(FREE_FAILURES) for logins in (first, second)]
     restarted = Logins(users, FailedLogins(open_metadata(), clock))
@@ -108,7 +108,7 @@ async def test_concurrent_logins_with_the_same_right_password_check_it_once(user
 async def test_each_failure_makes_the_wait_longer_and_a_login_ends_it(
     open_metadata: Callable[[], Metadata], users: UserDirectory, clock: Clock
 ) -> None:
-    """After the wait one try is free; the right password forgets all failures."""
+    """Each failure makes the wait longer, one try is free after the wait, and the right password resets all."""
     logins = Logins(users, FailedLogins(open_metadata(), clock))
     for _ in range(FREE_FAILURES):
         await tried(logins)
@@ -130,7 +130,7 @@ async def test_each_failure_makes_the_wait_longer_and_a_login_ends_it(
 async def test_failures_are_forgotten_after_a_while_and_never_wait_for_a_clock_that_was_set_back(
     open_metadata: Callable[[], Metadata], clock: Clock
 ) -> None:
-    """A row from the future does not lock an address out until the clock is there again."""
+    """Failures are forgotten after a while, and a row from the future does not lock an address out."""
     failed = FailedLogins(open_metadata(), clock)
     for _ in range(2 * FREE_FAILURES):
         await failed.note(ADDRESS)
@@ -150,8 +150,8 @@ async def test_failures_are_forgotten_after_a_while_and_never_wait_for_a_clock_t
     assert await failed.of(ADDRESS) is None
 
 
-async def test_a_flood_of_addresses_is_bounded(open_metadata: Callable[[], Metadata], clock: Clock) -> None:
-    """The oldest addresses are forgotten, and expired rows are deleted with the next failure."""
+async def test_the_number_of_addresses_is_bounded(open_metadata: Callable[[], Metadata], clock: Clock) -> None:
+    """Beyond a limit the oldest addresses are forgotten, and expired rows are deleted at the next failure."""
     failed = FailedLogins(open_metadata(), clock, max_addresses=3)
     for number in range(5):
         clock.now_us += 1
@@ -166,7 +166,7 @@ async def test_a_flood_of_addresses_is_bounded(open_metadata: Callable[[], Metad
 
 
 class Watched:
-    """The metadata of a test, which counts writes, and fails them on demand."""
+    """The metadata of a test, which counts writes and fails them on request."""
 
     def __init__(self, metadata: Metadata) -> None:
         self._metadata = metadata
@@ -186,7 +186,7 @@ class Watched:
 async def test_a_login_that_succeeds_at_once_writes_nothing(
     open_metadata: Callable[[], Metadata], users: UserDirectory, clock: Clock
 ) -> None:
-    """Only one that follows failures does: it removes their row."""
+    """A successful login writes only if it follows failures, whose row it removes."""
     watched = Watched(open_metadata())
     logins = Logins(users, FailedLogins(watched, clock))  # type: ignore[arg-type]  # the rest by __getattr__
     await tried(logins, "right")
@@ -201,7 +201,7 @@ async def test_a_login_that_succeeds_at_once_writes_nothing(
 async def test_a_full_disk_gives_no_more_tries(
     open_metadata: Callable[[], Metadata], users: UserDirectory, clock: Clock
 ) -> None:
-    """What can't be written is counted in the process."""
+    """If a failed login can't be written, it is counted in the process."""
     watched = Watched(open_metadata())
     watched.full = True
     logins = Logins(users, FailedLogins(watched, clock))  # type: ignore[arg-type]  # the rest by __getattr__

@@ -1,4 +1,4 @@
-"""The users of a server from its database and its users' file: at once, in every process, and without a query for each request."""
+"""The users of a server from database and users' file: current in every process, without a query for each request."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ OTHER = b"$2b$04$" + b"b" * 53
 
 @pytest.fixture
 def file(tmp_path: Path) -> UserFile:
-    """A users' file that is not there."""
+    """A users' file that does not exist."""
     return UserFile(tmp_path / "htpasswd")
 
 
@@ -35,7 +35,7 @@ def key(tmp_path: Path) -> UserKey:
 
 @pytest.fixture
 def open_metadata(tmp_path: Path) -> Iterator[Callable[[], Metadata]]:
-    """Open the database of this test; a second object stands for another process."""
+    """Open the database of this test; a second object acts as another process."""
     data = tmp_path / "data"
     prepare_data(data)
     opened: list[Metadata] = []
@@ -57,7 +57,7 @@ async def hashes(users: UserDirectory) -> dict[str, bytes]:
 async def test_a_change_is_seen_at_the_next_refresh_of_every_process(
     open_metadata: Callable[[], Metadata], file: UserFile, key: UserKey
 ) -> None:
-    """Added, changed, removed by another process, also several times in one microsecond."""
+    """A user added, changed or removed by another process, also within one microsecond, is seen at the next refresh."""
     admin = open_metadata()
     users = UserDirectory(file, AccountRows(open_metadata(), key))
     empty = await hashes(users)
@@ -78,7 +78,7 @@ async def test_a_change_is_seen_at_the_next_refresh_of_every_process(
 async def test_a_user_who_is_removed_before_another_is_added_stays_removed(
     open_metadata: Callable[[], Metadata], file: UserFile, key: UserKey
 ) -> None:
-    """A clock that was set back gives the new row the time of the removed one, and a worker without a request saw no state between."""
+    """A removed user stays removed, even if a clock that was set back gives the next row the same time."""
     admin = open_metadata()
     users = UserDirectory(file, AccountRows(open_metadata(), key))
     for name in ("ci", "left"):
@@ -93,7 +93,7 @@ async def test_a_user_who_is_removed_before_another_is_added_stays_removed(
 
 
 class Counted:
-    """The look-ups of a test's database, and how often the users were asked for."""
+    """Counts a test database's look-ups, and how often the users were read."""
 
     def __init__(self, metadata: Metadata) -> None:
         self._lookups = metadata.lookups
@@ -104,10 +104,10 @@ class Counted:
         return getattr(self._lookups, name)
 
 
-async def test_no_request_asks_the_database_while_nothing_changes(
+async def test_no_request_queries_the_database_while_nothing_changes(
     open_metadata: Callable[[], Metadata], file: UserFile, key: UserKey
 ) -> None:
-    """Nor are the users read when something else was removed; the same object says that they are the same."""
+    """While nothing changes, no request queries the database, and a removal of other content reads no users."""
     metadata = open_metadata()
     await metadata.write(lambda tx: account_table.put(tx, "ci", key.encrypt("ci", HASH)))
     counted = Counted(metadata)
@@ -131,10 +131,10 @@ async def test_no_request_asks_the_database_while_nothing_changes(
     assert not users.stale
 
 
-async def test_while_something_is_being_committed_nothing_is_taken_for_current(
+async def test_during_a_commit_no_cached_user_is_used(
     open_metadata: Callable[[], Metadata], file: UserFile, key: UserKey
 ) -> None:
-    """An odd generation may be the commit that removes a user."""
+    """While the generation is odd, a commit may be removing a user, so that users are read again."""
     metadata = open_metadata()
     users = UserDirectory(file, AccountRows(metadata, key))
     await users.refresh()
@@ -148,10 +148,10 @@ async def test_while_something_is_being_committed_nothing_is_taken_for_current(
     assert not users.stale
 
 
-async def test_users_of_the_file_are_users_too(
+async def test_users_of_the_file_may_log_in(
     open_metadata: Callable[[], Metadata], file: UserFile, key: UserKey
 ) -> None:
-    """A name in both has the password of the file, whose changes count without a refresh."""
+    """A user in both places has the file's password, whose changes take effect without a refresh."""
     metadata = open_metadata()
     for name in ("both", "row"):
         await metadata.write(partial(account_table.put, name=name, encrypted_hash=key.encrypt(name, HASH)))
@@ -166,10 +166,10 @@ async def test_users_of_the_file_are_users_too(
 
 
 @pytest.mark.parametrize(("name", "hashed"), [("ci", b"secret"), ("a:b", HASH), ("anonymous", HASH)])
-async def test_one_row_that_is_no_user_refuses_every_login(
+async def test_an_invalid_user_row_refuses_every_login(
     open_metadata: Callable[[], Metadata], file: UserFile, key: UserKey, name: str, hashed: bytes
 ) -> None:
-    """A user less would be a guess; and what is in the place of a hash is not shown."""
+    """An invalid user row refuses every login, and the invalid hash is not shown."""
     metadata = open_metadata()
     await metadata.write(lambda tx: account_table.put(tx, name, key.encrypt(name, hashed)))
     with pytest.raises(UsersInvalid, match="the users of the database") as refused:
@@ -178,10 +178,10 @@ async def test_one_row_that_is_no_user_refuses_every_login(
     assert "secret" not in refused.value.message
 
 
-async def test_users_that_were_not_read_yet_are_not_taken_for_none(
+async def test_users_that_were_not_read_yet_do_not_open_the_registry(
     open_metadata: Callable[[], Metadata], file: UserFile, key: UserKey
 ) -> None:
-    """A registry without users lets everybody in."""
+    """Before the users were read, the registry is not treated as one without users, which would be open."""
     with pytest.raises(Unavailable, match="not read yet"):
         UserDirectory(file, AccountRows(open_metadata(), key)).current()
 
@@ -189,7 +189,7 @@ async def test_users_that_were_not_read_yet_are_not_taken_for_none(
 async def test_rows_without_their_key_refuse_every_login(
     open_metadata: Callable[[], Metadata], file: UserFile, key: UserKey, tmp_path: Path
 ) -> None:
-    """As after a restore without the folder of keys, or with another one; a registry with users is never open instead."""
+    """User rows without their key, as after a restore without the key folder, refuse every login."""
     metadata = open_metadata()
     await metadata.write(lambda tx: account_table.put(tx, "ci", key.encrypt("ci", HASH)))
     missing, other = UserKey(tmp_path / "none"), UserKey(tmp_path / "other")
@@ -202,10 +202,10 @@ async def test_rows_without_their_key_refuse_every_login(
             users.current()
 
 
-async def test_a_row_is_no_use_under_another_name_and_shows_no_hash(
+async def test_a_row_under_another_name_is_refused_and_shows_no_hash(
     open_metadata: Callable[[], Metadata], file: UserFile, key: UserKey
 ) -> None:
-    """An account that can only write rows can't log in as another user with its own password."""
+    """A copied user row is refused under another name, so that writing rows does not give another user's login."""
     metadata = open_metadata()
     encrypted = key.encrypt("ci", HASH)
     await metadata.write(lambda tx: account_table.put(tx, "boss", encrypted))
@@ -219,7 +219,7 @@ async def test_a_row_is_no_use_under_another_name_and_shows_no_hash(
 
 @pytest.mark.parametrize("raw", [b"", b"AAAA", b"\xff", b"not base64"])
 def test_a_key_that_can_not_be_read_is_not_replaced(key: UserKey, raw: bytes) -> None:
-    """With another key the users of the database would be lost."""
+    """An unreadable key is not replaced, because the users in the database would be lost."""
     key.path.parent.mkdir()
     key.path.write_bytes(raw)
     with pytest.raises(UserKeyUnreadable):

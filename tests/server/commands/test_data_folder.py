@@ -1,4 +1,4 @@
-"""References of admin commands."""
+"""References given to admin commands."""
 
 from __future__ import annotations
 
@@ -32,19 +32,19 @@ def settings() -> Settings:
     ],
 )
 def test_a_reference_names_one_image_of_this_registry(settings: Settings, text: str, message: str) -> None:
-    """Anything else is a usage error."""
+    """A reference to anything but one image of this registry is a usage error."""
     with pytest.raises(Invalid, match=message):
         local_reference(text, settings)
 
 
-def test_a_digest_is_no_tag(settings: Settings) -> None:
-    """What only a tag can be says so."""
+def test_a_digest_is_refused_where_a_tag_is_needed(settings: Settings) -> None:
+    """A digest is refused where only a tag is possible."""
     with pytest.raises(Invalid, match=r"only a tag can be sealed; expected one, such as localhost:5000/app:1\.4\.2"):
         local_reference(f"localhost:5000/app@{DIGEST}", settings).tag_for("sealed", "1.4.2")
 
 
 def test_a_reason_is_trimmed_and_not_empty() -> None:
-    """The ledger records it."""
+    """A reason, which the ledger records, is trimmed and must not be empty."""
     assert required_reason(" shown to the auditor ") == "shown to the auditor"
     with pytest.raises(Invalid, match="--reason is empty"):
         required_reason("  ")
@@ -60,18 +60,18 @@ def test_a_reason_is_trimmed_and_not_empty() -> None:
     ],
 )
 def test_a_mirrored_tag_may_be_named_by_either_registry(settings: Settings, text: str) -> None:
-    """All of these are one tag."""
+    """A mirrored tag may be named by the mirror's or the upstream's reference."""
     assert str(upstream_tag(text, settings)) == "docker.io/library/node:16.13"
 
 
 def test_a_tag_of_no_upstream_is_refused(settings: Settings) -> None:
-    """The message lists the upstreams."""
+    """A tag of no configured upstream is refused with a list of the upstreams."""
     with pytest.raises(Invalid, match=r"is of no registry that is mirrored here \(docker.io\)"):
         upstream_tag("quay.io/a/b:1", settings)
 
 
 def test_a_tag_is_restored_to_an_entry_a_time_or_a_digest() -> None:
-    """Anything else is a usage error."""
+    """A restore accepts an entry, a time or a digest; anything else is a usage error."""
     assert parse_target("41") == ByIndex(41)
     assert parse_target("1970-01-01T00:00:01") == ByTime(1_000_000)
     assert str(parse_target(DIGEST)) == DIGEST

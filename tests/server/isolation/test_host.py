@@ -1,4 +1,4 @@
-"""Where a client is sent: addresses come from the configuration or are relative, never from what the client said."""
+"""Addresses in answers come from the configuration or are relative, never from the client's headers."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ EVIL: list[Mapping[str, str]] = [
 
 
 async def headers_of_a_push(client: httpx2.AsyncClient, headers: Mapping[str, str]) -> list[httpx2.Response]:
-    """Every kind of answer that sends a client somewhere."""
+    """Return the headers of every kind of answer with an address."""
     blob = Blob(b"pushed")
     document = image("pushed")
     await push_blob(client, "shop/source", blob)
@@ -43,8 +43,8 @@ async def headers_of_a_push(client: httpx2.AsyncClient, headers: Mapping[str, st
 
 
 @pytest.mark.parametrize("headers", EVIL, ids=lambda headers: next(iter(headers)))
-async def test_no_header_decides_where_a_client_is_sent(data: Path, headers: Mapping[str, str]) -> None:
-    """Whatever a client claims about the host, every Location is a path on this registry."""
+async def test_no_header_decides_the_location(data: Path, headers: Mapping[str, str]) -> None:
+    """Whatever host a client claims, each Location is a path on this registry."""
     async with serving(data, listen=ANYWHERE, allow_anonymous=True) as registry:
         answers = await headers_of_a_push(registry.client, headers)
 
@@ -56,7 +56,7 @@ async def test_no_header_decides_where_a_client_is_sent(data: Path, headers: Map
 
 
 async def test_with_a_public_url_every_location_starts_with_it(data: Path) -> None:
-    """With `public_url` set clients are sent there and nowhere else."""
+    """With `public_url` set, each Location begins with it."""
     async with serving(
         data, listen=ANYWHERE, allow_anonymous=True, public_url="https://registry.example:8443"
     ) as registry:

@@ -26,8 +26,8 @@ IMAGE = image("typed")
 
 
 @pytest.mark.parametrize("content_type", [OCI_INDEX, DOCKER_MANIFEST, DOCKER_LIST])
-async def test_the_header_must_say_what_the_document_says(client: httpx2.AsyncClient, content_type: str) -> None:
-    """A Content-Type other than the document's own mediaType is 400."""
+async def test_the_header_must_match_the_document(client: httpx2.AsyncClient, content_type: str) -> None:
+    """A Content-Type other than the document's own mediaType gets 400."""
     answer = await push(client, "shop/app", "latest", IMAGE, headers={"Content-Type": content_type})
 
     assert answer.status_code == 400
@@ -36,7 +36,7 @@ async def test_the_header_must_say_what_the_document_says(client: httpx2.AsyncCl
 
 
 def mixed(media_type: str, *parts: str) -> Document:
-    """A document with the members of an image and of an index, as `parts` say."""
+    """Return a document with the members of an image and of an index, as `parts` lists."""
     body = json.loads(IMAGE.raw) | json.loads(index(IMAGE).raw) | {"mediaType": media_type}
     return Document(
         to_json({key: value for key, value in body.items() if key in {"schemaVersion", "mediaType", *parts}}),
@@ -55,7 +55,7 @@ def mixed(media_type: str, *parts: str) -> Document:
 async def test_an_image_and_an_index_in_one_is_400(
     client: httpx2.AsyncClient, media_type: str, parts: tuple[str, ...]
 ) -> None:
-    """A document with `manifests` and `layers` or `config` is refused, whatever it calls itself."""
+    """A document with `manifests` and `layers` or `config` is refused, whatever type it states."""
     answer = await push(client, "shop/app", "latest", mixed(media_type, *parts))
 
     assert answer.status_code == 400
@@ -64,7 +64,7 @@ async def test_an_image_and_an_index_in_one_is_400(
 
 @pytest.mark.parametrize("member", ["Layers", "LAYERS", "Config", "mediatype", "MediaType"])
 async def test_members_that_differ_only_in_case_are_400(client: httpx2.AsyncClient, member: str) -> None:
-    """Go's decoder takes `Layers` for `layers`: a member that some clients read and others don't is refused."""
+    """A member such as `Layers`, which Go reads as `layers` and others ignore, is refused."""
     body = json.loads(index(IMAGE).raw)
     extra = {"mediatype": OCI_MANIFEST, "MediaType": OCI_MANIFEST}
     body[member] = extra.get(member, json.loads(IMAGE.raw)["layers" if member.lower() == "layers" else "config"])
@@ -77,7 +77,7 @@ async def test_members_that_differ_only_in_case_are_400(client: httpx2.AsyncClie
 
 @pytest.mark.parametrize("member", ["layers", "config", "mediaType", "subject", "schemaVersion"])
 async def test_a_duplicate_member_is_400(client: httpx2.AsyncClient, member: str) -> None:
-    """Decoders differ in whether the first or the last of two members counts: a document with both is refused."""
+    """A document with a repeated member is refused, since decoders differ in which one counts."""
     body = json.loads(image("pointing", subject=IMAGE.descriptor()).raw)
     once = json.dumps({member: body[member]})[1:-1]
     raw = to_json(body).replace(b"{", b"{" + once.encode() + b",", 1)
@@ -89,7 +89,7 @@ async def test_a_duplicate_member_is_400(client: httpx2.AsyncClient, member: str
 
 
 async def test_a_digest_keeps_the_type_of_its_first_push(client: httpx2.AsyncClient) -> None:
-    """The media type of a digest in a repository is fixed at its first PUT; another is refused, and not served."""
+    """The media type of a digest in a repository is fixed at its first PUT; another one is refused."""
     body = to_json({"schemaVersion": 2, "config": IMAGE.config.descriptor(), "layers": []})
     as_oci = Document(body, OCI_MANIFEST, (IMAGE.config,))
     await push(client, "shop/app", as_oci.digest, as_oci)
@@ -104,8 +104,10 @@ async def test_a_digest_keeps_the_type_of_its_first_push(client: httpx2.AsyncCli
 
 
 @pytest.mark.parametrize("content_type", [OCI_MANIFEST, DOCKER_MANIFEST])
-async def test_an_index_without_a_type_is_not_taken_for_an_image(client: httpx2.AsyncClient, content_type: str) -> None:
-    """A document of `manifests` that says nothing of itself is no image because a header says so."""
+async def test_an_index_without_a_type_is_not_accepted_as_an_image(
+    client: httpx2.AsyncClient, content_type: str
+) -> None:
+    """A document of `manifests` without a mediaType is refused as an image."""
     body = to_json({"schemaVersion": 2, "manifests": [IMAGE.descriptor()]})
 
     answer = await push(client, "shop/app", "latest", Document(body, content_type, (), (IMAGE,)))
@@ -115,8 +117,10 @@ async def test_an_index_without_a_type_is_not_taken_for_an_image(client: httpx2.
 
 
 @pytest.mark.parametrize("content_type", [OCI_INDEX, DOCKER_LIST])
-async def test_an_image_without_a_type_is_not_taken_for_an_index(client: httpx2.AsyncClient, content_type: str) -> None:
-    """And the other way round."""
+async def test_an_image_without_a_type_is_not_accepted_as_an_index(
+    client: httpx2.AsyncClient, content_type: str
+) -> None:
+    """A document of `layers` without a mediaType is refused as an index."""
     body = {"schemaVersion": 2, "config": IMAGE.config.descriptor(), "layers": []}
 
     answer = await push(client, "shop/app", "latest", Document(to_json(body), content_type, IMAGE.blobs))

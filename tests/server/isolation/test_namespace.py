@@ -1,4 +1,4 @@
-"""`?ns=` names the registry that a client wants. Local content is neither served nor changed under another registry's name."""
+"""`?ns=` names the registry that a client wants: local content is never served or changed under another's name."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ DOCUMENT = image("ours")
 @pytest.mark.parametrize(
     "kind", ["manifests/latest", f"manifests/{DOCUMENT.digest}", f"blobs/{DOCUMENT.config.digest}"]
 )
-async def test_a_pull_for_another_registry_does_not_get_ours(client: httpx2.AsyncClient, kind: str) -> None:
-    """A mirror asked for `docker.io`'s shop/app does not answer with its own shop/app."""
+async def test_a_pull_for_another_registry_does_not_get_local_content(client: httpx2.AsyncClient, kind: str) -> None:
+    """Asked for `docker.io`'s shop/app, the registry does not return its local shop/app."""
     await push(client, "shop/app", "latest", DOCUMENT)
 
     answer = await client.get(f"/v2/shop/app/{kind}", params={"ns": "docker.io"})
@@ -27,7 +27,7 @@ async def test_a_pull_for_another_registry_does_not_get_ours(client: httpx2.Asyn
 
 
 async def test_a_write_for_another_registry_is_refused(client: httpx2.AsyncClient) -> None:
-    """`ns` is for pulls: pushes, uploads and deletions with it are refused, and change nothing."""
+    """Pushes, uploads and deletions with `ns` of another registry are refused and change nothing."""
     await push(client, "shop/app", "latest", DOCUMENT)
     blob = b"pushed"
 
@@ -51,8 +51,8 @@ async def test_a_write_for_another_registry_is_refused(client: httpx2.AsyncClien
     assert await meaning(client, "shop/app", "latest") == DOCUMENT.digest
 
 
-async def test_our_own_name_is_an_ordinary_request(data: Path) -> None:
-    """With a `public_url` its host is this registry's name: `ns` with it is an ordinary request."""
+async def test_the_registrys_own_name_is_an_ordinary_request(data: Path) -> None:
+    """With a `public_url`, `ns` with its host is an ordinary request."""
     async with serving(data, public_url="https://registry.example:8443") as registry:
         await push(registry.client, "shop/app", "latest", DOCUMENT)
         pulled = await registry.client.get("/v2/shop/app/manifests/latest?ns=registry.example:8443")

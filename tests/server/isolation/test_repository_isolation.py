@@ -1,4 +1,4 @@
-"""Repository isolation: content of one repository cannot be seen, used or deleted from another, whatever the disk has."""
+"""Repository isolation: content of one repository can't be seen, used or deleted from another."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from tests.images import artifact, error_of, holds_blob, image, index, meaning, 
 
 pytestmark = pytest.mark.usefixtures("whole_store")
 
-DOCUMENT = image("behind the wall")
+DOCUMENT = image("in another repository")
 NEVER = image("never pushed anywhere")
 
 
 @pytest.mark.parametrize("method", ["GET", "HEAD"])
 async def test_a_manifest_is_invisible_from_another_repository(client: httpx2.AsyncClient, method: str) -> None:
-    """A manifest that repository A holds is 404 in B, by digest and by tag."""
+    """A manifest of repository A is 404 in B, by digest and by tag."""
     await push(client, "a", "1.0.0", DOCUMENT)
     await push(client, "b", "2.0.0", image("other"))
 
@@ -28,7 +28,7 @@ async def test_a_manifest_is_invisible_from_another_repository(client: httpx2.As
 
 @pytest.mark.parametrize("method", ["GET", "HEAD"])
 async def test_a_blob_is_invisible_from_another_repository(client: httpx2.AsyncClient, method: str) -> None:
-    """A blob that repository A holds is 404 in B, although its bytes are on the disk."""
+    """A blob of repository A is 404 in B, although its bytes are stored."""
     await push(client, "a", "1.0.0", DOCUMENT)
     await push(client, "b", "2.0.0", image("other"))
 
@@ -38,7 +38,7 @@ async def test_a_blob_is_invisible_from_another_repository(client: httpx2.AsyncC
 
 
 async def test_a_range_or_a_condition_reveals_nothing(client: httpx2.AsyncClient) -> None:
-    """Neither Range (206, 416) nor If-None-Match (304) reveals to B what A has."""
+    """Neither a range (206, 416) nor If-None-Match (304) reveals to B what A has."""
     await push(client, "a", "1.0.0", DOCUMENT)
     await push(client, "b", "2.0.0", image("other"))
     blob = f"/v2/b/blobs/{DOCUMENT.config.digest}"
@@ -56,7 +56,7 @@ async def test_a_range_or_a_condition_reveals_nothing(client: httpx2.AsyncClient
 
 @pytest.mark.parametrize("kind", ["manifest", "blob"])
 async def test_absent_here_and_absent_everywhere_read_the_same(client: httpx2.AsyncClient, kind: str) -> None:
-    """The 404 for content of A equals the 404 for content that no repository has."""
+    """The 404 for content that only A has equals the 404 for content that no repository has."""
     await push(client, "a", "1.0.0", DOCUMENT)
     await push(client, "b", "2.0.0", image("other"))
     held, never = (
@@ -66,7 +66,7 @@ async def test_absent_here_and_absent_everywhere_read_the_same(client: httpx2.As
     elsewhere = await client.get(f"/v2/b/{kind}s/{held}")
     nowhere = await client.get(f"/v2/b/{kind}s/{never}")
 
-    numbers = {answer.headers.pop("x-request-id") for answer in (elsewhere, nowhere)}  # each has its own
+    numbers = {answer.headers.pop("x-request-id") for answer in (elsewhere, nowhere)}  # each repository has its own
 
     assert len(numbers) == 2
     assert elsewhere.text.replace(held, never) == nowhere.text
@@ -74,8 +74,8 @@ async def test_absent_here_and_absent_everywhere_read_the_same(client: httpx2.As
 
 
 @pytest.mark.parametrize("kind", ["manifest", "blob"])
-async def test_what_another_repository_holds_can_not_be_deleted(floating_client: httpx2.AsyncClient, kind: str) -> None:
-    """DELETE in B of what A holds is 404, and A still has it."""
+async def test_content_of_another_repository_can_not_be_deleted(floating_client: httpx2.AsyncClient, kind: str) -> None:
+    """DELETE in B of content that A has is 404, and A still has it."""
     await push(floating_client, "a", "1.0.0", DOCUMENT)
     await push(floating_client, "b", "2.0.0", image("other"))
     digest = DOCUMENT.digest if kind == "manifest" else DOCUMENT.config.digest
@@ -87,7 +87,7 @@ async def test_what_another_repository_holds_can_not_be_deleted(floating_client:
 
 
 async def test_deleting_in_one_repository_leaves_the_other(floating_client: httpx2.AsyncClient) -> None:
-    """What both hold and B deletes, A still serves, bytes and all."""
+    """Content of both repositories that B deletes is still served by A."""
     for repository in ("a", "b"):
         await push(floating_client, repository, "1.0.0", DOCUMENT)
     await floating_client.delete(f"/v2/b/manifests/{DOCUMENT.digest}")
@@ -99,8 +99,8 @@ async def test_deleting_in_one_repository_leaves_the_other(floating_client: http
     assert (await floating_client.get(f"/v2/a/blobs/{DOCUMENT.layers[0].digest}")).content == DOCUMENT.layers[0].data
 
 
-async def test_referrers_do_not_cross(client: httpx2.AsyncClient) -> None:
-    """A referrer in A is not listed in B, even where B holds the subject."""
+async def test_referrers_are_isolated(client: httpx2.AsyncClient) -> None:
+    """A referrer in A is not listed in B, even if B has the subject."""
     sbom = artifact("sbom", subject=DOCUMENT)
     await push(client, "a", sbom.digest, sbom)
     await push(client, "b", "1.0.0", DOCUMENT)
@@ -111,7 +111,7 @@ async def test_referrers_do_not_cross(client: httpx2.AsyncClient) -> None:
 
 
 async def test_blobs_of_another_repository_do_not_complete_an_image(client: httpx2.AsyncClient) -> None:
-    """Publishing in B an image whose blobs only A holds is MANIFEST_BLOB_UNKNOWN: no blob is borrowed unseen."""
+    """An image in B whose blobs only A has is refused with MANIFEST_BLOB_UNKNOWN."""
     await push_parts(client, "a", DOCUMENT)
 
     refused = await put(client, "b", "1.0.0", DOCUMENT)
@@ -123,7 +123,7 @@ async def test_blobs_of_another_repository_do_not_complete_an_image(client: http
 
 
 async def test_children_of_another_repository_do_not_complete_an_index(client: httpx2.AsyncClient) -> None:
-    """Nor is a child manifest borrowed."""
+    """An index in B whose child only A has is refused."""
     await push(client, "a", "1.0.0", DOCUMENT)
     await push_parts(client, "b", DOCUMENT)
 
@@ -134,7 +134,7 @@ async def test_children_of_another_repository_do_not_complete_an_index(client: h
 
 
 async def test_a_sparse_push_does_not_bypass_isolation(client: httpx2.AsyncClient) -> None:
-    """A manifest pushed by digest in B, naming blobs of A, does not make those blobs B's."""
+    """A manifest pushed by digest in B that names blobs of A does not add those blobs to B."""
     await push_parts(client, "a", DOCUMENT)
     sparse = await put(client, "b", DOCUMENT.digest, DOCUMENT)
 
@@ -143,8 +143,8 @@ async def test_a_sparse_push_does_not_bypass_isolation(client: httpx2.AsyncClien
         assert not await holds_blob(client, "b", blob.digest)
 
 
-async def test_tags_do_not_cross(client: httpx2.AsyncClient) -> None:
-    """B does not list A's tags, nor is B known because A is."""
+async def test_tags_are_isolated(client: httpx2.AsyncClient) -> None:
+    """B does not list A's tags, and A's existence does not make B known."""
     await push(client, "a", "1.0.0", DOCUMENT)
 
     answer = await client.get("/v2/a/b/tags/list")
@@ -155,7 +155,7 @@ async def test_tags_do_not_cross(client: httpx2.AsyncClient) -> None:
 
 
 async def test_a_refusal_reveals_nothing_about_other_repositories(client: httpx2.AsyncClient) -> None:
-    """The free tag in a refusal is free in this repository; tags of others do not count."""
+    """The free tag that a refusal suggests depends on this repository's tags only."""
     await push(client, "a", "1.4.2", DOCUMENT)
     await push(client, "b", "1.4.3", DOCUMENT)
 
@@ -164,8 +164,8 @@ async def test_a_refusal_reveals_nothing_about_other_repositories(client: httpx2
     assert "(free: 1.4.3)" in error_of(refused)[1]
 
 
-async def test_a_blob_pushed_to_both_is_held_by_both(client: httpx2.AsyncClient) -> None:
-    """Bytes may lie on the disk once; each repository holds them by its own push."""
+async def test_a_blob_pushed_to_both_belongs_to_both(client: httpx2.AsyncClient) -> None:
+    """Bytes may be stored once, but each repository has a blob only by its own push."""
     blob = DOCUMENT.layers[0]
     await push_blob(client, "a", blob)
     before = await holds_blob(client, "b", blob.digest)

@@ -29,12 +29,12 @@ LISTS = ListBounds()
 
 
 def mirror_settings(data: Path, *upstreams: dict[str, Any], **tables: Any) -> Settings:
-    """Settings with these `[[upstream]]` tables."""
+    """Return settings with these `[[upstream]]` tables."""
     return Settings.model_validate({"server": {"data": data}, "upstream": list(upstreams)} | tables)
 
 
 def table_of(upstream: FakeUpstream, **more: Any) -> dict[str, Any]:
-    """The `[[upstream]]` table of a fake, called `up.example`; by default it resolves a tag at each request."""
+    """Return the `[[upstream]]` table of a fake, named `up.example`; by default it resolves a tag at each request."""
     return {"name": NAME, "url": f"http://{upstream.authority}", "fresh": "0s", **more}
 
 
@@ -48,7 +48,8 @@ async def mirroring(
     on_event: Callable[[Event], None] | None = None,
     **more: Any,
 ) -> AsyncIterator[Serving]:
-    """A mirror of one upstream that listens. `server`: more of `[server]`; `more`: further keys of the upstream's table."""
+    """Run a listening mirror of one upstream. `server`: more of `[server]`; `more`: further keys of the upstream's
+    table."""
     settings = mirror_settings(data, table_of(upstream, **more), server={"data": data, **(server or {})})
     async with serving_as(settings, clock=clock, on_event=on_event) as serving:
         yield serving
@@ -63,7 +64,7 @@ async def upstream() -> AsyncIterator[FakeUpstream]:
 
 @pytest.fixture
 async def mirror(data: Path, upstream: FakeUpstream, whole_store: None) -> AsyncIterator[Serving]:
-    """A mirror of it, whose store must be whole in the end."""
+    """A mirror of the upstream, whose store is checked by fsck at the end."""
     async with mirroring(data, upstream) as serving:
         yield serving
 
@@ -93,7 +94,8 @@ async def bare_mirror(
     lists: ListBounds = LISTS,
     timeout_s: float = 8.0,
 ) -> AsyncIterator[BareMirror[Tags]]:
-    """A mirror of the first upstream of the settings. `tags`: the class that resolves tags; the limits are those of the parts."""
+    """Return a mirror of the first upstream of the settings. `tags`: the class that resolves tags; limits are those of
+    the parts."""
     async with serving_as(settings, clock=clock):  # for a store with a log
         pass
     upstreams = build_upstreams(settings.upstreams)
@@ -115,8 +117,8 @@ async def bare_mirror(
 
 
 def _writable() -> None:
-    """Nothing prevents writes."""
+    """Report that writes are possible."""
 
 
 def _ignore(_: object) -> None:
-    """Ignores the event."""
+    """Ignore the event."""

@@ -1,4 +1,4 @@
-"""What a mirror recorded in its database, and what it reported."""
+"""The observations in a mirror's database, and the events it reported."""
 
 from __future__ import annotations
 

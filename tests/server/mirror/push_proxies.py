@@ -1,4 +1,4 @@
-"""State that tests of the push proxy check: the ledger, the reservations, and upstream."""
+"""The state that tests of the push proxy check: ledger, reservations, and upstream."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ HEAD = "HEAD /v2/team/app/manifests/1.4.2"
 
 
 def entries(data: Path) -> list[tuple[str, str, str, str]]:
-    """The ledger's entries about tags: kind, tag, digest, actor."""
+    """Return the ledger's entries about tags: kind, tag, digest, actor."""
     lines = [parse(row[0]) for row in rows(data, "SELECT line FROM entry WHERE tag != '' ORDER BY idx")]
     return [(str(one.kind), one.tag, one.digest, one.actor) for one in lines]
 

@@ -1,4 +1,4 @@
-"""An admin accepts a held-back change of an upstream's tag: by command and over HTTP, recorded and reported."""
+"""An admin accepts a held change of an upstream's tag, by command or over HTTP, which is recorded and reported."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ RULE = [{"tag": "*", "on_move": "hold"}]
 
 
 def configured(data: Path, upstream: FakeUpstream) -> Path:
-    """A configuration file for the command line, of the same upstream."""
+    """Return a configuration file for the command line, with the same upstream."""
     file = data.with_name("boltseal.toml")
     file.write_text(
         f'[server]\ndata = "{data}"\n[[upstream]]\nname = "{NAME}"\nurl = "http://{upstream.authority}"\n'
@@ -41,7 +41,7 @@ async def pull(client: httpx2.AsyncClient) -> httpx2.Response:
 
 
 async def held(client: httpx2.AsyncClient, upstream: FakeUpstream) -> tuple[Document, Document]:
-    """A served tag that has moved upstream: its old digest and its new one."""
+    """Return a held tag, with its old and its new digest."""
     first = upstream.publish("team/app", "1.4.2", image("one"))
     await pull(client)
     second = upstream.publish("team/app", "1.4.2", image("two"))
@@ -50,10 +50,9 @@ async def held(client: httpx2.AsyncClient, upstream: FakeUpstream) -> tuple[Docu
 
 
 @pytest.mark.slow
-async def test_accept_serves_the_new_one_in_a_running_server(
-    data: Path, upstream: FakeUpstream, whole_store: None
-) -> None:
-    """Listed, refused where another digest is meant, accepted with its reason, and recorded with who did it."""
+async def test_accept_takes_effect_in_a_running_server(data: Path, upstream: FakeUpstream, whole_store: None) -> None:
+    """`tag accept` lists the held change, refuses another digest, and records actor and reason; the server then serves
+    it."""
     async with mirroring(data, upstream, rule=RULE) as mirror:
         config = configured(data, upstream)
         first, second = await held(mirror.client, upstream)
@@ -98,7 +97,7 @@ def with_users(data: Path, upstream: FakeUpstream) -> Settings:
 
 
 async def test_only_admins_accept_over_http(data: Path, upstream: FakeUpstream, whole_store: None) -> None:
-    """401 without a login, 403 without the right, 412 for another digest, 404 where nothing is held back."""
+    """Accepting over HTTP: 401 without a login, 403 without the right, 412 for another digest, 404 if nothing is held."""
     async with serving_as(with_users(data, upstream)) as mirror:
         first, second = await held(mirror.client, upstream)
         body = {"repository": f"{NAME}/team/app", "tag": "1.4.2", "digest": second.digest, "reason": "read"}
@@ -108,7 +107,7 @@ async def test_only_admins_accept_over_http(data: Path, upstream: FakeUpstream, 
                 return await mirror.client.post("/api/v1/accept", json=body | more)
             return await mirror.client.post("/api/v1/accept", json=body | more, auth=(user, "secret"))
 
-        nobody, dev = await post(None), await post("dev")
+        anonymous, dev = await post(None), await post("dev")
         wrong = await post("boss", digest=first.digest)
         strange = await post("boss", more="keys")
         text = await mirror.client.post("/api/v1/accept", content=b"{}", auth=("boss", "secret"))
@@ -118,8 +117,15 @@ async def test_only_admins_accept_over_http(data: Path, upstream: FakeUpstream, 
         after = await pull(mirror.client)
         elsewhere = await mirror.client.post("/api/v1/seal", json=body, auth=("boss", "secret"))
 
-    assert [answer.status_code for answer in (nobody, dev, wrong, strange, text, got)] == [401, 403, 412, 400, 400, 405]
-    assert nobody.headers["www-authenticate"].startswith("Basic ")
+    assert [answer.status_code for answer in (anonymous, dev, wrong, strange, text, got)] == [
+        401,
+        403,
+        412,
+        400,
+        400,
+        405,
+    ]
+    assert anonymous.headers["www-authenticate"].startswith("Basic ")
     assert (done.status_code, done.json()["digest"], done.json()["was"]) == (200, second.digest, first.digest)
     assert (again.status_code, elsewhere.status_code) == (404, 404)
     assert after.content == second.raw
@@ -129,7 +135,7 @@ async def test_only_admins_accept_over_http(data: Path, upstream: FakeUpstream, 
 async def test_a_registry_without_users_has_no_admin_over_http(
     data: Path, upstream: FakeUpstream, whole_store: None
 ) -> None:
-    """An operator with access to the data folder uses the command."""
+    """Without users there is no admin over HTTP, so that an operator uses the command."""
     async with mirroring(data, upstream, rule=RULE) as mirror:
         await held(mirror.client, upstream)
         answer = await mirror.client.post(

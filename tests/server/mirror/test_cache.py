@@ -22,7 +22,7 @@ async def pull(client: httpx2.AsyncClient, repository: str, reference: str) -> h
 
 
 async def test_an_image_is_pulled_through_its_prefix(mirror: Serving, upstream: FakeUpstream) -> None:
-    """Manifest, config and layers come byte for byte, as upstream has them."""
+    """Manifest, config and layers are pulled by the upstream's prefix, byte for byte."""
     shown = upstream.publish("team/app", "1.4.2", image("first"))
 
     answer = await pull(mirror.client, f"{NAME}/team/app", "1.4.2")
@@ -36,8 +36,8 @@ async def test_an_image_is_pulled_through_its_prefix(mirror: Serving, upstream: 
     assert [blob.content for blob in blobs] == [blob.data for blob in shown.blobs]
 
 
-async def test_the_second_pull_asks_upstream_for_no_bytes(mirror: Serving, upstream: FakeUpstream) -> None:
-    """A manifest is fetched only when its digest is new, and each blob once."""
+async def test_the_second_pull_fetches_no_bytes(mirror: Serving, upstream: FakeUpstream) -> None:
+    """A manifest is fetched only if its digest is new, and each blob once."""
     shown = upstream.publish("team/app", "1.4.2", image("first"))
     for _ in range(3):
         await pull(mirror.client, f"{NAME}/team/app", "1.4.2")
@@ -50,7 +50,7 @@ async def test_the_second_pull_asks_upstream_for_no_bytes(mirror: Serving, upstr
 
 
 async def test_a_tag_that_moved_is_followed(mirror: Serving, upstream: FakeUpstream) -> None:
-    """The former image of the tag stays pullable by digest."""
+    """After a tag moved, its former image can be pulled by digest."""
     first = upstream.publish("team/app", "latest", image("first"))
     await pull(mirror.client, f"{NAME}/team/app", "latest")
     second = upstream.publish("team/app", "latest", image("second"))
@@ -60,8 +60,8 @@ async def test_a_tag_that_moved_is_followed(mirror: Serving, upstream: FakeUpstr
     assert (await pull(mirror.client, f"{NAME}/team/app", first.digest)).content == first.raw
 
 
-async def test_an_index_brings_its_children_when_they_are_asked_for(mirror: Serving, upstream: FakeUpstream) -> None:
-    """The index is served without them, and each is fetched by its digest."""
+async def test_the_children_of_an_index_are_fetched_on_request(mirror: Serving, upstream: FakeUpstream) -> None:
+    """An index is served without its children, each of which is fetched when it is requested."""
     amd64, arm64 = image("amd64"), image("arm64", architecture="arm64")
     shown = upstream.publish("team/app", "1.4.2", index(amd64, arm64))
 
@@ -71,7 +71,7 @@ async def test_an_index_brings_its_children_when_they_are_asked_for(mirror: Serv
 
 
 async def test_a_head_of_a_tag_costs_upstream_no_manifest(mirror: Serving, upstream: FakeUpstream) -> None:
-    """Digest, type and length are from upstream's answer to one HEAD."""
+    """HEAD of a tag is answered from one upstream HEAD, without fetching the manifest."""
     shown = upstream.publish("team/app", "1.4.2", image("first"))
     answer = await mirror.client.head(f"/v2/{NAME}/team/app/manifests/1.4.2")
 
@@ -82,8 +82,8 @@ async def test_a_head_of_a_tag_costs_upstream_no_manifest(mirror: Serving, upstr
     assert upstream.gets() == 0
 
 
-async def test_many_who_wait_for_one_blob_are_one_request(mirror: Serving, upstream: FakeUpstream) -> None:
-    """Each of them gets all of it."""
+async def test_concurrent_clients_of_one_blob_are_one_request(mirror: Serving, upstream: FakeUpstream) -> None:
+    """Concurrent clients of one blob cause one upstream request, and each gets the complete blob."""
     upstream.blobs[digest_of(BIG)] = BIG
     upstream.slow_s = 0.1
     target = f"/v2/{NAME}/team/app/blobs/{digest_of(BIG)}"
@@ -94,8 +94,8 @@ async def test_many_who_wait_for_one_blob_are_one_request(mirror: Serving, upstr
     assert upstream.gets("/blobs/") == 1
 
 
-async def test_many_who_wait_for_one_manifest_are_one_request(mirror: Serving, upstream: FakeUpstream) -> None:
-    """Also when all of them come before it is here."""
+async def test_concurrent_clients_of_one_manifest_are_one_request(mirror: Serving, upstream: FakeUpstream) -> None:
+    """Concurrent clients of one manifest that is not stored cause one upstream request."""
     shown = upstream.publish("team/app", None, image("first"))
     answers = await asyncio.gather(*(pull(mirror.client, f"{NAME}/team/app", shown.digest) for _ in range(50)))
 
@@ -104,7 +104,7 @@ async def test_many_who_wait_for_one_manifest_are_one_request(mirror: Serving, u
 
 
 async def test_a_head_and_a_range_wait_for_the_whole_blob(mirror: Serving, upstream: FakeUpstream) -> None:
-    """A part can't be proven alone."""
+    """HEAD and range requests wait for the complete blob, because a part can't be verified alone."""
     upstream.blobs[digest_of(BIG)] = BIG
     target = f"/v2/{NAME}/team/app/blobs/{digest_of(BIG)}"
     head, part = await asyncio.gather(
@@ -117,7 +117,7 @@ async def test_a_head_and_a_range_wait_for_the_whole_blob(mirror: Serving, upstr
 
 
 async def test_content_that_upstream_lacks_is_a_miss(mirror: Serving, upstream: FakeUpstream) -> None:
-    """The error codes are the spec's, whatever upstream's were."""
+    """For content that upstream lacks, the error codes are the spec's, whatever upstream's were."""
     target = f"/v2/{NAME}/team/app"
     answers = [
         await mirror.client.get(f"{target}/manifests/nothing"),
@@ -137,7 +137,7 @@ async def test_content_that_upstream_lacks_is_a_miss(mirror: Serving, upstream: 
 async def test_stored_content_is_served_whatever_upstream_answers(
     mirror: Serving, upstream: FakeUpstream, code: int
 ) -> None:
-    """With a warning, and counted."""
+    """Stored content is served whatever upstream answers, with a warning and a metric."""
     shown = upstream.publish("team/app", "1.4.2", image("first"))
     await pull(mirror.client, f"{NAME}/team/app", "1.4.2")
     upstream.answers["*"] = status(code)
@@ -149,10 +149,14 @@ async def test_stored_content_is_served_whatever_upstream_answers(
     assert "boltseal_mirror_served_with_warning_total 1.0" in metrics
 
 
-@pytest.mark.parametrize(("code", "told"), [(400, 503), (401, 403), (403, 403), (409, 503), (429, 429), (500, 503)])
+@pytest.mark.parametrize(
+    ("code", "expected_status"), [(400, 503), (401, 403), (403, 403), (409, 503), (429, 429), (500, 503)]
+)
 @pytest.mark.slow
-async def test_an_upstream_that_fails_is_no_miss(mirror: Serving, upstream: FakeUpstream, code: int, told: int) -> None:
-    """Without a stored copy the client gets upstream's error if it can act on it, otherwise that it is temporary."""
+async def test_a_failing_upstream_is_not_a_miss(
+    mirror: Serving, upstream: FakeUpstream, code: int, expected_status: int
+) -> None:
+    """Without a stored copy, the client gets upstream's error if it can act on it, and else a temporary one."""
     limit = {"ratelimit_remaining": "0;w=21600"} if code == 429 else {}
     upstream.answers["*"] = status(code, b"", **limit)
     answers = [
@@ -161,15 +165,15 @@ async def test_an_upstream_that_fails_is_no_miss(mirror: Serving, upstream: Fake
         await mirror.client.get(f"/v2/{NAME}/team/app/blobs/{digest_of(b'no')}"),
     ]
 
-    assert {answer.status_code for answer in answers} == {told}
+    assert {answer.status_code for answer in answers} == {expected_status}
     assert all("www-authenticate" not in answer.headers for answer in answers)
 
 
 @pytest.mark.slow
-async def test_a_new_image_that_can_not_be_fetched_leaves_the_old_one_served(
+async def test_a_new_image_that_can_not_be_fetched_leaves_the_former_one_served(
     mirror: Serving, upstream: FakeUpstream
 ) -> None:
-    """Upstream says that the tag moved, and does not give what it moved to."""
+    """If upstream reports a moved tag but not its manifest, the former image is served."""
     first = upstream.publish("team/app", "latest", image("first"))
     await pull(mirror.client, f"{NAME}/team/app", "latest")
     second = upstream.publish("team/app", "latest", image("second"))
@@ -180,8 +184,8 @@ async def test_a_new_image_that_can_not_be_fetched_leaves_the_old_one_served(
     assert "warning" in answer.headers
 
 
-async def test_a_connection_that_breaks_is_taken_up_where_it_broke(mirror: Serving, upstream: FakeUpstream) -> None:
-    """What arrived is not asked for once more."""
+async def test_a_broken_connection_is_resumed(mirror: Serving, upstream: FakeUpstream) -> None:
+    """After a broken connection, only the missing bytes are fetched."""
     digest = digest_of(BIG)
     upstream.blobs[digest] = BIG
     half = len(BIG) // 2
@@ -199,7 +203,7 @@ async def test_a_connection_that_breaks_is_taken_up_where_it_broke(mirror: Servi
 
 
 async def test_a_blob_of_two_repositories_is_fetched_once(mirror: Serving, upstream: FakeUpstream) -> None:
-    """Where upstream says that the second has it too, as base layers are in many."""
+    """A blob of two repositories is fetched once, if upstream confirms that the second has it."""
     blob = image("base").layers[0]
     upstream.blobs[blob.digest] = blob.data
     for repository in ("team/app", "team/other"):
@@ -211,7 +215,7 @@ async def test_a_blob_of_two_repositories_is_fetched_once(mirror: Serving, upstr
 
 
 async def test_repositories_of_a_mirror_are_isolated(mirror: Serving, upstream: FakeUpstream) -> None:
-    """A blob of one repository is not served by another that upstream does not have it in."""
+    """A blob is not served from a repository in which upstream does not have it."""
     shown = upstream.publish("team/app", "1.4.2", image("first"))
     blob = shown.layers[0]
     await mirror.client.get(f"/v2/{NAME}/team/app/blobs/{blob.digest}")
@@ -223,7 +227,7 @@ async def test_repositories_of_a_mirror_are_isolated(mirror: Serving, upstream: 
 
 
 async def test_a_read_only_mirror_serves_what_it_has(data: Path, upstream: FakeUpstream) -> None:
-    """The error for other content says that the mirror is read-only."""
+    """A read-only mirror serves stored content; for other content, the error says that it is read-only."""
     shown = upstream.publish("team/app", "1.4.2", image("first"))
     other = upstream.publish("team/app", "2.0.0", image("other"))
     async with mirroring(data, upstream) as serving:

@@ -33,19 +33,19 @@ def clock() -> Clock:
 
 @pytest.fixture
 def settings(data: Path, upstream: FakeUpstream) -> Settings:
-    """Upstream is asked every ten minutes."""
+    """Settings with which upstream is asked every ten minutes."""
     return mirror_settings(data, table_of(upstream, fresh="10m"))
 
 
 @pytest.fixture
 async def warm(settings: Settings, clock: Clock) -> AsyncIterator[Serving]:
-    """A mirror that goes by that clock."""
+    """A mirror that uses that clock."""
     async with serving_as(settings, clock=clock) as serving:
         yield serving
 
 
 async def test_in_a_window_upstream_is_asked_once(warm: Serving, upstream: FakeUpstream, clock: Clock) -> None:
-    """However often and however a tag is asked for; behind the window again."""
+    """Within a window upstream is asked once per tag, whatever and how often clients request."""
     upstream.publish("team/app", "latest", image("first"))
     for _ in range(5):
         assert (await warm.client.get(TARGET)).status_code == 200
@@ -61,23 +61,27 @@ async def test_in_a_window_upstream_is_asked_once(warm: Serving, upstream: FakeU
 async def test_a_change_by_another_process_is_seen_at_once(
     warm: Serving, upstream: FakeUpstream, settings: Settings, clock: Clock
 ) -> None:
-    """No cached answer is used after its rows were changed, by whichever process."""
+    """After another process changed rows, no cached answer is used."""
     first = upstream.publish("team/app", "latest", image("first"))
     second = upstream.publish("team/app", None, image("second"))
     await warm.client.get(f"/v2/{NAME}/team/app/manifests/{second.digest}")
     assert (await warm.client.get(TARGET)).content == first.raw
 
-    said = UpstreamAnswer(Digest.parse(second.digest), second.media_type, len(second.raw))
+    upstream_answer = UpstreamAnswer(Digest.parse(second.digest), second.media_type, len(second.raw))
     with open_store(settings, clock=clock) as other:
         await other.registry.observations.note(
-            Repository(f"{NAME}/team/app"), Tag("latest"), said, MoveTerms(OnMove.FOLLOW), Actor("another worker")
+            Repository(f"{NAME}/team/app"),
+            Tag("latest"),
+            upstream_answer,
+            MoveTerms(OnMove.FOLLOW),
+            Actor("another worker"),
         )
 
     assert (await warm.client.get(TARGET)).content == second.raw
 
 
 async def test_a_local_seal_overrides_upstream(data: Path, upstream: FakeUpstream, clock: Clock) -> None:
-    """A tag that was pushed through the proxy, and moved upstream past it, resolves as here from the moment that it is sealed."""
+    """A tag that was pushed through the proxy and then moved upstream resolves locally once it is sealed."""
     upstream.takes = True
     settings = mirror_settings(data, table_of(upstream, fresh="10m", push=True))
     pushed = image("pushed")
@@ -95,7 +99,7 @@ async def test_a_local_seal_overrides_upstream(data: Path, upstream: FakeUpstrea
 async def test_an_unchanged_tag_clears_no_caches(
     warm: Serving, upstream: FakeUpstream, settings: Settings, clock: Clock
 ) -> None:
-    """An unchanged tag, and a new one, clear no caches."""
+    """An unchanged tag, or a new one, does not clear caches."""
     upstream.publish("team/app", "latest", image("first"))
     await warm.client.get(TARGET)
     with open_store(settings, clock=clock) as other:
@@ -110,7 +114,7 @@ async def test_an_unchanged_tag_clears_no_caches(
 
 @pytest.mark.slow
 async def test_an_answer_with_a_warning_is_not_cached(warm: Serving, upstream: FakeUpstream, clock: Clock) -> None:
-    """Upstream may answer otherwise as soon as it can be asked again."""
+    """An answer with a warning is not cached, because upstream may soon answer."""
     upstream.publish("team/app", "latest", image("first"))
     await warm.client.get(TARGET)
     clock.advance(seconds=601)
@@ -133,7 +137,7 @@ class Asked(UpstreamTags):
 
 
 async def test_the_cache_is_bounded(settings: Settings, upstream: FakeUpstream, clock: Clock) -> None:
-    """The oldest answer is dropped, and made again."""
+    """A full cache drops its oldest answer."""
     shown = {tag: upstream.publish("team/app", tag, image(tag)) for tag in ("a", "b", "c")}
     async with bare_mirror(settings, clock, tags=Asked, cache_limit=2) as bare:
 

@@ -44,7 +44,7 @@ def clock() -> Clock:
 
 
 def paths(shown: Document) -> dict[str, tuple[str, str]]:
-    """What a client may ask of an image, as method and path at our mirror."""
+    """Return the requests of an image's client, as method and path at the mirror."""
     return {
         "tag by HEAD": ("HEAD", f"{AT}manifests/1.4.2"),
         "manifest": ("GET", f"{AT}manifests/{shown.digest}"),
@@ -58,8 +58,10 @@ def upstream_key(asked: tuple[str, str]) -> str:
     return f"{asked[0]} {asked[1].replace(f'{NAME}/', '')}"
 
 
-async def rests_and_recovers(mirror: Serving, upstream: FakeUpstream, clock: Clock, shown: Document, what: str) -> None:
-    """Asks for one thing, which upstream refuses for 90 seconds; then for everything, now and after that time."""
+async def pauses_and_recovers(
+    mirror: Serving, upstream: FakeUpstream, clock: Clock, shown: Document, what: str
+) -> None:
+    """Send a request that upstream refuses for 90 seconds, then all kinds of requests, during and after that time."""
     first = await mirror.client.request(*paths(shown)[what])
     asked = len(upstream.asked)
     others = [await mirror.client.request(*each) for each in paths(shown).values()]
@@ -78,63 +80,63 @@ async def rests_and_recovers(mirror: Serving, upstream: FakeUpstream, clock: Clo
     assert [answer.status_code for answer in again] == [200] * len(again)
 
 
-@pytest.mark.parametrize("said", [in_seconds, as_date])
+@pytest.mark.parametrize("expected", [in_seconds, as_date])
 @pytest.mark.parametrize("body", BODIES)
 async def test_retry_after_of_a_429_pauses_the_upstream(
-    data: Path, upstream: FakeUpstream, clock: Clock, body: str, said: Any
+    data: Path, upstream: FakeUpstream, clock: Clock, body: str, expected: Any
 ) -> None:
-    """Until then nothing is asked of it, whether or not the body explains itself."""
+    """After a 429 with Retry-After, upstream gets no request until then, whether or not its body explains it."""
     shown = upstream.publish("team/app", "1.4.2", image("one"))
     async with mirroring(data, upstream, clock=clock) as mirror:
         key = upstream_key(paths(shown)["manifest"])
-        upstream.answers[key] = status(429, BODIES[body], retry_after=said())
+        upstream.answers[key] = status(429, BODIES[body], retry_after=expected())
 
-        await rests_and_recovers(mirror, upstream, clock, shown, "manifest")
+        await pauses_and_recovers(mirror, upstream, clock, shown, "manifest")
 
 
 @pytest.mark.parametrize("what", ["tag by HEAD", "blob", "tags", "referrers"])
 async def test_a_429_with_a_body_counts_for_every_kind_of_request(
     data: Path, upstream: FakeUpstream, clock: Clock, what: str
 ) -> None:
-    """Each upstream has one state: a limit seen by one request applies to all."""
+    """A 429 seen by one kind of request pauses all kinds, because an upstream has one state."""
     shown = upstream.publish("team/app", "1.4.2", image("one"))
     async with mirroring(data, upstream, clock=clock) as mirror:
         body = b"" if what.endswith("HEAD") else BODIES["Docker Hub"]
         upstream.answers[upstream_key(paths(shown)[what])] = status(429, body, retry_after="90", **SPENT)
 
-        await rests_and_recovers(mirror, upstream, clock, shown, what)
+        await pauses_and_recovers(mirror, upstream, clock, shown, what)
 
 
 @pytest.mark.parametrize("code", [403, 503])
 async def test_retry_after_of_other_errors_is_respected(
     data: Path, upstream: FakeUpstream, clock: Clock, code: int
 ) -> None:
-    """A rate limit may also be reported by 403, and maintenance by 503."""
+    """Retry-After of a 403, which may be a rate limit, or a 503 pauses the upstream."""
     shown = upstream.publish("team/app", "1.4.2", image("one"))
     async with mirroring(data, upstream, clock=clock) as mirror:
         upstream.answers[upstream_key(paths(shown)["blob"])] = status(code, BODIES["HTML"], retry_after="90")
 
-        await rests_and_recovers(mirror, upstream, clock, shown, "blob")
+        await pauses_and_recovers(mirror, upstream, clock, shown, "blob")
 
 
 @pytest.mark.parametrize("body", BODIES)
 async def test_retry_after_of_a_token_service_pauses_the_upstream(
     data: Path, upstream: FakeUpstream, clock: Clock, body: str
 ) -> None:
-    """Without a token the upstream can't be asked, so the limit applies to both."""
+    """Retry-After of a token service pauses its upstream, which can't be used without a token."""
     shown = upstream.publish("team/app", "1.4.2", image("one"))
     async with mirroring(data, upstream, clock=clock) as mirror:
         realm = f'Bearer realm="http://{upstream.authority}/token",service="up"'
         upstream.answers[upstream_key(paths(shown)["manifest"])] = status(401, www_authenticate=realm)
         upstream.answers["GET /token"] = status(429, BODIES[body], retry_after="90")
 
-        await rests_and_recovers(mirror, upstream, clock, shown, "manifest")
+        await pauses_and_recovers(mirror, upstream, clock, shown, "manifest")
 
 
-async def test_a_push_through_the_gate_lets_the_upstream_rest_and_waits_for_it(
+async def test_a_push_through_the_proxy_pauses_the_upstream_and_waits_for_it(
     data: Path, clock: Clock, whole_store: None
 ) -> None:
-    """Pushes and pulls share the state: neither sends a request while the upstream's limit is reached."""
+    """Pushes and pulls share the state: neither sends requests while the upstream's limit is reached."""
     async with FakeUpstream(takes=True).listening() as upstream:
         upstream.publish("team/app", "1.4.2", image("one"))
         async with mirroring(data, upstream, clock=clock, push=True) as mirror:
@@ -154,7 +156,7 @@ async def test_a_push_through_the_gate_lets_the_upstream_rest_and_waits_for_it(
 
 
 def head_says(upstream: FakeUpstream, shown: Document, **headers: Any) -> None:
-    """What a HEAD of the tag is answered with, beside what it needs."""
+    """Return the answer to a HEAD of the tag with these additional headers."""
     upstream.answers["HEAD /v2/team/app/manifests/1.4.2"] = status(
         200, docker_content_digest=shown.digest, content_type=shown.media_type, **headers
     )
@@ -163,7 +165,7 @@ def head_says(upstream: FakeUpstream, shown: Document, **headers: Any) -> None:
 async def test_an_answer_that_leaves_no_pulls_ends_pulls_and_nothing_else(
     data: Path, upstream: FakeUpstream, clock: Clock
 ) -> None:
-    """`ratelimit-remaining: 0` on a 200: no manifest is fetched; HEADs, blobs and lists go on, as they do not count."""
+    """After `ratelimit-remaining: 0` no manifest is fetched; HEADs, blobs and lists, which do not count, continue."""
     shown = upstream.publish("team/app", "1.4.2", image("one"))
     async with mirroring(data, upstream, clock=clock) as mirror:
         head_says(upstream, shown, **SPENT)
@@ -182,8 +184,8 @@ async def test_an_answer_that_leaves_no_pulls_ends_pulls_and_nothing_else(
     assert again.content == shown.raw
 
 
-async def test_the_last_pull_is_whole(data: Path, upstream: FakeUpstream, clock: Clock) -> None:
-    """The manifest whose answer says that it was the last is served with its blobs, and the next one is not fetched."""
+async def test_the_last_pull_is_served_completely(data: Path, upstream: FakeUpstream, clock: Clock) -> None:
+    """The manifest with which the limit is used up is served with its blobs, and the next is not fetched."""
     shown = upstream.publish("team/app", "1.4.2", image("one"))
     other = upstream.publish("team/app", None, image("two"))
     key = f"GET /v2/team/app/manifests/{shown.digest}"
@@ -201,10 +203,10 @@ async def test_the_last_pull_is_whole(data: Path, upstream: FakeUpstream, clock:
 
 
 @pytest.mark.parametrize("headers", [SPENT, {}], ids=["with what is left", "with a body alone"])
-async def test_the_pull_limit_without_a_time_is_not_asked_for_each_client(
+async def test_the_pull_limit_without_a_time_pauses_pulls_for_a_minute(
     data: Path, upstream: FakeUpstream, clock: Clock, headers: dict[str, Any]
 ) -> None:
-    """A 429 of Docker Hub's pull limit: no further manifest is asked for in the next minute, and a HEAD still is."""
+    """After Docker Hub's pull limit (429), no manifest is fetched for a minute, but HEADs are sent."""
     shown = upstream.publish("team/app", "1.4.2", image("one"))
     other = upstream.publish("team/app", None, image("two"))
     async with mirroring(data, upstream, clock=clock) as mirror:
@@ -223,10 +225,10 @@ async def test_the_pull_limit_without_a_time_is_not_asked_for_each_client(
 
 
 @pytest.mark.parametrize("later", [RemoteUnavailable("maintenance", 0.0), RemoteBusy("no time stated")])
-async def test_a_failure_of_a_request_under_way_does_not_shorten_the_wait(
+async def test_a_failure_of_a_concurrent_request_does_not_shorten_the_wait(
     data: Path, upstream: FakeUpstream, clock: Clock, later: BoltsealError
 ) -> None:
-    """Requests to one upstream are under way together; the longest time that it stated counts."""
+    """Of concurrent failures of one upstream, the longest stated wait counts."""
     settings = mirror_settings(data, table_of(upstream))
     async with bare_mirror(settings, clock, tags=UpstreamTags) as bare:
         limits = bare.mirror._limits

@@ -27,14 +27,14 @@ pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(autouse=True)
-def _nobody(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def _no_logins(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     for variable in ("HOME", "XDG_CONFIG_HOME", "XDG_RUNTIME_DIR", "BOLTSEAL_STATE"):
-        monkeypatch.setenv(variable, str(tmp_path / "nobody"))
+        monkeypatch.setenv(variable, str(tmp_path / "empty-home"))
 
 
 @pytest.fixture
 def fake() -> Iterator[FakeUpstream]:
-    """An upstream in a thread of its own, since the commands of this process wait for it."""
+    """An upstream in its own thread, because this process's commands wait for it."""
     with FakeUpstream().listening_in_thread() as listening:
         yield listening
 
@@ -57,7 +57,7 @@ def wait_until_signed(server: Server, size: int) -> None:
 
 
 def test_observations_are_listed_and_proven(mirror: Server, fake: FakeUpstream) -> None:
-    """Seen, moved, deleted; each entry is in the signed tree of a log that this machine follows from now on."""
+    """Observations (seen, moved, deleted) are proven in a signed log, whose checkpoint this client then stores."""
     first = fake.publish("team/app", "1.4.2", image("one"))
     pull(mirror)
     second = fake.publish("team/app", "1.4.2", image("two"))
@@ -66,10 +66,10 @@ def test_observations_are_listed_and_proven(mirror: Server, fake: FakeUpstream) 
     pull(mirror)
     wait_until_signed(mirror, 4)
     ref = f"{mirror.address}/{NAME}/team/app:1.4.2"
-    told, text = program.call("history", ref, "--json"), program.call("history", ref)
-    results = told.json["results"]
+    result, text = program.call("history", ref, "--json"), program.call("history", ref)
+    results = result.json["results"]
 
-    assert (told.code, text.code) == (0, 0), told.err + told.out
+    assert (result.code, text.code) == (0, 0), result.err + result.out
     assert [(one["status"], one["digest"]) for one in results] == [
         ("observed", first.digest),
         ("observed", second.digest),
@@ -80,8 +80,8 @@ def test_observations_are_listed_and_proven(mirror: Server, fake: FakeUpstream) 
     assert "3 entries found in the ledger of 4" in text.err
 
 
-def test_a_mirrored_base_that_moved_is_found_by_what_the_mirror_saw(mirror: Server, fake: FakeUpstream) -> None:
-    """Only the mirror's log shows it: this is the first check, and the app has no base annotation."""
+def test_a_mirrored_base_that_moved_is_found_by_the_mirrors_log(mirror: Server, fake: FakeUpstream) -> None:
+    """A moved base that only the mirror observed is found by its log, without a base annotation and at the first check."""
     for repository, letters in (("base/os", "o"), ("base/rt", "or")):
         fake.publish(repository, "latest", layered(letters))
         pull(mirror, "latest", repository)
@@ -97,8 +97,8 @@ def test_a_mirrored_base_that_moved_is_found_by_what_the_mirror_saw(mirror: Serv
     assert app["built_on"] == layered("or").digest
 
 
-def test_an_observation_that_was_changed_is_broken(mirror: Server, fake: FakeUpstream) -> None:
-    """Whoever writes the mirror's database can't change what it saw."""
+def test_a_changed_observation_is_broken(mirror: Server, fake: FakeUpstream) -> None:
+    """An observation changed in the mirror's database is reported as broken."""
     fake.publish("team/app", "1.4.2", image("one"))
     pull(mirror)
     wait_until_signed(mirror, 2)
@@ -107,14 +107,14 @@ def test_an_observation_that_was_changed_is_broken(mirror: Server, fake: FakeUps
             """UPDATE observation SET line = CAST(replace(CAST(line AS TEXT), '"tag":"1.4.2"', '"tag":"1.4.3"') AS BLOB),
             tag = '1.4.3' WHERE idx = 1"""
         )
-    told = program.call("history", f"{mirror.address}/{NAME}/team/app:1.4.3", "--json")
+    result = program.call("history", f"{mirror.address}/{NAME}/team/app:1.4.3", "--json")
 
-    assert told.code == 1
-    assert any("not in the signed ledger" in (one["reason"] or "") for one in told.json["results"])
+    assert result.code == 1
+    assert any("not in the signed ledger" in (one["reason"] or "") for one in result.json["results"])
 
 
-def test_the_key_of_a_mirrors_log_can_be_trusted(mirror: Server, fake: FakeUpstream) -> None:
-    """Beside the ledger's, under the log's own name; a wrong one is a broken log."""
+def test_the_key_of_a_mirrors_log_can_be_pinned(mirror: Server, fake: FakeUpstream) -> None:
+    """The key of a mirror's log is pinned beside the ledger's, under its own name; a wrong key is a broken log."""
     fake.publish("team/app", "1.4.2", image("one"))
     pull(mirror)
     wait_until_signed(mirror, 2)
@@ -124,11 +124,11 @@ def test_the_key_of_a_mirrors_log_can_be_trusted(mirror: Server, fake: FakeUpstr
     assert ledgers is not None
     ref = f"{mirror.address}/{NAME}/team/app:1.4.2"
     given = program.call("ledger", "trust", f"{mirror.address}/observations", str(mine.verifier))
-    told = program.call("history", ref)
+    result = program.call("history", ref)
     listed = program.call("ledger", "trust", "--json").json["results"]
     wrong = program.call("ledger", "trust", f"{mirror.address}/observations", str(ledgers.verifier), "--replace")
     broken = program.call("history", ref)
 
-    assert (given.code, told.code, wrong.code, broken.code) == (0, 0, 0, 1)
-    assert "signed by the trusted key" in told.err
+    assert (given.code, result.code, wrong.code, broken.code) == (0, 0, 0, 1)
+    assert "signed by the trusted key" in result.err
     assert f"{mirror.address}/observations" in [one["ref"] for one in listed]

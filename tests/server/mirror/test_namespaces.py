@@ -19,7 +19,7 @@ HUB = "docker.io"
 
 @pytest.fixture
 async def hub(data: Path, upstream: FakeUpstream) -> AsyncIterator[Serving]:
-    """A mirror of a hub, at the root too; `team/**` is our own."""
+    """A mirror of a hub, also at the root, with local repositories in `team/**`."""
     table = table_of(upstream) | {"name": HUB, "root": True}
     async with serving_as(mirror_settings(data, table, local={"namespaces": ["team/**"]})) as serving:
         yield serving
@@ -36,9 +36,7 @@ async def hub(data: Path, upstream: FakeUpstream) -> AsyncIterator[Serving]:
         "/v2/node/manifests/16.13",
     ],
 )
-async def test_an_image_is_one_image_whichever_way_it_is_asked_for(
-    hub: Serving, upstream: FakeUpstream, target: str
-) -> None:
+async def test_an_image_is_one_image_by_every_name(hub: Serving, upstream: FakeUpstream, target: str) -> None:
     """Prefix, `?ns=` and root lead to the same repository, and `node` is `library/node`."""
     shown = upstream.publish("library/node", "16.13", image("node"))
     answer = await hub.client.get(target)
@@ -50,15 +48,15 @@ async def test_an_image_is_one_image_whichever_way_it_is_asked_for(
 
 
 async def test_the_host_of_an_upstream_is_its_name_too(hub: Serving, upstream: FakeUpstream) -> None:
-    """As containerd says it, which knows the registry by its address."""
+    """An upstream may be named by its host in `ns`, as containerd does it."""
     shown = upstream.publish("library/node", "16.13", image("node"))
     answer = await hub.client.get("/v2/library/node/manifests/16.13", params={"ns": upstream.authority})
 
     assert answer.content == shown.raw
 
 
-async def test_blobs_come_by_every_way(hub: Serving, upstream: FakeUpstream) -> None:
-    """And are fetched once for all of them."""
+async def test_blobs_are_served_by_every_name(hub: Serving, upstream: FakeUpstream) -> None:
+    """Blobs are served by every name and are fetched once for all."""
     shown = upstream.publish("library/node", "16.13", image("node"))
     blob = shown.layers[0]
     targets = [
@@ -71,8 +69,8 @@ async def test_blobs_come_by_every_way(hub: Serving, upstream: FakeUpstream) -> 
     assert upstream.gets("/blobs/") == 1
 
 
-async def test_a_name_of_our_own_is_never_upstreams(hub: Serving, upstream: FakeUpstream) -> None:
-    """Neither what was pushed here, nor what `[local] namespaces` keeps for us; also for what we do not hold."""
+async def test_a_local_name_is_never_upstreams(hub: Serving, upstream: FakeUpstream) -> None:
+    """Neither a pushed repository nor a name in `[local] namespaces` is ever the upstream's."""
     ours = image("ours")
     await push(hub.client, "shop/app", "1.4.2", ours)
     upstream.publish("shop/app", "1.4.2", image("theirs"))
@@ -86,8 +84,8 @@ async def test_a_name_of_our_own_is_never_upstreams(hub: Serving, upstream: Fake
     assert upstream.asked == []
 
 
-async def test_a_name_that_was_ever_ours_is_never_upstreams(hub: Serving, upstream: FakeUpstream) -> None:
-    """Deleting all of a repository does not hand its name over."""
+async def test_a_name_that_was_ever_local_is_never_upstreams(hub: Serving, upstream: FakeUpstream) -> None:
+    """A repository's name stays local after all its content is deleted."""
     ours = image("ours")
     await push(hub.client, "shop/app", "latest", ours)
     await hub.client.delete(f"/v2/shop/app/manifests/{ours.digest}")
@@ -96,8 +94,8 @@ async def test_a_name_that_was_ever_ours_is_never_upstreams(hub: Serving, upstre
     assert (await hub.client.get("/v2/shop/app/manifests/latest")).status_code == 404
 
 
-async def test_a_push_to_the_root_is_ours(hub: Serving, upstream: FakeUpstream) -> None:
-    """The root mirror answers reads alone."""
+async def test_a_push_to_the_root_is_local(hub: Serving, upstream: FakeUpstream) -> None:
+    """The root mirror answers reads only, so that a push at the root is local."""
     upstream.publish("shop/app", "latest", image("theirs"))
     await hub.client.get("/v2/shop/app/manifests/latest")
     ours = image("ours")
@@ -106,10 +104,10 @@ async def test_a_push_to_the_root_is_ours(hub: Serving, upstream: FakeUpstream) 
     assert (await hub.client.get("/v2/shop/app/manifests/latest")).content == ours.raw
 
 
-async def test_a_local_repository_under_an_upstreams_name_keeps_the_server_from_starting(
+async def test_a_local_repository_under_an_upstreams_name_prevents_the_start(
     data: Path, upstream: FakeUpstream
 ) -> None:
-    """It would be ambiguous; what the mirror itself stored does not count."""
+    """A local repository under an upstream's prefix, which would be ambiguous, prevents the start; cached ones do not."""
     settings = mirror_settings(data, table_of(upstream))
     async with serving_as(settings) as serving:
         upstream.publish("team/app", "latest", image("theirs"))
@@ -123,7 +121,7 @@ async def test_a_local_repository_under_an_upstreams_name_keeps_the_server_from_
 
 
 async def test_rights_apply_to_the_resolved_name(data: Path, upstream: FakeUpstream) -> None:
-    """The right to pull `library/**` does not extend to the hub's images through the root; the right on the hub's does."""
+    """Rights on `library/**` do not apply to the hub's images through the root; rights on the hub's names do."""
     shown = upstream.publish("library/node", "16.13", image("node"))
     htpasswd = data.with_name("htpasswd")
     users = {"ann": "docker.io/library/**", "bob": "library/**"}
@@ -140,17 +138,17 @@ async def test_rights_apply_to_the_resolved_name(data: Path, upstream: FakeUpstr
     async with serving_as(settings) as serving:
         ann = [(await serving.client.get(target, auth=("ann", "pass"))).status_code for target in targets]
         bob = [(await serving.client.get(target, auth=("bob", "pass"))).status_code for target in targets]
-        nobody = [(await serving.client.get(target)).status_code for target in targets]
+        anonymous = [(await serving.client.get(target)).status_code for target in targets]
         challenge = (await serving.client.get(targets[0])).headers["www-authenticate"]
 
     assert ann == [200] * 4
     assert bob == [403] * 4
-    assert nobody == [401] * 4
+    assert anonymous == [401] * 4
     assert 'scope="repository:docker.io/library/node:pull"' in challenge
 
 
-async def test_rows_of_a_mirror_lie_where_its_names_do(data: Path, upstream: FakeUpstream) -> None:
-    """In the same store as ours, in a repository of their own."""
+async def test_rows_of_a_mirror_have_its_names(data: Path, upstream: FakeUpstream) -> None:
+    """Rows of mirrored repositories are in the same store under their own names."""
     shown = upstream.publish("team/app", "latest", image("theirs"))
     settings = mirror_settings(data, table_of(upstream))
     async with serving_as(settings) as serving:
@@ -165,7 +163,7 @@ async def test_rows_of_a_mirror_lie_where_its_names_do(data: Path, upstream: Fak
 
 
 async def test_anonymous_pull_applies_to_the_resolved_name(data: Path, upstream: FakeUpstream) -> None:
-    """`anonymous_pull` of a hub's images opens no local repository, nor the reverse."""
+    """`anonymous_pull` of a hub's images opens no local repository, and vice versa."""
     upstream.publish("library/node", "16.13", image("node"))
     upstream.publish("team/app", "1", image("theirs"))
     table = table_of(upstream) | {"name": HUB, "root": True}
@@ -185,7 +183,7 @@ async def test_anonymous_pull_applies_to_the_resolved_name(data: Path, upstream:
 
 
 async def test_a_token_for_a_name_is_valid_for_its_root_mirror(data: Path, upstream: FakeUpstream) -> None:
-    """Docker asks for `library/node` whatever our challenge says; and it opens no more than the grants do."""
+    """Docker's token for `library/node` works for the root mirror, within the grants."""
     upstream.publish("library/node", "16.13", image("node"))
     upstream.publish("team/app", "1", image("theirs"))
     table = table_of(upstream) | {"name": HUB, "root": True}

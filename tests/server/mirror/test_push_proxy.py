@@ -1,4 +1,4 @@
-"""The push proxy: pushes to an upstream's names are checked by the local rules, forwarded, and published here afterwards."""
+"""The push proxy: pushes to an upstream's names are checked by the local rules, forwarded, and then published locally."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from tests.serving import Serving
 
 @pytest.fixture
 async def upstream() -> AsyncIterator[FakeUpstream]:
-    """An upstream that takes pushes."""
+    """An upstream that accepts pushes."""
     async with FakeUpstream(takes=True).listening() as listening:
         yield listening
 
@@ -42,11 +42,11 @@ async def gate(data: Path, upstream: FakeUpstream, whole_store: None) -> AsyncIt
         yield serving
 
 
-# --- passed on ---
+# --- forwarded ---
 
 
-async def test_a_push_is_passed_on_and_recorded(gate: Serving, data: Path, upstream: FakeUpstream) -> None:
-    """Blobs, manifest and tag are upstream, and here, and in the ledger; the 201 names its entry."""
+async def test_a_push_is_forwarded_and_recorded(gate: Serving, data: Path, upstream: FakeUpstream) -> None:
+    """Blobs, manifest and tag are stored upstream, locally, and in the ledger, whose entry the 201 names."""
     app = image("app")
     answer = await push(gate.client, APP, "1.4.2", app)
     pulled = await gate.client.get(f"/v2/{APP}/manifests/1.4.2")
@@ -61,20 +61,20 @@ async def test_a_push_is_passed_on_and_recorded(gate: Serving, data: Path, upstr
     assert reserved(data) == []
 
 
-async def test_blobs_go_upstream_as_they_arrive(gate: Serving, upstream: FakeUpstream) -> None:
-    """Before there is any manifest."""
+async def test_blobs_are_sent_upstream_as_they_arrive(gate: Serving, upstream: FakeUpstream) -> None:
+    """Blobs are sent upstream as they arrive, before any manifest."""
     blob = layer("early")
     assert (await push_blob(gate.client, APP, blob)).status_code == 201
 
     await until(lambda: blob.digest in upstream.blobs, "the upstream has the blob")
 
 
-async def test_what_upstream_has_elsewhere_is_mounted(gate: Serving, upstream: FakeUpstream) -> None:
-    """The bytes go up once, whatever repositories of that upstream they are pushed to."""
+async def test_blobs_that_upstream_has_elsewhere_are_mounted(gate: Serving, upstream: FakeUpstream) -> None:
+    """A blob that upstream has in another repository is mounted, and its bytes are sent once."""
     app = image("app")
     await push(gate.client, APP, "1.4.2", app)
     sent = sum(asked.method == "PUT" and "/blobs/" in asked.target for asked in upstream.asked)
-    # What the fake holds it holds in every repository, so it is asked as a registry that tells them apart.
+    # The fake has its content in every repository, so its answers here are those of a registry that distinguishes them.
     for blob in app.blobs:
         upstream.answers[f"HEAD /v2/team/other/blobs/{blob.digest}"] = status(404)
     answer = await push(gate.client, f"{NAME}/team/other", "1.4.2", app)
@@ -85,8 +85,8 @@ async def test_what_upstream_has_elsewhere_is_mounted(gate: Serving, upstream: F
     assert sum(asked.method == "PUT" and "/blobs/" in asked.target for asked in upstream.asked) == sent
 
 
-async def test_an_index_goes_with_all_that_is_below_it(gate: Serving, data: Path, upstream: FakeUpstream) -> None:
-    """Children by digest, before what names them."""
+async def test_an_index_is_forwarded_after_its_children(gate: Serving, data: Path, upstream: FakeUpstream) -> None:
+    """An index is forwarded after its children, which go by digest."""
     both = index(image("amd64"), image("arm64", architecture="arm64"))
     answer = await push(gate.client, APP, "1.4.2", both)
 
@@ -95,8 +95,8 @@ async def test_an_index_goes_with_all_that_is_below_it(gate: Serving, data: Path
     assert {child.digest for child in both.children} <= upstream.manifests["team/app"].keys()
 
 
-async def test_what_upstream_lost_meanwhile_is_brought_again(gate: Serving, upstream: FakeUpstream) -> None:
-    """A blob and a child that went upstream long ago may be gone there."""
+async def test_content_that_upstream_lost_is_sent_again(gate: Serving, upstream: FakeUpstream) -> None:
+    """A blob or child that upstream has lost since is sent again."""
     both = index(image("amd64"))
     await push_parts(gate.client, APP, both)
     upstream.blobs.clear()
@@ -109,8 +109,8 @@ async def test_what_upstream_lost_meanwhile_is_brought_again(gate: Serving, upst
     assert {blob.digest for blob in both.children[0].blobs} <= upstream.blobs.keys()
 
 
-async def test_a_floating_tag_is_passed_on_each_time(gate: Serving, data: Path, upstream: FakeUpstream) -> None:
-    """And the mirror serves the new one at once, whatever the window."""
+async def test_a_floating_tag_is_forwarded_each_time(gate: Serving, data: Path, upstream: FakeUpstream) -> None:
+    """A mutable tag is forwarded at each push, and the new image is served at once, whatever the window."""
     one, two = image("one"), image("two")
     async with mirroring(data, upstream, push=True, fresh="10m") as fresh:
         await push(fresh.client, APP, "latest", one)
@@ -123,11 +123,11 @@ async def test_a_floating_tag_is_passed_on_each_time(gate: Serving, data: Path, 
     assert [kind for kind, *_ in entries(data)] == ["tag.created", "tag.moved"]
 
 
-# --- judged ---
+# --- decided by the rules ---
 
 
-async def test_a_sealed_name_is_refused_by_our_own_rules(gate: Serving, data: Path, upstream: FakeUpstream) -> None:
-    """The second push of other content never reaches upstream; the same content is 201 again, with its entry."""
+async def test_a_sealed_tag_is_refused_by_the_local_rules(gate: Serving, data: Path, upstream: FakeUpstream) -> None:
+    """A second push of other content to a sealed tag never reaches upstream; the same content gets 201 with its entry."""
     one, two = image("one"), image("two")
     first = await push(gate.client, APP, "1.4.2", one)
     refused = await push(gate.client, APP, "1.4.2", two)
@@ -141,10 +141,10 @@ async def test_a_sealed_name_is_refused_by_our_own_rules(gate: Serving, data: Pa
     assert reserved(data) == []
 
 
-async def test_a_sealed_name_that_upstream_has_otherwise_is_refused_with_both(
+async def test_a_sealed_tag_that_differs_upstream_is_refused_with_both_digests(
     gate: Serving, data: Path, upstream: FakeUpstream
 ) -> None:
-    """After a push past the proxy nothing is overwritten, and nothing stays here."""
+    """If upstream has another image for a sealed tag, the push is refused with both digests and leaves nothing."""
     theirs, ours = image("theirs"), image("ours")
     upstream.publish("team/app", "1.4.2", theirs)
     refused = await push(gate.client, APP, "1.4.2", ours)
@@ -157,10 +157,10 @@ async def test_a_sealed_name_that_upstream_has_otherwise_is_refused_with_both(
     assert reserved(data) == []
 
 
-async def test_a_sealed_name_that_upstream_has_already_becomes_ours(
+async def test_a_sealed_tag_that_upstream_has_already_is_published(
     gate: Serving, data: Path, upstream: FakeUpstream
 ) -> None:
-    """Equal by HEAD: 201, and nothing is put there again."""
+    """If upstream already has the same image, the push gets 201, and no PUT is sent."""
     app = image("app")
     upstream.publish("team/app", "1.4.2", app)
     answer = await push(gate.client, APP, "1.4.2", app)
@@ -170,8 +170,8 @@ async def test_a_sealed_name_that_upstream_has_already_becomes_ours(
     assert [kind for kind, *_ in entries(data)] == ["tag.created"]
 
 
-async def test_a_sealed_name_stays_ours_whatever_upstream_does_later(gate: Serving, upstream: FakeUpstream) -> None:
-    """A push past the proxy cannot be prevented, and is not served here."""
+async def test_a_sealed_tag_is_kept_whatever_upstream_does_later(gate: Serving, upstream: FakeUpstream) -> None:
+    """A sealed tag that was changed directly upstream keeps its image locally."""
     app = image("app")
     await push(gate.client, APP, "1.4.2", app)
     upstream.publish("team/app", "1.4.2", image("past the gate"))
@@ -180,7 +180,7 @@ async def test_a_sealed_name_stays_ours_whatever_upstream_does_later(gate: Servi
 
 
 async def test_signatures_grow_and_nothing_of_them_is_lost(gate: Serving, upstream: FakeUpstream) -> None:
-    """An append-only tag that was changed past the proxy is not overwritten."""
+    """An append-only tag that was changed directly upstream is not overwritten."""
     app = image("app")
     await push(gate.client, APP, "1.4.2", app)
     tag = signature_tag(app)
@@ -194,8 +194,8 @@ async def test_signatures_grow_and_nothing_of_them_is_lost(gate: Serving, upstre
     assert tags_upstream(upstream)[tag] == other.digest
 
 
-async def test_conditions_hold_for_what_upstream_has(gate: Serving, upstream: FakeUpstream) -> None:
-    """A tag that is only there is there."""
+async def test_conditions_apply_to_what_upstream_has(gate: Serving, upstream: FakeUpstream) -> None:
+    """If-Match and If-None-Match also consider a tag that only upstream has."""
     theirs, ours = image("theirs"), image("ours")
     upstream.publish("team/app", "latest", theirs)
     await push_parts(gate.client, APP, ours)
@@ -208,7 +208,7 @@ async def test_conditions_hold_for_what_upstream_has(gate: Serving, upstream: Fa
 
 
 async def test_a_push_names_one_tag(gate: Serving, upstream: FakeUpstream) -> None:
-    """Upstream might take one and refuse another."""
+    """A push with several tags is refused, because upstream might accept only one."""
     app = image("app")
     await push_parts(gate.client, APP, app)
     answer = await gate.client.put(
@@ -221,8 +221,8 @@ async def test_a_push_names_one_tag(gate: Serving, upstream: FakeUpstream) -> No
     assert tags_upstream(upstream) == {}
 
 
-async def test_without_push_nothing_is_passed_on(data: Path, upstream: FakeUpstream, whole_store: None) -> None:
-    """A mirror forwards no pushes unless the configuration says so."""
+async def test_without_push_nothing_is_forwarded(data: Path, upstream: FakeUpstream, whole_store: None) -> None:
+    """Without `push = true`, a mirror forwards no push."""
     async with mirroring(data, upstream) as mirror:
         answer = await put(mirror.client, APP, "1.4.2", image("app"))
 
@@ -231,7 +231,7 @@ async def test_without_push_nothing_is_passed_on(data: Path, upstream: FakeUpstr
 
 
 async def test_the_server_starts_again_after_a_push(data: Path, upstream: FakeUpstream, whole_store: None) -> None:
-    """A pushed repository is no local repository under an upstream's name."""
+    """After a push through the proxy, the repository does not count as a local one, so that the server starts."""
     app = image("app")
     async with mirroring(data, upstream, push=True) as gate:
         await push(gate.client, APP, "1.4.2", app)

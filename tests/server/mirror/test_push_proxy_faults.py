@@ -28,7 +28,7 @@ HOUR_S = 3600
 
 @pytest.fixture
 async def upstream() -> AsyncIterator[FakeUpstream]:
-    """An upstream that takes pushes."""
+    """An upstream that accepts pushes."""
     async with FakeUpstream(takes=True).listening() as listening:
         yield listening
 
@@ -48,7 +48,7 @@ async def gate(data: Path, upstream: FakeUpstream, whole_store: None) -> AsyncIt
 async def test_a_refusal_of_upstream_is_passed_on(
     gate: Serving, data: Path, upstream: FakeUpstream, code: int, ours: int
 ) -> None:
-    """Never as a 401, or the client would look for a login of this registry; nothing stays behind."""
+    """Upstream's refusal is passed on, never as 401, which would ask for this registry's login; nothing is stored."""
     app = image("app")
     await push_parts(gate.client, APP, app)
     upstream.answers[PUT] = status(code)
@@ -61,7 +61,7 @@ async def test_a_refusal_of_upstream_is_passed_on(
 
 @pytest.mark.slow
 async def test_an_upstream_that_is_down_refuses_the_push(data: Path, upstream: FakeUpstream, whole_store: None) -> None:
-    """503, and nothing is stored to be forwarded later."""
+    """If upstream is down, a push gets 503, and nothing is stored for later."""
     async with mirroring(data, upstream, push=True) as gate:
         app = image("app")
         await push_parts(gate.client, APP, app)
@@ -75,8 +75,8 @@ async def test_an_upstream_that_is_down_refuses_the_push(data: Path, upstream: F
 
 
 @pytest.mark.slow
-async def test_a_put_that_was_not_done_leaves_nothing(gate: Serving, data: Path, upstream: FakeUpstream) -> None:
-    """First of the two ways to fail: upstream says 500 and has not got it."""
+async def test_a_failed_put_leaves_nothing(gate: Serving, data: Path, upstream: FakeUpstream) -> None:
+    """If upstream answers a PUT with 500 and does not have it, nothing is stored."""
     app = image("app")
     await push_parts(gate.client, APP, app)
     upstream.answers[PUT] = status(500)
@@ -89,8 +89,10 @@ async def test_a_put_that_was_not_done_leaves_nothing(gate: Serving, data: Path,
 
 
 @pytest.mark.slow
-async def test_a_put_whose_answer_is_lost_is_settled_by_head(gate: Serving, data: Path, upstream: FakeUpstream) -> None:
-    """Second: it was done, and the answer lost. A HEAD says so at once, and the client has its 201."""
+async def test_a_put_whose_answer_is_lost_is_confirmed_by_head(
+    gate: Serving, data: Path, upstream: FakeUpstream
+) -> None:
+    """If the answer to a PUT is lost, a HEAD shows that it succeeded, and the client gets 201."""
     app = image("app")
     await push_parts(gate.client, APP, app)
     upstream.after[PUT] = status(500)
@@ -102,10 +104,11 @@ async def test_a_put_whose_answer_is_lost_is_settled_by_head(gate: Serving, data
 
 
 @pytest.mark.slow
-async def test_what_can_not_be_settled_stays_reserved_and_is_not_served(
+async def test_an_undecided_push_stays_reserved_and_is_not_served(
     data: Path, upstream: FakeUpstream, whole_store: None
 ) -> None:
-    """Upstream took it, and then does not answer any more: 503; the next push, or a minute later the gate, finds out."""
+    """If upstream stops answering after a PUT, the client gets 503; the next push, or the proxy a minute later, finds
+    out."""
     clock = Clock(now_us())
     app, other = image("app"), image("other")
     async with mirroring(data, upstream, push=True, clock=clock) as gate:
@@ -136,7 +139,7 @@ async def test_what_can_not_be_settled_stays_reserved_and_is_not_served(
 async def test_a_reservation_blocks_no_push_after_an_hour(
     data: Path, upstream: FakeUpstream, whole_store: None
 ) -> None:
-    """Upstream cannot be asked for the outcome; a push that does not need it succeeds."""
+    """A reservation whose outcome can't be asked for an hour blocks no other push."""
     clock = Clock(now_us())
     app, other = image("app"), image("other")
     head = HEAD.replace("1.4.2", "latest")
@@ -160,8 +163,8 @@ async def test_a_reservation_blocks_no_push_after_an_hour(
     assert reserved(data) == []
 
 
-async def test_a_sealed_image_that_upstream_lost_is_put_there_again(gate: Serving, upstream: FakeUpstream) -> None:
-    """By the same push; it is the same entry of the ledger."""
+async def test_a_sealed_image_that_upstream_lost_is_sent_again(gate: Serving, upstream: FakeUpstream) -> None:
+    """A sealed image that upstream lost is sent again by the same push, with the same ledger entry."""
     app = image("app")
     first = await push(gate.client, APP, "1.4.2", app)
     del upstream.manifests["team/app"]["1.4.2"]
@@ -171,13 +174,13 @@ async def test_a_sealed_image_that_upstream_lost_is_put_there_again(gate: Servin
     assert tags_upstream(upstream) == {"1.4.2": app.digest}
 
 
-# --- at once ---
+# --- concurrent pushes ---
 
 
 async def test_of_racing_pushes_one_wins_and_every_201_is_true(
     data: Path, upstream: FakeUpstream, whole_store: None
 ) -> None:
-    """Twelve pushes of three images to one sealed name, over two workers: one digest, upstream as here."""
+    """Of twelve concurrent pushes of three images to one sealed tag, one digest wins, upstream as locally."""
     images = [image(f"{n}") for n in range(3)]
     settings = mirror_settings(data, table_of(upstream, push=True))
     async with serving_as(settings) as one, serving_as(settings) as two:
@@ -199,10 +202,10 @@ async def test_of_racing_pushes_one_wins_and_every_201_is_true(
     assert len(entries(data)) == 1
 
 
-async def test_racing_pushes_to_a_floating_name_are_all_passed_on_in_one_order(
+async def test_racing_pushes_to_a_floating_tag_are_forwarded_in_one_order(
     gate: Serving, data: Path, upstream: FakeUpstream
 ) -> None:
-    """The last entry of the ledger is what upstream has."""
+    """Concurrent pushes to a mutable tag are forwarded in one order: the ledger's last entry is what upstream has."""
     images = [image(f"{n}") for n in range(4)]
     for each in images:
         await push_parts(gate.client, APP, each)
@@ -213,10 +216,8 @@ async def test_racing_pushes_to_a_floating_name_are_all_passed_on_in_one_order(
     assert len(entries(data)) == 4
 
 
-async def test_a_client_that_leaves_ends_nothing_in_the_middle(
-    gate: Serving, data: Path, upstream: FakeUpstream
-) -> None:
-    """Upstream takes its time, the client goes: the push comes to its end all the same."""
+async def test_a_disconnected_client_does_not_end_its_push(gate: Serving, data: Path, upstream: FakeUpstream) -> None:
+    """A push is completed after its client disconnected."""
     app = image("app")
     await push_parts(gate.client, APP, app)
     arrived, go_on = asyncio.Event(), asyncio.Event()
@@ -239,8 +240,10 @@ async def test_a_client_that_leaves_ends_nothing_in_the_middle(
 
 
 @pytest.mark.slow
-async def test_settling_leaves_the_reserved_pulls_alone(data: Path, upstream: FakeUpstream, whole_store: None) -> None:
-    """When no more than `reserve` pulls are left, only requests that clients wait for are sent."""
+async def test_resolving_undecided_pushes_leaves_the_reserved_pulls_alone(
+    data: Path, upstream: FakeUpstream, whole_store: None
+) -> None:
+    """When only `reserve` pulls are left, no requests are sent to resolve undecided pushes."""
     app = image("app")
     async with mirroring(data, upstream, push=True, reserve=20) as gate:
         await push_parts(gate.client, APP, app)

@@ -34,7 +34,7 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture
 def upstream() -> Iterator[FakeUpstream]:
-    """An upstream that takes pushes, in a thread of its own."""
+    """An upstream that accepts pushes, in a thread of its own."""
     with FakeUpstream(takes=True).listening_in_thread() as fake:
         yield fake
 
@@ -69,7 +69,7 @@ def put(server: Server, document: Document, tag: str = "1.4.2") -> httpx2.Respon
 
 
 def kill(server: Server) -> None:
-    """The server and its workers, as a power cut would."""
+    """Kill the server and its workers at once, as a power cut does."""
     os.killpg(server.pid, signal.SIGKILL)
 
 
@@ -80,7 +80,7 @@ def killed_at(upstream: FakeUpstream, where: dict[str, Any], key: str, server: S
     async def die(_: Asked, writer: asyncio.StreamWriter) -> None:
         kill(server)
         done.set()
-        await asyncio.sleep(0.2)  # no answer before the server is gone
+        await asyncio.sleep(0.2)  # no answer before the server has ended
         writer.close()
 
     where[key] = die
@@ -88,7 +88,7 @@ def killed_at(upstream: FakeUpstream, where: dict[str, Any], key: str, server: S
 
 
 def state(data: Path) -> tuple[list[tuple[Any, ...]], list[tuple[str, str]]]:
-    """What is reserved, and what the ledger says of tags."""
+    """Return the reservations, and the ledger's entries about tags."""
     lines = [parse(row[0]) for row in rows(data, "SELECT line FROM entry WHERE tag != '' ORDER BY idx")]
     return rows(data, "SELECT tag, digest FROM reservation"), [(str(one.kind), one.digest) for one in lines]
 
@@ -104,12 +104,12 @@ def tags_upstream(upstream: FakeUpstream) -> dict[str, str]:
 
 
 def test_killed_between_reservation_and_upstreams_put(tmp_path: Path, upstream: FakeUpstream) -> None:
-    """Upstream never had it: the reservation goes, nothing was ever served, and another image may have the name."""
+    """Killed before upstream's PUT: the reservation ends, nothing was served, and another image may have the tag."""
     data, app, other = tmp_path / "data", image("app"), image("other")
     with gate(data, upstream) as server:
         push_parts(server, app)
         push_parts(server, other)
-        done = killed_at(upstream, upstream.answers, HEAD, server)  # the first thing after the reservation
+        done = killed_at(upstream, upstream.answers, HEAD, server)  # the first request after the reservation
         with pytest.raises(httpx2.TransportError):
             put(server, app)
         done.wait(10)
@@ -128,8 +128,8 @@ def test_killed_between_reservation_and_upstreams_put(tmp_path: Path, upstream: 
     whole(data, upstream)
 
 
-def test_killed_between_upstreams_put_and_our_commit(tmp_path: Path, upstream: FakeUpstream) -> None:
-    """Upstream has it: a HEAD shows that after the restart, and tag and entry are written as pushed."""
+def test_killed_between_upstreams_put_and_the_local_commit(tmp_path: Path, upstream: FakeUpstream) -> None:
+    """Killed after upstream's PUT: a HEAD at the restart finds it, and tag and entry are written as pushed."""
     data, app, other = tmp_path / "data", image("app"), image("other")
     with gate(data, upstream) as server:
         push_parts(server, app)
@@ -152,8 +152,8 @@ def test_killed_between_upstreams_put_and_our_commit(tmp_path: Path, upstream: F
     whole(data, upstream)
 
 
-def test_killed_between_our_commit_and_the_answer(tmp_path: Path, upstream: FakeUpstream) -> None:
-    """The client never saw its 201: the same push again is the same entry."""
+def test_killed_between_the_local_commit_and_the_answer(tmp_path: Path, upstream: FakeUpstream) -> None:
+    """Killed after the local commit: the same push again gives the same entry."""
     data, app = tmp_path / "data", image("app")
     with gate(data, upstream) as server:
         push_parts(server, app)
@@ -168,7 +168,7 @@ def test_killed_between_our_commit_and_the_answer(tmp_path: Path, upstream: Fake
 
         watching = threading.Thread(target=watch)
         watching.start()
-        with contextlib.suppress(httpx2.TransportError):  # the answer may be quicker than the kill
+        with contextlib.suppress(httpx2.TransportError):  # the answer may arrive before the kill
             put(server, app)
         watching.join(10)
         stop.set()
@@ -186,7 +186,7 @@ def _counted(upstream: FakeUpstream, enough: int) -> bool:
 
 
 def test_killed_at_any_moment_under_many_pushes(tmp_path: Path, upstream: FakeUpstream) -> None:
-    """Every 201 is true; and once what was cut off is settled, upstream and the ledger say the same of every tag."""
+    """After kills at random moments, each 201 is true, and upstream and the ledger agree about every tag."""
     data, rounds, pushes = tmp_path / "data", 2, 12
     done: dict[str, str] = {}
     for number in range(rounds):

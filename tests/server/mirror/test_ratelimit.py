@@ -1,4 +1,4 @@
-"""`boltseal ratelimit`: of a registry, by a HEAD, and of the mirror's upstreams, without a request."""
+"""`boltseal ratelimit`: a registry's limit by a HEAD, and those of a mirror's upstreams without a request."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tests.server.mirror.mirrors import NAME
 
 @pytest.fixture
 def fake() -> Iterator[FakeUpstream]:
-    """An upstream in a thread of its own, as the verb of this process waits for it."""
+    """An upstream in a thread of its own, because this process's command waits for it."""
     fake, ready, ending = FakeUpstream(), threading.Event(), threading.Event()
 
     async def run() -> None:
@@ -39,19 +39,19 @@ def fake() -> Iterator[FakeUpstream]:
 
 @pytest.mark.parametrize(("left", "code"), [(76, 0), (0, 1)])
 @pytest.mark.slow
-def test_a_registry_is_asked_by_one_head(fake: FakeUpstream, left: int, code: int) -> None:
-    """What it says on its answer, also on one that says no."""
+def test_a_registrys_limit_is_read_by_one_head(fake: FakeUpstream, left: int, code: int) -> None:
+    """A registry's limit is read from the answer to one HEAD, also from a refusal."""
     fake.answers["HEAD /v2/"] = status(
         429 if left == 0 else 200,
         ratelimit_limit="100;w=21600",
         ratelimit_remaining=f"{left};w=21600",
         docker_ratelimit_source="192.0.2.1",
     )
-    told, text = (program.call("ratelimit", fake.authority, "--anonymous", *more) for more in (["--json"], []))
-    result = told.json["results"][0]
+    ran, text = (program.call("ratelimit", fake.authority, "--anonymous", *more) for more in (["--json"], []))
+    result = ran.json["results"][0]
 
-    assert (told.code, text.code) == (code, code)
-    assert told.json["schema"] == "boltseal.ratelimit/1"
+    assert (ran.code, text.code) == (code, code)
+    assert ran.json["schema"] == "boltseal.ratelimit/1"
     assert (result["remaining"], result["limit"], result["window_s"], result["source"]) == (
         left,
         100,
@@ -62,22 +62,22 @@ def test_a_registry_is_asked_by_one_head(fake: FakeUpstream, left: int, code: in
     assert not any(asked.method == "GET" and "manifests" in asked.target for asked in fake.asked)
 
 
-def test_a_registry_without_a_limit_says_nothing_of_one(fake: FakeUpstream) -> None:
-    """That is no failure."""
-    told = program.call("ratelimit", fake.authority, "--anonymous", "--json")
+def test_a_registry_without_a_limit_is_reported_as_such(fake: FakeUpstream) -> None:
+    """A registry without a limit is not a failure."""
+    result = program.call("ratelimit", fake.authority, "--anonymous", "--json")
 
-    assert told.code == 0
-    assert told.json["results"][0]["status"] == "none"
+    assert result.code == 0
+    assert result.json["results"][0]["status"] == "none"
 
 
 @pytest.mark.slow
 def test_a_registry_that_does_not_answer_could_not_be_checked() -> None:
-    """Exit code 3, which never looks like plenty."""
+    """A registry that does not answer is exit code 3, and not "unlimited"."""
     assert program.call("ratelimit", "127.0.0.1:9", "--anonymous").code == 3
 
 
 def test_the_last_known_limits_of_the_mirror_are_shown(tmp_path: Path) -> None:
-    """For each upstream, with its reserve; no request is sent."""
+    """For each upstream of the mirror the last known limit is shown with its reserve, without a request."""
     data, config = tmp_path / "data", tmp_path / "boltseal.toml"
     config.write_text(f'[server]\ndata = "{data}"\n[[upstream]]\nname = "{NAME}"\nreserve = 30\n')
     prepare(Settings.model_validate({"server": {"data": data}, "upstream": [{"name": NAME}]}))

@@ -1,4 +1,4 @@
-"""A mirror restored from an old copy: newer observations come back from another copy."""
+"""A mirror restored from an old copy: newer observations are recovered from another copy."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ TAGS = ("followed", "held", "gone", "accepted", "new")
 
 @dataclass
 class Behind:
-    """An old data folder in the place of the newer one, which is at `lost`. `served`: what that one answered last."""
+    """An old data folder in place of the newer one at `lost`. `served`: what the newer one answered last."""
 
     settings: Settings
     lost: Path
@@ -36,7 +36,7 @@ class Behind:
 
 
 async def answers(mirror: Serving) -> dict[str, tuple[bytes, str]]:
-    """What it answers for each tag, and the length that a HEAD of it says."""
+    """Return the answer for each tag, and the length in a HEAD of it."""
     found = {}
     for tag in TAGS:
         whole = await mirror.client.get(f"{AT}{tag}")
@@ -52,7 +52,7 @@ def rules(upstream: FakeUpstream) -> dict[str, Any]:
 
 @pytest.fixture
 async def behind(tmp_path: Path, upstream: FakeUpstream) -> Behind:
-    """Since the copy one tag moved, one is held, one is gone, one was held and accepted, and one is new."""
+    """A restored mirror; since the copy tags moved, were held, deleted, accepted, and added."""
     settings, clock = mirror_settings(tmp_path / "data", rules(upstream)), Clock(1_795_500_000_000_000)
     shown = {word: image(word) for word in ("first", "a longer second one", "third")}
     for tag in TAGS[:-1]:
@@ -83,8 +83,8 @@ def config_of(folder: Path, upstream: FakeUpstream) -> Path:
     return path
 
 
-async def test_what_was_seen_comes_back_from_the_other_folder(behind: Behind, upstream: FakeUpstream) -> None:
-    """The log is whole and signed as it was, and what is served is what was: what is held back stays held back."""
+async def test_observations_are_recovered_from_the_newer_folder(behind: Behind, upstream: FakeUpstream) -> None:
+    """Observations are recovered from the newer folder: the log is signed as before, and held tags stay held."""
     data = behind.settings.server.data
     back = program.run("ledger", "recover", "--observations", "--from", behind.lost, "--data", data, "--json")
     again = program.run("ledger", "recover", "--observations", "--from", behind.lost, "--data", data)
@@ -102,8 +102,8 @@ async def test_what_was_seen_comes_back_from_the_other_folder(behind: Behind, up
     assert "warnings" not in ready
 
 
-async def test_without_upstream_what_comes_back_is_served_as_it_was(behind: Behind, upstream: FakeUpstream) -> None:
-    """Of what the newer folder served, all whose bytes are here; of what moved since, what it meant before that."""
+async def test_without_upstream_recovered_tags_are_served_as_before(behind: Behind, upstream: FakeUpstream) -> None:
+    """Without upstream, recovered tags are served if all bytes are stored, and else with their former image."""
     data = behind.settings.server.data
     program.run("ledger", "recover", "--observations", "--from", behind.lost, "--data", data)
     first = behind.images["first"].raw
@@ -118,12 +118,12 @@ async def test_without_upstream_what_comes_back_is_served_as_it_was(behind: Behi
 
 
 async def gone_away(*_: object) -> None:
-    """An upstream that refuses connections."""
+    """Stop the upstream, which then refuses connections."""
 
 
 @pytest.mark.slow
-async def test_and_from_a_registry_that_has_them(behind: Behind, tmp_path: Path) -> None:
-    """The old server, still running on the newer folder."""
+async def test_observations_are_recovered_from_a_running_registry(behind: Behind, tmp_path: Path) -> None:
+    """Observations are recovered from the old server, which still runs on the newer folder."""
     data = behind.settings.server.data
     shutil.copytree(tmp_path / "data.keys", tmp_path / "lost.keys")
     with boltseal(tmp_path / "lost") as server:
@@ -135,8 +135,8 @@ async def test_and_from_a_registry_that_has_them(behind: Behind, tmp_path: Path)
     assert story(data) == behind.story
 
 
-async def test_what_was_not_signed_is_refused(behind: Behind) -> None:
-    """The ledger's own entries are no observations."""
+async def test_unsigned_observations_are_refused(behind: Behind) -> None:
+    """Entries that are not signed observations, such as the ledger's, are refused."""
     data = behind.settings.server.data
     other = program.run("ledger", "recover", "--from", behind.lost, "--data", data)
     empty = program.run("ledger", "recover", "--observations", "--from", data, "--data", data)

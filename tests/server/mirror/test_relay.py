@@ -1,4 +1,4 @@
-"""Lists of an upstream, its tags and referrers: fetched once per window, and served from the store without it."""
+"""Lists of an upstream's tags and referrers: fetched once per window, and served from the store without it."""
 
 from __future__ import annotations
 
@@ -34,13 +34,13 @@ def clock() -> Clock:
 
 @pytest.fixture
 def settings(data: Path, upstream: FakeUpstream) -> Settings:
-    """Upstream is asked every ten minutes."""
+    """Settings with which upstream is asked every ten minutes."""
     return mirror_settings(data, table_of(upstream, fresh="10m"))
 
 
 @pytest.fixture
 async def timed(settings: Settings, clock: Clock) -> AsyncIterator[Serving]:
-    """A mirror that goes by that clock."""
+    """A mirror that uses that clock."""
     async with serving_as(settings, clock=clock) as serving:
         yield serving
 
@@ -50,7 +50,7 @@ async def tags(client: httpx2.AsyncClient, **params: str) -> httpx2.Response:
 
 
 async def test_the_tags_of_a_repository_are_upstreams(timed: Serving, upstream: FakeUpstream) -> None:
-    """All its pages, sorted, under the name that it has here."""
+    """The tags of a mirrored repository are all pages of upstream's, sorted, under the local name."""
     upstream.page = 2
     for tag in ("b", "a", "c", "e", "d"):
         upstream.publish("team/app", tag, image(tag))
@@ -61,7 +61,7 @@ async def test_the_tags_of_a_repository_are_upstreams(timed: Serving, upstream: 
 
 
 async def test_tags_are_paged_by_the_mirror(timed: Serving, upstream: FakeUpstream) -> None:
-    """`n` and `last` work as in the spec; the Link refers to the mirror, not to upstream."""
+    """`n` and `last` work as in the spec, and the Link refers to the mirror."""
     for tag in ("a", "b", "c"):
         upstream.publish("team/app", tag, image(tag))
     first = await tags(timed.client, n="2")
@@ -73,8 +73,8 @@ async def test_tags_are_paged_by_the_mirror(timed: Serving, upstream: FakeUpstre
     assert "link" not in none.headers
 
 
-async def test_a_list_is_asked_for_once_in_a_window(timed: Serving, upstream: FakeUpstream, clock: Clock) -> None:
-    """For all who ask at once, and for all who ask later in it."""
+async def test_a_list_is_fetched_once_per_window(timed: Serving, upstream: FakeUpstream, clock: Clock) -> None:
+    """A list is fetched once per window for all clients."""
     upstream.publish("team/app", "a", image("a"))
     await asyncio.gather(*(tags(timed.client, n=str(n)) for n in range(20)))
     await tags(timed.client)
@@ -86,10 +86,10 @@ async def test_a_list_is_asked_for_once_in_a_window(timed: Serving, upstream: Fa
     assert (await tags(timed.client)).json()["tags"] == ["a", "b"]
 
 
-async def test_the_last_list_stands_in_for_an_upstream_that_is_down(
+async def test_the_last_list_is_served_if_upstream_is_down(
     timed: Serving, upstream: FakeUpstream, clock: Clock
 ) -> None:
-    """With a warning."""
+    """If upstream is down the last list is served with a warning."""
     upstream.publish("team/app", "a", image("a"))
     await tags(timed.client)
     clock.advance(seconds=601)
@@ -101,8 +101,8 @@ async def test_the_last_list_stands_in_for_an_upstream_that_is_down(
 
 
 @pytest.mark.slow
-async def test_no_list_is_no_empty_list(timed: Serving, upstream: FakeUpstream) -> None:
-    """An unknown repository is unknown here; a failed list is an error and not an empty list."""
+async def test_a_failed_list_is_not_an_empty_list(timed: Serving, upstream: FakeUpstream) -> None:
+    """An unknown repository is a miss, and a failed list is an error, never an empty list."""
     unknown = await tags(timed.client)
     upstream.answers["*"] = status(500)
     failed = await tags(timed.client)
@@ -113,8 +113,8 @@ async def test_no_list_is_no_empty_list(timed: Serving, upstream: FakeUpstream) 
     assert referrers.status_code == 503
 
 
-async def test_referrers_are_upstreams(timed: Serving, upstream: FakeUpstream) -> None:
-    """Filtered and paged here."""
+async def test_referrers_are_those_of_upstream(timed: Serving, upstream: FakeUpstream) -> None:
+    """Upstream's referrers are filtered and paged by the mirror."""
     subject = upstream.publish("team/app", "1", image("subject"))
     sbom, other = artifact("sbom", subject=subject), artifact("other", subject=subject, artifact_type="text/other")
     entries = [sbom.descriptor(artifactType=SBOM_TYPE), other.descriptor(artifactType="text/other")]
@@ -133,8 +133,8 @@ async def test_referrers_are_upstreams(timed: Serving, upstream: FakeUpstream) -
     assert upstream.gets("/referrers/") == 1
 
 
-async def test_an_upstream_without_referrers_has_its_fallback_tag(timed: Serving, upstream: FakeUpstream) -> None:
-    """As the spec wants clients to look for them."""
+async def test_the_fallback_tag_replaces_the_referrers_api(timed: Serving, upstream: FakeUpstream) -> None:
+    """For an upstream without the referrers API, the fallback tag is read as the spec describes."""
     subject = upstream.publish("team/app", "1", image("subject"))
     sbom = artifact("sbom", subject=subject)
     upstream.publish("team/app", subject.digest.replace(":", "-"), index(sbom))
@@ -143,10 +143,8 @@ async def test_an_upstream_without_referrers_has_its_fallback_tag(timed: Serving
     assert [each["digest"] for each in answer.json()["manifests"]] == [sbom.digest]
 
 
-async def test_referrers_that_were_pulled_stand_in_for_an_upstream_that_is_down(
-    data: Path, upstream: FakeUpstream
-) -> None:
-    """Also after a restart; with a warning, because there may be others."""
+async def test_stored_referrers_are_listed_if_upstream_is_down(data: Path, upstream: FakeUpstream) -> None:
+    """If upstream is down, stored referrers are listed, also after a restart, with a warning that others may exist."""
     subject = image("subject")
     sbom = upstream.publish("team/app", None, artifact("sbom", subject=subject))
     settings = mirror_settings(data, table_of(upstream))
@@ -161,12 +159,12 @@ async def test_referrers_that_were_pulled_stand_in_for_an_upstream_that_is_down(
 
 
 def bare(settings: Settings, lists: ListBounds) -> AbstractAsyncContextManager[BareMirror[UpstreamTags]]:
-    """A mirror whose lists have these bounds."""
+    """Return a mirror whose lists have these limits."""
     return bare_mirror(settings, now_us, tags=UpstreamTags, lists=lists)
 
 
-async def test_a_list_without_end_is_given_up(settings: Settings, upstream: FakeUpstream) -> None:
-    """By its length, or by how long it takes."""
+async def test_an_endless_list_is_abandoned(settings: Settings, upstream: FakeUpstream) -> None:
+    """An endless list is abandoned by its length, or by its time."""
     for tag in ("a", "b", "c", "d"):
         upstream.publish("team/app", tag, image(tag))
     subject = image("subject")
@@ -182,8 +180,8 @@ async def test_a_list_without_end_is_given_up(settings: Settings, upstream: Fake
             await hasty.mirror.lists.tags(hasty.upstream, APP)
 
 
-async def test_what_is_kept_of_lists_is_bounded(settings: Settings, upstream: FakeUpstream) -> None:
-    """The oldest is asked for again."""
+async def test_the_cache_of_lists_is_bounded(settings: Settings, upstream: FakeUpstream) -> None:
+    """A full cache of lists drops its oldest."""
     for repository in ("team/app", "team/b", "team/c", "team/d"):
         upstream.publish(repository, "a", image("a"))
     async with bare(settings, ListBounds(cache_bytes=650)) as small:  # three lists of one short tag
@@ -195,7 +193,7 @@ async def test_what_is_kept_of_lists_is_bounded(settings: Settings, upstream: Fa
 
 
 async def test_the_annotations_of_referrers_count(settings: Settings, upstream: FakeUpstream) -> None:
-    """A list of one entry may be as large as a manifest; such a list is not cached."""
+    """The annotations of referrers count for the size of a list, and a list too large is not cached."""
     subject = image("subject")
     entry = artifact("sbom", subject=subject).descriptor(annotations={"note": "x" * 10_000})
     listed = to_json({"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": [entry]})

@@ -29,23 +29,23 @@ def unit(root: str, used_days_ago: float, *parts: str, kept: bool = False) -> Re
 
 
 def roots(units: list[RetentionUnit], sizes: dict[str, int], **limits: int | None) -> list[str]:
-    told = {"keep_for_us": None, "keep_bytes": None} | limits
-    goes = plan(units, sizes, NOW_US, **told)
-    return [each.unit.root for each in goes]
+    retention = {"keep_for_us": None, "keep_bytes": None} | limits
+    deleted = plan(units, sizes, NOW_US, **retention)
+    return [each.unit.root for each in deleted]
 
 
 # --- the rule ---
 
 
 def test_images_not_pulled_for_keep_for_are_deleted() -> None:
-    """The least recently used goes first, exactly when its time is over."""
+    """Images that were not pulled for `keep_for` are deleted, the least recently used first."""
     units = [unit("a", 91), unit("b", 90), unit("c", 400)]
 
     assert roots(units, {}, keep_for_us=90 * DAY_US) == ["c", "a"]
 
 
-def test_the_longest_unused_is_let_go_until_the_rest_fits() -> None:
-    """And not one more."""
+def test_the_least_recently_used_are_deleted_until_the_rest_fits() -> None:
+    """The least recently used images are deleted until the rest fits, and no more."""
     units = [unit("a", 3), unit("b", 2), unit("c", 1)]
 
     assert roots(units, {"a": 10, "b": 10, "c": 10}, keep_bytes=20) == ["a"]
@@ -53,28 +53,28 @@ def test_the_longest_unused_is_let_go_until_the_rest_fits() -> None:
     assert roots(units, {"a": 10, "b": 10, "c": 10}, keep_bytes=30) == []
 
 
-def test_what_images_share_counts_once_and_is_no_gain_until_the_last_of_them_goes() -> None:
-    """A layer of two images is bytes once."""
+def test_a_shared_layer_counts_once_and_is_freed_with_its_last_image() -> None:
+    """A layer of two images counts once, and its size is freed only with the last of them."""
     units = [unit("a", 3, "layer"), unit("b", 2, "layer"), unit("c", 1)]
 
     assert roots(units, {"a": 1, "b": 1, "c": 1, "layer": 100}, keep_bytes=103) == []
     assert roots(units, {"a": 1, "b": 1, "c": 1, "layer": 100}, keep_bytes=50) == ["a", "b"]
 
 
-def test_what_is_needed_stays_whatever_its_age_and_size() -> None:
-    """Then the rest is what has to fit, as far as it can."""
+def test_needed_images_stay_whatever_their_age_and_size() -> None:
+    """Needed images stay whatever their age and size, and the others are deleted as far as necessary."""
     units = [unit("a", 300, kept=True), unit("b", 2)]
 
     assert roots(units, {"a": 100, "b": 1}, keep_for_us=DAY_US, keep_bytes=10) == ["b"]
 
 
 def test_a_recently_used_image_is_not_deleted_for_its_size() -> None:
-    """A client may be pulling it."""
+    """A recently used image is not deleted for its size, since a client may be pulling it."""
     assert roots([unit("a", 0.01)], {"a": 100}, keep_bytes=10) == []
 
 
-def test_without_limits_nothing_is_let_go() -> None:
-    """As it is by default."""
+def test_without_limits_nothing_is_deleted() -> None:
+    """Without limits, the default, nothing is deleted."""
     assert roots([unit("a", 10_000)], {"a": 10**12}) == []
 
 
@@ -93,7 +93,7 @@ class World:
         return mirror_settings(self.data, table_of(self.upstream, **terms))
 
     async def pull(self, *documents: Document, repository: str = "team/app", blobs: bool = True) -> None:
-        """Pull them by digest, with all that is below them."""
+        """Pull images by digest, with everything that they reference."""
         async with serving_as(self.settings(), clock=self.clock) as serving:
             for document in documents:
                 await self._pull(serving.client, repository, document, blobs=blobs)
@@ -108,7 +108,7 @@ class World:
             await self._pull(client, repository, child, blobs=blobs)
 
     def retain(self, *, dry_run: bool = False, **terms: Any) -> list[str]:
-        """What is let go, as digests."""
+        """Return the digests that retention deletes."""
         settings = self.settings(**terms)
         with open_store(settings, clock=self.clock) as store:
             found = retain(store.database, settings.upstreams, self.clock(), dry_run=dry_run)
@@ -121,7 +121,7 @@ class World:
 
 @pytest.fixture
 def world(data: Path, upstream: FakeUpstream, whole_store: None) -> World:
-    """Whatever is let go, the store must be whole in the end."""
+    """A mirror whose store is checked by fsck after retention."""
     return World(data, upstream)
 
 
@@ -129,12 +129,12 @@ def digests(*documents: Document) -> set[str]:
     return {digest for each in documents for digest in (each.digest, *(blob.digest for blob in each.blobs))}
 
 
-def without_shared(goes: Document, stays: Iterable[Document]) -> set[str]:
-    return digests(goes) - digests(*stays)
+def without_shared(deleted: Document, stays: Iterable[Document]) -> set[str]:
+    return digests(deleted) - digests(*stays)
 
 
-async def test_an_unused_image_is_deleted_whole(world: World) -> None:
-    """Manifest, config and layers go; an image that is pulled stays, even if it is stored longer."""
+async def test_an_unused_image_is_deleted_completely(world: World) -> None:
+    """An unused image is deleted with manifest, config and layers; a pulled one stays, even if it was stored longer."""
     old, pulled = image("old"), image("pulled")
     await world.pull(old, pulled)
     world.clock.advance(days=60)
@@ -147,7 +147,7 @@ async def test_an_unused_image_is_deleted_whole(world: World) -> None:
 
 
 async def test_the_children_and_the_signatures_of_an_image_that_is_pulled_stay(world: World) -> None:
-    """Even if they are never pulled themselves; they are deleted with the image."""
+    """Children and signatures of a pulled image stay although they are never pulled, and are deleted with it."""
     child, other = image("amd64"), image("arm64", architecture="arm64")
     whole = index(child, other)
     signature = artifact("signature", subject=whole)
@@ -162,8 +162,8 @@ async def test_the_children_and_the_signatures_of_an_image_that_is_pulled_stay(w
     assert set(world.retain(keep_for="90d")) == digests(whole, child, other, signature)
 
 
-async def test_what_another_image_needs_stays(world: World) -> None:
-    """A layer of both."""
+async def test_a_layer_that_another_image_needs_stays(world: World) -> None:
+    """A layer that another image needs stays."""
     one = image("same", annotations={"n": "1"})
     await world.pull(one)
     world.clock.advance(days=100)
@@ -174,7 +174,7 @@ async def test_what_another_image_needs_stays(world: World) -> None:
 
 
 async def test_an_image_of_a_local_tag_is_never_deleted(world: World) -> None:
-    """Sealed or mutable, a local tag keeps its image."""
+    """An image of a local tag, sealed or mutable, is never deleted."""
     sealed, plain = image("sealed"), image("plain")
     await world.pull(sealed, plain)
 
@@ -193,8 +193,8 @@ async def test_an_image_of_a_local_tag_is_never_deleted(world: World) -> None:
     assert set(gone) == without_shared(plain, [sealed])
 
 
-async def test_the_image_of_a_held_back_tag_is_never_deleted(world: World) -> None:
-    """The old image of a tag whose move is held back."""
+async def test_the_image_of_a_held_tag_is_never_deleted(world: World) -> None:
+    """The old image of a tag whose move is held is never deleted."""
     held = image("held")
     await world.pull(held)
     row = {"asked_us": 0, "entry_index": 0, "changes": 1, "changes_since_us": 0, "held_digest": image("new").digest}
@@ -221,8 +221,8 @@ async def test_a_pushed_image_is_no_mirrored_image(world: World) -> None:
     assert answer.content == ours.raw
 
 
-async def test_the_size_that_is_kept_is_that_of_all_repositories_of_an_upstream(world: World) -> None:
-    """The longest unused goes, wherever it is."""
+async def test_the_size_limit_counts_all_repositories_of_an_upstream(world: World) -> None:
+    """`keep_bytes` counts all repositories of an upstream, and the least recently used image of all is deleted."""
     first, second = image("first"), image("second")
     await world.pull(first, repository="team/a")
     world.clock.advance(days=1)
@@ -234,7 +234,7 @@ async def test_the_size_that_is_kept_is_that_of_all_repositories_of_an_upstream(
 
 
 async def test_a_blob_without_a_manifest_expires_by_its_own_age(world: World) -> None:
-    """It was fetched for a client that had the manifest from elsewhere."""
+    """A blob that was fetched without a manifest expires by its own age."""
     layer = image("alone").layers[0]
     world.upstream.blobs[layer.digest] = layer.data
     async with serving_as(world.settings(), clock=world.clock) as serving:
@@ -244,8 +244,8 @@ async def test_a_blob_without_a_manifest_expires_by_its_own_age(world: World) ->
     assert world.retain(keep_for="90d") == [layer.digest]
 
 
-async def test_what_was_let_go_is_fetched_again(world: World) -> None:
-    """And served as before."""
+async def test_a_deleted_image_is_fetched_again(world: World) -> None:
+    """A deleted image is fetched again on request."""
     shown = image("shown")
     await world.pull(shown)
     world.clock.advance(days=91)
@@ -255,32 +255,32 @@ async def test_what_was_let_go_is_fetched_again(world: World) -> None:
     assert world.upstream.gets("/manifests/") == 2
 
 
-async def test_collect_lets_go_first_and_removes_the_bytes_an_hour_later(world: World) -> None:
-    """By the rules that hold for every blob."""
+async def test_gc_applies_retention_and_deletes_the_bytes_an_hour_later(world: World) -> None:
+    """`gc` applies retention first and deletes the bytes an hour later, like those of every blob."""
     shown = image("shown")
     await world.pull(shown)
     world.clock.advance(days=91)
     settings = world.settings(keep_for="90d")
-    told = list(collect_store(settings, dry_run=True, clock=world.clock))
+    retention = list(collect_store(settings, dry_run=True, clock=world.clock))
     first = list(collect_store(settings, dry_run=False, clock=world.clock))
     there = [path for path in (world.data / "blobs").rglob("*") if path.is_file()]
 
-    assert {item.name.partition("@")[2] for item in told if "@" in item.name} == digests(shown)
-    assert told[0].reason == "not pulled for 91 days"
+    assert {item.name.partition("@")[2] for item in retention if "@" in item.name} == digests(shown)
+    assert retention[0].reason == "not pulled for 91 days"
     assert {item.what for item in first} >= {"manifest", "blob"}
     assert len(there) == len(shown.blobs)
 
 
 @pytest.mark.slow
-async def test_a_running_server_tidies_up_by_itself(world: World) -> None:
-    """Rows when their time is over, bytes an hour after; the files' own times are today's."""
+async def test_a_running_server_applies_retention_by_itself(world: World) -> None:
+    """A running server deletes rows when their time is over, and bytes an hour later."""
     import time
 
     shown = image("shown")
     await world.pull(shown)
     world.clock.now_us = time.time_ns() // 1000 + 400 * DAY_US
     async with serving_as(world.settings(keep_for="90d"), clock=world.clock, janitor_every_s=0.05):
-        await asyncio.sleep(0.5)  # rows are deleted meanwhile, and bytes not yet
+        await asyncio.sleep(0.5)  # rows are deleted meanwhile, but no bytes
         world.clock.advance(hours=2)
         await until(
             lambda: not any(path.is_file() for path in (world.data / "blobs").rglob("*")), "no blob is left", 20.0
@@ -292,8 +292,8 @@ async def test_a_running_server_tidies_up_by_itself(world: World) -> None:
     assert (found.manifests, found.blobs) == ((), ())
 
 
-async def test_bytes_that_are_named_again_are_not_removed(world: World) -> None:
-    """Fetched again within the hour."""
+async def test_bytes_that_are_referenced_again_are_not_deleted(world: World) -> None:
+    """Bytes that are fetched again within the hour are not deleted."""
     shown = image("shown")
     await world.pull(shown)
     world.clock.advance(days=91)

@@ -33,7 +33,7 @@ BLOB = bytes(range(256)) * 1024
 
 
 class Bench:
-    """The part that brings blobs, on a store in memory."""
+    """The mirror's blob fetcher on a store in memory."""
 
     def __init__(self, data: Path, upstreams: Upstreams) -> None:
         self.store = MemoryBlobs()
@@ -53,7 +53,7 @@ class Bench:
         )
 
     async def bring(self, digest: Digest) -> bytes:
-        """All of it, as a client gets it."""
+        """Return all bytes of a blob, as a client gets them."""
         fetch = await self.blobs.fetch(self.upstream, REPOSITORY, digest)
         await fetch.wait_started()
         async with aclosing(fetch.chunks()) as pieces:
@@ -74,10 +74,10 @@ async def bench(data: Path, upstream: FakeUpstream) -> AsyncIterator[Bench]:
 @pytest.mark.parametrize("done", [False, True], ids=["not done", "answer lost"])
 @pytest.mark.parametrize("what", ["start_upload", "write", "flush", "commit"])
 @pytest.mark.parametrize("error", [NoSpace("full"), StoreBroken("broken")], ids=["full", "broken"])
-async def test_a_write_that_fails_is_an_error_and_the_next_fetch_is_whole(
+async def test_a_failed_write_is_an_error_and_the_next_fetch_succeeds(
     bench: Bench, upstream: FakeUpstream, what: str, error: BoltsealError, done: bool
 ) -> None:
-    """The client hears of it, nothing is held that is not whole, and asking again mends it."""
+    """A failed write is an error for the client, nothing incomplete is stored, and the next fetch succeeds."""
     digest = Digest.of(BLOB)
     upstream.blobs[str(digest)] = BLOB
     bench.store.fail(what, error, done=done)
@@ -92,8 +92,8 @@ async def test_a_write_that_fails_is_an_error_and_the_next_fetch_is_whole(
     assert await bench.blobs.stored(REPOSITORY, digest)
 
 
-async def test_bytes_that_are_lost_are_brought_again(bench: Bench, upstream: FakeUpstream) -> None:
-    """The row is there, and the bytes are not: a mirror mends that by itself."""
+async def test_lost_bytes_are_fetched_again(bench: Bench, upstream: FakeUpstream) -> None:
+    """A blob whose row exists but whose bytes are lost is fetched again."""
     digest = Digest.of(BLOB)
     upstream.blobs[str(digest)] = BLOB
     await bench.bring(digest)

@@ -1,4 +1,5 @@
-"""Tags of an upstream: how often upstream is asked, what is recorded, and what is served when a tag moves or disappears."""
+"""Tags of an upstream: how often upstream is asked, what is recorded, and what is served when a tag moves or
+disappears."""
 
 from __future__ import annotations
 
@@ -42,7 +43,7 @@ def clock() -> Clock:
 async def test_one_head_per_tag_and_window_for_all_clients(
     data: Path, upstream: FakeUpstream, clock: Clock, whole_store: None
 ) -> None:
-    """However many ask, at once or one after the other; the next window asks again, once."""
+    """Whatever the number of clients, each tag costs one HEAD per window."""
     shown = publish(upstream, "one")
     async with mirroring(data, upstream, clock=clock, fresh=FRESH) as mirror:
         answers = await asyncio.gather(*(pull(mirror.client) for _ in range(50)))
@@ -61,7 +62,7 @@ async def test_one_head_per_tag_and_window_for_all_clients(
 
 
 async def test_one_head_for_all_workers_together(data: Path, upstream: FakeUpstream, whole_store: None) -> None:
-    """Two processes of one store, as the database and the kernel see them."""
+    """Two processes of one store send one HEAD together."""
     publish(upstream, "one")
     async with (
         mirroring(data, upstream, fresh=FRESH) as one,
@@ -74,8 +75,8 @@ async def test_one_head_for_all_workers_together(data: Path, upstream: FakeUpstr
 
 
 @pytest.mark.slow
-async def test_the_memory_survives_a_restart(data: Path, upstream: FakeUpstream, whole_store: None) -> None:
-    """Within the window nothing is asked, and behind it a dead upstream is no reason not to serve."""
+async def test_observations_survive_a_restart(data: Path, upstream: FakeUpstream, whole_store: None) -> None:
+    """After a restart no request is sent within the window; later, tags are served although upstream is down."""
     shown = publish(upstream, "one")
     async with mirroring(data, upstream, fresh=FRESH) as mirror:
         await pull(mirror.client)
@@ -90,8 +91,8 @@ async def test_the_memory_survives_a_restart(data: Path, upstream: FakeUpstream,
     assert f"{NAME} failed on manifest 1.4.2" in stale.headers["warning"] or "127.0.0.1" in stale.headers["warning"]
 
 
-async def test_made_up_tags_make_nothing_grow(data: Path, upstream: FakeUpstream, whole_store: None) -> None:
-    """An anonymous client asks for tags that upstream has not got: no row, no entry."""
+async def test_requests_for_missing_tags_leave_nothing(data: Path, upstream: FakeUpstream, whole_store: None) -> None:
+    """Anonymous requests for tags that upstream lacks leave no row and no entry."""
     publish(upstream, "one")
     async with mirroring(data, upstream, fresh=FRESH) as mirror:
         before = rows(data, "SELECT (SELECT count(*) FROM observation), (SELECT count(*) FROM foreign_tag)")
@@ -107,18 +108,18 @@ async def test_made_up_tags_make_nothing_grow(data: Path, upstream: FakeUpstream
 async def test_a_moved_release_tag_is_followed_and_reported(
     data: Path, upstream: FakeUpstream, whole_store: None
 ) -> None:
-    """`alert` is the default of what looks like a release; of other tags a move is a line of history."""
-    told: list[Event] = []
+    """For a release tag `alert` is the default; moves of other tags are only recorded."""
+    reported: list[Event] = []
     first = publish(upstream, "one")
     publish(upstream, "one", "latest")
-    async with mirroring(data, upstream, on_event=told.append) as mirror:
+    async with mirroring(data, upstream, on_event=reported.append) as mirror:
         await pull(mirror.client)
         await pull(mirror.client, "latest")
         second = publish(upstream, "two")
         publish(upstream, "two", "latest")
         answers = [await pull(mirror.client), await pull(mirror.client, "latest")]
         old = await mirror.client.get(f"/v2/{NAME}/team/app/manifests/{first.digest}")
-    (event,) = told
+    (event,) = reported
     assert isinstance(event, TagMoved)
 
     assert {answer.content for answer in answers} == {second.raw}
@@ -133,14 +134,14 @@ async def test_a_moved_release_tag_is_followed_and_reported(
     assert len(observed(data)) == 4
 
 
-async def test_a_move_is_held_and_let_through_after_its_cooldown(
+async def test_a_move_is_held_and_accepted_after_its_cooldown(
     data: Path, upstream: FakeUpstream, clock: Clock, whole_store: None
 ) -> None:
-    """The old one is served, with a warning that names the new one; a week later the new one."""
-    told: list[Event] = []
+    """A held move is served after its cooldown of a week; until then, the old image has a warning with the new digest."""
+    reported: list[Event] = []
     rule = [{"tag": "*", "on_move": "hold", "cooldown": "7d"}]
     first = publish(upstream, "one")
-    async with mirroring(data, upstream, clock=clock, on_event=told.append, fresh=FRESH, rule=rule) as mirror:
+    async with mirroring(data, upstream, clock=clock, on_event=reported.append, fresh=FRESH, rule=rule) as mirror:
         await pull(mirror.client)
         second = publish(upstream, "two")
         clock.advance(hours=1)
@@ -158,13 +159,13 @@ async def test_a_move_is_held_and_let_through_after_its_cooldown(
         ("held", second.digest, first.digest),
         ("accepted", second.digest, first.digest),
     ]
-    assert [type(event) for event in told] == [TagHeld, TagMoved]
+    assert [type(event) for event in reported] == [TagHeld, TagMoved]
 
 
-async def test_a_first_sight_is_refused_where_the_rule_says_so(
+async def test_the_first_observation_is_held_where_the_rule_requires_it(
     data: Path, upstream: FakeUpstream, whole_store: None
 ) -> None:
-    """403, with what to do about it."""
+    """A held first observation gets 403 with what to do."""
     publish(upstream, "one")
     async with mirroring(data, upstream, rule=[{"first_seen": "hold"}]) as mirror:
         answer = await pull(mirror.client)
@@ -176,13 +177,13 @@ async def test_a_first_sight_is_refused_where_the_rule_says_so(
 
 
 @pytest.mark.parametrize(("on_gone", "code"), [("serve", 200), ("alert", 200), ("stop", 404)])
-async def test_a_tag_that_is_gone(
+async def test_a_deleted_tag_is_served_as_configured(
     data: Path, upstream: FakeUpstream, whole_store: None, on_gone: str, code: int
 ) -> None:
-    """It may have been withdrawn for being harmful: served or not by configuration, and recorded once."""
-    told: list[Event] = []
+    """A tag deleted upstream is recorded once, and served or not as configured."""
+    reported: list[Event] = []
     publish(upstream, "one")
-    async with mirroring(data, upstream, on_event=told.append, on_gone=on_gone) as mirror:
+    async with mirroring(data, upstream, on_event=reported.append, on_gone=on_gone) as mirror:
         await pull(mirror.client)
         del upstream.manifests["team/app"]["1.4.2"]
         answers = [await pull(mirror.client) for _ in range(3)]
@@ -191,13 +192,13 @@ async def test_a_tag_that_is_gone(
     assert code == 404 or "no longer exists" in answers[0].headers["warning"]
     assert [kind for kind, *_ in story(data)] == ["observed", "observed"]
     assert observed(data)[1].digest == ""
-    assert [isinstance(event, TagMoved) and event.now is None for event in told] == [True] * (on_gone != "serve")
+    assert [isinstance(event, TagMoved) and event.now is None for event in reported] == [True] * (on_gone != "serve")
 
 
-async def test_an_oscillating_tag_can_not_make_the_log_grow_without_end(
+async def test_the_moves_of_an_oscillating_tag_are_limited(
     data: Path, upstream: FakeUpstream, clock: Clock, whole_store: None
 ) -> None:
-    """After 144 changes a day it stays as it was written down last, with a warning."""
+    """After 144 changes in a day, a tag keeps its last recorded digest, with a warning."""
     one, two = image("one"), image("two")
     async with mirroring(data, upstream, clock=clock) as mirror:
         for number in range(200):
@@ -214,10 +215,10 @@ async def test_an_oscillating_tag_can_not_make_the_log_grow_without_end(
 
 @pytest.mark.parametrize("code", [401, 403, 429, 500, 503])
 @pytest.mark.slow
-async def test_whatever_upstream_answers_what_is_here_is_served(
+async def test_stored_tags_are_served_whatever_upstream_answers(
     data: Path, upstream: FakeUpstream, clock: Clock, whole_store: None, code: int
 ) -> None:
-    """With a warning, and without asking anew for every client."""
+    """Whatever upstream answers, stored tags are served with a warning, without a request for every client."""
     shown = publish(upstream, "one")
     async with mirroring(data, upstream, fresh="1s", clock=clock) as mirror:
         await pull(mirror.client)
@@ -230,8 +231,8 @@ async def test_whatever_upstream_answers_what_is_here_is_served(
     assert len(upstream.asked) <= 3 + 3
 
 
-async def test_what_can_not_be_recorded_is_not_served(data: Path, upstream: FakeUpstream) -> None:
-    """The log is frozen: recorded tags are served, changes are not followed, and new tags are refused."""
+async def test_a_tag_that_can_not_be_recorded_is_not_served(data: Path, upstream: FakeUpstream) -> None:
+    """While the log is frozen, recorded tags are served, moves are not followed, and new tags are refused."""
     first = publish(upstream, "one")
     async with mirroring(data, upstream) as mirror:
         await pull(mirror.client)
@@ -253,8 +254,8 @@ async def test_what_can_not_be_recorded_is_not_served(data: Path, upstream: Fake
 async def test_the_pull_limit_is_read_reported_and_stored_for_all_workers(
     data: Path, upstream: FakeUpstream, whole_store: None
 ) -> None:
-    """`ratelimit-remaining` under the reserve is reported once."""
-    told: list[Event] = []
+    """`ratelimit-remaining` below the reserve is reported once, for all workers."""
+    reported: list[Event] = []
     shown = publish(upstream, "one")
 
     def left(number: int) -> None:
@@ -267,7 +268,7 @@ async def test_the_pull_limit_is_read_reported_and_stored_for_all_workers(
             docker_ratelimit_source="192.0.2.1",
         )
 
-    async with mirroring(data, upstream, on_event=told.append, reserve=20) as mirror:
+    async with mirroring(data, upstream, on_event=reported.append, reserve=20) as mirror:
         for number in (50, 21, 20, 19, 70, 3):
             left(number)
             await mirror.client.head(f"/v2/{NAME}/team/app/manifests/1.4.2")
@@ -275,17 +276,17 @@ async def test_the_pull_limit_is_read_reported_and_stored_for_all_workers(
     kept = rows(data, "SELECT name, quota_limit, quota_remaining, quota_window_s, quota_source FROM upstream")
 
     assert kept == [(NAME, 100, 3, 21600, "192.0.2.1")]
-    assert [(type(event), getattr(event, "remaining", None)) for event in told] == [(QuotaLow, 20), (QuotaLow, 3)]
+    assert [(type(event), getattr(event, "remaining", None)) for event in reported] == [(QuotaLow, 20), (QuotaLow, 3)]
     assert f'boltseal_upstream_pulls_remaining{{upstream="{NAME}"}} 3.0' in metrics
     assert f'boltseal_upstream_up{{upstream="{NAME}"}} 1.0' in metrics
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("what", ["manifests", "blobs", "tags", "referrers"])
-async def test_a_bare_429_of_whatever_is_asked_lets_the_upstream_rest(
+async def test_a_bare_429_of_any_request_pauses_the_upstream(
     data: Path, upstream: FakeUpstream, clock: Clock, what: str
 ) -> None:
-    """Of bytes and of lists as well: nothing else is asked, and each question would prolong it."""
+    """After a 429 without details for any kind of request, nothing is sent to the upstream."""
     there = publish(upstream, "one")
     at = f"/v2/{NAME}/team/app/"
     paths = {
@@ -310,10 +311,10 @@ async def test_a_bare_429_of_whatever_is_asked_lets_the_upstream_rest(
     assert [answer.status_code for answer in again] == [200] * 4
 
 
-async def test_a_bare_429_lets_the_upstream_rest_and_the_pull_limit_does_not(
+async def test_a_bare_429_pauses_all_requests_and_the_pull_limit_only_pulls(
     data: Path, upstream: FakeUpstream, clock: Clock, whole_store: None
 ) -> None:
-    """Every request counts for the one, only pulls for the other: HEADs go on."""
+    """A 429 without details pauses all requests, and the pull limit pauses pulls only."""
     for tag in ("1.0.0", "2.0.0", "3.0.0"):
         publish(upstream, tag, tag)
     async with mirroring(data, upstream, clock=clock) as mirror:
@@ -340,9 +341,9 @@ async def test_a_bare_429_lets_the_upstream_rest_and_the_pull_limit_does_not(
 
 @pytest.mark.slow
 async def test_an_upstream_that_is_down_is_notified_once(data: Path, upstream: FakeUpstream, whole_store: None) -> None:
-    """Not each failure; and again when it was up meanwhile."""
-    told: list[Event] = []
-    async with mirroring(data, upstream, on_event=told.append) as mirror:
+    """An unreachable upstream is reported once, and again only after it was reachable."""
+    reported: list[Event] = []
+    async with mirroring(data, upstream, on_event=reported.append) as mirror:
         for _ in range(2):
             upstream.answers["*"] = status(503)
             for number in range(5):
@@ -351,7 +352,7 @@ async def test_an_upstream_that_is_down_is_notified_once(data: Path, upstream: F
             upstream.answers.clear()
             await pull(mirror.client, "9.0.0")
 
-    assert [type(event) for event in told] == [UpstreamDown, UpstreamDown]
+    assert [type(event) for event in reported] == [UpstreamDown, UpstreamDown]
     assert f'boltseal_upstream_up{{upstream="{NAME}"}} 0.0' in metrics
     assert rows(data, "SELECT down_us FROM upstream") == [(None,)]
 
@@ -359,7 +360,7 @@ async def test_an_upstream_that_is_down_is_notified_once(data: Path, upstream: F
 async def test_a_slow_upstream_delays_no_stored_tag(
     data: Path, upstream: FakeUpstream, clock: Clock, whole_store: None
 ) -> None:
-    """After a few seconds the recorded digest is served."""
+    """If upstream is slow, the recorded digest is served after a few seconds."""
     shown = publish(upstream, "one")
 
     async def never(*_: object) -> None:
@@ -376,10 +377,10 @@ async def test_a_slow_upstream_delays_no_stored_tag(
     assert "did not answer within" in (after.warning or "")
 
 
-async def test_a_new_image_that_can_not_be_pulled_leaves_the_old_one_served(
+async def test_a_new_image_that_can_not_be_fetched_leaves_the_former_one_served(
     data: Path, upstream: FakeUpstream, whole_store: None
 ) -> None:
-    """The pull limit is reached: HEADs still say that the tag moved, but nobody may have the manifest. Also after a restart."""
+    """When the pull limit is reached and a tag moved, its former image is served, also after a restart."""
     first = publish(upstream, "one")
     async with mirroring(data, upstream) as mirror:
         await pull(mirror.client)
@@ -395,8 +396,8 @@ async def test_a_new_image_that_can_not_be_pulled_leaves_the_old_one_served(
     assert after.content == second.raw
 
 
-async def test_a_read_only_server_serves_what_it_has_and_writes_nothing(data: Path, upstream: FakeUpstream) -> None:
-    """What it knows, with a warning that it has not asked; what it does not know it does not fetch."""
+async def test_a_read_only_mirror_serves_stored_tags_and_writes_nothing(data: Path, upstream: FakeUpstream) -> None:
+    """A read-only mirror serves stored tags with a warning that upstream was not asked, and fetches nothing."""
     first = publish(upstream, "one")
     publish(upstream, "nine", "9.9.9")
     async with mirroring(data, upstream) as mirror:
@@ -413,8 +414,10 @@ async def test_a_read_only_server_serves_what_it_has_and_writes_nothing(data: Pa
     assert len(observed(data)) == 1
 
 
-async def test_what_can_not_be_written_for_want_of_room_is_not_followed(data: Path, upstream: FakeUpstream) -> None:
-    """The database is full: what stands is served, what is new is refused (507), and nothing is half written."""
+async def test_a_move_that_can_not_be_written_to_a_full_disk_is_not_followed(
+    data: Path, upstream: FakeUpstream
+) -> None:
+    """If the database is full, the recorded digest is served, new tags are refused (507), and nothing is half written."""
     first = publish(upstream, "one")
     async with mirroring(data, upstream) as mirror:
         await pull(mirror.client)
@@ -440,7 +443,7 @@ async def test_what_can_not_be_written_for_want_of_room_is_not_followed(data: Pa
 
 
 async def test_the_tag_history_of_a_mirrored_name_is_what_it_was_served_as(data: Path, upstream: FakeUpstream) -> None:
-    """As distribution-spec PR #606 has it: the newest first, and what is gone is told as what it was."""
+    """The tag history of distribution-spec PR #606 lists what a mirrored tag was served as, the newest first."""
     async with mirroring(data, upstream) as mirror:
         first = publish(upstream, "one")
         await pull(mirror.client)
@@ -449,23 +452,23 @@ async def test_the_tag_history_of_a_mirrored_name_is_what_it_was_served_as(data:
         del upstream.manifests["team/app"]["1.4.2"]
         await pull(mirror.client)
         path = f"/v2/{NAME}/team/app/_oci/tag-history/1.4.2"
-        told = (await mirror.client.get(path)).json()["manifests"]
+        result = (await mirror.client.get(path)).json()["manifests"]
         of_first = (await mirror.client.get(path, params={"digest": first.digest})).json()["manifests"]
         nothing = (await mirror.client.get(f"/v2/{NAME}/team/app/_oci/tag-history/9.9.9")).json()["manifests"]
     event = "org.opencontainers.distribution.tag.event"
 
-    assert [(one["digest"], one["annotations"][event]) for one in told] == [
+    assert [(one["digest"], one["annotations"][event]) for one in result] == [
         (second.digest, "deleted"),
         (second.digest, "created"),
         (first.digest, "created"),
     ]
-    assert {one["mediaType"] for one in told} == {second.media_type}
+    assert {one["mediaType"] for one in result} == {second.media_type}
     assert [one["digest"] for one in of_first] == [first.digest]
     assert nothing == []
 
 
 async def test_a_clock_that_is_set_back_extends_no_window(data: Path, upstream: FakeUpstream, clock: Clock) -> None:
-    """Neither an answer nor a failure is valid for longer than its window because of it."""
+    """Setting the clock back extends the window of neither an answer nor a failure."""
     shown = publish(upstream, "one")
     async with mirroring(data, upstream, clock=clock, fresh=FRESH) as mirror:
         missing = await pull(mirror.client, "2.0.0")

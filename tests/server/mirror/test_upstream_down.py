@@ -1,4 +1,4 @@
-"""Whatever keeps upstream from answering, what is here is served: with a warning, and counted."""
+"""Whatever prevents upstream from answering, stored content is served with a warning and counted."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Ask = Callable[[dict[str, Any]], Awaitable[None]]
 
 @pytest.fixture
 async def shown(data: Path, upstream: FakeUpstream) -> Document:
-    """An image that is here."""
+    """A stored image."""
     image_ = upstream.publish("team/app", "1.4.2", image("first"))
     async with serving_as(mirror_settings(data, table_of(upstream))) as serving:
         assert (await serving.client.get(f"/v2/{NAME}/team/app/manifests/1.4.2")).status_code == 200
@@ -32,7 +32,7 @@ async def shown(data: Path, upstream: FakeUpstream) -> Document:
 
 @pytest.fixture
 def still_served(data: Path, shown: Document) -> Ask:
-    """Asks a mirror that was started anew, with this table for its upstream."""
+    """Check a restarted mirror with this table for its upstream."""
 
     async def ask(table: dict[str, Any]) -> None:
         async with serving_as(mirror_settings(data, table), upstream_timeout_s=0.5) as serving:
@@ -55,19 +55,19 @@ def still_served(data: Path, shown: Document) -> Ask:
 
 @pytest.mark.slow
 async def test_connection_refused(still_served: Ask) -> None:
-    """The host exists, the registry does not run."""
+    """If upstream refuses connections, stored content is served."""
     await still_served({"name": NAME, "url": "http://127.0.0.1:1", "fresh": "0s"})
 
 
 @pytest.mark.slow
-async def test_the_host_does_not_resolve(still_served: Ask) -> None:
-    """DNS has no such name."""
+async def test_the_host_name_does_not_resolve(still_served: Ask) -> None:
+    """If upstream's host name does not resolve, stored content is served."""
     await still_served({"name": NAME, "url": "http://no-such-host.invalid", "fresh": "0s"})
 
 
 @pytest.mark.slow
-async def test_it_never_answers(still_served: Ask, upstream: FakeUpstream) -> None:
-    """It takes the question and says nothing."""
+async def test_upstream_never_answers(still_served: Ask, upstream: FakeUpstream) -> None:
+    """If upstream accepts a request and never answers, stored content is served."""
 
     async def silent(_: Asked, writer: asyncio.StreamWriter) -> None:
         await asyncio.sleep(60)  # the upstream that does not answer
@@ -77,8 +77,8 @@ async def test_it_never_answers(still_served: Ask, upstream: FakeUpstream) -> No
 
 
 @pytest.mark.slow
-async def test_it_hangs_up(still_served: Ask, upstream: FakeUpstream) -> None:
-    """In the middle of its answer."""
+async def test_upstream_closes_the_connection(still_served: Ask, upstream: FakeUpstream) -> None:
+    """If upstream closes the connection in the middle of its answer, stored content is served."""
 
     async def half(_: Asked, writer: asyncio.StreamWriter) -> None:
         writer.write(b"HTTP/1.1 200 OK\r\ncontent-le")
@@ -88,8 +88,8 @@ async def test_it_hangs_up(still_served: Ask, upstream: FakeUpstream) -> None:
 
 
 @pytest.mark.slow
-async def test_another_certificate(still_served: Ask, tmp_path: Path) -> None:
-    """The upstream has a certificate of an unknown authority."""
+async def test_upstreams_certificate_is_not_trusted(still_served: Ask, tmp_path: Path) -> None:
+    """If upstream's certificate has an unknown authority, stored content is served."""
     ours = authority(tmp_path)
     tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     tls.load_cert_chain(ours.cert, ours.key)
@@ -98,8 +98,8 @@ async def test_another_certificate(still_served: Ask, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-async def test_it_speaks_something_else(still_served: Ask, upstream: FakeUpstream) -> None:
-    """No HTTP at all."""
+async def test_upstream_does_not_speak_http(still_served: Ask, upstream: FakeUpstream) -> None:
+    """If upstream does not speak HTTP, stored content is served."""
 
     async def mumbles(_: Asked, writer: asyncio.StreamWriter) -> None:
         writer.write(b"\x16\x03\x01\x02\x00" * 100)

@@ -1,4 +1,4 @@
-"""A ledger in a database, with its keys and its tree, and no registry on top."""
+"""A ledger in a database, with keys and tree, and without a registry."""
 
 from __future__ import annotations
 

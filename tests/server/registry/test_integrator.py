@@ -1,4 +1,4 @@
-"""The ledger's tree and its signed head, over a real database, real files, and disks that fail on demand."""
+"""The ledger's tree and checkpoints, with a real database, real files, and disks that fail on request."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ def log(tmp_path: Path, disk: FailingDisk) -> Iterator[BareLedger]:
     made.database.close()
 
 
-def test_every_head_is_over_all_entries_and_signed(log: BareLedger) -> None:
-    """Also at sizes at which tiles become full, and one past them."""
+def test_every_checkpoint_covers_all_entries_and_is_signed(log: BareLedger) -> None:
+    """Every checkpoint covers all entries and is signed, also at sizes where tiles become full, and one past them."""
     for more in (1, 1, 252, 1, 1, 255, 1):
         log.add(more)
         log.integrator.integrate()
@@ -44,7 +44,7 @@ def test_every_head_is_over_all_entries_and_signed(log: BareLedger) -> None:
 
 
 def test_nothing_is_signed_before_there_is_a_key(tmp_path: Path) -> None:
-    """`begin` makes the key; until then entries wait."""
+    """Until `begin` creates the key, entries wait unsigned."""
     log = BareLedger(tmp_path / "data")
     log.add()
 
@@ -54,19 +54,19 @@ def test_nothing_is_signed_before_there_is_a_key(tmp_path: Path) -> None:
 
 
 def test_many_processes_sign_each_size_once(log: BareLedger, tmp_path: Path) -> None:
-    """Integrators that race write one tree: none of them finds it other than it left it."""
+    """Integrators of several processes write one tree, and each size is signed once."""
     others = [Integrator(log.database, LedgerKeys(log.keys.folder)) for _ in range(4)]
     failed: list[BaseException] = []
 
-    def run(one: Integrator) -> None:
+    def run(each: Integrator) -> None:
         try:
             for _ in range(10):
                 log.add(3)
-                one.integrate()
-        except BaseException as error:  # noqa: BLE001 - told to the test's own thread
+                each.integrate()
+        except BaseException as error:  # noqa: BLE001 - raised in the test's own thread
             failed.append(error)
 
-    threads = [threading.Thread(target=run, args=(one,)) for one in others]
+    threads = [threading.Thread(target=run, args=(each,)) for each in others]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -79,8 +79,8 @@ def test_many_processes_sign_each_size_once(log: BareLedger, tmp_path: Path) -> 
 
 @pytest.mark.parametrize("call", ["create", "append", "sync", "rename", "sync_folder"])
 @pytest.mark.parametrize("done", [False, True])
-def test_a_mark_that_fails_is_made_good_by_the_next(log: BareLedger, disk: FailingDisk, call: str, done: bool) -> None:
-    """Each write of the mark failed twice: not done, and done but the answer lost. Then the log resumes."""
+def test_a_failed_mark_is_repaired_by_the_next(log: BareLedger, disk: FailingDisk, call: str, done: bool) -> None:
+    """After a write of the high-water mark failed, or its answer was lost, the next one succeeds and signing continues."""
     log.add(300)
     log.integrator.integrate()
     log.add(5)
@@ -92,19 +92,19 @@ def test_a_mark_that_fails_is_made_good_by_the_next(log: BareLedger, disk: Faili
     Integrator(log.database, LedgerKeys(log.keys.folder)).integrate()
 
     assert before is not None
-    assert before.size == 301  # nothing was shown that is not marked
+    assert before.size == 301  # every served checkpoint is covered by the mark
     assert log.head() == log.expected()
 
 
-def test_a_head_whose_transaction_was_lost_is_shown_as_it_was_signed(log: BareLedger) -> None:
-    """The mark is ahead of the tree: its own note becomes the head, and no other is signed for that size."""
+def test_a_checkpoint_whose_transaction_was_lost_is_served_as_signed(log: BareLedger) -> None:
+    """If the mark is ahead of the tree, its note becomes the checkpoint, and no other is signed for that size."""
     log.add(3)
     log.integrator.integrate()
     before = log.database.read_and_wait(ledger_tree.head)
     log.add(4)
     log.integrator.integrate()
     signed = log.keys.mark()
-    log.database.write_and_wait(lambda tx: ledger_tree.remove_tree(tx))  # and back to what it was before
+    log.database.write_and_wait(lambda tx: ledger_tree.remove_tree(tx))  # and back to its former state
     _restore(log, before)
     log.add(1)
     seen = []
@@ -117,7 +117,7 @@ def test_a_head_whose_transaction_was_lost_is_shown_as_it_was_signed(log: BareLe
 
 
 def _restore(log: BareLedger, head: ledger_tree.SignedHead | None) -> None:
-    """The tree as it was under an earlier head."""
+    """Restore the tree as it was under an earlier checkpoint."""
     assert head is not None
     lines = log.lines()[: head.size]
     hashes = b"".join(leaf_hash(line) for line in lines)
@@ -129,7 +129,7 @@ def _restore(log: BareLedger, head: ledger_tree.SignedHead | None) -> None:
 
 
 def test_a_full_tile_is_never_written_again(log: BareLedger) -> None:
-    """The database refuses it, whatever a defect would write."""
+    """The database refuses to overwrite a full tile."""
     log.add(600)
     log.integrator.integrate()
     head = log.database.read_and_wait(ledger_tree.head)
@@ -140,7 +140,7 @@ def test_a_full_tile_is_never_written_again(log: BareLedger) -> None:
 
 
 def test_an_old_copy_of_the_data_is_behind_its_mark(log: BareLedger) -> None:
-    """Guarantee 1: a restored backup cannot free sealed tags again."""
+    """Guarantee 1: a restored backup is behind its high-water mark, so that sealed tags do not become free."""
     log.add(10)
     log.integrator.integrate()
     log.database.write_and_wait(
@@ -156,8 +156,8 @@ def test_an_old_copy_of_the_data_is_behind_its_mark(log: BareLedger) -> None:
         log.integrator.integrate()
 
 
-def test_entries_that_were_swapped_before_they_were_stored_are_not_signed_again(log: BareLedger) -> None:
-    """The mark knows a root for this size; another history of the same length is refused."""
+def test_entries_that_were_replaced_before_the_mark_are_not_signed_again(log: BareLedger) -> None:
+    """The mark has a root for this size, so that another history of the same length is not signed."""
     log.add(2)
     log.integrator.integrate()
     log.database.write_and_wait(lambda tx: ledger_tree.remove_tree(tx))
@@ -169,8 +169,8 @@ def test_entries_that_were_swapped_before_they_were_stored_are_not_signed_again(
         Integrator(log.database, log.keys).integrate()
 
 
-def test_a_tree_that_was_changed_is_doubted(log: BareLedger) -> None:
-    """One bit in a tile under the head."""
+def test_a_changed_tree_freezes_the_ledger(log: BareLedger) -> None:
+    """A changed bit in a tile freezes the ledger."""
     log.add(2)
     log.integrator.integrate()
     log.database.write_and_wait(
@@ -181,8 +181,8 @@ def test_a_tree_that_was_changed_is_doubted(log: BareLedger) -> None:
         Integrator(log.database, log.keys).check()
 
 
-def test_another_key_is_doubted(log: BareLedger) -> None:
-    """A swapped key did not sign the mark."""
+def test_another_key_freezes_the_ledger(log: BareLedger) -> None:
+    """A replaced key, which did not sign the mark, freezes the ledger."""
     log.add()
     log.integrator.integrate()
     key = log.keys.key()
@@ -194,8 +194,8 @@ def test_another_key_is_doubted(log: BareLedger) -> None:
 
 
 @pytest.mark.parametrize(("missing", "kind"), [("ledger.key", LedgerKeyMissing), ("ledger.mark", LedgerInDoubt)])
-def test_a_key_or_mark_that_is_gone_is_doubted(log: BareLedger, missing: str, kind: type[Exception]) -> None:
-    """Neither is made again by itself."""
+def test_a_missing_key_or_mark_freezes_the_ledger(log: BareLedger, missing: str, kind: type[Exception]) -> None:
+    """A missing key or mark freezes the ledger, and is not created again."""
     log.add()
     log.integrator.integrate()
     (log.keys.folder / missing).unlink()
@@ -205,8 +205,8 @@ def test_a_key_or_mark_that_is_gone_is_doubted(log: BareLedger, missing: str, ki
         log.integrator.integrate()
 
 
-def test_a_mark_that_was_put_back_is_raised_again(log: BareLedger) -> None:
-    """An old copy of the keys beside newer data: the head's own signature counts."""
+def test_an_old_mark_is_raised_again(log: BareLedger) -> None:
+    """An old mark beside newer data is raised, because the checkpoint has the key's own signature."""
     log.add()
     log.integrator.integrate()
     old = log.keys.mark()
@@ -220,7 +220,7 @@ def test_a_mark_that_was_put_back_is_raised_again(log: BareLedger) -> None:
 
 
 def test_a_new_key_is_named_by_an_entry_that_the_old_one_signed(log: BareLedger) -> None:
-    """A client that trusts the old key can follow to the new one."""
+    """The old key signs the entry that names the new one, so that clients can follow."""
     log.add(3)
     old = log.keys.key()
     new = log.integrator.rotate("operator", "once a year")
@@ -241,7 +241,7 @@ def test_a_new_key_is_named_by_an_entry_that_the_old_one_signed(log: BareLedger)
 def test_a_rotation_that_fails_at_any_step_leaves_a_usable_log(
     log: BareLedger, disk: FailingDisk, call: str, skip: int, done: bool
 ) -> None:
-    """The old key or the new one signs; there is always one."""
+    """After a rotation fails at any step, the old key or the new one signs."""
     log.add(3)
     log.integrator.integrate()
     disk.fail(call, errno.EIO, done=done, skip=skip)
@@ -254,8 +254,8 @@ def test_a_rotation_that_fails_at_any_step_leaves_a_usable_log(
 
 
 @pytest.mark.parametrize("size", [1, 2, 255, 256, 257, 700])
-def test_every_entry_has_a_receipt_under_the_newest_head(log: BareLedger, size: int) -> None:
-    """Receipts are made from tiles alone and hold offline."""
+def test_every_entry_has_a_receipt_under_the_newest_checkpoint(log: BareLedger, size: int) -> None:
+    """Every entry has a receipt under the newest checkpoint, made from tiles alone and verified offline."""
     log.add(size)
     log.integrator.integrate()
     key, head = log.keys.key(), log.database.read_and_wait(ledger_tree.head)
@@ -267,8 +267,8 @@ def test_every_entry_has_a_receipt_under_the_newest_head(log: BareLedger, size: 
     assert [open_receipt(raw, key.verifier).index for raw in receipts] == indices
 
 
-def test_a_great_many_entries_are_brought_in_by_several_heads(log: BareLedger) -> None:
-    """Memory stays flat when a ledger is signed for the first time."""
+def test_very_many_entries_are_signed_by_several_checkpoints(log: BareLedger) -> None:
+    """A large unsigned ledger is signed in several checkpoints, with constant memory."""
     log.database.write_and_wait(
         lambda tx: [sequencer.append(tx, EntryKind.RULES_CHANGED, actor="x") for _ in range(integrator.BATCH + 10)]
     )

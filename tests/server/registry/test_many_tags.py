@@ -1,4 +1,4 @@
-"""A refused delete of what a great many tags resolve to: every write waits while it is decided, so its work is bounded."""
+"""A refused delete of an image with very many tags does bounded work, because every write waits for it."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ from boltseal.policy.refusal_message import MAX_COUNTED
 from boltseal.server.auth.actor import ANONYMOUS
 from boltseal.server.registry.models import UNCONDITIONAL
 from boltseal.server.storage.metadata.schema import tag as tag_rows
+from tests.bare_registry import INDEX, OCI, SHOP
 from tests.server.storage.sqlite_session import driver
-from tests.shop import INDEX, OCI, SHOP
 
 if TYPE_CHECKING:
     from boltseal.server.storage.metadata.protocol import UnitOfWork
-    from tests.shop import Opener, Shop
+    from tests.bare_registry import BareRegistry, Opener
 
 MOST_ROWS = MAX_COUNTED + 1
 """Rows that one query of a refusal may return, whatever the number of tags."""
 STEPS_EACH = 1000
 
 
-async def copies(shop: Shop, tag: str, count: int) -> None:
-    """More tags with everything as this one has it, written at once: pushing them one by one takes minutes."""
+async def copies(shop: BareRegistry, tag: str, count: int) -> None:
+    """Insert more tags equal to this one at once, because pushing them one by one takes minutes."""
 
     def job(tx: UnitOfWork) -> None:
         row = tx.sql.connection.execute(select(tag_rows).where(tag_rows.c.name == tag)).mappings().one()
@@ -40,8 +40,8 @@ async def copies(shop: Shop, tag: str, count: int) -> None:
     await shop.database.write(job)
 
 
-async def index_of(shop: Shop, *bodies: bytes) -> bytes:
-    """An index of images that are here by digest."""
+async def index_of(shop: BareRegistry, *bodies: bytes) -> bytes:
+    """Return an index of stored images."""
     children = []
     for body in bodies:
         await shop.push(body, Digest.of(body))
@@ -49,22 +49,22 @@ async def index_of(shop: Shop, *bodies: bytes) -> bytes:
     return json.dumps({"schemaVersion": 2, "mediaType": INDEX, "manifests": children}).encode()
 
 
-async def sealed_image(shop: Shop) -> Digest:
-    """An image that sealed tags resolve to."""
+async def sealed_image(shop: BareRegistry) -> Digest:
+    """Return an image that sealed tags resolve to."""
     body = await shop.image("one")
     await shop.push(body, "1.0.0")
     return Digest.of(body)
 
 
-async def in_a_sealed_index(shop: Shop) -> Digest:
-    """An image that no tag resolves to, in an index that sealed tags resolve to."""
+async def in_a_sealed_index(shop: BareRegistry) -> Digest:
+    """Return an image without tags, in an index that sealed tags resolve to."""
     body = await shop.image("one")
     await shop.push(await index_of(shop, body), "1.0.0", media_type=INDEX)
     return Digest.of(body)
 
 
-async def referrer(shop: Shop) -> Digest:
-    """A referrer of an image that sealed tags resolve to; a day old, so its pusher can no longer delete it."""
+async def referrer(shop: BareRegistry) -> Digest:
+    """Return a referrer of a sealed image, a day old, so that its pusher can no longer delete it."""
     body = await shop.image("one")
     await shop.push(body, "1.0.0")
     subject = {"mediaType": OCI, "digest": str(Digest.of(body)), "size": len(body)}
@@ -74,15 +74,15 @@ async def referrer(shop: Shop) -> Digest:
     return Digest.of(statement)
 
 
-async def layer(shop: Shop) -> Digest:
-    """A layer of an image that sealed tags resolve to."""
+async def layer(shop: BareRegistry) -> Digest:
+    """Return a layer of an image that sealed tags resolve to."""
     body = await shop.image("one")
     await shop.push(body, "1.0.0")
     return Digest.parse(json.loads(body)["layers"][0]["digest"])
 
 
-async def mutable_beside_a_seal(shop: Shop) -> Digest:
-    """An image that one sealed tag and many mutable ones resolve to."""
+async def mutable_beside_a_seal(shop: BareRegistry) -> Digest:
+    """Return an image that one sealed tag and many mutable ones resolve to."""
     body = await shop.image("one")
     await shop.push(body, "0.1.0", "latest")
     return Digest.of(body)
@@ -90,9 +90,9 @@ async def mutable_beside_a_seal(shop: Shop) -> Digest:
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """What is deleted, and by which tag the many others are made."""
+    """What is deleted, and the tag of which many copies are made."""
 
-    made: Callable[[Shop], Awaitable[Digest]]
+    made: Callable[[BareRegistry], Awaitable[Digest]]
     copied: str = "1.0.0"
 
 
@@ -105,15 +105,15 @@ CASES = {
 }
 
 
-async def delete(shop: Shop, digest: Digest, case: str) -> None:
+async def delete(shop: BareRegistry, digest: Digest, case: str) -> None:
     if case.startswith("a layer"):
         await shop.registry.deletes.blob(SHOP, digest, ANONYMOUS)
     else:
         await shop.registry.deletes.manifest(SHOP, digest, UNCONDITIONAL, ANONYMOUS)
 
 
-async def refused(shop: Shop, digest: Digest, case: str) -> tuple[str, list[str], int]:
-    """Why a delete is refused, the queries that it took, and how many thousand steps of SQLite they were."""
+async def refused(shop: BareRegistry, digest: Digest, case: str) -> tuple[str, list[str], int]:
+    """Return the refusal of a delete, its queries, and the thousands of SQLite steps that they took."""
     queries: list[str] = []
     steps = [0]
 
@@ -140,8 +140,8 @@ async def refused(shop: Shop, digest: Digest, case: str) -> tuple[str, list[str]
     return error.value.message, [each for each in queries if re.match("(?i)select|with", each.lstrip())], steps[0]
 
 
-async def rows_of(shop: Shop, queries: list[str]) -> int:
-    """How many rows the query returns that returns most."""
+async def rows_of(shop: BareRegistry, queries: list[str]) -> int:
+    """Return the largest number of rows that one query returns."""
 
     def job(tx: UnitOfWork) -> int:
         return max(len(driver(tx).execute(query).fetchall()) for query in queries)
@@ -150,8 +150,8 @@ async def rows_of(shop: Shop, queries: list[str]) -> int:
 
 
 @pytest.mark.parametrize("case", CASES)
-async def test_a_refusal_reads_few_rows_of_many_tags(shop: Shop, case: str) -> None:
-    """It names three tags and counts a thousand, and no query of it returns them all."""
+async def test_a_refusal_reads_few_rows_of_many_tags(shop: BareRegistry, case: str) -> None:
+    """A refusal names three of a thousand tags and counts them, and no query returns all."""
     made = CASES[case]
     digest = await made.made(shop)
     await copies(shop, made.copied, 5000)
@@ -165,7 +165,7 @@ async def test_a_refusal_reads_few_rows_of_many_tags(shop: Shop, case: str) -> N
 
 @pytest.mark.parametrize("case", CASES)
 async def test_the_work_of_a_refusal_grows_no_faster_than_the_tags(open_shop: Opener, case: str) -> None:
-    """Ten times the tags are about ten times the steps of the database, and as many queries."""
+    """Ten times the tags cost about ten times the database steps, and as many queries."""
     shop = open_shop()
     made = CASES[case]
     digest = await made.made(shop)
@@ -178,8 +178,8 @@ async def test_the_work_of_a_refusal_grows_no_faster_than_the_tags(open_shop: Op
     assert many <= 15 * few + 10
 
 
-async def test_what_can_be_deleted_by_itself_is_named_without_signature_tags(shop: Shop) -> None:
-    """A signature tool's tag stays as long as its image, so it is not among the names."""
+async def test_deletable_tags_are_named_without_signature_tags(shop: BareRegistry) -> None:
+    """Signature tags, which stay as long as their image, are not listed as deletable."""
     body = await shop.image("one")
     hex_ = "ab" * 32
     await shop.push(body, "1.4.2", "latest", "edge", f"sha256-{hex_}.sig", f"sha512-{hex_}")
@@ -189,7 +189,7 @@ async def test_what_can_be_deleted_by_itself_is_named_without_signature_tags(sho
     assert message.endswith("; tags edge and latest alone can be deleted by their names")
 
 
-async def test_a_sealed_tag_whose_protection_was_lifted_can_be_deleted_by_itself(shop: Shop) -> None:
+async def test_an_unsealed_tag_is_named_as_deletable(shop: BareRegistry) -> None:
     """Of two sealed tags of one image, the one that an admin has unsealed is named as deletable."""
     body = await shop.image("one")
     await shop.push(body, "1.4.2", "1.4.3")

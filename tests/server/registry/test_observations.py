@@ -1,4 +1,4 @@
-"""The log of observations: a log of its own, beside the ledger, which neither grows nor stops because of it."""
+"""The observation log: separate from the ledger, which neither grows nor stops because of it."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def observe(tx: UnitOfWork, tag: str = TAG) -> int:
 
 
 class Both(BareLedger):
-    """Ledger and observations over one database."""
+    """Ledger and observation log in one database."""
 
     def __init__(self, data: Path) -> None:
         super().__init__(data)
@@ -67,8 +67,8 @@ def settings_of(data: Path, *upstreams: str, **server: object) -> Settings:
     return Settings.model_validate({"server": {"data": data, **server}, "upstream": tables})
 
 
-def test_an_observation_has_a_place_a_tree_and_a_head_of_its_own(both: Both) -> None:
-    """Own origin, own key, own tree; the ledger has none of it."""
+def test_an_observation_has_its_own_log_tree_and_checkpoint(both: Both) -> None:
+    """The observation log has its own origin, key and tree."""
     before = both.lines()
     both.database.write_and_wait(lambda tx: [observe(tx, f"1.{n}") for n in range(300)])
     head = both.observing.integrate()
@@ -85,14 +85,14 @@ def test_an_observation_has_a_place_a_tree_and_a_head_of_its_own(both: Both) -> 
 
 
 @pytest.mark.parametrize("kind", [EntryKind.OBSERVED, EntryKind.HELD, EntryKind.ACCEPTED])
-def test_no_observation_comes_into_the_ledger(both: Both, kind: EntryKind) -> None:
-    """Upstreams decide what is observed, so observations must not make the ledger grow."""
+def test_no_observation_is_in_the_ledger(both: Both, kind: EntryKind) -> None:
+    """Observations, which upstreams cause, do not make the ledger grow."""
     with pytest.raises(AssertionError, match="ledger takes no entries of kind"):
         both.database.write_and_wait(lambda tx: sequencer.append(tx, kind, repository=NODE, tag=TAG, digest=DIGEST))
 
 
-def test_the_log_of_observations_has_no_other_entries(both: Both) -> None:
-    """Changes of local tags belong into the ledger."""
+def test_the_observation_log_has_no_other_entries(both: Both) -> None:
+    """The observation log refuses entries about local tags."""
     with pytest.raises(AssertionError, match="observations takes no entries of kind"):
         both.database.write_and_wait(
             lambda tx: sequencer.append(
@@ -101,8 +101,8 @@ def test_the_log_of_observations_has_no_other_entries(both: Both) -> None:
         )
 
 
-def test_a_doubted_log_of_observations_stops_no_push(both: Both) -> None:
-    """A frozen log of observations stops no push, and a frozen ledger stops no observation."""
+def test_a_frozen_observation_log_stops_no_push(both: Both) -> None:
+    """A frozen observation log stops no push, and a frozen ledger stops no observation."""
     both.database.doubts[OBSERVATIONS.name] = "it is an old copy"
     both.add()
     with pytest.raises(LedgerFrozen, match="it is an old copy"):
@@ -116,7 +116,7 @@ def test_a_doubted_log_of_observations_stops_no_push(both: Both) -> None:
 
 
 def test_nothing_is_observed_before_the_log_was_started(tmp_path: Path) -> None:
-    """The log cannot be started before the ledger, whose origin it extends."""
+    """The observation log can't be started before the ledger, whose origin it extends."""
     log = BareLedger(tmp_path / "data", FailingDisk())
     with pytest.raises(LedgerMissing, match="observations was never started"):
         log.database.write_and_wait(observe)
@@ -127,7 +127,7 @@ def test_nothing_is_observed_before_the_log_was_started(tmp_path: Path) -> None:
 
 
 def test_its_key_is_rotated_and_its_loss_accepted_like_the_ledgers(both: Both) -> None:
-    """Under names and in files of its own; the ledger's key stays."""
+    """The observation log's key is rotated, and its loss accepted, under its own names and files."""
     both.integrator.integrate()
     key = both.keys.key()
     both.observing.integrate()
@@ -142,8 +142,8 @@ def test_its_key_is_rotated_and_its_loss_accepted_like_the_ledgers(both: Both) -
     assert both.keys.key() == key
 
 
-def test_only_a_mirror_has_such_a_log(tmp_path: Path) -> None:
-    """A registry without upstreams has nothing to observe; the first start with one begins it."""
+def test_only_a_mirror_has_an_observation_log(tmp_path: Path) -> None:
+    """Only a registry with upstreams has an observation log, which its first start begins."""
     data = tmp_path / "data"
     prepare(settings_of(data))
     without = sorted(path.name for path in data.with_name("data.keys").iterdir())
@@ -158,7 +158,7 @@ def test_only_a_mirror_has_such_a_log(tmp_path: Path) -> None:
 
 
 def test_an_old_copy_of_the_observations_is_noticed(tmp_path: Path) -> None:
-    """The mark of the observations is stored beside the data, like the ledger's."""
+    """An old copy of the observations is behind the mark that is stored beside the data."""
     settings = settings_of(tmp_path / "data", "docker.io")
     prepare(settings)
     with open_store(settings) as store:
@@ -179,8 +179,8 @@ def test_an_old_copy_of_the_observations_is_noticed(tmp_path: Path) -> None:
     assert any(one.what == "observations" for one in found)
 
 
-def test_fsck_reads_both_logs(tmp_path: Path) -> None:
-    """A whole store holds, and a changed observation is found though it is canonical."""
+def test_fsck_verifies_both_logs(tmp_path: Path) -> None:
+    """fsck verifies both logs, and finds a changed observation although its form is canonical."""
     settings = settings_of(tmp_path / "data", "docker.io")
     prepare(settings)
     with open_store(settings) as store:
@@ -212,7 +212,7 @@ def test_fsck_reads_both_logs(tmp_path: Path) -> None:
     ],
 )
 def test_fsck_compares_the_served_tags_with_the_log(tmp_path: Path, sql: str, sentence: str) -> None:
-    """The log reveals a row that was changed by hand."""
+    """fsck finds a served tag whose row differs from the log."""
     settings = settings_of(tmp_path / "data", "docker.io")
     prepare(settings)
     with open_store(settings) as store:
@@ -232,7 +232,7 @@ def _execute(tx: UnitOfWork, sql: str) -> None:
 
 
 def test_after_an_accepted_loss_of_an_observation_the_mirror_continues(tmp_path: Path) -> None:
-    """An old copy of the data: what is lost is recorded, tags stand as the log says, and new ones are taken in again."""
+    """After an accepted loss of observations, the loss is recorded, tags are as in the log, and new ones are accepted."""
     settings = settings_of(tmp_path / "data", "docker.io")
     prepare(settings)
     other = UpstreamAnswer(Digest.parse("sha256:" + "b" * 64), SEEN.media_type, 100)

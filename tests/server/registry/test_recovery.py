@@ -1,4 +1,4 @@
-"""A ledger that is behind its signed head: the registry refuses writes until the entries are back or their loss is recorded."""
+"""A ledger behind its signed checkpoint: writes are refused until the entries are recovered or their loss is recorded."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ from tests.servers import boltseal
 from tests.serving import serving, settings_of
 
 PUSHED = images.image("pushed after the copy was taken")
-OTHER = images.image("what somebody would publish under the same name")
+OTHER = images.image("what another user would publish under the same name")
 
 
 @pytest.fixture
 async def behind(tmp_path: Path) -> Settings:
-    """A data folder as it was before a sealed tag was published, beside keys that know of it; the newer one is `lost`."""
+    """A data folder from before a sealed tag was published, beside the present keys; the newer folder is `lost`."""
     data = tmp_path / "data"
     async with serving(data) as registry:
         await images.push(registry.client, "shop/app", "1.0.0", images.image("old"))
@@ -59,7 +59,7 @@ def recover(settings: Settings, source: Path) -> int:
 
 
 async def test_it_refuses_writes_with_the_reason(behind: Settings) -> None:
-    """Pulls work; pushes and deletes are refused, and tags that were sealed since are not free again."""
+    """Pulls work, pushes and deletes are refused with the reason, and tags sealed since then do not become free."""
     async with serving(behind.server.data) as registry:
         pulled = await registry.client.get("/v2/shop/app/manifests/1.0.0")
         pushed = await images.put(registry.client, "shop/app", "2.0.0", images.image("old"))
@@ -73,8 +73,9 @@ async def test_it_refuses_writes_with_the_reason(behind: Settings) -> None:
     assert any("were signed" in warning for warning in ready.json()["warnings"])
 
 
-async def test_the_entries_come_back_from_the_other_folder(behind: Settings, tmp_path: Path) -> None:
-    """Every tag is sealed as before; fsck reports missing bytes, and a push restores them."""
+async def test_the_entries_are_recovered_from_the_newer_folder(behind: Settings, tmp_path: Path) -> None:
+    """Entries are recovered from the newer folder: tags are sealed as before; fsck reports missing bytes, which a push
+    restores."""
     brought = recover(behind, tmp_path / "lost")
     missing = [one.problem for one in examine_store(behind, lambda *_: None).findings]
     async with serving(behind.server.data) as registry:
@@ -91,8 +92,8 @@ async def test_the_entries_come_back_from_the_other_folder(behind: Settings, tmp
     assert examined.outcome is FindingStatus.HOLDS
 
 
-async def test_and_from_a_tree_of_tiles(behind: Settings, tmp_path: Path) -> None:
-    """What any C2SP tool keeps of /ledger/."""
+async def test_the_entries_are_recovered_from_tiles(behind: Settings, tmp_path: Path) -> None:
+    """Entries are recovered from the tiles of /ledger/, as any C2SP tool stores them."""
     tree = tmp_path / "tree"
     lost = FolderCopy(tmp_path / "lost")
     head = lost.head()
@@ -107,7 +108,7 @@ async def test_and_from_a_tree_of_tiles(behind: Settings, tmp_path: Path) -> Non
 
 
 async def test_entries_that_were_not_signed_are_refused(behind: Settings, tmp_path: Path) -> None:
-    """A copy in which one was rewritten changes nothing."""
+    """A copy with a rewritten entry is refused and changes nothing."""
     lost = FolderCopy(tmp_path / "lost")
     with open_store(behind) as store:
         before = store.database.read_and_wait(lambda held: list(ledger_store.lines(held)))
@@ -123,16 +124,17 @@ async def test_entries_that_were_not_signed_are_refused(behind: Settings, tmp_pa
     assert before == after
 
 
-async def test_nothing_is_brought_back_where_nothing_is_missing(behind: Settings, tmp_path: Path) -> None:
-    """The second time there is nothing to do."""
+async def test_nothing_is_recovered_where_nothing_is_missing(behind: Settings, tmp_path: Path) -> None:
+    """If no entry is missing, recovery does nothing."""
     recover(behind, tmp_path / "lost")
 
     with pytest.raises(RecoveryRefused, match="nothing to restore"):
         recover(behind, tmp_path / "lost")
 
 
-async def test_a_loss_is_accepted_under_another_name(behind: Settings) -> None:
-    """The first entry of the new origin names the last head of the old one, and how much is missing."""
+async def test_a_loss_is_accepted_under_another_origin(behind: Settings) -> None:
+    """An accepted loss starts a new origin, whose first entry names the old one's last checkpoint and the missing
+    entries."""
     with open_store(behind) as store:
         before = store.keys.mark() or b""
         done = accept_loss(store.database, store.keys, "operator", "the disk is gone")
@@ -141,7 +143,9 @@ async def test_a_loss_is_accepted_under_another_name(behind: Settings) -> None:
     audit = Audit()
     problems = [audit.take(index, line) for index, line in enumerate(lines)]
     async with serving(behind.server.data) as registry:
-        await images.push(registry.client, "shop/app", "2.0.0", OTHER)  # free again: that is the loss
+        await images.push(
+            registry.client, "shop/app", "2.0.0", OTHER
+        )  # the tag is free again, as the accepted loss implies
 
     assert done.origin == recovered.registry == "localhost:5000/2"
     assert recovered.kind is EntryKind.RECOVERED
@@ -156,10 +160,10 @@ async def test_a_loss_is_accepted_under_another_name(behind: Settings) -> None:
 @pytest.mark.parametrize("call", ["create", "sync", "rename", "sync_folder"])
 @pytest.mark.parametrize("skip", [0, 1])
 @pytest.mark.parametrize("done", [False, True])
-def test_a_loss_whose_acceptance_fails_anywhere_is_accepted_by_the_next(
+def test_an_acceptance_that_fails_anywhere_is_completed_by_the_next(
     tmp_path: Path, call: str, skip: int, done: bool
 ) -> None:
-    """Until then nothing is signed under a foreign origin; the last head of the old origin is recorded."""
+    """If accepting a loss fails at any step, the next attempt completes it, and nothing is signed before."""
     disk = FailingDisk()
     log = BareLedger(tmp_path / "data", disk)
     log.integrator.begin()
@@ -182,8 +186,8 @@ def test_a_loss_whose_acceptance_fails_anywhere_is_accepted_by_the_next(
     assert not any(problems)
 
 
-async def test_a_key_that_is_lost_is_a_loss_too(tmp_path: Path) -> None:
-    """Without keys nothing is taken in; with another origin and key everything that is here goes on."""
+async def test_a_lost_key_is_accepted_as_a_loss(tmp_path: Path) -> None:
+    """Without keys writes are refused; with another origin and key the existing entries continue."""
     data = tmp_path / "data"
     async with serving(data) as registry:
         await images.push(registry.client, "shop/app", "1.0.0", images.image("old"))
@@ -202,7 +206,7 @@ async def test_a_key_that_is_lost_is_a_loss_too(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 async def test_a_running_server_accepts_writes_again_by_itself(behind: Settings, tmp_path: Path) -> None:
-    """It checks once a second, so no restart is needed."""
+    """A running server checks once a second, and accepts writes without a restart."""
     async with serving(behind.server.data) as registry:
         refused = await images.put(registry.client, "shop/app", "3.0.0", images.image("old"))
         recover(behind, tmp_path / "lost")
@@ -216,7 +220,7 @@ async def test_a_running_server_accepts_writes_again_by_itself(behind: Settings,
 
 
 def test_a_folder_that_is_no_copy_is_refused(tmp_path: Path) -> None:
-    """One clear line."""
+    """A folder that is no copy of this ledger is refused in one line."""
     with pytest.raises(CopyInvalid, match="contains no copy of a ledger"):
         FolderCopy(tmp_path)
 
@@ -224,14 +228,14 @@ def test_a_folder_that_is_no_copy_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("origin", "after"), [("reg.example", "reg.example/2"), ("reg.example/2", "reg.example/3"), ("a/0", "a/0/2")]
 )
-def test_the_next_name_counts_up(origin: str, after: str) -> None:
-    """registry.example.com, then /2, then /3."""
+def test_the_next_origin_counts_up(origin: str, after: str) -> None:
+    """The proposed new origin counts up: registry.example.com, then /2, then /3."""
     assert next_origin(origin) == after
 
 
 @pytest.mark.slow
-async def test_and_from_a_registry_that_has_them(behind: Settings, tmp_path: Path) -> None:
-    """The old server, still running on the newer folder, or any that mirrors its ledger."""
+async def test_the_entries_are_recovered_from_a_running_registry(behind: Settings, tmp_path: Path) -> None:
+    """Entries are recovered from a running server on the newer folder, or any mirror of its ledger."""
     shutil.copytree(tmp_path / "data.keys", tmp_path / "lost.keys")
     with boltseal(tmp_path / "lost") as server:
         back = program.run("ledger", "recover", "--from", server.url, "--data", behind.server.data, "--json")
@@ -241,8 +245,8 @@ async def test_and_from_a_registry_that_has_them(behind: Settings, tmp_path: Pat
 
 
 @pytest.mark.slow
-async def test_the_verb_does_both(behind: Settings, tmp_path: Path) -> None:
-    """As it is typed."""
+async def test_the_command_recovers_and_accepts(behind: Settings, tmp_path: Path) -> None:
+    """The command recovers entries and accepts a loss."""
     data = behind.server.data
     neither = program.run("ledger", "recover", "--data", data)
     without = program.run("ledger", "recover", "--accept-loss", "--data", data)

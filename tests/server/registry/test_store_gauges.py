@@ -14,8 +14,8 @@ from boltseal.server.storage.metadata.sqlite import open_database
 from boltseal.server.store_factory import now_us
 
 
-def test_what_cannot_be_read_is_absent_and_not_zero(data: Path) -> None:
-    """The metrics of a damaged database are left out; those of the disk are served."""
+def test_unreadable_metrics_are_absent_and_not_zero(data: Path) -> None:
+    """Metrics of a damaged database are left out, while those of the disk are served."""
     with closing(open_database(data / DATABASE_NAME, data / GENERATION_NAME, now_us)) as database:
         gauges = StoreGauges(data, database)
         whole = {gauge.name for gauge in gauges.read(DiskReserve(data, 0))}
@@ -29,8 +29,8 @@ def test_what_cannot_be_read_is_absent_and_not_zero(data: Path) -> None:
     assert {"boltseal_disk_free_bytes", "boltseal_database_size_bytes"} <= left
 
 
-def test_blobs_are_counted_once_a_minute_and_once_each(data: Path) -> None:
-    """A blob of two repositories is one blob; its bytes count in each."""
+def test_blobs_are_counted_once_a_minute(data: Path) -> None:
+    """Blobs are counted once a minute; a blob of two repositories is one blob, whose bytes count in each."""
     now = [1000.0]
 
     def add(tx: UnitOfWork) -> None:

@@ -16,17 +16,17 @@ from boltseal.server.auth.actor import Actor
 from boltseal.server.registry.models import UNCONDITIONAL, Conditions, Published
 from boltseal.server.registry.sequencer import ClockBehind
 from boltseal.server.registry.tag_writer import ReferencesMissing
-from tests.shop import DAY_US, OCI, SHOP, START_US
+from tests.bare_registry import DAY_US, OCI, SHOP, START_US
 
 if TYPE_CHECKING:
-    from tests.shop import Opener, Shop
+    from tests.bare_registry import BareRegistry, Opener
 
 CI = Actor("ci")
 ADMIN = Actor("root", admin=True)
 
 
-async def test_the_first_push_seals_and_is_recorded(shop: Shop) -> None:
-    """A version tag is sealed from the moment it is published, and the ledger says so."""
+async def test_the_first_push_seals_and_is_recorded(shop: BareRegistry) -> None:
+    """A version tag is sealed by its first push, which the ledger records."""
     body = await shop.image("one")
     published = await shop.push(body, "1.4.2", actor=CI)
     answer = await shop.registry.pulls.manifest(SHOP, Tag("1.4.2"))
@@ -44,8 +44,8 @@ async def test_the_first_push_seals_and_is_recorded(shop: Shop) -> None:
     assert entry.extra == {"mode": "sealed", "keep": "forever"}
 
 
-async def test_the_same_push_again_is_accepted_and_writes_nothing(shop: Shop) -> None:
-    """An idempotent push returns the index of the existing entry."""
+async def test_the_same_push_again_is_accepted_and_writes_nothing(shop: BareRegistry) -> None:
+    """Repeating a push returns the index of the existing entry and writes nothing."""
     body = await shop.image("one")
     first = await shop.push(body, "1.4.2")
     before = await shop.entries()
@@ -56,8 +56,8 @@ async def test_the_same_push_again_is_accepted_and_writes_nothing(shop: Shop) ->
     assert await shop.entries() == before
 
 
-async def test_another_digest_is_refused_and_leaves_no_row(shop: Shop) -> None:
-    """A refused push adds nothing: not its manifest, not an entry."""
+async def test_another_digest_is_refused_and_leaves_no_row(shop: BareRegistry) -> None:
+    """A refused push adds neither a manifest nor an entry."""
     one, two = await shop.image("one"), await shop.image("two")
     await shop.push(one, "1.4.2", actor=CI)
     before = await shop.entries()
@@ -73,8 +73,8 @@ async def test_another_digest_is_refused_and_leaves_no_row(shop: Shop) -> None:
         await shop.registry.pulls.manifest(SHOP, Digest.of(two))
 
 
-async def test_of_many_first_pushes_exactly_one_wins(shop: Shop) -> None:
-    """Racing pushes of different manifests to one new tag: one succeeds, the others are refused."""
+async def test_of_many_first_pushes_exactly_one_wins(shop: BareRegistry) -> None:
+    """Of concurrent first pushes of different manifests to one tag, one succeeds and the others are refused."""
     bodies = [await shop.image(str(n)) for n in range(12)]
     results = await asyncio.gather(*(shop.push(body, "2.0.0") for body in bodies), return_exceptions=True)
     winners = [result for result in results if isinstance(result, Published)]
@@ -85,8 +85,8 @@ async def test_of_many_first_pushes_exactly_one_wins(shop: Shop) -> None:
     assert answer.digest == winners[0].digest
 
 
-async def test_a_floating_tag_moves_and_the_old_digest_stays(shop: Shop) -> None:
-    """The previous digest stays pullable, and each entry names it."""
+async def test_a_floating_tag_moves_and_the_old_digest_stays(shop: BareRegistry) -> None:
+    """When a mutable tag moves, its former digest stays pullable, and the entry names it."""
     one, two = await shop.image("one"), await shop.image("two")
     await shop.push(one, "latest")
     moved = await shop.push(two, "latest")
@@ -103,7 +103,7 @@ async def test_a_floating_tag_moves_and_the_old_digest_stays(shop: Shop) -> None
 
 
 async def test_changing_the_rules_never_unseals(open_shop: Opener) -> None:
-    """A sealed tag stays sealed under rules that make it mutable."""
+    """A sealed tag stays sealed under new rules that make such tags mutable."""
     shop = open_shop()
     one, two = await shop.image("one"), await shop.image("two")
     await shop.push(one, "1.4.2")
@@ -115,7 +115,7 @@ async def test_changing_the_rules_never_unseals(open_shop: Opener) -> None:
 
 
 async def test_a_floating_tag_is_sealed_when_a_rule_now_seals_it(open_shop: Opener) -> None:
-    """The next push seals it, at the pushed digest or at the current one."""
+    """A mutable tag that a rule now seals is sealed by its next push, at the pushed digest."""
     shop = open_shop({"tag": "rc*", "mode": "floating"})
     one, two, three = [await shop.image(salt) for salt in ("one", "two", "three")]
     await shop.push(one, "rc1")
@@ -131,8 +131,8 @@ async def test_a_floating_tag_is_sealed_when_a_rule_now_seals_it(open_shop: Open
             await later.push(three, tag)
 
 
-async def test_unseal_lifts_only_the_protection_against_deletion(shop: Shop) -> None:
-    """An unsealed tag still can't move; deleted, its name returns only with the same manifest."""
+async def test_unseal_lifts_only_the_protection_against_deletion(shop: BareRegistry) -> None:
+    """An unsealed tag still can't move; after a delete it can return only with the same manifest."""
     one, two = await shop.image("one"), await shop.image("two")
     await shop.push(one, "1.4.2")
     with pytest.raises(SealedDelete):
@@ -152,7 +152,7 @@ async def test_unseal_lifts_only_the_protection_against_deletion(shop: Shop) -> 
     assert (await shop.registry.pulls.manifest(SHOP, Tag("1.4.2"))).raw == one
 
 
-async def test_a_seal_covers_everything_under_it(shop: Shop) -> None:
+async def test_a_seal_covers_everything_under_it(shop: BareRegistry) -> None:
     """Index, child, config and layer of a sealed tag can't be deleted by digest."""
     child = await shop.image("child")
     await shop.push(child, Digest.of(child))
@@ -172,8 +172,8 @@ async def test_a_seal_covers_everything_under_it(shop: Shop) -> None:
     assert (await shop.registry.pulls.manifest(SHOP, Digest.of(child))).raw == child
 
 
-async def test_sealing_needs_everything_and_floating_does_not(shop: Shop) -> None:
-    """A sealed tag is never published with missing content; mutable tags and digests may be sparse."""
+async def test_sealed_tags_need_complete_content_and_mutable_ones_do_not(shop: BareRegistry) -> None:
+    """A sealed tag needs its complete content; mutable tags and pushes by digest may be sparse."""
     body = await shop.image("one")
     holed = body.replace(str(Digest.of(b"layer one")).encode(), b"sha256:" + b"0" * 64)
     with pytest.raises(ReferencesMissing, match="lacks sha256:0000"):
@@ -186,8 +186,8 @@ async def test_sealing_needs_everything_and_floating_does_not(shop: Shop) -> Non
     assert (await shop.registry.pulls.manifest(SHOP, Tag("latest"))).raw == holed
 
 
-async def test_a_manifest_that_says_another_size_than_what_is_held_is_refused(shop: Shop) -> None:
-    """Clients check sizes: no client could ever pull an image that was sealed with a wrong one."""
+async def test_a_manifest_with_another_size_than_the_stored_blob_is_refused(shop: BareRegistry) -> None:
+    """A manifest with a wrong size for a stored blob is refused, because no client could pull the image."""
     body = await shop.image("one")
     wrong = body.replace(b'"size": 9', b'"size": 8')
     for reference in ("1.0.0", "latest", Digest.of(wrong)):
@@ -198,8 +198,8 @@ async def test_a_manifest_that_says_another_size_than_what_is_held_is_refused(sh
     assert (await shop.registry.pulls.manifest(SHOP, Tag("1.0.0"))).raw == body
 
 
-async def test_conditions_win_over_the_seal(shop: Shop) -> None:
-    """A failed precondition is a 412 even for the same digest; all tags are published or none."""
+async def test_conditions_take_precedence_over_the_seal(shop: BareRegistry) -> None:
+    """A failed precondition is 412 even for the same digest, and all tags of a push are published or none."""
     one, two = await shop.image("one"), await shop.image("two")
     await shop.push(one, "1.0.0")
     absent, same = Conditions(if_none_match_any=True), Conditions(if_match=frozenset({str(Digest.of(one))}))
@@ -217,8 +217,8 @@ async def test_conditions_win_over_the_seal(shop: Shop) -> None:
     assert (await shop.registry.pulls.manifest(SHOP, Tag("latest"))).raw == two
 
 
-async def test_a_digest_keeps_its_first_media_type(shop: Shop) -> None:
-    """The same bytes can't be relabelled (CVE-2021-41190)."""
+async def test_a_digest_keeps_its_first_media_type(shop: BareRegistry) -> None:
+    """Bytes that are stored can't be pushed under another media type (CVE-2021-41190)."""
     body = (await shop.image("one")).replace(f'"mediaType": "{OCI}", '.encode(), b"")
     await shop.push(body, Digest.of(body))
     with pytest.raises(ManifestInvalid):
@@ -227,8 +227,8 @@ async def test_a_digest_keeps_its_first_media_type(shop: Shop) -> None:
     assert (await shop.registry.pulls.manifest(SHOP, Digest.of(body))).media_type == OCI
 
 
-async def test_a_keep_that_is_over_expires_and_leaves_the_name_bound(open_shop: Opener) -> None:
-    """`keep = "30d"` protects the bytes for thirty days and the name for ever."""
+async def test_an_expired_keep_leaves_the_tag_sealed(open_shop: Opener) -> None:
+    """`keep = "30d"` protects the bytes for thirty days, and the tag for ever."""
     shop = open_shop({"tag": "nightly-*", "keep": "30d"})
     one, two = await shop.image("one"), await shop.image("two")
     await shop.push(one, "nightly-1")
@@ -246,8 +246,8 @@ async def test_a_keep_that_is_over_expires_and_leaves_the_name_bound(open_shop: 
     assert (await shop.entries())[-1].kind == EntryKind.TAG_EXPIRED
 
 
-async def test_a_purge_removes_what_nothing_else_needs(shop: Shop) -> None:
-    """The bytes of a leaked secret are deleted; shared parts stay and are listed; the tags can return only with the same digest."""
+async def test_a_purge_deletes_unshared_content(shop: BareRegistry) -> None:
+    """A purge deletes unshared bytes, lists shared ones, and the tags can return only with the same digest."""
     secret = await shop.image("secret")
     await shop.push(secret, "1.0.0", "1.0")
     shared = await shop.image("secret", annotations={"another": "image"})
@@ -266,8 +266,8 @@ async def test_a_purge_removes_what_nothing_else_needs(shop: Shop) -> None:
     assert shop.blobs.look(layer) is None
 
 
-async def test_a_purge_of_an_untagged_manifest_is_recorded(shop: Shop) -> None:
-    """Content is never purged without an entry."""
+async def test_a_purge_of_an_untagged_manifest_is_recorded(shop: BareRegistry) -> None:
+    """A purge of an untagged manifest is recorded in the ledger."""
     body = await shop.image("untagged")
     await shop.push(body, Digest.of(body))
     await shop.registry.seals.purge(SHOP, Digest.of(body), ADMIN, "leaked")
@@ -281,8 +281,8 @@ async def test_a_purge_of_an_untagged_manifest_is_recorded(shop: Shop) -> None:
     )
 
 
-async def test_a_referrer_of_a_sealed_image_may_be_taken_back_for_a_day(shop: Shop) -> None:
-    """Only its pusher may, for 24 hours, and the ledger records it."""
+async def test_a_referrer_of_a_sealed_image_may_be_deleted_for_a_day(shop: BareRegistry) -> None:
+    """Only the pusher of a referrer of a sealed image may delete it, for 24 hours, which is recorded."""
     image = await shop.image("one")
     await shop.push(image, "1.0.0")
     subject = {"mediaType": OCI, "digest": str(Digest.of(image)), "size": len(image)}
@@ -303,8 +303,8 @@ async def test_a_referrer_of_a_sealed_image_may_be_taken_back_for_a_day(shop: Sh
     assert [row.digest for row in listed.rows] == [Digest.of(sboms[1])]
 
 
-async def test_a_signature_tag_grows_and_never_forgets(shop: Shop) -> None:
-    """cosign's tags are append-only, and undeletable while their image is sealed."""
+async def test_a_signature_tag_only_grows(shop: BareRegistry) -> None:
+    """cosign's tags are append-only, and can't be deleted while their image is sealed."""
     image = await shop.image("one")
     await shop.push(image, "1.0.0")
     name = f"sha256-{Digest.of(image).hex}.sig"
@@ -327,8 +327,8 @@ async def test_a_signature_tag_grows_and_never_forgets(shop: Shop) -> None:
     assert (await shop.entries())[-1].tag == name
 
 
-async def test_times_only_rise_and_a_clock_far_behind_stops_writing(shop: Shop) -> None:
-    """A clock that is a little behind has no effect; more than five minutes behind stops writes."""
+async def test_times_increase_and_a_clock_far_behind_stops_writing(shop: BareRegistry) -> None:
+    """A clock slightly behind has no effect; one more than five minutes behind stops writes."""
     one, two, three = [await shop.image(salt) for salt in ("one", "two", "three")]
     await shop.push(one, "1.0.0")
     shop.clock.now_us = START_US - 60_000_000
@@ -342,7 +342,7 @@ async def test_times_only_rise_and_a_clock_far_behind_stops_writing(shop: Shop) 
 
 
 async def test_deleted_manifests_are_gone_from_every_process_at_once(open_shop: Opener) -> None:
-    """What another process deleted is not served from this one's memory."""
+    """A manifest that another process deleted is not served from this one's cache."""
     one, other = open_shop(), open_shop()
     body = await one.image("one")
     await one.push(body, "1.0.0")
@@ -355,8 +355,8 @@ async def test_deleted_manifests_are_gone_from_every_process_at_once(open_shop: 
     assert cached is again
 
 
-async def test_the_same_bytes_by_sha512_are_the_same_manifest(shop: Shop) -> None:
-    """Whatever algorithm the address uses, the same bytes and media type are an idempotent push."""
+async def test_the_same_bytes_by_sha512_are_the_same_manifest(shop: BareRegistry) -> None:
+    """Pushing equal bytes and media type under sha512 is an idempotent push."""
     body = await shop.image("one")
     first = await shop.push(body, "1.0.0")
     second = await shop.push(body, Digest.of(body, "sha512"), "1.0.0")
@@ -365,8 +365,8 @@ async def test_the_same_bytes_by_sha512_are_the_same_manifest(shop: Shop) -> Non
     assert (await shop.registry.pulls.manifest(SHOP, Tag("1.0.0"))).digest == Digest.of(body)
 
 
-async def test_a_sha512_signature_tag_is_matched_by_the_first_half_of_the_digest(shop: Shop) -> None:
-    """It is append-only, and cannot be deleted while the image whose digest begins so is sealed."""
+async def test_a_sha512_signature_tag_is_matched_by_the_first_half_of_the_digest(shop: BareRegistry) -> None:
+    """A sha512 signature tag has half the digest; it is append-only and kept while that image is sealed."""
     image = await shop.image("one")
     whole = Digest.of(image, "sha512")
     await shop.push(image, whole, "1.0.0")

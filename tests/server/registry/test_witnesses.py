@@ -1,4 +1,4 @@
-"""Witnesses: cosignatures are stored, a dead witness delays nothing, and a head that one saw cannot be withdrawn."""
+"""Witnesses: cosignatures are stored, an unreachable witness delays nothing, and a seen checkpoint can't be withdrawn."""
 
 from __future__ import annotations
 
@@ -49,8 +49,8 @@ def of(log: BareLedger, *fakes: FakeWitness) -> Witnesses:
     )
 
 
-async def test_each_head_is_cosigned(log: BareLedger, witness: FakeWitness) -> None:
-    """The second with a proof that it extends the first; both cosignatures are kept with the head they are of."""
+async def test_each_checkpoint_is_cosigned(log: BareLedger, witness: FakeWitness) -> None:
+    """Each checkpoint is cosigned, the second with a consistency proof, and both cosignatures are stored."""
     asking = of(log, witness)
     await asking.submit()
     first = cosigners(log, witness)
@@ -63,8 +63,8 @@ async def test_each_head_is_cosigned(log: BareLedger, witness: FakeWitness) -> N
     assert asking.troubles == ()
 
 
-async def test_a_witness_that_knows_us_already_says_from_where(log: BareLedger, witness: FakeWitness) -> None:
-    """After a restart the registry does not know what the witness saw: its 409 says so, for one request more."""
+async def test_a_witness_states_its_size_after_a_restart(log: BareLedger, witness: FakeWitness) -> None:
+    """After a restart the witness's 409 states the size it has seen, for one more request."""
     await of(log, witness).submit()
     log.add(5)
     log.integrator.integrate()
@@ -74,8 +74,8 @@ async def test_a_witness_that_knows_us_already_says_from_where(log: BareLedger, 
     assert witness.asked == 3
 
 
-async def test_a_head_that_was_seen_is_not_submitted_again(log: BareLedger, witness: FakeWitness) -> None:
-    """An idle ledger sends no requests."""
+async def test_a_cosigned_checkpoint_is_not_submitted_again(log: BareLedger, witness: FakeWitness) -> None:
+    """An idle ledger sends no requests to witnesses."""
     asking = of(log, witness)
     for _ in range(3):
         await asking.submit()
@@ -83,8 +83,8 @@ async def test_a_head_that_was_seen_is_not_submitted_again(log: BareLedger, witn
     assert witness.asked == 1
 
 
-async def test_a_dead_witness_delays_no_other(log: BareLedger, witness: FakeWitness) -> None:
-    """The other witness still cosigns, and readiness reports the dead one."""
+async def test_an_unreachable_witness_delays_no_other(log: BareLedger, witness: FakeWitness) -> None:
+    """While one witness is unreachable the other still cosigns, and readiness reports the unreachable one."""
     dead = FakeWitness(witness.trusted, "witness.test/dead", bytes(32))
     dead.answers = [Response(status_code=500)]
     asking = of(log, dead, witness)
@@ -108,7 +108,7 @@ async def test_a_dead_witness_delays_no_other(log: BareLedger, witness: FakeWitn
     ],
 )
 async def test_an_invalid_answer_is_not_stored(log: BareLedger, witness: FakeWitness, answer: Response) -> None:
-    """Answers of a witness are verified and bounded, and a wrong one is reported."""
+    """A witness's answer is verified and bounded, and a wrong one is reported and not stored."""
     witness.answers = [answer]
     asking = of(log, witness)
     await asking.submit()
@@ -119,7 +119,7 @@ async def test_an_invalid_answer_is_not_stored(log: BareLedger, witness: FakeWit
 
 
 async def test_a_cosignature_of_another_text_is_refused(log: BareLedger, witness: FakeWitness) -> None:
-    """The witness's own key signed it, but over another text."""
+    """A cosignature by the witness's key over another text is refused."""
     line = witness.key.sign("another.example\n1\nAAAA\n", 1).line()
     witness.answers = [PlainTextResponse(line)]
     await of(log, witness).submit()
@@ -130,7 +130,7 @@ async def test_a_cosignature_of_another_text_is_refused(log: BareLedger, witness
 async def test_a_store_that_is_behind_a_witness_refuses_writes(
     log: BareLedger, witness: FakeWitness, tmp_path: Path
 ) -> None:
-    """An old backup with old keys: only the witness has the newer head, which our key signed."""
+    """An old backup with old keys is detected by a witness, which has the newer signed checkpoint; writes are refused."""
     await of(log, witness).submit()
     old = log.keys.mark() or b""
     kept = log.lines()
@@ -138,7 +138,7 @@ async def test_a_store_that_is_behind_a_witness_refuses_writes(
     log.integrator.integrate()
     await of(log, witness).submit()
     _put_back(log, len(kept), old)
-    log.integrator.check()  # nothing here tells
+    log.integrator.check()  # local files do not show it
     await of(log, witness).submit()
 
     with pytest.raises(LedgerInDoubt, match="9 entries of the ledger were signed, but the data has 4"):
@@ -146,7 +146,7 @@ async def test_a_store_that_is_behind_a_witness_refuses_writes(
 
 
 async def test_a_witness_does_not_lower_the_mark(log: BareLedger, witness: FakeWitness) -> None:
-    """An old backup beside the newest keys: a witness between the two changes nothing."""
+    """With an old database and the newest keys, a witness in between does not lower the high-water mark."""
     old, kept = log.keys.mark() or b"", len(log.lines())
     log.add(2)
     log.integrator.integrate()
@@ -164,7 +164,7 @@ async def test_a_witness_does_not_lower_the_mark(log: BareLedger, witness: FakeW
 
 
 async def test_a_witness_does_not_replace_an_invalid_mark(log: BareLedger, witness: FakeWitness) -> None:
-    """The true mark is unknown, so a witnessed head may not be the largest that was signed."""
+    """If the mark is invalid, a witness's checkpoint does not replace it, since it may not be the largest."""
     old, kept = log.keys.mark() or b"", len(log.lines())
     log.add(2)
     log.integrator.integrate()
@@ -176,8 +176,8 @@ async def test_a_witness_does_not_replace_an_invalid_mark(log: BareLedger, witne
     assert log.keys.mark() == b"nonsense"
 
 
-async def test_another_history_than_a_witness_saw_is_doubted(log: BareLedger, witness: FakeWitness) -> None:
-    """A restored and continued store is a fork, even though its own marks agree."""
+async def test_another_history_than_a_witness_saw_freezes_the_ledger(log: BareLedger, witness: FakeWitness) -> None:
+    """A restored and continued store is a fork, which a witness detects although the store is consistent."""
     old = log.keys.mark() or b""
     kept = len(log.lines())
     log.add(2)
@@ -193,7 +193,7 @@ async def test_another_history_than_a_witness_saw_is_doubted(log: BareLedger, wi
 
 
 async def test_a_witness_alone_can_not_stop_a_registry(log: BareLedger, witness: FakeWitness) -> None:
-    """It claims to have seen more, but shows no head that our key signed."""
+    """A witness that claims to have seen more, without a checkpoint signed by the registry, stops nothing."""
     witness.answers = [Response("1000\n", 409, media_type="text/x.tlog.size")]
     asking = of(log, witness)
     await asking.submit()
@@ -202,8 +202,8 @@ async def test_a_witness_alone_can_not_stop_a_registry(log: BareLedger, witness:
     assert len(asking.troubles) == 1
 
 
-async def test_a_receipt_carries_the_cosignature(log: BareLedger, witness: FakeWitness) -> None:
-    """The receipt uses an older head when the newest is not witnessed yet."""
+async def test_a_receipt_has_the_cosignature(log: BareLedger, witness: FakeWitness) -> None:
+    """A receipt uses an older checkpoint if the newest is not cosigned yet."""
     await of(log, witness).submit()
     log.add(2)
     log.integrator.integrate()
@@ -214,7 +214,7 @@ async def test_a_receipt_carries_the_cosignature(log: BareLedger, witness: FakeW
 
 
 async def test_an_unreadable_key_asks_no_witness(log: BareLedger, witness: FakeWitness) -> None:
-    """The server still starts and serves pulls; the integrator refuses writes."""
+    """With an unreadable key no witness is asked; the server starts and serves pulls, and refuses writes."""
     (log.keys.folder / "ledger.key").write_text("nonsense")
     await of(log, witness).at_start()
 
@@ -224,7 +224,7 @@ async def test_an_unreadable_key_asks_no_witness(log: BareLedger, witness: FakeW
 
 
 async def test_a_folder_of_keys_that_can_not_be_locked_is_tried_again(log: BareLedger, witness: FakeWitness) -> None:
-    """The task that asks witnesses goes on; its end would go unnoticed."""
+    """If the key folder can't be locked, the submission is repeated and its task continues."""
     (log.keys.folder / "witness.lock").mkdir()
     asking = asyncio.create_task(of(log, witness).run())
     await asyncio.sleep(0)
@@ -237,14 +237,14 @@ async def test_a_folder_of_keys_that_can_not_be_locked_is_tried_again(log: BareL
     assert witness.asked == 0
 
 
-async def test_one_process_of_a_store_talks_to_witnesses(log: BareLedger) -> None:
-    """The other processes take over when it ends."""
+async def test_one_process_of_a_store_submits_to_witnesses(log: BareLedger) -> None:
+    """One process of a store submits to witnesses, and another one continues when it ends."""
     with log.keys.witnessing() as first, log.keys.witnessing() as second:
         assert (first, second) == (True, False)
 
 
 def _put_back(log: BareLedger, size: int, mark: bytes) -> None:
-    """Database and keys as they were at an earlier size."""
+    """Restore database and keys as they were at an earlier size."""
 
     def undo(tx: UnitOfWork) -> None:
         tx.sql.connection.execute(delete(TABLES[LEDGER].entry).where(TABLES[LEDGER].entry.c.idx >= size))

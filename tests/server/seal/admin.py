@@ -20,12 +20,12 @@ RELEASE: Final = Tag("1.4.2")
 
 @contextmanager
 def seals_of(data: Path) -> Iterator[Seals]:
-    """The admin operations of a store, opened beside other processes that have it open."""
+    """Return the admin operations of a store that other processes have open."""
     with open_store(settings_of(data)) as store:
         yield store.registry.seals
 
 
 def bytes_on_disk(data: Path, digest: str) -> Path:
-    """The path of a blob's bytes."""
+    """Return the path of a blob's bytes."""
     algorithm, _, hexadecimal = digest.partition(":")
     return data / "blobs" / algorithm / hexadecimal[:2] / hexadecimal

@@ -1,4 +1,4 @@
-"""Every test of the seal ends with a look at the whole store."""
+"""At the end of each test of the seal, fsck verifies the whole store."""
 
 from __future__ import annotations
 
@@ -7,4 +7,4 @@ import pytest
 
 @pytest.fixture(autouse=True)
 def _whole_store(whole_store: None) -> None:
-    """See `whole_store`."""
+    """Check the store with `whole_store` at the end of each test."""

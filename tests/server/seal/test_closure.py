@@ -1,4 +1,4 @@
-"""A seal covers everything under it: nothing that a sealed tag reaches can be deleted, by whatever address."""
+"""A seal covers everything under it: nothing that a sealed tag reaches can be deleted by any address."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from tests.serving import FLOATING, serving
 
 
 async def is_kept(client: httpx2.AsyncClient, path: str) -> bool:
-    """Is a delete of this refused by a seal? It must be 405 DENIED then, and 202 otherwise."""
+    """Return whether a seal refuses to delete this: the answer must then be 405 DENIED, and 202 otherwise."""
     answer = await client.delete(f"/v2/shop/app/{path}")
     if answer.status_code == 202:
         return False
@@ -37,7 +37,7 @@ async def is_kept(client: httpx2.AsyncClient, path: str) -> bool:
 
 
 def everything(document: Document) -> list[str]:
-    """The paths of a document and of all that is under it."""
+    """Return the paths of a document and of everything under it."""
     paths = [f"manifests/{document.digest}"] + [f"blobs/{blob.digest}" for blob in document.blobs]
     for child in document.children:
         paths += everything(child)
@@ -57,7 +57,7 @@ def everything(document: Document) -> list[str]:
     ids=["image", "docker", "sha512", "index", "nested", "list"],
 )
 async def test_nothing_under_a_sealed_tag_can_be_deleted(client: httpx2.AsyncClient, document: Document) -> None:
-    """Manifest, children at every level, configs and layers: each delete is refused and everything is still there."""
+    """A delete of a sealed tag's manifest, child, config or layer is refused, and everything is still stored."""
     if document.algorithm == "sha512":
         await push(client, "shop/app", document.digest, document, tags=["1.4.2"])
     else:
@@ -71,7 +71,7 @@ async def test_nothing_under_a_sealed_tag_can_be_deleted(client: httpx2.AsyncCli
 
 
 async def test_deleting_by_digest_respects_a_seal_beside_floating_tags(client: httpx2.AsyncClient) -> None:
-    """A manifest with a floating and a sealed tag is kept; the floating tag itself may be deleted."""
+    """A manifest with a mutable and a sealed tag can't be deleted by digest; its mutable tag can."""
     document = image("both")
     await push(client, "shop/app", "1.4.2", document)
     await put(client, "shop/app", "latest", document)
@@ -82,7 +82,7 @@ async def test_deleting_by_digest_respects_a_seal_beside_floating_tags(client: h
 
 
 async def test_a_child_is_kept_although_it_has_a_floating_tag_of_its_own(client: httpx2.AsyncClient) -> None:
-    """Deleting a child of a sealed index by the digest that its mutable tag resolves to is refused too."""
+    """A child of a sealed index can't be deleted by digest, even if a mutable tag resolves to it."""
     child = image("child")
     await push(client, "shop/app", "latest", child)
     await push(client, "shop/app", "1.4.2", index(child))
@@ -92,7 +92,7 @@ async def test_a_child_is_kept_although_it_has_a_floating_tag_of_its_own(client:
 
 
 async def test_a_blob_shared_with_what_is_not_sealed_is_kept(client: httpx2.AsyncClient) -> None:
-    """A blob that a sealed and a floating image have in common stays when the floating image goes."""
+    """A blob that a sealed and a mutable image share stays when the mutable one is deleted."""
     sealed = image("shared", layer_count=1)
     floating = image("shared", layer_count=2)
     await push(client, "shop/app", "1.4.2", sealed)
@@ -104,7 +104,7 @@ async def test_a_blob_shared_with_what_is_not_sealed_is_kept(client: httpx2.Asyn
 
 
 async def test_what_no_seal_reaches_can_be_deleted(client: httpx2.AsyncClient) -> None:
-    """Protection is exactly the closure: what floats and what lies beside may go."""
+    """Content outside of every sealed closure can be deleted."""
     await push(client, "shop/app", "1.4.2", image("sealed"))
     floating = image("floating")
     await push(client, "shop/app", "latest", floating)
@@ -115,8 +115,8 @@ async def test_what_no_seal_reaches_can_be_deleted(client: httpx2.AsyncClient) -
         assert not await is_kept(client, path), path
 
 
-async def test_a_seal_in_one_repository_keeps_nothing_in_another(client: httpx2.AsyncClient) -> None:
-    """Protection is within one repository."""
+async def test_a_seal_in_one_repository_protects_nothing_in_another(client: httpx2.AsyncClient) -> None:
+    """A seal protects content in its own repository only."""
     document = image("twice")
     await push(client, "shop/other", "1.4.2", document)
     await push(client, "shop/app", document.digest, document)
@@ -128,7 +128,7 @@ async def test_a_seal_in_one_repository_keeps_nothing_in_another(client: httpx2.
 
 
 async def test_a_seal_covers_parts_that_were_pushed_after_the_parent(data: Path) -> None:
-    """References are stored at the push of the parent, to parts that come later as well."""
+    """Parts that are pushed after their parent are covered by its seal too."""
     document = image("late")
     async with serving(data, FLOATING) as registry:
         await put(registry.client, "shop/app", "1.4.2", document)
@@ -139,8 +139,8 @@ async def test_a_seal_covers_parts_that_were_pushed_after_the_parent(data: Path)
             assert await is_kept(registry.client, path), path
 
 
-async def test_a_foreign_layer_that_is_here_is_kept_too(client: httpx2.AsyncClient) -> None:
-    """A non-distributable layer need not be here; if it is, the seal covers it."""
+async def test_a_stored_foreign_layer_is_kept_too(client: httpx2.AsyncClient) -> None:
+    """A non-distributable layer need not be stored, but a stored one is covered by the seal."""
     own = image("foreign")
     foreign = Blob(b"licensed elsewhere", OCI_FOREIGN_LAYER)
     body = {
@@ -156,7 +156,7 @@ async def test_a_foreign_layer_that_is_here_is_kept_too(client: httpx2.AsyncClie
 
 
 async def test_a_displaced_manifest_may_be_deleted_when_the_tag_is_sealed_elsewhere(data: Path) -> None:
-    """The digest that a mutable tag had before it was sealed at another one is not covered."""
+    """The digest that a mutable tag had before it was sealed at another one can be deleted."""
     before, after = image("before"), image("after")
     async with serving(data, FLOATING) as registry:
         await push(registry.client, "shop/app", "1.4.2", before)
@@ -168,7 +168,7 @@ async def test_a_displaced_manifest_may_be_deleted_when_the_tag_is_sealed_elsewh
 
 
 async def test_the_digest_of_another_algorithm_does_not_bypass_the_seal(client: httpx2.AsyncClient) -> None:
-    """Deleting a sealed manifest by its other digest leaves tag, bytes and parts as they are."""
+    """A delete of a sealed manifest by its other digest leaves tag, bytes and parts."""
     document = image("twin")
     await push(client, "shop/app", "1.4.2", document)
     twin = digest_of(document.raw, "sha512")

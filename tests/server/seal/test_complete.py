@@ -1,4 +1,4 @@
-"""Publishing a sealed tag needs everything under it; what floats, and a push by digest, may be sparse."""
+"""A sealed tag needs its complete content; mutable tags and pushes by digest may be sparse."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ WHOLE = image("whole", layer_count=2)
 
 @pytest.mark.parametrize("missing", [0, 1, 2], ids=["config", "first layer", "last layer"])
 async def test_a_sealed_tag_needs_every_blob(client: httpx2.AsyncClient, missing: int) -> None:
-    """Without its config or any layer: MANIFEST_BLOB_UNKNOWN, naming what is missing; with it: 201."""
+    """Without its config or a layer, a sealed push gets MANIFEST_BLOB_UNKNOWN that names it, and with it 201."""
     for number, blob in enumerate(WHOLE.blobs):
         if number != missing:
             await push_blob(client, "shop/app", blob)
@@ -47,7 +47,7 @@ async def test_a_sealed_tag_needs_every_blob(client: httpx2.AsyncClient, missing
 
 
 async def test_a_sealed_index_needs_every_child(client: httpx2.AsyncClient) -> None:
-    """An index with a child that is not there is refused."""
+    """An index with a missing child is refused under a sealed tag."""
     there, missing = image("there"), image("missing")
     await push(client, "shop/app", there.digest, there)
 
@@ -59,7 +59,7 @@ async def test_a_sealed_index_needs_every_child(client: httpx2.AsyncClient) -> N
 
 
 async def test_a_sealed_index_needs_what_its_children_need(client: httpx2.AsyncClient) -> None:
-    """Completeness goes all the way down: a child that was pushed without its layer keeps its index from being sealed."""
+    """An index whose child lacks a layer can't be sealed."""
     await push_blob(client, "shop/app", WHOLE.config)
     sparse = await put(client, "shop/app", WHOLE.digest, WHOLE)
     inner = index(WHOLE)
@@ -78,7 +78,7 @@ async def test_a_sealed_index_needs_what_its_children_need(client: httpx2.AsyncC
 
 
 async def test_a_push_by_digest_may_be_sparse(client: httpx2.AsyncClient) -> None:
-    """A manifest without a tag may lack content."""
+    """A manifest pushed by digest without a tag may lack content."""
     manifest = await put(client, "shop/app", WHOLE.digest, WHOLE)
     parent = await put(client, "shop/app", index(WHOLE).digest, index(WHOLE))
 
@@ -87,14 +87,14 @@ async def test_a_push_by_digest_may_be_sparse(client: httpx2.AsyncClient) -> Non
 
 
 async def test_a_floating_tag_may_be_sparse(client: httpx2.AsyncClient) -> None:
-    """A mutable tag may lack content."""
+    """An image under a mutable tag may lack content."""
     answer = await put(client, "shop/app", "latest", WHOLE)
 
     assert answer.status_code == 201
 
 
 async def test_one_sealed_tag_among_floating_ones_needs_completeness_for_all(client: httpx2.AsyncClient) -> None:
-    """With `?tag=`, the refusal of the sealed tag refuses all tags."""
+    """With several tags in `?tag=`, a refused sealed one refuses all."""
     refused = await put(client, "shop/app", WHOLE.digest, WHOLE, tags=["latest", "1.4.2"])
 
     assert refused.status_code == 400
@@ -109,7 +109,7 @@ async def test_one_sealed_tag_among_floating_ones_needs_completeness_for_all(cli
     ids=["oci", "docker"],
 )
 async def test_foreign_layers_are_excepted(client: httpx2.AsyncClient, media_type: str, kind: str) -> None:
-    """Layers that may not be distributed, and say where they lie, need not be here."""
+    """Non-distributable layers with URLs need not be stored for a sealed tag."""
     own = image("foreign", docker=media_type == DOCKER_MANIFEST)
     foreign = Blob(b"licensed elsewhere", kind)
     body = {
@@ -125,7 +125,7 @@ async def test_foreign_layers_are_excepted(client: httpx2.AsyncClient, media_typ
 
 
 async def test_a_subject_need_not_be_there(client: httpx2.AsyncClient) -> None:
-    """A subject is what a manifest points at, not what it is made of."""
+    """A subject need not be stored, because it is not part of the manifest that refers to it."""
     document = image("pointing", subject=image("never pushed").descriptor())
 
     answer = await push(client, "shop/app", "1.4.2", document)
@@ -134,7 +134,7 @@ async def test_a_subject_need_not_be_there(client: httpx2.AsyncClient) -> None:
 
 
 async def test_a_blob_where_a_manifest_is_needed_is_not_enough(client: httpx2.AsyncClient) -> None:
-    """A child of an index must be there as a manifest; the same bytes as a blob do not count."""
+    """A child of an index must be stored as a manifest, and not only as a blob."""
     child = image("child")
     await push_parts(client, "shop/app", child)
     await push_blob(client, "shop/app", Blob(child.raw))
@@ -146,7 +146,7 @@ async def test_a_blob_where_a_manifest_is_needed_is_not_enough(client: httpx2.As
 
 
 async def test_a_manifest_where_a_blob_is_needed_is_not_enough(client: httpx2.AsyncClient) -> None:
-    """A layer must be there as a blob; the same bytes as a manifest do not count."""
+    """A layer must be stored as a blob, and not only as a manifest."""
     other = image("other")
     await push(client, "shop/app", other.digest, other)
     body = {
@@ -163,7 +163,7 @@ async def test_a_manifest_where_a_blob_is_needed_is_not_enough(client: httpx2.As
 
 
 async def test_a_floating_tag_that_is_incomplete_can_not_be_sealed(data: Path) -> None:
-    """A floating tag that lacks a part is not sealed by a push under a rule that now seals: that push is refused."""
+    """A mutable tag with a missing part can't be sealed by another push under a rule that now seals."""
     async with serving(data, FLOATING) as registry:
         sparse = await put(registry.client, "shop/app", "1.4.2", WHOLE)
     async with serving(data) as registry:

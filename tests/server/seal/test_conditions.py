@@ -1,4 +1,4 @@
-"""Conditions are checked before the seal, inside the transaction: a 412 wins over a 201 and over a 409."""
+"""Conditions are checked before the seal in the same transaction: 412 takes precedence over 201 and 409."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from tests.images import digest_of, error_of, image, meaning, push, push_parts, 
 FIRST, SECOND = image("first"), image("second")
 
 
-async def test_a_412_wins_over_a_201_for_the_same_digest(client: httpx2.AsyncClient) -> None:
-    """`If-None-Match: *` on a sealed tag is 412, even when the push would change nothing."""
+async def test_a_412_takes_precedence_over_a_201_for_the_same_digest(client: httpx2.AsyncClient) -> None:
+    """`If-None-Match: *` on a sealed tag is 412, even if the push would change nothing."""
     await push(client, "shop/app", "1.4.2", FIRST)
 
     answer = await put(client, "shop/app", "1.4.2", FIRST, headers={"If-None-Match": "*"})
@@ -18,8 +18,8 @@ async def test_a_412_wins_over_a_201_for_the_same_digest(client: httpx2.AsyncCli
     assert answer.status_code == 412
 
 
-async def test_a_412_wins_over_a_409(client: httpx2.AsyncClient) -> None:
-    """`If-None-Match: *` on a sealed tag is 412 for other content as well."""
+async def test_a_412_takes_precedence_over_a_409(client: httpx2.AsyncClient) -> None:
+    """`If-None-Match: *` on a sealed tag is 412 for other content too."""
     await push(client, "shop/app", "1.4.2", FIRST)
 
     answer = await put(client, "shop/app", "1.4.2", SECOND, headers={"If-None-Match": "*"})
@@ -29,7 +29,7 @@ async def test_a_412_wins_over_a_409(client: httpx2.AsyncClient) -> None:
 
 
 async def test_if_match_does_not_bypass_a_seal(client: httpx2.AsyncClient) -> None:
-    """A precondition that holds does not let a sealed tag move."""
+    """A fulfilled `If-Match` does not let a sealed tag move."""
     await push(client, "shop/app", "1.4.2", FIRST)
 
     answer = await push(client, "shop/app", "1.4.2", SECOND, headers={"If-Match": f'"{FIRST.digest}"'})
@@ -39,7 +39,7 @@ async def test_if_match_does_not_bypass_a_seal(client: httpx2.AsyncClient) -> No
 
 
 async def test_if_match_with_the_same_digest_is_idempotent(client: httpx2.AsyncClient) -> None:
-    """`If-Match` with what the sealed tag resolves to, and the same content, is 201."""
+    """`If-Match` with the sealed tag's digest and the same content is 201."""
     await push(client, "shop/app", "1.4.2", FIRST)
 
     answer = await put(client, "shop/app", "1.4.2", FIRST, headers={"If-Match": f'"{FIRST.digest}"'})
@@ -48,7 +48,7 @@ async def test_if_match_with_the_same_digest_is_idempotent(client: httpx2.AsyncC
 
 
 async def test_all_tags_or_none_when_one_is_sealed(client: httpx2.AsyncClient) -> None:
-    """With `?tag=` one tag that is sealed at other content refuses all: no tag, no manifest, no entry."""
+    """With `?tag=`, one tag sealed at other content refuses the push: no tag, no manifest, no entry."""
     before = await push(client, "shop/app", "1.4.2", FIRST)
     await push_parts(client, "shop/app", SECOND)
 
@@ -64,7 +64,7 @@ async def test_all_tags_or_none_when_one_is_sealed(client: httpx2.AsyncClient) -
 
 
 async def test_all_tags_when_the_sealed_ones_have_the_same_digest(client: httpx2.AsyncClient) -> None:
-    """Tags that are sealed at the pushed digest do not block the others."""
+    """With `?tag=`, tags sealed at the pushed digest do not block the others."""
     await push(client, "shop/app", "1.4.2", FIRST)
 
     answer = await put(client, "shop/app", FIRST.digest, FIRST, tags=["1.4.2", "1.4", "latest"])
@@ -74,8 +74,8 @@ async def test_all_tags_when_the_sealed_ones_have_the_same_digest(client: httpx2
         assert await meaning(client, "shop/app", tag) == FIRST.digest
 
 
-async def test_a_condition_holds_for_each_tag(client: httpx2.AsyncClient) -> None:
-    """`If-None-Match: *` with `?tag=`: one tag that is there refuses all."""
+async def test_a_condition_applies_to_each_tag(client: httpx2.AsyncClient) -> None:
+    """With `?tag=`, `If-None-Match: *` is 412 if one of the tags exists."""
     await push(client, "shop/app", "latest", FIRST)
     await push_parts(client, "shop/app", SECOND)
 
@@ -92,7 +92,7 @@ async def test_a_condition_holds_for_each_tag(client: httpx2.AsyncClient) -> Non
 
 
 async def test_if_match_applies_to_each_tag(client: httpx2.AsyncClient) -> None:
-    """`If-Match` with `?tag=`: each tag must resolve to it, or none moves."""
+    """With `?tag=` and `If-Match`, each tag must resolve to that digest, or none moves."""
     await push(client, "shop/app", "latest", FIRST)
     await push(client, "shop/app", "edge", SECOND)
     third = image("third")
@@ -113,7 +113,7 @@ async def test_if_match_applies_to_each_tag(client: httpx2.AsyncClient) -> None:
 
 
 async def test_if_match_by_the_other_algorithm(client: httpx2.AsyncClient) -> None:
-    """A tag that was given by a sha512 digest matches the ETag that its pull shows."""
+    """`If-Match` accepts the ETag that a pull shows for a tag that was pushed by sha512."""
     await push_parts(client, "shop/app", FIRST)
     await put(client, "shop/app", digest_of(FIRST.raw, "sha512"), FIRST, tags=["latest"])
     etag = (await client.head("/v2/shop/app/manifests/latest")).headers["ETag"]
@@ -124,7 +124,7 @@ async def test_if_match_by_the_other_algorithm(client: httpx2.AsyncClient) -> No
 
 
 async def test_a_delete_of_a_sealed_tag_with_a_wrong_condition_is_412(client: httpx2.AsyncClient) -> None:
-    """The condition is judged before the seal on DELETE too."""
+    """DELETE with a wrong condition is 412 for a sealed tag, before the seal is checked."""
     await push(client, "shop/app", "1.4.2", FIRST)
 
     answer = await client.delete("/v2/shop/app/manifests/1.4.2", headers={"If-Match": f'"{SECOND.digest}"'})

@@ -20,7 +20,7 @@ FIVE_MINUTES_US = 300 * 1_000_000
 
 @pytest.mark.slow
 async def test_a_clock_far_behind_the_ledger_stops_publishing(data: Path) -> None:
-    """With a clock more than five minutes behind the last entry nothing is published, and the server is not ready."""
+    """With a clock more than five minutes behind the last entry, pushes are refused and the server is not ready."""
     clock = Clock(NOON)
     async with serving(data, clock=clock) as registry:
         client = registry.client
@@ -45,7 +45,7 @@ async def test_a_clock_far_behind_the_ledger_stops_publishing(data: Path) -> Non
 
 
 async def test_a_clock_a_little_behind_is_accepted(data: Path) -> None:
-    """A clock that is set back a little stops nothing: entries still have increasing times."""
+    """With a clock slightly set back, pushes work and entries have increasing times."""
     clock = Clock(NOON)
     async with serving(data, clock=clock) as registry:
         first = await push(registry.client, "shop/app", "1.4.2", FIRST)
@@ -58,7 +58,7 @@ async def test_a_clock_a_little_behind_is_accepted(data: Path) -> None:
 
 @pytest.mark.slow
 async def test_a_database_that_stays_locked_is_503_and_nothing_has_changed(registry: Serving) -> None:
-    """While another process holds the write lock for long, a push is answered with 503, and pulls work."""
+    """While another process keeps the write lock for long, pushes get 503 and pulls work."""
     client = registry.client
     await push(client, "shop/app", "1.4.2", FIRST)
     await push_parts(client, "shop/app", SECOND)
@@ -83,7 +83,7 @@ async def test_a_database_that_stays_locked_is_503_and_nothing_has_changed(regis
 
 @pytest.mark.slow
 async def test_a_session_in_use_is_503_for_other_requests(registry: Serving) -> None:
-    """A PATCH locks its session: another request for the session waits a little and gets a 503."""
+    """A request to an upload session that another PATCH uses waits a little and gets 503."""
     location = await start_upload(registry.client, "shop/app")
     stalled = _StalledBody()
     holding = asyncio.ensure_future(registry.app(_patch(location), stalled.receive, stalled.send))
@@ -117,7 +117,7 @@ def _patch(location: str) -> dict[str, object]:
 
 
 class _StalledBody:
-    """A body that sends a little, and the rest when the test allows it."""
+    """A body that sends a part, and the rest when the test allows it."""
 
     def __init__(self) -> None:
         self.asked = asyncio.Event()

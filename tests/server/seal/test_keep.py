@@ -1,4 +1,4 @@
-"""Moving and deleting are separate questions: `keep`, and the tombstones that deletions leave."""
+"""Moving and deleting are separate: `keep`, and the tombstones that deletions leave."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ A_YEAR: list[Rule] = [{"mode": "sealed", "keep": "365d"}]
 TAG = "/v2/shop/app/manifests/1.4.2"
 
 
-async def test_a_deletable_tag_is_sealed_all_the_same(data: Path) -> None:
-    """`keep = "deletable"` says nothing about moving: other content is refused."""
+async def test_a_deletable_tag_is_sealed(data: Path) -> None:
+    """A tag with `keep = "deletable"` is sealed: other content is refused."""
     async with serving(data, DELETABLE) as registry:
         await push(registry.client, "shop/app", "1.4.2", FIRST)
         refused = await push(registry.client, "shop/app", "1.4.2", SECOND)
@@ -26,8 +26,8 @@ async def test_a_deletable_tag_is_sealed_all_the_same(data: Path) -> None:
 
 
 @pytest.mark.parametrize("reference", ["1.4.2", FIRST.digest], ids=["tag", "digest"])
-async def test_a_deleted_name_returns_only_with_its_digest(data: Path, reference: str) -> None:
-    """Deletion leaves a tombstone: other content is refused, the same is accepted, then the tag is sealed again."""
+async def test_a_deleted_sealed_tag_returns_only_with_its_digest(data: Path, reference: str) -> None:
+    """A deleted sealed tag accepts only its former digest, and is then sealed again."""
     async with serving(data, DELETABLE) as registry:
         client = registry.client
         await push(client, "shop/app", "1.4.2", FIRST)
@@ -49,7 +49,7 @@ async def test_a_deleted_name_returns_only_with_its_digest(data: Path, reference
 
 
 async def test_a_tombstone_accepts_the_digest_of_the_other_algorithm(data: Path) -> None:
-    """The bytes of the tombstone addressed by sha512 may restore the tag; other bytes may not."""
+    """A tombstone accepts its bytes under the sha512 digest, and no other bytes."""
     async with serving(data, DELETABLE) as registry:
         client = registry.client
         await push(client, "shop/app", "1.4.2", FIRST)
@@ -62,8 +62,8 @@ async def test_a_tombstone_accepts_the_digest_of_the_other_algorithm(data: Path)
     assert returned.status_code == 201
 
 
-async def test_a_tombstone_holds_after_a_restart_under_other_rules(data: Path) -> None:
-    """Rules that let the tag float come too late for a name that was ever sealed."""
+async def test_a_tombstone_is_kept_after_a_restart_under_other_rules(data: Path) -> None:
+    """A tombstone is unchanged after a restart with rules that make the tag mutable."""
     async with serving(data, DELETABLE) as registry:
         await push(registry.client, "shop/app", "1.4.2", FIRST)
         await registry.client.delete(f"/v2/shop/app/manifests/{FIRST.digest}")
@@ -78,7 +78,7 @@ async def test_a_tombstone_holds_after_a_restart_under_other_rules(data: Path) -
 
 
 async def test_a_tombstone_counts_as_absent_for_conditions(data: Path) -> None:
-    """`If-None-Match: *` lets the same content return; a tombstone is a name that is not there, and still bound."""
+    """A tombstone counts as absent for `If-None-Match: *`, and still accepts only its former digest."""
     async with serving(data, DELETABLE) as registry:
         client = registry.client
         await push(client, "shop/app", "1.4.2", FIRST)
@@ -93,7 +93,7 @@ async def test_a_tombstone_counts_as_absent_for_conditions(data: Path) -> None:
 
 
 async def test_deletion_and_return_are_recorded(data: Path) -> None:
-    """Deletion and return are entries of the ledger, in order."""
+    """Deletion and return of a sealed tag are ledger entries, in order."""
     async with serving(data, DELETABLE) as registry:
         client = registry.client
         first = await push(client, "shop/app", "1.4.2", FIRST)
@@ -104,7 +104,7 @@ async def test_deletion_and_return_are_recorded(data: Path) -> None:
 
 
 async def test_deleting_by_digest_leaves_a_tombstone_for_each_tag(data: Path) -> None:
-    """A manifest with several sealed tags leaves them all bound."""
+    """Deleting a manifest by digest leaves a tombstone for each of its sealed tags."""
     async with serving(data, DELETABLE) as registry:
         client = registry.client
         await push(client, "shop/app", "1.4.2", FIRST)
@@ -116,7 +116,7 @@ async def test_deleting_by_digest_leaves_a_tombstone_for_each_tag(data: Path) ->
 
 
 async def test_a_sealed_tag_without_keep_is_kept_for_ever(data: Path) -> None:
-    """The default is for ever: a century later a delete is still refused."""
+    """Without `keep`, a delete is refused even a century later."""
     clock = Clock(NOON)
     async with serving(data, clock=clock) as registry:
         await push(registry.client, "shop/app", "1.4.2", FIRST)
@@ -127,7 +127,7 @@ async def test_a_sealed_tag_without_keep_is_kept_for_ever(data: Path) -> None:
 
 
 async def test_a_tag_kept_for_a_year(data: Path) -> None:
-    """`keep = "365d"`: refused until the last second, accepted from then on; the tag can return only with the same digest."""
+    """With `keep = "365d"` a delete is refused until the last second, and accepted from then on, with a tombstone."""
     clock = Clock(NOON)
     async with serving(data, A_YEAR, clock=clock) as registry:
         client = registry.client
@@ -151,7 +151,7 @@ async def test_a_tag_kept_for_a_year(data: Path) -> None:
 
 
 async def test_the_year_is_the_one_in_force_at_the_push(data: Path) -> None:
-    """How long a tag is kept was promised when it was published; other rules later do not shorten it."""
+    """The `keep` at the time of the push counts, and later rules do not shorten it."""
     clock = Clock(NOON)
     async with serving(data, clock=clock) as registry:
         await push(registry.client, "shop/app", "1.4.2", FIRST)
@@ -163,7 +163,7 @@ async def test_the_year_is_the_one_in_force_at_the_push(data: Path) -> None:
 
 
 async def test_one_kept_tag_is_enough(data: Path) -> None:
-    """A part is kept as long as any seal covers it, here an index that is kept for ever."""
+    """Content is kept as long as any seal covers it, here an index that is kept for ever."""
     rules: list[Rule] = [{"tag": "rc*", "mode": "sealed", "keep": "deletable"}]
     async with serving(data, rules) as registry:
         client = registry.client

@@ -1,4 +1,4 @@
-"""What a person reads when a seal refuses: the whole sentence, since clients show nothing else."""
+"""The complete message of each refusal by a seal, since clients show nothing else."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ DELETABLE: list[Rule] = [{"mode": "sealed", "keep": "deletable"}]
 
 
 def short(digest: str) -> str:
-    """`sha256:` and twelve digits."""
+    """Return `sha256:` and twelve digits."""
     return digest[: len("sha256:") + 12]
 
 
 async def refusal(data: Path, tag: str, *also_taken: str) -> str:
-    """The message of a second push to `tag`, published at PUBLISHED and pushed to again two days later."""
+    """Return the message of a second push to `tag`, two days after it was published at PUBLISHED."""
     clock = Clock(PUBLISHED)
     async with serving(data, clock=clock) as registry:
         for each in (tag, *also_taken):
@@ -35,7 +35,7 @@ async def refusal(data: Path, tag: str, *also_taken: str) -> str:
 
 
 async def test_the_whole_sentence_of_a_refused_push(data: Path) -> None:
-    """A refusal names the tag, what it is sealed at, since when and by whom, this push, and what to do instead."""
+    """A refusal names the tag, its digest, time and actor, the refused digest, and what to do instead."""
     message = await refusal(data, "1.4.2")
 
     assert message == (
@@ -54,26 +54,26 @@ async def test_the_whole_sentence_of_a_refused_push(data: Path) -> None:
     ],
 )
 async def test_the_next_free_tag_is_named(data: Path, tag: str, free: str) -> None:
-    """Free is the last number before the suffix, plus one."""
+    """The suggested free tag has the last number before the suffix increased by one."""
     assert f"(free: {free})" in await refusal(data, tag)
 
 
 @pytest.mark.parametrize("tag", ["prod", "a" * 40, "2024-11-24"])
-async def test_no_free_tag_is_made_up(data: Path, tag: str) -> None:
-    """Where there is no number to count up, none is named."""
+async def test_no_free_tag_is_invented(data: Path, tag: str) -> None:
+    """For a tag without a number, no free tag is suggested."""
     message = await refusal(data, tag)
 
     assert "publish under a new tag" in message
     assert "free:" not in message
 
 
-async def test_a_tag_that_is_taken_is_not_called_free(data: Path) -> None:
-    """If the next tag is taken, none is named: the person knows best."""
+async def test_a_taken_tag_is_not_suggested(data: Path) -> None:
+    """If the next tag is taken, none is suggested."""
     assert "free:" not in await refusal(data, "1.4.2", "1.4.3")
 
 
-async def test_a_tombstone_is_not_called_free(data: Path) -> None:
-    """Nor if the next name was ever sealed, and deleted."""
+async def test_a_tombstone_is_not_suggested(data: Path) -> None:
+    """If the next tag is a tombstone, none is suggested."""
     async with serving(data, DELETABLE) as registry:
         await push(registry.client, "shop/app", "1.4.2", FIRST)
         await push(registry.client, "shop/app", "1.4.3", FIRST)
@@ -85,8 +85,8 @@ async def test_a_tombstone_is_not_called_free(data: Path) -> None:
 
 
 @pytest.mark.parametrize("tag", ["1.4", "2", "v3.1", "1.4-alpine", "staging"])
-async def test_the_rule_that_would_let_it_float_is_printed_and_works(data: Path, tag: str) -> None:
-    """The refusal of a tag such as 1.4, which many let float, prints the rule to write; written, such tags do."""
+async def test_the_rule_that_would_make_the_tag_mutable_is_printed_and_works(data: Path, tag: str) -> None:
+    """For a tag such as 1.4 the refusal prints a rule that makes it mutable, and the rule works."""
     message = await refusal(data, tag)
     printed = message[message.index("[[rule]]") :]
     rule = dict(re.findall(r'(\w+) = "([^"]*)"', printed))
@@ -106,12 +106,12 @@ async def test_the_rule_that_would_let_it_float_is_printed_and_works(data: Path,
 
 @pytest.mark.parametrize("tag", ["1.4.2", "v1.4.2-alpine", "20261124", "a1b2c3d"])
 async def test_a_release_gets_no_rule(data: Path, tag: str) -> None:
-    """The refusal of a release's tag does not invite to let it float."""
+    """For a release's tag, the refusal suggests no rule that makes it mutable."""
     assert "[[rule]]" not in await refusal(data, tag)
 
 
 async def test_the_sentence_of_a_tombstone(data: Path) -> None:
-    """A deleted name's refusal says when it was deleted and what alone it can return with, in full."""
+    """The refusal for a tombstone has the time of the deletion and the complete digest that may return."""
     clock = Clock(PUBLISHED)
     async with serving(data, DELETABLE, clock=clock) as registry:
         await push(registry.client, "shop/app", "1.4.2", FIRST)
@@ -154,8 +154,8 @@ async def test_the_sentence_of_a_refused_delete_of_a_part(data: Path) -> None:
     assert blob.startswith(f"blob {short(FIRST.config.digest)} of shop/app is part of what tags 1.4.2 and 1.4.3 seal;")
 
 
-async def test_the_sentence_of_a_refused_delete_says_which_name_can_go_alone(data: Path) -> None:
-    """A floating tag at a sealed digest keeps nothing, and who deletes by digest learns that its name will do."""
+async def test_the_sentence_of_a_refused_delete_names_the_tag_that_can_be_deleted(data: Path) -> None:
+    """A refused delete by digest names a mutable tag of that digest, which can be deleted by itself."""
     async with serving(data) as registry:
         await push(registry.client, "shop/app", "1.4.2", FIRST)
         await put(registry.client, "shop/app", "latest", FIRST)
@@ -170,7 +170,7 @@ async def test_the_sentence_of_a_refused_delete_says_which_name_can_go_alone(dat
 
 
 async def test_the_sentence_of_a_signature_that_lost_something(data: Path) -> None:
-    """A refused rewrite of a signature tag says that it is append-only and what to do."""
+    """A refused rewrite of a signature tag says that it is append-only, and what to do."""
     async with serving(data) as registry:
         await push(registry.client, "shop/app", "1.4.2", FIRST)
         one, other = signature(FIRST, "alice"), signature(FIRST, "mallory")

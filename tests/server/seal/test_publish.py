@@ -1,4 +1,4 @@
-"""A published tag keeps its digest: an absent tag or the same digest is 201, anything else is refused, also after a restart."""
+"""A published tag keeps its digest: an absent tag or the same digest is 201, anything else is refused."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ FIRST, SECOND, THIRD = image("first"), image("second"), image("third")
 
 
 def entry_of(answer: httpx2.Response) -> int:
-    """The index of the ledger entry in the answer."""
+    """Return the index of the ledger entry in the answer."""
     return int(answer.headers["Boltseal-Ledger-Index"])
 
 
 async def test_the_first_push_is_accepted_and_recorded(client: httpx2.AsyncClient) -> None:
-    """A tag that is absent may be published; the answer says which ledger entry stands for it."""
+    """The first push of a tag is accepted, and its answer names the ledger entry."""
     answer = await push(client, "shop/app", "1.4.2", FIRST)
 
     assert answer.status_code == 201
@@ -41,7 +41,7 @@ async def test_the_first_push_is_accepted_and_recorded(client: httpx2.AsyncClien
 
 
 async def test_the_same_push_again_is_accepted_and_adds_nothing(client: httpx2.AsyncClient) -> None:
-    """An idempotent push is 201 with the index of the entry that stands, and writes no other."""
+    """Repeating a push gets 201 with the index of the existing entry, and adds none."""
     first = await push(client, "shop/app", "1.4.2", FIRST)
     again = await push(client, "shop/app", "1.4.2", FIRST)
     other_tag = await put(client, "shop/app", "1.4.3", FIRST)
@@ -56,7 +56,7 @@ async def test_the_same_push_again_is_accepted_and_adds_nothing(client: httpx2.A
     "document", [SECOND, index(FIRST), image("first", docker=True)], ids=["image", "index", "docker"]
 )
 async def test_other_content_is_refused(client: httpx2.AsyncClient, document: Document) -> None:
-    """Any other manifest under a sealed tag is 409 DENIED, and the tag keeps its digest."""
+    """Another manifest under a sealed tag gets 409 DENIED, and the tag keeps its digest."""
     await push(client, "shop/app", "1.4.2", FIRST)
 
     refused = await push(client, "shop/app", "1.4.2", document)
@@ -68,7 +68,7 @@ async def test_other_content_is_refused(client: httpx2.AsyncClient, document: Do
 
 
 async def test_a_refused_push_adds_no_entry(client: httpx2.AsyncClient) -> None:
-    """A refused push leaves nothing in the ledger: the next index is the one after the last accepted push."""
+    """After a refused push, the next entry has the index after the last accepted one."""
     first = await push(client, "shop/app", "1.4.2", FIRST)
     await push(client, "shop/app", "1.4.2", SECOND)
     next_one = await push(client, "shop/app", "1.4.3", SECOND)
@@ -77,7 +77,7 @@ async def test_a_refused_push_adds_no_entry(client: httpx2.AsyncClient) -> None:
 
 
 async def test_a_refused_push_adds_no_manifest(client: httpx2.AsyncClient) -> None:
-    """The manifest of a refused push is not in the repository, by its digest either."""
+    """The manifest of a refused push is not stored, also not by its digest."""
     await push(client, "shop/app", "1.4.2", FIRST)
     await push(client, "shop/app", "1.4.2", SECOND)
 
@@ -85,7 +85,7 @@ async def test_a_refused_push_adds_no_manifest(client: httpx2.AsyncClient) -> No
 
 
 async def test_a_refused_push_adds_no_referrer(client: httpx2.AsyncClient) -> None:
-    """Nor is it listed as a referrer of its subject."""
+    """The manifest of a refused push is not listed as a referrer of its subject."""
     pointing = image("pointing", subject=THIRD.descriptor())
     await push(client, "shop/app", "1.4.2", FIRST)
     await push(client, "shop/app", "1.4.2", pointing)
@@ -95,8 +95,8 @@ async def test_a_refused_push_adds_no_referrer(client: httpx2.AsyncClient) -> No
     assert listed.json()["manifests"] == []
 
 
-async def test_a_refused_push_keeps_what_was_there(client: httpx2.AsyncClient) -> None:
-    """A manifest that was there before, untagged, is still there after a push of it was refused."""
+async def test_a_refused_push_keeps_an_existing_manifest(client: httpx2.AsyncClient) -> None:
+    """An untagged manifest that was stored before is still stored after a refused push of it."""
     await push(client, "shop/app", "1.4.2", FIRST)
     await push(client, "shop/app", SECOND.digest, SECOND)
     refused = await put(client, "shop/app", "1.4.2", SECOND)
@@ -106,8 +106,8 @@ async def test_a_refused_push_keeps_what_was_there(client: httpx2.AsyncClient) -
     assert got.content == SECOND.raw
 
 
-async def test_a_refused_push_does_not_claim_a_repository(client: httpx2.AsyncClient) -> None:
-    """A push that is refused for another reason leaves no repository behind either."""
+async def test_a_refused_push_creates_no_repository(client: httpx2.AsyncClient) -> None:
+    """A refused push creates no repository."""
     answer = await client.put(
         "/v2/shop/other/manifests/1.4.2", content=FIRST.raw, headers={"Content-Type": OCI_MANIFEST}
     )
@@ -117,7 +117,7 @@ async def test_a_refused_push_does_not_claim_a_repository(client: httpx2.AsyncCl
 
 
 async def test_the_same_bytes_with_another_media_type_are_refused(client: httpx2.AsyncClient) -> None:
-    """A sealed tag covers the bytes and their media type: another type is refused."""
+    """Equal bytes under another media type are refused for a sealed tag."""
     body = {"schemaVersion": 2, "config": FIRST.config.descriptor(), "layers": []}
     as_oci = Document(to_json(body), OCI_MANIFEST, (FIRST.config,))
     as_docker = Document(to_json(body), DOCKER_MANIFEST, (FIRST.config,))
@@ -133,7 +133,7 @@ async def test_the_same_bytes_with_another_media_type_are_refused(client: httpx2
 @pytest.mark.parametrize("first", ["sha256", "sha512", "tag"])
 @pytest.mark.parametrize("second", ["sha256", "sha512", "tag"])
 async def test_the_algorithm_of_the_url_does_not_matter(client: httpx2.AsyncClient, first: str, second: str) -> None:
-    """A push of equal bytes under the other digest algorithm or a tag is 201 without a new entry."""
+    """A push of equal bytes under the other digest algorithm, or by tag, gets 201 without a new entry."""
 
     async def publish(how: str, document: Document) -> httpx2.Response:
         if how == "tag":
@@ -153,7 +153,7 @@ async def test_the_algorithm_of_the_url_does_not_matter(client: httpx2.AsyncClie
 
 
 async def test_a_seal_covers_one_tag(client: httpx2.AsyncClient) -> None:
-    """The tag of this name in another repository, and other tags of this one, are free."""
+    """A seal of one tag affects neither other tags nor that tag of another repository."""
     await push(client, "shop/app", "1.4.2", FIRST)
 
     elsewhere = await push(client, "shop/other", "1.4.2", SECOND)
@@ -163,8 +163,8 @@ async def test_a_seal_covers_one_tag(client: httpx2.AsyncClient) -> None:
     assert beside.status_code == 201
 
 
-async def test_a_seal_holds_after_a_restart(data: Path) -> None:
-    """A seal is in the store, not in the process."""
+async def test_a_seal_is_kept_after_a_restart(data: Path) -> None:
+    """A seal, which is in the store, is unchanged after a restart."""
     async with serving(data) as registry:
         first = await push(registry.client, "shop/app", "1.4.2", FIRST)
     async with serving(data) as registry:
@@ -177,7 +177,7 @@ async def test_a_seal_holds_after_a_restart(data: Path) -> None:
 
 
 async def test_changed_rules_never_unseal(data: Path) -> None:
-    """A rule that makes tags mutable does not apply to a tag that is sealed already."""
+    """A new rule that makes tags mutable does not apply to a tag that is sealed already."""
     async with serving(data) as registry:
         await push(registry.client, "shop/app", "1.4.2", FIRST)
     async with serving(data, FLOATING) as registry:
@@ -191,7 +191,7 @@ async def test_changed_rules_never_unseal(data: Path) -> None:
 
 
 async def test_a_floating_tag_is_sealed_by_its_next_push_when_a_rule_now_seals(data: Path) -> None:
-    """Every accepted push evaluates the rules: a floating tag moves once more, and is sealed at the new digest."""
+    """A mutable tag that a new rule seals moves once more and is sealed at the pushed digest."""
     async with serving(data, FLOATING) as registry:
         await push(registry.client, "shop/app", "1.4.2", FIRST)
     async with serving(data) as registry:
@@ -205,8 +205,8 @@ async def test_a_floating_tag_is_sealed_by_its_next_push_when_a_rule_now_seals(d
         assert await meaning(registry.client, "shop/app", "1.4.2") == SECOND.digest
 
 
-async def test_a_floating_tag_is_sealed_where_it_stands_by_the_same_push(data: Path) -> None:
-    """Pushing the current digest of a mutable tag again, under a rule that now seals, seals it and is recorded."""
+async def test_a_floating_tag_is_sealed_at_its_digest_by_the_same_push(data: Path) -> None:
+    """Pushing a mutable tag's present digest under a rule that now seals it seals it, which is recorded."""
     async with serving(data, FLOATING) as registry:
         first = await push(registry.client, "shop/app", "1.4.2", FIRST)
     async with serving(data) as registry:
@@ -218,8 +218,8 @@ async def test_a_floating_tag_is_sealed_where_it_stands_by_the_same_push(data: P
     assert refused.status_code == 409
 
 
-async def test_a_floating_tag_that_was_not_pushed_again_still_floats(data: Path) -> None:
-    """Rules decide at a push: a changed rule alone moves nothing and seals nothing."""
+async def test_a_floating_tag_stays_mutable_until_it_is_pushed_again(data: Path) -> None:
+    """A changed rule alone neither moves nor seals a tag, until it is pushed again."""
     async with serving(data, FLOATING) as registry:
         await push(registry.client, "shop/app", "1.4.2", FIRST)
     async with serving(data) as registry:
@@ -229,7 +229,7 @@ async def test_a_floating_tag_that_was_not_pushed_again_still_floats(data: Path)
 
 
 async def test_a_floating_tag_moves_and_each_move_is_recorded(client: httpx2.AsyncClient) -> None:
-    """A floating tag may move; each move is an entry, the same push again is not."""
+    """Each move of a mutable tag is a ledger entry, and a repeated push is not."""
     one = await push(client, "shop/app", "latest", FIRST)
     two = await push(client, "shop/app", "latest", SECOND)
     again = await push(client, "shop/app", "latest", SECOND)
@@ -242,7 +242,7 @@ async def test_a_floating_tag_moves_and_each_move_is_recorded(client: httpx2.Asy
 
 
 async def test_the_previous_digest_of_a_floating_tag_stays(client: httpx2.AsyncClient) -> None:
-    """The previous digest, with all its blobs, can still be pulled."""
+    """The former digest of a mutable tag, with all its blobs, can be pulled."""
     await push(client, "shop/app", "latest", FIRST)
     await push(client, "shop/app", "latest", SECOND)
 
@@ -254,7 +254,7 @@ async def test_the_previous_digest_of_a_floating_tag_stays(client: httpx2.AsyncC
 
 
 async def test_a_push_by_digest_alone_has_no_entry(client: httpx2.AsyncClient) -> None:
-    """The ledger records tags: a push without one is not in it."""
+    """A push without a tag adds no ledger entry."""
     by_digest = await push(client, "shop/app", FIRST.digest, FIRST)
 
     assert by_digest.status_code == 201

@@ -1,4 +1,5 @@
-"""`tag purge` deletes an image with its bytes and leaves its tags sealed; `admin expire` deletes tags whose keep time is over."""
+"""`tag purge` deletes an image with its bytes and leaves its tags sealed; `admin expire` deletes tags whose keep time
+is over."""
 
 from __future__ import annotations
 
@@ -20,12 +21,12 @@ from boltseal.server.storage.blobs.local_store import LocalBlobs
 from boltseal.server.storage.garbage_collection import collect, finish_purges
 from boltseal.server.storage.metadata import queries
 from boltseal.server.store_factory import open_store
+from tests.bare_registry import SHOP, Opener
 from tests.fakes.disk import FailingDisk
 from tests.images import Document, error_of, holds_blob, image, index, meaning, push, put
 from tests.polling import until
 from tests.server.seal.admin import ADMIN, APP, RELEASE, bytes_on_disk, seals_of
 from tests.serving import FLOATING, Clock, Rule, Serving, serving, settings_of
-from tests.shop import SHOP, Opener
 
 SECRET, OTHER = image("a password"), image("other")
 NOON = 1_700_000_000_000_000
@@ -38,7 +39,7 @@ async def purge(registry: Serving) -> None:
 
 
 async def test_a_purged_image_is_gone_at_once(registry: Serving) -> None:
-    """Tag, manifest and blobs are 404 on a running server that has just served them."""
+    """After a purge, a server that has just served tag, manifest and blobs answers 404."""
     client = registry.client
     await push(client, "shop/app", "1.4.2", SECRET)
     paths = ["manifests/1.4.2", f"manifests/{SECRET.digest}"] + [f"blobs/{blob.digest}" for blob in SECRET.blobs]
@@ -52,7 +53,7 @@ async def test_a_purged_image_is_gone_at_once(registry: Serving) -> None:
 
 @pytest.mark.parametrize("changed", ["the tag moved to another image", "another tag came to the image"])
 async def test_only_the_confirmed_image_and_tags_are_purged(tmp_path: Path, changed: str) -> None:
-    """Between the plan that a person confirms and the purge, a push can change what the tag resolves to or add a tag to the image."""
+    """If a push changes the image or adds a tag after the user's confirmation, the purge is refused."""
     async with serving(tmp_path / "data", FLOATING) as registry:
         await push(registry.client, "shop/app", "1.4.2", SECRET)
         with seals_of(registry.data) as seals:
@@ -70,7 +71,7 @@ async def test_only_the_confirmed_image_and_tags_are_purged(tmp_path: Path, chan
 
 
 async def test_purged_bytes_are_not_on_the_disk(registry: Serving) -> None:
-    """A leaked secret does not wait for a collection: its bytes are gone when the verb returns."""
+    """A purge deletes the bytes before the command returns, without waiting for garbage collection."""
     await push(registry.client, "shop/app", "1.4.2", SECRET)
     before = bytes_on_disk(registry.data, SECRET.layers[0].digest).exists()
     await purge(registry)
@@ -81,7 +82,7 @@ async def test_purged_bytes_are_not_on_the_disk(registry: Serving) -> None:
 
 
 async def test_a_purged_tag_stays_sealed(registry: Serving) -> None:
-    """Other content cannot take the tag; the same manifest may return."""
+    """A purged tag accepts only the same manifest."""
     await push(registry.client, "shop/app", "1.4.2", SECRET)
     await purge(registry)
     refused = await push(registry.client, "shop/app", "1.4.2", OTHER)
@@ -92,8 +93,8 @@ async def test_a_purged_tag_stays_sealed(registry: Serving) -> None:
     assert returned.status_code == 201
 
 
-async def test_every_tag_of_a_purged_manifest_goes(registry: Serving) -> None:
-    """All names of the manifest go and are recorded, each with an entry of its own."""
+async def test_every_tag_of_a_purged_manifest_is_deleted(registry: Serving) -> None:
+    """A purge deletes every tag of the manifest, each with its own ledger entry."""
     client = registry.client
     await push(client, "shop/app", "1.4.2", SECRET)
     await put(client, "shop/app", "1.4", SECRET)
@@ -106,8 +107,8 @@ async def test_every_tag_of_a_purged_manifest_goes(registry: Serving) -> None:
     assert int(after.headers["Boltseal-Ledger-Index"]) == int(before.headers["Boltseal-Ledger-Index"]) + 4
 
 
-async def test_a_purge_by_digest(registry: Serving) -> None:
-    """What has no tag can be purged by its digest."""
+async def test_an_untagged_manifest_is_purged_by_its_digest(registry: Serving) -> None:
+    """An untagged manifest can be purged by its digest."""
     await push(registry.client, "shop/app", SECRET.digest, SECRET)
     with seals_of(registry.data) as seals:
         await seals.purge(APP, Digest.parse(SECRET.digest), ADMIN, "it holds a password")
@@ -115,8 +116,8 @@ async def test_a_purge_by_digest(registry: Serving) -> None:
     assert await meaning(registry.client, "shop/app", SECRET.digest) is None
 
 
-async def test_what_another_image_needs_is_left(registry: Serving) -> None:
-    """A blob that a second image has in common with the purged one stays, on the disk as well."""
+async def test_content_that_another_image_needs_stays(registry: Serving) -> None:
+    """A blob that another image shares with the purged one stays, also on the disk."""
     shared = image("a password", layer_count=2)
     await push(registry.client, "shop/app", "1.4.2", SECRET)
     await push(registry.client, "shop/app", "1.4.3", shared)
@@ -130,7 +131,7 @@ async def test_what_another_image_needs_is_left(registry: Serving) -> None:
 
 
 async def test_another_repository_keeps_its_copy(registry: Serving) -> None:
-    """A purge affects one repository: another one keeps the same bytes for itself."""
+    """A purge in one repository leaves the same bytes in another."""
     await push(registry.client, "shop/other", "1.0.0", SECRET)
     await push(registry.client, "shop/app", "1.4.2", SECRET)
     await purge(registry)
@@ -142,7 +143,7 @@ async def test_another_repository_keeps_its_copy(registry: Serving) -> None:
 
 @pytest.mark.parametrize("parent", [index(SECRET), index(index(SECRET))], ids=["index", "nested"])
 async def test_a_part_of_another_sealed_image_can_not_be_purged_alone(registry: Serving, parent: Document) -> None:
-    """A sealed index would be broken by a purge of its child: the index has to be purged first."""
+    """A child of a sealed index can't be purged alone."""
     await push(registry.client, "shop/app", "1.4.2", SECRET)
     await push(registry.client, "shop/app", "2.0.0", parent)
 
@@ -151,8 +152,8 @@ async def test_a_part_of_another_sealed_image_can_not_be_purged_alone(registry: 
     assert await meaning(registry.client, "shop/app", "1.4.2") == SECRET.digest
 
 
-async def test_purging_an_index_takes_its_children(registry: Serving) -> None:
-    """What only the purged index needs goes with it, at every level."""
+async def test_purging_an_index_deletes_its_children(registry: Serving) -> None:
+    """A purge of an index deletes what only it needs, at every level."""
     await push(registry.client, "shop/app", "1.4.2", index(index(SECRET)))
     await purge(registry)
 
@@ -160,16 +161,16 @@ async def test_purging_an_index_takes_its_children(registry: Serving) -> None:
     assert not bytes_on_disk(registry.data, SECRET.layers[0].digest).exists()
 
 
-async def test_purging_an_unknown_tag(registry: Serving) -> None:
-    """An unknown tag has an error of its own."""
+async def test_purging_an_unknown_tag_is_refused(registry: Serving) -> None:
+    """A purge of an unknown tag has its own error."""
     await push(registry.client, "shop/app", "1.4.3", OTHER)
 
     with seals_of(registry.data) as seals, pytest.raises(NotFound):
         await seals.purge(APP, Tag("9.9.9"), ADMIN, "why not")
 
 
-async def test_a_keep_that_is_over_expires_and_leaves_the_name_bound(data: Path) -> None:
-    """`admin expire` takes away tags whose stated time is over, and only those; the tag can return only with the same digest."""
+async def test_an_expired_keep_leaves_the_tag_sealed(data: Path) -> None:
+    """`admin expire` deletes only tags whose keep time is over, which can return only with the same digest."""
     clock = Clock(NOON)
     async with serving(data, A_YEAR, clock=clock) as registry:
         await push(registry.client, "shop/app", "1.4.2", SECRET)
@@ -190,7 +191,7 @@ async def test_a_keep_that_is_over_expires_and_leaves_the_name_bound(data: Path)
 
 
 async def expired_at(data: Path, now_us: int) -> list[str]:
-    """The tags that `admin expire` takes away at this time."""
+    """Return the tags that `admin expire` deletes at this time."""
     with open_store(settings_of(data), clock=Clock(now_us)) as store:
         return [tag for _, tag in await store.registry.seals.expire(ADMIN)]
 
@@ -210,7 +211,7 @@ purge_image(settings, image, "it holds a password", plan_purge(settings, image))
 
 @pytest.mark.slow
 async def test_the_next_start_deletes_the_bytes_that_a_killed_purge_left(data: Path) -> None:
-    """Killed between the COMMIT and the first unlink: the rows are gone, and nothing else would delete young bytes."""
+    """After a kill between the COMMIT of a purge and its first unlink, the next start deletes the bytes."""
     async with serving(data) as registry:
         await push(registry.client, "shop/app", "1.4.2", SECRET)
     died = await asyncio.to_thread(
@@ -231,7 +232,7 @@ async def test_the_next_start_deletes_the_bytes_that_a_killed_purge_left(data: P
 
 
 async def test_bytes_that_were_pushed_again_after_a_killed_purge_stay(open_shop: Opener, tmp_path: Path) -> None:
-    """Only what no repository refers to is deleted."""
+    """After a killed purge, bytes that were pushed again meanwhile stay."""
     shop = open_shop()
     raw = await shop.image("a password")
     await shop.push(raw, RELEASE)
@@ -250,7 +251,7 @@ async def test_bytes_that_were_pushed_again_after_a_killed_purge_stay(open_shop:
 
 
 async def test_a_failure_to_delete_one_blob_deletes_the_others(open_shop: Opener, tmp_path: Path) -> None:
-    """The image's rows are gone then, so a second purge could not finish the first: the error names what is left."""
+    """If one blob of a purge can't be deleted the others are, and the error names it."""
     shop = open_shop()
     raw = await shop.image("a password")
     await shop.push(raw, RELEASE)
@@ -268,8 +269,8 @@ async def test_a_failure_to_delete_one_blob_deletes_the_others(open_shop: Opener
     assert "`boltseal admin gc`" in caught.value.message
 
 
-async def test_a_collect_deletes_at_once_what_a_purge_left(open_shop: Opener, tmp_path: Path) -> None:
-    """It does not wait for a day; what the store fails to delete again is left for the next one."""
+async def test_gc_deletes_at_once_what_a_purge_left(open_shop: Opener, tmp_path: Path) -> None:
+    """`gc` deletes what a purge could not, without waiting for a day, and leaves what fails again."""
     shop = open_shop()
     await shop.push(await shop.image("a password"), RELEASE)
     disk = FailingDisk()

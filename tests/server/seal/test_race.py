@@ -1,4 +1,4 @@
-"""Racing pushes: a sealed tag gets one digest, and every 201 is durable."""
+"""Concurrent pushes: a sealed tag gets one digest, and every 201 is durable."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ RACERS = 16
 
 
 async def race(clients: list[httpx2.AsyncClient], tag: str, documents: list[Document]) -> list[httpx2.Response]:
-    """PUT each document under one tag at the same time, spread over the clients; all parts are there already."""
+    """PUT each document under one tag at the same time, spread over the clients; all parts are stored already."""
     for document in documents:
         await push_parts(clients[0], "shop/app", document)
     return await asyncio.gather(
@@ -25,7 +25,7 @@ async def race(clients: list[httpx2.AsyncClient], tag: str, documents: list[Docu
 
 
 async def test_racing_first_pushes_have_one_winner(client: httpx2.AsyncClient) -> None:
-    """Of first pushes with different digests exactly one is 201, all others 409, and the winner is what is pulled."""
+    """Of concurrent first pushes with different digests one gets 201, the others 409, and pulls return the winner."""
     documents = [image(f"racer {number}") for number in range(RACERS)]
 
     answers = await race([client], "1.4.2", documents)
@@ -36,7 +36,7 @@ async def test_racing_first_pushes_have_one_winner(client: httpx2.AsyncClient) -
 
 
 async def test_racing_first_pushes_on_two_servers_of_one_store_have_one_winner(data: Path) -> None:
-    """With two applications on one store, as with several workers, the database decides, not a process."""
+    """Two applications on one store, as with several workers, accept one of the concurrent first pushes."""
     documents = [image(f"racer {number}") for number in range(RACERS)]
     async with AsyncExitStack() as stack:
         clients = [(await stack.enter_async_context(serving(data))).client for _ in range(2)]
@@ -49,7 +49,7 @@ async def test_racing_first_pushes_on_two_servers_of_one_store_have_one_winner(d
 
 
 async def test_racing_pushes_of_the_same_image_all_succeed(client: httpx2.AsyncClient) -> None:
-    """Ten build jobs that publish one image all get 201, with one entry between them."""
+    """Ten concurrent pushes of one image all get 201, with one ledger entry."""
     answers = await race([client], "1.4.2", [image("same")] * 10)
 
     assert [answer.status_code for answer in answers] == [201] * 10
@@ -57,7 +57,7 @@ async def test_racing_pushes_of_the_same_image_all_succeed(client: httpx2.AsyncC
 
 
 async def test_racing_refusals_name_the_winner(client: httpx2.AsyncClient) -> None:
-    """Every refusal names the digest that the tag is sealed at."""
+    """Each refusal of a concurrent push names the sealed digest."""
     documents = [image(f"racer {number}") for number in range(RACERS)]
     answers = await race([client], "1.4.2", documents)
     winner = await meaning(client, "shop/app", "1.4.2")
@@ -68,7 +68,7 @@ async def test_racing_refusals_name_the_winner(client: httpx2.AsyncClient) -> No
 
 
 async def test_racing_losers_leave_nothing(client: httpx2.AsyncClient) -> None:
-    """The manifests of the losers are not there, by digest either."""
+    """The manifests of refused concurrent pushes are not stored."""
     documents = [image(f"racer {number}") for number in range(RACERS)]
     answers = await race([client], "1.4.2", documents)
     losers = [document for document, answer in zip(documents, answers, strict=True) if answer.status_code == 409]
@@ -77,7 +77,7 @@ async def test_racing_losers_leave_nothing(client: httpx2.AsyncClient) -> None:
 
 
 async def test_racing_sets_of_tags_do_not_mix(client: httpx2.AsyncClient) -> None:
-    """Two pushes that want the same tags, in opposite order: one gets all of them, the other none."""
+    """Of two concurrent pushes of the same tags in opposite order, one gets all tags and the other none."""
     one, two = image("one"), image("two")
     tags = [f"1.4.{number}" for number in range(8)]
     await push_parts(client, "shop/app", one)
@@ -92,8 +92,8 @@ async def test_racing_sets_of_tags_do_not_mix(client: httpx2.AsyncClient) -> Non
     assert len(resolutions) == 1
 
 
-async def test_racing_moves_of_a_floating_tag_are_all_true(client: httpx2.AsyncClient) -> None:
-    """A floating tag takes them all, in some order; entries are gapless, and the last one is what it means."""
+async def test_racing_moves_of_a_floating_tag_are_all_recorded(client: httpx2.AsyncClient) -> None:
+    """Concurrent moves of a mutable tag all succeed: entries have no gaps, and the last one is the tag's digest."""
     documents = [image(f"racer {number}") for number in range(RACERS)]
     answers = await race([client], "latest", documents)
     entries = [int(answer.headers["Boltseal-Ledger-Index"]) for answer in answers]
@@ -105,7 +105,7 @@ async def test_racing_moves_of_a_floating_tag_are_all_true(client: httpx2.AsyncC
 
 
 async def test_compare_and_swap_has_one_winner_each_round(client: httpx2.AsyncClient) -> None:
-    """Of racing moves with `If-Match` on the same digest exactly one succeeds, all others are 412."""
+    """Of concurrent moves with `If-Match` on one digest, one succeeds and the others get 412."""
     base = image("base")
     await push(client, "shop/app", "latest", base)
     documents = [image(f"racer {number}") for number in range(RACERS)]
@@ -120,7 +120,7 @@ async def test_compare_and_swap_has_one_winner_each_round(client: httpx2.AsyncCl
 
 
 async def test_racing_signatures_lose_none(client: httpx2.AsyncClient) -> None:
-    """Two signers who both start from the same signature tag: one is refused, none is overwritten."""
+    """Of two signers who start from the same signature tag, one is refused and none overwrites the other."""
     signed = image("signed")
     base = signature(signed, "alice")
     await push(client, "shop/app", signature_tag(signed), base)
@@ -133,7 +133,7 @@ async def test_racing_signatures_lose_none(client: httpx2.AsyncClient) -> None:
 
 @pytest.mark.parametrize("reference", ["blob", "child"])
 async def test_a_delete_that_races_with_the_seal_never_breaks_it(client: httpx2.AsyncClient, reference: str) -> None:
-    """A part is deleted while its image is being sealed: either the delete or the push is refused, never neither."""
+    """When a part is deleted while its image is being sealed, either the delete or the push is refused."""
     for round_number in range(8):
         child = image(f"child {round_number}")
         parent = index(child)

@@ -1,4 +1,4 @@
-"""Tags of signature tools are append-only, and stay while the image that they sign is sealed."""
+"""Tags of signature tools are append-only, and kept while the image that they sign is sealed."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ SUFFIXES = [".sig", ".att", ".sbom"]
 
 @pytest.mark.parametrize("suffix", SUFFIXES)
 async def test_a_signature_tag_may_grow(client: httpx2.AsyncClient, suffix: str) -> None:
-    """A second signature is accepted when the first is still in it."""
+    """A signature tag accepts a manifest with a second signature that still has the first."""
     await push(client, "shop/app", "1.4.2", IMAGE)
     tag = signature_tag(IMAGE, suffix)
     first = await push(client, "shop/app", tag, signature(IMAGE, "alice"))
@@ -49,7 +49,7 @@ async def test_a_signature_tag_may_grow(client: httpx2.AsyncClient, suffix: str)
 async def test_a_signature_tag_may_not_lose_anything(
     client: httpx2.AsyncClient, suffix: str, signers: tuple[str, ...]
 ) -> None:
-    """A manifest that lacks a layer of the old one is refused, and the old one stays."""
+    """A signature manifest that lacks a layer of the old one is refused, and the old one stays."""
     await push(client, "shop/app", "1.4.2", IMAGE)
     tag = signature_tag(IMAGE, suffix)
     standing = signature(IMAGE, "alice", "bob")
@@ -63,7 +63,7 @@ async def test_a_signature_tag_may_not_lose_anything(
 
 
 async def test_a_signature_over_the_same_payload_does_not_replace_another(client: httpx2.AsyncClient) -> None:
-    """The signature stands in the layer's annotation: same payload and another annotation is another signature."""
+    """A layer with the same payload and another signature annotation does not replace the first signature."""
     honest = signature(IMAGE, "alice")
     body = json.loads(honest.raw)
     body["layers"][0]["annotations"] = {"dev.cosignproject.cosign/signature": "MEUCmallory"}
@@ -80,7 +80,7 @@ async def test_a_signature_over_the_same_payload_does_not_replace_another(client
 
 
 async def test_the_same_signature_again_is_accepted(client: httpx2.AsyncClient) -> None:
-    """An idempotent push of a signature adds nothing."""
+    """Pushing the same signature again adds nothing."""
     tag = signature_tag(IMAGE)
     first = await push(client, "shop/app", tag, signature(IMAGE, "alice"))
     again = await push(client, "shop/app", tag, signature(IMAGE, "alice"))
@@ -90,7 +90,7 @@ async def test_the_same_signature_again_is_accepted(client: httpx2.AsyncClient) 
 
 
 async def test_a_fallback_tag_grows_by_entries(client: httpx2.AsyncClient) -> None:
-    """The referrers tag without suffix is an index: it may gain entries, and not lose one."""
+    """The referrers fallback tag is an index that may gain entries and not lose one."""
     one, two = artifact("one", subject=IMAGE), artifact("two", subject=IMAGE)
     tag = signature_tag(IMAGE, "")
     first = await push(client, "shop/app", tag, index(one))
@@ -103,7 +103,7 @@ async def test_a_fallback_tag_grows_by_entries(client: httpx2.AsyncClient) -> No
 
 
 async def test_a_fallback_tag_does_not_become_an_image(client: httpx2.AsyncClient) -> None:
-    """An image can't contain an index's entries, so it can't follow it; nor the other way round."""
+    """A fallback tag's index can't become an image, nor an image an index."""
     tag = signature_tag(IMAGE, "")
     await push(client, "shop/app", tag, index(artifact("one", subject=IMAGE)))
 
@@ -123,8 +123,8 @@ async def test_a_fallback_tag_does_not_become_an_image(client: httpx2.AsyncClien
     ],
     ids=lambda tag: tag[:9] + tag[-6:],
 )
-async def test_what_only_looks_like_a_signature_tag_is_sealed(client: httpx2.AsyncClient, tag: str) -> None:
-    """The form is exact; anything near it is an ordinary tag."""
+async def test_a_tag_that_only_resembles_a_signature_tag_is_sealed(client: httpx2.AsyncClient, tag: str) -> None:
+    """A tag that only resembles a signature tag is an ordinary, sealed tag."""
     await push(client, "shop/app", tag, signature(IMAGE, "alice"))
 
     refused = await push(client, "shop/app", tag, signature(IMAGE, "alice", "bob"))
@@ -134,7 +134,7 @@ async def test_what_only_looks_like_a_signature_tag_is_sealed(client: httpx2.Asy
 
 @pytest.mark.parametrize("suffix", [*SUFFIXES, ""])
 async def test_a_signature_of_a_sealed_image_is_kept(client: httpx2.AsyncClient, suffix: str) -> None:
-    """While the image is sealed its signatures can't be deleted: not by tag, not by digest, not a blob of theirs."""
+    """While an image is sealed its signatures can't be deleted by tag, by digest, or by blob."""
     await push(client, "shop/app", "1.4.2", IMAGE)
     signed = signature(IMAGE, "alice")
     tag = signature_tag(IMAGE, suffix)
@@ -149,7 +149,7 @@ async def test_a_signature_of_a_sealed_image_is_kept(client: httpx2.AsyncClient,
 
 
 async def test_a_signature_of_a_child_of_a_sealed_index_is_kept(client: httpx2.AsyncClient) -> None:
-    """The signed image may be sealed through an index."""
+    """The signature of a child of a sealed index is kept."""
     await push(client, "shop/app", "1.4.2", index(IMAGE))
     await push(client, "shop/app", signature_tag(IMAGE), signature(IMAGE, "alice"))
 
@@ -159,7 +159,7 @@ async def test_a_signature_of_a_child_of_a_sealed_index_is_kept(client: httpx2.A
 
 
 async def test_a_signature_pushed_before_its_image_is_kept_once_that_is_sealed(client: httpx2.AsyncClient) -> None:
-    """The order of the pushes does not matter."""
+    """A signature that was pushed before its image is kept once the image is sealed."""
     await push(client, "shop/app", signature_tag(IMAGE), signature(IMAGE, "alice"))
     await push(client, "shop/app", "1.4.2", IMAGE)
 
@@ -168,8 +168,8 @@ async def test_a_signature_pushed_before_its_image_is_kept_once_that_is_sealed(c
     assert answer.status_code == 405
 
 
-async def test_a_signature_of_what_floats_may_go(client: httpx2.AsyncClient) -> None:
-    """A signature is kept for its image's sake: where no seal is, it may be deleted."""
+async def test_a_signature_of_a_mutable_image_may_be_deleted(client: httpx2.AsyncClient) -> None:
+    """The signature of an image that no seal covers may be deleted."""
     await push(client, "shop/app", "latest", IMAGE)
     await push(client, "shop/app", signature_tag(IMAGE), signature(IMAGE, "alice"))
 
@@ -179,7 +179,7 @@ async def test_a_signature_of_what_floats_may_go(client: httpx2.AsyncClient) -> 
 
 
 async def test_a_signature_tag_that_grew_keeps_what_it_had(client: httpx2.AsyncClient) -> None:
-    """The older signature manifest, displaced by a longer one, is kept as well."""
+    """After a signature tag grew, its former manifest is kept as well."""
     await push(client, "shop/app", "1.4.2", IMAGE)
     old, new = signature(IMAGE, "alice"), signature(IMAGE, "alice", "bob")
     await push(client, "shop/app", signature_tag(IMAGE), old)
@@ -192,8 +192,8 @@ async def test_a_signature_tag_that_grew_keeps_what_it_had(client: httpx2.AsyncC
     assert got.content == old.raw
 
 
-async def test_a_user_rule_may_seal_signature_tags(data: Path) -> None:
-    """The built-in rule for signature tags comes after the user's."""
+async def test_an_operators_rule_may_seal_signature_tags(data: Path) -> None:
+    """An operator's rule for signature tags takes precedence over the built-in one."""
     rules: list[Rule] = [{"tag": "*.sig", "mode": "sealed"}]
     async with serving(data, rules) as registry:
         await push(registry.client, "shop/app", signature_tag(IMAGE), signature(IMAGE, "alice"))
@@ -214,23 +214,23 @@ async def deleted_after(data: Path, document: Document, *, hours: int = 0, secon
         return await registry.client.delete(f"/v2/shop/app/manifests/{document.digest}")
 
 
-async def test_a_referrer_may_be_taken_back_within_a_day(data: Path) -> None:
-    """What merely points at a sealed image may be removed by its own pusher for 24 hours."""
+async def test_a_referrer_may_be_deleted_within_a_day(data: Path) -> None:
+    """The pusher of a referrer of a sealed image may delete it for 24 hours."""
     answer = await deleted_after(data, artifact("sbom", subject=IMAGE), hours=23, seconds=3599)
 
     assert answer.status_code == 202
 
 
 async def test_a_referrer_is_kept_after_a_day(data: Path) -> None:
-    """After 24 hours it is kept like the image it points at."""
+    """After 24 hours a referrer is kept like the sealed image it refers to."""
     answer = await deleted_after(data, artifact("sbom", subject=IMAGE), hours=24)
 
     assert answer.status_code == 405
     assert error_of(answer)[0] == "DENIED"
 
 
-async def test_taking_a_referrer_back_is_recorded(data: Path) -> None:
-    """The removal is an entry of the ledger: the next push has a later index."""
+async def test_deleting_a_referrer_is_recorded(data: Path) -> None:
+    """A referrer's deletion is a ledger entry, so the next push has a later index."""
     clock = Clock(NOON)
     sbom = artifact("sbom", subject=IMAGE)
     async with serving(data, clock=clock) as registry:
@@ -243,7 +243,7 @@ async def test_taking_a_referrer_back_is_recorded(data: Path) -> None:
 
 
 async def test_pushing_a_referrer_again_does_not_start_a_new_day(data: Path) -> None:
-    """The day counts from the first push: pushing again can't make an old referrer removable."""
+    """Pushing a referrer again does not restart its 24 hours."""
     clock = Clock(NOON)
     sbom = artifact("sbom", subject=IMAGE)
     async with serving(data, clock=clock) as registry:
@@ -257,7 +257,7 @@ async def test_pushing_a_referrer_again_does_not_start_a_new_day(data: Path) -> 
 
 
 async def test_a_sealed_referrer_is_kept_from_the_start(data: Path) -> None:
-    """A referrer with a sealed tag of its own is sealed: no day is given."""
+    """A referrer with a sealed tag can't be deleted, also within the first day."""
     clock = Clock(NOON)
     sbom = artifact("sbom", subject=IMAGE)
     async with serving(data, clock=clock) as registry:
@@ -269,7 +269,7 @@ async def test_a_sealed_referrer_is_kept_from_the_start(data: Path) -> None:
 
 
 async def test_a_signature_under_floating_rules_still_belongs_to_a_sealed_image(data: Path) -> None:
-    """Rules that let everything float do not take the signatures from an image that was sealed before."""
+    """Rules that make every tag mutable do not release the signatures of a sealed image."""
     async with serving(data) as registry:
         await push(registry.client, "shop/app", "1.4.2", IMAGE)
         await push(registry.client, "shop/app", signature_tag(IMAGE), signature(IMAGE, "alice"))
@@ -280,7 +280,7 @@ async def test_a_signature_under_floating_rules_still_belongs_to_a_sealed_image(
 
 
 async def test_an_empty_signature_may_be_filled(client: httpx2.AsyncClient) -> None:
-    """A manifest without layers contains nothing that could be lost."""
+    """A signature manifest without layers may be replaced by one with layers."""
     await push_parts(client, "shop/app", signature(IMAGE))
     await put(client, "shop/app", signature_tag(IMAGE), signature(IMAGE))
 
@@ -290,7 +290,7 @@ async def test_an_empty_signature_may_be_filled(client: httpx2.AsyncClient) -> N
 
 
 async def test_a_signature_known_by_its_tag_alone_has_no_removal_date(client: httpx2.AsyncClient) -> None:
-    """Only a manifest with a subject may be removed, so the refusal promises no day for others."""
+    """A signature without a subject can't be deleted, so that its refusal names no day."""
     await push(client, "shop/app", "1.4.2", IMAGE)
     await push(client, "shop/app", signature_tag(IMAGE), signature(IMAGE, "alice"))
 

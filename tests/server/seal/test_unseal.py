@@ -20,7 +20,7 @@ async def unseal(registry: Serving) -> None:
 
 
 async def test_an_unsealed_tag_still_can_not_move(registry: Serving) -> None:
-    """After `tag unseal` other content is refused as before, and the same is accepted as before."""
+    """After `tag unseal`, other content is refused and the same content accepted, as before."""
     first = await push(registry.client, "shop/app", "1.4.2", FIRST)
     await unseal(registry)
 
@@ -34,7 +34,7 @@ async def test_an_unsealed_tag_still_can_not_move(registry: Serving) -> None:
 
 
 async def test_an_unsealed_tag_can_be_deleted(registry: Serving) -> None:
-    """After `tag unseal` a running server lets the tag, its manifest and its blobs be deleted."""
+    """After `tag unseal`, a running server allows deletion of the tag, its manifest and its blobs."""
     client = registry.client
     await push(client, "shop/app", "1.4.2", FIRST)
     await client.get(TAG)
@@ -53,8 +53,8 @@ async def test_an_unsealed_tag_can_be_deleted(registry: Serving) -> None:
     assert not await holds_blob(client, "shop/app", FIRST.config.digest)
 
 
-async def test_deleting_what_was_unsealed_leaves_a_tombstone(registry: Serving) -> None:
-    """The name can come back only with the same digest; then it holds and is kept again."""
+async def test_deleting_an_unsealed_tag_leaves_a_tombstone(registry: Serving) -> None:
+    """After the deletion of an unsealed tag, it can return only with the same digest, and is then sealed again."""
     client = registry.client
     await push(client, "shop/app", "1.4.2", FIRST)
     await unseal(registry)
@@ -70,7 +70,7 @@ async def test_deleting_what_was_unsealed_leaves_a_tombstone(registry: Serving) 
 
 
 async def test_unsealing_twice_is_recorded_once(registry: Serving) -> None:
-    """The second `tag unseal` changes nothing, so it writes nothing."""
+    """A second `tag unseal` changes and records nothing."""
     first = await push(registry.client, "shop/app", "1.4.2", FIRST)
     await unseal(registry)
     await unseal(registry)
@@ -80,7 +80,7 @@ async def test_unsealing_twice_is_recorded_once(registry: Serving) -> None:
 
 
 async def test_unsealing_one_tag_leaves_the_others(registry: Serving) -> None:
-    """A manifest that another sealed tag means is still kept."""
+    """A manifest is still kept if another sealed tag resolves to it."""
     await push(registry.client, "shop/app", "1.4.2", FIRST)
     await put(registry.client, "shop/app", "1.4", FIRST)
     await unseal(registry)
@@ -92,7 +92,7 @@ async def test_unsealing_one_tag_leaves_the_others(registry: Serving) -> None:
 
 
 async def test_unsealing_an_image_frees_its_signatures(registry: Serving) -> None:
-    """Signatures are kept while their image is: unsealed, it lets them go."""
+    """After `tag unseal` the image's signatures can be deleted."""
     client = registry.client
     await push(client, "shop/app", "1.4.2", FIRST)
     await push(client, "shop/app", signature_tag(FIRST), signature(FIRST, "alice"))
@@ -104,8 +104,8 @@ async def test_unsealing_an_image_frees_its_signatures(registry: Serving) -> Non
     assert after.status_code == 202
 
 
-async def test_what_floats_can_not_be_unsealed(registry: Serving) -> None:
-    """There is no seal to lift on a tag that was never sealed."""
+async def test_a_mutable_tag_can_not_be_unsealed(registry: Serving) -> None:
+    """`tag unseal` of a tag that was never sealed is an error."""
     await push(registry.client, "shop/app", "latest", FIRST)
 
     with seals_of(registry.data) as seals, pytest.raises(Invalid, match="never sealed"):
@@ -114,15 +114,15 @@ async def test_what_floats_can_not_be_unsealed(registry: Serving) -> None:
 
 @pytest.mark.parametrize("repository", ["shop/app", "nowhere"])
 async def test_an_unknown_tag_can_not_be_unsealed(registry: Serving, repository: str) -> None:
-    """An unknown tag has an error of its own."""
+    """`tag unseal` of an unknown tag has its own error."""
     await push(registry.client, "shop/app", "1.4.2", FIRST)
 
     with seals_of(registry.data) as seals, pytest.raises(NotFound):
         await seals.unseal(Repository(repository), Tag("9.9.9"), ADMIN, "why not")
 
 
-async def test_sealing_a_floating_tag_by_hand(registry: Serving) -> None:
-    """`tag seal` binds a floating tag to what it means: a running server refuses to move or delete it at once."""
+async def test_a_floating_tag_is_sealed_by_the_command(registry: Serving) -> None:
+    """`tag seal` seals a mutable tag at its digest: a running server refuses at once to move or delete it."""
     client = registry.client
     first = await push(client, "shop/app", "latest", FIRST)
     await push(client, "shop/app", SECOND.digest, SECOND)
@@ -138,16 +138,16 @@ async def test_sealing_a_floating_tag_by_hand(registry: Serving) -> None:
     assert int(again.headers["Boltseal-Ledger-Index"]) == int(first.headers["Boltseal-Ledger-Index"]) + 1
 
 
-async def test_sealing_by_hand_needs_everything(registry: Serving) -> None:
-    """A floating tag that lacks a blob can't be sealed by hand either."""
+async def test_sealing_by_the_command_needs_complete_content(registry: Serving) -> None:
+    """`tag seal` refuses a mutable tag whose image lacks a blob."""
     await put(registry.client, "shop/app", "latest", FIRST)
 
     with seals_of(registry.data) as seals, pytest.raises(Invalid, match="lacks"):
         await seals.seal(APP, Tag("latest"), ADMIN, "the release")
 
 
-async def test_sealing_again_what_was_unsealed(registry: Serving) -> None:
-    """`tag seal` puts the protection back."""
+async def test_an_unsealed_tag_is_sealed_again(registry: Serving) -> None:
+    """`tag seal` restores the protection of an unsealed tag."""
     await push(registry.client, "shop/app", "1.4.2", FIRST)
     await unseal(registry)
     with seals_of(registry.data) as seals:

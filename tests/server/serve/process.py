@@ -73,7 +73,7 @@ def workers_of(pid: int) -> list[int]:
 
 
 def upload_is_busy(server: Server, location: str) -> bool:
-    """Return whether a request is sending to this upload session: it has the lock of the session's file."""
+    """Return whether a request is sending to this upload session, by the lock on the session's file."""
     name = location.partition("?")[0].rpartition("/")[2]
     (session,) = (server.folder / "uploads").glob(f"{name}*")
     with session.open("rb") as file:
@@ -92,7 +92,7 @@ def reloaded(server: Server, times: int = 1) -> None:
 
 
 def replaced(server: Server, first: Sequence[int]) -> None:
-    """Wait until a worker runs that is none of the first."""
+    """Wait until a worker runs that is none of the first ones."""
     wait_until(lambda: any(map(alive, set(workers_of(server.pid)) - set(first))), "a new worker runs", 10.0)
 
 
@@ -105,7 +105,7 @@ def ends_within(server: Server, seconds: float, sent: signal.Signals = signal.SI
 
 @contextlib.contextmanager
 def started(*arguments: str | Path, environment: dict[str, str] | None = None) -> Iterator[subprocess.Popen[str]]:
-    """A server in its own process group, like one started in a terminal; ended with the test."""
+    """Run a server in its own process group, as from a terminal, and end it with the test."""
     with subprocess.Popen(
         [sys.executable, "-m", "boltseal", "serve", *map(str, arguments)],
         stdin=subprocess.DEVNULL,

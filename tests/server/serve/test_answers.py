@@ -28,8 +28,8 @@ from tests.servers import Server, boltseal
 pytestmark = pytest.mark.slow
 
 
-def test_what_was_pushed_is_pulled(server: Server) -> None:
-    """Manifest and blobs come back byte for byte over a real connection."""
+def test_a_pushed_image_is_pulled(server: Server) -> None:
+    """Pushed manifests and blobs are pulled byte for byte over a real connection."""
     with client_of(server) as client:
         body = manifest(client, "shop/app", "one")
         pushed = put(client, "shop/app:1.4.2", body)
@@ -43,7 +43,7 @@ def test_what_was_pushed_is_pulled(server: Server) -> None:
 
 
 def test_head_has_the_content_length(server: Server) -> None:
-    """Clients take the size of a blob and of a manifest from HEAD."""
+    """HEAD of a blob or manifest has its Content-Length, which clients use."""
     with client_of(server) as client:
         body = manifest(client, "shop/app", "one")
         put(client, "shop/app:1.4.2", body)
@@ -56,7 +56,7 @@ def test_head_has_the_content_length(server: Server) -> None:
 
 
 def test_a_second_image_under_a_tag_is_refused_once_in_the_log(server: Server) -> None:
-    """The main guarantee, and the log line that the operator reads."""
+    """A second image under a sealed tag is refused, with one log line for the operator."""
     with client_of(server) as client:
         put(client, "shop/app:1.4.2", manifest(client, "shop/app", "one"))
         second = manifest(client, "shop/app", "two")
@@ -77,8 +77,8 @@ def test_a_second_image_under_a_tag_is_refused_once_in_the_log(server: Server) -
     assert "no rule matches" in logged[0]["rule"]
 
 
-def test_a_large_blob_goes_both_ways(server: Server) -> None:
-    """A blob larger than any buffer, whole and as a range."""
+def test_a_large_blob_is_pushed_and_pulled(server: Server) -> None:
+    """A blob larger than any buffer is pushed, pulled, and read as a range."""
     data = os.urandom(9 * MIB + 17)
     with client_of(server) as client:
         push_blob(client, "shop/app", data)
@@ -89,14 +89,14 @@ def test_a_large_blob_goes_both_ways(server: Server) -> None:
     assert (part.status_code, part.content) == (206, data[MIB : 5 * MIB + 1])
 
 
-def test_health_and_readiness(server: Server) -> None:
-    """The endpoints for proxies and orchestrators."""
+def test_health_and_readiness_are_served(server: Server) -> None:
+    """The endpoints for liveness and readiness answer proxies and orchestrators."""
     with client_of(server) as client:
         assert client.get("/healthz").text == "ok\n"
         assert client.get("/readyz").json() == {"ready": True}
 
 
-def test_a_path_that_only_looks_like_the_api_is_unknown(server: Server) -> None:
+def test_a_path_that_only_resembles_the_api_is_unknown(server: Server) -> None:
     """Only /v2 and paths under /v2/ belong to the API."""
     with client_of(server) as client:
         assert client.get("/v2x/shop/app").status_code == 404
@@ -104,7 +104,7 @@ def test_a_path_that_only_looks_like_the_api_is_unknown(server: Server) -> None:
 
 
 def test_a_client_that_dies_in_its_body_leaves_no_blob(server: Server) -> None:
-    """A truncated body is never taken for a complete one; the session can continue."""
+    """A body of a client that disconnected is never stored as complete, and its session can continue."""
     data = os.urandom(3 * MIB)
     with client_of(server) as client:
         location = client.post("/v2/shop/app/blobs/uploads/").headers["location"]
@@ -128,7 +128,7 @@ def test_a_client_that_dies_in_its_body_leaves_no_blob(server: Server) -> None:
 
 @pytest.mark.parametrize("workers", [1, 2, 3])
 async def test_of_racing_first_pushes_one_wins(tmp_path: Path, workers: int) -> None:
-    """Exactly one push of a tag gets 201, whichever workers the pushes reach, and all pulls return it."""
+    """Of concurrent first pushes to any workers one gets 201, and all pulls return it."""
     racers = 8
     with boltseal(tmp_path / "data", workers=workers) as server:
         with client_of(server) as client:

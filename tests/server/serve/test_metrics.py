@@ -29,7 +29,7 @@ def saved(data: Path, pid: int) -> int:
 
 
 def test_any_worker_serves_the_metrics_of_all_current_and_former_workers(tmp_path: Path) -> None:
-    """Requests reach different workers and one is killed; no request is counted twice or lost."""
+    """Metrics have every request of all workers once, also of one that was killed."""
     with boltseal(tmp_path / "data", workers=2) as server:
 
         def counted() -> int:
@@ -63,7 +63,7 @@ def test_any_worker_serves_the_metrics_of_all_current_and_former_workers(tmp_pat
 
 
 def test_process_metrics_cover_the_parent_and_all_workers(tmp_path: Path) -> None:
-    """Memory is that of three processes, and the processor time does not decrease when a worker is killed."""
+    """Metrics have the memory of all processes, and processor time that does not decrease after a kill."""
     with boltseal(tmp_path / "data", workers=2) as server:
 
         def metric(name: str) -> float:
@@ -93,8 +93,8 @@ def test_process_metrics_cover_the_parent_and_all_workers(tmp_path: Path) -> Non
     assert abs(time.time() - started) < 600
 
 
-def test_the_access_log_has_one_object_a_line(tmp_path: Path) -> None:
-    """All lines are written when the server has ended; there are none if it is disabled."""
+def test_the_access_log_has_one_object_per_line(tmp_path: Path) -> None:
+    """All lines of the access log are written at the end of the server, one object per line; disabled, there are none."""
     for wanted in (True, False):
         data = tmp_path / str(wanted)
         with (
@@ -103,7 +103,9 @@ def test_the_access_log_has_one_object_a_line(tmp_path: Path) -> None:
         ):
             answer = client.get("/v2/shop/app/tags/list?last=a")
         lines = [json.loads(line) for line in server.log.read_text().splitlines() if '"event":"request"' in line]
-        of_the_api = [line for line in lines if line["path"] != "/readyz"]  # by which this test knew that it was up
+        of_the_api = [
+            line for line in lines if line["path"] != "/readyz"
+        ]  # the request with which this test waited for the start
 
         assert bool(lines) == wanted
         assert len(of_the_api) == wanted

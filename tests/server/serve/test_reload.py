@@ -1,4 +1,4 @@
-"""`boltseal serve` as a process: new rules at SIGHUP, without losing a connection."""
+"""`boltseal serve` as a process: SIGHUP reloads the configuration without losing a connection."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ from tests.servers import boltseal, free_port
 pytestmark = pytest.mark.slow
 
 
-def test_sighup_takes_over_new_rules(tmp_path: Path) -> None:
-    """Without a restart, without losing a connection, and in every worker."""
+def test_sighup_applies_new_rules(tmp_path: Path) -> None:
+    """SIGHUP applies new rules in every worker, without a restart or a lost connection."""
     with (
         boltseal(tmp_path / "data", config='[[rule]]\ntag = "a*"\nmode = "floating"\n', workers=2) as server,
         client_of(server) as client,
@@ -51,8 +51,8 @@ def test_sighup_takes_over_new_rules(tmp_path: Path) -> None:
     assert bound == 409  # changing the rules never unseals
 
 
-def test_sighup_takes_over_bounds(tmp_path: Path) -> None:
-    """A smaller quota applies from the next push on."""
+def test_sighup_applies_limits(tmp_path: Path) -> None:
+    """After SIGHUP, a smaller quota applies to the next push."""
     quota = '[[auth.quota]]\nusers = ["anonymous"]\nmax_bytes = "1 MiB"\n'
     with boltseal(tmp_path / "data", config=quota) as server, client_of(server) as client:
         first = Blob(b"a" * 1000)
@@ -66,8 +66,8 @@ def test_sighup_takes_over_bounds(tmp_path: Path) -> None:
     assert (before.status_code, after.status_code) == (201, 403)
 
 
-def test_sighup_takes_over_bounds_in_the_mirror(tmp_path: Path) -> None:
-    """A smaller `max_referrers_per_image` applies to the next referrer that the mirror fetches."""
+def test_sighup_applies_limits_of_the_mirror(tmp_path: Path) -> None:
+    """After SIGHUP, a smaller `max_referrers_per_image` applies to the next referrer that the mirror fetches."""
     subject = image("subject")
     referrers = [artifact(f"note {number}", subject=subject) for number in range(4)]
     with FakeUpstream().listening_in_thread() as upstream:
@@ -93,7 +93,7 @@ def test_sighup_takes_over_bounds_in_the_mirror(tmp_path: Path) -> None:
 
 
 def test_a_bad_configuration_keeps_the_rules_and_is_reported(tmp_path: Path) -> None:
-    """The previous rules stay in force, and /readyz has a warning."""
+    """After SIGHUP with an invalid configuration the previous rules apply, and /readyz has a warning."""
     with (
         boltseal(tmp_path / "data", config='[[rule]]\ntag = "a*"\nmode = "floating"\n') as server,
         client_of(server) as client,
@@ -109,7 +109,7 @@ def test_a_bad_configuration_keeps_the_rules_and_is_reported(tmp_path: Path) -> 
 
 
 def test_a_replaced_worker_gets_the_rules_in_force(tmp_path: Path) -> None:
-    """It does not get the rules from the start of the server."""
+    """A worker that replaces another gets the reloaded rules, not those of the start."""
     with boltseal(tmp_path / "data", config='[[rule]]\ntag = "a*"\nmode = "floating"\n') as server:
         server.folder.with_name("data.toml").write_text('[[rule]]\ntag = "b*"\nmode = "floating"\n', encoding="utf-8")
         os.kill(server.pid, signal.SIGHUP)
@@ -154,7 +154,8 @@ def certificate(folder: Path, name: str) -> None:
 
 
 def test_a_renewed_certificate_is_served_after_sighup(tmp_path: Path) -> None:
-    """New connections get it; workers are kept if the files are unchanged or invalid."""
+    """After SIGHUP, new connections get the renewed certificate; workers are kept if the files are unchanged or
+    invalid."""
     certificate(tmp_path, "first")
     address = f"127.0.0.1:{free_port()}"
     place = ("127.0.0.1", int(address.rpartition(":")[2]))
@@ -185,8 +186,8 @@ def test_a_renewed_certificate_is_served_after_sighup(tmp_path: Path) -> None:
     assert second != first
 
 
-def test_a_certificate_that_cannot_be_served_keeps_the_server_from_starting(tmp_path: Path) -> None:
-    """One line, exit code 2."""
+def test_an_invalid_certificate_prevents_the_start(tmp_path: Path) -> None:
+    """An invalid certificate prevents the start, with one line and exit code 2."""
     certificate(tmp_path, "first")
     (tmp_path / "tls.key").write_text("not a key", encoding="ascii")
     run = program.run(

@@ -13,7 +13,7 @@ from tests.serving import FLOATING, serving, settings_of
 
 
 async def test_a_stopping_server_waits_for_every_reload(tmp_path: Path) -> None:
-    """Also for the one before the last, which another process keeps from writing the new rules."""
+    """A stopping server waits for every reload, also for an earlier one that can't write the new rules yet."""
     data = tmp_path / "data"
     newer = settings_of(data, FLOATING)
     before = asyncio.all_tasks()

@@ -33,7 +33,7 @@ from tests.servers import Server, boltseal, free_port
 pytestmark = pytest.mark.slow
 
 
-# --- starts, or does not ---
+# --- starts and refused starts ---
 
 
 def refused(*arguments: str | Path, environment: dict[str, str] | None = None) -> str:
@@ -45,9 +45,9 @@ def refused(*arguments: str | Path, environment: dict[str, str] | None = None) -
     return run.err
 
 
-@pytest.mark.parametrize("address", ["0.0.0.0", "[::]", "192.0.2.1"])  # noqa: S104 - that is what is refused
+@pytest.mark.parametrize("address", ["0.0.0.0", "[::]", "192.0.2.1"])  # noqa: S104 - the refused address
 def test_an_address_that_others_can_reach_is_refused(tmp_path: Path, address: str) -> None:
-    """Secure by default; no file is created."""
+    """Without users and TLS, an address that other machines can reach is refused, and no file is created."""
     line = refused("--data", tmp_path / "data", "--listen", f"{address}:{free_port()}")
 
     assert "--allow-anonymous" in line
@@ -56,7 +56,7 @@ def test_an_address_that_others_can_reach_is_refused(tmp_path: Path, address: st
 
 
 def test_an_open_address_is_served_with_explicit_flags(tmp_path: Path) -> None:
-    """The two settings may be flags or environment variables."""
+    """A reachable address is served if flags or variables state --behind-proxy or --allow-anonymous."""
     port = free_port()
     words = {"BOLTSEAL_SERVER__ALLOW_ANONYMOUS": "true", "BOLTSEAL_SERVER__BEHIND_PROXY": "true"}
     with started("--data", tmp_path / "data", "--listen", f"0.0.0.0:{port}", environment=words) as process:
@@ -67,7 +67,7 @@ def test_an_open_address_is_served_with_explicit_flags(tmp_path: Path) -> None:
 
 
 def test_a_server_with_users_prints_how_to_log_in(tmp_path: Path) -> None:
-    """`docker login` comes before `docker push`, and only where users exist."""
+    """If users exist, the first output shows `docker login` before `docker push`."""
     port = free_port()
     added = program.call("admin", "user", "add", "ci", "--data", tmp_path / "data", typed="correct horse")
     with started("--data", tmp_path / "data", "--listen", f"127.0.0.1:{port}") as process:
@@ -79,21 +79,21 @@ def test_a_server_with_users_prints_how_to_log_in(tmp_path: Path) -> None:
 
 
 def test_a_port_in_use_is_refused(server: Server, tmp_path: Path) -> None:
-    """Two servers would each get half of the requests without knowing."""
+    """A port in use is refused, because two servers would each get half of the requests."""
     line = refused("--data", tmp_path / "other", "--listen", server.address)
 
     assert f"cannot listen on {server.address}: address already in use" in line
 
 
 def test_a_second_server_on_the_same_data_is_refused(server: Server) -> None:
-    """On another port as well; after the first one has ended, or was killed with its workers, the folder is free."""
+    """A second server on the same data folder is refused until the first, with its workers, has ended."""
     line = refused("--data", server.folder, "--listen", f"127.0.0.1:{free_port()}")
 
     assert f"another boltseal server uses the data folder {server.folder}: end it first" in line
 
 
 def test_a_server_that_was_killed_leaves_its_data_free(tmp_path: Path) -> None:
-    """Its workers end with it, and their share of the lease with them."""
+    """The workers of a killed server end with it, so that its data folder is free."""
     with started("--data", tmp_path / "data", "--listen", f"127.0.0.1:{free_port()}") as process:
         read_greeting(process)
         process.send_signal(signal.SIGKILL)
@@ -105,14 +105,14 @@ def test_a_server_that_was_killed_leaves_its_data_free(tmp_path: Path) -> None:
 
 
 def test_an_address_of_another_machine_is_refused(tmp_path: Path) -> None:
-    """The message has the kernel's reason and what to do."""
+    """For an address of another machine, the message has the kernel's reason and what to do."""
     line = refused("--data", tmp_path / "data", "--listen", "192.0.2.1:5000", "--allow-anonymous", "--behind-proxy")
 
     assert "cannot listen on 192.0.2.1:5000: cannot assign requested address" in line
 
 
 def test_a_data_folder_of_a_newer_boltseal_is_refused(tmp_path: Path) -> None:
-    """An older version could lose data of a newer format."""
+    """A data folder of a newer boltseal is refused, because an older one could lose its data."""
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "format").write_text("99\n", encoding="ascii")
     line = refused("--data", tmp_path / "data", "--listen", f"127.0.0.1:{free_port()}")
@@ -120,8 +120,8 @@ def test_a_data_folder_of_a_newer_boltseal_is_refused(tmp_path: Path) -> None:
     assert "has data format 99" in line
 
 
-def test_a_folder_with_other_things_in_it_is_refused(tmp_path: Path) -> None:
-    """A mistyped --data must not fill another folder with files."""
+def test_a_folder_with_other_files_is_refused(tmp_path: Path) -> None:
+    """A folder with other files is refused, so that a mistyped --data does not fill it."""
     (tmp_path / "letter.txt").write_text("hello", encoding="ascii")
     line = refused("--data", tmp_path, "--listen", f"127.0.0.1:{free_port()}")
 
@@ -130,15 +130,15 @@ def test_a_folder_with_other_things_in_it_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_data_folder_that_is_a_file_is_refused(tmp_path: Path) -> None:
-    """One line, for every errno."""
+    """A file in place of the data folder is refused in one line."""
     (tmp_path / "data").write_text("", encoding="ascii")
     line = refused("--data", tmp_path / "data", "--listen", f"127.0.0.1:{free_port()}")
 
     assert "can't be created" in line
 
 
-def test_a_bad_setting_is_refused(tmp_path: Path) -> None:
-    """The server refuses before it creates a file."""
+def test_an_invalid_setting_is_refused(tmp_path: Path) -> None:
+    """An invalid setting is refused before a file is created."""
     line = refused("--data", tmp_path / "data", environment={"BOLTSEAL_SERVER__LISTN": "127.0.0.1:5000"})
 
     assert "the nearest known one is BOLTSEAL_SERVER__LISTEN" in line
@@ -146,7 +146,8 @@ def test_a_bad_setting_is_refused(tmp_path: Path) -> None:
 
 
 def test_the_first_output_has_the_next_steps(tmp_path: Path) -> None:
-    """Where it listens, where the data is, how to push, pull, see and stop; by then it serves. stdout stays empty."""
+    """When the server is ready, stderr shows address, data folder, and how to push, pull, inspect and stop; stdout is
+    empty."""
     address = f"127.0.0.1:{free_port()}"
     with started("--data", tmp_path / "data", "--listen", address) as process:
         greeting = "".join(read_greeting(process))
@@ -165,7 +166,7 @@ def test_the_first_output_has_the_next_steps(tmp_path: Path) -> None:
     assert out == ""
 
 
-# --- ends ---
+# --- shutdown ---
 
 
 @pytest.mark.parametrize("sent", [signal.SIGTERM, signal.SIGINT])
@@ -177,8 +178,8 @@ def test_an_idle_server_ends_at_once(tmp_path: Path, sent: signal.Signals) -> No
         ends_within(server, 2.0, sent)
 
 
-def test_ctrl_c_in_a_terminal_is_an_ordinary_end(tmp_path: Path) -> None:
-    """The signal reaches the whole group; the server still shuts down in order, with exit code 0."""
+def test_ctrl_c_in_a_terminal_is_an_ordinary_shutdown(tmp_path: Path) -> None:
+    """Ctrl-C, which reaches the whole process group, ends the server in order with exit code 0."""
     with started("--data", tmp_path / "data", "--listen", f"127.0.0.1:{free_port()}") as process:
         read_greeting(process)
         os.killpg(process.pid, signal.SIGINT)
@@ -189,8 +190,8 @@ def test_ctrl_c_in_a_terminal_is_an_ordinary_end(tmp_path: Path) -> None:
     assert talk == ""
 
 
-def test_a_stalled_upload_does_not_keep_the_server(tmp_path: Path) -> None:
-    """The shutdown time is bounded, and what was acknowledged is kept."""
+def test_a_stalled_upload_does_not_prevent_the_shutdown(tmp_path: Path) -> None:
+    """A stalled upload delays the shutdown for a limited time, and its acknowledged bytes are kept."""
     with boltseal(tmp_path / "data") as server, client_of(server) as client:
         location = client.post("/v2/shop/app/blobs/uploads/").headers["location"]
         client.patch(location, content=b"acknowledged")
@@ -206,8 +207,8 @@ def test_a_stalled_upload_does_not_keep_the_server(tmp_path: Path) -> None:
     assert int(status.headers["range"].partition("-")[2]) + 1 >= len(b"acknowledged")
 
 
-def test_a_request_under_way_is_finished(tmp_path: Path) -> None:
-    """An upload in progress at SIGTERM gets its response."""
+def test_a_request_in_progress_is_finished(tmp_path: Path) -> None:
+    """An upload in progress at SIGTERM gets its answer."""
     data = b"x" * 1000
     with boltseal(tmp_path / "data") as server, client_of(server) as client:
         location = client.post("/v2/shop/app/blobs/uploads/").headers["location"]
@@ -224,7 +225,7 @@ def test_a_request_under_way_is_finished(tmp_path: Path) -> None:
     assert answer.startswith(b"HTTP/1.1 201 ")
 
 
-def test_a_restart_keeps_what_was_published(tmp_path: Path) -> None:
+def test_a_restart_keeps_published_images(tmp_path: Path) -> None:
     """Tag, bytes and seal survive a restart, also after SIGKILL."""
     for sent in (signal.SIGTERM, signal.SIGKILL):
         words = sent.name
@@ -241,8 +242,8 @@ def test_a_restart_keeps_what_was_published(tmp_path: Path) -> None:
     assert program.run("admin", "fsck", "--data", tmp_path / "data").code == 0
 
 
-def test_workers_die_with_their_parent(tmp_path: Path) -> None:
-    """An orphan would keep serving and keep the port."""
+def test_workers_end_with_their_parent(tmp_path: Path) -> None:
+    """If the main process dies its workers end, so that none keeps the port."""
     with boltseal(tmp_path / "data", workers=2) as server:
         workers = workers_of(server.pid)
         os.kill(server.pid, signal.SIGKILL)
@@ -252,7 +253,7 @@ def test_workers_die_with_their_parent(tmp_path: Path) -> None:
 
 
 def test_a_worker_that_dies_is_replaced(tmp_path: Path) -> None:
-    """The server replaces a worker that the kernel killed."""
+    """A worker that was killed is replaced."""
     with boltseal(tmp_path / "data") as server, client_of(server) as client:
         first = workers_of(server.pid)
         os.kill(first[0], signal.SIGKILL)

@@ -1,4 +1,4 @@
-"""Cacheability of responses: digests for a year, sealed tags for a day, floating tags and 404s never."""
+"""Cacheability of responses: digests for a year, sealed tags for a day, mutable tags and 404s never."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ import httpx2
 from tests.images import image, push
 
 
-async def test_what_is_asked_for_by_digest_may_be_kept_for_ever(client: httpx2.AsyncClient) -> None:
-    """The content of a digest never changes: `max-age` of a year, immutable."""
+async def test_content_by_digest_may_be_cached_for_a_year(client: httpx2.AsyncClient) -> None:
+    """Content requested by digest has `max-age` of a year and `immutable`."""
     document = image("kept")
     await push(client, "shop/app", "1.0.0", document)
 
@@ -21,8 +21,8 @@ async def test_what_is_asked_for_by_digest_may_be_kept_for_ever(client: httpx2.A
     assert "immutable" in blob.headers["Cache-Control"]
 
 
-async def test_a_sealed_tag_may_be_kept_for_a_day(client: httpx2.AsyncClient) -> None:
-    """A sealed tag always resolves to the same digest: cacheable for a day."""
+async def test_a_sealed_tag_may_be_cached_for_a_day(client: httpx2.AsyncClient) -> None:
+    """A sealed tag may be cached for a day, because it always resolves to one digest."""
     await push(client, "shop/app", "1.0.0", image("sealed"))
 
     got = await client.get("/v2/shop/app/manifests/1.0.0")
@@ -30,8 +30,8 @@ async def test_a_sealed_tag_may_be_kept_for_a_day(client: httpx2.AsyncClient) ->
     assert "max-age=86400" in got.headers["Cache-Control"]
 
 
-async def test_a_floating_tag_is_not_kept(client: httpx2.AsyncClient) -> None:
-    """A floating tag may move at any time: not cacheable."""
+async def test_a_floating_tag_is_not_cached(client: httpx2.AsyncClient) -> None:
+    """A mutable tag must not be cached."""
     await push(client, "shop/app", "latest", image("floating"))
 
     got = await client.get("/v2/shop/app/manifests/latest")
@@ -39,8 +39,8 @@ async def test_a_floating_tag_is_not_kept(client: httpx2.AsyncClient) -> None:
     assert got.headers["Cache-Control"] == "no-store"
 
 
-async def test_a_404_is_not_kept(client: httpx2.AsyncClient) -> None:
-    """Missing content may be pushed at any time: a 404 is not cacheable."""
+async def test_a_404_is_not_cached(client: httpx2.AsyncClient) -> None:
+    """A 404 must not be cached, because the content may be pushed at any time."""
     manifest = await client.get("/v2/shop/app/manifests/1.0.0")
     blob = await client.get("/v2/shop/app/blobs/sha256:" + "0" * 64)
 
@@ -48,8 +48,8 @@ async def test_a_404_is_not_kept(client: httpx2.AsyncClient) -> None:
     assert blob.headers["Cache-Control"] == "no-store"
 
 
-async def test_a_tag_is_seen_the_moment_it_is_pushed_although_it_was_missing(client: httpx2.AsyncClient) -> None:
-    """A tag that was 404 is found after its push."""
+async def test_a_missing_tag_is_found_directly_after_its_push(client: httpx2.AsyncClient) -> None:
+    """A tag that was 404 is found directly after its push."""
     document = image("appears")
     before = await client.head("/v2/shop/app/manifests/latest")
     await push(client, "shop/app", "latest", document)
@@ -60,7 +60,7 @@ async def test_a_tag_is_seen_the_moment_it_is_pushed_although_it_was_missing(cli
 
 
 async def test_a_floating_tag_is_seen_to_move_at_once(client: httpx2.AsyncClient) -> None:
-    """The first GET after a move returns the new manifest."""
+    """The first GET after a move of a mutable tag returns the new manifest."""
     first, second = image("first"), image("second")
     await push(client, "shop/app", "latest", first)
     one = await client.get("/v2/shop/app/manifests/latest")

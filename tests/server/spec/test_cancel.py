@@ -11,7 +11,7 @@ BLOB = Blob(b"never to be finished")
 
 
 async def test_cancelling_is_204(client: httpx2.AsyncClient) -> None:
-    """DELETE of a session's Location ends it: 204, without a body."""
+    """DELETE of a session's Location ends the session with 204 and no body."""
     location = await start_upload(client, "shop/app")
     await client.patch(location, content=BLOB.data)
 
@@ -24,7 +24,7 @@ async def test_cancelling_is_204(client: httpx2.AsyncClient) -> None:
 
 @pytest.mark.parametrize("method", ["GET", "PATCH", "PUT", "DELETE"])
 async def test_a_cancelled_session_is_unknown(client: httpx2.AsyncClient, method: str) -> None:
-    """After it was cancelled a session is 404 BLOB_UPLOAD_UNKNOWN."""
+    """A cancelled upload session is 404 BLOB_UPLOAD_UNKNOWN."""
     location = await start_upload(client, "shop/app")
     await client.delete(location)
     url = with_digest(location, BLOB.digest) if method == "PUT" else location
@@ -36,8 +36,8 @@ async def test_a_cancelled_session_is_unknown(client: httpx2.AsyncClient, method
 
 
 @pytest.mark.parametrize("upload", ["1", "not-a-uuid", "-", "0" * 300, "..."])
-async def test_cancelling_what_can_not_be_a_session_is_404_or_400(client: httpx2.AsyncClient, upload: str) -> None:
-    """An id that was never given out is unknown, whatever it looks like."""
+async def test_cancelling_an_unknown_id_is_404_or_400(client: httpx2.AsyncClient, upload: str) -> None:
+    """Cancelling an id that was never assigned is 404 or 400."""
     answer = await client.delete(f"/v2/shop/app/blobs/uploads/{upload}")
 
     assert answer.status_code in {400, 404}
@@ -45,7 +45,7 @@ async def test_cancelling_what_can_not_be_a_session_is_404_or_400(client: httpx2
 
 
 async def test_cancelling_one_session_leaves_the_others(client: httpx2.AsyncClient) -> None:
-    """Only the session that was named ends."""
+    """Cancelling one session leaves the others open."""
     one = await start_upload(client, "shop/app")
     two = await start_upload(client, "shop/app")
     await client.delete(one)

@@ -1,4 +1,4 @@
-"""Listing repositories: `/v2/_catalog`, which is not in the spec but which clients use; paged like tags."""
+"""`/v2/_catalog`, which clients use although the spec lacks it, lists repositories in pages."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ async def publish(client: httpx2.AsyncClient) -> None:
 
 
 async def test_an_empty_registry_has_an_empty_list(client: httpx2.AsyncClient) -> None:
-    """No repositories is `[]`."""
+    """An empty registry lists `[]`."""
     answer = await client.get(CATALOG)
 
     assert answer.status_code == 200
     assert answer.json() == {"repositories": []}
 
 
-async def test_the_repositories_in_order(client: httpx2.AsyncClient) -> None:
-    """Every repository that was pushed to, sorted."""
+async def test_the_repositories_are_listed_in_order(client: httpx2.AsyncClient) -> None:
+    """Every repository that was pushed to is listed, sorted."""
     await publish(client)
 
     answer = await client.get(CATALOG)
@@ -35,8 +35,8 @@ async def test_the_repositories_in_order(client: httpx2.AsyncClient) -> None:
 
 
 @pytest.mark.parametrize("n", [1, 2, 4])
-async def test_pages_of_n_hold_every_repository_once(client: httpx2.AsyncClient, n: int) -> None:
-    """Following Link returns all pages; a slash in the last name is escaped."""
+async def test_pages_of_n_have_every_repository_once(client: httpx2.AsyncClient, n: int) -> None:
+    """Following Link returns every repository once; a slash in the last name is escaped."""
     await publish(client)
     url, found = f"{CATALOG}?n={n}", []
     while url:
@@ -57,8 +57,8 @@ async def test_n_of_zero_is_an_empty_page(client: httpx2.AsyncClient) -> None:
     assert "Link" not in answer.headers
 
 
-async def test_last_works_with_a_name_that_is_not_there(client: httpx2.AsyncClient) -> None:
-    """The list goes on after `last`, whether it exists or not."""
+async def test_last_works_with_a_name_that_does_not_exist(client: httpx2.AsyncClient) -> None:
+    """The list continues after `last`, whether that repository exists or not."""
     await publish(client)
 
     answer = await client.get(CATALOG, params={"last": "b/cc"})
@@ -68,7 +68,7 @@ async def test_last_works_with_a_name_that_is_not_there(client: httpx2.AsyncClie
 
 @pytest.mark.parametrize("n", ["-1", "x", ""])
 async def test_an_n_that_is_no_number_is_400(client: httpx2.AsyncClient, n: str) -> None:
-    """`n` is a whole number; anything else is 400."""
+    """An `n` that is no whole number is 400."""
     answer = await client.get(CATALOG, params={"n": n})
 
     assert answer.status_code == 400

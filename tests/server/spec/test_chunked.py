@@ -1,4 +1,5 @@
-"""Uploading in chunks: `Content-Range` on PATCH and on the closing PUT, in order or refused (spec, "Pushing a blob in chunks")."""
+"""Uploading in chunks: `Content-Range` on PATCH and on the closing PUT, in order or refused (spec, "Pushing a blob in
+chunks")."""
 
 from __future__ import annotations
 
@@ -15,14 +16,14 @@ BLOB = Blob(bytes(number % 251 for number in range(3000)))
 async def chunk(
     client: httpx2.AsyncClient, location: str, start: int, end: int, *, method: str = "PATCH"
 ) -> httpx2.Response:
-    """Send the bytes start..end-1 of BLOB, saying so."""
+    """Send the bytes start..end-1 of BLOB with their Content-Range."""
     return await client.request(
         method, location, content=BLOB.data[start:end], headers={"Content-Range": f"{start}-{end - 1}"}
     )
 
 
 async def test_chunks_in_order_make_the_blob(client: httpx2.AsyncClient) -> None:
-    """Chunks that follow each other are each 202 with `Range: 0-<last>`, and the closing PUT is 201."""
+    """Chunks in order each get 202 with `Range: 0-<last>`, and the closing PUT gets 201."""
     location = await start_upload(client, "shop/app")
     answers = []
     for start in (0, 1000, 2000):
@@ -38,7 +39,7 @@ async def test_chunks_in_order_make_the_blob(client: httpx2.AsyncClient) -> None
 
 
 async def test_the_last_chunk_may_come_with_the_closing_put(client: httpx2.AsyncClient) -> None:
-    """The closing PUT may carry the last chunk with its Content-Range."""
+    """The closing PUT may have the last chunk with its Content-Range."""
     location = await start_upload(client, "shop/app")
     await chunk(client, location, 0, 2000)
 
@@ -52,7 +53,7 @@ async def test_the_last_chunk_may_come_with_the_closing_put(client: httpx2.Async
 async def test_a_chunk_out_of_order_is_416_and_changes_nothing(
     client: httpx2.AsyncClient, start: int, end: int
 ) -> None:
-    """A chunk that does not start where the session ends is 416, and the session is as it was before."""
+    """A chunk that does not start at the session's end is 416, and the session is unchanged."""
     location = await start_upload(client, "shop/app")
     await chunk(client, location, 0, 500)
 
@@ -68,7 +69,7 @@ async def test_a_chunk_out_of_order_is_416_and_changes_nothing(
 
 
 async def test_a_first_chunk_that_skips_ahead_is_416(client: httpx2.AsyncClient) -> None:
-    """The first chunk starts at 0."""
+    """A first chunk that does not start at 0 is 416."""
     location = await start_upload(client, "shop/app")
 
     refused = await chunk(client, location, 1000, 2000)
@@ -118,8 +119,8 @@ async def test_a_last_chunk_out_of_order_is_416_and_the_session_stays_open(
     ],
 )
 @pytest.mark.parametrize("method", ["PATCH", "PUT"])
-async def test_a_content_range_that_is_none_is_refused(client: httpx2.AsyncClient, method: str, value: str) -> None:
-    """Content-Range is two numbers with a dash between, the first not larger; anything else changes nothing."""
+async def test_a_malformed_content_range_is_refused(client: httpx2.AsyncClient, method: str, value: str) -> None:
+    """A Content-Range other than two numbers with a dash, the first not larger, is refused and changes nothing."""
     location = await start_upload(client, "shop/app")
     url = with_digest(location, digest_of(BLOB.data[:1000])) if method == "PUT" else location
 
@@ -133,7 +134,7 @@ async def test_a_content_range_that_is_none_is_refused(client: httpx2.AsyncClien
 
 @pytest.mark.parametrize("end", [998, 1000, 5000])
 async def test_a_length_that_differs_from_the_range_is_416(client: httpx2.AsyncClient, end: int) -> None:
-    """Content-Range and Content-Length must agree."""
+    """A Content-Length that differs from the Content-Range is 416."""
     location = await start_upload(client, "shop/app")
 
     refused = await client.patch(location, content=BLOB.data[:1000], headers={"Content-Range": f"0-{end}"})
@@ -144,8 +145,8 @@ async def test_a_length_that_differs_from_the_range_is_416(client: httpx2.AsyncC
 
 
 @pytest.mark.parametrize("end", [998, 1000])
-async def test_a_body_of_unknown_length_must_still_fit_its_range(client: httpx2.AsyncClient, end: int) -> None:
-    """A chunk sent without Content-Length that turns out longer or shorter than its range leaves no trace."""
+async def test_a_body_of_unknown_length_must_match_its_range(client: httpx2.AsyncClient, end: int) -> None:
+    """A chunk without Content-Length that is longer or shorter than its range is refused without a trace."""
     location = await start_upload(client, "shop/app")
 
     refused = await client.patch(
@@ -174,7 +175,7 @@ async def test_a_refused_chunk_has_the_position_to_continue(client: httpx2.Async
 @settings(max_examples=settings().max_examples * 4 // 10, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(attempts=st.lists(st.tuples(st.integers(0, 400), st.integers(1, 150), st.booleans()), max_size=12))
 async def test_any_sequence_of_chunks(client: httpx2.AsyncClient, attempts: list[tuple[int, int, bool]]) -> None:
-    """For chunks in any order, the blob is the accepted chunks in order; refused chunks change nothing."""
+    """For chunks in any order the blob is the accepted chunks, and refused ones change nothing."""
     location = await start_upload(client, "shop/app")
     held = 0
     for start, length, in_order in attempts:

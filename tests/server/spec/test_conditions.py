@@ -1,4 +1,4 @@
-"""Conditional requests: `If-None-Match` on pulls; `If-None-Match: *` and `If-Match` on pushes and deletions (RFC 9110 section 13)."""
+"""Conditional requests: `If-None-Match` on pulls; `If-None-Match: *` and `If-Match` on writes (RFC 9110 section 13)."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ TAG = "/v2/shop/app/manifests/latest"
 
 
 async def ready(client: httpx2.AsyncClient) -> None:
-    """`latest` resolves to FIRST, and the blobs of SECOND are pushed."""
+    """Push FIRST as `latest`, and the blobs of SECOND."""
     await push(client, "shop/app", "latest", FIRST)
     await push_parts(client, "shop/app", SECOND)
 
@@ -34,7 +34,7 @@ async def test_an_etag_is_the_digest_in_quotes(client: httpx2.AsyncClient, metho
     ['"{}"', "{}", 'W/"{}"', '"other", "{}"', '"other","{}" , "more"', "*"],
     ids=["quoted", "bare", "weak", "list", "packed-list", "any"],
 )
-async def test_what_the_client_has_is_304(client: httpx2.AsyncClient, method: str, value: str) -> None:
+async def test_an_unchanged_manifest_is_304(client: httpx2.AsyncClient, method: str, value: str) -> None:
     """If-None-Match with the tag's digest, in any form that clients send, is 304 without a body."""
     await ready(client)
 
@@ -46,8 +46,8 @@ async def test_what_the_client_has_is_304(client: httpx2.AsyncClient, method: st
     assert answer.headers["Docker-Content-Digest"] == FIRST.digest
 
 
-async def test_what_the_client_has_not_is_200(client: httpx2.AsyncClient) -> None:
-    """If-None-Match with anything else is an ordinary pull."""
+async def test_a_changed_manifest_is_200(client: httpx2.AsyncClient) -> None:
+    """If-None-Match with another digest is an ordinary pull."""
     await ready(client)
 
     answer = await client.get(TAG, headers={"If-None-Match": f'"{SECOND.digest}"'})
@@ -57,7 +57,7 @@ async def test_what_the_client_has_not_is_200(client: httpx2.AsyncClient) -> Non
 
 
 async def test_a_moved_tag_is_200_again(client: httpx2.AsyncClient) -> None:
-    """A 304 becomes a 200 once the tag has moved."""
+    """After the tag moved, If-None-Match with the former digest gets 200."""
     await ready(client)
     await put(client, "shop/app", "latest", SECOND)
 
@@ -68,7 +68,7 @@ async def test_a_moved_tag_is_200_again(client: httpx2.AsyncClient) -> None:
 
 
 async def test_blobs_have_etags_too(client: httpx2.AsyncClient) -> None:
-    """If-None-Match on a blob is 304 as well."""
+    """If-None-Match with a blob's digest is 304."""
     await ready(client)
     url = f"/v2/shop/app/blobs/{FIRST.config.digest}"
 
@@ -78,14 +78,14 @@ async def test_blobs_have_etags_too(client: httpx2.AsyncClient) -> None:
 
 
 async def test_a_missing_manifest_is_404_whatever_the_condition(client: httpx2.AsyncClient) -> None:
-    """A condition does not make a missing thing exist."""
+    """A missing manifest is 404, whatever condition the request has."""
     answer = await client.get("/v2/shop/app/manifests/1.0.0", headers={"If-None-Match": "*"})
 
     assert answer.status_code == 404
 
 
-async def test_publish_only_if_free(client: httpx2.AsyncClient) -> None:
-    """`If-None-Match: *` publishes a tag that is not there."""
+async def test_if_none_match_any_publishes_a_free_tag(client: httpx2.AsyncClient) -> None:
+    """`If-None-Match: *` publishes a tag that does not exist."""
     await push_parts(client, "shop/app", FIRST)
 
     answer = await put(client, "shop/app", "latest", FIRST, headers={"If-None-Match": "*"})
@@ -94,8 +94,8 @@ async def test_publish_only_if_free(client: httpx2.AsyncClient) -> None:
 
 
 @pytest.mark.parametrize("document", [FIRST, SECOND], ids=["same", "other"])
-async def test_publish_only_if_free_is_412_when_it_is_not(client: httpx2.AsyncClient, document: object) -> None:
-    """`If-None-Match: *` on a tag that is there is 412, also for the same digest, and changes nothing."""
+async def test_if_none_match_any_on_an_existing_tag_is_412(client: httpx2.AsyncClient, document: object) -> None:
+    """`If-None-Match: *` on an existing tag is 412, also for the same digest, and changes nothing."""
     await ready(client)
     pushed = FIRST if document is FIRST else SECOND
 
@@ -108,7 +108,7 @@ async def test_publish_only_if_free_is_412_when_it_is_not(client: httpx2.AsyncCl
 
 
 async def test_a_deleted_tag_is_free(floating_client: httpx2.AsyncClient) -> None:
-    """`If-None-Match: *` publishes a floating tag again that was deleted."""
+    """`If-None-Match: *` publishes a deleted mutable tag again."""
     await ready(floating_client)
     await floating_client.delete(TAG)
 
@@ -118,8 +118,8 @@ async def test_a_deleted_tag_is_free(floating_client: httpx2.AsyncClient) -> Non
 
 
 @pytest.mark.parametrize("value", ['"{}"', '"other", "{}"', "*"], ids=["one", "list", "any"])
-async def test_move_only_from_what_i_saw(client: httpx2.AsyncClient, value: str) -> None:
-    """`If-Match` with the tag's digest (or `*`) lets it move: compare and swap."""
+async def test_if_match_with_the_current_digest_moves_the_tag(client: httpx2.AsyncClient, value: str) -> None:
+    """`If-Match` with the tag's digest, or `*`, lets it move (compare and swap)."""
     await ready(client)
 
     answer = await put(client, "shop/app", "latest", SECOND, headers={"If-Match": value.replace("{}", FIRST.digest)})
@@ -128,8 +128,8 @@ async def test_move_only_from_what_i_saw(client: httpx2.AsyncClient, value: str)
     assert await meaning(client, "shop/app", "latest") == SECOND.digest
 
 
-async def test_move_only_from_what_i_saw_is_412_when_it_moved(client: httpx2.AsyncClient) -> None:
-    """`If-Match` with anything else is 412, and the tag stays."""
+async def test_if_match_with_another_digest_is_412(client: httpx2.AsyncClient) -> None:
+    """`If-Match` with another digest is 412, and the tag does not move."""
     await ready(client)
 
     answer = await put(client, "shop/app", "latest", SECOND, headers={"If-Match": f'"{SECOND.digest}"'})
@@ -140,8 +140,8 @@ async def test_move_only_from_what_i_saw_is_412_when_it_moved(client: httpx2.Asy
 
 
 @pytest.mark.parametrize("value", [f'"{FIRST.digest}"', "*"], ids=["digest", "any"])
-async def test_if_match_on_a_tag_that_is_not_there_is_412(client: httpx2.AsyncClient, value: str) -> None:
-    """Nothing matches what does not exist."""
+async def test_if_match_on_a_missing_tag_is_412(client: httpx2.AsyncClient, value: str) -> None:
+    """`If-Match` on a missing tag is 412."""
     await push_parts(client, "shop/app", FIRST)
 
     answer = await put(client, "shop/app", "latest", FIRST, headers={"If-Match": value})
@@ -166,10 +166,8 @@ async def test_if_match_on_a_tag_that_is_not_there_is_412(client: httpx2.AsyncCl
     ],
     ids=str,
 )
-async def test_a_condition_that_can_not_hold_or_be_read_never_publishes(
-    client: httpx2.AsyncClient, headers: dict[str, str]
-) -> None:
-    """An unclear condition is not fulfilled: 412 or 400, never ignored."""
+async def test_an_unclear_condition_never_publishes(client: httpx2.AsyncClient, headers: dict[str, str]) -> None:
+    """A condition that can't be fulfilled or parsed is 412 or 400, and never ignored."""
     await ready(client)
 
     answer = await put(client, "shop/app", "latest", SECOND, headers=headers)
@@ -178,8 +176,8 @@ async def test_a_condition_that_can_not_hold_or_be_read_never_publishes(
     assert await meaning(client, "shop/app", "latest") == FIRST.digest
 
 
-async def test_both_conditions_must_hold(client: httpx2.AsyncClient) -> None:
-    """`If-Match: *` and `If-None-Match: *` together can never hold."""
+async def test_contradicting_conditions_never_publish(client: httpx2.AsyncClient) -> None:
+    """`If-Match: *` with `If-None-Match: *` can never be fulfilled."""
     await ready(client)
 
     answer = await put(client, "shop/app", "latest", SECOND, headers={"If-Match": "*", "If-None-Match": "*"})
@@ -188,8 +186,8 @@ async def test_both_conditions_must_hold(client: httpx2.AsyncClient) -> None:
 
 
 @pytest.mark.parametrize("reference", ["latest", FIRST.digest], ids=["tag", "digest"])
-async def test_delete_only_what_i_saw(floating_client: httpx2.AsyncClient, reference: str) -> None:
-    """`If-Match` on DELETE: 412 when it does not hold, and nothing is deleted; 202 when it does."""
+async def test_if_match_on_delete_is_checked(floating_client: httpx2.AsyncClient, reference: str) -> None:
+    """DELETE with `If-Match` is 412 for another digest and deletes nothing, and 202 for the current one."""
     await ready(floating_client)
     url = f"/v2/shop/app/manifests/{reference}"
 
@@ -203,7 +201,7 @@ async def test_delete_only_what_i_saw(floating_client: httpx2.AsyncClient, refer
 
 
 async def test_delete_with_if_none_match_any_never_deletes(floating_client: httpx2.AsyncClient) -> None:
-    """`If-None-Match: *` on DELETE can't hold for what is there."""
+    """DELETE with `If-None-Match: *` never deletes an existing tag."""
     await ready(floating_client)
 
     answer = await floating_client.delete(TAG, headers={"If-None-Match": "*"})
@@ -212,8 +210,8 @@ async def test_delete_with_if_none_match_any_never_deletes(floating_client: http
     assert await meaning(floating_client, "shop/app", "latest") == FIRST.digest
 
 
-async def test_push_by_digest_only_if_it_is_new(client: httpx2.AsyncClient) -> None:
-    """The name of a push by digest is the digest: `If-None-Match: *` is 412 once the manifest is there."""
+async def test_if_none_match_any_on_a_push_by_digest(client: httpx2.AsyncClient) -> None:
+    """For a push by digest, `If-None-Match: *` is 412 if the manifest exists."""
     await push_parts(client, "shop/app", FIRST)
     first = await put(client, "shop/app", FIRST.digest, FIRST, headers={"If-None-Match": "*"})
     second = await put(client, "shop/app", FIRST.digest, FIRST, headers={"If-None-Match": "*"})
@@ -222,8 +220,8 @@ async def test_push_by_digest_only_if_it_is_new(client: httpx2.AsyncClient) -> N
     assert second.status_code == 412
 
 
-async def test_a_refused_condition_needs_no_blobs(client: httpx2.AsyncClient) -> None:
-    """A 412 takes precedence over missing blobs: the condition is about the name."""
+async def test_a_412_takes_precedence_over_missing_blobs(client: httpx2.AsyncClient) -> None:
+    """A 412 takes precedence over missing blobs."""
     await push(client, "shop/app", "latest", FIRST)
 
     answer = await put(client, "shop/app", "latest", SECOND, headers={"If-None-Match": "*"})

@@ -1,4 +1,4 @@
-"""What the public conformance suite does to a registry, on the profile that is made for it (`examples/conformance.toml`).
+"""The requests of the public conformance suite, on the profile made for it (`examples/conformance.toml`).
 
 The suite pushes one set of documents after the other into one repository, lists, pulls and deletes each, and uses
 the same tag names again for other content. Here the same rounds are made with documents of our own; whether the
@@ -38,7 +38,7 @@ REPOSITORY = "conformance/repo1"
 
 
 def foreign() -> Document:
-    """An image with layers that lie elsewhere."""
+    """An image whose layers are stored elsewhere."""
     own = image("foreign")
     lost = Blob(b"elsewhere", OCI_FOREIGN_LAYER)
     body = {
@@ -51,7 +51,7 @@ def foreign() -> Document:
 
 
 def sparse() -> Document:
-    """An image one of whose layers is never pushed."""
+    """An image with one layer that is never pushed."""
     whole = image("sparse", layer_count=3)
     return Document(whole.raw, whole.media_type, whole.blobs[:-1])
 
@@ -79,20 +79,20 @@ ROUNDS: list[tuple[str, Document, list[Document]]] = [
 
 @pytest.fixture
 async def conformance(data: Path) -> AsyncIterator[httpx2.AsyncClient]:
-    """A client of a registry with the profile's settings, but for where its data is."""
+    """A client of a registry with the profile's settings, except for its data folder."""
     async with serving_as(load(PROFILE, {"server": {"data": data}})) as registry:
         yield registry.client
 
 
 def below(document: Document) -> Iterator[Document]:
-    """Every manifest under a document, children first, then itself."""
+    """Return every manifest under a document, children first, then itself."""
     for child in document.children:
         yield from below(child)
     yield document
 
 
 async def upload(client: httpx2.AsyncClient, blob: Blob, how: str) -> httpx2.Response:
-    """Push a blob in one of the four ways that the suite tries in turn."""
+    """Push a blob in one of the four ways that the suite uses."""
     uploads = f"/v2/{REPOSITORY}/blobs/uploads/"
     if how == "post":
         return await client.post(uploads, params={"digest": blob.digest}, content=blob.data)
@@ -111,7 +111,7 @@ async def upload(client: httpx2.AsyncClient, blob: Blob, how: str) -> httpx2.Res
 
 
 async def check_there(client: httpx2.AsyncClient, path: str, content: bytes, digest: str) -> None:
-    """GET and HEAD answer with the content, its length and its digest."""
+    """Require that GET and HEAD return the content, its length and its digest."""
     url = f"/v2/{REPOSITORY}/{path}"
     got, head = await client.get(url), await client.head(url)
 
@@ -124,7 +124,7 @@ async def check_there(client: httpx2.AsyncClient, path: str, content: bytes, dig
 
 
 async def check_deleted(client: httpx2.AsyncClient, path: str) -> None:
-    """DELETE is 202, and HEAD 404 from then on."""
+    """Require that DELETE is 202, and HEAD 404 from then on."""
     url = f"/v2/{REPOSITORY}/{path}"
 
     assert (await client.delete(url)).status_code == 202
@@ -132,13 +132,13 @@ async def check_deleted(client: httpx2.AsyncClient, path: str) -> None:
 
 
 async def test_every_round_passes_on_one_repository(conformance: httpx2.AsyncClient) -> None:
-    """Push by digest and tag, list, pull, ask for referrers, delete all; then the next, under tags that were used before."""
-    ways = cycle(["post", "post and put", "stream", "chunks"])
+    """Each document is pushed by digest and tag, listed, pulled and deleted, in one repository and with reused tags."""
+    methods = cycle(["post", "post and put", "stream", "chunks"])
     for tag, document, others in ROUNDS:
         manifests = [each for top in (document, *others) for each in below(top)]
         blobs = {blob.digest: blob for manifest in manifests for blob in manifest.blobs}
         for blob in blobs.values():
-            assert (await upload(conformance, blob, next(ways))).status_code == 201
+            assert (await upload(conformance, blob, next(methods))).status_code == 201
         for manifest in manifests:
             pushed = await put(conformance, REPOSITORY, manifest.digest, manifest)
             assert pushed.status_code == 201
@@ -162,8 +162,8 @@ async def test_every_round_passes_on_one_repository(conformance: httpx2.AsyncCli
 
 
 @pytest.mark.parametrize("algorithm", ["sha256", "sha512"])
-async def test_tags_in_the_query_are_used_again(conformance: httpx2.AsyncClient, algorithm: str) -> None:
-    """`?tag=` sets tags anew, too, and each answers with the digest that it was pushed by."""
+async def test_tags_in_the_query_may_be_reused(conformance: httpx2.AsyncClient, algorithm: str) -> None:
+    """`?tag=` sets reused tags again, each with the pushed digest."""
     for words in ("first", "second"):
         document = image(words, algorithm=algorithm)
         for blob in document.blobs:
@@ -175,7 +175,7 @@ async def test_tags_in_the_query_are_used_again(conformance: httpx2.AsyncClient,
 
 
 async def test_a_manifest_with_a_bad_digest_leaves_nothing(conformance: httpx2.AsyncClient) -> None:
-    """A manifest pushed under a digest that it has not is 400, and is not there under either."""
+    """A manifest pushed under a wrong digest is 400, and is stored under neither digest."""
     document = image("manifest")
     padded = Document(document.raw + b"  ", document.media_type)
 

@@ -13,7 +13,7 @@ ABSENT = "sha256:" + "0" * 64
 
 
 async def test_deleting_a_tag_leaves_its_manifest(floating_client: httpx2.AsyncClient) -> None:
-    """DELETE of a tag is 202; then the tag is 404 and the manifest is still there by digest."""
+    """DELETE of a tag is 202; the tag is then 404, and its manifest still exists by digest."""
     document = image("tagged")
     await push(floating_client, "shop/app", "1.0.0", document)
 
@@ -25,7 +25,7 @@ async def test_deleting_a_tag_leaves_its_manifest(floating_client: httpx2.AsyncC
 
 
 async def test_deleting_a_tag_leaves_other_tags_of_the_manifest(floating_client: httpx2.AsyncClient) -> None:
-    """Only the tag that was named goes."""
+    """DELETE of one tag leaves the manifest's other tags."""
     document = image("tagged")
     await push(floating_client, "shop/app", "1.0.0", document)
     await put(floating_client, "shop/app", "1.0", document)
@@ -34,8 +34,8 @@ async def test_deleting_a_tag_leaves_other_tags_of_the_manifest(floating_client:
     assert await meaning(floating_client, "shop/app", "1.0") == document.digest
 
 
-async def test_deleting_a_manifest_takes_its_tags_along(floating_client: httpx2.AsyncClient) -> None:
-    """DELETE by digest is 202; then the digest and all its tags are 404, at once."""
+async def test_deleting_a_manifest_deletes_its_tags(floating_client: httpx2.AsyncClient) -> None:
+    """DELETE by digest is 202; the digest and all its tags are then 404."""
     document = image("tagged")
     await push(floating_client, "shop/app", "1.0.0", document)
     await put(floating_client, "shop/app", "1.0", document)
@@ -50,7 +50,7 @@ async def test_deleting_a_manifest_takes_its_tags_along(floating_client: httpx2.
 
 
 async def test_deleting_a_manifest_by_digest_on_the_default_rules(client: httpx2.AsyncClient) -> None:
-    """A manifest that no sealed tag reaches may be deleted by digest where tags are sealed, too."""
+    """With default rules a manifest that no sealed tag reaches may be deleted by digest."""
     document = image("untagged")
     await push(client, "shop/app", document.digest, document)
 
@@ -61,7 +61,7 @@ async def test_deleting_a_manifest_by_digest_on_the_default_rules(client: httpx2
 
 
 async def test_deleting_an_index_leaves_its_children(floating_client: httpx2.AsyncClient) -> None:
-    """The children of a deleted index are manifests of their own."""
+    """DELETE of an index leaves its children, which are manifests of their own."""
     child = image("child")
     parent = index(child)
     await push(floating_client, "shop/app", "1.0.0", parent)
@@ -70,8 +70,8 @@ async def test_deleting_an_index_leaves_its_children(floating_client: httpx2.Asy
     assert await meaning(floating_client, "shop/app", child.digest) == child.digest
 
 
-async def test_deleting_a_blob(floating_client: httpx2.AsyncClient) -> None:
-    """DELETE of a blob is 202; then it is 404, at once."""
+async def test_deleting_a_blob_is_202(floating_client: httpx2.AsyncClient) -> None:
+    """DELETE of a blob is 202, and the blob is then 404."""
     blob = Blob(b"to be deleted")
     await push_blob(floating_client, "shop/app", blob)
     await floating_client.get(f"/v2/shop/app/blobs/{blob.digest}")
@@ -83,7 +83,7 @@ async def test_deleting_a_blob(floating_client: httpx2.AsyncClient) -> None:
 
 
 async def test_deleted_manifests_and_blobs_may_be_pushed_again(floating_client: httpx2.AsyncClient) -> None:
-    """What was deleted can be pushed again, and is whole."""
+    """A deleted manifest or blob can be pushed again and is complete."""
     document = image("again")
     await push(floating_client, "shop/app", "1.0.0", document)
     await floating_client.delete(f"/v2/shop/app/manifests/{document.digest}")
@@ -97,8 +97,8 @@ async def test_deleted_manifests_and_blobs_may_be_pushed_again(floating_client: 
     assert got.content == document.layers[0].data
 
 
-async def test_a_floating_tag_may_come_back_as_something_else(floating_client: httpx2.AsyncClient) -> None:
-    """A floating tag that was deleted may be pushed with other content."""
+async def test_a_deleted_floating_tag_may_return_with_other_content(floating_client: httpx2.AsyncClient) -> None:
+    """A deleted mutable tag may be pushed with other content."""
     await push(floating_client, "shop/app", "1.0.0", image("before"))
     await floating_client.delete("/v2/shop/app/manifests/1.0.0")
 
@@ -110,7 +110,7 @@ async def test_a_floating_tag_may_come_back_as_something_else(floating_client: h
 
 @pytest.mark.parametrize("reference", ["1.0.0", ABSENT], ids=["tag", "digest"])
 async def test_deleting_an_unknown_manifest_is_404(floating_client: httpx2.AsyncClient, reference: str) -> None:
-    """What is not there can't be deleted."""
+    """DELETE of an unknown manifest is 404."""
     await push(floating_client, "shop/app", "2.0.0", image("other"))
 
     answer = await floating_client.delete(f"/v2/shop/app/manifests/{reference}")
@@ -120,7 +120,7 @@ async def test_deleting_an_unknown_manifest_is_404(floating_client: httpx2.Async
 
 
 async def test_deleting_an_unknown_blob_is_404(floating_client: httpx2.AsyncClient) -> None:
-    """What is not there can't be deleted."""
+    """DELETE of an unknown blob is 404."""
     await push(floating_client, "shop/app", "2.0.0", image("other"))
 
     answer = await floating_client.delete(f"/v2/shop/app/blobs/{ABSENT}")
@@ -131,14 +131,14 @@ async def test_deleting_an_unknown_blob_is_404(floating_client: httpx2.AsyncClie
 
 @pytest.mark.parametrize("kind", ["manifests", "blobs"])
 async def test_deleting_in_an_unknown_repository_is_404(floating_client: httpx2.AsyncClient, kind: str) -> None:
-    """A repository that is not there has nothing to delete."""
+    """DELETE in an unknown repository is 404."""
     answer = await floating_client.delete(f"/v2/nowhere/at-all/{kind}/{ABSENT}")
 
     assert answer.status_code == 404
 
 
 async def test_deleting_twice_is_404_the_second_time(floating_client: httpx2.AsyncClient) -> None:
-    """A deletion is visible at once, to the next deletion as well."""
+    """A second DELETE of the same content is 404."""
     document = image("once")
     await push(floating_client, "shop/app", "1.0.0", document)
     first = await floating_client.delete(f"/v2/shop/app/manifests/{document.digest}")
@@ -149,8 +149,8 @@ async def test_deleting_twice_is_404_the_second_time(floating_client: httpx2.Asy
 
 
 @pytest.mark.parametrize("kind", ["manifests", "blobs"])
-async def test_deleting_an_impossible_digest_is_400(floating_client: httpx2.AsyncClient, kind: str) -> None:
-    """What can't be a digest is 400."""
+async def test_deleting_a_malformed_digest_is_400(floating_client: httpx2.AsyncClient, kind: str) -> None:
+    """DELETE of a malformed digest is 400."""
     answer = await floating_client.delete(f"/v2/shop/app/{kind}/sha256:abc")
 
     assert answer.status_code == 400
@@ -158,7 +158,7 @@ async def test_deleting_an_impossible_digest_is_400(floating_client: httpx2.Asyn
 
 
 async def test_a_delete_that_a_seal_refuses_is_405_with_allow(client: httpx2.AsyncClient) -> None:
-    """A registry that does not allow a deletion answers 400 or 405; boltseal says 405 DENIED, with Allow."""
+    """A delete that a seal refuses is 405 DENIED with Allow, where the spec permits 400 or 405."""
     document = image("sealed")
     await push(client, "shop/app", "1.0.0", document)
 

@@ -59,7 +59,7 @@ async def test_a_push_by_digest_is_answered_with_the_clients_digest(client: http
 
 
 async def test_a_push_by_tag_is_answered_with_its_digest(client: httpx2.AsyncClient) -> None:
-    """The answer to a PUT by tag carries the digest of what was pushed."""
+    """The answer to a PUT by tag has the digest of the pushed manifest."""
     document = image("pushed")
 
     answer = await push(client, "shop/app", "1.0.0", document)
@@ -87,8 +87,8 @@ async def test_a_finished_upload_is_answered_with_the_clients_digest(
     assert answer.headers["Docker-Content-Digest"] == Blob(b"uploaded", algorithm=algorithm).digest
 
 
-async def test_the_same_manifest_is_known_by_both_its_digests_once_pushed_by_both(client: httpx2.AsyncClient) -> None:
-    """One manifest pushed by its sha256 and its sha512 digest is answered by each with that very digest."""
+async def test_a_manifest_pushed_by_both_digests_is_returned_by_each(client: httpx2.AsyncClient) -> None:
+    """One manifest that was pushed by sha256 and by sha512 is returned under each with that digest."""
     document = image("both")
     long_digest = digest_of(document.raw, "sha512")
     await push(client, "shop/app", document.digest, document)

@@ -1,4 +1,4 @@
-"""Error answers: their form, their codes, and that each says what was wrong."""
+"""Error responses: their form, their codes, and that each says what was wrong."""
 
 from __future__ import annotations
 
@@ -73,8 +73,8 @@ async def test_an_error_has_the_specs_form_and_code(
 
 
 @pytest.mark.parametrize(("method", "path"), [(each[0], each[1]) for each in WRONG if each[2] == 405])
-async def test_a_405_says_what_is_allowed(client: httpx2.AsyncClient, method: str, path: str) -> None:
-    """Every 405 carries Allow, and what was refused is not in it."""
+async def test_a_405_lists_the_allowed_methods(client: httpx2.AsyncClient, method: str, path: str) -> None:
+    """Each 405 has Allow without the refused method."""
     await push(client, "shop/app", "1.0.0", image("something"))
 
     answer = await client.request(method, path, headers={"Content-Type": OCI_MANIFEST})
@@ -87,7 +87,7 @@ async def test_a_405_says_what_is_allowed(client: httpx2.AsyncClient, method: st
 
 @pytest.mark.parametrize(("method", "path", "status"), [(*each[:2], each[2]) for each in WRONG if each[0] == "GET"])
 async def test_an_error_on_head_has_no_body(client: httpx2.AsyncClient, method: str, path: str, status: int) -> None:
-    """HEAD answers the status that GET does, without a body. Where only GET exists, HEAD may be 405."""
+    """HEAD has the status of GET without a body; where only GET exists, HEAD may be 405."""
     await push(client, "shop/app", "1.0.0", image("something"))
 
     answer = await client.head(path)
@@ -96,8 +96,8 @@ async def test_an_error_on_head_has_no_body(client: httpx2.AsyncClient, method: 
     assert answer.content == b""
 
 
-async def test_a_message_repeats_what_it_got(client: httpx2.AsyncClient) -> None:
-    """The message names what was wrong, so that it can be found in a log."""
+async def test_a_message_repeats_the_invalid_input(client: httpx2.AsyncClient) -> None:
+    """The message repeats the invalid input, so that it can be found in a log."""
     manifest = await client.get("/v2/shop/app/manifests/9.9.9")
     digest = await client.get("/v2/shop/app/blobs/sha256:abc")
     name = await client.get("/v2/Shop/app/tags/list")
@@ -108,7 +108,7 @@ async def test_a_message_repeats_what_it_got(client: httpx2.AsyncClient) -> None
 
 
 async def test_a_message_can_not_break_out_of_its_json(registry: Serving) -> None:
-    """Client input is escaped in the response, control characters included, and shortened."""
+    """Client input in a message is escaped, control characters included, and shortened."""
     answer = await send(registry.app, "GET", b'/v2/shop/app/manifests/%22%7D%5D%7Dx"}]}\x01\x1b[31m' + b"y" * 5000)
 
     assert answer.status in {400, 404}
@@ -118,8 +118,8 @@ async def test_a_message_can_not_break_out_of_its_json(registry: Serving) -> Non
     assert len(answer.body) < 3000
 
 
-async def test_the_base_route_knows_its_version(client: httpx2.AsyncClient) -> None:
-    """Old clients look for this header to know that they talk to a registry."""
+async def test_the_base_route_has_the_version_header(client: httpx2.AsyncClient) -> None:
+    """`/v2/` has the header by which old clients recognise a registry."""
     answer = await client.get("/v2/")
 
     assert answer.headers["Docker-Distribution-Api-Version"] == "registry/2.0"

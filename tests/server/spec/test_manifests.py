@@ -38,7 +38,7 @@ MANIFEST_LIMIT = 4 * 1024 * 1024
 
 
 def padded(size: int) -> Document:
-    """An image manifest of exactly `size` bytes."""
+    """Return an image manifest of exactly `size` bytes."""
     plain = image("large", annotations={"padding": ""})
     padding = "A" * (size - len(plain.raw))
     return Document(plain.raw.replace(b'"padding":""', b'"padding":"%s"' % padding.encode()), OCI_MANIFEST, plain.blobs)
@@ -73,8 +73,8 @@ async def test_a_push_by_digest_is_201_and_its_location_pulls_it(client: httpx2.
     assert tags.json()["tags"] == []
 
 
-async def test_a_body_that_is_not_its_digest_is_400(client: httpx2.AsyncClient) -> None:
-    """A PUT by digest whose body has another digest is 400 DIGEST_INVALID, and nothing is kept."""
+async def test_a_body_with_another_digest_is_400(client: httpx2.AsyncClient) -> None:
+    """A PUT by digest whose body has another digest is 400 DIGEST_INVALID, and nothing is stored."""
     document = image("pushed")
     wrong = Document(document.raw + b"  ", document.media_type, document.blobs)
 
@@ -86,7 +86,7 @@ async def test_a_body_that_is_not_its_digest_is_400(client: httpx2.AsyncClient) 
     assert await meaning(client, "shop/app", wrong.digest) is None
 
 
-async def test_a_reference_with_a_colon_that_is_no_digest(client: httpx2.AsyncClient) -> None:
+async def test_a_malformed_digest_is_refused(client: httpx2.AsyncClient) -> None:
     """`sha256:baddigeststring` is 400 on PUT and 400 or 404 on GET, never 500."""
     document = image("pushed")
 
@@ -99,7 +99,7 @@ async def test_a_reference_with_a_colon_that_is_no_digest(client: httpx2.AsyncCl
 
 
 async def test_a_missing_subject_is_accepted(client: httpx2.AsyncClient) -> None:
-    """A registry must accept a manifest whose subject it does not have, under a tag too."""
+    """A manifest whose subject does not exist is accepted, also under a tag."""
     document = artifact("sbom", subject=image("never pushed"))
 
     by_digest = await push(client, "shop/app", document.digest, document)
@@ -121,14 +121,14 @@ async def test_a_manifest_with_a_subject_is_answered_with_it(client: httpx2.Asyn
 
 
 async def test_a_manifest_without_a_subject_has_no_oci_subject(client: httpx2.AsyncClient) -> None:
-    """Without a subject there is no OCI-Subject."""
+    """A manifest without a subject gets no OCI-Subject."""
     answer = await push(client, "shop/app", "1.0.0", image("plain"))
 
     assert "OCI-Subject" not in answer.headers
 
 
 async def test_a_sealed_push_that_lacks_a_blob_is_refused(client: httpx2.AsyncClient) -> None:
-    """A registry may refuse a manifest whose blobs it does not have: MANIFEST_BLOB_UNKNOWN, naming the blob."""
+    """A sealed push that lacks a blob is refused with MANIFEST_BLOB_UNKNOWN, which names the blob."""
     document = image("incomplete", layer_count=2)
     await push_blob(client, "shop/app", document.config)
     await push_blob(client, "shop/app", document.layers[0])
@@ -142,8 +142,8 @@ async def test_a_sealed_push_that_lacks_a_blob_is_refused(client: httpx2.AsyncCl
 
 
 @pytest.mark.parametrize("docker", [False, True], ids=["oci", "docker"])
-async def test_layers_that_lie_elsewhere_need_not_be_here(client: httpx2.AsyncClient, docker: bool) -> None:
-    """Non-distributable (Docker: foreign) layers are not asked for, not even by a sealed tag."""
+async def test_non_distributable_layers_need_not_be_stored(client: httpx2.AsyncClient, docker: bool) -> None:
+    """Non-distributable (Docker: foreign) layers need not be stored, also for a sealed tag."""
     kind = DOCKER_FOREIGN_LAYER if docker else OCI_FOREIGN_LAYER
     foreign = Blob(b"licensed elsewhere", kind)
     own_config = Blob(config([]).data, DOCKER_CONFIG if docker else OCI_CONFIG)
@@ -161,8 +161,8 @@ async def test_layers_that_lie_elsewhere_need_not_be_here(client: httpx2.AsyncCl
     assert answer.status_code == 201
 
 
-async def test_no_layers_at_all(client: httpx2.AsyncClient) -> None:
-    """An image without layers is an image."""
+async def test_an_image_without_layers_is_accepted(client: httpx2.AsyncClient) -> None:
+    """An image without layers is accepted."""
     answer = await push(client, "shop/app", "1.0.0", image("none", layer_count=0))
 
     assert answer.status_code == 201
@@ -182,10 +182,10 @@ async def test_no_layers_at_all(client: httpx2.AsyncClient) -> None:
     ],
     ids=["empty-index", "nested-index", "artifact-index", "artifact", "untyped", "annotated", "typed", "extended"],
 )
-async def test_every_kind_of_document_is_taken_under_a_sealed_tag(
+async def test_every_kind_of_document_is_accepted_under_a_sealed_tag(
     client: httpx2.AsyncClient, document: Document
 ) -> None:
-    """Indexes of nothing, of indexes, of artifacts; artifacts with and without a type; unknown members: all are taken."""
+    """Indexes, nested ones, artifacts with and without a type, and unknown members are accepted under a sealed tag."""
     answer = await push(client, "shop/app", "1.0.0", document)
     got = await client.get("/v2/shop/app/manifests/1.0.0")
 
@@ -194,7 +194,7 @@ async def test_every_kind_of_document_is_taken_under_a_sealed_tag(
 
 
 async def test_a_descriptor_may_carry_its_data(client: httpx2.AsyncClient) -> None:
-    """A descriptor with embedded `data` is kept as it is."""
+    """A descriptor with embedded `data` is stored unchanged."""
     plain = image("data")
     body = json.loads(plain.raw)
     body["config"]["data"] = base64.b64encode(plain.config.data).decode()
@@ -208,8 +208,8 @@ async def test_a_descriptor_may_carry_its_data(client: httpx2.AsyncClient) -> No
 
 
 @pytest.mark.parametrize("embedded", ["e30=", "***"], ids=["other", "garbage"])
-async def test_data_that_is_not_the_content_is_400(client: httpx2.AsyncClient, embedded: str) -> None:
-    """Embedded `data` that has not the descriptor's size or digest would be one thing to one client and another to the next."""
+async def test_data_with_another_digest_is_400(client: httpx2.AsyncClient, embedded: str) -> None:
+    """Embedded `data` without the descriptor's size or digest is 400, because clients could differ about it."""
     body = json.loads(image("data").raw)
     body["config"]["data"] = embedded
 
@@ -219,7 +219,7 @@ async def test_data_that_is_not_the_content_is_400(client: httpx2.AsyncClient, e
     assert error_of(answer)[0] == "MANIFEST_INVALID"
 
 
-async def test_the_same_blob_twice_in_one_manifest(client: httpx2.AsyncClient) -> None:
+async def test_the_same_blob_twice_in_one_manifest_is_accepted(client: httpx2.AsyncClient) -> None:
     """A manifest may name one blob more than once."""
     plain = image("doubled")
     body = json.loads(plain.raw)
@@ -231,7 +231,7 @@ async def test_the_same_blob_twice_in_one_manifest(client: httpx2.AsyncClient) -
 
 
 async def test_four_mebibytes_are_accepted(client: httpx2.AsyncClient) -> None:
-    """Manifests up to 4 MiB should be accepted."""
+    """A manifest of 4 MiB is accepted."""
     document = padded(MANIFEST_LIMIT)
 
     answer = await push(client, "shop/app", "1.0.0", document)
@@ -259,7 +259,7 @@ async def test_a_larger_manifest_is_413(client: httpx2.AsyncClient, chunked: boo
 
 
 async def test_a_document_without_media_type_takes_that_of_the_header(client: httpx2.AsyncClient) -> None:
-    """OCI documents may leave `mediaType` out; then the Content-Type says what they are."""
+    """An OCI document without `mediaType` has the type of the Content-Type."""
     plain = image("silent")
     body = json.loads(plain.raw)
     del body["mediaType"]
@@ -293,8 +293,8 @@ async def test_a_document_without_media_type_takes_that_of_the_header(client: ht
         (b'{"schemaVersion":2,"manifests":[],"annotations":{"a":1}}', OCI_INDEX),
     ],
 )
-async def test_what_is_no_manifest_is_400(client: httpx2.AsyncClient, body: bytes, content_type: str) -> None:
-    """A body that is not the document it says it is: 400 MANIFEST_INVALID, in one sentence."""
+async def test_an_invalid_manifest_is_400(client: httpx2.AsyncClient, body: bytes, content_type: str) -> None:
+    """A body that does not match its media type is 400 MANIFEST_INVALID in one sentence."""
     answer = await client.put("/v2/shop/app/manifests/1.0.0", content=body, headers={"Content-Type": content_type})
 
     assert answer.status_code == 400
@@ -304,7 +304,7 @@ async def test_what_is_no_manifest_is_400(client: httpx2.AsyncClient, body: byte
 
 @pytest.mark.parametrize("size", [-1, 2**63, 1.5, "12"], ids=str)
 async def test_an_impossible_size_is_400(client: httpx2.AsyncClient, size: object) -> None:
-    """The size in a descriptor is a whole number of bytes that a disk could hold."""
+    """A descriptor's size that is not a possible number of bytes is 400."""
     body = json.loads(image("sizes").raw)
     body["layers"][0]["size"] = size
 
@@ -317,7 +317,7 @@ async def test_an_impossible_size_is_400(client: httpx2.AsyncClient, size: objec
 
 
 async def test_docker_schema_1_is_refused_with_a_sentence(client: httpx2.AsyncClient) -> None:
-    """Docker's schema 1 is refused, and the answer says why."""
+    """Docker's schema 1 is refused with the reason."""
     body = b'{"schemaVersion":1,"name":"shop/app","tag":"1.0.0","architecture":"amd64","fsLayers":[],"history":[]}'
 
     answer = await client.put("/v2/shop/app/manifests/1.0.0", content=body, headers={"Content-Type": DOCKER_SCHEMA1})
@@ -331,7 +331,7 @@ async def test_docker_schema_1_is_refused_with_a_sentence(client: httpx2.AsyncCl
     "content_type", ["text/plain", "application/json", "application/vnd.example+json", "x", "a/b/c"]
 )
 async def test_a_type_that_is_no_manifest_is_400(client: httpx2.AsyncClient, content_type: str) -> None:
-    """A Content-Type that no manifest has is refused."""
+    """A Content-Type that is no manifest's is 400."""
     document = image("typed")
 
     answer = await push(client, "shop/app", "1.0.0", document, headers={"Content-Type": content_type})
@@ -341,7 +341,7 @@ async def test_a_type_that_is_no_manifest_is_400(client: httpx2.AsyncClient, con
 
 
 async def test_a_push_creates_its_repository(client: httpx2.AsyncClient) -> None:
-    """A repository needs no preparation: the first push makes it."""
+    """The first push creates a repository."""
     answer = await push(client, "brand/new/place", "1.0.0", image("first"))
 
     assert answer.status_code == 201

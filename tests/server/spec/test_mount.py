@@ -1,4 +1,4 @@
-"""Mounting a blob of another repository: end-11. What can't be mounted becomes an ordinary upload, never an error."""
+"""Mounting a blob of another repository: end-11. If it can't be mounted, an ordinary upload starts."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ UPLOADS = "/v2/shop/target/blobs/uploads/"
 
 
 async def test_a_mounted_blob_is_201_and_can_be_pulled(client: httpx2.AsyncClient) -> None:
-    """A blob of another repository that the caller may read is mounted: 201, and the Location pulls it."""
+    """A readable blob of another repository is mounted: 201, with the Location to pull it."""
     await push_blob(client, "shop/source", BLOB)
 
     answer = await client.post(UPLOADS, params={"mount": BLOB.digest, "from": "shop/source"})
@@ -24,7 +24,7 @@ async def test_a_mounted_blob_is_201_and_can_be_pulled(client: httpx2.AsyncClien
 
 
 async def test_a_mounted_blob_outlives_its_source(floating_client: httpx2.AsyncClient) -> None:
-    """Deleting the blob in the repository it was mounted from does not take it away here."""
+    """A mounted blob stays after it was deleted in its source repository."""
     await push_blob(floating_client, "shop/source", BLOB)
     await floating_client.post(UPLOADS, params={"mount": BLOB.digest, "from": "shop/source"})
 
@@ -36,8 +36,8 @@ async def test_a_mounted_blob_outlives_its_source(floating_client: httpx2.AsyncC
 
 
 @pytest.mark.parametrize("source", ["shop/source", "nowhere/at-all", "Not a NAME", ""])
-async def test_what_can_not_be_mounted_becomes_an_upload(client: httpx2.AsyncClient, source: str) -> None:
-    """A source that is unknown, malformed or without the blob is 202 with a session that works."""
+async def test_an_impossible_mount_becomes_an_upload(client: httpx2.AsyncClient, source: str) -> None:
+    """A mount from an unknown or malformed source, or one without the blob, is 202 with a working session."""
     await push_blob(client, "shop/source", Blob(b"another blob"))
 
     answer = await client.post(UPLOADS, params={"mount": BLOB.digest, "from": source})
@@ -48,7 +48,7 @@ async def test_what_can_not_be_mounted_becomes_an_upload(client: httpx2.AsyncCli
 
 
 async def test_mounting_without_a_source_finds_the_blob(client: httpx2.AsyncClient) -> None:
-    """Without `from` the registry may look in every repository that the caller may read."""
+    """Without `from`, the blob is searched in every repository that the client may read."""
     await push_blob(client, "shop/source", BLOB)
 
     answer = await client.post(UPLOADS, params={"mount": BLOB.digest})
@@ -58,7 +58,7 @@ async def test_mounting_without_a_source_finds_the_blob(client: httpx2.AsyncClie
 
 
 async def test_mounting_an_unknown_blob_without_a_source_becomes_an_upload(client: httpx2.AsyncClient) -> None:
-    """Without `from`, and with the blob nowhere, the answer is 202 with a session that works."""
+    """Without `from`, an unknown blob is 202 with a working session."""
     answer = await client.post(UPLOADS, params={"mount": BLOB.digest})
     closed = await client.put(with_digest(answer.headers["Location"], BLOB.digest), content=BLOB.data)
 
@@ -66,8 +66,8 @@ async def test_mounting_an_unknown_blob_without_a_source_becomes_an_upload(clien
     assert closed.status_code == 201
 
 
-async def test_mounting_from_itself(client: httpx2.AsyncClient) -> None:
-    """A repository that has the blob already says so: 201."""
+async def test_mounting_from_the_same_repository_is_201(client: httpx2.AsyncClient) -> None:
+    """A mount of a blob that the repository already has is 201."""
     await push_blob(client, "shop/target", BLOB)
 
     answer = await client.post(UPLOADS, params={"mount": BLOB.digest, "from": "shop/target"})
@@ -76,8 +76,8 @@ async def test_mounting_from_itself(client: httpx2.AsyncClient) -> None:
 
 
 @pytest.mark.parametrize("digest", ["sha256:abc", "md5:d41d8cd98f00b204e9800998ecf8427e", "x"])
-async def test_mounting_an_impossible_digest_is_400(client: httpx2.AsyncClient, digest: str) -> None:
-    """A digest that can't be one is 400 DIGEST_INVALID."""
+async def test_mounting_a_malformed_digest_is_400(client: httpx2.AsyncClient, digest: str) -> None:
+    """A mount of a malformed digest is 400 DIGEST_INVALID."""
     answer = await client.post(UPLOADS, params={"mount": digest, "from": "shop/source"})
 
     assert answer.status_code == 400
@@ -85,7 +85,7 @@ async def test_mounting_an_impossible_digest_is_400(client: httpx2.AsyncClient, 
 
 
 async def test_a_mounted_blob_is_enough_for_a_sealed_push(client: httpx2.AsyncClient) -> None:
-    """A mounted blob counts as present when an image that needs it is published."""
+    """A mounted blob counts as present for a sealed push."""
     document = image("mounted parts")
     for blob in document.blobs:
         await push_blob(client, "shop/source", blob)

@@ -28,7 +28,7 @@ DOCUMENT = image("named")
     ],
     ids=lambda text: text[:20],
 )
-async def test_every_name_of_the_grammar_is_a_repository(client: httpx2.AsyncClient, repository: str) -> None:
+async def test_every_name_of_the_grammar_is_accepted(client: httpx2.AsyncClient, repository: str) -> None:
     """Names may have any number of components, with `.`, `_`, `__` and dashes inside each."""
     answer = await push(client, repository, "1.0.0", DOCUMENT)
     got = await client.get(f"/v2/{repository}/manifests/1.0.0")
@@ -65,8 +65,8 @@ async def test_every_name_of_the_grammar_is_a_repository(client: httpx2.AsyncCli
     ],
     ids=lambda text: text[:20],
 )
-async def test_everything_else_is_400_name_invalid(client: httpx2.AsyncClient, repository: str) -> None:
-    """A name outside the grammar is 400 NAME_INVALID for pulls, pushes and uploads alike, and nothing is made."""
+async def test_every_other_name_is_400_name_invalid(client: httpx2.AsyncClient, repository: str) -> None:
+    """A name outside the grammar is 400 NAME_INVALID for pulls, pushes and uploads, and nothing is created."""
     pulled = await client.get(f"/v2/{repository}/manifests/1.0.0")
     pushed = await client.put(
         f"/v2/{repository}/manifests/1.0.0", content=DOCUMENT.raw, headers={"Content-Type": DOCUMENT.media_type}
@@ -120,8 +120,8 @@ async def test_every_other_tag_is_refused(client: httpx2.AsyncClient, tag: str) 
         "manifests/manifests/manifests",
     ],
 )
-async def test_a_repository_may_be_called_like_a_route(client: httpx2.AsyncClient, repository: str) -> None:
-    """Every route works on a repository whose name holds the words that routes are made of."""
+async def test_a_repository_may_be_named_like_a_route(client: httpx2.AsyncClient, repository: str) -> None:
+    """All routes work on repositories whose names have the words of routes."""
     sbom = artifact("sbom", subject=DOCUMENT)
     blob = Blob(b"in " + repository.encode())
     await push(client, repository, "1.0.0", DOCUMENT)
@@ -143,7 +143,7 @@ async def test_a_repository_may_be_called_like_a_route(client: httpx2.AsyncClien
 
 
 async def test_names_differ_by_every_character(client: httpx2.AsyncClient) -> None:
-    """Tags differ by case, and one repository is no part of another."""
+    """Tags are case-sensitive, and a repository's name is no prefix of another's."""
     await push(client, "shop/app", "rc", image("lower"))
     await push(client, "shop/app", "RC", image("upper"))
     await push(client, "shop", "rc", image("parent"))

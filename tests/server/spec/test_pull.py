@@ -37,8 +37,8 @@ async def test_the_base_route_answers_200(client: httpx2.AsyncClient) -> None:
     assert head.content == b""
 
 
-async def test_a_manifest_comes_back_byte_for_byte(client: httpx2.AsyncClient) -> None:
-    """The body of a pulled manifest is exactly what was pushed, odd spacing and unknown members included."""
+async def test_a_manifest_is_returned_byte_for_byte(client: httpx2.AsyncClient) -> None:
+    """A pulled manifest has the pushed bytes, with odd spacing and unknown members."""
     plain = image("odd", extra={"x-unknown": {"b": 1, "a": [1.50, "\u00e9"]}})
     odd = Document(plain.raw.replace(b":", b" :\t", 3) + b"\n\n", plain.media_type, plain.blobs)
     await push(client, "shop/app", "1.0.0", odd)
@@ -52,7 +52,7 @@ async def test_a_manifest_comes_back_byte_for_byte(client: httpx2.AsyncClient) -
 
 @pytest.mark.parametrize("docker", [False, True], ids=["oci", "docker"])
 async def test_content_type_is_the_pushed_type(client: httpx2.AsyncClient, docker: bool) -> None:
-    """The Content-Type of a pulled manifest is the type it was pushed with, whatever the client says it accepts."""
+    """A pulled manifest has the Content-Type of its push, whatever Accept says."""
     child = image("typed", docker=docker)
     parent = index(child, docker=docker)
     await push(client, "shop/app", "1.0.0", parent)
@@ -66,7 +66,7 @@ async def test_content_type_is_the_pushed_type(client: httpx2.AsyncClient, docke
 
 
 async def test_content_type_parameters_are_accepted_and_dropped(client: httpx2.AsyncClient) -> None:
-    """Parameters on the Content-Type of a push are accepted, and are not part of the type that is served."""
+    """Parameters of a push's Content-Type are accepted, and not part of the served type."""
     document = image("parameters")
 
     pushed = await push(
@@ -79,7 +79,7 @@ async def test_content_type_parameters_are_accepted_and_dropped(client: httpx2.A
 
 
 async def test_head_of_a_manifest_has_length_and_digest(client: httpx2.AsyncClient) -> None:
-    """HEAD of a manifest answers 200 with Content-Length and Docker-Content-Digest, and without a body."""
+    """HEAD of a manifest has 200, Content-Length and Docker-Content-Digest, and no body."""
     document = image("head")
     await push(client, "shop/app", "1.0.0", document)
 
@@ -91,8 +91,8 @@ async def test_head_of_a_manifest_has_length_and_digest(client: httpx2.AsyncClie
     assert head.content == b""
 
 
-async def test_a_blob_comes_back_byte_for_byte(client: httpx2.AsyncClient) -> None:
-    """GET of a blob answers 200 with the bytes themselves and their length."""
+async def test_a_blob_is_returned_byte_for_byte(client: httpx2.AsyncClient) -> None:
+    """GET of a blob has 200 with the bytes and their length."""
     blob = image("blob").layers[0]
     await push_blob(client, "shop/app", blob)
 
@@ -104,7 +104,7 @@ async def test_a_blob_comes_back_byte_for_byte(client: httpx2.AsyncClient) -> No
 
 
 async def test_head_of_a_blob_has_length_and_digest(client: httpx2.AsyncClient) -> None:
-    """HEAD of a blob answers 200 with its size, without a body."""
+    """HEAD of a blob has 200 with its size and no body."""
     blob = image("blob").layers[0]
     await push_blob(client, "shop/app", blob)
 
@@ -116,8 +116,8 @@ async def test_head_of_a_blob_has_length_and_digest(client: httpx2.AsyncClient) 
     assert head.content == b""
 
 
-async def test_a_blob_larger_than_any_buffer_comes_back_whole(client: httpx2.AsyncClient) -> None:
-    """What is too large to be kept in memory comes back as it was pushed."""
+async def test_a_blob_larger_than_any_buffer_is_returned(client: httpx2.AsyncClient) -> None:
+    """A blob too large for memory is returned as pushed."""
     data = bytes(range(256)) * 4096 * 3 + b"tail"
     answer = await client.post(
         "/v2/shop/app/blobs/uploads/", params={"digest": (digest := digest_of(data))}, content=data
@@ -135,7 +135,7 @@ async def test_a_blob_larger_than_any_buffer_comes_back_whole(client: httpx2.Asy
 async def test_a_missing_manifest_is_404(
     client: httpx2.AsyncClient, method: str, reference: str, repository: str
 ) -> None:
-    """A manifest, tag or repository that is not there is 404 and nothing else: pushers give up on any other status."""
+    """A missing manifest, tag or repository is 404, since pushing clients give up on any other status."""
     await push_blob(client, "shop/app", image("something").layers[0])
 
     answer = await client.request(method, f"/v2/{repository}/manifests/{reference}")
@@ -148,7 +148,7 @@ async def test_a_missing_manifest_is_404(
 @pytest.mark.parametrize("method", ["GET", "HEAD"])
 @pytest.mark.parametrize("repository", ["shop/app", "nowhere/at-all"], ids=["known", "unknown"])
 async def test_a_missing_blob_is_404(client: httpx2.AsyncClient, method: str, repository: str) -> None:
-    """A blob or repository that is not there is 404."""
+    """A missing blob or repository is 404."""
     await push(client, "shop/app", "1.0.0", image("something"))
 
     answer = await client.request(method, f"/v2/{repository}/blobs/{ABSENT}")
@@ -158,8 +158,8 @@ async def test_a_missing_blob_is_404(client: httpx2.AsyncClient, method: str, re
         assert error_of(answer)[0] in {"BLOB_UNKNOWN", "NAME_UNKNOWN"}
 
 
-async def test_nothing_is_compressed_on_the_way(client: httpx2.AsyncClient) -> None:
-    """A client that accepts gzip still gets the bytes it asked for, with their Content-Length."""
+async def test_content_is_never_compressed_for_transfer(client: httpx2.AsyncClient) -> None:
+    """A client that accepts gzip gets the stored bytes with their Content-Length."""
     document = image("compressible " * 200)
     await push(client, "shop/app", "1.0.0", document)
     accept = {"Accept-Encoding": "gzip, deflate, br, zstd"}
@@ -174,7 +174,7 @@ async def test_nothing_is_compressed_on_the_way(client: httpx2.AsyncClient) -> N
 
 
 async def test_a_manifest_is_not_served_as_a_blob_nor_a_blob_as_a_manifest(client: httpx2.AsyncClient) -> None:
-    """Manifests and blobs are two kinds of thing: neither is found at the other's address."""
+    """A manifest is not found at the address of blobs, nor a blob at that of manifests."""
     document = image("kinds")
     await push(client, "shop/app", "1.0.0", document)
 
@@ -185,8 +185,8 @@ async def test_a_manifest_is_not_served_as_a_blob_nor_a_blob_as_a_manifest(clien
     assert manifest_as_blob.status_code == 404
 
 
-async def test_an_escaped_colon_in_a_digest_is_understood(registry: Serving) -> None:
-    """Some clients escape the colon of a digest as %3A."""
+async def test_an_escaped_colon_in_a_digest_is_accepted(registry: Serving) -> None:
+    """An escaped colon (%3A) in a digest is accepted, as some clients send it."""
     document = image("escaped")
     await push(registry.client, "shop/app", "1.0.0", document)
 
@@ -199,7 +199,7 @@ async def test_an_escaped_colon_in_a_digest_is_understood(registry: Serving) -> 
 
 
 async def test_pushing_again_does_not_change_what_is_pulled(client: httpx2.AsyncClient) -> None:
-    """A manifest that is pushed twice, by tag and by digest, is one manifest."""
+    """A manifest that was pushed by tag and by digest is one manifest."""
     document = image("twice")
     await push(client, "shop/app", "1.0.0", document)
     await put(client, "shop/app", document.digest, document)

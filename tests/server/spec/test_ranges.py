@@ -35,7 +35,7 @@ async def get(client: httpx2.AsyncClient, value: str, **headers: str) -> httpx2.
 async def test_a_range_is_answered_with_that_part(
     client: httpx2.AsyncClient, value: str, first: int, last: int
 ) -> None:
-    """A satisfiable range (closed, open, suffix; its end cut to the blob's) is 206 with exactly those bytes."""
+    """A satisfiable range, closed, open or suffix, is 206 with exactly those bytes, up to the blob's end."""
     got = await get(client, value)
 
     assert got.status_code == 206
@@ -55,24 +55,24 @@ async def test_a_range_outside_the_blob_is_416(client: httpx2.AsyncClient, value
 
 
 @pytest.mark.parametrize("value", ["lines=0-10", "bytes", "bytes=", "bytes=a-b", "bytes=--5", "bytes=1-2-3", "x"])
-async def test_what_is_not_a_byte_range_is_ignored(client: httpx2.AsyncClient, value: str) -> None:
-    """An unknown unit or a malformed range is as if it had not been sent: 200 and the whole blob."""
+async def test_a_malformed_range_is_ignored(client: httpx2.AsyncClient, value: str) -> None:
+    """A range of an unknown unit or form is ignored: 200 and the whole blob."""
     got = await get(client, value)
 
     assert got.status_code == 200
     assert got.content == BLOB.data
 
 
-async def test_several_ranges_are_answered_with_the_whole(client: httpx2.AsyncClient) -> None:
-    """A server may ignore a request for several ranges; the client gets the whole blob."""
+async def test_several_ranges_get_the_whole_blob(client: httpx2.AsyncClient) -> None:
+    """A request for several ranges gets the whole blob, as RFC 9110 permits."""
     got = await get(client, "bytes=0-9,20-29")
 
     assert got.status_code == 200
     assert got.content == BLOB.data
 
 
-async def test_head_and_get_say_that_ranges_are_accepted(client: httpx2.AsyncClient) -> None:
-    """GET and HEAD of a blob carry `Accept-Ranges: bytes`."""
+async def test_head_and_get_accept_ranges(client: httpx2.AsyncClient) -> None:
+    """GET and HEAD of a blob have `Accept-Ranges: bytes`."""
     await push_blob(client, "shop/app", BLOB)
 
     got = await client.get(URL)
@@ -83,7 +83,7 @@ async def test_head_and_get_say_that_ranges_are_accepted(client: httpx2.AsyncCli
 
 
 async def test_a_range_on_head_is_ignored(client: httpx2.AsyncClient) -> None:
-    """Range applies to GET only; HEAD describes the whole blob."""
+    """A range on HEAD is ignored: the answer describes the whole blob."""
     await push_blob(client, "shop/app", BLOB)
 
     head = await client.head(URL, headers={"Range": "bytes=0-9"})
@@ -93,7 +93,7 @@ async def test_a_range_on_head_is_ignored(client: httpx2.AsyncClient) -> None:
 
 
 async def test_an_empty_blob_has_no_range(client: httpx2.AsyncClient) -> None:
-    """No byte of an empty blob can be asked for: 416."""
+    """Any range of an empty blob is 416."""
     empty = Blob(b"")
     await push_blob(client, "shop/app", empty)
 
@@ -102,8 +102,8 @@ async def test_an_empty_blob_has_no_range(client: httpx2.AsyncClient) -> None:
     assert got.status_code == 416
 
 
-async def test_if_range_with_this_digest_gives_the_part(client: httpx2.AsyncClient) -> None:
-    """If-Range with the blob's own ETag lets the range stand."""
+async def test_if_range_with_this_digest_gets_the_part(client: httpx2.AsyncClient) -> None:
+    """If-Range with the blob's ETag gets the range."""
     await push_blob(client, "shop/app", BLOB)
     etag = (await client.head(URL)).headers["ETag"]
 
@@ -113,8 +113,8 @@ async def test_if_range_with_this_digest_gives_the_part(client: httpx2.AsyncClie
     assert got.content == BLOB.data[10:20]
 
 
-async def test_if_range_with_another_etag_gives_the_whole(client: httpx2.AsyncClient) -> None:
-    """If-Range with anything else asks for the whole: the part would not fit what the client has."""
+async def test_if_range_with_another_etag_gets_the_whole(client: httpx2.AsyncClient) -> None:
+    """If-Range with another ETag gets the whole blob, since the part would not match the client's."""
     await push_blob(client, "shop/app", BLOB)
 
     got = await client.get(URL, headers={"Range": "bytes=10-19", "If-Range": '"sha256:other"'})
@@ -123,8 +123,8 @@ async def test_if_range_with_another_etag_gives_the_whole(client: httpx2.AsyncCl
     assert got.content == BLOB.data
 
 
-async def test_a_range_deep_in_a_large_blob(client: httpx2.AsyncClient) -> None:
-    """A part that lies across several of the pieces in which files are read comes back whole."""
+async def test_a_range_deep_in_a_large_blob_is_returned(client: httpx2.AsyncClient) -> None:
+    """A range across several of the chunks in which files are read is returned completely."""
     large = Blob(bytes(range(256)) * 4096 * 2)
     await push_blob(client, "shop/app", large)
 

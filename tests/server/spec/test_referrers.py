@@ -34,8 +34,8 @@ async def listed(client: httpx2.AsyncClient, **params: str) -> list[dict[str, ob
 
 
 @pytest.mark.parametrize("repository", ["shop/app", "nowhere/at-all"])
-async def test_nothing_refers_to_it_is_200_and_empty(client: httpx2.AsyncClient, repository: str) -> None:
-    """A digest that nothing refers to is 200 with an empty index, also in a repository that is unknown; never 404."""
+async def test_no_referrers_is_200_and_empty(client: httpx2.AsyncClient, repository: str) -> None:
+    """A digest without referrers, also in an unknown repository, is 200 with an empty index and never 404."""
     await push(client, "shop/app", "1.0.0", SUBJECT)
 
     answer = await client.get(f"/v2/{repository}/referrers/sha256:{'0' * 64}")
@@ -47,7 +47,7 @@ async def test_nothing_refers_to_it_is_200_and_empty(client: httpx2.AsyncClient,
 
 @pytest.mark.parametrize("digest", ["1.0.0", "sha256:abc", "sha256:" + "G" * 64, "md5:" + "0" * 32, "sha256:"])
 async def test_a_malformed_digest_is_400(client: httpx2.AsyncClient, digest: str) -> None:
-    """What can't be a digest is 400."""
+    """A malformed digest is 400."""
     answer = await client.get(f"/v2/shop/app/referrers/{digest}")
 
     assert answer.status_code == 400
@@ -55,7 +55,7 @@ async def test_a_malformed_digest_is_400(client: httpx2.AsyncClient, digest: str
 
 
 async def test_a_referrer_is_listed_with_type_size_and_annotations(client: httpx2.AsyncClient) -> None:
-    """Each entry describes the referrer: media type, size, digest, artifact type, and a copy of its annotations."""
+    """Each entry has the referrer's media type, size, digest, artifact type and annotations."""
     sbom = artifact("sbom", subject=SUBJECT, annotations={"org.example.words": "hello"})
     await push(client, "shop/app", "1.0.0", SUBJECT)
     await push(client, "shop/app", sbom.digest, sbom)
@@ -75,7 +75,7 @@ async def test_a_referrer_is_listed_with_type_size_and_annotations(client: httpx
 
 
 async def test_an_image_without_artifact_type_is_listed_with_its_config_type(client: httpx2.AsyncClient) -> None:
-    """Where an image manifest has no artifactType, the media type of its config stands for it."""
+    """An image without artifactType is listed with its config's media type."""
     document = image("pointing", subject=SUBJECT.descriptor())
     await push(client, "shop/app", document.digest, document)
 
@@ -85,7 +85,7 @@ async def test_an_image_without_artifact_type_is_listed_with_its_config_type(cli
 
 
 async def test_an_index_without_artifact_type_is_listed_without(client: httpx2.AsyncClient) -> None:
-    """An index has no config: without an artifactType of its own the entry has none."""
+    """An index without artifactType is listed without one, since it has no config."""
     document = index(image("child"), subject=SUBJECT.descriptor())
     await push(client, "shop/app", document.digest, document)
 
@@ -96,8 +96,8 @@ async def test_an_index_without_artifact_type_is_listed_without(client: httpx2.A
     assert "artifactType" not in entries[0]
 
 
-async def test_an_index_with_an_artifact_type(client: httpx2.AsyncClient) -> None:
-    """An index may have an artifactType, and is then listed with it."""
+async def test_an_index_with_an_artifact_type_is_listed_with_it(client: httpx2.AsyncClient) -> None:
+    """An index with an artifactType is listed with it."""
     document = index(image("child"), subject=SUBJECT.descriptor(), artifactType="application/vnd.example.bundle")
     await push(client, "shop/app", document.digest, document)
 
@@ -107,7 +107,7 @@ async def test_an_index_with_an_artifact_type(client: httpx2.AsyncClient) -> Non
 
 
 async def test_referrers_pushed_before_their_subject_are_listed(client: httpx2.AsyncClient) -> None:
-    """The order of the pushes does not matter."""
+    """Referrers that were pushed before their subject are listed."""
     sbom = artifact("sbom", subject=SUBJECT)
     await push(client, "shop/app", sbom.digest, sbom)
     await push(client, "shop/app", "1.0.0", SUBJECT)
@@ -117,8 +117,8 @@ async def test_referrers_pushed_before_their_subject_are_listed(client: httpx2.A
     assert [entry["digest"] for entry in entries] == [sbom.digest]
 
 
-async def test_filtering_by_artifact_type(client: httpx2.AsyncClient) -> None:
-    """`artifactType` leaves the entries of that type, and the answer says that the filter was applied."""
+async def test_entries_are_filtered_by_artifact_type(client: httpx2.AsyncClient) -> None:
+    """`artifactType` filters the entries, and the answer names the applied filter."""
     one = artifact("one", subject=SUBJECT, artifact_type="application/vnd.example.one")
     two = artifact("two", subject=SUBJECT, artifact_type="application/vnd.example.two+json")
     await push(client, "shop/app", one.digest, one)
@@ -130,8 +130,8 @@ async def test_filtering_by_artifact_type(client: httpx2.AsyncClient) -> None:
     assert [entry["digest"] for entry in answer.json()["manifests"]] == [two.digest]
 
 
-async def test_a_filter_that_matches_nothing(client: httpx2.AsyncClient) -> None:
-    """A type that no referrer has gives an empty index, the filter still named."""
+async def test_a_filter_without_matches_gets_an_empty_index(client: httpx2.AsyncClient) -> None:
+    """A filter without matches gets an empty index that names the filter."""
     sbom = artifact("sbom", subject=SUBJECT)
     await push(client, "shop/app", sbom.digest, sbom)
 
@@ -142,15 +142,15 @@ async def test_a_filter_that_matches_nothing(client: httpx2.AsyncClient) -> None
     assert answer.json()["manifests"] == []
 
 
-async def test_without_a_filter_none_is_named(client: httpx2.AsyncClient) -> None:
-    """OCI-Filters-Applied is there only when something was filtered."""
+async def test_without_a_filter_the_header_is_absent(client: httpx2.AsyncClient) -> None:
+    """OCI-Filters-Applied is absent if nothing was filtered."""
     answer = await client.get(REFERRERS)
 
     assert "OCI-Filters-Applied" not in answer.headers
 
 
-async def test_a_referrer_of_a_referrer(client: httpx2.AsyncClient) -> None:
-    """Each list is of what points directly at its subject."""
+async def test_a_referrer_of_a_referrer_is_listed_for_its_subject(client: httpx2.AsyncClient) -> None:
+    """A referrer of a referrer is listed for its own subject only."""
     sbom = artifact("sbom", subject=SUBJECT)
     signed = artifact("signature", subject=sbom)
     await push(client, "shop/app", sbom.digest, sbom)
@@ -164,7 +164,7 @@ async def test_a_referrer_of_a_referrer(client: httpx2.AsyncClient) -> None:
 
 
 async def test_a_deleted_referrer_is_not_listed(floating_client: httpx2.AsyncClient) -> None:
-    """A referrer is out of the list at once when it is deleted."""
+    """A deleted referrer is no longer listed."""
     sbom = artifact("sbom", subject=SUBJECT)
     await push(floating_client, "shop/app", sbom.digest, sbom)
     await floating_client.delete(f"/v2/shop/app/manifests/{sbom.digest}")
@@ -172,8 +172,8 @@ async def test_a_deleted_referrer_is_not_listed(floating_client: httpx2.AsyncCli
     assert await listed(floating_client) == []
 
 
-async def test_referrers_outlive_their_subject_in_the_list(floating_client: httpx2.AsyncClient) -> None:
-    """A subject that was deleted still has its referrers: they may be wanted when it returns."""
+async def test_referrers_of_a_deleted_subject_are_listed(floating_client: httpx2.AsyncClient) -> None:
+    """A deleted subject still has its referrers, which may be needed when it returns."""
     sbom = artifact("sbom", subject=SUBJECT)
     await push(floating_client, "shop/app", "1.0.0", SUBJECT)
     await push(floating_client, "shop/app", sbom.digest, sbom)
@@ -190,8 +190,8 @@ async def test_a_tagged_referrer_is_listed(client: httpx2.AsyncClient) -> None:
     assert [entry["digest"] for entry in await listed(client)] == [sbom.digest]
 
 
-async def test_what_a_fallback_tag_lists_is_listed_once(client: httpx2.AsyncClient) -> None:
-    """Clients that do not trust the API keep the list under the tag `sha256-<hex>`; its entries are listed, each once."""
+async def test_entries_of_a_fallback_tag_are_listed_once(client: httpx2.AsyncClient) -> None:
+    """Entries of the fallback tag `sha256-<hex>`, which some clients keep, are listed once each."""
     sbom = artifact("sbom", subject=SUBJECT)
     fallback = index(sbom)
     await push(client, "shop/app", "1.0.0", SUBJECT)
@@ -201,8 +201,8 @@ async def test_what_a_fallback_tag_lists_is_listed_once(client: httpx2.AsyncClie
 
 
 @pytest.mark.parametrize("algorithm", ["sha256", "sha512"])
-async def test_what_only_a_fallback_tag_lists_is_listed(client: httpx2.AsyncClient, algorithm: str) -> None:
-    """The fallback tag is `<algorithm>-<digest, 64 characters of it>`; what it lists was referred to before there was an API."""
+async def test_entries_of_a_fallback_tag_alone_are_listed(client: httpx2.AsyncClient, algorithm: str) -> None:
+    """Entries that only the fallback tag has are listed; its name has the algorithm and 64 digits of the digest."""
     subject = image("old", algorithm=algorithm)
     old = artifact("pushed without a subject")
     tag = f"{algorithm}-{subject.digest.partition(':')[2][:64]}"
@@ -224,7 +224,7 @@ async def test_a_referrer_pushed_twice_is_listed_once(client: httpx2.AsyncClient
 
 
 async def test_many_referrers_are_all_found(client: httpx2.AsyncClient) -> None:
-    """All referrers are found, on one page or by following Link."""
+    """All of many referrers are found, on one page or by following Link."""
     documents = [artifact(f"sbom {number}", subject=SUBJECT) for number in range(30)]
     for document in documents:
         await push(client, "shop/app", document.digest, document)
@@ -238,7 +238,7 @@ async def test_many_referrers_are_all_found(client: httpx2.AsyncClient) -> None:
 
 
 async def test_a_subject_without_a_digest_is_refused(client: httpx2.AsyncClient) -> None:
-    """A subject is a descriptor, complete."""
+    """A subject without a digest is refused, because it must be a complete descriptor."""
     plain = artifact("sbom", subject=SUBJECT)
     body = json.loads(plain.raw)
     del body["subject"]["digest"]

@@ -1,4 +1,4 @@
-"""sha512 everywhere that sha256 may stand: blobs, manifests, indexes, tags, referrers; and `digest-algorithm` (end-4c)."""
+"""sha512 wherever sha256 is possible: blobs, manifests, indexes, tags, referrers, and `digest-algorithm` (end-4c)."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ BLOB = Blob(b"bytes with a long digest " * 40, algorithm="sha512")
 async def test_a_blob_is_uploaded_under_its_sha512_digest(
     client: httpx2.AsyncClient, how: str, params: dict[str, str]
 ) -> None:
-    """end-4c: a session may be closed with a sha512 digest, whether it was announced at its start or not."""
+    """end-4c: a session may be closed with a sha512 digest, announced at its start or not."""
     location = await start_upload(client, "shop/app", **params)
     body = BLOB.data
     if how == "stream":
@@ -46,7 +46,7 @@ async def test_a_blob_is_uploaded_under_its_sha512_digest(
 
 
 async def test_a_session_announced_as_sha512_may_be_closed_with_sha256(client: httpx2.AsyncClient) -> None:
-    """The digest that closes a session decides, not the announcement."""
+    """A session announced as sha512 may be closed with a sha256 digest."""
     location = await start_upload(client, "shop/app", **{"digest-algorithm": "sha512"})
     await client.patch(location, content=BLOB.data)
 
@@ -57,15 +57,15 @@ async def test_a_session_announced_as_sha512_may_be_closed_with_sha256(client: h
 
 @pytest.mark.parametrize("algorithm", ["md5", "sha1", "SHA256", "", "sha512/256"])
 async def test_an_unknown_digest_algorithm_is_400(client: httpx2.AsyncClient, algorithm: str) -> None:
-    """An algorithm that is not supported is refused when the session is opened."""
+    """An unsupported `digest-algorithm` is refused when the session is opened."""
     answer = await client.post("/v2/shop/app/blobs/uploads/", params={"digest-algorithm": algorithm})
 
     assert answer.status_code == 400
     assert error_of(answer)[0] == "DIGEST_INVALID"
 
 
-async def test_bytes_that_are_not_the_sha512_digest_are_400(client: httpx2.AsyncClient) -> None:
-    """A sha512 digest is checked as strictly as any."""
+async def test_bytes_with_another_sha512_digest_are_400(client: httpx2.AsyncClient) -> None:
+    """Bytes without the given sha512 digest are 400."""
     location = await start_upload(client, "shop/app")
     other = digest_of(b"something else", "sha512")
 
@@ -98,8 +98,8 @@ async def test_an_index_of_sha512_children_is_published(client: httpx2.AsyncClie
     assert await meaning(client, "shop/app", children[0].digest) == children[0].digest
 
 
-async def test_a_manifest_body_that_is_not_its_sha512_digest_is_400(client: httpx2.AsyncClient) -> None:
-    """A manifest pushed by a sha512 digest must have that digest."""
+async def test_a_manifest_with_another_sha512_digest_is_400(client: httpx2.AsyncClient) -> None:
+    """A manifest pushed under a wrong sha512 digest is 400."""
     document = image("long", algorithm="sha512")
 
     answer = await push(client, "shop/app", digest_of(b"something else", "sha512"), document)
@@ -108,8 +108,8 @@ async def test_a_manifest_body_that_is_not_its_sha512_digest_is_400(client: http
     assert error_of(answer)[0] == "DIGEST_INVALID"
 
 
-async def test_referrers_of_a_sha512_subject(client: httpx2.AsyncClient) -> None:
-    """A subject named by its sha512 digest is found by that digest."""
+async def test_referrers_of_a_sha512_subject_are_listed(client: httpx2.AsyncClient) -> None:
+    """Referrers that name a subject by its sha512 digest are found by that digest."""
     subject = image("subject", algorithm="sha512")
     sbom = artifact("sbom", subject=subject, algorithm="sha512")
     await push(client, "shop/app", subject.digest, subject)
@@ -121,8 +121,8 @@ async def test_referrers_of_a_sha512_subject(client: httpx2.AsyncClient) -> None
     assert [each["digest"] for each in listed.json()["manifests"]] == [sbom.digest]
 
 
-async def test_deleting_by_sha512_digest(floating_client: httpx2.AsyncClient) -> None:
-    """A manifest pushed by its sha512 digest is deleted by it."""
+async def test_a_manifest_is_deleted_by_its_sha512_digest(floating_client: httpx2.AsyncClient) -> None:
+    """A manifest that was pushed by its sha512 digest is deleted by it."""
     document = image("long", algorithm="sha512")
     await push(floating_client, "shop/app", document.digest, document)
 
@@ -132,8 +132,8 @@ async def test_deleting_by_sha512_digest(floating_client: httpx2.AsyncClient) ->
     assert await meaning(floating_client, "shop/app", document.digest) is None
 
 
-async def test_a_blob_known_by_one_digest_is_pushed_under_the_other(client: httpx2.AsyncClient) -> None:
-    """The same bytes may be pushed under both digests, and each answers."""
+async def test_a_blob_may_be_pushed_under_both_digests(client: httpx2.AsyncClient) -> None:
+    """A blob may be pushed under both digests, and is returned by each."""
     short = Blob(BLOB.data)
     for blob in (short, BLOB):
         location = await start_upload(client, "shop/app")
@@ -143,8 +143,8 @@ async def test_a_blob_known_by_one_digest_is_pushed_under_the_other(client: http
     assert await holds_blob(client, "shop/app", BLOB.digest)
 
 
-async def test_a_tag_and_a_sha512_digest_in_one_push(client: httpx2.AsyncClient) -> None:
-    """A manifest pushed by its sha512 digest may be tagged in the same request; the tag pulls it."""
+async def test_a_sha512_push_may_set_a_tag(client: httpx2.AsyncClient) -> None:
+    """A manifest pushed by sha512 may be tagged in the same request, and the tag pulls it."""
     document = image("long", algorithm="sha512")
     await push(client, "shop/app", document.digest, document, tags=["1.0.0"])
 
@@ -153,8 +153,8 @@ async def test_a_tag_and_a_sha512_digest_in_one_push(client: httpx2.AsyncClient)
     assert got.content == document.raw
 
 
-async def test_a_plain_push_of_what_a_sha512_push_tagged_is_accepted(client: httpx2.AsyncClient) -> None:
-    """The same bytes under the same tag are the same push, whatever algorithm the URL used."""
+async def test_a_push_by_tag_after_a_sha512_push_is_accepted(client: httpx2.AsyncClient) -> None:
+    """Equal bytes under one tag are the same push, whatever digest algorithm the URL has."""
     document = image("long", algorithm="sha512")
     await push(client, "shop/app", document.digest, document, tags=["1.0.0"])
 

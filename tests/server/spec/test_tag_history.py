@@ -1,4 +1,4 @@
-"""The tag-history extension: distribution-spec PR #606 (experimental), each sentence of it as a docstring; and discovery."""
+"""The tag-history extension of distribution-spec PR #606 (experimental), each sentence as a docstring; and discovery."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ HISTORY = "/v2/shop/app/_oci/tag-history/latest"
 
 @pytest.fixture
 async def history(client: httpx2.AsyncClient) -> list[Document]:
-    """`latest` was given to one image, then another, deleted, and given to a third."""
+    """A tag `latest` with one image, then another, a deletion, and a third image."""
     first, second, third = image("first"), image("second"), image("third")
     await push(client, "shop/app", "latest", first)
     await push(client, "shop/app", "latest", second)
@@ -125,7 +125,7 @@ async def test_before_and_since_are_strict(client: httpx2.AsyncClient, history: 
 
 
 async def test_times_finer_than_a_microsecond_stay_strict(client: httpx2.AsyncClient, history: list[Document]) -> None:
-    """A nanosecond after an event it is older than `before`; and not newer than `since`."""
+    """An event is older than a `before` one nanosecond later, and not newer than such a `since`."""
     newest = (await client.get(HISTORY)).json()["manifests"][0]["annotations"][TIMESTAMP]
     after = newest.replace("Z", "001Z")
 
@@ -143,8 +143,8 @@ async def test_a_digest_filters(client: httpx2.AsyncClient, history: list[Docume
 @pytest.mark.parametrize(
     "wrong", [{"before": "yesterday"}, {"since": "2026-13-01T00:00:00Z"}, {"digest": "sha256:short"}, {"n": "-1"}]
 )
-async def test_what_can_not_be_read_is_a_400(client: httpx2.AsyncClient, wrong: dict[str, str]) -> None:
-    """Bad input gets one clear line, and never a 404."""
+async def test_malformed_parameters_are_400(client: httpx2.AsyncClient, wrong: dict[str, str]) -> None:
+    """Malformed input is 400 with one clear line, and never 404."""
     answer = await client.get(HISTORY, params=wrong)
 
     assert answer.status_code == 400
@@ -163,7 +163,7 @@ async def test_extensions_are_discovered(client: httpx2.AsyncClient, path: str) 
 
 
 async def test_sealing_is_no_event(registry: Serving) -> None:
-    """What speaks of a tag's protection alone gives it no manifest."""
+    """Entries about a tag's protection only are no events of its history."""
     one = image("sealed")
     await push(registry.client, "shop/app", "1.0.0", one)
     await until_signed(registry.client, 2)

@@ -22,7 +22,7 @@ async def publish(client: httpx2.AsyncClient) -> None:
 
 
 async def pages(client: httpx2.AsyncClient, url: str) -> list[list[str]]:
-    """All pages from this one on, by following Link."""
+    """Return all pages from this one on, by following Link."""
     found = []
     while url:
         answer = await client.get(url)
@@ -32,7 +32,7 @@ async def pages(client: httpx2.AsyncClient, url: str) -> list[list[str]]:
 
 
 async def test_the_list_has_the_name_and_the_tags_in_order(client: httpx2.AsyncClient) -> None:
-    """The list names the repository and its tags, sorted."""
+    """The list has the repository's name and its sorted tags."""
     await publish(client)
 
     answer = await client.get(LIST)
@@ -44,7 +44,7 @@ async def test_the_list_has_the_name_and_the_tags_in_order(client: httpx2.AsyncC
 
 
 async def test_a_repository_without_tags_has_an_empty_list(client: httpx2.AsyncClient) -> None:
-    """No tags is `[]`, not null and not 404, where the repository is known."""
+    """A known repository without tags is listed as `[]`, neither null nor 404."""
     document = image("untagged")
     await push(client, "shop/app", document.digest, document)
 
@@ -63,8 +63,8 @@ async def test_an_unknown_repository_is_404(client: httpx2.AsyncClient) -> None:
 
 
 @pytest.mark.parametrize("n", [1, 3, 7])
-async def test_pages_of_n_hold_every_tag_once(client: httpx2.AsyncClient, n: int) -> None:
-    """With `n` a page has at most n tags, and Link (`rel="next"`) leads through all of them."""
+async def test_pages_of_n_have_every_tag_once(client: httpx2.AsyncClient, n: int) -> None:
+    """With `n` a page has at most n tags, and Link (`rel="next"`) is followed through all."""
     await publish(client)
 
     found = await pages(client, f"{LIST}?n={n}")
@@ -75,7 +75,7 @@ async def test_pages_of_n_hold_every_tag_once(client: httpx2.AsyncClient, n: int
 
 @pytest.mark.parametrize("n", [8, 9, 1000])
 async def test_a_page_that_reaches_the_end_has_no_link(client: httpx2.AsyncClient, n: int) -> None:
-    """Where nothing follows there is no Link."""
+    """The last page has no Link."""
     await publish(client)
 
     answer = await client.get(LIST, params={"n": n})
@@ -85,7 +85,7 @@ async def test_a_page_that_reaches_the_end_has_no_link(client: httpx2.AsyncClien
 
 
 async def test_the_link_is_relative_and_keeps_n(client: httpx2.AsyncClient) -> None:
-    """The next page's address is given as RFC 5988 says, with the same n and the last tag of this page."""
+    """The Link of a page is relative, after RFC 5988, with the same n and the last tag of this page."""
     await publish(client)
 
     answer = await client.get(LIST, params={"n": 3})
@@ -116,10 +116,10 @@ async def test_n_of_zero_is_an_empty_page(client: httpx2.AsyncClient) -> None:
         ("not a tag !", TAGS),
     ],
 )
-async def test_last_works_without_n_and_with_tags_that_are_not_there(
+async def test_last_works_without_n_and_with_missing_tags(
     client: httpx2.AsyncClient, last: str, rest: list[str]
 ) -> None:
-    """The list goes on after `last` in order, whether that tag exists or not, and without `n` to the end."""
+    """The list continues after `last` in order, whether that tag exists or not, and without `n` to the end."""
     await publish(client)
 
     answer = await client.get(LIST, params={"last": last})
@@ -130,8 +130,8 @@ async def test_last_works_without_n_and_with_tags_that_are_not_there(
     assert answer.json()["tags"] == rest
 
 
-async def test_last_and_n_together(client: httpx2.AsyncClient) -> None:
-    """`n` tags after `last`."""
+async def test_last_and_n_can_be_combined(client: httpx2.AsyncClient) -> None:
+    """With `last` and `n` the page has n tags after `last`."""
     await publish(client)
 
     answer = await client.get(LIST, params={"n": 2, "last": "1.10.0"})
@@ -141,7 +141,7 @@ async def test_last_and_n_together(client: httpx2.AsyncClient) -> None:
 
 @pytest.mark.parametrize("n", ["-1", "x", "", "1.5", "1e3", "\u0663"])
 async def test_an_n_that_is_no_number_is_400(client: httpx2.AsyncClient, n: str) -> None:
-    """`n` is a whole number; anything else is 400."""
+    """An `n` that is no whole number is 400."""
     await publish(client)
 
     answer = await client.get(LIST, params={"n": n})
@@ -150,8 +150,8 @@ async def test_an_n_that_is_no_number_is_400(client: httpx2.AsyncClient, n: str)
     assert error_of(answer)[1]
 
 
-async def test_an_enormous_n_gives_what_there_is(client: httpx2.AsyncClient) -> None:
-    """`n` may be larger than any list, or than any machine word."""
+async def test_an_enormous_n_gets_all_tags(client: httpx2.AsyncClient) -> None:
+    """An `n` larger than any list or machine word gets all tags."""
     await publish(client)
 
     answer = await client.get(LIST, params={"n": str(10**40)})
@@ -161,7 +161,7 @@ async def test_an_enormous_n_gives_what_there_is(client: httpx2.AsyncClient) -> 
 
 
 async def test_a_deleted_tag_is_not_listed(floating_client: httpx2.AsyncClient) -> None:
-    """A tag is out of the list at once when it is deleted."""
+    """A deleted tag is no longer listed."""
     await publish(floating_client)
     await floating_client.delete("/v2/shop/app/manifests/1.10.0")
 
@@ -171,7 +171,7 @@ async def test_a_deleted_tag_is_not_listed(floating_client: httpx2.AsyncClient) 
 
 
 async def test_other_repositories_tags_are_not_listed(client: httpx2.AsyncClient) -> None:
-    """A list is of one repository."""
+    """The list has the tags of one repository only."""
     await push(client, "shop/app", "1.0.0", image("one"))
     await push(client, "shop/app2", "2.0.0", image("two"))
 

@@ -26,8 +26,8 @@ async def test_opening_a_session_is_202_with_a_location(client: httpx2.AsyncClie
     assert answer.headers["Location"].startswith(UPLOADS)
 
 
-async def test_the_location_holds_a_unique_id(client: httpx2.AsyncClient) -> None:
-    """The Location of a session contains an id of its own, a UUID."""
+async def test_the_location_has_a_unique_id(client: httpx2.AsyncClient) -> None:
+    """The Location of a session has a unique UUID."""
     first = await start_upload(client, "shop/app")
     second = await start_upload(client, "shop/app")
 
@@ -37,8 +37,8 @@ async def test_the_location_holds_a_unique_id(client: httpx2.AsyncClient) -> Non
 
 
 @pytest.mark.parametrize("content", [BLOB.data, b"", b"{}"], ids=["some", "empty", "empty-json"])
-async def test_post_then_put(client: httpx2.AsyncClient, content: bytes) -> None:
-    """A blob, also one of no bytes, may be sent in the PUT that closes its session: 201, and it is there."""
+async def test_a_blob_is_sent_in_the_closing_put(client: httpx2.AsyncClient, content: bytes) -> None:
+    """A blob, also an empty one, may be sent in the closing PUT: 201."""
     location = await start_upload(client, "shop/app")
 
     answer = await client.put(with_digest(location, digest_of(content)), content=content)
@@ -50,8 +50,8 @@ async def test_post_then_put(client: httpx2.AsyncClient, content: bytes) -> None
 
 
 @pytest.mark.parametrize("content", [BLOB.data, b""], ids=["some", "empty"])
-async def test_a_single_post(client: httpx2.AsyncClient, content: bytes) -> None:
-    """end-4b: POST with the digest and the whole blob answers 201 and where it can be pulled."""
+async def test_a_blob_is_sent_in_a_single_post(client: httpx2.AsyncClient, content: bytes) -> None:
+    """end-4b: POST with digest and blob answers 201 with the Location to pull it."""
     answer = await client.post(UPLOADS, params={"digest": digest_of(content)}, content=content)
     got = await client.get(answer.headers["Location"])
 
@@ -59,8 +59,8 @@ async def test_a_single_post(client: httpx2.AsyncClient, content: bytes) -> None
     assert got.content == content
 
 
-async def test_a_stream_in_one_patch(client: httpx2.AsyncClient) -> None:
-    """PATCH without Content-Range is a stream of any length; the closing PUT then needs no body."""
+async def test_a_blob_is_streamed_in_one_patch(client: httpx2.AsyncClient) -> None:
+    """PATCH without Content-Range is a stream of any length, after which the closing PUT needs no body."""
     location = await start_upload(client, "shop/app")
 
     patched = await client.patch(location, content=in_pieces(BLOB.data))
@@ -83,7 +83,7 @@ async def test_a_patch_returns_the_received_range(client: httpx2.AsyncClient) ->
 
 
 async def test_a_second_stream_continues_where_the_first_ended(client: httpx2.AsyncClient) -> None:
-    """Streams that follow each other are put one after the other."""
+    """A second stream is appended to the first."""
     location = await start_upload(client, "shop/app")
     first = await client.patch(location, content=BLOB.data[:100])
     second = await client.patch(first.headers["Location"], content=in_pieces(BLOB.data[100:]))
@@ -94,8 +94,8 @@ async def test_a_second_stream_continues_where_the_first_ended(client: httpx2.As
     assert closed.status_code == 201
 
 
-async def test_the_closing_put_may_carry_the_rest(client: httpx2.AsyncClient) -> None:
-    """What is missing of a blob may come with the PUT that closes its session."""
+async def test_the_closing_put_may_have_the_rest(client: httpx2.AsyncClient) -> None:
+    """The closing PUT may have the rest of the blob."""
     location = await start_upload(client, "shop/app")
     patched = await client.patch(location, content=BLOB.data[:100])
 
@@ -105,8 +105,8 @@ async def test_the_closing_put_may_carry_the_rest(client: httpx2.AsyncClient) ->
     assert (await client.get(f"/v2/shop/app/blobs/{BLOB.digest}")).content == BLOB.data
 
 
-async def test_the_state_of_a_session_can_be_asked(client: httpx2.AsyncClient) -> None:
-    """end-13: GET of a session's Location answers 204 with Location and Range, and no body."""
+async def test_the_state_of_a_session_is_returned(client: httpx2.AsyncClient) -> None:
+    """end-13: GET of a session's Location is 204 with Location and Range, and no body."""
     location = await start_upload(client, "shop/app")
     await client.patch(location, content=b"0123456789")
 
@@ -118,8 +118,8 @@ async def test_the_state_of_a_session_can_be_asked(client: httpx2.AsyncClient) -
     assert answer.content == b""
 
 
-async def test_the_state_of_a_fresh_session_can_be_asked(client: httpx2.AsyncClient) -> None:
-    """A session that holds nothing yet has a Range too, which clients can read as one."""
+async def test_the_state_of_a_fresh_session_is_returned(client: httpx2.AsyncClient) -> None:
+    """A session without bytes has a Range that clients can parse."""
     location = await start_upload(client, "shop/app")
 
     answer = await client.get(location)
@@ -128,8 +128,8 @@ async def test_the_state_of_a_fresh_session_can_be_asked(client: httpx2.AsyncCli
     assert answer.headers["Range"] in {"0-0", "0--1"}
 
 
-async def test_bytes_that_are_not_the_digest_are_400_and_not_kept(client: httpx2.AsyncClient) -> None:
-    """A PUT whose bytes do not match the digest is 400 DIGEST_INVALID, and no blob appears."""
+async def test_bytes_with_another_digest_are_400_and_not_stored(client: httpx2.AsyncClient) -> None:
+    """A PUT whose bytes lack the given digest is 400 DIGEST_INVALID, and no blob is stored."""
     location = await start_upload(client, "shop/app")
     other = digest_of(b"something else")
 
@@ -141,8 +141,8 @@ async def test_bytes_that_are_not_the_digest_are_400_and_not_kept(client: httpx2
     assert not await holds_blob(client, "shop/app", BLOB.digest)
 
 
-async def test_a_wrong_digest_on_a_single_post_is_not_kept(client: httpx2.AsyncClient) -> None:
-    """A single POST whose bytes do not match is refused, or becomes a session; either way no blob appears."""
+async def test_a_wrong_digest_on_a_single_post_is_not_stored(client: httpx2.AsyncClient) -> None:
+    """A single POST with a wrong digest is refused or becomes a session, and no blob is stored."""
     other = digest_of(b"something else")
 
     answer = await client.post(UPLOADS, params={"digest": other}, content=BLOB.data)
@@ -168,8 +168,8 @@ async def test_a_wrong_digest_on_a_single_post_is_not_kept(client: httpx2.AsyncC
     ],
 )
 @pytest.mark.parametrize("how", ["put", "post"])
-async def test_an_impossible_digest_is_400(client: httpx2.AsyncClient, how: str, digest: str) -> None:
-    """A digest that is malformed, or of an algorithm that is not supported, is 400 DIGEST_INVALID."""
+async def test_a_malformed_digest_is_400(client: httpx2.AsyncClient, how: str, digest: str) -> None:
+    """A malformed digest, or one of an unsupported algorithm, is 400 DIGEST_INVALID."""
     if how == "put":
         location = await start_upload(client, "shop/app")
         answer = await client.put(with_digest(location, digest), content=BLOB.data)
@@ -181,7 +181,7 @@ async def test_an_impossible_digest_is_400(client: httpx2.AsyncClient, how: str,
 
 
 async def test_a_closing_put_without_a_digest_is_400(client: httpx2.AsyncClient) -> None:
-    """The PUT that closes a session must name the digest."""
+    """A closing PUT without the digest is 400."""
     location = await start_upload(client, "shop/app")
 
     answer = await client.put(location, content=BLOB.data)
@@ -191,8 +191,8 @@ async def test_a_closing_put_without_a_digest_is_400(client: httpx2.AsyncClient)
 
 
 @pytest.mark.parametrize("method", ["GET", "PATCH", "PUT", "DELETE"])
-async def test_a_session_that_never_was_is_404(client: httpx2.AsyncClient, method: str) -> None:
-    """A session that the registry does not know is 404 BLOB_UPLOAD_UNKNOWN."""
+async def test_an_unknown_session_is_404(client: httpx2.AsyncClient, method: str) -> None:
+    """An unknown session is 404 BLOB_UPLOAD_UNKNOWN."""
     location = f"{UPLOADS}{'0' * 8}-0000-4000-8000-{'0' * 12}"
     url = with_digest(location, BLOB.digest) if method == "PUT" else location
 
@@ -203,7 +203,7 @@ async def test_a_session_that_never_was_is_404(client: httpx2.AsyncClient, metho
 
 
 @pytest.mark.parametrize("method", ["GET", "PATCH", "PUT", "DELETE"])
-async def test_a_session_is_over_once_its_blob_is_there(client: httpx2.AsyncClient, method: str) -> None:
+async def test_a_session_ends_with_its_blob(client: httpx2.AsyncClient, method: str) -> None:
     """After the closing PUT the session is unknown."""
     location = await start_upload(client, "shop/app")
     await client.put(with_digest(location, BLOB.digest), content=BLOB.data)
@@ -216,7 +216,7 @@ async def test_a_session_is_over_once_its_blob_is_there(client: httpx2.AsyncClie
 
 
 async def test_a_blob_may_be_pushed_again(client: httpx2.AsyncClient) -> None:
-    """A blob that is there already is accepted again: 201."""
+    """A stored blob is accepted again: 201."""
     await push_blob(client, "shop/app", BLOB)
 
     again = await push_blob(client, "shop/app", BLOB)
@@ -225,8 +225,8 @@ async def test_a_blob_may_be_pushed_again(client: httpx2.AsyncClient) -> None:
     assert (await client.get(f"/v2/shop/app/blobs/{BLOB.digest}")).content == BLOB.data
 
 
-async def test_the_type_of_an_upload_does_not_matter(client: httpx2.AsyncClient) -> None:
-    """A body with any Content-Type, or none, is just bytes."""
+async def test_the_content_type_of_an_upload_does_not_matter(client: httpx2.AsyncClient) -> None:
+    """An upload's Content-Type, or its absence, does not matter."""
     location = await start_upload(client, "shop/app")
     patched = await client.patch(location, content=BLOB.data, headers={"Content-Type": "application/x-tar"})
 
@@ -236,7 +236,7 @@ async def test_the_type_of_an_upload_does_not_matter(client: httpx2.AsyncClient)
 
 
 async def test_an_upload_can_be_resumed_after_its_client_was_killed(registry: Serving) -> None:
-    """What arrived before a connection broke is either kept or not; the session says which, and the rest fits."""
+    """After a broken connection, the session states what it has, and the rest completes the blob."""
     client = registry.client
     location = await start_upload(client, "shop/app")
     await send(registry.app, "PATCH", location, body=[BLOB.data[:300], BLOB.data[300:500]], dies=True)
@@ -253,7 +253,7 @@ async def test_an_upload_can_be_resumed_after_its_client_was_killed(registry: Se
 
 
 async def test_a_client_that_dies_in_its_closing_put_publishes_nothing(registry: Serving) -> None:
-    """A body that broke off is never taken for a whole one, even if its bytes so far match the digest."""
+    """A truncated closing PUT stores no blob, even if its bytes so far match the digest."""
     location = await start_upload(registry.client, "shop/app")
 
     answer = await send(
@@ -270,7 +270,7 @@ async def test_a_client_that_dies_in_its_closing_put_publishes_nothing(registry:
 
 
 async def test_a_client_that_dies_in_a_chunked_single_post_publishes_nothing(registry: Serving) -> None:
-    """A chunked body has no length to compare with: only its proper end counts."""
+    """A truncated chunked POST, which has no Content-Length, stores no blob."""
     answer = await send(
         registry.app,
         "POST",
@@ -285,7 +285,7 @@ async def test_a_client_that_dies_in_a_chunked_single_post_publishes_nothing(reg
 
 
 async def test_the_right_digest_may_follow_a_wrong_one(client: httpx2.AsyncClient) -> None:
-    """A session survives a PUT with the wrong digest, with the bytes it held before."""
+    """After a PUT with a wrong digest, the session keeps its bytes and accepts the right digest."""
     location = await start_upload(client, "shop/app")
     await client.patch(location, content=BLOB.data)
     wrong = await client.put(with_digest(location, digest_of(b"something else")))
@@ -297,8 +297,8 @@ async def test_the_right_digest_may_follow_a_wrong_one(client: httpx2.AsyncClien
     assert (await client.get(f"/v2/shop/app/blobs/{BLOB.digest}")).content == BLOB.data
 
 
-async def test_a_wrong_digest_does_not_confuse_what_is_held(client: httpx2.AsyncClient) -> None:
-    """After a PUT with a body and the wrong digest the session says what it holds, and the rest still fits."""
+async def test_a_wrong_digest_does_not_change_the_session(client: httpx2.AsyncClient) -> None:
+    """After a PUT with a body and a wrong digest, the session states its bytes, and the rest completes it."""
     location = await start_upload(client, "shop/app")
     await client.patch(location, content=BLOB.data[:100])
     wrong = await client.put(with_digest(location, digest_of(b"something else")), content=BLOB.data[100:])
@@ -311,8 +311,8 @@ async def test_a_wrong_digest_does_not_confuse_what_is_held(client: httpx2.Async
     assert (await client.get(f"/v2/shop/app/blobs/{BLOB.digest}")).content == BLOB.data
 
 
-async def test_sessions_do_not_mix(client: httpx2.AsyncClient) -> None:
-    """Two sessions open at once hold what was sent to each."""
+async def test_sessions_are_separate(client: httpx2.AsyncClient) -> None:
+    """Two open sessions each have only their own bytes."""
     one, two = Blob(b"one" * 100), Blob(b"two" * 100)
     first = await start_upload(client, "shop/app")
     second = await start_upload(client, "shop/app")
@@ -329,6 +329,6 @@ async def test_sessions_do_not_mix(client: httpx2.AsyncClient) -> None:
 
 
 def _held(value: str) -> int:
-    """Bytes held, from a Range header; a fresh session's may be `0-0` or `0--1`."""
+    """Return the number of bytes in a Range header; a fresh session's may be `0-0` or `0--1`."""
     last = int(value.removeprefix("0-"))
     return last + 1 if last > 0 else 0

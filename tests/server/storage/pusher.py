@@ -1,4 +1,4 @@
-"""A process that pushes blobs into a store as fast as it can and says which were acknowledged; made to be killed.
+"""A process that pushes blobs into a store as fast as it can and prints the acknowledged ones, until a test kills it.
 
 `python pusher.py DATA SEED` prints one line `digest size` per acknowledged blob, flushed before the next begins.
 """
@@ -17,7 +17,7 @@ from boltseal.server.storage.blobs.protocol import UploadId, UploadKey
 
 
 async def push_for_ever(store: LocalBlobs, dice: random.Random) -> None:
-    """Blobs of many sizes, in one request or several."""
+    """Push blobs of many sizes, in one request or several."""
     while True:
         chunks = [dice.randbytes(dice.choice([10, 4096, 100_000, 700_000])) for _ in range(dice.randrange(1, 6))]
         digest = Digest.of(b"".join(chunks), dice.choice(["sha256", "sha512"]))
@@ -36,7 +36,7 @@ async def push_for_ever(store: LocalBlobs, dice: random.Random) -> None:
 
 
 async def main(data: str, seed: str) -> None:
-    """Eight pushes at a time."""
+    """Push eight blobs at a time."""
     store = LocalBlobs(Path(data))
     async with asyncio.TaskGroup() as group:
         for number in range(8):

@@ -13,40 +13,40 @@ REPOSITORY = Repository("shop/app")
 
 
 async def begin(store: LocalBlobs) -> UploadKey:
-    """A new session."""
+    """Begin a new session."""
     key = UploadKey(REPOSITORY, UploadId.new())
     await store.start_upload(key)
     return key
 
 
 async def patch(store: LocalBlobs, key: UploadKey, chunk: bytes) -> None:
-    """One acknowledged request."""
+    """Append a chunk in one acknowledged request."""
     async with store.open_upload(key) as writer:
         await writer.write(chunk)
         await writer.flush()
 
 
 async def finish(store: LocalBlobs, key: UploadKey, chunk: bytes, digest: Digest) -> None:
-    """The last request of a session."""
+    """Send the last request of a session."""
     async with store.open_upload(key) as writer:
         await writer.write(chunk)
         await writer.commit(digest)
 
 
 async def push(store: LocalBlobs, content: bytes) -> Digest:
-    """A whole blob in one request."""
+    """Push a whole blob in one request."""
     digest = Digest.of(content)
     await finish(store, await begin(store), content, digest)
     return digest
 
 
 def blob_file(data: Path, digest: Digest) -> Path:
-    """Where a blob must lie."""
+    """Return the path of a blob's file."""
     return data / "blobs" / digest.algorithm / digest.hex[:2] / digest.hex
 
 
 async def broken_patch(store: LocalBlobs, key: UploadKey, content: bytes) -> None:
-    """A request whose client goes away after sending `content` twice."""
+    """Send a request whose client disconnects after sending `content` twice."""
     async with store.open_upload(key) as writer:
         await writer.write(content)
         await writer.write(content)

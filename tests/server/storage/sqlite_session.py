@@ -1,4 +1,4 @@
-"""SQLite's connection below a snapshot, for tests that set a pragma or count steps."""
+"""The SQLite connection of a snapshot, for tests that set a pragma or count steps."""
 
 from __future__ import annotations
 

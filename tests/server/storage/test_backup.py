@@ -1,4 +1,4 @@
-"""Backups: taken while pushes go on, brought up to date, restored; and the folders that are refused."""
+"""Backups: made during pushes, updated, restored; and the folders that are refused."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ def quiet(step: str, done: int, total: int) -> None:
     """A progress callback that does nothing."""
 
 
-async def test_what_was_acknowledged_before_a_backup_is_in_it_while_pushes_go_on(tmp_path: Path) -> None:
-    """The copy is a snapshot: complete, with everything acknowledged before it, whatever is pushed meanwhile."""
+async def test_a_backup_has_everything_acknowledged_before_it(tmp_path: Path) -> None:
+    """A backup is a complete snapshot of everything acknowledged before it, whatever is pushed meanwhile."""
     async with serving(tmp_path / "data") as registry:
         client = registry.client
         for n in range(5):
@@ -51,17 +51,17 @@ async def test_what_was_acknowledged_before_a_backup_is_in_it_while_pushes_go_on
     with open_store(settings_of(tmp_path / "new")) as store:
         accept_loss(store.database, store.keys, "operator", "the disk is gone")
     async with serving(tmp_path / "new") as registry:
-        meant = [await images.meaning(registry.client, "shop/app", f"1.0.{n}") for n in range(5)]
+        digests = [await images.meaning(registry.client, "shop/app", f"1.0.{n}") for n in range(5)]
         other = await images.put(registry.client, "shop/app", "1.0.0", images.image("before 1"))
 
     assert pushed > 0
     assert not examined.findings
-    assert meant == [images.image(f"before {n}").digest for n in range(5)]
-    assert other.status_code == 409  # the seals came along
+    assert digests == [images.image(f"before {n}").digest for n in range(5)]
+    assert other.status_code == 409  # the seals are restored
 
 
-async def test_a_second_backup_takes_only_what_is_new_and_drops_what_is_gone(tmp_path: Path) -> None:
-    """Also after one that was broken off."""
+async def test_a_second_backup_copies_only_what_is_new(tmp_path: Path) -> None:
+    """A second backup copies new content and deletes what is gone, also after an interrupted one."""
     data, copy = tmp_path / "data", tmp_path / "copy"
     async with serving(data) as registry:
         await images.push(registry.client, "shop/app", "1.0.0", images.image("one"))
@@ -79,8 +79,8 @@ async def test_a_second_backup_takes_only_what_is_new_and_drops_what_is_gone(tmp
     assert not stray.exists()
 
 
-async def test_a_backup_holds_no_key_and_no_upload(tmp_path: Path) -> None:
-    """A thief of a backup gains images, but no rights."""
+async def test_a_backup_has_no_key_and_no_upload(tmp_path: Path) -> None:
+    """A backup has no keys and no uploads, so that a thief gains images but no rights."""
     data = tmp_path / "data"
     (tmp_path / "data.keys").mkdir(mode=0o700)
     (tmp_path / "data.keys" / "htpasswd").write_text("")
@@ -92,7 +92,7 @@ async def test_a_backup_holds_no_key_and_no_upload(tmp_path: Path) -> None:
 
 
 async def test_a_backup_of_lost_bytes_is_not_complete(tmp_path: Path) -> None:
-    """It says which, and is not restored."""
+    """A backup of a store with missing bytes names them, and can't be restored."""
     data, copy = tmp_path / "data", tmp_path / "copy"
     async with serving(data) as registry:
         await images.push(registry.client, "shop/app", "1.0.0", images.image("one"))
@@ -104,8 +104,8 @@ async def test_a_backup_of_lost_bytes_is_not_complete(tmp_path: Path) -> None:
         restore(copy, tmp_path / "new", quiet)
 
 
-async def test_damaged_bytes_are_found_on_their_way_back(tmp_path: Path) -> None:
-    """Nothing unverified is stored: every blob of a restored folder was hashed."""
+async def test_damaged_bytes_are_found_by_a_restore(tmp_path: Path) -> None:
+    """A restore hashes every blob, and finds damaged bytes."""
     data, copy = tmp_path / "data", tmp_path / "copy"
     async with serving(data) as registry:
         await images.push(registry.client, "shop/app", "1.0.0", images.image("one"))
@@ -119,8 +119,8 @@ async def test_damaged_bytes_are_found_on_their_way_back(tmp_path: Path) -> None
         restore(copy, tmp_path / "new", quiet)
 
 
-async def test_a_restore_that_ended_halfway_is_not_served(tmp_path: Path) -> None:
-    """Its database would name bytes that are not there: neither a start nor another restore takes it for their own."""
+async def test_an_interrupted_restore_is_not_served(tmp_path: Path) -> None:
+    """An interrupted restore, whose database names missing bytes, is refused by the server and by another restore."""
     data, copy, new = tmp_path / "data", tmp_path / "copy", tmp_path / "new"
     async with serving(data) as registry:
         await images.push(registry.client, "shop/app", "1.0.0", images.image("one"))
@@ -138,7 +138,7 @@ async def test_a_restore_that_ended_halfway_is_not_served(tmp_path: Path) -> Non
 
 
 def test_a_target_inside_or_around_the_data_folder_is_refused(data: Path, tmp_path: Path) -> None:
-    """A target inside the data folder, around it, or with foreign files."""
+    """A backup target inside the data folder, around it, or with foreign files is refused."""
     (tmp_path / "letters").mkdir()
     (tmp_path / "letters" / "dear.txt").write_text("hello")
 
@@ -148,8 +148,8 @@ def test_a_target_inside_or_around_the_data_folder_is_refused(data: Path, tmp_pa
     assert [path.name for path in (tmp_path / "letters").iterdir()] == ["dear.txt"]
 
 
-def test_the_verbs_go_there_and_back(data: Path, tmp_path: Path) -> None:
-    """And a second restore into the same folder is refused."""
+def test_the_commands_back_up_and_restore(data: Path, tmp_path: Path) -> None:
+    """The commands back up and restore, and a second restore into the same folder is refused."""
     made = program.call("admin", "backup", tmp_path / "copy", "--data", data, "--json")
     back = program.call("admin", "restore", tmp_path / "copy", "--data", tmp_path / "new")
     again = program.call("admin", "restore", tmp_path / "copy", "--data", tmp_path / "new")
@@ -160,8 +160,8 @@ def test_the_verbs_go_there_and_back(data: Path, tmp_path: Path) -> None:
     assert "name one with --data FOLDER" in again.err
 
 
-async def test_users_come_back_with_the_folder_of_keys_and_never_without(tmp_path: Path) -> None:
-    """A backup has no hash that passwords could be tried against; without the keys every request is refused, anonymous ones too."""
+async def test_users_are_restored_only_with_the_key_folder(tmp_path: Path) -> None:
+    """A backup has no password hashes; without the key folder, a restored registry refuses every request."""
     data, copy, new = tmp_path / "data", tmp_path / "copy", tmp_path / "new"
     hashed = bcrypt.hashpw(b"right", bcrypt.gensalt(4))
     async with serving(data) as registry:

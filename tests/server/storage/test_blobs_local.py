@@ -1,4 +1,4 @@
-"""Blobs as plain files: the promises hold whatever the disk, another process or foreign files in the folder do.
+"""Blobs as files: the store's promises hold whatever the disk, another process or foreign files do.
 
 What every store promises is in `tests/contracts/test_blob_store.py`; here is what only files can suffer.
 """
@@ -45,23 +45,23 @@ def data(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def disk() -> FailingDisk:
-    """The store's disk."""
+    """The disk of the store."""
     return FailingDisk()
 
 
 @pytest.fixture
 def store(data: Path, disk: FailingDisk) -> Iterator[LocalBlobs]:
-    """A store on a disk that fails on demand."""
+    """A store on a disk that fails on request."""
     made = LocalBlobs(data, disk=disk, lock_wait_s=0.1)
     yield made
     made.close()
 
 
-# Rot, restarts and other processes.
+# Damaged files, restarts and other processes.
 
 
-async def test_a_push_mends_rot(data: Path, store: LocalBlobs) -> None:
-    """Pushing a damaged blob again replaces its file."""
+async def test_a_push_repairs_a_damaged_blob(data: Path, store: LocalBlobs) -> None:
+    """Pushing a blob again replaces its damaged file."""
     digest = await push(store, b"good bytes")
     blob_file(data, digest).write_bytes(b"rotten")
     await push(store, b"good bytes")
@@ -69,8 +69,8 @@ async def test_a_push_mends_rot(data: Path, store: LocalBlobs) -> None:
     assert blob_file(data, digest).read_bytes() == b"good bytes"
 
 
-async def test_who_reads_while_a_blob_is_replaced_reads_on(data: Path, store: LocalBlobs) -> None:
-    """A download in progress keeps the file it began with."""
+async def test_a_reader_continues_while_a_blob_is_replaced(data: Path, store: LocalBlobs) -> None:
+    """A download in progress continues with the file it began with, while a push replaces the blob."""
     content = b"r" * MEBIBYTE
     digest = await push(store, content)
     pieces = store.read(digest, 0, MEBIBYTE)
@@ -84,7 +84,7 @@ async def test_who_reads_while_a_blob_is_replaced_reads_on(data: Path, store: Lo
 
 
 async def test_a_session_resumes_after_a_restart(data: Path, store: LocalBlobs) -> None:
-    """The file's size is the offset, and its bytes are hashed again."""
+    """After a restart a session's offset is its file's size, and its bytes are hashed again."""
     key = await begin(store)
     await patch(store, key, b"before the restart, ")
     store.close()
@@ -98,7 +98,7 @@ async def test_a_session_resumes_after_a_restart(data: Path, store: LocalBlobs) 
 
 
 async def test_a_resumed_session_is_hashed_again(data: Path, store: LocalBlobs) -> None:
-    """Bytes that were changed on the disk between two runs are found by the digest."""
+    """Bytes of a session that were changed on the disk between two runs are found by the digest."""
     key = await begin(store)
     await patch(store, key, b"as it was sent")
     store.close()
@@ -109,8 +109,8 @@ async def test_a_resumed_session_is_hashed_again(data: Path, store: LocalBlobs) 
     again.close()
 
 
-async def test_a_known_hash_saves_reading_the_file(store: LocalBlobs, disk: FailingDisk) -> None:
-    """POST, PATCH, PUT in one process, as docker does, hashes every byte once."""
+async def test_a_known_hash_avoids_reading_the_file(store: LocalBlobs, disk: FailingDisk) -> None:
+    """POST, PATCH and PUT in one process hash every byte once."""
     key = await begin(store)
     await patch(store, key, b"h" * MEBIBYTE)
     await finish(store, key, b"", Digest.of(b"h" * MEBIBYTE))
@@ -118,8 +118,8 @@ async def test_a_known_hash_saves_reading_the_file(store: LocalBlobs, disk: Fail
     assert disk.calls["read_at"] == 0
 
 
-async def test_a_known_hash_counts_only_for_the_file_it_was_made_of(data: Path, store: LocalBlobs) -> None:
-    """When another process has written to the session meanwhile, the file is read."""
+async def test_a_known_hash_is_not_used_for_a_changed_file(data: Path, store: LocalBlobs) -> None:
+    """If another process has written to a session meanwhile, its file is read again."""
     key = await begin(store)
     await patch(store, key, b"one ")
     other = LocalBlobs(data)
@@ -130,8 +130,8 @@ async def test_a_known_hash_counts_only_for_the_file_it_was_made_of(data: Path, 
     assert store.look(Digest.of(b"one two three")) is not None
 
 
-async def test_another_process_holds_the_session(data: Path, store: LocalBlobs) -> None:
-    """The lock is the file system's, so it holds between processes, and ends with the process that holds it."""
+async def test_another_process_has_the_session(data: Path, store: LocalBlobs) -> None:
+    """The file system's lock on a session excludes other processes, and ends with its process."""
     key = await begin(store)
     with (data / "uploads" / key.name).open("r+b") as held:
         fcntl.flock(held, fcntl.LOCK_EX)
@@ -142,8 +142,8 @@ async def test_another_process_holds_the_session(data: Path, store: LocalBlobs) 
     assert await store.upload_size(key) == 1
 
 
-async def test_a_session_with_a_second_name_is_not_written_to(data: Path, store: LocalBlobs) -> None:
-    """After a crash on a poor file system the second name may be a blob's: the session is given up, not continued."""
+async def test_a_session_with_a_second_link_is_not_written_to(data: Path, store: LocalBlobs) -> None:
+    """A session's file with a second hard link, as after a crash, may be a blob's, and is not continued."""
     key = await begin(store)
     await patch(store, key, b"blob")
     os.link(data / "uploads" / key.name, tmp := data / "second")
@@ -155,8 +155,8 @@ async def test_a_session_with_a_second_name_is_not_written_to(data: Path, store:
     assert tmp.read_bytes() == b"blob"
 
 
-async def test_a_removed_shard_is_made_again(data: Path, store: LocalBlobs) -> None:
-    """Removing empty folders does not break a push."""
+async def test_a_removed_folder_is_created_again(data: Path, store: LocalBlobs) -> None:
+    """A push creates a folder again that was removed while empty."""
     digest = await push(store, b"shard")
     remove(store, digest)
     blob_file(data, digest).parent.rmdir()
@@ -166,7 +166,7 @@ async def test_a_removed_shard_is_made_again(data: Path, store: LocalBlobs) -> N
 
 
 async def test_the_time_of_a_blob_is_that_of_its_commit(data: Path, store: LocalBlobs) -> None:
-    """A session whose bytes came yesterday gives a blob of today, which garbage collection spares."""
+    """A blob's file has the time of its commit, also if its bytes came earlier, so that garbage collection spares it."""
     key = await begin(store)
     await patch(store, key, b"yesterday")
     os.utime(data / "uploads" / key.name, (1, 1))
@@ -180,7 +180,7 @@ async def test_the_time_of_a_blob_is_that_of_its_commit(data: Path, store: Local
 
 
 async def test_a_cancelled_request_waits_for_its_thread(store: LocalBlobs, disk: FailingDisk) -> None:
-    """The descriptor is closed after the thread has let go of it, and the lock with it."""
+    """A cancelled request closes its file and its lock only after its thread has ended."""
     key = await begin(store)
     let_go = disk.hold("append")
 
@@ -203,8 +203,8 @@ async def test_a_cancelled_request_waits_for_its_thread(store: LocalBlobs, disk:
     assert await store.upload_size(key) == 10
 
 
-async def test_what_was_written_before_the_client_went_away_is_kept(store: LocalBlobs) -> None:
-    """A broken PATCH can be resumed at the offset that the session reports."""
+async def test_bytes_written_before_a_disconnect_are_kept(store: LocalBlobs) -> None:
+    """A PATCH whose client disconnected is resumed at the offset that the session reports."""
     content = b"k" * (5 * MEBIBYTE)
     key = await begin(store)
     with pytest.raises(ConnectionError):
@@ -218,7 +218,7 @@ async def test_what_was_written_before_the_client_went_away_is_kept(store: Local
 
 @pytest.mark.slow
 async def test_many_writers_stay_within_the_memory(data: Path, disk: FailingDisk) -> None:
-    """However many clients push at once, and however slow the disk, no more than the budget is buffered."""
+    """However many clients push to a slow disk, the buffered bytes stay within the budget."""
     budget = 2 * MEBIBYTE
     store = LocalBlobs(data, disk=disk, memory_bytes=budget)
     let_go = disk.hold("append")
@@ -239,7 +239,7 @@ async def test_many_writers_stay_within_the_memory(data: Path, disk: FailingDisk
 
 
 async def push_in(store: LocalBlobs, chunk: bytes, times: int) -> None:
-    """A blob of equal chunks in one request."""
+    """Push a blob of equal chunks in one request."""
     key = await begin(store)
     async with store.open_upload(key) as writer:
         for _ in range(times):
@@ -248,7 +248,7 @@ async def push_in(store: LocalBlobs, chunk: bytes, times: int) -> None:
 
 
 async def test_tiny_chunks_cost_no_more_than_their_bytes(store: LocalBlobs, disk: FailingDisk) -> None:
-    """A client that sends single bytes makes neither many objects nor many writes."""
+    """A client that sends single bytes causes neither many objects nor many writes."""
     key = await begin(store)
     async with store.open_upload(key) as writer:
         for _ in range(20_000):
@@ -258,10 +258,10 @@ async def test_tiny_chunks_cost_no_more_than_their_bytes(store: LocalBlobs, disk
     assert disk.calls["append"] == 1
 
 
-# What lies in the folder, and what must not be followed.
+# Foreign files in the folder, and links that must not be followed.
 
 
-async def test_folders_and_files_are_closed_to_others(data: Path, store: LocalBlobs) -> None:
+async def test_folders_and_files_are_private(data: Path, store: LocalBlobs) -> None:
     """Files and folders are readable by owner and group only."""
     digest = await push(store, b"private")
     await begin(store)
@@ -273,14 +273,14 @@ async def test_folders_and_files_are_closed_to_others(data: Path, store: LocalBl
 
 
 def modes_below(folder: Path) -> tuple[set[int], set[int]]:
-    """The permissions of all files and of all folders."""
+    """Return the permissions of all files and of all folders."""
     found = [folder, *folder.rglob("*")]
     files = {path.stat().st_mode & 0o777 for path in found if path.is_file()}
     return files, {path.stat().st_mode & 0o777 for path in found if path.is_dir()}
 
 
 async def test_a_link_in_place_of_a_blob_is_not_a_blob(data: Path, store: LocalBlobs, tmp_path: Path) -> None:
-    """A symbolic link is not served, and a push replaces it without touching its target."""
+    """A symbolic link in place of a blob is not served, and a push replaces it without changing its target."""
     secret = tmp_path / "secret"
     secret.write_bytes(b"secret")
     digest = Digest.of(b"content")
@@ -298,7 +298,7 @@ async def test_a_link_in_place_of_a_blob_is_not_a_blob(data: Path, store: LocalB
 
 
 async def test_a_link_in_place_of_a_session_is_not_followed(data: Path, store: LocalBlobs, tmp_path: Path) -> None:
-    """The link's target is neither read nor written."""
+    """A symbolic link in place of a session is neither read nor written."""
     victim = tmp_path / "victim"
     victim.write_bytes(b"v")
     key = UploadKey(REPOSITORY, UploadId.new())
@@ -309,8 +309,8 @@ async def test_a_link_in_place_of_a_session_is_not_followed(data: Path, store: L
     assert victim.read_bytes() == b"v"
 
 
-async def test_foreign_files_are_named_and_left_alone(data: Path, store: LocalBlobs) -> None:
-    """Foreign entries are reported, never walked as a blob, and do not stop the walk."""
+async def test_foreign_files_are_reported_and_left_alone(data: Path, store: LocalBlobs) -> None:
+    """Foreign files are reported, are never treated as blobs, and do not stop the walk."""
     digest = await push(store, b"known")
     folder = blob_file(data, digest).parent
     foreign = {
@@ -339,7 +339,7 @@ async def test_foreign_files_are_named_and_left_alone(data: Path, store: LocalBl
 
 
 async def test_a_store_that_cannot_be_read_is_not_a_miss(data: Path, store: LocalBlobs) -> None:
-    """A store that can't be looked at is in doubt, not empty."""
+    """A store that can't be read is an error, and is not taken for an empty one."""
     digest = Digest.of(b"doubt")
     blob_file(data, digest).parent.write_bytes(b"a file where the folder should be")
 
@@ -349,8 +349,8 @@ async def test_a_store_that_cannot_be_read_is_not_a_miss(data: Path, store: Loca
         await store.stat(digest)
 
 
-def test_looking_changes_nothing(data: Path) -> None:
-    """A store opened for reading makes no folder, also where there is none."""
+def test_reading_creates_nothing(data: Path) -> None:
+    """A store opened for reading creates no folder."""
     store = LocalBlobs(data, create=False)
     seen = [*store.walk(), *store.strays(), *store.abandoned(FAR_FUTURE_US)]
     store.close()
@@ -359,8 +359,8 @@ def test_looking_changes_nothing(data: Path) -> None:
     assert not data.exists()
 
 
-async def test_cold_bytes_are_read_in_a_thread(store: LocalBlobs, disk: FailingDisk) -> None:
-    """When the bytes are not in memory, or the system can't say so, the loop does not wait for them."""
+async def test_uncached_bytes_are_read_in_a_thread(store: LocalBlobs, disk: FailingDisk) -> None:
+    """If bytes are not in the page cache, or that is unknown, they are read in a thread."""
     content = b"cold" * 200_000
     digest = await push(store, content)
     disk.read_cached_at = lambda fd, size, position: None  # type: ignore[method-assign]  # nothing is in memory
@@ -371,12 +371,12 @@ async def test_cold_bytes_are_read_in_a_thread(store: LocalBlobs, disk: FailingD
 
 
 def pread_at(fd: int, size: int, position: int) -> bytes:
-    """Reads of bytes that are in memory."""
+    """Return the reads of bytes that are in memory."""
     return os.pread(fd, size, position)
 
 
 async def test_several_readers_share_the_loop(store: LocalBlobs, disk: FailingDisk) -> None:
-    """They read smaller pieces, in threads, so that others need not wait; the last one reads large pieces again."""
+    """Several concurrent readers read smaller chunks in threads; a single one reads large chunks again."""
     content = b"crowd" * 1_000_000
     disk.read_cached_at = pread_at  # type: ignore[method-assign]  # a tmpfs can't say what is in memory
     digest = await push(store, content)
@@ -394,8 +394,8 @@ async def test_several_readers_share_the_loop(store: LocalBlobs, disk: FailingDi
     assert sum(map(len, rest)) == len(content) - alone - shared[1]
 
 
-async def test_a_short_read_is_at_once_beside_long_ones(store: LocalBlobs, disk: FailingDisk) -> None:
-    """A stalled download must not send every small blob through a thread."""
+async def test_a_short_read_is_immediate_beside_long_ones(store: LocalBlobs, disk: FailingDisk) -> None:
+    """A stalled download does not cause every small blob to be read in a thread."""
     disk.read_cached_at = pread_at  # type: ignore[method-assign]  # a tmpfs can't say what is in memory
     digest = await push(store, b"crowd" * 1_000_000)
     stalled = [store.read(digest, 0, 4 * MEBIBYTE) for _ in range(2)]
@@ -411,7 +411,7 @@ async def test_a_short_read_is_at_once_beside_long_ones(store: LocalBlobs, disk:
 
 
 async def test_a_disk_that_cannot_read_is_not_a_miss(store: LocalBlobs, disk: FailingDisk) -> None:
-    """An input error while a blob is opened or read breaks the answer."""
+    """An input error while a blob is opened or read breaks the answer, and is not a miss."""
     digest = await push(store, b"unreadable")
     disk.fail("open_to_read", errno.EIO)
     with pytest.raises(StoreBroken):

@@ -1,4 +1,4 @@
-"""The local store when its process is killed and when its disk is really full: whole or absent, and it goes on."""
+"""The local store after a kill and with a full disk: blobs are complete or absent, and the store continues."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ REPOSITORY = Repository("shop/app")
 
 
 def start_pusher(data: Path, seed: int) -> subprocess.Popen[str]:
-    """A process that pushes until it is killed, on the same sources as this one."""
+    """Start a process that pushes until it is killed, from this process's sources."""
     return subprocess.Popen(
         [sys.executable, pusher.__file__, str(data), str(seed)],
         stdout=subprocess.PIPE,
@@ -39,8 +39,8 @@ def start_pusher(data: Path, seed: int) -> subprocess.Popen[str]:
     )
 
 
-def test_a_killed_process_leaves_whole_blobs_or_none(tmp_path: Path) -> None:
-    """Whenever the process dies, what it acknowledged is there, and every blob there is whole."""
+def test_a_killed_process_leaves_complete_blobs_or_none(tmp_path: Path) -> None:
+    """After a kill at any moment, acknowledged blobs are stored and every stored blob is complete."""
     data = tmp_path / "data"
     acknowledged: dict[str, int] = {}
     dice = random.Random(0)  # noqa: S311 - not for secrets
@@ -69,14 +69,14 @@ def test_a_killed_process_leaves_whole_blobs_or_none(tmp_path: Path) -> None:
 
 
 def content(store: LocalBlobs, digest: Digest) -> bytes:
-    """A blob's file, as a tool would read it."""
+    """Return a blob's file content, read without the store."""
     path = store.path(digest)
     assert path is not None
     return path.read_bytes()
 
 
 async def test_two_processes_cannot_write_to_one_session(tmp_path: Path) -> None:
-    """While another process writes, this one gets UploadBusy; once it is killed, the session goes on from the acknowledged offset."""
+    """While another process writes to a session, this one gets UploadBusy; after its kill, it continues at the offset."""
     data = tmp_path / "data"
     store = LocalBlobs(data, lock_wait_s=0.1)
     key = UploadKey(REPOSITORY, UploadId.new())
@@ -128,20 +128,20 @@ asyncio.run(main())
 
 @pytest.fixture
 def sixteen_mebibytes(tmp_path: Path) -> Iterator[Path]:
-    """A file system of that size."""
+    """A file system of sixteen mebibytes."""
     with small_disk(tmp_path / "small", "size=16m") as folder:
         yield folder
 
 
 @pytest.fixture
 def twelve_inodes(tmp_path: Path) -> Iterator[Path]:
-    """A file system for that many files and folders."""
+    """A file system for twelve files and folders."""
     with small_disk(tmp_path / "few", "nr_inodes=12") as folder:
         yield folder
 
 
-async def test_a_full_disk_takes_nothing_that_was_acknowledged(sixteen_mebibytes: Path) -> None:
-    """The chunk that does not fit is refused, what came before stays, and when there is space the session goes on."""
+async def test_a_full_disk_loses_no_acknowledged_bytes(sixteen_mebibytes: Path) -> None:
+    """A chunk that does not fit on the disk is refused, earlier bytes stay, and the session continues with free space."""
     store = LocalBlobs(sixteen_mebibytes / "data")
     kept = await push(store, b"k" * (4 * MEBIBYTE))
     in_the_way = await push(store, b"w" * (8 * MEBIBYTE))
@@ -170,7 +170,7 @@ async def test_a_full_disk_takes_nothing_that_was_acknowledged(sixteen_mebibytes
 
 
 async def test_a_disk_without_inodes_starts_nothing(twelve_inodes: Path) -> None:
-    """Full of files is full too."""
+    """A disk without inodes refuses to start an upload, as a full one does."""
     store = LocalBlobs(twelve_inodes / "data")
     with pytest.raises(NoSpace):
         await push_many(store, 12)
@@ -183,13 +183,13 @@ async def test_a_disk_without_inodes_starts_nothing(twelve_inodes: Path) -> None
 
 
 async def push_many(store: LocalBlobs, count: int) -> None:
-    """Different small blobs, one after the other."""
+    """Push different small blobs, one after the other."""
     for number in range(count):
         await push(store, b"%d" % number)
 
 
 async def push(store: LocalBlobs, whole: bytes) -> Digest:
-    """A blob in one request."""
+    """Push a blob in one request."""
     key = UploadKey(REPOSITORY, UploadId.new())
     await store.start_upload(key)
     async with store.open_upload(key) as writer:
@@ -200,7 +200,7 @@ async def push(store: LocalBlobs, whole: bytes) -> Digest:
 
 
 async def send_in(store: LocalBlobs, key: UploadKey, chunk: bytes, times: int) -> None:
-    """A request of several chunks."""
+    """Send a request of several chunks."""
     async with store.open_upload(key) as writer:
         for _ in range(times):
             await writer.write(chunk)

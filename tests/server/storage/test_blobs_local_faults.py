@@ -1,4 +1,4 @@
-"""Every write of the local store fails twice: not done, and done but the answer lost. Whole or absent holds all the same."""
+"""Each write of the local store fails twice, not done and with the answer lost; blobs are complete or absent."""
 
 from __future__ import annotations
 
@@ -35,13 +35,13 @@ def data(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def disk() -> FailingDisk:
-    """The store's disk."""
+    """The disk of the store."""
     return FailingDisk()
 
 
 @pytest.fixture
 def store(data: Path, disk: FailingDisk) -> Iterator[LocalBlobs]:
-    """A store on a disk that fails on demand."""
+    """A store on a disk that fails on request."""
     made = LocalBlobs(data, disk=disk, lock_wait_s=0.1)
     yield made
     made.close()
@@ -62,10 +62,10 @@ COMMIT_CALLS = [
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EIO, errno.EDQUOT, errno.EMFILE])
 @pytest.mark.parametrize("done", [False, True], ids=["not-done", "done-but-answer-lost"])
 @pytest.mark.parametrize(("call", "skip"), COMMIT_CALLS)
-async def test_a_commit_that_fails_leaves_whole_or_absent(
+async def test_a_failed_commit_leaves_a_complete_blob_or_none(
     data: Path, store: LocalBlobs, disk: FailingDisk, call: str, skip: int, done: bool, number: int
 ) -> None:
-    """Whatever call fails, the blob is whole or absent, the session as acknowledged or gone, and a push later works."""
+    """Whichever call of a commit fails, the blob is complete or absent, the session consistent, and a later push works."""
     key = await begin(store)
     await patch(store, key, b"acknowledged ")
     content = b"acknowledged and the rest"
@@ -91,7 +91,7 @@ async def test_a_commit_that_fails_leaves_whole_or_absent(
 
 
 async def size_or_none(store: LocalBlobs, key: UploadKey) -> int | None:
-    """The offset of a session, None if it is gone."""
+    """Return the offset of a session, or None if it does not exist."""
     try:
         return await store.upload_size(key)
     except UploadUnknown:
@@ -101,10 +101,10 @@ async def size_or_none(store: LocalBlobs, key: UploadKey) -> int | None:
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EIO])
 @pytest.mark.parametrize("done", [False, True], ids=["not-done", "done-but-answer-lost"])
 @pytest.mark.parametrize("acknowledged", [0, 13, 3 * MEBIBYTE])
-async def test_a_chunk_that_fails_is_taken_back(
+async def test_a_failed_chunk_is_undone(
     store: LocalBlobs, disk: FailingDisk, acknowledged: int, done: bool, number: int
 ) -> None:
-    """Half a batch on the disk counts for nothing: the session goes on where it was acknowledged."""
+    """After a failed chunk the session continues at its acknowledged offset, without the half that was written."""
     key = await begin(store)
     await patch(store, key, b"a" * acknowledged)
     disk.fail("append", number, done=done)
@@ -120,14 +120,14 @@ async def test_a_chunk_that_fails_is_taken_back(
 
 
 async def send(writer: UploadWriter, chunks: list[bytes]) -> None:
-    """A request's chunks and its acknowledgement."""
+    """Send a request's chunks; return its acknowledgement."""
     for chunk in chunks:
         await writer.write(chunk)
     await writer.flush()
 
 
 async def test_a_writer_continues_after_a_full_disk(store: LocalBlobs, disk: FailingDisk) -> None:
-    """The open session accepts the bytes again when there is space."""
+    """After a full disk the open session accepts the bytes again when there is space."""
     key = await begin(store)
     disk.fail("append", errno.ENOSPC)
     async with store.open_upload(key) as writer:
@@ -142,7 +142,7 @@ async def test_a_writer_continues_after_a_full_disk(store: LocalBlobs, disk: Fai
 
 @pytest.mark.parametrize("number", [errno.EIO, errno.ENOSPC])
 async def test_a_failed_fsync_ends_the_session(store: LocalBlobs, disk: FailingDisk, number: int) -> None:
-    """After a failed fsync the kernel may show bytes that the disk never got, so the session is discarded."""
+    """A failed fsync discards the session, because the kernel may show bytes that are not on the disk."""
     key = await begin(store)
     disk.fail("sync_data", number)
     async with store.open_upload(key) as writer:
@@ -157,10 +157,8 @@ async def test_a_failed_fsync_ends_the_session(store: LocalBlobs, disk: FailingD
         await store.upload_size(key)
 
 
-async def test_an_fsync_that_fails_after_the_client_went_away_ends_the_session(
-    store: LocalBlobs, disk: FailingDisk
-) -> None:
-    """The next request must not build on bytes that the disk never got."""
+async def test_an_fsync_that_fails_after_a_disconnect_ends_the_session(store: LocalBlobs, disk: FailingDisk) -> None:
+    """If an fsync fails after the client disconnected, the session is discarded."""
     key = await begin(store)
     disk.fail("sync_data", errno.EIO)
     with pytest.raises(ConnectionError):
@@ -170,8 +168,8 @@ async def test_an_fsync_that_fails_after_the_client_went_away_ends_the_session(
         await store.upload_size(key)
 
 
-async def test_the_descriptor_is_open_until_the_disk_has_it_all(store: LocalBlobs, disk: FailingDisk) -> None:
-    """A sync that goes on beside the writing is waited for before its descriptor is closed."""
+async def test_the_descriptor_is_open_until_the_sync_ends(store: LocalBlobs, disk: FailingDisk) -> None:
+    """A file descriptor is closed only after its background sync has ended."""
     key = await begin(store)
     let_go = disk.hold("sync_data")
     request = asyncio.create_task(broken_patch(store, key, b"d" * SYNC_EVERY_BYTES))
@@ -186,8 +184,8 @@ async def test_the_descriptor_is_open_until_the_disk_has_it_all(store: LocalBlob
     assert await store.upload_size(key) >= SYNC_EVERY_BYTES
 
 
-async def test_a_session_that_cannot_be_cut_back_is_gone(store: LocalBlobs, disk: FailingDisk) -> None:
-    """When the disk refuses even that, the session is not left longer than acknowledged."""
+async def test_a_session_that_cannot_be_truncated_is_discarded(store: LocalBlobs, disk: FailingDisk) -> None:
+    """If a session can't be truncated to its acknowledged size, it is discarded."""
     key = await begin(store)
     await patch(store, key, b"before")
     disk.fail("append", errno.ENOSPC)
@@ -201,10 +199,10 @@ async def test_a_session_that_cannot_be_cut_back_is_gone(store: LocalBlobs, disk
 
 @pytest.mark.parametrize(("number", "kind"), [(errno.ENOSPC, NoSpace), (errno.EIO, StoreBroken)])
 @pytest.mark.parametrize("done", [False, True])
-async def test_an_upload_that_cannot_start_says_why(
+async def test_an_upload_that_cannot_start_has_the_reason(
     store: LocalBlobs, disk: FailingDisk, number: int, kind: type[BoltsealError], done: bool
 ) -> None:
-    """A full disk and a broken one are different errors, and neither shows a path."""
+    """An upload that can't start has different errors for a full and a broken disk, without a path."""
     disk.fail("create", number, done=done)
 
     with pytest.raises(kind) as caught:
@@ -212,10 +210,8 @@ async def test_an_upload_that_cannot_start_says_why(
     assert " /" not in caught.value.message
 
 
-async def test_a_blob_already_there_survives_a_failed_push_of_it(
-    data: Path, store: LocalBlobs, disk: FailingDisk
-) -> None:
-    """The old bytes stay until the new ones are durable."""
+async def test_a_stored_blob_survives_a_failed_push_of_it(data: Path, store: LocalBlobs, disk: FailingDisk) -> None:
+    """If a push of a stored blob fails, the old bytes stay."""
     digest = await push(store, b"precious")
     disk.fail("sync", errno.EIO)
     with pytest.raises(StoreBroken):
@@ -224,8 +220,8 @@ async def test_a_blob_already_there_survives_a_failed_push_of_it(
     assert blob_file(data, digest).read_bytes() == b"precious"
 
 
-async def test_a_blob_is_never_cut_after_its_rename(data: Path, store: LocalBlobs, disk: FailingDisk) -> None:
-    """When the rename was done and its answer lost, taking the session back must not empty the blob."""
+async def test_a_blob_is_never_truncated_after_its_rename(data: Path, store: LocalBlobs, disk: FailingDisk) -> None:
+    """If a rename succeeded and its answer was lost, undoing the session does not truncate the blob."""
     key = await begin(store)
     disk.fail("rename", errno.EIO, done=True)
     async with store.open_upload(key) as writer:
@@ -238,7 +234,7 @@ async def test_a_blob_is_never_cut_after_its_rename(data: Path, store: LocalBlob
 
 
 async def test_nothing_is_renamed_before_it_is_synced(store: LocalBlobs, disk: FailingDisk) -> None:
-    """A blob's name follows its bytes to the disk, and the folder follows the name."""
+    """A blob's bytes are synced before its rename, and the folder after it."""
     await push(store, b"order")
     order = disk.order
 

@@ -1,4 +1,4 @@
-"""SQLite as the metadata database: a full disk, a lock that is held too long, a group that fails as a whole.
+"""SQLite as the metadata database: a full disk, a lock that is kept too long, a group that fails as a whole.
 
 What every metadata database promises is in `tests/contracts/test_metadata.py`.
 """
@@ -59,8 +59,8 @@ def names(database: Metadata) -> list[str]:
     )
 
 
-async def test_a_lock_held_too_long_is_doubt_that_may_pass(data: Path) -> None:
-    """Another process that keeps the write lock makes us Unavailable, and nothing has changed."""
+async def test_a_lock_kept_too_long_is_unavailable(data: Path) -> None:
+    """A write lock that another process keeps too long raises Unavailable, and nothing has changed."""
     database = open_store(data, lock_wait_s=0.2)
     other = sqlite3.connect(data / DATABASE_NAME, isolation_level=None)
     other.execute("BEGIN IMMEDIATE")
@@ -75,7 +75,7 @@ async def test_a_lock_held_too_long_is_doubt_that_may_pass(data: Path) -> None:
 
 
 async def test_a_full_database_is_reported_and_continues_when_there_is_space(database: Metadata) -> None:
-    """No space: the job is not done, the error is Full, and later writes succeed."""
+    """Without disk space a job raises Full and changes nothing, and later writes succeed."""
 
     def limit(pages: int) -> Callable[[UnitOfWork], None]:
         return lambda tx: driver(tx).execute(f"PRAGMA max_page_count={pages}").close()
@@ -94,7 +94,7 @@ async def test_a_full_database_is_reported_and_continues_when_there_is_space(dat
 
 
 def test_a_generation_left_odd_by_a_dead_process_is_repaired_at_the_next_start(data: Path) -> None:
-    """A process that died in its COMMIT costs caching until the next start, not for ever."""
+    """If a process died in its COMMIT, caching is off until the next start repairs the generation."""
     first = open_store(data)
     first.generation.begin()
     odd = first.generation.read()
@@ -106,8 +106,8 @@ def test_a_generation_left_odd_by_a_dead_process_is_repaired_at_the_next_start(d
     second.close()
 
 
-async def test_a_group_that_never_came_to_its_commit_leaves_the_generation_alone(data: Path) -> None:
-    """Only the writer that made the number odd makes it even: another process may be in its COMMIT."""
+async def test_a_group_that_fails_before_its_commit_leaves_the_generation_alone(data: Path) -> None:
+    """A group that fails before its COMMIT leaves the generation alone, since another process may be in its COMMIT."""
     one, other = open_store(data), open_store(data)
 
     def fails_the_group(tx: UnitOfWork) -> None:

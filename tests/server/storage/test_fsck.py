@@ -1,4 +1,4 @@
-"""fsck finds each lie, by name, and says nothing about a store that is as it must be."""
+"""fsck reports each contradiction by name, and nothing about a consistent store."""
 
 from __future__ import annotations
 
@@ -22,31 +22,31 @@ from boltseal.server.storage.fsck import Examined, FindingStatus, examine
 from boltseal.server.storage.garbage_collection import collect
 from boltseal.server.storage.metadata.migrate import DATABASE_NAME
 from boltseal.server.storage.metadata.sqlite import open_snapshot
+from tests.bare_registry import DAY_US, INDEX, OCI, SHOP
 from tests.fakes.disk import FailingDisk
 from tests.server.storage import sessions
 from tests.server.storage.stored import remove
-from tests.shop import DAY_US, INDEX, OCI, SHOP
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from boltseal.server.storage.blobs.protocol import StoredBlob
-    from tests.shop import Opener, Shop
+    from tests.bare_registry import BareRegistry, Opener
 
 ADMIN = Actor("root", admin=True)
 LAYER = Digest.of(b"layer one")
 
 
 @pytest.fixture
-def look(shop: Shop, tmp_path: Path) -> Callable[[], Examined]:
-    """Examines this test's store, while it is open."""
+def look(shop: BareRegistry, tmp_path: Path) -> Callable[[], Examined]:
+    """Return the findings of fsck in this test's store, while it is open."""
     return lambda: examine(open_snapshot(tmp_path / "data" / DATABASE_NAME), shop.blobs)
 
 
 @pytest.fixture
 def by_hand(tmp_path: Path) -> Callable[..., None]:
-    """Changes the database behind the registry's back."""
+    """Change the database directly, without the registry."""
 
     def execute(sql: str, *values: object) -> None:
         with sqlite3.connect(tmp_path / "data" / DATABASE_NAME) as connection:
@@ -57,7 +57,7 @@ def by_hand(tmp_path: Path) -> Callable[..., None]:
     return execute
 
 
-async def publish(shop: Shop) -> bytes:
+async def publish(shop: BareRegistry) -> bytes:
     body = await shop.image("one")
     await shop.push(body, "1.4.2")
     return body
@@ -67,8 +67,8 @@ def problems(examined: Examined) -> list[str]:
     return [f"{finding.what}: {finding.problem}" for finding in examined.findings]
 
 
-async def test_a_store_with_a_history_is_as_it_must_be(shop: Shop, look: Callable[[], Examined]) -> None:
-    """Publications, moves, seals, deletions, purges and returns leave nothing to find."""
+async def test_a_store_with_a_history_has_no_findings(shop: BareRegistry, look: Callable[[], Examined]) -> None:
+    """A store with publications, moves, seals, deletions, purges and returns has no findings."""
     one, two = await shop.image("one"), await shop.image("two")
     await shop.push(one, "1.4.2", "latest")
     await shop.push(two, "latest")
@@ -88,8 +88,8 @@ async def test_a_store_with_a_history_is_as_it_must_be(shop: Shop, look: Callabl
     assert (counts.tags, counts.manifests, counts.blobs, counts.entries) == (3, 2, 2, 13)
 
 
-async def test_bytes_of_a_refused_push_are_counted_and_no_fault(shop: Shop, look: Callable[[], Examined]) -> None:
-    """What no row names is for collect, not for alarm."""
+async def test_bytes_of_a_refused_push_are_no_finding(shop: BareRegistry, look: Callable[[], Examined]) -> None:
+    """Unreferenced bytes of a refused push are counted for gc, and are no finding."""
     await publish(shop)
     await sessions.push(shop.blobs, b"never used")
     examined = look()
@@ -99,8 +99,8 @@ async def test_bytes_of_a_refused_push_are_counted_and_no_fault(shop: Shop, look
 
 
 @pytest.mark.parametrize("damage", ["rotten", "cut", "missing"])
-async def test_damaged_bytes_are_found(shop: Shop, look: Callable[[], Examined], damage: str) -> None:
-    """A bit that flipped, a file cut short and a file that is gone are three findings."""
+async def test_damaged_bytes_are_found(shop: BareRegistry, look: Callable[[], Examined], damage: str) -> None:
+    """A flipped bit, a truncated file and a missing file are three findings."""
     await publish(shop)
     path = shop.blobs.path(LAYER)
     assert path is not None
@@ -132,8 +132,8 @@ async def test_damaged_bytes_are_found(shop: Shop, look: Callable[[], Examined],
         ("DELETE FROM entry WHERE idx = 1", "entry 2: expected entry 1 here"),
         ("DELETE FROM entry WHERE idx = 2", "ledger: its last entry is 1"),
         (
-            "UPDATE entry SET line = replace(line, 'anonymous', 'anybody!!') WHERE idx = 2",
-            "was changed by anonymous, the ledger says anybody!!",
+            "UPDATE entry SET line = replace(line, 'anonymous', 'other one') WHERE idx = 2",
+            "was changed by anonymous, the ledger says other one",
         ),
         ("UPDATE entry SET time_us = 7 WHERE idx = 2", "entry 2: the column time_us is 7"),
         ("UPDATE entry SET repository = 'a' WHERE idx = 2", "entry 2: the column repository is 'a'"),
@@ -158,7 +158,10 @@ async def test_damaged_bytes_are_found(shop: Shop, look: Callable[[], Examined],
         ("UPDATE blob SET digest = 'sha256:0' WHERE size = 9", "sha256:0: the row's digest can't be read"),
         ("UPDATE link SET kind = 'foreign-layer' WHERE kind = 'layer'", "the links differ from the bytes in sha256:"),
         ("UPDATE link SET parent = 'sha256:0' WHERE kind = 'layer'", "is left of this manifest, which was removed"),
-        ("UPDATE repository SET name = 'Shop'", "repository 'Shop': repository name \"Shop\" must be lower-case"),
+        (
+            "UPDATE repository SET name = 'BareRegistry'",
+            "repository 'BareRegistry': repository name \"BareRegistry\" must be lower-case",
+        ),
         ("UPDATE blob SET repository_id = 7 WHERE size = 9", "database: a row of blob refers to a row of repository"),
         (
             "UPDATE entry SET line = replace(line, '\"previous\":-1', '\"previous\":0') WHERE idx = 2",
@@ -174,10 +177,10 @@ async def test_damaged_bytes_are_found(shop: Shop, look: Callable[[], Examined],
         ("UPDATE ledger_head SET size = 2", "its head row says that 2"),
     ],
 )
-async def test_each_change_of_the_database_by_hand_is_found(
-    shop: Shop, look: Callable[[], Examined], by_hand: Callable[..., None], sql: str, says: str
+async def test_each_change_in_the_database_is_found(
+    shop: BareRegistry, look: Callable[[], Examined], by_hand: Callable[..., None], sql: str, says: str
 ) -> None:
-    """Rows changed by hand contradict the ledger, the bytes or each other."""
+    """Rows changed in the database are found, since they contradict the ledger, the bytes or each other."""
     await publish(shop)
     by_hand(
         sql.replace("replace(line", "CAST(replace(CAST(line AS TEXT)").replace(") WHERE idx", ") AS BLOB) WHERE idx")
@@ -187,10 +190,10 @@ async def test_each_change_of_the_database_by_hand_is_found(
     assert any(says in problem for problem in found), found
 
 
-async def test_a_keep_of_days_is_held_against_its_entry(
+async def test_a_keep_of_days_is_compared_with_its_entry(
     open_shop: Opener, tmp_path: Path, by_hand: Callable[..., None]
 ) -> None:
-    """A changed row that shortens the protection of a sealed tag is found."""
+    """A row changed to shorten a sealed tag's `keep` differs from the ledger entry and is found."""
     shop = open_shop({"tag": "*", "mode": "sealed", "keep": "30d"})
     await publish(shop)
     before = examine(open_snapshot(tmp_path / "data" / DATABASE_NAME), shop.blobs)
@@ -202,9 +205,9 @@ async def test_a_keep_of_days_is_held_against_its_entry(
 
 
 async def test_a_keep_that_cannot_be_parsed_is_a_finding(
-    shop: Shop, look: Callable[[], Examined], by_hand: Callable[..., None]
+    shop: BareRegistry, look: Callable[[], Examined], by_hand: Callable[..., None]
 ) -> None:
-    """Also where row and ledger agree on it."""
+    """A `keep` that can't be parsed is a finding, even if row and ledger agree on it."""
     await publish(shop)
     by_hand("UPDATE tag SET keep = 'a while'")
     line = "UPDATE entry SET line = CAST(replace(CAST(line AS TEXT), ?, ?) AS BLOB) WHERE idx = 2"
@@ -214,9 +217,9 @@ async def test_a_keep_that_cannot_be_parsed_is_a_finding(
 
 
 async def test_repositories_that_disagree_on_a_size_are_found(
-    shop: Shop, look: Callable[[], Examined], by_hand: Callable[..., None]
+    shop: BareRegistry, look: Callable[[], Examined], by_hand: Callable[..., None]
 ) -> None:
-    """One blob has one size, however many repositories hold it."""
+    """Two repositories with different sizes for one blob are a finding."""
     for name in ("shop/app", "shop/other"):
         await shop.blob(b"one size", Repository(name))
     by_hand("UPDATE blob SET size = 9 WHERE repository_id = (SELECT max(id) FROM repository)")
@@ -225,26 +228,26 @@ async def test_repositories_that_disagree_on_a_size_are_found(
     assert problems(look()) == [f"{Digest.of(b'one size')}: one repository says the blob has 8 bytes, another says 9"]
 
 
-async def test_a_total_that_is_not_the_sum_of_the_rows_is_found(
-    shop: Shop, look: Callable[[], Examined], by_hand: Callable[..., None]
+async def test_a_total_that_differs_from_its_rows_is_found(
+    shop: BareRegistry, look: Callable[[], Examined], by_hand: Callable[..., None]
 ) -> None:
-    """A user would be refused too early, or too late; `admin gc` corrects the total."""
+    """A total that differs from its rows is a finding, which `admin gc` corrects."""
     await publish(shop)
     before = problems(look())
     by_hand("UPDATE usage SET size = size + 5 WHERE holder = 'anonymous'")
-    by_hand("INSERT INTO usage VALUES ('nobody', 0, 1)")
+    by_hand("INSERT INTO usage VALUES ('unknown', 0, 1)")
     found = problems(look())
     list(collect(shop.database, shop.blobs, shop.clock.now_us, dry_run=False))
 
     assert before == []
-    assert [line.partition(":")[0] for line in found] == ["user anonymous", "user nobody"]
+    assert [line.partition(":")[0] for line in found] == ["user anonymous", "user unknown"]
     assert problems(look()) == []
 
 
 async def test_a_signature_tag_without_its_link_is_found(
-    shop: Shop, look: Callable[[], Examined], by_hand: Callable[..., None]
+    shop: BareRegistry, look: Callable[[], Examined], by_hand: Callable[..., None]
 ) -> None:
-    """The link is what keeps a signature while its image is sealed."""
+    """A signature tag without the link that keeps it while its image is sealed is a finding."""
     subject = Digest.of(await publish(shop))
     await shop.push(await shop.image("signature"), f"sha256-{subject.hex}.sig")
     before = problems(look())
@@ -256,10 +259,10 @@ async def test_a_signature_tag_without_its_link_is_found(
     ]
 
 
-async def test_a_bound_name_with_two_digests_is_found(
-    shop: Shop, look: Callable[[], Examined], by_hand: Callable[..., None]
+async def test_a_sealed_tag_with_two_digests_is_found(
+    shop: BareRegistry, look: Callable[[], Examined], by_hand: Callable[..., None]
 ) -> None:
-    """Rows that were made to forget the seal do not hide what the ledger says."""
+    """A sealed tag with two digests in the ledger is found, even if its rows lack the seal."""
     await publish(shop)
     by_hand("UPDATE tag SET sealed_digest = NULL, sealed_canonical = NULL, sealed_media_type = NULL")
     by_hand("UPDATE tag SET digest = NULL, canonical = NULL, media_type = NULL")
@@ -270,13 +273,13 @@ async def test_a_bound_name_with_two_digests_is_found(
     assert any("the tag is sealed at" in problem for problem in found)
 
 
-async def test_a_blob_deleted_while_it_is_read_is_no_finding(shop: Shop, tmp_path: Path) -> None:
-    """Beside a running server a blob may go between its row and its bytes."""
+async def test_a_blob_deleted_while_it_is_read_is_no_finding(shop: BareRegistry, tmp_path: Path) -> None:
+    """A blob that a running server deletes between fsck's row and file reads is no finding."""
     digest = Digest.of(b"goes soon")
     await shop.blob(b"goes soon")
 
     class Going:
-        """The store, in which the blob goes the moment that it is looked for."""
+        """A store in which the blob is deleted at the first look."""
 
         def __getattr__(self, name: str) -> object:
             return getattr(shop.blobs, name)
@@ -294,8 +297,8 @@ async def test_a_blob_deleted_while_it_is_read_is_no_finding(shop: Shop, tmp_pat
     assert shop.blobs.look(digest) is None
 
 
-async def test_a_read_only_look_can_not_write(shop: Shop, look: Callable[[], Examined], tmp_path: Path) -> None:
-    """Looking changes no byte of the database."""
+async def test_fsck_can_not_write(shop: BareRegistry, look: Callable[[], Examined], tmp_path: Path) -> None:
+    """fsck can't write to the database."""
     await publish(shop)
     before = (tmp_path / "data" / DATABASE_NAME).read_bytes()
     look()
@@ -303,8 +306,8 @@ async def test_a_read_only_look_can_not_write(shop: Shop, look: Callable[[], Exa
     assert (tmp_path / "data" / DATABASE_NAME).read_bytes() == before
 
 
-async def test_every_kind_of_content_is_as_it_must_be(shop: Shop, look: Callable[[], Examined]) -> None:
-    """Indexes, referrers with annotations, foreign layers, sha512 and missing children of floating tags are no findings."""
+async def test_every_kind_of_content_has_no_findings(shop: BareRegistry, look: Callable[[], Examined]) -> None:
+    """Indexes, referrers with annotations, foreign layers, sha512 and missing children of mutable tags are no findings."""
     one = await shop.image("one", annotations={"ä": "ö"})
     child = {"mediaType": OCI, "digest": str(Digest.of(one)), "size": len(one)}
     foreign = {"mediaType": "a/b", "digest": str(Digest.of(b"elsewhere")), "size": 9, "urls": ["https://example.com/x"]}
@@ -320,15 +323,15 @@ async def test_every_kind_of_content_is_as_it_must_be(shop: Shop, look: Callable
     assert problems(look()) == []
 
 
-async def test_a_blob_that_is_mended_while_it_is_read_is_no_finding(shop: Shop, tmp_path: Path) -> None:
-    """A push of the same bytes replaces the rotten ones; the second look sees them."""
+async def test_a_blob_that_is_repaired_while_it_is_read_is_no_finding(shop: BareRegistry, tmp_path: Path) -> None:
+    """A damaged blob that a push replaces during fsck is no finding, because fsck reads it again."""
     await publish(shop)
     path = tmp_path / "data" / "blobs" / "sha256" / LAYER.hex[:2] / LAYER.hex
     path.write_bytes(b"lAyer one")
     looks = 0
 
     class Mended:
-        """The store, in which the layer is whole from the second look on."""
+        """A store in which the layer is intact from the second read on."""
 
         def __getattr__(self, name: str) -> object:
             return getattr(shop.blobs, name)
@@ -347,10 +350,10 @@ async def test_a_blob_that_is_mended_while_it_is_read_is_no_finding(shop: Shop, 
 
 
 @pytest.mark.parametrize("instead", ["a link", "a folder"])
-async def test_what_is_no_file_is_no_blob(
-    shop: Shop, look: Callable[[], Examined], tmp_path: Path, instead: str
+async def test_a_link_in_place_of_a_blob_is_a_finding(
+    shop: BareRegistry, look: Callable[[], Examined], tmp_path: Path, instead: str
 ) -> None:
-    """A symbolic link to the right bytes is not the blob: the owner of its target could change them."""
+    """A symbolic link to the right bytes is a finding, because its target's owner could change them."""
     await publish(shop)
     path = shop.blobs.path(LAYER)
     assert path is not None
@@ -368,8 +371,8 @@ async def test_what_is_no_file_is_no_blob(
     ]
 
 
-async def test_an_unreadable_blob_is_unknown_and_the_rest_is_checked(shop: Shop, tmp_path: Path) -> None:
-    """A disk that gives an error is neither proof of damage nor of health: exit code 3, with the reason."""
+async def test_an_unreadable_blob_is_unknown_and_the_rest_is_checked(shop: BareRegistry, tmp_path: Path) -> None:
+    """A blob whose disk gives a read error is unknown with the reason: exit code 3."""
     await publish(shop)
     disk = FailingDisk()
     disk.fail("read_at", errno.EIO)
@@ -384,12 +387,12 @@ async def test_an_unreadable_blob_is_unknown_and_the_rest_is_checked(shop: Shop,
     assert examined.counts.blobs == 2
 
 
-async def test_a_folder_that_can_not_be_read_is_unknown(shop: Shop, tmp_path: Path) -> None:
-    """Unreferenced files can not be found then."""
+async def test_a_folder_that_can_not_be_read_is_unknown(shop: BareRegistry, tmp_path: Path) -> None:
+    """If a blob folder can't be listed, unreferenced files are unknown."""
     await publish(shop)
 
     class Closed:
-        """The store, whose folders can't be listed."""
+        """A store whose folders can't be listed."""
 
         def __getattr__(self, name: str) -> object:
             return getattr(shop.blobs, name)
@@ -403,8 +406,8 @@ async def test_a_folder_that_can_not_be_read_is_unknown(shop: Shop, tmp_path: Pa
     assert [finding.what for finding in examined.findings] == ["store"]
 
 
-async def test_a_damaged_database_is_a_finding_and_not_the_end(open_shop: Opener, tmp_path: Path) -> None:
-    """Overwritten pages are reported, and what can still be read is checked."""
+async def test_a_damaged_database_is_a_finding_and_the_rest_is_verified(open_shop: Opener, tmp_path: Path) -> None:
+    """Overwritten pages of the database are a finding, and what can be read is verified."""
     shop = open_shop()
     for number in range(40):
         await shop.push(await shop.image(f"{number}"), f"1.0.{number}")
@@ -426,19 +429,19 @@ async def test_a_damaged_database_is_a_finding_and_not_the_end(open_shop: Opener
     assert examined.counts.blobs == 80
 
 
-async def test_progress_is_reported_with_totals(shop: Shop, tmp_path: Path) -> None:
-    """Every step reports its end."""
+async def test_progress_is_reported_with_totals(shop: BareRegistry, tmp_path: Path) -> None:
+    """Each step of fsck reports its total at the end."""
     await publish(shop)
-    told: list[tuple[str, int, int]] = []
-    examine(open_snapshot(tmp_path / "data" / DATABASE_NAME), shop.blobs, lambda *step: told.append(step))
-    ends = {step: (done, total) for step, done, total in told}
+    reported: list[tuple[str, int, int]] = []
+    examine(open_snapshot(tmp_path / "data" / DATABASE_NAME), shop.blobs, lambda *step: reported.append(step))
+    ends = {step: (done, total) for step, done, total in reported}
 
     assert ends == {"ledger": (3, 3), "tags": (1, 1), "manifests": (1, 1), "blobs": (23, 23)}
 
 
 @pytest.mark.slow
-async def test_nothing_is_found_beside_a_server_at_work(shop: Shop, look: Callable[[], Examined]) -> None:
-    """Pushes, moves, deletions and returns under way are never taken for damage."""
+async def test_nothing_is_found_beside_a_working_server(shop: BareRegistry, look: Callable[[], Examined]) -> None:
+    """Concurrent pushes, moves, deletions and returns are never reported as damage."""
     done = asyncio.Event()
 
     async def work(name: str) -> None:
@@ -466,16 +469,18 @@ async def test_nothing_is_found_beside_a_server_at_work(shop: Shop, look: Callab
     assert problems(look()) == []
 
 
-def test_a_store_in_which_nothing_happened_holds(shop: Shop, look: Callable[[], Examined]) -> None:
-    """A first start, and nothing since."""
+def test_a_new_store_has_no_findings(shop: BareRegistry, look: Callable[[], Examined]) -> None:
+    """A store after its first start has no findings."""
     examined = look()
 
     assert examined.outcome is FindingStatus.HOLDS
     assert examined.counts.entries == 2
 
 
-async def test_progress_is_reported_within_a_big_blob(shop: Shop, tmp_path: Path, by_hand: Callable[..., None]) -> None:
-    """A blob of many gigabytes reports progress."""
+async def test_progress_is_reported_within_a_big_blob(
+    shop: BareRegistry, tmp_path: Path, by_hand: Callable[..., None]
+) -> None:
+    """fsck reports progress within a blob of many gigabytes."""
     zeros, size = hashlib.sha256(), 129 * 1024 * 1024
     for _ in range(129):
         zeros.update(bytes(1024 * 1024))
@@ -487,19 +492,21 @@ async def test_progress_is_reported_within_a_big_blob(shop: Shop, tmp_path: Path
     path.touch()
     os.truncate(path, size)
     by_hand("INSERT INTO blob SELECT repository_id, ?, ?, added_us, NULL FROM blob", str(digest), size)
-    told: list[tuple[str, int, int]] = []
-    examined = examine(open_snapshot(tmp_path / "data" / DATABASE_NAME), shop.blobs, lambda *step: told.append(step))
+    reported: list[tuple[str, int, int]] = []
+    examined = examine(
+        open_snapshot(tmp_path / "data" / DATABASE_NAME), shop.blobs, lambda *step: reported.append(step)
+    )
 
     assert problems(examined) == []
-    assert len([step for step in told if step[0] == "blobs"]) == 4
+    assert len([step for step in reported if step[0] == "blobs"]) == 4
 
 
-async def test_a_blob_that_is_deleted_between_look_and_read_is_missing(shop: Shop, tmp_path: Path) -> None:
-    """Its row stays, so it is a finding."""
+async def test_a_blob_that_is_deleted_between_look_and_read_is_missing(shop: BareRegistry, tmp_path: Path) -> None:
+    """A blob deleted between look and read, whose row stays, is missing."""
     await shop.blob(b"goes")
 
     class Going:
-        """The store, in which the file goes when it is opened."""
+        """A store in which the file is deleted when it is opened."""
 
         def __getattr__(self, name: str) -> object:
             return getattr(shop.blobs, name)

@@ -1,4 +1,4 @@
-"""fsck of what the running server keeps for itself: rows that can't be used are named, others are no finding."""
+"""fsck of the running server's state: unusable rows are reported, and others are no finding."""
 
 from __future__ import annotations
 
@@ -19,21 +19,21 @@ from boltseal.server.storage.metadata.migrate import DATABASE_NAME
 from boltseal.server.storage.metadata.protocol import UnitOfWork
 from boltseal.server.storage.metadata.sqlite import open_snapshot
 from boltseal.server.storage.user_key import UserKey
-from tests.shop import SHOP, Shop
+from tests.bare_registry import SHOP, BareRegistry
 
 EVENT = cloud_event(QuotaLow("docker.io", 3, 100, 21600), id_="1", source="urn:x", time_us=1)
 
 
 @pytest.fixture
-def findings(shop: Shop, tmp_path: Path) -> Callable[[], list[str]]:
-    """Examines this test's store, while it is open."""
+def findings(shop: BareRegistry, tmp_path: Path) -> Callable[[], list[str]]:
+    """The findings of fsck in this test's store, while it is open."""
     path = tmp_path / "data" / DATABASE_NAME
     return lambda: [f"{each.what}: {each.problem}" for each in examine(open_snapshot(path), shop.blobs).findings]
 
 
 @pytest.fixture
 def by_hand(tmp_path: Path) -> Callable[..., None]:
-    """Changes the database behind the registry's back."""
+    """Change the database directly, without the registry."""
 
     def execute(sql: str, *values: object) -> None:
         with closing(sqlite3.connect(tmp_path / "data" / DATABASE_NAME)) as connection, connection:
@@ -42,8 +42,8 @@ def by_hand(tmp_path: Path) -> Callable[..., None]:
     return execute
 
 
-async def waiting_event(shop: Shop) -> None:
-    """Have an event wait, and the ledger read up to its end."""
+async def waiting_event(shop: BareRegistry) -> None:
+    """Store an undelivered event, and set the cursor to the ledger's end."""
 
     def job(tx: UnitOfWork) -> None:
         outbox_table.put(tx, [Posting("1", 1, EVENT, ("ops",))], 10)
@@ -63,9 +63,9 @@ async def waiting_event(shop: Shop) -> None:
     ],
 )
 async def test_an_event_that_can_not_be_delivered_is_a_finding(
-    shop: Shop, findings: Callable[[], list[str]], by_hand: Callable[..., None], sql: str, finding: str
+    shop: BareRegistry, findings: Callable[[], list[str]], by_hand: Callable[..., None], sql: str, finding: str
 ) -> None:
-    """Its receiver would never get it, or under two ids; an event that waits is no finding."""
+    """An undelivered event that can't be delivered, or only under two ids, is a finding; a waiting one is not."""
     await waiting_event(shop)
     before = findings()
     by_hand(sql)
@@ -85,9 +85,9 @@ async def test_an_event_that_can_not_be_delivered_is_a_finding(
     ],
 )
 async def test_an_upload_that_can_not_be_continued_is_a_finding(
-    shop: Shop, findings: Callable[[], list[str]], by_hand: Callable[..., None], sql: str, finding: str
+    shop: BareRegistry, findings: Callable[[], list[str]], by_hand: Callable[..., None], sql: str, finding: str
 ) -> None:
-    """Its row was changed by hand; an open upload is no finding, with its bytes or without."""
+    """An upload row that was changed in the database is a finding; an open upload is none, with its bytes or without."""
     upload = await shop.registry.uploads.start(SHOP)
     with_bytes = findings()
     await shop.blobs.cancel_upload(UploadKey(SHOP, upload))
@@ -99,10 +99,10 @@ async def test_an_upload_that_can_not_be_continued_is_a_finding(
     assert finding in after
 
 
-async def test_failed_logins_that_were_changed_by_hand_are_a_finding(
-    shop: Shop, findings: Callable[[], list[str]], by_hand: Callable[..., None]
+async def test_changed_failed_logins_are_a_finding(
+    shop: BareRegistry, findings: Callable[[], list[str]], by_hand: Callable[..., None]
 ) -> None:
-    """A negative number would give an address more tries."""
+    """Failed logins with a negative number, which would give an address more tries, are a finding."""
     await FailedLogins(shop.database, shop.clock).note("192.0.2.1")
     before = findings()
     by_hand("UPDATE failed_login SET failures = -100")
@@ -111,10 +111,10 @@ async def test_failed_logins_that_were_changed_by_hand_are_a_finding(
     assert findings() == ["failed logins of 192.0.2.1: their number or time is negative"]
 
 
-async def test_a_row_that_is_no_user_is_a_finding(
-    shop: Shop, tmp_path: Path, findings: Callable[[], list[str]], by_hand: Callable[..., None]
+async def test_an_invalid_user_row_is_a_finding(
+    shop: BareRegistry, tmp_path: Path, findings: Callable[[], list[str]], by_hand: Callable[..., None]
 ) -> None:
-    """It refuses every login; what is in the place of the hash is not shown."""
+    """An invalid user row, which refuses every login, is a finding that does not show the hash."""
     await shop.database.write(
         lambda tx: account_table.put(tx, "ci", UserKey(tmp_path).encrypt("ci", b"$2b$04$" + b"a" * 53))
     )
@@ -126,9 +126,9 @@ async def test_a_row_that_is_no_user_is_a_finding(
 
 
 async def test_an_unfinished_purge_without_a_digest_is_a_finding(
-    shop: Shop, findings: Callable[[], list[str]], by_hand: Callable[..., None]
+    shop: BareRegistry, findings: Callable[[], list[str]], by_hand: Callable[..., None]
 ) -> None:
-    """No cleanup could delete its bytes; an unfinished purge is no finding, the server goes on with it."""
+    """An unfinished purge without a digest can't be completed and is a finding; an ordinary one is none."""
     await shop.database.write(lambda tx: queries.note_purged(tx, [f"sha256:{'a' * 64}"]))
     before = findings()
     by_hand("UPDATE purged_blob SET digest = 'sha256:x'")

@@ -1,4 +1,4 @@
-"""fsck builds the ledger's tree again: what was signed must be over the stored entries."""
+"""fsck rebuilds the ledger's tree and compares it with the signed checkpoint."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def settings(tmp_path: Path) -> Settings:
 
 @pytest.fixture
 def by_hand(settings: Settings) -> Callable[..., None]:
-    """Changes the database behind the registry's back."""
+    """Change the database directly, without the registry."""
 
     def execute(sql: str, *values: object) -> None:
         with sqlite3.connect(settings.server.data / DATABASE_NAME) as connection:
@@ -45,16 +45,16 @@ def problems(settings: Settings, status: FindingStatus = FindingStatus.DIFFERS) 
     return [f"{one.what}: {one.problem}" for one in examined.findings if one.status is status]
 
 
-def test_a_signed_store_holds(settings: Settings) -> None:
-    """Full tiles, partial ones, head and mark."""
+def test_a_signed_store_has_no_findings(settings: Settings) -> None:
+    """A signed store with full tiles, partial ones, checkpoint and mark has no findings."""
     examined = examine_store(settings, lambda *_: None)
 
     assert examined.findings == ()
     assert examined.counts.entries > 600
 
 
-def test_an_entry_that_was_rewritten_well_is_found(settings: Settings, by_hand: Callable[..., None]) -> None:
-    """A canonical entry that keeps every rule differs only in the tree."""
+def test_a_rewritten_entry_is_found(settings: Settings, by_hand: Callable[..., None]) -> None:
+    """A rewritten canonical entry that keeps every rule is found by the tree."""
     by_hand(
         """UPDATE entry SET line = CAST(replace(CAST(line AS TEXT), '"actor":"x"', '"actor":"y"') AS BLOB) WHERE idx = 300"""
     )
@@ -65,8 +65,8 @@ def test_an_entry_that_was_rewritten_well_is_found(settings: Settings, by_hand: 
     assert any("are not the ones that the high-water mark is over" in one for one in found)
 
 
-def test_entries_that_were_cut_off_are_found(settings: Settings, by_hand: Callable[..., None]) -> None:
-    """The log cut back, its head row too."""
+def test_a_truncated_ledger_is_found(settings: Settings, by_hand: Callable[..., None]) -> None:
+    """A truncated ledger, with its state row changed too, is found."""
     by_hand("DELETE FROM entry WHERE idx >= 500")
     by_hand("UPDATE ledger_head SET size = 500, last_time_us = (SELECT max(time_us) FROM entry)")
     found = problems(settings)
@@ -74,23 +74,23 @@ def test_entries_that_were_cut_off_are_found(settings: Settings, by_hand: Callab
     assert any("the checkpoint is over" in one and "the store has 500" in one for one in found)
 
 
-def test_a_tile_that_was_changed_is_found(settings: Settings, by_hand: Callable[..., None]) -> None:
-    """Also one that no newer head needs."""
+def test_a_changed_tile_is_found(settings: Settings, by_hand: Callable[..., None]) -> None:
+    """A changed tile is found, also if no newer checkpoint needs it."""
     by_hand("UPDATE ledger_tile SET hashes = zeroblob(8192) WHERE level = 0 AND idx = 0")
 
     assert problems(settings) == ["ledger: tile/0/000 of its tree is not over these entries"]
 
 
 @pytest.mark.parametrize("where", ["level = 0 AND idx = 1", "level = 1", "idx = 2"])
-def test_a_tile_that_is_gone_is_found(settings: Settings, by_hand: Callable[..., None], where: str) -> None:
-    """Full or partial."""
-    by_hand(f"DELETE FROM ledger_tile WHERE {where}")  # noqa: S608 - the test's own words
+def test_a_missing_tile_is_found(settings: Settings, by_hand: Callable[..., None], where: str) -> None:
+    """A missing tile, full or partial, is found."""
+    by_hand(f"DELETE FROM ledger_tile WHERE {where}")  # noqa: S608 - constants of this test
 
     assert any("of its tree is missing" in one for one in problems(settings))
 
 
-def test_a_head_by_another_key_is_found(settings: Settings) -> None:
-    """The checkpoint was signed by another key."""
+def test_a_checkpoint_by_another_key_is_found(settings: Settings) -> None:
+    """A checkpoint that another key signed is found."""
     keys = LedgerKeys(settings.keys)
     key = keys.key()
     assert key is not None
@@ -100,7 +100,7 @@ def test_a_head_by_another_key_is_found(settings: Settings) -> None:
 
 
 def test_a_missing_key_is_an_unknown_finding(settings: Settings) -> None:
-    """Unknown, not different."""
+    """A missing key is reported as unknown, not as a difference."""
     (settings.keys / "ledger.key").unlink()
 
     assert problems(settings) == []
@@ -108,7 +108,7 @@ def test_a_missing_key_is_an_unknown_finding(settings: Settings) -> None:
 
 
 def test_an_old_copy_is_behind_the_mark(settings: Settings, by_hand: Callable[..., None]) -> None:
-    """A restored backup beside its keys."""
+    """A restored backup beside its keys is behind the mark."""
     by_hand("DELETE FROM entry WHERE idx >= 400")
     by_hand("UPDATE ledger_head SET size = 400, last_time_us = (SELECT max(time_us) FROM entry)")
     by_hand("DELETE FROM ledger_checkpoint")

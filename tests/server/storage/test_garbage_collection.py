@@ -23,9 +23,9 @@ from boltseal.server.storage.blobs.protocol import StoreBroken, UploadKey
 from boltseal.server.storage.garbage_collection import GarbageItem, collect
 from boltseal.server.storage.metadata import upload_table
 from boltseal.server.storage.metadata.migrate import DATABASE_NAME
+from tests.bare_registry import DAY_US, SHOP, once
 from tests.fakes.disk import FailingDisk
 from tests.server.storage.stored import remove
-from tests.shop import DAY_US, SHOP, once
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -33,30 +33,30 @@ if TYPE_CHECKING:
 
     from boltseal.server.storage.blobs.protocol import StoredBlob
     from boltseal.server.storage.metadata.protocol import Job
-    from tests.shop import Opener, Shop
+    from tests.bare_registry import BareRegistry, Opener
 
 HOUR_US = DAY_US // 24
 OTHER = Repository("shop/other")
 
 
-def age(shop: Shop, data: bytes, hours: int) -> None:
-    """Make a blob's file as old as if it had been stored so many hours ago by the test's clock."""
+def age(shop: BareRegistry, data: bytes, hours: int) -> None:
+    """Set a blob file's time to so many hours ago by the test's clock."""
     path = shop.blobs.path(Digest.of(data))
     assert path is not None
     then = (shop.clock.now_us - hours * HOUR_US) / 1e6
     os.utime(path, (then, then))
 
 
-def run(shop: Shop, *, dry_run: bool = False) -> list[GarbageItem]:
+def run(shop: BareRegistry, *, dry_run: bool = False) -> list[GarbageItem]:
     return list(collect(shop.database, shop.blobs, shop.clock.now_us, dry_run=dry_run))
 
 
-async def in_thread(shop: Shop, *, dry_run: bool = False) -> list[GarbageItem]:
+async def in_thread(shop: BareRegistry, *, dry_run: bool = False) -> list[GarbageItem]:
     return await asyncio.to_thread(lambda: run(shop, dry_run=dry_run))
 
 
-async def test_named_bytes_stay_whatever_their_age(shop: Shop) -> None:
-    """A row of any repository keeps the bytes."""
+async def test_referenced_bytes_stay_whatever_their_age(shop: BareRegistry) -> None:
+    """Bytes that a row of any repository references are not deleted, whatever their age."""
     await shop.blob(b"kept")
     age(shop, b"kept", 1000)
 
@@ -64,8 +64,8 @@ async def test_named_bytes_stay_whatever_their_age(shop: Shop) -> None:
     assert shop.blobs.look(Digest.of(b"kept")) is not None
 
 
-async def test_unnamed_bytes_go_after_a_day(shop: Shop) -> None:
-    """Stored more than 24 hours ago and released more than one hour ago: gone, with the reason."""
+async def test_unreferenced_bytes_are_deleted_after_a_day(shop: BareRegistry) -> None:
+    """Unreferenced bytes are deleted 24 hours after they were stored, and an hour after their release, with the reason."""
     await shop.blob(b"goes")
     age(shop, b"goes", 30)
     await shop.registry.deletes.blob(SHOP, Digest.of(b"goes"), ANONYMOUS)
@@ -82,8 +82,8 @@ async def test_unnamed_bytes_go_after_a_day(shop: Shop) -> None:
     assert await in_thread(shop) == []
 
 
-async def test_young_unnamed_bytes_stay(shop: Shop) -> None:
-    """A push between its bytes and its row is safe for a day."""
+async def test_young_unreferenced_bytes_stay(shop: BareRegistry) -> None:
+    """Unreferenced bytes of the last day stay, since a push may be about to write its row."""
     await shop.blob(b"young")
     await shop.registry.deletes.blob(SHOP, Digest.of(b"young"), ANONYMOUS)
     age(shop, b"young", 23)
@@ -92,8 +92,8 @@ async def test_young_unnamed_bytes_stay(shop: Shop) -> None:
     assert await in_thread(shop) == []
 
 
-async def test_bytes_without_a_row_are_given_to_no_repository(shop: Shop) -> None:
-    """A purge may be deleting them: only a repository that has the blob vouches for its bytes."""
+async def test_bytes_without_a_row_are_not_reused(shop: BareRegistry) -> None:
+    """Bytes without a row, which a purge may be deleting, are not used for another push."""
     digest = Digest.of(b"orphan")
     await shop.blob(b"orphan")
     await shop.registry.uploads.add_blob(OTHER, digest, 6, ANONYMOUS)
@@ -105,8 +105,8 @@ async def test_bytes_without_a_row_are_given_to_no_repository(shop: Shop) -> Non
         await shop.registry.uploads.add_blob(OTHER, digest, 6, ANONYMOUS)
 
 
-async def test_purges_beside_pushes_of_the_same_bytes_lose_nothing(shop: Shop) -> None:
-    """A push that is acknowledged has its bytes, whenever a purge deletes them."""
+async def test_purges_beside_pushes_of_the_same_bytes_lose_nothing(shop: BareRegistry) -> None:
+    """A concurrent purge and push of the same bytes never lose the bytes of an acknowledged push."""
     digest = Digest.of(b"contested")
     acknowledged = 0
 
@@ -130,15 +130,15 @@ async def test_purges_beside_pushes_of_the_same_bytes_lose_nothing(shop: Shop) -
     assert acknowledged > 0
 
 
-async def test_a_purge_between_the_bytes_and_the_row_of_a_push_refuses_the_push(shop: Shop) -> None:
-    """Bytes that a purge deleted in that moment are never acknowledged as held."""
+async def test_a_purge_between_the_bytes_and_the_row_of_a_push_refuses_the_push(shop: BareRegistry) -> None:
+    """If a purge deletes a push's bytes before its row is written, the push is refused."""
     digest = Digest.of(b"raced")
     await shop.blob(b"raced")
     await shop.registry.deletes.blob(SHOP, digest, ANONYMOUS)
     upload = await shop.registry.uploads.start(SHOP)
 
     class Purging:
-        """The metadata; before the push's row is written, the bytes are deleted as a purge deletes them."""
+        """Metadata that deletes the bytes as a purge does, before the push's row is written."""
 
         def __getattr__(self, name: str) -> object:
             return getattr(shop.database, name)
@@ -156,8 +156,8 @@ async def test_a_purge_between_the_bytes_and_the_row_of_a_push_refuses_the_push(
     assert (await shop.registry.pulls.catalog(None, None, may_read=lambda _: True)).items == ()
 
 
-async def test_a_collect_that_waits_between_two_items_does_not_hide_a_purge(shop: Shop, tmp_path: Path) -> None:
-    """Its reader may pause it, as a pager does. What it forgets later must not be the time of a purge meanwhile."""
+async def test_a_paused_gc_does_not_hide_a_purge(shop: BareRegistry, tmp_path: Path) -> None:
+    """A gc that is paused between two items, as by a pager, does not forget a purge that happened meanwhile."""
     digest = Digest.of(b"raced")
     await shop.blob(b"raced")
     age(shop, b"raced", 25)
@@ -168,13 +168,13 @@ async def test_a_collect_that_waits_between_two_items_does_not_hide_a_purge(shop
     upload = await shop.registry.uploads.start(OTHER)
 
     class Purging:
-        """The metadata; before the push's row is written, the blob is purged elsewhere and the collect goes on."""
+        """Metadata that purges the blob and continues the gc, before the push's row is written."""
 
         def __getattr__(self, name: str) -> object:
             return getattr(shop.database, name)
 
         async def write(self, job: Job[None], *, durable: bool = True) -> None:
-            if durable:  # the row of the blob; what follows it only ends the session
+            if durable:  # the row of the blob; later writes only end the session
                 await shop.registry.deletes.blob(SHOP, digest, ANONYMOUS)
                 await shop.registry.seals._delete_bytes([digest])
                 await asyncio.to_thread(list, collecting)
@@ -188,8 +188,8 @@ async def test_a_collect_that_waits_between_two_items_does_not_hide_a_purge(shop
     assert shop.blobs.look(digest) is None
 
 
-async def test_collect_and_pushes_at_once_lose_nothing(shop: Shop) -> None:
-    """What was acknowledged beside a collect is there afterwards."""
+async def test_concurrent_gc_and_pushes_lose_nothing(shop: BareRegistry) -> None:
+    """A push that was acknowledged beside a gc keeps its bytes."""
     bodies = [f"blob {n}".encode() for n in range(60)]
     for body in bodies:
         await shop.blob(body)
@@ -208,8 +208,8 @@ async def test_collect_and_pushes_at_once_lose_nothing(shop: Shop) -> None:
         assert shop.blobs.look(Digest.of(body)) is not None
 
 
-async def test_an_abandoned_upload_is_deleted_after_a_day(shop: Shop) -> None:
-    """A session that is not continued is deleted; one that is in use stays."""
+async def test_an_abandoned_upload_is_deleted_after_a_day(shop: BareRegistry) -> None:
+    """An upload session that was idle for a day is deleted, and one in use stays."""
     upload = await shop.registry.uploads.start(SHOP)
     await shop.registry.uploads.append(SHOP, upload, None, None, once(b"half"))
     real_now_us = time.time_ns() // 1000
@@ -222,10 +222,12 @@ async def test_an_abandoned_upload_is_deleted_after_a_day(shop: Shop) -> None:
     assert [(item.what, item.size_bytes) for item in gone] == [("upload", 4)]
 
 
-async def test_rows_of_uploads_follow_their_bytes(shop: Shop, tmp_path: Path) -> None:
-    """A session that is still written to after a day keeps its row; a row whose bytes are gone is removed an hour later."""
+async def test_rows_of_uploads_follow_their_bytes(shop: BareRegistry, tmp_path: Path) -> None:
+    """A session that is still written to after a day keeps its row; a row without bytes is deleted an hour later."""
     used, cancelled = [await shop.registry.uploads.start(SHOP) for _ in range(2)]
-    await shop.blobs.cancel_upload(UploadKey(SHOP, cancelled))  # as if the process had been killed before the row went
+    await shop.blobs.cancel_upload(
+        UploadKey(SHOP, cancelled)
+    )  # as if the process had been killed before the row was deleted
     begun_us = shop.clock.now_us
     await in_thread(shop)
     at_once = shop.database.read_and_wait(upload_table.all_uploads)
@@ -242,8 +244,8 @@ async def test_rows_of_uploads_follow_their_bytes(shop: Shop, tmp_path: Path) ->
     assert shop.database.read_and_wait(upload_table.all_uploads) == []
 
 
-async def test_what_was_pushed_again_since_it_was_met_stays(shop: Shop) -> None:
-    """Between the walk and the decision a push may have replaced the bytes: they are new, and its row is on the way."""
+async def test_bytes_that_were_pushed_again_since_the_walk_stay(shop: BareRegistry) -> None:
+    """Bytes that were pushed again between walk and decision are new and stay."""
     digest = Digest.of(b"again")
     await shop.blob(b"again")
     await shop.registry.deletes.blob(SHOP, digest, ANONYMOUS)
@@ -251,7 +253,7 @@ async def test_what_was_pushed_again_since_it_was_met_stays(shop: Shop) -> None:
     shop.clock.now_us += 2 * HOUR_US
 
     class PushedAgain:
-        """The store, to which the blob is pushed once more right after the walk met it."""
+        """A store to which the blob is pushed again right after the walk."""
 
         def __getattr__(self, name: str) -> object:
             return getattr(shop.blobs, name)
@@ -268,8 +270,8 @@ async def test_what_was_pushed_again_since_it_was_met_stays(shop: Shop) -> None:
     assert shop.blobs.look(digest) is not None
 
 
-async def test_bytes_that_never_had_a_row_are_deleted_after_a_day(shop: Shop, tmp_path: Path) -> None:
-    """A push that ended between its bytes and its row leaves such bytes."""
+async def test_bytes_that_never_had_a_row_are_deleted_after_a_day(shop: BareRegistry, tmp_path: Path) -> None:
+    """Bytes of a push that ended before its row are deleted after a day."""
     await shop.blob(b"refused")
     age(shop, b"refused", 25)
     change(tmp_path, "DELETE FROM blob")
@@ -278,8 +280,8 @@ async def test_bytes_that_never_had_a_row_are_deleted_after_a_day(shop: Shop, tm
     assert [item.reason for item in gone] == ["no repository ever referred to it, and it was stored 25 h ago"]
 
 
-async def test_manifest_bytes_that_nothing_names_go(shop: Shop, tmp_path: Path) -> None:
-    """Whatever left them there; bytes that are named stay, also under another algorithm."""
+async def test_unreferenced_manifest_bytes_are_deleted(shop: BareRegistry, tmp_path: Path) -> None:
+    """Unreferenced manifest bytes are deleted; referenced ones stay, also under another algorithm."""
     kept, lost = await shop.image("kept"), await shop.image("lost")
     await shop.push(kept, Digest.of(kept, "sha512"))
     await shop.push(lost, Digest.of(lost))
@@ -293,8 +295,8 @@ async def test_manifest_bytes_that_nothing_names_go(shop: Shop, tmp_path: Path) 
     assert (await shop.registry.pulls.manifest(SHOP, Digest.of(kept, "sha512"))).raw == kept
 
 
-async def test_a_dry_run_waits_for_no_lock_and_writes_nothing(shop: Shop, tmp_path: Path) -> None:
-    """Another process may hold the write lock all the while."""
+async def test_a_dry_run_waits_for_no_lock_and_writes_nothing(shop: BareRegistry, tmp_path: Path) -> None:
+    """A dry run of gc neither waits for the write lock nor writes."""
     await shop.blob(b"goes")
     await shop.registry.deletes.blob(SHOP, Digest.of(b"goes"), ANONYMOUS)
     age(shop, b"goes", 48)
@@ -308,7 +310,7 @@ async def test_a_dry_run_waits_for_no_lock_and_writes_nothing(shop: Shop, tmp_pa
 
 
 async def test_a_store_error_ends_the_run_after_reporting_what_was_deleted(open_shop: Opener, tmp_path: Path) -> None:
-    """The third unlink fails: two items are reported, the error is raised, and the next run deletes the rest."""
+    """If the third unlink fails, two items are reported, the error is raised, and the next run deletes the rest."""
     shop = open_shop()
     for number in range(5):
         await shop.blob(f"{number}".encode())
@@ -318,23 +320,23 @@ async def test_a_store_error_ends_the_run_after_reporting_what_was_deleted(open_
     disk = FailingDisk()
     disk.fail("unlink", errno.EIO, skip=2)
     blobs = LocalBlobs(tmp_path / "data", disk=disk)
-    told: list[GarbageItem] = []
+    reported: list[GarbageItem] = []
 
     def run_until_it_fails() -> None:
         for item in collect(shop.database, blobs, shop.clock.now_us, dry_run=False):
-            told.append(item)  # noqa: PERF402  # what was told before the error is the point
+            reported.append(item)  # noqa: PERF402  # items reported before the error are compared
 
     with pytest.raises(StoreBroken, match="can't be deleted"):
         await asyncio.to_thread(run_until_it_fails)
     blobs.close()
     rest = await in_thread(shop)
 
-    assert (len(told), len(rest)) == (2, 3)
+    assert (len(reported), len(rest)) == (2, 3)
     assert not list(shop.blobs.walk())
 
 
-async def test_notes_on_what_is_gone_or_named_again_are_forgotten(shop: Shop, tmp_path: Path) -> None:
-    """The table of released blobs does not grow for ever."""
+async def test_records_of_released_blobs_are_deleted(shop: BareRegistry, tmp_path: Path) -> None:
+    """Rows about released blobs are deleted when the blob is gone or referenced again."""
     for data in (b"purged", b"returned", b"waiting"):
         await shop.blob(data)
         await shop.registry.deletes.blob(SHOP, Digest.of(data), ANONYMOUS)
@@ -349,7 +351,7 @@ async def test_notes_on_what_is_gone_or_named_again_are_forgotten(shop: Shop, tm
 
 
 def change(tmp_path: Path, sql: str, *values: object) -> None:
-    """Changes the database behind the registry's back."""
+    """Change the database directly, without the registry."""
     with closing(sqlite3.connect(tmp_path / "data" / DATABASE_NAME)) as connection:
         assert connection.execute(sql, values).rowcount > 0
         connection.commit()

@@ -1,4 +1,4 @@
-"""What import-linter cannot see: the SQL connection of a snapshot is used in the storage package only."""
+"""A boundary that import-linter can't see: only the storage package uses the SQL connection of a snapshot."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ SERVER = Path(boltseal.server.__file__).parent
 
 
 def test_only_the_storage_package_uses_the_sql_of_a_snapshot() -> None:
-    """`Snapshot.sql` is an attribute, so no import shows its use."""
+    """`Snapshot.sql`, an attribute whose use no import shows, is used in the storage package only."""
     users = {
         path.relative_to(SERVER).parts[0]
         for path in SERVER.rglob("*.py")

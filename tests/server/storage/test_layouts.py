@@ -1,4 +1,4 @@
-"""Data folders that earlier versions of boltseal left behind, kept as they were, each brought up to date here."""
+"""Data folders of earlier versions, stored unchanged, are each migrated here."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def columns_of(database: Path, table: str) -> list[str]:
 
 
 def test_there_is_a_layout_of_every_released_revision() -> None:
-    """A new revision needs a stored data folder of the one before it."""
+    """Each released database revision before the newest has a stored data folder."""
     revisions = sorted(
         path.name[:4]
         for path in (HERE.parents[3] / "src/boltseal/server/storage/metadata/migrations/versions").glob("0*")
@@ -63,8 +63,8 @@ def test_there_is_a_layout_of_every_released_revision() -> None:
     assert revisions[-1] == HEAD_REVISION
 
 
-async def test_what_was_held_is_held_and_what_was_sealed_is_sealed(data: Path) -> None:
-    """Pulled as before, refused as before, pushed to, and examined to the last byte."""
+async def test_a_migrated_folder_keeps_content_and_seals(data: Path) -> None:
+    """A migrated folder serves and refuses as before, accepts pushes, and passes fsck."""
     async with serving(data, clock=lambda: 1_795_600_000_000_000) as registry:
         sealed = await meaning(registry.client, "shop/app", "1.4.2")
         one = await registry.client.get(f"/v2/shop/app/manifests/{sealed}")
@@ -87,7 +87,7 @@ async def test_what_was_held_is_held_and_what_was_sealed_is_sealed(data: Path) -
 
 
 def test_existing_manifests_count_for_the_users_who_pushed_them(data: Path) -> None:
-    """The totals are the sums of the rows from the first moment."""
+    """After the migration the users' totals equal the sums of their rows."""
     prepare_data(data)
     with open_store(settings_of(data)) as store:
         wrong = store.database.read_and_wait(usage.wrong_totals)
@@ -97,8 +97,8 @@ def test_existing_manifests_count_for_the_users_who_pushed_them(data: Path) -> N
     assert ci.size_bytes > 0
 
 
-def test_the_database_as_it_was_stays_beside_it(data: Path) -> None:
-    """To go back with; it is a whole database of the old revision."""
+def test_the_former_database_is_kept_beside_it(data: Path) -> None:
+    """The migration keeps a complete copy of the old database beside the new one."""
     before = (data / DATABASE_NAME).read_bytes()
     prepare_data(data)
 
@@ -107,8 +107,8 @@ def test_the_database_as_it_was_stays_beside_it(data: Path) -> None:
     assert len((data / COPY).read_bytes()) == len(before)
 
 
-def test_a_verb_that_reads_does_not_bring_a_folder_up_to_date(data: Path) -> None:
-    """It says what does, unless only tables of the running server are missing, and changes nothing."""
+def test_a_read_only_command_does_not_migrate_a_folder(data: Path) -> None:
+    """A read-only command does not migrate a folder, and says what does, unless it can do without the new tables."""
     before = (data / DATABASE_NAME).read_bytes()
     if int((data / "format").read_text()) < WORKABLE_FORMAT:
         with pytest.raises(
@@ -122,7 +122,7 @@ def test_a_verb_that_reads_does_not_bring_a_folder_up_to_date(data: Path) -> Non
 
 
 def test_a_backup_of_an_older_layout_is_restored(data: Path, tmp_path: Path) -> None:
-    """And is brought up to date by the first start."""
+    """A restored backup of an older layout is migrated by its first start."""
     (data / "complete").write_text("1\n")
     restore(data, tmp_path / "restored", lambda *_: None)
     prepare_data(tmp_path / "restored")
@@ -131,7 +131,7 @@ def test_a_backup_of_an_older_layout_is_restored(data: Path, tmp_path: Path) -> 
 
 
 def waiting_in_a_file(data: Path) -> None:
-    """Two events for two receivers and the place in the ledger, as they were kept until format 4."""
+    """Write two events for two receivers and the cursor as format 4 stored them, in a file."""
     file = FileOutbox(data / OUTBOX_NAME)
     file.put(
         [Posting("one", 5, b"{}", ("a", "b")), Posting("two", 6, b"{}", ("a",), minor=True)], LogCursor("ledger", 7)
@@ -141,7 +141,7 @@ def waiting_in_a_file(data: Path) -> None:
 
 
 def waiting_in_tables(data: Path) -> tuple[list[WaitingEvent], dict[str, int]]:
-    """The same of the database."""
+    """Return these events and the cursor as stored in the database."""
     with open_store(settings_of(data)) as store:
         return store.database.read_and_wait(
             lambda snapshot: (sorted(outbox_table.all_events(snapshot)), outbox_table.cursors(snapshot))
@@ -158,8 +158,8 @@ WAITED = (
 )
 
 
-def test_waiting_events_move_from_their_file_into_the_database(data: Path) -> None:
-    """Each with its tries, and the cursors; the file is kept under another name, and is not read again."""
+def test_undelivered_events_move_from_their_file_into_the_database(data: Path) -> None:
+    """Events with their attempts and the cursors move from the old file into the database; the file is renamed."""
     waiting_in_a_file(data)
     prepare_data(data)
     moved = waiting_in_tables(data)
@@ -170,8 +170,8 @@ def test_waiting_events_move_from_their_file_into_the_database(data: Path) -> No
     assert (data / f"{OUTBOX_NAME}.before-0006").exists()
 
 
-def test_an_outbox_that_can_not_be_read_refuses_the_start(data: Path) -> None:
-    """No event is given up silently: the message says what to do, and nothing has changed."""
+def test_an_unreadable_outbox_prevents_the_start(data: Path) -> None:
+    """An outbox file that can't be read prevents the start with advice, and nothing has changed."""
     (data / OUTBOX_NAME).write_bytes(b"something else" * 1000)
     before = revision_of(data / DATABASE_NAME)
     with pytest.raises(FormatInvalid, match=r"outbox\.db can't be moved.*move the file away to give them up"):
@@ -203,8 +203,8 @@ migrate.prepare_data(Path(sys.argv[1]))
 
 @pytest.mark.slow
 @pytest.mark.parametrize("when", ["CREATE TABLE outbox", "INSERT INTO outbox_cursor", "after the COMMIT"])
-def test_a_move_of_events_that_was_killed_is_finished_by_the_next_start(tmp_path: Path, when: str) -> None:
-    """Before the COMMIT nothing has moved, after it everything has: no event is lost or there twice."""
+def test_a_killed_move_of_events_is_completed_by_the_next_start(tmp_path: Path, when: str) -> None:
+    """If the move of events is killed, nothing or everything has moved, and the next start completes it."""
     data = tmp_path / "data"
     unpack(HERE / "0005", data)
     waiting_in_a_file(data)
@@ -234,8 +234,8 @@ prepare_data(Path(sys.argv[1]))
 
 
 @pytest.mark.slow
-def test_a_migration_that_was_killed_has_not_happened_and_begins_again(tmp_path: Path) -> None:
-    """The process dies between two changes of the schema: the next one finds the database as it was."""
+def test_a_killed_migration_begins_again(tmp_path: Path) -> None:
+    """A migration killed between two schema changes leaves the old database, and begins again."""
     data = tmp_path / "data"
     unpack(HERE / OLDEST, data)
     died = subprocess.run([sys.executable, "-c", KILLED, str(data)], check=False, capture_output=True)
@@ -250,8 +250,8 @@ def test_a_migration_that_was_killed_has_not_happened_and_begins_again(tmp_path:
     assert "added_by" in columns_of(data / DATABASE_NAME, "blob")
 
 
-def test_a_migration_that_fails_half_way_changes_nothing(tmp_path: Path) -> None:
-    """Something in the database is in its way: once it is gone the migration is done."""
+def test_a_failed_migration_changes_nothing(tmp_path: Path) -> None:
+    """A failed migration changes nothing, and succeeds once its obstacle is removed."""
     data = tmp_path / "data"
     unpack(HERE / OLDEST, data)
     with closing(sqlite3.connect(data / DATABASE_NAME)) as connection:
@@ -267,8 +267,8 @@ def test_a_migration_that_fails_half_way_changes_nothing(tmp_path: Path) -> None
     assert revision_of(data / DATABASE_NAME) == HEAD_REVISION
 
 
-def test_half_of_a_copy_is_never_taken_for_one(tmp_path: Path) -> None:
-    """A process that died while it copied leaves a file of another name, and the next one makes it anew."""
+def test_a_partial_copy_is_never_taken_for_a_complete_one(tmp_path: Path) -> None:
+    """A partial copy of the old database has another name, and is replaced by the next migration."""
     data = tmp_path / "data"
     unpack(HERE / OLDEST, data)
     (data / f"{COPY}.new").write_bytes(b"half")
@@ -278,8 +278,8 @@ def test_half_of_a_copy_is_never_taken_for_one(tmp_path: Path) -> None:
     assert not (data / f"{COPY}.new").exists()
 
 
-async def test_two_servers_that_start_at_once_bring_it_up_to_date_once(data: Path) -> None:
-    """The second one waits for the first, and finds it done."""
+async def test_two_concurrent_starts_migrate_once(data: Path) -> None:
+    """Of two servers that start at once, the second waits for the first's migration."""
     async with serving(data) as one, serving(data) as two:
         both = [await registry.client.get("/v2/shop/app/tags/list") for registry in (one, two)]
 

@@ -1,4 +1,4 @@
-"""The data folder: created once, recognised again, refused when it is of another program or newer."""
+"""The data folder: created once, recognised, and refused when it belongs to another program or a newer version."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def schema_of(database: Path) -> dict[str, str]:
 
 @pytest.mark.slow
 def test_a_new_database_equals_one_that_went_through_every_migration(tmp_path: Path) -> None:
-    """`create_all` and the chain of revisions make the same schema."""
+    """`create_all` and the chain of migrations give the same schema."""
     made, migrated = create_engine(f"sqlite:///{tmp_path}/made.db"), create_engine(f"sqlite:///{tmp_path}/migrated.db")
     METADATA.create_all(made)
     with migrated.connect() as connection:
@@ -53,7 +53,7 @@ def test_a_new_database_equals_one_that_went_through_every_migration(tmp_path: P
 
 
 def test_a_prepared_folder_is_recognised_and_left_as_it_is(tmp_path: Path) -> None:
-    """Preparing twice changes nothing the second time."""
+    """Preparing a data folder again changes nothing."""
     data = tmp_path / "data"
     prepare_data(data)
     before = (data / DATABASE_NAME).stat().st_mtime_ns
@@ -65,7 +65,7 @@ def test_a_prepared_folder_is_recognised_and_left_as_it_is(tmp_path: Path) -> No
 
 
 def test_many_processes_may_prepare_one_folder_at_once(tmp_path: Path) -> None:
-    """Workers that start together agree on one database."""
+    """Processes that start together prepare one folder with one database."""
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(lambda _: prepare_data(tmp_path / "data"), range(8)))
     with sqlite3.connect(tmp_path / "data" / DATABASE_NAME) as connection:
@@ -75,8 +75,8 @@ def test_many_processes_may_prepare_one_folder_at_once(tmp_path: Path) -> None:
     assert revisions == [(HEAD_REVISION,)]
 
 
-def test_a_first_start_that_was_killed_is_done_again(tmp_path: Path) -> None:
-    """Its leftovers, SQLite's journal included, are not taken for foreign files."""
+def test_a_killed_first_start_is_done_again(tmp_path: Path) -> None:
+    """After a first start was killed, its files, SQLite's journal included, are not treated as foreign."""
     data = tmp_path / "data"
     (data / "blobs").mkdir(parents=True)
     for name in ("format.lock", "format.17.0af3.new", DATABASE_NAME, f"{DATABASE_NAME}-journal"):
@@ -87,7 +87,7 @@ def test_a_first_start_that_was_killed_is_done_again(tmp_path: Path) -> None:
 
 
 def test_a_first_start_that_another_process_finished_meanwhile_is_accepted(tmp_path: Path) -> None:
-    """Between the look for `format` and the look at the folder another start may do all of its work."""
+    """A first start that another process completes between this one's two checks is accepted."""
     prepare_data(tmp_path)
     (tmp_path / GENERATION_NAME).touch()
     (tmp_path / "run").mkdir()
@@ -99,7 +99,7 @@ def test_a_first_start_that_another_process_finished_meanwhile_is_accepted(tmp_p
 
 
 def test_a_newer_format_is_refused(tmp_path: Path) -> None:
-    """A folder of a newer boltseal is not touched, and the message says which."""
+    """A data folder of a newer boltseal is refused with its version, and unchanged."""
     data = tmp_path / "data"
     prepare_data(data)
     (data / "format").write_text("99\n")
@@ -109,8 +109,8 @@ def test_a_newer_format_is_refused(tmp_path: Path) -> None:
     assert (data / "format").read_text() == "99\n"
 
 
-def test_a_folder_of_something_else_is_refused(tmp_path: Path) -> None:
-    """A home folder given by mistake does not become a data folder."""
+def test_a_folder_with_foreign_files_is_refused(tmp_path: Path) -> None:
+    """A folder with foreign files, such as a home folder, is refused as a data folder."""
     (tmp_path / "thesis.txt").write_text("important")
     with pytest.raises(FormatInvalid, match=r"thesis\.txt"):
         prepare_data(tmp_path)
@@ -120,7 +120,7 @@ def test_a_folder_of_something_else_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("written", ["", "one", "-1", "1.5", "\N{SUPERSCRIPT TWO}"])
 def test_a_format_that_is_no_number_is_refused(tmp_path: Path, written: str) -> None:
-    """What can't be read is not taken for the first format."""
+    """A `format` file without a number is refused."""
     data = tmp_path / "data"
     prepare_data(data)
     (data / "format").write_text(written)
@@ -130,8 +130,8 @@ def test_a_format_that_is_no_number_is_refused(tmp_path: Path, written: str) -> 
     assert (data / "format").read_text() == written
 
 
-def test_a_read_only_verb_on_an_empty_folder_says_what_to_do(tmp_path: Path) -> None:
-    """`admin fsck` of a folder that was never a store is an error, not a clean bill."""
+def test_a_read_only_command_on_an_empty_folder_is_an_error(tmp_path: Path) -> None:
+    """`admin fsck` of a folder that was never a store is an error, and not a success."""
     with pytest.raises(FormatInvalid, match="not a boltseal data folder"):
         check_data(tmp_path)
 

@@ -1,6 +1,6 @@
-"""What the registry asks all day is looked for by an index, however much a repository holds.
+"""Frequent queries of the registry use an index, however much a repository has.
 
-SQLite tells how it would answer (`EXPLAIN QUERY PLAN`). A step that looks for a repository's rows by the repository
+SQLite prints its plan (`EXPLAIN QUERY PLAN`). A step that looks for a repository's rows by the repository
 alone reads all of them: a push would take the longer, the more was pushed before.
 """
 
@@ -22,12 +22,12 @@ from boltseal.server.storage.metadata import (
     usage,
 )
 from boltseal.server.storage.metadata.schema import METADATA
+from tests.bare_registry import SHOP
 from tests.server.storage.sqlite_session import driver
-from tests.shop import SHOP
 
 if TYPE_CHECKING:
     from boltseal.server.storage.metadata.protocol import Snapshot, UnitOfWork
-    from tests.shop import Shop
+    from tests.bare_registry import BareRegistry
 
 DIGEST = str(Digest.of(b"layer one"))
 
@@ -46,7 +46,7 @@ ASKED: dict[str, Callable[[UnitOfWork], Any]] = {
     "blob size": lambda tx: queries.blob_size(tx, 1, DIGEST),
     "blob named": lambda tx: queries.is_blob_referenced(tx, DIGEST),
     "held sizes": lambda tx: queries.sizes_of(tx, 1, [DIGEST]),
-    "blob holders": lambda tx: queries.repositories_with_blob(tx, DIGEST, None),
+    "repositories with a blob": lambda tx: queries.repositories_with_blob(tx, DIGEST, None),
     "blob of a source": lambda tx: queries.repositories_with_blob(tx, DIGEST, SHOP),
     "referrers": lambda tx: queries.referrers(tx, SHOP, DIGEST),
     "tagged bytes": lambda tx: queries.tagged_manifest(tx, SHOP, "1.4.2"),
@@ -66,8 +66,8 @@ ASKED: dict[str, Callable[[UnitOfWork], Any]] = {
 
 @pytest.mark.parametrize("name", ASKED)
 @pytest.mark.slow
-async def test_no_question_reads_all_of_a_repository(shop: Shop, name: str) -> None:
-    """Each step names more than the repository, or is one of ours that holds what was found so far."""
+async def test_no_query_reads_all_rows_of_a_repository(shop: BareRegistry, name: str) -> None:
+    """Each step of a query uses more than the repository's id, or reads rows that were found already."""
     await shop.push(await shop.image("one"), "1.4.2")
     steps = await shop.database.write(lambda tx: plans_of(tx, ASKED[name]))
     tables = {table.name for table in METADATA.sorted_tables}
@@ -78,7 +78,7 @@ async def test_no_question_reads_all_of_a_repository(shop: Shop, name: str) -> N
 
 
 def plans_of(tx: UnitOfWork, ask: Callable[[UnitOfWork], Any]) -> list[str]:
-    """How SQLite answers every statement that asking makes."""
+    """Return SQLite's plan for every statement that the queries execute."""
     sqlite = driver(tx)
     statements: list[str] = []
     sqlite.set_trace_callback(statements.append)
@@ -89,16 +89,16 @@ def plans_of(tx: UnitOfWork, ask: Callable[[UnitOfWork], Any]) -> list[str]:
     return [str(row[3]) for statement in statements for row in sqlite.execute(f"EXPLAIN QUERY PLAN {statement}")]
 
 
-def test_every_index_has_an_expected_size(shop: Shop) -> None:
-    """An index that was added without one would be guessed at."""
+def test_every_index_has_an_expected_size(shop: BareRegistry) -> None:
+    """Each index has an expected size in this test, so that no plan depends on a guess."""
 
     def names(snapshot: Snapshot) -> tuple[set[str], set[str]]:
-        told = driver(snapshot).execute("SELECT idx FROM sqlite_stat1").fetchall()
+        indexes = driver(snapshot).execute("SELECT idx FROM sqlite_stat1").fetchall()
         there = driver(snapshot).execute(
             "SELECT name FROM sqlite_schema WHERE type = 'index' AND tbl_name NOT IN ('alembic_version')"
         )
-        return {row[0] for row in told}, {row[0] for row in there.fetchall()}
+        return {row[0] for row in indexes}, {row[0] for row in there.fetchall()}
 
-    told, there = shop.database.read_and_wait(names)
+    indexes, there = shop.database.read_and_wait(names)
 
-    assert {name for name in there if name.startswith("ix_")} <= told
+    assert {name for name in there if name.startswith("ix_")} <= indexes

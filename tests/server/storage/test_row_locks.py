@@ -13,7 +13,7 @@ LOCKS = {"lock_repository": queries._LOCK_REPOSITORY, "lock_tag": tag_table._LOC
 
 @pytest.mark.parametrize("name", LOCKS)
 def test_a_lock_is_for_update_on_postgresql_and_nothing_on_sqlite(name: str) -> None:
-    """One query serves both databases."""
+    """One query has `FOR UPDATE` on PostgreSQL and nothing on SQLite."""
     query: Select[object] = LOCKS[name]
     psql = postgresql.dialect()  # type: ignore[no-untyped-call]  # SQLAlchemy's own
 

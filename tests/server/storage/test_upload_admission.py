@@ -1,4 +1,4 @@
-"""Memory: few writers gather much, many hand on at once, and a slow client does not block others."""
+"""Memory for uploads: few writers buffer much, many buffer little, and slow clients do not block others."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from boltseal.server.storage.upload_admission import FAST_CHUNK_BYTES, FREE_BYTE
 MEBIBYTE = 1024 * 1024
 
 
-def test_the_budget_shrinks_batches_as_writers_come() -> None:
-    """One writer gathers a mebibyte; a thousand gather what the budget allows each; a full budget allows none."""
+def test_the_budget_shrinks_batches_with_more_writers() -> None:
+    """One writer may buffer a mebibyte, a thousand share the budget, and beyond it nothing is buffered."""
     budget = MemoryBudget(32 * MEBIBYTE)
     budget.writers = 1
     alone = budget.is_due(MEBIBYTE - 1000, 1000), budget.is_due(MEBIBYTE - 999, 1000)
@@ -26,21 +26,21 @@ def test_the_budget_shrinks_batches_as_writers_come() -> None:
 
 
 async def enter(admission: UploadAdmission, who: object, chunk_bytes: int = FAST_CHUNK_BYTES) -> None:
-    """A client brings a chunk and asks to go on."""
+    """Have a client send a chunk and ask for admission."""
     admission.arrived(who, chunk_bytes)
     await admission.admit(who, FREE_BYTES + 1)
 
 
 async def test_a_small_upload_never_waits() -> None:
-    """An upload that is complete with its first read is never made to wait."""
+    """An upload that is complete with its first read never waits."""
     admission = UploadAdmission(0)
     async with asyncio.timeout(1):
         admission.arrived("small", FREE_BYTES)
         await admission.admit("small", FREE_BYTES)
 
 
-async def test_one_may_always_enter() -> None:
-    """However little memory there is to share, pushes go on, one after the other."""
+async def test_one_upload_is_always_admitted() -> None:
+    """However small the memory, one upload at a time is admitted."""
     admission = MemoryBudget(1).admission
     async with asyncio.timeout(1):
         for number in range(3):
@@ -48,8 +48,8 @@ async def test_one_may_always_enter() -> None:
             admission.leave(number)
 
 
-async def test_there_are_as_many_fast_uploads_as_fit() -> None:
-    """Two at a time where two chunks fit, the others in the order in which they came, each to its end."""
+async def test_as_many_fast_uploads_as_fit_are_admitted() -> None:
+    """As many fast uploads as chunks fit are admitted, the others in order, each to its end."""
     admission = UploadAdmission(2 * FAST_CHUNK_BYTES, stall_s=10, patience_s=10)
     inside = most = 0
     order: list[int] = []
@@ -74,7 +74,7 @@ async def test_there_are_as_many_fast_uploads_as_fit() -> None:
 
 
 async def test_stalled_clients_have_no_weight() -> None:
-    """A client that sends nothing for a while has weight 0, though it does not leave."""
+    """A client that sends nothing for a while has weight 0, although its upload stays open."""
     admission = UploadAdmission(2 * FAST_CHUNK_BYTES, stall_s=0.01, patience_s=60)
     async with asyncio.timeout(3):
         for number in range(12):
@@ -82,7 +82,7 @@ async def test_stalled_clients_have_no_weight() -> None:
 
 
 async def test_slow_clients_have_small_weights() -> None:
-    """Clients with small chunks have small weights, so many of them are admitted together."""
+    """Clients with small chunks have small weights, so that many are admitted together."""
     admission = UploadAdmission(2 * FAST_CHUNK_BYTES, stall_s=0.01, patience_s=60)
     slow = 0
 
@@ -99,8 +99,8 @@ async def test_slow_clients_have_small_weights() -> None:
 
 
 @pytest.mark.slow
-async def test_fast_clients_keep_their_place() -> None:
-    """A client that keeps sending large chunks keeps its weight, whatever the time."""
+async def test_fast_clients_keep_their_weight() -> None:
+    """A client that keeps sending large chunks keeps its weight."""
     admission = UploadAdmission(FAST_CHUNK_BYTES, stall_s=0.4, patience_s=60)
     await enter(admission, "fast")
     other = asyncio.create_task(enter(admission, "other"))
@@ -116,7 +116,7 @@ async def test_fast_clients_keep_their_place() -> None:
 
 
 async def test_a_client_that_waits_for_the_disk_is_not_stalled() -> None:
-    """A slow disk is not a slow client: while a chunk is being written its upload keeps its place."""
+    """While a chunk is being written to a slow disk, its client does not count as stalled."""
     admission = UploadAdmission(FAST_CHUNK_BYTES, stall_s=0.01, patience_s=60)
     await enter(admission, "fast")
     admission.arrived("fast", FAST_CHUNK_BYTES)
@@ -131,7 +131,7 @@ async def test_a_client_that_waits_for_the_disk_is_not_stalled() -> None:
 
 
 async def test_no_upload_waits_for_ever() -> None:
-    """While no upload leaves, one more is admitted from time to time."""
+    """If no upload ends, another one is admitted from time to time."""
     admission = UploadAdmission(FAST_CHUNK_BYTES, stall_s=0.01, patience_s=0.05)
     await enter(admission, "fast")
     waiting = [asyncio.create_task(enter(admission, number)) for number in range(3)]
@@ -141,8 +141,8 @@ async def test_no_upload_waits_for_ever() -> None:
             await enter(admission, "fast")
 
 
-async def test_a_cancelled_wait_takes_no_place_with_it() -> None:
-    """Whether it had been let in already or not."""
+async def test_a_cancelled_wait_frees_its_place() -> None:
+    """A cancelled wait frees its place, whether it was admitted already or not."""
     admission = UploadAdmission(FAST_CHUNK_BYTES, stall_s=10, patience_s=60)
     await enter(admission, "first")
     cancelled = asyncio.create_task(enter(admission, "cancelled"))

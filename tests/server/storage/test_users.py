@@ -1,4 +1,4 @@
-"""The users' file and the token keys as files: doubt refuses, changes take effect at once, and only the owner may read them."""
+"""The users' file and the token keys on disk: doubt refuses, changes take effect at once, only the owner may read them."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ OTHER = b"$2b$04$" + b"b" * 53
 
 @pytest.fixture
 def users(tmp_path: Path) -> UserFile:
-    """A file that is not there yet, in a folder that is not there yet."""
+    """A file that does not exist, in a folder that does not exist."""
     return UserFile(tmp_path / "data.keys" / "htpasswd")
 
 
 @pytest.fixture
 def keys(tmp_path: Path) -> KeyFile:
-    """The file of token keys, under the same conditions."""
+    """A file of token keys that does not exist, in a folder that does not exist."""
     return KeyFile(tmp_path / "data.keys" / "token.json")
 
 
@@ -33,14 +33,14 @@ def mode(path: Path) -> int:
     return stat.S_IMODE(path.stat().st_mode)
 
 
-def test_no_file_is_no_user(users: UserFile) -> None:
-    """A registry without users is not an error."""
+def test_a_missing_file_has_no_users(users: UserFile) -> None:
+    """Without a users' file there are no users, which is no error."""
 
     assert users.current().hashes == {}
 
 
-def test_what_one_process_changes_another_sees(users: UserFile) -> None:
-    """The file is looked at anew each time."""
+def test_a_change_by_one_process_is_seen_by_another(users: UserFile) -> None:
+    """A change of the users' file by one process is seen at once by another."""
     server = UserFile(users.path)
     users.put("ci", HASH)
     users.put("ana", OTHER)
@@ -54,8 +54,8 @@ def test_what_one_process_changes_another_sees(users: UserFile) -> None:
     assert server.current().hashes == {"ci": OTHER}
 
 
-def test_who_is_not_there_is_not_removed(users: UserFile) -> None:
-    """A mistyped name is an error."""
+def test_an_unknown_user_is_not_removed(users: UserFile) -> None:
+    """Removing an unknown user is an error."""
     users.put("ci", HASH)
 
     with pytest.raises(UserUnknown, match='no user "cl"'):
@@ -65,7 +65,7 @@ def test_who_is_not_there_is_not_removed(users: UserFile) -> None:
 
 @pytest.mark.parametrize("name", ["", "a:b", "*", "-ci", "ci.", "a b", "a\n", "a" * 65])
 def test_a_name_that_the_file_would_parse_differently_is_refused(users: UserFile, name: str) -> None:
-    """No name can hold a colon or a line's end, or be the star of grants."""
+    """A user name with a colon or a line end, or the `*` of grants, is refused."""
     with pytest.raises(UserNameInvalid):
         users.put(name, HASH)
 
@@ -82,7 +82,7 @@ def test_a_name_that_the_file_would_parse_differently_is_refused(users: UserFile
     ],
 )
 def test_one_unreadable_line_refuses_every_login(users: UserFile, line: bytes, message: str) -> None:
-    """A user less would be a guess; and the line is not shown, because it may hold a password."""
+    """An unreadable line of the users' file refuses every login, and is not shown because it may have a password."""
     users.put("ci", HASH)
     users.path.write_bytes(users.path.read_bytes() + line + b"\n")
 
@@ -93,7 +93,7 @@ def test_one_unreadable_line_refuses_every_login(users: UserFile, line: bytes, m
 
 @pytest.mark.parametrize("name", ["anonymous", "Anonymous", "boltseal"])
 def test_reserved_names_are_refused(users: UserFile, name: str) -> None:
-    """Otherwise the actor in the ledger would be ambiguous."""
+    """Reserved user names are refused, because an actor in the ledger would be ambiguous."""
     with pytest.raises(UserNameInvalid, match="choose another"):
         users.put(name, HASH)
     users.path.parent.mkdir(exist_ok=True)
@@ -103,7 +103,7 @@ def test_reserved_names_are_refused(users: UserFile, name: str) -> None:
 
 
 def test_comments_and_empty_lines_are_skipped(users: UserFile) -> None:
-    """As Apache's htpasswd has it."""
+    """Comments and empty lines of the users' file are skipped, as in Apache's htpasswd."""
     users.put("ci", HASH)
     users.path.write_bytes(b"# people\n\n" + users.path.read_bytes())
 
@@ -111,7 +111,7 @@ def test_comments_and_empty_lines_are_skipped(users: UserFile) -> None:
 
 
 def test_a_folder_in_place_of_the_file_refuses_every_login(users: UserFile) -> None:
-    """What can't be read is doubt, and doubt refuses."""
+    """A folder in place of the users' file refuses every login."""
     users.path.mkdir(parents=True)
 
     with pytest.raises(UsersInvalid, match="can't be read"):
@@ -121,15 +121,15 @@ def test_a_folder_in_place_of_the_file_refuses_every_login(users: UserFile) -> N
 
 
 def test_a_folder_that_cannot_be_created_is_an_error(users: UserFile) -> None:
-    """The sentence names the file that was to be written."""
+    """A folder for the users' file that can't be created is an error with the file's name."""
     users.path.parent.write_bytes(b"in the way")
 
     with pytest.raises(UsersInvalid, match=r"htpasswd can't be (written|read)"):
         users.put("ci", HASH)
 
 
-def test_only_its_owner_reads_the_keys_folder(users: UserFile, keys: KeyFile) -> None:
-    """Passwords and keys are readable by the owner only."""
+def test_only_its_owner_reads_the_key_folder(users: UserFile, keys: KeyFile) -> None:
+    """The key folder is readable by its owner only."""
     users.put("ci", HASH)
     keys.current(1)
 
@@ -137,16 +137,16 @@ def test_only_its_owner_reads_the_keys_folder(users: UserFile, keys: KeyFile) ->
     assert (mode(users.path), mode(keys.path)) == (0o600, 0o600)
 
 
-def test_the_first_key_is_made_once(keys: KeyFile) -> None:
-    """Two workers that start together sign with the same key."""
+def test_the_first_key_is_created_once(keys: KeyFile) -> None:
+    """Two workers that start together create one token key."""
     first = keys.current(1)
 
     assert KeyFile(keys.path).current(2) == first
     assert len(first) == 1
 
 
-def test_a_rotation_reaches_another_worker_and_keeps_few(keys: KeyFile) -> None:
-    """The newest signs, the last ones still check."""
+def test_a_rotation_reaches_another_worker_and_keeps_few_keys(keys: KeyFile) -> None:
+    """After a rotation another worker signs with the newest key, and a few former ones still verify."""
     worker = KeyFile(keys.path)
     first = worker.current(1)[0]
     rotated = keys.rotate(2)
@@ -163,8 +163,8 @@ def test_a_rotation_reaches_another_worker_and_keeps_few(keys: KeyFile) -> None:
 @pytest.mark.parametrize(
     "raw", [b"", b"[]", b"{}", b'[{"id":"a","seed":"AAAA","since_us":1}]', b'[{"id":"a"}]', b"\xff"]
 )
-def test_keys_that_cannot_be_read_sign_nothing(keys: KeyFile, raw: bytes) -> None:
-    """No new key takes the place of a damaged file by itself."""
+def test_unreadable_keys_sign_nothing(keys: KeyFile, raw: bytes) -> None:
+    """A damaged key file is not replaced, and no token is signed."""
     keys.current(1)
     keys.path.write_bytes(raw)
 
@@ -174,7 +174,7 @@ def test_keys_that_cannot_be_read_sign_nothing(keys: KeyFile, raw: bytes) -> Non
 
 
 def test_a_key_does_not_show_its_seed(keys: KeyFile) -> None:
-    """Not in a log, not in a traceback."""
+    """The repr of a key shows no seed, neither in a log nor in a traceback."""
     key = keys.current(1)[0]
 
     assert repr(key) == f"SigningKey({key.id})"

@@ -1,4 +1,4 @@
-"""Worker pools: work for an event loop, done in threads."""
+"""Worker pools: work of an event loop, done in threads."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ import pytest
 from boltseal.server.storage.worker_threads import WorkerPool, finish_in_thread
 
 
-async def test_what_the_work_returns_comes_back() -> None:
-    """To the loop that launched it."""
+async def test_the_result_of_a_job_is_returned() -> None:
+    """The result of a job is returned to the event loop that started it."""
     pool = WorkerPool(2, "pool")
     assert await asyncio.gather(*(pool.launch(pow, 2, n) for n in range(20))) == [2**n for n in range(20)]
     pool.close()
 
 
-async def test_what_the_work_raises_comes_back() -> None:
-    """And the thread goes on."""
+async def test_the_exception_of_a_job_is_raised() -> None:
+    """An exception of a job is raised in its caller, and the thread continues."""
     pool = WorkerPool(1, "pool")
     with pytest.raises(ZeroDivisionError):
         await pool.launch(divmod, 1, 0)
@@ -27,8 +27,8 @@ async def test_what_the_work_raises_comes_back() -> None:
     pool.close()
 
 
-async def test_work_whose_caller_gave_up_is_done() -> None:
-    """A launched job may hold a file that others must not have before its end."""
+async def test_a_job_whose_caller_gave_up_is_completed() -> None:
+    """A started job is completed although its caller gave up, because it may have a file locked."""
     pool, go, done = WorkerPool(1, "pool"), threading.Event(), threading.Event()
     first = pool.launch(go.wait)
     second = pool.launch(done.set)
@@ -40,8 +40,8 @@ async def test_work_whose_caller_gave_up_is_done() -> None:
     assert done.is_set()
 
 
-async def test_a_closed_pool_has_done_its_jobs_and_accepts_no_more() -> None:
-    """So a store that was closed touches no file afterwards."""
+async def test_a_closed_pool_has_completed_its_jobs() -> None:
+    """A closed pool has completed its jobs and accepts no more, so that a closed store touches no file."""
     done: list[int] = []
     pool = WorkerPool(2, "pool")
     for number in range(50):
@@ -55,7 +55,7 @@ async def test_a_closed_pool_has_done_its_jobs_and_accepts_no_more() -> None:
 
 
 def test_a_loop_that_ended_before_its_work_is_no_error() -> None:
-    """At the end of a server the event loop may be closed already."""
+    """If the event loop has ended before a job, the job's result is dropped without an error."""
     pool, go = WorkerPool(1, "pool"), threading.Event()
 
     async def leave() -> None:
@@ -67,7 +67,7 @@ def test_a_loop_that_ended_before_its_work_is_no_error() -> None:
 
 
 async def test_a_cancelled_caller_waits_for_the_end_of_its_thread() -> None:
-    """What the thread uses may be closed as soon as the cancellation is raised, so the thread has ended by then."""
+    """A cancelled caller waits until its thread has ended, since it may close what the thread uses."""
     started, may_end, ended = threading.Event(), threading.Event(), threading.Event()
 
     def work() -> None:
@@ -85,8 +85,8 @@ async def test_a_cancelled_caller_waits_for_the_end_of_its_thread() -> None:
     assert ended.is_set()
 
 
-async def test_a_caller_that_is_cancelled_again_waits_all_the_same() -> None:
-    """A task that awaits the caller passes its own cancellation on."""
+async def test_a_caller_that_is_cancelled_again_still_waits() -> None:
+    """A caller that is cancelled a second time still waits for its thread."""
     started, may_end, ended = threading.Event(), threading.Event(), threading.Event()
 
     def work() -> None:
@@ -109,7 +109,7 @@ async def test_a_caller_that_is_cancelled_again_waits_all_the_same() -> None:
 
 
 async def test_an_error_in_the_thread_of_a_cancelled_caller_is_dropped() -> None:
-    """The cancellation is what the caller gets, and nothing is reported when the error is collected as garbage."""
+    """An exception in the thread of a cancelled caller is dropped, and not reported at garbage collection."""
     started, may_end = threading.Event(), threading.Event()
 
     def work() -> None:

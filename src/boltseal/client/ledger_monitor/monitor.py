@@ -149,7 +149,7 @@ class Monitor:
             del self._recent[next(iter(self._recent))]
 
     async def _compare(self, progress: MonitorProgress, report: MonitorReport) -> None:
-        """Step 4."""
+        """Compare the tags that the registry serves with its ledger: step 4."""
         names = [name async for name in self._listed()] if self._every_tag else list(self._recent)
         report.compared = len(names)
         wrong = await self._differing(progress, report, names)

@@ -53,7 +53,7 @@ _STORE_ERRORS: Final = (StoreMissing, StoreUnreadable, StoreMalformed)
 
 @dataclass(frozen=True, slots=True)
 class ProcessComparison:
-    """The result.
+    """The differences between a process's view and its layers.
 
     `unknown`: what could not be compared. `mounted_over`: paths of the image that mounts hide from the process.
     """

@@ -28,7 +28,7 @@ CLOUD_EVENT: Final = "application/cloudevents+json; charset=utf-8"
 
 
 class RunResult(NamedTuple):
-    """The result of an attempt: its outcome in our words (`exit code 4`), and the last line of output, which is untrusted."""
+    """The result of an attempt: its outcome in words of boltseal (`exit code 4`), and the last line of output, which is untrusted."""
 
     succeeded: bool
     outcome: str

@@ -1,4 +1,4 @@
-"""What a tag resolved to over time, from its registry, `boltseal watch`, and our own earlier scans."""
+"""What a tag resolved to over time, from its registry, `boltseal watch`, and earlier scans of this machine."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ class TagHistories:
         return tuple(dict.fromkeys(seen))[::-1]
 
     async def of(self, reference: Reference) -> tuple[TagInterval, ...]:
-        """Return a tag's intervals, the oldest first: from its registry's ledger, else from our own observations."""
+        """Return a tag's intervals, the oldest first: from its registry's ledger, else from observations of this machine."""
         if reference not in self._by_reference:
             self._by_reference[reference] = await self._registry_history(reference) or self._own_observations(reference)
         return self._by_reference[reference]

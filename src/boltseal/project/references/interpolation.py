@@ -58,7 +58,7 @@ class Interpolated:
 
     @property
     def text(self) -> str:
-        """The result."""
+        """The text with all variables replaced."""
         return "".join(piece.text for piece in self.pieces)
 
     @property

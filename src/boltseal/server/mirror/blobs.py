@@ -112,7 +112,7 @@ class MirroredBlobs:
                 _log.warning("blob not fetched", repository=repository, reason=error.message)
         except Exception:  # noqa: BLE001 - the outermost layer of this task: waiting clients must get an error
             error = Unavailable("this registry failed to fetch the blob; see its log")
-            _log.exception("defect", repository=repository, digest=str(fetch.digest))
+            _log.exception("blob not fetched: internal error", repository=repository, digest=str(fetch.digest))
         finally:
             self._fetches.pop((repository, fetch.digest), None)
             fetch.end(error)

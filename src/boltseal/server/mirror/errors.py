@@ -1,4 +1,4 @@
-"""Maps failures of an upstream to errors for our clients. Only upstream's "not found" is a miss.
+"""Maps failures of an upstream to errors for clients of the mirror. Only upstream's "not found" is a miss.
 
 An upstream's 401 must not become ours, or clients would send us their login again. A 400 or 409 of upstream, or an
 unreadable answer, is no mistake of our client.
@@ -18,7 +18,7 @@ class UpstreamFailed(Unavailable):
 
 
 def client_error(error: BoltsealError, miss: type[ManifestUnknown | BlobUnknown | RepositoryUnknown]) -> BoltsealError:
-    """Return the error to raise for our client. `miss`: the class to use if upstream does not have the content."""
+    """Return the error to raise for the client. `miss`: the class to use if upstream does not have the content."""
     match error:
         case RemoteNotFound():
             return miss(error.message)

@@ -178,7 +178,7 @@ class PushProxy:
         try:
             reservations = await self.registry.reserved_pushes.every()
         except BoltsealError as error:
-            _log.warning("reservations not readable", reason=error.message)
+            _log.warning("reservations of pushes not readable", reason=error.message)
             return
         for reservation in reservations:
             repository, tag = reservation.push.repository, reservation.tag
@@ -189,10 +189,10 @@ class PushProxy:
                 async with self._locks.taken(_lock_name(repository, tag), 0.0):
                     await self._settle(upstream, repository, tag)
             except BoltsealError as error:
-                _log.info("push not settled yet", name=f"{repository}:{tag}", reason=error.message)
+                _log.info("outcome of a push still unknown", name=f"{repository}:{tag}", reason=error.message)
 
     async def run(self) -> None:
-        """Settle unfinished pushes now and once a minute, until cancelled."""
+        """Find the outcome of unfinished pushes now and once a minute, until cancelled."""
         while True:
             await self.settle_all()
             await asyncio.sleep(SETTLE_EVERY_S)
@@ -277,7 +277,7 @@ class PushProxy:
             raise
 
     async def _settle(self, upstream: Upstream, repository: Repository, tag: Tag) -> None:
-        """Step 1.
+        """Resolve an earlier undecided push to the same tag: step 1.
 
         Raises:
             Unavailable: the outcome of an earlier push cannot be found yet.

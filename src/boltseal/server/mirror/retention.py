@@ -83,8 +83,8 @@ def plan(
     `sizes`: bytes by digest. A part of several images counts once.
     """
     waiting = sorted((unit for unit in units if not unit.kept), key=lambda unit: (unit.used_us, unit.root))
-    holders = Counter(part for unit in units for part in unit.parts)
-    held = sum(sizes.get(part, 0) for part in holders)
+    unit_counts = Counter(part for unit in units for part in unit.parts)
+    held = sum(sizes.get(part, 0) for part in unit_counts)
     expired = []
     for unit in waiting:
         age_us = now_us - unit.used_us
@@ -95,8 +95,8 @@ def plan(
         days = f"not pulled for {age_us / DAY_US:.0f} days"
         expired.append(ExpiredImage(unit, days if too_old else f"{days}, and the mirror has more than keep_bytes"))
         for part in unit.parts:
-            holders[part] -= 1
-            if not holders[part]:
+            unit_counts[part] -= 1
+            if not unit_counts[part]:
                 held -= sizes.get(part, 0)
     return expired
 

@@ -255,7 +255,7 @@ def _compare_tree(
         return
     try:
         stored = parse_checkpoint_unverified(parse_note_unverified(head.note).text)
-        if head.size > marked.size:  # the mark is older, so the head's own signature counts
+        if head.size > marked.size:  # the mark is older, so the checkpoint's own signature counts
             stored = open_checkpoint(head.note, key.verifier).checkpoint
         common = min(head.size, marked.size)
         roots = {at: ledger_tree.root(snapshot, at, head.size, log) for at in {common, head.size}}

@@ -70,7 +70,7 @@ class Signer:
                 _log.warning("ledger not signed, retrying", log=self._log, reason=error.message)
             self.trouble = error.message
         except Exception:  # noqa: BLE001 - the outermost layer of this thread: if it ended, nothing would be signed any more
-            _log.exception("defect: ledger not signed", log=self._log)
+            _log.exception("ledger not signed: internal error", log=self._log)
             self.trouble = "a defect of boltseal; see the log"
         else:
             if self._database.doubts.pop(self._log, None) is not None:

@@ -92,7 +92,7 @@ class Witnesses:
             try:
                 await self._submit(witness)
             except Exception:  # noqa: BLE001 - the outermost layer of this task: the other witnesses must go on
-                _log.exception("defect: witness not asked", witness=witness.key.name)
+                _log.exception("witness not asked: internal error", witness=witness.key.name)
                 witness.retry_s = asyncio.get_running_loop().time() + RETRY_S
             await asyncio.sleep(EVERY_S)
 
@@ -157,7 +157,10 @@ class Witnesses:
         witness.size = signed.size
         if await finish_in_thread(self._raise_mark, seen):
             _log.error(
-                "witness saw a head that this store lacks", witness=witness.key.name, size=signed.size, here=head.size
+                "witness saw a checkpoint that this store lacks",
+                witness=witness.key.name,
+                size=signed.size,
+                here=head.size,
             )
 
     def _raise_mark(self, seen: bytes) -> bool:

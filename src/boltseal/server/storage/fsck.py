@@ -235,7 +235,7 @@ def _keeps_until(until_us: int | None, recorded: AuditedTag) -> bool:
 
 
 def _sealed(snapshot: Snapshot, findings: FindingCollector) -> None:
-    """Run step 5."""
+    """Check that everything under sealed tags is stored: step 5."""
     live = (
         select(repository.c.name, tag.c.repository_id, tag.c.name, tag.c.digest, tag.c.sealed_digest)
         .join(repository, repository.c.id == tag.c.repository_id)
@@ -257,7 +257,7 @@ def _sealed(snapshot: Snapshot, findings: FindingCollector) -> None:
 
 
 def _usage(snapshot: Snapshot, findings: FindingCollector) -> None:
-    """Run step 6."""
+    """Compare the totals of users with their rows: step 6."""
     for user, (total, rows) in usage.wrong_totals(snapshot).items():
         findings.differs(
             f"user {user}",

@@ -84,7 +84,7 @@ class UploadAdmission:
         self._is_repeating = False
 
     def arrived(self, who: object, chunk_bytes: int) -> None:
-        """Record a chunk of `who`. Until `admit`, the time is not the client's."""
+        """Record a chunk of the upload `who`. Until `admit`, the time is not the client's."""
         admitted = self._admitted.get(who)
         if admitted is None:
             return
@@ -95,7 +95,7 @@ class UploadAdmission:
             self._count(admitted, admitted.chunks_bytes // admitted.chunks)
 
     async def admit(self, who: object, received_bytes: int) -> None:
-        """Wait until `who` may receive more, after `received_bytes` in this request."""
+        """Wait until the upload `who` may receive more, after `received_bytes` in this request."""
         admitted = self._admitted.get(who)
         if admitted is not None:
             admitted.receiving_since = asyncio.get_running_loop().time()
@@ -103,7 +103,7 @@ class UploadAdmission:
             await self._enter(who)
 
     def leave(self, who: object) -> None:
-        """Record that `who` has received everything, or was cancelled."""
+        """Record that the upload `who` has received everything, or was cancelled."""
         admitted = self._admitted.pop(who, None)
         if admitted is not None:
             self._weight -= admitted.weight

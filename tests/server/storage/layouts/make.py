@@ -1,4 +1,4 @@
-"""Makes a small data folder of every kind of content, as this version of boltseal lays it out, to be kept for ever.
+"""Makes a small data folder with every kind of content, in the layout of this version of boltseal, to be kept for ever.
 
     PYTHONPATH=src:. python -m tests.server.storage.layouts.make NUMBER
 
@@ -28,14 +28,15 @@ from boltseal.server.registry.sequencer import start_ledger
 from boltseal.server.storage.blobs.local_store import LocalBlobs
 from boltseal.server.storage.metadata.migrate import DATABASE_NAME, GENERATION_NAME, prepare_data
 from boltseal.server.storage.metadata.sqlite import open_database
-from tests.shop import INDEX, OCI, SHOP, Clock, Shop
+from tests.bare_registry import INDEX, OCI, SHOP, BareRegistry, Clock
 
 HERE: Final = Path(__file__).parent
 CI, BOSS = Actor("ci"), Actor("boss", admin=True)
 
 
-async def fill(shop: Shop) -> None:
-    """Sealed, floating, deleted and signed; children, referrers, both algorithms, two repositories."""
+async def fill(shop: BareRegistry) -> None:
+    """Fill the folder with sealed, mutable, deleted and signed content, children, referrers, both algorithms, two
+    repositories."""
     one, two = await shop.image("one"), await shop.image("two")
     await shop.push(one, "1.4.2", "latest", actor=CI)
     shop.clock.now_us += 1_000_000
@@ -65,7 +66,7 @@ def make(target: Path) -> None:
         database.write_and_wait(
             lambda tx: start_ledger(tx, origin="registry.test", rules=rules.canonical(), actor="boltseal")
         )
-        asyncio.run(fill(Shop(build_registry(database, blobs, rules), database, blobs, clock)))
+        asyncio.run(fill(BareRegistry(build_registry(database, blobs, rules), database, blobs, clock)))
         database.close()
         blobs.close()
         target.mkdir()
@@ -76,7 +77,7 @@ def make(target: Path) -> None:
 
 
 def unpack(layout: Path, data: Path) -> None:
-    """Make a data folder of what was kept."""
+    """Create a data folder from a stored layout."""
     data.mkdir(parents=True)
     for name in ("uploads", "ledger"):
         (data / name).mkdir()

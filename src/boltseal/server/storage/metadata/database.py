@@ -277,5 +277,5 @@ class SqlMetadata:
         try:
             with self._driver.errors_named():
                 raise error
-        except Exception as named:  # noqa: BLE001 - the error under our name, or the error itself
+        except Exception as named:  # noqa: BLE001 - the error as a class of boltseal, or itself
             return named

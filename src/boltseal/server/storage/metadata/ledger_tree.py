@@ -94,13 +94,13 @@ def add_tiles(
     """
     if from_size == 0 and head(tx, log=log) is None:
         tx.sql.connection.execute(insert(TABLES[log].checkpoint).values(name=LATEST, size=0, note=b""))
-    said = _statements(log)
+    statements = _statements(log)
     execute = tx.sql.plain
-    if execute(said.advance, (new.size, new.note, LATEST, from_size)).rowcount != 1:
+    if execute(statements.advance, (new.size, new.note, LATEST, from_size)).rowcount != 1:
         raise Overtaken("another process has signed the ledger meanwhile")
     for tile, hashes in written.items():
-        execute(said.drop_partial, (tile.level, tile.index, WIDTH * HASH_BYTES))
-        execute(said.add_tile, (tile.level, tile.index, hashes))
+        execute(statements.drop_partial, (tile.level, tile.index, WIDTH * HASH_BYTES))
+        execute(statements.add_tile, (tile.level, tile.index, hashes))
 
 
 def remove_tree(tx: UnitOfWork, log: Log = LEDGER) -> None:

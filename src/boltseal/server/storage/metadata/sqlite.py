@@ -159,7 +159,7 @@ class SqliteDriver:
         target = f"file:{_quoted(path)}?mode=ro&uri=true" if read_only else str(path)
         self._engine = create_engine(
             f"sqlite:///{target}",
-            isolation_level="AUTOCOMMIT",  # BEGIN and COMMIT are ours: once for each group of jobs
+            isolation_level="AUTOCOMMIT",  # boltseal sends BEGIN and COMMIT itself, once for each group of jobs
             connect_args={"timeout": lock_wait_s, "check_same_thread": False, "cached_statements": 512},
         )
 

@@ -83,12 +83,14 @@ def sums_of_rows(snapshot: Snapshot) -> dict[str, UserUsage]:
 
 def wrong_totals(snapshot: Snapshot) -> dict[str, tuple[UserUsage, UserUsage]]:
     """Return the users whose total is not the sum of the rows, as (total, sum of the rows)."""
-    said = {
+    recorded = {
         row.holder: UserUsage(row.size, row.repositories)
         for row in snapshot.sql.connection.execute(select(usage)).all()
     }
     must = sums_of_rows(snapshot)
-    pairs = {user: (said.get(user, UserUsage()), must.get(user, UserUsage())) for user in said.keys() | must.keys()}
+    pairs = {
+        user: (recorded.get(user, UserUsage()), must.get(user, UserUsage())) for user in recorded.keys() | must.keys()
+    }
     return {user: (total, rows) for user, (total, rows) in sorted(pairs.items()) if total != rows}
 
 

@@ -1,4 +1,4 @@
-"""A Compose project on an engine of our own, its images in a registry of our own, deployed as a person does it."""
+"""A Compose project with its own engine and registry, deployed as a user does it."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ ENDS = ("/busybox", "sh", "-c", "/busybox echo it can not start; exit 3")
 
 
 @dataclass
-class Shopfront:
-    """One project. `files` are written as YAML is: JSON is some. What is done is done in its folder."""
+class ComposeProject:
+    """One Compose project. `files` are written as JSON, which is YAML; commands run in its folder."""
 
     root: Path
     docker: Docker
@@ -38,30 +38,30 @@ class Shopfront:
 
     @property
     def name(self) -> str:
-        """The project's name, and nobody else's on this engine."""
+        """Return the project's name, which is unique on this engine."""
         return self.repository.replace("/", "-")
 
     def image(self, tag: str) -> str:
-        """An image's name."""
+        """Return the reference of an image."""
         return f"{self.registry.address}/{self.repository}:{tag}"
 
     def publish(self, tag: str, words: str = "", *, command: Sequence[str] = SLEEP) -> str:
-        """Push an image with a health check's commands in it; its digest."""
+        """Push an image that has a health check's commands; return its digest."""
         made = sleeper(words or tag, commands=("true", "false"), command=command)
         return publish(self.registry.address, self.repository, tag, made)
 
     def write(self, services: Mapping[str, Any], name: str = "compose.yaml", **more: Any) -> None:
-        """Write a Compose file. No service has a network: the engine has none."""
-        whole = {key: {"network_mode": "none", "stop_grace_period": "0s", **said} for key, said in services.items()}
+        """Write a Compose file. No service has a network, because the engine has none."""
+        whole = {key: {"network_mode": "none", "stop_grace_period": "0s", **result} for key, result in services.items()}
         self.root.mkdir(exist_ok=True)
         (self.root / name).write_text(json.dumps({"name": self.name, "services": whole, **more}, indent=2))
 
     def web(self, tag: str, check: Mapping[str, Any] = HEALTHY, **more: Any) -> None:
-        """A project of one service."""
+        """Write a project of one service."""
         self.write({"web": {"image": self.image(tag), "healthcheck": check}}, **more)
 
     def run(self, *arguments: str | Path) -> Run:
-        """One verb of boltseal's, in the project's folder. In this process: it is what is started that matters."""
+        """Run one boltseal command in this process, in the project's folder."""
         with pytest.MonkeyPatch.context() as patch:
             patch.chdir(self.root)
             for name, value in self.variables.items():
@@ -70,23 +70,23 @@ class Shopfront:
 
     @property
     def variables(self) -> dict[str, str]:
-        """What names the engine and our state."""
+        """Return the variables that name the engine and the state folder."""
         return {"DOCKER_HOST": self.docker.host, "BOLTSEAL_STATE": str(self.state), **self.environment}
 
     def locked(self, *arguments: str) -> None:
-        """Lock the project again. `--allow-empty`: all services are built here."""
-        said = self.run("lock", "--update", *arguments)
-        assert said.code == 0, said.err
+        """Lock the project again. `--allow-empty`: all services are built locally."""
+        result = self.run("lock", "--update", *arguments)
+        assert result.code == 0, result.err
 
     def deployed(self, *arguments: str) -> Run:
-        """Lock and deploy, which has to work."""
+        """Lock and deploy, and require success."""
         self.locked()
-        said = self.run("deploy", *arguments)
-        assert said.code == 0, said.err + said.out
-        return said
+        result = self.run("deploy", *arguments)
+        assert result.code == 0, result.err + result.out
+        return result
 
     def killed(self, after: int, *arguments: str) -> None:
-        """Deploy, by a process that kills itself after it has renamed so many files of the record."""
+        """Deploy in a process that kills itself after it has renamed so many files of the record."""
         done = subprocess.run(
             [sys.executable, str(KILLED), str(after), *arguments],
             env=clean_environment(self.variables),
@@ -98,12 +98,12 @@ class Shopfront:
         assert done.returncode == -signal.SIGKILL, done.stderr.decode()
 
     def releases(self) -> list[dict[str, Any]]:
-        """What `release ls` says, oldest first."""
+        """Return the output of `release ls`, oldest first."""
         found: list[dict[str, Any]] = self.run("release", "ls", "--project-name", self.name, "--json").json["results"]
         return found
 
     def containers(self) -> dict[str, dict[str, Any]]:
-        """The project's containers as the engine has them, by service."""
+        """Return the project's containers on the engine, by service."""
         wanted = f"label=com.docker.compose.project={self.name}"
         ids = self.docker.run("ps", "--all", "--quiet", "--no-trunc", "--filter", wanted).checked().split()
         if not ids:
@@ -112,21 +112,21 @@ class Shopfront:
         return {each["Config"]["Labels"]["com.docker.compose.service"]: each for each in found}
 
     def words(self) -> dict[str, str]:
-        """What the image of each service says in its label."""
+        """Return the label text of each service's image."""
         return {name: each["Config"]["Labels"].get("words", "") for name, each in self.containers().items()}
 
     def ids(self) -> dict[str, str]:
-        """The container of each service."""
+        """Return the container ID of each service."""
         return {name: each["Id"] for name, each in self.containers().items()}
 
     def down(self) -> None:
-        """Remove all of the project's containers."""
+        """Remove all containers of the project."""
         for each in self.ids().values():
             self.docker.run("rm", "--force", "--volumes", each)
 
 
-def started(front: Shopfront, *arguments: str) -> subprocess.Popen[bytes]:
-    """A verb that goes on by itself."""
+def started(front: ComposeProject, *arguments: str) -> subprocess.Popen[bytes]:
+    """Start a command that continues in the background."""
     return subprocess.Popen(
         [sys.executable, "-m", "boltseal", *arguments],
         env=clean_environment(front.variables),
@@ -136,7 +136,7 @@ def started(front: Shopfront, *arguments: str) -> subprocess.Popen[bytes]:
     )
 
 
-def until_step(front: Shopfront, number: int, step: str) -> None:
+def until_step(front: ComposeProject, number: int, step: str) -> None:
     """Wait until a release is at a step."""
     record = front.state / "releases" / front.name / str(number) / "release.json"
     wait_until(

@@ -26,7 +26,7 @@ def named(value: object) -> Iterator[str]:
 
 
 def test_every_page_is_in_the_navigation() -> None:
-    """A reader finds each page without the search, except decision records, which have a list of their own."""
+    """Each page is in the navigation, except decision records, which have their own list."""
     listed = set(named(tomllib.loads(text("zensical.toml"))["project"]["nav"]))
     pages = {path.relative_to(ROOT).as_posix() for path in ROOT.glob("docs/**/*.md") if path.parent.name != "adr"}
 
@@ -35,8 +35,8 @@ def test_every_page_is_in_the_navigation() -> None:
 
 
 @pytest.mark.slow
-def test_the_site_builds_without_a_broken_link() -> None:
-    """zensical's strict mode fails for a link to a page or heading that does not exist."""
+def test_the_documentation_builds_without_a_broken_link() -> None:
+    """zensical's strict mode, which fails for a missing page or heading, builds the documentation."""
     script: list[str | Path] = [sys.executable, ROOT / "scripts/build_site.py"]
     done = subprocess.run(script, capture_output=True, text=True, check=False)
 

@@ -1,4 +1,4 @@
-"""A registry without HTTP: real database, real files, a clock that the test moves."""
+"""A registry without HTTP: real database, real files, and a clock that the test moves."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ START_US = 1_795_500_000_000_000
 
 @dataclass
 class Clock:
-    """Microseconds since the epoch, where the test put them."""
+    """A clock in microseconds since the epoch that the test sets."""
 
     now_us: int = START_US
 
@@ -47,8 +47,8 @@ async def once(data: bytes) -> AsyncIterator[bytes]:
 
 
 @dataclass
-class Shop:
-    """One opened store and the few moves that tests make in it."""
+class BareRegistry:
+    """An opened store, and the operations that tests need."""
 
     registry: Registry
     database: Metadata
@@ -98,16 +98,16 @@ class Shop:
         return await self.database.read(read)
 
 
-Opener = Callable[..., Shop]
+Opener = Callable[..., BareRegistry]
 
 
 @pytest.fixture
 def open_shop(tmp_path: Path) -> Iterator[Opener]:
-    """Opens the store of this test, as often as wanted, under any rules."""
-    opened: list[Shop] = []
+    """Open the store of this test, as often as needed, with any rules."""
+    opened: list[BareRegistry] = []
     clock = Clock()
 
-    def open_(*rules: dict[str, object]) -> Shop:
+    def open_(*rules: dict[str, object]) -> BareRegistry:
         data = tmp_path / "data"
         prepare_data(data)
         database = open_database(data / DATABASE_NAME, data / GENERATION_NAME, clock)
@@ -116,7 +116,7 @@ def open_shop(tmp_path: Path) -> Iterator[Opener]:
         database.write_and_wait(
             lambda tx: start_ledger(tx, origin="registry.test", rules=rule_set.canonical(), actor="boltseal")
         )
-        opened.append(Shop(build_registry(database, blobs, rule_set), database, blobs, clock))
+        opened.append(BareRegistry(build_registry(database, blobs, rule_set), database, blobs, clock))
         return opened[-1]
 
     yield open_
@@ -126,6 +126,6 @@ def open_shop(tmp_path: Path) -> Iterator[Opener]:
 
 
 @pytest.fixture
-def shop(open_shop: Opener) -> Shop:
-    """A store under the built-in rules."""
+def shop(open_shop: Opener) -> BareRegistry:
+    """A store with the built-in rules."""
     return open_shop()
