@@ -30,6 +30,7 @@ from typing import Any
 import httpx2
 import pytest
 
+from tests.ports import free_port
 from tests.programs import program
 
 START_TIMEOUT_S = 30.0
@@ -59,14 +60,6 @@ class Server:
     def log_tail(self) -> str:
         """Return the end of the server's log so far."""
         return _tail(self.log)
-
-
-def free_port() -> int:
-    """Return a port of 127.0.0.1 on which no process listens at this moment."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 @contextlib.contextmanager

@@ -17,6 +17,7 @@ from tests.cli import program
 from tests.fakes.ledger import signing_key
 from tests.images import image, push
 from tests.polling import until_signed
+from tests.ports import free_port
 from tests.servers import Server
 
 REF = "shop/app:1.4.2"
@@ -112,7 +113,7 @@ def asked(address: str, tmp_path: Path) -> dict[str, Callable[[], program.Run]]:
 @pytest.mark.usefixtures("_nobody")
 def test_a_ledger_that_was_put_back_is_named_by_every_verb_that_resolves_a_tag(tmp_path: Path) -> None:
     """An old copy of data and keys is served: the registry itself can't know, whoever saw more of it does."""
-    data, copy, port = tmp_path / "data", tmp_path / "copy", servers.free_port()
+    data, copy, port = tmp_path / "data", tmp_path / "copy", free_port()
     with servers.boltseal(data, port=port) as server:
         publish(server, "1.4.2")
         first = program.call("digest", f"{server.address}/{REF}")

@@ -9,10 +9,10 @@ import httpx2
 import pytest
 
 from boltseal.lockfile.parse import parse_lock
-from tests import servers
 from tests.cli import program
 from tests.cli.program import Run
 from tests.images import Document, image, index, push
+from tests.ports import free_port
 from tests.servers import Server
 
 SHOP = "shop/app"
@@ -138,7 +138,7 @@ async def test_a_pinned_file_holds_though_its_floating_tag_moved(server: Server,
 async def test_a_deleted_tag_is_gone_and_its_history_has_the_user(server: Server, project: Path) -> None:
     """Of what nothing pins; a registry that nobody serves, beside it, could not be checked, and 1 beats 3."""
     await publish(server, "latest", image("app"))
-    other = f"127.0.0.1:{servers.free_port()}/shop/app@sha256:{'0' * 64}"
+    other = f"127.0.0.1:{free_port()}/shop/app@sha256:{'0' * 64}"
     compose(project, web=f"{server.address}/{SHOP}:latest")
     lock(project)
     text = (project / "boltseal.lock").read_text()
@@ -233,7 +233,7 @@ async def test_a_registry_that_is_named_in_the_call_is_asked(server: Server, pro
 
 def test_a_registry_that_is_down_could_not_be_checked(project: Path) -> None:
     """Which is no success, and no failure of the project."""
-    compose(project, web=f"127.0.0.1:{servers.free_port()}/shop/app@sha256:{'0' * 64}")
+    compose(project, web=f"127.0.0.1:{free_port()}/shop/app@sha256:{'0' * 64}")
 
     assert verify(project).code == 3
     assert verify(project, "--offline").code == 0

@@ -17,6 +17,7 @@ from tests.cli import program
 from tests.fakes.ledger import signing_key
 from tests.images import image, push
 from tests.polling import until_signed
+from tests.ports import free_port
 
 pytestmark = pytest.mark.slow
 
@@ -41,7 +42,7 @@ def publish(url: str, *tags: str) -> None:
 
 def test_a_registry_is_followed_from_run_to_run(tmp_path: Path) -> None:
     """One line each time; a tag that was re-pointed in the database is exit code 1, a registry that is gone 3."""
-    data, state, port = tmp_path / "data", tmp_path / "state", servers.free_port()
+    data, state, port = tmp_path / "data", tmp_path / "state", free_port()
     with servers.boltseal(data, port=port) as server:
         publish(server.url, "1.4.1", "1.4.2")
         key = LedgerKeys(tmp_path / "data.keys").key()

@@ -30,6 +30,7 @@ from tests.cli.program import Run, call, clean_environment, run
 from tests.fakes.engine import FakeEngine
 from tests.images import OCI_INDEX, Document, artifact, to_json
 from tests.polling import is_signed, wait_until
+from tests.ports import free_port
 from tests.project.bases.layered import layered
 from tests.servers import Server
 
@@ -249,7 +250,7 @@ def test_a_file_can_t_make_us_talk_to_a_host(shop: Shop, tmp_path: Path) -> None
 
 def test_an_image_that_could_not_be_checked_is_one_line_and_the_others_continue(shop: Shop) -> None:
     """An image that is not there, a registry that does not answer: 3, or 1 where another one is outdated."""
-    nobody = f"127.0.0.1:{servers.free_port()}/shop/app:1"
+    nobody = f"127.0.0.1:{free_port()}/shop/app:1"
     told = shop.outdated(f"{shop.ref}:1.0.0", f"{shop.ref}:none", nobody)
     shop.push("base/node", "latest", NOW)
 

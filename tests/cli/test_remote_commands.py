@@ -7,9 +7,9 @@ from pathlib import Path
 import httpx2
 import pytest
 
-from tests import servers
 from tests.cli import program
 from tests.images import Document, image, push
+from tests.ports import free_port
 from tests.servers import Server
 
 SHOP = "shop/app"
@@ -46,7 +46,7 @@ async def test_the_digest_of_a_tag(server: Server) -> None:
 async def test_a_missing_tag_is_an_exit_code(server: Server) -> None:
     """Not found does not hold; nobody listening could not be checked."""
     missing = program.run("digest", f"{server.address}/{SHOP}:9.9.9")
-    nobody = program.run("digest", f"127.0.0.1:{servers.free_port()}/{SHOP}:1.4.2", "--json")
+    nobody = program.run("digest", f"127.0.0.1:{free_port()}/{SHOP}:1.4.2", "--json")
 
     assert missing.code == 1
     assert "has no manifest 9.9.9" in missing.err

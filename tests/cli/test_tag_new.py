@@ -12,10 +12,10 @@ from pathlib import Path
 import httpx2
 import pytest
 
-from tests import servers
 from tests.cli import program
 from tests.cli.program import Run
 from tests.images import Document, image, push
+from tests.ports import free_port
 from tests.servers import Server
 
 SHOP = "shop/app"
@@ -137,7 +137,7 @@ def test_mistyped_input_is_reported(project: Path, arguments: tuple[str, ...], s
 def test_an_undecidable_input_gives_no_tag(project: Path) -> None:
     """A base that nobody can name, a registry that does not answer, an ignore file that can't be read: no guess."""
     codes = []
-    bases = {"${NOBODY}": "can't be determined", f"127.0.0.1:{servers.free_port()}/shop/app:1": "can't be resolved"}
+    bases = {"${NOBODY}": "can't be determined", f"127.0.0.1:{free_port()}/shop/app:1": "can't be resolved"}
     for base, reason in bases.items():
         (project / "Dockerfile").write_text(f"FROM {base}\n")
         told = program.call("tag", "new", project, "--scheme", "input")
@@ -167,7 +167,7 @@ async def test_a_taken_tag_is_reported(server: Server, project: Path) -> None:
     app = image("app")
     await publish(server, "v1.4.2_7", app)
     taken = program.run("tag", "new", project, "--check", f"{server.address}/{SHOP}")
-    nobody = program.run("tag", "new", project, "--check", f"127.0.0.1:{servers.free_port()}/{SHOP}")
+    nobody = program.run("tag", "new", project, "--check", f"127.0.0.1:{free_port()}/{SHOP}")
 
     assert (free.code, free.json["results"][0]["status"], free.json["results"][0]["tag"]) == (0, "free", "v1.4.2_7")
     assert (taken.code, taken.out) == (1, "")

@@ -18,6 +18,7 @@ from tests.cli import program
 from tests.images import image, push
 from tests.notify.receivers import HANGS, Inbox, answer, inbox_in_thread
 from tests.polling import wait_until
+from tests.ports import free_port
 from tests.servers import Server
 from tests.thread_server import boltseal_in_thread
 
@@ -86,7 +87,7 @@ def test_a_moved_release_tag_is_exit_code_1_and_its_past_is_shown_without_the_re
 
 def test_history_of_a_foreign_tag_shows_what_watch_recorded(tmp_path: Path) -> None:
     """The registry has no history, or is gone: this is what is left."""
-    port = servers.free_port()
+    port = free_port()
     with servers.boltseal(tmp_path / "foreign", config=FLOATS, port=port) as foreign:
         ref = f"{foreign.address}/{SHOP}:1.4.2"
         digests = []
@@ -108,7 +109,7 @@ def test_history_of_a_foreign_tag_shows_what_watch_recorded(tmp_path: Path) -> N
 def test_an_alarm_beats_what_could_not_be_checked_and_that_beats_success(foreign: Server) -> None:
     """1 beats 3 beats 0; a dead registry hides no alarm."""
     publish(foreign, "1.4.2", "old")
-    good, dead = f"{foreign.address}/{SHOP}:1.4.2", f"127.0.0.1:{servers.free_port()}/{SHOP}:1.4.2"
+    good, dead = f"{foreign.address}/{SHOP}:1.4.2", f"127.0.0.1:{free_port()}/{SHOP}:1.4.2"
     unknown = program.call("watch", good, dead, "--json")
     publish(foreign, "1.4.2", "new")
     alarm = program.call("watch", good, dead, "--json")

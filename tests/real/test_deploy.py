@@ -15,6 +15,7 @@ import pytest
 from tests import servers
 from tests.cli.program import Run
 from tests.polling import wait_until
+from tests.ports import free_port
 from tests.programs import program
 from tests.real.shopfront import ENDS, HEALTHY, ILL, Shopfront, started, until_step
 from tests.real.tools import Docker
@@ -652,7 +653,7 @@ def test_a_lost_connection_while_images_come_leaves_what_runs(shop: Shopfront, t
     shop.publish("1.1.0")
     shop.web("1.1.0")
     shop.locked()
-    gone = f"127.0.0.1:{servers.free_port()}"
+    gone = f"127.0.0.1:{free_port()}"
     for name in ("compose.yaml", "boltseal.lock"):
         path = shop.root / name
         path.write_text(path.read_text().replace(shop.registry.address, gone))
