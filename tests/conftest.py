@@ -14,6 +14,7 @@ from tempfile import TemporaryDirectory
 import httpx2
 import hypothesis
 import pytest
+import structlog
 
 from boltseal.server.storage.blobs.local_store import LocalBlobs
 from boltseal.server.storage.fsck import examine
@@ -52,6 +53,14 @@ def pytest_collection_finish() -> None:
 def _own_state(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
     """What one test's registries showed means nothing to another test, nor to the person at this machine."""
     monkeypatch.setenv("BOLTSEAL_STATE", str(tmp_path_factory.getbasetemp() / f"state-{uuid.uuid4().hex}"))
+
+
+@pytest.fixture(autouse=True)
+def _plain_tracebacks() -> None:
+    """A log entry takes no time to render: structlog's default, rich, takes a second for an exception of a request."""
+    *others, _ = structlog.get_config()["processors"]
+    renderer = structlog.dev.ConsoleRenderer(colors=False, exception_formatter=structlog.dev.plain_traceback)
+    structlog.configure(processors=[*others, renderer])
 
 
 @pytest.fixture(scope="session")
