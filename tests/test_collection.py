@@ -84,7 +84,9 @@ def _collected(*arguments: str) -> set[str]:
 def _quick_tests(file: Path) -> list[str]:
     """Return the tests of a file that are neither slow nor real nor lengthy by their measured time."""
     body = ast.parse(file.read_bytes()).body
-    if any(isinstance(node, ast.Assign) and "pytest.mark." in ast.unparse(node) for node in body):
+    if any(
+        isinstance(node, ast.Assign) and re.search(r"pytest\.mark\.(slow|real)", ast.unparse(node)) for node in body
+    ):
         return []
     functions = [node for node in body if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)]
     name = file.relative_to(TESTS.parent).as_posix()

@@ -13,7 +13,7 @@ from tests.thread_server import boltseal_in_thread
 
 
 @pytest.fixture(autouse=True)
-def _clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+def _clean_environment(monkeypatch: pytest.MonkeyPatch, no_personal_settings: None) -> None:
     """No setting comes from the machine that the tests run on, and the terminal has 80 columns."""
     for name in os.environ:
         if name.startswith("BOLTSEAL_") and name != "BOLTSEAL_STATE":

@@ -82,15 +82,6 @@ def trusted_key(server: Server) -> str:
     return str(key.verifier)
 
 
-@pytest.fixture
-def _nobody(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """No login of the person at this machine is used."""
-    for variable in ("HOME", "XDG_CONFIG_HOME", "XDG_RUNTIME_DIR"):
-        monkeypatch.setenv(variable, str(tmp_path / "nobody"))
-    for variable in ("DOCKER_CONFIG", "REGISTRY_AUTH_FILE"):
-        monkeypatch.delenv(variable, raising=False)
-
-
 def asked(address: str, tmp_path: Path) -> dict[str, Callable[[], program.Run]]:
     """Every verb that asks a registry what a tag means."""
     project = tmp_path / "project"
@@ -110,7 +101,6 @@ def asked(address: str, tmp_path: Path) -> dict[str, Callable[[], program.Run]]:
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("_nobody")
 def test_a_ledger_that_was_put_back_is_named_by_every_verb_that_resolves_a_tag(tmp_path: Path) -> None:
     """An old copy of data and keys is served: the registry itself can't know, whoever saw more of it does."""
     data, copy, port = tmp_path / "data", tmp_path / "copy", free_port()
@@ -140,7 +130,6 @@ def test_a_ledger_that_was_put_back_is_named_by_every_verb_that_resolves_a_tag(t
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("_nobody")
 def test_strict_refuses_a_registry_without_a_pinned_key(server: Server) -> None:
     """Could not check, and what to do."""
     publish(server, "1.4.2")

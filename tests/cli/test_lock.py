@@ -18,16 +18,7 @@ from tests.servers import Server
 SHOP = "shop/app"
 
 
-@pytest.fixture
-def _nobody(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Neither a login nor a setting of the person at this machine is used."""
-    for variable in ("HOME", "XDG_CONFIG_HOME", "XDG_RUNTIME_DIR"):
-        monkeypatch.setenv(variable, str(tmp_path / "nobody"))
-    for variable in ("DOCKER_CONFIG", "REGISTRY_AUTH_FILE"):
-        monkeypatch.delenv(variable, raising=False)
-
-
-pytestmark = [pytest.mark.usefixtures("_nobody"), pytest.mark.slow]
+pytestmark = pytest.mark.slow
 
 
 async def publish(server: Server, tag: str, document: Document, repository: str = SHOP) -> None:

@@ -22,14 +22,6 @@ from tests.ports import free_port
 pytestmark = pytest.mark.slow
 
 
-@pytest.fixture(autouse=True)
-def _nobody(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """No login of the person at this machine is used."""
-    monkeypatch.setenv("HOME", str(tmp_path / "nobody"))
-    for variable in ("DOCKER_CONFIG", "REGISTRY_AUTH_FILE", "XDG_CONFIG_HOME", "XDG_RUNTIME_DIR"):
-        monkeypatch.delenv(variable, raising=False)
-
-
 def publish(url: str, *tags: str) -> None:
     async def run() -> None:
         async with httpx2.AsyncClient(base_url=url, trust_env=False) as client:

@@ -30,13 +30,6 @@ PROJECTS: dict[str, dict[str, str]] = {
 }
 
 
-@pytest.fixture(autouse=True)
-def _nobody(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Neither a login nor a setting of the person at this machine is used."""
-    for variable in ("HOME", "XDG_CONFIG_HOME", "XDG_RUNTIME_DIR"):
-        monkeypatch.setenv(variable, str(tmp_path / "nobody"))
-
-
 @pytest.fixture(params=PROJECTS)
 def project(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
     """A project in which no image reference is found."""

@@ -40,15 +40,6 @@ WAS = layered("ab", env=["NODE_VERSION=16.13.1"])
 NOW = layered("acd", env=["NODE_VERSION=16.13.2"], labels={"org.opencontainers.image.version": "16.13.2"})
 
 
-@pytest.fixture(autouse=True)
-def _nobody(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """No login and no settings of the person at this machine are used."""
-    for variable in ("HOME", "XDG_CONFIG_HOME", "XDG_RUNTIME_DIR"):
-        monkeypatch.setenv(variable, str(tmp_path / "nobody"))
-    for variable in ("DOCKER_CONFIG", "REGISTRY_AUTH_FILE"):
-        monkeypatch.delenv(variable, raising=False)
-
-
 class Shop:
     """A registry with a base that moves, and the images that stand on it."""
 

@@ -39,15 +39,6 @@ STARTED_US = 1_795_161_600 * SECOND_US
 pytestmark = pytest.mark.slow
 
 
-@pytest.fixture(autouse=True)
-def _nobody(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Neither a login nor a setting of the person at this machine is used."""
-    for variable in ("HOME", "XDG_CONFIG_HOME", "XDG_RUNTIME_DIR"):
-        monkeypatch.setenv(variable, str(tmp_path / "nobody"))
-    for variable in ("DOCKER_CONFIG", "REGISTRY_AUTH_FILE", "DOCKER_HOST"):
-        monkeypatch.delenv(variable, raising=False)
-
-
 @pytest.fixture
 def fake() -> FakeEngine:
     return FakeEngine()

@@ -23,14 +23,12 @@ PREFIX = "org.opencontainers.image."
 
 
 @pytest.fixture(autouse=True)
-def _nobody(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Neither a login, nor a setting, nor a pipeline of the person at this machine is used."""
-    for variable in ("HOME", "XDG_CONFIG_HOME", "XDG_RUNTIME_DIR"):
-        monkeypatch.setenv(variable, str(tmp_path / "nobody"))
+def _no_pipeline(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Neither a pipeline nor an engine of this machine is used."""
     monkeypatch.setenv("DOCKER_HOST", f"unix://{tmp_path}/none.sock")
     monkeypatch.setenv("SOURCE_DATE_EPOCH", "1795543200")
     for name in [*os.environ]:
-        if name.startswith(("GIT_", "CI_", "BUILD", "GITHUB_", "DOCKER_CONFIG", "REGISTRY_AUTH_FILE")):
+        if name.startswith(("GIT_", "CI_", "BUILD", "GITHUB_")):
             monkeypatch.delenv(name)
 
 

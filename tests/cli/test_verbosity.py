@@ -17,14 +17,6 @@ from tests.images import image
 SHOP = "shop/app"
 
 
-@pytest.fixture
-def _nobody(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """No login of the person at this machine is used."""
-    for variable in ("HOME", "XDG_CONFIG_HOME", "XDG_RUNTIME_DIR"):
-        monkeypatch.setenv(variable, str(tmp_path / "nobody"))
-
-
-@pytest.mark.usefixtures("_nobody")
 @pytest.mark.parametrize("where", ["before", "after"])
 def test_v_prints_each_request_on_stderr(where: str) -> None:
     """Method, URL, status and time; the result on stdout is as without it."""
@@ -40,7 +32,6 @@ def test_v_prints_each_request_on_stderr(where: str) -> None:
     assert "HEAD" not in plain.err
 
 
-@pytest.mark.usefixtures("_nobody")
 @pytest.mark.parametrize("where", ["before", "after"])
 def test_q_silences_notices_and_no_error(where: str, tmp_path: Path) -> None:
     """What went wrong is still told, and the exit code too."""

@@ -29,13 +29,9 @@ pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(autouse=True)
-def _nobody(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """No login of the person at this machine is used, and nothing of this test is remembered elsewhere."""
+def _own_memory(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Nothing of this test is remembered elsewhere."""
     monkeypatch.setenv("BOLTSEAL_STATE", str(tmp_path / "state"))
-    for variable in ("HOME", "XDG_CONFIG_HOME", "XDG_RUNTIME_DIR"):
-        monkeypatch.setenv(variable, str(tmp_path / "nobody"))
-    for variable in ("DOCKER_CONFIG", "REGISTRY_AUTH_FILE"):
-        monkeypatch.delenv(variable, raising=False)
 
 
 @pytest.fixture

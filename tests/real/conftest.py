@@ -17,15 +17,8 @@ _numbers = itertools.count(1)
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _nobodys_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """The tools neither read nor write what the person at this machine has configured or logged in to."""
-    home = tmp_path_factory.mktemp("home")
-    with pytest.MonkeyPatch.context() as patch:
-        for variable in ("HOME", "XDG_CONFIG_HOME", "XDG_DATA_HOME", "XDG_CACHE_HOME", "XDG_RUNTIME_DIR"):
-            patch.setenv(variable, str(home))
-        for variable in ("DOCKER_CONFIG", "DOCKER_CONTEXT", "DOCKER_HOST", "REGISTRY_AUTH_FILE", "CONTAINER_HOST"):
-            patch.delenv(variable, raising=False)
-        yield
+def _empty_home(empty_home: None) -> None:
+    """Every tool of this folder uses it."""
 
 
 @pytest.fixture(scope="session")

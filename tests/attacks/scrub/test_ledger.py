@@ -37,7 +37,7 @@ class Published:
 
 @pytest.fixture(params=["docker", "docker-containerd"])
 def published(
-    request: pytest.FixtureRequest, _nobodys_home: None, tmp_path_factory: pytest.TempPathFactory
+    request: pytest.FixtureRequest, empty_home: None, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Published]:
     """With Docker's classic store, which has no manifests, and with containerd's."""
     tmp_path = tmp_path_factory.mktemp("l")  # short: the sockets of engines lie in it
