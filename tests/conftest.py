@@ -23,7 +23,7 @@ from boltseal.server.storage.metadata.sqlite import open_snapshot
 from boltseal.server.store_factory import prepare
 from tests.serving import FIRST_START_US, FLOATING, Clock, Serving, copy_of, serving, settings_of
 
-pytest_plugins = ["tests.environment", "tests.selection", "tests.servers", "tests.shop"]
+pytest_plugins = ["tests.environment", "tests.scheduling", "tests.selection", "tests.servers", "tests.shop"]
 
 MEMORY = Path("/dev/shm")
 FAR_FUTURE_US = 4_000_000_000_000_000  # later than any clock of a test

@@ -133,7 +133,7 @@ def test_no_right_to_the_socket(docker: Docker, tmp_path: Path) -> None:
         capture_output=True,
         text=True,
         check=True,
-        cwd=Path(__file__).parents[2],
+        cwd=Path(__file__).parents[3],
         env=clean_environment({"BOLTSEAL_STATE": str(tmp_path / "state"), "XDG_CONFIG_HOME": "/nonexistent"}),
     )
 
