@@ -39,17 +39,17 @@ def compose(project: Path, **services: str) -> None:
 
 
 def lock(project: Path, *more: str) -> Run:
-    return program.run("lock", *more, cwd=project)
+    return program.call("lock", *more, cwd=project)
 
 
 def verify(project: Path, *more: str) -> Run:
-    return program.run("verify", *more, cwd=project)
+    return program.call("verify", *more, cwd=project)
 
 
 def trust(server: Server, project: Path) -> str:
     """Give this machine the key of the server's ledger; the key."""
-    key = program.run("ledger", "key", "--data", project.parent / "data").out.strip()
-    assert program.run("ledger", "trust", server.address, key).code == 0
+    key = program.call("ledger", "key", "--data", project.parent / "data").out.strip()
+    assert program.call("ledger", "trust", server.address, key).code == 0
     return key
 
 
@@ -59,7 +59,8 @@ async def test_a_project_is_locked_and_holds(server: Server, project: Path) -> N
     await publish(server, "1.4.2", app)
     compose(project, web=f"{server.address}/{SHOP}:1.4.2")
     (project / "Dockerfile").write_text(f"FROM {server.address}/{SHOP}:1.4.2 AS base\n")
-    told, written = lock(project), (project / "boltseal.lock").read_bytes()
+    told = program.run("lock", cwd=project)
+    written = (project / "boltseal.lock").read_bytes()
     again = lock(project)
     (found,) = parse_lock(written).images
 
@@ -304,11 +305,11 @@ async def test_a_file_for_another_tool_holds_the_locked_digests(server: Server, 
     (project / "pod.yaml").write_text(
         f"apiVersion: v1\nkind: Pod\nmetadata: {{name: web}}\nspec:\n  containers: [{{name: a, image: '{name}:1.4.2'}}]\n"
     )
-    early = program.run("lock", "--emit", "kustomize", cwd=project)
+    early = program.call("lock", "--emit", "kustomize", cwd=project)
     lock(project)
     before = contents(project)
     texts = {
-        what: program.run("lock", "--emit", what, "--allow", "nobody.example.com", cwd=project)
+        what: program.call("lock", "--emit", what, "--allow", "nobody.example.com", cwd=project)
         for what in ("compose-override", "kustomize", "buildkit-source-policy")
     }
 

@@ -208,10 +208,10 @@ async def test_without_a_lock_tags_are_pinned_to_their_current_digests(server: S
     name = f"{server.address}/shop/pinned"
     root = written(tmp_path, {"Dockerfile": f"FROM {name} AS a\nFROM {name}:latest@{NGINX}\n"})
     environment = {"HOME": str(tmp_path / "nobody"), "XDG_CONFIG_HOME": str(tmp_path / "nobody")}
-    told = program.run("pin", "--write", "--project", root, environment=environment)
+    told = program.call("pin", "--write", "--project", root, environment=environment)
     after = (root / "Dockerfile").read_text()
     written(root, {"Dockerfile": "FROM evil.invalid/x:1\n"})
-    refused = program.run("pin", "--write", "--project", root, environment=environment)
+    refused = program.call("pin", "--write", "--project", root, environment=environment)
 
     assert told.code == 0
     assert after == f"FROM {name}@{document.digest} AS a\nFROM {name}:latest@{NGINX}\n"

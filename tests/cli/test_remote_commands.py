@@ -25,8 +25,8 @@ async def test_the_digest_of_a_tag(server: Server) -> None:
     """What `docker push` printed is what `digest` prints."""
     app = image("app")
     await publish(server, "1.4.2", app)
-    told = program.run("digest", f"{server.address}/{SHOP}:1.4.2")
-    as_json = program.run("digest", f"{server.address}/{SHOP}:1.4.2", "--json").json["results"][0]
+    told = program.call("digest", f"{server.address}/{SHOP}:1.4.2")
+    as_json = program.call("digest", f"{server.address}/{SHOP}:1.4.2", "--json").json["results"][0]
 
     assert (told.code, told.out) == (0, app.digest + "\n")
     assert (as_json["digest"], as_json["size"], as_json["media_type"]) == (app.digest, len(app.raw), app.media_type)
@@ -34,8 +34,8 @@ async def test_the_digest_of_a_tag(server: Server) -> None:
 
 async def test_a_missing_tag_is_an_exit_code(server: Server) -> None:
     """Not found does not hold; nobody listening could not be checked."""
-    missing = program.run("digest", f"{server.address}/{SHOP}:9.9.9")
-    nobody = program.run("digest", f"127.0.0.1:{free_port()}/{SHOP}:1.4.2", "--json")
+    missing = program.call("digest", f"{server.address}/{SHOP}:9.9.9")
+    nobody = program.call("digest", f"127.0.0.1:{free_port()}/{SHOP}:1.4.2", "--json")
 
     assert missing.code == 1
     assert "has no manifest 9.9.9" in missing.err
@@ -46,7 +46,7 @@ async def test_every_tag_is_listed(server: Server) -> None:
     """One on each line."""
     for tag in ("1.4.1", "1.4.2", "latest"):
         await publish(server, tag, image(tag))
-    told = program.run("tags", f"{server.address}/{SHOP}")
+    told = program.call("tags", f"{server.address}/{SHOP}")
 
     assert (told.code, told.out.split()) == (0, ["1.4.1", "1.4.2", "latest"])
 
@@ -61,7 +61,7 @@ async def test_every_tag_is_listed(server: Server) -> None:
 )
 def test_tags_of_what_is_no_repository_is_usage(typed: str, message: str) -> None:
     """A registry's address is not reported as an image of Docker Hub."""
-    told = program.run("tags", typed)
+    told = program.call("tags", typed)
 
     assert (told.code, told.err) == (2, f"boltseal: {message}\n")
 
@@ -72,12 +72,12 @@ async def test_a_free_name_may_be_published_and_a_taken_one_may_not(server: Serv
     await publish(server, "1.4.2", app)
     ref = f"{server.address}/{SHOP}"
     codes = {
-        "free": program.run("check", f"{ref}:1.4.3").code,
-        "same": program.run("check", f"{ref}:1.4.2", "--digest", app.digest).code,
-        "same in the reference": program.run("check", f"{ref}:1.4.2@{app.digest}").code,
-        "taken": program.run("check", f"{ref}:1.4.2").code,
-        "other": program.run("check", f"{ref}:1.4.2", "--digest", other.digest).code,
-        "repository": program.run("check", ref).code,
+        "free": program.call("check", f"{ref}:1.4.3").code,
+        "same": program.call("check", f"{ref}:1.4.2", "--digest", app.digest).code,
+        "same in the reference": program.call("check", f"{ref}:1.4.2@{app.digest}").code,
+        "taken": program.call("check", f"{ref}:1.4.2").code,
+        "other": program.call("check", f"{ref}:1.4.2", "--digest", other.digest).code,
+        "repository": program.call("check", ref).code,
     }
 
     assert codes == {"free": 0, "same": 0, "same in the reference": 0, "taken": 1, "other": 1, "repository": 2}
@@ -88,12 +88,12 @@ async def test_a_deleted_sealed_name_is_bound(server: Server) -> None:
     app = image("app")
     await publish(server, "1.4.2", app)
     ref = f"{server.address}/{SHOP}:1.4.2"
-    program.run("tag", "unseal", ref, "--reason", "test", "--data", server.folder)
+    program.call("tag", "unseal", ref, "--reason", "test", "--data", server.folder)
     async with httpx2.AsyncClient(base_url=server.url, trust_env=False) as client:
         assert (await client.delete(f"/v2/{SHOP}/manifests/1.4.2")).status_code == 202
-    told = program.run("check", ref, "--json")
+    told = program.call("check", ref, "--json")
 
     assert told.code == 1
     assert told.json["results"][0]["status"] == "deleted"
     assert told.json["results"][0]["digest"] == app.digest
-    assert program.run("check", ref, "--digest", app.digest).code == 0
+    assert program.call("check", ref, "--digest", app.digest).code == 0

@@ -161,11 +161,11 @@ def test_without_a_daemon_there_is_no_content(project: Path) -> None:
 @pytest.mark.slow
 async def test_a_taken_tag_is_reported(server: Server, project: Path) -> None:
     """By exit code 1, and nothing on stdout that a script could push under."""
-    free = program.run("tag", "new", project, "--check", f"{server.address}/{SHOP}", "--json")
+    free = program.call("tag", "new", project, "--check", f"{server.address}/{SHOP}", "--json")
     app = image("app")
     await publish(server, "v1.4.2_7", app)
-    taken = program.run("tag", "new", project, "--check", f"{server.address}/{SHOP}")
-    nobody = program.run("tag", "new", project, "--check", f"127.0.0.1:{free_port()}/{SHOP}")
+    taken = program.call("tag", "new", project, "--check", f"{server.address}/{SHOP}")
+    nobody = program.call("tag", "new", project, "--check", f"127.0.0.1:{free_port()}/{SHOP}")
 
     assert (free.code, free.json["results"][0]["status"], free.json["results"][0]["tag"]) == (0, "free", "v1.4.2_7")
     assert (taken.code, taken.out) == (1, "")
@@ -178,11 +178,11 @@ async def test_a_tag_that_was_deleted_is_not_free(server: Server, project: Path)
     """Its name is bound."""
     app = image("app")
     await publish(server, "v1.4.2_7", app)
-    unsealed = program.run(
+    unsealed = program.call(
         *("tag", "unseal", f"{server.address}/{SHOP}:v1.4.2_7", "--reason", "test", "--data", server.folder)
     )
     httpx2.delete(f"{server.url}/v2/{SHOP}/manifests/v1.4.2_7", trust_env=False).raise_for_status()
-    told = program.run("tag", "new", project, "--check", f"{server.address}/{SHOP}")
+    told = program.call("tag", "new", project, "--check", f"{server.address}/{SHOP}")
 
     assert unsealed.code == 0
     assert told.code == 1
@@ -194,17 +194,17 @@ async def test_another_base_behind_the_same_tag_is_another_input(server: Server,
     """What the lock says of it is believed; without one it is asked."""
     (project / "Dockerfile").write_text(f"FROM {server.address}/{SHOP}:latest\n")
     await publish(server, "latest", image("older"))
-    program.run("digest", f"{server.address}/{SHOP}:latest")  # the first use of its ledger is said aloud here
-    older = tag_of(project, "--scheme", "input", run=program.run)
+    program.call("digest", f"{server.address}/{SHOP}:latest")  # the first use of its ledger is said aloud here
+    older = tag_of(project, "--scheme", "input", run=program.call)
     await publish(server, "latest", image("newer"))
-    newer = tag_of(project, "--scheme", "input", run=program.run)
+    newer = tag_of(project, "--scheme", "input", run=program.call)
     (project / ".dockerignore").write_text("boltseal.lock\n.dockerignore\n")
-    program.run("lock", cwd=project)
-    locked = tag_of(project, "--scheme", "input", run=program.run)
+    program.call("lock", cwd=project)
+    locked = tag_of(project, "--scheme", "input", run=program.call)
     await publish(server, "latest", image("newest"))
 
     assert older != newer
-    assert tag_of(project, "--scheme", "input", run=program.run) == locked
+    assert tag_of(project, "--scheme", "input", run=program.call) == locked
 
 
 def test_where_an_image_came_from(project: Path) -> None:
@@ -226,7 +226,7 @@ async def test_the_base_is_shown_by_name_and_digest(server: Server, project: Pat
     app = image("app")
     await publish(server, "1.0.0", app)
     (project / "Dockerfile").write_text(f"FROM scratch AS a\nFROM {server.address}/{SHOP}:1.0.0\n")
-    labels = program.run("build", "--print-labels", project, "--json").json["results"][0]["labels"]
+    labels = program.call("build", "--print-labels", project, "--json").json["results"][0]["labels"]
 
     assert labels[f"{PREFIX}base.name"] == f"{server.address}/{SHOP}:1.0.0"
     assert labels[f"{PREFIX}base.digest"] == app.digest
