@@ -96,9 +96,12 @@ def boltseal(
         address=address,
         folder=data,
         log=data.with_name(f"{data.name}.log"),
-        # Each worker has a listener of its own; the first one answers before the last one is there.
+        # Cheapest first, as this is asked fifty times a second. Each worker has a listener of its own; the first one answers
+        # before the last one is there.
         ready=lambda: (
-            (_listens(address) if tls else _answers(f"http://{address}/readyz")) and _listeners(address) >= workers
+            _listens(address)
+            and (workers == 1 or _listeners(address) >= workers)
+            and (tls or _answers(f"http://{address}/readyz"))
         ),
         environment=clean | dict(settings or {}),
     ) as server:
@@ -151,7 +154,7 @@ http: {{addr: {address}}}
         address=address,
         folder=folder,
         log=folder / "log",
-        ready=lambda: _answers(f"http://{address}/v2/"),
+        ready=lambda: _listens(address) and _answers(f"http://{address}/v2/"),
     ) as server:
         yield server
 
