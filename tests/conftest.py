@@ -57,10 +57,14 @@ def _own_state(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPat
 
 @pytest.fixture(autouse=True)
 def _plain_tracebacks() -> None:
-    """A log entry takes no time to render: structlog's default, rich, takes a second for an exception of a request."""
+    """A log entry takes no time to render, and is no output of a command that runs in this process.
+
+    structlog's default, rich, takes a second for the exception of one request.
+    """
+    structlog.reset_defaults()  # a command that ran in this process may have configured it
     *others, _ = structlog.get_config()["processors"]
     renderer = structlog.dev.ConsoleRenderer(colors=False, exception_formatter=structlog.dev.plain_traceback)
-    structlog.configure(processors=[*others, renderer])
+    structlog.configure(processors=[*others, renderer], logger_factory=structlog.PrintLoggerFactory(sys.stdout))
 
 
 @pytest.fixture(scope="session")

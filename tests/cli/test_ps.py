@@ -51,8 +51,8 @@ async def listening(fake: FakeEngine, folder: Path) -> AsyncIterator[str]:
 
 
 async def run(*arguments: str, cwd: Path) -> Run:
-    """A verb in another process, while the engine answers in this one."""
-    return await asyncio.to_thread(program.run, *arguments, cwd=cwd)
+    """A verb in another thread, while the engine answers in this one."""
+    return await asyncio.to_thread(program.call, *arguments, cwd=cwd)
 
 
 async def asked(fake: FakeEngine, folder: Path, *arguments: str) -> Run:
@@ -273,7 +273,7 @@ async def test_no_lock(fake: FakeEngine, tmp_path: Path) -> None:
 )
 def test_words_that_do_not_go_together(tmp_path: Path, arguments: tuple[str, ...], said: str) -> None:
     """Usage, in one line."""
-    done = program.run(*arguments, cwd=tmp_path)
+    done = program.call(*arguments, cwd=tmp_path)
 
     assert done.code == 2
     assert said in done.err
@@ -314,8 +314,8 @@ async def test_who_released_what_runs(fake: FakeEngine, tmp_path: Path) -> None:
     state = {"BOLTSEAL_STATE": str(tmp_path / "state")}
     async with fake.listening(tmp_path) as address:
         arguments = ("ps", "--offline", "--host", str(address))
-        done = await asyncio.to_thread(program.run, *arguments, "--json", environment=state)
-        text = await asyncio.to_thread(program.run, *arguments, environment=state)
+        done = await asyncio.to_thread(program.call, *arguments, "--json", environment=state)
+        text = await asyncio.to_thread(program.call, *arguments, environment=state)
     found = {each["container"]: (each["release"], each["released_by"]) for each in done.json["results"]}
 
     assert found == {"shop-web-1": (7, "ada7"), "shop-web-2": (None, None), "shop-db-1": (None, None)}
@@ -345,7 +345,7 @@ async def test_the_release_that_a_failed_one_has_put_back(fake: FakeEngine, tmp_
         folder.begin(release.ended(end, started_us + 9 * SECOND_US), ReleaseContents(b"{}"))
     async with fake.listening(tmp_path) as address:
         done = await asyncio.to_thread(
-            program.run,
+            program.call,
             *("ps", "--offline", "--host", str(address), "--json"),
             environment={"BOLTSEAL_STATE": str(tmp_path / "state")},
         )
@@ -442,8 +442,8 @@ async def test_a_cluster(tmp_path: Path) -> None:
     async with cluster.listening(tmp_path, "prod") as config:
         kube = {"KUBECONFIG": str(config), "HOME": str(tmp_path)}
         where = ("--offline", "--kube", "prod", "--project", str(tmp_path))
-        done = await asyncio.to_thread(program.run, "ps", *where, environment=kube)
-        held = await asyncio.to_thread(program.run, "verify", "--running", *where, "--json", environment=kube)
+        done = await asyncio.to_thread(program.call, "ps", *where, environment=kube)
+        held = await asyncio.to_thread(program.call, "verify", "--running", *where, "--json", environment=kube)
 
     assert (done.code, held.code) == (0, 0)
     assert done.out.count("  lock: same") == 3

@@ -55,6 +55,11 @@ def verb(shop: Shop, name: str, *arguments: str) -> program.Run:
     return program.run(name, *arguments, "--data", folder(shop))
 
 
+def refused(shop: Shop, name: str, *arguments: str) -> program.Run:
+    """Runs a verb that is refused before it opens the folder, in this process."""
+    return program.call(name, *arguments, "--data", folder(shop))
+
+
 def tags_of(shop: Shop) -> list[str]:
     """The tags of the shop's repository that resolve to an image now."""
     with closing(sqlite3.connect(folder(shop) / DATABASE_NAME)) as connection:
@@ -150,7 +155,7 @@ async def test_sealing_what_is_not_there_does_not_hold(shop: Shop) -> None:
 )
 def test_a_reference_that_does_not_name_a_tag_here_is_usage(shop: Shop, ref: str, line: str) -> None:
     """A bare name means Docker Hub everywhere, so it never means this registry."""
-    run = verb(shop, "tag", "seal", ref, "--reason", "x")
+    run = refused(shop, "tag", "seal", ref, "--reason", "x")
 
     assert run.code == 2
     assert line in run.err
@@ -159,7 +164,7 @@ def test_a_reference_that_does_not_name_a_tag_here_is_usage(shop: Shop, ref: str
 def test_another_registrys_name_is_usage(shop: Shop) -> None:
     """Where the public name is known, a reference to another host is a mistake."""
     url = {"BOLTSEAL_SERVER__PUBLIC_URL": "https://registry.example.com"}
-    run = program.run(
+    run = program.call(
         "tag", "seal", "other.example.com/shop/app:1", "--reason", "x", "--data", folder(shop), environment=url
     )
 
@@ -170,8 +175,8 @@ def test_another_registrys_name_is_usage(shop: Shop) -> None:
 @pytest.mark.parametrize("name", ["seal", "unseal", "purge"])
 def test_without_a_public_name_only_this_machines_names_are_ours(shop: Shop, name: str) -> None:
     """A reference to another host never changes this data folder; any port may lead to it."""
-    other = verb(shop, "tag", name, "other:5000/shop/app:1.4.2", "--reason", "x")
-    port = verb(shop, "tag", name, "localhost:5055/shop/app:1.4.2", "--reason", "x")
+    other = refused(shop, "tag", name, "other:5000/shop/app:1.4.2", "--reason", "x")
+    port = refused(shop, "tag", name, "localhost:5055/shop/app:1.4.2", "--reason", "x")
 
     assert other.code == 2
     assert "is an image of another registry; this data folder belongs to localhost:5000" in other.err
@@ -182,7 +187,7 @@ def test_without_a_public_name_only_this_machines_names_are_ours(shop: Shop, nam
 @pytest.mark.parametrize("name", ["seal", "unseal", "purge"])
 def test_a_reason_says_something(shop: Shop, name: str) -> None:
     """Blanks are no reason."""
-    run = verb(shop, "tag", name, LATEST, "--reason", "  ")
+    run = refused(shop, "tag", name, LATEST, "--reason", "  ")
 
     assert run.code == 2
     assert "--reason is empty" in run.err
@@ -191,7 +196,7 @@ def test_a_reason_says_something(shop: Shop, name: str) -> None:
 @pytest.mark.parametrize("name", ["seal", "unseal", "purge"])
 def test_a_change_needs_its_reason(shop: Shop, name: str) -> None:
     """Nobody can say later why, if nobody says now."""
-    run = verb(shop, "tag", name, LATEST)
+    run = refused(shop, "tag", name, LATEST)
 
     assert run.code == 2
     assert "--reason" in run.err
@@ -407,7 +412,7 @@ async def test_fsck_changes_nothing(shop: Shop) -> None:
 @pytest.mark.parametrize("name", ["fsck", "gc"])
 def test_a_folder_that_is_no_store_is_usage(tmp_path: Path, name: str) -> None:
     """A mistyped --data is not a clean bill."""
-    run = program.run("admin", name, "--data", tmp_path)
+    run = program.call("admin", name, "--data", tmp_path)
 
     assert run.code == 2
     assert "is not a boltseal data folder" in run.err
@@ -416,7 +421,7 @@ def test_a_folder_that_is_no_store_is_usage(tmp_path: Path, name: str) -> None:
 
 def test_the_default_folder_that_is_not_there_is_usage(tmp_path: Path) -> None:
     """Nothing is made by a verb that only looks."""
-    run = program.run("admin", "fsck", cwd=tmp_path)
+    run = program.call("admin", "fsck", cwd=tmp_path)
 
     assert run.code == 2
     assert list(tmp_path.iterdir()) == []

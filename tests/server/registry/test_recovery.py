@@ -234,7 +234,7 @@ async def test_and_from_a_registry_that_has_them(behind: Settings, tmp_path: Pat
     """The old server, still running on the newer folder, or any that mirrors its ledger."""
     shutil.copytree(tmp_path / "data.keys", tmp_path / "lost.keys")
     with boltseal(tmp_path / "lost") as server:
-        back = program.run("ledger", "recover", "--from", server.url, "--data", behind.server.data, "--json")
+        back = program.call("ledger", "recover", "--from", server.url, "--data", behind.server.data, "--json")
 
     assert back.code == 0, back.err
     assert back.json["results"][0]["entries"] == 3
@@ -244,10 +244,10 @@ async def test_and_from_a_registry_that_has_them(behind: Settings, tmp_path: Pat
 async def test_the_verb_does_both(behind: Settings, tmp_path: Path) -> None:
     """As it is typed."""
     data = behind.server.data
-    neither = program.run("ledger", "recover", "--data", data)
-    without = program.run("ledger", "recover", "--accept-loss", "--data", data)
-    back = program.run("ledger", "recover", "--from", tmp_path / "lost", "--data", data, "--json")
-    again = program.run("ledger", "recover", "--from", tmp_path / "lost", "--data", data)
+    neither = program.call("ledger", "recover", "--data", data)
+    without = program.call("ledger", "recover", "--accept-loss", "--data", data)
+    back = program.call("ledger", "recover", "--from", tmp_path / "lost", "--data", data, "--json")
+    again = program.call("ledger", "recover", "--from", tmp_path / "lost", "--data", data)
 
     assert (neither.code, without.code, back.code, again.code) == (2, 2, 0, 2)
     assert "--from URL|FOLDER" in neither.err
