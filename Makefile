@@ -11,15 +11,18 @@ PURE := tests/ledger tests/lockfile tests/oci tests/policy tests/test_events.py
 # `make check HURRY=` takes every test that is neither slow nor real, whole.
 HURRY ?= yes
 SINCE ?= $(shell git merge-base HEAD origin/HEAD 2>/dev/null || git rev-parse --verify --quiet HEAD)
+# Two workers get whole files, the longest first by tests/durations.json. ARGS: more options of pytest.
+SPREAD := -n auto --dist loadfile --no-loadscope-reorder
+ARGS ?=
 QUICK := -m "not slow and not real$(if $(HURRY), and not lengthy)" $(if $(HURRY),--one-row --hypothesis-profile=quick $(if $(SINCE),--changed-since $(SINCE)))
 PATHS := src tests scripts $(wildcard bench)
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help venv serve demo check check-style check-tests coverage timings test soak bench lock docs clean
+.PHONY: help venv serve demo check check-style check-tests coverage timings test test-engines soak bench lock docs clean
 
 help:  ## lists the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' Makefile
 
 # Two stamps, one per lock: .runs to run the server, .works to develop it. The second lock contains the first.
 $(VENV)/.runs: requirements.lock pyproject.toml scripts/install
@@ -57,9 +60,13 @@ coverage: $(VENV)/.works  ## checks that every branch of the pure packages is te
 timings: $(VENV)/.works  ## measures which tests are lengthy, into tests/timings.json
 	@$(BIN)/python -m pytest -q -m "not slow and not real" --write-timings
 
-test: $(VENV)/.works  ## runs every test, real clients included; as root installs missing packages; about twenty minutes
+test: $(VENV)/.works  ## runs all tests but those of test-engines; real clients; as root installs missing packages
 	@scripts/test-packages
-	@$(BIN)/python -m pytest -q -n auto --dist loadfile
+	@$(BIN)/python -m pytest -q -m "not engine" $(SPREAD) $(ARGS)
+
+test-engines: $(VENV)/.works  ## runs the tests with container engines: builds, deploys, kept images, image stores on disk
+	@scripts/test-packages
+	@$(BIN)/python -m pytest -q -m "engine" $(SPREAD) $(ARGS)
 
 soak: $(VENV)/.works  ## runs the slow tests at full size: 50 kills, 4 GiB blobs, 200 pushes of 64 MiB
 	@scripts/test-packages

@@ -14,6 +14,7 @@ from tempfile import TemporaryDirectory
 import httpx2
 import hypothesis
 import pytest
+import structlog
 
 from boltseal.server.storage.blobs.local_store import LocalBlobs
 from boltseal.server.storage.fsck import examine
@@ -22,7 +23,7 @@ from boltseal.server.storage.metadata.sqlite import open_snapshot
 from boltseal.server.store_factory import prepare
 from tests.serving import FIRST_START_US, FLOATING, Clock, Serving, copy_of, serving, settings_of
 
-pytest_plugins = ["tests.selection", "tests.servers", "tests.bare_registry"]
+pytest_plugins = ["tests.environment", "tests.scheduling", "tests.selection", "tests.servers", "tests.bare_registry"]
 
 MEMORY = Path("/dev/shm")
 FAR_FUTURE_US = 4_000_000_000_000_000  # later than any clock of a test
@@ -52,6 +53,18 @@ def pytest_collection_finish() -> None:
 def _own_state(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
     """Use a client state of this test only, neither another test's nor this machine's."""
     monkeypatch.setenv("BOLTSEAL_STATE", str(tmp_path_factory.getbasetemp() / f"state-{uuid.uuid4().hex}"))
+
+
+@pytest.fixture(autouse=True)
+def _plain_tracebacks() -> None:
+    """A log entry takes no time to render, and is no output of a command that runs in this process.
+
+    structlog's default, rich, takes a second for the exception of one request.
+    """
+    structlog.reset_defaults()  # a command that ran in this process may have configured it
+    *others, _ = structlog.get_config()["processors"]
+    renderer = structlog.dev.ConsoleRenderer(colors=False, exception_formatter=structlog.dev.plain_traceback)
+    structlog.configure(processors=[*others, renderer], logger_factory=structlog.PrintLoggerFactory(sys.stdout))
 
 
 @pytest.fixture(scope="session")

@@ -1,4 +1,4 @@
-"""Which tests a quick check runs: marks from measured times, one row of each table, tests of what changed.
+"""Which tests a target of the Makefile runs: marks from places and measured times, one row of each table, what changed.
 
 Loaded by `tests/conftest.py`. Three options of pytest, independent of each other:
 
@@ -7,6 +7,7 @@ Loaded by `tests/conftest.py`. Three options of pytest, independent of each othe
 --write-timings        measure every test that runs and store its processor time in `tests/timings.json`
 
 A test whose stored processor time exceeds LENGTHY_S gets the mark `lengthy`. A test without a stored time gets none.
+A test that is marked `real` in one of ENGINE_TESTS gets the mark `engine`.
 """
 
 from __future__ import annotations
@@ -29,8 +30,10 @@ ROOT: Final = Path(__file__).parent.parent
 TIMINGS: Final = ROOT / "tests/timings.json"
 LENGTHY_S: Final = 0.1
 """Processor time, in seconds, above which a quick check leaves a test out."""
+ENGINE_TESTS: Final = ("tests/attacks/scrub/", "tests/distribution/test_image.py", "tests/real/engines/")
+"""Where real container engines build, run, keep and store images: `make test-engines` runs these, `make test` all others."""
 EVERYTHING: Final = re.compile(
-    r"pyproject\.toml|Makefile|requirements.*\.lock|scripts/.*|tests/conftest\.py|tests/selection\.py|tests/data/.*"
+    r"pyproject\.toml|Makefile|requirements.*\.lock|scripts/.*|tests/conftest\.py|tests/selection\.py|tests/environment\.py|tests/data/.*"
 )
 """Changed files that no import graph connects with tests: a change of one of them selects every test."""
 LOADED_BY_NAME: Final = {"boltseal.cli.root": "boltseal.cli."}
@@ -52,6 +55,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     for item in items:
         if timings.get(function_id(item), 0.0) > LENGTHY_S:
             item.add_marker(pytest.mark.lengthy)
+        if item.nodeid.startswith(ENGINE_TESTS) and item.get_closest_marker("real") is not None:
+            item.add_marker(pytest.mark.engine)
     revision = config.getoption("--changed-since")
     changed = changed_files(revision) if revision else frozenset()
     if changed and not any(map(EVERYTHING.fullmatch, changed)):

@@ -30,6 +30,7 @@ from typing import Any
 import httpx2
 import pytest
 
+from tests.ports import free_port
 from tests.programs import program
 
 START_TIMEOUT_S = 30.0
@@ -59,14 +60,6 @@ class Server:
     def log_tail(self) -> str:
         """Return the end of the server's log so far."""
         return _tail(self.log)
-
-
-def free_port() -> int:
-    """Return a port of 127.0.0.1 on which no process listens at this moment."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 @contextlib.contextmanager
@@ -103,9 +96,12 @@ def boltseal(
         address=address,
         folder=data,
         log=data.with_name(f"{data.name}.log"),
-        # Each worker has a listener of its own; the first one answers before the last one is there.
+        # Cheapest first, as this is asked fifty times a second. Each worker has a listener of its own; the first one answers
+        # before the last one is there.
         ready=lambda: (
-            (_listens(address) if tls else _answers(f"http://{address}/readyz")) and _listeners(address) >= workers
+            _listens(address)
+            and (workers == 1 or _listeners(address) >= workers)
+            and (tls or _answers(f"http://{address}/readyz"))
         ),
         environment=clean | dict(settings or {}),
     ) as server:
@@ -158,7 +154,7 @@ http: {{addr: {address}}}
         address=address,
         folder=folder,
         log=folder / "log",
-        ready=lambda: _answers(f"http://{address}/v2/"),
+        ready=lambda: _listens(address) and _answers(f"http://{address}/v2/"),
     ) as server:
         yield server
 

@@ -1,9 +1,12 @@
-"""No test is left out by accident: neither by its folder's name, nor a whole package by `make check`."""
+"""No test is left out by accident: by its folder's name, by `make check` with its whole package, or by both `make test` and
+`make test-engines`.
+"""
 
 from __future__ import annotations
 
 import ast
 import re
+import shlex
 import subprocess
 import sys
 from fnmatch import fnmatch
@@ -11,12 +14,21 @@ from pathlib import Path
 
 import pytest
 
-from tests.selection import LENGTHY_S, exists, stored_timings
+from tests.scheduling import stored_durations
+from tests.selection import ENGINE_TESTS, LENGTHY_S, exists, stored_timings
 
 TESTS = Path(__file__).parent
 PACKAGES = sorted(
     folder.name for folder in TESTS.parent.joinpath("src/boltseal").iterdir() if (folder / "__init__.py").is_file()
 )
+
+ENGINES_ELSEWHERE = {
+    "compatibility/make.py": "makes the data of a release; run by hand",
+    "real/conftest.py": "docker, podman and containerd as clients that push and pull",
+    "real/test_client_configuration.py": "docker login",
+    "real/test_mirror.py": "docker and containerd pull through the mirror that they are configured for",
+}
+"""Files that start an engine outside ENGINE_TESTS."""
 
 
 def test_no_folder_of_tests_has_a_name_that_pytest_skips(pytestconfig: pytest.Config) -> None:
@@ -43,6 +55,30 @@ def test_a_test_is_lengthy_by_its_measured_time_only() -> None:
     by_hand = re.compile(r"^@pytest\.mark\.lengthy|^pytestmark = .*lengthy", re.MULTILINE)
 
     assert [path.name for path in TESTS.rglob("test_*.py") if by_hand.search(path.read_text())] == []
+
+
+def test_every_test_is_run_by_exactly_one_of_two_targets() -> None:
+    """`make test` and `make test-engines` run pytest with the same options but `-m`, where one has the other's opposite."""
+    (tests, others), (engines, same) = (_pytest_of(target) for target in ("test", "test-engines"))
+
+    assert (tests, engines) == ("not engine", "engine")
+    assert others == same
+    assert not [word for word in others if word.startswith(("tests", "--ignore", "--deselect", "-k", "-m"))]
+
+
+def test_a_test_is_about_engines_by_its_place_only() -> None:
+    """The places exist, no test is marked by hand, and no engine is started elsewhere, but for named reasons."""
+    files = {path.relative_to(TESTS).as_posix(): path.read_text() for path in TESTS.rglob("*.py")}
+    starting = [name for name, text in files.items() if re.search(r"\bservers\.(dockerd|podman|containerd)\(", text)]
+
+    assert [place for place in ENGINE_TESTS if not TESTS.parent.joinpath(place).exists()] == []
+    assert [name for name, text in files.items() if re.search(r"mark\.engine\b", text)] == ["selection.py"]
+    assert {name for name in starting if not f"tests/{name}".startswith(ENGINE_TESTS)} == set(ENGINES_ELSEWHERE)
+
+
+def test_every_file_with_a_stored_duration_exists() -> None:
+    """A file that is renamed keeps its place in the order of the workers; `--write-durations` measures again."""
+    assert [file for file in stored_durations() if not TESTS.parent.joinpath(file).is_file()] == []
 
 
 def test_every_measured_test_exists() -> None:
@@ -81,10 +117,23 @@ def _collected(*arguments: str) -> set[str]:
     return {line for line in run.stdout.splitlines() if "::" in line}
 
 
+def _pytest_of(target: str) -> tuple[str, list[str]]:
+    """Return the expression of a target's `-m`, and the other words of its command."""
+    makefile = TESTS.parent.joinpath("Makefile").read_text(encoding="utf-8")
+    recipe = re.search(rf"^{target}: .*\n((?:\t.*\n)+)", makefile, re.MULTILINE)
+    assert recipe is not None
+    (command,) = (line for line in recipe[1].splitlines() if "-m pytest" in line)
+    words = shlex.split(command.partition("-m pytest")[2])
+    at = words.index("-m")
+    return words[at + 1], words[:at] + words[at + 2 :]
+
+
 def _quick_tests(file: Path) -> list[str]:
     """Return the tests of a file that are neither slow nor real nor lengthy by their measured time."""
     body = ast.parse(file.read_bytes()).body
-    if any(isinstance(node, ast.Assign) and "pytest.mark." in ast.unparse(node) for node in body):
+    if any(
+        isinstance(node, ast.Assign) and re.search(r"pytest\.mark\.(slow|real)", ast.unparse(node)) for node in body
+    ):
         return []
     functions = [node for node in body if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)]
     name = file.relative_to(TESTS.parent).as_posix()

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
-import stamina
 
 from boltseal.client.errors import RemoteMismatch
 from boltseal.client.history import ProvenHistory, read_history
@@ -23,16 +21,11 @@ from boltseal.ledger.tiles import encode_bundle
 from boltseal.oci.reference import Repository, Tag
 from tests.fakes.ledger import A, B, FakeLedger, signing_key
 
+pytestmark = pytest.mark.usefixtures("two_attempts")
+
 HOST = "reg.example:5000"
 KEY = signing_key().verifier
 SHOP, TAG = Repository("shop/app"), Tag("1.4.2")
-
-
-@pytest.fixture(autouse=True)
-def _no_pauses() -> Iterator[None]:
-    """Keep the number of retries, but remove the pauses between them."""
-    with stamina.set_testing(True, attempts=2, cap=True):
-        yield
 
 
 @pytest.fixture

@@ -20,7 +20,7 @@ from tests.fakes.engine import FakeEngine, Hang
 from tests.images import Document, image, push
 from tests.servers import Server
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("no_personal_settings")]
 
 REPOSITORY = "shop/app"
 OLD, NEW = image("old"), image("new")
@@ -61,15 +61,6 @@ def steps(name: str) -> list[str]:
         f"POST images/{OLD.config.digest}/tag",
         f"POST images/{NEW.config.digest}/tag",
     ]
-
-
-@pytest.fixture(autouse=True)
-def _no_settings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Use no login and no settings of this machine."""
-    for variable in ("HOME", "XDG_CONFIG_HOME", "XDG_RUNTIME_DIR"):
-        monkeypatch.setenv(variable, str(tmp_path / "empty-home"))
-    for variable in ("DOCKER_CONFIG", "REGISTRY_AUTH_FILE"):
-        monkeypatch.delenv(variable, raising=False)
 
 
 @pytest.fixture(scope="module")

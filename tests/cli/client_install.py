@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 import venv
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -14,6 +15,21 @@ from packaging.requirements import Requirement
 
 import boltseal
 from tests.cli.program import TIMEOUT_S, Run, clean_environment
+
+CALLS_EACH = """
+import io, json, sys
+from contextlib import redirect_stderr, redirect_stdout
+from boltseal.cli import root
+
+ended = []
+for arguments in json.load(sys.stdin):
+    with redirect_stdout(io.StringIO()) as out, redirect_stderr(io.StringIO()) as err:
+        try:
+            root.run(arguments)
+        except SystemExit as exit:
+            ended.append((exit.code, out.getvalue(), err.getvalue()))
+print(json.dumps(ended))
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +52,19 @@ class ClientInstall:
             check=False,
         )
         return Run(done.returncode, done.stdout, done.stderr)
+
+    def run_each(self, *commands: Sequence[str]) -> list[Run]:
+        """Run several commands, one after the other in one process."""
+        done = subprocess.run(
+            [self.python, "-c", CALLS_EACH],
+            input=json.dumps(commands),
+            stdout=subprocess.PIPE,
+            text=True,
+            env=clean_environment(),
+            timeout=TIMEOUT_S,
+            check=True,
+        )
+        return [Run(*ended) for ended in json.loads(done.stdout)]
 
 
 def install_client(folder: Path) -> ClientInstall:

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 import json
 import os
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
-from contextlib import redirect_stderr, redirect_stdout
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import chdir, nullcontext, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import msgspec
+import pytest
 
 from boltseal.cli import root
 from boltseal.cli.json_schemas import ROWS, envelope
@@ -75,14 +78,34 @@ class _redirect_stdin(redirect_stdout[io.StringIO]):  # noqa: N801 - as its sibl
     _stream = "stdin"
 
 
-def call(*arguments: str | Path, typed: str = "") -> Run:
+def call(
+    *arguments: str | Path, typed: str = "", environment: Mapping[str, str] | None = None, cwd: Path | None = None
+) -> Run:
     """Run one command in this process with this environment. `typed`: its standard input."""
-    out, err = io.StringIO(), io.StringIO()
-    code: object = None
-    with redirect_stdout(out), redirect_stderr(err), _redirect_stdin(io.StringIO(typed)):
-        try:
-            root.run([str(argument) for argument in arguments])
-        except SystemExit as ended:
-            code = ended.code
-    assert isinstance(code, int)
-    return Run(code, out.getvalue(), err.getvalue())
+
+    def called() -> Run:
+        out, err = io.StringIO(), io.StringIO()
+        code: object = None
+        with redirect_stdout(out), redirect_stderr(err), _redirect_stdin(io.StringIO(typed)):
+            try:
+                root.run([str(argument) for argument in arguments])
+            except SystemExit as ended:
+                code = ended.code
+        assert isinstance(code, int)
+        return Run(code, out.getvalue(), err.getvalue())
+
+    with pytest.MonkeyPatch.context() as patch, chdir(cwd) if cwd else nullcontext():
+        for name, value in (environment or {}).items():
+            patch.setenv(name, value)
+        if not _loop_runs():
+            return called()
+        with ThreadPoolExecutor(1) as thread:
+            return thread.submit(called).result()
+
+
+def _loop_runs() -> bool:
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return False
+    return True

@@ -123,9 +123,9 @@ def test_every_command_shows_its_help(client: ClientInstall) -> None:
 
     assert client.run("--help").code == 0
     assert len(names) > 20
-    for name in names:
-        done = client.run(*name.split(), "--help")
+    for name, done in zip(names, client.run_each(*([*name.split(), "--help"] for name in names)), strict=True):
         assert (name, done.code, done.err) == (name, 0, "")
+        assert f"boltseal {name} " in done.out
 
 
 @pytest.mark.slow

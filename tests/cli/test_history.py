@@ -7,7 +7,6 @@ import sqlite3
 import time
 from collections.abc import Sequence
 from contextlib import closing
-from pathlib import Path
 
 import httpx2
 import pytest
@@ -20,15 +19,6 @@ from tests.servers import Server
 
 SHOP = "shop/app"
 pytestmark = pytest.mark.slow
-
-
-@pytest.fixture(autouse=True)
-def _no_logins(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Use no login of this machine's user."""
-    for variable in ("HOME", "XDG_CONFIG_HOME", "XDG_RUNTIME_DIR"):
-        monkeypatch.setenv(variable, str(tmp_path / "empty-home"))
-    for variable in ("DOCKER_CONFIG", "REGISTRY_AUTH_FILE"):
-        monkeypatch.delenv(variable, raising=False)
 
 
 def publish(server: Server, *pushes: tuple[str, Document]) -> None:

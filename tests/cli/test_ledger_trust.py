@@ -17,6 +17,7 @@ from tests.cli import program
 from tests.fakes.ledger import signing_key
 from tests.images import image, push
 from tests.polling import until_signed
+from tests.ports import free_port
 from tests.servers import Server
 
 REF = "shop/app:1.4.2"
@@ -81,15 +82,6 @@ def trusted_key(server: Server) -> str:
     return str(key.verifier)
 
 
-@pytest.fixture
-def _no_logins(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Use no login of this machine's user."""
-    for variable in ("HOME", "XDG_CONFIG_HOME", "XDG_RUNTIME_DIR"):
-        monkeypatch.setenv(variable, str(tmp_path / "empty-home"))
-    for variable in ("DOCKER_CONFIG", "REGISTRY_AUTH_FILE"):
-        monkeypatch.delenv(variable, raising=False)
-
-
 def asked(address: str, tmp_path: Path) -> dict[str, Callable[[], program.Run]]:
     """Return the runs of all commands that resolve a tag."""
     project = tmp_path / "project"
@@ -109,10 +101,9 @@ def asked(address: str, tmp_path: Path) -> dict[str, Callable[[], program.Run]]:
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("_no_logins")
 def test_a_restored_old_ledger_is_reported_by_every_command_that_resolves_a_tag(tmp_path: Path) -> None:
     """Each command that resolves a tag reports a restored old ledger, if this client has seen a newer checkpoint."""
-    data, copy, port = tmp_path / "data", tmp_path / "copy", servers.free_port()
+    data, copy, port = tmp_path / "data", tmp_path / "copy", free_port()
     with servers.boltseal(data, port=port) as server:
         publish(server, "1.4.2")
         first = program.call("digest", f"{server.address}/{REF}")
@@ -139,7 +130,6 @@ def test_a_restored_old_ledger_is_reported_by_every_command_that_resolves_a_tag(
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("_no_logins")
 def test_strict_refuses_a_registry_without_a_pinned_key(server: Server) -> None:
     """With --strict an unpinned registry could not be checked, and the message says what to do."""
     publish(server, "1.4.2")

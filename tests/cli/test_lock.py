@@ -9,25 +9,16 @@ import httpx2
 import pytest
 
 from boltseal.lockfile.parse import parse_lock
-from tests import servers
 from tests.cli import program
 from tests.cli.program import Run
 from tests.images import Document, image, index, push
+from tests.ports import free_port
 from tests.servers import Server
 
 SHOP = "shop/app"
 
 
-@pytest.fixture
-def _no_logins(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Use no login and no setting of this machine's user."""
-    for variable in ("HOME", "XDG_CONFIG_HOME", "XDG_RUNTIME_DIR"):
-        monkeypatch.setenv(variable, str(tmp_path / "empty-home"))
-    for variable in ("DOCKER_CONFIG", "REGISTRY_AUTH_FILE"):
-        monkeypatch.delenv(variable, raising=False)
-
-
-pytestmark = [pytest.mark.usefixtures("_no_logins"), pytest.mark.slow]
+pytestmark = pytest.mark.slow
 
 
 async def publish(server: Server, tag: str, document: Document, repository: str = SHOP) -> None:
@@ -48,17 +39,17 @@ def compose(project: Path, **services: str) -> None:
 
 
 def lock(project: Path, *more: str) -> Run:
-    return program.run("lock", *more, cwd=project)
+    return program.call("lock", *more, cwd=project)
 
 
 def verify(project: Path, *more: str) -> Run:
-    return program.run("verify", *more, cwd=project)
+    return program.call("verify", *more, cwd=project)
 
 
 def trust(server: Server, project: Path) -> str:
     """Pin the server's ledger key on this machine, and return it."""
-    key = program.run("ledger", "key", "--data", project.parent / "data").out.strip()
-    assert program.run("ledger", "trust", server.address, key).code == 0
+    key = program.call("ledger", "key", "--data", project.parent / "data").out.strip()
+    assert program.call("ledger", "trust", server.address, key).code == 0
     return key
 
 
@@ -68,7 +59,8 @@ async def test_a_project_is_locked_and_verified(server: Server, project: Path) -
     await publish(server, "1.4.2", app)
     compose(project, web=f"{server.address}/{SHOP}:1.4.2")
     (project / "Dockerfile").write_text(f"FROM {server.address}/{SHOP}:1.4.2 AS base\n")
-    result, written = lock(project), (project / "boltseal.lock").read_bytes()
+    result = program.run("lock", cwd=project)
+    written = (project / "boltseal.lock").read_bytes()
     again = lock(project)
     (found,) = parse_lock(written).images
 
@@ -139,7 +131,7 @@ async def test_a_deleted_tag_is_reported_with_the_user_who_deleted_it(server: Se
     """For an unpinned reference, a deleted tag is exit code 1 and its history names the user; 1 takes precedence over
     3."""
     await publish(server, "latest", image("app"))
-    other = f"127.0.0.1:{servers.free_port()}/shop/app@sha256:{'0' * 64}"
+    other = f"127.0.0.1:{free_port()}/shop/app@sha256:{'0' * 64}"
     compose(project, web=f"{server.address}/{SHOP}:latest")
     lock(project)
     text = (project / "boltseal.lock").read_text()
@@ -234,7 +226,7 @@ async def test_a_registry_that_is_named_in_the_call_is_asked(server: Server, pro
 
 def test_a_registry_that_is_down_could_not_be_checked(project: Path) -> None:
     """When the registry is down, the result is "could not check": neither success nor failure."""
-    compose(project, web=f"127.0.0.1:{servers.free_port()}/shop/app@sha256:{'0' * 64}")
+    compose(project, web=f"127.0.0.1:{free_port()}/shop/app@sha256:{'0' * 64}")
 
     assert verify(project).code == 3
     assert verify(project, "--offline").code == 0
@@ -314,11 +306,11 @@ async def test_a_file_for_another_tool_holds_the_locked_digests(server: Server, 
     (project / "pod.yaml").write_text(
         f"apiVersion: v1\nkind: Pod\nmetadata: {{name: web}}\nspec:\n  containers: [{{name: a, image: '{name}:1.4.2'}}]\n"
     )
-    early = program.run("lock", "--emit", "kustomize", cwd=project)
+    early = program.call("lock", "--emit", "kustomize", cwd=project)
     lock(project)
     before = contents(project)
     texts = {
-        what: program.run("lock", "--emit", what, "--allow", "nobody.example.com", cwd=project)
+        what: program.call("lock", "--emit", what, "--allow", "nobody.example.com", cwd=project)
         for what in ("compose-override", "kustomize", "buildkit-source-policy")
     }
 

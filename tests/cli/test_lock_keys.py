@@ -28,9 +28,9 @@ async def project(server: Server, tmp_path: Path) -> Path:
     (folder / "compose.yaml").write_text(
         f"services: {{web: {{image: '{server.address}/shop/app:1.4.2@{app.digest}'}}}}\n"
     )
-    key = program.run("ledger", "key", "--data", tmp_path / "data").out.strip()
-    assert program.run("ledger", "trust", server.address, key).code == 0
-    assert program.run("lock", cwd=folder).code == 0
+    key = program.call("ledger", "key", "--data", tmp_path / "data").out.strip()
+    assert program.call("ledger", "trust", server.address, key).code == 0
+    assert program.call("lock", cwd=folder).code == 0
     assert key in (folder / "boltseal.lock").read_text()
     return folder
 
@@ -38,7 +38,7 @@ async def project(server: Server, tmp_path: Path) -> Path:
 def elsewhere(project: Path, *arguments: str) -> Run:
     """Run on a machine without any state."""
     state = {"BOLTSEAL_STATE": str(project.parent / "another machine")}
-    return program.run(*arguments, cwd=project, environment=state)
+    return program.call(*arguments, cwd=project, environment=state)
 
 
 def named(project: Path, key: str) -> None:
@@ -64,7 +64,7 @@ def test_a_new_machine_trusts_the_key_of_the_lock_with_a_notice(project: Path) -
 def test_a_key_that_was_pinned_later_is_added_by_an_update(project: Path, server: Server) -> None:
     """`lock --update` adds a key that was pinned later, and its ledger entry; another run changes nothing."""
     (project / "boltseal.lock").unlink()
-    key = program.run("ledger", "key", "--data", project.parent / "data").out.strip()
+    key = program.call("ledger", "key", "--data", project.parent / "data").out.strip()
     without = elsewhere(project, "lock")
     path = project / "boltseal.lock"
     lines = [line for line in path.read_text().splitlines() if not line.startswith("entry = ")]
@@ -82,7 +82,7 @@ def test_a_key_that_was_pinned_later_is_added_by_an_update(project: Path, server
 
 def test_strict_requires_a_key_pinned_on_this_machine(project: Path, server: Server) -> None:
     """With --strict the key must be pinned on this machine; the lock's own key does not count."""
-    key = program.run("ledger", "key", "--data", project.parent / "data").out.strip()
+    key = program.call("ledger", "key", "--data", project.parent / "data").out.strip()
     refused = elsewhere(project, "verify", "--strict")
     locking = [elsewhere(project, verb, "--strict") for verb in ("lock", "pin")]
     given = elsewhere(project, "ledger", "trust", server.address, key)
@@ -102,7 +102,7 @@ def test_a_wrong_key_is_a_finding_of_every_reference(project: Path, known: bool)
     before = (project / "boltseal.lock").read_bytes()
 
     def run(*words: str) -> Run:
-        return program.run(*words, cwd=project) if known else elsewhere(project, *words)
+        return program.call(*words, cwd=project) if known else elsewhere(project, *words)
 
     result, shown, locking = run("verify", "--json"), run("verify", "--github"), run("lock", "--update")
     (verdict,) = result.json["results"]

@@ -17,16 +17,9 @@ from tests.cli import program
 from tests.fakes.ledger import signing_key
 from tests.images import image, push
 from tests.polling import until_signed
+from tests.ports import free_port
 
 pytestmark = pytest.mark.slow
-
-
-@pytest.fixture(autouse=True)
-def _no_logins(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Use no login of this machine's user."""
-    monkeypatch.setenv("HOME", str(tmp_path / "empty-home"))
-    for variable in ("DOCKER_CONFIG", "REGISTRY_AUTH_FILE", "XDG_CONFIG_HOME", "XDG_RUNTIME_DIR"):
-        monkeypatch.delenv(variable, raising=False)
 
 
 def publish(url: str, *tags: str) -> None:
@@ -41,7 +34,7 @@ def publish(url: str, *tags: str) -> None:
 
 def test_a_registry_is_followed_from_run_to_run(tmp_path: Path) -> None:
     """Each run prints one line; a tag changed in the database is exit code 1, an unreachable registry 3."""
-    data, state, port = tmp_path / "data", tmp_path / "state", servers.free_port()
+    data, state, port = tmp_path / "data", tmp_path / "state", free_port()
     with servers.boltseal(data, port=port) as server:
         publish(server.url, "1.4.1", "1.4.2")
         key = LedgerKeys(tmp_path / "data.keys").key()

@@ -30,13 +30,6 @@ PROJECTS: dict[str, dict[str, str]] = {
 }
 
 
-@pytest.fixture(autouse=True)
-def _no_logins(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Use no login and no setting of this machine's user."""
-    for variable in ("HOME", "XDG_CONFIG_HOME", "XDG_RUNTIME_DIR"):
-        monkeypatch.setenv(variable, str(tmp_path / "empty-home"))
-
-
 @pytest.fixture(params=PROJECTS)
 def project(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
     """A project in which no image reference is found."""

@@ -30,6 +30,7 @@ from tests.cli.program import Run, call, clean_environment, run
 from tests.fakes.engine import FakeEngine
 from tests.images import OCI_INDEX, Document, artifact, to_json
 from tests.polling import is_signed, wait_until
+from tests.ports import free_port
 from tests.project.bases.layered import layered
 from tests.servers import Server
 
@@ -37,15 +38,6 @@ pytestmark = [pytest.mark.slow]
 NAME, DIGEST = "org.opencontainers.image.base.name", "org.opencontainers.image.base.digest"
 WAS = layered("ab", env=["NODE_VERSION=16.13.1"])
 NOW = layered("acd", env=["NODE_VERSION=16.13.2"], labels={"org.opencontainers.image.version": "16.13.2"})
-
-
-@pytest.fixture(autouse=True)
-def _no_logins(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Use no login and no setting of this machine's user."""
-    for variable in ("HOME", "XDG_CONFIG_HOME", "XDG_RUNTIME_DIR"):
-        monkeypatch.setenv(variable, str(tmp_path / "empty-home"))
-    for variable in ("DOCKER_CONFIG", "REGISTRY_AUTH_FILE"):
-        monkeypatch.delenv(variable, raising=False)
 
 
 class ImageRegistry:
@@ -250,7 +242,7 @@ def test_a_file_can_not_choose_the_contacted_hosts(shop: ImageRegistry, tmp_path
 
 def test_an_image_that_could_not_be_checked_is_one_line_and_the_others_continue(shop: ImageRegistry) -> None:
     """A missing image or an unreachable registry is one line and exit code 3, or 1 if another image is outdated."""
-    unreachable = f"127.0.0.1:{servers.free_port()}/shop/app:1"
+    unreachable = f"127.0.0.1:{free_port()}/shop/app:1"
     result = shop.outdated(f"{shop.ref}:1.0.0", f"{shop.ref}:none", unreachable)
     shop.push("base/node", "latest", NOW)
 

@@ -39,15 +39,6 @@ STARTED_US = 1_795_161_600 * SECOND_US
 pytestmark = pytest.mark.slow
 
 
-@pytest.fixture(autouse=True)
-def _no_logins(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Use no login and no setting of this machine's user."""
-    for variable in ("HOME", "XDG_CONFIG_HOME", "XDG_RUNTIME_DIR"):
-        monkeypatch.setenv(variable, str(tmp_path / "empty-home"))
-    for variable in ("DOCKER_CONFIG", "REGISTRY_AUTH_FILE", "DOCKER_HOST"):
-        monkeypatch.delenv(variable, raising=False)
-
-
 @pytest.fixture
 def fake() -> FakeEngine:
     return FakeEngine()
@@ -61,7 +52,7 @@ async def listening(fake: FakeEngine, folder: Path) -> AsyncIterator[str]:
 
 async def run(*arguments: str, cwd: Path) -> Run:
     """Run a command in another process, while the engine answers in this one."""
-    return await asyncio.to_thread(program.run, *arguments, cwd=cwd)
+    return await asyncio.to_thread(program.call, *arguments, cwd=cwd)
 
 
 async def asked(fake: FakeEngine, folder: Path, *arguments: str) -> Run:
@@ -281,7 +272,7 @@ async def test_a_missing_lock_could_not_be_checked(fake: FakeEngine, tmp_path: P
 )
 def test_contradicting_options_are_refused(tmp_path: Path, arguments: tuple[str, ...], message: str) -> None:
     """Contradicting options are a usage error of one line."""
-    done = program.run(*arguments, cwd=tmp_path)
+    done = program.call(*arguments, cwd=tmp_path)
 
     assert done.code == 2
     assert message in done.err
@@ -322,8 +313,8 @@ async def test_the_release_of_a_running_image_is_shown(fake: FakeEngine, tmp_pat
     state = {"BOLTSEAL_STATE": str(tmp_path / "state")}
     async with fake.listening(tmp_path) as address:
         arguments = ("ps", "--offline", "--host", str(address))
-        done = await asyncio.to_thread(program.run, *arguments, "--json", environment=state)
-        text = await asyncio.to_thread(program.run, *arguments, environment=state)
+        done = await asyncio.to_thread(program.call, *arguments, "--json", environment=state)
+        text = await asyncio.to_thread(program.call, *arguments, environment=state)
     found = {each["container"]: (each["release"], each["released_by"]) for each in done.json["results"]}
 
     assert found == {"shop-web-1": (7, "ada7"), "shop-web-2": (None, None), "shop-db-1": (None, None)}
@@ -353,7 +344,7 @@ async def test_a_restored_container_belongs_to_the_former_release(fake: FakeEngi
         folder.begin(release.ended(end, started_us + 9 * SECOND_US), ReleaseContents(b"{}"))
     async with fake.listening(tmp_path) as address:
         done = await asyncio.to_thread(
-            program.run,
+            program.call,
             *("ps", "--offline", "--host", str(address), "--json"),
             environment={"BOLTSEAL_STATE": str(tmp_path / "state")},
         )
@@ -451,8 +442,8 @@ async def test_a_cluster_is_listed_and_verified(tmp_path: Path) -> None:
     async with cluster.listening(tmp_path, "prod") as config:
         kube = {"KUBECONFIG": str(config), "HOME": str(tmp_path)}
         where = ("--offline", "--kube", "prod", "--project", str(tmp_path))
-        done = await asyncio.to_thread(program.run, "ps", *where, environment=kube)
-        held = await asyncio.to_thread(program.run, "verify", "--running", *where, "--json", environment=kube)
+        done = await asyncio.to_thread(program.call, "ps", *where, environment=kube)
+        held = await asyncio.to_thread(program.call, "verify", "--running", *where, "--json", environment=kube)
 
     assert (done.code, held.code) == (0, 0)
     assert done.out.count("  lock: same") == 3

@@ -2,29 +2,18 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import httpx2
 import pytest
 
-from tests import servers
 from tests.cli import program
 from tests.images import Document, image, push
+from tests.ports import free_port
 from tests.servers import Server
 
 SHOP = "shop/app"
 
 
-@pytest.fixture
-def _no_logins(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Use no login of this machine's user."""
-    for variable in ("HOME", "XDG_CONFIG_HOME", "XDG_RUNTIME_DIR"):
-        monkeypatch.setenv(variable, str(tmp_path / "empty-home"))
-    for variable in ("DOCKER_CONFIG", "REGISTRY_AUTH_FILE"):
-        monkeypatch.delenv(variable, raising=False)
-
-
-pytestmark = [pytest.mark.usefixtures("_no_logins"), pytest.mark.slow]
+pytestmark = pytest.mark.slow
 
 
 async def publish(server: Server, tag: str, document: Document, repository: str = SHOP) -> None:
@@ -36,8 +25,8 @@ async def test_the_digest_of_a_tag(server: Server) -> None:
     """`digest` prints the digest that `docker push` printed."""
     app = image("app")
     await publish(server, "1.4.2", app)
-    result = program.run("digest", f"{server.address}/{SHOP}:1.4.2")
-    as_json = program.run("digest", f"{server.address}/{SHOP}:1.4.2", "--json").json["results"][0]
+    result = program.call("digest", f"{server.address}/{SHOP}:1.4.2")
+    as_json = program.call("digest", f"{server.address}/{SHOP}:1.4.2", "--json").json["results"][0]
 
     assert (result.code, result.out) == (0, app.digest + "\n")
     assert (as_json["digest"], as_json["size"], as_json["media_type"]) == (app.digest, len(app.raw), app.media_type)
@@ -45,8 +34,8 @@ async def test_the_digest_of_a_tag(server: Server) -> None:
 
 async def test_a_missing_tag_is_an_exit_code(server: Server) -> None:
     """A missing tag is exit code 1; an unreachable registry is exit code 3."""
-    missing = program.run("digest", f"{server.address}/{SHOP}:9.9.9")
-    unreachable = program.run("digest", f"127.0.0.1:{servers.free_port()}/{SHOP}:1.4.2", "--json")
+    missing = program.call("digest", f"{server.address}/{SHOP}:9.9.9")
+    unreachable = program.call("digest", f"127.0.0.1:{free_port()}/{SHOP}:1.4.2", "--json")
 
     assert missing.code == 1
     assert "has no manifest 9.9.9" in missing.err
@@ -57,7 +46,7 @@ async def test_every_tag_is_listed(server: Server) -> None:
     """`tags` prints one tag per line."""
     for tag in ("1.4.1", "1.4.2", "latest"):
         await publish(server, tag, image(tag))
-    result = program.run("tags", f"{server.address}/{SHOP}")
+    result = program.call("tags", f"{server.address}/{SHOP}")
 
     assert (result.code, result.out.split()) == (0, ["1.4.1", "1.4.2", "latest"])
 
@@ -72,7 +61,7 @@ async def test_every_tag_is_listed(server: Server) -> None:
 )
 def test_tags_without_a_repository_is_a_usage_error(typed: str, message: str) -> None:
     """A registry's address is not treated as an image of Docker Hub."""
-    result = program.run("tags", typed)
+    result = program.call("tags", typed)
 
     assert (result.code, result.err) == (2, f"boltseal: {message}\n")
 
@@ -83,12 +72,12 @@ async def test_check_distinguishes_free_and_taken_tags(server: Server) -> None:
     await publish(server, "1.4.2", app)
     ref = f"{server.address}/{SHOP}"
     codes = {
-        "free": program.run("check", f"{ref}:1.4.3").code,
-        "same": program.run("check", f"{ref}:1.4.2", "--digest", app.digest).code,
-        "same in the reference": program.run("check", f"{ref}:1.4.2@{app.digest}").code,
-        "taken": program.run("check", f"{ref}:1.4.2").code,
-        "other": program.run("check", f"{ref}:1.4.2", "--digest", other.digest).code,
-        "repository": program.run("check", ref).code,
+        "free": program.call("check", f"{ref}:1.4.3").code,
+        "same": program.call("check", f"{ref}:1.4.2", "--digest", app.digest).code,
+        "same in the reference": program.call("check", f"{ref}:1.4.2@{app.digest}").code,
+        "taken": program.call("check", f"{ref}:1.4.2").code,
+        "other": program.call("check", f"{ref}:1.4.2", "--digest", other.digest).code,
+        "repository": program.call("check", ref).code,
     }
 
     assert codes == {"free": 0, "same": 0, "same in the reference": 0, "taken": 1, "other": 1, "repository": 2}
@@ -99,12 +88,12 @@ async def test_a_deleted_sealed_tag_is_not_free(server: Server) -> None:
     app = image("app")
     await publish(server, "1.4.2", app)
     ref = f"{server.address}/{SHOP}:1.4.2"
-    program.run("tag", "unseal", ref, "--reason", "test", "--data", server.folder)
+    program.call("tag", "unseal", ref, "--reason", "test", "--data", server.folder)
     async with httpx2.AsyncClient(base_url=server.url, trust_env=False) as client:
         assert (await client.delete(f"/v2/{SHOP}/manifests/1.4.2")).status_code == 202
-    result = program.run("check", ref, "--json")
+    result = program.call("check", ref, "--json")
 
     assert result.code == 1
     assert result.json["results"][0]["status"] == "deleted"
     assert result.json["results"][0]["digest"] == app.digest
-    assert program.run("check", ref, "--digest", app.digest).code == 0
+    assert program.call("check", ref, "--digest", app.digest).code == 0

@@ -55,8 +55,13 @@ def verb(shop: BareRegistry, name: str, *arguments: str) -> program.Run:
     return program.run(name, *arguments, "--data", folder(shop))
 
 
+def refused(shop: BareRegistry, name: str, *arguments: str) -> program.Run:
+    """Runs a verb that is refused before it opens the folder, in this process."""
+    return program.call(name, *arguments, "--data", folder(shop))
+
+
 def tags_of(shop: BareRegistry) -> list[str]:
-    """Return the tags of the repository that resolve to an image now."""
+    """The tags of the shop's repository that resolve to an image now."""
     with closing(sqlite3.connect(folder(shop) / DATABASE_NAME)) as connection:
         rows = connection.execute("SELECT name FROM tag WHERE digest IS NOT NULL ORDER BY name")
         return [name for (name,) in rows]
@@ -150,7 +155,7 @@ async def test_sealing_a_missing_tag_is_refused(shop: BareRegistry) -> None:
 )
 def test_a_reference_without_a_host_is_a_usage_error(shop: BareRegistry, ref: str, line: str) -> None:
     """A reference without a registry host means Docker Hub, so it is refused."""
-    run = verb(shop, "tag", "seal", ref, "--reason", "x")
+    run = refused(shop, "tag", "seal", ref, "--reason", "x")
 
     assert run.code == 2
     assert line in run.err
@@ -159,7 +164,7 @@ def test_a_reference_without_a_host_is_a_usage_error(shop: BareRegistry, ref: st
 def test_a_reference_to_another_registry_is_a_usage_error(shop: BareRegistry) -> None:
     """If the public name is configured, a reference to another host is a usage error."""
     url = {"BOLTSEAL_SERVER__PUBLIC_URL": "https://registry.example.com"}
-    run = program.run(
+    run = program.call(
         "tag", "seal", "other.example.com/shop/app:1", "--reason", "x", "--data", folder(shop), environment=url
     )
 
@@ -170,8 +175,8 @@ def test_a_reference_to_another_registry_is_a_usage_error(shop: BareRegistry) ->
 @pytest.mark.parametrize("name", ["seal", "unseal", "purge"])
 def test_without_a_public_name_only_loopback_names_are_accepted(shop: BareRegistry, name: str) -> None:
     """Without a public name, only loopback names with any port are accepted for this data folder."""
-    other = verb(shop, "tag", name, "other:5000/shop/app:1.4.2", "--reason", "x")
-    port = verb(shop, "tag", name, "localhost:5055/shop/app:1.4.2", "--reason", "x")
+    other = refused(shop, "tag", name, "other:5000/shop/app:1.4.2", "--reason", "x")
+    port = refused(shop, "tag", name, "localhost:5055/shop/app:1.4.2", "--reason", "x")
 
     assert other.code == 2
     assert "is an image of another registry; this data folder belongs to localhost:5000" in other.err
@@ -182,7 +187,7 @@ def test_without_a_public_name_only_loopback_names_are_accepted(shop: BareRegist
 @pytest.mark.parametrize("name", ["seal", "unseal", "purge"])
 def test_a_blank_reason_is_refused(shop: BareRegistry, name: str) -> None:
     """A reason of blanks is refused."""
-    run = verb(shop, "tag", name, LATEST, "--reason", "  ")
+    run = refused(shop, "tag", name, LATEST, "--reason", "  ")
 
     assert run.code == 2
     assert "--reason is empty" in run.err
@@ -191,7 +196,7 @@ def test_a_blank_reason_is_refused(shop: BareRegistry, name: str) -> None:
 @pytest.mark.parametrize("name", ["seal", "unseal", "purge"])
 def test_a_change_needs_its_reason(shop: BareRegistry, name: str) -> None:
     """A change without a reason is refused, since it could not be explained later."""
-    run = verb(shop, "tag", name, LATEST)
+    run = refused(shop, "tag", name, LATEST)
 
     assert run.code == 2
     assert "--reason" in run.err
@@ -407,7 +412,7 @@ async def test_fsck_changes_nothing(shop: BareRegistry) -> None:
 @pytest.mark.parametrize("name", ["fsck", "gc"])
 def test_a_folder_that_is_no_store_is_a_usage_error(tmp_path: Path, name: str) -> None:
     """A --data folder that is no store is a usage error, not a success."""
-    run = program.run("admin", name, "--data", tmp_path)
+    run = program.call("admin", name, "--data", tmp_path)
 
     assert run.code == 2
     assert "is not a boltseal data folder" in run.err
@@ -416,7 +421,7 @@ def test_a_folder_that_is_no_store_is_a_usage_error(tmp_path: Path, name: str) -
 
 def test_a_missing_default_folder_is_a_usage_error(tmp_path: Path) -> None:
     """A read-only command does not create a missing default folder."""
-    run = program.run("admin", "fsck", cwd=tmp_path)
+    run = program.call("admin", "fsck", cwd=tmp_path)
 
     assert run.code == 2
     assert list(tmp_path.iterdir()) == []

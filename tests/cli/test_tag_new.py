@@ -12,10 +12,10 @@ from pathlib import Path
 import httpx2
 import pytest
 
-from tests import servers
 from tests.cli import program
 from tests.cli.program import Run
 from tests.images import Document, image, push
+from tests.ports import free_port
 from tests.servers import Server
 
 SHOP = "shop/app"
@@ -25,12 +25,10 @@ PREFIX = "org.opencontainers.image."
 @pytest.fixture(autouse=True)
 def _no_logins(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Use no login, setting or pipeline variable of this machine."""
-    for variable in ("HOME", "XDG_CONFIG_HOME", "XDG_RUNTIME_DIR"):
-        monkeypatch.setenv(variable, str(tmp_path / "empty-home"))
     monkeypatch.setenv("DOCKER_HOST", f"unix://{tmp_path}/none.sock")
     monkeypatch.setenv("SOURCE_DATE_EPOCH", "1795543200")
     for name in [*os.environ]:
-        if name.startswith(("GIT_", "CI_", "BUILD", "GITHUB_", "DOCKER_CONFIG", "REGISTRY_AUTH_FILE")):
+        if name.startswith(("GIT_", "CI_", "BUILD", "GITHUB_")):
             monkeypatch.delenv(name)
 
 
@@ -137,7 +135,7 @@ def test_mistyped_input_is_reported(project: Path, arguments: tuple[str, ...], m
 def test_an_undecidable_input_gives_no_tag(project: Path) -> None:
     """No tag is made if the base is unknown, a registry does not answer, or an ignore file can't be read."""
     codes = []
-    bases = {"${NOBODY}": "can't be determined", f"127.0.0.1:{servers.free_port()}/shop/app:1": "can't be resolved"}
+    bases = {"${NOBODY}": "can't be determined", f"127.0.0.1:{free_port()}/shop/app:1": "can't be resolved"}
     for base, reason in bases.items():
         (project / "Dockerfile").write_text(f"FROM {base}\n")
         result = program.call("tag", "new", project, "--scheme", "input")
@@ -163,11 +161,11 @@ def test_without_a_daemon_there_is_no_content_tag(project: Path) -> None:
 @pytest.mark.slow
 async def test_a_taken_tag_is_reported(server: Server, project: Path) -> None:
     """A taken tag is exit code 1 without any output on stdout, so no script can push to it."""
-    free = program.run("tag", "new", project, "--check", f"{server.address}/{SHOP}", "--json")
+    free = program.call("tag", "new", project, "--check", f"{server.address}/{SHOP}", "--json")
     app = image("app")
     await publish(server, "v1.4.2_7", app)
-    taken = program.run("tag", "new", project, "--check", f"{server.address}/{SHOP}")
-    unreachable = program.run("tag", "new", project, "--check", f"127.0.0.1:{servers.free_port()}/{SHOP}")
+    taken = program.call("tag", "new", project, "--check", f"{server.address}/{SHOP}")
+    unreachable = program.call("tag", "new", project, "--check", f"127.0.0.1:{free_port()}/{SHOP}")
 
     assert (free.code, free.json["results"][0]["status"], free.json["results"][0]["tag"]) == (0, "free", "v1.4.2_7")
     assert (taken.code, taken.out) == (1, "")
@@ -180,11 +178,11 @@ async def test_a_deleted_sealed_tag_is_not_free(server: Server, project: Path) -
     """A deleted sealed tag is refused as a new tag."""
     app = image("app")
     await publish(server, "v1.4.2_7", app)
-    unsealed = program.run(
+    unsealed = program.call(
         *("tag", "unseal", f"{server.address}/{SHOP}:v1.4.2_7", "--reason", "test", "--data", server.folder)
     )
     httpx2.delete(f"{server.url}/v2/{SHOP}/manifests/v1.4.2_7", trust_env=False).raise_for_status()
-    result = program.run("tag", "new", project, "--check", f"{server.address}/{SHOP}")
+    result = program.call("tag", "new", project, "--check", f"{server.address}/{SHOP}")
 
     assert unsealed.code == 0
     assert result.code == 1
@@ -196,17 +194,17 @@ async def test_another_base_behind_the_same_tag_is_another_input(server: Server,
     """The base's digest, from the lock or else from the registry, changes the input hash."""
     (project / "Dockerfile").write_text(f"FROM {server.address}/{SHOP}:latest\n")
     await publish(server, "latest", image("older"))
-    program.run("digest", f"{server.address}/{SHOP}:latest")  # the first use of its ledger is reported here
-    older = tag_of(project, "--scheme", "input", run=program.run)
+    program.call("digest", f"{server.address}/{SHOP}:latest")  # prints the notice of the first use of its ledger
+    older = tag_of(project, "--scheme", "input", run=program.call)
     await publish(server, "latest", image("newer"))
-    newer = tag_of(project, "--scheme", "input", run=program.run)
+    newer = tag_of(project, "--scheme", "input", run=program.call)
     (project / ".dockerignore").write_text("boltseal.lock\n.dockerignore\n")
-    program.run("lock", cwd=project)
-    locked = tag_of(project, "--scheme", "input", run=program.run)
+    program.call("lock", cwd=project)
+    locked = tag_of(project, "--scheme", "input", run=program.call)
     await publish(server, "latest", image("newest"))
 
     assert older != newer
-    assert tag_of(project, "--scheme", "input", run=program.run) == locked
+    assert tag_of(project, "--scheme", "input", run=program.call) == locked
 
 
 def test_the_labels_describe_the_origin(project: Path) -> None:
@@ -228,7 +226,7 @@ async def test_the_base_is_shown_by_name_and_digest(server: Server, project: Pat
     app = image("app")
     await publish(server, "1.0.0", app)
     (project / "Dockerfile").write_text(f"FROM scratch AS a\nFROM {server.address}/{SHOP}:1.0.0\n")
-    labels = program.run("build", "--print-labels", project, "--json").json["results"][0]["labels"]
+    labels = program.call("build", "--print-labels", project, "--json").json["results"][0]["labels"]
 
     assert labels[f"{PREFIX}base.name"] == f"{server.address}/{SHOP}:1.0.0"
     assert labels[f"{PREFIX}base.digest"] == app.digest

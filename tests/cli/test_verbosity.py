@@ -17,14 +17,6 @@ from tests.images import image
 SHOP = "shop/app"
 
 
-@pytest.fixture
-def _no_logins(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Use no login of this machine's user."""
-    for variable in ("HOME", "XDG_CONFIG_HOME", "XDG_RUNTIME_DIR"):
-        monkeypatch.setenv(variable, str(tmp_path / "empty-home"))
-
-
-@pytest.mark.usefixtures("_no_logins")
 @pytest.mark.parametrize("where", ["before", "after"])
 def test_v_prints_each_request_on_stderr(where: str) -> None:
     """-v prints method, URL, status and time of each request on stderr, and leaves stdout unchanged."""
@@ -40,7 +32,6 @@ def test_v_prints_each_request_on_stderr(where: str) -> None:
     assert "HEAD" not in plain.err
 
 
-@pytest.mark.usefixtures("_no_logins")
 @pytest.mark.parametrize("where", ["before", "after"])
 def test_q_omits_notices_and_no_error(where: str, tmp_path: Path) -> None:
     """-q omits notices, but prints errors and keeps the exit code."""

@@ -18,6 +18,7 @@ from tests.cli import program
 from tests.images import image, push
 from tests.notify.receivers import HANGS, Inbox, answer, inbox_in_thread
 from tests.polling import wait_until
+from tests.ports import free_port
 from tests.servers import Server
 from tests.thread_server import boltseal_in_thread
 
@@ -31,10 +32,6 @@ pytestmark = pytest.mark.slow
 def _no_logins(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Use no login and no state of this machine's user."""
     monkeypatch.setenv("BOLTSEAL_STATE", str(tmp_path / "state"))
-    for variable in ("HOME", "XDG_CONFIG_HOME", "XDG_RUNTIME_DIR"):
-        monkeypatch.setenv(variable, str(tmp_path / "empty-home"))
-    for variable in ("DOCKER_CONFIG", "REGISTRY_AUTH_FILE"):
-        monkeypatch.delenv(variable, raising=False)
 
 
 @pytest.fixture
@@ -87,7 +84,7 @@ def test_a_moved_release_tag_is_exit_code_1_and_its_history_is_recorded(foreign:
 
 def test_history_of_a_foreign_tag_shows_what_watch_recorded(tmp_path: Path) -> None:
     """`history` shows what `watch` recorded if the registry has no history or is gone."""
-    port = servers.free_port()
+    port = free_port()
     with servers.boltseal(tmp_path / "foreign", config=FLOATS, port=port) as foreign:
         ref = f"{foreign.address}/{SHOP}:1.4.2"
         digests = []
@@ -109,7 +106,7 @@ def test_history_of_a_foreign_tag_shows_what_watch_recorded(tmp_path: Path) -> N
 def test_an_alarm_takes_precedence_over_could_not_check(foreign: Server) -> None:
     """Exit code 1 takes precedence over 3, and 3 over 0: an unreachable registry hides no alarm."""
     publish(foreign, "1.4.2", "old")
-    good, dead = f"{foreign.address}/{SHOP}:1.4.2", f"127.0.0.1:{servers.free_port()}/{SHOP}:1.4.2"
+    good, dead = f"{foreign.address}/{SHOP}:1.4.2", f"127.0.0.1:{free_port()}/{SHOP}:1.4.2"
     unknown = program.call("watch", good, dead, "--json")
     publish(foreign, "1.4.2", "new")
     alarm = program.call("watch", good, dead, "--json")

@@ -6,12 +6,11 @@ import asyncio
 import contextlib
 import gzip
 import json
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import aclosing, asynccontextmanager
 from typing import Any
 
 import pytest
-import stamina
 
 from boltseal.client.credentials import SingleLogin
 from boltseal.client.errors import RemoteMismatch, RemoteNotFound, RemoteUnavailable
@@ -23,6 +22,8 @@ from boltseal.oci.digest import Digest
 from boltseal.oci.reference import Repository, Tag
 from tests.client.listening import listening
 
+pytestmark = pytest.mark.usefixtures("one_attempt")
+
 REPOSITORY = Repository("team/app")
 DIGEST = Digest.of(b"whatever")
 NESTED = b'{"errors":' + b"[" * 100_000 + b"]" * 100_000 + b"}"
@@ -30,12 +31,6 @@ DRIP_S = 0.05
 
 Answer = Callable[[asyncio.StreamWriter], Coroutine[Any, Any, None]]
 Ask = Callable[[RegistryClient], Coroutine[Any, Any, object]]
-
-
-@pytest.fixture(autouse=True)
-def _once() -> Iterator[None]:
-    with stamina.set_testing(True, attempts=1):
-        yield
 
 
 def whole(body: bytes, status: int = 200, *headers: str) -> Answer:

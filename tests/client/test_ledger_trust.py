@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import stamina
 
 from boltseal.client.ledger_trust import (
     LedgerCheck,
@@ -23,16 +21,11 @@ from boltseal.client.state import ClientState, StateChanged, StateUnusable
 from boltseal.ledger.follow import Fault, LedgerBroken
 from tests.fakes.ledger import FakeLedger, signing_key
 
+pytestmark = pytest.mark.usefixtures("two_attempts")
+
 HOST = "reg.example:5000"
 KEY = signing_key().verifier
 DAY_S = 24 * 3600
-
-
-@pytest.fixture(autouse=True)
-def _no_pauses() -> Iterator[None]:
-    """Retry without pauses."""
-    with stamina.set_testing(True, attempts=2, cap=True):
-        yield
 
 
 @pytest.fixture

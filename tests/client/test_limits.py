@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 
 import pytest
-import stamina
 
 from boltseal.client.credentials import CredentialStore
 from boltseal.client.errors import RemoteBusy, RemoteDenied, RemoteUnavailable
@@ -17,6 +16,8 @@ from boltseal.oci.digest import Digest
 from boltseal.oci.reference import Repository, Tag
 from tests.fakes.upstream import Asked, FakeUpstream, Speak, raw, status
 from tests.images import image
+
+pytestmark = pytest.mark.usefixtures("one_attempt")
 
 APP = Repository("team/app")
 IMAGE = image("one")
@@ -44,12 +45,6 @@ BODIES: dict[str, Speak] = {
     "broken off": raw(BUSY + b"content-length: 1000\r\n\r\n<p>"),
     "without end": _without_end,
 }
-
-
-@pytest.fixture(autouse=True)
-def _no_pauses() -> Iterator[None]:
-    with stamina.set_testing(True, attempts=1):
-        yield
 
 
 @pytest.fixture

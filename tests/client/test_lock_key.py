@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import stamina
 
 from boltseal.client.ledger_trust import (
     KeyDiffers,
@@ -22,14 +20,10 @@ from boltseal.ledger.follow import Fault, LedgerBroken
 from boltseal.ledger.note import VerifierKey
 from tests.fakes.ledger import FakeLedger, signing_key
 
+pytestmark = pytest.mark.usefixtures("two_attempts")
+
 HOST = "reg.example:5000"
 KEY, OTHER = signing_key().verifier, signing_key("o").verifier
-
-
-@pytest.fixture(autouse=True)
-def _no_pauses() -> Iterator[None]:
-    with stamina.set_testing(True, attempts=2, cap=True):
-        yield
 
 
 @pytest.fixture

@@ -18,7 +18,7 @@ from boltseal.client.request_trace import public_url
 from boltseal.client.transport import Transport, TransportOptions
 from boltseal.oci.reference import Repository, Tag
 from tests.fakes.hub import FakeHub
-from tests.servers import free_port
+from tests.ports import free_port
 
 NODE = Repository("library/node")
 OCI = "application/vnd.oci.image.manifest.v1+json"

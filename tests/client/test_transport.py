@@ -5,12 +5,11 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import aclosing
 from pathlib import Path
 
 import pytest
-import stamina
 from starlette.responses import Response
 
 from boltseal.client.certificates import AuthorityInvalid
@@ -31,6 +30,8 @@ from boltseal.oci.reference import Reference, Repository, Tag
 from tests.client.listening import listening
 from tests.fakes.hub import FakeHub
 
+pytestmark = pytest.mark.usefixtures("three_attempts")
+
 OCI = "application/vnd.oci.image.manifest.v1+json"
 NODE = Repository("library/node")
 BODY = json.dumps(
@@ -41,13 +42,6 @@ BODY = json.dumps(
         "layers": [],
     }
 ).encode()
-
-
-@pytest.fixture(autouse=True)
-def _no_pauses() -> Iterator[None]:
-    """Retry without pauses."""
-    with stamina.set_testing(True, attempts=3):
-        yield
 
 
 @pytest.fixture

@@ -30,7 +30,8 @@ from tests import servers
 from tests.authority import authority
 from tests.cli import program
 from tests.fakes.listening import answering, listening
-from tests.servers import Server, free_port
+from tests.ports import free_port
+from tests.servers import Server
 from tests.serving import Clock, serving
 
 NOW_US = 1_800_000_000_000_000

@@ -9,7 +9,6 @@ from contextlib import aclosing
 from pathlib import Path
 
 import pytest
-import stamina
 from starlette.responses import Response
 
 from boltseal.client.credentials import CredentialStore
@@ -25,16 +24,11 @@ from boltseal.oci.mediatype import OCI_MANIFEST
 from boltseal.oci.reference import Reference
 from tests.fakes.hub import FakeHub
 
+pytestmark = pytest.mark.usefixtures("two_attempts")
+
 NODE = Reference.parse("node:16.13.1")
 LATEST = Reference.parse("node:latest")
 HOUR_US = 3_600_000_000
-
-
-@pytest.fixture(autouse=True)
-def _no_pauses() -> Iterator[None]:
-    """Retry as often as usual, without pauses."""
-    with stamina.set_testing(True, attempts=2, cap=True):
-        yield
 
 
 @pytest.fixture

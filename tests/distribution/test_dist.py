@@ -20,7 +20,8 @@ import pytest
 from tests.distribution.builds import PAGE, Dist, build_dist, checked, clone, is_valid_sbom, typed
 from tests.docs.pages import ROOT, text, typed_lines
 from tests.images import image, push
-from tests.servers import Server, free_port
+from tests.ports import free_port
+from tests.servers import Server
 
 pytestmark = [pytest.mark.slow, pytest.mark.real]
 

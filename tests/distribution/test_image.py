@@ -15,9 +15,10 @@ from cyclonedx.validation.json import JsonStrictValidator
 from tests.distribution.builds import checked, clone, download_wheels, typed
 from tests.distribution.image_build import BASE, HARDENED, Layout, Storage, build_image, make_base, storage
 from tests.polling import wait_until
+from tests.ports import free_port
 from tests.programs import program
 from tests.real.tools import run
-from tests.servers import Server, free_port
+from tests.servers import Server
 
 pytestmark = [pytest.mark.slow, pytest.mark.real]
 

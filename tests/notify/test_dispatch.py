@@ -14,7 +14,6 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-import stamina
 
 from boltseal.events import Event, EventInvalid, EventKind, QuotaLow, TagMoved, TagRefused, UpstreamDown
 from boltseal.notify import dispatch
@@ -27,17 +26,12 @@ from tests.notify.outbox_state import undelivered, until_feed_read, until_undeli
 from tests.notify.receivers import ENDLESS, HANGS, OK, answer, inbox
 from tests.polling import until
 
+pytestmark = pytest.mark.usefixtures("two_attempts")
+
 REF = Reference.parse("localhost:5000/shop/app:1.4.2")
 MOVED = TagMoved(REF, Digest.of(b"a"), Digest.of(b"b"), True, "test")
 KEY = "0123456789abcdef"
 LOW = QuotaLow("docker.io", 3, 100, 21600)
-
-
-@pytest.fixture(autouse=True)
-def _no_pauses() -> Iterator[None]:
-    """Retry without pauses."""
-    with stamina.set_testing(True, attempts=2, cap=True):
-        yield
 
 
 def to(

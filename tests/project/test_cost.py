@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
-import stamina
 
 from boltseal.lockfile.compare import Weight
 from boltseal.lockfile.document import Lock
@@ -16,13 +13,9 @@ from tests.fakes.hub import FakeHub
 from tests.lockfile.locks import NOW_US
 from tests.project.image_ref_samples import REGISTRY, image_ref, publish, resolving, two_platforms
 
+pytestmark = pytest.mark.usefixtures("one_attempt")
+
 MANY = 200
-
-
-@pytest.fixture(autouse=True)
-def _no_pauses() -> Iterator[None]:
-    with stamina.set_testing(True, attempts=1):
-        yield
 
 
 @pytest.fixture

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 
 import pytest
-import stamina
 from starlette.responses import Response
 
 from boltseal.lockfile.document import Lock, LockedImage, Use
@@ -19,14 +18,10 @@ from tests.images import Document, image, index
 from tests.lockfile.locks import DAY_US, NOW_US
 from tests.project.image_ref_samples import REGISTRY, image_ref, publish, resolving, two_platforms
 
+pytestmark = pytest.mark.usefixtures("one_attempt")
+
 EMPTY = Lock()
 APP = f"{REGISTRY}/shop/app:1.4.2"
-
-
-@pytest.fixture(autouse=True)
-def _no_pauses() -> Iterator[None]:
-    with stamina.set_testing(True, attempts=1):
-        yield
 
 
 @pytest.fixture

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 
 import pytest
-import stamina
 
 from boltseal.lockfile.compare import Weight
 from boltseal.lockfile.document import Lock, LockedPlatform
@@ -19,13 +18,9 @@ from tests.images import image, index
 from tests.lockfile.locks import NOW_US, digest
 from tests.project.image_ref_samples import REGISTRY, image_ref, publish, resolving, two_platforms
 
+pytestmark = pytest.mark.usefixtures("one_attempt")
+
 RELEASE, FLOATING = f"{REGISTRY}/shop/app:1.4.2", f"{REGISTRY}/shop/app:latest"
-
-
-@pytest.fixture(autouse=True)
-def _no_pauses() -> Iterator[None]:
-    with stamina.set_testing(True, attempts=1):
-        yield
 
 
 @pytest.fixture

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
-import stamina
 
 from boltseal.client.errors import RemoteMismatch, RemoteNotFound
 from boltseal.client.ledger_trust import LedgerCheck, LedgerUnchecked, TrustStatus
@@ -20,11 +17,7 @@ from tests.fakes.hub import FakeHub
 from tests.images import Document, artifact, image, index
 from tests.project.image_ref_samples import REGISTRY, publish, references, resolving, two_platforms
 
-
-@pytest.fixture(autouse=True)
-def _no_pauses() -> Iterator[None]:
-    with stamina.set_testing(True, attempts=1):
-        yield
+pytestmark = pytest.mark.usefixtures("one_attempt")
 
 
 @pytest.fixture

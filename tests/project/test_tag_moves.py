@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import stamina
 
 from boltseal.client.errors import RemoteMismatch
 from boltseal.client.history import read_tags
@@ -25,14 +23,10 @@ from tests.fakes.ledger import START_US, A, B, C, FakeLedger
 from tests.lockfile.locks import DAY_US
 from tests.project.image_ref_samples import image_ref
 
+pytestmark = pytest.mark.usefixtures("one_attempt")
+
 HOST = "reg.example:5000"
 NOW_US = START_US + 5 * DAY_US
-
-
-@pytest.fixture(autouse=True)
-def _no_retries() -> Iterator[None]:
-    with stamina.set_testing(True, attempts=1):
-        yield
 
 
 @pytest.fixture

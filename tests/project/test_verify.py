@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import pytest
-import stamina
 from starlette.responses import Response
 
 from boltseal.lockfile.compare import Weight
@@ -21,15 +20,11 @@ from tests.images import OCI_INDEX, Document
 from tests.lockfile.locks import DAY_US, NOW_US
 from tests.project.image_ref_samples import REGISTRY, image_ref, publish, resolving, two_platforms
 
+pytestmark = pytest.mark.usefixtures("one_attempt")
+
 RELEASE = f"{REGISTRY}/shop/app:1.4.2"
 FLOATING = f"{REGISTRY}/shop/app:latest"
 HOUR_US = DAY_US // 24
-
-
-@pytest.fixture(autouse=True)
-def _no_pauses() -> Iterator[None]:
-    with stamina.set_testing(True, attempts=1):
-        yield
 
 
 @pytest.fixture

@@ -17,15 +17,8 @@ _numbers = itertools.count(1)
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _empty_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+def _empty_home(empty_home: None) -> None:
     """Let tools neither read nor write this machine's user configuration and logins."""
-    home = tmp_path_factory.mktemp("home")
-    with pytest.MonkeyPatch.context() as patch:
-        for variable in ("HOME", "XDG_CONFIG_HOME", "XDG_DATA_HOME", "XDG_CACHE_HOME", "XDG_RUNTIME_DIR"):
-            patch.setenv(variable, str(home))
-        for variable in ("DOCKER_CONFIG", "DOCKER_CONTEXT", "DOCKER_HOST", "REGISTRY_AUTH_FILE", "CONTAINER_HOST"):
-            patch.delenv(variable, raising=False)
-        yield
 
 
 @pytest.fixture(scope="session")

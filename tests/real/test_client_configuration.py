@@ -26,6 +26,7 @@ from boltseal.server.storage.users import UserFile
 from tests import servers
 from tests.authority import authority
 from tests.cli import program
+from tests.ports import free_port
 from tests.programs import program as found_program
 from tests.real.layout import image_layout
 from tests.real.tools import CommandResult, Podman, run
@@ -197,7 +198,7 @@ def test_an_authority_of_rootless_docker_is_trusted_too(guarded: Guarded, machin
 @pytest.mark.parametrize("place", ["user", "system"])
 def test_plain_http_is_used_where_skopeo_uses_it(machine: Machine, tmp_path: Path, place: str) -> None:
     """Plain HTTP is used only with `insecure = true`, and boltseal names the file that has it."""
-    port = servers.free_port()
+    port = free_port()
     host = f"{THIS_MACHINE}:{port}"
     served = {"BOLTSEAL_SERVER__PUBLIC_URL": f"http://{host}"}
     with servers.boltseal(tmp_path / "data", settings=served, port=port):

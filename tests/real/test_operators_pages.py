@@ -22,6 +22,7 @@ import pytest
 from tests import servers
 from tests.docs.pages import ROOT, typed_lines
 from tests.polling import wait_until
+from tests.ports import free_port
 from tests.programs import program
 from tests.real.layout import image_layout
 from tests.real.tools import run
@@ -102,7 +103,7 @@ def caddy(folder: Path, upstream: str, port: int) -> Iterator[None]:
 def test_a_push_and_a_pull_of_64_mib_go_through_a_proxy(proxy: Proxy, tmp_path: Path) -> None:
     """With the page's configuration a proxy passes 64 MiB completely, and addresses in answers lead through it."""
     certificate(tmp_path)
-    port = servers.free_port()
+    port = free_port()
     url = f"https://127.0.0.1:{port}"
     fields = {"BOLTSEAL_SERVER__PUBLIC_URL": url, "BOLTSEAL_SERVER__BEHIND_PROXY": "true"}
     data = os.urandom(MIB) * 64
@@ -188,7 +189,7 @@ def test_the_first_method_alone_moves_a_repository(tmp_path: Path) -> None:
 
 def test_the_commands_for_tls_and_two_users_work(tmp_path: Path) -> None:
     """Every command of the page runs in order in one shell; then what the page warns of is refused."""
-    address = f"127.0.0.1:{servers.free_port()}"
+    address = f"127.0.0.1:{free_port()}"
     layout = image_layout(tmp_path / "image", b"words")
     lines = typed_lines(page("operations/tls.md"))
     text = "\n".join(lines)

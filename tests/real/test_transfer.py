@@ -14,6 +14,7 @@ import pytest
 from tests import servers
 from tests.cli import program
 from tests.cli.program import Run
+from tests.ports import free_port
 from tests.real.layout import Layout, image_layout, index_layout
 from tests.real.registry import Registry
 from tests.real.tools import Docker, run
@@ -127,7 +128,7 @@ def test_an_image_is_copied_into_a_docker_daemon_and_back(
 @pytest.fixture
 def guarded(tmp_path: Path) -> Iterator[Server]:
     """A boltseal with a user, over TLS with its own authority, which issues tokens."""
-    port = servers.free_port()
+    port = free_port()
     _certificates(tmp_path)
     subprocess.run(
         [sys.executable, "-m", "boltseal", "admin", "user", "add", USER, "--data", str(tmp_path / "data")],

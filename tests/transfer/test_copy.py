@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import httpx2
 import pytest
-import stamina
 
 from boltseal.client.errors import RemoteRefused
 from boltseal.oci.digest import Digest
@@ -19,15 +18,10 @@ from tests.images import artifact, holds_blob, image, index, meaning, push, sign
 from tests.serving import Serving, copy_of, serving
 from tests.transfer.registries import SHOP, Network, layout, repository
 
+pytestmark = pytest.mark.usefixtures("three_attempts")
+
 HERE, THERE = "localhost:5000", "127.0.0.1:5000"
 STAGING = Repository("staging/app")
-
-
-@pytest.fixture(autouse=True)
-def _no_pauses() -> Iterator[None]:
-    """Retry as often as usual, without pauses."""
-    with stamina.set_testing(True, attempts=3, cap=True):
-        yield
 
 
 @pytest.fixture

@@ -9,6 +9,8 @@
 - granian shares its port with any other process that requests it (SO_REUSEPORT), so that a second server would silently
   take half of the requests. Therefore the port is first bound exclusively, to check that it is free.
 - Workers are killed when their parent ends, even by SIGKILL, so that no orphan keeps serving.
+- Workers are forked while a thread of the parent waits until the first one listens. The thread takes no lock of the C
+  library that a fork would copy in its locked state; `getaddrinfo` does, and a worker would wait for it for ever.
 - Shutdown is bounded: requests in progress get `shutdown_timeout_s`; what was acknowledged is on disk.
 
 docs/adr/0007-what-granian-asks-of-us.md describes what granian's behaviour requires of the application.
@@ -25,12 +27,14 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Final
+from multiprocessing import connection
+from typing import TYPE_CHECKING, Any, Final
 
 from granian.constants import HTTPModes, Interfaces, Loops, SSLProtocols
 from granian.http import HTTP1Settings
 from granian.log import LogLevels
 from granian.server import MPServer
+from granian.server.mp import WorkerProcess
 
 from boltseal.errors import BoltsealError, Invalid, Unavailable
 from boltseal.server import logs
@@ -47,13 +51,13 @@ CONNECTION_BUFFER_BYTES: Final = 128 * 1024
 """For reading and for writing, of each connection. At 256 KiB, 200 pulls of one large blob took 94 MiB instead of 61."""
 HEADER_TIMEOUT_MS: Final = 30_000
 CONNECT_EVERY_S: Final = 0.02
+CONNECT_TIMEOUT_S: Final = 1.0
 _PR_SET_PDEATHSIG: Final = 1
 
 
 def refuse_taken_port(address: ListenAddress) -> None:
     """Check that the address belongs to this machine and its port is free. Raises: Invalid."""
-    family = socket.AF_INET6 if ":" in address.host else socket.AF_INET
-    with socket.socket(family) as probe:
+    with socket.socket(_family(address.host)) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((address.host, address.port))
@@ -64,11 +68,28 @@ def refuse_taken_port(address: ListenAddress) -> None:
             ) from error
 
 
+class Worker(WorkerProcess):
+    """A worker process whose end is seen at once.
+
+    granian waits for it in two threads. `multiprocessing` reports a process that the other thread collects as alive for a
+    moment: granian would log that it kills a worker which has ended, and send SIGKILL to an id that is free again.
+    """
+
+    def is_alive(self) -> bool:
+        """Return whether the process runs: it holds the other end of its sentinel until it ends."""
+        return bool(super().is_alive()) and not connection.wait([self.inner.sentinel], 0)  # type: ignore[no-untyped-call]  # granian's has no annotations
+
+
 class _Server(MPServer):
     """A granian server whose workers reload their settings at SIGHUP; replacing them would abort transfers."""
 
     on_hangup: Callable[[], bool]
     """Reloads the parent's settings; returns True if the workers must be replaced."""
+
+    def _spawn_worker(self, *args: Any, **kwargs: Any) -> WorkerProcess:
+        made = super()._spawn_worker(*args, **kwargs)
+        made.__class__ = Worker  # granian names its class in the middle of thirty arguments
+        return made
 
     def signal_handler_reload(self, *_: object, **__: object) -> None:
         """Handle SIGHUP."""
@@ -131,7 +152,7 @@ def serve(settings: Settings, reload: Callable[[], Settings], *, as_json: bool, 
         return _worker(in_force, reload, parent, run, as_json=as_json)
 
     granian.on_hangup = hangup
-    granian.on_startup(lambda: _when_listening(server.address, listening))
+    granian.on_startup(lambda: call_when_listening(server.address, listening))
     try:
         granian.serve(target_loader=worker, wrap_loader=False)
     except SystemExit as stopped:
@@ -139,18 +160,24 @@ def serve(settings: Settings, reload: Callable[[], Settings], *, as_json: bool, 
             raise Unavailable("the server stopped: its worker processes ended; see the log for the reason") from stopped
 
 
-def _when_listening(address: ListenAddress, call: Callable[[], None]) -> None:
+def call_when_listening(address: ListenAddress, call: Callable[[], None]) -> None:
     """Call a function when the server accepts connections, from a thread: granian's own hook runs too early."""
     host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(address.host, address.host)  # noqa: S104 - connected to, not bound
 
     def watch() -> None:
         while True:
             time.sleep(CONNECT_EVERY_S)
-            with contextlib.suppress(OSError), socket.create_connection((host, address.port), timeout=1.0):
+            with contextlib.suppress(OSError), socket.socket(_family(host)) as probe:
+                probe.settimeout(CONNECT_TIMEOUT_S)
+                probe.connect((host, address.port))
                 call()
                 return
 
     threading.Thread(target=watch, name="boltseal-wait-listening", daemon=True).start()
+
+
+def _family(host: str) -> socket.AddressFamily:
+    return socket.AF_INET6 if ":" in host else socket.AF_INET
 
 
 def _worker(settings: Settings, reload: Callable[[], Settings], parent: int, run: Path, *, as_json: bool) -> ASGIApp:

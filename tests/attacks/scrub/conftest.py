@@ -12,19 +12,7 @@ from tests.servers import unmounted
 
 
 @pytest.fixture(scope="session")
-def _empty_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Tools use an empty home, not the configuration of this machine's user."""
-    home = tmp_path_factory.mktemp("home")
-    with pytest.MonkeyPatch.context() as patch:
-        for variable in ("HOME", "XDG_CONFIG_HOME", "XDG_DATA_HOME", "XDG_CACHE_HOME", "XDG_RUNTIME_DIR"):
-            patch.setenv(variable, str(home))
-        for variable in ("DOCKER_CONFIG", "DOCKER_CONTEXT", "DOCKER_HOST", "CONTAINER_HOST"):
-            patch.delenv(variable, raising=False)
-        yield
-
-
-@pytest.fixture(scope="session")
-def originals(_empty_home: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str], Store]]:
+def originals(empty_home: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str], Store]]:
     """The store of each engine as the engine created it, never modified."""
     made: dict[str, Store] = {}
 

@@ -64,7 +64,7 @@ def sparse_archive(folder: Path, version: str) -> list[bytes]:
 
 
 @pytest.fixture(scope="session")
-def archives(_empty_home: None, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+def archives(empty_home: None, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Return an archive of each of LAYERS, and of sparse files in each of GNU's formats."""
     folder = tmp_path_factory.mktemp("archives")
     layers = {**LAYERS, **{f"sparse-{v}": sparse_archive(folder, v) for v in ("0.0", "0.1", "1.0")}}
@@ -91,13 +91,13 @@ def docker_daemon(folder: Path, *, containerd_store: bool) -> Iterator[Daemon]:
 
 
 @pytest.fixture(scope="module")
-def classic(_empty_home: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
+def classic(empty_home: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
     """A Docker daemon with its classic store."""
     yield from docker_daemon(tmp_path_factory.mktemp("classic"), containerd_store=False)
 
 
 @pytest.fixture(scope="module")
-def modern(_empty_home: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
+def modern(empty_home: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
     """A Docker daemon with containerd's image store."""
     yield from docker_daemon(tmp_path_factory.mktemp("modern"), containerd_store=True)
 

@@ -58,7 +58,7 @@ class Host:
 
 
 @pytest.fixture(scope="module", params=["docker", "docker-containerd"])
-def host(request: pytest.FixtureRequest, _empty_home: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Host]:
+def host(request: pytest.FixtureRequest, empty_home: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Host]:
     """A Docker daemon with its classic store, and one with containerd's."""
     folder = tmp_path_factory.mktemp(request.param)
     box = Layer().folder("bin").add("bin/box", Path(program("busybox")).read_bytes(), mode=0o755)

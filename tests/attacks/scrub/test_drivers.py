@@ -51,7 +51,7 @@ def _user_namespaces() -> None:
 
 
 @pytest.fixture
-def rootless(_empty_home: None, image: Path, tmp_path: Path) -> Iterator[Disk]:
+def rootless(empty_home: None, image: Path, tmp_path: Path) -> Iterator[Disk]:
     """A disk with the Podman store of a user who has loaded the image."""
     made = disk(tmp_path / "disk")
     subprocess.run([*made.as_user(), *PODMAN, "load", "-q", "-i", image], check=True, stdout=subprocess.DEVNULL)
@@ -133,7 +133,7 @@ def test_a_copy_for_a_user_who_keeps_the_own_id(rootless: Disk, how: str, status
     assert changed == {(DifferenceKind.OWNER, str((copy / "bin/tool").relative_to(storage(rootless))))}
 
 
-@pytest.mark.usefixtures("_empty_home")
+@pytest.mark.usefixtures("empty_home")
 @pytest.mark.parametrize(("count", "status"), [(500, ReportStatus.HOLDS), (0, ReportStatus.UNKNOWN)])
 def test_files_with_unmapped_owners_are_no_difference(
     image: Path, tmp_path: Path, count: int, status: ReportStatus
@@ -163,7 +163,7 @@ def test_files_with_unmapped_owners_are_no_difference(
 
 
 @pytest.fixture
-def remapped(_empty_home: None, image: Path, tmp_path: Path) -> Path:
+def remapped(empty_home: None, image: Path, tmp_path: Path) -> Path:
     """The root of a Docker daemon with `userns-remap`, with the image and a container of it."""
     made = disk(tmp_path / "d")
     engine = tmp_path / "e"
@@ -429,7 +429,7 @@ def test_a_process_with_mapped_ids_sees_its_layers(tmp_path_factory: pytest.Temp
 
 
 @pytest.fixture(scope="module")
-def copied(_empty_home: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def copied(empty_home: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """Podman's root with a container on a copy of the image that has other owners."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv(NO_MAPPING_MOUNTS, "yes")

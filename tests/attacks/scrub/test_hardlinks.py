@@ -58,7 +58,7 @@ def perl() -> bytes:
 
 @pytest.fixture(scope="module", params=list(MAKERS))
 def original(
-    request: pytest.FixtureRequest, _empty_home: None, tmp_path_factory: pytest.TempPathFactory
+    request: pytest.FixtureRequest, empty_home: None, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Store]:
     """Each engine's store with both layers, as the engine created it."""
     store = MAKERS[request.param](tmp_path_factory.mktemp(request.param), (linked, perl))

@@ -37,7 +37,7 @@ class Published:
 
 @pytest.fixture(params=["docker", "docker-containerd"])
 def published(
-    request: pytest.FixtureRequest, _empty_home: None, tmp_path_factory: pytest.TempPathFactory
+    request: pytest.FixtureRequest, empty_home: None, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Published]:
     """A published image with Docker's classic store, which has no manifests, and with containerd's."""
     tmp_path = tmp_path_factory.mktemp("l")  # a short path, because the engines' sockets are in it

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-import stamina
 
 from boltseal.client.errors import RemoteDenied
 from boltseal.client.ledger_monitor.monitor import Monitor, MonitorReport
@@ -17,15 +16,10 @@ from boltseal.ledger.entry import EntryKind
 from boltseal.ledger.follow import LedgerBroken
 from tests.fakes.ledger import A, B, FakeLedger, signing_key
 
+pytestmark = pytest.mark.usefixtures("two_attempts")
+
 HOST = "reg.example:5000"
 Look = Callable[..., object]
-
-
-@pytest.fixture(autouse=True)
-def _no_pauses() -> Iterator[None]:
-    """Retry without pauses."""
-    with stamina.set_testing(True, attempts=2, cap=True):
-        yield
 
 
 @pytest.fixture

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
-import stamina
 
 from boltseal.client.credentials import CredentialStore
 from boltseal.client.errors import RemoteUnavailable
@@ -30,14 +29,10 @@ from tests.fakes.hub import FakeHub
 from tests.images import image, index, to_json
 from tests.project.image_ref_samples import publish
 
+pytestmark = pytest.mark.usefixtures("one_attempt")
+
 NAME, OTHER = (Reference.parse(f"registry.example.com/shop/app:{tag}") for tag in ("latest", "1.4.2"))
 PLACE = ("registry.example.com", NAME.repository)
-
-
-@pytest.fixture(autouse=True)
-def _no_pauses() -> Iterator[None]:
-    with stamina.set_testing(True, attempts=1):
-        yield
 
 
 async def no_ledger(registry: str) -> LedgerCheck:

@@ -23,13 +23,7 @@ from tests.server.mirror.mirrors import NAME
 from tests.servers import Server
 from tests.thread_server import boltseal_in_thread
 
-pytestmark = pytest.mark.slow
-
-
-@pytest.fixture(autouse=True)
-def _no_logins(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    for variable in ("HOME", "XDG_CONFIG_HOME", "XDG_RUNTIME_DIR", "BOLTSEAL_STATE"):
-        monkeypatch.setenv(variable, str(tmp_path / "empty-home"))
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("no_personal_settings")]
 
 
 @pytest.fixture

@@ -67,7 +67,7 @@ async def behind(tmp_path: Path, upstream: FakeUpstream) -> Behind:
     del upstream.manifests["team/app"]["gone"]
     async with serving_as(settings, clock=clock) as mirror:
         await answers(mirror)
-        done = program.run("tag", "accept", f"{NAME}/team/app:accepted", "--config", config_of(tmp_path, upstream))
+        done = program.call("tag", "accept", f"{NAME}/team/app:accepted", "--config", config_of(tmp_path, upstream))
         assert done.code == 0, done.err
         served = await answers(mirror)
     kept = story(tmp_path / "data")
@@ -86,8 +86,8 @@ def config_of(folder: Path, upstream: FakeUpstream) -> Path:
 async def test_observations_are_recovered_from_the_newer_folder(behind: Behind, upstream: FakeUpstream) -> None:
     """Observations are recovered from the newer folder: the log is signed as before, and held tags stay held."""
     data = behind.settings.server.data
-    back = program.run("ledger", "recover", "--observations", "--from", behind.lost, "--data", data, "--json")
-    again = program.run("ledger", "recover", "--observations", "--from", behind.lost, "--data", data)
+    back = program.call("ledger", "recover", "--observations", "--from", behind.lost, "--data", data, "--json")
+    again = program.call("ledger", "recover", "--observations", "--from", behind.lost, "--data", data)
     found = [one.problem for one in examine_store(behind.settings, lambda *_: None).findings]
     async with serving_as(behind.settings) as mirror:
         served = await answers(mirror)
@@ -105,7 +105,7 @@ async def test_observations_are_recovered_from_the_newer_folder(behind: Behind, 
 async def test_without_upstream_recovered_tags_are_served_as_before(behind: Behind, upstream: FakeUpstream) -> None:
     """Without upstream, recovered tags are served if all bytes are stored, and else with their former image."""
     data = behind.settings.server.data
-    program.run("ledger", "recover", "--observations", "--from", behind.lost, "--data", data)
+    program.call("ledger", "recover", "--observations", "--from", behind.lost, "--data", data)
     first = behind.images["first"].raw
     upstream.answers["*"] = gone_away
     async with serving_as(behind.settings) as mirror:
@@ -128,7 +128,7 @@ async def test_observations_are_recovered_from_a_running_registry(behind: Behind
     shutil.copytree(tmp_path / "data.keys", tmp_path / "lost.keys")
     with boltseal(tmp_path / "lost") as server:
         assert httpx2.get(f"{server.url}/ledger/observations/checkpoint", trust_env=False).status_code == 200
-        back = program.run("ledger", "recover", "--observations", "--from", server.url, "--data", data, "--json")
+        back = program.call("ledger", "recover", "--observations", "--from", server.url, "--data", data, "--json")
 
     assert back.code == 0, back.err
     assert back.json["results"][0]["entries"] == 6
@@ -138,8 +138,8 @@ async def test_observations_are_recovered_from_a_running_registry(behind: Behind
 async def test_unsigned_observations_are_refused(behind: Behind) -> None:
     """Entries that are not signed observations, such as the ledger's, are refused."""
     data = behind.settings.server.data
-    other = program.run("ledger", "recover", "--from", behind.lost, "--data", data)
-    empty = program.run("ledger", "recover", "--observations", "--from", data, "--data", data)
+    other = program.call("ledger", "recover", "--from", behind.lost, "--data", data)
+    empty = program.call("ledger", "recover", "--observations", "--from", data, "--data", data)
 
     assert (other.code, empty.code) == (2, 2)
     assert "nothing to restore" in other.err

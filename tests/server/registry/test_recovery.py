@@ -238,7 +238,7 @@ async def test_the_entries_are_recovered_from_a_running_registry(behind: Setting
     """Entries are recovered from a running server on the newer folder, or any mirror of its ledger."""
     shutil.copytree(tmp_path / "data.keys", tmp_path / "lost.keys")
     with boltseal(tmp_path / "lost") as server:
-        back = program.run("ledger", "recover", "--from", server.url, "--data", behind.server.data, "--json")
+        back = program.call("ledger", "recover", "--from", server.url, "--data", behind.server.data, "--json")
 
     assert back.code == 0, back.err
     assert back.json["results"][0]["entries"] == 3
@@ -248,10 +248,10 @@ async def test_the_entries_are_recovered_from_a_running_registry(behind: Setting
 async def test_the_command_recovers_and_accepts(behind: Settings, tmp_path: Path) -> None:
     """The command recovers entries and accepts a loss."""
     data = behind.server.data
-    neither = program.run("ledger", "recover", "--data", data)
-    without = program.run("ledger", "recover", "--accept-loss", "--data", data)
-    back = program.run("ledger", "recover", "--from", tmp_path / "lost", "--data", data, "--json")
-    again = program.run("ledger", "recover", "--from", tmp_path / "lost", "--data", data)
+    neither = program.call("ledger", "recover", "--data", data)
+    without = program.call("ledger", "recover", "--accept-loss", "--data", data)
+    back = program.call("ledger", "recover", "--from", tmp_path / "lost", "--data", data, "--json")
+    again = program.call("ledger", "recover", "--from", tmp_path / "lost", "--data", data)
 
     assert (neither.code, without.code, back.code, again.code) == (2, 2, 0, 2)
     assert "--from URL|FOLDER" in neither.err

@@ -7,6 +7,7 @@ import contextlib
 import json
 import os
 import socket
+from collections.abc import Iterator
 from pathlib import Path
 
 import httpx2
@@ -28,13 +29,20 @@ from tests.servers import Server, boltseal
 pytestmark = pytest.mark.slow
 
 
-def test_a_pushed_image_is_pulled(server: Server) -> None:
-    """Pushed manifests and blobs are pulled byte for byte over a real connection."""
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A server with one worker process, for tests that push to repositories of their own."""
+    with boltseal(tmp_path_factory.mktemp("answers") / "data") as running:
+        yield running
+
+
+def test_what_was_pushed_is_pulled(server: Server) -> None:
+    """Manifest and blobs come back byte for byte over a real connection."""
     with client_of(server) as client:
-        body = manifest(client, "shop/app", "one")
-        pushed = put(client, "shop/app:1.4.2", body)
-        pulled = client.get("/v2/shop/app/manifests/1.4.2")
-        layer = client.get(f"/v2/shop/app/blobs/{digest(b'one')}")
+        body = manifest(client, "shop/pulled", "one")
+        pushed = put(client, "shop/pulled:1.4.2", body)
+        pulled = client.get("/v2/shop/pulled/manifests/1.4.2")
+        layer = client.get(f"/v2/shop/pulled/blobs/{digest(b'one')}")
 
     assert pushed.status_code == 201
     assert pulled.content == body
@@ -45,11 +53,11 @@ def test_a_pushed_image_is_pulled(server: Server) -> None:
 def test_head_has_the_content_length(server: Server) -> None:
     """HEAD of a blob or manifest has its Content-Length, which clients use."""
     with client_of(server) as client:
-        body = manifest(client, "shop/app", "one")
-        put(client, "shop/app:1.4.2", body)
+        body = manifest(client, "shop/sized", "one")
+        put(client, "shop/sized:1.4.2", body)
         lengths = [
             client.head(path).headers["content-length"]
-            for path in ("/v2/shop/app/manifests/1.4.2", f"/v2/shop/app/blobs/{digest(b'one')}")
+            for path in ("/v2/shop/sized/manifests/1.4.2", f"/v2/shop/sized/blobs/{digest(b'one')}")
         ]
 
     assert lengths == [str(len(body)), "3"]
@@ -81,9 +89,9 @@ def test_a_large_blob_is_pushed_and_pulled(server: Server) -> None:
     """A blob larger than any buffer is pushed, pulled, and read as a range."""
     data = os.urandom(9 * MIB + 17)
     with client_of(server) as client:
-        push_blob(client, "shop/app", data)
-        whole = client.get(f"/v2/shop/app/blobs/{digest(data)}")
-        part = client.get(f"/v2/shop/app/blobs/{digest(data)}", headers={"range": f"bytes={MIB}-{5 * MIB}"})
+        push_blob(client, "shop/large", data)
+        whole = client.get(f"/v2/shop/large/blobs/{digest(data)}")
+        part = client.get(f"/v2/shop/large/blobs/{digest(data)}", headers={"range": f"bytes={MIB}-{5 * MIB}"})
 
     assert whole.content == data
     assert (part.status_code, part.content) == (206, data[MIB : 5 * MIB + 1])
@@ -107,12 +115,12 @@ def test_a_client_that_dies_in_its_body_leaves_no_blob(server: Server) -> None:
     """A body of a client that disconnected is never stored as complete, and its session can continue."""
     data = os.urandom(3 * MIB)
     with client_of(server) as client:
-        location = client.post("/v2/shop/app/blobs/uploads/").headers["location"]
+        location = client.post("/v2/shop/dying/blobs/uploads/").headers["location"]
         with socket.create_connection(("127.0.0.1", int(server.address.rpartition(":")[2]))) as dying:
             head = f"PUT {location}?digest={digest(data)} HTTP/1.1\r\nhost: localhost\r\ncontent-length: {len(data)}\r\n\r\n"
             dying.sendall(head.encode() + data[:MIB])
             wait_until(lambda: upload_is_busy(server, location), "the upload is under way")
-        absent = client.head(f"/v2/shop/app/blobs/{digest(data)}")
+        absent = client.head(f"/v2/shop/dying/blobs/{digest(data)}")
         wait_until(lambda: not upload_is_busy(server, location), "the server has noticed the end of the connection")
         client.put(f"{location}?digest={digest(data)}", content=b"")
         held = int(client.get(location).headers["range"].partition("-")[2]) + 1

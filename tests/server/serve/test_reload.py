@@ -17,6 +17,7 @@ from tests.cli import program
 from tests.fakes.upstream import FakeUpstream
 from tests.images import Blob, Document, artifact, image
 from tests.polling import wait_until
+from tests.ports import free_port
 from tests.server.serve.process import (
     client_of,
     manifest,
@@ -27,7 +28,7 @@ from tests.server.serve.process import (
     started,
     workers_of,
 )
-from tests.servers import boltseal, free_port
+from tests.servers import boltseal
 
 pytestmark = pytest.mark.slow
 

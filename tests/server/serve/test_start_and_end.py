@@ -14,6 +14,7 @@ import pytest
 
 from tests.cli import program
 from tests.polling import wait_until
+from tests.ports import free_port
 from tests.server.serve.process import (
     ENDS_WITHIN_S,
     alive,
@@ -28,7 +29,7 @@ from tests.server.serve.process import (
     upload_is_busy,
     workers_of,
 )
-from tests.servers import Server, boltseal, free_port
+from tests.servers import Server, boltseal
 
 pytestmark = pytest.mark.slow
 
@@ -192,7 +193,8 @@ def test_ctrl_c_in_a_terminal_is_an_ordinary_shutdown(tmp_path: Path) -> None:
 
 def test_a_stalled_upload_does_not_prevent_the_shutdown(tmp_path: Path) -> None:
     """A stalled upload delays the shutdown for a limited time, and its acknowledged bytes are kept."""
-    with boltseal(tmp_path / "data") as server, client_of(server) as client:
+    bounded = {"BOLTSEAL_SERVER__SHUTDOWN_TIMEOUT_S": "1"}
+    with boltseal(tmp_path / "data", settings=bounded) as server, client_of(server) as client:
         location = client.post("/v2/shop/app/blobs/uploads/").headers["location"]
         client.patch(location, content=b"acknowledged")
         with socket.create_connection(("127.0.0.1", int(server.address.rpartition(":")[2]))) as stalled:

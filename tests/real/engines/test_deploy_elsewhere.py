@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests import servers
+from tests.ports import free_port
 from tests.programs import program
 from tests.real.compose_project import ENDS, HEALTHY, ComposeProject, started, until_step
 from tests.real.tools import Docker
@@ -24,7 +25,7 @@ PLACES = ["podman", "podman-by-ssh", "docker-by-ssh"]
 @pytest.fixture(scope="module")
 def port() -> int:
     """The port of the registry that Podman may contact without TLS."""
-    return servers.free_port()
+    return free_port()
 
 
 @pytest.fixture(scope="module")

@@ -25,7 +25,7 @@ from tests.servers import Server
 
 pytestmark = pytest.mark.real
 
-PAGE: Final = Path(__file__).parents[2] / "docs/guides/questions.md"
+PAGE: Final = Path(__file__).parents[3] / "docs/guides/questions.md"
 WRITES: Final = os.environ.get("BOLTSEAL_WRITE_PAGES") == "1"
 _PART = re.compile(r"^<!-- run: (?P<run>[^\n]+) -->$|^```console\n(?P<console>.*?)^```$", re.MULTILINE | re.DOTALL)
 _TIMEOUT_S: Final = 120

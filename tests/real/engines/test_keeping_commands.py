@@ -133,7 +133,7 @@ def test_a_socket_without_permission_is_one_line(docker: Docker, tmp_path: Path)
         capture_output=True,
         text=True,
         check=True,
-        cwd=Path(__file__).parents[2],
+        cwd=Path(__file__).parents[3],
         env=clean_environment({"BOLTSEAL_STATE": str(tmp_path / "state"), "XDG_CONFIG_HOME": "/nonexistent"}),
     )
 

@@ -15,6 +15,7 @@ import pytest
 from tests import servers
 from tests.cli.program import Run
 from tests.polling import wait_until
+from tests.ports import free_port
 from tests.programs import program
 from tests.real.compose_project import ENDS, HEALTHY, ILL, ComposeProject, started, until_step
 from tests.real.tools import Docker
@@ -653,7 +654,7 @@ def test_a_lost_connection_during_pulls_leaves_what_runs(shop: ComposeProject, t
     shop.publish("1.1.0")
     shop.web("1.1.0")
     shop.locked()
-    gone = f"127.0.0.1:{servers.free_port()}"
+    gone = f"127.0.0.1:{free_port()}"
     for name in ("compose.yaml", "boltseal.lock"):
         path = shop.root / name
         path.write_text(path.read_text().replace(shop.registry.address, gone))

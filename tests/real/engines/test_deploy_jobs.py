@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from tests import servers
+from tests.ports import free_port
 from tests.real.compose_project import ComposeProject
 from tests.real.tools import Docker
 from tests.servers import Server
@@ -22,7 +23,7 @@ DIES = ["/busybox", "sh", "-c", "/busybox echo it can not start; exit 3"]
 @pytest.fixture(scope="module")
 def port() -> int:
     """The port of the registry, which Podman must know before it starts."""
-    return servers.free_port()
+    return free_port()
 
 
 @pytest.fixture(scope="module")

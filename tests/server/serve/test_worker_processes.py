@@ -1,0 +1,54 @@
+"""What the parent of the worker processes relies on: forks beside its threads, and the end of a worker.
+
+Each test runs a process of its own: an audit hook stays for ever, and a fork warns in a process with threads.
+"""
+
+from __future__ import annotations
+
+import socket
+import subprocess
+import sys
+
+COUNTS_LOOKUPS = """
+import sys, threading
+from boltseal.server.settings import ListenAddress
+from boltseal.server.supervisor import call_when_listening
+
+lookups = []
+sys.addaudithook(lambda event, arguments: lookups.append(event) if event == "socket.getaddrinfo" else None)
+found = threading.Event()
+call_when_listening(ListenAddress.parse(sys.argv[1]), found.set)
+print(found.wait(30), len(lookups))
+"""
+COLLECTS_A_WORKER = """
+import os
+from granian.server.mp import WorkerProcess
+from boltseal.server.supervisor import Worker
+
+worker = WorkerProcess(None, 0, os.getpid, ())
+worker.inner.start()
+os.waitpid(worker.inner.pid, 0)
+by_granian = worker.is_alive()
+worker.__class__ = Worker
+print(by_granian, worker.is_alive())
+"""
+
+
+def printed(code: str, *arguments: str) -> str:
+    """Return what a program prints."""
+    return subprocess.run(
+        [sys.executable, "-c", code, *arguments], stdout=subprocess.PIPE, text=True, check=True
+    ).stdout
+
+
+def test_the_wait_for_the_first_worker_looks_up_no_name() -> None:
+    """A worker that is forked during `getaddrinfo` inherits the C library's lock and waits for it for ever."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        found = printed(COUNTS_LOOKUPS, f"127.0.0.1:{listener.getsockname()[1]}")
+
+    assert found == "True 0\n"
+
+
+def test_a_worker_that_another_thread_collected_has_ended() -> None:
+    """The server would log that it kills the worker, and send SIGKILL to a process id that is free again."""
+    assert printed(COLLECTS_A_WORKER) == "True False\n"
