@@ -37,7 +37,7 @@ def three_attempts() -> Iterator[None]:
 def no_personal_settings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """No login and no setting of the person at this machine is used."""
     for variable in ("HOME", "XDG_CONFIG_HOME", "XDG_RUNTIME_DIR"):
-        monkeypatch.setenv(variable, str(tmp_path / "nobody"))
+        monkeypatch.setenv(variable, str(tmp_path / "empty-home"))
     for variable in ("DOCKER_CONFIG", "DOCKER_HOST", "CONTAINER_HOST", "REGISTRY_AUTH_FILE"):
         monkeypatch.delenv(variable, raising=False)
 

@@ -209,7 +209,7 @@ async def test_without_a_lock_tags_are_pinned_to_their_current_digests(server: S
         assert (await push(client, "shop/pinned", "latest", document)).status_code == 201
     name = f"{server.address}/shop/pinned"
     root = written(tmp_path, {"Dockerfile": f"FROM {name} AS a\nFROM {name}:latest@{NGINX}\n"})
-    environment = {"HOME": str(tmp_path / "nobody"), "XDG_CONFIG_HOME": str(tmp_path / "nobody")}
+    environment = {"HOME": str(tmp_path / "empty-home"), "XDG_CONFIG_HOME": str(tmp_path / "nobody")}
     result = program.call("pin", "--write", "--project", root, environment=environment)
     after = (root / "Dockerfile").read_text()
     written(root, {"Dockerfile": "FROM evil.invalid/x:1\n"})
