@@ -108,3 +108,18 @@ async def test_a_deleted_sealed_name_is_bound(server: Server) -> None:
     assert told.json["results"][0]["status"] == "deleted"
     assert told.json["results"][0]["digest"] == app.digest
     assert program.run("check", ref, "--digest", app.digest).code == 0
+
+
+async def test_a_refused_copy_passes_the_registrys_detail_on(server: Server) -> None:
+    """A pipeline reads the reason and a free tag from `--json`."""
+    one, two = image("one"), image("two")
+    await publish(server, "1.4.2", one)
+    await publish(server, "2.0.0", two)
+    source, target = (f"{server.address}/{SHOP}:{tag}" for tag in ("2.0.0", "1.4.2"))
+    told = program.run("copy", source, target, "--force", "--json")
+    rows = [*told.json["results"], *told.json["errors"]]
+    (detail,) = [row["detail"] for row in rows if "detail" in row]
+
+    assert told.code == 1
+    assert (detail["reason"], detail["digest"], detail["pushed"]) == ("sealed", one.digest, two.digest)
+    assert detail["free"] == ["1.4.3"]

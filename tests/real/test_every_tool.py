@@ -19,7 +19,8 @@ pytestmark = pytest.mark.real
 CONTENT_BYTES = 400_000
 
 #: The last line that each tool prints when it is refused. containerd before 2.0 shows nobody what the registry said,
-#: and so neither does docker on its image store; what is left is which tag, and that it is in conflict.
+#: and so neither does docker on its image store; what is left is which tag, and that it is in conflict. oras prints the
+#: `detail` for programs too.
 REFUSED = {
     "docker": "{message}",
     "docker-containerd": 'failed commit on ref "manifest-DIGEST": unexpected status from PUT request to {url}: 409 Conflict',
@@ -27,7 +28,7 @@ REFUSED = {
     "buildah": 'Error: pushing image "IMAGE" to "docker://{name}:1.4.2": writing manifest: '
     "uploading manifest 1.4.2 to {name}: {message}",
     "skopeo": 'time="TIME" level=fatal msg="writing manifest: uploading manifest 1.4.2 to {name}: {message}"',
-    "oras": "Error response from registry: {message}",
+    "oras": "Error response from registry: {message}: FACTS",
     "ctr": 'ctr: failed commit on ref "manifest-app@DIGEST": unexpected status from PUT request to {url}: 409 Conflict',
 }
 
@@ -39,6 +40,7 @@ def without_what_varies(line: str, sealed: str) -> str:
         (r"\b\d{4}-\d\d-\d\dT[\d:]+Z", "TIME"),
         (r"\b\d{4}-\d\d-\d\d\b", "DATE"),
         (r"localhost/made:\d+", "IMAGE"),
+        (r"map\[.* reason:sealed .*\]$", "FACTS"),
     ):
         line = re.sub(pattern, name, line)
     return line

@@ -22,9 +22,10 @@ import time
 from collections import OrderedDict
 from typing import Final, NamedTuple
 
-from boltseal.errors import Denied, Unauthenticated, quote
+from boltseal.errors import Unauthenticated, quote
 from boltseal.oci.reference import NameInvalid, Repository
 from boltseal.policy.grants import Action
+from boltseal.server.api.errors import HostRefused
 from boltseal.server.api.paths import (
     BlobTarget,
     CatalogTarget,
@@ -73,10 +74,6 @@ class _Admitted(NamedTuple):
     actor: Actor
     users: Users
     until_s: float
-
-
-class HostRefused(Denied):
-    """A registry on loopback without users was addressed by a foreign host name."""
 
 
 class RequestAuth:
