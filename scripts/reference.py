@@ -27,9 +27,12 @@ from boltseal.policy.grants import GRANT_KEYS
 from boltseal.policy.notifications import NOTIFY_KEYS
 from boltseal.policy.quotas import QUOTA_KEYS
 from boltseal.policy.rebuild_actions import KEYS as ON_OUTDATED_KEYS
+from boltseal.policy.refusals import DETAIL_KEYS, MEANINGS, RefusalReason
 from boltseal.policy.rules import RULE_KEYS
 from boltseal.policy.setting_keys import SettingKey
 from boltseal.policy.upstreams import UPSTREAM_KEYS, UPSTREAM_RULE_KEYS
+from boltseal.server.api.errors import status_of
+from boltseal.server.api.refusal_reasons import REASONS
 from boltseal.server.settings import (
     LIVE_SERVER,
     AuthSettings,
@@ -220,6 +223,22 @@ def http_errors() -> str:
     return table(("kind", "status", "code", "when"), rows)
 
 
+def error_details() -> str:
+    """Every key of an error's `detail`."""
+    return table(("key", "meaning"), [(f"`{key}`", meaning) for key, meaning in DETAIL_KEYS.items()])
+
+
+def error_reasons() -> str:
+    """Every reason, with the statuses of the responses that have it."""
+    statuses: dict[RefusalReason, set[int]] = {reason: set() for reason in RefusalReason}
+    for cls, reason in REASONS.items():
+        statuses[reason].add(status_of(cls))
+    rows = [
+        (f"`{reason}`", ", ".join(map(str, sorted(statuses[reason]))), MEANINGS[reason]) for reason in RefusalReason
+    ]
+    return table(("reason", "status", "meaning"), rows)
+
+
 def event_kinds() -> str:
     """Every event with its type, its subject and the keys of its data."""
     by_kind = {cls.kind: cls for cls in get_args(events.Event)}
@@ -246,6 +265,8 @@ PARTS: Final[Mapping[str, Callable[[], str]]] = {
     "live-settings": live_settings,
     "exit-codes": exit_codes,
     "http-errors": http_errors,
+    "error-details": error_details,
+    "error-reasons": error_reasons,
     "events": event_kinds,
 }
 

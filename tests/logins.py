@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import base64
 import json
+from pathlib import Path
 from typing import Any
 
+import bcrypt
 import httpx2
 
+from boltseal.server.commands.users import put_user
+from boltseal.server.settings import Settings
+from boltseal.server.storage.metadata.migrate import prepare_data
 from tests.serving import Serving
 
 PASSWORDS = {"ci": "pw-ci", "boss": "pw-boss", "other": "pw-other"}
@@ -20,6 +25,15 @@ AUTH: dict[str, object] = {
         {"users": ["other"], "repository": "other/**", "actions": ["pull", "push", "delete"]},
     ],
 }
+
+
+def with_users(data: Path, **auth: object) -> Settings:
+    """Settings of a registry with these users and grants, whose passwords cost little to check. `auth`: other `[auth]` settings."""
+    prepare_data(data)
+    settings = Settings.model_validate({"server": {"data": data}, "auth": {**AUTH, **auth}})
+    for name, word in PASSWORDS.items():
+        put_user(settings, name, bcrypt.hashpw(word.encode(), bcrypt.gensalt(4)))
+    return settings
 
 
 def login(name: str, password: str | None = None) -> httpx2.BasicAuth:

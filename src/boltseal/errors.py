@@ -41,6 +41,10 @@ class BoltsealError(Exception):
         super().__init__(message)
         self.message = message
 
+    def refusal_facts(self) -> dict[str, object] | None:
+        """Return the facts of a refusal as JSON (`policy.refusals`); None for errors without any."""
+        return None
+
 
 class Invalid(BoltsealError):
     """The request or input is wrong, independent of the state of the registry."""

@@ -272,7 +272,7 @@ def forged(settings: Settings, clock: Clock) -> dict[str, str]:
     }
     part = base64.urlsafe_b64encode(json.dumps(body).encode()).rstrip(b"=").decode()
     none = base64.urlsafe_b64encode(b'{"alg":"none"}').rstrip(b"=").decode()
-    real = Tokens(keys, "boltseal", clock).issue("ci", {"shop/app": frozenset({Action.PULL})})
+    real = Tokens(keys, "boltseal", clock).issue("ci", {"shop/app": frozenset({Action.PULL})}).text
     head, _, signature = real.split(".")
     ours = OKPKey.import_key(Ed25519PrivateKey.from_private_bytes(seed))
     return {
@@ -282,7 +282,9 @@ def forged(settings: Settings, clock: Clock) -> dict[str, str]:
             {"alg": "HS256"}, body, OctKey.import_key(public), algorithms=["HS256"]
         ),
         "with other claims under the same signature": f"{head}.{part}.{signature}",
-        "for another audience": Tokens(keys, "elsewhere", clock).issue("ci", {"shop/app": frozenset({Action.PULL})}),
+        "for another audience": Tokens(keys, "elsewhere", clock)
+        .issue("ci", {"shop/app": frozenset({Action.PULL})})
+        .text,
         "of another issuer": jwt.encode({"alg": "Ed25519"}, {**body, "iss": "mallory"}, ours, algorithms=["Ed25519"]),
         "that never ends": jwt.encode({"alg": "Ed25519"}, {**body, "exp": now_s + 10**9}, ours, algorithms=["Ed25519"]),
         "without an end": jwt.encode(
@@ -354,7 +356,7 @@ async def test_a_key_that_was_stolen_signs_nothing_new_after_its_rotation(
     clock.advance(seconds=60)
     thief.write_text(json.dumps([{"id": stolen.id, "seed": base64.b64encode(stolen.seed).decode(), "since_us": 0}]))
     scopes = {"shop/app": frozenset({Action.PULL})}
-    later = Tokens(KeyFile(thief), settings.auth.service, clock).issue("ci", scopes)
+    later = Tokens(KeyFile(thief), settings.auth.service, clock).issue("ci", scopes).text
     answer = await shop.client.get("/v2/shop/app/manifests/1.4.2", headers=bearer(later))
 
     assert answer.status_code == 401

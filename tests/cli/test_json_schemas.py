@@ -1,4 +1,4 @@
-"""The published JSON Schemas: one for each command, from the types with which all CLI tests decode."""
+"""The published JSON Schemas: of each command and of error responses, from the types with which the tests decode output."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import msgspec
 import pytest
 
 from boltseal.cli.json_schemas import ROWS, envelope, json_schema
+from boltseal.server.api.errors import error_schema
 from tests.cli import program
 
 ROOT = Path(__file__).parents[2]
@@ -31,7 +32,10 @@ def test_the_published_schemas_are_those_of_the_code() -> None:
     """The published schemas equal those that `scripts/json-schemas` writes."""
     published = {file.name: json.loads(file.read_text()) for file in SCHEMAS.iterdir()}
 
-    assert published == {f"boltseal.{name}.1.json": json_schema(name) for name in ROWS}
+    assert published == {
+        **{f"boltseal.{name}.1.json": json_schema(name) for name in ROWS},
+        "boltseal.http-error.1.json": error_schema(),
+    }
 
 
 @pytest.mark.parametrize(

@@ -97,3 +97,18 @@ async def test_a_deleted_sealed_tag_is_not_free(server: Server) -> None:
     assert result.json["results"][0]["status"] == "deleted"
     assert result.json["results"][0]["digest"] == app.digest
     assert program.call("check", ref, "--digest", app.digest).code == 0
+
+
+async def test_a_refused_copy_passes_the_registrys_detail_on(server: Server) -> None:
+    """`copy --json` has the registry's reason and a free tag, for pipelines."""
+    one, two = image("one"), image("two")
+    await publish(server, "1.4.2", one)
+    await publish(server, "2.0.0", two)
+    source, target = (f"{server.address}/{SHOP}:{tag}" for tag in ("2.0.0", "1.4.2"))
+    result = program.call("copy", source, target, "--force", "--json")
+    rows = [*result.json["results"], *result.json["errors"]]
+    (detail,) = [row["detail"] for row in rows if "detail" in row]
+
+    assert result.code == 1
+    assert (detail["reason"], detail["digest"], detail["pushed"]) == ("sealed", one.digest, two.digest)
+    assert detail["free"] == ["1.4.3"]

@@ -295,6 +295,17 @@ async def test_a_commit_that_need_not_be_durable_is_visible_to_every_process(ope
     assert names(other) == ["a", "b0", "b1", "b2", "b3"]
 
 
+async def test_the_owner_of_an_upload_session_is_seen_by_every_process(open_metadata: Opener) -> None:
+    """In the repository in which the session began, until it ends."""
+    metadata, other = open_metadata(), open_metadata()
+    await metadata.write(lambda tx: upload_table.add(tx, "u1", "test/app", "ann"), durable=False)
+    found = await other.lookups.upload_owner("test/app", "u1"), await other.lookups.upload_owner("test/other", "u1")
+    await metadata.write(lambda tx: upload_table.remove(tx, "u1"))
+
+    assert found == ("ann", None)
+    assert await other.lookups.upload_owner("test/app", "u1") is None
+
+
 async def test_open_uploads_are_counted_for_their_owner_until_they_expire(open_metadata: Opener) -> None:
     """Open uploads are counted per owner over repositories and processes, without ended and expired ones."""
     metadata, other = open_metadata(), open_metadata()

@@ -20,6 +20,7 @@ CONTENT_BYTES = 400_000
 
 #: The last line that each tool prints for a refusal. containerd before 2.0 does not show the registry's message,
 #: and so neither does docker on its image store; they print the tag, and that there is a conflict.
+#: oras prints the `detail` for programs as well.
 REFUSED = {
     "docker": "{message}",
     "docker-containerd": 'failed commit on ref "manifest-DIGEST": unexpected status from PUT request to {url}: 409 Conflict',
@@ -27,7 +28,7 @@ REFUSED = {
     "buildah": 'Error: pushing image "IMAGE" to "docker://{name}:1.4.2": writing manifest: '
     "uploading manifest 1.4.2 to {name}: {message}",
     "skopeo": 'time="TIME" level=fatal msg="writing manifest: uploading manifest 1.4.2 to {name}: {message}"',
-    "oras": "Error response from registry: {message}",
+    "oras": "Error response from registry: {message}: FACTS",
     "ctr": 'ctr: failed commit on ref "manifest-app@DIGEST": unexpected status from PUT request to {url}: 409 Conflict',
 }
 
@@ -39,6 +40,7 @@ def without_what_varies(line: str, sealed: str) -> str:
         (r"\b\d{4}-\d\d-\d\dT[\d:]+Z", "TIME"),
         (r"\b\d{4}-\d\d-\d\d\b", "DATE"),
         (r"localhost/made:\d+", "IMAGE"),
+        (r"map\[.* reason:sealed .*\]$", "FACTS"),
     ):
         line = re.sub(pattern, name, line)
     return line

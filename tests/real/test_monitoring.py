@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 import yaml
 
+from boltseal.policy.refusals import MEANINGS, RefusalReason
 from boltseal.server.api.paths import ROUTES
-from boltseal.server.api.refusal_reasons import MEANINGS, RefusalReason
 from boltseal.server.storage.metadata.protocol import LEDGER, OBSERVATIONS
 from tests.docs.pages import ROOT, section, table, text
 from tests.exposition import ServedMetric, exposition, served_metrics

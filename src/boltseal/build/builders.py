@@ -60,7 +60,15 @@ class OnePlatform(Invalid):
 
 
 class BuildFailed(Unavailable):
-    """A build or the push of its image failed."""
+    """A build or the push of its image failed. `facts`: of the registry's refusal."""
+
+    def __init__(self, message: str, facts: dict[str, object] | None = None) -> None:
+        super().__init__(message)
+        self.facts = facts
+
+    def refusal_facts(self) -> dict[str, object] | None:
+        """Return the facts of the refusal, None where no registry refused."""
+        return self.facts
 
 
 @dataclass(frozen=True, slots=True)

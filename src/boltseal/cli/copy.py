@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from boltseal.cli.options import JsonOption
-from boltseal.cli.output import CommandOutput
+from boltseal.cli.output import CommandOutput, refusal_json
 from boltseal.cli.progress import Progress, size_text
 from boltseal.cli.remote import (
     LOCATION_HELP,
@@ -45,7 +45,8 @@ def copy(
         def print_row(row: CopyRow) -> None:
             if row.image is None:
                 message = "" if row.error is None else row.error.message
-                output.add(ref=row.ref, status=row.status, reason=message)
+                detail = {} if row.error is None else refusal_json(row.error)
+                output.add(ref=row.ref, status=row.status, reason=message, **detail)
                 output.print(f"{row.ref}: {message}")
                 return
             digest, copied = row.image.digest, row.image.referrers

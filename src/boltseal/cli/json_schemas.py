@@ -7,13 +7,14 @@ are whole, times are ISO 8601 in UTC with `Z`. A key that ends in `?` in the tab
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Final, Literal, TypeAlias
+from typing import Any, Final, Literal, TypeAlias
 
 import msgspec
-from msgspec import UNSET, Meta, UnsetType
+from msgspec import UNSET, UnsetType
 
-DigestText = Annotated[str, Meta(pattern=r"^(sha256:[0-9a-f]{64}|sha512:[0-9a-f]{128})$")]
-TimeText = Annotated[str, Meta(pattern=r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?Z$")]
+from boltseal.oci.jsontext import DigestText, TimeText
+from boltseal.policy.refusals import DetailDocument
+
 OptionalDigest = DigestText | None
 OptionalTime = TimeText | None
 
@@ -156,7 +157,14 @@ ROWS: Final[Mapping[str, _Row]] = {
     },
     "check": _FINDING | {"digest": OptionalDigest},
     "compare": _FINDING | {"other": str, "reasons": list[str], "digests": list[DigestText]},
-    "copy": {"ref": str, "status": str, "reason?": str, "digest?": DigestText, "referrers?": int},
+    "copy": {
+        "ref": str,
+        "status": str,
+        "reason?": str,
+        "detail?": DetailDocument,
+        "digest?": DigestText,
+        "referrers?": int,
+    },
     "deploy": _RELEASE,
     "digest": {"ref": str, "status": str, "digest": DigestText, "media_type": str, "size": int | None},
     "explain": {"ref": str, "status": str, "typed": str, "short": str}
@@ -319,10 +327,11 @@ ROWS: Final[Mapping[str, _Row]] = {
 
 
 class ReportedError(msgspec.Struct, forbid_unknown_fields=True):
-    """An error. `code`: of the distribution specification, or INTERNAL for a defect of boltseal."""
+    """An error. `code`: of the distribution specification, or INTERNAL for a defect of boltseal. `detail`: of a refusal."""
 
     code: str
     message: str
+    detail: DetailDocument | UnsetType = UNSET
 
 
 def envelope(command: str) -> type[msgspec.Struct]:

@@ -4,7 +4,8 @@ The envelope is one JSON object on stdout, also when the command fails:
 
     {"schema": "boltseal.COMMAND/1", "outcome": "holds|differs|unknown", "results": [...], "errors": [...]}
 
-Each error is {"code", "message"}; the code of a defect in boltseal is INTERNAL. A command opens a `CommandOutput`, adds
+Each error is {"code", "message"}, and has the "detail" of a refusal (`policy.refusals`) by a boltseal registry or data
+folder; the code of a defect in boltseal is INTERNAL. A command opens a `CommandOutput`, adds
 results and leaves the block, which prints the envelope. Without `--json` the command prints its own text.
 """
 
@@ -120,7 +121,7 @@ class CommandOutput:
                 raise typer.Exit(_EXITS[self.outcome])
         elif known := error if isinstance(error, BoltsealError) else host_error(error):
             self.outcome = Outcome.DIFFERS if exit_code(known) is ExitCode.DIFFERS else Outcome.UNKNOWN
-            self._emit([{"code": str(http_answer(known).code), "message": known.message}])
+            self._emit([{"code": str(http_answer(known).code), "message": known.message, **refusal_json(known)}])
         elif isinstance(error, Exception) and not isinstance(error, (typer.Exit, OutputClosed)):
             self.outcome = Outcome.UNKNOWN
             self._emit([{"code": "INTERNAL", "message": f"{type(error).__name__}: {error}"}])
@@ -152,13 +153,19 @@ class CommandOutput:
         say(f"boltseal: {clean(reason)}")
         return reason
 
-    def _emit(self, errors: Sequence[Mapping[str, str]]) -> None:
+    def _emit(self, errors: Sequence[Mapping[str, Any]]) -> None:
         if self.as_json:
             print_envelope(self._command, self.outcome, self.results, errors)
 
 
+def refusal_json(error: BoltsealError) -> dict[str, Any]:
+    """Return `detail`, the facts of a refusal, as a member for `--json`; nothing for errors without them."""
+    facts = error.refusal_facts()
+    return {} if facts is None else {"detail": facts}
+
+
 def print_envelope(
-    command: str, outcome: Outcome, results: Sequence[Mapping[str, Any]], errors: Sequence[Mapping[str, str]]
+    command: str, outcome: Outcome, results: Sequence[Mapping[str, Any]], errors: Sequence[Mapping[str, Any]]
 ) -> None:
     """Print the one JSON object of `--json`. Raises: OutputNotWritten, OutputClosed."""
     envelope = {"schema": f"boltseal.{command}/1", "outcome": outcome, "results": results, "errors": errors}

@@ -18,6 +18,7 @@ from boltseal.errors import (
     quote,
 )
 from boltseal.oci.jsontext import decode
+from boltseal.policy.refusals import RefusalDetail
 
 MAX_SHOWN: Final = 300
 
@@ -35,15 +36,31 @@ class RemoteUnauthenticated(Unauthenticated):
 
 
 class RemoteDenied(Denied):
-    """The registry denies the request. `retry_after_s`: its Retry-After; some registries report a rate limit this way."""
+    """The registry denies the request. `retry_after_s`: its Retry-After; some registries report a rate limit this way.
 
-    def __init__(self, message: str, retry_after_s: float | None = None) -> None:
+    `detail`: the facts of the refusal; None from a registry that is no boltseal.
+    """
+
+    def __init__(self, message: str, retry_after_s: float | None = None, detail: RefusalDetail | None = None) -> None:
         super().__init__(message)
         self.retry_after_s = retry_after_s
+        self.detail = detail
+
+    def refusal_facts(self) -> dict[str, object] | None:
+        """Return the detail as JSON."""
+        return None if self.detail is None else self.detail.as_json()
 
 
 class RemoteRefused(SealedPut):
-    """The registry refused a push: the tag is sealed there, or a precondition failed."""
+    """The registry refused a push: the tag is sealed there, or a precondition failed. `detail`: as in `RemoteDenied`."""
+
+    def __init__(self, message: str, detail: RefusalDetail | None = None) -> None:
+        super().__init__(message)
+        self.detail = detail
+
+    def refusal_facts(self) -> dict[str, object] | None:
+        """Return the detail as JSON."""
+        return None if self.detail is None else self.detail.as_json()
 
 
 class RemoteBusy(TooMany):
@@ -119,6 +136,15 @@ def error_text(body: bytes) -> str:
     return "; ".join(quote(error.text, MAX_SHOWN) for error in first if error.text)
 
 
+def error_detail(body: bytes) -> RefusalDetail | None:
+    """Return the facts of the refusal in an answer's JSON body; None if there are none."""
+    try:
+        first = decode(body, _Errors).errors[:1]
+    except msgspec.MsgspecError:
+        return None
+    return RefusalDetail.parse(first[0].detail) if first else None
+
+
 def from_status(
     registry: str,
     what: str,
@@ -141,11 +167,11 @@ def from_status(
                 f"{registry} does not show {what}{tail}; it does not exist or needs a login: `docker login {registry}`"
             )
         case 403:
-            return RemoteDenied(f"{registry} denies {what}{tail}", retry_after_s)
+            return RemoteDenied(f"{registry} denies {what}{tail}", retry_after_s, error_detail(body))
         case 404:
             return RemoteNotFound(f"{registry} has no {what}{tail}", bound)
         case 405 | 409 | 412:
-            return RemoteRefused(f"{registry} refuses {what}{tail}")
+            return RemoteRefused(f"{registry} refuses {what}{tail}", error_detail(body))
         case 429:
             return RemoteBusy(
                 f"{registry} has a rate limit; it did not answer {what}{tail}",

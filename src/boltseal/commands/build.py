@@ -234,7 +234,8 @@ def _push(layout: str, image: Reference, options: RegistryOptions) -> None:
             try:
                 await copier.image(name, str(image.tag))
             except BoltsealError as error:
-                raise BuildFailed(f"the push failed: {error.message}; nothing was recorded") from error
+                message = f"the push failed: {error.message}; nothing was recorded"
+                raise BuildFailed(message, error.refusal_facts()) from error
 
     ask_followed(options, [image.registry], push)
 

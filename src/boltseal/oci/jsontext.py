@@ -6,11 +6,17 @@ that callers can treat such an answer as any other invalid one.
 
 from __future__ import annotations
 
-from typing import TypeVar
+from typing import Annotated, TypeVar
 
 import msgspec
+from msgspec import Meta
 
 T = TypeVar("T")
+
+DigestText = Annotated[str, Meta(pattern=r"^(sha256:[0-9a-f]{64}|sha512:[0-9a-f]{128})$")]
+"""A whole digest in a document, for types that a JSON Schema is made from."""
+TimeText = Annotated[str, Meta(pattern=r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?Z$")]
+"""A time in UTC in a document, as ISO 8601."""
 
 
 def decode(raw: bytes, kind: type[T]) -> T:

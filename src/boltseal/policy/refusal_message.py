@@ -74,7 +74,7 @@ def put_sealed(tag: Tag, repository: Repository, binding: SealedBinding, pushed:
     else:
         stands = f"is sealed at {binding.digest.short}"
     return (
-        f"tag {tag} of {repository} {stands} since {_day(binding.since_us)} by {_person(binding.by)}; "
+        f"tag {tag} of {repository} {stands} since {_day(binding.since_us)} by {person(binding.by)}; "
         f"this push is {pushed.short}; {_instead(tag, repository, free)}"
     )
 
@@ -91,7 +91,7 @@ def restore_sealed(tag: Tag, repository: Repository, binding: SealedBinding, tar
     """Refuse to restore a sealed tag, or a tombstone, to another digest."""
     return (
         f"tag {tag} of {repository} is sealed at {binding.digest.short} since {_day(binding.since_us)} by "
-        f"{_person(binding.by)}, and never resolves to another digest: it can't be restored to {target.short}"
+        f"{person(binding.by)}, and never resolves to another digest: it can't be restored to {target.short}"
     )
 
 
@@ -115,7 +115,7 @@ def delete_sealed_tag(tag: Tag, repository: Repository, binding: SealedBinding) 
     """Refuse to delete a sealed tag whose bytes are kept."""
     return (
         f"tag {tag} of {repository} is sealed at {binding.digest.short} since {_day(binding.since_us)} by "
-        f"{_person(binding.by)} and kept {_keep(binding.keep)}; {_LIFT}"
+        f"{person(binding.by)} and kept {_keep(binding.keep)}; {_LIFT}"
     )
 
 
@@ -222,5 +222,6 @@ def _day(time_us: int) -> str:
     return (_EPOCH + timedelta(microseconds=time_us)).date().isoformat()
 
 
-def _person(name: str) -> str:
+def person(name: str) -> str:
+    """Return the name of an actor as refusals show it: printable ASCII, at most 64 characters."""
     return _UNCLEAN.sub("?", name)[:64] or "an unknown user"

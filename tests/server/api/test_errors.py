@@ -11,6 +11,8 @@ import pytest
 
 import boltseal
 from boltseal.errors import BoltsealError, ErrorCode, TooMany, Unavailable
+from boltseal.oci.reference import Tag
+from boltseal.policy.refusals import RefusalDetail, RefusalReason
 from boltseal.server.api.errors import (
     BodyStalled,
     MethodNotAllowed,
@@ -43,10 +45,15 @@ def test_every_error_has_a_status_of_an_error_and_a_code_of_the_spec() -> None:
 
 
 def test_the_body_is_the_specs() -> None:
-    """The body of an error is `errors`, a list of code, message and detail."""
-    body = json.loads(error_body(ErrorCode.DENIED, 'tag "1" is sealed'))
+    """The body of an error is `errors`, a list of code, message and detail; an internal error has no detail."""
+    detail = RefusalDetail(RefusalReason.SEALED, Tag("1"))
+    body = json.loads(error_body(ErrorCode.DENIED, 'tag "1" is sealed', detail))
+    defect = json.loads(error_body(ErrorCode.UNSUPPORTED, "internal error", None))
 
-    assert body == {"errors": [{"code": "DENIED", "message": 'tag "1" is sealed', "detail": None}]}
+    assert body == {
+        "errors": [{"code": "DENIED", "message": 'tag "1" is sealed', "detail": {"reason": "sealed", "tag": "1"}}]
+    }
+    assert defect["errors"][0]["detail"] is None
 
 
 @pytest.mark.parametrize(

@@ -22,9 +22,10 @@ import time
 from collections import OrderedDict
 from typing import Final, NamedTuple
 
-from boltseal.errors import Denied, Unauthenticated, quote
-from boltseal.oci.reference import Repository
+from boltseal.errors import Unauthenticated, quote
+from boltseal.oci.reference import NameInvalid, Repository
 from boltseal.policy.grants import Action
+from boltseal.server.api.errors import HostRefused
 from boltseal.server.api.paths import (
     BlobTarget,
     CatalogTarget,
@@ -75,10 +76,6 @@ class _Admitted(NamedTuple):
     until_s: float
 
 
-class HostRefused(Denied):
-    """A registry on loopback without users was addressed by a foreign host name."""
-
-
 class RequestAuth:
     """Authentication and authorization of requests.
 
@@ -102,7 +99,8 @@ class RequestAuth:
         cannot be read. HostRefused: see there.
         """
         if isinstance(target, _IN_REPOSITORY):
-            return await self._admit_to(request, target.repository, _action(request.method, target))
+            source = _mount_source(request) if isinstance(target, UploadsTarget) else None
+            return await self._admit_to(request, target.repository, _action(request.method, target), source)
         if not await self._authenticate(request):
             return ANONYMOUS
         caller = request.caller
@@ -119,8 +117,10 @@ class RequestAuth:
                     raise LoginNeeded("authentication required: get a token from the token service", scope)
                 return self.access.check_catalog(caller) if catalog else self.access.check_any(caller)
 
-    async def _admit_to(self, request: Request, repository: Repository, action: Action) -> Actor:
-        """Return the actor in a repository, from the cache while it is valid."""
+    async def _admit_to(
+        self, request: Request, repository: Repository, action: Action, source: Repository | None
+    ) -> Actor:
+        """Return the actor in a repository, from the cache while it is valid. `source`: of a mount, which is not cached."""
         authorization = request.header(b"authorization")
         if self.access.stale:
             await self.access.refresh()
@@ -129,12 +129,12 @@ class RequestAuth:
             self.refuse_other_hosts(request)
             return ANONYMOUS
         key = (self._cache_key(authorization or ""), repository, action)
-        cached = self._admitted.get(key)
+        cached = self._admitted.get(key) if source is None else None
         if cached is not None and cached.users is users and cached.until_s > time.monotonic():
             request.caller = cached.caller
             return cached.actor
         request.caller, until_s = await self._verify_cached(request, authorization)
-        actor = self.access.check(request.caller, repository, action)
+        actor = self.access.check(request.caller, repository, action, source)
         self._admitted[key] = _Admitted(request.caller, actor, users, until_s)
         while len(self._admitted) > MAX_CACHED:
             self._admitted.popitem(last=False)
@@ -238,6 +238,16 @@ class RequestAuth:
                 return caller, max(0.0, ends_s - time.time())
             case _:
                 raise Unauthenticated("unsupported Authorization scheme; expected Basic or Bearer")
+
+
+def _mount_source(request: Request) -> Repository | None:
+    """Return the repository that a request mounts a blob from. Raises: QueryInvalid."""
+    if request.query.value("mount") is None:
+        return None
+    try:
+        return Repository(request.query.value("from") or "")
+    except NameInvalid:
+        return None  # it has no blobs, and no scope could name it
 
 
 def _action(method: str, target: Target) -> Action:

@@ -111,6 +111,8 @@ class DistributionApi(HttpApplication):
             target = await self._resolve(request, target)
         else:
             target, request.upstream = route.resolved, route.upstream
+        if not isinstance(target, BaseTarget | CatalogTarget):
+            request.repository = target.repository
         request.actor = await self._auth.admit(request, target)
         if scope["method"] not in READS:
             read_only = self._read_only()
@@ -158,6 +160,12 @@ class DistributionApi(HttpApplication):
         )
         request.upstream = resolution.upstream
         return _with_repository(target, resolution.repository)
+
+    def _may_pull(self, request: Request) -> bool:
+        try:
+            return request.repository is None or self._auth.may_pull(request, request.repository)
+        except BoltsealError:  # the users cannot be read now
+            return False
 
     def _refusal(self, request: Request, error: BoltsealError) -> Response:
         if isinstance(error, TagInvalid) and request.method in READS:

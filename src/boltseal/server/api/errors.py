@@ -1,18 +1,20 @@
 """Error responses: status and code from the one table in `boltseal.errors`, the body in the spec's format.
 
 This module also has the errors that exist only in HTTP: an unknown route, a method that is not allowed, a URL that is
-too long, a client that left. The message of the error is sent. For a defect only the request ID is sent, under which
+too long, a client that left. The message of the error is sent, and for programs its detail (`policy.refusals`). For a defect only the request ID is sent, under which
 the log has the traceback.
 """
 
 from __future__ import annotations
 
-from typing import ClassVar, Final
+from typing import Any, ClassVar, Final
 
 import msgspec
 
 from boltseal.errors import (
+    HTTP_ANSWERS,
     BoltsealError,
+    Denied,
     ErrorCode,
     Invalid,
     NotFound,
@@ -22,6 +24,7 @@ from boltseal.errors import (
     Unavailable,
     http_answer,
 )
+from boltseal.policy.refusals import DetailDocument, RefusalDetail
 from boltseal.server.registry.pulls import TagDeleted
 
 UNAVAILABLE_RETRY_S: Final = 2
@@ -56,6 +59,10 @@ class RegistryReadOnly(MethodNotAllowed):
     """A write to a registry that serves only reads: by its settings, or because its ledger is frozen."""
 
 
+class HostRefused(Denied):
+    """A registry on loopback without users was addressed by a foreign host name."""
+
+
 class RangeNotSatisfiable(RangeInvalid):
     """The range is outside of the blob. `size`: of the blob, for Content-Range."""
 
@@ -80,25 +87,44 @@ HTTP_STATUS: Final[dict[type[BoltsealError], int]] = {MethodNotAllowed: 405, Reg
 """Statuses of the errors that are defined here because they exist only in HTTP."""
 
 
-class _Entry(msgspec.Struct):
-    code: str
+class ErrorEntry(msgspec.Struct, frozen=True):
+    """One error of a response. `detail`: None for a defect of the server, which has no reason."""
+
+    code: ErrorCode
     message: str
-    detail: None = None
+    detail: DetailDocument | None
 
 
-class _Body(msgspec.Struct):
-    errors: list[_Entry]
+class ErrorBody(msgspec.Struct, frozen=True):
+    """The JSON of the spec's section "Error Codes". The JSON Schema of error responses is made from this type."""
+
+    errors: tuple[ErrorEntry]
 
 
-def error_body(code: ErrorCode, message: str) -> bytes:
-    """Return the JSON of the spec's section "Error Codes" with one error."""
-    return msgspec.json.encode(_Body([_Entry(code.value, message)]))
+def error_schema() -> dict[str, Any]:
+    """Return the JSON Schema of the body of error responses."""
+    identified = {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "boltseal error response"}
+    return identified | msgspec.json.schema(ErrorBody)
+
+
+def error_body(code: ErrorCode, message: str, detail: RefusalDetail | None) -> bytes:
+    """Return the body of an error response."""
+    document = None if detail is None else detail.document()
+    return msgspec.json.encode(ErrorBody((ErrorEntry(code, message, document),)))
+
+
+def status_of(error: type[BoltsealError]) -> int:
+    """Return the status of a class of errors, including those that exist only in HTTP."""
+    return next(
+        HTTP_STATUS.get(cls, 0) or HTTP_ANSWERS[cls].status
+        for cls in error.__mro__
+        if cls in HTTP_STATUS or cls in HTTP_ANSWERS
+    )
 
 
 def status_and_code(error: BoltsealError) -> tuple[int, ErrorCode]:
-    """Return status and code of an error, including those that exist only in HTTP."""
-    mapped = http_answer(error)
-    return HTTP_STATUS.get(type(error), mapped.status), mapped.code
+    """Return status and code of an error."""
+    return status_of(type(error)), http_answer(error).code
 
 
 def error_headers(error: BoltsealError) -> tuple[tuple[bytes, bytes], ...]:

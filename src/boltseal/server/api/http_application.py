@@ -18,7 +18,7 @@ from boltseal.server.api.access_log import RequestLog
 from boltseal.server.api.errors import ClientGone
 from boltseal.server.api.refusal_reasons import reason_of
 from boltseal.server.api.request import DEFAULT_LIMITS, BodyLimits, Request
-from boltseal.server.api.responses import Headers, Response, failure, refusal
+from boltseal.server.api.responses import REVEALING, Headers, Response, failure, refusal
 
 READS: Final = frozenset({"GET", "HEAD"})
 
@@ -64,10 +64,15 @@ class HttpApplication(ABC):
     def _error_headers(self, request: Request, error: BoltsealError) -> Headers:
         """Return further headers of an error response, such as a challenge."""
 
+    def _may_pull(self, _: Request) -> bool:
+        """Return whether the sender may read what an error says of the repository."""
+        return True
+
     def _refusal(self, request: Request, error: BoltsealError) -> Response:
         """Return the response of an error, and log it if the server is the cause."""
         self._observer.totals.refusal(reason_of(type(error)))
-        response = refusal(error, self._error_headers(request, error))
+        may_pull = not isinstance(error, REVEALING) or self._may_pull(request)
+        response = refusal(error, self._error_headers(request, error), may_pull=may_pull)
         if response.status >= 500:
             fields = {"method": request.method, "path": path_text(request.scope)}
             _log.warning("request failed", **fields, status=response.status, reason=error.message)

@@ -20,12 +20,12 @@ from prometheus_client.registry import Collector
 from boltseal import __version__
 from boltseal.errors import BoltsealError, Denied, Unauthenticated
 from boltseal.policy.grants import Action
+from boltseal.policy.refusals import RefusalReason
 from boltseal.server.api import responses
 from boltseal.server.api.access_log import RequestLog
 from boltseal.server.api.auth import RequestAuth
 from boltseal.server.api.http_application import HttpApplication
 from boltseal.server.api.process_metrics import process_metrics
-from boltseal.server.api.refusal_reasons import RefusalReason
 from boltseal.server.api.request import Request
 from boltseal.server.api.responses import Headers, Response
 from boltseal.server.auth.logins import PASSWORD_CHECKS

@@ -14,6 +14,7 @@ from typing import Final, cast
 from starlette.types import Receive, Scope
 
 from boltseal.errors import ErrorCode, Invalid, TooLarge, quote
+from boltseal.oci.reference import Repository
 from boltseal.policy.client_address import whose
 from boltseal.policy.upstreams import UpstreamTerms
 from boltseal.server.api.errors import BodyStalled, ClientGone
@@ -214,7 +215,7 @@ class Request:
     """One request. Header names are lower-case bytes, as in ASGI; values are text.
 
     `id`: for the log and the client. `caller` and `actor`: set after authentication. `route`: the template of the path.
-    `asked`: the parsed scopes of a token request, for the log. `upstream`: of a mirrored image, None for a local one.
+    `repository`: that of the path, after name resolution. `asked`: the parsed scopes of a token request, for the log. `upstream`: of a mirrored image, None for a local one.
     """
 
     __slots__ = (
@@ -226,6 +227,7 @@ class Request:
         "caller",
         "id",
         "receive",
+        "repository",
         "route",
         "scope",
         "upstream",
@@ -238,6 +240,7 @@ class Request:
         self._limits = limits
         self.route = "unknown"
         self.asked = ""
+        self.repository: Repository | None = None
         self.upstream: UpstreamTerms | None = None
         self.scope = scope
         self.receive = receive

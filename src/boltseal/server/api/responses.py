@@ -16,9 +16,11 @@ from typing import Final, TypeAlias
 import structlog
 from starlette.types import Receive, Scope, Send
 
-from boltseal.errors import BoltsealError, ErrorCode
+from boltseal.errors import BoltsealError, ErrorCode, Precondition, SealedDelete, SealedPut
+from boltseal.policy.refusals import MEANINGS, RefusalDetail
 from boltseal.server.api import caching
 from boltseal.server.api.errors import error_body, error_headers, status_and_code
+from boltseal.server.api.refusal_reasons import detail_of
 
 Headers: TypeAlias = tuple[tuple[bytes, bytes], ...]
 
@@ -120,15 +122,30 @@ def headers(pairs: Iterable[tuple[str, str]]) -> Headers:
     return tuple((name.encode("ascii"), value.encode("ascii")) for name, value in pairs)
 
 
-def refusal(error: BoltsealError, extra: Headers = ()) -> Response:
-    """Return the response of an error: the spec's JSON, not cacheable, with the headers that the error requires."""
+REVEALING: Final = (SealedPut, SealedDelete, Precondition)
+"""Kinds whose message and detail have digests, tags and users of a repository: only for callers who may pull from it."""
+
+
+def refusal(error: BoltsealError, extra: Headers = (), *, may_pull: bool = True) -> Response:
+    """Return the response of an error: the spec's JSON, not cacheable, with the headers that the error requires.
+
+    `may_pull`: whether the caller may pull from the repository of the request.
+    """
     status, code = status_and_code(error)
-    return failure(status, code, error.message, (*error_headers(error), *extra))
+    message, detail = error.message, detail_of(error)
+    if not may_pull and isinstance(error, REVEALING):
+        detail = detail.without_content()
+        message = f"{MEANINGS[detail.reason]}; the rest is only shown to users with the right to pull"
+    return _failure(status, code, message, detail, (*error_headers(error), *extra))
 
 
-def failure(status: int, code: ErrorCode, message: str, extra: Headers = ()) -> Response:
-    """Return an error response."""
-    return with_body(error_body(code, message), status=status, extra=extra)
+def failure(status: int, code: ErrorCode, message: str) -> Response:
+    """Return the error response of a defect."""
+    return _failure(status, code, message, None, ())
+
+
+def _failure(status: int, code: ErrorCode, message: str, detail: RefusalDetail | None, extra: Headers) -> Response:
+    return with_body(error_body(code, message, detail), status=status, extra=extra)
 
 
 def with_body(

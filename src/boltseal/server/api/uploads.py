@@ -28,6 +28,7 @@ from boltseal.server.api.paths import UploadsTarget, UploadTarget
 from boltseal.server.api.ranges import parse_content_range, upload_range
 from boltseal.server.api.request import Request
 from boltseal.server.api.responses import Headers, Response, refusal
+from boltseal.server.auth.actor import Actor
 from boltseal.server.registry.uploads import UploadManager as RegistryUploads
 from boltseal.server.storage.blobs.protocol import UploadId
 
@@ -67,7 +68,7 @@ class UploadRoutes:
             start, length = _chunk_position(request)
             size = await self._uploads.append(target.repository, target.id, start, length, request.body, request.actor)
         except RangeInvalid as error:
-            return await self._range_refusal(target, error)
+            return await self._range_refusal(request, target, error)
         return Response(202, (*self._session(target.repository, target.id, size), *responses.EMPTY))
 
     async def finish(self, request: Request, target: UploadTarget) -> Response:
@@ -80,22 +81,22 @@ class UploadRoutes:
             start, length = _chunk_position(request)
             await self._uploads.finish(target.repository, target.id, digest, start, length, request.body, request.actor)
         except RangeInvalid as error:
-            return await self._range_refusal(target, error)
+            return await self._range_refusal(request, target, error)
         return self._created(target.repository, digest)
 
     async def status(self, request: Request, target: UploadTarget) -> Response:
         """Return how many bytes the session has."""
-        size = await self._uploads.status(target.repository, target.id)
+        size = await self._uploads.status(target.repository, target.id, request.actor)
         return Response(204, self._session(target.repository, target.id, size))
 
     async def cancel(self, request: Request, target: UploadTarget) -> Response:
         """Cancel the session and delete its bytes."""
-        await self._uploads.cancel(target.repository, target.id)
+        await self._uploads.cancel(target.repository, target.id, request.actor)
         return Response(204, ())
 
-    async def _range_refusal(self, target: UploadTarget, error: RangeInvalid) -> Response:
+    async def _range_refusal(self, request: Request, target: UploadTarget, error: RangeInvalid) -> Response:
         """Return the refusal of a misplaced chunk, with the state of the session so that the client can continue."""
-        size = await self._uploads.status(target.repository, target.id)
+        size = await self._uploads.status(target.repository, target.id, request.actor)
         return refusal(error, self._session(target.repository, target.id, size))
 
     async def _mount(self, request: Request, repository: Repository, wanted: Digest, source: str | None) -> bool:
@@ -121,14 +122,14 @@ class UploadRoutes:
         try:
             await self._uploads.finish(repository, upload, digest, None, length, request.body, request.actor)
         except (BoltsealError, ClientGone):
-            await self._discard(repository, upload)
+            await self._discard(repository, upload, request.actor)
             raise
         return self._created(repository, digest)
 
-    async def _discard(self, repository: Repository, upload: UploadId) -> None:
+    async def _discard(self, repository: Repository, upload: UploadId, actor: Actor) -> None:
         """Cancel a session whose ID no client knows."""
         try:
-            await self._uploads.cancel(repository, upload)
+            await self._uploads.cancel(repository, upload, actor)
         except NotFound:
             return
 

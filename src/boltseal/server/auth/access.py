@@ -16,7 +16,7 @@ from boltseal.oci.reference import Repository
 from boltseal.policy.grants import EVERY_ACTION, NOTHING, Action, Grants
 from boltseal.server.auth.actor import ANONYMOUS, Actor
 from boltseal.server.auth.logins import Logins
-from boltseal.server.auth.tokens import CATALOG_SCOPE, Tokens
+from boltseal.server.auth.tokens import CATALOG_SCOPE, IssuedToken, Tokens
 from boltseal.server.storage.users import Users
 
 MAX_SCOPES: Final = 100
@@ -130,8 +130,11 @@ class Access:
             return NOTHING
         return self.grants.allowed(caller.user, repository)
 
-    def check(self, caller: Caller, repository: Repository, action: Action) -> Actor:
+    def check(self, caller: Caller, repository: Repository, action: Action, source: Repository | None = None) -> Actor:
         """Return the actor if the caller may do the action.
+
+        `source`: the repository from which the request mounts a blob. A token must have its pull too, if the grants give
+        that to the caller. Without that grant the request is an upload, as if the blob did not exist.
 
         Raises:
             LoginNeeded: a login or another token could have the right.
@@ -139,6 +142,9 @@ class Access:
         """
         rights = self.allowed(caller, repository)
         if action in rights:
+            if source is not None and self._token_lacks(caller, source, Action.PULL):
+                message = f"a mount from {source} needs a token with the right to pull there"
+                raise LoginNeeded(message, _scope(repository, action, source), insufficient=True)
             return Actor(caller.user or ANONYMOUS.name, admin=Action.ADMIN in rights)
         self._refuse_removed_user(caller)
         granted = action in self.grants.allowed(caller.user, repository)
@@ -146,10 +152,14 @@ class Access:
             # An anonymous caller, or a token without this scope: another login or token can help.
             raise LoginNeeded(
                 f"{action} in {repository} needs a login with that right",
-                _scope(repository, action),
+                _scope(repository, action, source),
                 insufficient=granted,
             )
         raise Denied(f"{caller.user} may not {action} in {repository}; ask the operator of this registry for a grant")
+
+    def _token_lacks(self, caller: Caller, repository: Repository, action: Action) -> bool:
+        """Return whether the grants give the caller an action now, and only the scopes of its token do not."""
+        return action in self._granted(caller, repository) and action not in self.allowed(caller, repository)
 
     def check_any(self, caller: Caller) -> Actor:
         """Return the actor for a request without a repository: any user, and anonymous callers that may pull something."""
@@ -219,7 +229,7 @@ class Access:
 
     def issue_token(
         self, caller: Caller, requested: Iterable[tuple[str, frozenset[Action]]], *, catalog: bool = False
-    ) -> str:
+    ) -> IssuedToken:
         """Return a token for the requested actions by repository, limited to what the caller may do now.
 
         `catalog`: whether the catalog scope was requested too.
@@ -238,7 +248,8 @@ class Access:
         return self._tokens.service
 
 
-def _scope(repository: str, action: Action) -> str:
-    """Return the scope that an action needs, as the Docker token specification writes it."""
+def _scope(repository: str, action: Action, source: str | None = None) -> str:
+    """Return the scopes that an action needs, as the Docker token specification writes them. `source`: of a mount."""
     actions = {Action.PULL: "pull", Action.PUSH: "pull,push"}.get(action, f"pull,{action}")
-    return f"repository:{repository}:{actions}"
+    mounted = "" if source in (None, repository) else f" {_scope(source, Action.PULL)}"
+    return f"repository:{repository}:{actions}{mounted}"

@@ -12,7 +12,7 @@ from __future__ import annotations
 import secrets
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from joserfc import jwt
@@ -46,6 +46,14 @@ class Claims:
     catalog: bool = False
 
 
+class IssuedToken(NamedTuple):
+    """A signed token. `issued_s`: seconds since the epoch. `scope`: what it has, as the Docker token specification writes it."""
+
+    text: str
+    issued_s: int
+    scope: str
+
+
 class Tokens:
     """Issues and verifies the tokens of one service. `now_us`: the clock, microseconds since the epoch."""
 
@@ -54,7 +62,7 @@ class Tokens:
         self.service = service
         self._now_us = now_us
 
-    def issue(self, user: str | None, scopes: Mapping[str, frozenset[Action]], *, catalog: bool = False) -> str:
+    def issue(self, user: str | None, scopes: Mapping[str, frozenset[Action]], *, catalog: bool = False) -> IssuedToken:
         """Return a token with these scopes. `user` None: anonymous. `catalog`: whether it covers the catalog.
 
         Raises:
@@ -76,7 +84,9 @@ class Tokens:
             ]
             + ([_CATALOG] if catalog else []),
         }
-        return jwt.encode({"alg": _ALGORITHMS[0], "kid": key.id}, claims, _jwk(key), algorithms=_ALGORITHMS)
+        text = jwt.encode({"alg": _ALGORITHMS[0], "kid": key.id}, claims, _jwk(key), algorithms=_ALGORITHMS)
+        scope = " ".join(f"{item['type']}:{item['name']}:{','.join(item['actions'])}" for item in claims["access"])
+        return IssuedToken(text, now_s, scope)
 
     def check(self, text: str) -> Claims:
         """Verify a token and return its claims.

@@ -40,6 +40,7 @@ from boltseal.errors import BoltsealError, Denied, ErrorCode, Invalid, SealedPut
 from boltseal.oci.digest import Digest
 from boltseal.oci.manifest import LinkKind, Manifest, parse_manifest
 from boltseal.oci.reference import Repository, Tag
+from boltseal.policy.refusals import RefusalDetail, RefusalReason, Refused
 from boltseal.policy.rules import Mode
 from boltseal.server.mirror.single_flight import SingleFlight
 from boltseal.server.mirror.upstream_limits import UpstreamLimits
@@ -49,6 +50,7 @@ from boltseal.server.registry.manifests import parse_upload
 from boltseal.server.registry.models import UNCONDITIONAL, ManifestPush, ManifestUpload, Published
 from boltseal.server.registry.pulls import BlobUnknown
 from boltseal.server.registry.reserved_push import ApprovedPush, Reservation
+from boltseal.server.registry.tag_writer import NotExtended, TagSealed
 from boltseal.server.storage.blobs.protocol import BlobStore
 from boltseal.server.storage.coordination.protocol import InterprocessLock
 
@@ -74,6 +76,10 @@ class PartMissing(Invalid):
     """Neither this registry nor upstream has a part of the manifest."""
 
     code: ClassVar[ErrorCode | None] = ErrorCode.MANIFEST_BLOB_UNKNOWN
+
+
+class UpstreamRefused(Refused, SealedPut):
+    """Upstream refused the manifest. The detail is upstream's if that is a boltseal too."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -273,7 +279,9 @@ class PushProxy:
             await reserved_pushes.drop(push.repository, forward.tag)
             self._known_upstream.clear()  # upstream may have deleted content
             if isinstance(error, RemoteRefused):
-                raise SealedPut(f"{upstream.terms.name} refuses {forward.remote_name}: {error.message}") from error
+                message = f"{upstream.terms.name} refuses {forward.remote_name}: {error.message}"
+                detail = RefusalDetail(RefusalReason.UPSTREAM, forward.tag, pushed=forward.canonical)
+                raise UpstreamRefused(message, error.detail or detail) from error
             raise
 
     async def _settle(self, upstream: Upstream, repository: Repository, tag: Tag) -> None:
@@ -403,15 +411,17 @@ def _check_remote(forward: _Forward, approved: ApprovedPush, remote: Digest | No
         return
     upstream = forward.upstream.terms.name
     if approved.mode is Mode.SEALED:
-        raise SealedPut(
+        raise TagSealed(
             f"{forward.name} is sealed by the local rules, but {upstream} already has {forward.remote_name} at {remote}; "
-            f"this push is {forward.canonical}; publish it under another tag"
+            f"this push is {forward.canonical}; publish it under another tag",
+            RefusalDetail(RefusalReason.SEALED, forward.tag, remote, forward.canonical),
         )
     if remote != approved.current:
         local = "absent" if approved.current is None else f"at {approved.current}"
-        raise SealedPut(
+        raise NotExtended(
             f"{forward.name} is append-only and was changed past this registry: {upstream} has it at {remote}, "
-            f"here it is {local}, this push is {forward.canonical}"
+            f"here it is {local}, this push is {forward.canonical}",
+            RefusalDetail(RefusalReason.NOT_EXTENDED, forward.tag, remote, forward.canonical),
         )
 
 

@@ -28,6 +28,7 @@ from boltseal.errors import BoltsealError, Denied, Unavailable
 from boltseal.events import TagHeld, TagMoved
 from boltseal.oci.digest import Digest
 from boltseal.oci.reference import Reference, Repository, Tag
+from boltseal.policy.refusals import RefusalDetail, RefusalReason, Refused
 from boltseal.policy.release_tags import looks_like_release
 from boltseal.policy.upstream_moves import MoveEvent, ServedAnswer, UpstreamAnswer, answer_of, warning_of
 from boltseal.server.mirror.single_flight import SingleFlight
@@ -52,7 +53,7 @@ class TagWithdrawn(RemoteNotFound):
     """Upstream deleted the tag, and `on_gone = "stop"` stops serving it here too."""
 
 
-class TagHeldBack(Denied):
+class TagHeldBack(Refused, Denied):
     """The tag is new here, and `first_seen = "hold"` requires an operator to accept it."""
 
 
@@ -233,7 +234,8 @@ def _served(wanted: _MirroredTag, observed: ObservedTag, answer: UpstreamAnswer 
         case ServedAnswer.HELD_BACK:
             held = "" if known.held is None else f" at {known.held.digest}"
             raise TagHeldBack(
-                f"{name} is new here and is held back{held}: an operator can accept it with `boltseal tag accept {name}`"
+                f"{name} is new here and is held back{held}: an operator can accept it with `boltseal tag accept {name}`",
+                RefusalDetail(RefusalReason.HELD, wanted.tag, None if known.held is None else known.held.digest),
             )
         case ServedAnswer.SERVED:
             serves = known.serves

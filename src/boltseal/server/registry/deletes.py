@@ -9,17 +9,18 @@ from __future__ import annotations
 
 from typing import Final
 
-from boltseal.errors import SealedDelete
 from boltseal.ledger.entry import EntryKind
 from boltseal.oci.digest import Digest
 from boltseal.oci.reference import Repository, Tag
 from boltseal.policy import refusal_message
+from boltseal.policy.refusal_message import SomeTags
+from boltseal.policy.refusals import RefusalDetail, RefusalReason
 from boltseal.server.auth.actor import Actor
 from boltseal.server.registry import sequencer
 from boltseal.server.registry.models import Conditions, RepositoryRow
 from boltseal.server.registry.pulls import BlobUnknown, ManifestUnknown
 from boltseal.server.registry.refusals import RefusalLog
-from boltseal.server.registry.tag_writer import TagWriter
+from boltseal.server.registry.tag_writer import ContentProtected, TagWriter
 from boltseal.server.storage.metadata import queries
 from boltseal.server.storage.metadata.protocol import Metadata, UnitOfWork
 from boltseal.server.storage.metadata.queries import ManifestRow
@@ -103,7 +104,8 @@ class Deletes:
                 raise BlobUnknown(f"{repository} has no blob {digest}")
             protecting = self._tag_writer.protecting_tags(tx, row, digest, through_subjects=True)
             if protecting:
-                raise SealedDelete(refusal_message.delete_protected("blob", digest, repository, protecting))
+                message = refusal_message.delete_protected("blob", digest, repository, protecting)
+                raise ContentProtected(message, _protected(digest, protecting))
             tx.invalidates_caches = True
             queries.remove_blob(tx, row.id, str(digest))
 
@@ -119,18 +121,23 @@ class Deletes:
         if protecting:
             own = writer.protecting_tags_at(tx, repository, digest)
             deletable = writer.deletable_tags_at(tx, repository, digest)
-            raise SealedDelete(
-                refusal_message.delete_protected("manifest", digest, repository.name, protecting, own, deletable)
-            )
+            message = refusal_message.delete_protected("manifest", digest, repository.name, protecting, own, deletable)
+            raise ContentProtected(message, _protected(digest, own or protecting))
         protecting = writer.protecting_tags(tx, repository, digest, through_subjects=True)
         if not protecting:
             return None
         if row.subject is None:
-            raise SealedDelete(refusal_message.delete_signature(digest, repository.name, protecting))
+            message = refusal_message.delete_signature(digest, repository.name, protecting)
+            raise ContentProtected(message, _protected(digest, protecting))
         own_recent = row.pushed_by == actor.name and tx.now_us - row.pushed_us < REFERRER_DELETE_US
         if not own_recent and not actor.admin:
-            raise SealedDelete(refusal_message.delete_referrer(digest, repository.name, protecting))
+            message = refusal_message.delete_referrer(digest, repository.name, protecting)
+            raise ContentProtected(message, _protected(digest, protecting))
         return row.subject
+
+
+def _protected(digest: Digest, protecting: SomeTags) -> RefusalDetail:
+    return RefusalDetail(RefusalReason.PROTECTED, protecting.first[0], digest)
 
 
 def _find(tx: UnitOfWork, repository: Repository) -> RepositoryRow | None:

@@ -14,6 +14,7 @@ from boltseal.errors import Precondition, quote
 from boltseal.oci.digest import SHA256, Digest
 from boltseal.oci.manifest import Manifest
 from boltseal.oci.reference import Repository, Tag
+from boltseal.policy.refusals import RefusalDetail, RefusalReason, Refused
 from boltseal.policy.seal import Identity
 from boltseal.server.auth.actor import Actor
 from boltseal.server.storage.metadata.tag_row import TagRow
@@ -21,6 +22,10 @@ from boltseal.server.storage.metadata.tag_row import TagRow
 _MAX_SHOWN_CONDITIONS: Final = 3
 
 Item = TypeVar("Item", Repository, Tag)
+
+
+class ConditionFailed(Refused, Precondition):
+    """A precondition of a write does not hold."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,22 +47,25 @@ class Conditions:
         `subject` names the tag or manifest in the message.
 
         Raises:
-            Precondition: when one does not hold.
+            ConditionFailed: when one does not hold.
         """
         if self.if_none_match_any and current is not None:
-            raise Precondition(
-                f"{subject} exists ({current}), but the request requires that it does not (If-None-Match: *)"
+            raise ConditionFailed(
+                f"{subject} exists ({current}), but the request requires that it does not (If-None-Match: *)",
+                RefusalDetail(RefusalReason.PRECONDITION, digest=current),
             )
         if self.if_match is None:
             return
         if current is None:
-            raise Precondition(f"{subject} does not exist, but the request requires that it does (If-Match)")
+            message = f"{subject} does not exist, but the request requires that it does (If-Match)"
+            raise ConditionFailed(message, RefusalDetail(RefusalReason.PRECONDITION))
         if "*" not in self.if_match and str(current) not in self.if_match:
             wanted = [quote(each, 140) for each in sorted(self.if_match)]
             shown = " or ".join(wanted[:_MAX_SHOWN_CONDITIONS]) or "no valid digest"
             rest = len(wanted) - _MAX_SHOWN_CONDITIONS
             more = f" or {rest} others" if rest > 0 else ""
-            raise Precondition(f"{subject} is {current}, but the request requires {shown}{more} (If-Match)")
+            message = f"{subject} is {current}, but the request requires {shown}{more} (If-Match)"
+            raise ConditionFailed(message, RefusalDetail(RefusalReason.PRECONDITION, digest=current))
 
 
 UNCONDITIONAL = Conditions()

@@ -10,16 +10,17 @@ from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from typing import ClassVar, NamedTuple
 
-from boltseal.errors import ErrorCode, Invalid, Precondition, SealedDelete, Unavailable
+from boltseal.errors import ErrorCode, Invalid, Precondition, Unavailable
 from boltseal.ledger.entry import EntryKind
 from boltseal.oci.digest import Digest
 from boltseal.oci.reference import Repository, Tag
 from boltseal.policy import refusal_message
+from boltseal.policy.refusals import RefusalDetail, RefusalReason
 from boltseal.server.auth.actor import Actor
 from boltseal.server.registry import sequencer
 from boltseal.server.registry.models import EntryResult, RepositoryRow, TagChange
 from boltseal.server.registry.pulls import ManifestUnknown
-from boltseal.server.registry.tag_writer import TagWriter
+from boltseal.server.registry.tag_writer import ContentProtected, TagWriter
 from boltseal.server.storage.blobs.protocol import BlobStore, StoreBroken, StoredBlob
 from boltseal.server.storage.metadata import links, queries
 from boltseal.server.storage.metadata.protocol import Metadata, UnitOfWork
@@ -259,7 +260,8 @@ class Seals:
         for twin in twins:
             protecting = self._tag_writer.protecting_tags(tx, repository, twin, through_subjects=False)
             if protecting:
-                raise SealedDelete(refusal_message.delete_protected("manifest", twin, repository.name, protecting))
+                message = refusal_message.delete_protected("manifest", twin, repository.name, protecting)
+                raise ContentProtected(message, RefusalDetail(RefusalReason.PROTECTED, protecting.first[0], twin))
 
     def _other_use(self, tx: UnitOfWork, repository: RepositoryRow, part: Digest) -> str | None:
         """Describe what besides a parent keeps a manifest, or return None."""

@@ -30,8 +30,9 @@ from boltseal.oci.reference import Repository, Tag
 from boltseal.policy import append_only, refusal_message
 from boltseal.policy.free_tag import next_free
 from boltseal.policy.refusal_message import SomeTags
+from boltseal.policy.refusals import RefusalDetail, RefusalReason, Refused
 from boltseal.policy.rule_decision import decide, sha512_beginning, signature_subject
-from boltseal.policy.rules import DELETABLE, FOREVER, Keep, Mode, RuleSet
+from boltseal.policy.rules import DELETABLE, FOREVER, Keep, Mode, Rule, RuleSet
 from boltseal.policy.seal import PushDecision, judge
 from boltseal.server.auth.actor import Actor
 from boltseal.server.registry import sequencer, tag_rows
@@ -60,7 +61,7 @@ _KINDS: Final[Mapping[PushDecision, EntryKind]] = {
 # The metric `boltseal_refusals_total` counts refusals by the name of their class.
 
 
-class TagSealed(SealedPut):
+class TagSealed(Refused, SealedPut):
     """The tag is sealed at another manifest."""
 
 
@@ -68,15 +69,19 @@ class TagTombstoned(TagSealed):
     """The tag was sealed and deleted; it can return only with the digest in its tombstone."""
 
 
-class NotExtended(SealedPut):
+class NotExtended(Refused, SealedPut):
     """The push to an append-only tag lacks layers or entries of its current manifest."""
 
 
-class TagProtected(SealedDelete):
+class ContentProtected(Refused, SealedDelete):
+    """A seal covers what was to be deleted."""
+
+
+class TagProtected(ContentProtected):
     """The tag's own seal, or the seal on the image that it signs, protects it from deletion."""
 
 
-class ReferencesMissing(Invalid):
+class ReferencesMissing(Refused, Invalid):
     """A manifest cannot be sealed before the repository has everything that it refers to."""
 
     code: ClassVar[ErrorCode | None] = ErrorCode.MANIFEST_BLOB_UNKNOWN
@@ -137,8 +142,8 @@ class TagWriter:
             return EntryResult(row.entry_index, changed=False)
         if row is not None and decision not in _KINDS:
             if kind is EntryKind.TAG_RESTORED:
-                raise _restore_refusal(change, row, pushed.digest, decision)
-            raise self._refusal(tx, change, row, pushed, decision)
+                raise _restore_refusal(change, row, pushed.digest, decision, rule)
+            raise self._refusal(tx, change, row, pushed, decision, rule)
         # 4
         sealing = rule.mode is Mode.SEALED or decision is PushDecision.RETURN
         if sealing:
@@ -321,12 +326,16 @@ class TagWriter:
     def _check_deletable(self, tx: UnitOfWork, change: TagChange, row: TagRow) -> None:
         repository, tag = change.repository, change.tag
         if row.kept_at(tx.now_us):
-            raise TagProtected(refusal_message.delete_sealed_tag(tag, repository.name, tag_rows.binding_of(row)))
+            binding = tag_rows.binding_of(row)
+            by = refusal_message.person(binding.by)
+            detail = RefusalDetail(RefusalReason.PROTECTED, tag, binding.digest, since_us=binding.since_us, by=by)
+            raise TagProtected(refusal_message.delete_sealed_tag(tag, repository.name, binding), detail)
         signed = self.signed_image(tx, repository, tag)
         if signed is not None:
             protecting = self.protecting_tags(tx, repository, signed, through_subjects=True)
             if protecting:
-                raise TagProtected(refusal_message.delete_signature_tag(tag, repository.name, protecting))
+                detail = RefusalDetail(RefusalReason.PROTECTED, tag, row.digest)
+                raise TagProtected(refusal_message.delete_signature_tag(tag, repository.name, protecting), detail)
 
     def _check_complete(self, tx: UnitOfWork, repository: RepositoryRow, digest: Digest) -> None:
         checked = (repository.id, str(digest))
@@ -337,7 +346,8 @@ class TagWriter:
             more = f" and {len(absent) - 1} more" if len(absent) > 1 else ""
             raise ReferencesMissing(
                 f"{repository.name} lacks {absent[0]}{more}, which {digest.short} needs: "
-                "push what is missing, then the manifest again"
+                "push what is missing, then the manifest again",
+                RefusalDetail(RefusalReason.INCOMPLETE, digest=Digest.parse(absent[0]), pushed=digest),
             )
         tx.complete_manifests.add(checked)
 
@@ -348,20 +358,35 @@ class TagWriter:
         return old is not None and append_only.extends(parse_manifest(old.raw, old.media_type), new)
 
     def _refusal(
-        self, tx: UnitOfWork, change: TagChange, row: TagRow, pushed: PushedManifest, decision: PushDecision
+        self, tx: UnitOfWork, change: TagChange, row: TagRow, pushed: PushedManifest, decision: PushDecision, rule: Rule
     ) -> SealedPut:
-        repository, tag = change.repository, change.tag
+        repository, tag, why = change.repository, change.tag, rule.why
         if decision is PushDecision.REFUSED_NOT_EXTENDED and row.digest is not None:
-            return NotExtended(refusal_message.not_extended(tag, repository.name, row.digest, pushed.digest))
+            message = refusal_message.not_extended(tag, repository.name, row.digest, pushed.digest)
+            detail = RefusalDetail(RefusalReason.NOT_EXTENDED, tag, row.digest, pushed.digest, rule=why)
+            return NotExtended(message, detail)
 
         def taken(name: str) -> bool:
             other = tag_table.find(tx, repository.id, name)
             return other is not None and (other.digest is not None or other.sealed_digest is not None)
 
         binding, free = tag_rows.binding_of(row), next_free(tag, taken)
-        if decision is PushDecision.REFUSED_TOMBSTONE:
-            return TagTombstoned(refusal_message.put_tombstone(tag, repository.name, binding, pushed.digest, free))
-        return TagSealed(refusal_message.put_sealed(tag, repository.name, binding, pushed.digest, free))
+        is_tombstone = decision is PushDecision.REFUSED_TOMBSTONE
+        detail = RefusalDetail(
+            RefusalReason.TOMBSTONE if is_tombstone else RefusalReason.SEALED,
+            tag,
+            binding.digest,
+            pushed.digest,
+            binding.changed_us if is_tombstone else binding.since_us,
+            refusal_message.person(binding.by),
+            () if free is None else (Tag(free),),
+            why,
+        )
+        if is_tombstone:
+            return TagTombstoned(
+                refusal_message.put_tombstone(tag, repository.name, binding, pushed.digest, free), detail
+            )
+        return TagSealed(refusal_message.put_sealed(tag, repository.name, binding, pushed.digest, free), detail)
 
     def _drop(self, tx: UnitOfWork, change: TagChange, kind: EntryKind) -> None:
         if change.row is None:
@@ -402,8 +427,12 @@ def _extra(mode: Mode, keep: Keep | None) -> dict[str, str]:
     return {"mode": str(mode)} if keep is None else {"mode": str(mode), "keep": str(keep)}
 
 
-def _restore_refusal(change: TagChange, row: TagRow, target: Digest, decision: PushDecision) -> SealedPut:
+def _restore_refusal(change: TagChange, row: TagRow, target: Digest, decision: PushDecision, rule: Rule) -> SealedPut:
     repository, tag = change.repository.name, change.tag
     if decision is PushDecision.REFUSED_NOT_EXTENDED and row.digest is not None:
-        return NotExtended(refusal_message.restore_not_extended(tag, repository, row.digest, target))
-    return TagSealed(refusal_message.restore_sealed(tag, repository, tag_rows.binding_of(row), target))
+        detail = RefusalDetail(RefusalReason.NOT_EXTENDED, tag, row.digest, target, rule=rule.why)
+        return NotExtended(refusal_message.restore_not_extended(tag, repository, row.digest, target), detail)
+    binding = tag_rows.binding_of(row)
+    by = refusal_message.person(binding.by)
+    detail = RefusalDetail(RefusalReason.SEALED, tag, binding.digest, target, binding.since_us, by, rule=rule.why)
+    return TagSealed(refusal_message.restore_sealed(tag, repository, binding, target), detail)

@@ -4,7 +4,9 @@ The blob store keeps the bytes and guarantees durability. This module adds the r
 repository has a blob only through a row of its own (repository isolation). The row is written after the bytes are
 durable, and only if they still exist, because garbage collection may run at the same time.
 
-A session has a row from its beginning to the transaction that adds its blob. It counts against the limit of its owner.
+A session has a row from its beginning to the transaction that adds its blob. It counts against the limit of its owner, and
+belongs to the user who began it: other users do not reach it, whatever rights they have. Sessions of anonymous clients
+belong to all of them, since their address may change; only the client knows the ID, which can't be guessed.
 """
 
 from __future__ import annotations
@@ -24,6 +26,8 @@ from boltseal.server.storage.metadata import queries, upload_table
 from boltseal.server.storage.metadata.protocol import Metadata, UnitOfWork
 
 CHECK_INTERVAL_BYTES: Final = 8 * 1024 * 1024
+_ANONYMOUS_AT: Final = f"{ANONYMOUS.name} at "
+"""What the owner of a session without a user begins with; no name of a user has a space."""
 
 Check = Callable[[int, int], None]
 
@@ -41,7 +45,7 @@ class ChunkOutOfOrder(RangeInvalid):
 
 
 class UploadManager:
-    """Upload sessions of all repositories. A session belongs to the repository it was started in."""
+    """Upload sessions of all repositories. A session belongs to a repository and a user; `UploadUnknown` for all others."""
 
     def __init__(
         self,
@@ -66,7 +70,7 @@ class UploadManager:
         if self._disk_reserve is not None:
             self._disk_reserve.check(0)
         await self._quotas.left_bytes(self._database, actor.name, repository)
-        owner = f"{actor.name} at {address}" if actor.name == ANONYMOUS.name else actor.name
+        owner = f"{_ANONYMOUS_AT}{address}" if actor.name == ANONYMOUS.name else actor.name
         upload = UploadId.new()
 
         def job(tx: UnitOfWork) -> None:
@@ -107,9 +111,9 @@ class UploadManager:
             return False
         return await self._database.write(job)
 
-    async def status(self, repository: Repository, upload: UploadId) -> int:
+    async def status(self, repository: Repository, upload: UploadId, actor: Actor = ANONYMOUS) -> int:
         """Return how many bytes the session has (end-13)."""
-        return await self._blobs.upload_size(UploadKey(repository, upload))
+        return await self._blobs.upload_size(await self._key(repository, upload, actor))
 
     async def append(
         self,
@@ -124,8 +128,9 @@ class UploadManager:
 
         `start`, `length`: from the chunk's range, None where the client sent none.
         """
+        key = await self._key(repository, upload, actor)
         check = await self._upload_check(repository, actor)
-        async with self._blobs.open_upload(UploadKey(repository, upload)) as writer:
+        async with self._blobs.open_upload(key) as writer:
             await _receive(writer, start, length, body, check)
             await writer.flush()
             return writer.offset
@@ -141,8 +146,9 @@ class UploadManager:
         actor: Actor = ANONYMOUS,
     ) -> int:
         """Append the last chunk, if any, and make the session a blob of the repository (end-6). Return its size."""
+        key = await self._key(repository, upload, actor)
         check = await self._upload_check(repository, actor)
-        async with self._blobs.open_upload(UploadKey(repository, upload), digest.algorithm) as writer:
+        async with self._blobs.open_upload(key, digest.algorithm) as writer:
             await _receive(writer, start, length, body, check)
             await self._check_quota(writer, repository, actor)
             released_us = await self.released(digest)
@@ -203,10 +209,18 @@ class UploadManager:
 
         await self._database.write(job)
 
-    async def cancel(self, repository: Repository, upload: UploadId) -> None:
+    async def cancel(self, repository: Repository, upload: UploadId, actor: Actor = ANONYMOUS) -> None:
         """Cancel a session and delete its bytes (end-14)."""
-        await self._blobs.cancel_upload(UploadKey(repository, upload))
+        await self._blobs.cancel_upload(await self._key(repository, upload, actor))
         await self._forget(upload)
+
+    async def _key(self, repository: Repository, upload: UploadId, actor: Actor) -> UploadKey:
+        """Return the key of a session of the actor. UploadUnknown: there is none, or it belongs to another user."""
+        key = UploadKey(repository, upload)
+        owner = await self._database.lookups.upload_owner(repository, upload)
+        if owner is None or (ANONYMOUS.name if owner.startswith(_ANONYMOUS_AT) else owner) != actor.name:
+            raise key.unknown()
+        return key
 
     async def _forget(self, upload: UploadId) -> None:
         """Remove the row of a session that has ended. If that fails, garbage collection removes it."""

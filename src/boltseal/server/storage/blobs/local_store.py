@@ -150,7 +150,7 @@ class LocalBlobs:
         """Return the size of the session's file."""
         found = self._lstat(f"{self._uploads}/{key.name}")
         if found is None or found.st_nlink != 1:
-            raise _unknown(key)
+            raise key.unknown()
         return found.st_size
 
     @asynccontextmanager
@@ -162,14 +162,14 @@ class LocalBlobs:
         try:
             fd = self._disk.open_to_append(path)
         except FileNotFoundError as error:
-            raise _unknown(key) from error
+            raise key.unknown() from error
         except OSError as error:
             raise store_error(error, "the upload session can't be opened") from error
         try:
             await self._lock(fd, key, self._lock_wait_s if wait_s is None else wait_s)
             found = os.fstat(fd)
             if not self._is_only_name_of(path, found):
-                raise _unknown(key)
+                raise key.unknown()
             file = SessionFile(
                 key.name, path, fd, lambda: self._is_only_name_of(path, found), lambda d: self._place(path, d)
             )
@@ -188,7 +188,7 @@ class LocalBlobs:
         try:
             fd = self._disk.open_to_read(f"{self._uploads}/{key.name}")
         except FileNotFoundError as error:
-            raise _unknown(key) from error
+            raise key.unknown() from error
         except OSError as error:
             raise store_error(error, "the upload session can't be opened") from error
         return LocalPartial(self._disk, self._resources.quick, fd)
@@ -198,7 +198,7 @@ class LocalBlobs:
         try:
             self._disk.unlink(f"{self._uploads}/{key.name}")
         except FileNotFoundError as error:
-            raise _unknown(key) from error
+            raise key.unknown() from error
         except OSError as error:
             raise store_error(error, "the upload can't be cancelled") from error
         self._known_hashes.pop(key.name, None)
@@ -468,10 +468,3 @@ def _stored(digest: Digest, found: os.stat_result) -> StoredBlob:
 
 def _mtime_us(found: os.stat_result) -> int:
     return found.st_mtime_ns // 1000
-
-
-def _unknown(key: UploadKey) -> UploadUnknown:
-    return UploadUnknown(
-        f"no upload session {key.id} in {key.repository}: never started there, finished, cancelled, or too old; "
-        "start one with POST"
-    )

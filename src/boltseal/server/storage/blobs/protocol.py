@@ -106,6 +106,13 @@ class UploadKey(NamedTuple):
         """The name in the store: the id, and 16 hex digits of the repository's SHA-256."""
         return f"{self.id}.{hashlib.sha256(self.repository.encode()).hexdigest()[:16]}"
 
+    def unknown(self) -> UploadUnknown:
+        """Return the error of a session that does not exist, or that the caller may not reach."""
+        return UploadUnknown(
+            f"no upload session {self.id} in {self.repository}: never started there, finished, cancelled, or too old; "
+            "start one with POST"
+        )
+
 
 class FetchKey(UploadKey):
     """A session in which the mirror fetches a digest. No request can name it: its name is hashed in another way."""

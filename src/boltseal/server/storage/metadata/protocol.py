@@ -177,6 +177,10 @@ class Lookups(Protocol):
         """Return when the last row of any repository that referred to a blob was removed; None if there was none."""
         ...
 
+    async def upload_owner(self, repository: str, upload: str) -> str | None:
+        """Return who began an upload session of this repository, as its row has it; None if there is no row."""
+        ...
+
     async def foreign_tag(self, repository: str, name: str) -> ForeignTagRow | None:
         """Return the state of an upstream's tag, or None if the upstream was never seen to have it."""
         ...

@@ -338,6 +338,7 @@ _BLOB = """
 SELECT b.size FROM repository r JOIN blob b ON b.repository_id = r.id WHERE r.name = ? AND b.digest = ?
 """
 _RELEASED = "SELECT released_us FROM released WHERE digest = ?"
+_UPLOAD_OWNER = "SELECT owner FROM upload_session WHERE id = ? AND repository = ?"
 _FOREIGN_TAG = """
 SELECT digest, media_type, size, held_digest, held_media_type, held_size, held_us, gone_us, asked_us, entry_index,
        changes, changes_since_us
@@ -384,6 +385,11 @@ class SqliteLookups:
         """Return when the last row of any repository that referred to a blob was removed; None if there was none."""
         row = self._one(_RELEASED, (digest,))
         return None if row is None else int(row[0])
+
+    async def upload_owner(self, repository: str, upload: str) -> str | None:
+        """Return who began an upload session of this repository, as its row has it; None if there is no row."""
+        row = self._one(_UPLOAD_OWNER, (upload, repository))
+        return None if row is None else str(row[0])
 
     async def foreign_tag(self, repository: str, name: str) -> ForeignTagRow | None:
         """Return the state of an upstream's tag, or None if the upstream was never seen to have it."""

@@ -1,0 +1,104 @@
+"""The detail of refusals: what becomes JSON, and what is parsed from it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from boltseal.oci.digest import Digest
+from boltseal.oci.reference import Tag
+from boltseal.policy.refusals import DETAIL_KEYS, MEANINGS, DetailDocument, RefusalDetail, RefusalReason
+
+ONE, TWO = Digest.of(b"one"), Digest.of(b"two", "sha512")
+FULL = RefusalDetail(
+    RefusalReason.SEALED, Tag("1.4.2"), ONE, TWO, 1_763_972_941_123_456, "ci", (Tag("1.4.3"),), "rule 1 (mode sealed)"
+)
+DOCUMENT = {
+    "reason": "sealed",
+    "tag": "1.4.2",
+    "digest": str(ONE),
+    "pushed": str(TWO),
+    "since": "2025-11-24T08:29:01.123456Z",
+    "by": "ci",
+    "free": ["1.4.3"],
+    "rule": "rule 1 (mode sealed)",
+}
+tags = st.from_regex(r"[a-zA-Z0-9_][a-zA-Z0-9._-]{0,127}", fullmatch=True).map(Tag)
+digests = st.binary().map(Digest.of)
+details = st.builds(
+    RefusalDetail,
+    st.sampled_from(RefusalReason),
+    st.none() | tags,
+    st.none() | digests,
+    st.none() | digests,
+    st.none() | st.integers(0, 4_000_000_000_000_000),
+    st.none() | st.text(min_size=1),
+    st.lists(tags, max_size=2).map(tuple),
+    st.none() | st.text(min_size=1),
+)
+
+
+def as_json(detail: RefusalDetail) -> dict[str, Any]:
+    found: dict[str, Any] = msgspec.json.decode(msgspec.json.encode(detail.document()))
+    return found
+
+
+def test_a_detail_has_the_keys_of_the_api() -> None:
+    """These names and forms are an API; each is documented."""
+    assert as_json(FULL) == DOCUMENT == FULL.as_json()
+    assert list(DETAIL_KEYS) == list(DetailDocument.__struct_fields__) == list(DOCUMENT)
+
+
+def test_keys_that_do_not_apply_are_absent() -> None:
+    """Only the reason is always there."""
+    assert as_json(RefusalDetail(RefusalReason.QUOTA)) == {"reason": "quota"}
+
+
+@given(details)
+def test_a_detail_is_parsed_from_its_own_json(detail: RefusalDetail) -> None:
+    """A client gets the facts that the server had."""
+    assert RefusalDetail.parse(as_json(detail)) == detail
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        None,
+        "text",
+        7,
+        [],
+        {},
+        {"Tag": "1.4.2"},
+        {"reason": "a reason of a later version"},
+        {**DOCUMENT, "tag": "not a tag"},
+        {**DOCUMENT, "tag": 1},
+        {**DOCUMENT, "digest": "sha256:ab"},
+        {**DOCUMENT, "pushed": "md5:00"},
+        {**DOCUMENT, "since": "yesterday"},
+        {**DOCUMENT, "since": "2025-99-24T08:29:01Z"},
+        {**DOCUMENT, "free": ["../.."]},
+        {**DOCUMENT, "free": "1.4.3"},
+    ],
+)
+def test_another_detail_is_none(value: object) -> None:
+    """Other registries have other details, or none."""
+    assert RefusalDetail.parse(value) is None
+
+
+def test_a_key_of_a_later_version_is_ignored() -> None:
+    """Keys may be added."""
+    assert RefusalDetail.parse({**DOCUMENT, "more": 1}) == FULL
+
+
+def test_without_content_nothing_of_the_repository_is_left() -> None:
+    """A caller who may not pull sees the reason and the digest that the caller has sent."""
+    assert as_json(FULL.without_content()) == {"reason": "sealed", "pushed": str(TWO)}
+
+
+def test_every_reason_has_a_meaning() -> None:
+    """The words are documented."""
+    assert set(MEANINGS) == set(RefusalReason)
