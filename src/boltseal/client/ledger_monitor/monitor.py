@@ -174,7 +174,7 @@ class Monitor:
         """Return the tags whose digest differs from the ledger, with a message."""
         wrong: dict[Reference, str] = {}
         hashed = progress.audit.hashed
-        async with aclosing(resolve_tags(self._transport, names)) as answers:
+        async with aclosing(resolve_tags(self._transport, names, proven=False)) as answers:
             async for answer in answers:
                 name, digest = answer.reference, "" if answer.resolved is None else str(answer.resolved.digest)
                 if answer.error is not None and not isinstance(answer.error, RemoteNotFound):
