@@ -78,6 +78,7 @@ def boltseal(
     settings: Mapping[str, str] | None = None,
     before: Sequence[str] = (),
     port: int | None = None,
+    path: str = "/readyz",
 ) -> Iterator[Server]:
     """`boltseal serve` on its own port. Its log and its configuration are files beside `data`.
 
@@ -87,6 +88,7 @@ def boltseal(
         workers: how many processes answer.
         settings: variables for the environment, such as `BOLTSEAL_SERVER__PUBLIC_URL`.
         before: what the command is started through, such as `("taskset", "-c", "0")`.
+        path: what answers 200 when it has started: `/healthz` for one that is not ready, as its ledger is in doubt.
         port: for a server that has to come back where it was; a free one otherwise.
     """
     address = f"127.0.0.1:{port or free_port()}"
@@ -105,7 +107,7 @@ def boltseal(
         log=data.with_name(f"{data.name}.log"),
         # Each worker has a listener of its own; the first one answers before the last one is there.
         ready=lambda: (
-            (_listens(address) if tls else _answers(f"http://{address}/readyz")) and _listeners(address) >= workers
+            (_listens(address) if tls else _answers(f"http://{address}{path}")) and _listeners(address) >= workers
         ),
         environment=clean | dict(settings or {}),
     ) as server:
