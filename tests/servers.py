@@ -71,6 +71,7 @@ def boltseal(
     settings: Mapping[str, str] | None = None,
     before: Sequence[str] = (),
     port: int | None = None,
+    path: str = "/readyz",
 ) -> Iterator[Server]:
     """Run `boltseal serve` on its own port. Its log and its configuration are files beside `data`.
 
@@ -80,6 +81,7 @@ def boltseal(
         workers: how many processes answer.
         settings: variables for the environment, such as `BOLTSEAL_SERVER__PUBLIC_URL`.
         before: what the command is started through, such as `("taskset", "-c", "0")`.
+        path: what answers 200 when it has started: `/healthz` for one that is not ready, as its ledger is in doubt.
         port: for a server that has to come back where it was; a free one otherwise.
     """
     address = f"127.0.0.1:{port or free_port()}"
@@ -101,7 +103,7 @@ def boltseal(
         ready=lambda: (
             _listens(address)
             and (workers == 1 or _listeners(address) >= workers)
-            and (tls or _answers(f"http://{address}/readyz"))
+            and (tls or _answers(f"http://{address}{path}"))
         ),
         environment=clean | dict(settings or {}),
     ) as server:

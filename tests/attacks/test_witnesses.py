@@ -17,11 +17,12 @@ from boltseal.client.witness import WitnessClient
 from boltseal.ledger.checkpoint import open_checkpoint
 from boltseal.server.registry.witnesses import Witnesses, WitnessState
 from boltseal.server.settings import Settings
+from boltseal.server.store_factory import prepare
 from tests import images
 from tests.fakes.witness import URL, FakeWitness
-from tests.polling import until
+from tests.polling import until, until_answer, until_signed
 from tests.server.registry.ledgers import BareLedger, cosigners
-from tests.serving import ledger_key, serving, serving_as
+from tests.serving import copy_of, ledger_key, serving, serving_as
 
 
 @pytest.fixture
@@ -179,3 +180,71 @@ async def test_a_registry_with_witnesses_serves_though_its_key_can_not_be_read(t
         refused = await images.put(registry.client, "shop/app", "2.0.0", images.image("one"))
 
     assert (pulled.status_code, refused.status_code) == (200, 405)
+
+
+def witnessed(data: Path, one: FakeWitness) -> Settings:
+    return Settings.model_validate({"server": {"data": data}, "witness": [{"url": URL, "key": str(one.key.verifier)}]})
+
+
+async def test_data_and_keys_are_put_back_and_only_a_witness_without_checkpoints_knows(tmp_path: Path) -> None:
+    """It answers a submission with the larger size that it saw, and that is enough: no push is taken."""
+    data = tmp_path / "data"
+    async with serving(data) as registry:
+        await images.push(registry.client, "shop/app", "1.0.0", images.image("one"))
+        await until_signed(registry.client, 3)
+    one = FakeWitness(ledger_key(data), shows=False)
+    old = copy_of(data, tmp_path / "old")
+    settings = witnessed(data, one)
+    prepare(settings)
+    async with serving_as(settings, witness_app=one.transport()) as registry:
+        await images.push(registry.client, "shop/app", "1.4.2", images.image("one"))
+        await until(lambda: one.saw() == 4, "the witness saw the newest checkpoint")
+    settings = witnessed(old, one)
+    prepare(settings)
+    async with serving_as(settings, witness_app=one.transport()) as registry:
+        ready = await registry.client.get("/readyz")
+        pushed = await images.put(registry.client, "shop/app", "1.4.2", images.image("two"))
+        pulled = await registry.client.get("/v2/shop/app/manifests/1.0.0")
+
+    assert ready.status_code == 503
+    assert "saw 4 entries of the ledger, and the data has 3" in ready.text
+    assert pushed.status_code in (405, 503)
+    assert pulled.status_code == 200
+
+
+async def test_a_witness_that_does_not_answer_at_the_start_does_not_agree(tmp_path: Path) -> None:
+    """Nothing is written before it does; then pushes are taken without a restart."""
+    data = tmp_path / "data"
+    async with serving(data) as registry:
+        await images.push(registry.client, "shop/app", "1.0.0", images.image("one"))
+        await until_signed(registry.client, 3)
+    one = FakeWitness(ledger_key(data))
+    one.answers = [Response(status_code=500)]
+    settings = witnessed(data, one)
+    prepare(settings)
+    async with serving_as(settings, witness_app=one.transport()) as registry:
+        refused = await images.put(registry.client, "shop/app", "1.0.1", images.image("one"))
+        ready = await registry.client.get("/readyz")
+
+        async def is_ready() -> bool:
+            return (await registry.client.get("/readyz")).status_code == 200
+
+        await until_answer(is_ready, "the witness was asked again and agrees")
+        taken = await images.put(registry.client, "shop/app", "1.0.1", images.image("one"))
+
+    assert (refused.status_code in (405, 503), ready.status_code, taken.status_code) == (True, 503, 201)
+    assert "have not confirmed yet" in ready.text
+
+
+async def test_without_witnesses_their_doubt_ends_at_the_next_start(tmp_path: Path) -> None:
+    """The operator decided that their word does not count any more."""
+    data = tmp_path / "data"
+    async with serving(data) as registry:
+        await images.push(registry.client, "shop/app", "1.0.0", images.image("one"))
+        await until_signed(registry.client, 3)
+    prepare(witnessed(data, FakeWitness(ledger_key(data))))
+    prepare(Settings.model_validate({"server": {"data": data}}))
+    async with serving(data) as registry:
+        taken = await images.put(registry.client, "shop/app", "1.0.1", images.image("one"))
+
+    assert taken.status_code == 201

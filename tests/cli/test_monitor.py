@@ -48,7 +48,7 @@ def test_a_registry_is_followed_from_run_to_run(tmp_path: Path) -> None:
         (other,) = database.execute("SELECT digest FROM tag WHERE name = '1.4.1'").fetchone()
         database.execute("UPDATE tag SET digest = ?, canonical = ? WHERE name = '1.4.3'", (other, other))
         database.commit()
-    with servers.boltseal(data, port=port) as server:
+    with servers.boltseal(data, port=port, path="/healthz") as server:
         forged = program.call(*asked)
     gone = program.call(*asked)
 
@@ -57,3 +57,26 @@ def test_a_registry_is_followed_from_run_to_run(tmp_path: Path) -> None:
     assert second.json["results"][0] | {"size": 5, "read": 1, "names": 3, "compared": 3} == second.json["results"][0]
     assert (other_key.code, forged.code, gone.code) == (1, 1, 3)
     assert "shop/app:1.4.3: the tag resolves to" in forged.err
+
+
+def test_the_cron_line_of_the_docs_finds_a_changed_row(tmp_path: Path) -> None:
+    """Without a flag every tag is compared once in 24 runs, also one that has not changed for long."""
+    data, state = tmp_path / "data", tmp_path / "state"
+    with servers.boltseal(data) as server:
+        publish(server.url, "1.0.0", "1.0.1")
+        key = LedgerKeys(tmp_path / "data.keys").key()
+        assert key is not None
+        cron = ("ledger", "monitor", server.url, "--state", state, "--key", str(key.verifier))
+        publish(server.url, *(f"2.0.{number}" for number in range(101)))  # the first tags are not recent any more
+        first = program.call(*cron)
+        with closing(sqlite3.connect(data / DATABASE_NAME, isolation_level=None)) as database:
+            (other,) = database.execute("SELECT digest FROM tag WHERE name = '1.0.1'").fetchone()
+            database.execute("UPDATE tag SET digest = ?, canonical = ? WHERE name = '1.0.0'", (other, other))
+        runs = [first]
+        while runs[-1].code == 0 and len(runs) < 25:
+            runs.append(program.call(*cron))
+        again = program.call(*cron)
+
+    assert first.code == 0
+    assert runs[-1].code == again.code == 1
+    assert "shop/app:1.0.0: the tag resolves to" in again.err

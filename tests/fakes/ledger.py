@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import copy
+import json
 from collections import Counter
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -22,7 +23,7 @@ from boltseal.client.credentials import CredentialStore
 from boltseal.client.history import EVENT, TIMESTAMP
 from boltseal.client.transport import Transport, TransportOptions
 from boltseal.ledger.checkpoint import Checkpoint, sign_checkpoint
-from boltseal.ledger.entry import RECORDS, Entry, EntryKind, encode, format_time, parse
+from boltseal.ledger.entry import CHANGES, RECORDS, Entry, EntryKind, encode, format_time, parse
 from boltseal.ledger.merkle import inclusion_path, leaf_hash, prove
 from boltseal.ledger.note import SigningKey
 from boltseal.ledger.proof import Receipt, format_receipt
@@ -68,6 +69,11 @@ class FakeLedger:
     bundle: bytes | None = None
     receipts_by: SigningKey | None = None
     checkpoint: bytes | None = None
+    tags_status: int = 200
+    tag_indices: list[int] | None = None
+    tag_lines: list[bytes] | None = None
+    tag_proof_size: int | None = None
+    tombstones: dict[tuple[str, str], str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if not self.entries:
@@ -143,6 +149,10 @@ class FakeLedger:
             raise TileInvalid("no such tile")
         return whole[: at.width * 32]
 
+    def tile_of_entries(self, width: int) -> bytes:
+        """The last entries, as many as a bundle of this width has."""
+        return encode_bundle(self.entries[-width:])
+
     def transport(self) -> Transport:
         """Return connections that all lead to this registry."""
         return Transport(CredentialStore(()), TransportOptions(), app=httpx2.ASGITransport(app=self.app()))
@@ -152,6 +162,7 @@ class FakeLedger:
         return Starlette(
             routes=[
                 Route("/v2/", lambda _: Response(headers={"docker-distribution-api-version": "registry/2.0"})),
+                Route("/ledger/tags", self._entries_of_tags, methods=["POST"]),
                 Route("/ledger/{path:path}", self._ledger),
                 Route("/v2/{name:path}/manifests/{reference}", self._manifest, methods=methods),
                 Route("/v2/_catalog", self._catalog),
@@ -188,11 +199,41 @@ class FakeLedger:
         except TileInvalid:
             return Response(status_code=404)
 
+    async def _entries_of_tags(self, request: Request) -> Response:
+        """`tag_indices`, `tag_lines`, `tag_proof_size`: what is shown of every tag instead of the right entries."""
+        self.counted["tags"] += 1
+        if self.tags_status != 200:
+            return Response(status_code=self.tags_status)
+        asked = json.loads(await request.body())
+        answers = [{"tag": tag, "allowed": True, "entries": self._shown(tag, asked["size"])} for tag in asked["tags"]]
+        return JSONResponse({"size": asked["size"], "tags": answers})
+
+    def _shown(self, name: str, size: int) -> list[dict[str, Any]]:
+        repository, _, tag = name.rpartition(":")
+        about = [
+            index
+            for index, line in enumerate(self.entries[:size])
+            if (entry := parse(line)).kind in CHANGES and (entry.repository, entry.tag) == (repository, tag)
+        ]
+        sealing = [index for index in about if b'"mode":"sealed"' in self.entries[index]]
+        indices = sorted({*sealing[:1], *about[-1:]}) if self.tag_indices is None else self.tag_indices
+        lines = [self.entries[index] for index in indices] if self.tag_lines is None else self.tag_lines
+        within = self.tag_proof_size or size
+        written = grow(0, {}, [leaf_hash(line) for line in self.entries[:within]]).tiles
+        tiles = Tiles(within, written)
+        proofs = [prove(inclusion_path(index, within), tiles.node) for index in indices]
+        return [
+            {"index": index, "line": line.decode(), "proof": [base64.b64encode(node).decode() for node in proof]}
+            for index, line, proof in zip(indices, lines, proofs, strict=True)
+        ]
+
     async def _manifest(self, request: Request) -> Response:
         self.counted["manifest"] += 1
-        digest = self.tags.get((request.path_params["name"], request.path_params["reference"]))
+        name = (request.path_params["name"], request.path_params["reference"])
+        digest = self.tags.get(name)
         if not digest:
-            return Response(status_code=404)
+            bound = self.tombstones.get(name)
+            return Response(status_code=404, headers={"boltseal-bound": bound} if bound else {})
         return Response(headers={"docker-content-digest": digest, "content-type": OCI})
 
     async def _catalog(self, _: Request) -> Response:

@@ -22,7 +22,10 @@ URL = "https://witness.test"
 
 @dataclass
 class FakeWitness:
-    """`trusted`: the log's key. `seen`: the last cosigned note. `answers`: sent instead of its own, in order."""
+    """`trusted`: the log's key. `seen`: the last cosigned note. `answers`: sent instead of its own, in order.
+
+    `shows`: whether it serves that note. `monitored_at`: the path below which it serves it.
+    """
 
     trusted: VerifierKey
     name: str = "witness.test/w1"
@@ -31,15 +34,21 @@ class FakeWitness:
     answers: list[Response] = field(default_factory=list)
     asked: int = 0
     now_s: int = 1_795_500_000
+    shows: bool = True
+    monitored_at: str = ""
 
     @property
     def key(self) -> SigningKey:
         return SigningKey(self.name, self.seed, COSIGNATURE)
 
+    def saw(self) -> int:
+        """The size of the checkpoint that it cosigned last."""
+        return 0 if self.seen is None else open_checkpoint(self.seen, self.trusted).checkpoint.size
+
     def transport(self) -> httpx2.ASGITransport:
         routes = [
             Route("/add-checkpoint", self.add, methods=["POST"]),
-            Route("/{origin}/checkpoint", self.latest),
+            Route(f"{self.monitored_at}/{{origin}}/checkpoint", self.latest),
         ]
         return httpx2.ASGITransport(app=Starlette(routes=routes))
 
@@ -71,4 +80,5 @@ class FakeWitness:
 
     async def latest(self, request: Request) -> Response:
         mine = hashlib.sha256(self.trusted.name.encode()).hexdigest() == request.path_params["origin"]
-        return Response(self.seen) if self.seen is not None and mine else Response(status_code=404)
+        found = self.seen if self.shows and mine else None
+        return Response(status_code=404) if found is None else Response(found)

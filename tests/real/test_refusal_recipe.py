@@ -15,7 +15,7 @@ from tests import servers
 from tests.docs.pages import fenced, text
 from tests.programs import program
 from tests.real.layout import image_layout
-from tests.real.tools import Said, run
+from tests.real.tools import CommandResult, run
 from tests.servers import Server
 
 pytestmark = pytest.mark.real
@@ -77,7 +77,7 @@ def test_the_script_says_that_a_right_is_missing(guarded: Server, tmp_path: Path
     assert (code, printed) == (1, "prod may not push in shop/app; ask the operator of this registry for a grant\n")
 
 
-def check(server: Server, folder: Path, tag: str) -> Said:
+def check(server: Server, folder: Path, tag: str) -> CommandResult:
     """Run the script with `boltseal check`, which finds the login where podman keeps it."""
     programs = folder / "bin"
     programs.mkdir(exist_ok=True)

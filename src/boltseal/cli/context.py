@@ -10,4 +10,6 @@ from boltseal.config import client_paths, state_folder
 
 def client_context() -> ClientContext:
     """Return this process's user files and clock; notices go to stderr, and with -v a line for each request."""
-    return ClientContext(client_paths(), state_folder(), clock_us, say, trace if talk().verbose else None)
+    return ClientContext(
+        client_paths(), state_folder(), clock_us, say, trace if talk().verbose else None, talk().proofs.append
+    )

@@ -211,7 +211,16 @@ ROWS: Final[Mapping[str, _Row]] = {
     "keep-restore": _FINDING
     | {"digest": OptionalDigest, "image": DigestText, "proof": str | None, "kept": dict[str, Any] | None},
     "ledger-key": _LEDGER_KEY,
-    "ledger-monitor": _FINDING | {"size?": int, "read?": int, "names?": int, "compared?": int, "given?": bool},
+    "ledger-monitor": _FINDING
+    | {
+        "size?": int,
+        "read?": int,
+        "names?": int,
+        "compared?": int,
+        "given?": bool,
+        "share?": int | None,
+        "shares?": int,
+    },
     "ledger-receipt": _RECEIPT,
     "ledger-receipt-verify": _RECEIPT,
     "ledger-recover": _LEDGER_KEY | {"entries": int},
@@ -334,16 +343,34 @@ class ReportedError(msgspec.Struct, forbid_unknown_fields=True):
     detail: DetailDocument | UnsetType = UNSET
 
 
+class TagProofRow(msgspec.Struct, forbid_unknown_fields=True):
+    """How a tag of a registry whose ledger is trusted was proven, by entry `entry` of the log `ledger`.
+
+    `size`: the entries under the checked checkpoint. `freshness`: whether a newer entry about the tag is ruled out; null for
+    a sealed tag, which needs none.
+    """
+
+    ref: str
+    state: Literal["sealed", "mutable", "deleted", "absent", "observed"]
+    digest: OptionalDigest
+    ledger: str
+    entry: int | None
+    time: OptionalTime
+    size: int
+    freshness: Literal["proven", "not proven"] | None
+
+
 def envelope(command: str) -> type[msgspec.Struct]:
     """Return the type of what a command prints with `--json`. `command`: a key of ROWS."""
     name = "".join(word.capitalize() for word in command.split("-"))
     row = msgspec.defstruct(f"{name}Result", [_field(key, kind) for key, kind in ROWS[command].items()], **_EXACT)
     schema = Literal[f"boltseal.{command}/1"]  # type: ignore[valid-type]  # its value is known only here
-    fields: list[tuple[str, Any]] = [
+    fields: list[tuple[str, Any] | tuple[str, Any, Any]] = [
         ("schema", schema),
         ("outcome", Literal["holds", "differs", "unknown"]),
         ("results", list[row]),  # type: ignore[valid-type]  # the type is made here
         ("errors", list[ReportedError]),
+        ("proofs", list[TagProofRow] | UnsetType, UNSET),
     ]
     return msgspec.defstruct(name, fields, **_EXACT)
 

@@ -12,7 +12,7 @@ from boltseal.cli.durations import duration_option
 from boltseal.cli.options import JsonOption
 from boltseal.cli.output import CommandOutput, say
 from boltseal.cli.remote import takes_registry_options
-from boltseal.client.ledger_monitor.monitor import MonitorReport
+from boltseal.client.ledger_monitor.monitor import SHARES, MonitorReport
 from boltseal.commands.ledger_monitor import MonitorRequest, monitor_ledger, monitor_outcome
 from boltseal.commands.outcome import Outcome
 from boltseal.commands.registry_access import RegistryOptions, ledger_notices
@@ -36,7 +36,7 @@ def ledger_monitor(
         ),
     ] = None,
     tags: Annotated[
-        bool, typer.Option("--tags", help="Compare every tag with the ledger, not only those that changed.")
+        bool, typer.Option("--tags", help="Compare every tag with the ledger now; default: all of them within 24 runs.")
     ] = False,
     every: Annotated[
         Duration | None,
@@ -48,7 +48,8 @@ def ledger_monitor(
 ) -> None:
     """Follow a ledger from outside: check every entry, the tree over them, and the registry's answers.
 
-    Continues where the last run stopped. Needs the right `ledger` there. Prints one line, for cron.
+    Continues where the last run stopped. Each run compares the tags that changed last and a share of all tags with the ledger; 24
+    runs compare every tag. Needs the right `ledger` there, and the right to pull what it compares. Prints one line, for cron.
 
     Exit code 1: a rule is broken, or the ledger is not a continuation of the one seen before; 3: could not be checked.
     """
@@ -83,6 +84,8 @@ def _print(output: CommandOutput, url: str, report: MonitorReport) -> None:
         names=report.names,
         compared=report.compared,
         given=report.followed.given,
+        share=report.share,
+        shares=SHARES,
     )
     output.print(
         f"{url}: {report.size} entries, {report.read} of them new, {report.names} names, {report.compared} tags "

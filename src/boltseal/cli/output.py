@@ -4,6 +4,7 @@ The envelope is one JSON object on stdout, also when the command fails:
 
     {"schema": "boltseal.COMMAND/1", "outcome": "holds|differs|unknown", "results": [...], "errors": [...]}
 
+A run that proved tags by a trusted ledger has `"proofs": [...]` as well, one for each tag.
 Each error is {"code", "message"}, and has the "detail" of a refusal (`policy.refusals`) by a boltseal registry or data
 folder; the code of a defect in boltseal is INTERNAL. A command opens a `CommandOutput`, adds
 results and leaves the block, which prints the envelope. Without `--json` the command prints its own text.
@@ -19,15 +20,19 @@ import textwrap
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import TracebackType
-from typing import Any, Final, Self
+from typing import TYPE_CHECKING, Any, Final, Self
 
 import typer
 
 from boltseal.commands.outcome import Outcome
 from boltseal.commands.text import clean
 from boltseal.errors import BoltsealError, ExitCode, Full, Unavailable, exit_code, http_answer
+from boltseal.ledger.entry import format_time
+
+if TYPE_CHECKING:
+    from boltseal.client.tag_proofs import TagProof
 
 ERROR: Final = "boltseal: "
 """How errors and warnings on stderr begin."""
@@ -63,6 +68,7 @@ class Talk:
     """What one run prints beside its results.
 
     `quiet`: no notices. `verbose`: a line for each request to a registry. `has_json`: the object of `--json` is printed.
+    `proofs`: of the tags whose registry's ledger is trusted, for `--json`.
     `hide_progress`: removes the progress line from the terminal before anything else is printed there.
     """
 
@@ -70,6 +76,7 @@ class Talk:
     verbose: bool = False
     has_json: bool = False
     hide_progress: Callable[[], None] | None = None
+    proofs: list[TagProof] = field(default_factory=list)
 
 
 _TALK: Final[ContextVar[Talk | None]] = ContextVar("talk", default=None)
@@ -168,11 +175,33 @@ def print_envelope(
     command: str, outcome: Outcome, results: Sequence[Mapping[str, Any]], errors: Sequence[Mapping[str, Any]]
 ) -> None:
     """Print the one JSON object of `--json`. Raises: OutputNotWritten, OutputClosed."""
-    envelope = {"schema": f"boltseal.{command}/1", "outcome": outcome, "results": results, "errors": errors}
+    envelope: dict[str, Any] = {
+        "schema": f"boltseal.{command}/1",
+        "outcome": outcome,
+        "results": results,
+        "errors": errors,
+    }
+    if talk().proofs:
+        envelope["proofs"] = [_proof(each) for each in talk().proofs]
+        talk().proofs.clear()  # with --every the next run has its own
     text = json.dumps(envelope, ensure_ascii=False)
     talk().has_json = True
     # a file's name may not be valid text: escape its bytes, or encoding for stdout fails
     print_line(text.encode("utf-8", "backslashreplace").decode())
+
+
+def _proof(proof: TagProof) -> Mapping[str, Any]:
+    proven = proof.proven
+    return {
+        "ref": str(proof.reference),
+        "state": proven.state,
+        "digest": proven.digest or None,
+        "ledger": proof.ledger,
+        "entry": proven.entry if proven.entry >= 0 else None,
+        "time": format_time(proven.time_us) if proven.entry >= 0 else None,
+        "size": proven.size,
+        "freshness": proven.freshness,
+    }
 
 
 def say(line: str = "") -> None:

@@ -18,6 +18,7 @@ from boltseal.client.errors import RemoteBusy, RemoteUnavailable
 from boltseal.client.registry_client import RegistryClient, Resolved
 from boltseal.client.transport import Transport
 from boltseal.errors import BoltsealError
+from boltseal.ledger.follow import LedgerBroken
 from boltseal.oci.reference import Reference
 
 AT_ONCE: Final = 16
@@ -42,6 +43,7 @@ class _Registries:
     answer.
     """
 
+    proven: bool
     tired: dict[str, BoltsealError] = field(default_factory=dict)
     silences: Counter[str] = field(default_factory=Counter)
     known: dict[str, asyncio.Event] = field(default_factory=dict)
@@ -54,9 +56,11 @@ class _Registries:
 
 
 async def resolve_tags(
-    transport: Transport, references: Iterable[Reference], *, at_once: int = AT_ONCE
+    transport: Transport, references: Iterable[Reference], *, at_once: int = AT_ONCE, proven: bool = True
 ) -> AsyncGenerator[HeadResult]:
-    """Resolve every reference once, at most 16 at a time; yield results as they arrive.
+    """Resolve every reference once, at most 16 at a time; yield results as they arrive. Raises: LedgerBroken.
+
+    `proven`: prove the tags of trusted registries (`client.tag_proofs`), many in one request.
 
     A caller that stops early closes the generator (`contextlib.aclosing`), which cancels the requests that are running.
     """
@@ -64,8 +68,10 @@ async def resolve_tags(
     for registry in {reference.registry for reference in waiting}:
         repositories = {reference.repository for reference in waiting if reference.registry == registry}
         transport.tokens.announce(registry, (f"repository:{name}:pull" for name in repositories))
+    if proven and transport.prover is not None:
+        transport.prover.announce(waiting)
     queue = iter(waiting)
-    registries = _Registries()
+    registries = _Registries(proven)
     # Not a task group: open over a yield, it would cancel the consumer and turn an early end into an error.
     asking: deque[asyncio.Task[HeadResult]] = deque()
     try:
@@ -109,8 +115,12 @@ async def _ask(transport: Transport, reference: Reference, registries: _Registri
     named = reference.digest or reference.tag
     if named is None:
         raise AssertionError(f"{reference} has neither tag nor digest")
+    client = RegistryClient(transport, registry)
     try:
-        resolved = await RegistryClient(transport, registry).resolve(reference.repository, named)
+        resolve = client.resolve if registries.proven else client.resolve_unproven
+        resolved = await resolve(reference.repository, named)
+    except LedgerBroken:
+        raise
     except RemoteBusy as error:
         registries.tired[registry] = error
         return HeadResult(reference, None, error)

@@ -244,7 +244,7 @@ async def read_unsigned(transport: Transport, registry: str, repository: Reposit
 
 async def _digest_now(transport: Transport, registry: str, repository: Repository, tag: Tag) -> str:
     try:
-        return str((await RegistryClient(transport, registry).resolve(repository, tag)).digest)
+        return str((await RegistryClient(transport, registry).resolve_unproven(repository, tag)).digest)
     except RemoteNotFound:
         return ""
 

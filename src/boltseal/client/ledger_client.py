@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
-from collections.abc import AsyncIterator, Collection, Iterable
+from collections.abc import AsyncIterator, Collection, Iterable, Sequence
 from typing import Final
 from urllib.parse import urlsplit
 
@@ -20,6 +20,7 @@ from boltseal.ledger.entry import MAX_ENTRY_BYTES, EntryKind, IndexedLine
 from boltseal.ledger.merkle import HASH_BYTES, Path, consistency_path, inclusion_path, prove
 from boltseal.ledger.note import MAX_NOTE_BYTES
 from boltseal.ledger.proof import MAX_RECEIPT_BYTES
+from boltseal.ledger.tag_proof import ShownEntry
 from boltseal.ledger.tiles import WIDTH, BundleId, TileId, TileInvalid, Tiles, needed, parse_bundle
 from boltseal.oci.jsontext import decode
 from boltseal.oci.reference import Repository, Tag
@@ -46,6 +47,23 @@ class _Line(msgspec.Struct):
 class _Page(msgspec.Struct):
     size: int
     entries: list[_Line]
+
+
+class _TagEntry(msgspec.Struct):
+    index: int
+    line: str
+    proof: list[str]
+
+
+class _TagAnswer(msgspec.Struct):
+    tag: str
+    allowed: bool
+    entries: list[_TagEntry]
+
+
+class _TagAnswers(msgspec.Struct):
+    size: int
+    tags: list[_TagAnswer]
 
 
 class LedgerClient:
@@ -79,14 +97,18 @@ class LedgerClient:
 
     async def tiles(self, wanted: Iterable[TileId], size: int) -> Tiles:
         """Return these tiles of the tree over `size` entries, each of its full length. Raises: RemoteMismatch,
-        RemoteNotFound.
+        RemoteUnavailable.
         """
+        return Tiles(size, await self.hashes(wanted))
+
+    async def hashes(self, wanted: Iterable[TileId]) -> dict[TileId, bytes]:
+        """Return the hashes in these tiles, unverified. Raises: RemoteMismatch, RemoteUnavailable."""
         places = sorted(set(wanted))
         read = await asyncio.gather(*(self._tile(place) for place in places), return_exceptions=True)
         for tile in read:
             if isinstance(tile, BaseException):
                 raise tile
-        return Tiles(size, dict(zip(places, (tile for tile in read if isinstance(tile, bytes)), strict=True)))
+        return dict(zip(places, (tile for tile in read if isinstance(tile, bytes)), strict=True))
 
     async def consistency(self, old_size: int, new_size: int) -> tuple[bytes, ...]:
         """Return the consistency proof between the trees over `old_size` and `new_size` entries, unverified."""
@@ -122,6 +144,34 @@ class LedgerClient:
             width = min(end - first, WIDTH)
             found += (await self.bundle(BundleId(index, width)))[max(start - first, 0) :]
         return found
+
+    async def tags(
+        self, names: Sequence[tuple[Repository, Tag]], size: int
+    ) -> dict[tuple[Repository, Tag], tuple[ShownEntry, ...]]:
+        """Return the entries that shall prove what tags resolve to, unverified, of the tree over `size` entries.
+
+        Tags that the login may not pull are left out. Raises: RemoteNotFound: the registry has no such route or log.
+        """
+        what = f"ledger entries of {len(names)} tags"
+        wanted = [f"{repository}:{tag}" for repository, tag in names]
+        call = RegistryRequest(
+            self.registry,
+            "POST",
+            f"{self._prefix}tags",
+            what,
+            frozenset(f"repository:{repository}:pull" for repository, _ in names),
+            {"content-type": "application/json"},
+            msgspec.json.encode({"size": size, "tags": wanted}),
+        )
+        reply = await self._transport.request(call, max_bytes=MAX_PAGE_BYTES)
+        try:
+            answers = decode(reply.body, _TagAnswers)
+            found = [(one.allowed, tuple(map(_shown, one.entries))) for one in answers.tags]
+        except ValueError as error:
+            raise RemoteMismatch(f"{self.registry}: the {what} can't be parsed") from error
+        if (answers.size, [one.tag for one in answers.tags]) != (size, wanted):
+            raise RemoteMismatch(f"{self.registry}: the {what} are those of other tags or of another size")
+        return {name: entries for name, (allowed, entries) in zip(names, found, strict=True) if allowed}
 
     def history(
         self, repository: Repository, tag: Tag | None = None, *, kinds: Collection[EntryKind] = ()
@@ -195,6 +245,11 @@ class LedgerClient:
     ) -> RegistryResponse:
         call = RegistryRequest(self.registry, "GET", f"{self._prefix}{path}", what, scopes, idempotent=patient)
         return await self._transport.request(call, max_bytes=max_bytes)
+
+
+def _shown(entry: _TagEntry) -> ShownEntry:
+    proof = tuple(base64.b64decode(node, validate=True) for node in entry.proof)
+    return ShownEntry(entry.index, entry.line.encode("utf-8", errors="surrogatepass"), proof)
 
 
 def registry_of(url: str) -> str:

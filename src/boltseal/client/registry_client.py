@@ -81,7 +81,19 @@ class RegistryClient:
         self.registry = registry
 
     async def resolve(self, repository: Repository, reference: Tag | Digest) -> Resolved:
-        """Return what a reference resolves to now, by one HEAD. Raises: RemoteNotFound."""
+        """Return what a reference resolves to now, by one HEAD. Raises: RemoteNotFound, LedgerBroken, TagUnproven.
+
+        What a tag resolves to is proven here, and only here, if the registry's ledger is trusted (`client.tag_proofs`).
+        """
+        prover = self._transport.prover
+        if prover is None or isinstance(reference, Digest):
+            return await self.resolve_unproven(repository, reference)
+        return await prover.proven(
+            self.registry, repository, reference, lambda: self.resolve_unproven(repository, reference)
+        )
+
+    async def resolve_unproven(self, repository: Repository, reference: Tag | Digest) -> Resolved:
+        """Return the registry's own answer for a reference, for callers that compare it with the ledger themselves."""
         what = _what(repository, reference)
         reply = await self._transport.request(
             self._call("HEAD", repository, f"manifests/{reference}", what, headers={"accept": _ACCEPT})

@@ -55,6 +55,7 @@ from boltseal.client.pull_limit import PullLimit, PullsLeft, parse_pull_limit, p
 from boltseal.client.registry_configuration import RegistryConfiguration
 from boltseal.client.request_trace import Trace, TracedClient
 from boltseal.client.ssrf_guard import AddressBlocked, LinkLocalGuard, SsrfGuard
+from boltseal.client.tag_prover import TagProver
 from boltseal.client.tokens import TokenCache
 from boltseal.errors import BoltsealError, Unavailable
 from boltseal.socket_backend import SocketClient
@@ -165,6 +166,7 @@ class Transport:
         self.tokens = TokenCache(self._client)
         self.quotas: dict[str, PullLimit] = {}
         self.pulls: dict[str, PullsLeft] = {}
+        self.prover: TagProver | None = None
 
     async def aclose(self) -> None:
         """Close every connection."""

@@ -1,7 +1,7 @@
 """Client of a ledger's witness (C2SP tlog-witness): submit a checkpoint, get a cosignature or the size it saw last.
 
     POST <url>/add-checkpoint                    200: cosignature lines · 409: the size that it saw last
-    GET  <url>/<hex SHA-256 of the origin>/checkpoint    the checkpoint that it cosigned last
+    GET  <monitoring>/<hex SHA-256 of the origin>/checkpoint    the checkpoint that it cosigned last
 
 A witness is not trusted: answers are bounded in bytes on the wire and in total time, redirects are not followed, and
 only the checkpoint is sent. Answers are only parsed here; the caller verifies them.
@@ -47,13 +47,25 @@ class ProofRefused:
     """The consistency proof does not connect the checkpoint that the witness saw last with the submitted one."""
 
 
+class LedgerUnknown(RemoteUnavailable):
+    """The witness was never told of this ledger, so it can't have seen more of it."""
+
+
 class WitnessClient:
-    """Client of one witness. `answers_within_s`: longest time for a whole answer. Close it with `aclose`."""
+    """Client of one witness. `answers_within_s`: longest time for a whole answer. `monitoring`: the prefix of its
+    checkpoints, if it is another than `url`. Close it with `aclose`.
+    """
 
     def __init__(
-        self, url: str, *, app: httpx2.AsyncBaseTransport | None = None, answers_within_s: float = ANSWERS_WITHIN_S
+        self,
+        url: str,
+        *,
+        monitoring: str | None = None,
+        app: httpx2.AsyncBaseTransport | None = None,
+        answers_within_s: float = ANSWERS_WITHIN_S,
     ) -> None:
         self._url = url.rstrip("/")
+        self._monitoring = (monitoring or url).rstrip("/")
         self._within_s = answers_within_s
         self._http = httpx2.AsyncClient(
             timeout=answers_within_s, follow_redirects=False, transport=app, headers={"accept-encoding": "identity"}
@@ -65,7 +77,10 @@ class WitnessClient:
         """Submit a checkpoint. Raises: RemoteUnavailable, RemoteMismatch."""
         lines = [f"old {old_size}", *(b64encode(node).decode() for node in proof), ""]
         status, kind, body = await self._ask(
-            "POST", "/add-checkpoint", MAX_ANSWER_BYTES, "".join(f"{line}\n" for line in lines).encode() + note
+            "POST",
+            f"{self._url}/add-checkpoint",
+            MAX_ANSWER_BYTES,
+            "".join(f"{line}\n" for line in lines).encode() + note,
         )
         if status == 200:
             return Cosigned(body)
@@ -78,13 +93,15 @@ class WitnessClient:
             return SizeConflict(int(text))
         if status == 422:
             return ProofRefused()
-        reason = {403: ": it does not know this ledger's key", 404: ": it does not know this ledger"}.get(status, "")
+        if status == 404:
+            raise LedgerUnknown(f"the witness {self._url} answered 404: it does not know this ledger")
+        reason = {403: ": it does not know this ledger's key"}.get(status, "")
         raise RemoteUnavailable(f"the witness {self._url} answered {status}{reason}")
 
     async def latest(self, origin: str) -> bytes:
         """Return the checkpoint of a ledger that the witness cosigned last, unverified. Raises: RemoteUnavailable."""
-        path = f"/{hashlib.sha256(origin.encode()).hexdigest()}/checkpoint"
-        status, _, body = await self._ask("GET", path, MAX_NOTE_BYTES)
+        address = f"{self._monitoring}/{hashlib.sha256(origin.encode()).hexdigest()}/checkpoint"
+        status, _, body = await self._ask("GET", address, MAX_NOTE_BYTES)
         if status != 200:
             raise RemoteUnavailable(f"the witness {self._url} answered {status} for its last checkpoint")
         return body
@@ -93,11 +110,11 @@ class WitnessClient:
         """Close the connections."""
         await self._http.aclose()
 
-    async def _ask(self, method: str, path: str, limit: int, content: bytes | None = None) -> tuple[int, str, bytes]:
+    async def _ask(self, method: str, address: str, limit: int, content: bytes | None = None) -> tuple[int, str, bytes]:
         try:
             async with (
                 asyncio.timeout(self._within_s),  # httpx2's timeout is per piece, not for the whole
-                self._http.stream(method, self._url + path, content=content) as response,
+                self._http.stream(method, address, content=content) as response,
             ):
                 body = b""
                 async for piece in response.aiter_raw():  # undecoded: a short body could decompress to gigabytes

@@ -11,6 +11,7 @@ from boltseal.client.credentials import CredentialStore
 from boltseal.client.registries_conf import RegistriesConf
 from boltseal.client.registry_configuration import RegistryConfiguration
 from boltseal.client.state import ClientState
+from boltseal.client.tag_proofs import TagProof
 from boltseal.config import ClientPaths
 from boltseal.engines.address import EngineAddress
 from boltseal.project.settings import ClientSettings, client_settings
@@ -21,7 +22,8 @@ class ClientContext:
     """The user's files, the clock, and a receiver of notices.
 
     `now_us`: microseconds since 1970. `notice` is called with one line for a person, at once; it is not part of a result.
-    `trace`: called with one line for each request to a registry, None to trace none.
+    `trace`: called with one line for each request to a registry, None to trace none. `proven`: called
+    with the proof of each tag of a registry whose ledger is trusted.
     """
 
     paths: ClientPaths
@@ -29,6 +31,7 @@ class ClientContext:
     now_us: Callable[[], int]
     notice: Callable[[str], None]
     trace: Callable[[str], None] | None = None
+    proven: Callable[[TagProof], None] = lambda _: None
 
     @cached_property
     def settings(self) -> ClientSettings:

@@ -12,6 +12,7 @@ import uvloop
 from stamina.instrumentation import set_on_retry_hooks
 
 from boltseal.client.ledger_trust import LedgerCheck, LedgerWatch, TrustStatus
+from boltseal.client.tag_proofs import TagProofs
 from boltseal.client.transport import Transport, TransportOptions
 from boltseal.commands.client_context import ClientContext
 from boltseal.errors import Invalid, quote
@@ -41,12 +42,18 @@ class RegistryOptions:
         return self.plain_http or self.client.registries().plain_http(registry)
 
     def transport(self, registries: Iterable[str]) -> Transport:
-        """Return connections to these registries, with the logins and certificates of the user's and other tools' files."""
+        """Return connections to these registries, with the logins and certificates of the user's and other tools' files.
+
+        What a tag resolves to at a registry whose ledger is trusted is proven (`client.tag_proofs`).
+        """
         plain = frozenset(registries) if self.plain_http else frozenset()
         options = TransportOptions(
             plain_http=plain, ca_file=self.ca_file, registries=self.client.registries(), trace=self.client.trace
         )
-        return Transport(self.client.credentials(anonymous=self.anonymous), options)
+        transport = Transport(self.client.credentials(anonymous=self.anonymous), options)
+        watch = LedgerWatch(self.client.state, transport, self.client.now_s, strict=self.strict)
+        transport.prover = TagProofs(transport, self.client.state, watch.follow, self.client.proven)
+        return transport
 
 
 def ask(options: RegistryOptions, registries: Iterable[str], call: Callable[[Transport], Awaitable[T]]) -> T:
@@ -86,6 +93,8 @@ async def followed(
     client = options.client
     watch = LedgerWatch(client.state, transport, client.now_s, strict=options.strict)
     check = await watch.follow(registry, lock_key)
+    if isinstance(transport.prover, TagProofs):
+        transport.prover.followed(check)
     for line in ledger_notices(check):
         client.notice(line)
     return check

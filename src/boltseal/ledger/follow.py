@@ -44,6 +44,8 @@ class Fault(StrEnum):
     SHRUNK = "shrunk"
     FORKED = "forked"
     REWRITTEN = "rewritten"
+    SECOND_DIGEST = "second-digest"
+    OTHER_DIGEST = "other-digest"
 
 
 class LedgerBroken(Precondition):

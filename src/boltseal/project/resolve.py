@@ -155,6 +155,9 @@ class Resolver:
             check = self._watched.get(reference.registry)
             if reference.tag is None or not isinstance(check, LedgerCheck) or check.head is None:
                 return None
+            prover = self._transport.prover
+            if prover is not None and (proven := prover.entry(reference, digest)) is not None:
+                return proven
             client = LedgerClient(self._transport, reference.registry)
             for _ in range(LEDGER_TRIES):
                 try:

@@ -71,9 +71,22 @@ from boltseal.server.storage.metrics import Gauge, RunFolder
 from boltseal.server.storage.user_key import UserKey
 from boltseal.server.storage.users import UserFile
 from boltseal.server.storage.worker_threads import finish_in_thread
-from boltseal.server.store_factory import Clock, OpenStore, begin, begin_ledger, bounds, check_ledger, now_us
+from boltseal.server.store_factory import (
+    CHECKED_AT_START,
+    Clock,
+    OpenStore,
+    begin,
+    begin_ledger,
+    bounds,
+    check_ledger,
+    check_tags_alone,
+    entries_here,
+    now_us,
+    resume,
+)
 
 JANITOR_EVERY_S: Final = 3600.0
+CHECK_EVERY_S: Final = 24 * 3600.0
 READ_ONLY: Final = "this registry is read-only: it serves pulls and refuses pushes and deletes"
 
 _log = structlog.get_logger(__name__)
@@ -165,6 +178,7 @@ class Application(Starlette):
         janitor = asyncio.create_task(
             _janitor(store, leases, self._clock, lambda: self._settings, self._janitor_every_s)
         )
+        checking = None if self._settings.server.read_only else asyncio.create_task(_check_daily(store, leases))
         rebuilding = None
         if self._settings.actions and not self._settings.server.read_only:
             scheduler = RebuildScheduler(
@@ -183,7 +197,7 @@ class Application(Starlette):
                 yield
         finally:
             self._api = None
-            for task in (janitor, rebuilding, recording, asked, settling, self._reloading):
+            for task in (janitor, checking, rebuilding, recording, asked, settling, self._reloading):
                 if task is not None:
                     task.cancel()
                     with contextlib.suppress(asyncio.CancelledError):
@@ -238,11 +252,19 @@ class Application(Starlette):
     async def _check_witnesses(self, store: OpenStore) -> None:
         """Compare the ledger with its witnesses before any write: a witness may have seen more than this store has."""
         witnesses = [
-            WitnessState(WitnessClient(each.url, app=self._witness_app), VerifierKey.parse(each.key))
+            WitnessState(
+                WitnessClient(each.url, monitoring=each.monitoring, app=self._witness_app), VerifierKey.parse(each.key)
+            )
             for each in self._settings.witness
         ]
         if witnesses:
-            self._witnesses = Witnesses(store.database, store.keys, witnesses)
+            self._witnesses = Witnesses(
+                store.database,
+                store.keys,
+                witnesses,
+                quorum=self._settings.ledger.witness_quorum,
+                on_agreed=lambda: resume(store, self._settings),
+            )
             await self._witnesses.at_start()
             check_ledger(store)
 
@@ -417,6 +439,18 @@ async def _janitor(
                 if any(removed.values()):
                     _log.info("cleanup done", **removed)
         await asyncio.sleep(every_s)
+
+
+async def _check_daily(store: OpenStore, leases: Leases) -> None:
+    """Compare all tags with the ledger once a day, and soon where the start has not: in the process that gets the lease."""
+    large = await store.database.read(entries_here) > CHECKED_AT_START
+    await asyncio.sleep(0 if large else CHECK_EVERY_S)
+    while True:
+        try:
+            await asyncio.to_thread(check_tags_alone, store, leases)
+        except BoltsealError as error:
+            _log.warning("the tags were not compared with the ledger", reason=error.message)
+        await asyncio.sleep(CHECK_EVERY_S)
 
 
 def _tidy_up(store: OpenStore, leases: Leases, settings: Settings, now_us: int) -> dict[str, int]:

@@ -227,6 +227,8 @@ class LedgerSettings(_Table):
     """The name of the ledger, fixed at the first start. Default: made from the address."""
     public: bool = False
     """Checkpoint and hashes are public, not only for users; they reveal no names."""
+    witness_quorum: Annotated[int, Field(ge=1)] | None = None
+    """How many witnesses must agree after a start before anything is written. Default: all; more are counted as all."""
 
 
 class WitnessSettings(_Table):
@@ -236,6 +238,8 @@ class WitnessSettings(_Table):
     """The address of a witness (C2SP tlog-witness) that gets each checkpoint; any number of `[[witness]]`."""
     key: Annotated[str, AfterValidator(_witness_key)]
     """The key of its cosignatures, `name+id+base64`."""
+    monitoring: Annotated[str, AfterValidator(_witness_url)] | None = None
+    """The prefix under which it shows the checkpoints that it cosigned (C2SP tlog-witness). Default: `url`."""
 
 
 class LocalSettings(_Table):

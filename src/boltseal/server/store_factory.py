@@ -28,14 +28,16 @@ from boltseal.server.registry import Registry, build_registry
 from boltseal.server.registry.integrator import Integrator, LedgerInDoubt
 from boltseal.server.registry.quota_checks import QuotaChecks
 from boltseal.server.registry.sequencer import LedgerFrozen, start_ledger, start_observations
+from boltseal.server.registry.tag_check import StoreCheck
 from boltseal.server.settings import Settings
 from boltseal.server.storage.blobs.local_store import LocalBlobs
 from boltseal.server.storage.coordination.file_leases import FileLeases
+from boltseal.server.storage.coordination.protocol import Leases
 from boltseal.server.storage.disk_reserve import DiskReserve
 from boltseal.server.storage.fsck import Examined, Progress, examine
 from boltseal.server.storage.garbage_collection import GarbageItem, collect
-from boltseal.server.storage.ledger_key import LedgerKeys
-from boltseal.server.storage.metadata import account_table, ledger_store, queries
+from boltseal.server.storage.ledger_key import WITNESSES, LedgerKeys, LedgerKeyUnreadable
+from boltseal.server.storage.metadata import account_table, ledger_store, ledger_tree, queries
 from boltseal.server.storage.metadata.migrate import (
     ACCOUNTS_FORMAT,
     DATABASE_NAME,
@@ -47,12 +49,16 @@ from boltseal.server.storage.metadata.migrate import (
     data_format,
     prepare_data,
 )
-from boltseal.server.storage.metadata.protocol import OBSERVATIONS, AccountRow, Metadata, Snapshot
+from boltseal.server.storage.metadata.protocol import LEDGER, OBSERVATIONS, TAGS, AccountRow, Metadata, Snapshot
 from boltseal.server.storage.metadata.sqlite import open_database, open_snapshot
 
 Clock = Callable[[], int]
 
 SERVER_LEASE: Final = "server"
+CHECKED_AT_START: Final = 500_000
+"""The number of entries up to which a start waits until all of them are checked: some seconds. More are checked afterwards."""
+CHECK_PAUSE_S: Final = 0.05
+"""The pause between batches while all tags are compared with the ledger, so that requests go on."""
 OTHER_SERVER_ENDS_S: Final = 2.0
 """How long a server waits for one that is just ending, or whose workers are, after `kill -9`."""
 
@@ -202,12 +208,14 @@ def only_server(data: Path, wait_s: float = OTHER_SERVER_ENDS_S) -> Iterator[Non
 
 def prepare(settings: Settings, *, clock: Clock = now_us) -> None:
     """Create or migrate the data folder, begin the ledger, and record new rules."""
-    store = begin(settings, clock)
+    store = begin(settings, clock, check=True)
     store.close()
 
 
-def begin(settings: Settings, clock: Clock) -> OpenStore:
+def begin(settings: Settings, clock: Clock, *, check: bool = False) -> OpenStore:
     """Open the store of a starting server: created or migrated, its logs begun and signed. The caller closes it.
+
+    `check`: compare all tags with the ledger (`registry.tag_check`). Once in a start, not in every worker.
 
     Raises: FormatInvalid, UpstreamNameTaken, Unavailable.
     """
@@ -215,6 +223,8 @@ def begin(settings: Settings, clock: Clock) -> OpenStore:
     store = _open(settings, clock)
     try:
         _check_reserved(store, settings)
+        if check:
+            _check_at_start(store, settings)
         begin_ledger(store, settings)
         if store.database.frozen is None:
             store.integrator.begin()
@@ -224,6 +234,48 @@ def begin(settings: Settings, clock: Clock) -> OpenStore:
         store.close()
         raise
     return store
+
+
+def _check_at_start(store: OpenStore, settings: Settings) -> None:
+    """Compare all tags with the ledger, and wait for the witnesses before anything is written."""
+    try:
+        small = store.database.read_and_wait(entries_here) <= CHECKED_AT_START
+        if small and not store.keys.doubted(TAGS):
+            check_tags(store)
+        if not settings.server.read_only:
+            _await_witnesses(store, settings)
+    except LedgerKeyUnreadable as doubt:
+        _freeze(store, store.integrator, doubt)
+
+
+def _await_witnesses(store: OpenStore, settings: Settings) -> None:
+    """Let a signed ledger take no entries before its witnesses were asked: this may be an old copy of data and keys."""
+    signed = store.database.read_and_wait(ledger_tree.head)
+    doubted = store.keys.doubted(WITNESSES)
+    if doubted and not settings.witness:
+        store.keys.clear_doubt(WITNESSES)
+        store.database.doubts.pop(LEDGER.name, None)
+        check_ledger(store)
+    elif settings.witness and not doubted and signed is not None and signed.size:
+        store.keys.put_doubt(
+            WITNESSES,
+            "the witnesses have not confirmed yet, since this server was started, that the data is not an old copy",
+        )
+        check_ledger(store)
+
+
+def resume(store: OpenStore, settings: Settings) -> None:
+    """Do what a start does with the logs, after the witnesses agreed. Called in a thread."""
+    store.database.doubts.pop(LEDGER.name, None)
+    check_ledger(store)
+    try:
+        begin_ledger(store, settings)
+        if store.database.frozen is None:
+            store.integrator.begin()
+            _sign(store, store.integrator)
+        _begin_observations(store, settings)
+    except BoltsealError as error:
+        _log.error("the logs were not begun", reason=error.message)
 
 
 def _check_reserved(store: OpenStore, settings: Settings) -> None:
@@ -272,6 +324,36 @@ def begin_ledger(store: OpenStore, settings: Settings) -> None:
         return
     origin, rules = _origin(settings), settings.rules.canonical()
     store.database.write_and_wait(lambda tx: start_ledger(tx, origin=origin, rules=rules, actor="boltseal"))
+
+
+def check_tags(store: OpenStore, pause: Callable[[], None] = lambda: None) -> None:
+    """Compare all tags with the ledger, and freeze the store if they differ."""
+    problem = StoreCheck(store.database, pause).problem()
+    if problem is None:
+        return
+    try:
+        store.integrator.doubt(TAGS, problem)
+    except LedgerKeyUnreadable as error:  # this process is frozen nevertheless
+        _log.error("the doubt about the ledger can't be kept", reason=error.message)
+    _freeze(store, store.integrator, LedgerInDoubt(problem))
+
+
+def check_tags_alone(store: OpenStore, leases: Leases) -> None:
+    """Compare all tags with the ledger while the server runs, with pauses, unless another process does it."""
+    lease = leases.acquire("tag-check")
+    if lease is None:
+        return
+    try:
+        if store.database.frozen is None:
+            check_tags(store, pause=lambda: time.sleep(CHECK_PAUSE_S))
+    finally:
+        lease.release()
+
+
+def entries_here(snapshot: Snapshot) -> int:
+    """Return how many entries the ledger has."""
+    head = ledger_store.head(snapshot)
+    return 0 if head is None else head.size
 
 
 def _has_ledger(snapshot: Snapshot) -> bool:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from boltseal.client.errors import RemoteDenied
-from boltseal.client.ledger_monitor.monitor import Monitor, MonitorReport
+from boltseal.client.ledger_monitor.monitor import SHARES, Monitor, MonitorReport
 from boltseal.client.ledger_monitor.progress_file import MemoryUnusable, MonitorMemory
 from boltseal.client.ledger_trust import LedgerUnchecked, LedgerWatch, give_key
 from boltseal.client.state import ClientState
@@ -55,7 +55,7 @@ async def test_a_run_continues_where_the_last_one_ended(ledger: FakeLedger, tmp_
 
     assert [(one.read, one.size, one.names) for one in (first, again, more)] == [(5, 5, 3), (0, 5, 3), (601, 606, 603)]
     assert [one.problems + one.unchecked for one in (first, again, more)] == [[]] * 3
-    assert more.compared == (602 if every_tag else 100)
+    assert more.compared == 602 if every_tag else 100 <= more.compared < 602
     assert ledger.counted["entries"] == 3
 
 
@@ -175,3 +175,53 @@ async def test_an_unreadable_progress_file_is_no_new_start(ledger: FakeLedger, t
         path.write_bytes(changed)
         with pytest.raises(MemoryUnusable):
             await look(ledger, tmp_path)
+
+
+async def test_every_tag_is_compared_within_the_stated_number_of_runs(ledger: FakeLedger, tmp_path: Path) -> None:
+    """Each run compares another share of all tags, also of those that changed long ago."""
+    ledger.push(*(f"2.0.{number}" for number in range(50)))
+    await look(ledger, tmp_path)  # after it no tag is recent
+    runs = [await look(ledger, tmp_path) for _ in range(SHARES)]
+
+    assert sum(run.compared for run in runs) == 53
+    assert sorted(run.share or 0 for run in runs) == list(range(1, SHARES + 1))
+
+
+async def test_a_changed_row_is_found_within_the_stated_number_of_runs_and_then_in_each(
+    ledger: FakeLedger, tmp_path: Path
+) -> None:
+    """The share with the problem is compared again until the problem is gone; then the next one is."""
+    await look(ledger, tmp_path)
+    ledger.tags["shop/app", "1.0.0"] = B
+    runs = [await look(ledger, tmp_path) for _ in range(SHARES + 2)]
+    found = [bool(run.problems) for run in runs]
+    ledger.tags["shop/app", "1.0.0"] = A
+    after = [await look(ledger, tmp_path) for _ in range(2)]
+
+    assert any(found)
+    assert found == sorted(found)
+    assert [run.problems for run in after] == [[], []]
+    assert after[0].share == runs[-1].share != after[1].share
+
+
+async def test_a_run_that_is_killed_is_done_again(ledger: FakeLedger, tmp_path: Path) -> None:
+    """The next share is saved last; without that file, or with an invalid one, the first share is next."""
+    await look(ledger, tmp_path)
+    file = tmp_path / "monitor" / "reg.example%3A5000.share"
+    saved = file.read_bytes()
+    second = await look(ledger, tmp_path)
+    file.write_bytes(saved)
+    again = await look(ledger, tmp_path)
+    file.write_bytes(b"")
+    first = await look(ledger, tmp_path)
+
+    assert (second.share, again.share, first.share) == (2, 2, 1)
+
+
+async def test_a_tag_that_the_registry_lost_is_noticed_in_every_run(ledger: FakeLedger, tmp_path: Path) -> None:
+    """The registry lists fewer tags than its ledger has."""
+    await look(ledger, tmp_path)
+    del ledger.tags["shop/app", "1.0.1"]
+    run = await look(ledger, tmp_path)
+
+    assert run.problems or "lists 2 tags, and its ledger has 3" in run.unchecked[0]

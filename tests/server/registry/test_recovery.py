@@ -70,7 +70,7 @@ async def test_it_refuses_writes_with_the_reason(behind: Settings) -> None:
     assert pulled.status_code == 200
     assert {pushed.status_code, upload.status_code, deleted.status_code} == {405}
     assert "were signed, but the data has" in pushed.json()["errors"][0]["message"]
-    assert any("were signed" in warning for warning in ready.json()["warnings"])
+    assert any("were signed" in reason for reason in ready.json()["reasons"])
 
 
 async def test_the_entries_are_recovered_from_the_newer_folder(behind: Settings, tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from boltseal.ledger.proof import open_receipt
 from boltseal.server.registry.integrator import LedgerInDoubt
 from boltseal.server.registry.ledger import Ledger
 from boltseal.server.registry.witnesses import Witnesses, WitnessState
-from boltseal.server.storage.ledger_key import LedgerKeyUnreadable
+from boltseal.server.storage.ledger_key import WITNESSES, LedgerKeyUnreadable
 from boltseal.server.storage.metadata import ledger_tree
 from boltseal.server.storage.metadata.protocol import LEDGER, UnitOfWork
 from boltseal.server.storage.metadata.schema import TABLES
@@ -192,13 +192,16 @@ async def test_another_history_than_a_witness_saw_freezes_the_ledger(log: BareLe
         log.integrator.check()
 
 
-async def test_a_witness_alone_can_not_stop_a_registry(log: BareLedger, witness: FakeWitness) -> None:
-    """A witness that claims to have seen more, without a checkpoint signed by the registry, stops nothing."""
+async def test_a_larger_size_is_believed_of_a_witness_without_a_checkpoint(
+    log: BareLedger, witness: FakeWitness
+) -> None:
+    """A witness that answers 409 with a larger size is believed: data and keys may both be an old copy."""
     witness.answers = [Response("1000\n", 409, media_type="text/x.tlog.size")]
     asking = of(log, witness)
     await asking.submit()
 
-    log.integrator.check()
+    with pytest.raises(LedgerInDoubt, match="saw 1000 entries"):
+        log.integrator.check()
     assert len(asking.troubles) == 1
 
 
@@ -254,3 +257,97 @@ def _put_back(log: BareLedger, size: int, mark: bytes) -> None:
     log.database.write_and_wait(ledger_tree.remove_tree)
     log.keys.put_mark(mark)
     log.integrator.integrate()
+
+
+async def test_a_larger_size_is_enough_to_refuse_writes(log: BareLedger, witness: FakeWitness) -> None:
+    """A witness that shows no checkpoint knows of lost entries: data, mark and key are an old copy."""
+    witness.shows = False
+    await of(log, witness).submit()
+    old, kept = log.keys.mark() or b"", log.lines()
+    log.add(5)
+    log.integrator.integrate()
+    await of(log, witness).submit()
+    _put_back(log, len(kept), old)
+    log.integrator.check()
+    await of(log, witness).submit()
+
+    with pytest.raises(LedgerInDoubt, match=r"witness\.test/w1 saw 9 entries of the ledger, and the data has 4"):
+        log.integrator.check()
+
+
+async def test_the_checkpoint_is_read_at_the_monitoring_prefix(log: BareLedger, witness: FakeWitness) -> None:
+    """It may be at another address than the one to which checkpoints are submitted."""
+    witness.monitored_at = "/monitor"
+    state = WitnessState(WitnessClient(URL, monitoring=f"{URL}/monitor", app=witness.transport()), witness.key.verifier)
+    asking = Witnesses(log.database, log.keys, [state])
+    await asking.submit()
+    old, kept = log.keys.mark() or b"", log.lines()
+    log.add(5)
+    log.integrator.integrate()
+    await asking.submit()
+    _put_back(log, len(kept), old)
+    await of_monitored(log, witness).submit()
+
+    with pytest.raises(LedgerInDoubt):
+        log.integrator.check()
+    assert log.keys.mark() == witness.seen
+
+
+def of_monitored(log: BareLedger, witness: FakeWitness) -> Witnesses:
+    client = WitnessClient(URL, monitoring=f"{URL}/monitor", app=witness.transport())
+    return Witnesses(log.database, log.keys, [WitnessState(client, witness.key.verifier)])
+
+
+@pytest.mark.parametrize(("quorum", "frozen"), [(None, True), (2, True), (1, False)])
+async def test_enough_witnesses_must_agree_after_a_start(
+    log: BareLedger, witness: FakeWitness, quorum: int | None, frozen: bool
+) -> None:
+    """One that can't be asked does not agree; how many must agree can be set."""
+    dead = FakeWitness(witness.trusted, "witness.test/dead", bytes(32))
+    dead.answers = [Response(status_code=500)] * 9
+    log.keys.put_doubt(WITNESSES, "not asked yet")
+    states = [WitnessState(WitnessClient(URL, app=one.transport()), one.key.verifier) for one in (witness, dead)]
+    await Witnesses(log.database, log.keys, states, quorum=quorum).submit()
+
+    assert log.keys.doubted(WITNESSES) is frozen
+
+
+async def test_a_witness_that_never_saw_the_ledger_agrees(log: BareLedger, witness: FakeWitness) -> None:
+    """It can't know of lost entries. Its operator has to be told of the ledger, and readiness says so."""
+    witness.answers = [Response(status_code=404)]
+    log.keys.put_doubt(WITNESSES, "not asked yet")
+    asking = of(log, witness)
+    await asking.submit()
+
+    assert not log.keys.doubted(WITNESSES)
+    assert "does not know this ledger" in asking.troubles[0]
+
+
+async def test_a_witness_that_agrees_again_ends_the_doubt(log: BareLedger, witness: FakeWitness) -> None:
+    """After the missing entries were restored it cosigns the newest checkpoint."""
+    witness.answers = [Response("9\n", 409, media_type="text/x.tlog.size")]
+    asking = of(log, witness)
+    await asking.submit()
+    doubted = log.keys.doubted(WITNESSES)
+    for state in asking._witnesses:
+        state.retry_s = 0.0
+        state.size = 0
+    await asking.submit()
+
+    assert doubted
+    assert not log.keys.doubted(WITNESSES)
+
+
+async def test_a_witness_that_fails_is_asked_again_soon(log: BareLedger, witness: FakeWitness) -> None:
+    """The pauses grow from a second to half a minute, for that witness alone."""
+    witness.answers = [Response(status_code=500)] * 8
+    state = WitnessState(WitnessClient(URL, app=witness.transport()), witness.key.verifier)
+    asking = Witnesses(log.database, log.keys, [state])
+    now = asyncio.get_running_loop().time
+    pauses = []
+    for _ in range(8):
+        await asking.submit()
+        pauses.append(round(state.retry_s - now()))
+        state.retry_s = 0.0
+
+    assert pauses == [1, 2, 4, 8, 16, 30, 30, 30]

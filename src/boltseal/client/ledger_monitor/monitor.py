@@ -6,10 +6,13 @@ The steps, in this order:
 2. Read every new entry, in bundles, and audit it by `ledger.audit`: canonical, gapless, later than the previous one,
    unbroken chains of `previous`, no sealed tag with two digests.
 3. The tree over all entries, hashed here, has the signed root.
-4. The registry's answers match the ledger: for each tag of the new entries (the last ones, up to a limit), or for every
-   tag that the registry lists. A difference is checked again against a newer head, since the tag may have moved
-   meanwhile.
-5. Save the progress if there was no problem; otherwise the next run finds the same problem again.
+4. The registry's answers match the ledger: for each tag of the new entries (the last ones, up to a limit), and for a
+   share of all tags that the registry lists, another one in each run, so that `SHARES` runs compare every tag; or for all
+   of them at once. The registry lists as many tags as the ledger has. A difference is checked again against a newer head,
+   since the tag may have moved meanwhile.
+5. Save the progress and the next share if there was no problem; otherwise the next run finds the same problem again.
+
+A tag's share follows from its hash under the monitor's secret key, so no registry can know which tags are compared next.
 """
 
 from __future__ import annotations
@@ -30,6 +33,7 @@ from boltseal.client.ledger_monitor.tag_states import NOTHING
 from boltseal.client.ledger_trust import LedgerCheck, LedgerUnchecked, LedgerWatch
 from boltseal.client.registry_client import RegistryClient
 from boltseal.client.transport import Transport
+from boltseal.errors import BoltsealError
 from boltseal.ledger.entry import Entry
 from boltseal.ledger.tiles import WIDTH, BundleId
 from boltseal.oci.reference import Reference, Repository, Tag
@@ -40,17 +44,23 @@ PAUSE_S: Final = 0.3
 SAMPLE: Final = 100
 LOOKED_BACK: Final = 10 * SAMPLE
 MAX_PROBLEMS: Final = 1000
+SHARES: Final = 24
+"""In how many runs every tag is compared once."""
 
 
 @dataclass(slots=True)
 class MonitorReport:
-    """The result of one run. `read`: new entries; `names`: known tags; `compared`: tags compared with the registry."""
+    """The result of one run. `read`: new entries; `names`: known tags; `compared`: tags compared with the registry.
+
+    `share`: which of the SHARES shares of all tags was compared, from 1; None: all tags, or the registry lists none.
+    """
 
     followed: LedgerCheck
     read: int = 0
     size: int = 0
     names: int = 0
     compared: int = 0
+    share: int | None = None
     problems: list[str] = field(default_factory=list)
     unchecked: list[str] = field(default_factory=list)
 
@@ -91,6 +101,8 @@ class Monitor:
         # 5
         if not report.problems and report.read:
             self._memory.save(progress)
+        if not report.problems and report.share is not None:
+            self._memory.save_share(report.share % SHARES)
         return report
 
     async def _advance(self, progress: MonitorProgress, report: MonitorReport | None) -> MonitorReport:
@@ -149,8 +161,8 @@ class Monitor:
             del self._recent[next(iter(self._recent))]
 
     async def _compare(self, progress: MonitorProgress, report: MonitorReport) -> None:
-        """Compare the tags that the registry serves with its ledger: step 4."""
-        names = [name async for name in self._listed()] if self._every_tag else list(self._recent)
+        """Compare the tags that are due with the ledger: step 4."""
+        names = await self._due(progress, report)
         report.compared = len(names)
         wrong = await self._differing(progress, report, names)
         for _ in range(TRIES):
@@ -161,12 +173,29 @@ class Monitor:
             wrong = await self._differing(progress, report, wrong)
         for name, problem in wrong.items():
             report.found(f"{name}: {problem}")
-        if self._every_tag and len(names) < progress.audit.live:
-            live = progress.audit.live
+
+    async def _due(self, progress: MonitorProgress, report: MonitorReport) -> list[Reference]:
+        """Return the tags that this run compares; report if the registry lists fewer tags than its ledger has."""
+        share, hashed = self._memory.share() % SHARES, progress.audit.hashed
+        due, listed = {} if self._every_tag else dict(self._recent), 0
+        try:
+            async for name in self._listed():
+                listed += 1
+                place = int.from_bytes(hashed.hash(f"{name.repository}:{name.tag}")[:4])
+                if self._every_tag or place % SHARES == share:
+                    due[name] = None
+        except BoltsealError as error:
+            if self._every_tag:
+                raise
+            report.unchecked.append(f"the tags of {self._registry} can't be listed: {error.message}")
+            return list(due)
+        report.share = None if self._every_tag else share + 1
+        if listed < progress.audit.live:
             report.unchecked.append(
-                f"{self._registry} lists {len(names)} tags, and its ledger has {live}: the others are hidden from this "
-                "login, or were deleted without an entry"
+                f"{self._registry} lists {listed} tags, and its ledger has {progress.audit.live}: the others are hidden from "
+                "this login, or were deleted without an entry"
             )
+        return list(due)
 
     async def _differing(
         self, progress: MonitorProgress, report: MonitorReport, names: Iterable[Reference]
@@ -174,7 +203,7 @@ class Monitor:
         """Return the tags whose digest differs from the ledger, with a message."""
         wrong: dict[Reference, str] = {}
         hashed = progress.audit.hashed
-        async with aclosing(resolve_tags(self._transport, names)) as answers:
+        async with aclosing(resolve_tags(self._transport, names, proven=False)) as answers:
             async for answer in answers:
                 name, digest = answer.reference, "" if answer.resolved is None else str(answer.resolved.digest)
                 if answer.error is not None and not isinstance(answer.error, RemoteNotFound):

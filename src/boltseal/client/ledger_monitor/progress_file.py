@@ -4,6 +4,8 @@
     tiles    the right edge of the tree
     tables   of `MonitoredTags`, as in memory
 
+Beside it, HOST.share has the number of the share of all tags that the next run compares; without it that is the first.
+
 Without the file a monitor starts at the ledger's first entry. An unreadable file is an error and not a new start.
 """
 
@@ -20,6 +22,7 @@ import msgspec
 from boltseal.client.ledger_monitor.compact_audit import CompactAudit, MonitorProgress
 from boltseal.client.ledger_monitor.tag_states import HASH_BYTES, SLOT_BYTES, TABLES, MonitoredTags
 from boltseal.errors import Unavailable
+from boltseal.files.atomic_files import Disk, write_file
 from boltseal.ledger.tiles import TileId
 
 VERSION: Final = 1
@@ -47,6 +50,7 @@ class MonitorMemory:
 
     def __init__(self, folder: Path, registry: str) -> None:
         self.path = folder / "monitor" / quote_name(registry, safe="")
+        self._share = self.path.with_name(f"{self.path.name}.share")
         self._secret = b""
 
     def load(self) -> MonitorProgress:
@@ -74,6 +78,25 @@ class MonitorMemory:
         names = MonitoredTags(self._secret, tables, head.counts)
         audit = CompactAudit(names, head.origin, head.size, head.last_time_us, head.live)
         return MonitorProgress(audit, bytes.fromhex(head.root), edge, head.size)
+
+    def share(self) -> int:
+        """Return the number of the share of all tags that this run compares. Raises: MemoryUnusable."""
+        try:
+            with self._share.open("rb") as file:
+                text = file.read(16).strip()
+        except FileNotFoundError:
+            return 0
+        except OSError as error:
+            raise MemoryUnusable(f"{self._share} can't be read: {error.strerror}") from error
+        return int(text) if text.isdigit() else 0
+
+    def save_share(self, number: int) -> None:
+        """Save the number of the share that the next run compares. Raises: MemoryUnusable."""
+        try:
+            self._share.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            write_file(Disk(), self._share, f"{number}\n".encode(), 0o600)
+        except OSError as error:
+            raise MemoryUnusable(f"{self._share} can't be written: {error.strerror}") from error
 
     def save(self, progress: MonitorProgress) -> None:
         """Save the progress. Raises: MemoryUnusable."""

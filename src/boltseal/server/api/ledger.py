@@ -5,6 +5,7 @@
     /ledger/tile/entries/<N>[.p/<W>]      entries; needs the right `ledger`
     /ledger/receipt/<index>               one entry with its proof; needs the right to pull from its repository
     /ledger/rotations                     the key rotations, as receipts
+    /ledger/tags                          POST: the entries that prove what tags resolve to (`server.api.tag_entries`)
 
 The log of observations of upstreams' tags is the same under /ledger/observations/.
 
@@ -28,6 +29,7 @@ from boltseal.server.api.errors import MethodNotAllowed, RouteUnknown
 from boltseal.server.api.http_application import READS, HttpApplication
 from boltseal.server.api.request import Request
 from boltseal.server.api.responses import Headers, Response
+from boltseal.server.api.tag_entries import tag_entries
 from boltseal.server.registry.ledger import Ledger
 
 PREFIX: Final = "/ledger/"
@@ -57,6 +59,11 @@ class LedgerApi(HttpApplication):
         path: str = request.scope["path"].removeprefix(self._prefix)
         if b"%" in request.scope["raw_path"]:
             raise RouteUnknown("escapes are not allowed in paths of the ledger")
+        if path == "tags":
+            request.route = f"{self._prefix}tags"
+            if request.method != "POST":
+                raise MethodNotAllowed("method not allowed; use POST", "POST")
+            return await tag_entries(request, self._ledger, self._auth)
         if request.method not in READS:
             raise MethodNotAllowed("method not allowed; use GET", "GET, HEAD")
         if path == "checkpoint":

@@ -52,11 +52,11 @@ class _RecordBody(msgspec.Struct, forbid_unknown_fields=True):
     extra: dict[str, str] = {}
 
 
-async def json_body(request: Request) -> bytes:
-    """Return the body of a request whose content type must be JSON. Raises: NotJson, TooLarge."""
+async def json_body(request: Request, limit: int = MAX_BODY_BYTES) -> bytes:
+    """Return the body of a request whose content type must be JSON, at most `limit` bytes. Raises: NotJson, TooLarge."""
     if (request.header(b"content-type") or "").partition(";")[0].strip().lower() != JSON_TYPE:
         raise NotJson(f"the content type must be {JSON_TYPE}")
-    return await request.read_body(MAX_BODY_BYTES)
+    return await request.read_body(limit)
 
 
 class RecordRoutes:

@@ -12,7 +12,7 @@ from boltseal.errors import Invalid, NotFound
 from boltseal.ledger.checkpoint import parse_checkpoint_unverified
 from boltseal.ledger.note import VerifierKey, parse_note_unverified
 from boltseal.server.commands.data_folder import local_admin, required_reason
-from boltseal.server.registry.recovery import Recovered, accept_loss, bring_back, entries_here
+from boltseal.server.registry.recovery import Recovered, accept_loss, bring_back, entries_here, restore_tags
 from boltseal.server.registry.tag_writer import TagWriter
 from boltseal.server.settings import Settings
 from boltseal.server.storage.ledger_copy import FolderCopy
@@ -33,19 +33,24 @@ class LedgerKey:
 class RecoverRequest:
     """How to recover a log: copy missing entries from `source` (URL or folder), or accept their loss (None).
 
-    `reason`: required to accept a loss. `observations`: the log of observations instead of the ledger.
+    `reason`: required to accept a loss. `observations`: the log of observations instead of the ledger. `tags`: set tags
+    that differ from the ledger to what it says, instead.
     """
 
     source: str | None
     accept_loss: bool
     reason: str
     observations: bool
+    tags: bool = False
 
     def __post_init__(self) -> None:
-        if self.accept_loss == (self.source is not None):
+        if self.accept_loss + self.tags + (self.source is not None) != 1:
             raise Invalid(
-                "give --from URL|FOLDER to copy the missing entries, or --accept-loss to continue without them"
+                "give one of: --from URL|FOLDER to copy the missing entries, --accept-loss to continue without them, --tags to "
+                "set the tags to what the ledger says"
             )
+        if self.tags and self.observations:
+            raise Invalid("--tags is about the ledger; give it without --observations")
 
 
 def ledger_key(settings: Settings, *, observations: bool) -> LedgerKey:
@@ -72,7 +77,12 @@ def rotate_key(settings: Settings, reason: str, *, observations: bool) -> Ledger
 
 
 def recover_ledger(settings: Settings, request: RecoverRequest, registries: RegistryOptions) -> Recovered:
-    """Copy missing entries into a log, or record that they are lost. Raises: Invalid, and errors of recovery."""
+    """Copy missing entries into a log, record that they are lost, or restore tags. Raises: Invalid, and errors of recovery."""
+    if request.tags:
+        with open_store(settings) as store:
+            key = store.keys.key()
+            restored = restore_tags(store.database, store.keys, TagWriter(settings.rules))
+            return Recovered("" if key is None else key.name, "" if key is None else str(key.verifier), restored)
     if request.source is None:
         return _accept_loss(settings, required_reason(request.reason), observations=request.observations)
     log = OBSERVATIONS if request.observations else LEDGER

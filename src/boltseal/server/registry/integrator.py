@@ -100,6 +100,11 @@ class Integrator:
             return
         self._compare(seen, key, mark)
 
+    def doubt(self, about: str, reason: str) -> None:
+        """Let the log take no entries, in every process of the store and after a restart. Raises: LedgerKeyUnreadable."""
+        if self._keys.doubt() is None:
+            self._keys.put_doubt(about, reason)
+
     def integrate(self) -> Checkpoint | None:
         """Add and sign every committed entry. Return the head, None where there is no key yet.
 
@@ -207,6 +212,9 @@ class Integrator:
         if seen.head is not None and self._compared != (mark, seen.head):
             self._database.read_and_wait(lambda snapshot: _compare_tree(snapshot, seen.head, marked, key, self.log))
         self._compared = (mark, seen.head)
+        doubt = self._keys.doubt()
+        if doubt is not None:
+            raise LedgerInDoubt(doubt)
         return marked
 
     def _read(self) -> _Seen | None:

@@ -8,13 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from typing import ClassVar, Final, NamedTuple
+from typing import ClassVar, Final
 
 import msgspec
 
-from boltseal.errors import ErrorCode, NotFound
-from boltseal.ledger.entry import Entry, EntryKind, parse
-from boltseal.ledger.tiles import TILE_LEVELS, WIDTH, BundleId, TileId, encode_bundle
+from boltseal.errors import ErrorCode, NotFound, TooLarge
+from boltseal.ledger.entry import Entry, EntryKind, IndexedLine, parse
+from boltseal.ledger.merkle import inclusion_path, prove
+from boltseal.ledger.tag_proof import KINDS, KINDS_OBSERVED, ShownEntry, seals
+from boltseal.ledger.tiles import TILE_LEVELS, WIDTH, BundleId, TileId, Tiles, encode_bundle, needed
 from boltseal.oci.digest import Digest
 from boltseal.oci.reference import Repository, Tag
 from boltseal.server.registry.integrator import receipt_of
@@ -34,6 +36,14 @@ _EVENTS: Final[Mapping[str, str]] = {
 """The entries that change a tag's digest. The other kinds change its protection."""
 _OBSERVED_EVENTS: Final[Mapping[str, str]] = {EntryKind.OBSERVED: CREATED, EntryKind.ACCEPTED: CREATED}
 """The observations that change the digest that the mirror serves for a tag. One without a digest is a deletion."""
+
+
+MAX_READ: Final = 200_000
+"""How many entries one request about tags may make the registry read."""
+
+
+class TagsTooLong(TooLarge):
+    """The requested tags have more entries than one request may make the registry read."""
 
 
 class NotInLedger(NotFound):
@@ -56,13 +66,6 @@ class EventPage:
 
     events: tuple[TagEvent, ...]
     more: bool
-
-
-class IndexedLine(NamedTuple):
-    """An encoded entry and its index."""
-
-    entry_index: int
-    line: bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,6 +172,54 @@ class Ledger:
             return EntryPage(size, tuple(IndexedLine(*row) for row in rows[:n]), more=len(rows) > n)
 
         return await self._database.read(query)
+
+    async def tags(self, names: Collection[tuple[Repository, Tag]], size: int) -> list[tuple[ShownEntry, ...]]:
+        """Return, for each tag, the last of the first `size` entries that changed it, after the one that sealed it, if any.
+
+        Each entry has its inclusion proof in the tree over `size` entries (`ledger.tag_proof`).
+
+        Raises:
+            NotInLedger: fewer entries are signed.
+            TagsTooLong: the tags have too many entries; request fewer at once.
+        """
+
+        def query(snapshot: Snapshot) -> list[tuple[ShownEntry, ...]]:
+            signed = self._head(snapshot).size
+            if not 0 < size <= signed:
+                raise NotInLedger(f"the signed ledger has {signed} entries, not {size}; try again in a moment")
+            left = MAX_READ
+            found: list[list[IndexedLine]] = []
+            for repository, tag in names:
+                shown, read = self._shown(snapshot, repository, tag, size, left)
+                left -= read
+                found.append(shown)
+            paths = {one.entry_index: inclusion_path(one.entry_index, size) for shown in found for one in shown}
+            wanted = {tile for path in paths.values() for tile in needed(path, size)}
+            tiles = Tiles(size, ledger_tree.tiles(snapshot, wanted, self._log))
+            return [
+                tuple(ShownEntry(index, line, prove(paths[index], tiles.node)) for index, line in shown)
+                for shown in found
+            ]
+
+        return await self._database.read(query)
+
+    def _shown(
+        self, snapshot: Snapshot, repository: Repository, tag: Tag, size: int, left: int
+    ) -> tuple[list[IndexedLine], int]:
+        """Return the sealing and the last entry of a tag, and how many entries were read."""
+        kinds = KINDS if self._log is LEDGER else KINDS_OBSERVED
+        last: IndexedLine | None = None
+        sealing: IndexedLine | None = None
+        read = 0
+        rows = ledger_store.changes_of_tag(snapshot, repository, tag, sorted(kinds), until=size, log=self._log)
+        for row in rows:
+            read += 1
+            if read > left:
+                raise TagsTooLong(f"these tags have more than {MAX_READ} entries; request fewer tags at once")
+            last = last or row
+            if seals(row.line):
+                sealing = row
+        return [one for one in dict.fromkeys((sealing, last)) if one is not None], read
 
     def _before(self, snapshot: Snapshot, gone: Entry) -> Entry:
         """Return the entry about a tag that is gone, with the digest, type and size that it had before."""

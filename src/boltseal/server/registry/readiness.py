@@ -1,8 +1,8 @@
 """Readiness of the registry: what prevents it from serving, and what only prevents writes.
 
-Blockers make it not ready, so that a load balancer sends traffic elsewhere: the database does not answer, or the clock is
-behind the ledger. Notes leave it ready, because pulls work: it is read-only, the disk reserve is reached, or a reload
-failed in whole or in part.
+Blockers make it not ready, so that a load balancer sends traffic elsewhere: the database does not answer, the clock is
+behind the ledger, or the ledger is in doubt. Notes leave it ready, because pulls work: it is read-only by its settings,
+the disk reserve is reached, or a reload failed in whole or in part.
 """
 
 from __future__ import annotations
@@ -49,7 +49,9 @@ async def readiness(
         blockers.append(f"the database has not answered for {DATABASE_TIMEOUT_S:g} seconds")
     except BoltsealError as error:
         blockers.append(error.message)
-    if read_only is not None:
+    if database.frozen is not None:
+        blockers.append(f"the ledger is in doubt, so pushes and deletes are refused: {database.frozen}")
+    elif read_only is not None:
         found.append(read_only)
     try:
         disk_reserve.check(0)

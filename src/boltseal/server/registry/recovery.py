@@ -7,6 +7,9 @@ The steps of `bring_back`, all in one transaction:
 2. Check that they follow the rules of a ledger (`ledger.audit`), together with all stored entries.
 3. Write them unchanged, and set each tag that they are about to the state in its last entry.
 
+`restore_tags` sets the rows of tags that differ from the ledger to the state in their last entries, after all entries were
+checked: their rules, and the signed root. Nothing is added to the ledger, which says the same before and after.
+
 `accept_loss` begins a new origin with a new key. The tree continues over all stored entries. The first new entry names the
 last checkpoint of the old origin, so a client that has it can see what happened and how many entries are missing.
 """
@@ -21,20 +24,21 @@ from dataclasses import dataclass
 from typing import Final
 
 from boltseal.errors import Invalid
-from boltseal.ledger.audit import Audit, ObservationAudit
+from boltseal.ledger.audit import Audit, AuditedTag, ObservationAudit
 from boltseal.ledger.checkpoint import Checkpoint, open_checkpoint, parse_checkpoint_unverified, sign_checkpoint
-from boltseal.ledger.entry import EntryKind
+from boltseal.ledger.entry import CHANGES, EntryKind
 from boltseal.ledger.merkle import EMPTY_ROOT, leaf_hash
 from boltseal.ledger.note import SigningKey, parse_note_unverified
 from boltseal.ledger.tiles import edge, grow
 from boltseal.oci.reference import Repository, Tag
 from boltseal.server.registry import observations, sequencer
-from boltseal.server.registry.integrator import SEED_BYTES, LedgerInDoubt, LedgerKeyMissing
+from boltseal.server.registry.integrator import BATCH, SEED_BYTES, LedgerInDoubt, LedgerKeyMissing
 from boltseal.server.registry.models import RepositoryRow
+from boltseal.server.registry.tag_check import all_rows, problem_of
 from boltseal.server.registry.tag_writer import TagWriter
-from boltseal.server.storage.ledger_key import LedgerKeys
+from boltseal.server.storage.ledger_key import WITNESSES, LedgerKeys
 from boltseal.server.storage.metadata import ledger_store, ledger_tree, queries
-from boltseal.server.storage.metadata.protocol import LEDGER, OBSERVATIONS, Log, Metadata, Snapshot, UnitOfWork
+from boltseal.server.storage.metadata.protocol import LEDGER, OBSERVATIONS, TAGS, Log, Metadata, Snapshot, UnitOfWork
 
 Lines = Callable[[int, int], Iterable[bytes]]
 """Returns the entries [start, end) of a copy of a ledger, encoded and not verified."""
@@ -130,7 +134,72 @@ def accept_loss(database: Metadata, keys: LedgerKeys, actor: str, reason: str, l
             database.write_and_wait(job)
         keys.put_mark(sign_checkpoint(Checkpoint(key.name, 0, EMPTY_ROOT), key))
         keys.put_key(key)
+        keys.clear_doubt(WITNESSES)  # the new ledger has not been shown to any
         return Recovered(key.name, str(key.verifier), 0)
+
+
+def restore_tags(database: Metadata, keys: LedgerKeys, tag_writer: TagWriter) -> int:
+    """Set the rows of tags to what the ledger says, and withdraw the doubt. Return how many rows differed.
+
+    Raises:
+        LedgerInDoubt: an entry is missing, changed, or breaks the ledger's rules; then a backup must be restored.
+        LedgerKeyMissing: key or mark are missing.
+    """
+    with keys.locked():
+        key, mark = keys.key(), keys.mark()
+        if key is None or mark is None:
+            raise LedgerKeyMissing(
+                "the ledger's key or its high-water mark is missing; put the folder of keys back first"
+            )
+        signed = open_checkpoint(mark, key.verifier).checkpoint
+        with _unfrozen(database, LEDGER):
+            restored = database.write_and_wait(lambda tx: _restore_tags(tx, tag_writer, signed))
+        keys.clear_doubt(TAGS)
+        return restored
+
+
+def _restore_tags(tx: UnitOfWork, tag_writer: TagWriter, signed: Checkpoint) -> int:
+    recorded, canonical = _checked_entries(tx, signed)
+    rows = {(row.repository, row.name): row for row in all_rows(tx)}
+    unrecorded = [row for name, row in rows.items() if name not in recorded]
+    for row in unrecorded:
+        tag_writer.remove_unrecorded(tx, RepositoryRow(Repository(row.repository), row.repository_id), Tag(row.name))
+    differing = [
+        name
+        for name, state in recorded.items()
+        if (found := rows.get(name)) is None or found.entry_index != state.index or problem_of(tx, found) is not None
+    ]
+    for name in differing:
+        repository = RepositoryRow(Repository(name[0]), queries.ensure_repository(tx, name[0], None))
+        tag_writer.recall(tx, repository, Tag(name[1]), recorded[name], canonical[name])
+    tx.invalidates_caches = True
+    return len(unrecorded) + len(differing)
+
+
+def _checked_entries(
+    snapshot: Snapshot, signed: Checkpoint
+) -> tuple[dict[tuple[str, str], AuditedTag], dict[tuple[str, str], str]]:
+    """Return the state of each tag by all entries, and the sha256 that its last entry names beside another digest.
+
+    Raises: LedgerInDoubt: the entries break the ledger's rules, or are not the signed ones.
+    """
+    audit, grown = Audit(origin=""), grow(0, {}, [])
+    canonical: dict[tuple[str, str], str] = {}
+    leaves: list[bytes] = []
+    for index, line in ledger_store.lines(snapshot):
+        problems = audit.take(index, line)
+        if problems or audit.last is None:
+            raise LedgerInDoubt(f"entry {index} breaks the ledger's rules: {problems[0]}; restore a backup")
+        if audit.last.tag and audit.last.kind in CHANGES:
+            canonical[audit.last.repository, audit.last.tag] = audit.last.extra.get("canonical", "")
+        if index < signed.size:
+            leaves.append(leaf_hash(line))
+        if len(leaves) == BATCH:
+            grown, leaves = grow(grown.size, grown.edge, leaves), []
+    grown = grow(grown.size, grown.edge, leaves)
+    if (grown.size, grown.root) != (signed.size, signed.root):
+        raise LedgerInDoubt("the stored entries are not the ones that were signed; restore a backup")
+    return audit.names, canonical
 
 
 @contextmanager

@@ -23,7 +23,7 @@ from boltseal.ledger.entry import OF_EVERY_LOG, OF_OBSERVATIONS, Entry, EntryKin
 from boltseal.oci.reference import Repository, Tag
 from boltseal.server.storage.metadata import ledger_store
 from boltseal.server.storage.metadata.ledger_store import LedgerHead
-from boltseal.server.storage.metadata.protocol import LEDGER, OBSERVATIONS, Log, UnitOfWork
+from boltseal.server.storage.metadata.protocol import LEDGER, OBSERVATIONS, TAGS, Log, UnitOfWork
 
 CLOCK_BEHIND_LIMIT_US: Final = 5 * 60 * 1_000_000
 RULES_SHOWN_BYTES: Final = 60_000
@@ -63,7 +63,7 @@ def check_recordable(tx: UnitOfWork, log: Log) -> None:
     Raises:
         LedgerFrozen: it may not match its checkpoint.
     """
-    doubt = tx.doubts.get(log.name)
+    doubt = tx.doubts.get(log.name) or (tx.doubts.get(TAGS) if log is LEDGER else None)
     if doubt is not None:
         raise LedgerFrozen(f"the log takes no entries: {doubt}")
 

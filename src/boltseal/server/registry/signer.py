@@ -17,7 +17,7 @@ import structlog
 
 from boltseal.errors import BoltsealError
 from boltseal.server.registry.integrator import Integrator, LedgerInDoubt
-from boltseal.server.storage.metadata.protocol import Metadata
+from boltseal.server.storage.metadata.protocol import LEDGER, TAGS, Metadata
 
 PAUSE_S: Final = 0.075
 POLL_S: Final = 1.0
@@ -60,6 +60,11 @@ class Signer:
 
     def _sign(self) -> None:
         try:
+            doubt = self._database.doubts.get(TAGS) if self._log == LEDGER.name else None
+            if doubt is not None:  # found by a transaction of this process; the others learn of it from the keys
+                self._integrator.doubt(TAGS, doubt)
+                self._database.doubts[self._log] = doubt
+                del self._database.doubts[TAGS]
             self._integrator.integrate()
         except LedgerInDoubt as doubt:
             if self._database.doubts.get(self._log) != doubt.message:

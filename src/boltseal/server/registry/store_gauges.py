@@ -16,7 +16,7 @@ from boltseal.errors import BoltsealError
 from boltseal.server.storage.disk_reserve import DiskReserve
 from boltseal.server.storage.metadata import ledger_store, ledger_tree, usage
 from boltseal.server.storage.metadata.migrate import DATABASE_NAME
-from boltseal.server.storage.metadata.protocol import LEDGER, OBSERVATIONS, Log, Metadata, Snapshot
+from boltseal.server.storage.metadata.protocol import LEDGER, OBSERVATIONS, TAGS, Log, Metadata, Snapshot
 from boltseal.server.storage.metrics import Gauge
 
 BLOBS_EVERY_S: Final = 60.0
@@ -68,6 +68,8 @@ class StoreGauges:
         found = self._database.read_and_wait(lambda snapshot: {log.name: sizes(snapshot, log) for log in _LOGS})
         begun = {name: pair for name, pair in found.items() if pair is not None}
         frozen = {name: float(name in self._database.doubts) for name in begun}
+        if TAGS in self._database.doubts and LEDGER.name in frozen:
+            frozen[LEDGER.name] = 1.0
         entries = {name: float(size) for name, (size, _) in begun.items()}
         unsigned = {name: float(number) for name, (_, number) in begun.items()}
         return [

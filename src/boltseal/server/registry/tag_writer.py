@@ -44,6 +44,7 @@ from boltseal.server.registry.models import (
     RepositoryRow,
     TagChange,
 )
+from boltseal.server.registry.tag_check import TagCheck
 from boltseal.server.storage.metadata import links, queries, tag_table
 from boltseal.server.storage.metadata.links import DigestSet
 from boltseal.server.storage.metadata.protocol import UnitOfWork
@@ -99,6 +100,7 @@ class TagWriter:
 
     def __init__(self, rules: RuleSet) -> None:
         self.rules = rules
+        self._check = TagCheck()
 
     def change(
         self,
@@ -110,8 +112,13 @@ class TagWriter:
         reason: str = "",
         conditions: Conditions = UNCONDITIONAL,
     ) -> TagChange:
-        """Return a change request for a tag, with the tag's row as it is now. Pass it on within the same transaction."""
-        return TagChange(repository, tag, tag_table.lock_tag(tx, repository.id, tag), actor, reason, conditions)
+        """Return a change request for a tag, with the tag's row as it is now. Pass it on within the same transaction.
+
+        Raises: TagDiffers: the row is not what the ledger says about the tag.
+        """
+        row = tag_table.lock_tag(tx, repository.id, tag)
+        self._check.check(tx, repository.name, tag, row)
+        return TagChange(repository, tag, row, actor, reason, conditions)
 
     def publish(
         self, tx: UnitOfWork, change: TagChange, pushed: PushedManifest, kind: EntryKind | None = None
@@ -227,6 +234,7 @@ class TagWriter:
     def expire(self, tx: UnitOfWork, repository: RepositoryRow, tag: Tag, actor: Actor) -> bool:
         """Delete a tag whose keep time is over; False when it is not over (any more)."""
         row = tag_table.lock_tag(tx, repository.id, tag)
+        self._check.check(tx, repository.name, tag, row)
         if row is None or row.digest is None or row.keep_until_us is None or row.keep_until_us > tx.now_us:
             return False
         change = TagChange(repository, tag, row, actor, f"its keep of {row.keep} is over")
@@ -234,7 +242,7 @@ class TagWriter:
         return True
 
     def recall(self, tx: UnitOfWork, repository: RepositoryRow, tag: Tag, audited: AuditedTag, canonical: str) -> None:
-        """Set a tag to the state in its last ledger entry, after entries were recovered.
+        """Set a tag to the state in its last ledger entry.
 
         The repository may lack that manifest. `canonical`: its sha256 where its digest has another algorithm.
 
@@ -244,6 +252,10 @@ class TagWriter:
         row = tag_table.lock_tag(tx, repository.id, tag)
         recalled = tag_rows.recalled(tag, row, audited, canonical)
         (tag_table.add if row is None else tag_table.change)(tx, repository.id, tag, recalled)
+
+    def remove_unrecorded(self, tx: UnitOfWork, repository: RepositoryRow, tag: Tag) -> None:
+        """Remove the row of a tag that the ledger never recorded. Only a manipulation leaves such a row."""
+        tag_table.remove(tx, repository.id, tag)
 
     def digest_of(self, tx: UnitOfWork, repository: RepositoryRow, tag: Tag) -> Digest | None:
         """Return the digest that a tag resolves to now, or None."""

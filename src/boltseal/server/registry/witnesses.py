@@ -4,33 +4,40 @@ One worker of a store at a time submits the newest checkpoint to each witness se
 ends its answers does not delay the others. Cosignatures are stored with the checkpoint.
 
 A witness that saw a larger or different checkpoint knows entries that this store lost. If the ledger's own key signed that
-checkpoint, it becomes the high-water mark, and then every process of the store refuses writes (`integrator`). A checkpoint
-without that signature is only reported. An older signed checkpoint never lowers the mark, however late a witness sends it.
+checkpoint, it becomes the high-water mark, and then every process of the store refuses writes (`integrator`). Where the
+witness shows no such checkpoint, its word that it saw a larger size is enough to refuse writes: the doubt is kept with the
+keys until the witness agrees, or `boltseal ledger recover --accept-loss`. An older signed checkpoint never lowers the mark,
+however late a witness sends it.
+
+Fail closed: a witness that can't be asked does not agree. A server starts with the doubt that its witnesses were not asked
+yet, and takes writes when enough of them agree (`[ledger] witness_quorum`, by default all). A witness agrees when it
+cosigned the newest checkpoint, or never heard of this ledger. One that fails later, while the server runs, changes nothing.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Final
 
 import structlog
 
-from boltseal.client.witness import Cosigned, SizeConflict, WitnessClient
+from boltseal.client.witness import Cosigned, LedgerUnknown, SizeConflict, WitnessClient
 from boltseal.errors import BoltsealError, Invalid
 from boltseal.ledger.checkpoint import Checkpoint, open_checkpoint
 from boltseal.ledger.merkle import consistency_path, prove
 from boltseal.ledger.note import NoteInvalid, Signature, SigningKey, VerifierKey, format_note, parse_note_unverified
 from boltseal.ledger.tiles import Tiles, needed
-from boltseal.server.storage.ledger_key import LedgerKeys, LedgerKeyUnreadable
+from boltseal.server.storage.ledger_key import WITNESSES, LedgerKeys, LedgerKeyUnreadable
 from boltseal.server.storage.metadata import ledger_tree
 from boltseal.server.storage.metadata.protocol import Metadata, Snapshot, UnitOfWork
 from boltseal.server.storage.worker_threads import finish_in_thread
 
 EVERY_S: Final = 1.0
 RETRY_S: Final = 30.0
+"""The longest pause after failures of one witness; the first is `EVERY_S`, and each one is twice as long as the one before."""
 START_TIMEOUT_S: Final = 3.0
 """How long a starting server waits for the witnesses' answers."""
 
@@ -39,22 +46,39 @@ _log = structlog.get_logger(__name__)
 
 @dataclass(slots=True)
 class WitnessState:
-    """One witness. `size`: of the last checkpoint that it saw, if known. `trouble`: why it is not asked until `retry_s`."""
+    """One witness. `size`: of the last checkpoint that it saw, if known. `trouble`: why it is not asked until `retry_s`.
+
+    `agrees`: None until it answered; False: it saw more than this store has, or the failure may hide that.
+    """
 
     client: WitnessClient
     key: VerifierKey
     size: int = 0
     trouble: str | None = None
     retry_s: float = field(default=0.0)
+    failures: int = 0
+    agrees: bool | None = None
+    ahead: str | None = None
 
 
 class Witnesses:
     """All witnesses of one process."""
 
-    def __init__(self, database: Metadata, keys: LedgerKeys, witnesses: Sequence[WitnessState]) -> None:
+    def __init__(
+        self,
+        database: Metadata,
+        keys: LedgerKeys,
+        witnesses: Sequence[WitnessState],
+        *,
+        quorum: int | None = None,
+        on_agreed: Callable[[], None] = lambda: None,
+    ) -> None:
         self._database = database
         self._keys = keys
         self._witnesses = witnesses
+        self._quorum = len(witnesses) if quorum is None else min(quorum, len(witnesses))
+        self._on_agreed = on_agreed
+        self._told: str | None = None
 
     @property
     def troubles(self) -> tuple[str, ...]:
@@ -70,7 +94,7 @@ class Witnesses:
                         await asyncio.gather(*(self._run_one(witness) for witness in self._witnesses))
             except LedgerKeyUnreadable as error:
                 _log.warning("witnesses not asked", reason=error.message)
-            await asyncio.sleep(RETRY_S)
+            await asyncio.sleep(EVERY_S)  # another process asks, until it ends
 
     async def at_start(self) -> None:
         """Ask all witnesses once, for at most `START_TIMEOUT_S`: a store that lost entries must not accept writes."""
@@ -108,9 +132,31 @@ class Witnesses:
             if witness.trouble is None:
                 _log.warning("witness did not cosign the checkpoint", witness=witness.key.name, reason=error.message)
             witness.trouble = error.message
-            witness.retry_s = asyncio.get_running_loop().time() + RETRY_S
+            if isinstance(error, LedgerUnknown):
+                witness.agrees, witness.ahead = True, None
+            pause_s = min(RETRY_S, EVERY_S * 2**witness.failures)
+            witness.failures = min(witness.failures + 1, 10)
+            witness.retry_s = asyncio.get_running_loop().time() + pause_s
         else:
-            witness.trouble = None
+            witness.trouble, witness.failures = None, 0
+        try:
+            await finish_in_thread(self._conclude)
+        except BoltsealError as error:
+            _log.warning("the witnesses' answers can't be kept", reason=error.message)
+
+    def _conclude(self) -> None:
+        """Keep or withdraw the doubt of the witnesses, by what all of them answered. Raises: LedgerKeyUnreadable."""
+        ahead = next((witness.ahead for witness in self._witnesses if witness.ahead is not None), None)
+        if ahead is not None:
+            if ahead != self._told:
+                _log.error("a witness saw another ledger than this store has", reason=ahead)
+                self._keys.put_doubt(WITNESSES, ahead)
+                self._told = ahead
+        elif sum(witness.agrees is True for witness in self._witnesses) >= self._quorum:
+            self._told = None
+            if self._keys.doubted(WITNESSES):
+                self._keys.clear_doubt(WITNESSES)
+                self._on_agreed()
 
     async def _show(self, witness: WitnessState, head: ledger_tree.SignedHead, key: SigningKey) -> None:
         checkpoint = open_checkpoint(head.note, key.verifier).checkpoint
@@ -121,11 +167,25 @@ class Witnesses:
             answer = await witness.client.add_checkpoint(witness.size, proof, head.note)
             if isinstance(answer, Cosigned):
                 await self._store(witness, head, checkpoint, answer.lines)
+                witness.agrees, witness.ahead = True, None
                 return
             if not isinstance(answer, SizeConflict) or answer.size == witness.size:
                 break  # it saw another root of the same size
             witness.size = answer.size
+        await self._note_other(witness)
         await self._check_larger(witness, key, head)
+
+    async def _note_other(self, witness: WitnessState) -> None:
+        """Note that a witness saw what this store does not have, by its own word, before anything else is asked of it."""
+        head = await self._database.read(ledger_tree.head)
+        here = 0 if head is None else head.size
+        if witness.size > here:
+            witness.agrees = False
+            witness.ahead = (
+                f"the witness {witness.key.name} saw {witness.size} entries of the ledger, and the data has {here} signed ones: "
+                "it is an old copy, or entries were removed; `boltseal ledger recover` brings them back"
+            )
+            await finish_in_thread(self._conclude)
 
     async def _store(
         self, witness: WitnessState, head: ledger_tree.SignedHead, checkpoint: Checkpoint, lines: bytes

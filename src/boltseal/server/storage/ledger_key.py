@@ -3,6 +3,7 @@
     ledger.key    one line, PRIVATE+KEY+<origin>+<id>+<key>; a reader of the file can sign for this ledger
     ledger.mark   the checkpoint that was signed last, as a note
     ledger.lock   locked by the process of a store that signs
+    ledger.tags.doubt, ledger.witnesses.doubt   why the ledger takes no entries, until that is resolved; most stores have none
     observations.key, .mark, .lock   the same for the log of observations
     witness.lock  locked by the process of a store that talks to witnesses
 
@@ -27,6 +28,10 @@ from boltseal.files.atomic_files import Disk, locked, write_file
 from boltseal.ledger.note import MAX_NOTE_BYTES, KeyInvalid, SigningKey
 
 LEDGER_NAME: Final = "ledger"
+WITNESSES: Final = "witnesses"
+DOUBTS: Final = ("tags", WITNESSES)
+"""What may doubt a ledger: the comparison of its entries with the rows of tags, and its witnesses."""
+MAX_DOUBT: Final = 1000
 _PRIVATE: Final = 0o600
 
 
@@ -42,6 +47,7 @@ class LedgerKeys:
 
     def __init__(self, folder: Path, disk: Disk | None = None, *, name: str = LEDGER_NAME) -> None:
         self.folder = folder
+        self._name = name
         self._key, self._mark, self._lock = (f"{name}.{kind}" for kind in ("key", "mark", "lock"))
         self._disk = disk or Disk()
 
@@ -109,6 +115,30 @@ class LedgerKeys:
         Raises: LedgerKeyUnreadable.
         """
         return self._read(self._mark)
+
+    def doubt(self) -> str | None:
+        """Return why the ledger takes no entries, None if it does. Raises: LedgerKeyUnreadable."""
+        for about in DOUBTS:
+            raw = self._read(f"{self._name}.{about}.doubt")
+            if raw is not None:
+                return raw.decode("utf-8", errors="replace").strip()
+        return None
+
+    def doubted(self, about: str) -> bool:
+        """Return whether there is a doubt of this kind. Raises: LedgerKeyUnreadable."""
+        return self._read(f"{self._name}.{about}.doubt") is not None
+
+    def put_doubt(self, about: str, reason: str) -> None:
+        """Let the ledger take no entries, in every process and after a restart. Raises: LedgerKeyUnreadable."""
+        self._write(f"{self._name}.{about}.doubt", f"{reason[:MAX_DOUBT]}\n".encode("utf-8", errors="replace"))
+
+    def clear_doubt(self, about: str) -> None:
+        """Withdraw a doubt. Raises: LedgerKeyUnreadable."""
+        name = f"{self._name}.{about}.doubt"
+        try:
+            (self.folder / name).unlink(missing_ok=True)
+        except OSError as error:
+            raise LedgerKeyUnreadable(f"{self.folder.name}/{name} can't be removed: {error.strerror}") from error
 
     def put_key(self, key: SigningKey) -> None:
         """Replace the signing key. Raises: LedgerKeyUnreadable."""

@@ -16,7 +16,7 @@ import queue
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
@@ -25,7 +25,7 @@ from typing import Any, Final, Protocol, TypeVar
 
 from boltseal.errors import BoltsealError, Unavailable
 from boltseal.server.storage.coordination.protocol import Generation
-from boltseal.server.storage.metadata.protocol import LEDGER, Clock, Job, Lookups, Query, WriteQueue
+from boltseal.server.storage.metadata.protocol import LEDGER, TAGS, Clock, Job, Lookups, Query, WriteQueue
 from boltseal.server.storage.metadata.sql import SqlSession
 from boltseal.server.storage.worker_threads import deliver
 
@@ -67,7 +67,7 @@ class SqlUnitOfWork:
 
     sql: SqlSession
     now_us: int
-    doubts: Mapping[str, str] = field(default_factory=dict)
+    doubts: dict[str, str] = field(default_factory=dict)
     invalidates_caches: bool = field(default=False)
     appended: set[str] = field(default_factory=set)
     complete_manifests: set[tuple[int, str]] = field(default_factory=set)
@@ -120,7 +120,7 @@ class SqlMetadata:
     @property
     def frozen(self) -> str | None:
         """The reason why the ledger takes no entry, None if it does."""
-        return self.doubts.get(LEDGER.name)
+        return self.doubts.get(LEDGER.name) or self.doubts.get(TAGS)
 
     @property
     def write_queue(self) -> WriteQueue:

@@ -141,6 +141,20 @@ def entries_of(
     return [IndexedLine(*row) for row in snapshot.sql.connection.execute(query.order_by(entry.c.idx).limit(limit))]
 
 
+def changes_of_tag(
+    snapshot: Snapshot, repository: str, tag: str, kinds: Collection[str], *, until: int, log: Log = LEDGER
+) -> Iterator[IndexedLine]:
+    """Yield the entries of a tag of these kinds before the index `until`, newest first."""
+    entry = TABLES[log].entry
+    query = (
+        select(entry.c.idx, entry.c.line)
+        .where(entry.c.repository == repository, entry.c.tag == tag, entry.c.kind.in_(kinds), entry.c.idx < until)
+        .order_by(entry.c.idx.desc())
+        .execution_options(yield_per=200)
+    )
+    yield from (IndexedLine(*row) for row in snapshot.sql.connection.execute(query))
+
+
 def newest_entries(
     snapshot: Snapshot,
     repository: str,

@@ -22,7 +22,7 @@ connection by `Snapshot.sql`, which is for modules of `server.storage` only (`te
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Final, NamedTuple, Protocol, TypeVar
@@ -46,6 +46,8 @@ LEDGER: Final = Log("ledger")
 """The ledger: what happened to the tags of this store."""
 OBSERVATIONS: Final = Log("observations")
 """What upstreams' tags were seen to resolve to."""
+TAGS: Final = "tags"
+"""The key in `doubts` of a difference between the rows of tags and the ledger; then the ledger takes no entry."""
 
 
 class Snapshot(Protocol):
@@ -61,14 +63,14 @@ class UnitOfWork(Snapshot, Protocol):
     """One job's transaction: a snapshot that may also be written to.
 
     `now_us`: the time of the transaction, microseconds since the epoch.
-    `doubts`: by a log's name, the reason why no entry may be added to it.
+    `doubts`: by a log's name, or TAGS, the reason why no entry may be added.
     `invalidates_caches`: set by the job when cached answers may be wrong after the COMMIT.
     `appended`: names of the logs to which the job added an entry.
     `complete_manifests`: manifests, as (repository id, digest), whose closure the job found complete.
     """
 
     now_us: int
-    doubts: Mapping[str, str]
+    doubts: dict[str, str]
     invalidates_caches: bool
     appended: set[str]
     complete_manifests: set[tuple[int, str]]
@@ -204,7 +206,7 @@ class Metadata(Protocol):
     generation: Generation
     lookups: Lookups
     doubts: dict[str, str]
-    """By a log's name, the reason why no entry may be added to it. Set by whatever doubts the store."""
+    """By a log's name, or TAGS, the reason why no entry may be added. Set by whatever doubts the store."""
     after_append: dict[str, Callable[[], None]]
     """By a log's name, a callback after a COMMIT with new entries. Called on the writer thread; must not wait or raise."""
 

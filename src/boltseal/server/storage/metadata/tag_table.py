@@ -1,6 +1,6 @@
 """The tag rows. Only the tag writer imports this module; import-linter checks it.
 
-A row is never removed: after a delete `digest` is None, and the row is the tombstone of a sealed tag. The tag writer decides
+A row that the ledger recorded is never removed: after a delete `digest` is None, and the row is the tombstone of a sealed tag. The tag writer decides
 what may be written; this module only reads and writes, within the transaction that it is given.
 """
 
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-from sqlalchemy import ColumnElement, and_, bindparam, func, insert, or_, select, update
+from sqlalchemy import ColumnElement, and_, bindparam, delete, func, insert, or_, select, update
 
 from boltseal.oci.digest import Digest
 from boltseal.oci.reference import Tag
@@ -49,6 +49,11 @@ def add(tx: UnitOfWork, repository_id: int, name: str, row: TagRow) -> None:
 def change(tx: UnitOfWork, repository_id: int, name: str, row: TagRow) -> None:
     """Replace the row of a tag."""
     tx.sql.connection.execute(_CHANGE, {"at_repository": repository_id, "at_name": name, **_values(row)})
+
+
+def remove(tx: UnitOfWork, repository_id: int, name: str) -> None:
+    """Remove the row of a tag that the ledger never recorded."""
+    tx.sql.connection.execute(delete(tag).where(tag.c.repository_id == repository_id, tag.c.name == name))
 
 
 def tags_resolving_to(

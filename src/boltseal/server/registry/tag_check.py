@@ -1,0 +1,322 @@
+"""Compares the rows of tags with the ledger. The rows are what the registry answers by; the signed entries are the record.
+
+Two checks:
+
+- `check_tag`, in the transaction of every change of a tag: its row says what its own last entry says, and that entry is in
+  the signed tree. So a row that was nulled, removed, repointed, unsealed, or whose entry was rewritten or removed is found
+  before another image gets the tag.
+- `StoreCheck`, when the server starts and once a day while it runs: every row, every entry, and the tree over them. It also
+  finds a row that was removed together with its entries, which leaves nothing for `check_tag` to see.
+
+A difference freezes the ledger: nothing is written until `boltseal ledger recover --tags` or a restored backup. The
+reason is kept with the keys (`LedgerKeys.put_doubt`), so a restart does not forget it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from datetime import datetime
+from functools import partial
+from hashlib import sha256
+from typing import Final
+
+import msgspec
+
+from boltseal.errors import Invalid
+from boltseal.ledger.audit import REMOVALS
+from boltseal.ledger.checkpoint import Checkpoint, parse_checkpoint_unverified
+from boltseal.ledger.entry import CHANGES, EntryKind, IndexedLine
+from boltseal.ledger.merkle import EMPTY_ROOT, HASH_BYTES, inclusion_path, leaf_hash, prove, verify_inclusion
+from boltseal.ledger.note import parse_note_unverified
+from boltseal.ledger.tiles import WIDTH, TileId, Tiles, grow, needed
+from boltseal.oci.digest import SHA256, Digest
+from boltseal.policy.rules import Keep
+from boltseal.server.registry.integrator import LedgerInDoubt
+from boltseal.server.registry.sequencer import CLOCK_BEHIND_LIMIT_US
+from boltseal.server.storage.metadata import ledger_store, ledger_tree, tag_entries
+from boltseal.server.storage.metadata.protocol import TAGS, Metadata, Snapshot, UnitOfWork
+from boltseal.server.storage.metadata.tag_entries import EntryColumns, TagOfRow
+from boltseal.server.storage.metadata.tag_row import TagRow
+
+BATCH: Final = 16 * WIDTH
+ROWS: Final = 2000
+MAX_TILES: Final = 4096
+"""How many tiles a `TagCheck` remembers as verified."""
+_REMEDY: Final = (
+    "the data was changed by something other than this registry: nothing is written until `boltseal ledger recover --tags` "
+    "or a restored backup makes them match"
+)
+
+
+class TagDiffers(LedgerInDoubt):
+    """The row of a tag is not what the ledger's last entry about it says."""
+
+
+class _Recorded(msgspec.Struct):
+    """What an entry says that a row has to agree with. The tree proves the line, so its form is not checked again."""
+
+    kind: EntryKind
+    time: str
+    repository: str
+    tag: str
+    digest: str
+    type: str
+    previous: int
+    extra: dict[str, str]
+
+    @property
+    def removed(self) -> bool:
+        return self.kind in REMOVALS
+
+    @property
+    def sealed(self) -> bool:
+        return not self.removed and self.extra.get("mode") == "sealed"
+
+    @property
+    def canonical(self) -> str:
+        """The sha256 of the manifest; "" where an old entry has another digest and does not say it."""
+        return self.digest if self.digest.startswith(f"{SHA256}:") else self.extra.get("canonical", "")
+
+
+_decoder: Final = msgspec.json.Decoder(_Recorded)
+
+
+def _read(line: bytes) -> _Recorded:
+    try:
+        return _decoder.decode(line)
+    except (ValueError, TypeError) as error:  # TypeError: it is no bytes
+        raise Invalid(f"it is not an entry: {error}") from error
+
+
+class TagCheck:
+    """Checks tags that are about to change. Remembers tiles that it verified: a full tile never changes."""
+
+    def __init__(self) -> None:
+        self._verified: dict[TileId, bytes] = {}
+
+    def check(self, tx: UnitOfWork, repository: str, tag: str, row: TagRow | None) -> None:
+        """Check the row of a tag. Raises: TagDiffers, and then nothing else is written either."""
+        last = tag_entries.last_change(tx, repository, tag)
+        if row is None and last is None:
+            return
+        problem = self._problem(tx, last, None if row is None else _of_row(row))
+        if problem is None:
+            return
+        message = f"{repository}:{tag}: {problem}; {_REMEDY}"
+        tx.doubts[TAGS] = message
+        raise TagDiffers(message)
+
+    def _problem(self, snapshot: Snapshot, last: IndexedLine | None, row: TagOfRow | None) -> str | None:
+        if last is None:
+            return "it has a row, and the ledger has no entry about it"
+        if row is None:
+            return f"it has no row, and entry {last.entry_index} of the ledger is about it"
+        if row.entry_index != last.entry_index:
+            return f"its row is of entry {row.entry_index}, and the last one about it is {last.entry_index}"
+        try:
+            self._check_signed(snapshot, last)
+            entry = _read(last.line)
+            return row_problem(row, entry, self.before(snapshot, entry))
+        except Invalid as error:
+            return f"entry {last.entry_index} is not the one that was signed ({error.message})"
+
+    def before(self, snapshot: Snapshot, entry: _Recorded) -> _Recorded | None:
+        """Return the last entry before a removal, which says whether the tag was sealed; any other entry itself.
+
+        Raises: an Invalid error.
+        """
+        at = entry
+        while at.removed and at.previous >= 0:
+            line = next(ledger_store.lines(snapshot, at.previous, batch=1, until=at.previous + 1), None)
+            if line is None:
+                raise Invalid(f"entry {at.previous} is missing")
+            self._check_signed(snapshot, line)
+            at = _read(line.line)
+        return None if at.removed else at
+
+    def _check_signed(self, snapshot: Snapshot, at: IndexedLine) -> None:
+        """Check that an entry is in the stored tree, if it is signed already. Raises: an Invalid error.
+
+        The integrator compares the stored tree with the signed mark whenever it changes.
+        """
+        head = ledger_tree.head(snapshot)
+        if head is None or at.entry_index >= head.size:
+            return
+        index, offset = divmod(at.entry_index, WIDTH)
+        place = TileId(0, index, min(WIDTH, head.size - index * WIDTH))
+        tile = ledger_tree.tiles(snapshot, [place]).get(place, b"")
+        leaf = leaf_hash(at.line) if isinstance(at.line, bytes) else b""
+        if tile[offset * HASH_BYTES : (offset + 1) * HASH_BYTES] != leaf:
+            raise Invalid("it has another hash")
+        seen = sha256(tile).digest()
+        if self._verified.get(place) == seen:
+            return
+        signed = parse_checkpoint_unverified(parse_note_unverified(head.note).text)
+        path = inclusion_path(at.entry_index, head.size)
+        tiles = Tiles(head.size, ledger_tree.tiles(snapshot, needed(path, head.size)))
+        verify_inclusion(leaf, at.entry_index, head.size, prove(path, tiles.node), signed.root)
+        if len(self._verified) >= MAX_TILES:
+            self._verified.clear()
+        self._verified[place] = seen
+
+
+def _of_row(row: TagRow) -> TagOfRow:
+    return TagOfRow(
+        0,
+        "",
+        "",
+        _text(row.digest),
+        _text(row.canonical),
+        row.media_type,
+        row.entry_index,
+        _text(row.sealed_digest),
+        _text(row.sealed_canonical),
+        row.sealed_media_type,
+        row.keep,
+        row.keep_until_us,
+        None,
+    )
+
+
+def _text(digest: Digest | None) -> str | None:
+    return None if digest is None else str(digest)
+
+
+def row_problem(row: TagOfRow, last: _Recorded, before: _Recorded | None) -> str | None:
+    """Return how a row differs from the last entry of its tag; None if it does not.
+
+    `before`: of a removed tag its last entry that was no removal, of any other tag the last entry itself.
+    """
+    seal = before if before is not None and before.sealed else None
+    expected = [
+        ("resolves to", row.digest, "" if last.removed else last.digest),
+        ("has the media type", row.media_type, "" if last.removed else last.type),
+        ("is sealed at", row.sealed_digest, seal.digest if seal else ""),
+        ("is sealed with the media type", row.sealed_media_type, seal.type if seal else ""),
+    ]
+    if not last.removed and last.canonical:
+        expected.append(("has the sha256", row.canonical, last.canonical))
+    if seal is not None and seal.canonical:
+        expected.append(("is sealed at the sha256", row.sealed_canonical, seal.canonical))
+    if seal is not None:
+        expected.append(("is kept", row.keep, seal.extra.get("keep", "")))
+    for what, found, recorded in expected:
+        if (found or "") != recorded:
+            return f"by its row it {what} {found or 'nothing'}, and by its entry {recorded or 'nothing'}"
+    if seal is not None and not _keeps_until(row.keep_until_us, seal):
+        return f"it is not kept as long as {row.keep} says"
+    return None
+
+
+def _keeps_until(until_us: int | None, seal: _Recorded) -> bool:
+    keep = Keep.parse(seal.extra.get("keep", ""))
+    due_us = keep.until(int(datetime.fromisoformat(seal.time).timestamp() * 1_000_000))
+    if due_us is None or until_us is None:
+        return due_us is until_us
+    return abs(until_us - due_us) <= CLOCK_BEHIND_LIMIT_US + 1_000_000  # by so much an entry may be ahead of the clock
+
+
+class StoreCheck:
+    """Compares all rows and entries of a store with its tree. `pause`: called between steps with the time of the last one."""
+
+    def __init__(self, database: Metadata, pause: Callable[[], None] = lambda: None) -> None:
+        self._database = database
+        self._pause = pause
+
+    def problem(self) -> str | None:
+        """Return the first difference, None without one."""
+        for check in (self._entries, self._rows, self._missing):
+            found = check()
+            if found is not None:
+                return f"{found}; {_REMEDY}"
+        return None
+
+    def _entries(self) -> str | None:
+        """Check that no entry is missing or changed, by the tree over them, and that each is found by what it says."""
+        head, signed = self._database.read_and_wait(_sizes)
+        edge: Mapping[TileId, bytes] = {}
+        root, size, at = EMPTY_ROOT, 0, 0
+        while batch := self._database.read_and_wait(partial(_batch, at)):
+            for number, one in enumerate(batch, start=at):
+                if one.entry_index != number:
+                    return f"entry {number} of the ledger is missing"
+                if not _is_found_by(one):
+                    return f"entry {one.entry_index} of the ledger is stored under another name than its own"
+            at += len(batch)
+            leaves = [leaf_hash(one.line) for one in batch if one.entry_index < signed.size]
+            if leaves:
+                grown = grow(size, edge, leaves)
+                root, size, edge = grown.root, grown.size, grown.edge
+            self._pause()
+        if at < head:
+            return f"the ledger has {head} entries, and only {at} of them are stored"
+        if (size, root) != (signed.size, signed.root):
+            return f"the first {signed.size} entries of the ledger are not the ones that were signed"
+        return None
+
+    def _rows(self) -> str | None:
+        """Check that each row says what the entry that it names says."""
+        after = (-1, "")
+        while True:
+            rows, problem = self._database.read_and_wait(partial(_checked_rows, after))
+            if problem is not None or not rows:
+                return problem
+            after = (rows[-1].repository_id, rows[-1].name)
+            self._pause()
+
+    def _missing(self) -> str | None:
+        """Check that each tag with an entry has a row of its last one."""
+        found = self._database.read_and_wait(tag_entries.without_row)
+        if found is None:
+            return None
+        return f"{found[0]}:{found[1]}: it has no row of the last entry about it"
+
+
+def _checked_rows(after: tuple[int, str], snapshot: Snapshot) -> tuple[list[TagOfRow], str | None]:
+    """Return the next rows, and the first difference in them."""
+    rows = tag_entries.rows_after(snapshot, after, ROWS)
+    problems = ((row, problem_of(snapshot, row)) for row in rows)
+    found = next(((row, problem) for row, problem in problems if problem is not None), None)
+    return rows, None if found is None else f"{found[0].repository}:{found[0].name}: {found[1]}"
+
+
+def all_rows(snapshot: Snapshot) -> Iterator[TagOfRow]:
+    """Yield the rows of all tags, each with the entry that it names."""
+    after = (-1, "")
+    while rows := tag_entries.rows_after(snapshot, after, ROWS):
+        yield from rows
+        after = (rows[-1].repository_id, rows[-1].name)
+
+
+def problem_of(snapshot: Snapshot, row: TagOfRow) -> str | None:
+    """Return how a row differs from the entry that it names; None if it does not."""
+    if row.line is None:
+        return f"its row is of entry {row.entry_index}, which is missing"
+    try:
+        entry = _read(row.line)
+        if (entry.repository, entry.tag) != (row.repository, row.name) or entry.kind not in CHANGES:
+            return f"its row is of entry {row.entry_index}, which is not about it"
+        return row_problem(row, entry, TagCheck().before(snapshot, entry) if entry.removed else entry)
+    except Invalid as error:
+        return f"entry {row.entry_index} can't be read: {error.message}"
+
+
+def _sizes(snapshot: Snapshot) -> tuple[int, Checkpoint]:
+    """Return the number of entries by the head row, and the stored checkpoint, which the integrator compares with the mark."""
+    head, signed = ledger_store.head(snapshot), ledger_tree.head(snapshot)
+    if head is None or signed is None or not signed.size:
+        return 0 if head is None else head.size, Checkpoint("", 0, EMPTY_ROOT)
+    return head.size, parse_checkpoint_unverified(parse_note_unverified(signed.note).text)
+
+
+def _batch(start: int, snapshot: Snapshot) -> list[EntryColumns]:
+    return tag_entries.entries_from(snapshot, start, BATCH)
+
+
+def _is_found_by(one: EntryColumns) -> bool:
+    """Return whether the columns of an entry are what its line says."""
+    try:
+        said = _read(one.line)
+    except Invalid:
+        return False
+    return (said.kind, said.repository, said.tag) == (one.kind, one.repository, one.tag)
