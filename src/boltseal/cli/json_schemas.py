@@ -154,7 +154,7 @@ ROWS: Final[Mapping[str, _Row]] = {
         "base_digest?": OptionalDigest,
         "labels?": dict[str, str],
     },
-    "check": _FINDING | {"digest": OptionalDigest},
+    "check": _FINDING | {"digest": OptionalDigest, "settles": OptionalTime},
     "compare": _FINDING | {"other": str, "reasons": list[str], "digests": list[DigestText]},
     "copy": {"ref": str, "status": str, "reason?": str, "digest?": DigestText, "referrers?": int},
     "deploy": _RELEASE,
@@ -180,6 +180,7 @@ ROWS: Final[Mapping[str, _Row]] = {
     "inspect": {
         "ref": str,
         "status": str,
+        "settles": OptionalTime,
         "digest": DigestText,
         "media_type": str,
         "artifact_type": str | None,
