@@ -62,7 +62,7 @@ def _lists_current(index: Manifest, change: TagChange) -> bool:
     row = change.row
     if row is None or row.canonical is None or row.media_type is None:
         return False
-    return lists(index, row.canonical, row.media_type)
+    return any(lists(index, digest, row.media_type) for digest in (row.canonical, row.digest or row.canonical))
 
 
 def _lists_pushed(index: Manifest, pushed: PushedManifest) -> bool:
