@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import pytest
@@ -79,6 +80,34 @@ def test_the_last_entry_of_each_tag_is_kept() -> None:
         ("shop/app", "1.0.0"): AuditedTag(3, "", "", A, "a/b", "root", "forever", 1_002, "dev", 1_003)
     }
     assert (audit.size, audit.last_time_us, audit.origin, audit.rules_sha256) == (4, 1_003, "reg.example", "c" * 64)
+
+
+SETTLING = {"mode": "settling", "keep": "30d", "settles": "1970-01-01T00:01:00.000000Z"}
+
+
+def test_a_settling_tag_is_not_sealed() -> None:
+    """The audit knows when it is sealed and how long it is kept then; it may move until an entry seals it."""
+    audit = Audit()
+    story: list[dict[str, Any]] = [
+        {"kind": EntryKind.TAG_CREATED, "previous": -1, "type": "a/b", "extra": SETTLING},
+        {"kind": EntryKind.TAG_MOVED, "was": A, "digest": B, "type": "a/b", "extra": SEALED},
+    ]
+    first, second = lines(*story)
+    problems = audit.take(0, first)
+    settling = dataclasses.replace(audit.names["shop/app", "1.0.0"])
+    problems += audit.take(1, second)
+    sealed = audit.names["shop/app", "1.0.0"]
+
+    assert problems == []
+    assert (settling.bound, settling.keep, settling.settles_us) == ("", "30d", 60_000_000)
+    assert (sealed.bound, sealed.keep, sealed.settles_us) == (B, "forever", 0)
+
+
+def test_a_settling_tag_without_a_time_is_a_problem() -> None:
+    """A ledger that lets a tag settle for ever contradicts itself."""
+    line = lines({"kind": EntryKind.TAG_CREATED, "previous": -1, "extra": {"mode": "settling", "keep": "forever"}})[0]
+
+    assert "it says that the tag settles, but not when" in Audit().take(0, line)[0]
 
 
 def test_an_expected_origin_is_compared_with_the_first_entry() -> None:

@@ -85,6 +85,29 @@ def test_a_push_to_a_sealed_name_without_a_version() -> None:
     )
 
 
+def test_a_push_of_another_part_of_the_image() -> None:
+    """The client's habit is named, and what to do about it."""
+    message = refusal_message.put_sealed(Tag("1.4.2"), APP, bound(), NEW, "1.4.3", part_of_image=True)
+
+    assert message == (
+        "tag 1.4.2 of shop/app is sealed at sha256:ab12cd34ef56 since 2026-11-24 by ci; this push is sha256:cd34ef56ab12; "
+        "this client pushes every part of an image under its tag (Docker 23 to 26 with containerd's image store, ctr, "
+        "nerdctl and `docker buildx imagetools` of that time do): use a newer client, or build with `--provenance=false`, "
+        'or ask the operator for a rule with settle = "60s"; publish under a new tag (free: 1.4.3)'
+    )
+
+
+def test_a_push_to_a_settling_tag() -> None:
+    """The time at which it is sealed, and the only push that it takes before."""
+    settling = refusal_message.SettlingTag(bound().digest, "ci", bound().since_us)
+
+    assert refusal_message.put_settling(Tag("1.4.2"), APP, settling, NEW) == (
+        "tag 1.4.2 of shop/app is settling: ci pushed sha256:ab12cd34ef56, and until it is sealed (2026-11-24T08:29:01Z) "
+        "only an index from ci that lists this digest may replace it; this push is sha256:cd34ef56ab12; "
+        "publish under a new tag"
+    )
+
+
 def test_a_push_to_a_tombstone() -> None:
     """The message has the complete digest, with which the tag could be restored."""
 

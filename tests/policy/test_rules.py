@@ -63,9 +63,9 @@ def test_a_rule_has_the_keys_of_its_table() -> None:
     [
         (
             {"repositry": "a"},
-            'rule 1: unknown key "repositry"; did you mean repository? (a rule has repository, tag, mode, keep)',
+            'rule 1: unknown key "repositry"; did you mean repository? (a rule has repository, tag, mode, keep, settle)',
         ),
-        ({"x": "a"}, 'rule 1: unknown key "x" (a rule has repository, tag, mode, keep)'),
+        ({"x": "a"}, 'rule 1: unknown key "x" (a rule has repository, tag, mode, keep, settle)'),
         ({"tag": 1}, "rule 1: tag is of type int; expected a string in quotes"),
         ({"tag": ["a"]}, "rule 1: tag is of type list; expected a string in quotes"),
         ({"mode": "mutable"}, 'rule 1: mode is "mutable"; expected "sealed", "floating" or "append-only"'),
@@ -87,6 +87,16 @@ def test_a_rule_has_the_keys_of_its_table() -> None:
             'rule 1: repository = "Shop/*": "S" can\'t be in a repository name: they are lower-case',
         ),
         ({"tag": "a[b"}, 'rule 1: tag = "a[b": "a[b" opens a class with "[" and never closes it with "]"'),
+        (
+            {"mode": "floating", "settle": "60s"},
+            'rule 1: settle = "60s" delays a seal, and mode is "floating"; leave settle out',
+        ),
+        ({"settle": "0s"}, 'rule 1: settle is "0s"; expected "1s" to "1h"'),
+        ({"settle": "2h"}, 'rule 1: settle is "2h"; expected "1s" to "1h"'),
+        (
+            {"settle": "60"},
+            'rule 1: settle is "60"; expected a whole number and a unit (s, m, h or d), such as "10m" or "7d"',
+        ),
         ({"tag": "-*"}, 'rule 1: no valid name matches tag "-*", so it can never apply'),
     ],
 )
@@ -166,6 +176,7 @@ def test_keep_counts_from_the_sealing(keep: Keep, until_us: int | None) -> None:
             '[[rule]]\nrepository = "shop/*"\ntag = "[a-z]*"\nmode = "floating"',
         ),
         ({"tag": "1.*", "keep": "7d"}, '[[rule]]\ntag = "1.*"\nmode = "sealed"\nkeep = "7d"'),
+        ({"settle": "60s"}, '[[rule]]\nmode = "sealed"\nsettle = "1m"'),
     ],
 )
 def test_a_rule_can_be_written_back(table: dict[str, object], text: str) -> None:
@@ -183,6 +194,7 @@ def test_rules_that_decide_equally_have_one_canonical_text() -> None:
     assert text == parse_rules([{"keep": "7d", "tag": "1.*", "mode": "sealed", "repository": "**"}]).canonical()
     assert text != RuleSet().canonical()
     assert json.loads(text)[0] == ["**", "1.*", "sealed", "7d"]
+    assert json.loads(parse_rules([{"settle": "60s"}]).canonical())[0] == ["**", "*", "sealed", "forever", "settle 1m"]
     assert len(json.loads(text)) == 1 + len(FLOATING_TAGS) + 2
     assert "\n" not in text
     assert (

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from boltseal.oci.digest import Digest
+from boltseal.policy.image_parts import Parts
 from boltseal.policy.rules import Mode
 from boltseal.policy.seal import UNUSED, Identity, PushDecision, TagState, judge
 
@@ -62,6 +63,45 @@ def test_a_rule_decides_for_a_tag_that_is_not_sealed(
     """A mutable tag may become sealed at a push, and never the other way."""
 
     assert judge(FLOATS_AT_A, pushed, mode, extends=extends) is verdict
+
+
+FROM_CI = TagState(resolves_to=A, bound=None, settling_by="ci")
+INDEX_OF_A = Parts(settle=True, actor="ci", index=True, lists_current=True)
+ATTESTATION = Parts(settle=True, actor="ci", attestation=True)
+
+
+@pytest.mark.parametrize(
+    ("state", "pushed", "parts", "verdict"),
+    [
+        (UNUSED, A, Parts(settle=True, actor="ci"), PushDecision.CREATE_SETTLING),
+        (UNUSED, A, Parts(settle=True, actor="ci", index=True), PushDecision.CREATE),
+        (UNUSED, A, ATTESTATION, PushDecision.PART),
+        (FLOATS_AT_A, B, Parts(settle=True, actor="ci"), PushDecision.MOVE_SETTLING),
+        (FLOATS_AT_A, B, Parts(settle=True, actor="ci", index=True), PushDecision.MOVE_AND_SEAL),
+        (FLOATS_AT_A, A, ATTESTATION, PushDecision.SEAL),
+        (FROM_CI, A, Parts(settle=True, actor="other"), PushDecision.SAME),
+        (FROM_CI, B, INDEX_OF_A, PushDecision.MOVE_AND_SEAL),
+        (FROM_CI, B, dataclasses.replace(INDEX_OF_A, settle=False), PushDecision.MOVE_AND_SEAL),
+        (FROM_CI, B, dataclasses.replace(INDEX_OF_A, actor="other"), PushDecision.REFUSED_SETTLING),
+        (FROM_CI, B, Parts(settle=True, actor="ci", index=True), PushDecision.REFUSED_SETTLING),
+        (FROM_CI, B, Parts(settle=True, actor="ci"), PushDecision.REFUSED_SETTLING),
+        (FROM_CI, B, ATTESTATION, PushDecision.PART),
+        (FROM_CI, B, dataclasses.replace(ATTESTATION, actor="other"), PushDecision.REFUSED_SETTLING),
+        (FROM_CI, B, Parts(settle=True, actor="ci", other_platform=True), PushDecision.PART),
+        (FROM_CI, B, Parts(settle=True, actor="other", other_platform=True), PushDecision.REFUSED_SETTLING),
+        (SEALED_AT_A, B, Parts(settle=True, in_current=True), PushDecision.PART),
+        (SEALED_AT_A, B, Parts(in_current=True), PushDecision.REFUSED_BOUND),
+        (SEALED_AT_A, B, INDEX_OF_A, PushDecision.REFUSED_BOUND),
+        (SEALED_AT_A, B, ATTESTATION, PushDecision.REFUSED_BOUND),
+        (TOMBSTONE_OF_A, B, Parts(settle=True, in_current=True), PushDecision.REFUSED_TOMBSTONE),
+    ],
+)
+def test_a_tag_settles_until_the_index_of_its_user_arrives(
+    state: TagState, pushed: Identity, parts: Parts, verdict: PushDecision
+) -> None:
+    """Only an index that lists the present manifest, from the user who pushed that, replaces it before it is sealed."""
+
+    assert judge(state, pushed, Mode.SEALED, extends=True, parts=parts) is verdict
 
 
 steps = st.one_of(

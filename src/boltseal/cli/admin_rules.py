@@ -12,6 +12,7 @@ from boltseal.cli.output import CommandOutput, print_table
 from boltseal.cli.server_options import settings_of
 from boltseal.errors import Invalid, quote
 from boltseal.oci.reference import Repository, Tag
+from boltseal.policy.durations import format_duration
 from boltseal.policy.rule_decision import decide
 from boltseal.policy.rules import Mode, Rule
 
@@ -74,7 +75,8 @@ def _effect(rule: Rule) -> str:
     match rule.mode:
         case Mode.SEALED:
             kept = {None: "kept permanently", 0: "deletable"}.get(rule.keep.days, f"kept for {rule.keep.days} days")
-            return f"sealed at its first push, {kept}"
+            first = f"its index, or {format_duration(rule.settle_us)} after its first push"
+            return f"sealed at {first if rule.settle_us else 'its first push'}, {kept}"
         case Mode.FLOATING:
             return "mutable (mode floating): it may move, and every move is recorded"
         case Mode.APPEND_ONLY:

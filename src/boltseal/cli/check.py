@@ -37,5 +37,11 @@ def check(
     with CommandOutput("check", as_json=as_json) as output:
         found = check_tag(CheckRequest.parse(ref, digest), access)
         output.outcome = found.outcome
-        output.add(ref=str(found.reference), status=found.status, reason=found.reason, digest=found.digest)
+        output.add(
+            ref=str(found.reference),
+            status=found.status,
+            reason=found.reason,
+            digest=found.digest,
+            settles=found.settles or None,
+        )
         output.print(f"{found.reference}: {found.reason}")

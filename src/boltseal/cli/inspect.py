@@ -37,9 +37,11 @@ def inspect(
     """
     with CommandOutput("inspect", as_json=as_json) as output:
         location = Location.parse(ref)
-        found = inspect_image(location, platform, access)
+        found, settles = inspect_image(location, platform, access)
         name = ref if location.reference is None else str(location.reference)
-        output.add(ref=name, status="present", **_fields(found))
+        output.add(ref=name, status="settling" if settles else "present", settles=settles or None, **_fields(found))
+        if settles:
+            output.print(f"settling    the tag is not sealed before {_clean(settles)}")
         for line in _lines(found):
             output.print(line)
 

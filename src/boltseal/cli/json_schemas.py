@@ -155,7 +155,7 @@ ROWS: Final[Mapping[str, _Row]] = {
         "base_digest?": OptionalDigest,
         "labels?": dict[str, str],
     },
-    "check": _FINDING | {"digest": OptionalDigest},
+    "check": _FINDING | {"digest": OptionalDigest, "settles": OptionalTime},
     "compare": _FINDING | {"other": str, "reasons": list[str], "digests": list[DigestText]},
     "copy": {
         "ref": str,
@@ -188,6 +188,7 @@ ROWS: Final[Mapping[str, _Row]] = {
     "inspect": {
         "ref": str,
         "status": str,
+        "settles": OptionalTime,
         "digest": DigestText,
         "media_type": str,
         "artifact_type": str | None,

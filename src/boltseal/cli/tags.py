@@ -42,9 +42,13 @@ def tags(
                 raise Invalid(f"--at is {quote(at)}; expected a time such as 2026-11-24T08:29")
             _print_past(output, tags_at(reference, time_us, access))
             return
-        for tag in list_tags(reference, access):
-            output.add(ref=f"{reference.name}:{tag}", status="present", tag=tag)
+        listed = list_tags(reference, access)
+        for tag in listed.tags:
+            status = "settling" if tag in listed.settling else "present"
+            output.add(ref=f"{reference.name}:{tag}", status=status, tag=tag)
             output.print(tag)
+        if listed.settling:
+            output.say(f"settling, not sealed yet: {', '.join(sorted(listed.settling))}")
 
 
 def _print_past(output: CommandOutput, found: PastTags) -> None:

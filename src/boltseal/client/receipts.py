@@ -9,7 +9,7 @@ from boltseal.client.ledger_trust import LedgerCheck, LedgerUnchecked
 from boltseal.client.transport import Transport
 from boltseal.errors import Invalid, Precondition
 from boltseal.ledger.checkpoint import SignedCheckpoint
-from boltseal.ledger.entry import parse
+from boltseal.ledger.entry import MODE_SETTLING, SETTLES, parse
 from boltseal.ledger.follow import first_checkpoint
 from boltseal.ledger.merkle import leaf_hash, verify_inclusion
 from boltseal.ledger.proof import VerifiedReceipt, open_receipt, parse_receipt_unverified
@@ -45,6 +45,10 @@ async def fetch_receipt(
         raise LedgerUnchecked(f"{registry} shows no ledger, so there is no receipt")
     # 2
     wanted = changes[-1]
+    if wanted.entry.extra.get("mode") == MODE_SETTLING:
+        raise RemoteNotFound(
+            f"{repository}:{tag} is settling, so it has no receipt: it is not sealed before {wanted.entry.extra.get(SETTLES)}"
+        )
     raw = await LedgerClient(transport, registry).receipt(wanted.index, repository)
     try:
         key = head.trusted.key

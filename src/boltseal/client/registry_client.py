@@ -9,6 +9,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, replace
@@ -42,16 +43,21 @@ _NO_REFERRERS: Final = frozenset({404, 405, 501})
 _TIMESTAMP: Final = "org.opencontainers.distribution.tag.timestamp"
 _EVENT: Final = "org.opencontainers.distribution.tag.event"
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+_is_moment: Final = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9:.]{8,15}Z", re.ASCII).fullmatch
 _ACCEPT: Final = ", ".join(sorted(MANIFEST_TYPES))
 
 
 @dataclass(frozen=True, slots=True)
 class Resolved:
-    """What a tag or digest resolves to at a registry: digest, media type, size in bytes (-1: not sent)."""
+    """What a tag or digest resolves to at a registry: digest, media type, size in bytes (-1: not sent).
+
+    `settles`: when the registry seals the tag, which is not sealed yet; "" for every other tag.
+    """
 
     digest: Digest
     media_type: str
     size: int
+    settles: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +112,9 @@ class RegistryClient:
             raise RemoteMismatch(f"{self.registry} was asked for {reference} and answers with {digest}")
         media_type = parse_content_type(reply.headers.get("content-type")) or ""
         length = reply.headers.get("content-length", "")
-        return Resolved(digest, media_type, int(length) if length.isdecimal() else -1)
+        settles = reply.headers.get("boltseal-settles", "")
+        size = int(length) if length.isdecimal() else -1
+        return Resolved(digest, media_type, size, settles if _is_moment(settles) else "")
 
     async def resolve_explained(self, repository: Repository, reference: Tag | Digest) -> Resolved:
         """Do the same as `resolve`; a missing reference is reported with the registry's own reason (`explain_missing`)."""
@@ -213,12 +221,17 @@ class RegistryClient:
         length = reply.headers.get("content-length", "")
         return None if reply.status == 404 else int(length) if length.isdecimal() else -1
 
-    async def tags(self, repository: Repository) -> AsyncIterator[Tag]:
-        """Yield every tag of a repository, in the registry's order, over all pages. Raises: RemoteNotFound."""
+    async def tags(self, repository: Repository, settling: set[str] | None = None) -> AsyncIterator[Tag]:
+        """Yield every tag of a repository, in the registry's order, over all pages. Raises: RemoteNotFound.
+
+        `settling`: takes the tags that the registry names as not sealed yet.
+        """
         path = f"/v2/{repository}/tags/list?n=1000"
         for _ in range(MAX_PAGES):
             call = RegistryRequest(self.registry, "GET", path, f"tags of {repository}", _pull(repository))
             reply = await self._transport.request(call)
+            if settling is not None:
+                settling.update(reply.headers.get("boltseal-settling", "").split())
             for name in self._decode(reply, _Tags, f"tags of {repository}").tags or ():
                 yield self._tag(name, repository)
             following = _next_page(reply.headers.get("link", ""), path)

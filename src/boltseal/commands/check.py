@@ -49,11 +49,15 @@ class CheckRequest:
 
 @dataclass(frozen=True, slots=True)
 class CheckResult:
-    """The state of a tag. `digest`: of its image or tombstone, as the registry wrote it."""
+    """The state of a tag. `digest`: of its image or tombstone, as the registry wrote it.
+
+    `settles`: when a settling tag is sealed, as the registry wrote it; "" for every other tag.
+    """
 
     reference: Reference
     status: TagStatus
     digest: str | None
+    settles: str = ""
 
     @property
     def outcome(self) -> Outcome:
@@ -63,6 +67,10 @@ class CheckResult:
     @property
     def reason(self) -> str:
         """The status as a sentence."""
+        return self._status + (f"; it is settling: not sealed before {self.settles}" if self.settles else "")
+
+    @property
+    def _status(self) -> str:
         match self.status:
             case TagStatus.FREE:
                 return "free: it may be published"
@@ -77,18 +85,18 @@ class CheckResult:
 def check_tag(request: CheckRequest, options: RegistryOptions) -> CheckResult:
     """Ask a registry for a tag. Raises: LedgerBroken, RemoteUnavailable and other errors of the registry client."""
     reference = request.reference
-    status, digest = ask_followed(options, [reference.registry], lambda transport: _status(transport, request))
-    if request.digest is not None and digest is not None and request.digest.fits(Digest.parse(digest)):
-        status = TagStatus.SAME
-    return CheckResult(reference, status, digest)
+    found = ask_followed(options, [reference.registry], lambda transport: _state(transport, request))
+    if request.digest is not None and found.digest is not None and request.digest.fits(Digest.parse(found.digest)):
+        return replace(found, status=TagStatus.SAME)
+    return found
 
 
-async def _status(transport: Transport, request: CheckRequest) -> tuple[TagStatus, str | None]:
+async def _state(transport: Transport, request: CheckRequest) -> CheckResult:
     reference = request.reference
     try:
         resolved = await RegistryClient(transport, reference.registry).resolve(reference.repository, request.tag)
     except RemoteNotFound as missing:
         if missing.bound is None:
-            return TagStatus.FREE, None
-        return TagStatus.DELETED, missing.bound
-    return TagStatus.TAKEN, str(resolved.digest)
+            return CheckResult(reference, TagStatus.FREE, None)
+        return CheckResult(reference, TagStatus.DELETED, missing.bound)
+    return CheckResult(reference, TagStatus.TAKEN, str(resolved.digest), resolved.settles)

@@ -30,12 +30,21 @@ class PastTags:
         return Outcome.DIFFERS if self.proven.problems else Outcome.HOLDS
 
 
-def list_tags(reference: Reference, options: RegistryOptions) -> list[Tag]:
+@dataclass(frozen=True, slots=True)
+class ListedTags:
+    """All tags of a repository. `settling`: those that the registry names as not sealed yet."""
+
+    tags: tuple[Tag, ...]
+    settling: frozenset[str]
+
+
+def list_tags(reference: Reference, options: RegistryOptions) -> ListedTags:
     """Return all tags of a repository. Raises: errors of the registry client."""
 
-    async def listed(transport: Transport) -> list[Tag]:
-        client = RegistryClient(transport, reference.registry)
-        return [tag async for tag in client.tags(reference.repository)]
+    async def listed(transport: Transport) -> ListedTags:
+        client, settling = RegistryClient(transport, reference.registry), set[str]()
+        tags = [tag async for tag in client.tags(reference.repository, settling)]
+        return ListedTags(tuple(tags), frozenset(settling.intersection(tags)))
 
     return ask_followed(options, [reference.registry], listed)
 

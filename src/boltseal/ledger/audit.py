@@ -18,7 +18,18 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Final
 
-from boltseal.ledger.entry import CHANGES, OF_EVERY_LOG, OF_OBSERVATIONS, Entry, EntryInvalid, EntryKind, parse
+from boltseal.ledger.entry import (
+    CHANGES,
+    MODE_SETTLING,
+    OF_EVERY_LOG,
+    OF_OBSERVATIONS,
+    SETTLES,
+    Entry,
+    EntryInvalid,
+    EntryKind,
+    parse,
+    parse_time,
+)
 
 REMOVALS: Final = frozenset({EntryKind.TAG_DELETED, EntryKind.TAG_PURGED, EntryKind.TAG_EXPIRED})
 """Kinds after which the tag resolves to nothing."""
@@ -30,8 +41,9 @@ class AuditedTag:
     """What the ledger last recorded of a tag. For a tag that does not exist `digest` and `media_type` are "".
 
     `bound`, `bound_type`: the digest and media type that it was sealed at; `bound_by`: the actor. `keep`: how long it is
-    protected; `kept_us`: when that was last recorded. All are "" or 0 if the tag was never sealed. `actor`, `changed_us`: of
-    the last entry.
+    protected; `kept_us`: when that was last recorded. All are "" or 0 if the tag was never sealed. `settles_us`: when a tag
+    that is settling is sealed, 0 for any other; `keep` is then how long it will be protected. `actor`, `changed_us`: of the
+    last entry.
     """
 
     index: int = -1
@@ -44,6 +56,7 @@ class AuditedTag:
     kept_us: int = 0
     actor: str = ""
     changed_us: int = 0
+    settles_us: int = 0
 
 
 @dataclass(slots=True)
@@ -115,14 +128,21 @@ class Audit:
         # 5, unless a problem above already covers it
         if entry.was == state.digest and not removed:
             problems += _unfit(entry, state)
-        self._remember(state, index, entry, removed=removed)
+        problems += self._remember(state, index, entry, removed=removed)
         self.keep(entry, state)
 
     @staticmethod
-    def _remember(state: AuditedTag, index: int, entry: Entry, *, removed: bool) -> None:
+    def _remember(state: AuditedTag, index: int, entry: Entry, *, removed: bool) -> Iterator[str]:
         state.index = index
         state.actor, state.changed_us = entry.actor, entry.time_us
         state.digest, state.media_type = ("", "") if removed else (entry.digest, entry.type)
+        state.settles_us = 0
+        if not removed and entry.extra.get("mode") == MODE_SETTLING:
+            state.keep = entry.extra.get("keep", "")
+            try:
+                state.settles_us = parse_time(entry.extra.get(SETTLES, ""))
+            except EntryInvalid as error:
+                yield f"it says that the tag settles, but not when: {error.message}"
         if removed or entry.extra.get("mode") != "sealed":
             return
         state.keep, state.kept_us = entry.extra.get("keep", ""), entry.time_us

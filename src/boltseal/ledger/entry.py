@@ -76,6 +76,11 @@ CHANGES: Final = frozenset(kind for kind in EntryKind if kind.startswith("tag.")
 """Kinds of entries that change a tag."""
 RECORDS: Final = frozenset({EntryKind.BUILT, EntryKind.REBUILD_REQUESTED, EntryKind.RELEASED})
 """Kinds of entries that record something about an image and change no tag."""
+MODE_SETTLING: Final = "settling"
+"""The `mode` in the extra of an entry about a tag that is not sealed yet, but will be at the time in `settles`."""
+SETTLES: Final = "settles"
+PLATFORM: Final = "platform"
+"""Keys of such an entry's extra: when the tag is sealed, and the platform of its image, if that is known."""
 RELEASE_PROJECT: Final = "project"
 RELEASE_NUMBER: Final = "release"
 RELEASE_HOST: Final = "host"
@@ -187,7 +192,7 @@ def parse(raw: bytes) -> Entry:
         raise EntryInvalid(f"an entry of version {line.v}; this version reads {VERSION}")
     entry = Entry(
         kind=line.kind,
-        time_us=_parse_time(line.time),
+        time_us=parse_time(line.time),
         registry=line.registry,
         repository=line.repository,
         tag=line.tag,
@@ -273,7 +278,7 @@ def format_time(time_us: int) -> str:
     return (_EPOCH + timedelta(microseconds=time_us)).isoformat(timespec="microseconds")[:26] + "Z"
 
 
-def _parse_time(text: str) -> int:
+def parse_time(text: str) -> int:
     """Parse the output of `format_time` to microseconds since the epoch. Raises: EntryInvalid for any other text."""
     try:
         if _is_time(text) is None:

@@ -67,15 +67,46 @@ class SealedBinding:
     keep: str
 
 
-def put_sealed(tag: Tag, repository: Repository, binding: SealedBinding, pushed: Digest, free: str | None) -> str:
-    """Refuse a push of other content to a sealed tag. `free`: the next tag, when that is free."""
+@dataclass(frozen=True, slots=True)
+class SettlingTag:
+    """A tag that is settling: its digest, the user who pushed it, and when it is sealed (microseconds since the epoch)."""
+
+    digest: Digest
+    by: str
+    until_us: int
+
+
+def put_sealed(
+    tag: Tag,
+    repository: Repository,
+    binding: SealedBinding,
+    pushed: Digest,
+    free: str | None,
+    *,
+    part_of_image: bool = False,
+) -> str:
+    """Refuse a push of other content to a sealed tag.
+
+    `free`: the next tag, when that is free. `part_of_image`: this manifest and the sealed one belong to one image, whose
+    parts the client pushes under its tag.
+    """
     if binding.keep == "deletable":
         stands = f"is sealed at {binding.digest.short} (it may be deleted, never moved)"
     else:
         stands = f"is sealed at {binding.digest.short}"
     return (
         f"tag {tag} of {repository} {stands} since {_day(binding.since_us)} by {person(binding.by)}; "
-        f"this push is {pushed.short}; {_instead(tag, repository, free)}"
+        f"this push is {pushed.short}; {_PUSHES_PARTS if part_of_image else ''}{_instead(tag, repository, free)}"
+    )
+
+
+def put_settling(tag: Tag, repository: Repository, settling: SettlingTag, pushed: Digest) -> str:
+    """Refuse a push of other content to a settling tag."""
+    by = person(settling.by)
+    return (
+        f"tag {tag} of {repository} is settling: {by} pushed {settling.digest.short}, and until it is sealed "
+        f"({_moment(settling.until_us)}) only an index from {by} that lists this digest may replace it; "
+        f"this push is {pushed.short}; publish under a new tag"
     )
 
 
@@ -157,6 +188,11 @@ def delete_signature(digest: Digest, repository: Repository, keeping: SomeTags) 
     return f"manifest {digest.short} of {repository} refers to what {_seals(keeping)}, and can't be deleted before that can"
 
 
+_PUSHES_PARTS: Final = (
+    "this client pushes every part of an image under its tag (Docker 23 to 26 with containerd's image store, ctr, nerdctl and "
+    "`docker buildx imagetools` of that time do): use a newer client, or build with `--provenance=false`, or ask the operator "
+    'for a rule with settle = "60s"; '
+)
 _LIFT: Final = "an admin can lift that protection with `boltseal tag unseal`"
 
 
@@ -220,6 +256,10 @@ def _keep(keep: str) -> str:
 
 def _day(time_us: int) -> str:
     return (_EPOCH + timedelta(microseconds=time_us)).date().isoformat()
+
+
+def _moment(time_us: int) -> str:
+    return (_EPOCH + timedelta(microseconds=time_us)).isoformat(timespec="seconds").replace("+00:00", "Z")
 
 
 def person(name: str) -> str:

@@ -30,6 +30,7 @@ class RefusalReason(StrEnum):
 
     SEALED = "sealed"
     TOMBSTONE = "tombstone"
+    SETTLING = "settling"
     NOT_EXTENDED = "not-extended"
     PROTECTED = "protected"
     QUOTA = "quota"
@@ -61,6 +62,7 @@ class RefusalReason(StrEnum):
 MEANINGS: Final[Mapping[RefusalReason, str]] = {
     RefusalReason.SEALED: "the tag is sealed and resolves to another digest",
     RefusalReason.TOMBSTONE: "the tag was sealed and deleted; it can come back only with the same digest",
+    RefusalReason.SETTLING: "the tag is settling, and the push is not the index that completes it",
     RefusalReason.NOT_EXTENDED: "the tag is append-only and the push removes content",
     RefusalReason.PROTECTED: "a delete of something that a sealed tag protects",
     RefusalReason.QUOTA: "over a user's quota, or over a limit on uploads or referrers",
@@ -110,7 +112,7 @@ DETAIL_KEYS: Final[Mapping[str, str]] = {
     "the first digest that is missing",
     "pushed": "the digest of the refused push",
     "since": "when the tag was sealed; of a tombstone, when it was deleted",
-    "by": "the user who sealed the tag",
+    "by": "the user who sealed the tag; of a settling tag, who pushed it",
     "free": "tags that the same content could be pushed to, at most one; absent where no next version is obvious or free",
     "rule": "the rule that applies to the tag",
 }

@@ -20,6 +20,7 @@ from enum import StrEnum
 from typing import Final
 
 from boltseal.errors import Invalid, quote
+from boltseal.policy.durations import UNITS_US, DurationInvalid, format_duration, parse_duration
 from boltseal.policy.globs import Glob, GlobInvalid, parse_repository_glob, parse_tag_glob
 from boltseal.policy.setting_keys import SettingKey
 from boltseal.policy.unreachable_rules import first_including, matches_no_name
@@ -27,7 +28,9 @@ from boltseal.policy.unreachable_rules import first_including, matches_no_name
 MAX_RULES: Final = 1000
 MAX_KEEP_DAYS: Final = 36_500
 
-_DAY_US = 86_400_000_000
+MAX_SETTLE_US: Final = UNITS_US["h"]
+
+_DAY_US = UNITS_US["d"]
 RULE_KEYS: Final = {
     "repository": SettingKey("**", "Repositories of the rule."),
     "tag": SettingKey("*", "Tags of the rule."),
@@ -37,6 +40,13 @@ RULE_KEYS: Final = {
         (
             "How long the bytes of a sealed tag are protected: `forever`, days such as `365d`, or `deletable`; the "
             "tag can never resolve to another digest in any case."
+        ),
+    ),
+    "settle": SettingKey(
+        "",
+        (
+            "For clients that push the parts of an image under its tag: how long a new tag waits for its index before it is "
+            "sealed, such as `60s`; at most `1h`. Default: it is sealed at once."
         ),
     ),
 }
@@ -99,13 +109,17 @@ DELETABLE: Final = Keep(0)
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """One rule. `number`: its position in the configuration, from 1; 0 for built-in rules."""
+    """One rule. `number`: its position in the configuration, from 1; 0 for built-in rules.
+
+    `settle_us`: how long a tag that is pushed without an index waits for one before it is sealed; 0: it is sealed at once.
+    """
 
     repository: Glob
     tag: Glob
     mode: Mode = Mode.SEALED
     keep: Keep = FOREVER
     number: int = 0
+    settle_us: int = 0
 
     def matches(self, repository: str, tag: str) -> bool:
         """Return whether both globs match."""
@@ -133,6 +147,8 @@ class Rule:
         lines.append(f'mode = "{self.mode}"')
         if self.mode is Mode.SEALED and self.keep != FOREVER:
             lines.append(f'keep = "{self.keep}"')
+        if self.settle_us:
+            lines.append(f'settle = "{format_duration(self.settle_us)}"')
         return "\n".join(lines)
 
     def __str__(self) -> str:
@@ -179,7 +195,11 @@ class RuleSet:
         Written into the ledger when the rules change, so the built-in rules, which may change with a
         release, are in it too.
         """
-        rows = [[str(rule.repository), str(rule.tag), str(rule.mode), str(rule.keep)] for rule in self.rules]
+        rows = [
+            [str(rule.repository), str(rule.tag), str(rule.mode), str(rule.keep)]
+            + ([f"settle {format_duration(rule.settle_us)}"] if rule.settle_us else [])
+            for rule in self.rules
+        ]
         return json.dumps(rows, separators=(",", ":"))
 
 
@@ -213,6 +233,7 @@ def _parse_rule(table: Mapping[str, object], number: int) -> Rule:
         mode=mode,
         keep=_parse_keep(values.get("keep"), mode),
         number=number,
+        settle_us=_parse_settle(values.get("settle"), mode),
     )
 
 
@@ -238,6 +259,20 @@ def _parse_keep(text: str | None, mode: Mode) -> Keep:
             f'keep = "{text}" protects only what is sealed, and mode is "{mode}"; leave keep out, or seal these names'
         )
     return DELETABLE
+
+
+def _parse_settle(text: str | None, mode: Mode) -> int:
+    if text is None:
+        return 0
+    if mode is not Mode.SEALED:
+        raise RuleInvalid(f'settle = {quote(text)} delays a seal, and mode is "{mode}"; leave settle out')
+    try:
+        settle_us = parse_duration(text)
+    except DurationInvalid as error:
+        raise RuleInvalid(f"settle is {error.message}") from error
+    if not 0 < settle_us <= MAX_SETTLE_US:
+        raise RuleInvalid(f'settle is {quote(text)}; expected "1s" to "{format_duration(MAX_SETTLE_US)}"')
+    return settle_us
 
 
 def _unknown_key(key: str) -> str:

@@ -186,6 +186,9 @@ class Application(Starlette):
             )
             rebuilding = asyncio.create_task(scheduler.run())
         recording = asyncio.create_task(self._mirror.run())
+        sealing = asyncio.create_task(
+            store.registry.settling.run(self._clock, lambda: _read_only(self._settings, store) is None)
+        )
         has_push_proxy = any(terms.push for terms in self._settings.upstreams) and not self._settings.server.read_only
         settling = asyncio.create_task(self._push_proxy.run()) if has_push_proxy else None
         if self._reload is not None:
@@ -197,7 +200,7 @@ class Application(Starlette):
                 yield
         finally:
             self._api = None
-            for task in (janitor, checking, rebuilding, recording, asked, settling, self._reloading):
+            for task in (janitor, checking, rebuilding, recording, asked, settling, sealing, self._reloading):
                 if task is not None:
                     task.cancel()
                     with contextlib.suppress(asyncio.CancelledError):
@@ -388,6 +391,7 @@ class Application(Starlette):
             notes = (*notes, *self._witnesses.troubles)
         if self._notifier is not None:
             notes = (*notes, *self._notifier.dispatcher.troubles)
+        notes = (*notes, *self._store.registry.settling.troubles)
         read_only = _read_only(self._settings, self._store)
         return await readiness(self._store.database, self._disk_reserve(), read_only, notes, self._clock)
 

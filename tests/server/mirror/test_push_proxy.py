@@ -22,10 +22,10 @@ from tests.images import (
     signature_tag,
 )
 from tests.polling import until
-from tests.server.mirror.mirrors import NAME, mirroring
+from tests.server.mirror.mirrors import NAME, mirror_settings, mirroring, table_of
 from tests.server.mirror.observed import observed
 from tests.server.mirror.push_proxies import APP, PUT, entries, reserved, tags_upstream
-from tests.serving import Serving
+from tests.serving import Serving, serving_as
 
 
 @pytest.fixture
@@ -43,6 +43,20 @@ async def gate(data: Path, upstream: FakeUpstream, whole_store: None) -> AsyncIt
 
 
 # --- forwarded ---
+
+
+async def test_a_tag_of_an_upstream_never_settles(data: Path, upstream: FakeUpstream, whole_store: None) -> None:
+    """The upstream has no such state: a rule with `settle` seals its tags at once."""
+    settings = mirror_settings(data, table_of(upstream, push=True), rule=[{"settle": "60s"}])
+    async with serving_as(settings) as gate:
+        app = image("app")
+        answer = await push(gate.client, APP, "1.4.2", app)
+        refused = await push(gate.client, APP, "1.4.2", index(app))
+
+    assert "boltseal-ledger-index" in answer.headers
+    assert refused.status_code == 409
+    assert "this client pushes every part of an image" in error_of(refused)[1]
+    assert tags_upstream(upstream) == {"1.4.2": app.digest}
 
 
 async def test_a_push_is_forwarded_and_recorded(gate: Serving, data: Path, upstream: FakeUpstream) -> None:

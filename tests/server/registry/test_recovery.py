@@ -26,7 +26,7 @@ from tests.fakes.disk import FailingDisk
 from tests.polling import until_answer
 from tests.server.registry.ledgers import BareLedger
 from tests.servers import boltseal
-from tests.serving import serving, settings_of
+from tests.serving import Clock, serving, settings_of
 
 PUSHED = images.image("pushed after the copy was taken")
 OTHER = images.image("what another user would publish under the same name")
@@ -89,6 +89,31 @@ async def test_the_entries_are_recovered_from_the_newer_folder(behind: Settings,
     assert any("which the repository does not have" in one for one in missing)
     assert refused.status_code == 409
     assert latest == PUSHED.digest
+    assert examined.outcome is FindingStatus.HOLDS
+
+
+async def test_a_settling_tag_comes_back_settling(tmp_path: Path) -> None:
+    """The ledger has its deadline: after a recovery the tag neither moves nor waits for ever."""
+    data, rules, clock = tmp_path / "data", [{"settle": "60s", "keep": "30d"}], Clock(1_790_000_000_000_000)
+    settings = settings_of(data, rules)
+    async with serving(data, rules, clock=clock) as registry:
+        await images.push(registry.client, "shop/app", "1.0.0", images.image("old"))
+    shutil.copytree(data, tmp_path / "old")
+    async with serving(data, rules, clock=clock) as registry:
+        await images.push(registry.client, "shop/app", "2.0.0", PUSHED)
+    data.rename(tmp_path / "lost")
+    (tmp_path / "old").rename(data)
+    recover(settings, tmp_path / "lost")
+    async with serving(data, rules, clock=clock) as registry:
+        refused = await images.push(registry.client, "shop/app", "2.0.0", images.image("old"))
+        again = await images.push(registry.client, "shop/app", "2.0.0", PUSHED)
+        clock.advance(seconds=60)
+        sealed = await images.push(registry.client, "shop/app", "2.0.0", PUSHED)
+    examined = examine_store(settings, lambda *_: None)
+
+    assert refused.status_code == 409
+    assert again.headers["boltseal-settles"] == "2026-09-21T14:14:20.000000Z"
+    assert "boltseal-ledger-index" in sealed.headers
     assert examined.outcome is FindingStatus.HOLDS
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import signal
 import socket
@@ -241,6 +242,24 @@ def test_a_restart_keeps_published_images(tmp_path: Path) -> None:
 
         assert pulled.content == body
         assert other.status_code == 409
+    assert program.run("admin", "fsck", "--data", tmp_path / "data").code == 0
+
+
+def test_a_settling_tag_survives_a_kill_and_is_sealed_once(tmp_path: Path) -> None:
+    """Its time runs on while no server runs; of several workers one seals it, with one ledger entry."""
+    with boltseal(tmp_path / "data", config='[[rule]]\nsettle = "1s"\n') as server, client_of(server) as client:
+        answer = put(client, "shop/app:1.0.0", manifest(client, "shop/app", "one"))
+        ends_within(server, ENDS_WITHIN_S, signal.SIGKILL)
+    with boltseal(tmp_path / "data", workers=3) as server, client_of(server) as client:
+        url = "/v2/shop/app/manifests/1.0.0"
+        wait_until(lambda: "max-age" in client.get(url).headers["cache-control"], "the tag is sealed")
+        other = put(client, "shop/app:1.0.0", manifest(client, "shop/app", "other"))
+        entries = "/v2/shop/app/_boltseal/history/1.0.0"
+        lines = wait_until(lambda: (found := client.get(entries).json()["entries"])[1:] and found, "it is signed")
+
+    assert "boltseal-settles" in answer.headers
+    assert other.status_code == 409
+    assert [json.loads(each["line"])["kind"] for each in lines] == ["tag.created", "tag.sealed"]
     assert program.run("admin", "fsck", "--data", tmp_path / "data").code == 0
 
 

@@ -26,6 +26,9 @@ from boltseal.server.registry.pulls import Pulls
 REFERRERS_PAGE_BYTES: Final = 2 * 1024 * 1024
 """Approximate limit of a referrers response; clients refuse manifests over 4 MiB."""
 
+SETTLING_HEADER: Final = b"boltseal-settling"
+"""The tags of a page that are settling, separated by spaces: the first fifty."""
+
 _ROW_BYTES: Final = 300
 """Approximate size of a referrer without its annotations."""
 
@@ -63,7 +66,8 @@ class ListingRoutes:
 def tags_response(repository: Repository, page: Page[Tag], n: int) -> Response:
     """Return the response for a page of tags."""
     path = f"/v2/{repository}/tags/list"
-    return _page({"name": repository, "tags": page.items}, path, n, page.items[-1:] if page.more else ())
+    more = [(SETTLING_HEADER, " ".join(page.settling).encode())] if page.settling else []
+    return _page({"name": repository, "tags": page.items}, path, n, page.items[-1:] if page.more else (), more)
 
 
 def referrers_response(target: ReferrersTarget, found: ReferrersPage, artifact_type: str | None, n: int) -> Response:
@@ -93,7 +97,10 @@ def _limit_size(rows: Sequence[ReferrerRow]) -> list[ReferrerRow]:
     return page
 
 
-def _page(document: object, path: str, n: int, last: Iterable[str]) -> Response:
-    """Return a page of names. `last`: the last name if more follow, otherwise empty."""
+def _page(
+    document: object, path: str, n: int, last: Iterable[str], more: Sequence[tuple[bytes, bytes]] = ()
+) -> Response:
+    """Return a page of names. `last`: the last name if more follow, otherwise empty. `more`: further headers."""
     extra = [(b"link", link_next(path, {"n": str(n), "last": name})) for name in last if n]
+    extra += more
     return responses.with_body(json.dumps(document, separators=(",", ":")).encode(), extra=extra)

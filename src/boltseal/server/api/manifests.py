@@ -11,6 +11,7 @@ from collections.abc import Awaitable, Callable
 from functools import lru_cache
 from typing import Final, TypeAlias
 
+from boltseal.ledger.entry import format_time
 from boltseal.oci.digest import Digest
 from boltseal.oci.reference import Tag
 from boltseal.server.api import caching, responses
@@ -28,6 +29,9 @@ from boltseal.server.registry.pulls import Pulls
 
 MAX_TAGS: Final = 64
 """The maximum of `?tag=` parameters in one push; the spec requires at least ten."""
+
+SETTLES_HEADER: Final = "boltseal-settles"
+"""When the tag in the path is sealed; sent while it is settling."""
 
 _MAX_CACHED_HEADERS: Final = 4096
 
@@ -55,7 +59,9 @@ class ManifestRoutes:
     def manifest_response(self, request: Request, found: ManifestAnswer) -> Response:
         """Return the response for a manifest that was found."""
         digest = str(found.digest)
-        full, unchanged = self._headers(found.media_type, digest, found.size, found.sealed, found.by_digest)
+        full, unchanged = self._headers(
+            found.media_type, digest, found.size, found.sealed, found.by_digest, found.settles_us
+        )
         if_none_match = request.header(b"if-none-match")
         if if_none_match is not None and not_modified(if_none_match, digest):
             return Response(304, unchanged)
@@ -91,7 +97,7 @@ class ManifestRoutes:
         return Response(202, responses.EMPTY)
 
     def _build_headers(
-        self, media_type: str, digest: str, size: int, sealed: bool, by_digest: bool
+        self, media_type: str, digest: str, size: int, sealed: bool, by_digest: bool, settles_us: int | None
     ) -> tuple[Headers, Headers]:
         """Return the headers of a 200 and of a 304. The result is cached."""
         cache_control = (
@@ -100,7 +106,12 @@ class ManifestRoutes:
             else caching.by_tag(sealed=sealed, anonymous_pull=self._anonymous_pull)
         )
         unchanged = responses.headers(
-            [("docker-content-digest", digest), ("etag", f'"{digest}"'), ("cache-control", cache_control)]
+            [
+                ("docker-content-digest", digest),
+                ("etag", f'"{digest}"'),
+                ("cache-control", cache_control),
+                *_settles(settles_us),
+            ]
         )
         return (
             *responses.headers([("content-type", media_type), ("content-length", str(size))]),
@@ -120,9 +131,17 @@ class ManifestRoutes:
             pairs.append(("oci-subject", str(published.subject)))
         if published.ledger_index is not None:
             pairs.append(("boltseal-ledger-index", str(published.ledger_index)))
+        pairs += _settles(published.settles_us)
+        if isinstance(target.reference, Tag) and target.reference not in published.tags:
+            pairs.append(("warning", f'299 - "stored as a part of an image; tag {target.reference} stays as it is"'))
         if asked:
             pairs += [("oci-tag", tag) for tag in published.tags]
         return responses.headers(pairs)
+
+
+def _settles(settles_us: int | None) -> list[tuple[str, str]]:
+    """Return the header that says when a settling tag is sealed; nothing for any other tag."""
+    return [] if settles_us is None else [(SETTLES_HEADER, format_time(settles_us))]
 
 
 def _tags(request: Request) -> tuple[Tag, ...]:

@@ -24,7 +24,7 @@ from boltseal.server.mirror.upstream_tags import TagHeldBack
 from boltseal.server.registry.integrator import LedgerInDoubt
 from boltseal.server.registry.quota_checks import UploadsTooMany
 from boltseal.server.registry.sequencer import ClockBehind, LedgerFrozen, LedgerMissing
-from boltseal.server.registry.tag_writer import NotExtended, ReferencesMissing, TagTombstoned
+from boltseal.server.registry.tag_writer import NotExtended, ReferencesMissing, TagSettling, TagTombstoned
 
 REASONS: Final[Mapping[type[BoltsealError], RefusalReason]] = {
     errors.Invalid: RefusalReason.INVALID,
@@ -47,6 +47,7 @@ REASONS: Final[Mapping[type[BoltsealError], RefusalReason]] = {
     UpstreamRefused: RefusalReason.UPSTREAM,
     NotExtended: RefusalReason.NOT_EXTENDED,
     TagTombstoned: RefusalReason.TOMBSTONE,
+    TagSettling: RefusalReason.SETTLING,
     errors.SealedDelete: RefusalReason.PROTECTED,
     errors.Precondition: RefusalReason.PRECONDITION,
     errors.TooLarge: RefusalReason.TOO_LARGE,

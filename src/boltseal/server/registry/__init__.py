@@ -19,6 +19,7 @@ from boltseal.server.registry.refusals import RefusalLog
 from boltseal.server.registry.reserved_push import ReservedPushes
 from boltseal.server.registry.restores import Restores
 from boltseal.server.registry.seals import Seals
+from boltseal.server.registry.settling import SettlingTags
 from boltseal.server.registry.tag_writer import TagWriter
 from boltseal.server.registry.uploads import UploadManager
 from boltseal.server.registry.upstream_state import UpstreamStates
@@ -44,6 +45,7 @@ class Registry:
     upstreams: UpstreamStates
     refusals: RefusalLog
     reserved_pushes: ReservedPushes
+    settling: SettlingTags
 
 
 def build_registry(
@@ -61,9 +63,10 @@ def build_registry(
     replaces, with its caches, which do not depend on rules or quotas.
     """
     tag_writer, refusals = TagWriter(rules), RefusalLog(rules)
-    manifests = Manifests(database, tag_writer, refusals, quotas)
+    pulls = pulls or Pulls(database, blobs)
+    manifests = Manifests(database, tag_writer, refusals, quotas, pulls)
     return Registry(
-        pulls=pulls or Pulls(database, blobs),
+        pulls=pulls,
         manifests=manifests,
         uploads=UploadManager(database, blobs, disk_reserve, quotas),
         deletes=Deletes(database, tag_writer, refusals),
@@ -76,4 +79,5 @@ def build_registry(
         upstreams=UpstreamStates(database),
         refusals=refusals,
         reserved_pushes=ReservedPushes(database, manifests, tag_writer, refusals),
+        settling=SettlingTags(database, tag_writer),
     )

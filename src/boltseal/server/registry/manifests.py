@@ -12,28 +12,43 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
+from typing import Final
 
 from boltseal.oci.digest import Digest, DigestInvalid
 from boltseal.oci.manifest import Link, LinkKind, ManifestInvalid, parse_manifest
+from boltseal.policy.image_parts import platform_of
+from boltseal.policy.rule_decision import decide
 from boltseal.server.registry.models import ManifestPush, ManifestUpload, Published, PushedManifest, RepositoryRow
+from boltseal.server.registry.pulls import BlobUnknown, Pulls
 from boltseal.server.registry.quota_checks import UNCHECKED, QuotaChecks
 from boltseal.server.registry.refusals import RefusalLog
 from boltseal.server.registry.tag_writer import TagWriter
+from boltseal.server.storage.blobs.protocol import StoreBroken
 from boltseal.server.storage.metadata import queries
 from boltseal.server.storage.metadata.protocol import Metadata, UnitOfWork
 from boltseal.server.storage.metadata.queries import ManifestRow
 
+MAX_CONFIG_BYTES: Final = 1024 * 1024
+"""Of the config of an image whose platform is read."""
+
 
 class Manifests:
-    """Stores pushed manifests and publishes their tags."""
+    """Stores pushed manifests and publishes their tags. `pulls`: reads the platform of images; without it none is known."""
 
     def __init__(
-        self, database: Metadata, tag_writer: TagWriter, refusals: RefusalLog, quotas: QuotaChecks = UNCHECKED
+        self,
+        database: Metadata,
+        tag_writer: TagWriter,
+        refusals: RefusalLog,
+        quotas: QuotaChecks = UNCHECKED,
+        pulls: Pulls | None = None,
     ) -> None:
         self._database = database
         self._tag_writer = tag_writer
         self._refusals = refusals
         self._quotas = quotas
+        self._pulls = pulls
 
     async def put(self, upload: ManifestUpload) -> Published:
         """Store a manifest and let its tags resolve to it (end-7).
@@ -44,12 +59,28 @@ class Manifests:
             SealedPut, Precondition: as `TagWriter.publish`.
             Denied: a quota is exceeded.
         """
-        return await self.put_parsed(parse_upload(upload))
+        push = parse_upload(upload)
+        settles = any(decide(self._tag_writer.rules, push.repository, tag).settle_us for tag in push.tags)
+        return await self.put_parsed(replace(push, platform=await self._platform(push)) if settles else push)
 
     async def put_parsed(self, push: ManifestPush) -> Published:
         """Store a manifest whose bytes were already verified and parsed. Raises as `put`."""
         with self._refusals.logged("push", push.repository, push.tags, push.pushed.digest, push.actor):
             return await self._database.write(lambda tx: self.publish(tx, push))
+
+    async def _platform(self, push: ManifestPush) -> str:
+        """Return the platform of a pushed image, from its config in this repository; "" if it is not known."""
+        config = push.pushed.manifest.config
+        if config is None or config.size > MAX_CONFIG_BYTES or self._pulls is None:
+            return ""
+        try:
+            stored = await self._pulls.blob(push.repository, config.digest)
+            pieces = [
+                piece async for piece in self._pulls.read_blob(config.digest, 0, min(stored.size, MAX_CONFIG_BYTES))
+            ]
+        except (BlobUnknown, StoreBroken):
+            return ""
+        return platform_of(b"".join(pieces))
 
     def publish(self, tx: UnitOfWork, push: ManifestPush) -> Published:
         """Store and publish a parsed push within a transaction. Raises as `put`."""
@@ -60,17 +91,29 @@ class Manifests:
             if not push.tags:
                 push.conditions.check(f"manifest {pushed.digest.short}", pushed.digest if stored else None)
             self._store(tx, repository, push, stored)
-            results = []
+            results = {}
             for tag in push.tags:
-                change = self._tag_writer.change(tx, repository, tag, actor, conditions=push.conditions)
-                results.append(self._tag_writer.publish(tx, change, pushed))
+                change = self._tag_writer.change(
+                    tx,
+                    repository,
+                    tag,
+                    actor,
+                    conditions=push.conditions,
+                    may_settle=push.may_settle,
+                    platform=push.platform,
+                )
+                result = self._tag_writer.publish(tx, change, pushed)
+                if result is not None:
+                    results[tag] = result
+        first = next(iter(results.values()), None)
         subject = pushed.manifest.subject
         return Published(
             digest=pushed.digest,
-            tags=push.tags,
+            tags=tuple(results),
             subject=None if subject is None else subject.digest,
-            ledger_index=results[0].entry_index if results else None,
-            created=stored is None or any(result.changed for result in results),
+            ledger_index=None if first is None or first.settles_us is not None else first.entry_index,
+            created=stored is None or any(result.changed for result in results.values()),
+            settles_us=None if first is None else first.settles_us,
         )
 
     def _store(self, tx: UnitOfWork, repository: RepositoryRow, push: ManifestPush, stored: ManifestRow | None) -> None:

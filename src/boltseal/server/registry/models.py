@@ -76,6 +76,7 @@ class ManifestAnswer:
     """A manifest, byte for byte as it was pushed.
 
     `sealed`: the reference in the request can never resolve to other bytes. `by_digest`: that reference was a digest.
+    `settles_us`: that reference is a tag that is settling, and is sealed at this time.
     """
 
     raw: bytes
@@ -84,6 +85,7 @@ class ManifestAnswer:
     size: int
     sealed: bool
     by_digest: bool
+    settles_us: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,10 +107,11 @@ class ReferrersPage:
 
 @dataclass(frozen=True, slots=True)
 class Page(Generic[Item]):
-    """One page of a sorted listing. `more`: more items follow."""
+    """One page of a sorted listing. `more`: more items follow. `settling`: the first tags of the page that are settling."""
 
     items: tuple[Item, ...]
     more: bool
+    settling: tuple[Item, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,21 +158,28 @@ class PushedManifest:
 
 @dataclass(frozen=True, slots=True)
 class ManifestPush:
-    """A parsed push: the manifest to store, and the tags that are to resolve to it, each once."""
+    """A parsed push: the manifest to store, and the tags that are to resolve to it, each once.
+
+    `may_settle`: False seals a new tag at once, also under a rule that lets tags settle. `platform`: of the image, read for
+    such rules only; "" if it is not known.
+    """
 
     repository: Repository
     pushed: PushedManifest
     tags: tuple[Tag, ...]
     actor: Actor
     conditions: Conditions = UNCONDITIONAL
+    may_settle: bool = True
+    platform: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Published:
     """The result of a manifest push. `tags`: every tag that now resolves to `digest`, in the order of the request.
 
-    `subject`: the manifest's subject, if it has one. `ledger_index`: the entry of the first tag, None for a push
-    without tags. `created`: False when the push changed nothing.
+    `subject`: the manifest's subject, if it has one. `ledger_index`: the entry of the first of these tags, None without
+    one and while that tag is settling; `settles_us` is then when it is sealed. `created`: False when the push changed
+    nothing.
     """
 
     digest: Digest
@@ -177,6 +187,7 @@ class Published:
     subject: Digest | None
     ledger_index: int | None
     created: bool
+    settles_us: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,7 +202,8 @@ class RepositoryRow:
 class TagChange:
     """A requested change of one tag, with the tag's row before it.
 
-    `row` None: the name was never used. `reason`: goes into the ledger entry.
+    `row` None: the name was never used. `reason`: goes into the ledger entry. `may_settle`, `platform`: as of
+    `ManifestPush`.
     """
 
     repository: RepositoryRow
@@ -200,6 +212,8 @@ class TagChange:
     actor: Actor
     reason: str = ""
     conditions: Conditions = UNCONDITIONAL
+    may_settle: bool = True
+    platform: str = ""
 
     @property
     def current(self) -> Digest | None:
@@ -209,7 +223,11 @@ class TagChange:
 
 @dataclass(frozen=True, slots=True)
 class EntryResult:
-    """The ledger entry that describes a tag's current state. `changed`: whether this request wrote it."""
+    """The ledger entry that describes a tag's current state. `changed`: whether this request wrote it.
+
+    `settles_us`: when the tag is sealed, if it is settling.
+    """
 
     entry_index: int
     changed: bool
+    settles_us: int | None = None

@@ -129,12 +129,20 @@ class Pulls:
         found = await self._database.lookups.tag(repository, reference)
         if found is None:
             raise await self._no_tag(repository, reference)
-        if known is not None and str(known.digest) == found.digest and not found.sealed:
+        if known is not None and (str(known.digest), known.sealed, known.settles_us) == found:
             return known
         held = await self._by_digest(repository, Digest.parse(found.digest), may_cache=may_cache)
         if held is None:
             raise ManifestUnknown(f"{repository} has no manifest {found.digest}")
-        answer = ManifestAnswer(held.raw, held.media_type, held.digest, held.size, sealed=found.sealed, by_digest=False)
+        answer = ManifestAnswer(
+            held.raw,
+            held.media_type,
+            held.digest,
+            held.size,
+            sealed=found.sealed,
+            by_digest=False,
+            settles_us=found.settles_us,
+        )
         if may_cache:
             self._tagged.put(key, answer, weight=answer.size + ANSWER_OVERHEAD_BYTES)
         return answer
@@ -196,12 +204,15 @@ class Pulls:
         Raises:
             RepositoryUnknown: nothing was ever pushed to it.
         """
-        names = await self._database.read(
-            lambda snapshot: queries.tag_names(snapshot, repository, last or "", _one_more(n))
-        )
+
+        def query(snapshot: Snapshot) -> tuple[list[str] | None, list[str]]:
+            names = queries.tag_names(snapshot, repository, last or "", _one_more(n))
+            return names, queries.settling_names(snapshot, repository, (names or [])[:n])
+
+        names, settling = await self._database.read(query)
         if names is None:
             raise RepositoryUnknown(f"nothing was ever pushed to {repository}")
-        return Page(tuple(Tag(name) for name in names[:n]), more=_more(names, n))
+        return Page(tuple(Tag(name) for name in names[:n]), _more(names, n), tuple(Tag(name) for name in settling))
 
     async def catalog(
         self, n: int | None, last: str | None, *, may_read: Callable[[Repository], bool], batch: int = CATALOG_BATCH

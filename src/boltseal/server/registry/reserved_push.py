@@ -97,7 +97,7 @@ class ReservedPushes:
             repository = RepositoryRow(push.repository, number)
             current = self._tag_writer.digest_of(tx, repository, tag)
             with tx.rolled_back():
-                self._manifests.publish(tx, replace(push, conditions=UNCONDITIONAL))
+                self._manifests.publish(tx, _local(push))
                 sealed = self._tag_writer.is_sealed(tx, repository, tag)
             row = reservations.find(tx, push.repository, tag)
             if row is not None and row.expires_us > tx.now_us:
@@ -115,7 +115,7 @@ class ReservedPushes:
         (tag,) = push.tags
 
         def job(tx: UnitOfWork) -> Published:
-            published = self._manifests.publish(tx, replace(push, conditions=UNCONDITIONAL))
+            published = self._manifests.publish(tx, _local(push))
             _observe(tx, push, tag)
             reservations.remove(tx, push.repository, tag)
             return published
@@ -170,6 +170,11 @@ class ReservedPushes:
             return [Repository(each.repository) for each in found if each.repository.startswith(prefix)]
 
         return await self._database.write(names)
+
+
+def _local(push: ManifestPush) -> ManifestPush:
+    """Return the push as this registry makes it: the tag does not settle, since the upstream has no such state."""
+    return replace(push, conditions=UNCONDITIONAL, may_settle=False)
 
 
 def _observe(tx: UnitOfWork, push: ManifestPush, tag: Tag) -> None:

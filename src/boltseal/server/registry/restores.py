@@ -113,8 +113,10 @@ class Restores:
                 )
             identity = Identity(Digest.of(stored.raw), stored.media_type)
             pushed = PushedManifest(digest, identity, parse_manifest(stored.raw, stored.media_type))
-            change = self._tag_writer.change(tx, row, tag, actor, reason=reason)
+            change = self._tag_writer.change(tx, row, tag, actor, reason=reason, may_settle=False)
             result = self._tag_writer.publish(tx, change, pushed, EntryKind.TAG_RESTORED)
+            if result is None:
+                raise AssertionError("a restored manifest is never stored as a part of the tag's image")
             return RestoredTag(digest, change.current, result.entry_index, result.changed)
 
         return await self._database.write(job)

@@ -8,7 +8,7 @@ from boltseal.errors import Unavailable
 from boltseal.ledger.audit import AuditedTag
 from boltseal.oci.digest import SHA256, Digest
 from boltseal.oci.reference import Tag
-from boltseal.policy.refusal_message import SealedBinding
+from boltseal.policy.refusal_message import SealedBinding, SettlingTag
 from boltseal.policy.rules import Keep
 from boltseal.policy.seal import UNUSED, Identity, TagState
 from boltseal.server.auth.actor import Actor
@@ -25,7 +25,7 @@ def state_of(row: TagRow | None) -> TagState:
         resolves_to = Identity(row.canonical, row.media_type)
     if row.sealed_canonical is not None and row.sealed_media_type is not None:
         bound = Identity(row.sealed_canonical, row.sealed_media_type)
-    return TagState(resolves_to, bound)
+    return TagState(resolves_to, bound, None if row.settles_us is None else row.changed_by)
 
 
 def resolving_to(pushed: PushedManifest) -> TagRow:
@@ -67,6 +67,18 @@ def sealed(row: TagRow, keep: Keep, now_us: int, actor: Actor) -> TagRow:
         keep=str(keep),
         keep_until_us=until,
     )
+
+
+def settling(row: TagRow, keep: Keep, until_us: int) -> TagRow:
+    """Return the row of a tag that is not sealed before a time; `keep`: how long the seal will protect it."""
+    return dataclasses.replace(row, keep=str(keep), keep_until_us=until_us)
+
+
+def settling_of(row: TagRow) -> SettlingTag:
+    """Return what a refusal message says about a settling tag."""
+    if row.digest is None or row.settles_us is None:
+        raise AssertionError("the tag is not settling")
+    return SettlingTag(row.digest, row.changed_by, row.settles_us)
 
 
 def binding_of(row: TagRow) -> SealedBinding:
@@ -111,6 +123,8 @@ def recalled(tag: Tag, before: TagRow | None, audited: AuditedTag, canonical: st
         changed_us=audited.changed_us,
         changed_by=audited.actor,
     )
+    if audited.settles_us:
+        return settling(row, Keep.parse(audited.keep), audited.settles_us)
     if not audited.bound:
         return row
     bound = Digest.parse(audited.bound)

@@ -10,8 +10,11 @@ The steps of a publication:
    applies to a push of the same digest.
 2. The rule in force decides the mode of the tag (`policy.rule_decision`).
 3. The seal policy decides: refused, nothing to do, or a change (`policy.seal`).
-4. A change that seals the tag requires that the repository has everything under the manifest.
+4. A change that seals the tag, or lets it settle, requires that the repository has everything under the manifest.
 5. Write row and entry.
+
+A tag that is settling is not sealed yet (`policy.seal`). It is sealed when its index arrives, when its time is over, and
+before any other change of it: so a delete leaves a tombstone.
 """
 
 from __future__ import annotations
@@ -23,7 +26,7 @@ from typing import ClassVar, Final, NamedTuple
 
 from boltseal.errors import ErrorCode, Invalid, SealedDelete, SealedPut
 from boltseal.ledger.audit import AuditedTag
-from boltseal.ledger.entry import EntryKind
+from boltseal.ledger.entry import MODE_SETTLING, PLATFORM, SETTLES, EntryKind, format_time
 from boltseal.oci.digest import Digest
 from boltseal.oci.manifest import Manifest, parse_manifest
 from boltseal.oci.reference import Repository, Tag
@@ -44,19 +47,26 @@ from boltseal.server.registry.models import (
     RepositoryRow,
     TagChange,
 )
+from boltseal.server.registry.pushed_parts import part_of_one_image, parts_of
 from boltseal.server.registry.tag_check import TagCheck
 from boltseal.server.storage.metadata import links, queries, tag_table
 from boltseal.server.storage.metadata.links import DigestSet
-from boltseal.server.storage.metadata.protocol import UnitOfWork
+from boltseal.server.storage.metadata.protocol import Snapshot, UnitOfWork
 from boltseal.server.storage.metadata.tag_row import TagRow
+from boltseal.server.storage.metadata.tag_table import OverdueRow
 
 _KINDS: Final[Mapping[PushDecision, EntryKind]] = {
     PushDecision.CREATE: EntryKind.TAG_CREATED,
+    PushDecision.CREATE_SETTLING: EntryKind.TAG_CREATED,
     PushDecision.RETURN: EntryKind.TAG_CREATED,
     PushDecision.SEAL: EntryKind.TAG_SEALED,
     PushDecision.MOVE: EntryKind.TAG_MOVED,
     PushDecision.MOVE_AND_SEAL: EntryKind.TAG_MOVED,
+    PushDecision.MOVE_SETTLING: EntryKind.TAG_MOVED,
 }
+_SETTLED: Final = "settled"
+_SETTLING: Final = (PushDecision.CREATE_SETTLING, PushDecision.MOVE_SETTLING)
+_SEALING: Final = (PushDecision.RETURN, PushDecision.MOVE_AND_SEAL)
 
 
 # The metric `boltseal_refusals_total` counts refusals by the name of their class.
@@ -68,6 +78,10 @@ class TagSealed(Refused, SealedPut):
 
 class TagTombstoned(TagSealed):
     """The tag was sealed and deleted; it can return only with the digest in its tombstone."""
+
+
+class TagSettling(Refused, SealedPut):
+    """The tag is settling, and this push is not the index that completes it."""
 
 
 class NotExtended(Refused, SealedPut):
@@ -111,6 +125,8 @@ class TagWriter:
         *,
         reason: str = "",
         conditions: Conditions = UNCONDITIONAL,
+        may_settle: bool = True,
+        platform: str = "",
     ) -> TagChange:
         """Return a change request for a tag, with the tag's row as it is now. Pass it on within the same transaction.
 
@@ -118,18 +134,19 @@ class TagWriter:
         """
         row = tag_table.lock_tag(tx, repository.id, tag)
         self._check.check(tx, repository.name, tag, row)
-        return TagChange(repository, tag, row, actor, reason, conditions)
+        return TagChange(repository, tag, row, actor, reason, conditions, may_settle, platform)
 
     def publish(
         self, tx: UnitOfWork, change: TagChange, pushed: PushedManifest, kind: EntryKind | None = None
-    ) -> EntryResult:
-        """Let a tag resolve to a manifest whose row is written.
+    ) -> EntryResult | None:
+        """Let a tag resolve to a manifest whose row is written; None: it is a part of the tag's image, which stays as it is.
 
         `kind`: the kind of the ledger entry; None: as the decision says.
 
         Raises:
             Precondition: a precondition of the change does not hold.
             TagSealed: the tag is sealed at another manifest.
+            TagSettling: the tag is settling, and this is not its index.
             NotExtended: the tag is append-only, and the manifest lacks part of the current one.
             ReferencesMissing: the change seals the tag, and the repository lacks content under the manifest.
         """
@@ -139,35 +156,77 @@ class TagWriter:
         # 2
         rule = decide(self.rules, repository.name, tag)
         # 3
-        state = tag_rows.state_of(row)
-        compared = (
-            rule.mode is Mode.APPEND_ONLY and state.bound is None and state.resolves_to not in (None, pushed.identity)
-        )
-        extends = not compared or self._extends(tx, change, pushed.manifest)
-        decision = judge(state, pushed.identity, rule.mode, extends=extends)
+        if row is not None and row.settles_us is not None and (row.settles_us <= tx.now_us or not change.may_settle):
+            return self.publish(tx, self.settle(tx, change), pushed, kind)
+        decision = self._decide(tx, change, pushed, rule)
+        if decision is PushDecision.PART:
+            return None
         if row is not None and decision is PushDecision.SAME:
-            return EntryResult(row.entry_index, changed=False)
+            return EntryResult(row.entry_index, changed=False, settles_us=row.settles_us)
         if row is not None and decision not in _KINDS:
             if kind is EntryKind.TAG_RESTORED:
                 raise _restore_refusal(change, row, pushed.digest, decision, rule)
             raise self._refusal(tx, change, row, pushed, decision, rule)
         # 4
-        sealing = rule.mode is Mode.SEALED or decision is PushDecision.RETURN
-        if sealing:
+        if rule.mode is Mode.SEALED or decision in _SEALING:
             self._check_complete(tx, repository, pushed.digest)
         # 5
-        keep = None
+        new, extra = self._changed(tx, change, pushed, rule, decision)
+        return self._record(tx, change, new, kind or _KINDS[decision], extra)
+
+    def _decide(self, tx: UnitOfWork, change: TagChange, pushed: PushedManifest, rule: Rule) -> PushDecision:
+        state = tag_rows.state_of(change.row)
+        compared = (
+            rule.mode is Mode.APPEND_ONLY and state.bound is None and state.resolves_to not in (None, pushed.identity)
+        )
+        extends = not compared or self._extends(tx, change, pushed.manifest)
+        parts = parts_of(tx, change, pushed, settle=rule.settle_us > 0 and change.may_settle)
+        return judge(state, pushed.identity, rule.mode, extends=extends, parts=parts)
+
+    def _changed(
+        self, tx: UnitOfWork, change: TagChange, pushed: PushedManifest, rule: Rule, decision: PushDecision
+    ) -> tuple[TagRow, dict[str, str]]:
+        """Return the tag's row after a push, and the extra of its ledger entry."""
+        row = change.row
+        new = tag_rows.resolving_to(pushed)
+        if decision in _SETTLING:
+            until_us = tx.now_us + rule.settle_us
+            extra = {"mode": MODE_SETTLING, "keep": str(rule.keep), SETTLES: format_time(until_us)}
+            extra |= {PLATFORM: change.platform} if change.platform else {}
+            return tag_rows.settling(new, rule.keep, until_us), extra
         if row is not None and row.sealed_digest is not None and decision is PushDecision.RETURN:
             # The client may have addressed the same bytes by another digest than the one that the tag is sealed at.
-            queries.add_alias(tx, repository.id, str(pushed.digest), str(row.sealed_digest))
+            queries.add_alias(tx, change.repository.id, str(pushed.digest), str(row.sealed_digest))
             new = tag_rows.returned(row)
-        else:
-            new = tag_rows.resolving_to(pushed)
-        if sealing:
-            keep = rule.keep if rule.mode is Mode.SEALED else FOREVER
-            new = tag_rows.sealed(new, keep, tx.now_us, change.actor)
-        mode = Mode.SEALED if sealing else rule.mode
-        return self._record(tx, change, new, kind or _KINDS[decision], _extra(mode, keep))
+        if rule.mode is not Mode.SEALED and decision not in _SEALING:
+            return new, _extra(rule.mode, None)
+        keep = rule.keep if rule.mode is Mode.SEALED else FOREVER
+        if row is not None and row.settles_us is not None:
+            keep = Keep.parse(str(row.keep))  # of the rule that let the tag settle
+        return tag_rows.sealed(new, keep, tx.now_us, change.actor), _extra(Mode.SEALED, keep)
+
+    def settle(self, tx: UnitOfWork, change: TagChange, *, complete: bool = True) -> TagChange:
+        """Seal a settling tag at its current digest, and return the change with the new row; any other tag stays as it is.
+
+        `complete`: False where the same transaction deletes the tag.
+
+        Raises:
+            ReferencesMissing: the repository lacks content under the manifest.
+        """
+        row = change.row
+        if row is None or row.settles_us is None or row.digest is None:
+            return change
+        if complete:
+            self._check_complete(tx, change.repository, row.digest)
+        keep, pusher = Keep.parse(str(row.keep)), Actor(row.changed_by)
+        settled = dataclasses.replace(change, actor=pusher, reason=_SETTLED)
+        new = tag_rows.sealed(row, keep, tx.now_us, pusher)
+        self._record(tx, settled, new, EntryKind.TAG_SEALED, _extra(Mode.SEALED, keep))
+        return dataclasses.replace(change, row=tag_table.find(tx, change.repository.id, change.tag))
+
+    def settled(self, snapshot: Snapshot, now_us: int, limit: int) -> list[OverdueTag]:
+        """Return settling tags whose time is over, the latest first, at most `limit`."""
+        return [_overdue(row) for row in tag_table.settled(snapshot, now_us, limit)]
 
     def delete(self, tx: UnitOfWork, change: TagChange) -> bool:
         """Delete a tag; False when it does not exist. A sealed tag leaves a tombstone.
@@ -179,8 +238,7 @@ class TagWriter:
         if change.row is None or change.current is None:
             return False
         change.conditions.check(f"tag {change.tag} of {change.repository.name}", change.current)
-        self._check_deletable(tx, change, change.row)
-        self._drop(tx, change, EntryKind.TAG_DELETED)
+        self._delete(tx, change)
         return True
 
     def delete_tags_at(self, tx: UnitOfWork, repository: RepositoryRow, digest: Digest, actor: Actor) -> None:
@@ -190,9 +248,12 @@ class TagWriter:
             TagProtected: a seal protects one of them.
         """
         for name, row in tag_table.tags_resolving_to(tx, repository.id, str(digest)):
-            change = TagChange(repository, Tag(name), row, actor)
-            self._check_deletable(tx, change, row)
-            self._drop(tx, change, EntryKind.TAG_DELETED)
+            self._delete(tx, TagChange(repository, Tag(name), row, actor))
+
+    def _delete(self, tx: UnitOfWork, change: TagChange) -> None:
+        change = self.settle(tx, change, complete=False)
+        self._check_deletable(tx, change)
+        self._drop(tx, change, EntryKind.TAG_DELETED)
 
     def seal(self, tx: UnitOfWork, change: TagChange) -> EntryResult | None:
         """Seal a tag at its current digest and protect it for ever; None when the tag does not exist.
@@ -212,6 +273,7 @@ class TagWriter:
 
     def unseal(self, tx: UnitOfWork, change: TagChange) -> EntryResult | None:
         """Lift only the protection against deletion; None when the tag was never sealed or does not exist."""
+        change = self.settle(tx, change)
         row = change.row
         if row is None or row.digest is None or row.sealed_digest is None:
             return None
@@ -227,7 +289,8 @@ class TagWriter:
         """Delete every tag that resolves to a manifest, protected or not, because its bytes must go. Return the tags."""
         tags = []
         for name, row in tag_table.tags_resolving_to(tx, repository.id, str(digest)):
-            self._drop(tx, TagChange(repository, Tag(name), row, actor, reason), EntryKind.TAG_PURGED)
+            change = self.settle(tx, TagChange(repository, Tag(name), row, actor, reason), complete=False)
+            self._drop(tx, change, EntryKind.TAG_PURGED)
             tags.append(Tag(name))
         return tags
 
@@ -236,6 +299,8 @@ class TagWriter:
         row = tag_table.lock_tag(tx, repository.id, tag)
         self._check.check(tx, repository.name, tag, row)
         if row is None or row.digest is None or row.keep_until_us is None or row.keep_until_us > tx.now_us:
+            return False
+        if row.settles_us is not None:
             return False
         change = TagChange(repository, tag, row, actor, f"its keep of {row.keep} is over")
         self._drop(tx, change, EntryKind.TAG_EXPIRED)
@@ -274,10 +339,7 @@ class TagWriter:
 
     def overdue(self, tx: UnitOfWork) -> list[OverdueTag]:
         """Return every tag whose keep time is over."""
-        return [
-            OverdueTag(RepositoryRow(Repository(row.repository), row.repository_id), Tag(row.tag))
-            for row in tag_table.overdue(tx)
-        ]
+        return [_overdue(row) for row in tag_table.overdue(tx)]
 
     def protecting_tags(
         self, tx: UnitOfWork, repository: RepositoryRow, digest: Digest, *, through_subjects: bool
@@ -335,9 +397,9 @@ class TagWriter:
                 waiting += more
         return SomeTags()
 
-    def _check_deletable(self, tx: UnitOfWork, change: TagChange, row: TagRow) -> None:
-        repository, tag = change.repository, change.tag
-        if row.kept_at(tx.now_us):
+    def _check_deletable(self, tx: UnitOfWork, change: TagChange) -> None:
+        repository, tag, row = change.repository, change.tag, change.row
+        if row is not None and row.kept_at(tx.now_us):
             binding = tag_rows.binding_of(row)
             by = refusal_message.person(binding.by)
             detail = RefusalDetail(RefusalReason.PROTECTED, tag, binding.digest, since_us=binding.since_us, by=by)
@@ -346,7 +408,7 @@ class TagWriter:
         if signed is not None:
             protecting = self.protecting_tags(tx, repository, signed, through_subjects=True)
             if protecting:
-                detail = RefusalDetail(RefusalReason.PROTECTED, tag, row.digest)
+                detail = RefusalDetail(RefusalReason.PROTECTED, tag, change.current)
                 raise TagProtected(refusal_message.delete_signature_tag(tag, repository.name, protecting), detail)
 
     def _check_complete(self, tx: UnitOfWork, repository: RepositoryRow, digest: Digest) -> None:
@@ -377,6 +439,17 @@ class TagWriter:
             message = refusal_message.not_extended(tag, repository.name, row.digest, pushed.digest)
             detail = RefusalDetail(RefusalReason.NOT_EXTENDED, tag, row.digest, pushed.digest, rule=why)
             return NotExtended(message, detail)
+        if decision is PushDecision.REFUSED_SETTLING:
+            settling = tag_rows.settling_of(row)
+            detail = RefusalDetail(
+                RefusalReason.SETTLING,
+                tag,
+                settling.digest,
+                pushed.digest,
+                by=refusal_message.person(settling.by),
+                rule=why,
+            )
+            return TagSettling(refusal_message.put_settling(tag, repository.name, settling, pushed.digest), detail)
 
         def taken(name: str) -> bool:
             other = tag_table.find(tx, repository.id, name)
@@ -398,7 +471,11 @@ class TagWriter:
             return TagTombstoned(
                 refusal_message.put_tombstone(tag, repository.name, binding, pushed.digest, free), detail
             )
-        return TagSealed(refusal_message.put_sealed(tag, repository.name, binding, pushed.digest, free), detail)
+        part_of_image = part_of_one_image(tx, change, pushed)
+        message = refusal_message.put_sealed(
+            tag, repository.name, binding, pushed.digest, free, part_of_image=part_of_image
+        )
+        return TagSealed(message, detail)
 
     def _drop(self, tx: UnitOfWork, change: TagChange, kind: EntryKind) -> None:
         if change.row is None:
@@ -432,11 +509,15 @@ class TagWriter:
         )
         written = dataclasses.replace(new, entry_index=index, changed_us=tx.now_us, changed_by=change.actor.name)
         (tag_table.add if old is None else tag_table.change)(tx, repository.id, tag, written)
-        return EntryResult(index, changed=True)
+        return EntryResult(index, changed=True, settles_us=written.settles_us)
 
 
 def _extra(mode: Mode, keep: Keep | None) -> dict[str, str]:
     return {"mode": str(mode)} if keep is None else {"mode": str(mode), "keep": str(keep)}
+
+
+def _overdue(row: OverdueRow) -> OverdueTag:
+    return OverdueTag(RepositoryRow(Repository(row.repository), row.repository_id), Tag(row.tag))
 
 
 def _restore_refusal(change: TagChange, row: TagRow, target: Digest, decision: PushDecision, rule: Rule) -> SealedPut:

@@ -225,6 +225,8 @@ def _tag_problems(row: RowMapping, recorded: AuditedTag | None) -> Iterator[str]
 
 
 def _keeps_until(until_us: int | None, recorded: AuditedTag) -> bool:
+    if recorded.settles_us:
+        return until_us == recorded.settles_us
     try:
         due_us = Keep.parse(recorded.keep).until(recorded.kept_us) if recorded.keep else None
     except RuleInvalid:

@@ -31,12 +31,12 @@ from boltseal.server.storage.coordination.interprocess_lock import LOCK_FILE
 from boltseal.server.storage.metadata import sqlite
 from boltseal.server.storage.metadata.schema import METADATA, outbox, outbox_cursor
 
-FORMAT: Final = 5
+FORMAT: Final = 6
 WORKABLE_FORMAT: Final = 4
 """The oldest format that commands beside the server work on. What came later are tables of the running server."""
 ACCOUNTS_FORMAT: Final = 5
 """The oldest format whose database has the users."""
-HEAD_REVISION: Final = "0006"
+HEAD_REVISION: Final = "0007"
 DATABASE_NAME: Final = "boltseal.db"
 GENERATION_NAME: Final = "generation"
 _FILES_UNTIL: Final = "0006"

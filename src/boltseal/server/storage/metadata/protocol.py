@@ -92,10 +92,11 @@ Query = Callable[[Snapshot], T]
 
 
 class TagFound(NamedTuple):
-    """The digest that a tag resolves to now."""
+    """The digest that a tag resolves to now. `settles_us`: when a settling tag is sealed; None for every other tag."""
 
     digest: str
     sealed: bool
+    settles_us: int | None = None
 
 
 class ManifestFound(NamedTuple):

@@ -27,6 +27,7 @@ from boltseal.server.storage.metadata import usage
 from boltseal.server.storage.metadata.links import CONTAINS, REFERS_TO
 from boltseal.server.storage.metadata.protocol import ManifestFound, Snapshot, UnitOfWork
 from boltseal.server.storage.metadata.schema import (
+    IS_SETTLING,
     blob,
     content,
     link,
@@ -37,6 +38,8 @@ from boltseal.server.storage.metadata.schema import (
     tag,
 )
 
+MAX_SETTLING: Final = 50
+"""Settling tags that one page of a list names."""
 IN_AT_ONCE: Final = 500  # digests in one query; SQLite accepts 32,766 values
 
 
@@ -388,6 +391,18 @@ def tag_names(snapshot: Snapshot, name: str, after: str, limit: int | None) -> l
         return None
     query = select(tag.c.name).where(tag.c.repository_id == found, tag.c.digest.is_not(None), tag.c.name > after)
     return list(snapshot.sql.connection.execute(query.order_by(tag.c.name).limit(limit)).scalars())
+
+
+def settling_names(snapshot: Snapshot, name: str, names: Sequence[str]) -> list[str]:
+    """Return the tags that are settling, between the first and the last of these sorted names, at most `MAX_SETTLING`."""
+    if not names:
+        return []
+    query = (
+        select(tag.c.name)
+        .join(repository, repository.c.id == tag.c.repository_id)
+        .where(IS_SETTLING, repository.c.name == name, tag.c.name.between(names[0], names[-1]))
+    )
+    return list(snapshot.sql.connection.execute(query.order_by(tag.c.name).limit(MAX_SETTLING)).scalars())
 
 
 def repository_names(snapshot: Snapshot, after: str, limit: int | None) -> list[str]:

@@ -6,7 +6,8 @@
     blob         the blobs of a repository; the bytes are in the blob store
     released     blobs whose last row was removed, and when: their bytes may be deleted an hour later
     link         what a manifest refers to, also what is not stored yet
-    tag          one row for every tag ever used; `digest` NULL: deleted; `sealed_*` is written once and never cleared
+    tag          one row for every tag ever used; `digest` NULL: deleted; `sealed_*` is written once and never cleared;
+                 without it but with `keep_until_us` the tag is settling: it is sealed at that time
     entry        the ledger's lines, never changed
     ledger_head  one row: the size of the ledger, its last time, its origin, the rules it recorded last
     ledger_tile  the tree over the entries: up to 256 hashes of 32 bytes each; a full tile never changes
@@ -38,7 +39,20 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from sqlalchemy import BigInteger, Boolean, Column, ForeignKey, Index, Integer, LargeBinary, MetaData, Table, Text
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    Column,
+    ForeignKey,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    Table,
+    Text,
+    and_,
+    text,
+)
 from sqlalchemy.dialects import postgresql
 
 from boltseal.server.storage.metadata.protocol import LEDGER, OBSERVATIONS, Log
@@ -124,6 +138,8 @@ link = Table(
     sqlite_with_rowid=False,
 )
 
+SETTLING: Final = "sealed_digest IS NULL AND keep_until_us IS NOT NULL"
+
 tag = Table(
     "tag",
     METADATA,
@@ -143,8 +159,13 @@ tag = Table(
     Column("keep", Text),
     Column("keep_until_us", BigInteger),
     Index(None, "repository_id", "digest"),
+    Index("ix_tag_settling", "keep_until_us", sqlite_where=text(SETTLING), postgresql_where=text(SETTLING)),
     sqlite_with_rowid=False,
 )
+
+
+IS_SETTLING: Final = and_(tag.c.sealed_digest.is_(None), tag.c.keep_until_us.is_not(None))
+"""The condition of `ix_tag_settling` in queries."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -320,7 +320,7 @@ def _copy(reads: sqlite3.Connection, target: Path) -> None:
 
 _REPOSITORY = "SELECT 1 FROM repository WHERE name = ?"
 _TAG = """
-SELECT t.digest, t.sealed_digest IS NOT NULL
+SELECT t.digest, t.sealed_digest IS NOT NULL, CASE WHEN t.sealed_digest IS NULL THEN t.keep_until_us END
 FROM repository r JOIN tag t ON t.repository_id = r.id
 WHERE r.name = ? AND t.name = ? AND t.digest IS NOT NULL
 """
@@ -364,7 +364,7 @@ class SqliteLookups:
     async def tag(self, repository: str, name: str) -> TagFound | None:
         """Return what a tag resolves to, or None if there is no such tag now."""
         row = self._one(_TAG, (repository, name))
-        return None if row is None else TagFound(row[0], bool(row[1]))
+        return None if row is None else TagFound(row[0], bool(row[1]), row[2])
 
     async def bound(self, repository: str, name: str) -> str | None:
         """Return the digest in the tombstone of a deleted tag, or None if the tag has no tombstone."""

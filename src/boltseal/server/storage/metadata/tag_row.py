@@ -10,7 +10,10 @@ from boltseal.policy.rules import DELETABLE
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TagRow:
-    """One tag name of a repository. `digest` None: deleted. `sealed_*` and `keep` None: never sealed.
+    """One tag name of a repository. `digest` None: deleted. `sealed_*` None: never sealed.
+
+    A tag with a `keep` that is not sealed is settling: `keep_until_us` is when it is sealed, and `keep` then how long it is
+    protected.
 
     `canonical` is the sha256 digest of the manifest's bytes, whatever algorithm `digest` has.
     """
@@ -29,8 +32,18 @@ class TagRow:
     keep: str | None = None
     keep_until_us: int | None = None
 
+    @property
+    def settles_us(self) -> int | None:
+        """When a settling tag is sealed, microseconds since the epoch; None for every other tag."""
+        return self.keep_until_us if self.sealed_digest is None else None
+
     def kept_at(self, now_us: int) -> bool:
-        """Return whether the tag's own seal protects its manifest; `tag_table.protecting_tags` answers this for many tags."""
+        """Return whether the tag protects its manifest; `tag_table.protecting_tags` answers this for many tags.
+
+        A settling tag protects it as the seal will.
+        """
+        if self.settles_us is not None:
+            return self.keep != str(DELETABLE)
         if self.sealed_digest is None or self.keep == str(DELETABLE):
             return False
         return self.keep_until_us is None or now_us < self.keep_until_us

@@ -16,8 +16,8 @@ from boltseal.policy.refusal_message import MAX_COUNTED, SomeTags
 from boltseal.policy.rule_decision import sha512_beginning, signature_subject
 from boltseal.policy.rules import DELETABLE
 from boltseal.server.storage.metadata.links import DigestSet
-from boltseal.server.storage.metadata.protocol import UnitOfWork
-from boltseal.server.storage.metadata.schema import repository, tag
+from boltseal.server.storage.metadata.protocol import Snapshot, UnitOfWork
+from boltseal.server.storage.metadata.schema import IS_SETTLING, repository, tag
 from boltseal.server.storage.metadata.tag_row import TagRow
 
 _COLUMNS = [c for c in tag.c if c.name not in ("repository_id", "name")]
@@ -97,7 +97,7 @@ def first_tag_at(tx: UnitOfWork, repository_id: int, digest: str) -> str | None:
 
 
 class OverdueRow(NamedTuple):
-    """A live sealed tag whose time to be kept is over."""
+    """A tag whose time is over: a live sealed tag's to be kept, or a settling tag's until it is sealed."""
 
     repository_id: int
     repository: str
@@ -109,18 +109,31 @@ def overdue(tx: UnitOfWork) -> list[OverdueRow]:
     rows = tx.sql.connection.execute(
         select(repository.c.id, repository.c.name, tag.c.name)
         .join(repository, repository.c.id == tag.c.repository_id)
-        .where(tag.c.digest.is_not(None), tag.c.keep_until_us <= tx.now_us, tag.c.keep != str(DELETABLE))
+        .where(tag.c.digest.is_not(None), tag.c.sealed_digest.is_not(None), tag.c.keep_until_us <= tx.now_us)
+        .where(tag.c.keep != str(DELETABLE))
         .order_by(repository.c.name, tag.c.name)
     )
     return [OverdueRow(*row) for row in rows]
 
 
-def _protects(tx: UnitOfWork) -> ColumnElement[bool]:
-    return and_(
-        tag.c.sealed_digest.is_not(None),
-        func.coalesce(tag.c.keep, "") != str(DELETABLE),
-        or_(tag.c.keep_until_us.is_(None), tag.c.keep_until_us > tx.now_us),
+def settled(snapshot: Snapshot, now_us: int, limit: int) -> list[OverdueRow]:
+    """Return the settling tags whose time is over, the latest first, at most `limit`.
+
+    The latest first, since an earlier one is left only if it could not be sealed.
+    """
+    rows = snapshot.sql.connection.execute(
+        select(repository.c.id, repository.c.name, tag.c.name)
+        .join(repository, repository.c.id == tag.c.repository_id)
+        .where(IS_SETTLING, tag.c.keep_until_us <= now_us)
+        .order_by(tag.c.keep_until_us.desc())
+        .limit(limit)
     )
+    return [OverdueRow(*row) for row in rows]
+
+
+def _protects(tx: UnitOfWork) -> ColumnElement[bool]:
+    kept = and_(tag.c.sealed_digest.is_not(None), or_(tag.c.keep_until_us.is_(None), tag.c.keep_until_us > tx.now_us))
+    return and_(func.coalesce(tag.c.keep, "") != str(DELETABLE), or_(kept, IS_SETTLING))
 
 
 def _some(tx: UnitOfWork, repository_id: int, *conditions: ColumnElement[bool]) -> SomeTags:
