@@ -1,7 +1,7 @@
 """The tools with which users push and pull, each behind the same three methods, so that one suite runs on all.
 
-Rules kept: a tool works on its own storage in a temporary folder and never on this machine's; its output is
-returned completely, as the user at the terminal reads it; `pull` starts from a storage that has nothing.
+A tool works on its own storage in a temporary folder and never on this machine's. Its output is returned completely,
+as the user at the terminal reads it; `pull` starts from an empty storage.
 """
 
 from __future__ import annotations
