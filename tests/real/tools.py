@@ -30,7 +30,7 @@ class CommandResult:
     text: str
 
     def checked(self) -> str:
-        """Run a command that must succeed, and return its result."""
+        """Return the output of a command that must have succeeded."""
         assert self.ok, self.text
         return self.text
 
