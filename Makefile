@@ -81,7 +81,7 @@ lock: scripts/lock pyproject.toml  ## updates requirements*.lock to the newest v
 
 docs: $(VENV)/.works  ## writes the reference pages from the code, and builds docs/ as a site in build/site
 	@$(BIN)/python scripts/reference.py
-	@$(BIN)/python scripts/build_site.py
+	@$(BIN)/python scripts/build_pages.py
 
 clean:  ## deletes everything that make created, but never ./data
 	@rm -rf .venv .venv-* .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis dist build

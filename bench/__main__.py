@@ -1,7 +1,7 @@
 """`python -m bench`: measures, prints a table with ratios, writes JSON to `bench/results/`.
 
-Peers alternate within each round, and a figure is the median of the rounds, so that what the machine does
-meanwhile meets all of them alike. Nothing leaves the machine.
+Peers alternate within each round, and a figure is the median of the rounds, so that other load on
+the machine affects all of them alike. No request leaves the machine.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ HERE = Path(__file__).parent
 
 
 def main() -> int:
-    """Runs what was asked for."""
+    """Run the measures that the command line names."""
     asked = _arguments()
     if (os.cpu_count() or 1) < 2:
         print("one core for the server and one for the load are needed", file=sys.stderr)
@@ -99,7 +99,7 @@ def _arguments() -> argparse.Namespace:
 
 
 def _machine() -> dict[str, str]:
-    """What a reader has to know to compare."""
+    """Return what a reader needs for a comparison: the machine and the versions."""
     cpu = next(
         (
             line.partition(":")[2].strip()
@@ -119,10 +119,10 @@ def _machine() -> dict[str, str]:
 
 
 def _version(name: str) -> str:
-    """The first number with dots in what a program says about itself."""
+    """Return the first number with dots in a program's output about itself."""
     flag = {"nginx": "-v", "wrk": "-v"}.get(name, "--version")
-    said = subprocess.run([program(name), flag], capture_output=True, text=True, check=False)
-    words = (said.stdout + said.stderr).replace("/", " ").split()
+    output = subprocess.run([program(name), flag], capture_output=True, text=True, check=False)
+    words = (output.stdout + output.stderr).replace("/", " ").split()
     return f"{name} {next((word for word in words if word[:1].isdigit() or word.startswith('v')), '?')}"
 
 

@@ -1,7 +1,7 @@
-"""`python -m bench.bodies`: by which way granian hands over a file fastest, at which size, without boltseal around it.
+"""`python -m bench.bodies`: the fastest way in which granian sends a file, by size, without boltseal.
 
-The ways: `inline` reads the file and sends one body; `pathsend` leaves it to granian; `piece-N` reads and sends N at
-a time, as a range has to; `thread-N` does the reading in a thread. What boltseal does rests on this (README).
+The methods: `inline` reads the file and sends one body; `pathsend` leaves it to granian; `piece-N` reads and sends N at
+a time, as a range has to; `thread-N` reads in a thread. boltseal's choice is based on these figures (README).
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ from bench.peers import LOAD_CORE, ON_SERVER_CORE
 from tests import servers
 
 SIZES = (4 * KIB, 10 * KIB, 64 * KIB, 256 * KIB, MIB, 16 * MIB, 256 * MIB)
-WAYS = ("inline", "pathsend", "piece-64", "piece-256", "piece-1024", "thread-256", "thread-1024")
+METHODS = ("inline", "pathsend", "piece-64", "piece-256", "piece-1024", "thread-256", "thread-1024")
 FOLDER = "BENCH_BODIES_FOLDER"
 
 Send = Callable[[Mapping[str, Any]], Awaitable[None]]
 
 
 async def app(scope: Mapping[str, Any], _receive: object, send: Send) -> None:
-    """`/WAY/SIZE`: a file of that size, handed over in that way."""
+    """`/WAY/SIZE`: send a file of that size in that way."""
     if scope["type"] != "http":
         return
     _, way, size = scope["path"].split("/")
@@ -57,7 +57,7 @@ async def _in_pieces(path: Path, size: int, piece: int, *, threaded: bool, send:
 
 
 def main() -> int:
-    """Measures every way at every size that makes sense for it."""
+    """Measure every way at every size that is useful for it."""
     parser = argparse.ArgumentParser(prog="python -m bench.bodies", description=__doc__)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seconds", type=float, default=1.0)
@@ -71,8 +71,8 @@ def main() -> int:
             rows = [_row(server.address, size, asked.rounds, asked.seconds) for size in SIZES]
     finally:
         shutil.rmtree(folder)
-    print(f"| MiB/s | {' | '.join(WAYS)} |")
-    print(f"| --- |{' ---: |' * len(WAYS)}")
+    print(f"| MiB/s | {' | '.join(METHODS)} |")
+    print(f"| --- |{' ---: |' * len(METHODS)}")
     for size, row in zip(SIZES, rows, strict=True):
         name = f"{size // MIB} MiB" if size >= MIB else f"{size // KIB} KiB"
         print(f"| {name} | {' | '.join(row)} |")
@@ -80,11 +80,11 @@ def main() -> int:
 
 
 def _row(address: str, size: int, rounds: int, seconds: float) -> Sequence[str]:
-    taken: dict[str, list[float]] = {way: [] for way in WAYS if _makes_sense(way, size)}
+    taken: dict[str, list[float]] = {way: [] for way in METHODS if _makes_sense(way, size)}
     for _ in range(rounds):
         for way, rates in taken.items():
             rates.append(_rate(address, f"/{way}/{size}", size, seconds))
-    return [f"{statistics.median(taken[way]):,.0f}" if way in taken else "" for way in WAYS]
+    return [f"{statistics.median(taken[way]):,.0f}" if way in taken else "" for way in METHODS]
 
 
 def _makes_sense(way: str, size: int) -> bool:
@@ -93,7 +93,7 @@ def _makes_sense(way: str, size: int) -> bool:
 
 
 def _rate(address: str, path: str, size: int, seconds: float) -> float:
-    """MiB per second: small ones on many connections, large ones on one."""
+    """Return MiB per second: small files on many connections, large ones on one."""
     if size <= 256 * KIB:
         return load.wrk(f"http://{address}{path}", seconds).per_second * size / MIB
     return load.download(address, path, seconds) / MIB

@@ -1,7 +1,7 @@
-"""What the servers are filled with: the same bytes in each.
+"""The content of the servers: the same bytes in each.
 
 Everything is incompressible and a function of a seed, so that runs can be compared and nothing comes from a
-network. `DistinctBlobs` gives blobs that no server has seen, as fast as they are asked for.
+network. `DistinctBlobs` gives blobs that no server has seen, as fast as they are needed.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ class Content:
 
 
 def make_content(large_bytes: int) -> Content:
-    """The content of every server that is read from."""
+    """Return the content of every server for read tests."""
     source = random.Random(1)  # noqa: S311 - bytes to send, not a secret
     config = Blob(json.dumps({"architecture": "amd64", "os": "linux", "rootfs": {"type": "layers"}}).encode())
     layers = tuple(Blob(_noise(source, KIB)) for _ in range(LAYERS))
@@ -79,7 +79,7 @@ def make_content(large_bytes: int) -> Content:
 
 
 class DistinctBlobs:
-    """Blobs of one size, each another one; they share all but their last bytes, so hashing each costs nothing."""
+    """Distinct blobs of one size that share all but their last bytes, so that hashing each costs nothing."""
 
     def __init__(self, size: int) -> None:
         self._head = _noise(random.Random(2), size - 16)  # noqa: S311 - bytes to send, not a secret
@@ -89,11 +89,11 @@ class DistinctBlobs:
     @staticmethod
     @cache
     def of(size: int) -> DistinctBlobs:
-        """The ones of this size. Making them takes a while, once."""
+        """Return the blobs of this size. Making them takes a while, once."""
         return DistinctBlobs(size)
 
     def __iter__(self) -> Iterator[tuple[bytes, bytes, str]]:
-        """Head, tail and digest of one blob after the other."""
+        """Yield head, tail and digest of one blob after the other."""
         while True:
             tail = self._numbers.randbytes(16)
             whole = self._hash.copy()
@@ -102,7 +102,7 @@ class DistinctBlobs:
 
 
 def write_image(folder: Path, layers_mib: Sequence[float] = IMAGE_LAYERS_MIB) -> None:
-    """Writes an image with layers of these sizes as an OCI layout that skopeo can copy from."""
+    """Write an image with layers of these sizes as an OCI layout that skopeo can copy from."""
     source = random.Random(3)  # noqa: S311 - bytes to send, not a secret
     layers, diff_ids = [], []
     for size_mib in layers_mib:
@@ -123,7 +123,7 @@ def write_image(folder: Path, layers_mib: Sequence[float] = IMAGE_LAYERS_MIB) ->
 
 
 def _noise(source: random.Random, size: int) -> bytes:
-    """Random bytes, made in pieces: the source gives less than 256 MiB at once."""
+    """Return random bytes, made in chunks because the source gives less than 256 MiB at once."""
     return b"".join(source.randbytes(min(MIB, size - at)) for at in range(0, size, MIB))
 
 

@@ -1,4 +1,4 @@
-"""`python -m bench.deploy`: what it costs to deploy a project that runs already, beside what Compose itself takes for that.
+"""`python -m bench.deploy`: the cost of deploying a project that runs already, compared with Compose itself.
 
 A real Docker, a real registry, ten services on two images. In each round, in turn: `docker compose config` (what boltseal has
 Compose do in any case), `docker compose up --detach` and `boltseal deploy`, all of a project in which nothing has changed; then
@@ -89,9 +89,9 @@ def _running(engine: servers.Server) -> frozenset[str]:
 
 
 def _asked(registry: servers.Server) -> int:
-    """How often the registry was asked for anything of an image."""
-    told = httpx2.get(f"{registry.url}/metrics", trust_env=False).raise_for_status().text
-    lines = [line for line in told.splitlines() if line.startswith("boltseal_http_requests_total{")]
+    """Return the number of requests to the registry about an image."""
+    metrics = httpx2.get(f"{registry.url}/metrics", trust_env=False).raise_for_status().text
+    lines = [line for line in metrics.splitlines() if line.startswith("boltseal_http_requests_total{")]
     return sum(int(float(line.rpartition(" ")[2])) for line in lines if 'route="/metrics"' not in line)
 
 

@@ -1,4 +1,4 @@
-"""`python -m bench.ledger`: what the ledger costs, and how soon and how fast it proves something.
+"""`python -m bench.ledger`: the cost of the ledger, and the time until it proves an entry.
 
     moves      tag moves a second, durable, with 1, 16 and 64 pushers: without entries, with them, with entries and signing
     receipt    from the answer to a push until its receipt can be had, over HTTP, from a server of its own
@@ -54,7 +54,7 @@ FLOATING: Final = ({"repository": "**", "tag": "*", "mode": "floating"},)
 
 
 class SilentTagWriter(TagWriter):
-    """A tag writer without the ledger: what a move costs by itself."""
+    """A tag writer without the ledger: the cost of a move itself."""
 
     def _record(
         self,
@@ -71,7 +71,7 @@ class SilentTagWriter(TagWriter):
 
 
 def main() -> int:
-    """Runs what was asked for."""
+    """Run the measures that the command line names."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("only", nargs="*", choices=["moves", "receipt", "million", []], help="default: all")
     parser.add_argument("--rounds", type=int, default=5)
@@ -93,7 +93,7 @@ def main() -> int:
 
 
 def moves(folder: Path, rounds: int, seconds: float) -> None:
-    """Tag moves a second."""
+    """Print tag moves per second."""
     variants: dict[str, tuple[type[TagWriter], bool]] = {
         "without entries": (SilentTagWriter, False),
         "with entries": (TagWriter, False),
@@ -102,28 +102,28 @@ def moves(folder: Path, rounds: int, seconds: float) -> None:
     for pushers in (1, 16, 64):
         rates: dict[str, list[tuple[float, float]]] = {name: [] for name in variants}
         for number in range(rounds):
-            for name, (door, signed) in variants.items():
-                place = folder / f"{pushers}-{number}-{len(rates[name])}-{door.__name__}-{signed}"
-                rates[name].append(asyncio.run(_moves(place, door, pushers, seconds, signed=signed)))
-        wall = {name: statistics.median(rate for rate, _ in of) for name, of in rates.items()}
+            for name, (writer_class, signed) in variants.items():
+                place = folder / f"{pushers}-{number}-{len(rates[name])}-{writer_class.__name__}-{signed}"
+                rates[name].append(asyncio.run(_moves(place, writer_class, pushers, seconds, signed=signed)))
+        clock_rate = {name: statistics.median(rate for rate, _ in of) for name, of in rates.items()}
         cpu = {name: statistics.median(us for _, us in of) for name, of in rates.items()}
         for name in variants:
-            less, more = 1 - wall[name] / wall["without entries"], cpu[name] / cpu["without entries"] - 1
+            less, more = 1 - clock_rate[name] / clock_rate["without entries"], cpu[name] / cpu["without entries"] - 1
             print(
-                f"{pushers:3} pushers, {name:21} {wall[name]:8.0f} moves/s ({less:+6.1%} less), "
+                f"{pushers:3} pushers, {name:21} {clock_rate[name]:8.0f} moves/s ({less:+6.1%} less), "
                 f"{cpu[name]:6.0f} us of CPU each ({more:+6.1%})"
             )
 
 
 async def _moves(
-    folder: Path, door: type[TagWriter], pushers: int, seconds: float, *, signed: bool
+    folder: Path, writer_class: type[TagWriter], pushers: int, seconds: float, *, signed: bool
 ) -> tuple[float, float]:
     settings = Settings.model_validate({"server": {"data": folder / "data"}, "rule": list(FLOATING)})
     prepare(settings)
     data = settings.server.data
     database = open_database(data / DATABASE_NAME, data / GENERATION_NAME, lambda: time.time_ns() // 1000)
     rules = parse_rules(FLOATING)
-    manifests = Manifests(database, door(rules), RefusalLog(rules))
+    manifests = Manifests(database, writer_class(rules), RefusalLog(rules))
     signer = Signer(Integrator(database, LedgerKeys(settings.keys)), database)
     if signed:
         signer.start()
@@ -151,12 +151,12 @@ async def _moves(
     return counted / took, worked / counted * 1e6
 
 
-async def _put(manifests: Manifests, reference: Tag | Digest, one: images.Document) -> None:
-    await manifests.put(ManifestUpload(WHERE, reference, one.raw, one.media_type, ANONYMOUS))
+async def _put(manifests: Manifests, reference: Tag | Digest, document: images.Document) -> None:
+    await manifests.put(ManifestUpload(WHERE, reference, document.raw, document.media_type, ANONYMOUS))
 
 
 async def push_to_receipt(folder: Path, pushes: int = 300) -> None:
-    """How long after the answer to a push its receipt is there."""
+    """Print the time from the answer to a push until its receipt exists."""
     waits = []
     with boltseal(folder / "receipts") as server:
         async with httpx2.AsyncClient(base_url=server.url) as client:
@@ -174,7 +174,7 @@ async def push_to_receipt(folder: Path, pushes: int = 300) -> None:
 
 
 def million(folder: Path, entries: int) -> None:
-    """A receipt of any entry, and all of fsck, over a great ledger."""
+    """Print the cost of a receipt, and of fsck, for a ledger of a million entries."""
     settings = Settings.model_validate({"server": {"data": folder / "million" / "data"}})
     prepare(settings)
     with open_store(settings) as store:
@@ -208,7 +208,7 @@ def _receipt(at: int, head: ledger_tree.SignedHead) -> Callable[..., bytes]:
 
 
 def _fill(database: Metadata, entries: int) -> None:
-    """Entries as a registry writes them, without the tags: a name each ten, moving."""
+    """Write entries as a registry writes them, without the tags: ten for each name, which moves."""
     last: dict[int, int] = {}
     digest = f"sha256:{'a' * 64}"
 

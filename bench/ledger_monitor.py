@@ -1,7 +1,7 @@
-"""`python -m bench.ledger_monitor`: what a monitor costs over a million entries: its rate, and its memory for each name.
+"""`python -m bench.ledger_monitor`: the rate and memory of a monitor over a million entries.
 
-The entries come from memory, a bundle at a time, so that nothing of a network or a server is measured. Everything that a
-monitor does with them is: bundles taken apart, entries read, rules, hashes, tree, and in the end its file.
+The entries come from memory, a bundle at a time, so that nothing of a network or a server is measured. All work of a
+monitor is: parsing bundles and entries, rules, hashes, tree, and finally its file.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ OCI = "application/vnd.oci.image.manifest.v1+json"
 
 
 def main() -> int:
-    """Runs it."""
+    """Run the benchmark."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--entries", type=int, default=MILLION)
     parser.add_argument(
@@ -35,14 +35,14 @@ def main() -> int:
         memory = MonitorMemory(Path(folder), "reg.example")
         progress = memory.load()
         before_kib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        wall = cpu = 0.0
+        elapsed = cpu = 0.0
         for raw, width in bundles(asked.entries, asked.moves):
             started, worked = time.perf_counter(), time.process_time()
             for line in parse_bundle(raw, width):
                 problems = progress.take(line)
                 if problems:
                     raise AssertionError(problems)
-            wall, cpu = wall + time.perf_counter() - started, cpu + time.process_time() - worked
+            elapsed, cpu = elapsed + time.perf_counter() - started, cpu + time.process_time() - worked
         progress.grow()
         names, held = len(progress.audit.hashed), progress.audit.hashed.size_bytes
         grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before_kib) * 1024
@@ -54,7 +54,9 @@ def main() -> int:
         if (again.root, again.size) != (progress.root, progress.size):
             raise AssertionError("the memory is not what it was")
         print(f"{asked.entries:,} entries, {names:,} names")
-        print(f"{asked.entries / wall:,.0f} entries/s by the clock, {asked.entries / cpu:,.0f} by the processor's time")
+        print(
+            f"{asked.entries / elapsed:,.0f} entries/s by the clock, {asked.entries / cpu:,.0f} by the processor's time"
+        )
         print(f"{held / names:.0f} bytes for each name in memory, {memory.path.stat().st_size / names:.0f} in the file")
         print(f"{grown / names:.0f} bytes for each name by which the process grew at its largest")
         print(f"saved in {saved - saving:.2f} s, loaded in {loaded - saved:.2f} s")

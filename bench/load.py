@@ -1,8 +1,8 @@
-"""The load: one process, one thread per core at most, that asks faster than any server here answers.
+"""The load: one process, at most one thread per core, that sends requests faster than any server here answers.
 
-`wrk` asks for small things. What it can't do is done here on plain sockets: HEAD (wrk waits for a body), whole
-files (it reads 8 KiB at a time) and pushes. Rules kept: connections stay open, every answer's status is
-looked at, and an answer that is not the expected one ends the run.
+`wrk` requests small bodies. What it can't do is done here on plain sockets: HEAD (wrk waits for a body), whole
+files (it reads 8 KiB at a time) and pushes. Rules: connections stay open, every answer's status is
+checked, and an answer that is not the expected one ends the run.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ HEAD_END = b"\r\n\r\n"
 
 
 class WrongAnswer(RuntimeError):
-    """A server did not answer as it must; a figure would mean nothing."""
+    """A server did not answer as expected, so that a figure would be wrong."""
 
 
 @dataclass(frozen=True, slots=True)
 class Rate:
-    """Answers per second, and the time within which 99 of 100 came."""
+    """Answers per second, and the time within which 99 of 100 arrived."""
 
     per_second: float
     p99_ms: float
@@ -40,20 +40,20 @@ class Rate:
 
 
 def wrk(url: str, seconds: float, headers: Sequence[str] = (), connections: int = CONNECTIONS) -> Rate:
-    """GETs one URL over and over."""
+    """GET one URL repeatedly."""
     asked = [part for header in headers for part in ("-H", header)]
-    said = subprocess.run(
+    output = subprocess.run(
         [program("wrk"), "-t1", f"-c{connections}", f"-d{max(1, round(seconds))}s", "--latency", *asked, url],
         capture_output=True,
         text=True,
         check=True,
     ).stdout
-    if "Non-2xx" in said or "Socket errors" in said:
-        raise WrongAnswer(said)
-    rate = re.search(r"^Requests/sec:\s+([\d.]+)", said, re.MULTILINE)
-    p99 = re.search(r"^\s+99%\s+([\d.]+)(us|ms|s)", said, re.MULTILINE)
+    if "Non-2xx" in output or "Socket errors" in output:
+        raise WrongAnswer(output)
+    rate = re.search(r"^Requests/sec:\s+([\d.]+)", output, re.MULTILINE)
+    p99 = re.search(r"^\s+99%\s+([\d.]+)(us|ms|s)", output, re.MULTILINE)
     if rate is None or p99 is None:
-        raise WrongAnswer(said)
+        raise WrongAnswer(output)
     return Rate(float(rate[1]), float(p99[1]) * {"us": 0.001, "ms": 1.0, "s": 1000.0}[p99[2]])
 
 
@@ -61,7 +61,7 @@ def wrk(url: str, seconds: float, headers: Sequence[str] = (), connections: int 
 
 
 def hammer(address: str, request: bytes, seconds: float, connections: int = CONNECTIONS) -> float:
-    """Sends one request that is answered without a body over and over; answers per second."""
+    """Send one request whose answer has no body repeatedly; return answers per second."""
     poll = select.epoll()
     open_sockets = [_connect(address) for _ in range(connections)]
     by_number = {one.fileno(): one for one in open_sockets}
@@ -91,7 +91,7 @@ def hammer(address: str, request: bytes, seconds: float, connections: int = CONN
 
 
 def download(address: str, path: str, seconds: float, headers: Sequence[str] = ()) -> float:
-    """GETs one large thing over and over on one connection; bytes of body per second."""
+    """GET one large body repeatedly on one connection; return its bytes per second."""
     lines = "".join(f"{header}\r\n" for header in headers)
     request = f"GET {path} HTTP/1.1\r\nHost: {address}\r\n{lines}\r\n".encode()
     buffer = memoryview(bytearray(BUFFER_BYTES))
@@ -125,7 +125,7 @@ def push_blobs(
     until: Callable[[int], bool],
     after_each: Callable[[], None] | None = None,
 ) -> float:
-    """Pushes blobs one after the other on one connection; bytes per second.
+    """Push blobs one after the other on one connection; return bytes per second.
 
     Args:
         until: asked with the number of blobs pushed so far whether that is enough.
@@ -150,12 +150,12 @@ def push_blobs(
 
 
 def push_small_blobs(address: str, repository: str, size: int, seconds: float, connections: int) -> float:
-    """Pushes small blobs on many connections at once; blobs per second."""
+    """Push small blobs on many connections at once; return blobs per second."""
     blobs = iter(DistinctBlobs.of(size))
     done = 0
 
     def pusher() -> Generator[bytes, bytes, None]:
-        """One connection: gives requests, gets whole answers."""
+        """A connection as a generator: yields requests, receives complete answers."""
         nonlocal done
         while True:
             head, tail, digest = next(blobs)
@@ -185,10 +185,10 @@ def push_small_blobs(address: str, repository: str, size: int, seconds: float, c
 
 
 class Pushers:
-    """Connections that push blobs without a pause, until told to stop. `bytes_per_second` is known afterwards."""
+    """Connections that push blobs without a pause until they are stopped, after which `bytes_per_second` is known."""
 
     def __init__(self, address: str, repository: str, size: int, count: int) -> None:
-        DistinctBlobs.of(size)  # made now, and not while somebody measures
+        DistinctBlobs.of(size)  # made now, not during a measurement
         self._stop = threading.Event()
         self._rates: list[float] = []
         self._threads = [
@@ -212,10 +212,10 @@ class Pushers:
 
     @property
     def bytes_per_second(self) -> float:
-        """Of all connections together.
+        """Return the sum of all connections.
 
         Raises:
-            WrongAnswer: one of them ended before it was told to.
+            WrongAnswer: one of them ended before it was stopped.
         """
         if len(self._rates) != len(self._threads):
             raise WrongAnswer("a push ended early; its thread has printed why")
@@ -245,7 +245,7 @@ def _finish_upload(address: str, target: str, digest: str, size: int) -> bytes:
 
 
 def _location(head: bytes) -> str:
-    """Where an upload goes on, without the server's own name."""
+    """Return the path at which an upload continues, without the server's own name."""
     found = re.search(rb"\r\nlocation: (?:http://[^/]+)?(\S+)\r\n", head, re.IGNORECASE)
     if found is None:
         raise WrongAnswer(head.decode("latin-1"))
@@ -263,7 +263,7 @@ def _expected(head: bytes, status: bytes) -> bytes:
 
 
 def _read_head(connection: socket.socket) -> tuple[bytes, bytes]:
-    """The head of an answer, and what came of its body with it."""
+    """Return the head of an answer, with the part of its body that came with it."""
     data = b""
     while HEAD_END not in data:
         more = connection.recv(65536)

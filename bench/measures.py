@@ -1,4 +1,4 @@
-"""What is measured, how, and what is to be reached.
+"""The measures: what is measured, how, and the goals.
 
 A measure is asked for one peer and one round, and gives one or more figures. `Figure.goals` says by which factor
 boltseal is to be better than a peer: more per second, or fewer seconds.
@@ -34,7 +34,7 @@ PUSHERS = 4
 
 @dataclass(frozen=True, slots=True)
 class Figure:
-    """One number of a measure. `goals`: peer -> the factor by which boltseal is to be better."""
+    """One number of a measure. `goals`: peer -> the factor by which boltseal must be better."""
 
     name: str
     title: str
@@ -45,7 +45,7 @@ class Figure:
 
 @dataclass
 class Run:
-    """What the measures of one run share: a folder, the time each takes, the servers that are read from."""
+    """What the measures of one run share: a folder, the duration of each, and the servers for read tests."""
 
     folder: Path
     seconds: float
@@ -57,18 +57,18 @@ class Run:
 
     @cached_property
     def content(self) -> Content:
-        """What the standing servers hold."""
+        """Return the content of the servers for read tests."""
         return make_content(LARGE_BYTES)
 
     @cached_property
     def image(self) -> Path:
-        """The image that is copied, as a layout on disk."""
+        """Return the image that is copied, as a layout on disk."""
         at = self.folder / "image"
         write_image(at)
         return at
 
     def standing(self, peer: str) -> Readable:
-        """The server that is read from."""
+        """Return the server for read tests."""
         if peer not in self._standing:
             self._standing[peer] = self.stack.enter_context(
                 readable(peer, self.folder / "standing" / peer, self.content)
@@ -76,7 +76,7 @@ class Run:
         return self._standing[peer]
 
     def empty(self) -> Path:
-        """Where the next server with an empty store may be."""
+        """Return the folder of the next server with an empty store."""
         return self.folder / f"fresh{time.monotonic_ns()}"
 
 

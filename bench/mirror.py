@@ -1,13 +1,14 @@
-"""`python -m bench.mirror`: what a mirror costs its upstream and its clients, beside docker-registry's proxy mode.
+"""`python -m bench.mirror`: the cost of a mirror for its upstream and its clients, compared with docker-registry's
+proxy mode.
 
-    crowd     1,000 clients pull one image that the mirror has not got, all at once, from an upstream that counts
+    crowd     1,000 clients pull one image that the mirror lacks, all at once, from an upstream that counts
     first     how much later than from upstream itself the first byte of a cold blob comes, one client
-    cold      images pulled one after the other that the mirror has not got
-    warm      the same bytes again, beside images of our own: manifests by tag and digest, small blobs, a large one
+    cold      images that the mirror lacks, pulled one after the other
+    warm      the same bytes again, and local images: manifests by tag and digest, small blobs, a large one
 
-Both mirrors stand before the same upstream, in the same run, and take turns in each round. Beside the time stands what the
-server's processes worked, which hardly depends on who else uses the machine. The upstream is `tests/fakes/upstream.py` in a
-process of its own. Takes about two minutes; `--quick` less.
+Both mirrors have the same upstream in the same run, and alternate in each round. Beside the elapsed time, the processor time
+of the servers is printed, which hardly depends on other load. The upstream is `tests/fakes/upstream.py` in a process of its
+own. A run takes about two minutes; with `--quick` less.
 """
 
 from __future__ import annotations
@@ -44,7 +45,7 @@ MIB = 1024 * 1024
 
 @dataclass(frozen=True)
 class Mirror:
-    """A mirror that answers. `prefix`: what stands before upstream's names."""
+    """A running mirror. `prefix`: the prefix of upstream's names."""
 
     name: str
     server: Server
@@ -54,12 +55,12 @@ class Mirror:
         return f"{self.server.url}/v2/{self.prefix}{REPOSITORY}/{path}"
 
     def worked_s(self) -> float:
-        """What the cores have worked for it so far."""
+        """Return the processor time that the mirror has used."""
         return sum(map(_worked_s, _tree(self.server.pid)))
 
 
 def made(words: str, layers: int, size: int) -> Document:
-    """An image of random bytes, which nobody can make smaller."""
+    """Return an image of random bytes, which can't be compressed."""
     random_bytes = random.Random(words)  # noqa: S311 - the same bytes in every run
     parts = [Blob(json.dumps({"words": words}).encode(), OCI_CONFIG)]
     parts += [Blob(random_bytes.randbytes(size), OCI_LAYER) for _ in range(layers)]
@@ -68,7 +69,7 @@ def made(words: str, layers: int, size: int) -> Document:
 
 
 def images(count: int) -> list[tuple[str, Document]]:
-    """What upstream has, by tag."""
+    """Return the images of the upstream, by tag."""
     found = [
         ("crowd", made("crowd", 4, 256 * 1024)),
         ("warm", made("warm", 2, 10 * 1024)),
@@ -82,7 +83,7 @@ def images(count: int) -> list[tuple[str, Document]]:
 
 
 async def serve_upstream(count: int) -> None:
-    """Answers until it is told to end; says its port, and at `/counted` what it was asked for since it was asked that."""
+    """Serve until terminated; print the port, and return at `/counted` the requests since that was read last."""
     upstream = FakeUpstream()
     for tag, image in images(count):
         upstream.publish(REPOSITORY, tag, image)
@@ -114,7 +115,7 @@ def upstream_process(count: int) -> Iterator[str]:
 
 
 def counted(upstream: str) -> dict[str, int]:
-    """What upstream was asked for since this was asked last."""
+    """Return the requests to the upstream since this was called last."""
     found: dict[str, int] = httpx2.get(f"{upstream}/counted", trust_env=False).json()
     return {key: count for key, count in found.items() if key.startswith("GET /v2/") and key != "GET /v2/"}
 
@@ -123,7 +124,7 @@ def counted(upstream: str) -> dict[str, int]:
 
 
 async def get(url: str) -> bytes:
-    """One GET on a connection of its own, by hand: a thousand clients of a library would measure the library."""
+    """Send one GET on a new connection, without a library, because a thousand clients of one would measure the library."""
     host, _, path = url.removeprefix("http://").partition("/")
     name, _, port = host.partition(":")
     reader, writer = await asyncio.open_connection(name, int(port), limit=MIB)
@@ -140,7 +141,7 @@ async def get(url: str) -> bytes:
 
 
 async def pull(mirror: Mirror, tag: str, image: Document) -> None:
-    """Manifest by tag, then every blob, each compared with its digest."""
+    """Pull the manifest by tag, then every blob, each compared with its digest."""
     if await get(mirror.url(f"manifests/{tag}")) != image.raw:
         raise RuntimeError("another manifest")
     for blob in image.blobs:
@@ -150,14 +151,14 @@ async def pull(mirror: Mirror, tag: str, image: Document) -> None:
 
 
 async def crowd(mirror: Mirror, image: Document, clients: int) -> float:
-    """All of them at once; seconds until the last has all."""
+    """Pull with all clients at once; return the seconds until the last has everything."""
     started = time.perf_counter()
     await asyncio.gather(*(pull(mirror, "crowd", image) for _ in range(clients)))
     return time.perf_counter() - started
 
 
 async def first_byte_s(url: str) -> float:
-    """From the request to the first byte of the body."""
+    """Return the seconds from the request to the first byte of the body."""
     host, _, path = url.removeprefix("http://").partition("/")
     name, _, port = host.partition(":")
     reader, writer = await asyncio.open_connection(name, int(port), limit=MIB)
@@ -172,7 +173,7 @@ async def first_byte_s(url: str) -> float:
 
 
 def load(url: str, seconds: float) -> int:
-    """How many answers wrk has got."""
+    """Return the number of answers that wrk got."""
     out = subprocess.run(
         [program("wrk"), "-t1", "-c16", f"-d{seconds:g}s", "-H", f"accept: {OCI_MANIFEST}", url],
         capture_output=True,
@@ -188,7 +189,7 @@ def load(url: str, seconds: float) -> int:
 
 
 def main() -> int:
-    """Runs it and prints tables."""
+    """Run the benchmark and print tables."""
     parser = argparse.ArgumentParser(prog="python -m bench.mirror", description=__doc__)
     parser.add_argument("--serve", type=int, help=argparse.SUPPRESS)
     parser.add_argument("--clients", type=int, default=1000)
@@ -312,9 +313,9 @@ def _warm(ours: Mirror, theirs: Mirror, every: dict[str, Document], rounds: int,
                 per_s.setdefault(mirror.name, []).append(answers / (time.perf_counter() - started))
                 work.setdefault(mirror.name, []).append((mirror.worked_s() - worked) / answers * 1e6)
         at, of = ({name: statistics.median(values) for name, values in each.items()} for each in (per_s, work))
-        told = ", ".join(f"{name} {at[name]:,.0f} ({of[name]:,.1f})" for name in at)
+        counts = ", ".join(f"{name} {at[name]:,.0f} ({of[name]:,.1f})" for name in at)
         by_work = f"{of['own, sealed'] / of['boltseal']:.2f} and {of['own, floating'] / of['boltseal']:.2f} by work"
-        print(f"  {what:18} {told}")
+        print(f"  {what:18} {counts}")
         print(
             f"  {'':18} [{at['boltseal'] / at['own, sealed']:.2f} and {at['boltseal'] / at['own, floating']:.2f}; {by_work}]; "
             f"{at['boltseal'] / at['docker-registry']:.1f} x docker-registry"

@@ -1,9 +1,9 @@
-"""`python -m bench.outdated`: which of 1,000 images stand on an old base, beside "GET every manifest and compare layers".
+"""`python -m bench.outdated`: which of 1,000 images are based on an old base, compared with "GET every manifest and
+compare layers".
 
 1,000 images on 30 tags of a Docker Hub in memory that counts as the real one does: a GET of a manifest is a pull, a HEAD is
-none. The other way is today's: for each image its manifest and its base's by tag, and outdated is whose layers do not begin
-with the base's. Both are asked of the same registries by the same client in one process, in turn; a figure is the median of
-the rounds. Three things happen: nothing; three bases get another layer; three more only lose their uppermost one.
+none. The other method reads for each image its manifest and its base's by tag; an image is outdated if its layers do not
+begin with the base's. Both use the same registries and client in one process, in turn; a figure is the median of the rounds. Three cases are measured: nothing moved; three bases got another layer; three more only lost their uppermost one.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ AT_ONCE = 16
 
 
 class Taken(NamedTuple):
-    """Seconds that passed, and that the core worked; requests for manifests; how many images were found outdated."""
+    """Elapsed seconds, processor seconds, requests for manifests, and the number of images found outdated."""
 
     seconds: float
     core_s: float
@@ -42,7 +42,7 @@ class Taken(NamedTuple):
 
 
 def main() -> int:
-    """Runs it and prints a table."""
+    """Run the benchmark and print a table."""
     parser = argparse.ArgumentParser(prog="python -m bench.outdated", description=__doc__)
     parser.add_argument("--rounds", type=int, default=3)
     rounds = parser.parse_args().rounds
@@ -52,7 +52,7 @@ def main() -> int:
     print("| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |")
     for title in every[0]:
         taken = [found[title] for found in every]
-        middle = sorted(taken, key=lambda one: one.core_s)[len(taken) // 2]
+        middle = sorted(taken, key=lambda each: each.core_s)[len(taken) // 2]
         seconds = statistics.median(one.seconds for one in taken)
         print(f"| {title} | {seconds:.2f} | {' | '.join(map(str, (f'{middle.core_s:.2f}', *middle[2:])))} |")
     return 0
@@ -78,9 +78,9 @@ def _publish(registry: Published) -> list[str]:
     bases = [registry.image("library/node", f"16.{number}", f"ab{chr(300 + number)}") for number in range(BASES)]
     for number in range(IMAGES):
         at = number % BASES
-        said = base_labels(f"docker.io/library/node:16.{at}", bases[at])
+        labels = base_labels(f"docker.io/library/node:16.{at}", bases[at])
         registry.image(
-            f"team{number % 10}/app", f"{number}", f"ab{chr(300 + at)}{chr(1000 + number)}", annotations=said
+            f"team{number % 10}/app", f"{number}", f"ab{chr(300 + at)}{chr(1000 + number)}", annotations=labels
         )
     return [f"{OWN}/team{number % 10}/app:{number}" for number in range(IMAGES)]
 
@@ -98,7 +98,7 @@ async def _ours(registry: Published, names: list[str]) -> int:
 
 
 async def _theirs(transport: Transport, names: list[str]) -> int:
-    """For each image two manifests by their tags, a few at a time."""
+    """Read two manifests by tag for each image, a few at a time, as the other tool does."""
     gate = asyncio.Semaphore(AT_ONCE)
 
     async def layers(host: str, repository: str, tag: str) -> list[str]:

@@ -1,10 +1,10 @@
-"""The servers: boltseal as people start it, Debian's docker-registry, nginx and bare granian with the same bytes, and olareg.
+"""The servers: boltseal as users start it, Debian's docker-registry, nginx and bare granian with the same bytes, and olareg.
 
 olareg, a small registry in Go, is in no Debian package; it is measured where a program `olareg` is on PATH.
 
 All of them run on the first core, the load on the second. Servers that are read from are started once and stay
-up, idle while another is measured; whoever is pushed to gets a new server with an empty store each time, since
-what an earlier push left behind (a folder to grow, pages to write back) would be measured with it.
+up, idle while another is measured; a server for pushes is new and empty each time, since
+the remains of an earlier push (a larger folder, pages to write back) would be measured with it.
 """
 
 from __future__ import annotations
@@ -47,28 +47,28 @@ ON_SERVER_CORE = ("taskset", "-c", str(SERVER_CORE))
 
 @dataclass(frozen=True, slots=True)
 class Readable:
-    """A server with the content in it, and under which paths."""
+    """A server with the content, and the paths of it."""
 
     server: Server
     content: Content
 
     @property
     def by_tag(self) -> str:
-        """Path of the manifest by its sealed tag."""
+        """Return the path of the manifest by its sealed tag."""
         return f"/v2/{REPOSITORY}/manifests/{SEALED_TAG}"
 
     @property
     def by_floating_tag(self) -> str:
-        """Path of the manifest by its floating tag."""
+        """Return the path of the manifest by its mutable tag."""
         return f"/v2/{REPOSITORY}/manifests/{FLOATING_TAG}"
 
     @property
     def by_digest(self) -> str:
-        """Path of the manifest by its digest."""
+        """Return the path of the manifest by its digest."""
         return f"/v2/{REPOSITORY}/manifests/{self.content.manifest.digest}"
 
     def blob(self, blob: Blob) -> str:
-        """Path of a blob."""
+        """Return the path of a blob."""
         return f"/v2/{REPOSITORY}/blobs/{blob.digest}"
 
 
@@ -76,7 +76,7 @@ class Readable:
 def readable(
     peer: str, folder: Path, content: Content, settings: Mapping[str, str] | None = None
 ) -> Iterator[Readable]:
-    """A server with the content in it. Every byte has been read back once and compared."""
+    """Run a server with the content, every byte of which was read back once and compared."""
     as_files = peer in (NGINX, GRANIAN)
     with _fresh_files(peer, folder, content) if as_files else fresh(peer, folder, settings) as server:
         if not as_files:
@@ -96,7 +96,8 @@ def readable(
 
 @contextlib.contextmanager
 def fresh(peer: str, folder: Path, settings: Mapping[str, str] | None = None) -> Iterator[Server]:
-    """A registry with an empty store; afterwards its folder is gone and the disk is at rest. `settings`: of boltseal."""
+    """Run a registry with an empty store; afterwards its folder is deleted and the disk is idle. `settings`: of
+    boltseal."""
     with _start(peer, folder, settings) as server:
         yield server
     shutil.rmtree(folder)

@@ -1,11 +1,11 @@
-"""`python -m bench.pin`: a large project pinned, beside pindock; on the same tree, the same registry, in the same run.
+"""`python -m bench.pin`: pinning a large project, compared with pindock on the same tree and registry in the same run.
 
-1,000 Compose files and Dockerfiles with 5,000 references to 200 images, which a boltseal on this machine holds. Each tool
+1,000 Compose files and Dockerfiles with 5,000 references to 200 images, which a boltseal on this machine serves. Each tool
 gets a fresh copy of the tree in each round, in turn; a figure is the median. Requests are counted in the registry's own
 access log. pindock is installed into an environment of its own, beside the results and outside of this repository, by
-pip as it is configured here; where that can't be had, it is said and boltseal is measured alone.
+pip as it is configured here; without it, that is printed and boltseal is measured alone.
 
-The last figures are of boltseal without any network: everything scanned and rewritten, by a lock that is there already.
+The last figures are of boltseal without any network: everything is scanned and rewritten, by an existing lock.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ GOAL_S = 3.0
 
 
 def main() -> int:
-    """Runs it and prints a table."""
+    """Run the benchmark and print a table."""
     parser = argparse.ArgumentParser(prog="python -m bench.pin", description=__doc__)
     parser.add_argument("--rounds", type=int, default=3)
     rounds = parser.parse_args().rounds
@@ -80,7 +80,7 @@ def _pindock(at: Path) -> Path | None:
 
 
 def _publish(server: Server) -> None:
-    """An image in each repository, of a layer of its own."""
+    """Push an image with its own layer to each repository."""
     with httpx2.Client(base_url=server.url, trust_env=False) as client:
         for number in range(IMAGES):
             blobs = [(Blob(f"{number} {kind}".encode()), kind) for kind in (CONFIG_TYPE, LAYER_TYPE)]
@@ -105,7 +105,7 @@ def _name(number: int) -> str:
 
 
 def _plant(tree: Path, address: str) -> None:
-    """Two Compose files for each Dockerfile or so, in folders as projects have them."""
+    """Write about two Compose files for each Dockerfile, in folders as projects have them."""
     for number in range(FILES):
         folder = tree / f"part{number % 50}" / f"service{number}"
         folder.mkdir(parents=True)
@@ -120,7 +120,7 @@ def _plant(tree: Path, address: str) -> None:
 
 
 class Taken(NamedTuple):
-    """Medians of the seconds that passed and of those that a core worked, and the requests of the last round."""
+    """Medians of elapsed and processor seconds, and the requests of the last round."""
 
     seconds: float
     core_s: float
@@ -128,7 +128,7 @@ class Taken(NamedTuple):
 
 
 def _taken(server: Server, tree: Path, rounds: int, work: Callable[[str], None]) -> Taken:
-    """What a tool takes on a copy of the tree."""
+    """Measure a tool on a copy of the tree."""
     seconds, core_s, asked = [], [], Counter[str]()
     for _ in range(rounds):
         with tempfile.TemporaryDirectory(prefix="bench-tree-") as at:
@@ -143,13 +143,13 @@ def _taken(server: Server, tree: Path, rounds: int, work: Callable[[str], None])
 
 
 def _core_s() -> float:
-    """The seconds that a core has worked for the programs that were started and have ended."""
+    """Return the processor seconds of started programs that have ended."""
     used = resource.getrusage(resource.RUSAGE_CHILDREN)
     return used.ru_utime + used.ru_stime
 
 
 def _settled(server: Server) -> Counter[str]:
-    """The requests, once the registry has written down all that it has answered."""
+    """Return the requests once the registry has logged everything that it has answered."""
     found = _asked(server)
     while True:
         time.sleep(0.3)
@@ -160,7 +160,7 @@ def _settled(server: Server) -> Counter[str]:
 
 
 def _asked(server: Server) -> Counter[str]:
-    """The requests in the registry's log so far, by method."""
+    """Return the requests in the registry's log so far, by method."""
     found = Counter[str]()
     for line in server.log.read_text(encoding="utf-8").splitlines():
         try:

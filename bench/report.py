@@ -1,4 +1,4 @@
-"""Figures as a person reads them, as JSON, and as the table in `bench/README.md`."""
+"""Figures as text, as JSON, and as the table in `bench/README.md`."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ BEGIN, END = "<!-- figures -->", "<!-- end of figures -->"
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """A figure with what every round has given for each peer."""
+    """A figure with the values of every round for each peer."""
 
     figure: Figure
     rounds: Mapping[str, Sequence[float]]
 
     def median(self, peer: str) -> float:
-        """The figure of a peer."""
+        """Return the figure of a peer."""
         return statistics.median(self.rounds[peer])
 
     def factor(self, peer: str) -> float | None:
-        """How many times better boltseal is; None where one of the two was not measured."""
+        """Return how many times better boltseal is; None if one of both was not measured."""
         if BOLTSEAL not in self.rounds or peer not in self.rounds:
             return None
         ours, theirs = self.median(BOLTSEAL), self.median(peer)
@@ -35,7 +35,7 @@ class Row:
         return theirs / ours if self.figure.less_is_better else ours / theirs
 
     def verdict(self) -> str:
-        """Whether the goals are reached, and by how much one is missed."""
+        """Return whether the goals are reached, and by how much one is missed."""
         judged = {peer: self.factor(peer) for peer in self.figure.goals}
         missed = [
             f"{factor:.2f} of {self.figure.goals[peer]:g} x {peer}"
@@ -48,7 +48,7 @@ class Row:
 
 
 def table(rows: Sequence[Row]) -> str:
-    """All figures as a Markdown table: medians, and in brackets how many times better boltseal is."""
+    """Return all figures as a Markdown table: medians, and in brackets how many times better boltseal is."""
     peers = list(dict.fromkeys(peer for row in rows for peer in row.rounds))
     lines = [
         f"| | {' | '.join(peers)} | goal | |",
@@ -62,7 +62,7 @@ def table(rows: Sequence[Row]) -> str:
 
 
 def write_json(path: Path, machine: Mapping[str, str], rows: Sequence[Row]) -> None:
-    """Everything that was measured, each round."""
+    """Write everything that was measured, by round."""
     path.parent.mkdir(parents=True, exist_ok=True)
     figures = [
         {
@@ -81,7 +81,7 @@ def write_json(path: Path, machine: Mapping[str, str], rows: Sequence[Row]) -> N
 
 
 def write_readme(path: Path, machine: Mapping[str, str], rows: Sequence[Row]) -> None:
-    """Puts machine and table between the marks of the page; everything else in it stays."""
+    """Write machine and table between the marks of the page, which otherwise stays."""
     before, _, rest = path.read_text(encoding="utf-8").partition(BEGIN)
     _, _, after = rest.partition(END)
     facts = "\n".join(f"* {name}: {value}" for name, value in machine.items())

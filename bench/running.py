@@ -1,8 +1,8 @@
-"""`python -m bench.running`: what runs on a host of 500 containers on 50 images, asked of an engine that counts.
+"""`python -m bench.running`: what runs on a host of 500 containers on 50 images, with an engine that counts requests.
 
 The engine is the tests' own, behind a real socket and in a process of its own; its documents are as long as Docker's. No
 network: `--offline`, with a lock that names every image. The whole command is measured, its start included; a figure is
-the median of the rounds. Asked twice of the same container or image is a mistake, whatever the time.
+the median of the rounds. A second request about the same container or image is a failure, whatever the time.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ VERBS = (("ps",), ("ps", "--json"), ("verify", "--running"))
 
 
 class Taken(NamedTuple):
-    """Medians of the seconds that passed and of those that a core worked for the command, and what the engine was asked."""
+    """Medians of elapsed and processor seconds of the command, and the requests to the engine."""
 
     seconds: float
     core_s: float
@@ -45,7 +45,7 @@ class Taken(NamedTuple):
 
 
 def main() -> int:
-    """Runs it and prints a table."""
+    """Run the benchmark and print a table."""
     parser = argparse.ArgumentParser(prog="python -m bench.running", description=__doc__)
     parser.add_argument("--rounds", type=int, default=5)
     rounds = parser.parse_args().rounds
@@ -71,7 +71,7 @@ def main() -> int:
 
 
 def _row(verb: Sequence[str], taken: Taken) -> bool:
-    """Print a line; whether a promise about the questions is broken."""
+    """Print a line; return whether a promised number of requests is exceeded."""
     lists = taken.asked["GET containers/json"]
     containers = {key: number for key, number in taken.asked.items() if key.startswith("GET containers/") and lists}
     containers.pop("GET containers/json")
@@ -112,7 +112,7 @@ def _json_holds(out: str) -> str:
 
 
 def _core_s() -> float:
-    """The seconds that a core has worked for the commands that were started and have ended."""
+    """Return the processor seconds of started commands that have ended."""
     used = resource.getrusage(resource.RUSAGE_CHILDREN)
     return used.ru_utime + used.ru_stime
 
@@ -134,7 +134,7 @@ def _lock() -> Lock:
 
 
 def _engine(folder: Path, bench: Connection) -> None:
-    """The process of the engine: answers, and says what it was asked."""
+    """Run the engine's process, which answers and prints the requests."""
     fake = FakeEngine()
     ids = []
     for number in range(IMAGES):

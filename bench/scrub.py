@@ -1,12 +1,13 @@
-"""`python -m bench.scrub`: an image of 60,000 files and 800 MB, checked on the disk, beside what else reads all of it.
+"""`python -m bench.scrub`: verifying an image of 60,000 files and 800 MB on the disk, compared with other programs
+that read all of it.
 
     docker save             puts every layer together again, and compares its digest: content only
     sha256sum               hashes the same files on both cores (`xargs -P2`), and compares nothing: the limit
     podman system check     compares content, and part of the attributes, in Podman's store
 
-in turn, in the same run, on the same bytes; a figure is the median of the rounds. Beside the time stands what the cores
-worked for it, the daemon's work counted in, since that hardly depends on who else uses the machine. Warm: everything was read a moment ago.
-From the disk: it was dropped from the page cache before each run, by `posix_fadvise`; ours does that itself (`--from-disk`).
+in turn, in the same run, on the same bytes; a figure is the median of the rounds. Beside the elapsed time, the
+processor time is printed, including the daemon's, since that hardly depends on other load. Warm: everything was read a moment ago.
+From the disk: it was dropped from the page cache before each run, by `posix_fadvise`; boltseal does that itself (`--from-disk`).
 At the end the memory of a check of one layer with a million entries. As root, with docker and podman; takes some minutes.
 """
 
@@ -43,7 +44,8 @@ ENTRIES = 1_000_000
 
 @dataclass(frozen=True)
 class Row:
-    """A contender. `drop`: what is taken out of the page cache before it reads from the disk; ours does that itself."""
+    """A compared program. `drop`: what is dropped from the page cache before it reads from the disk; boltseal does
+    that itself."""
 
     title: str
     argv: tuple[str | Path, ...]
@@ -51,7 +53,7 @@ class Row:
 
 
 def main() -> int:
-    """Runs it and prints a table."""
+    """Run the benchmark and print a table."""
     parser = argparse.ArgumentParser(prog="python -m bench.scrub", description=__doc__)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--layers", type=int, default=LAYERS)
@@ -93,7 +95,7 @@ def main() -> int:
 
 
 def _taken(rows: list[Row], rounds: int, daemon: int, *, cold: bool) -> tuple[dict[str, float], dict[str, float]]:
-    """Seconds, and seconds of work."""
+    """Return elapsed seconds and processor seconds."""
     taken: dict[str, list[float]] = {row.title: [] for row in rows}
     worked: dict[str, list[float]] = {row.title: [] for row in rows}
     for number in range(rounds + 1):  # the first round warms, and is not counted
@@ -114,7 +116,7 @@ def _medians(taken: dict[str, list[float]]) -> dict[str, float]:
 
 
 def _work(daemon: int) -> float:
-    """Seconds that cores worked for processes that were started here and have ended, and for the daemon."""
+    """Return the processor seconds of started processes that have ended, and of the daemon."""
     ended = resource.getrusage(resource.RUSAGE_CHILDREN)
     fields = Path(f"/proc/{daemon}/stat").read_text().rpartition(")")[2].split()
     return ended.ru_utime + ended.ru_stime + (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
@@ -132,7 +134,7 @@ def _drop(folder: Path) -> None:
 
 
 def _layers(count: int) -> Iterator[bytes]:
-    """Files of sizes as installed software has them: most of a few KB, some of megabytes."""
+    """Write files of sizes as installed software has them: most of a few KB, some of megabytes."""
     chance = random.Random(1)  # noqa: S311 - the same image each time
     sizes = [min(int(chance.lognormvariate(7.6, 1.9)), 6_000_000) for _ in range(FILES)]
     scale = BYTES / sum(sizes)
@@ -169,7 +171,8 @@ def _add(tar: tarfile.TarFile, name: str, content: bytes | None) -> None:
 
 
 def _memory(folder: Path) -> float:
-    """The most that a check of a layer with ENTRIES empty files holds, in MB. The store is written here, without an engine."""
+    """Return the peak memory of a check of a layer with ENTRIES empty files, in MB. The store is written here, without
+    an engine."""
     store = DockerStore.at(folder)
     store.image_of_empty_files("bench/million:1", ENTRIES)
     return peak_mb(store.root, ENTRIES)

@@ -47,7 +47,7 @@ BESIDE = ("boltseal-sign", "boltseal-read", "boltseal-notify")
 
 @cache
 def _start_of(code: CodeType) -> int:
-    """Return the offset of the instruction at which a call begins; a coroutine that is resumed is behind it."""
+    """Return the offset of the instruction at which a call begins; that of a resumed coroutine is after it."""
     return next(each.offset for each in dis.get_instructions(code) if each.opname == "RESUME")
 
 
@@ -104,7 +104,7 @@ def returns_in(calls: Sequence[Call]) -> Counter[str]:
 
 
 async def push(tracer: Tracer, folder: Path) -> None:
-    """PUT of a new sealed tag whose blobs are there."""
+    """PUT a new sealed tag whose blobs are stored."""
     async with serving(folder / "data") as registry:
         for number in range(TIMES):
             document = images.image(f"image {number}")
@@ -118,7 +118,7 @@ async def push(tracer: Tracer, folder: Path) -> None:
 
 
 async def mirror(tracer: Tracer, folder: Path) -> None:
-    """GET of a tag that only the upstream has."""
+    """GET a tag that only the upstream has."""
     async with FakeUpstream().listening() as upstream, mirroring(folder / "data", upstream) as registry:
         for number in range(TIMES):
             upstream.publish(f"shop/app{number}", "1.4.2", images.image(f"image {number}"))
@@ -129,7 +129,7 @@ async def mirror(tracer: Tracer, folder: Path) -> None:
 
 
 async def lock(tracer: Tracer, folder: Path) -> None:
-    """`boltseal lock` of a Compose file with one image; a registry answers."""
+    """Run `boltseal lock` on a Compose file with one image, with a registry that answers."""
     with FakeUpstream().listening_in_thread() as upstream:
         upstream.publish("shop/app", "1.4.2", images.image("image"))
         for number in range(TIMES):
@@ -141,7 +141,7 @@ async def lock(tracer: Tracer, folder: Path) -> None:
 
 
 async def scrub(tracer: Tracer, folder: Path) -> None:
-    """`boltseal scrub` of one layer."""
+    """Run `boltseal scrub` on one layer."""
     store = DockerStore.at(folder)
     store.image("shop/app:1.4.2", {"etc/app.conf": b"port = 80\n"})
     for _ in range(TIMES):
@@ -163,7 +163,7 @@ WALKS: dict[str, Callable[[Tracer, Path], Coroutine[Any, Any, None]]] = {
 
 
 def main() -> int:
-    """Walks, and prints a table."""
+    """Record the walks and print a table."""
     parser = argparse.ArgumentParser(prog="python -m bench.walks", description=__doc__)
     parser.add_argument("--list", choices=WALKS, help="print the functions of one walk")
     listed = parser.parse_args().list

@@ -1,8 +1,8 @@
-"""`python -m bench.watch`: what a look at 10,000 watched tags in 500 repositories costs, theirs and ours.
+"""`python -m bench.watch`: the cost of one round over 10,000 watched tags in 500 repositories, for client and registry.
 
-A registry that counts (in a process of its own, with tokens as Docker Hub has them) is looked at by `boltseal watch --lock`,
-as an installed program, from look to look: the first one, one where nothing has changed, one after ten releases moved.
-Counted are requests; measured are the verb's time by the clock, its processor's time, and its memory at its largest.
+A registry that counts (in a process of its own, with tokens as Docker Hub has them) is checked by `boltseal watch --lock`,
+as an installed program, in successive rounds: the first one, one where nothing has changed, one after ten releases moved.
+Counted are requests; measured are the command's elapsed time, processor time and peak memory.
 """
 
 from __future__ import annotations
@@ -40,19 +40,19 @@ REPOSITORIES_A_TOKEN: Final = 10
 
 @dataclass(slots=True)
 class Registry(asyncio.Protocol):
-    """One connection to a registry that has every tag, and counts. `shared`: what all connections know together."""
+    """One connection to a registry that has every tag, and counts. `shared`: the state of all connections."""
 
     shared: Shared
     transport: asyncio.Transport | None = None
     waiting: bytes = b""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Somebody comes."""
+        """Accept a connection."""
         self.transport = cast("asyncio.Transport", transport)
         self.shared.counted["connection"] += 1
 
     def data_received(self, data: bytes) -> None:
-        """Requests without bodies, one after the other."""
+        """Answer requests without bodies, one after the other."""
         self.waiting += data
         while b"\r\n\r\n" in self.waiting:
             head, _, self.waiting = self.waiting.partition(b"\r\n\r\n")
@@ -60,35 +60,37 @@ class Registry(asyncio.Protocol):
                 self.transport.write(self.answer(head.decode("latin-1")))
 
     def answer(self, head: str) -> bytes:
-        """What a registry says."""
+        """Return the registry's answer."""
         method, target, _ = head.split("\r\n", 1)[0].split(" ")
         parts = urlsplit(target)
         if parts.path == "/token":
             return self.shared.token(parse_qs(parts.query).get("scope", []))
         if parts.path == "/counts":
-            return _said("200 OK", json.dumps(self.shared.counted))
+            return _response("200 OK", json.dumps(self.shared.counted))
         if parts.path == "/move":
             self.shared.moved = int(parts.query)
-            return _said("200 OK", "{}")
+            return _response("200 OK", "{}")
         if "/manifests/" not in parts.path:
-            return _said("401 Unauthorized", "{}", 'www-authenticate: Bearer realm="REALM"\r\n')
+            return _response("401 Unauthorized", "{}", 'www-authenticate: Bearer realm="REALM"\r\n')
         name, _, tag = parts.path.removeprefix("/v2/").partition("/manifests/")
         if f"repository:{name}:pull" not in self.shared.scopes_of(head):
             self.shared.counted["refused"] += 1
             scope = f'scope="repository:{name}:pull"'
             realm = f"http://127.0.0.1:{self.shared.port}/token"
             body = "" if method == "HEAD" else "{}"
-            return _said("401 Unauthorized", body, f'www-authenticate: Bearer realm="{realm}",service="s",{scope}\r\n')
+            return _response(
+                "401 Unauthorized", body, f'www-authenticate: Bearer realm="{realm}",service="s",{scope}\r\n'
+            )
         self.shared.counted[f"{method} manifest"] += 1
         number = int(tag.rpartition(".")[2])
         digest = hashlib.sha256(f"{name}:{tag}:{self.shared.moved > number}".encode()).hexdigest()
         kind = "content-type: application/vnd.oci.image.index.v1+json\r\n"
-        return _said("200 OK", "", f"docker-content-digest: sha256:{digest}\r\n{kind}")
+        return _response("200 OK", "", f"docker-content-digest: sha256:{digest}\r\n{kind}")
 
 
 @dataclass(slots=True)
 class Shared:
-    """`moved`: the tags below this number mean something else. `tokens`: what each of them opens."""
+    """`moved`: the tags below this number resolve to another image. `tokens`: the scopes of each token."""
 
     port: int = 0
     moved: int = 0
@@ -96,26 +98,26 @@ class Shared:
     tokens: dict[str, frozenset[str]] = field(default_factory=dict)
 
     def token(self, scopes: list[str]) -> bytes:
-        """A new one, for all that was asked for at once."""
+        """Return a new token for all requested scopes."""
         self.counted["token"] += 1
         text = hashlib.sha256(f"{len(self.tokens)}".encode()).hexdigest()
         self.tokens[text] = frozenset(scopes)
-        return _said("200 OK", json.dumps({"token": text, "expires_in": 300}))
+        return _response("200 OK", json.dumps({"token": text, "expires_in": 300}))
 
     def scopes_of(self, head: str) -> frozenset[str]:
-        """What the token of a request opens."""
+        """Return the scopes of a request's token."""
         for line in head.split("\r\n"):
             if line.lower().startswith("authorization: bearer "):
                 return self.tokens.get(line[22:].strip(), frozenset())
         return frozenset()
 
 
-def _said(status: str, body: str, more: str = "") -> bytes:
+def _response(status: str, body: str, more: str = "") -> bytes:
     return f"HTTP/1.1 {status}\r\n{more}content-length: {len(body)}\r\n\r\n{body}".encode()
 
 
 def serve(ready: Connection) -> None:
-    """The registry's process."""
+    """Run the registry's process."""
 
     async def run() -> None:
         shared = Shared()
@@ -129,17 +131,17 @@ def serve(ready: Connection) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Took:
-    """One look. `worked_s`: the processor's time, `largest_bytes`: memory of the verb's process."""
+    """One round. `worked_s`: processor time, `largest_bytes`: memory of the command's process."""
 
     code: int
-    wall_s: float
+    elapsed_s: float
     worked_s: float
     largest_bytes: int
     counted: dict[str, int]
 
 
 def look(port: int, lock: Path, state: Path) -> Took:
-    """One run of the verb, and what it cost the registry."""
+    """Run the command once; return its cost for client and registry."""
     before = _counts(port)
     started = time.perf_counter()
     child = subprocess.Popen(
@@ -149,12 +151,12 @@ def look(port: int, lock: Path, state: Path) -> Took:
         env={**os.environ, "BOLTSEAL_STATE": str(state), "HOME": str(state), "NO_PROXY": "127.0.0.1"},
     )
     assert child.stderr is not None
-    said = child.stderr.read().decode()
+    errors = child.stderr.read().decode()
     _, status, usage = os.wait4(child.pid, 0)
     child.returncode = os.waitstatus_to_exitcode(status)
     child.stderr.close()
     if child.returncode not in (0, 1):
-        raise SystemExit(f"boltseal watch ended with {child.returncode}: {said}")
+        raise SystemExit(f"boltseal watch ended with {child.returncode}: {errors}")
     after = _counts(port)
     counted = {name: after[name] - before.get(name, 0) for name in after if after[name] != before.get(name, 0)}
     worked_s = usage.ru_utime + usage.ru_stime
@@ -169,14 +171,14 @@ def _counts(port: int) -> dict[str, int]:
 
 
 def lock_of(port: int, tags: int, repositories: int) -> Iterator[LockedImage]:
-    """What is watched: releases, as many in each repository."""
+    """Return the lock with the watched tags: releases, equally many in each repository."""
     for number in range(tags):
         name = f"127.0.0.1:{port}/team{number % repositories}/app"
         yield LockedImage(Reference.parse(f"{name}:1.0.{number}"), Digest.of(b"any"), 86_400_000_000_000)
 
 
 def main() -> int:
-    """Runs it; 1 where a bound is missed."""
+    """Run the benchmark; return 1 if a bound is missed."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--tags", type=int, default=TAGS)
     parser.add_argument("--repositories", type=int, default=REPOSITORIES)
@@ -219,7 +221,7 @@ def _line(what: str, took: Took, tags: int) -> str:
     counted = ", ".join(f"{number:,} {name}" for name, number in sorted(took.counted.items()) if name != "connection")
     each_us = took.worked_s / tags * 1e6
     return (
-        f"{what:<10} exit {took.code}, {took.wall_s:5.1f} s by the clock, {took.worked_s:5.1f} s of a core "
+        f"{what:<10} exit {took.code}, {took.elapsed_s:5.1f} s by the clock, {took.worked_s:5.1f} s of a core "
         f"({each_us:.0f} us a tag); {counted}; {took.counted.get('connection', 0)} connections"
     )
 
@@ -230,7 +232,7 @@ def _missed(what: str, took: Took, tags: int, repositories: int, *, alarm: bool)
         "a GET of a manifest": "GET manifest" in took.counted,
         f"more than a token for {REPOSITORIES_A_TOKEN} repositories": took.counted.get("token", 0)
         > repositories / REPOSITORIES_A_TOKEN,
-        f"longer than {WITHIN_S:.0f} s": took.wall_s > WITHIN_S,
+        f"longer than {WITHIN_S:.0f} s": took.elapsed_s > WITHIN_S,
         "another exit code than it must have": took.code != int(alarm),
     }
     return [f"{what}: {bound}" for bound, is_missed in bounds.items() if is_missed]

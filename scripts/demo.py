@@ -1,12 +1,12 @@
-"""The story in a minute, without Docker: a published tag holds.
+"""A demonstration in a minute, without Docker: a published tag keeps its digest.
 
 Starts a registry of its own in a temporary folder on a free port, makes a small image from files of this machine,
-publishes it, tries to make its tag mean something else in every way a client has, and pulls it back. Speaks plain HTTP
-as the distribution spec describes it, so that every step is what docker, podman or skopeo would do.
+publishes it, tries to move its tag in every way that a client has, and pulls it back. It sends plain HTTP requests as the
+distribution spec describes them, so that every step is what docker, podman or skopeo would do.
 
-    scripts/demo.py [CONFIG]    CONFIG: settings for its registry; with rules that let everything float, it must fail
+    scripts/demo.py [CONFIG]    CONFIG: settings for its registry; with rules that make every tag mutable, it must fail
 
-Exits 0 if everything happened as told, 1 at the first thing that did not, 130 when interrupted. Leaves nothing behind.
+Exits 0 if every step had the expected result, 1 at the first one that had not, 130 when interrupted. It leaves no files.
 """
 
 from __future__ import annotations
@@ -42,12 +42,12 @@ START_TIMEOUT_S = 30.0
 
 
 class Otherwise(Exception):
-    """Something did not happen as told."""
+    """A step did not have the expected result."""
 
 
 @dataclass(frozen=True, slots=True)
 class Image:
-    """A manifest and the two blobs it names, as bytes."""
+    """A manifest and its two blobs, as bytes."""
 
     manifest: bytes
     config: bytes
@@ -85,16 +85,16 @@ def step(text: str) -> None:
 
 
 def outcome(text: str, *, refused: bool = False) -> None:
-    told = textwrap.wrap(text, WIDTH - INDENT, break_long_words=False, break_on_hyphens=False)
+    lines = textwrap.wrap(text, WIDTH - INDENT, break_long_words=False, break_on_hyphens=False)
     verdict = paint("refused" if refused else "ok     ", "33" if refused else "32")
-    print(f"  {verdict}  " + f"\n{' ' * INDENT}".join(told), flush=True)
+    print(f"  {verdict}  " + f"\n{' ' * INDENT}".join(lines), flush=True)
 
 
 # --- the image --------------------------------------------------------------------------------------------------------
 
 
 def files_of_this_machine() -> dict[str, Path]:
-    """A shell and a few programs with the libraries they need: name inside the image -> file here."""
+    """Return a shell and a few programs with the libraries they need: name inside the image -> file here."""
     found: dict[str, Path] = {}
     for program in map(Path, PROGRAMS):
         if not program.exists():
@@ -109,7 +109,7 @@ def files_of_this_machine() -> dict[str, Path]:
 
 
 def build(files: Mapping[str, Path], note: str) -> Image:
-    """An image with one layer, the same bytes for the same files and note on every run."""
+    """Return an image with one layer, the same bytes for the same files and note on every run."""
     packed = io.BytesIO()
     with tarfile.open(fileobj=packed, mode="w", format=tarfile.PAX_FORMAT) as tar:
         for name, path in sorted(files.items()):
@@ -150,7 +150,7 @@ def _json(value: object) -> bytes:
 
 @contextlib.contextmanager
 def registry(folder: Path, port: int, config: str | None) -> Iterator[subprocess.Popen[bytes]]:
-    """`boltseal serve` on its own data folder, ready to answer; ended at the end."""
+    """Run `boltseal serve` on its own data folder until the block is left."""
     clean = {name: value for name, value in os.environ.items() if not name.startswith("BOLTSEAL_")}
     log = folder / "log"
     arguments = ["serve", "--listen", f"127.0.0.1:{port}", "--data", str(folder / "data")]
@@ -198,7 +198,7 @@ def expect(answer: httpx2.Response, status: int) -> httpx2.Response:
 
 
 def message_of(answer: httpx2.Response) -> str:
-    """What docker prints after `denied:`."""
+    """Return what docker prints after `denied:`."""
     error = answer.json()["errors"][0]
     if error["code"] != "DENIED":
         raise Otherwise(f"a refusal should carry the code DENIED, and carries {error['code']}")
@@ -206,7 +206,7 @@ def message_of(answer: httpx2.Response) -> str:
 
 
 def push_blobs(client: httpx2.Client, image: Image) -> None:
-    """What every client does first: the blobs that are not there yet."""
+    """Push the missing blobs, as every client does first."""
     for blob in image.blobs:
         digest = digest_of(blob)
         if client.head(f"/v2/{REPOSITORY}/blobs/{digest}").status_code == 200:
@@ -222,7 +222,7 @@ def push_tag(client: httpx2.Client, image: Image) -> httpx2.Response:
 
 
 def pull(client: httpx2.Client) -> Image:
-    """The image that the tag means now, its digests checked as a client checks them."""
+    """Return the image that the tag resolves to, its digests checked as a client checks them."""
     answer = expect(client.get(f"/v2/{REPOSITORY}/manifests/{TAG}", headers={"accept": MANIFEST_TYPE}), 200)
     names = answer.json()
     wanted = [names["config"]["digest"], *(layer["digest"] for layer in names["layers"])]
@@ -279,7 +279,7 @@ def story(folder: Path, config: str | None) -> None:
     with registry(folder, port, config), httpx2.Client(base_url=f"http://127.0.0.1:{port}", trust_env=False) as client:
         expect_unchanged(client, first)
         expect(push_tag(client, other), 409)
-        outcome("the tag still holds, and still refuses")
+        outcome("the tag has its digest, and other content is refused")
 
     print(f"\n{name}@{first.digest}")
 
@@ -289,7 +289,7 @@ def main() -> int:
         with tempfile.TemporaryDirectory(prefix="boltseal-demo-") as folder:
             story(Path(folder), sys.argv[1] if len(sys.argv) > 1 else None)
     except Otherwise as found:
-        print(f"\n{paint('not as told', '31')}: {found}", file=sys.stderr)
+        print(f"\n{paint('unexpected result', '31')}: {found}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         return 130

@@ -1,8 +1,8 @@
 """Drives an ASGI application inside this process: its lifespan, and requests whose target is passed unchanged.
 
-An ordinary HTTP client tidies a path up (`a/../b`, doubled slashes, escapes) before it is sent; an attacker does
-not. `send()` hands the bytes of the target to the application as a server would, and can let a client die in the
-middle of its body. Nothing here knows what a registry is.
+An ordinary HTTP client normalizes a path (`a/../b`, doubled slashes, escapes) before it sends it; an attacker does
+not. `send()` passes the bytes of the target to the application as a server does, and can disconnect the client in the
+middle of its body. This module is independent of registries.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ App = Callable[[MutableMapping[str, Any], Receive, Send], Awaitable[None]]
 class Answer:
     """What an application sent. Header names are in lower case; the values of a repeated header are joined by ", ".
 
-    `status` 0: the application ended the exchange without an answer, as it may when its client has died.
+    `status` 0: the application ended the exchange without an answer, as it may after a disconnect.
     """
 
     status: int
@@ -73,7 +73,7 @@ async def send(
 ) -> Answer:
     """Send one request with exactly this target. The host is localhost unless a header names another.
 
-    `dies`: the client is gone after the last piece of the body.
+    `dies`: the client disconnects after the last chunk of the body.
     """
     raw_headers = [(_bytes(name).lower(), _bytes(value)) for name, value in headers]
     if all(name != b"host" for name, _ in raw_headers):

@@ -79,7 +79,8 @@ def fresh_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def data(fresh_data: Path) -> Iterator[Path]:
     """A new, empty data folder for this test's registry.
 
-    In memory where the machine has a place for that: what survives a power cut is tested on disks (`tests/server/storage`).
+    The folder is in memory where the machine has a file system for that: survival of a power cut is tested on disks
+    (`tests/server/storage`).
     """
     with TemporaryDirectory(dir=MEMORY if MEMORY.is_dir() else None, prefix="boltseal-test-") as folder:
         yield copy_of(fresh_data, Path(folder))

@@ -1,8 +1,8 @@
 """Makes images, indexes, artifacts and signatures for tests, and pushes them over an HTTP client.
 
-What is made is real: a layer is a gzipped tar archive with one file, its config names the archive's own digest, so
-that docker, podman and skopeo accept it too. The same words always make the same bytes. Media types are written
-out here, taken from the specs and not from the code under test, so that a slip there is seen here.
+The images are real: a layer is a gzipped tar archive of one file, and its config has the archive's digest, so that
+docker, podman and skopeo accept it. The same arguments always give the same bytes. Media types are written out here
+from the specifications, independently of the code under test, so that a mistake there is found.
 """
 
 from __future__ import annotations
@@ -137,7 +137,7 @@ def image(
 ) -> Document:
     """Return an image with this text in its layers.
 
-    `more`: further members of the manifest, such as `annotations`; `extra`: those whose name is no Python name.
+    `more`: further members of the manifest, such as `annotations`; `extra`: those whose names are no Python names.
     """
     kind = DOCKER_LAYER if docker else OCI_LAYER
     layers = [layer(f"{words} {number}", kind, algorithm) for number in range(layer_count)]

@@ -1,7 +1,8 @@
 """Waits for conditions that no event reports, which another process, thread or task makes true.
 
-Three functions, by what has to wait and what is asked. Each asks again every 20 ms until the answer is true, returns the
-answer, and fails after a time limit with the sentence that its caller gives: "not within 60 s: the ledger is signed".
+There are three functions, for code with and without an event loop and for conditions that are awaited. Each checks
+every 20 ms until the condition is true, returns its value, and fails after a time limit with the caller's sentence:
+"not within 60 s: the ledger is signed".
 """
 
 from __future__ import annotations

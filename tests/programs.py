@@ -1,7 +1,7 @@
 """The external programs that tests and benchmarks start, and the Debian package of each.
 
-Rule kept here: a program that is not there is a failure that says how to get it, never a skip. A skip would
-let the whole suite pass on a machine that can't show anything.
+A missing program is a failure that says how to install it, never a skip: with skips, the whole suite would pass on a
+machine without any of the programs.
 """
 
 from __future__ import annotations

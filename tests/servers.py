@@ -1,9 +1,9 @@
 """Starts the servers of tests and benchmarks: boltseal as users start it, and other registries and engines.
 
-Each function is a context manager that gives a `Server` which already answers, and ends it cleanly. Rules kept:
+Each function is a context manager that yields a running `Server` and ends it. Rules:
 
-* A server gets its own folder, its own port and its own log; nothing of the caller's settings leaks in.
-* One that does not start, or does not end when asked, is a failure that shows the end of its log.
+* A server has its own folder, port and log, and none of the caller's settings.
+* A server that does not start, or does not end on request, is a failure that shows the end of its log.
 * Only processes started here are ended, by their id.
 
 `server` is the fixture most tests want. As a plugin (`pytest_plugins`) this file also adds the log of every
@@ -76,13 +76,13 @@ def boltseal(
     """Run `boltseal serve` on its own port. Its log and its configuration are files beside `data`.
 
     Args:
-        data: the data folder; what an earlier run left in it is served.
+        data: the data folder, which may have content of an earlier run.
         config: text of a `boltseal.toml`.
-        workers: how many processes answer.
+        workers: the number of worker processes.
         settings: variables for the environment, such as `BOLTSEAL_SERVER__PUBLIC_URL`.
-        before: what the command is started through, such as `("taskset", "-c", "0")`.
-        path: what answers 200 when it has started: `/healthz` for one that is not ready, as its ledger is in doubt.
-        port: for a server that has to come back where it was; a free one otherwise.
+        before: the command prefix, such as `("taskset", "-c", "0")`.
+        port: the port of a restarted server; by default a free one.
+        path: the path that answers 200 after the start: `/healthz` for a server that is not ready because its ledger is in doubt.
     """
     address = f"127.0.0.1:{port or free_port()}"
     arguments = ["serve", "--data", str(data), "--listen", address, "--workers", str(workers)]
@@ -133,7 +133,7 @@ def asgi(app: str, folder: Path, settings: Mapping[str, str], *, before: Sequenc
 def docker_registry(folder: Path, *, mirror_of: str | None = None, before: Sequence[str] = ()) -> Iterator[Server]:
     """Run Debian's docker-registry (CNCF distribution 2.8) on files under `folder`, with its defaults.
 
-    `mirror_of`: the address of a registry whose proxy it shall be, such as `http://127.0.0.1:5000`.
+    `mirror_of`: the address of a registry that it mirrors, such as `http://127.0.0.1:5000`.
     """
     folder.mkdir(parents=True, exist_ok=True)
     proxy = "" if mirror_of is None else f"proxy: {{remoteurl: {mirror_of}}}\n"
@@ -232,10 +232,9 @@ def dockerd(
 ) -> Iterator[Server]:
     """Run a separate Docker daemon without a network; `address` is the path of its socket.
 
-    It picks the storage driver that works where it runs. `containerd_store` keeps images in containerd's
-    store, as new installations of Docker do: pushes then come from another piece of code, which asks other
-    questions and prints refusals in other words. `driver`: this storage driver or snapshotter and no other.
-    `more`: further options. `before`: what it is started through.
+    It uses the storage driver that works on this machine. `containerd_store` keeps images in containerd's store, as
+    new installations of Docker do: another implementation then pushes, with other requests and other messages.
+    `driver`: this storage driver or snapshotter and no other. `more`: further options. `before`: the command prefix.
     `settings`: more of its `daemon.json`.
     """
     folder.mkdir(parents=True, exist_ok=True)
@@ -275,8 +274,8 @@ def dockerd(
 def podman(folder: Path, *, plain_http: Sequence[str] = ()) -> Iterator[Server]:
     """Run podman's API service on its own storage; `address` is the path of its socket.
 
-    `folder`/podman is podman on that storage. `plain_http`: registries that it may ask without TLS. Its containers are run by runc, as crun wants newer cgroups than every
-    machine has.
+    `folder`/podman is podman on that storage. `plain_http`: registries that it may contact without TLS. Its
+    containers are run by runc, because crun needs newer cgroups than some machines have.
     """
     folder.mkdir(parents=True, exist_ok=True)
     at, client = folder / "p.sock", folder / "podman"

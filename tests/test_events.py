@@ -24,7 +24,7 @@ from boltseal.events import (
 from boltseal.oci.digest import Digest
 from boltseal.oci.reference import Reference
 
-DIGEST, TWO = Digest.of(b"one"), Digest.of(b"two")
+DIGEST, OTHER = Digest.of(b"one"), Digest.of(b"two")
 APP = Reference.parse("reg.example/shop/app:1.4.2")
 BASE = Reference.parse("node:16.13")
 ESCAPE = "\x1b]0;owned\x07\nsecond line\u202e\udc80"
@@ -32,13 +32,13 @@ ESCAPE = "\x1b]0;owned\x07\nsecond line\u202e\udc80"
 EVERY: list[Event] = [
     TagRefused(APP, "push", DIGEST, "ci", "it is sealed"),
     TagRefused(APP, "delete", None, "ci", "it is sealed"),
-    TagMoved(APP, DIGEST, TWO, release=True, seen_by="watch"),
-    TagMoved(BASE, DIGEST, TWO, release=False, seen_by="mirror"),
+    TagMoved(APP, DIGEST, OTHER, release=True, seen_by="watch"),
+    TagMoved(BASE, DIGEST, OTHER, release=False, seen_by="mirror"),
     TagMoved(APP, DIGEST, None, release=True, seen_by="watch"),
-    TagMoved(APP, None, TWO, release=False, seen_by="watch"),
-    TagHeld(BASE, DIGEST, TWO, "on_move = hold"),
+    TagMoved(APP, None, OTHER, release=False, seen_by="watch"),
+    TagHeld(BASE, DIGEST, OTHER, "on_move = hold"),
     TagHeld(BASE, None, None, "first_seen = hold"),
-    BaseOutdated(APP, BASE, DIGEST, TWO),
+    BaseOutdated(APP, BASE, DIGEST, OTHER),
     ReleaseDone("shop", 7, "web1", (f"{APP}@{DIGEST}",)),
     ReleaseFailed("shop", 7, "web1", "web is not healthy; release 6 runs"),
     QuotaLow("docker.io", 9, 100, 21_600),
@@ -47,7 +47,7 @@ EVERY: list[Event] = [
 ]
 HOSTILE: list[Event] = [
     TagRefused(APP, ESCAPE, DIGEST, ESCAPE, ESCAPE),
-    TagHeld(BASE, DIGEST, TWO, ESCAPE),
+    TagHeld(BASE, DIGEST, OTHER, ESCAPE),
     ReleaseDone(ESCAPE, 7, ESCAPE),
     ReleaseFailed(ESCAPE, 7, ESCAPE, ESCAPE),
     QuotaLow(ESCAPE, 1, 2, 3),
@@ -113,7 +113,7 @@ def test_the_text_of_a_moved_release_is_an_alarm() -> None:
 
     assert [text.startswith("ALARM: ") for text in texts] == [True, False, True, False]
     assert texts[0] == (
-        f"ALARM: reg.example/shop/app:1.4.2 moved from {DIGEST.short} to {TWO.short}, although it looks like "
+        f"ALARM: reg.example/shop/app:1.4.2 moved from {DIGEST.short} to {OTHER.short}, although it looks like "
         "a release, which should never move"
     )
     assert texts[2] == f"ALARM: reg.example/shop/app:1.4.2 is gone; it was {DIGEST.short}"

@@ -1,7 +1,7 @@
 """An event loop with virtual time: when no task is ready, its clock advances at once to the next timer.
 
-A wait of a minute is tested with its full minute, exactly, however busy the machine is. Only for tasks inside the process:
-the loop does not wait for sockets or threads.
+A wait of a minute is tested with its full minute, exactly, however busy the machine is. The loop is for tasks inside
+the process only: it does not wait for sockets or threads.
 """
 
 from __future__ import annotations

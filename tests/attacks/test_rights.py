@@ -1,7 +1,7 @@
 """Rights: attempts to reach content without the right, one test each.
 
-The shop has four users: `ci` may pull and push `shop/**`, `boss` has every right there but admin, `other` has every
-right in `other/**`, and anonymous callers may pull `public/**`.
+The registry has four users: `ci` may pull and push `shop/**`, `boss` has every right there except admin, `other` has
+every right in `other/**`, and anonymous clients may pull `public/**`.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Attacks on the wire: raw bytes over a socket to a real server, where its HTTP parser reads them first.
 
-What the parser refuses never reaches the registry; what it lets through must be refused there. Either way: no tag
-moves, no partial content is kept, the answer is correct, and the server continues for other clients.
+What the parser refuses never reaches the registry; what it accepts must be refused there. In each case no tag moves,
+no partial content is kept, the answer is correct, and the server continues for other clients.
 """
 
 from __future__ import annotations

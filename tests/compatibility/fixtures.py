@@ -1,7 +1,7 @@
 """Files that an earlier revision wrote, always opened as a copy, and the command lines of that revision.
 
-`tests/data/compatibility/REVISION/` holds one set of fixtures; its README says how they were made. The tests call the
-program as a person does. Where a command or a setting is renamed, only the tables here change; the fixtures never do.
+`tests/data/compatibility/REVISION/` has one set of fixtures; its README says how they were made. The tests call the
+program as a user does. If a command or a setting is renamed, only the tables here change; the fixtures never do.
 """
 
 from __future__ import annotations

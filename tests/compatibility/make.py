@@ -3,7 +3,7 @@
     PYTHONPATH=src:. python -m tests.compatibility.make REVISION
 
 writes `tests/data/compatibility/REVISION/`. It needs Docker with Compose, and root. It is run once for a revision, by hand; what it
-wrote is never written again. Nothing is made by other means than the program's own commands and its HTTP API.
+wrote is never written again. Only the program's own commands and its HTTP API are used.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
 """What `Generation`, `InterprocessLock` and `Leases` promise (`server.storage.coordination.protocol`), on each implementation.
 
-A second object on the same store stands for another process; where the end of a process matters, there is one.
+A second object on the same store acts as another process; where the end of a process matters, a real process is
+started.
 """
 
 from __future__ import annotations

@@ -20,7 +20,8 @@ def typed(beginning: str, **replaced: str) -> list[str]:
     """Return the command of docs/releasing.md that begins with some words, with the test's names in place of the
     page's.
 
-    `replaced`: names of tests for `dist`, `again`, `layout`, `image`, and `wheel` or `sdist`; each is what the page writes there.
+    `replaced`: the test's names for `dist`, `again`, `layout`, `image`, and `wheel` or `sdist`, which are the page's
+    names.
     """
     (line,) = (line for line in typed_lines(text(PAGE)) if line.startswith(f"{beginning} "))
     written = {

@@ -1,6 +1,6 @@
 """Builds the container image on a base made of Debian packages, and runs it.
 
-A `Storage` is a folder of containers, images and mounts of its own; at its end nothing of it is mounted or kept.
+A `Storage` is a separate folder of containers, images and mounts; at its end nothing of it is mounted or kept.
 """
 
 from __future__ import annotations

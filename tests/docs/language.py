@@ -1,8 +1,8 @@
-"""Find retired words in the source, the tests and the pages; `python -m tests.docs.language` prints every finding.
+"""Find retired words in the source, the tests, the benchmarks and the pages; `python -m tests.docs.language` prints every finding.
 
 The words, their contexts and the allowed phrases are in retired_words.toml. Text between single backquotes is code and is
-not searched. Of a test module its names, docstrings and comments are searched; its other strings are data, such as SQL,
-hostile input and expected output, which is searched where the program has it.
+not searched. Of a module of tests, bench or scripts its names, docstrings and comments are searched; its other strings are
+data, such as SQL, hostile input and expected output, which is searched where the program has it.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ from tests.docs.pages import PAGES, ROOT
 WORDS_FILE = Path(__file__).parent / "retired_words.toml"
 SOURCE = ROOT / "src"
 TESTS = ROOT / "tests"
+DEVELOPMENT = (TESTS, ROOT / "bench", ROOT / "scripts")
 TEXT = ("docstrings", "comments", "help", "messages", "pages")
 CONTEXTS = ("modules", "names", "identifiers", *TEXT)
 HELP_ARGUMENTS = ("help", "short_help", "epilog", "metavar")
 PAGES_UNIT = "pages"
-TESTS_UNIT = "tests"
-TEST_CONTEXTS = ("modules", "names", "identifiers", "docstrings", "comments")
+DEVELOPMENT_CONTEXTS = ("modules", "names", "identifiers", "docstrings", "comments")
 SQL = re.compile(r"\s*(?:SELECT|INSERT|UPDATE|DELETE|CREATE|ALTER|DROP|PRAGMA|WITH|FROM|WHERE|AND|ON|ORDER BY|JOIN)\b")
 
 # Records of decisions are not edited after they are accepted, and the changelog is history.
@@ -113,8 +113,8 @@ def allowed_pattern(pattern: str = "") -> re.Pattern[str]:
 
 def unit_of(module: Path) -> str:
     """Return what a module is counted with: `boltseal.client`, `boltseal.server.api`, `boltseal.events`, or `tests`."""
-    if module.is_relative_to(TESTS):
-        return TESTS_UNIT
+    if not module.is_relative_to(SOURCE):
+        return module.relative_to(ROOT).parts[0]
     parts = module.relative_to(SOURCE).with_suffix("").parts
     depth = 3 if parts[1] == "server" else 2
     return ".".join(part for part in parts[:depth] if part != "__init__")
@@ -198,16 +198,18 @@ def excerpt_of_page(path: Path, content: str) -> Excerpt:
 def excerpts() -> tuple[Excerpt, ...]:
     """Return everything that is searched in the repository."""
     modules = sorted(path for path in SOURCE.rglob("*.py") if "versions" not in path.parts)
-    tests = sorted(path for path in TESTS.rglob("*.py") if "data" not in path.relative_to(TESTS).parts)
+    development = sorted(
+        path for folder in DEVELOPMENT for path in folder.rglob("*.py") if "data" not in path.relative_to(folder).parts
+    )
     pages = [path for path in PAGES if not UNEDITED.search(path.relative_to(ROOT).as_posix())]
     packaging = [path for path in ROOT.glob("packaging/**/*") if path.is_file()]
     pages += sorted([*ROOT.glob("examples/*.toml"), *ROOT.glob("templates/*"), *packaging])
     return (
         *(
             excerpt
-            for path in (*modules, *tests)
+            for path in (*modules, *development)
             for excerpt in excerpts_of_module(unit_of(path), path, path.read_text(encoding="utf-8"))
-            if excerpt.unit != TESTS_UNIT or excerpt.context in TEST_CONTEXTS
+            if path.is_relative_to(SOURCE) or excerpt.context in DEVELOPMENT_CONTEXTS
         ),
         *(excerpt_of_page(path, path.read_text(encoding="utf-8")) for path in pages),
     )

@@ -37,7 +37,7 @@ def test_every_page_is_in_the_navigation() -> None:
 @pytest.mark.slow
 def test_the_documentation_builds_without_a_broken_link() -> None:
     """zensical's strict mode, which fails for a missing page or heading, builds the documentation."""
-    script: list[str | Path] = [sys.executable, ROOT / "scripts/build_site.py"]
+    script: list[str | Path] = [sys.executable, ROOT / "scripts/build_pages.py"]
     done = subprocess.run(script, capture_output=True, text=True, check=False)
 
     assert done.returncode == 0, done.stdout + done.stderr

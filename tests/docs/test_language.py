@@ -9,10 +9,9 @@ from pathlib import Path
 import pytest
 
 from tests.docs.language import (
+    DEVELOPMENT_CONTEXTS,
     PAGES_UNIT,
-    TEST_CONTEXTS,
     TESTS,
-    TESTS_UNIT,
     allowed_pattern,
     excerpt_of_page,
     excerpts,
@@ -62,10 +61,10 @@ def test_every_allowed_phrase_is_used() -> None:
 
 def test_names_docstrings_and_comments_of_every_test_module_are_searched() -> None:
     """The search reads each module below `tests/`, without its other strings, which are data."""
-    of_tests = [excerpt for excerpt in excerpts() if excerpt.unit == TESTS_UNIT]
+    of_tests = [excerpt for excerpt in excerpts() if excerpt.unit == "tests"]
     modules = {path for path in TESTS.rglob("*.py") if "data" not in path.relative_to(TESTS).parts}
 
-    assert {excerpt.context for excerpt in of_tests} == set(TEST_CONTEXTS)
+    assert {excerpt.context for excerpt in of_tests} == set(DEVELOPMENT_CONTEXTS)
     assert {excerpt.path for excerpt in of_tests} == modules
     assert len(modules) > 500
 

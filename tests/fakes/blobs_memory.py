@@ -1,8 +1,8 @@
 """A `BlobStore` in memory that keeps the promises of the real ones and can be configured to fail.
 
-Rules kept here: the contract suite runs on it as on the real stores, so what passes with it is not a different world.
-`fail("commit", error)` makes the next commit raise before it is done, `fail("commit", error, done=True)` after it.
-It keeps nothing over a restart, and time stands where `now_us` is set.
+The contract suite runs on it as on the real stores, so that tests with it are valid for those. `fail("commit",
+error)` makes the next commit raise before it is done, `fail("commit", error, done=True)` after it. It keeps nothing
+over a restart, and its time is `now_us`.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """A disk that really writes and fails on request: before a call's effect, or after it, when only the answer is lost.
 
-Rules kept here: nothing is imitated. Every call that does not fail is the real system call; half an `append` really
-appends the first half. A call that `hold` names waits until it is let go, in the thread that makes it.
+Nothing is imitated: every call that does not fail is the real system call, and half an `append` really appends the
+first half. A call that `hold` names waits in its own thread until the test releases it.
 """
 
 from __future__ import annotations

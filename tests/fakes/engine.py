@@ -1,8 +1,8 @@
 """An in-memory engine behind a real socket: the part of Docker's API that boltseal uses, also with wrong answers; it
 counts requests.
 
-`containers` and `images` hold documents as Docker 26 writes them. `wrong[path]` answers instead, the path without its
-version: bytes as they are, and nothing more if the socket is to break off.
+`containers` and `images` have documents as Docker 26 writes them. `wrong[path]`, a path without the API version, is
+answered instead: these bytes, and nothing more if the socket is to be closed.
 """
 
 from __future__ import annotations
@@ -51,8 +51,8 @@ class Hang:
 class FakeEngine:
     """`images`: by ID; `containers`: by ID. `asked`: method and path of each request, without the version.
 
-    `logs`: what comes of a container's log, byte for byte. `pullable`: what a pull of this name brings. `hangs`: requests
-    that wait, once for each. `loses`: paths of `wrong` at which it does what is asked for first.
+    `logs`: the bytes of a container's log. `pullable`: the image that a pull of this name adds. `hangs`: requests
+    that wait, each once. `loses`: paths of `wrong` at which the request's effect happens first.
     """
 
     containers: dict[str, dict[str, Any]] = field(default_factory=dict)

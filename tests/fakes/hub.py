@@ -1,9 +1,9 @@
 """A registry in memory that behaves as Docker Hub: tokens, quotas, pages, redirects; it counts requests and fails on
 request.
 
-Only what clients ask for: HEAD and GET of manifests, blobs, tags, histories, the token service, and Docker Hub's own list
-of tags. It answers at any host name; `counted` says how often each thing was asked for. `counting`: the host at which a GET
-of a manifest takes one from the quota, and none is answered when it is used up.
+It has what clients ask for: HEAD and GET of manifests, blobs, tags, histories, the token service, and Docker Hub's
+own list of tags. It answers at any host name; `counted` has the number of requests of each kind. `counting`: the host
+at which a GET of a manifest uses one pull, and is refused when none is left.
 """
 
 from __future__ import annotations

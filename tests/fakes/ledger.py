@@ -1,7 +1,7 @@
 """A registry in memory with a ledger, made of the pure packages only; it answers as configured, also wrongly.
 
-`entries` are the lines as they stand and may be changed by hand; whatever they are, `shown` of them are signed. The
-rows of `tags` are what the registry itself answers, and need not be what the ledger says.
+`entries` are the lines, which a test may change; the first `shown` of them are signed, whatever they are. The rows of
+`tags` are what the registry itself answers, and may differ from the ledger.
 """
 
 from __future__ import annotations

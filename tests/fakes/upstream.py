@@ -1,9 +1,9 @@
 """A registry on a real socket that counts requests and answers each path as configured.
 
-HEAD and GET of manifests and blobs (with ranges), pages of tags, referrers; pushes, with mounts, where `takes` says so. Each
-connection is HTTP/1.1 and kept alive.
-`after["PUT /v2/..."]` speaks instead of the answer when the work is done. `answers["GET /v2/..."]` stands in for what it would say: a function that is given the request and writes what it likes,
-also what no registry should. After it the connection is closed.
+It serves HEAD and GET of manifests and blobs (with ranges), pages of tags, referrers, and, with `takes`, pushes and
+mounts. Each connection is HTTP/1.1 and kept alive. `after["PUT /v2/..."]` writes the answer after the work was done.
+`answers["GET /v2/..."]` replaces the answer: a function that gets the request and may write anything, also what no
+registry should; the connection is closed after it.
 """
 
 from __future__ import annotations

@@ -125,7 +125,7 @@ def _may_go_on(word: str, valid: type[str]) -> bool:
 def escaping(names: tuple[str, str], earlier: list[tuple[str, str]], characters: str) -> tuple[str, str] | None:
     """Return a valid pair that matches `names` and none of `earlier`, by subset construction without any short cut.
 
-    `characters`: those that stand for all, which must hold one that no glob mentions.
+    `characters`: representatives of all characters, with at least one that no glob mentions.
     """
     of_repository = "".join(c for c in REPOSITORY_ALPHABET if c in characters)
     of_tag = "".join(c for c in TAG_ALPHABET if c in characters)

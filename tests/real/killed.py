@@ -1,6 +1,6 @@
 """Runs boltseal in a process that is killed after it has renamed the Nth file of a release: `killed.py N ARGUMENTS`.
 
-The renames of a deploy: the release's folder (it is recorded), then its record at each step.
+A deploy renames the release's folder, which records the release, and then its record at each step.
 """
 
 from __future__ import annotations

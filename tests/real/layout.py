@@ -1,7 +1,7 @@
 """Images for tests, as bytes and as the OCI image layouts from which tools copy.
 
-An image here holds one file, `app`. Everything is a function of its content, so that making an image twice
-gives the same digests. Nothing comes from a network.
+An image here has one file, `app`. Everything is derived from its content, so that making an image twice gives the
+same digests. Nothing is downloaded.
 """
 
 from __future__ import annotations

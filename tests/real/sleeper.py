@@ -22,7 +22,8 @@ def sleeper(
 ) -> Document:
     """Return an image with `words` in a label that sleeps. The program is this machine's, whatever `architecture` says.
 
-    `commands`: what else it has in /bin, such as `true` for a health check. `command`: what it does instead of sleeping.
+    `commands`: further programs in /bin, such as `true` for a health check. `command`: the command in place of
+    sleeping.
     """
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w", format=tarfile.USTAR_FORMAT) as archive:

@@ -1,8 +1,8 @@
 """What skopeo, podman and docker have configured for a registry is enough: no option names an authority or a login.
 
-The registry has TLS of a private authority, and no anonymous pull. It is asked as 0.0.0.0, which reaches this machine and
-is no loopback address: docker trusts every certificate of loopback. System folders are scratch folders, mounted in a
-namespace that only the started program is in.
+The registry has TLS of a private authority, and no anonymous pull. Its address is 0.0.0.0, which reaches this machine
+without being a loopback address, for which docker would accept any certificate. System folders are scratch folders,
+mounted in a namespace of the started program only.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Behaviour that all tools share: docker with either store, podman, buildah, skopeo, oras, containerd's ctr.
 
-One suite, run on each of them. What only one tool does is in the file that has its name.
+One suite runs on each tool. Behaviour of a single tool is tested in the file with its name.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Several worker processes on one store give the same answers.
 
-Each test talks over many kept-open connections, of which every worker has some: the kernel spreads them, and
-`connected` looks.
+Each test uses many persistent connections, of which every worker has some: the kernel distributes them, and
+`connected` checks it.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The tools with which users push and pull, each behind the same three methods, so that one suite runs on all.
 
-Rules kept: a tool works on its own storage in a temporary folder and never on this machine's; its output is
-returned completely, as the user at the terminal reads it; `pull` starts from a storage that has nothing.
+A tool works on its own storage in a temporary folder and never on this machine's. Its output is returned completely,
+as the user at the terminal reads it; `pull` starts from an empty storage.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class CommandResult:
     text: str
 
     def checked(self) -> str:
-        """Run a command that must succeed, and return its result."""
+        """Return the output of a command that must have succeeded."""
         assert self.ok, self.text
         return self.text
 

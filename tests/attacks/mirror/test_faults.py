@@ -215,7 +215,7 @@ async def test_workers_fetch_a_blob_of_unknown_size_once(data: Path, upstream: F
 async def _alone(server: Server, target: str, begun: list[str] | None = None) -> bytes:
     """A client with a connection of its own, which any worker may accept; written by hand because a library's are slow.
 
-    `begun`: gets the target at the body's first byte.
+    `begun`: receives the target at the body's first byte.
     """
     host, _, port = server.address.partition(":")
     reader, writer = await asyncio.open_connection(host, int(port))

@@ -1,7 +1,7 @@
 """Real stores, made by real engines of the image of `image.py` or of other layers, and copies of them to be tampered with.
 
-An engine is started once, loads the image, and is stopped. Each test gets a copy of what lies on the disk then, with
-owners, devices, attributes and hard links; the check needs no daemon, so none is there to mend or to mind anything.
+An engine is started once, loads the image, and is stopped. Each test gets a copy of its files with owners, devices,
+attributes and hard links. The check needs no daemon, so that none runs that could repair or refuse anything.
 """
 
 from __future__ import annotations

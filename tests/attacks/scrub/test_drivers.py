@@ -282,7 +282,7 @@ def test_a_copy_that_containerd_made_for_other_owners_is_compared(tmp_path_facto
     """A copy that containerd made for other owners lacks setuid bits and capabilities but has no findings; changes in
     it have.
 
-    Whether the container runs does not matter here: where no user namespace can be made it lies on the copy all the same.
+    The container need not run: where user namespaces are not permitted, it is still based on the copy.
     """
     folder = tmp_path_factory.mktemp("c")
     ids_given(folder, 100_000)

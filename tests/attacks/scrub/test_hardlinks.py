@@ -1,6 +1,6 @@
 """Attributes of hard-linked files in each engine's store: an added, removed or changed one is found under any name.
 
-A capability on one name of a program is a capability of the program: a setuid bit by another name.
+A capability on one name of a program applies to the program, and is as powerful as a setuid bit.
 """
 
 from __future__ import annotations

@@ -207,7 +207,7 @@ def test_an_image_whose_record_is_gone_is_identified(
 def test_the_row_of_a_container(shop: RunningProject, store: ImageStoreKind) -> None:
     """The row has the container's own image: digests by kind, present and former tags, distance and actor.
 
-    Podman forgets the digest that an image was pulled by with its last name; the image ID is left.
+    Podman forgets the pulled digest of an image with its last name, and keeps the image ID.
     """
     digest = shop.publish("first")
     publish(shop.registry.host, shop.repository, "1.4.2", sleepers(f"{shop.repository} first"))

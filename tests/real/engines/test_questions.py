@@ -1,6 +1,6 @@
 """docs/guides/questions.md: its commands run in their order and print what the page shows.
 
-`BOLTSEAL_WRITE_PAGES=1` writes what they print into the page; the difference is then for people to look at.
+With `BOLTSEAL_WRITE_PAGES=1` the present output is written into the page, for review as a diff.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Valid and malformed requests in every mixture, and the properties that every response must have.
 
-Built around one image that is published and sealed, so that much of what is made up comes close to something real:
-its names, digests and bytes are among the material, whole, damaged and in the wrong places.
+Requests are built around one published and sealed image: its names, digests and bytes are among the material,
+complete, damaged and in wrong places, so that many requests are nearly valid.
 """
 
 from __future__ import annotations

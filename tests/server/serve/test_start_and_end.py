@@ -58,7 +58,7 @@ def test_an_address_that_others_can_reach_is_refused(tmp_path: Path, address: st
 
 
 def test_an_open_address_is_served_with_explicit_flags(tmp_path: Path) -> None:
-    """A reachable address is served if flags or variables state --behind-proxy or --allow-anonymous."""
+    """A reachable address is served if --allow-anonymous and --behind-proxy are given, as flags or as variables."""
     port = free_port()
     words = {"BOLTSEAL_SERVER__ALLOW_ANONYMOUS": "true", "BOLTSEAL_SERVER__BEHIND_PROXY": "true"}
     with started("--data", tmp_path / "data", "--listen", f"0.0.0.0:{port}", environment=words) as process:

@@ -1,8 +1,8 @@
 """The requests of the public conformance suite, on the profile made for it (`examples/conformance.toml`).
 
-The suite pushes one set of documents after the other into one repository, lists, pulls and deletes each, and uses
-the same tag names again for other content. Here the same rounds are made with documents of our own; whether the
-suite itself passes can only be seen by running it.
+The suite pushes one set of documents after the other into one repository, lists, pulls and deletes each, and reuses
+tags for other content. These tests send the same requests with other documents; only running the suite shows whether
+it passes.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Blobs as files: the store's promises hold whatever the disk, another process or foreign files do.
 
-What every store promises is in `tests/contracts/test_blob_store.py`; here is what only files can suffer.
+The promises of every store are tested in `tests/contracts/test_blob_store.py`; these tests are about files only.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """SQLite as the metadata database: a full disk, a lock that is kept too long, a group that fails as a whole.
 
-What every metadata database promises is in `tests/contracts/test_metadata.py`.
+The promises of every metadata database are tested in `tests/contracts/test_metadata.py`.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Frequent queries of the registry use an index, however much a repository has.
 
-SQLite prints its plan (`EXPLAIN QUERY PLAN`). A step that looks for a repository's rows by the repository
-alone reads all of them: a push would take the longer, the more was pushed before.
+SQLite prints its plan (`EXPLAIN QUERY PLAN`). A step that searches a repository's rows by the repository alone reads
+all of them, so that a push would become slower with every push before it.
 """
 
 from __future__ import annotations

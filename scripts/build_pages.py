@@ -1,4 +1,4 @@
-"""Builds docs/ as a site into build/site: `python scripts/build_site.py` (`make docs` runs it).
+"""Builds docs/ as a site into build/site: `python scripts/build_pages.py` (`make docs` runs it).
 
 Copies every page of the repository, and every file that a page links to, into build/pages with the same relative paths,
 and runs zensical in strict mode: a link to a page or heading that does not exist ends with 1.
