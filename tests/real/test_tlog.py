@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import shutil
 import subprocess
 from collections.abc import Callable
@@ -21,8 +20,8 @@ from boltseal.ledger.proof import Receipt, format_receipt
 from boltseal.ledger.tiles import WIDTH, BundleId, Grown, TileId, Tiles, edge, encode_bundle, grow, needed
 from tests import images
 from tests.cli.program import run as program_run
+from tests.go_programs import build_go
 from tests.polling import is_signed, wait_until
-from tests.programs import program
 from tests.servers import boltseal
 
 pytestmark = pytest.mark.real
@@ -37,16 +36,7 @@ Check = Callable[..., subprocess.CompletedProcess[str]]
 @pytest.fixture(scope="module")
 def check(tmp_path_factory: pytest.TempPathFactory) -> Check:
     """The checker, built offline from Debian's golang.org/x/mod."""
-    folder = tmp_path_factory.mktemp("go")
-    environment = os.environ | {
-        "GO111MODULE": "off",
-        "GOPATH": "/usr/share/gocode",
-        "GOCACHE": str(folder / "cache"),
-        "GOFLAGS": "",
-        "GOTOOLCHAIN": "local",
-    }
-    built = folder / "tlog"
-    subprocess.run([program("go"), "build", "-o", built, HERE / "tlog" / "main.go"], env=environment, check=True)
+    built = build_go(HERE / "tlog" / "main.go", tmp_path_factory.mktemp("go") / "tlog")
 
     def check(*argv: str | Path) -> subprocess.CompletedProcess[str]:
         return subprocess.run([built, *argv], capture_output=True, text=True, timeout=60)

@@ -152,6 +152,21 @@ def digest_of(data: bytes) -> str:
     return f"sha256:{hashlib.sha256(data).hexdigest()}"
 
 
+@pytest.fixture(scope="module")
+def server_with(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[int], Server]]:
+    """Gives the server with so many workers: one for all tests of this module, each of which has a repository of its own."""
+    started: dict[int, Server] = {}
+    with contextlib.ExitStack() as stack:
+
+        def server_with(workers: int) -> Server:
+            if workers not in started:
+                data = tmp_path_factory.mktemp("workers") / "data"
+                started[workers] = stack.enter_context(servers.boltseal(data, workers=workers))
+            return started[workers]
+
+        yield server_with
+
+
 @pytest.mark.parametrize("workers", [1, WORKERS])
 def test_of_racing_first_pushes_exactly_one_gets_the_tag(workers: int, tmp_path: Path) -> None:
     """Of concurrent pushes of different images to one free tag, one succeeds and the others are refused."""
@@ -176,33 +191,33 @@ def test_of_racing_first_pushes_exactly_one_gets_the_tag(workers: int, tmp_path:
 
 
 @pytest.mark.parametrize("workers", [1, WORKERS])
-def test_of_racing_pushes_of_one_image_all_succeed(workers: int, tmp_path: Path) -> None:
+def test_of_racing_pushes_of_one_image_all_succeed(
+    workers: int, server_with: Callable[[int], Server], repository: str
+) -> None:
     """Concurrent pushes of one image to one tag all succeed."""
-    with (
-        servers.boltseal(tmp_path / "data", workers=workers) as server,
-        connected(server, PUSHERS, workers) as connections,
-    ):
-        config = connections[0].push_blob("shop/app", b"{}")
+    server = server_with(workers)
+    with connected(server, PUSHERS, workers) as connections:
+        config = connections[0].push_blob(repository, b"{}")
         manifests = [manifest_of(config, 2, "the one")] * len(connections)
 
-        answers = at_once(connections, lambda c, m: c.put_manifest("shop/app", "1.0.0", m), manifests)
+        answers = at_once(connections, lambda c, m: c.put_manifest(repository, "1.0.0", m), manifests)
 
         assert {answer.status for answer in answers} == {201}
 
 
 @pytest.mark.parametrize("workers", [1, WORKERS])
-def test_racing_pushes_of_one_layer_all_succeed(workers: int, tmp_path: Path) -> None:
+def test_racing_pushes_of_one_layer_all_succeed(
+    workers: int, server_with: Callable[[int], Server], repository: str
+) -> None:
     """Concurrent pushes of one layer all succeed."""
-    with (
-        servers.boltseal(tmp_path / "data", workers=workers) as server,
-        connected(server, PUSHERS, workers) as connections,
-    ):
+    server = server_with(workers)
+    with connected(server, PUSHERS, workers) as connections:
         layers = [os.urandom(300_000)] * len(connections)
 
-        digests = at_once(connections, lambda c, layer: c.push_blob("shop/app", layer), layers)
+        digests = at_once(connections, lambda c, layer: c.push_blob(repository, layer), layers)
 
         (digest,) = set(digests)
-        assert {c.ask("GET", f"/v2/shop/app/blobs/{digest}").body for c in connections} == {layers[0]}
+        assert {c.ask("GET", f"/v2/{repository}/blobs/{digest}").body for c in connections} == {layers[0]}
 
 
 def test_a_deleted_tag_is_at_once_gone_on_every_worker(tmp_path: Path) -> None:
@@ -223,17 +238,17 @@ def test_a_deleted_tag_is_at_once_gone_on_every_worker(tmp_path: Path) -> None:
             assert {c.ask("GET", path).status for c in connections} == {404}
 
 
-def test_a_deleted_manifest_is_at_once_gone_on_every_worker(tmp_path: Path) -> None:
+def test_a_deleted_manifest_is_at_once_gone_on_every_worker(
+    server_with: Callable[[int], Server], repository: str
+) -> None:
     """A delete by digest reaches the cached answers of all workers before it is acknowledged."""
-    with (
-        servers.boltseal(tmp_path / "data", workers=WORKERS) as server,
-        connected(server, CONNECTIONS, WORKERS) as connections,
-    ):
-        config = connections[0].push_blob("shop/app", b"{}")
+    server = server_with(WORKERS)
+    with connected(server, CONNECTIONS, WORKERS) as connections:
+        config = connections[0].push_blob(repository, b"{}")
         for number in range(ROUNDS):
             manifest = manifest_of(config, 2, str(number))
-            path = f"/v2/shop/app/manifests/{digest_of(manifest)}"
-            connections[0].put_manifest("shop/app", digest_of(manifest), manifest)
+            path = f"/v2/{repository}/manifests/{digest_of(manifest)}"
+            connections[0].put_manifest(repository, digest_of(manifest), manifest)
             assert {c.ask("GET", path).status for c in connections} == {200}
 
             deleted = connections[number % CONNECTIONS].ask("DELETE", path)
@@ -242,20 +257,17 @@ def test_a_deleted_manifest_is_at_once_gone_on_every_worker(tmp_path: Path) -> N
             assert {c.ask("GET", path).status for c in connections} == {404}
 
 
-def test_a_purged_image_is_at_once_gone_on_every_worker(tmp_path: Path) -> None:
+def test_a_purged_image_is_at_once_gone_on_every_worker(server_with: Callable[[int], Server], repository: str) -> None:
     """When `boltseal tag purge`, another process, has ended, no worker serves the image from its cache."""
-    data = tmp_path / "data"
-    with (
-        servers.boltseal(data, workers=WORKERS) as server,
-        connected(server, CONNECTIONS, WORKERS) as connections,
-    ):
+    server = server_with(WORKERS)
+    with connected(server, CONNECTIONS, WORKERS) as connections:
         secret = os.urandom(5000)
-        config = connections[0].push_blob("shop/app", secret)
+        config = connections[0].push_blob(repository, secret)
         manifest = manifest_of(config, len(secret), "holds a secret")
-        connections[0].put_manifest("shop/app", "1.0.0", manifest)
+        connections[0].put_manifest(repository, "1.0.0", manifest)
         paths = [
-            *("/v2/shop/app/manifests/1.0.0", f"/v2/shop/app/manifests/{digest_of(manifest)}"),
-            f"/v2/shop/app/blobs/{config}",
+            *(f"/v2/{repository}/manifests/1.0.0", f"/v2/{repository}/manifests/{digest_of(manifest)}"),
+            f"/v2/{repository}/blobs/{config}",
         ]
         assert {c.ask("GET", path).status for path in paths for c in connections} == {200}
 
@@ -264,39 +276,37 @@ def test_a_purged_image_is_at_once_gone_on_every_worker(tmp_path: Path) -> None:
             "tag",
             "purge",
             "--data",
-            str(data),
+            str(server.folder),
             "--reason",
             "leaked",
             "--yes",
-            f"{server.address}/shop/app:1.0.0",
+            f"{server.address}/{repository}:1.0.0",
         ).checked()
 
         assert {c.ask("GET", path).status for path in paths for c in connections} == {404}
 
 
-def test_a_moved_tag_resolves_to_the_same_digest_on_every_worker(tmp_path: Path) -> None:
+def test_a_moved_tag_resolves_to_the_same_digest_on_every_worker(
+    server_with: Callable[[int], Server], repository: str
+) -> None:
     """After a push to a mutable tag was acknowledged, no worker serves the former image."""
-    with (
-        servers.boltseal(tmp_path / "data", workers=WORKERS) as server,
-        connected(server, CONNECTIONS, WORKERS) as connections,
-    ):
-        config = connections[0].push_blob("shop/app", b"{}")
+    server = server_with(WORKERS)
+    with connected(server, CONNECTIONS, WORKERS) as connections:
+        config = connections[0].push_blob(repository, b"{}")
         for number in range(ROUNDS):
             manifest = manifest_of(config, 2, str(number))
-            pushed = connections[number % CONNECTIONS].put_manifest("shop/app", "latest", manifest)
+            pushed = connections[number % CONNECTIONS].put_manifest(repository, "latest", manifest)
 
             assert pushed.status == 201, pushed.body
-            assert {c.ask("GET", "/v2/shop/app/manifests/latest").body for c in connections} == {manifest}
+            assert {c.ask("GET", f"/v2/{repository}/manifests/latest").body for c in connections} == {manifest}
 
 
-def test_an_upload_is_resumed_at_any_worker(tmp_path: Path) -> None:
+def test_an_upload_is_resumed_at_any_worker(server_with: Callable[[int], Server], repository: str) -> None:
     """An upload session, which is in the store, is continued by any worker."""
-    with (
-        servers.boltseal(tmp_path / "data", workers=WORKERS) as server,
-        connected(server, CONNECTIONS, WORKERS) as connections,
-    ):
+    server = server_with(WORKERS)
+    with connected(server, CONNECTIONS, WORKERS) as connections:
         chunks = [os.urandom(100_000 + number) for number in range(len(connections))]
-        location = connections[0].ask("POST", "/v2/shop/app/blobs/uploads/").headers["location"]
+        location = connections[0].ask("POST", f"/v2/{repository}/blobs/uploads/").headers["location"]
         sent = 0
         for connection, chunk in zip(connections, chunks, strict=True):
             answer = connection.ask("PATCH", location, chunk, {"Content-Range": f"{sent}-{sent + len(chunk) - 1}"})
@@ -308,4 +318,4 @@ def test_an_upload_is_resumed_at_any_worker(tmp_path: Path) -> None:
         done = connections[7].ask("PUT", f"{location}{mark}digest={digest_of(whole)}")
 
         assert done.status == 201, done.body
-        assert {c.ask("GET", f"/v2/shop/app/blobs/{digest_of(whole)}").body for c in connections} == {whole}
+        assert {c.ask("GET", f"/v2/{repository}/blobs/{digest_of(whole)}").body for c in connections} == {whole}

@@ -5,7 +5,6 @@ from __future__ import annotations
 import gzip
 import io
 import json
-import os
 import subprocess
 import tarfile
 from pathlib import Path
@@ -14,8 +13,8 @@ import pytest
 
 from boltseal.host.scrub.layer_blob import BlobTar
 from tests.attacks.scrub.clean_layers import LAYERS
+from tests.go_programs import build_go
 from tests.host.scrub.made_stores import NAMES_BY_GO, extended, record
-from tests.programs import program
 
 pytestmark = [pytest.mark.real, pytest.mark.slow]
 
@@ -23,16 +22,7 @@ pytestmark = [pytest.mark.real, pytest.mark.slow]
 @pytest.fixture(scope="module")
 def names(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The compiled Go program of names/main.go."""
-    folder = tmp_path_factory.mktemp("go")
-    environment = os.environ | {
-        "GO111MODULE": "off",
-        "GOCACHE": str(folder / "cache"),
-        "GOFLAGS": "",
-        "GOTOOLCHAIN": "local",
-    }
-    source = Path(__file__).parent / "names/main.go"
-    subprocess.run([program("go"), "build", "-o", folder / "names", source], env=environment, check=True)
-    return folder / "names"
+    return build_go(Path(__file__).parent / "names/main.go", tmp_path_factory.mktemp("go") / "names")
 
 
 def read_by_go(names: Path, tar: bytes) -> list[list[object]]:
