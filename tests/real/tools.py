@@ -260,7 +260,8 @@ class Ctr:
     name = "ctr"
 
     def __init__(self, socket: str, folder: Path) -> None:
-        self._images = ("ctr", "--address", socket, "images")
+        self._ctr = ("ctr", "--address", socket)
+        self._images = (*self._ctr, "images")
         self._folders = _numbered(folder)
         self._numbers = itertools.count(1)
 
@@ -288,6 +289,10 @@ class Ctr:
         with tarfile.open(archive) as tar:
             tar.extractall(archive.parent, filter="data")
         return app_in_layout(archive.parent)
+
+    def words(self) -> tuple[str, ...]:
+        """How the command line of another verb begins."""
+        return self._ctr
 
 
 def _numbered(folder: Path) -> Iterator[Path]:

@@ -144,7 +144,32 @@ async def test_rights_apply_to_the_resolved_name(data: Path, upstream: FakeUpstr
     assert ann == [200] * 4
     assert bob == [403] * 4
     assert anonymous == [401] * 4
-    assert 'scope="repository:docker.io/library/node:pull"' in challenge
+    assert 'scope="repository:library/node:pull repository:docker.io/library/node:pull"' in challenge
+
+
+@pytest.mark.parametrize("user", ["ann", None])
+async def test_a_refusal_does_not_say_whether_a_local_repository_exists(
+    data: Path, upstream: FakeUpstream, user: str | None
+) -> None:
+    """With a root mirror the name of a local repository and of none get the same status, challenge and message."""
+    table = table_of(upstream) | {"name": HUB, "root": True}
+    async with serving_as(mirror_settings(data, table)) as before:
+        await push(before.client, "shop/app", "1.4.2", image("ours"))
+    htpasswd = data.with_name("htpasswd")
+    htpasswd.write_text(f"ann:{bcrypt.hashpw(b'pass', bcrypt.gensalt(4)).decode()}\n")
+    grants = [{"users": ["ann"], "repository": "elsewhere/**", "actions": ["pull"]}]
+    settings = mirror_settings(data, table, auth={"htpasswd": htpasswd, "grant": grants})
+    answers = []
+    async with serving_as(settings) as serving:
+        for name in ("shop/app", "shop/ape"):
+            auth = None if user is None else (user, "pass")
+            answer = await serving.client.get(f"/v2/{name}/manifests/1.4.2", auth=auth)
+            challenge = answer.headers.get("www-authenticate", "")
+            answers.append((answer.status_code, answer.text.replace(name, "NAME"), challenge.replace(name, "NAME")))
+
+    assert answers[0] == answers[1]
+    assert answers[0][0] == (401 if user is None else 403)
+    assert ("repository:docker.io/NAME:pull" in answers[0][2]) == (user is None)
 
 
 async def test_rows_of_a_mirror_have_its_names(data: Path, upstream: FakeUpstream) -> None:

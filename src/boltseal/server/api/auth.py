@@ -134,7 +134,7 @@ class RequestAuth:
             request.caller = cached.caller
             return cached.actor
         request.caller, until_s = await self._verify_cached(request, authorization)
-        actor = self.access.check(request.caller, repository, action, source)
+        actor = self.access.check(request.caller, repository, action, source, request.either)
         self._admitted[key] = _Admitted(request.caller, actor, users, until_s)
         while len(self._admitted) > MAX_CACHED:
             self._admitted.popitem(last=False)

@@ -48,6 +48,7 @@ from boltseal.server.api.request import Request
 from boltseal.server.api.responses import Headers, Response
 from boltseal.server.api.settings import ApiSettings
 from boltseal.server.api.uploads import UploadRoutes
+from boltseal.server.auth.access import EitherName
 from boltseal.server.mirror.cache import Mirror
 from boltseal.server.mirror.push_proxy import PushProxy
 from boltseal.server.registry import Registry
@@ -151,6 +152,8 @@ class DistributionApi(HttpApplication):
             return target
         asks = self._names.needs_store(target.repository, namespace, writes=writes)
         known = asks and await self._pulls.known(target.repository)
+        at_root = self._names.at_root(target.repository) if asks else None
+        request.either = None if at_root is None else EitherName(target.repository, at_root)
         resolution = self._names.resolve(
             target.repository,
             namespace,

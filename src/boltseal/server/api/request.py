@@ -19,7 +19,7 @@ from boltseal.policy.client_address import whose
 from boltseal.policy.upstreams import UpstreamTerms
 from boltseal.server.api.errors import BodyStalled, ClientGone
 from boltseal.server.api.query import Query
-from boltseal.server.auth.access import ANONYMOUS_CALLER, Caller
+from boltseal.server.auth.access import ANONYMOUS_CALLER, Caller, EitherName
 from boltseal.server.auth.actor import ANONYMOUS, Actor
 
 _MAX_DIGITS: Final = 18
@@ -215,7 +215,7 @@ class Request:
     """One request. Header names are lower-case bytes, as in ASGI; values are text.
 
     `id`: for the log and the client. `caller` and `actor`: set after authentication. `route`: the template of the path.
-    `repository`: that of the path, after name resolution. `asked`: the parsed scopes of a token request, for the log. `upstream`: of a mirrored image, None for a local one.
+    `repository`: that of the path, after name resolution. `either`: the names between which that decided by what is stored. `asked`: the parsed scopes of a token request, for the log. `upstream`: of a mirrored image, None for a local one.
     """
 
     __slots__ = (
@@ -225,6 +225,7 @@ class Request:
         "actor",
         "asked",
         "caller",
+        "either",
         "id",
         "receive",
         "repository",
@@ -241,6 +242,7 @@ class Request:
         self.route = "unknown"
         self.asked = ""
         self.repository: Repository | None = None
+        self.either: EitherName | None = None
         self.upstream: UpstreamTerms | None = None
         self.scope = scope
         self.receive = receive

@@ -50,6 +50,16 @@ class TokenCaller(NamedTuple):
     ends_s: int
 
 
+class EitherName(NamedTuple):
+    """The two names between which the stored repositories decide: the requested one, and its name at the root mirror.
+
+    A refusal has both, so that it does not say whether the first exists.
+    """
+
+    requested: Repository
+    at_root: Repository
+
+
 class LoginNeeded(Unauthenticated):
     """The caller needs a login, or another token.
 
@@ -130,11 +140,18 @@ class Access:
             return NOTHING
         return self.grants.allowed(caller.user, repository)
 
-    def check(self, caller: Caller, repository: Repository, action: Action, source: Repository | None = None) -> Actor:
+    def check(
+        self,
+        caller: Caller,
+        repository: Repository,
+        action: Action,
+        source: Repository | None = None,
+        either: EitherName | None = None,
+    ) -> Actor:
         """Return the actor if the caller may do the action.
 
         `source`: the repository from which the request mounts a blob. A token must have its pull too, if the grants give
-        that to the caller. Without that grant the request is an upload, as if the blob did not exist.
+        that to the caller. Without that grant the request is an upload, as if the blob did not exist. `either`: for refusals.
 
         Raises:
             LoginNeeded: a login or another token could have the right.
@@ -148,14 +165,15 @@ class Access:
             return Actor(caller.user or ANONYMOUS.name, admin=Action.ADMIN in rights)
         self._refuse_removed_user(caller)
         granted = action in self.grants.allowed(caller.user, repository)
+        shown = repository if either is None else either.requested
         if caller.user is None or granted:
             # An anonymous caller, or a token without this scope: another login or token can help.
             raise LoginNeeded(
-                f"{action} in {repository} needs a login with that right",
-                _scope(repository, action, source),
+                f"{action} in {shown} needs a login with that right",
+                _scope(shown, action, source if either is None else either.at_root),
                 insufficient=granted,
             )
-        raise Denied(f"{caller.user} may not {action} in {repository}; ask the operator of this registry for a grant")
+        raise Denied(f"{caller.user} may not {action} in {shown}; ask the operator of this registry for a grant")
 
     def _token_lacks(self, caller: Caller, repository: Repository, action: Action) -> bool:
         """Return whether the grants give the caller an action now, and only the scopes of its token do not."""
@@ -248,8 +266,8 @@ class Access:
         return self._tokens.service
 
 
-def _scope(repository: str, action: Action, source: str | None = None) -> str:
-    """Return the scopes that an action needs, as the Docker token specification writes them. `source`: of a mount."""
+def _scope(repository: str, action: Action, also: str | None = None) -> str:
+    """Return the scopes that an action needs, as the Docker token specification writes them. `also`: to be pulled from too."""
     actions = {Action.PULL: "pull", Action.PUSH: "pull,push"}.get(action, f"pull,{action}")
-    mounted = "" if source in (None, repository) else f" {_scope(source, Action.PULL)}"
-    return f"repository:{repository}:{actions}{mounted}"
+    more = "" if also is None or also == repository else f" {_scope(also, Action.PULL)}"
+    return f"repository:{repository}:{actions}{more}"
