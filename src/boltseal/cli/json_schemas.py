@@ -203,7 +203,16 @@ ROWS: Final[Mapping[str, _Row]] = {
     "keep-restore": _FINDING
     | {"digest": OptionalDigest, "image": DigestText, "proof": str | None, "kept": dict[str, Any] | None},
     "ledger-key": _LEDGER_KEY,
-    "ledger-monitor": _FINDING | {"size?": int, "read?": int, "names?": int, "compared?": int, "given?": bool, "share?": int | None, "shares?": int},
+    "ledger-monitor": _FINDING
+    | {
+        "size?": int,
+        "read?": int,
+        "names?": int,
+        "compared?": int,
+        "given?": bool,
+        "share?": int | None,
+        "shares?": int,
+    },
     "ledger-receipt": _RECEIPT,
     "ledger-receipt-verify": _RECEIPT,
     "ledger-recover": _LEDGER_KEY | {"entries": int},
