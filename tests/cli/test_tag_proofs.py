@@ -3,21 +3,27 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import re
 import sqlite3
+from base64 import b64encode
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
+import bcrypt
 import httpx2
 import pytest
 
+import boltseal
 from boltseal.server.storage.ledger_key import LedgerKeys
 from boltseal.server.storage.metadata.migrate import DATABASE_NAME
 from tests.cli import program
 from tests.images import image, push
-from tests.polling import until_signed
+from tests.polling import until_signed, wait_until
 from tests.servers import Server
+from tests.thread_server import boltseal_in_thread
 
 RIGHT, WRONG = image("the published image"), image("another image")
 
@@ -62,8 +68,8 @@ def registry(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     return Registry(server, project)
 
 
-async def _publish(server: Server) -> None:
-    async with httpx2.AsyncClient(base_url=server.url, trust_env=False) as client:
+async def _publish(server: Server, login: tuple[str, str] | None = None) -> None:
+    async with httpx2.AsyncClient(base_url=server.url, trust_env=False, auth=login) as client:
         for tag, document in (("other", WRONG), ("latest", RIGHT), ("1.4.2", RIGHT)):
             answer = await push(client, "shop/app", tag, document)
         await until_signed(client, int(answer.headers["boltseal-ledger-index"]) + 1)
@@ -168,3 +174,74 @@ async def _publish_many(server: Server) -> None:
         for number in range(60):
             answer = await push(client, "shop/app", f"2.0.{number}", RIGHT)
         await until_signed(client, int(answer.headers["boltseal-ledger-index"]) + 1)
+
+
+def test_a_tag_of_an_upstream_needs_the_key_of_the_observations(tmp_path: Path, registry: Registry) -> None:
+    """The mirror's ledger has no entry of it; its log of observations proves it, under a key of its own."""
+    config = f'[[upstream]]\nname = "up.example"\nurl = "http://{registry.server.address}"\n'
+    with boltseal_in_thread(tmp_path / "mirror", config) as mirror:
+        keys = LedgerKeys(tmp_path / "mirror.keys")
+        ref = f"{mirror.address}/up.example/shop/app:1.4.2"
+        before = program.call("digest", ref)
+        trust(mirror.address, keys)
+        without_key = program.call("digest", ref)
+        trust(f"{mirror.address}/observations", keys.of("observations"))
+        proven = program.call("digest", ref, "--json")
+        with closing(sqlite3.connect(mirror.folder / DATABASE_NAME, isolation_level=None)) as database:
+            database.execute("UPDATE foreign_tag SET digest = ? WHERE name = '1.4.2'", (WRONG.digest,))
+        served = program.call("digest", ref)
+    [proof] = proven.json["proofs"]
+
+    assert (before.code, without_key.code, proven.code) == (0, 3, 0)
+    assert "ledger trust" in without_key.err
+    assert (proof["state"], proof["digest"]) == ("observed", RIGHT.digest)
+    assert proof["ledger"].endswith("/observations")
+    assert served.code == 1 or served.out.strip() == RIGHT.digest
+
+
+def trust(name: str, keys: LedgerKeys) -> None:
+    key = wait_until(keys.key, "the log is signed")
+    assert key is not None
+    assert program.call("ledger", "trust", name, str(key.verifier)).code == 0
+
+
+def test_a_user_who_may_only_pull_proves_what_is_pulled(tmp_path: Path, registry: Registry) -> None:
+    """Entries need no other right; freshness does, and is not proven without it."""
+    data = tmp_path / "users"
+    hashed = bcrypt.hashpw(b"pw", bcrypt.gensalt(4)).decode()
+    (tmp_path / "users.keys").mkdir(mode=0o700)
+    (tmp_path / "users.keys" / "htpasswd").write_text(f"dev:{hashed}\nreader:{hashed}\n")
+    grants = (
+        '[[auth.grant]]\nusers = ["dev"]\nrepository = "**"\nactions = ["pull", "push"]\n'
+        '[[auth.grant]]\nusers = ["reader"]\nrepository = "shop/**"\nactions = ["pull"]\n'
+    )
+    with boltseal_in_thread(data, grants) as server:
+        asyncio.run(_publish(server, ("dev", "pw")))
+        trust(server.address, LedgerKeys(tmp_path / "users.keys"))
+        logins = tmp_path / "config.json"
+        logins.write_text(json.dumps({"auths": {server.address: {"auth": b64encode(b"reader:pw").decode()}}}))
+        sealed = program.call("digest", f"{server.address}/shop/app:1.4.2", "--registry-config", logins, "--json")
+        mutable = program.call("digest", f"{server.address}/shop/app:latest", "--registry-config", logins, "--json")
+        anonymous = program.call("digest", f"{server.address}/shop/app:1.4.2", "--anonymous")
+
+    assert [run.json["proofs"][0]["state"] for run in (sealed, mutable)] == ["sealed", "mutable"]
+    assert mutable.json["proofs"][0]["freshness"] == "not proven"
+    assert anonymous.code == 3
+
+
+def test_only_callers_that_compare_with_the_ledger_themselves_resolve_without_a_proof() -> None:
+    """Everything else goes through `RegistryClient.resolve`, and every command's connections prove tags."""
+    source = Path(boltseal.__file__).parent
+    files = {path.relative_to(source).as_posix(): path.read_text() for path in source.rglob("*.py")}
+    unproven = {
+        name for name, text in files.items() if re.search(r"resolve_unproven|resolve_tags\(.*proven=False", text)
+    }
+    opened = {name for name, text in files.items() if re.search(r"[= (]Transport\(", text)}
+
+    assert unproven == {
+        "client/registry_client.py",
+        "client/head_requests.py",
+        "client/history.py",
+        "client/ledger_monitor/monitor.py",
+    }
+    assert {name for name in opened if not name.startswith("server/")} == {"commands/registry_access.py"}

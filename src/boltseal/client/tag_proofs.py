@@ -34,6 +34,7 @@ from boltseal.client.transport import Transport
 from boltseal.errors import BoltsealError
 from boltseal.ledger.follow import Fault, LedgerBroken, TrustedCheckpoint
 from boltseal.ledger.merkle import leaf_hash
+from boltseal.ledger.note import VerifierKey
 from boltseal.ledger.tag_proof import Freshness, ProvenTag, ShownEntry, TagAnswer, mentions, prove_tag
 from boltseal.ledger.tiles import WIDTH, edge, grow
 from boltseal.oci.digest import Digest
@@ -43,7 +44,7 @@ PAUSES_S: Final = (0.1, 0.2, 0.4, 0.8, 1.6)
 MAX_TAGS: Final = 500
 MAX_REPOSITORIES: Final = 50
 """How many repositories one request may name: it needs a right on each, in one token."""
-Follow = Callable[[str], Awaitable[LedgerCheck]]
+Follow = Callable[[str, VerifierKey | None], Awaitable[LedgerCheck]]
 Name = tuple[Repository, Tag]
 
 
@@ -79,8 +80,8 @@ class _Log:
 
 
 class TagProofs:
-    """Proves the tags of one run. `on_proof` gets every proof. `follow`: checks a registry's ledger. `pauses_s`: how long to
-    wait before a contradiction that may pass is checked again.
+    """Proves the tags of one run. `on_proof` gets every proof. `follow`: checks a registry's ledger, also against a key that a
+    lock file names. `pauses_s`: how long to wait before a contradiction that may pass is checked again.
     """
 
     def __init__(
@@ -99,10 +100,13 @@ class TagProofs:
         self._announced: defaultdict[str, dict[Name, None]] = defaultdict(dict)
         self._logs: defaultdict[str, _Log] = defaultdict(_Log)
         self._untrusted: set[str] = set()
+        self._named: dict[str, VerifierKey] = {}
         self._entries_by: dict[tuple[Reference, str], int] = {}
 
-    def followed(self, check: LedgerCheck) -> None:
-        """Use a check of a ledger that was done in this run."""
+    def followed(self, check: LedgerCheck, named: VerifierKey | None = None) -> None:
+        """Use a check of a ledger that was done in this run. `named`: the key that a lock file names for it."""
+        if named is not None:
+            self._named[check.registry] = named
         self._logs[check.registry].check = check
         self._untrusted.discard(check.registry)
 
@@ -155,7 +159,7 @@ class TagProofs:
                 if known is None or known.trusted.key is None:
                     self._untrusted.add(name)
                     return None
-                log.check = await self._follow(name)
+                log.check = await self._follow(name, None)
         if log.check.head is None or not (log.check.given or log.check.named is not None):
             self._untrusted.add(name)
             return None
@@ -251,8 +255,7 @@ class TagProofs:
             async with log.alone:
                 log.shown.pop(tag, None)
                 if log.check is not None:
-                    named = log.check.named
-                    log.check = replace(await self._follow(name), named=named)
+                    log.check = await self._follow(name, self._named.get(name))
 
     async def _fresh(self, name: str, tag: Name, head: TrustedCheckpoint, found: ProvenTag) -> ProvenTag:
         """Step 6. The login may lack the right to read entries: then freshness is not proven, which is no error."""

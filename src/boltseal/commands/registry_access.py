@@ -94,7 +94,7 @@ async def followed(
     watch = LedgerWatch(client.state, transport, client.now_s, strict=options.strict)
     check = await watch.follow(registry, lock_key)
     if isinstance(transport.prover, TagProofs):
-        transport.prover.followed(check)
+        transport.prover.followed(check, lock_key)
     for line in ledger_notices(check):
         client.notice(line)
     return check

@@ -12,9 +12,11 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from boltseal.ledger.entry import EntryKind
 from boltseal.oci.digest import Digest
 from boltseal.oci.reference import Repository, Tag
 from boltseal.server.auth.actor import Actor
+from boltseal.server.registry import sequencer
 from boltseal.server.registry.models import UNCONDITIONAL
 from boltseal.server.storage.blobs.local_store import LocalBlobs
 from boltseal.server.storage.blobs.protocol import StoreBroken
@@ -32,6 +34,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from boltseal.server.storage.blobs.protocol import StoredBlob
+    from boltseal.server.storage.metadata.protocol import UnitOfWork
     from tests.bare_registry import BareRegistry, Opener
 
 ADMIN = Actor("root", admin=True)
@@ -262,12 +265,16 @@ async def test_a_signature_tag_without_its_link_is_found(
 async def test_a_sealed_tag_with_two_digests_is_found(
     shop: BareRegistry, look: Callable[[], Examined], by_hand: Callable[..., None]
 ) -> None:
-    """A sealed tag with two digests in the ledger is found, even if its rows lack the seal."""
+    """Rows whose seal was removed do not hide what the ledger has, nor does a forged entry that moves the tag."""
     await publish(shop)
     by_hand("UPDATE tag SET sealed_digest = NULL, sealed_canonical = NULL, sealed_media_type = NULL")
     by_hand("UPDATE tag SET digest = NULL, canonical = NULL, media_type = NULL")
-    two = await shop.image("two")
-    await shop.push(two, "1.4.2")
+    two = Digest.of(await shop.image("two"))
+
+    def forge(tx: UnitOfWork) -> None:
+        sequencer.append(tx, EntryKind.TAG_MOVED, repository=SHOP, tag=Tag("1.4.2"), digest=str(two), media_type=OCI)
+
+    await shop.database.write(forge)
     found = problems(look())
 
     assert any("the tag is sealed at" in problem for problem in found)
