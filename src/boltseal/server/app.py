@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import signal
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
@@ -366,6 +367,7 @@ class Application(Starlette):
             notes = (*notes, *self._witnesses.troubles)
         if self._notifier is not None:
             notes = (*notes, *self._notifier.dispatcher.troubles)
+        notes = (*notes, *self._observer.restarts.troubles(time.monotonic()))
         read_only = _read_only(self._settings, self._store)
         return await readiness(self._store.database, self._disk_reserve(), read_only, notes, self._clock)
 
