@@ -27,9 +27,10 @@ from boltseal.server.mirror.retention import retain
 from boltseal.server.registry import Registry, build_registry
 from boltseal.server.registry.integrator import Integrator, LedgerInDoubt
 from boltseal.server.registry.quota_checks import QuotaChecks
-from boltseal.server.registry.sequencer import LedgerFrozen, start_ledger, start_observations
+from boltseal.server.registry.sequencer import ClockStepped, LedgerFrozen, start_ledger, start_observations
 from boltseal.server.settings import Settings
 from boltseal.server.storage.blobs.local_store import LocalBlobs
+from boltseal.server.storage.clock_guard import ClockGuard
 from boltseal.server.storage.coordination.file_leases import FileLeases
 from boltseal.server.storage.disk_reserve import DiskReserve
 from boltseal.server.storage.fsck import Examined, Progress, examine
@@ -115,6 +116,7 @@ def open_store(settings: Settings, *, clock: Clock = now_us, oldest: int = WORKA
     """
     check_data(settings.server.data, oldest=oldest)
     store = _open(settings, clock)
+    _watch_clock(store.database, ClockGuard.beside(settings.server.data))
     appended = {each.log.name: threading.Event() for each in store.integrators}
     store.database.after_append.update({name: event.set for name, event in appended.items()})
     try:
@@ -144,6 +146,7 @@ def open_metadata(settings: Settings, *, clock: Clock = now_us) -> Iterator[Meta
     """Open only the database of an existing data folder, beside a running server or without one."""
     data = settings.server.data
     database = open_database(data / DATABASE_NAME, data / GENERATION_NAME, clock)
+    _watch_clock(database, ClockGuard.beside(data))
     try:
         yield database
     finally:
@@ -170,11 +173,14 @@ def collect_store(settings: Settings, *, dry_run: bool, clock: Clock = now_us) -
 
     Mirrored images that have expired under the terms of their upstream are deleted first.
 
-    Raises: FormatInvalid, Unavailable. LedgerFrozen: the store may not be what its ledger signed; nothing is deleted.
+    Raises: FormatInvalid, Unavailable. ClockStepped: the clock may be wrong. LedgerFrozen: the store may not be what its ledger signed; nothing is deleted.
     """
     with open_store(settings, clock=clock, oldest=FORMAT) as store:
         if store.database.frozen is not None and not dry_run:  # content of lost entries looks unreferenced
             raise LedgerFrozen(f"nothing is deleted: {store.database.frozen}")
+        clock_doubt = store.database.clock_guard(clock())
+        if clock_doubt is not None and not dry_run:  # everything looks old
+            raise ClockStepped(f"nothing is deleted: {clock_doubt}")
         yield from retain(store.database, settings.upstreams, clock(), dry_run=dry_run)
         yield from collect(store.database, store.blobs, clock(), dry_run=dry_run)
 
@@ -206,13 +212,16 @@ def prepare(settings: Settings, *, clock: Clock = now_us) -> None:
     store.close()
 
 
-def begin(settings: Settings, clock: Clock) -> OpenStore:
+def begin(settings: Settings, clock: Clock, guard: ClockGuard | None = None) -> OpenStore:
     """Open the store of a starting server: created or migrated, its logs begun and signed. The caller closes it.
+
+    `guard`: watches the clock while the server runs.
 
     Raises: FormatInvalid, UpstreamNameTaken, Unavailable.
     """
     prepare_data(settings.server.data)
     store = _open(settings, clock)
+    _watch_clock(store.database, guard)
     try:
         _check_reserved(store, settings)
         begin_ledger(store, settings)
@@ -224,6 +233,11 @@ def begin(settings: Settings, clock: Clock) -> OpenStore:
         store.close()
         raise
     return store
+
+
+def _watch_clock(database: Metadata, guard: ClockGuard | None) -> None:
+    if guard is not None:
+        database.clock_guard = guard.doubt
 
 
 def _check_reserved(store: OpenStore, settings: Settings) -> None:

@@ -41,7 +41,9 @@ from boltseal.errors import BoltsealError, Invalid, Unavailable
 from boltseal.server import logs
 from boltseal.server.settings import ListenAddress, Settings
 from boltseal.server.storage.certificate import check_certificate
+from boltseal.server.storage.clock_guard import ClockGuard
 from boltseal.server.storage.metrics import EndedWorker, RunFolder, WorkerRestarts
+from boltseal.server.store_factory import now_us
 
 if TYPE_CHECKING:  # the parent process runs without HTTP code
     from pathlib import Path
@@ -208,6 +210,7 @@ def serve(settings: Settings, reload: Callable[[], Settings], *, as_json: bool, 
     """
     server = settings.server
     run = RunFolder.make(server.data)
+    ClockGuard(run).confirm(now_us())
     granian = _Server(
         run,
         address=server.address.host,
@@ -283,7 +286,7 @@ def _worker(settings: Settings, reload: Callable[[], Settings], parent: int, run
     from boltseal.server.app import create_app  # in the worker: the parent process runs without the application
 
     write = logs.access_writer(settings.server.log_level, as_json=as_json)
-    return create_app(settings, reload=reload, access_log=write, run=run)
+    return create_app(settings, reload=reload, access_log=write, run=run, clock_guard=ClockGuard(run))
 
 
 def _die_with(parent: int) -> None:

@@ -24,7 +24,7 @@ from boltseal.server.mirror.push_proxy import PartMissing
 from boltseal.server.mirror.upstream_tags import TagHeldBack
 from boltseal.server.registry.integrator import LedgerInDoubt
 from boltseal.server.registry.quota_checks import UploadsTooMany
-from boltseal.server.registry.sequencer import ClockBehind, LedgerFrozen, LedgerMissing
+from boltseal.server.registry.sequencer import ClockBehind, ClockStepped, LedgerFrozen, LedgerMissing
 from boltseal.server.registry.tag_writer import NotExtended, ReferencesMissing, TagTombstoned
 
 
@@ -87,7 +87,7 @@ MEANINGS: Final[Mapping[RefusalReason, str]] = {
     RefusalReason.STALLED: "the client stopped sending its body, or sent too slowly",
     RefusalReason.UPSTREAM: "an upstream failed, or its limit is reached",
     RefusalReason.LEDGER: "the ledger does not match its checkpoint, so nothing is written",
-    RefusalReason.CLOCK: "the clock is behind the ledger",
+    RefusalReason.CLOCK: "the clock is behind the ledger, or has stepped forward",
     RefusalReason.UNAVAILABLE: "another condition that may pass",
     RefusalReason.DISK_FULL: "the disk is full, or its reserve is reached",
 }
@@ -122,6 +122,7 @@ REASONS: Final[Mapping[type[BoltsealError], RefusalReason]] = {
     errors.Unavailable: RefusalReason.UNAVAILABLE,
     BodyStalled: RefusalReason.STALLED,
     ClockBehind: RefusalReason.CLOCK,
+    ClockStepped: RefusalReason.CLOCK,
     LedgerFrozen: RefusalReason.LEDGER,
     LedgerInDoubt: RefusalReason.LEDGER,
     LedgerMissing: RefusalReason.LEDGER,

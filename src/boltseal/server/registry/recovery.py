@@ -1,4 +1,4 @@
-"""Recovers a frozen ledger: restores missing entries from a copy, or accepts that they are lost.
+"""Recovers a ledger: restores missing entries from a copy, accepts that they are lost, or lets its time step back.
 
 The steps of `bring_back`, all in one transaction:
 
@@ -9,6 +9,9 @@ The steps of `bring_back`, all in one transaction:
 
 `accept_loss` begins a new origin with a new key. The tree continues over all stored entries. The first new entry names the
 last checkpoint of the old origin, so a client that has it can see what happened and how many entries are missing.
+
+`step_back` continues a log whose last entry is from the future, with the same origin and key and without loss: the entry that it
+adds has the time of the corrected clock, and names the time of the entry before it.
 """
 
 from __future__ import annotations
@@ -23,7 +26,8 @@ from typing import Final
 from boltseal.errors import Invalid
 from boltseal.ledger.audit import Audit, ObservationAudit
 from boltseal.ledger.checkpoint import Checkpoint, open_checkpoint, parse_checkpoint_unverified, sign_checkpoint
-from boltseal.ledger.entry import EntryKind
+from boltseal.ledger.clock import is_behind
+from boltseal.ledger.entry import EntryKind, format_time
 from boltseal.ledger.merkle import EMPTY_ROOT, leaf_hash
 from boltseal.ledger.note import SigningKey, parse_note_unverified
 from boltseal.ledger.tiles import edge, grow
@@ -131,6 +135,24 @@ def accept_loss(database: Metadata, keys: LedgerKeys, actor: str, reason: str, l
         keys.put_mark(sign_checkpoint(Checkpoint(key.name, 0, EMPTY_ROOT), key))
         keys.put_key(key)
         return Recovered(key.name, str(key.verifier), 0)
+
+
+def step_back(database: Metadata, actor: str, reason: str, log: Log = LEDGER) -> bool:
+    """Let the times of a log continue at the clock's, which is behind its last entry. Return whether that was needed.
+
+    Raises:
+        LedgerFrozen: the log may not match its checkpoint.
+    """
+
+    def job(tx: UnitOfWork) -> bool:
+        head = ledger_store.lock_head(tx, log)
+        if head is None or not is_behind(head.last_time_us, tx.now_us):
+            return False
+        extra = {"time_before": format_time(head.last_time_us)}
+        sequencer.append(tx, EntryKind.RECOVERED, actor=actor, reason=reason, extra=extra, log=log)
+        return True
+
+    return database.write_and_wait(job)
 
 
 @contextmanager

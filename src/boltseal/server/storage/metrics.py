@@ -12,6 +12,7 @@ nothing else depends on these numbers.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import time
@@ -167,6 +168,15 @@ class RunFolder:
         folder = runs / str(os.getpid())
         folder.mkdir(mode=0o750, exist_ok=True)
         return folder
+
+    @staticmethod
+    def of_running_server(data: Path) -> Path | None:
+        """Return the run folder of the server that runs on a data folder, None if there is none."""
+        with contextlib.suppress(OSError):
+            for folder in (data / "run").iterdir():
+                if folder.name.isdecimal() and Path(f"/proc/{folder.name}").exists():
+                    return folder
+        return None
 
     @property
     def server_pid(self) -> int:
