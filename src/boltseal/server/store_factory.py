@@ -153,17 +153,18 @@ def open_metadata(settings: Settings, *, clock: Clock = now_us) -> Iterator[Meta
         database.close()
 
 
-def examine_store(settings: Settings, progress: Progress, *, with_keys: bool = True) -> Examined:
+def examine_store(settings: Settings, progress: Progress, *, with_keys: bool = True, hashed: bool = False) -> Examined:
     """Check everything in a data folder without changing it. Raises: FormatInvalid, Unavailable, OSError.
 
     `with_keys`: also check who signed the ledger. A backup that was just restored has no keys yet.
+    `hashed`: the blobs were hashed a moment ago.
     """
     data = settings.server.data
     check_data(data)
     blobs = LocalBlobs(data, create=False)
     try:
         keys = LedgerKeys(settings.keys) if with_keys else None
-        return examine(open_snapshot(data / DATABASE_NAME), blobs, progress, keys)
+        return examine(open_snapshot(data / DATABASE_NAME), blobs, progress, keys, hashed=hashed)
     finally:
         blobs.close()
 
