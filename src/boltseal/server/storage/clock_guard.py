@@ -1,6 +1,6 @@
-"""Watches the wall clock of a running server: the anchor that all its processes share, and the comparison with it.
+"""Watches the clock of a running server: the anchor that all its processes share, and the comparison with it.
 
-    DATA/run/<pid of the server>/clock    "WALL BOOT BOOT_ID": both clocks in microseconds when the server started
+    DATA/run/<pid of the server>/clock    "TIME BOOT BOOT_ID": both clocks in microseconds when the server started
 
 The server's workers and the commands beside it read the same anchor, also workers that started after a step, so all of them
 refuse writes and accept them again together. A server that starts makes a new anchor: a gap to the ledger's last entry is
@@ -29,7 +29,7 @@ def boot_us() -> int:
 
 
 class ClockGuard:
-    """Compares the wall clock with the anchor in a run folder. `boot_clock`: microseconds since the machine started."""
+    """Compares the clock with the anchor in a run folder. `boot_clock`: microseconds since the machine started."""
 
     def __init__(self, run: Path, boot_clock: Callable[[], int] = boot_us) -> None:
         self._path = run / ANCHOR_NAME
@@ -43,15 +43,15 @@ class ClockGuard:
         run = RunFolder.of_running_server(data)
         return None if run is None else cls(run)
 
-    def confirm(self, wall_us: int) -> None:
-        """Declare that the wall clock is right now. Raises: OSError."""
+    def confirm(self, time_us: int) -> None:
+        """Declare that the clock is right now. Raises: OSError."""
         beside = self._path.with_suffix(".new")
-        beside.write_text(f"{wall_us} {self._boot_clock()} {self._boot_id}\n", encoding="ascii")
+        beside.write_text(f"{time_us} {self._boot_clock()} {self._boot_id}\n", encoding="ascii")
         beside.replace(self._path)
 
-    def doubt(self, wall_us: int) -> str | None:
-        """Return why the wall clock gives no times now, None if it does. Reads a small file."""
-        anchor, now = self._anchor(), ClockReading(wall_us, self._boot_clock())
+    def doubt(self, time_us: int) -> str | None:
+        """Return why the clock gives no times now, None if it does. Reads a small file."""
+        anchor, now = self._anchor(), ClockReading(time_us, self._boot_clock())
         if anchor is None or not has_stepped_forward(anchor, now):
             return None
         return (
@@ -61,8 +61,8 @@ class ClockGuard:
 
     def _anchor(self) -> ClockReading | None:
         try:
-            wall, boot, boot_id = self._path.read_text(encoding="ascii").split()
-            self._last = ClockReading(int(wall), int(boot)) if boot_id == self._boot_id else None
+            time_text, boot, boot_id = self._path.read_text(encoding="ascii").split()
+            self._last = ClockReading(int(time_text), int(boot)) if boot_id == self._boot_id else None
         except (OSError, ValueError):
             pass  # what was read last still holds
         return self._last
