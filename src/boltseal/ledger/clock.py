@@ -19,7 +19,7 @@ SLEW_PER_MILLION: Final = 1000
 
 
 class ClockReading(NamedTuple):
-    """Both clocks at one moment, in microseconds: since the epoch, and since the machine started."""
+    """The clock and the time since boot at one moment, in microseconds: since the epoch, and since the machine started."""
 
     time_us: int
     boot_us: int
