@@ -523,6 +523,28 @@ def test_the_key_of_the_observation_log_is_managed_separately(tmp_path: Path) ->
     assert program.call("ledger", "key", "--config", config).out == ledgers.out
 
 
+def test_logs_from_the_future_go_on_after_the_clock_is_confirmed(tmp_path: Path) -> None:
+    """Before it nothing is recorded, not even the acceptance of a loss of nothing; after it origin and keys are the same."""
+    data, config = tmp_path / "data", tmp_path / "boltseal.toml"
+    config.write_text(f'[server]\ndata = "{data}"\n[[upstream]]\nname = "docker.io"\n')
+    settings = Settings.model_validate({"server": {"data": data}, "upstream": [{"name": "docker.io"}]})
+    prepare(settings, clock=lambda: now_us() + 400 * 24 * 3600 * 1_000_000)
+    key = program.call("ledger", "key", "--config", config).out
+    refused = program.call("ledger", "rotate", "--reason", "once a year", "--config", config)
+    done = program.call("ledger", "recover", "--clock", "--json", "--config", config)
+    again = program.call("ledger", "recover", "--clock", "--config", config)
+    both = program.call("ledger", "recover", "--clock", "--accept-loss", "--reason", "why", "--config", config)
+    rotated = program.call("ledger", "rotate", "--reason", "once a year", "--config", config)
+
+    assert refused.code == 3
+    assert "boltseal ledger recover --clock" in refused.err
+    (result,) = done.json["results"]
+    assert (result["status"], result["stepped_back"]) == ("clock confirmed", ["ledger", "observations"])
+    assert f"{result['key']}\n" == key
+    assert (again.code, both.code, rotated.code) == (0, 2, 0)
+    assert program.call("admin", "fsck", "--data", data).code == 0
+
+
 def test_the_key_of_a_folder_without_a_ledger_is_not_found(tmp_path: Path) -> None:
     """For a folder without a ledger, the message names the folder, which may be mistyped."""
     run = program.call("ledger", "key", "--data", tmp_path / "data")

@@ -241,3 +241,35 @@ def test_a_contradiction_in_a_log_of_observations_is_reported(lie: dict[str, Any
 
     assert first == []
     assert any(sentence in problem for problem in second)
+
+
+RECOVERED: dict[str, Any] = {"kind": EntryKind.RECOVERED, "repository": "", "tag": "", "digest": "", "previous": -1}
+
+
+def test_only_a_recovery_lets_time_step_back() -> None:
+    """An entry from the future, a recovery at the corrected time, and entries that follow it."""
+    future = {**CREATED, "previous": -1, "time_us": 9_000_000}
+    with_recovery = lines(
+        future, {**RECOVERED, "time_us": 5_000}, {**CREATED, "tag": "2", "previous": -1, "time_us": 5_001}
+    )
+    without = lines(future, {**CREATED, "tag": "2", "previous": -1, "time_us": 5_001})
+    again = lines(future, {**RECOVERED, "time_us": 5_000}, {**CREATED, "tag": "2", "previous": -1, "time_us": 4_999})
+
+    assert findings_in(with_recovery) == [[], [], []]
+    assert findings_in(without) == [[], ["it is not later than the entry before it"]]
+    assert findings_in(again) == [[], [], ["it is not later than the entry before it"]]
+
+
+def test_a_gap_between_the_entries_of_a_tag_may_hide_a_recovery() -> None:
+    """Adjacent entries cannot: there the time must rise."""
+    raw = lines(
+        {**CREATED, "extra": FLOATING, "previous": -1, "time_us": 9_000_000},
+        {"kind": EntryKind.TAG_MOVED, "was": A, "digest": B, "previous": 0, "extra": FLOATING, "time_us": 5_000},
+    )
+    found = []
+    for index in (1, 2):
+        audit = Audit(partial=True)
+        audit.take(0, raw[0])
+        found.append(audit.take(index, raw[1]))
+
+    assert found == [["it is not later than the entry before it"], []]

@@ -24,7 +24,7 @@ from boltseal.server.storage.users import UserFile
 from tests import servers
 from tests.real.layout import app_tar, image_layout, index_layout
 from tests.real.registry import Registry
-from tests.real.tools import Ctr, Docker, Podman, Said, run
+from tests.real.tools import CommandResult, Ctr, Docker, Podman, run
 from tests.servers import Server
 
 pytestmark = pytest.mark.real
@@ -117,7 +117,7 @@ class Site:
         }
         return [word.format(**words) for word in text.split()]
 
-    def run(self, text: str) -> Said:
+    def run(self, text: str) -> CommandResult:
         """Run a command line of the table."""
         client, *arguments = self.fill(text)
         return run(*self.clients[client], *arguments, env=self.access.environment, cwd=self.work)

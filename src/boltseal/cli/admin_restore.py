@@ -25,7 +25,7 @@ def admin_restore(folder: BackupArgument, data: DataOption = None, as_json: Json
         target = settings.server.data
         with Progress() as progress:
             copied = restore(folder, target, progress)
-            examined = examine_store(settings, progress, with_keys=False)
+            examined = examine_store(settings, progress, with_keys=False, hashed=True)
         add_findings(output, examined.findings)
         output.outcome = Outcome(examined.outcome)
         output.add(ref=str(target), status="restored", blobs=copied.blobs, taken_bytes=copied.taken_bytes)

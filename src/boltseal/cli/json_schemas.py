@@ -224,7 +224,7 @@ ROWS: Final[Mapping[str, _Row]] = {
     },
     "ledger-receipt": _RECEIPT,
     "ledger-receipt-verify": _RECEIPT,
-    "ledger-recover": _LEDGER_KEY | {"entries": int},
+    "ledger-recover": _LEDGER_KEY | {"entries?": int, "stepped_back?": list[str]},
     "ledger-rotate": _LEDGER_KEY,
     "ledger-trust": {
         "ref": str,

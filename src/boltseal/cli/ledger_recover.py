@@ -1,4 +1,4 @@
-"""`boltseal ledger recover`: recover a ledger that is behind its signed state."""
+"""`boltseal ledger recover`: recover a ledger that is behind its signed state, or whose clock was wrong."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from boltseal.cli.remote import takes_registry_options
 from boltseal.cli.server_options import store_settings
 from boltseal.commands.registry_access import RegistryOptions
 from boltseal.commands.text import counted
-from boltseal.server.commands.ledger import RecoverRequest, recover_ledger
+from boltseal.server.commands.ledger import RecoverRequest, confirm_clock, recover_ledger
+from boltseal.server.settings import Settings
 
 
 @takes_registry_options
@@ -33,6 +34,10 @@ def ledger_recover(
     tags: Annotated[
         bool, typer.Option("--tags", help="Set tags that differ from the ledger to what its entries say.")
     ] = False,
+    clock: Annotated[
+        bool,
+        typer.Option("--clock", help="Confirm that this machine's clock is right; entries from the future stay."),
+    ] = False,
     reason: Annotated[
         str, typer.Option("--reason", metavar="TEXT", help="Why; recorded permanently. Required with --accept-loss.")
     ] = "",
@@ -43,16 +48,25 @@ def ledger_recover(
     data: DataOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Recover a ledger that is behind its signed state or differs from the tags, or record that entries are lost.
+    """Recover a ledger that is behind its signed state or differs from the tags, accept a loss, or confirm the clock.
 
     With --from the missing entries are copied from there, if they are the ones that were signed. With --accept-loss
     tags that were sealed in lost entries are free again, and clients that pinned the ledger's key need the new one. A
     running server accepts writes again by itself. With --tags the tags are set to what the ledger says,
     after all of its entries were checked. With --observations it recovers the log of observations; a tag whose
     last observation is lost is served with the digest of the one before.
+
+    While the clock cannot be right, a server writes nothing: the clock is behind the ledger's last entry, or it stepped
+    forward by more than an hour while the server ran. If the clock is right, --clock lets writing go on; where the last
+    entry is from the future, an entry of kind "recovered" lets time step back. Nothing is lost, origin and key stay.
     """
+    if clock:
+        _confirm(
+            store_settings(config, data), RecoverRequest(source, accept_loss, clock, reason, observations), as_json
+        )
+        return
     with CommandOutput("ledger-recover", as_json=as_json) as output:
-        request = RecoverRequest(source, accept_loss, reason, observations, tags)
+        request = RecoverRequest(source, accept_loss, clock, reason, observations, tags)
         done = recover_ledger(store_settings(config, data), request, access)
         status = "tags restored" if tags else "brought back" if source is not None else "loss accepted"
         output.add(ref=done.origin, status=status, key=done.key, entries=done.brought)
@@ -66,3 +80,17 @@ def ledger_recover(
             output.say(
                 restored if observations else f"{restored}; push the blobs again that `boltseal admin fsck` reports"
             )
+
+
+def _confirm(settings: Settings, request: RecoverRequest, as_json: bool) -> None:
+    with CommandOutput("ledger-recover", as_json=as_json) as output:
+        done = confirm_clock(settings, request.reason)
+        output.add(
+            ref=done.key.origin,
+            status="clock confirmed",
+            key=str(done.key.key),
+            stepped_back=list(done.stepped_back),
+        )
+        for name in done.stepped_back:
+            output.say(f"the {name} had entries from the future; an entry of kind recovered lets its time step back")
+        output.say("the clock is confirmed, and a running server writes again")

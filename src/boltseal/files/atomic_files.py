@@ -10,9 +10,11 @@ test can pass a disk that fails on demand, before or after the call's effect. Th
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import fcntl
 import os
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,6 +25,7 @@ FOLDER_MODE: Final = 0o750
 _MOST_PARTS: Final = 1024  # IOV_MAX on Linux and macOS
 _CAN_READ_CACHED: Final = hasattr(os, "RWF_NOWAIT")
 _PROBE_EVERY_BYTES: Final = 64 * 1024
+_RELEASE: Final = re.compile(r"([0-9]+)\.([0-9]+)").match
 _NO_SPACE: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
 
@@ -152,6 +155,51 @@ class Disk:
             os.fsync(fd)
         finally:
             os.close(fd)
+
+
+@contextmanager
+def durable_at_end(folder: Path) -> Iterator[None]:
+    """Make all files and names that the block wrote under a folder durable when it ends: many small ones cost one wait.
+
+    Raises: OSError.
+    """
+    # Opened before the writes: the file system reports the errors of writes since then.
+    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        yield
+        if not _sync_file_system(fd):
+            sync_tree(folder)
+    finally:
+        os.close(fd)
+
+
+def sync_tree(folder: Path) -> None:
+    """Make every file and name under a folder durable, one by one. Raises: OSError."""
+    disk = Disk()
+    for path, _, names in os.walk(folder):
+        for name in names:
+            fd = disk.open_to_read(f"{path}/{name}")
+            try:
+                disk.sync(fd)
+            finally:
+                disk.close(fd)
+        disk.sync_folder(path)
+
+
+def _sync_file_system(fd: int) -> bool:
+    """Sync the file system of a folder. Returns False where the system cannot, or would not report errors. Raises: OSError."""
+    call = getattr(ctypes.CDLL(None, use_errno=True), "syncfs", None)
+    if call is None or not _reports_errors(os.uname().release):
+        return False
+    if call(fd) != 0:
+        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+    return True
+
+
+def _reports_errors(release: str) -> bool:
+    """Return whether `syncfs` of this kernel reports failed writes: since Linux 5.8."""
+    found = _RELEASE(release)
+    return found is not None and (int(found[1]), int(found[2])) >= (5, 8)
 
 
 def make_folders(disk: Disk, path: Path) -> None:

@@ -3,7 +3,8 @@
 An `Audit` takes the entries in order and keeps, for each tag, what the next entry has to agree with.
 
 1. Every entry is canonical (`entry.parse` reads nothing else) and has the index at which it is taken.
-2. Times only rise, and every entry names this ledger's origin, which only an entry of kind `recovered` changes.
+2. Times only rise, and every entry names this ledger's origin; only an entry of kind `recovered` changes the origin, or
+   lets time step back to a corrected clock.
 3. `previous` is the index of the last entry of the same tag, and `was` the digest that the tag resolved to after it.
 4. A tag that was ever sealed never resolves to another digest in a later entry.
 5. The kind fits: only a missing tag is created; only an existing tag moves, is sealed, unsealed or removed.
@@ -64,7 +65,8 @@ class Audit:
     """The state of a ledger after the entries taken so far. `origin`: "" until the first entry, which sets it.
 
     `rules_sha256`: the hash of the rules last recorded. `last`: the entry taken last, None when it could not be read.
-    `partial`: only entries about some tags are taken, so that indices rise with gaps, and a gap may hide a change of origin.
+    `partial`: only entries about some tags are taken, so that indices rise with gaps, and a gap may hide an entry of kind
+    `recovered`.
     """
 
     origin: str = ""
@@ -83,6 +85,7 @@ class Audit:
             problems.append("it follows an entry with a higher index")
         if not self.partial and index != self.size:
             problems.append(f"expected entry {self.size} here: something is missing")
+        may_hide_recovery = self.partial and index > self.size
         self.size = index + 1
         self.last = None
         try:
@@ -91,9 +94,10 @@ class Audit:
             problems.append(error.message)
             return problems
         # 2
-        if entry.time_us <= self.last_time_us:
+        may_step_back = entry.kind is EntryKind.RECOVERED or may_hide_recovery
+        if entry.time_us <= self.last_time_us and not may_step_back:
             problems.append("it is not later than the entry before it")
-        self.last_time_us = max(self.last_time_us, entry.time_us)
+        self.last_time_us = entry.time_us if may_step_back else max(self.last_time_us, entry.time_us)
         if entry.kind is EntryKind.RECOVERED or self.partial:
             self.origin = entry.registry
         self.origin = self.origin or entry.registry

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import signal
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
@@ -60,6 +61,7 @@ from boltseal.server.registry.store_gauges import StoreGauges
 from boltseal.server.registry.witnesses import Witnesses, WitnessState
 from boltseal.server.settings import Settings, registry_name
 from boltseal.server.storage.certificate import check_certificate
+from boltseal.server.storage.clock_guard import ClockGuard
 from boltseal.server.storage.coordination.file_leases import FileLeases
 from boltseal.server.storage.coordination.interprocess_lock import FileInterprocessLock
 from boltseal.server.storage.coordination.protocol import Leases
@@ -105,10 +107,12 @@ class Application(Starlette):
         on_event: EventHandler,
         janitor_every_s: float,
         upstream_timeout_s: float,
+        clock_guard: ClockGuard | None,
     ) -> None:
         super().__init__(lifespan=self._run)
         self._settings = settings
         self._clock = clock
+        self._clock_guard = clock_guard
         self._reload = reload
         self._notes: tuple[str, ...] = ()
         self._store: OpenStore | None = None
@@ -144,8 +148,8 @@ class Application(Starlette):
 
     @asynccontextmanager
     async def _lifespan(self) -> AsyncIterator[None]:
-        self._store = store = begin(self._settings, self._clock)
-        self._store_gauges = StoreGauges(self._settings.server.data, store.database)
+        self._store = store = begin(self._settings, self._clock, self._clock_guard)
+        self._store_gauges = StoreGauges(self._settings.server.data, store.database, now_us=self._clock)
         self._observer.write_queue = lambda: store.database.write_queue
         self._logins = Logins(
             UserDirectory(UserFile(self._settings.htpasswd), AccountRows(store.database, UserKey(self._settings.keys))),
@@ -163,7 +167,7 @@ class Application(Starlette):
             clock=self._clock,
             on_event=self._handle_event,
             check_disk=lambda wanted_bytes: self._disk_reserve().check(wanted_bytes),
-            read_only=lambda: _read_only(self._settings, store),
+            read_only=lambda: _read_only(self._settings, store) or self._clock_doubt(),
             count=self._observer.totals.count,
         )
         self._serve(store.registry, self._settings, self._logins)
@@ -285,6 +289,7 @@ class Application(Starlette):
             # Not merely because there are no users yet: the first one ends that, and shared caches would not notice.
             anonymous_pull=settings.grants.all_may_pull,
             read_only=lambda: _read_only(settings, self._store),
+            clock_doubt=self._clock_doubt,
             body=BodyLimits(min_bytes_per_s=int(server.min_body_bytes_per_s)),
             name_resolver=settings.name_resolver,
         )
@@ -371,6 +376,10 @@ class Application(Starlette):
         if need_restart:
             _log.warning("changed settings need a restart", settings=list(need_restart))
 
+    def _clock_doubt(self) -> str | None:
+        """Return why the clock gives no times now, None if it does."""
+        return None if self._store is None else self._store.database.clock_guard(self._clock())
+
     def _disk_reserve(self) -> DiskReserve:
         server = self._settings.server
         return DiskReserve(server.data, int(server.disk_reserve_bytes))
@@ -392,6 +401,7 @@ class Application(Starlette):
         if self._notifier is not None:
             notes = (*notes, *self._notifier.dispatcher.troubles)
         notes = (*notes, *self._store.registry.settling.troubles)
+        notes = (*notes, *self._observer.restarts.troubles(time.monotonic()))
         read_only = _read_only(self._settings, self._store)
         return await readiness(self._store.database, self._disk_reserve(), read_only, notes, self._clock)
 
@@ -407,6 +417,7 @@ def create_app(
     on_event: EventHandler | None = None,
     janitor_every_s: float = JANITOR_EVERY_S,
     upstream_timeout_s: float = UPSTREAM_TIMEOUT_S,
+    clock_guard: ClockGuard | None = None,
 ) -> Starlette:
     """Return the application of one process. Its lifespan opens and closes `settings.server.data`.
 
@@ -414,7 +425,7 @@ def create_app(
     log. `run`: the folder in which the workers of one server share their metrics; see `server.storage.metrics`.
     `witness_app`: responds for every witness; None: over the network. `on_event`: takes events of upstreams and their
     tags; None: logs them. `janitor_every_s`: time between two deletions of what is not needed. `upstream_timeout_s`: of a
-    request to an upstream that a client waits for.
+    request to an upstream that a client waits for. `clock_guard`: watches the clock while the server runs.
     """
     observer = RequestLog(access_log, None if run is None else RunFolder(run))
     return Application(
@@ -426,6 +437,7 @@ def create_app(
         on_event or _log_event,
         janitor_every_s,
         upstream_timeout_s,
+        clock_guard,
     )
 
 
@@ -434,7 +446,7 @@ async def _janitor(
 ) -> None:
     """Delete what is not needed, from time to time, in the process that gets the lease."""
     while True:
-        if not settings().server.read_only:
+        if not settings().server.read_only and store.database.clock_guard(clock()) is None:
             try:
                 removed = await finish_in_thread(_tidy_up, store, leases, settings(), clock())
             except BoltsealError as error:

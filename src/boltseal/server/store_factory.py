@@ -27,10 +27,11 @@ from boltseal.server.mirror.retention import retain
 from boltseal.server.registry import Registry, build_registry
 from boltseal.server.registry.integrator import Integrator, LedgerInDoubt
 from boltseal.server.registry.quota_checks import QuotaChecks
-from boltseal.server.registry.sequencer import LedgerFrozen, start_ledger, start_observations
+from boltseal.server.registry.sequencer import ClockStepped, LedgerFrozen, start_ledger, start_observations
 from boltseal.server.registry.tag_check import StoreCheck
 from boltseal.server.settings import Settings
 from boltseal.server.storage.blobs.local_store import LocalBlobs
+from boltseal.server.storage.clock_guard import ClockGuard
 from boltseal.server.storage.coordination.file_leases import FileLeases
 from boltseal.server.storage.coordination.protocol import Leases
 from boltseal.server.storage.disk_reserve import DiskReserve
@@ -121,6 +122,7 @@ def open_store(settings: Settings, *, clock: Clock = now_us, oldest: int = WORKA
     """
     check_data(settings.server.data, oldest=oldest)
     store = _open(settings, clock)
+    _watch_clock(store.database, ClockGuard.beside(settings.server.data))
     appended = {each.log.name: threading.Event() for each in store.integrators}
     store.database.after_append.update({name: event.set for name, event in appended.items()})
     try:
@@ -150,23 +152,25 @@ def open_metadata(settings: Settings, *, clock: Clock = now_us) -> Iterator[Meta
     """Open only the database of an existing data folder, beside a running server or without one."""
     data = settings.server.data
     database = open_database(data / DATABASE_NAME, data / GENERATION_NAME, clock)
+    _watch_clock(database, ClockGuard.beside(data))
     try:
         yield database
     finally:
         database.close()
 
 
-def examine_store(settings: Settings, progress: Progress, *, with_keys: bool = True) -> Examined:
+def examine_store(settings: Settings, progress: Progress, *, with_keys: bool = True, hashed: bool = False) -> Examined:
     """Check everything in a data folder without changing it. Raises: FormatInvalid, Unavailable, OSError.
 
     `with_keys`: also check who signed the ledger. A backup that was just restored has no keys yet.
+    `hashed`: the blobs were hashed a moment ago.
     """
     data = settings.server.data
     check_data(data)
     blobs = LocalBlobs(data, create=False)
     try:
         keys = LedgerKeys(settings.keys) if with_keys else None
-        return examine(open_snapshot(data / DATABASE_NAME), blobs, progress, keys)
+        return examine(open_snapshot(data / DATABASE_NAME), blobs, progress, keys, hashed=hashed)
     finally:
         blobs.close()
 
@@ -176,11 +180,14 @@ def collect_store(settings: Settings, *, dry_run: bool, clock: Clock = now_us) -
 
     Mirrored images that have expired under the terms of their upstream are deleted first.
 
-    Raises: FormatInvalid, Unavailable. LedgerFrozen: the store may not be what its ledger signed; nothing is deleted.
+    Raises: FormatInvalid, Unavailable. ClockStepped: the clock may be wrong. LedgerFrozen: the store may not be what its ledger signed; nothing is deleted.
     """
     with open_store(settings, clock=clock, oldest=FORMAT) as store:
         if store.database.frozen is not None and not dry_run:  # content of lost entries looks unreferenced
             raise LedgerFrozen(f"nothing is deleted: {store.database.frozen}")
+        clock_doubt = store.database.clock_guard(clock())
+        if clock_doubt is not None and not dry_run:  # everything looks old
+            raise ClockStepped(f"nothing is deleted: {clock_doubt}")
         yield from retain(store.database, settings.upstreams, clock(), dry_run=dry_run)
         yield from collect(store.database, store.blobs, clock(), dry_run=dry_run)
 
@@ -212,15 +219,17 @@ def prepare(settings: Settings, *, clock: Clock = now_us) -> None:
     store.close()
 
 
-def begin(settings: Settings, clock: Clock, *, check: bool = False) -> OpenStore:
+def begin(settings: Settings, clock: Clock, guard: ClockGuard | None = None, *, check: bool = False) -> OpenStore:
     """Open the store of a starting server: created or migrated, its logs begun and signed. The caller closes it.
 
-    `check`: compare all tags with the ledger (`registry.tag_check`). Once in a start, not in every worker.
+    `guard`: watches the clock while the server runs. `check`: compare all tags with the ledger (`registry.tag_check`); once
+    in a start, not in every worker.
 
     Raises: FormatInvalid, UpstreamNameTaken, Unavailable.
     """
     prepare_data(settings.server.data)
     store = _open(settings, clock)
+    _watch_clock(store.database, guard)
     try:
         _check_reserved(store, settings)
         if check:
@@ -234,6 +243,11 @@ def begin(settings: Settings, clock: Clock, *, check: bool = False) -> OpenStore
         store.close()
         raise
     return store
+
+
+def _watch_clock(database: Metadata, guard: ClockGuard | None) -> None:
+    if guard is not None:
+        database.clock_guard = guard.doubt
 
 
 def _check_at_start(store: OpenStore, settings: Settings) -> None:

@@ -24,7 +24,7 @@ import structlog
 from boltseal.server.api.request import Request
 from boltseal.server.api.responses import Response
 from boltseal.server.storage.metadata.protocol import WriteQueue
-from boltseal.server.storage.metrics import RequestMetrics, RunFolder
+from boltseal.server.storage.metrics import RequestMetrics, RunFolder, WorkerRestarts
 from boltseal.server.storage.worker_threads import finish_in_thread
 
 LINES_EVERY_S: Final = 0.2
@@ -123,6 +123,11 @@ class RequestLog:
         """Return the write queue of each running worker by process ID."""
         others = {} if self._run is None else self._run.write_queues()
         return {**others, os.getpid(): self.write_queue()}
+
+    @property
+    def restarts(self) -> WorkerRestarts:
+        """Which workers of this server ended unexpectedly. Reads a small file."""
+        return WorkerRestarts() if self._run is None else self._run.restarts()
 
     @property
     def server_pid(self) -> int:

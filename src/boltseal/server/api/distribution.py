@@ -52,6 +52,7 @@ from boltseal.server.auth.access import EitherName
 from boltseal.server.mirror.cache import Mirror
 from boltseal.server.mirror.push_proxy import PushProxy
 from boltseal.server.registry import Registry
+from boltseal.server.registry.sequencer import ClockStepped
 
 Handler: TypeAlias = Callable[[Request, Any], Awaitable[Response]]
 Table: TypeAlias = Mapping[type[Target], Mapping[str, Handler]]
@@ -93,6 +94,7 @@ class DistributionApi(HttpApplication):
         )
         self._auth = auth
         self._read_only = settings.read_only
+        self._clock_doubt = settings.clock_doubt
         self._route = lru_cache(_MAX_CACHED_PATHS)(self._parse_route)
 
     async def _respond(self, request: Request) -> Response:
@@ -119,6 +121,9 @@ class DistributionApi(HttpApplication):
             read_only = self._read_only()
             if read_only is not None:
                 raise RegistryReadOnly(read_only, _allowed({"GET": handler}))
+            clock_doubt = self._clock_doubt()
+            if clock_doubt is not None:
+                raise ClockStepped(clock_doubt)
         if request.upstream is not None and scope["method"] in READS:
             return _add_namespace(request, await self._read_handlers.get(kind, handler)(request, target))
         if request.upstream is not None:

@@ -130,6 +130,11 @@ class _MetricsCollector(Collector):
         build.add_metric([__version__, platform.python_version()], 1)
         yield build
         yield GaugeMetricFamily("boltseal_workers", "Running worker processes", value=len(queues))
+        yield CounterMetricFamily(
+            "boltseal_worker_restarts",
+            "Worker processes started again after they ended unexpectedly",
+            value=self._observer.restarts.total,
+        )
         yield from process_metrics(self._observer.server_pid, queues.keys(), totals.cpu_seconds)
 
 

@@ -23,7 +23,7 @@ from boltseal.server.mirror.push_proxy import PartMissing, UpstreamRefused
 from boltseal.server.mirror.upstream_tags import TagHeldBack
 from boltseal.server.registry.integrator import LedgerInDoubt
 from boltseal.server.registry.quota_checks import UploadsTooMany
-from boltseal.server.registry.sequencer import ClockBehind, LedgerFrozen, LedgerMissing
+from boltseal.server.registry.sequencer import ClockBehind, ClockStepped, LedgerFrozen, LedgerMissing
 from boltseal.server.registry.tag_writer import NotExtended, ReferencesMissing, TagSettling, TagTombstoned
 
 REASONS: Final[Mapping[type[BoltsealError], RefusalReason]] = {
@@ -58,6 +58,7 @@ REASONS: Final[Mapping[type[BoltsealError], RefusalReason]] = {
     errors.Unavailable: RefusalReason.UNAVAILABLE,
     BodyStalled: RefusalReason.STALLED,
     ClockBehind: RefusalReason.CLOCK,
+    ClockStepped: RefusalReason.CLOCK,
     LedgerFrozen: RefusalReason.LEDGER,
     LedgerInDoubt: RefusalReason.LEDGER,
     LedgerMissing: RefusalReason.LEDGER,

@@ -8,17 +8,18 @@ from pathlib import Path
 from boltseal.client.ledger_client import LedgerClient, registry_of
 from boltseal.client.transport import Transport
 from boltseal.commands.registry_access import RegistryOptions, ask
-from boltseal.errors import Invalid, NotFound
+from boltseal.errors import Invalid, NotFound, Unavailable
 from boltseal.ledger.checkpoint import parse_checkpoint_unverified
 from boltseal.ledger.note import VerifierKey, parse_note_unverified
 from boltseal.server.commands.data_folder import local_admin, required_reason
-from boltseal.server.registry.recovery import Recovered, accept_loss, bring_back, entries_here, restore_tags
+from boltseal.server.registry.recovery import Recovered, accept_loss, bring_back, entries_here, restore_tags, step_back
 from boltseal.server.registry.tag_writer import TagWriter
 from boltseal.server.settings import Settings
+from boltseal.server.storage.clock_guard import ClockGuard
 from boltseal.server.storage.ledger_copy import FolderCopy
 from boltseal.server.storage.ledger_key import LedgerKeys
 from boltseal.server.storage.metadata.protocol import LEDGER, OBSERVATIONS
-from boltseal.server.store_factory import open_store
+from boltseal.server.store_factory import now_us, open_store
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,24 +34,35 @@ class LedgerKey:
 class RecoverRequest:
     """How to recover a log: copy missing entries from `source` (URL or folder), or accept their loss (None).
 
-    `reason`: required to accept a loss. `observations`: the log of observations instead of the ledger. `tags`: set tags
-    that differ from the ledger to what it says, instead.
+    `clock`: confirm the clock instead. `reason`: required to accept a loss. `observations`: the log of observations instead
+    of the ledger. `tags`: set tags that differ from the ledger to what it says, instead.
     """
 
     source: str | None
     accept_loss: bool
+    clock: bool
     reason: str
     observations: bool
     tags: bool = False
 
     def __post_init__(self) -> None:
-        if self.accept_loss + self.tags + (self.source is not None) != 1:
+        if self.accept_loss + self.tags + self.clock + (self.source is not None) != 1:
             raise Invalid(
                 "give one of: --from URL|FOLDER to copy the missing entries, --accept-loss to continue without them, --tags to "
-                "set the tags to what the ledger says"
+                "set the tags to what the ledger says, --clock to confirm that the clock of this machine is right"
             )
         if self.tags and self.observations:
             raise Invalid("--tags is about the ledger; give it without --observations")
+        if self.clock and self.observations:
+            raise Invalid("--clock is about both logs: leave out --observations")
+
+
+@dataclass(frozen=True, slots=True)
+class ClockConfirmed:
+    """The result of confirming the clock. `key`: of the ledger, as before. `stepped_back`: logs whose time steps back."""
+
+    key: LedgerKey
+    stepped_back: tuple[str, ...]
 
 
 def ledger_key(settings: Settings, *, observations: bool) -> LedgerKey:
@@ -97,6 +109,28 @@ def recover_ledger(settings: Settings, request: RecoverRequest, registries: Regi
         return bring_back(
             store.database, keys, writer, lambda first, end: lines[first - start : end - start], head, log
         )
+
+
+def confirm_clock(settings: Settings, reason: str) -> ClockConfirmed:
+    """Declare that the clock of this machine is right, and let the times of logs from the future step back to it.
+
+    Raises: NotFound: no ledger was signed here yet; LedgerFrozen: a log may not match its checkpoint; Unavailable: the running server cannot be informed.
+    """
+    key = ledger_key(settings, observations=False)
+    with open_store(settings) as store:
+        guard = ClockGuard.beside(store.data)
+        if guard is not None:
+            try:
+                guard.confirm(now_us())
+            except OSError as error:
+                raise Unavailable(f"the running server cannot be informed: {error.strerror}") from error
+        actor = local_admin().name
+        stepped = [
+            each.log.name
+            for each in store.integrators
+            if step_back(store.database, actor, reason.strip() or "the clock was wrong", each.log)
+        ]
+    return ClockConfirmed(key, tuple(stepped))
 
 
 def _fetch_unverified(url: str, start: int, registries: RegistryOptions, suffix: str) -> tuple[bytes, list[bytes]]:

@@ -1,8 +1,8 @@
 """Readiness of the registry: what prevents it from serving, and what only prevents writes.
 
-Blockers make it not ready, so that a load balancer sends traffic elsewhere: the database does not answer, the clock is
-behind the ledger, or the ledger is in doubt. Notes leave it ready, because pulls work: it is read-only by its settings,
-the disk reserve is reached, or a reload failed in whole or in part.
+Blockers make it not ready, so that a load balancer sends traffic elsewhere: the database does not answer, the clock cannot
+be right (`ledger.clock`), or the ledger is in doubt. Notes leave it ready, because pulls work: it is read-only by its
+settings, the disk reserve is reached, or a reload failed in whole or in part.
 """
 
 from __future__ import annotations
@@ -45,6 +45,9 @@ async def readiness(
             head = await database.read(lambda snapshot: ledger_store.head(snapshot))
         if head is not None:
             check_clock(head.last_time_us, now_us)
+        clock_doubt = database.clock_guard(now_us)
+        if clock_doubt is not None:
+            blockers.append(clock_doubt)
     except TimeoutError:
         blockers.append(f"the database has not answered for {DATABASE_TIMEOUT_S:g} seconds")
     except BoltsealError as error:

@@ -1,4 +1,4 @@
-"""Recovers a frozen ledger: restores missing entries from a copy, or accepts that they are lost.
+"""Recovers a ledger: restores missing entries from a copy, accepts that they are lost, or lets its time step back.
 
 The steps of `bring_back`, all in one transaction:
 
@@ -12,6 +12,9 @@ checked: their rules, and the signed root. Nothing is added to the ledger, which
 
 `accept_loss` begins a new origin with a new key. The tree continues over all stored entries. The first new entry names the
 last checkpoint of the old origin, so a client that has it can see what happened and how many entries are missing.
+
+`step_back` continues a log whose last entry is from the future, with the same origin and key and without loss: the entry that it
+adds has the time of the corrected clock, and names the time of the entry before it.
 """
 
 from __future__ import annotations
@@ -26,7 +29,8 @@ from typing import Final
 from boltseal.errors import Invalid
 from boltseal.ledger.audit import Audit, AuditedTag, ObservationAudit
 from boltseal.ledger.checkpoint import Checkpoint, open_checkpoint, parse_checkpoint_unverified, sign_checkpoint
-from boltseal.ledger.entry import CHANGES, EntryKind
+from boltseal.ledger.clock import is_behind
+from boltseal.ledger.entry import CHANGES, EntryKind, format_time
 from boltseal.ledger.merkle import EMPTY_ROOT, leaf_hash
 from boltseal.ledger.note import SigningKey, parse_note_unverified
 from boltseal.ledger.tiles import edge, grow
@@ -200,6 +204,24 @@ def _checked_entries(
     if (grown.size, grown.root) != (signed.size, signed.root):
         raise LedgerInDoubt("the stored entries are not the ones that were signed; restore a backup")
     return audit.names, canonical
+
+
+def step_back(database: Metadata, actor: str, reason: str, log: Log = LEDGER) -> bool:
+    """Let the times of a log continue at the clock's, which is behind its last entry. Return whether that was needed.
+
+    Raises:
+        LedgerFrozen: the log may not match its checkpoint.
+    """
+
+    def job(tx: UnitOfWork) -> bool:
+        head = ledger_store.lock_head(tx, log)
+        if head is None or not is_behind(head.last_time_us, tx.now_us):
+            return False
+        extra = {"time_before": format_time(head.last_time_us)}
+        sequencer.append(tx, EntryKind.RECOVERED, actor=actor, reason=reason, extra=extra, log=log)
+        return True
+
+    return database.write_and_wait(job)
 
 
 @contextmanager

@@ -5,7 +5,8 @@ observations of upstreams' tags are appended the same way to a log of their own,
 
 - Indices have no gaps: the head row, locked by the transaction, has the next one.
 - Time is the clock's, or one microsecond after the last entry if the clock is behind: times always increase.
-- If the clock is more than five minutes behind the last entry, nothing is written and the server is not ready.
+- While the clock cannot be right (`ledger.clock`), nothing is written and the server is not ready. An entry of kind
+  `recovered` lets time step back to a clock that is behind.
 - A log that may not match its checkpoint takes no entry (`integrator`).
 - The salt prevents guessing an entry from its hash, so hash tiles can be public.
 """
@@ -19,13 +20,13 @@ from collections.abc import Mapping
 from typing import Final
 
 from boltseal.errors import Unavailable
+from boltseal.ledger.clock import is_behind, next_time_us
 from boltseal.ledger.entry import OF_EVERY_LOG, OF_OBSERVATIONS, Entry, EntryKind, encode
 from boltseal.oci.reference import Repository, Tag
 from boltseal.server.storage.metadata import ledger_store
 from boltseal.server.storage.metadata.ledger_store import LedgerHead
 from boltseal.server.storage.metadata.protocol import LEDGER, OBSERVATIONS, TAGS, Log, UnitOfWork
 
-CLOCK_BEHIND_LIMIT_US: Final = 5 * 60 * 1_000_000
 RULES_SHOWN_BYTES: Final = 60_000
 OBSERVATIONS_ORIGIN: Final = "/observations"
 """The suffix that the log of observations adds to the name of the ledger."""
@@ -33,6 +34,10 @@ OBSERVATIONS_ORIGIN: Final = "/observations"
 
 class ClockBehind(Unavailable):
     """The clock of this machine is more than five minutes behind the ledger's last entry."""
+
+
+class ClockStepped(Unavailable):
+    """The clock of this machine has stepped forward by more than an hour while the server ran."""
 
 
 class LedgerMissing(Unavailable):
@@ -49,11 +54,11 @@ def check_clock(last_time_us: int, now_us: int) -> None:
     Raises:
         ClockBehind: it is further behind.
     """
-    behind_us = last_time_us - now_us
-    if behind_us > CLOCK_BEHIND_LIMIT_US:
+    if is_behind(last_time_us, now_us):
         raise ClockBehind(
-            f"the clock of the registry is {behind_us // 1_000_000} s behind its ledger's last entry: "
-            "nothing is written until the clock is corrected"
+            f"the clock of the registry is {(last_time_us - now_us) // 1_000_000} s behind its ledger's last entry: nothing is "
+            "written until the clock is corrected; if it is right and that entry is from the future, run "
+            "`boltseal ledger recover --clock`"
         )
 
 
@@ -91,12 +96,17 @@ def append(
     Raises:
         LedgerFrozen: the log may not match its checkpoint.
         LedgerMissing: the log was never started.
-        ClockBehind: the clock is more than five minutes behind the last entry.
+        ClockBehind: the clock is more than five minutes behind the last entry, and the kind is not `recovered`.
+        ClockStepped: the clock has stepped forward.
     """
     if kind not in OF_EVERY_LOG and (kind in OF_OBSERVATIONS) != (log is OBSERVATIONS):
         raise AssertionError(f"{log.name} takes no entries of kind {kind}")
     head = _lock_head(tx, log)
-    time_us = max(tx.now_us, head.last_time_us + 1)
+    if kind is EntryKind.RECOVERED and is_behind(head.last_time_us, tx.now_us):
+        time_us = tx.now_us
+    else:
+        check_clock(head.last_time_us, tx.now_us)
+        time_us = next_time_us(head.last_time_us, tx.now_us)
     entry = Entry(
         kind=kind,
         time_us=time_us,
@@ -130,12 +140,13 @@ def append(
 def _lock_head(tx: UnitOfWork, log: Log) -> LedgerHead:
     """Lock a log that takes an entry now, and return its size and last time. Raises as `append`."""
     check_recordable(tx, log)
+    if tx.clock_doubt is not None:
+        raise ClockStepped(tx.clock_doubt)
     head = ledger_store.lock_head(tx, log)
     if head is None:
         raise LedgerMissing(
             f"the registry's {log.name} was never started: nothing was changed; start `boltseal serve` once"
         )
-    check_clock(head.last_time_us, tx.now_us)
     return head
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Final
 
 from boltseal.errors import BoltsealError
+from boltseal.ledger.clock import is_behind
 from boltseal.server.storage.disk_reserve import DiskReserve
 from boltseal.server.storage.metadata import ledger_store, ledger_tree, usage
 from boltseal.server.storage.metadata.migrate import DATABASE_NAME
@@ -26,10 +27,18 @@ _LOGS: Final = (LEDGER, OBSERVATIONS)
 class StoreGauges:
     """The gauges of one store. Called in threads."""
 
-    def __init__(self, data: Path, database: Metadata, clock_s: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        data: Path,
+        database: Metadata,
+        clock_s: Callable[[], float] = time.monotonic,
+        *,
+        now_us: Callable[[], int] | None = None,
+    ) -> None:
         self._data = data
         self._database = database
         self._clock_s = clock_s
+        self._now_us = now_us
         self._counting = threading.Lock()
         self._blobs: tuple[float, usage.BlobTotals] | None = None
 
@@ -39,6 +48,7 @@ class StoreGauges:
             partial(_disk, disk),
             self._files,
             self._logs,
+            self._clock,
             self._blob_totals,
         )
         for part in parts:
@@ -77,6 +87,16 @@ class StoreGauges:
             Gauge("boltseal_ledger_unsigned_entries", "Entries that no signed checkpoint covers yet", unsigned, "log"),
             Gauge("boltseal_ledger_frozen", "Whether a log does not match its checkpoint: no writes", frozen, "log"),
         ]
+
+    def _clock(self) -> list[Gauge]:
+        if self._now_us is None:
+            return []
+        now_us = self._now_us()
+        heads = self._database.read_and_wait(lambda snapshot: [ledger_store.head(snapshot, log) for log in _LOGS])
+        behind = any(head is not None and is_behind(head.last_time_us, now_us) for head in heads)
+        wrong = behind or self._database.clock_guard(now_us) is not None
+        help_text = "Whether nothing is written because the clock cannot be right"
+        return [Gauge("boltseal_clock_wrong", help_text, {"": float(wrong)})]
 
     def _blob_totals(self) -> list[Gauge]:
         with self._counting:

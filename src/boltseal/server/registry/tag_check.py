@@ -25,6 +25,7 @@ import msgspec
 from boltseal.errors import Invalid
 from boltseal.ledger.audit import REMOVALS
 from boltseal.ledger.checkpoint import Checkpoint, parse_checkpoint_unverified
+from boltseal.ledger.clock import BEHIND_LIMIT_US
 from boltseal.ledger.entry import CHANGES, EntryKind, IndexedLine
 from boltseal.ledger.merkle import EMPTY_ROOT, HASH_BYTES, inclusion_path, leaf_hash, prove, verify_inclusion
 from boltseal.ledger.note import parse_note_unverified
@@ -32,7 +33,6 @@ from boltseal.ledger.tiles import WIDTH, TileId, Tiles, grow, needed
 from boltseal.oci.digest import SHA256, Digest
 from boltseal.policy.rules import Keep
 from boltseal.server.registry.integrator import LedgerInDoubt
-from boltseal.server.registry.sequencer import CLOCK_BEHIND_LIMIT_US
 from boltseal.server.storage.metadata import ledger_store, ledger_tree, tag_entries
 from boltseal.server.storage.metadata.protocol import TAGS, Metadata, Snapshot, UnitOfWork
 from boltseal.server.storage.metadata.tag_entries import EntryColumns, TagOfRow
@@ -213,7 +213,7 @@ def _keeps_until(until_us: int | None, seal: _Recorded) -> bool:
     due_us = keep.until(int(datetime.fromisoformat(seal.time).timestamp() * 1_000_000))
     if due_us is None or until_us is None:
         return due_us is until_us
-    return abs(until_us - due_us) <= CLOCK_BEHIND_LIMIT_US + 1_000_000  # by so much an entry may be ahead of the clock
+    return abs(until_us - due_us) <= BEHIND_LIMIT_US + 1_000_000  # by so much an entry may be ahead of the clock
 
 
 class StoreCheck:

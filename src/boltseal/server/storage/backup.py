@@ -32,7 +32,14 @@ from pathlib import Path
 from typing import Final
 
 from boltseal.errors import Full, Invalid, Unavailable
-from boltseal.files.atomic_files import Disk, is_no_space, make_folders, write_file
+from boltseal.files.atomic_files import (
+    FILE_MODE,
+    Disk,
+    durable_at_end,
+    is_no_space,
+    make_folders,
+    write_file,
+)
 from boltseal.oci.digest import Digest
 from boltseal.server.storage.metadata import sqlite
 from boltseal.server.storage.metadata.migrate import DATABASE_NAME, check_data
@@ -78,7 +85,11 @@ def back_up(data: Path, target: Path, now_us: int, progress: Callable[[str, int,
 
 
 def restore(backup: Path, data: Path, progress: Callable[[str, int, int], None]) -> BackupResult:
-    """Make a new data folder of a backup; every byte of a blob is hashed on its way. BackupRefused, BackupFailed, ..."""
+    """Make a new data folder of a backup; every byte of a blob is hashed on its way. BackupRefused, BackupFailed, ...
+
+    The database gets its name after everything is durable. Until then the folder is no data folder, so blobs are written in
+    place, and the disk is waited for once.
+    """
     if not (backup / COMPLETE).is_file():
         raise BackupRefused(f"{backup} is no complete backup (it has no file `{COMPLETE}`); make it again")
     check_data(backup, oldest=1)
@@ -87,8 +98,9 @@ def restore(backup: Path, data: Path, progress: Callable[[str, int, int], None])
     with _errors_named(data):
         make_folders(Disk(), data)
         database = data / UNFINISHED_NAME
-        sqlite.copy_file(backup / DATABASE_NAME, database)
-        result = _copy_blobs(database, backup, data, progress, links=False)
+        with durable_at_end(data):
+            sqlite.copy_file(backup / DATABASE_NAME, database)
+            result = _copy_all(database, backup, data, progress)
         for name in ("uploads", "ledger"):
             make_folders(Disk(), data / name)
         database.replace(data / DATABASE_NAME)
@@ -131,9 +143,8 @@ def _blob_path(folder: Path, digest: Digest) -> Path:
     return folder / "blobs" / digest.algorithm / digest.hex[:2] / digest.hex
 
 
-def _copy_blobs(
-    database: Path, source: Path, target: Path, progress: Callable[[str, int, int], None], *, links: bool = True
-) -> BackupResult:
+def _copy_blobs(database: Path, source: Path, target: Path, progress: Callable[[str, int, int], None]) -> BackupResult:
+    """Link or copy the blobs that a backup lacks."""
     result = BackupResult()
     named = list(_referenced_blobs(database))
     folders: set[Path] = set()
@@ -144,7 +155,7 @@ def _copy_blobs(
             if at.parent not in folders:
                 make_folders(Disk(), at.parent)
                 folders.add(at.parent)
-            _link_or_copy(_blob_path(source, digest), at, digest, size, links=links)
+            _link_or_copy(_blob_path(source, digest), at, digest, size)
             result.taken += 1
             result.taken_bytes += size
         progress("blobs", number, len(named))
@@ -160,25 +171,17 @@ def _is_whole(path: Path, size: int) -> bool:
         return False
 
 
-def _link_or_copy(source: Path, target: Path, digest: Digest, size: int, *, links: bool) -> None:
+def _link_or_copy(source: Path, target: Path, digest: Digest, size: int) -> None:
     try:
         found = source.stat().st_size
     except FileNotFoundError as error:
-        raise BackupFailed(
-            f"the bytes of {digest} are not in {source.parents[3]}: removed meanwhile, or lost; repeat the backup, "
-            "and run boltseal admin fsck if that does not help"
-        ) from error
+        raise _lost(digest, source.parents[3]) from error
     if found != size:
-        raise BackupFailed(
-            f"{digest} has {found} bytes instead of {size} in {source.parents[3]}: run boltseal admin fsck"
-        )
+        raise _other_size(digest, found, size, source.parents[3])
     target.unlink(missing_ok=True)
-    if links:
-        try:
-            os.link(source, target)
-        except OSError:  # another file system, or one without links
-            _copy_hashed(source, target, digest)
-    else:
+    try:
+        os.link(source, target)
+    except OSError:  # another file system, or one without links
         _copy_hashed(source, target, digest)
 
 
@@ -193,11 +196,76 @@ def _copy_hashed(source: Path, target: Path, digest: Digest) -> None:
         os.fsync(writes.fileno())
     if running.hexdigest() != digest.hex:
         beside.unlink()
-        raise BackupFailed(
-            f"the bytes of {digest} are damaged in the source: run boltseal admin fsck, and push the blob again"
-        )
-    beside.chmod(0o640)
+        raise _damaged(digest)
+    beside.chmod(FILE_MODE)
     beside.replace(target)
+
+
+def _copy_all(database: Path, source: Path, target: Path, progress: Callable[[str, int, int], None]) -> BackupResult:
+    """Copy every blob into a folder that has none. What was written is not durable yet."""
+    named = list(_referenced_blobs(database))
+    result = BackupResult(blobs=len(named), taken=len(named))
+    disk, shards = Disk(), set[str]()
+    for number, (digest, size) in enumerate(named, start=1):
+        shard = f"blobs/{digest.algorithm}/{digest.hex[:2]}"
+        if shard not in shards:
+            make_folders(disk, target / "blobs" / digest.algorithm)
+            disk.make_folder(f"{target}/{shard}")
+            shards.add(shard)
+        _copy_in_place(source, target, f"{shard}/{digest.hex}", digest, size)
+        result.taken_bytes += size
+        progress("blobs", number, len(named))
+    return result
+
+
+def _copy_in_place(source: Path, target: Path, name: str, digest: Digest, size: int) -> None:
+    """Copy a blob and hash it. Descriptors, because file objects cost more than the bytes of a small blob."""
+    try:
+        reads = os.open(f"{source}/{name}", os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except FileNotFoundError as error:
+        raise _lost(digest, source) from error
+    try:
+        writes = os.open(
+            f"{target}/{name}", os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, FILE_MODE
+        )
+        try:
+            running, copied = digest.hasher(), 0
+            while piece := os.read(reads, _PIECE_BYTES):
+                running.update(piece)
+                _write_all(writes, piece)
+                copied += len(piece)
+        finally:
+            os.close(writes)
+    finally:
+        os.close(reads)
+    if copied != size:
+        raise _other_size(digest, copied, size, source)
+    if running.hexdigest() != digest.hex:
+        raise _damaged(digest)
+
+
+def _write_all(fd: int, piece: bytes) -> None:
+    written = os.write(fd, piece)
+    while written < len(piece):
+        piece = piece[written:]
+        written = os.write(fd, piece)
+
+
+def _lost(digest: Digest, source: Path) -> BackupFailed:
+    return BackupFailed(
+        f"the bytes of {digest} are not in {source}: removed meanwhile, or lost; repeat the backup, "
+        "and run boltseal admin fsck if that does not help"
+    )
+
+
+def _other_size(digest: Digest, found: int, size: int, source: Path) -> BackupFailed:
+    return BackupFailed(f"{digest} has {found} bytes instead of {size} in {source}: run boltseal admin fsck")
+
+
+def _damaged(digest: Digest) -> BackupFailed:
+    return BackupFailed(
+        f"the bytes of {digest} are damaged in the source: run boltseal admin fsck, and push the blob again"
+    )
 
 
 def _drop_unnamed(target: Path) -> int:

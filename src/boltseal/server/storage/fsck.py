@@ -58,9 +58,12 @@ def examine(
     blobs: BlobReader,
     progress: Progress = lambda *_: None,
     keys: LedgerKeys | None = None,
+    *,
+    hashed: bool = False,
 ) -> Examined:
     """Check a whole store and return what was found.
 
+    `hashed`: the blobs were hashed a moment ago, so only their presence and size are checked.
     `database`: yields a snapshot of it, read-only. `keys`: key and mark of the ledger; without them what was signed is compared,
     but not who signed it.
 
@@ -71,8 +74,8 @@ def examine(
         snapshot.sql.begin(write=False)
         expected = _rows(snapshot, findings, keys)
         snapshot.sql.rollback()  # a COMMIT fails on a damaged file, even if nothing changed
-        fsck_content.blobs(snapshot, blobs, expected, findings)
-        fsck_content.count_unreferenced(snapshot, blobs, findings)
+        fsck_content.blobs(snapshot, blobs, expected, findings, hashed=hashed)
+        fsck_content.count_unreferenced(snapshot, blobs, expected, findings)
     return findings.close()
 
 

@@ -1,6 +1,7 @@
 """The metrics of this process as sums, and the run folder through which the workers of one server add up theirs.
 
     RUN/<pid>.<start>.json    the sums of one worker, replaced about once a second; it stays when the worker ends
+    RUN/restarts              which workers ended unexpectedly, as the parent knows it; absent while none did
 
 RUN is named after the process ID of the server. Sums of ended workers still count; their write queues do not.
 
@@ -11,6 +12,7 @@ nothing else depends on these numbers.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import time
@@ -27,6 +29,7 @@ from boltseal.server.storage.metadata.protocol import WriteQueue
 LATENCY_BOUNDS_S: Final = (0.001, 0.005, 0.025, 0.1, 0.5, 2.5, 10.0, 60.0)
 """Upper bounds of the histogram's buckets; one more has none."""
 
+RESTARTS_NAME: Final = "restarts"
 
 Key: TypeAlias = tuple[str, str, int]
 """Method, route, status. All three come from small fixed sets."""
@@ -55,6 +58,37 @@ class _Snapshot(msgspec.Struct):
     counts: dict[str, int]
     cpu_seconds: float
     write_queue: WriteQueue
+
+
+class EndedWorker(msgspec.Struct):
+    """A worker that ended unexpectedly, not long ago or repeatedly. `due_s`: its next start (monotonic), None if it runs."""
+
+    number: int
+    reason: str
+    failures: int
+    due_s: float | None
+
+
+class WorkerRestarts(msgspec.Struct):
+    """How often workers of this server were started again, and the workers that are not known to be healthy."""
+
+    total: int = 0
+    ended: list[EndedWorker] = msgspec.field(default_factory=list)
+
+    def troubles(self, now_s: float) -> list[str]:
+        """Return a sentence for each worker that does not run, or ended more than once in a row."""
+        found = []
+        for each in self.ended:
+            if each.due_s is None and each.failures < 2:
+                continue
+            times = "ended unexpectedly" if each.failures == 1 else f"ended {each.failures} times in a row"
+            state = (
+                "it runs again"
+                if each.due_s is None
+                else f"it is started again in {max(0.0, each.due_s - now_s):.0f} s"
+            )
+            found.append(f"worker {each.number} {times}, last by {each.reason}: {state}; see the log for the reason")
+        return found
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,10 +169,33 @@ class RunFolder:
         folder.mkdir(mode=0o750, exist_ok=True)
         return folder
 
+    @staticmethod
+    def of_running_server(data: Path) -> Path | None:
+        """Return the run folder of the server that runs on a data folder, None if there is none."""
+        with contextlib.suppress(OSError):
+            for folder in (data / "run").iterdir():
+                if folder.name.isdecimal() and Path(f"/proc/{folder.name}").exists():
+                    return folder
+        return None
+
     @property
     def server_pid(self) -> int:
         """The process ID of the parent of the workers."""
         return int(self._folder.name)
+
+    @staticmethod
+    def save_restarts(folder: Path, restarts: WorkerRestarts) -> None:
+        """Replace what the workers report about ended ones. Called by the parent. Raises: OSError."""
+        beside = folder / f"{RESTARTS_NAME}.new"
+        beside.write_bytes(msgspec.json.encode(restarts))
+        beside.replace(folder / RESTARTS_NAME)
+
+    def restarts(self) -> WorkerRestarts:
+        """Return which workers ended unexpectedly, as the parent saved it last."""
+        try:
+            return msgspec.json.decode((self._folder / RESTARTS_NAME).read_bytes(), type=WorkerRestarts)
+        except (OSError, msgspec.DecodeError):
+            return WorkerRestarts()
 
     def save(self, totals: RequestMetrics, write_queue: WriteQueue) -> None:
         """Replace the sums and the state of this process. Not in two threads at once. Raises: OSError."""

@@ -25,7 +25,7 @@ from typing import Any, Final, Protocol, TypeVar
 
 from boltseal.errors import BoltsealError, Unavailable
 from boltseal.server.storage.coordination.protocol import Generation
-from boltseal.server.storage.metadata.protocol import LEDGER, TAGS, Clock, Job, Lookups, Query, WriteQueue
+from boltseal.server.storage.metadata.protocol import LEDGER, TAGS, Clock, ClockGuard, Job, Lookups, Query, WriteQueue
 from boltseal.server.storage.metadata.sql import SqlSession
 from boltseal.server.storage.worker_threads import deliver
 
@@ -67,6 +67,7 @@ class SqlUnitOfWork:
 
     sql: SqlSession
     now_us: int
+    clock_doubt: str | None = None
     doubts: dict[str, str] = field(default_factory=dict)
     invalidates_caches: bool = field(default=False)
     appended: set[str] = field(default_factory=set)
@@ -102,6 +103,7 @@ class SqlMetadata:
     def __init__(self, driver: SqlDriver, generation: Generation, clock: Clock) -> None:
         self.generation = generation
         self.doubts: dict[str, str] = {}
+        self.clock_guard: ClockGuard = lambda _: None
         self.after_append: dict[str, Callable[[], None]] = {}
         self._driver = driver
         self._clock = clock
@@ -241,9 +243,10 @@ class SqlMetadata:
         session.begin(write=True, durable=any(waiting.durable for waiting in group))
         invalidates_caches = begun = False
         appended = set[str]()
+        clock_doubt = self.clock_guard(self._clock())
         try:
             for waiting in group:
-                tx = SqlUnitOfWork(session, self._clock(), self.doubts)
+                tx = SqlUnitOfWork(session, self._clock(), clock_doubt, self.doubts)
                 session.savepoint("job")
                 try:
                     result = waiting.job(tx)

@@ -33,6 +33,8 @@ from boltseal.server.storage.metadata.sql import SqlSession
 T = TypeVar("T")
 Clock = Callable[[], int]
 """Returns the time: microseconds since the epoch."""
+ClockGuard = Callable[[int], str | None]
+"""Returns why a time of the clock may be far in the future, None if it is not."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +65,7 @@ class UnitOfWork(Snapshot, Protocol):
     """One job's transaction: a snapshot that may also be written to.
 
     `now_us`: the time of the transaction, microseconds since the epoch.
+    `clock_doubt`: why `now_us` may be far in the future, None if it is not.
     `doubts`: by a log's name, or TAGS, the reason why no entry may be added.
     `invalidates_caches`: set by the job when cached answers may be wrong after the COMMIT.
     `appended`: names of the logs to which the job added an entry.
@@ -70,6 +73,7 @@ class UnitOfWork(Snapshot, Protocol):
     """
 
     now_us: int
+    clock_doubt: str | None
     doubts: dict[str, str]
     invalidates_caches: bool
     appended: set[str]
@@ -208,6 +212,8 @@ class Metadata(Protocol):
     lookups: Lookups
     doubts: dict[str, str]
     """By a log's name, or TAGS, the reason why no entry may be added. Set by whatever doubts the store."""
+    clock_guard: ClockGuard
+    """Doubts the clock. Called in any thread."""
     after_append: dict[str, Callable[[], None]]
     """By a log's name, a callback after a COMMIT with new entries. Called on the writer thread; must not wait or raise."""
 
