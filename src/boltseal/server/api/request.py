@@ -1,8 +1,8 @@
 """A request as the handlers see it: method, headers and query are read on demand, the body arrives in chunks.
 
 It is a view of an ASGI scope without copies, because most requests need one header or none. A body is never buffered
-beyond a stated limit. A client that leaves in the middle raises `ClientGone`; its body is never taken for a shorter
-one. A client that sends nothing, or too little, is refused, which releases its locks and sessions.
+beyond a stated limit. A body that ends before it is complete raises `ClientGone`; it is never taken for a shorter one.
+A client that sends nothing, or too little, is refused, which releases its locks and sessions.
 """
 
 from __future__ import annotations
@@ -215,6 +215,7 @@ class Request:
 
     `id`: for the log and the client. `caller` and `actor`: set after authentication. `route`: the template of the path.
     `asked`: the parsed scopes of a token request, for the log. `upstream`: of a mirrored image, None for a local one.
+    `fault`: what is wrong with the framing of the body, for the log.
     """
 
     __slots__ = (
@@ -224,6 +225,7 @@ class Request:
         "actor",
         "asked",
         "caller",
+        "fault",
         "id",
         "receive",
         "route",
@@ -238,6 +240,7 @@ class Request:
         self._limits = limits
         self.route = "unknown"
         self.asked = ""
+        self.fault = ""
         self.upstream: UpstreamTerms | None = None
         self.scope = scope
         self.receive = receive
@@ -281,6 +284,17 @@ class Request:
         if self._query is None:
             self._query = Query(self.scope.get("query_string", b""))
         return self._query
+
+    @property
+    def is_chunked(self) -> bool:
+        """Whether the body has a transfer coding, so that its chunks say where it ends."""
+        return self.header(b"transfer-encoding") is not None
+
+    @property
+    def framing(self) -> str:
+        """The header by which the client announced its body, quoted for messages."""
+        name = "transfer-encoding" if self.is_chunked else "content-length"
+        return f"{name} {quote(self.header(name.encode()) or '')}"
 
     def header(self, name: bytes) -> str | None:
         """Return a header's value, or None. Several lines are joined by a comma (RFC 9110, section 5.3)."""
