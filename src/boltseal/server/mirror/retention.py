@@ -123,7 +123,7 @@ def retain(
             if dry_run:
                 yield from database.read_and_wait(partial(_still_expired, name, images, actor)).items()
             else:
-                yield from database.write_and_wait(partial(_remove_expired, name, images, actor))
+                yield from database.write_and_wait(partial(_remove_expired, name, images, actor), repository=name)
 
 
 @dataclass(frozen=True, slots=True)

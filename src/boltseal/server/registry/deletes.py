@@ -52,7 +52,7 @@ class Deletes:
                 raise ManifestUnknown(f"there is no tag {tag} in {repository}")
 
         with self._refusals.logged("delete", repository, (tag,), None, actor):
-            await self._database.write(job)
+            await self._database.write(job, repository=repository)
 
     async def manifest(self, repository: Repository, digest: Digest, conditions: Conditions, actor: Actor) -> None:
         """Delete a manifest and every tag that resolves to it (end-9).
@@ -87,7 +87,7 @@ class Deletes:
                 )
 
         with self._refusals.logged("delete", repository, (), digest, actor):
-            await self._database.write(job)
+            await self._database.write(job, repository=repository)
 
     async def blob(self, repository: Repository, digest: Digest, actor: Actor) -> None:
         """Remove a blob from the repository (end-10).
@@ -108,7 +108,7 @@ class Deletes:
             queries.remove_blob(tx, row.id, str(digest))
 
         with self._refusals.logged("delete", repository, (), digest, actor):
-            await self._database.write(job)
+            await self._database.write(job, repository=repository)
 
     def _check_manifest(
         self, tx: UnitOfWork, repository: RepositoryRow, digest: Digest, row: ManifestRow, actor: Actor

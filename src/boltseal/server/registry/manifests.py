@@ -49,7 +49,7 @@ class Manifests:
     async def put_parsed(self, push: ManifestPush) -> Published:
         """Store a manifest whose bytes were already verified and parsed. Raises as `put`."""
         with self._refusals.logged("push", push.repository, push.tags, push.pushed.digest, push.actor):
-            return await self._database.write(lambda tx: self.publish(tx, push))
+            return await self._database.write(lambda tx: self.publish(tx, push), repository=push.repository)
 
     def publish(self, tx: UnitOfWork, push: ManifestPush) -> Published:
         """Store and publish a parsed push within a transaction. Raises as `put`."""

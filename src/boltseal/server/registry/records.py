@@ -79,7 +79,7 @@ class Records:
             NeverResolved: the tag never resolved to it.
             EntryInvalid, LedgerFrozen, ClockBehind: as `sequencer.append`.
         """
-        return await self._database.write(lambda tx: _append(tx, repository, record, actor))
+        return await self._database.write(lambda tx: _append(tx, repository, record, actor), repository=repository)
 
 
 def _append(tx: UnitOfWork, repository: Repository, record: LedgerRecord, actor: Actor) -> int:

@@ -117,7 +117,7 @@ class Restores:
             result = self._tag_writer.publish(tx, change, pushed, EntryKind.TAG_RESTORED)
             return RestoredTag(digest, change.current, result.entry_index, result.changed)
 
-        return await self._database.write(job)
+        return await self._database.write(job, repository=repository)
 
 
 def _resolve(tx: UnitOfWork, repository: RepositoryRow, tag: Tag, target: RestoreTarget) -> Digest:

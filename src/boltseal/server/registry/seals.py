@@ -114,7 +114,7 @@ class Seals:
                 raise ManifestUnknown(f"there is no tag {tag} in {repository}")
             return result
 
-        return await self._database.write(job)
+        return await self._database.write(job, repository=repository)
 
     async def unseal(self, repository: Repository, tag: Tag, actor: Actor, reason: str) -> EntryResult:
         """Allow a sealed tag to be deleted. It still cannot move.
@@ -133,7 +133,7 @@ class Seals:
                 raise ManifestUnknown(f"there is no tag {tag} in {repository}")
             raise NeverSealed(f"tag {tag} of {repository} was never sealed: there is nothing to unseal")
 
-        return await self._database.write(job)
+        return await self._database.write(job, repository=repository)
 
     async def plan_purge(self, repository: Repository, reference: Tag | Digest, actor: Actor) -> Purged:
         """Return what `purge` would delete now; changes nothing. Raises: as `purge`, except BytesLeft."""
@@ -142,7 +142,7 @@ class Seals:
             raise _Planned(self._purge(tx, *self._find_image(tx, repository, reference), actor, "planned"))
 
         try:
-            return await self._database.write(job)
+            return await self._database.write(job, repository=repository)
         except _Planned as planned:  # it rolled the transaction back
             return planned.purged
 
@@ -174,7 +174,7 @@ class Seals:
             queries.note_purged(tx, [str(blob) for blob in purged.blobs])
             return purged
 
-        purged = await self._database.write(job)
+        purged = await self._database.write(job, repository=repository)
         await self._delete_bytes(purged.blobs)
         return purged
 

@@ -73,7 +73,7 @@ class UploadManager:
             self._quotas.check_uploads(tx, owner)
             upload_table.add(tx, upload, repository, owner)
 
-        await self._database.write(job, durable=False)
+        await self._database.write(job, durable=False, repository=repository)
         try:
             await self._blobs.start_upload(UploadKey(repository, upload))
         except BoltsealError:
@@ -105,7 +105,7 @@ class UploadManager:
 
         if await self._blobs.stat(digest) is None:  # lost: to be uploaded again
             return False
-        return await self._database.write(job)
+        return await self._database.write(job, repository=repository)
 
     async def status(self, repository: Repository, upload: UploadId) -> int:
         """Return how many bytes the session has (end-13)."""
@@ -169,7 +169,7 @@ class UploadManager:
                 raise _vanished(digest)
             self._add_row(tx, repository, digest, size, actor)
 
-        await self._database.write(job)
+        await self._database.write(job, repository=repository)
 
     async def released(self, digest: Digest) -> int | None:
         """Return what `add_committed` needs to know from before the commit of a blob's bytes."""
@@ -201,7 +201,7 @@ class UploadManager:
             if upload is not None:
                 upload_table.remove(tx, upload)
 
-        await self._database.write(job)
+        await self._database.write(job, repository=repository)
 
     async def cancel(self, repository: Repository, upload: UploadId) -> None:
         """Cancel a session and delete its bytes (end-14)."""
