@@ -169,11 +169,8 @@ class ReservedPushes:
     async def repositories_with_blob(self, digest: Digest, prefix: str) -> list[Repository]:
         """Return the repositories whose name starts with a prefix and that have a blob."""
 
-        def names(tx: UnitOfWork) -> list[Repository]:
-            found = queries.repositories_with_blob(tx, str(digest), None)
-            return [Repository(each.repository) for each in found if each.repository.startswith(prefix)]
-
-        return await self._database.write(names)
+        found = await self._database.read(lambda snapshot: queries.repositories_with_blob(snapshot, str(digest), None))
+        return [Repository(each.repository) for each in found if each.repository.startswith(prefix)]
 
 
 def _observe(tx: UnitOfWork, push: ManifestPush, tag: Tag) -> None:

@@ -21,7 +21,7 @@ from boltseal.server.registry.quota_checks import UNCHECKED, QuotaChecks
 from boltseal.server.storage.blobs.protocol import BlobStore, UploadId, UploadKey, UploadWriter
 from boltseal.server.storage.disk_reserve import DiskReserve
 from boltseal.server.storage.metadata import queries, upload_table
-from boltseal.server.storage.metadata.protocol import Metadata, UnitOfWork
+from boltseal.server.storage.metadata.protocol import Metadata, Snapshot, UnitOfWork
 
 CHECK_INTERVAL_BYTES: Final = 8 * 1024 * 1024
 
@@ -95,15 +95,21 @@ class UploadManager:
         Return False when that is impossible, whether the blob does not exist or the caller may not read it.
         """
 
+        def readable(snapshot: Snapshot) -> str | None:
+            found = queries.repositories_with_blob(snapshot, str(digest), source)
+            return next((name for name, _ in found if may_read(Repository(name))), None)
+
+        # Not in the transaction, which all other writes wait for: every repository may have the blob.
+        chosen = await self._database.read(readable)
+
         def job(tx: UnitOfWork) -> bool:
-            found = queries.repositories_with_blob(tx, str(digest), source)
-            size = next((size for name, size in found if may_read(Repository(name))), None)
+            size = next((size for _, size in queries.repositories_with_blob(tx, str(digest), chosen)), None)
             if size is None:
                 return False
             self._add_row(tx, repository, digest, size, actor)
             return True
 
-        if await self._blobs.stat(digest) is None:  # lost: to be uploaded again
+        if chosen is None or await self._blobs.stat(digest) is None:  # lost: to be uploaded again
             return False
         return await self._database.write(job, repository=repository)
 
