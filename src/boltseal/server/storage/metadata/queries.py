@@ -331,11 +331,10 @@ def unreferenced_contents(snapshot: Snapshot) -> list[UnreferencedContent]:
     return [UnreferencedContent(*row) for row in rows]
 
 
-def remove_unreferenced_contents(tx: UnitOfWork) -> list[UnreferencedContent]:
-    """Remove the manifest bytes that no repository refers to, and return them as `unreferenced_contents` does."""
-    found = unreferenced_contents(tx)
-    tx.sql.connection.execute(delete(content).where(_UNREFERENCED_CONTENT))
-    return found
+def remove_unreferenced_contents(tx: UnitOfWork, some: Iterable[UnreferencedContent]) -> list[UnreferencedContent]:
+    """Remove those manifest bytes that no repository refers to still, and return them."""
+    remove = delete(content).where(content.c.canonical == bindparam("gone"), _UNREFERENCED_CONTENT)
+    return [each for each in some if tx.sql.connection.execute(remove, {"gone": each.canonical}).rowcount]
 
 
 def rows_of_any_repository(snapshot: Snapshot, digests: Collection[str]) -> list[DigestInRepository]:
