@@ -19,8 +19,7 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import batched
@@ -325,11 +324,3 @@ def _add_unreferenced(numbers: Iterable[int], tx: UnitOfWork) -> None:
     _insert(tx, schema.content, ({"canonical": str(Digest.of(raw)), "raw": raw} for raw in raws))
     released = (Blob(f"unreferenced {number}".encode()) for number in numbers)
     _insert(tx, schema.released, ({"digest": blob.digest, "released_us": 1} for blob in released))
-
-
-def copies(data: Path, folder: Path, names: Iterable[str]) -> Iterator[Path]:
-    """Yield copies of a data folder with its keys, by hard links for the bytes of blobs."""
-    for name in names:
-        target = folder / name / "data"
-        shutil.copytree(data.with_name(f"{data.name}.keys"), target.with_name("data.keys"))
-        yield Path(shutil.copytree(data, target))

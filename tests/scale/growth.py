@@ -15,7 +15,7 @@ from typing import Final
 from tests.soak.scale import IS_FULL
 
 SIZES: Final = (1_000, 10_000, 100_000) if IS_FULL else (300, 3_000)
-FLOOR_S: Final = 0.004
+FLOOR_S: Final = 0.01
 """Processor time below which a difference is noise."""
 MAX_EXPONENT: Final = 1.3
 """Of the size, between the two largest sizes. n log n is 1.14 from 300 to 3,000, and n squared is 2."""

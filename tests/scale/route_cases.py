@@ -84,7 +84,7 @@ def pages(name: str, route: str, path: str) -> Case:
     async def act(target: Target) -> None:
         assert await target.every_page(path)
 
-    return Case(f"{name}, every page", "GET", route, act, runs=1)
+    return Case(f"{name}, every page", "GET", route, act, runs=2)
 
 
 def push(name: str, repository: str, tag: str, *expected: int, raw: bytes | None = None) -> Case:

@@ -22,7 +22,7 @@ from boltseal.server.registry.models import EntryResult, RepositoryRow, TagChang
 from boltseal.server.registry.pulls import ManifestUnknown
 from boltseal.server.registry.tag_writer import TAGS_AT_ONCE, OverdueTag, TagWriter
 from boltseal.server.storage.blobs.protocol import BlobStore, StoreBroken, StoredBlob
-from boltseal.server.storage.metadata import links, queries
+from boltseal.server.storage.metadata import image_parts, links, queries
 from boltseal.server.storage.metadata.protocol import Metadata, Snapshot, UnitOfWork
 
 MAX_LISTED: Final = 20
@@ -269,30 +269,27 @@ class Seals:
         if not tags:  # no entry about a tag records this purge
             _record_purge(tx, repository, digest, actor, reason)
         tx.invalidates_caches = True
-        under = {Digest.parse(text) for text in links.digests(tx, links.closure(repository.id, str(digest)))}
-        manifests: list[Digest] = [*twins]
-        blobs: list[Digest] = []
-        kept: list[KeptPart] = []
-        for twin in twins:
-            queries.remove_manifest(tx, repository.id, str(twin))
-        waiting = under - set(twins)
-        while True:  # a part goes when nothing that is left contains it; each round can free parts of the next level
-            freed = {part for part in waiting if links.parent(tx, repository.id, str(part)) is None}
-            if not freed:
-                break
+        waiting = links.digests(tx, links.closure(repository.id, str(digest)))
+        removed = {str(twin) for twin in twins}
+        waiting -= removed
+        manifests, blobs, kept = [*twins], list[Digest](), list[KeptPart]()
+        while removed:  # a part goes when nothing that is left contains it; each round can free parts of the next level
+            below = image_parts.children(tx, repository.id, removed) & waiting
+            image_parts.remove_manifests(tx, repository.id, removed)
+            freed = below - image_parts.contained(tx, repository.id, below)
             waiting -= freed
-            for part in sorted(freed):
-                if queries.find_manifest(tx, repository.id, str(part)) is not None:
-                    needed = self._other_use(tx, repository, part, twins)
-                    if needed is not None:
-                        kept.append(KeptPart(part, needed))
-                        continue
-                    queries.remove_manifest(tx, repository.id, str(part))
-                    manifests.append(part)
-                elif queries.blob_size(tx, repository.id, str(part)) is not None:
-                    queries.remove_blob(tx, repository.id, str(part))
-                    blobs.append(part)
-        kept += (KeptPart(part, f"it is also part of {self._parent(tx, repository, part)}") for part in sorted(waiting))
+            images = image_parts.manifests(tx, repository.id, freed)
+            uses = self._other_uses(tx, repository, images, twins)
+            kept += uses
+            removed = images - {str(part.digest) for part in uses}
+            manifests += sorted(map(Digest.parse, removed))
+            unused = image_parts.blobs(tx, repository.id, freed - images)
+            image_parts.remove_blobs(tx, repository.id, unused)
+            blobs += sorted(map(Digest.parse, unused))
+        kept += (
+            KeptPart(part, f"it is also part of {self._parent(tx, repository, part)}")
+            for part in sorted(map(Digest.parse, image_parts.contained(tx, repository.id, waiting)))
+        )
         return Purged(digest, tuple(tags), tuple(manifests), tuple(blobs), tuple(kept), ())
 
     def _parent(self, snapshot: Snapshot, repository: RepositoryRow, part: Digest) -> str | None:
@@ -329,13 +326,23 @@ class Seals:
             if protecting:
                 raise SealedDelete(refusal_message.delete_protected("manifest", twin, repository.name, protecting))
 
-    def _other_use(self, tx: UnitOfWork, repository: RepositoryRow, part: Digest, twins: list[Digest]) -> str | None:
-        """Describe what besides a parent, and the purged manifest, keeps a manifest, or return None."""
-        tag = self._tag_writer.first_tag_at(tx, repository, part)
-        if tag is not None:
-            return f"tag {tag} resolves to it"
-        signed = self._tag_writer.protecting_tags(tx, repository, part, through_subjects=True, besides=twins)
-        return f"it signs or describes the image sealed by tag {signed.first[0]}" if signed else None
+    def _other_uses(
+        self, tx: UnitOfWork, repository: RepositoryRow, parts: Collection[str], twins: list[Digest]
+    ) -> list[KeptPart]:
+        """Return the manifests that something besides a parent, and the purged manifest, keeps, and what it is."""
+        tagged = image_parts.tagged(tx, repository.id, parts)
+        kept = [KeptPart(part, self._tag_use(tx, repository, part)) for part in sorted(map(Digest.parse, tagged))]
+        others = set(parts) - tagged
+        if not queries.has_aliases(tx, repository.id):  # else the tag of another digest of the same bytes may keep it
+            others = image_parts.referring(tx, repository.id, others)
+        for part in sorted(map(Digest.parse, others)):
+            signed = self._tag_writer.protecting_tags(tx, repository, part, through_subjects=True, besides=twins)
+            if signed:
+                kept.append(KeptPart(part, f"it signs or describes the image sealed by tag {signed.first[0]}"))
+        return kept
+
+    def _tag_use(self, tx: UnitOfWork, repository: RepositoryRow, part: Digest) -> str:
+        return f"tag {self._tag_writer.first_tag_at(tx, repository, part)} resolves to it"
 
     async def _delete_bytes(self, digests: Iterable[Digest]) -> None:
         """Delete the bytes of blobs that no row of any repository refers to.
