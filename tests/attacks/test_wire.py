@@ -274,6 +274,52 @@ def test_a_smuggled_request_passes_no_seal(server: Server, lines: tuple[bytes, .
     assert httpx2.get(f"{server.url}{TAG}", trust_env=False).content == SEALED.raw
 
 
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"zz\r\nabc\r\n0\r\n\r\n",
+        b"-3\r\nabc\r\n0\r\n\r\n",
+        b"f" * 19 + b"\r\nabc\r\n0\r\n\r\n",
+        b"3;" + b"x" * 100_000 + b"\r\nabc\r\n0\r\n\r\n",
+        b"3\r\nabcXX0\r\n\r\n",
+        b"3\r\nabc\r\n0\r\nno trailer\x00\r\n\r\n",
+        b"3\r\nabc\r\n0\r\nx: " + b"y" * 300_000 + b"\r\n\r\n",
+    ],
+    ids=["word", "negative", "overflow", "extension", "unended", "trailer", "long-trailer"],
+)
+@pytest.mark.parametrize("target", ["manifest", "blob", "session", "record", "accept"])
+def test_malformed_chunks_are_400_and_close_the_connection(server: Server, target: str, body: bytes) -> None:
+    """Malformed chunks are refused as the spec formats errors, and what follows them on the connection is not a request."""
+    before = server.log.stat().st_size
+    location = httpx2.post(f"{server.url}/v2/shop/app/blobs/uploads/", trust_env=False).headers["Location"]
+    method, path = {
+        "manifest": ("PUT", "/v2/shop/app/manifests/7.7.7"),
+        "blob": ("POST", f"/v2/shop/app/blobs/uploads/?digest={digest_of(b'abc')}"),
+        "session": ("PATCH", location),
+        "record": ("POST", "/v2/shop/app/_boltseal/records"),
+        "accept": ("POST", "/api/v1/accept"),
+    }[target]
+    hidden = b"DELETE %s HTTP/1.1\r\nHost: localhost\r\n\r\n" % TAG.encode()
+    wire = Wire(server)
+    wire.say(
+        f"{method} {path} HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n".encode(),
+        b"Content-Type: application/json\r\n\r\n",
+        body + hidden,
+    )
+    refused, after = wire.hear(), wire.hear()
+    wire.close()
+    lines = map(json.loads, log_after(server, before, b"/v2/the-last-one"))
+    noted = [line for line in lines if line["status"] == 400]
+
+    assert (refused.status, after.status) == (400, 0)
+    assert json.loads(refused.body)["errors"][0]["code"] == "SIZE_INVALID"
+    assert refused.headers["connection"] == "close"
+    assert [line["method"] for line in noted] == [method]
+    assert noted[0]["fault"].endswith('(transfer-encoding "chunked")')
+    assert httpx2.get(f"{server.url}{TAG}", trust_env=False).content == SEALED.raw
+    assert not held(server, digest_of(b"abc"))
+
+
 @pytest.mark.parametrize("chunked", [False, True], ids=["length", "chunked"])
 def test_a_manifest_over_the_limit_is_answered_while_it_is_sent(server: Server, chunked: bool) -> None:
     """The client reads 413 although it is still sending, and the server does not store what it sends."""

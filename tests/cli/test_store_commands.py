@@ -356,7 +356,7 @@ async def test_a_tag_that_appears_after_the_question_is_not_deleted(shop: BareRe
     """The transaction of `purge` refuses tags that were not in the list before the question."""
     await shop.push(await shop.image("secret"), "1.4.2")
     planned = await shop.registry.seals.plan_purge(SHOP, Tag("1.4.2"), Actor("root", admin=True))
-    confirmed = ConfirmedPurge(planned.digest, planned.tags)
+    confirmed = ConfirmedPurge(planned.digest, frozenset(planned.tags))
     await shop.push(await shop.image("secret"), "latest")
 
     with pytest.raises(Precondition, match=r"the tags of shop/app have changed: 1\.4\.2, latest would go with it"):

@@ -82,7 +82,8 @@ def _access_text(line: AccessLogLine) -> bytes:
     shown = " ".join(_printable_word(text) for text in (line.address, line.actor, line.method, line.path))
     sizes = f"in={line.bytes_in} out={line.bytes_out} ms={line.ms} id={line.request_id}"
     asked = f" asked={_printable_word(line.asked)}" if line.asked else ""
-    return f"{_iso(line.time_ns)} [info     ] request {shown} {line.status} {sizes}{asked}\n".encode("ascii")
+    fault = f" fault={_printable_word(line.fault)}" if line.fault else ""
+    return f"{_iso(line.time_ns)} [info     ] request {shown} {line.status} {sizes}{asked}{fault}\n".encode("ascii")
 
 
 def _printable_word(text: str) -> str:

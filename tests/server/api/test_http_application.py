@@ -168,3 +168,16 @@ async def test_a_server_without_raw_paths_can_be_served() -> None:
 
     assert (await send(without, "GET", BLOB)).status == 503
     assert (await send(without, "GET", "/v2/shop%2525/tags/list")).status == 400
+
+
+@pytest.mark.parametrize("framing", [("transfer-encoding", "chunked"), ("content-length", "300")])
+async def test_a_body_that_ends_too_early_is_400(framing: tuple[str, str]) -> None:
+    """A body without its end gets a response of the registry's own, which quotes how the client announced the body."""
+    answer = await send(
+        api(Failing(Full(INSIDE))), "PUT", "/v2/shop/app/manifests/1.0", headers=[framing], body=b"{", dies=True
+    )
+
+    assert answer.status == 400
+    assert answer.headers["connection"] == "close"
+    assert "after 1 bytes: " in answer.body.decode()
+    assert f'({framing[0]} \\"{framing[1]}\\")' in answer.body.decode()

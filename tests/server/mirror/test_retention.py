@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
+from sqlalchemy import insert, update
 
+from boltseal.policy.name_resolution import MIRROR_ACTOR
 from boltseal.server.mirror.retention import DAY_US, RetentionUnit, plan, retain
 from boltseal.server.settings import Settings
-from boltseal.server.storage.garbage_collection import collect_released
-from boltseal.server.storage.metadata import mirrored
-from boltseal.server.storage.metadata.schema import foreign_tag, tag
+from boltseal.server.storage.garbage_collection import ROWS_AT_ONCE, collect_released
+from boltseal.server.storage.metadata import mirrored, queries
+from boltseal.server.storage.metadata.protocol import Metadata, UnitOfWork
+from boltseal.server.storage.metadata.schema import foreign_tag, manifest, tag
 from boltseal.server.store_factory import collect_store, open_store
 from tests.fakes.upstream import FakeUpstream
-from tests.images import Document, artifact, image, index, push
+from tests.images import Document, artifact, digest_of, image, index, push
 from tests.polling import until
 from tests.server.mirror.mirrors import NAME, mirror_settings, table_of
 from tests.serving import Clock, serving_as
@@ -302,3 +306,94 @@ async def test_bytes_that_are_referenced_again_are_not_deleted(world: World) -> 
     world.clock.advance(days=2)
     with open_store(world.settings(), clock=world.clock) as store:
         assert collect_released(store.database, store.blobs, world.clock()) == 0
+
+
+class Racing:
+    """A database in which something happens before each write of a retention. `writes`: their number."""
+
+    def __init__(self, database: Metadata, happens: Callable[[UnitOfWork], object]) -> None:
+        self._database = database
+        self._happens = happens
+        self.writes = 0
+
+    def read_and_wait(self, query: Callable[[Any], Any]) -> Any:
+        return self._database.read_and_wait(query)
+
+    def write_and_wait(self, job: Callable[[UnitOfWork], Any], **options: Any) -> Any:
+        self.writes += 1
+        self._database.write_and_wait(self._happens)
+        return self._database.write_and_wait(job, **options)
+
+
+def racing(world: World, happens: Callable[[UnitOfWork], object]) -> tuple[list[str], int]:
+    """Return the digests that a retention deletes while something happens, and how many transactions it takes."""
+    settings = world.settings(keep_for="90d")
+    with open_store(settings, clock=world.clock) as store:
+        database = Racing(store.database, happens)
+        found = retain(cast("Metadata", database), settings.upstreams, world.clock(), dry_run=False)
+        return [item.name.partition("@")[2] for item in found], database.writes
+
+
+def pulled_again(document: Document, tx: UnitOfWork) -> None:
+    mirrored.note_pulled(tx, [mirrored.LastPull(f"{NAME}/team/app", document.digest, tx.now_us)])
+
+
+def tagged(document: Document, tx: UnitOfWork) -> None:
+    tx.sql.connection.execute(
+        insert(tag)
+        .prefix_with("OR REPLACE")
+        .values(
+            repository_id=queries.ensure_repository(tx, f"{NAME}/team/app", None),
+            name="held",
+            digest=document.digest,
+            canonical=document.digest,
+            media_type=document.media_type,
+            entry_index=0,
+            changed_us=0,
+            changed_by="somebody",
+        )
+    )
+
+
+def pushed_by_a_client(document: Document, tx: UnitOfWork) -> None:
+    query = update(manifest).where(manifest.c.digest == document.digest)
+    tx.sql.connection.execute(query.values(pushed_by="somebody"))
+
+
+def part_of_a_new_index(document: Document, tx: UnitOfWork) -> None:
+    place = queries.ensure_repository(tx, f"{NAME}/team/app", None)
+    queries.add_link(tx, place, "sha256:new", document.digest, "child")
+
+
+@pytest.mark.parametrize("happens", [pulled_again, tagged, pushed_by_a_client, part_of_a_new_index])
+async def test_an_image_that_is_used_after_the_plan_stays_whole(
+    data: Path, upstream: FakeUpstream, happens: Callable[[Document, UnitOfWork], None]
+) -> None:
+    """The transaction that deletes rows finds a use that began after the snapshot, and keeps the image with its parts."""
+    world = World(data, upstream)
+    used, unused = image("used"), image("unused")
+    await world.pull(used, unused)
+    world.clock.advance(days=100)
+    deleted, _ = racing(world, partial(happens, used))
+
+    assert unused.digest in deleted
+    assert not set(deleted) & digests(used)
+
+
+async def test_a_great_many_images_are_deleted_in_several_transactions(world: World) -> None:
+    """Rows that expire together are not removed together, since other writes wait for a transaction."""
+    actor = f"{MIRROR_ACTOR}{NAME}"
+    await world.pull(image("one"))
+
+    def add(tx: UnitOfWork) -> None:
+        place = queries.ensure_repository(tx, f"{NAME}/team/app", None)
+        for number in range(2 * ROWS_AT_ONCE + 50):
+            queries.add_blob(tx, place, digest_of(b"%d" % number), 1, actor)
+
+    world.change(add)
+    world.clock.advance(days=100)
+    deleted, writes = racing(world, lambda _: None)
+
+    assert len(deleted) >= 2 * ROWS_AT_ONCE + 50
+    assert writes == 3
+    assert world.retain(keep_for="90d") == []

@@ -58,7 +58,7 @@ async def test_only_the_confirmed_image_and_tags_are_purged(tmp_path: Path, chan
         await push(registry.client, "shop/app", "1.4.2", SECRET)
         with seals_of(registry.data) as seals:
             plan = await seals.plan_purge(APP, RELEASE, ADMIN)
-        confirmed = ConfirmedPurge(plan.digest, plan.tags)
+        confirmed = ConfirmedPurge(plan.digest, frozenset(plan.tags))
         moved = changed == "the tag moved to another image"
         await push(registry.client, "shop/app", "1.4.2" if moved else "9", OTHER if moved else SECRET)
         with seals_of(registry.data) as seals, pytest.raises(ImageChanged, match="nothing was deleted"):

@@ -143,7 +143,7 @@ async def test_a_purge_between_the_bytes_and_the_row_of_a_push_refuses_the_push(
         def __getattr__(self, name: str) -> object:
             return getattr(shop.database, name)
 
-        async def write(self, job: Job[None], *, durable: bool = True) -> None:
+        async def write(self, job: Job[None], *, durable: bool = True, repository: str = "") -> None:
             shop.clock.now_us += 1
             await shop.registry.seals._delete_bytes([digest])
             await shop.database.write(job, durable=durable)
@@ -173,7 +173,7 @@ async def test_a_paused_gc_does_not_hide_a_purge(shop: BareRegistry, tmp_path: P
         def __getattr__(self, name: str) -> object:
             return getattr(shop.database, name)
 
-        async def write(self, job: Job[None], *, durable: bool = True) -> None:
+        async def write(self, job: Job[None], *, durable: bool = True, repository: str = "") -> None:
             if durable:  # the row of the blob; later writes only end the session
                 await shop.registry.deletes.blob(SHOP, digest, ANONYMOUS)
                 await shop.registry.seals._delete_bytes([digest])

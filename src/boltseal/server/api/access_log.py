@@ -4,7 +4,7 @@ This is on the path of every pull, so it only appends and adds. A thread passes 
 second. A log that cannot keep up drops lines and reports how many; it never delays requests.
 
 A line has neither the query string, which the client controls, nor any header except our request ID. For a token it
-has the parsed scopes.
+has the parsed scopes. For a body whose framing is malformed it has the header that announced the body, quoted.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class AccessLogLine(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     """One request in the access log; the fields are written in this order.
 
     `time_ns`: since the epoch. `path`: as sent, so it may contain any byte. `ms`: milliseconds until the response.
-    `asked`: for a token, the requested repositories and actions.
+    `asked`: for a token, the requested repositories and actions. `fault`: what is wrong with the framing of the body.
     """
 
     time_ns: int
@@ -57,6 +57,7 @@ class AccessLogLine(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     bytes_out: int
     ms: float
     asked: str = ""
+    fault: str = ""
 
 
 Write = Callable[[Sequence[AccessLogLine]], None]
@@ -107,7 +108,9 @@ class RequestLog:
         now, actor, ms = time.time_ns(), request.actor.name, round(seconds * 1000, 2)
         asked = request.asked[:MAX_ASKED_CHARACTERS]
         self._queue.append(
-            AccessLogLine(now, request.id, address, actor, method, path, status, bytes_in, bytes_out, ms, asked)
+            AccessLogLine(
+                now, request.id, address, actor, method, path, status, bytes_in, bytes_out, ms, asked, request.fault
+            )
         )
 
     def all_totals(self) -> RequestMetrics:

@@ -31,8 +31,14 @@ UNAVAILABLE_RETRY_S: Final = 2
 TOO_MANY_RETRY_S: Final = 30
 
 
-class ClientGone(Exception):  # not a BoltsealError: no response can be sent
-    """The client closed the connection before its request was complete. What was acknowledged is kept."""
+class ClientGone(Exception):  # not a BoltsealError: the outermost layer decides what to send
+    """The body ended before it was complete: the client left, or its framing is malformed. What was acknowledged is kept."""
+
+
+class BodyIncomplete(Invalid):
+    """The response to a body that ended before it was complete."""
+
+    code: ClassVar[ErrorCode | None] = ErrorCode.SIZE_INVALID
 
 
 class RouteUnknown(NotFound):

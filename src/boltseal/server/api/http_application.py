@@ -1,7 +1,10 @@
 """The outermost layer of every HTTP endpoint: request IDs, error responses, access log and metrics.
 
-An error for the client becomes its response. A client that left gets none. An unexpected exception becomes a 500 that
-has only the request ID, under which the log has the traceback. Subclasses produce the responses.
+An error for the client becomes its response. An unexpected exception becomes a 500 that has only the request ID, under
+which the log has the traceback. Subclasses produce the responses.
+
+A body that ends too early is a 400 that closes the connection. The server reports malformed chunks and a closed connection
+alike, and does not pass on the bytes that it refused. Without a response it would send a 500 of its own.
 """
 
 from __future__ import annotations
@@ -15,7 +18,7 @@ from starlette.types import Receive, Scope, Send
 
 from boltseal.errors import BoltsealError, ErrorCode
 from boltseal.server.api.access_log import RequestLog
-from boltseal.server.api.errors import ClientGone
+from boltseal.server.api.errors import BodyIncomplete, ClientGone
 from boltseal.server.api.refusal_reasons import reason_of
 from boltseal.server.api.request import DEFAULT_LIMITS, BodyLimits, Request
 from boltseal.server.api.responses import REVEALING, Headers, Response, failure, refusal
@@ -41,8 +44,7 @@ class HttpApplication(ABC):
         except BoltsealError as error:
             response = self._refusal(request, error)
         except ClientGone:
-            self._observer.note(request, None, started)
-            return
+            response = self._incomplete(request)
         except Exception:  # noqa: BLE001 - the outermost layer: any defect becomes a 500
             response = _internal_error(request)
         response.headers = (*response.headers, (b"x-request-id", request.id.encode("ascii")))
@@ -54,7 +56,9 @@ class HttpApplication(ABC):
             pass  # the server reports in this way that the client has left
         except Exception:  # noqa: BLE001 - the headers are sent: only closing the connection is left
             _log.exception("response aborted", method=request.method, path=path_text(scope))
-        self._observer.note(request, response, started)
+        # A body with a Content-Length has no framing that could be malformed, so its client has left.
+        left = bool(request.fault) and not request.is_chunked
+        self._observer.note(request, None if left else response, started)
 
     @abstractmethod
     async def _respond(self, request: Request) -> Response:
@@ -63,6 +67,15 @@ class HttpApplication(ABC):
     @abstractmethod
     def _error_headers(self, request: Request, error: BoltsealError) -> Headers:
         """Return further headers of an error response, such as a challenge."""
+
+    def _incomplete(self, request: Request) -> Response:
+        """Return the response to a body that ended too early, and note the fault for the access log."""
+        framing = "its chunks are malformed, or the connection was closed" if request.is_chunked else "it is too short"
+        request.fault = f"the body ended after {request.received_bytes} bytes: {framing} ({request.framing})"
+        error = BodyIncomplete(f"{request.fault}; send the request again")
+        if request.is_chunked:
+            self._observer.totals.refusal(reason_of(type(error)))
+        return refusal(error, ((b"connection", b"close"),))
 
     def _may_pull(self, _: Request) -> bool:
         """Return whether the sender may read what an error says of the repository."""

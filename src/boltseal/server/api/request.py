@@ -1,8 +1,8 @@
 """A request as the handlers see it: method, headers and query are read on demand, the body arrives in chunks.
 
 It is a view of an ASGI scope without copies, because most requests need one header or none. A body is never buffered
-beyond a stated limit. A client that leaves in the middle raises `ClientGone`; its body is never taken for a shorter
-one. A client that sends nothing, or too little, is refused, which releases its locks and sessions.
+beyond a stated limit. A body that ends before it is complete raises `ClientGone`; it is never taken for a shorter one.
+A client that sends nothing, or too little, is refused, which releases its locks and sessions.
 """
 
 from __future__ import annotations
@@ -215,7 +215,9 @@ class Request:
     """One request. Header names are lower-case bytes, as in ASGI; values are text.
 
     `id`: for the log and the client. `caller` and `actor`: set after authentication. `route`: the template of the path.
-    `repository`: that of the path, after name resolution. `either`: the names between which that decided by what is stored. `asked`: the parsed scopes of a token request, for the log. `upstream`: of a mirrored image, None for a local one.
+    `repository`: that of the path, after name resolution. `either`: the names between which that decided by what is stored.
+    `asked`: the parsed scopes of a token request, for the log. `upstream`: of a mirrored image, None for a local one.
+    `fault`: what is wrong with the framing of the body, for the log.
     """
 
     __slots__ = (
@@ -226,6 +228,7 @@ class Request:
         "asked",
         "caller",
         "either",
+        "fault",
         "id",
         "receive",
         "repository",
@@ -243,6 +246,7 @@ class Request:
         self.asked = ""
         self.repository: Repository | None = None
         self.either: EitherName | None = None
+        self.fault = ""
         self.upstream: UpstreamTerms | None = None
         self.scope = scope
         self.receive = receive
@@ -286,6 +290,17 @@ class Request:
         if self._query is None:
             self._query = Query(self.scope.get("query_string", b""))
         return self._query
+
+    @property
+    def is_chunked(self) -> bool:
+        """Whether the body has a transfer coding, so that its chunks say where it ends."""
+        return self.header(b"transfer-encoding") is not None
+
+    @property
+    def framing(self) -> str:
+        """The header by which the client announced its body, quoted for messages."""
+        name = "transfer-encoding" if self.is_chunked else "content-length"
+        return f"{name} {quote(self.header(name.encode()) or '')}"
 
     def header(self, name: bytes) -> str | None:
         """Return a header's value, or None. Several lines are joined by a comma (RFC 9110, section 5.3)."""

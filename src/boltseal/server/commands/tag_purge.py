@@ -67,7 +67,7 @@ def purge_image(settings: Settings, ref: str, reason: str, confirmed: PurgeResul
             local.named,
             local_admin(),
             reason,
-            confirmed=ConfirmedPurge(confirmed.digest, confirmed.tags),
+            confirmed=ConfirmedPurge(confirmed.digest, frozenset(confirmed.tags)),
         ),
         oldest=FORMAT,
     )

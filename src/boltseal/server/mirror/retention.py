@@ -9,7 +9,8 @@ them does. Retention never deletes
 - an image that is served while a change of an upstream's tag is held back;
 - content that a client pushed.
 
-The transaction that deletes rows checks all of this again. Bytes are deleted later by
+The transaction that deletes rows checks all of this again; it deletes the rows of some images, since all other writes wait
+for it. Bytes are deleted later by
 `server.storage.garbage_collection`.
 """
 
@@ -17,13 +18,13 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Final
 
 from boltseal.policy.name_resolution import MIRROR_ACTOR
 from boltseal.policy.upstreams import UpstreamTerms
-from boltseal.server.storage.garbage_collection import GarbageItem
+from boltseal.server.storage.garbage_collection import ROWS_AT_ONCE, GarbageItem
 from boltseal.server.storage.metadata import mirrored, queries
 from boltseal.server.storage.metadata.mirrored import MirroredContent, MirroredRow
 from boltseal.server.storage.metadata.protocol import Metadata, Snapshot, UnitOfWork
@@ -120,21 +121,50 @@ def retain(
             planned.setdefault(expired.unit.repository, []).append(expired)
         for name, going in planned.items():
             images = {expired.unit.root: expired for expired in going}
+            rows = database.read_and_wait(partial(_still_expired, name, images, actor))
             if dry_run:
-                yield from database.read_and_wait(partial(_still_expired, name, images, actor)).items()
-            else:
-                yield from database.write_and_wait(partial(_remove_expired, name, images, actor))
+                yield from rows.items()
+                continue
+            for some in rows.in_batches():
+                yield from database.write_and_wait(partial(_remove_expired, some, actor), repository=name)
 
 
 @dataclass(frozen=True, slots=True)
 class _ExpiredRows:
-    """Rows of a repository that belong to expired images and to no other, with the reason by digest."""
+    """Rows of a repository that belong to expired images and to no other, with the reason by digest. `units`: the images."""
 
     repository: str
     repository_id: int = 0
+    units: tuple[RetentionUnit, ...] = ()
     manifests: tuple[MirroredRow, ...] = ()
     blobs: tuple[MirroredRow, ...] = ()
     reasons: Mapping[str, str] = field(default_factory=dict)
+
+    def in_batches(self) -> Iterator[_ExpiredRows]:
+        """Yield parts of about `ROWS_AT_ONCE` rows. A row of several images is in the part of the last one."""
+        last = {part: number for number, unit in enumerate(self.units) for part in unit.parts}
+        manifests, blobs = _by_unit(self.manifests, last), _by_unit(self.blobs, last)
+        start = rows = 0
+        for number in range(len(self.units)):
+            rows += len(manifests.get(number, ())) + len(blobs.get(number, ()))
+            if rows >= ROWS_AT_ONCE or number == len(self.units) - 1:
+                some = range(start, number + 1)
+                yield replace(
+                    self,
+                    units=self.units[start : number + 1],
+                    manifests=tuple(row for each in some for row in manifests.get(each, ())),
+                    blobs=tuple(row for each in some for row in blobs.get(each, ())),
+                )
+                start, rows = number + 1, 0
+
+    def without(self, needed: frozenset[str]) -> _ExpiredRows:
+        """Return the rows of those images that need none of these digests."""
+        staying = {part for unit in self.units if unit.parts & needed for part in unit.parts}
+        return replace(
+            self,
+            manifests=tuple(row for row in self.manifests if row.digest not in staying),
+            blobs=tuple(row for row in self.blobs if row.digest not in staying),
+        )
 
     def items(self) -> list[GarbageItem]:
         """The rows as they are reported."""
@@ -152,20 +182,32 @@ def _still_expired(name: str, planned: Mapping[str, ExpiredImage], actor: str, s
         return _ExpiredRows(name)
     retained: set[str] = set()
     expired: dict[str, str] = {}
+    units: list[RetentionUnit] = []
     for unit in units_of(holdings, actor):
         image = planned.get(unit.root)
         if image is None or unit.kept or unit.used_us > image.unit.used_us:
             retained |= unit.parts
         else:
             expired |= dict.fromkeys(unit.parts, image.reason)
+            units.append(unit)
     manifests = tuple(_ours(holdings.manifests, expired, retained, actor))
     blobs = tuple(_ours(holdings.blobs, expired, retained, actor))
-    return _ExpiredRows(name, holdings.repository_id, manifests, blobs, expired)
+    return _ExpiredRows(name, holdings.repository_id, tuple(units), manifests, blobs, expired)
 
 
-def _remove_expired(name: str, planned: Mapping[str, ExpiredImage], actor: str, tx: UnitOfWork) -> list[GarbageItem]:
-    queries.lock_repository(tx, name)
-    rows = _still_expired(name, planned, actor, tx)
+def _by_unit(rows: Iterable[MirroredRow], last: Mapping[str, int]) -> dict[int, list[MirroredRow]]:
+    """Return the rows by the number of the last image that they are part of."""
+    found: dict[int, list[MirroredRow]] = {}
+    for row in rows:
+        found.setdefault(last[row.digest], []).append(row)
+    return found
+
+
+def _remove_expired(rows: _ExpiredRows, actor: str, tx: UnitOfWork) -> list[GarbageItem]:
+    """Remove the rows of the images that nothing has used since the snapshot; the next run plans the others again."""
+    queries.lock_repository(tx, rows.repository)
+    going = (*rows.manifests, *rows.blobs)
+    rows = rows.without(mirrored.needed_now(tx, rows.repository_id, rows.repository, going, actor))
     if rows.manifests or rows.blobs:
         mirrored.remove_rows(
             tx, rows.repository_id, [row.digest for row in rows.manifests], [row.digest for row in rows.blobs]

@@ -53,10 +53,12 @@ class Deletes:
                 raise ManifestUnknown(f"there is no tag {tag} in {repository}")
 
         with self._refusals.logged("delete", repository, (tag,), None, actor):
-            await self._database.write(job)
+            await self._database.write(job, repository=repository)
 
     async def manifest(self, repository: Repository, digest: Digest, conditions: Conditions, actor: Actor) -> None:
         """Delete a manifest and every tag that resolves to it (end-9).
+
+        If there are many tags, each transaction deletes some, the last one the manifest; each checks again what may be deleted.
 
         Raises:
             ManifestUnknown: the repository has no such manifest.
@@ -64,14 +66,16 @@ class Deletes:
             SealedDelete: a seal covers the manifest or protects one of its tags.
         """
 
-        def job(tx: UnitOfWork) -> None:
+        def job(tx: UnitOfWork) -> bool:
+            """Return whether the manifest is deleted, and not only some of its tags."""
             row = _find(tx, repository)
             manifest = None if row is None else queries.find_manifest(tx, row.id, str(digest))
             if row is None or manifest is None:
                 raise ManifestUnknown(f"{repository} has no manifest {digest}")
             conditions.check(f"manifest {digest.short}", digest)
             sealed_subject = self._check_manifest(tx, row, digest, manifest, actor)
-            self._tag_writer.delete_tags_at(tx, row, digest, actor)
+            if not self._tag_writer.delete_tags_at(tx, row, digest, actor):
+                return False
             tx.invalidates_caches = True
             queries.remove_manifest(tx, row.id, manifest.digest)
             if sealed_subject is not None:
@@ -86,9 +90,11 @@ class Deletes:
                     reason="a referrer of a sealed image was taken back",
                     extra={"subject": sealed_subject},
                 )
+            return True
 
         with self._refusals.logged("delete", repository, (), digest, actor):
-            await self._database.write(job)
+            while not await self._database.write(job, repository=repository):
+                continue
 
     async def blob(self, repository: Repository, digest: Digest, actor: Actor) -> None:
         """Remove a blob from the repository (end-10).
@@ -110,7 +116,7 @@ class Deletes:
             queries.remove_blob(tx, row.id, str(digest))
 
         with self._refusals.logged("delete", repository, (), digest, actor):
-            await self._database.write(job)
+            await self._database.write(job, repository=repository)
 
     def _check_manifest(
         self, tx: UnitOfWork, repository: RepositoryRow, digest: Digest, row: ManifestRow, actor: Actor

@@ -66,7 +66,7 @@ class Manifests:
     async def put_parsed(self, push: ManifestPush) -> Published:
         """Store a manifest whose bytes were already verified and parsed. Raises as `put`."""
         with self._refusals.logged("push", push.repository, push.tags, push.pushed.digest, push.actor):
-            return await self._database.write(lambda tx: self.publish(tx, push))
+            return await self._database.write(lambda tx: self.publish(tx, push), repository=push.repository)
 
     async def _platform(self, push: ManifestPush) -> str:
         """Return the platform of a pushed image, from its config in this repository; "" if it is not known."""

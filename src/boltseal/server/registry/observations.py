@@ -99,7 +99,7 @@ class Observations:
         def job(tx: UnitOfWork) -> ObservationResult:
             return note(tx, repository, tag, answer, terms, actor, on_gone=on_gone)
 
-        return await self._database.write(job)
+        return await self._database.write(job, repository=repository)
 
     async def accept(
         self, repository: Repository, tag: Tag, digest: Digest | DigestPrefix | None, actor: Actor, reason: str
@@ -127,7 +127,7 @@ class Observations:
                 )
             return _write(tx, repository, tag, observed, judged, observed.asked_us, actor, reason)
 
-        return await self._database.write(job)
+        return await self._database.write(job, repository=repository)
 
     async def earlier_digests(self, repository: Repository, tag: Tag, now: Digest) -> list[Digest]:
         """Return the digests that a tag resolved to before `now`, from its last entries: the newest first, each once."""

@@ -28,6 +28,8 @@ Value = TypeVar("Value")
 MANIFEST_CACHE_BYTES: Final = 64 * 1024 * 1024
 ANSWER_OVERHEAD_BYTES: Final = 1000
 CATALOG_BATCH: Final = 1000
+CATALOG_MIN_BATCH: Final = 100
+"""Names that are read at once for a short page: most of them may be unreadable for the caller."""
 BLOB_CACHE_ITEMS: Final = 50_000
 MAX_REFERRERS_BYTES: Final = 8 * 1024 * 1024
 
@@ -227,9 +229,10 @@ class Pulls:
             found: list[str] = []
             after = last or ""
             while wanted is None or len(found) < wanted:
-                names = queries.repository_names(snapshot, after, batch)
+                some = batch if wanted is None or not wanted < batch else max(wanted, CATALOG_MIN_BATCH)
+                names = queries.repository_names(snapshot, after, some)
                 found += [name for name in names if may_read(Repository(name))]
-                if len(names) < batch:
+                if len(names) < some:
                     break
                 after = names[-1]
             return found[:wanted]
@@ -254,14 +257,18 @@ class Pulls:
         """
 
         def query(snapshot: Snapshot) -> ReferrersPage:
-            sizes = dict(queries.referrers(snapshot, repository, str(digest), artifact_type))
-            listed = _fallback_tag_lists(snapshot, repository, digest)
-            for each in listed:
-                if each not in sizes and each > after:
-                    held = queries.manifests_of(snapshot, repository, [each]).get(each)
-                    if held is not None and artifact_type in (None, held.artifact_type):
-                        sizes[each] = held.size
-            following = sorted(each for each in sizes if each > after)
+            wanted = _one_more(n)
+            sizes = dict(queries.referrers(snapshot, repository, str(digest), artifact_type, after=after, limit=wanted))
+            listed = set(_fallback_tag_lists(snapshot, repository, digest)) - sizes.keys()
+            found = 0
+            for each in sorted(each for each in listed if each > after):
+                if wanted is not None and found >= wanted:
+                    break
+                held = queries.manifests_of(snapshot, repository, [each]).get(each)
+                if held is not None and artifact_type in (None, held.artifact_type):
+                    sizes[each] = held.size
+                    found += 1
+            following = sorted(sizes)
             page = _up_to(following[:n], sizes, max_bytes)
             rows = queries.manifests_of(snapshot, repository, page)
             return ReferrersPage(

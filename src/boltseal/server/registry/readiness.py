@@ -1,8 +1,8 @@
 """Readiness of the registry: what prevents it from serving, and what only prevents writes.
 
-Blockers make it not ready, so that a load balancer sends traffic elsewhere: the database does not answer, the clock cannot
-be right (`ledger.clock`), or the ledger is in doubt. Notes leave it ready, because pulls work: it is read-only by its
-settings, the disk reserve is reached, or a reload failed in whole or in part.
+Blockers make it not ready, so that a load balancer sends traffic elsewhere: the database does not answer, a write waits for
+too long, the clock cannot be right (`ledger.clock`), or the ledger is in doubt. Notes leave it ready, because pulls work: it
+is read-only by its settings, the disk reserve is reached, or a reload failed in whole or in part.
 """
 
 from __future__ import annotations
@@ -19,6 +19,8 @@ from boltseal.server.storage.metadata import ledger_store
 from boltseal.server.storage.metadata.protocol import Metadata
 
 DATABASE_TIMEOUT_S: Final = 5.0
+WRITE_WAIT_LIMIT_S: Final = 10.0
+"""Twice the time budget of a write: an older one waits for something that does not end."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,8 +37,12 @@ async def readiness(
     read_only: str | None,
     notes: tuple[str, ...],
     clock: Callable[[], int],
+    write_wait_limit_s: float = WRITE_WAIT_LIMIT_S,
 ) -> Readiness:
-    """Return the readiness now. `read_only`: why writes are refused, None where they are not."""
+    """Return the readiness now.
+
+    `read_only`: why writes are refused, None where they are not. `write_wait_limit_s`: how long a write may wait.
+    """
     blockers: list[str] = []
     found = list(notes)
     try:
@@ -52,6 +58,12 @@ async def readiness(
         blockers.append(f"the database has not answered for {DATABASE_TIMEOUT_S:g} seconds")
     except BoltsealError as error:
         blockers.append(error.message)
+    oldest_wait_s = database.write_queue.oldest_wait_s
+    if oldest_wait_s > write_wait_limit_s:
+        blockers.append(
+            f"the oldest write has waited for {oldest_wait_s:.0f} seconds (limit: {write_wait_limit_s:g}); see the log for "
+            "writes that took too long"
+        )
     if database.frozen is not None:
         blockers.append(f"the ledger is in doubt, so pushes and deletes are refused: {database.frozen}")
     elif read_only is not None:

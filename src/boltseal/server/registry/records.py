@@ -15,16 +15,15 @@ from dataclasses import dataclass, field
 from typing import ClassVar, Final
 
 from boltseal.errors import ErrorCode, Invalid, quote
-from boltseal.ledger.entry import RECORDS, EntryKind
+from boltseal.ledger.entry import CHANGES, MAX_TIME_US, RECORDS, EntryKind, parse
 from boltseal.oci.digest import Digest
 from boltseal.oci.reference import Repository, Tag
 from boltseal.server.auth.actor import Actor
 from boltseal.server.registry import sequencer
-from boltseal.server.registry.models import RepositoryRow
 from boltseal.server.registry.pulls import ManifestUnknown
-from boltseal.server.registry.restores import NeverResolved, changes_of
-from boltseal.server.storage.metadata import queries
-from boltseal.server.storage.metadata.protocol import Metadata, UnitOfWork
+from boltseal.server.registry.restores import NeverResolved
+from boltseal.server.storage.metadata import ledger_store, queries
+from boltseal.server.storage.metadata.protocol import Metadata, Snapshot, UnitOfWork
 
 MAX_KEYS: Final = 40
 MAX_EXTRA_BYTES: Final = 8 * 1024
@@ -79,7 +78,9 @@ class Records:
             NeverResolved: the tag never resolved to it.
             EntryInvalid, LedgerFrozen, ClockBehind: as `sequencer.append`.
         """
-        return await self._database.write(lambda tx: _append(tx, repository, record, actor))
+        if record.tag is not None:
+            await self._database.read(lambda snapshot: _check_resolved(snapshot, repository, record))
+        return await self._database.write(lambda tx: _append(tx, repository, record, actor), repository=repository)
 
 
 def _append(tx: UnitOfWork, repository: Repository, record: LedgerRecord, actor: Actor) -> int:
@@ -89,7 +90,7 @@ def _append(tx: UnitOfWork, repository: Repository, record: LedgerRecord, actor:
         raise ManifestUnknown(f"{repository} has no {record.digest}: push it first")
     previous = -1
     if record.tag is not None:
-        previous = _last_change(tx, RepositoryRow(repository, number), record.tag, record.digest)
+        previous = ledger_store.last_index(tx, repository, record.tag, CHANGES)
     return sequencer.append(
         tx,
         record.kind,
@@ -105,11 +106,21 @@ def _append(tx: UnitOfWork, repository: Repository, record: LedgerRecord, actor:
     )
 
 
-def _last_change(tx: UnitOfWork, repository: RepositoryRow, tag: Tag, digest: Digest) -> int:
-    """Return the index of the last entry that changed a tag. NeverResolved: the tag never resolved to the digest."""
-    resolved, last = False, -1
-    for index, entry in changes_of(tx, repository, tag):
-        resolved, last = resolved or entry.digest == str(digest), index
-    if not resolved:
-        raise NeverResolved(f"tag {tag} of {repository.name} never resolved to {digest}; see `boltseal history`")
-    return last
+def _check_resolved(snapshot: Snapshot, repository: Repository, record: LedgerRecord) -> None:
+    """Check that the tag of a record resolves to its digest, or has done so: a tag may have any number of entries.
+
+    Not in the transaction, which all other writes wait for: what an entry says never changes.
+
+    Raises:
+        ManifestUnknown: the repository does not have the manifest.
+        NeverResolved: the tag never resolved to it.
+    """
+    if not queries.manifests_of(snapshot, repository, [str(record.digest)]):
+        raise ManifestUnknown(f"{repository} has no {record.digest}: push it first")
+    newest = ledger_store.newest_entries(
+        snapshot, repository, record.tag or "", CHANGES, before_us=MAX_TIME_US + 1, since_us=-1
+    )
+    if all(parse(line).digest != str(record.digest) for line in newest):
+        raise NeverResolved(
+            f"tag {record.tag} of {repository} never resolved to {record.digest}; see `boltseal history`"
+        )

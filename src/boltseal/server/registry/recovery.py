@@ -102,7 +102,7 @@ def bring_back(
             return _bring_back(tx, tag_writer, lines, signed, log)
 
         with _unfrozen(database, log):
-            brought = database.write_and_wait(job)
+            brought = database.write_and_wait(job, limited=False)
         if note != mark:
             keys.put_mark(note)
         return Recovered(key.name, str(key.verifier), brought)
@@ -135,7 +135,7 @@ def accept_loss(database: Metadata, keys: LedgerKeys, actor: str, reason: str, l
             sequencer.append(tx, EntryKind.RECOVERED, actor=actor, reason=reason, extra=extra, log=log)
 
         with _unfrozen(database, log):
-            database.write_and_wait(job)
+            database.write_and_wait(job, limited=False)
         keys.put_mark(sign_checkpoint(Checkpoint(key.name, 0, EMPTY_ROOT), key))
         keys.put_key(key)
         keys.clear_doubt(WITNESSES)  # the new ledger has not been shown to any

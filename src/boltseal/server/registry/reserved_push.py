@@ -81,7 +81,9 @@ class ReservedPushes:
         A repository under an upstream's name that a client created would stop the server at its next start.
         """
         if not await self._database.lookups.repository(repository):
-            await self._database.write(lambda tx: queries.ensure_repository(tx, repository, mirror.name))
+            await self._database.write(
+                lambda tx: queries.ensure_repository(tx, repository, mirror.name), repository=repository
+            )
 
     async def reserve(self, push: ManifestPush) -> ApprovedPush:
         """Check a push to one tag and reserve the tag.
@@ -108,7 +110,7 @@ class ReservedPushes:
             return ApprovedPush(mode, current)
 
         with self._refusals.logged("push", push.repository, push.tags, push.pushed.digest, push.actor):
-            return await self._database.write(job)
+            return await self._database.write(job, repository=push.repository)
 
     async def publish(self, push: ManifestPush) -> Published:
         """Publish a push that upstream has taken. Raises as `Manifests.put`: the rules may have changed meanwhile."""
@@ -121,12 +123,14 @@ class ReservedPushes:
             return published
 
         with self._refusals.logged("push", push.repository, push.tags, push.pushed.digest, push.actor):
-            return await self._database.write(job)
+            return await self._database.write(job, repository=push.repository)
 
     async def put(self, push: ManifestPush) -> Published:
         """Store a manifest without tags that upstream has taken."""
         unconditional = replace(push, conditions=UNCONDITIONAL)
-        return await self._database.write(lambda tx: self._manifests.publish(tx, unconditional))
+        return await self._database.write(
+            lambda tx: self._manifests.publish(tx, unconditional), repository=push.repository
+        )
 
     async def check(self, push: ManifestPush) -> None:
         """Raise what `put` would raise, and write nothing."""
@@ -135,11 +139,11 @@ class ReservedPushes:
             with tx.rolled_back():
                 self._manifests.publish(tx, replace(push, conditions=UNCONDITIONAL))
 
-        await self._database.write(job)
+        await self._database.write(job, repository=push.repository)
 
     async def drop(self, repository: Repository, tag: Tag) -> None:
         """Delete the reservation: upstream has not taken the push, and will not."""
-        await self._database.write(lambda tx: reservations.remove(tx, repository, tag))
+        await self._database.write(lambda tx: reservations.remove(tx, repository, tag), repository=repository)
 
     async def drop_if_expired(self, repository: Repository, tag: Tag) -> bool:
         """Delete the reservation if its hour is over, and return whether the tag is free now."""
@@ -151,7 +155,7 @@ class ReservedPushes:
             reservations.remove(tx, repository, tag)
             return True
 
-        return await self._database.write(job)
+        return await self._database.write(job, repository=repository)
 
     async def find(self, repository: Repository, tag: Tag) -> Reservation | None:
         """Return the reservation of a tag, or None."""
@@ -165,11 +169,8 @@ class ReservedPushes:
     async def repositories_with_blob(self, digest: Digest, prefix: str) -> list[Repository]:
         """Return the repositories whose name starts with a prefix and that have a blob."""
 
-        def names(tx: UnitOfWork) -> list[Repository]:
-            found = queries.repositories_with_blob(tx, str(digest), None)
-            return [Repository(each.repository) for each in found if each.repository.startswith(prefix)]
-
-        return await self._database.write(names)
+        found = await self._database.read(lambda snapshot: queries.repositories_with_blob(snapshot, str(digest), None))
+        return [Repository(each.repository) for each in found if each.repository.startswith(prefix)]
 
 
 def _local(push: ManifestPush) -> ManifestPush:

@@ -22,7 +22,7 @@ from boltseal.server.auth.actor import Actor
 from boltseal.server.registry.models import PushedManifest, RepositoryRow
 from boltseal.server.registry.tag_writer import TagWriter
 from boltseal.server.storage.metadata import ledger_store, queries
-from boltseal.server.storage.metadata.protocol import Metadata, UnitOfWork
+from boltseal.server.storage.metadata.protocol import Metadata, Snapshot, UnitOfWork
 
 _SETS_DIGEST: Final = frozenset({EntryKind.TAG_CREATED, EntryKind.TAG_MOVED, EntryKind.TAG_RESTORED})
 _DELETIONS: Final = frozenset({EntryKind.TAG_DELETED, EntryKind.TAG_PURGED, EntryKind.TAG_EXPIRED})
@@ -100,12 +100,14 @@ class Restores:
             SealedPut, ReferencesMissing: as `TagWriter.publish`.
         """
 
+        # Not in the transaction, which all other writes wait for: a tag may have any number of entries, and none changes.
+        digest = await self._database.read(lambda snapshot: _resolve(snapshot, repository, tag, target))
+
         def job(tx: UnitOfWork) -> RestoredTag:
             number = queries.lock_repository(tx, repository)
             if number is None:
                 raise NeverResolved(f"nothing was ever pushed to {repository}")
             row = RepositoryRow(repository, number)
-            digest = _resolve(tx, row, tag, target)
             stored = queries.manifest_bytes(tx, row.id, str(digest))
             if stored is None:
                 raise NoLongerStored(
@@ -119,45 +121,43 @@ class Restores:
                 raise AssertionError("a restored manifest is never stored as a part of the tag's image")
             return RestoredTag(digest, change.current, result.entry_index, result.changed)
 
-        return await self._database.write(job)
+        return await self._database.write(job, repository=repository)
 
 
-def _resolve(tx: UnitOfWork, repository: RepositoryRow, tag: Tag, target: RestoreTarget) -> Digest:
+def _resolve(snapshot: Snapshot, repository: Repository, tag: Tag, target: RestoreTarget) -> Digest:
+    if not queries.repository_exists(snapshot, repository):
+        raise NeverResolved(f"nothing was ever pushed to {repository}")
     match target:
         case Digest():
-            return _digest_with(tx, repository, tag, DigestPrefix(target.algorithm, target.hex))
+            return _digest_with(snapshot, repository, tag, DigestPrefix(target.algorithm, target.hex))
         case DigestPrefix():
-            return _digest_with(tx, repository, tag, target)
+            return _digest_with(snapshot, repository, tag, target)
         case ByIndex(index):
-            lines = list(ledger_store.lines(tx, index, until=index + 1))
+            lines = list(ledger_store.lines(snapshot, index, until=index + 1))
             found = parse(lines[0][1]) if lines else None
-            if (
-                found is None
-                or (found.repository, found.tag) != (repository.name, tag)
-                or found.kind not in _SETS_DIGEST
-            ):
+            if found is None or (found.repository, found.tag) != (repository, tag) or found.kind not in _SETS_DIGEST:
                 about = f" of {found.repository}:{found.tag}" if found is not None and found.tag else ""
                 what = "does not exist" if found is None else f"is a {found.kind}{about}"
                 raise EntryOfOtherTag(
-                    f"entry {index} {what}; expected one that sets the digest of {repository.name}:{tag}, as `boltseal "
+                    f"entry {index} {what}; expected one that sets the digest of {repository}:{tag}, as `boltseal "
                     "history` lists them"
                 )
             return Digest.parse(found.digest)
         case ByTime(time_us):
-            return _digest_at(tx, repository, tag, time_us)
+            return _digest_at(snapshot, repository, tag, time_us)
 
 
-def _digest_with(tx: UnitOfWork, repository: RepositoryRow, tag: Tag, prefix: DigestPrefix) -> Digest:
+def _digest_with(snapshot: Snapshot, repository: Repository, tag: Tag, prefix: DigestPrefix) -> Digest:
     """Return the digest with this prefix, among those that the tag resolved to."""
     index = int(prefix.hex) if prefix.hex.isdecimal() and not prefix.algorithm and len(prefix.hex) <= 18 else -1
     candidates = [
         Digest.parse(entry.digest)
-        for at, entry in changes_of(tx, repository, tag)
+        for at, entry in changes_of(snapshot, repository, tag)
         if entry.kind in _SETS_DIGEST and (at == index or prefix.fits(Digest.parse(entry.digest)))
     ]
     found = prefix.choose(candidates) if index < 0 else _only(candidates, prefix)
     if found is None:
-        raise NeverResolved(f"tag {tag} of {repository.name} never resolved to {prefix}; see `boltseal history`")
+        raise NeverResolved(f"tag {tag} of {repository} never resolved to {prefix}; see `boltseal history`")
     return found
 
 
@@ -171,26 +171,26 @@ def _only(candidates: list[Digest], prefix: DigestPrefix) -> Digest | None:
     return candidates[0] if candidates else None
 
 
-def _digest_at(tx: UnitOfWork, repository: RepositoryRow, tag: Tag, time_us: int) -> Digest:
+def _digest_at(snapshot: Snapshot, repository: Repository, tag: Tag, time_us: int) -> Digest:
     last: Entry | None = None
-    for _, entry in changes_of(tx, repository, tag):
+    for _, entry in changes_of(snapshot, repository, tag):
         if entry.time_us > time_us:
             break
         last = entry
     when = format_time(time_us)
     if last is None:
-        raise NeverResolved(f"tag {tag} of {repository.name} did not exist yet at {when}")
+        raise NeverResolved(f"tag {tag} of {repository} did not exist yet at {when}")
     if last.kind in _DELETIONS:
-        raise NeverResolved(f"tag {tag} of {repository.name} did not exist at {when}: it had been deleted")
+        raise NeverResolved(f"tag {tag} of {repository} did not exist at {when}: it had been deleted")
     return Digest.parse(last.digest)
 
 
-def changes_of(tx: UnitOfWork, repository: RepositoryRow, tag: Tag) -> Iterator[IndexedEntry]:
+def changes_of(snapshot: Snapshot, repository: Repository, tag: Tag) -> Iterator[IndexedEntry]:
     """Yield every ledger entry that changed a tag, the oldest first. Records about the tag are left out."""
     after = -1
     while True:
         rows = ledger_store.entries_of(
-            tx, repository.name, tag, after=after, limit=_PAGE, until=2**63 - 1, kinds=CHANGES
+            snapshot, repository, tag, after=after, limit=_PAGE, until=2**63 - 1, kinds=CHANGES
         )
         yield from (IndexedEntry(index, parse(line)) for index, line in rows)
         if len(rows) < _PAGE:

@@ -6,9 +6,9 @@ call these on the data folder, beside a running server.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator
-from dataclasses import dataclass
-from typing import ClassVar, NamedTuple
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import ClassVar, Final, NamedTuple
 
 from boltseal.errors import ErrorCode, Invalid, Precondition, Unavailable
 from boltseal.ledger.entry import EntryKind
@@ -20,10 +20,14 @@ from boltseal.server.auth.actor import Actor
 from boltseal.server.registry import sequencer
 from boltseal.server.registry.models import EntryResult, RepositoryRow, TagChange
 from boltseal.server.registry.pulls import ManifestUnknown
-from boltseal.server.registry.tag_writer import ContentProtected, TagWriter
+from boltseal.server.registry.tag_writer import TAGS_AT_ONCE, ContentProtected, OverdueTag, TagWriter
+from boltseal.server.storage.batches import batches
 from boltseal.server.storage.blobs.protocol import BlobStore, StoreBroken, StoredBlob
-from boltseal.server.storage.metadata import links, queries
-from boltseal.server.storage.metadata.protocol import Metadata, UnitOfWork
+from boltseal.server.storage.metadata import image_parts, links, queries
+from boltseal.server.storage.metadata.protocol import Metadata, Snapshot, UnitOfWork
+
+MAX_LISTED: Final = 20
+"""Tags that a message lists."""
 
 
 class NeverSealed(Invalid):
@@ -44,7 +48,7 @@ class ConfirmedPurge(NamedTuple):
     """The image that may be purged, and all tags that may go with it, as a person confirmed them."""
 
     digest: Digest
-    tags: tuple[Tag, ...]
+    tags: frozenset[Tag]
 
 
 class KeptPart(NamedTuple):
@@ -85,6 +89,15 @@ class Purged:
     elsewhere: tuple[OtherCopy, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class _PurgeStep:
+    """The result of one transaction of a purge: the tags that it deleted, and at the end everything."""
+
+    digest: Digest
+    tags: list[Tag]
+    purged: Purged | None = None
+
+
 class _Planned(Exception):
     """Rolls a transaction back, and carries what it would have changed."""
 
@@ -115,7 +128,7 @@ class Seals:
                 raise ManifestUnknown(f"there is no tag {tag} in {repository}")
             return result
 
-        return await self._database.write(job)
+        return await self._database.write(job, repository=repository)
 
     async def unseal(self, repository: Repository, tag: Tag, actor: Actor, reason: str) -> EntryResult:
         """Allow a sealed tag to be deleted. It still cannot move.
@@ -134,18 +147,21 @@ class Seals:
                 raise ManifestUnknown(f"there is no tag {tag} in {repository}")
             raise NeverSealed(f"tag {tag} of {repository} was never sealed: there is nothing to unseal")
 
-        return await self._database.write(job)
+        return await self._database.write(job, repository=repository)
 
     async def plan_purge(self, repository: Repository, reference: Tag | Digest, actor: Actor) -> Purged:
         """Return what `purge` would delete now; changes nothing. Raises: as `purge`, except BytesLeft."""
 
         def job(tx: UnitOfWork) -> Purged:
-            raise _Planned(self._purge(tx, *self._find_image(tx, repository, reference), actor, "planned"))
+            row, digest = self._find_image(tx, repository, reference)
+            twins = _all_digests(tx, row, digest)
+            tags = [tag for twin in twins for tag in self._tag_writer.tags_at(tx, row, twin)]
+            raise _Planned(self._purge_image(tx, row, twins, tags, actor, "planned"))
 
         try:
-            return await self._database.write(job)
+            return await self._database.write(job, repository=repository)
         except _Planned as planned:  # it rolled the transaction back
-            return planned.purged
+            return await self._with_copies(repository, planned.purged)
 
     async def purge(
         self,
@@ -159,37 +175,44 @@ class Seals:
         """Delete a manifest, its tags, and every part that nothing else needs, with the bytes. Tags stay sealed.
 
         This deletes the manifest under all of its digests. A signature of a sealed image is not a part of that image.
-        `confirmed`: nothing else may be purged.
+        If there are many tags, each transaction deletes some, the last one the rest. `confirmed`: nothing else may be purged.
 
         Raises:
-            ImageChanged: it is another image, or has other tags, than the confirmed one; nothing was changed.
+            ImageChanged: it is another image, or has other tags, than the confirmed one.
             ManifestUnknown: the repository has no such manifest.
             SealedDelete: another sealed image contains it; that one has to be purged first.
             BytesLeft: the image is removed, but the store failed to delete some of its bytes.
         """
 
-        def job(tx: UnitOfWork) -> Purged:
-            purged = self._purge(tx, *self._find_image(tx, repository, reference), actor, reason)
-            if confirmed is not None:
-                _refuse_other_image(repository, reference, purged, confirmed)
-            queries.note_purged(tx, [str(blob) for blob in purged.blobs])
-            return purged
+        gone: list[Tag] = []
+        digest: Digest | None = None
 
-        purged = await self._database.write(job)
-        await self._delete_bytes(purged.blobs)
-        return purged
+        def job(tx: UnitOfWork) -> _PurgeStep:
+            row, found = self._find_image(tx, repository, digest or reference)
+            return self._purge_step(tx, row, found, gone, actor, reason, confirmed)
+
+        while True:
+            step = await self._database.write(job, repository=repository)
+            if step.purged is not None:
+                break
+            digest, gone = step.digest, gone + step.tags
+        await self._delete_bytes(step.purged.blobs)
+        return await self._with_copies(repository, step.purged)
 
     async def expire(self, actor: Actor, *, dry_run: bool = False) -> list[ExpiredTag]:
         """Delete the tags whose keep time is over; they can return only with the same digest. Return those tags, also in a dry run."""
 
-        def job(tx: UnitOfWork) -> list[ExpiredTag]:
-            return [
-                ExpiredTag(row.name, tag)
-                for row, tag in self._tag_writer.overdue(tx)
-                if dry_run or self._tag_writer.expire(tx, row, tag, actor)
-            ]
+        # The time of a transaction, as every other decision about keep times has it.
+        now_us = await self._database.write(lambda tx: tx.now_us)
+        overdue = await self._database.read(lambda snapshot: self._tag_writer.overdue(snapshot, now_us))
+        expired: list[ExpiredTag] = []
+        for some in batches(overdue, 1 if dry_run else TAGS_AT_ONCE):
 
-        return await self._database.write(job)
+            def job(tx: UnitOfWork, some: tuple[OverdueTag, ...] = some) -> list[ExpiredTag]:
+                return [ExpiredTag(row.name, tag) for row, tag in some if self._tag_writer.expire(tx, row, tag, actor)]
+
+            expired += [ExpiredTag(row.name, tag) for row, tag in some] if dry_run else await self._database.write(job)
+        return expired
 
     def _find_image(
         self, tx: UnitOfWork, repository: Repository, reference: Tag | Digest
@@ -203,73 +226,125 @@ class Seals:
     def _change(self, tx: UnitOfWork, repository: Repository, tag: Tag, actor: Actor, reason: str) -> TagChange:
         return self._tag_writer.change(tx, _find(tx, repository), tag, actor, reason=reason)
 
-    def _purge(self, tx: UnitOfWork, repository: RepositoryRow, digest: Digest, actor: Actor, reason: str) -> Purged:
+    def _purge_step(
+        self,
+        tx: UnitOfWork,
+        repository: RepositoryRow,
+        digest: Digest,
+        gone: list[Tag],
+        actor: Actor,
+        reason: str,
+        confirmed: ConfirmedPurge | None,
+    ) -> _PurgeStep:
+        """Delete some of the image's tags, or the last ones and the image. `gone`: the tags that earlier steps deleted."""
         twins = _all_digests(tx, repository, digest)
-        tags = tuple(
-            tag for twin in twins for tag in self._tag_writer.purge_tags_at(tx, repository, twin, actor, reason)
-        )
+        self._refuse_part_of_sealed(tx, repository, twins)
+        if confirmed is not None and not gone:
+            every = [tag for twin in twins for tag in self._tag_writer.tags_at(tx, repository, twin)]
+            _refuse_other_image(repository.name, digest, every, confirmed)
+        tags: list[Tag] = []
+        for twin in twins:
+            tags += self._tag_writer.purge_tags_at(tx, repository, twin, actor, reason)
+            if confirmed is not None and not confirmed.tags.issuperset(tags):
+                raise ImageChanged(
+                    f"{repository.name} has a new tag of {digest.short}; {len(gone)} tags were deleted; run the command again"
+                )
+            if self._tag_writer.first_tag_at(tx, repository, twin) is not None:
+                return _PurgeStep(digest, tags)
+        purged = self._purge_image(tx, repository, twins, [*gone, *tags], actor, reason)
+        queries.note_purged(tx, [str(blob) for blob in purged.blobs])
+        return _PurgeStep(digest, tags, purged)
+
+    def _purge_image(
+        self,
+        tx: UnitOfWork,
+        repository: RepositoryRow,
+        twins: list[Digest],
+        tags: list[Tag],
+        actor: Actor,
+        reason: str,
+    ) -> Purged:
+        """Delete a manifest and every part that nothing else needs. `tags`: resolve to it, or did until this purge."""
+        digest = twins[0]
         self._refuse_part_of_sealed(tx, repository, twins)
         if not tags:  # no entry about a tag records this purge
             _record_purge(tx, repository, digest, actor, reason)
         tx.invalidates_caches = True
-        under = {Digest.parse(text) for text in links.digests(tx, links.closure(repository.id, str(digest)))}
-        manifests: list[Digest] = [*twins]
-        blobs: list[Digest] = []
-        kept: list[KeptPart] = []
-        for twin in twins:
-            queries.remove_manifest(tx, repository.id, str(twin))
-        waiting = under - set(twins)
-        while True:  # a part goes when nothing that is left contains it; each round can free parts of the next level
-            freed = {part for part in waiting if not links.parents(tx, repository.id, str(part))}
-            if not freed:
-                break
+        waiting = links.digests(tx, links.closure(repository.id, str(digest)))
+        removed = {str(twin) for twin in twins}
+        waiting -= removed
+        manifests, blobs, kept = [*twins], list[Digest](), list[KeptPart]()
+        while removed:  # a part goes when nothing that is left contains it; each round can free parts of the next level
+            below = image_parts.children(tx, repository.id, removed) & waiting
+            image_parts.remove_manifests(tx, repository.id, removed)
+            freed = below - image_parts.contained(tx, repository.id, below)
             waiting -= freed
-            for part in sorted(freed):
-                if queries.find_manifest(tx, repository.id, str(part)) is not None:
-                    needed = self._other_use(tx, repository, part)
-                    if needed is not None:
-                        kept.append(KeptPart(part, needed))
-                        continue
-                    queries.remove_manifest(tx, repository.id, str(part))
-                    manifests.append(part)
-                elif queries.blob_size(tx, repository.id, str(part)) is not None:
-                    queries.remove_blob(tx, repository.id, str(part))
-                    blobs.append(part)
-        kept += (KeptPart(part, f"it is also part of {self._parent(tx, repository, part)}") for part in sorted(waiting))
-        copies = tuple(self._other_copies(tx, (*manifests, *blobs)))
-        return Purged(digest, tags, tuple(manifests), tuple(blobs), tuple(kept), copies)
+            images = image_parts.manifests(tx, repository.id, freed)
+            uses = self._other_uses(tx, repository, images, twins)
+            kept += uses
+            removed = images - {str(part.digest) for part in uses}
+            manifests += sorted(map(Digest.parse, removed))
+            unused = image_parts.blobs(tx, repository.id, freed - images)
+            image_parts.remove_blobs(tx, repository.id, unused)
+            blobs += sorted(map(Digest.parse, unused))
+        kept += (
+            KeptPart(part, f"it is also part of {self._parent(tx, repository, part)}")
+            for part in sorted(map(Digest.parse, image_parts.contained(tx, repository.id, waiting)))
+        )
+        return Purged(digest, tuple(tags), tuple(manifests), tuple(blobs), tuple(kept), ())
 
-    def _parent(self, tx: UnitOfWork, repository: RepositoryRow, part: Digest) -> str | None:
+    def _parent(self, snapshot: Snapshot, repository: RepositoryRow, part: Digest) -> str | None:
         """Describe one manifest that contains this part, with a tag that resolves to it; None when none does."""
-        parents = links.parents(tx, repository.id, str(part))
-        if not parents:
+        parent = links.parent(snapshot, repository.id, str(part))
+        if parent is None:
             return None
-        parent = min(parents)
-        tag = self._tag_writer.first_tag_at(tx, repository, Digest.parse(parent))
+        tag = self._tag_writer.first_tag_at(snapshot, repository, Digest.parse(parent))
         return parent if tag is None else f"{parent} (tag {tag})"
 
-    def _other_copies(self, tx: UnitOfWork, purged: Collection[Digest]) -> Iterator[OtherCopy]:
-        for row in queries.rows_of_any_repository(tx, [str(digest) for digest in purged]):
+    async def _with_copies(self, purged_from: Repository, purged: Purged) -> Purged:
+        """Return the result with the copies in other repositories. Every repository may have some, so after the transaction."""
+
+        def query(snapshot: Snapshot) -> tuple[OtherCopy, ...]:
+            return tuple(self._other_copies(snapshot, purged_from, (*purged.manifests, *purged.blobs)))
+
+        return replace(purged, elsewhere=await self._database.read(query))
+
+    def _other_copies(
+        self, snapshot: Snapshot, purged_from: Repository, purged: Collection[Digest]
+    ) -> Iterator[OtherCopy]:
+        for row in queries.rows_of_any_repository(snapshot, [str(digest) for digest in purged]):
+            if row.repository == purged_from:
+                continue
             repository, digest = RepositoryRow(Repository(row.repository), row.repository_id), Digest.parse(row.digest)
-            parent = self._parent(tx, repository, digest)
+            parent = self._parent(snapshot, repository, digest)
             part_of = f", as part of {parent}" if parent else ""
             yield OtherCopy(repository.name, digest, f"{repository.name} has it too{part_of}")
 
     def _refuse_part_of_sealed(self, tx: UnitOfWork, repository: RepositoryRow, twins: list[Digest]) -> None:
-        """Refuse a manifest that a sealed image contains. The manifest's own tags are deleted by now."""
+        """Refuse a manifest that another sealed image contains. The manifest's own tags are deleted with it."""
         for twin in twins:
-            protecting = self._tag_writer.protecting_tags(tx, repository, twin, through_subjects=False)
+            protecting = self._tag_writer.protecting_tags(tx, repository, twin, through_subjects=False, besides=twins)
             if protecting:
                 message = refusal_message.delete_protected("manifest", twin, repository.name, protecting)
                 raise ContentProtected(message, RefusalDetail(RefusalReason.PROTECTED, protecting.first[0], twin))
 
-    def _other_use(self, tx: UnitOfWork, repository: RepositoryRow, part: Digest) -> str | None:
-        """Describe what besides a parent keeps a manifest, or return None."""
-        tag = self._tag_writer.first_tag_at(tx, repository, part)
-        if tag is not None:
-            return f"tag {tag} resolves to it"
-        signed = self._tag_writer.protecting_tags(tx, repository, part, through_subjects=True)
-        return f"it signs or describes the image sealed by tag {signed.first[0]}" if signed else None
+    def _other_uses(
+        self, tx: UnitOfWork, repository: RepositoryRow, parts: Collection[str], twins: list[Digest]
+    ) -> list[KeptPart]:
+        """Return the manifests that something besides a parent, and the purged manifest, keeps, and what it is."""
+        tagged = image_parts.tagged(tx, repository.id, parts)
+        kept = [KeptPart(part, self._tag_use(tx, repository, part)) for part in sorted(map(Digest.parse, tagged))]
+        others = set(parts) - tagged
+        if not queries.has_aliases(tx, repository.id):  # else the tag of another digest of the same bytes may keep it
+            others = image_parts.referring(tx, repository.id, others)
+        for part in sorted(map(Digest.parse, others)):
+            signed = self._tag_writer.protecting_tags(tx, repository, part, through_subjects=True, besides=twins)
+            if signed:
+                kept.append(KeptPart(part, f"it signs or describes the image sealed by tag {signed.first[0]}"))
+        return kept
+
+    def _tag_use(self, tx: UnitOfWork, repository: RepositoryRow, part: Digest) -> str:
+        return f"tag {self._tag_writer.first_tag_at(tx, repository, part)} resolves to it"
 
     async def _delete_bytes(self, digests: Iterable[Digest]) -> None:
         """Delete the bytes of blobs that no row of any repository refers to.
@@ -307,20 +382,23 @@ class Seals:
             )
 
 
-def _refuse_other_image(
-    repository: Repository, reference: Tag | Digest, purged: Purged, confirmed: ConfirmedPurge
-) -> None:
+def _refuse_other_image(repository: Repository, digest: Digest, tags: list[Tag], confirmed: ConfirmedPurge) -> None:
     """Raise ImageChanged if a purge deletes another image, or other tags, than a person confirmed."""
-    if purged.digest != confirmed.digest:
-        change = f"{reference} of {repository} has moved to {purged.digest} (expected {confirmed.digest})"
-    elif set(purged.tags) != set(confirmed.tags):
-        tags = ", ".join(purged.tags) or "no tag"
+    if digest != confirmed.digest:
+        change = f"the tag of {repository} has moved to {digest} (expected {confirmed.digest})"
+    elif confirmed.tags != set(tags):
         change = (
-            f"the tags of {repository} have changed: {tags} would go with it (expected {', '.join(confirmed.tags)})"
+            f"the tags of {repository} have changed: {_listed(tags)} would go with it "
+            f"(expected {_listed(sorted(confirmed.tags))})"
         )
     else:
         return
     raise ImageChanged(f"{change}; nothing was deleted; run the command again")
+
+
+def _listed(tags: Sequence[Tag]) -> str:
+    more = f" and {len(tags) - MAX_LISTED} more" if len(tags) > MAX_LISTED else ""
+    return (", ".join(tags[:MAX_LISTED]) or "no tag") + more
 
 
 def _find(tx: UnitOfWork, repository: Repository) -> RepositoryRow:

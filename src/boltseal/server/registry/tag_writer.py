@@ -20,8 +20,7 @@ before any other change of it: so a delete leaves a tombstone.
 from __future__ import annotations
 
 import dataclasses
-from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import ClassVar, Final, NamedTuple
 
 from boltseal.errors import ErrorCode, Invalid, SealedDelete, SealedPut
@@ -50,7 +49,6 @@ from boltseal.server.registry.models import (
 from boltseal.server.registry.pushed_parts import part_of_one_image, parts_of
 from boltseal.server.registry.tag_check import TagCheck
 from boltseal.server.storage.metadata import links, queries, tag_table
-from boltseal.server.storage.metadata.links import DigestSet
 from boltseal.server.storage.metadata.protocol import Snapshot, UnitOfWork
 from boltseal.server.storage.metadata.tag_row import TagRow
 from boltseal.server.storage.metadata.tag_table import OverdueRow
@@ -67,6 +65,10 @@ _KINDS: Final[Mapping[PushDecision, EntryKind]] = {
 _SETTLED: Final = "settled"
 _SETTLING: Final = (PushDecision.CREATE_SETTLING, PushDecision.MOVE_SETTLING)
 _SEALING: Final = (PushDecision.RETURN, PushDecision.MOVE_AND_SEAL)
+
+
+TAGS_AT_ONCE: Final = 500
+"""Tags that one transaction deletes or expires: any number may resolve to one manifest, and all other writes wait."""
 
 
 # The metric `boltseal_refusals_total` counts refusals by the name of their class.
@@ -241,14 +243,20 @@ class TagWriter:
         self._delete(tx, change)
         return True
 
-    def delete_tags_at(self, tx: UnitOfWork, repository: RepositoryRow, digest: Digest, actor: Actor) -> None:
-        """Delete every tag that resolves to a manifest that is about to be deleted.
+    def delete_tags_at(self, tx: UnitOfWork, repository: RepositoryRow, digest: Digest, actor: Actor) -> bool:
+        """Delete tags that resolve to a manifest that is about to be deleted, `TAGS_AT_ONCE` of them. Return whether none is left.
+
+        The caller has checked that no seal covers the manifest.
 
         Raises:
-            TagProtected: a seal protects one of them.
+            TagProtected: a seal protects one of all of them.
         """
-        for name, row in tag_table.tags_resolving_to(tx, repository.id, str(digest)):
+        for name, row in tag_table.signature_tags_at(tx, repository.id, str(digest)):
+            self._check_deletable(tx, TagChange(repository, Tag(name), row, actor))
+        rows = tag_table.tags_resolving_to(tx, repository.id, str(digest), TAGS_AT_ONCE + 1)
+        for name, row in rows[:TAGS_AT_ONCE]:
             self._delete(tx, TagChange(repository, Tag(name), row, actor))
+        return len(rows) <= TAGS_AT_ONCE
 
     def _delete(self, tx: UnitOfWork, change: TagChange) -> None:
         change = self.settle(tx, change, complete=False)
@@ -286,13 +294,19 @@ class TagWriter:
     def purge_tags_at(
         self, tx: UnitOfWork, repository: RepositoryRow, digest: Digest, actor: Actor, reason: str
     ) -> list[Tag]:
-        """Delete every tag that resolves to a manifest, protected or not, because its bytes must go. Return the tags."""
-        tags = []
-        for name, row in tag_table.tags_resolving_to(tx, repository.id, str(digest)):
+        """Delete tags that resolve to a manifest, protected or not, because its bytes must go: `TAGS_AT_ONCE` at most.
+
+        Return the tags.
+        """
+        rows = tag_table.tags_resolving_to(tx, repository.id, str(digest), TAGS_AT_ONCE)
+        for name, row in rows:
             change = self.settle(tx, TagChange(repository, Tag(name), row, actor, reason), complete=False)
             self._drop(tx, change, EntryKind.TAG_PURGED)
-            tags.append(Tag(name))
-        return tags
+        return [Tag(name) for name, _ in rows]
+
+    def tags_at(self, snapshot: Snapshot, repository: RepositoryRow, digest: Digest) -> list[Tag]:
+        """Return all tags that resolve to a manifest now, by name."""
+        return [Tag(name) for name in tag_table.names_at(snapshot, repository.id, str(digest))]
 
     def expire(self, tx: UnitOfWork, repository: RepositoryRow, tag: Tag, actor: Actor) -> bool:
         """Delete a tag whose keep time is over; False when it is not over (any more)."""
@@ -332,26 +346,34 @@ class TagWriter:
         row = tag_table.find(tx, repository.id, tag)
         return row is not None and row.sealed_digest is not None
 
-    def first_tag_at(self, tx: UnitOfWork, repository: RepositoryRow, digest: Digest) -> Tag | None:
+    def first_tag_at(self, snapshot: Snapshot, repository: RepositoryRow, digest: Digest) -> Tag | None:
         """Return the first tag, by name, that resolves to a manifest now; None when none does."""
-        name = tag_table.first_tag_at(tx, repository.id, str(digest))
+        name = tag_table.first_tag_at(snapshot, repository.id, str(digest))
         return None if name is None else Tag(name)
 
-    def overdue(self, tx: UnitOfWork) -> list[OverdueTag]:
+    def overdue(self, snapshot: Snapshot, now_us: int) -> list[OverdueTag]:
         """Return every tag whose keep time is over."""
-        return [_overdue(row) for row in tag_table.overdue(tx)]
+        return [_overdue(row) for row in tag_table.overdue(snapshot, now_us)]
 
     def protecting_tags(
-        self, tx: UnitOfWork, repository: RepositoryRow, digest: Digest, *, through_subjects: bool
+        self,
+        tx: UnitOfWork,
+        repository: RepositoryRow,
+        digest: Digest,
+        *,
+        through_subjects: bool,
+        besides: Collection[Digest] = (),
     ) -> SomeTags:
         """Return the sealed and kept tags whose seal covers a digest (guarantee 6).
 
-        `through_subjects`: include seals on an image that this manifest refers to, as a signature does.
+        `through_subjects`: include seals on an image that this manifest refers to, as a signature does. `besides`: leave out
+        the tags that resolve to one of these.
         """
+        texts = [str(each) for each in besides]
         covering = links.covering(repository.id, str(digest), through_subjects=through_subjects)
-        protecting = tag_table.protecting_tags(tx, repository.id, covering)
-        if through_subjects and not protecting:
-            return self._protecting_by_other_digest(tx, repository, str(digest), covering)
+        protecting = tag_table.protecting_tags(tx, repository.id, covering, texts)
+        if through_subjects and not protecting and queries.has_aliases(tx, repository.id):
+            return self._protecting_by_other_digest(tx, repository, str(digest), texts)
         return protecting
 
     def protecting_tags_at(self, tx: UnitOfWork, repository: RepositoryRow, digest: Digest) -> SomeTags:
@@ -374,27 +396,20 @@ class TagWriter:
         return None if whole is None else Digest.parse(whole)
 
     def _protecting_by_other_digest(
-        self, tx: UnitOfWork, repository: RepositoryRow, digest: str, covering: DigestSet
+        self, tx: UnitOfWork, repository: RepositoryRow, digest: str, besides: Collection[str]
     ) -> SomeTags:
         """Find protecting tags where a signature and a tag address one image by digests of different algorithms."""
-        aliases = queries.aliases(tx, repository.id)
-        if not aliases:
-            return SomeTags()
-        aliases_of = defaultdict(set)
-        for same in aliases:
-            aliases_of[same.digest].add(same.canonical)
-            aliases_of[same.canonical].add(same.digest)
-        found = {digest} | links.digests(tx, covering)
-        waiting = list(found)
+        found, waiting = {digest}, [digest]
         while waiting:
-            for alias in aliases_of[waiting.pop()] - found:
-                covering = links.covering(repository.id, alias, through_subjects=True)
-                protecting = tag_table.protecting_tags(tx, repository.id, covering)
-                if protecting:
-                    return protecting
-                more = links.digests(tx, covering) - found
-                found |= more
-                waiting += more
+            covering = links.covering(repository.id, waiting.pop(), through_subjects=True)
+            protecting = tag_table.protecting_tags(tx, repository.id, covering, besides)
+            if protecting:
+                return protecting
+            more = queries.aliases_within(tx, repository.id, covering) - found
+            if more:
+                more -= links.digests(tx, covering)
+            found |= more
+            waiting += more
         return SomeTags()
 
     def _check_deletable(self, tx: UnitOfWork, change: TagChange) -> None:

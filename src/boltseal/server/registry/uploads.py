@@ -23,7 +23,7 @@ from boltseal.server.registry.quota_checks import UNCHECKED, QuotaChecks
 from boltseal.server.storage.blobs.protocol import BlobStore, UploadId, UploadKey, UploadWriter
 from boltseal.server.storage.disk_reserve import DiskReserve
 from boltseal.server.storage.metadata import queries, upload_table
-from boltseal.server.storage.metadata.protocol import Metadata, UnitOfWork
+from boltseal.server.storage.metadata.protocol import Metadata, Snapshot, UnitOfWork
 
 CHECK_INTERVAL_BYTES: Final = 8 * 1024 * 1024
 _ANONYMOUS_AT: Final = f"{ANONYMOUS.name} at "
@@ -77,7 +77,7 @@ class UploadManager:
             self._quotas.check_uploads(tx, owner)
             upload_table.add(tx, upload, repository, owner)
 
-        await self._database.write(job, durable=False)
+        await self._database.write(job, durable=False, repository=repository)
         try:
             await self._blobs.start_upload(UploadKey(repository, upload))
         except BoltsealError:
@@ -99,17 +99,23 @@ class UploadManager:
         Return False when that is impossible, whether the blob does not exist or the caller may not read it.
         """
 
+        def readable(snapshot: Snapshot) -> str | None:
+            found = queries.repositories_with_blob(snapshot, str(digest), source)
+            return next((name for name, _ in found if may_read(Repository(name))), None)
+
+        # Not in the transaction, which all other writes wait for: every repository may have the blob.
+        chosen = await self._database.read(readable)
+
         def job(tx: UnitOfWork) -> bool:
-            found = queries.repositories_with_blob(tx, str(digest), source)
-            size = next((size for name, size in found if may_read(Repository(name))), None)
+            size = next((size for _, size in queries.repositories_with_blob(tx, str(digest), chosen)), None)
             if size is None:
                 return False
             self._add_row(tx, repository, digest, size, actor)
             return True
 
-        if await self._blobs.stat(digest) is None:  # lost: to be uploaded again
+        if chosen is None or await self._blobs.stat(digest) is None:  # lost: to be uploaded again
             return False
-        return await self._database.write(job)
+        return await self._database.write(job, repository=repository)
 
     async def status(self, repository: Repository, upload: UploadId, actor: Actor = ANONYMOUS) -> int:
         """Return how many bytes the session has (end-13)."""
@@ -175,7 +181,7 @@ class UploadManager:
                 raise _vanished(digest)
             self._add_row(tx, repository, digest, size, actor)
 
-        await self._database.write(job)
+        await self._database.write(job, repository=repository)
 
     async def released(self, digest: Digest) -> int | None:
         """Return what `add_committed` needs to know from before the commit of a blob's bytes."""
@@ -207,7 +213,7 @@ class UploadManager:
             if upload is not None:
                 upload_table.remove(tx, upload)
 
-        await self._database.write(job)
+        await self._database.write(job, repository=repository)
 
     async def cancel(self, repository: Repository, upload: UploadId, actor: Actor = ANONYMOUS) -> None:
         """Cancel a session and delete its bytes (end-14)."""

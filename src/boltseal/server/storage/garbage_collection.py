@@ -17,25 +17,30 @@ deletes only the bytes that were looked at. A dry run reads the same snapshots.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
-from typing import Final
+from typing import Final, TypeVar
 
 from boltseal.errors import BoltsealError, Invalid
 from boltseal.oci.digest import Digest
 from boltseal.oci.reference import Repository
+from boltseal.server.storage.batches import batches
 from boltseal.server.storage.blobs.protocol import BlobStore, StoreBroken, StoredBlob, UploadId, UploadKey
 from boltseal.server.storage.metadata import queries, upload_table, usage
 from boltseal.server.storage.metadata.protocol import Metadata, Snapshot, UnitOfWork
 from boltseal.server.storage.metadata.upload_table import UploadRow
+
+Row = TypeVar("Row")
 
 UNNAMED_FOR_US: Final = 24 * 3600 * 1_000_000
 RELEASED_FOR_US: Final = 3600 * 1_000_000
 ABANDONED_FOR_US: Final = upload_table.KEPT_FOR_US
 WITHOUT_BYTES_FOR_US: Final = 3600 * 1_000_000
 BATCH: Final = 32
+ROWS_AT_ONCE: Final = 500
+"""Rows that one transaction removes: all other writes wait for it."""
 _END_OF_TIME_US: Final = 2**63 - 1
 
 
@@ -59,17 +64,19 @@ def collect(database: Metadata, blobs: BlobStore, now_us: int, *, dry_run: bool)
         yield from _delete(
             database, blobs, database.read_and_wait(partial(_unreferenced, batch, now_us)), now_us, dry_run=dry_run
         )
-    unnamed = database.read_and_wait(queries.unreferenced_contents)
-    if unnamed and not dry_run:
-        unnamed = database.write_and_wait(queries.remove_unreferenced_contents)
-    yield from (GarbageItem("manifest", canonical, size, "no repository refers to it") for canonical, size in unnamed)
+    for some in batches(database.read_and_wait(queries.unreferenced_contents), ROWS_AT_ONCE):
+        unnamed = some if dry_run else database.write_and_wait(partial(queries.remove_unreferenced_contents, some=some))
+        yield from (
+            GarbageItem("manifest", canonical, size, "no repository refers to it") for canonical, size in unnamed
+        )
     if not dry_run:
         yield from finish_purges(database, blobs)
     yield from collect_uploads(database, blobs, now_us, dry_run=dry_run)
     if not dry_run:
         _forget_released(database, blobs, now_us)
-        if database.read_and_wait(usage.wrong_totals):
-            database.write_and_wait(usage.correct_totals)
+        wrong = database.read_and_wait(usage.wrong_totals)
+        if wrong:
+            database.write_and_wait(partial(usage.correct_totals, wrong=wrong))
 
 
 def collect_uploads(
@@ -120,14 +127,19 @@ def _tidy_upload_rows(database: Metadata, blobs: BlobStore, now_us: int) -> None
         elif last_us is None and row.begun_us < now_us - WITHOUT_BYTES_FOR_US:
             gone.append(row)
 
-    def job(tx: UnitOfWork) -> None:
-        for row in gone:
-            upload_table.remove_abandoned(tx, row)
-        for id_, expires_us in extended:
-            upload_table.extend(tx, id_, expires_us)
+    _in_batches(database, gone, upload_table.remove_abandoned)
+    _in_batches(database, extended, lambda tx, row: upload_table.extend(tx, *row))
 
-    if gone or extended:
-        database.write_and_wait(job)
+
+def _in_batches(database: Metadata, rows: Iterable[Row], change: Callable[[UnitOfWork, Row], None]) -> None:
+    """Change some rows in each of several transactions."""
+
+    def job(some: tuple[Row, ...], tx: UnitOfWork) -> None:
+        for row in some:
+            change(tx, row)
+
+    for some in batches(rows, ROWS_AT_ONCE):
+        database.write_and_wait(partial(job, some))
 
 
 def _session_name(row: UploadRow) -> str:
@@ -201,7 +213,8 @@ def _forget_released(database: Metadata, blobs: BlobStore, now_us: int) -> None:
     before_us = now_us - RELEASED_FOR_US
     old = database.read_and_wait(partial(queries.released_before, before_us=before_us))
     absent = {digest for digest in old if blobs.look(Digest.parse(digest)) is None}
-    database.write_and_wait(partial(queries.forget_released, digests=old, before_us=before_us, absent=absent))
+    for some in batches(old, ROWS_AT_ONCE):
+        database.write_and_wait(partial(queries.forget_released, digests=some, before_us=before_us, absent=absent))
 
 
 def _hours(time_us: int) -> str:

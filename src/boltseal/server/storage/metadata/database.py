@@ -2,8 +2,12 @@
 
 Jobs that wait at the same time are committed together: one BEGIN, a savepoint for each job, one COMMIT, one fsync. So 32
 pushes cost the disk little more than one. A job that raises is rolled back alone and its caller gets the error. If the
-COMMIT fails, every job of the group fails and nothing has changed. The order within a group is the order of arrival.
-Jobs that need not survive a power cut are a group of their own, which goes first and does not wait for the disk.
+COMMIT fails, every job of the group fails and nothing has changed. Repositories take turns (`write_queue`); the jobs of one
+are done in the order of arrival. Jobs that need not survive a power cut are a group of their own, which goes first and does
+not wait for the disk.
+
+A job has a time budget. One that exceeds it is undone and its caller gets WriteTooLong; those before it in its group are
+done again.
 
 The writer thread owns the writing session; the event loop's thread owns the session of `lookups`; longer reads run on two
 reader threads. What differs between databases is in the `SqlDriver`.
@@ -12,10 +16,8 @@ reader threads. What differs between databases is in the `SqlDriver`.
 from __future__ import annotations
 
 import asyncio
-import queue
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager
@@ -23,15 +25,24 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Final, Protocol, TypeVar
 
+import structlog
+
 from boltseal.errors import BoltsealError, Unavailable
 from boltseal.server.storage.coordination.protocol import Generation
 from boltseal.server.storage.metadata.protocol import LEDGER, TAGS, Clock, ClockGuard, Job, Lookups, Query, WriteQueue
 from boltseal.server.storage.metadata.sql import SqlSession
+from boltseal.server.storage.metadata.write_queue import FairQueue, WaitingJob
 from boltseal.server.storage.worker_threads import deliver
 
 T = TypeVar("T")
 
 GROUP_LIMIT: Final = 256
+GROUP_S: Final = 0.5
+"""After this time a group begins no more jobs and commits, so that the jobs of other repositories get their turn."""
+WRITE_BUDGET_S: Final = 5.0
+"""A job whose statements run longer is stopped and undone: all other writes wait for it."""
+
+_log = structlog.get_logger(__name__)
 
 
 class SqlDriver(Protocol):
@@ -87,29 +98,45 @@ class SqlUnitOfWork:
             self.invalidates_caches, self.appended, self.complete_manifests = invalidates_caches, appended, whole
 
 
-@dataclass(frozen=True, slots=True)
-class _Waiting:
-    """A job and its caller. `is_unwanted`: whether the caller gave up; `settle`: takes the result or the error."""
+class WriteTooLong(Unavailable):
+    """The job was stopped because it exceeded its time budget. Nothing was changed."""
 
-    job: Job[Any]
-    is_unwanted: Callable[[], bool]
-    settle: Callable[[Any, BaseException | None], None]
-    durable: bool = True
+
+class _BudgetExceeded(Exception):
+    """Ends the transaction in which a job exceeded its budget."""
+
+    def __init__(self, waiting: WaitingJob) -> None:
+        super().__init__()
+        self.waiting = waiting
+
+
+@dataclass(slots=True)
+class _Outcome:
+    """What became of the jobs of a group."""
+
+    done: list[tuple[WaitingJob, Any]] = field(default_factory=list)
+    failed: list[tuple[WaitingJob, BaseException]] = field(default_factory=list)
+    not_begun: list[WaitingJob] = field(default_factory=list)
+
+
+def _described(waiting: WaitingJob) -> dict[str, str]:
+    return {"job": waiting.name} | ({"repository": waiting.repository} if waiting.repository else {})
 
 
 class SqlMetadata:
     """The `Metadata` of one SQL database."""
 
-    def __init__(self, driver: SqlDriver, generation: Generation, clock: Clock) -> None:
+    def __init__(
+        self, driver: SqlDriver, generation: Generation, clock: Clock, budget_s: float = WRITE_BUDGET_S
+    ) -> None:
         self.generation = generation
         self.doubts: dict[str, str] = {}
         self.clock_guard: ClockGuard = lambda _: None
         self.after_append: dict[str, Callable[[], None]] = {}
         self._driver = driver
         self._clock = clock
-        self._queue: queue.SimpleQueue[_Waiting | None] = queue.SimpleQueue()
-        self._since: deque[float] = deque()
-        """When each job that is not committed yet was handed in, the oldest first (monotonic)."""
+        self._budget_s = budget_s
+        self._waiting = FairQueue()
         self._closed = False
         self._lookup_session = driver.connect()
         self.lookups = driver.lookups(self._lookup_session)
@@ -127,21 +154,18 @@ class SqlMetadata:
     @property
     def write_queue(self) -> WriteQueue:
         """The jobs that wait or run now. Callable in any thread."""
-        try:
-            return WriteQueue(len(self._since), time.monotonic() - self._since[0])
-        except IndexError:
-            return WriteQueue()
+        return self._waiting.state
 
-    async def write(self, job: Job[T], *, durable: bool = True) -> T:
-        """Run a job in the next group and return its result after the COMMIT.
+    async def write(self, job: Job[T], *, durable: bool = True, repository: str = "") -> T:
+        """Run a job in one of the next groups and return its result after the COMMIT.
 
-        Without `durable` the COMMIT does not wait for the disk.
+        Without `durable` the COMMIT does not wait for the disk. `repository`: which one's turn the job takes.
         """
         future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
-        self._submit(_Waiting(job, future.cancelled, partial(deliver, future), durable))
+        self._waiting.put(WaitingJob(job, future.cancelled, partial(deliver, future), durable, repository))
         return await future
 
-    def write_and_wait(self, job: Job[T]) -> T:
+    def write_and_wait(self, job: Job[T], *, repository: str = "", limited: bool = True) -> T:
         """Run a job as `write` does, for callers without an event loop."""
         future: Future[T] = Future()
 
@@ -151,7 +175,7 @@ class SqlMetadata:
             else:
                 future.set_exception(error)
 
-        self._submit(_Waiting(job, future.cancelled, settle))
+        self._waiting.put(WaitingJob(job, future.cancelled, settle, repository=repository, limited=limited))
         return future.result()
 
     async def read(self, query: Query[T]) -> T:
@@ -167,7 +191,7 @@ class SqlMetadata:
         if self._closed:
             return
         self._closed = True
-        self._queue.put(None)
+        self._waiting.close()
         self._writer.join()
         self._readers.shutdown()
         self._lookup_session.close()
@@ -175,12 +199,6 @@ class SqlMetadata:
             session.close()
         self._driver.close()
         self.generation.close()
-
-    def _submit(self, waiting: _Waiting) -> None:
-        if self._closed:
-            raise Unavailable("the registry is shutting down: nothing was changed; try again")
-        self._since.append(time.monotonic())
-        self._queue.put(waiting)
 
     def _read(self, query: Query[T]) -> T:
         session: SqlSession | None = getattr(self._local, "session", None)
@@ -197,69 +215,67 @@ class SqlMetadata:
     def _run(self) -> None:
         session = self._driver.connect()
         try:
-            going = True
-            while going:
-                group: list[_Waiting] = []
-                waiting = self._queue.get()
-                while waiting is not None:
-                    group.append(waiting)
-                    if len(group) >= GROUP_LIMIT or self._queue.empty():
-                        break
-                    waiting = self._queue.get()
-                going = waiting is not None
+            while group := self._waiting.take(GROUP_LIMIT):
                 for durable in (False, True):  # those that need not wait for the disk do not wait for it
                     part = [waiting for waiting in group if waiting.durable is durable]
                     if part:
-                        self._commit_group(session, part)
+                        self._waiting.put_back(self._commit_group(session, part))
         finally:
             session.close()
 
-    def _commit_group(self, session: SqlSession, group: list[_Waiting]) -> None:
+    def _commit_group(self, session: SqlSession, group: list[WaitingJob]) -> list[WaitingJob]:
+        """Do the jobs of a group, and give each caller its result. Return those that were not begun."""
         # A caller that gave up before this point has changed nothing; after it the job is done whatever the caller does.
-        taken = len(group)
-        group = [waiting for waiting in group if not waiting.is_unwanted()]
-        done: list[tuple[_Waiting, Any]] = []
-        failed: list[tuple[_Waiting, BaseException]] = []
-        try:
-            with self._driver.errors_named():
-                self._transact(session, group, done, failed)
-        except BaseException as error:  # noqa: BLE001 - the outermost frame of this thread: every caller must get the error
-            failed = [(waiting, error) for waiting in group]
-            done = []
-        for _ in range(taken):  # the oldest first: within a group the ages may be exchanged
-            self._since.popleft()
-        for waiting, result in done:
+        unwanted = [waiting for waiting in group if waiting.is_unwanted()]
+        left = [waiting for waiting in group if waiting not in unwanted]
+        overdue: list[tuple[WaitingJob, BaseException]] = []
+        later: list[WaitingJob] = []
+        while True:
+            outcome = _Outcome()
+            try:
+                with self._driver.errors_named():
+                    self._transact(session, left, outcome)
+            except _BudgetExceeded as exceeded:  # those before it are done again, those behind it later
+                at = left.index(exceeded.waiting)
+                left, later = left[:at], left[at + 1 :] + later
+                overdue.append((exceeded.waiting, self._budget_error(exceeded.waiting)))
+                continue
+            except BaseException as error:  # noqa: BLE001 - the outermost frame of this thread: every caller must get the error
+                outcome = _Outcome(failed=[(waiting, error) for waiting in left])
+            break
+        failed = [*overdue, *outcome.failed]
+        self._waiting.remove([*unwanted, *(waiting for waiting, _ in (*outcome.done, *failed))])
+        for waiting, result in outcome.done:
             waiting.settle(result, None)
         for waiting, reason in failed:
             waiting.settle(None, reason)
+        return outcome.not_begun + later
 
-    def _transact(
-        self,
-        session: SqlSession,
-        group: list[_Waiting],
-        done: list[tuple[_Waiting, Any]],
-        failed: list[tuple[_Waiting, BaseException]],
-    ) -> None:
+    def _transact(self, session: SqlSession, group: list[WaitingJob], outcome: _Outcome) -> None:
         session.begin(write=True, durable=any(waiting.durable for waiting in group))
         invalidates_caches = begun = False
         appended = set[str]()
         clock_doubt = self.clock_guard(self._clock())
+        ends_s = time.monotonic() + GROUP_S
         try:
-            for waiting in group:
+            for number, waiting in enumerate(group):
+                if number and time.monotonic() > ends_s:
+                    outcome.not_begun = group[number:]
+                    break
                 tx = SqlUnitOfWork(session, self._clock(), clock_doubt, self.doubts)
                 session.savepoint("job")
                 try:
-                    result = waiting.job(tx)
+                    result = self._run_job(session, waiting, tx)
                 except Exception as error:
                     # After "disk full" SQLite has rolled back everything already: then the group fails as one.
-                    if not session.in_transaction:
+                    if not session.in_transaction or isinstance(error, _BudgetExceeded):
                         raise
                     session.undo_to("job")
-                    failed.append((waiting, self._named(error)))
+                    outcome.failed.append((waiting, self._named(error)))
                 else:
                     invalidates_caches = invalidates_caches or tx.invalidates_caches
                     appended |= tx.appended
-                    done.append((waiting, result))
+                    outcome.done.append((waiting, result))
                 session.release("job")
             if invalidates_caches:
                 self.generation.begin()
@@ -273,6 +289,32 @@ class SqlMetadata:
                 self.generation.end()
         for log in appended & self.after_append.keys():
             self.after_append[log]()
+
+    def _run_job(self, session: SqlSession, waiting: WaitingJob, tx: SqlUnitOfWork) -> object:
+        """Run one job within its time budget. Raises: _BudgetExceeded, or what the job raises."""
+        began_s = time.monotonic()
+        session.interrupt_after(self._budget_s if waiting.limited else None)
+        try:
+            result = waiting.job(tx)
+        except Exception:
+            if session.interrupted:
+                raise _BudgetExceeded(waiting) from None
+            raise
+        finally:
+            session.interrupt_after(None)
+        seconds = time.monotonic() - began_s
+        if (
+            waiting.limited and seconds > self._budget_s
+        ):  # it ended between two statements, so it is as good as any other
+            _log.warning("a write took too long", **_described(waiting), seconds=round(seconds, 1))
+        return result
+
+    def _budget_error(self, waiting: WaitingJob) -> BaseException:
+        _log.error("a write took too long and was undone", **_described(waiting), budget_s=self._budget_s)
+        return WriteTooLong(
+            f"the change took longer than {self._budget_s:g} seconds, in which no other can be made: nothing was changed; "
+            "try again when the registry is less busy, or change less at once"
+        )
 
     def _named(self, error: Exception) -> BaseException:
         if isinstance(error, BoltsealError):

@@ -155,6 +155,14 @@ def changes_of_tag(
     yield from (IndexedLine(*row) for row in snapshot.sql.connection.execute(query))
 
 
+def last_index(snapshot: Snapshot, repository: str, tag: str, kinds: Collection[str], log: Log = LEDGER) -> int:
+    """Return the index of the last entry of a tag of one of these kinds, -1 without one."""
+    entry = TABLES[log].entry
+    query = select(entry.c.idx).where(entry.c.repository == repository, entry.c.tag == tag, entry.c.kind.in_(kinds))
+    found: int | None = snapshot.sql.connection.execute(query.order_by(entry.c.idx.desc()).limit(1)).scalar()
+    return -1 if found is None else found
+
+
 def newest_entries(
     snapshot: Snapshot,
     repository: str,

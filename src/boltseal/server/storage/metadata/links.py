@@ -10,7 +10,7 @@ from typing import Final
 
 from sqlalchemy import BindParameter, Integer, Select, Text, and_, bindparam, case, exists, literal, or_, select
 
-from boltseal.server.storage.metadata.protocol import Snapshot, UnitOfWork
+from boltseal.server.storage.metadata.protocol import Snapshot
 from boltseal.server.storage.metadata.schema import blob, link, manifest
 
 # Links to parts of a manifest, and links to what a manifest is about (guarantee 6). The bytes of a foreign layer need not
@@ -53,10 +53,11 @@ def digests(snapshot: Snapshot, which: DigestSet) -> set[str]:
     return set(snapshot.sql.connection.execute(which.query).scalars())
 
 
-def parents(tx: UnitOfWork, repository_id: int, digest: str) -> set[str]:
-    """Return the manifests that contain this manifest or blob."""
+def parent(snapshot: Snapshot, repository_id: int, digest: str) -> str | None:
+    """Return the first manifest that contains this manifest or blob, or None. A shared layer has any number of them."""
     query = select(link.c.parent).where(link.c.repository_id == repository_id, link.c.child == digest)
-    return set(tx.sql.connection.execute(query.where(link.c.kind.in_(CONTAINS))).scalars())
+    query = query.where(link.c.kind.in_(CONTAINS)).order_by(link.c.parent).limit(1)
+    return snapshot.sql.connection.execute(query).scalar()
 
 
 def _missing() -> Select[str]:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from sqlalchemy import delete, func, insert, select, union
+from sqlalchemy import CompoundSelect, and_, delete, func, insert, select, union
 
+from boltseal.server.storage.batches import batches
 from boltseal.server.storage.metadata import queries
 from boltseal.server.storage.metadata.links import CONTAINS, REFERS_TO
 from boltseal.server.storage.metadata.protocol import Snapshot, UnitOfWork
@@ -109,6 +110,46 @@ def content_of(snapshot: Snapshot, name: str) -> MirroredContent | None:
         {parent: frozenset(children) for parent, children in contains.items()},
         frozenset(snapshot.sql.connection.execute(union(of_tags, of_holds)).scalars()),
     )
+
+
+def needed_now(
+    tx: UnitOfWork, repository_id: int, name: str, going: Sequence[MirroredRow], actor: str
+) -> frozenset[str]:
+    """Return those of the rows that are in use after all, since a snapshot in which none of them was.
+
+    A tag of ours or a held change resolves to it; it was pulled later than the snapshot says; a client pushed it; or a
+    manifest that stays contains it or is its subject.
+    """
+    needed = set[str]()
+    used_us = {row.digest: row.used_us for row in going}
+    for some in batches(used_us, queries.IN_AT_ONCE):
+        needed.update(filter(None, tx.sql.connection.execute(_resolved_to(repository_id, name, some)).scalars()))
+        for table, by in ((manifest, manifest.c.pushed_by), (blob, blob.c.added_by)):
+            query = select(table.c.digest).where(table.c.repository_id == repository_id, table.c.digest.in_(some))
+            needed.update(tx.sql.connection.execute(query.where(by.is_distinct_from(actor))).scalars())
+        pulls = select(pulled.c.digest, pulled.c.pulled_us).where(
+            pulled.c.repository_id == repository_id, pulled.c.digest.in_(some)
+        )
+        needed.update(row.digest for row in tx.sql.connection.execute(pulls) if row.pulled_us > used_us[row.digest])
+        contained = select(link.c.parent, link.c.child).where(
+            link.c.repository_id == repository_id, link.c.child.in_(some), link.c.kind.in_(CONTAINS)
+        )
+        needed.update(row.child for row in tx.sql.connection.execute(contained) if row.parent not in used_us)
+        subjects = (
+            select(link.c.parent, link.c.child)
+            .join(manifest, and_(manifest.c.repository_id == repository_id, manifest.c.digest == link.c.child))
+            .where(link.c.repository_id == repository_id, link.c.parent.in_(some), link.c.kind.in_(REFERS_TO))
+        )
+        needed.update(row.parent for row in tx.sql.connection.execute(subjects) if row.child not in used_us)
+    return frozenset(needed)
+
+
+def _resolved_to(repository_id: int, name: str, digests: Collection[str]) -> CompoundSelect[str | None]:
+    of_tags = select(tag.c.digest).where(tag.c.repository_id == repository_id, tag.c.digest.in_(digests))
+    of_holds = select(foreign_tag.c.digest).where(
+        foreign_tag.c.repository == name, foreign_tag.c.held_digest.is_not(None), foreign_tag.c.digest.in_(digests)
+    )
+    return union(of_tags, of_holds)
 
 
 def remove_rows(tx: UnitOfWork, repository_id: int, manifests: Iterable[str], blobs: Iterable[str]) -> None:

@@ -11,8 +11,9 @@ Promises, which `tests/contracts/test_metadata.py` checks on every implementatio
 3. **Isolated.** Between its first read and its COMMIT a unit of work sees no change of another one in the rows that it
    locked (`lock_repository`, `lock_tag`, `lock_head` in the modules of this package). SQLite has one writer at a time,
    over all processes, so a lock of a row costs nothing there; PostgreSQL locks by `SELECT ... FOR UPDATE`.
-4. **In order.** Units of work of one process are committed in the order in which they were handed in, the durable ones
-   and the others each.
+4. **In order.** Units of work of one process and repository are committed in the order in which they were handed in, the
+   durable ones and the others each. **Fair.** Repositories take turns: many units of work of one delay that of another by
+   one group. **Limited.** A unit of work that takes too long is undone and raises Unavailable (`database.WRITE_BUDGET_S`).
 5. **Snapshots.** A read sees the last commit before it began, or a later one, and no part of a commit after that.
 6. **Caches.** A unit of work with `invalidates_caches` set changes the generation around its COMMIT.
 
@@ -227,15 +228,19 @@ class Metadata(Protocol):
         """The jobs that wait or run now. Callable in any thread."""
         ...
 
-    async def write(self, job: Job[T], *, durable: bool = True) -> T:
+    async def write(self, job: Job[T], *, durable: bool = True, repository: str = "") -> T:
         """Run a job as a unit of work and return its result after the COMMIT. Full, Unavailable, or what the job raised.
 
-        `durable`: False only for what no answer promised, such as the row of a session that just began.
+        A job may be run twice, the first time undone. `durable`: False only for what no answer promised, such as the row of
+        a session that just began. `repository`: the one whose turn it takes; "": work for the server itself.
         """
         ...
 
-    def write_and_wait(self, job: Job[T]) -> T:
-        """Run a job as `write` does, for callers without an event loop."""
+    def write_and_wait(self, job: Job[T], *, repository: str = "", limited: bool = True) -> T:
+        """Run a job as `write` does, for callers without an event loop.
+
+        `limited`: False only for a recovery, which is one unit of work however long it takes, and happens while no client writes.
+        """
         ...
 
     async def read(self, query: Query[T]) -> T:

@@ -7,8 +7,9 @@ corrects the user's running total (`usage`).
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import product
 from typing import Final, NamedTuple
 
 from sqlalchemy import (
@@ -21,10 +22,12 @@ from sqlalchemy import (
     literal,
     or_,
     select,
+    union,
 )
 
+from boltseal.server.storage.batches import batches
 from boltseal.server.storage.metadata import usage
-from boltseal.server.storage.metadata.links import CONTAINS, REFERS_TO
+from boltseal.server.storage.metadata.links import CONTAINS, REFERS_TO, DigestSet
 from boltseal.server.storage.metadata.protocol import ManifestFound, Snapshot, UnitOfWork
 from boltseal.server.storage.metadata.schema import (
     IS_SETTLING,
@@ -56,13 +59,6 @@ class ManifestRow:
     annotations: str | None
     pushed_us: int
     pushed_by: str
-
-
-class Alias(NamedTuple):
-    """A manifest's digest that is not the sha256 of its bytes, and that sha256."""
-
-    digest: str
-    canonical: str
 
 
 class UnreferencedContent(NamedTuple):
@@ -339,41 +335,52 @@ def unreferenced_contents(snapshot: Snapshot) -> list[UnreferencedContent]:
     return [UnreferencedContent(*row) for row in rows]
 
 
-def remove_unreferenced_contents(tx: UnitOfWork) -> list[UnreferencedContent]:
-    """Remove the manifest bytes that no repository refers to, and return them as `unreferenced_contents` does."""
-    found = unreferenced_contents(tx)
-    tx.sql.connection.execute(delete(content).where(_UNREFERENCED_CONTENT))
-    return found
+def remove_unreferenced_contents(tx: UnitOfWork, some: Iterable[UnreferencedContent]) -> list[UnreferencedContent]:
+    """Remove those manifest bytes that no repository refers to still, and return them."""
+    remove = delete(content).where(content.c.canonical == bindparam("gone"), _UNREFERENCED_CONTENT)
+    return [each for each in some if tx.sql.connection.execute(remove, {"gone": each.canonical}).rowcount]
 
 
-def rows_of_any_repository(tx: UnitOfWork, digests: Collection[str]) -> list[DigestInRepository]:
-    """Return the rows of all repositories with one of these digests, sorted."""
+def rows_of_any_repository(snapshot: Snapshot, digests: Collection[str]) -> list[DigestInRepository]:
+    """Return the rows of all repositories with one of these digests, sorted; not for a write, since all may have them."""
     found: list[DigestInRepository] = []
-    for table in (manifest, blob):
+    for table, some in product((manifest, blob), batches(digests, IN_AT_ONCE)):
         query = select(repository.c.id, repository.c.name, table.c.digest).join(
             table, table.c.repository_id == repository.c.id
         )
         found += [
-            DigestInRepository(*row) for row in tx.sql.connection.execute(query.where(table.c.digest.in_(digests)))
+            DigestInRepository(*row) for row in snapshot.sql.connection.execute(query.where(table.c.digest.in_(some)))
         ]
     return sorted(found)
 
 
-def repositories_with_blob(snapshot: Snapshot, digest: str, source: str | None) -> list[BlobHolder]:
-    """Return the repositories that have a blob. `source`: only this one, None: any."""
+def repositories_with_blob(snapshot: Snapshot, digest: str, source: str | None) -> Iterator[BlobHolder]:
+    """Yield the repositories that have a blob. `source`: only this one; None: any, which may be all, so not in a write."""
     query = select(repository.c.name, blob.c.size).join(blob, blob.c.repository_id == repository.c.id)
     query = query.where(blob.c.digest == digest)
     if source is not None:
         query = query.where(repository.c.name == source)
-    return [BlobHolder(*row) for row in snapshot.sql.connection.execute(query)]
+    return (BlobHolder(*row) for row in snapshot.sql.connection.execute(query))
 
 
-def aliases(tx: UnitOfWork, repository_id: int) -> list[Alias]:
-    """Return what this repository has under another digest than the sha256 of its bytes."""
-    query = select(manifest.c.digest, manifest.c.canonical).where(manifest.c.repository_id == repository_id)
-    # A range of the key, because almost no repository has any. ";" sorts directly after ":".
-    rows = tx.sql.connection.execute(query.where(manifest.c.digest.between("sha512:", "sha512;")))
-    return [Alias(*row) for row in rows]
+def has_aliases(tx: UnitOfWork, repository_id: int) -> bool:
+    """Return whether this repository has a manifest under another digest than the sha256 of its bytes. Almost none has."""
+    query = select(literal(1)).where(manifest.c.repository_id == repository_id)
+    # A range of the key. ";" sorts directly after ":".
+    return (
+        tx.sql.connection.execute(query.where(manifest.c.digest.between("sha512:", "sha512;")).limit(1)).first()
+        is not None
+    )
+
+
+def aliases_within(tx: UnitOfWork, repository_id: int, which: DigestSet) -> set[str]:
+    """Return the other digests of the manifests of this repository that have a digest of the set."""
+    other = and_(manifest.c.repository_id == repository_id, manifest.c.digest != manifest.c.canonical)
+    here, there = manifest.c.digest.in_(which.query), manifest.c.canonical.in_(which.query)
+    found = tx.sql.connection.execute(
+        union(select(manifest.c.canonical).where(other, here), select(manifest.c.digest).where(other, there))
+    )
+    return set(found.scalars())
 
 
 def digests_of_bytes(tx: UnitOfWork, repository_id: int, canonical: str) -> list[str]:
@@ -424,12 +431,24 @@ def repositories_below(snapshot: Snapshot, prefix: str) -> list[tuple[str, str |
     ]
 
 
-def referrers(snapshot: Snapshot, name: str, subject: str, artifact_type: str | None = None) -> list[tuple[str, int]]:
-    """Return the manifests whose subject is this digest, as (digest, size). `artifact_type`: only of this type."""
+def referrers(
+    snapshot: Snapshot,
+    name: str,
+    subject: str,
+    artifact_type: str | None = None,
+    *,
+    after: str = "",
+    limit: int | None = None,
+) -> list[tuple[str, int]]:
+    """Return at most `limit` manifests after `after` whose subject is this digest, as (digest, size), sorted by digest.
+
+    `artifact_type`: only of this type.
+    """
     query = select(manifest.c.digest, manifest.c.size).join(repository, repository.c.id == manifest.c.repository_id)
-    query = query.where(repository.c.name == name, manifest.c.subject == subject)
+    query = query.where(repository.c.name == name, manifest.c.subject == subject, manifest.c.digest > after)
     if artifact_type is not None:
         query = query.where(manifest.c.artifact_type == artifact_type)
+    query = query.order_by(manifest.c.digest).limit(limit)
     return [(row[0], row[1]) for row in snapshot.sql.connection.execute(query)]
 
 

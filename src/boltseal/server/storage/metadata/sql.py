@@ -86,6 +86,18 @@ class SqlSession(Protocol):
         """Whether a transaction is under way. An error such as "disk full" may have ended it."""
         ...
 
+    def interrupt_after(self, seconds: float | None) -> None:
+        """Interrupt the statement that runs when this time is over; None: interrupt none.
+
+        An interrupted statement raises, and may end the transaction.
+        """
+        ...
+
+    @property
+    def interrupted(self) -> bool:
+        """Whether the time of `interrupt_after` was over while a statement ran."""
+        ...
+
     def damage(self) -> list[str]:
         """Return what the database's own check finds wrong with its pages, indexes and references; at most 200 texts."""
         ...

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import os
 import sqlite3
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, closing, contextmanager
 from pathlib import Path
@@ -24,7 +25,7 @@ from sqlalchemy.exc import DBAPIError
 from boltseal.errors import BoltsealError, Full, Unavailable
 from boltseal.files.atomic_files import Disk
 from boltseal.server.storage.coordination.generation import FileGeneration
-from boltseal.server.storage.metadata.database import SqlMetadata, SqlSnapshot
+from boltseal.server.storage.metadata.database import WRITE_BUDGET_S, SqlMetadata, SqlSnapshot
 from boltseal.server.storage.metadata.protocol import (
     AccountRow,
     AccountVersion,
@@ -38,6 +39,8 @@ from boltseal.server.storage.metadata.protocol import (
 from boltseal.server.storage.metadata.sql import DatabaseDamaged, SqlSession
 
 LOCK_WAIT_S: Final = 10.0
+STEPS_BETWEEN_CHECKS: Final = 10_000
+"""Steps of SQLite's machine between two looks at the clock: less than a millisecond."""
 _FULL_CODES: Final = {
     sqlite3.SQLITE_FULL,
     sqlite3.SQLITE_IOERR_WRITE,
@@ -58,9 +61,16 @@ class CopyFailed(Unavailable):
     """SQLite could not read the source of a copy, or write its target."""
 
 
-def open_database(path: Path, generation_path: Path, clock: Clock, lock_wait_s: float = LOCK_WAIT_S) -> SqlMetadata:
+def open_database(
+    path: Path,
+    generation_path: Path,
+    clock: Clock,
+    lock_wait_s: float = LOCK_WAIT_S,
+    budget_s: float = WRITE_BUDGET_S,
+) -> SqlMetadata:
     """Open a database that has its schema (see `migrate`), and repair the generation if a process died in a COMMIT."""
-    database = SqlMetadata(SqliteDriver(path, lock_wait_s=lock_wait_s), FileGeneration.open(generation_path), clock)
+    driver = SqliteDriver(path, lock_wait_s=lock_wait_s)
+    database = SqlMetadata(driver, FileGeneration.open(generation_path), clock, budget_s)
     database.write_and_wait(lambda _: database.generation.repair())
     return database
 
@@ -90,6 +100,9 @@ class SqliteSession:
             raise TypeError(f"expected a sqlite3 connection, got {type(raw).__name__}")
         self.driver: Final = raw
         self._durable = True
+        self._watched = False
+        self._interrupts_at_s: float | None = None
+        self._interrupted = False
 
     @property
     def for_update(self) -> str:
@@ -135,6 +148,27 @@ class SqliteSession:
     def in_transaction(self) -> bool:
         """Whether a transaction is under way. "Disk full" ends it."""
         return self.driver.in_transaction
+
+    def interrupt_after(self, seconds: float | None) -> None:
+        """Interrupt the statement that runs when this time is over; None: interrupt none."""
+        if seconds is None:
+            self._interrupts_at_s = None
+            return
+        if not self._watched:
+            self.driver.set_progress_handler(self._is_overdue, STEPS_BETWEEN_CHECKS)
+            self._watched = True
+        self._interrupts_at_s = time.monotonic() + seconds
+        self._interrupted = False
+
+    @property
+    def interrupted(self) -> bool:
+        """Whether the time of `interrupt_after` was over while a statement ran."""
+        return self._interrupted
+
+    def _is_overdue(self) -> bool:
+        """Return whether SQLite must interrupt the running statement. It calls this every STEPS_BETWEEN_CHECKS steps."""
+        self._interrupted = self._interrupts_at_s is not None and time.monotonic() > self._interrupts_at_s
+        return self._interrupted
 
     def damage(self) -> list[str]:
         """Return what SQLite's own checks find wrong with pages, indexes and references; at most a hundred each."""

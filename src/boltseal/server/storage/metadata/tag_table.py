@@ -6,6 +6,7 @@ what may be written; this module only reads and writes, within the transaction t
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any, NamedTuple
 
 from sqlalchemy import ColumnElement, and_, bindparam, delete, func, insert, or_, select, update
@@ -69,9 +70,10 @@ def tags_resolving_to(
     return [(row[0], _parse(row[1:])) for row in rows]
 
 
-def protecting_tags(tx: UnitOfWork, repository_id: int, digests: DigestSet) -> SomeTags:
-    """Return the sealed tags that resolve to one of these digests and protect it from deletion now."""
-    return _some(tx, repository_id, tag.c.digest.in_(digests.query), _protects(tx))
+def protecting_tags(tx: UnitOfWork, repository_id: int, digests: DigestSet, besides: Collection[str] = ()) -> SomeTags:
+    """Return the sealed tags that resolve to one of these digests, but none of `besides`, and protect it from deletion now."""
+    among = tag.c.digest.in_(digests.query)
+    return _some(tx, repository_id, and_(among, tag.c.digest.not_in(besides)) if besides else among, _protects(tx))
 
 
 def protecting_tags_at(tx: UnitOfWork, repository_id: int, digest: str) -> SomeTags:
@@ -90,10 +92,27 @@ def deletable_at(tx: UnitOfWork, repository_id: int, digest: str) -> SomeTags:
     return SomeTags.of(alone, more=len(rows) > MAX_COUNTED)
 
 
-def first_tag_at(tx: UnitOfWork, repository_id: int, digest: str) -> str | None:
+def signature_tags_at(tx: UnitOfWork, repository_id: int, digest: str) -> list[tuple[str, TagRow]]:
+    """Return the tags that resolve to this digest now and begin as those of signature tools do, sorted by name."""
+    begins = or_(tag.c.name.between("sha256-", "sha256."), tag.c.name.between("sha512-", "sha512."))  # "." follows "-"
+    rows = tx.sql.connection.execute(
+        select(tag.c.name, *_COLUMNS)
+        .where(tag.c.repository_id == repository_id, tag.c.digest == digest, begins)
+        .order_by(tag.c.name)
+    ).all()
+    return [(row[0], _parse(row[1:])) for row in rows]
+
+
+def names_at(snapshot: Snapshot, repository_id: int, digest: str) -> list[str]:
+    """Return the names of all tags that resolve to this digest now, sorted."""
+    query = select(tag.c.name).where(tag.c.repository_id == repository_id, tag.c.digest == digest)
+    return list(snapshot.sql.connection.execute(query.order_by(tag.c.name)).scalars())
+
+
+def first_tag_at(snapshot: Snapshot, repository_id: int, digest: str) -> str | None:
     """Return the first tag by name that resolves to this digest now, or None."""
     query = select(tag.c.name).where(tag.c.repository_id == repository_id, tag.c.digest == digest)
-    return tx.sql.connection.execute(query.order_by(tag.c.name).limit(1)).scalar_one_or_none()
+    return snapshot.sql.connection.execute(query.order_by(tag.c.name).limit(1)).scalar_one_or_none()
 
 
 class OverdueRow(NamedTuple):
@@ -104,12 +123,12 @@ class OverdueRow(NamedTuple):
     tag: str
 
 
-def overdue(tx: UnitOfWork) -> list[OverdueRow]:
-    """Return the live sealed tags whose time to be kept is over."""
-    rows = tx.sql.connection.execute(
+def overdue(snapshot: Snapshot, now_us: int) -> list[OverdueRow]:
+    """Return the live sealed tags whose time to be kept is over. Reads all tags, so not for a write."""
+    rows = snapshot.sql.connection.execute(
         select(repository.c.id, repository.c.name, tag.c.name)
         .join(repository, repository.c.id == tag.c.repository_id)
-        .where(tag.c.digest.is_not(None), tag.c.sealed_digest.is_not(None), tag.c.keep_until_us <= tx.now_us)
+        .where(tag.c.digest.is_not(None), tag.c.sealed_digest.is_not(None), tag.c.keep_until_us <= now_us)
         .where(tag.c.keep != str(DELETABLE))
         .order_by(repository.c.name, tag.c.name)
     )

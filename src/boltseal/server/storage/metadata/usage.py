@@ -10,9 +10,10 @@ totals; `admin fsck` checks that they are the sums of the rows.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
-from sqlalchemy import bindparam, delete, func, insert, select, union_all, update
+from sqlalchemy import bindparam, func, insert, select, union_all, update
 from sqlalchemy import literal as value
 
 from boltseal.server.storage.metadata.protocol import Snapshot, UnitOfWork
@@ -94,8 +95,11 @@ def wrong_totals(snapshot: Snapshot) -> dict[str, tuple[UserUsage, UserUsage]]:
     return {user: (total, rows) for user, (total, rows) in sorted(pairs.items()) if total != rows}
 
 
-def correct_totals(tx: UnitOfWork) -> None:
-    """Set every total to the sum of the rows."""
-    for user, (_, rows) in wrong_totals(tx).items():
-        tx.sql.connection.execute(delete(usage).where(usage.c.holder == user))
-        add(tx, user, *rows)
+def correct_totals(tx: UnitOfWork, wrong: Mapping[str, tuple[UserUsage, UserUsage]]) -> None:
+    """Add to every total what it lacks, as `wrong_totals` found it in a snapshot.
+
+    A difference stays the same while others write, since each transaction changes rows and total by the same amount. So the
+    sums, for which all rows are read, are not part of the transaction.
+    """
+    for user, (total, rows) in wrong.items():
+        add(tx, user, rows.size_bytes - total.size_bytes, rows.repositories - total.repositories)

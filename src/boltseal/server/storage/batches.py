@@ -1,0 +1,16 @@
+"""Splits what is many into batches, each of which one statement or one transaction can take."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from itertools import islice
+from typing import TypeVar
+
+T = TypeVar("T")
+
+
+def batches(items: Iterable[T], size: int) -> Iterator[tuple[T, ...]]:
+    """Yield the items in tuples of `size`; the last one may be shorter. `itertools.batched` needs Python 3.12."""
+    remaining = iter(items)
+    while batch := tuple(islice(remaining, size)):
+        yield batch

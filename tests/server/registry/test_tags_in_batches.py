@@ -1,0 +1,174 @@
+"""Deleting, purging and expiring many tags takes several transactions, so that other writes need not wait for all of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, cast
+
+import pytest
+from sqlalchemy import insert, select
+
+from boltseal.errors import SealedDelete
+from boltseal.ledger.entry import EntryKind
+from boltseal.oci.digest import Digest
+from boltseal.oci.reference import Tag
+from boltseal.server.auth.actor import ANONYMOUS
+from boltseal.server.registry.deletes import Deletes
+from boltseal.server.registry.models import UNCONDITIONAL
+from boltseal.server.registry.refusals import RefusalLog
+from boltseal.server.registry.seals import ConfirmedPurge, ImageChanged, Seals
+from boltseal.server.registry.tag_writer import TAGS_AT_ONCE, TagWriter
+from boltseal.server.storage.metadata.protocol import Metadata
+from boltseal.server.storage.metadata.schema import tag as tag_rows
+from tests.bare_registry import DAY_US, SHOP
+
+if TYPE_CHECKING:
+    from boltseal.server.storage.metadata.protocol import UnitOfWork
+    from tests.bare_registry import BareRegistry, Opener
+
+MANY = 2 * TAGS_AT_ONCE + 200
+
+
+class Counting:
+    """A metadata database that counts its writes, and calls `between` before each but the first."""
+
+    def __init__(self, shop: BareRegistry, between: Callable[[], Any] | None = None) -> None:
+        self._shop = shop
+        self._between = between
+        self.writes = 0
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._shop.database, name)
+
+    async def write(self, job: Callable[[UnitOfWork], object], **options: Any) -> object:
+        if self.writes and self._between is not None:
+            await self._between()
+        self.writes += 1
+        return await self._shop.database.write(job, **options)
+
+
+def seals_of(shop: BareRegistry, database: Counting) -> Seals:
+    return Seals(cast("Metadata", database), shop.blobs, shop.registry.seals._tag_writer)
+
+
+def deletes_of(shop: BareRegistry, database: Counting) -> Deletes:
+    writer: TagWriter = shop.registry.seals._tag_writer
+    return Deletes(cast("Metadata", database), writer, RefusalLog(writer.rules))
+
+
+async def copies(shop: BareRegistry, tag: str, count: int) -> None:
+    """Write more tags with everything as this one has it."""
+
+    def job(tx: UnitOfWork) -> None:
+        row = tx.sql.connection.execute(select(tag_rows).where(tag_rows.c.name == tag)).mappings().one()
+        tx.sql.connection.execute(insert(tag_rows), [{**row, "name": f"{tag}.{number:06}"} for number in range(count)])
+
+    await shop.database.write(job)
+
+
+async def tags_left(shop: BareRegistry) -> list[str]:
+    return list((await shop.registry.pulls.tags(SHOP, None, None)).items)
+
+
+async def kinds(shop: BareRegistry, kind: EntryKind) -> int:
+    return sum(entry.kind is kind for entry in await shop.entries())
+
+
+async def test_a_manifest_of_many_mutable_tags_is_deleted_in_several_transactions(shop: BareRegistry) -> None:
+    """Every tag is recorded as deleted, the last transaction deletes the manifest, and none deletes all tags."""
+    body = await shop.image("one")
+    await shop.push(body, "latest")
+    await copies(shop, "latest", MANY)
+    database = Counting(shop)
+    await deletes_of(shop, database).manifest(SHOP, Digest.of(body), UNCONDITIONAL, ANONYMOUS)
+
+    assert database.writes == 3
+    assert await tags_left(shop) == []
+    assert await kinds(shop, EntryKind.TAG_DELETED) == MANY + 1
+    assert await shop.registry.pulls.stored_manifest(SHOP, Digest.of(body)) is None
+
+
+async def test_a_protected_tag_among_many_refuses_before_any_is_deleted(shop: BareRegistry) -> None:
+    """A signature tag of a sealed image, last among many mutable tags of one manifest, keeps all of them."""
+    image, signature = await shop.image("sealed"), await shop.image("signature")
+    await shop.push(image, "1.0.0")
+    await shop.push(signature, "latest", f"sha256-{Digest.of(image).hex}.sig")
+    await copies(shop, "latest", MANY)
+    database = Counting(shop)
+    with pytest.raises(SealedDelete):
+        await deletes_of(shop, database).manifest(SHOP, Digest.of(signature), UNCONDITIONAL, ANONYMOUS)
+
+    assert database.writes == 1
+    assert len(await tags_left(shop)) == MANY + 3
+
+
+async def test_a_seal_that_comes_between_two_transactions_stops_the_delete(shop: BareRegistry) -> None:
+    """Each transaction checks again: a tag that is sealed meanwhile keeps its manifest, and resolves to it."""
+    body = await shop.image("one")
+    await shop.push(body, "latest")
+    await copies(shop, "latest", MANY)
+
+    async def seal() -> None:
+        await shop.push(body, "1.0.0")
+
+    with pytest.raises(SealedDelete):
+        await deletes_of(shop, Counting(shop, seal)).manifest(SHOP, Digest.of(body), UNCONDITIONAL, ANONYMOUS)
+
+    assert (await shop.registry.pulls.manifest(SHOP, Tag("1.0.0"))).raw == body
+
+
+async def test_an_image_of_many_sealed_tags_is_purged_in_several_transactions(shop: BareRegistry) -> None:
+    """The plan lists every tag, the purge records every tag, and none of its transactions deletes all of them."""
+    body = await shop.image("one")
+    await shop.push(body, "1.0.0")
+    await copies(shop, "1.0.0", MANY)
+    database = Counting(shop)
+    seals = seals_of(shop, database)
+    plan = await seals.plan_purge(SHOP, Tag("1.0.0"), ANONYMOUS)
+    planned = database.writes
+    confirmed = ConfirmedPurge(plan.digest, frozenset(plan.tags))
+    purged = await seals.purge(SHOP, Tag("1.0.0"), ANONYMOUS, "leaked", confirmed=confirmed)
+
+    assert len(plan.tags) == MANY + 1
+    assert set(purged.tags) == set(plan.tags)
+    assert (purged.manifests, purged.blobs) == (plan.manifests, plan.blobs)
+    assert database.writes - planned >= 3
+    assert await kinds(shop, EntryKind.TAG_PURGED) == MANY + 1
+    assert await tags_left(shop) == []
+
+
+async def test_a_new_tag_between_two_transactions_stops_a_confirmed_purge(shop: BareRegistry) -> None:
+    """A tag that was not confirmed is not purged, and the message says how many tags are gone."""
+    body = await shop.image("one")
+    await shop.push(body, "1.0.0")
+    await copies(shop, "1.0.0", MANY)
+    plan = await shop.registry.seals.plan_purge(SHOP, Tag("1.0.0"), ANONYMOUS)
+    confirmed = ConfirmedPurge(plan.digest, frozenset(plan.tags))
+
+    async def push() -> None:
+        await shop.push(body, "0.0.1")
+
+    with pytest.raises(ImageChanged, match=f"{TAGS_AT_ONCE} tags were deleted"):
+        await seals_of(shop, Counting(shop, push)).purge(SHOP, Tag("1.0.0"), ANONYMOUS, "leaked", confirmed=confirmed)
+
+    assert "0.0.1" in await tags_left(shop)
+
+
+async def test_many_tags_expire_in_several_transactions(open_shop: Opener) -> None:
+    """All overdue tags are deleted and recorded, some in each transaction; a dry run lists them and writes none."""
+    shop = open_shop({"repository": "**", "tag": "*", "mode": "sealed", "keep": "1d"})
+    await shop.push(await shop.image("one"), "1.0.0")
+    await copies(shop, "1.0.0", MANY)
+    shop.clock.now_us += 2 * DAY_US
+    database = Counting(shop)
+    seals = seals_of(shop, database)
+    listed = await seals.expire(ANONYMOUS, dry_run=True)
+    left = await tags_left(shop)
+    database.writes = 0
+    expired = await seals.expire(ANONYMOUS)
+
+    assert len(left) == MANY + 1
+    assert listed == expired
+    assert database.writes >= 3
+    assert await kinds(shop, EntryKind.TAG_EXPIRED) == MANY + 1
+    assert await tags_left(shop) == []
