@@ -109,10 +109,10 @@ def test_the_text_of_a_moved_release_is_an_alarm() -> None:
 
     assert [text.startswith("ALARM: ") for text in texts] == [True, False, True, False]
     assert texts[0] == (
-        f"ALARM: reg.example/shop/app:1.4.2 moved from {ONE.short} to {TWO.short}, although it looks like "
+        f"ALARM: reg.example/shop/app:1.4.2 moved from {ONE} to {TWO}, although it looks like "
         "a release, which should never move"
     )
-    assert texts[2] == f"ALARM: reg.example/shop/app:1.4.2 is gone; it was {ONE.short}"
+    assert texts[2] == f"ALARM: reg.example/shop/app:1.4.2 is gone; it was {ONE}"
 
 
 @pytest.mark.parametrize("word", ["", "a b", "a\n", "x" * 301])
