@@ -6,14 +6,17 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from boltseal.client.credentials import CredentialStore
 from boltseal.client.registries_conf import RegistriesConf
 from boltseal.client.registry_configuration import RegistryConfiguration
 from boltseal.client.state import ClientState
 from boltseal.config import ClientPaths
-from boltseal.engines.address import EngineAddress
 from boltseal.project.settings import ClientSettings, client_settings
+
+if TYPE_CHECKING:
+    from boltseal.engines.address import EngineAddress
 
 
 @dataclass(frozen=True)
@@ -57,4 +60,6 @@ class ClientContext:
 
     def engine_address(self, host: str | None = None) -> EngineAddress:
         """Return the address in `host`, else in DOCKER_HOST, else of Docker's socket. Raises: EngineAddressInvalid."""
+        from boltseal.engines.address import EngineAddress
+
         return EngineAddress.parse(host or self.paths.docker_host, self.paths.docker_certificates)
