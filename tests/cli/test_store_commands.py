@@ -132,7 +132,7 @@ async def test_sealing_what_is_not_there_does_not_hold(shop: Shop) -> None:
     run = verb(shop, "tag", "seal", LATEST, "--reason", "x", "--json")
 
     assert run.code == 1
-    assert (run.json["outcome"], run.json["errors"][0]["code"]) == ("differs", "MANIFEST_UNKNOWN")
+    assert (run.json["outcome"], run.json["errors"][0]["code"]) == ("differs", "NOT_FOUND")
 
 
 @pytest.mark.parametrize(

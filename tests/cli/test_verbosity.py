@@ -70,7 +70,7 @@ def test_json_reports_errors_of_usage(words: list[str], schema: str, message: st
 
     assert told.code == 2
     assert (told.json["schema"], told.json["outcome"], told.json["results"]) == (schema, "unknown", [])
-    assert [each["code"] for each in told.json["errors"]] == ["UNSUPPORTED"]
+    assert [each["code"] for each in told.json["errors"]] == ["INVALID"]
     assert message in told.json["errors"][0]["message"]
     assert message in told.err
 

@@ -12,6 +12,8 @@ from typing import Annotated, Any, Final, Literal, TypeAlias
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
+from boltseal.errors import CommandErrorCode
+
 DigestText = Annotated[str, Meta(pattern=r"^(sha256:[0-9a-f]{64}|sha512:[0-9a-f]{128})$")]
 TimeText = Annotated[str, Meta(pattern=r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?Z$")]
 OptionalDigest = DigestText | None
@@ -319,9 +321,9 @@ ROWS: Final[Mapping[str, _Row]] = {
 
 
 class ReportedError(msgspec.Struct, forbid_unknown_fields=True):
-    """An error. `code`: of the distribution specification, or INTERNAL for a defect of boltseal."""
+    """An error. `code`: its kind."""
 
-    code: str
+    code: CommandErrorCode
     message: str
 
 

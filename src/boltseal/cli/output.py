@@ -27,7 +27,16 @@ import typer
 
 from boltseal.commands.outcome import Outcome
 from boltseal.commands.text import clean
-from boltseal.errors import BoltsealError, ExitCode, Full, Unavailable, exit_code, http_answer
+from boltseal.errors import (
+    BoltsealError,
+    CommandErrorCode,
+    ExitCode,
+    Full,
+    Unavailable,
+    command_code,
+    exit_code,
+    without_logins,
+)
 
 ERROR: Final = "boltseal: "
 """How errors and warnings on stderr begin."""
@@ -121,10 +130,10 @@ class CommandOutput:
                 raise typer.Exit(_EXITS[self.outcome])
         elif known := error if isinstance(error, BoltsealError) else host_error(error):
             self.outcome = Outcome.DIFFERS if exit_code(known) is ExitCode.DIFFERS else Outcome.UNKNOWN
-            self._emit([{"code": str(http_answer(known).code), "message": known.message}])
+            self._emit([{"code": command_code(known), "message": known.message}])
         elif isinstance(error, Exception) and not isinstance(error, (typer.Exit, OutputClosed)):
             self.outcome = Outcome.UNKNOWN
-            self._emit([{"code": "INTERNAL", "message": f"{type(error).__name__}: {error}"}])
+            self._emit([{"code": CommandErrorCode.INTERNAL, "message": f"{type(error).__name__}: {error}"}])
 
     def add(self, **fields: Any) -> None:
         """Add one result for `--json`. Keys `ref`, `status` and `reason` have one meaning in every command."""
@@ -162,7 +171,8 @@ def print_envelope(
     command: str, outcome: Outcome, results: Sequence[Mapping[str, Any]], errors: Sequence[Mapping[str, str]]
 ) -> None:
     """Print the one JSON object of `--json`. Raises: OutputNotWritten, OutputClosed."""
-    envelope = {"schema": f"boltseal.{command}/1", "outcome": outcome, "results": results, "errors": errors}
+    shown = [{**error, "message": without_logins(error["message"])} for error in errors]
+    envelope = {"schema": f"boltseal.{command}/1", "outcome": outcome, "results": results, "errors": shown}
     text = json.dumps(envelope, ensure_ascii=False)
     talk().has_json = True
     # a file's name may not be valid text: escape its bytes, or encoding for stdout fails
@@ -186,7 +196,7 @@ def trace(line: str) -> None:
 def _print_on_stderr(line: str) -> None:
     _hide_progress()
     with suppress(OSError):
-        typer.echo(line, err=True)
+        typer.echo(without_logins(line), err=True)
 
 
 def print_line(line: str, end: str = "\n") -> None:

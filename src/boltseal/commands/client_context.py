@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -37,6 +37,10 @@ class ClientContext:
     def settings(self) -> ClientSettings:
         """The user's own settings, read once. Raises: ProjectInvalid."""
         return client_settings(self.paths.settings)
+
+    def renewed(self) -> ClientContext:
+        """Return this context without the settings that were read."""
+        return replace(self)
 
     @property
     def state(self) -> ClientState:
