@@ -22,7 +22,7 @@ from pydantic import BaseModel
 from boltseal import events
 from boltseal.cli.command_table import SECTIONS
 from boltseal.cli.root import build
-from boltseal.errors import EXIT_CODES, HTTP_ANSWERS, ExitCode
+from boltseal.errors import COMMAND_CODES, EXIT_CODES, HTTP_ANSWERS, CommandErrorCode, ExitCode
 from boltseal.policy.grants import GRANT_KEYS
 from boltseal.policy.notifications import NOTIFY_KEYS
 from boltseal.policy.quotas import QUOTA_KEYS
@@ -239,6 +239,32 @@ def error_reasons() -> str:
     return table(("reason", "status", "meaning"), rows)
 
 
+def command_errors() -> str:
+    """Every code of an error in the JSON of a command, with its exit code."""
+    rows = []
+    for one in CommandErrorCode:
+        kinds = [kind for kind, each in COMMAND_CODES.items() if each is one]
+        exits = {str(EXIT_CODES[kind].value) for kind in kinds} or {str(ExitCode.UNKNOWN.value)}
+        rows.append((f"`{one}`", _COMMAND_ERROR_TEXTS[one], ", ".join(sorted(exits))))
+    return table(("code", "when", "exit code"), rows)
+
+
+_COMMAND_ERROR_TEXTS: Final = {
+    CommandErrorCode.INVALID: "an argument, option, file or setting is wrong or missing, or a registry does not accept the request",
+    CommandErrorCode.NOT_FOUND: "the image, tag or object does not exist, by an answer that says so",
+    CommandErrorCode.REFUSED: "a seal or a rule of the registry refuses the change",
+    CommandErrorCode.CHANGED: "another program changed it meanwhile; nothing was done",
+    CommandErrorCode.UNAUTHENTICATED: "the registry requires a login, or rejects the one that it got",
+    CommandErrorCode.DENIED: "the login lacks the right",
+    CommandErrorCode.TOO_LARGE: "a document is over a limit",
+    CommandErrorCode.OUT_OF_RANGE: "a byte range that does not exist",
+    CommandErrorCode.RATE_LIMITED: "a rate limit; a retry later may succeed",
+    CommandErrorCode.UNAVAILABLE: "no answer, or one that can't be used: a refused connection, a time limit, an untrusted certificate",
+    CommandErrorCode.NO_SPACE: "a disk is full",
+    CommandErrorCode.INTERNAL: "a defect of boltseal",
+}
+
+
 def event_kinds() -> str:
     """Every event with its type, its subject and the keys of its data."""
     by_kind = {cls.kind: cls for cls in get_args(events.Event)}
@@ -267,6 +293,7 @@ PARTS: Final[Mapping[str, Callable[[], str]]] = {
     "http-errors": http_errors,
     "error-details": error_details,
     "error-reasons": error_reasons,
+    "command-errors": command_errors,
     "events": event_kinds,
 }
 

@@ -1,9 +1,11 @@
-"""The two tables of errors.py, compared with every error class of the package."""
+"""The tables of errors.py, compared with every error class of the package."""
 
 from __future__ import annotations
 
+import pytest
+
 from boltseal import errors
-from boltseal.errors import BoltsealError, ErrorCode, ExitCode, exit_code, http_answer, kind_of
+from boltseal.errors import BoltsealError, ErrorCode, ExitCode, exit_code, http_answer, kind_of, quote, without_logins
 from tests.error_classes import every_error_class
 
 
@@ -15,12 +17,14 @@ def test_every_error_class_belongs_to_exactly_one_kind() -> None:
     assert wrong == []
 
 
-def test_every_kind_is_in_both_tables() -> None:
-    """A kind has one HTTP answer and one exit code."""
+def test_every_kind_stands_in_all_tables() -> None:
+    """A kind of error has one HTTP answer, one exit code and one code in JSON."""
     kinds = set(BoltsealError.__subclasses__())
 
     assert kinds == set(errors.HTTP_ANSWERS)
     assert kinds == set(errors.EXIT_CODES)
+    assert kinds == set(errors.COMMAND_CODES)
+    assert set(errors.COMMAND_CODES.values()) | {errors.CommandErrorCode.INTERNAL} == set(errors.CommandErrorCode)
 
 
 def test_every_error_class_answers_with_a_code_of_the_spec() -> None:
@@ -60,3 +64,21 @@ def test_a_class_may_name_its_own_code_but_keeps_the_status_of_its_kind() -> Non
 def test_no_error_is_a_success() -> None:
     """No kind of error ends a command with exit code 0."""
     assert ExitCode.HOLDS not in errors.EXIT_CODES.values()
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("https://ci:sesame@registry.example.com/app", "https://...@registry.example.com/app"),
+        ("https://sesame@registry.example.com", "https://...@registry.example.com"),
+        ("tcp://ci:ses@ame@h:1", "tcp://...@h:1"),
+        ("https://ci:ses/ame@h/x", "https://...@h/x"),
+        ("http:/ci:sesame@h: no such file or folder", "http:/...@h: no such file or folder"),
+        ("https://localhost:5000/app@sha256:ab", "https://localhost:5000/app@sha256:ab"),
+        ("ssh://web1, ann@web1, localhost:5000/app@sha256:ab", "ssh://web1, ann@web1, localhost:5000/app@sha256:ab"),
+    ],
+)
+def test_a_login_in_a_url_is_not_repeated(text: str, shown: str) -> None:
+    """A message may stand in a log that others read, also where its end is cut off."""
+    assert without_logins(text) == shown
+    assert "sesame" not in quote(text, 12)

@@ -113,10 +113,10 @@ def test_the_text_of_a_moved_release_is_an_alarm() -> None:
 
     assert [text.startswith("ALARM: ") for text in texts] == [True, False, True, False]
     assert texts[0] == (
-        f"ALARM: reg.example/shop/app:1.4.2 moved from {DIGEST.short} to {OTHER.short}, although it looks like "
+        f"ALARM: reg.example/shop/app:1.4.2 moved from {DIGEST} to {OTHER}, although it looks like "
         "a release, which should never move"
     )
-    assert texts[2] == f"ALARM: reg.example/shop/app:1.4.2 is gone; it was {DIGEST.short}"
+    assert texts[2] == f"ALARM: reg.example/shop/app:1.4.2 is gone; it was {DIGEST}"
 
 
 @pytest.mark.parametrize("word", ["", "a b", "a\n", "x" * 301])

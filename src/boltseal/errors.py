@@ -1,4 +1,4 @@
-"""The kinds of errors, and what each is outside: one table to HTTP answers, one to exit codes.
+"""The kinds of errors, and what each is outside: one table to HTTP answers, one to exit codes, one to codes in JSON.
 
 Specific classes are next to the code that raises them and derive from exactly one kind. An error message is written for
 its reader, who may see it inside `docker push`: what failed, got, expected, what to do. It never contains a secret. An
@@ -8,6 +8,7 @@ refuses (`cli.output.host_error`).
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from enum import IntEnum, StrEnum
 from typing import ClassVar, Final
@@ -146,12 +147,60 @@ EXIT_CODES: dict[type[BoltsealError], ExitCode] = {
 }
 
 
+class CommandErrorCode(StrEnum):
+    """The codes of errors in the JSON of commands."""
+
+    INVALID = "INVALID"
+    NOT_FOUND = "NOT_FOUND"
+    REFUSED = "REFUSED"
+    CHANGED = "CHANGED"
+    UNAUTHENTICATED = "UNAUTHENTICATED"
+    DENIED = "DENIED"
+    TOO_LARGE = "TOO_LARGE"
+    OUT_OF_RANGE = "OUT_OF_RANGE"
+    RATE_LIMITED = "RATE_LIMITED"
+    UNAVAILABLE = "UNAVAILABLE"
+    NO_SPACE = "NO_SPACE"
+    INTERNAL = "INTERNAL"
+    """A defect of boltseal: an exception of no kind."""
+
+
+COMMAND_CODES: dict[type[BoltsealError], CommandErrorCode] = {
+    Invalid: CommandErrorCode.INVALID,
+    NotFound: CommandErrorCode.NOT_FOUND,
+    SealedPut: CommandErrorCode.REFUSED,
+    SealedDelete: CommandErrorCode.REFUSED,
+    Precondition: CommandErrorCode.CHANGED,
+    Unauthenticated: CommandErrorCode.UNAUTHENTICATED,
+    Denied: CommandErrorCode.DENIED,
+    TooLarge: CommandErrorCode.TOO_LARGE,
+    RangeInvalid: CommandErrorCode.OUT_OF_RANGE,
+    TooMany: CommandErrorCode.RATE_LIMITED,
+    Unavailable: CommandErrorCode.UNAVAILABLE,
+    Full: CommandErrorCode.NO_SPACE,
+}
+
+
 MAX_PATH: Final = 4096
 """Characters of a quoted path: paths are shown whole, since the reader has to find the file."""
 
 
+_LOGIN_IN_URL: Final = re.compile(
+    r"""(?x) (?<=:/)/?  # a path may have lost one of the two slashes
+    (?: [^\s/"'`<>]*  # what a URL may have before its host
+      | [^\s/:@]+ : (?!\d+(?:[/?#"'`]|$)) [^\s"'`<>]*  # a password with a slash that was not encoded; not a port
+    ) @"""
+)
+
+
+def without_logins(text: str) -> str:
+    """Return text with `...` in place of user names and passwords in URLs, for a message that others may read in a log."""
+    return _LOGIN_IN_URL.sub(lambda found: f"{'/' if found[0].startswith('/') else ''}...@", text)
+
+
 def quote(text: str, limit: int = 80) -> str:
-    """Quote external text for a message: on one line, printable ASCII, at most `limit` characters of it."""
+    """Quote external text for a message: on one line, printable ASCII, at most `limit` characters of it, without logins."""
+    text = without_logins(text)
     shown = text if len(text) <= limit else text[:limit] + "..."
     return '"' + "".join(c if " " <= c <= "~" else ascii(c)[1:-1] for c in shown) + '"'
 
@@ -170,3 +219,8 @@ def http_answer(error: BoltsealError) -> HttpAnswer:
 def exit_code(error: BoltsealError) -> ExitCode:
     """Return the exit code of a command that ended with this error."""
     return EXIT_CODES[kind_of(error)]
+
+
+def command_code(error: BoltsealError) -> CommandErrorCode:
+    """Return the code in the JSON of a command that ended with this error."""
+    return COMMAND_CODES[kind_of(error)]

@@ -113,11 +113,11 @@ class TagMoved(_Event):
     def text(self) -> str:
         """Return the sentence for people."""
         alarm = "ALARM: " if self.release else ""
-        was = "nothing" if self.was is None else self.was.short
+        was = "nothing" if self.was is None else str(self.was)
         if self.now is None:
             return f"{alarm}{self.reference} is gone; it was {was}"
         tail = ", although it looks like a release, which should never move" if self.release else ""
-        return f"{alarm}{self.reference} moved from {was} to {self.now.short}{tail}"
+        return f"{alarm}{self.reference} moved from {was} to {self.now}{tail}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,8 +137,8 @@ class TagHeld(_Event):
     @property
     def text(self) -> str:
         """Return the sentence for people."""
-        upstream = "deleted it" if self.held is None else f"moved it to {self.held.short}"
-        serves = "nothing is served" if self.serves is None else f"{self.serves.short} is still served"
+        upstream = "deleted it" if self.held is None else f"moved it to {self.held}"
+        serves = "nothing is served" if self.serves is None else f"{self.serves} is still served"
         return f"{self.reference} is held: upstream {upstream}, {serves}: {_plain(self.reason)}"
 
 
@@ -156,8 +156,8 @@ class BaseOutdated(_Event):
     def text(self) -> str:
         """Return the sentence for people."""
         return (
-            f"{self.image} is outdated: it was built on {self.base} at {self.built_on.short}, "
-            f"which now resolves to {self.now.short}"
+            f"{self.image} is outdated: it was built on {self.base} at {self.built_on}, "
+            f"which now resolves to {self.now}"
         )
 
 

@@ -263,6 +263,18 @@ def test_a_foreign_or_mistyped_word_suggests_a_command(typed: str, name: str) ->
     assert re.search(rf"`(boltseal )?{name}`", unknown(*typed.split()))
 
 
+@pytest.mark.parametrize(
+    ("words", "noted"),
+    [(["remove", "user"], False), (["delete", "tag"], True), (["login"], True), (["push"], True), (["users"], False)],
+)
+def test_help_prints_a_note_only_about_a_command_that_it_lists(words: list[str], noted: bool) -> None:
+    """The note about deleting a tag does not stand below the command that removes a user."""
+    ran = program.call("help", *words)
+
+    assert ran.code == 0
+    assert bool(ran.err) == noted
+
+
 def test_every_suggested_command_exists() -> None:
     """Every command that the tables of suggestions name exists."""
     named = {name.partition(" --")[0] for names in SUGGESTIONS.values() for name in names}

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from pathlib import Path
 
+import httpx2
 import pytest
 
 from boltseal.oci.digest import Digest
 from tests.cli import program
+from tests.images import image, push
+from tests.servers import Server
 
 DIGEST = f"sha256:{'0' * 64}"
 
@@ -64,3 +68,20 @@ def test_the_shell_completes_commands() -> None:
     asked = {"_BOLTSEAL_COMPLETE": "complete_bash", "COMP_WORDS": "boltseal comp", "COMP_CWORD": "1"}
 
     assert program.run(environment=asked).out.split() == ["compare", "completion"]
+
+
+async def test_a_refusal_of_the_registry_is_shown_whole(server: Server) -> None:
+    """It ends with the rule that would make such tags mutable; without --force the hint says that a seal does not yield."""
+    name, repository = "staging", f"shop/app-{'x' * 120}"
+    async with httpx2.AsyncClient(base_url=server.url, trust_env=False) as client:
+        for tag, document in ((name, image("old")), ("1.4.2", image("new"))):
+            assert (await push(client, repository, tag, document)).status_code == 201
+    ref = f"{server.address}/{repository}"
+    hinted = await asyncio.to_thread(program.run, "copy", f"{ref}:1.4.2", f"{ref}:{name}")
+    refused = await asyncio.to_thread(program.run, "copy", "--force", f"{ref}:1.4.2", f"{ref}:{name}")
+
+    assert (hinted.code, refused.code) == (1, 1)
+    assert "pass --force to move it; a registry refuses that for a sealed tag" in hinted.err
+    assert "stays sealed; this rule makes tags like it, not yet published, mutable" in refused.err
+    assert refused.err.rstrip().endswith('mode = "floating""')
+    assert "--force" not in refused.err

@@ -99,9 +99,9 @@ async def test_a_pull_can_be_undone(image_ref: PullingHost) -> None:
     keep = f"{image_ref.name.removesuffix('latest')}boltseal-keep-{old.digest[7:19]}"
     assert (first.code, first.out) == (0, f"pulled  {image_ref.name}  {old.digest}\n")
     assert (second.code, second.out) == (0, f"pulled  {image_ref.name}  {new.digest}\n")
-    assert f"kept {old.digest[:19]} as {keep}; back with: boltseal keep restore {image_ref.name}\n" in second.err
+    assert f"kept {old.digest} as {keep}; back with: boltseal keep restore {image_ref.name}\n" in second.err
     assert listed.code == 0
-    assert old.digest[7:19] in listed.out
+    assert old.digest in listed.out
     assert all(len(line) <= 80 for line in listed.out.splitlines())
     assert (back.code, back.out) == (0, f"restored  {image_ref.name}  {old.digest}\n")
     assert forward.out == f"restored  {image_ref.name}  {new.digest}\n"
@@ -231,8 +231,8 @@ async def test_keep_n_lists_what_it_removes_and_what_not(image_ref: PullingHost)
     await image_ref.publish("four")
     last = await image_ref.call("pull", image_ref.name, "--keep", "1")
 
-    assert f"boltseal-keep-{documents[0].digest[7:19]} ({documents[0].digest[:19]}) was removed\n" in done.err
-    assert f"({documents[1].digest[:19]}) is still kept: a container uses it\n" in last.err
+    assert f"boltseal-keep-{documents[0].digest[7:19]} ({documents[0].digest}) was removed\n" in done.err
+    assert f"({documents[1].digest}) is still kept: a container uses it\n" in last.err
     assert documents[0].config.digest not in image_ref.fake.images
 
 
@@ -326,7 +326,7 @@ async def test_a_compose_file_is_pulled_as_it_is_locked(image_ref: PullingHost, 
     for words in ("newest", "newest of all", "and more"):
         await image_ref.publish(words)
         last = await image_ref.call("pull", image_ref.name, "--keep", "1")
-    assert f"({locked.digest[:19]}) is still kept: it is in a boltseal.lock\n" in last.err
+    assert f"({locked.digest}) is still kept: it is in a boltseal.lock\n" in last.err
 
 
 async def test_a_lock_elsewhere_and_an_override_are_named_by_options(image_ref: PullingHost, compose: Path) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
+import subprocess
+import sys
 from contextlib import closing
 from pathlib import Path
 
@@ -30,6 +32,30 @@ def publish(url: str, *tags: str) -> None:
                 await until_signed(client, int(answer.headers["boltseal-ledger-index"]) + 1)
 
     asyncio.run(run())
+
+
+def test_each_round_reads_the_settings_again(tmp_path: Path) -> None:
+    """A settings file that is changed while `--every` repeats is used, and one that became invalid ends the command."""
+    settings = tmp_path / "nobody/.config/boltseal/boltseal.toml"
+    settings.parent.mkdir(parents=True)
+    settings.write_text("[client]\n")
+    with servers.boltseal(tmp_path / "data") as server:
+        publish(server.url, "1.4.2")
+        following = subprocess.Popen(
+            [sys.executable, "-m", "boltseal", "ledger", "monitor", server.url, "--every", "1s"],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=program.clean_environment(),
+        )
+        assert following.stdout is not None
+        first = following.stdout.readline()
+        settings.write_text("[clients]\n")
+        _, errors = following.communicate(timeout=program.TIMEOUT_S)
+
+    assert first
+    assert following.returncode == 2
+    assert "unknown table" in errors
 
 
 def test_a_registry_is_followed_from_run_to_run(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pty
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -34,10 +35,10 @@ run(sys.argv[2:] + ["work"], cli)
 """
 
 
-def on_a_terminal(*words: str) -> str:
-    """Return what a terminal of 100 columns gets."""
+def on_a_terminal(*words: str, columns: int = 100, **variables: str) -> str:
+    """Return what a terminal gets."""
     main, end = pty.openpty()
-    environment = os.environ | {"TERM": "xterm-256color", "COLUMNS": "100"}
+    environment = os.environ | {"TERM": "xterm-256color", "COLUMNS": str(columns)} | variables
     with subprocess.Popen([sys.executable, "-c", SCRIPT, *words], stdout=end, stderr=end, env=environment) as child:
         os.close(end)
         text = bytearray()
@@ -62,6 +63,26 @@ def test_progress_is_erased_before_results() -> None:
     assert screen(text) == ["result", "notice", "end"]
     assert "copying" in text
     assert "/s" in text
+    assert "0:00:0" in text
+
+
+def test_the_colours_can_be_read_on_a_dark_and_on_a_light_background() -> None:
+    """Text has the terminal's own colour; the bar has magenta and grey of its palette; with NO_COLOR there is none."""
+    codes = {code for found in re.findall(r"\x1b\[([0-9;]*)m", on_a_terminal("shown")) for code in found.split(";")}
+    plain = on_a_terminal("shown", NO_COLOR="1")
+
+    assert {"35", "90"} <= codes <= {"0", "39", "35", "90"}
+    assert not re.search(r"\x1b\[[0-9;]*3[0-7]", plain)
+    assert "copying" in plain
+
+
+def test_on_a_narrow_terminal_progress_is_one_line() -> None:
+    """At 40 columns it has no bar, and neither wraps nor ends in an ellipsis."""
+    text = on_a_terminal("shown", columns=40)
+
+    assert screen(text) == ["result", "notice", "end"]
+    assert "…" not in text
+    assert "\x1b[2K\x1b[1A" not in text
     assert "0:00:0" in text
 
 

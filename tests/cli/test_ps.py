@@ -77,12 +77,13 @@ async def test_running_images_are_shown_from_host_and_lock_alone(fake: FakeEngin
     assert done.code == 0
     assert done.out == (
         "made:1, local\n"
-        f"  config {Digest.of(b'made').short}\n"
+        f"  config {Digest.of(b'made')}\n"
         "  lock: not-in-the-lock\n"
         "  mine  since 2026-11-21T09:00:00Z\n"
         "\n"
         f"{NAME}, by the lock\n"
-        f"  index {INDEX.short}, config {Digest.of(b'app').short}\n"
+        f"  index {INDEX}\n"
+        f"  config {Digest.of(b'app')}\n"
         "  lock: same\n"
         "  web  since 2026-11-21T09:00:00Z\n"
     )

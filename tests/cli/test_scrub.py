@@ -62,7 +62,7 @@ def test_a_clean_store_holds(store: DockerStore) -> None:
     done = program.call("scrub", "--root", store.root)
 
     assert (done.code, done.err) == (0, "")
-    assert done.out == f"holds L0: shop/app:1.4.2 {image_of(store)[:12]} (docker): 2 layers, 4 entries\n"
+    assert done.out == f"holds L0: shop/app:1.4.2 sha256:{image_of(store)} (docker): 2 layers, 4 entries\n"
 
 
 def test_two_stores_of_a_kind_are_distinguished(store: DockerStore, tmp_path: Path) -> None:

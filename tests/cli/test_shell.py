@@ -300,12 +300,12 @@ def test_json_is_an_envelope(capsys: pytest.CaptureFixture[str]) -> None:
 @pytest.mark.parametrize(
     ("error", "outcome", "code"),
     [
-        (SealedPut("held"), "differs", "DENIED"),
-        (Unavailable("busy"), "unknown", "TOOMANYREQUESTS"),
-        (Invalid("odd"), "unknown", "UNSUPPORTED"),
+        (SealedPut("held"), "differs", "REFUSED"),
+        (Unavailable("busy"), "unknown", "UNAVAILABLE"),
+        (Invalid("odd"), "unknown", "INVALID"),
         (RuntimeError("surprise"), "unknown", "INTERNAL"),
-        (PermissionError(errno.EACCES, "no", "x"), "unknown", "TOOMANYREQUESTS"),
-        (OSError(errno.ENOSPC, "no", "x"), "unknown", "BLOB_UPLOAD_INVALID"),
+        (PermissionError(errno.EACCES, "no", "x"), "unknown", "UNAVAILABLE"),
+        (OSError(errno.ENOSPC, "no", "x"), "unknown", "NO_SPACE"),
     ],
 )
 def test_json_reports_a_failure_too(

@@ -137,7 +137,7 @@ async def test_sealing_a_missing_tag_is_refused(shop: BareRegistry) -> None:
     run = verb(shop, "tag", "seal", LATEST, "--reason", "x", "--json")
 
     assert run.code == 1
-    assert (run.json["outcome"], run.json["errors"][0]["code"]) == ("differs", "MANIFEST_UNKNOWN")
+    assert (run.json["outcome"], run.json["errors"][0]["code"]) == ("differs", "NOT_FOUND")
 
 
 @pytest.mark.parametrize(

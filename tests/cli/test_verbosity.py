@@ -61,7 +61,7 @@ def test_json_reports_errors_of_usage(words: list[str], schema: str, message: st
 
     assert result.code == 2
     assert (result.json["schema"], result.json["outcome"], result.json["results"]) == (schema, "unknown", [])
-    assert [each["code"] for each in result.json["errors"]] == ["UNSUPPORTED"]
+    assert [each["code"] for each in result.json["errors"]] == ["INVALID"]
     assert message in result.json["errors"][0]["message"]
     assert message in result.err
 

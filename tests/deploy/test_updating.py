@@ -144,12 +144,12 @@ def test_rule_6_a_new_digest_waits_for_the_cooldown(past: list[ObservedInterval]
     done = step(service(EDGE), resolutions=resolves_to(NEW), past={EDGE: past}, cooldown_us=3 * DAY_US)
 
     assert (done.act, done.to) == (act, NEW)
-    assert f"{OLD.short} -> {NEW.short}" in done.why
+    assert f"{OLD} -> {NEW}" in done.why
 
 
 def test_rule_6_without_a_cooldown_it_is_taken_at_once() -> None:
     """Rule 6: without a cooldown a new digest is taken at once, also if nothing was locked."""
-    assert step(service(EDGE), resolutions=resolves_to(NEW), locked={}).why == f"nothing -> {NEW.short}"
+    assert step(service(EDGE), resolutions=resolves_to(NEW), locked={}).why == f"nothing -> {NEW}"
 
 
 def ended(number: int, end: ReleaseEnd, failed: str, digest: Digest) -> Release:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from pydantic import BaseModel
 
-from boltseal.errors import HTTP_ANSWERS, ExitCode
+from boltseal.errors import COMMAND_CODES, EXIT_CODES, HTTP_ANSWERS, CommandErrorCode, ExitCode
 from boltseal.events import EventKind
 from boltseal.oci.reference import Repository, Tag
 from boltseal.policy.grants import Action
@@ -69,6 +69,18 @@ def test_every_exit_code_is_described() -> None:
     rows = table(text("docs/reference/exit-codes.md"))
 
     assert {int(row[0]) for row in rows} == set(ExitCode)
+
+
+def test_every_code_of_an_error_in_json_is_described() -> None:
+    """The table has all of them and no other, each with the exit codes of its kinds."""
+    rows = table(text("docs/reference/json.md"))
+    exits = {
+        code: {str(EXIT_CODES[kind].value) for kind, each in COMMAND_CODES.items() if each is code}
+        for code in CommandErrorCode
+    }
+
+    assert {row[0].strip("`") for row in rows} == set(CommandErrorCode)
+    assert {row[0].strip("`"): set(row[2].split(", ")) for row in rows} == exits | {CommandErrorCode.INTERNAL: {"3"}}
 
 
 def test_every_kind_of_error_and_event_is_described() -> None:

@@ -29,6 +29,19 @@ def test_an_equal_lock_is_not_written_again(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["boltseal.lock"]
 
 
+def test_a_lock_with_the_comment_of_an_older_version_is_not_written_again(tmp_path: Path) -> None:
+    """A pipeline that compares the file with git sees no change after an upgrade."""
+    text = (
+        "# What the image references of this project mean.\n"
+        + format_lock(LOCK).partition("\n# ")[2].partition("\n")[2]
+    )
+    (tmp_path / "boltseal.lock").write_text(text)
+
+    assert read_lock(tmp_path) == LOCK
+    assert not write_lock(tmp_path, LOCK)
+    assert (tmp_path / "boltseal.lock").read_text() == text
+
+
 def test_a_project_without_a_lock_has_none(tmp_path: Path) -> None:
     """A project without a lock is not an error."""
     assert read_lock(tmp_path) is None

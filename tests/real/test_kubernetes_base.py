@@ -12,11 +12,14 @@ import pytest
 import yaml
 
 from boltseal import __version__
-from boltseal.server.api.health import HEALTH_PATH, READY_PATH
+from boltseal.commands.health import TIMEOUT_S
 from boltseal.server.registry.readiness import DATABASE_TIMEOUT_S
 from boltseal.server.settings import Settings
+from tests import servers
+from tests.authority import authority
 from tests.cli import program as boltseal
 from tests.docs.pages import ROOT, text
+from tests.ports import free_port
 from tests.real.layout import image_layout
 from tests.real.registry import Registry
 from tests.real.tools import run
@@ -71,8 +74,8 @@ def test_the_base_runs_the_registry_without_privileges() -> None:
     assert not {"hostNetwork", "hostPID", "hostIPC"} & set(pod)
 
 
-def test_service_policy_and_probes_reach_the_port_and_paths_of_the_server() -> None:
-    """Service, policy and probes use one port name, one label, and the health endpoints."""
+def test_service_and_policy_reach_the_port_and_the_probes_run_the_health_check() -> None:
+    """Ports have one name, selectors one label, and probes wait longer than the health check does."""
     documents = built(BASE)
     container, service, policy = (
         container_of(documents),
@@ -91,13 +94,45 @@ def test_service_policy_and_probes_reach_the_port_and_paths_of_the_server() -> N
     assert service["selector"] == policy["podSelector"]["matchLabels"] == labels
     assert documents["StatefulSet"]["spec"]["serviceName"] == documents["Service"]["metadata"]["name"]
     assert documents["StatefulSet"]["spec"]["replicas"] == 1
-    assert {probe["httpGet"]["port"] for probe in probes.values()} == {port["name"]}
-    assert {name: probe["httpGet"]["path"] for name, probe in probes.items()} == {
-        "startup": HEALTH_PATH,
-        "liveness": HEALTH_PATH,
-        "readiness": READY_PATH,
+    assert {name: probe["exec"]["command"] for name, probe in probes.items()} == {
+        "startup": ["boltseal", "health"],
+        "liveness": ["boltseal", "health"],
+        "readiness": ["boltseal", "health", "--ready"],
     }
-    assert probes["readiness"]["timeoutSeconds"] > DATABASE_TIMEOUT_S
+    assert {probe["timeoutSeconds"] > max(TIMEOUT_S, DATABASE_TIMEOUT_S) for probe in probes.values()} == {True}
+
+
+def test_the_probes_pass_with_tls_and_without_a_login(tmp_path: Path) -> None:
+    """Each command runs as in the pod, with the base's configuration as its only source of the address."""
+    documents = built(BASE)
+    container = container_of(documents)
+    made, port = authority(tmp_path), free_port()
+    config = tmp_path / "data.toml"
+    text_of_config = documents["ConfigMap"]["data"]["boltseal.toml"]
+    for path, here in (
+        ("/var/lib/boltseal/data", str(tmp_path / "data")),
+        ("0.0.0.0:5000", f"127.0.0.1:{port}"),
+        ("/run/tls/tls.crt", str(made.cert)),
+        ("/run/tls/tls.key", str(made.key)),
+    ):
+        assert path in text_of_config
+        text_of_config = text_of_config.replace(path, here)
+    config.write_text(text_of_config)
+    commands = [container[f"{name}Probe"]["exec"]["command"][1:] for name in ("startup", "liveness", "readiness")]
+    environment = {"BOLTSEAL_CONFIG": str(config)}
+    before = [boltseal.run(*command, environment=environment).code for command in commands]
+    added = boltseal.call("admin", "user", "add", "ci", "--config", config, typed="sesame-sesame\n")
+    with servers.boltseal(
+        tmp_path / "data",
+        config=text_of_config,
+        settings={"BOLTSEAL_SERVER__TLS_CERT": str(made.cert)},
+        port=port,
+    ):
+        while_it_runs = [boltseal.run(*command, environment=environment) for command in commands]
+
+    assert (before, added.code) == ([3, 3, 3], 0)
+    assert [ran.code for ran in while_it_runs] == [0, 0, 0]
+    assert "https://" in while_it_runs[0].out
 
 
 def test_the_configuration_is_valid_and_its_paths_are_mounted(tmp_path: Path) -> None:

@@ -78,7 +78,7 @@ def nginx(folder: Path, upstream: str, port: int) -> Iterator[None]:
 @contextmanager
 def caddy(folder: Path, upstream: str, port: int) -> Iterator[None]:
     """Run Caddy with the page's block, with name and upstream replaced, and an existing certificate."""
-    block = page("operations/proxy.md").partition("## Caddy\n\n```\n")[2].partition("```")[0]
+    block = page("operations/proxy.md").partition("## Caddy\n\n```text\n")[2].partition("```")[0]
     for written, here in (
         ("registry.example.com {", f"https://127.0.0.1:{port} {{\n    tls {folder}/registry.crt {folder}/registry.key"),
         ("127.0.0.1:5000", upstream),

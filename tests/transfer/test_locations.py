@@ -40,6 +40,19 @@ def test_a_malformed_location_is_a_usage_error(text: str) -> None:
         Location.parse(text)
 
 
+@pytest.mark.parametrize("text", ["app.tar", "images/app.tar", "app.tar.gz", "app.tgz"])
+def test_the_name_of_an_archive_is_not_an_image_of_docker_hub(text: str) -> None:
+    """No request is sent for a file that was named without its kind; the message has both forms."""
+    with pytest.raises(Invalid, match=f"expected docker-archive:{text}, or docker.io/.*{text} if an image"):
+        Location.parse(text)
+
+
+@pytest.mark.parametrize("text", ["docker.io/library/app.tar", "registry.example.com/app.tar", "app.tar:1.4.2", "tar"])
+def test_an_image_may_have_a_name_like_an_archive(text: str) -> None:
+    """With its registry or a tag it is an image."""
+    assert Location.parse(text).kind is LocationKind.REGISTRY
+
+
 @pytest.mark.parametrize("text", ["./app.tar", "../app.tar", "/a/app.tar", "~/app.tar"])
 def test_a_path_without_its_kind_is_refused_with_the_forms_of_a_path(text: str) -> None:
     """A path without its kind is refused with the forms of a path, and not as an invalid registry name."""

@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from boltseal.cli.options import ConfigOption, DataOption, JsonOption
-from boltseal.cli.output import CommandOutput, print_table, say
+from boltseal.cli.output import CommandOutput, say
 from boltseal.cli.server_options import flags_of
+from boltseal.cli.table import print_table
 from boltseal.server.configuration import load_with_sources
 
 

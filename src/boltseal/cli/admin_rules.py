@@ -8,8 +8,9 @@ import typer
 
 from boltseal.cli.command_group import HelpCommand, HelpGroup
 from boltseal.cli.options import ConfigOption, JsonOption
-from boltseal.cli.output import CommandOutput, print_table
+from boltseal.cli.output import CommandOutput
 from boltseal.cli.server_options import settings_of
+from boltseal.cli.table import print_table
 from boltseal.errors import Invalid, quote
 from boltseal.oci.reference import Repository, Tag
 from boltseal.policy.durations import format_duration

@@ -147,6 +147,12 @@ def suggestions(group: Sequence[str], word: str, known: Collection[str]) -> list
     return []
 
 
+def notes(words: Sequence[str], found: Collection[str]) -> list[str]:
+    """Return the notes about words whose commands are among those that were found."""
+    about = [word for word in words if word in NOTES]
+    return [NOTES[word] for word in about if not (named := SUGGESTIONS.get(word)) or set(named) & set(found)]
+
+
 def search(words: Sequence[str]) -> list[tuple[str, str]]:
     """Return name and summary of the commands that most of the words describe: those with such a name first.
 

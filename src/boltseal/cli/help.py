@@ -7,7 +7,7 @@ from typing import Annotated, Any, Final
 import typer
 
 from boltseal.cli.command_group import CommandOnDemand
-from boltseal.cli.command_search import NOTES, search
+from boltseal.cli.command_search import notes, search
 from boltseal.cli.output import print_line, say
 from boltseal.errors import NotFound, quote
 
@@ -38,7 +38,7 @@ def help(
     formatter = context.make_formatter()
     formatter.write_dl([(f"boltseal {name}", summary) for name, summary in found], col_max=_COLUMN)
     print_line(formatter.getvalue().rstrip())
-    for note in dict.fromkeys(NOTES[word] for word in words or [] if word in NOTES):
+    for note in dict.fromkeys(notes(words or [], [name for name, _ in found])):
         say(note)
 
 

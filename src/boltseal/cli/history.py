@@ -4,19 +4,18 @@ from __future__ import annotations
 
 from boltseal.cli.history_text import print_proof, time_of
 from boltseal.cli.options import JsonOption
-from boltseal.cli.output import CommandOutput, print_table, say
+from boltseal.cli.output import CommandOutput, say
 from boltseal.cli.remote import (
     RemoteRefArgument,
     takes_registry_options,
 )
+from boltseal.cli.table import print_table
 from boltseal.commands.history import SignedHistory, UnsignedHistory, WatchedHistory, tag_history
 from boltseal.commands.outcome import Outcome
 from boltseal.commands.registry_access import RegistryOptions
 from boltseal.commands.text import clean
 from boltseal.ledger.entry import format_time
-from boltseal.ledger.history import EntryAt
 from boltseal.ledger.tag_intervals import moment
-from boltseal.oci.digest import Digest
 from boltseal.oci.reference import Reference
 
 
@@ -74,7 +73,7 @@ def _print_signed(output: CommandOutput, found: SignedHistory) -> None:
         )
         by = clean(entry.actor) + (f": {clean(entry.reason)}" if entry.reason else "")
         by += f"; also {', '.join(also)}" if also else ""
-        rows.append((str(each.index), moment(each.entry.time_us), _short(each), event, mode, by))
+        rows.append((str(each.index), moment(each.entry.time_us), each.entry.digest, event, mode, by))
     if rows and not output.as_json:
         whole = ("ENTRY", "WHEN", "DIGEST", "EVENT", "MODE")
         print_table((*whole, "BY, AND WHY"), rows, whole)
@@ -89,7 +88,7 @@ def _print_unsigned(output: CommandOutput, found: UnsignedHistory) -> None:
     if found.events:
         say(f"this history is not signed: {found.reference.registry} could change it unnoticed")
     if found.events and not output.as_json:
-        rows = [(clean(event.time), event.digest[:19], clean(event.event)) for event in found.events]
+        rows = [(clean(event.time), clean(event.digest), clean(event.event)) for event in found.events]
         print_table(("WHEN", "DIGEST", "EVENT"), rows)
 
 
@@ -112,11 +111,6 @@ def _print_watched(output: CommandOutput, found: WatchedHistory) -> None:
             proven=False,
         )
         was = digest or was
-        short = "" if each.digest is None else each.digest.hex[:12]
-        rows.append((moment(each.first_seen_us), moment(each.last_seen_us), short, status))
+        rows.append((moment(each.first_seen_us), moment(each.last_seen_us), digest or "", status))
     if not output.as_json:
         print_table(("FIRST SEEN", "LAST SEEN", "DIGEST", "EVENT"), rows)
-
-
-def _short(entry: EntryAt) -> str:
-    return Digest.parse(entry.entry.digest).hex[:12] if entry.entry.digest else ""

@@ -12,6 +12,7 @@ from typing import Any, Final, Literal, TypeAlias
 import msgspec
 from msgspec import UNSET, UnsetType
 
+from boltseal.errors import CommandErrorCode
 from boltseal.oci.jsontext import DigestText, TimeText
 from boltseal.policy.refusals import DetailDocument
 
@@ -337,9 +338,9 @@ ROWS: Final[Mapping[str, _Row]] = {
 
 
 class ReportedError(msgspec.Struct, forbid_unknown_fields=True):
-    """An error. `code`: of the distribution specification, or INTERNAL for a defect of boltseal. `detail`: of a refusal."""
+    """An error. `code`: its kind. `detail`: of a refusal."""
 
-    code: str
+    code: CommandErrorCode
     message: str
     detail: DetailDocument | UnsetType = UNSET
 

@@ -11,8 +11,9 @@ from boltseal.cli.clock import clock_us
 from boltseal.cli.engine_options import HostOption
 from boltseal.cli.kept_text import kept_fields, seconds_text
 from boltseal.cli.options import JsonOption
-from boltseal.cli.output import CommandOutput, print_line, print_table, say
+from boltseal.cli.output import CommandOutput, print_line, say
 from boltseal.cli.remote import registry_options
+from boltseal.cli.table import print_table
 from boltseal.commands.engine_connection import tag_name
 from boltseal.commands.keep_ls import kept_images
 from boltseal.commands.text import clean
@@ -39,7 +40,7 @@ def keep_ls(
         found = kept_images(wanted, host, registry_options(), forget_gone=forget_gone)
         output.outcome = found.outcome
         for each in found.forgotten:
-            say(clean(f"forgotten: {each.name.familiar()} of {(each.digest or each.image).short}"))
+            say(clean(f"forgotten: {each.name.familiar()} of {each.digest or each.image}"))
         for image in found.images:
             output.add(**_fields(image))
         if not found.images:
@@ -68,7 +69,7 @@ def _by_name(listed: Iterable[ListedImage], now_us: int) -> dict[str, list[tuple
     """Return the rows of a table for each name."""
     found: dict[str, list[tuple[str, ...]]] = {}
     for each in listed:
-        digest = (each.kept.digest or each.kept.image).short.removeprefix("sha256:")
+        digest = str(each.kept.digest or each.kept.image)
         row = (
             f"  {each.number}",
             digest if each.kept.digest is not None else f"{digest} (ID)",

@@ -56,5 +56,5 @@ def keep_restore(
         )
         output.print(clean(f"{status:<9} {done.name.familiar()}  {done.digest or done.image}"))
         if done.kept is not None:
-            was = (done.kept.digest or done.kept.image).short
+            was = done.kept.digest or done.kept.image
             say(clean(f"kept {was} as {done.kept.keep_name.familiar()}; forward again with the same command"))

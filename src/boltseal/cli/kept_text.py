@@ -40,5 +40,5 @@ def expired_fields(each: ExpiryResult) -> dict[str, Any]:
 def say_expired(images: Iterable[ExpiryResult]) -> None:
     """Print which images are no longer kept, and which still are and why."""
     for each in images:
-        name, digest = each.kept.keep_name.familiar(), (each.kept.digest or each.kept.image).short
+        name, digest = each.kept.keep_name.familiar(), each.kept.digest or each.kept.image
         say(clean(f"{name} ({digest}) is still kept: {each.why}" if each.why else f"{name} ({digest}) was removed"))

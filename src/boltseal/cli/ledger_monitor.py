@@ -56,7 +56,7 @@ def ledger_monitor(
     with CommandOutput("ledger-monitor", as_json=as_json) as output:
         request = MonitorRequest(url, key, state, every_tag=tags)
         while True:
-            _print(output, url, monitor_ledger(request, access))
+            _print(output, url, monitor_ledger(request, access.renewed()))
             if every is None or output.outcome is Outcome.DIFFERS:
                 return
             output.outcome = Outcome.HOLDS

@@ -9,7 +9,8 @@ import typer
 
 from boltseal.cli.context import client_context
 from boltseal.cli.options import JsonOption
-from boltseal.cli.output import CommandOutput, print_table, say
+from boltseal.cli.output import CommandOutput, say
+from boltseal.cli.table import print_table
 from boltseal.client.state import KnownLedger
 from boltseal.commands.ledger_trust import forget_ledger, known_ledgers, ledger_name, pin_key
 from boltseal.commands.outcome import Outcome

@@ -87,8 +87,9 @@ def _details(verdict: BaseVerdict, report: BaseReport) -> Iterator[tuple[str, st
         yield "base", f"{claim.base} ({claim.kind}: {claim.source})"
     yield "why", verdict.reason
     if verdict.status == "outdated" and verdict.now is not None:
-        was = f"{verdict.built_on.short} -> " if verdict.built_on is not None else ""
-        yield "moved", f"{was}{verdict.now.short}{_since(verdict)}"
+        if verdict.built_on is not None:
+            yield "was", str(verdict.built_on)
+        yield "now", f"{verdict.now}{_since(verdict)}"
     if verdict.changes is not None:
         yield "changed", _changes_text(verdict.changes)
     if len(report.verdicts) > 1:
@@ -155,5 +156,5 @@ def print_log(output: CommandOutput, records: Sequence[RebuildRecord]) -> None:
             continue
         print_wrapped(f"{one.time[:19]}Z  ", clean(f"{one.outcome:<7} {one.image}"))
         reason = f": {one.reason}" if one.reason else ""
-        print_wrapped("for ", clean(f"{one.base} at {one.digest[:19]}{reason}"), indent=22)
+        print_wrapped("for ", clean(f"{one.base} at {one.digest}{reason}"), indent=22)
     say(counted(len(records), "rebuild request"))

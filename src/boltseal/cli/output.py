@@ -1,4 +1,4 @@
-"""Output of a command: the envelope of `--json`, lines, and tables for a terminal of 80 columns.
+"""Output of a command: the envelope of `--json`, lines, and wrapped text; tables are in `cli.table`.
 
 The envelope is one JSON object on stdout, also when the command fails:
 
@@ -15,9 +15,10 @@ from __future__ import annotations
 import errno
 import json
 import os
+import shutil
 import sys
 import textwrap
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -28,7 +29,16 @@ import typer
 
 from boltseal.commands.outcome import Outcome
 from boltseal.commands.text import clean
-from boltseal.errors import BoltsealError, ExitCode, Full, Unavailable, exit_code, http_answer
+from boltseal.errors import (
+    BoltsealError,
+    CommandErrorCode,
+    ExitCode,
+    Full,
+    Unavailable,
+    command_code,
+    exit_code,
+    without_logins,
+)
 from boltseal.ledger.entry import format_time
 
 if TYPE_CHECKING:
@@ -37,7 +47,7 @@ if TYPE_CHECKING:
 ERROR: Final = "boltseal: "
 """How errors and warnings on stderr begin."""
 WIDTH: Final = 80
-"""Columns of a table where the terminal's width is not known."""
+"""Columns of output that is not on a terminal."""
 
 _EXITS: Final = {Outcome.HOLDS: ExitCode.HOLDS, Outcome.DIFFERS: ExitCode.DIFFERS, Outcome.UNKNOWN: ExitCode.UNKNOWN}
 
@@ -128,10 +138,10 @@ class CommandOutput:
                 raise typer.Exit(_EXITS[self.outcome])
         elif known := error if isinstance(error, BoltsealError) else host_error(error):
             self.outcome = Outcome.DIFFERS if exit_code(known) is ExitCode.DIFFERS else Outcome.UNKNOWN
-            self._emit([{"code": str(http_answer(known).code), "message": known.message, **refusal_json(known)}])
+            self._emit([{"code": command_code(known), "message": known.message, **refusal_json(known)}])
         elif isinstance(error, Exception) and not isinstance(error, (typer.Exit, OutputClosed)):
             self.outcome = Outcome.UNKNOWN
-            self._emit([{"code": "INTERNAL", "message": f"{type(error).__name__}: {error}"}])
+            self._emit([{"code": CommandErrorCode.INTERNAL, "message": f"{type(error).__name__}: {error}"}])
 
     def add(self, **fields: Any) -> None:
         """Add one result for `--json`. Keys `ref`, `status` and `reason` have one meaning in every command."""
@@ -175,11 +185,12 @@ def print_envelope(
     command: str, outcome: Outcome, results: Sequence[Mapping[str, Any]], errors: Sequence[Mapping[str, Any]]
 ) -> None:
     """Print the one JSON object of `--json`. Raises: OutputNotWritten, OutputClosed."""
+    shown = [{**error, "message": without_logins(error["message"])} for error in errors]
     envelope: dict[str, Any] = {
         "schema": f"boltseal.{command}/1",
         "outcome": outcome,
         "results": results,
-        "errors": errors,
+        "errors": shown,
     }
     if talk().proofs:
         envelope["proofs"] = [_proof(each) for each in talk().proofs]
@@ -221,7 +232,7 @@ def trace(line: str) -> None:
 def _print_on_stderr(line: str) -> None:
     _hide_progress()
     with suppress(OSError):
-        typer.echo(line, err=True)
+        typer.echo(without_logins(line), err=True)
 
 
 def print_line(line: str, end: str = "\n") -> None:
@@ -247,41 +258,23 @@ def _printing() -> Iterator[None]:
         raise OutputNotWritten(f"the output is incomplete: writing it failed: {error.strerror}") from error
 
 
+def terminal_columns() -> int:
+    """Return the columns of the terminal that stdout is, or WIDTH."""
+    return shutil.get_terminal_size((WIDTH, 24)).columns if sys.stdout.isatty() else WIDTH
+
+
 def print_wrapped(first: str, text: str, *, indent: int = 0) -> None:
-    """Print text on stdout in lines of 80 columns; `first` begins the first line, and the others are indented below it.
+    """Print text on stdout in the terminal's columns; `first` begins the first line, and the others are indented below it.
 
     Words stay whole, so that a long name can be copied.
     """
     begin = " " * indent + first
     for line in textwrap.wrap(
         text,
-        WIDTH,
+        terminal_columns(),
         initial_indent=begin,
         subsequent_indent=" " * len(begin),
         break_on_hyphens=False,
         break_long_words=False,
     ) or [begin.rstrip()]:
         print_line(line)
-
-
-def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]], whole: Collection[str] = ()) -> None:
-    """Print a table on stdout. Cells wrap where the terminal is too narrow; nothing is cut off.
-
-    `whole`: columns that are not wrapped while another one can be.
-    """
-    # loading rich takes 40 ms, and `--json` prints no table
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    for column in columns:
-        table.add_column(column, overflow="fold", no_wrap=column in whole)
-    for row in rows:
-        table.add_row(*(Text(cell) for cell in row))
-    console = Console(file=sys.stdout, highlight=False, emoji=False, markup=False)
-    console.width = console.width if console.is_terminal else WIDTH
-    with console.capture() as printed, _printing():
-        console.print(table)
-    for line in printed.get().splitlines():
-        print_line(line.rstrip())

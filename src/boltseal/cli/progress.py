@@ -19,6 +19,16 @@ if TYPE_CHECKING:
 INTERVAL_S: Final = 0.1
 IN_BYTES: Final = frozenset({"copying", "pulling"})
 """Steps whose amounts are bytes; those of others are counted."""
+BAR_COLUMNS: Final = 60
+"""Columns of a terminal below which the line has no bar, so that it stays one line."""
+_STYLES: Final = {
+    **dict.fromkeys(
+        ("progress.percentage", "progress.remaining", "progress.elapsed", "progress.data.speed"), "default"
+    ),
+    **dict.fromkeys(("bar.complete", "bar.finished", "bar.pulse"), "magenta"),
+    "bar.back": "bright_black",
+}
+"""Colours of the terminal's own palette that can be read on a dark and on a light background; rich's cyan can't."""
 
 
 class Progress:
@@ -72,18 +82,20 @@ def _line() -> Line:
     from rich.progress import BarColumn, ProgressColumn, TaskProgressColumn, TextColumn, TimeRemainingColumn
     from rich.progress import Progress as Line
     from rich.text import Text
+    from rich.theme import Theme
 
     class Rate(ProgressColumn):
         def render(self, task: Task) -> Text:
             return Text(task.fields["note"] or _rate(task.description, task.speed))
 
+    console = Console(stderr=True, highlight=False, theme=Theme(_STYLES))
     return Line(
         TextColumn("{task.description}", markup=False),
-        BarColumn(),
+        *([BarColumn()] if console.width >= BAR_COLUMNS else []),
         TaskProgressColumn(),
         Rate(),
         TimeRemainingColumn(),
-        console=Console(stderr=True, highlight=False),
+        console=console,
         auto_refresh=False,
         transient=True,
         # rich would print what is intended for stdout on its own console, which is stderr

@@ -54,9 +54,9 @@ def ps(
     Exit code 3: a host could not be read. `boltseal verify --running` checks containers against the lock.
     """
     where = ContainerFilter(tuple(host or ()), compose, kube, namespace)
-    client = client_context()
     printer = _Printer()
     while True:
+        client, access = client_context(), access.renewed()
         try:
             with CommandOutput("ps", as_json=as_json) as output:
                 allowed = _no_registry if offline else registry_filter(access, allow or [])

@@ -2,12 +2,13 @@
 
     localhost:5000/shop/app 1.4.2; was `latest` until 2026-11-23T14:02:11Z
       2 moves behind `latest`; pushed by ci
-      index sha256:8c5a9f51ffcc, config sha256:1b7e0c4d9a2f
+      index sha256:8c5a9f51ffcc (64 digits)
+      config sha256:1b7e0c4d9a2f (64 digits)
       lock: not-recreated
       web-1  since 2026-11-23T09:00:41Z, released by ada (release 7)
       web-2  since 2026-11-23T09:00:41Z, released by ada (release 7)
 
-Lines are wrapped at 80 columns, between words where possible.
+Lines are wrapped at the columns of the terminal, between words only, so that a digest can be copied.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import textwrap
 from collections.abc import Iterator, Sequence
 from itertools import chain
 
-from boltseal.cli.output import WIDTH
+from boltseal.cli.output import terminal_columns
 from boltseal.commands.text import clean, counted
 from boltseal.host.containers.rows import ContainerRow
 from boltseal.ledger.tag_intervals import in_words, moment
@@ -42,7 +43,12 @@ def blocks(rows: Sequence[ContainerRow], *, several: bool) -> Iterator[str]:
 
 def _wrapped(line: str, indent: str) -> list[str]:
     return textwrap.wrap(
-        line, WIDTH, initial_indent=indent, subsequent_indent=indent + _INDENT * 2, break_on_hyphens=False
+        line,
+        terminal_columns(),
+        initial_indent=indent,
+        subsequent_indent=indent + _INDENT * 2,
+        break_on_hyphens=False,
+        break_long_words=False,
     )
 
 
@@ -52,7 +58,7 @@ def _head(row: ContainerRow) -> Iterator[str]:
     notes = [_behind(row), "" if row.seen.image.recorded else "its host has no record of it", _pushed(row)]
     if line := "; ".join(filter(None, notes)):
         yield line
-    yield _digests(row)
+    yield from _digests(row)
     if row.verdict is not None:
         yield f"lock: {'same' if row.verdict.status == 'holds' else row.verdict.status}"
 
@@ -75,7 +81,7 @@ def _behind(row: ContainerRow) -> str:
     tag = None if row.name is None else row.name.tag
     if row.behind is not None and row.behind.since_us is not None:
         return f"{counted(row.behind.moves, 'move')} behind `{tag}`" if row.behind.moves else f"`{tag}` was deleted"
-    return f"`{tag}` now resolves to {row.resolves_to.short}" if row.moved and row.resolves_to is not None else ""
+    return f"`{tag}` now resolves to {row.resolves_to}" if row.moved and row.resolves_to is not None else ""
 
 
 def _pushed(row: ContainerRow) -> str:
@@ -83,11 +89,13 @@ def _pushed(row: ContainerRow) -> str:
     return f"pushed by {clean(by)}" if by else ""
 
 
-def _digests(row: ContainerRow) -> str:
-    """Return the digests, each with its kind where that is known."""
-    kinds = {kind: "" if kind is DigestKind.UNSPECIFIED else f"{str(kind).replace('-', ' ')} " for kind in _KINDS}
-    found = [f"{kinds[kind]}{digest.short}" for kind in _KINDS for digest in row.of_kind(kind)]
-    return ", ".join(found) or "no digest"
+def _digests(row: ContainerRow) -> Iterator[str]:
+    """Yield a line for each digest, with its kind where that is known."""
+    found = [(kind, digest) for kind in _KINDS for digest in row.of_kind(kind)]
+    for kind, digest in found:
+        yield str(digest) if kind is DigestKind.UNSPECIFIED else f"{str(kind).replace('-', ' ')} {digest}"
+    if not found:
+        yield "no digest"
 
 
 def _container(row: ContainerRow, *, several: bool) -> str:

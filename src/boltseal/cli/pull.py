@@ -135,10 +135,10 @@ def _print_pulled(output: CommandOutput, pulled: PullResult) -> None:
     )
     output.print(clean(f"{pulled.outcome:<7} {name}  {pulled.digest}"))
     for each in pulled.running:
-        was = (each.digest or each.image).short
+        was = each.digest or each.image
         say(clean(f"kept {was} as {each.keep_name.familiar()}: a container that was started as {name} runs on it"))
     if pulled.kept is not None:
-        was = (pulled.kept.digest or pulled.kept.image).short
+        was = pulled.kept.digest or pulled.kept.image
         say(clean(f"kept {was} as {pulled.kept.keep_name.familiar()}; back with: boltseal keep restore {name}"))
     say_expired(pulled.let_go)
     if pulled.trouble:

@@ -9,8 +9,9 @@ import typer
 from boltseal.cli.clock import clock_us
 from boltseal.cli.loading import load_module
 from boltseal.cli.options import ConfigOption, DataOption, JsonOption
-from boltseal.cli.output import CommandOutput, print_table, say
+from boltseal.cli.output import CommandOutput, say
 from boltseal.cli.remote import takes_registry_options
+from boltseal.cli.table import print_table
 from boltseal.client.pull_limit import PullLimit
 from boltseal.commands.outcome import Outcome
 from boltseal.commands.ratelimit import pull_limits

@@ -9,7 +9,8 @@ import typer
 from boltseal.cli.context import client_context
 from boltseal.cli.deploy_options import NameOption
 from boltseal.cli.options import JsonOption
-from boltseal.cli.output import CommandOutput, print_table
+from boltseal.cli.output import CommandOutput
+from boltseal.cli.table import print_table
 from boltseal.commands.deploy import project_name
 from boltseal.commands.releases import diff_releases
 from boltseal.commands.text import clean

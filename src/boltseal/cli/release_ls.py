@@ -9,8 +9,9 @@ import typer
 from boltseal.cli.context import client_context
 from boltseal.cli.deploy_options import NameOption
 from boltseal.cli.options import JsonOption
-from boltseal.cli.output import CommandOutput, print_line, print_table, say
+from boltseal.cli.output import CommandOutput, print_line, say
 from boltseal.cli.release_output import release_end, release_fields
+from boltseal.cli.table import print_table
 from boltseal.commands.releases import ListedRelease, digest_text, list_releases, unfinished_notice
 from boltseal.commands.text import clean
 from boltseal.lockfile.format import time_text

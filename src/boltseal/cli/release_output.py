@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from boltseal.cli.output import CommandOutput, print_table, say
+from boltseal.cli.output import CommandOutput, say
+from boltseal.cli.table import print_table
 from boltseal.commands.outcome import Outcome
 from boltseal.commands.releases import ListedRelease, digest_text
 from boltseal.commands.text import clean, counted

@@ -7,6 +7,7 @@ or BOLTSEAL_DEBUG. The module of a command is imported when the command is calle
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 import traceback
@@ -25,7 +26,7 @@ from boltseal.cli.common_options import QuietOption, VerboseOption, set_verbosit
 from boltseal.cli.output import OutputClosed, Talk, host_error, one_run, print_envelope, print_line, say
 from boltseal.commands.outcome import Outcome
 from boltseal.config import completion_requested, debug_requested
-from boltseal.errors import BoltsealError, ErrorCode, ExitCode, exit_code, http_answer
+from boltseal.errors import BoltsealError, CommandErrorCode, ExitCode, command_code, exit_code, without_logins
 
 _UsageError: Any = typer.BadParameter.__mro__[1]  # typer exports no name for it
 
@@ -77,21 +78,29 @@ def run(arguments: Sequence[str] | None = None, cli: typer.Typer | None = None) 
         except BoltsealError as error:
             _say(error.message)
             code = exit_code(error)
-            _print_error(this, words, str(http_answer(error).code), error.message, code)
+            _print_error(this, words, command_code(error), error.message, code)
         except _UsageError as error:
-            error.show()
+            _show_usage_error(error)
             code = ExitCode.USAGE
-            _print_error(this, words, ErrorCode.UNSUPPORTED, error.format_message(), code)
+            _print_error(this, words, CommandErrorCode.INVALID, error.format_message(), code)
         except (KeyboardInterrupt, typer.Abort):
             code = ExitCode.INTERRUPTED
         except OutputClosed:
             code = ExitCode.OUTPUT_CLOSED
         except Exception as error:  # noqa: BLE001 - the outermost layer: a defect ends as one line and exit 3
             code = _unexpected(error, debug=context.debug)
-            _print_error(this, words, "INTERNAL", f"{type(error).__name__}: {error}", code)
+            _print_error(this, words, CommandErrorCode.INTERNAL, f"{type(error).__name__}: {error}", code)
         finally:
             _discard_unwritten()
     sys.exit(code)
+
+
+def _show_usage_error(error: Any) -> None:
+    """Print a usage error as typer does, without logins in a URL that was typed."""
+    shown = io.StringIO()
+    error.show(file=shown)
+    with suppress(OSError):
+        typer.echo(without_logins(shown.getvalue()), err=True, nl=False)
 
 
 def _print_error(this: Talk, words: Sequence[str], code: str, message: str, ended: ExitCode) -> None:

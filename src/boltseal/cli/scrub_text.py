@@ -50,7 +50,7 @@ def _print(report: ScrubReport, line: str) -> None:
         print_line(f"  by {report.by}")
     for each in report.differences:
         at = quote(each.path, 1000)[1:-1] or ("." if each.layer else "")  # the root of a layer, or no file
-        layer = f"[layer {each.layer[7:19]}]" if each.layer else ""
+        layer = f"[layer {each.layer}]" if each.layer else ""
         print_line(f"  {' '.join(filter(None, (each.kind, at, layer)))}: expected {each.expected}; got {each.got}")
     if report.count > len(report.differences):
         print_line(f"  ... and {report.count - len(report.differences)} more")
@@ -71,8 +71,7 @@ def _line(report: ScrubReport, *, quick: bool, with_root: bool) -> str:
     where = f"{report.store} {report.root if with_root else ''}".strip()
     location = f" ({where})" if where else ""
     ref = f"container {report.ref}" if report.what == "container" else report.ref
-    short = report.id.removeprefix("sha256:")[:12]
-    details = [short] if report.what == "image" and short not in report.ref else []
+    details = [report.id] if report.what == "image" and report.id not in report.ref else []
     reason = "; ".join(report.unknown[:MAX_REASONS]) if report.status == "unknown" else _reason(report)
     if report.status == "holds" and quick:
         reason += ", no content read (--quick)"

@@ -8,8 +8,9 @@ from typing import Annotated
 import typer
 
 from boltseal.cli.options import ConfigOption, DataOption, JsonOption
-from boltseal.cli.output import CommandOutput, print_table
+from boltseal.cli.output import CommandOutput
 from boltseal.cli.server_options import store_settings
+from boltseal.cli.table import print_table
 from boltseal.commands.outcome import Outcome
 from boltseal.ledger.entry import format_time
 from boltseal.ledger.tag_intervals import moment
@@ -50,7 +51,7 @@ def tag_accept(
             entry=done.entry,
         )
         output.print(f"{done.tag}@{done.digest}")
-        output.say(f"{done.tag} is served as {done.digest.short} from now on (observation {done.entry})")
+        output.say(f"{done.tag} is served as {done.digest} from now on (observation {done.entry})")
 
 
 def _list(output: CommandOutput, tags: Sequence[HeldTag]) -> None:
@@ -63,8 +64,7 @@ def _list(output: CommandOutput, tags: Sequence[HeldTag]) -> None:
         was = None if served is None else str(served.digest)
         output.outcome = Outcome.DIFFERS
         output.add(ref=name, status="held", reason="", digest=str(held.digest), was=was, time=since)
-        short = "nothing" if served is None else served.digest.hex[:12]
-        rows.append((name, held.digest.hex[:12], short, moment(each.known.held_us or 0)))
+        rows.append((name, str(held.digest), was or "nothing", moment(each.known.held_us or 0)))
     if rows and not output.as_json:
         print_table(("TAG", "HELD", "SERVED", "SINCE"), rows)
     elif not rows:

@@ -60,7 +60,7 @@ def _show(output: CommandOutput, result: PurgeResult, *, planned: bool) -> None:
         output.print(f"{status}  {row.ref}")
     kept = [row for row in result.rows if row.status == "kept"]
     for row in kept:
-        output.say(f"{row.digest.short} stays: {row.reason}")
+        output.say(f"{row.digest} stays: {row.reason}")
     removed = f"{counted(result.manifests, 'manifest')} and {counted(result.blobs, 'blob')} {would}removed"
     hint = "; if a kept part has the secret, purge that too" if kept else ""
     output.say(f"{removed}; its tags can return only with the same digest{hint}")

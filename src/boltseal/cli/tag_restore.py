@@ -45,6 +45,6 @@ def tag_restore(
         output.print(f"{reference}@{restored.digest}")
         state = "resolved to this already"
         if restored.changed:
-            before = "nothing" if restored.was is None else f"{restored.was.short}, which stays pullable"
+            before = "nothing" if restored.was is None else f"{restored.was}, which stays pullable"
             state = f"resolves to this again; before: {before}"
         output.say(f"{reference} {state} (ledger entry {restored.entry_index})")

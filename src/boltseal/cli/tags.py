@@ -8,8 +8,9 @@ import typer
 
 from boltseal.cli.history_text import print_proof, time_of
 from boltseal.cli.options import JsonOption
-from boltseal.cli.output import CommandOutput, print_table
+from boltseal.cli.output import CommandOutput
 from boltseal.cli.remote import takes_registry_options
+from boltseal.cli.table import print_table
 from boltseal.commands.registry_access import RegistryOptions, repository_only
 from boltseal.commands.tags import PastTags, list_tags, tags_at
 from boltseal.commands.timestamps import parse_timestamp

@@ -21,10 +21,11 @@ from boltseal.cli.deploy_options import (
 from boltseal.cli.durations import duration_option
 from boltseal.cli.engine_options import HostOption
 from boltseal.cli.options import JsonOption
-from boltseal.cli.output import CommandOutput, print_table
+from boltseal.cli.output import CommandOutput
 from boltseal.cli.project_options import AllowOption
 from boltseal.cli.release_output import print_release
 from boltseal.cli.remote import takes_registry_options
+from boltseal.cli.table import print_table
 from boltseal.commands.deploy import DeployOptions, notify_release, open_deployable, project_files
 from boltseal.commands.interrupted_update import report_interrupted_update, undo_interrupted_update
 from boltseal.commands.outcome import Outcome

@@ -78,7 +78,7 @@ def watch(
         try:
             with CommandOutput("watch", as_json=as_json) as output:
                 with Progress() as progress:
-                    report = watch_once(request, access, lambda look: _print_look(output, look), progress)
+                    report = watch_once(request, access.renewed(), lambda look: _print_look(output, look), progress)
                 _print(output, report)
                 if report.empty and not allow_empty:
                     files = " and ".join(quote(str(file), MAX_PATH) for file in (lock, compose) if file is not None)

@@ -123,6 +123,11 @@ def tls_context(ca_file: Path | None, own: RegistryCertificates | None = None, *
     return context
 
 
+def no_trust() -> ssl.SSLContext:
+    """Return a TLS context that trusts no certificate, for connections without TLS."""
+    return ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+
+
 def _authorities(files: Sequence[Path], notes: list[str]) -> tuple[str, ...]:
     found = []
     for file in files:

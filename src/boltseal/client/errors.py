@@ -20,7 +20,8 @@ from boltseal.errors import (
 from boltseal.oci.jsontext import decode
 from boltseal.policy.refusals import RefusalDetail
 
-MAX_SHOWN: Final = 300
+MAX_SHOWN: Final = 2000
+"""Characters of a registry's error message: a refusal that lists tags has more than 300."""
 
 
 class RemoteNotFound(NotFound):

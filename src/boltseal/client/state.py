@@ -27,11 +27,10 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
-import sqlite3
 from collections.abc import Iterator, Mapping
 from hashlib import sha256
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 from urllib.parse import quote as quote_name
 from urllib.parse import unquote as unquote_name
 
@@ -43,6 +42,9 @@ from boltseal.ledger.checkpoint import parse_checkpoint_unverified
 from boltseal.ledger.follow import Trusted, TrustedCheckpoint
 from boltseal.ledger.note import VerifierKey, parse_note_unverified
 from boltseal.oci.reference import Reference
+
+if TYPE_CHECKING:
+    import sqlite3
 
 FORMAT: Final = 1
 MAX_FILE_BYTES: Final = 2_000_000
@@ -94,6 +96,8 @@ def open_database(path: Path, *, create: bool, max_bytes: int | None = None) -> 
     if max_bytes is not None and size_bytes > max_bytes:
         raise StateUnusable(f"{path} is too large: {size_bytes} bytes (expected at most {max_bytes}); not read")
     uri = f"file:{quote_name(str(path.absolute()))}?mode=rw"
+    import sqlite3  # not every command has a database
+
     return sqlite3.connect(uri, uri=True, timeout=WAIT_S, isolation_level=None, check_same_thread=False)
 
 

@@ -37,7 +37,7 @@ import httpx2
 import stamina
 
 from boltseal import __version__
-from boltseal.client.certificates import tls_context
+from boltseal.client.certificates import no_trust, tls_context
 from boltseal.client.challenges import Challenge, parse_challenges
 from boltseal.client.config_files import FileUnusable
 from boltseal.client.credentials import Credentials, LoginSource
@@ -156,7 +156,9 @@ class Transport:
         self._app = app
         self._credentials = credentials
         self._options = options
-        self._http = self._new_client(None)
+        self._plain_http = self._new_client(None, tls=False)
+        # a wrong file is reported at once; the system's CAs are loaded when a connection needs them
+        self._tls_http = None if options.ca_file is None else self._new_client(None)
         self._own_http: dict[_Trust, SocketClient] = {}
         self._speaks_tls: set[str] = set()
         self.pace = options.pace
@@ -170,17 +172,17 @@ class Transport:
 
     async def aclose(self) -> None:
         """Close every connection."""
-        for http in (self._http, *self._own_http.values()):
-            await http.aclose()
+        for http in (self._plain_http, self._tls_http, *self._own_http.values()):
+            if http is not None:
+                await http.aclose()
 
-    def _new_client(self, trust: _Trust | None) -> SocketClient:
+    def _new_client(self, trust: _Trust | None, *, tls: bool = True) -> SocketClient:
         options, app = self._options, self._app
         own = None if trust is None else options.registries.certificates(trust.registry)
         home = trust is not None and trust.home
         kind = SocketClient if options.trace is None else partial(TracedClient, trace=options.trace)
         return kind(
-            # an in-process application needs no TLS
-            verify=tls_context(options.ca_file, own, home=home) if app is None else False,
+            verify=tls_context(options.ca_file, own, home=home) if tls else no_trust(),
             timeout=options.timeout_s,
             limits=httpx2.Limits(max_connections=64, max_keepalive_connections=32, keepalive_expiry=30.0),
             headers={"user-agent": f"boltseal/{__version__}", "accept-encoding": "identity"},
@@ -191,12 +193,14 @@ class Transport:
         )
 
     def _client(self, registry: str, url: httpx2.URL) -> SocketClient:
-        """Return the HTTP client for a request on behalf of a registry: the shared one, or one with its certificates."""
-        if self._app is not None or url.scheme != "https":
-            return self._http
+        """Return the HTTP client for a request on behalf of a registry: a shared one, or one with its certificates."""
+        if self._app is not None or url.scheme != "https":  # an in-process application needs no TLS
+            return self._plain_http
         certificates = self._options.registries.certificates(registry)
         if certificates.empty:
-            return self._http
+            if self._tls_http is None:
+                self._tls_http = self._new_client(None)
+            return self._tls_http
         home = httpx2.URL(f"https://{api_host(registry)}")
         trust = _Trust(registry, certificates.client is None or (url.host, url.port) == (home.host, home.port))
         if trust not in self._own_http:
@@ -435,7 +439,7 @@ class Transport:
     async def _try_plain(self, registry: str) -> str:
         """Return `http` if a registry on loopback speaks it, as Docker does: loopback traffic can't be intercepted."""
         try:
-            async with self._http.stream("GET", f"http://{registry}/v2/", timeout=5.0) as response:
+            async with self._plain_http.stream("GET", f"http://{registry}/v2/", timeout=5.0) as response:
                 await _drain(response)
         except httpx2.ConnectError:
             return "http"

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from boltseal.client.credentials import CredentialStore
 from boltseal.client.registries_conf import RegistriesConf
@@ -13,8 +14,10 @@ from boltseal.client.registry_configuration import RegistryConfiguration
 from boltseal.client.state import ClientState
 from boltseal.client.tag_proofs import TagProof
 from boltseal.config import ClientPaths
-from boltseal.engines.address import EngineAddress
 from boltseal.project.settings import ClientSettings, client_settings
+
+if TYPE_CHECKING:
+    from boltseal.engines.address import EngineAddress
 
 
 @dataclass(frozen=True)
@@ -38,6 +41,10 @@ class ClientContext:
         """The user's own settings, read once. Raises: ProjectInvalid."""
         return client_settings(self.paths.settings)
 
+    def renewed(self) -> ClientContext:
+        """Return this context without the settings that were read."""
+        return replace(self)
+
     @property
     def state(self) -> ClientState:
         """The user's client state: trusted keys, checkpoints, observations and records of engines."""
@@ -60,4 +67,6 @@ class ClientContext:
 
     def engine_address(self, host: str | None = None) -> EngineAddress:
         """Return the address in `host`, else in DOCKER_HOST, else of Docker's socket. Raises: EngineAddressInvalid."""
+        from boltseal.engines.address import EngineAddress
+
         return EngineAddress.parse(host or self.paths.docker_host, self.paths.docker_certificates)

@@ -178,8 +178,8 @@ def _digest(image: LockedImage) -> str:
 
 def _move(move: MovedReference, now_us: int) -> str:
     before = move.before
-    was = "a local build" if before.digest is None else before.digest.short
-    now = "nothing" if move.to is None else move.to.short
+    was = "a local build" if before.digest is None else str(before.digest)
+    now = "nothing" if move.to is None else str(move.to)
     ago = age(before.first_seen_us, now_us)
     changed = f" ({move.platforms})" if str(move.platforms) else ""
     taken = "" if move.updated else f"; kept: take it with `boltseal lock --update {before.reference.familiar()}`"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -36,6 +36,10 @@ class RegistryOptions:
     ca_file: Path | None = None
     anonymous: bool = False
     strict: bool = False
+
+    def renewed(self) -> RegistryOptions:
+        """Return these options for the next round of a command that repeats: the user's settings are read again."""
+        return replace(self, client=self.client.renewed())
 
     def without_tls(self, registry: str) -> bool:
         """Return whether the flag or the user's settings say that a registry has no TLS. Raises: ProjectInvalid."""

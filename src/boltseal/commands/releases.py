@@ -85,4 +85,4 @@ def unfinished_notice(release: Release, client: ClientContext) -> str:
 
 def digest_text(service: ReleasedService) -> str:
     """Return a service's digest at its registry, or the image ID of a local build."""
-    return (service.digest or service.image_id)[:19] + ("" if service.digest else " (local)")
+    return (service.digest or service.image_id) + ("" if service.digest else " (local)")

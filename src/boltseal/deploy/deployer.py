@@ -95,7 +95,7 @@ class Deployer:
         if last is not None and last.directory != release.directory:
             self.flow.progress(
                 f"{release.project} was deployed from {last.directory} before; its services are replaced by those of "
-                f"{release.directory} (give another project another name: --project)"
+                f"{release.directory} (give another project another name: --project-name)"
             )
         others = [each for each in release.services if each.name not in prepared]
         await self.images.protect_unchanged(others, hold_reason(self.folder.project, number))

@@ -124,12 +124,12 @@ def _step(service: ComposeService, known: KnownImages, now_us: int, cooldown_us:
             service.name, image, UpdateAction.NOTHING, "it resolves to the locked digest", resolved.digest
         )
     if (service.name, str(resolved.digest)) in known.failed:  # 5
-        why = f"health checks of {resolved.digest.short} failed here before; retry it with `boltseal deploy --update`"
+        why = f"health checks of {resolved.digest} failed here before; retry it with `boltseal deploy --update`"
         return UpdateStep(service.name, image, UpdateAction.NOTHING, why, resolved.digest)
     past = known.past.get(image, ())
     since_us = past[-1].first_seen_us if past and past[-1].digest == resolved.digest else now_us
     left_us = since_us + cooldown_us - now_us
-    moved = f"{'nothing' if locked is None else locked.short} -> {resolved.digest.short}"
+    moved = f"{'nothing' if locked is None else locked} -> {resolved.digest}"
     if left_us > 0:  # 6
         return UpdateStep(
             service.name, image, UpdateAction.WAIT, f"{moved}, taken in {format_duration(left_us)}", resolved.digest

@@ -129,7 +129,7 @@ class LockedImages:
         """Index a lock."""
         tags: dict[str, tuple[str, ...]] = {}
         for image in lock.images:
-            tag = str(image.reference.tag or (image.reference.digest and image.reference.digest.short))
+            tag = str(image.reference.tag or (image.reference.digest and str(image.reference.digest)))
             tags[image.reference.name] = (*tags.get(image.reference.name, ()), tag)
         by_digest = {digest: image for image in lock.images for digest in image.digests}
         return cls(lock, lock.by_reference(), by_digest, tags)
@@ -218,7 +218,7 @@ def _judge_same_image(running: RunningImage, locked: LockedImage) -> RunningVerd
 
 
 def _difference(running: RunningImage, locked: LockedImage) -> tuple[ContainerStatus, Weight, str]:
-    name, wanted = locked.reference.familiar(), "" if locked.digest is None else locked.digest.short
+    name, wanted = locked.reference.familiar(), "" if locked.digest is None else str(locked.digest)
     # a
     if not _comparable(running, locked):
         reason = f"its host knows only its image ID, and {LOCK_NAME} has none for {name}"

@@ -31,8 +31,8 @@ from boltseal.lockfile.document import SECOND_US, VERSION, Lock, LockedImage, Lo
 from boltseal.oci.reference import HUB
 
 _HEAD: Final = (
-    "# What the image references of this project mean. Written by `boltseal lock`, to be committed.\n"
-    "# `boltseal verify` compares; `boltseal lock --update` takes what the tags mean now.\n"
+    "# The digests that the image references of this project resolve to. Written by `boltseal lock`, to be committed.\n"
+    "# `boltseal verify` compares; `boltseal lock --update` locks what the tags resolve to now.\n"
 )
 
 

@@ -22,7 +22,7 @@ from dataclasses import dataclass, replace
 from typing import ClassVar, Final, Self
 
 from boltseal.errors import ErrorCode, Invalid, quote
-from boltseal.oci.digest import Digest
+from boltseal.oci.digest import Digest, DigestInvalid
 
 MAX_REPOSITORY_BYTES: Final = 255
 MAX_TAG_BYTES: Final = 128
@@ -37,6 +37,7 @@ _is_tag: Final = re.compile(r"[a-zA-Z0-9_][a-zA-Z0-9._-]{0,127}").fullmatch
 
 _LABEL: Final = r"[a-zA-Z0-9](?:[a-zA-Z0-9-]*[a-zA-Z0-9])?"
 _is_host: Final = re.compile(rf"(?:{_LABEL}(?:\.{_LABEL})*|\[[a-fA-F0-9:]+\])(?::[0-9]+)?").fullmatch
+_is_shortened: Final = re.compile(r"(?:sha256:)?[a-f0-9]{7,63}|sha512:[a-f0-9]{7,127}").fullmatch
 _is_image_id: Final = re.compile(r"[a-f0-9]{64}").fullmatch
 
 
@@ -101,6 +102,8 @@ class Reference:
                 f"{quote(text)} is a URL; an image reference has no scheme, such as localhost:5000/shop/app:1.4.2"
             )
         named, at, digest = text.partition("@")
+        if at and _is_shortened(digest):
+            raise DigestInvalid(_shortened(named, digest))
         registry, rest = _split_host(named)
         repository, colon, tag = rest.partition(":")
         if registry == HUB:
@@ -171,6 +174,13 @@ def _wrong_repository(text: str) -> str:
     return (
         f"{quote(text)} is not a repository name; expected lower-case letters and digits in parts joined by /, "
         "with single . _ __ or any number of - only inside a part, such as shop/app"
+    )
+
+
+def _shortened(named: str, digest: str) -> str:
+    return (
+        f"{quote(digest)} is the beginning of a digest; an image reference needs all of its digits, since an attacker can "
+        f"make another image with the same first ones; `boltseal history {named}` and `boltseal digest {named}` print them"
     )
 
 

@@ -297,16 +297,16 @@ def _pinned(
     platforms = platforms_by_digest.get(resolution.digest, ())
     if not isinstance(platforms, BoltsealError) and pin in {platform.manifest for platform in platforms}:
         progress.notes.append(
-            f"{name}: pinned to {pin.short}, one platform of it; the index is locked, and `boltseal pin` writes its digest"
+            f"{name}: pinned to {pin}, one platform of it; the index is locked, and `boltseal pin` writes its digest"
         )
         return resolution
     pinned = resolutions[Reference(wanted.reference.registry, wanted.reference.repository, None, pin)]
     if isinstance(pinned, BoltsealError):
         progress.notes.append(
-            f"{name}: pinned to {pin.short}, which is not available: {pinned.message}; locked to the tag's digest"
+            f"{name}: pinned to {pin}, which is not available: {pinned.message}; locked to the tag's digest"
         )
         return resolution
-    progress.notes.append(f"{name}: locked to its pin {pin.short}; the tag now resolves to {resolution.digest.short}")
+    progress.notes.append(f"{name}: locked to its pin {pin}; the tag now resolves to {resolution.digest}")
     return pinned
 
 

@@ -45,13 +45,13 @@ def _read(path: Path) -> bytes | None:
 
 
 def write_lock(root: Path, lock: Lock, disk: Disk = Disk()) -> bool:  # noqa: B008 - it has no state
-    """Write the lock into the project. Return False if the file already has this content.
+    """Write the lock into the project. Return False if the file already has this content below its first comment.
 
     Steps: write beside it with its mode; fsync; rename over it; fsync the folder.
     Raises: LockNotWritten: the disk refused. LockInvalid: the existing lock can't be read.
     """
     path, text = root / LOCK_NAME, format_lock(lock).encode()
-    if _read(path) == text:
+    if _without_head(_read(path)) == _without_head(text):
         return False
     temporary = f"{path}.{os.urandom(6).hex()}.new"
     try:
@@ -68,3 +68,10 @@ def write_lock(root: Path, lock: Lock, disk: Disk = Disk()) -> bool:  # noqa: B0
         Path(temporary).unlink(missing_ok=True)
         raise LockNotWritten(f"{path} can't be written: {error.strerror}; run the command again") from error
     return True
+
+
+def _without_head(text: bytes | None) -> bytes | None:
+    """Return a lock without the comment lines at its beginning, whose words depend on the version that wrote it."""
+    while text is not None and text.startswith(b"#"):
+        text = text.partition(b"\n")[2]
+    return text

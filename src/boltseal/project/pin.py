@@ -72,7 +72,7 @@ def pins_by_tag(
     for image_ref in image_refs:
         skipped = _skipped(image_ref)
         if skipped is None and image_ref.pinned is not None:
-            skipped = Pin(image_ref, PinStatus.UNCHANGED, f"is pinned to {image_ref.pinned.short}")
+            skipped = Pin(image_ref, PinStatus.UNCHANGED, f"is pinned to {image_ref.pinned}")
         resolution = (
             None if skipped is not None or image_ref.edit_range is None else resolutions[lock_key(_resolved(image_ref))]
         )
@@ -94,7 +94,7 @@ def unpins(image_refs: Iterable[ImageReference]) -> list[Pin]:
                 Pin(image_ref, PinStatus.NO_PLACE, image_ref.override_only or "its digest can't be removed there")
             )
         else:
-            pins.append(Pin(image_ref, PinStatus.UNPINNED, f"was pinned to {image_ref.pinned.short}"))
+            pins.append(Pin(image_ref, PinStatus.UNPINNED, f"was pinned to {image_ref.pinned}"))
     return pins
 
 
@@ -122,8 +122,8 @@ def _pin(image_ref: ImageReference, digest: Digest | None) -> Pin:
     if digest is None:
         return Pin(image_ref, PinStatus.LOCAL_BUILD, "is built here: no registry has it")
     if image_ref.pinned == digest:
-        return Pin(image_ref, PinStatus.UNCHANGED, f"is pinned to {digest.short}")
-    return Pin(image_ref, PinStatus.PINNED, f"pinned to {digest.short}", digest)
+        return Pin(image_ref, PinStatus.UNCHANGED, f"is pinned to {digest}")
+    return Pin(image_ref, PinStatus.PINNED, f"pinned to {digest}", digest)
 
 
 def _resolved(image_ref: ImageReference) -> Reference:

@@ -134,6 +134,6 @@ def _faults(
         if locked is None:
             yield f"the ledger has no entry {image.entry}, from which {tag} was locked"
         elif locked.gone or locked.entry.digest != str(was):
-            yield f"entry {image.entry}, from which {tag} was locked to {was.short}, has other content"
+            yield f"entry {image.entry}, from which {tag} was locked to {was}, has other content"
     if sealed and all(entry.entry.digest != str(was) for entry in history.changes_of(tag)):
-        yield f"the tag is sealed, and according to the ledger it never resolved to {was.short}"
+        yield f"the tag is sealed, and according to the ledger it never resolved to {was}"

@@ -268,7 +268,7 @@ def _other_pin(
         image_ref,
         VerifyStatus.DISAGREES,
         Weight.DIFFERS,
-        f"the file pins {pinned.short}, but {LOCK_NAME} has {image.digest.short if image.digest else 'no digest'}; "
+        f"the file pins {pinned}, but {LOCK_NAME} has {image.digest or 'no digest'}; "
         "`boltseal pin --write` writes the lock's",
         image.digest,
         pinned,
@@ -336,12 +336,8 @@ def _describe_move(
         return _describe_deletion(verdict, answer, key.tag, now_us)
     pinned = verdict.image_ref.pinned is not None
     consequence = "; the pin is still valid" if pinned else "; a deployment would not use the locked image"
-    was = verdict.expected.short
-    event = (
-        f"was deleted; it resolved to {was}"
-        if verdict.actual is None
-        else f"moved from {was} to {verdict.actual.short}"
-    )
+    was = verdict.expected
+    event = f"was deleted; it resolved to {was}" if verdict.actual is None else f"moved from {was} to {verdict.actual}"
     if isinstance(answer, BoltsealError):
         reason = f"it {event}; whether that is allowed is unknown, because the ledger can't be read: {answer.message}"
         status, weight = (VerifyStatus.UNKNOWN, Weight.UNKNOWN) if pinned else (VerifyStatus.MOVED, Weight.DIFFERS)

@@ -63,7 +63,7 @@ async def read_side(source: ImageSource, digest: Digest) -> Side:
     for child in manifest.manifests:
         platform = str(child.platform or Platform())
         if child.media_type in MANIFEST_TYPES and platform != _UNKNOWN:
-            children[platform or child.digest.short] = await read_side(source, child.digest)
+            children[platform or str(child.digest)] = await read_side(source, child.digest)
     return Side(digest, manifest, await image_config(source, manifest), children)
 
 

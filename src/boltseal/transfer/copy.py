@@ -84,7 +84,7 @@ class Copier:
         if existing is not None and existing != digest and not self.force:
             raise TagTaken(
                 f"{target_name} at {self.target.title} resolves to {existing.short}, not {digest.short}; "
-                "choose another tag, or pass --force to overwrite it"
+                "choose another tag, or pass --force to move it; a registry refuses that for a sealed tag"
             )
         changed = existing != digest or target_name is None
         if changed:

@@ -46,7 +46,7 @@ async def inspect(source: ImageSource, name: str | None, platform: str | None) -
     digest = await source.resolve(name)
     manifest = await source.manifest(digest)
     platforms = {
-        str(child.platform or Platform()) or child.digest.short: child.digest
+        str(child.platform or Platform()) or str(child.digest): child.digest
         for child in manifest.manifests
         if child.media_type in MANIFEST_TYPES and str(child.platform) != _UNKNOWN
     }
@@ -54,9 +54,7 @@ async def inspect(source: ImageSource, name: str | None, platform: str | None) -
     if platforms:
         chosen = platform or ("linux/amd64" if "linux/amd64" in platforms else next(iter(platforms)))
         if chosen not in platforms:
-            raise LocationNotFound(
-                f"{source.title}: {digest.short} has no image for {chosen}; it has {', '.join(platforms)}"
-            )
+            raise LocationNotFound(f"{source.title}: {digest} has no image for {chosen}; it has {', '.join(platforms)}")
         image = await source.manifest(platforms[chosen])
     config = await image_config(source, image)
     labels = {} if config is None else config.labels

@@ -7,16 +7,18 @@ repository `oci`.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 from typing import Final
 
 from boltseal.errors import quote
-from boltseal.oci.reference import Reference, Tag, TagInvalid
+from boltseal.oci.reference import HUB, Reference, Tag, TagInvalid
 from boltseal.transfer.protocols import LocationInvalid
 
 _PATHS: Final = ("/", "./", "../", "~/")
+_is_archive_name: Final = re.compile(r".*\.(?:tar(?:\.(?:gz|zst|bz2|xz))?|tgz)").fullmatch
 
 
 class LocationKind(StrEnum):
@@ -66,6 +68,11 @@ class Location:
     @classmethod
     def _at(cls, text: str, kind: LocationKind, reference: str) -> Location:
         parsed = Reference.parse(reference)
+        if parsed.registry == HUB and _is_archive_name(reference) and not reference.startswith(f"{HUB}/"):
+            raise LocationInvalid(
+                f"{quote(reference)} is the name of a file; expected docker-archive:{reference}, or {parsed} if an image of "
+                "Docker Hub has this name"
+            )
         name = parsed.digest or parsed.tag
         return cls(text, kind, parsed, None, None if name is None else str(name))
 

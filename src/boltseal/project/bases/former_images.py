@@ -109,7 +109,7 @@ async def read_former_images(
         except NotAnImage:  # nothing is built on a signature, SBOM or chart
             return []
         except BoltsealError as error:
-            why = f"{base} formerly resolved to {digest.short}, whose layers are unknown: {error.message}"
+            why = f"{base} formerly resolved to {digest}, whose layers are unknown: {error.message}"
             return UnreadImage(base.name, why)
         return list(found.values())
 

@@ -182,9 +182,7 @@ def _judge_unread_base(
     if digest is None:
         return judge_by_current(image, claim, now)
     if not image.begins_with(facts) and len(image.diff_ids) > 1:
-        reason = (
-            f"the tag resolved to {digest.short}, and the image does not begin with the layers of its current image"
-        )
+        reason = f"the tag resolved to {digest}, and the image does not begin with the layers of its current image"
         return BaseVerdict(BaseStatus.OUTDATED, reason, claim, digest, now.digest)
     why = f" ({unread})" if unread else ""
     evidence = _PREFIX_ONLY if image.begins_with(facts) else _SQUASHED

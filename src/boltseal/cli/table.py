@@ -1,0 +1,125 @@
+"""Tables on stdout in the columns of the terminal. Nothing is cut off, and a digest is never broken.
+
+A table has one of three layouts, the first that fits:
+
+1. a line for each row, if everything fits beside each other;
+2. the same without the columns that contain digests, which stand below their row, and with other cells wrapped;
+3. a line for each cell, after the name of its column.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Iterable, Sequence
+from typing import Final
+
+from boltseal.cli.output import print_line, terminal_columns
+
+_GAP: Final = 2
+_INDENT: Final = "    "
+_NARROWEST: Final = 12
+"""Columns below which a cell is not wrapped: text in a narrower column can't be read."""
+_DIGEST: Final = re.compile(r"[0-9a-f]{64}", re.ASCII)
+
+
+def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]], whole: Collection[str] = ()) -> None:
+    """Print a table on stdout. `whole`: columns that are not wrapped."""
+    for line in table_lines(columns, list(rows), whole, terminal_columns()):
+        print_line(line)
+
+
+def table_lines(columns: Sequence[str], rows: Sequence[Sequence[str]], whole: Collection[str], width: int) -> list[str]:
+    """Return the lines of a table of at most `width` columns, where no word is longer."""
+    widths = _natural(columns, rows, range(len(columns)))
+    if _total(widths) <= width:
+        return _lines(columns, rows, widths, below=())
+    below = [at for at in range(len(columns)) if any(_DIGEST.search(row[at]) for row in rows)]
+    beside = [at for at in range(len(columns)) if at not in below]
+    fitted = _fitted(_natural(columns, rows, beside), {at for at in beside if columns[at] in whole}, width)
+    if fitted is None:
+        return _records(columns, rows, width)
+    return _lines(columns, rows, fitted, below)
+
+
+def _natural(columns: Sequence[str], rows: Sequence[Sequence[str]], chosen: Iterable[int]) -> dict[int, int]:
+    """Return the width of the longest cell of each of these columns."""
+    return {at: max(map(_cells, (columns[at], *(row[at] for row in rows)))) for at in chosen}
+
+
+def _total(widths: dict[int, int]) -> int:
+    return sum(widths.values()) + _GAP * (len(widths) - 1)
+
+
+def _fitted(widths: dict[int, int], whole: Collection[int], width: int) -> dict[int, int] | None:
+    """Return the widths with the widest columns narrowed until the table fits; None if it can't."""
+    fitted = dict(widths)
+    while (over := _total(fitted) - width) > 0:
+        narrowed = sorted((size for at, size in fitted.items() if at not in whole), reverse=True)
+        if not narrowed or narrowed[0] <= _NARROWEST:
+            return None
+        at = next(at for at, size in fitted.items() if at not in whole and size == narrowed[0])
+        next_widest = narrowed[1] if len(narrowed) > 1 else 0
+        fitted[at] = max(_NARROWEST, narrowed[0] - over, min(next_widest, narrowed[0] - 1))
+    return fitted
+
+
+def _lines(
+    columns: Sequence[str], rows: Sequence[Sequence[str]], widths: dict[int, int], below: Sequence[int]
+) -> list[str]:
+    """Return a header and the rows; `below`: the columns that stand below their row."""
+    lines = []
+    for row in (columns, *rows):
+        wrapped = {at: _wrapped(row[at], width) for at, width in widths.items()}
+        for number in range(max(map(len, wrapped.values()), default=0)):
+            cells = (_padded(part[number] if number < len(part) else "", widths[at]) for at, part in wrapped.items())
+            lines.append((" " * _GAP).join(cells).rstrip())
+        if row is not columns:
+            label = len(below) > 1
+            lines += [
+                f"{_INDENT}{columns[at].lower() + ' ' if label else ''}{row[at]}" for at in below if row[at].strip()
+            ]
+    return lines
+
+
+def _records(columns: Sequence[str], rows: Sequence[Sequence[str]], width: int) -> list[str]:
+    """Return a block of lines for each row, separated by an empty line."""
+    label = max(len(column.strip()) for column in columns) + _GAP
+    lines: list[str] = []
+    for row in rows:
+        lines += [""] if lines else []
+        for column, cell in zip(columns, row, strict=True):
+            if not cell.strip():
+                continue
+            first, *more = _wrapped(cell.strip(), max(width - label, _NARROWEST))
+            lines += [f"{column.strip():<{label}}{first}", *(" " * label + part for part in more)]
+    return lines
+
+
+def _wrapped(text: str, width: int) -> list[str]:
+    """Return text in lines of this width; a word that is longer is broken, unless it contains a digest."""
+    if _cells(text) <= width:
+        return [text]
+    from rich.cells import chop_cells  # loading it takes time, and few cells need it
+
+    lines = [""]
+    for word in text.split():
+        joined = f"{lines[-1]} {word}" if lines[-1] else word
+        if _cells(joined) <= width:
+            lines[-1] = joined
+            continue
+        parts = [word] if _cells(word) <= width or _DIGEST.search(word) else chop_cells(word, width)
+        lines += parts
+    return [line for line in lines if line]
+
+
+def _padded(text: str, width: int) -> str:
+    return text + " " * (width - _cells(text))
+
+
+def _cells(text: str) -> int:
+    """Return the columns of a text: wide characters have two."""
+    if text.isascii():
+        return len(text)
+    from rich.cells import cell_len
+
+    return cell_len(text)

@@ -1,0 +1,88 @@
+"""Tables on stdout at several widths."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from boltseal.cli.table import table_lines
+
+ONE, TWO = f"sha256:{'1' * 64}", f"sha256:{'2' * 64}"
+COLUMNS = ("ENTRY", "WHEN", "DIGEST", "BY, AND WHY")
+ROWS = (
+    ("0", "2026-11-23T09:00:41Z", ONE, "ci"),
+    ("12", "2026-11-24T09:00:41Z", TWO, "ada: the first one had a wrong certificate in it"),
+)
+
+
+def test_a_wide_terminal_shows_a_line_for_each_row() -> None:
+    """Every cell stands below the name of its column, and nothing is wrapped."""
+    lines = table_lines(COLUMNS, ROWS, (), 160)
+
+    assert lines == [
+        f"ENTRY  WHEN                  DIGEST{' ' * 67}BY, AND WHY",
+        f"0      2026-11-23T09:00:41Z  {ONE}  ci",
+        f"12     2026-11-24T09:00:41Z  {TWO}  ada: the first one had a wrong certificate in it",
+    ]
+
+
+def test_where_a_digest_does_not_fit_it_stands_below_its_row() -> None:
+    """At 80 columns the other cells keep their columns, and long text is wrapped between words."""
+    lines = table_lines(COLUMNS, ROWS, ("ENTRY", "WHEN"), 75)
+
+    assert lines == [
+        "ENTRY  WHEN                  BY, AND WHY",
+        "0      2026-11-23T09:00:41Z  ci",
+        f"    {ONE}",
+        "12     2026-11-24T09:00:41Z  ada: the first one had a wrong certificate in",
+        "                             it",
+        f"    {TWO}",
+    ]
+
+
+def test_two_digests_of_a_row_are_named_by_their_columns() -> None:
+    """The reader sees which one is held back and which one is served."""
+    lines = table_lines(("TAG", "HELD", "SERVED"), [("node:16", ONE, TWO)], (), 80)
+
+    assert lines == ["TAG", "node:16", f"    held {ONE}", f"    served {TWO}"]
+
+
+def test_a_narrow_terminal_shows_a_line_for_each_cell() -> None:
+    """At 40 columns a digest is still in one piece, which the terminal wraps and a person can copy."""
+    lines = table_lines(COLUMNS, ROWS, ("ENTRY", "WHEN"), 40)
+
+    assert lines == [
+        "ENTRY        0",
+        "WHEN         2026-11-23T09:00:41Z",
+        f"DIGEST       {ONE}",
+        "BY, AND WHY  ci",
+        "",
+        "ENTRY        12",
+        "WHEN         2026-11-24T09:00:41Z",
+        f"DIGEST       {TWO}",
+        "BY, AND WHY  ada: the first one had a",
+        "             wrong certificate in it",
+    ]
+
+
+@pytest.mark.parametrize("width", [20, 40, 80, 160])
+def test_wide_characters_count_as_two_columns(width: int) -> None:
+    """A name in Chinese characters does not shift the columns after it."""
+    lines = table_lines(("TAG", "BY"), [("1.4.2", "測試"), ("測試", "ci")], (), width)
+
+    assert [line.rstrip() for line in lines] == ["TAG    BY", "1.4.2  測試", "測試   ci"]
+
+
+cells = st.text(st.sampled_from("12/: 測"), max_size=60).map(lambda text: " ".join(text.split()))
+
+
+@given(st.lists(st.tuples(cells, cells | st.just(ONE) | st.just(f"app@{TWO}"), cells), max_size=4), st.integers(1, 200))
+def test_no_cell_loses_a_character_at_any_width(rows: list[tuple[str, str, str]], width: int) -> None:
+    """The lines have every character of every cell as often as the rows have it, and a digest is on one line."""
+    lines = table_lines(("A", "B", "C"), rows, (), width)
+    digests = [row[1] for row in rows if "sha256" in row[1]]
+    printed, given_cells = "".join(lines), "".join(cell for row in rows for cell in row)
+
+    assert {char: printed.count(char) for char in "12/:測"} == {char: given_cells.count(char) for char in "12/:測"}
+    assert all(any(digest in line for line in lines) for digest in digests)

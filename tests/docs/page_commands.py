@@ -1,0 +1,202 @@
+"""The commands in the pages: which test runs those of a page, and why some are run by none.
+
+A block without a language has commands, one a line; other text has the language `text`. `PLAYS` is played by
+tests/real/test_page_commands.py; tests/docs/test_page_commands.py finds commands that are missing here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Final
+
+
+@dataclass(frozen=True, slots=True)
+class Play:
+    """How the commands of a page are run. `before`: what is run before a command, "" before the first one.
+
+    `replace`: text of the page and what stands for it here. `codes`: exit codes other than 0 that a command may end with.
+    """
+
+    before: Mapping[str, str] = field(default_factory=dict)
+    replace: Mapping[str, str] = field(default_factory=dict)
+    codes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+
+
+def pushed(image: str, name: str) -> str:
+    return f"docker tag {image} localhost:5000/{name} && docker push -q localhost:5000/{name}"
+
+
+NEWER: Final = (
+    f"{pushed('made:2', 'shop/app:1.5.1')} && sed -i 's/1\\.4\\.2/1.5.1/' compose.yaml && boltseal deploy --update"
+)
+SETTINGS: Final = "${XDG_CONFIG_HOME:-$HOME/.config}/boltseal"
+DEPLOYED: Final = "boltseal lock && boltseal deploy"
+SCRUB: Final = {"boltseal scrub": "boltseal scrub --no-lock --root /var/lib/docker"}
+BUILT: Final = (
+    f"{pushed('made:1', 'base/node:latest')} && mkdir -p api && echo ok > api/api.js && "
+    "printf 'FROM localhost:5000/base/node:latest\\nCOPY api.js /api.js\\n' > api/Dockerfile"
+)
+KUBERNETES: Final = (
+    "mkdir -p deploy/k8s && printf 'apiVersion: v1\\nkind: Pod\\nmetadata: {name: app}\\nspec:\\n  containers:\\n"
+    "    - {name: app, image: localhost:5000/shop/app:1.4.2}\\n' | tee deploy/app.yaml > deploy/k8s/app.yaml"
+)
+
+PLAYS: Final[Mapping[str, Play]] = {
+    "README.md": Play(
+        before={
+            "": "docker tag made:1 shop-app",
+            "boltseal rollback": NEWER,
+            "boltseal outdated localhost:5000/shop/app:1.4.2": "boltseal build --help",
+        },
+        replace=SCRUB,
+        codes={"boltseal outdated localhost:5000/shop/app:1.4.2": (0, 3)},
+    ),
+    "docs/concepts/trust.md": Play(
+        before={"": "boltseal ledger trust localhost:5000 --forget"},
+        replace={"registry.example.com": "localhost:5000"},
+    ),
+    "docs/guides/base-updates.md": Play(
+        before={
+            "": BUILT,
+            "boltseal outdated --registry": f"mkdir -p {SETTINGS} && "
+            f"printf '[[on_outdated]]\\ncommand = [\"true\"]\\n' > {SETTINGS}/boltseal.toml",
+        },
+        replace={"build . ": "build api ", "outdated --log": f"outdated --log && rm {SETTINGS}/boltseal.toml"},
+        codes={"boltseal outdated --registry": (0, 1, 3)},
+    ),
+    "docs/guides/deploy-and-roll-back.md": Play(
+        before={"boltseal release ls": NEWER, "boltseal lock deploy/": KUBERNETES},
+        replace={"kubectl apply -f -": "grep -q sha256", "17 4 * * *  cd /srv/shop && ": ""},
+    ),
+    "docs/guides/digests-in-compose.md": Play(
+        before={
+            "": "printf 'FROM localhost:5000/shop/app:1.4.2\\n' > Dockerfile",
+            "boltseal lock --update node:16.13": "true",
+            "boltseal pin --stdout deploy/k8s": f"{KUBERNETES} && boltseal lock",
+            "boltseal lock --emit kustomize": "mkdir -p digests",
+            "boltseal lock --emit buildkit": "rm -r deploy compose.yaml && boltseal lock",
+            "docker compose": "git checkout -q compose.yaml && boltseal lock",
+            "boltseal tag new --scheme content": "docker tag made:1 localhost:5000/shop/app:dev",
+        },
+        replace={
+            "node:16.13": "localhost:5000/shop/app:1.4.2",
+            "kubectl apply -f -": "grep -q sha256",
+            "digests.yaml up": "digests.yaml config -q",
+        },
+        codes={"boltseal lock --emit kustomize": (0, 1, 3), "boltseal lock --emit compose-override": (0, 1, 3)},
+    ),
+    "docs/guides/keep-images-on-pull.md": Play(
+        before={
+            "": f"{pushed('made:1', 'shop/app:latest')} && boltseal pull localhost:5000/shop/app:latest && "
+            f"{pushed('made:2', 'shop/app:latest')} && docker tag made:1 localhost:5000/shop/app:latest"
+        }
+    ),
+    "docs/guides/naming.md": Play(),
+    "docs/guides/overwritten-tags.md": Play(
+        before={"": f"{pushed('made:1', 'shop/app:latest')}"},
+        replace={
+            "sha256:160371b058b5e5c9bd3e7d8bcb3fe5a45ba5a9ab5a3bf5bd0e0f4a3a5d2a9d7e": (
+                "$(boltseal digest localhost:5000/shop/app:latest)"
+            )
+        },
+    ),
+    "docs/guides/recheck-local-images.md": Play(
+        before={"": "docker tag made:1 localhost:5000/shop/app:1.4.2"},
+        replace={"boltseal scrub --root /mnt/disk": "boltseal scrub --no-lock --root /var/lib/docker"} | SCRUB,
+    ),
+    "docs/guides/tag-history.md": Play(
+        before={
+            "": "docker tag made:1 localhost:5000/shop/app:1.4.2 && docker tag made:1 localhost:5000/shop/app:latest && "
+            "boltseal ledger trust localhost:5000 --forget",
+            "boltseal history": pushed("made:2", "shop/app:latest"),
+        },
+        replace={
+            "--to 2026-11-24T18:35": "--to $(docker inspect -f '{{index .RepoDigests 0}}' made:1 | cut -d@ -f2)",
+            "https://registry.example.com": "http://localhost:5000",
+        },
+    ),
+    "docs/guides/watch-other-registries.md": Play(
+        before={"": "boltseal lock"},
+        replace={
+            "node:16.13.1 ghcr.io/acme/shop:2.4.0": "localhost:5001/team/tool:2.3.1",
+            "17 */6 * * *  ": "",
+            '|| mail -s "watched tags" you@example.com': "",
+            "12:6b86b273ff34fce19d6b804eff5a3f5747ada4eaa22f1d49c01e52ddb7875b4b": (
+                "$(boltseal watch --json localhost:5001/team/tool:2.3.1 | "
+                'python3 -c \'import json, sys; print(json.load(sys.stdin)["results"][-1]["head"])\')'
+            ),
+        },
+    ),
+    "docs/guides/what-runs.md": Play(before={"": DEPLOYED}),
+    "docs/operations/garbage-collection.md": Play(),
+}
+"""The pages whose commands are run in a project with an engine and two registries."""
+
+RUN_ELSEWHERE: Final[Mapping[str, str]] = {
+    "docs/getting-started/first-steps.md": "tests/real/test_questions.py",
+    "docs/guides/from-docker-registry.md": "tests/real/test_operators_pages.py",
+    "docs/operations/backup.md": "tests/real/test_operators_pages.py",
+    "docs/operations/tls.md": "tests/real/test_operators_pages.py",
+    "docs/releasing.md": "tests/distribution/test_dist.py",
+}
+"""The pages whose commands another test runs."""
+
+_INSTALLS = (
+    "installs from an address that is the reader's; tests/distribution/test_dist.py installs the same with uv and pipx"
+)
+_CLUSTER = "needs a cluster; tests/real/test_kubernetes_base.py builds and pins the same files with kubectl kustomize"
+_HOST = "needs another host; tests/real/test_ps.py asks one by ssh"
+_MAKE = "needs minutes; .ci/run runs the targets, and tests/docs/test_pages.py checks that they exist"
+_HUB = "asks Docker Hub, which tests do not; tests/fakes/hub.py stands for it in tests/real/test_mirror.py"
+
+NOT_RUN: Final[Mapping[str, Mapping[str, str]]] = {
+    "CONTRIBUTING.md": {"make ": _MAKE},
+    "README.md": {"git clone": _INSTALLS, "make serve": _MAKE, "uv tool": _INSTALLS, "pipx": _INSTALLS},
+    "docs/getting-started/install.md": {
+        "git clone": _INSTALLS,
+        "make serve": _MAKE,
+        "uv tool": _INSTALLS,
+        "pipx": _INSTALLS,
+        "pip install": _INSTALLS,
+        "boltseal completion": "writes into the user's shell settings; tests/cli/test_command_tree.py completes words",
+    },
+    "docs/guides/digests-in-compose.md": {
+        "EXPERIMENTAL_BUILDKIT_SOURCE_POLICY": "needs buildx; tests/project/test_buildkit.py checks the policy",
+        "docker build": "downloads a base image; tests/real/test_building.py builds",
+        "boltseal build --print-labels": "downloads a base image; tests/real/test_building.py builds",
+    },
+    "docs/guides/docker-hub-limits.md": {"boltseal ": _HUB},
+    "docs/guides/pipelines.md": {
+        "git clone": "clones from an address that is the reader's; tests/real/test_pipelines.py runs the steps",
+        "scripts/install": "tests/real/test_pipelines.py runs the step of the composite action",
+        ".venv/bin/boltseal verify": "tests/real/test_pipelines.py runs the step of the composite action",
+    },
+    "docs/guides/skaffold.md": {
+        "skaffold": "Skaffold is not in Debian",
+        "boltseal verify k8s": "needs the file that Skaffold writes; tests/project/test_kubernetes.py verifies such a file",
+        "export TAG": "for Skaffold; tests/cli/test_tag_new.py chooses such tags",
+    },
+    "docs/guides/watch-other-registries.md": {
+        "boltseal watch --lock /srv/shop/boltseal.lock --every 6h": "does not end"
+    },
+    "docs/guides/what-runs.md": {
+        "boltseal ps --host": _HOST,
+        "boltseal ps --kube": _CLUSTER,
+        "boltseal verify --running --host": _HOST,
+    },
+    "docs/operations/kubernetes.md": {"kubectl": _CLUSTER, "boltseal lock": _CLUSTER, "boltseal pin": _CLUSTER},
+    "docs/reference/client-configuration.md": {
+        "skopeo login": "asks for a password; tests/real/test_client_configuration.py logs in",
+        "boltseal digest": "needs that login; tests/real/test_client_configuration.py resolves with it",
+    },
+    "docs/reference/commands.md": {
+        "boltseal ": "the generated examples; tests/cli/test_command_tree.py parses each of them"
+    },
+}
+"""Commands by how they begin, with the reason why no test runs them."""
+
+
+def reason_not_run(page: str, line: str) -> str | None:
+    """Return why a line of a page is not run; None if it is."""
+    return next((why for begin, why in NOT_RUN.get(page, {}).items() if line.startswith(begin)), None)
