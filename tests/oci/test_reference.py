@@ -3,7 +3,7 @@
 import pytest
 
 from boltseal.errors import Invalid
-from boltseal.oci.digest import Digest
+from boltseal.oci.digest import Digest, DigestInvalid
 from boltseal.oci.reference import NameInvalid, Reference, Repository, Tag, TagInvalid
 
 DIGEST = "sha256:" + "0a" * 32
@@ -177,3 +177,10 @@ def test_defaults_are_added_as_by_docker(typed: str, complete: str, by_tag: str)
 
     assert reference.complete == Reference.parse(complete)
     assert reference.by_tag == Reference.parse(by_tag)
+
+
+@pytest.mark.parametrize("digest", ["sha256:8c5a9f51ffcc", "8c5a9f51ffcc", f"sha512:{'a' * 127}"])
+def test_the_beginning_of_a_digest_is_refused_with_the_commands_that_print_all_of_it(digest: str) -> None:
+    """An attacker can make another image whose digest begins the same."""
+    with pytest.raises(DigestInvalid, match=r"is the beginning of a digest.*`boltseal history localhost:5000/app`"):
+        Reference.parse(f"localhost:5000/app@{digest}")
