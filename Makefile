@@ -61,7 +61,7 @@ test: $(VENV)/.works  ## runs every test, real clients included; as root install
 	@scripts/test-packages
 	@$(BIN)/python -m pytest -q -n auto --dist loadfile
 
-soak: $(VENV)/.works  ## runs the slow tests at full size: 50 kills, 4 GiB blobs, 200 pushes of 64 MiB
+soak: $(VENV)/.works  ## runs the slow tests at full size: 50 kills, 4 GiB blobs, 200 pushes of 64 MiB, 100,000 tags
 	@scripts/test-packages
 	@BOLTSEAL_TEST_SCALE=full $(BIN)/python -m pytest -m slow
 
