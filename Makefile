@@ -72,7 +72,7 @@ test-engines: $(VENV)/.works  ## runs the tests with container engines: builds, 
 	@scripts/test-packages
 	@$(BIN)/python -m pytest -q -m "engine" $(SPREAD) $(ARGS)
 
-soak: $(VENV)/.works  ## runs the slow tests at full size: 50 kills, 4 GiB blobs, 200 pushes of 64 MiB
+soak: $(VENV)/.works  ## runs the slow tests at full size: 50 kills, 4 GiB blobs, 200 pushes of 64 MiB, 100,000 tags
 	@scripts/test-packages
 	@BOLTSEAL_TEST_SCALE=full $(BIN)/python -m pytest -m slow
 

@@ -83,7 +83,7 @@ def drawn_layers() -> dict[str, list[str]]:
 def test_every_file_and_folder_that_the_architecture_names_exists() -> None:
     """Each `package/module.py` and `package/` in ARCHITECTURE.md exists in the package or in the repository."""
     named = {name for name in code(ARCHITECTURE) if re.fullmatch(r"([\w-]+/)+|([\w-]+/)*\w+\.(py|md|toml)", name)}
-    under_tests = {"spec/", "attacks/", "contracts/", "real/"}
+    under_tests = {"spec/", "attacks/", "contracts/", "scale/", "real/"}
 
     assert len(named) > 30
     assert {name for name in named - under_tests if not exists(name)} == set()

@@ -40,8 +40,8 @@ from tests.images import OCI_CONFIG, OCI_INDEX, OCI_LAYER, OCI_MANIFEST, SBOM_TY
 
 ACTOR: Final = "anonymous"
 DAY_US: Final = 86_400_000_000
-PLATFORM_LIMIT: Final = 20_000
-"""Entries of an index of 4 MiB, the largest that the registry takes."""
+PLATFORM_LIMIT: Final = 10_000
+"""The most entries of an index that the registry takes."""
 BATCH: Final = 1000
 DESTRUCTIBLE: Final = 4
 """Repositories with many mutable tags of one manifest, beside the first."""

@@ -1,4 +1,4 @@
-"""No job holds the writer: it has a time budget, and repositories take turns."""
+"""No job holds the writer: it has a time budget, and repositories are served round robin."""
 
 from __future__ import annotations
 
@@ -161,8 +161,8 @@ def waiting(repository: str) -> WaitingJob:
     return WaitingJob(lambda _: None, lambda: False, lambda *_: None, repository=repository)
 
 
-def test_lanes_take_turns_across_groups() -> None:
-    """A group takes one job of each repository, then the next one of each; a new lane waits for one job of each other."""
+def test_repositories_are_served_round_robin_across_groups() -> None:
+    """A group takes one job of each repository, then the next one of each; a new one waits for one job of each other."""
     queue = FairQueue()
     for repository_name in "aaaabbc":
         queue.put(waiting(repository_name))
