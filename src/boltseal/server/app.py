@@ -89,6 +89,7 @@ from boltseal.server.store_factory import (
 
 JANITOR_EVERY_S: Final = 3600.0
 CHECK_EVERY_S: Final = 24 * 3600.0
+DROPPED_SIGNALS_AFTER_S: Final = (0.1, 1.0)
 READ_ONLY: Final = "this registry is read-only: it serves pulls and refuses pushes and deletes"
 
 _log = structlog.get_logger(__name__)
@@ -199,6 +200,7 @@ class Application(Starlette):
             reload = self._reload
             asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, lambda: self._begin_reload(reload))
             signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGHUP})
+            deliver_dropped_signals()
         try:
             async with self._observer.running():
                 yield
@@ -404,6 +406,18 @@ class Application(Starlette):
         notes = (*notes, *self._observer.restarts.troubles(time.monotonic()))
         read_only = _read_only(self._settings, self._store)
         return await readiness(self._store.database, self._disk_reserve(), read_only, notes, self._clock)
+
+
+def deliver_dropped_signals() -> None:
+    """Have uvloop handle a signal that arrives between the lifespan's start and the worker's main loop.
+
+    The worker listens by then, but the loop stands still: uvloop notes the signal, and reads its notes only when another
+    signal wakes the loop. SIGWINCH, which has no other use here, is that signal; twice, as the first may come while the
+    lifespan still starts. Without it, a server that is stopped as soon as it listens waits for its worker until it kills it.
+    """
+    signal.signal(signal.SIGWINCH, lambda *_: None)
+    for delay_s in DROPPED_SIGNALS_AFTER_S:
+        asyncio.get_running_loop().call_later(delay_s, signal.raise_signal, signal.SIGWINCH)
 
 
 def create_app(

@@ -20,6 +20,27 @@ found = threading.Event()
 call_when_listening(ListenAddress.parse(sys.argv[1]), found.set)
 print(found.wait(30), len(lookups))
 """
+STOPS_BEFORE_IT_RUNS = """
+import asyncio, os, signal, sys, uvloop
+from boltseal.server.app import deliver_dropped_signals
+
+async def start():
+    if "with" in sys.argv:
+        deliver_dropped_signals()
+
+async def main():
+    try:
+        await asyncio.wait_for(stopped.wait(), 60 if "with" in sys.argv else 0.5)
+    except TimeoutError:
+        pass
+
+loop, stopped = uvloop.new_event_loop(), asyncio.Event()
+loop.add_signal_handler(signal.SIGTERM, stopped.set)
+loop.run_until_complete(start())
+os.kill(os.getpid(), signal.SIGTERM)
+loop.run_until_complete(main())
+print(stopped.is_set())
+"""
 COLLECTS_A_WORKER = """
 import os
 from granian.server.mp import WorkerProcess
@@ -47,6 +68,12 @@ def test_the_wait_for_the_first_worker_looks_up_no_name() -> None:
         found = printed(COUNTS_LOOKUPS, f"127.0.0.1:{listener.getsockname()[1]}")
 
     assert found == "True 0\n"
+
+
+def test_a_signal_between_start_and_main_loop_is_handled() -> None:
+    """uvloop drops it by itself: a server that was stopped as soon as it listened killed its worker after four seconds."""
+    assert printed(STOPS_BEFORE_IT_RUNS, "with") == "True\n"
+    assert printed(STOPS_BEFORE_IT_RUNS, "without") == "False\n"
 
 
 def test_a_worker_that_another_thread_collected_has_ended() -> None:
