@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import bcrypt
 import httpx2
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1, generate_private_key
@@ -19,11 +20,11 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey,
 from joserfc import jwt
 from joserfc.jwk import ECKey, OctKey, OKPKey
 
-from boltseal.server.commands.users import remove_user
+from boltseal.server.commands.users import put_user, remove_user
 from boltseal.server.settings import Settings
 from boltseal.server.storage.key_file import KeyFile
 from tests.images import OCI_MANIFEST, image, push
-from tests.logins import PASSWORDS, bearer, claims, login, token, with_users
+from tests.logins import AUTH, PASSWORDS, bearer, claims, login, token, with_users
 from tests.serving import FIRST_START_US, Clock, Serving, serving_as
 
 IMAGE = image("one")
@@ -220,14 +221,17 @@ async def test_the_true_token_of_the_forger_is_accepted(shop: Serving, settings:
     assert answer.status_code == 200
 
 
-def signed_by_us(settings: Settings, clock: Clock, **changed: object) -> str:
+async def signed_by_us(
+    shop: Serving, settings: Settings, clock: Clock, changed: Mapping[str, object], user: str = "ci"
+) -> str:
     """Sign claims with the registry's own key, as a defect of the token service would."""
     (key, *_) = KeyFile(settings.keys / "token.json").current(clock())
     now_s = clock() // 1_000_000
     body = {
         "iss": "boltseal",
         "aud": "boltseal",
-        "sub": "ci",
+        "sub": user,
+        "login": claims(await token(shop, user))["login"],
         "nbf": now_s,
         "exp": now_s + 300,
         "access": EVERYTHING,
@@ -246,7 +250,7 @@ async def test_a_token_outside_of_its_time_is_refused_on_every_route(
     """Not yet valid, expired, longer than five minutes, or with an end before its begin; five seconds are tolerated."""
     clock.advance(hours=2)  # longer ago than any of these times
     now_s = clock() // 1_000_000
-    text = signed_by_us(settings, clock, nbf=now_s + begins_s, exp=now_s + ends_s)
+    text = await signed_by_us(shop, settings, clock, {"nbf": now_s + begins_s, "exp": now_s + ends_s})
     statuses = await refusals(shop, text)
 
     assert set(statuses.values()) == {401}, statuses
@@ -261,6 +265,8 @@ async def test_a_token_outside_of_its_time_is_refused_on_every_route(
         {"sub": None},
         {"sub": 1},
         {"nbf": "0"},
+        {"login": None},
+        {"login": ["ci"]},
         {"exp": True},
         {"access": None},
         {"access": "repository:shop/app:pull"},
@@ -273,7 +279,7 @@ async def test_claims_of_another_form_are_refused_even_with_our_signature(
     shop: Serving, settings: Settings, clock: Clock, changed: dict[str, object]
 ) -> None:
     """What the token service never writes is not interpreted."""
-    statuses = await refusals(shop, signed_by_us(settings, clock, **changed))
+    statuses = await refusals(shop, await signed_by_us(shop, settings, clock, changed))
 
     assert set(statuses.values()) == {401}, statuses
 
@@ -282,12 +288,13 @@ async def test_a_token_never_gives_more_than_the_grants_of_its_user(
     shop: Serving, settings: Settings, clock: Clock
 ) -> None:
     """Scopes that the grants do not give are worth nothing, also with our signature."""
-    text = signed_by_us(settings, clock)  # `ci` may not delete
+    text = await signed_by_us(shop, settings, clock, {})  # `ci` may not delete
+    allowed = await shop.client.get("/v2/shop/app/manifests/1.4.2", headers=bearer(text))
     deleted = await shop.client.delete("/v2/shop/app/manifests/1.4.2", headers=bearer(text))
-    foreign = signed_by_us(settings, clock, sub="other")
+    foreign = await signed_by_us(shop, settings, clock, {}, "other")
     pulled = await shop.client.get("/v2/shop/app/manifests/1.4.2", headers=bearer(foreign))
 
-    assert (deleted.status_code, pulled.status_code) == (403, 403)
+    assert (allowed.status_code, deleted.status_code, pulled.status_code) == (200, 403, 403)
 
 
 async def test_a_token_of_a_removed_user_is_refused_on_every_route(shop: Serving, settings: Settings) -> None:
@@ -295,6 +302,22 @@ async def test_a_token_of_a_removed_user_is_refused_on_every_route(shop: Serving
     text = await token(shop, "ci", "repository:shop/app:pull,push", "registry:catalog:*")
     before = await shop.client.get("/v2/shop/app/manifests/1.4.2", headers=bearer(text))
     remove_user(settings, "ci")
+    statuses = await refusals(shop, text)
+
+    assert before.status_code == 200
+    assert set(statuses.values()) == {401}, statuses
+
+
+@pytest.mark.parametrize("change", ["another password", "removed and created again"])
+async def test_a_token_of_an_earlier_login_of_a_user_is_refused_on_every_route(
+    shop: Serving, settings: Settings, change: str
+) -> None:
+    """A new password, or another person under the name of a removed user, ends every token at the next request."""
+    text = await token(shop, "ci", "repository:shop/app:pull,push", "registry:catalog:*")
+    before = await shop.client.get("/v2/shop/app/manifests/1.4.2", headers=bearer(text))
+    if change == "removed and created again":
+        remove_user(settings, "ci")
+    put_user(settings, "ci", bcrypt.hashpw(b"another", bcrypt.gensalt(4)))
     statuses = await refusals(shop, text)
 
     assert before.status_code == 200
@@ -310,7 +333,8 @@ async def test_a_token_after_its_grant_was_taken_away_reaches_nothing(
         await push(before.client, "shop/app", "1.4.2", IMAGE)
         before.client.auth = httpx2.Auth()
         text = await token(before, "ci", "repository:shop/app:pull,push,delete", "registry:catalog:*")
-    nothing = with_users(data, grant=[{"users": ["boss"], "repository": "shop/**", "actions": ["pull"]}])
+    grant = [{"users": ["boss"], "repository": "shop/**", "actions": ["pull"]}]
+    nothing = Settings.model_validate({"server": {"data": data}, "auth": {**AUTH, "grant": grant}})
     async with serving_as(nothing, clock=clock) as after:
         statuses = await refusals(after, text)
         listed = (await after.client.get("/v2/_catalog", headers=bearer(text))).json()

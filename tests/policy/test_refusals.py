@@ -9,9 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from boltseal.errors import SealedPut, http_answer
 from boltseal.oci.digest import Digest
 from boltseal.oci.reference import Tag
-from boltseal.policy.refusals import DETAIL_KEYS, MEANINGS, DetailDocument, RefusalDetail, RefusalReason
+from boltseal.policy.refusals import DETAIL_KEYS, MEANINGS, DetailDocument, RefusalDetail, RefusalReason, Refused
 
 ONE, TWO = Digest.of(b"one"), Digest.of(b"two", "sha512")
 FULL = RefusalDetail(
@@ -102,3 +103,16 @@ def test_without_content_nothing_of_the_repository_is_left() -> None:
 def test_every_reason_has_a_meaning() -> None:
     """The words are documented."""
     assert set(MEANINGS) == set(RefusalReason)
+
+
+class Sealed(Refused, SealedPut):
+    """A refusal of a kind."""
+
+
+def test_an_error_of_a_kind_carries_the_facts() -> None:
+    """The kind decides status and exit code, the detail is beside it; other errors have no facts."""
+    error = Sealed("tag 1.4.2 is sealed", FULL)
+
+    assert (error.message, str(error), error.refusal_facts()) == ("tag 1.4.2 is sealed", error.message, DOCUMENT)
+    assert http_answer(error).status == 409
+    assert SealedPut("sealed").refusal_facts() is None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from base64 import b64encode
 from collections.abc import AsyncIterator
+from functools import cache
 from pathlib import Path
 
 import bcrypt
@@ -35,12 +36,18 @@ VISIBLE: dict[str | None, list[str]] = {
 CHALLENGE = f'Bearer realm="http://127.0.0.1:5000/token",service="boltseal",scope="{CATALOG}"'
 
 
+@cache
+def htpasswd() -> str:
+    """Return the users' file, the same at each call: another hash ends the tokens of its user."""
+    lines = [f"{name}:{bcrypt.hashpw(word.encode(), bcrypt.gensalt(4)).decode()}\n" for name, word in PASSWORDS.items()]
+    return "".join(lines)
+
+
 def guarded(data: Path, **auth: object) -> Settings:
     """Return settings with the users and grants of `tests.logins`, and other `[auth]` settings."""
     keys = data.with_name(f"{data.name}.keys")
     keys.mkdir(exist_ok=True)
-    lines = [f"{name}:{bcrypt.hashpw(word.encode(), bcrypt.gensalt(4)).decode()}\n" for name, word in PASSWORDS.items()]
-    (keys / "htpasswd").write_text("".join(lines))
+    (keys / "htpasswd").write_text(htpasswd())
     return Settings.model_validate({"server": {"data": data}, "auth": {**AUTH, **auth}})
 
 

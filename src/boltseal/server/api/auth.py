@@ -76,6 +76,14 @@ class _Admitted(NamedTuple):
     until_s: float
 
 
+class _Verified(NamedTuple):
+    """A cached credential. It is valid for this version of the users until `until_s` (monotonic seconds)."""
+
+    caller: Caller
+    until_s: float
+    users: Users
+
+
 class RequestAuth:
     """Authentication and authorization of requests.
 
@@ -89,7 +97,7 @@ class RequestAuth:
         self._realm = realm
         self._open_to = open_to
         self._secret = os.urandom(32)
-        self._verified: OrderedDict[bytes, tuple[Caller, float]] = OrderedDict()
+        self._verified: OrderedDict[bytes, _Verified] = OrderedDict()
         self._admitted: OrderedDict[tuple[bytes, str, Action], _Admitted] = OrderedDict()
 
     async def admit(self, request: Request, target: Target) -> Actor:
@@ -193,15 +201,17 @@ class RequestAuth:
             raise Unauthenticated("the Authorization header is too long")
         key = self._cache_key(authorization)
         cached = self._verified.get(key)
-        if cached is not None and cached[1] > now_s:
-            return cached
+        users = self.access.users()
+        if cached is not None and cached.until_s > now_s and cached.users is users:
+            return cached.caller, cached.until_s
         caller, life_s = await self._verify(request, authorization)
         if life_s is None:
             return caller, now_s + CACHE_S
-        entry = self._verified[key] = caller, now_s + min(CACHE_S, life_s)
+        until_s = now_s + min(CACHE_S, life_s)
+        self._verified[key] = _Verified(caller, until_s, users)
         while len(self._verified) > MAX_CACHED:
             self._verified.popitem(last=False)
-        return entry
+        return caller, until_s
 
     def _cache_key(self, authorization: str) -> bytes:
         return hashlib.blake2b(authorization.encode("latin-1"), key=self._secret, digest_size=16).digest()

@@ -13,7 +13,7 @@ ignored, and so is the class of a type (`repository(plugin)`). A wrong login is 
     client_id   ignored
     offline_token, access_type=offline
                 ignored: there are no refresh tokens, which the specification allows. A client keeps its login, and a
-                removed user or a new password takes effect at once
+                removed user or a new password ends its tokens at once
 
 A refused POST also has `error` and `error_description` (RFC 6749, section 5.2).
 """

@@ -7,6 +7,7 @@ one machine, and guarantee 12 keeps it on loopback.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple
@@ -117,6 +118,8 @@ class Access:
             Unauthenticated: this registry did not issue it, or it is no longer valid.
         """
         claims = self._tokens.check(text)
+        if claims.user in self.users().hashes and claims.login != self._login_of(claims.user):
+            raise Unauthenticated("the token is of an earlier password; log in again")
         return TokenCaller(Caller(claims.user, claims.scopes, claims.catalog), claims.ends_s)
 
     def allowed(self, caller: Caller, repository: str) -> frozenset[Action]:
@@ -258,7 +261,12 @@ class Access:
             if granted:
                 scopes[repository] = scopes.get(repository, NOTHING) | granted
         catalog = catalog and self._may_have_catalog(caller) and (caller.scopes is None or caller.catalog)
-        return self._tokens.issue(caller.user, scopes, catalog=catalog)
+        return self._tokens.issue(caller.user, scopes, catalog=catalog, login=self._login_of(caller.user))
+
+    def _login_of(self, user: str | None) -> str:
+        """Return a text that differs for each password of each user; "" for anonymous callers. It tells nothing of it."""
+        hashed = None if user is None else self.users().hashes.get(user)
+        return "" if hashed is None else hashlib.blake2b(hashed, digest_size=12).hexdigest()
 
     @property
     def service(self) -> str:

@@ -37,13 +37,14 @@ _CATALOG: Final = {"type": "registry", "name": "catalog", "actions": ["*"]}
 class Claims:
     """The claims of a token. `user` None: anonymous. `ends_s`: seconds since the epoch.
 
-    `scopes`: actions by repository. `catalog`: whether it covers the catalog.
+    `scopes`: actions by repository. `catalog`: whether it covers the catalog. `login`: as `Tokens.issue` was given it.
     """
 
     user: str | None
     scopes: Mapping[str, frozenset[Action]]
     ends_s: int
     catalog: bool = False
+    login: str = ""
 
 
 class IssuedToken(NamedTuple):
@@ -62,8 +63,12 @@ class Tokens:
         self.service = service
         self._now_us = now_us
 
-    def issue(self, user: str | None, scopes: Mapping[str, frozenset[Action]], *, catalog: bool = False) -> IssuedToken:
+    def issue(
+        self, user: str | None, scopes: Mapping[str, frozenset[Action]], *, catalog: bool = False, login: str = ""
+    ) -> IssuedToken:
         """Return a token with these scopes. `user` None: anonymous. `catalog`: whether it covers the catalog.
+
+        `login`: differs for each password of each user, so that a token ends with it.
 
         Raises:
             KeysUnreadable: the signing keys cannot be read.
@@ -74,6 +79,7 @@ class Tokens:
             "iss": ISSUER,
             "aud": self.service,
             "sub": user or "",
+            "login": login,
             "iat": now_s,
             "nbf": now_s,
             "exp": now_s + LIFE_S,
@@ -110,16 +116,22 @@ class Tokens:
     def _claims(self, claims: Mapping[str, Any], until_us: int | None) -> Claims:
         now_s = self._now_us() // 1_000_000
         user, begins_s, ends_s = claims.get("sub"), claims.get("nbf"), claims.get("exp")
+        login = claims.get("login")
         if claims.get("iss") != ISSUER or claims.get("aud") != self.service:
             raise Unauthenticated("the token is for another service; log in again")
-        if not isinstance(user, str) or type(begins_s) is not int or type(ends_s) is not int:
+        if (
+            not isinstance(user, str)
+            or not isinstance(login, str)
+            or type(begins_s) is not int
+            or type(ends_s) is not int
+        ):
             raise Unauthenticated("the token has invalid claims; log in again")
         if not begins_s - LEEWAY_S <= now_s < ends_s + LEEWAY_S or ends_s - begins_s > LIFE_S:
             raise Unauthenticated("the token has expired; request another")
         if until_us is not None and begins_s > until_us // 1_000_000 + LEEWAY_S:
             raise Unauthenticated("the token was signed by a retired key; request another")
         scopes, catalog = _access(claims.get("access"))
-        return Claims(user or None, scopes, ends_s, catalog)
+        return Claims(user or None, scopes, ends_s, catalog, login)
 
 
 def _access(access: object) -> tuple[dict[str, frozenset[Action]], bool]:
