@@ -21,6 +21,7 @@ from hashlib import sha256
 from typing import Final
 
 import msgspec
+import structlog
 
 from boltseal.errors import Invalid
 from boltseal.ledger.audit import REMOVALS
@@ -42,10 +43,13 @@ BATCH: Final = 16 * WIDTH
 ROWS: Final = 2000
 MAX_TILES: Final = 4096
 """How many tiles a `TagCheck` remembers as verified."""
-_REMEDY: Final = (
-    "the data was changed by something other than this registry: nothing is written until `boltseal ledger recover --restore-tags` "
-    "or a restored backup makes them match"
+TAGS_DIFFER: Final = (
+    "the tags differ from the ledger: the data was changed by something other than this registry; nothing is written until "
+    "`boltseal ledger recover --restore-tags` or a restored backup makes them match; the log and `boltseal admin fsck` name the difference"
 )
+"""The doubt. Clients without any right see it, so it names no tag."""
+
+_log = structlog.get_logger(__name__)
 
 
 class TagDiffers(LedgerInDoubt):
@@ -102,9 +106,9 @@ class TagCheck:
         problem = self._problem(tx, last, None if row is None else _of_row(row))
         if problem is None:
             return
-        message = f"{repository}:{tag}: {problem}; {_REMEDY}"
-        tx.doubts[TAGS] = message
-        raise TagDiffers(message)
+        _log.error("a tag differs from the ledger: writes are refused", repository=repository, tag=tag, reason=problem)
+        tx.doubts[TAGS] = TAGS_DIFFER
+        raise TagDiffers(f"{repository}:{tag}: {problem}; {TAGS_DIFFER}")
 
     def _problem(self, snapshot: Snapshot, last: IndexedLine | None, row: TagOfRow | None) -> str | None:
         if last is None:
@@ -228,7 +232,7 @@ class StoreCheck:
         for check in (self._entries, self._rows, self._missing):
             found = check()
             if found is not None:
-                return f"{found}; {_REMEDY}"
+                return found
         return None
 
     def _entries(self) -> str | None:
