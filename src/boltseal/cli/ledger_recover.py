@@ -32,7 +32,7 @@ def ledger_recover(
         typer.Option("--accept-loss", help="Continue without the missing entries, under a new origin and key."),
     ] = False,
     tags: Annotated[
-        bool, typer.Option("--tags", help="Set tags that differ from the ledger to what its entries say.")
+        bool, typer.Option("--restore-tags", help="Set tags that differ from the ledger to what its entries say.")
     ] = False,
     clock: Annotated[
         bool,
@@ -52,7 +52,7 @@ def ledger_recover(
 
     With --from the missing entries are copied from there, if they are the ones that were signed. With --accept-loss
     tags that were sealed in lost entries are free again, and clients that pinned the ledger's key need the new one. A
-    running server accepts writes again by itself. With --tags the tags are set to what the ledger says,
+    running server accepts writes again by itself. With --restore-tags the tags are set to what the ledger says,
     after all of its entries were checked. With --observations it recovers the log of observations; a tag whose
     last observation is lost is served with the digest of the one before.
 

@@ -48,6 +48,7 @@ from boltseal.commands.registry_access import RegistryOptions, ask_followed, rep
 from boltseal.commands.tag_new import tag_of_source
 from boltseal.errors import BoltsealError, Invalid, Unavailable
 from boltseal.ledger.entry import EntryKind, format_time
+from boltseal.ledger.follow import LedgerBroken
 from boltseal.oci.digest import Digest
 from boltseal.oci.reference import Reference, Tag
 from boltseal.project.bases.image_documents import images_of_index
@@ -233,6 +234,8 @@ def _push(layout: str, image: Reference, options: RegistryOptions) -> None:
             copier = Copier(transfer.source, transfer.target, within=transfer.within, force=True)
             try:
                 await copier.image(name, str(image.tag))
+            except LedgerBroken:  # the alarm keeps its exit code
+                raise
             except BoltsealError as error:
                 message = f"the push failed: {error.message}; nothing was recorded"
                 raise BuildFailed(message, error.refusal_facts()) from error

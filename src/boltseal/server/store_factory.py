@@ -28,7 +28,7 @@ from boltseal.server.registry import Registry, build_registry
 from boltseal.server.registry.integrator import Integrator, LedgerInDoubt
 from boltseal.server.registry.quota_checks import QuotaChecks
 from boltseal.server.registry.sequencer import ClockStepped, LedgerFrozen, start_ledger, start_observations
-from boltseal.server.registry.tag_check import StoreCheck
+from boltseal.server.registry.tag_check import TAGS_DIFFER, StoreCheck
 from boltseal.server.settings import Settings
 from boltseal.server.storage.blobs.local_store import LocalBlobs
 from boltseal.server.storage.clock_guard import ClockGuard
@@ -345,11 +345,12 @@ def check_tags(store: OpenStore, pause: Callable[[], None] = lambda: None) -> No
     problem = StoreCheck(store.database, pause).problem()
     if problem is None:
         return
+    _log.error("the tags differ from the ledger: writes are refused", reason=problem)
     try:
-        store.integrator.doubt(TAGS, problem)
+        store.integrator.doubt(TAGS, TAGS_DIFFER)
     except LedgerKeyUnreadable as error:  # this process is frozen nevertheless
         _log.error("the doubt about the ledger can't be kept", reason=error.message)
-    _freeze(store, store.integrator, LedgerInDoubt(problem))
+    _freeze(store, store.integrator, LedgerInDoubt(TAGS_DIFFER))
 
 
 def check_tags_alone(store: OpenStore, leases: Leases) -> None:

@@ -12,9 +12,10 @@ import pytest
 
 from boltseal.oci.reference import Tag
 from boltseal.server.registry.tag_check import StoreCheck
+from boltseal.server.storage.coordination.file_leases import FileLeases
 from boltseal.server.storage.ledger_key import LedgerKeys
 from boltseal.server.storage.metadata.migrate import DATABASE_NAME
-from boltseal.server.store_factory import begin, now_us, open_store, prepare
+from boltseal.server.store_factory import begin, check_tags_alone, now_us, open_store, prepare
 from tests import servers
 from tests.cli import program
 from tests.images import OCI_MANIFEST, Document, image, push, put
@@ -105,7 +106,8 @@ async def test_what_was_changed_between_two_starts_is_found(data: Path, kind: st
         pulled = await registry.client.get(f"/v2/shop/app/manifests/{RIGHT.digest}")
 
     assert ready.status_code == 503
-    assert "ledger recover --tags" in ready.text
+    assert "ledger recover --restore-tags" in ready.text
+    assert "1.4.2" not in ready.text
     assert all(answer.status_code in (405, 503) for answer in pushed)
     assert pulled.status_code == 200
 
@@ -118,9 +120,11 @@ async def test_what_was_changed_while_it_runs_is_found_by_the_next_push(data: Pa
         pushed = await put(registry.client, "shop/app", "1.4.2", WRONG)
         ready = await registry.client.get("/readyz")
         other = await put(registry.client, "shop/app", "7.7.7", WRONG)
+        private = "shop/app" in ready.text + other.text
 
         assert pushed.status_code == 503
         assert ready.status_code == 503
+        assert not private
         assert other.status_code in (405, 503)
 
         await until_answer(kept_doubt(data), "the doubt is kept with the keys")
@@ -150,12 +154,12 @@ async def test_an_honest_store_is_not_doubted(data: Path) -> None:
 
 
 async def test_a_doubt_outlives_a_restart_until_the_tags_are_restored(data: Path) -> None:
-    """`ledger recover --tags` sets the rows to what the ledger says; then the server takes pushes again."""
+    """`ledger recover --restore-tags` sets the rows to what the ledger says; then the server takes pushes again."""
     tamper(data, *FOUND_AT_A_START["row repointed"], *FOUND_AT_A_START["row without an entry"])
     tamper(data, *FOUND_AT_A_START["tombstone removed"])
     prepare(settings_of(data))
     prepare(settings_of(data))
-    recovered = program.call("ledger", "recover", "--tags", "--data", data, "--json")
+    recovered = program.call("ledger", "recover", "--restore-tags", "--data", data, "--json")
     prepare(settings_of(data))
     async with serving(data) as registry:
         ready = await registry.client.get("/readyz")
@@ -174,7 +178,7 @@ async def test_tags_are_not_restored_from_entries_that_were_changed(data: Path) 
     """Then only a backup has what was signed, and the doubt stays."""
     tamper(data, *FOUND_AT_A_START["entry and row rewritten"])
     prepare(settings_of(data))
-    refused = program.call("ledger", "recover", "--tags", "--data", data)
+    refused = program.call("ledger", "recover", "--restore-tags", "--data", data)
     store = begin(settings_of(data), now_us)
     frozen = store.database.frozen
     store.close()
@@ -213,3 +217,22 @@ def _push(client: httpx2.Client, tag: str, document: Document) -> httpx2.Respons
 
 def _status(url: str) -> int:
     return httpx2.get(f"{url}/readyz", trust_env=False).status_code
+
+
+@pytest.mark.parametrize("kind", ["row and entry removed", "row repointed", "old entry rewritten"])
+async def test_the_daily_check_finds_what_no_change_of_a_tag_shows(data: Path, kind: str) -> None:
+    """A running server compares all rows and entries from time to time, one process at a time."""
+    leases = FileLeases(data)
+    with open_store(settings_of(data)) as store:
+        tamper(data, *FOUND_AT_A_START[kind])
+        other = leases.acquire("tag-check")
+        assert other is not None
+        check_tags_alone(store, FileLeases(data))
+        held = store.database.frozen
+        other.release()
+        check_tags_alone(store, FileLeases(data))
+        found = store.database.frozen
+
+    assert held is None
+    assert found is not None
+    assert "ledger recover --restore-tags" in found

@@ -48,11 +48,11 @@ class RecoverRequest:
     def __post_init__(self) -> None:
         if self.accept_loss + self.tags + self.clock + (self.source is not None) != 1:
             raise Invalid(
-                "give one of: --from URL|FOLDER to copy the missing entries, --accept-loss to continue without them, --tags to "
+                "give one of: --from URL|FOLDER to copy the missing entries, --accept-loss to continue without them, --restore-tags to "
                 "set the tags to what the ledger says, --clock to confirm that the clock of this machine is right"
             )
         if self.tags and self.observations:
-            raise Invalid("--tags is about the ledger; give it without --observations")
+            raise Invalid("--restore-tags is about the ledger; give it without --observations")
         if self.clock and self.observations:
             raise Invalid("--clock is about both logs: leave out --observations")
 

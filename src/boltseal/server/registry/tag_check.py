@@ -8,7 +8,7 @@ Two checks:
 - `StoreCheck`, when the server starts and once a day while it runs: every row, every entry, and the tree over them. It also
   finds a row that was removed together with its entries, which leaves nothing for `check_tag` to see.
 
-A difference freezes the ledger: nothing is written until `boltseal ledger recover --tags` or a restored backup. The
+A difference freezes the ledger: nothing is written until `boltseal ledger recover --restore-tags` or a restored backup. The
 reason is kept with the keys (`LedgerKeys.put_doubt`), so a restart does not forget it.
 """
 
@@ -21,6 +21,7 @@ from hashlib import sha256
 from typing import Final
 
 import msgspec
+import structlog
 
 from boltseal.errors import Invalid
 from boltseal.ledger.audit import REMOVALS
@@ -42,10 +43,13 @@ BATCH: Final = 16 * WIDTH
 ROWS: Final = 2000
 MAX_TILES: Final = 4096
 """How many tiles a `TagCheck` remembers as verified."""
-_REMEDY: Final = (
-    "the data was changed by something other than this registry: nothing is written until `boltseal ledger recover --tags` "
-    "or a restored backup makes them match"
+TAGS_DIFFER: Final = (
+    "the tags differ from the ledger: the data was changed by something other than this registry; nothing is written until "
+    "`boltseal ledger recover --restore-tags` or a restored backup makes them match; the log and `boltseal admin fsck` name the difference"
 )
+"""The doubt. Clients without any right see it, so it names no tag."""
+
+_log = structlog.get_logger(__name__)
 
 
 class TagDiffers(LedgerInDoubt):
@@ -102,9 +106,9 @@ class TagCheck:
         problem = self._problem(tx, last, None if row is None else _of_row(row))
         if problem is None:
             return
-        message = f"{repository}:{tag}: {problem}; {_REMEDY}"
-        tx.doubts[TAGS] = message
-        raise TagDiffers(message)
+        _log.error("a tag differs from the ledger: writes are refused", repository=repository, tag=tag, reason=problem)
+        tx.doubts[TAGS] = TAGS_DIFFER
+        raise TagDiffers(f"{repository}:{tag}: {problem}; {TAGS_DIFFER}")
 
     def _problem(self, snapshot: Snapshot, last: IndexedLine | None, row: TagOfRow | None) -> str | None:
         if last is None:
@@ -228,7 +232,7 @@ class StoreCheck:
         for check in (self._entries, self._rows, self._missing):
             found = check()
             if found is not None:
-                return f"{found}; {_REMEDY}"
+                return found
         return None
 
     def _entries(self) -> str | None:
@@ -313,10 +317,10 @@ def _batch(start: int, snapshot: Snapshot) -> list[EntryColumns]:
     return tag_entries.entries_from(snapshot, start, BATCH)
 
 
-def _is_found_by(one: EntryColumns) -> bool:
+def _is_found_by(entry: EntryColumns) -> bool:
     """Return whether the columns of an entry are what its line says."""
     try:
-        said = _read(one.line)
+        recorded = _read(entry.line)
     except Invalid:
         return False
-    return (said.kind, said.repository, said.tag) == (one.kind, one.repository, one.tag)
+    return (recorded.kind, recorded.repository, recorded.tag) == (entry.kind, entry.repository, entry.tag)
