@@ -63,6 +63,8 @@ def _of_mirror(output: CommandOutput, config: ConfigOption, data: DataOption) ->
         rows.append(_add(output, each.registry, each.limit, each.reserve, _time(each.time_us)))
         if each.down_us is not None:
             say(f"{each.registry} has not answered since {_time(each.down_us)}: {each.down_reason}")
+        if each.paused_until_us is not None:
+            say(f"{each.registry} gets no request before {_time(each.paused_until_us)}: {each.pause_reason}")
     if not limits:
         say("there is no [[upstream]]; name a registry, such as: boltseal ratelimit docker.io")
     return rows

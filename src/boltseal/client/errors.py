@@ -89,6 +89,10 @@ class RemoteUntrusted(RemoteUnavailable):
     """The registry's certificate is not trusted. Nothing was sent to it."""
 
 
+class RemoteDigestMissing(RemoteUnavailable):
+    """The registry's answer to a HEAD states no digest."""
+
+
 class RemoteMismatch(Unavailable):
     """The answer does not have the expected digest, size or type. Nothing of it was used."""
 

@@ -21,7 +21,7 @@ from urllib.parse import urljoin, urlsplit
 import msgspec
 
 from boltseal.client.background_hash import BackgroundHash
-from boltseal.client.errors import RemoteMismatch, RemoteNotFound, RemoteUnavailable
+from boltseal.client.errors import RemoteDigestMissing, RemoteMismatch, RemoteNotFound, RemoteUnavailable
 from boltseal.client.hosts import api_host
 from boltseal.client.transport import MinimumRate, RegistryRequest, RegistryResponse, Transport
 from boltseal.errors import BoltsealError
@@ -106,7 +106,7 @@ class RegistryClient:
         )
         header = reply.headers.get("docker-content-digest")
         if header is None and isinstance(reference, Tag):
-            raise RemoteUnavailable(f"{self.registry} sends no digest for {what}: it can't be resolved by HEAD")
+            raise RemoteDigestMissing(f"{self.registry} sends no digest for {what}: it can't be resolved by HEAD")
         digest = reference if header is None and isinstance(reference, Digest) else self._digest(header or "", what)
         if isinstance(reference, Digest) and digest != reference:
             raise RemoteMismatch(f"{self.registry} was asked for {reference} and answers with {digest}")
@@ -142,15 +142,18 @@ class RegistryClient:
             return error
         return error
 
-    async def manifest(self, repository: Repository, digest: Digest) -> Manifest:
-        """Return a manifest by its digest, verified and parsed. Raises: RemoteNotFound, RemoteMismatch."""
-        what = _what(repository, digest)
+    async def manifest(self, repository: Repository, reference: Digest | Tag) -> Manifest:
+        """Return a manifest, parsed, and verified where it is asked for by its digest. Raises: RemoteNotFound, RemoteMismatch."""
+        what = _what(repository, reference)
         reply = await self._transport.request(
-            self._call("GET", repository, f"manifests/{digest}", what, headers={"accept": _ACCEPT}),
+            self._call("GET", repository, f"manifests/{reference}", what, headers={"accept": _ACCEPT}),
             max_bytes=MAX_MANIFEST_BYTES,
         )
-        found = Digest.of(reply.body, digest.algorithm)
-        if found != digest:
+        header = reply.headers.get("docker-content-digest")
+        stated = self._digest(header, what) if header is not None and isinstance(reference, Tag) else None
+        expected = reference if isinstance(reference, Digest) else stated
+        found = None if expected is None else Digest.of(reply.body, expected.algorithm)
+        if found != expected:
             raise RemoteMismatch(f"{self.registry} answered {what} with bytes of digest {found}: not used")
         try:
             return parse_manifest(reply.body, reply.headers.get("content-type"))

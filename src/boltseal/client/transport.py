@@ -94,7 +94,7 @@ class TransportOptions:
 
     `timeout_s`: longest time without a byte. `whole_s`: longest time for a whole document, or until a stream begins,
     including redirects, tokens and retries; a server that sends a byte now and then never triggers `timeout_s`. `pace`:
-    the slowest acceptable stream. `patience_s`: the longest `Retry-After` that is waited for. `reason_s`: longest time
+    the slowest acceptable stream. `retry_busy`: whether a 429 without Retry-After is retried. `patience_s`: the longest `Retry-After` that is waited for. `reason_s`: longest time
     for the body of an error, which only explains it. `reach`: the addresses that a registry may send the client to;
     None: all but link-local ones. `trace`: called with a line for each request.
     """
@@ -105,6 +105,7 @@ class TransportOptions:
     whole_s: float = WHOLE_S
     pace: MinimumRate = MinimumRate()
     attempts: int = 4
+    retry_busy: bool = True
     patience_s: float = PATIENCE_S
     reason_s: float = 10.0
     reach: SsrfGuard | None = None
@@ -263,7 +264,7 @@ class Transport:
             return False
         retry_after_s: float | None = getattr(error, "retry_after_s", None)
         if retry_after_s is None:
-            return True
+            return self._options.retry_busy or not isinstance(error, RemoteBusy)
         return retry_after_s if retry_after_s <= self._options.patience_s else False
 
     def _note_limits(self, call: RegistryRequest, response: httpx2.Response) -> None:

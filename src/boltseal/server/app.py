@@ -317,7 +317,12 @@ class Application(Starlette):
         gauges.append(Gauge("boltseal_read_only", "Whether all writes are refused", {"": float(read_only)}))
         with contextlib.suppress(BoltsealError):  # absent while the database or the outbox cannot be read
             if self._settings.upstreams:
-                gauges += upstream_gauges(self._settings.upstreams, self._store.registry.upstreams.every_and_wait())
+                gauges += upstream_gauges(
+                    self._settings.upstreams,
+                    self._store.registry.upstreams.every_and_wait(),
+                    self._store.registry.upstreams.pauses_and_wait(),
+                    self._clock(),
+                )
         with contextlib.suppress(BoltsealError):
             if self._settings.receivers:
                 waiting = waiting_events(self._store.database, (each.name for each in self._settings.receivers))

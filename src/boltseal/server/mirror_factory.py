@@ -104,6 +104,7 @@ def _upstream(terms: UpstreamTerms, timeout_s: float) -> Upstream:
         timeout_s=timeout_s,
         whole_s=WHOLE_S,
         attempts=ATTEMPTS,
+        retry_busy=False,
         patience_s=PATIENCE_S,
         reach=SsrfGuard(_home(terms), terms.allow_redirects_to),
     )

@@ -145,7 +145,7 @@ async def test_stored_content_is_served_whatever_upstream_answers(
     metrics = (await mirror.client.get("/metrics")).text
 
     assert (answer.status_code, answer.content) == (200, shown.raw)
-    assert answer.headers["warning"].startswith('299 - "127.0.0.1')
+    assert answer.headers["warning"].startswith(f'299 - "{NAME} ')
     assert "boltseal_mirror_served_with_warning_total 1.0" in metrics
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from email.utils import formatdate
 from pathlib import Path
@@ -11,10 +12,11 @@ import pytest
 
 from boltseal.client.errors import RemoteBusy, RemoteUnavailable
 from boltseal.errors import BoltsealError
+from boltseal.server.mirror.upstream_limits import UpstreamLimits
 from boltseal.server.mirror.upstream_tags import UpstreamTags
 from boltseal.server.store_factory import now_us
 from tests.fakes.upstream import FakeUpstream, status
-from tests.images import Document, image, push
+from tests.images import Document, digest_of, image, push
 from tests.server.mirror.mirrors import NAME, bare_mirror, mirror_settings, mirroring, table_of
 from tests.serving import Clock, Serving
 
@@ -235,9 +237,90 @@ async def test_a_failure_of_a_concurrent_request_does_not_shorten_the_wait(
         await limits.failed(bare.upstream, RemoteBusy("slow down", 600.0))
         await limits.failed(bare.upstream, later)
         clock.advance(seconds=599)
-        waiting = limits.backoff_reason(bare.upstream)
+        waiting = await limits.backoff_reason(bare.upstream)
         clock.advance(seconds=1)
-        over = limits.backoff_reason(bare.upstream)
+        over = await limits.backoff_reason(bare.upstream)
 
     assert waiting is not None
     assert over is None
+
+
+async def test_requests_at_once_wait_for_the_first_answer(data: Path, upstream: FakeUpstream, clock: Clock) -> None:
+    """A limit that the first answer states applies to all of them; so it does after a pause."""
+    upstream.answers["*"] = status(429, BODIES["Docker Hub"], retry_after="90")
+    async with mirroring(data, upstream, clock=clock) as mirror:
+
+        async def pulled() -> list[int]:
+            tags = (mirror.client.get(f"{AT}manifests/1.{number}.0") for number in range(20))
+            return [answer.status_code for answer in await asyncio.gather(*tags)]
+
+        first = await pulled()
+        asked = len(upstream.asked)
+        clock.advance(seconds=91)
+        second = await pulled()
+
+    assert sorted(set(first)) == sorted(set(second)) == [429, 503]
+    assert (asked, len(upstream.asked)) == (1, 2)
+
+
+@pytest.mark.parametrize("what", ["tag by HEAD", "blob", "tags", "referrers"])
+async def test_a_429_that_leaves_no_pulls_counts_for_the_request_that_got_it(
+    data: Path, upstream: FakeUpstream, clock: Clock, what: str
+) -> None:
+    """An upstream that twice refuses requests that are no pulls gets no request for a minute, whatever it says is left."""
+    shown = upstream.publish("team/app", "1.4.2", image("one"))
+    async with mirroring(data, upstream, clock=clock) as mirror:
+        upstream.answers["*"] = status(429, BODIES["Docker Hub"], **SPENT)
+        first = [await mirror.client.request(*paths(shown)[what]) for _ in range(2)]
+        asked = len(upstream.asked)
+        others = [await mirror.client.request(*each) for each in paths(shown).values()]
+        silent = len(upstream.asked) == asked
+        upstream.answers.clear()
+        clock.advance(seconds=61)
+        again = [await mirror.client.request(*each) for each in paths(shown).values()]
+
+    assert [answer.status_code for answer in first] == [429, 429]
+    assert asked == 2
+    assert silent
+    assert [answer.status_code for answer in others] == [429] * len(others)
+    assert [answer.status_code for answer in again] == [200] * len(again)
+
+
+async def test_all_workers_share_the_pauses_of_an_upstream(data: Path, upstream: FakeUpstream, clock: Clock) -> None:
+    """What one process has learned of a limit, the others follow; so does a process that starts later."""
+    settings = mirror_settings(data, table_of(upstream))
+    async with bare_mirror(settings, clock, tags=UpstreamTags) as bare:
+        states = bare.store.registry.upstreams
+        one, two = (UpstreamLimits(states, clock=clock, on_event=lambda _: None) for _ in range(2))
+        await one.failed(bare.upstream, RemoteBusy("slow down", 600.0))
+        await one.failed(bare.upstream, RemoteBusy("no pulls are left", pulls=True), pull=True)
+        waiting, spent = await two.backoff_reason(bare.upstream), await two.no_pulls_reason(bare.upstream)
+        clock.advance(seconds=600)
+        over = await two.backoff_reason(bare.upstream)
+
+    assert waiting is not None
+    assert "600 s" in waiting
+    assert spent is not None
+    assert over is None
+
+
+async def test_an_upstream_that_keeps_failing_is_left_alone_for_a_moment(
+    data: Path, upstream: FakeUpstream, clock: Clock
+) -> None:
+    """After three failures in a row clients are answered at once; the first success ends it, and metrics show it."""
+    shown = upstream.publish("team/app", "1.4.2", image("one"))
+    async with mirroring(data, upstream, clock=clock) as mirror:
+        upstream.answers["*"] = status(500)
+        failed = [await mirror.client.get(f"{AT}blobs/{digest_of(str(number).encode())}") for number in range(3)]
+        asked = len(upstream.asked)
+        refused = [await mirror.client.request(*each) for each in paths(shown).values()]
+        silent = len(upstream.asked) == asked
+        metrics = (await mirror.client.get("/metrics")).text
+        upstream.answers.clear()
+        clock.advance(seconds=6)
+        again = [await mirror.client.request(*each) for each in paths(shown).values()]
+
+    assert [answer.status_code for answer in (*failed, *refused)] == [503] * (3 + len(refused))
+    assert silent
+    assert f'boltseal_upstream_wait_seconds{{upstream="{NAME}"}} 5.0' in metrics
+    assert [answer.status_code for answer in again] == [200] * len(again)

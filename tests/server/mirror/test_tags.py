@@ -18,10 +18,10 @@ from boltseal.server.mirror.upstream_tags import UpstreamTags
 from boltseal.server.storage.metadata.migrate import DATABASE_NAME
 from boltseal.server.store_factory import now_us
 from tests.fakes.upstream import FakeUpstream, status
-from tests.images import Document, image
+from tests.images import Document, error_of, image
 from tests.server.mirror.mirrors import NAME, bare_mirror, mirror_settings, mirroring, table_of
 from tests.server.mirror.observed import observed, rows, story
-from tests.serving import Clock
+from tests.serving import Clock, Serving
 
 FRESH = "10m"
 HEAD = "HEAD /v2/team/app/manifests/1.4.2"
@@ -340,16 +340,19 @@ async def test_a_bare_429_pauses_all_requests_and_the_pull_limit_only_pulls(
 
 
 @pytest.mark.slow
-async def test_an_upstream_that_is_down_is_notified_once(data: Path, upstream: FakeUpstream, whole_store: None) -> None:
+async def test_an_upstream_that_is_down_is_notified_once(
+    data: Path, upstream: FakeUpstream, clock: Clock, whole_store: None
+) -> None:
     """An unreachable upstream is reported once, and again only after it was reachable."""
     reported: list[Event] = []
-    async with mirroring(data, upstream, on_event=reported.append) as mirror:
+    async with mirroring(data, upstream, on_event=reported.append, clock=clock) as mirror:
         for _ in range(2):
             upstream.answers["*"] = status(503)
             for number in range(5):
                 await pull(mirror.client, f"{number}.0.0")
             metrics = (await mirror.client.get("/metrics")).text
             upstream.answers.clear()
+            clock.advance(seconds=6)
             await pull(mirror.client, "9.0.0")
 
     assert [type(event) for event in reported] == [UpstreamDown, UpstreamDown]
@@ -483,3 +486,36 @@ async def test_a_clock_that_is_set_back_extends_no_window(data: Path, upstream: 
     assert upstream.counted["HEAD /v2/team/app/manifests/2.0.0"] == 2
     assert upstream.counted[HEAD] == 2
     assert len(upstream.asked) > asked
+
+
+# --- upstreams whose answer to a HEAD has no digest ---
+
+
+async def test_a_tag_is_resolved_by_one_get_where_heads_state_no_digest(
+    mirror: Serving, upstream: FakeUpstream
+) -> None:
+    """The digest is that of the bytes, which are not fetched again to serve them."""
+    shown = upstream.publish("team/app", "1.4.2", image("one"))
+    upstream.answers["HEAD /v2/team/app/manifests/1.4.2"] = status(200, content_type=shown.media_type)
+    upstream.answers["GET /v2/team/app/manifests/1.4.2"] = status(200, shown.raw, content_type=shown.media_type)
+    pulled = await mirror.client.get(f"/v2/{NAME}/team/app/manifests/1.4.2")
+    missing = await mirror.client.get(f"/v2/{NAME}/team/app/manifests/9.9.9")
+
+    assert (pulled.status_code, pulled.content) == (200, shown.raw)
+    assert pulled.headers["docker-content-digest"] == shown.digest
+    assert upstream.gets("/manifests/") == 1
+    assert missing.status_code == 404
+
+
+async def test_a_get_whose_bytes_contradict_its_digest_is_not_used(mirror: Serving, upstream: FakeUpstream) -> None:
+    """An upstream that states a digest for a GET only must keep to it; the error names the upstream as configured."""
+    shown, other = image("one"), image("two")
+    upstream.answers["HEAD /v2/team/app/manifests/1.4.2"] = status(200, content_type=shown.media_type)
+    upstream.answers["GET /v2/team/app/manifests/1.4.2"] = status(
+        200, shown.raw, content_type=shown.media_type, docker_content_digest=other.digest
+    )
+    pulled = await mirror.client.get(f"/v2/{NAME}/team/app/manifests/1.4.2")
+
+    assert pulled.status_code == 503
+    assert error_of(pulled)[1].startswith(f"{NAME} answered manifest 1.4.2 of team/app with bytes of digest")
+    assert upstream.authority not in pulled.text

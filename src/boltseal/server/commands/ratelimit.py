@@ -6,12 +6,18 @@ from dataclasses import dataclass
 
 from boltseal.client.pull_limit import PullLimit
 from boltseal.server.commands.data_folder import on_store
+from boltseal.server.registry.upstream_state import UpstreamPause, UpstreamRow
 from boltseal.server.settings import Settings
+from boltseal.server.storage.metadata.protocol import NO_PAUSE
+from boltseal.server.store_factory import OpenStore, now_us
 
 
 @dataclass(frozen=True, slots=True)
 class UpstreamLimit:
-    """An upstream's pull limit at `time_us`; `limit` None: it reported none. `down_us`: since when it does not answer."""
+    """An upstream's pull limit at `time_us`; `limit` None: it reported none. `down_us`: since when it does not answer.
+
+    `paused_until_us`: it gets no request until then, for `pause_reason`; None: it may get one.
+    """
 
     registry: str
     reserve: int
@@ -19,14 +25,17 @@ class UpstreamLimit:
     time_us: int | None
     down_us: int | None
     down_reason: str
+    paused_until_us: int | None
+    pause_reason: str
 
 
 def upstream_limits(settings: Settings) -> list[UpstreamLimit]:
     """Return the recorded pull limits of all configured upstreams. Sends no request."""
-    recorded = on_store(settings, lambda store: store.registry.upstreams.every())
-    found = []
+    recorded, pauses = on_store(settings, _read)
+    now, found = now_us(), []
     for terms in settings.upstreams:
         row = recorded.get(terms.name)
+        pause = pauses.get(terms.name, NO_PAUSE)
         limit = None
         if row is not None and row.quota_limit is not None:
             limit = PullLimit(
@@ -40,6 +49,13 @@ def upstream_limits(settings: Settings) -> list[UpstreamLimit]:
                 time_us=None if row is None or limit is None else row.quota_us,
                 down_us=None if row is None else row.down_us,
                 down_reason="" if row is None else row.down_reason or "",
+                paused_until_us=pause.until_us if pause.until_us > now else None,
+                pause_reason=pause.reason,
             )
         )
     return found
+
+
+async def _read(store: OpenStore) -> tuple[dict[str, UpstreamRow], dict[str, UpstreamPause]]:
+    upstreams = store.registry.upstreams
+    return await upstreams.every(), upstreams.pauses_and_wait()

@@ -168,7 +168,7 @@ class MirroredBlobs:
             raise fetch.dropped()
         fetch.use(self._blobs.open_partial(key))
         try:
-            async with self._limits.asking(upstream):
+            async with self._limits.asking(upstream, stream=True):
                 await self._arrive(upstream, repository, fetch, writer)
             released_us = await self.uploads.released(fetch.digest)
             size = await writer.commit(fetch.digest)

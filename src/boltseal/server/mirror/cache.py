@@ -228,8 +228,10 @@ class Mirror:
                 found = await self._pulls.stored_manifest(repository, digest)
                 if found is not None:  # another worker has fetched it meanwhile
                     return found
-                async with self._limits.asking(upstream, pull=True):
-                    manifest = await upstream.client.manifest(upstream.remote(repository), digest)
+                manifest = self._tags.take_fetched(repository, digest)
+                if manifest is None:
+                    async with self._limits.asking(upstream, pull=True):
+                        manifest = await upstream.client.manifest(upstream.remote(repository), digest)
                 self._count(MANIFESTS_FETCHED)
                 pushed = PushedManifest.of(manifest, digest)
                 await self._manifests.put_parsed(ManifestPush(repository, pushed, (), upstream.actor))

@@ -166,7 +166,7 @@ class PushProxy:
         await self.begin(upstream, push.repository)
 
         async def work() -> Published:
-            async with self._limits.asking(upstream):
+            async with self._limits.asking(upstream, stream=True):
                 if push.tags:
                     return await self._put_tag(_Forward(upstream, push, push.tags[0]))
                 return await self._put_digest(upstream, push)
@@ -189,7 +189,7 @@ class PushProxy:
         for reservation in reservations:
             repository, tag = reservation.push.repository, reservation.tag
             upstream = self._upstreams.by_name.get(repository.partition("/")[0])
-            if upstream is None or not self._limits.may_spend(upstream):
+            if upstream is None or not await self._limits.may_spend(upstream):
                 continue
             try:
                 async with self._locks.taken(_lock_name(repository, tag), 0.0):
@@ -368,7 +368,7 @@ class PushProxy:
 
     async def _forward_in_background(self, upstream: Upstream, repository: Repository, digest: Digest) -> None:
         try:
-            async with self._limits.asking(upstream):
+            async with self._limits.asking(upstream, stream=True):
                 await self._forward_stored_blob(upstream, repository, digest)
         except BoltsealError as error:
             _log.info("blob not forwarded yet", repository=repository, reason=error.message)

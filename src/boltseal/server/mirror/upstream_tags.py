@@ -4,7 +4,8 @@ Rules of this module:
 
 - One HEAD per tag and window (`fresh`), for all clients and workers. Concurrent requests share it (`single_flight` in this
   process, `server.storage.coordination.interprocess_lock` between processes); later ones read the recorded row.
-- Never a GET: some registries count it as a pull.
+- No GET, which some registries count as a pull, except where the answer to a HEAD states no digest: then one GET, whose bytes
+  are hashed. `cache` takes the manifest that it brought, so that it is not fetched again.
 - Only "not found" is a miss. After any other failure the recorded digest is served with a warning, and the failed upstream
   is not asked again for every client.
 - An answer is recorded before it is served (`server.registry.observations`). What cannot be recorded is not served.
@@ -23,10 +24,12 @@ from copy import copy
 from dataclasses import dataclass, replace
 from typing import Final
 
-from boltseal.client.errors import RemoteNotFound, RemoteUnavailable
+from boltseal.client.errors import RemoteDigestMissing, RemoteNotFound, RemoteUnavailable
+from boltseal.client.registry_client import Resolved
 from boltseal.errors import BoltsealError, Denied, Unavailable
 from boltseal.events import TagHeld, TagMoved
 from boltseal.oci.digest import Digest
+from boltseal.oci.manifest import Manifest
 from boltseal.oci.reference import Reference, Repository, Tag
 from boltseal.policy.refusals import RefusalDetail, RefusalReason, Refused
 from boltseal.policy.release_tags import looks_like_release
@@ -39,6 +42,8 @@ from boltseal.server.storage.coordination.interprocess_lock import LockNotAcquir
 from boltseal.server.storage.coordination.protocol import InterprocessLock
 
 REMEMBERED: Final = 10_000
+FETCHED: Final = 16
+"""Manifests that were fetched to resolve tags and not stored yet: at most some 4 MiB each."""
 MISSED_US: Final = 10_000_000
 """How long a missing tag is not asked for again: shorter than a window, because it may be pushed soon."""
 FAILED_US: Final = 30_000_000
@@ -122,6 +127,7 @@ class UpstreamTags:
         self._count = count
         self._timeout_s = timeout_s
         self._failures: OrderedDict[Key, _Failure] = OrderedDict()
+        self._fetched: OrderedDict[tuple[Repository, Digest], Manifest] = OrderedDict()
         self._requests: SingleFlight[Key, UpstreamTag] = SingleFlight()
 
     async def aclose(self) -> None:
@@ -149,9 +155,10 @@ class UpstreamTags:
     async def _ask(self, wanted: _MirroredTag, observed: ObservedTag | None) -> UpstreamTag:
         upstream, repository, tag = wanted.upstream, wanted.repository, wanted.tag
         try:
-            reason = self._read_only() or self._limits.backoff_reason(upstream)
+            reason = self._read_only()
             if reason is not None:
                 raise Unavailable(f"{upstream.terms.name} was not asked: {reason}")
+            await self._limits.check(upstream)
             async with self._locks.taken(f"tag {repository}:{tag}", 0.0 if observed is not None else LOCK_WAIT_S):
                 observed = await self._observations.find(repository, tag)
                 if observed is not None and self._fresh(upstream, observed):  # another worker has asked meanwhile
@@ -195,14 +202,32 @@ class UpstreamTags:
             async with self._limits.asking(upstream):
                 try:
                     async with asyncio.timeout(timeout_s):
-                        resolved = await upstream.client.resolve(wanted.remote, wanted.tag)
+                        return _answer(await upstream.client.resolve(wanted.remote, wanted.tag))
                 except TimeoutError as error:
                     raise RemoteUnavailable(
                         f"{upstream.terms.name} did not answer within {timeout_s:g} seconds"
                     ) from error
         except RemoteNotFound:
             return None
-        return UpstreamAnswer(resolved.digest, resolved.media_type, resolved.size)
+        except RemoteDigestMissing:
+            return await self._get(wanted)
+
+    async def _get(self, wanted: _MirroredTag) -> UpstreamAnswer | None:
+        """Return upstream's answer from the bytes of the manifest, None where it has no such tag."""
+        try:
+            async with self._limits.asking(wanted.upstream, pull=True):
+                manifest = await wanted.upstream.client.manifest(wanted.remote, wanted.tag)
+        except RemoteNotFound:
+            return None
+        digest = Digest.of(manifest.raw)
+        self._fetched[wanted.repository, digest] = manifest
+        while len(self._fetched) > FETCHED:
+            self._fetched.popitem(last=False)
+        return UpstreamAnswer(digest, manifest.media_type, len(manifest.raw))
+
+    def take_fetched(self, repository: Repository, digest: Digest) -> Manifest | None:
+        """Return a manifest that was fetched to resolve its tag, once; None if there is none."""
+        return self._fetched.pop((repository, digest), None)
 
     def _fresh(self, upstream: Upstream, observed: ObservedTag) -> bool:
         # After the clock was set back, an answer must not stay fresh for ever.
@@ -250,6 +275,10 @@ def _without_answer(wanted: _MirroredTag, observed: ObservedTag | None, error: B
         raise error
     served = _served(wanted, observed, observed.known.serves)
     return served if served.warning is not None else replace(served, warning=error.message)
+
+
+def _answer(resolved: Resolved) -> UpstreamAnswer:
+    return UpstreamAnswer(resolved.digest, resolved.media_type, resolved.size)
 
 
 def _event(wanted: _MirroredTag, result: ObservationResult) -> TagMoved | TagHeld | None:

@@ -1,4 +1,4 @@
-"""The state of upstreams that all workers share: whether one answers, and what is left of its pull limit.
+"""The state of upstreams that all workers share: whether one answers, what is left of its pull limit, and its pauses.
 
 A state change is reported once for all workers, by the worker whose transaction writes it.
 """
@@ -9,10 +9,10 @@ from dataclasses import dataclass, replace
 
 from boltseal.client.pull_limit import PullLimit
 from boltseal.server.storage.metadata import upstream_table
-from boltseal.server.storage.metadata.protocol import Metadata, UnitOfWork
+from boltseal.server.storage.metadata.protocol import Metadata, UnitOfWork, UpstreamPause
 from boltseal.server.storage.metadata.upstream_table import UpstreamRow
 
-__all__ = ["QuotaChange", "UpstreamRow", "UpstreamStates"]
+__all__ = ["QuotaChange", "UpstreamPause", "UpstreamRow", "UpstreamStates"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +58,34 @@ class UpstreamStates:
                 upstream_table.put(tx, name, replace(row, down_us=None, down_reason=None))
 
         await self._database.write(job)
+
+    async def pause_of(self, name: str) -> UpstreamPause:
+        """Return until when an upstream gets no request. A point look-up for each request."""
+        return await self._database.lookups.upstream_pause(name)
+
+    def pauses_and_wait(self) -> dict[str, UpstreamPause]:
+        """Return the pauses of all upstreams by name, for a caller without an event loop."""
+        return self._database.read_and_wait(upstream_table.all_pauses)
+
+    async def pause(self, name: str, until_us: int, reason: str) -> None:
+        """Send an upstream no request until this time; a pause that ends later stays."""
+
+        def job(tx: UnitOfWork) -> None:
+            row = upstream_table.find_pause(tx, name)
+            if until_us > row.until_us:
+                upstream_table.put_pause(tx, name, row._replace(until_us=until_us, reason=reason))
+
+        await self._database.write(job, durable=False)
+
+    async def pause_pulls(self, name: str, until_us: int) -> None:
+        """Send an upstream no request that counts as a pull until this time; 0: from now on."""
+
+        def job(tx: UnitOfWork) -> None:
+            row = upstream_table.find_pause(tx, name)
+            if until_us != row.pulls_until_us:
+                upstream_table.put_pause(tx, name, row._replace(pulls_until_us=until_us))
+
+        await self._database.write(job, durable=False)
 
     async def quota(self, name: str, quota: PullLimit) -> QuotaChange:
         """Record the pull limit that an upstream has stated."""

@@ -132,6 +132,20 @@ class ForeignTagRow(NamedTuple):
     changes_since_us: int
 
 
+class UpstreamPause(NamedTuple):
+    """Until when an upstream gets no request, and no request that counts as a pull. `reason`: of the first of the two.
+
+    Times in microseconds since the epoch.
+    """
+
+    until_us: int
+    pulls_until_us: int
+    reason: str
+
+
+NO_PAUSE: Final = UpstreamPause(0, 0, "")
+
+
 class FailedLoginRow(NamedTuple):
     """Failed logins of one address, and when the last one was, microseconds since the epoch."""
 
@@ -191,6 +205,10 @@ class Lookups(Protocol):
 
     async def foreign_tag(self, repository: str, name: str) -> ForeignTagRow | None:
         """Return the state of an upstream's tag, or None if the upstream was never seen to have it."""
+        ...
+
+    async def upstream_pause(self, name: str) -> UpstreamPause:
+        """Return the pause of an upstream; one that is over if there is none."""
         ...
 
     async def account_version(self) -> AccountVersion:

@@ -16,6 +16,7 @@
     observation, observation_*   the same five tables of the log of observations: what upstreams' tags resolved to
     foreign_tag  the state of an upstream's tag: what is served, what is held back, when the upstream was last asked
     upstream     the state of an upstream: what is left of its pull limit, since when it does not answer
+    upstream_pause  until when an upstream gets no request, or no request that counts as a pull, from any process
     reservation  a push through the push proxy that is under way: for an hour no other push to that tag is accepted
     pulled       when a manifest of a mirrored repository was pulled last, to the hour; no row: not since it was stored
     usage        running totals of users; see `usage`
@@ -270,6 +271,16 @@ upstream = Table(
     Column("quota_window_s", BigInteger),
     Column("quota_source", Text),
     Column("quota_us", BigInteger),
+    sqlite_with_rowid=False,
+)
+
+upstream_pause = Table(
+    "upstream_pause",
+    METADATA,
+    Column("name", Text, primary_key=True),
+    Column("until_us", BigInteger, nullable=False),
+    Column("pulls_until_us", BigInteger, nullable=False),
+    Column("reason", Text, nullable=False),
     sqlite_with_rowid=False,
 )
 

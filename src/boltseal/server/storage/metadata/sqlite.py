@@ -27,6 +27,7 @@ from boltseal.files.atomic_files import Disk
 from boltseal.server.storage.coordination.generation import FileGeneration
 from boltseal.server.storage.metadata.database import WRITE_BUDGET_S, SqlMetadata, SqlSnapshot
 from boltseal.server.storage.metadata.protocol import (
+    NO_PAUSE,
     AccountRow,
     AccountVersion,
     Clock,
@@ -35,6 +36,7 @@ from boltseal.server.storage.metadata.protocol import (
     ManifestFound,
     Snapshot,
     TagFound,
+    UpstreamPause,
 )
 from boltseal.server.storage.metadata.sql import DatabaseDamaged, SqlSession
 
@@ -275,6 +277,7 @@ _SIZES: Final = (
     ("link", "ix_link_repository_id_child", "1000000 10000 10 1 1"),
     ("tag", "tag", "100000 1000 1"),
     ("tag", "ix_tag_repository_id_digest", "100000 1000 2 1"),
+    ("tag", "ix_tag_settling", "10 1 1 1"),
     ("entry", "ix_entry_repository_tag_idx", "1000000 10000 10 1"),
     ("observation", "ix_observation_repository_tag_idx", "1000000 10000 10 1"),
     ("outbox", "sqlite_autoindex_outbox_1", "1000 500 1"),
@@ -378,6 +381,7 @@ SELECT digest, media_type, size, held_digest, held_media_type, held_size, held_u
        changes, changes_since_us
 FROM foreign_tag WHERE repository = ? AND name = ?
 """
+_UPSTREAM_PAUSE = "SELECT until_us, pulls_until_us, reason FROM upstream_pause WHERE name = ?"
 _ACCOUNT_VERSION = """
 SELECT (SELECT count(*) FROM account), changed_us, encrypted_hash FROM account ORDER BY changed_us DESC LIMIT 1
 """
@@ -429,6 +433,11 @@ class SqliteLookups:
         """Return the state of an upstream's tag, or None if the upstream was never seen to have it."""
         row = self._one(_FOREIGN_TAG, (repository, name))
         return None if row is None else ForeignTagRow(*row)
+
+    async def upstream_pause(self, name: str) -> UpstreamPause:
+        """Return the pause of an upstream; one that is over if there is none."""
+        row = self._one(_UPSTREAM_PAUSE, (name,))
+        return NO_PAUSE if row is None else UpstreamPause(*row)
 
     async def account_version(self) -> AccountVersion:
         """Return what differs after every change of the users."""

@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Final
 
-from sqlalchemy import insert, select, update
+from sqlalchemy import insert, inspect, select, update
 
-from boltseal.server.storage.metadata.protocol import Snapshot, UnitOfWork
-from boltseal.server.storage.metadata.schema import upstream
+from boltseal.server.storage.metadata.protocol import NO_PAUSE, Snapshot, UnitOfWork, UpstreamPause
+from boltseal.server.storage.metadata.schema import upstream, upstream_pause
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,6 +48,29 @@ def put(tx: UnitOfWork, name: str, row: UpstreamRow) -> None:
     values = {column.name: getattr(row, column.name) for column in _COLUMNS}
     if tx.sql.connection.execute(update(upstream).where(upstream.c.name == name).values(**values)).rowcount == 0:
         tx.sql.connection.execute(insert(upstream).values(name=name, **values))
+
+
+def find_pause(snapshot: Snapshot, name: str) -> UpstreamPause:
+    """Return the pause of an upstream; one that is over if there is none."""
+    columns = upstream_pause.c.until_us, upstream_pause.c.pulls_until_us, upstream_pause.c.reason
+    row = snapshot.sql.connection.execute(select(*columns).where(upstream_pause.c.name == name)).one_or_none()
+    return NO_PAUSE if row is None else UpstreamPause(*row)
+
+
+def all_pauses(snapshot: Snapshot) -> dict[str, UpstreamPause]:
+    """Return all pauses, by the upstream's name; none before data format 6."""
+    if not inspect(snapshot.sql.connection).has_table(upstream_pause.name):
+        return {}
+    rows = snapshot.sql.connection.execute(select(upstream_pause).order_by(upstream_pause.c.name)).all()
+    return {name: UpstreamPause(*row) for name, *row in rows}
+
+
+def put_pause(tx: UnitOfWork, name: str, pause: UpstreamPause) -> None:
+    """Write the pause of an upstream."""
+    values = pause._asdict()
+    changed = tx.sql.connection.execute(update(upstream_pause).where(upstream_pause.c.name == name).values(**values))
+    if changed.rowcount == 0:
+        tx.sql.connection.execute(insert(upstream_pause).values(name=name, **values))
 
 
 def _parse(row: Any) -> UpstreamRow:
