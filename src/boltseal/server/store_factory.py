@@ -258,7 +258,7 @@ def _check_at_start(store: OpenStore, settings: Settings) -> None:
             check_tags(store)
         if not settings.server.read_only:
             _await_witnesses(store, settings)
-    except LedgerKeyUnreadable as doubt:
+    except Unavailable as doubt:  # a key, or a part of the database, can't be read: pulls may work
         _freeze(store, store.integrator, doubt)
 
 

@@ -229,11 +229,11 @@ class StoreCheck:
 
     def problem(self) -> str | None:
         """Return the first difference, None without one."""
-        for check in (self._entries, self._rows, self._missing):
-            found = check()
-            if found is not None:
-                return found
-        return None
+        checks = (self._entries, self._rows, self._missing)
+        try:
+            return next((found for check in checks if (found := check()) is not None), None)
+        except Invalid as error:
+            return f"the ledger's stored checkpoint can't be read: {error.message}"
 
     def _entries(self) -> str | None:
         """Check that no entry is missing or changed, by the tree over them, and that each is found by what it says."""
