@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import defaultdict
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -75,7 +75,7 @@ class MemoryWriter:
     async def rollback(self) -> None:
         self._buffered.clear()
 
-    async def commit(self, digest: Digest) -> int:
+    async def commit(self, digest: Digest, verified: Callable[[], None] | None = None) -> int:
         self._check()
         content = bytes(self._session.content + self._buffered)
         self._buffered.clear()
@@ -87,6 +87,8 @@ class MemoryWriter:
         self._store.blobs[digest] = (content, self._store.now_us)
         self._session.content, self._session.is_blob = bytearray(content), True
         del self._store.sessions[self._key.name]
+        if verified is not None:
+            verified()
         self._store.trip("commit", done=True)
         return len(content)
 

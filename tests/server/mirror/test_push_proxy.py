@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 
-from tests.fakes.upstream import FakeUpstream, status
+from tests.fakes.upstream import Asked, FakeUpstream, status
 from tests.images import (
     error_of,
     image,
@@ -20,6 +21,8 @@ from tests.images import (
     put,
     signature,
     signature_tag,
+    start_upload,
+    with_digest,
 )
 from tests.polling import until
 from tests.server.mirror.mirrors import NAME, mirror_settings, mirroring, table_of
@@ -251,3 +254,65 @@ async def test_the_server_starts_again_after_a_push(data: Path, upstream: FakeUp
         await push(gate.client, APP, "1.4.2", app)
     async with mirroring(data, upstream, push=True) as gate:
         assert await meaning(gate.client, APP, "1.4.2") == app.digest
+
+
+# --- several proxies before one upstream ---
+
+
+async def test_a_push_that_another_proxy_overtook_upstream_is_refused(
+    gate: Serving, data: Path, upstream: FakeUpstream
+) -> None:
+    """Upstream ignores `If-None-Match` and has the other image: nothing is sealed here that upstream does not have."""
+    app, other = image("app"), image("of another proxy")
+
+    async def overtake(asked: Asked, writer: asyncio.StreamWriter) -> None:
+        upstream.publish("team/app", "1.4.2", other)
+        await status(201, docker_content_digest=app.digest)(asked, writer)
+
+    upstream.after[PUT] = overtake
+    refused = await push(gate.client, APP, "1.4.2", app)
+    upstream.after.clear()
+    again = await push(gate.client, APP, "1.4.2", other)
+
+    assert refused.status_code == 409
+    assert f"another client pushed {other.digest}" in error_of(refused)[1]
+    assert again.status_code == 201
+    assert entries(data) == [("tag.created", "1.4.2", other.digest, "anonymous")]
+    assert reserved(data) == []
+
+
+async def test_two_proxies_that_push_one_tag_at_once_accept_one_image(
+    tmp_path: Path, upstream: FakeUpstream, whole_store: None
+) -> None:
+    """Each checks upstream before it sends the manifest and after it: what was accepted is what upstream has."""
+    documents = [image("one"), image("two")]
+    async with (
+        mirroring(tmp_path / "a", upstream, push=True) as one,
+        mirroring(tmp_path / "b", upstream, push=True) as two,
+    ):
+        pushes = (push(gate.client, APP, "1.4.2", each) for gate, each in zip((one, two), documents, strict=True))
+        answers = await asyncio.gather(*pushes)
+    accepted = [each.digest for each, answer in zip(documents, answers, strict=True) if answer.status_code == 201]
+
+    assert sorted(answer.status_code for answer in answers) == [201, 409]
+    assert list(tags_upstream(upstream).values()) == accepted
+
+
+async def test_a_blob_that_is_pushed_in_chunks_goes_upstream_whole(gate: Serving, upstream: FakeUpstream) -> None:
+    """Docker sends a layer by PATCH; upstream gets it in one request, and the image with it."""
+    app = image("in chunks")
+    for blob in app.blobs:
+        location = await start_upload(gate.client, APP)
+        for start in range(0, len(blob.data), 50):
+            chunk = blob.data[start : start + 50]
+            sent = await gate.client.patch(
+                location, content=chunk, headers={"content-type": "application/octet-stream"}
+            )
+            location = sent.headers["location"]
+        done = await gate.client.put(with_digest(location, blob.digest))
+        assert done.status_code == 201
+    answer = await put(gate.client, APP, "1.4.2", app)
+
+    assert answer.status_code == 201
+    assert tags_upstream(upstream) == {"1.4.2": app.digest}
+    assert {blob.digest for blob in app.blobs} <= upstream.blobs.keys()

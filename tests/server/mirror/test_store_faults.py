@@ -18,14 +18,17 @@ from boltseal.server.mirror.upstream_limits import UpstreamLimits
 from boltseal.server.mirror.upstreams import Upstreams
 from boltseal.server.mirror_factory import build_upstreams
 from boltseal.server.registry import build_registry
-from boltseal.server.storage.blobs.protocol import NoSpace, StoreBroken
+from boltseal.server.storage.blobs.local_store import LocalBlobs
+from boltseal.server.storage.blobs.protocol import BlobStore, NoSpace, StoreBroken
 from boltseal.server.storage.coordination.interprocess_lock import FileInterprocessLock
 from boltseal.server.storage.metadata.migrate import DATABASE_NAME, GENERATION_NAME
 from boltseal.server.storage.metadata.protocol import Metadata
 from boltseal.server.storage.metadata.sqlite import open_database
 from boltseal.server.store_factory import now_us
 from tests.fakes.blobs_memory import MemoryBlobs
+from tests.fakes.disk import FailingDisk
 from tests.fakes.upstream import FakeUpstream
+from tests.polling import until_answer
 from tests.server.mirror.mirrors import NAME, table_of
 
 REPOSITORY = Repository(f"{NAME}/team/app")
@@ -38,14 +41,18 @@ class Bench:
     def __init__(self, data: Path, upstreams: Upstreams) -> None:
         self.store = MemoryBlobs()
         self.database: Metadata = open_database(data / DATABASE_NAME, data / GENERATION_NAME, now_us)
-        registry = build_registry(self.database, self.store, parse_rules(()))
-        self.pulls = registry.pulls
         self.upstream = upstreams.by_name[NAME]
         self.locks = FileInterprocessLock(data)
+        self.use(self.store)
+
+    def use(self, store: BlobStore) -> None:
+        """Fetch blobs into this store from now on."""
+        registry = build_registry(self.database, store, parse_rules(()))
+        self.pulls = registry.pulls
         self.blobs = MirroredBlobs(
             registry.pulls,
             registry.uploads,
-            self.store,
+            store,
             UpstreamLimits(registry.upstreams, clock=now_us, on_event=lambda _: None),
             self.locks,
             check_disk=lambda _: None,
@@ -87,9 +94,12 @@ async def test_a_failed_write_is_an_error_and_the_next_fetch_succeeds(
     held = await bench.blobs.stored(REPOSITORY, digest)
     again = await bench.bring(digest)
 
+    async def stored() -> bool:
+        return await bench.blobs.stored(REPOSITORY, digest)
+
     assert not held
     assert again == BLOB
-    assert await bench.blobs.stored(REPOSITORY, digest)
+    assert await until_answer(stored, "the blob is stored")
 
 
 async def test_lost_bytes_are_fetched_again(bench: Bench, upstream: FakeUpstream) -> None:
@@ -101,3 +111,25 @@ async def test_lost_bytes_are_fetched_again(bench: Bench, upstream: FakeUpstream
 
     assert not await bench.blobs.stored(REPOSITORY, digest)
     assert await bench.bring(digest) == BLOB
+
+
+async def test_a_client_does_not_wait_until_a_blob_is_durable(
+    data: Path, tmp_path: Path, upstream: FakeUpstream, bench: Bench
+) -> None:
+    """Verified bytes are sent to their end while the disk syncs; a second client that asks meanwhile fetches nothing anew."""
+    digest, disk = Digest.of(BLOB), FailingDisk()
+    upstream.blobs[str(digest)] = BLOB
+    bench.use(LocalBlobs(tmp_path / "blobs", disk=disk))
+    syncing = disk.hold("sync")
+    received = [await bench.bring(digest) for _ in range(2)]
+    synced = syncing.is_set()
+    syncing.set()
+
+    async def stored() -> bool:
+        return await bench.blobs.stored(REPOSITORY, digest)
+
+    await until_answer(stored, "the blob is stored")
+
+    assert received == [BLOB, BLOB]
+    assert not synced
+    assert upstream.gets("/blobs/") == 1

@@ -1,8 +1,8 @@
 """A blob that is being fetched from upstream, and is sent to all waiting clients at the same time.
 
 Each client reads the file that the blob is written to, at its own pace, so nothing is buffered in memory. The last
-`HELD_BACK_BYTES` are sent only after the whole blob is verified and stored (guarantee 5). If that fails, the client gets
-an error and its connection ends. `blobs` writes the bytes.
+`HELD_BACK_BYTES` are sent only after the whole blob is verified (guarantee 5). If that fails, the client gets an error and its
+connection ends. Clients do not wait until the blob is durable, which only a push promises. `blobs` writes the bytes.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ class Fetch:
         self._partial: PartialReader | None = None
         self._reading = 0
         self._ended = False
+        self._verified = False
         self._error: BoltsealError | None = None
         self._changed = asyncio.Event()
 
@@ -50,10 +51,12 @@ class Fetch:
         self._check()
 
     async def chunks(self) -> AsyncGenerator[bytes]:
-        """Yield the bytes as they arrive; the last ones after the whole blob is verified and stored."""
+        """Yield the bytes as they arrive; the last ones after the whole blob is verified."""
         size, position = self._size(), 0
         while not self._ended:
-            available = min(self.arrived, size - HELD_BACK_BYTES) - position
+            available = min(self.arrived, size if self._verified else size - HELD_BACK_BYTES) - position
+            if position == size:
+                return
             if available <= 0:
                 await self._wait_change()
                 continue
@@ -63,6 +66,11 @@ class Fetch:
         self._check()
         async for chunk in self._pulls.read_blob(self.digest, position, size - position):
             yield chunk
+
+    @property
+    def is_verified(self) -> bool:
+        """Whether the whole blob has arrived and is verified, so that a client may have got it to its end."""
+        return self._verified
 
     def _size(self) -> int:
         if self.size is None:
@@ -119,6 +127,13 @@ class Fetch:
             raise self.dropped()
         if available > self.arrived:
             self.arrived = available
+            self._notify()
+
+    def verified(self) -> None:
+        """The bytes that have arrived are the blob: its end may be sent."""
+        if not self._ended and self._partial is not None:
+            self._verified = True
+            self.arrived = max(self.arrived, self._partial.available())
             self._notify()
 
     def end(self, error: BoltsealError | None) -> None:

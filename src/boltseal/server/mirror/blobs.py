@@ -20,6 +20,7 @@ import asyncio
 import contextlib
 from collections.abc import Callable
 from contextlib import aclosing
+from functools import partial
 from typing import Final
 
 import structlog
@@ -44,6 +45,8 @@ BLOBS_FETCHED: Final = "mirror_blobs_fetched"
 WATCH_INTERVAL_S: Final = 0.02
 WATCH_DURATION_S: Final = 0.25
 CHECK_INTERVAL_BYTES: Final = 8 * 1024 * 1024
+STORE_WITHIN_S: Final = 10.0
+"""How long a server that ends waits for the disk."""
 
 _log = structlog.get_logger(__name__)
 
@@ -97,7 +100,12 @@ class MirroredBlobs:
         return fetch
 
     async def aclose(self) -> None:
-        """Cancel all fetches; bytes that have arrived are kept."""
+        """Wait until the blobs that clients got whole are stored, and cancel all other fetches; bytes that arrived are kept."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(STORE_WITHIN_S):
+                for fetch in [each for each in self._fetches.values() if each.is_verified]:
+                    with contextlib.suppress(BoltsealError):
+                        await fetch.wait_stored()
         await self._requests.aclose()
 
     async def _run(self, upstream: Upstream, repository: Repository, fetch: Fetch) -> None:
@@ -171,7 +179,7 @@ class MirroredBlobs:
             async with self._limits.asking(upstream, stream=True):
                 await self._arrive(upstream, repository, fetch, writer)
             released_us = await self.uploads.released(fetch.digest)
-            size = await writer.commit(fetch.digest)
+            size = await writer.commit(fetch.digest, partial(_soon, asyncio.get_running_loop(), fetch.verified))
         except DigestInvalid as error:
             await self._drop(key)
             raise RemoteMismatch(
@@ -223,3 +231,8 @@ class MirroredBlobs:
     async def _drop(self, key: FetchKey) -> None:
         with contextlib.suppress(UploadUnknown):
             await self._blobs.cancel_upload(key)
+
+
+def _soon(loop: asyncio.AbstractEventLoop, call: Callable[[], None]) -> None:
+    """Call a function on the event loop. For threads."""
+    loop.call_soon_threadsafe(call)

@@ -9,7 +9,7 @@ The steps of a push to a tag, under a lock that all processes share (`server.sto
    state.
 4. Forward what upstream lacks under the manifest. Blobs were forwarded as they arrived, or are mounted from another
    repository of the same upstream. Child manifests are put before the index that contains them.
-5. Put the manifest upstream.
+5. Put the manifest upstream. For a sealed tag, ask upstream (HEAD) just before and just after: another proxy may push it too.
 6. Write tag and ledger entry in one transaction, through the tag writer. Then the client gets its 201.
 
 A refusal before step 5 leaves nothing behind. If the answer to step 5 is lost, a HEAD finds the outcome: at once, or, if
@@ -60,6 +60,8 @@ MAX_CONCURRENT_BLOBS: Final = 4
 PASSED_ON: Final = "push_proxy_blobs_uploaded"
 MOUNTED: Final = "push_proxy_blobs_mounted"
 REMEMBERED: Final = 10_000
+OVERTAKEN_WITHIN_S: Final = 0.2
+"""How long another push, which found no tag upstream before ours arrived, may take until it arrives itself."""
 SETTLE_EVERY_S: Final = 60.0
 MAX_DEPTH: Final = 5
 
@@ -227,12 +229,38 @@ class PushProxy:
             _check_remote(forward, approved, remote)
             # 4
             await self._forward_parts(upstream, push.repository, push.pushed.manifest)
+            if remote is None and approved.mode is Mode.SEALED:
+                # Sending the parts takes time, in which another client or proxy may have pushed the tag.
+                remote = await self._head(upstream, push.repository, tag)
+                _check_remote(forward, approved, remote)
         except BaseException:
             await self.registry.reserved_pushes.drop(push.repository, tag)
             raise
         # 5
         if remote != forward.canonical:
             await self._put_upstream(forward, only_new=approved.mode is Mode.SEALED)
+            if approved.mode is Mode.SEALED:
+                await self._check_not_overtaken(forward)
+
+    async def _check_not_overtaken(self, forward: _Forward) -> None:
+        """Refuse a push that another client has replaced upstream by now: most registries ignore `If-None-Match`.
+
+        Raises:
+            SealedPut: upstream has another manifest under the tag than the one that it just took.
+        """
+        await asyncio.sleep(OVERTAKEN_WITHIN_S)
+        upstream, push = forward.upstream, forward.push
+        try:
+            found = await self._head(upstream, push.repository, forward.tag)
+        except BoltsealError:
+            found = None  # upstream has taken the push, and says nothing else
+        if found in (None, forward.canonical):
+            return
+        await self.registry.reserved_pushes.drop(push.repository, forward.tag)
+        raise SealedPut(
+            f"another client pushed {found} to {forward.remote_name} at the same time, and {upstream.terms.name} has that one: "
+            f"this push ({push.pushed.digest.short}) is not recorded here; publish it under a new tag"
+        )
 
     async def _put_digest(self, upstream: Upstream, push: ManifestPush) -> Published:
         repository, pushed = push.repository, push.pushed

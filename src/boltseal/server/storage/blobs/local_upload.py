@@ -183,7 +183,7 @@ class LocalUploadWriter:
             await self._settle()
         self._offset = self._acknowledged
 
-    async def commit(self, digest: Digest) -> int:
+    async def commit(self, digest: Digest, verified: Callable[[], None] | None = None) -> int:
         """Hash, write, fsync, rename and fsync the folder, in one job of a thread."""
         self._resources.budget.admission.leave(self)
         await self._settle()
@@ -192,7 +192,7 @@ class LocalUploadWriter:
         size = self._offset
         is_quick = size <= BATCH_BYTES
         parts = self._take_parts()
-        self._launch(self._resources.quick if is_quick else self._resources.bulk, self._commit, parts, digest)
+        self._launch(self._resources.quick if is_quick else self._resources.bulk, self._commit, parts, digest, verified)
         await self._settle()
         return size
 
@@ -329,7 +329,7 @@ class LocalUploadWriter:
         except OSError as error:
             raise _BytesLost(error) from error
 
-    def _commit(self, parts: list[bytes | bytearray], digest: Digest) -> None:
+    def _commit(self, parts: list[bytes | bytearray], digest: Digest, verified: Callable[[], None] | None) -> None:
         """1. hash, 2. compare, 3. write, 4. fsync, 5. rename and fsync of the folder.
 
         A hash that is known without the file is compared before anything is written; otherwise the file is read.
@@ -344,6 +344,8 @@ class LocalUploadWriter:
         else:
             self._write(parts)
             self._compare(self._hash_file(digest), digest)
+        if verified is not None:
+            verified()
         if not parts:
             disk.touch(self._file.fd)  # the commit's time: garbage collection spares recent bytes
         self._sync_all()

@@ -29,7 +29,7 @@ from __future__ import annotations
 import hashlib
 import re
 import uuid
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import ClassVar, Final, NamedTuple, Protocol
@@ -171,8 +171,11 @@ class UploadWriter(Protocol):
         """Drop everything since the last acknowledgement, when a request is refused after its body began."""
         ...
 
-    async def commit(self, digest: Digest) -> int:
+    async def commit(self, digest: Digest, verified: Callable[[], None] | None = None) -> int:
         """Make the session's bytes the blob `digest`, durably, and end the session. Returns the size in bytes.
+
+        `verified`: called once the bytes are known to be those of the digest and can be read, before they are durable; in any
+        thread. It must neither wait nor raise.
 
         Raises:
             DigestInvalid: the bytes have another digest. Rolled back to the last acknowledgement; the session is kept.
