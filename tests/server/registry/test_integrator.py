@@ -275,3 +275,30 @@ def test_very_many_entries_are_signed_by_several_checkpoints(log: BareLedger) ->
     log.integrator.integrate()
 
     assert log.head() == log.expected()
+
+
+def test_a_check_beside_a_signing_process_finds_nothing(log: BareLedger) -> None:
+    """Entries are added and signed, and keys rotated, while another process compares database, key and mark."""
+    log.add(1)
+    log.integrator.integrate()
+    ending = threading.Event()
+
+    def sign() -> None:
+        number = 0
+        while not ending.is_set():
+            log.add(1)
+            log.integrator.integrate()
+            number += 1
+            if number % 5 == 0:
+                log.integrator.rotate("operator", "")
+
+    signing = threading.Thread(target=sign)
+    signing.start()
+    try:
+        for _ in range(300):
+            Integrator(log.database, LedgerKeys(log.keys.folder)).check()
+    finally:
+        ending.set()
+        signing.join()
+
+    assert log.head() == log.expected()

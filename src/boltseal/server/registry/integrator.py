@@ -35,6 +35,8 @@ from boltseal.server.storage.metadata.protocol import LEDGER, Log, Metadata, Sna
 
 BATCH: Final = 16_384
 """Maximum number of entries that one checkpoint adds; a million at once would have to fit in memory."""
+CHECKS: Final = 5
+"""How often `check` compares before it believes a doubt: other processes sign and rotate keys beside it."""
 
 SEED_BYTES: Final = 32
 
@@ -86,16 +88,30 @@ class Integrator:
             self._keys.put_key(key)
 
     def check(self) -> None:
-        """Compare the database with key and mark, and change nothing.
+        """Compare the database with key and mark, and change nothing. A doubt counts if it is found several times in a row.
 
         Raises:
             LedgerInDoubt: they do not match.
             LedgerKeyUnreadable: key or mark cannot be read.
         """
+        for tries_left in range(CHECKS - 1, -1, -1):
+            try:
+                self._check()
+            except LedgerInDoubt:
+                if not tries_left:
+                    raise
+            else:
+                return
+
+    def _check(self) -> None:
+        """Compare once, without the lock: another process may sign or rotate the key between the reads.
+
+        Key and mark are read first, so that a checkpoint that is signed meanwhile is behind the data.
+        """
+        key, mark = self._keys.key(), self._keys.mark()
         seen = self._read()
         if seen is None:
             return  # a ledger that was never started has signed nothing
-        key, mark = self._keys.key(), self._keys.mark()
         if key is None and mark is None and seen.head is None:
             return
         self._compare(seen, key, mark)

@@ -75,6 +75,7 @@ def back_up(data: Path, target: Path, now_us: int, progress: Callable[[str, int,
     with _errors_named(target):
         make_folders(Disk(), target)
         (target / COMPLETE).unlink(missing_ok=True)
+        Disk().sync_folder(os.fspath(target))  # after a power cut it must not be there beside a newer database
         layout = (data / "format").read_bytes()  # before the copy: a migration in between makes the copy the newer one
         sqlite.copy_file(data / DATABASE_NAME, target / DATABASE_NAME)
         result = _copy_blobs(target / DATABASE_NAME, data, target, progress)
