@@ -74,12 +74,11 @@ class Deletes:
             if row is None or manifest is None:
                 raise ManifestUnknown(f"{repository} has no manifest {digest}")
             conditions.check(f"manifest {digest.short}", digest)
-            if first:
-                self._check_manifest(tx, row, digest, manifest, actor)
+            sealed_subject = self._check_manifest(tx, row, digest, manifest, actor) if first else None
             if not self._tag_writer.delete_tags_at(tx, row, digest, actor):
                 return False
-            # Its own tags are deleted now, and none of them was protected.
-            sealed_subject = self._check_manifest(tx, row, digest, manifest, actor)
+            if not first:  # its own tags are deleted now, and none of them was protected
+                sealed_subject = self._check_manifest(tx, row, digest, manifest, actor)
             tx.invalidates_caches = True
             queries.remove_manifest(tx, row.id, manifest.digest)
             if sealed_subject is not None:
