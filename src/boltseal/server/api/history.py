@@ -32,6 +32,8 @@ from boltseal.server.api.responses import Response
 from boltseal.server.registry.ledger import EntryPage, EventPage, Ledger, TagEvent
 
 MAX_PAGE: Final = 1000
+BEFORE_INDEX: Final = "before-index"
+"""The parameter of a Link that finds the next page of a tag's history without reading the pages before it."""
 
 TIMESTAMP: Final = "org.opencontainers.distribution.tag.timestamp"
 EVENT: Final = "org.opencontainers.distribution.tag.event"
@@ -86,10 +88,18 @@ class HistoryRoutes:
         before_us = MAX_TIME_US + 1 if before is None else _timestamp("before", before, round_up=True)
         since_us = -1 if since is None else _timestamp("since", since, round_up=False)
         wanted = _digest(digest)
+        hint = request.query.value(BEFORE_INDEX)
+        before_index = None if hint is None else _index(hint)
 
         async def events(log: Ledger) -> EventPage:
             return await log.tag_events(
-                target.repository, target.tag, n=n, before_us=before_us, since_us=since_us, digest=wanted
+                target.repository,
+                target.tag,
+                n=n,
+                before_us=before_us,
+                since_us=since_us,
+                digest=wanted,
+                before=before_index,
             )
 
         page = await events(self._ledger)
@@ -98,7 +108,8 @@ class HistoryRoutes:
         extra = []
         if page.more:
             kept = {key: value for key, value in (("since", since), ("digest", digest)) if value is not None}
-            parameters = {"n": str(n), "before": _time_of(page.events[-1]), **kept}
+            last = page.events[-1]
+            parameters = {"n": str(n), "before": _time_of(last), BEFORE_INDEX: str(last.index), **kept}
             extra.append((b"link", link_next(f"/v2/{target.repository}/_oci/tag-history/{target.tag}", parameters)))
         index = {"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": [_descriptor(event) for event in page.events]}
         return responses.with_body(_json(index), OCI_INDEX, extra=extra)

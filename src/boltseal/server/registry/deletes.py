@@ -7,6 +7,7 @@ an SBOM) can be deleted by its pusher for 24 hours, and by an admin at any time;
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Final
 
 from boltseal.ledger.entry import EntryKind
@@ -58,7 +59,8 @@ class Deletes:
     async def manifest(self, repository: Repository, digest: Digest, conditions: Conditions, actor: Actor) -> None:
         """Delete a manifest and every tag that resolves to it (end-9).
 
-        If there are many tags, each transaction deletes some, the last one the manifest; each checks again what may be deleted.
+        If there are many tags, each transaction deletes some, the last one the manifest. The first and the last check whether a
+        seal covers the manifest; each checks the tags that it deletes.
 
         Raises:
             ManifestUnknown: the repository has no such manifest.
@@ -66,16 +68,18 @@ class Deletes:
             SealedDelete: a seal covers the manifest or protects one of its tags.
         """
 
-        def job(tx: UnitOfWork) -> bool:
+        def job(tx: UnitOfWork, *, first: bool) -> bool:
             """Return whether the manifest is deleted, and not only some of its tags."""
             row = _find(tx, repository)
             manifest = None if row is None else queries.find_manifest(tx, row.id, str(digest))
             if row is None or manifest is None:
                 raise ManifestUnknown(f"{repository} has no manifest {digest}")
             conditions.check(f"manifest {digest.short}", digest)
-            sealed_subject = self._check_manifest(tx, row, digest, manifest, actor)
+            sealed_subject = self._check_manifest(tx, row, digest, manifest, actor) if first else None
             if not self._tag_writer.delete_tags_at(tx, row, digest, actor):
                 return False
+            if not first:  # its own tags are deleted now, and none of them was protected
+                sealed_subject = self._check_manifest(tx, row, digest, manifest, actor)
             tx.invalidates_caches = True
             queries.remove_manifest(tx, row.id, manifest.digest)
             if sealed_subject is not None:
@@ -93,8 +97,9 @@ class Deletes:
             return True
 
         with self._refusals.logged("delete", repository, (), digest, actor):
-            while not await self._database.write(job, repository=repository):
-                continue
+            first = True
+            while not await self._database.write(partial(job, first=first), repository=repository):
+                first = False
 
     async def blob(self, repository: Repository, digest: Digest, actor: Actor) -> None:
         """Remove a blob from the repository (end-10).

@@ -54,10 +54,11 @@ class NotInLedger(NotFound):
 
 @dataclass(frozen=True, slots=True)
 class TagEvent:
-    """An entry that changed a tag's digest. `event`: `CREATED` or `DELETED`."""
+    """An entry that changed a tag's digest, and its index. `event`: `CREATED` or `DELETED`."""
 
     entry: Entry
     event: str
+    index: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,20 +131,35 @@ class Ledger:
         return await self._database.read(query)
 
     async def tag_events(
-        self, repository: Repository, tag: Tag, *, n: int, before_us: int, since_us: int, digest: Digest | None
+        self,
+        repository: Repository,
+        tag: Tag,
+        *,
+        n: int,
+        before_us: int,
+        since_us: int,
+        digest: Digest | None,
+        before: int | None = None,
     ) -> EventPage:
         """Return the changes of a tag's digest between two times, both exclusive. Empty for an unknown tag.
 
-        `n`: page size. `digest`: only changes to or from this digest.
+        `n`: page size. `digest`: only changes to or from this digest. `before`: only entries before this index.
         """
         events = _EVENTS if self._log is LEDGER else _OBSERVED_EVENTS
 
         def query(snapshot: Snapshot) -> EventPage:
             found: list[TagEvent] = []
             lines = ledger_store.newest_entries(
-                snapshot, repository, tag, list(events), before_us=before_us, since_us=since_us, log=self._log
+                snapshot,
+                repository,
+                tag,
+                list(events),
+                before_us=before_us,
+                since_us=since_us,
+                before=before,
+                log=self._log,
             )
-            for line in lines:
+            for index, line in lines:
                 entry, event = parse(line), ""
                 if not entry.digest:  # shown with the digest before it, like a deletion
                     entry, event = self._before(snapshot, entry), DELETED
@@ -151,7 +167,7 @@ class Ledger:
                     continue
                 if len(found) == n:
                     return EventPage(tuple(found), more=True)
-                found.append(TagEvent(entry, event or events[entry.kind]))
+                found.append(TagEvent(entry, event or events[entry.kind], index))
             return EventPage(tuple(found), more=False)
 
         return EventPage((), more=False) if n == 0 else await self._database.read(query)

@@ -137,7 +137,7 @@ class Observations:
             lines = ledger_store.newest_entries(
                 snapshot, repository, tag, kinds, before_us=MAX_TIME_US + 1, since_us=-1, log=OBSERVATIONS
             )
-            found = (parse(line).digest for line in itertools.islice(lines, EARLIER_ENTRIES))
+            found = (parse(line).digest for _, line in itertools.islice(lines, EARLIER_ENTRIES))
             return [Digest.parse(digest) for digest in dict.fromkeys(found) if digest not in ("", str(now))]
 
         return await self._database.read(query)

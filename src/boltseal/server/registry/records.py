@@ -120,7 +120,7 @@ def _check_resolved(snapshot: Snapshot, repository: Repository, record: LedgerRe
     newest = ledger_store.newest_entries(
         snapshot, repository, record.tag or "", CHANGES, before_us=MAX_TIME_US + 1, since_us=-1
     )
-    if all(parse(line).digest != str(record.digest) for line in newest):
+    if all(parse(line).digest != str(record.digest) for _, line in newest):
         raise NeverResolved(
             f"tag {record.tag} of {repository} never resolved to {record.digest}; see `boltseal history`"
         )

@@ -171,12 +171,16 @@ def newest_entries(
     *,
     before_us: int,
     since_us: int,
+    before: int | None = None,
     log: Log = LEDGER,
-) -> Iterator[bytes]:
-    """Yield the lines of a tag of these kinds, newest first, strictly between two times in microseconds."""
+) -> Iterator[IndexedLine]:
+    """Yield the entries of a tag of these kinds, newest first, strictly between two times in microseconds.
+
+    `before`: only those before this index, which is found without reading those behind it, as a time is not.
+    """
     entry = TABLES[log].entry
     query = (
-        select(entry.c.line)
+        select(entry.c.idx, entry.c.line)
         .where(
             entry.c.repository == repository,
             entry.c.tag == tag,
@@ -187,4 +191,6 @@ def newest_entries(
         .order_by(entry.c.idx.desc())
         .execution_options(yield_per=200)
     )
-    yield from snapshot.sql.connection.execute(query).scalars()
+    if before is not None:
+        query = query.where(entry.c.idx < before)
+    yield from (IndexedLine(*row) for row in snapshot.sql.connection.execute(query))
