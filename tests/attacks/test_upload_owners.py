@@ -13,6 +13,8 @@ import httpx2
 import pytest
 
 from boltseal.server.commands.users import remove_user
+from boltseal.server.storage.metadata import upload_table
+from boltseal.server.store_factory import open_store
 from tests.images import Blob, error_of, with_digest
 from tests.logins import PASSWORDS, as_user, bearer, token, with_users
 from tests.serving import Serving, serving, serving_as, settings_of
@@ -111,6 +113,19 @@ async def test_a_user_does_not_reach_the_session_of_an_anonymous_client(data: Pa
         refused = await reach(shop, method, location, as_user("ci"))
 
     assert refused.status_code == 404
+
+
+async def test_a_session_without_a_row_is_finished_by_its_id_and_only_with_the_right_to_push(data: Path) -> None:
+    """A session that is older than the rows, or whose row is lost, has no known owner; its ID can't be guessed."""
+    settings = with_users(data)
+    async with serving_as(settings) as shop:
+        location = await begin(shop, as_user("ci"))
+        with open_store(settings) as store:
+            await store.database.write(lambda tx: upload_table.remove(tx, location.rpartition("/")[2]))
+        without_right = await reach(shop, "PUT", location, as_user("other"))
+        finished = await reach(shop, "PUT", location, as_user("ci"))
+
+    assert (without_right.status_code, finished.status_code) == (403, 201)
 
 
 async def test_an_anonymous_client_does_not_reach_the_session_of_a_user(data: Path) -> None:

@@ -221,10 +221,14 @@ class UploadManager:
         await self._forget(upload)
 
     async def _key(self, repository: Repository, upload: UploadId, actor: Actor) -> UploadKey:
-        """Return the key of a session of the actor. UploadUnknown: there is none, or it belongs to another user."""
+        """Return the key of a session of the actor. UploadUnknown: it belongs to another user, or ended.
+
+        A session without a row began before data format 5, or lost its row with power. Its owner is unknown; a client that
+        knows its ID and may push to the repository may continue it, as before there were rows.
+        """
         key = UploadKey(repository, upload)
         owner = await self._database.lookups.upload_owner(repository, upload)
-        if owner is None or (ANONYMOUS.name if owner.startswith(_ANONYMOUS_AT) else owner) != actor.name:
+        if owner is not None and (ANONYMOUS.name if owner.startswith(_ANONYMOUS_AT) else owner) != actor.name:
             raise key.unknown()
         return key
 
