@@ -105,7 +105,7 @@ async def test_what_was_changed_between_two_starts_is_found(data: Path, kind: st
         pulled = await registry.client.get(f"/v2/shop/app/manifests/{RIGHT.digest}")
 
     assert ready.status_code == 503
-    assert "ledger recover --tags" in ready.text
+    assert "ledger recover --restore-tags" in ready.text
     assert all(answer.status_code in (405, 503) for answer in pushed)
     assert pulled.status_code == 200
 
@@ -150,12 +150,12 @@ async def test_an_honest_store_is_not_doubted(data: Path) -> None:
 
 
 async def test_a_doubt_outlives_a_restart_until_the_tags_are_restored(data: Path) -> None:
-    """`ledger recover --tags` sets the rows to what the ledger says; then the server takes pushes again."""
+    """`ledger recover --restore-tags` sets the rows to what the ledger says; then the server takes pushes again."""
     tamper(data, *FOUND_AT_A_START["row repointed"], *FOUND_AT_A_START["row without an entry"])
     tamper(data, *FOUND_AT_A_START["tombstone removed"])
     prepare(settings_of(data))
     prepare(settings_of(data))
-    recovered = program.call("ledger", "recover", "--tags", "--data", data, "--json")
+    recovered = program.call("ledger", "recover", "--restore-tags", "--data", data, "--json")
     prepare(settings_of(data))
     async with serving(data) as registry:
         ready = await registry.client.get("/readyz")
@@ -171,10 +171,10 @@ async def test_a_doubt_outlives_a_restart_until_the_tags_are_restored(data: Path
 
 
 async def test_tags_are_not_restored_from_entries_that_were_changed(data: Path) -> None:
-    """Then only a backup has what was signed, and the doubt stays."""
+    """If the entries were changed, `ledger recover --restore-tags` refuses and names a backup as the remedy."""
     tamper(data, *FOUND_AT_A_START["entry and row rewritten"])
     prepare(settings_of(data))
-    refused = program.call("ledger", "recover", "--tags", "--data", data)
+    refused = program.call("ledger", "recover", "--restore-tags", "--data", data)
     store = begin(settings_of(data), now_us)
     frozen = store.database.frozen
     store.close()

@@ -8,7 +8,7 @@ Two checks:
 - `StoreCheck`, when the server starts and once a day while it runs: every row, every entry, and the tree over them. It also
   finds a row that was removed together with its entries, which leaves nothing for `check_tag` to see.
 
-A difference freezes the ledger: nothing is written until `boltseal ledger recover --tags` or a restored backup. The
+A difference freezes the ledger: nothing is written until `boltseal ledger recover --restore-tags` or a restored backup. The
 reason is kept with the keys (`LedgerKeys.put_doubt`), so a restart does not forget it.
 """
 
@@ -43,7 +43,7 @@ ROWS: Final = 2000
 MAX_TILES: Final = 4096
 """How many tiles a `TagCheck` remembers as verified."""
 _REMEDY: Final = (
-    "the data was changed by something other than this registry: nothing is written until `boltseal ledger recover --tags` "
+    "the data was changed by something other than this registry: nothing is written until `boltseal ledger recover --restore-tags` "
     "or a restored backup makes them match"
 )
 
@@ -313,10 +313,10 @@ def _batch(start: int, snapshot: Snapshot) -> list[EntryColumns]:
     return tag_entries.entries_from(snapshot, start, BATCH)
 
 
-def _is_found_by(one: EntryColumns) -> bool:
-    """Return whether the columns of an entry are what its line says."""
+def _is_found_by(columns: EntryColumns) -> bool:
+    """Return whether the columns of an entry match its line."""
     try:
-        said = _read(one.line)
+        entry = _read(columns.line)
     except Invalid:
         return False
-    return (said.kind, said.repository, said.tag) == (one.kind, one.repository, one.tag)
+    return (entry.kind, entry.repository, entry.tag) == (columns.kind, columns.repository, columns.tag)
