@@ -134,12 +134,12 @@ class TagProofs:
                 answer = await ask()  # 2
             except RemoteNotFound as error:
                 missing = error
-            said = TagAnswer(str(answer.digest) if answer else "", (missing and missing.bound) or "")
+            tag_answer = TagAnswer(str(answer.digest) if answer else "", (missing and missing.bound) or "")
             try:
-                await self._prove(registry, (repository, tag), said)
+                await self._prove(registry, (repository, tag), tag_answer)
             except LedgerBroken as broken:  # 4
                 if pause_s is None or broken.fault is not Fault.OTHER_DIGEST:
-                    raise self._with_evidence(registry, (repository, tag), said, broken) from broken
+                    raise self._with_evidence(registry, (repository, tag), tag_answer, broken) from broken
                 await asyncio.sleep(pause_s)
                 await self._ask_again(registry, (repository, tag))
                 continue
@@ -165,18 +165,18 @@ class TagProofs:
             return None
         return log
 
-    async def _prove(self, registry: str, name: Name, said: TagAnswer) -> None:
+    async def _prove(self, registry: str, name: Name, tag_answer: TagAnswer) -> None:
         """Prove one answer by the ledger, else by the log of observations. Raises: LedgerBroken, TagUnproven."""
         try:
-            proof = await self._prove_by(registry, name, said)
-            self._entries_by[proof.reference, said.digest] = proof.proven.entry
+            proof = await self._prove_by(registry, name, tag_answer)
+            self._entries_by[proof.reference, tag_answer.digest] = proof.proven.entry
         except LedgerBroken as broken:
-            proof = await self._prove_observed(registry, name, said, broken)
+            proof = await self._prove_observed(registry, name, tag_answer, broken)
         self._on_proof(proof)
 
-    async def _prove_observed(self, registry: str, name: Name, said: TagAnswer, broken: LedgerBroken) -> TagProof:
+    async def _prove_observed(self, registry: str, name: Name, tag_answer: TagAnswer, broken: LedgerBroken) -> TagProof:
         """Step 5. Raises: LedgerBroken: `broken`, if the tag is not of an upstream or the observations contradict it too."""
-        if not said.digest or not await self._observed(registry, name):
+        if not tag_answer.digest or not await self._observed(registry, name):
             raise broken
         observations = f"{registry}/observations"
         if await self._trusted(observations) is None:
@@ -185,7 +185,7 @@ class TagProofs:
                 f"of {registry}, whose key is not trusted; get the key from its operator (`boltseal ledger key "
                 f"--observations`), then run `boltseal ledger trust {observations} KEY`"
             )
-        return await self._prove_by(observations, name, said)
+        return await self._prove_by(observations, name, tag_answer)
 
     async def _observed(self, registry: str, name: Name) -> bool:
         """Return whether the registry shows observations of a tag. They are not verified here."""
@@ -196,14 +196,14 @@ class TagProofs:
             pass
         return False
 
-    async def _prove_by(self, name: str, tag: Name, said: TagAnswer) -> TagProof:
+    async def _prove_by(self, name: str, tag: Name, tag_answer: TagAnswer) -> TagProof:
         registry, _, observations = name.partition("/")
         reference = Reference(registry, *tag)
         try:
             shown = await self._entries(name, tag)  # 3
             if shown.entries is None:
                 raise TagUnproven(f"this login may not read the ledger's entries of {reference}")
-            found = prove_tag(*tag, said, shown.entries, shown.head.checkpoint, observed=bool(observations))
+            found = prove_tag(*tag, tag_answer, shown.entries, shown.head.checkpoint, observed=bool(observations))
             found = await self._fresh(name, tag, shown.head, found)  # 6
         except (LedgerBroken, TagUnproven):
             raise
@@ -291,8 +291,11 @@ class TagProofs:
             log.newest = (start, lines)
             return log.newest
 
-    def _with_evidence(self, registry: str, name: Name, said: TagAnswer, broken: LedgerBroken) -> LedgerBroken:
-        files = {"fault.txt": f"{broken.fault}: {broken.message}\n".encode(), "answer.txt": f"{said.digest}\n".encode()}
+    def _with_evidence(self, registry: str, name: Name, tag_answer: TagAnswer, broken: LedgerBroken) -> LedgerBroken:
+        files = {
+            "fault.txt": f"{broken.fault}: {broken.message}\n".encode(),
+            "answer.txt": f"{tag_answer.digest}\n".encode(),
+        }
         for log in (registry, f"{registry}/observations"):
             shown = self._logs[log].shown.get(name)
             if shown is not None:

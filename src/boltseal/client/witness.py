@@ -48,7 +48,7 @@ class ProofRefused:
 
 
 class LedgerUnknown(RemoteUnavailable):
-    """The witness was never told of this ledger, so it can't have seen more of it."""
+    """The witness does not know this ledger, so it can't have seen more of it."""
 
 
 class WitnessClient:

@@ -1,4 +1,4 @@
-"""No job holds the writer: it has a time budget, and repositories take turns."""
+"""Each write has a time budget, and the writer serves repositories round-robin."""
 
 from __future__ import annotations
 
@@ -161,8 +161,8 @@ def waiting(repository: str) -> WaitingJob:
     return WaitingJob(lambda _: None, lambda: False, lambda *_: None, repository=repository)
 
 
-def test_lanes_take_turns_across_groups() -> None:
-    """A group takes one job of each repository, then the next one of each; a new lane waits for one job of each other."""
+def test_repositories_are_served_round_robin_across_groups() -> None:
+    """A group takes one job of each repository, then the next one of each; a new repository waits for one job of each other."""
     queue = FairQueue()
     for repository_name in "aaaabbc":
         queue.put(waiting(repository_name))
@@ -175,7 +175,7 @@ def test_lanes_take_turns_across_groups() -> None:
 
 
 def test_jobs_that_were_not_begun_come_first_in_their_order() -> None:
-    """What a group leaves is the beginning of the next one."""
+    """Jobs that a group did not begin are the first jobs of the next group."""
     queue = FairQueue()
     jobs = [waiting(name) for name in "aabbc"]
     for job in jobs:

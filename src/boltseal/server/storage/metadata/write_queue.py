@@ -1,7 +1,8 @@
-"""The jobs that wait for the writer thread: one lane for each repository, taken in turn.
+"""The jobs that wait for the writer thread: one queue for each repository, served round-robin.
 
-A group takes one job of each lane, then the next one of each. So a repository with ten thousand waiting writes delays a
-write of another repository by one group. Jobs of one lane keep their order; jobs without a repository share a lane.
+A group takes one job of each repository queue, then the next one of each. So a repository with ten thousand waiting writes
+delays a write of another repository by one group. Jobs of one repository keep their order; jobs without a repository share
+one queue.
 """
 
 from __future__ import annotations
@@ -48,7 +49,7 @@ class FairQueue:
 
     def __init__(self) -> None:
         self._changed = threading.Condition()
-        self._lanes: OrderedDict[str, deque[WaitingJob]] = OrderedDict()
+        self._repository_queues: OrderedDict[str, deque[WaitingJob]] = OrderedDict()
         self._unsettled: dict[WaitingJob, None] = {}
         """Every job that waits or runs, the oldest first."""
         self._closed = False
@@ -58,28 +59,28 @@ class FairQueue:
         with self._changed:
             if self._closed:
                 raise Unavailable("the registry is shutting down: nothing was changed; try again")
-            self._lanes.setdefault(job.repository, deque()).append(job)
+            self._repository_queues.setdefault(job.repository, deque()).append(job)
             self._unsettled[job] = None
             self._changed.notify()
 
     def take(self, limit: int) -> list[WaitingJob]:
-        """Wait for jobs and return at most `limit` of them, in turn from each lane; none when closed and empty."""
+        """Wait for jobs and return at most `limit` of them, round-robin over the repositories; none when closed and empty."""
         group: list[WaitingJob] = []
         with self._changed:
-            self._changed.wait_for(lambda: self._lanes or self._closed)
-            while self._lanes and len(group) < limit:
-                name, lane = self._lanes.popitem(last=False)
-                group.append(lane.popleft())
-                if lane:
-                    self._lanes[name] = lane
+            self._changed.wait_for(lambda: self._repository_queues or self._closed)
+            while self._repository_queues and len(group) < limit:
+                repository, jobs = self._repository_queues.popitem(last=False)
+                group.append(jobs.popleft())
+                if jobs:
+                    self._repository_queues[repository] = jobs
         return group
 
     def put_back(self, jobs: Iterable[WaitingJob]) -> None:
         """Return jobs that were taken and not begun. They are the first ones of the next group."""
         with self._changed:
             for job in reversed(list(jobs)):
-                self._lanes.setdefault(job.repository, deque()).appendleft(job)
-                self._lanes.move_to_end(job.repository, last=False)
+                self._repository_queues.setdefault(job.repository, deque()).appendleft(job)
+                self._repository_queues.move_to_end(job.repository, last=False)
 
     def remove(self, jobs: Iterable[WaitingJob]) -> None:
         """Forget jobs that are committed, refused or unwanted."""
