@@ -1,11 +1,11 @@
 """`python -m bench.restore`: `admin restore` of many small blobs, beside `cp -a` of the same backup.
 
     cp -a             copies the files, hashes nothing and leaves the writing to the kernel
-    cp -a + sync      the same, then waits until the file system has it: what a restore must do as well
+    cp -a + sync      copies the files, then waits until the file system has stored them, as a restore must
 
-in turn, in the same run, on the same backup; a figure is the median of the rounds. Beside the time stands what the processes
-worked for it, which depends less on who else uses the machine. A restore hashes every blob, checks the database and all of what
-the blobs are referred to by, and starts Python.
+Each round runs all of them on one backup; a figure is the median of the rounds. The table shows elapsed time and processor
+time, which depends less on other programs of the machine. A restore hashes every blob, checks the database and every reference
+to a blob, and starts Python.
 """
 
 from __future__ import annotations
@@ -42,11 +42,11 @@ TOOLS: Mapping[str, Sequence[str]] = {
 
 
 def main() -> int:
-    """Runs it and prints a table."""
+    """Run the benchmark and print a table."""
     parser = argparse.ArgumentParser(prog="python -m bench.restore", description=__doc__)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--images", type=int, default=200, help=f"of {LAYERS} layers each")
-    parser.add_argument("--folder", type=Path, help="where; by default a temporary folder")
+    parser.add_argument("--folder", type=Path, help="parent of the scratch folder; default: the temporary folder")
     asked = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="bench-restore-", dir=asked.folder) as scratch:
         folder = Path(scratch)
@@ -58,11 +58,13 @@ def main() -> int:
             for tool, words in TOOLS.items():
                 taken[tool].append(_run(words, folder / "backup", folder / f"to{number}"))
     print(f"{result.blobs} blobs, {result.taken_bytes / 1e6:.0f} MB; median of {asked.rounds} rounds\n")
-    print("| | s | worked, s | beside `cp -a` | worked |\n| --- | ---: | ---: | ---: | ---: |")
+    print(
+        "| | elapsed, s | processor, s | elapsed / `cp -a` | processor / `cp -a` |\n| --- | ---: | ---: | ---: | ---: |"
+    )
     medians = {tool: [statistics.median(each) for each in zip(*rows, strict=True)] for tool, rows in taken.items()}
     base = medians["cp -a"]
-    for tool, (wall, worked) in medians.items():
-        print(f"| {tool} | {wall:.2f} | {worked:.2f} | {wall / base[0]:.2f} | {worked / base[1]:.2f} |")
+    for tool, (elapsed_s, worked_s) in medians.items():
+        print(f"| {tool} | {elapsed_s:.2f} | {worked_s:.2f} | {elapsed_s / base[0]:.2f} | {worked_s / base[1]:.2f} |")
     return 0
 
 
@@ -94,14 +96,14 @@ async def _push(client: httpx2.AsyncClient, blob: Blob) -> None:
 
 
 def _run(words: Sequence[str], backup: Path, target: Path) -> tuple[float, float]:
-    """Return the seconds that a tool took, and those that it worked."""
+    """Return how long a tool ran and how much processor time it used, in seconds."""
     argv = [word.format(backup=backup, target=target) for word in words]
     os.sync()
     before, started = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
     subprocess.run(argv, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    wall, after = time.perf_counter() - started, resource.getrusage(resource.RUSAGE_CHILDREN)
+    elapsed_s, after = time.perf_counter() - started, resource.getrusage(resource.RUSAGE_CHILDREN)
     shutil.rmtree(target)
-    return wall, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    return elapsed_s, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
 
 if __name__ == "__main__":

@@ -114,7 +114,7 @@ async def test_a_sealed_tag_is_made_mutable_by_a_signed_entry(client: Client) ->
 
 
 async def test_a_mutable_tag_resolves_to_what_no_entry_says(client: Client) -> None:
-    """Also after the tries that a move between two requests is allowed."""
+    """The client raises the alarm after its retries for a tag that moves between two requests."""
     client.ledger.tags[SHOP, LATEST] = B
 
     assert await client.alarm(LATEST) is Fault.OTHER_DIGEST
@@ -174,7 +174,7 @@ async def test_an_entry_of_another_repository_proves_nothing(client: Client) -> 
 
 
 async def test_an_entry_of_another_ledger_proves_nothing(client: Client) -> None:
-    """It has the right name and digest, and no place in the signed tree."""
+    """An entry with the right name and digest proves nothing if the signed tree does not contain it."""
     other = FakeLedger(key=signing_key("z", "other.example"))
     other.push("1.4.1", SEALED, digest=B)
     client.ledger.tags[SHOP, SEALED] = B
@@ -237,7 +237,7 @@ async def test_the_entries_of_a_sealed_tag_are_omitted(client: Client) -> None:
 
 
 async def test_a_deleted_tag_is_proven_gone(client: Client) -> None:
-    """Its last entry removed it, and the tombstone has the sealed digest."""
+    """A tag whose last entry removed it, with a tombstone of the sealed digest, is proven to be deleted."""
     client.ledger.add(EntryKind.TAG_UNSEALED, A, tag=SEALED, extra={"mode": "sealed", "keep": "deletable"})
     client.ledger.add(EntryKind.TAG_DELETED, A, tag=SEALED, extra={})
     client.ledger.tombstones[SHOP, SEALED] = A

@@ -129,7 +129,7 @@ async def test_a_session_without_a_row_is_finished_by_its_id_and_only_with_the_r
 
 
 async def test_an_anonymous_client_does_not_reach_the_session_of_a_user(data: Path) -> None:
-    """Also where anonymous clients may push, because every user was removed from a registry on loopback."""
+    """An anonymous client that may push, after every user was removed, can't use an upload session of a user."""
     settings = with_users(data)
     async with serving_as(settings) as shop:
         location = await begin(shop, as_user("ci"))

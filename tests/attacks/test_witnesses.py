@@ -182,12 +182,14 @@ async def test_a_registry_with_witnesses_serves_though_its_key_can_not_be_read(t
     assert (pulled.status_code, refused.status_code) == (200, 405)
 
 
-def witnessed(data: Path, one: FakeWitness) -> Settings:
-    return Settings.model_validate({"server": {"data": data}, "witness": [{"url": URL, "key": str(one.key.verifier)}]})
+def witnessed(data: Path, witness: FakeWitness) -> Settings:
+    return Settings.model_validate(
+        {"server": {"data": data}, "witness": [{"url": URL, "key": str(witness.key.verifier)}]}
+    )
 
 
 async def test_data_and_keys_are_put_back_and_only_a_witness_without_checkpoints_knows(tmp_path: Path) -> None:
-    """It answers a submission with the larger size that it saw, and that is enough: no push is taken."""
+    """The server refuses pushes if a witness answers a submission with a larger size that it saw."""
     data = tmp_path / "data"
     async with serving(data) as registry:
         await images.push(registry.client, "shop/app", "1.0.0", images.image("one"))

@@ -125,6 +125,6 @@ def test_a_rule_with_settle_says_when_a_tag_is_sealed(tmp_path: Path) -> None:
     """Such a tag waits for its index."""
     config = tmp_path / "boltseal.toml"
     config.write_text('[[rule]]\nsettle = "60s"\n', encoding="utf-8")
-    told = program.call("admin", "rules", "test", "shop/app", "1.4", "--config", config)
+    result = program.call("admin", "rules", "test", "shop/app", "1.4", "--config", config)
 
-    assert "shop/app:1.4 is sealed at its index, or 1m after its first push, kept permanently" in told.err
+    assert "shop/app:1.4 is sealed at its index, or 1m after its first push, kept permanently" in result.err

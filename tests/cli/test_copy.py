@@ -71,7 +71,7 @@ def test_the_shell_completes_commands() -> None:
 
 
 async def test_a_refusal_of_the_registry_is_shown_whole(server: Server) -> None:
-    """It ends with the rule that would make such tags mutable; without --force the hint says that a seal does not yield."""
+    """The message ends with the rule that would make the tag mutable, and the hint says that --force does not move a sealed tag."""
     name, repository = "staging", f"shop/app-{'x' * 120}"
     async with httpx2.AsyncClient(base_url=server.url, trust_env=False) as client:
         for tag, document in ((name, image("old")), ("1.4.2", image("new"))):

@@ -28,12 +28,12 @@ async def ref(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[
 
 
 async def test_check_says_that_a_tag_is_settling(ref: str) -> None:
-    """Both for a person and in JSON, with the time of the seal; the tag is taken."""
-    told = program.run("check", ref)
+    """`check` reports a settling tag as taken, with the time of its seal, in text and in JSON."""
+    result = program.run("check", ref)
     (found,) = program.run("check", ref, "--json").json["results"]
 
-    assert told.code == 1
-    assert f"it is settling: not sealed before {found['settles']}" in told.out
+    assert result.code == 1
+    assert f"it is settling: not sealed before {found['settles']}" in result.out
     assert found["status"] == "taken"
 
 
@@ -51,10 +51,10 @@ async def test_inspect_and_tags_say_that_a_tag_is_settling(ref: str) -> None:
 
 async def test_a_settling_tag_has_a_history_and_no_receipt(ref: str, tmp_path: Path) -> None:
     """A receipt would prove an entry that does not seal the tag."""
-    told = program.run("history", ref, "--json").json["results"]
+    events = program.run("history", ref, "--json").json["results"]
     receipt = program.run("ledger", "receipt", ref, "-o", tmp_path / "receipt")
 
-    assert [(each["status"], each["mode"]) for each in told] == [("created", "settling")]
+    assert [(each["status"], each["mode"]) for each in events] == [("created", "settling")]
     assert receipt.code != 0
     assert "is settling, so it has no receipt" in receipt.err
     assert not (tmp_path / "receipt").exists()

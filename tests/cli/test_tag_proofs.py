@@ -145,7 +145,7 @@ def test_json_says_how_a_tag_was_proven(registry: Registry) -> None:
 
 
 def test_a_registry_whose_key_was_not_given_proves_nothing(registry: Registry) -> None:
-    """Its tags are resolved as before, and `--json` has no proofs."""
+    """Without a trusted key a command resolves the tags of a registry and prints no proofs with `--json`."""
     assert program.call("ledger", "trust", registry.server.address, "--forget").code == 0
     found = program.call("digest", registry.ref, "--json").json
 

@@ -1,7 +1,7 @@
 """The commands in the pages: which test runs those of a page, and why some are run by none.
 
 A block without a language has commands, one a line; other text has the language `text`. `PLAYS` is played by
-tests/real/test_page_commands.py; tests/docs/test_page_commands.py finds commands that are missing here.
+tests/real/engines/test_page_commands.py; tests/docs/test_page_commands.py finds commands that are missing here.
 """
 
 from __future__ import annotations
@@ -134,7 +134,7 @@ PLAYS: Final[Mapping[str, Play]] = {
 """The pages whose commands are run in a project with an engine and two registries."""
 
 RUN_ELSEWHERE: Final[Mapping[str, str]] = {
-    "docs/getting-started/first-steps.md": "tests/real/test_questions.py",
+    "docs/getting-started/first-steps.md": "tests/real/engines/test_questions.py",
     "docs/guides/from-docker-registry.md": "tests/real/test_operators_pages.py",
     "docs/operations/backup.md": "tests/real/test_operators_pages.py",
     "docs/operations/tls.md": "tests/real/test_operators_pages.py",
@@ -146,7 +146,7 @@ _INSTALLS = (
     "installs from an address that is the reader's; tests/distribution/test_dist.py installs the same with uv and pipx"
 )
 _CLUSTER = "needs a cluster; tests/real/test_kubernetes_base.py builds and pins the same files with kubectl kustomize"
-_HOST = "needs another host; tests/real/test_ps.py asks one by ssh"
+_HOST = "needs another host; tests/real/engines/test_ps.py asks one by ssh"
 _MAKE = "needs minutes; .ci/run runs the targets, and tests/docs/test_pages.py checks that they exist"
 _HUB = "asks Docker Hub, which tests do not; tests/fakes/hub.py stands for it in tests/real/test_mirror.py"
 
@@ -163,8 +163,8 @@ NOT_RUN: Final[Mapping[str, Mapping[str, str]]] = {
     },
     "docs/guides/digests-in-compose.md": {
         "EXPERIMENTAL_BUILDKIT_SOURCE_POLICY": "needs buildx; tests/project/test_buildkit.py checks the policy",
-        "docker build": "downloads a base image; tests/real/test_building.py builds",
-        "boltseal build --print-labels": "downloads a base image; tests/real/test_building.py builds",
+        "docker build": "downloads a base image; tests/real/engines/test_building.py builds",
+        "boltseal build --print-labels": "downloads a base image; tests/real/engines/test_building.py builds",
     },
     "docs/guides/docker-hub-limits.md": {"boltseal ": _HUB},
     "docs/guides/pipelines.md": {

@@ -45,7 +45,7 @@ def test_the_lists_have_no_page_or_command_that_is_gone() -> None:
 
 
 def test_every_test_that_is_named_exists() -> None:
-    """A reason leads to the test that covers the same by other means."""
+    """Each test module exists that a reason or the list of pages run elsewhere names."""
     named = {
         path for begins in NOT_RUN.values() for why in begins.values() for path in re.findall(r"tests/[\w/]+\.py", why)
     }

@@ -73,7 +73,7 @@ def test_every_exit_code_is_described() -> None:
 
 def test_every_code_of_an_error_in_json_is_described() -> None:
     """The table has all of them and no other, each with the exit codes of its kinds."""
-    rows = table(text("docs/reference/json.md"))
+    rows = table(section(text("docs/reference/json.md"), "Errors"))
     exits = {
         code: {str(EXIT_CODES[kind].value) for kind, each in COMMAND_CODES.items() if each is code}
         for code in CommandErrorCode

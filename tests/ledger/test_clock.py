@@ -41,7 +41,7 @@ def test_a_clock_that_is_a_little_behind_gives_times(last: int, behind: int) -> 
 
 @given(STARTS, st.integers(0, 10 * YEAR), st.integers(-500, 500))
 def test_a_clock_that_runs_on_has_not_stepped(start: ClockReading, passed: int, slewed: int) -> None:
-    """Also after years, also slewed at the highest rate, and also when the machine was suspended in between."""
+    """A clock that runs for years, is slewed at the highest rate, or belongs to a suspended machine has not stepped."""
     now = ClockReading(start.time_us + passed + passed * slewed // 1_000_000, start.boot_us + passed)
 
     assert not has_stepped_forward(start, now)

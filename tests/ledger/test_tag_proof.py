@@ -71,7 +71,7 @@ def test_a_mutable_tag_is_fresh_only_if_no_entry_follows(later: int, freshness: 
 
 
 def test_an_observation_proves_the_tag_of_an_upstream() -> None:
-    """Its kind is not one of the ledger's."""
+    """An entry of kind `observed` proves a tag in the log of observations, and nothing in the ledger."""
     ledger = FakeLedger()
     ledger.add(EntryKind.OBSERVED, A, extra={})
 
@@ -81,7 +81,7 @@ def test_an_observation_proves_the_tag_of_an_upstream() -> None:
 
 
 def test_a_tag_without_entries_is_absent_or_a_contradiction() -> None:
-    """It must not resolve to anything, and has no tombstone."""
+    """A tag without entries is proven absent; an answer with a digest or a tombstone contradicts the ledger."""
     ledger = sealed()
 
     assert proven(ledger, TagAnswer(""), tag="2.0.0").state is ProvenState.ABSENT
@@ -131,7 +131,7 @@ def test_too_many_entries_or_wrong_indices_prove_nothing(indices: tuple[int, ...
 
 
 def test_a_line_that_is_no_entry_proves_nothing() -> None:
-    """It is refused before its proof is looked at, and counts as one about the tag where freshness is decided."""
+    """A line that can't be parsed is refused before its proof is checked, and prevents a proof of freshness."""
     ledger = sealed()
     with pytest.raises(TagProofInvalid, match="not in the signed ledger"):
         prove_tag(SHOP, TAG, TagAnswer(A), [ShownEntry(1, b"{}\n", ())], head(ledger))

@@ -63,7 +63,7 @@ def test_an_attestation_is_what_buildkit_writes(manifest: Manifest, *, expected:
     ],
 )
 def test_the_platform_is_what_the_config_states(config: bytes, expected: str) -> None:
-    """It goes into the ledger, so a config that states none, or one that can't be printed, has none."""
+    """The platform recorded in the ledger is that of the config, and empty if it is missing or not printable."""
 
     assert platform_of(config) == expected
 

@@ -49,19 +49,19 @@ def as_json(detail: RefusalDetail) -> dict[str, Any]:
 
 
 def test_a_detail_has_the_keys_of_the_api() -> None:
-    """These names and forms are an API; each is documented."""
+    """The keys of a refusal's detail, their order and their forms are those of the documented API."""
     assert as_json(FULL) == DOCUMENT == FULL.as_json()
     assert list(DETAIL_KEYS) == list(DetailDocument.__struct_fields__) == list(DOCUMENT)
 
 
 def test_keys_that_do_not_apply_are_absent() -> None:
-    """Only the reason is always there."""
+    """A refusal's detail always has the reason, and the other keys only where they apply."""
     assert as_json(RefusalDetail(RefusalReason.QUOTA)) == {"reason": "quota"}
 
 
 @given(details)
 def test_a_detail_is_parsed_from_its_own_json(detail: RefusalDetail) -> None:
-    """A client gets the facts that the server had."""
+    """A client parses the same facts from a detail that the server wrote."""
     assert RefusalDetail.parse(as_json(detail)) == detail
 
 
@@ -86,12 +86,12 @@ def test_a_detail_is_parsed_from_its_own_json(detail: RefusalDetail) -> None:
     ],
 )
 def test_another_detail_is_none(value: object) -> None:
-    """Other registries have other details, or none."""
+    """A detail of another form, as other registries have it, is parsed as none."""
     assert RefusalDetail.parse(value) is None
 
 
 def test_a_key_of_a_later_version_is_ignored() -> None:
-    """Keys may be added."""
+    """A client ignores a key of the detail that a later version added."""
     assert RefusalDetail.parse({**DOCUMENT, "more": 1}) == FULL
 
 
@@ -101,7 +101,7 @@ def test_without_content_nothing_of_the_repository_is_left() -> None:
 
 
 def test_every_reason_has_a_meaning() -> None:
-    """The words are documented."""
+    """Every reason of a refusal has a documented meaning."""
     assert set(MEANINGS) == set(RefusalReason)
 
 

@@ -95,7 +95,7 @@ def guarded_registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Acces
 
 
 @dataclass(frozen=True, slots=True)
-class Site:
+class ClientScene:
     """One repository with its images, and a scratch folder that has the layouts `one` and `index` and a file `note`."""
 
     access: Access
@@ -153,11 +153,11 @@ def layouts(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def site(of: Access, layouts: Path, repository: str, tmp_path: Path) -> Site:
+def scene(of: Access, layouts: Path, repository: str, tmp_path: Path) -> ClientScene:
     work = tmp_path / "work"
     shutil.copytree(layouts, work)
     image_layout(work / "one", f"content of {repository}".encode())  # docker mounts only what it pulled from here
-    made = Site(of, repository, work, {}, {"skopeo": ("skopeo", "--insecure-policy"), "oras": ("oras",)})
+    made = ClientScene(of, repository, work, {}, {"skopeo": ("skopeo", "--insecure-policy"), "oras": ("oras",)})
     for layout, tag in (("one", "1.0.0"), ("two", "latest"), ("index", "2.0.0")):
         made.run(f"skopeo copy --all oci:{{work}}/{layout}:app docker://{{name}}:{tag}").checked()
         made.digests[layout] = made.digest(tag) or ""
@@ -289,36 +289,36 @@ def crane(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 @pytest.fixture
-def row(request: pytest.FixtureRequest, site: Site) -> tuple[str, ...]:
-    """One row of the table; its client is started."""
+def row(request: pytest.FixtureRequest, scene: ClientScene) -> tuple[str, ...]:
+    """Return one row of the table after starting its client."""
     lines = ROWS[request.param]
     client = lines[0].partition(" ")[0]
     match client:
         case "docker":
             docker: Docker = request.getfixturevalue("docker")
-            site.clients[client] = ("docker", "-H", docker.host)
+            scene.clients[client] = ("docker", "-H", docker.host)
         case "podman":
             podman: Podman = request.getfixturevalue("podman")
-            site.clients[client] = podman.words()
+            scene.clients[client] = podman.words()
         case "ctr":
             ctr: Ctr = request.getfixturevalue("ctr")
-            site.clients[client] = ctr.words()
+            scene.clients[client] = ctr.words()
         case "crane":
-            site.clients[client] = (request.getfixturevalue("crane"),)
+            scene.clients[client] = (request.getfixturevalue("crane"),)
         case _:
-            assert client in site.clients
-    login = "--user {user}" if site.access.word else ""
+            assert client in scene.clients
+    login = "--user {user}" if scene.access.word else ""
     return tuple(line.replace("{login}", login) for line in lines)
 
 
 @pytest.mark.parametrize("row", ROWS, indirect=True)
-def test_a_command_of_a_client_works_with_and_without_users(site: Site, row: tuple[str, ...]) -> None:
+def test_a_command_of_a_client_works_with_and_without_users(scene: ClientScene, row: tuple[str, ...]) -> None:
     """Every command line of the row succeeds, the last one prints what the row says, and the sealed tag is as before."""
     *lines, expected = row
-    said = [site.run(line).checked() for line in lines]
+    printed = [scene.run(line).checked() for line in lines]
 
-    assert " ".join(site.fill(expected)) in said[-1]
-    assert site.digest("1.0.0") == site.digests["one"]
+    assert " ".join(scene.fill(expected)) in printed[-1]
+    assert scene.digest("1.0.0") == scene.digests["one"]
 
 
 @pytest.mark.parametrize(
@@ -326,11 +326,11 @@ def test_a_command_of_a_client_works_with_and_without_users(site: Site, row: tup
     ["skopeo copy across", "oras cp", "docker pull and push", "podman pull and push", "crane copy"],
     indirect=True,
 )
-def test_a_client_mounts_blobs_between_repositories(site: Site, row: tuple[str, ...]) -> None:
+def test_a_client_mounts_blobs_between_repositories(scene: ClientScene, row: tuple[str, ...]) -> None:
     """A copy within the registry uploads no blob that can be mounted: the challenge names what a mount needs."""
-    registry = Registry(site.access.server)
+    registry = Registry(scene.access.server)
     before = registry.answered("POST", UPLOADS, 201)
     for line in row[:-1]:
-        site.run(line).checked()
+        scene.run(line).checked()
 
     assert registry.answered("POST", UPLOADS, 201) > before

@@ -57,10 +57,10 @@ def test_without_the_rule_the_refusal_names_the_habit_and_the_remedies(
     reference = f"{registry.host}/{repository}:1.0.0"
     build(docker_containerd, context, "-t", reference)
 
-    said = docker_containerd.run("push", reference)
+    pushed = docker_containerd.run("push", reference)
 
-    assert not said.ok
-    assert "409 Conflict" in said.text
+    assert not pushed.ok
+    assert "409 Conflict" in pushed.text
     assert "this client pushes every part of an image under its tag" in registry.server.log_tail()
     assert "--provenance=false" in registry.server.log_tail()
 

@@ -47,13 +47,13 @@ def promote(server: Server, folder: Path, build: str, tag: str, user: str = "ci"
     host = server.address.partition(":")[0]
     (folder / ".netrc").write_text(f"machine {host} login {user} password {PASSWORD}\n")
     script = 'sh -c "$1" promote "$2" shop/app "$3" "$4"; echo "exit $?"'
-    said = run("/bin/sh", "-c", script, "x", PROMOTE, server.url, build, tag, env={"HOME": str(folder)}).checked()
-    printed, _, code = said.rpartition("exit ")
+    output = run("/bin/sh", "-c", script, "x", PROMOTE, server.url, build, tag, env={"HOME": str(folder)}).checked()
+    printed, _, code = output.rpartition("exit ")
     return int(code), printed
 
 
 def test_the_script_publishes_a_free_tag_once_and_again(guarded: Server, tmp_path: Path) -> None:
-    """The same image under the same version is no refusal."""
+    """The script succeeds again when the same image is published under the same version."""
     first = promote(guarded, tmp_path, "build-1", "1.0.0")
     again = promote(guarded, tmp_path, "build-1", "1.0.0")
 
@@ -71,7 +71,7 @@ def test_the_script_says_what_stands_and_what_is_free(guarded: Server, tmp_path:
 
 
 def test_the_script_says_that_a_right_is_missing(guarded: Server, tmp_path: Path) -> None:
-    """A refusal that is no seal is told from one, though its code is DENIED too."""
+    """The script distinguishes a missing right from a sealed tag, though both refusals have the code DENIED."""
     code, printed = promote(guarded, tmp_path, "build-1", "3.0.0", user="prod")
 
     assert (code, printed) == (1, "prod may not push in shop/app; ask the operator of this registry for a grant\n")

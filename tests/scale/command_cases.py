@@ -12,7 +12,7 @@ from boltseal.server.storage.ledger_key import LedgerKeys
 from tests.cli.program import Run, call
 from tests.images import digest_of
 from tests.scale.big_store import manifest
-from tests.scale.route_cases import ONE_DIGEST
+from tests.scale.route_cases import REFERRED_DIGEST
 
 SERVICES: Final = 30
 """Of this many tags of the registry one is in the project: its locking takes several requests for each."""
@@ -139,11 +139,12 @@ CASES: Final = [
     ),
     CommandCase(
         "tag purge",
-        lambda p: p.on_data("tag", "purge", _local(f"many/sealed@{ONE_DIGEST}"), "--reason", "x", "--dry-run"),
+        lambda p: p.on_data("tag", "purge", _local(f"many/sealed@{REFERRED_DIGEST}"), "--reason", "x", "--dry-run"),
         "dry run",
     ),
     CommandCase(
-        "tag purge", lambda p: p.on_data("tag", "purge", _local(f"many/sealed@{ONE_DIGEST}"), "--reason", "x", "--yes")
+        "tag purge",
+        lambda p: p.on_data("tag", "purge", _local(f"many/sealed@{REFERRED_DIGEST}"), "--reason", "x", "--yes"),
     ),
     CommandCase(
         "tag purge",

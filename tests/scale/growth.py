@@ -1,7 +1,7 @@
-"""Measures processor time at several sizes, and says how it grows.
+"""Measure processor time at several sizes, and fit how it grows.
 
-Processor time, not wall time, so that other programs of the machine count little; the least of several runs where an
-action can be repeated. It covers Python, SQLite and C code alike: counted steps of one would miss loops in the others.
+Processor time, not elapsed time, so that other programs of the machine matter little; of an action that can be repeated the
+fastest run. Processor time covers Python, SQLite and C code alike; counted steps of one would miss loops in the others.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from typing import Final
 from tests.soak.scale import IS_FULL
 
 SIZES: Final = (1_000, 10_000, 100_000) if IS_FULL else (300, 3_000)
-FLOOR_S: Final = 0.01
+NOISE_S: Final = 0.01
 """Processor time below which a difference is noise."""
 MAX_EXPONENT: Final = 1.3
-"""Of the size, between the two largest sizes. n log n is 1.14 from 300 to 3,000, and n squared is 2."""
+"""The highest allowed power of the size, between the two largest sizes. From 300 to 3,000, n log n is 1.14 and n squared 2."""
 RUNS: Final = 3
 
 
@@ -33,7 +33,7 @@ class Growth:
     def exponent(self) -> float:
         """The power of the size by which the time grows between the two largest sizes; at least 0."""
         smaller, larger = sorted(self.seconds)[-2:]
-        ratio = max(self.seconds[larger], FLOOR_S) / max(self.seconds[smaller], FLOOR_S)
+        ratio = max(self.seconds[larger], NOISE_S) / max(self.seconds[smaller], NOISE_S)
         return max(0.0, math.log(ratio) / math.log(larger / smaller))
 
     def __str__(self) -> str:

@@ -13,8 +13,8 @@ import httpx2
 from tests.images import OCI_INDEX, OCI_MANIFEST, SBOM_TYPE, digest_of
 from tests.scale.big_store import CONFIG, LAYER, PLATFORM_LIMIT, entry_of, manifest
 
-ONE: Final = manifest("one")
-ONE_DIGEST: Final = digest_of(ONE)
+REFERRED: Final = manifest("one")
+REFERRED_DIGEST: Final = digest_of(REFERRED)
 
 
 @dataclass(slots=True)
@@ -145,7 +145,7 @@ async def push_many_tags(target: Target) -> None:
 
 
 async def push_referrer(target: Target) -> None:
-    raw = manifest(f"new referrer {next(target.numbers)}", subject=entry_of(ONE), artifactType=SBOM_TYPE)
+    raw = manifest(f"new referrer {next(target.numbers)}", subject=entry_of(REFERRED), artifactType=SBOM_TYPE)
     path = f"/v2/many/referrers/manifests/{digest_of(raw)}"
     await target.send("PUT", path, 201, content=raw, headers={"Content-Type": OCI_MANIFEST})
 
@@ -194,7 +194,7 @@ def _in_blobs(target: Target) -> str:
 
 
 def _referrer(target: Target) -> str:
-    raw = manifest(f"referrer {next(target.numbers):06}", subject=entry_of(ONE), artifactType=SBOM_TYPE)
+    raw = manifest(f"referrer {next(target.numbers):06}", subject=entry_of(REFERRED), artifactType=SBOM_TYPE)
     return digest_of(raw)
 
 
@@ -222,11 +222,13 @@ READS: Final = [
     ),
     get("a manifest by digest", MANIFEST, lambda t: f"/v2/many/tags/manifests/{_numbered(t)}"),
     get("no manifest", MANIFEST, lambda t: f"/v2/many/tags/manifests/9.{t.middle}", 404),
-    get("referrers, the first page", REFERRERS, f"/v2/many/referrers/referrers/{ONE_DIGEST}"),
-    get("referrers, one page of 100", REFERRERS, f"/v2/many/referrers/referrers/{ONE_DIGEST}?n=100"),
-    get("referrers of a type", REFERRERS, f"/v2/many/referrers/referrers/{ONE_DIGEST}?artifactType={SBOM_TYPE}&n=9"),
-    get("referrers of no type", REFERRERS, f"/v2/many/referrers/referrers/{ONE_DIGEST}?artifactType=no/thing"),
-    pages("referrers", REFERRERS, f"/v2/many/referrers/referrers/{ONE_DIGEST}?n=20"),
+    get("referrers, the first page", REFERRERS, f"/v2/many/referrers/referrers/{REFERRED_DIGEST}"),
+    get("referrers, one page of 100", REFERRERS, f"/v2/many/referrers/referrers/{REFERRED_DIGEST}?n=100"),
+    get(
+        "referrers of a type", REFERRERS, f"/v2/many/referrers/referrers/{REFERRED_DIGEST}?artifactType={SBOM_TYPE}&n=9"
+    ),
+    get("referrers of no type", REFERRERS, f"/v2/many/referrers/referrers/{REFERRED_DIGEST}?artifactType=no/thing"),
+    pages("referrers", REFERRERS, f"/v2/many/referrers/referrers/{REFERRED_DIGEST}?n=20"),
     get("a shared blob", BLOB, f"/v2/many/tags/blobs/{LAYER.digest}"),
     get("a blob", BLOB, f"/v2/many/blobs/blobs/{digest_of(b'blob 100')}"),
     get("the head of a blob", BLOB, f"/v2/many/blobs/blobs/{digest_of(b'blob 100')}", method="HEAD"),
@@ -249,7 +251,7 @@ READS: Final = [
             ("entries of a tag", HISTORY, "_boltseal/history/1.0"),
             ("records", RECORDS, "_boltseal/records"),
             ("the tags", TAGS, "tags/list"),
-            ("referrers", REFERRERS, f"referrers/{ONE_DIGEST}"),
+            ("referrers", REFERRERS, f"referrers/{REFERRED_DIGEST}"),
         )
     ),
     get("records", RECORDS, "/v2/many/moves/_boltseal/records"),
@@ -269,8 +271,8 @@ READS: Final = [
 WRITES: Final = [
     push("push of a sealed tag", "many/tags", "3.{number}", 201),
     push("push of a tag to a repository with many tags of one manifest", "many/sealed", "3.{number}", 201),
-    push("push of one more tag of one manifest", "many/sealed", "4.{number}", 201, raw=ONE),
-    push("push of one more mutable tag", "many/mutable", "edge-x{number}", 201, raw=ONE),
+    push("push of one more tag of one manifest", "many/sealed", "4.{number}", 201, raw=REFERRED),
+    push("push of one more mutable tag", "many/mutable", "edge-x{number}", 201, raw=REFERRED),
     push("move of a mutable tag", "many/moves", "latest", 201),
     push("refused push", "many/tags", "1.{middle}", 409),
     push("refused push where many tags are", "many/sealed", "1.{middle}", 409),
@@ -292,7 +294,7 @@ WRITES: Final = [
 
 DELETES: Final = [
     delete("refused delete of a sealed tag", MANIFEST, "/v2/many/tags/manifests/1.000100", 405),
-    delete("refused delete of a manifest of many tags", MANIFEST, f"/v2/many/sealed/manifests/{ONE_DIGEST}", 405),
+    delete("refused delete of a manifest of many tags", MANIFEST, f"/v2/many/sealed/manifests/{REFERRED_DIGEST}", 405),
     delete(
         "refused delete of a platform",
         MANIFEST,
@@ -310,7 +312,11 @@ DELETES: Final = [
     delete("refused delete of a referrer", MANIFEST, lambda t: f"/v2/many/referrers/manifests/{_referrer(t)}", 405),
     delete("delete of a blob", BLOB, lambda t: f"/v2/many/blobs/blobs/{_in_blobs(t)}", 202),
     delete(
-        "delete of a manifest of many mutable tags", MANIFEST, f"/v2/many/mutable-0/manifests/{ONE_DIGEST}", 202, runs=1
+        "delete of a manifest of many mutable tags",
+        MANIFEST,
+        f"/v2/many/mutable-0/manifests/{REFERRED_DIGEST}",
+        202,
+        runs=1,
     ),
 ]
 

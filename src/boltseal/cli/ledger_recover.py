@@ -31,7 +31,7 @@ def ledger_recover(
         bool,
         typer.Option("--accept-loss", help="Continue without the missing entries, under a new origin and key."),
     ] = False,
-    tags: Annotated[
+    restore_tags: Annotated[
         bool, typer.Option("--restore-tags", help="Set tags that differ from the ledger to what its entries say.")
     ] = False,
     clock: Annotated[
@@ -66,12 +66,12 @@ def ledger_recover(
         )
         return
     with CommandOutput("ledger-recover", as_json=as_json) as output:
-        request = RecoverRequest(source, accept_loss, clock, reason, observations, tags)
+        request = RecoverRequest(source, accept_loss, clock, reason, observations, restore_tags)
         done = recover_ledger(store_settings(config, data), request, access)
-        status = "tags restored" if tags else "brought back" if source is not None else "loss accepted"
+        status = "tags restored" if restore_tags else "brought back" if source is not None else "loss accepted"
         output.add(ref=done.origin, status=status, key=done.key, entries=done.brought)
         output.print(done.key)
-        if tags:
+        if restore_tags:
             output.say(f"{counted(done.brought, 'tag', 'tags')} restored; the tags say what the ledger says")
         elif source is None:
             output.say(f"the ledger continues as {done.origin}; give its new key to clients that pinned the old one")

@@ -14,7 +14,7 @@ from typing import Final
 import pytest
 
 from tests.docs.pages import typed_lines
-from tests.real.stage import Stage, staged
+from tests.real.engines.stage import Stage, staged
 
 pytestmark = pytest.mark.real
 

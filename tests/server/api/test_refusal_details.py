@@ -165,7 +165,7 @@ async def test_a_failed_precondition_says_what_the_tag_resolves_to(client: httpx
 
 
 async def test_an_incomplete_manifest_says_what_is_missing(client: httpx2.AsyncClient) -> None:
-    """The first digest that is missing, for a client that pushes it next."""
+    """A refused incomplete manifest names the first missing digest, which the client can push next."""
     refused = await put_only(client, "shop/app", "1.4.2", ONE)
     detail = detail_of(refused, 400)
 
@@ -174,7 +174,7 @@ async def test_an_incomplete_manifest_says_what_is_missing(client: httpx2.AsyncC
 
 
 async def test_errors_without_facts_have_their_reason(client: httpx2.AsyncClient) -> None:
-    """One word for each, where a status or a code stands for several."""
+    """Each error without facts has its own reason, even where errors share a status or a code."""
     answers = {
         "not-found": (404, await client.get("/v2/shop/app/manifests/9.9.9")),
         "route": (404, await client.get("/v2/shop/app/nothing")),
@@ -203,7 +203,7 @@ async def guarded(data: Path) -> AsyncIterator[Serving]:
         yield running
 
 
-def told_of(answer: httpx2.Response) -> set[str]:
+def disclosed_by(answer: httpx2.Response) -> set[str]:
     """Return which facts of the repository are anywhere in a response."""
     text = answer.text + str(answer.headers)
     facts = {"digest": ONE.digest, "short digest": ONE.digest[:19], "user": "boss", "next tag": "1.4.3"}
@@ -211,7 +211,7 @@ def told_of(answer: httpx2.Response) -> set[str]:
 
 
 async def test_a_caller_who_may_push_and_not_pull_learns_no_digest_or_user(guarded: Serving) -> None:
-    """Neither in the detail nor in the message: only that the tag is sealed, and the digest that was pushed."""
+    """Detail and message state only that the tag is sealed and the digest that was pushed."""
     client = guarded.client
     client.headers.update(as_user("pusher"))
     for blob in TWO.blobs:
@@ -219,16 +219,16 @@ async def test_a_caller_who_may_push_and_not_pull_learns_no_digest_or_user(guard
     sealed = await put_only(client, "shop/app", "1.4.2", TWO)
     condition = await put_only(client, "shop/app", "1.4.2", TWO, {"if-match": f'"{TWO.digest}"'})
     client.headers.update(as_user("ci"))
-    told = await put_only(client, "shop/app", "1.4.2", TWO)
+    readable = await put_only(client, "shop/app", "1.4.2", TWO)
 
     assert detail_of(sealed, 409) == {"reason": "sealed", "pushed": TWO.digest}
     assert detail_of(condition, 412) == {"reason": "precondition"}
-    assert told_of(sealed) | told_of(condition) == set()
-    assert told_of(told) == {"digest", "short digest", "user", "next tag"}
+    assert disclosed_by(sealed) | disclosed_by(condition) == set()
+    assert disclosed_by(readable) == {"digest", "short digest", "user", "next tag"}
 
 
 async def test_a_caller_who_may_delete_and_not_pull_learns_no_tag(guarded: Serving) -> None:
-    """The tag that protects a digest is not named."""
+    """A refused delete does not name the tag that protects the digest."""
     client = guarded.client
     client.headers.update(as_user("deleter"))
     by_digest = await client.delete(f"/v2/shop/app/manifests/{ONE.digest}")
@@ -239,10 +239,10 @@ async def test_a_caller_who_may_delete_and_not_pull_learns_no_tag(guarded: Servi
         assert "1.4.2" not in answer.text
 
 
-async def test_a_right_that_lacks_a_login_that_is_wrong_and_a_quota_are_told_apart(guarded: Serving) -> None:
-    """Three refusals with the codes DENIED and UNAUTHORIZED, and another with 429."""
+async def test_a_missing_right_a_wrong_login_and_a_quota_have_different_reasons(guarded: Serving) -> None:
+    """Refusals that share the codes DENIED and UNAUTHORIZED or the status 429 differ in their reason."""
     client = guarded.client
-    nobody = await client.get("/v2/shop/app/tags/list")
+    anonymous = await client.get("/v2/shop/app/tags/list")
     wrong = await client.get("/v2/shop/app/tags/list", auth=httpx2.BasicAuth("ci", "nope"))
     denied = await client.get("/v2/shop/app/tags/list", headers=as_user("pusher"))
     client.headers.update(as_user("ci"))
@@ -251,7 +251,7 @@ async def test_a_right_that_lacks_a_login_that_is_wrong_and_a_quota_are_told_apa
     await start_upload(client, "shop/app")
     uploads = await client.post("/v2/shop/app/blobs/uploads/")
 
-    assert detail_of(nobody, 401) == {"reason": "login-required"}
+    assert detail_of(anonymous, 401) == {"reason": "login-required"}
     assert detail_of(wrong, 401) == {"reason": "login-invalid"}
     assert detail_of(denied, 403) == {"reason": "denied"}
     assert detail_of(quota, 403) == {"reason": "quota"}
@@ -259,7 +259,7 @@ async def test_a_right_that_lacks_a_login_that_is_wrong_and_a_quota_are_told_apa
 
 
 async def test_our_client_has_the_detail_of_a_refusal(client: httpx2.AsyncClient) -> None:
-    """Commands use the facts, and never the sentence."""
+    """Commands read the facts of a refusal from its detail, and never from its message."""
     await push(client, "shop/app", "1.4.2", ONE)
     answer = await push(client, "shop/app", "1.4.2", TWO)
     error = from_status("localhost:5000", "manifest 1.4.2", 409, answer.content, retry_after_s=None)

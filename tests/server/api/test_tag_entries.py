@@ -1,4 +1,4 @@
-"""The entries of many tags in one request: what is shown, to whom, and within which limits."""
+"""The entries of many tags in one request: what is shown, which rights it needs, and the limits."""
 
 from __future__ import annotations
 

@@ -176,7 +176,7 @@ async def test_a_doubt_outlives_a_restart_until_the_tags_are_restored(data: Path
 
 
 async def test_tags_are_not_restored_from_entries_that_were_changed(data: Path) -> None:
-    """Then only a backup has what was signed, and the doubt stays."""
+    """If the entries were changed, `ledger recover --restore-tags` refuses and names a backup as the remedy."""
     tamper(data, *FOUND_AT_A_START["entry and row rewritten"])
     prepare(settings_of(data))
     refused = program.call("ledger", "recover", "--restore-tags", "--data", data)

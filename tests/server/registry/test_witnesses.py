@@ -192,10 +192,10 @@ async def test_another_history_than_a_witness_saw_freezes_the_ledger(log: BareLe
         log.integrator.check()
 
 
-async def test_a_larger_size_is_believed_of_a_witness_without_a_checkpoint(
+async def test_a_larger_size_of_a_witness_without_a_checkpoint_is_trusted(
     log: BareLedger, witness: FakeWitness
 ) -> None:
-    """A witness that answers 409 with a larger size is believed: data and keys may both be an old copy."""
+    """A 409 with a larger size puts the ledger in doubt, because data and keys may both be an old copy."""
     witness.answers = [Response("1000\n", 409, media_type="text/x.tlog.size")]
     asking = of(log, witness)
     await asking.submit()
@@ -276,7 +276,7 @@ async def test_a_larger_size_is_enough_to_refuse_writes(log: BareLedger, witness
 
 
 async def test_the_checkpoint_is_read_at_the_monitoring_prefix(log: BareLedger, witness: FakeWitness) -> None:
-    """It may be at another address than the one to which checkpoints are submitted."""
+    """The server reads a witness's checkpoint at `monitoring`, which may differ from the address of submissions."""
     witness.monitored_at = "/monitor"
     state = WitnessState(WitnessClient(URL, monitoring=f"{URL}/monitor", app=witness.transport()), witness.key.verifier)
     asking = Witnesses(log.database, log.keys, [state])
@@ -302,7 +302,7 @@ def of_monitored(log: BareLedger, witness: FakeWitness) -> Witnesses:
 async def test_enough_witnesses_must_agree_after_a_start(
     log: BareLedger, witness: FakeWitness, quorum: int | None, frozen: bool
 ) -> None:
-    """One that can't be asked does not agree; how many must agree can be set."""
+    """A witness that can't be asked does not agree; the quorum sets how many witnesses must agree."""
     dead = FakeWitness(witness.trusted, "witness.test/dead", bytes(32))
     dead.answers = [Response(status_code=500)] * 9
     log.keys.put_doubt(WITNESSES, "not asked yet")
@@ -313,7 +313,7 @@ async def test_enough_witnesses_must_agree_after_a_start(
 
 
 async def test_a_witness_that_never_saw_the_ledger_agrees(log: BareLedger, witness: FakeWitness) -> None:
-    """It can't know of lost entries. Its operator has to be told of the ledger, and readiness says so."""
+    """A witness that does not know the ledger agrees, and readiness reports that its operator must add the ledger."""
     witness.answers = [Response(status_code=404)]
     log.keys.put_doubt(WITNESSES, "not asked yet")
     asking = of(log, witness)
@@ -324,7 +324,7 @@ async def test_a_witness_that_never_saw_the_ledger_agrees(log: BareLedger, witne
 
 
 async def test_a_witness_that_agrees_again_ends_the_doubt(log: BareLedger, witness: FakeWitness) -> None:
-    """After the missing entries were restored it cosigns the newest checkpoint."""
+    """A witness that cosigns the newest checkpoint after the missing entries were restored ends the doubt."""
     witness.answers = [Response("9\n", 409, media_type="text/x.tlog.size")]
     asking = of(log, witness)
     await asking.submit()

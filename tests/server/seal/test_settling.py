@@ -145,7 +145,7 @@ async def test_an_image_without_a_known_platform_is_no_part(client: httpx2.Async
 
 
 async def test_a_settling_tag_says_so(client: httpx2.AsyncClient, clock: Clock) -> None:
-    """It can be pulled, is not cached, names the time of its seal, and its push names no ledger entry."""
+    """A settling tag can be pulled, is not cached, and states when it is sealed; its push names no ledger entry."""
     pushed = await push(client, "shop/app", "1.4.2", CHILD)
     pulled = await client.get(TAG)
     listed = await client.get("/v2/shop/app/tags/list")
@@ -193,7 +193,7 @@ async def test_a_push_at_the_deadline_finds_the_tag_sealed(client: httpx2.AsyncC
 
 
 async def test_the_deadline_survives_a_restart_and_a_change_of_the_rules(data: Path, clock: Clock) -> None:
-    """It is in the tag's row, with the time for which the seal will protect the image."""
+    """The deadline and the time of protection are in the tag's row, so neither a restart nor new rules change them."""
     async with serving(data, ({"settle": "60s", "keep": "30d"},), clock=clock) as before:
         await push(before.client, "shop/app", "1.4.2", CHILD)
     async with serving(data, ({"mode": "floating"},), clock=clock) as after:
@@ -251,11 +251,11 @@ async def test_an_index_seals_a_new_tag_at_once(client: httpx2.AsyncClient) -> N
     """Newer clients push nothing else under the tag; a part of it that an older one pushes afterwards changes nothing."""
     await push(client, "shop/app", "1.4.2", INDEX)
     parts = [await put(client, "shop/app", "1.4.2", each) for each in (CHILD, ATTESTED)]
-    stranger = await push(client, "shop/app", "1.4.2", attestation("of another image"))
+    other_attestation = await push(client, "shop/app", "1.4.2", attestation("of another image"))
     pulled = await client.get(TAG)
 
     assert [each.status_code for each in parts] == [201, 201]
-    assert stranger.status_code == 409
+    assert other_attestation.status_code == 409
     assert (pulled.content, pulled.headers["cache-control"]) == (INDEX.raw, "private, max-age=86400")
 
 
@@ -272,7 +272,7 @@ async def test_an_index_with_a_missing_part_leaves_the_tag_settling(client: http
 
 
 async def test_an_attestation_alone_makes_no_tag(client: httpx2.AsyncClient) -> None:
-    """It is stored under its digest, and the answer names no tag."""
+    """An attestation that is pushed alone is stored under its digest, and the response names no tag."""
     answer = await push(client, "shop/app", ATTESTED.digest, ATTESTED, tags=["1.4.2"])
 
     assert answer.status_code == 201
@@ -308,7 +308,7 @@ async def test_preconditions_come_first(client: httpx2.AsyncClient) -> None:
 
 
 async def test_nothing_under_a_settling_tag_can_be_deleted(client: httpx2.AsyncClient) -> None:
-    """Its content is protected as the seal will protect it, so it can be sealed when its time is over."""
+    """The content of a settling tag is protected as the seal will protect it."""
     await push(client, "shop/app", "1.4.2", CHILD)
     paths = ["manifests/1.4.2", f"manifests/{CHILD.digest}", *(f"blobs/{blob.digest}" for blob in CHILD.blobs)]
 
@@ -405,7 +405,7 @@ async def test_without_the_rule_the_refusal_names_the_habit(data: Path) -> None:
 
 
 async def test_a_tag_whose_content_is_missing_is_not_sealed_but_reported(data: Path, clock: Clock) -> None:
-    """It stays settling and is named by /readyz; with the content back it is sealed."""
+    """A tag with missing content stays settling, `/readyz` names it, and it is sealed when the content is pushed again."""
     async with serving(data, ({"settle": "60s", "keep": "deletable"},), clock=clock) as registry:
         client = registry.client
         await push(client, "shop/app", "1.4.2", CHILD)

@@ -246,7 +246,7 @@ def test_a_restart_keeps_published_images(tmp_path: Path) -> None:
 
 
 def test_a_settling_tag_survives_a_kill_and_is_sealed_once(tmp_path: Path) -> None:
-    """Its time runs on while no server runs; of several workers one seals it, with one ledger entry."""
+    """The deadline passes also while no server runs; one of several workers seals the tag, with one ledger entry."""
     with boltseal(tmp_path / "data", config='[[rule]]\nsettle = "1s"\n') as server, client_of(server) as client:
         answer = put(client, "shop/app:1.0.0", manifest(client, "shop/app", "one"))
         ends_within(server, ENDS_WITHIN_S, signal.SIGKILL)

@@ -175,7 +175,7 @@ def test_repositories_are_served_round_robin_across_groups() -> None:
 
 
 def test_jobs_that_were_not_begun_come_first_in_their_order() -> None:
-    """What a group leaves is the beginning of the next one."""
+    """Jobs that a group did not begin are the first jobs of the next group."""
     queue = FairQueue()
     jobs = [waiting(name) for name in "aabbc"]
     for job in jobs:

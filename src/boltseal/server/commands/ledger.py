@@ -35,7 +35,7 @@ class RecoverRequest:
     """How to recover a log: copy missing entries from `source` (URL or folder), or accept their loss (None).
 
     `clock`: confirm the clock instead. `reason`: required to accept a loss. `observations`: the log of observations instead
-    of the ledger. `tags`: set tags that differ from the ledger to what it says, instead.
+    of the ledger. `restore_tags`: set tags that differ from the ledger to what it says, instead.
     """
 
     source: str | None
@@ -43,15 +43,15 @@ class RecoverRequest:
     clock: bool
     reason: str
     observations: bool
-    tags: bool = False
+    restore_tags: bool = False
 
     def __post_init__(self) -> None:
-        if self.accept_loss + self.tags + self.clock + (self.source is not None) != 1:
+        if self.accept_loss + self.restore_tags + self.clock + (self.source is not None) != 1:
             raise Invalid(
-                "give one of: --from URL|FOLDER to copy the missing entries, --accept-loss to continue without them, --restore-tags to "
-                "set the tags to what the ledger says, --clock to confirm that the clock of this machine is right"
+                "give one of: --from URL|FOLDER to copy the missing entries, --accept-loss to continue without them, "
+                "--restore-tags to set the tags to what the ledger says, --clock to confirm that the clock of this machine is right"
             )
-        if self.tags and self.observations:
+        if self.restore_tags and self.observations:
             raise Invalid("--restore-tags is about the ledger; give it without --observations")
         if self.clock and self.observations:
             raise Invalid("--clock is about both logs: leave out --observations")
@@ -90,7 +90,7 @@ def rotate_key(settings: Settings, reason: str, *, observations: bool) -> Ledger
 
 def recover_ledger(settings: Settings, request: RecoverRequest, registries: RegistryOptions) -> Recovered:
     """Copy missing entries into a log, record that they are lost, or restore tags. Raises: Invalid, and errors of recovery."""
-    if request.tags:
+    if request.restore_tags:
         with open_store(settings) as store:
             key = store.keys.key()
             restored = restore_tags(store.database, store.keys, TagWriter(settings.rules))

@@ -8,7 +8,7 @@ import pytest
 
 from tests.docs.page_commands import PLAYS, Play, reason_not_run
 from tests.docs.pages import text, typed_lines
-from tests.real.stage import Stage, staged
+from tests.real.engines.stage import Stage, staged
 
 pytestmark = pytest.mark.real
 
@@ -42,8 +42,8 @@ def test_every_command_of_the_page_can_be_typed(name: str, stage: Stage) -> None
             code, shown = stage.run(command)
             assert code == 0, f"{command}: {shown}"
         typed = line
-        for said, here in play.replace.items():
-            typed = typed.replace(said, here)
+        for documented, actual in play.replace.items():
+            typed = typed.replace(documented, actual)
         code, shown = stage.run(typed)
         expected = next((codes for begin, codes in play.codes.items() if line.startswith(begin)), (0,))
 

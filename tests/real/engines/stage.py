@@ -71,20 +71,20 @@ class Stage:
             timeout=_TIMEOUT_S,
             check=False,
         )
-        told = done.stdout
+        output = done.stdout
         for real, word in self._words.items():
-            told = _in_words(told, real, word)
+            output = _in_words(output, real, word)
         who = re.compile(rf"\b\w+@{re.escape(os.uname().nodename)}\b")
-        return done.returncode, who.sub("ann@web1", told)
+        return done.returncode, who.sub("ann@web1", output)
 
 
-def _in_words(told: str, real: str, word: str) -> str:
+def _in_words(output: str, real: str, word: str) -> str:
     """The text with a word of the page's; the column of a table stays as wide as it was."""
 
     def column(found: re.Match[str]) -> str:
         return f"{word}{found[1]:<{len(found[0]) - len(word)}}"
 
-    return re.sub(rf"{re.escape(real)}(\S*)(?=  )", column, told).replace(real, word)
+    return re.sub(rf"{re.escape(real)}(\S*)(?=  )", column, output).replace(real, word)
 
 
 @contextmanager
@@ -111,6 +111,6 @@ def staged(tmp_path: Path) -> Iterator[Stage]:
             f"boltseal ledger trust localhost:5000 $(boltseal ledger key --data {tmp_path}/data)",
             "git init -q -b main && git add -A && git commit -q -m first && git tag v1.5.0",
         ):
-            code, told = stage.run(command)
-            assert code == 0, f"{command}: {told}"
+            code, output = stage.run(command)
+            assert code == 0, f"{command}: {output}"
         yield stage
