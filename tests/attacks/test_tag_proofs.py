@@ -19,7 +19,7 @@ from boltseal.ledger.entry import EntryKind
 from boltseal.ledger.follow import Fault, LedgerBroken
 from boltseal.ledger.tag_proof import Freshness, ProvenState
 from boltseal.oci.reference import Repository, Tag
-from tests.fakes.ledger import A, B, FakeLedger, signing_key
+from tests.fakes.ledger import ORIGIN, A, B, FakeLedger, signing_key
 
 HOST = "reg.example:5000"
 SHOP, SEALED, LATEST = Repository("shop/app"), "1.4.2", "latest"
@@ -234,6 +234,28 @@ async def test_the_entries_of_a_sealed_tag_are_omitted(client: Client) -> None:
     client.ledger.tag_indices = []
 
     assert await client.alarm() is Fault.OTHER_DIGEST
+
+
+async def test_an_observation_does_not_lift_a_seal(client: Client) -> None:
+    """A mirror has sealed a tag of an upstream, and shows what it observed there later: the sealed digest counts."""
+    observed = client.ledger.observations = FakeLedger(key=signing_key("o", f"{ORIGIN}/observations"))
+    observed.add(EntryKind.OBSERVED, B, tag=SEALED, extra={})
+    give_key(client.state, f"{HOST}/observations", observed.key.verifier, 1)
+    client.ledger.tags[SHOP, SEALED] = B
+
+    assert await client.alarm() is Fault.SECOND_DIGEST
+    assert client.proofs == []
+
+
+async def test_a_tag_of_an_upstream_is_proven_by_its_observation(client: Client) -> None:
+    """The mirror's own ledger has no entry of it."""
+    observed = client.ledger.observations = FakeLedger(key=signing_key("o", f"{ORIGIN}/observations"))
+    observed.add(EntryKind.OBSERVED, B, tag="9.0", extra={})
+    give_key(client.state, f"{HOST}/observations", observed.key.verifier, 1)
+    client.ledger.tags[SHOP, "9.0"] = B
+
+    assert await client.resolve("9.0") == B
+    assert [one.proven.state for one in client.proofs] == [ProvenState.OBSERVED]
 
 
 async def test_a_deleted_tag_is_proven_gone(client: Client) -> None:

@@ -23,7 +23,7 @@ from boltseal.client.credentials import CredentialStore
 from boltseal.client.history import EVENT, TIMESTAMP
 from boltseal.client.transport import Transport, TransportOptions
 from boltseal.ledger.checkpoint import Checkpoint, sign_checkpoint
-from boltseal.ledger.entry import CHANGES, RECORDS, Entry, EntryKind, encode, format_time, parse
+from boltseal.ledger.entry import CHANGES, OF_OBSERVATIONS, RECORDS, Entry, EntryKind, encode, format_time, parse
 from boltseal.ledger.merkle import inclusion_path, leaf_hash, prove
 from boltseal.ledger.note import SigningKey
 from boltseal.ledger.proof import Receipt, format_receipt
@@ -74,6 +74,7 @@ class FakeLedger:
     tag_lines: list[bytes] | None = None
     tag_proof_size: int | None = None
     tombstones: dict[tuple[str, str], str] = field(default_factory=dict)
+    observations: FakeLedger | None = None
 
     def __post_init__(self) -> None:
         if not self.entries:
@@ -162,6 +163,7 @@ class FakeLedger:
         return Starlette(
             routes=[
                 Route("/v2/", lambda _: Response(headers={"docker-distribution-api-version": "registry/2.0"})),
+                *self._observed_routes(),
                 Route("/ledger/tags", self._entries_of_tags, methods=["POST"]),
                 Route("/ledger/{path:path}", self._ledger),
                 Route("/v2/{name:path}/manifests/{reference}", self._manifest, methods=methods),
@@ -172,6 +174,17 @@ class FakeLedger:
                 Route("/v2/{name:path}/_oci/tag-history/{tag}", self._tag_history),
             ]
         )
+
+    def _observed_routes(self) -> list[Route]:
+        """Return the routes of the log of observations, which is a ledger of its own."""
+        log = self.observations
+        if log is None:
+            return []
+        return [
+            Route("/ledger/observations/tags", log._entries_of_tags, methods=["POST"]),
+            Route("/ledger/observations/{path:path}", log._ledger),
+            Route("/v2/{name:path}/_boltseal/observations/{tag}", log._history),
+        ]
 
     async def _ledger(self, request: Request) -> Response:
         path = request.path_params["path"]
@@ -213,7 +226,8 @@ class FakeLedger:
         about = [
             index
             for index, line in enumerate(self.entries[:size])
-            if (entry := parse(line)).kind in CHANGES and (entry.repository, entry.tag) == (repository, tag)
+            if (entry := parse(line)).kind in CHANGES | OF_OBSERVATIONS
+            and (entry.repository, entry.tag) == (repository, tag)
         ]
         sealing = [index for index in about if b'"mode":"sealed"' in self.entries[index]]
         indices = sorted({*sealing[:1], *about[-1:]}) if self.tag_indices is None else self.tag_indices

@@ -9,7 +9,7 @@ tag of any other registry is not proven. The steps for one tag:
 4. Compare. On a contradiction ask again a few times, with the newest checkpoint: the tag may have moved between the
    requests, or its entry may not be signed yet.
 5. A tag of a mirror's upstream is not in the mirror's ledger. It is proven by the log of observations, whose key must be
-   given as well.
+   given as well. What was observed never lifts a seal that the mirror's own ledger shows.
 6. For a tag that is not sealed, read the entries after the shown one, if it is in the last bundle and the login may read
    that: then no newer entry about the tag is hidden.
 
@@ -171,6 +171,8 @@ class TagProofs:
             proof = await self._prove_by(registry, name, answered)
             self._entries_by[proof.reference, answered.digest] = proof.proven.entry
         except LedgerBroken as broken:
+            if broken.fault is Fault.SECOND_DIGEST:
+                raise  # upstream does not decide about a tag that the mirror has sealed
             proof = await self._prove_observed(registry, name, answered, broken)
         self._on_proof(proof)
 
