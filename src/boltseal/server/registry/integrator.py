@@ -36,7 +36,7 @@ from boltseal.server.storage.metadata.protocol import LEDGER, Log, Metadata, Sna
 BATCH: Final = 16_384
 """Maximum number of entries that one checkpoint adds; a million at once would have to fit in memory."""
 CHECKS: Final = 5
-"""How often `check` compares before it trusts a doubt: other processes sign and rotate keys beside it."""
+"""How often `check` compares before a doubt counts: other processes sign and rotate keys beside it."""
 
 SEED_BYTES: Final = 32
 
