@@ -92,3 +92,21 @@ def test_the_last_known_limits_of_the_mirror_are_shown(tmp_path: Path) -> None:
     assert (low.code, low.json["results"][0]["status"], low.json["results"][0]["remaining"]) == (1, "low", 30)
     assert "has not answered since" in text.err
     assert "2026-11" in text.out
+
+
+def test_a_pause_of_an_upstream_is_shown(tmp_path: Path) -> None:
+    """Until when it gets no request, and why; one that is over is not shown."""
+    data, config = tmp_path / "data", tmp_path / "boltseal.toml"
+    config.write_text(f'[server]\ndata = "{data}"\n[[upstream]]\nname = "{NAME}"\n')
+    prepare(Settings.model_validate({"server": {"data": data}, "upstream": [{"name": NAME}]}))
+    told = []
+    for until_us in (4_102_444_800_000_000, 1_000_000):
+        with closing(sqlite3.connect(data / DATABASE_NAME)) as connection, connection:
+            connection.execute(
+                "INSERT OR REPLACE INTO upstream_pause VALUES (?, ?, 0, 'it was busy')", (NAME, until_us)
+            )
+        told.append(program.call("ratelimit", "--config", config).err)
+
+    assert f"{NAME} gets no request before 2100-01-01T00:00" in told[0]
+    assert "it was busy" in told[0]
+    assert "gets no request" not in told[1]
