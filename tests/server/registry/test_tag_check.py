@@ -131,6 +131,19 @@ async def test_what_was_changed_while_it_runs_is_found_by_the_next_push(data: Pa
         await until_answer(kept_doubt(data), "the doubt is kept with the keys")
 
 
+@pytest.mark.parametrize("kind", ["protection lowered", "protection ended", "seal removed"])
+async def test_a_lowered_protection_is_found_by_the_deletion_of_the_manifest(data: Path, kind: str) -> None:
+    """Deleting a manifest deletes the tags that resolve to it, so each of them is compared with the ledger first."""
+    async with serving(data) as registry:
+        tamper(data, *FOUND_AT_ANY_TIME[kind])
+        await put(registry.client, "shop/app", "latest", WRONG)
+        deleted = await registry.client.delete(f"/v2/shop/app/manifests/{RIGHT.digest}")
+        head = await registry.client.head("/v2/shop/app/manifests/1.4.2")
+
+    assert deleted.status_code == 503
+    assert head.headers["docker-content-digest"] == RIGHT.digest
+
+
 def kept_doubt(data: Path) -> Callable[[], Awaitable[bool]]:
     async def kept() -> bool:
         return LedgerKeys(settings_of(data).keys).doubt() is not None

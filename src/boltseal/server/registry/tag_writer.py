@@ -250,11 +250,13 @@ class TagWriter:
 
         Raises:
             TagProtected: a seal protects one of all of them.
+            TagDiffers: a row is not what the ledger says about its tag.
         """
         for name, row in tag_table.signature_tags_at(tx, repository.id, str(digest)):
             self._check_deletable(tx, TagChange(repository, Tag(name), row, actor))
         rows = tag_table.tags_resolving_to(tx, repository.id, str(digest), TAGS_AT_ONCE + 1)
         for name, row in rows[:TAGS_AT_ONCE]:
+            self._check.check(tx, repository.name, name, row)
             self._delete(tx, TagChange(repository, Tag(name), row, actor))
         return len(rows) <= TAGS_AT_ONCE
 
@@ -296,10 +298,11 @@ class TagWriter:
     ) -> list[Tag]:
         """Delete tags that resolve to a manifest, protected or not, because its bytes must go: `TAGS_AT_ONCE` at most.
 
-        Return the tags.
+        Return the tags. Raises: TagDiffers: a row is not what the ledger says about its tag.
         """
         rows = tag_table.tags_resolving_to(tx, repository.id, str(digest), TAGS_AT_ONCE)
         for name, row in rows:
+            self._check.check(tx, repository.name, name, row)
             change = self.settle(tx, TagChange(repository, Tag(name), row, actor, reason), complete=False)
             self._drop(tx, change, EntryKind.TAG_PURGED)
         return [Tag(name) for name, _ in rows]
