@@ -12,7 +12,7 @@ from boltseal.policy.refusals import MEANINGS, RefusalReason
 from boltseal.server.api.errors import RegistryReadOnly
 from boltseal.server.api.refusal_reasons import REASONS, reason_of
 from boltseal.server.api.responses import refusal
-from boltseal.server.registry.tag_writer import NotExtended, TagProtected, TagSealed, TagTombstoned
+from boltseal.server.registry.tag_refusals import NotExtended, TagProtected, TagSealed, TagTombstoned
 from tests.error_classes import every_error_class
 
 CONTRACT = {"sealed", "tombstone", "not-extended", "protected", "quota", "held"}

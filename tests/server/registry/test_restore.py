@@ -21,7 +21,7 @@ from boltseal.server.registry.restores import (
     RestoredTag,
     RestoreTarget,
 )
-from boltseal.server.registry.tag_writer import NotExtended, TagSealed
+from boltseal.server.registry.tag_refusals import NotExtended, TagSealed
 from boltseal.server.storage.metadata import ledger_store
 from tests.bare_registry import SHOP, BareRegistry
 

@@ -15,7 +15,7 @@ from boltseal.oci.reference import Tag
 from boltseal.server.auth.actor import Actor
 from boltseal.server.registry.models import UNCONDITIONAL, Conditions, Published
 from boltseal.server.registry.sequencer import ClockBehind
-from boltseal.server.registry.tag_writer import ReferencesMissing
+from boltseal.server.registry.tag_refusals import ReferencesMissing
 from tests.bare_registry import DAY_US, OCI, SHOP, START_US
 
 if TYPE_CHECKING:

@@ -24,7 +24,7 @@ from boltseal.server.mirror.upstream_tags import TagHeldBack
 from boltseal.server.registry.integrator import LedgerInDoubt
 from boltseal.server.registry.quota_checks import UploadsTooMany
 from boltseal.server.registry.sequencer import ClockBehind, ClockStepped, LedgerFrozen, LedgerMissing
-from boltseal.server.registry.tag_writer import NotExtended, ReferencesMissing, TagSettling, TagTombstoned
+from boltseal.server.registry.tag_refusals import NotExtended, ReferencesMissing, TagSettling, TagTombstoned
 
 REASONS: Final[Mapping[type[BoltsealError], RefusalReason]] = {
     errors.Invalid: RefusalReason.INVALID,

@@ -50,7 +50,7 @@ from boltseal.server.registry.manifests import parse_upload
 from boltseal.server.registry.models import UNCONDITIONAL, ManifestPush, ManifestUpload, Published
 from boltseal.server.registry.pulls import BlobUnknown
 from boltseal.server.registry.reserved_push import ApprovedPush, Reservation
-from boltseal.server.registry.tag_writer import NotExtended, TagSealed
+from boltseal.server.registry.tag_refusals import NotExtended, TagSealed
 from boltseal.server.storage.blobs.protocol import BlobStore
 from boltseal.server.storage.coordination.protocol import InterprocessLock
 

@@ -21,7 +21,8 @@ from boltseal.server.registry import sequencer
 from boltseal.server.registry.models import Conditions, RepositoryRow
 from boltseal.server.registry.pulls import BlobUnknown, ManifestUnknown
 from boltseal.server.registry.refusals import RefusalLog
-from boltseal.server.registry.tag_writer import ContentProtected, TagWriter
+from boltseal.server.registry.tag_refusals import ContentProtected
+from boltseal.server.registry.tag_writer import TagWriter
 from boltseal.server.storage.metadata import queries
 from boltseal.server.storage.metadata.protocol import Metadata, UnitOfWork
 from boltseal.server.storage.metadata.queries import ManifestRow

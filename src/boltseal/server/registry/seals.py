@@ -20,7 +20,8 @@ from boltseal.server.auth.actor import Actor
 from boltseal.server.registry import sequencer
 from boltseal.server.registry.models import EntryResult, RepositoryRow, TagChange
 from boltseal.server.registry.pulls import ManifestUnknown
-from boltseal.server.registry.tag_writer import TAGS_AT_ONCE, ContentProtected, OverdueTag, TagWriter
+from boltseal.server.registry.tag_refusals import ContentProtected
+from boltseal.server.registry.tag_writer import TAGS_AT_ONCE, OverdueTag, TagWriter
 from boltseal.server.storage.batches import batches
 from boltseal.server.storage.blobs.protocol import BlobStore, StoreBroken, StoredBlob
 from boltseal.server.storage.metadata import image_parts, links, queries

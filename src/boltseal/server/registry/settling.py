@@ -17,7 +17,8 @@ import structlog
 
 from boltseal.errors import BoltsealError
 from boltseal.server.auth.actor import ANONYMOUS
-from boltseal.server.registry.tag_writer import OverdueTag, ReferencesMissing, TagWriter
+from boltseal.server.registry.tag_refusals import ReferencesMissing
+from boltseal.server.registry.tag_writer import OverdueTag, TagWriter
 from boltseal.server.storage.metadata.protocol import Metadata, UnitOfWork
 
 SETTLE_EVERY_S: Final = 1.0

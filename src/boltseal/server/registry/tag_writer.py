@@ -21,23 +21,22 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Collection, Mapping
-from typing import ClassVar, Final, NamedTuple
+from typing import Final, NamedTuple
 
-from boltseal.errors import ErrorCode, Invalid, SealedDelete, SealedPut
+from boltseal.errors import SealedPut
 from boltseal.ledger.audit import AuditedTag
 from boltseal.ledger.entry import MODE_SETTLING, PLATFORM, SETTLES, EntryKind, format_time
 from boltseal.oci.digest import Digest
 from boltseal.oci.manifest import Manifest, parse_manifest
 from boltseal.oci.reference import Repository, Tag
-from boltseal.policy import append_only, refusal_message
+from boltseal.policy import append_only
 from boltseal.policy.free_tag import next_free
 from boltseal.policy.refusal_message import SomeTags
-from boltseal.policy.refusals import RefusalDetail, RefusalReason, Refused
 from boltseal.policy.rule_decision import decide, sha512_beginning, signature_subject
 from boltseal.policy.rules import DELETABLE, FOREVER, Keep, Mode, Rule, RuleSet
 from boltseal.policy.seal import PushDecision, judge
 from boltseal.server.auth.actor import Actor
-from boltseal.server.registry import sequencer, tag_rows
+from boltseal.server.registry import sequencer, tag_refusals, tag_rows
 from boltseal.server.registry.models import (
     UNCONDITIONAL,
     Conditions,
@@ -66,42 +65,8 @@ _SETTLED: Final = "settled"
 _SETTLING: Final = (PushDecision.CREATE_SETTLING, PushDecision.MOVE_SETTLING)
 _SEALING: Final = (PushDecision.RETURN, PushDecision.MOVE_AND_SEAL)
 
-
 TAGS_AT_ONCE: Final = 500
 """Tags that one transaction deletes or expires: any number may resolve to one manifest, and all other writes wait."""
-
-
-# The metric `boltseal_refusals_total` counts refusals by the name of their class.
-
-
-class TagSealed(Refused, SealedPut):
-    """The tag is sealed at another manifest."""
-
-
-class TagTombstoned(TagSealed):
-    """The tag was sealed and deleted; it can return only with the digest in its tombstone."""
-
-
-class TagSettling(Refused, SealedPut):
-    """The tag is settling, and this push is not the index that completes it."""
-
-
-class NotExtended(Refused, SealedPut):
-    """The push to an append-only tag lacks layers or entries of its current manifest."""
-
-
-class ContentProtected(Refused, SealedDelete):
-    """A seal covers what was to be deleted."""
-
-
-class TagProtected(ContentProtected):
-    """The tag's own seal, or the seal on the image that it signs, protects it from deletion."""
-
-
-class ReferencesMissing(Refused, Invalid):
-    """A manifest cannot be sealed before the repository has everything that it refers to."""
-
-    code: ClassVar[ErrorCode | None] = ErrorCode.MANIFEST_BLOB_UNKNOWN
 
 
 class OverdueTag(NamedTuple):
@@ -418,16 +383,12 @@ class TagWriter:
     def _check_deletable(self, tx: UnitOfWork, change: TagChange) -> None:
         repository, tag, row = change.repository, change.tag, change.row
         if row is not None and row.kept_at(tx.now_us):
-            binding = tag_rows.binding_of(row)
-            by = refusal_message.person(binding.by)
-            detail = RefusalDetail(RefusalReason.PROTECTED, tag, binding.digest, since_us=binding.since_us, by=by)
-            raise TagProtected(refusal_message.delete_sealed_tag(tag, repository.name, binding), detail)
+            raise tag_refusals.delete_of_sealed(change, row)
         signed = self.signed_image(tx, repository, tag)
         if signed is not None:
             protecting = self.protecting_tags(tx, repository, signed, through_subjects=True)
             if protecting:
-                detail = RefusalDetail(RefusalReason.PROTECTED, tag, change.current)
-                raise TagProtected(refusal_message.delete_signature_tag(tag, repository.name, protecting), detail)
+                raise tag_refusals.delete_of_signature(change, protecting)
 
     def _check_complete(self, tx: UnitOfWork, repository: RepositoryRow, digest: Digest) -> None:
         checked = (repository.id, str(digest))
@@ -435,12 +396,7 @@ class TagWriter:
             return
         absent = links.missing_parts(tx, repository.id, str(digest))
         if absent:
-            more = f" and {len(absent) - 1} more" if len(absent) > 1 else ""
-            raise ReferencesMissing(
-                f"{repository.name} lacks {absent[0]}{more}, which {digest.short} needs: "
-                "push what is missing, then the manifest again",
-                RefusalDetail(RefusalReason.INCOMPLETE, digest=Digest.parse(absent[0]), pushed=digest),
-            )
+            raise tag_refusals.incomplete(repository, digest, absent)
         tx.complete_manifests.add(checked)
 
     def _extends(self, tx: UnitOfWork, change: TagChange, new: Manifest) -> bool:
@@ -452,48 +408,20 @@ class TagWriter:
     def _refusal(
         self, tx: UnitOfWork, change: TagChange, row: TagRow, pushed: PushedManifest, decision: PushDecision, rule: Rule
     ) -> SealedPut:
-        repository, tag, why = change.repository, change.tag, rule.why
         if decision is PushDecision.REFUSED_NOT_EXTENDED and row.digest is not None:
-            message = refusal_message.not_extended(tag, repository.name, row.digest, pushed.digest)
-            detail = RefusalDetail(RefusalReason.NOT_EXTENDED, tag, row.digest, pushed.digest, rule=why)
-            return NotExtended(message, detail)
+            return tag_refusals.push_not_extending(change, row.digest, pushed.digest, rule)
         if decision is PushDecision.REFUSED_SETTLING:
-            settling = tag_rows.settling_of(row)
-            detail = RefusalDetail(
-                RefusalReason.SETTLING,
-                tag,
-                settling.digest,
-                pushed.digest,
-                by=refusal_message.person(settling.by),
-                rule=why,
-            )
-            return TagSettling(refusal_message.put_settling(tag, repository.name, settling, pushed.digest), detail)
+            return tag_refusals.push_to_settling(change, row, pushed.digest, rule)
 
         def taken(name: str) -> bool:
-            other = tag_table.find(tx, repository.id, name)
+            other = tag_table.find(tx, change.repository.id, name)
             return other is not None and (other.digest is not None or other.sealed_digest is not None)
 
-        binding, free = tag_rows.binding_of(row), next_free(tag, taken)
-        is_tombstone = decision is PushDecision.REFUSED_TOMBSTONE
-        detail = RefusalDetail(
-            RefusalReason.TOMBSTONE if is_tombstone else RefusalReason.SEALED,
-            tag,
-            binding.digest,
-            pushed.digest,
-            binding.changed_us if is_tombstone else binding.since_us,
-            refusal_message.person(binding.by),
-            () if free is None else (Tag(free),),
-            why,
-        )
-        if is_tombstone:
-            return TagTombstoned(
-                refusal_message.put_tombstone(tag, repository.name, binding, pushed.digest, free), detail
-            )
+        free = next_free(change.tag, taken)
+        if decision is PushDecision.REFUSED_TOMBSTONE:
+            return tag_refusals.push_to_tombstone(change, row, pushed.digest, rule, free)
         part_of_image = part_of_one_image(tx, change, pushed)
-        message = refusal_message.put_sealed(
-            tag, repository.name, binding, pushed.digest, free, part_of_image=part_of_image
-        )
-        return TagSealed(message, detail)
+        return tag_refusals.push_to_sealed(change, row, pushed.digest, rule, free, part_of_image=part_of_image)
 
     def _drop(self, tx: UnitOfWork, change: TagChange, kind: EntryKind) -> None:
         if change.row is None:
@@ -539,11 +467,6 @@ def _overdue(row: OverdueRow) -> OverdueTag:
 
 
 def _restore_refusal(change: TagChange, row: TagRow, target: Digest, decision: PushDecision, rule: Rule) -> SealedPut:
-    repository, tag = change.repository.name, change.tag
     if decision is PushDecision.REFUSED_NOT_EXTENDED and row.digest is not None:
-        detail = RefusalDetail(RefusalReason.NOT_EXTENDED, tag, row.digest, target, rule=rule.why)
-        return NotExtended(refusal_message.restore_not_extended(tag, repository, row.digest, target), detail)
-    binding = tag_rows.binding_of(row)
-    by = refusal_message.person(binding.by)
-    detail = RefusalDetail(RefusalReason.SEALED, tag, binding.digest, target, binding.since_us, by, rule=rule.why)
-    return TagSealed(refusal_message.restore_sealed(tag, repository, binding, target), detail)
+        return tag_refusals.restore_not_extending(change, row.digest, target, rule)
+    return tag_refusals.restore_of_sealed(change, row, target, rule)
