@@ -9,7 +9,7 @@ import pytest
 from sqlalchemy import insert, select
 
 from boltseal.errors import SealedDelete
-from boltseal.ledger.entry import EntryKind, parse
+from boltseal.ledger.entry import EntryKind
 from boltseal.oci.digest import Digest
 from boltseal.oci.reference import Tag
 from boltseal.server.auth.actor import ANONYMOUS
@@ -19,7 +19,6 @@ from boltseal.server.registry.models import UNCONDITIONAL
 from boltseal.server.registry.refusals import RefusalLog
 from boltseal.server.registry.seals import ConfirmedPurge, ImageChanged, Seals
 from boltseal.server.registry.tag_writer import TAGS_AT_ONCE, TagWriter
-from boltseal.server.storage.metadata import ledger_store
 from boltseal.server.storage.metadata.protocol import Metadata
 from boltseal.server.storage.metadata.schema import tag as tag_rows
 from tests.bare_registry import DAY_US, SHOP
@@ -59,26 +58,27 @@ def deletes_of(shop: BareRegistry, database: Counting) -> Deletes:
 
 
 async def copies(shop: BareRegistry, tag: str, count: int) -> None:
-    """Write more tags with everything as this one has it, each with an entry of its own."""
+    """Write more tags like this one, each with a ledger entry of its own."""
+    (*_, last) = [entry for entry in await shop.entries() if entry.tag == tag]
 
     def job(tx: UnitOfWork) -> None:
         row = tx.sql.connection.execute(select(tag_rows).where(tag_rows.c.name == tag)).mappings().one()
-        (line,) = ledger_store.lines(tx, row["entry_index"], until=row["entry_index"] + 1)
-        entry = parse(line[1])
+        rows = []
         for number in range(count):
             name = f"{tag}.{number:06}"
             index = sequencer.append(
                 tx,
-                entry.kind,
+                EntryKind.TAG_CREATED,
                 repository=SHOP,
                 tag=Tag(name),
-                digest=entry.digest,
-                media_type=entry.type,
-                size_bytes=entry.size,
-                actor=entry.actor,
-                extra=entry.extra,
+                digest=last.digest,
+                media_type=last.type,
+                size_bytes=last.size,
+                actor=last.actor,
+                extra=last.extra,
             )
-            tx.sql.connection.execute(insert(tag_rows).values({**row, "name": name, "entry_index": index}))
+            rows.append({**row, "name": name, "entry_index": index})
+        tx.sql.connection.execute(insert(tag_rows), rows)
 
     await shop.database.write(job)
 
