@@ -39,7 +39,6 @@ from boltseal.errors import (
     exit_code,
     without_logins,
 )
-from boltseal.ledger.entry import format_time
 
 if TYPE_CHECKING:
     from boltseal.client.tag_proofs import TagProof
@@ -193,26 +192,12 @@ def print_envelope(
         "errors": shown,
     }
     if talk().proofs:
-        envelope["proofs"] = [_proof(each) for each in talk().proofs]
+        envelope["proofs"] = [each.as_json() for each in talk().proofs]
         talk().proofs.clear()  # with --every the next run has its own
     text = json.dumps(envelope, ensure_ascii=False)
     talk().has_json = True
     # a file's name may not be valid text: escape its bytes, or encoding for stdout fails
     print_line(text.encode("utf-8", "backslashreplace").decode())
-
-
-def _proof(proof: TagProof) -> Mapping[str, Any]:
-    proven = proof.proven
-    return {
-        "ref": str(proof.reference),
-        "state": proven.state,
-        "digest": proven.digest or None,
-        "ledger": proof.ledger,
-        "entry": proven.entry if proven.entry >= 0 else None,
-        "time": format_time(proven.time_us) if proven.entry >= 0 else None,
-        "size": proven.size,
-        "freshness": proven.freshness,
-    }
 
 
 def say(line: str = "") -> None:

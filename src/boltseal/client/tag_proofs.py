@@ -21,9 +21,9 @@ from __future__ import annotations
 
 import asyncio
 from collections import defaultdict
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from boltseal.client.errors import RemoteNotFound
 from boltseal.client.ledger_client import LedgerClient
@@ -32,6 +32,7 @@ from boltseal.client.state import ClientState, StateUnusable
 from boltseal.client.tag_prover import Answer
 from boltseal.client.transport import Transport
 from boltseal.errors import BoltsealError
+from boltseal.ledger.entry import format_time
 from boltseal.ledger.follow import Fault, LedgerBroken, TrustedCheckpoint
 from boltseal.ledger.merkle import leaf_hash
 from boltseal.ledger.note import VerifierKey
@@ -59,6 +60,20 @@ class TagProof:
     reference: Reference
     ledger: str
     proven: ProvenTag
+
+    def as_json(self) -> Mapping[str, Any]:
+        """Return the proof as one object of `proofs` in the JSON of a command."""
+        proven = self.proven
+        return {
+            "ref": str(self.reference),
+            "state": proven.state,
+            "digest": proven.digest or None,
+            "ledger": self.ledger,
+            "entry": proven.entry if proven.entry >= 0 else None,
+            "time": format_time(proven.time_us) if proven.entry >= 0 else None,
+            "size": proven.size,
+            "freshness": proven.freshness,
+        }
 
 
 class _Shown(NamedTuple):

@@ -95,18 +95,18 @@ def test_the_last_known_limits_of_the_mirror_are_shown(tmp_path: Path) -> None:
 
 
 def test_a_pause_of_an_upstream_is_shown(tmp_path: Path) -> None:
-    """Until when it gets no request, and why; one that is over is not shown."""
+    """`ratelimit` shows until when an upstream gets no request, and why, but no pause that is over."""
     data, config = tmp_path / "data", tmp_path / "boltseal.toml"
     config.write_text(f'[server]\ndata = "{data}"\n[[upstream]]\nname = "{NAME}"\n')
     prepare(Settings.model_validate({"server": {"data": data}, "upstream": [{"name": NAME}]}))
-    told = []
+    shown = []
     for until_us in (4_102_444_800_000_000, 1_000_000):
         with closing(sqlite3.connect(data / DATABASE_NAME)) as connection, connection:
             connection.execute(
                 "INSERT OR REPLACE INTO upstream_pause VALUES (?, ?, 0, 'it was busy')", (NAME, until_us)
             )
-        told.append(program.call("ratelimit", "--config", config).err)
+        shown.append(program.call("ratelimit", "--config", config).err)
 
-    assert f"{NAME} gets no request before 2100-01-01T00:00" in told[0]
-    assert "it was busy" in told[0]
-    assert "gets no request" not in told[1]
+    assert f"{NAME} gets no request before 2100-01-01T00:00" in shown[0]
+    assert "it was busy" in shown[0]
+    assert "gets no request" not in shown[1]
