@@ -13,6 +13,7 @@ from boltseal.ledger.entry import EntryKind
 from boltseal.oci.digest import Digest
 from boltseal.oci.reference import Tag
 from boltseal.server.auth.actor import ANONYMOUS
+from boltseal.server.registry import sequencer
 from boltseal.server.registry.deletes import Deletes
 from boltseal.server.registry.models import UNCONDITIONAL
 from boltseal.server.registry.refusals import RefusalLog
@@ -57,11 +58,26 @@ def deletes_of(shop: BareRegistry, database: Counting) -> Deletes:
 
 
 async def copies(shop: BareRegistry, tag: str, count: int) -> None:
-    """Write more tags with everything as this one has it."""
+    """Write more tags with the row and the ledger entry of this one."""
+    (entry,) = [entry for entry in await shop.entries() if entry.tag == tag]
 
     def job(tx: UnitOfWork) -> None:
         row = tx.sql.connection.execute(select(tag_rows).where(tag_rows.c.name == tag)).mappings().one()
-        tx.sql.connection.execute(insert(tag_rows), [{**row, "name": f"{tag}.{number:06}"} for number in range(count)])
+        rows = []
+        for name in (f"{tag}.{number:06}" for number in range(count)):
+            index = sequencer.append(
+                tx,
+                EntryKind.TAG_CREATED,
+                repository=SHOP,
+                tag=Tag(name),
+                digest=entry.digest,
+                media_type=entry.type,
+                size_bytes=entry.size,
+                actor=entry.actor,
+                extra=entry.extra,
+            )
+            rows.append({**row, "name": name, "entry_index": index})
+        tx.sql.connection.execute(insert(tag_rows), rows)
 
     await shop.database.write(job)
 
