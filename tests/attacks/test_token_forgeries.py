@@ -322,7 +322,7 @@ async def test_a_token_after_its_grant_was_taken_away_reaches_nothing(
     assert listed == {"repositories": []}
 
 
-async def test_a_token_of_another_life_of_the_server_is_refused(shop: Serving, tmp_path: Path, clock: Clock) -> None:
+async def test_a_token_of_a_former_installation_is_refused(shop: Serving, tmp_path: Path, clock: Clock) -> None:
     """A registry that was set up again with the same users and grants refuses the tokens of the former one."""
     async with serving_as(with_users(tmp_path / "before"), clock=clock) as earlier:
         text = await token(earlier, "ci", "repository:shop/app:pull,push", "registry:catalog:*")
@@ -332,7 +332,7 @@ async def test_a_token_of_another_life_of_the_server_is_refused(shop: Serving, t
 
 
 async def test_a_token_is_valid_over_a_restart(settings: Settings, clock: Clock) -> None:
-    """The keys are stored, so a client does not notice a restart."""
+    """A token stays valid over a restart, because the registry stores its keys."""
     async with serving_as(settings, clock=clock) as before:
         text = await token(before, "ci", "repository:shop/app:pull,push")
     async with serving_as(settings, clock=clock) as after:
