@@ -77,7 +77,7 @@ def test_a_test_is_about_engines_by_its_place_only() -> None:
 
 
 def test_every_file_with_a_stored_duration_exists() -> None:
-    """A file that is renamed keeps its place in the order of the workers; `--write-durations` measures again."""
+    """Each file in durations.json exists, so that a renamed file keeps its duration."""
     assert [file for file in stored_durations() if not TESTS.parent.joinpath(file).is_file()] == []
 
 

@@ -79,6 +79,6 @@ def test_no_error_is_a_success() -> None:
     ],
 )
 def test_a_login_in_a_url_is_not_repeated(text: str, shown: str) -> None:
-    """A message may stand in a log that others read, also where its end is cut off."""
+    """A message shows a URL without its login, also where the URL is cut off."""
     assert without_logins(text) == shown
     assert "sesame" not in quote(text, 12)

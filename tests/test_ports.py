@@ -11,7 +11,7 @@ PROGRAM = "from tests.ports import free_port; print(*(free_port() for _ in range
 
 
 def test_two_processes_get_no_port_twice() -> None:
-    """Neither from one process nor from the other, as long as the processes run; and the kernel hands out none of them."""
+    """Two running processes never get the same port, and the kernel assigns none of these ports."""
     command = [sys.executable, "-c", f"import os; os.getpid = lambda: 1; {PROGRAM}"]
     running = [subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) for _ in range(2)]
     got = [int(port) for each in running if each.stdout for port in each.stdout.readline().split()]

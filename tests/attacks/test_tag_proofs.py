@@ -1,4 +1,4 @@
-"""What a registry may try with the proof of a tag, against a client that was given the key of its ledger."""
+"""Attacks of a registry on the proofs of its tags, against a client that trusts the key of its ledger."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ SHOP, SEALED, LATEST = Repository("shop/app"), "1.4.2", "latest"
 
 @dataclass
 class Client:
-    """A client that was given the ledger's key. `proofs`: of everything that it resolved."""
+    """A client that trusts the ledger's key. `proofs`: of everything that it resolved."""
 
     ledger: FakeLedger
     state: ClientState
@@ -55,7 +55,7 @@ class Client:
 
 @pytest.fixture(autouse=True)
 def _no_pauses() -> Iterator[None]:
-    """The number of retries of a request is smaller, without the pauses between them."""
+    """Requests are repeated less often and without pauses."""
     with stamina.set_testing(True, attempts=2, cap=True):
         yield
 
@@ -74,7 +74,7 @@ def client(tmp_path: Path) -> Client:
 
 
 async def test_an_honest_answer_is_proven(client: Client) -> None:
-    """A sealed tag by the entry that sealed it; a mutable one by its last entry."""
+    """The client proves a sealed tag by the entry that sealed it, and a mutable tag by its last entry."""
     sealed, mutable = await client.resolve(), await client.resolve(LATEST)
     found = [(one.proven.state, one.proven.entry, one.proven.freshness) for one in client.proofs]
 
@@ -83,7 +83,7 @@ async def test_an_honest_answer_is_proven(client: Client) -> None:
 
 
 async def test_a_sealed_tag_resolves_to_another_digest(client: Client) -> None:
-    """An alarm at once, with the evidence saved."""
+    """The client reports a second digest of a sealed tag at once, and saves the evidence."""
     client.ledger.tags[SHOP, SEALED] = B
 
     assert await client.alarm() is Fault.SECOND_DIGEST
@@ -92,14 +92,14 @@ async def test_a_sealed_tag_resolves_to_another_digest(client: Client) -> None:
 
 
 async def test_a_sealed_tag_is_moved_by_a_signed_entry(client: Client) -> None:
-    """The registry has its key, and signs an entry that moves the tag: the entry that sealed it contradicts that."""
+    """A signed entry that moves a sealed tag contradicts the entry that sealed it."""
     client.ledger.push(SEALED, digest=B)
 
     assert await client.alarm() is Fault.SECOND_DIGEST
 
 
 async def test_a_sealed_tag_is_moved_by_a_signed_entry_and_the_old_digest_is_served(client: Client) -> None:
-    """The two entries contradict each other, whatever the registry answers."""
+    """The sealing entry and a later move contradict each other, even if the registry returns the sealed digest."""
     client.ledger.push(SEALED, digest=B)
     client.ledger.tags[SHOP, SEALED] = A
 
@@ -122,7 +122,7 @@ async def test_a_mutable_tag_resolves_to_what_no_entry_says(client: Client) -> N
 
 
 async def test_an_old_entry_of_a_mutable_tag_is_replayed(client: Client) -> None:
-    """Answer and entry agree, and a newer entry is hidden: the proof does not say that it is fresh."""
+    """If a registry hides the newest entry of a mutable tag, the client does not report the proof as fresh."""
     client.ledger.tags[SHOP, LATEST] = B
     client.ledger.tag_indices = [3]
     found = await client.resolve(LATEST)
@@ -132,7 +132,7 @@ async def test_an_old_entry_of_a_mutable_tag_is_replayed(client: Client) -> None
 
 
 async def test_freshness_is_not_proven_to_a_login_that_may_not_read_the_entries(client: Client) -> None:
-    """The right `ledger` is needed for that, and is no condition for the proof itself."""
+    """A login without the right `ledger` proves a mutable tag without proving that it is fresh."""
     client.ledger.entries_status = 403
     await client.resolve(LATEST)
 
@@ -140,7 +140,7 @@ async def test_freshness_is_not_proven_to_a_login_that_may_not_read_the_entries(
 
 
 async def test_forged_entries_do_not_prove_freshness(client: Client) -> None:
-    """The entries that were read must have the signed root."""
+    """Entries that do not add up to the signed root prove no freshness."""
     hidden = client.ledger.copy()
     hidden.push(LATEST, digest=B, mode="floating")
     client.ledger.bundle = hidden.tile_of_entries(6)
@@ -166,7 +166,7 @@ async def test_an_entry_that_is_not_of_the_tag_proves_nothing(client: Client, in
 
 
 async def test_an_entry_of_another_repository_proves_nothing(client: Client) -> None:
-    """Not even if its tag and digest are right."""
+    """An entry of another repository proves nothing, even if its tag and digest are right."""
     index = client.ledger.add(EntryKind.TAG_CREATED, A, repository="shop/other", tag=SEALED)
     client.ledger.tag_indices = [index]
 
@@ -193,7 +193,7 @@ async def test_an_entry_with_another_digest_proves_nothing(client: Client) -> No
 
 
 async def test_a_digest_of_another_algorithm_is_another_digest(client: Client) -> None:
-    """The name of the algorithm is part of a digest."""
+    """The client compares the algorithm of a digest as well as its hexadecimal digits."""
     client.ledger.tags[SHOP, SEALED] = "sha512:" + A.removeprefix("sha256:") * 2
 
     assert await client.alarm() is Fault.SECOND_DIGEST
@@ -215,7 +215,7 @@ async def test_a_forked_checkpoint_is_no_checkpoint(client: Client) -> None:
 
 
 async def test_a_checkpoint_signed_by_another_key_is_refused(client: Client) -> None:
-    """The key that was given does not lead to it."""
+    """A checkpoint that a key other than the trusted one signed is refused."""
     client.ledger.key = signing_key("z")
 
     assert await client.alarm() is Fault.UNKNOWN_KEY
@@ -223,14 +223,14 @@ async def test_a_checkpoint_signed_by_another_key_is_refused(client: Client) -> 
 
 @pytest.mark.parametrize("status", [401, 403, 404, 405, 503])
 async def test_a_registry_that_does_not_show_the_entries_is_refused(client: Client, status: int) -> None:
-    """A missing route, a missing right and a failure are all the same: it could not be proven."""
+    """A missing route, a missing right and a failed request each leave the tag unproven."""
     client.ledger.tags_status = status
 
     assert "can't prove" in await client.unproven()
 
 
 async def test_the_entries_of_a_sealed_tag_are_omitted(client: Client) -> None:
-    """The tag then resolves to what no entry says."""
+    """A tag without entries that resolves to a digest contradicts the ledger."""
     client.ledger.tag_indices = []
 
     assert await client.alarm() is Fault.OTHER_DIGEST
@@ -271,7 +271,7 @@ async def test_a_deleted_tag_is_proven_gone(client: Client) -> None:
 
 @pytest.mark.parametrize("tombstone", ["", B], ids=["removed", "of another digest"])
 async def test_a_tombstone_is_removed_or_replaced(client: Client, tombstone: str) -> None:
-    """The sealed tag would be free for another image."""
+    """The client reports a deleted sealed tag whose tombstone is missing or has another digest."""
     client.ledger.add(EntryKind.TAG_PURGED, A, tag=SEALED, extra={})
     client.ledger.tombstones[SHOP, SEALED] = tombstone
 
@@ -279,7 +279,7 @@ async def test_a_tombstone_is_removed_or_replaced(client: Client, tombstone: str
 
 
 async def test_a_deleted_tag_still_resolves(client: Client) -> None:
-    """The last entry says that it is gone."""
+    """The client reports a tag that resolves to a digest although its last entry deleted it."""
     client.ledger.add(EntryKind.TAG_DELETED, A, tag=LATEST, extra={})
     client.ledger.tags[SHOP, LATEST] = A
 

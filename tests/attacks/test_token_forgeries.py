@@ -247,7 +247,7 @@ async def signed_by_us(
 async def test_a_token_outside_of_its_time_is_refused_on_every_route(
     shop: Serving, settings: Settings, clock: Clock, begins_s: int, ends_s: int
 ) -> None:
-    """Not yet valid, expired, longer than five minutes, or with an end before its begin; five seconds are tolerated."""
+    """A token is refused if it is not yet valid, expired, valid for over five minutes, or ends before it begins."""
     clock.advance(hours=2)  # longer ago than any of these times
     now_s = clock() // 1_000_000
     text = await signed_by_us(shop, settings, clock, {"nbf": now_s + begins_s, "exp": now_s + ends_s})
@@ -278,7 +278,7 @@ async def test_a_token_outside_of_its_time_is_refused_on_every_route(
 async def test_claims_of_another_form_are_refused_even_with_our_signature(
     shop: Serving, settings: Settings, clock: Clock, changed: dict[str, object]
 ) -> None:
-    """What the token service never writes is not interpreted."""
+    """The registry refuses claims in a form that its token service never writes."""
     statuses = await refusals(shop, await signed_by_us(shop, settings, clock, changed))
 
     assert set(statuses.values()) == {401}, statuses
@@ -287,7 +287,7 @@ async def test_claims_of_another_form_are_refused_even_with_our_signature(
 async def test_a_token_never_gives_more_than_the_grants_of_its_user(
     shop: Serving, settings: Settings, clock: Clock
 ) -> None:
-    """Scopes that the grants do not give are worth nothing, also with our signature."""
+    """A signed token gives no scope that the grants of its user do not give."""
     text = await signed_by_us(shop, settings, clock, {})  # `ci` may not delete
     allowed = await shop.client.get("/v2/shop/app/manifests/1.4.2", headers=bearer(text))
     deleted = await shop.client.delete("/v2/shop/app/manifests/1.4.2", headers=bearer(text))
@@ -298,7 +298,7 @@ async def test_a_token_never_gives_more_than_the_grants_of_its_user(
 
 
 async def test_a_token_of_a_removed_user_is_refused_on_every_route(shop: Serving, settings: Settings) -> None:
-    """From the next request on, for a token that was used a moment ago."""
+    """A token of a removed user is refused from the next request on."""
     text = await token(shop, "ci", "repository:shop/app:pull,push", "registry:catalog:*")
     before = await shop.client.get("/v2/shop/app/manifests/1.4.2", headers=bearer(text))
     remove_user(settings, "ci")
@@ -327,7 +327,7 @@ async def test_a_token_of_an_earlier_login_of_a_user_is_refused_on_every_route(
 async def test_a_token_after_its_grant_was_taken_away_reaches_nothing(
     data: Path, settings: Settings, clock: Clock
 ) -> None:
-    """The grants of the server that answers decide, not those of the server that issued the token."""
+    """The present grants decide what a token may do, not those at the time of its issue."""
     async with serving_as(settings, clock=clock) as before:
         before.client.auth = login("ci")
         await push(before.client, "shop/app", "1.4.2", IMAGE)
@@ -346,8 +346,8 @@ async def test_a_token_after_its_grant_was_taken_away_reaches_nothing(
     assert listed == {"repositories": []}
 
 
-async def test_a_token_of_another_life_of_the_server_is_refused(shop: Serving, tmp_path: Path, clock: Clock) -> None:
-    """A registry that was set up anew, with the same users, grants and service, has other keys."""
+async def test_a_token_of_a_former_installation_is_refused(shop: Serving, tmp_path: Path, clock: Clock) -> None:
+    """A registry that was set up again with the same users and grants refuses the tokens of the former one."""
     async with serving_as(with_users(tmp_path / "before"), clock=clock) as earlier:
         text = await token(earlier, "ci", "repository:shop/app:pull,push", "registry:catalog:*")
     statuses = await refusals(shop, text)
@@ -356,7 +356,7 @@ async def test_a_token_of_another_life_of_the_server_is_refused(shop: Serving, t
 
 
 async def test_a_token_is_valid_over_a_restart(settings: Settings, clock: Clock) -> None:
-    """The keys are stored, so a client does not notice a restart."""
+    """A token stays valid over a restart, because the registry stores its keys."""
     async with serving_as(settings, clock=clock) as before:
         text = await token(before, "ci", "repository:shop/app:pull,push")
     async with serving_as(settings, clock=clock) as after:
@@ -366,7 +366,7 @@ async def test_a_token_is_valid_over_a_restart(settings: Settings, clock: Clock)
 
 
 async def test_a_token_is_no_password_and_a_password_is_no_token(shop: Serving) -> None:
-    """The scheme decides how a credential is verified."""
+    """A token is refused as a password, and a password as a token, because the scheme selects the verification."""
     text = await token(shop, "ci", "repository:shop/app:pull")
     as_password = await shop.client.get("/v2/shop/app/tags/list", auth=httpx2.BasicAuth("ci", text))
     as_token = await shop.client.get("/v2/shop/app/tags/list", headers=bearer(PASSWORDS["ci"]))

@@ -95,7 +95,7 @@ def test_every_printed_digest_of_an_image_is_taken_by_the_commands_that_take_one
 def test_the_beginning_of_a_digest_in_a_reference_is_refused_with_where_to_find_all_of_it(
     server: Server,
 ) -> None:
-    """A refused push shows twelve digits, and a user may copy them."""
+    """The error of a reference with a shortened digest names the commands that print the whole digest."""
     publish(server, ("1.4.2", image("old")))
     app = f"{server.address}/{SHOP}"
     short = image("old").digest[:19]

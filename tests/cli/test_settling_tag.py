@@ -38,7 +38,7 @@ async def test_check_says_that_a_tag_is_settling(ref: str) -> None:
 
 
 async def test_inspect_and_tags_say_that_a_tag_is_settling(ref: str) -> None:
-    """`tags` prints names only to standard output, and the note beside it."""
+    """`inspect` and `tags` report a settling tag; `tags` prints only names to standard output and the note to standard error."""
     inspected = program.run("inspect", ref)
     (shown,) = program.run("inspect", ref, "--json").json["results"]
     listed = program.run("tags", ref.rpartition(":")[0])
@@ -50,7 +50,7 @@ async def test_inspect_and_tags_say_that_a_tag_is_settling(ref: str) -> None:
 
 
 async def test_a_settling_tag_has_a_history_and_no_receipt(ref: str, tmp_path: Path) -> None:
-    """A receipt would prove an entry that does not seal the tag."""
+    """`ledger receipt` refuses a settling tag, because its entry does not seal it."""
     events = program.run("history", ref, "--json").json["results"]
     receipt = program.run("ledger", "receipt", ref, "-o", tmp_path / "receipt")
 

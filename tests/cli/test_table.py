@@ -42,7 +42,7 @@ def test_where_a_digest_does_not_fit_it_stands_below_its_row() -> None:
 
 
 def test_two_digests_of_a_row_are_named_by_their_columns() -> None:
-    """The reader sees which one is held back and which one is served."""
+    """Below a row with two digests each digest has the name of its column."""
     lines = table_lines(("TAG", "HELD", "SERVED"), [("node:16", ONE, TWO)], (), 80)
 
     assert lines == ["TAG", "node:16", f"    held {ONE}", f"    served {TWO}"]

@@ -121,7 +121,7 @@ def test_a_false_digest_of_a_sealed_tag_is_an_alarm_in_every_command_that_relies
     ids=["nulled", "nulled and unsealed", "deleted"],
 )
 def test_a_sealed_tag_that_the_registry_lost_is_not_free(registry: Registry, statement: str) -> None:
-    """`check` does not say that a tag may be published whose ledger says that it resolves to an image."""
+    """`check` does not report a tag as free if the ledger has an image for it."""
     registry.tamper(statement)
     run = program.call("check", registry.ref)
 
@@ -130,7 +130,7 @@ def test_a_sealed_tag_that_the_registry_lost_is_not_free(registry: Registry, sta
 
 
 def test_json_says_how_a_tag_was_proven(registry: Registry) -> None:
-    """A sealed tag by the entry that sealed it; a mutable one by its last entry, with its time and freshness."""
+    """`--json` has the sealing entry of a sealed tag, and the last entry of a mutable tag with time and freshness."""
     sealed = program.call("digest", registry.ref, "--json").json["proofs"]
     mutable = program.call("digest", registry.ref.replace("1.4.2", "latest"), "--json").json["proofs"]
     absent = program.call("check", registry.ref.replace("1.4.2", "1.4.3"), "--json").json["proofs"]
@@ -177,7 +177,7 @@ async def _publish_many(server: Server) -> None:
 
 
 def test_a_tag_of_an_upstream_needs_the_key_of_the_observations(tmp_path: Path, registry: Registry) -> None:
-    """The mirror's ledger has no entry of it; its log of observations proves it, under a key of its own."""
+    """A mirror's log of observations, with a key of its own, proves the tags of an upstream."""
     config = f'[[upstream]]\nname = "up.example"\nurl = "http://{registry.server.address}"\n'
     with boltseal_in_thread(tmp_path / "mirror", config) as mirror:
         keys = LedgerKeys(tmp_path / "mirror.keys")
@@ -206,7 +206,7 @@ def trust(name: str, keys: LedgerKeys) -> None:
 
 
 def test_a_user_who_may_only_pull_proves_what_is_pulled(tmp_path: Path, registry: Registry) -> None:
-    """Entries need no other right; freshness does, and is not proven without it."""
+    """The right to pull suffices to prove what a tag resolves to; freshness needs the right `ledger`."""
     data = tmp_path / "users"
     hashed = bcrypt.hashpw(b"pw", bcrypt.gensalt(4)).decode()
     (tmp_path / "users.keys").mkdir(mode=0o700)
@@ -230,7 +230,7 @@ def test_a_user_who_may_only_pull_proves_what_is_pulled(tmp_path: Path, registry
 
 
 def test_only_callers_that_compare_with_the_ledger_themselves_resolve_without_a_proof() -> None:
-    """Everything else goes through `RegistryClient.resolve`, and every command's connections prove tags."""
+    """Other callers resolve tags by `RegistryClient.resolve`, which proves them."""
     source = Path(boltseal.__file__).parent
     files = {path.relative_to(source).as_posix(): path.read_text() for path in source.rglob("*.py")}
     unproven = {

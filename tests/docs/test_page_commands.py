@@ -18,7 +18,7 @@ WITH_COMMANDS = [
 
 @pytest.mark.parametrize("name", WITH_COMMANDS)
 def test_every_command_of_a_page_is_run_or_listed_with_a_reason(name: str) -> None:
-    """A new page or block gets a play, a test of its own, or a reason."""
+    """Each command of a page is run by a play or another test, or has a reason why not."""
     run = name in PLAYS or name in RUN_ELSEWHERE
     lines = [line for line in typed_lines(text(name)) if line]
 

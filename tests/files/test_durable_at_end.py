@@ -15,7 +15,7 @@ from boltseal.files.atomic_files import durable_at_end, sync_tree
     [("6.18.44-fc", True), ("5.8.0", True), ("5.7.19-generic", False), ("4.18.0-553.el8", False), ("unknown", False)],
 )
 def test_syncfs_counts_only_where_it_reports_failed_writes(release: str, reports: bool) -> None:
-    """Linux before 5.8 returns success whatever was lost."""
+    """Before Linux 5.8 each file is synced by itself, because `syncfs` hid failed writes."""
     assert atomic_files._reports_errors(release) is reports
 
 
@@ -32,7 +32,7 @@ def test_what_the_block_wrote_is_there_and_its_errors_pass_through(tmp_path: Pat
 
 
 def test_a_file_that_cannot_be_synced_is_an_error(tmp_path: Path) -> None:
-    """A link is not followed out of the folder."""
+    """A symbolic link is not followed and raises an error, because its target can't be synced."""
     (tmp_path / "link").symlink_to("/etc/hostname")
 
     with pytest.raises(OSError, match="symbolic links"):

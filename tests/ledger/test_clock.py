@@ -34,7 +34,7 @@ def test_times_rise_whatever_the_clock_does(first: int, clock: list[int]) -> Non
 
 @given(TIMES, st.integers(-100 * YEAR, BEHIND_LIMIT_US))
 def test_a_clock_that_is_a_little_behind_gives_times(last: int, behind: int) -> None:
-    """Up to five minutes behind the last entry, or any time ahead of it."""
+    """A clock up to five minutes behind the last entry, or ahead of it, gives times."""
     assert not is_behind(last, last - behind)
     assert is_behind(last, last - BEHIND_LIMIT_US - 1)
 
@@ -49,7 +49,7 @@ def test_a_clock_that_runs_on_has_not_stepped(start: ClockReading, passed: int, 
 
 @given(STARTS, st.integers(0, YEAR), st.integers(0, 2 * YEAR))
 def test_a_step_forward_of_more_than_an_hour_is_one(start: ClockReading, passed: int, step: int) -> None:
-    """The allowance is an hour, and a thousandth of the time that passed."""
+    """A clock has stepped if it is ahead by more than an hour and a thousandth of the elapsed time."""
     now = ClockReading(start.time_us + passed + step, start.boot_us + passed)
 
     assert has_stepped_forward(start, now) == (step > STEP_LIMIT_US + passed // 1000)

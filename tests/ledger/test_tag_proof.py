@@ -51,7 +51,7 @@ def sealed() -> FakeLedger:
 
 
 def test_a_sealed_tag_is_proven_by_the_entry_that_sealed_it() -> None:
-    """Entries that change only its protection follow it, and need no freshness."""
+    """The sealing entry proves a sealed tag, without freshness and whatever later entries change its protection."""
     ledger = sealed()
     ledger.add(EntryKind.TAG_UNSEALED, A)
     found = proven(ledger, TagAnswer(A), 2, 3)
@@ -61,7 +61,7 @@ def test_a_sealed_tag_is_proven_by_the_entry_that_sealed_it() -> None:
 
 @pytest.mark.parametrize(("later", "freshness"), [(0, Freshness.PROVEN), (1, Freshness.NOT_PROVEN)])
 def test_a_mutable_tag_is_fresh_only_if_no_entry_follows(later: int, freshness: Freshness) -> None:
-    """A later entry of any tag may hide one about this tag."""
+    """A mutable tag is proven fresh only if its entry is the last one under the checkpoint."""
     ledger = FakeLedger()
     ledger.push("latest", mode="floating")
     ledger.push(*["other"] * later)
@@ -91,7 +91,7 @@ def test_a_tag_without_entries_is_absent_or_a_contradiction() -> None:
 
 
 def test_a_deleted_sealed_tag_keeps_its_digest_as_a_tombstone() -> None:
-    """Without the tombstone the tag would be free for another image."""
+    """A deleted sealed tag without a tombstone contradicts the ledger, because another image could take the tag."""
     ledger = sealed()
     ledger.add(EntryKind.TAG_DELETED, A, extra={})
 
@@ -103,7 +103,7 @@ def test_a_deleted_sealed_tag_keeps_its_digest_as_a_tombstone() -> None:
 
 
 def test_a_second_digest_of_a_sealed_tag_is_a_contradiction() -> None:
-    """By the registry's answer, and by a later entry."""
+    """A second digest of a sealed tag contradicts the ledger, in the registry's answer or in a later entry."""
     ledger = sealed()
     with pytest.raises(LedgerBroken) as by_answer:
         proven(ledger, TagAnswer(B), 2)
@@ -115,7 +115,7 @@ def test_a_second_digest_of_a_sealed_tag_is_a_contradiction() -> None:
 
 
 def test_two_entries_of_which_the_first_did_not_seal_prove_nothing() -> None:
-    """Only a sealing entry is shown beside the last one."""
+    """Two shown entries prove nothing if the first of them did not seal the tag."""
     ledger = sealed()
     with pytest.raises(TagProofInvalid, match="did not seal"):
         proven(ledger, TagAnswer(A), 1, 2)
@@ -123,7 +123,7 @@ def test_two_entries_of_which_the_first_did_not_seal_prove_nothing() -> None:
 
 @pytest.mark.parametrize("indices", [(1, 2, 3), (2, 1), (2, 2), (-1,), (4,)])
 def test_too_many_entries_or_wrong_indices_prove_nothing(indices: tuple[int, ...]) -> None:
-    """At most two, in rising order, all under the checkpoint."""
+    """A registry may show at most two entries, in rising order and under the checkpoint."""
     ledger = sealed()
     entries = [ShownEntry(index, ledger.entries[1], ()) for index in indices]
     with pytest.raises(TagProofInvalid, match="rising order"):
@@ -140,7 +140,7 @@ def test_a_line_that_is_no_entry_proves_nothing() -> None:
 
 
 def test_the_tag_of_a_line_is_found() -> None:
-    """By repository and tag, whatever the kind of the entry."""
+    """An encoded entry is recognized as one about a tag by repository and tag, whatever its kind."""
     ledger = sealed()
 
     assert [mentions(line, SHOP, TAG) for line in ledger.entries] == [False, True, True]
@@ -148,7 +148,7 @@ def test_the_tag_of_a_line_is_found() -> None:
 
 
 def test_a_reason_can_not_look_like_a_seal() -> None:
-    """Quotes in a text are escaped, so that an encoded entry has the bytes of the mode only where its mode is."""
+    """A reason that contains the text of a sealed mode does not make an encoded entry a sealing one."""
     ledger = FakeLedger()
     ledger.add(EntryKind.TAG_MOVED, A, reason='"mode":"sealed"', extra={"mode": "floating"})
 

@@ -1,4 +1,4 @@
-"""The read and write commands of other people's clients, each on a registry without users and on one with users.
+"""The read and write commands of other clients, each on a registry without users and on one with users.
 
 A row of `ROWS` is one command line of a client, or several in order, and what the last one prints. Each row has a repository of
 its own with a sealed tag (1.0.0), a mutable one (latest) and an index (2.0.0). Left out, because they are no requests of a
@@ -46,7 +46,7 @@ actions = ["pull", "push", "delete"]
 
 @dataclass(frozen=True, slots=True)
 class Access:
-    """A registry and a login. `folder`: has the files in which clients find that login; `word` "": no users."""
+    """A registry and a login. `folder`: the clients' configuration with that login. `word`: "" for a registry without users."""
 
     server: Server
     folder: Path
@@ -58,7 +58,7 @@ class Access:
 
     @property
     def environment(self) -> dict[str, str]:
-        """Where clients find the login, and that they use plain HTTP."""
+        """Return the variables by which clients find the login and use plain HTTP."""
         return {
             "DOCKER_CONFIG": str(self.folder),
             "REGISTRY_AUTH_FILE": str(self.folder / "config.json"),
@@ -135,14 +135,14 @@ class ClientScene:
 
 @pytest.fixture(params=["open", "users"])
 def of(request: pytest.FixtureRequest) -> Access:
-    """Each registry in turn."""
+    """Return the registry without users, then the one with users."""
     found: Access = request.getfixturevalue("open_registry" if request.param == "open" else "guarded_registry")
     return found
 
 
 @pytest.fixture(scope="session")
 def layouts(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What every row begins with, besides an image of its own."""
+    """Write the image layouts that all rows share."""
     folder = tmp_path_factory.mktemp("layouts")
     image_layout(folder / "two", b"content of two")
     index_layout(folder / "index", {"amd64": b"for amd64", "arm64": b"for arm64"})
@@ -313,7 +313,7 @@ def row(request: pytest.FixtureRequest, scene: ClientScene) -> tuple[str, ...]:
 
 @pytest.mark.parametrize("row", ROWS, indirect=True)
 def test_a_command_of_a_client_works_with_and_without_users(scene: ClientScene, row: tuple[str, ...]) -> None:
-    """Every command line of the row succeeds, the last one prints what the row says, and the sealed tag is as before."""
+    """Every command line of the row succeeds, the last one prints the row's last text, and the sealed tag is unchanged."""
     *lines, expected = row
     printed = [scene.run(line).checked() for line in lines]
 

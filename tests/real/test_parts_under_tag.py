@@ -50,7 +50,7 @@ def is_sealed_index(answer: httpx2.Response) -> bool:
     return "max-age" in answer.headers["cache-control"] and answer.json()["mediaType"].endswith("index.v1+json")
 
 
-def test_without_the_rule_the_refusal_names_the_habit_and_the_remedies(
+def test_without_the_rule_the_refusal_names_the_cause_and_the_remedies(
     docker_containerd: Docker, registry: Registry, repository: str, context: Path
 ) -> None:
     """The client prints the status only; the operator finds the reason in the server's log."""

@@ -60,8 +60,8 @@ def test_the_script_publishes_a_free_tag_once_and_again(guarded: Server, tmp_pat
     assert first == again == (0, "published 1.0.0\n")
 
 
-def test_the_script_says_what_stands_and_what_is_free(guarded: Server, tmp_path: Path) -> None:
-    """Exit code 1, with the facts out of `detail`."""
+def test_the_script_prints_the_sealed_digest_and_a_free_tag(guarded: Server, tmp_path: Path) -> None:
+    """For a sealed tag the script ends with exit code 1 and prints the facts of `detail`."""
     promote(guarded, tmp_path, "build-1", "2.0.0")
     code, printed = promote(guarded, tmp_path, "build-2", "2.0.0")
 
@@ -95,7 +95,7 @@ def check(server: Server, folder: Path, tag: str) -> CommandResult:
 
 
 def test_the_check_before_a_build_says_whether_the_tag_is_free(guarded: Server, tmp_path: Path) -> None:
-    """One request; taken is a failure of the job."""
+    """A taken tag fails the job before the build, with one request."""
     promote(guarded, tmp_path, "build-1", "4.0.0")
     free, taken = check(guarded, tmp_path, "4.0.1"), check(guarded, tmp_path, "4.0.0")
 

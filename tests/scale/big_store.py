@@ -1,4 +1,4 @@
-"""Fills a data folder with many rows at once: pushing a hundred thousand tags one by one would take hours.
+"""Fill a data folder with many rows at once, because pushing a hundred thousand tags would take hours.
 
 Every store has these repositories, each with `size` of one thing:
 
@@ -22,7 +22,6 @@ import os
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from functools import partial
-from itertools import batched
 from pathlib import Path
 from typing import Any, Final
 
@@ -32,6 +31,7 @@ from boltseal.ledger.entry import EntryKind
 from boltseal.oci.digest import Digest
 from boltseal.oci.reference import Repository, Tag
 from boltseal.server.registry import sequencer
+from boltseal.server.storage.batches import batches
 from boltseal.server.storage.metadata import queries, schema, usage
 from boltseal.server.storage.metadata.migrate import DATABASE_NAME, GENERATION_NAME
 from boltseal.server.storage.metadata.protocol import Metadata, UnitOfWork
@@ -117,7 +117,7 @@ class BigStore:
         self.platforms("many/platforms", numbered[:PLATFORM_LIMIT])
         self.moves("many/moves", numbered[:2])
         self.blobs("many/blobs", (Blob(f"blob {number}".encode()) for number in range(size)))
-        for numbers in batched(range(size), BATCH, strict=False):
+        for numbers in batches(range(size), BATCH):
             self._write(partial(self._add_repositories, numbers, one))
         self.unreferenced()
 
@@ -128,19 +128,19 @@ class BigStore:
 
     def blobs(self, name: str, blobs: Iterable[Blob]) -> None:
         """Add blobs with their bytes to a repository."""
-        for some in batched(blobs, BATCH, strict=False):
+        for some in batches(blobs, BATCH):
             for blob in some:
                 self._store(blob.digest, blob.data)
             self._write(partial(_to, name, partial(_add_blobs, some)))
 
     def manifests(self, name: str, raws: Iterable[bytes]) -> None:
         """Add manifests of config and layer to a repository."""
-        for some in batched(raws, BATCH, strict=False):
+        for some in batches(raws, BATCH):
             self._write(partial(_to, name, partial(_add_manifests, some)))
 
     def tags(self, name: str, tags: Iterable[NewTag]) -> None:
         """Add tags of manifests that the repository has, each with its ledger entry."""
-        for some in batched(tags, BATCH, strict=False):
+        for some in batches(tags, BATCH):
             self._write(partial(_to, name, partial(_add_tags, name, some)))
 
     def platforms(self, name: str, children: list[bytes]) -> None:
@@ -155,12 +155,12 @@ class BigStore:
     def moves(self, name: str, between: list[bytes]) -> None:
         """Add the tag `latest`, and move it back and forth."""
         self.repository(name, between)
-        for numbers in batched(range(self.size), BATCH, strict=False):
+        for numbers in batches(range(self.size), BATCH):
             self._write(partial(_move, name, between, numbers))
 
     def unreferenced(self) -> None:
         """Add manifest bytes that no repository refers to, old bytes of blobs without a row, and abandoned sessions."""
-        for numbers in batched(range(self.size), BATCH, strict=False):
+        for numbers in batches(range(self.size), BATCH):
             for number in numbers:
                 blob = Blob(f"unreferenced {number}".encode())
                 os.utime(self._store(blob.digest, blob.data), (0, 0))

@@ -70,7 +70,7 @@ class Case:
 
 
 def get(name: str, route: str, path: str | Callable[[Target], str], *expected: int, method: str = "GET") -> Case:
-    """A read."""
+    """Return a case that reads."""
 
     async def act(target: Target) -> None:
         await target.send(method, path if isinstance(path, str) else path(target), *(expected or (200,)))
@@ -79,7 +79,7 @@ def get(name: str, route: str, path: str | Callable[[Target], str], *expected: i
 
 
 def pages(name: str, route: str, path: str) -> Case:
-    """A whole list, page by page."""
+    """Return a case that reads a whole list page by page."""
 
     async def act(target: Target) -> None:
         assert await target.every_page(path)
@@ -88,7 +88,7 @@ def pages(name: str, route: str, path: str) -> Case:
 
 
 def push(name: str, repository: str, tag: str, *expected: int, raw: bytes | None = None) -> Case:
-    """A push of an image that is new each time, to a tag that may have a new number."""
+    """Return a case that pushes a new image each time, to a tag that may have a new number."""
 
     async def act(target: Target) -> None:
         number = next(target.numbers)
@@ -100,7 +100,7 @@ def push(name: str, repository: str, tag: str, *expected: int, raw: bytes | None
 
 
 def delete(name: str, route: str, path: str | Callable[[Target], str], *expected: int, runs: int = 3) -> Case:
-    """A delete."""
+    """Return a case that deletes."""
 
     async def act(target: Target) -> None:
         await target.send("DELETE", path if isinstance(path, str) else path(target), *expected)

@@ -49,7 +49,7 @@ def test_the_name_of_an_archive_is_not_an_image_of_docker_hub(text: str) -> None
 
 @pytest.mark.parametrize("text", ["docker.io/library/app.tar", "registry.example.com/app.tar", "app.tar:1.4.2", "tar"])
 def test_an_image_may_have_a_name_like_an_archive(text: str) -> None:
-    """With its registry or a tag it is an image."""
+    """A name like `app.tar` with a registry or a tag is an image."""
     assert Location.parse(text).kind is LocationKind.REGISTRY
 
 

@@ -3,7 +3,7 @@
 A table has one of three layouts, the first that fits:
 
 1. a line for each row, if everything fits beside each other;
-2. the same without the columns that contain digests, which stand below their row, and with other cells wrapped;
+2. a line for each row without its digests, which stand below the row, and with other cells wrapped;
 3. a line for each cell, after the name of its column.
 """
 

@@ -34,6 +34,6 @@ class TagProver(Protocol):
     ) -> Answer:
         """Return what `ask` returns, or raise the RemoteNotFound that it raises, if the ledger proves it.
 
-        Without a trusted ledger this only calls `ask`. Raises: LedgerBroken: the ledger contradicts the answer;
+        Without a trusted ledger it only calls `ask`. Raises: LedgerBroken: the ledger contradicts the answer;
         LedgerUnchecked: nothing could be proven.
         """

@@ -174,7 +174,7 @@ class RefusalDetail:
 
 
 class Refused(Exception):
-    """Base class, before a kind of `boltseal.errors`, of errors with the facts of a refusal."""
+    """Mixin of errors that carry the facts of a refusal; it stands before a kind of `boltseal.errors`."""
 
     def __init__(self, message: str, detail: RefusalDetail) -> None:
         super().__init__(message)

@@ -1,4 +1,4 @@
-"""A project, an engine and two registries for the commands of a page, with the names that the pages have for them."""
+"""A project, an engine and two registries for the commands of a page, under the addresses and paths that the pages use."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _TIMEOUT_S: Final = 120
 
 
 class Stage:
-    """Where the page is played: a project, an engine, two registries; and the words that the page has for them."""
+    """Runs the commands of a page, and replaces the page's addresses and paths with those of this test."""
 
     def __init__(self, folder: Path, ours: Server, theirs: Server, engine: Server) -> None:
         self.project = folder / "shop"
@@ -55,7 +55,7 @@ class Stage:
         )
 
     def run(self, command: str) -> tuple[int, str]:
-        """Type a command of the page; its exit code, and everything that it printed, in the page's words."""
+        """Run a command of the page; return its exit code and its output with the page's addresses and paths."""
         for word, real in ({word: real for real, word in self._words.items()} | self._typed).items():
             command = command.replace(word, real)
         if " KEY" in command:
@@ -79,7 +79,7 @@ class Stage:
 
 
 def _in_words(output: str, real: str, word: str) -> str:
-    """The text with a word of the page's; the column of a table stays as wide as it was."""
+    """Return the output with the page's word for a real value; a table's column keeps its width."""
 
     def column(found: re.Match[str]) -> str:
         return f"{word}{found[1]:<{len(found[0]) - len(word)}}"

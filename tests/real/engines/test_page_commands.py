@@ -15,7 +15,7 @@ pytestmark = pytest.mark.real
 
 @pytest.fixture(scope="module")
 def stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
-    """One engine and two registries for all pages; each page gets the project as it was."""
+    """Start one engine and two registries for all pages; each page gets an unchanged project."""
     with pytest.MonkeyPatch.context() as environment:
         folder = tmp_path_factory.mktemp("pages")
         environment.setenv("BOLTSEAL_STATE", str(folder / "state"))
@@ -29,7 +29,7 @@ def before(play: Play, line: str) -> list[str]:
 
 @pytest.mark.parametrize("name", PLAYS)
 def test_every_command_of_the_page_can_be_typed(name: str, stage: Stage) -> None:
-    """Each ends with the exit code that the page promises, and without a traceback."""
+    """Each command of the page ends with the documented exit code and without a traceback."""
     play = PLAYS[name]
     lines = [line for line in typed_lines(text(name)) if line and reason_not_run(name, line) is None]
     code, shown = stage.run("git checkout -q . && git clean -fdqx")

@@ -1,4 +1,4 @@
-"""The `detail` of error responses: what a program reads of a refusal, and what a caller without the right to pull does not."""
+"""The `detail` of error responses: the facts of a refusal, and those hidden from a caller without the right to pull."""
 
 from __future__ import annotations
 
@@ -55,8 +55,8 @@ async def put_only(
     return await client.put(f"/v2/{repository}/manifests/{reference}", content=document.raw, headers=more)
 
 
-async def test_a_push_to_a_sealed_tag_says_what_stands_and_what_is_free(client: httpx2.AsyncClient) -> None:
-    """Every fact of the message, so that no program has to parse the sentence."""
+async def test_a_push_to_a_sealed_tag_names_the_sealed_digest_and_a_free_tag(client: httpx2.AsyncClient) -> None:
+    """The detail of a refused push has every fact of the message, so that no program parses the message."""
     await push(client, "shop/app", "1.4.2", ONE)
     refused = await push(client, "shop/app", "1.4.2", TWO)
     detail = detail_of(refused, 409)
@@ -75,7 +75,7 @@ async def test_a_push_to_a_sealed_tag_says_what_stands_and_what_is_free(client: 
 
 
 async def test_a_taken_next_version_is_not_proposed(client: httpx2.AsyncClient) -> None:
-    """One look-up decides, however many versions follow; the tag that is proposed can be pushed."""
+    """The proposed tag is free, and one query finds it however many versions follow."""
     for tag in ("1.4.2", "1.4.3"):
         await push(client, "shop/app", tag, ONE)
     taken = detail_of(await push(client, "shop/app", "1.4.2", TWO), 409)
@@ -87,7 +87,7 @@ async def test_a_taken_next_version_is_not_proposed(client: httpx2.AsyncClient) 
 
 
 async def test_a_push_with_several_tags_names_the_one_that_is_refused(client: httpx2.AsyncClient) -> None:
-    """With `?tag=` all tags or none: `tag` is the sealed one."""
+    """A push with several tags is refused as a whole, and `tag` is the sealed one."""
     await push(client, "shop/app", "1.4.2", ONE)
     for blob in TWO.blobs:
         await push_blob(client, "shop/app", blob)
@@ -97,7 +97,7 @@ async def test_a_push_with_several_tags_names_the_one_that_is_refused(client: ht
 
 
 async def test_a_push_to_a_tombstone_says_which_digest_may_return(data: Path) -> None:
-    """The digest is whole and `since` is the time of the deletion."""
+    """The detail has the only digest that may return, and the time of the deletion as `since`."""
     rules = [{"repository": "**", "tag": "*", "mode": "sealed", "keep": "deletable"}]
     async with serving(data, rules) as registry:
         await push(registry.client, "shop/app", "1.4.2", ONE)
@@ -110,7 +110,7 @@ async def test_a_push_to_a_tombstone_says_which_digest_may_return(data: Path) ->
 
 
 async def test_a_push_to_an_append_only_tag_says_what_it_must_contain(data: Path) -> None:
-    """`digest` is what the tag resolves to."""
+    """The detail's `digest` is what the append-only tag resolves to."""
     async with serving(data, APPEND) as registry:
         await push(registry.client, "shop/app", "log-1", ONE)
         detail = detail_of(await push(registry.client, "shop/app", "log-1", TWO), 409)
@@ -125,7 +125,7 @@ async def test_a_push_to_an_append_only_tag_says_what_it_must_contain(data: Path
 
 @pytest.mark.parametrize("what", ["tag", "manifest", "config", "child"])
 async def test_a_refused_delete_names_the_tag_whose_seal_protects(client: httpx2.AsyncClient, what: str) -> None:
-    """By tag, by digest, and for a part of the image."""
+    """A refused delete by tag, by digest or of a part of the image names the sealed tag."""
     await push(client, "shop/app", "1.4.2", ONE)
     paths = {
         "tag": "manifests/1.4.2",
@@ -190,7 +190,7 @@ async def test_errors_without_facts_have_their_reason(client: httpx2.AsyncClient
 
 @pytest.fixture
 async def guarded(data: Path) -> AsyncIterator[Serving]:
-    """A registry in which `pusher` may push and `deleter` may delete, and neither may pull; `ci` may have little."""
+    """A registry in which `pusher` may push, `deleter` may delete, neither may pull, and `ci` has a small quota."""
     prepare_data(data)
     auth = {"grant": GRANTS, "quota": [{"users": ["ci"], "max_bytes": 5000}], "max_uploads_per_user": 1}
     settings = Settings.model_validate({"server": {"data": data}, "auth": auth})

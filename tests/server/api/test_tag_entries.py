@@ -33,7 +33,7 @@ async def ask(client: httpx2.AsyncClient, size: int, *tags: str, **headers: Any)
 
 
 async def test_the_entries_prove_what_a_tag_resolves_to(registry: Serving) -> None:
-    """Of a moved tag the last entry, of a sealed one the sealing entry, of an unknown one none."""
+    """A moved tag is shown with its last entry, a sealed tag with the sealing entry, an unknown tag with none."""
     client = registry.client
     for tag, document in (("latest", ONE), ("latest", TWO), ("1.0.0", ONE)):
         await push(client, "shop/app", tag, document)
@@ -57,7 +57,7 @@ async def test_the_entries_prove_what_a_tag_resolves_to(registry: Serving) -> No
 
 
 async def test_entries_after_the_given_size_are_not_shown(registry: Serving) -> None:
-    """The proofs are in the tree of a checkpoint that the client has checked, which may be older."""
+    """Entries and proofs are those of the client's checkpoint, which may be older than the newest."""
     client = registry.client
     for document in (ONE, TWO):
         await push(client, "shop/app", "latest", document)
@@ -83,14 +83,14 @@ async def test_entries_after_the_given_size_are_not_shown(registry: Serving) -> 
     ],
 )
 async def test_another_body_is_refused(registry: Serving, body: bytes, status: int) -> None:
-    """The list has a maximum length, and every name is parsed strictly."""
+    """A list that is too long or has an invalid name is refused."""
     answer = await registry.client.post("/ledger/tags", content=body, headers={"content-type": "application/json"})
 
     assert answer.status_code == status
 
 
 async def test_the_request_is_a_post_of_json(registry: Serving) -> None:
-    """A web page of another site can't send that without a preflight request."""
+    """A request that is no POST of JSON is refused, so that a web page needs a preflight request."""
     assert (await registry.client.get("/ledger/tags")).status_code == 405
     assert (await registry.client.post("/ledger/tags", content=b'{"size": 1, "tags": []}')).status_code == 400
 

@@ -11,7 +11,7 @@ from tests.serving import serving_as
 
 
 async def test_a_tag_that_is_held_back_says_so(data: Path, upstream: FakeUpstream) -> None:
-    """The digest that an operator can accept."""
+    """The detail of a held tag has the digest that an operator can accept."""
     shown = upstream.publish("team/app", "1.4.2", image("one"))
     table = table_of(upstream) | {"rule": [{"tag": "*", "first_seen": "hold"}]}
     async with serving_as(mirror_settings(data, table)) as mirror:

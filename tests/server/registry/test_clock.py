@@ -29,7 +29,7 @@ WRONG = re.compile(r"^boltseal_clock_wrong (\S+)", re.MULTILINE)
 
 
 class Wrong:
-    """The clock of this machine, wrong by so much."""
+    """The clock of this machine with an error."""
 
     def __init__(self, by_us: int = 0) -> None:
         self.by_us = by_us
@@ -91,7 +91,7 @@ def kinds(data: Path) -> list[EntryKind]:
 
 
 async def test_a_step_forward_refuses_writes_until_the_clock_returns(tmp_path: Path) -> None:
-    """503 with the reason in every process, not ready, a metric; pulls go on, and nothing is left to recover."""
+    """After a step forward every process refuses writes with 503 and serves pulls, until the clock is corrected."""
     data, clock = tmp_path / "data", Wrong()
     async with server(data, clock) as client:
         before = await push(client, "1.0.0")
@@ -120,7 +120,7 @@ async def test_a_step_forward_refuses_writes_until_the_clock_returns(tmp_path: P
 
 @pytest.mark.parametrize("by_us", [-4 * 60 * 1_000_000, HOUR_US - 60_000_000])
 async def test_a_small_step_changes_nothing(tmp_path: Path, by_us: int) -> None:
-    """Four minutes back, or almost an hour forward."""
+    """A step of four minutes back or almost an hour forward does not refuse writes."""
     clock = Wrong()
     async with server(tmp_path / "data", clock) as client:
         await push(client, "1.0.0")
@@ -131,7 +131,7 @@ async def test_a_small_step_changes_nothing(tmp_path: Path, by_us: int) -> None:
 
 
 async def test_a_gap_to_the_last_entry_is_normal_at_the_start(tmp_path: Path) -> None:
-    """A registry that was off for a year writes at once."""
+    """A registry that starts a year after its last entry accepts writes at once."""
     data, clock = tmp_path / "data", Wrong(-365 * DAY_US)
     async with server(data, clock) as client:
         await push(client, "1.0.0")
@@ -159,7 +159,7 @@ async def test_the_operator_confirms_a_clock_that_was_behind(tmp_path: Path) -> 
 
 
 async def test_a_ledger_with_an_entry_from_the_future_is_continued_without_loss(tmp_path: Path) -> None:
-    """A push 400 days ahead, the clock right again: one recorded recovery, same origin and key, every entry kept."""
+    """After an entry 400 days ahead, `ledger recover --clock` records one recovery and keeps entries, origin and key."""
     data, clock = tmp_path / "data", Wrong(400 * DAY_US)
     async with server(data, clock) as client:
 

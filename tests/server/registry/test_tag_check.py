@@ -1,4 +1,4 @@
-"""Rows of tags that were changed behind the registry's back are found at the start and at each change of a tag."""
+"""Tag rows that another program changed are found at the start and at each change of a tag."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ async def data(tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize("kind", FOUND_AT_A_START)
 async def test_what_was_changed_between_two_starts_is_found(data: Path, kind: str) -> None:
-    """The server starts, is not ready and says why, serves pulls, and takes no image under any name."""
+    """A server that starts on changed rows is not ready, reports why, serves pulls and refuses pushes."""
     tamper(data, *FOUND_AT_A_START[kind])
     prepare(settings_of(data))
     async with serving(data) as registry:
@@ -115,7 +115,7 @@ async def test_what_was_changed_between_two_starts_is_found(data: Path, kind: st
 
 @pytest.mark.parametrize("kind", FOUND_AT_ANY_TIME)
 async def test_what_was_changed_while_it_runs_is_found_by_the_next_push(data: Path, kind: str) -> None:
-    """The push of another image, and of the same one, is refused, and from then on every write is."""
+    """The next push to a changed tag is refused, and then every write."""
     async with serving(data) as registry:
         tamper(data, *FOUND_AT_ANY_TIME[kind])
         pushed = await put(registry.client, "shop/app", "1.4.2", WRONG)
@@ -152,7 +152,7 @@ def kept_doubt(data: Path) -> Callable[[], Awaitable[bool]]:
 
 
 async def test_an_honest_store_is_not_doubted(data: Path) -> None:
-    """After pushes, moves, unsealing, deletion, and the return of a deleted tag."""
+    """Pushes, moves, unsealing, deletion and the return of a deleted tag raise no doubt."""
     prepare(settings_of(data))
     async with serving(data) as registry:
         returned = await put(registry.client, "shop/app", "1.0.0", RIGHT)

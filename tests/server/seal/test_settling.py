@@ -1,4 +1,4 @@
-"""Rules with `settle`: a tag waits for the index of its image before it is sealed, and is never anything but what was pushed."""
+"""Rules with `settle`: a tag waits for the index of its image before it is sealed."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ async def until_sealed(client: httpx2.AsyncClient) -> httpx2.Response:
 async def test_an_image_pushed_in_parts_is_sealed_at_its_index(
     client: httpx2.AsyncClient, registry: Serving, parts: tuple[Document, Document]
 ) -> None:
-    """Every part gets 201 with its own digest, in whatever order they come; the index is what the tag resolves to."""
+    """Each part gets 201 with its digest, in any order, and the tag resolves to the index."""
     answers = [await push(client, "shop/app", "1.4.2", each) for each in (*parts, INDEX)]
     again = [await put(client, "shop/app", "1.4.2", each) for each in (*parts, INDEX)]
     refused = await push(client, "shop/app", "1.4.2", OTHER)
@@ -118,7 +118,7 @@ async def test_an_image_pushed_in_parts_is_sealed_at_its_index(
 
 
 async def test_the_images_of_several_platforms_come_under_one_tag(client: httpx2.AsyncClient) -> None:
-    """The first one is the tag until the index arrives; a second image for the same platform is another image: refused."""
+    """Images of other platforms are accepted until the index arrives; a second one of the same platform is refused."""
     arm, riscv = (image("child", architecture=each) for each in ("arm64", "riscv64"))
     first = [await push(client, "shop/app", "1.4.2", each) for each in (CHILD, arm, riscv)]
     between = await meaning(client, "shop/app", "1.4.2")
@@ -133,7 +133,7 @@ async def test_the_images_of_several_platforms_come_under_one_tag(client: httpx2
 
 
 async def test_an_image_without_a_known_platform_is_no_part(client: httpx2.AsyncClient) -> None:
-    """An artifact has no platform, so that it is not taken for a part of the image."""
+    """An artifact without a platform is refused, because it can't be a part of the image."""
     await push(client, "shop/app", "1.4.2", CHILD)
     await push(client, "shop/app", "1.4.3", artifact("sbom"))
     refused = [
@@ -161,7 +161,7 @@ async def test_a_settling_tag_says_so(client: httpx2.AsyncClient, clock: Clock) 
 async def test_a_tag_without_an_index_is_sealed_when_its_time_is_over(
     client: httpx2.AsyncClient, registry: Serving, clock: Clock
 ) -> None:
-    """The server seals it by itself, in the name of the user who pushed it."""
+    """The server seals a tag whose time is over, in the name of the user who pushed it."""
     await push(client, "shop/app", "1.4.2", CHILD)
     clock.advance(seconds=60)
     sealed = await until_sealed(client)
@@ -214,7 +214,7 @@ async def test_the_deadline_survives_a_restart_and_a_change_of_the_rules(data: P
     ids=["image", "foreign-index", "empty-index", "other-type", "index-of-index"],
 )
 async def test_only_an_index_that_lists_the_image_replaces_it(client: httpx2.AsyncClient, document: Document) -> None:
-    """Anything else is refused, and the tag stays as it is."""
+    """A push of anything but an index with the image is refused and leaves the tag unchanged."""
     await push(client, "shop/app", "1.4.2", CHILD)
     refused = await push(client, "shop/app", "1.4.2", document)
 
@@ -237,7 +237,7 @@ async def test_an_index_that_lists_the_image_under_another_type_is_refused(clien
 
 
 async def test_a_second_index_is_refused(client: httpx2.AsyncClient) -> None:
-    """The first one seals the tag, within its time too."""
+    """The first index seals the tag before its time is over, and a second is refused."""
     await push(client, "shop/app", "1.4.2", CHILD)
     await push(client, "shop/app", "1.4.2", INDEX)
     refused = await push(client, "shop/app", "1.4.2", index(CHILD, OTHER))
@@ -248,7 +248,7 @@ async def test_a_second_index_is_refused(client: httpx2.AsyncClient) -> None:
 
 
 async def test_an_index_seals_a_new_tag_at_once(client: httpx2.AsyncClient) -> None:
-    """Newer clients push nothing else under the tag; a part of it that an older one pushes afterwards changes nothing."""
+    """A tag pushed as an index is sealed at once, and its parts pushed afterwards change nothing."""
     await push(client, "shop/app", "1.4.2", INDEX)
     parts = [await put(client, "shop/app", "1.4.2", each) for each in (CHILD, ATTESTED)]
     other_attestation = await push(client, "shop/app", "1.4.2", attestation("of another image"))
@@ -260,7 +260,7 @@ async def test_an_index_seals_a_new_tag_at_once(client: httpx2.AsyncClient) -> N
 
 
 async def test_an_index_with_a_missing_part_leaves_the_tag_settling(client: httpx2.AsyncClient) -> None:
-    """A tag is never sealed without everything under it."""
+    """An index with a missing part is refused, and the tag stays settling."""
     await push(client, "shop/app", "1.4.2", CHILD)
     incomplete = await put(client, "shop/app", "1.4.2", INDEX)
     settling = await client.head(TAG)
@@ -282,7 +282,7 @@ async def test_an_attestation_alone_makes_no_tag(client: httpx2.AsyncClient) -> 
 
 
 async def test_several_tags_settle_together(client: httpx2.AsyncClient) -> None:
-    """With `?tag=` all of them are replaced by the index, or none: one sealed tag refuses the whole push."""
+    """With `?tag=` the index replaces all settling tags or, if one tag refuses it, none."""
     await push(client, "shop/app", CHILD.digest, CHILD, tags=["1.4.2", "1.4"])
     await push(client, "shop/app", "1.3.0", INDEX)
     await push(client, "shop/app", "1.2.0", index(OTHER))
@@ -317,7 +317,7 @@ async def test_nothing_under_a_settling_tag_can_be_deleted(client: httpx2.AsyncC
 
 
 async def test_a_deletable_settling_tag_leaves_a_tombstone(data: Path, clock: Clock) -> None:
-    """A delete does not free the tag for another image: it is sealed first."""
+    """A deleted settling tag is sealed first, so that another image can't take it."""
     async with serving(data, ({"settle": "60s", "keep": "deletable"},), clock=clock) as registry:
         client = registry.client
         await push(client, "shop/app", "1.4.2", CHILD)
@@ -332,7 +332,7 @@ async def test_a_deletable_settling_tag_leaves_a_tombstone(data: Path, clock: Cl
 
 
 async def test_an_admin_seals_unseals_and_purges_a_settling_tag(client: httpx2.AsyncClient, registry: Serving) -> None:
-    """Each of these seals the tag first: none leaves a tag that may resolve to something else."""
+    """Sealing, unsealing and purging a settling tag each seal it first."""
     for tag in ("1.4.2", "1.4.3", "1.4.4"):
         await push(client, "shop/app", tag, image(tag))
     with seals_of(registry.data) as seals:
@@ -372,7 +372,7 @@ async def test_another_user_can_not_complete_or_change_a_settling_tag(data: Path
 
 
 async def test_a_mutable_tag_settles_before_it_is_sealed(data: Path, clock: Clock) -> None:
-    """Where a rule now seals what was mutable, the parts of the last push come under the tag as well."""
+    """A mutable tag under a new sealing rule settles with the parts of its next push."""
     async with serving(data, ({"mode": "floating"},), clock=clock) as before:
         await push(before.client, "shop/app", "1.4.2", OTHER)
     async with serving(data, SETTLE, clock=clock) as after:
@@ -385,8 +385,8 @@ async def test_a_mutable_tag_settles_before_it_is_sealed(data: Path, clock: Cloc
     assert entries[1:] == [("tag.moved", "settling", CHILD.digest), ("tag.moved", "sealed", INDEX.digest)]
 
 
-async def test_without_the_rule_the_refusal_names_the_habit(data: Path) -> None:
-    """Whichever part comes first is sealed; the message of the next says what the client does, and the remedies."""
+async def test_without_the_rule_the_refusal_names_the_cause_and_the_remedies(data: Path) -> None:
+    """Without `settle` the first part is sealed, and the refusal of the next explains the cause and the remedies."""
     async with serving(data) as registry:
         client = registry.client
         await push(client, "shop/app", "1.4.2", CHILD)

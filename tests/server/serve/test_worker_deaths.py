@@ -185,7 +185,7 @@ def test_the_server_ends_in_order_while_a_worker_waits_for_its_restart(tmp_path:
 
 
 def test_an_upload_goes_on_after_its_worker_was_killed(tmp_path: Path) -> None:
-    """What the dead worker acknowledged is there; another worker takes the rest, and the session is not locked."""
+    """After a worker's death another one continues its upload session with every acknowledged byte."""
     first, second = b"a" * 3_000_000, b"b" * 3_000_000
     with boltseal(tmp_path / "data", workers=2) as server:
         dying, other = running(server)

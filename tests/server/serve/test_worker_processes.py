@@ -63,7 +63,7 @@ def printed(code: str, *arguments: str) -> str:
 
 
 def test_the_wait_for_the_first_worker_looks_up_no_name() -> None:
-    """A worker that is forked during `getaddrinfo` inherits the C library's lock and waits for it for ever."""
+    """No thread looks up a name while workers are forked, because a fork during `getaddrinfo` hangs the worker."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         found = printed(COUNTS_LOOKUPS, f"127.0.0.1:{listener.getsockname()[1]}")
 
@@ -77,5 +77,5 @@ def test_a_signal_between_start_and_main_loop_is_handled() -> None:
 
 
 def test_a_worker_that_another_thread_collected_has_ended() -> None:
-    """The server would log that it kills the worker, and send SIGKILL to a process id that is free again."""
+    """A worker that another thread has waited for counts as ended, so that its process id gets no SIGKILL."""
     assert printed(COLLECTS_A_WORKER) == "True False\n"

@@ -1,4 +1,4 @@
-"""Compares a pushed manifest with the one that its tag resolves to: do both belong to one image?
+"""Decide whether a pushed manifest and the one that its tag resolves to are parts of one image.
 
 Read inside the push's transaction, for tags under a rule with `settle` and for refusals. The rules are `policy.image_parts` and
 `policy.seal`.

@@ -1,4 +1,4 @@
-"""Splits what is many into batches, each of which one statement or one transaction can take."""
+"""Split many items into batches that one statement or one transaction can take."""
 
 from __future__ import annotations
 

@@ -50,7 +50,7 @@ class ClockGuard:
         beside.replace(self._path)
 
     def doubt(self, time_us: int) -> str | None:
-        """Return why the clock gives no times now, None if it does. Reads a small file."""
+        """Return why the clock is not trusted now, None if it is. Reads a small file."""
         anchor, now = self._anchor(), ClockReading(time_us, self._boot_clock())
         if anchor is None or not has_stepped_forward(anchor, now):
             return None

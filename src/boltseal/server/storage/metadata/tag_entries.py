@@ -1,4 +1,4 @@
-"""The rows of tags beside their entries in the ledger, for checks that both say the same. No rules, and nothing is written.
+"""The rows of tags beside their entries in the ledger, for checks that both agree. No rules, and nothing is written.
 
 The queries read in pages, so that none of them keeps a snapshot for long: while one is open, SQLite's log can't shrink.
 """
