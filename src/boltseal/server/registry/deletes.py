@@ -7,7 +7,9 @@ an SBOM) can be deleted by its pusher for 24 hours, and by an admin at any time;
 
 from __future__ import annotations
 
-from typing import Final
+from collections.abc import Sequence
+from functools import partial
+from typing import Final, NamedTuple
 
 from boltseal.ledger.entry import EntryKind
 from boltseal.oci.digest import Digest
@@ -21,11 +23,22 @@ from boltseal.server.registry.models import Conditions, RepositoryRow
 from boltseal.server.registry.pulls import BlobUnknown, ManifestUnknown
 from boltseal.server.registry.refusals import RefusalLog
 from boltseal.server.registry.tag_writer import ContentProtected, TagWriter
+from boltseal.server.storage.batches import batches
 from boltseal.server.storage.metadata import queries
 from boltseal.server.storage.metadata.protocol import Metadata, UnitOfWork
 from boltseal.server.storage.metadata.queries import ManifestRow
 
 REFERRER_DELETE_US: Final = 24 * 3600 * 1_000_000
+CHECKED_AT_ONCE: Final = 100
+"""Signature tags that one transaction checks: each names another image, whose seals are looked up."""
+
+
+class _Deletable(NamedTuple):
+    """A manifest that may be deleted. `sealed_subject`: the sealed image that it refers to, None without one."""
+
+    row: RepositoryRow
+    manifest: ManifestRow
+    sealed_subject: str | None
 
 
 class Deletes:
@@ -59,6 +72,7 @@ class Deletes:
         """Delete a manifest and every tag that resolves to it (end-9).
 
         If there are many tags, each transaction deletes some, the last one the manifest; each checks again what may be deleted.
+        Tags of signature tools, which another image's seal may protect, are all checked before any tag is deleted.
 
         Raises:
             ManifestUnknown: the repository has no such manifest.
@@ -66,14 +80,12 @@ class Deletes:
             SealedDelete: a seal covers the manifest or protects one of its tags.
         """
 
+        def check(tx: UnitOfWork, names: Sequence[str]) -> None:
+            self._tag_writer.check_deletable(tx, self._deletable(tx, repository, digest, conditions, actor).row, names)
+
         def job(tx: UnitOfWork) -> bool:
             """Return whether the manifest is deleted, and not only some of its tags."""
-            row = _find(tx, repository)
-            manifest = None if row is None else queries.find_manifest(tx, row.id, str(digest))
-            if row is None or manifest is None:
-                raise ManifestUnknown(f"{repository} has no manifest {digest}")
-            conditions.check(f"manifest {digest.short}", digest)
-            sealed_subject = self._check_manifest(tx, row, digest, manifest, actor)
+            row, manifest, sealed_subject = self._deletable(tx, repository, digest, conditions, actor)
             if not self._tag_writer.delete_tags_at(tx, row, digest, actor):
                 return False
             tx.invalidates_caches = True
@@ -93,6 +105,11 @@ class Deletes:
             return True
 
         with self._refusals.logged("delete", repository, (), digest, actor):
+            signing = await self._database.read(
+                lambda snapshot: self._tag_writer.signature_tags_at(snapshot, repository, digest)
+            )
+            for names in batches(signing, CHECKED_AT_ONCE):
+                await self._database.write(partial(check, names=names), durable=False, repository=repository)
             while not await self._database.write(job, repository=repository):
                 continue
 
@@ -117,6 +134,17 @@ class Deletes:
 
         with self._refusals.logged("delete", repository, (), digest, actor):
             await self._database.write(job, repository=repository)
+
+    def _deletable(
+        self, tx: UnitOfWork, repository: Repository, digest: Digest, conditions: Conditions, actor: Actor
+    ) -> _Deletable:
+        """Return a manifest that may be deleted now. Raises: as `manifest`."""
+        row = _find(tx, repository)
+        manifest = None if row is None else queries.find_manifest(tx, row.id, str(digest))
+        if row is None or manifest is None:
+            raise ManifestUnknown(f"{repository} has no manifest {digest}")
+        conditions.check(f"manifest {digest.short}", digest)
+        return _Deletable(row, manifest, self._check_manifest(tx, row, digest, manifest, actor))
 
     def _check_manifest(
         self, tx: UnitOfWork, repository: RepositoryRow, digest: Digest, row: ManifestRow, actor: Actor
