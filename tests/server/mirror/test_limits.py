@@ -14,6 +14,8 @@ from boltseal.client.errors import RemoteBusy, RemoteUnavailable
 from boltseal.errors import BoltsealError
 from boltseal.server.mirror.upstream_limits import UpstreamLimits
 from boltseal.server.mirror.upstream_tags import UpstreamTags
+from boltseal.server.registry.upstream_state import in_force
+from boltseal.server.storage.metadata.protocol import NO_PAUSE
 from boltseal.server.store_factory import now_us
 from tests.fakes.upstream import FakeUpstream, status
 from tests.images import Document, digest_of, image, push
@@ -324,3 +326,52 @@ async def test_an_upstream_that_keeps_failing_is_left_alone_for_a_moment(
     assert silent
     assert f'boltseal_upstream_wait_seconds{{upstream="{NAME}"}} 5.0' in metrics
     assert [answer.status_code for answer in again] == [200] * len(again)
+
+
+@pytest.mark.parametrize("expected", ["0", "Mon, 30 Nov 2020 12:00:00 GMT"], ids=["no seconds", "a time in the past"])
+async def test_a_429_whose_wait_is_over_still_pauses_the_upstream(
+    data: Path, upstream: FakeUpstream, clock: Clock, expected: str
+) -> None:
+    """A 429 always pauses an upstream for a moment: its clock may differ from ours, or its Retry-After be 0."""
+    shown = upstream.publish("team/app", "1.4.2", image("one"))
+    async with mirroring(data, upstream, clock=clock) as mirror:
+        upstream.answers["*"] = status(429, BODIES["Docker Hub"], retry_after=expected)
+        first = await mirror.client.request(*paths(shown)["blob"])
+        asked = len(upstream.asked)
+        refused = [await mirror.client.request(*each) for each in paths(shown).values()]
+        silent = len(upstream.asked) == asked
+        upstream.answers.clear()
+        clock.advance(seconds=2)
+        again = [await mirror.client.request(*each) for each in paths(shown).values()]
+
+    assert first.status_code == 429
+    assert silent
+    assert [answer.status_code for answer in refused] == [503] * len(refused)
+    assert [answer.status_code for answer in again] == [200] * len(again)
+
+
+@pytest.mark.parametrize("restarted", [False, True])
+async def test_a_pause_by_a_clock_that_was_ahead_ends_with_the_clock(
+    data: Path, upstream: FakeUpstream, clock: Clock, *, restarted: bool
+) -> None:
+    """A clock that was 400 days ahead for a while must not keep an upstream paused for 400 days, and new pauses count."""
+    settings = mirror_settings(data, table_of(upstream))
+    async with bare_mirror(settings, clock, tags=UpstreamTags) as bare:
+        states = bare.store.registry.upstreams
+        limits = UpstreamLimits(states, clock=clock, on_event=lambda _: None)
+        clock.advance(seconds=400 * 86_400)
+        await limits.failed(bare.upstream, RemoteBusy("slow down", 600.0))
+        await limits.failed(bare.upstream, RemoteBusy("no pulls are left", pulls=True), pull=True)
+        clock.advance(seconds=-400 * 86_400)
+        if restarted:
+            limits = UpstreamLimits(states, clock=clock, on_event=lambda _: None)
+        stepped_back = await limits.backoff_reason(bare.upstream), await limits.no_pulls_reason(bare.upstream)
+        shown = states.pauses_and_wait()[NAME]
+        await limits.failed(bare.upstream, RemoteBusy("slow down", 600.0))
+        waiting = await limits.backoff_reason(bare.upstream)
+        other = await UpstreamLimits(states, clock=clock, on_event=lambda _: None).backoff_reason(bare.upstream)
+
+    assert stepped_back == (None, None)
+    assert in_force(shown, clock()) == NO_PAUSE
+    assert waiting is not None
+    assert waiting == other

@@ -14,7 +14,7 @@ from boltseal.oci.digest import Digest
 from boltseal.oci.reference import Tag
 from boltseal.server.auth.actor import ANONYMOUS
 from boltseal.server.registry import sequencer
-from boltseal.server.registry.deletes import Deletes
+from boltseal.server.registry.deletes import CHECKED_AT_ONCE, Deletes
 from boltseal.server.registry.models import UNCONDITIONAL
 from boltseal.server.registry.refusals import RefusalLog
 from boltseal.server.registry.seals import ConfirmedPurge, ImageChanged, Seals
@@ -117,6 +117,33 @@ async def test_a_protected_tag_among_many_refuses_before_any_is_deleted(shop: Ba
 
     assert database.writes == 1
     assert len(await tags_left(shop)) == MANY + 3
+
+
+async def test_many_signature_tags_of_a_manifest_are_checked_in_several_transactions(shop: BareRegistry) -> None:
+    """Each names another image, whose seals are looked up: all of them in one transaction would exceed its time budget."""
+    body = await shop.image("one")
+    await shop.push(body, f"sha256-{0:064x}.sig", *(f"sha256-{number:064x}.sig" for number in range(1, MANY)))
+    database = Counting(shop)
+    await deletes_of(shop, database).manifest(SHOP, Digest.of(body), UNCONDITIONAL, ANONYMOUS)
+
+    assert database.writes == MANY / CHECKED_AT_ONCE + 3
+    assert await tags_left(shop) == []
+
+
+async def test_a_protected_signature_tag_among_many_keeps_all_of_them(shop: BareRegistry) -> None:
+    """All signature tags are checked before the first transaction deletes any, also the last one by name."""
+    signature, image = await shop.image("signature"), await shop.image("image")
+    while Digest.of(image).hex[0] != "f":
+        image += b" "
+    await shop.push(
+        signature, f"sha256-{Digest.of(image).hex}.sig", *(f"sha256-{number:064x}.sig" for number in range(1, MANY))
+    )
+    await shop.push(image, "1.0.0")
+    before = await tags_left(shop)
+    with pytest.raises(SealedDelete):
+        await deletes_of(shop, Counting(shop)).manifest(SHOP, Digest.of(signature), UNCONDITIONAL, ANONYMOUS)
+
+    assert await tags_left(shop) == before
 
 
 async def test_a_seal_that_comes_between_two_transactions_stops_the_delete(shop: BareRegistry) -> None:

@@ -188,6 +188,113 @@ def test_jobs_that_were_not_begun_come_first_in_their_order() -> None:
     assert queue.take(9) == [jobs[1], jobs[3]]
 
 
+class SteppedClock:
+    """A monotonic clock that the test sets."""
+
+    def __init__(self) -> None:
+        self.now_s = 100.0
+
+    def __call__(self) -> float:
+        return self.now_s
+
+
+def at(repository: str, since_s: float) -> WaitingJob:
+    return WaitingJob(lambda _: None, lambda: False, lambda *_: None, repository=repository, since_s=since_s)
+
+
+def test_a_repository_waits_after_a_long_job_while_others_write() -> None:
+    """It waits four times as long as its job took; jobs of other repositories go on meanwhile."""
+    clock = SteppedClock()
+    queue = FairQueue(clock)
+    jobs = [at(name, clock.now_s) for name in ("slow", "slow", "other", "other")]
+    for job in jobs:
+        queue.put(job)
+    first = queue.take(1)
+    clock.now_s += 5
+    queue.took(first[0], 5.0)
+    during = queue.take(9)
+    clock.now_s += 20
+    after = queue.take(9)
+
+    assert during == jobs[2:]
+    assert after == [jobs[1]]
+
+
+def test_a_repository_that_writes_alone_does_not_wait() -> None:
+    """Long jobs of one repository follow each other at once where no other repository writes."""
+    clock = SteppedClock()
+    queue = FairQueue(clock)
+    queue.put(at("other", clock.now_s))
+    queue.take(1)
+    clock.now_s += 30
+    for _ in range(2):
+        queue.put(at("slow", clock.now_s))
+    (first,) = queue.take(1)
+    clock.now_s += 5
+    queue.took(first, 5.0)
+
+    assert [job.repository for job in queue.take(9)] == ["slow"]
+
+
+def test_a_closed_queue_waits_for_nothing() -> None:
+    """The end of a process does the jobs of a repository that would have to wait."""
+    queue = FairQueue(SteppedClock())
+    queue.put(at("other", 100.0))
+    queue.put(at("slow", 100.0))
+    queue.took(queue.take(2)[1], 5.0)
+    queue.put(at("slow", 100.0))
+    queue.close()
+
+    assert [job.repository for job in queue.take(9)] == ["slow"]
+    assert queue.take(9) == []
+
+
+def test_the_slow_jobs_of_one_repository_are_no_missed_turn_of_another() -> None:
+    """A job behind others of its repository counts from when that was served last; a job that runs counts from its start."""
+    clock = SteppedClock()
+    queue = FairQueue(clock)
+    for name in ("slow", "slow", "slow", "other"):
+        queue.put(at(name, clock.now_s))
+    (first,) = queue.take(1)
+    clock.now_s += 5
+    running = queue.state
+    queue.took(first, 5.0)
+    queue.remove([first])
+    queue.remove(queue.take(9))
+    clock.now_s += 12
+    waiting_after = queue.state
+    clock.now_s += 18
+    missed = queue.state
+
+    assert (running.jobs, running.oldest_wait_s) == (4, 5.0)
+    assert (waiting_after.jobs, waiting_after.oldest_wait_s) == (2, 0.0)
+    assert missed.oldest_wait_s == 10.0
+
+
+async def test_endless_jobs_of_one_repository_leave_the_others_their_time(data: Path) -> None:
+    """Thirty writes, one after the other, wait for a few of the endless jobs beside them and not for thirty."""
+    database = open_database(data / DATABASE_NAME, data / GENERATION_NAME, lambda: NOW_US, budget_s=0.6)
+    stopped: list[BaseException] = []
+
+    async def attack() -> None:
+        while True:
+            try:
+                await database.write(one_endless_query, repository="attacked")
+            except WriteTooLong as error:
+                stopped.append(error)
+
+    attackers = [asyncio.create_task(attack()) for _ in range(8)]
+    for number in range(30):
+        await database.write(partial(add, f"other{number}"), repository="other")
+    during = len(stopped)
+    for attacker in attackers:
+        attacker.cancel()
+    await asyncio.gather(*attackers, return_exceptions=True)
+    database.close()
+
+    assert 1 <= during <= 4
+
+
 async def test_readiness_fails_while_a_write_waits_for_too_long(database: Metadata, data: Path) -> None:
     """The registry is not ready while its oldest write waits longer than the limit, and says how long that one has waited."""
     release = threading.Event()

@@ -121,7 +121,7 @@ class _MetricsCollector(Collector):
         )
         yield GaugeMetricFamily(
             "boltseal_write_queue_oldest_wait_seconds",
-            "How long the oldest of these writes has waited; 0 without any",
+            "How long the oldest of these writes has waited for its turn; 0 without any",
             value=max(queue.oldest_wait_s for queue in queues.values()),
         )
         build = GaugeMetricFamily(

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from boltseal.client.pull_limit import PullLimit
 from boltseal.server.commands.data_folder import on_store
-from boltseal.server.registry.upstream_state import UpstreamPause, UpstreamRow
+from boltseal.server.registry.upstream_state import UpstreamPause, UpstreamRow, in_force
 from boltseal.server.settings import Settings
 from boltseal.server.storage.metadata.protocol import NO_PAUSE
 from boltseal.server.store_factory import OpenStore, now_us
@@ -35,7 +35,7 @@ def upstream_limits(settings: Settings) -> list[UpstreamLimit]:
     now, found = now_us(), []
     for terms in settings.upstreams:
         row = recorded.get(terms.name)
-        pause = pauses.get(terms.name, NO_PAUSE)
+        pause = in_force(pauses.get(terms.name, NO_PAUSE), now)
         limit = None
         if row is not None and row.quota_limit is not None:
             limit = PullLimit(

@@ -31,7 +31,13 @@ from boltseal.errors import BoltsealError, Unavailable
 from boltseal.events import Event, QuotaLow, UpstreamDown
 from boltseal.policy.upstreams import UpstreamTerms
 from boltseal.server.mirror.upstreams import Upstream
-from boltseal.server.registry.upstream_state import UpstreamPause, UpstreamRow, UpstreamStates
+from boltseal.server.registry.upstream_state import (
+    LONGEST_PAUSE_US,
+    UpstreamPause,
+    UpstreamRow,
+    UpstreamStates,
+    in_force,
+)
 from boltseal.server.storage.metadata.protocol import NO_PAUSE
 from boltseal.server.storage.metrics import Gauge
 
@@ -40,7 +46,8 @@ EventHandler = Callable[[Event], None]
 
 BACKOFF_US: Final = 60_000_000
 """How long to wait after a 429 without `Retry-After`, and before the next pull when none are left."""
-MAX_BACKOFF_US: Final = 3_600_000_000
+SHORTEST_PAUSE_US: Final = 1_000_000
+"""The pause after a 429 whose `Retry-After` is over already: it may be 0, or a date by another clock."""
 DOWN_AFTER: Final = 3
 """The number of consecutive failures after which an upstream counts as down."""
 REFUSED: Final = 2
@@ -103,8 +110,9 @@ class UpstreamLimits:
 
     async def _pause(self, upstream: Upstream) -> UpstreamPause:
         """Return the pause that all workers share. Where it can't be read or written, this process keeps its own."""
-        own = self._pauses.get(upstream.terms.name, NO_PAUSE)
-        shared = await self._written(self._states.pause_of(upstream.terms.name)) or NO_PAUSE
+        now_us = self._clock()
+        own = in_force(self._pauses.get(upstream.terms.name, NO_PAUSE), now_us)
+        shared = in_force(await self._written(self._states.pause_of(upstream.terms.name)) or NO_PAUSE, now_us)
         return max(own, shared, key=lambda each: each.until_us)._replace(
             pulls_until_us=max(own.pulls_until_us, shared.pulls_until_us)
         )
@@ -167,7 +175,9 @@ class UpstreamLimits:
         name = upstream.terms.name
         retry_after_s: float | None = getattr(error, "retry_after_s", None)
         if retry_after_s is not None:
-            await self._back_off(name, min(round(retry_after_s * 1_000_000), MAX_BACKOFF_US), _LIMITED)
+            shortest_us = SHORTEST_PAUSE_US if isinstance(error, RemoteBusy) else 0
+            for_us = max(shortest_us, min(round(retry_after_s * 1_000_000), LONGEST_PAUSE_US))
+            await self._back_off(name, for_us, _LIMITED)
         if isinstance(error, RemoteBusy):
             if error.pulls:
                 await self._pause_pulls(name, self._clock() + BACKOFF_US)
@@ -191,7 +201,8 @@ class UpstreamLimits:
 
     async def _back_off(self, name: str, for_us: int, reason: str) -> None:
         """Send no request for a while. The failure of a request that was under way does not end it earlier."""
-        until_us, own = self._clock() + for_us, self._pauses.get(name, NO_PAUSE)
+        now_us = self._clock()
+        until_us, own = now_us + for_us, in_force(self._pauses.get(name, NO_PAUSE), now_us)
         if until_us > own.until_us:
             self._pauses[name] = own._replace(until_us=until_us, reason=reason)
             await self._written(self._states.pause(name, until_us, reason))
@@ -245,7 +256,7 @@ def upstream_gauges(
     up = {name: 0.0 if row is not None and row.down_us is not None else 1.0 for name, row in known.items()}
     limit = {name: float(row.quota_limit or 0) for name, row in limits.items()}
     left = {name: float(row.quota_remaining or 0) for name, row in limits.items()}
-    paused = {name: pauses.get(name, NO_PAUSE) for name in known}
+    paused = {name: in_force(pauses.get(name, NO_PAUSE), now_us) for name in known}
     wait = {name: max(0, each.until_us - now_us) / 1e6 for name, each in paused.items()}
     pulls_wait = {name: max(0, each.pulls_until_us - now_us) / 1e6 for name, each in paused.items()}
     by = "upstream"

@@ -7,8 +7,9 @@ an SBOM) can be deleted by its pusher for 24 hours, and by an admin at any time;
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
-from typing import Final
+from typing import Final, NamedTuple
 
 from boltseal.ledger.entry import EntryKind
 from boltseal.oci.digest import Digest
@@ -23,11 +24,21 @@ from boltseal.server.registry.pulls import BlobUnknown, ManifestUnknown
 from boltseal.server.registry.refusals import RefusalLog
 from boltseal.server.registry.tag_refusals import ContentProtected
 from boltseal.server.registry.tag_writer import TagWriter
+from boltseal.server.storage.batches import batches
 from boltseal.server.storage.metadata import queries
 from boltseal.server.storage.metadata.protocol import Metadata, UnitOfWork
 from boltseal.server.storage.metadata.queries import ManifestRow
 
 REFERRER_DELETE_US: Final = 24 * 3600 * 1_000_000
+CHECKED_AT_ONCE: Final = 100
+"""Signature tags that one transaction checks: each names another image, whose seals are looked up."""
+
+
+class _StoredManifest(NamedTuple):
+    """A manifest that the repository has."""
+
+    repository: RepositoryRow
+    manifest: ManifestRow
 
 
 class Deletes:
@@ -61,7 +72,8 @@ class Deletes:
         """Delete a manifest and every tag that resolves to it (end-9).
 
         If there are many tags, each transaction deletes some, the last one the manifest. The first and the last check whether a
-        seal covers the manifest; each checks the tags that it deletes.
+        seal covers the manifest; each checks the tags that it deletes. Tags of signature tools, which another image's seal may protect,
+        are all checked before any tag is deleted.
 
         Raises:
             ManifestUnknown: the repository has no such manifest.
@@ -69,13 +81,14 @@ class Deletes:
             SealedDelete: a seal covers the manifest or protects one of its tags.
         """
 
+        def check(tx: UnitOfWork, names: Sequence[str]) -> None:
+            row, manifest = self._find_manifest(tx, repository, digest, conditions)
+            self._check_manifest(tx, row, digest, manifest, actor)
+            self._tag_writer.check_deletable(tx, row, names)
+
         def job(tx: UnitOfWork, *, first: bool) -> bool:
             """Return whether the manifest is deleted, and not only some of its tags."""
-            row = _find(tx, repository)
-            manifest = None if row is None else queries.find_manifest(tx, row.id, str(digest))
-            if row is None or manifest is None:
-                raise ManifestUnknown(f"{repository} has no manifest {digest}")
-            conditions.check(f"manifest {digest.short}", digest)
+            row, manifest = self._find_manifest(tx, repository, digest, conditions)
             sealed_subject = self._check_manifest(tx, row, digest, manifest, actor) if first else None
             if not self._tag_writer.delete_tags_at(tx, row, digest, actor):
                 return False
@@ -98,6 +111,11 @@ class Deletes:
             return True
 
         with self._refusals.logged("delete", repository, (), digest, actor):
+            signing = await self._database.read(
+                lambda snapshot: self._tag_writer.signature_tags_at(snapshot, repository, digest)
+            )
+            for names in batches(signing, CHECKED_AT_ONCE):
+                await self._database.write(partial(check, names=names), durable=False, repository=repository)
             first = True
             while not await self._database.write(partial(job, first=first), repository=repository):
                 first = False
@@ -123,6 +141,17 @@ class Deletes:
 
         with self._refusals.logged("delete", repository, (), digest, actor):
             await self._database.write(job, repository=repository)
+
+    def _find_manifest(
+        self, tx: UnitOfWork, repository: Repository, digest: Digest, conditions: Conditions
+    ) -> _StoredManifest:
+        """Return a manifest of the repository. Raises: ManifestUnknown, Precondition."""
+        row = _find(tx, repository)
+        manifest = None if row is None else queries.find_manifest(tx, row.id, str(digest))
+        if row is None or manifest is None:
+            raise ManifestUnknown(f"{repository} has no manifest {digest}")
+        conditions.check(f"manifest {digest.short}", digest)
+        return _StoredManifest(row, manifest)
 
     def _check_manifest(
         self, tx: UnitOfWork, repository: RepositoryRow, digest: Digest, row: ManifestRow, actor: Actor

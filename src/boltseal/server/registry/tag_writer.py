@@ -35,7 +35,7 @@ from boltseal.policy.refusal_message import SomeTags
 from boltseal.policy.rule_decision import decide, sha512_beginning, signature_subject
 from boltseal.policy.rules import DELETABLE, FOREVER, Keep, Mode, Rule, RuleSet
 from boltseal.policy.seal import PushDecision, judge
-from boltseal.server.auth.actor import Actor
+from boltseal.server.auth.actor import ANONYMOUS, Actor
 from boltseal.server.registry import sequencer, tag_refusals, tag_rows
 from boltseal.server.registry.models import (
     UNCONDITIONAL,
@@ -211,19 +211,28 @@ class TagWriter:
     def delete_tags_at(self, tx: UnitOfWork, repository: RepositoryRow, digest: Digest, actor: Actor) -> bool:
         """Delete tags that resolve to a manifest that is about to be deleted, `TAGS_AT_ONCE` of them. Return whether none is left.
 
-        The caller has checked that no seal covers the manifest.
+        The caller has checked that no seal covers the manifest, and that no seal protects its signature tags.
 
         Raises:
-            TagProtected: a seal protects one of all of them.
+            TagProtected: a seal protects one of them.
             TagDiffers: a row is not what the ledger says about its tag.
         """
-        for name, row in tag_table.signature_tags_at(tx, repository.id, str(digest)):
-            self._check_deletable(tx, TagChange(repository, Tag(name), row, actor))
         rows = tag_table.tags_resolving_to(tx, repository.id, str(digest), TAGS_AT_ONCE + 1)
         for name, row in rows[:TAGS_AT_ONCE]:
             self._check.check(tx, repository.name, name, row)
             self._delete(tx, TagChange(repository, Tag(name), row, actor))
         return len(rows) <= TAGS_AT_ONCE
+
+    def signature_tags_at(self, snapshot: Snapshot, repository: Repository, digest: Digest) -> list[str]:
+        """Return the tags that resolve to a manifest and begin as those of signature tools do, sorted by name."""
+        return tag_table.signature_tags_at(snapshot, repository, str(digest))
+
+    def check_deletable(self, tx: UnitOfWork, repository: RepositoryRow, names: Collection[str]) -> None:
+        """Check that no seal protects these tags, as far as they exist. Raises: TagProtected."""
+        for name in names:
+            row = tag_table.find(tx, repository.id, name)
+            if row is not None:
+                self._check_deletable(tx, TagChange(repository, Tag(name), row, ANONYMOUS))
 
     def _delete(self, tx: UnitOfWork, change: TagChange) -> None:
         change = self.settle(tx, change, complete=False)

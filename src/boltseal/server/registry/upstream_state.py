@@ -6,13 +6,27 @@ A state change is reported once for all workers, by the worker whose transaction
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Final
 
 from boltseal.client.pull_limit import PullLimit
 from boltseal.server.storage.metadata import upstream_table
-from boltseal.server.storage.metadata.protocol import Metadata, UnitOfWork, UpstreamPause
+from boltseal.server.storage.metadata.protocol import NO_PAUSE, Metadata, UnitOfWork, UpstreamPause
 from boltseal.server.storage.metadata.upstream_table import UpstreamRow
 
-__all__ = ["QuotaChange", "UpstreamPause", "UpstreamRow", "UpstreamStates"]
+__all__ = ["LONGEST_PAUSE_US", "QuotaChange", "UpstreamPause", "UpstreamRow", "UpstreamStates", "in_force"]
+
+LONGEST_PAUSE_US: Final = 3_600_000_000
+
+
+def in_force(pause: UpstreamPause, now_us: int) -> UpstreamPause:
+    """Return a pause without the times that are over, or that only a clock that was ahead can have written."""
+    request = now_us < pause.until_us <= now_us + LONGEST_PAUSE_US
+    pull = now_us < pause.pulls_until_us <= now_us + LONGEST_PAUSE_US
+    return UpstreamPause(
+        pause.until_us if request else NO_PAUSE.until_us,
+        pause.pulls_until_us if pull else NO_PAUSE.pulls_until_us,
+        pause.reason if request else NO_PAUSE.reason,
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +85,7 @@ class UpstreamStates:
         """Send an upstream no request until this time; a pause that ends later stays."""
 
         def job(tx: UnitOfWork) -> None:
-            row = upstream_table.find_pause(tx, name)
+            row = in_force(upstream_table.find_pause(tx, name), tx.now_us)
             if until_us > row.until_us:
                 upstream_table.put_pause(tx, name, row._replace(until_us=until_us, reason=reason))
 

@@ -302,7 +302,8 @@ class SqlMetadata:
             raise
         finally:
             session.interrupt_after(None)
-        seconds = time.monotonic() - began_s
+            seconds = time.monotonic() - began_s
+            self._waiting.took(waiting, seconds)
         if (
             waiting.limited and seconds > self._budget_s
         ):  # it ended between two statements, so it is as good as any other

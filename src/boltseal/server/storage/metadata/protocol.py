@@ -86,7 +86,8 @@ class UnitOfWork(Snapshot, Protocol):
 
 
 class WriteQueue(NamedTuple):
-    """Jobs of this process that are not committed yet. `oldest_wait_s`: how long the oldest has waited; 0 without any."""
+    """Jobs of this process that are not committed yet. `oldest_wait_s`: how long the oldest has waited for its
+    turn; 0 without any."""
 
     jobs: int = 0
     oldest_wait_s: float = 0.0

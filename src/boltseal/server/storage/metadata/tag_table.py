@@ -92,15 +92,12 @@ def deletable_at(tx: UnitOfWork, repository_id: int, digest: str) -> SomeTags:
     return SomeTags.of(alone, more=len(rows) > MAX_COUNTED)
 
 
-def signature_tags_at(tx: UnitOfWork, repository_id: int, digest: str) -> list[tuple[str, TagRow]]:
+def signature_tags_at(snapshot: Snapshot, repository_name: str, digest: str) -> list[str]:
     """Return the tags that resolve to this digest now and begin as those of signature tools do, sorted by name."""
     begins = or_(tag.c.name.between("sha256-", "sha256."), tag.c.name.between("sha512-", "sha512."))  # "." follows "-"
-    rows = tx.sql.connection.execute(
-        select(tag.c.name, *_COLUMNS)
-        .where(tag.c.repository_id == repository_id, tag.c.digest == digest, begins)
-        .order_by(tag.c.name)
-    ).all()
-    return [(row[0], _parse(row[1:])) for row in rows]
+    query = select(tag.c.name).join(repository, repository.c.id == tag.c.repository_id)
+    query = query.where(repository.c.name == repository_name, tag.c.digest == digest, begins).order_by(tag.c.name)
+    return list(snapshot.sql.connection.execute(query).scalars())
 
 
 def names_at(snapshot: Snapshot, repository_id: int, digest: str) -> list[str]:
