@@ -275,6 +275,7 @@ _SIZES: Final = (
     ("link", "ix_link_repository_id_child", "1000000 10000 10 1 1"),
     ("tag", "tag", "100000 1000 1"),
     ("tag", "ix_tag_repository_id_digest", "100000 1000 2 1"),
+    ("tag", "ix_tag_settling", "100 1 1 1"),
     ("entry", "ix_entry_repository_tag_idx", "1000000 10000 10 1"),
     ("observation", "ix_observation_repository_tag_idx", "1000000 10000 10 1"),
     ("outbox", "sqlite_autoindex_outbox_1", "1000 500 1"),
