@@ -39,7 +39,6 @@ from boltseal.errors import (
     exit_code,
     without_logins,
 )
-from boltseal.ledger.entry import format_time
 
 if TYPE_CHECKING:
     from boltseal.client.tag_proofs import TagProof
@@ -202,6 +201,8 @@ def print_envelope(
 
 
 def _proof(proof: TagProof) -> Mapping[str, Any]:
+    from boltseal.ledger.entry import format_time  # loads msgspec, which `--help` does not need
+
     proven = proof.proven
     return {
         "ref": str(proof.reference),
