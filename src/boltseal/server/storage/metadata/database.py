@@ -303,9 +303,7 @@ class SqlMetadata:
         finally:
             session.interrupt_after(None)
         seconds = time.monotonic() - began_s
-        if (
-            waiting.limited and seconds > self._budget_s
-        ):  # it ended between two statements, so it is as good as any other
+        if waiting.limited and seconds > self._budget_s:  # over between two statements: the result is valid
             _log.warning("a write took too long", **_described(waiting), seconds=round(seconds, 1))
         return result
 
