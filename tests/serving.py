@@ -15,7 +15,8 @@ import httpx2
 
 from boltseal.events import Event
 from boltseal.ledger.note import VerifierKey
-from boltseal.server.app import JANITOR_EVERY_S, create_app
+from boltseal.server.app import create_app
+from boltseal.server.maintenance import JANITOR_EVERY_S
 from boltseal.server.mirror_factory import UPSTREAM_TIMEOUT_S
 from boltseal.server.settings import Settings
 from boltseal.server.storage.ledger_key import LedgerKeys

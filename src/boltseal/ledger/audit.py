@@ -21,6 +21,7 @@ from typing import Final
 
 from boltseal.ledger.entry import (
     CHANGES,
+    MODE_SEALED,
     MODE_SETTLING,
     OF_EVERY_LOG,
     OF_OBSERVATIONS,
@@ -147,7 +148,7 @@ class Audit:
                 state.settles_us = parse_time(entry.extra.get(SETTLES, ""))
             except EntryInvalid as error:
                 yield f"it says that the tag settles, but not when: {error.message}"
-        if removed or entry.extra.get("mode") != "sealed":
+        if removed or entry.extra.get("mode") != MODE_SEALED:
             return
         state.keep, state.kept_us = entry.extra.get("keep", ""), entry.time_us
         if not state.bound:

@@ -76,6 +76,8 @@ CHANGES: Final = frozenset(kind for kind in EntryKind if kind.startswith("tag.")
 """Kinds of entries that change a tag."""
 RECORDS: Final = frozenset({EntryKind.BUILT, EntryKind.REBUILD_REQUESTED, EntryKind.RELEASED})
 """Kinds of entries that record something about an image and change no tag."""
+MODE_SEALED: Final = "sealed"
+"""The `mode` in the extra of an entry after which the tag is sealed, or stays sealed."""
 MODE_SETTLING: Final = "settling"
 """The `mode` in the extra of an entry about a tag that is not sealed yet, but will be at the time in `settles`."""
 SETTLES: Final = "settles"

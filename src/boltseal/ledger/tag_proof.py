@@ -26,7 +26,7 @@ from typing import Final
 from boltseal.errors import Invalid
 from boltseal.ledger.audit import REMOVALS
 from boltseal.ledger.checkpoint import Checkpoint
-from boltseal.ledger.entry import CHANGES, OF_OBSERVATIONS, Entry, EntryKind, parse
+from boltseal.ledger.entry import CHANGES, MODE_SEALED, OF_OBSERVATIONS, Entry, EntryKind, parse
 from boltseal.ledger.follow import Fault, LedgerBroken
 from boltseal.ledger.merkle import leaf_hash, verify_inclusion
 
@@ -35,8 +35,7 @@ KINDS: Final = CHANGES
 """The kinds of ledger entries that prove something about a tag."""
 KINDS_OBSERVED: Final = OF_OBSERVATIONS - {EntryKind.HELD}
 """The kinds of observations that prove something about a tag."""
-_SEALED_MODE: Final = "sealed"
-_IN_LINE: Final = b'"mode":"sealed"'
+_IN_LINE: Final = f'"mode":"{MODE_SEALED}"'.encode()
 
 
 class TagProofInvalid(Invalid):
@@ -119,7 +118,7 @@ def prove_tag(
 
 def is_sealing(entry: Entry) -> bool:
     """Return whether the tag is sealed after an entry that did not remove it."""
-    return entry.kind not in REMOVALS and entry.extra.get("mode") == _SEALED_MODE
+    return entry.kind not in REMOVALS and entry.extra.get("mode") == MODE_SEALED
 
 
 def seals(line: bytes) -> bool:

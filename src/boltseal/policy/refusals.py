@@ -85,8 +85,8 @@ MEANINGS: Final[Mapping[RefusalReason, str]] = {
     RefusalReason.RATE_LIMIT: "too many failed logins, uploads or requests",
     RefusalReason.STALLED: "the client stopped sending its body, or sent too slowly",
     RefusalReason.UPSTREAM: "an upstream failed or refused, or its limit is reached",
-    RefusalReason.LEDGER: "the ledger does not match its checkpoint, so nothing is written",
-    RefusalReason.CLOCK: "the clock is behind the ledger",
+    RefusalReason.LEDGER: "the ledger is in doubt, so nothing is written",
+    RefusalReason.CLOCK: "the clock is behind the ledger, or has stepped forward",
     RefusalReason.UNAVAILABLE: "another condition that may pass",
     RefusalReason.DISK_FULL: "the disk is full, or its reserve is reached",
 }

@@ -20,6 +20,7 @@ from itertools import pairwise
 from boltseal.client.history import ProvenHistory
 from boltseal.client.registry_client import LastEvent
 from boltseal.ledger.history import EntryAt, RepositoryHistory
+from boltseal.ledger.tag_proof import is_sealing
 from boltseal.lockfile.compare import age
 from boltseal.lockfile.document import LockedImage
 from boltseal.lockfile.format import time_text
@@ -90,9 +91,7 @@ def move_by_ledger(
 ) -> TagMove:
     """Judge a move by the ledger. `was`: the expected digest. `image`: its lock entry."""
     entries = found.history.changes_of(tag)
-    sealed_digest = next(
-        (entry.entry.digest for entry in entries if entry.entry.extra.get("mode") == "sealed" and not entry.gone), ""
-    )
+    sealed_digest = next((entry.entry.digest for entry in entries if is_sealing(entry.entry)), "")
     changes = list(_changes(entries))
     departure = next((entry for entry in _departures(changes, str(was))), None)
     last = changes[-1][0] if changes else None

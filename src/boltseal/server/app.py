@@ -10,10 +10,10 @@ import asyncio
 import contextlib
 import signal
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 from urllib.parse import urlsplit
 
 import httpx2
@@ -44,13 +44,13 @@ from boltseal.server.auth.failed_logins import FailedLogins
 from boltseal.server.auth.logins import Logins
 from boltseal.server.auth.tokens import Tokens
 from boltseal.server.auth.user_directory import AccountRows, UserDirectory
+from boltseal.server.maintenance import JANITOR_EVERY_S, check_tags_daily, clean_up_regularly
 from boltseal.server.mirror.cache import Mirror
 from boltseal.server.mirror.push_proxy import PushProxy
-from boltseal.server.mirror.retention import retain
 from boltseal.server.mirror.upstream_limits import EventHandler, upstream_gauges
 from boltseal.server.mirror.upstreams import Upstreams
 from boltseal.server.mirror_factory import UPSTREAM_TIMEOUT_S, build_mirror, build_upstreams
-from boltseal.server.notifications.database_outbox import DatabaseOutbox, expire_events, waiting_events
+from boltseal.server.notifications.database_outbox import DatabaseOutbox, waiting_events
 from boltseal.server.notifications.ledger_feed import LedgerFeed, ObservationFeed
 from boltseal.server.rebuilds import RebuildScheduler
 from boltseal.server.registry import Registry, build_registry
@@ -66,7 +66,6 @@ from boltseal.server.storage.coordination.file_leases import FileLeases
 from boltseal.server.storage.coordination.interprocess_lock import FileInterprocessLock
 from boltseal.server.storage.coordination.protocol import Leases
 from boltseal.server.storage.disk_reserve import DiskReserve
-from boltseal.server.storage.garbage_collection import collect_released, collect_uploads, finish_purges
 from boltseal.server.storage.key_file import KeyFile
 from boltseal.server.storage.metadata.protocol import OBSERVATIONS
 from boltseal.server.storage.metrics import Gauge, RunFolder
@@ -74,21 +73,16 @@ from boltseal.server.storage.user_key import UserKey
 from boltseal.server.storage.users import UserFile
 from boltseal.server.storage.worker_threads import finish_in_thread
 from boltseal.server.store_factory import (
-    CHECKED_AT_START,
     Clock,
     OpenStore,
     begin,
     begin_ledger,
     bounds,
     check_ledger,
-    check_tags_alone,
-    entries_here,
     now_us,
     resume,
 )
 
-JANITOR_EVERY_S: Final = 3600.0
-CHECK_EVERY_S: Final = 24 * 3600.0
 DROPPED_SIGNALS_AFTER_S: Final = (0.1, 1.0)
 READ_ONLY: Final = "this registry is read-only: it serves pulls and refuses pushes and deletes"
 
@@ -168,7 +162,7 @@ class Application(Starlette):
             clock=self._clock,
             on_event=self._handle_event,
             check_disk=lambda wanted_bytes: self._disk_reserve().check(wanted_bytes),
-            read_only=lambda: _read_only(self._settings, store) or self._clock_doubt(),
+            read_only=self._write_refusal,
             count=self._observer.totals.count,
         )
         self._serve(store.registry, self._settings, self._logins)
@@ -178,24 +172,8 @@ class Application(Starlette):
             self._signers = [Signer(each, store.database) for each in store.integrators]
             for signer in self._signers:
                 signer.start()
-        asked = asyncio.create_task(self._witnesses.run()) if self._witnesses is not None else None
         leases = FileLeases(self._settings.server.data)
-        janitor = asyncio.create_task(
-            _janitor(store, leases, self._clock, lambda: self._settings, self._janitor_every_s)
-        )
-        checking = None if self._settings.server.read_only else asyncio.create_task(_check_daily(store, leases))
-        rebuilding = None
-        if self._settings.actions and not self._settings.server.read_only:
-            scheduler = RebuildScheduler(
-                self._settings, store, self._clock, self._handle_event, self._mirror, self._push_proxy
-            )
-            rebuilding = asyncio.create_task(scheduler.run())
-        recording = asyncio.create_task(self._mirror.run())
-        sealing = asyncio.create_task(
-            store.registry.settling.run(self._clock, lambda: _read_only(self._settings, store) is None)
-        )
-        has_push_proxy = any(terms.push for terms in self._settings.upstreams) and not self._settings.server.read_only
-        settling = asyncio.create_task(self._push_proxy.run()) if has_push_proxy else None
+        tasks = [asyncio.create_task(each) for each in self._background_work(store, leases)]
         if self._reload is not None:
             reload = self._reload
             asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, lambda: self._begin_reload(reload))
@@ -206,7 +184,7 @@ class Application(Starlette):
                 yield
         finally:
             self._api = None
-            for task in (janitor, checking, rebuilding, recording, asked, settling, sealing, self._reloading):
+            for task in (*tasks, self._reloading):
                 if task is not None:
                     task.cancel()
                     with contextlib.suppress(asyncio.CancelledError):
@@ -223,6 +201,25 @@ class Application(Starlette):
             if self._notifier is not None:
                 await asyncio.to_thread(self._notifier.close)
             store.close()
+
+    def _background_work(self, store: OpenStore, leases: Leases) -> Iterator[Coroutine[Any, Any, None]]:
+        """Yield what runs beside the requests until the server ends."""
+        settings, writes = self._settings, not self._settings.server.read_only
+        if self._mirror is None or self._push_proxy is None:
+            raise AssertionError("the mirror is built before the work begins")
+        if self._witnesses is not None:
+            yield self._witnesses.run()
+        yield clean_up_regularly(store, leases, self._clock, lambda: self._settings, self._janitor_every_s)
+        if writes:
+            yield check_tags_daily(store, leases)
+        if writes and settings.actions:
+            yield RebuildScheduler(
+                settings, store, self._clock, self._handle_event, self._mirror, self._push_proxy
+            ).run()
+        yield self._mirror.run()
+        yield store.registry.settling.run(self._clock, lambda: self._write_refusal() is None)
+        if writes and any(terms.push for terms in settings.upstreams):
+            yield self._push_proxy.run()
 
     def _start_notifier(self, store: OpenStore) -> None:
         """Start to notify the configured receivers. A read-only server does not: it records nothing."""
@@ -383,6 +380,10 @@ class Application(Starlette):
         if need_restart:
             _log.warning("changed settings need a restart", settings=list(need_restart))
 
+    def _write_refusal(self) -> str | None:
+        """Return why nothing may be written now, by the settings, the ledger or the clock; None if writes are accepted."""
+        return _read_only(self._settings, self._store) or self._clock_doubt()
+
     def _clock_doubt(self) -> str | None:
         """Return why the clock gives no times now, None if it does."""
         return None if self._store is None else self._store.database.clock_guard(self._clock())
@@ -458,59 +459,6 @@ def create_app(
         upstream_timeout_s,
         clock_guard,
     )
-
-
-async def _janitor(
-    store: OpenStore, leases: Leases, clock: Clock, settings: Callable[[], Settings], every_s: float
-) -> None:
-    """Delete what is not needed, from time to time, in the process that gets the lease."""
-    while True:
-        if not settings().server.read_only and store.database.clock_guard(clock()) is None:
-            try:
-                removed = await finish_in_thread(_tidy_up, store, leases, settings(), clock())
-            except BoltsealError as error:
-                _log.warning("cleanup failed", reason=error.message)
-            else:
-                if any(removed.values()):
-                    _log.info("cleanup done", **removed)
-        await asyncio.sleep(every_s)
-
-
-async def _check_daily(store: OpenStore, leases: Leases) -> None:
-    """Compare all tags with the ledger once a day, and soon where the start has not: in the process that gets the lease."""
-    large = await store.database.read(entries_here) > CHECKED_AT_START
-    await asyncio.sleep(0 if large else CHECK_EVERY_S)
-    while True:
-        try:
-            await asyncio.to_thread(check_tags_alone, store, leases)
-        except BoltsealError as error:
-            _log.warning("the tags were not compared with the ledger", reason=error.message)
-        await asyncio.sleep(CHECK_EVERY_S)
-
-
-def _tidy_up(store: OpenStore, leases: Leases, settings: Settings, now_us: int) -> dict[str, int]:
-    """Return how much was deleted, by kind; nothing while another process does it."""
-    lease = leases.acquire("tidy-up")
-    if lease is None:
-        return {}
-    try:
-        return _delete_unneeded(store, settings, now_us)
-    finally:
-        lease.release()
-
-
-def _delete_unneeded(store: OpenStore, settings: Settings, now_us: int) -> dict[str, int]:
-    """Return how many abandoned uploads, purged blobs, expired mirrored images and unreferenced blobs were deleted."""
-    expire_events(store.database, now_us)
-    uploads = sum(1 for _ in collect_uploads(store.database, store.blobs, now_us))
-    if store.database.frozen is not None:
-        return {"uploads": uploads}
-    purged = sum(1 for _ in finish_purges(store.database, store.blobs))
-    if not settings.upstreams:
-        return {"uploads": uploads, "purged": purged}
-    mirrored = sum(1 for _ in retain(store.database, settings.upstreams, now_us, dry_run=False))
-    blobs = collect_released(store.database, store.blobs, now_us)
-    return {"uploads": uploads, "purged": purged, "mirrored": mirrored, "blobs": blobs}
 
 
 def _log_event(event: Event) -> None:

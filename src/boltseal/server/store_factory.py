@@ -103,9 +103,7 @@ class OpenStore:
             return False
         try:
             return self.keys.key() is None
-        except (
-            Unavailable
-        ):  # a key that can't be read: the folder is there, and with it the users' file if there is one
+        except Unavailable:  # the key can't be read: the folder is there, and with it the users' file if there is one
             return not self.keys.folder.is_dir()
 
     def close(self) -> None:
@@ -253,7 +251,7 @@ def _watch_clock(database: Metadata, guard: ClockGuard | None) -> None:
 def _check_at_start(store: OpenStore, settings: Settings) -> None:
     """Compare all tags with the ledger, and wait for the witnesses before anything is written."""
     try:
-        small = store.database.read_and_wait(entries_here) <= CHECKED_AT_START
+        small = store.database.read_and_wait(ledger_store.size) <= CHECKED_AT_START
         if small and not store.keys.doubted(TAGS):
             check_tags(store)
         if not settings.server.read_only:
@@ -363,12 +361,6 @@ def check_tags_alone(store: OpenStore, leases: Leases) -> None:
             check_tags(store, pause=lambda: time.sleep(CHECK_PAUSE_S))
     finally:
         lease.release()
-
-
-def entries_here(snapshot: Snapshot) -> int:
-    """Return how many entries the ledger has."""
-    head = ledger_store.head(snapshot)
-    return 0 if head is None else head.size
 
 
 def _has_ledger(snapshot: Snapshot) -> bool:

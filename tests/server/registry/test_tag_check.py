@@ -68,6 +68,12 @@ FOUND_AT_A_START = FOUND_AT_ANY_TIME | {
     "row without an entry": [INSERT.format(WRONG.digest, OCI_MANIFEST)],
 }
 
+FOUND_OF_A_SETTLING_TAG = {
+    "made mutable": "keep = NULL, keep_until_us = NULL",
+    "never sealed": f"keep_until_us = {2**62}",
+    "kept for less": "keep = 'deletable'",
+}
+
 
 def tamper(data: Path, *statements: str) -> None:
     with closing(sqlite3.connect(data / DATABASE_NAME, isolation_level=None)) as database:
@@ -165,6 +171,23 @@ async def test_an_honest_store_is_not_doubted(data: Path) -> None:
 
     assert [answer.status_code for answer in (returned, moved, again, refused, ready)] == [201, 201, 201, 409, 200]
     assert problem is None
+
+
+@pytest.mark.parametrize("kind", FOUND_OF_A_SETTLING_TAG)
+async def test_a_change_of_a_settling_tag_is_found(tmp_path: Path, kind: str) -> None:
+    """When a settling tag is sealed, and how long it is kept then, is what its ledger entry says."""
+    data = tmp_path / "data"
+    async with serving(data, ({"settle": "1h"},)) as registry:
+        await push(registry.client, "shop/app", "1.4.2", RIGHT)
+    with open_store(settings_of(data)) as store:
+        before = StoreCheck(store.database).problem()
+    tamper(data, SET.format(FOUND_OF_A_SETTLING_TAG[kind], "1.4.2"))
+    with open_store(settings_of(data)) as store:
+        after = StoreCheck(store.database).problem()
+
+    assert before is None
+    assert after is not None
+    assert after.startswith("shop/app:1.4.2: ")
 
 
 async def test_a_doubt_outlives_a_restart_until_the_tags_are_restored(data: Path) -> None:

@@ -12,12 +12,13 @@ from boltseal.errors import Invalid, NotFound, Unavailable
 from boltseal.ledger.checkpoint import parse_checkpoint_unverified
 from boltseal.ledger.note import VerifierKey, parse_note_unverified
 from boltseal.server.commands.data_folder import local_admin, required_reason
-from boltseal.server.registry.recovery import Recovered, accept_loss, bring_back, entries_here, restore_tags, step_back
+from boltseal.server.registry.recovery import Recovered, accept_loss, bring_back, restore_tags, step_back
 from boltseal.server.registry.tag_writer import TagWriter
 from boltseal.server.settings import Settings
 from boltseal.server.storage.clock_guard import ClockGuard
 from boltseal.server.storage.ledger_copy import FolderCopy
 from boltseal.server.storage.ledger_key import LedgerKeys
+from boltseal.server.storage.metadata import ledger_store
 from boltseal.server.storage.metadata.protocol import LEDGER, OBSERVATIONS
 from boltseal.server.store_factory import now_us, open_store
 
@@ -103,7 +104,7 @@ def recover_ledger(settings: Settings, request: RecoverRequest, registries: Regi
         if "://" not in request.source:
             copy = FolderCopy(Path(request.source), log)
             return bring_back(store.database, keys, writer, copy.lines, copy.head(), log)
-        start = entries_here(store.database, log)
+        start = store.database.read_and_wait(lambda snapshot: ledger_store.size(snapshot, log))
         suffix = "/observations" if request.observations else ""
         head, lines = _fetch_unverified(request.source, start, registries, suffix)
         return bring_back(

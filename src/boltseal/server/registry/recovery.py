@@ -70,12 +70,6 @@ def next_origin(origin: str) -> str:
     return f"{origin}/2" if match is None else f"{match['origin']}/{int(match['number']) + 1}"
 
 
-def entries_here(database: Metadata, log: Log = LEDGER) -> int:
-    """Return how many entries this store has."""
-    seen = database.read_and_wait(lambda snapshot: _read(snapshot, log))
-    return 0 if seen is None else seen[1]
-
-
 def bring_back(
     database: Metadata, keys: LedgerKeys, tag_writer: TagWriter, lines: Lines, head: bytes | None, log: Log = LEDGER
 ) -> Recovered:
@@ -87,11 +81,7 @@ def bring_back(
         LedgerKeyMissing: key or mark are missing.
     """
     with keys.locked():
-        key, mark = keys.key(), keys.mark()
-        if key is None or mark is None:
-            raise LedgerKeyMissing(
-                "the ledger's key or its high-water mark is missing; put the folder of keys back first"
-            )
+        key, mark = _key_and_mark(keys)
         signed, note = open_checkpoint(mark, key.verifier).checkpoint, mark
         if head is not None:
             offered = open_checkpoint(head, key.verifier).checkpoint
@@ -150,11 +140,7 @@ def restore_tags(database: Metadata, keys: LedgerKeys, tag_writer: TagWriter) ->
         LedgerKeyMissing: key or mark are missing.
     """
     with keys.locked():
-        key, mark = keys.key(), keys.mark()
-        if key is None or mark is None:
-            raise LedgerKeyMissing(
-                "the ledger's key or its high-water mark is missing; put the folder of keys back first"
-            )
+        key, mark = _key_and_mark(keys)
         signed = open_checkpoint(mark, key.verifier).checkpoint
         with _unfrozen(database, LEDGER):
             restored = database.write_and_wait(lambda tx: _restore_tags(tx, tag_writer, signed))
@@ -222,6 +208,14 @@ def step_back(database: Metadata, actor: str, reason: str, log: Log = LEDGER) ->
         return True
 
     return database.write_and_wait(job)
+
+
+def _key_and_mark(keys: LedgerKeys) -> tuple[SigningKey, bytes]:
+    """Return the signing key and the high-water mark. Raises: LedgerKeyMissing."""
+    key, mark = keys.key(), keys.mark()
+    if key is None or mark is None:
+        raise LedgerKeyMissing("the ledger's key or its high-water mark is missing; put the folder of keys back first")
+    return key, mark
 
 
 @contextmanager

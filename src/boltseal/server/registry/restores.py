@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import ClassVar, Final, NamedTuple
 
 from boltseal.errors import ErrorCode, Invalid, NotFound
+from boltseal.ledger.audit import REMOVALS
 from boltseal.ledger.entry import CHANGES, Entry, EntryKind, format_time, parse
 from boltseal.oci.digest import Digest
 from boltseal.oci.digest_prefix import DigestAmbiguous, DigestPrefix
@@ -25,7 +26,6 @@ from boltseal.server.storage.metadata import ledger_store, queries
 from boltseal.server.storage.metadata.protocol import Metadata, Snapshot, UnitOfWork
 
 _SETS_DIGEST: Final = frozenset({EntryKind.TAG_CREATED, EntryKind.TAG_MOVED, EntryKind.TAG_RESTORED})
-_DELETIONS: Final = frozenset({EntryKind.TAG_DELETED, EntryKind.TAG_PURGED, EntryKind.TAG_EXPIRED})
 _PAGE: Final = 500
 
 
@@ -180,7 +180,7 @@ def _digest_at(snapshot: Snapshot, repository: Repository, tag: Tag, time_us: in
     when = format_time(time_us)
     if last is None:
         raise NeverResolved(f"tag {tag} of {repository} did not exist yet at {when}")
-    if last.kind in _DELETIONS:
+    if last.kind in REMOVALS:
         raise NeverResolved(f"tag {tag} of {repository} did not exist at {when}: it had been deleted")
     return Digest.parse(last.digest)
 

@@ -85,7 +85,7 @@ class StoreGauges:
         return [
             Gauge("boltseal_ledger_entries", "Entries of a log", entries, "log"),
             Gauge("boltseal_ledger_unsigned_entries", "Entries that no signed checkpoint covers yet", unsigned, "log"),
-            Gauge("boltseal_ledger_frozen", "Whether a log does not match its checkpoint: no writes", frozen, "log"),
+            Gauge("boltseal_ledger_frozen", "Whether a log is in doubt: no writes", frozen, "log"),
         ]
 
     def _clock(self) -> list[Gauge]:

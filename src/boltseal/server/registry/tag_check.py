@@ -15,7 +15,6 @@ reason is kept with the keys (`LedgerKeys.put_doubt`), so a restart does not for
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from datetime import datetime
 from functools import partial
 from hashlib import sha256
 from typing import Final
@@ -26,18 +25,16 @@ import structlog
 from boltseal.errors import Invalid
 from boltseal.ledger.audit import REMOVALS
 from boltseal.ledger.checkpoint import Checkpoint, parse_checkpoint_unverified
-from boltseal.ledger.clock import BEHIND_LIMIT_US
-from boltseal.ledger.entry import CHANGES, EntryKind, IndexedLine
+from boltseal.ledger.entry import CHANGES, MODE_SEALED, MODE_SETTLING, SETTLES, EntryKind, IndexedLine, parse_time
 from boltseal.ledger.merkle import EMPTY_ROOT, HASH_BYTES, inclusion_path, leaf_hash, prove, verify_inclusion
 from boltseal.ledger.note import parse_note_unverified
 from boltseal.ledger.tiles import WIDTH, TileId, Tiles, grow, needed
 from boltseal.oci.digest import SHA256, Digest
-from boltseal.policy.rules import Keep
 from boltseal.server.registry.integrator import LedgerInDoubt
 from boltseal.server.storage.metadata import ledger_store, ledger_tree, tag_entries
 from boltseal.server.storage.metadata.protocol import TAGS, Metadata, Snapshot, UnitOfWork
 from boltseal.server.storage.metadata.tag_entries import EntryColumns, TagOfRow
-from boltseal.server.storage.metadata.tag_row import TagRow
+from boltseal.server.storage.metadata.tag_row import TagRow, matches_keep
 
 BATCH: Final = 16 * WIDTH
 ROWS: Final = 2000
@@ -74,7 +71,13 @@ class _Recorded(msgspec.Struct):
 
     @property
     def sealed(self) -> bool:
-        return not self.removed and self.extra.get("mode") == "sealed"
+        return not self.removed and self.extra.get("mode") == MODE_SEALED
+
+    @property
+    def settles_us(self) -> int | None:
+        """When the tag is sealed, if it is settling. Raises: EntryInvalid: the entry does not say when."""
+        settling = not self.removed and self.extra.get("mode") == MODE_SETTLING
+        return parse_time(self.extra.get(SETTLES, "")) if settling else None
 
     @property
     def canonical(self) -> str:
@@ -202,22 +205,17 @@ def row_problem(row: TagOfRow, last: _Recorded, before: _Recorded | None) -> str
         expected.append(("has the sha256", row.canonical, last.canonical))
     if seal is not None and seal.canonical:
         expected.append(("is sealed at the sha256", row.sealed_canonical, seal.canonical))
-    if seal is not None:
-        expected.append(("is kept", row.keep, seal.extra.get("keep", "")))
+    settles_us = last.settles_us
+    kept = last if settles_us is not None else seal
+    expected.append(("is kept", row.keep, kept.extra.get("keep", "") if kept else ""))
     for what, found, recorded in expected:
         if (found or "") != recorded:
             return f"by its row it {what} {found or 'nothing'}, and by its entry {recorded or 'nothing'}"
-    if seal is not None and not _keeps_until(row.keep_until_us, seal):
+    if seal is None:
+        return None if row.keep_until_us == settles_us else "its row and its entry differ on when it is sealed"
+    if not matches_keep(row.keep_until_us, seal.extra.get("keep", ""), parse_time(seal.time)):
         return f"it is not kept as long as {row.keep} says"
     return None
-
-
-def _keeps_until(until_us: int | None, seal: _Recorded) -> bool:
-    keep = Keep.parse(seal.extra.get("keep", ""))
-    due_us = keep.until(int(datetime.fromisoformat(seal.time).timestamp() * 1_000_000))
-    if due_us is None or until_us is None:
-        return due_us is until_us
-    return abs(until_us - due_us) <= BEHIND_LIMIT_US + 1_000_000  # by so much an entry may be ahead of the clock
 
 
 class StoreCheck:

@@ -78,7 +78,7 @@ class Witnesses:
         self._witnesses = witnesses
         self._quorum = len(witnesses) if quorum is None else min(quorum, len(witnesses))
         self._on_agreed = on_agreed
-        self._told: str | None = None
+        self._kept_doubt: str | None = None
 
     @property
     def troubles(self) -> tuple[str, ...]:
@@ -148,12 +148,12 @@ class Witnesses:
         """Keep or withdraw the doubt of the witnesses, by what all of them answered. Raises: LedgerKeyUnreadable."""
         ahead = next((witness.ahead for witness in self._witnesses if witness.ahead is not None), None)
         if ahead is not None:
-            if ahead != self._told:
+            if ahead != self._kept_doubt:
                 _log.error("a witness saw another ledger than this store has", reason=ahead)
                 self._keys.put_doubt(WITNESSES, ahead)
-                self._told = ahead
+                self._kept_doubt = ahead
         elif sum(witness.agrees is True for witness in self._witnesses) >= self._quorum:
-            self._told = None
+            self._kept_doubt = None
             if self._keys.doubted(WITNESSES):
                 self._keys.clear_doubt(WITNESSES)
                 self._on_agreed()
@@ -176,7 +176,7 @@ class Witnesses:
         await self._check_larger(witness, key, head)
 
     async def _note_other(self, witness: WitnessState) -> None:
-        """Note that a witness saw what this store does not have, by its own word, before anything else is asked of it."""
+        """Keep the doubt if a witness states a size that this store does not have, before it gets another request."""
         head = await self._database.read(ledger_tree.head)
         here = 0 if head is None else head.size
         if witness.size > here:

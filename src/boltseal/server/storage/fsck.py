@@ -28,7 +28,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
-from typing import Final
 
 from sqlalchemy import RowMapping, func, select
 
@@ -36,7 +35,7 @@ from boltseal.ledger.audit import Audit, AuditedTag, ObservationAudit
 from boltseal.ledger.entry import Entry
 from boltseal.oci.digest import Digest
 from boltseal.policy.rule_decision import signature_subject
-from boltseal.policy.rules import Keep, RuleInvalid
+from boltseal.policy.rules import RuleInvalid
 from boltseal.server.storage import fsck_content, fsck_state
 from boltseal.server.storage.blobs.protocol import BlobReader
 from boltseal.server.storage.findings import Examined, Finding, FindingCollector, FindingStatus, Progress
@@ -46,11 +45,9 @@ from boltseal.server.storage.metadata import foreign_tags, links, usage
 from boltseal.server.storage.metadata.protocol import LEDGER, OBSERVATIONS, Log, Snapshot
 from boltseal.server.storage.metadata.schema import TABLES, link, manifest, repository, tag
 from boltseal.server.storage.metadata.sql import DatabaseDamaged
+from boltseal.server.storage.metadata.tag_row import matches_keep
 
 __all__ = ["Examined", "Finding", "FindingStatus", "Progress", "examine"]
-
-KEEP_SLACK_US: Final = 5 * 60 * 1_000_000
-"""An entry's time may be ahead of the clock that a keep was counted from, by the sequencer's limit."""
 
 
 def examine(
@@ -230,13 +227,12 @@ def _tag_problems(row: RowMapping, recorded: AuditedTag | None) -> Iterator[str]
 def _keeps_until(until_us: int | None, recorded: AuditedTag) -> bool:
     if recorded.settles_us:
         return until_us == recorded.settles_us
+    if not recorded.keep:
+        return until_us is None
     try:
-        due_us = Keep.parse(recorded.keep).until(recorded.kept_us) if recorded.keep else None
+        return matches_keep(until_us, recorded.keep, recorded.kept_us)
     except RuleInvalid:
         return False
-    if due_us is None:
-        return until_us is None
-    return until_us is not None and abs(until_us - due_us) <= KEEP_SLACK_US
 
 
 def _sealed(snapshot: Snapshot, findings: FindingCollector) -> None:

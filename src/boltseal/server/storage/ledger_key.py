@@ -26,10 +26,11 @@ from typing import Final
 from boltseal.errors import BoltsealError, Unavailable
 from boltseal.files.atomic_files import Disk, locked, write_file
 from boltseal.ledger.note import MAX_NOTE_BYTES, KeyInvalid, SigningKey
+from boltseal.server.storage.metadata.protocol import TAGS
 
 LEDGER_NAME: Final = "ledger"
 WITNESSES: Final = "witnesses"
-DOUBTS: Final = ("tags", WITNESSES)
+DOUBTS: Final = (TAGS, WITNESSES)
 """What may doubt a ledger: the comparison of its entries with the rows of tags, and its witnesses."""
 MAX_DOUBT: Final = 1000
 _PRIVATE: Final = 0o600
@@ -61,14 +62,9 @@ class LedgerKeys:
 
         Raises: LedgerKeyUnreadable.
         """
-        try:
-            self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with self._folder_usable():
             lock = locked(str(self.folder / self._lock), _PRIVATE)
             lock.__enter__()
-        except OSError as error:
-            raise LedgerKeyUnreadable(
-                f"the folder of keys, {self.folder.name}, can't be used: {error.strerror}"
-            ) from error
         try:
             yield
         finally:
@@ -80,14 +76,9 @@ class LedgerKeys:
 
         Raises: LedgerKeyUnreadable.
         """
-        try:
-            self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with self._folder_usable():
             flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
             fd = os.open(self.folder / "witness.lock", flags, _PRIVATE)
-        except OSError as error:
-            raise LedgerKeyUnreadable(
-                f"the folder of keys, {self.folder.name}, can't be used: {error.strerror}"
-            ) from error
         try:
             try:
                 fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -119,22 +110,22 @@ class LedgerKeys:
     def doubt(self) -> str | None:
         """Return why the ledger takes no entries, None if it does. Raises: LedgerKeyUnreadable."""
         for about in DOUBTS:
-            raw = self._read(f"{self._name}.{about}.doubt")
+            raw = self._read(self._doubt(about))
             if raw is not None:
                 return raw.decode("utf-8", errors="replace").strip()
         return None
 
     def doubted(self, about: str) -> bool:
         """Return whether there is a doubt of this kind. Raises: LedgerKeyUnreadable."""
-        return self._read(f"{self._name}.{about}.doubt") is not None
+        return self._read(self._doubt(about)) is not None
 
     def put_doubt(self, about: str, reason: str) -> None:
         """Let the ledger take no entries, in every process and after a restart. Raises: LedgerKeyUnreadable."""
-        self._write(f"{self._name}.{about}.doubt", f"{reason[:MAX_DOUBT]}\n".encode("utf-8", errors="replace"))
+        self._write(self._doubt(about), f"{reason[:MAX_DOUBT]}\n".encode("utf-8", errors="replace"))
 
     def clear_doubt(self, about: str) -> None:
         """Withdraw a doubt. Raises: LedgerKeyUnreadable."""
-        name = f"{self._name}.{about}.doubt"
+        name = self._doubt(about)
         try:
             (self.folder / name).unlink(missing_ok=True)
         except OSError as error:
@@ -147,6 +138,21 @@ class LedgerKeys:
     def put_mark(self, note: bytes) -> None:
         """Replace the mark; durable when this returns. Raises: LedgerKeyUnreadable."""
         self._write(self._mark, note)
+
+    def _doubt(self, about: str) -> str:
+        """Return the name of the file that keeps a doubt."""
+        return f"{self._name}.{about}.doubt"
+
+    @contextmanager
+    def _folder_usable(self) -> Iterator[None]:
+        """Create the folder where it is missing, and raise LedgerKeyUnreadable for an OSError of the block."""
+        try:
+            self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            yield
+        except OSError as error:
+            raise LedgerKeyUnreadable(
+                f"the folder of keys, {self.folder.name}, can't be used: {error.strerror}"
+            ) from error
 
     def _read(self, name: str) -> bytes | None:
         path = self.folder / name

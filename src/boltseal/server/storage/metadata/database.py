@@ -304,9 +304,7 @@ class SqlMetadata:
             session.interrupt_after(None)
             seconds = time.monotonic() - began_s
             self._waiting.took(waiting, seconds)
-        if (
-            waiting.limited and seconds > self._budget_s
-        ):  # it ended between two statements, so it is as good as any other
+        if waiting.limited and seconds > self._budget_s:  # over between two statements: the result is valid
             _log.warning("a write took too long", **_described(waiting), seconds=round(seconds, 1))
         return result
 

@@ -53,6 +53,12 @@ def head(snapshot: Snapshot, log: Log = LEDGER) -> LedgerHead | None:
     return None if row is None else LedgerHead(*row)
 
 
+def size(snapshot: Snapshot, log: Log = LEDGER) -> int:
+    """Return how many entries a log has, 0 when it was not started yet."""
+    found = head(snapshot, log)
+    return 0 if found is None else found.size
+
+
 def lock_head(tx: UnitOfWork, log: Log = LEDGER) -> LedgerHead | None:
     """Return the head row of a log as `head` does, and lock it to the end of the transaction."""
     row = tx.sql.plain(_statements(log).head + tx.sql.for_update).fetchone()

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from boltseal.ledger.clock import BEHIND_LIMIT_US
 from boltseal.oci.digest import Digest
-from boltseal.policy.rules import DELETABLE
+from boltseal.policy.rules import DELETABLE, Keep
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,3 +48,14 @@ class TagRow:
         if self.sealed_digest is None or self.keep == str(DELETABLE):
             return False
         return self.keep_until_us is None or now_us < self.keep_until_us
+
+
+def matches_keep(until_us: int | None, keep: str, recorded_us: int) -> bool:
+    """Return whether a row's `keep_until_us` is that of a sealed tag whose `keep` an entry recorded. Raises: RuleInvalid.
+
+    `recorded_us`: the time of the entry, which may be ahead of the time of its transaction as far as the clock was behind.
+    """
+    due_us = Keep.parse(keep).until(recorded_us)
+    if due_us is None or until_us is None:
+        return due_us is until_us
+    return abs(until_us - due_us) <= BEHIND_LIMIT_US + 1

@@ -1,0 +1,80 @@
+"""Work that a server repeats beside its requests: the cleanup, and the comparison of all tags with the ledger.
+
+Of all processes of a store, the one that gets the lease does it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Final
+
+import structlog
+
+from boltseal.errors import BoltsealError
+from boltseal.server.mirror.retention import retain
+from boltseal.server.notifications.database_outbox import expire_events
+from boltseal.server.settings import Settings
+from boltseal.server.storage.coordination.protocol import Leases
+from boltseal.server.storage.garbage_collection import collect_released, collect_uploads, finish_purges
+from boltseal.server.storage.metadata import ledger_store
+from boltseal.server.storage.worker_threads import finish_in_thread
+from boltseal.server.store_factory import CHECKED_AT_START, Clock, OpenStore, check_tags_alone
+
+JANITOR_EVERY_S: Final = 3600.0
+CHECK_EVERY_S: Final = 24 * 3600.0
+
+_log = structlog.get_logger(__name__)
+
+
+async def clean_up_regularly(
+    store: OpenStore, leases: Leases, clock: Clock, settings: Callable[[], Settings], every_s: float
+) -> None:
+    """Delete what is not needed, from time to time, in the process that gets the lease."""
+    while True:
+        if not settings().server.read_only and store.database.clock_guard(clock()) is None:
+            try:
+                removed = await finish_in_thread(_tidy_up, store, leases, settings(), clock())
+            except BoltsealError as error:
+                _log.warning("cleanup failed", reason=error.message)
+            else:
+                if any(removed.values()):
+                    _log.info("cleanup done", **removed)
+        await asyncio.sleep(every_s)
+
+
+async def check_tags_daily(store: OpenStore, leases: Leases) -> None:
+    """Compare all tags with the ledger once a day, and soon where the start has not: in the process that gets the lease."""
+    large = await store.database.read(ledger_store.size) > CHECKED_AT_START
+    await asyncio.sleep(0 if large else CHECK_EVERY_S)
+    while True:
+        try:
+            await asyncio.to_thread(check_tags_alone, store, leases)
+        except BoltsealError as error:
+            _log.warning("the tags were not compared with the ledger", reason=error.message)
+        await asyncio.sleep(CHECK_EVERY_S)
+
+
+def _tidy_up(store: OpenStore, leases: Leases, settings: Settings, now_us: int) -> dict[str, int]:
+    """Return how much was deleted, by kind; nothing while another process does it."""
+    lease = leases.acquire("tidy-up")
+    if lease is None:
+        return {}
+    try:
+        return _delete_unneeded(store, settings, now_us)
+    finally:
+        lease.release()
+
+
+def _delete_unneeded(store: OpenStore, settings: Settings, now_us: int) -> dict[str, int]:
+    """Return how many abandoned uploads, purged blobs, expired mirrored images and unreferenced blobs were deleted."""
+    expire_events(store.database, now_us)
+    uploads = sum(1 for _ in collect_uploads(store.database, store.blobs, now_us))
+    if store.database.frozen is not None:
+        return {"uploads": uploads}
+    purged = sum(1 for _ in finish_purges(store.database, store.blobs))
+    if not settings.upstreams:
+        return {"uploads": uploads, "purged": purged}
+    mirrored = sum(1 for _ in retain(store.database, settings.upstreams, now_us, dry_run=False))
+    blobs = collect_released(store.database, store.blobs, now_us)
+    return {"uploads": uploads, "purged": purged, "mirrored": mirrored, "blobs": blobs}
