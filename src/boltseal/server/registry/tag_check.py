@@ -27,7 +27,7 @@ from boltseal.errors import Invalid
 from boltseal.ledger.audit import REMOVALS
 from boltseal.ledger.checkpoint import Checkpoint, parse_checkpoint_unverified
 from boltseal.ledger.clock import BEHIND_LIMIT_US
-from boltseal.ledger.entry import CHANGES, EntryKind, IndexedLine
+from boltseal.ledger.entry import CHANGES, MODE_SETTLING, SETTLES, EntryKind, IndexedLine, parse_time
 from boltseal.ledger.merkle import EMPTY_ROOT, HASH_BYTES, inclusion_path, leaf_hash, prove, verify_inclusion
 from boltseal.ledger.note import parse_note_unverified
 from boltseal.ledger.tiles import WIDTH, TileId, Tiles, grow, needed
@@ -75,6 +75,10 @@ class _Recorded(msgspec.Struct):
     @property
     def sealed(self) -> bool:
         return not self.removed and self.extra.get("mode") == "sealed"
+
+    @property
+    def settling(self) -> bool:
+        return not self.removed and self.extra.get("mode") == MODE_SETTLING
 
     @property
     def canonical(self) -> str:
@@ -202,14 +206,21 @@ def row_problem(row: TagOfRow, last: _Recorded, before: _Recorded | None) -> str
         expected.append(("has the sha256", row.canonical, last.canonical))
     if seal is not None and seal.canonical:
         expected.append(("is sealed at the sha256", row.sealed_canonical, seal.canonical))
-    if seal is not None:
-        expected.append(("is kept", row.keep, seal.extra.get("keep", "")))
+    settling = last if last.settling else None
+    kept_by = seal or settling
+    expected.append(("is kept", row.keep, kept_by.extra.get("keep", "") if kept_by else ""))
     for what, found, recorded in expected:
         if (found or "") != recorded:
             return f"by its row it {what} {found or 'nothing'}, and by its entry {recorded or 'nothing'}"
     if seal is not None and not _keeps_until(row.keep_until_us, seal):
         return f"it is not kept as long as {row.keep} says"
+    if seal is None and row.keep_until_us != (None if settling is None else _settles_us(settling)):
+        return "by its row it is sealed at another time than its entry says"
     return None
+
+
+def _settles_us(settling: _Recorded) -> int:
+    return parse_time(settling.extra.get(SETTLES, ""))
 
 
 def _keeps_until(until_us: int | None, seal: _Recorded) -> bool:
