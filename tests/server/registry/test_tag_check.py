@@ -150,6 +150,30 @@ async def test_a_lowered_protection_is_found_by_the_deletion_of_the_manifest(dat
     assert head.headers["docker-content-digest"] == RIGHT.digest
 
 
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [
+        ("2.0.0", "keep_until_us = NULL, keep = NULL"),
+        ("2.0.0", "keep_until_us = NULL"),
+        ("2.0.0", "keep_until_us = keep_until_us + 1"),
+        ("2.0.0", "keep = 'deletable'"),
+        ("latest", "keep = 'forever', keep_until_us = 1"),
+    ],
+)
+async def test_a_changed_settling_time_is_found(tmp_path: Path, name: str, change: str) -> None:
+    """A settling tag can't be made mutable by its row, and a mutable one can't be sealed by it."""
+    data = tmp_path / "data"
+    async with serving(data, ({"tag": "2.0.0", "settle": "1h"},)) as registry:
+        await publish(registry)
+        await push(registry.client, "shop/app", "2.0.0", RIGHT)
+        tamper(data, SET.format(change, name))
+        pushed = await put(registry.client, "shop/app", name, WRONG)
+        head = await registry.client.head(f"/v2/shop/app/manifests/{name}")
+
+    assert pushed.status_code == 503
+    assert head.headers["docker-content-digest"] == RIGHT.digest
+
+
 def kept_doubt(data: Path) -> Callable[[], Awaitable[bool]]:
     async def kept() -> bool:
         return LedgerKeys(settings_of(data).keys).doubt() is not None
