@@ -139,7 +139,7 @@ async def test_a_sealed_tag_may_not_move_whatever_its_name(ledger: FakeLedger, t
     assert status_and_weight(found) == (VerifyStatus.MOVED, Weight.DIFFERS)
     assert found.move is not None
     assert (found.move.sealed, found.move.source) == (True, MoveSource.LEDGER)
-    assert found.reason.startswith(f"its sealed tag moved from {A} to {B}")
+    assert found.reason.startswith(f"its sealed tag moved from {A} to {B}, ")
     assert "its registry is not trustworthy: the tag resolves to sha256:bbbb" in found.reason
 
 
