@@ -372,3 +372,15 @@ async def test_a_token_is_no_password_and_a_password_is_no_token(shop: Serving) 
     as_token = await shop.client.get("/v2/shop/app/tags/list", headers=bearer(PASSWORDS["ci"]))
 
     assert (as_password.status_code, as_token.status_code) == (401, 401)
+
+
+@pytest.mark.parametrize("scope", ["repository:shop/app:pull", "registry:catalog:*", ""])
+async def test_a_token_gets_no_other_token(shop: Serving, clock: Clock, scope: str) -> None:
+    """A stolen token ends with its own time: it is no login for the token service."""
+    text = await token(shop, "ci", "repository:shop/app:pull")
+    clock.advance(seconds=240)
+    query = {"service": "boltseal"} | ({"scope": scope} if scope else {})
+    answer = await shop.client.get("/token", params=query, headers=bearer(text))
+
+    assert answer.status_code == 401
+    assert "token" not in answer.json()

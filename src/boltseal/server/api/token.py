@@ -6,7 +6,8 @@
 
 One request may have several scopes. Each is reduced to what the grants allow now, and pulls of the same names at the
 root mirror are added. A request that needs a missing scope is refused later with the reason. Scopes of other types are
-ignored, and so is the class of a type (`repository(plugin)`). A wrong login is a 401, never an anonymous token.
+ignored, and so is the class of a type (`repository(plugin)`). A wrong login is a 401, never an anonymous token. A token is
+no login here: otherwise a stolen one could be renewed for ever.
 
     service     required in the specification, optional here; another service than ours is refused
     account     the user of the login; another one is refused; without a login it is ignored
@@ -126,6 +127,8 @@ class TokenService(HttpApplication):
         named = [f"{repository}:{','.join(sorted(actions))}" for repository, actions in asked]
         request.asked = " ".join([*named, CATALOG_SCOPE] if catalog else named)
         caller = await self._auth.recognise(request, authorization)
+        if caller.scopes is not None:
+            raise Unauthenticated("a token gets no other token; send a user name and password, or nothing")
         if account is not None and caller.user not in (None, account):
             raise ScopeInvalid(f"account is {quote(account)}; the login is {quote(caller.user)}; expected the same")
         request.actor = caller.actor

@@ -260,7 +260,7 @@ class Access:
             granted = self.allowed(caller, repository) & actions
             if granted:
                 scopes[repository] = scopes.get(repository, NOTHING) | granted
-        catalog = catalog and self._may_have_catalog(caller) and (caller.scopes is None or caller.catalog)
+        catalog = catalog and self._may_have_catalog(caller)
         return self._tokens.issue(caller.user, scopes, catalog=catalog, login=self._login_of(caller.user))
 
     def _login_of(self, user: str | None) -> str:
