@@ -115,7 +115,8 @@ def recover_ledger(settings: Settings, request: RecoverRequest, registries: Regi
 def confirm_clock(settings: Settings, reason: str) -> ClockConfirmed:
     """Declare that the clock of this machine is right, and let the times of logs from the future step back to it.
 
-    Raises: NotFound: no ledger was signed here yet; LedgerFrozen: a log may not match its checkpoint; Unavailable: the running server cannot be informed.
+    Raises: NotFound: no ledger was signed here yet; LedgerFrozen: a log may not match its checkpoint; Unavailable: the
+    running server cannot be informed.
     """
     key = ledger_key(settings, observations=False)
     with open_store(settings) as store:
