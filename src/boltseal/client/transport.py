@@ -94,9 +94,10 @@ class TransportOptions:
 
     `timeout_s`: longest time without a byte. `whole_s`: longest time for a whole document, or until a stream begins,
     including redirects, tokens and retries; a server that sends a byte now and then never triggers `timeout_s`. `pace`:
-    the slowest acceptable stream. `retry_busy`: whether a 429 without Retry-After is retried. `patience_s`: the longest `Retry-After` that is waited for. `reason_s`: longest time
-    for the body of an error, which only explains it. `reach`: the addresses that a registry may send the client to;
-    None: all but link-local ones. `trace`: called with a line for each request.
+    the slowest acceptable stream. `retry_busy`: whether a 429 without `Retry-After` is retried. `patience_s`: the longest
+    `Retry-After` that is waited for. `reason_s`: longest time for the body of an error, which only explains it. `reach`: the
+    addresses that a registry may send the client to; None: all but link-local ones. `trace`: called with a line for each
+    request.
     """
 
     plain_http: frozenset[str] = frozenset()

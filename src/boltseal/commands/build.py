@@ -81,7 +81,10 @@ class BuildRequest:
 
 @dataclass(frozen=True, slots=True)
 class BuildReport:
-    """The result of a build. `image`: name and tag. `status`: built or unchanged. `base`: the last stage's image, None for scratch."""
+    """The result of a build.
+
+    `image`: name and tag. `status`: built or unchanged. `base`: the last stage's image, None for scratch.
+    """
 
     image: str
     status: str

@@ -58,7 +58,10 @@ class LockRow(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class LockReport:
-    """The result of a lock. `empty`: the project has no references, and nothing was done. `bare`: Docker Hub images without platforms."""
+    """The result of a lock.
+
+    `empty`: the project has no references, and nothing was done. `bare`: Docker Hub images without platforms.
+    """
 
     outcome: Outcome
     opened: OpenedProject

@@ -64,7 +64,10 @@ class OutdatedRequest:
 
 @dataclass(frozen=True, slots=True)
 class OutdatedReport:
-    """The result of a scan for outdated images. `artifacts`: number of tags that are not images. `limits`: remaining pulls, by registry."""
+    """The result of a scan for outdated images.
+
+    `artifacts`: number of tags that are not images. `limits`: remaining pulls, by registry.
+    """
 
     outcome: Outcome
     reports: tuple[BaseReport, ...]

@@ -34,7 +34,10 @@ class VerifyRunningRequest:
 
 @dataclass(frozen=True, slots=True)
 class VerifyRunningReport:
-    """The comparison of running containers with the lock. `weights`: holds, note, differs or unknown, for each of `rows`. `compared`: rows that the lock names."""
+    """The comparison of running containers with the lock.
+
+    `weights`: holds, note, differs or unknown, for each of `rows`. `compared`: rows that the lock names.
+    """
 
     outcome: Outcome
     found: FoundContainers

@@ -32,8 +32,9 @@ class WatchRequest:
 
 @dataclass(frozen=True, slots=True)
 class WatchReport:
-    """The result of one round over watched tags. `log`: the file of observations; `rewritten`: it does not extend the given end of the log, so no tag was resolved.
+    """The result of one round over watched tags.
 
+    `log`: the file of observations; `rewritten`: it does not extend the given end of the log, so no tag was resolved.
     `counts`: tags by status. `empty`: the files name no tag.
     """
 

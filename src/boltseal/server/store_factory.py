@@ -178,7 +178,10 @@ def collect_store(settings: Settings, *, dry_run: bool, clock: Clock = now_us) -
 
     Mirrored images that have expired under the terms of their upstream are deleted first.
 
-    Raises: FormatInvalid, Unavailable. ClockStepped: the clock may be wrong. LedgerFrozen: the store may not be what its ledger signed; nothing is deleted.
+    Raises:
+        FormatInvalid, Unavailable: as `open_store`.
+        ClockStepped: the clock may be wrong; nothing is deleted.
+        LedgerFrozen: the store may not be what its ledger signed; nothing is deleted.
     """
     with open_store(settings, clock=clock, oldest=FORMAT) as store:
         if store.database.frozen is not None and not dry_run:  # content of lost entries looks unreferenced

@@ -11,20 +11,25 @@ import pytest
 from boltseal.ledger.audit import Audit
 from boltseal.ledger.entry import EntryKind, parse
 from boltseal.ledger.tiles import BundleId, encode_bundle
+from boltseal.policy.rules import RuleSet
+from boltseal.server.registry import sequencer
 from boltseal.server.registry.integrator import Integrator
-from boltseal.server.registry.recovery import RecoveryRefused, accept_loss, bring_back, next_origin
+from boltseal.server.registry.recovery import RecoveryRefused, accept_loss, bring_back, next_origin, restore_tags
 from boltseal.server.registry.tag_writer import TagWriter
 from boltseal.server.settings import Settings
 from boltseal.server.storage.findings import FindingStatus
 from boltseal.server.storage.ledger_copy import CopyInvalid, FolderCopy
 from boltseal.server.storage.ledger_key import LedgerKeys, LedgerKeyUnreadable
 from boltseal.server.storage.metadata import ledger_store
+from boltseal.server.storage.metadata.migrate import DATABASE_NAME, GENERATION_NAME
+from boltseal.server.storage.metadata.protocol import UnitOfWork
+from boltseal.server.storage.metadata.sqlite import open_database
 from boltseal.server.store_factory import examine_store, open_store
 from tests import images
 from tests.cli import program
 from tests.fakes.disk import FailingDisk
 from tests.polling import until_answer
-from tests.server.registry.ledgers import BareLedger
+from tests.server.registry.ledgers import NOW_US, BareLedger
 from tests.servers import boltseal
 from tests.serving import Clock, serving, settings_of
 
@@ -282,3 +287,23 @@ async def test_the_command_recovers_and_accepts(behind: Settings, tmp_path: Path
     assert "--from URL|FOLDER" in neither.err
     assert "--reason is empty" in without.err
     assert back.json["results"][0]["entries"] == 3
+
+
+def test_the_tags_of_a_long_ledger_are_restored(tmp_path: Path) -> None:
+    """However many entries it has to read, a restoration of tags is not stopped as other writes that take long are."""
+    data = tmp_path / "data"
+    ledger = BareLedger(data)
+    ledger.integrator.begin()
+
+    def add(tx: UnitOfWork) -> None:
+        for _ in range(3000):
+            sequencer.append(tx, EntryKind.RULES_CHANGED, actor="x")
+
+    ledger.database.write_and_wait(add, limited=False)
+    ledger.integrator.integrate()
+    ledger.database.close()
+    hurried = open_database(data / DATABASE_NAME, data / GENERATION_NAME, lambda: NOW_US, budget_s=0.0)
+    restored = restore_tags(hurried, ledger.keys, TagWriter(RuleSet()))
+    hurried.close()
+
+    assert restored == 0

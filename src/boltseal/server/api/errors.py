@@ -1,8 +1,8 @@
 """Error responses: status and code from the one table in `boltseal.errors`, the body in the spec's format.
 
 This module also has the errors that exist only in HTTP: an unknown route, a method that is not allowed, a URL that is
-too long, a client that left. The message of the error is sent, and for programs its detail (`policy.refusals`). For a defect only the request ID is sent, under which
-the log has the traceback.
+too long, a client that left. The message of the error is sent, and for programs its detail (`policy.refusals`). For a defect
+only the request ID is sent, under which the log has the traceback.
 """
 
 from __future__ import annotations

@@ -82,7 +82,9 @@ class UpstreamLimits:
 
     async def backoff_reason(self, upstream: Upstream) -> str | None:
         """Return why an upstream gets no request now, None where it may get one."""
-        pause = await self._pause(upstream)
+        return self._backoff_of(upstream, await self._pause(upstream))
+
+    def _backoff_of(self, upstream: Upstream, pause: UpstreamPause) -> str | None:
         left_us = pause.until_us - self._clock()
         if left_us <= 0:
             return None
@@ -91,10 +93,11 @@ class UpstreamLimits:
 
     async def check(self, upstream: Upstream) -> None:
         """Refuse a request of any kind while an upstream gets none. Raises: RemoteBusy, Unavailable."""
-        backoff = await self.backoff_reason(upstream)
+        pause = await self._pause(upstream)
+        backoff = self._backoff_of(upstream, pause)
         if backoff is not None:
             refused = f"{upstream.terms.name} was not asked: {backoff}"
-            raise RemoteBusy(refused, pulls=True) if backoff.startswith(_SPENT) else Unavailable(refused)
+            raise RemoteBusy(refused, pulls=True) if pause.reason == _SPENT else Unavailable(refused)
 
     async def no_pulls_reason(self, upstream: Upstream) -> str | None:
         """Return why no manifest is fetched from an upstream now, None where it may be."""

@@ -143,7 +143,7 @@ def restore_tags(database: Metadata, keys: LedgerKeys, tag_writer: TagWriter) ->
         key, mark = _key_and_mark(keys)
         signed = open_checkpoint(mark, key.verifier).checkpoint
         with _unfrozen(database, LEDGER):
-            restored = database.write_and_wait(lambda tx: _restore_tags(tx, tag_writer, signed))
+            restored = database.write_and_wait(lambda tx: _restore_tags(tx, tag_writer, signed), limited=False)
         keys.clear_doubt(TAGS)
         return restored
 

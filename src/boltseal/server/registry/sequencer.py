@@ -102,11 +102,7 @@ def append(
     if kind not in OF_EVERY_LOG and (kind in OF_OBSERVATIONS) != (log is OBSERVATIONS):
         raise AssertionError(f"{log.name} takes no entries of kind {kind}")
     head = _lock_head(tx, log)
-    if kind is EntryKind.RECOVERED and is_behind(head.last_time_us, tx.now_us):
-        time_us = tx.now_us
-    else:
-        check_clock(head.last_time_us, tx.now_us)
-        time_us = next_time_us(head.last_time_us, tx.now_us)
+    time_us = _time_of(kind, head.last_time_us, tx.now_us)
     entry = Entry(
         kind=kind,
         time_us=time_us,
@@ -135,6 +131,14 @@ def append(
     )
     tx.appended.add(log.name)
     return head.size
+
+
+def _time_of(kind: EntryKind, last_time_us: int, now_us: int) -> int:
+    """Return the time of an entry after one of `last_time_us`. Raises: ClockBehind."""
+    if kind is EntryKind.RECOVERED and is_behind(last_time_us, now_us):
+        return now_us
+    check_clock(last_time_us, now_us)
+    return next_time_us(last_time_us, now_us)
 
 
 def _lock_head(tx: UnitOfWork, log: Log) -> LedgerHead:

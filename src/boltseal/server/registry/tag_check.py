@@ -219,7 +219,7 @@ def row_problem(row: TagOfRow, last: _Recorded, before: _Recorded | None) -> str
 
 
 class StoreCheck:
-    """Compares all rows and entries of a store with its tree. `pause`: called between steps with the time of the last one."""
+    """Compares all rows and entries of a store with its tree. `pause`: called between steps."""
 
     def __init__(self, database: Metadata, pause: Callable[[], None] = lambda: None) -> None:
         self._database = database

@@ -92,7 +92,7 @@ class UpstreamStates:
         await self._database.write(job, durable=False)
 
     async def pause_pulls(self, name: str, until_us: int) -> None:
-        """Send an upstream no request that counts as a pull until this time; 0: from now on."""
+        """Send an upstream no request that counts as a pull until this time; 0: it gets them again from now on."""
 
         def job(tx: UnitOfWork) -> None:
             row = upstream_table.find_pause(tx, name)

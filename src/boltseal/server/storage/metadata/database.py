@@ -2,9 +2,9 @@
 
 Jobs that wait at the same time are committed together: one BEGIN, a savepoint for each job, one COMMIT, one fsync. So 32
 pushes cost the disk little more than one. A job that raises is rolled back alone and its caller gets the error. If the
-COMMIT fails, every job of the group fails and nothing has changed. Repositories are served round robin (`write_queue`); the jobs of one
-are done in the order of arrival. Jobs that need not survive a power cut are a group of their own, which goes first and does
-not wait for the disk.
+COMMIT fails, every job of the group fails and nothing has changed. Repositories are served round robin (`write_queue`); the
+jobs of one are done in the order of arrival. Jobs that need not survive a power cut are a group of their own, which goes
+first and does not wait for the disk.
 
 A job has a time budget. One that exceeds it is undone and its caller gets WriteTooLong; those before it in its group are
 done again.

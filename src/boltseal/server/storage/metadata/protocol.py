@@ -12,8 +12,8 @@ Promises, which `tests/contracts/test_metadata.py` checks on every implementatio
    locked (`lock_repository`, `lock_tag`, `lock_head` in the modules of this package). SQLite has one writer at a time,
    over all processes, so a lock of a row costs nothing there; PostgreSQL locks by `SELECT ... FOR UPDATE`.
 4. **In order.** Units of work of one process and repository are committed in the order in which they were handed in, the
-   durable ones and the others each. **Fair.** Repositories are served round robin: many units of work of one delay that of another by
-   one group. **Limited.** A unit of work that takes too long is undone and raises Unavailable (`database.WRITE_BUDGET_S`).
+   durable ones and the others each. **Fair.** Repositories are served round robin: many units of work of one delay that of
+   another by one group. **Limited.** A unit of work that takes too long is undone and raises Unavailable (`database.WRITE_BUDGET_S`).
 5. **Snapshots.** A read sees the last commit before it began, or a later one, and no part of a commit after that.
 6. **Caches.** A unit of work with `invalidates_caches` set changes the generation around its COMMIT.
 

@@ -1,7 +1,7 @@
 """The tag rows. Only the tag writer imports this module; import-linter checks it.
 
-A row that the ledger recorded is never removed: after a delete `digest` is None, and the row is the tombstone of a sealed tag. The tag writer decides
-what may be written; this module only reads and writes, within the transaction that it is given.
+A row that the ledger recorded is never removed: after a delete `digest` is None, and the row is the tombstone of a sealed
+tag. The tag writer decides what may be written; this module only reads and writes, within the transaction that it is given.
 """
 
 from __future__ import annotations
