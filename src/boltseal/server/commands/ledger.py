@@ -12,13 +12,21 @@ from boltseal.errors import Invalid, NotFound, Unavailable
 from boltseal.ledger.checkpoint import parse_checkpoint_unverified
 from boltseal.ledger.note import VerifierKey, parse_note_unverified
 from boltseal.server.commands.data_folder import local_admin, required_reason
-from boltseal.server.registry.recovery import Recovered, accept_loss, bring_back, entries_here, restore_tags, step_back
+from boltseal.server.registry.recovery import (
+    Recovered,
+    RecoveryRefused,
+    accept_loss,
+    bring_back,
+    entries_here,
+    restore_tags,
+    step_back,
+)
 from boltseal.server.registry.tag_writer import TagWriter
 from boltseal.server.settings import Settings
 from boltseal.server.storage.clock_guard import ClockGuard
 from boltseal.server.storage.ledger_copy import FolderCopy
 from boltseal.server.storage.ledger_key import LedgerKeys
-from boltseal.server.storage.metadata.protocol import LEDGER, OBSERVATIONS
+from boltseal.server.storage.metadata.protocol import LEDGER, OBSERVATIONS, TAGS
 from boltseal.server.store_factory import now_us, open_store
 
 
@@ -146,8 +154,13 @@ def _fetch_unverified(url: str, start: int, registries: RegistryOptions, suffix:
 
 
 def _accept_loss(settings: Settings, reason: str, *, observations: bool) -> Recovered:
+    """Begin a new origin of a log in doubt. Without a doubt nothing is lost, and every client would refuse the new key."""
+    log = OBSERVATIONS if observations else LEDGER
     with open_store(settings) as store:
-        if observations:
-            keys = store.keys.of(OBSERVATIONS.name)
-            return accept_loss(store.database, keys, local_admin().name, reason, OBSERVATIONS)
-        return accept_loss(store.database, store.keys, local_admin().name, reason)
+        doubts = store.database.doubts
+        if log.name not in doubts and (observations or TAGS not in doubts):
+            raise RecoveryRefused(
+                f"the log {log.name} is not in doubt: its entries are the ones that were signed, so there is no loss to "
+                "accept; `boltseal ledger rotate` changes its key"
+            )
+        return accept_loss(store.database, store.keys.of(log.name), local_admin().name, reason, log)
