@@ -562,6 +562,21 @@ def test_logs_from_the_future_go_on_after_the_clock_is_confirmed(tmp_path: Path)
     assert program.call("admin", "fsck", "--data", data).code == 0
 
 
+def test_a_confirmed_clock_does_not_hide_another_doubt(tmp_path: Path) -> None:
+    """The command says that nothing is written if the ledger takes no entry for another reason."""
+    data = tmp_path / "data"
+    prepare(Settings.model_validate({"server": {"data": data}}))
+    (tmp_path / "data.keys" / "ledger.mark").unlink()
+    run = program.call("ledger", "recover", "--clock", "--data", data)
+
+    assert run.code == 0
+    assert (
+        "nothing is written, because the ledger is in doubt: the ledger's key is there, but its high-water mark"
+        in run.err
+    )
+    assert "writes again" not in run.err
+
+
 def test_the_key_of_a_folder_without_a_ledger_is_not_found(tmp_path: Path) -> None:
     """For a folder without a ledger, the message names the folder, which may be mistyped."""
     run = program.call("ledger", "key", "--data", tmp_path / "data")

@@ -67,10 +67,14 @@ class RecoverRequest:
 
 @dataclass(frozen=True, slots=True)
 class ClockConfirmed:
-    """The result of confirming the clock. `key`: of the ledger, as before. `stepped_back`: logs whose time steps back."""
+    """The result of confirming the clock. `key`: of the ledger, as before. `stepped_back`: logs whose time steps back.
+
+    `doubt`: why the ledger takes no entry all the same; None if it does.
+    """
 
     key: LedgerKey
     stepped_back: tuple[str, ...]
+    doubt: str | None
 
 
 def ledger_key(settings: Settings, *, observations: bool) -> LedgerKey:
@@ -138,7 +142,7 @@ def confirm_clock(settings: Settings, reason: str) -> ClockConfirmed:
             for each in store.integrators
             if step_back(store.database, actor, reason.strip() or "the clock was wrong", each.log)
         ]
-    return ClockConfirmed(key, tuple(stepped))
+        return ClockConfirmed(key, tuple(stepped), store.database.frozen)
 
 
 def _fetch_unverified(url: str, start: int, registries: RegistryOptions, suffix: str) -> tuple[bytes, list[bytes]]:
