@@ -83,8 +83,9 @@ bench: $(VENV)/.works  ## measures boltseal beside docker-registry and nginx on 
 lock: scripts/lock pyproject.toml  ## updates requirements*.lock to the newest versions, with hashes
 	@scripts/lock $(PYTHON)
 
-docs: $(VENV)/.works  ## writes the reference pages from the code, and builds docs/ as a site in build/site
+docs: $(VENV)/.works  ## writes the reference pages and JSON schemas from the code, and builds docs/ as a site in build/site
 	@$(BIN)/python scripts/reference.py
+	@$(BIN)/python scripts/json-schemas
 	@$(BIN)/python scripts/build_pages.py
 
 clean:  ## deletes everything that make created, but never ./data

@@ -42,6 +42,7 @@ def test_no_refusal_uses_a_status_that_clients_retry() -> None:
         errors.SealedPut,
         errors.SealedDelete,
         errors.Precondition,
+        errors.Mismatch,
         errors.TooLarge,
     ]
 

@@ -75,6 +75,10 @@ class Precondition(BoltsealError):
     """If-Match or If-None-Match failed."""
 
 
+class Mismatch(BoltsealError):
+    """A ledger, a history or an image is not the one that is trusted, recorded or requested. No part of it was used."""
+
+
 class TooLarge(BoltsealError):
     """A body or document is over a limit."""
 
@@ -111,6 +115,7 @@ HTTP_ANSWERS: dict[type[BoltsealError], HttpAnswer] = {
     SealedPut: HttpAnswer(409, ErrorCode.DENIED),
     SealedDelete: HttpAnswer(405, ErrorCode.DENIED),
     Precondition: HttpAnswer(412, ErrorCode.DENIED),
+    Mismatch: HttpAnswer(412, ErrorCode.DENIED),
     TooLarge: HttpAnswer(413, ErrorCode.SIZE_INVALID),
     RangeInvalid: HttpAnswer(416, ErrorCode.BLOB_UPLOAD_INVALID),
     TooMany: HttpAnswer(429, ErrorCode.TOOMANYREQUESTS),
@@ -139,6 +144,7 @@ EXIT_CODES: dict[type[BoltsealError], ExitCode] = {
     SealedPut: ExitCode.DIFFERS,
     SealedDelete: ExitCode.DIFFERS,
     Precondition: ExitCode.DIFFERS,
+    Mismatch: ExitCode.DIFFERS,
     TooLarge: ExitCode.USAGE,
     RangeInvalid: ExitCode.USAGE,
     TooMany: ExitCode.UNKNOWN,
@@ -154,6 +160,7 @@ class CommandErrorCode(StrEnum):
     NOT_FOUND = "NOT_FOUND"
     REFUSED = "REFUSED"
     CHANGED = "CHANGED"
+    MISMATCH = "MISMATCH"
     UNAUTHENTICATED = "UNAUTHENTICATED"
     DENIED = "DENIED"
     TOO_LARGE = "TOO_LARGE"
@@ -171,6 +178,7 @@ COMMAND_CODES: dict[type[BoltsealError], CommandErrorCode] = {
     SealedPut: CommandErrorCode.REFUSED,
     SealedDelete: CommandErrorCode.REFUSED,
     Precondition: CommandErrorCode.CHANGED,
+    Mismatch: CommandErrorCode.MISMATCH,
     Unauthenticated: CommandErrorCode.UNAUTHENTICATED,
     Denied: CommandErrorCode.DENIED,
     TooLarge: CommandErrorCode.TOO_LARGE,

@@ -101,7 +101,7 @@ def test_a_sealed_tag_moved_in_the_database_is_reported(by_hand: Callable[..., N
     found = problems()
 
     assert f"shop/app:1.0.0: the tag resolves to {FALSE.digest}, the ledger says {TRUE.digest}" in found
-    assert f"shop/app:1.0.0: the tag is sealed to {FALSE.digest}, the ledger says {TRUE.digest}" in found
+    assert f"shop/app:1.0.0: the tag is sealed at {FALSE.digest}, the ledger says {TRUE.digest}" in found
 
 
 async def test_a_sealed_tag_moved_with_a_signed_entry_is_reported(

@@ -267,7 +267,10 @@ async def test_a_sealed_tag_moved_in_the_database_is_reported(ledger: FakeLedger
 
     assert open_receipt(kept, KEY).entry.digest == A
     assert result.problems == (f"the tag resolves to {B}, and its last entry 2 says {A}",)
-    assert report.problems == [f"{HOST}/shop/app:1.4.2: the tag resolves to {B}, but its last entry 2 differs"]
+    (problem,) = report.problems
+    assert problem.startswith(
+        f"{HOST}/shop/app:1.4.2: the tag resolves to {B}, but its last entry 2 has another digest; "
+    )
 
 
 async def test_a_sealed_tag_moved_with_a_signed_entry_is_refused(ledger: FakeLedger, state: ClientState) -> None:

@@ -54,7 +54,23 @@ def test_rules_as_json(config: Path) -> None:
         "tag": "pr-*",
         "mode": "sealed",
         "keep": "30d",
+        "settle": None,
     }
+
+
+def test_rules_that_let_tags_settle_show_for_how_long(tmp_path: Path) -> None:
+    """The table has the column only where a rule has the setting; JSON always has the key."""
+    path = tmp_path / "boltseal.toml"
+    path.write_text('[[rule]]\nrepository = "parts/**"\nsettle = "90s"\n', encoding="utf-8")
+    lines = program.call("admin", "rules", "--config", path).out.splitlines()
+    output = program.call("admin", "rules", "--config", path, "--json").json
+    decision = program.call("admin", "rules", "test", "parts/app", "1.0", "--config", path, "--json").json
+
+    assert lines[0].split()[-1] == "SETTLE"
+    assert lines[1].split() == ["1", "parts/**", "*", "sealed", "forever", "90s"]
+    assert max(map(len, lines)) <= 80
+    assert [each["settle"] for each in output["results"]][:2] == ["90s", None]
+    assert decision["results"][0]["settle"] == "90s"
 
 
 @pytest.mark.parametrize(
@@ -86,6 +102,7 @@ def test_rules_test_as_json(config: Path) -> None:
             "status": "sealed",
             "reason": 'rule 2 (repository "shop/*" tag "pr-*")',
             "keep": "30d",
+            "settle": None,
         }
     ]
 

@@ -512,15 +512,32 @@ def test_the_key_of_the_observation_log_is_managed_separately(tmp_path: Path) ->
     why = ("--reason", "once a year", "--config", config)
     rotated = program.call("ledger", "rotate", "--observations", *why)
     refused = program.call("ledger", "recover", "--observations", "--from", tmp_path, "--config", config)
+    whole = program.call("ledger", "recover", "--observations", "--accept-loss", *why)
+    (tmp_path / "data.keys" / "observations.mark").unlink()
     lost = program.call("ledger", "recover", "--observations", "--accept-loss", *why)
 
     assert none.code == 1
+    assert whole.code == 2
+    assert "the log observations is not in doubt" in whole.err
     assert first.out.startswith("localhost:5000/observations+")
     assert rotated.out.startswith("localhost:5000/observations+")
     assert refused.code == 2
     assert lost.out.startswith("localhost:5000/observations/2+")
     assert len({first.out, rotated.out, lost.out, ledgers.out}) == 4
     assert program.call("ledger", "key", "--config", config).out == ledgers.out
+
+
+def test_no_loss_of_a_ledger_that_lost_nothing_can_be_accepted(tmp_path: Path) -> None:
+    """A new origin, which every client with the old key refuses, is not begun by mistake."""
+    data = tmp_path / "data"
+    prepare(Settings.model_validate({"server": {"data": data}}))
+    key = program.call("ledger", "key", "--data", data).out
+    refused = program.call("ledger", "recover", "--accept-loss", "--reason", "to be sure", "--data", data)
+
+    assert refused.code == 2
+    assert "the log ledger is not in doubt" in refused.err
+    assert "boltseal ledger rotate" in refused.err
+    assert program.call("ledger", "key", "--data", data).out == key
 
 
 def test_logs_from_the_future_go_on_after_the_clock_is_confirmed(tmp_path: Path) -> None:
@@ -543,6 +560,21 @@ def test_logs_from_the_future_go_on_after_the_clock_is_confirmed(tmp_path: Path)
     assert f"{result['key']}\n" == key
     assert (again.code, both.code, rotated.code) == (0, 2, 0)
     assert program.call("admin", "fsck", "--data", data).code == 0
+
+
+def test_a_confirmed_clock_does_not_hide_another_doubt(tmp_path: Path) -> None:
+    """The command says that nothing is written if the ledger takes no entry for another reason."""
+    data = tmp_path / "data"
+    prepare(Settings.model_validate({"server": {"data": data}}))
+    (tmp_path / "data.keys" / "ledger.mark").unlink()
+    run = program.call("ledger", "recover", "--clock", "--data", data)
+
+    assert run.code == 0
+    assert (
+        "nothing is written, because the ledger is in doubt: the ledger's key is there, but its high-water mark"
+        in run.err
+    )
+    assert "writes again" not in run.err
 
 
 def test_the_key_of_a_folder_without_a_ledger_is_not_found(tmp_path: Path) -> None:

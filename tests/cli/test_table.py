@@ -41,6 +41,29 @@ def test_where_a_digest_does_not_fit_it_stands_below_its_row() -> None:
     ]
 
 
+def test_where_the_key_of_a_ledger_does_not_fit_it_stands_below_its_row() -> None:
+    """A key is copied whole, so it is never broken; a cell without one stands at the same place."""
+    key = f"localhost:5000+39a240d5+{'A' * 44}"
+    lines = table_lines(
+        ("REGISTRY", "SINCE", "KEY"), [("a:5000", "now", key), ("b:5000", "now", "ID 4b5b5f11")], (), 85
+    )
+
+    assert lines == [
+        "REGISTRY  SINCE  KEY",
+        f"a:5000    now    {key}",
+        "b:5000    now    ID 4b5b5f11",
+    ]
+    assert table_lines(
+        ("REGISTRY", "SINCE", "KEY"), [("a:5000", "now", key), ("b:5000", "now", "ID 4b5b5f11")], (), 84
+    ) == [
+        "REGISTRY  SINCE",
+        "a:5000    now",
+        f"    {key}",
+        "b:5000    now",
+        "    ID 4b5b5f11",
+    ]
+
+
 def test_two_digests_of_a_row_are_named_by_their_columns() -> None:
     """Below a row with two digests each digest has the name of its column."""
     lines = table_lines(("TAG", "HELD", "SERVED"), [("node:16", ONE, TWO)], (), 80)

@@ -33,10 +33,10 @@ def show(context: typer.Context, config: ConfigOption = None, as_json: JsonOptio
     with CommandOutput("admin-rules", as_json=as_json) as output:
         in_force = settings_of(config).rules.rules
         for rule in in_force:
-            output.add(number=rule.number or None, built_in=not rule.number, **_fields(rule))
+            output.add(number=rule.number or None, built_in=not rule.number, **_fields(rule), settle=_settle(rule))
         if not as_json:
-            rows = [(_number(rule), *_fields(rule).values()) for rule in in_force]
-            print_table(("RULE", "REPOSITORY", "TAG", "MODE", "KEEP"), rows)
+            rows = [(_number(rule), *_fields(rule).values(), _settle(rule) or "") for rule in in_force]
+            print_table(*_used(("RULE", "REPOSITORY", "TAG", "MODE", "KEEP", "SETTLE"), rows))
 
 
 @admin_rules.command("test", cls=HelpCommand, epilog="Example: boltseal admin rules test shop/app 1.4.2")
@@ -54,7 +54,13 @@ def show_decision(
         if path and ("." in host or ":" in host):
             raise Invalid(f"{quote(repository)} starts with a host; give the repository without it: {quote(path)}")
         decision = decide(settings_of(config).rules, Repository(repository), Tag(tag))
-        output.add(ref=f"{repository}:{tag}", status=decision.mode, reason=decision.why, keep=str(decision.keep))
+        output.add(
+            ref=f"{repository}:{tag}",
+            status=decision.mode,
+            reason=decision.why,
+            keep=str(decision.keep),
+            settle=_settle(decision),
+        )
         output.print(str(decision.mode))
         output.say(f"{repository}:{tag} is {_effect(decision)}: {decision.why}")
 
@@ -70,6 +76,17 @@ def _fields(rule: Rule) -> dict[str, str]:
         "mode": str(rule.mode),
         "keep": str(rule.keep),
     }
+
+
+def _settle(rule: Rule) -> str | None:
+    return format_duration(rule.settle_us) if rule.settle_us else None
+
+
+def _used(columns: tuple[str, ...], rows: list[tuple[str, ...]]) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
+    """Return the table without its last column if that is empty, which few registries use."""
+    if any(row[-1] for row in rows):
+        return columns, rows
+    return columns[:-1], [row[:-1] for row in rows]
 
 
 def _effect(rule: Rule) -> str:

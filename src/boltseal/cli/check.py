@@ -32,7 +32,7 @@ def check(
     A tag may be published if it is free, or if it already resolves to the image to publish (--digest).
 
     Exit code 0: the tag may be published; 1: it resolves to another image, or it was deleted and may return only with
-    another digest; 3: it could not be checked.
+    its former digest; 3: it could not be checked.
     """
     with CommandOutput("check", as_json=as_json) as output:
         found = check_tag(CheckRequest.parse(ref, digest), access)

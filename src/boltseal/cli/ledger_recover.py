@@ -93,4 +93,7 @@ def _confirm(settings: Settings, request: RecoverRequest, as_json: bool) -> None
         )
         for name in done.stepped_back:
             output.say(f"the {name} had entries from the future; an entry of kind recovered lets its time step back")
-        output.say("the clock is confirmed, and a running server writes again")
+        if done.doubt is None:
+            output.say("the clock is confirmed, and a running server writes again")
+        else:
+            output.say(f"the clock is confirmed, but nothing is written, because the ledger is in doubt: {done.doubt}")

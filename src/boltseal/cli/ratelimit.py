@@ -77,7 +77,7 @@ def _time(time_us: int | None) -> str:
 def _add(output: CommandOutput, name: str, limit: PullLimit | None, reserve: int, when: str) -> tuple[str, ...]:
     """Add one registry to the results, and return its row of the table."""
     if limit is None:
-        output.add(ref=name, status="none", reason="its output has no pull limit")
+        output.add(ref=name, status="none", reason="its answer states no pull limit")
         return name, "-", "-", "", "", when
     low = limit.remaining <= reserve
     if low:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import shutil
 import sys
 from functools import partial
@@ -94,12 +95,17 @@ def serve(
             settings,
             read,
             as_json=as_json,
-            listening=lambda: _greet(settings, login=bool(users) or settings.auth.configured),
+            listening=lambda: _greet(
+                settings,
+                login=bool(users) or settings.auth.configured,
+                config=_option("--config", config),
+                data=_option("--data", data),
+            ),
         )
 
 
-def _greet(settings: Settings, *, login: bool) -> None:
-    """Print how to use the server. `login`: anonymous clients may not push."""
+def _greet(settings: Settings, *, login: bool, config: str, data: str) -> None:
+    """Print how to use the server. `login`: anonymous clients may not push. `config`, `data`: options of this command."""
     server = settings.server
     host = _reference_host(settings)
     scheme = "https" if server.tls_cert else "http"
@@ -107,19 +113,25 @@ def _greet(settings: Settings, *, login: bool) -> None:
     name = f"{host}/shop/app:1.4.2"
     say(f"boltseal {__version__} listens on {scheme}://{server.address}, its data is in {server.data.absolute()}")
     if login:
-        say(f"  login  docker login {host}   # a user: {_program()} admin user add NAME")
+        say(f"  user   {_program()} admin user add NAME{config}{data}")
+        say(f"  login  docker login {host}")
     say(f"  push   docker tag IMAGE {name}")
     say(f"         docker push {name}")
     say(f"  pull   docker pull {name}")
     user = "-u USER " if login else ""
     say(f"  see    curl {user}-sI {url}/v2/shop/app/manifests/1.4.2")
-    say("         what a tag resolves to: its docker-content-digest")
-    say(f"         {_program()} admin rules test shop/app 1.4.2")
-    say("         whether a tag is sealed, and by which rule")
+    say("         # what a tag resolves to: its docker-content-digest")
+    say(f"         {_program()} admin rules test shop/app 1.4.2{config}")
+    say("         # whether a tag is sealed, and by which rule")
     if host.startswith(("localhost:", "127.")) and server.tls_cert is None:
         say("  TLS    docker needs none on localhost; podman, buildah: --tls-verify=false;")
         say("         skopeo copy: --dest-tls-verify=false; oras: --plain-http")
     say("  stop   Ctrl-C")
+
+
+def _option(name: str, path: Path | None) -> str:
+    """Return an option as other commands need it to find the same server's files; empty where it was not given."""
+    return "" if path is None else f" {name} {shlex.quote(str(path))}"
 
 
 def _program() -> str:

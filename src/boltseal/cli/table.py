@@ -1,9 +1,9 @@
-"""Tables on stdout in the columns of the terminal. Nothing is cut off, and a digest is never broken.
+"""Tables on stdout in the columns of the terminal. Nothing is cut off, and a digest or key is never broken.
 
 A table has one of three layouts, the first that fits:
 
 1. a line for each row, if everything fits beside each other;
-2. a line for each row without its digests, which stand below the row, and with other cells wrapped;
+2. a line for each row without its digests and keys, which stand below the row, and with other cells wrapped;
 3. a line for each cell, after the name of its column.
 """
 
@@ -19,7 +19,8 @@ _GAP: Final = 2
 _INDENT: Final = "    "
 _NARROWEST: Final = 12
 """Columns below which a cell is not wrapped: text in a narrower column can't be read."""
-_DIGEST: Final = re.compile(r"[0-9a-f]{64}", re.ASCII)
+_COPIED: Final = re.compile(r"[0-9a-f]{64}|\+[0-9a-f]{8}\+[A-Za-z0-9+/]{44}", re.ASCII)
+"""A digest, or the key of a ledger: readers copy and compare them whole."""
 
 
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]], whole: Collection[str] = ()) -> None:
@@ -33,7 +34,7 @@ def table_lines(columns: Sequence[str], rows: Sequence[Sequence[str]], whole: Co
     widths = _natural(columns, rows, range(len(columns)))
     if _total(widths) <= width:
         return _lines(columns, rows, widths, below=())
-    below = [at for at in range(len(columns)) if any(_DIGEST.search(row[at]) for row in rows)]
+    below = [at for at in range(len(columns)) if any(_COPIED.search(row[at]) for row in rows)]
     beside = [at for at in range(len(columns)) if at not in below]
     fitted = _fitted(_natural(columns, rows, beside), {at for at in beside if columns[at] in whole}, width)
     if fitted is None:
@@ -96,7 +97,7 @@ def _records(columns: Sequence[str], rows: Sequence[Sequence[str]], width: int) 
 
 
 def _wrapped(text: str, width: int) -> list[str]:
-    """Return text in lines of this width; a word that is longer is broken, unless it contains a digest."""
+    """Return text in lines of this width; a word that is longer is broken, unless it contains a digest or a key."""
     if _cells(text) <= width:
         return [text]
     from rich.cells import chop_cells  # loading it takes time, and few cells need it
@@ -107,7 +108,7 @@ def _wrapped(text: str, width: int) -> list[str]:
         if _cells(joined) <= width:
             lines[-1] = joined
             continue
-        parts = [word] if _cells(word) <= width or _DIGEST.search(word) else chop_cells(word, width)
+        parts = [word] if _cells(word) <= width or _COPIED.search(word) else chop_cells(word, width)
         lines += parts
     return [line for line in lines if line]
 

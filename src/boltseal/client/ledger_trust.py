@@ -28,7 +28,7 @@ from boltseal.client.errors import RemoteNotFound
 from boltseal.client.ledger_client import LedgerClient
 from boltseal.client.state import FIRST_USE, GIVEN, ClientState, KnownLedger, StateChanged, StateUnusable
 from boltseal.client.transport import Transport
-from boltseal.errors import BoltsealError, Denied, Invalid, Precondition, Unavailable, quote
+from boltseal.errors import BoltsealError, Denied, Invalid, Mismatch, Unavailable, quote
 from boltseal.ledger.checkpoint import Checkpoint, open_checkpoint
 from boltseal.ledger.follow import (
     Fault,
@@ -58,11 +58,11 @@ class NotTrusted(Denied):
     """No key was given for this registry's ledger, and `strict` requires one."""
 
 
-class KeyDiffers(Precondition):
+class KeyDiffers(Mismatch):
     """The project's lock file names another key than the one that signs this registry's ledger."""
 
 
-class OtherKeyTrusted(Precondition):
+class OtherKeyTrusted(Mismatch):
     """Another key is trusted for this registry already."""
 
 

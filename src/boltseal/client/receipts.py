@@ -7,7 +7,7 @@ from boltseal.client.history import Follow, read_history
 from boltseal.client.ledger_client import LedgerClient
 from boltseal.client.ledger_trust import LedgerCheck, LedgerUnchecked
 from boltseal.client.transport import Transport
-from boltseal.errors import Invalid, Precondition
+from boltseal.errors import Invalid, Mismatch
 from boltseal.ledger.checkpoint import SignedCheckpoint
 from boltseal.ledger.entry import MODE_SETTLING, SETTLES, parse
 from boltseal.ledger.follow import first_checkpoint
@@ -16,7 +16,7 @@ from boltseal.ledger.proof import VerifiedReceipt, open_receipt, parse_receipt_u
 from boltseal.oci.reference import Repository, Tag
 
 
-class HistoryBroken(Precondition):
+class HistoryBroken(Mismatch):
     """The history of a tag is inconsistent, so a receipt of it would prove nothing."""
 
 

@@ -33,7 +33,7 @@ from boltseal.client.registry_client import RegistryClient, Resolved
 from boltseal.client.transport import Transport
 from boltseal.engines.api import Login, NoSuchImage, ProgressCallback
 from boltseal.engines.inventory import EngineImage, ImageStoreKind
-from boltseal.errors import BoltsealError, Denied, Invalid, Precondition, Unavailable
+from boltseal.errors import BoltsealError, Denied, Invalid, Mismatch, Unavailable
 from boltseal.host.engine_images import EngineHost
 from boltseal.host.keeper import ExpiryResult, Keeper, KeepPolicy
 from boltseal.host.kept_images import KeptImage, Proof, PullRecord
@@ -57,7 +57,7 @@ ScrubImage = Callable[[EngineImage], Awaitable[None]]
 """Verifies an image's bytes on disk; raises if they differ or can't be read."""
 
 
-class PulledImageMismatch(Precondition):
+class PulledImageMismatch(Mismatch):
     """The engine's image is not the requested one."""
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 
 from boltseal.engines.inventory import EngineImage
-from boltseal.errors import BoltsealError, Precondition, Unavailable
+from boltseal.errors import BoltsealError, Mismatch, Unavailable
 from boltseal.host.engine_images import EngineHost
 from boltseal.host.scrub.differences import Difference
 from boltseal.host.scrub.find_stores import FoundStore, store_at, usual_stores
@@ -18,7 +18,7 @@ from boltseal.host.scrub.scrub import ScrubRequest, scrub
 from boltseal.host.scrub.trust import Expectation, Level
 
 
-class ScrubDiffers(Precondition):
+class ScrubDiffers(Mismatch):
     """The bytes on disk are not those of the image."""
 
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from boltseal.engines.inventory import EngineImage, ImageStoreKind
-from boltseal.errors import Invalid, NotFound, Precondition, quote
+from boltseal.errors import Invalid, Mismatch, NotFound, quote
 from boltseal.host.engine_images import EngineHost
 from boltseal.host.keeper import Keeper, KeptState, ListedImage
 from boltseal.host.kept_images import KeptImage, Proof
@@ -35,7 +35,7 @@ class KeptImageGone(NotFound):
     """A kept image was removed from the engine."""
 
 
-class KeptImageMismatch(Precondition):
+class KeptImageMismatch(Mismatch):
     """The image on the engine is not the kept one."""
 
 

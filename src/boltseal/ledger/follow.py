@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
 
-from boltseal.errors import Invalid, Precondition, quote
+from boltseal.errors import Invalid, Mismatch, quote
 from boltseal.ledger.checkpoint import Checkpoint, CheckpointInvalid, open_checkpoint, parse_checkpoint_unverified
 from boltseal.ledger.entry import EntryKind
 from boltseal.ledger.merkle import ProofInvalid, leaf_hash, verify_consistency, verify_inclusion
@@ -48,7 +48,7 @@ class Fault(StrEnum):
     OTHER_DIGEST = "other-digest"
 
 
-class LedgerBroken(Precondition):
+class LedgerBroken(Mismatch):
     """A ledger contradicts what was seen before. No answer of its registry is used."""
 
     def __init__(self, fault: Fault, message: str) -> None:

@@ -19,6 +19,7 @@ from tests.fakes.ledger import A, B, FakeLedger, signing_key
 pytestmark = pytest.mark.usefixtures("two_attempts")
 
 HOST = "reg.example:5000"
+ADVICE = "do not deploy it, and ask the operator"
 Look = Callable[..., object]
 
 
@@ -102,7 +103,9 @@ async def test_a_tag_changed_in_the_database_is_a_problem(ledger: FakeLedger, tm
     ledger.tags["shop/app", "1.0.0"] = B
     report = await look(ledger, tmp_path)
 
-    assert report.problems == [f"{HOST}/shop/app:1.0.0: the tag resolves to {B}, but its last entry 1 differs"]
+    assert report.problems == [
+        f"{HOST}/shop/app:1.0.0: the tag resolves to {B}, but its last entry 1 has another digest; {ADVICE}"
+    ]
 
 
 @pytest.mark.slow
@@ -113,7 +116,9 @@ async def test_a_tag_without_an_entry_is_a_problem(ledger: FakeLedger, tmp_path:
     some, every = await look(ledger, tmp_path), await look(ledger, tmp_path, every_tag=True)
 
     assert some.problems == []
-    assert every.problems == [f"{HOST}/shop/app:9.9.9: the tag resolves to {B}, but the ledger has no entry for it"]
+    assert every.problems == [
+        f"{HOST}/shop/app:9.9.9: the tag resolves to {B}, but the ledger has no entry for it; {ADVICE}"
+    ]
 
 
 async def test_unlisted_tags_could_not_be_compared(ledger: FakeLedger, tmp_path: Path) -> None:

@@ -69,15 +69,18 @@ def test_an_open_address_is_served_with_explicit_flags(tmp_path: Path) -> None:
 
 
 def test_a_server_with_users_prints_how_to_log_in(tmp_path: Path) -> None:
-    """If users exist, the first output shows `docker login` before `docker push`."""
-    port = free_port()
-    added = program.call("admin", "user", "add", "ci", "--data", tmp_path / "data", typed="correct horse")
-    with started("--data", tmp_path / "data", "--listen", f"127.0.0.1:{port}") as process:
+    """If users exist, the first output shows how to add one to this data folder, and `docker login` before `docker push`."""
+    port, data, config = free_port(), tmp_path / "the data", tmp_path / "boltseal.toml"
+    config.write_text("[server]\n")
+    added = program.call("admin", "user", "add", "ci", "--data", data, typed="correct horse")
+    with started("--config", config, "--data", data, "--listen", f"127.0.0.1:{port}") as process:
         greeting = "".join(read_greeting(process))
 
     assert added.code == 0
     assert greeting.index(f"docker login localhost:{port}") < greeting.index("docker push")
     assert "curl -u USER -sI" in greeting
+    assert f"admin user add NAME --config {config} --data '{data}'\n" in greeting
+    assert f"admin rules test shop/app 1.4.2 --config {config}\n" in greeting
 
 
 def test_a_port_in_use_is_refused(server: Server, tmp_path: Path) -> None:

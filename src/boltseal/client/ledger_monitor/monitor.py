@@ -211,8 +211,14 @@ class Monitor:
                     continue
                 held = hashed.find(hashed.hash(f"{name.repository}:{name.tag}"))
                 if (NOTHING if held is None else held.digest) != hashed.hash(digest):
-                    last = "the ledger has no entry for it" if held is None else f"its last entry {held.last} differs"
-                    wrong[name] = f"the tag resolves to {digest or 'nothing'}, but {last}"
+                    last = (
+                        "the ledger has no entry for it"
+                        if held is None
+                        else f"its last entry {held.last} has another digest"
+                    )
+                    wrong[name] = (
+                        f"the tag resolves to {digest or 'nothing'}, but {last}; do not deploy it, and ask the operator"
+                    )
         return wrong
 
     async def _listed(self) -> AsyncIterator[Reference]:

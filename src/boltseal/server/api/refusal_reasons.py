@@ -50,6 +50,7 @@ REASONS: Final[Mapping[type[BoltsealError], RefusalReason]] = {
     TagSettling: RefusalReason.SETTLING,
     errors.SealedDelete: RefusalReason.PROTECTED,
     errors.Precondition: RefusalReason.PRECONDITION,
+    errors.Mismatch: RefusalReason.PRECONDITION,
     errors.TooLarge: RefusalReason.TOO_LARGE,
     errors.RangeInvalid: RefusalReason.RANGE,
     errors.TooMany: RefusalReason.RATE_LIMIT,

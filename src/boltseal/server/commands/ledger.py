@@ -12,14 +12,21 @@ from boltseal.errors import Invalid, NotFound, Unavailable
 from boltseal.ledger.checkpoint import parse_checkpoint_unverified
 from boltseal.ledger.note import VerifierKey, parse_note_unverified
 from boltseal.server.commands.data_folder import local_admin, required_reason
-from boltseal.server.registry.recovery import Recovered, accept_loss, bring_back, restore_tags, step_back
+from boltseal.server.registry.recovery import (
+    Recovered,
+    RecoveryRefused,
+    accept_loss,
+    bring_back,
+    restore_tags,
+    step_back,
+)
 from boltseal.server.registry.tag_writer import TagWriter
 from boltseal.server.settings import Settings
 from boltseal.server.storage.clock_guard import ClockGuard
 from boltseal.server.storage.ledger_copy import FolderCopy
 from boltseal.server.storage.ledger_key import LedgerKeys
 from boltseal.server.storage.metadata import ledger_store
-from boltseal.server.storage.metadata.protocol import LEDGER, OBSERVATIONS
+from boltseal.server.storage.metadata.protocol import LEDGER, OBSERVATIONS, TAGS
 from boltseal.server.store_factory import now_us, open_store
 
 
@@ -60,10 +67,14 @@ class RecoverRequest:
 
 @dataclass(frozen=True, slots=True)
 class ClockConfirmed:
-    """The result of confirming the clock. `key`: of the ledger, as before. `stepped_back`: logs whose time steps back."""
+    """The result of confirming the clock. `key`: of the ledger, as before. `stepped_back`: logs whose time steps back.
+
+    `doubt`: why the ledger takes no entry all the same; None if it does.
+    """
 
     key: LedgerKey
     stepped_back: tuple[str, ...]
+    doubt: str | None
 
 
 def ledger_key(settings: Settings, *, observations: bool) -> LedgerKey:
@@ -132,7 +143,7 @@ def confirm_clock(settings: Settings, reason: str) -> ClockConfirmed:
             for each in store.integrators
             if step_back(store.database, actor, reason.strip() or "the clock was wrong", each.log)
         ]
-    return ClockConfirmed(key, tuple(stepped))
+        return ClockConfirmed(key, tuple(stepped), store.database.frozen)
 
 
 def _fetch_unverified(url: str, start: int, registries: RegistryOptions, suffix: str) -> tuple[bytes, list[bytes]]:
@@ -148,8 +159,13 @@ def _fetch_unverified(url: str, start: int, registries: RegistryOptions, suffix:
 
 
 def _accept_loss(settings: Settings, reason: str, *, observations: bool) -> Recovered:
+    """Begin a new origin of a log in doubt. Without a doubt nothing is lost, and every client would refuse the new key."""
+    log = OBSERVATIONS if observations else LEDGER
     with open_store(settings) as store:
-        if observations:
-            keys = store.keys.of(OBSERVATIONS.name)
-            return accept_loss(store.database, keys, local_admin().name, reason, OBSERVATIONS)
-        return accept_loss(store.database, store.keys, local_admin().name, reason)
+        doubts = store.database.doubts
+        if log.name not in doubts and (observations or TAGS not in doubts):
+            raise RecoveryRefused(
+                f"the log {log.name} is not in doubt: its entries are the ones that were signed, so there is no loss to "
+                "accept; `boltseal ledger rotate` changes its key"
+            )
+        return accept_loss(store.database, store.keys.of(log.name), local_admin().name, reason, log)

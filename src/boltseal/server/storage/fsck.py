@@ -206,8 +206,8 @@ def _tag_problems(row: RowMapping, recorded: AuditedTag | None) -> Iterator[str]
     for column, relation, value in (
         ("digest", "resolves to", recorded.digest),
         ("media_type", "has the media type", recorded.media_type),
-        ("sealed_digest", "is sealed to", recorded.bound),
-        ("sealed_media_type", "is sealed to the media type", recorded.bound_type),
+        ("sealed_digest", "is sealed at", recorded.bound),
+        ("sealed_media_type", "is sealed at the media type", recorded.bound_type),
         ("sealed_by", "was sealed by", recorded.bound_by),
         ("keep", "is kept", recorded.keep),
         ("changed_by", "was changed by", recorded.actor),
@@ -219,7 +219,7 @@ def _tag_problems(row: RowMapping, recorded: AuditedTag | None) -> Iterator[str]
     elif row["digest"] and row["canonical"] != row["held_canonical"]:
         yield f"the tag says its manifest's sha256 is {row['canonical']}, the manifest says {row['held_canonical']}"
     if row["digest"] and row["digest"] == row["sealed_digest"] and row["canonical"] != row["sealed_canonical"]:
-        yield f"the tag is sealed to sha256 {row['sealed_canonical']}, but resolves to {row['canonical']}"
+        yield f"the tag is sealed at sha256 {row['sealed_canonical']}, but resolves to {row['canonical']}"
     if not _keeps_until(row["keep_until_us"], recorded):
         yield f"the tag is not kept as long as {recorded.keep} says"
 
