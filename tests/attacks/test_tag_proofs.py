@@ -33,12 +33,12 @@ class Client:
     state: ClientState
     proofs: list[TagProof] = field(default_factory=list)
 
-    async def resolve(self, tag: str = SEALED) -> str:
+    async def resolve(self, tag: str = SEALED, host: str = HOST) -> str:
         transport = self.ledger.transport()
         watch = LedgerWatch(self.state, transport, lambda: 1)
         transport.prover = TagProofs(transport, self.state, watch.follow, self.proofs.append, (0.0, 0.0, 0.0))
         try:
-            return str((await RegistryClient(transport, HOST).resolve(SHOP, Tag(tag))).digest)
+            return str((await RegistryClient(transport, host).resolve(SHOP, Tag(tag))).digest)
         finally:
             await transport.aclose()
 
@@ -89,6 +89,16 @@ async def test_a_sealed_tag_resolves_to_another_digest(client: Client) -> None:
     assert await client.alarm() is Fault.SECOND_DIGEST
     assert client.ledger.counted["tags"] == 1
     assert [path.name for path in (client.state.folder / "evidence").glob("*/*")]
+
+
+@pytest.mark.parametrize("host", ["REG.example:5000", "Reg.Example:5000"])
+async def test_a_host_in_upper_case_is_the_trusted_registry(client: Client, host: str) -> None:
+    """A reference that spells the host in another way reaches the same registry, so its tags are proven as well."""
+    client.ledger.tags[SHOP, SEALED] = B
+    with pytest.raises(LedgerBroken) as broken:
+        await client.resolve(host=host)
+
+    assert broken.value.fault is Fault.SECOND_DIGEST
 
 
 async def test_a_sealed_tag_is_moved_by_a_signed_entry(client: Client) -> None:

@@ -18,7 +18,7 @@
     STATE/outbox.db.lock              lock of the process that delivers them
     STATE/lock                        lock of the process that writes
 
-HOST is the registry's name as in a reference, percent-encoded. A file is written under a temporary name, synced, and
+HOST is the registry's name as in a reference, in lower case, percent-encoded. A file is written under a temporary name, synced, and
 renamed. Folders have mode 0700, files 0600.
 """
 
@@ -212,13 +212,19 @@ class ClientState:
             raise StateUnusable(f"{self.folder} was written by a newer boltseal; this one reads format {FORMAT}")
 
     def _trust(self, registry: str) -> Path:
-        return self.folder / "trust" / f"{_escaped(registry)}.json"
+        return self._of("trust", registry, ".json")
 
     def _note(self, registry: str) -> Path:
-        return self.folder / "checkpoints" / f"{_escaped(registry)}.note"
+        return self._of("checkpoints", registry, ".note")
 
     def _none(self, registry: str) -> Path:
-        return self.folder / "checkpoints" / f"{_escaped(registry)}.none"
+        return self._of("checkpoints", registry, ".none")
+
+    def _of(self, folder: str, registry: str, suffix: str) -> Path:
+        """Return a file of a registry. Its name may be written in upper case; earlier versions kept that."""
+        spelled = self.folder / folder / f"{_escaped(registry)}{suffix}"
+        lower = self.folder / folder / f"{_escaped(registry.lower())}{suffix}"
+        return spelled if spelled != lower and spelled.exists() and not lower.exists() else lower
 
     @staticmethod
     def _read(path: Path) -> bytes | None:

@@ -13,8 +13,11 @@ from starlette.responses import PlainTextResponse, Response
 
 from boltseal.client.witness import WitnessClient
 from boltseal.ledger.proof import open_receipt
+from boltseal.policy.rules import parse_rules
 from boltseal.server.registry.integrator import LedgerInDoubt
 from boltseal.server.registry.ledger import Ledger
+from boltseal.server.registry.recovery import bring_back
+from boltseal.server.registry.tag_writer import TagWriter
 from boltseal.server.registry.witnesses import Witnesses, WitnessState
 from boltseal.server.storage.ledger_key import WITNESSES, LedgerKeyUnreadable
 from boltseal.server.storage.metadata import ledger_tree
@@ -323,15 +326,38 @@ async def test_a_witness_that_never_saw_the_ledger_agrees(log: BareLedger, witne
     assert "does not know this ledger" in asking.troubles[0]
 
 
-async def test_a_witness_that_agrees_again_ends_the_doubt(log: BareLedger, witness: FakeWitness) -> None:
-    """A witness that cosigns the newest checkpoint after the missing entries were restored ends the doubt."""
-    witness.answers = [Response("9\n", 409, media_type="text/x.tlog.size")]
+@pytest.mark.parametrize("size", [9, 10**15])
+async def test_a_witness_that_agrees_again_ends_the_doubt(log: BareLedger, witness: FakeWitness, size: int) -> None:
+    """A witness that stated a larger size and then cosigns the newest checkpoint ends the doubt without a restart."""
+    witness.answers = [Response(f"{size}\n", 409, media_type="text/x.tlog.size")]
     asking = of(log, witness)
     await asking.submit()
     doubted = log.keys.doubted(WITNESSES)
     for state in asking._witnesses:
         state.retry_s = 0.0
-        state.size = 0
+    await asking.submit()
+
+    assert doubted
+    assert not log.keys.doubted(WITNESSES)
+
+
+async def test_restored_entries_end_the_doubt_of_a_running_server(log: BareLedger, witness: FakeWitness) -> None:
+    """The witness is asked again about exactly the checkpoint that it saw, which the store has again."""
+    await of(log, witness).submit()
+    old, kept = log.keys.mark() or b"", log.lines()
+    log.add(5)
+    log.integrator.integrate()
+    await of(log, witness).submit()
+    newest, lines = log.keys.mark() or b"", log.lines()
+    _put_back(log, len(kept), old)
+    asking = of(log, witness)
+    await asking.submit()
+    doubted = log.keys.doubted(WITNESSES)
+    bring_back(log.database, log.keys, TagWriter(parse_rules([])), lambda first, end: lines[first:end], newest)
+    with pytest.raises(LedgerInDoubt):
+        log.integrator.integrate()
+    for state in asking._witnesses:
+        state.retry_s = 0.0
     await asking.submit()
 
     assert doubted

@@ -115,6 +115,7 @@ class Integrator:
         if key is None and mark is None and seen.head is None:
             return
         self._compare(seen, key, mark)
+        self._raise_doubt()
 
     def doubt(self, about: str, reason: str) -> None:
         """Let the log take no entries, in every process of the store and after a restart. Raises: LedgerKeyUnreadable."""
@@ -178,6 +179,10 @@ class Integrator:
             marked = self._compare(seen, key, mark)
             if key is None:
                 raise AssertionError("`_compare` accepts no ledger without a key")
+            if marked.size > seen.signed:  # restored entries: signed before, whatever else is in doubt
+                head = self._step(seen, key, marked, mark or b"")
+                continue
+            self._raise_doubt()
             if seen.head is not None and seen.size == seen.signed == marked.size:
                 return marked
             head = self._step(seen, key, marked, mark or b"")
@@ -228,10 +233,13 @@ class Integrator:
         if seen.head is not None and self._compared != (mark, seen.head):
             self._database.read_and_wait(lambda snapshot: _compare_tree(snapshot, seen.head, marked, key, self.log))
         self._compared = (mark, seen.head)
+        return marked
+
+    def _raise_doubt(self) -> None:
+        """Raise the doubt that is kept with the keys, if there is one. Raises: LedgerInDoubt."""
         doubt = self._keys.doubt()
         if doubt is not None:
             raise LedgerInDoubt(doubt)
-        return marked
 
     def _read(self) -> _Seen | None:
         def look_up(snapshot: Snapshot) -> _Seen | None:

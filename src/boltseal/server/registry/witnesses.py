@@ -125,7 +125,9 @@ class Witnesses:
             return
         try:
             key, head = self._keys.key(), await self._database.read(ledger_tree.head)
-            if key is None or head is None or head.size in (0, witness.size):
+            if key is None or head is None or not head.size:
+                return
+            if head.size == witness.size and witness.ahead is None:
                 return
             await self._show(witness, head, key)
         except BoltsealError as error:
@@ -186,6 +188,7 @@ class Witnesses:
                 "it is an old copy, or entries were removed; `boltseal ledger recover` brings them back"
             )
             await finish_in_thread(self._conclude)
+            witness.size = 0  # its word is not proven: ask anew whether it still says so
 
     async def _store(
         self, witness: WitnessState, head: ledger_tree.SignedHead, checkpoint: Checkpoint, lines: bytes
