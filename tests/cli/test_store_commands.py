@@ -480,22 +480,24 @@ async def test_gc_lists_first_what_it_would_delete(shop: BareRegistry) -> None:
     assert not session.exists()
 
 
-async def test_expire_deletes_tags_whose_keep_ended(shop: BareRegistry) -> None:
+async def test_expire_deletes_tags_whose_keep_ended(settings: Settings) -> None:
     """`expire` deletes tags whose `keep` ended, which can return only with the same digest; a dry run lists them."""
-    await shop.push(await shop.image("one"), "1.4.2")
-    await shop.push(await shop.image("two"), "1.4.3")
-    by_hand = sqlite3.connect(folder(shop) / DATABASE_NAME)
-    by_hand.execute("UPDATE tag SET keep = '30d', keep_until_us = 1 WHERE name = '1.4.2'")
-    by_hand.commit()
-    by_hand.close()
-    planned = verb(shop, "admin", "expire", "--dry-run")
-    done = verb(shop, "admin", "expire", "--json")
-    again = verb(shop, "admin", "expire")
+    data, then_us = settings.server.data, now_us() - 31 * DAY_S * 1_000_000
+    kept = Settings.model_validate({"server": {"data": data}, "rule": [{"tag": "1.4.2", "keep": "30d"}]})
+    prepare(kept, clock=lambda: then_us)
+    with open_store(kept, clock=lambda: then_us) as store:
+        shop = BareRegistry(store.registry, store.database, store.blobs, Clock(then_us))
+        await shop.push(await shop.image("one"), "1.4.2")
+        await shop.push(await shop.image("two"), "1.4.3")
+        planned = verb(shop, "admin", "expire", "--dry-run")
+        done = verb(shop, "admin", "expire", "--json")
+        again = verb(shop, "admin", "expire")
+        entries = await shop.entries()
 
     assert (planned.code, planned.out) == (0, "shop/app:1.4.2\n")
     assert [item["ref"] for item in done.json["results"]] == ["shop/app:1.4.2"]
     assert (again.out, again.err) == ("", "0 tags expired\n")
-    assert (await shop.entries())[-1].kind == EntryKind.TAG_EXPIRED
+    assert entries[-1].kind == EntryKind.TAG_EXPIRED
 
 
 # --- the log of observations ---

@@ -17,6 +17,10 @@ import httpx2
 import pytest
 
 import boltseal
+from boltseal.cli.output import CommandOutput, one_run
+from boltseal.client.tag_proofs import TagProof
+from boltseal.ledger.tag_proof import ProvenState, ProvenTag
+from boltseal.oci.reference import Reference
 from boltseal.server.storage.ledger_key import LedgerKeys
 from boltseal.server.storage.metadata.migrate import DATABASE_NAME
 from tests.cli import program
@@ -254,3 +258,14 @@ def test_only_callers_that_compare_with_the_ledger_themselves_resolve_without_a_
         "client/ledger_monitor/monitor.py",
     }
     assert {name for name in opened if not name.startswith("server/")} == {"commands/registry_access.py"}
+
+
+def test_rounds_without_json_keep_no_proofs() -> None:
+    """The proofs of a round that prints text are dropped with it, so that --every takes no more memory with time."""
+    proven = ProvenTag(ProvenState.SEALED, str(RIGHT.digest), 1, 1, 2, None)
+    with one_run() as this:
+        with CommandOutput("watch", as_json=False):
+            this.proofs.append(TagProof(Reference.parse("reg.example/shop/app:1.4.2"), "reg.example", proven))
+        kept = list(this.proofs)
+
+    assert kept == []

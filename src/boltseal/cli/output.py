@@ -172,6 +172,8 @@ class CommandOutput:
     def _emit(self, errors: Sequence[Mapping[str, Any]]) -> None:
         if self.as_json:
             print_envelope(self._command, self.outcome, self.results, errors)
+        else:
+            talk().proofs.clear()  # nothing prints them, and a command with --every would keep those of each round
 
 
 def refusal_json(error: BoltsealError) -> dict[str, Any]:
