@@ -6,7 +6,7 @@ import pytest
 from starlette.responses import JSONResponse, Response
 
 from boltseal.client.credentials import CredentialStore
-from boltseal.client.errors import RemoteNotFound, error_text
+from boltseal.client.errors import RemoteDenied, RemoteNotFound, error_text
 from boltseal.client.registry_client import RegistryClient
 from boltseal.client.transport import Transport, TransportOptions
 from boltseal.oci.reference import Reference, Repository, Tag
@@ -31,6 +31,19 @@ async def test_the_reason_of_the_registry_is_in_the_message() -> None:
 
     assert await missing(hub, "ghcr.io") == 'ghcr.io has no manifest 9 of shop/app: "manifest unknown"'
     assert hub.counted["GET manifest"] == 1
+
+
+async def test_a_refusal_without_a_reason_says_whom_to_ask() -> None:
+    """A 403 to a HEAD request has no body; the message says what is missing and who can give it."""
+    hub = FakeHub(failures=[Response(status_code=403)])
+    transport = Transport(CredentialStore(()), TransportOptions(attempts=1), app=hub.transport())
+    with pytest.raises(RemoteDenied) as refused:
+        await RegistryClient(transport, "ghcr.io").resolve(SHOP, Tag("9"))
+    await transport.aclose()
+
+    assert refused.value.message == (
+        "ghcr.io denies manifest 9 of shop/app (HTTP 403): the login lacks the right; ask the registry's operator for it"
+    )
 
 
 async def test_no_reason_is_asked_for_where_pulls_are_counted() -> None:

@@ -20,7 +20,7 @@ from tests.servers import Server
 
 pytestmark = pytest.mark.real
 
-PROMOTE, NEXT_VERSION = fenced(text("docs/guides/pipelines.md"), "sh")
+PROMOTE, TAKE_FREE, NEXT_VERSION = fenced(text("docs/guides/pipelines.md"), "sh")
 USERS = ("ci", "prod")
 PASSWORD = f"password of {USERS}".translate(str.maketrans("", "", "'(), "))
 
@@ -40,14 +40,16 @@ def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
         yield server
 
 
-def promote(server: Server, folder: Path, build: str, tag: str, user: str = "ci") -> tuple[int, str]:
+def promote(
+    server: Server, folder: Path, build: str, tag: str, user: str = "ci", script: str = PROMOTE
+) -> tuple[int, str]:
     """Run the script of the page as a user; return its exit code and what it printed."""
     for name in ("curl", "jq"):
         program(name)
     host = server.address.partition(":")[0]
     (folder / ".netrc").write_text(f"machine {host} login {user} password {PASSWORD}\n")
-    script = 'sh -c "$1" promote "$2" shop/app "$3" "$4"; echo "exit $?"'
-    output = run("/bin/sh", "-c", script, "x", PROMOTE, server.url, build, tag, env={"HOME": str(folder)}).checked()
+    line = 'sh -c "$1" promote "$2" shop/app "$3" "$4"; echo "exit $?"'
+    output = run("/bin/sh", "-c", line, "x", script, server.url, build, tag, env={"HOME": str(folder)}).checked()
     printed, _, code = output.rpartition("exit ")
     return int(code), printed
 
@@ -75,6 +77,20 @@ def test_the_script_says_that_a_right_is_missing(guarded: Server, tmp_path: Path
     code, printed = promote(guarded, tmp_path, "build-1", "3.0.0", user="prod")
 
     assert (code, printed) == (1, "prod may not push in shop/app; ask the operator of this registry for a grant\n")
+
+
+def test_the_script_that_takes_a_free_tag_prints_the_one_it_published(guarded: Server, tmp_path: Path) -> None:
+    """A taken version gives the next one; where that is taken as well, or the right is missing, the job fails."""
+    for build, tag in (("build-1", "5.0.0"), ("build-1", "5.1.0"), ("build-1", "5.1.1")):
+        promote(guarded, tmp_path, build, tag)
+    published = promote(guarded, tmp_path, "build-2", "5.0.0", script=TAKE_FREE)
+    code, printed = promote(guarded, tmp_path, "build-2", "5.1.0", script=TAKE_FREE)
+    denied = promote(guarded, tmp_path, "build-2", "5.0.0", user="prod", script=TAKE_FREE)
+
+    assert published == (0, "5.0.1\n")
+    assert code == 1
+    assert "publish under a new tag" in printed
+    assert denied == (1, "prod may not push in shop/app; ask the operator of this registry for a grant\n")
 
 
 def check(server: Server, folder: Path, tag: str) -> CommandResult:

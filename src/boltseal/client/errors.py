@@ -172,7 +172,8 @@ def from_status(
                 f"{registry} does not show {what}{tail}; it does not exist or needs a login: `docker login {registry}`"
             )
         case 403:
-            return RemoteDenied(f"{registry} denies {what}{tail}", retry_after_s, error_detail(body))
+            advice = "" if reason else ": the login lacks the right; ask the registry's operator for it"
+            return RemoteDenied(f"{registry} denies {what}{tail}{advice}", retry_after_s, error_detail(body))
         case 404:
             return RemoteNotFound(f"{registry} has no {what}{tail}", bound)
         case 405 | 409 | 412:

@@ -15,6 +15,7 @@ from boltseal.client.ledger_trust import LedgerCheck, LedgerWatch, TrustStatus
 from boltseal.client.tag_proofs import TagProofs
 from boltseal.client.transport import Transport, TransportOptions
 from boltseal.commands.client_context import ClientContext
+from boltseal.commands.wait_notices import WaitNotices
 from boltseal.errors import Invalid, quote
 from boltseal.ledger.note import VerifierKey
 from boltseal.oci.digest import Digest
@@ -62,7 +63,7 @@ class RegistryOptions:
 
 def ask(options: RegistryOptions, registries: Iterable[str], call: Callable[[Transport], Awaitable[T]]) -> T:
     """Run one call on connections to these registries, and close them. Starts an event loop."""
-    set_on_retry_hooks(())  # they would log to stdout; only the result counts
+    set_on_retry_hooks([WaitNotices(options.client.notice, options.client.now_us)])  # stamina's own would log to stdout
 
     async def run() -> T:
         transport = options.transport(registries)

@@ -13,6 +13,8 @@ from pathlib import Path
 import httpx2
 import pytest
 
+from boltseal.server.auth.logins import hash_password
+from boltseal.server.storage.users import UserFile
 from tests.polling import wait_until
 from tests.server.serve.process import (
     MIB,
@@ -83,6 +85,23 @@ def test_a_second_image_under_a_tag_is_refused_once_in_the_log(server: Server) -
         "reason": message,
     }
     assert "no rule matches" in logged[0]["rule"]
+
+
+def test_a_refused_user_is_named_in_the_access_log(tmp_path: Path) -> None:
+    """The line of a request that is refused for a missing right has the user's name, not `anonymous`."""
+    UserFile(tmp_path / "data.keys" / "htpasswd").put("prod", hash_password("correct horse"))
+    grant = '[[auth.grant]]\nusers = ["prod"]\nactions = ["pull"]\n'
+    with boltseal(tmp_path / "data", config=grant) as server, client_of(server) as client:
+        refused = client.delete("/v2/shop/app/manifests/1.4.2", auth=("prod", "correct horse"))
+
+        def lines() -> list[dict[str, object]]:
+            text = server.log.read_text(encoding="utf-8")
+            return [json.loads(line) for line in text.splitlines() if '"DELETE"' in line]
+
+        wait_until(lines, "the line of the request")
+
+    assert refused.status_code == 403
+    assert [(line["status"], line["actor"]) for line in lines()] == [(403, "prod")]
 
 
 def test_a_large_blob_is_pushed_and_pulled(server: Server) -> None:

@@ -267,6 +267,11 @@ def upstream_gauges(
         Gauge("boltseal_upstream_up", "Whether the upstream answered the last requests", up, by),
         Gauge("boltseal_upstream_pulls_limit", "Pulls that the upstream allows in a window", limit, by),
         Gauge("boltseal_upstream_pulls_remaining", "Pulls left in the window, as the upstream stated last", left, by),
-        Gauge("boltseal_upstream_wait_seconds", "Seconds until the upstream gets a request again", wait, by),
-        Gauge("boltseal_upstream_pulls_wait_seconds", "Seconds until a manifest is fetched again", pulls_wait, by),
+        Gauge("boltseal_upstream_wait_seconds", "Seconds until the upstream gets any request again", wait, by),
+        Gauge(
+            "boltseal_upstream_pulls_wait_seconds",
+            "Seconds until a manifest is fetched from the upstream again, whose limit of pulls is reached",
+            pulls_wait,
+            by,
+        ),
     ]
