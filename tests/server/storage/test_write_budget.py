@@ -203,7 +203,7 @@ def at(repository: str, since_s: float) -> WaitingJob:
 
 
 def test_a_repository_waits_after_a_long_job_while_others_write() -> None:
-    """It waits four times as long as its job took; jobs of other repositories go on meanwhile."""
+    """A repository waits four times as long as its long job took; jobs of other repositories go on meanwhile."""
     clock = SteppedClock()
     queue = FairQueue(clock)
     jobs = [at(name, clock.now_s) for name in ("slow", "slow", "other", "other")]

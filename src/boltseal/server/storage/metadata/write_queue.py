@@ -61,7 +61,7 @@ class FairQueue:
         self._unsettled: dict[WaitingJob, None] = {}
         """Every job that waits or runs, the oldest first."""
         self._counts = Counter[str]()
-        """Their number by repository."""
+        """The number of jobs that wait or run, by repository."""
         self._rests: dict[str, float] = {}
         """Until when the next job of a repository waits."""
         self._served: dict[str, float] = {}
