@@ -19,6 +19,7 @@ from boltseal.server.registry.witnesses import Witnesses, WitnessState
 from boltseal.server.settings import Settings
 from boltseal.server.store_factory import prepare
 from tests import images
+from tests.cli import program
 from tests.fakes.witness import URL, FakeWitness
 from tests.polling import until, until_answer, until_signed
 from tests.server.registry.ledgers import BareLedger, cosigners
@@ -212,6 +213,36 @@ async def test_data_and_keys_are_put_back_and_only_a_witness_without_checkpoints
     assert "saw 4 entries of the ledger, and the data has 3" in ready.text
     assert pushed.status_code in (405, 503)
     assert pulled.status_code == 200
+
+
+async def test_entries_that_a_witness_knows_are_recovered_beside_the_running_server(tmp_path: Path) -> None:
+    """After `ledger recover --from` the server takes pushes without a restart, and the sealed tag is the one of the lost data."""
+    data = tmp_path / "data"
+    async with serving(data) as registry:
+        await images.push(registry.client, "shop/app", "1.0.0", images.image("one"))
+        await until_signed(registry.client, 3)
+    one = FakeWitness(ledger_key(data), shows=False)
+    old = copy_of(data, tmp_path / "old")
+    settings = witnessed(data, one)
+    prepare(settings)
+    async with serving_as(settings, witness_app=one.transport()) as registry:
+        await images.push(registry.client, "shop/app", "1.4.2", images.image("one"))
+        await until(lambda: one.saw() == 4, "the witness saw the newest checkpoint")
+    settings = witnessed(old, one)
+    prepare(settings)
+    async with serving_as(settings, witness_app=one.transport()) as registry:
+        before = await registry.client.get("/readyz")
+        done = await asyncio.to_thread(program.call, "ledger", "recover", "--from", data, "--data", old)
+
+        async def is_ready() -> bool:
+            return (await registry.client.get("/readyz")).status_code == 200
+
+        await until_answer(is_ready, "the witness was asked about the recovered entries and agrees")
+        refused = await images.put(registry.client, "shop/app", "1.4.2", images.image("two"))
+        taken = await images.push(registry.client, "shop/app", "1.4.3", images.image("two"))
+
+    assert (before.status_code, done.code) == (503, 0)
+    assert (refused.status_code, taken.status_code) == (409, 201)
 
 
 async def test_a_witness_that_does_not_answer_at_the_start_does_not_agree(tmp_path: Path) -> None:
