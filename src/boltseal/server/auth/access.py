@@ -264,7 +264,7 @@ class Access:
         return self._tokens.issue(caller.user, scopes, catalog=catalog, login=self._login_of(caller.user))
 
     def _login_of(self, user: str | None) -> str:
-        """Return a text that differs for each password of each user; "" for anonymous callers. It tells nothing of it."""
+        """Return a text that differs for each password of each user and does not reveal it; "" for anonymous callers."""
         hashed = None if user is None else self.users().hashes.get(user)
         return "" if hashed is None else hashlib.blake2b(hashed, digest_size=12).hexdigest()
 
