@@ -38,7 +38,7 @@ from boltseal.oci.reference import Repository, Tag
 from boltseal.server.registry import observations, sequencer
 from boltseal.server.registry.integrator import BATCH, SEED_BYTES, LedgerInDoubt, LedgerKeyMissing
 from boltseal.server.registry.models import RepositoryRow
-from boltseal.server.registry.tag_check import all_rows, problem_of
+from boltseal.server.registry.tag_check import TagCheck, all_rows, problem_of
 from boltseal.server.registry.tag_writer import TagWriter
 from boltseal.server.storage.ledger_key import WITNESSES, LedgerKeys
 from boltseal.server.storage.metadata import ledger_store, ledger_tree, queries
@@ -154,10 +154,13 @@ def _restore_tags(tx: UnitOfWork, tag_writer: TagWriter, signed: Checkpoint) -> 
     unrecorded = [row for name, row in rows.items() if name not in recorded]
     for row in unrecorded:
         tag_writer.remove_unrecorded(tx, RepositoryRow(Repository(row.repository), row.repository_id), Tag(row.name))
+    check = TagCheck()
     differing = [
         name
         for name, state in recorded.items()
-        if (found := rows.get(name)) is None or found.entry_index != state.index or problem_of(tx, found) is not None
+        if (found := rows.get(name)) is None
+        or found.entry_index != state.index
+        or problem_of(tx, found, check) is not None
     ]
     for name in differing:
         repository = RepositoryRow(Repository(name[0]), queries.ensure_repository(tx, name[0], None))

@@ -224,6 +224,7 @@ class StoreCheck:
     def __init__(self, database: Metadata, pause: Callable[[], None] = lambda: None) -> None:
         self._database = database
         self._pause = pause
+        self._removed = TagCheck()
 
     def problem(self) -> str | None:
         """Return the first difference, None without one."""
@@ -260,7 +261,7 @@ class StoreCheck:
         """Check that each row says what the entry that it names says."""
         after = (-1, "")
         while True:
-            rows, problem = self._database.read_and_wait(partial(_checked_rows, after))
+            rows, problem = self._database.read_and_wait(partial(_checked_rows, after, self._removed))
             if problem is not None or not rows:
                 return problem
             after = (rows[-1].repository_id, rows[-1].name)
@@ -274,10 +275,10 @@ class StoreCheck:
         return f"{found[0]}:{found[1]}: it has no row of the last entry about it"
 
 
-def _checked_rows(after: tuple[int, str], snapshot: Snapshot) -> tuple[list[TagOfRow], str | None]:
+def _checked_rows(after: tuple[int, str], check: TagCheck, snapshot: Snapshot) -> tuple[list[TagOfRow], str | None]:
     """Return the next rows, and the first difference in them."""
     rows = tag_entries.rows_after(snapshot, after, ROWS)
-    problems = ((row, problem_of(snapshot, row)) for row in rows)
+    problems = ((row, problem_of(snapshot, row, check)) for row in rows)
     found = next(((row, problem) for row, problem in problems if problem is not None), None)
     return rows, None if found is None else f"{found[0].repository}:{found[0].name}: {found[1]}"
 
@@ -290,15 +291,18 @@ def all_rows(snapshot: Snapshot) -> Iterator[TagOfRow]:
         after = (rows[-1].repository_id, rows[-1].name)
 
 
-def problem_of(snapshot: Snapshot, row: TagOfRow) -> str | None:
-    """Return how a row differs from the entry that it names; None if it does not."""
+def problem_of(snapshot: Snapshot, row: TagOfRow, check: TagCheck) -> str | None:
+    """Return how a row differs from the entry that it names; None if it does not.
+
+    `check`: the same for all rows, so that it verifies each tile of the tree once.
+    """
     if row.line is None:
         return f"its row is of entry {row.entry_index}, which is missing"
     try:
         entry = _read(row.line)
         if (entry.repository, entry.tag) != (row.repository, row.name) or entry.kind not in CHANGES:
             return f"its row is of entry {row.entry_index}, which is not about it"
-        return row_problem(row, entry, TagCheck().before(snapshot, entry) if entry.removed else entry)
+        return row_problem(row, entry, check.before(snapshot, entry) if entry.removed else entry)
     except Invalid as error:
         return f"entry {row.entry_index} can't be read: {error.message}"
 
