@@ -112,7 +112,7 @@ def test_a_false_digest_of_a_sealed_tag_is_an_alarm_in_every_command_that_relies
 
 
 def test_a_contradiction_has_a_code_of_its_own_in_json(registry: Registry) -> None:
-    """A program tells a ledger that contradicts itself from a state that another program changed meanwhile."""
+    """A program can distinguish a ledger that contradicts itself from a state that another program changed meanwhile."""
     registry.repoint()
     done = program.call("digest", "--json", registry.ref)
 
