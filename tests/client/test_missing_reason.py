@@ -33,8 +33,8 @@ async def test_the_reason_of_the_registry_is_in_the_message() -> None:
     assert hub.counted["GET manifest"] == 1
 
 
-async def test_a_refusal_without_a_reason_says_whom_to_ask() -> None:
-    """A 403 to a HEAD request has no body; the message says what is missing and who can give it."""
+async def test_a_refusal_without_a_reason_names_the_missing_right_and_the_operator() -> None:
+    """A 403 to a HEAD request has no body; the message names what is missing and the operator, who can give it."""
     hub = FakeHub(failures=[Response(status_code=403)])
     transport = Transport(CredentialStore(()), TransportOptions(attempts=1), app=hub.transport())
     with pytest.raises(RemoteDenied) as refused:

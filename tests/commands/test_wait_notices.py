@@ -17,28 +17,28 @@ BUSY = RemoteBusy("localhost:5000 has a rate limit", 30.0)
 
 def test_a_long_wait_is_announced_with_its_reason() -> None:
     """A command that waits half a minute says why, and for how long."""
-    said: list[str] = []
-    WaitNotices(said.append, lambda: 0)(retry(30.0, BUSY))
+    printed: list[str] = []
+    WaitNotices(printed.append, lambda: 0)(retry(30.0, BUSY))
 
-    assert said == ["localhost:5000 has a rate limit; asking again in 30 s"]
+    assert printed == ["localhost:5000 has a rate limit; asking again in 30 s"]
 
 
 def test_short_waits_and_defects_are_not_announced() -> None:
     """A repetition within two seconds, or after an error without a message for users, is silent."""
-    said: list[str] = []
-    notices = WaitNotices(said.append, lambda: 0)
+    printed: list[str] = []
+    notices = WaitNotices(printed.append, lambda: 0)
     notices(retry(0.5, BUSY))
     notices(retry(30.0, ValueError("no message for users")))
 
-    assert said == []
+    assert printed == []
 
 
 def test_requests_that_wait_at_once_are_announced_once() -> None:
     """A hundred tags of a registry with a rate limit give one line, and the next wait another one."""
-    said: list[str] = []
+    printed: list[str] = []
     times = iter([0, 1_000_000, 29_000_000, 31_000_000])
-    notices = WaitNotices(said.append, lambda: next(times))
+    notices = WaitNotices(printed.append, lambda: next(times))
     for _ in range(4):
         notices(retry(30.0, BUSY))
 
-    assert len(said) == 2
+    assert len(printed) == 2

@@ -37,7 +37,7 @@ StrictOption = Annotated[
     bool,
     typer.Option(
         "--strict",
-        help="Refuse a registry whose ledger key is not pinned by `ledger trust`; `verify` counts notes as differences.",
+        help="Refuse a registry whose ledger key is not pinned by `ledger trust`.",
     ),
 ]
 

@@ -53,7 +53,8 @@ def verify(
     With --running, of each container: holds; not recreated; recreated without a pull; tag moved after the pull, or
     after the lock; other platform; local build; unknown; record gone. Containers that are not in the lock are noted.
 
-    Exit code 0: all hold; 1: one does not; 3: one could not be checked, or there was nothing to check.
+    Exit code 0: all hold; 1: one does not; 3: one could not be checked, or there was nothing to check. With --strict
+    what is only noted counts as a difference (1).
     """
     if running:
         if paths or github:
