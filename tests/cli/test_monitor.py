@@ -36,7 +36,7 @@ def publish(url: str, *tags: str) -> None:
 
 def test_each_round_reads_the_settings_again(tmp_path: Path) -> None:
     """A settings file that is changed while `--every` repeats is used, and one that became invalid ends the command."""
-    settings = tmp_path / "nobody/.config/boltseal/boltseal.toml"
+    settings = tmp_path / "empty-home/boltseal/boltseal.toml"
     settings.parent.mkdir(parents=True)
     settings.write_text("[client]\n")
     with servers.boltseal(tmp_path / "data") as server:

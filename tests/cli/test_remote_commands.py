@@ -105,7 +105,7 @@ async def test_a_refused_copy_passes_the_registrys_detail_on(server: Server) -> 
     await publish(server, "1.4.2", one)
     await publish(server, "2.0.0", two)
     source, target = (f"{server.address}/{SHOP}:{tag}" for tag in ("2.0.0", "1.4.2"))
-    result = program.call("copy", source, target, "--force", "--json")
+    result = program.run("copy", source, target, "--force", "--json")
     rows = [*result.json["results"], *result.json["errors"]]
     (detail,) = [row["detail"] for row in rows if "detail" in row]
 
