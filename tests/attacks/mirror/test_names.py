@@ -17,7 +17,9 @@ from boltseal.server.storage.metadata.schema import pulled
 from boltseal.server.store_factory import now_us, open_store
 from tests.fakes.upstream import FakeUpstream
 from tests.images import digest_of, image, push, push_blob
+from tests.polling import until
 from tests.server.mirror.mirrors import NAME, bare_mirror, mirror_settings, table_of
+from tests.server.mirror.observed import rows
 from tests.serving import Serving, serving_as
 
 
@@ -81,6 +83,7 @@ async def test_a_blob_of_a_mirror_can_not_be_mounted_without_the_right_to_pull(
     layer = shown.layers[0]
     async with serving_as(mirror_settings(data, table_of(upstream))) as serving:
         await serving.client.get(f"/v2/{NAME}/team/app/blobs/{layer.digest}")
+        await until(lambda: rows(data, "SELECT 1 FROM blob"), "the blob is stored")
         source = {"mount": layer.digest, "from": f"{NAME}/team/app"}
         mounted = await serving.client.post("/v2/shop/app/blobs/uploads/", params=source)
         elsewhere = await serving.client.get(f"/v2/shop/other/blobs/{layer.digest}")

@@ -145,6 +145,7 @@ class MirroredBlobs:
         """
         if await self.stored(repository, fetch.digest):
             return True
+        await self._wait_verified_elsewhere(fetch)
         prefix = f"{upstream.terms.name}/"
         copies = await self._pulls.repositories_with_blob(fetch.digest)
         size = next((copy.size for copy in copies if copy.repository.startswith(prefix)), None)
@@ -159,6 +160,13 @@ class MirroredBlobs:
             return False
         await self.uploads.add_blob(repository, fetch.digest, size, upstream.actor)
         return True
+
+    async def _wait_verified_elsewhere(self, fetch: Fetch) -> None:
+        """Wait for fetches of the same blob into other repositories that only wait for the disk: clients have the bytes."""
+        for other in list(self._fetches.values()):
+            if other is not fetch and other.digest == fetch.digest and other.is_verified:
+                with contextlib.suppress(BoltsealError):
+                    await other.wait_stored()
 
     async def _watch(self, fetch: Fetch, key: FetchKey) -> None:
         """Relay for a while what another process is writing."""
