@@ -8,7 +8,7 @@ import pytest
 
 from boltseal.client.errors import RemoteMismatch, RemoteNotFound
 from boltseal.client.history import ProvenHistory, TagEvent, read_history, read_unsigned
-from boltseal.client.ledger_trust import LedgerWatch
+from boltseal.client.ledger_trust import LedgerCheck, LedgerWatch
 from boltseal.client.state import ClientState
 from boltseal.ledger.entry import parse
 from boltseal.oci.reference import Repository, Tag
@@ -63,6 +63,28 @@ async def test_an_entry_that_is_not_in_the_ledger_is_a_problem(ledger: FakeLedge
 
     assert found.proven == frozenset()
     assert "entry 3: it is not in the signed ledger" in found.problems[0]
+
+
+async def test_an_entry_that_is_signed_a_moment_after_it_was_shown_is_proven(
+    ledger: FakeLedger, tmp_path: Path
+) -> None:
+    """A client follows the ledger again until its checkpoint covers the entries that it has read."""
+    transport = ledger.transport()
+    watch = LedgerWatch(ClientState(tmp_path / "state"), transport, lambda: 1)
+    ledger.shown, sizes = 3, []
+
+    async def follow(registry: str) -> LedgerCheck:
+        check = await watch.follow(registry)
+        sizes.append(0 if check.head is None else check.head.checkpoint.size)
+        ledger.shown = None
+        return check
+
+    found = await read_history(transport, HOST, SHOP, Tag("latest"), follow)
+    await transport.aclose()
+
+    assert sizes == [3, 8]
+    assert not found.problems
+    assert found.proven == {6, 7}
 
 
 async def test_an_entry_after_the_signed_head_is_not_proven(ledger: FakeLedger, tmp_path: Path) -> None:

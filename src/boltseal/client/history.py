@@ -34,6 +34,8 @@ from boltseal.oci.reference import Repository, Tag
 
 TRIES: Final = 3
 PAUSE_S: Final = 0.2
+SIGNED_TRIES: Final = 8
+"""How often a ledger is followed until it covers the entries that were read."""
 AT_ONCE: Final = 8
 MAX_HISTORY_BYTES: Final = 64 * 1024 * 1024
 MAX_PAGES: Final = 100
@@ -78,8 +80,9 @@ async def read_history(
         if missed is None or tried == TRIES - 1:
             break
         await asyncio.sleep(PAUSE_S)  # it moved between the two questions, or is not signed yet
-    followed = await follow(registry)
-    return await _prove(client, followed, history, history.entries if tag is None else history.of(tag), missed)
+    wanted = history.entries if tag is None else history.of(tag)
+    followed = await _covering(follow, registry, wanted)
+    return await _prove(client, followed, history, wanted, missed)
 
 
 async def read_tags(
@@ -121,7 +124,8 @@ async def read_tags(
     if not readable:
         return found
     try:
-        followed = await follow(registry)  # after the entries, so that its checkpoint covers them
+        wanted = (entry for name, (history, _) in readable.items() for entry in history.of(name[1]))
+        followed = await _covering(follow, registry, wanted)
     except LedgerBroken:
         raise
     except BoltsealError as error:
@@ -187,7 +191,7 @@ async def read_observed(
     history = check(str(repository), [each async for each in client.observed(repository, tag)], observed=True)
     if not history.entries:
         return None
-    followed = await follow(log)
+    followed = await _covering(follow, log, history.entries)
     if followed.head is None:
         problem = f"{registry} shows no log of observations to prove it by"
         return ProvenHistory(history, followed, frozenset(), (*history.problems, problem))
@@ -247,6 +251,20 @@ async def _digest_now(transport: Transport, registry: str, repository: Repositor
         return str((await RegistryClient(transport, registry).resolve_unproven(repository, tag)).digest)
     except RemoteNotFound:
         return ""
+
+
+async def _covering(follow: Follow, registry: str, entries: Iterable[EntryAt]) -> LedgerCheck:
+    """Follow a ledger until its checkpoint covers these entries: a registry shows an entry a moment before it signs it.
+
+    The last of a few checks is returned in any case. Raises: as `follow`.
+    """
+    end = max((entry.index for entry in entries), default=-1) + 1
+    for _ in range(SIGNED_TRIES - 1):
+        followed = await follow(registry)
+        if followed.head is None or followed.head.checkpoint.size >= end:
+            return followed
+        await asyncio.sleep(PAUSE_S)
+    return await follow(registry)
 
 
 async def _unproven(client: LedgerClient, followed: LedgerCheck, entries: Iterable[EntryAt]) -> dict[int, str]:

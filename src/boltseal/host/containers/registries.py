@@ -14,7 +14,7 @@ from enum import StrEnum
 from typing import Final, NamedTuple
 
 from boltseal.client.errors import RemoteNotFound
-from boltseal.client.history import TagEvent, read_history, read_unsigned
+from boltseal.client.history import Follow, TagEvent, read_history, read_unsigned
 from boltseal.client.ledger_trust import LedgerCheck
 from boltseal.client.registry_client import Resolved
 from boltseal.client.transport import Transport
@@ -116,12 +116,25 @@ class RegistryQueries:
             self._followed[registry] = asyncio.ensure_future(self._watch(registry))
         return await self._followed[registry]
 
+    def _follower(self) -> Follow:
+        """Return the check for one history: first the known one, then a new one each time it did not cover the entries."""
+        asked = False
+
+        async def follow(registry: str) -> LedgerCheck:
+            nonlocal asked
+            if asked:
+                self._followed.pop(registry, None)
+            asked = True
+            return await self._follow(registry)
+
+        return follow
+
     async def _history(self, repository: RepositoryName, names: Iterable[Reference]) -> TagHistory:
         try:
             async with self._at_once:
                 if (await self._follow(repository.registry)).head is None:
                     return await self._unsigned_history(repository, names)
-                found = await read_history(self._transport, *repository, None, self._follow)
+                found = await read_history(self._transport, *repository, None, self._follower())
         except LedgerBroken:
             raise
         except BoltsealError as error:
