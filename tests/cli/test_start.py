@@ -181,3 +181,17 @@ def test_a_client_command_needs_no_server_extra(arguments: list[str]) -> None:
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
 
     assert ran.returncode == 0, ran.stderr
+
+
+def test_modules_of_commands_are_imported_without_garbage_collection(tmp_path: Path) -> None:
+    """While the module of a command is imported the collector is off, and afterwards it is on again."""
+    (tmp_path / "imported_once.py").write_text("import gc\nCOLLECTS = gc.isenabled()\n")
+    code = (
+        f"import gc, sys; sys.path.insert(0, {str(tmp_path)!r})\n"
+        "from boltseal.cli.loading import load_module\n"
+        "module = load_module('imported_once', command='x')\n"
+        "print(module.COLLECTS, gc.isenabled(), load_module('imported_once', command='x') is module)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+
+    assert done.stdout.split() == ["False", "True", "True"]
