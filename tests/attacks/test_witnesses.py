@@ -189,8 +189,8 @@ def witnessed(data: Path, witness: FakeWitness) -> Settings:
     )
 
 
-async def test_data_and_keys_are_put_back_and_only_a_witness_without_checkpoints_knows(tmp_path: Path) -> None:
-    """The server refuses pushes if a witness answers a submission with a larger size that it saw."""
+async def put_back(tmp_path: Path) -> tuple[Path, FakeWitness, Settings]:
+    """Return newer data, a witness that saw its newest checkpoint and shows none, and the settings of an older copy."""
     data = tmp_path / "data"
     async with serving(data) as registry:
         await images.push(registry.client, "shop/app", "1.0.0", images.image("one"))
@@ -202,8 +202,14 @@ async def test_data_and_keys_are_put_back_and_only_a_witness_without_checkpoints
     async with serving_as(settings, witness_app=one.transport()) as registry:
         await images.push(registry.client, "shop/app", "1.4.2", images.image("one"))
         await until(lambda: one.saw() == 4, "the witness saw the newest checkpoint")
-    settings = witnessed(old, one)
-    prepare(settings)
+    older = witnessed(old, one)
+    prepare(older)
+    return data, one, older
+
+
+async def test_data_and_keys_are_put_back_and_only_a_witness_without_checkpoints_knows(tmp_path: Path) -> None:
+    """The server refuses pushes if a witness answers a submission with a larger size that it saw."""
+    _, one, settings = await put_back(tmp_path)
     async with serving_as(settings, witness_app=one.transport()) as registry:
         ready = await registry.client.get("/readyz")
         pushed = await images.put(registry.client, "shop/app", "1.4.2", images.image("two"))
@@ -217,22 +223,12 @@ async def test_data_and_keys_are_put_back_and_only_a_witness_without_checkpoints
 
 async def test_entries_that_a_witness_knows_are_recovered_beside_the_running_server(tmp_path: Path) -> None:
     """After `ledger recover --from` the server takes pushes without a restart, and the sealed tag is the one of the lost data."""
-    data = tmp_path / "data"
-    async with serving(data) as registry:
-        await images.push(registry.client, "shop/app", "1.0.0", images.image("one"))
-        await until_signed(registry.client, 3)
-    one = FakeWitness(ledger_key(data), shows=False)
-    old = copy_of(data, tmp_path / "old")
-    settings = witnessed(data, one)
-    prepare(settings)
-    async with serving_as(settings, witness_app=one.transport()) as registry:
-        await images.push(registry.client, "shop/app", "1.4.2", images.image("one"))
-        await until(lambda: one.saw() == 4, "the witness saw the newest checkpoint")
-    settings = witnessed(old, one)
-    prepare(settings)
+    data, one, settings = await put_back(tmp_path)
     async with serving_as(settings, witness_app=one.transport()) as registry:
         before = await registry.client.get("/readyz")
-        done = await asyncio.to_thread(program.call, "ledger", "recover", "--from", data, "--data", old)
+        done = await asyncio.to_thread(
+            program.call, "ledger", "recover", "--from", data, "--data", settings.server.data
+        )
 
         async def is_ready() -> bool:
             return (await registry.client.get("/readyz")).status_code == 200
