@@ -125,10 +125,16 @@ class Pushes:
             self.statuses.append(answer.status_code)
 
 
+def kill(pid: int) -> None:
+    """Kill a worker and wait until it has ended: until then the kernel gives it new connections, which it resets."""
+    os.kill(pid, signal.SIGKILL)
+    wait_until(lambda: not alive(pid), "the worker has ended", 30.0)
+
+
 def kill_and_replace(server: Server, pid: int, workers: int) -> None:
     """Kill a worker and wait until there are so many that serve."""
-    os.kill(pid, signal.SIGKILL)
-    wait_until(lambda: not alive(pid) and len(running(server)) == workers, "the worker is replaced", 30.0)
+    kill(pid)
+    wait_until(lambda: len(running(server)) == workers, "the worker is replaced", 30.0)
 
 
 def test_workers_that_are_killed_cost_only_their_own_requests(tmp_path: Path) -> None:
@@ -196,7 +202,7 @@ def test_an_upload_goes_on_after_its_worker_was_killed(tmp_path: Path) -> None:
             stalled.sendall(f"PATCH {location} HTTP/1.1\r\nhost: localhost\r\ncontent-length: 9999999\r\n\r\n".encode())
             stalled.sendall(second[:1_500_000])
             wait_until(lambda: upload_is_busy(server, location), "the upload is under way")
-            os.kill(dying, signal.SIGKILL)
+            kill(dying)
             with pinned(server, other) as client:
                 status = client.get(location)
                 there = int(status.headers["range"].partition("-")[2]) + 1
