@@ -283,7 +283,7 @@ def crane(tmp_path_factory: pytest.TempPathFactory) -> str:
     """The program crane, built from the source in Debian's package golang-github-google-go-containerregistry-dev."""
     folder = tmp_path_factory.mktemp("crane")
     built = folder / "crane"
-    environment = {"GO111MODULE": "off", "GOPATH": "/usr/share/gocode", "GOCACHE": str(folder / "cache"), "GOFLAGS": ""}
+    environment = {"GO111MODULE": "off", "GOPATH": "/usr/share/gocode", "GOFLAGS": ""}
     run("go", "build", "-o", built, CRANE, env=environment, timeout_s=BUILD_TIMEOUT_S).checked()
     return str(built)
 

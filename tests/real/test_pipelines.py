@@ -28,6 +28,7 @@ COMPONENT = "templates/verify.yml"
 LOCK = ROOT / "tests/data/pipelines/requirements.lock"
 BASH = "/bin/bash"
 INSTALL_TIMEOUT_S = 600.0
+UNCOMPILED = {"PIP_NO_COMPILE": "1"}  # what an installed program imports is compiled when it runs, the rest need not be
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +70,7 @@ def tools(tmp_path_factory: pytest.TempPathFactory) -> Path:
     venv = tmp_path_factory.mktemp("tools") / "venv"
     run(sys.executable, "-m", "venv", venv).checked()
     pip = (str(venv / "bin/pip"), "install", "--quiet", "--require-hashes", "-r", LOCK)
-    run(*pip, timeout_s=INSTALL_TIMEOUT_S).checked()
+    run(*pip, env=UNCOMPILED, timeout_s=INSTALL_TIMEOUT_S).checked()
     return venv / "bin"
 
 
@@ -129,7 +130,7 @@ def run_action(clone: Clone, workspace: Path, temporary: Path, **inputs: str) ->
             name: re.sub(r"\$\{\{ inputs\.(\w+) \}\}", lambda found: values[found[1]], value)
             for name, value in step["env"].items()
         }
-        environment = os.environ | given
+        environment = os.environ | UNCOMPILED | given
         environment |= {
             "GITHUB_ACTION_PATH": str(clone.folder / ACTION),
             "GITHUB_PATH": str(paths),
@@ -165,7 +166,7 @@ def run_component(folder: Path, temporary: Path, **inputs: str) -> CommandResult
     installed = [path.parent for path in temporary.glob("*/venv")]
     before = [f"folder={installed[0]}"] if installed else job["before_script"]
     lines = ["set -eo pipefail", *before, *job["script"]]
-    environment: Mapping[str, str] = os.environ | job["variables"] | {"TMPDIR": str(temporary)}
+    environment: Mapping[str, str] = os.environ | UNCOMPILED | job["variables"] | {"TMPDIR": str(temporary)}
     return run(BASH, "-c", "\n".join(lines), env=environment, cwd=folder, timeout_s=INSTALL_TIMEOUT_S)
 
 
