@@ -171,6 +171,17 @@ def test_the_size_of_aliases_is_counted_before_they_are_followed(tmp_path: Path,
     ]
 
 
+@pytest.mark.parametrize("name", ["a", "A9", "0", "_", "-", "a-b_c", "-a-"])
+@pytest.mark.parametrize(
+    "text", ["&{0} [*{0}]", "x: &{0} {{k: *{0} }}", "- &{0}\n  - *{0}\n", "[1,&{0} {{? *{0} : 1}}]"]
+)
+def test_every_spelling_of_an_alias_is_looked_for(tmp_path: Path, name: str, text: str) -> None:
+    """A document that contains itself is refused, however its anchor is spelt and wherever anchor and alias are."""
+    found = found_in(written(tmp_path, {"compose.yml": text.format(name)}))
+
+    assert [problem.message for problem in found.problems] == ["an anchor contains an alias of itself: not read"]
+
+
 @pytest.mark.parametrize(
     ("name", "content"),
     [
