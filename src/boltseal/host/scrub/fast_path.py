@@ -15,7 +15,7 @@ from boltseal.host.scrub.attributes import IGNORED
 from boltseal.host.scrub.file_contents import LayerDigester
 from boltseal.host.scrub.inodes import Inodes, PlainInode
 from boltseal.host.scrub.layer_comparison import LayerComparison
-from boltseal.host.scrub.tar_header import FIELDS, REGULAR, traits_of
+from boltseal.host.scrub.tar_header import AFTER_NUMBER, FIELDS, REGULAR, traits_of
 from boltseal.host.scrub.tar_split import TakeEntry, TarSplitLine
 
 MAX_CACHED: Final = 64
@@ -71,6 +71,8 @@ def make_fast_path(comparison: LayerComparison, digester: LayerDigester) -> Take
             (spelled != comparison.spelled and not comparison.enter_known(spelled))
             or not comparison.here.get(name)
             or name[:1] == b"."  # whiteouts, among others
+            or size_field[11] > AFTER_NUMBER
+            or mtime_field[11] > AFTER_NUMBER
             or not (cache.prefix + b"/" + field if cache.prefix else field).startswith(path + b"\0")
         ):
             return False

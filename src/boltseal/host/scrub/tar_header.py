@@ -30,6 +30,10 @@ MAX_NAME_BYTES: Final = 4096
 FIELDS: Final = struct.Struct("100s24s12s12s8x356s")
 """Name; mode, user and group; size; time; (skipped: checksum); the rest from the type on."""
 _PREFIX: Final = 345 - 156
+_USTAR: Final = b"ustar\0"
+_GNU: Final = b"ustar  \0"
+AFTER_NUMBER: Final = b" "[0]
+"""The last byte of a number's field is at most this, a space or NUL, unless the number fills the field."""
 _STARTS: Final = (b"", b".", b"/")
 _AS_REGULAR: Final = frozenset({b"0", b"\0", b"7"})
 _V7_REGULAR: Final = b"\0"
@@ -114,9 +118,11 @@ def parse_group(raw: bytes, at: int = 0) -> Header:
         data = raw[at + BLOCK : at + BLOCK + size]
         if not 0 <= size <= MAX_EXTENSION_BYTES or len(data) < size:
             raise TarMalformed(f"an extended header of {size} bytes is truncated or longer than engines read")
-        if kind == GLOBAL:  # engines ignore it
-            _nothing_after(raw, at + BLOCK + (size + BLOCK - 1) // BLOCK * BLOCK)
-            return _plain(raw[at : at + BLOCK], 0)
+        if kind == GLOBAL:  # engines ignore it; a tar-split has the padding after it in the next segment
+            end = at + BLOCK + size
+            unpadded = size % BLOCK if len(raw) == end else 0
+            _nothing_after(raw, end if unpadded else end + -size % BLOCK)
+            return _plain(raw[at : at + BLOCK], 0)._replace(stored=unpadded)
         if kind == b"x":
             records = _pax(data)  # if there are several, engines use the last one
         elif kind == b"L":
@@ -157,6 +163,8 @@ def _plain(raw: bytes, at: int, name: bytes | None = None) -> Header:
         if traits.prefix:
             name = traits.prefix + b"/" + name
     try:
+        if size_field[11] > AFTER_NUMBER or mtime_field[11] > AFTER_NUMBER:
+            raise ValueError
         size, mtime = int(size_field[:11], 8), int(mtime_field[:11], 8)
     except ValueError:
         size, mtime = _number(size_field, "size"), _number(mtime_field, "mtime")
@@ -257,16 +265,35 @@ def traits_of(mode_and_owner: bytes, rest: bytes) -> UnusualTraits:
         raise TarMalformed(f"an entry of the unknown type {quote(repr(kind))}")
     prefix = link = b""
     device = 0, 0
-    if rest[_PREFIX] and rest[101:109] == b"ustar\x0000":
-        star = rest[-4:] == b"tar\0"
-        prefix = rest[_PREFIX : 320 if star else 344].split(b"\0", 1)[0]
+    if rest[_PREFIX]:
+        prefix = _prefix(rest)
     if kind in _AS_REGULAR:
         kind = REGULAR
-    elif kind in (CHARACTER, BLOCK_DEVICE):
+    elif kind in (CHARACTER, BLOCK_DEVICE) and rest[101:109].startswith((_USTAR, _GNU)):
         device = _number(rest[173:181], "device"), _number(rest[181:189], "device")
     elif kind in (SYMLINK, HARDLINK):
         link = rest[1:101].split(b"\0", 1)[0]
     return UnusualTraits(kind, mode, owner, link, device, prefix)
+
+
+def _prefix(rest: bytes) -> bytes:
+    """Return the prefix of an entry's name, as in Go's archive/tar (reader.go, Reader.readHeader).
+
+    A header of GNU's format has two times there. Go before 1.8 wrote a prefix nevertheless if one of its numbers was large,
+    so what is no number is a prefix.
+    """
+    if rest[101:107] == _USTAR:
+        star = rest[-4:] == b"tar\0"
+        return rest[_PREFIX : 320 if star else 344].split(b"\0", 1)[0]
+    if rest[101:109] != _GNU:
+        return b""
+    try:
+        for time in (rest[_PREFIX : _PREFIX + 12], rest[_PREFIX + 12 : _PREFIX + 24]):
+            _number(time, "time")
+    except TarMalformed:
+        prefix = rest[_PREFIX:344].split(b"\0", 1)[0]
+        return prefix if prefix.isascii() else b""
+    return b""
 
 
 def _decimal(text: bytes, what: str) -> int:
@@ -291,7 +318,9 @@ def _time(text: bytes) -> int:
 def clean(name: bytes) -> bytes:
     """Return an entry's path as engines use it: relative to the layer, without empty parts.
 
-    Raises: TarMalformed: if it is outside of the layer.
+    Engines unpack with the layer as their root folder, whose parent it is itself: `../x` is `x`.
+
+    Raises: TarMalformed: if it is too long.
     """
     if len(name) > MAX_NAME_BYTES:
         raise TarMalformed(f"an entry's name of {len(name)} bytes; paths have at most {MAX_NAME_BYTES}")
@@ -305,7 +334,5 @@ def clean(name: bytes) -> bytes:
                 kept.append(part)
             elif kept:
                 kept.pop()
-            else:
-                raise TarMalformed(f"the entry {quote(repr(name))} is outside of its layer")
         parts = kept
     return b"/".join(parts)

@@ -17,7 +17,7 @@ from typing import IO, Final
 import msgspec
 
 from boltseal.errors import quote
-from boltseal.host.scrub.tar_header import BLOCK, GLOBAL, Header, TarMalformed, parse_group
+from boltseal.host.scrub.tar_header import BLOCK, GLOBAL, REGULAR, Header, TarMalformed, parse_group
 
 MAX_LINE_BYTES: Final = 32 * 1024 * 1024
 """Padding at the end of a tar comes in lines of 1 MiB; a header group is smaller."""
@@ -93,7 +93,8 @@ def entries(file: IO[bytes], taken: TakeEntry = lambda _, __, ___: False) -> Ite
             raw, pad = b"", -line.size % BLOCK
             continue
         header = parse_group(raw, pad)
-        if (header.name != line.path or header.size != line.size) and header.kind != GLOBAL:
+        same_size = header.size == line.size or header.kind != REGULAR  # others may have a size, but no content
+        if (header.name != line.path or not same_size) and header.kind != GLOBAL:
             raise TarMalformed(
                 f"the tar-split has {quote(repr(line.path))} of {line.size} bytes "
                 f"where its header has {quote(repr(header.name))} of {header.size}"

@@ -1,7 +1,8 @@
 // Names in layers, by Go's archive/tar, with which engines pack and unpack them.
 //
 //	names write   writes a layer whose names do not fit into a tar header to standard output
-//	names read    reads a layer from standard input, and writes [name, type, size, link] of each entry as a line of JSON
+//	names read    reads a layer from standard input, and writes each entry as a line of JSON: name, type, size, link, mode,
+//	              user, group, time in seconds and nanoseconds, device numbers, extended attributes
 package main
 
 import (
@@ -42,7 +43,17 @@ func read() {
 		if err != nil {
 			log.Fatal(err)
 		}
-		entry := []any{numbers(header.Name), string(header.Typeflag), header.Size, numbers(header.Linkname)}
+		attributes := [][]any{}
+		for key, value := range header.PAXRecords {
+			if name, found := strings.CutPrefix(key, "SCHILY.xattr."); found {
+				attributes = append(attributes, []any{numbers(name), numbers(value)})
+			}
+		}
+		entry := []any{
+			numbers(header.Name), string(header.Typeflag), header.Size, numbers(header.Linkname),
+			header.Mode & 0o7777, header.Uid, header.Gid, header.ModTime.Unix(), header.ModTime.Nanosecond(),
+			header.Devmajor, header.Devminor, attributes,
+		}
 		if err := lines.Encode(entry); err != nil {
 			log.Fatal(err)
 		}
