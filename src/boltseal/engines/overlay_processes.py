@@ -10,13 +10,19 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeAlias
 
 from boltseal.engines.safe_open import explained
 from boltseal.engines.subordinate_ids import MAX_RANGES, Range
 
 MAX_MOUNTS_BYTES: Final = 16 * 1024 * 1024
+_NS_PID: Final = re.compile(rb"^NSpid:((?:\t[0-9]+)+)$", re.MULTILINE)
+_START_TIME: Final = 19
+"""The index of `starttime` among the fields after the name."""
+_NEVER: Final = 1 << 64
 _ESCAPE: Final = re.compile(rb"\\([0-7]{3})")
+
+_Rank: TypeAlias = tuple[bool, int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,23 +55,42 @@ class ProcessRoot:
 
 
 def running_roots(proc: Path = Path("/proc")) -> Iterator[ProcessRoot]:
-    """Yield one process per overlay that is the root of some process. Raises: StoreUnreadable: lacks the right."""
-    seen: set[bytes] = set()
-    for name in sorted(int(entry.name) for entry in proc.iterdir() if entry.name.isdigit()):
+    """Yield the first process of each overlay that is the root of some process.
+
+    That is the first one of a PID namespace, else the one that runs longest. Process IDs do not tell: after they have wrapped,
+    a program that a container starts again and again has a lower one than its parent.
+
+    Raises: StoreUnreadable: lacks the right.
+    """
+    first: dict[bytes, tuple[_Rank, ProcessRoot]] = {}
+    for pid in sorted(int(entry.name) for entry in proc.iterdir() if entry.name.isdigit()):
         try:
-            with (proc / str(name) / "mountinfo").open("rb") as file:
+            with (proc / str(pid) / "mountinfo").open("rb") as file:
                 raw = file.read(MAX_MOUNTS_BYTES)
         except (FileNotFoundError, ProcessLookupError):
             continue  # the process has ended
         except OSError as error:
             if error.errno == errno.EINVAL:
                 continue  # the process is ending and has no mounts any more
-            raise explained(error, f"{proc}/{name}/mountinfo") from error
+            raise explained(error, f"{proc}/{pid}/mountinfo") from error
         upper, mounts = _root_overlay(raw)
-        if upper is not None and upper not in seen:
-            seen.add(upper)
-            users, groups = (_ids(proc / str(name) / which) for which in ("uid_map", "gid_map"))
-            yield ProcessRoot(name, upper, mounts, proc, users, groups)
+        if upper is None:
+            continue
+        rank = _rank(proc / str(pid))
+        if upper not in first or rank < first[upper][0]:
+            users, groups = (_ids(proc / str(pid) / which) for which in ("uid_map", "gid_map"))
+            first[upper] = rank, ProcessRoot(pid, upper, mounts, proc, users, groups)
+    yield from (found for _, found in first.values())
+
+
+def _rank(process: Path) -> _Rank:
+    """Return a key by which the first process of a container sorts before its other processes (proc(5): NSpid, starttime)."""
+    try:
+        ids = _NS_PID.search((process / "status").read_bytes())
+        fields = (process / "stat").read_bytes().rpartition(b")")[2].split()  # a name may have spaces and parentheses
+        return ids is None or ids[1].split()[-1] != b"1", int(fields[_START_TIME])
+    except (OSError, ValueError, IndexError):
+        return True, _NEVER
 
 
 def _root_overlay(raw: bytes) -> tuple[bytes | None, frozenset[bytes]]:

@@ -50,6 +50,27 @@ def id_maps(store: Path) -> IdMaps | None:
     return IdMaps(tuple(users[:MAX_RANGES]), tuple(groups[:MAX_RANGES]), len(users) > 1 and len(groups) > 1)
 
 
+def is_in_home_of_owner(store: Path) -> bool:
+    """Return whether a store is in the home folder that /etc/passwd on its disk names for the owner of the store's folder.
+
+    Raises: OSError: the store can't be read.
+    """
+    owner, etc = str(store.stat().st_uid).encode(), _etc_of(store)
+    if etc is None:
+        return False
+    homes = [
+        Path(os.fsdecode(fields[5]))
+        for fields in _fields(etc, "passwd")
+        if len(fields) > 5 and fields[2] == owner and fields[5].strip(b"/")
+    ]
+    at = store.resolve()
+    return any(at.is_relative_to(each.resolve()) or at.is_relative_to(_on_disk(etc.parent, each)) for each in homes)
+
+
+def _on_disk(disk: Path, path: Path) -> Path:
+    return disk / path.relative_to(path.anchor)
+
+
 def user_ranges(store: Path) -> list[IdMaps]:
     """Return the subordinate user and group IDs that /etc on the store's disk assigns to each user, from 0 inside.
 

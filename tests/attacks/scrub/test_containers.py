@@ -19,6 +19,7 @@ from tests import servers
 from tests.attacks.scrub.changing_containers import changing_command, wait_until_changed
 from tests.attacks.scrub.image import Layer, archive, base
 from tests.attacks.scrub.stores import podman_on
+from tests.polling import wait_until
 from tests.programs import program
 from tests.real.tools import run
 
@@ -89,6 +90,30 @@ def test_a_running_container_is_checked_through_its_process(host: Host, running:
 
     assert (report.status, report.differences, report.unknown) == (ReportStatus.HOLDS, (), ())
     assert report.running == int(host.docker("inspect", "--format", "{{.State.Pid}}", running))
+
+
+def test_the_first_process_is_compared_whatever_the_process_ids_are(host: Host) -> None:
+    """A process in a container with a lower ID than the container's first one, as after process IDs have wrapped, may end at
+    any moment, so the first one is compared."""
+    enter = 'read pid; exec nsenter --target "$pid" --mount /bin/sleep 1000'
+    with subprocess.Popen([program("sh"), "-c", enter], stdin=subprocess.PIPE, text=True) as other:
+        box = host.docker("run", "-d", "--network", "none", BOX)
+        first = host.docker("inspect", "--format", "{{.State.Pid}}", box)
+        assert other.stdin is not None
+        other.stdin.write(f"{first}\n")
+        other.stdin.flush()
+        wait_until(lambda: in_namespace_of(first, other.pid), "the process is in the container")
+        report = host.report(box)
+        other.kill()
+    host.docker("rm", "--force", box)
+
+    assert other.pid < int(first)
+    assert (report.status, report.running) == (ReportStatus.HOLDS, int(first))
+
+
+def in_namespace_of(first: str, pid: int) -> bool:
+    """Return whether a process is in the mount namespace of a container's first process."""
+    return Path(f"/proc/{pid}/ns/mnt").readlink() == Path(f"/proc/{first}/ns/mnt").readlink()
 
 
 @pytest.mark.parametrize(

@@ -335,7 +335,7 @@ def rootless(folder: Path) -> Path:
     (folder / "disk/etc/passwd").write_text("shop:x:12345:12345::/home/shop:/bin/sh\n")
     for name in ("subuid", "subgid"):
         (folder / "disk/etc" / name).write_text("shop:200000:65536\n")
-    made = DockerStore.at(folder / "disk")
+    made = DockerStore.at(folder / "disk/home/shop")
     made.image("app:1", {"f": b"f"})
     for path in (made.root, *made.root.rglob("*")):
         os.chown(path, 12345, 12345, follow_symlinks=False)

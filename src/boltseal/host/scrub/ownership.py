@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from boltseal.engines.subordinate_ids import id_maps, user_ranges
+from boltseal.engines.subordinate_ids import id_maps, is_in_home_of_owner, user_ranges
 
 _ALL_IDS: Final = 1 << 32
+_NOT_AT_HOME: Final = (
+    "the owners of its files are compared as those of a store of user {}, to whom the store's folder belongs, but it is not in "
+    "the home folder that /etc/passwd on its disk names for this user"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,12 +61,19 @@ class Ownership:
 def ownership_in(store: Path) -> Ownership:
     """Return the ownership of a store's layers without maps in its metadata: that of the user who owns the store.
 
+    The owner of the store's folder is part of the store. An attacker who gives root's store and all files in it to a user
+    makes root's engine run containers in which that user owns every file. So the user's map is relied on only in the user's
+    home, and in a check by the same user.
+
     Raises: OSError.
     """
     maps = id_maps(store)
     if maps is None:
         return Ownership()
-    return Ownership(IdMap(maps.users), IdMap(maps.groups), maps.complete, devices=False)
+    owner = store.stat().st_uid
+    proven = owner == os.geteuid() or is_in_home_of_owner(store)
+    unproven = "" if proven else _NOT_AT_HOME.format(owner)
+    return Ownership(IdMap(maps.users), IdMap(maps.groups), maps.complete, devices=False, unproven=unproven)
 
 
 def is_confirmed(store: Path, users: IdMap, groups: IdMap) -> bool:
