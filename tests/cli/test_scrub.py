@@ -136,7 +136,7 @@ def test_a_receipt_whose_manifest_is_not_at_hand_could_not_be_checked(store: Doc
     """A receipt without its manifest is "could not check" (3), and the message says what to do."""
     (tmp_path / "app.tlog-proof").write_bytes(receipt(Digest.of(b"a manifest")))
     done = program.call(
-        "scrub", "--root", store.root, "--receipt", tmp_path / "app.tlog-proof", "--key", str(KEY.verifier)
+        "scrub", "--offline", "--root", store.root, "--receipt", tmp_path / "app.tlog-proof", "--key", str(KEY.verifier)
     )  # fmt: skip
 
     assert done.code == 3

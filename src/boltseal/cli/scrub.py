@@ -9,11 +9,14 @@ from typing import Annotated
 
 import typer
 
-from boltseal.cli.context import client_context
 from boltseal.cli.options import AllowEmptyOption, JsonOption
 from boltseal.cli.output import CommandOutput
 from boltseal.cli.progress import Progress, size_text
+from boltseal.cli.project_options import AllowOption
+from boltseal.cli.remote import takes_registry_options
 from boltseal.cli.scrub_text import fields, print_reports
+from boltseal.commands.project_images import registry_filter
+from boltseal.commands.registry_access import RegistryOptions
 from boltseal.commands.scrub import ScrubImagesRequest, parse_rate, scrub_images
 from boltseal.commands.scrub_expectations import ExpectationOptions
 from boltseal.host.scrub.layer_check import CheckMode
@@ -75,9 +78,13 @@ RateOption = Annotated[
     str,
     typer.Option("--bytes-per-second", metavar="RATE", show_default=False, help="Limit of the read rate, e.g. 50M."),
 ]
+OfflineOption = Annotated[
+    bool, typer.Option("--offline", help="Contact no registry for manifests that a store does not keep.")
+]
 NiceOption = Annotated[bool, typer.Option("--nice", help="Use the lowest CPU and disk priority.")]
 
 
+@takes_registry_options
 def scrub(
     images: ImagesArgument = None,
     root: RootOption = None,
@@ -91,7 +98,11 @@ def scrub(
     from_disk: FromDiskOption = False,
     bytes_per_second: RateOption = "",
     nice: NiceOption = False,
+    offline: OfflineOption = False,
+    allow: AllowOption = None,
     allow_empty: AllowEmptyOption = False,
+    *,
+    access: RegistryOptions,
     as_json: JsonOption = False,
 ) -> None:
     """Verify the images on this host's disk, down to every file. Changes nothing, and uses no engine.
@@ -114,9 +125,11 @@ def scrub(
             mode=CheckMode(quick=quick, from_disk=from_disk),
             rate=parse_rate(bytes_per_second),
             low_priority=nice,
+            offline=offline,
         )
         with Progress() as progress:
-            found = scrub_images(request, client_context(), _RateProgress(progress))
+            allowed = registry_filter(access, allow or [])
+            found = scrub_images(request, access, allowed, _RateProgress(progress))
         gc.freeze()  # a scrub makes no cycles, and Python would search all modules for some at exit
         output.outcome = found.outcome
         for report in found.reports:

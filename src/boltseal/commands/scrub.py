@@ -1,13 +1,17 @@
-"""Verify the images in the stores of this host, or on a mounted disk; read-only, without an engine."""
+"""Verify the images in the stores of this host, or on a mounted disk; read-only, without an engine.
+
+Manifests that a store does not keep are fetched by their digests, unless the request is offline.
+"""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from boltseal.commands.client_context import ClientContext
 from boltseal.commands.outcome import Outcome
+from boltseal.commands.registry_access import RegistryOptions
 from boltseal.commands.scrub_expectations import (
     ExpectationOptions,
     digests_in_arguments,
@@ -15,11 +19,13 @@ from boltseal.commands.scrub_expectations import (
     lock_expectations,
     receipts_of,
 )
+from boltseal.commands.scrub_manifests import ManifestFetcher
 from boltseal.config import home_folders
 from boltseal.engines.priority import idle_disk
 from boltseal.errors import Invalid, quote
 from boltseal.host.scrub.find_stores import store_at, usual_stores
 from boltseal.host.scrub.layer_check import CheckMode
+from boltseal.host.scrub.missing_manifests import fetch_nothing
 from boltseal.host.scrub.report import ScrubReport, outcome
 from boltseal.host.scrub.scrub import ScrubRequest, scrub
 from boltseal.host.scrub.workers import Progress, WorkRate
@@ -35,6 +41,7 @@ class ScrubImagesRequest:
         mode: how much of a layer is read.
         rate: how fast.
         low_priority: give way to other processes.
+        offline: contact no registry, also for manifests that a store does not keep.
     """
 
     images: tuple[str, ...] = ()
@@ -43,6 +50,7 @@ class ScrubImagesRequest:
     mode: CheckMode = field(default_factory=CheckMode)
     rate: WorkRate = field(default_factory=WorkRate)
     low_priority: bool = False
+    offline: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,17 +66,26 @@ class ScrubResult:
         return Outcome(outcome(list(self.reports)))
 
 
-def scrub_images(request: ScrubImagesRequest, client: ClientContext, progress: Progress) -> ScrubResult:
+def scrub_images(
+    request: ScrubImagesRequest,
+    options: RegistryOptions,
+    allowed: Callable[[str], bool],
+    progress: Progress,
+) -> ScrubResult:
     """Verify images on the disk. `low_priority` changes this process for good.
+
+    `allowed`: which registries the names in a store or a lock may make this client contact.
 
     Raises: Invalid: contradicting options; Unavailable: unreadable files; NoStoreFound, ReceiptInvalid, LockInvalid.
     """
+    client = options.client
     wanted = ScrubRequest(
         images=request.images,
         expected=digests_in_arguments(request.images, request.expectations.expect),
         receipts=receipts_of(request.expectations),
         locks=lock_expectations(request.expectations, client),
         documents=documents_of(request.expectations),
+        fetch=fetch_nothing if request.offline else ManifestFetcher(options, request.images, allowed),
         check_mode=request.mode,
         pace=request.rate,
     )

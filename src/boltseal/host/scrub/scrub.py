@@ -26,11 +26,12 @@ from boltseal.host.scrub.file_contents import CountRead
 from boltseal.host.scrub.find_stores import FoundStore
 from boltseal.host.scrub.layer_check import CheckMode, LayerFiles, LayerResult
 from boltseal.host.scrub.mapped_copy import copy_differences
+from boltseal.host.scrub.missing_manifests import FetchManifests, fetch_nothing, judge_with_fetch
 from boltseal.host.scrub.mount_points import mounts_in
 from boltseal.host.scrub.plans import ContainerPlan, ImagePlan, StorePlan
 from boltseal.host.scrub.process_view import compare_process_view
 from boltseal.host.scrub.report import ReportStatus, ScrubReport, status_of
-from boltseal.host.scrub.trust import Expectation, is_id, judge, local_reference, names_image
+from boltseal.host.scrub.trust import Expectation, is_id, local_reference, names_image
 from boltseal.host.scrub.workers import Progress, WorkRate, check_layers, meter_of
 from boltseal.oci.digest import Digest
 
@@ -40,7 +41,7 @@ class ScrubRequest:
     """What to check, and how.
 
     `images`: names or IDs, none for all. `expected`: by the text in `images`. `receipts`, `locks`: apply by name and tag.
-    `documents`: further manifests, by digest. `check_mode`: how to read; `pace`: limits of the load. `proc`: the process file
+    `documents`: further manifests, by digest; `fetch`: gets those that are missing. `check_mode`: how to read; `pace`: limits of the load. `proc`: the process file
     system; on a disk of another host no process has its root.
     """
 
@@ -49,6 +50,7 @@ class ScrubRequest:
     receipts: tuple[Expectation, ...] = ()
     locks: tuple[Expectation, ...] = ()
     documents: Mapping[Digest, bytes] = field(default_factory=dict)
+    fetch: FetchManifests = fetch_nothing
     check_mode: CheckMode = field(default_factory=CheckMode)
     pace: WorkRate = field(default_factory=WorkRate)
     proc: Path = Path("/proc")
@@ -162,7 +164,7 @@ def _image_report(
     if changed_since == CHANGED or (changed_since == GONE and (count or unknown)):
         differences, count = [], 0
         unknown = [f"it was {changed_since} while it was checked; check it again"]
-    judged = judge(image, _expected(image, typed, wanted), wanted.documents)
+    judged = judge_with_fetch(image, _expected(image, typed, wanted), wanted.documents, wanted.fetch)
     differences = [*judged.differences, *differences]
     unknown += judged.unknown
     count = max(count + len(judged.differences), len(differences)) if differences else 0

@@ -63,12 +63,16 @@ class Expectation:
 
 @dataclass(frozen=True, slots=True)
 class TrustJudgement:
-    """How far an image is proven by an expectation, provided that none of its files differ."""
+    """How far an image is proven by an expectation, provided that none of its files differ.
+
+    `lacks_manifest`: whether it could not be judged, because no manifest with the expected digest is known.
+    """
 
     level: Level
     by: str = ""
     differences: tuple[Difference, ...] = ()
     unknown: tuple[str, ...] = field(default=())
+    lacks_manifest: bool = False
 
 
 def judge(image: ImagePlan, expected: Expectation | None, documents: Mapping[Digest, bytes]) -> TrustJudgement:
@@ -98,6 +102,7 @@ def judge(image: ImagePlan, expected: Expectation | None, documents: Mapping[Dig
             f"this store has no manifests, and no manifest {expected.digest.short} was given: pass an OCI layout or archive "
             "with the manifest by --documents",
         ),
+        lacks_manifest=True,
     )
 
 
