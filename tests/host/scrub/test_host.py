@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from contextlib import suppress
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -206,6 +207,43 @@ def test_an_interrupt_ends_all_processes_at_once(store: DockerStore) -> None:
     assert (out, err) == (b"", b"")
     assert len(workers) == 2
     assert not any(Path(f"/proc/{worker}").exists() for worker in workers)
+
+
+@pytest.mark.parametrize("killing", [signal.SIGKILL, signal.SIGTERM])
+def test_no_worker_survives_its_killed_parent(store: DockerStore, killing: signal.Signals) -> None:
+    """Workers end when their parent is killed, although it can't tell them."""
+    large_image(store)
+    argv = [sys.executable, "-m", "boltseal", "scrub", "--root", str(store.root), "--bytes-per-second", "1M"]
+    with subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE, process_group=0) as running:
+        children = Path(f"/proc/{running.pid}/task/{running.pid}/children")
+        try:
+            wait_until(lambda: len(children.read_text().split()) >= 2, "the workers run")
+            workers = children.read_text().split()
+            running.send_signal(killing)
+            running.wait()
+            wait_until(lambda: not any(map(runs, workers)), "the workers ended")
+        finally:
+            with suppress(ProcessLookupError):
+                os.killpg(running.pid, signal.SIGKILL)
+
+    assert running.returncode == -killing
+    assert len(workers) == 2
+
+
+def runs(pid: str) -> bool:
+    """Return whether a process exists and has not ended; one that nothing waits for stays as a zombie."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2][:1] not in {"Z", "X"}
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
+def test_a_worker_whose_parent_was_killed_before_its_first_step_ends() -> None:
+    """A worker that starts after its parent has ended ends at once, since it gets no signal for that."""
+    code = "import os; from boltseal.host.scrub.worker_lifetime import end_with_parent; end_with_parent(1 << 30); print('runs')"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+
+    assert (done.returncode, done.stdout, done.stderr) == (1, "", "")
 
 
 def test_a_meter_counts_bytes_and_waits_for_the_rate() -> None:
