@@ -89,15 +89,16 @@ def container(store: DockerStore, **state: bool) -> Path:
     return folder
 
 
-def test_a_container_removed_during_the_check_is_no_difference(store: DockerStore) -> None:
-    """A container whose layer Docker removes first, and the container later, is no difference."""
+def test_a_container_removed_during_the_check_is_gone(store: DockerStore) -> None:
+    """A container that is removed during the check, its layer first, is neither a difference nor a doubt."""
     store.image("boxed:1", LOWER)
     going = container(store)
 
     found = scrub(store_at(store.root), ScrubRequest(), lambda *_: shutil.rmtree(going, ignore_errors=True))
 
-    assert {each.ref: each.status for each in found} == {"boxed:1": ReportStatus.HOLDS, "box": ReportStatus.UNKNOWN}
-    assert "removed while it was checked" in found[1].unknown[0]
+    assert {each.ref: each.status for each in found} == {"boxed:1": ReportStatus.HOLDS, "box": ReportStatus.GONE}
+    assert found[1].unknown == ()
+    assert outcome(found) is ReportStatus.HOLDS
 
 
 @pytest.mark.parametrize(
@@ -299,6 +300,14 @@ def test_a_difference_takes_precedence_over_unknown() -> None:
     assert outcome(reports) is ReportStatus.DIFFERS
     assert outcome([reports[0], reports[2]]) is ReportStatus.UNKNOWN
     assert outcome([]) is ReportStatus.HOLDS
+
+
+def test_a_check_of_which_everything_is_gone_is_no_success() -> None:
+    """What is gone counts neither as checked nor as a doubt, so that nothing else means "could not check"."""
+    gone, holds = (ScrubReport("container", "a", each, "", "") for each in (ReportStatus.GONE, ReportStatus.HOLDS))
+
+    assert outcome([gone]) is ReportStatus.UNKNOWN
+    assert outcome([gone, holds]) is ReportStatus.HOLDS
 
 
 def test_quick_compares_metadata_only(store: DockerStore) -> None:
