@@ -31,7 +31,7 @@ def print_release(output: CommandOutput, done: DeployResult) -> None:
         output.add(
             ref=service.image,
             status="unchanged" if outcome is None else str(service.state),
-            reason=service.reason or service.scrub,
+            reason=service.reason or (service.scrub if outcome is not None else done.scrubs.get(service.name, "")),
             service=service.name,
             digest=service.digest or None,
             image=service.image_id,
@@ -44,6 +44,8 @@ def print_release(output: CommandOutput, done: DeployResult) -> None:
         output.print(
             f"release {release.number} of {release.project} runs already: nothing was pulled, started or stopped"
         )
+        for name, result in sorted(done.scrubs.items()):
+            say(clean(f"{name}: {result}"))
     else:
         _print_outcome(output, done, outcome)
 

@@ -10,9 +10,10 @@ from typing import Any, Final
 from boltseal.cli.output import print_line, say
 from boltseal.commands.text import counted
 from boltseal.errors import quote
+from boltseal.host.scrub.changing_containers import REMOVED
 from boltseal.host.scrub.report import ScrubReport
 
-_STATUS_TEXT: Final = {"holds": "holds", "differs": "DIFFERS", "unknown": "could not check"}
+_STATUS_TEXT: Final = {"holds": "holds", "differs": "DIFFERS", "unknown": "could not check", "gone": "gone"}
 MAX_REASONS: Final = 3
 MAX_CHANGES: Final = 10
 
@@ -27,6 +28,8 @@ def _reason(report: ScrubReport) -> str:
         return counted(report.count, "difference")
     if report.status == "unknown":
         return "could not check: " + "; ".join(report.unknown[:MAX_REASONS])
+    if report.status == "gone":
+        return REMOVED
     if report.what == "container":
         changed = f"its own layer has {counted(len(report.changed), 'change')}"
         return f"{changed}; seen through process {report.running}" if report.running else changed

@@ -28,7 +28,7 @@ from boltseal.deploy.deployer import DeployedBy, Deployer
 from boltseal.deploy.ledger_reports import record_release
 from boltseal.deploy.project_files import NoProject, named_files, project_folder
 from boltseal.deploy.release_flow import DeployResult, DeployTimeouts, ReleaseFlow
-from boltseal.deploy.release_images import PullScrubber, ReleaseImages
+from boltseal.deploy.release_images import PullScrubber, ReleaseImages, scrub_services
 from boltseal.deploy.release_store import NoSuchRelease, ReleaseFolder, projects
 from boltseal.deploy.releases import Release, ReleaseKind
 from boltseal.deploy.source_snapshot import changed_files, restore_files, with_lock
@@ -58,7 +58,7 @@ class DeployOptions:
         wait_s: how long services may take to be healthy.
         record: record the release in the ledgers of its registries.
         scrub: verify pulled images on the disk.
-        require_scrub: refuse images of registries that were not verified so.
+        require_scrub: refuse images of registries that were not verified so; verify those that run already, too.
     """
 
     host: str | None
@@ -184,7 +184,10 @@ class DeployableProject:
         return on_engine(self.options, self.folder, self.registries, run, locked=True)
 
     async def _current(self, lock: Lock | None) -> DeployResult | None:
-        """Return the release that runs if it is what the project asks for, without a request to a registry."""
+        """Return the release that runs if it is what the project asks for, without a request to a registry.
+
+        Raises: ScrubDiffers, NotScrubbed: with `require_scrub`, if its images differ on the disk or can't be verified.
+        """
         client = self.options.client
         address = client.engine_address(self.options.host)
         async with connected(address) as engine:
@@ -197,7 +200,13 @@ class DeployableProject:
                 copies=address.scheme == "unix",
             )
             release = await current_release(flow, self.read, lock, self.services)
-        return None if release is None else DeployResult(release)
+            if release is None:
+                return None
+            if not self.options.require_scrub:
+                return DeployResult(release)
+            host = await EngineHost.of(engine, KeptImages(client.state), client.now_us)
+            scrubs = await scrub_services(PullScrubber(host, required=True), release.services)
+        return DeployResult(release, scrubs=scrubs)
 
 
 def open_deployable(

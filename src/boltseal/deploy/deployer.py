@@ -24,7 +24,7 @@ from boltseal.deploy.compose_reading import ComposeReading
 from boltseal.deploy.jobs import skip_completed_jobs
 from boltseal.deploy.project_files import project_folder
 from boltseal.deploy.release_flow import DeployResult, ReleaseFlow
-from boltseal.deploy.release_images import PreparedImage, ReleaseImages, hold_reason, labels_of
+from boltseal.deploy.release_images import PreparedImage, ReleaseImages, hold_reason, labels_of, scrub_services
 from boltseal.deploy.release_store import ReleaseFolder
 from boltseal.deploy.releases import (
     Release,
@@ -165,11 +165,13 @@ class Deployer:
     async def resume(self) -> DeployResult:
         """Resume the unfinished release.
 
-        Raises: NotFound: if there is none.
+        Raises: NotFound: if there is none; ScrubDiffers, NotScrubbed: with a required scrub.
         """
         unfinished = next((each for each in reversed(self.folder.all()) if each.unfinished), None)
         if unfinished is None:
             raise NotFound(f"{self.folder.project} has no unfinished release; see `boltseal release ls`")
+        if self.images.scrubs is not None and self.images.scrubs.required:
+            await scrub_services(self.images.scrubs, unfinished.services)
         outcome = await self.flow.resume(unfinished)
         self._prune(outcome.release)
         return DeployResult(outcome.release, outcome)

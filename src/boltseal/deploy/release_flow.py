@@ -87,13 +87,14 @@ class DeployResult:
     """The result of `deploy` or `rollback`. `outcome` is None if there was nothing to do: `release` is the running one.
 
     `pulled`: services whose image was not on the host before. `abandoned`: the number of the unfinished release that this
-    one replaces.
+    one replaces. `scrubs`: for a release that ran already, the result of scrubbing each service's image now.
     """
 
     release: Release
     outcome: ReleaseOutcome | None = None
     pulled: tuple[str, ...] = ()
     abandoned: int | None = None
+    scrubs: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

@@ -71,6 +71,29 @@ class PullScrubber:
             self.results[image.id] = error.message.partition(";")[0]
 
 
+async def scrub_services(scrubs: PullScrubber, services: Sequence[ReleasedService]) -> dict[str, str]:
+    """Scrub the images of these services, which are on the host already, each once. Return the result for each service.
+
+    Raises: ScrubDiffers; NotScrubbed: one can't be scrubbed, or is gone.
+    """
+    from boltseal.host.pulled_check import TAG_UNCHANGED, NotScrubbed, ScrubDiffers
+
+    results = {each.name: NOT_PROVEN for each in services if not each.digest}
+    for each in (each for each in services if each.digest):
+        id_ = Digest.parse(each.image_id)
+        try:
+            if id_ not in scrubs.results:
+                image = await scrubs.host.image(id_)
+                if image is None:
+                    raise NotScrubbed(f"not scrubbed: the engine has no image {id_} any more")
+                await scrubs(image)
+        except (ScrubDiffers, NotScrubbed) as error:
+            reason = error.message.partition(f"; {TAG_UNCHANGED}")[0]
+            raise type(error)(f"{each.name}: {reason}; nothing was started or stopped") from error
+        results[each.name] = scrubs.results[id_]
+    return results
+
+
 @dataclass(frozen=True, slots=True)
 class ReleaseImages:
     """Prepares images on one engine. `scrubs`: what the puller scrubs with, None if it does not."""

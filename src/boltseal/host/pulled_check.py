@@ -7,6 +7,7 @@ reported.
 from __future__ import annotations
 
 import asyncio
+from typing import Final
 
 from boltseal.engines.inventory import EngineImage
 from boltseal.errors import BoltsealError, Mismatch, Unavailable
@@ -16,6 +17,9 @@ from boltseal.host.scrub.find_stores import FoundStore, store_at, usual_stores
 from boltseal.host.scrub.report import ReportStatus, ScrubReport, outcome
 from boltseal.host.scrub.scrub import ScrubRequest, scrub
 from boltseal.host.scrub.trust import Expectation, Level
+
+TAG_UNCHANGED: Final = "the tag was not changed"
+"""Begins what messages say about the pull, after the reason."""
 
 
 class ScrubDiffers(Mismatch):
@@ -40,10 +44,10 @@ async def scrub_pulled_image(host: EngineHost, image: EngineImage) -> None:
         case ReportStatus.DIFFERS:
             first = next(found for each in mine for found in each.differences)
             raise ScrubDiffers(
-                f"image {image.id.short} differs on disk: {_describe(first)}; the tag was not changed; list all differences "
-                f"with `boltseal scrub {image.id}`"
+                f"image {image.id.short} differs on disk: {_describe(first)}; list all differences with "
+                f"`boltseal scrub {image.id}`; {TAG_UNCHANGED}"
             )
-        case ReportStatus.UNKNOWN:
+        case ReportStatus.UNKNOWN | ReportStatus.GONE:
             raise _not_scrubbed(_why(reports))
         case ReportStatus.HOLDS:
             return
@@ -62,7 +66,7 @@ async def _stores(host: EngineHost) -> list[FoundStore]:
 
 
 def _not_scrubbed(why: str) -> NotScrubbed:
-    return NotScrubbed(f"not scrubbed: {why}; the tag was not changed; pull without --scrub to trust the engine")
+    return NotScrubbed(f"not scrubbed: {why}; {TAG_UNCHANGED}; pull without --scrub to trust the engine")
 
 
 def _why(reports: list[ScrubReport]) -> str:

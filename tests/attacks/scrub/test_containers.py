@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +14,7 @@ import pytest
 
 from boltseal.host.scrub.differences import DifferenceKind
 from boltseal.host.scrub.find_stores import store_at
-from boltseal.host.scrub.report import ReportStatus, ScrubReport
+from boltseal.host.scrub.report import ReportStatus, ScrubReport, outcome
 from boltseal.host.scrub.scrub import ScrubRequest, scrub
 from tests import servers
 from tests.attacks.scrub.changing_containers import changing_command, wait_until_changed
@@ -191,8 +192,8 @@ def test_a_busy_container_is_clean(host: Host) -> None:
     assert {(each.status, each.differences, each.unknown) for each in found} == {(ReportStatus.HOLDS, (), ())}
 
 
-def test_a_container_removed_during_the_check_is_no_difference(host: Host) -> None:
-    """A container that is removed during the check could not be checked."""
+def test_a_container_removed_during_the_check_is_gone(host: Host) -> None:
+    """A container that is removed during the check is neither a difference nor a doubt about the host."""
     box = host.docker("run", "-d", "--network", "none", BOX)
     removed: list[str] = []
 
@@ -201,7 +202,34 @@ def test_a_container_removed_during_the_check_is_no_difference(host: Host) -> No
 
     found = scrub(store_at(host.root), ScrubRequest(), remove)
 
-    assert {each.status for each in found if each.id == box} == {ReportStatus.UNKNOWN}
+    assert {each.status for each in found if each.id == box} == {ReportStatus.GONE}
+    assert outcome(found) is ReportStatus.HOLDS
+
+
+def test_containers_that_come_and_go_leave_a_host_clean(host: Host) -> None:
+    """Short-lived containers, restarts, and processes that end meanwhile raise no doubt, in any of ten checks."""
+    host.docker("run", "-d", "--restart", "always", "--network", "none", BOX, "/bin/sleep", "0.3")
+    done = threading.Event()
+
+    def run_boxes() -> None:
+        while not done.is_set():
+            host.docker("run", "--rm", "--network", "none", BOX, "/bin/sleep", "0.2")
+
+    threads = [threading.Thread(target=run_boxes) for _ in range(2)]
+    for each in threads:
+        each.start()
+    try:
+        found = [scrub(store_at(host.root), ScrubRequest(), lambda *_: None) for _ in range(10)]
+    finally:
+        done.set()
+        for each in threads:
+            each.join()
+        host.docker("rm", "--force", *host.docker("ps", "--all", "--quiet").split())
+
+    doubts = [(each.what, each.unknown) for reports in found for each in reports if each.unknown]
+    assert doubts == []
+    assert {outcome(each) for each in found} == {ReportStatus.HOLDS}
+    assert {each.what for reports in found for each in reports} == {"image", "container"}
 
 
 @pytest.mark.parametrize("host", ["docker"], indirect=True)

@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from contextlib import suppress
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -88,15 +89,16 @@ def container(store: DockerStore, **state: bool) -> Path:
     return folder
 
 
-def test_a_container_removed_during_the_check_is_no_difference(store: DockerStore) -> None:
-    """A container whose layer Docker removes first, and the container later, is no difference."""
+def test_a_container_removed_during_the_check_is_gone(store: DockerStore) -> None:
+    """A container that is removed during the check, its layer first, is neither a difference nor a doubt."""
     store.image("boxed:1", LOWER)
     going = container(store)
 
     found = scrub(store_at(store.root), ScrubRequest(), lambda *_: shutil.rmtree(going, ignore_errors=True))
 
-    assert {each.ref: each.status for each in found} == {"boxed:1": ReportStatus.HOLDS, "box": ReportStatus.UNKNOWN}
-    assert "removed while it was checked" in found[1].unknown[0]
+    assert {each.ref: each.status for each in found} == {"boxed:1": ReportStatus.HOLDS, "box": ReportStatus.GONE}
+    assert found[1].unknown == ()
+    assert outcome(found) is ReportStatus.HOLDS
 
 
 @pytest.mark.parametrize(
@@ -208,6 +210,43 @@ def test_an_interrupt_ends_all_processes_at_once(store: DockerStore) -> None:
     assert not any(Path(f"/proc/{worker}").exists() for worker in workers)
 
 
+@pytest.mark.parametrize("killing", [signal.SIGKILL, signal.SIGTERM])
+def test_no_worker_survives_its_killed_parent(store: DockerStore, killing: signal.Signals) -> None:
+    """Workers end when their parent is killed, although it can't tell them."""
+    large_image(store)
+    argv = [sys.executable, "-m", "boltseal", "scrub", "--root", str(store.root), "--bytes-per-second", "1M"]
+    with subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE, process_group=0) as running:
+        children = Path(f"/proc/{running.pid}/task/{running.pid}/children")
+        try:
+            wait_until(lambda: len(children.read_text().split()) >= 2, "the workers run")
+            workers = children.read_text().split()
+            running.send_signal(killing)
+            running.wait()
+            wait_until(lambda: not any(map(runs, workers)), "the workers ended")
+        finally:
+            with suppress(ProcessLookupError):
+                os.killpg(running.pid, signal.SIGKILL)
+
+    assert running.returncode == -killing
+    assert len(workers) == 2
+
+
+def runs(pid: str) -> bool:
+    """Return whether a process exists and has not ended; one that nothing waits for stays as a zombie."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2][:1] not in {"Z", "X"}
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
+def test_a_worker_whose_parent_was_killed_before_its_first_step_ends() -> None:
+    """A worker that starts after its parent has ended ends at once, since it gets no signal for that."""
+    code = "import os; from boltseal.host.scrub.worker_lifetime import end_with_parent; end_with_parent(1 << 30); print('runs')"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+
+    assert (done.returncode, done.stdout, done.stderr) == (1, "", "")
+
+
 def test_a_meter_counts_bytes_and_waits_for_the_rate() -> None:
     """A meter counts bytes; the time of the next read is shared by all processes."""
     context = get_context("spawn")
@@ -261,6 +300,14 @@ def test_a_difference_takes_precedence_over_unknown() -> None:
     assert outcome(reports) is ReportStatus.DIFFERS
     assert outcome([reports[0], reports[2]]) is ReportStatus.UNKNOWN
     assert outcome([]) is ReportStatus.HOLDS
+
+
+def test_a_check_of_which_everything_is_gone_is_no_success() -> None:
+    """What is gone counts neither as checked nor as a doubt, so that nothing else means "could not check"."""
+    gone, holds = (ScrubReport("container", "a", each, "", "") for each in (ReportStatus.GONE, ReportStatus.HOLDS))
+
+    assert outcome([gone]) is ReportStatus.UNKNOWN
+    assert outcome([gone, holds]) is ReportStatus.HOLDS
 
 
 def test_quick_compares_metadata_only(store: DockerStore) -> None:

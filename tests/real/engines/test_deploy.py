@@ -590,6 +590,31 @@ def test_a_modified_image_is_not_started(own: Server, repository: str, tmp_path:
     assert len(releases) == 1
 
 
+def test_a_modified_image_of_the_running_release_is_reported(own: Server, repository: str, tmp_path: Path) -> None:
+    """With --require-scrub an unchanged deploy verifies the images that run already, and does not stop them."""
+    with servers.dockerd(tmp_path / "engine", driver="overlay2") as engine:
+        shop = ComposeProject(tmp_path / "project", Docker(engine.address, "own"), own, tmp_path / "state", repository)
+        shop.publish("1.0.0")
+        shop.web("1.0.0")
+        shop.deployed()
+        before = shop.ids()
+        clean = shop.run("deploy", "--require-scrub", "--json")
+        for changed in (tmp_path / "engine/data/overlay2").glob("*/diff/busybox"):
+            with changed.open("ab") as file:
+                file.write(b"evil")
+        unasked, differs = shop.run("deploy"), shop.run("deploy", "--require-scrub")
+        after = shop.ids()
+        shop.down()
+
+    assert clean.code == 0, clean.err
+    assert [(each["status"], each["reason"]) for each in clean.json["results"][1:]] == [("unchanged", "scrubbed")]
+    assert (unasked.code, differs.code) == (0, 1)
+    assert differs.err.startswith("boltseal: web: image ")
+    assert "differs on disk: " in differs.err
+    assert "; nothing was started or stopped" in differs.err
+    assert after == before
+
+
 def test_invalid_input_is_one_line_and_nothing_has_changed(shop: ComposeProject) -> None:
     """A broken file, an outdated lock, an unknown service, no engine or no release is one line, and nothing changes."""
     shop.publish("1.0.0")

@@ -11,11 +11,12 @@ from boltseal.host.scrub.trust import Level
 
 
 class ReportStatus(StrEnum):
-    """The outcome, as in the `--json` output of every command."""
+    """The outcome, as in the `--json` output of every command; GONE: a container that was removed during the check."""
 
     HOLDS = "holds"
     DIFFERS = "differs"
     UNKNOWN = "unknown"
+    GONE = "gone"
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +52,11 @@ def status_of(count: int, unknown: tuple[str, ...]) -> ReportStatus:
 
 
 def outcome(reports: list[ScrubReport]) -> ReportStatus:
-    """Return the status of all reports together: DIFFERS over UNKNOWN over HOLDS."""
+    """Return the status of all reports together: DIFFERS over UNKNOWN over HOLDS.
+
+    What is gone does not count, but it is no success either: UNKNOWN if nothing else was checked.
+    """
     found = {report.status for report in reports}
+    if found == {ReportStatus.GONE}:
+        return ReportStatus.UNKNOWN
     return next((each for each in (ReportStatus.DIFFERS, ReportStatus.UNKNOWN) if each in found), ReportStatus.HOLDS)

@@ -5,7 +5,8 @@
 3. Check their layers, each once, however many images share it (`workers`).
 4. Compare each image with what it must be (`trust`), and opaque marks without a tar entry with the layers below.
 5. Read the metadata again: an image that changed during the check is reported as not checked.
-6. Check containers on these images: the stack, the -init layer, and what running ones see.
+6. Check containers on these images: the stack, the -init layer, and what running ones see (`changing_containers`: they
+   start, stop and disappear meanwhile).
 """
 
 from __future__ import annotations
@@ -17,9 +18,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final
 
-from boltseal.engines.overlay_processes import ProcessRoot, running_roots
+from boltseal.engines.overlay_processes import ProcessRoot
 from boltseal.engines.safe_open import SafeFolder, StoreMalformed, StoreMissing, StoreUnreadable, readable
 from boltseal.errors import MAX_PATH, quote
+from boltseal.host.scrub.changing_containers import Processes, check_until_settled
 from boltseal.host.scrub.container_changes import MOUNTED_OVER, ContainerChange, init_differences, list_changes
 from boltseal.host.scrub.differences import Difference, DifferenceKind, difference, shown
 from boltseal.host.scrub.file_contents import CountRead
@@ -73,8 +75,8 @@ def scrub(stores: Sequence[FoundStore], wanted: ScrubRequest, progress: Progress
         reports.append(_image_report(image, results, typed, wanted, count_read, changed_since))  # 4, 5
     reports += _not_found(wanted, [image for _, image, _ in selected], [store.root for store in stores])
     checked = {image.id for _, image, _ in selected}
-    for _, plan in plans:
-        reports += _container_reports(plan, checked, wanted, count_read, after[plan.root])  # 6
+    for store, plan in plans:
+        reports += _container_reports(store, plan, checked, wanted, count_read, after[plan.root])  # 6
     return reports
 
 
@@ -289,18 +291,19 @@ def _hiding_marks(
 
 
 def _container_reports(
-    plan: StorePlan, checked: set[Digest], wanted: ScrubRequest, count_read: CountRead, after: _StoreRecheck
+    store: FoundStore,
+    plan: StorePlan,
+    checked: set[Digest],
+    wanted: ScrubRequest,
+    count_read: CountRead,
+    after: _StoreRecheck,
 ) -> list[ScrubReport]:
-    mine = [each for each in plan.containers if each.image in checked or not wanted.images]
-    if not mine:
-        return []
-    roots: dict[bytes, ProcessRoot] = {}
-    unseen: list[str] = []
-    try:
-        roots = {os.path.realpath(each.upper): each for each in running_roots(wanted.proc)}
-    except StoreUnreadable as error:
-        unseen.append(f"could not find the running containers: {error.message}")
-    return [_container_report(after.unless_changed(each), roots, unseen, wanted, count_read) for each in mine]
+    mine = [after.unless_changed(each) for each in plan.containers if each.image in checked or not wanted.images]
+
+    def check(containers: Sequence[ContainerPlan], processes: Processes) -> list[ScrubReport]:
+        return [_container_report(each, processes, wanted, count_read) for each in containers]
+
+    return check_until_settled(mine, check, lambda: store.plan(store.root).containers, wanted.proc)
 
 
 def _other_layer_reasons(
@@ -329,24 +332,18 @@ def _mounted(container: ContainerPlan, unknown: list[str]) -> list[Difference]:
 
 
 def _container_report(
-    container: ContainerPlan,
-    roots: Mapping[bytes, ProcessRoot],
-    unseen: list[str],
-    wanted: ScrubRequest,
-    count_read: CountRead,
+    container: ContainerPlan, processes: Processes, wanted: ScrubRequest, count_read: CountRead
 ) -> ScrubReport:
-    found, unknown = list(container.differences), [*container.unknown, *unseen]
+    found, unknown = list(container.differences), [*container.unknown, *processes.unseen]
     changed: list[ContainerChange] = []
-    running: ProcessRoot | None = None
-    if container.upper is not None:
-        running = roots.get(os.fsencode((container.root / os.fsdecode(container.upper)).resolve()))
+    running = processes.of(container)
     mounted = _mounted(container, unknown)
     try:
         found += init_differences(container.root, container.init, container.lowers[1:])
         changed = list_changes(container)
     except (StoreMissing, StoreUnreadable, StoreMalformed) as error:
         unknown.append(error.message)
-    unknown += _other_layer_reasons(container, running, roots)
+    unknown += _other_layer_reasons(container, running, processes.roots)
     if running is not None:
         compared = compare_process_view(container, running, wanted.check_mode, count_read)
         found += compared.differences

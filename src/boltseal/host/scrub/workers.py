@@ -22,6 +22,7 @@ from typing import Any, Final
 
 from boltseal.engines.safe_open import SafeFolder, StoreMalformed, StoreMissing, StoreUnreadable
 from boltseal.host.scrub.layer_check import CheckMode, LayerFiles, LayerResult, check
+from boltseal.host.scrub.worker_lifetime import end_with_parent
 
 ALONE_BYTES: Final = 32 * 1024 * 1024
 """Up to this size this process reads by itself: starting workers would take longer."""
@@ -77,7 +78,8 @@ _meter: list[Meter] = []
 """The meter of this worker process, set once before its first job."""
 
 
-def _init_worker(count: Synchronized[int], free_at: Synchronized[float], rate: int) -> None:
+def _init_worker(parent: int, count: Synchronized[int], free_at: Synchronized[float], rate: int) -> None:
+    end_with_parent(parent)
     gc.disable()  # nothing here creates cycles, and a search among a million names is slow
     _meter.append(Meter(count, free_at, rate))
 
@@ -121,7 +123,8 @@ def _check_in_parallel(
     progress: Progress,
     context: Any,
 ) -> Iterator[tuple[LayerFiles, LayerResult]]:
-    with ProcessPoolExecutor(workers, mp_context=context, initializer=_init_worker, initargs=shared) as pool:
+    settings = (os.getpid(), *shared)
+    with ProcessPoolExecutor(workers, mp_context=context, initializer=_init_worker, initargs=settings) as pool:
         try:
             running = _submit_jobs(pool, jobs, check_mode)
             left: set[Future[LayerResult]] = set(running)
