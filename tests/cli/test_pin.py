@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import stat
+import subprocess
+import sys
 from pathlib import Path
 
 import httpx2
@@ -17,6 +20,7 @@ from boltseal.oci.digest import Digest
 from boltseal.oci.reference import Reference
 from tests.cli import program
 from tests.cli.program import Run
+from tests.cli.terminal import output_on_terminal
 from tests.images import image, push
 from tests.project.projects import written
 from tests.servers import Server
@@ -48,14 +52,14 @@ def pin(project: Path, *more: str | Path) -> Run:
 
 
 def test_without_write_the_difference_is_shown_and_nothing_changed(project: Path) -> None:
-    """Without --write, `pin` prints the difference on stdout as `git diff` does, and changes nothing."""
+    """Without --write, `pin` prints a patch on stdout as `git diff` does, and changes nothing."""
     result = pin(project)
 
     assert result.code == 0
     assert result.out.splitlines()[:5] == [
         "--- a/compose.yml",
         "+++ b/compose.yml",
-        "@@ -1,5 +1,5 @@",
+        "@@ -1,4 +1,4 @@",
         " services:",
         "-  web: {image: nginx:1.25}   # ours",
     ]
@@ -189,16 +193,34 @@ def test_flags_that_exclude_each_other_are_refused(project: Path, flags: tuple[s
     assert (result.code, "--stdout needs PATH" in result.err) == (2, True)
 
 
-def test_a_hostile_file_does_not_write_to_the_terminal(project: Path) -> None:
-    """Control characters next to an image are escaped in the output."""
-    written(project, {"compose.yml": 'services: {web: {image: nginx:1.25}} # "\u202e"\n'})
-    written(project, {"Dockerfile": "# \x1b[31m\u009b31m\nFROM nginx:1.25\n"})
-    result = pin(project)
+HOSTILE = "# \x1b[31m\u009b31m \u202e\r\nFROM nginx:1.25"
 
-    assert result.code == 0
-    assert "\\x1b[31m\\x9b31m" in result.out
-    assert "\\u202e" in result.out
-    assert not {"\x1b", "\u009b", "\u202e"} & set(result.out)
+
+def test_a_hostile_file_does_not_write_to_the_terminal(project: Path) -> None:
+    """On a terminal, control characters next to an image are escaped."""
+    written(project, {"Dockerfile": HOSTILE})
+    shown = output_on_terminal("pin", "--project", project)
+
+    assert "\\x1b[31m\\x9b31m \\u202e\\r\n" in shown
+    assert f"+FROM nginx:1.25@{NGINX}\n" in shown
+    assert not {"\x1b", "\u009b", "\u202e", "\r"} & set(shown)
+
+
+def test_git_applies_what_pin_prints(project: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """`boltseal pin | git apply` gives the bytes of `pin --write`, also with control characters and no last line end."""
+    written(project, {"Dockerfile": HOSTILE})
+    copy = Path(shutil.copytree(project, tmp_path_factory.mktemp("copy"), dirs_exist_ok=True))
+    patch = subprocess.run(
+        [sys.executable, "-m", "boltseal", "pin", "--project", copy], capture_output=True, check=True
+    ).stdout
+    subprocess.run(
+        ["git", "apply", "-"], cwd=copy, input=patch, env={"HOME": str(copy), "PATH": os.defpath}, check=True
+    )
+    wrote = pin(project, "--write")
+
+    assert wrote.code == 0
+    for name in ("Dockerfile", "compose.yml"):
+        assert (copy / name).read_bytes() == (project / name).read_bytes() != HOSTILE.encode()
 
 
 @pytest.mark.slow
