@@ -146,6 +146,24 @@ def test_a_reference_that_can_not_be_pinned_is_left_and_named(project: Path) -> 
     assert f"nginx:1.25@{NGINX}" in (project / "compose.yml").read_text()
 
 
+@pytest.mark.parametrize("name", [str(NGINX), NGINX.hex])
+def test_an_image_id_is_a_local_image(project: Path, name: str) -> None:
+    """`image: sha256:<id>` names an image of one machine: it is neither locked nor pinned, and verified as local."""
+    written(project, {"compose.yml": f"services: {{web: {{image: nginx:1.25}}, own: {{image: '{name}'}}}}\n"})
+    pinned = pin(project, "--json").json["results"]
+    verified = program.call("verify", "--offline", "--project", project, "--json")
+    emitted = program.call("lock", "--emit", "compose-override", "--project", project)
+
+    assert [(row["ref"], row["status"]) for row in pinned] == [
+        ("docker.io/library/nginx:1.25", "pinned"),
+        (name, "local-build"),
+    ]
+    assert [row["status"] for row in verified.json["results"]] == ["not-pinned", "local-build"]
+    assert (verified.code, emitted.code) == (0, 0)
+    assert f"nginx:1.25@{NGINX}" in emitted.out
+    assert "own" not in emitted.out
+
+
 def test_a_service_that_is_built_locally_is_left_alone(project: Path) -> None:
     """A service that is built locally is left unpinned without a failure."""
     written(project, {"compose.yml": "services: {own: {build: ., image: nginx:1.25}}\n"})
