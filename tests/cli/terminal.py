@@ -34,6 +34,25 @@ def run_on_terminal(*arguments: str | Path, typed: str) -> Run:
     return Run(process.returncode, out.decode(), shown.replace("\r\n", "\n"))
 
 
+def output_on_terminal(*arguments: str | Path) -> str:
+    """Run one command with a terminal as standard output; return what the terminal got."""
+    ours, theirs = pty.openpty()
+    try:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "boltseal", *map(str, arguments)],
+            stdin=subprocess.DEVNULL,
+            stdout=theirs,
+            stderr=subprocess.DEVNULL,
+            env=clean_environment(),
+        )
+        os.close(theirs)
+        shown = _read_to_end(ours)
+        process.wait(timeout=TIMEOUT_S)
+    finally:
+        os.close(ours)
+    return shown.replace("\r\n", "\n")
+
+
 def _read_to_end(terminal: int) -> str:
     """Read until the program has closed its side, which a terminal reports as an error."""
     shown = b""

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import stat
+import subprocess
+import sys
 from pathlib import Path
 
 import httpx2
@@ -17,6 +20,7 @@ from boltseal.oci.digest import Digest
 from boltseal.oci.reference import Reference
 from tests.cli import program
 from tests.cli.program import Run
+from tests.cli.terminal import output_on_terminal
 from tests.images import image, push
 from tests.project.projects import written
 from tests.servers import Server
@@ -48,14 +52,14 @@ def pin(project: Path, *more: str | Path) -> Run:
 
 
 def test_without_write_the_difference_is_shown_and_nothing_changed(project: Path) -> None:
-    """Without --write, `pin` prints the difference on stdout as `git diff` does, and changes nothing."""
+    """Without --write, `pin` prints a patch on stdout as `git diff` does, and changes nothing."""
     result = pin(project)
 
     assert result.code == 0
     assert result.out.splitlines()[:5] == [
         "--- a/compose.yml",
         "+++ b/compose.yml",
-        "@@ -1,5 +1,5 @@",
+        "@@ -1,4 +1,4 @@",
         " services:",
         "-  web: {image: nginx:1.25}   # ours",
     ]
@@ -142,6 +146,24 @@ def test_a_reference_that_can_not_be_pinned_is_left_and_named(project: Path) -> 
     assert f"nginx:1.25@{NGINX}" in (project / "compose.yml").read_text()
 
 
+@pytest.mark.parametrize("name", [str(NGINX), NGINX.hex])
+def test_an_image_id_is_a_local_image(project: Path, name: str) -> None:
+    """`image: sha256:<id>` names an image of one machine: it is neither locked nor pinned, and verified as local."""
+    written(project, {"compose.yml": f"services: {{web: {{image: nginx:1.25}}, own: {{image: '{name}'}}}}\n"})
+    pinned = pin(project, "--json").json["results"]
+    verified = program.call("verify", "--offline", "--project", project, "--json")
+    emitted = program.call("lock", "--emit", "compose-override", "--project", project)
+
+    assert [(row["ref"], row["status"]) for row in pinned] == [
+        ("docker.io/library/nginx:1.25", "pinned"),
+        (name, "local-build"),
+    ]
+    assert [row["status"] for row in verified.json["results"]] == ["not-pinned", "local-build"]
+    assert (verified.code, emitted.code) == (0, 0)
+    assert f"nginx:1.25@{NGINX}" in emitted.out
+    assert "own" not in emitted.out
+
+
 def test_a_service_that_is_built_locally_is_left_alone(project: Path) -> None:
     """A service that is built locally is left unpinned without a failure."""
     written(project, {"compose.yml": "services: {own: {build: ., image: nginx:1.25}}\n"})
@@ -189,16 +211,34 @@ def test_flags_that_exclude_each_other_are_refused(project: Path, flags: tuple[s
     assert (result.code, "--stdout needs PATH" in result.err) == (2, True)
 
 
-def test_a_hostile_file_does_not_write_to_the_terminal(project: Path) -> None:
-    """Control characters next to an image are escaped in the output."""
-    written(project, {"compose.yml": 'services: {web: {image: nginx:1.25}} # "\u202e"\n'})
-    written(project, {"Dockerfile": "# \x1b[31m\u009b31m\nFROM nginx:1.25\n"})
-    result = pin(project)
+HOSTILE = "# \x1b[31m\u009b31m \u202e\r\nFROM nginx:1.25"
 
-    assert result.code == 0
-    assert "\\x1b[31m\\x9b31m" in result.out
-    assert "\\u202e" in result.out
-    assert not {"\x1b", "\u009b", "\u202e"} & set(result.out)
+
+def test_a_hostile_file_does_not_write_to_the_terminal(project: Path) -> None:
+    """On a terminal, control characters next to an image are escaped."""
+    written(project, {"Dockerfile": HOSTILE})
+    shown = output_on_terminal("pin", "--project", project)
+
+    assert "\\x1b[31m\\x9b31m \\u202e\\r\n" in shown
+    assert f"+FROM nginx:1.25@{NGINX}\n" in shown
+    assert not {"\x1b", "\u009b", "\u202e", "\r"} & set(shown)
+
+
+def test_git_applies_what_pin_prints(project: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """`boltseal pin | git apply` gives the bytes of `pin --write`, also with control characters and no last line end."""
+    written(project, {"Dockerfile": HOSTILE})
+    copy = Path(shutil.copytree(project, tmp_path_factory.mktemp("copy"), dirs_exist_ok=True))
+    patch = subprocess.run(
+        [sys.executable, "-m", "boltseal", "pin", "--project", copy], capture_output=True, check=True
+    ).stdout
+    subprocess.run(
+        ["git", "apply", "-"], cwd=copy, input=patch, env={"HOME": str(copy), "PATH": os.defpath}, check=True
+    )
+    wrote = pin(project, "--write")
+
+    assert wrote.code == 0
+    for name in ("Dockerfile", "compose.yml"):
+        assert (copy / name).read_bytes() == (project / name).read_bytes() != HOSTILE.encode()
 
 
 @pytest.mark.slow

@@ -116,6 +116,14 @@ def test_a_number_after_a_single_name_is_a_tag_and_not_a_port() -> None:
     assert (reference.repository, reference.tag) == ("library/192.168.0.1", "80")
 
 
+def test_a_repository_named_like_an_algorithm_is_never_shortened_to_an_image_id() -> None:
+    """The repository library/sha256 of Docker Hub is written with its registry where the short text is an image ID."""
+    whole = f"docker.io/library/sha256:{IMAGE_ID}"
+
+    assert Reference.parse(whole).familiar() == f"library/sha256:{IMAGE_ID}"
+    assert Reference.parse(Reference.parse(whole).familiar()) == Reference.parse(whole)
+
+
 @pytest.mark.parametrize(
     ("typed", "says"),
     [
@@ -124,6 +132,7 @@ def test_a_number_after_a_single_name_is_a_tag_and_not_a_port() -> None:
         ("docker.io/", "is missing"),
         ("https://github.com/docker/docker", "has no scheme"),
         (IMAGE_ID, "is an image ID"),
+        (f"sha256:{IMAGE_ID}", "is an image ID"),
         ("docker/Docker", 'must be lower-case; try "docker/docker"'),
         ("Docker", 'must be lower-case; try "docker"'),
         ("-docker/docker", "not a repository name"),

@@ -204,6 +204,16 @@ async def test_a_registry_that_requires_a_login_for_a_local_build_is_noted(hub: 
     assert "app:latest is treated as a local build" in done.notes[0]
 
 
+async def test_an_image_id_is_not_locked_and_asks_no_registry(hub: FakeHub) -> None:
+    """The ID of an image is on one machine: it is not in the lock, and does not prevent the others from being locked."""
+    put(hub, "app")
+    done = await locking(hub, [image_ref(APP), image_ref(f"sha256:{'a' * 64}", line=4)])
+
+    assert [str(image.reference) for image in done.lock.images] == [APP]
+    assert done.unresolved == ()
+    assert hub.counted["HEAD manifest"] == 1
+
+
 async def test_a_failing_registry_is_no_local_build(hub: FakeHub) -> None:
     """An error of the registry does not make a service a local build."""
     hub.failures = [Response(status_code=500)] * 9

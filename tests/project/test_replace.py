@@ -84,12 +84,23 @@ def test_without_hard_links_the_old_texts_are_copied(tmp_path: Path, skip: int) 
 
 
 def test_files_that_can_not_be_restored_are_named(tmp_path: Path) -> None:
-    """If the disk keeps failing, the message names the files that may have the new text."""
+    """If the disk keeps failing, the message names the file that has the new text, and not those that are unchanged."""
     root, disk = project(tmp_path), FailingDisk()
     disk.fail("rename", errno.EIO, skip=1, times=10)
 
-    with pytest.raises(FilesNotWritten, match=r"a/one\.yml, a/two\.yml could not be restored and may be new"):
+    with pytest.raises(FilesNotWritten, match=r"^a/two\.yml can't be written: .*; a/one\.yml could not be restored"):
         replace_all(root, changes(), disk)
+    assert texts(root) == {"new\r\n", "old\r\n"}
+
+
+def test_an_immutable_file_is_named_and_not_reported_as_changed(tmp_path: Path) -> None:
+    """A file that refuses every rename, as an immutable one does, is named as the cause, and as unchanged."""
+    root, disk = project(tmp_path), FailingDisk()
+    disk.fail("rename", errno.EPERM, times=10)
+
+    with pytest.raises(FilesNotWritten, match=r"^a/one\.yml can't be written: .*; every file is unchanged$"):
+        replace_all(root, changes(), disk)
+    assert texts(root) == {"old\r\n"}
 
 
 def test_a_file_that_was_changed_meanwhile_stops_everything(tmp_path: Path) -> None:

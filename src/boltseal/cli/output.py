@@ -229,6 +229,19 @@ def print_line(line: str, end: str = "\n") -> None:
         typer.echo(line + end, nl=False)
 
 
+def print_exact(text: str) -> None:
+    """Print text on stdout for another program: the exact characters, as UTF-8. Raises: OutputNotWritten, OutputClosed."""
+    _hide_progress()
+    buffer = getattr(sys.stdout, "buffer", None)
+    with _printing():
+        if buffer is None:  # replaced by a text stream
+            sys.stdout.write(text)
+            return
+        sys.stdout.flush()
+        buffer.write(text.encode())
+        buffer.flush()
+
+
 def _hide_progress() -> None:
     hide = talk().hide_progress
     if hide is not None:

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
+import sys
 from collections import Counter
 from collections.abc import Iterator
-from difflib import unified_diff
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from boltseal.cli.options import AllowEmptyOption, JsonOption
-from boltseal.cli.output import CommandOutput, print_line, say
+from boltseal.cli.output import CommandOutput, print_exact, say
 from boltseal.cli.progress import Progress
 from boltseal.cli.project_options import AllowOption, PathsArgument, ProjectOption
 from boltseal.cli.project_output import report_empty, report_unread
@@ -21,6 +21,7 @@ from boltseal.commands.registry_access import RegistryOptions
 from boltseal.commands.text import clean, counted
 from boltseal.errors import Invalid
 from boltseal.project.edits import FileEdit
+from boltseal.project.patch import patch_lines
 
 
 @takes_registry_options
@@ -41,7 +42,8 @@ def pin(
     """Write digests into a project's files.
 
     app:1.4.2 becomes app:1.4.2@sha256:..., by boltseal.lock, or without one by what the tags resolve to now. Nothing
-    else in the files changes, which is verified before anything is written. Without --write it shows the difference.
+    else in the files changes, which is verified before anything is written. Without --write it prints a patch, which
+    `git apply` takes.
 
     Exit code 1: a reference is left without its digest, and is named; 3: something could not be read or resolved, or
     there is no reference.
@@ -83,21 +85,22 @@ def _print(output: CommandOutput, request: PinRequest, report: PinReport) -> Non
     if report.error is not None:
         raise report.error
     if report.text:
-        print_line(report.text, end="")
+        print_exact(report.text)
     for name in report.hard_links:
         say(clean(f"boltseal: {name} has another name (a hard link), which keeps the old text"))
     if not (report.refused or request.write or request.to_text or output.as_json):
         for change in report.changes:
-            for line in _difference(change):
-                print_line(line)
+            print_exact("".join(_difference(change)))
     _print_summary(request, report)
 
 
 def _difference(change: FileEdit) -> Iterator[str]:
-    """Yield a unified difference with names as git prints them, and control characters of the file escaped."""
-    old, new = (text.split("\n") for text in (change.before.text, change.after.text))
-    for line in unified_diff(old, new, f"a/{change.path}", f"b/{change.path}", lineterm=""):
-        yield "".join(char if char.isprintable() or char == "\t" else ascii(char)[1:-1] for char in line)
+    """Yield a file's patch: exact where a program reads it, and with control characters escaped on a terminal."""
+    if not sys.stdout.isatty():
+        yield from patch_lines(change)
+        return
+    for line in patch_lines(change):
+        yield "".join(char if char.isprintable() or char in "\t\n" else ascii(char)[1:-1] for char in line)
 
 
 def _print_summary(request: PinRequest, report: PinReport) -> None:

@@ -57,6 +57,8 @@ def emit_lock(project: Path, paths: tuple[str, ...], emit: Emit, *, allow_empty:
     rows: list[EmitRow] = []
     for image_ref in opened.image_refs:
         image = None if image_ref.resolved is None else known.get(key_in(image_ref.resolved, known))
+        if image_ref.image_id:
+            continue
         if image is None:
             reason = image_ref.why or f"it is not in {LOCK_NAME}; add it with `boltseal lock`"
             rows.append(EmitRow("not-locked", image_ref, reason))

@@ -21,7 +21,7 @@ class UnresolvedImage:
 
 @dataclass(frozen=True, slots=True)
 class ProjectImages:
-    """The images of a Compose file. `wanted`: to pull; `unclear`: not resolvable; `built`: names of local builds."""
+    """The images of a Compose file. `wanted`: to pull; `unclear`: not resolvable; `built`: local builds and image IDs."""
 
     wanted: tuple[PullRequest, ...]
     unclear: tuple[UnresolvedImage, ...]
@@ -43,7 +43,7 @@ def project_images(
     for reference in references:
         if ".build." in reference.where:
             continue
-        if reference.build:
+        if reference.build or reference.image_id:
             built[reference.written] = None
         elif reference.resolved is None:
             unclear.append(

@@ -38,7 +38,7 @@ _is_tag: Final = re.compile(r"[a-zA-Z0-9_][a-zA-Z0-9._-]{0,127}").fullmatch
 _LABEL: Final = r"[a-zA-Z0-9](?:[a-zA-Z0-9-]*[a-zA-Z0-9])?"
 _is_host: Final = re.compile(rf"(?:{_LABEL}(?:\.{_LABEL})*|\[[a-fA-F0-9:]+\])(?::[0-9]+)?").fullmatch
 _is_shortened: Final = re.compile(r"(?:sha256:)?[a-f0-9]{7,63}|sha512:[a-f0-9]{7,127}").fullmatch
-_is_image_id: Final = re.compile(r"[a-f0-9]{64}").fullmatch
+_is_image_id: Final = re.compile(r"(?:sha256:)?[a-f0-9]{64}").fullmatch
 
 
 class NameInvalid(Invalid):
@@ -95,8 +95,8 @@ class Reference:
     @classmethod
     def parse(cls, text: str) -> Reference:
         """Parse a reference as users type it, and complete it. Raises: NameInvalid, TagInvalid, DigestInvalid."""
-        if _is_image_id(text):
-            raise NameInvalid(f"{quote(text)} is an image ID, not a name; write sha256: before it if it is a digest")
+        if is_image_id(text):
+            raise NameInvalid(f"{quote(text)} is an image ID, not a name; write NAME@sha256:... for a digest")
         if "://" in text:
             raise NameInvalid(
                 f"{quote(text)} is a URL; an image reference has no scheme, such as localhost:5000/shop/app:1.4.2"
@@ -138,7 +138,7 @@ class Reference:
             return str(self)
         name = self.repository.removeprefix(_LIBRARY)
         for short in (name, str(self.repository)):
-            if _split_host(short) == (HUB, self.repository) and not _is_image_id(short):
+            if _split_host(short) == (HUB, self.repository) and not is_image_id(short + self._suffix()):
                 return short + self._suffix()
         return str(self)
 
@@ -148,6 +148,11 @@ class Reference:
 
     def __str__(self) -> str:
         return self.name + self._suffix()
+
+
+def is_image_id(text: str) -> bool:
+    """Return whether Docker takes a text for the ID of an image on this machine: 64 hex digits, perhaps with sha256:."""
+    return _is_image_id(text) is not None
 
 
 def _split_host(text: str) -> tuple[str, str]:

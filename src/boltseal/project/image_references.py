@@ -11,7 +11,7 @@ from enum import StrEnum
 from typing import Final, NamedTuple
 
 from boltseal.oci.digest import Digest
-from boltseal.oci.reference import Reference
+from boltseal.oci.reference import Reference, is_image_id
 
 COMPOSE_NAMES: Final = ("compose.yaml", "compose.yml", "docker-compose.yml", "docker-compose.yaml")
 COMPOSE_OVERRIDES: Final = (
@@ -84,6 +84,11 @@ class ImageReference:
     def pinned(self) -> Digest | None:
         """The digest in the file, or None."""
         return None if self.resolved is None else self.resolved.digest
+
+    @property
+    def image_id(self) -> bool:
+        """Whether it is the ID of an image (`sha256:...`), which is on one machine and in no registry."""
+        return self.resolved is None and is_image_id(self.written)
 
     @property
     def unpinned(self) -> Reference | None:

@@ -100,7 +100,7 @@ def unresolvable(image_refs: Iterable[ImageReference]) -> tuple[Unresolved, ...]
             image_ref.written, image_ref.why or "it is not a valid reference", (f"{image_ref.path}:{image_ref.line}",)
         )
         for image_ref in image_refs
-        if image_ref.resolved is None
+        if image_ref.resolved is None and not image_ref.image_id
     )
 
 

@@ -101,6 +101,8 @@ def unpins(image_refs: Iterable[ImageReference]) -> list[Pin]:
 def _skipped(image_ref: ImageReference) -> Pin | None:
     if image_ref.build:
         return Pin(image_ref, PinStatus.LOCAL_BUILD, "is built here")
+    if image_ref.image_id:
+        return Pin(image_ref, PinStatus.LOCAL_BUILD, "is an image ID: no registry has it")
     if image_ref.resolved is None:
         return Pin(image_ref, PinStatus.UNKNOWN, image_ref.why or "is not a valid reference")
     return None

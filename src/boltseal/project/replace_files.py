@@ -51,9 +51,10 @@ def replace_all(root: Path, changes: Sequence[FileEdit], disk: Disk = Disk()) ->
     shared: list[str] = []
     random = os.urandom(6).hex()
     temporary: list[tuple[str, str]] = []
-    replaced = 0
+    replaced, at = 0, "a file"
     try:
         for number, (path, change) in enumerate(zip(paths, changes, strict=True)):  # 2.
+            at = change.path
             # without the file's own name, which may already have the maximum length
             new, old = (os.fspath(path.with_name(f".boltseal-{random}-{number}.{kind}")) for kind in ("new", "old"))
             temporary.append((new, old))
@@ -63,17 +64,18 @@ def replace_all(root: Path, changes: Sequence[FileEdit], disk: Disk = Disk()) ->
         for new, _ in temporary:
             _sync(disk, new)
         for path, change, (new, _) in zip(paths, changes, temporary, strict=True):  # 3.
+            at = change.path
             _check_unchanged(path, change)
             replaced += 1
             disk.rename(new, os.fspath(path))
         for folder in sorted({os.fspath(path.parent) for path in paths}):  # 4.
             disk.sync_folder(folder)
     except FileChanged as changed:
-        outcome = _undo(disk, root, paths[:replaced], temporary)
+        outcome = _undo(disk, root, changes[:replaced], temporary)
         raise FileChanged(f"{changed.message}; {outcome}") from changed
     except OSError as error:
-        outcome = _undo(disk, root, paths[:replaced], temporary)
-        raise FilesNotWritten(f"the files can't be written: {error.strerror or error}; {outcome}") from error
+        outcome = _undo(disk, root, changes[:replaced], temporary)
+        raise FilesNotWritten(f"{at} can't be written: {error.strerror or error}; {outcome}") from error
     finally:
         for name in (name for pair in temporary for name in pair):
             with suppress(OSError):
@@ -86,14 +88,18 @@ def _check_unchanged(path: Path, change: FileEdit) -> None:
         raise FileChanged(f"{change.path} changed while boltseal worked on it; run the command again")
 
 
-def _undo(disk: Disk, root: Path, paths: Sequence[Path], temporary: Sequence[tuple[str, str]]) -> str:
-    """Rename the old files back. Return the end of an error message: which files could not be restored."""
+def _undo(disk: Disk, root: Path, replaced: Sequence[FileEdit], temporary: Sequence[tuple[str, str]]) -> str:
+    """Rename the old files back. Return the end of an error message: which files could not be restored.
+
+    A file that still has its old content needs no restoring: an immutable one refuses both renames.
+    """
     not_restored: list[str] = []
-    for path, (_, old) in zip(paths, temporary, strict=False):
+    for change, (_, old) in zip(replaced, temporary, strict=False):
+        path = root / change.path
         try:
             disk.rename(old, os.fspath(path))
         except OSError:
-            not_restored.append(path.relative_to(root).as_posix())
+            not_restored += [] if _read(path) == change.before.raw else [change.path]
     return (
         f"{', '.join(not_restored)} could not be restored and may be new" if not_restored else "every file is unchanged"
     )

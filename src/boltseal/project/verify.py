@@ -2,7 +2,8 @@
 
 The steps that decide, for each reference, in this order:
 
-1. The text is not a valid reference: could not check, with the reason.
+1. The text is the ID of an image on one machine: a local build. Another text that is not a valid reference: could not
+   check, with the reason.
 2. There is a lock without this reference: not locked. A service that is built here is a local build.
 3. The file pins one platform of the locked index: wrong unless the file asks for that platform only. The file pins
    another digest than the lock: they disagree.
@@ -195,6 +196,8 @@ def _compare_with_lock(
     image_ref: ImageReference, has_lock: bool, known: Mapping[Reference, LockedImage], resolutions: Resolutions | None
 ) -> VerifyResult:
     # 1
+    if image_ref.image_id:
+        return VerifyResult(image_ref, VerifyStatus.LOCAL_BUILD, Weight.HOLDS, "it is an image ID; no registry has it")
     if image_ref.resolved is None:
         return VerifyResult(
             image_ref, VerifyStatus.UNKNOWN, Weight.UNKNOWN, image_ref.why or "it is not a valid reference"

@@ -1,0 +1,88 @@
+"""Write the edits of files as a patch that `git apply` and `patch -p1` take. Pure.
+
+Applied, the patch gives exactly the bytes that `pin --write` writes: lines end at a line feed only, a carriage return
+belongs to its line, and a last line without a line feed is marked as git marks it. An edit replaces text within lines,
+so the two texts have the same number of lines, and line n of one is compared with line n of the other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from itertools import pairwise
+from typing import Final
+
+from boltseal.project.edits import FileEdit
+
+CONTEXT: Final = 3
+_NO_LINE_FEED: Final = "\\ No newline at end of file\n"
+_ESCAPES: Final = {
+    ord('"'): '\\"',
+    ord("\\"): "\\\\",
+    **{ord(char): f"\\{name}" for char, name in zip("\a\b\t\n\v\f\r", "abtnvfr", strict=True)},
+}
+
+
+def patch_lines(change: FileEdit) -> Iterator[str]:
+    """Yield the lines of a file's patch, each with its line end; none if the texts are equal."""
+    old, new = _lines(change.before.raw), _lines(change.after.raw)
+    if len(old) != len(new):
+        raise AssertionError(f"{change.path}: an edit never adds or removes a line")
+    changed = [number for number, (was, now) in enumerate(zip(old, new, strict=True)) if was != now]
+    if not changed:
+        return
+    yield f"--- {_name('a', change.path)}\n"
+    yield f"+++ {_name('b', change.path)}\n"
+    for first, last in _hunks(changed):
+        start, end = max(0, first - CONTEXT), min(len(old), last + 1 + CONTEXT)
+        size = end - start
+        count = "" if size == 1 else f",{size}"
+        yield f"@@ -{start + 1}{count} +{start + 1}{count} @@\n"
+        yield from _hunk(old[start:end], new[start:end])
+
+
+def _lines(raw: bytes) -> list[str]:
+    """Return the lines of a text with their ends. A byte order mark is the first character of the first line."""
+    text = raw.decode()
+    lines = [f"{line}\n" for line in text.split("\n")]
+    return lines[:-1] if text.endswith("\n") or not text else [*lines[:-1], lines[-1].removesuffix("\n")]
+
+
+def _hunks(changed: Sequence[int]) -> Iterator[tuple[int, int]]:
+    """Yield the first and last changed line of each hunk. Lines whose contexts touch share one."""
+    first = changed[0]
+    for line, following in pairwise(changed):
+        if following - line > 2 * CONTEXT:
+            yield first, line
+            first = following
+    yield first, changed[-1]
+
+
+def _hunk(old: Sequence[str], new: Sequence[str]) -> Iterator[str]:
+    """Yield the lines of a hunk; of neighbouring changed lines first all the old ones, as git does."""
+    added: list[str] = []
+    for was, now in zip(old, new, strict=True):
+        if was != now:
+            yield from _marked("-", was)
+            added.append(now)
+            continue
+        for line in added:
+            yield from _marked("+", line)
+        added.clear()
+        yield from _marked(" ", was)
+    for line in added:
+        yield from _marked("+", line)
+
+
+def _marked(mark: str, line: str) -> Iterator[str]:
+    yield mark + line
+    if not line.endswith("\n"):
+        yield f"\n{_NO_LINE_FEED}"
+
+
+def _name(side: str, path: str) -> str:
+    """Return a path as git prints it: quoted if it has unusual bytes, and with a tab after it if it has a space."""
+    name = f"{side}/{path}"
+    raw = name.encode("utf-8", "surrogateescape")
+    if any(byte < 0x20 or byte >= 0x7F or byte in b'"\\' for byte in raw):
+        return '"' + "".join(_ESCAPES.get(b) or (chr(b) if 0x20 <= b < 0x7F else f"\\{b:03o}") for b in raw) + '"'
+    return f"{name}\t" if " " in name else name
