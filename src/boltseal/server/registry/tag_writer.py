@@ -65,7 +65,7 @@ _SETTLED: Final = "settled"
 _SETTLING: Final = (PushDecision.CREATE_SETTLING, PushDecision.MOVE_SETTLING)
 _SEALING: Final = (PushDecision.RETURN, PushDecision.MOVE_AND_SEAL)
 
-TAGS_AT_ONCE: Final = 500
+TAGS_AT_ONCE: Final = 100
 """Tags that one transaction deletes or expires: any number may resolve to one manifest, and all other writes wait."""
 
 
