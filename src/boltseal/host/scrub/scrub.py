@@ -24,6 +24,7 @@ from boltseal.errors import MAX_PATH, quote
 from boltseal.host.scrub.changing_containers import Processes, check_until_settled
 from boltseal.host.scrub.container_changes import MOUNTED_OVER, ContainerChange, init_differences, list_changes
 from boltseal.host.scrub.differences import Difference, DifferenceKind, difference, shown
+from boltseal.host.scrub.engine_mounts import EngineMounts
 from boltseal.host.scrub.file_contents import CountRead
 from boltseal.host.scrub.find_stores import FoundStore
 from boltseal.host.scrub.layer_check import CheckMode, LayerFiles, LayerResult
@@ -64,19 +65,23 @@ def scrub(stores: Sequence[FoundStore], wanted: ScrubRequest, progress: Progress
         os.sync()  # unwritten pages can't be dropped from the cache
     plans = [(store, store.plan(store.root)) for store in stores]  # 1
     reports = [_store_report(plan) for _, plan in plans if plan.unknown]
+    engine_mounts = EngineMounts([plan for _, plan in plans], wanted.proc)
+    engine_mounts.look()
     selected = [(plan, image, typed) for _, plan in plans for image, typed in _select(plan, wanted)]  # 2
     results = check_layers(
         [layer for _, image, _ in selected for layer in image.layers], wanted.check_mode, wanted.pace, progress
     )  # 3
+    engine_mounts.look()
     after = {store.root: _StoreRecheck(store) for store, _ in plans}
     count_read = meter_of(wanted.pace)
     for plan, image, typed in selected:
         changed_since = after[plan.root].changed_since(image)
-        reports.append(_image_report(image, results, typed, wanted, count_read, changed_since))  # 4, 5
+        seen = engine_mounts.with_image(image)
+        reports.append(_image_report(seen, results, typed, wanted, count_read, changed_since))  # 4, 5
     reports += _not_found(wanted, [image for _, image, _ in selected], [store.root for store in stores])
     checked = {image.id for _, image, _ in selected}
     for store, plan in plans:
-        reports += _container_reports(store, plan, checked, wanted, count_read, after[plan.root])  # 6
+        reports += _container_reports(store, plan, checked, wanted, count_read, after[plan.root], engine_mounts)  # 6
     return reports
 
 
@@ -297,11 +302,14 @@ def _container_reports(
     wanted: ScrubRequest,
     count_read: CountRead,
     after: _StoreRecheck,
+    engine_mounts: EngineMounts,
 ) -> list[ScrubReport]:
     mine = [after.unless_changed(each) for each in plan.containers if each.image in checked or not wanted.images]
 
     def check(containers: Sequence[ContainerPlan], processes: Processes) -> list[ScrubReport]:
-        return [_container_report(each, processes, wanted, count_read) for each in containers]
+        return [
+            _container_report(engine_mounts.with_container(each), processes, wanted, count_read) for each in containers
+        ]
 
     return check_until_settled(mine, check, lambda: store.plan(store.root).containers, wanted.proc)
 
