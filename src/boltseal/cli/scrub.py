@@ -75,6 +75,9 @@ RateOption = Annotated[
     str,
     typer.Option("--bytes-per-second", metavar="RATE", show_default=False, help="Limit of the read rate, e.g. 50M."),
 ]
+CompleteOption = Annotated[
+    bool, typer.Option("--complete", help="Exit code 3 if anything was left out, such as a build cache.")
+]
 NiceOption = Annotated[bool, typer.Option("--nice", help="Use the lowest CPU and disk priority.")]
 
 
@@ -91,13 +94,15 @@ def scrub(
     from_disk: FromDiskOption = False,
     bytes_per_second: RateOption = "",
     nice: NiceOption = False,
+    complete: CompleteOption = False,
     allow_empty: AllowEmptyOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Verify the images on this host's disk, down to every file. Changes nothing, and uses no engine.
 
     Each image is verified to a level: L0 it is consistent, L1 it has the expected digest, L2 it is what a ledger's receipt
-    proves. Exit code 0: all of it holds; 1: something differs; 3: something could not be checked, or there was no image.
+    proves. Exit code 0: all of it holds; 1: something differs; 3: something could not be checked, or there was no image. Layers
+    of a build cache without a digest can't be checked: their number is stated, and is exit code 3 with --complete.
     """  # fmt: skip
     with CommandOutput("scrub", as_json=as_json) as output:
         request = ScrubImagesRequest(
@@ -114,6 +119,7 @@ def scrub(
             mode=CheckMode(quick=quick, from_disk=from_disk),
             rate=parse_rate(bytes_per_second),
             low_priority=nice,
+            complete=complete,
         )
         with Progress() as progress:
             found = scrub_images(request, client_context(), _RateProgress(progress))
@@ -123,7 +129,7 @@ def scrub(
             output.add(**fields(report))
         if not as_json:
             print_reports(found.reports, quick=quick)
-        if not found.reports and not allow_empty:
+        if not found.has_checked and not allow_empty:
             remedy = "check --root" if root else "name a store with --root"
             output.nothing_to_check(f"found 0 images in {found.searched}", remedy)
 

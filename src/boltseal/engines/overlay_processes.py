@@ -57,7 +57,7 @@ class ProcessRoot:
 def running_roots(proc: Path = Path("/proc")) -> Iterator[ProcessRoot]:
     """Yield the first process of each overlay that is the root of some process.
 
-    That is the first one of a PID namespace, else the one that runs longest. Process IDs do not tell: after they have wrapped,
+    That is the first one of a PID namespace, else the one that runs longest. Process IDs do not show it: after they have wrapped,
     a program that a container starts again and again has a lower one than its parent.
 
     Raises: StoreUnreadable: lacks the right.

@@ -43,7 +43,7 @@ async def scrub_pulled_image(host: EngineHost, image: EngineImage) -> None:
                 f"image {image.id.short} differs on disk: {_describe(first)}; the tag was not changed; list all differences "
                 f"with `boltseal scrub {image.id}`"
             )
-        case ReportStatus.UNKNOWN:
+        case ReportStatus.UNKNOWN | ReportStatus.UNCHECKED:
             raise _not_scrubbed(_why(reports))
         case ReportStatus.HOLDS:
             return

@@ -205,6 +205,10 @@ class LayerComparison:
 
     # ---- files without an entry
 
+    def root(self) -> None:
+        """Check the layer's own folder only."""
+        UnexpectedFiles(self._tree, self.inodes, self._ownership, self.findings).root()
+
     def finish(self) -> None:
         """Check marks, whiteouts, and everything on disk that has no entry."""
         unexpected = UnexpectedFiles(self._tree, self.inodes, self._ownership, self.findings)
