@@ -124,6 +124,29 @@ def test_an_image_id_proves_the_image(store: DockerStore, how: str) -> None:
     assert done.out.startswith("holds L0" if how == "short" else "holds L1")
 
 
+@pytest.mark.parametrize(("digits", "line"), [
+    (12, "holds L0: shop/app:1.4.2"),
+    (32, "holds L1: shop/app:1.4.2"),
+])  # fmt: skip
+def test_the_first_digits_of_an_id_are_compared(store: DockerStore, digits: int, line: str) -> None:
+    """--expect takes an ID as engines shorten it; so few digits, which another image could have too, prove nothing."""
+    expected = image_of(store)[:digits]
+
+    done = program.call("scrub", "--root", store.root, "shop/app:1.4.2", "--expect", expected)
+
+    assert (done.code, done.out.startswith(line)) == (0, True)
+    assert done.out.splitlines()[1].startswith("  by --expect")
+
+
+@pytest.mark.parametrize("typed", ["sha256:aaaaaaaaaaaa", "aaaaaaaaaaaa"])
+def test_other_first_digits_than_expected_are_a_difference(store: DockerStore, typed: str) -> None:
+    """An image whose ID and digests begin with other digits than the expected ones is exit code 1."""
+    done = program.call("scrub", "--root", store.root, "shop/app:1.4.2", "--expect", typed)
+
+    assert done.code == 1
+    assert "\n  manifest: expected aaaaaaaaaaaa..., by --expect; got sha256:" in done.out
+
+
 def test_another_image_id_than_expected_is_a_difference(store: DockerStore) -> None:
     """An image ID other than the expected one is exit code 1."""
     done = program.call("scrub", "--root", store.root, "shop/app:1.4.2", "--expect", "a" * 64)

@@ -81,6 +81,9 @@ RateOption = Annotated[
 OfflineOption = Annotated[
     bool, typer.Option("--offline", help="Contact no registry for manifests that a store does not keep.")
 ]
+CompleteOption = Annotated[
+    bool, typer.Option("--complete", help="Exit code 3 if anything was left out, such as a build cache.")
+]
 NiceOption = Annotated[bool, typer.Option("--nice", help="Use the lowest CPU and disk priority.")]
 
 
@@ -100,6 +103,7 @@ def scrub(
     nice: NiceOption = False,
     offline: OfflineOption = False,
     allow: AllowOption = None,
+    complete: CompleteOption = False,
     allow_empty: AllowEmptyOption = False,
     *,
     access: RegistryOptions,
@@ -108,7 +112,8 @@ def scrub(
     """Verify the images on this host's disk, down to every file. Changes nothing, and uses no engine.
 
     Each image is verified to a level: L0 it is consistent, L1 it has the expected digest, L2 it is what a ledger's receipt
-    proves. Exit code 0: all of it holds; 1: something differs; 3: something could not be checked, or there was no image.
+    proves. Exit code 0: all of it holds; 1: something differs; 3: something could not be checked, or there was no image. Layers
+    of a build cache without a digest can't be checked: their number is stated, and is exit code 3 with --complete.
     """  # fmt: skip
     with CommandOutput("scrub", as_json=as_json) as output:
         request = ScrubImagesRequest(
@@ -126,6 +131,7 @@ def scrub(
             rate=parse_rate(bytes_per_second),
             low_priority=nice,
             offline=offline,
+            complete=complete,
         )
         with Progress() as progress:
             allowed = registry_filter(access, allow or [])
@@ -136,7 +142,7 @@ def scrub(
             output.add(**fields(report))
         if not as_json:
             print_reports(found.reports, quick=quick)
-        if not found.reports and not allow_empty:
+        if not found.has_checked and not allow_empty:
             remedy = "check --root" if root else "name a store with --root"
             output.nothing_to_check(f"found 0 images in {found.searched}", remedy)
 

@@ -13,7 +13,20 @@ from boltseal.errors import quote
 from boltseal.host.scrub.changing_containers import REMOVED
 from boltseal.host.scrub.report import ScrubReport
 
-_STATUS_TEXT: Final = {"holds": "holds", "differs": "DIFFERS", "unknown": "could not check", "gone": "gone"}
+_STATUS_TEXT: Final = {
+    "holds": "holds",
+    "differs": "DIFFERS",
+    "unknown": "could not check",
+    "unchecked": "not checked",
+    "gone": "gone",
+}
+_IN_SUMMARY: Final = {
+    "holds": ("holds", "hold"),
+    "differs": ("differs", "differ"),
+    "unknown": ("could not be checked", "could not be checked"),
+}
+"""The words after one subject and after several."""
+_SUBJECTS: Final = {"image": "image", "container": "container", "build-cache": "build cache"}
 MAX_REASONS: Final = 3
 MAX_CHANGES: Final = 10
 
@@ -30,10 +43,14 @@ def _reason(report: ScrubReport) -> str:
         return "could not check: " + "; ".join(report.unknown[:MAX_REASONS])
     if report.status == "gone":
         return REMOVED
+    if report.status == "unchecked":
+        return f"not checked: {counted(report.unchecked_count, 'record')}: {'; '.join(report.unchecked)}"
     if report.what == "container":
         changed = f"its own layer has {counted(len(report.changed), 'change')}"
         return f"{changed}; seen through process {report.running}" if report.running else changed
-    return f"{counted(report.layers, 'layer')}, {counted(report.entries, 'entry', 'entries')}"
+    return "; ".join(
+        (f"{counted(report.layers, 'layer')}, {counted(report.entries, 'entry', 'entries')}", *report.notes)
+    )
 
 
 def print_reports(reports: Sequence[ScrubReport], *, quick: bool) -> None:
@@ -41,9 +58,27 @@ def print_reports(reports: Sequence[ScrubReport], *, quick: bool) -> None:
     roots = {(report.store, report.root) for report in reports}
     kinds = [store for store, _ in roots]
     for report in reports:
-        _print(report, _line(report, quick=quick, with_root=kinds.count(report.store) > 1))
+        if report.status != "unchecked":  # the summary has it
+            _print(report, _line(report, quick=quick, with_root=kinds.count(report.store) > 1))
+    if any(report.unchecked for report in reports):
+        print_line(_summary(reports))
     if sys.stderr.isatty() and any(report.level == "L0" and report.status == "holds" for report in reports):
         say("L0: checked for consistency only. More: --expect, --lock, --receipt.")
+
+
+def _summary(reports: Sequence[ScrubReport]) -> str:
+    """Return how many images and containers were checked, with what result, and what was left out."""
+    parts = []
+    for what, subject in _SUBJECTS.items():
+        for status, (of_one, of_several) in _IN_SUMMARY.items():
+            count = sum((report.what, report.status) == (what, status) for report in reports)
+            if count:
+                parts.append(f"{counted(count, subject)} {of_one if count == 1 else of_several}")
+    records = sum(report.unchecked_count for report in reports)
+    left_out = [f"{counted(records, 'build cache record')} not checked"] if records else []
+    checked = [each for report in reports if report.status != "unchecked" for each in report.unchecked]
+    left_out += [f"not checked: {each}" for each in dict.fromkeys(checked)]
+    return "; ".join((", ".join(parts) or "nothing checked", *left_out))
 
 
 def _print(report: ScrubReport, line: str) -> None:

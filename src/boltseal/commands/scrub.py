@@ -26,7 +26,7 @@ from boltseal.errors import Invalid, quote
 from boltseal.host.scrub.find_stores import store_at, usual_stores
 from boltseal.host.scrub.layer_check import CheckMode
 from boltseal.host.scrub.missing_manifests import fetch_nothing
-from boltseal.host.scrub.report import ScrubReport, outcome
+from boltseal.host.scrub.report import ReportStatus, ScrubReport, outcome
 from boltseal.host.scrub.scrub import ScrubRequest, scrub
 from boltseal.host.scrub.workers import Progress, WorkRate
 
@@ -42,6 +42,7 @@ class ScrubImagesRequest:
         rate: how fast.
         low_priority: give way to other processes.
         offline: contact no registry, also for manifests that a store does not keep.
+        complete: whether what is left out, such as a build cache, makes the outcome unknown.
     """
 
     images: tuple[str, ...] = ()
@@ -51,19 +52,26 @@ class ScrubImagesRequest:
     rate: WorkRate = field(default_factory=WorkRate)
     low_priority: bool = False
     offline: bool = False
+    complete: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class ScrubResult:
-    """The reports of a scrub. `searched`: where, in words."""
+    """The reports of a scrub. `searched`: where, in words. `complete`: whether what is left out makes the outcome unknown."""
 
     reports: tuple[ScrubReport, ...]
     searched: str
+    complete: bool = False
 
     @property
     def outcome(self) -> Outcome:
         """The outcome of all reports together; HOLDS where there is none."""
-        return Outcome(outcome(list(self.reports)))
+        return Outcome(outcome(list(self.reports), complete=self.complete))
+
+    @property
+    def has_checked(self) -> bool:
+        """Whether anything was checked, or should have been."""
+        return any(report.status is not ReportStatus.UNCHECKED for report in self.reports)
 
 
 def scrub_images(
@@ -96,7 +104,7 @@ def scrub_images(
     stores = [store for path in roots for store in store_at(path)] if roots else usual_stores(home_folders())
     reports = scrub(stores, wanted, progress)
     searched = ", ".join(quote(str(root)) for root in roots) or "the usual stores of this host's engines"
-    return ScrubResult(tuple(reports), searched)
+    return ScrubResult(tuple(reports), searched, request.complete)
 
 
 def parse_rate(text: str) -> WorkRate:

@@ -19,7 +19,7 @@ from boltseal.config import invoking_user_id
 from boltseal.errors import Invalid, Unavailable, quote
 from boltseal.host.scrub.archives import documents_in
 from boltseal.host.scrub.evidence import expectation_of_receipt, expectations_of_lock
-from boltseal.host.scrub.trust import Expectation, Level
+from boltseal.host.scrub.trust import MIN_ID, Expectation, ExpectedPrefix, Level
 from boltseal.ledger.note import VerifierKey
 from boltseal.ledger.proof import MAX_RECEIPT_BYTES
 from boltseal.lockfile.document import LOCK_NAME, LockInvalid
@@ -51,9 +51,9 @@ class ExpectationOptions:
     documents: tuple[Path, ...] = ()
 
 
-def digests_in_arguments(images: Sequence[str], expect: str | None) -> dict[str, Expectation]:
+def digests_in_arguments(images: Sequence[str], expect: str | None) -> dict[str, Expectation | ExpectedPrefix]:
     """Return the expectation of each image with a digest in its name or in --expect. Raises: Invalid, DigestInvalid."""
-    found: dict[str, Expectation] = {}
+    found: dict[str, Expectation | ExpectedPrefix] = {}
     for name in images:
         bare = name.removeprefix("sha256:")
         if "@" in name:
@@ -64,8 +64,12 @@ def digests_in_arguments(images: Sequence[str], expect: str | None) -> dict[str,
     if expect is not None:
         if len(images) != 1:
             raise Invalid(f"--expect needs exactly one IMAGE; got {len(images)} images")
-        digest = Digest.parse(expect if ":" in expect else f"sha256:{expect}")
-        found[images[0]] = Expectation(digest, Level.L1, "--expect")
+        digits = expect.removeprefix("sha256:")
+        if MIN_ID <= len(digits) < _HEX_DIGITS and _HEX.issuperset(digits):
+            found[images[0]] = ExpectedPrefix(digits, "--expect")
+        else:
+            digest = Digest.parse(expect if ":" in expect else f"sha256:{expect}")
+            found[images[0]] = Expectation(digest, Level.L1, "--expect")
     return found
 
 

@@ -29,6 +29,7 @@ MAX_NAMES: Final = 100_000
 """Limit for images, snapshots and containers each. Kubernetes gives an image three names."""
 MAX_NAME_BYTES: Final = 1024
 ATTEMPTS: Final = 5
+_VIEW: Final = b"\x01"
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,10 +44,11 @@ class NamedImage:
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """A snapshot: the number of its folder, and the name of its parent."""
+    """A snapshot: the number of its folder, and the name of its parent. `is_view`: it shows its parent and has no files."""
 
     id: int
     parent: str
+    is_view: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,7 +185,9 @@ def _snapshots(bolt: BboltFile) -> dict[str, Snapshot]:
     for name, snapshot in snapshots.buckets() if snapshots is not None else ():
         values = snapshot.values()
         _bounded(bolt, len(found), "snapshots")
-        found[_text(name)] = Snapshot(uvarint(values.get(b"id", b"")), _text(values.get(b"parent", b"")))
+        found[_text(name)] = Snapshot(
+            uvarint(values.get(b"id", b"")), _text(values.get(b"parent", b"")), values.get(b"kind", b"") == _VIEW
+        )
     return found
 
 

@@ -34,6 +34,7 @@ from boltseal.oci.digest import Digest
 
 OVERLAY2: Final = "overlay2"
 MAX_TAGS: Final = 100_000
+MAX_LAYERDB: Final = 1_000_000
 _HEX: Final = re.compile(rb"[0-9a-f]{64}")
 
 
@@ -123,6 +124,17 @@ class DockerStore:
     def config(self, image: Digest) -> bytes:
         """Return the bytes of an image's config, unverified."""
         return self.files.read(b"image/overlay2/imagedb/content/sha256/" + image.hex.encode(), MAX_DOCUMENT_BYTES)
+
+    def layers(self) -> list[Digest]:
+        """Return the chain IDs of all layers in layerdb."""
+        path = b"image/overlay2/layerdb/sha256"
+        names = self.files.names(path, MAX_LAYERDB) if self.files.exists(path) else []
+        return [Digest("sha256", name.decode()) for name in names if _HEX.fullmatch(name)]
+
+    def folders(self) -> list[bytes]:
+        """Return the names of all folders of the storage driver, those of containers and of BuildKit's cache included."""
+        names = self.files.names(OVERLAY2.encode(), MAX_LAYERDB) if self.files.exists(OVERLAY2.encode()) else []
+        return [name for name in names if name != b"l"]
 
     def layer(self, chain: Digest) -> DockerLayer:
         """Return the layerdb entry of a layer."""

@@ -47,7 +47,7 @@ async def scrub_pulled_image(host: EngineHost, image: EngineImage) -> None:
                 f"image {image.id.short} differs on disk: {_describe(first)}; list all differences with "
                 f"`boltseal scrub {image.id}`; {TAG_UNCHANGED}"
             )
-        case ReportStatus.UNKNOWN | ReportStatus.GONE:
+        case ReportStatus.UNKNOWN | ReportStatus.GONE | ReportStatus.UNCHECKED:
             raise _not_scrubbed(_why(reports))
         case ReportStatus.HOLDS:
             return

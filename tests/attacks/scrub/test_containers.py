@@ -90,11 +90,12 @@ def test_a_running_container_is_checked_through_its_process(host: Host, running:
     report = host.report(running)
 
     assert (report.status, report.differences, report.unknown) == (ReportStatus.HOLDS, (), ())
+    assert report.ref == host.docker("inspect", "--format", "{{.Name}}", running).strip("/")
     assert report.running == int(host.docker("inspect", "--format", "{{.State.Pid}}", running))
 
 
 def test_the_first_process_is_compared_whatever_the_process_ids_are(host: Host) -> None:
-    """A container's first process is compared, even if another one has a lower ID, as after process IDs have wrapped."""
+    """The first process of a container is compared, even if another one in it has a lower ID, as after IDs have wrapped."""
     enter = 'read pid; exec nsenter --target "$pid" --mount /bin/sleep 1000'
     with subprocess.Popen([program("sh"), "-c", enter], stdin=subprocess.PIPE, text=True) as other:
         box = host.docker("run", "-d", "--network", "none", BOX)

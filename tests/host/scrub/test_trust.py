@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 
 from boltseal.errors import Invalid
+from boltseal.host.scrub.differences import DifferenceKind
 from boltseal.host.scrub.evidence import ReceiptWithoutTag, expectation_of_receipt, expectations_of_lock
 from boltseal.host.scrub.plans import ImagePlan
-from boltseal.host.scrub.trust import Expectation, Level, judge, names_image
+from boltseal.host.scrub.trust import Expectation, ExpectedPrefix, Level, judge, names_image
 from boltseal.ledger.entry import EntryKind
 from boltseal.ledger.note import SigningKey
 from boltseal.lockfile.document import Lock, LockedImage, LockedPlatform
@@ -69,6 +70,18 @@ def test_a_digest_proves_the_config_it_refers_to(digest: Digest) -> None:
 
     assert (kept.level, kept.differences) == (Level.L1, ())
     assert (given.level, given.differences) == (Level.L1, ())
+
+
+@pytest.mark.parametrize("digest", [CONFIG, Digest.of(MANIFEST), Digest.of(INDEX)], ids=["config", "manifest", "index"])
+def test_the_first_digits_of_each_digest_of_an_image_match(digest: Digest) -> None:
+    """The first digits of an image's ID, manifest or index match the image, and those of another image do not."""
+    held = image(MANIFEST, INDEX)
+
+    judged = judge(held, ExpectedPrefix(digest.hex[:40], "--expect"), {})
+    other = judge(held, ExpectedPrefix(OTHER.hex[:12], "--expect"), {})
+
+    assert (judged.level, judged.differences) == (Level.L1, ())
+    assert [each.kind for each in other.differences] == [DifferenceKind.MANIFEST]
 
 
 def test_a_digest_of_another_image_is_a_difference() -> None:

@@ -22,6 +22,7 @@ from boltseal.engines.containerd_store import (
     Snapshot,
     blob_at,
 )
+from boltseal.engines.docker_store import DockerContainer, DockerStore
 from boltseal.engines.safe_open import StoreMalformed, StoreMissing, StoreUnreadable
 from boltseal.host.scrub.differences import Difference, DifferenceKind, difference
 from boltseal.host.scrub.layer_check import LayerFiles
@@ -36,15 +37,20 @@ from boltseal.host.scrub.plans import (
     MappedCopy,
     StorePlan,
     chain_ids,
+    folders_in_use,
 )
 from boltseal.oci.digest import Digest
 
 NAME: Final = "containerd"
 DOCKER: Final = "moby"
 """Docker's namespace."""
+DOCKERS_STORE: Final = ("containerd", "daemon")
+"""The path of a containerd's root that Docker started, in Docker's data root."""
 OVERLAYFS: Final = "overlayfs"
 MAX_DAMAGED: Final = 100
+_EXTRACT: Final = "extract-"
 _MAPPED: Final = re.compile(r"-([0-9]{1,10})-([0-9]{1,10})")
+_DOCKER_ID: Final = re.compile(r"[0-9a-f]{64}")
 _ALL_IDS: Final = 1 << 32
 _UNPROVEN: Final = "the copy of this image for {}: its owners are compared by the key of its snapshot, which nothing outside the store confirms"
 
@@ -54,6 +60,7 @@ def plan(root: Path) -> StorePlan:
     unknown: list[str] = []
     images: list[ImagePlan] = []
     containers: list[ContainerPlan] = []
+    unreferenced = 0
     try:
         store = ContainerdStore(root)
         metadata = store.metadata()
@@ -61,10 +68,11 @@ def plan(root: Path) -> StorePlan:
         opened = _OpenedStore(store, metadata, store.snapshots())
         images = opened.images()
         containers = opened.containers(images)
+        unreferenced = opened.unreferenced(images, containers)
         store.files.close()
     except (StoreMissing, StoreUnreadable, StoreMalformed) as error:
         unknown.append(error.message)
-    return StorePlan(NAME, root, tuple(images), tuple(containers), tuple(unknown))
+    return StorePlan(NAME, root, tuple(images), tuple(containers), tuple(unknown), unreferenced=unreferenced)
 
 
 class _OpenedStore:
@@ -79,8 +87,12 @@ class _OpenedStore:
         self._ownership = ownership_in(store.root)
         self._children: dict[tuple[str, str], list[str]] = {}
         """The keys of each snapshot's children in the metadata."""
+        self._extracted: set[tuple[str, str]] = set()
+        """The layers that are being unpacked, by namespace and chain ID."""
         for (namespace, key), (_, parent) in metadata.snapshots.items():
             self._children.setdefault((namespace, parent), []).append(key)
+            if key.startswith(_EXTRACT):
+                self._extracted.add((namespace, key.rpartition(" ")[2]))
 
     def has(self, blob: Digest) -> bool:
         return self._store.has(blob)
@@ -109,7 +121,7 @@ class _OpenedStore:
             names = tuple(sorted({each.name for each in same}))
             folders = partial(self._folders, namespace)
             plans = image_plans(self, NAME, target, same[0].media_type, names, folders)
-            found += [replace(each, copies=self._copies(namespace, each)) for each in plans]
+            found += [replace(each, copies=self._copies(namespace, each), notes=_unpacked_note(each)) for each in plans]
         return found
 
     def _copies(self, namespace: str, image: ImagePlan) -> tuple[MappedCopy, ...]:
@@ -145,11 +157,15 @@ class _OpenedStore:
             f"it was unpacked by the snapshotter {each}, which can't be checked (expected overlayfs)"
             for each in sorted(others)
         ]
-        if not any((namespace, str(each)) in self._metadata.snapshots for each in chain):
-            return [None] * len(chain)  # not unpacked
+        unpacked = [(namespace, str(each)) in self._metadata.snapshots for each in chain]
+        count = len(chain) if True in unpacked[unpacked.count(True) :] else unpacked.count(True)
+        if count < len(chain) and self._is_being_unpacked(namespace, chain):
+            unknown.append("it is being unpacked, or unpacking it was interrupted; check it again")
         folders: list[bytes | None] = []
         below = below_key = ""
-        for each in chain:
+        for each in chain[
+            :count
+        ]:  # from the lowest one up; those above are not unpacked, unless one is missing between
             key = str(each)
             name, parent = self._metadata.snapshots.get((namespace, key), ("", ""))
             snapshot = self._snapshots.get(name)
@@ -170,7 +186,11 @@ class _OpenedStore:
                     )
                 folders.append(folder)
             below, below_key = name, key
-        return folders
+        return folders + [None] * (len(chain) - count)
+
+    def _is_being_unpacked(self, namespace: str, chain: list[Digest]) -> bool:
+        """Return whether one of the layers is being unpacked: then it has a snapshot with the key `extract-ID CHAIN`."""
+        return not self._extracted.isdisjoint((namespace, str(each)) for each in chain)
 
     def _init(self, namespace: str, key: str, name: str, below: str) -> bytes | None:
         """Return the -init layer under a layer that was committed from one of Docker's containers, else None."""
@@ -178,6 +198,15 @@ class _OpenedStore:
         if namespace != DOCKER or between is None or between.parent != below or name == below:
             return None
         return folder_of(between) if self._metadata.snapshots.get((namespace, key), ("", ""))[0] == name else None
+
+    def unreferenced(self, images: list[ImagePlan], containers: list[ContainerPlan]) -> int:
+        """Return the number of snapshots with files that belong to no image and no container, and are not being unpacked."""
+        in_use = folders_in_use(images, containers)
+        being_unpacked = {name for (_, key), (name, _) in self._metadata.snapshots.items() if key.startswith(_EXTRACT)}
+        return sum(
+            not (snapshot.is_view or name in being_unpacked or folder_of(snapshot) in in_use)
+            for name, snapshot in self._snapshots.items()
+        )
 
     def containers(self, images: list[ImagePlan]) -> list[ContainerPlan]:
         """Return the containers with snapshots. Docker's classic store has containers here too, without snapshots."""
@@ -201,6 +230,7 @@ class _OpenedStore:
         """Return the plan of a container: its snapshot, the layers of its image, and for Docker the -init layer between."""
         found: list[Difference] = []
         unknown: list[str] = []
+        known = self._docker_container(container)
         key = container.snapshot or container.id  # Docker does not record it; the snapshot has the container's name
         name, _ = self._metadata.snapshots.get((container.namespace, key), ("", ""))
         stack: list[bytes] = []
@@ -229,14 +259,37 @@ class _OpenedStore:
             store=NAME,
             root=self.root,
             id=container.id,
-            name=container.id[:12],
+            name=container.id[:12] if known is None else known.name,
             image=image,
             upper=stack[0] if stack else None,
             lowers=tuple(stack[1:]),
             init=init,
             differences=tuple(found),
             unknown=tuple(unknown),
+            pid=0 if known is None else known.pid,
         )
+
+    def _docker_container(self, container: NamedContainer) -> DockerContainer | None:
+        """Return what Docker itself records about a container in its data root, which has this store below it."""
+        is_dockers = container.namespace == DOCKER and self.root.parts[-2:] == DOCKERS_STORE
+        if not is_dockers or not _DOCKER_ID.fullmatch(container.id):
+            return None
+        try:
+            docker = DockerStore(self.root.parents[1])
+            with docker.files:
+                found = docker.container(container.id)
+        except (StoreMissing, StoreUnreadable, StoreMalformed):
+            return None
+        return found if found.name else None
+
+
+def _unpacked_note(image: ImagePlan) -> tuple[str, ...]:
+    """State how many layers of an image are not unpacked; their blobs are checked."""
+    layers = [layer for layer in image.layers if not layer.artifact]
+    missing = sum(layer.folder is None for layer in layers)
+    if not missing:
+        return ()
+    return ("not unpacked" if missing == len(layers) else f"{missing} of {len(layers)} layers not unpacked",)
 
 
 def folder_of(snapshot: Snapshot) -> bytes:

@@ -16,7 +16,16 @@ from boltseal.host.scrub.layer_check import CheckMode, LayerFiles, check
 from boltseal.host.scrub.layer_folder import DOCKER_NAMES
 from boltseal.host.scrub.overlay_stack import IsSameLayer, check_stack
 from boltseal.host.scrub.ownership import IdMap, Ownership, ownership_in
-from boltseal.host.scrub.plans import Allowance, ContainerPlan, ImagePlan, StorePlan, chain_ids, diff_ids
+from boltseal.host.scrub.plans import (
+    MAX_LAYERS,
+    Allowance,
+    ContainerPlan,
+    ImagePlan,
+    StorePlan,
+    chain_ids,
+    diff_ids,
+    folders_in_use,
+)
 from boltseal.oci.digest import Digest
 
 NAME: Final = "docker"
@@ -30,6 +39,8 @@ def plan(root: Path) -> StorePlan:
     unknown: list[str] = []
     images: list[ImagePlan] = []
     containers: list[ContainerPlan] = []
+    cached: list[ImagePlan] = []
+    unreferenced = 0
     try:
         store = DockerStore(root)
         drivers = store.drivers()
@@ -42,10 +53,60 @@ def plan(root: Path) -> StorePlan:
             allowance = Allowance()
             images = _images(store, allowance, unknown)
             containers = _containers(store, allowance, unknown)
+            cached = _cached(store, images, allowance)
+            in_use = {each.split(b"/")[1] for each in folders_in_use([*images, *cached], containers)}
+            unreferenced = sum(name not in in_use for name in store.folders())
         store.files.close()
     except (StoreMissing, StoreUnreadable, StoreMalformed) as error:
         unknown.append(error.message)
-    return StorePlan(NAME, root, tuple(images), tuple(containers), tuple(unknown))
+    return StorePlan(NAME, root, tuple(images), tuple(containers), tuple(unknown), tuple(cached), unreferenced)
+
+
+def _cached(store: DockerStore, images: list[ImagePlan], allowance: Allowance) -> list[ImagePlan]:
+    """Return the layers in layerdb that belong to no image, each with those below it: BuildKit pulls base images so.
+
+    Raises: StoreMissing, StoreUnreadable, StoreMalformed.
+    """
+    of_images = {chain for image in images for chain in chain_ids([layer.diff_id for layer in image.layers])}
+    parents: dict[Digest, Digest | None] = {}
+    broken: dict[Digest, str] = {}
+    for chain in store.layers():
+        if chain not in of_images:
+            try:
+                parents[chain] = store.layer(chain).parent
+            except (StoreMissing, StoreMalformed) as error:
+                broken[chain] = error.message
+    found = [_cached_layers(store, top, allowance) for top in parents.keys() - set(parents.values())]
+    return found + [
+        ImagePlan(NAME, store.root, chain, chain, unknown=(f"a layer in layerdb can't be read: {why}",))
+        for chain, why in broken.items()
+    ]
+
+
+def _cached_layers(store: DockerStore, top: Digest, allowance: Allowance) -> ImagePlan:
+    """Return the plan of a layer and those below it. Its chain ID, the only evidence there is, follows from their diff IDs."""
+    found: list[Difference] = []
+    unknown: list[str] = []
+    layers: tuple[LayerFiles, ...] = ()
+    try:
+        diffs: list[Digest] = []
+        at: Digest | None = top
+        while at is not None and len(diffs) <= MAX_LAYERS:
+            recorded = store.layer(at)
+            diffs.append(recorded.diff)
+            at = recorded.parent
+        diffs.reverse()
+        allowance.take_layers(len(diffs))
+        if len(diffs) > MAX_LAYERS or chain_ids(diffs)[-1] != top:
+            got = f"layers whose chain ID is {chain_ids(diffs)[-1]}"
+            found.append(difference(DifferenceKind.METADATA, layer_at(top), f"a layer with the chain ID {top}", got))
+        else:
+            layers = _layers(store, tuple(diffs), allowance, found, unknown)
+    except (StoreMissing, StoreMalformed) as error:
+        found.append(difference(DifferenceKind.METADATA, layer_at(top), "a layer in layerdb", error.message))
+    except StoreUnreadable as error:
+        unknown.append(error.message)
+    return ImagePlan(NAME, store.root, top, top, (), layers, tuple(found), tuple(unknown))
 
 
 def _images(store: DockerStore, allowance: Allowance, unknown: list[str]) -> list[ImagePlan]:

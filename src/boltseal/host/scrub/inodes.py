@@ -281,7 +281,7 @@ class Inodes:
         self._owner_and_mode(path, header, found)
         wanted, got = _times(header, found)
         if not _same_time(wanted, got):
-            self._findings.add(DifferenceKind.MTIME, path, _seconds(wanted), _seconds(got))
+            self._findings.add(DifferenceKind.MTIME, path, shown_time(wanted), shown_time(got))
 
     def _owner_and_mode(self, path: bytes, header: Header, found: os.stat_result) -> None:
         add = self._findings.add
@@ -354,5 +354,7 @@ def _numbers(device: tuple[int, int]) -> str:
     return f"{device[0]}:{device[1]}"
 
 
-def _seconds(ns: int) -> str:
-    return f"{ns / _NS:.9f}" if ns % _NS else str(ns // _NS)
+def shown_time(ns: int) -> str:
+    """Return a time in seconds with all its digits: a float would round nanoseconds, and show different times as equal."""
+    whole, part = divmod(abs(ns), _NS)
+    return ("-" if ns < 0 else "") + (f"{whole}.{part:09d}" if part else f"{whole}")

@@ -214,6 +214,11 @@ class LayerComparison:
 
     # ---- files without an entry
 
+    def root(self) -> None:
+        """Check the layer's own folder only."""
+        with self._implied_check as implied:
+            UnexpectedFiles(self._tree, self.inodes, self._ownership, self.findings, implied).root()
+
     def finish(self) -> None:
         """Check marks, whiteouts, and everything on disk that has no entry."""
         with self._implied_check as implied:

@@ -25,7 +25,7 @@ from boltseal.host.scrub.attributes import (
 )
 from boltseal.host.scrub.differences import MAX_PER_LAYER, Difference, DifferenceKind, difference
 from boltseal.host.scrub.file_contents import CountRead
-from boltseal.host.scrub.inodes import describe_file
+from boltseal.host.scrub.inodes import describe_file, shown_time
 from boltseal.host.scrub.layer_check import CheckMode
 from boltseal.host.scrub.merged_layers import MergedEntry, MergedLayers, same_content
 from boltseal.host.scrub.ownership import IdMap
@@ -141,7 +141,7 @@ class _Comparison:
         if want.st_size != got.st_size:
             self._add(DifferenceKind.SIZE, path, want.st_size, got.st_size)
         elif want.st_mtime_ns != got.st_mtime_ns:
-            self._add(DifferenceKind.MTIME, path, want.st_mtime_ns, got.st_mtime_ns)
+            self._add(DifferenceKind.MTIME, path, shown_time(want.st_mtime_ns), shown_time(got.st_mtime_ns))
         elif not borrowed and not self._check_mode.quick and not self._same_content(path, tree):
             self._add(DifferenceKind.CONTENT, path, "the content of its layer", "other content")
 

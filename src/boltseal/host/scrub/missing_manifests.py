@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 
 from boltseal.host.scrub.plans import ImagePlan
-from boltseal.host.scrub.trust import Expectation, TrustJudgement, judge
+from boltseal.host.scrub.trust import Expectation, ExpectedPrefix, TrustJudgement, judge
 from boltseal.oci.digest import Digest
 
 
@@ -31,11 +31,14 @@ def fetch_nothing(_image: ImagePlan, _expected: Expectation) -> FetchedManifests
 
 
 def judge_with_fetch(
-    image: ImagePlan, expected: Expectation | None, documents: Mapping[Digest, bytes], fetch: FetchManifests
+    image: ImagePlan,
+    expected: Expectation | ExpectedPrefix | None,
+    documents: Mapping[Digest, bytes],
+    fetch: FetchManifests,
 ) -> TrustJudgement:
     """Compare an image with what it must be; fetch manifests if neither the store nor `documents` has them."""
     found = judge(image, expected, documents)
-    if expected is None or not found.lacks_manifest:
+    if not isinstance(expected, Expectation) or not found.lacks_manifest:
         return found
     fetched = fetch(image, expected)
     if fetched.documents:

@@ -11,8 +11,8 @@ from boltseal.engines.subordinate_ids import id_maps, is_in_home_of_owner, user_
 
 _ALL_IDS: Final = 1 << 32
 _NOT_AT_HOME: Final = (
-    "the owners of its files are compared as those of a store of user {}, the owner of the store's folder, but it is not in "
-    "the home folder that /etc/passwd on its disk names for this user"
+    "the owners of its files are compared as those of a store of user {}, the owner of the store's folder, but it is not in the "
+    "home folder that /etc/passwd on its disk names for this user"
 )
 
 

@@ -62,7 +62,8 @@ class ImagePlan:
     """An image of a store, with its layers to check.
 
     `id`: as its engine shows it. `config`: the digest of its config. `documents`: the store's manifests and indexes of it,
-    unverified. `differences`: in metadata and stack. `unknown`: reasons why something can't be checked.
+    unverified. `differences`: in metadata and stack. `unknown`: reasons why something can't be checked. `notes`: what else a
+    person should know, without any effect on the result.
     """
 
     store: str
@@ -76,6 +77,7 @@ class ImagePlan:
     documents: Mapping[Digest, bytes] = field(default_factory=dict)
     inits: tuple[Init, ...] = ()
     copies: tuple[MappedCopy, ...] = ()
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,13 +103,28 @@ class ContainerPlan:
 
 @dataclass(frozen=True, slots=True)
 class StorePlan:
-    """The contents of one store. `unknown`: reasons why it could not be read completely."""
+    """The contents of one store. `unknown`: reasons why it could not be read completely.
+
+    `cached`: layers that belong to no image but have a digest, so that they can be checked. `unreferenced`: the number of
+    layers that belong to no image and no container and have none: those of build steps. Images built on them have their files.
+    """
 
     store: str
     root: Path
     images: tuple[ImagePlan, ...] = ()
     containers: tuple[ContainerPlan, ...] = ()
     unknown: tuple[str, ...] = ()
+    cached: tuple[ImagePlan, ...] = ()
+    unreferenced: int = 0
+
+
+def folders_in_use(images: Sequence[ImagePlan], containers: Sequence[ContainerPlan]) -> set[bytes]:
+    """Return the folders of all layers that belong to an image or a container."""
+    used = {layer.folder for image in images for layer in image.layers}
+    used |= {folder for image in images for copy in image.copies for folder in (copy.folder, *copy.layers)}
+    used |= {init.folder for image in images for init in image.inits}
+    used |= {folder for each in containers for folder in (each.upper, *each.lowers)}
+    return {folder for folder in used if folder is not None}
 
 
 @dataclass(slots=True)

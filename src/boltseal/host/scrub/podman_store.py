@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Final
 
@@ -33,6 +33,7 @@ def plan(root: Path) -> StorePlan:
     unknown: list[str] = []
     images: list[ImagePlan] = []
     containers: list[ContainerPlan] = []
+    unreferenced = 0
     try:
         store = PodmanStore(root)
         unknown += [
@@ -41,13 +42,34 @@ def plan(root: Path) -> StorePlan:
         ]
         layers = store.layers()
         allowance = Allowance()
-        images = [_image(store, image, layers, allowance) for image in store.images()]
-        containers = [_container(store, container, layers, images) for container in store.containers()]
+        listed = store.images()
+        images = [_image(store, image, layers, allowance) for image in listed]
+        stored = store.containers()
+        containers = [_container(store, container, layers, images) for container in stored]
+        in_use = _in_use(
+            (
+                *(top for each in listed for top in (each.layer, *(each.mapped_layers or ()))),
+                *(each.layer for each in stored),
+            ),
+            layers,
+        )
+        unreferenced = len(layers.keys() - in_use)
         unknown += store.damaged[:MAX_DAMAGED]
         store.files.close()
     except (StoreMissing, StoreUnreadable, StoreMalformed) as error:
         unknown.append(error.message)
-    return StorePlan(NAME, root, tuple(images), tuple(containers), tuple(unknown))
+    return StorePlan(NAME, root, tuple(images), tuple(containers), tuple(unknown), unreferenced=unreferenced)
+
+
+def _in_use(tops: Iterable[str], layers: Mapping[str, StoredLayer]) -> set[str]:
+    """Return the IDs of these layers and of all layers below them."""
+    found: set[str] = set()
+    for top in tops:
+        at = top
+        while at in layers and at not in found:
+            found.add(at)
+            at = layers[at].parent
+    return found
 
 
 def _image(
@@ -194,9 +216,8 @@ def _not_understood(store: PodmanStore, layer: StoredLayer, diff: Digest) -> str
     """Return why the files of a layer can't be compared, "" if they can."""
     if reason := composefs_reason(store.files, BASE + b"/" + layer.id.encode()):
         return reason
-    if not store.files.exists(split_at(layer.id)):
-        how = "it was pulled in pieces (zstd:chunked)" if layer.toc_digest else "the file is gone"
-        return f"the digest of layer {diff.short} can't be computed without a tar-split: {how}"
+    if layer.toc_digest and not store.files.exists(split_at(layer.id)):
+        return f"the digest of layer {diff.short} can't be computed: it was pulled in pieces (zstd:chunked), without a tar-split"
     if _masked(store, _folder(layer.id)):
         return f"layer {diff.short} was unpacked with force_mask: its modes and owners are only in attributes"
     return ""

@@ -11,21 +11,28 @@ from boltseal.host.scrub.trust import Level
 
 
 class ReportStatus(StrEnum):
-    """The outcome, as in the `--json` output of every command; GONE: a container that was removed during the check."""
+    """The outcome, as in the `--json` output of every command.
+
+    GONE: a container that was removed during the check. UNCHECKED: nothing of it was checked, as it belongs to no image and no
+    container; it counts only if complete coverage is asked for (`outcome`).
+    """
 
     HOLDS = "holds"
     DIFFERS = "differs"
     UNKNOWN = "unknown"
     GONE = "gone"
+    UNCHECKED = "unchecked"
 
 
 @dataclass(frozen=True, slots=True)
 class ScrubReport:
     """The result for one subject.
 
-    `what`: image, container or store. `ref`: its name in output. `level`, `by`: how far it is proven, and by which evidence.
+    `what`: image, container, store or build-cache. `ref`: its name in output. `level`, `by`: how far it is proven, and by which evidence.
     `count`: of all differences; `differences` may be fewer. `unknown`: reasons why something was not checked. `changed`: a
-    container's own changes. `running`: the process ID of the container that was compared, 0 if none runs.
+    container's own changes. `running`: the process ID of the container that was compared, 0 if none runs. `notes`: what else a
+    person should know. `unchecked`: what the check left out, which is stated, and changes the status only if complete coverage
+    is asked for. `unchecked_count`: how many records of a build cache that is.
     """
 
     what: str
@@ -44,6 +51,9 @@ class ScrubReport:
     unknown: tuple[str, ...] = ()
     changed: tuple[ContainerChange, ...] = field(default=())
     running: int = 0
+    notes: tuple[str, ...] = ()
+    unchecked: tuple[str, ...] = ()
+    unchecked_count: int = 0
 
 
 def status_of(count: int, unknown: tuple[str, ...]) -> ReportStatus:
@@ -51,12 +61,15 @@ def status_of(count: int, unknown: tuple[str, ...]) -> ReportStatus:
     return ReportStatus.DIFFERS if count else ReportStatus.UNKNOWN if unknown else ReportStatus.HOLDS
 
 
-def outcome(reports: list[ScrubReport]) -> ReportStatus:
+def outcome(reports: list[ScrubReport], *, complete: bool = False) -> ReportStatus:
     """Return the status of all reports together: DIFFERS over UNKNOWN over HOLDS.
 
     What is gone does not count, but it is no success either: UNKNOWN if nothing else was checked.
+    `complete`: whether what was left out is UNKNOWN; otherwise it is only stated.
     """
     found = {report.status for report in reports}
-    if found == {ReportStatus.GONE}:
+    if ReportStatus.GONE in found and found <= {ReportStatus.GONE, ReportStatus.UNCHECKED}:
         return ReportStatus.UNKNOWN
+    if complete and any(report.unchecked or report.status is ReportStatus.UNCHECKED for report in reports):
+        found.add(ReportStatus.UNKNOWN)
     return next((each for each in (ReportStatus.DIFFERS, ReportStatus.UNKNOWN) if each in found), ReportStatus.HOLDS)

@@ -34,7 +34,7 @@ from boltseal.host.scrub.mount_points import mounts_in
 from boltseal.host.scrub.plans import ContainerPlan, ImagePlan, StorePlan
 from boltseal.host.scrub.process_view import compare_process_view
 from boltseal.host.scrub.report import ReportStatus, ScrubReport, status_of
-from boltseal.host.scrub.trust import Expectation, is_id, local_reference, names_image
+from boltseal.host.scrub.trust import Expectation, ExpectedPrefix, is_id, local_reference, names_image
 from boltseal.host.scrub.workers import Progress, WorkRate, check_layers, meter_of
 from boltseal.oci.digest import Digest
 
@@ -49,7 +49,7 @@ class ScrubRequest:
     """
 
     images: tuple[str, ...] = ()
-    expected: Mapping[str, Expectation] = field(default_factory=dict)
+    expected: Mapping[str, Expectation | ExpectedPrefix] = field(default_factory=dict)
     receipts: tuple[Expectation, ...] = ()
     locks: tuple[Expectation, ...] = ()
     documents: Mapping[Digest, bytes] = field(default_factory=dict)
@@ -67,6 +67,7 @@ def scrub(stores: Sequence[FoundStore], wanted: ScrubRequest, progress: Progress
     reports = [_store_report(plan) for _, plan in plans if plan.unknown]
     engine_mounts = EngineMounts([plan for _, plan in plans], wanted.proc)
     engine_mounts.look()
+    cached = {id(image) for _, plan in plans for image in plan.cached}
     selected = [(plan, image, typed) for _, plan in plans for image, typed in _select(plan, wanted)]  # 2
     results = check_layers(
         [layer for _, image, _ in selected for layer in image.layers], wanted.check_mode, wanted.pace, progress
@@ -76,19 +77,23 @@ def scrub(stores: Sequence[FoundStore], wanted: ScrubRequest, progress: Progress
     count_read = meter_of(wanted.pace)
     for plan, image, typed in selected:
         changed_since = after[plan.root].changed_since(image)
-        seen = engine_mounts.with_image(image)
-        reports.append(_image_report(seen, results, typed, wanted, count_read, changed_since))  # 4, 5
+        report = _image_report(
+            engine_mounts.with_image(image), results, typed, wanted, count_read, changed_since
+        )  # 4, 5
+        reports.append(_cache_report(report) if id(image) in cached else report)
     reports += _not_found(wanted, [image for _, image, _ in selected], [store.root for store in stores])
     checked = {image.id for _, image, _ in selected}
     for store, plan in plans:
         reports += _container_reports(store, plan, checked, wanted, count_read, after[plan.root], engine_mounts)  # 6
+    if not wanted.images:
+        reports += [_unreferenced_report(plan) for _, plan in plans if plan.unreferenced]
     return reports
 
 
 def _select(plan: StorePlan, wanted: ScrubRequest) -> list[tuple[ImagePlan, str]]:
     """Return the selected images of a store, each with the text that selected it."""
     if not wanted.images:
-        return [(image, "") for image in plan.images]
+        return [(image, "") for image in (*plan.images, *plan.cached)]
     return [
         (image, typed) for image in plan.images if (typed := _selecting_text(image, wanted.images)) is not None
     ]  # fmt: skip
@@ -136,6 +141,22 @@ def _store_report(plan: StorePlan) -> ScrubReport:
     )
 
 
+def _cache_report(report: ScrubReport) -> ScrubReport:
+    return replace(report, what="build-cache", ref=f"layers up to {report.id}")
+
+
+def _unreferenced_report(plan: StorePlan) -> ScrubReport:
+    return ScrubReport(
+        what="build-cache",
+        ref=str(plan.root),
+        status=ReportStatus.UNCHECKED,
+        store=plan.store,
+        root=str(plan.root),
+        unchecked=("layers of no image and no container, which have no digest",),
+        unchecked_count=plan.unreferenced,
+    )
+
+
 def _image_report(
     image: ImagePlan,
     results: Mapping[LayerFiles, LayerResult],
@@ -155,6 +176,7 @@ def _image_report(
         differences += marks
         count += len(marks)
     unknown += [copy.unproven for copy in image.copies if copy.unproven]
+    unchecked = dict.fromkeys(each for layer in image.layers for each in results[layer].unchecked)
     try:
         other_differences = [
             each for init, under in image.inits for each in init_differences(image.root, init, _folders(image, under))
@@ -190,6 +212,8 @@ def _image_report(
         differences=tuple(differences),
         count=count,
         unknown=tuple(dict.fromkeys(unknown)),
+        notes=image.notes,
+        unchecked=tuple(unchecked),
     )
 
 
@@ -213,7 +237,7 @@ class _StoreRecheck:
     def _read_plan(self) -> None:
         plan = self._store.plan(self._store.root)
         self._images: dict[tuple[Digest, Digest], list[ImagePlan]] = {}
-        for image in plan.images:
+        for image in (*plan.images, *plan.cached):
             self._images.setdefault((image.id, image.config), []).append(_without_names(image))
         self._containers = {container.id: container for container in plan.containers}
 
@@ -257,7 +281,7 @@ def _ref(image: ImagePlan, typed: str) -> str:
     return typed or next((name for name in image.names if "@" not in name), "") or image.id.short
 
 
-def _expected(image: ImagePlan, typed: str, wanted: ScrubRequest) -> Expectation | None:
+def _expected(image: ImagePlan, typed: str, wanted: ScrubRequest) -> Expectation | ExpectedPrefix | None:
     """Return the expectation for an image: a ledger's takes precedence over a person's, and that over a lock's."""
     ledger, lock = (
         [each for each in stated if any(map(each.about, image.names))] for stated in (wanted.receipts, wanted.locks)

@@ -25,6 +25,8 @@ from boltseal.oci.manifest import ManifestInvalid
 from boltseal.oci.reference import NameInvalid, Reference, Repository, Tag
 
 MAX_STEPS: Final = 1000
+PROVING_DIGITS: Final = 32
+"""128 bits; two images with the same 12 digits, as engines shorten IDs, take a few hours to find."""
 
 
 class Level(StrEnum):
@@ -62,6 +64,29 @@ class Expectation:
 
 
 @dataclass(frozen=True, slots=True)
+class ExpectedPrefix:
+    """The first hexadecimal digits of the ID or digest that a person gave for an image, as engines print them."""
+
+    digits: str
+    by: str
+
+    def judge(self, image: ImagePlan) -> TrustJudgement:
+        """Compare an image's ID, the digest of its config, and those of the manifests from which its config follows.
+
+        A match with fewer than PROVING_DIGITS proves nothing: an attacker can find another image with the same digits.
+        """
+        manifests = (each for each in image.documents if image.config in configs_of(each, image.documents))
+        if not any(each.hex.startswith(self.digits) for each in (image.config, *manifests)):
+            by = f"{self.digits}..., by {self.by}"
+            got = image.id if image.id == image.config else f"{image.id} with config {image.config}"
+            return TrustJudgement(Level.L0, self.by, (difference(DifferenceKind.MANIFEST, b"", by, got),))
+        if len(self.digits) >= PROVING_DIGITS:
+            return TrustJudgement(Level.L1, self.by)
+        reason = f"the first {len(self.digits)} digits, which another image could have too: L1 needs at least {PROVING_DIGITS}"
+        return TrustJudgement(Level.L0, f"{self.by}: {reason}")
+
+
+@dataclass(frozen=True, slots=True)
 class TrustJudgement:
     """How far an image is proven by an expectation, provided that none of its files differ.
 
@@ -75,10 +100,14 @@ class TrustJudgement:
     lacks_manifest: bool = False
 
 
-def judge(image: ImagePlan, expected: Expectation | None, documents: Mapping[Digest, bytes]) -> TrustJudgement:
+def judge(
+    image: ImagePlan, expected: Expectation | ExpectedPrefix | None, documents: Mapping[Digest, bytes]
+) -> TrustJudgement:
     """Compare an image with what it must be. `documents`: manifests and indexes from other sources, by digest."""
     if expected is None:
         return TrustJudgement(Level.L0)
+    if isinstance(expected, ExpectedPrefix):
+        return expected.judge(image)
     if image.config in expected.ids:
         return TrustJudgement(expected.level, expected.by)
     known = {**documents, **image.documents}
