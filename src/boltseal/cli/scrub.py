@@ -11,7 +11,7 @@ import typer
 
 from boltseal.cli.context import client_context
 from boltseal.cli.options import AllowEmptyOption, JsonOption
-from boltseal.cli.output import CommandOutput
+from boltseal.cli.output import CommandOutput, say
 from boltseal.cli.progress import Progress, size_text
 from boltseal.cli.scrub_text import fields, print_reports
 from boltseal.commands.scrub import ScrubImagesRequest, parse_rate, scrub_images
@@ -77,6 +77,16 @@ RateOption = Annotated[
 ]
 NiceOption = Annotated[bool, typer.Option("--nice", help="Use the lowest CPU and disk priority.")]
 
+MetricsOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--metrics-file",
+        metavar="FILE",
+        show_default=False,
+        help="Write metrics of this run for Prometheus, for the textfile collector of node_exporter.",
+    ),
+]
+
 
 def scrub(
     images: ImagesArgument = None,
@@ -91,6 +101,7 @@ def scrub(
     from_disk: FromDiskOption = False,
     bytes_per_second: RateOption = "",
     nice: NiceOption = False,
+    metrics_file: MetricsOption = None,
     allow_empty: AllowEmptyOption = False,
     as_json: JsonOption = False,
 ) -> None:
@@ -114,6 +125,8 @@ def scrub(
             mode=CheckMode(quick=quick, from_disk=from_disk),
             rate=parse_rate(bytes_per_second),
             low_priority=nice,
+            allow_empty=allow_empty,
+            metrics=metrics_file,
         )
         with Progress() as progress:
             found = scrub_images(request, client_context(), _RateProgress(progress))
@@ -123,6 +136,9 @@ def scrub(
             output.add(**fields(report))
         if not as_json:
             print_reports(found.reports, quick=quick)
+        if found.metrics_error:
+            output.add(ref=str(metrics_file), status="unknown", reason=found.metrics_error)
+            say(f"boltseal: {found.metrics_error}")
         if not found.reports and not allow_empty:
             remedy = "check --root" if root else "name a store with --root"
             output.nothing_to_check(f"found 0 images in {found.searched}", remedy)

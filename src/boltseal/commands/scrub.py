@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, field
+import time
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from boltseal.commands.client_context import ClientContext
@@ -15,9 +16,10 @@ from boltseal.commands.scrub_expectations import (
     lock_expectations,
     receipts_of,
 )
+from boltseal.commands.scrub_metrics import ScrubRun, write_metrics
 from boltseal.config import home_folders
 from boltseal.engines.priority import idle_disk
-from boltseal.errors import Invalid, quote
+from boltseal.errors import MAX_PATH, BoltsealError, Invalid, quote
 from boltseal.host.scrub.find_stores import store_at, usual_stores
 from boltseal.host.scrub.layer_check import CheckMode
 from boltseal.host.scrub.report import ScrubReport, outcome
@@ -35,6 +37,8 @@ class ScrubImagesRequest:
         mode: how much of a layer is read.
         rate: how fast.
         low_priority: give way to other processes.
+        allow_empty: whether no image is a success.
+        metrics: the file for the metrics of this run.
     """
 
     images: tuple[str, ...] = ()
@@ -43,26 +47,58 @@ class ScrubImagesRequest:
     mode: CheckMode = field(default_factory=CheckMode)
     rate: WorkRate = field(default_factory=WorkRate)
     low_priority: bool = False
+    allow_empty: bool = False
+    metrics: Path | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class ScrubResult:
-    """The reports of a scrub. `searched`: where, in words."""
+    """The reports of a scrub. `searched`: where, in words. `metrics_error`: why the metrics could not be written."""
 
     reports: tuple[ScrubReport, ...]
     searched: str
+    metrics_error: str = ""
 
     @property
     def outcome(self) -> Outcome:
         """The outcome of all reports together; HOLDS where there is none."""
-        return Outcome(outcome(list(self.reports)))
+        found = Outcome(outcome(list(self.reports)))
+        return found.worse(Outcome.UNKNOWN) if self.metrics_error else found
 
 
 def scrub_images(request: ScrubImagesRequest, client: ClientContext, progress: Progress) -> ScrubResult:
-    """Verify images on the disk. `low_priority` changes this process for good.
+    """Verify images on the disk, and write the metrics of the run. `low_priority` changes this process for good.
 
     Raises: Invalid: contradicting options; Unavailable: unreadable files; NoStoreFound, ReceiptInvalid, LockInvalid.
     """
+    file = request.metrics
+    if file is None:
+        return _scrub(request, client, progress)
+    began_s, read = time.monotonic(), [0]
+
+    def count(read_bytes: int, done: int, total: int) -> None:
+        read[0] = read_bytes
+        progress(read_bytes, done, total)
+
+    def write(reports: tuple[ScrubReport, ...], *, holds: bool) -> str:
+        mode = "quick" if request.mode.quick else "full"
+        duration_s = time.monotonic() - began_s
+        try:
+            write_metrics(file, ScrubRun(mode, client.now_s(), duration_s, read[0], holds, reports))
+        except OSError as error:
+            return f"{quote(str(file), MAX_PATH)[1:-1]}: the metrics can't be written: {error.strerror}"
+        return ""
+
+    try:
+        found = _scrub(request, client, count)
+    except BoltsealError:
+        write((), holds=False)
+        raise
+    holds = found.outcome is Outcome.HOLDS and bool(found.reports or request.allow_empty)
+    return replace(found, metrics_error=write(found.reports, holds=holds))
+
+
+def _scrub(request: ScrubImagesRequest, client: ClientContext, progress: Progress) -> ScrubResult:
     wanted = ScrubRequest(
         images=request.images,
         expected=digests_in_arguments(request.images, request.expectations.expect),
