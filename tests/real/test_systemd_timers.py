@@ -6,6 +6,7 @@ import os
 import re
 import shlex
 import sys
+from datetime import date
 from pathlib import Path
 
 import pytest
@@ -64,7 +65,7 @@ def test_each_timer_has_its_service_and_times_that_systemd_parses() -> None:
 @pytest.mark.parametrize("service", SERVICES)
 def test_a_service_is_as_confined_as_the_registry(service: str, units: Path) -> None:
     """By systemd's rating each service is as confined as the registry; scrub needs root but has no network."""
-    limit = "25" if service == "boltseal-scrub.service" else "15"
+    limit = "25" if service.startswith("boltseal-scrub") else "15"
     rated = run("systemd-analyze", "security", "--offline=true", f"--threshold={limit}", "--no-pager", units / service)
 
     assert rated.ok, rated.text[-500:]
@@ -82,6 +83,36 @@ def test_a_service_runs_a_command_that_exists(service: str) -> None:
     assert arguments[-1].startswith("$")
     assert result.ok, result.text
     assert "Usage:" in result.text
+
+
+@pytest.mark.parametrize("unit", ["boltseal-scrub", "boltseal-scrub-quick"])
+def test_a_scrub_gives_way_to_all_other_work_and_is_staggered(unit: str) -> None:
+    """Each scrub has the lowest priority of processor and disk, and each host a constant delay of its own."""
+    delay = settings(f"{unit}.timer", "RandomizedDelaySec")
+
+    assert (settings(f"{unit}.service", "Nice"), settings(f"{unit}.service", "IOSchedulingClass")) == (["19"], ["idle"])
+    assert settings(f"{unit}.timer", "FixedRandomDelay") == ["true"]
+    assert delay in (["6h"], ["1h"])
+
+
+def test_the_full_scrub_is_weekly_and_the_quick_one_daily() -> None:
+    """The next two times of each timer are a week and a day apart."""
+    days = {}
+    for unit in ("boltseal-scrub", "boltseal-scrub-quick"):
+        (when,) = settings(f"{unit}.timer", "OnCalendar")
+        shown = run("systemd-analyze", "calendar", "--iterations=2", when, env={"TZ": "UTC"}).checked()
+        first, second = re.findall(r"(?:Next elapse|Iteration #2): \w+ (\d{4}-\d{2}-\d{2})", shown)
+        days[unit] = (date.fromisoformat(second) - date.fromisoformat(first)).days
+
+    assert days == {"boltseal-scrub": 7, "boltseal-scrub-quick": 1}
+
+
+@pytest.mark.parametrize("service", [name for name in SERVICES if "scrub" in name])
+def test_a_scrub_may_write_only_its_state_and_the_metrics(service: str) -> None:
+    """Beside its state folder, a scrub's service can write only to the folder of the textfile collector."""
+    assert settings(service, "ProtectSystem") == ["strict"]
+    assert settings(service, "ReadWritePaths") == ["-/var/lib/prometheus/node-exporter"]
+    assert settings(service, "Environment") == [f"BOLTSEAL_STATE=/var/lib/{settings(service, 'StateDirectory')[0]}"]
 
 
 def test_scrub_needs_no_more_capabilities_than_its_service_has(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from boltseal.cli.options import AllowEmptyOption, JsonOption
-from boltseal.cli.output import CommandOutput
+from boltseal.cli.output import CommandOutput, say
 from boltseal.cli.progress import Progress, size_text
 from boltseal.cli.project_options import AllowOption
 from boltseal.cli.remote import takes_registry_options
@@ -86,6 +86,16 @@ CompleteOption = Annotated[
 ]
 NiceOption = Annotated[bool, typer.Option("--nice", help="Use the lowest CPU and disk priority.")]
 
+MetricsOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--metrics-file",
+        metavar="FILE",
+        show_default=False,
+        help="Write metrics of this run for Prometheus, for the textfile collector of node_exporter.",
+    ),
+]
+
 
 @takes_registry_options
 def scrub(
@@ -104,6 +114,7 @@ def scrub(
     offline: OfflineOption = False,
     allow: AllowOption = None,
     complete: CompleteOption = False,
+    metrics_file: MetricsOption = None,
     allow_empty: AllowEmptyOption = False,
     *,
     access: RegistryOptions,
@@ -132,6 +143,8 @@ def scrub(
             low_priority=nice,
             offline=offline,
             complete=complete,
+            allow_empty=allow_empty,
+            metrics=metrics_file,
         )
         with Progress() as progress:
             allowed = registry_filter(access, allow or [])
@@ -142,6 +155,9 @@ def scrub(
             output.add(**fields(report))
         if not as_json:
             print_reports(found.reports, quick=quick)
+        if found.metrics_error:
+            output.add(ref=str(metrics_file), status="unknown", reason=found.metrics_error)
+            say(f"boltseal: {found.metrics_error}")
         if not found.has_checked and not allow_empty:
             remedy = "check --root" if root else "name a store with --root"
             output.nothing_to_check(f"found 0 images in {found.searched}", remedy)

@@ -6,8 +6,9 @@ Manifests that a store does not keep are fetched by their digests, unless the re
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from boltseal.commands.outcome import Outcome
@@ -20,9 +21,10 @@ from boltseal.commands.scrub_expectations import (
     receipts_of,
 )
 from boltseal.commands.scrub_manifests import ManifestFetcher
+from boltseal.commands.scrub_metrics import ScrubRun, write_metrics
 from boltseal.config import home_folders
 from boltseal.engines.priority import idle_disk
-from boltseal.errors import Invalid, quote
+from boltseal.errors import MAX_PATH, BoltsealError, Invalid, quote
 from boltseal.host.scrub.find_stores import store_at, usual_stores
 from boltseal.host.scrub.layer_check import CheckMode
 from boltseal.host.scrub.missing_manifests import fetch_nothing
@@ -43,6 +45,8 @@ class ScrubImagesRequest:
         low_priority: give way to other processes.
         offline: contact no registry, also for manifests that a store does not keep.
         complete: whether what is left out, such as a build cache, makes the outcome unknown.
+        allow_empty: whether no image is a success.
+        metrics: the file for the metrics of this run.
     """
 
     images: tuple[str, ...] = ()
@@ -53,20 +57,28 @@ class ScrubImagesRequest:
     low_priority: bool = False
     offline: bool = False
     complete: bool = False
+    allow_empty: bool = False
+    metrics: Path | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class ScrubResult:
-    """The reports of a scrub. `searched`: where, in words. `complete`: whether what is left out makes the outcome unknown."""
+    """The reports of a scrub.
+
+    `searched`: where, in words. `complete`: whether what is left out makes the outcome unknown. `metrics_error`: why the metrics
+    could not be written.
+    """
 
     reports: tuple[ScrubReport, ...]
     searched: str
     complete: bool = False
+    metrics_error: str = ""
 
     @property
     def outcome(self) -> Outcome:
         """The outcome of all reports together; HOLDS where there is none."""
-        return Outcome(outcome(list(self.reports), complete=self.complete))
+        found = Outcome(outcome(list(self.reports), complete=self.complete))
+        return found.worse(Outcome.UNKNOWN) if self.metrics_error else found
 
     @property
     def has_checked(self) -> bool:
@@ -80,12 +92,42 @@ def scrub_images(
     allowed: Callable[[str], bool],
     progress: Progress,
 ) -> ScrubResult:
-    """Verify images on the disk. `low_priority` changes this process for good.
+    """Verify images on the disk, and write the metrics of the run. `low_priority` changes this process for good.
 
     `allowed`: which registries the names in a store or a lock may make this client contact.
 
     Raises: Invalid: contradicting options; Unavailable: unreadable files; NoStoreFound, ReceiptInvalid, LockInvalid.
     """
+    file = request.metrics
+    if file is None:
+        return _scrub(request, options, allowed, progress)
+    began_s, read = time.monotonic(), [0]
+
+    def count(read_bytes: int, done: int, total: int) -> None:
+        read[0] = read_bytes
+        progress(read_bytes, done, total)
+
+    def write(reports: tuple[ScrubReport, ...], *, holds: bool) -> str:
+        mode = "quick" if request.mode.quick else "full"
+        duration_s = time.monotonic() - began_s
+        try:
+            write_metrics(file, ScrubRun(mode, options.client.now_s(), duration_s, read[0], holds, reports))
+        except OSError as error:
+            return f"{quote(str(file), MAX_PATH)[1:-1]}: the metrics can't be written: {error.strerror}"
+        return ""
+
+    try:
+        found = _scrub(request, options, allowed, count)
+    except BoltsealError:
+        write((), holds=False)
+        raise
+    holds = found.outcome is Outcome.HOLDS and (found.has_checked or request.allow_empty)
+    return replace(found, metrics_error=write(found.reports, holds=holds))
+
+
+def _scrub(
+    request: ScrubImagesRequest, options: RegistryOptions, allowed: Callable[[str], bool], progress: Progress
+) -> ScrubResult:
     client = options.client
     wanted = ScrubRequest(
         images=request.images,

@@ -211,15 +211,17 @@ def make_folders(disk: Disk, path: Path) -> None:
     disk.sync_folder(os.fspath(path.parent))
 
 
-def write_file(disk: Disk, path: Path, content: bytes, mode: int = FILE_MODE) -> None:
+def write_file(disk: Disk, path: Path, content: bytes, mode: int = FILE_MODE, *, whatever_umask: bool = False) -> None:
     """Write a whole small file in place of `path`, or leave that as it was. OSError.
 
-    Steps: 1. write beside it, 2. fsync, 3. rename over it, 4. fsync the folder.
+    Steps: 1. write beside it, 2. fsync, 3. rename over it, 4. fsync the folder. `whatever_umask`: do not reduce `mode`.
     """
     beside = f"{path}.{os.getpid()}.{os.urandom(6).hex()}.new"
     try:
         fd = disk.create(beside, mode)
         try:
+            if whatever_umask:
+                os.fchmod(fd, mode)
             disk.append(fd, [content])
             disk.sync(fd)
         finally:

@@ -66,7 +66,7 @@ def test_a_container_that_never_settles_could_not_be_checked(proc: Path) -> None
 
 
 def test_a_container_that_can_not_be_checked_for_one_reason_is_not_read_again_and_again(proc: Path) -> None:
-    """Repeating ends when one reason is given twice, because each repetition reads the container's files."""
+    """A reason that is repeated ends the checks: each one reads the container's files."""
     plans: list[ContainerPlan] = []
 
     def check(containers: Sequence[ContainerPlan], _: Processes) -> list[ScrubReport]:

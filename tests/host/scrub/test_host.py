@@ -212,7 +212,7 @@ def test_an_interrupt_ends_all_processes_at_once(store: DockerStore) -> None:
 
 @pytest.mark.parametrize("killing", [signal.SIGKILL, signal.SIGTERM])
 def test_no_worker_survives_its_killed_parent(store: DockerStore, killing: signal.Signals) -> None:
-    """Workers end when their parent is killed, although it can't notify them."""
+    """Workers end when their parent is killed, although it can't end them."""
     large_image(store)
     argv = [sys.executable, "-m", "boltseal", "scrub", "--root", str(store.root), "--bytes-per-second", "1M"]
     with subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE, process_group=0) as running:

@@ -35,7 +35,7 @@ from boltseal.host.scrub.plans import ContainerPlan, ImagePlan, StorePlan
 from boltseal.host.scrub.process_view import compare_process_view
 from boltseal.host.scrub.report import ReportStatus, ScrubReport, status_of
 from boltseal.host.scrub.trust import Expectation, ExpectedPrefix, is_id, local_reference, names_image
-from boltseal.host.scrub.workers import Progress, WorkRate, check_layers, meter_of
+from boltseal.host.scrub.workers import Progress, ReadCount, WorkRate, check_layers, meter_of
 from boltseal.oci.digest import Digest
 
 
@@ -63,6 +63,7 @@ def scrub(stores: Sequence[FoundStore], wanted: ScrubRequest, progress: Progress
     """Check the requested images in these stores, and return a report for each."""
     if wanted.check_mode.from_disk:
         os.sync()  # unwritten pages can't be dropped from the cache
+    counted = ReadCount(progress)
     plans = [(store, store.plan(store.root)) for store in stores]  # 1
     reports = [_store_report(plan) for _, plan in plans if plan.unknown]
     engine_mounts = EngineMounts([plan for _, plan in plans], wanted.proc)
@@ -70,7 +71,7 @@ def scrub(stores: Sequence[FoundStore], wanted: ScrubRequest, progress: Progress
     cached = {id(image) for _, plan in plans for image in plan.cached}
     selected = [(plan, image, typed) for _, plan in plans for image, typed in _select(plan, wanted)]  # 2
     results = check_layers(
-        [layer for _, image, _ in selected for layer in image.layers], wanted.check_mode, wanted.pace, progress
+        [layer for _, image, _ in selected for layer in image.layers], wanted.check_mode, wanted.pace, counted
     )  # 3
     engine_mounts.look()
     after = {store.root: _StoreRecheck(store) for store, _ in plans}
@@ -87,6 +88,7 @@ def scrub(stores: Sequence[FoundStore], wanted: ScrubRequest, progress: Progress
         reports += _container_reports(store, plan, checked, wanted, count_read, after[plan.root], engine_mounts)  # 6
     if not wanted.images:
         reports += [_unreferenced_report(plan) for _, plan in plans if plan.unreferenced]
+    counted.end(count_read.total())
     return reports
 
 

@@ -29,7 +29,24 @@ ALONE_BYTES: Final = 32 * 1024 * 1024
 POLL_S: Final = 0.2
 
 Progress = Callable[[int, int, int], None]
-"""Called periodically with the bytes read, the layers done and the total number of layers."""
+"""Called periodically, and at the end, with the bytes read, the layers done and the total number of layers."""
+
+
+class ReadCount:
+    """Passes progress on, and adds up the bytes of several meters."""
+
+    def __init__(self, progress: Progress) -> None:
+        self._progress = progress
+        self._last = (0, 0, 0)
+
+    def __call__(self, read: int, done: int, total: int) -> None:
+        self._last = (read, done, total)
+        self._progress(read, done, total)
+
+    def end(self, read_since: int) -> None:
+        """Report the end. `read_since`: bytes that were read after the last layer."""
+        read, done, total = self._last
+        self._progress(read + read_since, done, total)
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,8 +79,7 @@ class Meter:
         self._uncounted += size
         if self._uncounted < 1 << 18 and not self._rate:
             return
-        with self._count.get_lock():
-            self._count.value += self._uncounted
+        self._add()
         if self._rate:
             with self._free_at.get_lock():
                 now = self._clock()
@@ -72,6 +88,16 @@ class Meter:
             if begins > now:
                 self._sleep(begins - now)
         self._uncounted = 0
+
+    def total(self) -> int:
+        """Return all bytes that were counted, those of other processes up to the end of their last layer."""
+        self._add()
+        self._uncounted = 0
+        return self._count.value
+
+    def _add(self) -> None:
+        with self._count.get_lock():
+            self._count.value += self._uncounted
 
 
 _meter: list[Meter] = []
@@ -85,7 +111,9 @@ def _init_worker(parent: int, count: Synchronized[int], free_at: Synchronized[fl
 
 
 def _check_in_worker(layer: LayerFiles, check_mode: CheckMode) -> LayerResult:
-    return check(layer, check_mode, _meter[0])
+    result = check(layer, check_mode, _meter[0])
+    _meter[0].total()
+    return result
 
 
 def check_layers(
@@ -104,15 +132,15 @@ def check_layers(
         return dict(
             _check_in_parallel(jobs, check_mode, workers, (count, free_at, pace.bytes_per_second), progress, context)
         )
-    return dict(_check_here(jobs, check_mode, Meter(count, free_at, pace.bytes_per_second), progress, count))
+    return dict(_check_here(jobs, check_mode, Meter(count, free_at, pace.bytes_per_second), progress))
 
 
 def _check_here(
-    jobs: Sequence[LayerFiles], check_mode: CheckMode, meter: Meter, progress: Progress, count: Synchronized[int]
+    jobs: Sequence[LayerFiles], check_mode: CheckMode, meter: Meter, progress: Progress
 ) -> Iterator[tuple[LayerFiles, LayerResult]]:
     for done, layer in enumerate(jobs, 1):
         yield layer, check(layer, check_mode, meter)
-        progress(count.value, done, len(jobs))
+        progress(meter.total(), done, len(jobs))
 
 
 def _check_in_parallel(
