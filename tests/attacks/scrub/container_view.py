@@ -123,14 +123,19 @@ def _unpacked(layer: RandomLayer, number: int, lower: Mapping[str, _Placed], *, 
 
 
 def _implied(lower: _Placed | None, above: _Placed | None, *, inherits: bool) -> Node:
-    """Return a folder that the engine creates. `above`: the folder it is in; below a set-group-id one it has its group."""
+    """Return a folder that the engine creates. `above`: the folder that it is in, which may be a set-group-id one.
+
+    There the kernel gives it that bit and the group: Docker and Podman set the owner afterwards, containerd the mode.
+    """
     if lower is not None and lower.node.kind == FOLDER:
         return replace(lower.node, mtime_ns=None)
     if lower is not None:
         return Node(FOLDER, None, None, None, xattrs=None)
-    if above is None or above.node.mode is None or above.node.owner is None or not above.node.mode & stat.S_ISGID:
+    if above is None or not (above.node.mode or 0) & stat.S_ISGID:
         return Node(FOLDER, 0o755, (0, 0), None)
-    return Node(FOLDER, 0o755 if inherits else 0o2755, (0, above.node.owner[1]), None)
+    if not inherits:
+        return Node(FOLDER, 0o2755, (0, 0), None)
+    return Node(FOLDER, 0o755, (0, above.node.owner[1]) if above.node.owner else None, None)
 
 
 def _of(entry: Entry) -> Node:

@@ -82,10 +82,6 @@ def capability_of_another_version(store: Store) -> None:
     os.setxattr(store.at("bin/ping"), "security.capability", value[:3] + b"\x03" + value[4:20] + bytes(4))
 
 
-def file_linked_outside_of_the_store(store: Store) -> None:
-    (store.root.parent / "outside").hardlink_to(store.at("bin/tool"))
-
-
 def opaque_mark_that_hides_nothing(store: Store) -> None:
     os.setxattr(store.at("bin"), "trusted.overlay.opaque", b"y")
 
@@ -106,6 +102,5 @@ HARMLESS: Final[dict[Manipulation, str]] = {
     label_of_the_host: "the host labels files by its own policy",
     measurement_of_the_host: "the host measures files by its own policy",
     capability_of_another_version: "the same capability; the kernel converts between versions",
-    file_linked_outside_of_the_store: "the content is the layer's, and is hashed on every check",
     opaque_mark_that_hides_nothing: "overlayfs marks new folders so, and no lower layer has this one",
 }

@@ -318,6 +318,10 @@ def hard_link_replaced_by_a_symbolic_link(store: Store) -> None:
     store.at("bin/su2").symlink_to("su")
 
 
+def file_linked_outside_of_the_store(store: Store) -> None:
+    (store.root.parent / "outside").hardlink_to(store.at("bin/tool"))
+
+
 def target_of_a_hard_link_replaced(store: Store) -> None:
     _replaced(store, "bin/su")
     store.at("bin/su").write_bytes(b"su" * 1000)
@@ -463,6 +467,7 @@ OF_EVERYTHING_ELSE: Final[dict[Manipulation, tuple[DifferenceKind, str]]] = {
     pipe_replaced_by_a_socket: (DifferenceKind.TYPE, "dev/pipe"),
     device_replaced_by_a_disk: (DifferenceKind.TYPE, "dev/null"),
     hard_link_replaced_by_a_symbolic_link: (DifferenceKind.HARDLINK, "bin/su2"),
+    file_linked_outside_of_the_store: (DifferenceKind.HARDLINK, "bin/tool"),
     target_of_a_hard_link_replaced: (DifferenceKind.HARDLINK, "bin/su2"),
     folder_without_an_entry_writable_for_all_users: (DifferenceKind.MODE, "usr/lib"),
     folder_without_an_entry_given_away: (DifferenceKind.OWNER, "usr/lib"),

@@ -384,9 +384,9 @@ class RandomChange:
         return Applied(f"{self.change.__name__} of {str(path.relative_to(folder))!r}", number, idle)
 
 
-IDLE = frozenset({opaque, not_opaque, redirect, planted_whiteout, second_folder})
+IDLE = frozenset({opaque, not_opaque, redirect, planted_whiteout, second_folder, linked_outside})
 """Changes of marks, which hide or redirect nothing where no lower layer has the name, or where the kernel or the engine ignores
-them."""
+them; and of names outside of the layer, by which its content can be changed later."""
 
 
 def random_changes() -> st.SearchStrategy[RandomChange]:

@@ -54,6 +54,7 @@ class _Valid:
     above: set[str] = field(default_factory=set)
     hidden: set[str] = field(default_factory=set)
     marks: list[Entry] = field(default_factory=list)
+    opaque: set[str] = field(default_factory=set)
 
     def add(self, entry: Entry) -> None:
         """Add an entry unless it contradicts another one."""
@@ -62,7 +63,8 @@ class _Valid:
             return
         if entry.kind == OPAQUE:
             found = self.entries.get(entry.path)
-            if found is not None and found.kind == FOLDER and entry not in self.marks:
+            if found is not None and found.kind == FOLDER and entry.path not in self.opaque:
+                self.opaque.add(entry.path)
                 self.marks.append(entry)
             return
         if entry.path in self.entries or entry.path in self.hidden:
@@ -111,7 +113,7 @@ def _entries(draw: st.DrawFn) -> Entry:
         draw(_PATHS),
         mode=draw(st.sampled_from([0o644, 0o755, 0o4755, 0o2711, 0o600, 0o1777])),
         owner=draw(st.sampled_from([(0, 0), (1000, 1001), (5, 6)])),
-        mtime=draw(st.sampled_from([MTIME, MTIME + 0.123456789, 77.0])),
+        mtime=draw(st.sampled_from([MTIME, MTIME + 0.123456789, 77])),
     )
     if kind == FILE:
         size = draw(st.sampled_from([0, 1, 511, 512, 5000]))
