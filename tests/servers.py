@@ -307,8 +307,8 @@ exec {program("podman")} --root {folder}/root --runroot {folder}/run --tmpdir {f
 
 
 @contextlib.contextmanager
-def containerd(folder: Path) -> Iterator[Server]:
-    """Run a separate containerd, for `ctr`; `address` is the path of its socket."""
+def containerd(folder: Path, *, before: Sequence[str] = ()) -> Iterator[Server]:
+    """Run a separate containerd, for `ctr`; `address` is the path of its socket. `before`: the command prefix."""
     folder.mkdir(parents=True, exist_ok=True)
     at = folder / "c.sock"
     config = folder / "config.toml"
@@ -327,7 +327,7 @@ address = "{at}"
         _nothing_stays_mounted(folder),
         _started(
             "containerd",
-            [program("containerd"), "--config", str(config)],
+            [*before, program("containerd"), "--config", str(config)],
             address=str(at),
             folder=folder,
             log=folder / "log",

@@ -106,6 +106,23 @@ def upper_of_everything() -> bytes:
     return layer.add("bin/.wh.tool").add("lib", b"a file now").done()
 
 
+def implied_base() -> bytes:
+    """Return a layer with folders of many kinds."""
+    layer = Layer().folder("etc").folder("shared", 0o1777).folder("usr").folder("usr/lib")
+    layer.add("owned", kind=tarfile.DIRTYPE, mode=0o750, owner=(1000, 1000))
+    layer.add("attributes", kind=tarfile.DIRTYPE, mode=0o755, pax={"SCHILY.xattr.user.a": "1"})
+    layer.add("link", kind=tarfile.SYMTYPE, link="usr/lib", mode=0o777).add("file", b"a file")
+    return layer.add("etc/passwd", b"root:x:0:0\n").done()
+
+
+def implied_top() -> bytes:
+    """Return a layer of files in folders without entries: new ones, and ones that lower layers have."""
+    layer = (
+        Layer().add("etc/myapp.conf", b"x").add("new/deep/file", b"x").add("shared/file", b"x").add("owned/file", b"x")
+    )
+    return layer.add("attributes/file", b"x").add("link/file", b"x").add("file/file", b"x").done()
+
+
 LAYERS: dict[str, list[bytes]] = {
     "everything": [base(), middle(), top()],
     "links-with-other-modes": [links_with_other_modes()],
@@ -120,4 +137,5 @@ LAYERS: dict[str, list[bytes]] = {
     "names-by-go": [gzip.decompress(NAMES_BY_GO.read_bytes())],
     "changing": [changing()],
     "upper": [base(), upper_of_everything()],
+    "implied": [implied_base(), implied_top()],
 }

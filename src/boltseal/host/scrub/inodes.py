@@ -175,13 +175,6 @@ class Inodes:
                     DifferenceKind.HARDLINK, path, "a file of its own", f"the same file as {readable(other)}"
                 )
 
-    def check_implied_folder(self, path: bytes, header: Header, found: os.stat_result) -> None:
-        """Report the attributes of a folder without an entry, which must have none.
-
-        Raises: StoreUnreadable.
-        """
-        self._xattrs(path, header.xattrs, found, self._tree.folder(path))
-
     def _with_content(self, path: bytes, header: Header, found: os.stat_result, content: Content) -> None:
         above, _, name = path.rpartition(b"/")
         try:

@@ -20,6 +20,7 @@ from boltseal.errors import Invalid
 from boltseal.host.scrub.differences import Difference, DifferenceKind, difference
 from boltseal.host.scrub.fast_path import make_fast_path
 from boltseal.host.scrub.file_contents import CountRead, FileReader, LayerDigester, suspects, written_since
+from boltseal.host.scrub.implied_folders import ImpliedFolderCheck, ImpliedFolders
 from boltseal.host.scrub.layer_blob import BlobTar
 from boltseal.host.scrub.layer_comparison import LayerComparison
 from boltseal.host.scrub.mount_points import mounts_in_layer
@@ -36,6 +37,7 @@ class LayerFiles:
     `blob_start`, `blob_size`: the blob's part of the file `blob` in an archive, in bytes; size -1: to the end of the file.
     `manifest_size`: the blob's size in the manifest, -1 if unknown. `artifact`: the content is not a layer, so only the
     blob's digest is checked. `hint`: roughly how many bytes to read, from the store's metadata; it only distributes the work.
+    `implied`: how the engine created folders without an entry.
     """
 
     root: Path
@@ -50,6 +52,7 @@ class LayerFiles:
     artifact: bool = False
     ownership: Ownership = field(default_factory=Ownership)
     hint: int = 0
+    implied: ImpliedFolders = field(default_factory=ImpliedFolders)
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,6 +132,11 @@ def _check(layer: LayerFiles, check_mode: CheckMode, count_read: CountRead) -> L
         return LayerResult(layer.diff_id, unknown=(explained(error, f"layer {layer.diff_id.short}").message,))
 
 
+def _comparison(layer: LayerFiles, tree: SafeFolder, files: FileReader) -> LayerComparison:
+    implied = ImpliedFolderCheck(layer.root, layer.implied, tree, layer.ownership)
+    return LayerComparison(tree, str(layer.diff_id), layer.ownership, files, implied)
+
+
 def _split(
     layer: LayerFiles, store: SafeFolder, tree: SafeFolder, check_mode: CheckMode, count_read: CountRead
 ) -> LayerResult:
@@ -138,7 +146,7 @@ def _split(
     """
     assert layer.tar_split is not None  # noqa: S101 - checked by the caller
     files, began_ns = FileReader(tree, count_read, from_disk=check_mode.from_disk), time.time_ns()
-    comparison = LayerComparison(tree, str(layer.diff_id), layer.ownership, files)
+    comparison = _comparison(layer, tree, files)
     with store.opened(layer.tar_split) as fd, open(fd, "rb", closefd=False) as split:
         if check_mode.quick:
             for _, header in entries(split):
@@ -208,7 +216,7 @@ def _blob(
     assert layer.blob is not None  # noqa: S101 - a layer without a tar-split has a blob
     name, digest = str(layer.diff_id), layer.blob_digest
     files = FileReader(tree or store, count_read, from_disk=check_mode.from_disk)
-    comparison = LayerComparison(tree, name, layer.ownership, files) if tree is not None else None
+    comparison = _comparison(layer, tree, files) if tree is not None else None
     wrong: list[Difference] = []
     with store.opened(layer.blob) as fd, open(fd, "rb", closefd=False, buffering=0) as raw:
         if check_mode.from_disk:

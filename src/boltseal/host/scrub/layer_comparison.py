@@ -6,7 +6,7 @@ The rules by which engines create files from tar entries, followed here and in `
 2. A later entry of the same name replaces an earlier one. A folder over a folder only takes the later attributes.
 3. A hard link is the inode of its target and takes the values of the link's header; the last header counts. Extended
    attributes are added to those of earlier headers, and none is removed (see `Inodes`).
-4. The engine creates folders that have no entry; they are only checked to be folders.
+4. The engine creates folders that have no entry; `implied_folders` checks them.
 5. `.wh.NAME` is a whiteout: a character device 0:0 at NAME. `.wh..wh..opq` is an opaque mark on its folder. Other names
    that begin with `.wh..wh.` create nothing. A whiteout of a name in the same layer refers to lower layers.
 6. Times are compared with the header's precision: nanoseconds only with PAX. Times before 1970 become 1970.
@@ -26,6 +26,7 @@ from typing import Final
 from boltseal.engines.safe_open import SafeFolder, StoreMalformed, StoreMissing, StoreUnreadable, TooManyNames, readable
 from boltseal.host.scrub.differences import DifferenceKind
 from boltseal.host.scrub.findings import Findings
+from boltseal.host.scrub.implied_folders import ImpliedFolderCheck, ImpliedFolders
 from boltseal.host.scrub.inodes import Content, Inodes, Opener, describe_kind
 from boltseal.host.scrub.ownership import Ownership
 from boltseal.host.scrub.tar_header import FOLDER, GLOBAL, Header, TarMalformed, clean
@@ -45,11 +46,19 @@ _NOTHING: Final[dict[bytes, bool]] = {}
 class LayerComparison:
     """Compares the folder of one layer. Call `entry` for each header in the tar's order, then `finish`."""
 
-    def __init__(self, tree: SafeFolder, layer: str, ownership: Ownership, files: Opener) -> None:
+    def __init__(
+        self,
+        tree: SafeFolder,
+        layer: str,
+        ownership: Ownership,
+        files: Opener,
+        implied: ImpliedFolderCheck | None = None,
+    ) -> None:
         self.findings = Findings(layer)
         self.entries = 0
         self._tree = tree
         self._ownership = ownership
+        self._implied_check = implied or ImpliedFolderCheck(tree.root, ImpliedFolders(), tree, ownership)
         self.inodes = Inodes(tree, ownership, self.findings, files)
         self.opaque_unexpected = self.inodes.attributes.opaque
         self._without_entry: dict[bytes, dict[bytes, bool] | None] = {b"": None}
@@ -207,7 +216,10 @@ class LayerComparison:
 
     def finish(self) -> None:
         """Check marks, whiteouts, and everything on disk that has no entry."""
-        unexpected = UnexpectedFiles(self._tree, self.inodes, self._ownership, self.findings)
+        with self._implied_check as implied:
+            self._finish(UnexpectedFiles(self._tree, self.inodes, self._ownership, self.findings, implied))
+
+    def _finish(self, unexpected: UnexpectedFiles) -> None:
         marks_seen = unexpected.root()
         for folder, hidden in self._whiteouts.items():
             unexpected.whiteouts(folder, hidden, self._listed(folder))

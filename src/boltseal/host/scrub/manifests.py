@@ -14,6 +14,7 @@ from typing import Final, Protocol
 from boltseal.engines.json_documents import read_manifest
 from boltseal.engines.safe_open import StoreMalformed, StoreMissing, StoreUnreadable
 from boltseal.host.scrub.differences import Difference, DifferenceKind, difference
+from boltseal.host.scrub.implied_folders import ImpliedFolders
 from boltseal.host.scrub.layer_check import LayerFiles
 from boltseal.host.scrub.plans import MAX_LAYERS, Allowance, ImagePlan, Init, chain_ids, diff_ids
 from boltseal.oci.descriptor import Descriptor
@@ -164,11 +165,14 @@ def _layers(
     unknown: list[str],
 ) -> list[LayerFiles]:
     layers = []
+    below: tuple[bytes, ...] = ()
     for each, diff, folder in zip(described, diffs, folders, strict=True):
         if source.has(each.digest):
             layer = source.files(each.digest, diff, folder, artifact=False)
-            layers.append(source.allowance.once(replace(layer, manifest_size=each.size)))
+            layer = replace(layer, manifest_size=each.size, implied=ImpliedFolders(below=below))
+            layers.append(source.allowance.once(layer))
         elif not each.foreign:
             why = "its files can't be compared without it" if folder else "it was not pulled"
             unknown.append(f"the blob of layer {each.digest.short} is not in this store, and {why}")
+        below = (folder, *below) if folder is not None else below
     return layers

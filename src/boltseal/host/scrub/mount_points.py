@@ -15,7 +15,7 @@ from typing import Final
 from boltseal.engines.mounts import mount_points_below
 from boltseal.host.scrub.differences import MAX_PER_LAYER, Difference, DifferenceKind, difference
 
-_OF_THE_ENGINE: Final = frozenset({b"merged", b"mapped", b"composefs-layers"})
+OF_THE_ENGINE: Final = frozenset({b"merged", b"mapped", b"composefs-layers"})
 """The folders beside a layer's files that Docker and Podman mount on."""
 _LINKS: Final = b"l"
 
@@ -47,7 +47,7 @@ def _points(root: Path, base: bytes, ids: set[bytes]) -> list[bytes]:
     found = []
     for point in mount_points_below(root, base):
         id_, *inside = point.split(b"/", 2)
-        if id_ in ids and not (inside and inside[0] in _OF_THE_ENGINE):
+        if id_ in ids and not (inside and inside[0] in OF_THE_ENGINE):
             found.append(base + b"/" + point)
     return found[:MAX_PER_LAYER]
 

@@ -11,6 +11,7 @@ from boltseal.engines.json_documents import read_manifest
 from boltseal.engines.podman_store import IdRange, PodmanStore, StoredContainer, StoredImage, StoredLayer, split_at
 from boltseal.engines.safe_open import StoreMalformed, StoreMissing, StoreUnreadable
 from boltseal.host.scrub.differences import Difference, DifferenceKind, difference, shown
+from boltseal.host.scrub.implied_folders import ImpliedFolders
 from boltseal.host.scrub.layer_check import LayerFiles
 from boltseal.host.scrub.layer_folder import COPY, PODMAN_COPY, PODMAN_NAMES, composefs_reason, unexpected_names
 from boltseal.host.scrub.overlay_stack import check_stack
@@ -23,6 +24,7 @@ NAME: Final = "podman"
 BASE: Final = b"overlay"
 MAX_DAMAGED: Final = 100
 ELSEWHERE: Final = "it is in another store (imagestore, additionalimagestores in storage.conf) or was removed"
+_IMPLIED: Final = ImpliedFolders(by_umask=True)
 FORCE_MASK: Final = "user.containers.override_stat"
 
 
@@ -179,8 +181,10 @@ def _layers(
             owners = Ownership(_map(layer.uidmap), _map(layer.gidmap), unproven=_unproven_owners(f"layer {diff.short}"))
         hint = max(layer.diff_size, 0)
         files.append(
-            allowance.once(LayerFiles(store.root, diff, folder, split_at(layer.id), ownership=owners, hint=hint))
-        )
+            allowance.once(LayerFiles(
+                store.root, diff, folder, split_at(layer.id), ownership=owners, hint=hint, implied=_IMPLIED
+            ))
+        )  # fmt: skip
     named = [str(diff) for diff in diffs]
     found += check_stack(store.files, BASE, [layer.id for layer in chain], named, unknown, PODMAN_NAMES)
     return tuple(files)

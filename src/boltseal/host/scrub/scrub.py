@@ -22,6 +22,7 @@ from boltseal.engines.safe_open import SafeFolder, StoreMalformed, StoreMissing,
 from boltseal.errors import MAX_PATH, quote
 from boltseal.host.scrub.container_changes import MOUNTED_OVER, ContainerChange, init_differences, list_changes
 from boltseal.host.scrub.differences import Difference, DifferenceKind, difference, shown
+from boltseal.host.scrub.engine_mounts import EngineMounts
 from boltseal.host.scrub.file_contents import CountRead
 from boltseal.host.scrub.find_stores import FoundStore
 from boltseal.host.scrub.layer_check import CheckMode, LayerFiles, LayerResult
@@ -60,19 +61,23 @@ def scrub(stores: Sequence[FoundStore], wanted: ScrubRequest, progress: Progress
         os.sync()  # unwritten pages can't be dropped from the cache
     plans = [(store, store.plan(store.root)) for store in stores]  # 1
     reports = [_store_report(plan) for _, plan in plans if plan.unknown]
+    engine_mounts = EngineMounts([plan for _, plan in plans], wanted.proc)
+    engine_mounts.look()
     selected = [(plan, image, typed) for _, plan in plans for image, typed in _select(plan, wanted)]  # 2
     results = check_layers(
         [layer for _, image, _ in selected for layer in image.layers], wanted.check_mode, wanted.pace, progress
     )  # 3
+    engine_mounts.look()
     after = {store.root: _StoreRecheck(store) for store, _ in plans}
     count_read = meter_of(wanted.pace)
     for plan, image, typed in selected:
         changed_since = after[plan.root].changed_since(image)
-        reports.append(_image_report(image, results, typed, wanted, count_read, changed_since))  # 4, 5
+        seen = engine_mounts.with_image(image)
+        reports.append(_image_report(seen, results, typed, wanted, count_read, changed_since))  # 4, 5
     reports += _not_found(wanted, [image for _, image, _ in selected], [store.root for store in stores])
     checked = {image.id for _, image, _ in selected}
     for _, plan in plans:
-        reports += _container_reports(plan, checked, wanted, count_read, after[plan.root])  # 6
+        reports += _container_reports(plan, checked, wanted, count_read, after[plan.root], engine_mounts)  # 6
     return reports
 
 
@@ -287,7 +292,12 @@ def _hiding_marks(
 
 
 def _container_reports(
-    plan: StorePlan, checked: set[Digest], wanted: ScrubRequest, count_read: CountRead, after: _StoreRecheck
+    plan: StorePlan,
+    checked: set[Digest],
+    wanted: ScrubRequest,
+    count_read: CountRead,
+    after: _StoreRecheck,
+    engine_mounts: EngineMounts,
 ) -> list[ScrubReport]:
     mine = [each for each in plan.containers if each.image in checked or not wanted.images]
     if not mine:
@@ -298,7 +308,8 @@ def _container_reports(
         roots = {os.path.realpath(each.upper): each for each in running_roots(wanted.proc)}
     except StoreUnreadable as error:
         unseen.append(f"could not find the running containers: {error.message}")
-    return [_container_report(after.unless_changed(each), roots, unseen, wanted, count_read) for each in mine]
+    seen = [engine_mounts.with_container(after.unless_changed(each)) for each in mine]
+    return [_container_report(each, roots, unseen, wanted, count_read) for each in seen]
 
 
 def _other_layer_reasons(

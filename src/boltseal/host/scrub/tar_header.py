@@ -95,7 +95,6 @@ class Header(NamedTuple):
 
 
 _NONE: Final[dict[bytes, bytes]] = {}
-IMPLIED_FOLDER: Final = Header(b"", UnusualTraits(FOLDER, 0, (0, 0)), 0, 0, False, _NONE, 0, None)
 
 
 def parse_group(raw: bytes, at: int = 0) -> Header:

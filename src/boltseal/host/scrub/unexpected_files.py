@@ -11,9 +11,9 @@ from boltseal.engines.safe_open import SafeFolder, StoreMalformed, StoreMissing,
 from boltseal.host.scrub.attributes import IGNORED, OPAQUE_MARKS, describe_value
 from boltseal.host.scrub.differences import DifferenceKind
 from boltseal.host.scrub.findings import Findings
+from boltseal.host.scrub.implied_folders import ImpliedFolderCheck
 from boltseal.host.scrub.inodes import Inodes, describe_file, is_whiteout
 from boltseal.host.scrub.ownership import Ownership
-from boltseal.host.scrub.tar_header import IMPLIED_FOLDER
 
 _A_WHITEOUT: Final = "a whiteout, which hides the file of a lower layer"
 
@@ -21,8 +21,16 @@ _A_WHITEOUT: Final = "a whiteout, which hides the file of a lower layer"
 class UnexpectedFiles:
     """Checks one layer's folder after its last entry, and adds to `findings`."""
 
-    def __init__(self, tree: SafeFolder, inodes: Inodes, ownership: Ownership, findings: Findings) -> None:
+    def __init__(
+        self,
+        tree: SafeFolder,
+        inodes: Inodes,
+        ownership: Ownership,
+        findings: Findings,
+        implied: ImpliedFolderCheck,
+    ) -> None:
         self._tree = tree
+        self._implied = implied
         self._inodes = inodes
         self._ownership = ownership
         self._findings = findings
@@ -89,12 +97,8 @@ class UnexpectedFiles:
     def report_unexpected(self, folder: bytes, left: Mapping[bytes, bool] | None, *, implied: bool) -> None:
         """Report the unexpected files in a folder. `left`: its names without an entry, None if it was not listed yet."""
         try:
-            if implied:
-                found = self._tree.stat(folder)
-                if not stat.S_ISDIR(found.st_mode):
-                    self._findings.add(DifferenceKind.TYPE, folder, "folder", describe_file(found))
-                    return
-                self._inodes.check_implied_folder(folder, IMPLIED_FOLDER, found)
+            if implied and not self._implied.check(folder, self._findings, self._inodes.attributes):
+                return
             left = self._tree.listed(folder) if left is None else left
         except StoreMissing:
             if implied:

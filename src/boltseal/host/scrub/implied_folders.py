@@ -1,0 +1,173 @@
+"""Checks the folders that a layer's tar implies, which have no entry: owner, mode and attributes are chosen by the engine.
+
+    Docker              root, 0755
+    Podman, Skopeo      root, 0777 less the umask of the process; Podman and Buildah set that to 022
+    containerd          as the same folder of the nearest lower layer that has the path, with its attributes except
+                        trusted.*; if none has it, or it is no folder there: root, 0755
+
+overlayfs shows containers the owner and mode of the topmost folder. So a folder that only `etc/app.conf` implies decides who
+may write to the image's whole /etc.
+
+containerd follows symbolic links of a lower layer within that layer when it looks for the folder.
+(Sources: moby go-archive createImpliedDirectories, containers/storage pkg/archive, containerd pkg/archive mkparent.)
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections import deque
+from collections.abc import Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Final, NamedTuple, Self
+
+from boltseal.engines.safe_open import SafeFolder, StoreMalformed, StoreMissing
+from boltseal.host.scrub.attributes import IGNORED, Attributes
+from boltseal.host.scrub.differences import DifferenceKind
+from boltseal.host.scrub.findings import Findings
+from boltseal.host.scrub.inodes import describe_file
+from boltseal.host.scrub.merged_layers import OPEN_IN_ALL
+from boltseal.host.scrub.ownership import Ownership
+
+MODE: Final = 0o755
+MAX_LINKS: Final = 255
+"""containerd's limit for symbolic links on a path."""
+_TRUSTED: Final = "trusted."
+
+
+@dataclass(frozen=True, slots=True)
+class ImpliedFolders:
+    """How an engine creates folders without an entry.
+
+    `by_umask`: with any umask of the process that does not let all users write. `below`: the folders of the lower layers whose
+    owner, mode and attributes it copies, the topmost first.
+    """
+
+    by_umask: bool = False
+    below: tuple[bytes, ...] = ()
+
+
+class _Expected(NamedTuple):
+    """What a folder must have. `attributes`: those it may have, as not all versions of containerd copy them."""
+
+    mode: int
+    user: int | None
+    group: int | None
+    attributes: Mapping[str, bytes]
+
+
+class ImpliedFolderCheck:
+    """Checks the folders without an entry of one layer. Use it as a context: it opens lower layers when they are needed."""
+
+    def __init__(self, root: Path, rule: ImpliedFolders, tree: SafeFolder, ownership: Ownership) -> None:
+        self._root = root
+        self._rule = rule
+        self._tree = tree
+        self._ownership = ownership
+        self._opened = ExitStack()
+        self._below: list[SafeFolder] | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._opened.close()
+
+    def check(self, path: bytes, findings: Findings, attributes: Attributes) -> bool:
+        """Report what differs at one folder, and return whether it is a folder.
+
+        Raises: StoreMissing, StoreUnreadable, StoreMalformed.
+        """
+        found = self._tree.stat(path)
+        if not stat.S_ISDIR(found.st_mode):
+            findings.add(DifferenceKind.TYPE, path, "folder", describe_file(found))
+            return False
+        expected = self._expected(path)
+        mode = stat.S_IMODE(found.st_mode)
+        if mode != expected.mode and not (self._rule.by_umask and _is_by_umask(mode)):
+            findings.add(DifferenceKind.MODE, path, f"{expected.mode:04o}", f"{mode:04o}")
+        if expected.user is None or expected.group is None:
+            pass  # root has no ID in this store's map
+        elif (found.st_uid, found.st_gid) != (expected.user, expected.group):
+            wanted = f"{expected.user}:{expected.group}"
+            findings.add(DifferenceKind.OWNER, path, wanted, f"{found.st_uid}:{found.st_gid}")
+        at = self._tree.folder(path)
+        copied = {
+            os.fsencode(name): expected.attributes[name]
+            for name in (attributes.names(path, at) if expected.attributes else ())
+            if name in expected.attributes
+        }
+        for kind, wanted, got in attributes.differences(path, copied, found, at):
+            findings.add(kind, path, wanted, got)
+        return True
+
+    def _expected(self, path: bytes) -> _Expected:
+        for lower in self._lower_layers():
+            at = _resolved(lower, path)
+            try:
+                found = lower.stat(at)
+            except StoreMissing:
+                continue
+            except StoreMalformed:
+                break  # a file of the lower layer is in the way, and this layer replaces it
+            if not stat.S_ISDIR(found.st_mode):
+                break
+            return _Expected(stat.S_IMODE(found.st_mode), found.st_uid, found.st_gid, _attributes(lower, at))
+        return _Expected(MODE, self._ownership.users.outside(0), self._ownership.groups.outside(0), {})
+
+    def _lower_layers(self) -> list[SafeFolder]:
+        if self._below is None:
+            self._below = []
+            if self._rule.below:
+                store = self._opened.enter_context(SafeFolder(self._root))
+                self._below += [self._opened.enter_context(store.below(folder)) for folder in self._rule.below]
+            for tree in self._below:
+                tree.open_folders = max(OPEN_IN_ALL // len(self._below), 2)
+        return self._below
+
+
+def _is_by_umask(mode: int) -> bool:
+    """Return whether a mode is 0777 less a umask that keeps the owner's rights and does not let all users write."""
+    return mode & 0o7702 == 0o700
+
+
+def _resolved(tree: SafeFolder, path: bytes) -> bytes:
+    """Return a path of a layer without symbolic links, which are followed within the layer; names may not exist."""
+    left = deque(path.split(b"/"))
+    at: list[bytes] = []
+    links = 0
+    while left:
+        name = left.popleft()
+        if name in (b"", b"."):
+            continue
+        if name == b"..":
+            del at[-1:]
+            continue
+        here = b"/".join((*at, name))
+        try:
+            is_link = stat.S_ISLNK(tree.stat(here).st_mode)
+        except (StoreMissing, StoreMalformed):
+            is_link = False
+        if not is_link:
+            at.append(name)
+            continue
+        links += 1
+        if links > MAX_LINKS:
+            raise StoreMalformed(f"{tree.shown(path)} has more than {MAX_LINKS} symbolic links")
+        target = tree.link(here)
+        left.extendleft(reversed(target.split(b"/")))
+        if target.startswith(b"/"):
+            at.clear()
+    return b"/".join(at)
+
+
+def _attributes(tree: SafeFolder, path: bytes) -> dict[str, bytes]:
+    """Return the attributes of a folder that containerd copies."""
+    attributes, at = Attributes(tree), tree.folder(path)
+    names = [name for name in attributes.names(path, at) if not name.startswith(_TRUSTED) and name not in IGNORED]
+    return {name: attributes.value(path, at, name) for name in names}

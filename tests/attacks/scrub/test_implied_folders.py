@@ -1,0 +1,124 @@
+"""Folders that a layer's tar only implies: they have no entry, but overlayfs shows the owner and mode of the topmost one."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+from boltseal.host.scrub.differences import DifferenceKind
+from boltseal.host.scrub.report import ReportStatus, ScrubReport
+from tests.attacks.scrub.clean_layers import implied_base, implied_top
+from tests.attacks.scrub.stores import MAKERS, Store
+
+pytestmark = pytest.mark.real
+
+
+@pytest.fixture(scope="module")
+def originals_with_implied(empty_home: None, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Store]:
+    """A store of each engine with an image whose upper layer has no entries for its folders, never modified."""
+
+    @cache
+    def made(engine: str) -> Store:
+        return MAKERS[engine](tmp_path_factory.mktemp(engine), (implied_base, implied_top))
+
+    return made
+
+
+@pytest.fixture
+def implied_on(originals_with_implied: Callable[[str], Store], tmp_path: Path) -> Callable[[str], Store]:
+    """Return a copy of such a store of an engine to tamper with."""
+    return lambda engine: originals_with_implied(engine).copy(tmp_path / "store")
+
+
+@pytest.fixture(params=list(MAKERS))
+def implied(request: pytest.FixtureRequest, implied_on: Callable[[str], Store]) -> Store:
+    """A copy of such a store of each engine."""
+    return implied_on(request.param)
+
+
+def differences_in(report: ScrubReport) -> set[tuple[DifferenceKind, str]]:
+    return {(each.kind, each.path) for each in report.differences}
+
+
+def test_folders_without_entries_are_clean(implied: Store) -> None:
+    """Folders without entries, new ones and ones that a lower layer has with another owner and mode, are no finding."""
+    report = implied.image_report()
+
+    assert (report.status, report.differences, report.unknown) == (ReportStatus.HOLDS, (), ())
+
+
+@pytest.mark.parametrize("path", ["etc", "new", "new/deep", "shared", "owned", "link"])
+def test_a_folder_that_becomes_writable_for_all_differs(implied: Store, path: str) -> None:
+    """A folder without an entry that becomes writable for all users lets any of them replace the image's files in it."""
+    implied.at(path, 1).chmod(0o777)
+
+    report = implied.image_report()
+
+    assert differences_in(report) == {(DifferenceKind.MODE, path)}
+
+
+@pytest.mark.parametrize("mode", [0o4755, 0o2755, 0o1755], ids=oct)
+def test_a_special_bit_on_a_folder_without_an_entry_differs(implied: Store, mode: int) -> None:
+    """setuid, setgid and sticky bits on a folder without an entry are differences."""
+    implied.at("etc", 1).chmod(mode)
+
+    assert differences_in(implied.image_report()) == {(DifferenceKind.MODE, "etc")}
+
+
+@pytest.mark.parametrize("owner", [(1000, -1), (-1, 1000)], ids=["user", "group"])
+def test_another_owner_of_a_folder_without_an_entry_differs(implied: Store, owner: tuple[int, int]) -> None:
+    """A folder without an entry that belongs to another user or group is a difference."""
+    os.chown(implied.at("new/deep", 1), *owner)
+
+    assert differences_in(implied.image_report()) == {(DifferenceKind.OWNER, "new/deep")}
+
+
+@pytest.mark.parametrize("engine", ["docker-containerd", "containerd"])
+def test_containerd_copies_the_mode_of_a_lower_folder(implied_on: Callable[[str], Store], engine: str) -> None:
+    """containerd gives a folder without an entry the mode and owner of the lower layer's; other values are differences."""
+    store = implied_on(engine)
+    before = [
+        (store.at(path, 1).stat().st_mode & 0o7777, store.at(path, 1).stat().st_uid) for path in ("shared", "owned")
+    ]
+    store.at("shared", 1).chmod(0o755)
+    os.chown(store.at("owned", 1), 0, 0)
+
+    assert before == [(0o1777, 0), (0o750, 1000)]
+    assert differences_in(store.image_report()) == {(DifferenceKind.MODE, "shared"), (DifferenceKind.OWNER, "owned")}
+
+
+@pytest.mark.parametrize("engine", ["docker", "podman"])
+def test_docker_and_podman_ignore_the_lower_folder(implied_on: Callable[[str], Store], engine: str) -> None:
+    """Docker and Podman give a folder without an entry root as owner and mode 0755, whatever a lower layer has."""
+    store = implied_on(engine)
+    found = [store.at(path, 1).stat() for path in ("shared", "owned", "new")]
+
+    assert {(each.st_mode & 0o7777, each.st_uid, each.st_gid) for each in found} == {(0o755, 0, 0)}
+
+
+@pytest.mark.parametrize(
+    ("engine", "kinds"),
+    [("docker", {DifferenceKind.MODE}), ("podman", set()), ("containerd", {DifferenceKind.MODE})],
+)
+def test_a_stricter_mode_is_bounded_by_the_umask(
+    implied_on: Callable[[str], Store], engine: str, kinds: set[DifferenceKind]
+) -> None:
+    """Skopeo and others write Podman's store with the user's umask, so stricter modes occur there, and in no other store."""
+    store = implied_on(engine)
+    store.at("new", 1).chmod(0o750)
+
+    assert {each.kind for each in store.image_report().differences} == kinds
+
+
+def test_an_attribute_of_a_lower_folder_is_clean(implied_on: Callable[[str], Store]) -> None:
+    """containerd also copies the extended attributes of a lower layer's folder; others are differences."""
+    store = implied_on("containerd")
+    copied = os.listxattr(store.at("attributes", 1))
+    os.setxattr(store.at("etc", 1), "user.other", b"1")
+
+    assert copied == ["user.a"]
+    assert differences_in(store.image_report()) == {(DifferenceKind.XATTR, "etc")}
