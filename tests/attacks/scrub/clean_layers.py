@@ -100,6 +100,12 @@ def changing() -> bytes:
     return layer.add("e/f", b"f").done()
 
 
+def set_group_id() -> bytes:
+    """Return folders with the set-group-id bit and folders without entries in them, before and after the bit is set."""
+    layer = Layer().add("d", kind=tarfile.DIRTYPE, mode=0o2775, owner=(0, 1001)).add("d/e/f/g", b"g")
+    return layer.add("h/i/j", b"j").add("h", kind=tarfile.DIRTYPE, mode=0o2755, owner=(5, 6)).done()
+
+
 def upper_of_everything() -> bytes:
     """Return whiteouts beside files of the same name, for folders, and for names that do not exist."""
     layer = Layer().add("etc/.wh.passwd").add("etc/.wh.nothing").folder("opaque").add("opaque/.wh..wh..opq")
@@ -135,6 +141,7 @@ LAYERS: dict[str, list[bytes]] = {
     "odd-names": [odd_names()],
     "slashes": [slashes()],
     "names-by-go": [gzip.decompress(NAMES_BY_GO.read_bytes())],
+    "set-group-id": [set_group_id(), no_folders(), set_group_id()],
     "changing": [changing()],
     "upper": [base(), upper_of_everything()],
     "implied": [implied_base(), implied_top()],

@@ -7,7 +7,7 @@ import io
 import json
 import struct
 import tarfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 NAME = "shop/app:1.4.2"
@@ -88,24 +88,36 @@ def top() -> bytes:
 
 
 def archive(path: Path, layers: list[bytes], name: str = NAME, cmd: list[str] | None = None) -> str:
-    """Write an archive in the format that `docker save` used before OCI layouts; return the image's ID."""
-    hashes = [hashlib.sha256(each).hexdigest() for each in layers]
-    config = {
-        "architecture": "amd64",
-        "os": "linux",
-        "config": {"Cmd": cmd or ["/app"]},
-        "rootfs": {"type": "layers", "diff_ids": [f"sha256:{each}" for each in hashes]},
-    }
-    raw = json.dumps(config).encode()
-    image = hashlib.sha256(raw).hexdigest()
-    listed = [{"Config": f"{image}.json", "RepoTags": [name], "Layers": [f"{each}.tar" for each in hashes]}]
+    """Write an archive of one image; return the image's ID."""
+    (image,) = archive_of(path, {name: layers}, cmd)
+    return image
+
+
+def archive_of(path: Path, images: Mapping[str, list[bytes]], cmd: list[str] | None = None) -> list[str]:
+    """Write an archive in the format that `docker save` used before OCI layouts; return the images' IDs."""
+    listed, ids, written = [], [], set()
     with tarfile.open(path, "w") as tar:
         write = member_of(tar)
-        write(f"{image}.json", raw)
-        for each, content in dict(zip(hashes, layers, strict=True)).items():
-            write(f"{each}.tar", content)
+        for name, layers in images.items():
+            hashes = [hashlib.sha256(each).hexdigest() for each in layers]
+            config = {
+                "architecture": "amd64",
+                "os": "linux",
+                "config": {"Cmd": cmd or ["/app"]},
+                "rootfs": {"type": "layers", "diff_ids": [f"sha256:{each}" for each in hashes]},
+            }
+            raw = json.dumps(config).encode()
+            ids.append(hashlib.sha256(raw).hexdigest())
+            write(f"{ids[-1]}.json", raw)
+            for each, content in zip(hashes, layers, strict=True):
+                if each not in written:
+                    write(f"{each}.tar", content)
+                    written.add(each)
+            listed.append(
+                {"Config": f"{ids[-1]}.json", "RepoTags": [name], "Layers": [f"{each}.tar" for each in hashes]}
+            )
         write("manifest.json", json.dumps(listed).encode())
-    return image
+    return ids
 
 
 def member_of(tar: tarfile.TarFile) -> Callable[[str, bytes], None]:

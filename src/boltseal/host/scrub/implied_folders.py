@@ -5,6 +5,9 @@
     containerd          as the same folder of the nearest lower layer that has the path, with its attributes except
                         trusted.*; if none has it, or it is no folder there: root, 0755
 
+In a folder with the set-group-id bit the kernel gives a new folder that bit and the group. Docker and Podman then set the owner,
+and the bit stays; containerd then sets the mode, and the group stays. Neither happens if the bit was set afterwards.
+
 overlayfs shows containers the owner and mode of the topmost folder. So a folder that only `etc/app.conf` implies decides who
 may write to the image's whole /etc.
 
@@ -43,20 +46,26 @@ class ImpliedFolders:
     """How an engine creates folders without an entry.
 
     `by_umask`: with any umask of the process that does not let all users write. `below`: the folders of the lower layers whose
-    owner, mode and attributes it copies, the topmost first.
+    owner, mode and attributes it copies, the topmost first. `keeps_group`: in a folder with the set-group-id bit.
     """
 
     by_umask: bool = False
     below: tuple[bytes, ...] = ()
+    keeps_group: bool = False
 
 
 class _Expected(NamedTuple):
-    """What a folder must have. `attributes`: those it may have, as not all versions of containerd copy them."""
+    """What a folder must have. `attributes`: those it may have, as not all versions of containerd copy them.
+
+    `inherited_bits`, `inherited_group`: what it may have instead, from the folder that it is in.
+    """
 
     mode: int
     user: int | None
     group: int | None
     attributes: Mapping[str, bytes]
+    inherited_bits: int = 0
+    inherited_group: int | None = None
 
 
 class ImpliedFolderCheck:
@@ -89,11 +98,12 @@ class ImpliedFolderCheck:
             return False
         expected = self._expected(path)
         mode = stat.S_IMODE(found.st_mode)
-        if mode != expected.mode and not (self._rule.by_umask and _is_by_umask(mode)):
+        without = mode & ~expected.inherited_bits
+        if without != expected.mode and not (self._rule.by_umask and _is_by_umask(without)):
             findings.add(DifferenceKind.MODE, path, f"{expected.mode:04o}", f"{mode:04o}")
         if expected.user is None or expected.group is None:
             pass  # root has no ID in this store's map
-        elif (found.st_uid, found.st_gid) != (expected.user, expected.group):
+        elif found.st_uid != expected.user or found.st_gid not in (expected.group, expected.inherited_group):
             wanted = f"{expected.user}:{expected.group}"
             findings.add(DifferenceKind.OWNER, path, wanted, f"{found.st_uid}:{found.st_gid}")
         at = self._tree.folder(path)
@@ -118,7 +128,13 @@ class ImpliedFolderCheck:
             if not stat.S_ISDIR(found.st_mode):
                 break
             return _Expected(stat.S_IMODE(found.st_mode), found.st_uid, found.st_gid, _attributes(lower, at))
-        return _Expected(MODE, self._ownership.users.outside(0), self._ownership.groups.outside(0), {})
+        expected = _Expected(MODE, self._ownership.users.outside(0), self._ownership.groups.outside(0), {})
+        above = self._tree.stat(path.rpartition(b"/")[0])
+        if not above.st_mode & stat.S_ISGID:
+            return expected
+        if self._rule.keeps_group:
+            return expected._replace(inherited_group=above.st_gid)
+        return expected._replace(inherited_bits=stat.S_ISGID)
 
     def _lower_layers(self) -> list[SafeFolder]:
         if self._below is None:

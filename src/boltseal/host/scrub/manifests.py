@@ -169,7 +169,7 @@ def _layers(
     for each, diff, folder in zip(described, diffs, folders, strict=True):
         if source.has(each.digest):
             layer = source.files(each.digest, diff, folder, artifact=False)
-            layer = replace(layer, manifest_size=each.size, implied=ImpliedFolders(below=below))
+            layer = replace(layer, manifest_size=each.size, implied=ImpliedFolders(below=below, keeps_group=True))
             layers.append(source.allowance.once(layer))
         elif not each.foreign:
             why = "its files can't be compared without it" if folder else "it was not pulled"

@@ -6,7 +6,8 @@
     BASE/ID/lower           l/LINK:l/LINK:..., all layers below, the topmost first; absent in the lowest one
 
 The kernel follows these links at the mount. An attacker who redirects one makes a container see other files, while each
-layer's folder is unchanged. An additional name in BASE/ID that an engine mounts has the same effect (`layer_folder`).
+layer's folder is unchanged. An additional name in BASE/ID that an engine mounts has the same effect (`layer_folder`). The engines use
+these files byte by byte: with a line end after LINK they follow another link.
 
 Docker has one folder for each layer that it knows. But an image that BuildKit built on a second folder of the same layer keeps
 using that. So another folder in a list is no difference if its content is proven to be that layer.
@@ -66,7 +67,7 @@ def check_stack(
             else:
                 found += unexpected_names(files, at, layer, (other_names or {}).get(folder, names))
             expected = b":".join(b"l/" + each for each in reversed(links))
-            lower = files.read(at + b"/lower", MAX_LOWER_BYTES).strip() if files.exists(at + b"/lower") else b""
+            lower = files.read(at + b"/lower", MAX_LOWER_BYTES) if files.exists(at + b"/lower") else b""
             if lower != expected and not _is_equivalent(files, base, lower, folders[:number], proven):
                 shown = readable(expected) or "no layer below"
                 found.append(
@@ -102,7 +103,7 @@ def _is_equivalent(files: SafeFolder, base: bytes, lower: bytes, folders: Sequen
 
 
 def _link(files: SafeFolder, base: bytes, at: bytes, folder: str, layer: str, found: list[Difference]) -> bytes:
-    link = files.read(at + b"/link", MAX_WORD_BYTES).strip()
+    link = files.read(at + b"/link", MAX_WORD_BYTES)
     if not _LINK.fullmatch(link):
         found.append(difference(DifferenceKind.STACK, at + b"/link", "26 letters and digits", readable(link), layer))
         return link

@@ -233,8 +233,8 @@ def _copies(
 ) -> tuple[MappedCopy, ...]:
     """Return the copies that Podman makes of an image's top layer if it can't map the owners of a mount.
 
-    Such a layer has an empty `diff` and all files of the image in `diff1`. Any other layer is ordinary, and no container may
-    be based on it.
+    Such a layer has an empty `diff` and all files of the image in `diff1`. A layer of another form that has an ID map is a
+    difference: Podman bases a container with that map on it. Without a map it is used for no container.
     """
     copies = []
     store_ids = ownership_in(store.root)
@@ -242,7 +242,11 @@ def _copies(
         layer = layers.get(id_)
         folder = BASE + b"/" + id_.encode()
         try:
-            if layer is None or not store.files.exists(folder + b"/" + COPY):
+            if layer is None:
+                continue
+            if not store.files.exists(folder + b"/" + COPY):
+                if layer.uidmap or layer.gidmap:
+                    found.append(difference(DifferenceKind.STACK, folder, "a copy of the image, in diff1", "none"))
                 continue
             found += unexpected_names(store.files, folder, "", PODMAN_COPY)
             if store.files.names(folder + b"/diff"):

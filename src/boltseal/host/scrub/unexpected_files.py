@@ -8,7 +8,7 @@ from typing import Final
 
 from boltseal.engines.privileges import sees_marks
 from boltseal.engines.safe_open import SafeFolder, StoreMalformed, StoreMissing, StoreUnreadable, TooManyNames
-from boltseal.host.scrub.attributes import IGNORED, OPAQUE_MARKS, OVERLAYFS_PREFIXES, describe_value
+from boltseal.host.scrub.attributes import IGNORED, OPAQUE_MARKS, describe_value
 from boltseal.host.scrub.differences import DifferenceKind
 from boltseal.host.scrub.findings import Findings
 from boltseal.host.scrub.implied_folders import ImpliedFolderCheck
@@ -36,7 +36,7 @@ class UnexpectedFiles:
         self._findings = findings
 
     def root(self) -> bool:
-        """Check the layer's own folder, which has no entry: not writable by all users, owned by root, without marks.
+        """Check the layer's own folder, which has no entry: not writable by all users, owned by root, without attributes.
 
         Returns whether this process can see overlayfs marks at all.
         """
@@ -53,16 +53,16 @@ class UnexpectedFiles:
             self._findings.not_read(
                 "overlayfs marks (trusted.overlay.*) are not visible to this process; CAP_SYS_ADMIN is needed"
             )
-        owner = self._ownership.users.outside(0)
-        if found.st_uid != owner:
-            self._findings.add(DifferenceKind.OWNER, b"", f"{owner}", f"{found.st_uid}")
+        owner = self._ownership.users.outside(0), self._ownership.groups.outside(0)
+        if (found.st_uid, found.st_gid) != owner:
+            self._findings.add(DifferenceKind.OWNER, b"", f"{owner[0]}:{owner[1]}", f"{found.st_uid}:{found.st_gid}")
         if stat.S_IMODE(found.st_mode) & 0o002 and not found.st_mode & stat.S_ISVTX:
             expected, got = "a root folder that is not world-writable", f"{stat.S_IMODE(found.st_mode):04o}"
             self._findings.add(DifferenceKind.MODE, b"", expected, got)
         for name in names:
             if name in OPAQUE_MARKS:
                 attributes.opaque.add(b"")
-            elif name.startswith(OVERLAYFS_PREFIXES) and name not in IGNORED:
+            elif name not in IGNORED:
                 got = describe_value(attributes.value(b"", at, name))
                 self._findings.add(DifferenceKind.XATTR, b"", f"{name}=none", f"{name}={got}")
         return seen

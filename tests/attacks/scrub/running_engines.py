@@ -1,0 +1,143 @@
+"""Running engines for the differential test: they load images, and start a container whose root can be read.
+
+An engine holds many images at once, so that it is started once for a batch. Its layers' folders are found by marker files,
+and not by the engine's metadata.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from boltseal.engines.containerd_store import SNAPSHOTS
+from tests import servers
+from tests.attacks.scrub.stores import podman_on
+from tests.real.tools import run
+
+_SNAPSHOTS = f"{SNAPSHOTS.decode()}/snapshots/*/fs"
+
+
+@dataclass(frozen=True, slots=True)
+class Engine:
+    """A running engine. `inherits`: folders without an entry are created like those of lower layers.
+
+    `load`: load an archive. `start`: start a container of an image, and return its ID and its process, 0 if it does not start.
+    `stop`: remove containers.
+    """
+
+    name: str
+    root: Path
+    layers: str
+    load: Callable[[Path], None]
+    start: Callable[[str], tuple[str, int]]
+    stop: Callable[[list[str]], None]
+    inherits: bool = False
+    _folders: dict[str, Path] = field(default_factory=dict)
+
+    def folder(self, marker: str) -> Path:
+        """Return the folder of the layer that has a marker file."""
+        if marker not in self._folders:
+            for folder in self.root.glob(self.layers):
+                self._folders.update({each.name: folder for each in folder.glob("marker-*")})
+        return self._folders[marker]
+
+
+@contextlib.contextmanager
+def _docker(folder: Path, *, containerd_store: bool) -> Iterator[Engine]:
+    driver = "overlayfs" if containerd_store else "overlay2"
+    with servers.dockerd(folder / "engine", containerd_store=containerd_store, driver=driver) as server:
+        docker = ("docker", "-H", f"unix://{server.address}")
+
+        def start(image: str) -> tuple[str, int]:
+            box = run(*docker, "create", "--network", "none", image)
+            if not box.ok:
+                return "", 0
+            name = box.text.strip()
+            if not run(*docker, "start", name).ok:
+                return name, 0
+            return name, int(run(*docker, "inspect", "--format", "{{.State.Pid}}", name).checked())
+
+        def stop(boxes: list[str]) -> None:
+            run(*docker, "rm", "--force", *boxes).checked()
+
+        data = folder / "engine/data"
+        yield Engine(
+            "docker-containerd" if containerd_store else "docker",
+            data / "containerd/daemon" if containerd_store else data,
+            _SNAPSHOTS if containerd_store else "overlay2/*/diff",
+            lambda archive: _none(run(*docker, "load", "-i", archive).checked()),
+            start,
+            stop,
+            inherits=containerd_store,
+        )
+
+
+@contextlib.contextmanager
+def _containerd(folder: Path) -> Iterator[Engine]:
+    with servers.containerd(folder / "engine") as server:
+        ctr = ("ctr", "--address", server.address)
+        count = 0
+
+        def load(archive: Path) -> None:
+            run(*ctr, "images", "import", "--snapshotter", "overlayfs", archive).checked()
+
+        def start(image: str) -> tuple[str, int]:
+            nonlocal count
+            count += 1
+            name = f"box{count}"
+            begin = (*ctr, "run", "--detach", "--cpu-shares", "0", "--snapshotter", "overlayfs")
+            if not run(*begin, image, name).ok:
+                return name, 0
+            rows = run(*ctr, "tasks", "list").checked().splitlines()
+            return name, next(int(row.split()[1]) for row in rows if row.split()[0] == name)
+
+        def stop(boxes: list[str]) -> None:
+            for box in boxes:
+                run(*ctr, "tasks", "delete", "--force", box)
+                run(*ctr, "containers", "delete", box)
+
+        yield Engine("containerd", folder / "engine/root", _SNAPSHOTS, load, start, stop, inherits=True)
+
+
+@contextlib.contextmanager
+def _podman(folder: Path) -> Iterator[Engine]:
+    root = folder / "root"
+    podman = (*podman_on(root, folder), "--runtime", "runc")
+
+    def start(image: str) -> tuple[str, int]:
+        begun = run(*podman, "run", "-d", "--pull", "never", "--network", "none", "--pids-limit", "0", image)
+        box = begun.text.strip()
+        if not begun.ok:
+            return "", 0
+        return box, int(run(*podman, "inspect", "--format", "{{.State.Pid}}", box).checked())
+
+    def stop(boxes: list[str]) -> None:
+        run(*podman, "rm", "--force", "--time", "0", *boxes).checked()
+
+    try:
+        yield Engine(
+            "podman",
+            root,
+            "overlay/*/diff",
+            lambda archive: _none(run(*podman, "load", "-i", archive).checked()),
+            start,
+            stop,
+        )
+    finally:
+        run(*podman, "rm", "--force", "--all", "--time", "0")
+        servers.unmounted(folder)
+
+
+def _none(_: object) -> None:
+    return None
+
+
+ENGINES: Mapping[str, Callable[[Path], AbstractContextManager[Engine]]] = {
+    "docker": lambda folder: _docker(folder, containerd_store=False),
+    "docker-containerd": lambda folder: _docker(folder, containerd_store=True),
+    "containerd": _containerd,
+    "podman": _podman,
+}
