@@ -157,7 +157,12 @@ class _Scan:
         if reader.read_together is not None:
             self.together.setdefault(reader.name, []).append(path)
             return
-        source = self.project.read(path.name)
+        try:
+            source = self.project.read(path.name)
+        except Unreadable:
+            if reader.common_suffix:
+                return
+            raise
         documents = compose(source) if reader.syntax is Syntax.YAML else ()
         if reader.may_be_kubernetes and any(map(is_kubernetes, documents)):
             reader = BY_NAME[Format.KUBERNETES]  # an `action.yaml` or `values.yaml` that is a resource

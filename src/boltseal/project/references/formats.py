@@ -10,12 +10,21 @@ from typing import Final
 
 from boltseal.project.references import (
     actions,
+    azure_pipelines,
+    bake,
+    bitbucket,
+    circleci,
     compose,
+    devcontainer,
     dockerfile,
     gitlab,
     helm,
     kubernetes,
     kustomize,
+    nomad,
+    quadlet,
+    skaffold,
+    woodpecker,
 )
 from boltseal.project.references.reader import FormatReader
 
@@ -24,8 +33,18 @@ READERS: Final[tuple[FormatReader, ...]] = (
     compose.READER,
     kustomize.READER,
     kustomize.PATCH_READER,
-    kubernetes.READER,
+    skaffold.READER,
+    devcontainer.READER,
+    quadlet.READER,
+    bake.READER,
+    bake.JSON_READER,
+    nomad.READER,
+    circleci.READER,
+    azure_pipelines.READER,
+    woodpecker.READER,
+    bitbucket.READER,
     actions.READER,
+    kubernetes.READER,
     gitlab.READER,
     helm.READER,
 )

@@ -81,6 +81,7 @@ class FormatReader:
         read: returns the image references of one file.
         read_together: returns those of all files of this format, which refer to each other; then `read` is not called.
         follows: yields the files that one names.
+        common_suffix: other programs use such names as well, so a file that is no text is not of this format.
         may_be_kubernetes: a file of this name may be a Kubernetes resource instead.
     """
 
@@ -92,3 +93,4 @@ class FormatReader:
     follows: Callable[[ProjectFile], Iterator[FileToFollow]] = follows_nothing
     syntax: Syntax = Syntax.YAML
     may_be_kubernetes: bool = False
+    common_suffix: bool = False

@@ -30,6 +30,8 @@ _MERGE: Final = "<<"
 _NULLS: Final = frozenset({"", "~", "null", "Null", "NULL"})
 _SURROGATE: Final = re.compile(r"\\u[dD][89a-fA-F][0-9a-fA-F]{2}")  # half a surrogate pair: valid in JSON, not in YAML
 
+_JSON_TOKENS: Final = re.compile(r'"(?:[^"\\\n]|\\.)*"|//[^\r\n]*|/\*(?:[^*]|\*(?!/))*\*/')
+
 Pairs: TypeAlias = "dict[str, Node]"
 
 
@@ -42,7 +44,9 @@ def _composed(source: SourceFile) -> tuple[Node, ...]:
     values = source.text.count("\n") + source.text.count(",")
     if values > MAX_VALUES:
         raise Unreadable(source.path, 0, f"has up to {values} values; a file with references has at most {MAX_VALUES}")
-    text = _SURROGATE.sub(r"\\u0041", source.text) if source.path.endswith(".json") else source.text
+    text = source.text
+    if source.path.endswith((".json", ".jsonc")):
+        text = _SURROGATE.sub(r"\\u0041", without_json_comments(text))
     try:
         documents = tuple(yaml.compose_all(text, Loader=yaml.CBaseLoader))
     except yaml.YAMLError as error:
@@ -54,6 +58,15 @@ def _composed(source: SourceFile) -> tuple[Node, ...]:
             if isinstance(node, MappingNode) and len(list(_fragments(node))) > MAX_FRAGMENTS:
                 raise Unreadable(source.path, line_of(node), f"merges more than {MAX_FRAGMENTS} mappings into one")
     return documents
+
+
+def without_json_comments(text: str) -> str:
+    """Replace the comments of JSON with comments (`//`, `/* */`) by blanks, offsets unchanged."""
+    if "//" not in text and "/*" not in text:
+        return text
+    return _JSON_TOKENS.sub(
+        lambda match: match[0] if match[0].startswith('"') else re.sub(r"[^\r\n]", " ", match[0]), text
+    )
 
 
 def _check_aliases(source: SourceFile, documents: tuple[Node, ...]) -> None:
