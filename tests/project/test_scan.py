@@ -174,8 +174,7 @@ def test_an_unreadable_folder_is_a_problem(
 
 
 def test_a_folder_is_searched_by_file_names_and_content(tmp_path: Path) -> None:
-    """Folders are searched by file names and content; other YAML, data, dependencies and nested repositories are
-    skipped."""
+    """Folders are searched by file names and content; data, dependencies and nested repositories are skipped."""
     root = written(
         tmp_path,
         {
@@ -189,8 +188,8 @@ def test_a_folder_is_searched_by_file_names_and_content(tmp_path: Path) -> None:
     )
     found = scan(root)
 
-    assert names(found) == [("Pod spec.containers[0].image", "redis:7.2")]
-    assert found.problems == ()
+    assert names(found) == [("services.web.image", "nginx:1.25"), ("Pod spec.containers[0].image", "redis:7.2")]
+    assert (found.problems, found.unknown) == ((), ())
 
 
 def test_a_dockerfile_that_is_included_as_something_else_is_a_problem(tmp_path: Path) -> None:

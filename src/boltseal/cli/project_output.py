@@ -27,8 +27,12 @@ def report_empty(output: CommandOutput, opened: OpenedProject) -> str:
 
 
 def report_unread(output: CommandOutput, opened: OpenedProject) -> None:
-    """Report the files that could not be read, and the templates that are not evaluated."""
-    for status, problems in (("unreadable", opened.problems), ("template", opened.notes)):
+    """Report files that could not be read, templates that are not evaluated, and values that are not understood."""
+    for status, problems in (
+        ("unreadable", opened.problems),
+        ("template", opened.notes),
+        ("not-understood", opened.unknown),
+    ):
         for problem in problems:
             output.add(ref="", status=status, reason=problem.message, file=problem.path, line=problem.line)
             say(clean(f"boltseal: {problem}"))

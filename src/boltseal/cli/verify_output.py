@@ -34,10 +34,16 @@ def print_verified(output: CommandOutput, report: VerifyReport, *, github: bool)
         _print_problem(output, problem, "unreadable", Weight.UNKNOWN, github=github)
     for note in report.opened.notes:
         _print_problem(output, note, "template", report.note_weight, github=github)
+    for each in report.opened.unknown:
+        _print_problem(output, each, "not-understood", report.note_weight, github=github)
     numbers = [f"{number} {status}" for status, number in sorted(Counter(one.status for one in report.results).items())]
     numbers += [
         f"{len(each)} {word}"
-        for each, word in ((report.opened.problems, "unreadable"), (report.opened.notes, "template"))
+        for each, word in (
+            (report.opened.problems, "unreadable"),
+            (report.opened.notes, "template"),
+            (report.opened.unknown, "not understood"),
+        )
         if each
     ]
     if report.results or numbers:

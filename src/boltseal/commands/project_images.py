@@ -37,6 +37,7 @@ class OpenedProject:
         image_refs: its image references, without files that its settings exclude.
         problems: files that could not be read.
         notes: templates that are not evaluated.
+        unknown: values that look like images, and that no reader understands.
         paths: the files and folders that the scan was limited to; () for the whole project.
         asked: the scan's request.
         found: the scan's whole result, excluded files included.
@@ -47,6 +48,7 @@ class OpenedProject:
     image_refs: tuple[ImageReference, ...]
     problems: tuple[ScanProblem, ...]
     notes: tuple[ScanProblem, ...]
+    unknown: tuple[ScanProblem, ...]
     paths: tuple[str, ...]
     asked: ScanRequest
     found: ScanResult
@@ -82,6 +84,7 @@ def open_project(root: Path, paths: Sequence[Path] = ()) -> OpenedProject:
         image_refs=tuple(image_ref for image_ref in found.image_refs if not settings.excludes(image_ref.path)),
         problems=tuple(problem for problem in found.problems if not settings.excludes(problem.path)),
         notes=tuple(note for note in found.notes if not settings.excludes(note.path)),
+        unknown=tuple(each for each in found.unknown if not settings.excludes(each.path)),
         paths=tuple(inside) if limited else (),
         asked=asked,
         found=found,

@@ -44,7 +44,7 @@ class VerifyRequest:
 
 @dataclass(frozen=True, slots=True)
 class VerifyReport:
-    """The result of a verification. `note_weight`: what a template that is not evaluated counts as."""
+    """The result of a verification. `note_weight`: the weight of templates and of values that are not understood."""
 
     outcome: Outcome
     opened: OpenedProject
@@ -94,6 +94,6 @@ def _ask(
 
 def _outcome(results: Sequence[VerifyResult], opened: OpenedProject, *, strict: bool) -> Outcome:
     weights = {result.weight for result in results}
-    if Weight.DIFFERS in weights or (strict and opened.notes):
+    if Weight.DIFFERS in weights or (strict and (opened.notes or opened.unknown)):
         return Outcome.DIFFERS
     return Outcome.UNKNOWN if Weight.UNKNOWN in weights or opened.problems else Outcome.HOLDS

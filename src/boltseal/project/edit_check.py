@@ -6,43 +6,37 @@ insertion ended a scalar early, began a comment, joined two lines or changed the
 
 from __future__ import annotations
 
+import re
 from bisect import bisect_right
-from collections.abc import Mapping
-from typing import Any, assert_never
+from collections.abc import Callable, Mapping
+from typing import Any, Final
 
 from yaml.nodes import Node, ScalarNode
 
-from boltseal.project.image_references import EditRange, Format
+from boltseal.project.image_references import EditRange
 from boltseal.project.references.dockerfile_lines import DockerfileLines, Text, read_lines
 from boltseal.project.references.dotenv import parse_dotenv
+from boltseal.project.references.formats import BY_NAME
+from boltseal.project.references.reader import Syntax
 from boltseal.project.references.yaml_nodes import compose, walk
 from boltseal.project.source_files import SourceFile, Unreadable
 
 
 def structure_differs(
-    before: SourceFile, after: SourceFile, replacements: Mapping[EditRange, str], file_format: Format | None
+    before: SourceFile, after: SourceFile, replacements: Mapping[EditRange, str], file_format: str | None
 ) -> str | None:
     """Return why `after` differs from `before` in more than these replacements, or None. `file_format` None: an .env."""
     try:
-        match file_format:
-            case None:
-                same = _same_variables(before, after, replacements)
-            case Format.DOCKERFILE:
-                same = _instructions(read_lines(before), replacements) == _instructions(read_lines(after), {})
-            case (
-                Format.COMPOSE
-                | Format.KUBERNETES
-                | Format.KUSTOMIZE
-                | Format.HELM
-                | Format.GITHUB_ACTIONS
-                | Format.GITLAB_CI
-            ):
-                same = _same_nodes(before, after, replacements)
-            case unknown:  # a new format must be added above: without its parser no edit is known to be safe
-                assert_never(unknown)
+        same = _SAME[_syntax(file_format)](before, after, replacements)
     except Unreadable as error:
         return f"with the digest inserted, the file can't be parsed: {error}"
     return None if same else "the edit would change more than the digest"
+
+
+def _syntax(file_format: str | None) -> Syntax | None:
+    if file_format is not None and file_format not in BY_NAME:
+        raise AssertionError(f"format {file_format} has no reader: without its parser no edit is known to be safe")
+    return None if file_format is None else BY_NAME[file_format].syntax
 
 
 def _same_nodes(before: SourceFile, after: SourceFile, replacements: Mapping[EditRange, str]) -> bool:
@@ -178,3 +172,23 @@ def _same_variables(before: SourceFile, after: SourceFile, replacements: Mapping
             return False
         expected[name] = expected[name][: len(expected[name]) - (edit_range.end - edit_range.start)] + inserted
     return expected == {name: value.text for name, value in new.values.items()}
+
+
+def _same_instructions(before: SourceFile, after: SourceFile, replacements: Mapping[EditRange, str]) -> bool:
+    return _instructions(read_lines(before), replacements) == _instructions(read_lines(after), {})
+
+
+def _same_lines(before: SourceFile, after: SourceFile, replacements: Mapping[EditRange, str]) -> bool:
+    """Return whether each replacement is within one line, and inserts nothing but a digest."""
+    removed = (before.text[edit_range.start : edit_range.end] for edit_range in replacements)
+    plain = all(_DIGEST.fullmatch(text) for text in (*removed, *replacements.values()))
+    return plain and len(before.text.splitlines()) == len(after.text.splitlines())
+
+
+_DIGEST: Final = re.compile(r"(?:@[a-z0-9]+:[a-f0-9]+)?")
+_SAME: Final[Mapping[Syntax | None, Callable[[SourceFile, SourceFile, Mapping[EditRange, str]], bool]]] = {
+    Syntax.YAML: _same_nodes,
+    Syntax.DOCKERFILE: _same_instructions,
+    Syntax.TEXT: _same_lines,
+    None: _same_variables,
+}

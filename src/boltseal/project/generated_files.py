@@ -130,7 +130,7 @@ EMITTERS: Final[Mapping[str, Callable[[Mapping[ImageReference, Digest]], Emitted
     "buildkit-source-policy": source_policy,
 }
 """Generators by the value of `boltseal lock --emit`."""
-EMITTER_BY_FORMAT: Final[Mapping[Format, str]] = {
+EMITTER_BY_FORMAT: Final[Mapping[str, str]] = {
     Format.COMPOSE: "compose-override",
     Format.DOCKERFILE: "buildkit-source-policy",
     Format.KUBERNETES: "kustomize",

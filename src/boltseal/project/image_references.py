@@ -24,7 +24,7 @@ COMPOSE_OVERRIDES: Final = (
 
 
 class Format(StrEnum):
-    """The format of the file that contains a reference."""
+    """The formats that other modules name. Each of the other formats is named by its reader alone."""
 
     COMPOSE = "compose"
     KUBERNETES = "kubernetes"
@@ -64,11 +64,11 @@ class ImageReference:
     `why` gives the reason. `span`: where `written` is in `path`. `line`: counted from 1. `where`: the position as a key
     path, such as `services.web.image`. `build`: the service is built here, so the name is not pinned. `edit_range`:
     None if a digest can't be written safely; `override_only` gives the reason, and a generated override file can pin
-    it.
+    it. `format`: the name of its reader (`project.references.formats`).
     """
 
     path: str
-    format: Format
+    format: str
     where: str
     line: int
     span: Span
@@ -108,10 +108,27 @@ class ScanProblem:
         return f"{self.path}:{self.line}: {self.message}" if self.line else f"{self.path}: {self.message}"
 
 
+class Accounted(NamedTuple):
+    """A text that looks like an image and is accounted for.
+
+    `reason` None: it is a part of a reference that has another position. Otherwise it is no image, for this reason.
+    """
+
+    path: str
+    span: Span
+    reason: str | None = None
+
+
 @dataclass(frozen=True, slots=True)
 class ScanResult:
-    """A scan's result: references by path and position, problems, and constructs that are not evaluated (`notes`)."""
+    """A scan's result: references by path and position, problems, and constructs that are not evaluated (`notes`).
+
+    `unknown`: values that look like image references, and that no reader understands. `accounted`: other texts that
+    look like images.
+    """
 
     image_refs: tuple[ImageReference, ...] = ()
     problems: tuple[ScanProblem, ...] = ()
     notes: tuple[ScanProblem, ...] = ()
+    unknown: tuple[ScanProblem, ...] = ()
+    accounted: tuple[Accounted, ...] = ()

@@ -1,9 +1,9 @@
 """Find every image reference in a project. Reads files, and never follows a path out of the project.
 
-The file name selects the format: Dockerfiles, Compose files, workflows, pipelines, kustomizations, Helm values. Any
-other YAML or JSON file is checked for Kubernetes' `apiVersion`. Templates are read line by line, so that no image in
-one is overlooked (`project.references.templates`). A file given by its path is also recognised as a Compose file by its
-`services`. If its format is still unknown, that is a problem, as is every file that can't be read.
+A file's name selects its format, else its content does (`project.references.formats`). Templates are read line by line,
+so that no image in one is overlooked (`project.references.templates`). A file given by its path whose format is unknown
+is a problem, as is every file that can't be read. A scan ends with an account of the values that look like images
+(`project.account`): those that no reader understands are `unknown` in the result.
 """
 
 from __future__ import annotations
@@ -11,29 +11,20 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
 from pathlib import Path
-from typing import Final, assert_never
+from typing import Final
 
 from yaml.nodes import Node
 
 from boltseal.errors import quote
-from boltseal.project.image_references import Format, ImageReference, ScanProblem, ScanResult
-from boltseal.project.references.actions import read_actions
-from boltseal.project.references.compose import read_compose
-from boltseal.project.references.dockerfile import read_dockerfile
-from boltseal.project.references.gitlab import include_matcher, local_includes, read_gitlab
-from boltseal.project.references.helm import ValuesByPath, app_version, read_values, values_by_path
-from boltseal.project.references.kubernetes import is_kubernetes, read_kubernetes
-from boltseal.project.references.kustomize import patch_files, read_kustomize, read_operations
-from boltseal.project.references.templates import (
-    affects_build,
-    contains_image_line,
-    read_chart_template,
-    read_template,
-    template_of,
-)
-from boltseal.project.references.yaml_nodes import compose, line_of, pairs
+from boltseal.project.account import unknown_values
+from boltseal.project.image_references import Accounted, Format, ImageReference, ScanProblem, ScanResult
+from boltseal.project.references.formats import BY_NAME, READERS
+from boltseal.project.references.gitlab import include_matcher
+from boltseal.project.references.kubernetes import is_kubernetes
+from boltseal.project.references.reader import FileToFollow, FormatReader, ProjectFile, Syntax
+from boltseal.project.references.templates import contains_image_line, read_chart_template, read_template, template_of
+from boltseal.project.references.yaml_nodes import compose, pairs
 from boltseal.project.source_files import ProjectPath, ProjectTree, SourceFile, Unreadable
 
 MAX_FILES: Final = 100_000
@@ -41,26 +32,10 @@ MAX_PATTERNS: Final = 150  # GitLab's own limit on includes
 MAX_PATTERN: Final = 255
 _NOT_ENTERED: Final = frozenset({".git", ".hg", ".svn", ".tox", ".venv", "__pycache__", "node_modules", "venv"})
 _ANY_NAME: Final = re.IGNORECASE | re.DOTALL  # a line break in a file name must not hide the file
-_DOCKERFILE: Final = re.compile(r"(?:docker|container)file(?:\..+)?|.+\.(?:docker|container)file", _ANY_NAME)
-# `Dockerfile.prod` is a Dockerfile; `dockerfile.py` and `Dockerfile.md` are not
-_ABOUT_DOCKERFILES: Final = tuple(
-    f".{word}"
-    for word in (
-        *("bak", "c", "cpp", "cs", "css", "dockerignore", "ex", "go", "html", "java", "js", "json", "jsx", "kt", "lua"),
-        *("md", "orig", "php", "pl", "py", "pyi", "rb", "rej", "rs", "rst", "scala", "sh", "swift", "ts", "tsx", "txt"),
-        *("vim", "yaml", "yml"),
-    )
-)
-_COMPOSE: Final = re.compile(r"(?:docker-)?(?:compose|stack)(?:[.-].*)?\.ya?ml|.+[.-]compose\.ya?ml", _ANY_NAME)
-_KUSTOMIZE: Final = frozenset({"kustomization.yaml", "kustomization.yml", "Kustomization"})
-_GITLAB: Final = re.compile(r"(?:.+)?\.gitlab-ci\.ya?ml", re.DOTALL)
-_VALUES: Final = re.compile(r"values(?:[.-].*)?\.ya?ml|.+[.-]values\.ya?ml", re.DOTALL)
-_DEFAULT_VALUES: Final = "values.yaml"
-_MAY_BE_KUBERNETES: Final = frozenset({Format.GITHUB_ACTIONS, Format.HELM})
-_WORKFLOW: Final = re.compile(r"(?:.*/)?\.(?:github|gitea|forgejo)/workflows/[^/]+\.ya?ml", re.DOTALL)
-_ACTION: Final = re.compile(r"(?:.*/)?action\.ya?ml", re.DOTALL)
-_STRUCTURED: Final = re.compile(r".+\.(?:ya?ml|json)", _ANY_NAME)
+_STRUCTURED: Final = re.compile(r".+\.(?:ya?ml|jsonc?)|\.devcontainer\.json", _ANY_NAME)
+_ACCOUNTED: Final = re.compile(r".+\.(?:ya?ml|jsonc?|toml)", _ANY_NAME)
 _IN_CHART: Final = re.compile(r".+\.(?:ya?ml|tpl)", _ANY_NAME)
+_HINT: Final = re.compile(rb"image|apiVersion|services|container|docker", re.IGNORECASE)
 
 
 def scan(root: Path, paths: Sequence[Path] = (), *, crds: Mapping[str, Sequence[str]] | None = None) -> ScanResult:
@@ -82,15 +57,16 @@ def scan_project(
 class _Scan:
     def __init__(self, project: ProjectTree, crds: Mapping[str, Sequence[str]] | None) -> None:
         self.project = project
-        self.crds = crds
-        self.compose_files: list[ProjectPath] = []
-        self.done: set[tuple[str, Format | None, str]] = set()
+        self.crds = crds or {}
+        self.together: dict[str, list[ProjectPath]] = {}
+        self.done: set[tuple[str, str | None, str]] = set()
+        self.seen: dict[str, None] = {}
         self.files: list[ProjectPath] | None = None
         self.patterns: set[str] = set()
-        self.helm_values: dict[str, ValuesByPath] = {}
         self.image_refs: list[ImageReference] = []
         self.problems: list[ScanProblem] = []
         self.notes: list[ScanProblem] = []
+        self.accounted: list[Accounted] = []
 
     def run(self, paths: Sequence[Path]) -> ScanResult:
         for path in paths:
@@ -100,8 +76,8 @@ class _Scan:
                 if not real.exists():
                     raise Unreadable(str(path), 0, "is not there")
                 if real.is_dir():
-                    for file, link_path in self.walk(real):
-                        self.read_file(file, link_path, by_path=False)
+                    for file in self.walk(real):
+                        self.read_file(file.name, file.link_path, by_path=False)
                 else:
                     self.read_file(name, self.project.at(path), by_path=True)
             except Unreadable as error:
@@ -109,18 +85,28 @@ class _Scan:
             except OSError as error:  # for example, an ancestor folder that may not be searched
                 shown = path if error.filename is None else os.path.relpath(error.filename, self.project.root)
                 self.problems.append(ScanProblem(str(shown), 0, f"can't be read: {error.strerror}"))
-        self.add(read_compose(self.project, self.compose_files))
-        image_refs = sorted(
-            dict.fromkeys(self.image_refs), key=lambda image_ref: (image_ref.path, image_ref.span, image_ref.where)
+        for reader in READERS:
+            if reader.read_together is not None:
+                self.add(reader.read_together(self.project, self.together.get(reader.name, [])))
+        found = ScanResult(
+            tuple(
+                sorted(
+                    dict.fromkeys(self.image_refs),
+                    key=lambda image_ref: (image_ref.path, image_ref.span, image_ref.where),
+                )
+            ),
+            tuple(sorted(dict.fromkeys(self.problems))),
+            tuple(sorted(dict.fromkeys(self.notes))),
+            (),
+            tuple(self.accounted),
         )
-        return ScanResult(
-            tuple(image_refs), *(tuple(sorted(dict.fromkeys(each))) for each in (self.problems, self.notes))
-        )
+        return unknown_values(self.project, self.seen, found)
 
     def add(self, found: ScanResult) -> None:
         self.image_refs.extend(found.image_refs)
         self.problems.extend(found.problems)
         self.notes.extend(found.notes)
+        self.accounted.extend(found.accounted)
 
     def walk(self, real: Path) -> Iterator[ProjectPath]:
         """Yield the files of a folder in name order."""
@@ -128,13 +114,13 @@ class _Scan:
         for folder, inner, files in os.walk(real, onerror=self.note_unlisted):
             inner[:] = sorted(name for name in inner if name not in _NOT_ENTERED)
             for file in sorted(files):
-                if not _may_hold_references(file):
+                path = Path(folder, file)
+                link_path = path.relative_to(self.project.root).as_posix()
+                if not _may_hold_references(link_path):
                     continue
                 count += 1
                 if count > MAX_FILES:
                     raise Unreadable(self.project.name(real), 0, f"holds more than {MAX_FILES} files to look into")
-                path = Path(folder, file)
-                link_path = path.relative_to(self.project.root).as_posix()
                 try:
                     yield ProjectPath(self.project.name(path) if path.is_symlink() else link_path, link_path)
                 except Unreadable as error:
@@ -148,33 +134,45 @@ class _Scan:
 
     def read_file(self, name: str, link_path: str, *, by_path: bool) -> None:
         """Read one file. Its real name selects the format, else the name of the link to it."""
-        file_format = self.format_by_name(name) or self.format_by_name(link_path)
-        key = (name, file_format, link_path if file_format is Format.COMPOSE else "")
+        reader = reader_by_name(name) or reader_by_name(link_path)
+        together = reader is not None and reader.read_together is not None
+        key = (name, None if reader is None else reader.name, link_path if together else "")
         if key in self.done:
             return
         self.done.add(key)
+        if _ACCOUNTED.fullmatch(template_of(name) or name) or _IN_CHART.fullmatch(name):
+            self.seen[name] = None
         try:
             if self.is_template(name):
                 return
-            if file_format is Format.COMPOSE:
-                self.compose_files.append(ProjectPath(name, link_path))
-            elif file_format is Format.DOCKERFILE:
-                self.dockerfile(self.project.read(name))
-            elif file_format is not None:
-                source = self.project.read(name)
-                documents = compose(source)
-                if file_format in _MAY_BE_KUBERNETES and any(is_kubernetes(document) for document in documents):
-                    file_format = Format.KUBERNETES  # an `action.yaml` or `values.yaml` that is a resource
-                self.add(self.read_structured(source, documents, file_format))
-            elif by_path or self.may_be_kubernetes(name):
+            if reader is not None:
+                self.read_with(reader, ProjectPath(name, link_path))
+            elif by_path or self.may_be_known(name):
                 self.read_unnamed(self.project.read(name), by_path=by_path)
         except Unreadable as error:
             self.problems.append(error.problem)
 
-    def dockerfile(self, source: SourceFile) -> None:
-        """Read a Dockerfile. A `Dockerfile.j2` is read as one if no expression affects its instructions."""
-        filled_in = template_of(source.path) is not None and affects_build(source)
-        self.add(read_template(source) if filled_in else read_dockerfile(source))
+    def read_with(self, reader: FormatReader, path: ProjectPath) -> None:
+        """Read a file of a known format, and the files that it names. Raises: Unreadable."""
+        if reader.read_together is not None:
+            self.together.setdefault(reader.name, []).append(path)
+            return
+        try:
+            source = self.project.read(path.name)
+        except Unreadable:
+            if reader.common_suffix:
+                return
+            raise
+        documents = compose(source) if reader.syntax is Syntax.YAML else ()
+        if reader.may_be_kubernetes and any(map(is_kubernetes, documents)):
+            reader = BY_NAME[Format.KUBERNETES]  # an `action.yaml` or `values.yaml` that is a resource
+        self.read_documents(reader, source, documents)
+
+    def read_documents(self, reader: FormatReader, source: SourceFile, documents: tuple[Node, ...]) -> None:
+        file = ProjectFile(source, self.project, documents, self.crds)
+        for each in reader.follows(file):
+            self.follow(source, each)
+        self.add(reader.read(file))
 
     def is_template(self, name: str) -> bool:
         """Return whether a file is a template by its folder or name, after reading it as one."""
@@ -189,115 +187,44 @@ class _Scan:
         self.add(read_template(self.project.read(name)))
         return True
 
-    def format_by_name(self, name: str) -> Format | None:
-        """Return the format that a file's name implies, or None."""
-        last = name.rpartition("/")[2]
-        if _DOCKERFILE.fullmatch(template_of(last) or last) and not last.lower().endswith(_ABOUT_DOCKERFILES):
-            return Format.DOCKERFILE
-        if _COMPOSE.fullmatch(last):
-            return Format.COMPOSE
-        if last in _KUSTOMIZE:
-            return Format.KUSTOMIZE
-        if _WORKFLOW.fullmatch(name) or _ACTION.fullmatch(name):
-            return Format.GITHUB_ACTIONS
-        if _GITLAB.fullmatch(last):
-            return Format.GITLAB_CI
-        if _VALUES.fullmatch(last):
-            return Format.HELM
-        return None
-
-    def may_be_kubernetes(self, name: str) -> bool:
+    def may_be_known(self, name: str) -> bool:
+        """Return whether a file whose name implies no format may have a known one by its content."""
+        if _STRUCTURED.fullmatch(name) is None:
+            return False
         try:
-            return _STRUCTURED.fullmatch(name) is not None and b"apiVersion" in self.project.read(name).raw
+            return _HINT.search(self.project.read(name).raw) is not None
         except Unreadable:
             if name.endswith(".json"):
                 return False  # arbitrary data that the caller did not ask for
             raise
 
-    def read_structured(self, source: SourceFile, documents: tuple[Node, ...], file_format: Format) -> ScanResult:
-        match file_format:
-            case Format.KUSTOMIZE:
-                self.read_patches(source, documents)
-                return read_kustomize(source, documents)
-            case Format.GITHUB_ACTIONS:
-                return read_actions(source, documents)
-            case Format.HELM:
-                return self.read_helm_values(source, documents)
-            case Format.GITLAB_CI:
-                self.read_includes(source, documents)
-                return read_gitlab(source, documents)
-            case Format.KUBERNETES:
-                return read_kubernetes(source, documents, self.crds)
-            case Format.COMPOSE | Format.DOCKERFILE:
-                raise AssertionError(f"{file_format} files are read elsewhere")
-            case unknown:
-                assert_never(unknown)
+    def follow(self, source: SourceFile, each: FileToFollow) -> None:
+        """Read the files that another file names, each once in that format."""
+        reader = BY_NAME[each.format]
+        try:
+            for name in self.named_files(source, each):
+                if (name, reader.name, "") not in self.done:
+                    self.done.add((name, reader.name, ""))
+                    self.read_with(reader, ProjectPath(name, name))
+        except Unreadable as error:
+            problem = error.problem
+            path, line = (problem.path, problem.line) if problem.line else (source.path, each.line)
+            self.problems.append(ScanProblem(path, line, problem.message))
 
-    def read_patches(self, source: SourceFile, documents: tuple[Node, ...]) -> None:
-        """Read the patch files of a kustomization. Their content does not identify them as resources."""
-        for node in patch_files(documents):
-            try:
-                name = self.project.name(Path(node.value), source.path.rpartition("/")[0])
-                if (name, Format.KUSTOMIZE, "") not in self.done and self.project.has(name):
-                    self.done.add((name, Format.KUSTOMIZE, ""))
-                    inner = self.project.read(name)
-                    self.add(read_operations(inner, compose(inner)))
-            except Unreadable as error:
-                self.problems.append(
-                    error.problem if error.problem.line else ScanProblem(source.path, line_of(node), str(error))
-                )
-
-    def read_helm_values(self, source: SourceFile, documents: tuple[Node, ...]) -> ScanResult:
-        """Read a Helm values file together with the values files that it overrides or that override it."""
-        folder, _, last = source.path.rpartition("/")
-        if not self.project.has(f"{folder}/Chart.yaml" if folder else "Chart.yaml"):
-            return read_values(source, documents, chart=False)
-        version = app_version(self.project, source.path)
-        if last != _DEFAULT_VALUES:
-            own = f"{folder}/{_DEFAULT_VALUES}" if folder else _DEFAULT_VALUES
-            under = self.values_of(own) if self.project.has(own) else None
-            return read_values(source, documents, version=version, under=under)
-        names_there = sorted(path.name for path in (self.project.root / folder).glob("*.y*ml"))
-        names = [
-            f"{folder}/{name}" if folder else name for name in names_there if _VALUES.fullmatch(name) and name != last
-        ]
-        return read_values(source, documents, version=version, over=[self.values_of(name) for name in names])
-
-    def values_of(self, name: str) -> ValuesByPath:
-        """Return the values of a file by path; empty if it can't be read, which is reported when it is scanned itself."""
-        if name not in self.helm_values:
-            self.helm_values[name] = {}
-            with suppress(Unreadable):
-                self.helm_values[name] = values_by_path(compose(self.project.read(self.project.name(name))))
-        return self.helm_values[name]
-
-    def read_includes(self, source: SourceFile, documents: tuple[Node, ...]) -> None:
-        for node in local_includes(documents):
-            try:
-                for name in self.included_files(source, node.value):
-                    if (name, Format.GITLAB_CI, "") not in self.done:
-                        self.done.add((name, Format.GITLAB_CI, ""))
-                        inner = self.project.read(name)
-                        self.add(self.read_structured(inner, compose(inner), Format.GITLAB_CI))
-            except Unreadable as error:
-                problem = error.problem
-                path, line = (source.path, line_of(node)) if not problem.line else (problem.path, problem.line)
-                self.problems.append(ScanProblem(path, line, problem.message))
-
-    def included_files(self, source: SourceFile, written: str) -> list[str]:
-        """Return the files that an `include: local` names. GitLab takes `/` as the project's root, and `**` as any folders."""
-        pattern = written.lstrip("/")
-        if "$" in pattern or ".." in Path(pattern).parts:
-            raise Unreadable(source.path, 0, f"{quote(written)} is not followed")
-        if "*" not in pattern:
-            return [self.project.name(Path(pattern))]
-        self.patterns.add(pattern)
-        if len(self.patterns) > MAX_PATTERNS or len(pattern) > MAX_PATTERN:
+    def named_files(self, source: SourceFile, each: FileToFollow) -> list[str]:
+        """Return the existing files that a path or pattern names. Raises: Unreadable."""
+        if not each.pattern:
+            name = self.project.name(Path(each.path), each.folder)
+            return [] if each.optional and not self.project.has(name) else [name]
+        if "$" in each.path or ".." in Path(each.path).parts:
+            raise Unreadable(source.path, 0, f"{quote(each.path)} is not followed")
+        self.patterns.add(each.path)
+        if len(self.patterns) > MAX_PATTERNS or len(each.path) > MAX_PATTERN:
             limit = f"at most {MAX_PATTERNS} patterns of at most {MAX_PATTERN} characters are followed"
-            raise Unreadable(source.path, 0, f"{quote(written)} is not followed: {limit}")
+            raise Unreadable(source.path, 0, f"{quote(each.path)} is not followed: {limit}")
         if self.files is None:
             self.files = list(self.walk(self.project.root))
-        matches = include_matcher(pattern)
+        matches = include_matcher(each.path)
         return [path.name for path in self.files if matches(path.link_path)]
 
     def read_unnamed(self, source: SourceFile, *, by_path: bool) -> None:
@@ -305,22 +232,31 @@ class _Scan:
         try:
             documents = compose(source)
         except Unreadable:
+            if not by_path and b"apiVersion" not in source.raw:
+                return  # the account reports what looks like an image in it
             if not by_path and "{{" in source.text and not contains_image_line(source):
                 return  # a template without images
             raise
-        if any(is_kubernetes(document) for document in documents):
-            self.add(read_kubernetes(source, documents, self.crds))
-        elif any("services" in pairs(document) for document in documents):
-            if by_path:
-                self.compose_files.append(ProjectPath(source.path, source.path))
+        reader = next((reader for reader in READERS if reader.by_content(documents)), None)
+        if reader is not None and reader.read_together is not None:
+            self.together.setdefault(reader.name, []).append(
+                ProjectPath(source.path, source.path, by_content=not by_path)
+            )
+        elif reader is not None:
+            self.read_documents(reader, source, documents)
         elif by_path and any({"repository", "image"} & pairs(document).keys() for document in documents):
-            self.add(read_values(source, documents))
+            self.read_documents(BY_NAME[Format.HELM], source, documents)
         elif by_path:
             raise Unreadable(source.path, 0, "is in none of the known formats")
 
 
-def _may_hold_references(file: str) -> bool:
+def reader_by_name(path: str) -> FormatReader | None:
+    """Return the reader of the format that a path implies, or None."""
+    return next((reader for reader in READERS if reader.by_name(path)), None)
+
+
+def _may_hold_references(path: str) -> bool:
     """Return whether a file of this name may contain image references and is read."""
+    file = path.rpartition("/")[2]
     inner = template_of(file) or file
-    named = _STRUCTURED.fullmatch(inner) or _DOCKERFILE.fullmatch(inner)
-    return bool(named) or file in _KUSTOMIZE or file.endswith(".tpl")
+    return bool(_ACCOUNTED.fullmatch(inner)) or file.endswith(".tpl") or reader_by_name(path) is not None

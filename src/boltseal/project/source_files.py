@@ -33,10 +33,14 @@ class Unreadable(Exception):  # noqa: N818, RUF100 - stays inside the package, w
 
 
 class ProjectPath(NamedTuple):
-    """A file of the project: its real path, and the path by which it was reached, which may be a symbolic link."""
+    """A file of the project: its real path, and the path by which it was reached, which may be a symbolic link.
+
+    `by_content`: only its content has identified its format, so another file may name it as a part of itself.
+    """
 
     name: str
     link_path: str
+    by_content: bool = False
 
 
 @dataclass(frozen=True, slots=True)

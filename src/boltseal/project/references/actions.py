@@ -5,6 +5,7 @@ An image with an expression (`${{ ... }}`) is known only when the workflow runs.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Final
@@ -12,11 +13,15 @@ from typing import Final
 from yaml.nodes import MappingNode, Node, ScalarNode
 
 from boltseal.project.image_references import Format, ImageReference, ScanResult
+from boltseal.project.references.reader import FormatReader
 from boltseal.project.references.scalars import scalar_reference
 from boltseal.project.references.yaml_nodes import items, pairs, text_of
 from boltseal.project.source_files import SourceFile
 
 _DOCKER: Final = "docker://"
+_WORKFLOW: Final = re.compile(
+    r"(?:.*/)?\.(?:github|gitea|forgejo)/workflows/[^/]+\.ya?ml|(?:.*/)?action\.ya?ml", re.DOTALL
+)
 _EXPRESSION: Final = (
     "an expression (${{ }}) is evaluated only when the workflow runs; [lock] exclude skips a file that contains one"
 )
@@ -66,3 +71,21 @@ def _image(node: Node | None, where: str) -> tuple[ScalarNode | None, str]:
 
 def _docker(node: Node | None) -> ScalarNode | None:
     return node if isinstance(node, ScalarNode) and node.value.startswith(_DOCKER) else None
+
+
+def _is_workflow(documents: tuple[Node, ...]) -> bool:
+    """Return whether a document has jobs that run on a runner, or is an action with `runs.using`."""
+    return any(
+        "using" in pairs(pairs(document).get("runs"))
+        or any("runs-on" in pairs(job) for job in pairs(pairs(document).get("jobs")).values())
+        for document in documents
+    )
+
+
+READER: Final = FormatReader(
+    Format.GITHUB_ACTIONS,
+    by_name=lambda path: _WORKFLOW.fullmatch(path) is not None,
+    by_content=_is_workflow,
+    read=lambda file: read_actions(file.source, file.documents),
+    may_be_kubernetes=True,
+)

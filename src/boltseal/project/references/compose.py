@@ -1,4 +1,4 @@
-"""Compose files: `services.*.image`, image volumes, hooks, `docker-image://` contexts, and inline Dockerfiles.
+"""Compose files: `services.*.image`, image volumes, hooks, `docker-image://` contexts, models, inline Dockerfiles.
 
 Only these places contain references, and `project.references.build_arguments` adds those that build arguments select.
 `image:` inside `environment`, `command: |` or `configs.content` is ordinary text. Aliases, merge keys and `extends`
@@ -14,7 +14,7 @@ file can pin the image.
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -33,6 +33,14 @@ from boltseal.project.image_references import (
     ScanResult,
 )
 from boltseal.project.references.build_arguments import BuildArguments
+from boltseal.project.references.compose_places import (
+    Place,
+    is_compose,
+    is_compose_name,
+    model_places,
+    named_files,
+    service_places,
+)
 from boltseal.project.references.dockerfile import read_inline
 from boltseal.project.references.dotenv import Dotenv, Variables, parse_dotenv
 from boltseal.project.references.interpolation import (
@@ -44,6 +52,7 @@ from boltseal.project.references.interpolation import (
     steering_reason,
     variables_in,
 )
+from boltseal.project.references.reader import FormatReader
 from boltseal.project.references.scalars import parse_reference
 from boltseal.project.references.yaml_nodes import (
     Pairs,
@@ -62,7 +71,6 @@ from boltseal.project.source_files import ProjectPath, ProjectTree, SourceFile, 
 MAX_EXTENDS: Final = 100
 MAX_ENV_SETS: Final = 100
 BUILT_HERE: Final = "built here"
-_IMAGE_CONTEXT: Final = "docker-image://"
 _NO_ENV: Final = Dotenv("", {})
 
 
@@ -97,7 +105,10 @@ class _File:
 
 @dataclass(frozen=True, slots=True)
 class _ImageScalar:
-    """A scalar that contains an image reference, with `prefix` before it. `where`: its key path."""
+    """A scalar that contains an image reference, with `prefix` before it. `where`: its key path.
+
+    `locked_only`: why no digest is written there.
+    """
 
     file: _File
     node: ScalarNode
@@ -105,6 +116,7 @@ class _ImageScalar:
     platforms: tuple[str, ...] = ()
     build: bool = False
     prefix: str = ""
+    locked_only: str | None = None
 
 
 def read_compose(project: ProjectTree, paths: Sequence[ProjectPath]) -> ScanResult:
@@ -126,11 +138,9 @@ class _Reader:
         self.image_refs: list[ImageReference] = []
 
     def read(self, paths: Sequence[ProjectPath]) -> ScanResult:
-        waiting = deque(_FileToRead(path.name, (_env_of(_folder(path.link_path)),), path.link_path) for path in paths)
-        while waiting:
-            file = self.load(*waiting.popleft())
-            if file is not None:
-                waiting.extend(self.referenced_files(file))
+        self.load_all(path for path in paths if not path.by_content)
+        self.load_all(self.projects(path for path in paths if path.by_content))
+        self.load_all(path for path in paths if path.by_content and path.name not in self.files)
         files = [file for file in self.files.values() if file is not None]
         for file in files:
             self.count_uses(file)
@@ -138,7 +148,29 @@ class _Reader:
         for file in files:
             for name, keys in file.each_service():
                 self.image_refs.extend(self.image_ref(scalar) for scalar in self.in_service(file, name, keys))
+            models = self.scalars(file, "", model_places(file.documents))
+            self.image_refs.extend(self.image_ref(scalar) for scalar in models)
         return ScanResult(tuple(self.image_refs), tuple(self.problems))
+
+    def load_all(self, paths: Iterable[ProjectPath]) -> None:
+        """Load these files and all that they include and extend."""
+        waiting = deque(_FileToRead(path.name, (_env_of(_folder(path.link_path)),), path.link_path) for path in paths)
+        while waiting:
+            file = self.load(*waiting.popleft())
+            if file is not None:
+                waiting.extend(self.referenced_files(file))
+
+    def projects(self, paths: Iterable[ProjectPath]) -> list[ProjectPath]:
+        """Return the files that begin a project: those that no other file includes or extends."""
+        waiting = [path for path in paths if path.name not in self.files]
+        named: set[str] = set()
+        for path in waiting:
+            with suppress(Unreadable):
+                source = self.project.read(path.name)
+                for text in named_files(compose(source)):
+                    with suppress(Unreadable):
+                        named.add(self.project.name(Path(text), _folder(path.link_path)))
+        return [path for path in waiting if path.name not in named]
 
     def load(self, name: str, envs: tuple[str, ...], at: str) -> _File | None:
         if name not in self.files:
@@ -252,30 +284,33 @@ class _Reader:
     def in_service(self, file: _File, name: str, keys: Pairs) -> list[_ImageScalar]:
         asked = text_of(keys.get("platform"))
         platforms = (asked,) if asked and "$" not in asked else ()
-        found: list[_ImageScalar] = []
+        at = f"services.{name}."
+        found = self.scalars(file, at, (Place(keys.get("image"), "image"),), platforms, build=self.is_built(file, name))
+        found += self.scalars(file, at, service_places(keys), platforms)
+        build = pairs(keys.get("build"))
+        values = self.variables(file.envs).get
+        self.add(self.arguments.read(file.source, _folder(file.at), f"{at}build", build, values))
+        inline = build.get("dockerfile_inline")
+        if isinstance(inline, ScalarNode):
+            self.add(read_inline(file.source, inline, f"{at}build.dockerfile_inline"))
+        return found
 
-        def add_scalar(node: Node | None, where: str, prefix: str = "") -> None:
-            build = where == "image" and self.is_built(file, name)
+    def scalars(
+        self,
+        file: _File,
+        begin: str,
+        places: Iterable[Place],
+        platforms: tuple[str, ...] = (),
+        *,
+        build: bool = False,
+    ) -> list[_ImageScalar]:
+        """Return the scalars at these places; a template there is a problem."""
+        found: list[_ImageScalar] = []
+        for node, where, prefix, locked_only in places:
             if node is not None and is_template(file.source, node):
                 self.problems.append(ScanProblem(file.source.path, line_of(node), "is a template: not evaluated"))
             elif isinstance(node, ScalarNode) and text_of(node):
-                found.append(_ImageScalar(file, node, f"services.{name}.{where}", platforms, build, prefix))
-
-        add_scalar(keys.get("image"), "image")
-        for index, volume in enumerate(items(keys.get("volumes"))):
-            if text_of(pairs(volume).get("type")) == "image":
-                add_scalar(pairs(volume).get("source"), f"volumes[{index}].source")
-        for hooks in ("pre_start", "post_start", "pre_stop"):
-            for index, hook in enumerate(items(keys.get(hooks))):
-                add_scalar(pairs(hook).get("image"), f"{hooks}[{index}].image")
-        build = pairs(keys.get("build"))
-        for where, node, prefix in _contexts(build.get("additional_contexts")):
-            add_scalar(node, f"build.additional_contexts{where}", prefix)
-        values = self.variables(file.envs).get
-        self.add(self.arguments.read(file.source, _folder(file.at), f"services.{name}.build", build, values))
-        inline = build.get("dockerfile_inline")
-        if isinstance(inline, ScalarNode):
-            self.add(read_inline(file.source, inline, f"services.{name}.build.dockerfile_inline"))
+                found.append(_ImageScalar(file, node, f"{begin}{where}", platforms, build, prefix, locked_only))
         return found
 
     def add(self, found: ScanResult) -> None:
@@ -382,6 +417,8 @@ class _Reader:
         edit_range, reason = None, why
         if scalar.build:
             reason = BUILT_HERE
+        elif resolved is not None and scalar.locked_only is not None:
+            reason = scalar.locked_only
         elif resolved is not None and filled is not None:
             edit_range, reason = self.edit_range(scalar, filled, env)
         return ImageReference(
@@ -450,12 +487,4 @@ def _folder(name: str) -> str:
     return name.rpartition("/")[0]
 
 
-def _contexts(node: Node | None) -> Iterator[tuple[str, Node, str]]:
-    """Yield the named build contexts that are images: key path, scalar, and the text before the reference in it."""
-    for name, value in pairs(node).items():
-        if (text_of(value) or "").startswith(_IMAGE_CONTEXT):
-            yield f".{name}", value, _IMAGE_CONTEXT
-    for index, entry in enumerate(items(node)):
-        name, equals, text = (text_of(entry) or "").partition("=")
-        if equals and text.startswith(_IMAGE_CONTEXT):
-            yield f"[{index}]", entry, f"{name}={_IMAGE_CONTEXT}"
+READER: Final = FormatReader(Format.COMPOSE, by_name=is_compose_name, by_content=is_compose, read_together=read_compose)

@@ -29,11 +29,24 @@ from boltseal.project.references.interpolation import (
     steering_reason,
     variables_in,
 )
+from boltseal.project.references.reader import FormatReader, ProjectFile, Syntax
 from boltseal.project.references.scalars import parse_reference
+from boltseal.project.references.templates import affects_build, read_template, template_of
 from boltseal.project.references.yaml_nodes import line_of, literal_offsets, span_of
 from boltseal.project.source_files import SourceFile, Unreadable
 
 MAX_DOCKERFILE_BYTES: Final = 1024 * 1024
+_ANY_NAME: Final = re.IGNORECASE | re.DOTALL  # a line break in a file name must not hide the file
+_NAME: Final = re.compile(r"(?:docker|container)file(?:\..+)?|.+\.(?:docker|container)file", _ANY_NAME)
+# `Dockerfile.prod` is a Dockerfile; `dockerfile.py` and `Dockerfile.md` are not
+_ABOUT_DOCKERFILES: Final = tuple(
+    f".{word}"
+    for word in (
+        *("bak", "c", "cpp", "cs", "css", "dockerignore", "ex", "go", "html", "java", "js", "json", "jsx", "kt", "lua"),
+        *("md", "orig", "php", "pl", "py", "pyi", "rb", "rej", "rs", "rst", "scala", "sh", "swift", "ts", "tsx", "txt"),
+        *("vim", "yaml", "yml"),
+    )
+)
 _PREDEFINED: Final = frozenset(
     f"{side}{part}" for side in ("BUILD", "TARGET") for part in ("PLATFORM", "OS", "OSVERSION", "ARCH", "VARIANT")
 )
@@ -347,3 +360,17 @@ def _in_yaml(
             image_ref.edit_range, start=end - (image_ref.edit_range.end - image_ref.edit_range.start), end=end
         ),
     )
+
+
+def _is_dockerfile_name(path: str) -> bool:
+    last = path.rpartition("/")[2]
+    return _NAME.fullmatch(template_of(last) or last) is not None and not last.lower().endswith(_ABOUT_DOCKERFILES)
+
+
+def _read_file(file: ProjectFile) -> ScanResult:
+    """Read a Dockerfile. A `Dockerfile.j2` is read as one if no expression affects its instructions."""
+    filled_in = template_of(file.source.path) is not None and affects_build(file.source)
+    return read_template(file.source) if filled_in else read_dockerfile(file.source)
+
+
+READER: Final = FormatReader(Format.DOCKERFILE, by_name=_is_dockerfile_name, read=_read_file, syntax=Syntax.DOCKERFILE)

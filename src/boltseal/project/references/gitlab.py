@@ -17,6 +17,7 @@ from yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 
 from boltseal.project.image_references import EditRange, Format, ImageReference, ScanResult
 from boltseal.project.references.interpolation import Dialect, Interpolated, InterpolationFailed, fill, steering_reason
+from boltseal.project.references.reader import FileToFollow, FormatReader, ProjectFile
 from boltseal.project.references.scalars import digest_length, parse_reference
 from boltseal.project.references.yaml_nodes import Pairs, content_end, items, line_of, pairs, span_of, text_of
 from boltseal.project.source_files import SourceFile, Unreadable
@@ -27,6 +28,7 @@ _INPUT: Final = (
     "an input ($[[ ]]) is evaluated only when the pipeline is created; [lock] exclude skips a file that contains one"
 )
 _PROXIES: Final = ("CI_DEPENDENCY_PROXY_GROUP_IMAGE_PREFIX", "CI_DEPENDENCY_PROXY_DIRECT_GROUP_IMAGE_PREFIX")
+_PIPELINE: Final = re.compile(r"(?:.+)?\.gitlab-ci\.ya?ml", re.DOTALL)
 _NO_JOBS: Final = frozenset({"image", "services", "variables", "include", "stages", "workflow", "cache", "spec"})
 _PROXY: Final = "\0"  # a placeholder for the proxy's prefix; a file can't contain it
 
@@ -232,3 +234,29 @@ def _edit_range(source: SourceFile, node: ScalarNode, filled: Interpolated) -> t
         end = content_end(source, node)
         return EditRange(source.path, end - pinned, end), None
     return None, f"its end comes from {last.variable}, and the job's scripts would see the digest in it"
+
+
+def _is_pipeline(documents: tuple[Node, ...]) -> bool:
+    """Return whether a document has a job with a script and a stage, an image or services."""
+    return any(
+        "script" in job and {"stage", "image", "services"} & job.keys()
+        for document in documents
+        for job in map(pairs, pairs(document).values())
+    )
+
+
+def _includes(file: ProjectFile) -> Iterator[FileToFollow]:
+    """Yield the files that `include: local` names. GitLab takes `/` as the project's root, and `**` as any folders."""
+    for node in local_includes(file.documents):
+        path = node.value.lstrip("/")
+        pattern = bool({"*", "$"} & set(path)) or ".." in path.split("/")
+        yield FileToFollow(path, "", line_of(node), Format.GITLAB_CI, pattern=pattern)
+
+
+READER: Final = FormatReader(
+    Format.GITLAB_CI,
+    by_name=lambda path: _PIPELINE.fullmatch(path.rpartition("/")[2]) is not None,
+    by_content=_is_pipeline,
+    read=lambda file: read_gitlab(file.source, file.documents),
+    follows=_includes,
+)

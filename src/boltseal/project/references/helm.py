@@ -1,7 +1,9 @@
 """Helm values: `image: repo:tag` as one text, or a mapping of `registry`, `repository`, `tag` and `digest`.
 
 A mapping is an image if it has a `repository` and a `tag`, `digest` or `registry`; an empty tag is the chart's
-`appVersion`. A digest is written into a `digest` key that the values already have, even empty: then the chart supports
+`appVersion`. Charts have further conventions, which are read as well: `image` or `sidecarImage` with a tag beside it
+(`tag`, `imageTag`, `sidecarTag`), `name` and `tag` under a key that ends in `image`, and mappings and lists called
+`images`. A digest is written into a `digest` key that the values already have, even empty: then the chart supports
 it. Without that key only the chart's templates decide where a digest is allowed. A tag often becomes a label, which may
 not contain `@`, so such an image can only be pinned by an override.
 
@@ -20,7 +22,8 @@ from typing import Final, TypeAlias
 from yaml.nodes import Node, ScalarNode
 
 from boltseal.errors import quote
-from boltseal.project.image_references import EditRange, Format, ImageReference, ScanProblem, ScanResult
+from boltseal.project.image_references import Accounted, EditRange, Format, ImageReference, ScanProblem, ScanResult
+from boltseal.project.references.reader import FormatReader, ProjectFile
 from boltseal.project.references.scalars import digest_length, parse_reference, scalar_reference
 from boltseal.project.references.yaml_nodes import (
     KeyPath,
@@ -28,6 +31,7 @@ from boltseal.project.references.yaml_nodes import (
     compose,
     content_end,
     is_null,
+    items,
     line_of,
     mappings,
     pairs,
@@ -41,7 +45,10 @@ OVERRIDDEN: Final = (
     'another values file overrides this tag: add `digest: ""` there too, or it would be combined with this digest'
 )
 OWN_DIGEST: Final = 'the digest of the overridden values would be combined with this tag: add `digest: ""` beside it'
-_WHOLE: Final = frozenset({"image", "fullImageName"})
+_VALUES: Final = re.compile(r"values(?:[.-].*)?\.ya?ml|.+[.-]values\.ya?ml", re.DOTALL)
+_DEFAULT_VALUES: Final = "values.yaml"
+_WHOLE: Final = re.compile(r"fullImageName|image|.*(?:Image|[_-]image|_IMAGE)")
+_NAMES: Final = ("name", "repo", "image", "imageName", "imageRepository")
 _NUMBER: Final = re.compile(r"[-+]?[0-9][0-9_]*(?:\.[0-9]*)?(?:[eE][-+]?[0-9]+)?")
 _COUNT: Final = re.compile(r"0|[1-9][0-9]{0,5}")
 _TAGS: Final = ("tag", "imageTag", "version")
@@ -91,7 +98,7 @@ def read_values(
     reader = _Reader(source, version, under or {}, over, chart=chart)
     for document in documents:
         reader.read(document, begin)
-    return ScanResult(tuple(reader.image_refs), (), tuple(reader.notes))
+    return ScanResult(tuple(reader.image_refs), (), tuple(reader.notes), (), tuple(reader.accounted))
 
 
 def digest_range(source: SourceFile, node: ScalarNode) -> EditRange:
@@ -111,6 +118,62 @@ def number_problem(node: Node | None) -> str | None:
     return f"YAML reads {node.value} as a number, which may be written differently: put it in quotes"
 
 
+def read_values_file(file: ProjectFile) -> ScanResult:
+    """Read a Helm values file together with the values files that it overrides or that override it."""
+    source, project = file.source, file.project
+    folder, _, last = source.path.rpartition("/")
+    if not project.has(f"{folder}/Chart.yaml" if folder else "Chart.yaml"):
+        return read_values(source, file.documents, chart=False)
+    version = app_version(project, source.path)
+    if last != _DEFAULT_VALUES:
+        own = f"{folder}/{_DEFAULT_VALUES}" if folder else _DEFAULT_VALUES
+        under = _values_of(project, own) if project.has(own) else None
+        return read_values(source, file.documents, version=version, under=under)
+    names_there = sorted(path.name for path in (project.root / folder).glob("*.y*ml"))
+    names = [f"{folder}/{name}" if folder else name for name in names_there if _VALUES.fullmatch(name) and name != last]
+    return read_values(source, file.documents, version=version, over=[_values_of(project, name) for name in names])
+
+
+def _values_of(project: ProjectTree, name: str) -> ValuesByPath:
+    """Return the values of a file by path; empty if it can't be read, which is reported when it is scanned itself."""
+    try:
+        return project.read(project.name(name)).parsed(_values_of_source)
+    except Unreadable:
+        return {}
+
+
+def _values_of_source(source: SourceFile) -> ValuesByPath:
+    return values_by_path(compose(source))
+
+
+def has_values(documents: Sequence[Node]) -> bool:
+    """Return whether a document has an image in parts under a key that ends in `image`, or beside its own tag."""
+    for document in documents:
+        for node, at in mappings(document):
+            keys = pairs(node)
+            named_image = at.word.lower().endswith("image") and {"repository", "name", "repo"} & keys.keys()
+            if named_image and {"digest", *_TAGS} & keys.keys():
+                return True
+            if any(_WHOLE.fullmatch(key) and _tag_beside(keys, key) for key in keys):
+                return True
+    return False
+
+
+def _tag_beside(keys: Pairs, key: str) -> str | None:
+    """Return the key of the tag that belongs to an image without one: `imageTag` to `image`, `webTag` to `webImage`."""
+    begin = re.sub(r"[_-]?image$", "", key, flags=re.IGNORECASE)
+    names = [f"{key}Tag", f"{key}_tag", f"{key}-tag", f"{key}_TAG", f"{key}Version"]
+    names += [f"{begin}Tag", f"{begin}_tag", f"{begin}_TAG"] if begin else ["tag"]
+    return next((name for name in names if text_of(keys.get(name))), None)
+
+
+def _name_key(keys: Pairs, at: KeyPath) -> str | None:
+    """Return the key that stands for `repository` in a mapping under a key that ends in `image`."""
+    if "repository" in keys or not at.word.lower().endswith("image") or not {"digest", *_TAGS} & keys.keys():
+        return None
+    return next((key for key in _NAMES if key in keys), None)
+
+
 class _Reader:
     def __init__(
         self, source: SourceFile, version: str | None, under: ValuesByPath, over: Sequence[ValuesByPath], *, chart: bool
@@ -122,6 +185,7 @@ class _Reader:
         self.chart = chart
         self.image_refs: list[ImageReference] = []
         self.notes: list[ScanProblem] = []
+        self.accounted: list[Accounted] = []
         self.seen: set[int] = set()
 
     def read(self, root: Node, begin: str) -> None:
@@ -129,22 +193,38 @@ class _Reader:
             keys = pairs(node)
             if id(node) not in self.seen and keys:
                 self.seen.add(id(node))
-                self.read_image(keys, at)
-                for key in _WHOLE & keys.keys():
-                    self.read_text(keys[key], KeyPath(at, f".{key}"))
+                name_key = _name_key(keys, at)
+                self.read_image(keys, at, name_key)
+                listed = at.word == ".images" or (at.word == ".tags" and at.parent and at.parent.word == ".images")
+                for key, value in keys.items():
+                    if (listed or _WHOLE.fullmatch(key)) and key != name_key:
+                        self.read_text(keys, key, value, KeyPath(at, f".{key}"))
+                for index, value in enumerate(items(keys.get("images"))):
+                    self.read_text({}, "", value, KeyPath(at, f".images[{index}]"))
 
-    def read_text(self, node: Node, at: KeyPath) -> None:
-        """Read a text under `image`. One without tag and digest may be only a part of a reference and is skipped."""
-        text = text_of(node) or ""
-        resolved, _ = parse_reference(text)
-        is_complete = resolved is not None and (resolved.tag is not None or resolved.digest is not None)
-        if is_complete and isinstance(node, ScalarNode):
+    def read_text(self, keys: Pairs, key: str, node: Node, at: KeyPath) -> None:
+        """Read a text under `image`. One without tag and digest is only a part, if the tag is beside it."""
+        resolved, _ = parse_reference(text_of(node) or "")
+        if resolved is None or not isinstance(node, ScalarNode):
+            return
+        if resolved.tag is not None or resolved.digest is not None:
             self.image_refs.append(scalar_reference(self.source, node, Format.HELM, str(at)))
+        elif (tag := _tag_beside(keys, key)) is not None:
+            parts = {"repository": node, "tag": keys[tag]}
+            parts |= {
+                part: value
+                for part in ("registry", "digest")
+                for name in (f"{key}{part.capitalize()}", part)
+                if (value := keys.get(name)) is not None and part not in parts
+            }
+            self.add_parts(parts, str(text_of(node)), keys[tag], str(at))
 
-    def read_image(self, keys: dict[str, Node], at: KeyPath) -> None:
+    def read_image(self, keys: dict[str, Node], at: KeyPath, name_key: str | None) -> None:
         below = self.under.get(str(at), {}) if self.under and {"digest", *_TAGS} & keys.keys() else {}
         if text_of(below.get("repository")) and self.read_override(keys, below, str(at)):
             return
+        if name_key is not None:
+            keys = {**keys, "repository": keys[name_key]}
         repository = keys.get("repository")
         name = text_of(repository)
         tag_key = next((key for key in _TAGS if key in keys), None)
@@ -176,6 +256,12 @@ class _Reader:
     def add_parts(
         self, keys: Pairs, name: str, tag_node: Node | None, where: str, position: ScalarNode | None = None
     ) -> None:
+        parts = (keys.get(key) for key in ("registry", "repository", "digest"))
+        self.accounted.extend(
+            Accounted(self.source.path, span_of(self.source, node))
+            for node in (*parts, tag_node)
+            if isinstance(node, ScalarNode)
+        )
         registry = text_of(keys.get("registry"))
         tag, digest = text_of(tag_node) or self.version, text_of(keys.get("digest"))
         position = position or next(
@@ -235,3 +321,12 @@ class _Reader:
             colon = self.source.text.rfind(":", 0, end)
             return EditRange(self.source.path, colon + 1, colon + 1, " "), None
         return digest_range(self.source, digest), None
+
+
+READER: Final = FormatReader(
+    Format.HELM,
+    by_name=lambda path: _VALUES.fullmatch(path.rpartition("/")[2]) is not None,
+    by_content=has_values,
+    read=read_values_file,
+    may_be_kubernetes=True,
+)

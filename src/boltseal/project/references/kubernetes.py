@@ -1,44 +1,58 @@
 """Kubernetes manifests, YAML and JSON: every mapping of the shape of a pod spec, in any kind, list or document.
 
-Read are `image` in `containers`, `initContainers` and `ephemeralContainers`, and `volumes[].image.reference`; so
-Deployments, CronJobs, Knative Services and Argo Rollouts need no table. Resources of another shape are read by `paths`:
-keys joined by dots, with `[]` for every entry, by kind (`Prometheus: spec.image`). A CustomResourceDefinition is a
-schema and contains no images. Texts inside a ConfigMap are not parsed.
+Read are `image` in `containers`, `initContainers` and `ephemeralContainers`, and `volumes[].image.reference`, also in
+files without `apiVersion`, such as patches. So Deployments, CronJobs, Knative Services and Argo Rollouts need no table.
+The same applies to `steps` and `sidecars` of Tekton, and to the single containers of Tekton and Argo (`stepTemplate`,
+`container`, `script`). In any other resource `spec...image` is read if it has a tag, a digest or a path. Images under
+other keys are read by `paths`: keys joined by dots, with `[]` for every entry, by kind (`Cluster: spec.imageName`).
+
+Values of Helm inside a resource (`spec.values` of a HelmRelease) are read as those of a file. A
+CustomResourceDefinition is a schema and contains no images, and an ImageRepository names a repository, not an image.
+Texts inside a ConfigMap are not parsed.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Final
 
 from yaml.nodes import Node, ScalarNode, SequenceNode
 
-from boltseal.project.image_references import Format, ImageReference, ScanProblem, ScanResult
+from boltseal.project.image_references import Accounted, Format, ImageReference, ScanProblem, ScanResult, Span
+from boltseal.project.references.helm import read_values
+from boltseal.project.references.image_shape import is_reference_text
+from boltseal.project.references.reader import FormatReader
 from boltseal.project.references.scalars import scalar_reference
-from boltseal.project.references.yaml_nodes import KeyPath, is_template, items, line_of, mappings, pairs, text_of
-from boltseal.project.source_files import SourceFile
+from boltseal.project.references.yaml_nodes import (
+    KeyPath,
+    Pairs,
+    compose,
+    is_template,
+    items,
+    line_of,
+    mappings,
+    pairs,
+    span_of,
+    text_of,
+)
+from boltseal.project.source_files import SourceFile, Unreadable
 
 PATHS: Final[Mapping[str, Sequence[str]]] = {
-    "Alertmanager": ("spec.image",),
-    "ClusterTask": ("spec.steps[].image", "spec.sidecars[].image"),
     "Cluster": ("spec.imageName",),
-    "Prometheus": ("spec.image",),
-    "Task": ("spec.steps[].image", "spec.sidecars[].image"),
-    "ThanosRuler": ("spec.image",),
-    "Workflow": (
-        "spec.templates[].container.image",
-        "spec.templates[].script.image",
-        "spec.templates[].sidecars[].image",
-    ),
-    "WorkflowTemplate": (
-        "spec.templates[].container.image",
-        "spec.templates[].script.image",
-        "spec.templates[].sidecars[].image",
-    ),
+    "ClusterServiceVersion": ("spec.relatedImages[].image",),
 }
-"""Paths to images outside of a pod spec, by kind, for well-known operators."""
+"""Paths to images under other keys, by kind, for well-known operators."""
 
-_CONTAINERS: Final = ("initContainers", "containers", "ephemeralContainers")
+INLINE_VALUES: Final = "it is in values that are a text of this file, which is not edited"
+_CONTAINERS: Final = ("initContainers", "containers", "ephemeralContainers", "steps", "sidecars")
+_SINGLE: Final = frozenset({".container", ".script", ".stepTemplate"})
+_VALUES: Final = frozenset({".values", ".valuesObject", ".valuesInline"})
+_TEXT_VALUES: Final = ("valuesContent", "values")
+_SCHEMA: Final = "it is part of a schema (CustomResourceDefinition)"
+_REPOSITORY: Final = "it names a repository, whose tags Flux lists"
+_NO_IMAGE_KINDS: Final = {"CustomResourceDefinition": _SCHEMA, "ImageRepository": _REPOSITORY}
+_TEXTS: Final = frozenset({"ConfigMap", "Secret"})
 
 
 def is_kubernetes(document: Node) -> bool:
@@ -47,13 +61,28 @@ def is_kubernetes(document: Node) -> bool:
     return "apiVersion" in keys and "kind" in keys
 
 
+def has_containers(documents: Sequence[Node]) -> bool:
+    """Return whether a document has a list of containers with images."""
+    for document in documents:
+        for node, _ in mappings(document):
+            keys = pairs(node)
+            containers = (pairs(each) for key in _CONTAINERS[:3] for each in items(keys.get(key)))
+            if any("image" in each and "container" not in each for each in containers):
+                return True  # an entry with `container` is of Azure Pipelines
+    return False
+
+
 def read_kubernetes(
     source: SourceFile, documents: Sequence[Node], paths: Mapping[str, Sequence[str]] | None = None
 ) -> ScanResult:
     """Return the image references of every resource. `paths`: read in addition to PATHS."""
     reader = _Reader(source, {**PATHS, **(paths or {})})
     reader.read(documents)
-    return ScanResult(tuple(reader.image_refs), tuple(reader.problems))
+    spans = {image_ref.span for image_ref in reader.image_refs}
+    values = (image_ref for image_ref in reader.values_refs if image_ref.span not in spans)
+    return ScanResult(
+        (*reader.image_refs, *values), tuple(reader.problems), tuple(reader.notes), (), tuple(reader.accounted)
+    )
 
 
 class _Reader:
@@ -61,8 +90,13 @@ class _Reader:
         self.source = source
         self.paths = paths
         self.image_refs: list[ImageReference] = []
+        self.values_refs: list[ImageReference] = []
         self.problems: list[ScanProblem] = []
+        self.notes: list[ScanProblem] = []
+        self.accounted: list[Accounted] = []
         self.seen: set[int] = set()
+        self.added: set[int] = set()
+        self.in_values: set[int] = set()
 
     def read(self, documents: Sequence[Node]) -> None:
         """Read every document, and every item of lists, however deeply nested."""
@@ -81,38 +115,94 @@ class _Reader:
     def resource(self, document: Node, at: str) -> None:
         keys = pairs(document)
         kind = text_of(keys.get("kind")) or ""
-        if kind == "CustomResourceDefinition" or "apiVersion" not in keys:
+        if kind in _NO_IMAGE_KINDS:
+            span = Span(int(document.start_mark.index), int(document.end_mark.index))
+            self.accounted.append(Accounted(self.source.path, span, _NO_IMAGE_KINDS[kind]))
             return
         title = text_of(pairs(keys.get("metadata")).get("name"))
         begin = " ".join(part for part in (f"{at}{'.' if at else ''}{kind}", title) if part)
-        self.pods(document, begin)
+        self.pods(document, begin, is_resource="apiVersion" in keys and kind not in _TEXTS)
         for path in self.paths.get(kind, ()):
             for node, where in _follow(document, path):
                 self.add(node, begin, where)
 
-    def pods(self, document: Node, begin: str) -> None:
+    def pods(self, document: Node, begin: str, *, is_resource: bool) -> None:
         """Read every mapping once, however many aliases refer to it."""
         for node, at in mappings(document):
             if id(node) not in self.seen:
                 self.seen.add(id(node))
-                self.pod(pairs(node), begin, at)
+                keys = pairs(node)
+                self.pod(keys, begin, at)
+                if is_resource:
+                    self.custom(node, keys, begin, at)
 
-    def pod(self, keys: Mapping[str, Node], begin: str, at: KeyPath) -> None:
+    def pod(self, keys: Pairs, begin: str, at: KeyPath) -> None:
         kinds = [key for key in _CONTAINERS if key in keys]
         for key in kinds:
             for index, container in enumerate(items(keys[key])):
-                name = text_of(pairs(container).get("name")) or str(index)
-                self.add(pairs(container).get("image"), begin, KeyPath(at, f".{key}[{name}].image"))
+                steps = key in _CONTAINERS[3:]  # Tekton's steps are known by number
+                name = None if steps else text_of(pairs(container).get("name"))
+                self.add(pairs(container).get("image"), begin, KeyPath(at, f".{key}[{name or index}].image"))
         for index, volume in enumerate(items(keys.get("volumes")) if kinds else ()):
             name = text_of(pairs(volume).get("name")) or str(index)
             reference = pairs(pairs(volume).get("image")).get("reference")
             self.add(reference, begin, KeyPath(at, f".volumes[{name}].image.reference"))
 
+    def custom(self, node: Node, keys: Pairs, begin: str, at: KeyPath) -> None:
+        """Read what resources of any kind may have: a single container, an `image`, values of Helm."""
+        image = keys.get("image")
+        if at.word in _VALUES and id(node) not in self.in_values:
+            self.values(node, f"{begin} {at}")
+        elif (
+            image is not None
+            and id(node) not in self.in_values
+            and (at.word in _SINGLE or is_reference_text(text_of(image) or ""))
+        ):
+            self.add(image, begin, KeyPath(at, ".image"))
+        for key in _TEXT_VALUES:
+            text = keys.get(key)
+            if isinstance(text, ScalarNode) and "\n" in text.value and at.word in (".helm", ".spec"):
+                self.text_values(text, f"{begin} {KeyPath(at, f'.{key}')}")
+
+    def values(self, node: Node, begin: str) -> None:
+        self.in_values.update(id(inner) for inner, _ in mappings(node))
+        found = read_values(self.source, [node], begin, chart=False)
+        self.values_refs += found.image_refs
+        self.notes += found.notes
+        self.accounted += found.accounted
+
+    def text_values(self, node: ScalarNode, where: str) -> None:
+        """Read Helm values that are a text of the resource. They are locked, and not edited."""
+        try:
+            inner = SourceFile.of(self.source.path, node.value.encode())
+            found = [each for root in compose(inner) for each in read_values(inner, [root], chart=False).image_refs]
+        except Unreadable as error:
+            self.problems.append(
+                ScanProblem(self.source.path, line_of(node) + error.problem.line, error.problem.message)
+            )
+            return
+        self.values_refs += [
+            replace(
+                each,
+                where=f"{where} {each.where}",
+                line=line_of(node) + each.line,
+                span=span_of(self.source, node),
+                edit_range=None,
+                override_only=each.why or INLINE_VALUES,
+            )
+            for each in found
+        ]
+
     def add(self, node: Node | None, begin: str, at: KeyPath | str) -> None:
-        if node is not None and is_template(self.source, node):
+        if node is None or id(node) in self.added:
+            return
+        self.added.add(id(node))
+        if is_template(self.source, node):
             self.problems.append(ScanProblem(self.source.path, line_of(node), "is a template: not evaluated"))
         elif isinstance(node, ScalarNode) and text_of(node):
-            self.image_refs.append(scalar_reference(self.source, node, Format.KUBERNETES, f"{begin} {at}"))
+            self.image_refs.append(
+                scalar_reference(self.source, node, Format.KUBERNETES, f"{begin} {str(at).removeprefix('.')}".strip())
+            )
 
 
 def _follow(node: Node | None, path: str) -> Iterator[tuple[Node, str]]:
@@ -132,3 +222,11 @@ def _follow(node: Node | None, path: str) -> Iterator[tuple[Node, str]]:
     for found, at in reached:
         if found is not None:
             yield found, at
+
+
+READER: Final = FormatReader(
+    Format.KUBERNETES,
+    by_name=lambda _path: False,
+    by_content=lambda documents: any(map(is_kubernetes, documents)) or has_containers(documents),
+    read=lambda file: read_kubernetes(file.source, file.documents, file.paths),
+)

@@ -16,9 +16,10 @@ from typing import Final
 
 from yaml.nodes import Node, ScalarNode, SequenceNode
 
-from boltseal.project.image_references import EditRange, Format, ImageReference, ScanProblem, ScanResult
+from boltseal.project.image_references import Accounted, EditRange, Format, ImageReference, ScanProblem, ScanResult
 from boltseal.project.references.helm import digest_range, number_problem, read_values
 from boltseal.project.references.kubernetes import read_kubernetes
+from boltseal.project.references.reader import FileToFollow, FormatReader, ProjectFile
 from boltseal.project.references.scalars import digest_length, parse_reference, scalar_reference
 from boltseal.project.references.yaml_nodes import compose, content_end, items, line_of, pairs, span_of, text_of
 from boltseal.project.source_files import SourceFile, Unreadable
@@ -26,6 +27,8 @@ from boltseal.project.source_files import SourceFile, Unreadable
 INLINE_PATCH: Final = (
     "it is in a patch inside the kustomization, which is not edited: move the patch into a file of its own"
 )
+_NAMES: Final = frozenset({"kustomization.yaml", "kustomization.yml", "Kustomization"})
+_SELECTOR: Final = "it selects the images that a kustomization changes"
 _PATCHES: Final = ("patches", "patchesJson6902", "patchesStrategicMerge")
 
 
@@ -33,6 +36,7 @@ def read_kustomize(source: SourceFile, documents: Sequence[Node]) -> ScanResult:
     """Return the image references of a kustomization or component."""
     image_refs: list[ImageReference] = []
     problems: list[ScanProblem] = []
+    accounted: list[Accounted] = []
     for node, where in _patches(documents, "patch"):
         if _is_text(node):
             try:
@@ -44,11 +48,22 @@ def read_kustomize(source: SourceFile, documents: Sequence[Node]) -> ScanResult:
             image_ref = _entry_reference(source, pairs(entry), f"images[{index}]")
             if image_ref is not None:
                 image_refs.append(image_ref)
+            accounted += _parts(source, pairs(entry))
         for index, chart in enumerate(items(pairs(document).get("helmCharts"))):
             values = pairs(chart).get("valuesInline")
             if values is not None:
-                image_refs.extend(read_values(source, [values], f"helmCharts[{index}].valuesInline").image_refs)
-    return ScanResult(tuple(image_refs), tuple(problems))
+                found = read_values(source, [values], f"helmCharts[{index}].valuesInline")
+                image_refs += found.image_refs
+                accounted += found.accounted
+    return ScanResult(tuple(image_refs), tuple(problems), (), (), tuple(accounted))
+
+
+def _parts(source: SourceFile, keys: dict[str, Node]) -> Iterator[Accounted]:
+    """Yield the texts of an entry that select the images that it changes, or are parts of its reference."""
+    for key in ("name", "newName", "newTag"):
+        node = keys.get(key)
+        if isinstance(node, ScalarNode):
+            yield Accounted(source.path, span_of(source, node), _SELECTOR if key == "name" else None)
 
 
 def patch_files(documents: Sequence[Node]) -> list[ScalarNode]:
@@ -141,3 +156,31 @@ def _edit_range(source: SourceFile, keys: dict[str, Node], digest: str | None) -
             end = content_end(source, node)
             return EditRange(source.path, end - digest_length(written), end)
     return None
+
+
+def _patch_files(file: ProjectFile) -> Iterator[FileToFollow]:
+    """Yield the files with patches. Their content does not identify them as resources."""
+    folder = file.source.path.rpartition("/")[0]
+    for node in patch_files(file.documents):
+        yield FileToFollow(node.value, folder, line_of(node), PATCH_READER.name, optional=True)
+
+
+def _is_kustomization(documents: tuple[Node, ...]) -> bool:
+    return any(
+        (text_of(pairs(document).get("apiVersion")) or "").startswith("kustomize.config.k8s.io/")
+        for document in documents
+    )
+
+
+READER: Final = FormatReader(
+    Format.KUSTOMIZE,
+    by_name=lambda path: path.rpartition("/")[2] in _NAMES,
+    by_content=_is_kustomization,
+    read=lambda file: read_kustomize(file.source, file.documents),
+    follows=_patch_files,
+)
+PATCH_READER: Final = FormatReader(
+    "kustomize-patch",
+    by_name=lambda _path: False,
+    read=lambda file: read_operations(file.source, file.documents),
+)

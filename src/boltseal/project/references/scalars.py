@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import re
+from dataclasses import replace
 from typing import NamedTuple
 
 from yaml.nodes import ScalarNode
 
 from boltseal.errors import Invalid
 from boltseal.oci.reference import Reference
-from boltseal.project.image_references import EditRange, Format, ImageReference
+from boltseal.project.image_references import EditRange, ImageReference, Span
 from boltseal.project.references.yaml_nodes import content_end, span_of
 from boltseal.project.source_files import SourceFile
 
@@ -33,8 +35,47 @@ def digest_length(text: str) -> int:
     return len(text) - text.find("@") if "@" in text else 0
 
 
+def template_reference(
+    source: SourceFile,
+    node: ScalarNode,
+    file_format: str,
+    where: str,
+    expression: re.Pattern[str],
+    why: str,
+    *,
+    prefix: str = "",
+) -> ImageReference:
+    """Return the image reference of a scalar; an unresolved one if it contains an expression, for the reason `why`."""
+    image_ref = scalar_reference(source, node, file_format, where, prefix=prefix)
+    if expression.search(node.value):
+        return replace(image_ref, resolved=None, why=why, edit_range=None, override_only=why)
+    return image_ref
+
+
+def text_reference(
+    source: SourceFile, span: Span, file_format: str, where: str, *, why: str | None = None, prefix: str = ""
+) -> ImageReference:
+    """Return the image reference of a range of the text. `why`: the reason why it is not resolved."""
+    span = Span(span.start + len(prefix), span.end) if source.text.startswith(prefix, span.start) else span
+    written = source.text[span.start : span.end]
+    resolved, error = (None, why) if why is not None else parse_reference(written)
+    edit_range = EditRange(source.path, span.end - digest_length(written), span.end)
+    return ImageReference(
+        path=source.path,
+        format=file_format,
+        where=where,
+        line=source.line(span.start),
+        span=span,
+        written=written,
+        resolved=resolved,
+        why=error,
+        edit_range=None if resolved is None else edit_range,
+        override_only=error,
+    )
+
+
 def scalar_reference(
-    source: SourceFile, node: ScalarNode, file_format: Format, where: str, *, prefix: str = ""
+    source: SourceFile, node: ScalarNode, file_format: str, where: str, *, prefix: str = ""
 ) -> ImageReference:
     """Return the image reference of a scalar that consists of `prefix` and a literal reference."""
     written = node.value.strip().removeprefix(prefix)

@@ -32,6 +32,7 @@ _SURROGATE: Final = re.compile(r"\\u[dD][89a-fA-F][0-9a-fA-F]{2}")  # half a sur
 
 _ANCHOR: Final = re.compile(r"&([\w-]+)", re.ASCII)
 _ALIAS: Final = re.compile(r"\*([\w-]+)", re.ASCII)
+_JSON_TOKENS: Final = re.compile(r'"(?:[^"\\\n]|\\.)*"|//[^\r\n]*|/\*(?:[^*]|\*(?!/))*\*/')
 
 Pairs: TypeAlias = "dict[str, Node]"
 
@@ -58,7 +59,9 @@ def _composed(source: SourceFile) -> tuple[Node, ...]:
     values = source.text.count("\n") + source.text.count(",")
     if values > MAX_VALUES:
         raise Unreadable(source.path, 0, f"has up to {values} values; a file with references has at most {MAX_VALUES}")
-    text = _SURROGATE.sub(r"\\u0041", source.text) if source.path.endswith(".json") else source.text
+    text = source.text
+    if source.path.endswith((".json", ".jsonc")):
+        text = _SURROGATE.sub(r"\\u0041", without_json_comments(text))
     try:
         documents = tuple(yaml.compose_all(text, Loader=_Loader))
     except yaml.YAMLError as error:
@@ -75,6 +78,15 @@ def _composed(source: SourceFile) -> tuple[Node, ...]:
 def _may_have_aliases(text: str) -> bool:
     """Return whether a name follows both `&` and `*`, as in every document with an alias (libyaml takes no other names)."""
     return "&" in text and not set(_ANCHOR.findall(text)).isdisjoint(_ALIAS.findall(text))
+
+
+def without_json_comments(text: str) -> str:
+    """Replace the comments of JSON with comments (`//`, `/* */`) by blanks, offsets unchanged."""
+    if "//" not in text and "/*" not in text:
+        return text
+    return _JSON_TOKENS.sub(
+        lambda match: match[0] if match[0].startswith('"') else re.sub(r"[^\r\n]", " ", match[0]), text
+    )
 
 
 def _check_aliases(source: SourceFile, documents: tuple[Node, ...]) -> None:

@@ -1,0 +1,217 @@
+"""The account that ends a scan: every value that looks like an image is a reference, is no image by rule, or is reported.
+
+Read are all YAML, JSON and TOML files that the scan has seen. A value counts if its key is one of
+`project.references.image_shape.IMAGE_KEY` (also the `name` of an entry whose image is its `value`, and texts such as
+`--sidecar-image=...`) and its text has the shape of a reference with a tag, a digest or a path. It is no image if it
+has the extension of a file, names an existing file, or a reader says so (`ScanResult.accounted`). A single word
+(`image: nginx`) counts if the keys beside it are those of a container.
+
+A file that can't be parsed is read line by line. boltseal's own lock and the locks of package managers are left out.
+"""
+
+from __future__ import annotations
+
+import re
+from bisect import bisect_right
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
+from enum import Enum, auto
+from typing import Final, NamedTuple
+
+from yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
+
+from boltseal.errors import quote
+from boltseal.lockfile.document import LOCK_NAME
+from boltseal.project.image_references import ScanProblem, ScanResult, Span
+from boltseal.project.references.image_shape import IMAGE_ARGUMENT, is_word, looks_like_image, names_image
+from boltseal.project.references.yaml_nodes import compose, is_null, items, span_of, text_of
+from boltseal.project.source_files import ProjectTree, SourceFile, Unreadable
+
+NOT_UNDERSTOOD: Final = "looks like an image, but its place is not understood: it is not locked"
+_OTHER_LOCKS: Final = frozenset(
+    {"Cargo.lock", "composer.lock", "package-lock.json", "pnpm-lock.yaml", "poetry.lock", "uv.lock", "yarn.lock"}
+)
+_MAY_NAME: Final = re.compile(r"image|IMG", re.IGNORECASE)
+_CONTAINER_KEYS: Final = frozenset(
+    {
+        *("args", "command", "containerPort", "depends_on", "entrypoint", "env", "environment", "expose"),
+        *("imagePullPolicy", "network_mode", "networks", "ports", "pullPolicy", "restart", "securityContext"),
+        *("volumeMounts", "volumes"),
+    }
+)
+_LINE: Final = re.compile(
+    r"""^[ \t]*(?:-[ \t]+)?["']?(?P<key>[\w.-]{1,100})["']?[ \t]*(?P<sign>[:=])[ \t]*"""
+    r"""(?P<quote>["']?)(?P<value>(?:\{\{[^{}\n]{0,200}\}\}|(?!\{\{)[^\s"'#,;]){1,500})(?P=quote)[ \t]*,?[ \t]*(?:#.*)?$""",
+    re.MULTILINE,
+)
+_TOML: Final = re.compile(
+    r"""(?:^|[{,\[])[ \t]*["']?(?P<key>[\w-]{1,100})["']?[ \t]*=[ \t]*(?P<quote>["'])(?P<value>[^"'\n]{1,500})(?P=quote)""",
+    re.MULTILINE,
+)
+
+
+class _Candidate(NamedTuple):
+    """A value that looks like an image: its text and position."""
+
+    text: str
+    span: Span
+
+
+def unknown_values(project: ProjectTree, names: Iterable[str], found: ScanResult) -> ScanResult:
+    """Return the result of a scan with the values in these files that no reader accounts for as `unknown`."""
+    account = _Account(found)
+    unknown: list[ScanProblem] = []
+    for name in names:
+        last = name.rpartition("/")[2]
+        if last == LOCK_NAME or last in _OTHER_LOCKS or account.reported_whole(name):
+            continue
+        try:
+            source = project.read(name)
+        except Unreadable:
+            continue  # reported by the scan, or data that is not text
+        if _MAY_NAME.search(source.text) is None:
+            continue
+        for candidate in _candidates(source, account):
+            line = source.line(candidate.span.start)
+            if not account.covers(name, candidate.span, line) and not _names_file(project, name, candidate.text):
+                unknown.append(ScanProblem(name, line, f"{quote(candidate.text)} {NOT_UNDERSTOOD}"))
+    return replace(found, unknown=tuple(sorted(dict.fromkeys(unknown))))
+
+
+class _Account:
+    """What a scan's result accounts for, by file."""
+
+    def __init__(self, found: ScanResult) -> None:
+        spans: defaultdict[str, list[Span]] = defaultdict(list)
+        for image_ref in found.image_refs:
+            spans[image_ref.path].append(image_ref.span)
+            if image_ref.edit_range is not None:
+                at = image_ref.edit_range
+                spans[at.path].append(Span(max(at.start - 1, 0), at.end))
+        for each in found.accounted:
+            spans[each.path].append(each.span)
+        self.starts: dict[str, list[int]] = {}
+        self.ends: dict[str, list[int]] = {}
+        for path, ranges in spans.items():
+            ranges.sort()
+            self.starts[path] = [span.start for span in ranges]
+            self.ends[path] = []
+            end = -1
+            for span in ranges:  # the furthest end so far, because ranges may contain others
+                end = max(end, span.end)
+                self.ends[path].append(end)
+        self.nodes = {(each.path, each.span) for each in found.accounted if each.reason is not None}
+        reported = (*found.problems, *found.notes)
+        self.lines = {(problem.path, problem.line) for problem in reported}
+        self.whole = {
+            problem.path
+            for problem in found.problems
+            if problem.line == 0 or problem.message.startswith(("is not YAML", "is a template, not YAML"))
+        }
+
+    def contains(self, path: str, node: Node) -> bool:
+        """Return whether a whole node is no image by rule, such as a schema."""
+        return (path, Span(int(node.start_mark.index), int(node.end_mark.index))) in self.nodes
+
+    def reported_whole(self, path: str) -> bool:
+        """Return whether the whole file is reported as a problem."""
+        return path in self.whole
+
+    def covers(self, path: str, span: Span, line: int) -> bool:
+        """Return whether a text is part of a reference, is no image by rule, or has a line that is reported."""
+        if (path, line) in self.lines:
+            return True
+        starts = self.starts.get(path)
+        if starts is None:
+            return False
+        at = bisect_right(starts, max(span.end - 1, span.start)) - 1
+        return at >= 0 and self.ends[path][at] >= min(span.start + 1, span.end)
+
+
+def _names_file(project: ProjectTree, path: str, text: str) -> bool:
+    """Return whether a text names a file or folder of the project, from its root or beside the file that contains it."""
+    if "\0" in text or ".." in text:
+        return False
+    folder = project.root / path.rpartition("/")[0]
+    try:
+        return (project.root / text).exists() or (folder / text).exists()
+    except OSError:
+        return False
+
+
+def _candidates(source: SourceFile, account: _Account) -> Iterator[_Candidate]:
+    """Yield the values of a file that look like images."""
+    if source.path.endswith(".toml"):
+        return _in_lines(source, _TOML)
+    try:
+        documents = compose(source)
+    except Unreadable:
+        return _in_lines(source, _LINE)
+    return _in_nodes(source, [document for document in documents if not account.contains(source.path, document)])
+
+
+def _in_lines(source: SourceFile, pattern: re.Pattern[str]) -> Iterator[_Candidate]:
+    for match in pattern.finditer(source.text):
+        line_start = source.text.rfind("\n", 0, match.start("key")) + 1
+        if source.text[line_start : match.start("key")].lstrip().startswith(("#", "//")):
+            continue
+        if names_image(match["key"]) and looks_like_image(match["value"]):
+            yield _Candidate(match["value"], Span(*match.span("value")))
+
+
+class _Under(Enum):
+    """What the key of a node says about it."""
+
+    NOTHING = auto()
+    IMAGE = auto()  # `image: ...`: a text, or a mapping with its parts
+    IMAGES = auto()  # `images: {web: ..., db: ...}`
+    WORD = auto()  # an image even if it is a single word
+
+
+_PARTS: Final = frozenset({"default", "imageName", "name", "newName", "repo", "repository", "value"})
+
+
+def _in_nodes(source: SourceFile, documents: Sequence[Node]) -> Iterator[_Candidate]:
+    """Yield the values in parsed documents. Every node is visited once."""
+    waiting = [(document, _Under.NOTHING) for document in documents]
+    seen: set[int] = set()
+    while waiting:
+        node, under = waiting.pop()
+        if id(node) in seen:
+            continue
+        seen.add(id(node))
+        if isinstance(node, MappingNode):
+            waiting.extend(_below(node, under))
+        elif isinstance(node, SequenceNode):
+            waiting.extend((each, under) for each in items(node))
+        elif isinstance(node, ScalarNode) and not is_null(node):
+            text = node.value.strip()
+            argument = IMAGE_ARGUMENT.fullmatch(text) if under is _Under.NOTHING and "=" in text else None
+            value = text if argument is None else argument["value"].strip("\"'")
+            asked = under is not _Under.NOTHING or argument is not None
+            if asked and (looks_like_image(value) or (under is _Under.WORD and is_word(value))):
+                yield _Candidate(value, span_of(source, node))
+
+
+def _below(node: MappingNode, under: _Under) -> Iterator[tuple[Node, _Under]]:
+    """Yield the values of a mapping, and what their keys say about them."""
+    keys = {key.value: value for key, value in node.value if isinstance(key, ScalarNode)}
+    named = any(names_image(text_of(keys.get(key)) or "") for key in ("name", "key"))
+    tagged = bool({"tag", "imageTag", "newTag"} & keys.keys())
+    container = not _CONTAINER_KEYS.isdisjoint(keys)
+    for key, value in node.value:
+        name = key.value if isinstance(key, ScalarNode) else ""
+        if names_image(name):
+            if not isinstance(value, ScalarNode):
+                yield value, _Under.IMAGES if name.lower().endswith("images") else _Under.IMAGE
+            else:
+                yield value, _Under.WORD if container or tagged else _Under.IMAGE
+        elif not isinstance(value, ScalarNode):
+            yield value, _Under.NOTHING
+        elif name == "repository" and tagged:
+            yield value, _Under.WORD
+        elif under is _Under.IMAGES or (under is _Under.IMAGE and name in _PARTS) or (named and name == "value"):
+            yield value, _Under.IMAGE
+        else:
+            yield value, _Under.NOTHING

@@ -1,0 +1,88 @@
+"""Development containers (devcontainer.json, JSON with comments): `image`, and the base images that `build.args` select.
+
+The Dockerfile of a `build` is read under any name. Features are packages and not images: devcontainer-lock.json locks
+them. Variables (`${localEnv:TAG}`) are known only when the container is created.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Final
+
+from yaml.nodes import Node, ScalarNode
+
+from boltseal.project.image_references import Format, ImageReference, ScanResult, Span
+from boltseal.project.references.dockerfile import read_dockerfile
+from boltseal.project.references.reader import FileToFollow, FormatReader, ProjectFile
+from boltseal.project.references.scalars import template_reference
+from boltseal.project.references.yaml_nodes import Pairs, line_of, pairs, text_of
+from boltseal.project.source_files import Unreadable
+
+NAME: Final = "devcontainer"
+ARGUMENT: Final = "a build argument sets it, and other instructions may use that argument too"
+_FILE: Final = re.compile(r"(?:.*/)?\.?devcontainer\.json", re.DOTALL)
+_VARIABLE: Final = re.compile(r"\$")
+_WHY: Final = "a variable is evaluated only when the container is created"
+
+
+def read_devcontainer(file: ProjectFile) -> ScanResult:
+    """Return the image references of a development container."""
+    image_refs: list[ImageReference] = []
+    for document in file.documents:
+        keys = pairs(document)
+        image = keys.get("image")
+        if isinstance(image, ScalarNode) and text_of(image):
+            image_refs.append(template_reference(file.source, image, NAME, "image", _VARIABLE, _WHY))
+        image_refs.extend(_by_arguments(file, keys))
+    return ScanResult(tuple(image_refs))
+
+
+def _dockerfile(keys: Pairs) -> Node | None:
+    build = pairs(keys.get("build"))
+    return build.get("dockerfile") or build.get("dockerFile") or keys.get("dockerFile")
+
+
+def _by_arguments(file: ProjectFile, keys: Pairs) -> Iterator[ImageReference]:
+    """Yield the base images that build arguments select instead of the Dockerfile's own defaults."""
+    args, written = pairs(keys.get("build")).get("args"), text_of(_dockerfile(keys))
+    if args is None or not written:
+        return
+    try:
+        name = file.project.name(Path(written), file.source.path.rpartition("/")[0])
+        dockerfile = file.project.read(name)
+    except Unreadable:
+        return  # reported where it is followed
+    given = {
+        key: None if (value := text_of(node)) is None or "$" in value else value for key, node in pairs(args).items()
+    }
+    own = {(each.where, each.span): each.resolved for each in read_dockerfile(dockerfile).image_refs}
+    for image_ref in read_dockerfile(dockerfile, given).image_refs:
+        if own.get((image_ref.where, image_ref.span)) != image_ref.resolved:
+            yield replace(
+                image_ref,
+                path=file.source.path,
+                format=NAME,
+                where=f"build.args {image_ref.where}",
+                line=line_of(args),
+                span=Span(int(args.start_mark.index), int(args.end_mark.index)),
+                written=image_ref.written if image_ref.resolved is None else image_ref.resolved.familiar(),
+                edit_range=None,
+                override_only=image_ref.why or ARGUMENT,
+            )
+
+
+def _follows(file: ProjectFile) -> Iterator[FileToFollow]:
+    for document in file.documents:
+        node = _dockerfile(pairs(document))
+        text = text_of(node)
+        if node is not None and text and "$" not in text:
+            folder = file.source.path.rpartition("/")[0]
+            yield FileToFollow(text, folder, line_of(node), Format.DOCKERFILE, optional=True)
+
+
+READER: Final = FormatReader(
+    NAME, by_name=lambda path: _FILE.fullmatch(path) is not None, read=read_devcontainer, follows=_follows
+)
