@@ -53,7 +53,9 @@ def lock(
 
     --emit prints a file that makes Compose, kustomize or BuildKit use the locked digests; the project's files stay.
 
-    Exit code 3: a reference could not be resolved, or there is none; boltseal.lock is unchanged.
+    A reference that can't be resolved leaves the others locked. [[lock.ignore]] in .boltseal.toml leaves one out.
+
+    Exit code 3: a reference could not be resolved, or there is none.
     """
     with CommandOutput("lock", as_json=as_json) as output:
         if emit is not None:
@@ -85,7 +87,7 @@ def _print(output: CommandOutput, report: LockReport) -> None:
         if not output.as_json and row.status != "locked":
             print_line(clean(f"{row.status:<12} {row.reference.familiar()}  {row.reason}"))
     for each in report.unresolved:
-        output.add(ref=each.name, status="unresolved", reason=each.reason, places=list(each.places))
+        output.add(ref=each.name, status="unresolvable", reason=each.reason, places=list(each.places))
         say(clean(f"boltseal: {each.name} ({', '.join(each.places[:3])}): {each.reason}"))
     report_unread(output, report.opened)
     for note in report.notes:
@@ -94,10 +96,11 @@ def _print(output: CommandOutput, report: LockReport) -> None:
         say(
             f"{counted(report.bare, 'image')} of Docker Hub without platforms: to read them counts as pulls (--count-pulls)"
         )
-    if report.complete:
-        say(f"{LOCK_NAME}: {counted(report.images, 'image')}, {'written' if report.written else 'unchanged'}")
-    else:
-        say(f"{LOCK_NAME} is unchanged: it is written when every reference can be resolved")
+    say(f"{LOCK_NAME}: {counted(report.images, 'image')}, {'written' if report.written else 'unchanged'}")
+    if report.unresolved:
+        say(
+            f"{counted(len(report.unresolved), 'reference')} unresolvable; [[lock.ignore]] in .boltseal.toml leaves one out"
+        )
 
 
 def _print_emitted(output: CommandOutput, report: EmitReport, emit: Emit) -> None:

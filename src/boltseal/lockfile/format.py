@@ -1,7 +1,10 @@
 """Write a lock as text, in one canonical form that is easy to review in a diff. Pure.
 
     # comment
-    version = 1
+    version = 2                                the lowest that the content needs (see `document`)
+
+    pins = [ { file = "Dockerfile", at = "FROM", number = 2, digest = "sha256:...", replaced = "sha256:..." }, ... ]
+                                               digests that `boltseal pin` wrote, one a line; sorted by place
 
     [keys]                                     only where a registry has a ledger key
     "registry.example.com" = "registry.example.com+1a2b3c4d+AQ..."
@@ -27,7 +30,7 @@ from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
 from typing import Final
 
-from boltseal.lockfile.document import SECOND_US, VERSION, Lock, LockedImage, LockedPlatform, sorted_lock
+from boltseal.lockfile.document import SECOND_US, Lock, LockedImage, LockedPlatform, WrittenPin, sorted_lock
 from boltseal.oci.reference import HUB
 
 _HEAD: Final = (
@@ -38,18 +41,33 @@ _HEAD: Final = (
 
 def format_lock(lock: Lock) -> str:
     """Return the text of a lock. `parse_lock` reads it back as the same lock, sorted."""
-    lock = sorted_lock(lock.images, lock.keys)
+    lock = sorted_lock(lock.images, lock.keys, lock.pins)
     return _HEAD + "\n".join(_lines(lock)) + "\n"
 
 
 def _lines(lock: Lock) -> Iterator[str]:
-    yield f"version = {VERSION}"
+    yield f"version = {lock.version}"
+    if lock.pins:
+        yield ""
+        yield from _list("pins", map(_pin, lock.pins))
     if lock.keys:
         yield from ("", "[keys]")
         yield from (f"{_text(name)} = {_text(key)}" for name, key in lock.keys.items())
     for image in lock.images:
-        yield from ("", "[[image]]")
-        yield from _image(image)
+        yield ""
+        yield from image_lines(image)
+
+
+def image_lines(image: LockedImage) -> Iterator[str]:
+    """Yield the lines of one entry, without line ends."""
+    yield "[[image]]"
+    yield from _image(image)
+
+
+def _pin(pin: WrittenPin) -> str:
+    number = f", number = {pin.number}" if pin.number > 1 else ""
+    replaced = "" if pin.replaced is None else f", replaced = {_text(str(pin.replaced))}"
+    return f"{{ file = {_text(pin.file)}, at = {_text(pin.at)}{number}, digest = {_text(str(pin.digest))}{replaced} }}"
 
 
 def _image(image: LockedImage) -> Iterator[str]:
