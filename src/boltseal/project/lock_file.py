@@ -15,6 +15,8 @@ from boltseal.files.atomic_files import Disk
 from boltseal.lockfile.document import LOCK_NAME, Lock, LockInvalid
 from boltseal.lockfile.format import format_lock
 from boltseal.lockfile.parse import MAX_LOCK_BYTES, parse_lock
+from boltseal.project.edits import FileEdit
+from boltseal.project.source_files import SourceFile
 
 _NEW_MODE: Final = 0o644  # not secret, and every user who builds the project must read it
 
@@ -27,6 +29,20 @@ def read_lock(root: Path) -> Lock | None:
     """Return a project's lock, or None if it has none. Raises: LockInvalid: it can't be read."""
     raw = _read(root / LOCK_NAME)
     return None if raw is None else parse_lock(raw)
+
+
+def lock_edit(root: Path, before: Lock, after: Lock) -> FileEdit | None:
+    """Return the edit of the lock file that makes it `after`; None if its content stays.
+
+    Raises: LockInvalid: the lock on the disk can't be read, or is no longer `before`.
+    """
+    raw = _read(root / LOCK_NAME)
+    if raw is None or parse_lock(raw) != before:
+        raise LockInvalid(f"{LOCK_NAME} changed while boltseal worked on it; run the command again")
+    text = format_lock(after)
+    if before == after:
+        return None
+    return FileEdit(SourceFile(LOCK_NAME, raw.decode("utf-8-sig"), raw), SourceFile(LOCK_NAME, text, text.encode()))
 
 
 def _read(path: Path) -> bytes | None:
