@@ -15,6 +15,7 @@ from boltseal.cli.project_output import report_empty, report_unread
 from boltseal.cli.remote import takes_registry_options
 from boltseal.commands.emit_lock import Emit, EmitReport, emit_lock
 from boltseal.commands.lock import LockReport, LockRequest, LockRow, lock_project
+from boltseal.commands.merge_lock import MergeReport, merge_lock
 from boltseal.commands.registry_access import RegistryOptions
 from boltseal.commands.text import clean, counted
 from boltseal.errors import Invalid
@@ -40,6 +41,12 @@ def lock(
         Emit | None,
         typer.Option("--emit", show_default=False, help="Print a file with the locked digests; contact no registry."),
     ] = None,
+    merge: Annotated[
+        bool,
+        typer.Option(
+            "--merge", help="Merge a conflict in boltseal.lock by image; as git's merge driver: --merge %O %A %B."
+        ),
+    ] = False,
     allow_empty: AllowEmptyOption = False,
     allow: AllowOption = None,
     *,
@@ -51,6 +58,8 @@ def lock(
     Finds the image references of a project and resolves each with one HEAD request. A later run adds new references
     and reports those that moved; it changes what is locked only with --update, or --update IMAGE.
 
+    --merge merges a conflict between two branches, image by image; exit code 1 if both locked an image to other digests.
+
     --emit prints a file that makes Compose, kustomize or BuildKit use the locked digests; the project's files stay.
 
     A reference that can't be resolved leaves the others locked. [[lock.ignore]] in .boltseal.toml leaves one out.
@@ -58,6 +67,11 @@ def lock(
     Exit code 3: a reference could not be resolved, or there is none.
     """
     with CommandOutput("lock", as_json=as_json) as output:
+        if merge:
+            if update or emit is not None:
+                raise Invalid("--merge excludes --update and --emit")
+            _print_merged(output, merge_lock(project, tuple(paths or ())))
+            return
         if emit is not None:
             if update:
                 raise Invalid("--emit and --update exclude each other: run `boltseal lock --update` first")
@@ -101,6 +115,19 @@ def _print(output: CommandOutput, report: LockReport) -> None:
         say(
             f"{counted(len(report.unresolved), 'reference')} unresolvable; [[lock.ignore]] in .boltseal.toml leaves one out"
         )
+
+
+def _print_merged(output: CommandOutput, report: MergeReport) -> None:
+    output.outcome = report.outcome
+    if report.merged is None:
+        say(f"{LOCK_NAME} has no merge conflict")
+        return
+    for name in report.merged.conflicts:
+        reason = "both sides changed it; keep one of the two blocks between the marks"
+        output.add(ref=name, status="conflict", reason=reason)
+        output.print(clean(f"conflict  {name}: {reason}"))
+    images = counted(len(report.merged.lock.images), "image")
+    say(f"{LOCK_NAME}: {images} merged, {counted(len(report.merged.conflicts), 'conflict')}")
 
 
 def _print_emitted(output: CommandOutput, report: EmitReport, emit: Emit) -> None:

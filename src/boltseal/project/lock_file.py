@@ -66,9 +66,16 @@ def write_lock(root: Path, lock: Lock, disk: Disk = Disk()) -> bool:  # noqa: B0
     Steps: write beside it with its mode; fsync; rename over it; fsync the folder.
     Raises: LockNotWritten: the disk refused. LockInvalid: the existing lock can't be read.
     """
-    path, text = root / LOCK_NAME, format_lock(lock).encode()
-    if _without_head(_read(path)) == _without_head(text):
+    text = format_lock(lock).encode()
+    if _without_head(_read(root / LOCK_NAME)) == _without_head(text):
         return False
+    write_lock_text(root, text, disk)
+    return True
+
+
+def write_lock_text(root: Path, text: bytes, disk: Disk = Disk()) -> None:  # noqa: B008 - it has no state
+    """Write the text of a lock into the project, by the steps of `write_lock`. Raises: LockNotWritten."""
+    path = root / LOCK_NAME
     temporary = f"{path}.{os.urandom(6).hex()}.new"
     try:
         fd = disk.create(temporary)
@@ -83,7 +90,11 @@ def write_lock(root: Path, lock: Lock, disk: Disk = Disk()) -> bool:  # noqa: B0
     except OSError as error:
         Path(temporary).unlink(missing_ok=True)
         raise LockNotWritten(f"{path} can't be written: {error.strerror}; run the command again") from error
-    return True
+
+
+def read_lock_text(root: Path) -> bytes | None:
+    """Return the text of a project's lock, which may have conflict marks; None if it has none. Raises: LockInvalid."""
+    return _read(root / LOCK_NAME)
 
 
 def _without_head(text: bytes | None) -> bytes | None:
