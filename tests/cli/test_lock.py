@@ -13,6 +13,7 @@ from tests.cli import program
 from tests.cli.program import Run
 from tests.images import Document, image, index, push
 from tests.ports import free_port
+from tests.project.projects import written
 from tests.servers import Server
 
 SHOP = "shop/app"
@@ -165,20 +166,119 @@ async def test_a_sealed_tag_can_not_move(server: Server, project: Path) -> None:
     assert verify(project).code == 0
 
 
-async def test_a_reference_that_can_not_be_resolved_leaves_the_lock_as_it_was(server: Server, project: Path) -> None:
-    """An unresolvable reference is listed with file and reason, the lock stays unchanged, and the exit code is 3."""
+async def test_a_reference_that_can_not_be_resolved_leaves_the_others_locked(server: Server, project: Path) -> None:
+    """An unresolvable reference is listed with file and reason and exit code 3; the others are locked and verified."""
     await publish(server, "1.4.2", image("app"))
-    compose(project, web=f"{server.address}/{SHOP}:1.4.2")
-    lock(project)
-    before = (project / "boltseal.lock").read_bytes()
-    compose(project, web=f"{server.address}/{SHOP}:1.4.2", worker=f"{server.address}/{SHOP}:9.9.9", old="app:${{")
-    ran = lock(project, "--json")
+    name = f"{server.address}/{SHOP}"
+    compose(project, web=f"{name}:1.4.2", worker=f"{name}:9.9.9", old="app:${{")
+    ran, again = lock(project, "--json"), lock(project)
+    found = parse_lock((project / "boltseal.lock").read_bytes())
+    verified = verify(project, "--json")
 
-    assert (ran.code, ran.json["outcome"]) == (3, "unknown")
-    assert {result["status"] for result in ran.json["results"]} == {"locked", "unresolved"}
-    assert (project / "boltseal.lock").read_bytes() == before
+    assert (ran.code, ran.json["outcome"], again.code) == (3, "unknown", 3)
+    assert [(result["ref"], result["status"]) for result in ran.json["results"]] == [
+        (f"{name}:1.4.2", "added"),
+        (f"{name}:9.9.9", "unresolvable"),
+        ("app:${{", "unresolvable"),
+    ]
     assert "has no manifest 9.9.9" in ran.err
-    assert "boltseal.lock is unchanged" in ran.err
+    assert "1 image, unchanged" in again.err
+    assert "[[lock.ignore]] in .boltseal.toml leaves one out" in again.err
+    assert [str(image.reference) for image in found.images] == [f"{name}:1.4.2"]
+    assert [(row["written"], row["weight"]) for row in verified.json["results"] if row["weight"] != "note"] == [
+        (f"{name}:9.9.9", "differs"),
+        ("app:${{", "unknown"),
+    ]
+
+
+async def test_an_ignored_reference_is_reported_with_its_reason(server: Server, project: Path) -> None:
+    """References and files that `[[lock.ignore]]` names are left out of lock, pin and verify, and reported with the reason."""
+    await publish(server, "1.4.2", image("app"))
+    name = f"{server.address}/{SHOP}"
+    compose(project, web=f"{name}:1.4.2", worker=f"{name}:9.9.9", old="app:${{")
+    written(project, {"broken/pod.yaml": "apiVersion: v1\nkind: [\n", "examples/Dockerfile": "FROM none.invalid/x\n"})
+    written(
+        project,
+        {
+            ".boltseal.toml": f"[[lock.ignore]]\nreference = '{name}:9.*'\nreason = 'made later'\n"
+            "[[lock.ignore]]\nreference = 'app:$*'\nfile = 'compose.yaml'\nreason = 'old'\n"
+            "[[lock.ignore]]\nfile = 'broken'\nreason = 'a test'\n[[lock.ignore]]\nfile = 'ex*'\nreason = 'an example'\n"
+        },
+    )
+    locked, verified = lock(project, "--json"), verify(project, "--json")
+    pinned = program.call("pin", "--write", cwd=project)
+
+    assert (locked.code, verified.code, pinned.code) == (0, 0, 0), locked.err
+    for run in (locked, verified):
+        rows = [(row["ref"], row["reason"]) for row in run.json["results"] if row["status"] == "ignored"]
+        assert sorted(rows) == sorted(
+            [
+                (f"{name}:9.9.9", "made later"),
+                ("app:${{", "old"),
+                ("", "a test"),
+                ("none.invalid/x", "an example"),
+            ]
+        )
+    assert f"compose.yaml:5: {name}:9.9.9: ignored: made later" in pinned.err
+    assert (project / "compose.yaml").read_text().count("@sha256:") == 1
+
+
+@pytest.mark.parametrize(
+    ("table", "message"),
+    [
+        ("[lock]\nignore = 3", "expected at most 500 tables [[lock.ignore]]"),
+        ("[lock]\nignore = [3]", '[[lock.ignore]] 1 is "3"; expected a table'),
+        ("[[lock.ignore]]\nreference = 'a'", "[[lock.ignore]] 1 has no reason"),
+        ("[[lock.ignore]]\nreason = 'a'", "[[lock.ignore]] 1 has neither a reference nor a file"),
+        ("[[lock.ignore]]\nfile = ''\nreason = 'a'", '[[lock.ignore]] 1: file is ""; expected a text'),
+        ("[[lock.ignore]]\nimage = 'a'", 'unknown key "image"; known keys: reference, file, reason'),
+    ],
+)
+def test_an_invalid_table_of_ignored_references_is_refused(project: Path, table: str, message: str) -> None:
+    """An invalid `[[lock.ignore]]` is exit code 2 with what is expected: it never ignores more than it says."""
+    compose(project, web="nginx")
+    (project / ".boltseal.toml").write_text(table)
+    result = lock(project)
+
+    assert result.code == 2
+    assert message in result.err
+
+
+async def test_a_broken_file_leaves_the_others_locked(server: Server, project: Path) -> None:
+    """A file that can't be read is exit code 3; the others are locked, and what the lock has for that file stays."""
+    for tag in ("1.0.0", "2.0.0"):
+        await publish(server, tag, image(tag))
+    name = f"{server.address}/{SHOP}"
+    compose(project, web=f"{name}:1.0.0")
+    pod = f"apiVersion: v1\nkind: Pod\nspec: {{containers: [{{name: a, image: '{name}:2.0.0'}}]}}\n"
+    (project / "pod.yaml").write_text(pod)
+    first = lock(project)
+    before = parse_lock((project / "boltseal.lock").read_bytes())
+    (project / "pod.yaml").write_text("apiVersion: v1\nkind: [\n")
+    (project / "Dockerfile").write_text(f"FROM {name}:1.0.0\n")
+    second = lock(project)
+    after = parse_lock((project / "boltseal.lock").read_bytes())
+
+    assert (first.code, second.code) == (0, 3)
+    assert [image.reference for image in after.images] == [image.reference for image in before.images]
+    assert [use.file for use in after.images[0].used] == ["Dockerfile", "compose.yaml"]
+    assert after.images[1] == before.images[1]
+
+
+async def test_a_project_with_different_pins_verifies_before_and_after_the_lock(server: Server, project: Path) -> None:
+    """Two files pin one tag to two digests: verified before the lock, after it, and after `pin --write`, which changes none."""
+    older, newer = image("older"), image("newer")
+    for document in (older, newer):
+        await publish(server, "latest", document)
+    name = f"{server.address}/{SHOP}:latest"
+    compose(project, web=f"{name}@{older.digest}", other=f"{name}@{newer.digest}")
+    before = (project / "compose.yaml").read_bytes()
+    codes = [verify(project).code, lock(project).code, verify(project).code, verify(project, "--offline").code]
+    pinned = program.call("pin", "--write", cwd=project)
+
+    assert codes == [0, 0, 0, 0]
+    assert pinned.code == 0
+    assert (project / "compose.yaml").read_bytes() == before
 
 
 async def test_each_finding_is_an_annotation_at_its_line(server: Server, project: Path) -> None:

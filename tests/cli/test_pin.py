@@ -201,6 +201,75 @@ def test_excluded_files_are_left_alone(project: Path) -> None:
     assert str(NGINX) in (project / "compose.yml").read_text()
 
 
+def test_only_digests_that_pin_wrote_are_removed(project: Path) -> None:
+    """`--unpin` restores a replaced digest, leaves one of another tool with a notice, and removes all with --all."""
+    foreign = f"services: {{a: {{image: nginx:1.25@{REDIS}}}, b: {{image: redis@{REDIS}}}}}\n"
+    written(project, {"compose.yml": foreign})
+    first = pin(project, "--write")
+    lock = (project / LOCK_NAME).read_text()
+    shown = pin(project, "--unpin", "--json").json["results"]
+    back = pin(project, "--unpin", "--write")
+    text = (project / "compose.yml").read_text()
+    every = pin(project, "--unpin", "--all", "--write")
+
+    assert (first.code, back.code, every.code) == (0, 0, 0)
+    assert f'at = "services.a.image", digest = "{NGINX}", replaced = "{REDIS}"' in lock
+    assert [(row["status"], row["digest"]) for row in shown] == [("unpinned", str(REDIS)), ("foreign", None)]
+    assert text == foreign
+    assert "a foreign digest is not recorded as written by `boltseal pin`" in back.err
+    assert "pins" not in (project / LOCK_NAME).read_text()
+    assert (project / "compose.yml").read_text() == foreign.replace(f"@{REDIS}", "")
+
+
+def test_the_patch_records_in_the_lock_what_it_writes(project: Path) -> None:
+    """The printed patch changes the lock as `pin --write` does, so that unpinning works after `git apply` too."""
+    patch = pin(project).out
+    subprocess.run(
+        ["git", "apply", "-"],
+        cwd=project,
+        input=patch.encode(),
+        env={"HOME": str(project), "PATH": os.defpath},
+        check=True,
+    )
+    applied = {name: (project / name).read_bytes() for name in ("compose.yml", LOCK_NAME)}
+    back = pin(project, "--unpin", "--write")
+    restored = (project / "compose.yml").read_text()
+    pin(project, "--write")
+
+    assert {name: (project / name).read_bytes() for name in applied} == applied
+    assert b"version = 2" in applied[LOCK_NAME]
+    assert (back.code, restored) == (0, COMPOSE)
+
+
+def test_without_a_lock_nothing_is_known_to_be_ours(project: Path) -> None:
+    """Without a lock no digest is recorded as written: `--unpin` leaves all of them, and says how to remove them."""
+    pin(project, "--write")
+    (project / LOCK_NAME).unlink()
+    before = (project / "compose.yml").read_bytes()
+    kept = pin(project, "--unpin", "--write")
+    pinned = (project / "compose.yml").read_bytes()
+    removed = pin(project, "--unpin", "--all", "--write")
+
+    assert (kept.code, removed.code, pinned == before) == (0, 0, True)
+    assert "2 references: 2 foreign" in kept.err
+    assert (project / "compose.yml").read_text() == COMPOSE
+    assert pin(project, "--all").code == 2
+
+
+def test_a_lock_that_can_not_be_replaced_leaves_the_files(project: Path) -> None:
+    """Files and lock are written together or not at all."""
+    written(project, {"sub/compose.yml": COMPOSE})
+    before = {path: path.read_bytes() for path in project.rglob("*") if path.is_file()}
+    (project / LOCK_NAME).write_text((project / LOCK_NAME).read_text().replace("version = 1", "version = 9"))
+    result = pin(project, "--write")
+
+    assert result.code == 2
+    assert "use a newer boltseal" in result.err
+    assert {path: path.read_bytes() for path in before if path.name != LOCK_NAME} == {
+        path: content for path, content in before.items() if path.name != LOCK_NAME
+    }
+
+
 @pytest.mark.parametrize(
     "flags", [("--stdout",), ("--stdout", "--write", "compose.yml"), ("--stdout", "--json", "compose.yml")]
 )

@@ -18,7 +18,7 @@ from boltseal.config import ClientPaths
 from boltseal.lockfile.document import Lock, LockedImage
 from boltseal.oci.digest import Digest
 from boltseal.oci.reference import Reference
-from boltseal.project.lock_file import write_lock
+from boltseal.project.lock_file import read_lock, write_lock
 
 APP = Reference.parse("registry.invalid/shop/app:1.4.2")
 DIGEST = Digest.parse(f"sha256:{'1' * 64}")
@@ -81,13 +81,15 @@ def test_an_override_has_every_locked_digest_or_is_not_written(project: Path, op
     assert [row.status for row in partial.rows] == ["not-locked"]
 
 
-def test_a_registry_that_the_user_has_not_allowed_leaves_the_lock_unchanged(
+def test_a_registry_that_the_user_has_not_allowed_leaves_the_locked_digest(
     project: Path, options: RegistryOptions
 ) -> None:
-    """A project's file can't make lock contact a host that the user has not allowed; the lock is unchanged."""
-    before = (project / "boltseal.lock").read_bytes()
+    """A project's file can't make lock contact a host that the user has not allowed; the entry stays."""
     report = lock_project(LockRequest(project, update=True), options)
 
-    assert (report.outcome, report.complete, report.written) == (Outcome.UNKNOWN, False, False)
+    locked = read_lock(project)
+
+    assert (report.outcome, report.complete) == (Outcome.UNKNOWN, False)
     assert "registry.invalid is not contacted" in report.unresolved[0].reason
-    assert (project / "boltseal.lock").read_bytes() == before
+    assert locked is not None
+    assert [(image.reference, image.digest) for image in locked.images] == [(APP, DIGEST)]

@@ -41,6 +41,8 @@ class FakeHub:
     blobs_at: str | None = None
     page: int = 2
     closed: str = ""
+    denied: set[str] = field(default_factory=set)
+    """Digests of manifests that are refused with 403."""
     private: str = ""
     breaks: int = 0
     ranges: bool = True
@@ -100,6 +102,8 @@ class FakeHub:
         self.counted[f"{request.method} manifest"] += 1
         self.counted_at[f"{request.method} manifest at {request.url.hostname}"] += 1
         found = self.manifests.get(name, {}).get(reference)
+        if reference in self.denied:
+            return _error(403, "DENIED", "requested access to the resource is denied")
         if found is None:
             return _error(404, "MANIFEST_UNKNOWN", "manifest unknown")
         if self.counting == request.url.hostname and request.method == "GET" and self.quota is not None:

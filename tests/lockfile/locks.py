@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from hypothesis import strategies as st
 
-from boltseal.lockfile.document import SECOND_US, Lock, LockedImage, LockedPlatform, Use, sorted_lock
+from boltseal.lockfile.document import SECOND_US, Lock, LockedImage, LockedPlatform, Use, WrittenPin, sorted_lock
 from boltseal.oci.digest import Digest
 from boltseal.oci.reference import Reference
 
@@ -40,7 +40,9 @@ references = st.one_of(
         st.from_regex(r"[a-zA-Z0-9_][a-zA-Z0-9._-]{0,5}", fullmatch=True),
     ),
     st.builds(lambda each: Reference.parse(f"ghcr.io/team/tool@{each}"), digests),
+    st.builds(lambda each: Reference.parse(f"ghcr.io/team/tool:1.2@{each}"), digests),
 )
+pins = st.builds(WrittenPin, texts, texts, st.integers(1, 9), digests, st.none() | digests)
 images = st.builds(
     lambda reference, found, seen, *more: LockedImage(reference, reference.digest or found, seen * SECOND_US, *more),
     references,
@@ -56,6 +58,7 @@ locks = st.builds(
     sorted_lock,
     st.lists(images, max_size=4, unique_by=lambda image: image.reference),
     st.just({}) | st.just({"registry.example.com": KEY, "ghcr.io": KEY}),
+    st.lists(pins, max_size=3, unique_by=lambda pin: pin.place),
 )
 
 

@@ -50,10 +50,22 @@ def test_a_local_build_has_no_digest() -> None:
 
 
 def test_an_image_is_named_by_tag_or_by_digest() -> None:
-    """A locked image with both tag and digest as its name, or with neither, is invalid."""
-    for name in ("app", f"app:1@{digest(1)}"):
-        with pytest.raises(LockInvalid, match="can't be locked"):
-            locked(name, 1)
+    """A locked image whose name has neither tag nor digest is invalid."""
+    with pytest.raises(LockInvalid, match="can't be locked"):
+        locked("app", 1)
+
+
+def test_a_pin_that_differs_from_its_tags_entry_has_an_entry_of_its_own() -> None:
+    """An entry with tag and digest is found for exactly this pin; every other pin of the tag is compared with the tag's."""
+    own = locked(f"nginx:1.25@{digest(2)}", 2)
+    lock = lock_of(locked("nginx:1.25", 1), own)
+    known = lock.by_reference()
+
+    for pin, entry in ((2, own), (1, locked("nginx:1.25", 1)), (9, locked("nginx:1.25", 1))):
+        reference = Reference.parse(f"nginx:1.25@{digest(pin)}")
+        assert lock.find(reference) == entry
+        assert known[key_in(reference, known)] == entry
+    assert lock.find(Reference.parse("nginx:1.25")) == locked("nginx:1.25", 1)
 
 
 def test_a_digest_is_locked_to_itself() -> None:

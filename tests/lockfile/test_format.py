@@ -6,11 +6,11 @@ import tomllib
 
 from hypothesis import given
 
-from boltseal.lockfile.document import Lock, LockedImage, LockedPlatform, Use, sorted_lock
+from boltseal.lockfile.document import Lock, LockedImage, LockedPlatform, Use, WrittenPin, sorted_lock
 from boltseal.lockfile.format import format_lock
 from boltseal.lockfile.parse import parse_lock
 from boltseal.oci.reference import Reference
-from tests.lockfile.locks import INDEX, KEY, NOW_US, digest, locked, locks
+from tests.lockfile.locks import INDEX, KEY, NOW_US, digest, lock_of, locked, locks
 
 
 @given(locks)
@@ -29,8 +29,8 @@ def test_writing_a_lock_that_was_read_changes_no_byte(lock: Lock) -> None:
 
 @given(locks)
 def test_every_lock_is_toml(lock: Lock) -> None:
-    """Every lock is valid TOML, which any tool can read."""
-    assert tomllib.loads(format_lock(lock))["version"] == 1
+    """Every lock is valid TOML, which any tool can read, with the lowest version that has its content."""
+    assert tomllib.loads(format_lock(lock))["version"] == lock.version
 
 
 def test_the_text_of_a_lock() -> None:
@@ -104,3 +104,29 @@ def test_platforms_that_were_not_read_are_marked() -> None:
     assert "# platforms: not read" in text.split("[[image]]")[1]
     assert 'reference = "docker.io/library/nginx:1.25"' in text.split("[[image]]")[1]
     assert parse_lock(text.encode()) == sorted_lock(images, {})
+
+
+def test_the_text_of_pins() -> None:
+    """The digests that `boltseal pin` wrote are a sorted list, one a line, and need version 2."""
+    pins = [
+        WrittenPin("k8s.yaml", "spec.containers[0].image", 2, digest(2), digest(9)),
+        WrittenPin("compose.yaml", "services.web.image", 1, digest(1)),
+    ]
+    text = format_lock(sorted_lock([], {}, pins))
+
+    assert text.partition("version")[2] == (
+        f""" = 2
+
+pins = [
+  {{ file = "compose.yaml", at = "services.web.image", digest = "{digest(1)}" }},
+  {{ file = "k8s.yaml", at = "spec.containers[0].image", number = 2, digest = "{digest(2)}", replaced = "{digest(9)}" }},
+]
+"""
+    )
+
+
+def test_a_lock_without_newer_content_keeps_version_1() -> None:
+    """A lock that needs nothing newer has version 1, so that an older boltseal reads it and no byte changes."""
+    own = locked(f"app:1@{digest(2)}", 2)
+
+    assert [lock_of(*images).version for images in ((), (locked("app:1"),), (locked("app:1"), own))] == [1, 1, 2]

@@ -16,6 +16,9 @@ GOOD = f'version = 1\n[[image]]\nreference = "app:1"\ndigest = "{digest(1)}"\n{S
 LOCAL = f'version = 1\n[[image]]\nreference = "app:1"\nlocal_build = true\n{SEEN}\n'
 
 
+PIN = f"{{ file = 'a', at = 'b', digest = '{digest(1)}' }}"
+
+
 def refusal(text: str | bytes) -> str:
     with pytest.raises(LockInvalid) as refused:
         parse_lock(text.encode() if isinstance(text, str) else text)
@@ -54,7 +57,14 @@ def test_a_lock_written_by_hand_is_read() -> None:
         ("", "it has no version: the file may be empty or truncated; expected `version = 1`"),
         ("version = true", 'version is "True"; expected 1'),
         ("version = 0", 'version is "0"; expected 1'),
-        ("version = 2", "it has version 2, but this boltseal reads up to 1; use a newer boltseal"),
+        ("version = 3", "it has version 3, but this boltseal reads up to 2; use a newer boltseal"),
+        ("version = 1\npins = []", 'unknown key "pins"'),
+        (f"version = 2\npins = [{PIN}, {PIN}]", 'pins: "a" has two at "b"; remove one of them'),
+        (f"version = 2\npins = [{PIN.replace('at', 'to')}]", 'pins 1: unknown key "to"'),
+        (f"version = 2\npins = [{PIN.replace('sha256', 'sha')}]", "pins 1: "),
+        (f"version = 2\npins = [{PIN.replace('}', ', number = 0}')}]", "pins 1: number is 0; expected 1 or more"),
+        (f"version = 2\npins = [{PIN.replace('}', ', replaced = 1}')}]", 'pins 1: replaced is "1"; expected a text'),
+        (GOOD.replace("app:1", f"app:1@{digest(1)}"), "has a tag and a digest, which needs version 2"),
         ("version = 1\nrun = 'x'", 'unknown key "run"'),
         ("version = 1\nimage = 3", "image is not a list of tables"),
         ("version = 1\nimage = [3]", "image is not a list of tables"),

@@ -160,7 +160,7 @@ async def test_references_of_files_that_were_not_scanned_stay(hub: FakeHub) -> N
 
 
 async def test_unresolvable_references_are_listed_with_their_reasons(hub: FakeHub) -> None:
-    """A missing tag, a refusal or an unset variable is listed with its reason, and no lock is written."""
+    """A missing tag, a refusal or an unset variable is listed with its reason, and the others are locked."""
     put(hub, "app")
     done = await locking(hub, [image_ref(APP), image_ref(f"{REGISTRY}/shop/none:1"), image_ref("${NOBODY}", line=9)])
 
@@ -169,6 +169,7 @@ async def test_unresolvable_references_are_listed_with_their_reasons(hub: FakeHu
         (f"{REGISTRY}/shop/none:1", ("compose.yaml: services.web.image",)),
     ]
     assert "has no manifest 1 of shop/none" in done.unresolved[1].reason
+    assert [str(image.reference) for image in done.lock.images] == [APP]
 
 
 async def test_an_index_that_can_not_be_read_is_unresolved(hub: FakeHub) -> None:
@@ -292,24 +293,144 @@ async def test_a_pin_to_one_platform_is_noted_and_the_index_is_locked(hub: FakeH
     assert "one platform of it" in done.notes[0]
 
 
-async def test_a_missing_pin_is_noted_and_the_tag_is_locked(hub: FakeHub) -> None:
-    """If the pinned digest does not exist, the tag's digest is locked with a note."""
+async def test_a_missing_pin_is_reported_and_never_replaced(hub: FakeHub) -> None:
+    """If the registry does not have the pinned digest, the reference is unresolved, and the others are locked."""
+    put(hub, "app")
+    put(hub, "other", "shop/other:1")
+    gone = Digest.of(b"gone")
+    done = await locking(hub, [image_ref(f"{APP}@{gone}"), image_ref(f"{REGISTRY}/shop/other:1")])
+
+    assert [str(image.reference) for image in done.lock.images] == [f"{REGISTRY}/shop/other:1"]
+    assert [each.name for each in done.unresolved] == [APP]
+    assert f"it is pinned to {gone}: " in done.unresolved[0].reason
+    assert "has no manifest sha256:" in done.unresolved[0].reason
+
+
+async def test_a_pin_that_could_not_be_checked_is_never_replaced(hub: FakeHub) -> None:
+    """If a registry refuses to answer for the pinned digest, nothing is locked in its place."""
+    older = put(hub, "older")
+    put(hub, "newer")
+    hub.denied.add(older.digest)
+    done = await locking(hub, [image_ref(f"{APP}@{older.digest}")])
+
+    assert done.lock == Lock()
+    assert f"it is pinned to {older.digest}: " in done.unresolved[0].reason
+
+
+async def test_a_locked_pin_that_was_deleted_is_reported(hub: FakeHub) -> None:
+    """If a file pins the locked digest and the registry deleted it after the tag moved, that is reported; the entry stays."""
+    older = put(hub, "older")
+    found = [image_ref(f"{APP}@{older.digest}")]
+    before = await locked(hub, found)
+    put(hub, "newer")
+    del hub.manifests["shop/app"][older.digest]
+    done = await locking(hub, found, before)
+
+    assert done.lock == before
+    assert f"it is pinned to {older.digest}: " in done.unresolved[0].reason
+
+
+@pytest.mark.parametrize("known", [False, True])
+async def test_a_pin_whose_tag_was_deleted_stays_locked(hub: FakeHub, known: bool) -> None:
+    """A pinned reference whose tag was deleted is locked to its pin, new or known, because the pin is what is deployed."""
     document = put(hub, "app")
-    done = await locking(hub, [image_ref(f"{APP}@{Digest.of(b'gone')}")])
+    found = [image_ref(f"{APP}@{document.digest}")]
+    before = await locked(hub, found) if known else EMPTY
+    del hub.manifests["shop/app"]["1.4.2"]
+    done = await locking(hub, found, before)
 
-    assert str(done.lock.images[0].digest) == document.digest
-    assert "which is not available" in done.notes[0]
+    assert [str(image.digest) for image in done.lock.images] == [document.digest]
+    assert done.unresolved == ()
+    assert [each.to for each in done.moved] == ([None] if known else [])
+    assert [note.rpartition("; ")[2] for note in done.notes] == ([] if known else ["the tag no longer exists"])
 
 
-async def test_files_that_pin_one_tag_differently_are_noted(hub: FakeHub) -> None:
-    """Files that pin one tag to different digests are noted, because the lock has one digest per tag."""
+async def test_files_that_pin_one_tag_differently_keep_both(hub: FakeHub) -> None:
+    """Of two pins of one tag, the tag's digest is its entry, and the other has an entry of its own; again changes nothing."""
     older, newer = put(hub, "older"), put(hub, "newer")
-    done = await locking(
-        hub, [image_ref(f"{APP}@{older.digest}"), image_ref(f"{APP}@{newer.digest}", path="other.yaml")]
-    )
+    found = [image_ref(f"{APP}@{older.digest}"), image_ref(f"{APP}@{newer.digest}", path="other.yaml")]
+    done = await locking(hub, found)
+    again = await locking(hub, found, done.lock)
 
-    assert str(done.lock.images[0].digest) == newer.digest
-    assert "files pin it to 2 digests" in done.notes[0]
+    assert [(str(image.reference), str(image.digest)) for image in done.lock.images] == [
+        (APP, newer.digest),
+        (f"{APP}@{older.digest}", older.digest),
+    ]
+    assert [[use.file for use in image.used] for image in done.lock.images] == [["other.yaml"], ["compose.yaml"]]
+    assert "files pin it to 2 digests, and each is locked" in done.notes[0]
+    assert (again.lock, again.notes, again.moved) == (done.lock, (), ())
+
+
+async def test_pins_beside_an_unpinned_reference_keep_their_digests(hub: FakeHub) -> None:
+    """Two pins that the tag left, and a reference without a pin: three entries, and no file's digest changes."""
+    first, second, third = (put(hub, words) for words in ("first", "second", "third"))
+    found = [image_ref(f"{APP}@{each.digest}", line=line) for line, each in enumerate((first, second))]
+    done = await locking(hub, [*found, image_ref(APP, path="other.yaml")])
+
+    assert {str(image.reference): str(image.digest) for image in done.lock.images} == {
+        APP: third.digest,
+        f"{APP}@{first.digest}": first.digest,
+        f"{APP}@{second.digest}": second.digest,
+    }
+
+
+async def test_an_update_gives_files_with_different_pins_the_tags_digest(hub: FakeHub) -> None:
+    """`--update` takes what the tag resolves to for every file, also for those with an entry of their own."""
+    first, second = put(hub, "first"), put(hub, "second")
+    found = [image_ref(f"{APP}@{each.digest}", path=f"{each.digest[7:12]}.yaml") for each in (first, second)]
+    before = await locked(hub, found)
+    third = put(hub, "third")
+    done = await locking(hub, found, before, update=lambda _: True)
+
+    assert [(str(image.reference), str(image.digest)) for image in done.lock.images] == [(APP, third.digest)]
+    assert len(done.lock.images[0].used) == 2
+
+
+async def test_an_update_without_an_entry_of_the_tag_locks_the_tags_digest(hub: FakeHub) -> None:
+    """If a lock has only entries of pins for a tag, an update replaces them by the tag's entry."""
+    first, second = put(hub, "first"), put(hub, "second")
+    third = put(hub, "third")
+    found = [image_ref(f"{APP}@{each.digest}", path=f"{each.digest[7:12]}.yaml") for each in (first, second)]
+    before = await locked(hub, found)
+    done = await locking(hub, found, before, update=lambda _: True)
+
+    assert [image.own_pin for image in before.images] == [True, True]
+    assert [(str(image.reference), str(image.digest)) for image in done.lock.images] == [(APP, third.digest)]
+
+
+@pytest.mark.parametrize("status", [404, 500])
+async def test_a_known_reference_that_can_not_be_resolved_keeps_its_entry(hub: FakeHub, status: int) -> None:
+    """An outage or a deleted tag never removes an entry: it is reported, and the entry stays."""
+    put(hub, "app")
+    before = await locked(hub, [image_ref(APP)])
+    hub.manifests.clear()
+    hub.failures = [] if status == 404 else [Response(status_code=500)] * 9
+    done = await locking(hub, [image_ref(APP)], before)
+
+    assert done.lock == before
+    assert "its entry stays as it is" in done.unresolved[0].reason
+
+
+async def test_a_place_that_can_not_be_resolved_keeps_its_entry(hub: FakeHub) -> None:
+    """If a variable is not set this time, what the lock has for that place stays."""
+    put(hub, "app")
+    before = await locked(hub, [image_ref(APP)])
+    done = await locking(hub, [image_ref("${NOBODY}")], before)
+
+    assert done.lock == before
+    assert len(done.unresolved) == 1
+
+
+async def test_a_known_image_whose_platforms_can_not_be_read_keeps_its_entry(hub: FakeHub) -> None:
+    """If the index of a moved tag can't be read, its reference is unresolved, and the entry stays."""
+    put(hub, "older")
+    before = await locked(hub, [image_ref(APP)])
+    put(hub, "newer")
+    hub.wrong_bytes = True
+    done = await locking(hub, [image_ref(APP)], before, update=lambda _: True)
+
+    assert done.lock == before
+    assert len(done.unresolved) == 1
 
 
 async def test_a_reference_by_digest_alone_is_locked_to_itself(hub: FakeHub) -> None:

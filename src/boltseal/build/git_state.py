@@ -81,6 +81,19 @@ def git_state(folder: Path) -> GitState:
     )
 
 
+def merge_stages(folder: Path, name: str) -> tuple[bytes | None, bytes, bytes] | None:
+    """Return the common ancestor (None without one) and both sides of a file in a merge conflict; None if it has none.
+
+    Raises: GitFailed.
+    """
+    base, ours, theirs = (
+        _git(folder, "cat-file", "blob", f":{stage}:./{name}", strip=False) for stage in ("1", "2", "3")
+    )
+    if ours is None or theirs is None:
+        return None
+    return None if base is None else os.fsencode(base), os.fsencode(ours), os.fsencode(theirs)
+
+
 def public_source(origin: str) -> str:
     """Return a remote's address for publication: https, without user and password; "" for a local path."""
     found = _is_url(origin)

@@ -15,6 +15,7 @@ from boltseal.cli.project_output import report_empty, report_unread
 from boltseal.cli.remote import takes_registry_options
 from boltseal.commands.emit_lock import Emit, EmitReport, emit_lock
 from boltseal.commands.lock import LockReport, LockRequest, LockRow, lock_project
+from boltseal.commands.merge_lock import MergeReport, merge_lock
 from boltseal.commands.registry_access import RegistryOptions
 from boltseal.commands.text import clean, counted
 from boltseal.errors import Invalid
@@ -40,6 +41,12 @@ def lock(
         Emit | None,
         typer.Option("--emit", show_default=False, help="Print a file with the locked digests; contact no registry."),
     ] = None,
+    merge: Annotated[
+        bool,
+        typer.Option(
+            "--merge", help="Merge a conflict in boltseal.lock by image; as git's merge driver: --merge %O %A %B."
+        ),
+    ] = False,
     allow_empty: AllowEmptyOption = False,
     allow: AllowOption = None,
     *,
@@ -51,11 +58,20 @@ def lock(
     Finds the image references of a project and resolves each with one HEAD request. A later run adds new references
     and reports those that moved; it changes what is locked only with --update, or --update IMAGE.
 
+    --merge merges a conflict between two branches, image by image; exit code 1 if both locked an image to other digests.
+
     --emit prints a file that makes Compose, kustomize or BuildKit use the locked digests; the project's files stay.
 
-    Exit code 3: a reference could not be resolved, or there is none; boltseal.lock is unchanged.
+    A reference that can't be resolved leaves the others locked. [[lock.ignore]] in .boltseal.toml leaves one out.
+
+    Exit code 3: a reference could not be resolved, or there is none.
     """
     with CommandOutput("lock", as_json=as_json) as output:
+        if merge:
+            if update or emit is not None:
+                raise Invalid("--merge excludes --update and --emit")
+            _print_merged(output, merge_lock(project, tuple(paths or ())))
+            return
         if emit is not None:
             if update:
                 raise Invalid("--emit and --update exclude each other: run `boltseal lock --update` first")
@@ -85,7 +101,7 @@ def _print(output: CommandOutput, report: LockReport) -> None:
         if not output.as_json and row.status != "locked":
             print_line(clean(f"{row.status:<12} {row.reference.familiar()}  {row.reason}"))
     for each in report.unresolved:
-        output.add(ref=each.name, status="unresolved", reason=each.reason, places=list(each.places))
+        output.add(ref=each.name, status="unresolvable", reason=each.reason, places=list(each.places))
         say(clean(f"boltseal: {each.name} ({', '.join(each.places[:3])}): {each.reason}"))
     report_unread(output, report.opened)
     for note in report.notes:
@@ -94,10 +110,24 @@ def _print(output: CommandOutput, report: LockReport) -> None:
         say(
             f"{counted(report.bare, 'image')} of Docker Hub without platforms: to read them counts as pulls (--count-pulls)"
         )
-    if report.complete:
-        say(f"{LOCK_NAME}: {counted(report.images, 'image')}, {'written' if report.written else 'unchanged'}")
-    else:
-        say(f"{LOCK_NAME} is unchanged: it is written when every reference can be resolved")
+    say(f"{LOCK_NAME}: {counted(report.images, 'image')}, {'written' if report.written else 'unchanged'}")
+    if report.unresolved:
+        say(
+            f"{counted(len(report.unresolved), 'reference')} unresolvable; [[lock.ignore]] in .boltseal.toml leaves one out"
+        )
+
+
+def _print_merged(output: CommandOutput, report: MergeReport) -> None:
+    output.outcome = report.outcome
+    if report.merged is None:
+        say(f"{LOCK_NAME} has no merge conflict")
+        return
+    for name in report.merged.conflicts:
+        reason = "both sides changed it; keep one of the two blocks between the marks"
+        output.add(ref=name, status="conflict", reason=reason)
+        output.print(clean(f"conflict  {name}: {reason}"))
+    images = counted(len(report.merged.lock.images), "image")
+    say(f"{LOCK_NAME}: {images} merged, {counted(len(report.merged.conflicts), 'conflict')}")
 
 
 def _print_emitted(output: CommandOutput, report: EmitReport, emit: Emit) -> None:

@@ -20,8 +20,10 @@ from boltseal.commands.pin import WITHOUT_DIGEST, PinReport, PinRequest, pin_pro
 from boltseal.commands.registry_access import RegistryOptions
 from boltseal.commands.text import clean, counted
 from boltseal.errors import Invalid
+from boltseal.lockfile.document import LOCK_NAME
 from boltseal.project.edits import FileEdit
 from boltseal.project.patch import patch_lines
+from boltseal.project.pin import PinStatus
 
 
 @takes_registry_options
@@ -31,7 +33,10 @@ def pin(
     to_stdout: Annotated[
         bool, typer.Option("--stdout", help="Print the files with their digests, for `| kubectl apply -f -`.")
     ] = False,
-    unpin: Annotated[bool, typer.Option("--unpin", help="Remove the digests.")] = False,
+    unpin: Annotated[
+        bool, typer.Option("--unpin", help="Remove the digests that `boltseal pin` wrote, as boltseal.lock records.")
+    ] = False,
+    everything: Annotated[bool, typer.Option("--all", help="With --unpin: remove all digests.")] = False,
     allow_empty: AllowEmptyOption = False,
     project: ProjectOption = Path(),
     allow: AllowOption = None,
@@ -51,12 +56,15 @@ def pin(
     with CommandOutput("pin", as_json=as_json) as output:
         if to_stdout and (write or as_json or not paths):
             raise Invalid("--stdout needs PATH, and excludes --write and --json")
+        if everything and not unpin:
+            raise Invalid("--all needs --unpin")
         request = PinRequest(
             project=project,
             paths=tuple(paths or ()),
             write=write,
             to_text=to_stdout,
             unpin=unpin,
+            everything=everything,
             allow=tuple(allow or ()),
         )
         with Progress() as progress:
@@ -89,7 +97,7 @@ def _print(output: CommandOutput, request: PinRequest, report: PinReport) -> Non
     for name in report.hard_links:
         say(clean(f"boltseal: {name} has another name (a hard link), which keeps the old text"))
     if not (report.refused or request.write or request.to_text or output.as_json):
-        for change in report.changes:
+        for change in (*report.changes, *((report.record,) if report.record is not None else ())):
             print_exact("".join(_difference(change)))
     _print_summary(request, report)
 
@@ -111,6 +119,14 @@ def _print_summary(request: PinRequest, report: PinReport) -> None:
     if report.emits:
         words = ", ".join(f"`boltseal lock --emit {name}`" for name in report.emits)
         say(f"digests without a place in these files can be in a file beside them: {words}")
+    if counts[PinStatus.FOREIGN]:
+        say(
+            "a foreign digest is not recorded as written by `boltseal pin`, and stays; --unpin --all removes all digests"
+        )
+    if request.write and counts[PinStatus.PINNED] and not (report.locked or report.refused):
+        say(
+            f"without {LOCK_NAME} no digest is recorded as written; `boltseal lock` first makes --unpin restore the files"
+        )
     files = counted(len(report.changes), "file")
     if report.refused:
         say(f"nothing is {'printed' if request.to_text else 'written'}: {report.refused}")

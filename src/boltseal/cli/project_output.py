@@ -9,6 +9,8 @@ from boltseal.commands.project_images import OpenedProject
 from boltseal.commands.text import clean
 from boltseal.errors import MAX_PATH, quote
 
+IGNORED: Final = "ignored"
+"""The status of what the project's settings leave out."""
 MAX_PATHS: Final = 3
 """How many paths the message names when no image reference was found in them."""
 
@@ -27,7 +29,7 @@ def report_empty(output: CommandOutput, opened: OpenedProject) -> str:
 
 
 def report_unread(output: CommandOutput, opened: OpenedProject) -> None:
-    """Report files that could not be read, templates that are not evaluated, and values that are not understood."""
+    """Report unreadable files, templates that are not evaluated, values that are not understood, and what is ignored."""
     for status, problems in (
         ("unreadable", opened.problems),
         ("template", opened.notes),
@@ -36,3 +38,15 @@ def report_unread(output: CommandOutput, opened: OpenedProject) -> None:
         for problem in problems:
             output.add(ref="", status=status, reason=problem.message, file=problem.path, line=problem.line)
             say(clean(f"boltseal: {problem}"))
+    report_ignored(output, opened)
+
+
+def report_ignored(output: CommandOutput, opened: OpenedProject, **more: str) -> None:
+    """Report what the project's settings ignore, as a notice. `more`: further fields for `--json`."""
+    for image_ref, reason in opened.ignored:
+        ref = image_ref.written if image_ref.resolved is None else str(image_ref.resolved)
+        output.add(ref=ref, status=IGNORED, reason=reason, file=image_ref.path, line=image_ref.line, **more)
+        output.say(clean(f"{image_ref.path}:{image_ref.line}: {image_ref.written}: ignored: {reason}"))
+    for problem, reason in opened.ignored_problems:
+        output.add(ref="", status=IGNORED, reason=reason, file=problem.path, line=problem.line, **more)
+        output.say(clean(f"{problem.path}:{problem.line}: ignored: {reason}"))

@@ -7,6 +7,7 @@ from dataclasses import asdict
 from typing import Any
 
 from boltseal.cli.output import CommandOutput, print_line, say
+from boltseal.cli.project_output import report_ignored
 from boltseal.commands.text import clean, counted
 from boltseal.commands.verify import VerifyReport
 from boltseal.lockfile.compare import Weight
@@ -36,6 +37,7 @@ def print_verified(output: CommandOutput, report: VerifyReport, *, github: bool)
         _print_problem(output, note, "template", report.note_weight, github=github)
     for each in report.opened.unknown:
         _print_problem(output, each, "not-understood", report.note_weight, github=github)
+    report_ignored(output, report.opened, weight=Weight.HOLDS)
     numbers = [f"{number} {status}" for status, number in sorted(Counter(one.status for one in report.results).items())]
     numbers += [
         f"{len(each)} {word}"
@@ -43,6 +45,7 @@ def print_verified(output: CommandOutput, report: VerifyReport, *, github: bool)
             (report.opened.problems, "unreadable"),
             (report.opened.notes, "template"),
             (report.opened.unknown, "not understood"),
+            ((*report.opened.ignored, *report.opened.ignored_problems), "ignored"),
         )
         if each
     ]

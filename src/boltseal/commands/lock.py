@@ -24,7 +24,8 @@ from boltseal.errors import Invalid
 from boltseal.lockfile.compare import ChangeKind, age, compare_locks
 from boltseal.lockfile.document import Lock, LockedImage, lock_key
 from boltseal.oci.reference import Reference
-from boltseal.project.lock import LockUpdate, MovedReference, Unresolved, relock
+from boltseal.project.lock import LockUpdate, relock
+from boltseal.project.lock_entries import MovedReference, Unresolved
 from boltseal.project.lock_file import read_lock, write_lock
 from boltseal.project.resolve import COUNTS_PULLS, Resolver
 
@@ -47,7 +48,7 @@ class LockRequest:
 
 
 class LockRow(NamedTuple):
-    """One locked reference: `status` is added, locked, moved, updated, local-build, resolved (not written) or removed."""
+    """One locked reference: `status` is added, locked, moved, updated, local-build or removed."""
 
     status: str
     reference: Reference
@@ -60,6 +61,7 @@ class LockRow(NamedTuple):
 class LockReport:
     """The result of a lock.
 
+    `unresolved`: references that could not be resolved. `complete`: none, and every file was read.
     `empty`: the project has no references, and nothing was done. `bare`: Docker Hub images without platforms.
     """
 
@@ -76,7 +78,7 @@ class LockReport:
 
 
 def lock_project(request: LockRequest, options: RegistryOptions, progress: Progress = no_progress) -> LockReport:
-    """Lock a project. The lock is written only if every reference could be resolved.
+    """Lock a project. A reference that can't be resolved leaves the others locked, and the outcome unknown.
 
     Raises: Invalid, LockInvalid, KeyDiffers, LedgerBroken, LockNotWritten, EditsRunning: an update runs.
     """
@@ -98,12 +100,13 @@ def lock_project(request: LockRequest, options: RegistryOptions, progress: Progr
         progress=progress,
     )
     complete = not done.unresolved and not opened.problems
-    written = complete and write_lock(request.project, done.lock)
+    # nothing was locked before and nothing is now: a file without entries would only look like a lock
+    written = (complete or done.lock != Lock()) and write_lock(request.project, done.lock)
     images = done.lock.images
     return LockReport(
         outcome=Outcome.HOLDS if complete else Outcome.UNKNOWN,
         opened=opened,
-        rows=_rows(old, done, options.client.now_us(), complete=complete),
+        rows=_rows(old, done, options.client.now_us()),
         unresolved=done.unresolved,
         notes=done.notes,
         images=len(images),
@@ -135,7 +138,7 @@ def resolve_lock(
         follow = ledger_follower(options, transport, old)
         resolver = Resolver(transport, allowed, count_pulls=count_pulls, watch=follow, progress=progress, explain=True)
         now_us = options.client.now_us()
-        return await relock(opened.image_refs, old, resolver, update=update, now_us=now_us, outside=opened.outside)
+        return await relock(opened.image_refs, old, resolver, update=update, now_us=now_us, outside=opened.unread())
 
     return ask(options, opened.registries, run)
 
@@ -154,8 +157,8 @@ def _updates(named: Sequence[Reference], opened: OpenedProject, *, update: bool)
     return lambda reference: update and (not keys or reference in keys)
 
 
-def _rows(old: Lock, done: LockUpdate, now_us: int, *, complete: bool) -> tuple[LockRow, ...]:
-    """Return a row for each image; of a lock that is not written nothing was added, updated or removed."""
+def _rows(old: Lock, done: LockUpdate, now_us: int) -> tuple[LockRow, ...]:
+    """Return a row for each image."""
     moved = {each.before.reference: each for each in done.moved}
     changes = compare_locks(old, done.lock)
     added = {change.reference for change in changes if change.kind is ChangeKind.ADDED}
@@ -163,15 +166,20 @@ def _rows(old: Lock, done: LockUpdate, now_us: int, *, complete: bool) -> tuple[
     for image in done.lock.images:
         move = moved.get(image.reference)
         if move is not None:
-            status = "updated" if move.updated and complete else "moved"
+            status = "updated" if move.updated else "moved"
         elif image.reference in added:
-            status = "local-build" if image.local_build else "added" if complete else "resolved"
+            status = "local-build" if image.local_build else "added"
         else:
             status = "locked"
         reason = _digest(image) if move is None else _move(move, now_us)
         rows.append(LockRow(status, image.reference, reason, image, move))
-    removed = [change.reference for change in changes if complete and change.kind is ChangeKind.REMOVED]
-    rows += [LockRow("removed", reference, "no file names it any more") for reference in removed]
+    known = done.lock.by_reference()
+    for change in changes:
+        if change.kind is ChangeKind.REMOVED:
+            reference = change.reference
+            replaced = reference.tag is not None and reference.digest is not None and reference.by_tag in known
+            reason = "the entry of its tag replaces it" if replaced else "no file names it any more"
+            rows.append(LockRow("removed", reference, reason))
     return tuple(rows)
 
 

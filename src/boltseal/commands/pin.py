@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from boltseal.client.transport import Transport
@@ -20,13 +20,15 @@ from boltseal.commands.project_images import (
 )
 from boltseal.commands.registry_access import RegistryOptions, ask
 from boltseal.errors import BoltsealError, Unavailable
+from boltseal.lockfile.document import Lock
 from boltseal.project.edits import EditResult, FileEdit, edit
 from boltseal.project.generated_files import EMITTER_BY_FORMAT
-from boltseal.project.lock_file import read_lock
+from boltseal.project.lock_file import lock_edit, read_lock
 from boltseal.project.pin import Pin, PinStatus, pins_by_lock, pins_by_tag, references_to_resolve, unpins
 from boltseal.project.replace_files import replace_all
 from boltseal.project.resolve import Resolver
 from boltseal.project.source_files import Unreadable
+from boltseal.project.written_pins import pins_after, valid_pins
 
 WITHOUT_DIGEST = frozenset({PinStatus.NO_PLACE, PinStatus.NOT_LOCKED, PinStatus.UNKNOWN})
 """The statuses that leave a reference without its digest."""
@@ -36,7 +38,8 @@ WITHOUT_DIGEST = frozenset({PinStatus.NO_PLACE, PinStatus.NOT_LOCKED, PinStatus.
 class PinRequest:
     """What to pin. `paths`: () for the whole project. `allow`: further registries that its files may name.
 
-    `write`: replace the files. `to_text`: return their new texts instead. `unpin`: remove digests.
+    `write`: replace the files. `to_text`: return their new texts instead. `unpin`: remove the digests that `boltseal pin`
+    wrote; `everything`: all of them.
     """
 
     project: Path
@@ -44,6 +47,7 @@ class PinRequest:
     write: bool = False
     to_text: bool = False
     unpin: bool = False
+    everything: bool = False
     allow: tuple[str, ...] = ()
 
 
@@ -52,7 +56,9 @@ class PinReport:
     """The result of a pin.
 
     Attributes:
-        changes: the files that were or would be changed.
+        changes: the files that were or would be changed, without the lock.
+        record: the lock's own change, which records what was written; None without a lock.
+        locked: whether there is a lock.
         refused: why nothing was written or returned; "" if it was.
         text: the files as one stream of YAML documents, with `to_text`.
         hard_links: written files that have another name, which keeps the old text.
@@ -63,6 +69,8 @@ class PinReport:
     opened: OpenedProject
     pins: tuple[Pin, ...]
     changes: tuple[FileEdit, ...]
+    record: FileEdit | None = None
+    locked: bool = True
     refused: str = ""
     text: str = ""
     hard_links: tuple[str, ...] = ()
@@ -87,8 +95,14 @@ def pin_project(request: PinRequest, options: RegistryOptions, progress: Progres
     settle = undo_interrupted_update if request.write else report_interrupted_update
     settle(options.client, request.project)
     opened = open_project(request.project, paths_in_project(request.project, request.paths))
-    pins = unpins(opened.image_refs) if request.unpin else _pins(opened, request.allow, options, progress)
+    lock = read_lock(opened.root)
+    if request.unpin:
+        written = {} if lock is None else valid_pins(opened.image_refs, lock)
+        pins = unpins(opened.image_refs, written, everything=request.everything)
+    else:
+        pins = _pins(opened, lock, request.allow, options, progress)
     edited, pins = _edited(opened, pins)
+    record = None if lock is None else _record(opened, lock, pins, unpin=request.unpin)
     refused = _refused(opened, pins, complete=request.to_text)
     text, hard_links = "", tuple[str, ...]()
     error: BoltsealError | None = None
@@ -96,7 +110,8 @@ def pin_project(request: PinRequest, options: RegistryOptions, progress: Progres
         if not refused and request.to_text:
             text = "".join(_texts(opened, edited.changes))
         elif not refused and request.write:
-            hard_links = replace_all(opened.asked.project.root, edited.changes)
+            files = edited.changes if record is None else (*edited.changes, record)
+            hard_links = replace_all(opened.asked.project.root, files)
     except BoltsealError as failed:
         error = failed
     return PinReport(
@@ -104,6 +119,8 @@ def pin_project(request: PinRequest, options: RegistryOptions, progress: Progres
         opened=opened,
         pins=tuple(pins),
         changes=edited.changes,
+        record=record,
+        locked=lock is not None,
         refused=refused,
         text=text,
         hard_links=hard_links,
@@ -111,8 +128,15 @@ def pin_project(request: PinRequest, options: RegistryOptions, progress: Progres
     )
 
 
-def _pins(opened: OpenedProject, allow: Sequence[str], options: RegistryOptions, progress: Progress) -> list[Pin]:
-    lock = read_lock(opened.root)
+def _record(opened: OpenedProject, lock: Lock, pins: Sequence[Pin], *, unpin: bool) -> FileEdit | None:
+    """Return the lock's edit that records which digests are written or removed. Raises: LockInvalid."""
+    edits = {each.image_ref: each.digest for each in pins if each.status in (PinStatus.PINNED, PinStatus.UNPINNED)}
+    return lock_edit(opened.root, lock, replace(lock, pins=pins_after(lock, opened.image_refs, edits, unpin=unpin)))
+
+
+def _pins(
+    opened: OpenedProject, lock: Lock | None, allow: Sequence[str], options: RegistryOptions, progress: Progress
+) -> list[Pin]:
     if lock is not None:
         return pins_by_lock(opened.image_refs, lock)
     wanted = references_to_resolve(opened.image_refs)

@@ -18,6 +18,7 @@ from boltseal.ledger.note import KeyInvalid, VerifierKey
 from boltseal.lockfile.document import LOCK_NAME, Lock, LockInvalid
 from boltseal.oci.reference import Reference
 from boltseal.project.edits import ScanRequest
+from boltseal.project.ignored import IgnoredReference, file_ignored_by, ignored_by
 from boltseal.project.image_references import ImageReference, ScanProblem, ScanResult
 from boltseal.project.scan import scan_project
 from boltseal.project.settings import (
@@ -34,10 +35,12 @@ class OpenedProject:
     """A scanned project.
 
     Attributes:
-        image_refs: its image references, without files that its settings exclude.
+        image_refs: its image references, without those that its settings exclude or ignore.
         problems: files that could not be read.
         notes: templates that are not evaluated.
         unknown: values that look like images, and that no reader understands.
+        ignored: the references that its settings ignore.
+        ignored_problems: what could not be read or evaluated in files that its settings ignore, with the reason for that.
         paths: the files and folders that the scan was limited to; () for the whole project.
         asked: the scan's request.
         found: the scan's whole result, excluded files included.
@@ -52,6 +55,8 @@ class OpenedProject:
     paths: tuple[str, ...]
     asked: ScanRequest
     found: ScanResult
+    ignored: tuple[IgnoredReference, ...] = ()
+    ignored_problems: tuple[tuple[ScanProblem, str], ...] = ()
 
     @property
     def registries(self) -> frozenset[str]:
@@ -67,6 +72,12 @@ class OpenedProject:
         """Return whether the scan was limited to other files than this one."""
         return bool(self.paths) and not any(path == each or path.startswith(f"{each}/") for each in self.paths)
 
+    def unread(self) -> Callable[[str], bool]:
+        """Return which files were not read: those outside, and if something was unreadable, those without a reference."""
+        broken = {problem.path for problem in self.problems}
+        read = {image_ref.path for image_ref in self.found.image_refs} - broken
+        return lambda path: self.outside(path) or (bool(broken) and path not in read)
+
 
 def open_project(root: Path, paths: Sequence[Path] = ()) -> OpenedProject:
     """Scan a project, or only these files and folders of it. Raises: Invalid, ProjectInvalid."""
@@ -78,16 +89,33 @@ def open_project(root: Path, paths: Sequence[Path] = ()) -> OpenedProject:
     asked = ScanRequest(ProjectTree(root), [Path(each) for each in inside] if limited else [], settings.crds)
     with garbage_collection_paused():
         found = scan_project(asked.project, asked.paths, crds=asked.crds)
+    image_refs: list[ImageReference] = []
+    ignored: list[IgnoredReference] = []
+    for image_ref in found.image_refs:
+        if not settings.excludes(image_ref.path):
+            reason = ignored_by(image_ref, settings.ignore)
+            if reason is None:
+                image_refs.append(image_ref)
+            else:
+                ignored.append(IgnoredReference(image_ref, reason))
+    problems, notes, unknown = (
+        [each for each in listed if not settings.excludes(each.path)]
+        for listed in (found.problems, found.notes, found.unknown)
+    )
+    unread = (*problems, *notes, *unknown)
+    files = {each.path: file_ignored_by(each.path, settings.ignore) for each in unread}
     return OpenedProject(
         root=root,
         settings=settings,
-        image_refs=tuple(image_ref for image_ref in found.image_refs if not settings.excludes(image_ref.path)),
-        problems=tuple(problem for problem in found.problems if not settings.excludes(problem.path)),
-        notes=tuple(note for note in found.notes if not settings.excludes(note.path)),
-        unknown=tuple(each for each in found.unknown if not settings.excludes(each.path)),
+        image_refs=tuple(image_refs),
+        problems=tuple(each for each in problems if files[each.path] is None),
+        notes=tuple(each for each in notes if files[each.path] is None),
+        unknown=tuple(each for each in unknown if files[each.path] is None),
         paths=tuple(inside) if limited else (),
         asked=asked,
         found=found,
+        ignored=tuple(ignored),
+        ignored_problems=tuple((each, reason) for each in unread if (reason := files[each.path])),
     )
 
 

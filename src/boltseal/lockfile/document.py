@@ -1,8 +1,14 @@
 """The content of a lock: the digest of each image reference (file `boltseal.lock`). Pure; see `parse` and `format`.
 
 There is one `LockedImage` for each completed reference, so `nginx:1.25` and `docker.io/library/nginx:1.25` are the same
-entry. Its key is the tag, or the digest if the reference has no tag; never both: a digest beside a tag is a pin in a
-file, while the entry's own digest is the locked one.
+entry. Its key is the tag, or the digest if the reference has no tag: a digest beside a tag is a pin in a file, while the
+entry's own digest is the locked one. Only if files pin one tag to different digests, those that the tag's own entry does
+not have are entries with tag and digest.
+
+A lock has the lowest version that can express it, so that a project which needs nothing newer keeps its bytes:
+
+    1   images and keys
+    2   entries with tag and digest; `pins`: the digests that `boltseal pin` wrote
 """
 
 from __future__ import annotations
@@ -16,7 +22,8 @@ from boltseal.oci.digest import Digest
 from boltseal.oci.reference import Reference
 
 LOCK_NAME: Final = "boltseal.lock"
-VERSION: Final = 1
+VERSION: Final = 2
+"""The newest version of the format that is read and written."""
 
 SECOND_US: Final = 1_000_000
 
@@ -43,6 +50,24 @@ class Use(NamedTuple):
     at: str
 
 
+class WrittenPin(NamedTuple):
+    """A digest that `boltseal pin` wrote into a file: the `number`th reference at the position `at`, counted from 1.
+
+    `replaced`: the digest that was there before, which unpinning writes back; None for none.
+    """
+
+    file: str
+    at: str
+    number: int
+    digest: Digest
+    replaced: Digest | None = None
+
+    @property
+    def place(self) -> tuple[str, str, int]:
+        """Where it was written. A lock has at most one pin for each place."""
+        return self[:3]
+
+
 @dataclass(frozen=True, slots=True)
 class LockedImage:
     """A locked reference. `digest` None: a local build, which is in no registry.
@@ -61,12 +86,17 @@ class LockedImage:
     entry: int | None = None
 
     def __post_init__(self) -> None:
-        if (self.reference.tag is None) == (self.reference.digest is None):
-            raise LockInvalid(f"{self.reference} can't be locked; expected a tag, or a digest without a tag")
+        if self.reference.tag is None and self.reference.digest is None:
+            raise LockInvalid(f"{self.reference} can't be locked; expected a tag or a digest")
         if self.reference.digest is not None and self.digest != self.reference.digest:
             raise LockInvalid(f"{self.reference} names one digest and is locked to another")
         if self.first_seen_us % SECOND_US:
             raise LockInvalid(f"{self.reference}: times in a lock are whole seconds")
+
+    @property
+    def own_pin(self) -> bool:
+        """Whether it is an entry of tag and digest: a pin in files that differs from the tag's own entry."""
+        return self.reference.tag is not None and self.reference.digest is not None
 
     @property
     def local_build(self) -> bool:
@@ -92,11 +122,17 @@ class Lock:
 
     images: tuple[LockedImage, ...] = ()
     keys: Mapping[str, str] = field(default_factory=dict)
+    pins: tuple[WrittenPin, ...] = ()
+
+    @property
+    def version(self) -> int:
+        """The lowest version of the format that can express this lock."""
+        return VERSION if self.pins or any(image.own_pin for image in self.images) else 1
 
     def find(self, reference: Reference) -> LockedImage | None:
-        """Return the entry of a reference, or None. A digest beside a tag is ignored."""
-        key = lock_key(reference)
-        return next((image for image in self.images if image.reference == key), None)
+        """Return the entry of a reference, or None: that of its tag and digest if there is one, else that of its tag."""
+        found = (image for image in self.images if image.reference in (reference, lock_key(reference)))
+        return max(found, key=lambda image: image.own_pin, default=None)
 
     def by_reference(self) -> Mapping[Reference, LockedImage]:
         """Return all entries by key (see `lock_key`)."""
@@ -109,24 +145,31 @@ def lock_key(reference: Reference) -> Reference:
 
 
 def key_in(reference: Reference, known: Mapping[Reference, LockedImage], *, same: bool = False) -> Reference:
-    """Return the key of a reference in this lock.
+    """Return the key of a reference in this lock: tag and digest if the lock has this entry, else as `lock_key`.
 
     Pinning a name without a tag leaves only the digest in the file. Such a digest has the key `latest`, if the lock
     contains that and not the digest itself. `same`: only if `latest` is locked to this digest.
     """
+    if reference in known:
+        return reference
     key = lock_key(reference)
-    if key.digest is None or key in known:
+    if key.digest is None:
         return key
     latest = key.by_tag
     use_latest = latest in known and (not same or known[latest].digest == key.digest)
     return latest if use_latest else key
 
 
-def sorted_lock(images: Iterable[LockedImage], keys: Mapping[str, str]) -> Lock:
+def sorted_lock(images: Iterable[LockedImage], keys: Mapping[str, str], pins: Iterable[WrittenPin] = ()) -> Lock:
     """Return a lock in canonical order: sorted, without duplicates, with only the keys of registries in use."""
     ordered = sorted((_sorted(image) for image in images), key=lambda image: str(image.reference))
     registries = {image.reference.registry for image in ordered}
-    return Lock(tuple(ordered), {name: keys[name] for name in sorted(keys) if name in registries})
+    by_place = {pin.place: pin for pin in pins}
+    return Lock(
+        tuple(ordered),
+        {name: keys[name] for name in sorted(keys) if name in registries},
+        tuple(pin for _, pin in sorted(by_place.items())),
+    )
 
 
 def _sorted(image: LockedImage) -> LockedImage:

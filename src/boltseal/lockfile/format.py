@@ -1,7 +1,10 @@
 """Write a lock as text, in one canonical form that is easy to review in a diff. Pure.
 
     # comment
-    version = 1
+    version = 2                                the lowest that the content needs (see `document`)
+
+    pins = [ { file = "Dockerfile", at = "FROM", number = 2, digest = "sha256:...", replaced = "sha256:..." }, ... ]
+                                               digests that `boltseal pin` wrote, one a line; sorted by place
 
     [keys]                                     only where a registry has a ledger key
     "registry.example.com" = "registry.example.com+1a2b3c4d+AQ..."
@@ -23,12 +26,13 @@ The text does not depend on when or where it was written: the same lock always h
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from datetime import UTC, datetime
 from typing import Final
 
-from boltseal.lockfile.document import SECOND_US, VERSION, Lock, LockedImage, LockedPlatform, sorted_lock
-from boltseal.oci.reference import HUB
+from boltseal.lockfile.document import SECOND_US, Lock, LockedImage, LockedPlatform, WrittenPin, sorted_lock
+from boltseal.lockfile.merge import MergedLock
+from boltseal.oci.reference import HUB, Reference
 
 _HEAD: Final = (
     "# The digests that the image references of this project resolve to. Written by `boltseal lock`, to be committed.\n"
@@ -38,18 +42,54 @@ _HEAD: Final = (
 
 def format_lock(lock: Lock) -> str:
     """Return the text of a lock. `parse_lock` reads it back as the same lock, sorted."""
-    lock = sorted_lock(lock.images, lock.keys)
-    return _HEAD + "\n".join(_lines(lock)) + "\n"
+    return _text_of(lock, {}, {})
 
 
-def _lines(lock: Lock) -> Iterator[str]:
-    yield f"version = {VERSION}"
+def format_merged(merged: MergedLock) -> str:
+    """Return the text of a merge; each conflict has both sides between git's marks, so that it is not read as a lock."""
+    return _text_of(merged.lock, merged.theirs, merged.their_keys)
+
+
+def _text_of(lock: Lock, theirs: Mapping[Reference, LockedImage], their_keys: Mapping[str, str]) -> str:
+    lock = sorted_lock(lock.images, lock.keys, lock.pins)
+    return _HEAD + "\n".join(_lines(lock, theirs, their_keys)) + "\n"
+
+
+def _lines(lock: Lock, theirs: Mapping[Reference, LockedImage], their_keys: Mapping[str, str]) -> Iterator[str]:
+    yield f"version = {lock.version}"
+    if lock.pins:
+        yield ""
+        yield from _list("pins", map(_pin, lock.pins))
     if lock.keys:
         yield from ("", "[keys]")
-        yield from (f"{_text(name)} = {_text(key)}" for name, key in lock.keys.items())
+        for name, key in lock.keys.items():
+            yield from _sides([_key(name, key)], [_key(name, their_keys[name])] if name in their_keys else [])
     for image in lock.images:
-        yield from ("", "[[image]]")
-        yield from _image(image)
+        yield ""
+        other = theirs.get(image.reference)
+        yield from _sides(image_lines(image), [] if other is None else image_lines(other))
+
+
+def _sides(ours: Iterable[str], theirs: Iterable[str]) -> Iterator[str]:
+    """Yield lines, between marks if there are others."""
+    others = [*theirs]
+    yield from ("<<<<<<< ours", *ours, "=======", *others, ">>>>>>> theirs") if others else ours
+
+
+def _key(name: str, key: str) -> str:
+    return f"{_text(name)} = {_text(key)}"
+
+
+def image_lines(image: LockedImage) -> Iterator[str]:
+    """Yield the lines of one entry, without line ends."""
+    yield "[[image]]"
+    yield from _image(image)
+
+
+def _pin(pin: WrittenPin) -> str:
+    number = f", number = {pin.number}" if pin.number > 1 else ""
+    replaced = "" if pin.replaced is None else f", replaced = {_text(str(pin.replaced))}"
+    return f"{{ file = {_text(pin.file)}, at = {_text(pin.at)}{number}, digest = {_text(str(pin.digest))}{replaced} }}"
 
 
 def _image(image: LockedImage) -> Iterator[str]:

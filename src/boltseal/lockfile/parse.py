@@ -3,7 +3,7 @@
 1. It is UTF-8 and TOML of a limited size, without a merge conflict.
 2. Its version is known; a newer one is refused rather than read in part.
 3. Every table has the required keys and no unknown ones; every value has the type of its key.
-4. No reference occurs twice, and none is locked to another digest than the one that it names.
+4. No reference and no place of a pin occurs twice, and none is locked to another digest than the one that it names.
 
 A writer of the lock decides what is deployed, so changes to it must be reviewed. But a lock can't make boltseal
 contact a host or run a program, or send control characters to the terminal.
@@ -13,9 +13,9 @@ from __future__ import annotations
 
 import re
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
-from typing import Any, Final, NoReturn
+from typing import Any, Final, NoReturn, TypeVar
 
 from boltseal.errors import BoltsealError, quote
 from boltseal.lockfile.document import (
@@ -27,10 +27,13 @@ from boltseal.lockfile.document import (
     LockedPlatform,
     LockInvalid,
     Use,
+    WrittenPin,
     sorted_lock,
 )
 from boltseal.oci.digest import Digest
 from boltseal.oci.reference import Reference
+
+T = TypeVar("T")
 
 MAX_LOCK_BYTES: Final = 32 * 1024 * 1024
 MAX_TEXT: Final = 4096
@@ -52,6 +55,9 @@ _IMAGE: Final = {
 }
 _USE: Final = {"file": str, "at": str}
 _PLATFORM: Final = {"platform": str, "manifest": str, "image": str}
+_PIN: Final = {"file": str, "at": str, "number": int, "digest": str, "replaced": str}
+_TABLES: Final = {1: {"keys", "image"}, 2: {"keys", "image", "pins"}}
+"""The top-level keys of each version."""
 _TYPE_NAMES: Final = {
     str: "a text",
     bool: "true or false",
@@ -73,29 +79,30 @@ def parse_lock(raw: bytes) -> Lock:
 def _lock(document: dict[str, Any]) -> Lock:
     # 2
     if "version" not in document:
-        _refuse(f"it has no version: the file may be empty or truncated; expected `version = {VERSION}`")
+        _refuse("it has no version: the file may be empty or truncated; expected `version = 1` or `2`")
     version = document.pop("version")
     if type(version) is not int or version < 1:
-        _refuse(f"version is {quote(str(version))}; expected {VERSION}")
+        _refuse(f"version is {quote(str(version))}; expected 1 to {VERSION}")
     if version > VERSION:
         _refuse(f"it has version {version}, but this boltseal reads up to {VERSION}; use a newer boltseal")
     # 3
-    unknown = set(document) - {"keys", "image"}
+    unknown = set(document) - _TABLES[version]
     if unknown:
         _refuse(f"unknown key {quote(min(unknown))}")
-    images = []
-    for number, table in enumerate(_tables(document, "image"), 1):
-        try:
-            images.append(_image(table))
-        except BoltsealError as error:
-            raise LockInvalid(f"image {number}: {error.message}") from error
+    images = [*_each(document, "image", _image if version > 1 else _image_of_version_1)]
+    pins = [*_each(document, "pins", _pin)]
     # 4
     seen: set[Reference] = set()
     for image in images:
         if image.reference in seen:
             _refuse(f"{image.reference} occurs twice; remove one of the two, or run `boltseal lock`")
         seen.add(image.reference)
-    return sorted_lock(images, _keys(document.get("keys", {})))
+    places = set()
+    for pin in pins:
+        if pin.place in places:
+            _refuse(f"pins: {quote(pin.file)} has two at {quote(pin.at)}; remove one of them")
+        places.add(pin.place)
+    return sorted_lock(images, _keys(document.get("keys", {})), pins)
 
 
 def _document(raw: bytes) -> dict[str, Any]:
@@ -108,13 +115,30 @@ def _document(raw: bytes) -> dict[str, Any]:
     conflict = _CONFLICT.search(text)
     if conflict is not None:
         line = text.count("\n", 0, conflict.start()) + 1
-        _refuse(f"line {line} is a merge conflict; take one side completely, then run `boltseal lock`")
+        _refuse(
+            f"line {line} is a merge conflict; run `boltseal lock --merge`, or keep one of the two sides and run `boltseal lock`"
+        )
     try:
         return tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise LockInvalid(f"not TOML: {quote(str(error), 200)[1:-1]}") from error
     except (RecursionError, ValueError) as error:  # nested too deeply; an invalid date or number
         raise LockInvalid(f"not TOML: {type(error).__name__}") from error
+
+
+def _each(document: Mapping[str, Any], key: str, parse: Callable[[Mapping[str, Any]], T]) -> Iterator[T]:
+    for number, table in enumerate(_tables(document, key), 1):
+        try:
+            yield parse(table)
+        except BoltsealError as error:
+            raise LockInvalid(f"{key} {number}: {error.message}") from error
+
+
+def _image_of_version_1(table: Mapping[str, Any]) -> LockedImage:
+    image = _image(table)
+    if image.own_pin:
+        _refuse(f"{image.reference} has a tag and a digest, which needs version 2")
+    return image
 
 
 def _image(table: Mapping[str, Any]) -> LockedImage:
@@ -145,6 +169,20 @@ def _platform(table: Mapping[str, Any]) -> LockedPlatform:
     image = table.get("image")
     return LockedPlatform(
         table["platform"], Digest.parse(table["manifest"]), None if image is None else Digest.parse(image)
+    )
+
+
+def _pin(table: Mapping[str, Any]) -> WrittenPin:
+    _check(table, "", _PIN, ("file", "at", "digest"))
+    number, replaced = table.get("number", 1), table.get("replaced")
+    if not 1 <= number < 2**31:
+        _refuse(f"number is {number}; expected 1 or more")
+    return WrittenPin(
+        table["file"],
+        table["at"],
+        number,
+        Digest.parse(table["digest"]),
+        None if replaced is None else Digest.parse(replaced),
     )
 
 

@@ -15,6 +15,8 @@ from boltseal.files.atomic_files import Disk
 from boltseal.lockfile.document import LOCK_NAME, Lock, LockInvalid
 from boltseal.lockfile.format import format_lock
 from boltseal.lockfile.parse import MAX_LOCK_BYTES, parse_lock
+from boltseal.project.edits import FileEdit
+from boltseal.project.source_files import SourceFile
 
 _NEW_MODE: Final = 0o644  # not secret, and every user who builds the project must read it
 
@@ -27,6 +29,20 @@ def read_lock(root: Path) -> Lock | None:
     """Return a project's lock, or None if it has none. Raises: LockInvalid: it can't be read."""
     raw = _read(root / LOCK_NAME)
     return None if raw is None else parse_lock(raw)
+
+
+def lock_edit(root: Path, before: Lock, after: Lock) -> FileEdit | None:
+    """Return the edit of the lock file that makes it `after`; None if its content stays.
+
+    Raises: LockInvalid: the lock on the disk can't be read, or is no longer `before`.
+    """
+    raw = _read(root / LOCK_NAME)
+    if raw is None or parse_lock(raw) != before:
+        raise LockInvalid(f"{LOCK_NAME} changed while boltseal worked on it; run the command again")
+    text = format_lock(after)
+    if before == after:
+        return None
+    return FileEdit(SourceFile(LOCK_NAME, raw.decode("utf-8-sig"), raw), SourceFile(LOCK_NAME, text, text.encode()))
 
 
 def _read(path: Path) -> bytes | None:
@@ -50,9 +66,16 @@ def write_lock(root: Path, lock: Lock, disk: Disk = Disk()) -> bool:  # noqa: B0
     Steps: write beside it with its mode; fsync; rename over it; fsync the folder.
     Raises: LockNotWritten: the disk refused. LockInvalid: the existing lock can't be read.
     """
-    path, text = root / LOCK_NAME, format_lock(lock).encode()
-    if _without_head(_read(path)) == _without_head(text):
+    text = format_lock(lock).encode()
+    if _without_head(_read(root / LOCK_NAME)) == _without_head(text):
         return False
+    write_lock_text(root, text, disk)
+    return True
+
+
+def write_lock_text(root: Path, text: bytes, disk: Disk = Disk()) -> None:  # noqa: B008 - it has no state
+    """Write the text of a lock into the project, by the steps of `write_lock`. Raises: LockNotWritten."""
+    path = root / LOCK_NAME
     temporary = f"{path}.{os.urandom(6).hex()}.new"
     try:
         fd = disk.create(temporary)
@@ -67,7 +90,11 @@ def write_lock(root: Path, lock: Lock, disk: Disk = Disk()) -> bool:  # noqa: B0
     except OSError as error:
         Path(temporary).unlink(missing_ok=True)
         raise LockNotWritten(f"{path} can't be written: {error.strerror}; run the command again") from error
-    return True
+
+
+def read_lock_text(root: Path) -> bytes | None:
+    """Return the text of a project's lock, which may have conflict marks; None if it has none. Raises: LockInvalid."""
+    return _read(root / LOCK_NAME)
 
 
 def _without_head(text: bytes | None) -> bytes | None:

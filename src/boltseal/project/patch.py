@@ -1,14 +1,16 @@
 """Write the edits of files as a patch that `git apply` and `patch -p1` take. Pure.
 
 Applied, the patch gives exactly the bytes that `pin --write` writes: lines end at a line feed only, a carriage return
-belongs to its line, and a last line without a line feed is marked as git marks it. An edit replaces text within lines,
-so the two texts have the same number of lines, and line n of one is compared with line n of the other.
+belongs to its line, and a last line without a line feed is marked as git marks it. An edit of a project's file replaces
+text within lines, so the two texts have the same number of lines, and line n of one is compared with line n of the
+other. Only in the lock, lines are added and removed.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from itertools import pairwise
+from difflib import unified_diff
+from itertools import islice, pairwise
 from typing import Final
 
 from boltseal.project.edits import FileEdit
@@ -25,13 +27,15 @@ _ESCAPES: Final = {
 def patch_lines(change: FileEdit) -> Iterator[str]:
     """Yield the lines of a file's patch, each with its line end; none if the texts are equal."""
     old, new = _lines(change.before.raw), _lines(change.after.raw)
-    if len(old) != len(new):
-        raise AssertionError(f"{change.path}: an edit never adds or removes a line")
-    changed = [number for number, (was, now) in enumerate(zip(old, new, strict=True)) if was != now]
-    if not changed:
+    if old == new:
         return
     yield f"--- {_name('a', change.path)}\n"
     yield f"+++ {_name('b', change.path)}\n"
+    if len(old) != len(new):
+        for line in islice(unified_diff(old, new, n=CONTEXT), 2, None):
+            yield from _marked("", line)
+        return
+    changed = [number for number, (was, now) in enumerate(zip(old, new, strict=True)) if was != now]
     for first, last in _hunks(changed):
         start, end = max(0, first - CONTEXT), min(len(old), last + 1 + CONTEXT)
         size = end - start

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from boltseal.client.registry_client import Resolved
 from boltseal.errors import BoltsealError
-from boltseal.lockfile.document import LOCK_NAME, Lock, LockedImage, key_in, lock_key
+from boltseal.lockfile.document import LOCK_NAME, Lock, LockedImage, WrittenPin, key_in, lock_key
 from boltseal.oci.digest import Digest
 from boltseal.oci.reference import Reference
 from boltseal.project.image_references import ImageReference
@@ -24,7 +24,9 @@ class PinStatus(StrEnum):
     PINNED = "pinned"
     """The digest is or would be written."""
     UNPINNED = "unpinned"
-    """The digest is or would be removed."""
+    """The digest is or would be removed, or the former one restored."""
+    FOREIGN = "foreign"
+    """The digest stays when the others are removed: the lock does not record that `boltseal pin` wrote it."""
     UNCHANGED = "unchanged"
     """The reference already has the right digest."""
     LOCAL_BUILD = "local-build"
@@ -83,19 +85,26 @@ def pins_by_tag(
     return pins
 
 
-def unpins(image_refs: Iterable[ImageReference]) -> list[Pin]:
-    """Remove the digest of each reference that can be edited."""
-    pins: list[Pin] = []
-    for image_ref in image_refs:
-        if image_ref.pinned is None:
-            pins.append(Pin(image_ref, PinStatus.UNCHANGED, "is not pinned"))
-        elif image_ref.edit_range is None:
-            pins.append(
-                Pin(image_ref, PinStatus.NO_PLACE, image_ref.override_only or "its digest can't be removed there")
-            )
-        else:
-            pins.append(Pin(image_ref, PinStatus.UNPINNED, f"was pinned to {image_ref.pinned}"))
-    return pins
+def unpins(
+    image_refs: Iterable[ImageReference], written: Mapping[ImageReference, WrittenPin], *, everything: bool = False
+) -> list[Pin]:
+    """Remove the digests that `boltseal pin` wrote, and restore those that it replaced.
+
+    `written`: what the lock records. `everything`: also remove the digests that it does not record.
+    """
+    return [_unpin(image_ref, written.get(image_ref), everything=everything) for image_ref in image_refs]
+
+
+def _unpin(image_ref: ImageReference, written: WrittenPin | None, *, everything: bool) -> Pin:
+    if image_ref.pinned is None:
+        return Pin(image_ref, PinStatus.UNCHANGED, "is not pinned")
+    if written is None and not everything:
+        return Pin(image_ref, PinStatus.FOREIGN, f"is pinned to {image_ref.pinned}, not by `boltseal pin`")
+    if image_ref.edit_range is None:
+        return Pin(image_ref, PinStatus.NO_PLACE, image_ref.override_only or "its digest can't be removed there")
+    former = None if written is None or everything else written.replaced
+    reason = f"was pinned to {image_ref.pinned}" + ("" if former is None else f", and to {former} before")
+    return Pin(image_ref, PinStatus.UNPINNED, reason, former)
 
 
 def _skipped(image_ref: ImageReference) -> Pin | None:

@@ -28,6 +28,7 @@ from boltseal.client.hosts import is_loopback
 from boltseal.client.registry_settings import RegistrySettings, parse_registries
 from boltseal.errors import Invalid, quote
 from boltseal.oci.reference import HUB, Repository
+from boltseal.project.ignored import IgnoreRule, parse_ignore
 
 if TYPE_CHECKING:
     from boltseal.policy.notifications import NotifySettings
@@ -86,13 +87,16 @@ class ClientSettings:
 
 @dataclass(frozen=True, slots=True)
 class ProjectSettings:
-    """A project's own settings. `exclude`: globs of files to skip. `strict`: the default of `verify --strict`.
+    """A project's own settings. `exclude`: globs of files to skip. `ignore`: references to leave out, with reasons.
+
+    `strict`: the default of `verify --strict`.
 
     `platforms`: as for `verify --platform`. `crds`: paths to images in resources, by kind (see
     `project.references.kubernetes`).
     """
 
     exclude: tuple[str, ...] = ()
+    ignore: tuple[IgnoreRule, ...] = ()
     strict: bool = False
     platforms: tuple[str, ...] = ()
     crds: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
@@ -108,7 +112,7 @@ class _Tables:
 
 
 _PROJECT: Final[Mapping[str, Mapping[str, type]]] = {
-    "lock": {"exclude": list},
+    "lock": {"exclude": list, "ignore": _Tables},
     "pin": {"crds": dict},
     "verify": {"strict": bool, "platforms": list},
     "deploy": {},
@@ -134,8 +138,16 @@ def project_settings(root: Path) -> ProjectSettings:
     for key, values in (listed | {f"[pin.crds] {quote(kind)}": paths for kind, paths in crds.items()}).items():
         if len(values) > MAX_LISTED:  # each is compared with every file or resource
             raise ProjectInvalid(f"{PROJECT_FILE}: {key} has {len(values)} entries; expected at most {MAX_LISTED}")
+    ignore = tables.get("lock", {}).get("ignore", [])
+    if not isinstance(ignore, list) or len(ignore) > MAX_LISTED:
+        raise ProjectInvalid(f"{PROJECT_FILE}: expected at most {MAX_LISTED} tables [[lock.ignore]]")
+    try:
+        rules = parse_ignore(ignore)
+    except Invalid as error:
+        raise ProjectInvalid(f"{PROJECT_FILE}: {error.message}") from error
     return ProjectSettings(
         exclude=tuple(exclude),
+        ignore=rules,
         strict=tables.get("verify", {}).get("strict", False),
         platforms=tuple(platforms),
         crds={kind: tuple(paths) for kind, paths in crds.items()},
