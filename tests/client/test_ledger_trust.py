@@ -6,6 +6,7 @@ import asyncio
 import json
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from boltseal.client.ledger_trust import (
@@ -265,6 +266,31 @@ def test_known_ledgers_can_be_listed_and_deleted(state: ClientState) -> None:
     assert sorted(listed) == sorted(hosts)
     assert (state.forget(HOST), state.forget(HOST)) == (True, False)
     assert state.known(HOST) is None
+
+
+@pytest.mark.parametrize(
+    "spelled", ["registry.example", "registry.example:443", "Registry.Example", "REGISTRY.example:443"]
+)
+@pytest.mark.parametrize("given", ["registry.example", "registry.example:443"])
+def test_every_spelling_of_a_registry_has_the_same_key(state: ClientState, given: str, spelled: str) -> None:
+    """A reference with the usual port, or in upper case, is no other registry, for which any key would be a first use."""
+    give_key(state, given, KEY, 1)
+    (known,) = state.all()
+
+    assert state.known(spelled) == msgspec.structs.replace(known, registry=spelled)
+    assert state.known("registry.example:5000") is None
+
+
+@pytest.mark.parametrize("spelled", ["registry.example", "registry.example:443"])
+def test_a_file_that_an_earlier_version_named_with_the_port_counts(state: ClientState, spelled: str) -> None:
+    """An earlier version kept the trust in a registry with the usual port in a file of its own, which is still read."""
+    give_key(state, "registry.example", KEY, 1)
+    (file,) = (state.folder / "trust").iterdir()
+    file.rename(file.with_name("registry.example%3A443.json"))
+
+    assert state.known(spelled) is not None
+    assert state.forget(spelled)
+    assert state.known(spelled) is None
 
 
 def test_the_folder_is_private(state: ClientState) -> None:

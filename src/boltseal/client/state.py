@@ -18,7 +18,7 @@
     STATE/outbox.db.lock              lock of the process that delivers them
     STATE/lock                        lock of the process that writes
 
-HOST is the registry's name as in a reference, in lower case, percent-encoded. A file is written under a temporary name, synced, and
+HOST is the registry's name as in a reference, in lower case, without `:443`, percent-encoded. A file is written under a temporary name, synced, and
 renamed. Folders have mode 0700, files 0600.
 """
 
@@ -27,7 +27,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -47,6 +47,7 @@ if TYPE_CHECKING:
     import sqlite3
 
 FORMAT: Final = 1
+DEFAULT_PORT: Final = ":443"
 MAX_FILE_BYTES: Final = 2_000_000
 WAIT_S: Final = 20.0
 """How long a database waits for another process that writes it."""
@@ -177,7 +178,11 @@ class ClientState:
         """Delete what is known of a registry; return whether something was known. Raises: StateUnusable."""
         with self.writing():
             existed = self._trust(registry).exists()
-            for path in (self._trust(registry), self._note(registry), self._none(registry)):
+            for path in (
+                *self._spelled("trust", registry, ".json"),
+                *self._spelled("checkpoints", registry, ".note"),
+                *self._spelled("checkpoints", registry, ".none"),
+            ):
                 path.unlink(missing_ok=True)
         return existed
 
@@ -212,19 +217,19 @@ class ClientState:
             raise StateUnusable(f"{self.folder} was written by a newer boltseal; this one reads format {FORMAT}")
 
     def _trust(self, registry: str) -> Path:
-        return self._of("trust", registry, ".json")
+        return _first(self._spelled("trust", registry, ".json"))
 
     def _note(self, registry: str) -> Path:
-        return self._of("checkpoints", registry, ".note")
+        return _first(self._spelled("checkpoints", registry, ".note"))
 
     def _none(self, registry: str) -> Path:
-        return self._of("checkpoints", registry, ".none")
+        return _first(self._spelled("checkpoints", registry, ".none"))
 
-    def _of(self, folder: str, registry: str, suffix: str) -> Path:
-        """Return a file of a registry. Its name may be written in upper case; earlier versions kept that."""
-        spelled = self.folder / folder / f"{_escaped(registry)}{suffix}"
-        lower = self.folder / folder / f"{_escaped(registry.lower())}{suffix}"
-        return spelled if spelled != lower and spelled.exists() and not lower.exists() else lower
+    def _spelled(self, folder: str, registry: str, suffix: str) -> list[Path]:
+        """Return the names that a registry's file may have; earlier versions kept upper case and the usual port."""
+        name = registry.lower().removesuffix(DEFAULT_PORT)
+        spellings = dict.fromkeys((name, f"{name}{DEFAULT_PORT}", registry))
+        return [self.folder / folder / f"{_escaped(each)}{suffix}" for each in spellings]
 
     @staticmethod
     def _read(path: Path) -> bytes | None:
@@ -279,6 +284,11 @@ class ClientState:
         if not path.is_dir():
             path.mkdir(mode=0o700, parents=True, exist_ok=True)
             Disk().sync_folder(os.fspath(path.parent))
+
+
+def _first(files: Sequence[Path]) -> Path:
+    """Return the first file that exists, else the first name."""
+    return next((each for each in files if each.exists()), files[0])
 
 
 def _escaped(registry: str) -> str:
