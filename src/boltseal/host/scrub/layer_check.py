@@ -26,6 +26,7 @@ from boltseal.host.scrub.mount_points import mounts_in_layer
 from boltseal.host.scrub.ownership import Ownership
 from boltseal.host.scrub.tar_header import Header, TarMalformed
 from boltseal.host.scrub.tar_split import entries
+from boltseal.host.scrub.unpacking_rules import DOCKER, UnpackingRules
 from boltseal.oci.digest import SHA256, Digest
 
 
@@ -36,6 +37,7 @@ class LayerFiles:
     `blob_start`, `blob_size`: the blob's part of the file `blob` in an archive, in bytes; size -1: to the end of the file.
     `manifest_size`: the blob's size in the manifest, -1 if unknown. `artifact`: the content is not a layer, so only the
     blob's digest is checked. `hint`: roughly how many bytes to read, from the store's metadata; it only distributes the work.
+    `rules`: how the engine unpacked it.
     """
 
     root: Path
@@ -50,6 +52,7 @@ class LayerFiles:
     artifact: bool = False
     ownership: Ownership = field(default_factory=Ownership)
     hint: int = 0
+    rules: UnpackingRules = DOCKER
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,7 +141,7 @@ def _split(
     """
     assert layer.tar_split is not None  # noqa: S101 - checked by the caller
     files, began_ns = FileReader(tree, count_read, from_disk=check_mode.from_disk), time.time_ns()
-    comparison = LayerComparison(tree, str(layer.diff_id), layer.ownership, files)
+    comparison = LayerComparison(tree, str(layer.diff_id), layer.ownership, files, layer.rules)
     with store.opened(layer.tar_split) as fd, open(fd, "rb", closefd=False) as split:
         if check_mode.quick:
             for _, header in entries(split):
@@ -158,7 +161,7 @@ def _split(
         if digest == layer.diff_id.hex:
             return _result(layer, comparison)
         os.lseek(fd, 0, os.SEEK_SET)
-        found = dict(suspects(split, digester.files, began_ns)) | digester.broken
+        found = dict(suspects(split, digester.files, began_ns, comparison.located)) | digester.broken
     more = [
         difference(DifferenceKind.CONTENT, path, "the content of the layer", got, str(layer.diff_id))
         for path, got in found.items()
@@ -208,7 +211,7 @@ def _blob(
     assert layer.blob is not None  # noqa: S101 - a layer without a tar-split has a blob
     name, digest = str(layer.diff_id), layer.blob_digest
     files = FileReader(tree or store, count_read, from_disk=check_mode.from_disk)
-    comparison = LayerComparison(tree, name, layer.ownership, files) if tree is not None else None
+    comparison = LayerComparison(tree, name, layer.ownership, files, layer.rules) if tree is not None else None
     wrong: list[Difference] = []
     with store.opened(layer.blob) as fd, open(fd, "rb", closefd=False, buffering=0) as raw:
         if check_mode.from_disk:

@@ -16,6 +16,7 @@ from boltseal.engines.safe_open import StoreMalformed, StoreMissing, StoreUnread
 from boltseal.host.scrub.differences import Difference, DifferenceKind, difference
 from boltseal.host.scrub.layer_check import LayerFiles
 from boltseal.host.scrub.plans import MAX_LAYERS, Allowance, ImagePlan, Init, chain_ids, diff_ids
+from boltseal.host.scrub.unpacking_rules import CONTAINERD, CONTAINERD_LOWEST
 from boltseal.oci.descriptor import Descriptor
 from boltseal.oci.digest import Digest
 from boltseal.oci.manifest import Manifest, ManifestInvalid
@@ -166,8 +167,9 @@ def _layers(
     layers = []
     for each, diff, folder in zip(described, diffs, folders, strict=True):
         if source.has(each.digest):
+            rules = CONTAINERD if folders[0] != folder else CONTAINERD_LOWEST
             layer = source.files(each.digest, diff, folder, artifact=False)
-            layers.append(source.allowance.once(replace(layer, manifest_size=each.size)))
+            layers.append(source.allowance.once(replace(layer, manifest_size=each.size, rules=rules)))
         elif not each.foreign:
             why = "its files can't be compared without it" if folder else "it was not pulled"
             unknown.append(f"the blob of layer {each.digest.short} is not in this store, and {why}")

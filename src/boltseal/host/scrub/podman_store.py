@@ -16,6 +16,7 @@ from boltseal.host.scrub.layer_folder import COPY, PODMAN_COPY, PODMAN_NAMES, co
 from boltseal.host.scrub.overlay_stack import check_stack
 from boltseal.host.scrub.ownership import IdMap, Ownership, is_confirmed, ownership_in
 from boltseal.host.scrub.plans import MAX_LAYERS, Allowance, ContainerPlan, ImagePlan, MappedCopy, StorePlan, diff_ids
+from boltseal.host.scrub.unpacking_rules import PODMAN
 from boltseal.oci.digest import Digest, DigestInvalid
 from boltseal.oci.manifest import ManifestInvalid
 
@@ -179,7 +180,9 @@ def _layers(
             owners = Ownership(_map(layer.uidmap), _map(layer.gidmap), unproven=_unproven_owners(f"layer {diff.short}"))
         hint = max(layer.diff_size, 0)
         files.append(
-            allowance.once(LayerFiles(store.root, diff, folder, split_at(layer.id), ownership=owners, hint=hint))
+            allowance.once(
+                LayerFiles(store.root, diff, folder, split_at(layer.id), ownership=owners, hint=hint, rules=PODMAN)
+            )
         )
     named = [str(diff) for diff in diffs]
     found += check_stack(store.files, BASE, [layer.id for layer in chain], named, unknown, PODMAN_NAMES)

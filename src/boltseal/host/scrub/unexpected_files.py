@@ -13,7 +13,7 @@ from boltseal.host.scrub.differences import DifferenceKind
 from boltseal.host.scrub.findings import Findings
 from boltseal.host.scrub.inodes import Inodes, describe_file, is_whiteout
 from boltseal.host.scrub.ownership import Ownership
-from boltseal.host.scrub.tar_header import IMPLIED_FOLDER
+from boltseal.host.scrub.tar_header import IMPLIED_FOLDER, Header
 
 _A_WHITEOUT: Final = "a whiteout, which hides the file of a lower layer"
 
@@ -27,10 +27,11 @@ class UnexpectedFiles:
         self._ownership = ownership
         self._findings = findings
 
-    def root(self) -> bool:
-        """Check the layer's own folder, which has no entry: not writable by all users, owned by root, without marks.
+    def root(self, header: Header | None = None) -> bool:
+        """Check the layer's own folder: not writable by all users, owned by root, without marks.
 
-        Returns whether this process can see overlayfs marks at all.
+        `header`: the entry that sets its owner and mode, if there is one. Returns whether this process can see overlayfs
+        marks at all.
         """
         attributes = self._inodes.attributes
         try:
@@ -46,10 +47,11 @@ class UnexpectedFiles:
                 "overlayfs marks (trusted.overlay.*) are not visible to this process; CAP_SYS_ADMIN is needed"
             )
         owner = self._ownership.users.outside(0)
-        if found.st_uid != owner:
+        if found.st_uid not in (owner, self._inodes.owner(header.traits.owner)[0] if header is not None else owner):
             self._findings.add(DifferenceKind.OWNER, b"", f"{owner}", f"{found.st_uid}")
-        if stat.S_IMODE(found.st_mode) & 0o002 and not found.st_mode & stat.S_ISVTX:
-            expected, got = "a root folder that is not world-writable", f"{stat.S_IMODE(found.st_mode):04o}"
+        mode = stat.S_IMODE(found.st_mode)
+        if mode & 0o002 and not mode & stat.S_ISVTX and (header is None or mode != header.mode & 0o7777):
+            expected, got = "a root folder that is not world-writable", f"{mode:04o}"
             self._findings.add(DifferenceKind.MODE, b"", expected, got)
         for name in names:
             if name in OPAQUE_MARKS:
@@ -59,15 +61,18 @@ class UnexpectedFiles:
                 self._findings.add(DifferenceKind.XATTR, b"", f"{name}=none", f"{name}={got}")
         return seen
 
-    def whiteouts(self, folder: bytes, hidden: Iterable[bytes], left: dict[bytes, bool]) -> None:
-        """Check the whiteouts of the tar in a folder, and remove their names from `left`, the names without an entry."""
+    def whiteouts(self, folder: bytes, hidden: Iterable[bytes], left: dict[bytes, bool], *, written: bool) -> None:
+        """Check the whiteouts of the tar in a folder, and remove their names from `left`, the names without an entry.
+
+        `written`: whether the engine must have written them.
+        """
         for name in hidden:
             path = folder + b"/" + name if folder else name
             on_list = left.pop(name, None) is not None
             try:
                 found = self._tree.stat(path)
             except StoreMissing:
-                if not self._findings.has(path, DifferenceKind.MISSING):
+                if written and not self._findings.has(path, DifferenceKind.MISSING):
                     self._findings.add(DifferenceKind.WHITEOUT, path, _A_WHITEOUT, "nothing")
                 continue
             except (StoreMalformed, StoreUnreadable) as error:
@@ -86,18 +91,23 @@ class UnexpectedFiles:
                     DifferenceKind.OPAQUE, path, "an opaque mark, which hides all of lower layers", "none"
                 )
 
-    def report_unexpected(self, folder: bytes, left: Mapping[bytes, bool] | None, *, implied: bool) -> None:
-        """Report the unexpected files in a folder. `left`: its names without an entry, None if it was not listed yet."""
+    def report_unexpected(
+        self, folder: bytes, left: Mapping[bytes, bool] | None, implied: Mapping[bytes, bytes] | None
+    ) -> None:
+        """Report the unexpected files in a folder. `left`: its names without an entry, None if it was not listed yet.
+
+        `implied`: the attributes of a folder without an entry, None for one with an entry.
+        """
         try:
-            if implied:
+            if implied is not None:
                 found = self._tree.stat(folder)
                 if not stat.S_ISDIR(found.st_mode):
                     self._findings.add(DifferenceKind.TYPE, folder, "folder", describe_file(found))
                     return
-                self._inodes.check_implied_folder(folder, IMPLIED_FOLDER, found)
+                self._inodes.check_implied_folder(folder, IMPLIED_FOLDER._replace(xattrs=dict(implied)), found)
             left = self._tree.listed(folder) if left is None else left
         except StoreMissing:
-            if implied:
+            if implied is not None:
                 self._findings.add(DifferenceKind.MISSING, folder, "folder", "nothing")
             return
         except TooManyNames as error:
