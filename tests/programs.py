@@ -12,6 +12,7 @@ from collections.abc import Mapping
 
 #: Program -> its Debian package. `scripts/test-packages` installs them.
 PACKAGES = {
+    "bsdtar": "libarchive-tools",
     "buildah": "buildah",
     "busybox": "busybox-static",
     "caddy": "caddy",
@@ -22,6 +23,7 @@ PACKAGES = {
     "docker": "docker-cli",
     "docker-compose": "docker-compose",
     "dockerd": "docker.io",
+    "git": "git",
     "go": "golang-go",
     "jq": "jq",
     "kubectl": "kubernetes-client",
@@ -32,6 +34,7 @@ PACKAGES = {
     "podman": "podman",
     "skopeo": "skopeo",
     "setpriv": "util-linux",
+    "tar": "tar",
     "ssh": "openssh-client",
     "sshd": "openssh-server",
     "promtool": "prometheus",

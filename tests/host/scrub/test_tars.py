@@ -212,8 +212,8 @@ def test_any_bytes_are_a_header_or_refused(raw: bytes) -> None:
 
 
 @given(st.lists(st.sampled_from([b"", b".", b"..", b"a", b"..b", b"c"]), max_size=8))
-def test_no_name_points_out_of_its_layer(parts: list[bytes]) -> None:
-    """However a name is written, its path is relative, within the layer, and without parts that lead up."""
+def test_no_name_is_outside_of_its_layer(parts: list[bytes]) -> None:
+    """However a name is written, its path is relative, within the layer, and without `..`."""
     path = clean(b"/".join(parts))
 
     assert not path.startswith(b"/")

@@ -10,12 +10,23 @@ from __future__ import annotations
 import errno
 import os
 import stat
-import struct
 from collections.abc import Mapping
 from typing import Final, NamedTuple
 
 from boltseal.engines.safe_open import SafeFolder, StoreUnreadable, explained
 from boltseal.host.scrub.differences import DifferenceKind
+from boltseal.host.scrub.entry_attributes import (
+    ACCESS_LIST,
+    DEFAULT_LIST,
+    GROUP,
+    GROUP_OBJ,
+    MASK,
+    OTHER,
+    USER,
+    USER_OBJ,
+    gives_rights,
+    list_entries,
+)
 
 OPAQUE_MARKS: Final = frozenset({"trusted.overlay.opaque", "user.overlay.opaque"})
 OVERLAYFS_PREFIXES: Final = ("trusted.overlay.", "user.overlay.")
@@ -27,10 +38,7 @@ _OVERLAYFS_RECORDS: Final = frozenset(
 )
 IGNORED: Final = _HOST_ATTRIBUTES | _OVERLAYFS_RECORDS
 CAPABILITY: Final = "security.capability"
-_ACL: Final = "system.posix_acl_access"
-_ACL_ENTRY: Final = struct.Struct("<HHI")
-"""Tag, permissions and id (linux/posix_acl_xattr.h), after a version of four bytes."""
-_USER_OBJ, _GROUP_OBJ, _MASK, _OTHER = 0x01, 0x04, 0x10, 0x20
+_LISTS: Final = (ACCESS_LIST, DEFAULT_LIST)
 
 
 class AttributeDifference(NamedTuple):
@@ -42,11 +50,18 @@ class AttributeDifference(NamedTuple):
 
 
 class Attributes:
-    """The extended attributes of the files of one folder. `opaque`: folders with an opaque mark that were met so far."""
+    """The extended attributes of the files of one folder.
 
-    def __init__(self, tree: SafeFolder) -> None:
+    `opaque`: folders with an opaque mark that were met so far. `built`: the folder is that of a build container; its tar
+    does not have the attributes of its files, capabilities excepted. `unproven`: paths of such a folder that were met with
+    an access control list that gives rights.
+    """
+
+    def __init__(self, tree: SafeFolder, *, built: bool = False) -> None:
         self.opaque: set[bytes] = set()
+        self.unproven: set[bytes] = set()
         self._tree = tree
+        self._built = built
 
     def at(self, path: bytes) -> bytes:
         """Return a path for the xattr system calls, which take no folder descriptor: through /proc, following no link."""
@@ -71,6 +86,8 @@ class Attributes:
             got = self.value(path, at, name) if name in names else None
             if name in OPAQUE_MARKS and stat.S_ISDIR(found.st_mode) and got == b"y":
                 self.opaque.add(path)
+            elif self._built and name not in wanted and got is not None and self._stays(path, name, got):
+                continue
             elif not _same(name, wanted.get(name), got, found):
                 kind = DifferenceKind.CAPABILITY if name == CAPABILITY else DifferenceKind.XATTR
                 differing.append(
@@ -79,6 +96,18 @@ class Attributes:
                     )
                 )
         return differing
+
+    def _stays(self, path: bytes, name: str, value: bytes) -> bool:
+        """Return whether a build can leave an attribute that its tar does not have, and collect the path if it gives rights.
+
+        The kernel ignores `user.` and `trusted.` attributes, those of overlayfs excepted, and Docker's tar has capabilities.
+        An access control list that gives no rights beyond the mode, which is compared, changes nothing either.
+        """
+        if name in _LISTS:
+            if gives_rights(value):
+                self.unproven.add(path)
+            return True
+        return name.startswith(("user.", "trusted.")) and not name.startswith(OVERLAYFS_PREFIXES)
 
     def names(self, path: bytes, at: bytes | int) -> list[str]:
         """Return the names of all attributes."""
@@ -116,22 +145,29 @@ def _same(name: str, expected: bytes | None, got: bytes | None, found: os.stat_r
     if expected is None:
         return False
     if got is None:  # the kernel allows these on files and folders only; engines ignore the failure
-        return name.startswith("user.") and not (stat.S_ISREG(found.st_mode) or stat.S_ISDIR(found.st_mode))
-    if name == _ACL:
-        return _without_mode(expected) == _without_mode(got)
+        return name.startswith(("user.", "trusted.")) and not (
+            stat.S_ISREG(found.st_mode) or stat.S_ISDIR(found.st_mode)
+        )
+    if name in _LISTS:
+        return _without_mode(name, expected) == _without_mode(name, got)
     return name == CAPABILITY and same_capability(expected, got)
 
 
-def _without_mode(acl: bytes) -> tuple[bytes, tuple[tuple[int, int, int], ...]]:
+def _without_mode(name: str, value: bytes) -> tuple[bytes, list[tuple[int, int, int]]]:
     """Return an access control list without the permissions that repeat the file's mode; other values unchanged.
 
     The kernel keeps them equal: a chmod, which engines do last, writes the mode into the list. The mode is compared itself.
+    Only entries of named users and groups have an id.
     """
-    if len(acl) % _ACL_ENTRY.size != 4:
-        return acl, ()
-    entries = list(_ACL_ENTRY.iter_unpack(acl[4:]))
-    of_the_mode = {_USER_OBJ, _OTHER, _MASK if any(tag == _MASK for tag, _, _ in entries) else _GROUP_OBJ}
-    return acl[:4], tuple((tag, 0 if tag in of_the_mode else rights, id_) for tag, rights, id_ in entries)
+    entries = list(list_entries(value))
+    if not entries:
+        return value, []
+    of_the_mode = {USER_OBJ, OTHER, MASK if any(tag == MASK for tag, _, _ in entries) else GROUP_OBJ}
+    if name == DEFAULT_LIST:
+        of_the_mode = set()
+    return value[:4], [
+        (tag, 0 if tag in of_the_mode else rights, id_ if tag in (USER, GROUP) else 0) for tag, rights, id_ in entries
+    ]
 
 
 def same_capability(expected: bytes, got: bytes) -> bool:

@@ -26,12 +26,15 @@ from boltseal.host.scrub.plans import (
     diff_ids,
     folders_in_use,
 )
+from boltseal.host.scrub.unpacking_rules import DOCKER, DOCKER_BUILT
 from boltseal.oci.digest import Digest
 
 NAME: Final = "docker"
 BASE: Final = b"overlay2"
 _REMAPPED: Final = re.compile(r"([1-9][0-9]{0,9})\.([1-9][0-9]{0,9})")
 _RANGE: Final = 65536
+_BY_BUILDKIT: Final = re.compile(r"[0-9a-z]{25}")
+"""The name of a folder that BuildKit created; those of unpacked layers have 64 hexadecimal digits."""
 
 
 def plan(root: Path) -> StorePlan:
@@ -189,9 +192,10 @@ def _layers(
             )
         folders.append(recorded.cache_id)
         folder = BASE + b"/" + recorded.cache_id.encode() + b"/diff"
+        rules = DOCKER_BUILT if _BY_BUILDKIT.fullmatch(recorded.cache_id) else DOCKER
         layers.append(
             allowance.once(LayerFiles(
-                store.root, diff, folder, at + b"/tar-split.json.gz", ownership=owners, hint=recorded.size
+                store.root, diff, folder, at + b"/tar-split.json.gz", ownership=owners, hint=recorded.size, rules=rules
             ))
         )  # fmt: skip
     named = [str(diff) for diff in diffs]

@@ -58,7 +58,7 @@ def make_fast_path(comparison: LayerComparison, digester: LayerDigester) -> Take
     """
     unpack, open_in, fstat, listxattr = FIELDS.unpack_from, digester.files.open_in, os.fstat, os.listxattr
     close, add_small, all_ignored = digester.files.close, digester.add_small, IGNORED.issuperset
-    cache = _InodeCache(comparison.inodes)
+    cache, folder_attributes = _InodeCache(comparison.inodes), comparison.attributes.folders
 
     def take(raw: bytes, pad: int, line: TarSplitLine) -> bool:
         field, mode_and_owner, size_field, mtime_field, rest = unpack(raw, pad)
@@ -71,6 +71,7 @@ def make_fast_path(comparison: LayerComparison, digester: LayerDigester) -> Take
             (spelled != comparison.spelled and not comparison.enter_known(spelled))
             or not comparison.here.get(name)
             or name[:1] == b"."  # whiteouts, among others
+            or folder_attributes  # new files may get some of them
             or size_field[11] > AFTER_NUMBER
             or mtime_field[11] > AFTER_NUMBER
             or not (cache.prefix + b"/" + field if cache.prefix else field).startswith(path + b"\0")

@@ -24,7 +24,7 @@ from boltseal.engines.safe_open import (
     explained,
     open_quietly,
 )
-from boltseal.host.scrub.tar_header import BLOCK, Header, TarMalformed, clean
+from boltseal.host.scrub.tar_header import BLOCK, Header, TarMalformed
 from boltseal.host.scrub.tar_split import SLOT, read
 
 PIECE_BYTES: Final = 256 * 1024
@@ -276,16 +276,18 @@ def guessed_map(fd: int, size: int, stored: int) -> tuple[bytes, list[tuple[int,
     return None
 
 
-def suspects(split: IO[bytes], files: FileReader, since_ns: int) -> Iterator[tuple[bytes, str]]:
+def suspects(
+    split: IO[bytes], files: FileReader, since_ns: int, located: Callable[[bytes], bytes]
+) -> Iterator[tuple[bytes, str]]:
     """Yield files whose CRC64 differs from the tar-split's, or that were written to since `since_ns`, each with what it is.
 
-    Unreadable files are skipped.
+    `located`: returns the path of an entry's name. Unreadable files are skipped.
     """
     for line in read(split):
         if line.type == SLOT and line.size > 0 and line.payload is not None:
             running = _Crc()
             try:
-                path = clean(line.path)
+                path = located(line.path)
                 written = files.tree.stat(path).st_ctime_ns > since_ns
                 files.feed(path, line.size, running)
             except (ChangedWhileRead, StoreMissing, StoreMalformed, StoreUnreadable, TarMalformed):

@@ -30,6 +30,7 @@ from typing import Final, NamedTuple, Self
 from boltseal.engines.safe_open import SafeFolder, StoreMalformed, StoreMissing
 from boltseal.host.scrub.attributes import IGNORED, Attributes
 from boltseal.host.scrub.differences import DifferenceKind
+from boltseal.host.scrub.entry_attributes import DEFAULT_LIST, mode_of_list
 from boltseal.host.scrub.findings import Findings
 from boltseal.host.scrub.inodes import describe_file
 from boltseal.host.scrub.merged_layers import OPEN_IN_ALL
@@ -87,8 +88,10 @@ class ImpliedFolderCheck:
     ) -> None:
         self._opened.close()
 
-    def check(self, path: bytes, findings: Findings, attributes: Attributes) -> bool:
+    def check(self, path: bytes, inherited: Mapping[bytes, bytes], findings: Findings, attributes: Attributes) -> bool:
         """Report what differs at one folder, and return whether it is a folder.
+
+        `inherited`: the attributes that the kernel gives a new folder there.
 
         Raises: StoreMissing, StoreUnreadable, StoreMalformed.
         """
@@ -99,7 +102,8 @@ class ImpliedFolderCheck:
         expected = self._expected(path)
         mode = stat.S_IMODE(found.st_mode)
         without = mode & ~expected.inherited_bits
-        if without != expected.mode and not (self._rule.by_umask and _is_by_umask(without)):
+        created = {expected.mode, expected.mode & ~0o777 | expected.mode & _rights_of(inherited)}
+        if without not in created and not (self._rule.by_umask and _is_by_umask(without)):
             findings.add(DifferenceKind.MODE, path, f"{expected.mode:04o}", f"{mode:04o}")
         if expected.user is None or expected.group is None:
             pass  # root has no ID in this store's map
@@ -107,7 +111,7 @@ class ImpliedFolderCheck:
             wanted = f"{expected.user}:{expected.group}"
             findings.add(DifferenceKind.OWNER, path, wanted, f"{found.st_uid}:{found.st_gid}")
         at = self._tree.folder(path)
-        copied = {
+        copied = dict(inherited) | {
             os.fsencode(name): expected.attributes[name]
             for name in (attributes.names(path, at) if expected.attributes else ())
             if name in expected.attributes
@@ -145,6 +149,12 @@ class ImpliedFolderCheck:
             for tree in self._below:
                 tree.open_folders = max(OPEN_IN_ALL // len(self._below), 2)
         return self._below
+
+
+def _rights_of(inherited: Mapping[bytes, bytes]) -> int:
+    """Return the rights that the default access control list of the folder above lets a new folder have, all without one."""
+    default = inherited.get(DEFAULT_LIST.encode())
+    return 0o777 if default is None else mode_of_list(default)
 
 
 def _is_by_umask(mode: int) -> bool:

@@ -90,8 +90,10 @@ class Opener(Protocol):
 class Inodes:
     """Compares the inodes of one folder. `attributes` collects the opaque marks that are met."""
 
-    def __init__(self, tree: SafeFolder, ownership: Ownership, findings: Findings, files: Opener) -> None:
-        self.attributes = Attributes(tree)
+    def __init__(
+        self, tree: SafeFolder, ownership: Ownership, findings: Findings, files: Opener, *, built: bool = False
+    ) -> None:
+        self.attributes = Attributes(tree, built=built)
         self._tree = tree
         self._ownership = ownership
         self._findings = findings
@@ -141,7 +143,7 @@ class Inodes:
             return (
                 found.st_mode == traits.mode & 0o7777 | stat.S_IFDIR
                 and found.st_dev == self._tree.device
-                and (found.st_uid, found.st_gid) == self._owner(traits.owner)
+                and (found.st_uid, found.st_gid) == self.owner(traits.owner)
                 and (found.st_mtime_ns if header.exact else found.st_mtime_ns // _NS * _NS) == header.mtime_ns
                 and not header.xattrs
                 and IGNORED.issuperset(os.listxattr(fd))
@@ -160,7 +162,7 @@ class Inodes:
 
     def plain_inode(self, traits: UnusualTraits) -> PlainInode:
         """Return the expected inode of a regular file with these traits, without its size and time."""
-        return traits.mode & 0o7777 | stat.S_IFREG, self._tree.device, 1, *self._owner(traits.owner)
+        return traits.mode & 0o7777 | stat.S_IFREG, self._tree.device, 1, *self.owner(traits.owner)
 
     def compare(self, path: bytes, header: Header, content: Content | None) -> None:
         """Report what differs.
@@ -313,11 +315,12 @@ class Inodes:
                 add(DifferenceKind.DEVICE, path, _numbers(header.traits.device), _numbers(device))
         return False
 
-    def _owner(self, inside: tuple[int, int]) -> tuple[int | None, int | None]:
+    def owner(self, inside: tuple[int, int]) -> tuple[int | None, int | None]:
         """Return the ids on disk of the user and group in a header, None for an unmapped id."""
         owner = self._owners.get(inside)
         if owner is None:
-            owner = self._ownership.users.outside(inside[0]), self._ownership.groups.outside(inside[1])
+            user, group = map(_as_chown, inside)
+            owner = self._ownership.users.outside(user), self._ownership.groups.outside(group)
             if len(self._owners) < _MAX_OWNERS:
                 self._owners[inside] = owner
         return owner
@@ -325,7 +328,11 @@ class Inodes:
     def _owner_mode_time(self, path: bytes, header: Header, found: os.stat_result) -> None:
         self._owner_and_mode(path, header, found)
         wanted, got = _times(header, found)
-        if not _same_time(wanted, got):
+        same = _same_time(wanted, got)
+        if not same and stat.S_ISLNK(found.st_mode):  # Docker and Podman compute these nanoseconds in 64 bits
+            wrapped = (header.mtime_ns + 2**63) % 2**64 - 2**63
+            same = _same_time(*_times(header._replace(mtime_ns=wrapped), found))
+        if not same:
             self._findings.add(DifferenceKind.MTIME, path, shown_time(wanted), shown_time(got))
 
     def _owner_and_mode(self, path: bytes, header: Header, found: os.stat_result) -> None:
@@ -333,7 +340,7 @@ class Inodes:
         mode = stat.S_IMODE(found.st_mode)
         if mode != header.mode & 0o7777 and not stat.S_ISLNK(found.st_mode):
             add(DifferenceKind.MODE, path, f"{header.mode & 0o7777:04o}", f"{mode:04o}")
-        owner = self._owner(header.traits.owner)
+        owner = self.owner(header.traits.owner)
         if None in owner:
             self._unmapped_owner(path, header, found)
         elif (found.st_uid, found.st_gid) != owner:
@@ -343,7 +350,7 @@ class Inodes:
         """Compare an owner without an id on this disk; with `ignore_chown_errors` the file keeps the unpacking user."""
         if not self._ownership.whole:
             self._findings.not_read(OWNERS_UNKNOWN)
-        elif self._ownership.devices or (found.st_uid, found.st_gid) != self._owner((0, 0)):
+        elif self._ownership.devices or (found.st_uid, found.st_gid) != self.owner((0, 0)):
             wanted = f"the store's user, as {header.uid}:{header.gid} is not mapped to an id"
             self._findings.add(DifferenceKind.OWNER, path, wanted, f"{found.st_uid}:{found.st_gid}")
 
@@ -353,6 +360,13 @@ class Inodes:
             self._findings.add(kind, path, expected, got)
 
 
+def _as_chown(number: int) -> int:
+    """Return the id that the chown system call sets: the lowest 32 bits; all ones leave the unpacking user, who is root."""
+    number &= _NO_CHANGE
+    return 0 if number == _NO_CHANGE else number
+
+
+_NO_CHANGE: Final = 0xFFFFFFFF
 _MAX_OWNERS: Final = 10_000
 OWNERS_UNKNOWN: Final = (
     "owners other than root can't be checked: the subordinate ids of this store's owner are not in etc/subuid and "

@@ -29,6 +29,7 @@ from boltseal.host.scrub.mount_points import mounts_in_layer
 from boltseal.host.scrub.ownership import Ownership
 from boltseal.host.scrub.tar_header import Header, TarMalformed
 from boltseal.host.scrub.tar_split import entries
+from boltseal.host.scrub.unpacking_rules import DOCKER, UnpackingRules
 from boltseal.oci.digest import SHA256, Digest
 
 BLOBS_UNREAD: Final = "blobs of layers (--quick does not read them)"
@@ -42,7 +43,7 @@ class LayerFiles:
     `blob_start`, `blob_size`: the blob's part of the file `blob` in an archive, in bytes; size -1: to the end of the file.
     `manifest_size`: the blob's size in the manifest, -1 if unknown. `artifact`: the content is not a layer, so only the
     blob's digest is checked. `hint`: roughly how many bytes to read, from the store's metadata; it only distributes the work.
-    `implied`: how the engine created folders without an entry.
+    `implied`: how the engine created folders without an entry. `rules`: how it unpacked the others.
     """
 
     root: Path
@@ -58,6 +59,7 @@ class LayerFiles:
     ownership: Ownership = field(default_factory=Ownership)
     hint: int = 0
     implied: ImpliedFolders = field(default_factory=ImpliedFolders)
+    rules: UnpackingRules = DOCKER
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,7 +144,7 @@ def _check(layer: LayerFiles, check_mode: CheckMode, count_read: CountRead) -> L
 
 def _comparison(layer: LayerFiles, tree: SafeFolder, files: FileReader) -> LayerComparison:
     implied = ImpliedFolderCheck(layer.root, layer.implied, tree, layer.ownership)
-    return LayerComparison(tree, str(layer.diff_id), layer.ownership, files, implied)
+    return LayerComparison(tree, str(layer.diff_id), layer.ownership, files, layer.rules, implied)
 
 
 def _split(
@@ -174,7 +176,7 @@ def _split(
         if digest == layer.diff_id.hex:
             return _result(layer, comparison)
         os.lseek(fd, 0, os.SEEK_SET)
-        found = dict(suspects(split, digester.files, began_ns)) | digester.broken
+        found = dict(suspects(split, digester.files, began_ns, comparison.located)) | digester.broken
     more = [
         difference(DifferenceKind.CONTENT, path, "the content of the layer", got, str(layer.diff_id))
         for path, got in found.items()
@@ -214,7 +216,7 @@ def _result(
         (*unknown, *found.unreadable),
         comparison.entries,
         frozenset(comparison.opaque_unexpected),
-        shared,
+        shared=shared,
     )
 
 

@@ -2,21 +2,24 @@
 
 The rules by which engines create files from tar entries, followed here and in `inodes`:
 
-1. Leading `/` and `./` of a name are removed. The root's own entry is ignored; the engine creates its folder.
+1. Leading `/` and `./` of a name are removed, and a path through a symbolic link of the tar is that of its target
+   (`tar_links`). The root's own entry `./` is ignored, as the engine creates its folder; Docker and Podman apply `/`.
 2. A later entry of the same name replaces an earlier one. A folder over a folder only takes the later attributes.
 3. A hard link is the inode of its target and takes the values of the link's header; the last header counts. Extended
    attributes are added to those of earlier headers, and none is removed (see `Inodes`).
 4. The engine creates folders that have no entry; `implied_folders` checks them.
-5. `.wh.NAME` is a whiteout: a character device 0:0 at NAME. `.wh..wh..opq` is an opaque mark on its folder. Other names
-   that begin with `.wh..wh.` create nothing. A whiteout of a name in the same layer refers to lower layers.
+5. `.wh.NAME` is a whiteout: a character device 0:0 at NAME, also for AUFS's `.wh..wh.aufs`. `.wh..wh..opq` is an opaque
+   mark on its folder. A whiteout of a name in the same layer refers to lower layers; one in a folder that the layer hides
+   creates nothing.
 6. Times are compared with the header's precision: nanoseconds only with PAX. Times before 1970 become 1970.
 7. Attributes that the host or overlayfs sets for its own use are ignored; those that change what a container sees (opaque,
-   redirect, metacopy, whiteout) never are.
+   redirect, metacopy, whiteout) never are. New files get access control lists from their folder (`entry_attributes`).
+8. Engines differ in some of these rules (`unpacking_rules`).
 
 A folder is listed when its first entry comes. Each entry removes its name from that list; names that remain are unexpected.
 
-Memory: the names of the layer's folders, the names in them without an entry so far, the attributes of hard-linked files, and
-the differences.
+Memory: the names of the layer's folders, the names in them without an entry so far, symbolic links, the attributes of
+folders and hard-linked files, and the differences.
 """
 
 from __future__ import annotations
@@ -24,17 +27,22 @@ from __future__ import annotations
 from typing import Final
 
 from boltseal.engines.safe_open import SafeFolder, StoreMalformed, StoreMissing, StoreUnreadable, TooManyNames, readable
+from boltseal.host.scrub.attributes import OPAQUE_MARKS
 from boltseal.host.scrub.differences import DifferenceKind
+from boltseal.host.scrub.entry_attributes import ACCESS_LIST, EntryAttributes, mode_of_list
 from boltseal.host.scrub.findings import Findings
 from boltseal.host.scrub.implied_folders import ImpliedFolderCheck, ImpliedFolders
 from boltseal.host.scrub.inodes import Content, Inodes, Opener, describe_kind
 from boltseal.host.scrub.ownership import Ownership
-from boltseal.host.scrub.tar_header import FOLDER, GLOBAL, Header, TarMalformed, clean
+from boltseal.host.scrub.tar_header import FOLDER, GLOBAL, HARDLINK, SYMLINK, Header, TarMalformed, clean
+from boltseal.host.scrub.tar_links import TarLinks
 from boltseal.host.scrub.unexpected_files import UnexpectedFiles
+from boltseal.host.scrub.unpacking_rules import DOCKER, UnpackingRules
 
 _WHITEOUT: Final = b".wh."
-_META: Final = b".wh..wh."
 _OPAQUE: Final = b".wh..wh..opq"
+_OPAQUE_MARKS: Final = frozenset(map(str.encode, OPAQUE_MARKS))
+_ACCESS: Final = ACCESS_LIST.encode()
 _DOTTED: Final = (b"", b".")
 MAX_ENTRIES: Final = 10_000_000
 MAX_WHITEOUTS: Final = 1_000_000
@@ -52,14 +60,19 @@ class LayerComparison:
         layer: str,
         ownership: Ownership,
         files: Opener,
+        rules: UnpackingRules = DOCKER,
         implied: ImpliedFolderCheck | None = None,
     ) -> None:
         self.findings = Findings(layer)
         self.entries = 0
         self._tree = tree
         self._ownership = ownership
+        self._rules = rules
+        self._links = TarLinks()
+        self._root: Header | None = None
+        self.attributes = EntryAttributes()
+        self.inodes = Inodes(tree, ownership, self.findings, files, built=rules.built)
         self._implied_check = implied or ImpliedFolderCheck(tree.root, ImpliedFolders(), tree, ownership)
-        self.inodes = Inodes(tree, ownership, self.findings, files)
         self.opaque_unexpected = self.inodes.attributes.opaque
         self._without_entry: dict[bytes, dict[bytes, bool] | None] = {b"": None}
         """Every folder of the tar, with the names in it that have no entry so far; None if it is not listed yet."""
@@ -84,9 +97,11 @@ class LayerComparison:
         if spelled != self.spelled or name[:1] in _DOTTED:  # most entries are in the folder of the previous one
             name = self._locate(header.name)
             if not name:
+                self._root_entry(header)
                 return
         path = self.above + b"/" + name if self.above else name
         is_plain = self.here.pop(name, None)
+        header = self._as_applied(path, header)
         try:
             if is_plain and self.inodes.plain_file(self.above, path, name, header, content):
                 return
@@ -106,6 +121,54 @@ class LayerComparison:
         self.entries += 1
         if self.entries > MAX_ENTRIES:
             raise TarMalformed(f"more than {MAX_ENTRIES} entries")
+
+    def _as_applied(self, path: bytes, header: Header) -> Header:
+        """Return a header with what the engine makes of it: all attributes of the file, and the target of a hard link."""
+        kind, rules, own = header.traits.kind, self._rules, header.xattrs
+        if not (own or self.attributes.folders or self._links.targets or kind == SYMLINK):
+            return header
+        if own:
+            own = {name: value for name, value in own.items() if rules.sets(name)}
+        if kind == FOLDER and any(own.get(mark) == b"y" for mark in _OPAQUE_MARKS):
+            self._opaque.add(path)
+            own = {name: value for name, value in own.items() if name not in _OPAQUE_MARKS}
+        if rules.acl_last and _ACCESS in own and kind not in (SYMLINK, HARDLINK):
+            mode = header.mode & ~0o777 | mode_of_list(own[_ACCESS])
+            header = header._replace(traits=header.traits._replace(mode=mode))
+        if kind == HARDLINK:
+            return header._replace(traits=header.traits._replace(link=self.located(header.link)), xattrs=own)
+        self._follow(path, header)
+        exists = kind == FOLDER and path in self._without_entry
+        return header._replace(xattrs=self.attributes.of(path, kind, own, exists=exists))
+
+    def _follow(self, path: bytes, header: Header) -> None:
+        """Record the symbolic link that an entry is, or that it replaces."""
+        if self._links.targets.pop(path, None) is not None:
+            self.spelled = None
+        if header.traits.kind == SYMLINK:
+            self._links.targets[path] = header.traits.link
+
+    def located(self, spelling: bytes) -> bytes:
+        """Return the path of a name in the tar, by the entries so far.
+
+        Raises: TarMalformed.
+        """
+        above, slash, name = clean(spelling).rpartition(b"/")
+        above = self._through_links(above)
+        return above + slash + name if above else name
+
+    def _through_links(self, folder: bytes) -> bytes:
+        """Return the path of a folder in the tar without symbolic links."""
+        if not self._links.targets or folder in self._without_entry:
+            return folder
+        return self._links.resolved(folder)
+
+    def _root_entry(self, header: Header) -> None:
+        """Take the values of the layer's own folder from an entry `/`, if the engine applies it."""
+        if self._rules.root_entry and header.kind == FOLDER and header.name.startswith(b"/"):
+            own = {name: value for name, value in header.xattrs.items() if self._rules.sets(name)}
+            self._root = header._replace(xattrs=own)
+            self.attributes.of(b"", FOLDER, own, exists=True)
 
     def _folder_matches(self, path: bytes, header: Header) -> bool:
         self._without_entry.setdefault(path, None)
@@ -140,7 +203,7 @@ class LayerComparison:
             self._whiteout(above, name)
             return b""
         if path:
-            self._enter(above)
+            self._enter(self._through_links(above))
             spelled, _, last = spelling.rpartition(b"/")
             self.spelled = spelled if last == name else None
         return name
@@ -180,6 +243,8 @@ class LayerComparison:
         for each in reversed(unknown):
             self._without_entry[each] = None
             self._implied.add(each)
+            if self.attributes.folders:
+                self.attributes.of(each, FOLDER, {}, exists=False)
             above, _, name = each.rpartition(b"/")
             self._listed(above).pop(name, None)
 
@@ -193,13 +258,17 @@ class LayerComparison:
                 self._implied.discard(below)
                 self._opaque.discard(below)
                 self._whiteouts.pop(below, None)
+                self.attributes.forget(below)
             self.spelled = None
 
     def _whiteout(self, above: bytes, name: bytes) -> None:
+        above = self._through_links(above)
+        if self._is_hidden(above):
+            return
         self._register_folder(above)
         if name == _OPAQUE:
             self._opaque.add(above)
-        elif not name.startswith(_META):
+        else:
             hidden = name[len(_WHITEOUT) :]
             if hidden in (b"", b".", b".."):
                 raise TarMalformed(f"a whiteout of {readable(hidden)!r}")
@@ -207,6 +276,14 @@ class LayerComparison:
             if self._hidden > MAX_WHITEOUTS:
                 raise TarMalformed(f"more than {MAX_WHITEOUTS} whiteouts")
             self._whiteouts.setdefault(above, set()).add(hidden)
+
+    def _is_hidden(self, folder: bytes) -> bool:
+        """Return whether a folder is in one that a whiteout of this layer hides."""
+        while folder not in self._without_entry:
+            folder, _, name = folder.rpartition(b"/")
+            if name in self._whiteouts.get(folder, ()):
+                return True
+        return False
 
     def differs(self, path: bytes) -> None:
         """Report that a file of the right size has other content; called by the caller that compares contents."""
@@ -225,11 +302,18 @@ class LayerComparison:
             self._finish(UnexpectedFiles(self._tree, self.inodes, self._ownership, self.findings, implied))
 
     def _finish(self, unexpected: UnexpectedFiles) -> None:
-        marks_seen = unexpected.root()
+        marks_seen = unexpected.root(self._root)
         for folder, hidden in self._whiteouts.items():
-            unexpected.whiteouts(folder, hidden, self._listed(folder))
-        if marks_seen:
+            unexpected.whiteouts(folder, hidden, self._listed(folder), written=self._rules.marks)
+        for folder, left in self._without_entry.items():
+            inherited = self.attributes.folder(folder) if folder in self._implied else None
+            unexpected.report_unexpected(folder, left, inherited)
+        if marks_seen and self._rules.marks:
             unexpected.missing_marks(self._opaque - self.opaque_unexpected)
         self.opaque_unexpected -= self._opaque
-        for folder, left in self._without_entry.items():
-            unexpected.report_unexpected(folder, left, implied=folder in self._implied)
+        if unproven := sorted(self.inodes.attributes.unproven):
+            self.findings.not_read(
+                f"{len(unproven)} files of layer {self.findings.layer} have access control lists that give rights and that its "
+                f"tar does not have, {readable(unproven[0])} among them: Docker keeps those of a build, and nothing outside of "
+                "the store confirms them"
+            )

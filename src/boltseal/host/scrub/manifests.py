@@ -17,6 +17,7 @@ from boltseal.host.scrub.differences import Difference, DifferenceKind, differen
 from boltseal.host.scrub.implied_folders import ImpliedFolders
 from boltseal.host.scrub.layer_check import LayerFiles
 from boltseal.host.scrub.plans import MAX_LAYERS, Allowance, ImagePlan, Init, chain_ids, diff_ids
+from boltseal.host.scrub.unpacking_rules import CONTAINERD, CONTAINERD_LOWEST
 from boltseal.oci.descriptor import Descriptor
 from boltseal.oci.digest import Digest
 from boltseal.oci.manifest import Manifest, ManifestInvalid
@@ -168,8 +169,11 @@ def _layers(
     below: tuple[bytes, ...] = ()
     for each, diff, folder in zip(described, diffs, folders, strict=True):
         if source.has(each.digest):
+            rules = CONTAINERD if folders[0] != folder else CONTAINERD_LOWEST
             layer = source.files(each.digest, diff, folder, artifact=False)
-            layer = replace(layer, manifest_size=each.size, implied=ImpliedFolders(below=below, keeps_group=True))
+            layer = replace(
+                layer, manifest_size=each.size, rules=rules, implied=ImpliedFolders(below=below, keeps_group=True)
+            )
             layers.append(source.allowance.once(layer))
         elif not each.foreign:
             why = "its files can't be compared without it" if folder else "it was not pulled"

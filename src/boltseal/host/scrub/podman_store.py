@@ -17,6 +17,7 @@ from boltseal.host.scrub.layer_folder import COPY, PODMAN_COPY, PODMAN_NAMES, co
 from boltseal.host.scrub.overlay_stack import check_stack
 from boltseal.host.scrub.ownership import IdMap, Ownership, is_confirmed, ownership_in
 from boltseal.host.scrub.plans import MAX_LAYERS, Allowance, ContainerPlan, ImagePlan, MappedCopy, StorePlan, diff_ids
+from boltseal.host.scrub.unpacking_rules import PODMAN
 from boltseal.oci.digest import Digest, DigestInvalid
 from boltseal.oci.manifest import ManifestInvalid
 
@@ -204,7 +205,7 @@ def _layers(
         hint = max(layer.diff_size, 0)
         files.append(
             allowance.once(LayerFiles(
-                store.root, diff, folder, split_at(layer.id), ownership=owners, hint=hint, implied=_IMPLIED
+                store.root, diff, folder, split_at(layer.id), ownership=owners, hint=hint, implied=_IMPLIED, rules=PODMAN
             ))
         )  # fmt: skip
     named = [str(diff) for diff in diffs]

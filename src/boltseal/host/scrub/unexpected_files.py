@@ -8,12 +8,12 @@ from typing import Final
 
 from boltseal.engines.privileges import sees_marks
 from boltseal.engines.safe_open import SafeFolder, StoreMalformed, StoreMissing, StoreUnreadable, TooManyNames
-from boltseal.host.scrub.attributes import IGNORED, OPAQUE_MARKS, describe_value
 from boltseal.host.scrub.differences import DifferenceKind
 from boltseal.host.scrub.findings import Findings
 from boltseal.host.scrub.implied_folders import ImpliedFolderCheck
 from boltseal.host.scrub.inodes import Inodes, describe_file, is_whiteout
 from boltseal.host.scrub.ownership import Ownership
+from boltseal.host.scrub.tar_header import Header
 
 _A_WHITEOUT: Final = "a whiteout, which hides the file of a lower layer"
 
@@ -35,16 +35,17 @@ class UnexpectedFiles:
         self._ownership = ownership
         self._findings = findings
 
-    def root(self) -> bool:
-        """Check the layer's own folder, which has no entry: not writable by all users, owned by root, without attributes.
+    def root(self, header: Header | None = None) -> bool:
+        """Check the layer's own folder: not writable by all users, owned by root, without attributes.
 
-        Returns whether this process can see overlayfs marks at all.
+        `header`: the entry that sets its owner and mode, if there is one. Returns whether this process can see overlayfs
+        marks at all.
         """
         attributes = self._inodes.attributes
         try:
             found = self._tree.stat(b"")
             at = self._tree.folder(b"")
-            names = attributes.names(b"", at)
+            differing = attributes.differences(b"", {} if header is None else header.xattrs, found, at)
         except StoreUnreadable as error:
             self._findings.not_read(error.message)
             return False
@@ -54,28 +55,29 @@ class UnexpectedFiles:
                 "overlayfs marks (trusted.overlay.*) are not visible to this process; CAP_SYS_ADMIN is needed"
             )
         owner = self._ownership.users.outside(0), self._ownership.groups.outside(0)
-        if (found.st_uid, found.st_gid) != owner:
+        applied = owner if header is None else self._inodes.owner(header.traits.owner)
+        if (found.st_uid, found.st_gid) not in (owner, applied):
             self._findings.add(DifferenceKind.OWNER, b"", f"{owner[0]}:{owner[1]}", f"{found.st_uid}:{found.st_gid}")
-        if stat.S_IMODE(found.st_mode) & 0o002 and not found.st_mode & stat.S_ISVTX:
-            expected, got = "a root folder that is not world-writable", f"{stat.S_IMODE(found.st_mode):04o}"
+        mode = stat.S_IMODE(found.st_mode)
+        if mode & 0o002 and not mode & stat.S_ISVTX and (header is None or mode != header.mode & 0o7777):
+            expected, got = "a root folder that is not world-writable", f"{mode:04o}"
             self._findings.add(DifferenceKind.MODE, b"", expected, got)
-        for name in names:
-            if name in OPAQUE_MARKS:
-                attributes.opaque.add(b"")
-            elif name not in IGNORED:
-                got = describe_value(attributes.value(b"", at, name))
-                self._findings.add(DifferenceKind.XATTR, b"", f"{name}=none", f"{name}={got}")
+        for kind, wanted, got in differing:
+            self._findings.add(kind, b"", wanted, got)
         return seen
 
-    def whiteouts(self, folder: bytes, hidden: Iterable[bytes], left: dict[bytes, bool]) -> None:
-        """Check the whiteouts of the tar in a folder, and remove their names from `left`, the names without an entry."""
+    def whiteouts(self, folder: bytes, hidden: Iterable[bytes], left: dict[bytes, bool], *, written: bool) -> None:
+        """Check the whiteouts of the tar in a folder, and remove their names from `left`, the names without an entry.
+
+        `written`: whether the engine must have written them.
+        """
         for name in hidden:
             path = folder + b"/" + name if folder else name
             on_list = left.pop(name, None) is not None
             try:
                 found = self._tree.stat(path)
             except StoreMissing:
-                if not self._findings.has(path, DifferenceKind.MISSING):
+                if written and not self._findings.has(path, DifferenceKind.MISSING):
                     self._findings.add(DifferenceKind.WHITEOUT, path, _A_WHITEOUT, "nothing")
                 continue
             except (StoreMalformed, StoreUnreadable) as error:
@@ -94,14 +96,21 @@ class UnexpectedFiles:
                     DifferenceKind.OPAQUE, path, "an opaque mark, which hides all of lower layers", "none"
                 )
 
-    def report_unexpected(self, folder: bytes, left: Mapping[bytes, bool] | None, *, implied: bool) -> None:
-        """Report the unexpected files in a folder. `left`: its names without an entry, None if it was not listed yet."""
+    def report_unexpected(
+        self, folder: bytes, left: Mapping[bytes, bool] | None, inherited: Mapping[bytes, bytes] | None
+    ) -> None:
+        """Report the unexpected files in a folder. `left`: its names without an entry, None if it was not listed yet.
+
+        `inherited`: what a folder without an entry gets from the one above; None for a folder with an entry.
+        """
         try:
-            if implied and not self._implied.check(folder, self._findings, self._inodes.attributes):
+            if inherited is not None and not self._implied.check(
+                folder, inherited, self._findings, self._inodes.attributes
+            ):
                 return
             left = self._tree.listed(folder) if left is None else left
         except StoreMissing:
-            if implied:
+            if inherited is not None:
                 self._findings.add(DifferenceKind.MISSING, folder, "folder", "nothing")
             return
         except TooManyNames as error:
