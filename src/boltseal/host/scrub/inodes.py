@@ -91,6 +91,8 @@ class Inodes:
         self._expected_attributes: dict[int, dict[bytes, bytes]] = {}
         """The extended attributes that the entries so far gave each hard-linked inode."""
         self._expected_bytes = 0
+        self._linked: set[int] = set()
+        """The inodes whose attributes an entry for a hard link has set."""
 
     def plain_file(self, above: bytes, path: bytes, name: bytes, header: Header, content: Content | None) -> bool:
         """Return whether the file `name` in the folder `above`, listed as a regular file, matches its header.
@@ -175,6 +177,10 @@ class Inodes:
                     DifferenceKind.HARDLINK, path, "a file of its own", f"the same file as {readable(other)}"
                 )
 
+    def is_linked(self, inode: int) -> bool:
+        """Return whether an entry for a hard link has set the attributes of an inode."""
+        return inode in self._linked
+
     def check_implied_folder(self, path: bytes, header: Header, found: os.stat_result) -> None:
         """Report the attributes of a folder without an entry, which must have none.
 
@@ -208,6 +214,7 @@ class Inodes:
                 DifferenceKind.HARDLINK, path, f"the same file as {readable(target)}", "a file of its own"
             )
             return
+        self._linked.add(found.st_ino)
         first, at = self._first_paths.get(found.st_ino, target), self.attributes.at(target)
         attributes = self._attributes_after_link(header, found, self.attributes.names(target, at))
         if stat.S_ISLNK(found.st_mode):  # containerd sets the time of the link's header, Docker and Podman do not

@@ -11,6 +11,8 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from io import FileIO
 from pathlib import Path
@@ -27,6 +29,7 @@ from boltseal.host.scrub.mount_points import mounts_in_layer
 from boltseal.host.scrub.ownership import Ownership
 from boltseal.host.scrub.tar_header import Header, TarMalformed
 from boltseal.host.scrub.tar_split import entries
+from boltseal.host.scrub.vfs_layer import VfsComparison, VfsLayer
 from boltseal.oci.digest import SHA256, Digest
 
 BLOBS_UNREAD: Final = "blobs of layers (--quick does not read them)"
@@ -40,6 +43,7 @@ class LayerFiles:
     `blob_start`, `blob_size`: the blob's part of the file `blob` in an archive, in bytes; size -1: to the end of the file.
     `manifest_size`: the blob's size in the manifest, -1 if unknown. `artifact`: the content is not a layer, so only the
     blob's digest is checked. `hint`: roughly how many bytes to read, from the store's metadata; it only distributes the work.
+    `vfs`: for the storage driver vfs, whose folders have the files of all layers below too.
     """
 
     root: Path
@@ -54,6 +58,7 @@ class LayerFiles:
     artifact: bool = False
     ownership: Ownership = field(default_factory=Ownership)
     hint: int = 0
+    vfs: VfsLayer | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,8 +149,11 @@ def _split(
     """
     assert layer.tar_split is not None  # noqa: S101 - checked by the caller
     files, began_ns = FileReader(tree, count_read, from_disk=check_mode.from_disk), time.time_ns()
-    comparison = LayerComparison(tree, str(layer.diff_id), layer.ownership, files)
-    with store.opened(layer.tar_split) as fd, open(fd, "rb", closefd=False) as split:
+    with (
+        _comparison(layer, store, files, check_mode) as comparison,
+        store.opened(layer.tar_split) as fd,
+        open(fd, "rb", closefd=False) as split,
+    ):
         if check_mode.quick:
             for _, header in entries(split):
                 if header is not None:
@@ -170,6 +178,19 @@ def _split(
         for path, got in found.items()
     ]
     return _unproven(layer, comparison, digester, None if missed or digester.broken else digest, more)
+
+
+@contextmanager
+def _comparison(
+    layer: LayerFiles, store: SafeFolder, files: FileReader, check_mode: CheckMode
+) -> Iterator[LayerComparison]:
+    """Open the folder of the layer below, for the driver that copies it, and return the comparison for the driver."""
+    name, vfs = str(layer.diff_id), layer.vfs
+    if vfs is None:
+        yield LayerComparison(files.tree, name, layer.ownership, files)
+        return
+    with nullcontext() if vfs.below is None else store.below(vfs.below) as below:
+        yield VfsComparison(files.tree, name, layer.ownership, files, below, vfs, quick=check_mode.quick)
 
 
 def _unproven(
