@@ -3,6 +3,7 @@
 io.containerd.content.v1.content/blobs/ALGORITHM/HEX        manifests, configs, layers, each under its digest
 io.containerd.metadata.v1.bolt/meta.db                      v1/NAMESPACE/images/NAME/target: what a name resolves to
                                                             v1/NAMESPACE/snapshots/overlayfs/CHAIN: the snapshot's name
+                                                            v1/NAMESPACE/content/blob/DIGEST/labels: the diff ID of a layer
 io.containerd.snapshotter.v1.overlayfs/metadata.db          v1/snapshots/NAME: id, parent
 io.containerd.snapshotter.v1.overlayfs/snapshots/ID/fs      the layer's files
 """
@@ -10,8 +11,8 @@ io.containerd.snapshotter.v1.overlayfs/snapshots/ID/fs      the layer's files
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, TypeVar
 
@@ -29,6 +30,7 @@ MAX_NAMES: Final = 100_000
 """Limit for images, snapshots and containers each. Kubernetes gives an image three names."""
 MAX_NAME_BYTES: Final = 1024
 ATTEMPTS: Final = 5
+_UNCOMPRESSED: Final = b"containerd.io/uncompressed"
 _VIEW: Final = b"\x01"
 
 
@@ -76,6 +78,8 @@ class Metadata:
     elsewhere: Mapping[tuple[str, str], str]
     damaged: tuple[str, ...]
     """Images that can't be parsed, with the reason."""
+    layer_blobs: Mapping[tuple[str, Digest], Digest] = field(default_factory=dict)
+    """(namespace, diff ID) -> the blob that containerd says it unpacked to that."""
 
 
 class ContainerdStore:
@@ -142,6 +146,7 @@ def _metadata(bolt: BboltFile) -> Metadata:
     containers: list[NamedContainer] = []
     elsewhere: dict[tuple[str, str], str] = {}
     damaged: list[str] = []
+    layer_blobs: dict[tuple[str, Digest], Digest] = {}
     for raw_namespace, inside in (bolt.root.below(b"v1") or bolt.root).buckets():
         namespace = _text(raw_namespace)
         for name, image in _in(inside, b"images"):
@@ -176,7 +181,21 @@ def _metadata(bolt: BboltFile) -> Metadata:
                 )
             )
             _bounded(bolt, len(containers), "containers")
-    return Metadata(tuple(images), snapshots, tuple(containers), elsewhere, tuple(damaged))
+        for diff_id, blob in _layer_blobs(inside):
+            layer_blobs[namespace, diff_id] = blob
+            _bounded(bolt, len(layer_blobs), "blobs of layers")
+    return Metadata(tuple(images), snapshots, tuple(containers), elsewhere, tuple(damaged), layer_blobs)
+
+
+def _layer_blobs(namespace: Bucket) -> Iterator[tuple[Digest, Digest]]:
+    """Yield the diff ID in the label of each blob of a layer, and the blob; malformed ones are skipped."""
+    blobs = namespace.below(b"content", b"blob")
+    for name, blob in blobs.buckets() if blobs is not None else ():
+        labels = blob.below(b"labels")
+        diff_id = labels.values().get(_UNCOMPRESSED) if labels is not None else None
+        if diff_id is not None:
+            with suppress(StoreMalformed):
+                yield digest(diff_id, "a label"), digest(name, "a blob")
 
 
 def _snapshots(bolt: BboltFile) -> dict[str, Snapshot]:

@@ -5,6 +5,7 @@
     image/DRIVER/layerdb/sha256/CHAIN/               diff (the diff ID), parent (a chain ID), cache-id, tar-split.json.gz
     image/DRIVER/layerdb/mounts/CONTAINER/           mount-id, init-id, parent
     DRIVER/CACHE-ID/diff                             the layer's files; its stack is in link and lower (`host.scrub.overlay_stack`)
+    vfs/dir/CACHE-ID                                 the files of the layer and of all layers below it, of the driver vfs
     containers/CONTAINER/config.v2.json              the container, and its image
 
 The store contains no manifests: the link from a manifest to an image has to come from elsewhere.
@@ -33,6 +34,7 @@ from boltseal.engines.safe_open import SafeFolder, StoreMalformed, StoreMissing
 from boltseal.oci.digest import Digest
 
 OVERLAY2: Final = "overlay2"
+VFS: Final = "vfs"
 MAX_TAGS: Final = 100_000
 MAX_LAYERDB: Final = 1_000_000
 _HEX: Final = re.compile(rb"[0-9a-f]{64}")
@@ -84,9 +86,12 @@ class DockerContainer:
 class DockerStore:
     """The store below one data root. Every method may raise StoreMissing, StoreUnreadable or StoreMalformed."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, driver: str = OVERLAY2) -> None:
         self.root = root
+        self.driver = driver
         self.files = SafeFolder(root)
+        self._images = f"image/{driver}".encode()
+        self._folders = b"vfs/dir" if driver == VFS else driver.encode()
 
     def drivers(self) -> list[str]:
         """Return the storage drivers that have images here."""
@@ -94,7 +99,7 @@ class DockerStore:
 
     def tags(self) -> dict[str, Digest]:
         """Return `name:tag` and `name@digest`, as Docker writes them, with the image of each."""
-        path = b"image/overlay2/repositories.json"
+        path = self._images + b"/repositories.json"
         if not self.files.exists(path):
             return {}
         read = decoded(self.files.read(path, MAX_LIST_BYTES), _Repositories, "repositories.json")
@@ -108,7 +113,7 @@ class DockerStore:
 
     def images(self) -> list[Digest]:
         """Return the IDs of all images, intermediate ones included."""
-        path = b"image/overlay2/imagedb/content/sha256"
+        path = self._images + b"/imagedb/content/sha256"
         if not self.files.exists(path):
             return []
         names = self.files.names(path, MAX_IMAGES)
@@ -116,29 +121,37 @@ class DockerStore:
 
     def parent(self, image: Digest) -> Digest | None:
         """Return the parent image of an image built by the classic builder, or None."""
-        path = b"image/overlay2/imagedb/metadata/sha256/%s/parent" % image.hex.encode()
+        path = self._images + b"/imagedb/metadata/sha256/%s/parent" % image.hex.encode()
         if not self.files.exists(path):
             return None
         return digest(self.files.read(path, MAX_WORD_BYTES), f"the parent of image {image.short}")
 
     def config(self, image: Digest) -> bytes:
         """Return the bytes of an image's config, unverified."""
-        return self.files.read(b"image/overlay2/imagedb/content/sha256/" + image.hex.encode(), MAX_DOCUMENT_BYTES)
+        return self.files.read(self._images + b"/imagedb/content/sha256/" + image.hex.encode(), MAX_DOCUMENT_BYTES)
+
+    def layer_at(self, chain: Digest) -> bytes:
+        """Return the path of a layer's layerdb entry."""
+        return self._images + b"/layerdb/sha256/" + chain.hex.encode()
+
+    def folder_of(self, cache_id: str) -> bytes:
+        """Return the path of a layer's folder."""
+        return self._folders + b"/" + os.fsencode(cache_id) + (b"" if self.driver == VFS else b"/diff")
 
     def layers(self) -> list[Digest]:
         """Return the chain IDs of all layers in layerdb."""
-        path = b"image/overlay2/layerdb/sha256"
+        path = self._images + b"/layerdb/sha256"
         names = self.files.names(path, MAX_LAYERDB) if self.files.exists(path) else []
         return [Digest("sha256", name.decode()) for name in names if _HEX.fullmatch(name)]
 
     def folders(self) -> list[bytes]:
         """Return the names of all folders of the storage driver, those of containers and of BuildKit's cache included."""
-        names = self.files.names(OVERLAY2.encode(), MAX_LAYERDB) if self.files.exists(OVERLAY2.encode()) else []
+        names = self.files.names(self._folders, MAX_LAYERDB) if self.files.exists(self._folders) else []
         return [name for name in names if name != b"l"]
 
     def layer(self, chain: Digest) -> DockerLayer:
         """Return the layerdb entry of a layer."""
-        at = layer_at(chain)
+        at = self.layer_at(chain)
         parent = at + b"/parent"
         return DockerLayer(
             digest(self.files.read(at + b"/diff", MAX_WORD_BYTES), f"the diff of layer {chain.short}"),
@@ -167,7 +180,7 @@ class DockerStore:
         """Return one container."""
         raw = self.files.read(f"containers/{id_}/config.v2.json".encode(), MAX_DOCUMENT_BYTES)
         read = decoded(raw, _Container, f"container {id_[:12]}")
-        mount = f"image/overlay2/layerdb/mounts/{id_}".encode()
+        mount = self._images + f"/layerdb/mounts/{id_}".encode()
 
         def named(what: bytes) -> str | None:
             try:
@@ -187,8 +200,3 @@ class DockerStore:
             id_, read.name.lstrip("/"), image, read.driver, state.pid, state.dead or state.removal_in_progress,
             named(b"mount-id"), named(b"init-id"), parent,
         )  # fmt: skip
-
-
-def layer_at(chain: Digest) -> bytes:
-    """Return the path of a layer's layerdb entry."""
-    return b"image/overlay2/layerdb/sha256/" + chain.hex.encode()

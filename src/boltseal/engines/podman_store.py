@@ -9,6 +9,8 @@ overlay/.has-mount-program          "true" where fuse-overlayfs mounts, which us
 overlay/ID/diff                     the layer's files; its stack is in link and lower (`host.scrub.overlay_stack`)
 overlay/ID/diff1                    below it, the layer before its owners were remapped; diff2 and so on too
 overlay-containers/containers.json  containers and their images; also volatile-containers.json
+vfs-images, vfs-layers, ...         the same lists of the driver vfs
+vfs/dir/ID                          its layers' files, each with those of all layers below it
 """
 
 from __future__ import annotations
@@ -34,6 +36,8 @@ from boltseal.oci.digest import Digest
 
 Row = TypeVar("Row", "StoredImage", "StoredLayer", "StoredContainer")
 
+OVERLAY: Final = "overlay"
+VFS: Final = "vfs"
 MAX_DOCUMENTS: Final = 1000
 MAX_LISTED_LAYERS: Final = 100_000
 _PLAIN: Final = frozenset(b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789.-_")
@@ -88,15 +92,24 @@ class PodmanStore:
     `damaged`: malformed lines of the lists, with the reason; the other lines are used.
     """
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, driver: str = OVERLAY) -> None:
         self.root = root
+        self.driver = driver
         self.damaged: list[str] = []
         self.files = SafeFolder(root)
 
-    def other_drivers(self) -> list[str]:
-        """Return storage drivers other than overlay that have images here."""
+    def drivers(self) -> list[str]:
+        """Return the storage drivers that have images here."""
         found = [os.fsdecode(name) for name in self.files.names(b"", 10_000) if name.endswith(b"-images")]
-        return [name.removesuffix("-images") for name in found if name != "overlay-images"]
+        return [name.removesuffix("-images") for name in found]
+
+    def folder_of(self, layer: str) -> bytes:
+        """Return the path of a layer's files."""
+        return (f"vfs/dir/{layer}" if self.driver == VFS else f"{self.driver}/{layer}/diff").encode()
+
+    def split_at(self, layer: str) -> bytes:
+        """Return the path of a layer's tar-split."""
+        return f"{self.driver}-layers/{layer}.tar-split.gz".encode()
 
     def has_mount_program(self) -> bool:
         """Return whether fuse-overlayfs mounts the layers; its whiteouts differ from the kernel's."""
@@ -105,21 +118,23 @@ class PodmanStore:
 
     def images(self) -> list[StoredImage]:
         """Return all images."""
-        return self._list(b"overlay-images/images.json", StoredImage)
+        return self._list(f"{self.driver}-images/images.json".encode(), StoredImage)
 
     def layers(self) -> dict[str, StoredLayer]:
         """Return all layers by ID, those of containers included."""
-        names = (b"overlay-layers/layers.json", b"overlay-layers/volatile-layers.json")
-        return {layer.id: layer for name in names for layer in self._list(name, StoredLayer, MAX_LISTED_LAYERS)}
+        names = ("layers", "volatile-layers")
+        paths = [f"{self.driver}-layers/{name}.json".encode() for name in names]
+        return {layer.id: layer for path in paths for layer in self._list(path, StoredLayer, MAX_LISTED_LAYERS)}
 
     def containers(self) -> list[StoredContainer]:
         """Return all containers."""
-        names = (b"overlay-containers/containers.json", b"overlay-containers/volatile-containers.json")
-        return [each for name in names for each in self._list(name, StoredContainer)]
+        names = ("containers", "volatile-containers")
+        paths = [f"{self.driver}-containers/{name}.json".encode() for name in names]
+        return [each for path in paths for each in self._list(path, StoredContainer)]
 
     def documents(self, image: StoredImage) -> Iterator[tuple[str, bytes]]:
         """Yield the documents stored with an image, by key."""
-        at = b"overlay-images/" + image.id.encode()
+        at = self._image_at(image)
         for name in self.files.names(at, MAX_DOCUMENTS):
             key = _key(name)
             if key is not None and (key == "manifest" or key.startswith(("manifest-", "sha256:"))):
@@ -127,7 +142,10 @@ class PodmanStore:
 
     def config(self, image: StoredImage, digest: Digest) -> bytes:
         """Return the config with this digest, unverified."""
-        return self.files.read(b"overlay-images/" + image.id.encode() + b"/" + _name(str(digest)), MAX_DOCUMENT_BYTES)
+        return self.files.read(self._image_at(image) + b"/" + _name(str(digest)), MAX_DOCUMENT_BYTES)
+
+    def _image_at(self, image: StoredImage) -> bytes:
+        return f"{self.driver}-images/{image.id}".encode()
 
     def _list(self, path: bytes, shape: type[Row], most: int = MAX_IMAGES) -> list[Row]:
         if not self.files.exists(path):
@@ -145,11 +163,6 @@ class PodmanStore:
             except StoreMalformed as error:
                 self.damaged.append(error.message)
         return found
-
-
-def split_at(layer: str) -> bytes:
-    """Return the path of a layer's tar-split."""
-    return f"overlay-layers/{layer}.tar-split.gz".encode()
 
 
 def _name(key: str) -> bytes:

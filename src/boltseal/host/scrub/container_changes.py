@@ -33,11 +33,12 @@ _INIT_LINK: Final = b"etc/mtab"
 _INIT_MODE: Final = 0o755
 """The mode of folders that Docker creates because the image does not have them."""
 MOUNTED_OVER: Final = "mounted over"
+REMOVED: Final = "removed"
 
 
 @dataclass(frozen=True, slots=True)
 class ContainerChange:
-    """A changed path of a container. `how`: added or changed, replaced, hidden, or mounted over."""
+    """A changed path of a container. `how`: added or changed, replaced, hidden, removed, or mounted over."""
 
     path: str
     how: str
@@ -110,6 +111,8 @@ def list_changes(container: ContainerPlan) -> list[ContainerChange]:
     """
     if container.upper is None:
         return []
+    if container.copy_of is not None:
+        return _changes_of_copy(container.root, container.upper, container.copy_of)
     found: list[ContainerChange] = []
     with ExitStack() as opened:
         store = opened.enter_context(SafeFolder(container.root))
@@ -126,6 +129,43 @@ def list_changes(container: ContainerPlan) -> list[ContainerChange]:
             if len(found) >= MAX_PER_LAYER:
                 break
     return found
+
+
+def _changes_of_copy(root: Path, upper: bytes, copy_of: bytes) -> list[ContainerChange]:
+    """Return in what a container's own layer, a copy of its image, differs from it, by the status of each file.
+
+    Raises: StoreMissing, StoreUnreadable, StoreMalformed.
+    """
+    found: list[ContainerChange] = []
+    with SafeFolder(root) as store, store.below(upper) as tree, store.below(copy_of) as image:
+        todo = [b""]
+        while todo and len(found) < MAX_PER_LAYER:
+            folder = todo.pop()
+            ours, theirs = set(_paths_in(image, folder)), set(_paths_in(tree, folder))
+            found += [ContainerChange(readable(path), REMOVED) for path in sorted(ours - theirs)]
+            for path in sorted(theirs):
+                try:
+                    at = tree.stat(path)
+                    before = image.stat(path) if path in ours else None
+                except StoreMissing:
+                    continue
+                if stat.S_ISDIR(at.st_mode) and before is not None and stat.S_ISDIR(before.st_mode):
+                    todo.append(path)
+                if not _is_of_docker(path, at) and (before is None or _status(at) != _status(before)):
+                    found.append(ContainerChange(readable(path), "added or changed"))
+    return found[:MAX_PER_LAYER]
+
+
+def _status(at: os.stat_result) -> tuple[int, ...]:
+    content = (0, 0) if stat.S_ISDIR(at.st_mode) else (at.st_size, at.st_mtime_ns)
+    return at.st_mode, at.st_uid, at.st_gid, at.st_rdev, *content
+
+
+def _is_of_docker(path: bytes, at: os.stat_result) -> bool:
+    """Return whether a path is a mount target that Docker creates in the copy for each container."""
+    if stat.S_ISDIR(at.st_mode):
+        return path in _INIT_FOLDERS
+    return (path in _INIT_FILES and at.st_size == 0) or path == _INIT_LINK
 
 
 def _change(tree: SafeFolder, path: bytes, at: os.stat_result, image: MergedLayers | None) -> str:

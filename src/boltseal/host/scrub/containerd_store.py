@@ -48,6 +48,9 @@ DOCKERS_STORE: Final = ("containerd", "daemon")
 """The path of a containerd's root that Docker started, in Docker's data root."""
 OVERLAYFS: Final = "overlayfs"
 MAX_DAMAGED: Final = 100
+MAX_CHAINS: Final = 1_000_000
+"""The limit of chain IDs that are computed to find the diff IDs of layers without an image."""
+_CHAIN: Final = re.compile(r"sha256:[0-9a-f]{64}")
 _EXTRACT: Final = "extract-"
 _MAPPED: Final = re.compile(r"-([0-9]{1,10})-([0-9]{1,10})")
 _DOCKER_ID: Final = re.compile(r"[0-9a-f]{64}")
@@ -60,6 +63,7 @@ def plan(root: Path) -> StorePlan:
     unknown: list[str] = []
     images: list[ImagePlan] = []
     containers: list[ContainerPlan] = []
+    cached: list[ImagePlan] = []
     unreferenced = 0
     try:
         store = ContainerdStore(root)
@@ -68,11 +72,12 @@ def plan(root: Path) -> StorePlan:
         opened = _OpenedStore(store, metadata, store.snapshots())
         images = opened.images()
         containers = opened.containers(images)
-        unreferenced = opened.unreferenced(images, containers)
+        cached = opened.cached(images, containers)
+        unreferenced = opened.unreferenced([*images, *cached], containers)
         store.files.close()
     except (StoreMissing, StoreUnreadable, StoreMalformed) as error:
         unknown.append(error.message)
-    return StorePlan(NAME, root, tuple(images), tuple(containers), tuple(unknown), unreferenced=unreferenced)
+    return StorePlan(NAME, root, tuple(images), tuple(containers), tuple(unknown), tuple(cached), unreferenced)
 
 
 class _OpenedStore:
@@ -85,6 +90,7 @@ class _OpenedStore:
         self._metadata = metadata
         self._snapshots = snapshots
         self._ownership = ownership_in(store.root)
+        self._chains_left = MAX_CHAINS
         self._children: dict[tuple[str, str], list[str]] = {}
         """The keys of each snapshot's children in the metadata."""
         self._extracted: set[tuple[str, str]] = set()
@@ -198,6 +204,58 @@ class _OpenedStore:
         if namespace != DOCKER or between is None or between.parent != below or name == below:
             return None
         return folder_of(between) if self._metadata.snapshots.get((namespace, key), ("", ""))[0] == name else None
+
+    def cached(self, images: list[ImagePlan], containers: list[ContainerPlan]) -> list[ImagePlan]:
+        """Return the layers that belong to no image or container, each with those below it: BuildKit pulls base images so.
+
+        Their snapshots have their chain IDs as keys, which follow from the diff IDs that containerd records for blobs.
+        """
+        in_use = folders_in_use(images, containers)
+        loose = {
+            (namespace, key)
+            for (namespace, key), (name, _) in self._metadata.snapshots.items()
+            if _CHAIN.fullmatch(key) and name in self._snapshots and folder_of(self._snapshots[name]) not in in_use
+        }
+        below = {(namespace, self._metadata.snapshots[namespace, key][1]) for namespace, key in loose}
+        return [plan for each in sorted(loose - below) if (plan := self._cached_layers(*each)) is not None]
+
+    def _cached_layers(self, namespace: str, top: str) -> ImagePlan | None:
+        """Return the plan of a layer and those below it, None if a diff ID is not known."""
+        diffs: list[Digest] = []
+        at = top
+        while at:
+            if len(diffs) == MAX_LAYERS:  # a cycle
+                return None
+            _, parent = self._metadata.snapshots.get((namespace, at), ("", ""))
+            diff = self._diff_id(namespace, parent, at)
+            if diff is None or not self.has(self._metadata.layer_blobs[namespace, diff]):
+                return None
+            diffs.append(diff)
+            at = parent
+        diffs.reverse()
+        self.allowance.take_layers(len(diffs))
+        found: list[Difference] = []
+        unknown: list[str] = []
+        folders = self._folders(namespace, chain_ids(diffs), found, [], unknown)
+        layers = tuple(
+            self.allowance.once(self.files(self._metadata.layer_blobs[namespace, diff], diff, folder, artifact=False))
+            for diff, folder in zip(diffs, folders, strict=True)
+        )
+        chain = chain_ids(diffs)[-1]
+        return ImagePlan(NAME, self.root, chain, chain, (), layers, tuple(found), tuple(unknown))
+
+    def _diff_id(self, namespace: str, parent: str, chain: str) -> Digest | None:
+        """Return the diff ID of a layer with this chain ID on this parent, if a blob in the store has it."""
+        for of_namespace, diff in self._metadata.layer_blobs:
+            self._chains_left -= 1
+            if self._chains_left < 0:
+                return None
+            if (
+                of_namespace == namespace
+                and (str(Digest.of(f"{parent} {diff}".encode())) if parent else str(diff)) == chain
+            ):
+                return diff
+        return None
 
     def unreferenced(self, images: list[ImagePlan], containers: list[ContainerPlan]) -> int:
         """Return the number of snapshots with files that belong to no image and no container, and are not being unpacked."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -9,7 +10,7 @@ from functools import cache
 from pathlib import Path
 from typing import Final
 
-from boltseal.engines.docker_store import OVERLAY2, DockerContainer, DockerStore, layer_at
+from boltseal.engines.docker_store import OVERLAY2, VFS, DockerContainer, DockerStore
 from boltseal.engines.safe_open import StoreMalformed, StoreMissing, StoreUnreadable
 from boltseal.host.scrub.differences import Difference, DifferenceKind, difference
 from boltseal.host.scrub.layer_check import CheckMode, LayerFiles, check
@@ -27,6 +28,7 @@ from boltseal.host.scrub.plans import (
     folders_in_use,
 )
 from boltseal.host.scrub.unpacking_rules import DOCKER, DOCKER_BUILT
+from boltseal.host.scrub.vfs_layer import DOCKER_COPIES, VfsLayer
 from boltseal.oci.digest import Digest
 
 NAME: Final = "docker"
@@ -39,30 +41,45 @@ _BY_BUILDKIT: Final = re.compile(r"[0-9a-z]{25}")
 
 def plan(root: Path) -> StorePlan:
     """Return the plan of a data root; unreadable or malformed content is part of the plan, never raised."""
+    found = StorePlan(NAME, root)
+    try:
+        drivers = DockerStore(root).drivers()
+    except (StoreMissing, StoreUnreadable, StoreMalformed) as error:
+        return replace(found, unknown=(error.message,))
+    for driver in drivers:
+        if driver in (OVERLAY2, VFS):
+            found = _with_driver(found, DockerStore(root, driver))
+        else:
+            why = f"images of Docker's storage driver {driver} can't be checked (expected overlay2 or vfs)"
+            found = replace(found, unknown=(*found.unknown, why))
+    return found
+
+
+def _with_driver(found: StorePlan, store: DockerStore) -> StorePlan:
+    """Return a plan with the images and containers of one storage driver added."""
     unknown: list[str] = []
     images: list[ImagePlan] = []
     containers: list[ContainerPlan] = []
     cached: list[ImagePlan] = []
     unreferenced = 0
     try:
-        store = DockerStore(root)
-        drivers = store.drivers()
-        unknown += [
-            f"images of Docker's storage driver {driver} can't be checked (expected overlay2)"
-            for driver in drivers
-            if driver != OVERLAY2
-        ]
-        if OVERLAY2 in drivers:
-            allowance = Allowance()
-            images = _images(store, allowance, unknown)
-            containers = _containers(store, allowance, unknown)
-            cached = _cached(store, images, allowance)
-            in_use = {each.split(b"/")[1] for each in folders_in_use([*images, *cached], containers)}
-            unreferenced = sum(name not in in_use for name in store.folders())
+        allowance = Allowance()
+        images = _images(store, allowance, unknown)
+        containers = _containers(store, allowance, unknown)
+        cached = _cached(store, images, allowance)
+        in_use = folders_in_use([*images, *cached], containers)
+        unreferenced = sum(store.folder_of(os.fsdecode(name)) not in in_use for name in store.folders())
         store.files.close()
     except (StoreMissing, StoreUnreadable, StoreMalformed) as error:
         unknown.append(error.message)
-    return StorePlan(NAME, root, tuple(images), tuple(containers), tuple(unknown), tuple(cached), unreferenced)
+    return replace(
+        found,
+        images=(*found.images, *images),
+        containers=(*found.containers, *containers),
+        unknown=(*found.unknown, *unknown),
+        cached=(*found.cached, *cached),
+        unreferenced=found.unreferenced + unreferenced,
+    )
 
 
 def _cached(store: DockerStore, images: list[ImagePlan], allowance: Allowance) -> list[ImagePlan]:
@@ -102,11 +119,13 @@ def _cached_layers(store: DockerStore, top: Digest, allowance: Allowance) -> Ima
         allowance.take_layers(len(diffs))
         if len(diffs) > MAX_LAYERS or chain_ids(diffs)[-1] != top:
             got = f"layers whose chain ID is {chain_ids(diffs)[-1]}"
-            found.append(difference(DifferenceKind.METADATA, layer_at(top), f"a layer with the chain ID {top}", got))
+            found.append(
+                difference(DifferenceKind.METADATA, store.layer_at(top), f"a layer with the chain ID {top}", got)
+            )
         else:
             layers = _layers(store, tuple(diffs), allowance, found, unknown)
     except (StoreMissing, StoreMalformed) as error:
-        found.append(difference(DifferenceKind.METADATA, layer_at(top), "a layer in layerdb", error.message))
+        found.append(difference(DifferenceKind.METADATA, store.layer_at(top), "a layer in layerdb", error.message))
     except StoreUnreadable as error:
         unknown.append(error.message)
     return ImagePlan(NAME, store.root, top, top, (), layers, tuple(found), tuple(unknown))
@@ -173,7 +192,7 @@ def _layers(
     folders: list[str] = []
     chain, owners = chain_ids(diffs), ownership(store.root)
     for index, (diff, chain_id) in enumerate(zip(diffs, chain, strict=True)):
-        at, above = layer_at(chain_id), chain[index - 1] if index else None
+        at, above = store.layer_at(chain_id), chain[index - 1] if index else None
         try:
             recorded = store.layer(chain_id)
         except (StoreMissing, StoreMalformed) as error:
@@ -191,14 +210,24 @@ def _layers(
                 )
             )
         folders.append(recorded.cache_id)
-        folder = BASE + b"/" + recorded.cache_id.encode() + b"/diff"
+        folder = store.folder_of(recorded.cache_id)
         rules = DOCKER_BUILT if _BY_BUILDKIT.fullmatch(recorded.cache_id) else DOCKER
+        vfs = VfsLayer(layers[-1].folder if layers else None, DOCKER_COPIES) if store.driver == VFS else None
         layers.append(
             allowance.once(LayerFiles(
-                store.root, diff, folder, at + b"/tar-split.json.gz", ownership=owners, hint=recorded.size, rules=rules
+                store.root,
+                diff,
+                folder,
+                at + b"/tar-split.json.gz",
+                ownership=owners,
+                hint=recorded.size,
+                rules=rules,
+                vfs=vfs,
             ))
         )  # fmt: skip
     named = [str(diff) for diff in diffs]
+    if store.driver == VFS:
+        return tuple(layers)
     found += check_stack(store.files, BASE, folders, named, unknown, DOCKER_NAMES, proven=_proven(layers))
     return tuple(layers)
 
@@ -248,7 +277,7 @@ def _containers(store: DockerStore, allowance: Allowance, unknown: list[str]) ->
             plans.append(ContainerPlan(NAME, store.root, id_, container.name, container.image, None, unknown=(why,)))
         elif container.mount_id is not None:
             plans.append(_container(store, container, allowance))
-        elif container.driver == OVERLAY2:
+        elif container.driver == store.driver:
             why = "its layers are unknown: in layerdb, mounts/ID/mount-id is gone"
             plans.append(ContainerPlan(NAME, store.root, id_, container.name, container.image, None, unknown=(why,)))
     return plans
@@ -282,9 +311,10 @@ def _container(store: DockerStore, container: DockerContainer, allowance: Allowa
         unknown.append(error.message)
     own = [each for each in (container.init_id, container.mount_id) if each is not None]
     stack = [*folders, *own]
-    if folders or container.image is None:
+    is_copy = store.driver == VFS
+    if (folders or container.image is None) and not is_copy:
         found += check_stack(store.files, BASE, stack, [""] * len(stack), unknown, DOCKER_NAMES, proven=_proven(layers))
-    at = [BASE + b"/" + folder.encode() + b"/diff" for folder in stack]
+    at = [store.folder_of(folder) for folder in stack]
     return ContainerPlan(
         store=NAME,
         root=store.root,
@@ -293,7 +323,8 @@ def _container(store: DockerStore, container: DockerContainer, allowance: Allowa
         image=container.image,
         upper=at[-1] if own else None,
         lowers=tuple(reversed(at[:-1])),
-        init=at[-2] if len(own) == 2 else None,
+        init=at[-2] if len(own) == 2 and not is_copy else None,
+        copy_of=store.folder_of(folders[-1]) if folders and is_copy else None,
         differences=tuple(found),
         unknown=tuple(unknown),
         pid=container.pid,

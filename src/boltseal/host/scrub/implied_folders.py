@@ -6,7 +6,7 @@
                         trusted.*; if none has it, or it is no folder there: root, 0755
 
 In a folder with the set-group-id bit the kernel gives a new folder that bit and the group. Docker and Podman then set the owner,
-and the bit stays; containerd then sets the mode, and the group stays. Neither happens if the bit was set afterwards.
+and the bit stays; containerd then sets the mode, and the group stays. Podman with the driver vfs sets neither. Neither happens if the bit was set afterwards.
 
 overlayfs shows containers the owner and mode of the topmost folder. So a folder that only `etc/app.conf` implies decides who
 may write to the image's whole /etc.
@@ -47,11 +47,13 @@ class ImpliedFolders:
     """How an engine creates folders without an entry.
 
     `by_umask`: with any umask of the process that does not let all users write. `below`: the folders of the lower layers whose
-    owner, mode and attributes it copies, the topmost first. `keeps_group`: in a folder with the set-group-id bit.
+    owner, mode and attributes it copies, the topmost first. `keeps_bit`, `keeps_group`: the set-group-id bit and the group that
+    the kernel gives a folder in one with that bit.
     """
 
     by_umask: bool = False
     below: tuple[bytes, ...] = ()
+    keeps_bit: bool = True
     keeps_group: bool = False
 
 
@@ -136,9 +138,10 @@ class ImpliedFolderCheck:
         above = self._tree.stat(path.rpartition(b"/")[0])
         if not above.st_mode & stat.S_ISGID:
             return expected
-        if self._rule.keeps_group:
-            return expected._replace(inherited_group=above.st_gid)
-        return expected._replace(inherited_bits=stat.S_ISGID)
+        return expected._replace(
+            inherited_bits=stat.S_ISGID if self._rule.keeps_bit else 0,
+            inherited_group=above.st_gid if self._rule.keeps_group else None,
+        )
 
     def _lower_layers(self) -> list[SafeFolder]:
         if self._below is None:

@@ -107,6 +107,8 @@ class Inodes:
         self._names: dict[int, set[bytes]] = {}
         """The paths of each hard-linked inode."""
         self._names_bytes = 0
+        self._linked: set[int] = set()
+        """The inodes whose attributes an entry for a hard link has set."""
 
     def plain_file(self, above: bytes, path: bytes, name: bytes, header: Header, content: Content | None) -> bool:
         """Return whether the file `name` in the folder `above`, listed as a regular file, matches its header.
@@ -192,6 +194,10 @@ class Inodes:
                     DifferenceKind.HARDLINK, path, "a file of its own", f"the same file as {readable(other)}"
                 )
 
+    def is_linked(self, inode: int) -> bool:
+        """Return whether an entry for a hard link has set the attributes of an inode."""
+        return inode in self._linked
+
     def _with_content(self, path: bytes, header: Header, found: os.stat_result, content: Content) -> None:
         above, _, name = path.rpartition(b"/")
         try:
@@ -220,6 +226,7 @@ class Inodes:
             return
         self._record_name(found.st_ino, path)
         self._record_name(found.st_ino, target)
+        self._linked.add(found.st_ino)
         first, at = self._first_paths.get(found.st_ino, target), self.attributes.at(target)
         attributes = self._attributes_after_link(header, found, self.attributes.names(target, at))
         if stat.S_ISLNK(found.st_mode):  # containerd sets the time of the link's header, Docker and Podman do not

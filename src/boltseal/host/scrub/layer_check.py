@@ -11,6 +11,8 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from io import FileIO
 from pathlib import Path
@@ -30,6 +32,7 @@ from boltseal.host.scrub.ownership import Ownership
 from boltseal.host.scrub.tar_header import Header, TarMalformed
 from boltseal.host.scrub.tar_split import entries
 from boltseal.host.scrub.unpacking_rules import DOCKER, UnpackingRules
+from boltseal.host.scrub.vfs_layer import VfsComparison, VfsLayer
 from boltseal.oci.digest import SHA256, Digest
 
 BLOBS_UNREAD: Final = "blobs of layers (--quick does not read them)"
@@ -44,6 +47,7 @@ class LayerFiles:
     `manifest_size`: the blob's size in the manifest, -1 if unknown. `artifact`: the content is not a layer, so only the
     blob's digest is checked. `hint`: roughly how many bytes to read, from the store's metadata; it only distributes the work.
     `implied`: how the engine created folders without an entry. `rules`: how it unpacked the others.
+    `vfs`: for the storage driver vfs, whose folders have the files of all layers below too.
     """
 
     root: Path
@@ -60,6 +64,7 @@ class LayerFiles:
     hint: int = 0
     implied: ImpliedFolders = field(default_factory=ImpliedFolders)
     rules: UnpackingRules = DOCKER
+    vfs: VfsLayer | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,11 +147,6 @@ def _check(layer: LayerFiles, check_mode: CheckMode, count_read: CountRead) -> L
         return LayerResult(layer.diff_id, unknown=(explained(error, f"layer {layer.diff_id.short}").message,))
 
 
-def _comparison(layer: LayerFiles, tree: SafeFolder, files: FileReader) -> LayerComparison:
-    implied = ImpliedFolderCheck(layer.root, layer.implied, tree, layer.ownership)
-    return LayerComparison(tree, str(layer.diff_id), layer.ownership, files, layer.rules, implied)
-
-
 def _split(
     layer: LayerFiles, store: SafeFolder, tree: SafeFolder, check_mode: CheckMode, count_read: CountRead
 ) -> LayerResult:
@@ -156,8 +156,11 @@ def _split(
     """
     assert layer.tar_split is not None  # noqa: S101 - checked by the caller
     files, began_ns = FileReader(tree, count_read, from_disk=check_mode.from_disk), time.time_ns()
-    comparison = _comparison(layer, tree, files)
-    with store.opened(layer.tar_split) as fd, open(fd, "rb", closefd=False) as split:
+    with (
+        _comparison(layer, store, files, check_mode) as comparison,
+        store.opened(layer.tar_split) as fd,
+        open(fd, "rb", closefd=False) as split,
+    ):
         if check_mode.quick:
             for _, header in entries(split):
                 if header is not None:
@@ -182,6 +185,28 @@ def _split(
         for path, got in found.items()
     ]
     return _unproven(layer, comparison, digester, None if missed or digester.broken else digest, more)
+
+
+@contextmanager
+def _comparison(
+    layer: LayerFiles, store: SafeFolder, files: FileReader, check_mode: CheckMode
+) -> Iterator[LayerComparison]:
+    """Open the folder of the layer below, for the driver that copies it, and return the comparison for the driver."""
+    if (vfs := layer.vfs) is None:
+        yield _of_overlay(layer, files)
+        return
+    with nullcontext() if vfs.below is None else store.below(vfs.below) as below:
+        name, implied, quick = str(layer.diff_id), _implied(layer, files.tree), check_mode.quick
+        yield VfsComparison(files.tree, name, layer.ownership, files, layer.rules, implied, below, vfs, quick=quick)
+
+
+def _of_overlay(layer: LayerFiles, files: FileReader) -> LayerComparison:
+    implied = _implied(layer, files.tree)
+    return LayerComparison(files.tree, str(layer.diff_id), layer.ownership, files, layer.rules, implied)
+
+
+def _implied(layer: LayerFiles, tree: SafeFolder) -> ImpliedFolderCheck:
+    return ImpliedFolderCheck(layer.root, layer.implied, tree, layer.ownership)
 
 
 def _unproven(
@@ -227,7 +252,7 @@ def _blob(
     assert layer.blob is not None  # noqa: S101 - a layer without a tar-split has a blob
     name, digest = str(layer.diff_id), layer.blob_digest
     files = FileReader(tree or store, count_read, from_disk=check_mode.from_disk)
-    comparison = _comparison(layer, tree, files) if tree is not None else None
+    comparison = _of_overlay(layer, files) if tree is not None else None
     wrong: list[Difference] = []
     with store.opened(layer.blob) as fd, open(fd, "rb", closefd=False, buffering=0) as raw:
         if check_mode.from_disk:

@@ -172,7 +172,10 @@ def _layers(
             rules = CONTAINERD if folders[0] != folder else CONTAINERD_LOWEST
             layer = source.files(each.digest, diff, folder, artifact=False)
             layer = replace(
-                layer, manifest_size=each.size, rules=rules, implied=ImpliedFolders(below=below, keeps_group=True)
+                layer,
+                manifest_size=each.size,
+                rules=rules,
+                implied=ImpliedFolders(below=below, keeps_bit=False, keeps_group=True),
             )
             layers.append(source.allowance.once(layer))
         elif not each.foreign:

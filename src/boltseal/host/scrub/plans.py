@@ -86,6 +86,7 @@ class ContainerPlan:
 
     `upper`: its own layer; `lowers`: the layers below, topmost first, relative to `root`. `init`: Docker's -init layer.
     `pid`: its first process in the store's metadata, 0 for none; the process may have ended, or belong to another host.
+    `copy_of`: with the driver vfs the folder of its image's top layer, of which the container's own layer is a copy.
     """
 
     store: str
@@ -99,6 +100,7 @@ class ContainerPlan:
     differences: tuple[Difference, ...] = ()
     unknown: tuple[str, ...] = ()
     pid: int = 0
+    copy_of: bytes | None = None
 
 
 @dataclass(frozen=True, slots=True)

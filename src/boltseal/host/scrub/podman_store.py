@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Set
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
 from boltseal.engines.json_documents import read_manifest
-from boltseal.engines.podman_store import IdRange, PodmanStore, StoredContainer, StoredImage, StoredLayer, split_at
+from boltseal.engines.podman_store import OVERLAY, VFS, IdRange, PodmanStore, StoredContainer, StoredImage, StoredLayer
 from boltseal.engines.safe_open import StoreMalformed, StoreMissing, StoreUnreadable
 from boltseal.host.scrub.differences import Difference, DifferenceKind, difference, shown
 from boltseal.host.scrub.implied_folders import ImpliedFolders
@@ -18,6 +19,7 @@ from boltseal.host.scrub.overlay_stack import check_stack
 from boltseal.host.scrub.ownership import IdMap, Ownership, is_confirmed, ownership_in
 from boltseal.host.scrub.plans import MAX_LAYERS, Allowance, ContainerPlan, ImagePlan, MappedCopy, StorePlan, diff_ids
 from boltseal.host.scrub.unpacking_rules import PODMAN
+from boltseal.host.scrub.vfs_layer import PODMAN_COPIES, VfsLayer
 from boltseal.oci.digest import Digest, DigestInvalid
 from boltseal.oci.manifest import ManifestInvalid
 
@@ -25,41 +27,53 @@ NAME: Final = "podman"
 BASE: Final = b"overlay"
 MAX_DAMAGED: Final = 100
 ELSEWHERE: Final = "it is in another store (imagestore, additionalimagestores in storage.conf) or was removed"
-_IMPLIED: Final = ImpliedFolders(by_umask=True)
 FORCE_MASK: Final = "user.containers.override_stat"
 
 
 def plan(root: Path) -> StorePlan:
     """Return the plan of a root; unreadable or malformed content is part of the plan, never raised."""
+    found = StorePlan(NAME, root)
+    try:
+        drivers = PodmanStore(root).drivers()
+    except (StoreMissing, StoreUnreadable, StoreMalformed) as error:
+        return replace(found, unknown=(error.message,))
+    for driver in drivers:
+        if driver in (OVERLAY, VFS):
+            found = _with_driver(found, PodmanStore(root, driver))
+        else:
+            why = f"images of the storage driver {driver} can't be checked (expected overlay or vfs)"
+            found = replace(found, unknown=(*found.unknown, why))
+    return found
+
+
+def _with_driver(found: StorePlan, store: PodmanStore) -> StorePlan:
+    """Return a plan with the images and containers of one storage driver added."""
     unknown: list[str] = []
     images: list[ImagePlan] = []
     containers: list[ContainerPlan] = []
     unreferenced = 0
     try:
-        store = PodmanStore(root)
-        unknown += [
-            f"images of the storage driver {driver} can't be checked (expected overlay)"
-            for driver in store.other_drivers()
-        ]
         layers = store.layers()
         allowance = Allowance()
         listed = store.images()
         images = [_image(store, image, layers, allowance) for image in listed]
         stored = store.containers()
-        containers = [_container(store, container, layers, images) for container in stored]
-        in_use = _in_use(
-            (
-                *(top for each in listed for top in (each.layer, *(each.mapped_layers or ()))),
-                *(each.layer for each in stored),
-            ),
-            layers,
-        )
-        unreferenced = len(layers.keys() - in_use)
+        copies = {id_ for each in listed for id_ in each.mapped_layers or ()}
+        full_copies = copies if store.driver == VFS else set()
+        containers = [_container(store, container, layers, images, full_copies) for container in stored]
+        tops = {*(each.layer for each in listed), *(each.layer for each in stored), *copies} - full_copies
+        unreferenced = len(layers.keys() - _in_use(tops, layers))
         unknown += store.damaged[:MAX_DAMAGED]
         store.files.close()
     except (StoreMissing, StoreUnreadable, StoreMalformed) as error:
         unknown.append(error.message)
-    return StorePlan(NAME, root, tuple(images), tuple(containers), tuple(unknown), unreferenced=unreferenced)
+    return replace(
+        found,
+        images=(*found.images, *images),
+        containers=(*found.containers, *containers),
+        unknown=(*found.unknown, *unknown),
+        unreferenced=found.unreferenced + unreferenced,
+    )
 
 
 def _in_use(tops: Iterable[str], layers: Mapping[str, StoredLayer]) -> set[str]:
@@ -93,7 +107,7 @@ def _image(
     except StoreUnreadable as error:
         unknown.append(error.message)
     names = tuple(sorted(image.names or ()))
-    copies = _copies(store, image, layers, files, found, unknown) if not unknown else ()
+    copies = _copies(store, image, layers, files, found, unknown) if not unknown and store.driver == OVERLAY else ()
     return ImagePlan(
         store=NAME,
         root=store.root,
@@ -176,7 +190,7 @@ def _layers(
             )
         )
         return ()
-    if store.has_mount_program():
+    if store.driver == OVERLAY and store.has_mount_program():
         unknown.append(
             "its layers are mounted by fuse-overlayfs, whose marks can't be checked (expected the kernel's overlayfs)"
         )
@@ -190,7 +204,7 @@ def _layers(
                     DifferenceKind.METADATA, f"overlay-layers {layer.id}".encode(), diff, layer.diff_digest, str(diff)
                 )
             )
-        folder = _folder(layer.id)
+        folder = store.folder_of(layer.id)
         if reason := _not_understood(store, layer, diff):
             unknown.append(reason)
             continue
@@ -203,11 +217,27 @@ def _layers(
                 continue
             owners = Ownership(_map(layer.uidmap), _map(layer.gidmap), unproven=_unproven_owners(f"layer {diff.short}"))
         hint = max(layer.diff_size, 0)
+        vfs = (
+            VfsLayer(store.folder_of(layer.parent) if layer.parent else None, PODMAN_COPIES)
+            if store.driver == VFS
+            else None
+        )
+        implied = ImpliedFolders(by_umask=True, keeps_group=vfs is not None)
         files.append(
             allowance.once(LayerFiles(
-                store.root, diff, folder, split_at(layer.id), ownership=owners, hint=hint, implied=_IMPLIED, rules=PODMAN
+                store.root,
+                diff,
+                folder,
+                store.split_at(layer.id),
+                ownership=owners,
+                hint=hint,
+                implied=implied,
+                rules=PODMAN,
+                vfs=vfs,
             ))
         )  # fmt: skip
+    if store.driver == VFS:
+        return tuple(files)
     named = [str(diff) for diff in diffs]
     found += check_stack(store.files, BASE, [layer.id for layer in chain], named, unknown, PODMAN_NAMES)
     return tuple(files)
@@ -215,11 +245,11 @@ def _layers(
 
 def _not_understood(store: PodmanStore, layer: StoredLayer, diff: Digest) -> str:
     """Return why the files of a layer can't be compared, "" if they can."""
-    if reason := composefs_reason(store.files, BASE + b"/" + layer.id.encode()):
+    if store.driver == OVERLAY and (reason := composefs_reason(store.files, BASE + b"/" + layer.id.encode())):
         return reason
-    if layer.toc_digest and not store.files.exists(split_at(layer.id)):
+    if layer.toc_digest and not store.files.exists(store.split_at(layer.id)):
         return f"the digest of layer {diff.short} can't be computed: it was pulled in pieces (zstd:chunked), without a tar-split"
-    if _masked(store, _folder(layer.id)):
+    if _masked(store, store.folder_of(layer.id)):
         return f"layer {diff.short} was unpacked with force_mask: its modes and owners are only in attributes"
     return ""
 
@@ -304,8 +334,13 @@ def _masked(store: PodmanStore, folder: bytes) -> bool:
 
 
 def _container(
-    store: PodmanStore, container: StoredContainer, layers: Mapping[str, StoredLayer], images: list[ImagePlan]
+    store: PodmanStore,
+    container: StoredContainer,
+    layers: Mapping[str, StoredLayer],
+    images: list[ImagePlan],
+    full_copies: Set[str],
 ) -> ContainerPlan:
+    """Return the plan of a container. `full_copies`: layers that are copies of images with other owners, for vfs."""
     found: list[Difference] = []
     unknown: list[str] = []
     image = next((each for each in images if each.id.hex == container.image), None)
@@ -317,17 +352,22 @@ def _container(
     copy = _copy_below(chain, image)
     if copy is not None and image is not None:  # the copy is on the image's top layer, whatever its recorded parent is
         chain = [*(_id_in(layer.folder) for layer in image.layers if layer.folder is not None), *chain[-2:]]
-    if image is not None and image.unknown:
+    if not full_copies.isdisjoint(chain):
+        unknown.append(
+            "it is based on a copy of its image with other owners, which can't be checked with the driver vfs"
+        )
+    elif image is not None and image.unknown:
         unknown.append("its stack can't be checked, as not all layers of its image could be")
     elif image is not None:
-        expected = [layer.folder for layer in image.layers] + ([_folder(chain[-2])] if copy is not None else [])
-        got = [_folder(id_) for id_ in chain[: len(expected)]]
+        expected = [layer.folder for layer in image.layers] + ([store.folder_of(chain[-2])] if copy is not None else [])
+        got = [store.folder_of(id_) for id_ in chain[: len(expected)]]
         if got != expected or len(chain) != len(expected) + 1:
             found.append(difference(DifferenceKind.STACK, b"", "on the layers of its image", f"{len(chain)} layers"))
-    if complete:
+    is_copy = store.driver == VFS
+    if complete and not is_copy:
         copied = {} if copy is None else {chain[-2]: PODMAN_COPY}
         found += check_stack(store.files, BASE, chain, [""] * len(chain), unknown, PODMAN_NAMES, other_names=copied)
-    at = [_folder(id_) for id_ in chain]
+    at = [store.folder_of(id_) for id_ in chain]
     if copy is not None:
         at.insert(-2, copy.folder)
     return ContainerPlan(
@@ -338,6 +378,7 @@ def _container(
         image=image.id if image is not None else None,
         upper=at[-1] if at else None,
         lowers=tuple(reversed(at[:-1])),
+        copy_of=at[-2] if is_copy and len(at) > 1 else None,
         differences=tuple(found),
         unknown=tuple(unknown),
     )
@@ -348,10 +389,6 @@ def _copy_below(chain: list[str], image: ImagePlan | None) -> MappedCopy | None:
     if image is None or len(chain) < 2:
         return None
     return next((copy for copy in image.copies if copy.folder == BASE + b"/" + chain[-2].encode() + b"/" + COPY), None)
-
-
-def _folder(layer: str) -> bytes:
-    return BASE + b"/" + layer.encode() + b"/diff"
 
 
 def _id_in(folder: bytes) -> str:

@@ -221,6 +221,7 @@ def _image_report(
     )
 
 
+VIEWS_UNCHECKED: Final = "what processes of containers on the driver vfs see"
 CHANGED: Final = "changed"
 GONE: Final = "removed"
 
@@ -400,4 +401,5 @@ def _container_report(
         unknown=tuple(dict.fromkeys(unknown)),
         changed=tuple(changed),
         running=running.pid if running is not None else 0,
+        unchecked=() if container.copy_of is None else (VIEWS_UNCHECKED,),
     )

@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Final
+from typing import Final, Self
 
 from boltseal.engines.safe_open import SafeFolder, StoreMalformed, StoreMissing, StoreUnreadable, explained
 from boltseal.host.scrub.differences import DifferenceKind, difference
@@ -29,10 +29,18 @@ ROUNDS: Final = 2
 
 @dataclass(frozen=True, slots=True)
 class _Base:
-    """The folder of a store's layer folders."""
+    """The folder of a store's layer folders. `inside`: the folders in each of them that have a layer's files."""
 
     root: Path
     path: bytes
+    inside: tuple[bytes, ...]
+
+    @classmethod
+    def of(cls, layer: LayerFiles, folder: bytes) -> Self:
+        """Return that of a layer. A layer of the driver vfs is a folder without others for overlayfs in it."""
+        if layer.vfs is not None:
+            return cls(layer.root, folder.rpartition(b"/")[0], (b"",))
+        return cls(layer.root, folder.rsplit(b"/", 2)[0], _OF_A_LAYER)
 
 
 def with_outside_links(
@@ -40,18 +48,19 @@ def with_outside_links(
 ) -> dict[LayerFiles, LayerResult]:
     """Return the results with a difference for each file that has a name outside of the store's layers."""
     written = {
-        (plan.root, container.upper.rpartition(b"/")[0])
+        (plan.root, name)
         for plan in plans
         for container in plan.containers
         if container.upper is not None
+        for name in container.upper.split(b"/")
     }
     suspects: dict[_Base, list[LayerFiles]] = {}
     for layer, result in results.items():
         if result.shared and layer.folder is not None:
-            suspects.setdefault(_Base(layer.root, layer.folder.rsplit(b"/", 2)[0]), []).append(layer)
+            suspects.setdefault(_Base.of(layer, layer.folder), []).append(layer)
     found = dict(results)
     for base, layers in suspects.items():
-        ids = {id_.rpartition(b"/")[2] for root, id_ in written if root == base.root}
+        ids = {name for root, name in written if root == base.root}
         for layer in layers:
             found[layer] = results[layer]
         try:
@@ -115,9 +124,9 @@ def _names_in_layers(base: _Base, wanted: set[int], written: set[bytes]) -> Coun
         for id_ in layers.names(b""):
             if id_ in written or id_ == _LINKS:
                 continue
-            for name in _OF_A_LAYER:
+            for name in base.inside:
                 try:
-                    with layers.below(id_ + b"/" + name) as tree:
+                    with layers.below(id_ + b"/" + name if name else id_) as tree:
                         _count_names(tree, wanted, found)
                 except (StoreMissing, StoreMalformed):
                     continue

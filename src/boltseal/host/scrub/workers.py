@@ -120,7 +120,7 @@ def check_layers(
     layers: Iterable[LayerFiles], check_mode: CheckMode, pace: WorkRate, progress: Progress
 ) -> dict[LayerFiles, LayerResult]:
     """Check these layers and return the results."""
-    sizes = {layer: _estimated_bytes(layer) for layer in layers}
+    sizes = {layer: _estimated_bytes(layer, check_mode) for layer in layers}
     jobs = sorted(sizes, key=lambda layer: -sizes[layer])  # the longest first
     workers = min(pace.workers or os.cpu_count() or 1, len(jobs))
     # Only a process without other threads can be forked safely; spawning is slower.
@@ -197,8 +197,10 @@ def meter_of(pace: WorkRate) -> Meter:
     return Meter(context.Value("q", 0), context.Value("d", 0.0), pace.bytes_per_second)
 
 
-def _estimated_bytes(layer: LayerFiles) -> int:
+def _estimated_bytes(layer: LayerFiles, check_mode: CheckMode) -> int:
     """Estimate the work for a layer, in bytes; each entry counts as much as some bytes."""
+    if check_mode.quick and not layer.tar_split:
+        return 0  # blobs are not read
     path = layer.tar_split or layer.blob
     try:
         with SafeFolder(layer.root) as store:
