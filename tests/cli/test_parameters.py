@@ -34,6 +34,7 @@ KINDS = {
     "RATE": "bytes per second, such as 50M",
     "REPOSITORY": "a repository, or the beginning of some: localhost:5000/shop",
     "SERVICE": "a service of a Compose project",
+    "SHARE": "a part of the whole, such as 1/7",
     "SOURCE": "a LOCATION that is read",
     "TAG": "a tag",
     "TARGET": "a LOCATION that is written",

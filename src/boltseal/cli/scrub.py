@@ -13,10 +13,11 @@ from boltseal.cli.context import client_context
 from boltseal.cli.options import AllowEmptyOption, JsonOption
 from boltseal.cli.output import CommandOutput, say
 from boltseal.cli.progress import Progress, size_text
-from boltseal.cli.scrub_text import fields, print_reports
+from boltseal.cli.scrub_text import fields, print_reports, share_fields, share_text
 from boltseal.commands.scrub import ScrubImagesRequest, parse_rate, scrub_images
 from boltseal.commands.scrub_expectations import ExpectationOptions
 from boltseal.host.scrub.layer_check import CheckMode
+from boltseal.host.scrub.rotation import parse_share
 
 ImagesArgument = Annotated[
     list[str] | None,
@@ -77,6 +78,15 @@ RateOption = Annotated[
 ]
 NiceOption = Annotated[bool, typer.Option("--nice", help="Use the lowest CPU and disk priority.")]
 
+ShareOption = Annotated[
+    str | None,
+    typer.Option(
+        "--share",
+        metavar="SHARE",
+        show_default=False,
+        help="Read a rotating share of the content, 1/N, such as 1/7: N runs read everything. The rest is checked as by --quick.",
+    ),
+]
 MetricsOption = Annotated[
     Path | None,
     typer.Option(
@@ -98,6 +108,7 @@ def scrub(
     key: KeyOption = None,
     documents: DocumentsOption = None,
     quick: QuickOption = False,
+    share: ShareOption = None,
     from_disk: FromDiskOption = False,
     bytes_per_second: RateOption = "",
     nice: NiceOption = False,
@@ -127,6 +138,7 @@ def scrub(
             low_priority=nice,
             allow_empty=allow_empty,
             metrics=metrics_file,
+            shares=None if share is None else parse_share(share),
         )
         with Progress() as progress:
             found = scrub_images(request, client_context(), _RateProgress(progress))
@@ -136,9 +148,12 @@ def scrub(
             output.add(**fields(report))
         if not as_json:
             print_reports(found.reports, quick=quick)
-        if found.metrics_error:
-            output.add(ref=str(metrics_file), status="unknown", reason=found.metrics_error)
-            say(f"boltseal: {found.metrics_error}")
+        if found.share is not None:
+            output.add(**share_fields(found.share))
+            output.print(share_text(found.share))
+        for problem in found.problems:
+            output.add(ref="", status="unknown", reason=problem)
+            say(f"boltseal: {problem}")
         if not found.reports and not allow_empty:
             remedy = "check --root" if root else "name a store with --root"
             output.nothing_to_check(f"found 0 images in {found.searched}", remedy)

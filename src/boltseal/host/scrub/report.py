@@ -26,6 +26,7 @@ class ScrubReport:
     `what`: image, container or store. `ref`: its name in output. `level`, `by`: how far it is proven, and by which evidence.
     `count`: of all differences; `differences` may be fewer. `unknown`: reasons why something was not checked. `changed`: a
     container's own changes. `running`: the process ID of the container that was compared, 0 if none runs.
+    `unread`: parts of it (layers, copies, the view of a container) whose content this run did not read, with `--share`.
     """
 
     what: str
@@ -44,6 +45,7 @@ class ScrubReport:
     unknown: tuple[str, ...] = ()
     changed: tuple[ContainerChange, ...] = field(default=())
     running: int = 0
+    unread: int = 0
 
 
 def status_of(count: int, unknown: tuple[str, ...]) -> ReportStatus:
