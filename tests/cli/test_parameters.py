@@ -52,7 +52,7 @@ MEANINGS = {
     "--count-pulls": "read manifests also where a registry counts that as pulls",
     "--dry-run": "show what would be done, and change nothing",
     "--force": "do it although the same work, or another image, is there",
-    "--host": "the container engine",
+    "--host": "the container engine, or for `scrub` the host",
     "--key": "the key of the ledger",
     "--lock": "a lock file",
     "--offline": "contact no registry",

@@ -287,6 +287,7 @@ ROWS: Final[Mapping[str, _Row]] = {
         "changed?": list[dict[str, Any]],
         "running?": int,
         "unread?": int,
+        "host?": str,
         "parts?": int,
         "read_bytes?": int,
         "unread_bytes?": int,

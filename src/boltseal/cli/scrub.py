@@ -5,19 +5,26 @@ from __future__ import annotations
 import gc
 import time
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Final
 
 import typer
 
 from boltseal.cli.context import client_context
+from boltseal.cli.durations import duration_option
 from boltseal.cli.options import AllowEmptyOption, JsonOption
 from boltseal.cli.output import CommandOutput, say
 from boltseal.cli.progress import Progress, size_text
 from boltseal.cli.scrub_text import fields, print_reports, share_fields, share_text
+from boltseal.commands.end_with_stdin import end_with_stdin
 from boltseal.commands.scrub import ScrubImagesRequest, parse_rate, scrub_images
 from boltseal.commands.scrub_expectations import ExpectationOptions
+from boltseal.commands.scrub_hosts_request import ScrubHostsRequest, refuse_local_options, remote_options
+from boltseal.files.named_files import require_file
 from boltseal.host.scrub.layer_check import CheckMode
 from boltseal.host.scrub.rotation import parse_share
+from boltseal.policy.durations import Duration
+
+DEFAULT_HOST_TIMEOUT: Final = Duration.parse("6h")
 
 ImagesArgument = Annotated[
     list[str] | None,
@@ -87,6 +94,23 @@ ShareOption = Annotated[
         help="Read a rotating share of the content, 1/N, such as 1/7: N runs read everything. The rest is checked as by --quick.",
     ),
 ]
+HostsOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--host",
+        metavar="ADDRESS",
+        show_default=False,
+        help="Run boltseal scrub on this host, ssh://[USER@]HOST[:PORT], where it is installed; repeatable.",
+    ),
+]
+HostTimeoutOption = Annotated[
+    Duration,
+    duration_option("--host-timeout", "How long a host may take.", at_least="1s", show_default=True),
+]
+EndWithStdinOption = Annotated[
+    bool,
+    typer.Option("--end-with-stdin", help="End as soon as standard input ends; --host runs it so on other hosts."),
+]
 MetricsOption = Annotated[
     Path | None,
     typer.Option(
@@ -113,6 +137,9 @@ def scrub(
     bytes_per_second: RateOption = "",
     nice: NiceOption = False,
     metrics_file: MetricsOption = None,
+    host: HostsOption = None,
+    host_timeout: HostTimeoutOption = DEFAULT_HOST_TIMEOUT,
+    until_stdin_ends: EndWithStdinOption = False,
     allow_empty: AllowEmptyOption = False,
     as_json: JsonOption = False,
 ) -> None:
@@ -122,6 +149,23 @@ def scrub(
     proves. Exit code 0: all of it holds; 1: something differs; 3: something could not be checked, or there was no image.
     """  # fmt: skip
     with CommandOutput("scrub", as_json=as_json) as output:
+        if host:
+            refuse_local_options(lock=lock, receipt=receipt, key=key, documents=documents, metrics_file=metrics_file)
+            wanted = ScrubHostsRequest(
+                hosts=tuple(host),
+                images=tuple(images or ()),
+                roots=tuple(root or ()),
+                options=remote_options(expect, bytes_per_second, share, quick=quick, from_disk=from_disk, nice=nice),
+                content=not quick and share is None,
+                allow_empty=allow_empty,
+                timeout_s=host_timeout.seconds,
+            )
+            _print_hosts(output, wanted)
+            return
+        if until_stdin_ends:
+            end_with_stdin()
+        for path in root or ():
+            require_file(path)
         request = ScrubImagesRequest(
             images=tuple(images or ()),
             roots=tuple(root or ()),
@@ -157,6 +201,12 @@ def scrub(
         if not found.reports and not allow_empty:
             remedy = "check --root" if root else "name a store with --root"
             output.nothing_to_check(f"found 0 images in {found.searched}", remedy)
+
+
+def _print_hosts(output: CommandOutput, wanted: ScrubHostsRequest) -> None:
+    from boltseal.cli.scrub_hosts import print_hosts  # imports asyncio, which other scrubs do not need
+
+    print_hosts(output, wanted)
 
 
 class _RateProgress:

@@ -16,7 +16,7 @@ from boltseal.host.scrub.report import ScrubReport
 from boltseal.host.scrub.rotation import ShareSummary
 from boltseal.lockfile.format import time_text
 
-_STATUS_TEXT: Final = {"holds": "holds", "differs": "DIFFERS", "unknown": "could not check", "gone": "gone"}
+STATUS_TEXT: Final = {"holds": "holds", "differs": "DIFFERS", "unknown": "could not check", "gone": "gone"}
 MAX_REASONS: Final = 3
 MAX_CHANGES: Final = 10
 
@@ -115,7 +115,7 @@ def _print(report: ScrubReport, line: str) -> None:
 
 
 def _line(report: ScrubReport, *, quick: bool, with_root: bool) -> str:
-    status = _STATUS_TEXT[report.status]
+    status = STATUS_TEXT[report.status]
     if report.status == "holds" and report.level is not None:
         status += f" {report.level}"
     where = f"{report.store} {report.root if with_root else ''}".strip()
