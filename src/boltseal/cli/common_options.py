@@ -15,8 +15,8 @@ from boltseal.files.named_files import require_file
 
 PATHS: Final = frozenset({"FILE", "FOLDER", "PATH"})
 """The metavars of paths."""
-MAY_BE_MISSING: Final = frozenset({"backup_to", "data", "metrics_file", "paths", "state", "target"})
-"""Parameters with a path that is created, or that may be something else (`lock --update` also takes references)."""
+MAY_BE_MISSING: Final = frozenset({"backup_to", "data", "metrics_file", "paths", "root", "state", "target"})
+"""Parameters with a path that is created, is on another host, or may be something else (`lock --update` also takes references)."""
 STANDARD_INPUT: Final = "-"
 
 QuietOption = Annotated[

@@ -5,21 +5,29 @@ from __future__ import annotations
 import gc
 import time
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Final
 
 import typer
 
+from boltseal.cli.durations import duration_option
 from boltseal.cli.options import AllowEmptyOption, JsonOption
 from boltseal.cli.output import CommandOutput, say
 from boltseal.cli.progress import Progress, size_text
 from boltseal.cli.project_options import AllowOption
 from boltseal.cli.remote import takes_registry_options
-from boltseal.cli.scrub_text import fields, print_reports
+from boltseal.cli.scrub_text import fields, print_reports, share_fields, share_text
+from boltseal.commands.end_with_stdin import end_with_stdin
 from boltseal.commands.project_images import registry_filter
 from boltseal.commands.registry_access import RegistryOptions
 from boltseal.commands.scrub import ScrubImagesRequest, parse_rate, scrub_images
 from boltseal.commands.scrub_expectations import ExpectationOptions
+from boltseal.commands.scrub_hosts_request import ScrubHostsRequest, refuse_local_options, remote_options
+from boltseal.files.named_files import require_file
 from boltseal.host.scrub.layer_check import CheckMode
+from boltseal.host.scrub.rotation import parse_share
+from boltseal.policy.durations import Duration
+
+DEFAULT_HOST_TIMEOUT: Final = Duration.parse("6h")
 
 ImagesArgument = Annotated[
     list[str] | None,
@@ -86,6 +94,32 @@ CompleteOption = Annotated[
 ]
 NiceOption = Annotated[bool, typer.Option("--nice", help="Use the lowest CPU and disk priority.")]
 
+ShareOption = Annotated[
+    str | None,
+    typer.Option(
+        "--share",
+        metavar="SHARE",
+        show_default=False,
+        help="Read a rotating share of the content, 1/N, such as 1/7: N runs read everything. The rest is checked as by --quick.",
+    ),
+]
+HostsOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--host",
+        metavar="ADDRESS",
+        show_default=False,
+        help="Run boltseal scrub on this host, ssh://[USER@]HOST[:PORT], where it is installed; repeatable.",
+    ),
+]
+HostTimeoutOption = Annotated[
+    Duration,
+    duration_option("--host-timeout", "How long a host may take.", at_least="1s", show_default=True),
+]
+EndWithStdinOption = Annotated[
+    bool,
+    typer.Option("--end-with-stdin", help="End as soon as standard input ends; --host runs it so on other hosts."),
+]
 MetricsOption = Annotated[
     Path | None,
     typer.Option(
@@ -108,6 +142,7 @@ def scrub(
     key: KeyOption = None,
     documents: DocumentsOption = None,
     quick: QuickOption = False,
+    share: ShareOption = None,
     from_disk: FromDiskOption = False,
     bytes_per_second: RateOption = "",
     nice: NiceOption = False,
@@ -115,6 +150,9 @@ def scrub(
     allow: AllowOption = None,
     complete: CompleteOption = False,
     metrics_file: MetricsOption = None,
+    host: HostsOption = None,
+    host_timeout: HostTimeoutOption = DEFAULT_HOST_TIMEOUT,
+    until_stdin_ends: EndWithStdinOption = False,
     allow_empty: AllowEmptyOption = False,
     *,
     access: RegistryOptions,
@@ -127,6 +165,23 @@ def scrub(
     of a build cache without a digest can't be checked: their number is stated, and is exit code 3 with --complete.
     """  # fmt: skip
     with CommandOutput("scrub", as_json=as_json) as output:
+        if host:
+            refuse_local_options(lock=lock, receipt=receipt, key=key, documents=documents, metrics_file=metrics_file)
+            wanted = ScrubHostsRequest(
+                hosts=tuple(host),
+                images=tuple(images or ()),
+                roots=tuple(root or ()),
+                options=remote_options(expect, bytes_per_second, share, quick=quick, from_disk=from_disk, nice=nice),
+                content=not quick and share is None,
+                allow_empty=allow_empty,
+                timeout_s=host_timeout.seconds,
+            )
+            _print_hosts(output, wanted)
+            return
+        if until_stdin_ends:
+            end_with_stdin()
+        for path in root or ():
+            require_file(path)
         request = ScrubImagesRequest(
             images=tuple(images or ()),
             roots=tuple(root or ()),
@@ -145,6 +200,7 @@ def scrub(
             complete=complete,
             allow_empty=allow_empty,
             metrics=metrics_file,
+            shares=None if share is None else parse_share(share),
         )
         with Progress() as progress:
             allowed = registry_filter(access, allow or [])
@@ -155,12 +211,21 @@ def scrub(
             output.add(**fields(report))
         if not as_json:
             print_reports(found.reports, quick=quick)
-        if found.metrics_error:
-            output.add(ref=str(metrics_file), status="unknown", reason=found.metrics_error)
-            say(f"boltseal: {found.metrics_error}")
+        if found.share is not None:
+            output.add(**share_fields(found.share))
+            output.print(share_text(found.share))
+        for problem in found.problems:
+            output.add(ref="", status="unknown", reason=problem)
+            say(f"boltseal: {problem}")
         if not found.has_checked and not allow_empty:
             remedy = "check --root" if root else "name a store with --root"
             output.nothing_to_check(f"found 0 images in {found.searched}", remedy)
+
+
+def _print_hosts(output: CommandOutput, wanted: ScrubHostsRequest) -> None:
+    from boltseal.cli.scrub_hosts import print_hosts  # imports asyncio, which other scrubs do not need
+
+    print_hosts(output, wanted)
 
 
 class _RateProgress:

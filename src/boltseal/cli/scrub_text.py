@@ -8,12 +8,15 @@ from dataclasses import asdict
 from typing import Any, Final
 
 from boltseal.cli.output import print_line, say
+from boltseal.cli.progress import size_text
 from boltseal.commands.text import counted
 from boltseal.errors import quote
 from boltseal.host.scrub.changing_containers import REMOVED
 from boltseal.host.scrub.report import ScrubReport
+from boltseal.host.scrub.rotation import ShareSummary
+from boltseal.lockfile.format import time_text
 
-_STATUS_TEXT: Final = {
+STATUS_TEXT: Final = {
     "holds": "holds",
     "differs": "DIFFERS",
     "unknown": "could not check",
@@ -45,12 +48,56 @@ def _reason(report: ScrubReport) -> str:
         return REMOVED
     if report.status == "unchecked":
         return f"not checked: {counted(report.unchecked_count, 'record')}: {'; '.join(report.unchecked)}"
+    return _held_reason(report) + _unread_text(report)
+
+
+def _held_reason(report: ScrubReport) -> str:
     if report.what == "container":
         changed = f"its own layer has {counted(len(report.changed), 'change')}"
         return f"{changed}; seen through process {report.running}" if report.running else changed
     return "; ".join(
         (f"{counted(report.layers, 'layer')}, {counted(report.entries, 'entry', 'entries')}", *report.notes)
     )
+
+
+def _unread_text(report: ScrubReport) -> str:
+    """Return what a run with --share did not read of a subject, to be appended."""
+    if not report.unread:
+        return ""
+    what = "content" if report.what == "container" else f"content of {counted(report.unread, 'layer')}"
+    return f", {what} not read in this run (--share)"
+
+
+def share_text(share: ShareSummary) -> str:
+    """Return a line about what a run with --share read."""
+    status = "partial" if share.unread else "complete"
+    return f"{status}: share 1/{share.shares}: {_share_reason(share)}"
+
+
+def share_fields(share: ShareSummary) -> dict[str, Any]:
+    """Return what a run with --share read, for `--json`."""
+    return {
+        "ref": f"1/{share.shares}",
+        "status": "partial" if share.unread else "complete",
+        "reason": _share_reason(share),
+        "what": "share",
+        "parts": share.parts,
+        "unread": share.unread,
+        "read_bytes": share.bytes,
+        "unread_bytes": share.unread_bytes,
+        "never_read": share.never,
+        "oldest": time_text(share.oldest_s * 1_000_000) if share.oldest_s else None,
+    }
+
+
+def _share_reason(share: ShareSummary) -> str:
+    read = f"read {share.read} of {counted(share.parts, 'part')}, about {size_text(share.bytes)}"
+    if not share.unread:
+        return read
+    left = f"not read in this run: {counted(share.unread, 'part')}, about {size_text(share.unread_bytes)}"
+    if share.never:
+        return f"{read}; {left} ({share.never} never yet)"
+    return f"{read}; {left}, all since {time_text(share.oldest_s * 1_000_000)}"
 
 
 def print_reports(reports: Sequence[ScrubReport], *, quick: bool) -> None:
@@ -103,7 +150,7 @@ def _print(report: ScrubReport, line: str) -> None:
 
 
 def _line(report: ScrubReport, *, quick: bool, with_root: bool) -> str:
-    status = _STATUS_TEXT[report.status]
+    status = STATUS_TEXT[report.status]
     if report.status == "holds" and report.level is not None:
         status += f" {report.level}"
     where = f"{report.store} {report.root if with_root else ''}".strip()

@@ -22,6 +22,7 @@ from boltseal.commands.scrub_expectations import (
 )
 from boltseal.commands.scrub_manifests import ManifestFetcher
 from boltseal.commands.scrub_metrics import ScrubRun, write_metrics
+from boltseal.commands.scrub_share import opened_share
 from boltseal.config import home_folders
 from boltseal.engines.priority import idle_disk
 from boltseal.errors import MAX_PATH, BoltsealError, Invalid, quote
@@ -29,6 +30,7 @@ from boltseal.host.scrub.find_stores import store_at, usual_stores
 from boltseal.host.scrub.layer_check import CheckMode
 from boltseal.host.scrub.missing_manifests import fetch_nothing
 from boltseal.host.scrub.report import ReportStatus, ScrubReport, outcome
+from boltseal.host.scrub.rotation import ShareSummary
 from boltseal.host.scrub.scrub import ScrubRequest, scrub
 from boltseal.host.scrub.workers import Progress, WorkRate
 
@@ -47,6 +49,7 @@ class ScrubImagesRequest:
         complete: whether what is left out, such as a build cache, makes the outcome unknown.
         allow_empty: whether no image is a success.
         metrics: the file for the metrics of this run.
+        shares: read one of so many shares of the bytes in this run; None for all.
     """
 
     images: tuple[str, ...] = ()
@@ -59,26 +62,33 @@ class ScrubImagesRequest:
     complete: bool = False
     allow_empty: bool = False
     metrics: Path | None = None
+    shares: int | None = None
+
+    @property
+    def kind(self) -> str:
+        """The kind of run, as metrics have it: full, quick or share."""
+        return "share" if self.shares is not None else "quick" if self.mode.quick else "full"
 
 
 @dataclass(frozen=True, slots=True)
 class ScrubResult:
     """The reports of a scrub.
 
-    `searched`: where, in words. `complete`: whether what is left out makes the outcome unknown. `metrics_error`: why the metrics
-    could not be written.
+    `searched`: where, in words. `complete`: whether what is left out makes the outcome unknown. `share`: what a run with `--share`
+    read. `problems`: what failed beside the check, such as writing the metrics.
     """
 
     reports: tuple[ScrubReport, ...]
     searched: str
     complete: bool = False
-    metrics_error: str = ""
+    share: ShareSummary | None = None
+    problems: tuple[str, ...] = ()
 
     @property
     def outcome(self) -> Outcome:
         """The outcome of all reports together; HOLDS where there is none."""
         found = Outcome(outcome(list(self.reports), complete=self.complete))
-        return found.worse(Outcome.UNKNOWN) if self.metrics_error else found
+        return found.worse(Outcome.UNKNOWN) if self.problems else found
 
     @property
     def has_checked(self) -> bool:
@@ -107,22 +117,24 @@ def scrub_images(
         read[0] = read_bytes
         progress(read_bytes, done, total)
 
-    def write(reports: tuple[ScrubReport, ...], *, holds: bool) -> str:
-        mode = "quick" if request.mode.quick else "full"
+    def write(found: ScrubResult | None) -> tuple[str, ...]:
+        has_checked = found is not None and (found.has_checked or request.allow_empty)
+        holds = has_checked and found is not None and found.outcome is Outcome.HOLDS
+        reports, share = (found.reports, found.share) if found is not None else ((), None)
         duration_s = time.monotonic() - began_s
         try:
-            write_metrics(file, ScrubRun(mode, options.client.now_s(), duration_s, read[0], holds, reports))
+            ended_s = options.client.now_s()
+            write_metrics(file, ScrubRun(request.kind, ended_s, duration_s, read[0], holds, reports, share))
         except OSError as error:
-            return f"{quote(str(file), MAX_PATH)[1:-1]}: the metrics can't be written: {error.strerror}"
-        return ""
+            return (f"{quote(str(file), MAX_PATH)[1:-1]}: the metrics can't be written: {error.strerror}",)
+        return ()
 
     try:
         found = _scrub(request, options, allowed, count)
     except BoltsealError:
-        write((), holds=False)
+        write(None)
         raise
-    holds = found.outcome is Outcome.HOLDS and (found.has_checked or request.allow_empty)
-    return replace(found, metrics_error=write(found.reports, holds=holds))
+    return replace(found, problems=(*found.problems, *write(found)))
 
 
 def _scrub(
@@ -144,9 +156,17 @@ def _scrub(
         idle_disk()
     roots = request.roots
     stores = [store for path in roots for store in store_at(path)] if roots else usual_stores(home_folders())
-    reports = scrub(stores, wanted, progress)
     searched = ", ".join(quote(str(root)) for root in roots) or "the usual stores of this host's engines"
-    return ScrubResult(tuple(reports), searched, request.complete)
+    if request.shares is None:
+        return ScrubResult(tuple(scrub(stores, wanted, progress)), searched, request.complete)
+    if request.mode.quick:
+        raise Invalid("--share and --quick exclude each other: --share reads a share of the content, --quick none")
+    scope = (*map(os.path.abspath, roots), "", *request.images)
+    with opened_share(client.state, request.shares, scope, client.now_s()) as opened:
+        reports = tuple(scrub(stores, replace(wanted, rotation=opened.rotation), progress))
+        problem = opened.save()
+        problems = (problem,) if problem else ()
+        return ScrubResult(reports, searched, request.complete, opened.rotation.summary(), problems)
 
 
 def parse_rate(text: str) -> WorkRate:

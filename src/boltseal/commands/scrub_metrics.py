@@ -16,6 +16,7 @@ from typing import Final
 
 from boltseal.files.atomic_files import Disk, write_file
 from boltseal.host.scrub.report import ReportStatus, ScrubReport
+from boltseal.host.scrub.rotation import ShareSummary
 
 FILE_MODE: Final = 0o644
 """The collector runs as another user."""
@@ -28,6 +29,8 @@ _HELP: Final = {
     _LAST_SUCCESS: "When the last scrub ended in which everything holds; 0: none did yet.",
     "boltseal_scrub_duration_seconds": "How long the last scrub took.",
     "boltseal_scrub_read_bytes": "How many bytes of layers and of containers the last scrub read.",
+    "boltseal_scrub_unread_bytes": "How many bytes the last scrub with --share left to other runs.",
+    "boltseal_scrub_oldest_read_timestamp_seconds": "When that was read which was read longest ago; 0: some never was.",
     "boltseal_scrub_results": "Subjects of the last scrub by kind and status.",
 }
 _SAMPLE: Final = re.compile(r"([a-z_]+)\{([^}\n]{0,2000})\} ([0-9]{1,15})")
@@ -38,12 +41,13 @@ class ScrubRun:
     """One run, for its metrics.
 
     Attributes:
-        mode: how it read: full or quick.
+        mode: how it read: full, quick or share.
         ended_s: when it ended, in seconds since 1970.
         duration_s: how long it took.
         read_bytes: how much content was read.
         holds: whether everything that it checked holds.
         reports: its results; none if it failed.
+        share: what a run with --share read.
     """
 
     mode: str
@@ -52,6 +56,7 @@ class ScrubRun:
     read_bytes: int
     holds: bool
     reports: Sequence[ScrubReport] = ()
+    share: ShareSummary | None = None
 
 
 def write_metrics(path: Path, run: ScrubRun) -> None:
@@ -72,6 +77,11 @@ def metrics_text(run: ScrubRun, former_success_s: int) -> str:
             (f'{mode},status="{status}",what="{what}"', str(count)) for what, status, count in _counts(run.reports)
         ],
     }
+    if run.share is not None:
+        samples |= {
+            "boltseal_scrub_unread_bytes": [(mode, str(run.share.unread_bytes))],
+            "boltseal_scrub_oldest_read_timestamp_seconds": [(mode, str(run.share.oldest_s))],
+        }
     return "".join(_lines(samples.items()))
 
 

@@ -100,12 +100,7 @@ class Tunnel:
 
     def failed(self) -> SshFailed:
         """Return the error with ssh's own reason."""
-        login, why = self._address.login, self.last_error
-        port = "" if self._address.port is None else f" -p {self._address.port}"
-        reason = quote(why, 200) if why else "it gives no reason"
-        return SshFailed(
-            f"ssh to {login} failed: {reason}; `ssh{port} {login} true` must work without a password prompt"
-        )
+        return ssh_failed(self._address, self.last_error)
 
 
 @asynccontextmanager
@@ -121,17 +116,31 @@ async def tunnel(address: EngineAddress) -> AsyncIterator[Tunnel]:
             await forwarded.ready(process)
             yield forwarded
         finally:
-            await _ended(process)
+            await end_process(process)
             reading.cancel()
             await asyncio.gather(reading, return_exceptions=True)
 
 
-async def _started(address: EngineAddress, socket: Path) -> asyncio.subprocess.Process:
+def ssh_words(address: EngineAddress) -> list[str]:
+    """Return the command for ssh to an address, up to further options, `--`, login and remote command."""
     options = [word for option in _OPTIONS for word in ("-o", option)]
     port = [] if address.port is None else ["-p", str(address.port)]
+    return ["ssh", "-a", "-x", "-T", *options, *port]
+
+
+def ssh_failed(address: EngineAddress, why: str) -> SshFailed:
+    """Return the error of a failed connection. `why`: the last line of ssh's error output, or ""."""
+    port = "" if address.port is None else f" -p {address.port}"
+    reason = quote(why, 200) if why else "it gives no reason"
+    return SshFailed(
+        f"ssh to {address.login} failed: {reason}; `ssh{port} {address.login} true` must work without a password prompt"
+    )
+
+
+async def _started(address: EngineAddress, socket: Path) -> asyncio.subprocess.Process:
     try:
         return await asyncio.create_subprocess_exec(
-            *("ssh", "-a", "-x", "-T", *options, *port, "-L", f"{socket}:{address.path}", "--", address.login, "cat"),
+            *(*ssh_words(address), "-L", f"{socket}:{address.path}", "--", address.login, "cat"),
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE,
@@ -140,7 +149,7 @@ async def _started(address: EngineAddress, socket: Path) -> asyncio.subprocess.P
         raise SshFailed(f"ssh can't be started ({error.strerror}); install openssh-client") from error
 
 
-async def _ended(process: asyncio.subprocess.Process) -> None:
+async def end_process(process: asyncio.subprocess.Process) -> None:
     """Close ssh's input, which ends the remote command and ssh; terminate or kill it if that does not help."""
     if process.stdin is not None:
         process.stdin.close()

@@ -15,6 +15,7 @@ import pytest
 from boltseal.host.scrub.differences import DifferenceKind
 from boltseal.host.scrub.find_stores import store_at
 from boltseal.host.scrub.report import ReportStatus, ScrubReport, outcome
+from boltseal.host.scrub.rotation import Rotation, RotationState
 from boltseal.host.scrub.scrub import ScrubRequest, scrub
 from tests import servers
 from tests.attacks.scrub.changing_containers import changing_command, wait_until_changed
@@ -165,6 +166,38 @@ def test_a_layer_swapped_only_for_the_start_is_found(host: Host) -> None:
 
     found = {(each.kind, each.path) for each in report.differences}
     assert {(DifferenceKind.RUNNING, "etc/passwd"), (DifferenceKind.RUNNING, "bin/evil")} <= found
+
+
+def test_a_rotating_share_also_reads_what_running_containers_see(host: Host) -> None:
+    """Content that only a container's process sees is found by one of N runs with --share, and by every later one."""
+    box = host.created()
+    (layer,) = [each.parent.parent for each in host.root.rglob("etc/gone") if "rootfs" not in each.parts]
+    evil, aside = host.root / "evil", host.root / "aside"
+    subprocess.run(["cp", "-a", layer, evil], check=True)
+    before = (evil / "etc/passwd").stat()
+    (evil / "etc/passwd").write_bytes(b"e" * before.st_size)
+    os.utime(evil / "etc/passwd", ns=(before.st_atime_ns, before.st_mtime_ns))
+    layer.rename(aside)
+    evil.rename(layer)
+    host.docker("start", box)
+    layer.rename(evil)
+    aside.rename(layer)
+
+    state, reports = RotationState(), []
+    for now_s in range(6):
+        rotation = Rotation(3, state, 1_700_000_000 + now_s)
+        found = scrub(store_at(host.root), ScrubRequest(rotation=rotation), lambda *_: None)
+        state = rotation.end()
+        reports += [each for each in found if each.id == box]
+    host.docker("rm", "--force", box)
+    shutil.rmtree(evil)
+
+    first = next(at for at, each in enumerate(reports) if each.status is ReportStatus.DIFFERS)
+    assert first < 3
+    assert [each.unread for each in reports] == [1] * first + [0] * (6 - first)
+    assert {(each.kind, each.path) for report in reports[first:] for each in report.differences} == {
+        (DifferenceKind.RUNNING, "etc/passwd")
+    }
 
 
 def test_a_bind_mount_in_a_container_is_listed(host: Host, tmp_path: Path) -> None:

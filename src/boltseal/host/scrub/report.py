@@ -32,7 +32,8 @@ class ScrubReport:
     `count`: of all differences; `differences` may be fewer. `unknown`: reasons why something was not checked. `changed`: a
     container's own changes. `running`: the process ID of the container that was compared, 0 if none runs. `notes`: what else a
     person should know. `unchecked`: what the check left out, which is stated, and changes the status only if complete coverage
-    is asked for. `unchecked_count`: how many records of a build cache that is.
+    is asked for. `unchecked_count`: how many records of a build cache that is. `unread`: parts of it (layers, copies, the view
+    of a container) whose content this run did not read, with `--share`.
     """
 
     what: str
@@ -54,6 +55,7 @@ class ScrubReport:
     notes: tuple[str, ...] = ()
     unchecked: tuple[str, ...] = ()
     unchecked_count: int = 0
+    unread: int = 0
 
 
 def status_of(count: int, unknown: tuple[str, ...]) -> ReportStatus:

@@ -34,6 +34,8 @@ from boltseal.host.scrub.mount_points import mounts_in
 from boltseal.host.scrub.plans import ContainerPlan, ImagePlan, StorePlan
 from boltseal.host.scrub.process_view import compare_process_view
 from boltseal.host.scrub.report import ReportStatus, ScrubReport, status_of
+from boltseal.host.scrub.rotation import Rotation
+from boltseal.host.scrub.share_parts import ReadParts
 from boltseal.host.scrub.shared_inodes import with_outside_links
 from boltseal.host.scrub.trust import Expectation, ExpectedPrefix, is_id, local_reference, names_image
 from boltseal.host.scrub.workers import Progress, ReadCount, WorkRate, check_layers, meter_of
@@ -45,8 +47,9 @@ class ScrubRequest:
     """What to check, and how.
 
     `images`: names or IDs, none for all. `expected`: by the text in `images`. `receipts`, `locks`: apply by name and tag.
-    `documents`: further manifests, by digest; `fetch`: gets those that are missing. `check_mode`: how to read; `pace`: limits of the load. `proc`: the process file
-    system; on a disk of another host no process has its root.
+    `documents`: further manifests, by digest; `fetch`: gets those that are missing. `check_mode`: how to read; `pace`: limits
+    of the load. `rotation`: chooses what to read if not all is. `proc`: the process file system; on a disk of another host no
+    process has its root.
     """
 
     images: tuple[str, ...] = ()
@@ -57,6 +60,7 @@ class ScrubRequest:
     fetch: FetchManifests = fetch_nothing
     check_mode: CheckMode = field(default_factory=CheckMode)
     pace: WorkRate = field(default_factory=WorkRate)
+    rotation: Rotation | None = None
     proc: Path = Path("/proc")
 
 
@@ -71,23 +75,29 @@ def scrub(stores: Sequence[FoundStore], wanted: ScrubRequest, progress: Progress
     engine_mounts.look()
     cached = {id(image) for _, plan in plans for image in plan.cached}
     selected = [(plan, image, typed) for _, plan in plans for image, typed in _select(plan, wanted)]  # 2
-    results = check_layers(
-        [layer for _, image, _ in selected for layer in image.layers], wanted.check_mode, wanted.pace, counted
-    )  # 3
+    images = [image for _, image, _ in selected]
+    checked = {image.id for image in images}
+    parts = ReadParts(wanted.check_mode, wanted.rotation)
+    parts.begin(images, [each for _, plan in plans for each in _containers_of(plan, checked, wanted)])
+    modes = parts.layer_modes(layer for image in images for layer in image.layers)
+    results = check_layers(modes, wanted.pace, counted)  # 3
     results = with_outside_links(results, [plan for _, plan in plans])
+    parts.record_layers(results)
     engine_mounts.look()
     after = {store.root: _StoreRecheck(store) for store, _ in plans}
     count_read = meter_of(wanted.pace)
     for plan, image, typed in selected:
         changed_since = after[plan.root].changed_since(image)
         report = _image_report(
-            engine_mounts.with_image(image), results, typed, wanted, count_read, changed_since
+            engine_mounts.with_image(image), results, typed, wanted, count_read, changed_since, parts
         )  # 4, 5
         reports.append(_cache_report(report) if id(image) in cached else report)
-    reports += _not_found(wanted, [image for _, image, _ in selected], [store.root for store in stores])
-    checked = {image.id for _, image, _ in selected}
+    reports += _not_found(wanted, images, [store.root for store in stores])
     for store, plan in plans:
-        reports += _container_reports(store, plan, checked, wanted, count_read, after[plan.root], engine_mounts)  # 6
+        containers = _containers_of(plan, checked, wanted)
+        reports += _container_reports(
+            store, containers, wanted, count_read, after[plan.root], parts, engine_mounts
+        )  # 6
     if not wanted.images:
         reports += [_unreferenced_report(plan) for _, plan in plans if plan.unreferenced]
     counted.end(count_read.total())
@@ -168,6 +178,7 @@ def _image_report(
     wanted: ScrubRequest,
     count_read: CountRead,
     changed_since: str,
+    parts: ReadParts,
 ) -> ScrubReport:
     differences, unknown, count, entries = list(image.differences), list(image.unknown), len(image.differences), 0
     for index, layer in enumerate(image.layers):
@@ -185,15 +196,20 @@ def _image_report(
         other_differences = [
             each for init, under in image.inits for each in init_differences(image.root, init, _folders(image, under))
         ]
-        other_differences += [
-            each for copy in image.copies for each in copy_differences(image.root, copy, wanted.check_mode, count_read)
+        in_copies = [
+            each
+            for copy in image.copies
+            for each in copy_differences(image.root, copy, parts.copy_mode(image, copy), count_read)
         ]
+        parts.record_copies(image, held=not in_copies)
+        other_differences += in_copies
         other_differences += mounts_in(
             image.root, (*(init for init, _ in image.inits), *(copy.folder for copy in image.copies))
         )
         differences, count = [*differences, *other_differences], count + len(other_differences)
     except (StoreMissing, StoreUnreadable, StoreMalformed) as error:
         unknown.append(error.message)
+        parts.record_copies(image, held=False)
     if changed_since == CHANGED or (changed_since == GONE and (count or unknown)):
         differences, count = [], 0
         unknown = [f"it was {changed_since} while it was checked; check it again"]
@@ -201,13 +217,14 @@ def _image_report(
     differences = [*judged.differences, *differences]
     unknown += judged.unknown
     count = max(count + len(judged.differences), len(differences)) if differences else 0
+    unread = parts.unread(image)
     return ScrubReport(
         what="image",
         ref=_ref(image, typed),
         status=status_of(count, tuple(unknown)),
         store=image.store,
         root=str(image.root),
-        level=None if wanted.check_mode.quick else judged.level,  # unread files prove nothing
+        level=None if wanted.check_mode.quick or unread else judged.level,  # unread files prove nothing
         by=judged.by,
         id=str(image.id),
         names=image.names,
@@ -218,6 +235,7 @@ def _image_report(
         unknown=tuple(dict.fromkeys(unknown)),
         notes=image.notes,
         unchecked=tuple(unchecked),
+        unread=unread,
     )
 
 
@@ -324,23 +342,27 @@ def _hiding_marks(
     return found
 
 
+def _containers_of(plan: StorePlan, checked: set[Digest], wanted: ScrubRequest) -> list[ContainerPlan]:
+    return [each for each in plan.containers if each.image in checked or not wanted.images]
+
+
 def _container_reports(
     store: FoundStore,
-    plan: StorePlan,
-    checked: set[Digest],
+    containers: Sequence[ContainerPlan],
     wanted: ScrubRequest,
     count_read: CountRead,
     after: _StoreRecheck,
+    parts: ReadParts,
     engine_mounts: EngineMounts,
 ) -> list[ScrubReport]:
-    mine = [after.unless_changed(each) for each in plan.containers if each.image in checked or not wanted.images]
+    mine = [after.unless_changed(each) for each in containers]
 
     def check(containers: Sequence[ContainerPlan], processes: Processes) -> list[ScrubReport]:
-        return [
-            _container_report(engine_mounts.with_container(each), processes, wanted, count_read) for each in containers
-        ]
+        seen = [engine_mounts.with_container(each) for each in containers]
+        return [_container_report(each, processes, parts.container_mode(each), count_read) for each in seen]
 
-    return check_until_settled(mine, check, lambda: store.plan(store.root).containers, wanted.proc)
+    found = check_until_settled(mine, check, lambda: store.plan(store.root).containers, wanted.proc)
+    return [parts.record_container(*each) for each in zip(mine, found, strict=True)]
 
 
 def _other_layer_reasons(
@@ -369,7 +391,7 @@ def _mounted(container: ContainerPlan, unknown: list[str]) -> list[Difference]:
 
 
 def _container_report(
-    container: ContainerPlan, processes: Processes, wanted: ScrubRequest, count_read: CountRead
+    container: ContainerPlan, processes: Processes, check_mode: CheckMode, count_read: CountRead
 ) -> ScrubReport:
     found, unknown = list(container.differences), [*container.unknown, *processes.unseen]
     changed: list[ContainerChange] = []
@@ -382,7 +404,7 @@ def _container_report(
         unknown.append(error.message)
     unknown += _other_layer_reasons(container, running, processes.roots)
     if running is not None:
-        compared = compare_process_view(container, running, wanted.check_mode, count_read)
+        compared = compare_process_view(container, running, check_mode, count_read)
         found += compared.differences
         unknown += compared.unknown
         changed += [ContainerChange(path, MOUNTED_OVER) for path in compared.mounted_over]

@@ -11,7 +11,7 @@ import multiprocessing
 import os
 import signal
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
@@ -117,10 +117,10 @@ def _check_in_worker(layer: LayerFiles, check_mode: CheckMode) -> LayerResult:
 
 
 def check_layers(
-    layers: Iterable[LayerFiles], check_mode: CheckMode, pace: WorkRate, progress: Progress
+    modes: Mapping[LayerFiles, CheckMode], pace: WorkRate, progress: Progress
 ) -> dict[LayerFiles, LayerResult]:
-    """Check these layers and return the results."""
-    sizes = {layer: _estimated_bytes(layer, check_mode) for layer in layers}
+    """Check these layers, each in its mode, and return the results."""
+    sizes = {layer: estimated_bytes(layer, mode) for layer, mode in modes.items()}
     jobs = sorted(sizes, key=lambda layer: -sizes[layer])  # the longest first
     workers = min(pace.workers or os.cpu_count() or 1, len(jobs))
     # Only a process without other threads can be forked safely; spawning is slower.
@@ -130,22 +130,22 @@ def check_layers(
         sum(sizes.values()) > ALONE_BYTES or pace.bytes_per_second
     ):  # a rate limit also uses workers, so that progress is shown
         return dict(
-            _check_in_parallel(jobs, check_mode, workers, (count, free_at, pace.bytes_per_second), progress, context)
+            _check_in_parallel(jobs, modes, workers, (count, free_at, pace.bytes_per_second), progress, context)
         )
-    return dict(_check_here(jobs, check_mode, Meter(count, free_at, pace.bytes_per_second), progress))
+    return dict(_check_here(jobs, modes, Meter(count, free_at, pace.bytes_per_second), progress))
 
 
 def _check_here(
-    jobs: Sequence[LayerFiles], check_mode: CheckMode, meter: Meter, progress: Progress
+    jobs: Sequence[LayerFiles], modes: Mapping[LayerFiles, CheckMode], meter: Meter, progress: Progress
 ) -> Iterator[tuple[LayerFiles, LayerResult]]:
     for done, layer in enumerate(jobs, 1):
-        yield layer, check(layer, check_mode, meter)
+        yield layer, check(layer, modes[layer], meter)
         progress(meter.total(), done, len(jobs))
 
 
 def _check_in_parallel(
     jobs: Sequence[LayerFiles],
-    check_mode: CheckMode,
+    modes: Mapping[LayerFiles, CheckMode],
     workers: int,
     shared: tuple[Synchronized[int], Synchronized[float], int],
     progress: Progress,
@@ -154,7 +154,7 @@ def _check_in_parallel(
     settings = (os.getpid(), *shared)
     with ProcessPoolExecutor(workers, mp_context=context, initializer=_init_worker, initargs=settings) as pool:
         try:
-            running = _submit_jobs(pool, jobs, check_mode)
+            running = _submit_jobs(pool, jobs, modes)
             left: set[Future[LayerResult]] = set(running)
             while left:
                 ended, left = wait(left, POLL_S, FIRST_COMPLETED)
@@ -170,7 +170,7 @@ def _check_in_parallel(
 
 
 def _submit_jobs(
-    pool: ProcessPoolExecutor, jobs: Sequence[LayerFiles], check_mode: CheckMode
+    pool: ProcessPoolExecutor, jobs: Sequence[LayerFiles], modes: Mapping[LayerFiles, CheckMode]
 ) -> dict[Future[LayerResult], LayerFiles]:
     """Submit all jobs to workers that ignore SIGINT from the terminal: this process gets it too, and ends them.
 
@@ -178,7 +178,7 @@ def _submit_jobs(
     """
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
-        return {pool.submit(_check_in_worker, layer, check_mode): layer for layer in jobs}
+        return {pool.submit(_check_in_worker, layer, modes[layer]): layer for layer in jobs}
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
@@ -197,7 +197,7 @@ def meter_of(pace: WorkRate) -> Meter:
     return Meter(context.Value("q", 0), context.Value("d", 0.0), pace.bytes_per_second)
 
 
-def _estimated_bytes(layer: LayerFiles, check_mode: CheckMode) -> int:
+def estimated_bytes(layer: LayerFiles, check_mode: CheckMode) -> int:
     """Estimate the work for a layer, in bytes; each entry counts as much as some bytes."""
     if check_mode.quick and not layer.tar_split:
         return 0  # blobs are not read

@@ -1,0 +1,147 @@
+"""Reads what `boltseal scrub --json` printed on another host.
+
+The answer is that host's word: one that an attacker controls can answer that everything holds. What is read here must only not
+harm this host, nor hide what the answer says:
+
+1. The answer is one JSON object of the published schema, limited in size. Other members are ignored.
+2. All texts are made printable: they may come from files that an attacker named.
+3. The outcome is the worst of the object's outcome, its results and its errors. An exit code that contradicts it, and an object
+   without a result, are "could not check".
+4. An image that holds without a level was not read. Where everything was to be read, that is "could not check".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import msgspec
+
+from boltseal.commands.outcome import Outcome
+from boltseal.commands.text import clean
+from boltseal.errors import Unavailable
+
+SCHEMA: Final = "boltseal.scrub/1"
+_CODES: Final = {Outcome.HOLDS: (0,), Outcome.DIFFERS: (1,), Outcome.UNKNOWN: (2, 3, 130)}
+_NEUTRAL: Final = frozenset({"gone", "partial", "complete"})
+"""Statuses that neither prove nor deny anything about an image."""
+
+
+class _Difference(msgspec.Struct):
+    kind: str
+    path: str = ""
+    layer: str = ""
+    expected: str = ""
+    got: str = ""
+
+
+class _Change(msgspec.Struct):
+    path: str
+    how: str = ""
+
+
+class _Row(msgspec.Struct, omit_defaults=True):
+    ref: str
+    status: str
+    reason: str = ""
+    what: str = ""
+    store: str = ""
+    root: str = ""
+    level: str | None = None
+    by: str = ""
+    id: str = ""
+    names: list[str] = []
+    layers: int = 0
+    entries: int = 0
+    differences: list[_Difference] = []
+    count: int = 0
+    unknown: list[str] = []
+    changed: list[_Change] = []
+    running: int = 0
+    unread: int = 0
+    parts: int = 0
+    read_bytes: int = 0
+    unread_bytes: int = 0
+    never_read: int = 0
+    oldest: str | None = None
+
+
+class _Error(msgspec.Struct):
+    message: str
+    code: str = ""
+
+
+class _Object(msgspec.Struct):
+    schema: str
+    outcome: Outcome
+    results: list[_Row]
+    errors: list[_Error]
+
+
+@dataclass(frozen=True, slots=True)
+class HostAnswer:
+    """What another host answered. `results`: for `--json`; `problems`: why it, or a part of it, could not be checked."""
+
+    outcome: Outcome
+    results: tuple[Mapping[str, Any], ...] = ()
+    problems: tuple[str, ...] = ()
+
+
+class AnswerMalformed(Unavailable):
+    """An answer that is not the object of `boltseal scrub --json`."""
+
+
+def read_answer(raw: bytes, code: int, *, content: bool, allow_empty: bool) -> HostAnswer:
+    """Read the output of a scrub that ended with an exit code. `content`: whether all content was to be read.
+
+    Raises: AnswerMalformed.
+    """
+    found = _decoded(raw)  # 1
+    rows = [_printable(msgspec.to_builtins(each)) for each in found.results]  # 2
+    problems = [clean(each.message) for each in found.errors]
+    statuses = [_outcome_of(each) for each in found.results if each.status not in _NEUTRAL]
+    worst = found.outcome
+    for each in statuses:  # 3
+        worst = worst.worse(each)
+    if problems:
+        worst = worst.worse(Outcome.UNKNOWN)
+    if code not in _CODES[found.outcome] or worst is not found.outcome:
+        results = f"{sum(each is not Outcome.HOLDS for each in statuses)} of {len(statuses)} results do not hold"
+        problems.append(f"its answer contradicts itself: exit code {code}, outcome {found.outcome}, {results}")
+    elif not statuses and not problems and not allow_empty:
+        problems.append("it found nothing to check")
+    unread = [each for each in found.results if each.what == "image" and each.status == "holds" and each.level is None]
+    if content and unread:  # 4
+        problems.append(f"it read no content of {len(unread)} of its images, although all was asked for")
+    outcome = worst.worse(Outcome.UNKNOWN) if problems else worst
+    return HostAnswer(outcome, tuple(rows), tuple(problems))
+
+
+def _decoded(raw: bytes) -> _Object:
+    try:
+        found = msgspec.json.decode(raw, type=_Object)
+    except (msgspec.DecodeError, RecursionError) as error:
+        raise AnswerMalformed(
+            f"its answer is not the object of `boltseal scrub --json`: {clean(str(error))}"
+        ) from error
+    if found.schema != SCHEMA:
+        raise AnswerMalformed(f"its answer has another schema (got {clean(found.schema)[:100]}, expected {SCHEMA})")
+    return found
+
+
+def _outcome_of(row: _Row) -> Outcome:
+    """Return the outcome that a result stands for; a status that is not known here proves nothing."""
+    if row.status == Outcome.DIFFERS or row.differences or row.count:
+        return Outcome.DIFFERS
+    return Outcome.HOLDS if row.status == Outcome.HOLDS else Outcome.UNKNOWN
+
+
+def _printable(value: Any) -> Any:
+    if isinstance(value, str):
+        return clean(value)
+    if isinstance(value, Sequence):
+        return [_printable(each) for each in value]
+    if isinstance(value, Mapping):
+        return {key: _printable(each) for key, each in value.items()}
+    return value

@@ -1,0 +1,73 @@
+"""Verify images on other hosts, where boltseal is installed, by ssh. A host that can't be reached hides no other's results."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from boltseal.commands.outcome import Outcome
+from boltseal.commands.scrub_answers import HostAnswer, read_answer
+from boltseal.commands.scrub_hosts_request import ScrubHostsRequest
+from boltseal.commands.text import clean
+from boltseal.engines.address import EngineAddress
+from boltseal.engines.ssh_command import RemoteAnswer, run_there, ssh_host
+from boltseal.errors import BoltsealError, Unavailable
+
+AT_ONCE: Final = 16
+MAX_ANSWER_BYTES: Final = 64 * 1024 * 1024
+_NOT_FOUND: Final = 127
+
+
+@dataclass(frozen=True, slots=True)
+class HostResult:
+    """The answer of one host. `host`: its address."""
+
+    host: str
+    answer: HostAnswer
+
+
+def scrub_hosts(request: ScrubHostsRequest, done: Callable[[int, int], None]) -> list[HostResult]:
+    """Verify images on all hosts, and return their results in the order of `hosts`. `done`: hosts ended, and all.
+
+    Raises: EngineAddressInvalid: before any host is asked.
+    """
+    addresses = {str(address): address for address in map(ssh_host, request.hosts)}
+    return asyncio.run(_scrub_all(list(addresses.values()), request, done))
+
+
+async def _scrub_all(
+    addresses: Sequence[EngineAddress], request: ScrubHostsRequest, done: Callable[[int, int], None]
+) -> list[HostResult]:
+    places, ended = asyncio.Semaphore(AT_ONCE), 0
+
+    async def scrub_host(address: EngineAddress) -> HostResult:
+        nonlocal ended
+        async with places:
+            result = await _scrub_one(address, request)
+        ended += 1
+        done(ended, len(addresses))
+        return result
+
+    async with asyncio.TaskGroup() as group:
+        tasks = [group.create_task(scrub_host(each)) for each in addresses]
+    return [each.result() for each in tasks]
+
+
+async def _scrub_one(address: EngineAddress, request: ScrubHostsRequest) -> HostResult:
+    try:
+        answer = await run_there(address, request.program, max_bytes=MAX_ANSWER_BYTES, timeout_s=request.timeout_s)
+        found = _read(answer, request)
+    except BoltsealError as error:
+        found = HostAnswer(Outcome.UNKNOWN, problems=(error.message,))
+    return HostResult(str(address), found)
+
+
+def _read(answer: RemoteAnswer, request: ScrubHostsRequest) -> HostAnswer:
+    """Raises: AnswerMalformed, Unavailable."""
+    if not answer.out.strip():
+        remedy = "; install boltseal there, in the PATH of the login" if answer.code == _NOT_FOUND else ""
+        why = clean(answer.last_error) or "it gives no reason"
+        raise Unavailable(f"boltseal scrub there ended with exit code {answer.code}: {why}{remedy}")
+    return read_answer(answer.out, answer.code, content=request.content, allow_empty=request.allow_empty)
