@@ -286,6 +286,7 @@ ROWS: Final[Mapping[str, _Row]] = {
         "unknown?": list[str],
         "changed?": list[dict[str, Any]],
         "running?": int,
+        "remedy?": dict[str, Any] | None,
     },
     "tag-accept": _FINDING | {"digest": DigestText, "was": OptionalDigest, "entry?": int, "time?": TimeText},
     "tag-new": _FINDING | {"tag": str, "scheme": str, "applied?": str | None},

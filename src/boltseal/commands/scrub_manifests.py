@@ -86,6 +86,6 @@ async def _fetch(client: RegistryClient, place: Reference, image: ImagePlan, dig
             missing = error.message
             continue
         documents[each.digest] = child.raw
-        if child.config is not None and child.config.digest == image.config:
+        if child.config is not None and child.config.digest in (image.config, *image.copy_of):
             return FetchedManifests(documents)
     return FetchedManifests(documents, missing)

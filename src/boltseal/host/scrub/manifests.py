@@ -18,6 +18,7 @@ from boltseal.host.scrub.layer_check import LayerFiles
 from boltseal.host.scrub.plans import MAX_LAYERS, Allowance, ImagePlan, Init, chain_ids, diff_ids
 from boltseal.oci.descriptor import Descriptor
 from boltseal.oci.digest import Digest
+from boltseal.oci.fresh_layers import originals_of
 from boltseal.oci.manifest import Manifest, ManifestInvalid
 from boltseal.oci.mediatype import DOCKER_CONFIG, OCI_CONFIG
 
@@ -133,8 +134,10 @@ def _plan(
     layers: list[LayerFiles] = []
     inits: list[Init] = []
     config = manifest.config.digest
+    originals: tuple[Digest, ...] = ()
     try:
         raw = source.document(config)
+        originals = originals_of(raw)
         actual = Digest.of(raw, config.algorithm)
         if actual != config:
             differences.append(difference(DifferenceKind.CONFIG, b"", f"a config whose digest is {config}", actual))
@@ -153,6 +156,7 @@ def _plan(
     return ImagePlan(
         store=store, root=source.root, id=target, config=config, names=names, layers=(*layers, *artifacts),
         differences=tuple(differences), unknown=tuple(unknown), documents=found.documents, inits=tuple(inits),
+        copy_of=originals,
     )  # fmt: skip
 
 

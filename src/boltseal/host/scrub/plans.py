@@ -61,7 +61,8 @@ class MappedCopy:
 class ImagePlan:
     """An image of a store, with its layers to check.
 
-    `id`: as its engine shows it. `config`: the digest of its config. `documents`: the store's manifests and indexes of it,
+    `id`: as its engine shows it. `config`: the digest of its config; `copy_of`: those of the images that it may be a copy of with
+    empty layers below (`oci.fresh_layers`). `documents`: the store's manifests and indexes of it,
     unverified. `differences`: in metadata and stack. `unknown`: reasons why something can't be checked.
     """
 
@@ -76,6 +77,7 @@ class ImagePlan:
     documents: Mapping[Digest, bytes] = field(default_factory=dict)
     inits: tuple[Init, ...] = ()
     copies: tuple[MappedCopy, ...] = ()
+    copy_of: tuple[Digest, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,6 +7,7 @@ from enum import StrEnum
 
 from boltseal.host.scrub.container_changes import ContainerChange
 from boltseal.host.scrub.differences import Difference
+from boltseal.host.scrub.remedies import Remedy
 from boltseal.host.scrub.trust import Level
 
 
@@ -25,6 +26,7 @@ class ScrubReport:
     `what`: image, container or store. `ref`: its name in output. `level`, `by`: how far it is proven, and by which evidence.
     `count`: of all differences; `differences` may be fewer. `unknown`: reasons why something was not checked. `changed`: a
     container's own changes. `running`: the process ID of the container that was compared, 0 if none runs.
+    `remedy`: what to do about an image that differs.
     """
 
     what: str
@@ -43,6 +45,7 @@ class ScrubReport:
     unknown: tuple[str, ...] = ()
     changed: tuple[ContainerChange, ...] = field(default=())
     running: int = 0
+    remedy: Remedy | None = None
 
 
 def status_of(count: int, unknown: tuple[str, ...]) -> ReportStatus:

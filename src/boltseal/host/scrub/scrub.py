@@ -30,6 +30,7 @@ from boltseal.host.scrub.missing_manifests import FetchManifests, fetch_nothing,
 from boltseal.host.scrub.mount_points import mounts_in
 from boltseal.host.scrub.plans import ContainerPlan, ImagePlan, StorePlan
 from boltseal.host.scrub.process_view import compare_process_view
+from boltseal.host.scrub.remedies import remedy_of
 from boltseal.host.scrub.report import ReportStatus, ScrubReport, status_of
 from boltseal.host.scrub.trust import Expectation, is_id, local_reference, names_image
 from boltseal.host.scrub.workers import Progress, WorkRate, check_layers, meter_of
@@ -68,14 +69,25 @@ def scrub(stores: Sequence[FoundStore], wanted: ScrubRequest, progress: Progress
     )  # 3
     after = {store.root: _StoreRecheck(store) for store, _ in plans}
     count_read = meter_of(wanted.pace)
+    images = []
     for plan, image, typed in selected:
         changed_since = after[plan.root].changed_since(image)
-        reports.append(_image_report(image, results, typed, wanted, count_read, changed_since))  # 4, 5
-    reports += _not_found(wanted, [image for _, image, _ in selected], [store.root for store in stores])
+        images.append(_image_report(image, results, typed, wanted, count_read, changed_since))  # 4, 5
+    missing = _not_found(wanted, [image for _, image, _ in selected], [store.root for store in stores])
     checked = {image.id for _, image, _ in selected}
-    for _, plan in plans:
-        reports += _container_reports(plan, checked, wanted, count_read, after[plan.root])  # 6
-    return reports
+    containers = [
+        each for _, plan in plans for each in _container_reports(plan, checked, wanted, count_read, after[plan.root])
+    ]  # 6
+    running = {each.id: each.running for each in containers}
+    images = [
+        replace(
+            each, remedy=remedy_of(image, plan.containers, running, _expected(image, typed, wanted), typed, wanted.proc)
+        )
+        if each.status is ReportStatus.DIFFERS
+        else each
+        for each, (plan, image, typed) in zip(images, selected, strict=True)
+    ]
+    return [*reports, *images, *missing, *containers]
 
 
 def _select(plan: StorePlan, wanted: ScrubRequest) -> list[tuple[ImagePlan, str]]:

@@ -79,19 +79,24 @@ def judge(image: ImagePlan, expected: Expectation | None, documents: Mapping[Dig
     """Compare an image with what it must be. `documents`: manifests and indexes from other sources, by digest."""
     if expected is None:
         return TrustJudgement(Level.L0)
-    if image.config in expected.ids:
-        return TrustJudgement(expected.level, expected.by)
     known = {**documents, **image.documents}
+    proven = {*expected.ids}
     for digest in (expected.digest, *expected.also):
-        if image.config in (digest, *configs_of(digest, image.documents), *configs_of(digest, documents)):
-            return TrustJudgement(expected.level, expected.by)
-        if image.config in configs_of(digest, known):
-            return TrustJudgement(expected.level, expected.by)
+        proven |= {
+            digest,
+            *configs_of(digest, image.documents),
+            *configs_of(digest, documents),
+            *configs_of(digest, known),
+        }
+    if image.config in proven:
+        return TrustJudgement(expected.level, expected.by)
+    if not proven.isdisjoint(image.copy_of):
+        return TrustJudgement(expected.level, f"{expected.by}; it is a copy with an empty layer below (pull --replace)")
     reached = configs_of(expected.digest, known) or list(expected.ids)
     if reached:
         found = difference(_kind(expected), b"", f"image {_listed(reached)}, by {expected.by}", f"image {image.config}")
         return TrustJudgement(Level.L0, expected.by, (found,))
-    if image.documents or (not expected.of_manifest and not _recorded(image, expected.digest)):
+    if (image.documents and not image.copy_of) or (not expected.of_manifest and not _recorded(image, expected.digest)):
         got = image.id if image.id == image.config else f"{image.id} with config {image.config}"
         found = difference(_kind(expected), b"", f"{expected.digest}, by {expected.by}", got)
         return TrustJudgement(Level.L0, expected.by, (found,))
