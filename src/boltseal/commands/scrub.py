@@ -12,6 +12,7 @@ from pathlib import Path
 
 from boltseal.commands.outcome import Outcome
 from boltseal.commands.registry_access import RegistryOptions
+from boltseal.commands.scrub_baseline import BaselineOptions, opened_baseline, record_baseline
 from boltseal.commands.scrub_expectations import (
     ExpectationOptions,
     digests_in_arguments,
@@ -38,6 +39,7 @@ class ScrubImagesRequest:
     Attributes:
         images: names or IDs; none for all.
         roots: stores, mounted disks, layouts or archives; none for this host's stores.
+        baseline: a baseline to check against or to write.
         mode: how much of a layer is read.
         rate: how fast.
         low_priority: give way to other processes.
@@ -47,10 +49,15 @@ class ScrubImagesRequest:
     images: tuple[str, ...] = ()
     roots: tuple[Path, ...] = ()
     expectations: ExpectationOptions = field(default_factory=ExpectationOptions)
+    baseline: BaselineOptions = field(default_factory=BaselineOptions)
     mode: CheckMode = field(default_factory=CheckMode)
     rate: WorkRate = field(default_factory=WorkRate)
     low_priority: bool = False
     offline: bool = False
+
+    def __post_init__(self) -> None:
+        if self.mode.quick and self.baseline.write is not None:
+            raise Invalid("--quick reads no content, so it can't record a baseline")
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +83,8 @@ def scrub_images(
 
     `allowed`: which registries the names in a store or a lock may make this client contact.
 
-    Raises: Invalid: contradicting options; Unavailable: unreadable files; NoStoreFound, ReceiptInvalid, LockInvalid.
+    Raises: Invalid: contradicting options; Unavailable: unreadable files; NoStoreFound, ReceiptInvalid, LockInvalid,
+    BaselineUnusable, KeyInvalid.
     """
     client = options.client
     wanted = ScrubRequest(
@@ -86,6 +94,7 @@ def scrub_images(
         locks=lock_expectations(request.expectations, client),
         documents=documents_of(request.expectations),
         fetch=fetch_nothing if request.offline else ManifestFetcher(options, request.images, allowed),
+        baseline=opened_baseline(request.baseline),
         check_mode=request.mode,
         pace=request.rate,
     )
@@ -94,7 +103,10 @@ def scrub_images(
         idle_disk()
     roots = request.roots
     stores = [store for path in roots for store in store_at(path)] if roots else usual_stores(home_folders())
-    reports = scrub(stores, wanted, progress)
+    if request.baseline.write is not None:
+        reports = record_baseline(stores, wanted, request.baseline, client, progress)
+    else:
+        reports = scrub(stores, wanted, progress)
     searched = ", ".join(quote(str(root)) for root in roots) or "the usual stores of this host's engines"
     return ScrubResult(tuple(reports), searched)
 

@@ -172,7 +172,10 @@ def _layers(
         if source.has(each.digest):
             layer = source.files(each.digest, diff, folder, artifact=False)
             layers.append(source.allowance.once(replace(layer, manifest_size=each.size)))
+        elif folder is not None:
+            why = f"the blob of layer {each.digest.short} is not in this store, and its files can't be compared without it"
+            layer = replace(source.files(each.digest, diff, folder, artifact=False), blob=None, blob_digest=None)
+            layers.append(source.allowance.once(replace(layer, unprovable=why)))
         elif not each.foreign:
-            why = "its files can't be compared without it" if folder else "it was not pulled"
-            unknown.append(f"the blob of layer {each.digest.short} is not in this store, and {why}")
+            unknown.append(f"the blob of layer {each.digest.short} is not in this store, and it was not pulled")
     return layers

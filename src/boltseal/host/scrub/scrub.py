@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final
@@ -20,10 +20,11 @@ from typing import Final
 from boltseal.engines.overlay_processes import ProcessRoot, running_roots
 from boltseal.engines.safe_open import SafeFolder, StoreMalformed, StoreMissing, StoreUnreadable, readable
 from boltseal.errors import MAX_PATH, quote
+from boltseal.host.scrub.baseline import Baseline
 from boltseal.host.scrub.container_changes import MOUNTED_OVER, ContainerChange, init_differences, list_changes
 from boltseal.host.scrub.differences import Difference, DifferenceKind, difference, shown
 from boltseal.host.scrub.file_contents import CountRead
-from boltseal.host.scrub.find_stores import FoundStore
+from boltseal.host.scrub.find_stores import FoundStore, Plan
 from boltseal.host.scrub.layer_check import CheckMode, LayerFiles, LayerResult
 from boltseal.host.scrub.mapped_copy import copy_differences
 from boltseal.host.scrub.missing_manifests import FetchManifests, fetch_nothing, judge_with_fetch
@@ -32,7 +33,7 @@ from boltseal.host.scrub.plans import ContainerPlan, ImagePlan, StorePlan
 from boltseal.host.scrub.process_view import compare_process_view
 from boltseal.host.scrub.remedies import remedy_of
 from boltseal.host.scrub.report import ReportStatus, ScrubReport, status_of
-from boltseal.host.scrub.trust import Expectation, is_id, local_reference, names_image
+from boltseal.host.scrub.trust import Expectation, Level, TrustJudgement, is_id, local_reference, names_image
 from boltseal.host.scrub.workers import Progress, WorkRate, check_layers, meter_of
 from boltseal.oci.digest import Digest
 
@@ -42,7 +43,7 @@ class ScrubRequest:
     """What to check, and how.
 
     `images`: names or IDs, none for all. `expected`: by the text in `images`. `receipts`, `locks`: apply by name and tag.
-    `documents`: further manifests, by digest; `fetch`: gets those that are missing. `check_mode`: how to read; `pace`: limits of the load. `proc`: the process file
+    `documents`: further manifests, by digest; `fetch`: gets those that are missing. `baseline`: what a person recorded. `check_mode`: how to read; `pace`: limits of the load. `proc`: the process file
     system; on a disk of another host no process has its root.
     """
 
@@ -52,6 +53,7 @@ class ScrubRequest:
     locks: tuple[Expectation, ...] = ()
     documents: Mapping[Digest, bytes] = field(default_factory=dict)
     fetch: FetchManifests = fetch_nothing
+    baseline: Baseline | None = None
     check_mode: CheckMode = field(default_factory=CheckMode)
     pace: WorkRate = field(default_factory=WorkRate)
     proc: Path = Path("/proc")
@@ -61,6 +63,9 @@ def scrub(stores: Sequence[FoundStore], wanted: ScrubRequest, progress: Progress
     """Check the requested images in these stores, and return a report for each."""
     if wanted.check_mode.from_disk:
         os.sync()  # unwritten pages can't be dropped from the cache
+    if wanted.baseline is not None:
+        applied = wanted.baseline.applied
+        stores = [replace(each, plan=_composed(each.plan, applied)) for each in stores]
     plans = [(store, store.plan(store.root)) for store in stores]  # 1
     reports = [_store_report(plan) for _, plan in plans if plan.unknown]
     selected = [(plan, image, typed) for _, plan in plans for image, typed in _select(plan, wanted)]  # 2
@@ -88,6 +93,10 @@ def scrub(stores: Sequence[FoundStore], wanted: ScrubRequest, progress: Progress
         for each, (plan, image, typed) in zip(images, selected, strict=True)
     ]
     return [*reports, *images, *missing, *containers]
+
+
+def _composed(plan: Plan, then: Callable[[StorePlan], StorePlan]) -> Plan:
+    return lambda root: then(plan(root))
 
 
 def _select(plan: StorePlan, wanted: ScrubRequest) -> list[tuple[ImagePlan, str]]:
@@ -179,6 +188,7 @@ def _image_report(
     judged = judge_with_fetch(image, _expected(image, typed, wanted), wanted.documents, wanted.fetch)
     differences = [*judged.differences, *differences]
     unknown += judged.unknown
+    level, by = _weakest(image, judged, wanted.baseline)
     count = max(count + len(judged.differences), len(differences)) if differences else 0
     return ScrubReport(
         what="image",
@@ -186,8 +196,8 @@ def _image_report(
         status=status_of(count, tuple(unknown)),
         store=image.store,
         root=str(image.root),
-        level=None if wanted.check_mode.quick else judged.level,  # unread files prove nothing
-        by=judged.by,
+        level=None if wanted.check_mode.quick else level,  # unread files prove nothing
+        by=by,
         id=str(image.id),
         names=image.names,
         layers=len(image.layers),
@@ -196,6 +206,15 @@ def _image_report(
         count=count,
         unknown=tuple(dict.fromkeys(unknown)),
     )
+
+
+def _weakest(image: ImagePlan, judged: TrustJudgement, baseline: Baseline | None) -> tuple[Level, str]:
+    """Return the level of an image and the evidence: files that only a baseline has are no proof by a digest."""
+    count = sum(layer.inventory is not None for layer in image.layers)
+    if not count or baseline is None:
+        return judged.level, judged.by
+    files = f"the files of {count} of {len(image.layers)} layers are those of {baseline.by}"
+    return Level.B, f"{judged.by}; {files}" if judged.by and judged.by != baseline.by else files
 
 
 CHANGED: Final = "changed"
@@ -267,7 +286,12 @@ def _expected(image: ImagePlan, typed: str, wanted: ScrubRequest) -> Expectation
     ledger, lock = (
         [each for each in stated if any(map(each.about, image.names))] for stated in (wanted.receipts, wanted.locks)
     )
-    return ledger[-1] if ledger else wanted.expected.get(typed) or (lock[-1] if lock else None)
+    if ledger or typed in wanted.expected or lock:
+        return ledger[-1] if ledger else wanted.expected.get(typed) or lock[-1]
+    if wanted.baseline is None:
+        return None
+    recorded = [each for each in wanted.baseline.expectations() if any(map(each.about, image.names))]
+    return recorded[-1] if recorded else wanted.baseline.of_config(image.config)
 
 
 def _folders(image: ImagePlan, under: int) -> list[bytes]:

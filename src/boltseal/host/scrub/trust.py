@@ -1,6 +1,7 @@
 """Compares images with expected digests, and states by which evidence an image is proven. Levels are never mixed:
 
     L0   consistent in itself; an attacker who changed everything consistently is not detected
+    B    files as the holder of a key recorded them in a baseline, where the store can't prove them by digests
     L1   the image ID or digest that a person or a lock recorded
     L2   the digest that a ledger's signed checkpoint has for the tag, shown by a receipt
 
@@ -31,6 +32,7 @@ class Level(StrEnum):
     """The evidence of an expected value; see the module's docstring."""
 
     L0 = "L0"
+    B = "B"
     L1 = "L1"
     L2 = "L2"
 
