@@ -27,7 +27,6 @@ from boltseal.host.project_images import ProjectImages, project_images
 from boltseal.host.pull import PulledImage, Puller, PullResult
 from boltseal.host.pull import PullRequest as WantedImage
 from boltseal.host.pulled_check import scrub_pulled_image
-from boltseal.host.replace import Replacer
 from boltseal.lockfile.document import LOCK_NAME
 from boltseal.oci.reference import Reference
 from boltseal.policy.durations import Duration
@@ -222,6 +221,7 @@ async def _replace_each(
     puller: Puller, wanted: Sequence[WantedImage], report: Callable[[PullRow], None], notice: Callable[[str], None]
 ) -> None:
     """Replace images one after the other."""
+    from boltseal.host.replace import Replacer  # which imports what no other pull needs
 
     async def scrub(image: EngineImage) -> None:
         await scrub_pulled_image(puller.host, image)

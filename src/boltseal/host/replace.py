@@ -10,7 +10,7 @@ The steps of a replacement:
 5. Verify the files of the copy. If they differ too, load one with one more empty layer.
 6. Keep the image that the name resolves to, and tag the copy, as `pull` does.
 
-The changed image stays under its keep tag, and containers on it keep running.
+The changed image stays under its keep tag, held as evidence, so that no later pull releases it; containers on it keep running.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from boltseal.engines.api import NoSuchImage
 from boltseal.engines.inventory import EngineImage, ImageStoreKind
 from boltseal.errors import BoltsealError, Invalid, Mismatch
 from boltseal.host.fresh_copy import CopyArchive, FetchedImage, fetch_image, platform_manifest, write_archive
+from boltseal.host.keeper import Keeper
 from boltseal.host.kept_images import Proof, PullRecord
 from boltseal.host.pull import PulledImage, Puller, PullOutcome, PullRequest, PullResult, ScrubImage
 from boltseal.host.pulled_check import ScrubDiffers
@@ -32,6 +33,8 @@ from boltseal.oci.fresh_layers import MAX_EMPTY_LAYERS
 from boltseal.oci.reference import Reference, Tag
 
 LOADED_PREFIX: Final = "boltseal-copy-"
+EVIDENCE: Final = "evidence: its files differ on the disk"
+"""The reason for which a changed image is kept. A person ends it by removing the image."""
 
 
 class NotReplaced(Mismatch):
@@ -67,6 +70,8 @@ class Replacer:
         )  # 3
         fetched = await fetch_image(client, name.repository, manifest, self.scratch)
         copy = await self._copy(fetched, pinned)  # 4, 5
+        if before is not None:
+            await Keeper(host).hold(before.id, name, digest, EVIDENCE)  # whatever --keep and --keep-for say later
         host.kept.record_pull(host.key, PullRecord(copy.id, digest, name.name, "", Proof.COPY, host.now_us()))
         done = await puller.apply_tag(PulledImage(pinned, digest, copy, PullOutcome.REPLACED, Proof.COPY))  # 6
         await self._drop_loaded_names(copy)

@@ -96,7 +96,7 @@ def test_an_image_that_no_registry_is_known_to_have_is_built_again() -> None:
     ids=["docker", "docker-containerd", "podman", "containerd", "archive"],
 )
 def test_each_engine_has_its_own_steps(store: str, root: str, id_: Digest, expected: str) -> None:
-    """Each engine's steps use its own commands; containerd without Docker can't have an image twice."""
+    """Each engine's steps use its own commands; with containerd alone the image has to be removed first."""
     found = remedy(store=store, root=root, id_=id_)
 
     assert any(each.startswith(expected) for each in commands(found))

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from tests import servers
+from tests.attacks.scrub.image import NAME, archive, base, top
 from tests.cli import program
 from tests.real.registry import Registry
 from tests.real.sleeper import publish, sleepers
@@ -143,12 +144,13 @@ def test_a_replaced_image_that_is_changed_again_is_replaced_again(shop: Shop) ->
     shop.tamper()
     first = shop.boltseal("pull", "--replace", shop.name)
     shop.tamper()
-    second = shop.boltseal("pull", "--replace", shop.name)
+    second = shop.boltseal("pull", "--replace", "--keep", "1", shop.name)
     code, results = shop.scrub()
     images = {each["id"]: each["status"] for each in results if each["what"] == "image"}
 
     assert (first.code, second.code, code) == (0, 0, 1), (first, second)
     assert sorted(images.values()) == ["differs", "differs", "holds"]
+    assert "evidence" in shop.boltseal("keep", "ls").out
     assert shop.boltseal("pull", shop.name).out.split()[0] == "here"
 
 
@@ -161,3 +163,29 @@ def test_the_names_of_loaded_archives_are_removed(shop: Shop) -> None:
     assert done.code == 0
     assert [each for each in names if "boltseal-copy-" in each] == []
     assert shop.name in names
+
+
+def test_containerd_alone_unpacks_anew_only_after_the_image_was_removed(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
+    """The manual steps for containerd: an import over a changed image changes nothing, one after its removal does."""
+    folder = tmp_path_factory.mktemp("c")
+    archive(folder / "image.tar", [base(), top()])
+    run(
+        "skopeo", "--insecure-policy", "copy", f"docker-archive:{folder}/image.tar",
+        f"oci-archive:{folder}/oci.tar:localhost/{NAME}",
+    ).checked()  # fmt: skip
+    codes = []
+    with servers.containerd(folder / "engine") as server:
+        ctr = ("ctr", "--address", server.address, "images")
+        load = (*ctr, "import", "--snapshotter", "overlayfs", folder / "oci.tar")
+        run(*load).checked()
+        for each in (folder / "engine/root").rglob("fs/bin/tool"):
+            each.chmod(0o4755)
+        for before in ((), ("rm", "--sync", f"localhost/{NAME}")):
+            if before:
+                run(*ctr, *before).checked()
+            run(*load).checked()
+            codes.append(program.run("scrub", "--root", folder / "engine/root").code)
+
+    assert codes == [1, 0]

@@ -21,6 +21,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -182,13 +183,18 @@ def write_baseline(
     host = re.sub(r"\s", "-", host) or "unknown"
     text = f"{HEADER}\ntime {time_text(time_us)}\nhost {host}\nindex {len(index)} {hashlib.sha256(index).hexdigest()}\n"
     note = format_note(text, [key.sign(text)])
-    arriving = path.with_name(f".{path.name}.arriving")
     try:
-        with arriving.open("wb") as target:
+        handle, name = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
+    except OSError as error:
+        raise BaselineUnusable(f"baseline {quote(str(path), 200)[1:-1]} can't be written: {error.strerror}") from error
+    arriving = Path(name)
+    try:
+        with open(handle, "wb") as target:  # noqa: PTH123 - mkstemp gives a descriptor
             target.write(note + b"\n" + index)
             for file in files:
                 target.writelines(_pieces(file))
             target.flush()
+            os.fchmod(target.fileno(), 0o644)
             os.fsync(target.fileno())
         os.link(arriving, path)  # refuses to replace another baseline
     except FileExistsError:

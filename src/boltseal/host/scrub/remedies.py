@@ -24,7 +24,6 @@ from boltseal.oci.reference import Reference
 
 MAX_CONTAINERS: Final = 100
 _DOCKERS_CONTAINERD: Final = ("containerd", "daemon")
-_PODMAN: Final = " --host unix:///run/podman/podman.sock"
 _START_TIME: Final = 19
 """The index of the start time in /proc/PID/stat, counted after the program's name."""
 
@@ -85,7 +84,7 @@ def remedy_of(
     program = _program(image)
     if program is None:
         return Remedy(uses, digest, by, _steps_in_containerd(image, uses, target))
-    host = _PODMAN if program == "podman" else ""
+    host = f" --host unix://{_podman_socket(image.root)}" if program == "podman" else ""
     by_what = f", by the digest of {by}" if digest else ""
     known = RemedyStep(
         f"bring the image anew beside the changed one{by_what}", f"boltseal pull --replace{host} {quoted(target)}"
@@ -104,6 +103,15 @@ def remedy_of(
     return Remedy(uses, digest, by, tuple(steps))
 
 
+def _podman_socket(root: Path) -> str:
+    """Return where Podman's service of the user listens who owns a store."""
+    try:
+        owner = root.stat().st_uid
+    except OSError:
+        owner = 0
+    return f"/run/user/{owner}/podman/podman.sock" if owner else "/run/podman/podman.sock"
+
+
 def _keep(program: str, uses: Sequence[ContainerUse]) -> list[RemedyStep]:
     """Return the step that ends what runs; stopped containers keep their files."""
     names = " ".join(quoted(each.name) for each in uses[:MAX_CONTAINERS] if each.running)
@@ -112,7 +120,7 @@ def _keep(program: str, uses: Sequence[ContainerUse]) -> list[RemedyStep]:
 
 
 def _steps_in_containerd(image: ImagePlan, uses: Sequence[ContainerUse], target: str) -> tuple[RemedyStep, ...]:
-    """Return the steps for containerd without Docker, where one name of a layer can't have a second folder."""
+    """Return the steps for containerd without Docker, whose clients refer to an image by its digest, so that no copy can stand in."""
     folders = " ".join(
         quoted(str(image.root / os.fsdecode(each.folder))) for each in image.layers if each.folder is not None
     )
@@ -122,7 +130,8 @@ def _steps_in_containerd(image: ImagePlan, uses: Sequence[ContainerUse], target:
     )
     return (
         RemedyStep(
-            "keep the evidence first: containerd can't have an image a second time beside it, so it has to go", copy
+            "keep the evidence first: a pull reuses the layers that containerd has, so the image has to be removed",
+            copy,
         ),
         RemedyStep(f"{ending}, and remove every name of the image and of images that share its layers", ""),
         RemedyStep("bring it anew by its digest", f"crictl pull {quoted(target)}" if target else ""),
