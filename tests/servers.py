@@ -271,7 +271,7 @@ def dockerd(
 
 
 @contextlib.contextmanager
-def podman(folder: Path, *, plain_http: Sequence[str] = ()) -> Iterator[Server]:
+def podman(folder: Path, *, plain_http: Sequence[str] = (), driver: str = "vfs") -> Iterator[Server]:
     """Run podman's API service on its own storage; `address` is the path of its socket.
 
     `folder`/podman is podman on that storage. `plain_http`: registries that it may contact without TLS. Its
@@ -287,7 +287,7 @@ def podman(folder: Path, *, plain_http: Sequence[str] = ()) -> Iterator[Server]:
         f"""\
 #!/bin/sh
 export CONTAINERS_REGISTRIES_CONF={registries} CONTAINERS_CONF_OVERRIDE={limits}
-exec {program("podman")} --root {folder}/root --runroot {folder}/run --tmpdir {folder}/tmp --storage-driver vfs \\
+exec {program("podman")} --root {folder}/root --runroot {folder}/run --tmpdir {folder}/tmp --storage-driver {driver} \\
   --cgroup-manager cgroupfs --events-backend file --runtime runc --log-level error "$@"
 """
     )

@@ -59,6 +59,7 @@ MEANINGS = {
     "--platform": "the platform of an image",
     "--project": "the folder with boltseal.lock",
     "--reason": "why; recorded permanently",
+    "--replace": "put another in place of the present one: a key, or an image whose files differ",
     "--running": "of the containers that run",
     "--scheme": "what a tag is made of",
     "--scrub": "verify an image on the disk before it gets its name",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import signal
@@ -94,6 +95,22 @@ def test_a_difference_is_reported_with_path_layer_kind_expected_and_got(store: D
     assert done.out.splitlines()[0].startswith("DIFFERS: shop/app:1.4.2")
     assert "mode etc/passwd [layer " in done.out.splitlines()[1]
     assert done.out.splitlines()[1].endswith("expected 0644; got 4755")
+
+
+def test_a_difference_is_followed_by_the_steps_that_replace_the_image(store: DockerStore) -> None:
+    """Below the differences the output says what to do, as numbered steps with their commands."""
+    digest = Digest.of(b"manifest")
+    name = f"localhost:5000/shop/app@{digest}"
+    listed = {"all": {each: f"sha256:{image_of(store)}" for each in (NAME, name)}}
+    (store.root / "image/overlay2/repositories.json").write_text(json.dumps({"Repositories": listed}))
+    (store.layer() / "etc/passwd").chmod(0o4755)
+    done = program.call("scrub", "--root", store.root)
+    remedy = program.call("scrub", "--root", store.root, "--json").json["results"][0]["remedy"]
+
+    assert "\n  what to do:\n    1. keep the evidence" in done.out
+    assert f"         boltseal pull --replace {NAME}@{digest}\n" in done.out
+    assert remedy["digest"] == str(digest)
+    assert f"boltseal pull --replace {NAME}@{digest}" in [each["command"] for each in remedy["steps"]]
 
 
 def test_json_has_everything_in_one_object(store: DockerStore) -> None:

@@ -296,6 +296,7 @@ ROWS: Final[Mapping[str, _Row]] = {
         "unread_bytes?": int,
         "never_read?": int,
         "oldest?": OptionalTime,
+        "remedy?": dict[str, Any] | None,
     },
     "tag-accept": _FINDING | {"digest": DigestText, "was": OptionalDigest, "entry?": int, "time?": TimeText},
     "tag-new": _FINDING | {"tag": str, "scheme": str, "applied?": str | None},

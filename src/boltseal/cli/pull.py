@@ -20,7 +20,7 @@ from boltseal.commands.project_images import registry_filter
 from boltseal.commands.pull import PullImagesRequest, PullRow, pull_images
 from boltseal.commands.registry_access import RegistryOptions
 from boltseal.commands.text import clean
-from boltseal.host.pull import PullResult
+from boltseal.host.pull import PullOutcome, PullResult
 from boltseal.policy.durations import Duration
 
 
@@ -58,6 +58,10 @@ def pull(
     scrub: Annotated[
         bool, typer.Option("--scrub", help="Verify the pulled image on the disk before it gets its name.")
     ] = False,
+    replace: Annotated[
+        bool,
+        typer.Option("--replace", help="If an image's files differ on the disk, bring it anew beside them (as root)."),
+    ] = False,
     copy_to: Annotated[
         str | None,
         typer.Option(
@@ -83,6 +87,9 @@ def pull(
     verified, and gets its name last. The image that had the name is kept as NAME:boltseal-keep-DIGEST; `boltseal
     keep restore NAME` restores it. Images of a Compose file get their names when all have been pulled, or none does.
 
+    With --replace an image whose files were changed on the disk is loaded anew from the registry, with layers of its own: its
+    files are verified before it gets the name. The changed image is kept as evidence, and nothing of it is removed.
+
     Kept images stay until --keep or --keep-for releases them. Neither releases an image that runs, that a lock or a
     release refers to, or that is the only copy of one that ran here in the last 30 days.
     """  # fmt: skip
@@ -97,6 +104,7 @@ def pull(
             copy_to=copy_to,
             host=host,
             count_pulls=count_pulls,
+            replace=replace,
         )
         allowed = registry_filter(access, allow or []) if compose else _any_registry
         output.outcome = pull_images(request, access, allowed, progress, lambda row: _print(output, row))
@@ -137,6 +145,13 @@ def _print_pulled(output: CommandOutput, pulled: PullResult) -> None:
     for each in pulled.running:
         was = each.digest or each.image
         say(clean(f"kept {was} as {each.keep_name.familiar()}: a container that was started as {name} runs on it"))
+    if pulled.outcome is PullOutcome.REPLACED:
+        say(
+            clean(
+                f"{name} is a copy with layers of its own (image {pulled.image}): create containers anew by this name. "
+                "The digest and the former image ID still refer to the changed files"
+            )
+        )
     if pulled.kept is not None:
         was = pulled.kept.digest or pulled.kept.image
         say(clean(f"kept {was} as {pulled.kept.keep_name.familiar()}; back with: boltseal keep restore {name}"))

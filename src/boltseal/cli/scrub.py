@@ -20,6 +20,7 @@ from boltseal.commands.end_with_stdin import end_with_stdin
 from boltseal.commands.project_images import registry_filter
 from boltseal.commands.registry_access import RegistryOptions
 from boltseal.commands.scrub import ScrubImagesRequest, parse_rate, scrub_images
+from boltseal.commands.scrub_baseline import BaselineOptions
 from boltseal.commands.scrub_expectations import ExpectationOptions
 from boltseal.commands.scrub_hosts_request import ScrubHostsRequest, refuse_local_options, remote_options
 from boltseal.files.named_files import require_file
@@ -76,6 +77,37 @@ DocumentsOption = Annotated[
         metavar="PATH",
         show_default=False,
         help="A layout or archive with manifests that a store does not keep; FILE.oci beside a receipt is used too.",
+    ),
+]
+BaselineOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--baseline",
+        metavar="FILE",
+        show_default=False,
+        help="Check against what this baseline recorded; needs --trusted-key.",
+    ),
+]
+TrustedKeyOption = Annotated[
+    str | None,
+    typer.Option("--trusted-key", metavar="KEY", show_default=False, help="The public key that signed the baseline."),
+]
+WriteBaselineOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--write-baseline",
+        metavar="FILE",
+        show_default=False,
+        help="Record the files of all images that hold in a new signed file; needs --signing-key.",
+    ),
+]
+SigningKeyOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--signing-key",
+        metavar="FILE",
+        show_default=False,
+        help="The private key that signs the baseline; created if the file does not exist.",
     ),
 ]
 QuickOption = Annotated[bool, typer.Option("--quick", help="Metadata, layer order and attributes only; no content.")]
@@ -141,6 +173,10 @@ def scrub(
     receipt: ReceiptOption = None,
     key: KeyOption = None,
     documents: DocumentsOption = None,
+    baseline: BaselineOption = None,
+    trusted_key: TrustedKeyOption = None,
+    write_baseline: WriteBaselineOption = None,
+    signing_key: SigningKeyOption = None,
     quick: QuickOption = False,
     share: ShareOption = None,
     from_disk: FromDiskOption = False,
@@ -161,8 +197,9 @@ def scrub(
     """Verify the images on this host's disk, down to every file. Changes nothing, and uses no engine.
 
     Each image is verified to a level: L0 it is consistent, L1 it has the expected digest, L2 it is what a ledger's receipt
-    proves. Exit code 0: all of it holds; 1: something differs; 3: something could not be checked, or there was no image. Layers
-    of a build cache without a digest can't be checked: their number is stated, and is exit code 3 with --complete.
+    proves; B its files are those that a signed baseline recorded. Exit code 0: all of it holds; 1: something differs; 3: something
+    could not be checked, or there was no image. Layers of a build cache without a digest can't be checked: their number is
+    stated, and is exit code 3 with --complete.
     """  # fmt: skip
     with CommandOutput("scrub", as_json=as_json) as output:
         if host:
@@ -193,6 +230,7 @@ def scrub(
                 key=key,
                 documents=tuple(documents or ()),
             ),
+            baseline=BaselineOptions(baseline, trusted_key, write_baseline, signing_key),
             mode=CheckMode(quick=quick, from_disk=from_disk),
             rate=parse_rate(bytes_per_second),
             low_priority=nice,

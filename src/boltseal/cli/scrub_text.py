@@ -12,6 +12,7 @@ from boltseal.cli.progress import size_text
 from boltseal.commands.text import counted
 from boltseal.errors import quote
 from boltseal.host.scrub.changing_containers import REMOVED
+from boltseal.host.scrub.remedies import Remedy
 from boltseal.host.scrub.report import ScrubReport
 from boltseal.host.scrub.rotation import ShareSummary
 from boltseal.lockfile.format import time_text
@@ -142,11 +143,28 @@ def _print(report: ScrubReport, line: str) -> None:
     if report.status == "differs":
         for reason in report.unknown[:MAX_CHANGES]:
             print_line(f"  could not check: {reason}")
+    if report.remedy is not None:
+        _print_remedy(report.remedy)
     for change in report.changed[:MAX_CHANGES]:
         by = "" if change.how == "mounted over" else " by the container"
         print_line(f"  {change.how}{by}: {quote(change.path, 1000)[1:-1]}")
     if len(report.changed) > MAX_CHANGES:
         print_line(f"  ... and {len(report.changed) - MAX_CHANGES} more; --json names them")
+
+
+def _print_remedy(remedy: Remedy) -> None:
+    """Print which containers run on an image that differs, and the steps that replace it."""
+    for use in remedy.containers[:MAX_CHANGES]:
+        since = f", since {use.since}" if use.since else ""
+        state = f"runs on it: process {use.running}{since}" if use.running else "is on it, and does not run"
+        print_line(f"  container {quote(use.name, 200)[1:-1]} {state}")
+    if len(remedy.containers) > MAX_CHANGES:
+        print_line(f"  ... and {len(remedy.containers) - MAX_CHANGES} more; --json names them")
+    print_line("  what to do:")
+    for number, step in enumerate(remedy.steps, 1):
+        print_line(f"    {number}. {step.text}{':' if step.command else ''}")
+        for command in step.command.splitlines()[:MAX_CHANGES]:
+            print_line(f"         {command}")
 
 
 def _line(report: ScrubReport, *, quick: bool, with_root: bool) -> str:

@@ -5,9 +5,10 @@ Images in the arguments are pulled one after the other. Images of Compose files 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from boltseal.client.transport import Transport
 from boltseal.commands.copy_kept import copy_target, copy_to_registry
@@ -47,6 +48,7 @@ class PullImagesRequest:
         copy_to: copy a replaced image to this registry and prefix first.
         host: address of the engine; default: DOCKER_HOST.
         count_pulls: verify by manifests also where reading them counts as a pull.
+        replace: bring images whose files differ on the disk anew, beside the changed ones.
     """
 
     refs: tuple[str, ...] = ()
@@ -58,10 +60,13 @@ class PullImagesRequest:
     copy_to: str | None = None
     host: str | None = None
     count_pulls: bool = False
+    replace: bool = False
 
     def __post_init__(self) -> None:
         if bool(self.compose) == bool(self.refs):
             raise Invalid("name the images to pull, or Compose files by --compose, and not both")
+        if self.replace and self.compose:
+            raise Invalid("--replace takes images, and no Compose files; name each image that differs")
 
     @property
     def root(self) -> Path:
@@ -126,7 +131,10 @@ def pull_images(
     async def run(host: EngineHost, transport: Transport) -> None:
         puller = _puller(request, policy, options, host, transport, _LayerProgress(progress))
         puller.announce(wanted)
-        await (_pull_together if request.compose else _pull_each)(puller, wanted, report)
+        if request.replace:
+            await _replace_each(puller, wanted, report, options.client.notice)
+        else:
+            await (_pull_together if request.compose else _pull_each)(puller, wanted, report)
 
     registries = {each.name.registry for each in wanted}
     if request.copy_to is not None:
@@ -209,11 +217,32 @@ def _puller(
     )
 
 
-async def _pull_each(puller: Puller, wanted: Sequence[WantedImage], report: Callable[[PullRow], None]) -> None:
+async def _replace_each(
+    puller: Puller, wanted: Sequence[WantedImage], report: Callable[[PullRow], None], notice: Callable[[str], None]
+) -> None:
+    """Replace images one after the other."""
+    from boltseal.host.replace import Replacer  # which imports what no other pull needs
+
+    async def scrub(image: EngineImage) -> None:
+        await scrub_pulled_image(puller.host, image)
+
+    async def replace(image: WantedImage) -> PullResult:
+        with TemporaryDirectory(prefix="boltseal-") as scratch:
+            return await Replacer(puller, scrub, Path(scratch), notice).replace(image)
+
+    await _pull_each(puller, wanted, report, replace)
+
+
+async def _pull_each(
+    puller: Puller,
+    wanted: Sequence[WantedImage],
+    report: Callable[[PullRow], None],
+    pull: Callable[[WantedImage], Awaitable[PullResult]] | None = None,
+) -> None:
     """Pull images one after the other; the failure of one of several does not stop the others."""
     for each in wanted:
         try:
-            pulled = await puller.pull(each)
+            pulled = await (pull or puller.pull)(each)
         except BoltsealError as error:
             if len(wanted) == 1:
                 raise

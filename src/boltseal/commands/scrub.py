@@ -13,6 +13,7 @@ from pathlib import Path
 
 from boltseal.commands.outcome import Outcome
 from boltseal.commands.registry_access import RegistryOptions
+from boltseal.commands.scrub_baseline import BaselineOptions, opened_baseline, record_baseline
 from boltseal.commands.scrub_expectations import (
     ExpectationOptions,
     digests_in_arguments,
@@ -42,6 +43,7 @@ class ScrubImagesRequest:
     Attributes:
         images: names or IDs; none for all.
         roots: stores, mounted disks, layouts or archives; none for this host's stores.
+        baseline: a baseline to check against or to write.
         mode: how much of a layer is read.
         rate: how fast.
         low_priority: give way to other processes.
@@ -55,6 +57,7 @@ class ScrubImagesRequest:
     images: tuple[str, ...] = ()
     roots: tuple[Path, ...] = ()
     expectations: ExpectationOptions = field(default_factory=ExpectationOptions)
+    baseline: BaselineOptions = field(default_factory=BaselineOptions)
     mode: CheckMode = field(default_factory=CheckMode)
     rate: WorkRate = field(default_factory=WorkRate)
     low_priority: bool = False
@@ -68,6 +71,10 @@ class ScrubImagesRequest:
     def kind(self) -> str:
         """The kind of run, as metrics have it: full, quick or share."""
         return "share" if self.shares is not None else "quick" if self.mode.quick else "full"
+
+    def __post_init__(self) -> None:
+        if (self.mode.quick or self.shares is not None) and self.baseline.write is not None:
+            raise Invalid("--quick and --share do not read all content, so they can't record a baseline")
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +113,8 @@ def scrub_images(
 
     `allowed`: which registries the names in a store or a lock may make this client contact.
 
-    Raises: Invalid: contradicting options; Unavailable: unreadable files; NoStoreFound, ReceiptInvalid, LockInvalid.
+    Raises: Invalid: contradicting options; Unavailable: unreadable files; NoStoreFound, ReceiptInvalid, LockInvalid,
+    BaselineUnusable, KeyInvalid.
     """
     file = request.metrics
     if file is None:
@@ -148,6 +156,7 @@ def _scrub(
         locks=lock_expectations(request.expectations, client),
         documents=documents_of(request.expectations),
         fetch=fetch_nothing if request.offline else ManifestFetcher(options, request.images, allowed),
+        baseline=opened_baseline(request.baseline),
         check_mode=request.mode,
         pace=request.rate,
     )
@@ -157,6 +166,9 @@ def _scrub(
     roots = request.roots
     stores = [store for path in roots for store in store_at(path)] if roots else usual_stores(home_folders())
     searched = ", ".join(quote(str(root)) for root in roots) or "the usual stores of this host's engines"
+    if request.baseline.write is not None:
+        recorded = tuple(record_baseline(stores, wanted, request.baseline, client, progress))
+        return ScrubResult(recorded, searched, request.complete)
     if request.shares is None:
         return ScrubResult(tuple(scrub(stores, wanted, progress)), searched, request.complete)
     if request.mode.quick:

@@ -78,14 +78,15 @@ async def _fetch(client: RegistryClient, place: Reference, image: ImagePlan, dig
     """Fetch a manifest, and those of an index until one has the image's config. Raises: BoltsealError."""
     manifest = await client.manifest(place.repository, digest)
     documents = {digest: manifest.raw}
-    missing = ""
-    for each in [child for child in manifest.manifests if child.media_type in MANIFEST_TYPES][:MAX_CHILDREN]:
+    images = [child for child in manifest.manifests if child.media_type in MANIFEST_TYPES]
+    missing = f"the index has more than {MAX_CHILDREN} images" if len(images) > MAX_CHILDREN else ""
+    for each in images[:MAX_CHILDREN]:
         try:
             child = await client.manifest(place.repository, each.digest)
         except RemoteNotFound as error:  # an index may be sparse
             missing = error.message
             continue
         documents[each.digest] = child.raw
-        if child.config is not None and child.config.digest == image.config:
+        if child.config is not None and child.config.digest in (image.config, *image.copy_of):
             return FetchedManifests(documents)
     return FetchedManifests(documents, missing)

@@ -81,6 +81,7 @@ class Proof(StrEnum):
     IDENTICAL = "identical"  # its ID is that digest
     MANIFEST = "manifest"  # manifests, hashed by boltseal, refer from the digest to its ID
     LOCK = "lock"  # a project's lock has this ID for the digest
+    COPY = "copy"  # boltseal made it of the image with that digest, with an empty layer below (`oci.fresh_layers`)
     ENGINE = "engine"  # the engine's own record; it hashed what it pulled
 
 

@@ -75,6 +75,7 @@ class PullOutcome(StrEnum):
     HERE = "here"  # the name already resolved to it
     NAMED = "named"  # the engine had it, and it was tagged
     PULLED = "pulled"
+    REPLACED = "replaced"  # a copy with layers of its own, beside an image whose files differ
 
 
 @dataclass(frozen=True, slots=True)
@@ -265,6 +266,13 @@ class Puller:
         except BoltsealError as error:
             return (), error.message
 
+    async def resolved(self, wanted: PullRequest) -> Resolved:
+        """Return what a request resolves to now, after the registry's ledger was checked if a tag was resolved (steps 1, 3)."""
+        found = await self._resolve(wanted)
+        if wanted.digest is None:
+            await self.watch(wanted.name.registry)
+        return found
+
     async def _resolve(self, wanted: PullRequest) -> Resolved:
         if wanted.digest is not None:
             return Resolved(wanted.digest, "", -1)
@@ -279,9 +287,9 @@ class Puller:
         return digest in self.host.registry_digests(image, wanted.name) and fits_platform
 
     def _known_proof(self, image: EngineImage, digest: Digest) -> Proof:
-        if self.host.store is ImageStoreKind.CONTAINERD:
-            return Proof.IDENTICAL
         known = [each.proof for each in self.host.kept.pulls(self.host.key, image.id) if each.digest == digest]
+        if self.host.store is ImageStoreKind.CONTAINERD and Proof.COPY not in known:
+            return Proof.IDENTICAL
         return known[0] if known else Proof.ENGINE
 
     async def _login(self, image: Reference) -> Login | None:
@@ -301,7 +309,9 @@ class Puller:
 
         Raises: PulledImageMismatch.
         """
-        if self._known_proof(image, digest) in (Proof.MANIFEST, Proof.LOCK) and self._matches(image, wanted, digest):
+        if self._known_proof(image, digest) in (Proof.MANIFEST, Proof.LOCK, Proof.COPY) and self._matches(
+            image, wanted, digest
+        ):
             return self._known_proof(image, digest)  # proven before, and an ID always refers to the same image
         if self.host.store is ImageStoreKind.CONTAINERD:
             if image.id != digest:

@@ -151,9 +151,9 @@ def _prove(host: EngineHost, chosen: ListedImage, image: EngineImage) -> Proof |
         )
     if kept.digest is None:
         return None
-    if host.store is ImageStoreKind.CONTAINERD:
+    known = [each.proof for each in host.kept.pulls(host.key, image.id) if each.digest == kept.digest]
+    if host.store is ImageStoreKind.CONTAINERD and Proof.COPY not in known:
         if kept.digest != image.id:
             raise KeptImageMismatch(f"image {image.id.short} is not {kept.digest.short}: nothing was changed")
         return Proof.IDENTICAL
-    known = [each.proof for each in host.kept.pulls(host.key, image.id) if each.digest == kept.digest]
     return known[0] if known else Proof.ENGINE

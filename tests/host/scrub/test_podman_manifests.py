@@ -77,3 +77,22 @@ def test_a_replaced_manifest_without_the_first_one_differs(tmp_path: Path) -> No
 def test_a_replaced_manifest_of_another_config_differs(tmp_path: Path) -> None:
     """A replaced manifest of another config differs, because the config's digest is the image ID."""
     assert manifest_differences(tmp_path, OTHER, OTHER, stored=(FIRST, OTHER)) == 1
+
+
+def index(*manifests: bytes) -> bytes:
+    """Return an index of manifests."""
+    described = [
+        {"mediaType": "application/vnd.oci.image.manifest.v1+json", "digest": str(Digest.of(each)), "size": len(each)}
+        for each in manifests
+    ]
+    return json.dumps({"schemaVersion": 2, "manifests": described}).encode()
+
+
+@pytest.mark.parametrize(("listed", "differences"), [(FIRST, 0), (OTHER, 1)], ids=["its-own", "another-images"])
+def test_an_image_that_was_pulled_by_an_index_has_a_manifest_of_that_index(
+    tmp_path: Path, listed: bytes, differences: int
+) -> None:
+    """An image pulled by an index's digest is clean if the index refers to its manifest, as Podman records it."""
+    by = index(SECOND, listed)
+
+    assert manifest_differences(tmp_path, FIRST, FIRST, digest=by, stored=(by, FIRST)) == differences

@@ -30,6 +30,7 @@ from boltseal.host.scrub.plans import (
 from boltseal.host.scrub.unpacking_rules import DOCKER, DOCKER_BUILT
 from boltseal.host.scrub.vfs_layer import DOCKER_COPIES, VfsLayer
 from boltseal.oci.digest import Digest
+from boltseal.oci.fresh_layers import originals_of
 
 NAME: Final = "docker"
 BASE: Final = b"overlay2"
@@ -171,8 +172,10 @@ def _image(store: DockerStore, image: Digest, names: tuple[str, ...], allowance:
     found: list[Difference] = []
     unknown: list[str] = []
     layers: tuple[LayerFiles, ...] = ()
+    originals: tuple[Digest, ...] = ()
     try:
         config = store.config(image)
+        originals = originals_of(config)
         actual = Digest.of(config)
         if actual != image:
             found.append(difference(DifferenceKind.CONFIG, b"", f"a config whose digest is {image}", actual))
@@ -182,7 +185,7 @@ def _image(store: DockerStore, image: Digest, names: tuple[str, ...], allowance:
         found.append(difference(DifferenceKind.CONFIG, b"", "an image's config", error.message))
     except StoreUnreadable as error:
         unknown.append(error.message)
-    return ImagePlan(NAME, store.root, image, image, names, layers, tuple(found), tuple(unknown))
+    return ImagePlan(NAME, store.root, image, image, names, layers, tuple(found), tuple(unknown), copy_of=originals)
 
 
 def _layers(

@@ -128,6 +128,10 @@ class BlobTar:
                 raise TarMalformed(f"the map of a sparse file has too many pieces (expected at most {MAX_PIECES})")
         return tuple(zip(numbers[1:wanted:2], numbers[2:wanted:2], strict=True))
 
+    def pieces(self) -> Iterator[bytes]:
+        """Yield the whole tar. Raises: TarMalformed: its compression is damaged."""
+        return self._pieces
+
     def skip(self, piece: bytes) -> None:
         """Hash bytes of the blob that the caller read itself."""
         self._blob.update(piece)

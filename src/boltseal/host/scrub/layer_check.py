@@ -1,9 +1,10 @@
 """Checks one layer: a job that any process can run.
 
-A layer is stored in one of three forms:
+A layer is checked by one of four sources:
 
     tar-split   the tar is reassembled from its headers and the files; each entry is compared on the way
     blob        the tar is stored: the blob is read once, and each entry with its content is compared on the way
+    inventory   the store has neither: each file is compared with what a signed baseline recorded
     blob alone  an archive or layout: nothing is unpacked, so only the digests are checked
 """
 
@@ -25,8 +26,10 @@ from boltseal.host.scrub.fast_path import make_fast_path
 from boltseal.host.scrub.file_contents import CountRead, FileReader, LayerDigester, suspects, written_since
 from boltseal.host.scrub.implied_folders import ImpliedFolderCheck, ImpliedFolders
 from boltseal.host.scrub.inodes import SharedInode
+from boltseal.host.scrub.inventory import compare_with_inventory
 from boltseal.host.scrub.layer_blob import BlobTar
 from boltseal.host.scrub.layer_comparison import LayerComparison
+from boltseal.host.scrub.layer_inventory import Inventory
 from boltseal.host.scrub.mount_points import mounts_in_layer
 from boltseal.host.scrub.ownership import Ownership
 from boltseal.host.scrub.tar_header import Header, TarMalformed
@@ -45,7 +48,9 @@ class LayerFiles:
 
     `blob_start`, `blob_size`: the blob's part of the file `blob` in an archive, in bytes; size -1: to the end of the file.
     `manifest_size`: the blob's size in the manifest, -1 if unknown. `artifact`: the content is not a layer, so only the
-    blob's digest is checked. `hint`: roughly how many bytes to read, from the store's metadata; it only distributes the work.
+    blob's digest is checked. `unprovable`: why the store itself can't prove the files, "" if it can; then `inventory` is what a
+    baseline recorded, if there is one. `hint`: roughly how many bytes to read, from the store's metadata; it only distributes
+    the work.
     `implied`: how the engine created folders without an entry. `rules`: how it unpacked the others.
     `vfs`: for the storage driver vfs, whose folders have the files of all layers below too.
     """
@@ -65,6 +70,8 @@ class LayerFiles:
     implied: ImpliedFolders = field(default_factory=ImpliedFolders)
     rules: UnpackingRules = DOCKER
     vfs: VfsLayer | None = None
+    unprovable: str = ""
+    inventory: Inventory | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,6 +140,8 @@ def _check(layer: LayerFiles, check_mode: CheckMode, count_read: CountRead) -> L
             if layer.folder is None:
                 return by_blob(layer, store, None, check_mode, count_read)
             with store.below(layer.folder) as tree:
+                if layer.unprovable:
+                    return _recorded(layer, tree, check_mode, count_read)
                 how = _split if layer.tar_split is not None else by_blob
                 return how(layer, store, tree, check_mode, count_read)
     except StoreMissing as error:
@@ -207,6 +216,19 @@ def _of_overlay(layer: LayerFiles, files: FileReader) -> LayerComparison:
 
 def _implied(layer: LayerFiles, tree: SafeFolder) -> ImpliedFolderCheck:
     return ImpliedFolderCheck(layer.root, layer.implied, tree, layer.ownership)
+
+
+def _recorded(layer: LayerFiles, tree: SafeFolder, check_mode: CheckMode, count_read: CountRead) -> LayerResult:
+    """Compare a layer with its inventory in a baseline.
+
+    Raises: TarMalformed, StoreMissing, StoreUnreadable, StoreMalformed, OSError.
+    """
+    if layer.inventory is None:
+        return LayerResult(layer.diff_id, unknown=(layer.unprovable,))
+    files = FileReader(tree, count_read, from_disk=check_mode.from_disk)
+    comparison = _of_overlay(layer, files)
+    compare_with_inventory(layer.inventory.lines(), comparison, quick=check_mode.quick)
+    return _result(layer, comparison)
 
 
 def _unproven(

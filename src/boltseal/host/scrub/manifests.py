@@ -20,6 +20,7 @@ from boltseal.host.scrub.plans import MAX_LAYERS, Allowance, ImagePlan, Init, ch
 from boltseal.host.scrub.unpacking_rules import CONTAINERD, CONTAINERD_LOWEST
 from boltseal.oci.descriptor import Descriptor
 from boltseal.oci.digest import Digest
+from boltseal.oci.fresh_layers import originals_of
 from boltseal.oci.manifest import Manifest, ManifestInvalid
 from boltseal.oci.mediatype import DOCKER_CONFIG, OCI_CONFIG
 
@@ -135,8 +136,10 @@ def _plan(
     layers: list[LayerFiles] = []
     inits: list[Init] = []
     config = manifest.config.digest
+    originals: tuple[Digest, ...] = ()
     try:
         raw = source.document(config)
+        originals = originals_of(raw)
         actual = Digest.of(raw, config.algorithm)
         if actual != config:
             differences.append(difference(DifferenceKind.CONFIG, b"", f"a config whose digest is {config}", actual))
@@ -155,6 +158,7 @@ def _plan(
     return ImagePlan(
         store=store, root=source.root, id=target, config=config, names=names, layers=(*layers, *artifacts),
         differences=tuple(differences), unknown=tuple(unknown), documents=found.documents, inits=tuple(inits),
+        copy_of=originals,
     )  # fmt: skip
 
 
@@ -178,8 +182,11 @@ def _layers(
                 implied=ImpliedFolders(below=below, keeps_bit=False, keeps_group=True),
             )
             layers.append(source.allowance.once(layer))
+        elif folder is not None:
+            why = f"the blob of layer {each.digest.short} is not in this store, and its files can't be compared without it"
+            layer = replace(source.files(each.digest, diff, folder, artifact=False), blob=None, blob_digest=None)
+            layers.append(source.allowance.once(replace(layer, unprovable=why)))
         elif not each.foreign:
-            why = "its files can't be compared without it" if folder else "it was not pulled"
-            unknown.append(f"the blob of layer {each.digest.short} is not in this store, and {why}")
+            unknown.append(f"the blob of layer {each.digest.short} is not in this store, and it was not pulled")
         below = (folder, *below) if folder is not None else below
     return layers

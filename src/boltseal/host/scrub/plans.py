@@ -61,9 +61,10 @@ class MappedCopy:
 class ImagePlan:
     """An image of a store, with its layers to check.
 
-    `id`: as its engine shows it. `config`: the digest of its config. `documents`: the store's manifests and indexes of it,
-    unverified. `differences`: in metadata and stack. `unknown`: reasons why something can't be checked. `notes`: what else a
-    person should know, without any effect on the result.
+    `id`: as its engine shows it. `config`: the digest of its config; `copy_of`: those of the images that it may be a copy of with
+    empty layers below (`oci.fresh_layers`). `documents`: the store's manifests and indexes of it, unverified. `differences`: in
+    metadata and stack. `unknown`: reasons why something can't be checked. `notes`: what else a person should know, without any
+    effect on the result.
     """
 
     store: str
@@ -78,6 +79,7 @@ class ImagePlan:
     inits: tuple[Init, ...] = ()
     copies: tuple[MappedCopy, ...] = ()
     notes: tuple[str, ...] = ()
+    copy_of: tuple[Digest, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,6 +21,7 @@ from boltseal.host.scrub.plans import MAX_LAYERS, Allowance, ContainerPlan, Imag
 from boltseal.host.scrub.unpacking_rules import PODMAN
 from boltseal.host.scrub.vfs_layer import PODMAN_COPIES, VfsLayer
 from boltseal.oci.digest import Digest, DigestInvalid
+from boltseal.oci.fresh_layers import originals_of
 from boltseal.oci.manifest import ManifestInvalid
 
 NAME: Final = "podman"
@@ -94,10 +95,12 @@ def _image(
     unknown: list[str] = []
     files: tuple[LayerFiles, ...] = ()
     documents: dict[Digest, bytes] = {}
+    originals: tuple[Digest, ...] = ()
     config = id_ = _id(image)
     try:
         config = _documents(store, image, documents, found, allowance) or id_
         raw = store.config(image, config)
+        originals = originals_of(raw)
         if Digest.of(raw) != config:
             found.append(difference(DifferenceKind.CONFIG, b"", f"a config whose digest is {config}", Digest.of(raw)))
         diffs = diff_ids(raw, f"the config of {id_.short}", allowance)
@@ -119,6 +122,7 @@ def _image(
         unknown=tuple(unknown),
         documents=documents,
         copies=copies,
+        copy_of=originals,
     )
 
 
@@ -140,7 +144,8 @@ def _documents(
 
     An image that is pulled or committed again with other manifest bytes, such as layers that are compressed now, keeps
     the digest of its first manifest in images.json. Podman then replaces `manifest`, records its new digest under
-    that key, and stores both manifests by their digests: that is no difference if both have the same config.
+    that key, and stores both manifests by their digests: that is no difference if both have the same config. An image that
+    was pulled by the digest of an index keeps that digest, with the index and the manifest of its platform.
     """
     config = primary = None
     keys = set()
@@ -158,11 +163,16 @@ def _documents(
     if primary is not None and image.digest and str(primary) != image.digest:
         first = next((raw for digest, raw in documents.items() if str(digest) == image.digest), None)
         recorded = (image.big_data_digests or {}).get("manifest") == str(primary) and f"manifest-{primary}" in keys
-        if not recorded or first is None or config is None or _config(first) != config:
+        if not recorded or first is None or not (_lists(first, primary) or (config and _config(first) == config)):
             found.append(
                 difference(DifferenceKind.MANIFEST, b"", f"a manifest whose digest is {image.digest}", primary)
             )
     return config
+
+
+def _lists(raw: bytes, manifest: Digest) -> bool:
+    """Return whether an index refers to a manifest."""
+    return any(each.digest == manifest for each in read_manifest(raw).manifests)
 
 
 def _config(raw: bytes) -> Digest | None:

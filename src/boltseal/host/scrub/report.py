@@ -7,6 +7,7 @@ from enum import StrEnum
 
 from boltseal.host.scrub.container_changes import ContainerChange
 from boltseal.host.scrub.differences import Difference
+from boltseal.host.scrub.remedies import Remedy
 from boltseal.host.scrub.trust import Level
 
 
@@ -33,7 +34,8 @@ class ScrubReport:
     container's own changes. `running`: the process ID of the container that was compared, 0 if none runs. `notes`: what else a
     person should know. `unchecked`: what the check left out, which is stated, and changes the status only if complete coverage
     is asked for. `unchecked_count`: how many records of a build cache that is. `unread`: parts of it (layers, copies, the view
-    of a container) whose content this run did not read, with `--share`.
+    of a container) whose content this run did not read, with `--share`. `remedy`: what to do about an image that
+    differs.
     """
 
     what: str
@@ -56,6 +58,7 @@ class ScrubReport:
     unchecked: tuple[str, ...] = ()
     unchecked_count: int = 0
     unread: int = 0
+    remedy: Remedy | None = None
 
 
 def status_of(count: int, unknown: tuple[str, ...]) -> ReportStatus:

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final
@@ -21,23 +21,33 @@ from typing import Final
 from boltseal.engines.overlay_processes import ProcessRoot
 from boltseal.engines.safe_open import SafeFolder, StoreMalformed, StoreMissing, StoreUnreadable, readable
 from boltseal.errors import MAX_PATH, quote
+from boltseal.host.scrub.baseline import Baseline
 from boltseal.host.scrub.changing_containers import Processes, check_until_settled
 from boltseal.host.scrub.container_changes import MOUNTED_OVER, ContainerChange, init_differences, list_changes
 from boltseal.host.scrub.differences import Difference, DifferenceKind, difference, shown
 from boltseal.host.scrub.engine_mounts import EngineMounts
 from boltseal.host.scrub.file_contents import CountRead
-from boltseal.host.scrub.find_stores import FoundStore
+from boltseal.host.scrub.find_stores import FoundStore, Plan
 from boltseal.host.scrub.layer_check import CheckMode, LayerFiles, LayerResult
 from boltseal.host.scrub.mapped_copy import copy_differences
 from boltseal.host.scrub.missing_manifests import FetchManifests, fetch_nothing, judge_with_fetch
 from boltseal.host.scrub.mount_points import mounts_in
 from boltseal.host.scrub.plans import ContainerPlan, ImagePlan, StorePlan
 from boltseal.host.scrub.process_view import compare_process_view
+from boltseal.host.scrub.remedies import remedy_of
 from boltseal.host.scrub.report import ReportStatus, ScrubReport, status_of
 from boltseal.host.scrub.rotation import Rotation
 from boltseal.host.scrub.share_parts import ReadParts
 from boltseal.host.scrub.shared_inodes import with_outside_links
-from boltseal.host.scrub.trust import Expectation, ExpectedPrefix, is_id, local_reference, names_image
+from boltseal.host.scrub.trust import (
+    Expectation,
+    ExpectedPrefix,
+    Level,
+    TrustJudgement,
+    is_id,
+    local_reference,
+    names_image,
+)
 from boltseal.host.scrub.workers import Progress, ReadCount, WorkRate, check_layers, meter_of
 from boltseal.oci.digest import Digest
 
@@ -47,9 +57,9 @@ class ScrubRequest:
     """What to check, and how.
 
     `images`: names or IDs, none for all. `expected`: by the text in `images`. `receipts`, `locks`: apply by name and tag.
-    `documents`: further manifests, by digest; `fetch`: gets those that are missing. `check_mode`: how to read; `pace`: limits
-    of the load. `rotation`: chooses what to read if not all is. `proc`: the process file system; on a disk of another host no
-    process has its root.
+    `documents`: further manifests, by digest; `fetch`: gets those that are missing. `baseline`: what a person recorded.
+    `check_mode`: how to read; `pace`: limits of the load. `rotation`: chooses what to read if not all is. `proc`: the process
+    file system; on a disk of another host no process has its root.
     """
 
     images: tuple[str, ...] = ()
@@ -58,6 +68,7 @@ class ScrubRequest:
     locks: tuple[Expectation, ...] = ()
     documents: Mapping[Digest, bytes] = field(default_factory=dict)
     fetch: FetchManifests = fetch_nothing
+    baseline: Baseline | None = None
     check_mode: CheckMode = field(default_factory=CheckMode)
     pace: WorkRate = field(default_factory=WorkRate)
     rotation: Rotation | None = None
@@ -69,6 +80,9 @@ def scrub(stores: Sequence[FoundStore], wanted: ScrubRequest, progress: Progress
     if wanted.check_mode.from_disk:
         os.sync()  # unwritten pages can't be dropped from the cache
     counted = ReadCount(progress)
+    if wanted.baseline is not None:
+        applied = wanted.baseline.applied
+        stores = [replace(each, plan=_composed(each.plan, applied)) for each in stores]
     plans = [(store, store.plan(store.root)) for store in stores]  # 1
     reports = [_store_report(plan) for _, plan in plans if plan.unknown]
     engine_mounts = EngineMounts([plan for _, plan in plans], wanted.proc)
@@ -86,22 +100,45 @@ def scrub(stores: Sequence[FoundStore], wanted: ScrubRequest, progress: Progress
     engine_mounts.look()
     after = {store.root: _StoreRecheck(store) for store, _ in plans}
     count_read = meter_of(wanted.pace)
+    image_reports: list[ScrubReport] = []
     for plan, image, typed in selected:
         changed_since = after[plan.root].changed_since(image)
         report = _image_report(
             engine_mounts.with_image(image), results, typed, wanted, count_read, changed_since, parts
         )  # 4, 5
-        reports.append(_cache_report(report) if id(image) in cached else report)
-    reports += _not_found(wanted, images, [store.root for store in stores])
+        image_reports.append(_cache_report(report) if id(image) in cached else report)
+    missing = _not_found(wanted, images, [store.root for store in stores])
+    containers: list[ScrubReport] = []
     for store, plan in plans:
-        containers = _containers_of(plan, checked, wanted)
-        reports += _container_reports(
-            store, containers, wanted, count_read, after[plan.root], parts, engine_mounts
-        )  # 6
-    if not wanted.images:
-        reports += [_unreferenced_report(plan) for _, plan in plans if plan.unreferenced]
+        mine = _containers_of(plan, checked, wanted)
+        containers += _container_reports(store, mine, wanted, count_read, after[plan.root], parts, engine_mounts)  # 6
+    image_reports = _with_remedies(image_reports, selected, containers, wanted)
+    unreferenced = [_unreferenced_report(plan) for _, plan in plans if plan.unreferenced and not wanted.images]
     counted.end(count_read.total())
-    return reports
+    return [*reports, *image_reports, *missing, *containers, *unreferenced]
+
+
+def _with_remedies(
+    reports: Sequence[ScrubReport],
+    selected: Sequence[tuple[StorePlan, ImagePlan, str]],
+    containers: Sequence[ScrubReport],
+    wanted: ScrubRequest,
+) -> list[ScrubReport]:
+    """Return the reports of images, those that differ with what to do about it."""
+    running = {each.id: each.running for each in containers}
+    found = []
+    for report, (plan, image, typed) in zip(reports, selected, strict=True):
+        remedy = None
+        if report.status is ReportStatus.DIFFERS:
+            expected = _expected(image, typed, wanted)
+            known = expected if isinstance(expected, Expectation) else None
+            remedy = remedy_of(image, plan.containers, running, known, typed, wanted.proc)
+        found.append(replace(report, remedy=remedy))
+    return found
+
+
+def _composed(plan: Plan, then: Callable[[StorePlan], StorePlan]) -> Plan:
+    return lambda root: then(plan(root))
 
 
 def _select(plan: StorePlan, wanted: ScrubRequest) -> list[tuple[ImagePlan, str]]:
@@ -216,6 +253,7 @@ def _image_report(
     judged = judge_with_fetch(image, _expected(image, typed, wanted), wanted.documents, wanted.fetch)
     differences = [*judged.differences, *differences]
     unknown += judged.unknown
+    level, by = _weakest(image, judged, wanted.baseline)
     count = max(count + len(judged.differences), len(differences)) if differences else 0
     unread = parts.unread(image)
     return ScrubReport(
@@ -224,8 +262,8 @@ def _image_report(
         status=status_of(count, tuple(unknown)),
         store=image.store,
         root=str(image.root),
-        level=None if wanted.check_mode.quick or unread else judged.level,  # unread files prove nothing
-        by=judged.by,
+        level=None if wanted.check_mode.quick or unread else level,  # unread files prove nothing
+        by=by,
         id=str(image.id),
         names=image.names,
         layers=len(image.layers),
@@ -237,6 +275,15 @@ def _image_report(
         unchecked=tuple(unchecked),
         unread=unread,
     )
+
+
+def _weakest(image: ImagePlan, judged: TrustJudgement, baseline: Baseline | None) -> tuple[Level, str]:
+    """Return the level of an image and the evidence: files that only a baseline has are no proof by a digest."""
+    count = sum(layer.inventory is not None for layer in image.layers)
+    if not count or baseline is None:
+        return judged.level, judged.by
+    files = f"the files of {count} of {len(image.layers)} layers are those of {baseline.by}"
+    return Level.B, f"{judged.by}; {files}" if judged.by and judged.by != baseline.by else files
 
 
 VIEWS_UNCHECKED: Final = "what processes of containers on the driver vfs see"
@@ -309,7 +356,12 @@ def _expected(image: ImagePlan, typed: str, wanted: ScrubRequest) -> Expectation
     ledger, lock = (
         [each for each in stated if any(map(each.about, image.names))] for stated in (wanted.receipts, wanted.locks)
     )
-    return ledger[-1] if ledger else wanted.expected.get(typed) or (lock[-1] if lock else None)
+    if ledger or typed in wanted.expected or lock:
+        return ledger[-1] if ledger else wanted.expected.get(typed) or lock[-1]
+    if wanted.baseline is None:
+        return None
+    recorded = [each for each in wanted.baseline.expectations() if any(map(each.about, image.names))]
+    return recorded[-1] if recorded else wanted.baseline.of_config(image.config)
 
 
 def _folders(image: ImagePlan, under: int) -> list[bytes]:

@@ -1,6 +1,7 @@
 """Compares images with expected digests, and states by which evidence an image is proven. Levels are never mixed:
 
     L0   consistent in itself; an attacker who changed everything consistently is not detected
+    B    files as the holder of a key recorded them in a baseline, where the store can't prove them by digests
     L1   the image ID or digest that a person or a lock recorded
     L2   the digest that a ledger's signed checkpoint has for the tag, shown by a receipt
 
@@ -33,6 +34,7 @@ class Level(StrEnum):
     """The evidence of an expected value; see the module's docstring."""
 
     L0 = "L0"
+    B = "B"
     L1 = "L1"
     L2 = "L2"
 
@@ -108,19 +110,24 @@ def judge(
         return TrustJudgement(Level.L0)
     if isinstance(expected, ExpectedPrefix):
         return expected.judge(image)
-    if image.config in expected.ids:
-        return TrustJudgement(expected.level, expected.by)
     known = {**documents, **image.documents}
+    proven = {*expected.ids}
     for digest in (expected.digest, *expected.also):
-        if image.config in (digest, *configs_of(digest, image.documents), *configs_of(digest, documents)):
-            return TrustJudgement(expected.level, expected.by)
-        if image.config in configs_of(digest, known):
-            return TrustJudgement(expected.level, expected.by)
+        proven |= {
+            digest,
+            *configs_of(digest, image.documents),
+            *configs_of(digest, documents),
+            *configs_of(digest, known),
+        }
+    if image.config in proven:
+        return TrustJudgement(expected.level, expected.by)
+    if not proven.isdisjoint(image.copy_of):
+        return TrustJudgement(expected.level, f"{expected.by}; it is a copy with an empty layer below (pull --replace)")
     reached = configs_of(expected.digest, known) or list(expected.ids)
     if reached:
         found = difference(_kind(expected), b"", f"image {_listed(reached)}, by {expected.by}", f"image {image.config}")
         return TrustJudgement(Level.L0, expected.by, (found,))
-    if image.documents or (not expected.of_manifest and not _recorded(image, expected.digest)):
+    if (image.documents and not image.copy_of) or (not expected.of_manifest and not _recorded(image, expected.digest)):
         got = image.id if image.id == image.config else f"{image.id} with config {image.config}"
         found = difference(_kind(expected), b"", f"{expected.digest}, by {expected.by}", got)
         return TrustJudgement(Level.L0, expected.by, (found,))

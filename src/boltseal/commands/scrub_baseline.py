@@ -1,0 +1,174 @@
+"""Records the images of a host in a signed baseline, and opens one to check against.
+
+Only images that hold when they are recorded are part of it. The key is the user's. An attacker who has it decides what
+holds, so it should not stay on the host that is checked.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from hashlib import sha256
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from boltseal.commands.client_context import ClientContext
+from boltseal.commands.text import counted
+from boltseal.engines.safe_open import SafeFolder, StoreMalformed, StoreMissing, StoreUnreadable
+from boltseal.errors import Invalid, Unavailable, quote
+from boltseal.host.scrub.baseline import (
+    Baseline,
+    BaselineUnusable,
+    RecordedImage,
+    open_baseline,
+    write_baseline,
+)
+from boltseal.host.scrub.file_contents import ChangedWhileRead, FileReader
+from boltseal.host.scrub.find_stores import FoundStore
+from boltseal.host.scrub.inventory import inventory_of
+from boltseal.host.scrub.layer_check import LayerFiles
+from boltseal.host.scrub.layer_inventory import Inventory
+from boltseal.host.scrub.report import ReportStatus, ScrubReport
+from boltseal.host.scrub.scrub import ScrubRequest, scrub
+from boltseal.host.scrub.trust import names_image
+from boltseal.host.scrub.workers import Progress, meter_of
+from boltseal.ledger.note import SigningKey, VerifierKey
+from boltseal.oci.digest import Digest
+
+MAX_KEY_BYTES = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class BaselineOptions:
+    """A baseline to check against, or to write.
+
+    Attributes:
+        check: the file to check against; `trusted_key`: the public key that must have signed it.
+        write: the file to write; `signing_key`: the file of the private key, created if it does not exist.
+    """
+
+    check: Path | None = None
+    trusted_key: str | None = None
+    write: Path | None = None
+    signing_key: Path | None = None
+
+    def __post_init__(self) -> None:
+        if (self.check is None) != (self.trusted_key is None):
+            raise Invalid("--baseline and --trusted-key belong together: a baseline proves nothing without its key")
+        if (self.write is None) != (self.signing_key is None):
+            raise Invalid("--write-baseline and --signing-key belong together: a baseline is always signed")
+        if self.check is not None and self.write is not None:
+            raise Invalid("--baseline checks, and --write-baseline records; give one of them")
+
+
+def opened_baseline(options: BaselineOptions) -> Baseline | None:
+    """Return the baseline to check against, verified. Raises: BaselineUnusable, KeyInvalid."""
+    if options.check is None or options.trusted_key is None:
+        return None
+    return open_baseline(options.check, VerifierKey.parse(options.trusted_key))
+
+
+def record_baseline(
+    stores: Sequence[FoundStore],
+    wanted: ScrubRequest,
+    options: BaselineOptions,
+    client: ClientContext,
+    progress: Progress,
+) -> list[ScrubReport]:
+    """Record images: 1. inventory their layers; 2. check them; 3. sign and write those that hold.
+
+    Raises: BaselineUnusable, Invalid: the file exists, or two stores have other files of a layer; KeyInvalid.
+    """
+    assert options.write is not None  # noqa: S101 - the caller checks both
+    assert options.signing_key is not None  # noqa: S101
+    if os.path.lexists(options.write):
+        raise Invalid(f"{quote(str(options.write), 200)[1:-1]} exists; write each baseline to a file of its own")
+    key = _signing_key(options.signing_key, client)
+    with TemporaryDirectory(prefix="boltseal-") as scratch:
+        images, inventories = _inventories(stores, wanted, Path(scratch))  # 1
+        provisional = Baseline("this baseline", images, inventories, provisional=True)
+        reports = scrub(stores, replace(wanted, baseline=provisional), progress)  # 2
+        holding = {
+            each.id: str(each.level) for each in reports if each.what == "image" and each.status is ReportStatus.HOLDS
+        }
+        kept = tuple(replace_level(each, holding[each.id]) for each in images if each.id in holding)
+        if not kept:
+            client.notice("no baseline was written: no image holds")
+            return reports
+        files = [(diff_id, inventory.file) for diff_id, inventory in inventories.items()]
+        try:
+            write_baseline(options.write, kept, files, key, host=os.uname().nodename, time_us=client.now_us())  # 3
+        except FileExistsError as error:
+            raise Invalid(f"{options.write} exists; write each baseline to a file of its own") from error
+    left = len(images) - len(kept)
+    client.notice(
+        f"recorded {counted(len(kept), 'image')} in {options.write}{f', and not {left} that do not hold' if left else ''}; check with: "
+        f"boltseal scrub --baseline {options.write} --trusted-key {key.verifier}"
+    )
+    return reports
+
+
+def replace_level(image: RecordedImage, level: str) -> RecordedImage:
+    """Return a recorded image with the level of its check."""
+    return RecordedImage(image.names, image.id, image.config, level)
+
+
+def _inventories(
+    stores: Sequence[FoundStore], wanted: ScrubRequest, folder: Path
+) -> tuple[tuple[RecordedImage, ...], dict[Digest, Inventory]]:
+    """Inventory the unpacked layers of the selected images, each once."""
+    images: list[RecordedImage] = []
+    found: dict[Digest, Inventory] = {}
+    done: set[LayerFiles] = set()
+    for store in stores:
+        for image in store.plan(store.root).images:
+            if wanted.images and not any(names_image(typed, image) for typed in wanted.images):
+                continue
+            images.append(RecordedImage(image.names, str(image.id), str(image.config)))
+            for layer in image.layers:
+                if layer.folder is None or layer in done:
+                    continue
+                done.add(layer)
+                try:
+                    made = _inventory(layer, folder / f"{len(done)}", wanted)
+                except (StoreMissing, StoreUnreadable, StoreMalformed, ChangedWhileRead):
+                    continue  # the check that follows reports it
+                other = found.setdefault(layer.diff_id, made)
+                if other.sha256 != made.sha256:
+                    raise Invalid(
+                        f"two stores have layer {layer.diff_id.short} with other files; name one store with --root"
+                    )
+    return tuple(images), found
+
+
+def _inventory(layer: LayerFiles, to: Path, wanted: ScrubRequest) -> Inventory:
+    assert layer.folder is not None  # noqa: S101 - the caller checks it
+    running, size = sha256(), 0
+    with SafeFolder(layer.root) as store, store.below(layer.folder) as tree, to.open("wb") as file:
+        reader = FileReader(tree, meter_of(wanted.pace), from_disk=wanted.check_mode.from_disk)
+        for line in inventory_of(tree, reader, layer.ownership):
+            file.write(line)
+            running.update(line)
+            size += len(line)
+    return Inventory(to, 0, size, running.hexdigest())
+
+
+def _signing_key(path: Path, client: ClientContext) -> SigningKey:
+    """Return the key in a file; a new one if the file does not exist. Raises: KeyInvalid, Unavailable."""
+    shown = quote(str(path), 200)[1:-1]
+    try:
+        with path.open("rb") as file:
+            return SigningKey.parse(file.read(MAX_KEY_BYTES).decode("ascii", "replace").strip())
+    except FileNotFoundError:
+        key = SigningKey(f"{os.uname().nodename}/baseline", secrets.token_bytes(32))
+    except OSError as error:
+        raise Unavailable(f"key {shown} can't be read: {error.strerror}") from error
+    try:
+        with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="ascii") as file:  # noqa: PTH123
+            file.write(f"{key.private_text()}\n")
+    except OSError as error:
+        raise BaselineUnusable(f"key {shown} can't be written: {error.strerror}") from error
+    client.notice(f"{shown} is a new key; keep it on another machine than those that are checked")
+    return key

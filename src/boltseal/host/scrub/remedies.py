@@ -1,0 +1,194 @@
+"""Says what to do about an image that differs: which containers run on it, since when, and the commands that replace it.
+
+Nothing here changes a host. The order of the steps keeps the evidence: neither the image nor its containers are removed.
+The digest that the image is brought anew by comes from the expectation of the check, if there is one. A digest in the store
+itself is shown as such: an attacker who changed files there may have changed it too.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from shlex import quote as quoted
+from typing import Final
+
+from boltseal.host.scrub import archives, docker_store, podman_store
+from boltseal.host.scrub.differences import shown
+from boltseal.host.scrub.plans import ContainerPlan, ImagePlan
+from boltseal.host.scrub.trust import Expectation, is_id, local_reference
+from boltseal.lockfile.format import time_text
+from boltseal.oci.digest import Digest
+from boltseal.oci.reference import Reference
+
+MAX_CONTAINERS: Final = 100
+_DOCKERS_CONTAINERD: Final = ("containerd", "daemon")
+_START_TIME: Final = 19
+"""The index of the start time in /proc/PID/stat, counted after the program's name."""
+
+
+@dataclass(frozen=True, slots=True)
+class ContainerUse:
+    """A container on an image. `running`: its process ID, 0 if it does not run. `since`: when that started, "" if unknown."""
+
+    id: str
+    name: str
+    running: int = 0
+    since: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class RemedyStep:
+    """One step. `command`: what does it, "" if a person has to."""
+
+    text: str
+    command: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Remedy:
+    """What to do about an image. `digest`: by which it is brought anew; `digest_by`: the source of that digest."""
+
+    containers: tuple[ContainerUse, ...] = ()
+    digest: str = ""
+    digest_by: str = ""
+    steps: tuple[RemedyStep, ...] = ()
+
+
+def remedy_of(
+    image: ImagePlan,
+    containers: Sequence[ContainerPlan],
+    running: Mapping[str, int],
+    expected: Expectation | None,
+    typed: str,
+    proc: Path,
+) -> Remedy:
+    """Return what to do about an image that differs.
+
+    `containers`: those of its store. `running`: the process IDs of running containers, by container ID. `typed`: the text that
+    selected the image, "" for none.
+    """
+    uses = tuple(
+        ContainerUse(each.id, shown(each.name), pid := running.get(each.id, 0), _since(proc, pid))
+        for each in containers
+        if each.image == image.id
+    )
+    name, digest, by = _name(image, typed), *_digest(image, expected)
+    target = _target(image, name, digest)
+    if image.store == archives.NAME:
+        again = f"boltseal copy {quoted(target)} docker-archive:FILE" if target else ""
+        return Remedy(
+            uses, digest, by, (RemedyStep("keep this file as evidence, and copy the image anew to another", again),)
+        )
+    program = _program(image)
+    if program is None:
+        return Remedy(uses, digest, by, _steps_in_containerd(image, uses, target))
+    host = f" --host unix://{_podman_socket(image.root)}" if program == "podman" else ""
+    by_what = f", by the digest of {by}" if digest else ""
+    known = RemedyStep(
+        f"bring the image anew beside the changed one{by_what}", f"boltseal pull --replace{host} {quoted(target)}"
+    )
+    missing = RemedyStep("build or load the image anew under another name: no registry is known that has it")
+    steps = [*_keep(program, uses), known if target else missing]
+    if uses:
+        steps.append(
+            RemedyStep(
+                "start new containers of the name of the image, in place of those above; keep those for the investigation, "
+                "under another name. A digest or image ID in place of the name still refers to the changed files",
+                "\n".join(f"{program} rename {quoted(each.name)} {quoted(each.name + '-evidence')}" for each in uses),
+            )
+        )
+    steps.append(RemedyStep("check the new image", f"boltseal scrub {quoted(name or str(image.id))}"))
+    return Remedy(uses, digest, by, tuple(steps))
+
+
+def _podman_socket(root: Path) -> str:
+    """Return where Podman's service of the user listens who owns a store."""
+    try:
+        owner = root.stat().st_uid
+    except OSError:
+        owner = 0
+    return f"/run/user/{owner}/podman/podman.sock" if owner else "/run/podman/podman.sock"
+
+
+def _keep(program: str, uses: Sequence[ContainerUse]) -> list[RemedyStep]:
+    """Return the step that ends what runs; stopped containers keep their files."""
+    names = " ".join(quoted(each.name) for each in uses[:MAX_CONTAINERS] if each.running)
+    text = "keep the evidence: remove neither the image nor its containers"
+    return [RemedyStep(f"{text}; stop those that run", f"{program} stop {names}") if names else RemedyStep(text)]
+
+
+def _steps_in_containerd(image: ImagePlan, uses: Sequence[ContainerUse], target: str) -> tuple[RemedyStep, ...]:
+    """Return the steps for containerd without Docker, whose clients refer to an image by its digest, so that no copy can stand in."""
+    folders = " ".join(
+        quoted(str(image.root / os.fsdecode(each.folder))) for each in image.layers if each.folder is not None
+    )
+    copy = f"cp --archive --parents {folders} /EVIDENCE" if folders else ""
+    ending = (
+        "end the containers on this image (Kubernetes: kubectl drain NODE)" if uses else "let no container start on it"
+    )
+    return (
+        RemedyStep(
+            "keep the evidence first: a pull reuses the layers that containerd has, so the image has to be removed",
+            copy,
+        ),
+        RemedyStep(f"{ending}, and remove every name of the image and of images that share its layers", ""),
+        RemedyStep("bring it anew by its digest", f"crictl pull {quoted(target)}" if target else ""),
+        RemedyStep("check the new image", f"boltseal scrub {quoted(target.partition('@')[0] or str(image.id))}"),
+    )
+
+
+def _program(image: ImagePlan) -> str | None:
+    """Return the engine's own command; None for containerd without Docker."""
+    if image.store == podman_store.NAME:
+        return "podman"
+    is_docker = image.store == docker_store.NAME or image.root.parts[-2:] == _DOCKERS_CONTAINERD
+    return "docker" if is_docker else None
+
+
+def _name(image: ImagePlan, typed: str) -> str:
+    """Return the image's name with a tag, "" if it has none. A typed name is preferred: others may be an attacker's."""
+    given = local_reference(typed) if typed and not is_id(typed) else None
+    if given is not None and (given.tag is not None or given.digest is None):
+        return shown(given.by_tag.familiar())
+    found = [local_reference(each) for each in image.names]
+    tagged = [each for each in found if each is not None and each.tag is not None]
+    named = next((each for each in tagged if given is None or each.name == given.name), None)
+    return "" if named is None else shown(named.by_tag.familiar())
+
+
+def _digest(image: ImagePlan, expected: Expectation | None) -> tuple[str, str]:
+    """Return the digest to bring the image anew by, and its source; "" for none."""
+    if expected is not None and expected.of_manifest:
+        return str(expected.digest), expected.by
+    if image.id != image.config:  # containerd's store, whose image ID is the registry's digest
+        return str(image.id), _BY_STORE
+    found = [each.digest for name in image.names if (each := local_reference(name)) is not None]
+    digest: Digest | None = next(filter(None, found), None)
+    return (str(digest), _BY_STORE) if digest is not None else ("", "")
+
+
+_BY_STORE: Final = "the changed store's own record; compare it with your lock or the ledger"
+
+
+def _target(image: ImagePlan, name: str, digest: str) -> str:
+    """Return the reference to pull, "" if no registry is known to have the image."""
+    if name:
+        return f"{name}@{digest}" if digest else ""
+    found = [local_reference(each) for each in image.names]
+    named: Reference | None = next(filter(None, found), None)
+    return f"{shown(named.name)}@{digest}" if named is not None and digest else ""
+
+
+def _since(proc: Path, pid: int) -> str:
+    """Return when a process started; "" if it is not known."""
+    if not pid:
+        return ""
+    try:
+        ticks = int((proc / str(pid) / "stat").read_bytes().rpartition(b")")[2].split()[_START_TIME])
+        lines = (proc / "stat").read_text(encoding="ascii").splitlines()
+        (booted_s,) = [int(line.split()[1]) for line in lines if line.startswith("btime ")]
+    except (OSError, ValueError, IndexError):
+        return ""
+    return time_text(booted_s * 1_000_000 + ticks * 1_000_000 // os.sysconf("SC_CLK_TCK"))

@@ -1,0 +1,112 @@
+"""What a scrub says to do about an image that differs: the name and digest to bring anew, and the steps of each engine."""
+
+from __future__ import annotations
+
+import os
+import shlex
+from pathlib import Path
+
+import pytest
+
+from boltseal.host.scrub.layer_check import LayerFiles
+from boltseal.host.scrub.plans import ContainerPlan, ImagePlan
+from boltseal.host.scrub.remedies import Remedy, remedy_of
+from boltseal.host.scrub.trust import Expectation, Level
+from boltseal.oci.digest import Digest
+
+ID = Digest.of(b"config")
+PULLED = Digest.of(b"manifest")
+NAME = "reg.example/shop/app:1.4.2"
+LOCKED = Expectation(Digest.of(b"locked"), Level.L1, "the lock", of_manifest=True)
+
+
+def remedy(
+    *,
+    store: str = "docker",
+    root: str = "/var/lib/docker",
+    id_: Digest = ID,
+    names: tuple[str, ...] = (NAME, f"reg.example/shop/app@{PULLED}"),
+    expected: Expectation | None = None,
+    typed: str = "",
+    container: str = "web",
+    running: int = 0,
+) -> Remedy:
+    layer = LayerFiles(Path(root), Digest.of(b"layer"), folder=b"layers/one/diff")
+    image = ImagePlan(store, Path(root), id_, ID, names, (layer,))
+    plans = [
+        ContainerPlan(store, Path(root), "c1", container, id_, None),
+        ContainerPlan(store, Path(root), "c2", "other", Digest.of(b"another image"), None),
+    ]
+    return remedy_of(image, plans, {"c1": running}, expected, typed, Path("/proc"))
+
+
+def commands(found: Remedy) -> list[str]:
+    return [line for step in found.steps for line in step.command.splitlines()]
+
+
+def test_the_digest_of_the_expectation_is_preferred() -> None:
+    """The image is brought anew by the digest of a lock or the ledger, not by that in the changed store."""
+    by_lock, by_store = remedy(expected=LOCKED), remedy()
+
+    assert (by_lock.digest, by_lock.digest_by) == (str(LOCKED.digest), "the lock")
+    assert f"boltseal pull --replace {NAME}@{LOCKED.digest}" in commands(by_lock)
+    assert by_store.digest == str(PULLED)
+    assert "compare it with your lock" in by_store.digest_by
+
+
+def test_only_containers_of_the_image_are_listed() -> None:
+    """Only the containers on the image are listed; a running one has its process and the time of its start."""
+    found = remedy(running=os.getpid())
+    (use,) = found.containers
+
+    assert (use.id, use.name, use.running) == ("c1", "web", os.getpid())
+    assert use.since.endswith("Z")
+    assert "docker stop web" in commands(found)
+    assert "docker stop web" not in commands(remedy())
+
+
+def test_a_typed_name_is_preferred_to_names_of_the_store() -> None:
+    """The name that a person typed is pulled, whatever other names the store has."""
+    found = remedy(names=("evil.example/shop/app:1.4.2", NAME), typed=NAME, expected=LOCKED)
+    by_digest = remedy(
+        names=("evil.example/x/y:1", NAME), typed=f"reg.example/shop/app@{LOCKED.digest}", expected=LOCKED
+    )
+
+    assert f"boltseal pull --replace {NAME}@{LOCKED.digest}" in commands(found)
+    assert f"boltseal pull --replace {NAME}@{LOCKED.digest}" in commands(by_digest)
+
+
+def test_an_image_that_no_registry_is_known_to_have_is_built_again() -> None:
+    """Without any digest of a registry no pull is suggested."""
+    found = remedy(names=("shop/app:1.4.2",))
+
+    assert not any("pull" in each for each in commands(found))
+    assert any("build or load the image anew" in step.text for step in found.steps)
+
+
+@pytest.mark.parametrize(
+    ("store", "root", "id_", "expected"),
+    [
+        ("docker", "/var/lib/docker", ID, "docker rename web web-evidence"),
+        ("containerd", "/var/lib/docker/containerd/daemon", PULLED, "docker rename web web-evidence"),
+        ("podman", "/var/lib/containers/storage", ID, "podman rename web web-evidence"),
+        ("containerd", "/var/lib/containerd", PULLED, "crictl pull"),
+        ("archive", "/srv/image.tar", ID, "boltseal copy"),
+    ],
+    ids=["docker", "docker-containerd", "podman", "containerd", "archive"],
+)
+def test_each_engine_has_its_own_steps(store: str, root: str, id_: Digest, expected: str) -> None:
+    """Each engine's steps use its own commands; with containerd alone the image has to be removed first."""
+    found = remedy(store=store, root=root, id_=id_)
+
+    assert any(each.startswith(expected) for each in commands(found))
+    assert any("evidence" in step.text for step in found.steps)
+    assert not any(word in each for each in commands(found) for word in (" rm ", " rmi ", "prune"))
+
+
+def test_names_from_the_store_are_quoted_for_a_shell() -> None:
+    """A container's name from the store can't run a command of its own when the printed command is used."""
+    found = remedy(container="web; rm -rf /\n$(evil)", running=os.getpid())
+    (stop,) = [each for each in commands(found) if each.startswith("docker stop")]
+
+    assert len(shlex.split(stop)) == 3
