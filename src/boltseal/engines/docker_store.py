@@ -29,7 +29,8 @@ from boltseal.engines.json_documents import (
     digest,
     word,
 )
-from boltseal.engines.safe_open import SafeFolder, StoreMalformed, StoreMissing
+from boltseal.engines.linked_folders import open_store
+from boltseal.engines.safe_open import StoreMalformed, StoreMissing
 from boltseal.oci.digest import Digest
 
 OVERLAY2: Final = "overlay2"
@@ -85,7 +86,7 @@ class DockerStore:
 
     def __init__(self, root: Path) -> None:
         self.root = root
-        self.files = SafeFolder(root)
+        self.files = open_store(root)
 
     def drivers(self) -> list[str]:
         """Return the storage drivers that have images here."""

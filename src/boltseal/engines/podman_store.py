@@ -29,7 +29,8 @@ from boltseal.engines.json_documents import (
     decoded,
     word,
 )
-from boltseal.engines.safe_open import SafeFolder, StoreMalformed
+from boltseal.engines.linked_folders import open_store
+from boltseal.engines.safe_open import StoreMalformed
 from boltseal.oci.digest import Digest
 
 Row = TypeVar("Row", "StoredImage", "StoredLayer", "StoredContainer")
@@ -91,7 +92,7 @@ class PodmanStore:
     def __init__(self, root: Path) -> None:
         self.root = root
         self.damaged: list[str] = []
-        self.files = SafeFolder(root)
+        self.files = open_store(root)
 
     def other_drivers(self) -> list[str]:
         """Return storage drivers other than overlay that have images here."""

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field, replace
 from io import FileIO
 from pathlib import Path
 
+from boltseal.engines.linked_folders import open_store
 from boltseal.engines.safe_open import SafeFolder, StoreMalformed, StoreMissing, StoreUnreadable, explained, readable
 from boltseal.errors import Invalid
 from boltseal.host.scrub.differences import Difference, DifferenceKind, difference
@@ -116,7 +117,7 @@ def _unproven_owners(layer: LayerFiles) -> tuple[str, ...]:
 def _check(layer: LayerFiles, check_mode: CheckMode, count_read: CountRead) -> LayerResult:
     name = str(layer.diff_id)
     try:
-        with SafeFolder(layer.root) as store:
+        with open_store(layer.root) as store:
             if layer.folder is None:
                 return _blob(layer, store, None, check_mode, count_read)
             with store.below(layer.folder) as tree:

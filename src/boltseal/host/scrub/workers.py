@@ -20,7 +20,8 @@ from multiprocessing.sharedctypes import Synchronized
 from threading import active_count
 from typing import Any, Final
 
-from boltseal.engines.safe_open import SafeFolder, StoreMalformed, StoreMissing, StoreUnreadable
+from boltseal.engines.linked_folders import open_store
+from boltseal.engines.safe_open import StoreMalformed, StoreMissing, StoreUnreadable
 from boltseal.host.scrub.layer_check import CheckMode, LayerFiles, LayerResult, check
 
 ALONE_BYTES: Final = 32 * 1024 * 1024
@@ -170,7 +171,7 @@ def _estimated_bytes(layer: LayerFiles) -> int:
     """Estimate the work for a layer, in bytes; each entry counts as much as some bytes."""
     path = layer.tar_split or layer.blob
     try:
-        with SafeFolder(layer.root) as store:
+        with open_store(layer.root) as store:
             size = store.stat(path or b"").st_size
     except (StoreMissing, StoreMalformed, StoreUnreadable):
         return 0
