@@ -25,6 +25,7 @@ from boltseal.engines.containerd_store import (
 from boltseal.engines.safe_open import StoreMalformed, StoreMissing, StoreUnreadable
 from boltseal.host.scrub.differences import Difference, DifferenceKind, difference
 from boltseal.host.scrub.layer_check import LayerFiles
+from boltseal.host.scrub.layer_folder import CONTAINERD_NAMES, unexpected_names
 from boltseal.host.scrub.manifests import image_plans
 from boltseal.host.scrub.ownership import IdMap, is_confirmed, ownership_in
 from boltseal.host.scrub.plans import (
@@ -164,6 +165,7 @@ class _OpenedStore:
                     got = f"on {snapshot.parent or parent or 'nothing'}"
                     found.append(difference(DifferenceKind.STACK, b"", f"snapshot {key} on {below or 'nothing'}", got))
                 folder = folder_of(snapshot)
+                found += self._unexpected_names(folder, unknown)
                 if folder in folders:
                     found.append(
                         difference(DifferenceKind.STACK, folder, "a folder of its own", "the folder of another layer")
@@ -171,6 +173,16 @@ class _OpenedStore:
                 folders.append(folder)
             below, below_key = name, key
         return folders
+
+    def _unexpected_names(self, folder: bytes, unknown: list[str]) -> list[Difference]:
+        """Return the names in the folder of a snapshot that containerd did not create."""
+        try:
+            return unexpected_names(self._store.files, folder.rpartition(b"/")[0], "", CONTAINERD_NAMES)
+        except (StoreMissing, StoreMalformed):
+            return []  # the check of its files reports it
+        except StoreUnreadable as error:
+            unknown.append(error.message)
+            return []
 
     def _init(self, namespace: str, key: str, name: str, below: str) -> bytes | None:
         """Return the -init layer under a layer that was committed from one of Docker's containers, else None."""
@@ -225,6 +237,9 @@ class _OpenedStore:
             unknown.append("no image of this store has its layers; its image may have been removed")
         elif of_image[image] != below:
             found.append(difference(DifferenceKind.STACK, b"", "on the layers of its image", f"on {len(below)} others"))
+        own = [stack[0]] if stack else []
+        for folder in (*own, *([init] if init is not None else [])):
+            found += self._unexpected_names(folder, unknown)
         return ContainerPlan(
             store=NAME,
             root=self.root,
