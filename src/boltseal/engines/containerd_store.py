@@ -18,7 +18,8 @@ from typing import Final, TypeVar
 
 from boltseal.engines.bbolt import BboltFile, Bucket, uvarint
 from boltseal.engines.json_documents import MAX_DOCUMENT_BYTES, digest
-from boltseal.engines.safe_open import SafeFolder, StoreMalformed, StoreUnreadable, explained
+from boltseal.engines.linked_folders import open_store
+from boltseal.engines.safe_open import StoreMalformed, StoreUnreadable, explained
 from boltseal.oci.digest import Digest
 
 T = TypeVar("T")
@@ -87,7 +88,7 @@ class ContainerdStore:
 
     def __init__(self, root: Path) -> None:
         self.root = root
-        self.files = SafeFolder(root)
+        self.files = open_store(root)
 
     def metadata(self) -> Metadata:
         """Return images, snapshots and containers of all namespaces."""

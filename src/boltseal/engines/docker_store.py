@@ -30,7 +30,8 @@ from boltseal.engines.json_documents import (
     digest,
     word,
 )
-from boltseal.engines.safe_open import SafeFolder, StoreMalformed, StoreMissing
+from boltseal.engines.linked_folders import open_store
+from boltseal.engines.safe_open import StoreMalformed, StoreMissing
 from boltseal.oci.digest import Digest
 
 OVERLAY2: Final = "overlay2"
@@ -89,7 +90,7 @@ class DockerStore:
     def __init__(self, root: Path, driver: str = OVERLAY2) -> None:
         self.root = root
         self.driver = driver
-        self.files = SafeFolder(root)
+        self.files = open_store(root)
         self._images = f"image/{driver}".encode()
         self._folders = b"vfs/dir" if driver == VFS else driver.encode()
 

@@ -17,13 +17,12 @@ namespace has no mount of the folder, it does not use it.
 from __future__ import annotations
 
 import os
-import re
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import suppress
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from boltseal.engines.engine_locks import locking_processes
 from boltseal.engines.mounts import Mount, below, mount_table, mounts, path_of
 from boltseal.engines.safe_open import SafeFolder, StoreMalformed, StoreMissing, StoreUnreadable, explained, readable
 
@@ -42,8 +41,6 @@ ENGINES: Final = frozenset(
         b"buildkitd",
     }
 )
-MAX_LOCKS_BYTES: Final = 16 * 1024 * 1024
-_LOCK: Final = re.compile(rb"^\d+: +\S+ +\S+ +\S+ +(\d+) +([0-9a-f]+):([0-9a-f]+):(\d+) ", re.MULTILINE)
 
 Identity = tuple[int, int]
 """Device and inode."""
@@ -76,12 +73,10 @@ class EngineViews:
     def __init__(self, proc: Path = Path("/proc")) -> None:
         self._proc = proc
 
-    def differences(
-        self, folder: Path, locked: Iterable[Path], relevant: IsRelevant
-    ) -> tuple[list[ViewDifference], list[str]]:
+    def differences(self, folder: Path, store: Path, relevant: IsRelevant) -> tuple[list[ViewDifference], list[str]]:
         """Return what engines see differently, and why it could not be compared for others.
 
-        `locked`: files that an engine of this folder locks.
+        `store`: the store that the folder is, or belongs to.
 
         Raises: StoreUnreadable: the own mount table can't be read; StoreMissing, StoreMalformed as `SafeFolder`.
         """
@@ -93,7 +88,7 @@ class EngineViews:
             points = _points(own, path, relevant)
             seen: set[bytes] = set()
             own_ids = {each.id for each in mounts(own)}
-            for engine in self._engines(os.fstat(ours.folder(b"")).st_uid, locked):
+            for engine in self._engines(os.fstat(ours.folder(b"")).st_uid, store):
                 try:
                     table = mount_table(self._proc / str(engine.pid))
                 except OSError:
@@ -122,8 +117,8 @@ class EngineViews:
         except OSError:
             return False
 
-    def _engines(self, owner: int, locked: Iterable[Path]) -> Iterator[Engine]:
-        locking = self._locking_processes(locked)
+    def _engines(self, owner: int, store: Path) -> Iterator[Engine]:
+        locking = locking_processes(store, self._proc)
         for pid in sorted(int(entry.name) for entry in self._proc.iterdir() if entry.name.isdigit()):
             try:
                 name = (self._proc / str(pid) / "comm").read_bytes().rstrip(b"\n")
@@ -134,26 +129,6 @@ class EngineViews:
             is_possible = user == owner or (user == 0 and os.geteuid() == 0)
             if is_possible and (name in ENGINES or pid in locking):
                 yield Engine(pid, readable(name))
-
-    def _locking_processes(self, locked: Iterable[Path]) -> set[int]:
-        """Return the processes that hold a lock of one of these files."""
-        wanted = set()
-        for path in locked:
-            with suppress(OSError):
-                found = path.stat(follow_symlinks=False)
-                wanted.add((os.major(found.st_dev), os.minor(found.st_dev), found.st_ino))
-        if not wanted:
-            return set()
-        try:
-            with (self._proc / "locks").open("rb") as file:
-                raw = file.read(MAX_LOCKS_BYTES)
-        except OSError:
-            return set()
-        return {
-            int(pid)
-            for pid, major, minor, inode in _LOCK.findall(raw)
-            if (int(major, 16), int(minor, 16), int(inode)) in wanted
-        }
 
     def _compared(
         self,

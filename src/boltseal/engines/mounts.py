@@ -14,7 +14,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from boltseal.engines.safe_open import SafeFolder, StoreUnreadable, explained
+from boltseal.engines.linked_folders import open_store
+from boltseal.engines.safe_open import StoreUnreadable, explained
 
 MAX_TABLE_BYTES: Final = 64 * 1024 * 1024
 """More than the kernel's limit of 100,000 mounts takes."""
@@ -42,7 +43,7 @@ def mount_points_below(root: Path, folder: bytes) -> list[bytes]:
     Raises: StoreUnreadable: the kernel does not list them; StoreMissing, StoreMalformed as `SafeFolder`.
     """
     for _ in range(TRIES):
-        with SafeFolder(root) as files:
+        with open_store(root) as files:
             fd = files.folder(folder)
             path, mount, table = path_of(fd), mount_id(fd), _own_table()
             if b"\n%s " % mount in b"\n" + table or mount == _mount_of_root():

@@ -31,7 +31,8 @@ from boltseal.engines.json_documents import (
     decoded,
     word,
 )
-from boltseal.engines.safe_open import SafeFolder, StoreMalformed
+from boltseal.engines.linked_folders import open_store
+from boltseal.engines.safe_open import StoreMalformed
 from boltseal.oci.digest import Digest
 
 Row = TypeVar("Row", "StoredImage", "StoredLayer", "StoredContainer")
@@ -96,7 +97,7 @@ class PodmanStore:
         self.root = root
         self.driver = driver
         self.damaged: list[str] = []
-        self.files = SafeFolder(root)
+        self.files = open_store(root)
 
     def drivers(self) -> list[str]:
         """Return the storage drivers that have images here."""

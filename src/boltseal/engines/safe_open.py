@@ -52,6 +52,7 @@ class SafeFolder:
     """
 
     max_names = MAX_NAMES
+    _pinned: frozenset[bytes] = frozenset()
     open_folders = OPEN_FOLDERS
 
     def __init__(self, root: Path | str) -> None:
@@ -75,6 +76,11 @@ class SafeFolder:
         for fd in self._open.values():
             os.close(fd)
         self._open.clear()
+
+    def pin(self, path: bytes, fd: int) -> None:
+        """Use another folder, of which this keeps its own descriptor, for everything at and below a path."""
+        self._open[path] = os.dup(fd)
+        self._pinned |= {path}
 
     def below(self, path: bytes) -> SafeFolder:
         """Return a subfolder as a SafeFolder, opened without following links."""
@@ -118,7 +124,7 @@ class SafeFolder:
     def _forget(self, kept: bytes) -> None:
         """Close the folders that were opened first, except the root and `kept`."""
         for path in list(self._open)[: self.open_folders // 2]:
-            if path and path != kept:
+            if path and path != kept and path not in self._pinned:
                 os.close(self._open.pop(path))
 
     def stat(self, path: bytes) -> os.stat_result:
@@ -130,7 +136,7 @@ class SafeFolder:
 
     def _stat(self, path: bytes) -> os.stat_result:
         above, _, name = path.rpartition(b"/")
-        if not name:
+        if not name or path in self._pinned:
             return os.fstat(self.folder(path))
         if name in _NO_NAMES or b"\0" in name:
             raise StoreMalformed(f"{quote(readable(name))} is not a name below {self.root}")

@@ -102,6 +102,24 @@ def test_an_unknown_name_is_a_difference(linked: Store, name: str) -> None:
     )
 
 
+@pytest.mark.parametrize("engine", ["docker-containerd", "containerd"])
+@pytest.mark.parametrize("name", ["diff1", "layer.erofs", "merged", ".hidden"])
+def test_an_unknown_name_in_a_snapshots_folder_is_a_difference(
+    copy_of: Callable[[str], Store], engine: str, name: str
+) -> None:
+    """A name beside `fs` and `work` in the folder of a snapshot of containerd is a difference."""
+    store = copy_of(engine)
+    planted = store.at("", 1).parent / name
+    planted.mkdir()
+
+    report = store.image_report()
+
+    assert (report.status, differences_in(report)) == (
+        ReportStatus.DIFFERS,
+        {(DifferenceKind.STACK, below(store, planted))},
+    )
+
+
 @pytest.mark.parametrize("name", ["diff1", "composefs-data", "empty", "mapped"])
 def test_podmans_names_differ_in_dockers_store(copy_of: Callable[[str], Store], name: str) -> None:
     """Names that only Podman creates are differences in Docker's store."""

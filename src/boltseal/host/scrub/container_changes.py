@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from boltseal.engines.linked_folders import open_store
 from boltseal.engines.safe_open import SafeFolder, StoreMissing, readable
 from boltseal.host.scrub.attributes import IGNORED, OPAQUE_MARKS, OVERLAYFS_PREFIXES
 from boltseal.host.scrub.differences import MAX_PER_LAYER, Difference, DifferenceKind, difference
@@ -53,7 +54,7 @@ def init_differences(root: Path, init: bytes | None, below: Sequence[bytes]) -> 
         return []
     found: list[Difference] = []
     with ExitStack() as opened:
-        store = opened.enter_context(SafeFolder(root))
+        store = opened.enter_context(open_store(root))
         tree = opened.enter_context(store.below(init))
         image = MergedLayers([opened.enter_context(store.below(folder)) for folder in below]) if below else None
         found += _init_marks(tree, b"", hides=image is not None)
@@ -115,7 +116,7 @@ def list_changes(container: ContainerPlan) -> list[ContainerChange]:
         return _changes_of_copy(container.root, container.upper, container.copy_of)
     found: list[ContainerChange] = []
     with ExitStack() as opened:
-        store = opened.enter_context(SafeFolder(container.root))
+        store = opened.enter_context(open_store(container.root))
         tree = opened.enter_context(store.below(container.upper))
         lowers = [opened.enter_context(store.below(folder)) for folder in container.lowers]
         image = MergedLayers(lowers) if lowers else None
@@ -137,7 +138,7 @@ def _changes_of_copy(root: Path, upper: bytes, copy_of: bytes) -> list[Container
     Raises: StoreMissing, StoreUnreadable, StoreMalformed.
     """
     found: list[ContainerChange] = []
-    with SafeFolder(root) as store, store.below(upper) as tree, store.below(copy_of) as image:
+    with open_store(root) as store, store.below(upper) as tree, store.below(copy_of) as image:
         todo = [b""]
         while todo and len(found) < MAX_PER_LAYER:
             folder = todo.pop()

@@ -26,6 +26,7 @@ from boltseal.engines.docker_store import DockerContainer, DockerStore
 from boltseal.engines.safe_open import StoreMalformed, StoreMissing, StoreUnreadable
 from boltseal.host.scrub.differences import Difference, DifferenceKind, difference
 from boltseal.host.scrub.layer_check import LayerFiles
+from boltseal.host.scrub.layer_folder import CONTAINERD_NAMES, unexpected_names
 from boltseal.host.scrub.manifests import image_plans
 from boltseal.host.scrub.ownership import IdMap, is_confirmed, ownership_in
 from boltseal.host.scrub.plans import (
@@ -186,6 +187,7 @@ class _OpenedStore:
                     got = f"on {snapshot.parent or parent or 'nothing'}"
                     found.append(difference(DifferenceKind.STACK, b"", f"snapshot {key} on {below or 'nothing'}", got))
                 folder = folder_of(snapshot)
+                found += self._unexpected_names(folder, unknown)
                 if folder in folders:
                     found.append(
                         difference(DifferenceKind.STACK, folder, "a folder of its own", "the folder of another layer")
@@ -197,6 +199,16 @@ class _OpenedStore:
     def _is_being_unpacked(self, namespace: str, chain: list[Digest]) -> bool:
         """Return whether one of the layers is being unpacked: then it has a snapshot with the key `extract-ID CHAIN`."""
         return not self._extracted.isdisjoint((namespace, str(each)) for each in chain)
+
+    def _unexpected_names(self, folder: bytes, unknown: list[str]) -> list[Difference]:
+        """Return the names in the folder of a snapshot that containerd did not create."""
+        try:
+            return unexpected_names(self._store.files, folder.rpartition(b"/")[0], "", CONTAINERD_NAMES)
+        except (StoreMissing, StoreMalformed):
+            return []  # the check of its files reports it
+        except StoreUnreadable as error:
+            unknown.append(error.message)
+            return []
 
     def _init(self, namespace: str, key: str, name: str, below: str) -> bytes | None:
         """Return the -init layer under a layer that was committed from one of Docker's containers, else None."""
@@ -313,6 +325,9 @@ class _OpenedStore:
             unknown.append("no image of this store has its layers; its image may have been removed")
         elif of_image[image] != below:
             found.append(difference(DifferenceKind.STACK, b"", "on the layers of its image", f"on {len(below)} others"))
+        own = [stack[0]] if stack else []
+        for folder in (*own, *([init] if init is not None else [])):
+            found += self._unexpected_names(folder, unknown)
         return ContainerPlan(
             store=NAME,
             root=self.root,

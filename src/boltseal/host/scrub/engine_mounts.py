@@ -10,11 +10,13 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Final
 
 from boltseal.engines.containerd_store import CONTENT, METADATA, SNAPSHOTS
 from boltseal.engines.engine_views import EngineViews, ViewDifference
+from boltseal.engines.linked_folders import linked_folders
 from boltseal.engines.safe_open import StoreMalformed, StoreMissing, StoreUnreadable
 from boltseal.errors import MAX_PATH, quote
 from boltseal.host.scrub.differences import MAX_PER_LAYER, Difference, DifferenceKind, difference
@@ -27,11 +29,10 @@ PAUSE_S: Final = 0.1
 
 @dataclass(frozen=True, slots=True)
 class _Layout:
-    """Where a kind of store has what is read. `base`: the folder of the layers' folders. `locked`: files its engine locks."""
+    """Where a kind of store has what is read. `base`: the folder of the layers' folders."""
 
     base: bytes
     read: tuple[bytes, ...]
-    locked: tuple[bytes, ...] = ()
 
     def is_relevant(self, point: bytes) -> bool:
         """Return whether a mount point may change what is read or mounted as a layer."""
@@ -39,6 +40,10 @@ class _Layout:
             return False
         _, _, inside = point.removeprefix(self.base + b"/").partition(b"/")
         return inside.split(b"/")[0] not in OF_THE_ENGINE
+
+    def is_relevant_in(self, folder: bytes, point: bytes) -> bool:
+        """Return the same for a mount point relative to a folder of the store."""
+        return self.is_relevant(folder + b"/" + point)
 
     def layer_of(self, point: bytes) -> bytes:
         """Return the folder BASE/ID that a mount point is in, "" if it is in none."""
@@ -52,12 +57,10 @@ _LAYOUTS: Final = {
     "docker": _Layout(
         b"overlay2",
         (b"image", b"overlay2"),
-        (b"volumes/metadata.db", b"network/files/local-kv.db", b"buildkit/snapshots.db", b"buildkit/history.db"),
     ),
     "containerd": _Layout(
         SNAPSHOTS + b"/snapshots",
         (CONTENT.split(b"/")[0], METADATA.split(b"/")[0], SNAPSHOTS),
-        (METADATA, SNAPSHOTS + b"/metadata.db"),
     ),
     "podman": _Layout(b"overlay", (b"overlay", b"overlay-images", b"overlay-layers")),
 }
@@ -98,8 +101,12 @@ class EngineMounts:
             seen.unknown |= dict.fromkeys(unknown)
 
     def _compare(self, root: Path, layout: _Layout) -> tuple[list[ViewDifference], list[str]]:
-        locked = [root / each.decode() for each in layout.locked]
-        return self._views.differences(root, locked, layout.is_relevant)
+        found, unknown = self._views.differences(root, root, layout.is_relevant)
+        for name, target in linked_folders(root):
+            more, why = self._views.differences(target, root, partial(layout.is_relevant_in, name))
+            found += [replace(each, path=(name + b"/" + each.path).rstrip(b"/")) for each in more]
+            unknown += why
+        return found, unknown
 
     def with_image(self, image: ImagePlan) -> ImagePlan:
         """Return an image with what engines see differently of it."""

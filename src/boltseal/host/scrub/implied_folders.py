@@ -27,6 +27,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Final, NamedTuple, Self
 
+from boltseal.engines.linked_folders import open_store
 from boltseal.engines.safe_open import SafeFolder, StoreMalformed, StoreMissing
 from boltseal.host.scrub.attributes import IGNORED, Attributes
 from boltseal.host.scrub.differences import DifferenceKind
@@ -147,7 +148,7 @@ class ImpliedFolderCheck:
         if self._below is None:
             self._below = []
             if self._rule.below:
-                store = self._opened.enter_context(SafeFolder(self._root))
+                store = self._opened.enter_context(open_store(self._root))
                 self._below += [self._opened.enter_context(store.below(folder)) for folder in self._rule.below]
             for tree in self._below:
                 tree.open_folders = max(OPEN_IN_ALL // len(self._below), 2)

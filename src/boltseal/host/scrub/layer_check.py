@@ -19,6 +19,7 @@ from io import FileIO
 from pathlib import Path
 from typing import Final
 
+from boltseal.engines.linked_folders import open_store
 from boltseal.engines.safe_open import SafeFolder, StoreMalformed, StoreMissing, StoreUnreadable, explained, readable
 from boltseal.errors import Invalid
 from boltseal.host.scrub.differences import Difference, DifferenceKind, difference
@@ -135,7 +136,7 @@ def _unproven_owners(layer: LayerFiles) -> tuple[str, ...]:
 def _check(layer: LayerFiles, check_mode: CheckMode, count_read: CountRead) -> LayerResult:
     name = str(layer.diff_id)
     try:
-        with SafeFolder(layer.root) as store:
+        with open_store(layer.root) as store:
             by_blob = _blob_unread if check_mode.quick else _blob
             if layer.folder is None:
                 return by_blob(layer, store, None, check_mode, count_read)

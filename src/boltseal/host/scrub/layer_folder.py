@@ -1,4 +1,4 @@
-"""Checks the names beside `diff` in a layer's folder: BASE/ID of Docker's overlay2 and of containers/storage's overlay.
+"""Checks the names in a layer's folder. BASE/ID of Docker's overlay2 and of containers/storage's overlay has
 
     diff, link, lower, work, merged    both engines; see `overlay_stack`
     committed                          Docker: an empty file in a layer that has a child
@@ -9,8 +9,13 @@
     diff1, diff2, ...                  Podman mounts each of them below `diff`; only a mapped copy has one, `diff1`
     composefs-data                     Podman mounts the image in it instead of `diff`
 
+and in a snapshot's folder of containerd:
+
+    fs, work                           the files, and the work folder of a snapshot that is or was written to
+
 Engines act on a name if it exists. So any other name, and a known name of another type, is a difference.
-(Sources: moby daemon/graphdriver/overlay2/overlay.go, containers/storage drivers/overlay/overlay.go.)
+(Sources: moby daemon/graphdriver/overlay2/overlay.go, containers/storage drivers/overlay/overlay.go, containerd
+plugins/snapshots/overlay/overlay.go.)
 """
 
 from __future__ import annotations
@@ -50,6 +55,7 @@ _BOTH: Final = {b"diff": _FOLDER, b"link": _FILE, b"lower": _FILE, b"work": _FOL
 _OF_PODMAN: Final = dict.fromkeys((_EMPTY, b"merged.1", b"mapped", b"composefs-layers"), _FOLDER)
 DOCKER_NAMES: Final = AllowedNames(_BOTH | {b"committed": _FILE}, re.compile(rb"\.tmp-(?:link|lower|committed)[0-9]+"))
 PODMAN_NAMES: Final = AllowedNames(_BOTH | _OF_PODMAN, composefs=True)
+CONTAINERD_NAMES: Final = AllowedNames({b"fs": _FOLDER, b"work": _FOLDER})
 PODMAN_COPY: Final = AllowedNames(_BOTH | _OF_PODMAN | {COPY: _FOLDER})
 
 

@@ -14,6 +14,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Final
 
+from boltseal.engines.linked_folders import open_store
 from boltseal.engines.safe_open import SafeFolder
 from boltseal.host.scrub.attributes import (
     CAPABILITY,
@@ -41,7 +42,7 @@ def copy_differences(root: Path, copy: MappedCopy, check_mode: CheckMode, count_
     Raises: StoreMissing, StoreUnreadable, StoreMalformed.
     """
     with ExitStack() as opened:
-        store = opened.enter_context(SafeFolder(root))
+        store = opened.enter_context(open_store(root))
         tree = opened.enter_context(store.below(copy.folder))
         merged = MergedLayers([opened.enter_context(store.below(folder)) for folder in copy.layers])
         return _Comparison(copy, tree, merged, check_mode, count_read).differences()

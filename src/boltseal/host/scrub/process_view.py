@@ -16,6 +16,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
+from boltseal.engines.linked_folders import open_store
 from boltseal.engines.overlay_processes import ProcessRoot
 from boltseal.engines.safe_open import SafeFolder, StoreMalformed, StoreMissing, StoreUnreadable, explained, readable
 from boltseal.host.scrub.attributes import CAPABILITY, Attributes, same_capability
@@ -69,7 +70,7 @@ def compare_process_view(
     """Compare what a container's first process sees with the container's layers."""
     with ExitStack() as opened:
         try:
-            store = opened.enter_context(SafeFolder(container.root))
+            store = opened.enter_context(open_store(container.root))
             folders = [folder for folder in (container.upper, *container.lowers) if folder is not None]
             merged = MergedLayers([opened.enter_context(store.below(folder)) for folder in folders])
             view = opened.enter_context(SafeFolder(running.root))

@@ -18,8 +18,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final
 
+from boltseal.engines.linked_folders import open_store
 from boltseal.engines.overlay_processes import ProcessRoot
-from boltseal.engines.safe_open import SafeFolder, StoreMalformed, StoreMissing, StoreUnreadable, readable
+from boltseal.engines.safe_open import StoreMalformed, StoreMissing, StoreUnreadable, readable
 from boltseal.errors import MAX_PATH, quote
 from boltseal.host.scrub.baseline import Baseline
 from boltseal.host.scrub.changing_containers import Processes, check_until_settled
@@ -379,7 +380,7 @@ def _hiding_marks(
             if lower.folder is None:
                 continue
             try:
-                with SafeFolder(lower.root) as store, store.below(lower.folder) as tree:
+                with open_store(lower.root) as store, store.below(lower.folder) as tree:
                     hides = tree.exists(path)
             except (StoreUnreadable, StoreMalformed, StoreMissing) as error:
                 unknown.append(error.message)

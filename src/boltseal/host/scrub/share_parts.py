@@ -11,7 +11,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Final
 
-from boltseal.engines.safe_open import SafeFolder, StoreMalformed, StoreMissing, StoreUnreadable
+from boltseal.engines.linked_folders import open_store
+from boltseal.engines.safe_open import StoreMalformed, StoreMissing, StoreUnreadable
 from boltseal.host.scrub.layer_check import CheckMode, LayerFiles, LayerResult
 from boltseal.host.scrub.plans import ContainerPlan, ImagePlan, MappedCopy
 from boltseal.host.scrub.report import ReportStatus, ScrubReport
@@ -94,7 +95,7 @@ class ReadParts:
 def _layer_key(layer: LayerFiles) -> str:
     path = layer.folder if layer.folder is not None else layer.blob or b""
     try:
-        with SafeFolder(layer.root) as store:
+        with open_store(layer.root) as store:
             at = store.stat(path)
         made: tuple[int, ...] = (at.st_ino, at.st_ctime_ns)
     except (StoreMissing, StoreMalformed, StoreUnreadable):

@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final, Self
 
+from boltseal.engines.linked_folders import open_store
 from boltseal.engines.safe_open import SafeFolder, StoreMalformed, StoreMissing, StoreUnreadable, explained
 from boltseal.host.scrub.differences import DifferenceKind, difference
 from boltseal.host.scrub.inodes import SharedInode
@@ -106,7 +107,7 @@ def _looked_up(layer: LayerFiles, files: Iterable[SharedInode]) -> list[SharedIn
     """Return the files with their present number of names; those that are gone or replaced are left out."""
     assert layer.folder is not None  # noqa: S101 - only unpacked layers have such files
     found = []
-    with SafeFolder(layer.root) as store, store.below(layer.folder) as tree:
+    with open_store(layer.root) as store, store.below(layer.folder) as tree:
         for file in files:
             try:
                 at = tree.stat(file.path)
@@ -120,7 +121,7 @@ def _looked_up(layer: LayerFiles, files: Iterable[SharedInode]) -> list[SharedIn
 def _names_in_layers(base: _Base, wanted: set[int], written: set[bytes]) -> Counter[int]:
     """Count the names of these inodes in the folders of all layers, without those that containers write to."""
     found: Counter[int] = Counter()
-    with SafeFolder(base.root) as store, store.below(base.path) as layers:
+    with open_store(base.root) as store, store.below(base.path) as layers:
         for id_ in layers.names(b""):
             if id_ in written or id_ == _LINKS:
                 continue

@@ -20,7 +20,8 @@ from multiprocessing.sharedctypes import Synchronized
 from threading import active_count
 from typing import Any, Final
 
-from boltseal.engines.safe_open import SafeFolder, StoreMalformed, StoreMissing, StoreUnreadable
+from boltseal.engines.linked_folders import open_store
+from boltseal.engines.safe_open import StoreMalformed, StoreMissing, StoreUnreadable
 from boltseal.host.scrub.layer_check import CheckMode, LayerFiles, LayerResult, check
 from boltseal.host.scrub.worker_lifetime import end_with_parent
 
@@ -203,7 +204,7 @@ def estimated_bytes(layer: LayerFiles, check_mode: CheckMode) -> int:
         return 0  # blobs are not read
     path = layer.tar_split or layer.blob
     try:
-        with SafeFolder(layer.root) as store:
+        with open_store(layer.root) as store:
             size = store.stat(path or b"").st_size
     except (StoreMissing, StoreMalformed, StoreUnreadable):
         return 0
