@@ -6,6 +6,7 @@ overlayfs marks in layers that were built and not unpacked, sparse files, and na
 
 from __future__ import annotations
 
+import os
 import subprocess
 import tarfile
 from collections.abc import Iterator
@@ -22,7 +23,7 @@ from tests.attacks.scrub.changing_containers import changing_command, wait_until
 from tests.attacks.scrub.clean_layers import (
     LAYERS,
 )
-from tests.attacks.scrub.image import archive, base
+from tests.attacks.scrub.image import ACL, CAPABILITY, archive, base
 from tests.attacks.scrub.stores import podman_on
 from tests.programs import program
 from tests.real.tools import CommandResult, run
@@ -110,6 +111,18 @@ def daemon(request: pytest.FixtureRequest) -> Daemon:
     return found
 
 
+def _add_attributes(folder: Path) -> None:
+    """Create files with attributes and access control lists."""
+    (folder / "folder").mkdir(parents=True)
+    for name in ("mine", "list", "capability", "folder/file"):
+        (folder / name).write_text(name)
+    (folder / "list").chmod(0o755)
+    os.setxattr(folder / "mine", "user.mine", b"1")
+    os.setxattr(folder / "list", "system.posix_acl_access", ACL)
+    os.setxattr(folder / "folder", "system.posix_acl_default", ACL)
+    os.setxattr(folder / "capability", "security.capability", CAPABILITY.encode("latin-1"))
+
+
 @pytest.fixture
 def context(tmp_path: Path) -> Path:
     """A build context with a shell, and steps that add, change, remove and link files."""
@@ -124,6 +137,7 @@ def context(tmp_path: Path) -> Path:
         (names / name).write_text(name)
     (names / "リンク").symlink_to("日本語")
     (names / "別名").hardlink_to(names / "日本語")
+    _add_attributes(folder / "attributes")
     (folder / "Dockerfile").write_text(
         """\
 FROM scratch
@@ -136,6 +150,8 @@ RUN mkdir -p /srv/deep/er; ln /bin/tool /srv/tool; mv /usr/lib /usr/lib2; rm -r 
 COPY busybox /opaque/box
 COPY names /data
 COPY names/日本語 /
+COPY attributes /attributes
+RUN chown 5 /attributes/* ; touch /attributes/folder/new; mkdir /attributes/folder/deep; ln /attributes/mine /attributes/mine2
 RUN ln /data/日本語 /data/名; ln -s 日本語 /data/語; mkdir /フォルダ; echo x > /フォルダ/名前
 CMD ["sleep", "1000"]
 """

@@ -15,6 +15,7 @@ from boltseal.host.scrub.report import ReportStatus, ScrubReport
 from boltseal.host.scrub.scrub import ScrubRequest, scrub
 from tests import servers
 from tests.attacks.scrub.image import Layer, archive, base, middle, top
+from tests.attacks.scrub.odd_layers import ODD, REFUSED
 from tests.attacks.scrub.stores import podman_on
 from tests.attacks.scrub.users import FIRST, NAME, UID, Disk, disk, given_to_others, ids_given, user_namespaces_or_skip
 from tests.cli import program as verb
@@ -71,6 +72,27 @@ def test_a_rootless_store_is_clean(rootless: Disk) -> None:
 
     assert (found.status, found.differences, found.unknown) == (ReportStatus.HOLDS, (), ())
     assert (found.layers, found.entries) == (3, 27)
+
+
+@pytest.mark.slow
+def test_odd_layers_are_clean_in_a_rootless_store(empty_home: None, tmp_path: Path) -> None:
+    """In a rootless store, where the kernel maps ids in access control lists and refuses `trusted.*`, no odd layer has a
+    finding."""
+    made = disk(tmp_path / "disk")
+    refused: dict[str, str] = {}
+    for name, layers in ODD.items():
+        archive(tmp_path / "image.tar", layers, f"corpus/{name}:1")
+        (tmp_path / "image.tar").chmod(0o644)
+        done = run(*made.as_user(), *PODMAN, "load", "-q", "-i", tmp_path / "image.tar")
+        if not done.ok:
+            refused[name] = done.text
+    found = {each.names: (each.differences, each.unknown) for each in reports(storage(made))}
+    made.ended()
+    servers.unmounted(tmp_path)
+
+    expected = REFUSED["podman"] - {"pipe-attribute", "link-attribute"}
+    assert refused.keys() == expected | {"owners", "owners-negative", "numbers", "hard-to-devices"}, refused
+    assert found == {(f"localhost/corpus/{name}:1",): ((), ()) for name in ODD.keys() - refused.keys()}
 
 
 def test_stores_of_users_are_found_on_a_mounted_disk_and_on_this_host(rootless: Disk) -> None:

@@ -1,4 +1,4 @@
-"""Manipulations where engines' rules leave space: inherited attributes, links in a path, the root folder, folders of builds."""
+"""Manipulations beside the rules of engines: inherited attributes, links in a path, the root folder, folders of builds."""
 
 from __future__ import annotations
 

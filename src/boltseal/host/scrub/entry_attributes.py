@@ -11,6 +11,7 @@ import struct
 from collections.abc import Iterator, Mapping
 from typing import Final
 
+from boltseal.host.scrub.ownership import Ownership
 from boltseal.host.scrub.tar_header import FOLDER, SYMLINK, TarMalformed
 
 ACCESS_LIST: Final = "system.posix_acl_access"
@@ -18,6 +19,7 @@ DEFAULT_LIST: Final = "system.posix_acl_default"
 MAX_KEPT_BYTES: Final = 64 * 1024 * 1024
 """The limit for attributes of folders, which are kept in memory until the last entry."""
 _ACCESS, _DEFAULT = ACCESS_LIST.encode(), DEFAULT_LIST.encode()
+LISTS: Final = (_ACCESS, _DEFAULT)
 _ENTRY: Final = struct.Struct("<HHI")
 """Tag, permissions and id (linux/posix_acl_xattr.h), after a version of four bytes."""
 USER_OBJ, USER, GROUP_OBJ, GROUP, MASK, OTHER = 0x01, 0x02, 0x04, 0x08, 0x10, 0x20
@@ -78,6 +80,17 @@ def inherited(default: bytes, kind: bytes) -> dict[bytes, bytes]:
 def list_entries(value: bytes) -> Iterator[tuple[int, int, int]]:
     """Yield tag, permissions and id of each entry of an access control list; none of a malformed one."""
     return iter(_ENTRY.iter_unpack(value[4:]) if len(value) % _ENTRY.size == 4 else ())
+
+
+def list_on_disk(value: bytes, ownership: Ownership) -> bytes:
+    """Return an access control list with the ids that named users and groups have on disk; unmapped ids stay."""
+    parts = [value[:4]]
+    for tag, rights, id_ in list_entries(value):
+        outside = None
+        if tag in (USER, GROUP):
+            outside = (ownership.users if tag == USER else ownership.groups).outside(id_)
+        parts.append(_ENTRY.pack(tag, rights, id_ if outside is None else outside))
+    return b"".join(parts) if len(parts) > 1 else value
 
 
 def mode_of_list(value: bytes) -> int:

@@ -29,7 +29,7 @@ from typing import Final
 from boltseal.engines.safe_open import SafeFolder, StoreMalformed, StoreMissing, StoreUnreadable, TooManyNames, readable
 from boltseal.host.scrub.attributes import OPAQUE_MARKS
 from boltseal.host.scrub.differences import DifferenceKind
-from boltseal.host.scrub.entry_attributes import ACCESS_LIST, EntryAttributes, mode_of_list
+from boltseal.host.scrub.entry_attributes import ACCESS_LIST, LISTS, EntryAttributes, list_on_disk, mode_of_list
 from boltseal.host.scrub.findings import Findings
 from boltseal.host.scrub.implied_folders import ImpliedFolderCheck, ImpliedFolders
 from boltseal.host.scrub.inodes import Content, Inodes, Opener, describe_kind
@@ -67,7 +67,7 @@ class LayerComparison:
         self.entries = 0
         self._tree = tree
         self._ownership = ownership
-        self._rules = rules
+        self._rules = rules if ownership.devices else rules.without_root()
         self._links = TarLinks()
         self._root: Header | None = None
         self.attributes = EntryAttributes()
@@ -124,15 +124,14 @@ class LayerComparison:
 
     def _as_applied(self, path: bytes, header: Header) -> Header:
         """Return a header with what the engine makes of it: all attributes of the file, and the target of a hard link."""
-        kind, rules, own = header.traits.kind, self._rules, header.xattrs
-        if not (own or self.attributes.folders or self._links.targets or kind == SYMLINK):
+        kind = header.traits.kind
+        if not (header.xattrs or self.attributes.folders or self._links.targets or kind == SYMLINK):
             return header
-        if own:
-            own = {name: value for name, value in own.items() if rules.sets(name)}
+        own = self._own_attributes(header)
         if kind == FOLDER and any(own.get(mark) == b"y" for mark in _OPAQUE_MARKS):
             self._opaque.add(path)
             own = {name: value for name, value in own.items() if name not in _OPAQUE_MARKS}
-        if rules.acl_last and _ACCESS in own and kind not in (SYMLINK, HARDLINK):
+        if self._rules.acl_last and _ACCESS in own and kind not in (SYMLINK, HARDLINK):
             mode = header.mode & ~0o777 | mode_of_list(own[_ACCESS])
             header = header._replace(traits=header.traits._replace(mode=mode))
         if kind == HARDLINK:
@@ -140,6 +139,16 @@ class LayerComparison:
         self._follow(path, header)
         exists = kind == FOLDER and path in self._without_entry
         return header._replace(xattrs=self.attributes.of(path, kind, own, exists=exists))
+
+    def _own_attributes(self, header: Header) -> dict[bytes, bytes]:
+        """Return the attributes of an entry that the engine sets, as they are on disk.
+
+        The kernel maps the ids in access control lists that a user without root sets.
+        """
+        own = {name: value for name, value in header.xattrs.items() if self._rules.sets(name)}
+        if not self._ownership.devices:
+            own |= {name: list_on_disk(own[name], self._ownership) for name in LISTS if name in own}
+        return own
 
     def _follow(self, path: bytes, header: Header) -> None:
         """Record the symbolic link that an entry is, or that it replaces."""
@@ -166,7 +175,7 @@ class LayerComparison:
     def _root_entry(self, header: Header) -> None:
         """Take the values of the layer's own folder from an entry `/`, if the engine applies it."""
         if self._rules.root_entry and header.kind == FOLDER and header.name.startswith(b"/"):
-            own = {name: value for name, value in header.xattrs.items() if self._rules.sets(name)}
+            own = self._own_attributes(header)
             self._root = header._replace(xattrs=own)
             self.attributes.of(b"", FOLDER, own, exists=True)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 
@@ -28,6 +28,10 @@ class UnpackingRules:
         if name.startswith(b"trusted."):
             return self.trusted
         return self.keeps_selinux or name != b"security.selinux"
+
+    def without_root(self) -> UnpackingRules:
+        """Return the rules of an engine that a user without root runs: only root can set `trusted.*`."""
+        return replace(self, trusted=False)
 
 
 DOCKER: Final = UnpackingRules()
