@@ -69,6 +69,8 @@ def scrub(stores: Sequence[FoundStore], wanted: ScrubRequest, progress: Progress
     count_read = meter_of(wanted.pace)
     for plan, image, typed in selected:
         changed_since = after[plan.root].changed_since(image)
+        if changed_since == GONE and id(image) in cached:
+            continue  # a build cache is removed at any time, and nothing runs on it
         report = _image_report(image, results, typed, wanted, count_read, changed_since)  # 4, 5
         reports.append(_cache_report(report) if id(image) in cached else report)
     reports += _not_found(wanted, [image for _, image, _ in selected], [store.root for store in stores])
