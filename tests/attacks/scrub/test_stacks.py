@@ -548,11 +548,18 @@ def test_layers_of_fuse_overlayfs_could_not_be_checked(podman: Store, says: str,
     assert (report.status, report.differences) == (status, ())
 
 
-def test_a_vfs_store_could_not_be_checked(docker: Store) -> None:
-    """A store with the unsupported vfs driver is never clean."""
-    (docker.root / "image/overlay2").rename(docker.root / "image/vfs")
+def test_a_store_of_another_driver_could_not_be_checked(docker: Store) -> None:
+    """A store whose lists are under the name of an unsupported driver is never clean."""
+    (docker.root / "image/overlay2").rename(docker.root / "image/btrfs")
 
     (report,) = docker.scrub()
 
     assert report.status is ReportStatus.UNKNOWN
-    assert "vfs" in report.unknown[0]
+    assert "btrfs" in report.unknown[0]
+
+
+def test_a_store_renamed_to_another_driver_differs(docker: Store) -> None:
+    """Lists that were moved to the name of the driver vfs refer to folders that this driver does not have."""
+    (docker.root / "image/overlay2").rename(docker.root / "image/vfs")
+
+    assert DifferenceKind.MISSING in kinds(docker.image_report())

@@ -58,6 +58,25 @@ def podman_vfs(folder: Path) -> Engine:
     return Engine((*options, "--runtime", "runc"), folder / "root")
 
 
+def replacing() -> list[bytes]:
+    """Return two layers; the second one replaces kinds of files of the first, links to one, and unpacks through links."""
+    lower = Layer().folder("usr").folder("usr/lib").add("usr/lib/a", b"a")
+    lower.add("lib", kind=b"2", link="usr/lib", mode=0o777).add("lib64", kind=b"2", link="/lib/./../lib", mode=0o777)
+    lower.folder("folder").add("folder/f", b"f").add("file", b"file").add("target", b"target").folder("gone").add(
+        "gone/y", b"y"
+    )
+    upper = (
+        Layer()
+        .add("lib/x", b"x")
+        .add("lib/z", b"z")
+        .add("lib64/y/deep", b"y")
+        .add("lib/.wh.a")
+        .add("folder", b"file now")
+    )
+    upper.folder("file").add("file/in", b"in").add("target2", kind=b"1", link="target")
+    return [lower.done(), upper.add(".wh.gone").folder("gone").add("gone/z", b"z").done()]
+
+
 @contextmanager
 def started(name: str, folder: Path, images: Mapping[str, list[bytes]]) -> Iterator[Engine]:
     """Run an engine that has loaded these images."""
@@ -83,7 +102,8 @@ def engine(
     """An engine of each kind, with all images of LAYERS and a runnable one."""
     box = Layer().folder("bin").add("bin/box", Path(program("busybox")).read_bytes(), mode=0o755)
     box.add("bin/sh", kind=b"1", link="bin/box", mode=0o755).add("bin/sleep", kind=b"1", link="bin/box", mode=0o755)
-    images = {**{f"clean/{name}:1": layers for name, layers in CLEAN.items()}, BOX: [base(), box.done()]}
+    clean = {**CLEAN, "replacing": replacing()}
+    images = {**{f"clean/{name}:1": layers for name, layers in clean.items()}, BOX: [base(), box.done()]}
     with started(request.param, tmp_path_factory.mktemp(request.param), images) as made:
         yield made
 
@@ -114,7 +134,7 @@ def test_images_are_clean(engine: Engine) -> None:
     for quick in (False, True):
         found = [each for each in reports(engine.root, quick=quick) if each.what == "image"]
 
-        assert len(found) == len(CLEAN) + 1
+        assert len(found) == len(CLEAN) + 2
         assert [
             (each.ref, each.differences, each.unknown) for each in found if each.status is not ReportStatus.HOLDS
         ] == []
@@ -273,6 +293,16 @@ def test_a_changed_copy_differs(copy: Path, attack: Callable[[Path], None]) -> N
     kind, path = ATTACKS[attack]
     assert (kind, path) in found
     assert {each for _, each in found} <= {path, "bin/su", "bin/su2"}
+
+
+@pytest.mark.parametrize("layer", [UNPACKED, COPIED], ids=["unpacked", "copied"])
+def test_a_link_to_a_moved_folder_differs(copy: Path, layer: str) -> None:
+    """A folder that was moved, with a symbolic link in its place, is found though all its files are reached by their paths."""
+    folder = folder_with(copy, layer)
+    (folder / "usr").rename(folder / "moved")
+    (folder / "usr").symlink_to("moved")
+
+    assert "usr" in {path for _, path in differences_in(copy)}
 
 
 @pytest.mark.parametrize("attack", ATTACKS, ids=lambda each: each.__name__)

@@ -68,14 +68,14 @@ def plan(root: Path) -> StorePlan:
     unreferenced = 0
     try:
         store = ContainerdStore(root)
-        metadata = store.metadata()
-        unknown += metadata.damaged[:MAX_DAMAGED]
-        opened = _OpenedStore(store, metadata, store.snapshots())
-        images = opened.images()
-        containers = opened.containers(images)
-        cached = opened.cached(images, containers)
-        unreferenced = opened.unreferenced([*images, *cached], containers)
-        store.files.close()
+        with store.files:
+            metadata = store.metadata()
+            unknown += metadata.damaged[:MAX_DAMAGED]
+            opened = _OpenedStore(store, metadata, store.snapshots())
+            images = opened.images()
+            containers = opened.containers(images)
+            cached = opened.cached(images, containers)
+            unreferenced = opened.unreferenced([*images, *cached], containers)
     except (StoreMissing, StoreUnreadable, StoreMalformed) as error:
         unknown.append(error.message)
     return StorePlan(NAME, root, tuple(images), tuple(containers), tuple(unknown), tuple(cached), unreferenced)

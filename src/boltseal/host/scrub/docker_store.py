@@ -44,7 +44,9 @@ def plan(root: Path) -> StorePlan:
     """Return the plan of a data root; unreadable or malformed content is part of the plan, never raised."""
     found = StorePlan(NAME, root)
     try:
-        drivers = DockerStore(root).drivers()
+        store = DockerStore(root)
+        with store.files:
+            drivers = store.drivers()
     except (StoreMissing, StoreUnreadable, StoreMalformed) as error:
         return replace(found, unknown=(error.message,))
     for driver in drivers:
@@ -65,12 +67,12 @@ def _with_driver(found: StorePlan, store: DockerStore) -> StorePlan:
     unreferenced = 0
     try:
         allowance = Allowance()
-        images = _images(store, allowance, unknown)
-        containers = _containers(store, allowance, unknown)
-        cached = _cached(store, images, allowance)
-        in_use = folders_in_use([*images, *cached], containers)
-        unreferenced = sum(store.folder_of(os.fsdecode(name)) not in in_use for name in store.folders())
-        store.files.close()
+        with store.files:
+            images = _images(store, allowance, unknown)
+            containers = _containers(store, allowance, unknown)
+            cached = _cached(store, images, allowance)
+            in_use = folders_in_use([*images, *cached], containers)
+            unreferenced = sum(store.folder_of(os.fsdecode(name)) not in in_use for name in store.folders())
     except (StoreMissing, StoreUnreadable, StoreMalformed) as error:
         unknown.append(error.message)
     return replace(

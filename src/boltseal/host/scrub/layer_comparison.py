@@ -208,6 +208,7 @@ class LayerComparison:
         """
         path = clean(spelling)
         above, _, name = path.rpartition(b"/")
+        above = self._real_folder(above)
         if name.startswith(_WHITEOUT):
             self._whiteout(above, name)
             return b""
@@ -216,6 +217,10 @@ class LayerComparison:
             spelled, _, last = spelling.rpartition(b"/")
             self.spelled = spelled if last == name else None
         return name
+
+    def _real_folder(self, folder: bytes) -> bytes:
+        """Return the path at which the engine unpacks the entries of a folder."""
+        return folder
 
     def _enter(self, folder: bytes) -> None:
         """Make a folder the current one."""

@@ -35,7 +35,9 @@ def plan(root: Path) -> StorePlan:
     """Return the plan of a root; unreadable or malformed content is part of the plan, never raised."""
     found = StorePlan(NAME, root)
     try:
-        drivers = PodmanStore(root).drivers()
+        store = PodmanStore(root)
+        with store.files:
+            drivers = store.drivers()
     except (StoreMissing, StoreUnreadable, StoreMalformed) as error:
         return replace(found, unknown=(error.message,))
     for driver in drivers:
@@ -54,18 +56,18 @@ def _with_driver(found: StorePlan, store: PodmanStore) -> StorePlan:
     containers: list[ContainerPlan] = []
     unreferenced = 0
     try:
-        layers = store.layers()
-        allowance = Allowance()
-        listed = store.images()
-        images = [_image(store, image, layers, allowance) for image in listed]
-        stored = store.containers()
-        copies = {id_ for each in listed for id_ in each.mapped_layers or ()}
-        full_copies = copies if store.driver == VFS else set()
-        containers = [_container(store, container, layers, images, full_copies) for container in stored]
-        tops = {*(each.layer for each in listed), *(each.layer for each in stored), *copies} - full_copies
-        unreferenced = len(layers.keys() - _in_use(tops, layers))
-        unknown += store.damaged[:MAX_DAMAGED]
-        store.files.close()
+        with store.files:
+            layers = store.layers()
+            allowance = Allowance()
+            listed = store.images()
+            images = [_image(store, image, layers, allowance) for image in listed]
+            stored = store.containers()
+            copies = {id_ for each in listed for id_ in each.mapped_layers or ()}
+            full_copies = copies if store.driver == VFS else set()
+            containers = [_container(store, container, layers, images, full_copies) for container in stored]
+            tops = {*(each.layer for each in listed), *(each.layer for each in stored), *copies} - full_copies
+            unreferenced = len(layers.keys() - _in_use(tops, layers))
+            unknown += store.damaged[:MAX_DAMAGED]
     except (StoreMissing, StoreUnreadable, StoreMalformed) as error:
         unknown.append(error.message)
     return replace(

@@ -102,18 +102,22 @@ def scrub(stores: Sequence[FoundStore], wanted: ScrubRequest, progress: Progress
     after = {store.root: _StoreRecheck(store) for store, _ in plans}
     count_read = meter_of(wanted.pace)
     image_reports: list[ScrubReport] = []
+    subjects: list[tuple[StorePlan, ImagePlan, str]] = []
     for plan, image, typed in selected:
         changed_since = after[plan.root].changed_since(image)
+        if changed_since == GONE and id(image) in cached:
+            continue  # a build cache is removed at any time, and nothing runs on it
         report = _image_report(
             engine_mounts.with_image(image), results, typed, wanted, count_read, changed_since, parts
         )  # 4, 5
         image_reports.append(_cache_report(report) if id(image) in cached else report)
+        subjects.append((plan, image, typed))
     missing = _not_found(wanted, images, [store.root for store in stores])
     containers: list[ScrubReport] = []
     for store, plan in plans:
         mine = _containers_of(plan, checked, wanted)
         containers += _container_reports(store, mine, wanted, count_read, after[plan.root], parts, engine_mounts)  # 6
-    image_reports = _with_remedies(image_reports, selected, containers, wanted)
+    image_reports = _with_remedies(image_reports, subjects, containers, wanted)
     unreferenced = [_unreferenced_report(plan) for _, plan in plans if plan.unreferenced and not wanted.images]
     counted.end(count_read.total())
     return [*reports, *image_reports, *missing, *containers, *unreferenced]
@@ -121,14 +125,14 @@ def scrub(stores: Sequence[FoundStore], wanted: ScrubRequest, progress: Progress
 
 def _with_remedies(
     reports: Sequence[ScrubReport],
-    selected: Sequence[tuple[StorePlan, ImagePlan, str]],
+    subjects: Sequence[tuple[StorePlan, ImagePlan, str]],
     containers: Sequence[ScrubReport],
     wanted: ScrubRequest,
 ) -> list[ScrubReport]:
     """Return the reports of images, those that differ with what to do about it."""
     running = {each.id: each.running for each in containers}
     found = []
-    for report, (plan, image, typed) in zip(reports, selected, strict=True):
+    for report, (plan, image, typed) in zip(reports, subjects, strict=True):
         remedy = None
         if report.status is ReportStatus.DIFFERS:
             expected = _expected(image, typed, wanted)

@@ -7,6 +7,8 @@ The engine copies the folder of the layer below, then unpacks the layer's tar in
 2. A file of the layer below that no entry, whiteout or opaque mark of this layer removes or replaces: it must equal that file.
 3. Anything else is unexpected. There are no whiteouts on disk: what they name does not exist.
 
+The engine follows symbolic links of the layers below when it unpacks: the entry `lib/x` is at `usr/lib/x` if `lib` is a link.
+
 The folder of the layer below is compared in the same way, down to the lowest layer, which has only entries. Engines do not copy
 all extended attributes: Docker copies capabilities, Podman user.* as well. Others may be missing. The time of a folder that has no
 entry changes with the files in it, and is not compared.
@@ -32,6 +34,8 @@ from boltseal.host.scrub.ownership import Ownership
 from boltseal.host.scrub.unexpected_files import UnexpectedFiles
 from boltseal.host.scrub.unpacking_rules import UnpackingRules
 
+MAX_LINKS: Final = 40
+"""The kernel follows as many symbolic links in a path."""
 MAX_LINKED: Final = 1_000_000
 """The limit for hard-linked files, which are kept in memory."""
 
@@ -75,6 +79,32 @@ class VfsComparison(LayerComparison):
         self._copies: dict[int, int] = {}
         self._originals: dict[int, int] = {}
         """The hard-linked files of the folder and the files of the layer below that they are copies of, by inode."""
+
+    def _real_folder(self, folder: bytes) -> bytes:
+        """Follow the symbolic links of the folder, as the engine does: it unpacks where the layers below have links.
+
+        Each of these links is compared itself, as an entry or with the layer below.
+        """
+        if folder in self._without_entry:
+            return folder
+        real: list[bytes] = []
+        todo, links = folder.split(b"/")[::-1], 0
+        while todo:
+            name = todo.pop()
+            if name in (b"", b".", b".."):
+                real = real[:-1] if name == b".." else real
+                continue
+            try:
+                target = self._tree.link(b"/".join((*real, name)))
+            except (StoreMissing, StoreMalformed, StoreUnreadable):  # no link
+                real.append(name)
+                continue
+            links += 1
+            if links > MAX_LINKS:
+                return folder
+            real = [] if target.startswith(b"/") else real
+            todo += target.split(b"/")[::-1]
+        return b"/".join(real)
 
     def finish(self) -> None:
         """Compare everything in the folder that has no entry with the layer below."""
