@@ -292,7 +292,7 @@ ROWS: Final[Mapping[str, _Row]] = {
         "read_bytes?": int,
         "unread_bytes?": int,
         "never_read?": int,
-        "oldest?": OptionalTime,
+        "oldest?": TimeText,
     },
     "tag-accept": _FINDING | {"digest": DigestText, "was": OptionalDigest, "entry?": int, "time?": TimeText},
     "tag-new": _FINDING | {"tag": str, "scheme": str, "applied?": str | None},
