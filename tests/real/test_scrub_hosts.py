@@ -175,7 +175,7 @@ def test_an_answer_without_end_is_not_read(hosts: Hosts, store: DockerStore) -> 
 
     assert done.code == 3
     assert "holds L0: shop/app:1.4.2" in done.out
-    assert "answered with more than 67108864 bytes" in done.out
+    assert "answered with more than 33554432 bytes" in done.out
 
 
 def test_a_host_that_does_not_answer_is_given_up(hosts: Hosts, store: DockerStore) -> None:

@@ -19,7 +19,7 @@ from boltseal.engines.ssh_command import RemoteAnswer, run_there, ssh_host
 from boltseal.errors import BoltsealError, Unavailable
 
 AT_ONCE: Final = 16
-MAX_ANSWER_BYTES: Final = 64 * 1024 * 1024
+MAX_ANSWER_BYTES: Final = 32 * 1024 * 1024
 _NOT_FOUND: Final = 127
 
 
@@ -81,7 +81,7 @@ async def _scrub_one(address: EngineAddress, request: ScrubHostsRequest) -> Host
     began_s = time.monotonic()
     try:
         answer = await run_there(address, request.program, max_bytes=MAX_ANSWER_BYTES, timeout_s=request.timeout_s)
-        found = _read(answer, request)
+        found = await asyncio.to_thread(_read, answer, request)  # a long answer must not delay other hosts
     except BoltsealError as error:
         found = HostAnswer(Outcome.UNKNOWN, problems=(error.message,))
     return HostResult(str(address), found, time.monotonic() - began_s)
