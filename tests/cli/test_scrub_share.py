@@ -105,10 +105,10 @@ def test_json_has_what_was_not_read(store: DockerStore, state: Path) -> None:
     assert left in {4, 5}  # the sizes of the layers differ by a few bytes
     assert (image["level"], image["status"]) == (None, "holds")
     assert (share["what"], share["status"], share["parts"], share["unread"]) == ("share", "partial", 6, left)
-    assert (share["never_read"], share["oldest"]) == (left, None)
+    assert share["never_read"] == left
     assert share["unread_bytes"] > share["read_bytes"] > 0
     assert (last["never_read"], last["status"]) == (0, "partial")
-    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ", last["oldest"])
+    assert share["oldest"] <= last["oldest"]
 
 
 def test_a_share_of_everything_is_complete(store: DockerStore, state: Path) -> None:
@@ -145,8 +145,8 @@ def test_other_arguments_have_a_rotation_of_their_own(store: DockerStore, state:
 
 @pytest.mark.parametrize(
     "damage",
-    [b"", b"{", b"[]", b'{"format":2,"run":1,"parts":{}}', b'{"format":1,"run":1,"parts":{"a":[2,0,false]}}',
-     b'{"format":1,"run":-1,"parts":{}}', b'{"format":1,"run":1,"parts":{"a":[1,0]}}', b"[" * 100_000],
+    [b"", b"{", b"[]", b'{"format":2,"run":1,"parts":{}}', b'{"format":1,"run":1,"parts":{"a":[2,0,false,0]}}',
+     b'{"format":1,"run":-1,"parts":{}}', b'{"format":1,"run":1,"parts":{"a":[1,0,false]}}', b"[" * 100_000],
 )  # fmt: skip
 def test_a_damaged_state_is_reported(store: DockerStore, state: Path, damage: bytes) -> None:
     """A state that can't be read is "could not check" with its path, since the rotation would begin anew every time."""
@@ -197,5 +197,5 @@ def test_the_metrics_of_a_share_are_no_metrics_of_a_full_run(store: DockerStore,
     text = file.read_text()
 
     assert 'mode="full"' not in text
-    assert 'boltseal_scrub_oldest_read_timestamp_seconds{mode="share"} 0\n' in text
+    assert re.search(r'boltseal_scrub_oldest_read_timestamp_seconds\{mode="share"\} [1-9]\d+\n', text)
     assert re.search(r'boltseal_scrub_unread_bytes\{mode="share"\} [1-9]\d+\n', text)

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from boltseal.commands.outcome import Outcome
-from boltseal.commands.scrub_answers import AnswerMalformed, HostAnswer, read_answer
+from boltseal.commands.scrub_answers import MAX_LISTED, AnswerMalformed, HostAnswer, read_answer
 
 HOLDS: dict[str, Any] = {"what": "image", "ref": "app:1", "status": "holds", "reason": "2 layers", "level": "L0"}
 DIFFERS: dict[str, Any] = HOLDS | {
@@ -96,6 +96,25 @@ def test_texts_are_made_printable() -> None:
     assert "\x1b" not in shown
     assert "\\n" not in shown.replace("\\\\n", "")
     assert "\u202e" not in shown
+
+
+@pytest.mark.parametrize(
+    ("results", "refused"),
+    [
+        (b",".join([b'{"ref":"","status":"holds"}'] * (MAX_LISTED + 1)), "length <= 100000"),
+        (b'{"ref":"","status":"holds","differences":[%s]}' % b",".join([b'{"kind":""}'] * (MAX_LISTED + 1)), "length"),
+        (
+            b",".join([b'{"ref":"","status":"differs","differences":[%s]}' % b",".join([b'{"kind":""}'] * 60_000)] * 2),
+            "more than 100000 differences",
+        ),
+    ],
+)
+def test_an_answer_with_too_long_lists_is_refused(results: bytes, refused: str) -> None:
+    """Short members of an answer can't be used to exhaust this host: their number is limited."""
+    raw = b'{"schema":"boltseal.scrub/1","outcome":"differs","results":[%s],"errors":[]}' % results
+
+    with pytest.raises(AnswerMalformed, match=refused):
+        read_answer(raw, 1, content=True, allow_empty=False)
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import getpass
 import os
+import re
 import shlex
 import signal
 import subprocess
@@ -23,6 +24,7 @@ from tests.docs.pages import ROOT
 from tests.host.scrub.made_stores import DockerStore
 from tests.polling import wait_until
 from tests.ports import free_port
+from tests.real.tools import run
 
 pytestmark = pytest.mark.real
 
@@ -118,6 +120,22 @@ def test_a_host_that_can_not_be_checked_hides_no_other(hosts: Hosts, store: Dock
     assert "not the object of `boltseal scrub --json`" in found[nonsense]["reason"]
 
 
+def test_each_host_has_its_own_metrics(hosts: Hosts, store: DockerStore, tmp_path: Path) -> None:
+    """One file has the last success of each host, and keeps that of a host which can't be reached later."""
+    file, clean = tmp_path / "scrub.prom", hosts.add(real(store))
+    away = f"ssh://127.0.0.1:{free_port()}"
+    hosts.scrub("--host", clean, "--metrics-file", file)
+    file.write_text(re.sub(r"(last_success_timestamp_seconds\{.*\}) \d+", r"\1 1700000000", file.read_text()))
+    (store.layer() / "etc/passwd").chmod(0o4755)
+    hosts.scrub("--host", clean, "--host", away, "--metrics-file", file)
+    text = file.read_text()
+
+    assert f'last_success_timestamp_seconds{{host="{clean}",mode="full"}} 1700000000\n' in text
+    assert f'last_success_timestamp_seconds{{host="{away}",mode="full"}} 0\n' in text
+    assert f'results{{host="{clean}",mode="full",status="differs",what="image"}} 1\n' in text
+    assert run("promtool", "check", "metrics", stdin=text.encode()).text == ""
+
+
 def test_a_host_named_twice_is_checked_once(hosts: Hosts, store: DockerStore) -> None:
     """One host that is named twice has one result."""
     clean = hosts.add(real(store))
@@ -157,7 +175,7 @@ def test_an_answer_without_end_is_not_read(hosts: Hosts, store: DockerStore) -> 
 
     assert done.code == 3
     assert "holds L0: shop/app:1.4.2" in done.out
-    assert "answered with more than 67108864 bytes" in done.out
+    assert "answered with more than 33554432 bytes" in done.out
 
 
 def test_a_host_that_does_not_answer_is_given_up(hosts: Hosts, store: DockerStore) -> None:
@@ -182,9 +200,9 @@ def test_no_scrub_remains_on_a_host_that_was_given_up(hosts: Hosts, store: Docke
         return [pid, *children.read_text().split()] if children.exists() and children.read_text() else []
 
     argv = [sys.executable, "-m", "boltseal", "scrub", "--host", slow]
-    with subprocess.Popen(argv, env=program.clean_environment({"PATH": hosts.path})) as run:
+    with subprocess.Popen(argv, env=program.clean_environment({"PATH": hosts.path})) as running:
         given_up += wait_until(with_workers, "the workers there run")
-        run.kill()
+        running.kill()
     wait_until(lambda: not any(Path(f"/proc/{each}").exists() for each in given_up), "all of them ended")
 
     assert len(given_up) >= 2
@@ -205,14 +223,14 @@ def test_an_interrupt_ends_ssh(hosts: Hosts) -> None:
     environment = program.clean_environment({"PATH": hosts.path})
     with subprocess.Popen(
         argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment, process_group=0
-    ) as run:
-        children = Path(f"/proc/{run.pid}/task/{run.pid}/children")
+    ) as running:
+        children = Path(f"/proc/{running.pid}/task/{running.pid}/children")
         wait_until(lambda: children.read_text().split(), "ssh runs")
         (ssh,) = children.read_text().split()
-        os.killpg(run.pid, signal.SIGINT)
-        run.communicate()
+        os.killpg(running.pid, signal.SIGINT)
+        running.communicate()
 
-    assert run.returncode == 130
+    assert running.returncode == 130
     assert not Path(f"/proc/{ssh}").exists()
 
 
@@ -227,7 +245,7 @@ def test_an_address_that_is_not_of_ssh_is_a_usage_error(address: str) -> None:
     assert "ssh://" in done.err
 
 
-@pytest.mark.parametrize("option", ["--lock", "--receipt", "--documents", "--metrics-file"])
+@pytest.mark.parametrize("option", ["--lock", "--receipt", "--documents"])
 def test_a_file_of_this_host_is_refused(option: str, tmp_path: Path) -> None:
     """Options with a file of this host are refused with --host, and not ignored."""
     (tmp_path / "file").touch()

@@ -295,7 +295,7 @@ ROWS: Final[Mapping[str, _Row]] = {
         "read_bytes?": int,
         "unread_bytes?": int,
         "never_read?": int,
-        "oldest?": OptionalTime,
+        "oldest?": TimeText,
         "remedy?": dict[str, Any] | None,
     },
     "tag-accept": _FINDING | {"digest": DigestText, "was": OptionalDigest, "entry?": int, "time?": TimeText},

@@ -203,15 +203,16 @@ def scrub(
     """  # fmt: skip
     with CommandOutput("scrub", as_json=as_json) as output:
         if host:
-            refuse_local_options(lock=lock, receipt=receipt, key=key, documents=documents, metrics_file=metrics_file)
+            refuse_local_options(lock=lock, receipt=receipt, key=key, documents=documents)
             wanted = ScrubHostsRequest(
                 hosts=tuple(host),
                 images=tuple(images or ()),
                 roots=tuple(root or ()),
                 options=remote_options(expect, bytes_per_second, share, quick=quick, from_disk=from_disk, nice=nice),
-                content=not quick and share is None,
+                kind="quick" if quick else "full" if share is None else "share",
                 allow_empty=allow_empty,
                 timeout_s=host_timeout.seconds,
+                metrics=metrics_file,
             )
             _print_hosts(output, wanted)
             return

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from boltseal.cli.output import CommandOutput
+from boltseal.cli.context import client_context
+from boltseal.cli.output import CommandOutput, say
 from boltseal.cli.progress import Progress
 from boltseal.cli.scrub_text import STATUS_TEXT
 from boltseal.commands.outcome import Outcome
@@ -16,7 +17,8 @@ from boltseal.commands.scrub_hosts_request import ScrubHostsRequest
 def print_hosts(output: CommandOutput, request: ScrubHostsRequest) -> None:
     """Verify images on other hosts, print the results, and set the outcome."""
     with Progress() as progress:
-        found = scrub_hosts(request, lambda done, total: progress("hosts", done, total))
+        results = scrub_hosts(request, client_context(), lambda done, total: progress("hosts", done, total))
+    found = results.hosts
     for each in found:
         _add(output, each)
     for each in found:
@@ -24,6 +26,10 @@ def print_hosts(output: CommandOutput, request: ScrubHostsRequest) -> None:
             output.print(line)
     held = sum(each.answer.outcome is Outcome.HOLDS for each in found)
     output.print(f"{held} of {len(found)} hosts hold")
+    if results.problem:
+        output.add(ref="", status="unknown", reason=results.problem)
+        output.outcome = output.outcome.worse(Outcome.UNKNOWN)
+        say(f"boltseal: {results.problem}")
 
 
 def _add(output: CommandOutput, found: HostResult) -> None:

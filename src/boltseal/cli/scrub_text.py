@@ -87,7 +87,7 @@ def share_fields(share: ShareSummary) -> dict[str, Any]:
         "read_bytes": share.bytes,
         "unread_bytes": share.unread_bytes,
         "never_read": share.never,
-        "oldest": time_text(share.oldest_s * 1_000_000) if share.oldest_s else None,
+        "oldest": time_text(share.oldest_s * 1_000_000),
     }
 
 

@@ -26,7 +26,7 @@ from boltseal.commands.scrub_metrics import ScrubRun, write_metrics
 from boltseal.commands.scrub_share import opened_share
 from boltseal.config import home_folders
 from boltseal.engines.priority import idle_disk
-from boltseal.errors import MAX_PATH, BoltsealError, Invalid, quote
+from boltseal.errors import BoltsealError, Invalid, quote
 from boltseal.host.scrub.find_stores import store_at, usual_stores
 from boltseal.host.scrub.layer_check import CheckMode
 from boltseal.host.scrub.missing_manifests import fetch_nothing
@@ -128,14 +128,12 @@ def scrub_images(
     def write(found: ScrubResult | None) -> tuple[str, ...]:
         has_checked = found is not None and (found.has_checked or request.allow_empty)
         holds = has_checked and found is not None and found.outcome is Outcome.HOLDS
-        reports, share = (found.reports, found.share) if found is not None else ((), None)
-        duration_s = time.monotonic() - began_s
-        try:
-            ended_s = options.client.now_s()
-            write_metrics(file, ScrubRun(request.kind, ended_s, duration_s, read[0], holds, reports, share))
-        except OSError as error:
-            return (f"{quote(str(file), MAX_PATH)[1:-1]}: the metrics can't be written: {error.strerror}",)
-        return ()
+        run = ScrubRun(request.kind, options.client.now_s(), time.monotonic() - began_s, holds, read_bytes=read[0])
+        if found is not None:
+            results = tuple((each.what, str(each.status)) for each in found.reports)
+            run = replace(run, results=results, share=found.share)
+        problem = write_metrics(file, [run])
+        return (problem,) if problem else ()
 
     try:
         found = _scrub(request, options, allowed, count)

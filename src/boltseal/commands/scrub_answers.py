@@ -3,7 +3,7 @@
 The answer is that host's word: one that an attacker controls can answer that everything holds. What is read here must only not
 harm this host, nor hide what the answer says:
 
-1. The answer is one JSON object of the published schema, limited in size. Other members are ignored.
+1. The answer is one JSON object of the published schema, limited in size and in the length of its lists. Other members are ignored.
 2. All texts are made printable: they may come from files that an attacker named.
 3. The outcome is the worst of the object's outcome, its results and its errors. An exit code that contradicts it, and an object
    without a result, are "could not check".
@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Annotated, Any, Final
 
 import msgspec
 
@@ -23,12 +23,20 @@ from boltseal.commands.text import clean
 from boltseal.errors import Unavailable
 
 SCHEMA: Final = "boltseal.scrub/1"
+MAX_LISTED: Final = 100_000
+"""The most results, and the most differences of all results, that are read."""
+PLAIN: Final = 200
+"""Texts of up to so many characters are looked at without a copy; nearly all are shorter."""
 _CODES: Final = {Outcome.HOLDS: (0,), Outcome.DIFFERS: (1,), Outcome.UNKNOWN: (2, 3, 130)}
 _NEUTRAL: Final = frozenset({"gone", "partial", "complete"})
 """Statuses that neither prove nor deny anything about an image."""
 
 
-class _Difference(msgspec.Struct):
+_Differences = Annotated[list["_Difference"], msgspec.Meta(max_length=MAX_LISTED)]
+_Texts = Annotated[list[str], msgspec.Meta(max_length=MAX_LISTED)]
+
+
+class _Difference(msgspec.Struct, gc=False):
     kind: str
     path: str = ""
     layer: str = ""
@@ -36,7 +44,7 @@ class _Difference(msgspec.Struct):
     got: str = ""
 
 
-class _Change(msgspec.Struct):
+class _Change(msgspec.Struct, gc=False):
     path: str
     how: str = ""
 
@@ -51,13 +59,13 @@ class _Row(msgspec.Struct, omit_defaults=True):
     level: str | None = None
     by: str = ""
     id: str = ""
-    names: list[str] = []
+    names: _Texts = []
     layers: int = 0
     entries: int = 0
-    differences: list[_Difference] = []
+    differences: _Differences = []
     count: int = 0
-    unknown: list[str] = []
-    changed: list[_Change] = []
+    unknown: _Texts = []
+    changed: Annotated[list[_Change], msgspec.Meta(max_length=MAX_LISTED)] = []
     running: int = 0
     unread: int = 0
     parts: int = 0
@@ -75,8 +83,8 @@ class _Error(msgspec.Struct):
 class _Object(msgspec.Struct):
     schema: str
     outcome: Outcome
-    results: list[_Row]
-    errors: list[_Error]
+    results: Annotated[list[_Row], msgspec.Meta(max_length=MAX_LISTED)]
+    errors: Annotated[list[_Error], msgspec.Meta(max_length=MAX_LISTED)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,6 +133,8 @@ def _decoded(raw: bytes) -> _Object:
         raise AnswerMalformed(
             f"its answer is not the object of `boltseal scrub --json`: {clean(str(error))}"
         ) from error
+    if sum(len(each.differences) for each in found.results) > MAX_LISTED:
+        raise AnswerMalformed(f"its answer has more than {MAX_LISTED} differences, which were not read")
     if found.schema != SCHEMA:
         raise AnswerMalformed(f"its answer has another schema (got {clean(found.schema)[:100]}, expected {SCHEMA})")
     return found
@@ -139,7 +149,8 @@ def _outcome_of(row: _Row) -> Outcome:
 
 def _printable(value: Any) -> Any:
     if isinstance(value, str):
-        return clean(value)
+        is_plain = len(value) <= PLAIN and value.isascii() and value.isprintable() and "//" not in value
+        return value if is_plain else clean(value)
     if isinstance(value, Sequence):
         return [_printable(each) for each in value]
     if isinstance(value, Mapping):

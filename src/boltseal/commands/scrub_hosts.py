@@ -3,38 +3,60 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from boltseal.commands.client_context import ClientContext
 from boltseal.commands.outcome import Outcome
 from boltseal.commands.scrub_answers import HostAnswer, read_answer
 from boltseal.commands.scrub_hosts_request import ScrubHostsRequest
+from boltseal.commands.scrub_metrics import SUBJECTS, ScrubRun, write_metrics
 from boltseal.commands.text import clean
 from boltseal.engines.address import EngineAddress
 from boltseal.engines.ssh_command import RemoteAnswer, run_there, ssh_host
 from boltseal.errors import BoltsealError, Unavailable
 
 AT_ONCE: Final = 16
-MAX_ANSWER_BYTES: Final = 64 * 1024 * 1024
+MAX_ANSWER_BYTES: Final = 32 * 1024 * 1024
 _NOT_FOUND: Final = 127
 
 
 @dataclass(frozen=True, slots=True)
 class HostResult:
-    """The answer of one host. `host`: its address."""
+    """The answer of one host. `host`: its address; `duration_s`: how long it took."""
 
     host: str
     answer: HostAnswer
+    duration_s: float
 
 
-def scrub_hosts(request: ScrubHostsRequest, done: Callable[[int, int], None]) -> list[HostResult]:
-    """Verify images on all hosts, and return their results in the order of `hosts`. `done`: hosts ended, and all.
+@dataclass(frozen=True, slots=True)
+class HostResults:
+    """The results of all hosts, in the order in which they were named. `problem`: why the metrics could not be written."""
+
+    hosts: Sequence[HostResult]
+    problem: str = ""
+
+
+def scrub_hosts(request: ScrubHostsRequest, client: ClientContext, done: Callable[[int, int], None]) -> HostResults:
+    """Verify images on all hosts, and write the metrics of the run. `done`: hosts ended, and all.
 
     Raises: EngineAddressInvalid: before any host is asked.
     """
     addresses = {str(address): address for address in map(ssh_host, request.hosts)}
-    return asyncio.run(_scrub_all(list(addresses.values()), request, done))
+    found = asyncio.run(_scrub_all(list(addresses.values()), request, done))
+    if request.metrics is None:
+        return HostResults(found)
+    now_s = client.now_s()
+    return HostResults(found, write_metrics(request.metrics, [_run_of(each, request.kind, now_s) for each in found]))
+
+
+def _run_of(found: HostResult, kind: str, now_s: int) -> ScrubRun:
+    results = [(row.get("what", ""), row["status"]) for row in found.answer.results]
+    known = tuple((what, status) for what, status in results if what in SUBJECTS)
+    return ScrubRun(kind, now_s, found.duration_s, found.answer.outcome is Outcome.HOLDS, known, host=found.host)
 
 
 async def _scrub_all(
@@ -56,12 +78,13 @@ async def _scrub_all(
 
 
 async def _scrub_one(address: EngineAddress, request: ScrubHostsRequest) -> HostResult:
+    began_s = time.monotonic()
     try:
         answer = await run_there(address, request.program, max_bytes=MAX_ANSWER_BYTES, timeout_s=request.timeout_s)
-        found = _read(answer, request)
+        found = await asyncio.to_thread(_read, answer, request)  # a long answer must not delay other hosts
     except BoltsealError as error:
         found = HostAnswer(Outcome.UNKNOWN, problems=(error.message,))
-    return HostResult(str(address), found)
+    return HostResult(str(address), found, time.monotonic() - began_s)
 
 
 def _read(answer: RemoteAnswer, request: ScrubHostsRequest) -> HostAnswer:
@@ -70,4 +93,4 @@ def _read(answer: RemoteAnswer, request: ScrubHostsRequest) -> HostAnswer:
         remedy = "; install boltseal there, in the PATH of the login" if answer.code == _NOT_FOUND else ""
         why = clean(answer.last_error) or "it gives no reason"
         raise Unavailable(f"boltseal scrub there ended with exit code {answer.code}: {why}{remedy}")
-    return read_answer(answer.out, answer.code, content=request.content, allow_empty=request.allow_empty)
+    return read_answer(answer.out, answer.code, content=request.kind == "full", allow_empty=request.allow_empty)

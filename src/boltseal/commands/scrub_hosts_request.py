@@ -19,18 +19,20 @@ class ScrubHostsRequest:
         images: names or IDs; none for all.
         roots: stores there; none for its engines' stores.
         options: further arguments of `boltseal scrub` there.
-        content: whether all content is to be read.
+        kind: the kind of run: full, quick or share.
         allow_empty: whether no image is a success.
         timeout_s: how long a host may take.
+        metrics: the file for the metrics of all hosts.
     """
 
     hosts: tuple[str, ...]
     images: tuple[str, ...] = ()
     roots: tuple[Path, ...] = ()
     options: tuple[str, ...] = ()
-    content: bool = True
+    kind: str = "full"
     allow_empty: bool = False
     timeout_s: float = 6 * 3600
+    metrics: Path | None = None
 
     @property
     def program(self) -> tuple[str, ...]:

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from boltseal.errors import MAX_PATH, quote
 from boltseal.files.atomic_files import Disk, write_file
-from boltseal.host.scrub.report import ReportStatus, ScrubReport
+from boltseal.host.scrub.report import ReportStatus
 from boltseal.host.scrub.rotation import ShareSummary
 
 FILE_MODE: Final = 0o644
@@ -30,7 +31,7 @@ _HELP: Final = {
     "boltseal_scrub_duration_seconds": "How long the last scrub took.",
     "boltseal_scrub_read_bytes": "How many bytes of layers and of containers the last scrub read.",
     "boltseal_scrub_unread_bytes": "How many bytes the last scrub with --share left to other runs.",
-    "boltseal_scrub_oldest_read_timestamp_seconds": "When that was read which was read longest ago; 0: some never was.",
+    "boltseal_scrub_oldest_read_timestamp_seconds": "Since when the part waits to be read that waits longest.",
     "boltseal_scrub_results": "Subjects of the last scrub by kind and status.",
 }
 _SAMPLE: Final = re.compile(r"([a-z_]+)\{([^}\n]{0,2000})\} ([0-9]{1,15})")
@@ -44,50 +45,64 @@ class ScrubRun:
         mode: how it read: full, quick or share.
         ended_s: when it ended, in seconds since 1970.
         duration_s: how long it took.
-        read_bytes: how much content was read.
         holds: whether everything that it checked holds.
-        reports: its results; none if it failed.
+        results: the kind and status of each subject; none if it failed.
+        read_bytes: how much content was read; None: not known, of another host.
         share: what a run with --share read.
+        host: the address of another host, "" for this one.
     """
 
     mode: str
     ended_s: int
     duration_s: float
-    read_bytes: int
     holds: bool
-    reports: Sequence[ScrubReport] = ()
+    results: Sequence[tuple[str, str]] = ()
+    read_bytes: int | None = None
     share: ShareSummary | None = None
+    host: str = ""
+
+    @property
+    def labels(self) -> str:
+        """The labels of all its samples; an address has no character to escape."""
+        return f'host="{self.host}",mode="{self.mode}"' if self.host else f'mode="{self.mode}"'
 
 
-def write_metrics(path: Path, run: ScrubRun) -> None:
-    """Replace the file by the metrics of a run. Raises: OSError."""
-    former = min(_former_success(path, run.mode), run.ended_s)
-    write_file(Disk(), path.absolute(), metrics_text(run, former).encode(), FILE_MODE, whatever_umask=True)
+def write_metrics(path: Path, runs: Sequence[ScrubRun]) -> str:
+    """Replace the file by the metrics of runs, one for each host. Return why it could not be written, or ""."""
+    former = _former_successes(path)
+    text = metrics_text(runs, former)
+    try:
+        write_file(Disk(), path.absolute(), text.encode(), FILE_MODE, whatever_umask=True)
+    except OSError as error:
+        return f"{quote(str(path), MAX_PATH)[1:-1]}: the metrics can't be written: {error.strerror}"
+    return ""
 
 
-def metrics_text(run: ScrubRun, former_success_s: int) -> str:
-    """Return the metrics in Prometheus's text format. `former_success_s`: of an earlier run, 0 for none."""
-    mode = f'mode="{run.mode}"'
-    samples = {
-        "boltseal_scrub_last_run_timestamp_seconds": [(mode, str(run.ended_s))],
-        _LAST_SUCCESS: [(mode, str(run.ended_s if run.holds else former_success_s))],
-        "boltseal_scrub_duration_seconds": [(mode, f"{run.duration_s:.3f}")],
-        "boltseal_scrub_read_bytes": [(mode, str(run.read_bytes))],
-        "boltseal_scrub_results": [
-            (f'{mode},status="{status}",what="{what}"', str(count)) for what, status, count in _counts(run.reports)
-        ],
-    }
-    if run.share is not None:
-        samples |= {
-            "boltseal_scrub_unread_bytes": [(mode, str(run.share.unread_bytes))],
-            "boltseal_scrub_oldest_read_timestamp_seconds": [(mode, str(run.share.oldest_s))],
+def metrics_text(runs: Sequence[ScrubRun], former: Mapping[str, int]) -> str:
+    """Return the metrics in Prometheus's text format. `former`: by labels, when earlier runs succeeded."""
+    samples: dict[str, list[tuple[str, str]]] = {name: [] for name in _HELP}
+    for run in runs:
+        success_s = run.ended_s if run.holds else min(former.get(run.labels, 0), run.ended_s)
+        values: dict[str, object] = {
+            "boltseal_scrub_last_run_timestamp_seconds": run.ended_s,
+            _LAST_SUCCESS: success_s,
+            "boltseal_scrub_duration_seconds": f"{run.duration_s:.3f}",
         }
-    return "".join(_lines(samples.items()))
+        if run.read_bytes is not None:
+            values["boltseal_scrub_read_bytes"] = run.read_bytes
+        if run.share is not None:
+            values["boltseal_scrub_unread_bytes"] = run.share.unread_bytes
+            values["boltseal_scrub_oldest_read_timestamp_seconds"] = run.share.oldest_s
+        for name, value in values.items():
+            samples[name].append((run.labels, str(value)))
+        for what, status, count in _counts(run.results):
+            samples["boltseal_scrub_results"].append((f'{run.labels},status="{status}",what="{what}"', str(count)))
+    return "".join(_lines((name, found) for name, found in samples.items() if found))
 
 
-def _counts(reports: Sequence[ScrubReport]) -> Iterator[tuple[str, str, int]]:
-    counts = Counter((each.what, str(each.status)) for each in reports)
-    for what in sorted({*SUBJECTS, *(each.what for each in reports)}):
+def _counts(results: Sequence[tuple[str, str]]) -> Iterator[tuple[str, str, int]]:
+    counts = Counter(results)
+    for what in sorted({*SUBJECTS, *(what for what, _ in results)}):
         for status in ReportStatus:
             yield what, str(status), counts[what, str(status)]
 
@@ -99,13 +114,12 @@ def _lines(samples: Iterable[tuple[str, list[tuple[str, str]]]]) -> Iterator[str
             yield f"{name}{{{labels}}} {value}\n"
 
 
-def _former_success(path: Path, mode: str) -> int:
-    """Return when the last success was, by the file as it is; 0 if it has none, or is no file of ours."""
+def _former_successes(path: Path) -> dict[str, int]:
+    """Return by labels when the last success was, by the file as it is; nothing if it is no file of ours."""
     try:
         with path.open("rb") as file:
             text = file.read(MAX_BYTES).decode("utf-8", "replace")
     except OSError:
-        return 0
+        return {}
     found = (_SAMPLE.fullmatch(line) for line in text.splitlines())
-    values = (int(each[3]) for each in found if each and (each[1], each[2]) == (_LAST_SUCCESS, f'mode="{mode}"'))
-    return next(values, 0)
+    return {each[2]: int(each[3]) for each in found if each and each[1] == _LAST_SUCCESS}

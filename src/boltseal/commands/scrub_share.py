@@ -32,6 +32,7 @@ class _Part(NamedTuple):
     run: _Number
     read_s: _Number
     failed: bool
+    seen_s: _Number
 
 
 class _File(msgspec.Struct, forbid_unknown_fields=True):
@@ -50,7 +51,7 @@ class OpenShare:
     def save(self) -> str:
         """Save the state after the run. Return why it could not be saved, or "": the results of the run stand anyway."""
         state = self.rotation.end()
-        parts = {key: _Part(each.run, each.read_s, each.failed) for key, each in state.parts.items()}
+        parts = {key: _Part(each.run, each.read_s, each.failed, each.seen_s) for key, each in state.parts.items()}
         try:
             make_folders(Disk(), self.path.parent)
             write_file(Disk(), self.path, msgspec.json.encode(_File(_FORMAT, state.run, parts)), 0o600)

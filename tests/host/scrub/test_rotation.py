@@ -106,6 +106,20 @@ def test_the_summary_says_what_was_not_read() -> None:
     assert (summary.never, summary.oldest_s) == (0, 900)
 
 
+def test_a_part_that_was_never_read_waits_since_it_appeared() -> None:
+    """What appeared a moment ago is not late; what appeared long ago and was not read yet is."""
+    state = RotationState(9, {"a": PartRecord(9, 900), "b": PartRecord(9, 0, failed=False, seen_s=700)})
+    rotation = Rotation(9, state, 1000)
+    rotation.begin({"a": 1000, "b": 1000, "c": 1})
+    after = rotation.end().parts
+
+    assert rotation.summary().never == 1
+    assert {key: each.waits_since_s for key, each in after.items()} in (
+        {"a": 900, "b": 1000, "c": 1000},
+        {"a": 900, "b": 700, "c": 1000},
+    )
+
+
 @pytest.mark.parametrize("text", ["", "7", "1/", "1/0", "2/7", "1/x", "1/-7", "1/1001", "1/7 ", f"1/{'9' * 5000}"])
 def test_an_invalid_share_is_refused(text: str) -> None:
     """A share that is not 1/N is refused with an example."""

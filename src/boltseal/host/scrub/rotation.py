@@ -28,11 +28,18 @@ class PartRecord:
 
     `run`: the last run that read it and found it as expected; before the first, the run before it appeared. `read_s`: when
     that was, in seconds since 1970, 0 for never. `failed`: whether its last reading found a difference or could not finish.
+    `seen_s`: when it appeared.
     """
 
     run: int
     read_s: int = 0
     failed: bool = False
+    seen_s: int = 0
+
+    @property
+    def waits_since_s(self) -> int:
+        """When it was read last and found as expected; before the first time, when it appeared."""
+        return self.read_s or self.seen_s
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,8 +54,8 @@ class RotationState:
 class ShareSummary:
     """What a run read, and when the rest was read last.
 
-    `never`: the unread parts that no run has read yet. `oldest_s`: when the part was read, and found as expected, for which
-    that is longest ago, in seconds since 1970; 0 if it never was.
+    `never`: the unread parts that no run has read yet. `oldest_s`: since when the part waits that has waited longest for being
+    read and found as expected, in seconds since 1970: since its last reading, or since it appeared.
     """
 
     shares: int
@@ -127,16 +134,16 @@ class Rotation:
             sum(self._bytes[key] for key in self._chosen),
             sum(size for key, size in self._bytes.items() if key not in self._chosen),
             sum(each.read_s == 0 and key not in self._chosen for key, each in after.items()),
-            min((each.read_s for each in after.values()), default=0),
+            min((each.waits_since_s for each in after.values()), default=self._now_s),
         )
 
     def _record(self, key: str) -> PartRecord:
-        return self._state.parts.get(key) or PartRecord(self._run - 1)
+        return self._state.parts.get(key) or PartRecord(self._run - 1, seen_s=self._now_s)
 
     def _after(self, key: str) -> PartRecord:
         before = self._record(key)
         if key not in self._chosen:
             return before
         if key in self._failed:
-            return PartRecord(before.run, before.read_s, failed=True)
-        return PartRecord(self._run, self._now_s)
+            return PartRecord(before.run, before.read_s, failed=True, seen_s=before.seen_s)
+        return PartRecord(self._run, self._now_s, seen_s=before.seen_s)
