@@ -338,6 +338,11 @@ def time_of_the_image_changed(store: Store) -> None:
     _edited_image(store, created="2001-01-01T00:00:00Z")
 
 
+def root_closed_for_other_users(store: Store) -> None:
+    """Take the rights of other users from the top layer's own folder, whose mode Podman gives to the container's root."""
+    store.at("", 2).chmod(0o700)
+
+
 # ---- configs and manifests
 
 
@@ -495,6 +500,7 @@ OF_RECORDS: Final[dict[Manipulation, RecordManipulation]] = {
     forged_layer_recorded_as_a_copy: _found(PODMAN, DifferenceKind.STACK),
     digest_of_the_manifest_changed: _found(PODMAN, DifferenceKind.MANIFEST),
     layers_recorded_twice: _harmless(PODMAN, "both records are the same"),
+    root_closed_for_other_users: _found(PODMAN, DifferenceKind.MODE),
     time_of_the_image_changed: _harmless(PODMAN, _SHOWN_ONLY),
     command_of_the_image_changed: _found((*LINKED, *CONTAINERD), DifferenceKind.CONFIG),
     config_with_a_blank_more: _found((*LINKED, *CONTAINERD), DifferenceKind.CONFIG),

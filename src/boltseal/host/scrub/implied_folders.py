@@ -47,11 +47,13 @@ class ImpliedFolders:
 
     `by_umask`: with any umask of the process that does not let all users write. `below`: the folders of the lower layers whose
     owner, mode and attributes it copies, the topmost first. `keeps_group`: in a folder with the set-group-id bit.
+    `root_modes`: the modes of a layer's own folder, if the engine shows containers that mode as the mode of `/`.
     """
 
     by_umask: bool = False
     below: tuple[bytes, ...] = ()
     keeps_group: bool = False
+    root_modes: frozenset[int] = frozenset()
 
 
 class _Expected(NamedTuple):
@@ -78,6 +80,11 @@ class ImpliedFolderCheck:
         self._ownership = ownership
         self._opened = ExitStack()
         self._below: list[SafeFolder] | None = None
+
+    @property
+    def root_modes(self) -> frozenset[int]:
+        """The modes that a layer's own folder may have, without special bits; none if containers do not see them."""
+        return self._rule.root_modes
 
     def __enter__(self) -> Self:
         return self

@@ -24,7 +24,7 @@ NAME: Final = "podman"
 BASE: Final = b"overlay"
 MAX_DAMAGED: Final = 100
 ELSEWHERE: Final = "it is in another store (imagestore, additionalimagestores in storage.conf) or was removed"
-_IMPLIED: Final = ImpliedFolders(by_umask=True)
+_IMPLIED: Final = ImpliedFolders(by_umask=True, root_modes=frozenset({0o555, 0o755}))  # 0755 before 2021
 FORCE_MASK: Final = "user.containers.override_stat"
 
 

@@ -56,9 +56,10 @@ class UnexpectedFiles:
         owner = self._ownership.users.outside(0), self._ownership.groups.outside(0)
         if (found.st_uid, found.st_gid) != owner:
             self._findings.add(DifferenceKind.OWNER, b"", f"{owner[0]}:{owner[1]}", f"{found.st_uid}:{found.st_gid}")
-        if stat.S_IMODE(found.st_mode) & 0o002 and not found.st_mode & stat.S_ISVTX:
-            expected, got = "a root folder that is not world-writable", f"{stat.S_IMODE(found.st_mode):04o}"
-            self._findings.add(DifferenceKind.MODE, b"", expected, got)
+        mode, modes = stat.S_IMODE(found.st_mode), self._implied.root_modes
+        if (mode & 0o002 and not mode & stat.S_ISVTX) or (modes and mode & 0o777 not in modes):
+            expected = "a root folder that all users may read, and only root may change"
+            self._findings.add(DifferenceKind.MODE, b"", expected, f"{mode:04o}")
         for name in names:
             if name in OPAQUE_MARKS:
                 attributes.opaque.add(b"")
