@@ -8,9 +8,9 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Callable, Mapping
-from typing import Final, Protocol
+from typing import Final, NamedTuple, Protocol
 
-from boltseal.engines.safe_open import SafeFolder, StoreMalformed, StoreMissing, explained, readable
+from boltseal.engines.safe_open import SafeFolder, StoreMalformed, StoreMissing, StoreUnreadable, explained, readable
 from boltseal.host.scrub.attributes import CAPABILITY, IGNORED, Attributes
 from boltseal.host.scrub.differences import DifferenceKind
 from boltseal.host.scrub.findings import Findings
@@ -51,6 +51,9 @@ _FORMATS: Final = {
 _CAPABILITY: Final = os.fsencode(CAPABILITY)
 MAX_SHARED_ATTRIBUTES_BYTES: Final = 64 * 1024 * 1024
 """The limit for extended attributes of hard-linked files, which are kept in memory until the last entry."""
+MAX_SHARED_NAMES_BYTES: Final = 64 * 1024 * 1024
+"""The limit for the paths of hard-linked files, which are kept in memory until the last entry."""
+MAX_SHARED: Final = 100_000
 _OF_A_HEADER: Final = frozenset(
     {DifferenceKind.MODE, DifferenceKind.OWNER, DifferenceKind.MTIME, DifferenceKind.XATTR, DifferenceKind.CAPABILITY}
 )
@@ -59,6 +62,14 @@ PlainInode = tuple[int, int, int, int | None, int | None]
 """The mode with its type, device, number of links, user and group, as on disk."""
 Content = Callable[[bytes, int, os.stat_result, Header], None]
 """Consumes the content of a regular file of the right size: path, open file, status before, header. Raises OSError."""
+
+
+class SharedInode(NamedTuple):
+    """A file with more names than its layer explains. `path`: one of them; `links`: their number."""
+
+    path: bytes
+    inode: int
+    links: int
 
 
 class Opener(Protocol):
@@ -91,6 +102,9 @@ class Inodes:
         self._expected_attributes: dict[int, dict[bytes, bytes]] = {}
         """The extended attributes that the entries so far gave each hard-linked inode."""
         self._expected_bytes = 0
+        self._names: dict[int, set[bytes]] = {}
+        """The paths of each hard-linked inode."""
+        self._names_bytes = 0
 
     def plain_file(self, above: bytes, path: bytes, name: bytes, header: Header, content: Content | None) -> bool:
         """Return whether the file `name` in the folder `above`, listed as a regular file, matches its header.
@@ -168,6 +182,7 @@ class Inodes:
                 at = self._tree.folder(path) if stat.S_ISDIR(found.st_mode) else self.attributes.at(path)
                 self._xattrs(path, header.xattrs, found, at)
         if found.st_nlink > 1 and not stat.S_ISDIR(found.st_mode):
+            self._record_name(found.st_ino, path)
             self._record_attributes(found.st_ino, header.xattrs)
             other = self._first_paths.setdefault(found.st_ino, path)
             if other != path:
@@ -201,6 +216,8 @@ class Inodes:
                 DifferenceKind.HARDLINK, path, f"the same file as {readable(target)}", "a file of its own"
             )
             return
+        self._record_name(found.st_ino, path)
+        self._record_name(found.st_ino, target)
         first, at = self._first_paths.get(found.st_ino, target), self.attributes.at(target)
         attributes = self._attributes_after_link(header, found, self.attributes.names(target, at))
         if stat.S_ISLNK(found.st_mode):  # containerd sets the time of the link's header, Docker and Podman do not
@@ -211,6 +228,34 @@ class Inodes:
             self._findings.drop(first, _OF_A_HEADER)
             self._owner_mode_time(first, header, found)
         self._xattrs(first, attributes, found, at)
+
+    def _record_name(self, inode: int, path: bytes) -> None:
+        """Record a path of a hard-linked inode, up to MAX_SHARED_NAMES_BYTES in total."""
+        names = self._names.setdefault(inode, set())
+        if path in names:
+            return
+        self._names_bytes += len(path)
+        if self._names_bytes > MAX_SHARED_NAMES_BYTES:
+            self._findings.not_read(f"hard-linked files have names of more than {MAX_SHARED_NAMES_BYTES} bytes")
+        else:
+            names.add(path)
+
+    def shared(self) -> list[SharedInode]:
+        """Return the files that have more names than this layer has entries for them. Call it after the last entry."""
+        found = []
+        for inode, paths in self._names.items():
+            there = [(path, at.st_nlink) for path in sorted(paths) if (at := self._at(path)) and at.st_ino == inode]
+            if there and there[0][1] > len(there):
+                found.append(SharedInode(there[0][0], inode, there[0][1]))
+        if len(found) > MAX_SHARED:
+            self._findings.not_read(f"more than {MAX_SHARED} files have names outside of this layer")
+        return found[:MAX_SHARED]
+
+    def _at(self, path: bytes) -> os.stat_result | None:
+        try:
+            return self._tree.stat(path)
+        except (StoreMissing, StoreMalformed, StoreUnreadable):
+            return None  # reported for its entry
 
     def _attributes_after_link(self, header: Header, found: os.stat_result, there: list[str]) -> dict[bytes, bytes]:
         """Return the expected extended attributes of an inode after a hard link to it. `there`: the names of those on disk.

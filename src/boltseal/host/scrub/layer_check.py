@@ -21,6 +21,7 @@ from boltseal.host.scrub.differences import Difference, DifferenceKind, differen
 from boltseal.host.scrub.fast_path import make_fast_path
 from boltseal.host.scrub.file_contents import CountRead, FileReader, LayerDigester, suspects, written_since
 from boltseal.host.scrub.implied_folders import ImpliedFolderCheck, ImpliedFolders
+from boltseal.host.scrub.inodes import SharedInode
 from boltseal.host.scrub.layer_blob import BlobTar
 from boltseal.host.scrub.layer_comparison import LayerComparison
 from boltseal.host.scrub.mount_points import mounts_in_layer
@@ -68,7 +69,8 @@ class LayerResult:
     """The result for one layer.
 
     `count`: the number of all differences; `differences` may have fewer. `unknown`: reasons why something was not checked. `opaque`:
-    folders with an opaque mark that is not in the tar; harmless if no lower layer has the folder.
+    folders with an opaque mark that is not in the tar; harmless if no lower layer has the folder. `shared`: files that may have
+    names outside of the store's layers.
     """
 
     diff_id: Digest
@@ -77,6 +79,7 @@ class LayerResult:
     unknown: tuple[str, ...] = ()
     entries: int = 0
     opaque: frozenset[bytes] = frozenset()
+    shared: tuple[SharedInode, ...] = ()
 
 
 def check(layer: LayerFiles, check_mode: CheckMode, count_read: CountRead) -> LayerResult:
@@ -198,7 +201,7 @@ def _result(
     more: tuple[Difference, ...] = (),
     unknown: tuple[str, ...] = (),
 ) -> LayerResult:
-    found = comparison.findings
+    found, shared = comparison.findings, tuple(comparison.inodes.shared())
     return LayerResult(
         layer.diff_id,
         (*more, *found.all()),
@@ -206,6 +209,7 @@ def _result(
         (*unknown, *found.unreadable),
         comparison.entries,
         frozenset(comparison.opaque_unexpected),
+        shared,
     )
 
 

@@ -31,6 +31,7 @@ from boltseal.host.scrub.mount_points import mounts_in
 from boltseal.host.scrub.plans import ContainerPlan, ImagePlan, StorePlan
 from boltseal.host.scrub.process_view import compare_process_view
 from boltseal.host.scrub.report import ReportStatus, ScrubReport, status_of
+from boltseal.host.scrub.shared_inodes import with_outside_links
 from boltseal.host.scrub.trust import Expectation, is_id, judge, local_reference, names_image
 from boltseal.host.scrub.workers import Progress, WorkRate, check_layers, meter_of
 from boltseal.oci.digest import Digest
@@ -67,6 +68,7 @@ def scrub(stores: Sequence[FoundStore], wanted: ScrubRequest, progress: Progress
     results = check_layers(
         [layer for _, image, _ in selected for layer in image.layers], wanted.check_mode, wanted.pace, progress
     )  # 3
+    results = with_outside_links(results, [plan for _, plan in plans])
     engine_mounts.look()
     after = {store.root: _StoreRecheck(store) for store, _ in plans}
     count_read = meter_of(wanted.pace)
