@@ -421,8 +421,9 @@ def unmounted(folder: Path) -> None:
 
 
 def _mounts(folder: Path) -> list[str]:
-    """Return the mounts below a folder, the innermost first."""
-    mounts = [line.split()[4] for line in Path("/proc/self/mountinfo").read_text().splitlines()]
+    """Return the mounts below a folder, the innermost first. A path of another test may have a carriage return."""
+    table = os.fsdecode(Path("/proc/self/mountinfo").read_bytes())
+    mounts = [line.split(" ")[4] for line in table.split("\n") if line]
     return sorted((each for each in mounts if each.startswith(f"{folder}/")), reverse=True)
 
 

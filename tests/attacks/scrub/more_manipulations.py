@@ -1,11 +1,9 @@
-"""More manipulations of a layer: attributes, lists, marks, links, types, folders without entries, and the layer's own folder."""
+"""More manipulations of a layer's files: content, planted files, modes, owners, times, attributes, marks of overlayfs."""
 
 from __future__ import annotations
 
 import os
-import shutil
 import stat
-import struct
 from typing import Final
 
 from boltseal.host.scrub.differences import DifferenceKind
@@ -272,143 +270,11 @@ def redirect_of_a_user_namespace_planted(store: Store) -> None:
     os.setxattr(store.at("etc", 1), "user.overlay.redirect", b"/opaque")
 
 
-# ---- types
-
-
-def _replaced(store: Store, name: str, layer: int = 0) -> None:
-    path = store.at(name, layer)
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path)
-    else:
-        path.unlink()
-
-
-def file_replaced_by_a_folder(store: Store) -> None:
-    _replaced(store, "etc/passwd")
-    store.at("etc/passwd").mkdir()
-
-
-def folder_replaced_by_a_file(store: Store) -> None:
-    _replaced(store, "opaque")
-    store.at("opaque").write_bytes(b"")
-
-
-def link_replaced_by_a_file(store: Store) -> None:
-    _replaced(store, "lib")
-    store.at("lib").write_bytes(b"usr/lib")
-
-
-def link_replaced_by_a_folder(store: Store) -> None:
-    _replaced(store, "lib")
-    store.at("lib").mkdir()
-
-
-def pipe_replaced_by_a_socket(store: Store) -> None:
-    _replaced(store, "dev/pipe")
-    os.mknod(store.at("dev/pipe"), stat.S_IFSOCK | 0o644)
-
-
-def device_replaced_by_a_disk(store: Store) -> None:
-    _replaced(store, "dev/null")
-    os.mknod(store.at("dev/null"), stat.S_IFBLK | 0o666, os.makedev(1, 3))
-
-
-def hard_link_replaced_by_a_symbolic_link(store: Store) -> None:
-    _replaced(store, "bin/su2")
-    store.at("bin/su2").symlink_to("su")
-
-
-def file_linked_outside_of_the_store(store: Store) -> None:
-    (store.root.parent / "outside").hardlink_to(store.at("bin/tool"))
-
-
-def target_of_a_hard_link_replaced(store: Store) -> None:
-    _replaced(store, "bin/su")
-    store.at("bin/su").write_bytes(b"su" * 1000)
-
-
-# ---- folders without an entry, and the layer's own folder
-
-
-def folder_without_an_entry_writable_for_all_users(store: Store) -> None:
-    store.at("usr/lib").chmod(0o777)
-
-
-def folder_without_an_entry_given_away(store: Store) -> None:
-    os.chown(store.at("usr/lib"), 1000, -1)
-
-
-def group_of_a_folder_without_an_entry(store: Store) -> None:
-    os.chown(store.at("usr/lib"), -1, 1000)
-
-
-def list_of_a_folder_without_an_entry(store: Store) -> None:
-    os.setxattr(store.at("usr/lib"), "system.posix_acl_access", ACL)
-
-
-def folder_without_an_entry_replaced_by_a_link(store: Store) -> None:
-    store.at("usr/lib").rename(store.at("usr/aside"))
-    store.at("usr/lib").symlink_to("aside")
-
-
-def folder_without_an_entry_replaced_by_a_file(store: Store) -> None:
-    _replaced(store, "usr/lib")
-    store.at("usr/lib").touch()
-
-
-def folder_without_an_entry_deleted(store: Store) -> None:
-    _replaced(store, "usr")
-
-
-def root_given_away(store: Store) -> None:
-    os.chown(store.at(""), 1000, -1)
-
-
-def group_of_the_root(store: Store) -> None:
-    os.chown(store.at(""), -1, 1000)
-
-
-def list_of_the_root(store: Store) -> None:
-    allowed = struct.pack(
-        "<I" + "HHI" * 5, 2,
-        *(0x01, 7, 0xFFFFFFFF), *(0x02, 7, 1000), *(0x04, 5, 0xFFFFFFFF), *(0x10, 7, 0xFFFFFFFF), *(0x20, 5, 0xFFFFFFFF),
-    )  # fmt: skip
-    os.setxattr(store.at(""), "system.posix_acl_access", allowed)
-
-
-def list_for_new_files_of_the_root(store: Store) -> None:
-    os.setxattr(store.at(""), "system.posix_acl_default", ACL)
-
-
-def attribute_of_the_root(store: Store) -> None:
-    os.setxattr(store.at(""), "user.evil", b"1")
-
-
-def redirect_of_the_root(store: Store) -> None:
-    os.setxattr(store.at("", 1), "trusted.overlay.redirect", b"/opaque")
-
-
-def layer_emptied(store: Store) -> None:
-    for path in store.at("").iterdir():
-        _replaced(store, path.name)
-
-
-def layer_removed(store: Store) -> None:
-    shutil.rmtree(store.at(""))
-
-
-def two_layers_exchanged(store: Store) -> None:
-    first, second, aside = store.at("", 0), store.at("", 1), store.root / "aside"
-    first.rename(aside)
-    second.rename(first)
-    aside.rename(second)
-
-
 def _none(_: object) -> None:
     return None
 
 
-OF_EVERYTHING_ELSE: Final[dict[Manipulation, tuple[DifferenceKind, str]]] = {
+MORE_OF_FILES: Final[dict[Manipulation, tuple[DifferenceKind, str]]] = {
     content_that_an_upper_layer_hides: (DifferenceKind.CONTENT, "etc/passwd"),
     contents_of_two_files_exchanged: (DifferenceKind.CONTENT, "opaque/a"),
     blocks_replaced_by_a_hole: (DifferenceKind.CONTENT, "bin/tool"),
@@ -460,29 +326,4 @@ OF_EVERYTHING_ELSE: Final[dict[Manipulation, tuple[DifferenceKind, str]]] = {
     opaque_mark_of_another_value: (DifferenceKind.OPAQUE, "opaque"),
     opaque_mark_of_a_user_namespace_added: (DifferenceKind.OPAQUE, "etc"),
     redirect_of_a_user_namespace_planted: (DifferenceKind.XATTR, "etc"),
-    file_replaced_by_a_folder: (DifferenceKind.TYPE, "etc/passwd"),
-    folder_replaced_by_a_file: (DifferenceKind.TYPE, "opaque"),
-    link_replaced_by_a_file: (DifferenceKind.TYPE, "lib"),
-    link_replaced_by_a_folder: (DifferenceKind.TYPE, "lib"),
-    pipe_replaced_by_a_socket: (DifferenceKind.TYPE, "dev/pipe"),
-    device_replaced_by_a_disk: (DifferenceKind.TYPE, "dev/null"),
-    hard_link_replaced_by_a_symbolic_link: (DifferenceKind.HARDLINK, "bin/su2"),
-    file_linked_outside_of_the_store: (DifferenceKind.HARDLINK, "bin/tool"),
-    target_of_a_hard_link_replaced: (DifferenceKind.HARDLINK, "bin/su2"),
-    folder_without_an_entry_writable_for_all_users: (DifferenceKind.MODE, "usr/lib"),
-    folder_without_an_entry_given_away: (DifferenceKind.OWNER, "usr/lib"),
-    group_of_a_folder_without_an_entry: (DifferenceKind.OWNER, "usr/lib"),
-    list_of_a_folder_without_an_entry: (DifferenceKind.XATTR, "usr/lib"),
-    folder_without_an_entry_replaced_by_a_link: (DifferenceKind.TYPE, "usr/lib"),
-    folder_without_an_entry_replaced_by_a_file: (DifferenceKind.TYPE, "usr/lib"),
-    folder_without_an_entry_deleted: (DifferenceKind.MISSING, "usr"),
-    root_given_away: (DifferenceKind.OWNER, ""),
-    group_of_the_root: (DifferenceKind.OWNER, ""),
-    list_of_the_root: (DifferenceKind.XATTR, ""),
-    list_for_new_files_of_the_root: (DifferenceKind.XATTR, ""),
-    attribute_of_the_root: (DifferenceKind.XATTR, ""),
-    redirect_of_the_root: (DifferenceKind.XATTR, ""),
-    layer_emptied: (DifferenceKind.MISSING, "bin"),
-    layer_removed: (DifferenceKind.MISSING, ""),
-    two_layers_exchanged: (DifferenceKind.MISSING, "bin/tool"),
 }

@@ -138,7 +138,11 @@ def _valid(entries: list[Entry]) -> RandomLayer:
 
 
 def _that_containerd_unpacks(layers: list[RandomLayer]) -> list[RandomLayer]:
-    """Leave out entries below a folder without an entry where a lower layer has no folder: containerd refuses these."""
+    """Leave out what containerd refuses, and put folders first where it would mix their attributes.
+
+    It refuses entries below a folder without an entry where a lower layer has no folder. A folder whose entry comes after its
+    contents keeps the attributes that containerd copied from the lower layer before it read the entry.
+    """
     kept: list[RandomLayer] = []
     no_folders: set[str] = set()
     for layer in layers:
@@ -148,10 +152,11 @@ def _that_containerd_unpacks(layers: list[RandomLayer]) -> list[RandomLayer]:
             for entry in layer
             if not any(no_folders & {above, *_parents(above)} for above in _parents(entry.path) if above not in folders)
         }
-        kept.append(
-            tuple(each for each in layer if each.path in there and (each.kind != HARDLINK or each.link in there))
-        )
-        no_folders |= {entry.path for entry in kept[-1] if entry.kind not in (FOLDER, OPAQUE)}
+        fine = [each for each in layer if each.path in there and (each.kind != HARDLINK or each.link in there)]
+        if any(each.kind == FOLDER and each.xattrs for lower in kept for each in lower):
+            fine.sort(key=lambda each: (each.kind != FOLDER, each.path if each.kind == FOLDER else ""))
+        kept.append(tuple(fine))
+        no_folders |= {entry.path for entry in fine if entry.kind not in (FOLDER, OPAQUE)}
     return kept
 
 

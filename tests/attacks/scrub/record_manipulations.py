@@ -32,18 +32,18 @@ class RecordManipulation(NamedTuple):
     harmless: str = ""
 
 
-def _found(stores: tuple[str, ...], *kinds: DifferenceKind) -> RecordManipulation:
+def found(stores: tuple[str, ...], *kinds: DifferenceKind) -> RecordManipulation:
     return RecordManipulation(stores, frozenset(kinds))
 
 
-def _harmless(stores: tuple[str, ...], why: str) -> RecordManipulation:
+def harmless(stores: tuple[str, ...], why: str) -> RecordManipulation:
     return RecordManipulation(stores, frozenset(), why)
 
 
 # ---- links and lists of layers
 
 
-def _beside(store: Store, layer: int, name: str) -> Path:
+def beside(store: Store, layer: int, name: str) -> Path:
     return store.at("", layer).parent / name
 
 
@@ -53,29 +53,29 @@ def _link(store: Store, layer: int) -> Path:
 
 
 def list_of_layers_in_other_order(store: Store) -> None:
-    lower = _beside(store, 2, "lower")
+    lower = beside(store, 2, "lower")
     lower.write_text(":".join(reversed(lower.read_text().split(":"))))
 
 
 def list_of_layers_emptied(store: Store) -> None:
-    _beside(store, 2, "lower").write_text("")
+    beside(store, 2, "lower").write_text("")
 
 
 def list_of_layers_removed(store: Store) -> None:
-    _beside(store, 2, "lower").unlink()
+    beside(store, 2, "lower").unlink()
 
 
 def list_of_layers_given_to_the_lowest(store: Store) -> None:
-    _beside(store, 0, "lower").write_text(f"l/{_beside(store, 1, 'link').read_text()}")
+    beside(store, 0, "lower").write_text(f"l/{beside(store, 1, 'link').read_text()}")
 
 
 def layer_listed_twice(store: Store) -> None:
-    lower = _beside(store, 2, "lower")
+    lower = beside(store, 2, "lower")
     lower.write_text(f"{lower.read_text()}:{lower.read_text()}")
 
 
 def layer_listed_by_an_absolute_path(store: Store) -> None:
-    lower = _beside(store, 2, "lower")
+    lower = beside(store, 2, "lower")
     lower.write_text(f"{store.at('', 1)}:{lower.read_text().split(':')[1]}")
 
 
@@ -109,12 +109,12 @@ def stack_link_that_no_layer_uses(store: Store) -> None:
 
 
 def short_name_with_a_line_end(store: Store) -> None:
-    path = _beside(store, 0, "link")
+    path = beside(store, 0, "link")
     path.write_text(path.read_text() + "\n")
 
 
 def list_of_layers_with_a_line_end(store: Store) -> None:
-    path = _beside(store, 2, "lower")
+    path = beside(store, 2, "lower")
     path.write_text(path.read_text() + "\n")
 
 
@@ -338,180 +338,56 @@ def time_of_the_image_changed(store: Store) -> None:
     _edited_image(store, created="2001-01-01T00:00:00Z")
 
 
-# ---- configs and manifests
+def root_closed_for_other_users(store: Store) -> None:
+    """Take the rights of other users from the top layer's own folder, whose mode Podman gives to the container's root."""
+    store.at("", 2).chmod(0o700)
 
 
-def _config(store: Store) -> Path:
-    key = base64.b64encode(f"sha256:{store.image}".encode()).decode()
-    places = {
-        "docker": f"image/overlay2/imagedb/content/sha256/{store.image}",
-        "podman": f"overlay-images/{store.image}/={key}",
-    }
-    return store.root / places.get(store.name, f"{BLOBS}/{store.image}")
-
-
-def _edited(path: Path, old: bytes, new: bytes) -> None:
-    path.chmod(0o644)
-    path.write_bytes(path.read_bytes().replace(old, new))
-
-
-def command_of_the_image_changed(store: Store) -> None:
-    _edited(_config(store), b'"/app"', b'"/bin/su"')
-
-
-def config_with_a_blank_more(store: Store) -> None:
-    _edited(_config(store), b"{", b"{ ")
-
-
-def config_removed(store: Store) -> None:
-    _config(store).unlink()
-
-
-def config_emptied(store: Store) -> None:
-    _config(store).chmod(0o644)
-    _config(store).write_bytes(b"")
-
-
-def config_replaced_by_a_link(store: Store) -> None:
-    _config(store).rename(store.root / "config")
-    _config(store).symlink_to(store.root / "config")
-
-
-# ---- containerd's blobs and records
-
-
-def _layer_blobs(store: Store) -> list[Path]:
-    return sorted((store.root / BLOBS).iterdir(), key=lambda each: each.stat().st_size)
-
-
-def _manifest_blob(store: Store) -> Path:
-    (found,) = [
-        each for each in (store.root / BLOBS).iterdir() if b'"layers":[{' in each.read_bytes().replace(b" ", b"")
-    ]
-    return found
-
-
-def layer_missing_from_the_manifest(store: Store) -> None:
-    blob = _manifest_blob(store)
-    manifest = json.loads(blob.read_bytes())
-    del manifest["layers"][-1]
-    blob.chmod(0o644)
-    blob.write_text(json.dumps(manifest))
-
-
-def manifest_removed(store: Store) -> None:
-    _manifest_blob(store).unlink()
-
-
-def blob_replaced_by_that_of_another_layer(store: Store) -> None:
-    *_, other, largest = _layer_blobs(store)
-    largest.unlink()
-    shutil.copy2(other, largest)
-
-
-def blob_emptied(store: Store) -> None:
-    largest = _layer_blobs(store)[-1]
-    largest.chmod(0o644)
-    largest.write_bytes(b"")
-
-
-def blob_with_more_behind_it(store: Store) -> None:
-    largest = _layer_blobs(store)[-1]
-    largest.chmod(0o644)
-    largest.write_bytes(largest.read_bytes() + b"evil")
-
-
-def blob_replaced_by_a_link(store: Store) -> None:
-    largest = _layer_blobs(store)[-1]
-    largest.rename(store.root / "blob")
-    largest.symlink_to(store.root / "blob")
-
-
-def mode_of_a_blob(store: Store) -> None:
-    _layer_blobs(store)[-1].chmod(0o666)
-
-
-def blob_that_no_image_names(store: Store) -> None:
-    (store.root / BLOBS / ("e" * 64)).write_bytes(b"evil")
-
-
-def file_beside_a_snapshot(store: Store) -> None:
-    _beside(store, 0, "evil").write_bytes(b"evil")
-
-
-def snapshot_replaced_by_a_link(store: Store) -> None:
-    snapshot = store.at("", 0).parent
-    snapshot.rename(store.root / "moved")
-    snapshot.symlink_to(store.root / "moved")
-
-
-def files_in_the_work_folder(store: Store) -> None:
-    _beside(store, 1, "work").mkdir(exist_ok=True)
-    (_beside(store, 1, "work") / "evil").write_bytes(b"evil")
-
-
-_SHOWN_ONLY: Final = "it is shown to users; no file that a container sees depends on it"
+SHOWN_ONLY: Final = "it is shown to users; no file that a container sees depends on it"
 OF_RECORDS: Final[dict[Manipulation, RecordManipulation]] = {
-    list_of_layers_in_other_order: _found(LINKED, DifferenceKind.STACK),
-    list_of_layers_emptied: _found(LINKED, DifferenceKind.STACK),
-    list_of_layers_removed: _found(LINKED, DifferenceKind.STACK),
-    list_of_layers_given_to_the_lowest: _found(LINKED, DifferenceKind.STACK),
-    layer_listed_twice: _found(LINKED, DifferenceKind.STACK),
-    layer_listed_by_an_absolute_path: _found(LINKED, DifferenceKind.STACK),
-    stack_link_removed: _found(LINKED, DifferenceKind.STACK),
-    stack_link_replaced_by_a_folder: _found(LINKED, DifferenceKind.STACK),
-    two_stack_links_exchanged: _found(LINKED, DifferenceKind.STACK),
-    stack_link_through_another_link: _found(LINKED, DifferenceKind.STACK),
-    list_of_layers_with_a_line_end: _found(LINKED, DifferenceKind.STACK),
-    short_name_with_a_line_end: _found(LINKED, DifferenceKind.STACK),
-    stack_link_that_no_layer_uses: _harmless(LINKED, "engines follow only the links in lists of layers"),
-    parent_recorded_otherwise: _found(DOCKER, DifferenceKind.METADATA),
-    parent_record_removed: _found(DOCKER, DifferenceKind.METADATA),
-    digest_recorded_otherwise: _found(DOCKER, DifferenceKind.METADATA),
-    two_cache_ids_exchanged: _found(DOCKER, DifferenceKind.STACK),
-    one_cache_id_for_two_layers: _found(DOCKER, DifferenceKind.STACK),
-    layer_record_removed: _found(DOCKER, DifferenceKind.METADATA),
-    size_recorded_otherwise: _harmless(DOCKER, _SHOWN_ONLY),
-    blob_recorded_for_another_layer: _harmless(DOCKER, "the config's digests decide which layers are used"),
-    parent_image_recorded: _harmless(DOCKER, _SHOWN_ONLY),
-    setuid_added_in_file_and_header: _found(LINKED, DifferenceKind.DIGEST),
-    link_retargeted_in_layer_and_header: _found(LINKED, DifferenceKind.DIGEST),
-    file_and_its_entry_removed: _found(LINKED, DifferenceKind.DIGEST),
-    whiteout_and_its_entry_removed: _found(LINKED, DifferenceKind.DIGEST),
-    two_tar_splits_exchanged: _found(LINKED, DifferenceKind.MISSING),
-    tar_split_emptied: _found(LINKED, DifferenceKind.METADATA),
-    tar_split_with_nothing_in_it: _found(LINKED, DifferenceKind.DIGEST),
-    tar_split_with_more_behind_it: _found(LINKED, DifferenceKind.DIGEST),
-    tar_split_of_endless_zeros: _found(LINKED, DifferenceKind.METADATA),
-    tar_split_compressed_again: _harmless(LINKED, "the tar it describes is the same"),
-    parent_of_a_layer_changed: _found(PODMAN, DifferenceKind.STACK),
-    digest_of_a_layer_changed: _found(PODMAN, DifferenceKind.METADATA),
-    size_of_a_layer_changed: _harmless(PODMAN, _SHOWN_ONLY),
-    digest_of_the_compressed_layer_changed: _harmless(PODMAN, "the digest of a blob that is not stored"),
-    partial_pull_claimed: _harmless(PODMAN, "the digests in the config decide"),
-    image_ends_at_a_lower_layer: _found(PODMAN, DifferenceKind.STACK),
-    image_without_a_layer: _found(PODMAN, DifferenceKind.STACK),
-    layer_without_a_map_recorded_as_a_copy: _harmless(PODMAN, "Podman uses only a copy with the map of the container"),
-    forged_layer_recorded_as_a_copy: _found(PODMAN, DifferenceKind.STACK),
-    digest_of_the_manifest_changed: _found(PODMAN, DifferenceKind.MANIFEST),
-    layers_recorded_twice: _harmless(PODMAN, "both records are the same"),
-    time_of_the_image_changed: _harmless(PODMAN, _SHOWN_ONLY),
-    command_of_the_image_changed: _found((*LINKED, *CONTAINERD), DifferenceKind.CONFIG),
-    config_with_a_blank_more: _found((*LINKED, *CONTAINERD), DifferenceKind.CONFIG),
-    config_removed: _found((*LINKED, *CONTAINERD), DifferenceKind.CONFIG, DifferenceKind.MISSING),
-    config_emptied: _found((*LINKED, *CONTAINERD), DifferenceKind.CONFIG),
-    config_replaced_by_a_link: _found((*LINKED, *CONTAINERD), DifferenceKind.CONFIG),
-    layer_missing_from_the_manifest: _found(CONTAINERD, DifferenceKind.MANIFEST),
-    manifest_removed: _found(CONTAINERD, DifferenceKind.MANIFEST),
-    blob_replaced_by_that_of_another_layer: _found(CONTAINERD, DifferenceKind.DIGEST, DifferenceKind.SIZE),
-    blob_emptied: _found(CONTAINERD, DifferenceKind.DIGEST),
-    blob_with_more_behind_it: _found(CONTAINERD, DifferenceKind.SIZE),
-    blob_replaced_by_a_link: _found(CONTAINERD, DifferenceKind.METADATA),
-    mode_of_a_blob: _harmless(CONTAINERD, "the blob's digest is checked"),
-    blob_that_no_image_names: _harmless(CONTAINERD, "containerd unpacks only what an image names"),
-    file_beside_a_snapshot: _harmless(CONTAINERD, "containerd mounts the folder fs, and work only to write"),
-    snapshot_replaced_by_a_link: _found(CONTAINERD, DifferenceKind.METADATA),
-    files_in_the_work_folder: _harmless(
-        (*LINKED, *CONTAINERD), "a layer below others is mounted without its work folder"
-    ),
+    list_of_layers_in_other_order: found(LINKED, DifferenceKind.STACK),
+    list_of_layers_emptied: found(LINKED, DifferenceKind.STACK),
+    list_of_layers_removed: found(LINKED, DifferenceKind.STACK),
+    list_of_layers_given_to_the_lowest: found(LINKED, DifferenceKind.STACK),
+    layer_listed_twice: found(LINKED, DifferenceKind.STACK),
+    layer_listed_by_an_absolute_path: found(LINKED, DifferenceKind.STACK),
+    stack_link_removed: found(LINKED, DifferenceKind.STACK),
+    stack_link_replaced_by_a_folder: found(LINKED, DifferenceKind.STACK),
+    two_stack_links_exchanged: found(LINKED, DifferenceKind.STACK),
+    stack_link_through_another_link: found(LINKED, DifferenceKind.STACK),
+    list_of_layers_with_a_line_end: found(LINKED, DifferenceKind.STACK),
+    short_name_with_a_line_end: found(LINKED, DifferenceKind.STACK),
+    stack_link_that_no_layer_uses: harmless(LINKED, "engines follow only the links in lists of layers"),
+    parent_recorded_otherwise: found(DOCKER, DifferenceKind.METADATA),
+    parent_record_removed: found(DOCKER, DifferenceKind.METADATA),
+    digest_recorded_otherwise: found(DOCKER, DifferenceKind.METADATA),
+    two_cache_ids_exchanged: found(DOCKER, DifferenceKind.STACK),
+    one_cache_id_for_two_layers: found(DOCKER, DifferenceKind.STACK),
+    layer_record_removed: found(DOCKER, DifferenceKind.METADATA),
+    size_recorded_otherwise: harmless(DOCKER, SHOWN_ONLY),
+    blob_recorded_for_another_layer: harmless(DOCKER, "the config's digests decide which layers are used"),
+    parent_image_recorded: harmless(DOCKER, SHOWN_ONLY),
+    setuid_added_in_file_and_header: found(LINKED, DifferenceKind.DIGEST),
+    link_retargeted_in_layer_and_header: found(LINKED, DifferenceKind.DIGEST),
+    file_and_its_entry_removed: found(LINKED, DifferenceKind.DIGEST),
+    whiteout_and_its_entry_removed: found(LINKED, DifferenceKind.DIGEST),
+    two_tar_splits_exchanged: found(LINKED, DifferenceKind.MISSING),
+    tar_split_emptied: found(LINKED, DifferenceKind.METADATA),
+    tar_split_with_nothing_in_it: found(LINKED, DifferenceKind.DIGEST),
+    tar_split_with_more_behind_it: found(LINKED, DifferenceKind.DIGEST),
+    tar_split_of_endless_zeros: found(LINKED, DifferenceKind.METADATA),
+    tar_split_compressed_again: harmless(LINKED, "the tar it describes is the same"),
+    parent_of_a_layer_changed: found(PODMAN, DifferenceKind.STACK),
+    digest_of_a_layer_changed: found(PODMAN, DifferenceKind.METADATA),
+    size_of_a_layer_changed: harmless(PODMAN, SHOWN_ONLY),
+    digest_of_the_compressed_layer_changed: harmless(PODMAN, "the digest of a blob that is not stored"),
+    partial_pull_claimed: harmless(PODMAN, "the digests in the config decide"),
+    image_ends_at_a_lower_layer: found(PODMAN, DifferenceKind.STACK),
+    image_without_a_layer: found(PODMAN, DifferenceKind.STACK),
+    layer_without_a_map_recorded_as_a_copy: harmless(PODMAN, "Podman uses only a copy with the map of the container"),
+    forged_layer_recorded_as_a_copy: found(PODMAN, DifferenceKind.STACK),
+    digest_of_the_manifest_changed: found(PODMAN, DifferenceKind.MANIFEST),
+    layers_recorded_twice: harmless(PODMAN, "both records are the same"),
+    root_closed_for_other_users: found(PODMAN, DifferenceKind.MODE),
+    time_of_the_image_changed: harmless(PODMAN, SHOWN_ONLY),
 }

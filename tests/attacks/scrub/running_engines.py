@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
+from uuid import uuid4
 
 from boltseal.engines.containerd_store import SNAPSHOTS
 from tests import servers
@@ -79,15 +80,12 @@ def _docker(folder: Path, *, containerd_store: bool) -> Iterator[Engine]:
 def _containerd(folder: Path) -> Iterator[Engine]:
     with servers.containerd(folder / "engine") as server:
         ctr = ("ctr", "--address", server.address)
-        count = 0
 
         def load(archive: Path) -> None:
             run(*ctr, "images", "import", "--snapshotter", "overlayfs", archive).checked()
 
         def start(image: str) -> tuple[str, int]:
-            nonlocal count
-            count += 1
-            name = f"box{count}"
+            name = f"box-{uuid4()}"  # runc's folder is that of all instances of containerd
             begin = (*ctr, "run", "--detach", "--cpu-shares", "0", "--snapshotter", "overlayfs")
             if not run(*begin, image, name).ok:
                 return name, 0

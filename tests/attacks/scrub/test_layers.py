@@ -1,8 +1,8 @@
 """The manipulations that root can make to a layer, in each engine's store: each is found and named, or is harmless.
 
-The tables are in `file_manipulations`, `more_manipulations` and `harmless_manipulations`; what concerns links, lists and records
-beside a layer's files is in `test_stacks`, `test_layer_folders` and `test_mounts`. `test_differential` generates manipulations
-and lets a container decide.
+The tables are in `file_manipulations`, `more_manipulations`, `structure_manipulations` and `harmless_manipulations`; what is
+beside a layer's files is in `test_records`, `test_stacks`, `test_layer_folders` and `test_mounts`. `test_differential` generates
+manipulations and lets a container decide.
 """
 
 from __future__ import annotations
@@ -16,12 +16,13 @@ from boltseal.host.scrub.differences import DifferenceKind
 from boltseal.host.scrub.report import ReportStatus
 from tests.attacks.scrub.file_manipulations import OF_FILES, Manipulation
 from tests.attacks.scrub.harmless_manipulations import HARMLESS
-from tests.attacks.scrub.more_manipulations import OF_EVERYTHING_ELSE
+from tests.attacks.scrub.more_manipulations import MORE_OF_FILES
 from tests.attacks.scrub.stores import Store
+from tests.attacks.scrub.structure_manipulations import OF_STRUCTURE
 
 pytestmark = pytest.mark.real
 
-FOUND: Final[dict[Manipulation, tuple[DifferenceKind, str]]] = {**OF_FILES, **OF_EVERYTHING_ELSE}
+FOUND: Final[dict[Manipulation, tuple[DifferenceKind, str]]] = {**OF_FILES, **MORE_OF_FILES, **OF_STRUCTURE}
 
 
 def test_an_unmodified_store_is_clean(store: Store) -> None:

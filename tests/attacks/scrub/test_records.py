@@ -7,13 +7,15 @@ from collections.abc import Callable
 import pytest
 
 from boltseal.host.scrub.report import ReportStatus
+from tests.attacks.scrub.document_manipulations import OF_DOCUMENTS
 from tests.attacks.scrub.file_manipulations import Manipulation
 from tests.attacks.scrub.record_manipulations import OF_RECORDS
 from tests.attacks.scrub.stores import Store
 
 pytestmark = pytest.mark.real
 
-ROWS = [(name, each) for each, row in OF_RECORDS.items() for name in row.stores]
+MANIPULATIONS = {**OF_RECORDS, **OF_DOCUMENTS}
+ROWS = [(name, each) for each, row in MANIPULATIONS.items() for name in row.stores]
 
 
 @pytest.mark.parametrize(("name", "manipulation"), ROWS, ids=lambda each: getattr(each, "__name__", each))
@@ -21,7 +23,7 @@ def test_a_change_of_a_record_is_found_or_harmless(
     copy_of: Callable[[str], Store], name: str, manipulation: Manipulation
 ) -> None:
     """A change of a record that changes what a container gets is a difference of a stated kind, and no other is."""
-    store, kinds = copy_of(name), OF_RECORDS[manipulation].kinds
+    store, kinds = copy_of(name), MANIPULATIONS[manipulation].kinds
     manipulation(store)
 
     reports = store.scrub()

@@ -49,13 +49,15 @@ class ImpliedFolders:
 
     `by_umask`: with any umask of the process that does not let all users write. `below`: the folders of the lower layers whose
     owner, mode and attributes it copies, the topmost first. `keeps_bit`, `keeps_group`: the set-group-id bit and the group that
-    the kernel gives a folder in one with that bit.
+    the kernel gives a folder in one with that bit. `root_modes`: the modes of a layer's own
+    folder, if the engine shows containers that mode as the mode of `/`.
     """
 
     by_umask: bool = False
     below: tuple[bytes, ...] = ()
     keeps_bit: bool = True
     keeps_group: bool = False
+    root_modes: frozenset[int] = frozenset()
 
 
 class _Expected(NamedTuple):
@@ -82,6 +84,11 @@ class ImpliedFolderCheck:
         self._ownership = ownership
         self._opened = ExitStack()
         self._below: list[SafeFolder] | None = None
+
+    @property
+    def root_modes(self) -> frozenset[int]:
+        """The modes that a layer's own folder may have, without special bits; none if containers do not see them."""
+        return self._rule.root_modes
 
     def __enter__(self) -> Self:
         return self

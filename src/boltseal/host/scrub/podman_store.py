@@ -28,6 +28,7 @@ NAME: Final = "podman"
 BASE: Final = b"overlay"
 MAX_DAMAGED: Final = 100
 ELSEWHERE: Final = "it is in another store (imagestore, additionalimagestores in storage.conf) or was removed"
+_ROOT_MODES: Final = frozenset({0o555, 0o755})  # 0755 before 2021
 FORCE_MASK: Final = "user.containers.override_stat"
 
 
@@ -234,7 +235,9 @@ def _layers(
             if store.driver == VFS
             else None
         )
-        implied = ImpliedFolders(by_umask=True, keeps_group=vfs is not None)
+        implied = ImpliedFolders(by_umask=True, root_modes=_ROOT_MODES)
+        if vfs is not None:
+            implied = ImpliedFolders(by_umask=True, keeps_group=True)
         files.append(
             allowance.once(LayerFiles(
                 store.root,

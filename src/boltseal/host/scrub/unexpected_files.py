@@ -58,10 +58,11 @@ class UnexpectedFiles:
         applied = owner if header is None else self._inodes.owner(header.traits.owner)
         if (found.st_uid, found.st_gid) not in (owner, applied):
             self._findings.add(DifferenceKind.OWNER, b"", f"{owner[0]}:{owner[1]}", f"{found.st_uid}:{found.st_gid}")
-        mode = stat.S_IMODE(found.st_mode)
-        if mode & 0o002 and not mode & stat.S_ISVTX and (header is None or mode != header.mode & 0o7777):
-            expected, got = "a root folder that is not world-writable", f"{mode:04o}"
-            self._findings.add(DifferenceKind.MODE, b"", expected, got)
+        mode, modes = stat.S_IMODE(found.st_mode), self._implied.root_modes
+        is_of_entry = header is not None and mode == header.mode & 0o7777
+        if not is_of_entry and ((mode & 0o002 and not mode & stat.S_ISVTX) or (modes and mode & 0o777 not in modes)):
+            expected = "a root folder that all users may read, and only root may change"
+            self._findings.add(DifferenceKind.MODE, b"", expected, f"{mode:04o}")
         for kind, wanted, got in differing:
             self._findings.add(kind, b"", wanted, got)
         return seen
