@@ -55,7 +55,7 @@ def test_a_value_in_an_unknown_place_is_reported_with_its_line(tmp_path: Path) -
         "image: projects/debian-cloud/global/images/family/debian-12",
         "text: ghcr.io/shop/tool:1",
         "# image: ghcr.io/shop/tool:1",
-        "run: |\n    image: ghcr.io/shop/tool:1",
+        "image: sha256:4f83530449c67c1ed8fca72583c5b92fdf446010990028c362a381e55dd84afd",
     ],
 )
 def test_a_value_that_is_no_image_is_not_reported(tmp_path: Path, line: str) -> None:
@@ -79,6 +79,7 @@ def test_a_value_that_is_no_image_is_not_reported(tmp_path: Path, line: str) -> 
         "image_name: a/b:1",
         "image: >-\n    a/b:1",
         "x.image: a/b:1",
+        "text: |\n    kind: Pod\n    image: ghcr.io/shop/tool:1",
     ],
 )
 def test_every_form_of_an_image_is_reported(tmp_path: Path, line: str) -> None:

@@ -1,12 +1,12 @@
 """The account that ends a scan: every value that looks like an image is a reference, is no image by rule, or is reported.
 
-Read are all YAML, JSON and TOML files that the scan has seen. A value counts if its key is one of
+Read are all YAML, JSON, TOML and HCL files that the scan has seen. A value counts if its key is one of
 `project.references.image_shape.IMAGE_KEY` (also the `name` of an entry whose image is its `value`, and texts such as
 `--sidecar-image=...`) and its text has the shape of a reference with a tag, a digest or a path. It is no image if it
 has the extension of a file, names an existing file, or a reader says so (`ScanResult.accounted`). A single word
 (`image: nginx`) counts if the keys beside it are those of a container.
 
-A file that can't be parsed is read line by line. boltseal's own lock and the locks of package managers are left out.
+A file that can't be parsed is read line by line, as are texts of several lines, such as a manifest in a ConfigMap. boltseal's own lock and the locks of package managers are left out.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 from boltseal.errors import quote
 from boltseal.lockfile.document import LOCK_NAME
 from boltseal.project.image_references import ScanProblem, ScanResult, Span
+from boltseal.project.references.hcl import read_hcl
 from boltseal.project.references.image_shape import IMAGE_ARGUMENT, is_word, looks_like_image, names_image
 from boltseal.project.references.yaml_nodes import compose, is_null, items, span_of, text_of
 from boltseal.project.source_files import ProjectTree, SourceFile, Unreadable
@@ -144,6 +145,8 @@ def _candidates(source: SourceFile, account: _Account) -> Iterator[_Candidate]:
     """Yield the values of a file that look like images."""
     if source.path.endswith(".toml"):
         return _in_lines(source, _TOML)
+    if source.path.endswith((".hcl", ".nomad")):
+        return _in_tokens(source)
     try:
         documents = compose(source)
     except Unreadable:
@@ -185,6 +188,8 @@ def _in_nodes(source: SourceFile, documents: Sequence[Node]) -> Iterator[_Candid
             waiting.extend(_below(node, under))
         elif isinstance(node, SequenceNode):
             waiting.extend((each, under) for each in items(node))
+        elif isinstance(node, ScalarNode) and "\n" in node.value.strip():
+            yield from _in_text(source, node)
         elif isinstance(node, ScalarNode) and not is_null(node):
             text = node.value.strip()
             argument = IMAGE_ARGUMENT.fullmatch(text) if under is _Under.NOTHING and "=" in text else None
@@ -192,6 +197,24 @@ def _in_nodes(source: SourceFile, documents: Sequence[Node]) -> Iterator[_Candid
             asked = under is not _Under.NOTHING or argument is not None
             if asked and (looks_like_image(value) or (under is _Under.WORD and is_word(value))):
                 yield _Candidate(value, span_of(source, node))
+
+
+def _in_text(source: SourceFile, node: ScalarNode) -> Iterator[_Candidate]:
+    """Yield the values in the lines of a text, such as a manifest inside a ConfigMap."""
+    if _MAY_NAME.search(node.value) is None:
+        return
+    at = int(node.start_mark.index)
+    for match in _LINE.finditer(node.value):
+        if names_image(match["key"]) and looks_like_image(match["value"]):
+            found = source.text.find(match["value"], at)
+            at = found if found >= 0 else at
+            yield _Candidate(match["value"], Span(at, at + len(match["value"])))
+
+
+def _in_tokens(source: SourceFile) -> Iterator[_Candidate]:
+    for each in read_hcl(source):
+        if names_image(each.key) and not each.bare and looks_like_image(each.value):
+            yield _Candidate(each.value, each.span)
 
 
 def _below(node: MappingNode, under: _Under) -> Iterator[tuple[Node, _Under]]:

@@ -33,7 +33,7 @@ MAX_PATTERN: Final = 255
 _NOT_ENTERED: Final = frozenset({".git", ".hg", ".svn", ".tox", ".venv", "__pycache__", "node_modules", "venv"})
 _ANY_NAME: Final = re.IGNORECASE | re.DOTALL  # a line break in a file name must not hide the file
 _STRUCTURED: Final = re.compile(r".+\.(?:ya?ml|jsonc?)|\.devcontainer\.json", _ANY_NAME)
-_ACCOUNTED: Final = re.compile(r".+\.(?:ya?ml|jsonc?|toml)", _ANY_NAME)
+_ACCOUNTED: Final = re.compile(r".+\.(?:ya?ml|jsonc?|toml|hcl|nomad)", _ANY_NAME)
 _IN_CHART: Final = re.compile(r".+\.(?:ya?ml|tpl)", _ANY_NAME)
 _HINT: Final = re.compile(rb"image|apiVersion|services|container|docker", re.IGNORECASE)
 

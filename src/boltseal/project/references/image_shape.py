@@ -47,6 +47,7 @@ _EXPRESSION: Final = re.compile(
 _NO_IMAGE: Final = re.compile(
     r"(?:.*/)?(?:images?/family|global/images?|gallery|galleries|Microsoft\.Compute)/.*", re.IGNORECASE
 )
+_ID: Final = re.compile(r"sha(?:256|384|512):[a-f0-9]{7,}")
 _MAX: Final = 500
 
 
@@ -60,7 +61,7 @@ def is_reference_text(text: str) -> bool:
 
     It has a tag, a digest or a path, and no file extension.
     """
-    if not text or len(text) > _MAX or _NO_IMAGE.fullmatch(text):
+    if not text or len(text) > _MAX or _NO_IMAGE.fullmatch(text) or is_image_id(text):
         return False
     try:
         reference = Reference.parse(text)
@@ -72,6 +73,11 @@ def is_reference_text(text: str) -> bool:
         return re.search("[a-z]", text.rpartition(":")[0]) is not None  # `1280:720` is a size
     _, dot, extension = text.rpartition("/")[2].rpartition(".")
     return "/" in text and not (dot and extension in FILE_EXTENSIONS)
+
+
+def is_image_id(text: str) -> bool:
+    """Return whether a text is the ID of a local image (`sha256:...`), which no registry resolves."""
+    return _ID.fullmatch(text) is not None
 
 
 def looks_like_image(text: str) -> bool:
