@@ -53,7 +53,7 @@ _MAX: Final = 500
 
 def names_image(key: str) -> bool:
     """Return whether a key has an image as its value."""
-    return IMAGE_KEY.fullmatch(key) is not None
+    return ("mage" in key or "MAGE" in key or "IMG" in key) and IMAGE_KEY.fullmatch(key) is not None
 
 
 def is_reference_text(text: str) -> bool:

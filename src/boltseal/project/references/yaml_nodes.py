@@ -15,7 +15,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Final, TypeAlias
+from typing import Any, Final, TypeAlias
 
 import yaml
 from yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
@@ -30,6 +30,13 @@ _MERGE: Final = "<<"
 _NULLS: Final = frozenset({"", "~", "null", "Null", "NULL"})
 _SURROGATE: Final = re.compile(r"\\u[dD][89a-fA-F][0-9a-fA-F]{2}")  # half a surrogate pair: valid in JSON, not in YAML
 
+_ANCHOR: Final = re.compile(r"&([\w-]+)")
+_ALIAS: Final = re.compile(r"\*([\w-]+)")
+_TAGS: Final[dict[type[Node], str]] = {
+    ScalarNode: "tag:yaml.org,2002:str",
+    SequenceNode: "tag:yaml.org,2002:seq",
+    MappingNode: "tag:yaml.org,2002:map",
+}
 _JSON_TOKENS: Final = re.compile(r'"(?:[^"\\\n]|\\.)*"|//[^\r\n]*|/\*(?:[^*]|\*(?!/))*\*/')
 
 Pairs: TypeAlias = "dict[str, Node]"
@@ -48,16 +55,37 @@ def _composed(source: SourceFile) -> tuple[Node, ...]:
     if source.path.endswith((".json", ".jsonc")):
         text = _SURROGATE.sub(r"\\u0041", without_json_comments(text))
     try:
-        documents = tuple(yaml.compose_all(text, Loader=yaml.CBaseLoader))
+        documents = tuple(yaml.compose_all(text, Loader=_Loader))
     except yaml.YAMLError as error:
         raise _unreadable(source, error) from error
-    if "*" in source.text and "&" in source.text:
+    if _may_have_aliases(source.text):
         _check_aliases(source, documents)
     if _MERGE in source.text:
         for node in walk(documents):
             if isinstance(node, MappingNode) and len(list(_fragments(node))) > MAX_FRAGMENTS:
                 raise Unreadable(source.path, line_of(node), f"merges more than {MAX_FRAGMENTS} mappings into one")
     return documents
+
+
+def _may_have_aliases(text: str) -> bool:
+    """Return whether a text has the same name as an anchor and as an alias; `*` and `&` alone are frequent in prose."""
+    if "*" not in text or "&" not in text:
+        return False
+    return not set(_ANCHOR.findall(text)).isdisjoint(_ALIAS.findall(text))
+
+
+class _Loader(yaml.CBaseLoader):
+    """Composes nodes without resolving the types of plain scalars, which takes a third of the time."""
+
+    def descend_resolver(self, current_node: Any, current_index: Any) -> None:
+        """Do nothing: no tag depends on the path of its node."""
+
+    def ascend_resolver(self) -> None:
+        """Do nothing: no tag depends on the path of its node."""
+
+    def resolve(self, kind: type[Node], value: Any, implicit: Any) -> str:
+        """Return the tag of a node without one of its own."""
+        return _TAGS[kind]
 
 
 def without_json_comments(text: str) -> str:
