@@ -249,7 +249,11 @@ def _below(node: MappingNode, under: _Under) -> Iterator[tuple[Node, _Under]]:
             yield value, _Under.NOTHING
         elif name == "repository" and tagged:
             yield value, _Under.WORD
-        elif under is _Under.IMAGES or (under is _Under.IMAGE and name in _PARTS) or (named and name == "value"):
+        elif (
+            under is _Under.IMAGES
+            or (under is _Under.IMAGE and name in _PARTS)
+            or (named and name in ("default", "value"))
+        ):
             yield value, _Under.IMAGE
         else:
             yield value, _Under.NOTHING

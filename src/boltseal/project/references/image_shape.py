@@ -19,6 +19,7 @@ IMAGE_KEY: Final = re.compile(
     r"|(?:.*[a-z0-9]I|i)mage(?:Name|Ref|Reference|Uri|URI|Repo|Repository)"  # imageName
     r"|Image(?:Uri|URI|Name)?"
     r"|(?:.*[^A-Z])?IMAGES?(?:_(?:NAME|REF|URI|REPO|REPOSITORY|\d+))?|(?:.*_)?IMG"  # RUNNER_IMAGE
+    r"|(?:[A-Z0-9_]*_)?IMAGE_[A-Z0-9_]+"  # RELATED_IMAGE_PROXY
     r"|image\d+",
 )
 """Keys whose values are images: whole key names."""
