@@ -97,6 +97,17 @@ def test_a_file_that_can_not_be_parsed_is_read_by_lines(tmp_path: Path) -> None:
     assert unknown(found_in(written(tmp_path, {"a.yml": text}))) == [("a.yml", 3), ("a.yml", 4)]
 
 
+def test_the_lines_of_a_text_are_reported_one_by_one(tmp_path: Path) -> None:
+    """The same image twice in a manifest that is a text, and in a heredoc of HCL, is reported with each line."""
+    text = "a:\n- image: a/b:1\nb:\n- image: a/b:1\n"
+    files = {
+        "a.yml": "x: |\n" + "".join(f"  {line}\n" for line in text.splitlines()),
+        "b.hcl": f"x = <<EOF\n{text}EOF\n",
+    }
+
+    assert unknown(found_in(written(tmp_path, files))) == [("a.yml", 3), ("a.yml", 5), ("b.hcl", 3), ("b.hcl", 5)]
+
+
 def test_what_a_reader_has_read_is_not_reported_again(tmp_path: Path) -> None:
     """References, parts of references, schemas and selectors are accounted for."""
     root = written(

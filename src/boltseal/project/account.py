@@ -26,7 +26,7 @@ from boltseal.lockfile.document import LOCK_NAME
 from boltseal.project.image_references import Accounted, ScanProblem, ScanResult, Span
 from boltseal.project.references.hcl import read_hcl
 from boltseal.project.references.image_shape import IMAGE_ARGUMENT, is_word, looks_like_image, names_image
-from boltseal.project.references.yaml_nodes import compose, is_null, items, span_of, text_of
+from boltseal.project.references.yaml_nodes import compose, is_null, items, literal_offsets, span_of, text_of
 from boltseal.project.source_files import ProjectTree, SourceFile, Unreadable
 
 NOT_UNDERSTOOD: Final = "looks like an image, but its place is not understood: it is not locked"
@@ -218,18 +218,24 @@ def _in_text(source: SourceFile, node: ScalarNode) -> Iterator[Candidate]:
     """Yield the values in the lines of a text, such as a manifest inside a ConfigMap."""
     if _MAY_NAME.search(node.value) is None:
         return
+    offsets = literal_offsets(source, node)
     at = int(node.start_mark.index)
     for match in _LINE.finditer(node.value):
         if names_image(match["key"]) and looks_like_image(match["value"]):
-            found = source.text.find(match["value"], at)
-            at = found if found >= 0 else at
-            yield Candidate(match["value"], Span(at, at + len(match["value"])))
+            text = match["value"]
+            found = source.text.find(text, at) if offsets is None else offsets[match.start("value")]
+            yield Candidate(text, Span(max(found, at), max(found, at) + len(text)))
+            at = max(found, at) + 1
 
 
 def _in_tokens(source: SourceFile) -> Iterator[Candidate]:
     for each in read_hcl(source):
         if names_image(each.key) and not each.bare and looks_like_image(each.value):
             yield Candidate(each.value, each.span)
+        for match in _LINE.finditer(each.value) if "\n" in each.value else ():
+            if names_image(match["key"]) and looks_like_image(match["value"]):
+                start = each.span.start + match.start("value")
+                yield Candidate(match["value"], Span(start, start + len(match["value"])))
 
 
 def _below(node: MappingNode, under: _Under) -> Iterator[tuple[Node, _Under]]:
