@@ -55,7 +55,7 @@ def test_a_value_in_an_unknown_place_is_reported_with_its_line(tmp_path: Path) -
         "image: projects/debian-cloud/global/images/family/debian-12",
         "text: ghcr.io/shop/tool:1",
         "# image: ghcr.io/shop/tool:1",
-        "run: |\n    image: ghcr.io/shop/tool:1",
+        "image: sha256:4f83530449c67c1ed8fca72583c5b92fdf446010990028c362a381e55dd84afd",
     ],
 )
 def test_a_value_that_is_no_image_is_not_reported(tmp_path: Path, line: str) -> None:
@@ -79,6 +79,7 @@ def test_a_value_that_is_no_image_is_not_reported(tmp_path: Path, line: str) -> 
         "image_name: a/b:1",
         "image: >-\n    a/b:1",
         "x.image: a/b:1",
+        "text: |\n    kind: Pod\n    image: ghcr.io/shop/tool:1",
     ],
 )
 def test_every_form_of_an_image_is_reported(tmp_path: Path, line: str) -> None:
@@ -94,6 +95,17 @@ def test_a_file_that_can_not_be_parsed_is_read_by_lines(tmp_path: Path) -> None:
     text = "- {{ each }}: [\nx: {image: }\nimage: ghcr.io/shop/tool:1\nsidecar_image: 'redis:{{ v }}'\n"
 
     assert unknown(found_in(written(tmp_path, {"a.yml": text}))) == [("a.yml", 3), ("a.yml", 4)]
+
+
+def test_the_lines_of_a_text_are_reported_one_by_one(tmp_path: Path) -> None:
+    """The same image twice in a manifest that is a text, and in a heredoc of HCL, is reported with each line."""
+    text = "a:\n- image: a/b:1\nb:\n- image: a/b:1\n"
+    files = {
+        "a.yml": "x: |\n" + "".join(f"  {line}\n" for line in text.splitlines()),
+        "b.hcl": f"x = <<EOF\n{text}EOF\n",
+    }
+
+    assert unknown(found_in(written(tmp_path, files))) == [("a.yml", 3), ("a.yml", 5), ("b.hcl", 3), ("b.hcl", 5)]
 
 
 def test_what_a_reader_has_read_is_not_reported_again(tmp_path: Path) -> None:

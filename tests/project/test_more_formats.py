@@ -81,7 +81,7 @@ FILES: dict[str, tuple[dict[str, str], list[tuple[str, str]], dict[str, list[str
             '      config {\n        image = "redis:7.2" # c\n        args = ["image = x:1", "b"]\n      }\n'
             '      template {\n        data = <<EOF\nconfig { image = "no:1" }\nEOF\n      }\n    }\n'
             '    task "u" { config { image = "redis:${var.v}" } }\n    task "w" { config { image = var.none } }\n  }\n}\n',
-            "other.hcl": 'config { image = "no:1" }\n',
+            "other.hcl": 'config { name = "no:1" }\n',
             "pack.nomad.tpl": 'job [[ var "n" . ]] {\n  group "g" { task "t" { config { image = "a/b:1" } }\n'
             '  task "u" { config { image = "a/b:[[ var "v" . ]]" } } }\n}\n',
         },

@@ -1,12 +1,12 @@
 """The account that ends a scan: every value that looks like an image is a reference, is no image by rule, or is reported.
 
-Read are all YAML, JSON and TOML files that the scan has seen. A value counts if its key is one of
+Read are all YAML, JSON, TOML and HCL files that the scan has seen. A value counts if its key is one of
 `project.references.image_shape.IMAGE_KEY` (also the `name` of an entry whose image is its `value`, and texts such as
 `--sidecar-image=...`) and its text has the shape of a reference with a tag, a digest or a path. It is no image if it
 has the extension of a file, names an existing file, or a reader says so (`ScanResult.accounted`). A single word
 (`image: nginx`) counts if the keys beside it are those of a container.
 
-A file that can't be parsed is read line by line. boltseal's own lock and the locks of package managers are left out.
+A file that can't be parsed is read line by line, as are texts of several lines, such as a manifest in a ConfigMap. boltseal's own lock and the locks of package managers are left out.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from __future__ import annotations
 import re
 from bisect import bisect_right
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from enum import Enum, auto
 from typing import Final, NamedTuple
@@ -23,9 +23,10 @@ from yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 
 from boltseal.errors import quote
 from boltseal.lockfile.document import LOCK_NAME
-from boltseal.project.image_references import ScanProblem, ScanResult, Span
+from boltseal.project.image_references import Accounted, ScanProblem, ScanResult, Span
+from boltseal.project.references.hcl import read_hcl
 from boltseal.project.references.image_shape import IMAGE_ARGUMENT, is_word, looks_like_image, names_image
-from boltseal.project.references.yaml_nodes import compose, is_null, items, span_of, text_of
+from boltseal.project.references.yaml_nodes import compose, is_null, items, literal_offsets, span_of, text_of
 from boltseal.project.source_files import ProjectTree, SourceFile, Unreadable
 
 NOT_UNDERSTOOD: Final = "looks like an image, but its place is not understood: it is not locked"
@@ -51,15 +52,20 @@ _TOML: Final = re.compile(
 )
 
 
-class _Candidate(NamedTuple):
+class Candidate(NamedTuple):
     """A value that looks like an image: its text and position."""
 
     text: str
     span: Span
 
 
-def unknown_values(project: ProjectTree, names: Iterable[str], found: ScanResult) -> ScanResult:
-    """Return the result of a scan with the values in these files that no reader accounts for as `unknown`."""
+def unknown_values(
+    project: ProjectTree, names: Iterable[str], found: ScanResult, known: Mapping[str, Sequence[Candidate]]
+) -> ScanResult:
+    """Return the result of a scan with the values in these files that no reader accounts for as `unknown`.
+
+    `known`: the candidates of files that were parsed already.
+    """
     account = _Account(found)
     unknown: list[ScanProblem] = []
     for name in names:
@@ -70,9 +76,9 @@ def unknown_values(project: ProjectTree, names: Iterable[str], found: ScanResult
             source = project.read(name)
         except Unreadable:
             continue  # reported by the scan, or data that is not text
-        if _MAY_NAME.search(source.text) is None:
+        if name not in known and _MAY_NAME.search(source.text) is None:
             continue
-        for candidate in _candidates(source, account):
+        for candidate in known[name] if name in known else _candidates(source):
             line = source.line(candidate.span.start)
             if not account.covers(name, candidate.span, line) and not _names_file(project, name, candidate.text):
                 unknown.append(ScanProblem(name, line, f"{quote(candidate.text)} {NOT_UNDERSTOOD}"))
@@ -101,7 +107,6 @@ class _Account:
             for span in ranges:  # the furthest end so far, because ranges may contain others
                 end = max(end, span.end)
                 self.ends[path].append(end)
-        self.nodes = {(each.path, each.span) for each in found.accounted if each.reason is not None}
         reported = (*found.problems, *found.notes)
         self.lines = {(problem.path, problem.line) for problem in reported}
         self.whole = {
@@ -109,10 +114,6 @@ class _Account:
             for problem in found.problems
             if problem.line == 0 or problem.message.startswith(("is not YAML", "is a template, not YAML"))
         }
-
-    def contains(self, path: str, node: Node) -> bool:
-        """Return whether a whole node is no image by rule, such as a schema."""
-        return (path, Span(int(node.start_mark.index), int(node.end_mark.index))) in self.nodes
 
     def reported_whole(self, path: str) -> bool:
         """Return whether the whole file is reported as a problem."""
@@ -140,24 +141,41 @@ def _names_file(project: ProjectTree, path: str, text: str) -> bool:
         return False
 
 
-def _candidates(source: SourceFile, account: _Account) -> Iterator[_Candidate]:
+def candidates(
+    source: SourceFile, documents: tuple[Node, ...], accounted: Iterable[Accounted]
+) -> tuple[Candidate, ...]:
+    """Return the values of a parsed file that look like images, without documents that are no image by rule."""
+    if _MAY_NAME.search(source.text) is None:
+        return ()
+    whole = {each.span for each in accounted if each.reason is not None}
+    return tuple(
+        _in_nodes(
+            source,
+            [each for each in documents if Span(int(each.start_mark.index), int(each.end_mark.index)) not in whole],
+        )
+    )
+
+
+def _candidates(source: SourceFile) -> Iterator[Candidate]:
     """Yield the values of a file that look like images."""
     if source.path.endswith(".toml"):
         return _in_lines(source, _TOML)
+    if source.path.endswith((".hcl", ".nomad")):
+        return _in_tokens(source)
     try:
         documents = compose(source)
     except Unreadable:
         return _in_lines(source, _LINE)
-    return _in_nodes(source, [document for document in documents if not account.contains(source.path, document)])
+    return _in_nodes(source, documents)
 
 
-def _in_lines(source: SourceFile, pattern: re.Pattern[str]) -> Iterator[_Candidate]:
+def _in_lines(source: SourceFile, pattern: re.Pattern[str]) -> Iterator[Candidate]:
     for match in pattern.finditer(source.text):
         line_start = source.text.rfind("\n", 0, match.start("key")) + 1
         if source.text[line_start : match.start("key")].lstrip().startswith(("#", "//")):
             continue
         if names_image(match["key"]) and looks_like_image(match["value"]):
-            yield _Candidate(match["value"], Span(*match.span("value")))
+            yield Candidate(match["value"], Span(*match.span("value")))
 
 
 class _Under(Enum):
@@ -172,7 +190,7 @@ class _Under(Enum):
 _PARTS: Final = frozenset({"default", "imageName", "name", "newName", "repo", "repository", "value"})
 
 
-def _in_nodes(source: SourceFile, documents: Sequence[Node]) -> Iterator[_Candidate]:
+def _in_nodes(source: SourceFile, documents: Sequence[Node]) -> Iterator[Candidate]:
     """Yield the values in parsed documents. Every node is visited once."""
     waiting = [(document, _Under.NOTHING) for document in documents]
     seen: set[int] = set()
@@ -185,13 +203,39 @@ def _in_nodes(source: SourceFile, documents: Sequence[Node]) -> Iterator[_Candid
             waiting.extend(_below(node, under))
         elif isinstance(node, SequenceNode):
             waiting.extend((each, under) for each in items(node))
+        elif isinstance(node, ScalarNode) and "\n" in node.value.strip():
+            yield from _in_text(source, node)
         elif isinstance(node, ScalarNode) and not is_null(node):
             text = node.value.strip()
             argument = IMAGE_ARGUMENT.fullmatch(text) if under is _Under.NOTHING and "=" in text else None
             value = text if argument is None else argument["value"].strip("\"'")
             asked = under is not _Under.NOTHING or argument is not None
             if asked and (looks_like_image(value) or (under is _Under.WORD and is_word(value))):
-                yield _Candidate(value, span_of(source, node))
+                yield Candidate(value, span_of(source, node))
+
+
+def _in_text(source: SourceFile, node: ScalarNode) -> Iterator[Candidate]:
+    """Yield the values in the lines of a text, such as a manifest inside a ConfigMap."""
+    if _MAY_NAME.search(node.value) is None:
+        return
+    offsets = literal_offsets(source, node)
+    at = int(node.start_mark.index)
+    for match in _LINE.finditer(node.value):
+        if names_image(match["key"]) and looks_like_image(match["value"]):
+            text = match["value"]
+            found = source.text.find(text, at) if offsets is None else offsets[match.start("value")]
+            yield Candidate(text, Span(max(found, at), max(found, at) + len(text)))
+            at = max(found, at) + 1
+
+
+def _in_tokens(source: SourceFile) -> Iterator[Candidate]:
+    for each in read_hcl(source):
+        if names_image(each.key) and not each.bare and looks_like_image(each.value):
+            yield Candidate(each.value, each.span)
+        for match in _LINE.finditer(each.value) if "\n" in each.value else ():
+            if names_image(match["key"]) and looks_like_image(match["value"]):
+                start = each.span.start + match.start("value")
+                yield Candidate(match["value"], Span(start, start + len(match["value"])))
 
 
 def _below(node: MappingNode, under: _Under) -> Iterator[tuple[Node, _Under]]:
@@ -211,7 +255,11 @@ def _below(node: MappingNode, under: _Under) -> Iterator[tuple[Node, _Under]]:
             yield value, _Under.NOTHING
         elif name == "repository" and tagged:
             yield value, _Under.WORD
-        elif under is _Under.IMAGES or (under is _Under.IMAGE and name in _PARTS) or (named and name == "value"):
+        elif (
+            under is _Under.IMAGES
+            or (under is _Under.IMAGE and name in _PARTS)
+            or (named and name in ("default", "value"))
+        ):
             yield value, _Under.IMAGE
         else:
             yield value, _Under.NOTHING

@@ -17,7 +17,7 @@ from typing import Final
 from yaml.nodes import Node
 
 from boltseal.errors import quote
-from boltseal.project.account import unknown_values
+from boltseal.project.account import Candidate, candidates, unknown_values
 from boltseal.project.image_references import Accounted, Format, ImageReference, ScanProblem, ScanResult
 from boltseal.project.references.formats import BY_NAME, READERS
 from boltseal.project.references.gitlab import include_matcher
@@ -33,7 +33,7 @@ MAX_PATTERN: Final = 255
 _NOT_ENTERED: Final = frozenset({".git", ".hg", ".svn", ".tox", ".venv", "__pycache__", "node_modules", "venv"})
 _ANY_NAME: Final = re.IGNORECASE | re.DOTALL  # a line break in a file name must not hide the file
 _STRUCTURED: Final = re.compile(r".+\.(?:ya?ml|jsonc?)|\.devcontainer\.json", _ANY_NAME)
-_ACCOUNTED: Final = re.compile(r".+\.(?:ya?ml|jsonc?|toml)", _ANY_NAME)
+_ACCOUNTED: Final = re.compile(r".+\.(?:ya?ml|jsonc?|toml|hcl|nomad)", _ANY_NAME)
 _IN_CHART: Final = re.compile(r".+\.(?:ya?ml|tpl)", _ANY_NAME)
 _HINT: Final = re.compile(rb"image|apiVersion|services|container|docker", re.IGNORECASE)
 
@@ -67,6 +67,7 @@ class _Scan:
         self.problems: list[ScanProblem] = []
         self.notes: list[ScanProblem] = []
         self.accounted: list[Accounted] = []
+        self.candidates: dict[str, tuple[Candidate, ...]] = {}
 
     def run(self, paths: Sequence[Path]) -> ScanResult:
         for path in paths:
@@ -100,7 +101,7 @@ class _Scan:
             (),
             tuple(self.accounted),
         )
-        return unknown_values(self.project, self.seen, found)
+        return unknown_values(self.project, self.seen, found, self.candidates)
 
     def add(self, found: ScanResult) -> None:
         self.image_refs.extend(found.image_refs)
@@ -172,7 +173,10 @@ class _Scan:
         file = ProjectFile(source, self.project, documents, self.crds)
         for each in reader.follows(file):
             self.follow(source, each)
-        self.add(reader.read(file))
+        found = reader.read(file)
+        self.add(found)
+        if documents and source.path not in self.candidates:  # now, because a large file is not kept parsed
+            self.candidates[source.path] = candidates(source, documents, found.accounted)
 
     def is_template(self, name: str) -> bool:
         """Return whether a file is a template by its folder or name, after reading it as one."""
@@ -238,16 +242,19 @@ class _Scan:
                 return  # a template without images
             raise
         reader = next((reader for reader in READERS if reader.by_content(documents)), None)
+        named_helm = by_path and any({"repository", "image"} & pairs(document).keys() for document in documents)
         if reader is not None and reader.read_together is not None:
             self.together.setdefault(reader.name, []).append(
                 ProjectPath(source.path, source.path, by_content=not by_path)
             )
         elif reader is not None:
             self.read_documents(reader, source, documents)
-        elif by_path and any({"repository", "image"} & pairs(document).keys() for document in documents):
+        elif named_helm:
             self.read_documents(BY_NAME[Format.HELM], source, documents)
-        elif by_path:
-            raise Unreadable(source.path, 0, "is in none of the known formats")
+        else:
+            self.candidates[source.path] = candidates(source, documents, ())
+            if by_path:
+                raise Unreadable(source.path, 0, "is in none of the known formats")
 
 
 def reader_by_name(path: str) -> FormatReader | None:

@@ -17,13 +17,14 @@ from boltseal.host.scrub.scrub import ScrubRequest
 from boltseal.host.scrub.trust import Level
 from boltseal.ledger.note import SigningKey
 from tests.attacks.scrub.file_manipulations import OF_FILES, Manipulation, two_files_made_one
-from tests.attacks.scrub.more_manipulations import OF_EVERYTHING_ELSE
+from tests.attacks.scrub.more_manipulations import MORE_OF_FILES
 from tests.attacks.scrub.stores import Store
+from tests.attacks.scrub.structure_manipulations import OF_STRUCTURE
 from tests.cli import program
 
 pytestmark = pytest.mark.real
 
-FOUND: Final[dict[Manipulation, tuple[DifferenceKind, str]]] = {**OF_FILES, **OF_EVERYTHING_ELSE}
+FOUND: Final[dict[Manipulation, tuple[DifferenceKind, str]]] = {**OF_FILES, **MORE_OF_FILES, **OF_STRUCTURE}
 
 
 @pytest.fixture(scope="module")

@@ -28,7 +28,8 @@ NAME: Final = "podman"
 BASE: Final = b"overlay"
 MAX_DAMAGED: Final = 100
 ELSEWHERE: Final = "it is in another store (imagestore, additionalimagestores in storage.conf) or was removed"
-_ROOT_MODES: Final = frozenset({0o555, 0o755})  # 0755 before 2021
+_IMPLIED: Final = ImpliedFolders(by_umask=True, root_modes=frozenset({0o555, 0o755}))  # 0755 before 2021
+_IMPLIED_BY_VFS: Final = ImpliedFolders(by_umask=True, keeps_group=True)
 FORCE_MASK: Final = "user.containers.override_stat"
 
 
@@ -235,9 +236,6 @@ def _layers(
             if store.driver == VFS
             else None
         )
-        implied = ImpliedFolders(by_umask=True, root_modes=_ROOT_MODES)
-        if vfs is not None:
-            implied = ImpliedFolders(by_umask=True, keeps_group=True)
         files.append(
             allowance.once(LayerFiles(
                 store.root,
@@ -246,7 +244,7 @@ def _layers(
                 store.split_at(layer.id),
                 ownership=owners,
                 hint=hint,
-                implied=implied,
+                implied=_IMPLIED if vfs is None else _IMPLIED_BY_VFS,
                 rules=PODMAN,
                 vfs=vfs,
             ))

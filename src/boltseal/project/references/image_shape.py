@@ -19,6 +19,7 @@ IMAGE_KEY: Final = re.compile(
     r"|(?:.*[a-z0-9]I|i)mage(?:Name|Ref|Reference|Uri|URI|Repo|Repository)"  # imageName
     r"|Image(?:Uri|URI|Name)?"
     r"|(?:.*[^A-Z])?IMAGES?(?:_(?:NAME|REF|URI|REPO|REPOSITORY|\d+))?|(?:.*_)?IMG"  # RUNNER_IMAGE
+    r"|(?:[A-Z0-9_]*_)?IMAGE_[A-Z0-9_]+"  # RELATED_IMAGE_PROXY
     r"|image\d+",
 )
 """Keys whose values are images: whole key names."""
@@ -47,12 +48,13 @@ _EXPRESSION: Final = re.compile(
 _NO_IMAGE: Final = re.compile(
     r"(?:.*/)?(?:images?/family|global/images?|gallery|galleries|Microsoft\.Compute)/.*", re.IGNORECASE
 )
+_ID: Final = re.compile(r"sha(?:256|384|512):[a-f0-9]{7,}")
 _MAX: Final = 500
 
 
 def names_image(key: str) -> bool:
     """Return whether a key has an image as its value."""
-    return IMAGE_KEY.fullmatch(key) is not None
+    return ("mage" in key or "MAGE" in key or "IMG" in key) and IMAGE_KEY.fullmatch(key) is not None
 
 
 def is_reference_text(text: str) -> bool:
@@ -60,7 +62,7 @@ def is_reference_text(text: str) -> bool:
 
     It has a tag, a digest or a path, and no file extension.
     """
-    if not text or len(text) > _MAX or _NO_IMAGE.fullmatch(text):
+    if not text or len(text) > _MAX or _NO_IMAGE.fullmatch(text) or is_image_id(text):
         return False
     try:
         reference = Reference.parse(text)
@@ -72,6 +74,11 @@ def is_reference_text(text: str) -> bool:
         return re.search("[a-z]", text.rpartition(":")[0]) is not None  # `1280:720` is a size
     _, dot, extension = text.rpartition("/")[2].rpartition(".")
     return "/" in text and not (dot and extension in FILE_EXTENSIONS)
+
+
+def is_image_id(text: str) -> bool:
+    """Return whether a text is the ID of a local image (`sha256:...`), which no registry resolves."""
+    return _ID.fullmatch(text) is not None
 
 
 def looks_like_image(text: str) -> bool:

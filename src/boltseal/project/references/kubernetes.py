@@ -13,6 +13,7 @@ Texts inside a ConfigMap are not parsed.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Final
@@ -23,7 +24,7 @@ from boltseal.project.image_references import Accounted, Format, ImageReference,
 from boltseal.project.references.helm import read_values
 from boltseal.project.references.image_shape import is_reference_text
 from boltseal.project.references.reader import FormatReader
-from boltseal.project.references.scalars import scalar_reference
+from boltseal.project.references.scalars import template_reference
 from boltseal.project.references.yaml_nodes import (
     KeyPath,
     Pairs,
@@ -45,6 +46,8 @@ PATHS: Final[Mapping[str, Sequence[str]]] = {
 """Paths to images under other keys, by kind, for well-known operators."""
 
 INLINE_VALUES: Final = "it is in values that are a text of this file, which is not edited"
+PARAMETER: Final = "a parameter or template is filled in only when the resource is used"
+_PARAMETER: Final = re.compile(r"\$\(|\$\{|\{\{")
 _CONTAINERS: Final = ("initContainers", "containers", "ephemeralContainers", "steps", "sidecars")
 _SINGLE: Final = frozenset({".container", ".script", ".stepTemplate"})
 _VALUES: Final = frozenset({".values", ".valuesObject", ".valuesInline"})
@@ -201,7 +204,14 @@ class _Reader:
             self.problems.append(ScanProblem(self.source.path, line_of(node), "is a template: not evaluated"))
         elif isinstance(node, ScalarNode) and text_of(node):
             self.image_refs.append(
-                scalar_reference(self.source, node, Format.KUBERNETES, f"{begin} {str(at).removeprefix('.')}".strip())
+                template_reference(
+                    self.source,
+                    node,
+                    Format.KUBERNETES,
+                    f"{begin} {str(at).removeprefix('.')}".strip(),
+                    _PARAMETER,
+                    PARAMETER,
+                )
             )
 
 

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import re
 from dataclasses import replace
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from yaml.nodes import ScalarNode
 
 from boltseal.errors import Invalid
 from boltseal.oci.reference import Reference
 from boltseal.project.image_references import EditRange, ImageReference, Span
+from boltseal.project.references.image_shape import is_image_id
 from boltseal.project.references.yaml_nodes import content_end, span_of
 from boltseal.project.source_files import SourceFile
+
+LOCAL_ID: Final = "it is the ID of a local image, which no registry resolves"
 
 
 class ParsedReference(NamedTuple):
@@ -23,7 +26,9 @@ class ParsedReference(NamedTuple):
 
 
 def parse_reference(text: str) -> ParsedReference:
-    """Parse a reference as far as it is valid."""
+    """Parse a reference as far as it is valid. The ID of a local image is none."""
+    if is_image_id(text):
+        return ParsedReference(None, LOCAL_ID)
     try:
         return ParsedReference(Reference.parse(text), None)
     except Invalid as error:

@@ -32,15 +32,16 @@ _MATRIX_VARIABLE: Final = re.compile(r"\$\{?([A-Za-z_][A-Za-z0-9_]*)\}?")
 
 def read_woodpecker(file: ProjectFile) -> ScanResult:
     """Return the image references of a pipeline."""
-    found: dict[tuple[str, object], ImageReference] = {}
-    for document in file.documents:
+    found: dict[tuple[int, object], ImageReference] = {}
+    for number, document in enumerate(file.documents):
+        begin = f"[{number}]." if len(file.documents) > 1 else ""
         values = list(_combinations(pairs(document).get("matrix")))
         for name in _LISTS:
             for key, step in _entries(pairs(document).get(name)):
                 image = pairs(step).get("image")
                 if isinstance(image, ScalarNode) and text_of(image):
-                    for image_ref in _references(file.source, image, f"{name}{key}.image", values):
-                        found.setdefault((image_ref.where, image_ref.resolved), image_ref)
+                    for image_ref in _references(file.source, image, f"{begin}{name}{key}.image", values):
+                        found.setdefault((id(image), image_ref.resolved), image_ref)
     return ScanResult(tuple(found.values()))
 
 

@@ -1,0 +1,5 @@
+target "a" {
+  dockerfile-inline = <<EOT
+FROM img.example/inline:1
+EOT
+}

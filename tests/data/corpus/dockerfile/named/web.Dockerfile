@@ -1,0 +1,1 @@
+FROM img.example/web:1

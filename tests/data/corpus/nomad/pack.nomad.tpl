@@ -1,0 +1,3 @@
+job [[ var "n" . ]] {
+  group "g" { task "t" { config { image = "img.example/pack:1" } } }
+}

@@ -1,0 +1,5 @@
+variable "task" {
+  default = {
+    image = "report.example/pack:1"
+  }
+}
