@@ -459,6 +459,24 @@ async def test_a_file_for_another_tool_holds_the_locked_digests(server: Server, 
     assert contents(project) == before
 
 
+async def test_a_file_that_would_pin_nothing_is_not_printed(server: Server, project: Path) -> None:
+    """`--emit kustomize` of a Compose project prints no empty list: it says what pins these references, with exit code 3."""
+    await publish(server, "1.4.2", image("app"))
+    compose(project, web=f"{server.address}/{SHOP}:1.4.2")
+    lock(project)
+    result, allowed = lock(project, "--emit", "kustomize"), lock(project, "--emit", "kustomize", "--allow-empty")
+    (project / "Dockerfile").write_text(f"FROM {server.address}/{SHOP}:1.4.2\n")
+    lock(project)
+    both = lock(project, "--emit", "compose-override")
+
+    assert (result.code, result.out) == (3, "")
+    assert "--emit kustomize pins none of the project's locked references" in result.err
+    assert "use --emit compose-override" in result.err
+    assert (allowed.code, allowed.out.splitlines()[-1]) == (0, "images: []")
+    assert both.code == 0
+    assert "1 reference of other files not in it: --emit buildkit-source-policy pins them" in both.err
+
+
 async def test_a_file_for_another_tool_is_whole_or_not_there(server: Server, project: Path) -> None:
     """If an image is not locked, no override file is written, because it would be deployed by its tag."""
     await publish(server, "1.4.2", image("app"))
