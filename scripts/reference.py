@@ -30,6 +30,7 @@ from boltseal.policy.rebuild_actions import KEYS as ON_OUTDATED_KEYS
 from boltseal.policy.refusals import DETAIL_KEYS, MEANINGS, RefusalReason
 from boltseal.policy.rules import RULE_KEYS
 from boltseal.policy.setting_keys import SettingKey
+from boltseal.policy.tag_expectations import TAGS_KEYS
 from boltseal.policy.upstreams import UPSTREAM_KEYS, UPSTREAM_RULE_KEYS
 from boltseal.server.api.errors import status_of
 from boltseal.server.api.refusal_reasons import REASONS
@@ -57,6 +58,7 @@ _KEY_TABLES: Final[Sequence[tuple[str, Mapping[str, SettingKey]]]] = (
     ("[[rule]]", RULE_KEYS),
     ("[[upstream]]", UPSTREAM_KEYS),
     ("[[upstream.rule]]", UPSTREAM_RULE_KEYS),
+    ("[[tags]]", TAGS_KEYS),
     ("[[notify]]", NOTIFY_KEYS),
     ("[[on_outdated]]", ON_OUTDATED_KEYS),
 )

@@ -6,7 +6,18 @@ import pytest
 
 from boltseal.config import BUILD_NUMBERS, ConfigInvalid, build_environment
 
-NAMES = ("GITHUB_RUN_NUMBER", "GITHUB_RUN_ATTEMPT", "SOURCE_DATE_EPOCH", *BUILD_NUMBERS)
+WORKFLOWS = (
+    ("GITHUB_RUN_NUMBER", "GITHUB_WORKFLOW_REF", "shop/app/.github/workflows/ci.yml@refs/heads/main", "ci"),
+    ("GITHUB_RUN_NUMBER", "GITHUB_WORKFLOW_REF", "shop/app/.github/workflows/ci.yaml@refs/tags/v1", "ci.yaml"),
+    ("GITHUB_RUN_NUMBER", "GITHUB_WORKFLOW", "Build and test", "Build and test"),
+    ("BUILDKITE_BUILD_NUMBER", "BUILDKITE_PIPELINE_SLUG", "app-release", "app-release"),
+    ("BUILD_NUMBER", "JOB_NAME", "shop/app", "shop/app"),
+    ("BUILD_NUMBER", "TEAMCITY_BUILDCONF_NAME", "Nightly", "Nightly"),
+)
+NAMES = (
+    *("GITHUB_RUN_NUMBER", "GITHUB_RUN_ATTEMPT", "SOURCE_DATE_EPOCH", *BUILD_NUMBERS),
+    *(variable for _, variable, _, _ in WORKFLOWS),
+)
 
 
 @pytest.fixture(autouse=True)
@@ -26,6 +37,17 @@ def test_each_pipeline_has_a_number(monkeypatch: pytest.MonkeyPatch, name: str) 
     monkeypatch.setenv(name, "123")
 
     assert build_environment().number == "123"
+
+
+@pytest.mark.parametrize(("counter", "variable", "value", "name"), WORKFLOWS)
+def test_the_numbers_of_two_workflows_never_collide(
+    monkeypatch: pytest.MonkeyPatch, counter: str, variable: str, value: str, name: str
+) -> None:
+    """Where each workflow of a repository is counted by itself, the number has the workflow's name."""
+    monkeypatch.setenv(counter, "7")
+    monkeypatch.setenv(variable, value)
+
+    assert build_environment().number == f"{name}-7"
 
 
 def test_a_repeated_run_on_github_has_another_number(monkeypatch: pytest.MonkeyPatch) -> None:

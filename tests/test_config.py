@@ -12,6 +12,7 @@ from pydantic import ValidationError
 
 from boltseal.config import ConfigInvalid
 from boltseal.errors import ExitCode, exit_code
+from boltseal.oci.reference import Repository, Tag
 from boltseal.policy.rules import Mode
 from boltseal.server import configuration
 from boltseal.server.settings import ListenAddress, ServerSettings, Settings, exposure_refusal
@@ -121,6 +122,16 @@ def test_rules_come_from_the_file(tmp_path: Path) -> None:
     settings = load(written(tmp_path, '[[rule]]\nrepository = "ci/**"\nmode = "floating"\n'))
 
     assert [(str(rule.repository), rule.mode) for rule in settings.rules.user] == [("ci/**", Mode.FLOATING)]
+
+
+def test_tables_of_tags_apply_to_every_upstream(tmp_path: Path) -> None:
+    """The [[tags]] tables say how upstream tags move; an invalid one names its number."""
+    table = '[[tags]]\nrepository = "docker.io/library/**"\nexpect = "{}"\n[[upstream]]\nname = "docker.io"\n'
+    (terms,) = load(written(tmp_path, table.format("rebuilt"))).upstreams
+
+    assert not terms.alarm(Repository("library/node"), Tag("16.13.0"), gone=False)
+    assert terms.alarm(Repository("library/node"), Tag("16.13.0"), gone=True)
+    assert refusal(tmp_path, table.format("never")).startswith('[[tags]] 1: expect is "never"; expected one of')
 
 
 def test_rules_may_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:

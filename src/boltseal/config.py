@@ -9,6 +9,7 @@ import os
 import pwd
 import re
 import socket
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from pwd import getpwall
 from typing import Final, NamedTuple
@@ -151,13 +152,15 @@ def operator() -> str:
 
 
 class BuildEnvironment(NamedTuple):
-    """Build data from CI variables. `number`: "" outside of CI; `epoch_s`: SOURCE_DATE_EPOCH."""
+    """Build data from CI variables. `number`: "" outside of CI, and with the workflow's name where the CI system counts each
+    workflow of a repository by itself; `epoch_s`: SOURCE_DATE_EPOCH.
+    """
 
     number: str
     epoch_s: int | None
 
 
-# Names as documented by each CI system. GitHub's number counts one workflow, and a re-run repeats it.
+# Names as documented by each CI system. A re-run on GitHub repeats the number.
 BUILD_NUMBERS: Final = (
     "CI_PIPELINE_IID",  # GitLab
     "BUILDKITE_BUILD_NUMBER",
@@ -171,19 +174,35 @@ BUILD_NUMBERS: Final = (
     "BUILD_BUILDID",  # Azure Pipelines
     "BUILD_NUMBER",  # Jenkins, TeamCity
 )
+_WORKFLOW_OF: Final[Mapping[str, tuple[str, ...]]] = {
+    "GITHUB_RUN_NUMBER": ("GITHUB_WORKFLOW_REF", "GITHUB_WORKFLOW"),
+    "BUILDKITE_BUILD_NUMBER": ("BUILDKITE_PIPELINE_SLUG",),
+    "BUILD_NUMBER": ("JOB_NAME", "TEAMCITY_BUILDCONF_NAME"),
+}
+"""For a number that counts one workflow: the variables with the workflow's name. Two workflows have the same numbers."""
 
 
 def build_environment() -> BuildEnvironment:
     """Return the CI build number and SOURCE_DATE_EPOCH. Raises: ConfigInvalid: SOURCE_DATE_EPOCH is malformed."""
-    number = os.environ.get("GITHUB_RUN_NUMBER", "")
+    variable = next((name for name in ("GITHUB_RUN_NUMBER", *BUILD_NUMBERS) if os.environ.get(name)), "")
+    number = os.environ.get(variable, "")
     attempt = os.environ.get("GITHUB_RUN_ATTEMPT", "1")
-    if number and attempt != "1":
+    if variable == "GITHUB_RUN_NUMBER" and attempt != "1":
         number = f"{number}-{attempt}"
-    number = number or next((found for name in BUILD_NUMBERS if (found := os.environ.get(name))), "")
+    workflow = _workflow(_WORKFLOW_OF.get(variable, ()))
+    number = f"{workflow}-{number}" if workflow else number
     epoch = os.environ.get("SOURCE_DATE_EPOCH", "")
     if epoch and not re.fullmatch(r"[0-9]{1,11}", epoch):
         raise ConfigInvalid(f"environment: SOURCE_DATE_EPOCH is {quote(epoch)}; expected seconds since 1970")
     return BuildEnvironment(number, int(epoch) if epoch else None)
+
+
+def _workflow(variables: Sequence[str]) -> str:
+    """Return the name of the workflow that runs: of GitHub's its file (`ci` of `.github/workflows/ci.yml`), which is unique."""
+    name = next((found for variable in variables if (found := os.environ.get(variable))), "")
+    if variables and variables[0] == "GITHUB_WORKFLOW_REF" and os.environ.get(variables[0]):
+        name = name.partition("@")[0].rpartition("/")[2].removesuffix(".yml")
+    return name
 
 
 def secret_variable(variable: str) -> str:

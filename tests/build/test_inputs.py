@@ -36,10 +36,12 @@ def hashed(context: Path, inputs: Inputs = INPUTS, ignore: str = "") -> str:
 
 
 def test_the_same_files_elsewhere_have_the_same_hash(context: Path, tmp_path: Path) -> None:
-    """Equal files have one hash, whatever their folder, time, other permission bits, and order of arguments and bases."""
+    """Equal files have one hash, whatever their folder, time, group's write bit, and order of arguments and bases."""
     other = fill(tmp_path / "other")
     os.utime(other / "src/app.py", (1, 1))
-    (other / "src/app.py").chmod(0o600)
+    (other / "src/app.py").chmod(0o664)
+    (other / "run.sh").chmod(0o775)
+    (other / "src").chmod(0o775)
     more = replace(INPUTS, build_args={"A": "1", "B": "2"}, bases=[("a", digest(1)), ("b", digest(2))])
     turned = replace(
         more, build_args={"B": "2", "A": "1"}, bases=[("b", digest(2)), ("a", digest(1)), ("a", digest(1))]
@@ -81,6 +83,22 @@ def _run(context: Path) -> None:
     (context / "src/app.py").chmod(0o755)
 
 
+def _hide(context: Path) -> None:
+    (context / "src/app.py").chmod(0o600)
+
+
+def _set_user(context: Path) -> None:
+    (context / "run.sh").chmod(0o4755)
+
+
+def _open(context: Path) -> None:
+    (context / "run.sh").chmod(0o757)
+
+
+def _close_folder(context: Path) -> None:
+    (context / "src").chmod(0o700)
+
+
 def _link(context: Path) -> None:
     (context / "link").unlink()
     (context / "link").symlink_to("run.sh")
@@ -94,9 +112,11 @@ def _pipe(context: Path) -> None:
     os.mkfifo(context / "pipe")
 
 
-@pytest.mark.parametrize("change", [_write, _add, _rename, _run, _link, _folder, _pipe])
+@pytest.mark.parametrize(
+    "change", [_write, _add, _rename, _run, _hide, _set_user, _open, _close_folder, _link, _folder, _pipe]
+)
 def test_another_context_gives_another_hash(context: Path, change: Callable[[Path], None]) -> None:
-    """Content, name, execute bit, link target and an empty folder count; a pipe is not read."""
+    """Content, name, permission bits, link target and an empty folder count; a pipe is not read."""
     before = hashed(context)
     change(context)
 

@@ -11,6 +11,7 @@ import pytest
 from boltseal.lockfile.parse import parse_lock
 from tests.cli import program
 from tests.cli.program import Run
+from tests.fakes.upstream import FakeUpstream
 from tests.images import Document, image, index, push
 from tests.ports import free_port
 from tests.project.projects import written
@@ -126,6 +127,43 @@ async def test_a_pinned_file_is_up_to_date_though_its_floating_tag_moved(server:
     assert "the pin is still valid" in noted.out
     assert verify(project, "--strict").code == 1
     assert verify(project, "--offline", "--strict").code == 0
+
+
+def test_project_and_user_say_which_tags_are_rebuilt(project: Path) -> None:
+    """`[[verify.tags]]` of the project and `[[tags]]` of the user say which releases are rebuilt; the user's come first."""
+    older, newer = image("older"), image("newer")
+    settings = project.parent / "empty-home/boltseal/boltseal.toml"
+    settings.parent.mkdir(parents=True)
+    with FakeUpstream().listening_in_thread() as upstream:
+        upstream.publish("team/app", "1.4.2", older)
+        compose(project, web=f"{upstream.authority}/team/app:1.4.2@{older.digest}")
+        codes = [lock(project).code]
+        upstream.publish("team/app", "1.4.2", newer)
+        codes.append(verify(project).code)
+        (project / ".boltseal.toml").write_text(
+            f"[[verify.tags]]\nrepository = '{upstream.authority}/**'\nexpect = 'rebuilt'"
+        )
+        noted = verify(project)
+        settings.write_text(f"[[tags]]\nrepository = '{upstream.authority}/team/*'\nexpect = 'immutable'\n")
+        codes += [noted.code, verify(project).code]
+
+    assert codes == [0, 1, 0, 1]
+    assert "its tag, which is rebuilt by custom, moved from" in noted.out
+
+
+@pytest.mark.parametrize("text", ["[verify]\ntags = 3", "[[verify.tags]]\nrepository = 'app'\nexpect = 'moving'"])
+def test_an_invalid_table_of_tags_is_refused(project: Path, text: str) -> None:
+    """An invalid `[[verify.tags]]`, or `[[tags]]` of the user, is exit code 2 with what is expected."""
+    (project / ".boltseal.toml").write_text(text)
+    settings = project.parent / "empty-home/boltseal/boltseal.toml"
+    refused = verify(project)
+    (project / ".boltseal.toml").unlink()
+    settings.parent.mkdir(parents=True)
+    settings.write_text("[[tags]]\nrepository = 'a/b'\nexpect = 'never'\n")
+    compose(project, web="nginx")
+
+    assert (refused.code, ".boltseal.toml: " in refused.err) == (2, True)
+    assert "[[tags]] 1: expect is" in verify(project).err
 
 
 async def test_a_deleted_tag_is_reported_with_the_user_who_deleted_it(server: Server, project: Path) -> None:
@@ -419,6 +457,24 @@ async def test_a_file_for_another_tool_holds_the_locked_digests(server: Server, 
     assert f'image: "{name}:1.4.2@{app.digest}"' in texts["compose-override"].out
     assert json.loads(texts["buildkit-source-policy"].out)["rules"][0]["action"] == "CONVERT"
     assert contents(project) == before
+
+
+async def test_a_file_that_would_pin_nothing_is_not_printed(server: Server, project: Path) -> None:
+    """`--emit kustomize` of a Compose project prints no empty list: it says what pins these references, with exit code 3."""
+    await publish(server, "1.4.2", image("app"))
+    compose(project, web=f"{server.address}/{SHOP}:1.4.2")
+    lock(project)
+    result, allowed = lock(project, "--emit", "kustomize"), lock(project, "--emit", "kustomize", "--allow-empty")
+    (project / "Dockerfile").write_text(f"FROM {server.address}/{SHOP}:1.4.2\n")
+    lock(project)
+    both = lock(project, "--emit", "compose-override")
+
+    assert (result.code, result.out) == (3, "")
+    assert "--emit kustomize pins none of the project's locked references" in result.err
+    assert "use --emit compose-override" in result.err
+    assert (allowed.code, allowed.out.splitlines()[-1]) == (0, "images: []")
+    assert both.code == 0
+    assert "1 reference of other files not in it: --emit buildkit-source-policy pins them" in both.err
 
 
 async def test_a_file_for_another_tool_is_whole_or_not_there(server: Server, project: Path) -> None:

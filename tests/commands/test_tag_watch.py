@@ -22,6 +22,7 @@ from boltseal.events import Event, QuotaLow, TagMoved, UpstreamDown
 from boltseal.notify.dispatch import OutgoingEvent
 from boltseal.oci.mediatype import OCI_MANIFEST
 from boltseal.oci.reference import Reference
+from boltseal.policy.tag_expectations import TagExpectations, parse_tags
 from tests.fakes.hub import FakeHub
 
 pytestmark = pytest.mark.usefixtures("two_attempts")
@@ -55,6 +56,7 @@ async def look(
     *references: Reference,
     now_us: int = HOUR_US,
     notified: list[Event] | None = None,
+    expectations: TagExpectations = TagExpectations(),  # noqa: B008 - it has no state
 ) -> dict[Reference, TagLook]:
     """Return the findings of one round."""
 
@@ -65,7 +67,7 @@ async def look(
     hub.counted.clear()
     transport = Transport(CredentialStore([]), app=hub.transport())
     try:
-        async with aclosing(look_at(transport, watched, references, lambda: now_us, notify)) as looks:
+        async with aclosing(look_at(transport, watched, references, lambda: now_us, notify, expectations)) as looks:
             return {each.reference: each async for each in looks}
     finally:
         await transport.aclose()
@@ -91,6 +93,21 @@ async def test_a_release_that_moved_is_an_alarm_and_another_tag_a_line_of_histor
     assert isinstance(event, TagMoved)
     assert (event.reference, event.release, event.seen_by) == (NODE, True, "watch")
     assert [len(watched.past(each)) for each in (NODE, LATEST)] == [2, 2]
+
+
+async def test_a_tag_that_is_rebuilt_by_custom_moves_without_an_alarm(hub: FakeHub, watched: TagObservations) -> None:
+    """By `[[tags]]` a release may be rebuilt without an alarm; its deletion is still one."""
+    rules = TagExpectations(parse_tags([{"repository": "docker.io/library/**", "expect": "rebuilt"}]))
+    await look(hub, watched, NODE, expectations=rules)
+    publish(hub, NODE, content="two")
+    moved = (await look(hub, watched, NODE, expectations=rules))[NODE]
+    del hub.manifests[NODE.repository][str(NODE.tag)]
+    gone = (await look(hub, watched, NODE, expectations=rules))[NODE]
+
+    assert [(each.status, each.alarm) for each in (moved, gone)] == [
+        (WatchStatus.MOVED, False),
+        (WatchStatus.GONE, True),
+    ]
 
 
 async def test_only_heads_are_asked_one_for_each_tag(hub: FakeHub, watched: TagObservations) -> None:

@@ -38,6 +38,19 @@ def verdict_of(container: RunningImage, *images: LockedImage) -> RunningVerdict:
     return judge(container, LockedImages.of(lock_of(*(images or (LOCKED,)))))
 
 
+def test_a_container_of_a_pin_is_compared_with_the_entry_of_that_pin() -> None:
+    """If files pin one tag differently, each container is compared with the entry of its own pin, the others with the tag's."""
+    own = locked(f"{NAME}@{digest(2)}", 2)
+    pinned, tagged = (running(2, name=name) for name in (replace(NAME, digest=digest(2)), NAME))
+    by_digest = running(2, name=Reference.parse(f"localhost:5000/shop/app@{digest(2)}"))
+
+    assert verdict_of(pinned, LOCKED, own).locked == own
+    assert verdict_of(by_digest, LOCKED, own) == RunningVerdict(
+        ContainerStatus.HOLDS, Weight.HOLDS, f"it is what {own.reference.familiar()} is locked to", own
+    )
+    assert verdict_of(tagged, LOCKED, own).weight is Weight.DIFFERS
+
+
 @pytest.mark.parametrize("number", [1, 10, 110])
 def test_any_digest_of_the_locked_image_matches(number: int) -> None:
     """A container with any digest of the locked image matches, since each store and runtime reports another one."""

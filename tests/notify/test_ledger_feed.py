@@ -9,6 +9,8 @@ from boltseal.events import ReleaseDone, TagHeld, TagMoved
 from boltseal.ledger.entry import Entry, EntryKind
 from boltseal.oci.digest import Digest
 from boltseal.oci.reference import Reference
+from boltseal.policy.tag_expectations import TagExpectations, parse_tags
+from boltseal.policy.upstreams import UpstreamTerms
 from boltseal.server.notifications.ledger_feed import event_of, event_of_observation
 
 HERE = "registry.example.com"
@@ -108,4 +110,16 @@ NODE = Reference.parse("docker.io/library/node:1.4.2")
 )
 def test_an_observation_of_a_move_is_an_event(ledger_entry: Entry, event: TagMoved | TagHeld | None) -> None:
     """An upstream tag's observed move becomes an event with the upstream's own name."""
-    assert event_of_observation(ledger_entry) == event
+    assert event_of_observation(ledger_entry, {}) == event
+
+
+@pytest.mark.parametrize(("digest", "alarm"), [(str(NEW), False), ("", True)])
+def test_a_table_of_tags_decides_about_the_alarm(digest: str, alarm: bool) -> None:
+    """An upstream tag that is rebuilt by custom, by `[[tags]]`, moves without an alarm; its deletion is one."""
+    rules = parse_tags([{"repository": "registry-1.docker.io/library/*", "expect": "rebuilt"}])
+    terms = UpstreamTerms(name="docker.io", authority="registry-1.docker.io", tags=TagExpectations(rules))
+    seen = observation(EntryKind.OBSERVED, "moved" if digest else "gone", digest=digest, was=str(OLD))
+    event = event_of_observation(seen, {"docker.io": terms})
+
+    assert isinstance(event, TagMoved)
+    assert event.release == alarm

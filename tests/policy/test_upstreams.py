@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from boltseal.oci.reference import Repository, Tag
+from boltseal.policy.tag_expectations import TagExpectations, parse_tags
 from boltseal.policy.upstreams import (
     MAX_RULES,
     MAX_UPSTREAMS,
@@ -92,6 +94,16 @@ def test_a_release_tag_is_not_expected_to_move() -> None:
     """Without a rule, the move of a release tag is reported and other tags are followed."""
     assert terms().decide(NODE, Tag("16.13.0")) == MoveTerms(OnMove.ALERT)
     assert terms().decide(NODE, Tag("16.13")) == MoveTerms(OnMove.FOLLOW)
+
+
+def test_a_table_of_tags_decides_where_no_rule_does() -> None:
+    """A release that is rebuilt by custom, by `[[tags]]`, is followed without an alarm; a rule still decides first."""
+    rules = parse_tags([{"repository": "docker.io/library/**", "expect": "rebuilt"}])
+    found = replace(terms(), tags=TagExpectations(rules))
+    ruled = replace(found, rules=terms(rule=[{"on_move": "hold"}]).rules)
+
+    assert found.decide(NODE, Tag("16.13.0")) == MoveTerms(OnMove.FOLLOW)
+    assert ruled.decide(NODE, Tag("16.13.0")).on_move is OnMove.HOLD
 
 
 def test_the_first_rule_that_matches_decides() -> None:

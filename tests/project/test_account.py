@@ -98,7 +98,7 @@ def test_a_file_that_can_not_be_parsed_is_read_by_lines(tmp_path: Path) -> None:
 
 
 def test_the_lines_of_a_text_are_reported_one_by_one(tmp_path: Path) -> None:
-    """The same image twice in a manifest that is a text, and in a heredoc of HCL, is reported with each line."""
+    """An image that occurs twice in a manifest that is a text, and in a heredoc of HCL, is reported with each line."""
     text = "a:\n- image: a/b:1\nb:\n- image: a/b:1\n"
     files = {
         "a.yml": "x: |\n" + "".join(f"  {line}\n" for line in text.splitlines()),

@@ -5,13 +5,15 @@ from __future__ import annotations
 import errno
 import os
 import stat
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from boltseal.lockfile.document import LockInvalid
 from boltseal.lockfile.format import format_lock
-from boltseal.project.lock_file import LockNotWritten, read_lock, write_lock
+from boltseal.lockfile.parse import MAX_LOCK_BYTES
+from boltseal.project.lock_file import LockNotWritten, lock_edit, read_lock, write_lock
 from tests.fakes.disk import FailingDisk
 from tests.lockfile.locks import lock_of, locked
 
@@ -91,3 +93,28 @@ def test_a_disk_that_fails_leaves_one_lock_or_the_other(tmp_path: Path, call: st
     assert read_lock(tmp_path) in (LOCK, OTHER)
     assert [path.name for path in tmp_path.iterdir()] == ["boltseal.lock"]
     assert write_lock(tmp_path, OTHER) or read_lock(tmp_path) == OTHER
+
+
+def test_a_lock_that_no_command_would_read_is_not_written(tmp_path: Path) -> None:
+    """A lock over the size limit of its readers is refused before it is written, also as part of an edit."""
+    write_lock(tmp_path, LOCK)
+    big = lock_of(replace(locked("app:1", 1), written=("x" * (MAX_LOCK_BYTES + 1),)))
+
+    with pytest.raises(LockNotWritten, match=r"would have 335.* bytes, expected at most 33554432"):
+        write_lock(tmp_path, big)
+    with pytest.raises(LockNotWritten, match="skip files by"):
+        lock_edit(tmp_path, LOCK, big)
+    assert read_lock(tmp_path) == LOCK
+
+
+def test_an_edit_of_a_lock_that_changed_meanwhile_is_refused(tmp_path: Path) -> None:
+    """An edit is made only of the lock that was read; without a change there is none."""
+    write_lock(tmp_path, LOCK)
+    edit = lock_edit(tmp_path, LOCK, OTHER)
+
+    assert lock_edit(tmp_path, LOCK, LOCK) is None
+    assert edit is not None
+    assert edit.after.raw.decode() == format_lock(OTHER)
+    write_lock(tmp_path, OTHER)
+    with pytest.raises(LockInvalid, match="changed while boltseal worked on it"):
+        lock_edit(tmp_path, LOCK, OTHER)

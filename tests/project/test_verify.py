@@ -15,7 +15,7 @@ from boltseal.project.lock import relock
 from boltseal.project.tag_moves import TagMove
 from boltseal.project.verify import VerifyResult, VerifyStatus, verify
 from tests.fakes.hub import FakeHub
-from tests.images import OCI_INDEX, Document
+from tests.images import OCI_INDEX, Document, image
 from tests.lockfile.locks import DAY_US, NOW_US
 from tests.project.image_ref_samples import REGISTRY, image_ref, publish, resolving, two_platforms
 
@@ -174,6 +174,21 @@ async def test_a_moved_release_differs_even_if_pinned(hub: FakeHub) -> None:
     assert found.reason.startswith("a tag that should never move moved from ")
 
 
+@pytest.mark.parametrize(("tag", "weight"), [("3.12.4-slim", Weight.NOTE), ("3.12-20240513", Weight.DIFFERS)])
+async def test_a_pinned_official_image_may_be_rebuilt(hub: FakeHub, tag: str, weight: Weight) -> None:
+    """A pinned release of Docker's official images is noted when it is rebuilt; a tag with a date should never move."""
+    older, newer = (image(words) for words in ("older", "newer"))
+    publish(hub, f"library/python:{tag}", older)
+    pinned = image_ref(f"python:{tag}@{older.digest}")
+    lock = await locked(hub, [pinned])
+    publish(hub, f"library/python:{tag}", newer)
+    found = await verdict(hub, pinned, lock)
+    unpinned = await verdict(hub, image_ref(f"python:{tag}"), lock)
+
+    assert (found.status, found.weight, unpinned.weight) == (VerifyStatus.MOVED, weight, Weight.DIFFERS)
+    assert ("its tag, which is rebuilt by custom, moved from" in found.reason) == (weight is Weight.NOTE)
+
+
 async def test_an_unpinned_moved_tag_differs(hub: FakeHub) -> None:
     """An unpinned reference differs if its tag moved, since a deployment would use another image."""
     put(hub, "older", FLOATING)
@@ -312,9 +327,9 @@ async def test_a_registry_that_does_not_answer_is_could_not_check(hub: FakeHub) 
     """If the registry does not answer, pinned and unpinned references could not be checked."""
     pinned = image_ref(f"{RELEASE}@{put(hub, 'app').digest}")
     lock = await locked(hub, [pinned])
-    for image in (pinned, image_ref(RELEASE)):
+    for each in (pinned, image_ref(RELEASE)):
         hub.failures = [Response(status_code=500)] * 9
-        found = await verdict(hub, image, lock)
+        found = await verdict(hub, each, lock)
 
         assert status_and_weight(found) == (VerifyStatus.UNKNOWN, Weight.UNKNOWN)
         assert "failed on" in found.reason

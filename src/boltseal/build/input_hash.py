@@ -8,9 +8,10 @@
     base <reference as written> <digest>   sorted; every image reference of the Dockerfile
     <kind> <path> <digest or link target>  sorted; every file of the context that the builder receives
 
-The hash covers a file's path, content, and executable bit. It does not cover time, owner and other mode bits, which depend on
-the checkout. A folder counts only if it is empty, by its path. The length precedes each text, so that different lists of
-inputs never give the same bytes.
+The hash covers a file's path, content, and mode, since a builder copies the mode into the image. A mode as git checks it out,
+0644 or 0755, is the kind `file` or `program`; any other mode is in the kind (`file-0600`). The hash does not cover time, owner
+and the group's right to write, which depend on the checkout. A folder counts if it is empty or has another mode than 0755. The
+length precedes each text, so that different lists of inputs never give the same bytes.
 """
 
 from __future__ import annotations
@@ -80,12 +81,14 @@ def _below(
     folder: Path, at: str, above: Sequence[bool], *, out: bool, ignore: Ignore
 ) -> Iterator[tuple[str, str, bytes]]:
     try:
+        mode = folder.stat(follow_symlinks=False).st_mode
         with os.scandir(folder) as found:
             entries = sorted(found, key=lambda entry: os.fsencode(entry.name))
     except OSError as error:
         raise ContextUnreadable(f"{folder} can't be read: {error.strerror}") from error
-    if not entries and at and not out:
-        yield "folder", at, b""
+    kind = _kind("folder", mode)
+    if at and not out and (not entries or kind != "folder"):
+        yield kind, at, b""
     for entry in entries:
         path = f"{at}/{entry.name}" if at else entry.name
         left_out, matched = ignore.leaves_out(path, above)
@@ -109,4 +112,11 @@ def _one(entry: os.DirEntry[str], path: str) -> tuple[str, str, bytes]:
                 hasher.update(piece)
     except OSError as error:
         raise ContextUnreadable(f"{path} can't be read: {error.strerror}") from error
-    return "program" if mode & stat.S_IXUSR else "file", path, hasher.hexdigest().encode()
+    kind = _kind("program" if mode & stat.S_IXUSR else "file", mode)
+    return kind, path, hasher.hexdigest().encode()
+
+
+def _kind(kind: str, mode: int) -> str:
+    """Return a kind with its mode, unless it is the one that git checks out. The group's right to write is ignored."""
+    bits = stat.S_IMODE(mode) & ~stat.S_IWGRP
+    return kind if bits == (0o644 if kind == "file" else 0o755) else f"{kind}-{bits:04o}"

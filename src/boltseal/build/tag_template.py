@@ -2,7 +2,7 @@
 
     describe   1.4.2-3-gab12cd34ef56 (git describe), with -dirty-<hash> if there are uncommitted changes
     date       20261124-180000, in UTC
-    build      build-123, from the number of the pipeline run
+    build      build-123, from the number of the pipeline run; build-ci-123 where each workflow is counted by itself
     content    id-<hash>, from the image's digest
     input      in-<hash>, from the hash of the build's inputs
 

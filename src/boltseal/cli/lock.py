@@ -147,9 +147,15 @@ def _print_emitted(output: CommandOutput, report: EmitReport, emit: Emit) -> Non
         report_unread(output, report.opened)
         if report.empty:
             report_empty(output, report.opened)
-        else:
+        elif report.rows or report.opened.problems:
             say("nothing is printed: these would be left as they are")
+        else:
+            remedy = f"use {' or '.join(f'--emit {name}' for name in report.others if name) or '`boltseal pin`'}"
+            output.nothing_to_check(f"--emit {emit} pins none of the project's locked references", remedy)
         return
+    for name, number in report.others.items():
+        by = f"--emit {name}" if name else "`boltseal pin`"
+        say(f"{counted(number, 'reference')} of other files not in it: {by} pins them")
     output.add(ref="", status=str(emit), reason="", text=report.text)
     output.print(report.text.removesuffix("\n"))
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 from typing import NamedTuple
@@ -12,7 +13,7 @@ from boltseal.commands.project_images import OpenedProject, open_project, paths_
 from boltseal.errors import Invalid
 from boltseal.lockfile.document import LOCK_NAME, key_in
 from boltseal.oci.digest import Digest
-from boltseal.project.generated_files import EMITTERS
+from boltseal.project.generated_files import EMITTERS, other_emitters
 from boltseal.project.image_references import ImageReference
 from boltseal.project.lock_file import read_lock
 
@@ -35,13 +36,18 @@ class EmitRow(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class EmitReport:
-    """The result of `lock --emit`. `text`: the generated file, None if it would leave a reference without its digest."""
+    """The result of `lock --emit`.
+
+    `text`: the generated file, None if it would leave a reference without its digest, or pin none at all. `others`: how many
+    locked references it does not concern, by the format of `--emit` that pins them; "" for none.
+    """
 
     outcome: Outcome
     opened: OpenedProject
     rows: tuple[EmitRow, ...] = ()
     text: str | None = None
     empty: bool = False
+    others: Mapping[str, int] = field(default_factory=dict)
 
 
 def emit_lock(project: Path, paths: tuple[str, ...], emit: Emit, *, allow_empty: bool = False) -> EmitReport:
@@ -66,6 +72,9 @@ def emit_lock(project: Path, paths: tuple[str, ...], emit: Emit, *, allow_empty:
             digests[image_ref] = image.digest
     if rows or opened.problems:
         return EmitReport(Outcome.DIFFERS if rows else Outcome.UNKNOWN, opened, tuple(rows))
+    others = other_emitters(emit, digests)
+    if sum(others.values()) == len(digests) and not allow_empty:  # an empty file would look as if it pinned the images
+        return EmitReport(Outcome.UNKNOWN, opened, others=others)
     emitted = EMITTERS[emit](digests)
     rows = [EmitRow("left-out", image_ref, reason) for image_ref, reason in emitted.left_out]
-    return EmitReport(Outcome.HOLDS, opened, tuple(rows), emitted.text)
+    return EmitReport(Outcome.HOLDS, opened, tuple(rows), emitted.text, others=others)

@@ -176,8 +176,6 @@ def _refused(opened: OpenedProject, pins: Sequence[Pin], *, complete: bool) -> s
     """Return why nothing may be written, or "". `complete`: every reference needs its digest."""
     if opened.problems:
         return "a file could not be read"
-    if any(each.status is PinStatus.UNKNOWN and each.image_ref.resolved is not None for each in pins):
-        return "a reference could not be resolved"
     if complete and any(each.status in WITHOUT_DIGEST for each in pins):
         return "a reference would be left without its digest"
     return ""

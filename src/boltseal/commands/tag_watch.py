@@ -33,7 +33,7 @@ from boltseal.events import Event, QuotaLow, TagMoved, UpstreamDown
 from boltseal.notify.dispatch import OutgoingEvent
 from boltseal.oci.digest import Digest
 from boltseal.oci.reference import HUB, Reference, Repository, Tag
-from boltseal.policy.release_tags import looks_like_release
+from boltseal.policy.tag_expectations import TagExpectations
 
 BATCH: Final = 500
 BATCH_S: Final = 2.0
@@ -102,9 +102,11 @@ async def look_at(
     references: Iterable[Reference],
     clock_us: Callable[[], int],
     on_alarms: AlarmHandler = lambda _: None,
+    expectations: TagExpectations = TagExpectations(),  # noqa: B008 - it has no state
 ) -> AsyncGenerator[TagLook]:
     """Look at each tag once, and yield the results as answers arrive. `on_alarms`: receives alarms before they are saved.
 
+    `expectations`: which tags move by custom, without an alarm.
     Raises: ObservationsCorrupt, StateUnusable, and what `on_alarms` raises.
     """
     wanted = list(dict.fromkeys(reference.by_tag for reference in references))
@@ -121,10 +123,10 @@ async def look_at(
             else:
                 alive.add(registry)
             if len(batch) >= BATCH or time.monotonic() - since_s >= BATCH_S:
-                for look in _remember(watched, batch, clock_us(), on_alarms):
+                for look in _remember(watched, batch, clock_us(), on_alarms, expectations):
                     yield look
                 batch, since_s = [], time.monotonic()
-    for look in _remember(watched, batch, clock_us(), on_alarms):
+    for look in _remember(watched, batch, clock_us(), on_alarms, expectations):
         yield look
     silent = [UpstreamDown(name, error.message) for name, error in down.items() if name not in alive]
     more = [*silent, *_low(transport.quotas)]
@@ -142,25 +144,31 @@ def _low(quotas: dict[str, PullLimit]) -> list[Event]:
     ]
 
 
-def _remember(watched: TagObservations, batch: list[_Answer], now_us: int, on_alarms: AlarmHandler) -> list[TagLook]:
+def _remember(
+    watched: TagObservations,
+    batch: list[_Answer],
+    now_us: int,
+    on_alarms: AlarmHandler,
+    expectations: TagExpectations,
+) -> list[TagLook]:
     """Save the observations of a batch, and return its results (steps 2 and 3)."""
     looks = [
-        TagLook(one.reference, WatchStatus.UNKNOWN, _release(one.reference), error=one.error)
+        TagLook(one.reference, WatchStatus.UNKNOWN, _release(one.reference, expectations), error=one.error)
         for one in batch
         if one.error is not None
     ]
     answered = [one for one in batch if one.error is None]
     never = [one for one in answered if one.digest is None and not watched.past(one.reference)]
-    looks += [TagLook(one.reference, WatchStatus.ABSENT, _release(one.reference)) for one in never]
+    looks += [TagLook(one.reference, WatchStatus.ABSENT, _release(one.reference, expectations)) for one in never]
     seen = [(one.reference, one.digest) for one in answered if one not in never]
 
     def put_alarms(saws: Sequence[Observation]) -> None:
-        alarms = [_alarm(look, now_us) for saw in saws if (look := _look_of(saw)).alarm]
+        alarms = [_alarm(look, now_us) for saw in saws if (look := _look_of(saw, expectations)).alarm]
         if alarms:
             on_alarms(alarms)
 
     if seen:
-        looks += [_look_of(saw) for saw in watched.record_all(seen, now_us, put_alarms)]
+        looks += [_look_of(saw, expectations) for saw in watched.record_all(seen, now_us, put_alarms)]
     return looks
 
 
@@ -172,7 +180,7 @@ def _alarm(look: TagLook, now_us: int) -> OutgoingEvent:
     return OutgoingEvent(sha256(named.encode()).hexdigest()[:32], now_us, event)
 
 
-def _look_of(saw: Observation) -> TagLook:
+def _look_of(saw: Observation, expectations: TagExpectations) -> TagLook:
     if saw.now.digest is None:
         status = WatchStatus.GONE
     elif saw.was is None:
@@ -181,11 +189,13 @@ def _look_of(saw: Observation) -> TagLook:
         status = WatchStatus.SAME
     else:
         status = WatchStatus.BACK if saw.last == saw.now.digest else WatchStatus.MOVED
-    return TagLook(saw.reference, status, _release(saw.reference), saw)
+    return TagLook(saw.reference, status, _release(saw.reference, expectations, gone=saw.now.digest is None), saw)
 
 
-def _release(reference: Reference) -> bool:
-    return reference.tag is not None and looks_like_release(reference.tag)
+def _release(reference: Reference, expectations: TagExpectations, *, gone: bool = False) -> bool:
+    """Return whether a tag should never move; one that is rebuilt by custom should at least not be gone."""
+    tag = reference.tag or Tag("latest")
+    return expectations.alarm(reference.registry, reference.repository, tag, gone=gone)
 
 
 async def _answers(

@@ -20,6 +20,7 @@ from boltseal.commands.project_images import (
 from boltseal.commands.registry_access import RegistryOptions, ask
 from boltseal.lockfile.compare import Weight
 from boltseal.lockfile.document import Lock
+from boltseal.policy.tag_expectations import OFFICIAL_IMAGES, TagExpectations
 from boltseal.project.lock_file import read_lock
 from boltseal.project.platforms import check_platform
 from boltseal.project.resolve import Resolver
@@ -87,7 +88,15 @@ def _ask(
 
     async def run(transport: Transport) -> tuple[VerifyResult, ...]:
         resolver = Resolver(transport, allowed, watch=ledger_follower(options, transport, lock), progress=progress)
-        return await verify(opened.image_refs, lock, resolver, now_us=now_us, strict=strict, platforms=platforms)
+        return await verify(
+            opened.image_refs,
+            lock,
+            resolver,
+            now_us=now_us,
+            strict=strict,
+            platforms=platforms,
+            expectations=TagExpectations((*options.client.settings.tags, *opened.settings.tags, *OFFICIAL_IMAGES)),
+        )
 
     return ask(options, opened.registries, run)
 

@@ -17,6 +17,7 @@ from boltseal.commands.project_images import registry_filter
 from boltseal.commands.registry_access import RegistryOptions, ask
 from boltseal.commands.tag_watch import TagLook, WatchStatus, look_at
 from boltseal.commands.watched_tags import WatchedTags, watched_tags
+from boltseal.policy.tag_expectations import TagExpectations
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +94,10 @@ def _look(
 
     async def run(transport: Transport) -> Outcome:
         outcome = Outcome.HOLDS
-        looks = look_at(transport, observations, wanted.references, options.client.now_us, notifications.put)
+        expectations = TagExpectations(options.client.settings.tags)
+        looks = look_at(
+            transport, observations, wanted.references, options.client.now_us, notifications.put, expectations
+        )
         async with aclosing(looks):
             async for look in looks:
                 counts[look.status] += 1

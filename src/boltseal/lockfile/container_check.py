@@ -129,7 +129,7 @@ class LockedImages:
         """Index a lock."""
         tags: dict[str, tuple[str, ...]] = {}
         for image in lock.images:
-            tag = str(image.reference.tag or (image.reference.digest and str(image.reference.digest)))
+            tag = str(image.reference)[len(image.reference.name) + 1 :]
             tags[image.reference.name] = (*tags.get(image.reference.name, ()), tag)
         by_digest = {digest: image for image in lock.images for digest in image.digests}
         return cls(lock, lock.by_reference(), by_digest, tags)

@@ -22,6 +22,11 @@ _is_hash = re.compile(
 _is_build = re.compile(r"(?:^|[^0-9a-z])(?:b|r|build|run|ci)[-.]?[0-9]+(?![0-9a-z])|^[0-9]{5,}$", re.IGNORECASE).search
 
 
+def has_date(tag: Tag) -> bool:
+    """Return whether a tag has a date in it, such as `bookworm-20240513`."""
+    return _is_date(tag) is not None
+
+
 def looks_like_release(tag: Tag) -> bool:
     """Return whether a tag names a release by custom, so that its publisher should never move it."""
     return any(looks(tag) for looks in (_is_three_parts, _is_date, _is_hash, _is_build))

@@ -12,7 +12,7 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Final, TypeVar
 from urllib.parse import urlsplit
@@ -21,10 +21,10 @@ from boltseal.errors import Invalid, quote
 from boltseal.oci.reference import HUB, Repository, Tag
 from boltseal.policy.durations import DurationInvalid, parse_duration
 from boltseal.policy.globs import Glob, GlobInvalid, parse_repository_glob, parse_tag_glob
-from boltseal.policy.release_tags import looks_like_release
 from boltseal.policy.setting_keys import SettingKey
 from boltseal.policy.sizes import EXPECTED as SIZE_EXPECTED
 from boltseal.policy.sizes import SizeInvalid, parse_size
+from boltseal.policy.tag_expectations import TagExpectations
 
 MAX_UPSTREAMS: Final = 100
 MAX_RULES: Final = 1000
@@ -81,7 +81,7 @@ UPSTREAM_RULE_KEYS: Final = {
         "",
         (
             "When a tag moves: `follow`, `alert` (follow and send a notification) or `hold` (serve the old image); "
-            "default: `alert` for tags that look like a release, else `follow`."
+            "default: `alert` for tags that never move by custom (`[[tags]]`), else `follow`."
         ),
     ),
     "cooldown": SettingKey("", "A hold ends by itself after so long, such as `7d`."),
@@ -163,7 +163,8 @@ class UpstreamTerms:
 
     `authority`: host and optional port (`docker.io` for Docker Hub; `client` knows its address). `plain_http`: without TLS.
     `fresh_us`: how long an answer of the upstream is valid. `reserve`: when the upstream's rate limit leaves only this many
-    requests, boltseal sends only those that clients wait for. `keep_for_us`, `keep_bytes`: None for no limit.
+    requests, boltseal sends only those that clients wait for. `keep_for_us`, `keep_bytes`: None for no limit. `tags`: the
+    `[[tags]]` tables, which apply where no rule decides.
     """
 
     name: str
@@ -182,10 +183,15 @@ class UpstreamTerms:
     keep_bytes: int | None = None
     allow_redirects_to: frozenset[str] = frozenset()
     rules: tuple[UpstreamRule, ...] = ()
+    tags: TagExpectations = field(default_factory=TagExpectations)
+
+    def alarm(self, repository: Repository, tag: Tag, *, gone: bool) -> bool:
+        """Return whether a move of an upstream tag is an alarm; `gone`: whether it was deleted."""
+        return self.tags.alarm(self.authority, repository, tag, gone=gone)
 
     def decide(self, repository: Repository, tag: Tag) -> MoveTerms:
         """Return the terms for an upstream tag, by the first rule that matches. `repository`: the upstream's name."""
-        default = OnMove.ALERT if looks_like_release(tag) else OnMove.FOLLOW
+        default = OnMove.ALERT if self.alarm(repository, tag, gone=False) else OnMove.FOLLOW
         for rule in self.rules:
             if rule.matches(repository, tag):
                 return MoveTerms(rule.on_move or default, rule.first_seen, rule.cooldown_us)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Final, NamedTuple
@@ -101,9 +101,7 @@ def kustomize_component(digests: Mapping[ImageReference, Digest]) -> Emitted:
 def source_policy(digests: Mapping[ImageReference, Digest]) -> Emitted:
     """Return a BuildKit source policy (`EXPERIMENTAL_BUILDKIT_SOURCE_POLICY`) that pins every FROM, `--from` and syntax."""
     wanted: defaultdict[Reference, set[Digest]] = defaultdict(set)
-    image_refs = [
-        image_ref for image_ref in digests if image_ref.format is Format.DOCKERFILE or ".build." in image_ref.where
-    ]
+    image_refs = [image_ref for image_ref in digests if _of_build(image_ref)]
     for image_ref in image_refs:
         if image_ref.resolved is not None:
             wanted[image_ref.resolved.by_tag].add(digests[image_ref])
@@ -124,18 +122,32 @@ def source_policy(digests: Mapping[ImageReference, Digest]) -> Emitted:
     return Emitted(json.dumps({"rules": rules}, indent=2) + "\n", left)
 
 
+_BUILD_EMITTER: Final = "buildkit-source-policy"
 EMITTERS: Final[Mapping[str, Callable[[Mapping[ImageReference, Digest]], Emitted]]] = {
     "compose-override": compose_override,
     "kustomize": kustomize_component,
-    "buildkit-source-policy": source_policy,
+    _BUILD_EMITTER: source_policy,
 }
 """Generators by the value of `boltseal lock --emit`."""
 EMITTER_BY_FORMAT: Final[Mapping[str, str]] = {
     Format.COMPOSE: "compose-override",
-    Format.DOCKERFILE: "buildkit-source-policy",
+    Format.DOCKERFILE: _BUILD_EMITTER,
     Format.KUBERNETES: "kustomize",
 }
 """Which generator can pin references of a format."""
+
+
+def other_emitters(name: str, image_refs: Iterable[ImageReference]) -> dict[str, int]:
+    """Return how many references a generated file does not concern, by the generator that does; "" for none."""
+    counts: Counter[str] = Counter()
+    for image_ref in image_refs:
+        if EMITTER_BY_FORMAT.get(image_ref.format) != name and not (_of_build(image_ref) and name == _BUILD_EMITTER):
+            counts[EMITTER_BY_FORMAT.get(image_ref.format, "")] += 1
+    return dict(sorted(counts.items()))
+
+
+def _of_build(image_ref: ImageReference) -> bool:
+    return image_ref.format is Format.DOCKERFILE or ".build." in image_ref.where
 
 
 def _of_format(digests: Iterable[ImageReference], kind: Format) -> list[ImageReference]:

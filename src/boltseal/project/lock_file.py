@@ -22,7 +22,7 @@ _NEW_MODE: Final = 0o644  # not secret, and every user who builds the project mu
 
 
 class LockNotWritten(Unavailable):
-    """The disk refused the write. The lock is the old one or the new one, never partial."""
+    """The disk refused the write, or the lock is too large. It is the old one or the new one, never partial."""
 
 
 def read_lock(root: Path) -> Lock | None:
@@ -34,15 +34,25 @@ def read_lock(root: Path) -> Lock | None:
 def lock_edit(root: Path, before: Lock, after: Lock) -> FileEdit | None:
     """Return the edit of the lock file that makes it `after`; None if its content stays.
 
-    Raises: LockInvalid: the lock on the disk can't be read, or is no longer `before`.
+    Raises: LockInvalid: the lock on the disk can't be read, or is no longer `before`. LockNotWritten: it would be too large.
     """
     raw = _read(root / LOCK_NAME)
     if raw is None or parse_lock(raw) != before:
         raise LockInvalid(f"{LOCK_NAME} changed while boltseal worked on it; run the command again")
-    text = format_lock(after)
     if before == after:
         return None
-    return FileEdit(SourceFile(LOCK_NAME, raw.decode("utf-8-sig"), raw), SourceFile(LOCK_NAME, text, text.encode()))
+    text = _text_of(after)
+    return FileEdit(SourceFile(LOCK_NAME, raw.decode("utf-8-sig"), raw), SourceFile(LOCK_NAME, text.decode(), text))
+
+
+def _text_of(lock: Lock) -> bytes:
+    """Return the text of a lock. Raises: LockNotWritten: it is so large that no command would read it."""
+    text = format_lock(lock).encode()
+    if len(text) > MAX_LOCK_BYTES:
+        raise LockNotWritten(
+            f"{LOCK_NAME} would have {len(text)} bytes, expected at most {MAX_LOCK_BYTES}; skip files by [lock] exclude"
+        )
+    return text
 
 
 def _read(path: Path) -> bytes | None:
@@ -66,7 +76,7 @@ def write_lock(root: Path, lock: Lock, disk: Disk = Disk()) -> bool:  # noqa: B0
     Steps: write beside it with its mode; fsync; rename over it; fsync the folder.
     Raises: LockNotWritten: the disk refused. LockInvalid: the existing lock can't be read.
     """
-    text = format_lock(lock).encode()
+    text = _text_of(lock)
     if _without_head(_read(root / LOCK_NAME)) == _without_head(text):
         return False
     write_lock_text(root, text, disk)

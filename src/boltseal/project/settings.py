@@ -18,7 +18,7 @@ import os
 import re
 import stat
 import tomllib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -33,6 +33,7 @@ from boltseal.project.ignored import IgnoreRule, parse_ignore
 if TYPE_CHECKING:
     from boltseal.policy.notifications import NotifySettings
     from boltseal.policy.rebuild_actions import RebuildAction
+    from boltseal.policy.tag_expectations import TagRule
 
 PROJECT_FILE: Final = ".boltseal.toml"
 MAX_FILE_BYTES: Final = 1024 * 1024
@@ -75,7 +76,7 @@ class ClientSettings:
     """The user's `[client]`. `registries`: exact names, `*.example.com`, or `*`; None: not configured.
 
     `reached`: the `[[client.registry]]` tables. `mirrors`: by registry. `receivers`: the `[[notify]]` tables.
-    `on_outdated`: what `boltseal outdated --rebuild` runs; only the user's own file can set it.
+    `on_outdated`: what `boltseal outdated --rebuild` runs; only the user's own file can set it. `tags`: the `[[tags]]`.
     """
 
     registries: tuple[str, ...] | None = None
@@ -83,13 +84,14 @@ class ClientSettings:
     receivers: tuple[NotifySettings, ...] = ()
     on_outdated: tuple[RebuildAction, ...] = ()
     reached: tuple[RegistrySettings, ...] = ()
+    tags: tuple[TagRule, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class ProjectSettings:
     """A project's own settings. `exclude`: globs of files to skip. `ignore`: references to leave out, with reasons.
 
-    `strict`: the default of `verify --strict`.
+    `strict`: the default of `verify --strict`. `tags`: which tags move by custom (`[[verify.tags]]`).
 
     `platforms`: as for `verify --platform`. `crds`: paths to images in resources, by kind (see
     `project.references.kubernetes`).
@@ -97,6 +99,7 @@ class ProjectSettings:
 
     exclude: tuple[str, ...] = ()
     ignore: tuple[IgnoreRule, ...] = ()
+    tags: tuple[TagRule, ...] = ()
     strict: bool = False
     platforms: tuple[str, ...] = ()
     crds: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
@@ -114,15 +117,16 @@ class _Tables:
 _PROJECT: Final[Mapping[str, Mapping[str, type]]] = {
     "lock": {"exclude": list, "ignore": _Tables},
     "pin": {"crds": dict},
-    "verify": {"strict": bool, "platforms": list},
+    "verify": {"strict": bool, "platforms": list, "tags": _Tables},
     "deploy": {},
 }
 _CLIENT: Final[Mapping[str, Mapping[str, type]]] = {
     "client": {"registries": list, "mirrors": list, "registry": _Tables},
     "notify": {},
     "on_outdated": {},
+    "tags": {},
 }
-_LISTS: Final = frozenset({"notify", "on_outdated"})
+_LISTS: Final = frozenset({"notify", "on_outdated", "tags"})
 """Arrays of tables; their content is checked by the modules that use them."""
 _WORDS: Final = {bool: "true or false", list: "a list of texts", dict: "a list of paths for each kind"}
 
@@ -139,19 +143,31 @@ def project_settings(root: Path) -> ProjectSettings:
         if len(values) > MAX_LISTED:  # each is compared with every file or resource
             raise ProjectInvalid(f"{PROJECT_FILE}: {key} has {len(values)} entries; expected at most {MAX_LISTED}")
     ignore = tables.get("lock", {}).get("ignore", [])
+    tags = tables.get("verify", {}).get("tags", [])
     if not isinstance(ignore, list) or len(ignore) > MAX_LISTED:
         raise ProjectInvalid(f"{PROJECT_FILE}: expected at most {MAX_LISTED} tables [[lock.ignore]]")
+    if not isinstance(tags, list):
+        raise ProjectInvalid(f"{PROJECT_FILE}: expected tables [[verify.tags]]")
     try:
-        rules = parse_ignore(ignore)
+        rules, expected = parse_ignore(ignore), _parse_tags(tags)
     except Invalid as error:
         raise ProjectInvalid(f"{PROJECT_FILE}: {error.message}") from error
     return ProjectSettings(
         exclude=tuple(exclude),
         ignore=rules,
+        tags=expected,
         strict=tables.get("verify", {}).get("strict", False),
         platforms=tuple(platforms),
         crds={kind: tuple(paths) for kind, paths in crds.items()},
     )
+
+
+def _parse_tags(tables: Sequence[Any]) -> tuple[TagRule, ...]:
+    if not tables:
+        return ()
+    from boltseal.policy.tag_expectations import parse_tags
+
+    return parse_tags(tables)
 
 
 def client_settings(path: Path) -> ClientSettings:
@@ -162,6 +178,7 @@ def client_settings(path: Path) -> ClientSettings:
     # loading them takes a twentieth of the processor time of `boltseal digest`
     from boltseal.policy.notifications import parse_notify
     from boltseal.policy.rebuild_actions import parse_on_outdated
+    from boltseal.policy.tag_expectations import parse_tags
 
     client = tables.get("client", {})
     listed = client.get("registries")
@@ -172,6 +189,7 @@ def client_settings(path: Path) -> ClientSettings:
         receivers = parse_notify(tables.get("notify", ()))
         actions = parse_on_outdated(tables.get("on_outdated", ()))
         reached = parse_registries(client.get("registry", []), path.parent)
+        tags = parse_tags(tables.get("tags", ()))
     except Invalid as error:
         raise ProjectInvalid(f"{path}: {error.message}") from error
     return ClientSettings(
@@ -180,6 +198,7 @@ def client_settings(path: Path) -> ClientSettings:
         receivers=receivers,
         on_outdated=actions,
         reached=reached,
+        tags=tags,
     )
 
 

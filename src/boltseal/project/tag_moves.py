@@ -7,7 +7,7 @@ The sources, the most reliable first:
    the entry from which the tag was locked.
 2. The same entries, if the signed ledger is not available: the registry's claim, unproven.
 3. The unsigned history that a registry keeps: when the tag moved.
-4. The tag's name, by common conventions (`policy.release_tags`).
+4. The custom of the repository's publisher: `[[tags]]`, and by default the tag's name (`policy.tag_expectations`).
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from boltseal.lockfile.document import LockedImage
 from boltseal.lockfile.format import time_text
 from boltseal.oci.digest import Digest
 from boltseal.oci.reference import Tag
-from boltseal.policy.release_tags import looks_like_release
+from boltseal.policy.tag_expectations import Expect
 
 
 class MoveSource(StrEnum):
@@ -44,12 +44,13 @@ class MoveSource(StrEnum):
 class TagMove:
     """A move of a tag. `sealed`: the move breaks a seal, according to `source`.
 
-    `moved_us`: when the tag got its current digest. `left_us`: when it left the locked one, if that was earlier. `by`:
+    `expect`: how such a tag moves by custom; IMMUTABLE only if `source` is the name. `moved_us`: when the tag got its current digest. `left_us`: when it left the locked one, if that was earlier. `by`:
     the actor. `entry`: the index of the ledger entry. `fault`: a contradiction in the ledger, "" for none.
     """
 
     sealed: bool
     source: MoveSource = MoveSource.NAME
+    expect: Expect = Expect.MOVING
     moved_us: int | None = None
     left_us: int | None = None
     by: str = ""
@@ -65,7 +66,7 @@ class TagMove:
     def kind(self) -> str:
         """The kind of the tag, as the beginning of a sentence."""
         if not self.sealed:
-            return "its floating tag"
+            return "its tag, which is rebuilt by custom," if self.expect is Expect.REBUILT else "its floating tag"
         return "a tag that should never move" if self.source is MoveSource.NAME else "its sealed tag"
 
     def since(self, now_us: int) -> str:
@@ -80,10 +81,15 @@ class TagMove:
         return text if self.left_us is None else f"{text}; it left the locked digest on {time_text(self.left_us)}"
 
 
-def move_by_name(tag: Tag, event: LastEvent | None, to: Digest | None) -> TagMove:
-    """Judge a move without a ledger. `event`: the registry's last record of the tag, perhaps older than the move."""
+def move_by_name(expect: Expect, event: LastEvent | None, to: Digest | None) -> TagMove:
+    """Judge a move without a ledger. `event`: the registry's last record of the tag, perhaps older than the move.
+
+    `expect`: how such a tag moves by custom.
+    """
     known = event is not None and event.digest == to
-    return TagMove(looks_like_release(tag), moved_us=event.time_us if known and event is not None else None)
+    return TagMove(
+        expect is Expect.IMMUTABLE, expect=expect, moved_us=event.time_us if known and event is not None else None
+    )
 
 
 def move_by_ledger(

@@ -38,6 +38,7 @@ from boltseal.lockfile.format import time_text
 from boltseal.oci.digest import Digest
 from boltseal.oci.mediatype import INDEX_TYPES
 from boltseal.oci.reference import Reference, Tag
+from boltseal.policy.tag_expectations import OFFICIAL_IMAGES, TagExpectations
 from boltseal.project.image_references import ImageReference
 from boltseal.project.platforms import can_run, missing_platforms, unchanged_platforms
 from boltseal.project.resolve import COUNTS_PULLS, Resolver
@@ -77,6 +78,15 @@ class VerifyResult:
     change: PlatformChange | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class _Judge:
+    """What a move is judged by, besides its record: the time, the platforms in use, and which tags move by custom."""
+
+    now_us: int
+    platforms: Sequence[str]
+    expectations: TagExpectations
+
+
 Resolutions = Mapping[Reference, Resolved | BoltsealError]
 Moves = Mapping[Reference, ProvenHistory | LastEvent | BoltsealError | None]
 
@@ -89,10 +99,11 @@ async def verify(
     now_us: int,
     strict: bool = False,
     platforms: Sequence[str] = (),
+    expectations: TagExpectations = TagExpectations(OFFICIAL_IMAGES),  # noqa: B008 - it has no state
 ) -> tuple[VerifyResult, ...]:
     """Check each reference; results are in the same order. Without a resolver only the files and the lock are compared.
 
-    `platforms`: the platforms in use, besides those in the files.
+    `platforms`: the platforms in use, besides those in the files. `expectations`: which tags move by custom.
     """
     known = {} if lock is None else lock.by_reference()
     resolutions: dict[Reference, Resolved | BoltsealError] = {}
@@ -109,7 +120,7 @@ async def verify(
         for image_ref in image_refs
     ]
     if resolver is not None:
-        verdicts = await _with_moves(verdicts, known, resolutions, resolver, now_us, platforms)
+        verdicts = await _with_moves(verdicts, known, resolutions, resolver, _Judge(now_us, platforms, expectations))
     return tuple(_apply_strict(_check_platforms(each, known, platforms), strict=strict) for each in verdicts)
 
 
@@ -118,8 +129,7 @@ async def _with_moves(
     known: Mapping[Reference, LockedImage],
     resolutions: Resolutions,
     resolver: Resolver,
-    now_us: int,
-    platforms: Sequence[str],
+    judge: _Judge,
 ) -> list[VerifyResult]:
     """Add the registries' records to the results for tags that moved or are gone."""
     moved = {
@@ -139,7 +149,7 @@ async def _with_moves(
         }
     )
     changed = [_with_platforms(each, indexes) for each in verdicts]
-    return [_describe_move(each, known, moves, now_us, platforms) for each in changed]
+    return [_describe_move(each, known, moves, judge) for each in changed]
 
 
 def _with_platforms(verdict: VerifyResult, indexes: Mapping[Digest, Sequence[LockedPlatform]]) -> VerifyResult:
@@ -326,7 +336,7 @@ def _not_resolved(image_ref: ImageReference, error: BoltsealError, wanted: Diges
 
 
 def _describe_move(
-    verdict: VerifyResult, known: Mapping[Reference, LockedImage], moves: Moves, now_us: int, platforms: Sequence[str]
+    verdict: VerifyResult, known: Mapping[Reference, LockedImage], moves: Moves, judge: _Judge
 ) -> VerifyResult:
     """Step 7: add the registry's record of a move, which decides its weight, or of a deletion."""
     if verdict.image_ref.resolved is None or verdict.status not in (VerifyStatus.MOVED, VerifyStatus.GONE):
@@ -336,7 +346,7 @@ def _describe_move(
         return verdict
     answer = moves[key]
     if verdict.status is VerifyStatus.GONE:
-        return _describe_deletion(verdict, answer, key.tag, now_us)
+        return _describe_deletion(verdict, answer, key.tag, judge.now_us)
     pinned = verdict.image_ref.pinned is not None
     consequence = "; the pin is still valid" if pinned else "; a deployment would not use the locked image"
     was = verdict.expected
@@ -348,12 +358,13 @@ def _describe_move(
     if isinstance(answer, ProvenHistory):
         move = move_by_ledger(answer, key.tag, verdict.expected, verdict.actual, verdict.image)
     else:
-        move = move_by_name(key.tag, answer, verdict.actual)
-    since = move.since(now_us)
+        move = move_by_name(judge.expectations.of(key), answer, verdict.actual)
+    since = move.since(judge.now_us)
     if not since and verdict.image is not None:
-        since = f", after {time_text(verdict.image.first_seen_us)} ({age(verdict.image.first_seen_us, now_us)} ago)"
+        locked_us = verdict.image.first_seen_us
+        since = f", after {time_text(locked_us)} ({age(locked_us, judge.now_us)} ago)"
     if verdict.change is not None:
-        same = unchanged_platforms(verdict.image_ref.platforms or platforms, verdict.change)
+        same = unchanged_platforms(verdict.image_ref.platforms or judge.platforms, verdict.change)
         since += f"; {verdict.change}" + (f"; unchanged on {', '.join(same)}" if same else "")
     fault = f"; its registry is not trustworthy: {move.fault}" if move.fault else ""
     weight_now = Weight.NOTE if pinned and not move.forbidden else Weight.DIFFERS

@@ -230,7 +230,7 @@ class Application(Starlette):
             DatabaseOutbox(store.database, FileLeases(settings.server.data)),
             settings.server.public_url or f"http://{name}",
             self._clock,
-            (LedgerFeed(store.database, name), ObservationFeed(store.database)),
+            (LedgerFeed(store.database, name), ObservationFeed(store.database, settings.upstreams)),
         )
         if dispatcher is not None:
             self._notifier = Notifier(dispatcher)

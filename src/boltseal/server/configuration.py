@@ -30,6 +30,7 @@ from boltseal.policy.notifications import NotifyInvalid
 from boltseal.policy.quotas import QuotaInvalid
 from boltseal.policy.rebuild_actions import OnOutdatedInvalid
 from boltseal.policy.rules import RuleInvalid
+from boltseal.policy.tag_expectations import TagsInvalid
 from boltseal.policy.upstreams import UpstreamInvalid
 from boltseal.server.settings import ENV_PREFIX, ENV_SEPARATOR, ServerSettings, Settings
 
@@ -42,11 +43,12 @@ _SERVICE_LINKS: Final = re.compile(
 )
 
 
-_LISTS: Final = ("rule", "upstream", "witness", "notify", "on_outdated")
+_LISTS: Final = ("rule", "upstream", "tags", "witness", "notify", "on_outdated")
 """The tables that are lists."""
 _IN_JSON: Final = (
     ("rule",),
     ("upstream",),
+    ("tags",),
     ("witness",),
     ("notify",),
     ("on_outdated",),
@@ -110,13 +112,22 @@ def load_with_sources(
         ("rule", "rules"),
         ("auth", "grants"),
         ("auth", "quotas"),
+        ("tags", "expectations"),
         ("upstream", "upstreams"),
         ("notify", "receivers"),
         ("on_outdated", "actions"),
     ):
         try:
             getattr(settings, table)
-        except (RuleInvalid, GrantInvalid, QuotaInvalid, UpstreamInvalid, NotifyInvalid, OnOutdatedInvalid) as error:
+        except (
+            RuleInvalid,
+            GrantInvalid,
+            QuotaInvalid,
+            TagsInvalid,
+            UpstreamInvalid,
+            NotifyInvalid,
+            OnOutdatedInvalid,
+        ) as error:
             origin = variables.origin if key in variables.values else file.origin
             raise ConfigInvalid(f"{origin}: {error.message}") from error
     return LoadedSettings(

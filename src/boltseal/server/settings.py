@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ipaddress
 import re
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, NamedTuple
@@ -25,6 +26,7 @@ from boltseal.policy.notifications import NotifySettings, parse_notify
 from boltseal.policy.quotas import Quotas, parse_quotas
 from boltseal.policy.rebuild_actions import RebuildAction, parse_on_outdated
 from boltseal.policy.rules import RuleSet, parse_rules
+from boltseal.policy.tag_expectations import TagExpectations, parse_tags
 from boltseal.policy.upstreams import UpstreamTerms, parse_upstreams
 
 ENV_PREFIX: Final = "BOLTSEAL_"
@@ -266,6 +268,7 @@ class Settings(BaseSettings):
     local: LocalSettings = LocalSettings()
     rule: tuple[dict[str, Any], ...] = ()
     upstream: tuple[dict[str, Any], ...] = ()
+    tags: tuple[dict[str, Any], ...] = ()
     witness: tuple[WitnessSettings, ...] = ()
     notify: tuple[dict[str, Any], ...] = ()
     on_outdated: tuple[dict[str, Any], ...] = ()
@@ -288,7 +291,12 @@ class Settings(BaseSettings):
     @cached_property
     def upstreams(self) -> tuple[UpstreamTerms, ...]:
         """The `[[upstream]]` tables. Raises: UpstreamInvalid: names the first invalid upstream."""
-        return parse_upstreams(self.upstream)
+        return tuple(replace(terms, tags=self.expectations) for terms in parse_upstreams(self.upstream))
+
+    @cached_property
+    def expectations(self) -> TagExpectations:
+        """The `[[tags]]` tables. Raises: TagsInvalid: names the first invalid table."""
+        return TagExpectations(parse_tags(self.tags))
 
     @cached_property
     def receivers(self) -> tuple[NotifySettings, ...]:
@@ -342,7 +350,8 @@ class Settings(BaseSettings):
             update=at_start
         )  # an updated field counts as configured, so update only those that differ
         kept = {
-            name: getattr(self, name) for name in ("ledger", "local", "upstream", "witness", "notify", "on_outdated")
+            name: getattr(self, name)
+            for name in ("ledger", "local", "upstream", "tags", "witness", "notify", "on_outdated")
         }
         return type(self)(server=server, auth=auth, rule=newer.rule, **kept)
 
@@ -357,7 +366,7 @@ class Settings(BaseSettings):
         )
         of_lists = tuple(
             f"[[{name}]]"
-            for name in ("upstream", "witness", "notify", "on_outdated")
+            for name in ("upstream", "tags", "witness", "notify", "on_outdated")
             if getattr(taken, name) != getattr(newer, name)
         )
         return of_tables + of_lists

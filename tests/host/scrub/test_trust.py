@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -177,6 +178,15 @@ def test_a_lock_proves_an_image_by_its_id() -> None:
     assert judge(image(config=OTHER), expected, {}).differences
     assert expected.about(NAME)
     assert not expected.about("other.example/shop/app:1.4.2")
+
+
+def test_an_entry_of_a_pin_says_nothing_about_its_tag() -> None:
+    """If files pin a tag to another digest than its entry has, the host's image of that tag is not expected to be the pin."""
+    pin = Digest.of(b"another")
+    (image,) = lock(CONFIG).images
+    own = LockedImage(replace(image.reference, digest=pin), pin, image.first_seen_us)
+
+    assert expectations_of_lock(Lock((image, own))) == expectations_of_lock(lock(CONFIG))
 
 
 def test_a_lock_without_image_ids_proves_an_image_by_its_manifest() -> None:

@@ -44,7 +44,7 @@ def expectations_of_lock(lock: Lock) -> list[Expectation]:
     """Return what the tags of a project's lock resolve to: index, manifests and image IDs."""
     found = []
     for image in lock.images:
-        if image.digest is None or image.reference.tag is None:
+        if image.digest is None or image.reference.tag is None or image.own_pin:  # a pin says nothing about the tag
             continue
         found.append(
             Expectation(

@@ -32,7 +32,6 @@ from boltseal.oci.digest import Digest
 from boltseal.oci.manifest import Manifest
 from boltseal.oci.reference import Reference, Repository, Tag
 from boltseal.policy.refusals import RefusalDetail, RefusalReason, Refused
-from boltseal.policy.release_tags import looks_like_release
 from boltseal.policy.upstream_moves import MoveEvent, ServedAnswer, UpstreamAnswer, answer_of, warning_of
 from boltseal.server.mirror.single_flight import SingleFlight
 from boltseal.server.mirror.upstream_limits import EventHandler, UpstreamLimits
@@ -281,6 +280,10 @@ def _answer(resolved: Resolved) -> UpstreamAnswer:
     return UpstreamAnswer(resolved.digest, resolved.media_type, resolved.size)
 
 
+def _alarm(wanted: _MirroredTag, *, gone: bool) -> bool:
+    return wanted.upstream.terms.alarm(wanted.remote, wanted.tag, gone=gone)
+
+
 def _event(wanted: _MirroredTag, result: ObservationResult) -> TagMoved | TagHeld | None:
     if result.now is None:
         return None
@@ -290,9 +293,9 @@ def _event(wanted: _MirroredTag, result: ObservationResult) -> TagMoved | TagHel
     match result.event:
         case MoveEvent.MOVED:
             now = None if serves is None else serves.digest
-            return TagMoved(reference, served_before, now, looks_like_release(wanted.tag), "mirror")
+            return TagMoved(reference, served_before, now, _alarm(wanted, gone=now is None), "mirror")
         case MoveEvent.GONE:
-            return TagMoved(reference, served_before, None, looks_like_release(wanted.tag), "mirror")
+            return TagMoved(reference, served_before, None, _alarm(wanted, gone=True), "mirror")
         case MoveEvent.HELD:
             return TagHeld(reference, served_before, None if held is None else held.digest, result.reason)
         case MoveEvent.NOTHING:

@@ -14,7 +14,7 @@ Any user with the push right can record a release, so the event is no more trust
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
 
 from boltseal.errors import Invalid
@@ -25,6 +25,7 @@ from boltseal.oci.digest import Digest
 from boltseal.oci.reference import Reference, Repository, Tag
 from boltseal.policy.release_tags import looks_like_release
 from boltseal.policy.upstream_moves import EVENT_KEY, MoveEvent
+from boltseal.policy.upstreams import UpstreamTerms
 from boltseal.server.storage.metadata import ledger_store
 from boltseal.server.storage.metadata.protocol import LEDGER, OBSERVATIONS, Log, Metadata, Snapshot
 
@@ -90,17 +91,18 @@ class LedgerFeed(_LogFeed):
 
 
 class ObservationFeed(_LogFeed):
-    """The events of the log of observations."""
+    """The events of the log of observations. `upstreams`: the configured ones, which say how their tags move."""
 
-    def __init__(self, database: Metadata) -> None:
+    def __init__(self, database: Metadata, upstreams: Iterable[UpstreamTerms]) -> None:
         super().__init__(database, OBSERVATIONS)
+        self._upstreams = {terms.name: terms for terms in upstreams}
 
     def _event(self, entry: Entry) -> Event | None:
-        return event_of_observation(entry)
+        return event_of_observation(entry, self._upstreams)
 
 
-def event_of_observation(entry: Entry) -> Event | None:
-    """Return the event of an observation, or None.
+def event_of_observation(entry: Entry, upstreams: Mapping[str, UpstreamTerms]) -> Event | None:
+    """Return the event of an observation, or None. `upstreams`: by name; one that is not configured has default terms.
 
     Raises:
         Invalid: repository, tag or digest cannot be parsed.
@@ -115,7 +117,8 @@ def event_of_observation(entry: Entry) -> Event | None:
     now = Digest.parse(entry.digest) if entry.digest else None
     if news == MoveEvent.HELD:
         return TagHeld(reference, was, now, entry.reason)
-    return TagMoved(reference, was, now, looks_like_release(tag), MIRROR)
+    terms = upstreams.get(upstream) or UpstreamTerms(name=upstream, authority=upstream)
+    return TagMoved(reference, was, now, terms.alarm(reference.repository, tag, gone=now is None), MIRROR)
 
 
 def event_of(entry: Entry, registry: str) -> Event | None:
