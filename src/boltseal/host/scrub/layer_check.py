@@ -121,6 +121,7 @@ def _check(layer: LayerFiles, check_mode: CheckMode, count_read: CountRead) -> L
             if layer.folder is None:
                 return _blob(layer, store, None, check_mode, count_read)
             with store.below(layer.folder) as tree:
+                tree.stay_in_mount()
                 if layer.tar_split is not None:
                     return _split(layer, store, tree, check_mode, count_read)
                 return _blob(layer, store, tree, check_mode, count_read)
