@@ -10,6 +10,10 @@ same holds for a mount that was made everywhere but there. Engines are found in 
 Only processes of root and of the folder's owner count, since others can't be its engine. A process in the same namespace as
 this one sees the same mounts. Mount IDs identify namespaces: each namespace has its own copies of mounts, with new IDs.
 
+If an engine sees another folder at the folder's path, that matters only if it uses that one: services that have nothing to do with
+the folder may have their own /var or /home. It is in use if one of its databases is locked, if there are mounts at or below
+it, or if an engine has an open file in it.
+
 An engine in another root folder (a container, a chroot) is asked by the device of the folder's file system; if its
 namespace has no mount of the folder, it does not use it.
 """
@@ -86,24 +90,39 @@ class EngineViews:
             path = path_of(ours.folder(b""))
             own = self._own_table()
             points = _points(own, path, relevant)
-            seen: set[bytes] = set()
             own_ids = {each.id for each in mounts(own)}
-            for engine in self._engines(os.fstat(ours.folder(b"")).st_uid, store):
+            owner = os.fstat(ours.folder(b"")).st_uid
+            for table, engines in self._namespaces(owner, store, own_ids):
                 try:
-                    table = mount_table(self._proc / str(engine.pid))
-                except OSError:
-                    continue  # it has ended
-                ids = [each.id for each in mounts(table)]
-                if not ids or ids[0] in seen or not own_ids.isdisjoint(ids):
-                    continue
-                seen.add(ids[0])
-                try:
-                    found += self._compared(engine, table, ours, (path, points), relevant, own)
+                    found += self._compared(engines, table, ours, (path, points), relevant, own)
                 except (OSError, StoreMissing, StoreUnreadable) as error:
-                    if self._still_exists(engine, table):
+                    if self._still_exists(engines[0], table):
                         why = error.strerror if isinstance(error, OSError) else error.message
-                        unknown.append(f"the mounts that {engine} sees can't be read: {why}; CAP_SYS_PTRACE is needed")
+                        unknown.append(
+                            f"the mounts that {engines[0]} sees can't be read: {why}; CAP_SYS_PTRACE is needed"
+                        )
         return found, unknown
+
+    def _namespaces(self, owner: int, store: Path, own: set[bytes]) -> list[tuple[bytes, list[Engine]]]:
+        """Return the mount tables of other namespaces, each with the engines there. `own`: IDs of this process's mounts."""
+        found: dict[bytes, tuple[bytes, list[Engine]]] = {}
+        for engine in self._engines(owner, store):
+            try:
+                table = mount_table(self._proc / str(engine.pid))
+            except OSError:
+                continue  # it has ended
+            ids = [each.id for each in mounts(table)]
+            if ids and own.isdisjoint(ids):
+                found.setdefault(ids[0], (table, []))[1].append(engine)
+        return list(found.values())
+
+    def _has_open_file(self, engine: Engine, folder: bytes) -> bool:
+        """Return whether a process has an open file below a path in its view; False if that can't be read."""
+        try:
+            files = [os.fsencode(each.readlink()) for each in (self._proc / str(engine.pid) / "fd").iterdir()]
+        except OSError:
+            return False
+        return any(each.startswith(folder + b"/") for each in files)
 
     def _own_table(self) -> bytes:
         try:
@@ -132,17 +151,18 @@ class EngineViews:
 
     def _compared(
         self,
-        engine: Engine,
+        engines: list[Engine],
         table: bytes,
         ours: SafeFolder,
         seen: tuple[bytes, set[bytes]],
         relevant: IsRelevant,
         own: bytes,
     ) -> list[ViewDifference]:
-        """Compare the view of one engine.
+        """Compare the view of the engines in one namespace.
 
         Raises: OSError, StoreMissing, StoreUnreadable: its root can't be entered, or it has ended.
         """
+        engine = engines[0]
         path, points = seen
         root = self._proc / str(engine.pid) / "root"
         identity = _identity(os.fstat(ours.folder(b"")))
@@ -150,7 +170,12 @@ class EngineViews:
         with SafeFolder(root) as theirs:
             there = _identity_at(theirs, path.strip(b"/")) if is_same_root else None
             if there not in (None, identity):
-                return [ViewDifference(b"", engine)]
+                is_used = (
+                    _has_mount_in(table, path)
+                    or locking_processes(root / os.fsdecode(path.strip(b"/")), self._proc)
+                    or any(self._has_open_file(each, path) for each in engines)
+                )
+                return [ViewDifference(b"", engine)] if is_used else []
             candidates = [path] if there == identity else _places(table, own, path)
             for candidate in candidates:
                 at = candidate.strip(b"/")
@@ -162,6 +187,11 @@ class EngineViews:
                             if _identity_at(ours, point) != _identity_at(folder, point)
                         ]
         return []
+
+
+def _has_mount_in(table: bytes, path: bytes) -> bool:
+    """Return whether something is mounted at a path or below it."""
+    return any(each.point == path or each.point.startswith(path + b"/") for each in mounts(table))
 
 
 def _points(table: bytes, path: bytes, relevant: IsRelevant) -> set[bytes]:

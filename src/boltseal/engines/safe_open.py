@@ -16,6 +16,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Final, Self
 
+from boltseal.engines.openat2 import Open, open_in_mount
 from boltseal.errors import Invalid, NotFound, Unavailable, quote
 
 MAX_NAMES: Final = 1_000_000
@@ -53,6 +54,8 @@ class SafeFolder:
 
     max_names = MAX_NAMES
     _pinned: frozenset[bytes] = frozenset()
+    open_at: Open | None = None
+    """Opens a name unless something is mounted over it; set by `stay_in_mount`."""
     open_folders = OPEN_FOLDERS
 
     def __init__(self, root: Path | str) -> None:
@@ -76,6 +79,14 @@ class SafeFolder:
         for fd in self._open.values():
             os.close(fd)
         self._open.clear()
+
+    def stay_in_mount(self) -> None:
+        """From now on refuse to open what something is mounted over, where the kernel permits that."""
+        self.open_at = open_in_mount()
+
+    def open_in(self, name: bytes, flags: int, parent: int) -> int:
+        """Open a name in an open folder of this one, like `open_quietly`. Raises: OSError."""
+        return open_quietly(name, flags, parent, self.open_at)
 
     def pin(self, path: bytes, fd: int) -> None:
         """Use another folder, of which this keeps its own descriptor, for everything at and below a path."""
@@ -116,7 +127,7 @@ class SafeFolder:
         for name in reversed(names):
             if len(self._open) > self.open_folders:
                 self._forget(at)
-            fd = open_quietly(name, _FOLDER, self._open[at])
+            fd = self.open_in(name, _FOLDER, self._open[at])
             at = at + b"/" + name if at else name
             self._open[at] = fd
         return self._open[path]
@@ -193,7 +204,7 @@ class SafeFolder:
             raise StoreMalformed(f"{self.shown(path)} is not a regular file")
         above, _, name = path.rpartition(b"/")
         try:
-            fd = open_quietly(name, _FILE, self.folder(above))
+            fd = self.open_in(name, _FILE, self.folder(above))
         except OSError as error:
             raise explained(error, self.shown(path)) from error
         try:
@@ -222,14 +233,16 @@ class SafeFolder:
         return quote(str(self.root / readable(path)), 300)[1:-1]
 
 
-def open_quietly(name: bytes, flags: int, parent: int) -> int:
+def open_quietly(name: bytes, flags: int, parent: int, open_at: Open | None = None) -> int:
     """Open a file below a folder without updating its access time where permitted (owner or CAP_FOWNER). Raises:
     OSError.
     """
     try:
+        if open_at is not None:
+            return open_at(name, flags | os.O_NOATIME, parent)
         return os.open(name, flags | os.O_NOATIME, dir_fd=parent)
     except PermissionError:
-        return os.open(name, flags, dir_fd=parent)
+        return open_at(name, flags, parent) if open_at is not None else os.open(name, flags, dir_fd=parent)
 
 
 def readable(path: bytes) -> str:
@@ -245,6 +258,8 @@ def explained(error: OSError, what: str) -> StoreMissing | StoreUnreadable | Sto
         return StoreMalformed(
             f"{what}: a component of this path is a symbolic link or no folder; links are not followed"
         )
+    if error.errno == errno.EXDEV:
+        return StoreUnreadable(f"something is mounted over {what}; overlayfs uses what is below it")
     if error.errno == errno.ENAMETOOLONG:
         return StoreMalformed(f"{what}: the name is too long for this file system")
     if error.errno in (errno.EACCES, errno.EPERM):

@@ -284,6 +284,37 @@ def originals_of_containerd(empty_home: None, tmp_path: Path) -> Iterator[Host]:
         yield Host(tmp_path / "e/root", server.pid, f"{SNAPSHOTS.decode()}/snapshots")
 
 
+@pytest.mark.parametrize("is_used", [True, False])
+def test_another_folder_counts_only_if_an_engine_uses_it(tmp_path: Path, is_used: bool) -> None:
+    """A service with its own /var sees other folders there; that matters only for a store which is in use there."""
+    for name in ("here", "there"):
+        store = DockerStore.at(tmp_path / name / "at")
+        store.image("good:1", {"etc/good": b"good"})
+        (store.root / "volumes").mkdir()
+        (store.root / "volumes/metadata.db").touch()
+    code = f"""
+import fcntl, subprocess, sys
+subprocess.run(["mount", "--bind", "{tmp_path}/there", "{tmp_path}/here"], check=True)
+open("/proc/self/comm", "w").write("dockerd")
+if {is_used}:
+    lock = open("{tmp_path}/here/at/store/volumes/metadata.db")
+    fcntl.flock(lock, fcntl.LOCK_SH)
+print(flush=True)
+sys.stdin.readline()
+"""
+    argv = [*OF_ITS_OWN, sys.executable, "-c", code]
+    engine = subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    try:
+        assert engine.stdout is not None
+        assert engine.stdout.readline() == b"\n"
+        (report,) = scrub(store_at(tmp_path / "here/at/store"), ScrubRequest(), lambda *_: None)
+    finally:
+        engine.communicate(b"\n")
+
+    assert report.status is (ReportStatus.UNKNOWN if is_used else ReportStatus.HOLDS)
+    assert ("sees another folder" in " ".join(report.unknown)) is is_used
+
+
 IN_ANOTHER_ROOT = """
 import fcntl, os, subprocess, sys
 root, store, evil, layer = sys.argv[1:]

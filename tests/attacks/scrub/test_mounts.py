@@ -9,7 +9,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
@@ -203,6 +203,31 @@ def test_a_mount_made_during_the_check_is_found(tmp_path: Path) -> None:
 
     assert [(each.kind, each.path) for each in result.differences] == [(DifferenceKind.MOUNT, "etc")]
     assert result.count == 1
+
+
+@pytest.mark.parametrize("path", ["b", "b/tampered"])
+def test_a_mount_that_exists_only_during_the_check_could_not_be_checked(tmp_path: Path, path: str) -> None:
+    """A clean copy that is mounted over a tampered file only while the layer is read is not read in its place."""
+    store = DockerStore.at(tmp_path)
+    store.image("good:1", {"a/large": b"a" * 1_000_000, "b/tampered": b"good"})
+    layer = layer_of(store)
+    copy = clean_copy(store.layer() / path, tmp_path / "copy")
+    rewritten(store.layer() / "b/tampered", b"evil")
+    mounted = ExitStack()
+    calls: list[int] = []
+
+    def mount_and_unmount(size: int) -> None:
+        calls.append(size)
+        if len(calls) == 1:  # the first piece of the large file
+            mounted.enter_context(bound(copy, store.layer() / path))
+        elif size < 256 * 1024:  # everything was read
+            mounted.close()
+
+    with mounted:
+        result = check(layer, CheckMode(), mount_and_unmount)
+
+    assert result.unknown or result.differences
+    assert "something is mounted over" in " ".join(result.unknown)
 
 
 def layer_of(store: DockerStore) -> LayerFiles:

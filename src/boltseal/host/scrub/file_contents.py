@@ -22,7 +22,6 @@ from boltseal.engines.safe_open import (
     StoreMissing,
     StoreUnreadable,
     explained,
-    open_quietly,
 )
 from boltseal.host.scrub.tar_header import BLOCK, Header, TarMalformed
 from boltseal.host.scrub.tar_split import SLOT, read
@@ -51,6 +50,7 @@ class FileReader:
 
     def __init__(self, tree: SafeFolder, count_read: CountRead, *, from_disk: bool = False) -> None:
         self.tree = tree
+        self._open_at = tree.open_at
         self.count_read = count_read
         self.from_disk = from_disk
 
@@ -76,9 +76,9 @@ class FileReader:
         Raises: OSError.
         """
         try:
-            fd = os.open(name, _QUIETLY, dir_fd=parent)
+            fd = self._open_at(name, _QUIETLY, parent) if self._open_at else os.open(name, _QUIETLY, dir_fd=parent)
         except PermissionError:
-            fd = open_quietly(name, _FILE, parent)
+            fd = self.tree.open_in(name, _FILE, parent)
         if self.from_disk:
             os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
         return fd

@@ -141,6 +141,7 @@ def _check(layer: LayerFiles, check_mode: CheckMode, count_read: CountRead) -> L
             if layer.folder is None:
                 return by_blob(layer, store, None, check_mode, count_read)
             with store.below(layer.folder) as tree:
+                tree.stay_in_mount()
                 if layer.unprovable:
                     return _recorded(layer, tree, check_mode, count_read)
                 how = _split if layer.tar_split is not None else by_blob

@@ -2,8 +2,8 @@
 
 overlayfs uses a layer's folder without the mounts in it. A clean copy that is mounted over a tampered file is therefore read
 by every other program, but by no container. Engines only mount on certain folders beside the layer's files; any other mount
-is a difference. The table of mounts is read before and after the files. A mount that exists only in between is not detected,
-just as a file that is changed and restored in between.
+is a difference. The table of mounts is read before and after the files. In between no file is opened that something is mounted
+over (`openat2`).
 """
 
 from __future__ import annotations
