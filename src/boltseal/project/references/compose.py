@@ -14,11 +14,10 @@ file can pin the image.
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Final
 
 from yaml.nodes import Node, ScalarNode
 
@@ -33,6 +32,9 @@ from boltseal.project.image_references import (
     ScanResult,
 )
 from boltseal.project.references.build_arguments import BuildArguments
+from boltseal.project.references.compose_files import ComposeFile as _File
+from boltseal.project.references.compose_files import FileToRead as _FileToRead
+from boltseal.project.references.compose_files import ImageScalar as _ImageScalar
 from boltseal.project.references.compose_places import (
     Place,
     is_compose,
@@ -66,57 +68,12 @@ from boltseal.project.references.yaml_nodes import (
     span_of,
     text_of,
 )
-from boltseal.project.source_files import ProjectPath, ProjectTree, SourceFile, Unreadable
+from boltseal.project.source_files import ProjectPath, ProjectTree, Unreadable
 
 MAX_EXTENDS: Final = 100
 MAX_ENV_SETS: Final = 100
 BUILT_HERE: Final = "built here"
 _NO_ENV: Final = Dotenv("", {})
-
-
-class _FileToRead(NamedTuple):
-    """A file, the env files for its variables (the first has priority), and the path by which Compose reaches it."""
-
-    name: str
-    envs: tuple[str, ...]
-    at: str
-
-
-@dataclass(slots=True)
-class _File:
-    """A parsed file and the env files for its variables. `also`: the env files on other include paths to this file.
-
-    `at`: the path by which Compose reaches it, perhaps a symbolic link; `.env` and relative paths are beside that path.
-    `services`: the keys by name, once for each document that contains the service; Compose merges them.
-    """
-
-    source: SourceFile
-    documents: tuple[Node, ...]
-    envs: tuple[str, ...]
-    at: str
-    services: dict[str, list[Pairs]] = field(default_factory=dict)
-    also: set[tuple[str, ...]] = field(default_factory=set)
-    partners: list[_File] | None = None
-
-    def each_service(self) -> Iterator[tuple[str, Pairs]]:
-        """Yield each service's name and keys, once per document."""
-        return ((name, keys) for name, documents in self.services.items() for keys in documents)
-
-
-@dataclass(frozen=True, slots=True)
-class _ImageScalar:
-    """A scalar that contains an image reference, with `prefix` before it. `where`: its key path.
-
-    `locked_only`: why no digest is written there.
-    """
-
-    file: _File
-    node: ScalarNode
-    where: str
-    platforms: tuple[str, ...] = ()
-    build: bool = False
-    prefix: str = ""
-    locked_only: str | None = None
 
 
 def read_compose(project: ProjectTree, paths: Sequence[ProjectPath]) -> ScanResult:
