@@ -10,6 +10,7 @@ import argparse
 import importlib.metadata
 import os
 import platform
+import re
 import shutil
 import subprocess
 import sys
@@ -122,8 +123,8 @@ def _version(name: str) -> str:
     """Return the first number with dots in a program's output about itself."""
     flag = {"nginx": "-v", "wrk": "-v"}.get(name, "--version")
     output = subprocess.run([program(name), flag], capture_output=True, text=True, check=False)
-    words = (output.stdout + output.stderr).replace("/", " ").split()
-    return f"{name} {next((word for word in words if word[:1].isdigit() or word.startswith('v')), '?')}"
+    found = re.search(r"\d+(?:\.\d+)+[\w.+~-]*", output.stdout + output.stderr)
+    return f"{name} {found[0] if found else '?'}"
 
 
 if __name__ == "__main__":
