@@ -114,6 +114,18 @@ def test_a_stricter_mode_is_bounded_by_the_umask(
     assert {each.kind for each in store.image_report().differences} == kinds
 
 
+def test_without_the_lower_layer_it_could_not_be_checked(implied_on: Callable[[str], Store]) -> None:
+    """If a lower layer of containerd is missing, that is the difference, and not the folders above it."""
+    store = implied_on("containerd")
+    store.at("").rename(store.at("").with_name("moved"))
+
+    report = store.image_report()
+
+    assert {each.kind for each in report.differences} == {DifferenceKind.MISSING, DifferenceKind.STACK}
+    assert {each.path for each in report.differences if each.kind is DifferenceKind.MISSING} == {""}
+    assert "folders without an entry" in " ".join(report.unknown)
+
+
 def test_an_attribute_of_a_lower_folder_is_clean(implied_on: Callable[[str], Store]) -> None:
     """containerd also copies the extended attributes of a lower layer's folder; others are differences."""
     store = implied_on("containerd")

@@ -28,7 +28,7 @@ from types import TracebackType
 from typing import Final, NamedTuple, Self
 
 from boltseal.engines.linked_folders import open_store
-from boltseal.engines.safe_open import SafeFolder, StoreMalformed, StoreMissing
+from boltseal.engines.safe_open import SafeFolder, StoreMalformed, StoreMissing, StoreUnreadable
 from boltseal.host.scrub.attributes import IGNORED, Attributes
 from boltseal.host.scrub.differences import DifferenceKind
 from boltseal.host.scrub.entry_attributes import DEFAULT_LIST, mode_of_list
@@ -84,6 +84,7 @@ class ImpliedFolderCheck:
         self._ownership = ownership
         self._opened = ExitStack()
         self._below: list[SafeFolder] | None = None
+        self._unopened = ""
 
     @property
     def root_modes(self) -> frozenset[int]:
@@ -152,11 +153,17 @@ class ImpliedFolderCheck:
         )
 
     def _lower_layers(self) -> list[SafeFolder]:
+        if self._unopened:
+            raise StoreUnreadable(self._unopened)
         if self._below is None:
             self._below = []
-            if self._rule.below:
-                store = self._opened.enter_context(open_store(self._root))
-                self._below += [self._opened.enter_context(store.below(folder)) for folder in self._rule.below]
+            try:
+                if self._rule.below:
+                    store = self._opened.enter_context(open_store(self._root))
+                    self._below += [self._opened.enter_context(store.below(folder)) for folder in self._rule.below]
+            except (StoreMissing, StoreMalformed, StoreUnreadable) as error:  # reported for the lower layer itself
+                self._unopened = f"owner and mode of folders without an entry: {error.message}"
+                raise StoreUnreadable(self._unopened) from error
             for tree in self._below:
                 tree.open_folders = max(OPEN_IN_ALL // len(self._below), 2)
         return self._below
