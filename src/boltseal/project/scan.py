@@ -22,6 +22,7 @@ from boltseal.project.image_references import Accounted, Format, ImageReference,
 from boltseal.project.references.formats import BY_NAME, READERS
 from boltseal.project.references.gitlab import include_matcher
 from boltseal.project.references.kubernetes import is_kubernetes
+from boltseal.project.references.kustomize_names import as_deployed
 from boltseal.project.references.reader import FileToFollow, FormatReader, ProjectFile, Syntax
 from boltseal.project.references.templates import contains_image_line, read_chart_template, read_template, template_of
 from boltseal.project.references.yaml_nodes import compose, pairs
@@ -68,6 +69,7 @@ class _Scan:
         self.notes: list[ScanProblem] = []
         self.accounted: list[Accounted] = []
         self.candidates: dict[str, tuple[Candidate, ...]] = {}
+        self.kustomizations: list[str] = []
 
     def run(self, paths: Sequence[Path]) -> ScanResult:
         for path in paths:
@@ -101,6 +103,7 @@ class _Scan:
             (),
             tuple(self.accounted),
         )
+        found = as_deployed(self.project, self.kustomizations, found)
         return unknown_values(self.project, self.seen, found, self.candidates)
 
     def add(self, found: ScanResult) -> None:
@@ -171,6 +174,8 @@ class _Scan:
 
     def read_documents(self, reader: FormatReader, source: SourceFile, documents: tuple[Node, ...]) -> None:
         file = ProjectFile(source, self.project, documents, self.crds)
+        if reader.name == Format.KUSTOMIZE:
+            self.kustomizations.append(source.path)
         for each in reader.follows(file):
             self.follow(source, each)
         found = reader.read(file)

@@ -27,7 +27,7 @@ from boltseal.project.source_files import SourceFile, Unreadable
 INLINE_PATCH: Final = (
     "it is in a patch inside the kustomization, which is not edited: move the patch into a file of its own"
 )
-_NAMES: Final = frozenset({"kustomization.yaml", "kustomization.yml", "Kustomization"})
+KUSTOMIZATION_NAMES: Final = ("kustomization.yaml", "kustomization.yml", "Kustomization")
 _SELECTOR: Final = "it selects the images that a kustomization changes"
 _PATCHES: Final = ("patches", "patchesJson6902", "patchesStrategicMerge")
 
@@ -174,7 +174,7 @@ def _is_kustomization(documents: tuple[Node, ...]) -> bool:
 
 READER: Final = FormatReader(
     Format.KUSTOMIZE,
-    by_name=lambda path: path.rpartition("/")[2] in _NAMES,
+    by_name=lambda path: path.rpartition("/")[2] in KUSTOMIZATION_NAMES,
     by_content=_is_kustomization,
     read=lambda file: read_kustomize(file.source, file.documents),
     follows=_patch_files,
