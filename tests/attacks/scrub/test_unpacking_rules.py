@@ -33,7 +33,9 @@ ACCESS, DEFAULT = "system.posix_acl_access", "system.posix_acl_default"
 
 def upper() -> bytes:
     """Return entries in folders without entries, an opaque mark among them, and the layer's own folder."""
-    layer = Layer().add("/", kind=FOLDER, mode=0o750).add("opaque/.wh..wh..opq").add("opaque/c", b"c")
+    layer = (
+        Layer().add("/", kind=FOLDER, mode=0o750, owner=(1000, 1000)).add("opaque/.wh..wh..opq").add("opaque/c", b"c")
+    )
     layer.add("trusted", b"t", pax=attributes(trusted_mine="1")).add("list", b"l", mode=0o644, pax={})
     return layer.add("etc/.wh.passwd").done()
 

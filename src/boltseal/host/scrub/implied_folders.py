@@ -50,7 +50,8 @@ class ImpliedFolders:
     `by_umask`: with any umask of the process that does not let all users write. `below`: the folders of the lower layers whose
     owner, mode and attributes it copies, the topmost first. `keeps_bit`, `keeps_group`: the set-group-id bit and the group that
     the kernel gives a folder in one with that bit. `root_modes`: the modes of a layer's own
-    folder, if the engine shows containers that mode as the mode of `/`.
+    folder, if the engine shows containers that mode as the mode of `/`. `root_from`: the folder of the layer below, whose own
+    mode and owner it copies to the layer's.
     """
 
     by_umask: bool = False
@@ -58,6 +59,7 @@ class ImpliedFolders:
     keeps_bit: bool = True
     keeps_group: bool = False
     root_modes: frozenset[int] = frozenset()
+    root_from: bytes | None = None
 
 
 class _Expected(NamedTuple):
@@ -90,6 +92,17 @@ class ImpliedFolderCheck:
     def root_modes(self) -> frozenset[int]:
         """The modes that a layer's own folder may have, without special bits; none if containers do not see them."""
         return self._rule.root_modes
+
+    def has_root_of_below(self, found: os.stat_result) -> bool:
+        """Return whether a layer's own folder has mode and owner of the layer below, from which the engine copies them.
+
+        Raises: StoreMissing, StoreUnreadable, StoreMalformed.
+        """
+        if self._rule.root_from is None:
+            return False
+        with open_store(self._root) as store, store.below(self._rule.root_from) as tree:
+            below = tree.stat(b"")
+        return (found.st_mode, found.st_uid, found.st_gid) == (below.st_mode, below.st_uid, below.st_gid)
 
     def __enter__(self) -> Self:
         return self

@@ -231,11 +231,8 @@ def _layers(
                 continue
             owners = Ownership(_map(layer.uidmap), _map(layer.gidmap), unproven=_unproven_owners(f"layer {diff.short}"))
         hint = max(layer.diff_size, 0)
-        vfs = (
-            VfsLayer(store.folder_of(layer.parent) if layer.parent else None, PODMAN_COPIES)
-            if store.driver == VFS
-            else None
-        )
+        below = store.folder_of(layer.parent) if layer.parent else None
+        vfs = VfsLayer(below, PODMAN_COPIES) if store.driver == VFS else None
         files.append(
             allowance.once(LayerFiles(
                 store.root,
@@ -244,7 +241,7 @@ def _layers(
                 store.split_at(layer.id),
                 ownership=owners,
                 hint=hint,
-                implied=_IMPLIED if vfs is None else _IMPLIED_BY_VFS,
+                implied=replace(_IMPLIED, root_from=below) if vfs is None else _IMPLIED_BY_VFS,
                 rules=PODMAN,
                 vfs=vfs,
             ))

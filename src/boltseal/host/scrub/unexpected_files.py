@@ -46,7 +46,8 @@ class UnexpectedFiles:
             found = self._tree.stat(b"")
             at = self._tree.folder(b"")
             differing = attributes.differences(b"", {} if header is None else header.xattrs, found, at)
-        except StoreUnreadable as error:
+            is_of_below = self._implied.has_root_of_below(found)  # which the check of that layer compares
+        except (StoreUnreadable, StoreMissing, StoreMalformed) as error:
             self._findings.not_read(error.message)
             return False
         seen = sees_marks(found.st_uid)
@@ -56,10 +57,10 @@ class UnexpectedFiles:
             )
         owner = self._ownership.users.outside(0), self._ownership.groups.outside(0)
         applied = owner if header is None else self._inodes.owner(header.traits.owner)
-        if (found.st_uid, found.st_gid) not in (owner, applied):
+        if (found.st_uid, found.st_gid) not in (owner, applied) and not is_of_below:
             self._findings.add(DifferenceKind.OWNER, b"", f"{owner[0]}:{owner[1]}", f"{found.st_uid}:{found.st_gid}")
         mode, modes = stat.S_IMODE(found.st_mode), self._implied.root_modes
-        is_of_entry = header is not None and mode == header.mode & 0o7777
+        is_of_entry = is_of_below or (header is not None and mode == header.mode & 0o7777)
         if not is_of_entry and ((mode & 0o002 and not mode & stat.S_ISVTX) or (modes and mode & 0o777 not in modes)):
             expected = "a root folder that all users may read, and only root may change"
             self._findings.add(DifferenceKind.MODE, b"", expected, f"{mode:04o}")
