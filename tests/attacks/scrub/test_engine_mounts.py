@@ -234,7 +234,10 @@ def test_a_mount_in_the_namespace_of_rootless_podman_is_found(empty_home: None, 
     podman = " ".join(PODMAN)
 
     def as_user(*argv: str | Path) -> str:
-        return subprocess.run([*user.as_user(), *PODMAN, *argv], check=True, capture_output=True, text=True).stdout
+        done = subprocess.run([*user.as_user(), *PODMAN, *argv], check=False, capture_output=True, text=True)
+
+        assert done.returncode == 0, done.stderr
+        return done.stdout
 
     try:
         as_user("load", "-q", "-i", tmp_path / "image.tar")
