@@ -26,6 +26,7 @@ from boltseal.errors import quote
 from boltseal.project.image_references import (
     COMPOSE_NAMES,
     COMPOSE_OVERRIDES,
+    Accounted,
     EditRange,
     Format,
     ImageReference,
@@ -136,6 +137,7 @@ class _Reader:
         self.arguments = BuildArguments(project)
         self.problems: list[ScanProblem] = []
         self.image_refs: list[ImageReference] = []
+        self.accounted: list[Accounted] = []
 
     def read(self, paths: Sequence[ProjectPath]) -> ScanResult:
         self.load_all(path for path in paths if not path.by_content)
@@ -150,7 +152,7 @@ class _Reader:
                 self.image_refs.extend(self.image_ref(scalar) for scalar in self.in_service(file, name, keys))
             models = self.scalars(file, "", model_places(file.documents))
             self.image_refs.extend(self.image_ref(scalar) for scalar in models)
-        return ScanResult(tuple(self.image_refs), tuple(self.problems))
+        return ScanResult(tuple(self.image_refs), tuple(self.problems), accounted=tuple(self.accounted))
 
     def load_all(self, paths: Iterable[ProjectPath]) -> None:
         """Load these files and all that they include and extend."""
@@ -316,6 +318,7 @@ class _Reader:
     def add(self, found: ScanResult) -> None:
         self.image_refs.extend(found.image_refs)
         self.problems.extend(found.problems)
+        self.accounted.extend(found.accounted)
 
     def is_built(self, file: _File, name: str) -> bool:
         """Return whether a service has a `build`: itself, in a service it extends, or in the override file."""
