@@ -23,7 +23,9 @@ target "app" {
 BAKE_JSON = {"target": {"app": {"context": "app", "args": {"BASE_IMAGE": "node:22", "VERSION": "3.20"}}}}
 DEVCONTAINER = {"build": {"dockerfile": "../app/Dockerfile", "args": BAKE_JSON["target"]["app"]["args"]}}
 BUILDERS = {
-    "compose": {"compose.yml": "services: {a: {build: {context: app, args: {BASE_IMAGE: node:22, VERSION: '3.20'}}}}\n"},
+    "compose": {
+        "compose.yml": "services: {a: {build: {context: app, args: {BASE_IMAGE: node:22, VERSION: '3.20'}}}}\n"
+    },
     "compose .env": {
         "compose.yml": "services: {a: {build: {context: app, args: [BASE_IMAGE, 'VERSION=${TAG:?}']}}}\n",
         ".env": "BASE_IMAGE=node:22\nTAG=3.20\n",
