@@ -25,9 +25,9 @@ IMAGE_KEY: Final = re.compile(
 """Keys whose values are images: whole key names."""
 
 IMAGE_ARGUMENT: Final = re.compile(
-    r"(?:--?[a-z0-9-]*image[a-z0-9-]*|[A-Z0-9_]*IMAGE[A-Z0-9_]*)=(?P<value>\S+)", re.DOTALL
+    r"(?:-{0,2}[a-z0-9_-]*image[a-z0-9_-]*|[A-Z0-9_]*IMAGE[A-Z0-9_]*)=(?P<value>\S+)", re.DOTALL
 )
-"""A text that gives an image to a program: `--sidecar-image=...`, or `RUNNER_IMAGE=...` in a list of variables."""
+"""A text that gives an image to a program: `--sidecar-image=...`, `image=...`, or `RUNNER_IMAGE=...` in a list of variables."""
 
 FILE_EXTENSIONS: Final = frozenset(
     """
