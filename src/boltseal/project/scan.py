@@ -139,7 +139,7 @@ class _Scan:
 
     def read_file(self, name: str, link_path: str, *, by_path: bool) -> None:
         """Read one file. Its real name selects the format, else the name of the link to it."""
-        reader = reader_by_name(name) or reader_by_name(link_path)
+        reader = reader_by_name(name) or (None if link_path == name else reader_by_name(link_path))
         together = reader is not None and reader.read_together is not None
         key = (name, None if reader is None else reader.name, link_path if together else "")
         if key in self.done:
