@@ -103,13 +103,7 @@ async def relock(
         else:
             entries.add_known(each, before, update=not before.own_pin and update(each.reference))
     # 4.
-    fresh = {
-        image.reference: image.digest
-        for image in entries.images
-        if image.digest is not None
-        and not image.own_pin
-        and (_is_new(image, known) or (image.entry is None and update(image.reference)))
-    }
+    fresh = _to_look_up(entries.images, known, update)
     ledger = await resolver.ledger_entries(fresh)
     registries = {reference.registry for reference in (*fresh, *filter(update, wanted))}
     keys = {registry: key for registry, key in resolver.ledger_keys().items() if registry in registries}
@@ -129,6 +123,19 @@ async def relock(
         unresolved=tuple(sorted(entries.unresolved)),
         notes=tuple(entries.notes),
     )
+
+
+def _to_look_up(
+    images: Iterable[LockedImage], known: Mapping[Reference, LockedImage], update: Callable[[Reference], bool]
+) -> dict[Reference, Digest]:
+    """Return the tags with their digests whose ledger entries are not in the lock yet."""
+    return {
+        image.reference: image.digest
+        for image in images
+        if image.digest is not None
+        and not image.own_pin
+        and (_is_new(image, known) or (image.entry is None and update(image.reference)))
+    }
 
 
 def _other_pins(new: Iterable[ReferenceToLock], resolutions: Resolutions) -> set[Reference]:

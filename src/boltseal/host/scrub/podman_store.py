@@ -219,16 +219,11 @@ def _layers(
                 )
             )
         folder = store.folder_of(layer.id)
-        if reason := _not_understood(store, layer, diff):
+        if reason := _not_understood(store, layer, diff, store_ids):
             unknown.append(reason)
             continue
         owners = store_ids
         if layer.uidmap or layer.gidmap:
-            if owners.users.ranges:
-                unknown.append(
-                    f"layer {diff.short} has owners that were mapped twice, by Podman and by its user's namespace"
-                )
-                continue
             owners = Ownership(_map(layer.uidmap), _map(layer.gidmap), unproven=_unproven_owners(f"layer {diff.short}"))
         hint = max(layer.diff_size, 0)
         below = store.folder_of(layer.parent) if layer.parent else None
@@ -253,8 +248,10 @@ def _layers(
     return tuple(files)
 
 
-def _not_understood(store: PodmanStore, layer: StoredLayer, diff: Digest) -> str:
-    """Return why the files of a layer can't be compared, "" if they can."""
+def _not_understood(store: PodmanStore, layer: StoredLayer, diff: Digest, owners: Ownership) -> str:
+    """Return why the files of a layer can't be compared, "" if they can. `owners`: those of the store."""
+    if (layer.uidmap or layer.gidmap) and owners.users.ranges:
+        return f"layer {diff.short} has owners that were mapped twice, by Podman and by its user's namespace"
     if store.driver == OVERLAY and (reason := composefs_reason(store.files, BASE + b"/" + layer.id.encode())):
         return reason
     if layer.toc_digest and not store.files.exists(store.split_at(layer.id)):
