@@ -43,6 +43,10 @@ SPLIT = {
     "kubernetes/helmrelease.yaml": ["web:1"],
     "kustomize/a/kustomization.yaml": ["new:2"],
     "kustomize/b/kustomization.yaml": [f"b:1@sha256:{'d' * 64}"],
+    "kustomize/e/base/deployment.yaml": ["app:1.2"],
+    "kustomize/e/base/kustomization.yaml": ["worker:3"],
+    "kustomize/f/base/pod.yaml": ["debug:1"],
+    "kustomize/f/top/log.yaml": ["log:2"],
     "nomad/job.hcl": ["v:7"],
     "woodpecker/.woodpecker/matrix.yml": ["m:1", "m:2"],
 }
