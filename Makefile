@@ -23,7 +23,7 @@ unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help venv serve demo check check-style check-tests coverage timings test test-engines soak bench lock docs clean
+.PHONY: help venv serve demo check check-style check-tests coverage timings test test-engines test-stores soak bench lock docs clean
 
 help:  ## lists the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' Makefile
@@ -64,13 +64,17 @@ coverage: $(VENV)/.works  ## checks that every branch of the pure packages is te
 timings: $(VENV)/.works  ## measures which tests are lengthy, into tests/timings.json
 	@$(BIN)/python -m pytest -q -m "not slow and not real" --write-timings
 
-test: $(VENV)/.works  ## runs all tests but those of test-engines; real clients; as root installs missing packages
+test: $(VENV)/.works  ## runs all tests but those of the next two; real clients; as root installs missing packages
 	@scripts/test-packages
-	@$(BIN)/python -m pytest -q -m "not engine" $(SPREAD) $(ARGS)
+	@$(BIN)/python -m pytest -q -m "not engine and not store" $(SPREAD) $(ARGS)
 
-test-engines: $(VENV)/.works  ## runs the tests with container engines: builds, deploys, kept images, image stores on disk
+test-engines: $(VENV)/.works  ## runs the tests with container engines: builds, deploys, kept images
 	@scripts/test-packages
 	@$(BIN)/python -m pytest -q -m "engine" $(SPREAD) $(ARGS)
+
+test-stores: $(VENV)/.works  ## runs the tests of scrub on the stores of real container engines
+	@scripts/test-packages
+	@$(BIN)/python -m pytest -q -m "store" $(SPREAD) $(ARGS)
 
 soak: $(VENV)/.works  ## runs the slow tests at full size: 50 kills, 4 GiB blobs, 200 pushes of 64 MiB, 100,000 tags
 	@scripts/test-packages

@@ -7,7 +7,7 @@ Loaded by `tests/conftest.py`. Three options of pytest, independent of each othe
 --write-timings        measure every test that runs and store its processor time in `tests/timings.json`
 
 A test whose stored processor time exceeds LENGTHY_S gets the mark `lengthy`. A test without a stored time gets none.
-A test that is marked `real` in one of ENGINE_TESTS gets the mark `engine`.
+A test that is marked `real` gets the mark `engine` in one of ENGINE_TESTS, and `store` in one of STORE_TESTS.
 """
 
 from __future__ import annotations
@@ -30,8 +30,10 @@ ROOT: Final = Path(__file__).parent.parent
 TIMINGS: Final = ROOT / "tests/timings.json"
 LENGTHY_S: Final = 0.1
 """Processor time, in seconds, above which a quick check leaves a test out."""
-ENGINE_TESTS: Final = ("tests/attacks/scrub/", "tests/distribution/test_image.py", "tests/real/engines/")
-"""Where real container engines build, run, keep and store images: `make test-engines` runs these, `make test` all others."""
+ENGINE_TESTS: Final = ("tests/distribution/test_image.py", "tests/real/engines/")
+"""Where real container engines build, run and keep images: `make test-engines` runs these."""
+STORE_TESTS: Final = ("tests/attacks/scrub/",)
+"""Where the stores of container engines on disk are checked: `make test-stores` runs these, `make test` all others."""
 EVERYTHING: Final = re.compile(
     r"pyproject\.toml|Makefile|requirements.*\.lock|scripts/.*|tests/conftest\.py|tests/selection\.py|tests/environment\.py|tests/data/.*"
 )
@@ -55,8 +57,10 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     for item in items:
         if timings.get(function_id(item), 0.0) > LENGTHY_S:
             item.add_marker(pytest.mark.lengthy)
-        if item.nodeid.startswith(ENGINE_TESTS) and item.get_closest_marker("real") is not None:
+        if item.get_closest_marker("real") is not None and item.nodeid.startswith(ENGINE_TESTS):
             item.add_marker(pytest.mark.engine)
+        if item.get_closest_marker("real") is not None and item.nodeid.startswith(STORE_TESTS):
+            item.add_marker(pytest.mark.store)
     revision = config.getoption("--changed-since")
     changed = changed_files(revision) if revision else frozenset()
     if changed and not any(map(EVERYTHING.fullmatch, changed)):

@@ -1,5 +1,5 @@
-"""No test is left out by accident: by its folder's name, by `make check` with its whole package, or by both `make test` and
-`make test-engines`.
+"""No test is left out by accident: by its folder's name, by `make check` with its whole package, or by all of `make test`,
+`make test-engines` and `make test-stores`.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from tests.scheduling import stored_durations
-from tests.selection import ENGINE_TESTS, LENGTHY_S, exists, stored_timings
+from tests.selection import ENGINE_TESTS, LENGTHY_S, STORE_TESTS, exists, stored_timings
 
 TESTS = Path(__file__).parent
 PACKAGES = sorted(
@@ -28,7 +28,7 @@ ENGINES_ELSEWHERE = {
     "real/test_client_configuration.py": "docker login",
     "real/test_mirror.py": "docker and containerd pull through the mirror that they are configured for",
 }
-"""Files that start an engine outside ENGINE_TESTS."""
+"""Files that start an engine outside ENGINE_TESTS and STORE_TESTS."""
 
 
 def test_no_folder_of_tests_has_a_name_that_pytest_skips(pytestconfig: pytest.Config) -> None:
@@ -57,12 +57,15 @@ def test_a_test_is_lengthy_by_its_measured_time_only() -> None:
     assert [path.name for path in TESTS.rglob("test_*.py") if by_hand.search(path.read_text())] == []
 
 
-def test_every_test_is_run_by_exactly_one_of_two_targets() -> None:
-    """`make test` and `make test-engines` run pytest with the same options but `-m`, where one has the other's opposite."""
-    (tests, others), (engines, same) = (_pytest_of(target) for target in ("test", "test-engines"))
+def test_every_test_is_run_by_exactly_one_of_three_targets() -> None:
+    """The targets of tests run pytest with the same options but `-m`, and no test is in two of the places that they run."""
+    found = [_pytest_of(target) for target in ("test", "test-engines", "test-stores")]
+    (_, others), *_ = found
 
-    assert (tests, engines) == ("not engine", "engine")
-    assert others == same
+    assert [marks for marks, _ in found] == ["not engine and not store", "engine", "store"]
+    assert [each for _, each in found] == [others] * 3
+    assert not [each for each in ENGINE_TESTS if each.startswith(STORE_TESTS)]
+    assert not [each for each in STORE_TESTS if each.startswith(ENGINE_TESTS)]
     assert not [word for word in others if word.startswith(("tests", "--ignore", "--deselect", "-k", "-m"))]
 
 
@@ -71,9 +74,10 @@ def test_a_test_is_about_engines_by_its_place_only() -> None:
     files = {path.relative_to(TESTS).as_posix(): path.read_text() for path in TESTS.rglob("*.py")}
     starting = [name for name, text in files.items() if re.search(r"\bservers\.(dockerd|podman|containerd)\(", text)]
 
-    assert [place for place in ENGINE_TESTS if not TESTS.parent.joinpath(place).exists()] == []
-    assert [name for name, text in files.items() if re.search(r"mark\.engine\b", text)] == ["selection.py"]
-    assert {name for name in starting if not f"tests/{name}".startswith(ENGINE_TESTS)} == set(ENGINES_ELSEWHERE)
+    places = (*ENGINE_TESTS, *STORE_TESTS)
+    assert [place for place in places if not TESTS.parent.joinpath(place).exists()] == []
+    assert [name for name, text in files.items() if re.search(r"mark\.(engine|store)\b", text)] == ["selection.py"]
+    assert {name for name in starting if not f"tests/{name}".startswith(places)} == set(ENGINES_ELSEWHERE)
 
 
 def test_every_file_with_a_stored_duration_exists() -> None:

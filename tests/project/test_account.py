@@ -79,6 +79,7 @@ def test_a_value_that_is_no_image_is_not_reported(tmp_path: Path, line: str) -> 
         "image_name: a/b:1",
         "image: >-\n    a/b:1",
         "x.image: a/b:1",
+        "driver-opts: image=a/b:1",
         "text: |\n    kind: Pod\n    image: ghcr.io/shop/tool:1",
     ],
 )
@@ -98,7 +99,7 @@ def test_a_file_that_can_not_be_parsed_is_read_by_lines(tmp_path: Path) -> None:
 
 
 def test_the_lines_of_a_text_are_reported_one_by_one(tmp_path: Path) -> None:
-    """An image that occurs twice in a manifest that is a text, and in a heredoc of HCL, is reported with each line."""
+    """An image that occurs twice in a manifest inside a text, or in a heredoc of HCL, is reported with each line."""
     text = "a:\n- image: a/b:1\nb:\n- image: a/b:1\n"
     files = {
         "a.yml": "x: |\n" + "".join(f"  {line}\n" for line in text.splitlines()),

@@ -124,6 +124,21 @@ def test_dotenv_that_a_container_sees_is_not_edited(tmp_path: Path) -> None:
     assert edited.refusals[0].reason == ".env is also an env_file: a container would get the digest in NGINX"
 
 
+def test_a_variable_that_always_ends_the_same_image_is_edited_once(tmp_path: Path) -> None:
+    """A digest goes into .env if all uses of the variable, in all files, are the same image."""
+    service = "    image: shop/app:${TAG}\n"
+    files = {
+        "compose.yml": f"include: [more/cron.yaml]\nservices:\n  web:\n{service}  worker:\n{service}",
+        "more/cron.yaml": f"services:\n  cron:\n{service}",
+        ".env": "TAG=1.25\n",
+    }
+    root = written(tmp_path, files)
+
+    assert shown(pinned(root)) == {".env": ["TAG=1.25@DIGEST"]}
+    (root / "more/cron.yaml").write_text("services:\n  cron:\n    image: shop/cron:${TAG}\n")
+    assert shown(pinned(root)) == {}
+
+
 def test_a_use_in_a_file_outside_the_scan_counts_too(tmp_path: Path) -> None:
     """A variable that another Compose file of the folder uses is not edited."""
     services = "services:\n  web:\n    image: nginx:${TAG}\n"

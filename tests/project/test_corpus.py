@@ -101,7 +101,7 @@ def test_nothing_is_unseen_and_nothing_is_invented(folder: str) -> None:
 
 @pytest.mark.parametrize("folder", FOLDERS)
 def test_pinning_changes_no_model_and_is_reversible(tmp_path: Path, folder: str) -> None:
-    """With digests the documents differ in nothing else, and without them the files have their first bytes."""
+    """With digests the documents are the same except for those, and without them the files have their former bytes."""
     root = Path(shutil.copytree(CORPUS / folder, tmp_path / folder))
     before = files(root)
     models = {name: list(documents(name, text)) for name, text in before.items()}

@@ -124,8 +124,14 @@ def test_every_name_of_a_dockerfile_is_recognised(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("line", "why"),
     [
-        ("FROM no${V#x}de", "uses a form of ${V} that is not evaluated"),
+        ("FROM no${V#\\x}de", "uses a form of ${V} that is not evaluated"),
+        ("FROM ${V/x}", "uses a form of ${V} that is not evaluated"),
+        ("ARG V=node\nFROM ${V//*/x}", "its pattern matches any text"),
+        ("ARG V=node\nFROM ${V#a*b*c*}", "it has too many wildcards"),
+        ("FROM no${V#x}de", "V is not set"),
         ("FROM ${V:?give_one}", "V is not set: give_one"),
+        ("ARG V\nFROM node:${V:-}", "V is not set"),
+        ("ARG V\nFROM ${V:+node:22}", "V is not set"),
         ('FROM "nginx:1.25"', "it has quotes inside the word, which are not evaluated"),
         ("FROM node:${V:-2", "has no closing brace"),
         ("FROM Node:22", "must be lower-case"),
@@ -137,6 +143,35 @@ def test_an_unevaluated_reference_is_reported(tmp_path: Path, line: str, why: st
 
     assert (image_ref.resolved, image_ref.edit_range) == (None, None)
     assert why in str(image_ref.why)
+
+
+@pytest.mark.parametrize(
+    ("value", "form", "name"),
+    [
+        ("v1.2", "${V#v}", "node:1.2"),
+        ("v1.2", "${V#x}", "node:v1.2"),
+        ("a-b-c", "${V#*-}", "node:b-c"),
+        ("a-b-c", "${V##*-}", "node:c"),
+        ("a-b-c", "${V%-*}", "node:a-b"),
+        ("a-b-c", "${V%%-*}", "node:a"),
+        ("a-b-c", "${V%?}c", "node:a-b-c"),
+        ("a-b-b", "${V/b/x}", "node:a-x-b"),
+        ("a-b-b", "${V//b/x}", "node:a-x-x"),
+        ("1+2", "${V/+/_}", "node:1_2"),
+        ("1.2-x", "${V/-*/}", "node:1.2"),
+        ("slim", "22${V:+-$V}", "node:22-slim"),
+        ("22", "${V:?no version}", None),
+        ("22", "${V:?}", "node:22"),
+        ("22", "${V:-}", "node:22"),
+    ],
+)
+def test_the_forms_of_variables_are_those_of_buildkit(tmp_path: Path, value: str, form: str, name: str | None) -> None:
+    """Prefixes, suffixes, replacements and defaults of variables result in the tag that BuildKit would use."""
+    found = found_in(written(tmp_path, {"Dockerfile": f"ARG V={value}\nFROM node:{form}\n"}))
+
+    assert [each.resolved.familiar() if each.resolved else None for each in found.image_refs] == [name]
+    if "#" in form or "%" in form or "/" in form:
+        assert found.image_refs[0].edit_range is None
 
 
 @pytest.mark.parametrize(

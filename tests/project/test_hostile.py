@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+import time
 from pathlib import Path
 
 import pytest
@@ -261,3 +262,26 @@ def test_the_lines_of_a_text_are_indexed_once() -> None:
 
     assert [source.line(0), source.line(1), source.line(2)] == [1, 1, 1]
     assert text.times == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("a.yml", "image: a/b:1" + " " * 300_000 + "x\n{"),
+        ("b.yml", "x: '" + "image" * 60_000 + " =x'\n"),
+        ("c.yml", "x: {'" + "_IMAGE" * 50_000 + "x': a/b:1}\n"),
+        ("d.yml", "image: '" + "{{ " * 100_000 + "'\n"),
+        ("e.json", '{"image": "a/b:1"} ' + "/*" * 150_000),
+        ("f.json", '// image\n"' + '\\"' * 150_000),
+        ("g.hcl", 'job "x" {\n image = "' + "[[ " * 100_000 + '"\n' + "/*" * 100_000),
+        ("h.nomad", 'job "x" {\n' + "[[ " * 100_000),
+        ("i.toml", "image = " + "[ " * 150_000),
+        ("j.container", "[Container]\nImage=" + "\\\n" * 100_000),
+    ],
+)
+def test_the_account_of_a_hostile_text_takes_linear_time(tmp_path: Path, name: str, text: str) -> None:
+    """Texts that would make a pattern try all pairs of positions, for hours, are read in a moment."""
+    began = time.process_time()
+    found_in(written(tmp_path, {name: text}))
+
+    assert time.process_time() - began < 10

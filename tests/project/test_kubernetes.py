@@ -276,3 +276,18 @@ def test_a_patch_may_be_a_single_line(tmp_path: Path) -> None:
     assert names(found_in(written(tmp_path, {"kustomization.yaml": text}))) == [
         ("patches[0] [0] /spec/image", "nginx:1.25")
     ]
+
+
+@pytest.mark.parametrize(
+    ("tag", "same"),
+    [
+        *((tag, True) for tag in ("5.7", "0.5", "16", "0", "999999", "100000.25", "12.0000001", "0.0001")),
+        *((tag, False) for tag in ("3.0", "1.10", "1000000", "20230101", "0.00001", "1e3", "1_0", "08", "5.")),
+    ],
+)
+def test_a_bare_number_is_a_tag_if_helm_prints_the_same_text(tmp_path: Path, tag: str, same: bool) -> None:
+    """Helm prints a bare number as Go prints a floating-point number, so only some are the tag that is written."""
+    found = found_in(written(tmp_path, {"values.yaml": f"image: {{repository: shop/app, tag: {tag}}}\n"}))
+    (name,) = (name for _, name in names(found))
+
+    assert name == f"shop/app:{tag}" if same else name.startswith("? YAML reads")

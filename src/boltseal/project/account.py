@@ -25,7 +25,7 @@ from boltseal.errors import quote
 from boltseal.lockfile.document import LOCK_NAME
 from boltseal.project.image_references import Accounted, ScanProblem, ScanResult, Span
 from boltseal.project.references.hcl import read_hcl
-from boltseal.project.references.image_shape import IMAGE_ARGUMENT, is_word, looks_like_image, names_image
+from boltseal.project.references.image_shape import argument_of, is_word, looks_like_image, names_image
 from boltseal.project.references.yaml_nodes import compose, is_null, items, literal_offsets, span_of, text_of
 from boltseal.project.source_files import ProjectTree, SourceFile, Unreadable
 
@@ -43,7 +43,7 @@ _CONTAINER_KEYS: Final = frozenset(
 )
 _LINE: Final = re.compile(
     r"""^[ \t]*(?:-[ \t]+)?["']?(?P<key>[\w.-]{1,100})["']?[ \t]*(?P<sign>[:=])[ \t]*"""
-    r"""(?P<quote>["']?)(?P<value>(?:\{\{[^{}\n]{0,200}\}\}|(?!\{\{)[^\s"'#,;]){1,500})(?P=quote)[ \t]*,?[ \t]*(?:#.*)?$""",
+    r"""(?P<quote>["']?)(?P<value>(?:\{\{[^{}\n]{0,200}\}\}|(?!\{\{)[^\s"'#,;]){1,500})(?P=quote)(?:[ \t]*,)?[ \t]*(?:#.*)?$""",
     re.MULTILINE,
 )
 _TOML: Final = re.compile(
@@ -160,12 +160,12 @@ def _candidates(source: SourceFile) -> Iterator[Candidate]:
     """Yield the values of a file that look like images."""
     if source.path.endswith(".toml"):
         return _in_lines(source, _TOML)
-    if source.path.endswith((".hcl", ".nomad")):
-        return _in_tokens(source)
     try:
+        if source.path.endswith((".hcl", ".nomad")):
+            return iter(list(_in_tokens(source)))  # so that it fails here
         documents = compose(source)
     except Unreadable:
-        return _in_lines(source, _LINE)
+        return _in_lines(source, _TOML if source.path.endswith((".hcl", ".nomad")) else _LINE)
     return _in_nodes(source, documents)
 
 
@@ -207,8 +207,8 @@ def _in_nodes(source: SourceFile, documents: Sequence[Node]) -> Iterator[Candida
             yield from _in_text(source, node)
         elif isinstance(node, ScalarNode) and not is_null(node):
             text = node.value.strip()
-            argument = IMAGE_ARGUMENT.fullmatch(text) if under is _Under.NOTHING and "=" in text else None
-            value = text if argument is None else argument["value"].strip("\"'")
+            argument = argument_of(text) if under is _Under.NOTHING else None
+            value = text if argument is None else argument
             asked = under is not _Under.NOTHING or argument is not None
             if asked and (looks_like_image(value) or (under is _Under.WORD and is_word(value))):
                 yield Candidate(value, span_of(source, node))

@@ -19,6 +19,7 @@ from yaml.nodes import Node
 from boltseal.errors import quote
 from boltseal.project.account import Candidate, candidates, unknown_values
 from boltseal.project.image_references import Accounted, Format, ImageReference, ScanProblem, ScanResult
+from boltseal.project.references.build_arguments import without_selected
 from boltseal.project.references.formats import BY_NAME, READERS
 from boltseal.project.references.gitlab import include_matcher
 from boltseal.project.references.kubernetes import is_kubernetes
@@ -94,7 +95,7 @@ class _Scan:
         found = ScanResult(
             tuple(
                 sorted(
-                    dict.fromkeys(self.image_refs),
+                    dict.fromkeys(without_selected(self.image_refs, self.accounted)),
                     key=lambda image_ref: (image_ref.path, image_ref.span, image_ref.where),
                 )
             ),
@@ -138,7 +139,7 @@ class _Scan:
 
     def read_file(self, name: str, link_path: str, *, by_path: bool) -> None:
         """Read one file. Its real name selects the format, else the name of the link to it."""
-        reader = reader_by_name(name) or reader_by_name(link_path)
+        reader = reader_by_name(name) or (None if link_path == name else reader_by_name(link_path))
         together = reader is not None and reader.read_together is not None
         key = (name, None if reader is None else reader.name, link_path if together else "")
         if key in self.done:

@@ -11,7 +11,7 @@ import pytest
 from boltseal.engines.containerd_store import SNAPSHOTS
 from boltseal.host.scrub.differences import DifferenceKind
 from boltseal.host.scrub.find_stores import store_at
-from boltseal.host.scrub.layer_check import CheckMode
+from boltseal.host.scrub.layer_check import FILES_UNLISTED, CheckMode
 from boltseal.host.scrub.report import ReportStatus, ScrubReport
 from boltseal.host.scrub.scrub import ScrubRequest, scrub
 from tests import servers
@@ -30,12 +30,15 @@ def differences_in(report: ScrubReport) -> set[tuple[DifferenceKind, str]]:
 @pytest.mark.parametrize("path", ["bin/tool", "bin/su", "etc/empty", "lib", "dev/pipe"])
 @pytest.mark.parametrize("quick", [False, True])
 def test_a_name_outside_of_the_store_is_found(store: Store, tmp_path: Path, path: str, quick: bool) -> None:
-    """A file of a layer that has another name outside of the store can be changed through it; that is found."""
+    """A file of a layer that can be changed through a name outside of the store is found, unless --quick lists no files."""
     os.link(store.at(path), tmp_path / "outside", follow_symlinks=False)
 
     report = store.image_report(ScrubRequest(check_mode=CheckMode(quick=quick)))
 
-    assert (report.status, differences_in(report)) == (ReportStatus.DIFFERS, {(DifferenceKind.HARDLINK, path)})
+    if quick and "containerd" in store.name:
+        assert (report.status, report.unchecked) == (ReportStatus.HOLDS, (FILES_UNLISTED,))
+    else:
+        assert (report.status, differences_in(report)) == (ReportStatus.DIFFERS, {(DifferenceKind.HARDLINK, path)})
 
 
 def test_a_name_elsewhere_in_the_store_is_found(store: Store) -> None:
@@ -117,9 +120,8 @@ def test_links_between_layers_of_buildkit_are_clean(daemon: servers.Server, cont
     pruned = scrub(store_at(root), ScrubRequest(), lambda *_: None)
 
     assert bool(links) == any(snapshots.iterdir())
-    assert {(each.status, each.differences, each.unknown) for each in (*built, *pruned)} == {
-        (ReportStatus.HOLDS, (), ())
-    }
+    checked = [each for each in (*built, *pruned) if each.status is not ReportStatus.UNCHECKED]
+    assert {(each.status, each.differences, each.unknown) for each in checked} == {(ReportStatus.HOLDS, (), ())}
 
 
 @pytest.mark.slow

@@ -1,25 +1,28 @@
 """Bake files of Docker Buildx, HCL and JSON: contexts that are images, and Dockerfiles inside a target.
 
 A context `docker-image://alpine:3.20` is an image; other contexts are folders and targets. Variables have their defaults;
-an image that contains one is locked, and no digest is written into it.
+an image that contains one is locked, and no digest is written into it. The base images that a target's `args` select
+are read as well.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
-from dataclasses import replace
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Final
 
-from yaml.nodes import ScalarNode
+from yaml.nodes import Node, ScalarNode
 
-from boltseal.project.image_references import ImageReference, ScanResult
+from boltseal.project.image_references import Accounted, ImageReference, ScanResult, Span
+from boltseal.project.references.build_arguments import selected_bases
 from boltseal.project.references.dockerfile import read_dockerfile
 from boltseal.project.references.hcl import HclText, filled_in, read_hcl, variable_defaults
 from boltseal.project.references.reader import FormatReader, ProjectFile, Syntax
 from boltseal.project.references.scalars import parse_reference, template_reference, text_reference
-from boltseal.project.references.yaml_nodes import pairs
-from boltseal.project.source_files import SourceFile
+from boltseal.project.references.yaml_nodes import Pairs, pairs, text_of
+from boltseal.project.source_files import SourceFile, Unreadable
 
 NAME: Final = "bake"
 JSON_NAME: Final = "bake-json"
@@ -51,7 +54,59 @@ def read_bake(file: ProjectFile) -> ScanResult:
             image_refs.append(image_ref)
         elif each.key == "dockerfile-inline":
             image_refs.extend(_inline(source, each))
-    return ScanResult(tuple(image_refs))
+    selected = [_selected(file, target) for target in _targets(texts, defaults).values()]
+    image_refs += (image_ref for found in selected for image_ref in found.image_refs)
+    return ScanResult(tuple(image_refs), accounted=tuple(each for found in selected for each in found.accounted))
+
+
+@dataclass(slots=True)
+class _Target:
+    """What a target builds with which arguments. `span`: its first argument."""
+
+    name: str
+    span: Span
+    args: dict[str, str | None] = field(default_factory=dict)
+    context: str | None = "."
+    dockerfile: str | None = "Dockerfile"
+
+
+def _targets(texts: list[HclText], defaults: Mapping[str, str]) -> dict[str, _Target]:
+    """Return the targets with arguments. Those that a target inherits are not followed."""
+    found: dict[str, _Target] = {}
+    for each in texts:
+        if len(each.path) == 2 and each.path[0].startswith("target ") and each.path[1] == "args":
+            target = found.setdefault(each.path[0], _Target(each.path[0].replace(" ", "."), each.span))
+            target.args[each.key] = filled_in(each, defaults)
+    for each in texts:
+        if len(each.path) == 1 and each.path[0] in found and each.key in ("context", "dockerfile"):
+            setattr(found[each.path[0]], each.key, filled_in(each, defaults))
+    return found
+
+
+def _selected(file: ProjectFile, target: _Target) -> ScanResult:
+    """Return the base images that a target's arguments select. Its paths are relative to the bake file's folder."""
+    if target.context is None or target.dockerfile is None or "://" in target.context:
+        return ScanResult()
+    try:
+        name = file.project.name(Path(target.context, target.dockerfile), file.source.path.rpartition("/")[0])
+        dockerfile = file.project.read(name) if file.project.has(name) else None
+    except Unreadable:
+        return ScanResult()  # reported where it is scanned
+    if dockerfile is None:
+        return ScanResult()
+    selected = selected_bases(dockerfile, target.args)
+    image_refs = (
+        replace(
+            image_ref,
+            path=file.source.path,
+            format=NAME if file.source.path.endswith(".hcl") else JSON_NAME,
+            where=f"{target.name}.args {image_ref.where}",
+            line=file.source.line(target.span.start),
+            span=target.span,
+        )
+        for image_ref in selected.image_refs
+    )
+    return replace(selected, image_refs=tuple(image_refs))
 
 
 def _inline(source: SourceFile, each: HclText) -> Iterator[ImageReference]:
@@ -72,6 +127,7 @@ def _inline(source: SourceFile, each: HclText) -> Iterator[ImageReference]:
 def read_bake_json(file: ProjectFile) -> ScanResult:
     """Return the image references of a bake file in JSON."""
     image_refs: list[ImageReference] = []
+    accounted: list[Accounted] = []
     for document in file.documents:
         for name, target in pairs(pairs(document).get("target")).items():
             for context, node in pairs(pairs(target).get("contexts")).items():
@@ -82,7 +138,26 @@ def read_bake_json(file: ProjectFile) -> ScanResult:
                             file.source, node, JSON_NAME, where, _EXPRESSION, _NOT_EVALUATED, prefix=_CONTEXT
                         )
                     )
-    return ScanResult(tuple(image_refs))
+            selected = _selected(file, _json_target(name, pairs(target)))
+            image_refs.extend(selected.image_refs)
+            accounted.extend(selected.accounted)
+    return ScanResult(tuple(image_refs), accounted=tuple(accounted))
+
+
+def _json_target(name: str, keys: Pairs) -> _Target:
+    def text(node: Node | None, default: str | None = None) -> str | None:
+        value = text_of(node)
+        return default if value is None else None if _EXPRESSION.search(value) else value
+
+    args = keys.get("args")
+    span = Span(0, 0) if args is None else Span(int(args.start_mark.index), int(args.end_mark.index))
+    return _Target(
+        f"target.{name}",
+        span,
+        {key: text(value) for key, value in pairs(args).items()},
+        text(keys.get("context"), "."),
+        text(keys.get("dockerfile"), "Dockerfile"),
+    )
 
 
 def _is(path: str, kind: str) -> bool:

@@ -1,18 +1,20 @@
-"""Base images that Compose's build arguments select instead of a Dockerfile's own defaults.
+"""Base images that build arguments select instead of a Dockerfile's own defaults (Compose, bake, devcontainer.json).
 
-Compose builds on the selected image, while building the Dockerfile alone uses its default; so both are image
-references. The argument's text is not edited, because other instructions may use it too. A source policy can pin such
-an image.
+Such a build uses the selected image, while building the Dockerfile alone uses its default; so both are image
+references. If the Dockerfile has no default, only the selected image is one. The argument's text is not edited, because
+other instructions may use it too. A source policy can pin such an image.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
 from yaml.nodes import Node
 
-from boltseal.project.image_references import Format, ImageReference, ScanProblem, ScanResult, Span
+from boltseal.project.image_references import Accounted, Format, ImageReference, ScanProblem, ScanResult, Span
 from boltseal.project.references.dockerfile import read_dockerfile
 from boltseal.project.references.interpolation import Dialect, InterpolationFailed, Values, fill
 from boltseal.project.references.yaml_nodes import Pairs, items, line_of, pairs, text_of
@@ -39,29 +41,19 @@ class BuildArguments:
         if self._read > MAX_CHARACTERS:
             message = "too many build arguments: their effect on Dockerfiles is not read"
             return ScanResult((), (ScanProblem(source.path, line_of(args), message),))
-        plain = {
-            (image_ref.where, image_ref.span): image_ref.resolved
-            for image_ref in read_dockerfile(dockerfile).image_refs
-        }
-        overridden = read_dockerfile(dockerfile, _arguments(args, values)).image_refs
-        return ScanResult(
-            tuple(
-                ImageReference(
-                    path=source.path,
-                    format=Format.COMPOSE,
-                    where=f"{where}.args {image_ref.where}",
-                    line=line_of(args),
-                    span=Span(int(args.start_mark.index), int(args.end_mark.index)),
-                    written=image_ref.written if image_ref.resolved is None else image_ref.resolved.familiar(),
-                    resolved=image_ref.resolved,
-                    why=image_ref.why,
-                    platforms=image_ref.platforms,
-                    override_only=image_ref.why or ARGUMENT_REASON,
-                )
-                for image_ref in overridden
-                if plain.get((image_ref.where, image_ref.span)) != image_ref.resolved
+        selected = selected_bases(dockerfile, _arguments(args, values))
+        image_refs = tuple(
+            replace(
+                image_ref,
+                path=source.path,
+                format=Format.COMPOSE,
+                where=f"{where}.args {image_ref.where}",
+                line=line_of(args),
+                span=Span(int(args.start_mark.index), int(args.end_mark.index)),
             )
+            for image_ref in selected.image_refs
         )
+        return replace(selected, image_refs=image_refs)
 
     def _dockerfile(self, folder: str, build: Pairs, values: Values) -> SourceFile | None:
         """Return a build's Dockerfile if it is in the project. Its problems are reported when it is scanned itself."""
@@ -78,14 +70,51 @@ class BuildArguments:
             return None
 
 
+def selected_bases(dockerfile: SourceFile, given: Mapping[str, str | None]) -> ScanResult:
+    """Return the references of a Dockerfile that differ with these build arguments, with positions in the Dockerfile.
+
+    `accounted` has the texts that name an image only by such an argument. `given`: None if a value is not known.
+    """
+    plain = {(each.where, each.span): each for each in read_dockerfile(dockerfile).image_refs}
+    image_refs: list[ImageReference] = []
+    accounted: list[Accounted] = []
+    for image_ref in read_dockerfile(dockerfile, given).image_refs:
+        own = plain.get((image_ref.where, image_ref.span))
+        resolved = image_ref.resolved
+        if own is not None and own.resolved == resolved:
+            continue
+        written = image_ref.written if resolved is None else resolved.familiar()
+        reason = image_ref.why or ARGUMENT_REASON
+        image_refs.append(replace(image_ref, written=written, edit_range=None, override_only=reason))
+        if own is not None and own.resolved is None:
+            accounted.append(Accounted(dockerfile.path, own.span))
+    return ScanResult(tuple(image_refs), accounted=tuple(accounted))
+
+
+def without_selected(image_refs: Iterable[ImageReference], accounted: Iterable[Accounted]) -> list[ImageReference]:
+    """Return the references without those of Dockerfiles that name an image only by a build argument of another file."""
+    spans = {(each.path, each.span) for each in accounted if each.reason is None}
+    return [
+        each
+        for each in image_refs
+        if each.format != Format.DOCKERFILE or each.resolved is not None or (each.path, each.span) not in spans
+    ]
+
+
 def _arguments(node: Node, values: Values) -> dict[str, str | None]:
-    """Return build arguments by name; None if not known. One without a value comes from the shell and is omitted."""
-    written = {name: text for name, value in pairs(node).items() if (text := text_of(value)) is not None}
-    for entry in items(node):
-        name, equals, text = (text_of(entry) or "").partition("=")
-        if equals:
-            written[name] = text
+    """Return build arguments by name; None if not known. One without a value is that of the variable in .env, if any."""
     found: dict[str, str | None] = {}
+    written: dict[str, str] = {}
+    listed = [(text_of(entry) or "").partition("=") for entry in items(node)]
+    given = [(name, text if equals else None) for name, equals, text in listed]
+    for name, value in (*((name, text_of(value)) for name, value in pairs(node).items()), *given):
+        if value is not None:
+            written[name] = value
+            continue
+        try:
+            found |= {} if (of_env := values(name)) is None else {name: of_env}
+        except InterpolationFailed:
+            found[name] = None
     for name, text in written.items():
         try:
             found[name] = fill(text, values, Dialect.COMPOSE, strict=False).text

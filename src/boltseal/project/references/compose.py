@@ -7,13 +7,13 @@ beside the first file; for an included file, then from its `env_file` or from th
 are not known.
 
 A digest is appended to the scalar; or to a default (`${TAG:-1.2@sha256:...}`), where setting the variable replaces the
-pin together with the tag; or to the value in `.env`, if that variable is used exactly once. Otherwise only an override
-file can pin the image.
+pin together with the tag; or to the value in `.env`, if every use of that variable ends this same image. Otherwise only
+an override file can pin the image.
 """
 
 from __future__ import annotations
 
-from collections import Counter, deque
+from collections import Counter, defaultdict, deque
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -25,11 +25,13 @@ from boltseal.errors import quote
 from boltseal.project.image_references import (
     COMPOSE_NAMES,
     COMPOSE_OVERRIDES,
+    Accounted,
     EditRange,
     Format,
     ImageReference,
     ScanProblem,
     ScanResult,
+    Span,
 )
 from boltseal.project.references.build_arguments import BuildArguments
 from boltseal.project.references.compose_files import ComposeFile as _File
@@ -88,11 +90,13 @@ class _Reader:
         self.other_files: dict[str, _File | None] = {}
         self.envs: dict[str, Dotenv] = {}
         self.uses: Counter[tuple[str, str]] = Counter()
+        self.same: dict[tuple[str, str], int] = {}
         self.built: dict[tuple[str, str], tuple[bool, tuple[_File, str] | None]] = {}
         self.shown_env: set[str] = set()
         self.arguments = BuildArguments(project)
         self.problems: list[ScanProblem] = []
         self.image_refs: list[ImageReference] = []
+        self.accounted: list[Accounted] = []
 
     def read(self, paths: Sequence[ProjectPath]) -> ScanResult:
         self.load_all(path for path in paths if not path.by_content)
@@ -102,12 +106,14 @@ class _Reader:
         for file in files:
             self.count_uses(file)
         self.count_beside()
+        scalars: list[_ImageScalar] = []
         for file in files:
             for name, keys in file.each_service():
-                self.image_refs.extend(self.image_ref(scalar) for scalar in self.in_service(file, name, keys))
-            models = self.scalars(file, "", model_places(file.documents))
-            self.image_refs.extend(self.image_ref(scalar) for scalar in models)
-        return ScanResult(tuple(self.image_refs), tuple(self.problems))
+                scalars += self.in_service(file, name, keys)
+            scalars += self.scalars(file, "", model_places(file.documents))
+        self.same.update(self.count_same(scalars))
+        self.image_refs.extend(map(self.image_ref, scalars))
+        return ScanResult(tuple(self.image_refs), tuple(self.problems), accounted=tuple(self.accounted))
 
     def load_all(self, paths: Iterable[ProjectPath]) -> None:
         """Load these files and all that they include and extend."""
@@ -228,6 +234,20 @@ class _Reader:
             for variable in env.values:
                 self.uses[env.path, variable] += others[folder][variable]
 
+    def count_same(self, scalars: Iterable[_ImageScalar]) -> dict[tuple[str, str], int]:
+        """Return for each variable that ends only one image reference how many texts are that reference."""
+        ends: defaultdict[tuple[str, str], dict[tuple[str, Span], str]] = defaultdict(dict)
+        for scalar in scalars:
+            env = self.variables(scalar.file.envs)
+            with suppress(InterpolationFailed):
+                filled = fill(scalar.node.value.rstrip("\n"), env.get, Dialect.COMPOSE, strict=False)
+                name = None if filled.last is None else filled.last.variable
+                found = None if name is None or scalar.build or scalar.locked_only else env.find(name)
+                if name is not None and found is not None:
+                    at = (scalar.file.source.path, span_of(scalar.file.source, scalar.node))
+                    ends[found[0].path, name][at] = filled.text.removeprefix(scalar.prefix).strip()
+        return {key: len(texts) for key, texts in ends.items() if len(set(texts.values())) == 1}
+
     def used_in(self, folder: str) -> Counter[str]:
         """Count each variable's uses in a folder's YAML files, except those already read as Compose files."""
         used: Counter[str] = Counter()
@@ -273,6 +293,7 @@ class _Reader:
     def add(self, found: ScanResult) -> None:
         self.image_refs.extend(found.image_refs)
         self.problems.extend(found.problems)
+        self.accounted.extend(found.accounted)
 
     def is_built(self, file: _File, name: str) -> bool:
         """Return whether a service has a `build`: itself, in a service it extends, or in the override file."""
@@ -429,7 +450,7 @@ class _Reader:
         if found is None or not found[1].literal:
             return None, f"its end comes from {name}, which .env assembles from other variables"
         env, value = found
-        if self.uses[env.path, name] + env.uses[name] != 1:
+        if self.uses[env.path, name] + env.uses[name] != self.same.get((env.path, name), 1):
             return None, f"{name} of {env.path} is used in more than one place"
         if env.path in self.shown_env:
             return None, f"{env.path} is also an env_file: a container would get the digest in {name}"

@@ -14,15 +14,14 @@ from typing import Final
 
 from yaml.nodes import Node, ScalarNode
 
-from boltseal.project.image_references import Format, ImageReference, ScanResult, Span
-from boltseal.project.references.dockerfile import read_dockerfile
+from boltseal.project.image_references import Accounted, Format, ImageReference, ScanResult, Span
+from boltseal.project.references.build_arguments import selected_bases
 from boltseal.project.references.reader import FileToFollow, FormatReader, ProjectFile
 from boltseal.project.references.scalars import template_reference
 from boltseal.project.references.yaml_nodes import Pairs, line_of, pairs, text_of
 from boltseal.project.source_files import Unreadable
 
 NAME: Final = "devcontainer"
-ARGUMENT: Final = "a build argument sets it, and other instructions may use that argument too"
 _FILE: Final = re.compile(r"(?:.*/)?\.?devcontainer\.json", re.DOTALL)
 _VARIABLE: Final = re.compile(r"\$")
 _WHY: Final = "a variable is evaluated only when the container is created"
@@ -31,13 +30,16 @@ _WHY: Final = "a variable is evaluated only when the container is created"
 def read_devcontainer(file: ProjectFile) -> ScanResult:
     """Return the image references of a development container."""
     image_refs: list[ImageReference] = []
+    accounted: list[Accounted] = []
     for document in file.documents:
         keys = pairs(document)
         image = keys.get("image")
         if isinstance(image, ScalarNode) and text_of(image):
             image_refs.append(template_reference(file.source, image, NAME, "image", _VARIABLE, _WHY))
-        image_refs.extend(_by_arguments(file, keys))
-    return ScanResult(tuple(image_refs))
+        selected = _by_arguments(file, keys)
+        image_refs.extend(selected.image_refs)
+        accounted.extend(selected.accounted)
+    return ScanResult(tuple(image_refs), accounted=tuple(accounted))
 
 
 def _dockerfile(keys: Pairs) -> Node | None:
@@ -45,33 +47,32 @@ def _dockerfile(keys: Pairs) -> Node | None:
     return build.get("dockerfile") or build.get("dockerFile") or keys.get("dockerFile")
 
 
-def _by_arguments(file: ProjectFile, keys: Pairs) -> Iterator[ImageReference]:
-    """Yield the base images that build arguments select instead of the Dockerfile's own defaults."""
+def _by_arguments(file: ProjectFile, keys: Pairs) -> ScanResult:
+    """Return the base images that build arguments select instead of the Dockerfile's own defaults."""
     args, written = pairs(keys.get("build")).get("args"), text_of(_dockerfile(keys))
     if args is None or not written:
-        return
+        return ScanResult()
     try:
         name = file.project.name(Path(written), file.source.path.rpartition("/")[0])
         dockerfile = file.project.read(name)
     except Unreadable:
-        return  # reported where it is followed
+        return ScanResult()  # reported where it is followed
     given = {
         key: None if (value := text_of(node)) is None or "$" in value else value for key, node in pairs(args).items()
     }
-    own = {(each.where, each.span): each.resolved for each in read_dockerfile(dockerfile).image_refs}
-    for image_ref in read_dockerfile(dockerfile, given).image_refs:
-        if own.get((image_ref.where, image_ref.span)) != image_ref.resolved:
-            yield replace(
-                image_ref,
-                path=file.source.path,
-                format=NAME,
-                where=f"build.args {image_ref.where}",
-                line=line_of(args),
-                span=Span(int(args.start_mark.index), int(args.end_mark.index)),
-                written=image_ref.written if image_ref.resolved is None else image_ref.resolved.familiar(),
-                edit_range=None,
-                override_only=image_ref.why or ARGUMENT,
-            )
+    selected = selected_bases(dockerfile, given)
+    image_refs = (
+        replace(
+            image_ref,
+            path=file.source.path,
+            format=NAME,
+            where=f"build.args {image_ref.where}",
+            line=line_of(args),
+            span=Span(int(args.start_mark.index), int(args.end_mark.index)),
+        )
+        for image_ref in selected.image_refs
+    )
+    return replace(selected, image_refs=tuple(image_refs))
 
 
 def _follows(file: ProjectFile) -> Iterator[FileToFollow]:

@@ -217,6 +217,9 @@ class _Reader:
                 raise InterpolationFailed("BuildKit does not fill in variables here; name a stage of a FROM instead")
             filled = fill(text, self.value, Dialect.DOCKERFILE)
             resolved, why = parse_reference(filled.text)
+            unset = [name for name in variables_in(text, Dialect.DOCKERFILE) if self.value(name) is None]
+            if resolved is None and unset:
+                why = f"{unset[0]} is not set"
         except InterpolationFailed as error:
             why = str(error)
             named = [name for name in variables_in(text, Dialect.DOCKERFILE) if name in _PREDEFINED]

@@ -13,17 +13,19 @@ from dataclasses import dataclass
 from typing import Final
 
 from boltseal.project.image_references import Span
-from boltseal.project.source_files import SourceFile
+from boltseal.project.source_files import SourceFile, Unreadable
 
 _TOKEN: Final = re.compile(
-    r"""(?P<space>[ \t\r]+|\#[^\n]*|//[^\n]*|/\*(?:[^*]|\*(?!/))*\*/)"""
+    r"""(?P<space>[ \t\r]+|\#[^\n]*|//[^\n]*|/\*.*?(?:\*/|\Z))"""
     r"""|(?P<heredoc><<-?[ \t]*(?P<mark>[A-Za-z_][\w-]*)[ \t\r]*\n)"""
     r"""|(?P<text>")"""
-    r"""|(?P<name>[A-Za-z_][\w.-]*|\[\[[- ](?:[^\]\n]|\](?!\]))*\]\])"""  # the latter: an expression of a template
+    r"""|(?P<name>[A-Za-z_][\w.-]*|\[\[[- ](?:[^\]\n]|\](?!\])){0,200}\]\])"""  # the latter: an expression of a template
     r"""|(?P<sign>.|\n)""",
     re.DOTALL,
 )
 _VARIABLE: Final = re.compile(r"\$\{\s*(?:var\.|local\.)?(?P<name>[A-Za-z_]\w*)\s*\}")
+MAX_BYTES: Final = 1024 * 1024
+MAX_NESTING: Final = 100
 _OPEN: Final = {"{": "}", "[": "]", "(": ")"}
 
 
@@ -43,8 +45,10 @@ class HclText:
 
 
 def read_hcl(source: SourceFile) -> Iterator[HclText]:
-    """Yield the texts of a file's attributes in order."""
-    return _Reader(source.text).read()
+    """Return the texts of a file's attributes in order. Raises: Unreadable: it is too large, or nested too deeply."""
+    if len(source.raw) > MAX_BYTES:
+        raise Unreadable(source.path, 0, f"is not read as HCL: {len(source.raw)} bytes, at most 1 MiB")
+    return _Reader(source).read()
 
 
 class _Reader:
@@ -53,8 +57,9 @@ class _Reader:
     `words`: those of the line so far. `key`: the attribute whose value is read.
     """
 
-    def __init__(self, text: str) -> None:
-        self.text = text
+    def __init__(self, source: SourceFile) -> None:
+        self.source = source
+        self.text = source.text
         self.stack: list[tuple[str, str]] = []
         self.words: list[str] = []
         self.key: str | None = None
@@ -94,6 +99,8 @@ class _Reader:
             listed = sign != "{" and self.key is not None
             name = self.key if self.key is not None else " ".join(self.words)
             self.stack.append((_OPEN[sign], "" if listed else name))
+            if len(self.stack) > MAX_NESTING:
+                raise Unreadable(self.source.path, 0, f"is not read as HCL: it nests more than {MAX_NESTING} deep")
             self.key, self.words = (self.key if listed else None), []
         elif self.stack and sign == self.stack[-1][0]:
             self.stack.pop()
@@ -116,7 +123,12 @@ def _end_of_text(text: str, start: int) -> int:
             inner = (not inner) if char == '"' else inner
         elif depth:
             depth += (char == "{") - (char == "}")
-        elif depth == 0 and char == "[" and text[at : at + 3] in ("[[ ", "[[-") and (end := text.find("]]", at)) > 0:
+        elif (
+            depth == 0
+            and char == "["
+            and text[at : at + 3] in ("[[ ", "[[-")
+            and (end := text.find("]]", at, at + 500)) > 0
+        ):
             at = end + 1
         elif char in "$%" and text[at + 1 : at + 2] == "{" and text[at + 2 : at + 3] != "":
             depth, at = 1, at + 1

@@ -50,7 +50,8 @@ _DEFAULT_VALUES: Final = "values.yaml"
 _WHOLE: Final = re.compile(r"fullImageName|image|.*(?:Image|[_-]image|_IMAGE)")
 _NAMES: Final = ("name", "repo", "image", "imageName", "imageRepository")
 _NUMBER: Final = re.compile(r"[-+]?[0-9][0-9_]*(?:\.[0-9]*)?(?:[eE][-+]?[0-9]+)?")
-_COUNT: Final = re.compile(r"0|[1-9][0-9]{0,5}")
+_SAME_NUMBER: Final = re.compile(r"(?:0|[1-9][0-9]{0,5})(?:\.[0-9]{0,8}[1-9])?")
+_SMALL: Final = re.compile(r"0\.0000")
 _TAGS: Final = ("tag", "imageTag", "version")
 
 
@@ -110,10 +111,13 @@ def digest_range(source: SourceFile, node: ScalarNode) -> EditRange:
 
 
 def number_problem(node: Node | None) -> str | None:
-    """Return why YAML reads a bare tag as a number, which would lose trailing zeros; None if it does not."""
+    """Return why a bare tag is a number that Go prints in another form, such as 3.0 as 3; None if it is the same text.
+
+    Go prints 5.7 and 16 as they are, but 1000000 as 1e+06 and 0.00001 as 1e-05.
+    """
     if not isinstance(node, ScalarNode) or node.style or not _NUMBER.fullmatch(node.value):
         return None
-    if _COUNT.fullmatch(node.value):
+    if _SAME_NUMBER.fullmatch(node.value) and not _SMALL.match(node.value):
         return None
     return f"YAML reads {node.value} as a number, which may be written differently: put it in quotes"
 

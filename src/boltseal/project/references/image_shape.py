@@ -25,9 +25,9 @@ IMAGE_KEY: Final = re.compile(
 """Keys whose values are images: whole key names."""
 
 IMAGE_ARGUMENT: Final = re.compile(
-    r"(?:--?[a-z0-9-]*image[a-z0-9-]*|[A-Z0-9_]*IMAGE[A-Z0-9_]*)=(?P<value>\S+)", re.DOTALL
+    r"(?:-{0,2}[a-z0-9_-]*image[a-z0-9_-]*|[A-Z0-9_]*IMAGE[A-Z0-9_]*)=(?P<value>\S+)", re.DOTALL
 )
-"""A text that gives an image to a program: `--sidecar-image=...`, or `RUNNER_IMAGE=...` in a list of variables."""
+"""A text that gives an image to a program: `--sidecar-image=...`, `image=...`, or `RUNNER_IMAGE=...` in a list of variables."""
 
 FILE_EXTENSIONS: Final = frozenset(
     """
@@ -54,7 +54,9 @@ _MAX: Final = 500
 
 def names_image(key: str) -> bool:
     """Return whether a key has an image as its value."""
-    return ("mage" in key or "MAGE" in key or "IMG" in key) and IMAGE_KEY.fullmatch(key) is not None
+    return (
+        len(key) <= _MAX and ("mage" in key or "MAGE" in key or "IMG" in key) and IMAGE_KEY.fullmatch(key) is not None
+    )
 
 
 def is_reference_text(text: str) -> bool:
@@ -81,9 +83,17 @@ def is_image_id(text: str) -> bool:
     return _ID.fullmatch(text) is not None
 
 
+def argument_of(text: str) -> str | None:
+    """Return the image in a text such as `--sidecar-image=...`, or None."""
+    match = IMAGE_ARGUMENT.fullmatch(text) if "=" in text and len(text) <= 2 * _MAX else None
+    return None if match is None else match["value"].strip("\"'")
+
+
 def looks_like_image(text: str) -> bool:
     """Return whether a text is such a reference, or becomes one with its expressions (`${TAG}`, `{{ tag }}`) filled in."""
     text = text.strip()
+    if len(text) > _MAX:
+        return False
     for prefix in PREFIXES:
         text = text.removeprefix(prefix)
     filled, count = _EXPRESSION.subn("0", text)

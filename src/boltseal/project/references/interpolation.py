@@ -1,7 +1,7 @@
 """Fill in the variables of a text and record where each piece of the result came from. Pure.
 
 Three dialects: Compose (`$V ${V} ${V:-d} ${V-d} ${V:?e} ${V?e} ${V:+r} ${V+r} $$`, nested), BuildKit's Dockerfiles (the
-Compose forms without `$$`; `\\$` is a dollar sign), and GitLab CI (`$V`, `${V}`, `$$`). A reference can be pinned at
+Compose forms without `$$`, and `${V#p} ${V##p} ${V%p} ${V%%p} ${V/p/r} ${V//p/r}`; `\\$` is a dollar sign), and GitLab CI (`$V`, `${V}`, `$$`). A reference can be pinned at
 the source of its last character (`Interpolated.last`) on two conditions: nothing follows that character whatever the
 variables are, and no variable can change the tag and leave the digest in place (`Interpolated.steering_variable`).
 """
@@ -20,6 +20,12 @@ MAX_NESTING: Final = 20
 MAX_FILLED: Final = 64 * 1024
 _NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _OPERATOR: Final = re.compile(r":?[-?+]")
+_LITERAL: Final = r"""[^${}"'\\]*"""
+_CHANGE: Final = re.compile(
+    rf"(?:(?P<cut>##?|%%?)(?P<part>{_LITERAL})|(?P<replace>//?)(?P<pattern>(?!/){_LITERAL.replace('[^', '[^/')})/(?P<by>{_LITERAL}))}}"
+)
+MAX_WILDCARDS: Final = 2
+MAX_CHANGED: Final = 1000
 
 Values: TypeAlias = Callable[[str], "str | None"]
 
@@ -41,13 +47,14 @@ class TextPiece:
     """A part of the result: literal text from offset `at`, or the whole value of `variable`.
 
     `within`: the variable uses (name and offset) whose value or default contains this piece. Setting one of these
-    variables replaces the piece.
+    variables replaces the piece. `changed`: a pattern changed the value, so the text is not in the file.
     """
 
     text: str
     at: int = -1
     variable: str | None = None
     within: frozenset[tuple[str, int]] = frozenset()
+    changed: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +71,8 @@ class Interpolated:
     @property
     def last(self) -> TextPiece | None:
         """The piece that ends the result for all values of the variables; None if that is not certain."""
-        return self.pieces[-1] if self.pieces and self.pieces[-1].text else None
+        last = self.pieces[-1] if self.pieces else None
+        return None if last is None or not last.text or last.changed else last
 
     def steering_variable(self, *, whole: bool = True) -> str | None:
         """Return a variable that sets part of the tag and does not replace its end, or None.
@@ -159,6 +167,10 @@ class _Filler:
             return [self.value(name[0], at)], name.end()
         if text[name.end() : name.end() + 1] == "}":
             return [self.value(name[0], at)], name.end() + 1
+        changed = _CHANGE.match(text, name.end()) if self.dialect is Dialect.DOCKERFILE else None
+        if changed is not None:
+            piece = self.value(name[0], at)
+            return [replace(piece, text=_changed(piece.text, changed), changed=True)], changed.end()
         operator = None if self.dialect is Dialect.GITLAB else _OPERATOR.match(text, name.end())
         if operator is None:
             raise InterpolationFailed(f"{quote(text[at:])} uses a form of ${{{name[0]}}} that is not evaluated")
@@ -194,3 +206,25 @@ class _Filler:
         if value is None and self.strict:
             raise InterpolationFailed(f"{name} is not set")
         return TextPiece(value or "", variable=name, within=frozenset({(name, at)}))
+
+
+def _changed(value: str, change: re.Match[str]) -> str:
+    """Return a value without a prefix or suffix, or with a part replaced, as BuildKit does. `*` and `?` are wildcards."""
+    cut, pattern = change["cut"], change["part"] if change["cut"] else change["pattern"]
+    if pattern.count("*") > MAX_WILDCARDS or len(value) > MAX_CHANGED:
+        raise InterpolationFailed(f"{quote(change[0])} is not evaluated: it has too many wildcards or characters")
+    if cut is None:
+        by = change["by"]
+        if not pattern.strip("*"):  # it matches an empty text, and programs differ in how often
+            raise InterpolationFailed(f"{quote(change[0])} is not evaluated: its pattern matches any text")
+        return re.sub(_expression(pattern, ".*"), lambda _: by, value, count=1 if change["replace"] == "/" else 0)
+    any_text = ".*" if len(cut) == 2 else ".*?"
+    if cut[0] == "#":
+        match = re.match(_expression(pattern, any_text), value)
+        return value if match is None else value[match.end() :]
+    match = re.match(_expression(pattern[::-1], any_text), value[::-1])
+    return value if match is None else value[: len(value) - match.end()]
+
+
+def _expression(pattern: str, any_text: str) -> str:
+    return "".join({"*": any_text, "?": "."}.get(char) or re.escape(char) for char in pattern)

@@ -37,7 +37,7 @@ _TAGS: Final[dict[type[Node], str]] = {
     SequenceNode: "tag:yaml.org,2002:seq",
     MappingNode: "tag:yaml.org,2002:map",
 }
-_JSON_TOKENS: Final = re.compile(r'"(?:[^"\\\n]|\\.)*"|//[^\r\n]*|/\*(?:[^*]|\*(?!/))*\*/')
+_JSON_TOKENS: Final = re.compile(r'"(?:[^"\\\n]++|\\.)*+"?|//[^\r\n]*|/\*.*?(?:\*/|\Z)', re.DOTALL)
 
 Pairs: TypeAlias = "dict[str, Node]"
 
