@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -57,6 +58,19 @@ def test_a_recorded_image_holds_by_the_word_of_the_key(store: DockerStore, basel
     assert (done.code, done.err) == (0, "")
     assert done.out.startswith("holds L1: shop/app:1.4.2")
     assert f"signed by ann/baseline (key ID {KEY.verifier.key_id.hex()})" in done.out
+
+
+def test_layers_behind_a_link_are_recorded(tmp_path: Path, store: DockerStore, key: Path) -> None:
+    """The files of layers in a folder that is a link to another disk, which the engine of the store follows, are recorded."""
+    (store.root / "overlay2").rename(tmp_path / "other disk")
+    (store.root / "overlay2").symlink_to(tmp_path / "other disk")
+    (store.root / "volumes").mkdir()
+    with (store.root / "volumes/metadata.db").open("w") as database:
+        fcntl.flock(database, fcntl.LOCK_EX)  # as a running engine does
+        done = record(store, tmp_path / "baseline", key)
+
+    assert done.code == 0, done
+    assert b'"p":"bin/tool"' in (tmp_path / "baseline").read_bytes()
 
 
 def test_another_image_under_a_recorded_name_differs(store: DockerStore, baseline: Path) -> None:

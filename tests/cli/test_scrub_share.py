@@ -111,6 +111,11 @@ def test_json_has_what_was_not_read(store: DockerStore, state: Path) -> None:
     assert share["oldest"] <= last["oldest"]
 
 
+def test_unread_parts_are_no_complete_check(store: DockerStore, state: Path) -> None:
+    """With --complete, a run that did not read all content is exit code 3."""
+    assert scrub(store, "1/3", "--complete").code == 3
+
+
 def test_a_share_of_everything_is_complete(store: DockerStore, state: Path) -> None:
     """With 1/1 each run reads everything, and has the level of a full run."""
     runs = [scrub(store, "1/1") for _ in range(2)]

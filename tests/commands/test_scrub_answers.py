@@ -19,11 +19,17 @@ DIFFERS: dict[str, Any] = HOLDS | {
 
 
 def answer(
-    outcome: str, *results: dict[str, Any], code: int = 0, content: bool = True, empty: bool = False, **more: Any
+    outcome: str,
+    *results: dict[str, Any],
+    code: int = 0,
+    content: bool = True,
+    complete: bool = False,
+    empty: bool = False,
+    **more: Any,
 ) -> HostAnswer:
     """Read the answer of a host with this outcome and these results."""
     found = {"schema": "boltseal.scrub/1", "outcome": outcome, "results": list(results), "errors": [], **more}
-    return read_answer(json.dumps(found).encode(), code, content=content, allow_empty=empty)
+    return read_answer(json.dumps(found).encode(), code, content=content, complete=complete, allow_empty=empty)
 
 
 def test_an_answer_in_which_all_holds() -> None:
@@ -80,6 +86,36 @@ def test_an_answer_of_a_quick_run_is_no_answer_to_a_full_one() -> None:
     assert answer("holds", row, content=False).outcome is Outcome.HOLDS
 
 
+UNCHECKED: dict[str, Any] = {
+    "what": "build-cache",
+    "ref": "/var/lib/docker",
+    "status": "unchecked",
+    "reason": "not checked: 31 records",
+    "unchecked": ["layers of no image"],
+    "unchecked_count": 31,
+}
+
+
+def test_a_build_cache_of_the_other_host_is_no_contradiction() -> None:
+    """A build cache that could not be compared is passed on, and changes the outcome of a host as little as it does there."""
+    found, alone = answer("holds", HOLDS, UNCHECKED), answer("holds", UNCHECKED)
+
+    assert (found.outcome, found.problems) == (Outcome.HOLDS, ())
+    assert found.results[1] == UNCHECKED
+    assert (alone.outcome, alone.problems) == (Outcome.UNKNOWN, ("it found nothing to check",))
+
+
+@pytest.mark.parametrize("row", [UNCHECKED, HOLDS | {"unchecked": ["files"]}, HOLDS | {"level": None, "unread": 2}])
+def test_a_host_that_left_something_out_is_not_complete(row: dict[str, Any]) -> None:
+    """With --complete a host that left something out is "could not check", also if its key ignores that option."""
+    found = answer("holds", HOLDS, row, content=False, complete=True)
+
+    assert (found.outcome, found.problems) == (
+        Outcome.UNKNOWN,
+        ("1 of its results left something out, and --complete was given",),
+    )
+
+
 def test_an_error_of_the_other_host_is_passed_on() -> None:
     """An error that ended the scrub there is a reason here."""
     found = answer("unknown", code=2, errors=[{"code": "INVALID", "message": "no such option: --share"}])
@@ -114,7 +150,7 @@ def test_an_answer_with_too_long_lists_is_refused(results: bytes, refused: str) 
     raw = b'{"schema":"boltseal.scrub/1","outcome":"differs","results":[%s],"errors":[]}' % results
 
     with pytest.raises(AnswerMalformed, match=refused):
-        read_answer(raw, 1, content=True, allow_empty=False)
+        read_answer(raw, 1, content=True, complete=False, allow_empty=False)
 
 
 @pytest.mark.parametrize(
@@ -132,4 +168,4 @@ def test_an_answer_with_too_long_lists_is_refused(results: bytes, refused: str) 
 def test_a_malformed_answer_is_refused(raw: bytes) -> None:
     """An answer that is not the published object is refused with the reason."""
     with pytest.raises(AnswerMalformed):
-        read_answer(raw, 0, content=True, allow_empty=True)
+        read_answer(raw, 0, content=True, complete=False, allow_empty=True)

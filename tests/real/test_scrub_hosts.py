@@ -148,12 +148,13 @@ def test_arguments_reach_the_host_as_they_are(hosts: Hosts, tmp_path: Path) -> N
     got = tmp_path / "got"
     host = hosts.add(f'for each; do echo "$each"; done > {got}; echo {shlex.quote(HOLDS)}')
     image = "a; touch evil $(id) 'b' \"c\" -x"
-    done = hosts.scrub("--host", host, "--quick", "--share", "1/7", "--root", "/no such/folder", image, "--nice")
+    more = ("--offline", "--complete", "--allow", "registry.example", "--anonymous")
+    done = hosts.scrub("--host", host, "--share", "1/7", "--root", "/no such/folder", image, "--nice", *more)
 
     assert done.code == 0, done.err
     assert got.read_text().splitlines() == [
-        *("scrub", "--json", "--no-lock", "--end-with-stdin", "--share=1/7", "--quick", "--nice"),
-        *("--root", "/no such/folder", "--", image),
+        *("scrub", "--json", "--no-lock", "--end-with-stdin", "--share=1/7", "--nice", "--offline", "--complete"),
+        *("--anonymous", "--allow=registry.example", "--root", "/no such/folder", "--", image),
     ]
 
 
@@ -245,11 +246,15 @@ def test_an_address_that_is_not_of_ssh_is_a_usage_error(address: str) -> None:
     assert "ssh://" in done.err
 
 
-@pytest.mark.parametrize("option", ["--lock", "--receipt", "--documents"])
+@pytest.mark.parametrize(
+    "option", ["--lock", "--receipt", "--documents", "--baseline", "--write-baseline", "--ca-file"]
+)
 def test_a_file_of_this_host_is_refused(option: str, tmp_path: Path) -> None:
     """Options with a file of this host are refused with --host, and not ignored."""
-    (tmp_path / "file").touch()
-    done = program.call("scrub", "--host", "ssh://web1", option, tmp_path / "file")
+    file, key = tmp_path / "file", tmp_path / "key"
+    file.touch()
+    more = {"--baseline": ("--trusted-key", "KEY"), "--write-baseline": ("--signing-key", key)}.get(option, ())
+    done = program.call("scrub", "--host", "ssh://web1", option, file, *more)
 
     assert done.code == 2
     assert f"{option}: a file of this host" in done.err

@@ -1,166 +1,55 @@
-"""`boltseal scrub`: verify the images on this host's disk."""
+"""`boltseal scrub`: verify the images on this host's disk, or on other hosts."""
 
 from __future__ import annotations
 
 import gc
 import time
-from pathlib import Path
-from typing import Annotated, Final
+from typing import Final
 
-import typer
-
-from boltseal.cli.durations import duration_option
 from boltseal.cli.options import AllowEmptyOption, JsonOption
 from boltseal.cli.output import CommandOutput, say
 from boltseal.cli.progress import Progress, size_text
-from boltseal.cli.project_options import AllowOption
 from boltseal.cli.remote import takes_registry_options
+from boltseal.cli.scrub_options import (
+    AllowOption,
+    BaselineOption,
+    CompleteOption,
+    DocumentsOption,
+    EndWithStdinOption,
+    ExpectOption,
+    FromDiskOption,
+    HostsOption,
+    HostTimeoutOption,
+    ImagesArgument,
+    KeyOption,
+    LockOption,
+    MetricsOption,
+    NiceOption,
+    NoLockOption,
+    OfflineOption,
+    QuickOption,
+    RateOption,
+    ReceiptOption,
+    RootOption,
+    ShareOption,
+    SigningKeyOption,
+    TrustedKeyOption,
+    WriteBaselineOption,
+)
 from boltseal.cli.scrub_text import fields, print_reports, share_fields, share_text
 from boltseal.commands.end_with_stdin import end_with_stdin
 from boltseal.commands.project_images import registry_filter
 from boltseal.commands.registry_access import RegistryOptions
-from boltseal.commands.scrub import ScrubImagesRequest, parse_rate, scrub_images
+from boltseal.commands.scrub import ScrubImagesRequest, ScrubResult, parse_rate, scrub_images
 from boltseal.commands.scrub_baseline import BaselineOptions
 from boltseal.commands.scrub_expectations import ExpectationOptions
-from boltseal.commands.scrub_hosts_request import ScrubHostsRequest, refuse_local_options, remote_options
+from boltseal.commands.scrub_hosts_request import ScrubHostsRequest
 from boltseal.files.named_files import require_file
 from boltseal.host.scrub.layer_check import CheckMode
 from boltseal.host.scrub.rotation import parse_share
 from boltseal.policy.durations import Duration
 
 DEFAULT_HOST_TIMEOUT: Final = Duration.parse("6h")
-
-ImagesArgument = Annotated[
-    list[str] | None,
-    typer.Argument(
-        metavar="[IMAGE]...",
-        show_default=False,
-        help="Names or IDs; name@sha256:... gives the expected digest. Default: all.",
-    ),
-]
-RootOption = Annotated[
-    list[Path] | None,
-    typer.Option(
-        "--root",
-        metavar="PATH",
-        show_default=False,
-        readable=False,  # an unreadable store could not be checked; it is no usage error
-        help="A store, a mounted disk, a layout or an archive, instead of this host's stores.",
-    ),
-]
-ExpectOption = Annotated[
-    str | None,
-    typer.Option("--expect", metavar="DIGEST", show_default=False, help="The ID or digest of the one IMAGE."),
-]
-LockOption = Annotated[
-    Path | None,
-    typer.Option(
-        "--lock",
-        metavar="FILE",
-        show_default=False,
-        help="A lock with the expected digests. [default: boltseal.lock in this folder, if it exists]",
-    ),
-]
-NoLockOption = Annotated[bool, typer.Option("--no-lock", help="Ignore the boltseal.lock in this folder.")]
-ReceiptOption = Annotated[
-    list[Path] | None,
-    typer.Option("--receipt", metavar="FILE", show_default=False, help="A ledger's receipt of a tag; repeatable."),
-]
-KeyOption = Annotated[
-    str | None,
-    typer.Option("--key", metavar="KEY", show_default=False, help="The key of the receipts' ledger."),
-]
-DocumentsOption = Annotated[
-    list[Path] | None,
-    typer.Option(
-        "--documents",
-        metavar="PATH",
-        show_default=False,
-        help="A layout or archive with manifests that a store does not keep; FILE.oci beside a receipt is used too.",
-    ),
-]
-BaselineOption = Annotated[
-    Path | None,
-    typer.Option(
-        "--baseline",
-        metavar="FILE",
-        show_default=False,
-        help="Check against what this baseline recorded; needs --trusted-key.",
-    ),
-]
-TrustedKeyOption = Annotated[
-    str | None,
-    typer.Option("--trusted-key", metavar="KEY", show_default=False, help="The public key that signed the baseline."),
-]
-WriteBaselineOption = Annotated[
-    Path | None,
-    typer.Option(
-        "--write-baseline",
-        metavar="FILE",
-        show_default=False,
-        help="Record the files of all images that hold in a new signed file; needs --signing-key.",
-    ),
-]
-SigningKeyOption = Annotated[
-    Path | None,
-    typer.Option(
-        "--signing-key",
-        metavar="FILE",
-        show_default=False,
-        help="The private key that signs the baseline; created if the file does not exist.",
-    ),
-]
-QuickOption = Annotated[bool, typer.Option("--quick", help="Metadata, layer order and attributes only; no content.")]
-FromDiskOption = Annotated[
-    bool, typer.Option("--from-disk", help="Drop what is read from the page cache, so that the disk is read.")
-]
-RateOption = Annotated[
-    str,
-    typer.Option("--bytes-per-second", metavar="RATE", show_default=False, help="Limit of the read rate, e.g. 50M."),
-]
-OfflineOption = Annotated[
-    bool, typer.Option("--offline", help="Contact no registry for manifests that a store does not keep.")
-]
-CompleteOption = Annotated[
-    bool, typer.Option("--complete", help="Exit code 3 if anything was left out, such as a build cache.")
-]
-NiceOption = Annotated[bool, typer.Option("--nice", help="Use the lowest CPU and disk priority.")]
-
-ShareOption = Annotated[
-    str | None,
-    typer.Option(
-        "--share",
-        metavar="SHARE",
-        show_default=False,
-        help="Read a rotating share of the content, 1/N, such as 1/7: N runs read everything. The rest is checked as by --quick.",
-    ),
-]
-HostsOption = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--host",
-        metavar="ADDRESS",
-        show_default=False,
-        help="Run boltseal scrub on this host, ssh://[USER@]HOST[:PORT], where it is installed; repeatable.",
-    ),
-]
-HostTimeoutOption = Annotated[
-    Duration,
-    duration_option("--host-timeout", "How long a host may take.", at_least="1s", show_default=True),
-]
-EndWithStdinOption = Annotated[
-    bool,
-    typer.Option("--end-with-stdin", help="End as soon as standard input ends; --host runs it so on other hosts."),
-]
-MetricsOption = Annotated[
-    Path | None,
-    typer.Option(
-        "--metrics-file",
-        metavar="FILE",
-        show_default=False,
-        help="Write metrics of this run for Prometheus, for the textfile collector of node_exporter.",
-    ),
-]
 
 
 @takes_registry_options
@@ -196,30 +85,15 @@ def scrub(
 ) -> None:
     """Verify the images on this host's disk, down to every file. Changes nothing, and uses no engine.
 
-    Each image is verified to a level: L0 it is consistent, L1 it has the expected digest, L2 it is what a ledger's receipt
-    proves; B its files are those that a signed baseline recorded. Exit code 0: all of it holds; 1: something differs; 3: something
-    could not be checked, or there was no image. Layers of a build cache without a digest can't be checked: their number is
-    stated, and is exit code 3 with --complete.
+    Each image is printed with what its files are compared with. L0: only the store's own records. L1: the digest that you
+    expect (IMAGE@sha256:..., --expect, a lock or a baseline). L2: a ledger's receipt. B: the files that a signed baseline
+    recorded, where the store can't prove them by a digest.
+
+    Exit code 0: all of it holds; 1: something differs; 3: something could not be checked, or there was no image. Containers
+    that were removed meanwhile (gone) do not change it. Build caches without a digest (not checked) and content that
+    --share left to another run change it only with --complete.
     """  # fmt: skip
     with CommandOutput("scrub", as_json=as_json) as output:
-        if host:
-            refuse_local_options(lock=lock, receipt=receipt, key=key, documents=documents)
-            wanted = ScrubHostsRequest(
-                hosts=tuple(host),
-                images=tuple(images or ()),
-                roots=tuple(root or ()),
-                options=remote_options(expect, bytes_per_second, share, quick=quick, from_disk=from_disk, nice=nice),
-                kind="quick" if quick else "full" if share is None else "share",
-                allow_empty=allow_empty,
-                timeout_s=host_timeout.seconds,
-                metrics=metrics_file,
-            )
-            _print_hosts(output, wanted)
-            return
-        if until_stdin_ends:
-            end_with_stdin()
-        for path in root or ():
-            require_file(path)
         request = ScrubImagesRequest(
             images=tuple(images or ()),
             roots=tuple(root or ()),
@@ -241,28 +115,40 @@ def scrub(
             metrics=metrics_file,
             shares=None if share is None else parse_share(share),
         )
+        if host:
+            hosts = ScrubHostsRequest(tuple(host), request, access, tuple(allow or ()), host_timeout.seconds)
+            _print_hosts(output, hosts)
+            return
+        if until_stdin_ends:
+            end_with_stdin()
+        for path in request.roots:
+            require_file(path)
         with Progress() as progress:
             allowed = registry_filter(access, allow or [])
             found = scrub_images(request, access, allowed, _RateProgress(progress))
         gc.freeze()  # a scrub makes no cycles, and Python would search all modules for some at exit
-        output.outcome = found.outcome
-        for report in found.reports:
-            output.add(**fields(report))
-        if not as_json:
-            print_reports(found.reports, quick=quick)
-        if found.share is not None:
-            output.add(**share_fields(found.share))
-            output.print(share_text(found.share))
-        for problem in found.problems:
-            output.add(ref="", status="unknown", reason=problem)
-            say(f"boltseal: {problem}")
-        if not found.has_checked and not allow_empty:
-            remedy = "check --root" if root else "name a store with --root"
-            output.nothing_to_check(f"found 0 images in {found.searched}", remedy)
+        _print_result(output, found, request)
+
+
+def _print_result(output: CommandOutput, found: ScrubResult, request: ScrubImagesRequest) -> None:
+    output.outcome = found.outcome
+    for report in found.reports:
+        output.add(**fields(report))
+    if not output.as_json:
+        print_reports(found.reports, quick=request.mode.quick)
+    if found.share is not None:
+        output.add(**share_fields(found.share))
+        output.print(share_text(found.share))
+    for problem in found.problems:
+        output.add(ref="", status="unknown", reason=problem)
+        say(f"boltseal: {problem}")
+    if not found.has_checked and not request.allow_empty:
+        remedy = "check --root" if request.roots else "name a store with --root"
+        output.nothing_to_check(f"found 0 images in {found.searched}", remedy)
 
 
 def _print_hosts(output: CommandOutput, wanted: ScrubHostsRequest) -> None:
-    from boltseal.cli.scrub_hosts import print_hosts  # imports asyncio, which other scrubs do not need
+    from boltseal.cli.scrub_hosts import print_hosts  # other scrubs do not need it
 
     print_hosts(output, wanted)
 

@@ -51,7 +51,7 @@ def _row_lines(row: Mapping[str, Any], host: str) -> Sequence[str]:
     what = f"{row['what']} " if row.get("what") in ("container", "share") else ""
     id_ = f" {row['id']}" if row.get("what") == "image" and row.get("id") and row["id"] not in row["ref"] else ""
     where = f"{row.get('store', '')} on {host}".strip()
-    reason = row.get("reason", "").removeprefix("could not check: ")
+    reason = row.get("reason", "").removeprefix(f"{status}: ")
     lines = [f"{status}{level}: {what}{row['ref']}{id_} ({where}): {reason}"]
     for each in row.get("differences", ()):
         layer = f"[layer {each['layer']}]" if each.get("layer") else ""

@@ -111,7 +111,7 @@ def print_reports(reports: Sequence[ScrubReport], *, quick: bool) -> None:
     if any(report.unchecked for report in reports):
         print_line(_summary(reports))
     if sys.stderr.isatty() and any(report.level == "L0" and report.status == "holds" for report in reports):
-        say("L0: checked for consistency only. More: --expect, --lock, --receipt.")
+        say("L0: compared with the store's own records only. To prove more: --expect, --lock, --receipt or --baseline.")
 
 
 def _summary(reports: Sequence[ScrubReport]) -> str:

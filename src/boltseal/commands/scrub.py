@@ -48,7 +48,7 @@ class ScrubImagesRequest:
         rate: how fast.
         low_priority: give way to other processes.
         offline: contact no registry, also for manifests that a store does not keep.
-        complete: whether what is left out, such as a build cache, makes the outcome unknown.
+        complete: whether what is left out makes the outcome unknown (`report.outcome`).
         allow_empty: whether no image is a success.
         metrics: the file for the metrics of this run.
         shares: read one of so many shares of the bytes in this run; None for all.
@@ -73,6 +73,8 @@ class ScrubImagesRequest:
         return "share" if self.shares is not None else "quick" if self.mode.quick else "full"
 
     def __post_init__(self) -> None:
+        if self.mode.quick and self.shares is not None:
+            raise Invalid("--share and --quick exclude each other: --share reads a share of the content, --quick none")
         if (self.mode.quick or self.shares is not None) and self.baseline.write is not None:
             raise Invalid("--quick and --share do not read all content, so they can't record a baseline")
 
@@ -169,8 +171,6 @@ def _scrub(
         return ScrubResult(recorded, searched, request.complete)
     if request.shares is None:
         return ScrubResult(tuple(scrub(stores, wanted, progress)), searched, request.complete)
-    if request.mode.quick:
-        raise Invalid("--share and --quick exclude each other: --share reads a share of the content, --quick none")
     scope = (*map(os.path.abspath, roots), "", *request.images)
     with opened_share(client.state, request.shares, scope, client.now_s()) as opened:
         reports = tuple(scrub(stores, replace(wanted, rotation=opened.rotation), progress))

@@ -7,7 +7,8 @@ harm this host, nor hide what the answer says:
 2. All texts are made printable: they may come from files that an attacker named.
 3. The outcome is the worst of the object's outcome, its results and its errors. An exit code that contradicts it, and an object
    without a result, are "could not check".
-4. An image that holds without a level was not read. Where everything was to be read, that is "could not check".
+4. An image that holds without a level was not read. Where everything was to be read, that is "could not check". So is what
+   was left out, where nothing was to be left out.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ MAX_LISTED: Final = 100_000
 PLAIN: Final = 200
 """Texts of up to so many characters are looked at without a copy; nearly all are shorter."""
 _CODES: Final = {Outcome.HOLDS: (0,), Outcome.DIFFERS: (1,), Outcome.UNKNOWN: (2, 3, 130)}
-_NEUTRAL: Final = frozenset({"gone", "partial", "complete"})
+_NEUTRAL: Final = frozenset({"gone", "unchecked", "partial", "complete"})
 """Statuses that neither prove nor deny anything about an image."""
 
 
@@ -67,6 +68,9 @@ class _Row(msgspec.Struct, omit_defaults=True):
     unknown: _Texts = []
     changed: Annotated[list[_Change], msgspec.Meta(max_length=MAX_LISTED)] = []
     running: int = 0
+    notes: _Texts = []
+    unchecked: _Texts = []
+    unchecked_count: int = 0
     unread: int = 0
     parts: int = 0
     read_bytes: int = 0
@@ -100,8 +104,10 @@ class AnswerMalformed(Unavailable):
     """An answer that is not the object of `boltseal scrub --json`."""
 
 
-def read_answer(raw: bytes, code: int, *, content: bool, allow_empty: bool) -> HostAnswer:
-    """Read the output of a scrub that ended with an exit code. `content`: whether all content was to be read.
+def read_answer(raw: bytes, code: int, *, content: bool, complete: bool, allow_empty: bool) -> HostAnswer:
+    """Read the output of a scrub that ended with an exit code.
+
+    `content`: whether all content was to be read; `complete`: whether nothing was to be left out.
 
     Raises: AnswerMalformed.
     """
@@ -122,6 +128,9 @@ def read_answer(raw: bytes, code: int, *, content: bool, allow_empty: bool) -> H
     unread = [each for each in found.results if each.what == "image" and each.status == "holds" and each.level is None]
     if content and unread:  # 4
         problems.append(f"it read no content of {len(unread)} of its images, although all was asked for")
+    left_out = sum(bool(each.unchecked or each.unread or each.status == "unchecked") for each in found.results)
+    if complete and left_out:
+        problems.append(f"{left_out} of its results left something out, and --complete was given")
     outcome = worst.worse(Outcome.UNKNOWN) if problems else worst
     return HostAnswer(outcome, tuple(rows), tuple(problems))
 

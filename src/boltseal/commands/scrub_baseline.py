@@ -14,9 +14,12 @@ from hashlib import sha256
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from msgspec import structs
+
 from boltseal.commands.client_context import ClientContext
 from boltseal.commands.text import counted
-from boltseal.engines.safe_open import SafeFolder, StoreMalformed, StoreMissing, StoreUnreadable
+from boltseal.engines.linked_folders import open_store
+from boltseal.engines.safe_open import StoreMalformed, StoreMissing, StoreUnreadable
 from boltseal.errors import Invalid, Unavailable, quote
 from boltseal.host.scrub.baseline import (
     Baseline,
@@ -93,7 +96,7 @@ def record_baseline(
         holding = {
             each.id: str(each.level) for each in reports if each.what == "image" and each.status is ReportStatus.HOLDS
         }
-        kept = tuple(replace_level(each, holding[each.id]) for each in images if each.id in holding)
+        kept = tuple(structs.replace(each, level=holding[each.id]) for each in images if each.id in holding)
         if not kept:
             client.notice("no baseline was written: no image holds")
             return reports
@@ -108,11 +111,6 @@ def record_baseline(
         f"boltseal scrub --baseline {options.write} --trusted-key {key.verifier}"
     )
     return reports
-
-
-def replace_level(image: RecordedImage, level: str) -> RecordedImage:
-    """Return a recorded image with the level of its check."""
-    return RecordedImage(image.names, image.id, image.config, level)
 
 
 def _inventories(
@@ -146,7 +144,8 @@ def _inventories(
 def _inventory(layer: LayerFiles, to: Path, wanted: ScrubRequest) -> Inventory:
     assert layer.folder is not None  # noqa: S101 - the caller checks it
     running, size = sha256(), 0
-    with SafeFolder(layer.root) as store, store.below(layer.folder) as tree, to.open("wb") as file:
+    with open_store(layer.root) as store, store.below(layer.folder) as tree, to.open("wb") as file:
+        tree.stay_in_mount()
         reader = FileReader(tree, meter_of(wanted.pace), from_disk=wanted.check_mode.from_disk)
         for line in inventory_of(tree, reader, layer.ownership):
             file.write(line)

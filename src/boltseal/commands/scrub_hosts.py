@@ -47,10 +47,11 @@ def scrub_hosts(request: ScrubHostsRequest, client: ClientContext, done: Callabl
     """
     addresses = {str(address): address for address in map(ssh_host, request.hosts)}
     found = asyncio.run(_scrub_all(list(addresses.values()), request, done))
-    if request.metrics is None:
+    file, kind = request.scrub.metrics, request.scrub.kind
+    if file is None:
         return HostResults(found)
     now_s = client.now_s()
-    return HostResults(found, write_metrics(request.metrics, [_run_of(each, request.kind, now_s) for each in found]))
+    return HostResults(found, write_metrics(file, [_run_of(each, kind, now_s) for each in found]))
 
 
 def _run_of(found: HostResult, kind: str, now_s: int) -> ScrubRun:
@@ -93,4 +94,11 @@ def _read(answer: RemoteAnswer, request: ScrubHostsRequest) -> HostAnswer:
         remedy = "; install boltseal there, in the PATH of the login" if answer.code == _NOT_FOUND else ""
         why = clean(answer.last_error) or "it gives no reason"
         raise Unavailable(f"boltseal scrub there ended with exit code {answer.code}: {why}{remedy}")
-    return read_answer(answer.out, answer.code, content=request.kind == "full", allow_empty=request.allow_empty)
+    wanted = request.scrub
+    return read_answer(
+        answer.out,
+        answer.code,
+        content=wanted.kind == "full",
+        complete=wanted.complete,
+        allow_empty=wanted.allow_empty,
+    )

@@ -1,13 +1,12 @@
-"""What `scrub --host` runs on other hosts; apart from the code that runs it, which imports asyncio."""
+"""What `scrub --host` runs on other hosts."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 
-from boltseal.commands.scrub import parse_rate
+from boltseal.commands.registry_access import RegistryOptions
+from boltseal.commands.scrub import ScrubImagesRequest
 from boltseal.errors import Invalid
-from boltseal.host.scrub.rotation import parse_share
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,60 +15,64 @@ class ScrubHostsRequest:
 
     Attributes:
         hosts: `ssh://[USER@]HOST[:PORT]`.
-        images: names or IDs; none for all.
-        roots: stores there; none for its engines' stores.
-        options: further arguments of `boltseal scrub` there.
-        kind: the kind of run: full, quick or share.
-        allow_empty: whether no image is a success.
+        scrub: what to verify on each host, and how; `metrics` is a file of this host.
+        registries: how the hosts reach registries.
+        allowed: registries that they may contact although only a store names them.
         timeout_s: how long a host may take.
-        metrics: the file for the metrics of all hosts.
+
+    Raises: Invalid: for an option with a file of this host, which other hosts do not have.
     """
 
     hosts: tuple[str, ...]
-    images: tuple[str, ...] = ()
-    roots: tuple[Path, ...] = ()
-    options: tuple[str, ...] = ()
-    kind: str = "full"
-    allow_empty: bool = False
+    scrub: ScrubImagesRequest
+    registries: RegistryOptions
+    allowed: tuple[str, ...] = ()
     timeout_s: float = 6 * 3600
-    metrics: Path | None = None
+
+    def __post_init__(self) -> None:
+        expected, baseline = self.scrub.expectations, self.scrub.baseline
+        given = {
+            "--lock": expected.lock,
+            "--receipt": expected.receipts,
+            "--key": expected.key,
+            "--documents": expected.documents,
+            "--baseline": baseline.check,
+            "--write-baseline": baseline.write,
+            "--ca-file": self.registries.ca_file,
+        }
+        names = [name for name, value in given.items() if value]
+        if names:
+            raise Invalid(
+                f"{', '.join(names)}: a file of this host, which --host can't use; give IMAGE@DIGEST or --expect, or run "
+                "boltseal scrub there"
+            )
 
     @property
     def program(self) -> tuple[str, ...]:
-        """The command that runs there; a lock in the login's home must not decide what is expected."""
-        roots = [word for root in self.roots for word in ("--root", str(root))]
-        empty = ["--allow-empty"] if self.allow_empty else []
+        """The command that runs on each host; a lock in the login's home must not decide what is expected."""
+        wanted = self.scrub
+        valued = {
+            "--expect": wanted.expectations.expect,
+            "--bytes-per-second": wanted.rate.bytes_per_second,
+            "--share": wanted.shares and f"1/{wanted.shares}",
+        }
+        flags = {
+            "--quick": wanted.mode.quick,
+            "--from-disk": wanted.mode.from_disk,
+            "--nice": wanted.low_priority,
+            "--offline": wanted.offline,
+            "--complete": wanted.complete,
+            "--allow-empty": wanted.allow_empty,
+            "--plain-http": self.registries.plain_http,
+            "--anonymous": self.registries.anonymous,
+            "--strict": self.registries.strict,
+        }
         return (
-            "boltseal",
-            "scrub",
-            "--json",
-            "--no-lock",
-            "--end-with-stdin",
-            *self.options,
-            *roots,
-            *empty,
+            *("boltseal", "scrub", "--json", "--no-lock", "--end-with-stdin"),
+            *(f"{name}={value}" for name, value in valued.items() if value),
+            *(name for name, is_set in flags.items() if is_set),
+            *(f"--allow={registry}" for registry in self.allowed),
+            *(word for root in wanted.roots for word in ("--root", str(root))),
             "--",
-            *self.images,
+            *wanted.images,
         )
-
-
-def refuse_local_options(**given: object) -> None:
-    """Refuse options of files on this host, which other hosts do not have. Raises: Invalid."""
-    names = [f"--{name.replace('_', '-')}" for name, value in given.items() if value]
-    if names:
-        raise Invalid(
-            f"{', '.join(names)}: a file of this host, which --host can't use; give IMAGE@DIGEST or --expect, or run "
-            "boltseal scrub there"
-        )
-
-
-def remote_options(expect: str | None, rate: str, share: str | None, **flags: bool) -> tuple[str, ...]:
-    """Return the options that the scrub of another host gets. Raises: Invalid: one is malformed."""
-    parse_rate(rate)
-    if share is not None:
-        parse_share(share)
-    valued = {"--expect": expect, "--bytes-per-second": rate, "--share": share}
-    return (
-        *(f"{name}={value}" for name, value in valued.items() if value),
-        *(f"--{name.replace('_', '-')}" for name, is_set in flags.items() if is_set),
-    )

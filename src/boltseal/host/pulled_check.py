@@ -66,7 +66,7 @@ async def _stores(host: EngineHost) -> list[FoundStore]:
 
 
 def _not_scrubbed(why: str) -> NotScrubbed:
-    return NotScrubbed(f"not scrubbed: {why}; {TAG_UNCHANGED}; pull without --scrub to trust the engine")
+    return NotScrubbed(f"not scrubbed: {why}; {TAG_UNCHANGED}; run it as root on the engine's host")
 
 
 def _why(reports: list[ScrubReport]) -> str:

@@ -56,6 +56,18 @@ def test_an_image_removed_during_the_check_is_no_difference(store: DockerStore) 
     assert "while it was checked" in report.unknown[0]
 
 
+def test_a_folder_of_another_engine_hides_no_difference(store: DockerStore) -> None:
+    """A difference in Docker's store is reported although its root also has a folder as Podman's store has."""
+    store.image("shop/app:1.4.2", LOWER)
+    (store.layer() / "etc/passwd").write_bytes(b"evil")
+    (store.root / "overlay-images").mkdir()
+    (store.root / "overlay-images/images.json").write_text("[]")
+
+    found = scrub(store_at(store.root), ScrubRequest(), lambda *_: None)
+
+    assert [each.status for each in found if each.what == "image"] == [ReportStatus.DIFFERS]
+
+
 def test_a_stack_link_redirected_during_the_check_is_never_clean(store: DockerStore) -> None:
     """A stack link changed during the check is never clean, since the next mount would use another layer."""
     store.image("turning:1", LOWER, {"app": b"app"})

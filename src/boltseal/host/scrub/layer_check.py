@@ -320,7 +320,7 @@ def _blob_unread(
     if tree is None:
         return LayerResult(layer.diff_id, tuple(wrong), len(wrong), unchecked=(BLOBS_UNREAD,))
     files = FileReader(tree, count_read, from_disk=check_mode.from_disk)
-    comparison = LayerComparison(tree, name, layer.ownership, files)
+    comparison = _of_overlay(layer, files)
     comparison.root()
     return replace(_result(layer, comparison, tuple(wrong)), unchecked=(FILES_UNLISTED,))
 

@@ -70,11 +70,14 @@ def outcome(reports: list[ScrubReport], *, complete: bool = False) -> ReportStat
     """Return the status of all reports together: DIFFERS over UNKNOWN over HOLDS.
 
     What is gone does not count, but it is no success either: UNKNOWN if nothing else was checked.
-    `complete`: whether what was left out is UNKNOWN; otherwise it is only stated.
+    `complete`: whether what was left out is UNKNOWN: build caches, what `unchecked` names, and content that was not read in
+    this run. Otherwise it is only stated.
     """
     found = {report.status for report in reports}
     if ReportStatus.GONE in found and found <= {ReportStatus.GONE, ReportStatus.UNCHECKED}:
         return ReportStatus.UNKNOWN
-    if complete and any(report.unchecked or report.status is ReportStatus.UNCHECKED for report in reports):
+    if complete and any(
+        report.unchecked or report.unread or report.status is ReportStatus.UNCHECKED for report in reports
+    ):
         found.add(ReportStatus.UNKNOWN)
     return next((each for each in (ReportStatus.DIFFERS, ReportStatus.UNKNOWN) if each in found), ReportStatus.HOLDS)

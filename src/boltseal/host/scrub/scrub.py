@@ -3,47 +3,38 @@
 1. Read each store's metadata into plans. It is not trusted; inconsistencies are differences.
 2. Select the named images, or all.
 3. Check their layers, each once, however many images share it (`workers`).
-4. Compare each image with what it must be (`trust`), and opaque marks without a tar entry with the layers below.
+4. Compare each image with what it must be (`image_check`, `trust`).
 5. Read the metadata again: an image that changed during the check is reported as not checked.
-6. Check containers on these images: the stack, the -init layer, and what running ones see (`changing_containers`: they
-   start, stop and disappear meanwhile).
+6. Check containers on these images (`container_check`), which start, stop and disappear meanwhile.
+7. Say what to do about images that differ (`remedies`).
 """
 
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Final
+from typing import NamedTuple
 
-from boltseal.engines.linked_folders import open_store
-from boltseal.engines.overlay_processes import ProcessRoot
-from boltseal.engines.safe_open import StoreMalformed, StoreMissing, StoreUnreadable, readable
 from boltseal.errors import MAX_PATH, quote
 from boltseal.host.scrub.baseline import Baseline
-from boltseal.host.scrub.changing_containers import Processes, check_until_settled
-from boltseal.host.scrub.container_changes import MOUNTED_OVER, ContainerChange, init_differences, list_changes
-from boltseal.host.scrub.differences import Difference, DifferenceKind, difference, shown
+from boltseal.host.scrub.container_check import ContainerCheck
 from boltseal.host.scrub.engine_mounts import EngineMounts
-from boltseal.host.scrub.file_contents import CountRead
 from boltseal.host.scrub.find_stores import FoundStore, Plan
-from boltseal.host.scrub.layer_check import CheckMode, LayerFiles, LayerResult
-from boltseal.host.scrub.mapped_copy import copy_differences
+from boltseal.host.scrub.image_check import ImageCheck
+from boltseal.host.scrub.layer_check import CheckMode
 from boltseal.host.scrub.missing_manifests import FetchManifests, fetch_nothing, judge_with_fetch
-from boltseal.host.scrub.mount_points import mounts_in
 from boltseal.host.scrub.plans import ContainerPlan, ImagePlan, StorePlan
-from boltseal.host.scrub.process_view import compare_process_view
 from boltseal.host.scrub.remedies import remedy_of
-from boltseal.host.scrub.report import ReportStatus, ScrubReport, status_of
+from boltseal.host.scrub.report import ReportStatus, ScrubReport
 from boltseal.host.scrub.rotation import Rotation
 from boltseal.host.scrub.share_parts import ReadParts
 from boltseal.host.scrub.shared_inodes import with_outside_links
+from boltseal.host.scrub.store_recheck import GONE, StoreRecheck
 from boltseal.host.scrub.trust import (
     Expectation,
     ExpectedPrefix,
-    Level,
     TrustJudgement,
     is_id,
     local_reference,
@@ -75,6 +66,45 @@ class ScrubRequest:
     rotation: Rotation | None = None
     proc: Path = Path("/proc")
 
+    def expectation_of(self, image: ImagePlan, typed: str) -> Expectation | ExpectedPrefix | None:
+        """Return what an image must be, None if that is not known. `typed`: the text that selected it, "" for none.
+
+        A ledger's receipt takes precedence over a person's digest, that over a lock's, and that over a baseline's.
+        """
+        ledger, lock = (
+            [each for each in stated if any(map(each.about, image.names))] for stated in (self.receipts, self.locks)
+        )
+        if ledger or typed in self.expected or lock:
+            return ledger[-1] if ledger else self.expected.get(typed) or lock[-1]
+        if self.baseline is None:
+            return None
+        recorded = [each for each in self.baseline.expectations() if any(map(each.about, image.names))]
+        return recorded[-1] if recorded else self.baseline.of_config(image.config)
+
+    def judge(self, image: ImagePlan, typed: str) -> TrustJudgement:
+        """Compare an image with what it must be; fetch manifests that are needed for it."""
+        return judge_with_fetch(image, self.expectation_of(image, typed), self.documents, self.fetch)
+
+
+class _Key(NamedTuple):
+    """A kind of store in a folder, which may have several kinds."""
+
+    store: str
+    root: Path
+
+
+def _key(plan: StorePlan) -> _Key:
+    return _Key(plan.store, plan.root)
+
+
+class _Selected(NamedTuple):
+    """An image that is checked. `typed`: the text that selected it, "" for none; `is_cached`: it is a build cache."""
+
+    plan: StorePlan
+    image: ImagePlan
+    typed: str
+    is_cached: bool = False
+
 
 def scrub(stores: Sequence[FoundStore], wanted: ScrubRequest, progress: Progress) -> list[ScrubReport]:
     """Check the requested images in these stores, and return a report for each."""
@@ -85,57 +115,63 @@ def scrub(stores: Sequence[FoundStore], wanted: ScrubRequest, progress: Progress
         applied = wanted.baseline.applied
         stores = [replace(each, plan=_composed(each.plan, applied)) for each in stores]
     plans = [(store, store.plan(store.root)) for store in stores]  # 1
-    reports = [_store_report(plan) for _, plan in plans if plan.unknown]
     engine_mounts = EngineMounts([plan for _, plan in plans], wanted.proc)
     engine_mounts.look()
-    cached = {id(image) for _, plan in plans for image in plan.cached}
-    selected = [(plan, image, typed) for _, plan in plans for image, typed in _select(plan, wanted)]  # 2
-    images = [image for _, image, _ in selected]
-    checked = {image.id for image in images}
+    selected = [each for _, plan in plans for each in _select(plan, wanted)]  # 2
+    images = [each.image for each in selected]
+    containers = {_key(plan): _containers_of(plan, images, wanted) for _, plan in plans}
     parts = ReadParts(wanted.check_mode, wanted.rotation)
-    parts.begin(images, [each for _, plan in plans for each in _containers_of(plan, checked, wanted)])
+    parts.begin(images, [each for mine in containers.values() for each in mine])
     modes = parts.layer_modes(layer for image in images for layer in image.layers)
-    results = check_layers(modes, wanted.pace, counted)  # 3
-    results = with_outside_links(results, [plan for _, plan in plans])
+    results = with_outside_links(check_layers(modes, wanted.pace, counted), [plan for _, plan in plans])  # 3
     parts.record_layers(results)
     engine_mounts.look()
-    after = {store.root: _StoreRecheck(store) for store, _ in plans}
+    after = {_key(plan): StoreRecheck(store) for store, plan in plans}
     count_read = meter_of(wanted.pace)
-    image_reports: list[ScrubReport] = []
-    subjects: list[tuple[StorePlan, ImagePlan, str]] = []
-    for plan, image, typed in selected:
-        changed_since = after[plan.root].changed_since(image)
-        if changed_since == GONE and id(image) in cached:
-            continue  # a build cache is removed at any time, and nothing runs on it
-        report = _image_report(
-            engine_mounts.with_image(image), results, typed, wanted, count_read, changed_since, parts
-        )  # 4, 5
-        image_reports.append(_cache_report(report) if id(image) in cached else report)
-        subjects.append((plan, image, typed))
-    missing = _not_found(wanted, images, [store.root for store in stores])
-    containers: list[ScrubReport] = []
-    for store, plan in plans:
-        mine = _containers_of(plan, checked, wanted)
-        containers += _container_reports(store, mine, wanted, count_read, after[plan.root], parts, engine_mounts)  # 6
-    image_reports = _with_remedies(image_reports, subjects, containers, wanted)
-    unreferenced = [_unreferenced_report(plan) for _, plan in plans if plan.unreferenced and not wanted.images]
+    image_check = ImageCheck(results, wanted.judge, wanted.baseline, parts, count_read)
+    checked = _check_images(selected, image_check, engine_mounts, after)  # 4, 5
+    container_check = ContainerCheck(parts, engine_mounts, count_read, wanted.proc)
+    of_containers = [
+        report
+        for store, plan in plans
+        for report in container_check.reports(store, containers[_key(plan)], after[_key(plan)])
+    ]  # 6
     counted.end(count_read.total())
-    return [*reports, *image_reports, *missing, *containers, *unreferenced]
+    return [
+        *(_store_report(plan) for _, plan in plans if plan.unknown),
+        *_with_remedies(checked, of_containers, wanted),  # 7
+        *_not_found(wanted, images, [store.root for store in stores]),
+        *of_containers,
+        *(_unreferenced_report(plan) for _, plan in plans if plan.unreferenced and not wanted.images),
+    ]
+
+
+def _check_images(
+    selected: Sequence[_Selected], check: ImageCheck, engine_mounts: EngineMounts, after: Mapping[_Key, StoreRecheck]
+) -> list[tuple[_Selected, ScrubReport]]:
+    """Return the reports of images, without build caches that were removed meanwhile: nothing runs on them."""
+    found = []
+    for each in selected:
+        changed_since = after[_key(each.plan)].changed_since(each.image)
+        if changed_since == GONE and each.is_cached:
+            continue
+        report = check.report(engine_mounts.with_image(each.image), each.typed, changed_since)
+        if each.is_cached:
+            report = replace(report, what="build-cache", ref=f"layers up to {report.id}")
+        found.append((each, report))
+    return found
 
 
 def _with_remedies(
-    reports: Sequence[ScrubReport],
-    subjects: Sequence[tuple[StorePlan, ImagePlan, str]],
-    containers: Sequence[ScrubReport],
-    wanted: ScrubRequest,
+    checked: Sequence[tuple[_Selected, ScrubReport]], containers: Sequence[ScrubReport], wanted: ScrubRequest
 ) -> list[ScrubReport]:
     """Return the reports of images, those that differ with what to do about it."""
     running = {each.id: each.running for each in containers}
     found = []
-    for report, (plan, image, typed) in zip(reports, subjects, strict=True):
+    for (plan, image, typed, _), report in checked:
         remedy = None
-        if report.status is ReportStatus.DIFFERS:
-            expected = _expected(image, typed, wanted)
+        if report.status is ReportStatus.DIFFERS and report.what == "image":
+            expected = wanted.expectation_of(image, typed)
             known = expected if isinstance(expected, Expectation) else None
             remedy = remedy_of(image, plan.containers, running, known, typed, wanted.proc)
         found.append(replace(report, remedy=remedy))
@@ -146,13 +182,16 @@ def _composed(plan: Plan, then: Callable[[StorePlan], StorePlan]) -> Plan:
     return lambda root: then(plan(root))
 
 
-def _select(plan: StorePlan, wanted: ScrubRequest) -> list[tuple[ImagePlan, str]]:
-    """Return the selected images of a store, each with the text that selected it."""
+def _select(plan: StorePlan, wanted: ScrubRequest) -> list[_Selected]:
+    """Return the images of a store that are checked: the named ones, or all with the build caches."""
     if not wanted.images:
-        return [(image, "") for image in (*plan.images, *plan.cached)]
+        cached = [_Selected(plan, image, "", is_cached=True) for image in plan.cached]
+        return [*(_Selected(plan, image, "") for image in plan.images), *cached]
     return [
-        (image, typed) for image in plan.images if (typed := _selecting_text(image, wanted.images)) is not None
-    ]  # fmt: skip
+        _Selected(plan, image, typed)
+        for image in plan.images
+        if (typed := _selecting_text(image, wanted.images)) is not None
+    ]
 
 
 def _selecting_text(image: ImagePlan, typed: tuple[str, ...]) -> str | None:
@@ -197,10 +236,6 @@ def _store_report(plan: StorePlan) -> ScrubReport:
     )
 
 
-def _cache_report(report: ScrubReport) -> ScrubReport:
-    return replace(report, what="build-cache", ref=f"layers up to {report.id}")
-
-
 def _unreferenced_report(plan: StorePlan) -> ScrubReport:
     return ScrubReport(
         what="build-cache",
@@ -213,272 +248,7 @@ def _unreferenced_report(plan: StorePlan) -> ScrubReport:
     )
 
 
-def _image_report(
-    image: ImagePlan,
-    results: Mapping[LayerFiles, LayerResult],
-    typed: str,
-    wanted: ScrubRequest,
-    count_read: CountRead,
-    changed_since: str,
-    parts: ReadParts,
-) -> ScrubReport:
-    differences, unknown, count, entries = list(image.differences), list(image.unknown), len(image.differences), 0
-    for index, layer in enumerate(image.layers):
-        result = results[layer]
-        differences += result.differences
-        unknown += result.unknown
-        count += result.count
-        entries += result.entries
-        marks = _hiding_marks(image.layers[:index], layer, result, unknown)
-        differences += marks
-        count += len(marks)
-    unknown += [copy.unproven for copy in image.copies if copy.unproven]
-    unchecked = dict.fromkeys(each for layer in image.layers for each in results[layer].unchecked)
-    try:
-        other_differences = [
-            each for init, under in image.inits for each in init_differences(image.root, init, _folders(image, under))
-        ]
-        in_copies = [
-            each
-            for copy in image.copies
-            for each in copy_differences(image.root, copy, parts.copy_mode(image, copy), count_read)
-        ]
-        parts.record_copies(image, held=not in_copies)
-        other_differences += in_copies
-        other_differences += mounts_in(
-            image.root, (*(init for init, _ in image.inits), *(copy.folder for copy in image.copies))
-        )
-        differences, count = [*differences, *other_differences], count + len(other_differences)
-    except (StoreMissing, StoreUnreadable, StoreMalformed) as error:
-        unknown.append(error.message)
-        parts.record_copies(image, held=False)
-    if changed_since == CHANGED or (changed_since == GONE and (count or unknown)):
-        differences, count = [], 0
-        unknown = [f"it was {changed_since} while it was checked; check it again"]
-    judged = judge_with_fetch(image, _expected(image, typed, wanted), wanted.documents, wanted.fetch)
-    differences = [*judged.differences, *differences]
-    unknown += judged.unknown
-    level, by = _weakest(image, judged, wanted.baseline)
-    count = max(count + len(judged.differences), len(differences)) if differences else 0
-    unread = parts.unread(image)
-    return ScrubReport(
-        what="image",
-        ref=_ref(image, typed),
-        status=status_of(count, tuple(unknown)),
-        store=image.store,
-        root=str(image.root),
-        level=None if wanted.check_mode.quick or unread else level,  # unread files prove nothing
-        by=by,
-        id=str(image.id),
-        names=image.names,
-        layers=len(image.layers),
-        entries=entries,
-        differences=tuple(differences),
-        count=count,
-        unknown=tuple(dict.fromkeys(unknown)),
-        notes=image.notes,
-        unchecked=tuple(unchecked),
-        unread=unread,
-    )
-
-
-def _weakest(image: ImagePlan, judged: TrustJudgement, baseline: Baseline | None) -> tuple[Level, str]:
-    """Return the level of an image and the evidence: files that only a baseline has are no proof by a digest."""
-    count = sum(layer.inventory is not None for layer in image.layers)
-    if not count or baseline is None:
-        return judged.level, judged.by
-    files = f"the files of {count} of {len(image.layers)} layers are those of {baseline.by}"
-    return Level.B, f"{judged.by}; {files}" if judged.by and judged.by != baseline.by else files
-
-
-VIEWS_UNCHECKED: Final = "what processes of containers on the driver vfs see"
-CHANGED: Final = "changed"
-GONE: Final = "removed"
-
-
-ROUNDS: Final = 5
-PAUSE_S: Final = 0.1
-"""Engines do not remove images atomically: first the files, a little later the entry in the metadata."""
-
-
-class _StoreRecheck:
-    """A store's metadata after its layers were read. Remaining differences are compared again, up to ROUNDS times."""
-
-    def __init__(self, store: FoundStore) -> None:
-        self._store = store
-        self._rounds = 0
-        self._read_plan()
-
-    def _read_plan(self) -> None:
-        plan = self._store.plan(self._store.root)
-        self._images: dict[tuple[Digest, Digest], list[ImagePlan]] = {}
-        for image in (*plan.images, *plan.cached):
-            self._images.setdefault((image.id, image.config), []).append(_without_names(image))
-        self._containers = {container.id: container for container in plan.containers}
-
-    def _read_again(self) -> bool:
-        if self._rounds >= ROUNDS:
-            return False
-        time.sleep(PAUSE_S)
-        self._rounds += 1
-        self._read_plan()
-        return True
-
-    def changed_since(self, image: ImagePlan) -> str:
-        """Return CHANGED or GONE for an image that is different now, else ""; names may change."""
-        while True:
-            now = self._images.get((image.id, image.config))
-            if now is None:
-                return GONE
-            if _without_names(image) not in now:
-                return CHANGED
-            if not image.differences or not self._read_again():
-                return ""
-
-    def unless_changed(self, container: ContainerPlan) -> ContainerPlan:
-        """Return a container, without its differences if it has changed since: they came from its creation or removal."""
-        if not container.differences:
-            return container
-        while True:
-            now = self._containers.get(container.id)
-            if now is None or now.differences != container.differences:
-                why = f"it was {GONE if now is None else CHANGED} while it was checked; check it again"
-                return replace(container, differences=(), unknown=(why,))
-            if not self._read_again():
-                return container
-
-
-def _without_names(image: ImagePlan) -> ImagePlan:
-    return replace(image, names=())
-
-
-def _ref(image: ImagePlan, typed: str) -> str:
-    return typed or next((name for name in image.names if "@" not in name), "") or image.id.short
-
-
-def _expected(image: ImagePlan, typed: str, wanted: ScrubRequest) -> Expectation | ExpectedPrefix | None:
-    """Return the expectation for an image: a ledger's takes precedence over a person's, and that over a lock's."""
-    ledger, lock = (
-        [each for each in stated if any(map(each.about, image.names))] for stated in (wanted.receipts, wanted.locks)
-    )
-    if ledger or typed in wanted.expected or lock:
-        return ledger[-1] if ledger else wanted.expected.get(typed) or lock[-1]
-    if wanted.baseline is None:
-        return None
-    recorded = [each for each in wanted.baseline.expectations() if any(map(each.about, image.names))]
-    return recorded[-1] if recorded else wanted.baseline.of_config(image.config)
-
-
-def _folders(image: ImagePlan, under: int) -> list[bytes]:
-    """Return the folders of the lowest `under` layers, topmost first."""
-    return [layer.folder for layer in reversed(image.layers[:under]) if layer.folder is not None]
-
-
-def _hiding_marks(
-    below: Sequence[LayerFiles], layer: LayerFiles, result: LayerResult, unknown: list[str]
-) -> list[Difference]:
-    """Return opaque marks without a tar entry that hide something: overlayfs also marks new folders, which hide nothing."""
-    found = []
-    for path in sorted(result.opaque):
-        for lower in below:
-            if lower.folder is None:
-                continue
-            try:
-                with open_store(lower.root) as store, store.below(lower.folder) as tree:
-                    hides = tree.exists(path)
-            except (StoreUnreadable, StoreMalformed, StoreMissing) as error:
-                unknown.append(error.message)
-                continue
-            if hides:
-                found.append(
-                    difference(
-                        DifferenceKind.OPAQUE, path, "no opaque mark", "one that hides lower layers", str(layer.diff_id)
-                    )
-                )
-                break
-    return found
-
-
-def _containers_of(plan: StorePlan, checked: set[Digest], wanted: ScrubRequest) -> list[ContainerPlan]:
+def _containers_of(plan: StorePlan, images: Sequence[ImagePlan], wanted: ScrubRequest) -> list[ContainerPlan]:
+    """Return the containers of a store that are checked: those on the checked images, or all."""
+    checked = {image.id for image in images}
     return [each for each in plan.containers if each.image in checked or not wanted.images]
-
-
-def _container_reports(
-    store: FoundStore,
-    containers: Sequence[ContainerPlan],
-    wanted: ScrubRequest,
-    count_read: CountRead,
-    after: _StoreRecheck,
-    parts: ReadParts,
-    engine_mounts: EngineMounts,
-) -> list[ScrubReport]:
-    mine = [after.unless_changed(each) for each in containers]
-
-    def check(containers: Sequence[ContainerPlan], processes: Processes) -> list[ScrubReport]:
-        seen = [engine_mounts.with_container(each) for each in containers]
-        return [_container_report(each, processes, parts.container_mode(each), count_read) for each in seen]
-
-    found = check_until_settled(mine, check, lambda: store.plan(store.root).containers, wanted.proc)
-    return [parts.record_container(*each) for each in zip(mine, found, strict=True)]
-
-
-def _other_layer_reasons(
-    container: ContainerPlan, running: ProcessRoot | None, roots: Mapping[bytes, ProcessRoot]
-) -> list[str]:
-    """Return a reason if the first process that the store records for a container runs on another layer of the store.
-
-    Then the checked layers are not those that run: the container's layer in the store's metadata was changed.
-    """
-    first = next((each for each in roots.values() if each.pid == container.pid), None)
-    if container.pid == 0 or first is None or (running is not None and running.pid == first.pid):
-        return []
-    if not Path(os.fsdecode(os.path.realpath(first.upper))).is_relative_to(container.root.resolve()):
-        return []
-    return [f"process {first.pid}, which the store records for it, runs on {shown(readable(first.upper))}"]
-
-
-def _mounted(container: ContainerPlan, unknown: list[str]) -> list[Difference]:
-    """Return the mounts in the folders of a container's layers."""
-    folders = [folder for folder in (container.upper, *container.lowers) if folder is not None]
-    try:
-        return mounts_in(container.root, folders)
-    except (StoreMissing, StoreUnreadable, StoreMalformed) as error:
-        unknown.append(error.message)
-        return []
-
-
-def _container_report(
-    container: ContainerPlan, processes: Processes, check_mode: CheckMode, count_read: CountRead
-) -> ScrubReport:
-    found, unknown = list(container.differences), [*container.unknown, *processes.unseen]
-    changed: list[ContainerChange] = []
-    running = processes.of(container)
-    mounted = _mounted(container, unknown)
-    try:
-        found += init_differences(container.root, container.init, container.lowers[1:])
-        changed = list_changes(container)
-    except (StoreMissing, StoreUnreadable, StoreMalformed) as error:
-        unknown.append(error.message)
-    unknown += _other_layer_reasons(container, running, processes.roots)
-    if running is not None:
-        compared = compare_process_view(container, running, check_mode, count_read)
-        found += compared.differences
-        unknown += compared.unknown
-        changed += [ContainerChange(path, MOUNTED_OVER) for path in compared.mounted_over]
-    found += dict.fromkeys((*mounted, *_mounted(container, unknown)))
-    return ScrubReport(
-        what="container",
-        ref=container.name or readable(container.id.encode())[:12],
-        status=status_of(len(found), tuple(unknown)),
-        store=container.store,
-        root=str(container.root),
-        id=container.id,
-        names=(container.name,),
-        layers=len(container.lowers),
-        differences=tuple(found),
-        count=len(found),
-        unknown=tuple(dict.fromkeys(unknown)),
-        changed=tuple(changed),
-        running=running.pid if running is not None else 0,
-        unchecked=() if container.copy_of is None else (VIEWS_UNCHECKED,),
-    )
