@@ -10,6 +10,7 @@ from typing import Final, TypeVar
 
 import msgspec
 
+from boltseal.engines.json_fields import ambiguous_field
 from boltseal.engines.safe_open import StoreMalformed
 from boltseal.errors import quote
 from boltseal.oci.digest import Digest, DigestInvalid
@@ -31,15 +32,24 @@ MAX_WORD_BYTES: Final = 4096
 
 
 def decoded(raw: bytes, shape: type[T], what: str) -> T:
-    """Decode a document as a value of `shape`. Raises: StoreMalformed."""
+    """Decode a document as a value of `shape`.
+
+    Raises: StoreMalformed: it does not fit, or an engine would read other values of it (`json_fields`).
+    """
     if sum(map(raw.count, (b",", b"[", b"{"))) > MAX_VALUES:  # each value but the first follows one of these
         raise StoreMalformed(f"{what} has more than {MAX_VALUES} values, which no engine writes")
     try:
-        return msgspec.json.decode(raw, type=shape)
+        value = msgspec.json.decode(raw, type=shape)
+        field = ambiguous_field(raw, shape)
     except RecursionError as error:
         raise StoreMalformed(f"{what} is nested too deeply") from error
     except (msgspec.MsgspecError, ValueError) as error:
         raise StoreMalformed(f"{what} has an unexpected form: {quote(str(error), 200)[1:-1]}") from error
+    if field:
+        raise StoreMalformed(
+            f"{what} has the field {quote(field)} twice or in another case, which engines read otherwise"
+        )
+    return value
 
 
 class _Kind(msgspec.Struct):

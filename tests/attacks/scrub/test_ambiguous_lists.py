@@ -1,0 +1,80 @@
+"""Lists that an engine reads otherwise than JSON readers that compare names of fields exactly."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from boltseal.host.scrub.find_stores import store_at
+from boltseal.host.scrub.report import ReportStatus, ScrubReport
+from boltseal.host.scrub.scrub import ScrubRequest, scrub
+from tests import servers
+from tests.attacks.scrub.image import Layer, archive, archive_of
+from tests.attacks.scrub.stores import podman_on
+from tests.programs import program
+from tests.real.tools import run
+
+pytestmark = [pytest.mark.real, pytest.mark.usefixtures("empty_home")]
+
+COMMAND = ["/bin/busybox", "cat", "/message"]
+GOOD, OTHER = "shop/good:1", "shop/other:1"
+
+
+def layer(message: bytes) -> bytes:
+    busybox = Path(program("busybox")).read_bytes()
+    return Layer().folder("bin").add("bin/busybox", busybox, mode=0o755).add("message", message).done()
+
+
+def reports(root: Path) -> list[ScrubReport]:
+    return scrub(store_at(root), ScrubRequest(), lambda *_: None)
+
+
+def holding(root: Path) -> set[str]:
+    """Return the names of the images that hold."""
+    return {name for each in reports(root) for name in each.names if each.status is ReportStatus.HOLDS}
+
+
+@pytest.mark.parametrize("key", ["LAYER", "Layer"])
+def test_podman_runs_another_layer_by_a_second_spelling_of_the_key(tmp_path: Path, key: str) -> None:
+    """An image of Podman whose list has its layer twice, in two spellings, does not hold: Podman runs the other one."""
+    root = tmp_path / "root"
+    podman = podman_on(root, tmp_path)
+    for name in (GOOD, OTHER):
+        archive(tmp_path / "image.tar", [layer(name.encode())], name, COMMAND)
+        run(*podman, "load", "-q", "-i", tmp_path / "image.tar").checked()
+    listed = root / "overlay-images/images.json"
+    layers = {each["names"][0]: each["layer"] for each in json.loads(listed.read_bytes())}
+    good, other = layers[f"localhost/{GOOD}"], layers[f"localhost/{OTHER}"]
+    before = holding(root)
+    listed.write_text(listed.read_text().replace(f'"layer":"{good}"', f'"layer":"{good}","{key}":"{other}"'))
+
+    begin = ("run", "--rm", "--pull", "never", "--network", "none", "--pids-limit", "0")
+    shown = run(*podman, "--runtime", "runc", *begin, GOOD)
+    servers.unmounted(tmp_path)
+
+    assert (before, shown.text.strip()) == ({f"localhost/{GOOD}", f"localhost/{OTHER}"}, OTHER)
+    assert holding(root) == {f"localhost/{OTHER}"}
+    assert any(f'"{key}"' in why for each in reports(root) for why in each.unknown)
+
+
+def test_docker_finds_another_image_by_a_second_spelling_of_the_key(tmp_path: Path) -> None:
+    """Docker's tags that are listed twice, in two spellings, could not be checked: Docker reads both as one list."""
+    made = {name: [layer(name.encode())] for name in (GOOD, OTHER)}
+    _, other = archive_of(tmp_path / "image.tar", made, COMMAND)
+    root = tmp_path / "engine/data"
+    with servers.dockerd(tmp_path / "engine", driver="overlay2") as server:
+        run("docker", "-H", f"unix://{server.address}", "load", "-i", tmp_path / "image.tar").checked()
+    before = holding(root)
+    listed = root / "image/overlay2/repositories.json"
+    tags = json.loads(listed.read_bytes())["Repositories"]
+    forged = {"shop/good": {GOOD: f"sha256:{other}"}}
+    listed.write_text(f'{{"Repositories":{json.dumps(tags)},"REPOSITORIES":{json.dumps(forged)}}}')
+    found = reports(root)
+    with servers.dockerd(tmp_path / "engine", driver="overlay2") as server:
+        shown = run("docker", "-H", f"unix://{server.address}", "run", "--rm", "--network", "none", GOOD)
+
+    assert (before, shown.text.strip()) == ({GOOD, OTHER}, OTHER)
+    assert {name for each in found for name in each.names} == set()
+    assert any('"REPOSITORIES"' in why for each in found for why in each.unknown)
