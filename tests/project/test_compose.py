@@ -202,11 +202,14 @@ def test_include_and_extends_are_followed_within_the_project(tmp_path: Path) -> 
     root = trap("compose_include_and_extends", tmp_path)
     found = found_in(root, "compose.yml")
 
-    assert [(image_ref.path, image_ref.written) for image_ref in found.image_refs] == [
+    (extended, extending, *others) = found.image_refs
+    assert [(image_ref.path, image_ref.written) for image_ref in (extended, *others)] == [
         ("parts/base.yml", "nginx:${NGINX}"),
         ("parts/cache.yml", "redis:${REDIS:-7.2}"),
         ("parts/db.yml", "postgres:16"),
     ]
+    assert (extending.path, extending.span, extending.resolved) == (extended.path, extended.span, extended.resolved)
+    assert (extended.where[:9], extending.where[:9]) == ("extended ", "services.")
     assert shown(pinned(root))[".env"] == ["NGINX=1.25@DIGEST"]
     assert [(problem.path, problem.line) for problem in found.problems] == [("compose.yml", 4), ("compose.yml", 5)]
     assert "is remote: not followed" in found.problems[0].message
@@ -223,6 +226,7 @@ def test_an_included_file_uses_the_projects_variables_first(tmp_path: Path) -> N
         "x:top--o",
         "y:top-a-",
         "inc:top-a",
+        "base:top-",
         "base:top-",
         "top:top",
     ]

@@ -170,3 +170,38 @@ def test_an_input_of_a_pipeline_is_not_evaluated(tmp_path: Path) -> None:
     ((_, why),) = names(found_in(written(tmp_path, {".gitlab-ci.yml": 'a: {image: "ruby:$[[ inputs.v ]]"}\n'})))
 
     assert why.startswith("? an input ($[[ ]]) is evaluated only when the pipeline is created")
+
+
+def test_variables_of_a_pipeline_are_nested_and_come_from_all_its_files(tmp_path: Path) -> None:
+    """Included files and the file that includes them share variables, jobs and defaults; values contain variables."""
+    files = {
+        ".gitlab-ci.yml": (
+            "include: [{local: /ci/base.yml}, {local: 'ci/jobs/*.yml'}]\n"
+            'variables: {MAJOR: "22", NODE: "node:$MAJOR.1"}\n'
+            "build: {image: '$TOOL', script: [x]}\n"
+            "test: {extends: .python, variables: {PY: '3.13'}, script: [x]}\n"
+        ),
+        "ci/base.yml": "variables: {TOOL: 'tool:${MINOR}', MINOR: '5', MAJOR: '20'}\n.python: {image: 'python:$PY'}\n",
+        "ci/jobs/lint.yml": "lint: {image: '$NODE', script: [x]}\n",
+    }
+
+    assert names(found_in(written(tmp_path, files))) == [
+        ("build.image", "tool:5"),
+        ("test.image", "python:3.13"),
+        ("lint.image", "node:22.1"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("variables", "why"),
+    [
+        ("{A: '$B', B: '$A'}", "A contains itself"),
+        ("{A: 'x:$UNKNOWN'}", "UNKNOWN is not set"),
+        ("{A: {value: 'x:$B', expand: false}, B: '1'}", "is not a tag"),
+    ],
+)
+def test_a_variable_that_is_not_evaluated_is_reported(tmp_path: Path, variables: str, why: str) -> None:
+    """A variable that contains itself, or one of the server, leaves the reference unresolved with the reason."""
+    (found,) = names(found_in(written(tmp_path, {".gitlab-ci.yml": f"variables: {variables}\na: {{image: $A}}\n"})))
+
+    assert why in found[1]

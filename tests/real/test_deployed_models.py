@@ -92,7 +92,7 @@ def test_compose_deploys_the_digests_of_the_lock(tmp_path: Path, path: Path) -> 
     assert unpinned <= {str(each.unpinned) for each in digests if each.edit_range is None} | {MUST}
 
 
-@pytest.mark.parametrize("path", [each for each in COMPOSE if each.name != "extends"], ids=lambda path: path.name)
+@pytest.mark.parametrize("path", COMPOSE, ids=lambda path: path.name)
 def test_compose_deploys_the_digests_of_the_lock_with_an_override(tmp_path: Path, path: Path) -> None:
     """With the generated override, each service of Compose's model has its locked digest, and no file is changed."""
     root = Path(shutil.copytree(path, tmp_path / "x"))

@@ -92,13 +92,10 @@ def selected_bases(dockerfile: SourceFile, given: Mapping[str, str | None]) -> S
 
 
 def without_selected(image_refs: Iterable[ImageReference], accounted: Iterable[Accounted]) -> list[ImageReference]:
-    """Return the references without those of Dockerfiles that name an image only by a build argument of another file."""
+    """Return the references without those that only another file resolves, by a build argument or a variable."""
+    found = list(image_refs)
     spans = {(each.path, each.span) for each in accounted if each.reason is None}
-    return [
-        each
-        for each in image_refs
-        if each.format != Format.DOCKERFILE or each.resolved is not None or (each.path, each.span) not in spans
-    ]
+    return [each for each in found if each.resolved is not None or (each.path, each.span) not in spans]
 
 
 def _arguments(node: Node, values: Values) -> dict[str, str | None]:

@@ -75,6 +75,8 @@ from boltseal.project.source_files import ProjectPath, ProjectTree, Unreadable
 MAX_EXTENDS: Final = 100
 MAX_ENV_SETS: Final = 100
 BUILT_HERE: Final = "built here"
+EXTENDED: Final = "extended "
+"""Begins the positions in a file that others only extend: its services are none of the project."""
 _NO_ENV: Final = Dotenv("", {})
 
 
@@ -91,6 +93,7 @@ class _Reader:
         self.envs: dict[str, Dotenv] = {}
         self.uses: Counter[tuple[str, str]] = Counter()
         self.same: dict[tuple[str, str], int] = {}
+        self.included: set[str] = set()
         self.built: dict[tuple[str, str], tuple[bool, tuple[_File, str] | None]] = {}
         self.shown_env: set[str] = set()
         self.arguments = BuildArguments(project)
@@ -110,6 +113,7 @@ class _Reader:
         for file in files:
             for name, keys in file.each_service():
                 scalars += self.in_service(file, name, keys)
+                scalars += self.inherited(file, name, keys)
             scalars += self.scalars(file, "", model_places(file.documents))
         self.same.update(self.count_same(scalars))
         self.image_refs.extend(map(self.image_ref, scalars))
@@ -117,6 +121,8 @@ class _Reader:
 
     def load_all(self, paths: Iterable[ProjectPath]) -> None:
         """Load these files and all that they include and extend."""
+        paths = list(paths)
+        self.included.update(path.name for path in paths)
         waiting = deque(_FileToRead(path.name, (_env_of(_folder(path.link_path)),), path.link_path) for path in paths)
         while waiting:
             file = self.load(*waiting.popleft())
@@ -150,12 +156,14 @@ class _Reader:
     def referenced_files(self, file: _File) -> list[_FileToRead]:
         """Return the files that this one includes or extends, each with its env files."""
         found: list[_FileToRead] = []
+        included = self.included if file.source.path in self.included else set()
         for document in file.documents:
             for entry in items(pairs(document).get("include")):
                 listed = pairs(entry).get("path", entry)
                 names = [name for listing in items(listed) or [listed] for name in self.path(file, listing)]
                 envs = self.included_envs(file, entry, names[0]) if names else ()
                 found += [_FileToRead(name, envs, name) for name in names]
+                included.update(names)
         for _, keys in file.each_service():
             path = pairs(keys.get("extends")).get("file")
             found += [_FileToRead(name, file.envs, name) for name in self.path(file, path)]
@@ -261,7 +269,7 @@ class _Reader:
     def in_service(self, file: _File, name: str, keys: Pairs) -> list[_ImageScalar]:
         asked = text_of(keys.get("platform"))
         platforms = (asked,) if asked and "$" not in asked else ()
-        at = f"services.{name}."
+        at = f"{'' if file.source.path in self.included else EXTENDED}services.{name}."
         found = self.scalars(file, at, (Place(keys.get("image"), "image"),), platforms, build=self.is_built(file, name))
         found += self.scalars(file, at, service_places(keys), platforms)
         build = pairs(keys.get("build"))
@@ -271,6 +279,21 @@ class _Reader:
         if isinstance(inline, ScalarNode):
             self.add(read_inline(file.source, inline, f"{at}build.dockerfile_inline"))
         return found
+
+    def inherited(self, file: _File, name: str, keys: Pairs) -> list[_ImageScalar]:
+        """Return the image that a service has by `extends`, for an override: Compose extends before it merges files."""
+        if "image" in keys or file.source.path not in self.included or self.is_built(file, name):
+            return []
+        seen: set[tuple[str, str]] = set()
+        further = self.build_and_base(file, name)[1]
+        while further is not None and (key := (further[0].source.path, further[1])) not in seen:
+            seen.add(key)
+            other, base = further
+            image = next((each["image"] for each in other.services.get(base, ()) if "image" in each), None)
+            if image is not None:
+                return self.scalars(other, f"services.{name}.", (Place(image, "image"),))
+            further = self.build_and_base(other, base)[1]
+        return []
 
     def scalars(
         self,

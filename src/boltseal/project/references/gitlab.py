@@ -4,65 +4,147 @@ Variables come from the job's `variables`, then from the jobs that it extends, t
 the server are not known. An inherited image (`extends`, `default`) is a reference of its own if the job's variables
 change it. An image of a hidden job that resolves only in jobs extending it is not reported. No digest is written into a
 variable, because every script of the job could read it there. The prefix of GitLab's dependency proxy stands for Docker
-Hub. Files named by `include: local` are read too, with their own variables only.
+Hub.
+
+Files named by `include: local` are one pipeline with the file that includes them: its variables count in them, and
+theirs in it, and jobs may extend jobs of another file. A value may contain other variables, unless `expand` is false.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Sequence
-from typing import Final
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from typing import Final, NamedTuple
 
 from yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 
-from boltseal.project.image_references import EditRange, Format, ImageReference, ScanResult
-from boltseal.project.references.interpolation import Dialect, Interpolated, InterpolationFailed, fill, steering_reason
+from boltseal.project.image_references import Accounted, EditRange, Format, ImageReference, ScanResult
+from boltseal.project.references.interpolation import (
+    MAX_NESTING,
+    Dialect,
+    Interpolated,
+    InterpolationFailed,
+    fill,
+    steering_reason,
+)
 from boltseal.project.references.reader import FileToFollow, FormatReader, ProjectFile
 from boltseal.project.references.scalars import digest_length, parse_reference
-from boltseal.project.references.yaml_nodes import Pairs, content_end, items, line_of, pairs, span_of, text_of
-from boltseal.project.source_files import SourceFile, Unreadable
+from boltseal.project.references.yaml_nodes import Pairs, compose, content_end, items, line_of, pairs, span_of, text_of
+from boltseal.project.source_files import ProjectTree, SourceFile, Unreadable
 
 MAX_EXTENDS: Final = 100
 MAX_INHERITED: Final = 10_000
+MAX_INCLUDES: Final = 150  # GitLab's own limit
 _INPUT: Final = (
     "an input ($[[ ]]) is evaluated only when the pipeline is created; [lock] exclude skips a file that contains one"
 )
 _PROXIES: Final = ("CI_DEPENDENCY_PROXY_GROUP_IMAGE_PREFIX", "CI_DEPENDENCY_PROXY_DIRECT_GROUP_IMAGE_PREFIX")
 _PIPELINE: Final = re.compile(r"(?:.+)?\.gitlab-ci\.ya?ml", re.DOTALL)
 _NO_JOBS: Final = frozenset({"image", "services", "variables", "include", "stages", "workflow", "cache", "spec"})
+_COMMON: Final = frozenset({"default", "image", "services"})
 _PROXY: Final = "\0"  # a placeholder for the proxy's prefix; a file can't contain it
 
 
-def read_gitlab(source: SourceFile, documents: Sequence[Node]) -> ScanResult:
-    """Return the image references of one file."""
-    image_refs: list[ImageReference] = []
-    for document in documents:
-        keys = pairs(document)
-        image_refs.extend(_Jobs(source, keys).image_refs())
-    return ScanResult(tuple(image_refs))
+def read_gitlab(file: ProjectFile) -> ScanResult:
+    """Return the image references of a file, and those of the files it includes that differ in this pipeline."""
+    own = _alone(file.source, file.documents)
+    parts = [*_included(file.project, file.documents, {file.source.path}), _Part(file.source, file.documents)]
+    if len(parts) == 1:
+        return ScanResult(tuple(own))
+    together = [image_ref for part in parts for image_ref in _Jobs(part, parts).image_refs()]
+    image_refs = [each for each in together if each.path == file.source.path]
+    accounted: list[Accounted] = []
+    for part in parts[:-1]:
+        alone = {(each.where, each.span): each.resolved for each in _alone(part.source, part.documents)}
+        for each in together:
+            if each.path == part.source.path and alone.get((each.where, each.span)) != each.resolved:
+                image_refs.append(each)
+                accounted += [] if each.resolved is None else [Accounted(each.path, each.span)]
+    return ScanResult(tuple(dict.fromkeys(image_refs)), accounted=tuple(accounted))
+
+
+class _Part(NamedTuple):
+    """A file of a pipeline."""
+
+    source: SourceFile
+    documents: Sequence[Node]
+
+    @property
+    def keys(self) -> Pairs:
+        """The keys of all documents. A file with `spec` has two, of which the second is the pipeline."""
+        return {name: node for document in self.documents for name, node in pairs(document).items()}
+
+
+def _alone(source: SourceFile, documents: Sequence[Node]) -> list[ImageReference]:
+    parts = [_Part(source, (document,)) for document in documents]
+    return [image_ref for part in parts for image_ref in _Jobs(part, (part,)).image_refs()]
+
+
+def _included(project: ProjectTree, documents: Sequence[Node], seen: set[str]) -> Iterator[_Part]:
+    """Yield the files that local includes name, and those that they include, in the order in which they are merged."""
+    for node in local_includes(documents):
+        for name in _named(project, node.value.lstrip("/")):
+            if name not in seen and len(seen) <= MAX_INCLUDES:
+                seen.add(name)
+                with suppress(Unreadable):  # reported where it is followed
+                    source = project.read(name)
+                    inner = compose(source)
+                    yield from _included(project, inner, seen)
+                    yield _Part(source, inner)
+
+
+def _named(project: ProjectTree, path: str) -> list[str]:
+    """Return the files of a local include. One with `*` is in the folder before it."""
+    folder, star, _ = path.partition("*")
+    with suppress(Unreadable, OSError):
+        if "$" in path or ".." in path.split("/"):
+            return []
+        if not star:
+            name = project.name(path)
+            return [name] if project.has(name) else []
+        matches = include_matcher(path)
+        begin = folder.rpartition("/")[0]
+        if not begin:
+            return []
+        found = sorted((project.root / begin).rglob("*.y*ml"))[:MAX_INCLUDES]
+        names = [each.relative_to(project.root).as_posix() for each in found]
+        return [project.name(name) for name in names if matches(name)]
+    return []
 
 
 class _Jobs:
-    """The jobs of a document, with what each inherits by `extends`."""
+    """The jobs of a file, with what each inherits by `extends` in the pipeline. `parts`: all files of the pipeline."""
 
-    def __init__(self, source: SourceFile, keys: Pairs) -> None:
-        self.source = source
-        self.keys = keys
-        self.jobs = {
-            name: pairs(job) for name, job in keys.items() if name not in _NO_JOBS and isinstance(job, MappingNode)
-        }
+    def __init__(self, part: _Part, parts: Sequence[_Part]) -> None:
+        self.source = part.source
+        self.keys = part.keys
+        self.jobs: dict[str, Pairs] = {}
+        self.defaults: dict[str, _Variable] = {}
+        self.common: Pairs = {}
+        self.foreign: dict[int, SourceFile] = {}
+        for each in parts:
+            keys = each.keys
+            self.defaults |= _variables(keys)
+            self.common |= {name: node for name, node in keys.items() if name in _COMMON}
+            for name, job in _jobs(keys).items():
+                self.jobs[name] = {**self.jobs.get(name, {}), **job}
+            if each.source.path != part.source.path:
+                holders = (keys, *_jobs(keys).values())
+                self.foreign |= {id(node): each.source for holder in holders for node, _ in _images(holder, "")}
+        self.own = _jobs(self.keys)
         self.extends = {name: _extended(job.get("extends")) for name, job in self.jobs.items()}
         self.inherited = 0
 
     def image_refs(self) -> list[ImageReference]:
-        defaults = _variables(self.keys)
+        defaults = self.defaults
         found = {id(node): _image_ref(self.source, node, where, defaults) for node, where in _images(self.keys, "")}
-        for name, job in self.jobs.items():
-            variables = {**defaults, **_variables(job)}
+        for name, job in self.own.items():
+            variables = {**defaults, **_variables(self.jobs[name])}
             found |= {
                 id(node): _image_ref(self.source, node, where, variables) for node, where in _images(job, f"{name}.")
             }
-        more = [image_ref for name in self.jobs for image_ref in self.inherited_images(name, defaults, found)]
+        more = [image_ref for name in self.own for image_ref in self.inherited_images(name, defaults, found)]
         resolved_spans = {image_ref.span for image_ref in more if image_ref.resolved is not None}
         own = (
             image_ref
@@ -72,7 +154,7 @@ class _Jobs:
         return [*own, *more]
 
     def inherited_images(
-        self, name: str, defaults: dict[str, ScalarNode], found: dict[int, ImageReference]
+        self, name: str, defaults: dict[str, _Variable], found: dict[int, ImageReference]
     ) -> Iterator[ImageReference]:
         """Yield a job's inherited images that its variables change."""
         if name.startswith(".") or name == "default":
@@ -83,7 +165,7 @@ class _Jobs:
             variables |= _variables(job)
         for key in ("image", "services"):
             inherited = next(
-                (job[key] for job in (*ancestors, pairs(self.keys.get("default")), self.keys) if key in job), None
+                (job[key] for job in (*ancestors, pairs(self.common.get("default")), self.common) if key in job), None
             )
             if inherited is None or key in ancestors[0]:
                 continue
@@ -92,12 +174,10 @@ class _Jobs:
                 if self.inherited > MAX_INHERITED:
                     message = f"its jobs inherit more than {MAX_INHERITED} images: not read"
                     raise Unreadable(self.source.path, line_of(node), message)
-                image_ref = _image_ref(self.source, node, where, variables) if "$" in node.value else None
-                if (
-                    image_ref is not None
-                    and id(node) in found
-                    and image_ref.resolved not in (None, found[id(node)].resolved)
-                ):
+                source = self.foreign.get(id(node), self.source)
+                image_ref = _image_ref(source, node, where, variables) if "$" in node.value else None
+                known = found.get(id(node)) or _image_ref(source, node, where, defaults)
+                if image_ref is not None and image_ref.resolved not in (None, known.resolved):
                     yield image_ref
 
     def ancestors(self, name: str) -> list[Pairs]:
@@ -113,6 +193,10 @@ class _Jobs:
             jobs.append(self.jobs[current])
             waiting += self.extends[current]
         return jobs
+
+
+def _jobs(keys: Pairs) -> dict[str, Pairs]:
+    return {name: pairs(job) for name, job in keys.items() if name not in _NO_JOBS and isinstance(job, MappingNode)}
 
 
 def _extended(node: Node | None) -> list[str]:
@@ -167,13 +251,44 @@ def _skip_wildcards(steps: Sequence[str], positions: set[int]) -> set[int]:
     return found
 
 
-def _variables(keys: dict[str, Node]) -> dict[str, ScalarNode]:
-    found: dict[str, ScalarNode] = {}
+class _Variable(NamedTuple):
+    """A variable's value. `raw`: a dollar sign in it is literal."""
+
+    value: str
+    raw: bool
+
+
+def _variables(keys: Pairs) -> dict[str, _Variable]:
+    found: dict[str, _Variable] = {}
     for name, node in pairs(keys.get("variables")).items():
         value = pairs(node).get("value", node)
         if isinstance(value, ScalarNode):
-            found[name] = value
+            found[name] = _Variable(str(value.value), text_of(pairs(node).get("expand")) == "false")
     return found
+
+
+class _Values:
+    """The values of a job's variables, with the variables in them filled in."""
+
+    def __init__(self, variables: Mapping[str, _Variable]) -> None:
+        self.variables = variables
+        self.known: dict[str, str | None] = {}
+        self.above: list[str] = []
+
+    def get(self, name: str) -> str | None:
+        """Return a value, or None if it is not known."""
+        if name in _PROXIES:
+            return _PROXY
+        found = self.variables.get(name)
+        if found is None or found.raw or "$" not in found.value:
+            return None if found is None else found.value
+        if name in self.above or len(self.above) > MAX_NESTING:
+            raise InterpolationFailed(f"{name} contains itself, or more than {MAX_NESTING} others inside each other")
+        if name not in self.known:
+            self.above.append(name)
+            self.known[name] = fill(found.value, self.get, Dialect.GITLAB).text
+            self.above.pop()
+        return self.known[name]
 
 
 def _images(keys: dict[str, Node], begin: str) -> Iterator[tuple[ScalarNode, str]]:
@@ -191,18 +306,12 @@ def _image(node: Node | None, where: str) -> Iterator[tuple[ScalarNode, str]]:
         yield node, where
 
 
-def _image_ref(source: SourceFile, node: ScalarNode, where: str, variables: dict[str, ScalarNode]) -> ImageReference:
-    def value(name: str) -> str | None:
-        if name in _PROXIES:
-            return _PROXY
-        found = variables.get(name)
-        return None if found is None or "$" in found.value else str(found.value)
-
+def _image_ref(source: SourceFile, node: ScalarNode, where: str, variables: Mapping[str, _Variable]) -> ImageReference:
     span = span_of(source, node)
     filled: Interpolated | None = None
     resolved, why = None, None
     try:
-        filled = fill(node.value.rstrip("\n"), value, Dialect.GITLAB)
+        filled = fill(node.value.rstrip("\n"), _Values(variables).get, Dialect.GITLAB)
         resolved, why = parse_reference(filled.text.removeprefix(f"{_PROXY}/").strip())
     except InterpolationFailed as error:
         why = str(error)
@@ -257,6 +366,6 @@ READER: Final = FormatReader(
     Format.GITLAB_CI,
     by_name=lambda path: _PIPELINE.fullmatch(path.rpartition("/")[2]) is not None,
     by_content=_is_pipeline,
-    read=lambda file: read_gitlab(file.source, file.documents),
+    read=read_gitlab,
     follows=_includes,
 )
