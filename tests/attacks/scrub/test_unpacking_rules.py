@@ -259,12 +259,33 @@ def test_an_attribute_of_the_kernel_added_to_a_built_layer_is_found(
     assert [(each.kind, each.path) for each in report.differences] == [(kind, "data/plain")]
 
 
-@pytest.mark.parametrize(("path", "name"), [("data/plain", ACCESS), ("data/sub", DEFAULT), ("data/sub/f", ACCESS)])
-def test_an_access_control_list_that_gives_rights_in_a_built_layer_is_not_proven(
-    built: Path, tmp_path: Path, path: str, name: str
+def minimal(owner: int, group: int, others: int, *more: tuple[int, int, int]) -> bytes:
+    """Return an access control list with the rights of owner, group and others; `more`: further entries after the owner's."""
+    entries = [(0x01, owner, 0xFFFFFFFF), *more, (0x04, group, 0xFFFFFFFF)]
+    entries += [(0x10, group, 0xFFFFFFFF)] if more else []
+    return struct.pack("<I", 2) + b"".join(
+        struct.pack("<HHI", *each) for each in [*entries, (0x20, others, 0xFFFFFFFF)]
+    )
+
+
+@pytest.mark.parametrize(
+    ("path", "name", "value"),
+    [
+        ("data/plain", ACCESS, GIVING),
+        ("data/sub", DEFAULT, GIVING),
+        ("data/sub/f", ACCESS, GIVING),
+        ("data", DEFAULT, minimal(7, 7, 7)),
+        ("data", DEFAULT, minimal(7, 5, 0)),
+        ("data/plain", ACCESS, minimal(6, 4, 4, (0x02, 0, 1000))),
+    ],
+    ids=["user", "default-user", "inherited", "default-writable", "default-private", "denied"],
+)
+def test_an_access_control_list_that_changes_rights_in_a_built_layer_is_not_proven(
+    built: Path, tmp_path: Path, path: str, name: str, value: bytes
 ) -> None:
-    """A list that gives a user rights beyond the mode may be the build's or an attacker's: the image does not hold."""
-    report = tampered(built, tmp_path / "store", name, path, GIVING)
+    """A list that gives or denies a user what the mode does not, or that replaces the umask of containers, may be the build's
+    or an attacker's: the image does not hold."""
+    report = tampered(built, tmp_path / "store", name, path, value)
 
     assert report.status is not ReportStatus.HOLDS
     assert any(path in each for each in (*report.unknown, *(found.path for found in report.differences)))

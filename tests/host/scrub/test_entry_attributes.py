@@ -5,9 +5,12 @@ from __future__ import annotations
 import os
 import stat
 import struct
+from itertools import combinations
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from boltseal.engines.safe_open import SafeFolder
 from boltseal.host.scrub.attributes import Attributes
@@ -16,8 +19,9 @@ from boltseal.host.scrub.entry_attributes import (
     DEFAULT_LIST,
     MAX_KEPT_BYTES,
     EntryAttributes,
-    gives_rights,
+    changes_rights,
     inherited,
+    list_entries,
     mode_of_list,
 )
 from boltseal.host.scrub.tar_header import FIFO, FOLDER, REGULAR, SYMLINK, TarMalformed
@@ -81,21 +85,73 @@ def test_a_list_sets_the_mode_as_in_the_kernel(tmp_path: Path) -> None:
         assert mode_of_list(value) == stat.S_IMODE(path.stat().st_mode)
 
 
+RIGHTS = st.integers(0, 7)
+
+
+def allowed(value: bytes, user: int, groups: frozenset[int], right: int) -> bool:
+    """Return whether a list gives a right to a user other than the owner, by the algorithm of acl(5); group 0 owns the file."""
+    entries = list(list_entries(value))
+    mask = next((rights for tag, rights, _ in entries if tag == 0x10), 7)
+    for tag, rights, id_ in entries:
+        if tag == 0x02 and id_ == user:
+            return rights & mask & right == right
+    of_groups = [
+        rights for tag, rights, id_ in entries if (tag == 0x04 and 0 in groups) or (tag == 0x08 and id_ in groups)
+    ]
+    if of_groups:
+        return any(rights & mask & right == right for rights in of_groups)
+    return next(rights for tag, rights, _ in entries if tag == 0x20) & right == right
+
+
+@given(
+    fields=st.tuples(RIGHTS, RIGHTS, RIGHTS, RIGHTS),
+    users=st.dictionaries(st.integers(1, 2), RIGHTS, max_size=2),
+    groups=st.dictionaries(st.integers(1, 2), RIGHTS, max_size=2),
+)
+def test_a_list_changes_rights_if_anyone_may_do_more_or_less(
+    fields: tuple[int, int, int, int], users: dict[int, int], groups: dict[int, int]
+) -> None:
+    """A list changes rights exactly if a user with some groups may do other things by it than by the mode that it sets."""
+    owner, group, mask, others = fields
+    named = [(0x02, rights, id_) for id_, rights in sorted(users.items())]
+    of_groups = [(0x08, rights, id_) for id_, rights in sorted(groups.items())]
+    last = [(0x10, mask, UNNAMED)] if named or of_groups else []
+    value = access_list(
+        (0x01, owner, UNNAMED), *named, (0x04, group, UNNAMED), *of_groups, *last, (0x20, others, UNNAMED)
+    )
+    mode = mode_of_list(value)
+    plain = listed(mode >> 6, mode >> 3 & 7, mode & 7)
+    sets = [frozenset(each) for size in range(4) for each in combinations(range(3), size)]
+
+    changes = any(
+        allowed(value, user, each, right) != allowed(plain, user, each, right)
+        for user in range(1, 4)
+        for each in sets
+        for right in range(8)
+    )
+
+    assert changes_rights(value, default=False) is changes
+
+
 @pytest.mark.parametrize(
-    ("value", "gives"),
+    ("value", "changes"),
     [
-        (MINIMAL, False),
-        (NAMED, True),
-        (listed(7, 5, 5, named=(1000, 5)), False),
-        (listed(7, 5, 5, named=(1000, 7), mask=5), False),
-        (listed(7, 0, 0, named=(1000, 4)), True),
-        (access_list((0x08, 7, 5), (0x10, 7, UNNAMED), (0x20, 5, UNNAMED)), True),
-        (b"no list", False),
+        (listed(7, 5, 5), False),
+        (listed(7, 5, 5, named=(1000, 5), mask=5), False),
+        (listed(7, 7, 7), True),
+        (listed(7, 5, 7), True),
+        (listed(7, 7, 5), True),
+        (listed(7, 5, 0), True),
+        (listed(7, 5, 5, named=(1000, 7)), True),
+        (listed(7, 5, 5, named=(1000, 0), mask=5), True),
+        (b"no list", True),
     ],
 )
-def test_a_list_gives_rights_beyond_the_mode(value: bytes, *, gives: bool) -> None:
-    """A list gives rights if a named user or group may do what all others may not, and the mask allows it."""
-    assert gives_rights(value) is gives
+def test_a_default_list_changes_rights_unless_new_files_get_those_of_the_usual_umask(
+    value: bytes, *, changes: bool
+) -> None:
+    """A default list replaces the umask for new files in its folder: it changes nothing if it is what umask 022 leaves."""
+    assert changes_rights(value, default=True) is changes
 
 
 def test_the_order_of_entries_counts() -> None:

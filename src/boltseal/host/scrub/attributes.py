@@ -24,7 +24,7 @@ from boltseal.host.scrub.entry_attributes import (
     OTHER,
     USER,
     USER_OBJ,
-    gives_rights,
+    changes_rights,
     list_entries,
 )
 
@@ -54,7 +54,7 @@ class Attributes:
 
     `opaque`: folders with an opaque mark that were met so far. `built`: the folder is that of a build container; its tar
     does not have the attributes of its files, capabilities excepted. `unproven`: paths of such a folder that were met with
-    an access control list that gives rights.
+    an access control list that changes rights.
     """
 
     def __init__(self, tree: SafeFolder, *, built: bool = False) -> None:
@@ -98,13 +98,13 @@ class Attributes:
         return differing
 
     def _stays(self, path: bytes, name: str, value: bytes) -> bool:
-        """Return whether a build can leave an attribute that its tar does not have, and collect the path if it gives rights.
+        """Return whether a build can leave an attribute that its tar does not have, and collect the path if it changes rights.
 
         The kernel ignores `user.` and `trusted.` attributes, those of overlayfs excepted, and Docker's tar has capabilities.
-        An access control list that gives no rights beyond the mode, which is compared, changes nothing either.
+        An access control list that gives and denies nothing beyond the mode, which is compared, changes nothing either.
         """
         if name in _LISTS:
-            if gives_rights(value):
+            if changes_rights(value, default=name == DEFAULT_LIST):
                 self.unproven.add(path)
             return True
         return name.startswith(("user.", "trusted.")) and not name.startswith(OVERLAYFS_PREFIXES)

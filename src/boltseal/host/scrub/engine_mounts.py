@@ -3,6 +3,8 @@
 overlayfs finds a layer's folder in the mount namespace of the engine. If the engine has another namespace than this process,
 a mount in one of the two makes a container see other files than those that were checked. An engine that is not running mounts
 nothing; then only the own table counts (`mount_points`).
+
+An engine that has another database open than the one on the disk uses other images than those that were checked.
 """
 
 from __future__ import annotations
@@ -15,8 +17,9 @@ from pathlib import Path
 from typing import Final
 
 from boltseal.engines.containerd_store import CONTENT, METADATA, SNAPSHOTS
-from boltseal.engines.engine_views import EngineViews, ViewDifference
+from boltseal.engines.engine_views import ENGINES, EngineViews, ViewDifference
 from boltseal.engines.linked_folders import linked_folders
+from boltseal.engines.open_databases import replaced_databases
 from boltseal.engines.safe_open import StoreMalformed, StoreMissing, StoreUnreadable
 from boltseal.errors import MAX_PATH, quote
 from boltseal.host.scrub.differences import MAX_PER_LAYER, Difference, DifferenceKind, difference
@@ -80,6 +83,7 @@ class EngineMounts:
 
     def __init__(self, plans: Iterable[StorePlan], proc: Path) -> None:
         self._views = EngineViews(proc)
+        self._proc = proc
         self._stores = {
             (plan.store, plan.root): _Seen(layout) for plan in plans if (layout := _LAYOUTS.get(plan.store)) is not None
         }
@@ -89,10 +93,13 @@ class EngineMounts:
         for (_, root), seen in self._stores.items():
             try:
                 found, unknown = self._compare(root, seen.layout)
-                if found:
+                replaced = replaced_databases(root, ENGINES, self._proc)
+                if found or replaced:
                     time.sleep(PAUSE_S)
                     again, _ = self._compare(root, seen.layout)
                     found = [each for each in found if each in again]
+                    still = replaced_databases(root, ENGINES, self._proc)
+                    unknown = [*unknown, *(each for each in replaced if each in still)]
             except (StoreMissing, StoreMalformed):
                 continue  # the plan reports it
             except StoreUnreadable as error:

@@ -23,6 +23,8 @@ LISTS: Final = (_ACCESS, _DEFAULT)
 _ENTRY: Final = struct.Struct("<HHI")
 """Tag, permissions and id (linux/posix_acl_xattr.h), after a version of four bytes."""
 USER_OBJ, USER, GROUP_OBJ, GROUP, MASK, OTHER = 0x01, 0x02, 0x04, 0x08, 0x10, 0x20
+_BY_UMASK: Final = (7, 5, 5)
+"""The rights of owner, group and others that a umask of 022 leaves."""
 _NOTHING: Final[dict[bytes, bytes]] = {}
 
 
@@ -100,11 +102,22 @@ def mode_of_list(value: bytes) -> int:
     return by_tag.get(USER_OBJ, 0) << 6 | group << 3 | by_tag.get(OTHER, 0)
 
 
-def gives_rights(value: bytes) -> bool:
-    """Return whether an access control list gives a named user or group more than the mode gives all others."""
-    by_tag = {tag: rights for tag, rights, _ in list_entries(value)}
+def changes_rights(value: bytes, *, default: bool) -> bool:
+    """Return whether an access control list gives or denies anyone what the mode of the file does not.
+
+    `default`: it is the default list of a folder. Instead of the umask it decides the rights of all files that a container
+    creates there, so it must be what the umask of containers, 022, gives.
+    """
+    entries = list(list_entries(value))
+    by_tag = {tag: rights for tag, rights, _ in entries}
     allowed, others = by_tag.get(MASK, 7), by_tag.get(OTHER, 0)
-    return any(rights & allowed & ~others for tag, rights, _ in list_entries(value) if tag in (USER, GROUP))
+    group = by_tag.get(MASK, by_tag.get(GROUP_OBJ, 0))
+    if default and (by_tag.get(USER_OBJ), group, others) != _BY_UMASK:
+        return True
+    users = {rights & allowed for tag, rights, _ in entries if tag == USER}
+    groups = {rights & allowed for tag, rights, _ in entries if tag == GROUP}
+    are_others = users | groups <= {others} and users <= {group} and all(each & ~group == 0 for each in groups)
+    return by_tag.get(GROUP_OBJ, 0) & allowed != group or not are_others
 
 
 def _size(attributes: Mapping[bytes, bytes]) -> int:

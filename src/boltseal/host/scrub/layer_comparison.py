@@ -327,7 +327,7 @@ class LayerComparison:
         self.opaque_unexpected -= self._opaque
         if unproven := sorted(self.inodes.attributes.unproven):
             self.findings.not_read(
-                f"{len(unproven)} files of layer {self.findings.layer} have access control lists that give rights and that its "
+                f"{len(unproven)} files of layer {self.findings.layer} have access control lists that change rights and that its "
                 f"tar does not have, {readable(unproven[0])} among them: Docker keeps those of a build, and nothing outside of "
                 "the store confirms them"
             )
