@@ -48,6 +48,7 @@ KINDS = {
 """Every metavar, and what a value of it is."""
 
 MEANINGS = {
+    "--allow": "contact a registry that only the project's files, a store or a lock name",
     "--compose": "a Compose file: its images, or its containers",
     "--count-pulls": "read manifests also where a registry counts that as pulls",
     "--dry-run": "show what would be done, and change nothing",

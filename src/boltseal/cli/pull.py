@@ -60,7 +60,10 @@ def pull(
     ] = False,
     replace: Annotated[
         bool,
-        typer.Option("--replace", help="If an image's files differ on the disk, bring it anew beside them (as root)."),
+        typer.Option(
+            "--replace",
+            help="If the files of IMAGE differ on the disk, load it again beside the changed image (as root).",
+        ),
     ] = False,
     copy_to: Annotated[
         str | None,
@@ -87,8 +90,8 @@ def pull(
     verified, and gets its name last. The image that had the name is kept as NAME:boltseal-keep-DIGEST; `boltseal
     keep restore NAME` restores it. Images of a Compose file get their names when all have been pulled, or none does.
 
-    With --replace an image whose files were changed on the disk is loaded anew from the registry, with layers of its own: its
-    files are verified before it gets the name. The changed image is kept as evidence, and nothing of it is removed.
+    With --replace an image whose files were changed on the disk is loaded again from the registry, with layers of its own.
+    The new files are verified before they get the name. The changed image and its containers stay as evidence.
 
     Kept images stay until --keep or --keep-for releases them. Neither releases an image that runs, that a lock or a
     release refers to, or that is the only copy of one that ran here in the last 30 days.

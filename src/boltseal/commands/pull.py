@@ -48,7 +48,7 @@ class PullImagesRequest:
         copy_to: copy a replaced image to this registry and prefix first.
         host: address of the engine; default: DOCKER_HOST.
         count_pulls: verify by manifests also where reading them counts as a pull.
-        replace: bring images whose files differ on the disk anew, beside the changed ones.
+        replace: load images whose files differ on the disk again, beside the changed ones.
     """
 
     refs: tuple[str, ...] = ()

@@ -1,4 +1,4 @@
-"""Brings an image anew beside the one of the same digest whose files differ, and removes nothing.
+"""Loads an image again beside the one of the same digest whose files differ, and removes nothing.
 
 Engines do not unpack a layer that they have, so a pull of the same digest changes nothing, even after its name was removed.
 The steps of a replacement:

@@ -136,6 +136,25 @@ def host(request: pytest.FixtureRequest, empty_home: None, tmp_path_factory: pyt
         yield made
 
 
+def test_a_mount_over_a_layer_of_the_driver_vfs_is_found(
+    empty_home: None, tmp_path_factory: pytest.TempPathFactory, tmp_path: Path
+) -> None:
+    """Other files that are mounted over a layer of the driver vfs, in Docker's namespace only, are found."""
+    folder = tmp_path_factory.mktemp("v")
+    with servers.dockerd(folder / "e", driver="vfs", before=OF_ITS_OWN) as server:
+        host = Host(folder / "e/data", server.pid, "vfs", f"unix://{server.address}")
+        host.docker("load", "-i", box(folder))
+        (top,) = [each.parents[1] for each in host.root.glob("vfs/dir/*/bin/box")]
+        with host.mounted(evil_copy(top, tmp_path / "evil"), top):
+            seen = host.docker("run", "--rm", "--network", "none", BOX, "/bin/cat", "/bin/tool")
+            report = host.report()
+        after = host.report()
+
+    assert seen == "evil"
+    assert (report.status, mounts_in(report)) == (ReportStatus.DIFFERS, {str(top.relative_to(host.root))})
+    assert (after.status, after.differences, after.unknown) == (ReportStatus.HOLDS, (), ())
+
+
 def test_a_mount_over_a_layer_in_the_engines_namespace_is_found(host: Host, tmp_path: Path) -> None:
     """Other files that are mounted over a layer in the engine's namespace are what its next container gets; they are
     found."""

@@ -1,4 +1,4 @@
-"""What a scrub says to do about an image that differs: the name and digest to bring anew, and the steps of each engine."""
+"""What a scrub says to do about an image that differs: the name and digest to load again, and the steps of each engine."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def commands(found: Remedy) -> list[str]:
 
 
 def test_the_digest_of_the_expectation_is_preferred() -> None:
-    """The image is brought anew by the digest of a lock or the ledger, not by that in the changed store."""
+    """The image is loaded again by the digest of a lock or the ledger, not by that in the changed store."""
     by_lock, by_store = remedy(expected=LOCKED), remedy()
 
     assert (by_lock.digest, by_lock.digest_by) == (str(LOCKED.digest), "the lock")
@@ -81,7 +81,7 @@ def test_an_image_that_no_registry_is_known_to_have_is_built_again() -> None:
     found = remedy(names=("shop/app:1.4.2",))
 
     assert not any("pull" in each for each in commands(found))
-    assert any("build or load the image anew" in step.text for step in found.steps)
+    assert any("build or load the image again" in step.text for step in found.steps)
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""`boltseal pull --replace` on real engines: an image whose files were changed is brought anew beside the changed one."""
+"""`boltseal pull --replace` on real engines: an image whose files were changed is loaded again beside the changed one."""
 
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ def inside(shop: Shop, image: str) -> str:
 
 
 def test_a_changed_image_is_replaced_by_the_steps_that_scrub_prints(shop: Shop) -> None:
-    """The steps that `scrub` prints bring an image anew, and leave the changed one and its container as they are."""
+    """The steps that `scrub` prints load an image again, and leave the changed one and its container as they are."""
     shop.tamper()
     again = shop.docker("pull", f"{shop.name.rpartition(':')[0]}@{shop.digest}")
     code, (image, *_) = shop.scrub(f"{shop.name}@{shop.digest}")
@@ -133,7 +133,7 @@ def test_a_changed_image_is_replaced_by_the_steps_that_scrub_prints(shop: Shop) 
 
 
 def test_an_image_that_matches_is_not_replaced(shop: Shop) -> None:
-    """An image whose files match is not brought anew: nothing changes."""
+    """An image whose files match is not loaded again: nothing changes."""
     done = shop.boltseal("pull", "--replace", shop.name)
 
     assert (done.code, done.out.split()[0]) == (0, "here"), done

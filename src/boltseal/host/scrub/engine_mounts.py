@@ -32,15 +32,22 @@ PAUSE_S: Final = 0.1
 
 @dataclass(frozen=True, slots=True)
 class _Layout:
-    """Where a kind of store has what is read. `base`: the folder of the layers' folders."""
+    """Where a kind of store has what is read.
+
+    `base`: the folder of the layers' folders; engines mount on some folders in each of them. `vfs`: that of the storage driver
+    vfs, in which a layer's folder has only the layer's files.
+    """
 
     base: bytes
     read: tuple[bytes, ...]
+    vfs: bytes | None = None
 
     def is_relevant(self, point: bytes) -> bool:
         """Return whether a mount point may change what is read or mounted as a layer."""
         if not any(point == each or point.startswith(each + b"/") for each in self.read):
             return False
+        if not point.startswith(self.base + b"/"):
+            return True
         _, _, inside = point.removeprefix(self.base + b"/").partition(b"/")
         return inside.split(b"/")[0] not in OF_THE_ENGINE
 
@@ -49,23 +56,29 @@ class _Layout:
         return self.is_relevant(folder + b"/" + point)
 
     def layer_of(self, point: bytes) -> bytes:
-        """Return the folder BASE/ID that a mount point is in, "" if it is in none."""
-        if not point.startswith(self.base + b"/"):
+        """Return the folder BASE/ID that a path is in, "" if it is in none."""
+        base = next((each for each in (self.base, self.vfs) if each and point.startswith(each + b"/")), None)
+        if base is None:
             return b""
-        id_ = point.removeprefix(self.base + b"/").split(b"/")[0]
-        return b"" if id_ == b"l" else self.base + b"/" + id_
+        id_ = point.removeprefix(base + b"/").split(b"/")[0]
+        return b"" if id_ == b"l" else base + b"/" + id_
 
 
 _LAYOUTS: Final = {
     "docker": _Layout(
         b"overlay2",
-        (b"image", b"overlay2"),
+        (b"image", b"overlay2", b"vfs"),
+        b"vfs/dir",
     ),
     "containerd": _Layout(
         SNAPSHOTS + b"/snapshots",
         (CONTENT.split(b"/")[0], METADATA.split(b"/")[0], SNAPSHOTS),
     ),
-    "podman": _Layout(b"overlay", (b"overlay", b"overlay-images", b"overlay-layers")),
+    "podman": _Layout(
+        b"overlay",
+        tuple(b"%s%s" % (driver, part) for driver in (b"overlay", b"vfs") for part in (b"", b"-images", b"-layers")),
+        b"vfs/dir",
+    ),
 }
 
 
@@ -131,7 +144,7 @@ class EngineMounts:
         seen = self._stores.get((store, root))
         if seen is None:
             return [], []
-        mine = {folder.rpartition(b"/")[0] for folder in folders if folder is not None}
+        mine = {seen.layout.layer_of(folder) for folder in folders if folder is not None}
         unknown = list(seen.unknown)
         found = []
         for each in seen.found:

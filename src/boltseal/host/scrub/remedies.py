@@ -1,7 +1,7 @@
 """Says what to do about an image that differs: which containers run on it, since when, and the commands that replace it.
 
 Nothing here changes a host. The order of the steps keeps the evidence: neither the image nor its containers are removed.
-The digest that the image is brought anew by comes from the expectation of the check, if there is one. A digest in the store
+The digest by which the image is loaded again comes from the expectation of the check, if there is one. A digest in the store
 itself is shown as such: an attacker who changed files there may have changed it too.
 """
 
@@ -40,7 +40,7 @@ class ContainerUse:
 
 @dataclass(frozen=True, slots=True)
 class RemedyStep:
-    """One step. `command`: what does it, "" if a person has to."""
+    """One step. `command`: the command that does it, "" if there is none."""
 
     text: str
     command: str = ""
@@ -48,7 +48,7 @@ class RemedyStep:
 
 @dataclass(frozen=True, slots=True)
 class Remedy:
-    """What to do about an image. `digest`: by which it is brought anew; `digest_by`: the source of that digest."""
+    """What to do about an image. `digest`: by which it is loaded again; `digest_by`: the source of that digest."""
 
     containers: tuple[ContainerUse, ...] = ()
     digest: str = ""
@@ -79,7 +79,7 @@ def remedy_of(
     if image.store == archives.NAME:
         again = f"boltseal copy {quoted(target)} docker-archive:FILE" if target else ""
         return Remedy(
-            uses, digest, by, (RemedyStep("keep this file as evidence, and copy the image anew to another", again),)
+            uses, digest, by, (RemedyStep("keep this file as evidence, and copy the image again to another", again),)
         )
     program = _program(image)
     if program is None:
@@ -87,15 +87,15 @@ def remedy_of(
     host = f" --host unix://{_podman_socket(image.root)}" if program == "podman" else ""
     by_what = f", by the digest of {by}" if digest else ""
     known = RemedyStep(
-        f"bring the image anew beside the changed one{by_what}", f"boltseal pull --replace{host} {quoted(target)}"
+        f"load the image again beside the changed one{by_what}", f"boltseal pull --replace{host} {quoted(target)}"
     )
-    missing = RemedyStep("build or load the image anew under another name: no registry is known that has it")
+    missing = RemedyStep("build or load the image again under another name: no registry is known that has it")
     steps = [*_keep(program, uses), known if target else missing]
     if uses:
         steps.append(
             RemedyStep(
-                "start new containers of the name of the image, in place of those above; keep those for the investigation, "
-                "under another name. A digest or image ID in place of the name still refers to the changed files",
+                "start new containers by the name of the image, in place of those above; keep those for the investigation, "
+                "under another name. A digest or image ID in place of the name still resolves to the changed files",
                 "\n".join(f"{program} rename {quoted(each.name)} {quoted(each.name + '-evidence')}" for each in uses),
             )
         )
@@ -113,7 +113,7 @@ def _podman_socket(root: Path) -> str:
 
 
 def _keep(program: str, uses: Sequence[ContainerUse]) -> list[RemedyStep]:
-    """Return the step that ends what runs; stopped containers keep their files."""
+    """Return the step that stops containers, which then keep their files."""
     names = " ".join(quoted(each.name) for each in uses[:MAX_CONTAINERS] if each.running)
     text = "keep the evidence: remove neither the image nor its containers"
     return [RemedyStep(f"{text}; stop those that run", f"{program} stop {names}") if names else RemedyStep(text)]
@@ -134,7 +134,7 @@ def _steps_in_containerd(image: ImagePlan, uses: Sequence[ContainerUse], target:
             copy,
         ),
         RemedyStep(f"{ending}, and remove every name of the image and of images that share its layers", ""),
-        RemedyStep("bring it anew by its digest", f"crictl pull {quoted(target)}" if target else ""),
+        RemedyStep("pull it again by its digest", f"crictl pull {quoted(target)}" if target else ""),
         RemedyStep("check the new image", f"boltseal scrub {quoted(target.partition('@')[0] or str(image.id))}"),
     )
 
@@ -159,7 +159,7 @@ def _name(image: ImagePlan, typed: str) -> str:
 
 
 def _digest(image: ImagePlan, expected: Expectation | None) -> tuple[str, str]:
-    """Return the digest to bring the image anew by, and its source; "" for none."""
+    """Return the digest by which to load the image again, and its source; "" for none."""
     if expected is not None and expected.of_manifest:
         return str(expected.digest), expected.by
     if image.id != image.config:  # containerd's store, whose image ID is the registry's digest
