@@ -130,8 +130,10 @@ class _Jobs:
             for name, job in _jobs(keys).items():
                 self.jobs[name] = {**self.jobs.get(name, {}), **job}
             if each.source.path != part.source.path:
-                holders = (keys, *_jobs(keys).values())
-                self.foreign |= {id(node): each.source for holder in holders for node, _ in _images(holder, "")}
+                mappings = (keys, *_jobs(keys).values())
+                self.foreign |= {
+                    id(node): each.source for each_mapping in mappings for node, _ in _images(each_mapping, "")
+                }
         self.own = _jobs(self.keys)
         self.extends = {name: _extended(job.get("extends")) for name, job in self.jobs.items()}
         self.inherited = 0
