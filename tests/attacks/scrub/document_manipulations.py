@@ -141,7 +141,7 @@ OF_DOCUMENTS: Final[dict[Manipulation, RecordManipulation]] = {
     blob_replaced_by_a_link: found(CONTAINERD, DifferenceKind.METADATA),
     mode_of_a_blob: harmless(CONTAINERD, "the blob's digest is checked"),
     blob_that_no_image_names: harmless(CONTAINERD, "containerd unpacks only what an image names"),
-    file_beside_a_snapshot: harmless(CONTAINERD, "containerd mounts the folder fs, and work only to write"),
+    file_beside_a_snapshot: found(CONTAINERD, DifferenceKind.STACK),
     snapshot_replaced_by_a_link: found(CONTAINERD, DifferenceKind.METADATA),
     files_in_the_work_folder: harmless(
         (*LINKED, *CONTAINERD), "a layer below others is mounted without its work folder"
