@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -10,8 +11,15 @@ import pytest
 import yaml
 
 from boltseal.oci.digest import Digest
-from boltseal.project.generated_files import SeveralFolders, compose_override, kustomize_component, source_policy
+from boltseal.project.generated_files import (
+    SeveralFolders,
+    compose_override,
+    helm_post_renderer,
+    kustomize_component,
+    source_policy,
+)
 from boltseal.project.image_references import ImageReference
+from tests.programs import program
 from tests.project.projects import digest_of, found_in, trap, written
 
 
@@ -124,3 +132,34 @@ def test_a_file_without_pins_is_valid(tmp_path: Path) -> None:
     assert yaml.safe_load(compose_override({}).text) == {"services": {}}
     assert yaml.safe_load(kustomize_component({}).text)["images"] == []
     assert json.loads(source_policy({}).text) == {"rules": []}
+
+
+def test_a_post_renderer_gives_a_charts_images_their_digests(tmp_path: Path) -> None:
+    """The script for `helm --post-renderer` sets the digest of each image that a chart rendered, in any spelling."""
+    values = "web: {image: {registry: docker.io, repository: library/nginx, tag: '1.25'}}\nside: {image: {repository: shop/side, tag: v1}}\n"
+    root = written(tmp_path / "chart", {"values.yaml": values})
+    locked = digests(root)
+    script = written(tmp_path, {"digests.sh": helm_post_renderer(locked).text}) / "digests.sh"
+    rendered = "apiVersion: v1\nkind: Pod\nmetadata: {name: a}\nspec: {containers: [{name: a, image: 'nginx:1.25'}, {name: b, image: 'shop/side:v1'}, {name: c, image: 'other:1'}]}\n"
+    environment = {"PATH": f"{Path(program('kubectl')).parent}:/usr/bin:/bin"}
+    result = subprocess.run(
+        ["sh", script], input=rendered.encode(), env=environment, check=True, stdout=subprocess.PIPE
+    ).stdout
+
+    of_name = {image_ref.written: digest for image_ref, digest in locked.items()}
+    assert {each["image"] for each in yaml.safe_load(result)["spec"]["containers"]} == {
+        f"nginx:1.25@{of_name['docker.io/library/nginx:1.25']}",
+        f"shop/side:v1@{of_name['shop/side:v1']}",
+        "other:1",
+    }
+
+
+def test_a_post_renderer_leaves_out_a_name_with_several_tags(tmp_path: Path) -> None:
+    """kustomize selects by name, so an image with two tags in the values is left out of the script."""
+    values = (
+        "a: {image: {repository: shop/a, tag: v1}}\nb: {image: {registry: docker.io, repository: shop/a, tag: v2}}\n"
+    )
+    emitted = helm_post_renderer(digests(written(tmp_path, {"values.yaml": values})))
+
+    assert [each.image_ref.written for each in emitted.left_out] == ["shop/a:v1", "docker.io/shop/a:v2"]
+    assert "images: []" in emitted.text

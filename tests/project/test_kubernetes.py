@@ -5,11 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import yaml
 
 from boltseal.project.references.helm import OVERRIDDEN, OWN_DIGEST
 from boltseal.project.references.kustomize import INLINE_PATCH
 from boltseal.project.scan import scan
-from tests.project.projects import found_in, names, pinned, put, shown, trap, unpinned, written
+from tests.project.projects import digest_of, found_in, names, pinned, put, shown, trap, unpinned, written
 
 DIGEST = "sha256:" + "0" * 64
 
@@ -291,3 +292,28 @@ def test_a_bare_number_is_a_tag_if_helm_prints_the_same_text(tmp_path: Path, tag
     (name,) = (name for _, name in names(found))
 
     assert name == f"shop/app:{tag}" if same else name.startswith("? YAML reads")
+
+
+@pytest.mark.parametrize("empty", ['""', "", "''"])
+def test_a_charts_sha_gets_the_digits_of_the_digest(tmp_path: Path, empty: str) -> None:
+    """A `sha` beside the tag gets the digest without `sha256:`, as charts expect it, and is read as a digest."""
+    values = f"image:\n  repository: grafana/grafana\n  tag: 11.2.0\n  sha: {empty}\n"
+    root = written(tmp_path, {"values.yaml": values})
+    edited = pinned(root)
+    put(root, edited)
+    (image_ref,) = found_in(root).image_refs
+    digest = digest_of(image_ref)
+
+    assert yaml.safe_load((root / "values.yaml").read_text())["image"]["sha"] == digest.hex
+    assert (image_ref.pinned, str(image_ref.unpinned)) == (digest, "docker.io/grafana/grafana:11.2.0")
+    put(root, unpinned(root))
+    assert (root / "values.yaml").read_text() == values
+
+
+def test_a_sha_that_is_no_digest_is_not_one(tmp_path: Path) -> None:
+    """A `sha` of another kind, such as a commit, is neither a digest nor a place for one."""
+    (image_ref,) = found_in(
+        written(tmp_path, {"values.yaml": "image: {repository: shop/app, tag: v1, sha: 0a1b2c3}\n"})
+    ).image_refs
+
+    assert (image_ref.written, image_ref.edit_range) == ("shop/app:v1", None)

@@ -60,7 +60,7 @@ def lock(
 
     --merge merges a conflict between two branches, image by image; exit code 1 if both locked an image to other digests.
 
-    --emit prints a file that makes Compose, kustomize or BuildKit use the locked digests; the project's files stay.
+    --emit prints a file that makes Compose, kustomize, Helm or BuildKit use the locked digests; the project's files stay.
 
     A reference that can't be resolved leaves the others locked. [[lock.ignore]] in .boltseal.toml leaves one out.
 

@@ -1,4 +1,4 @@
-"""`boltseal lock --emit`: generate files with the locked digests for Compose, kustomize or BuildKit. No registry is contacted."""
+"""`boltseal lock --emit`: generate files with the locked digests for Compose, kustomize, Helm or BuildKit. No registry is contacted."""
 
 from __future__ import annotations
 
@@ -23,6 +23,7 @@ class Emit(StrEnum):
 
     COMPOSE_OVERRIDE = "compose-override"
     KUSTOMIZE = "kustomize"
+    HELM = "helm"
     SOURCE_POLICY = "buildkit-source-policy"
 
 

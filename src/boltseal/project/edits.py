@@ -136,7 +136,9 @@ def _apply(project: ProjectTree, edit_ranges: Mapping[EditRange, Digest | None])
 
 def pin_text(edit_range: EditRange, digest: Digest | None) -> str:
     """Return the text that pins a range to a digest, or "" to unpin it."""
-    return "" if digest is None else f"{edit_range.lead}{digest}"
+    if digest is None:
+        return ""
+    return f"{edit_range.lead}{digest.hex if edit_range.hexadecimal else digest}"
 
 
 def _failed_checks(

@@ -1,4 +1,5 @@
-"""Generate files that pin images without editing the project: Compose override, kustomize component, BuildKit policy. Pure.
+"""Generate files that pin images without editing the project: Compose override, kustomize component, Helm
+post-renderer, BuildKit policy. Pure.
 
 Each is built from image references and their digests. References that the format can't express are listed in
 `left_out`.
@@ -79,23 +80,58 @@ def compose_override(digests: Mapping[ImageReference, Digest]) -> Emitted:
 
 def kustomize_component(digests: Mapping[ImageReference, Digest]) -> Emitted:
     """Return a kustomize component whose `images` set the tag and digest of each image name."""
-    image_refs = _of_format(digests, Format.KUBERNETES)
-    by_name: defaultdict[str, set[tuple[str, str]]] = defaultdict(set)
+    tags, left = _tags_by_name(_of_format(digests, Format.KUBERNETES), digests, _name)
+    begin = f"{_HEAD}apiVersion: kustomize.config.k8s.io/v1alpha1\nkind: Component\n"
+    return Emitted(begin + _images(tags), left)
+
+
+def helm_post_renderer(digests: Mapping[ImageReference, Digest]) -> Emitted:
+    """Return a shell script for `helm --post-renderer` that sets the tag and digest of each image name by kustomize.
+
+    A chart may write an image of Docker Hub with or without its registry, so each such name is there in all spellings.
+    """
+    tags, left = _tags_by_name(_of_format(digests, Format.HELM), digests, _repository)
+    spellings: dict[str, str] = {}
+    for name, tag in tags.items():
+        short = name.removeprefix("docker.io/").removeprefix("library/")
+        spellings |= dict.fromkeys(
+            (name, f"docker.io/{short}", short) if name.startswith("docker.io/") else (name,), tag
+        )
+    return Emitted(_POST_RENDERER.format(head=_HEAD, images=_images(spellings)), left)
+
+
+_POST_RENDERER: Final = """#!/bin/sh
+{head}set -eu
+folder=$(mktemp -d)
+trap 'rm -rf "$folder"' EXIT
+cat > "$folder/rendered.yaml"
+cat > "$folder/kustomization.yaml" <<'END'
+resources: [rendered.yaml]
+{images}END
+kubectl kustomize "$folder"
+"""
+
+
+def _tags_by_name(
+    image_refs: list[ImageReference],
+    digests: Mapping[ImageReference, Digest],
+    name_of: Callable[[ImageReference], str],
+) -> tuple[dict[str, str], tuple[LeftOut, ...]]:
+    """Return the tag with digest of each image name, and the references whose name has several."""
+    by_name: defaultdict[str, set[str]] = defaultdict(set)
     for image_ref in image_refs:
         if image_ref.resolved is not None:
-            by_name[_name(image_ref)].add((image_ref.resolved.tag or "latest", str(digests[image_ref])))
-    lines = [f"{_HEAD}apiVersion: kustomize.config.k8s.io/v1alpha1", "kind: Component", "images:"]
-    left: list[LeftOut] = []
-    for name, targets in sorted(by_name.items()):
-        if len(targets) > 1:
-            several = "kustomize selects images by name only, and the manifests use several tags of this one"
-            left += [LeftOut(image_ref, several) for image_ref in image_refs if _name(image_ref) == name]
-        else:
-            ((tag, digest),) = targets
-            lines.append(f"  - name: {_text(name)}\n    newTag: {_text(f'{tag}@{digest}')}")
-    if len(lines) == 3:
-        lines[2] = "images: []"
-    return Emitted("\n".join(lines) + "\n", tuple(left))
+            by_name[name_of(image_ref)].add(f"{image_ref.resolved.tag or 'latest'}@{digests[image_ref]}")
+    several = "kustomize selects images by name only, and the files use several tags of this one"
+    left = tuple(LeftOut(each, several) for each in image_refs if len(by_name[name_of(each)]) > 1)
+    return {name: next(iter(tags)) for name, tags in sorted(by_name.items()) if len(tags) == 1}, left
+
+
+def _images(tags: Mapping[str, str]) -> str:
+    """Return the `images` of a kustomization."""
+    if not tags:
+        return "images: []\n"
+    return "images:\n" + "".join(f"  - name: {_text(name)}\n    newTag: {_text(tag)}\n" for name, tag in tags.items())
 
 
 def source_policy(digests: Mapping[ImageReference, Digest]) -> Emitted:
@@ -126,6 +162,7 @@ _BUILD_EMITTER: Final = "buildkit-source-policy"
 EMITTERS: Final[Mapping[str, Callable[[Mapping[ImageReference, Digest]], Emitted]]] = {
     "compose-override": compose_override,
     "kustomize": kustomize_component,
+    "helm": helm_post_renderer,
     _BUILD_EMITTER: source_policy,
 }
 """Generators by the value of `boltseal lock --emit`."""
@@ -133,6 +170,7 @@ EMITTER_BY_FORMAT: Final[Mapping[str, str]] = {
     Format.COMPOSE: "compose-override",
     Format.DOCKERFILE: _BUILD_EMITTER,
     Format.KUBERNETES: "kustomize",
+    Format.HELM: "helm",
 }
 """Which generator can pin references of a format."""
 
@@ -158,6 +196,11 @@ def _name(image_ref: ImageReference) -> str:
     """Return the name by which kustomize selects an image: as in the manifest, without tag and digest."""
     tag = None if image_ref.resolved is None else image_ref.resolved.tag
     return image_ref.written.partition("@")[0].removesuffix(f":{tag}")
+
+
+def _repository(image_ref: ImageReference) -> str:
+    """Return the registry and repository of a resolved reference."""
+    return "" if image_ref.resolved is None else str(replace(image_ref.resolved, tag=None, digest=None))
 
 
 def _pinned(image_ref: ImageReference, digest: Digest) -> str:

@@ -40,6 +40,7 @@ class EditRange:
     """Where a digest is written: `text[start:end]` is `lead` plus the current digest, or empty if there is none.
 
     Pinning replaces the range with `lead` and the digest, unpinning with nothing, so each reverses the other exactly.
+    `hexadecimal`: the digest is written without its algorithm (the `sha` of a Helm chart).
     `path` may differ from the reference's: an `.env`, or the file that contains the anchor or the `extends` target.
     """
 
@@ -47,6 +48,7 @@ class EditRange:
     start: int
     end: int
     lead: str = "@"
+    hexadecimal: bool = False
 
 
 class Span(NamedTuple):

@@ -22,6 +22,7 @@ from boltseal.project.source_files import ProjectTree, SourceFile, Unreadable
 
 MAX_CHARACTERS: Final = 16 * 1024 * 1024
 ARGUMENT_REASON: Final = "a build argument sets it, and other instructions may use that argument too"
+_SET_ELSEWHERE: Final = frozenset({Format.DOCKERFILE, Format.GITLAB_CI})
 
 
 class BuildArguments:
@@ -95,7 +96,11 @@ def without_selected(image_refs: Iterable[ImageReference], accounted: Iterable[A
     """Return the references without those that only another file resolves, by a build argument or a variable."""
     found = list(image_refs)
     spans = {(each.path, each.span) for each in accounted if each.reason is None}
-    return [each for each in found if each.resolved is not None or (each.path, each.span) not in spans]
+    return [
+        each
+        for each in found
+        if each.resolved is not None or each.format not in _SET_ELSEWHERE or (each.path, each.span) not in spans
+    ]
 
 
 def _arguments(node: Node, values: Values) -> dict[str, str | None]:

@@ -130,8 +130,8 @@ class _Jobs:
             for name, job in _jobs(keys).items():
                 self.jobs[name] = {**self.jobs.get(name, {}), **job}
             if each.source.path != part.source.path:
-                holders = (keys, *_jobs(keys).values())
-                self.foreign |= {id(node): each.source for holder in holders for node, _ in _images(holder, "")}
+                with_images = (keys, *_jobs(keys).values())
+                self.foreign |= {id(node): each.source for mapping in with_images for node, _ in _images(mapping, "")}
         self.own = _jobs(self.keys)
         self.extends = {name: _extended(job.get("extends")) for name, job in self.jobs.items()}
         self.inherited = 0

@@ -4,7 +4,7 @@ A mapping is an image if it has a `repository` and a `tag`, `digest` or `registr
 `appVersion`. Charts have further conventions, which are read as well: `image` or `sidecarImage` with a tag beside it
 (`tag`, `imageTag`, `sidecarTag`), `name` and `tag` under a key that ends in `image`, and mappings and lists called
 `images`. A digest is written into a `digest` key that the values already have, even empty: then the chart supports
-it. Without that key only the chart's templates decide where a digest is allowed. A tag often becomes a label, which may
+it; into a `sha` key its hexadecimal digits. Without such a key only the chart's templates decide where a digest is allowed. A tag often becomes a label, which may
 not contain `@`, so such an image can only be pinned by an override.
 
 Other values files beside a chart (`values-prod.yaml`) override its `values.yaml`: a tag there belongs to the repository
@@ -53,6 +53,7 @@ _NUMBER: Final = re.compile(r"[-+]?[0-9][0-9_]*(?:\.[0-9]*)?(?:[eE][-+]?[0-9]+)?
 _SAME_NUMBER: Final = re.compile(r"(?:0|[1-9][0-9]{0,5})(?:\.[0-9]{0,8}[1-9])?")
 _SMALL: Final = re.compile(r"0\.0000")
 _TAGS: Final = ("tag", "imageTag", "version")
+_SHA: Final = re.compile(r"[0-9a-f]{64}")
 
 
 def app_version(project: ProjectTree, values: str) -> str | None:
@@ -76,7 +77,7 @@ def values_by_path(documents: Sequence[Node]) -> ValuesByPath:
     for document in documents:
         for node, at in mappings(document):
             keys = pairs(node)
-            if {"repository", "digest", *_TAGS} & keys.keys():
+            if {"repository", "digest", "sha", *_TAGS} & keys.keys():
                 found[str(at)] = keys
     return found
 
@@ -161,6 +162,15 @@ def has_values(documents: Sequence[Node]) -> bool:
             if any(_WHOLE.fullmatch(key) and _tag_beside(keys, key) for key in keys):
                 return True
     return False
+
+
+def _digest_key(keys: Pairs) -> str | None:
+    """Return the key of an image's digest: `digest`, or `sha` if it is empty or has the digits of a SHA-256."""
+    if "digest" in keys:
+        return "digest"
+    node = keys.get("sha")
+    text = text_of(node)
+    return "sha" if node is not None and (not text or _SHA.fullmatch(text)) else None
 
 
 def _tag_beside(keys: Pairs, key: str) -> str | None:
@@ -249,31 +259,35 @@ class _Reader:
             (key for key in _TAGS if key in below), None
         )
         name = text_of(merged["repository"]) or ""
-        position = [node for key, node in keys.items() if key in {"digest", *_TAGS} and isinstance(node, ScalarNode)]
+        position = [
+            node for key, node in keys.items() if key in {"digest", "sha", *_TAGS} and isinstance(node, ScalarNode)
+        ]
         if ":" in name.rpartition("/")[2] or "@" in name or not position:
             return False
         self.add_parts(merged, name, merged.get(tag_key) if tag_key else None, where, position[0])
-        if "digest" in below and "digest" not in keys and self.image_refs[-1].resolved is not None:
+        if _digest_key(below) is not None and _digest_key(keys) is None and self.image_refs[-1].resolved is not None:
             self.image_refs[-1] = replace(self.image_refs[-1], edit_range=None, override_only=OWN_DIGEST)
         return True
 
     def add_parts(
         self, keys: Pairs, name: str, tag_node: Node | None, where: str, position: ScalarNode | None = None
     ) -> None:
-        parts = (keys.get(key) for key in ("registry", "repository", "digest"))
+        digest_key = _digest_key(keys) or ""
+        digest_node = keys.get(digest_key)
+        parts = (keys.get(key) for key in ("registry", "repository", digest_key))
         self.accounted.extend(
             Accounted(self.source.path, span_of(self.source, node))
             for node in (*parts, tag_node)
             if isinstance(node, ScalarNode)
         )
         registry = text_of(keys.get("registry"))
-        tag, digest = text_of(tag_node) or self.version, text_of(keys.get("digest"))
+        tag, digest = text_of(tag_node) or self.version, text_of(digest_node)
         position = position or next(
-            node for node in (tag_node, keys.get("digest"), keys["repository"]) if isinstance(node, ScalarNode)
+            node for node in (tag_node, digest_node, keys["repository"]) if isinstance(node, ScalarNode)
         )
         written = "/".join(part for part in (registry, name) if part) + (f":{tag}" if tag else "")
         if digest:
-            written = f"{written.partition('@')[0]}@{digest}"
+            written = f"{written.partition('@')[0]}@{'sha256:' if digest_key == 'sha' else ''}{digest}"
         resolved, why = parse_reference(written)
         if resolved is not None and resolved.tag is None and resolved.digest is None:
             if not self.chart:
@@ -288,7 +302,9 @@ class _Reader:
             resolved, why = None, "its tag is empty, and no Chart.yaml beside it gives a version"
         if (problem := number_problem(tag_node)) is not None and resolved is not None:
             resolved, why = None, problem
-        edit_range, reason = (None, why) if resolved is None else self.edit_range(keys.get("digest"), tag_node)
+        edit_range, reason = (None, why) if resolved is None else self.edit_range(digest_node, tag_node)
+        if edit_range is not None and digest_key == "sha" and edit_range.lead != "@":
+            edit_range = replace(edit_range, hexadecimal=True)
         if resolved is not None and resolved.digest is None and self.tag_is_overridden(where):
             edit_range, reason = None, OVERRIDDEN
         self.image_refs.append(
@@ -309,7 +325,7 @@ class _Reader:
     def tag_is_overridden(self, where: str) -> bool:
         """Return whether an overriding file sets another image here, without a digest."""
         overrides = (each.get(where, {}) for each in self.over)
-        return any({"repository", *_TAGS} & keys.keys() and "digest" not in keys for keys in overrides)
+        return any({"repository", *_TAGS} & keys.keys() and _digest_key(keys) is None for keys in overrides)
 
     def edit_range(self, digest: Node | None, tag: Node | None) -> tuple[EditRange | None, str | None]:
         written = text_of(tag) or ""
