@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from boltseal.commands.outcome import Outcome
-from boltseal.commands.scrub_answers import MAX_LISTED, AnswerMalformed, HostAnswer, read_answer
+from boltseal.commands.scrub_answers import MAX_LISTED, AnswerMalformed, HostAnswer, Question, read_answer
 
 HOLDS: dict[str, Any] = {"what": "image", "ref": "app:1", "status": "holds", "reason": "2 layers", "level": "L0"}
 DIFFERS: dict[str, Any] = HOLDS | {
@@ -25,11 +25,13 @@ def answer(
     content: bool = True,
     complete: bool = False,
     empty: bool = False,
+    images: tuple[str, ...] = (),
     **more: Any,
 ) -> HostAnswer:
     """Read the answer of a host with this outcome and these results."""
     found = {"schema": "boltseal.scrub/1", "outcome": outcome, "results": list(results), "errors": [], **more}
-    return read_answer(json.dumps(found).encode(), code, content=content, complete=complete, allow_empty=empty)
+    asked = Question(images, content=content, complete=complete, allow_empty=empty)
+    return read_answer(json.dumps(found).encode(), code, asked)
 
 
 def test_an_answer_in_which_all_holds() -> None:
@@ -116,6 +118,17 @@ def test_a_host_that_left_something_out_is_not_complete(row: dict[str, Any]) -> 
     )
 
 
+@pytest.mark.parametrize(("image", "why"), [
+    ("db:2", "it did not check db:2, as its results do not name it"),
+    ("app:1@sha256:aa", "it did not compare app:1@sha256:aa with the digest that was given"),
+])  # fmt: skip
+def test_an_answer_about_other_images_is_no_success(image: str, why: str) -> None:
+    """A host that did not check the named image, or not by its digest, is "could not check"."""
+    found = answer("holds", HOLDS, HOLDS | {"ref": "app:1@sha256:aa"}, images=(image,))
+
+    assert (found.outcome, found.problems) == (Outcome.UNKNOWN, (why,))
+
+
 def test_an_error_of_the_other_host_is_passed_on() -> None:
     """An error that ended the scrub there is a reason here."""
     found = answer("unknown", code=2, errors=[{"code": "INVALID", "message": "no such option: --share"}])
@@ -150,7 +163,7 @@ def test_an_answer_with_too_long_lists_is_refused(results: bytes, refused: str) 
     raw = b'{"schema":"boltseal.scrub/1","outcome":"differs","results":[%s],"errors":[]}' % results
 
     with pytest.raises(AnswerMalformed, match=refused):
-        read_answer(raw, 1, content=True, complete=False, allow_empty=False)
+        read_answer(raw, 1, Question())
 
 
 @pytest.mark.parametrize(
@@ -168,4 +181,4 @@ def test_an_answer_with_too_long_lists_is_refused(results: bytes, refused: str) 
 def test_a_malformed_answer_is_refused(raw: bytes) -> None:
     """An answer that is not the published object is refused with the reason."""
     with pytest.raises(AnswerMalformed):
-        read_answer(raw, 0, content=True, complete=False, allow_empty=True)
+        read_answer(raw, 0, Question(allow_empty=True))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import getpass
+import json
 import os
 import re
 import shlex
@@ -146,8 +147,10 @@ def test_a_host_named_twice_is_checked_once(hosts: Hosts, store: DockerStore) ->
 def test_arguments_reach_the_host_as_they_are(hosts: Hosts, tmp_path: Path) -> None:
     """No argument is read by a shell on the way, and a lock in the login's home is not used."""
     got = tmp_path / "got"
-    host = hosts.add(f'for each; do echo "$each"; done > {got}; echo {shlex.quote(HOLDS)}')
     image = "a; touch evil $(id) 'b' \"c\" -x"
+    held = json.loads(HOLDS)
+    held["results"][0]["ref"] = image
+    host = hosts.add(f'for each; do echo "$each"; done > {got}; echo {shlex.quote(json.dumps(held))}')
     more = ("--offline", "--complete", "--allow", "registry.example", "--anonymous")
     done = hosts.scrub("--host", host, "--share", "1/7", "--root", "/no such/folder", image, "--nice", *more)
 

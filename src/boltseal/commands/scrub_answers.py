@@ -7,8 +7,8 @@ harm this host, nor hide what the answer says:
 2. All texts are made printable: they may come from files that an attacker named.
 3. The outcome is the worst of the object's outcome, its results and its errors. An exit code that contradicts it, and an object
    without a result, are "could not check".
-4. An image that holds without a level was not read. Where everything was to be read, that is "could not check". So is what
-   was left out, where nothing was to be left out.
+4. An answer to another question is "could not check": images without a level where all content was to be read, something left
+   out where nothing was to be, a named image that no result has, and one that was not compared with the given digest.
 """
 
 from __future__ import annotations
@@ -104,13 +104,27 @@ class AnswerMalformed(Unavailable):
     """An answer that is not the object of `boltseal scrub --json`."""
 
 
-def read_answer(raw: bytes, code: int, *, content: bool, complete: bool, allow_empty: bool) -> HostAnswer:
-    """Read the output of a scrub that ended with an exit code.
+@dataclass(frozen=True, slots=True)
+class Question:
+    """What a host was asked to check. A key with a command of its own answers another question.
 
-    `content`: whether all content was to be read; `complete`: whether nothing was to be left out.
-
-    Raises: AnswerMalformed.
+    Attributes:
+        images: the named ones; none for all.
+        expected: whether the one image has a digest beside its name (`--expect`).
+        content: whether all content was to be read.
+        complete: whether nothing was to be left out.
+        allow_empty: whether no image is a success.
     """
+
+    images: tuple[str, ...] = ()
+    expected: bool = False
+    content: bool = True
+    complete: bool = False
+    allow_empty: bool = False
+
+
+def read_answer(raw: bytes, code: int, asked: Question) -> HostAnswer:
+    """Read the output of a scrub that ended with an exit code. Raises: AnswerMalformed."""
     found = _decoded(raw)  # 1
     rows = [_printable(msgspec.to_builtins(each)) for each in found.results]  # 2
     problems = [clean(each.message) for each in found.errors]
@@ -123,16 +137,30 @@ def read_answer(raw: bytes, code: int, *, content: bool, complete: bool, allow_e
     if code not in _CODES[found.outcome] or worst is not found.outcome:
         results = f"{sum(each is not Outcome.HOLDS for each in statuses)} of {len(statuses)} results do not hold"
         problems.append(f"its answer contradicts itself: exit code {code}, outcome {found.outcome}, {results}")
-    elif not statuses and not problems and not allow_empty:
+    elif not statuses and not problems and not asked.allow_empty:
         problems.append("it found nothing to check")
-    unread = [each for each in found.results if each.what == "image" and each.status == "holds" and each.level is None]
-    if content and unread:  # 4
-        problems.append(f"it read no content of {len(unread)} of its images, although all was asked for")
-    left_out = sum(bool(each.unchecked or each.unread or each.status == "unchecked") for each in found.results)
-    if complete and left_out:
-        problems.append(f"{left_out} of its results left something out, and --complete was given")
+    problems += _unanswered(found.results, asked)  # 4
     outcome = worst.worse(Outcome.UNKNOWN) if problems else worst
     return HostAnswer(outcome, tuple(rows), tuple(problems))
+
+
+def _unanswered(rows: Sequence[_Row], asked: Question) -> list[str]:
+    """Return what was asked for, and is not in results that hold."""
+    found = []
+    holding = [each for each in rows if each.what == "image" and each.status == "holds"]
+    if asked.content and (unread := sum(each.level is None for each in holding)):
+        found.append(f"it read no content of {unread} of its images, although all was asked for")
+    left_out = sum(bool(each.unchecked or each.unread or each.status == "unchecked") for each in rows)
+    if asked.complete and left_out:
+        found.append(f"{left_out} of its results left something out, and --complete was given")
+    if missing := set(asked.images) - {each.ref for each in rows}:
+        found.append(f"it did not check {', '.join(sorted(map(clean, missing)))}, as its results do not name it")
+    with_digest = {each for each in asked.images if asked.expected or "@" in each}
+    if asked.content and (
+        unproven := {each.ref for each in holding if each.level == "L0" and not each.by} & with_digest
+    ):
+        found.append(f"it did not compare {', '.join(sorted(map(clean, unproven)))} with the digest that was given")
+    return found
 
 
 def _decoded(raw: bytes) -> _Object:

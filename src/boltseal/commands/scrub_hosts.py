@@ -10,7 +10,7 @@ from typing import Final
 
 from boltseal.commands.client_context import ClientContext
 from boltseal.commands.outcome import Outcome
-from boltseal.commands.scrub_answers import HostAnswer, read_answer
+from boltseal.commands.scrub_answers import HostAnswer, Question, read_answer
 from boltseal.commands.scrub_hosts_request import ScrubHostsRequest
 from boltseal.commands.scrub_metrics import SUBJECTS, ScrubRun, write_metrics
 from boltseal.commands.text import clean
@@ -95,10 +95,11 @@ def _read(answer: RemoteAnswer, request: ScrubHostsRequest) -> HostAnswer:
         why = clean(answer.last_error) or "it gives no reason"
         raise Unavailable(f"boltseal scrub there ended with exit code {answer.code}: {why}{remedy}")
     wanted = request.scrub
-    return read_answer(
-        answer.out,
-        answer.code,
+    asked = Question(
+        wanted.images,
+        expected=wanted.expectations.expect is not None,
         content=wanted.kind == "full",
         complete=wanted.complete,
         allow_empty=wanted.allow_empty,
     )
+    return read_answer(answer.out, answer.code, asked)
