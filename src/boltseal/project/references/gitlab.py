@@ -15,7 +15,7 @@ from typing import Final
 
 from yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 
-from boltseal.project.image_references import EditRange, Format, ImageReference, ScanResult
+from boltseal.project.image_references import Accounted, EditRange, Format, ImageReference, ScanResult
 from boltseal.project.references.interpolation import Dialect, Interpolated, InterpolationFailed, fill, steering_reason
 from boltseal.project.references.reader import FileToFollow, FormatReader, ProjectFile
 from boltseal.project.references.scalars import digest_length, parse_reference
@@ -36,14 +36,16 @@ _PROXY: Final = "\0"  # a placeholder for the proxy's prefix; a file can't conta
 def read_gitlab(source: SourceFile, documents: Sequence[Node]) -> ScanResult:
     """Return the image references of one file."""
     image_refs: list[ImageReference] = []
+    accounted: list[Accounted] = []
     for document in documents:
-        keys = pairs(document)
-        image_refs.extend(_Jobs(source, keys).image_refs())
-    return ScanResult(tuple(image_refs))
+        jobs = _Jobs(source, pairs(document))
+        image_refs.extend(jobs.image_refs())
+        accounted += (Accounted(source.path, span_of(source, node)) for node in jobs.used.values())
+    return ScanResult(tuple(image_refs), accounted=tuple(accounted))
 
 
 class _Jobs:
-    """The jobs of a document, with what each inherits by `extends`."""
+    """The jobs of a document, with what each inherits by `extends`. `used`: the variables' values that are in their images."""
 
     def __init__(self, source: SourceFile, keys: Pairs) -> None:
         self.source = source
@@ -53,15 +55,14 @@ class _Jobs:
         }
         self.extends = {name: _extended(job.get("extends")) for name, job in self.jobs.items()}
         self.inherited = 0
+        self.used: dict[int, ScalarNode] = {}
 
     def image_refs(self) -> list[ImageReference]:
         defaults = _variables(self.keys)
-        found = {id(node): _image_ref(self.source, node, where, defaults) for node, where in _images(self.keys, "")}
+        found = {id(node): self.image_ref(node, where, defaults) for node, where in _images(self.keys, "")}
         for name, job in self.jobs.items():
             variables = {**defaults, **_variables(job)}
-            found |= {
-                id(node): _image_ref(self.source, node, where, variables) for node, where in _images(job, f"{name}.")
-            }
+            found |= {id(node): self.image_ref(node, where, variables) for node, where in _images(job, f"{name}.")}
         more = [image_ref for name in self.jobs for image_ref in self.inherited_images(name, defaults, found)]
         resolved_spans = {image_ref.span for image_ref in more if image_ref.resolved is not None}
         own = (
@@ -70,6 +71,12 @@ class _Jobs:
             if image_ref.resolved is not None or image_ref.span not in resolved_spans or image_ref.where[0] != "."
         )
         return [*own, *more]
+
+    def image_ref(self, node: ScalarNode, where: str, variables: dict[str, ScalarNode]) -> ImageReference:
+        """Return the reference in a scalar, and record which variables it is resolved by."""
+        image_ref, used = _image_ref(self.source, node, where, variables)
+        self.used |= {id(each): each for each in used}
+        return image_ref
 
     def inherited_images(
         self, name: str, defaults: dict[str, ScalarNode], found: dict[int, ImageReference]
@@ -92,7 +99,7 @@ class _Jobs:
                 if self.inherited > MAX_INHERITED:
                     message = f"its jobs inherit more than {MAX_INHERITED} images: not read"
                     raise Unreadable(self.source.path, line_of(node), message)
-                image_ref = _image_ref(self.source, node, where, variables) if "$" in node.value else None
+                image_ref = self.image_ref(node, where, variables) if "$" in node.value else None
                 if (
                     image_ref is not None
                     and id(node) in found
@@ -191,12 +198,20 @@ def _image(node: Node | None, where: str) -> Iterator[tuple[ScalarNode, str]]:
         yield node, where
 
 
-def _image_ref(source: SourceFile, node: ScalarNode, where: str, variables: dict[str, ScalarNode]) -> ImageReference:
+def _image_ref(
+    source: SourceFile, node: ScalarNode, where: str, variables: dict[str, ScalarNode]
+) -> tuple[ImageReference, list[ScalarNode]]:
+    """Return the reference in a scalar, and the values of variables that it is resolved by."""
+    used: list[ScalarNode] = []
+
     def value(name: str) -> str | None:
         if name in _PROXIES:
             return _PROXY
         found = variables.get(name)
-        return None if found is None or "$" in found.value else str(found.value)
+        if found is None or "$" in found.value:
+            return None
+        used.append(found)
+        return str(found.value)
 
     span = span_of(source, node)
     filled: Interpolated | None = None
@@ -209,7 +224,7 @@ def _image_ref(source: SourceFile, node: ScalarNode, where: str, variables: dict
     if "$[[" in node.value:
         resolved, why = None, _INPUT
     edit_range, reason = (None, why) if resolved is None or filled is None else _edit_range(source, node, filled)
-    return ImageReference(
+    image_ref = ImageReference(
         path=source.path,
         format=Format.GITLAB_CI,
         where=where,
@@ -221,6 +236,7 @@ def _image_ref(source: SourceFile, node: ScalarNode, where: str, variables: dict
         edit_range=edit_range,
         override_only=reason,
     )
+    return image_ref, used if resolved is not None else []
 
 
 def _edit_range(source: SourceFile, node: ScalarNode, filled: Interpolated) -> tuple[EditRange | None, str | None]:
