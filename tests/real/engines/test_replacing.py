@@ -154,6 +154,8 @@ def test_a_replaced_image_that_is_changed_again_is_replaced_again(shop: Shop) ->
     assert (first.code, second.code, code) == (0, 0, 1), (first, second)
     assert sorted(images.values()) == ["differs", "differs", "holds"]
     assert "evidence" in shop.boltseal("keep", "ls").out
+    refused = shop.boltseal("keep", "restore", shop.name)
+    assert (refused.code, "kept as evidence" in refused.err) == (1, True), refused
     assert shop.boltseal("pull", shop.name).out.split()[0] == "here"
 
 
