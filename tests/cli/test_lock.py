@@ -262,9 +262,40 @@ async def test_an_ignored_reference_is_reported_with_its_reason(server: Server, 
 
 
 @pytest.mark.parametrize(
+    ("rule", "ignored"),
+    [
+        ("reference = 'ghcr.io/shop/*'", True),
+        ("reference = 'ghcr.io/shop/tool:1'\nfile = 'x.yaml'", True),
+        ("file = 'x.yaml'", True),
+        ("reference = 'shop/*'", False),
+        ("reference = 'ghcr.io/shop/*'\nfile = 'y.yaml'", False),
+        ("reference = 'ghcr.io/shop/tool:1@sha256:*'", True),
+    ],
+)
+async def test_a_value_that_is_not_understood_is_ignored_by_its_text(
+    server: Server, project: Path, rule: str, ignored: bool
+) -> None:
+    """`[[lock.ignore]]` leaves out a value that is not understood by its text, its reference and its file, also for --strict."""
+    await publish(server, "1.4.2", image("app"))
+    compose(project, web=f"{server.address}/{SHOP}:1.4.2")
+    digest = "@sha256:" + 64 * "a" if "@" in rule else ""
+    written(project, {"x.yaml": f"thing:\n  baseImage: ghcr.io/shop/tool:1{digest}\n"})
+    written(project, {".boltseal.toml": f"[[lock.ignore]]\n{rule}\nreason = 'an operator reads it'\n"})
+    assert lock(project).code == 0
+    verified = verify(project, "--json")
+
+    rows = {(row["status"], row["file"], row["line"]) for row in verified.json["results"]}
+    assert (("ignored", "x.yaml", 2) in rows) == ignored
+    assert (("not-understood", "x.yaml", 2) in rows) != ignored
+
+
+@pytest.mark.parametrize(
     ("table", "message"),
     [
-        ("[lock]\nignore = 3", "expected at most 500 tables [[lock.ignore]]"),
+        ("[lock]\nignore = 3", "lock.ignore is no list of tables; write [[lock.ignore]], in two brackets"),
+        ("[lock.ignore]\nreference = 'a'\nreason = 'b'", "write [[lock.ignore]], in two brackets"),
+        ("[verify.tags]\nrepository = 'a'", "write [[verify.tags]], in two brackets"),
+        ("[[lock.ignore]]\nreason = 'a'\n" * 501, "it has 501 tables [[lock.ignore]]; expected at most 500"),
         ("[lock]\nignore = [3]", '[[lock.ignore]] 1 is "3"; expected a table'),
         ("[[lock.ignore]]\nreference = 'a'", "[[lock.ignore]] 1 has no reason"),
         ("[[lock.ignore]]\nreason = 'a'", "[[lock.ignore]] 1 has neither a reference nor a file"),

@@ -89,6 +89,22 @@ def test_an_image_without_its_name_is_still_recorded(store: DockerStore, baselin
     assert check(store, baseline).out.startswith("holds L1: sha256:")
 
 
+def test_a_changed_image_that_is_kept_as_evidence_does_not_prevent_a_baseline(
+    tmp_path: Path, store: DockerStore, key: Path
+) -> None:
+    """A copy of an image with layers of its own is recorded beside the changed image, which is not recorded."""
+    store.image("copy:1", {}, {"etc/passwd": b"root"}, {"bin/tool": b"tool" * 1000})
+    changed = next(each for each in store.root.glob("overlay2/*/diff/bin/tool"))
+    changed.write_bytes(b"evil" * 1000)
+    done = record(store, tmp_path / "baseline", key)
+    checked = check(store, tmp_path / "baseline")
+
+    assert done.code == checked.code == 1, done
+    assert "recorded 1 image in" in done.err
+    assert "and not 1 that do not hold" in done.err
+    assert (checked.out.count("holds L1"), checked.out.count("DIFFERS")) == (1, 1)
+
+
 def test_an_image_that_was_not_recorded_has_no_more_than_its_own_word(store: DockerStore, baseline: Path) -> None:
     """An image that is not in the baseline is checked as without one, and its level is L0."""
     store.image("other:1", {"f": b"f"})

@@ -67,6 +67,22 @@ def test_no_digest_is_written_into_a_variable_that_scripts_see(tmp_path: Path) -
     assert edited.refusals[0].reason == "its end comes from NODE, and the job's scripts would see the digest in it"
 
 
+def test_a_variable_that_images_are_resolved_by_is_understood(tmp_path: Path) -> None:
+    """The value of a variable is accounted for if an image is resolved by it; any other variable's value is reported."""
+    text = """variables:
+  USED_IMAGE: shop/used:1
+  BELOW_IMAGE: {value: "shop/below:1", description: the base}
+  OTHER_IMAGE: shop/other:1
+.base: {image: $BELOW_IMAGE}
+test: {script: make, stage: test, image: $USED_IMAGE}
+more: {script: make, extends: .base, variables: {BELOW_IMAGE: "shop/own:1"}}
+"""
+    found = found_in(written(tmp_path, {".gitlab-ci.yml": text}))
+
+    assert sorted(name for _, name in names(found)) == ["shop/below:1", "shop/own:1", "shop/used:1"]
+    assert [(each.path, each.line, each.value) for each in found.unknown] == [(".gitlab-ci.yml", 4, "shop/other:1")]
+
+
 def test_a_variable_inside_the_tag_prevents_a_digest(tmp_path: Path) -> None:
     """A variable inside the tag prevents a digest, because any user who starts the pipeline may set it."""
     edited = pinned(trap("gitlab_variable_in_the_tag", tmp_path))

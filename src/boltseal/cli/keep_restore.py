@@ -29,7 +29,7 @@ def keep_restore(
             "--to",
             metavar="DIGEST|NUMBER",
             show_default=False,
-            help="A number or digest of `boltseal keep ls`. [newest]",
+            help="A number or digest of `boltseal keep ls`. Default: the newest that is not kept as evidence.",
         ),
     ] = "",
     scrub: Annotated[

@@ -157,7 +157,13 @@ def _print_pulled(output: CommandOutput, pulled: PullResult) -> None:
         )
     if pulled.kept is not None:
         was = pulled.kept.digest or pulled.kept.image
-        say(clean(f"kept {was} as {pulled.kept.keep_name.familiar()}; back with: boltseal keep restore {name}"))
+        keep = pulled.kept.keep_name.familiar()
+        if pulled.outcome is PullOutcome.REPLACED:
+            say(
+                clean(f"kept the changed image {was} as {keep}, as evidence; do not start it, and remove it in the end")
+            )
+        else:
+            say(clean(f"kept {was} as {keep}; back with: boltseal keep restore {name}"))
     say_expired(pulled.let_go)
     if pulled.trouble:
         say(clean(f"boltseal: kept images could not be checked: {pulled.trouble}"))

@@ -18,7 +18,7 @@ from boltseal.ledger.note import KeyInvalid, VerifierKey
 from boltseal.lockfile.document import LOCK_NAME, Lock, LockInvalid
 from boltseal.oci.reference import Reference
 from boltseal.project.edits import ScanRequest
-from boltseal.project.ignored import IgnoredReference, file_ignored_by, ignored_by
+from boltseal.project.ignored import IgnoredReference, ignored_by, problem_ignored_by
 from boltseal.project.image_references import ImageReference, ScanProblem, ScanResult
 from boltseal.project.scan import scan_project
 from boltseal.project.settings import (
@@ -40,7 +40,7 @@ class OpenedProject:
         notes: templates that are not evaluated.
         unknown: values that look like images, and that no reader understands.
         ignored: the references that its settings ignore.
-        ignored_problems: what could not be read or evaluated in files that its settings ignore, with the reason for that.
+        ignored_problems: what could not be read, evaluated or understood and its settings ignore, with the reason for that.
         paths: the files and folders that the scan was limited to; () for the whole project.
         asked: the scan's request.
         found: the scan's whole result, excluded files included.
@@ -103,19 +103,19 @@ def open_project(root: Path, paths: Sequence[Path] = ()) -> OpenedProject:
         for listed in (found.problems, found.notes, found.unknown)
     )
     unread = (*problems, *notes, *unknown)
-    files = {each.path: file_ignored_by(each.path, settings.ignore) for each in unread}
+    left_out = {each: problem_ignored_by(each, settings.ignore) for each in unread}
     return OpenedProject(
         root=root,
         settings=settings,
         image_refs=tuple(image_refs),
-        problems=tuple(each for each in problems if files[each.path] is None),
-        notes=tuple(each for each in notes if files[each.path] is None),
-        unknown=tuple(each for each in unknown if files[each.path] is None),
+        problems=tuple(each for each in problems if left_out[each] is None),
+        notes=tuple(each for each in notes if left_out[each] is None),
+        unknown=tuple(each for each in unknown if left_out[each] is None),
         paths=tuple(inside) if limited else (),
         asked=asked,
         found=found,
         ignored=tuple(ignored),
-        ignored_problems=tuple((each, reason) for each in unread if (reason := files[each.path])),
+        ignored_problems=tuple((each, reason) for each in unread if (reason := left_out[each])),
     )
 
 

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import os
 import secrets
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import TypeAlias
 
 from msgspec import structs
 
@@ -42,6 +43,7 @@ from boltseal.ledger.note import SigningKey, VerifierKey
 from boltseal.oci.digest import Digest
 
 MAX_KEY_BYTES = 1000
+_Layer: TypeAlias = tuple[Digest, Inventory]
 
 
 def opened_baseline(options: BaselineOptions) -> Baseline | None:
@@ -60,6 +62,9 @@ def record_baseline(
 ) -> list[ScrubReport]:
     """Record images: 1. inventory their layers; 2. check them; 3. sign and write those that hold.
 
+    The files of a layer that has others in another image of the same store, one of them changed, are not recorded: only an
+    image whose store proves them by their digest holds then.
+
     Raises: BaselineUnusable, Invalid: the file exists, or two stores have other files of a layer; KeyInvalid.
     """
     assert options.write is not None  # noqa: S101 - the caller checks both
@@ -69,7 +74,8 @@ def record_baseline(
     key = _signing_key(options.signing_key, client)
     with TemporaryDirectory(prefix="boltseal-") as scratch:
         images, inventories = _inventories(stores, wanted, Path(scratch))  # 1
-        provisional = Baseline("this baseline", images, inventories, provisional=True)
+        every_layer = [layer for layers in inventories.values() for layer in layers]
+        provisional = Baseline("this baseline", images, _without_conflicts(every_layer), provisional=True)
         reports = scrub(stores, replace(wanted, baseline=provisional), progress)  # 2
         holding = {
             each.id: str(each.level) for each in reports if each.what == "image" and each.status is ReportStatus.HOLDS
@@ -78,7 +84,8 @@ def record_baseline(
         if not kept:
             client.notice("no baseline was written: no image holds")
             return reports
-        files = [(diff_id, inventory.file) for diff_id, inventory in inventories.items()]
+        recorded = _without_conflicts([layer for each in kept for layer in inventories[each.id]])
+        files = [(diff_id, inventory.file) for diff_id, inventory in recorded.items()]
         try:
             write_baseline(options.write, kept, files, key, host=os.uname().nodename, time_us=client.now_us())  # 3
         except FileExistsError as error:
@@ -93,30 +100,44 @@ def record_baseline(
 
 def _inventories(
     stores: Sequence[FoundStore], wanted: ScrubRequest, folder: Path
-) -> tuple[tuple[RecordedImage, ...], dict[Digest, Inventory]]:
-    """Inventory the unpacked layers of the selected images, each once."""
+) -> tuple[tuple[RecordedImage, ...], dict[str, list[_Layer]]]:
+    """Inventory the unpacked layers of the selected images, each once; return them by image ID."""
     images: list[RecordedImage] = []
-    found: dict[Digest, Inventory] = {}
-    done: set[LayerFiles] = set()
+    found: dict[str, list[_Layer]] = {}
+    first: dict[Digest, tuple[Path, Inventory]] = {}
+    done: dict[LayerFiles, Inventory | None] = {}
     for store in stores:
         for image in store.plan(store.root).images:
             if wanted.images and not any(names_image(typed, image) for typed in wanted.images):
                 continue
             images.append(RecordedImage(image.names, str(image.id), str(image.config)))
+            layers = found.setdefault(str(image.id), [])
             for layer in image.layers:
-                if layer.folder is None or layer in done:
+                if layer.folder is None:
                     continue
-                done.add(layer)
-                try:
-                    made = _inventory(layer, folder / f"{len(done)}", wanted)
-                except (StoreMissing, StoreUnreadable, StoreMalformed, ChangedWhileRead):
-                    continue  # the check that follows reports it
-                other = found.setdefault(layer.diff_id, made)
-                if other.sha256 != made.sha256:
+                if layer not in done:
+                    try:
+                        done[layer] = _inventory(layer, folder / f"{len(done)}", wanted)
+                    except (StoreMissing, StoreUnreadable, StoreMalformed, ChangedWhileRead):
+                        done[layer] = None  # the check that follows reports it
+                made = done[layer]
+                if made is None:
+                    continue
+                root, other = first.setdefault(layer.diff_id, (store.root, made))
+                if root != store.root and other.sha256 != made.sha256:
                     raise Invalid(
                         f"two stores have layer {layer.diff_id.short} with other files; name one store with --root"
                     )
+                layers.append((layer.diff_id, made))
     return tuple(images), found
+
+
+def _without_conflicts(layers: Iterable[_Layer]) -> dict[Digest, Inventory]:
+    """Return the inventories by layer, without layers that have several."""
+    found: dict[Digest, dict[str, Inventory]] = {}
+    for diff_id, inventory in layers:
+        found.setdefault(diff_id, {}).setdefault(inventory.sha256, inventory)
+    return {diff_id: next(iter(each.values())) for diff_id, each in found.items() if len(each) == 1}
 
 
 def _inventory(layer: LayerFiles, to: Path, wanted: ScrubRequest) -> Inventory:

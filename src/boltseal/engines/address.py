@@ -97,5 +97,5 @@ class EngineAddress:
 
 def _invalid(text: str) -> EngineAddressInvalid:
     return EngineAddressInvalid(
-        f"{quote(text)} is not an engine address; expected unix:///PATH, tcp://HOST:PORT or ssh://[USER@]HOST[:PORT]"
+        f"{quote(text)} is not an engine address; expected unix:///PATH, tcp://HOST:PORT or ssh://HOST[:PORT], with USER@ before HOST if needed"
     )

@@ -64,6 +64,10 @@ class NoFreeKeepTag(Precondition):
     """All possible keep tags of an image are on other images, and boltseal never moves a keep tag."""
 
 
+EVIDENCE: Final = "evidence: its files differ on the disk"
+"""The reason for which a changed image is kept. A person ends it by removing the image."""
+
+
 class KeptState(StrEnum):
     """The current state of a kept image."""
 

@@ -25,7 +25,7 @@ from boltseal.engines.api import NoSuchImage
 from boltseal.engines.inventory import EngineImage, ImageStoreKind
 from boltseal.errors import BoltsealError, Invalid, Mismatch
 from boltseal.host.fresh_copy import CopyArchive, FetchedImage, fetch_image, platform_manifest, write_archive
-from boltseal.host.keeper import Keeper
+from boltseal.host.keeper import EVIDENCE, Keeper
 from boltseal.host.kept_images import Proof, PullRecord
 from boltseal.host.pull import PulledImage, Puller, PullOutcome, PullRequest, PullResult, ScrubImage
 from boltseal.host.pulled_check import ScrubDiffers
@@ -33,8 +33,6 @@ from boltseal.oci.fresh_layers import MAX_EMPTY_LAYERS
 from boltseal.oci.reference import Reference, Tag
 
 LOADED_PREFIX: Final = "boltseal-copy-"
-EVIDENCE: Final = "evidence: its files differ on the disk"
-"""The reason for which a changed image is kept. A person ends it by removing the image."""
 
 
 class NotReplaced(Mismatch):

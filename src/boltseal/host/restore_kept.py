@@ -17,7 +17,7 @@ from typing import Final
 from boltseal.engines.inventory import EngineImage, ImageStoreKind
 from boltseal.errors import Invalid, Mismatch, NotFound, quote
 from boltseal.host.engine_images import EngineHost
-from boltseal.host.keeper import Keeper, KeptState, ListedImage
+from boltseal.host.keeper import EVIDENCE, Keeper, KeptState, ListedImage
 from boltseal.host.kept_images import KeptImage, Proof
 from boltseal.host.pull import PulledImageMismatch, ScrubImage
 from boltseal.oci.digest import Digest, DigestInvalid
@@ -60,7 +60,8 @@ class RestoredImage:
 
 
 async def restore(host: EngineHost, name: Reference, to: str = "", scrub: ScrubImage | None = None) -> RestoredImage:
-    """Tag a kept image with its former name. `to`: number or digest; "" for the newest that the name does not resolve to now.
+    """Tag a kept image with its former name. `to`: number or digest; "" for the newest that the name does not resolve to now,
+    without images that `pull --replace` kept because their files were changed.
 
     Raises: KeptImageNotFound, KeptImageGone, KeptImageMismatch, AmbiguousKeptImage; what `scrub` raises.
     """
@@ -92,13 +93,15 @@ def _select(listed: list[ListedImage], name: Reference, to: str, prefix: DigestP
             f"no image of {name.familiar()} is kept on this engine; list kept images with `boltseal keep ls`"
         )
     if not to:
-        fits = [each for each in listed if not each.current][:1]
+        fits = [each for each in listed if not each.current and EVIDENCE not in each.held][:1]
     elif prefix is None:
         fits = [each for each in listed if each.number == int(to)]
     else:
         fits = [each for each in listed if any(map(prefix.fits, _digests(each.kept)))]
     if not fits:
         missing = f"{quote(to)} is not kept" if to else "no image but the present one is kept"
+        if not to and any(EVIDENCE in each.held for each in listed):
+            missing += " (images kept as evidence are not counted: their files were changed)"
         raise KeptImageNotFound(f"{name.familiar()}: {missing}; list kept images with `boltseal keep ls`")
     if len({each.kept.image for each in fits}) > 1:
         named = ", ".join(dict.fromkeys(str(each.kept.digest or each.kept.image) for each in fits))

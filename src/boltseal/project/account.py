@@ -29,7 +29,7 @@ from boltseal.project.references.image_shape import argument_of, is_word, looks_
 from boltseal.project.references.yaml_nodes import compose, is_null, items, literal_offsets, span_of, text_of
 from boltseal.project.source_files import ProjectTree, SourceFile, Unreadable
 
-NOT_UNDERSTOOD: Final = "looks like an image, but its place is not understood: it is not locked"
+NOT_UNDERSTOOD: Final = "looks like an image, but its place is not understood: it is not locked; [[lock.ignore]] in .boltseal.toml leaves it out"
 _OTHER_LOCKS: Final = frozenset(
     {"Cargo.lock", "composer.lock", "package-lock.json", "pnpm-lock.yaml", "poetry.lock", "uv.lock", "yarn.lock"}
 )
@@ -81,7 +81,8 @@ def unknown_values(
         for candidate in known[name] if name in known else _candidates(source):
             line = source.line(candidate.span.start)
             if not account.covers(name, candidate.span, line) and not _names_file(project, name, candidate.text):
-                unknown.append(ScanProblem(name, line, f"{quote(candidate.text)} {NOT_UNDERSTOOD}"))
+                message = f"{quote(candidate.text)} {NOT_UNDERSTOOD}"
+                unknown.append(ScanProblem(name, line, message, candidate.text))
     return replace(found, unknown=tuple(sorted(dict.fromkeys(unknown))))
 
 

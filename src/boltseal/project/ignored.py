@@ -7,11 +7,14 @@ without a report.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from dataclasses import replace
 from fnmatch import fnmatchcase
 from typing import Any, Final, NamedTuple
 
 from boltseal.errors import Invalid, quote
-from boltseal.project.image_references import ImageReference
+from boltseal.oci.reference import Reference
+from boltseal.project.image_references import ImageReference, ScanProblem
 
 _KEYS: Final = ("reference", "file", "reason")
 
@@ -27,6 +30,12 @@ class IgnoreRule(NamedTuple):
         """Return whether it ignores a reference: as written, or complete, or as Docker shortens it; without its digest."""
         return self.matches_file(image_ref.path) and (
             not self.reference or any(fnmatchcase(name, self.reference) for name in _names(image_ref))
+        )
+
+    def matches_problem(self, problem: ScanProblem) -> bool:
+        """Return whether it ignores what could not be read or understood: by its file, or also by the value there."""
+        return self.matches_file(problem.path) and (
+            not self.reference or any(fnmatchcase(name, self.reference) for name in _value_names(problem.value))
         )
 
     def matches_file(self, path: str) -> bool:
@@ -68,13 +77,22 @@ def ignored_by(image_ref: ImageReference, rules: Sequence[IgnoreRule]) -> str | 
     return next((rule.reason for rule in rules if rule.matches(image_ref)), None)
 
 
-def file_ignored_by(path: str, rules: Sequence[IgnoreRule]) -> str | None:
-    """Return the reason for which all of a file is left out, or None."""
-    return next((rule.reason for rule in rules if not rule.reference and rule.matches_file(path)), None)
+def problem_ignored_by(problem: ScanProblem, rules: Sequence[IgnoreRule]) -> str | None:
+    """Return the reason for which a problem is left out, or None. A rule with a reference leaves out only such a value."""
+    return next((rule.reason for rule in rules if rule.matches_problem(problem)), None)
 
 
 def _names(image_ref: ImageReference) -> Iterator[str]:
     yield image_ref.written
     if image_ref.unpinned is not None:
         tagged = image_ref.unpinned.complete
+        yield from (str(tagged), tagged.familiar())
+
+
+def _value_names(value: str) -> Iterator[str]:
+    if not value:
+        return
+    yield value
+    with suppress(Invalid):
+        tagged = replace(Reference.parse(value), digest=None).complete
         yield from (str(tagged), tagged.familiar())

@@ -100,11 +100,15 @@ class ImageReference:
 
 @dataclass(frozen=True, slots=True, order=True)
 class ScanProblem:
-    """Something that could not be read and was skipped. `line` is 0 if the problem concerns the whole file."""
+    """Something that could not be read and was skipped. `line` is 0 if the problem concerns the whole file.
+
+    `value`: the text that looks like an image and is not understood; "" for other problems.
+    """
 
     path: str
     line: int
     message: str
+    value: str = ""
 
     def __str__(self) -> str:
         return f"{self.path}:{self.line}: {self.message}" if self.line else f"{self.path}: {self.message}"

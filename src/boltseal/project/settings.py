@@ -144,10 +144,13 @@ def project_settings(root: Path) -> ProjectSettings:
             raise ProjectInvalid(f"{PROJECT_FILE}: {key} has {len(values)} entries; expected at most {MAX_LISTED}")
     ignore = tables.get("lock", {}).get("ignore", [])
     tags = tables.get("verify", {}).get("tags", [])
-    if not isinstance(ignore, list) or len(ignore) > MAX_LISTED:
-        raise ProjectInvalid(f"{PROJECT_FILE}: expected at most {MAX_LISTED} tables [[lock.ignore]]")
-    if not isinstance(tags, list):
-        raise ProjectInvalid(f"{PROJECT_FILE}: expected tables [[verify.tags]]")
+    for name, listed_tables in (("lock.ignore", ignore), ("verify.tags", tags)):
+        if not isinstance(listed_tables, list):
+            raise ProjectInvalid(f"{PROJECT_FILE}: {name} is no list of tables; write [[{name}]], in two brackets")
+    if len(ignore) > MAX_LISTED:
+        raise ProjectInvalid(
+            f"{PROJECT_FILE}: it has {len(ignore)} tables [[lock.ignore]]; expected at most {MAX_LISTED}"
+        )
     try:
         rules, expected = parse_ignore(ignore), _parse_tags(tags)
     except Invalid as error:

@@ -120,6 +120,9 @@ def test_a_changed_image_is_replaced_by_the_steps_that_scrub_prints(shop: Shop) 
     assert abs((datetime.fromisoformat(use["since"]) - started).total_seconds()) < MOST_S
     assert (remedy["digest"], remedy["digest_by"]) == (shop.digest, "the digest in the arguments")
     assert (replaced.code, replaced.out.split()[0]) == (0, "replaced"), replaced
+    assert "kept the changed image" in replaced.err
+    assert "keep restore" not in replaced.err
+    assert "by the digest in the arguments" in " ".join(each["text"] for each in remedy["steps"])
     code, (now, *_) = shop.scrub(f"{shop.name}@{shop.digest}")
     _, everything = shop.scrub()
     assert (now["status"], now["level"]) == ("holds", "L1")
@@ -151,6 +154,8 @@ def test_a_replaced_image_that_is_changed_again_is_replaced_again(shop: Shop) ->
     assert (first.code, second.code, code) == (0, 0, 1), (first, second)
     assert sorted(images.values()) == ["differs", "differs", "holds"]
     assert "evidence" in shop.boltseal("keep", "ls").out
+    refused = shop.boltseal("keep", "restore", shop.name)
+    assert (refused.code, "kept as evidence" in refused.err) == (1, True), refused
     assert shop.boltseal("pull", shop.name).out.split()[0] == "here"
 
 

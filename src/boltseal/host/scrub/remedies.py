@@ -85,7 +85,7 @@ def remedy_of(
     if program is None:
         return Remedy(uses, digest, by, _steps_in_containerd(image, uses, target))
     host = f" --host unix://{_podman_socket(image.root)}" if program == "podman" else ""
-    by_what = f", by the digest of {by}" if digest else ""
+    by_what = f", by {by}" if by.startswith("the digest ") else f", by the digest of {by}" if digest else ""
     known = RemedyStep(
         f"load the image again beside the changed one{by_what}", f"boltseal pull --replace{host} {quoted(target)}"
     )

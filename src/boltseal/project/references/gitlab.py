@@ -48,15 +48,16 @@ _PROXY: Final = "\0"  # a placeholder for the proxy's prefix; a file can't conta
 
 def read_gitlab(file: ProjectFile) -> ScanResult:
     """Return the image references of a file, and those of the files it includes that differ in this pipeline."""
-    own = _alone(file.source, file.documents)
+    own, accounted = _alone(file.source, file.documents)
     parts = [*_included(file.project, file.documents, {file.source.path}), _Part(file.source, file.documents)]
     if len(parts) == 1:
-        return ScanResult(tuple(own))
-    together = [image_ref for part in parts for image_ref in _Jobs(part, parts).image_refs()]
+        return ScanResult(tuple(own), accounted=tuple(accounted))
+    pipeline = [_Jobs(part, parts) for part in parts]
+    together = [image_ref for jobs in pipeline for image_ref in jobs.image_refs()]
+    accounted = [each for jobs in pipeline for each in jobs.accounted()]
     image_refs = [each for each in together if each.path == file.source.path]
-    accounted: list[Accounted] = []
     for part in parts[:-1]:
-        alone = {(each.where, each.span): each.resolved for each in _alone(part.source, part.documents)}
+        alone = {(each.where, each.span): each.resolved for each in _alone(part.source, part.documents)[0]}
         for each in together:
             if each.path == part.source.path and alone.get((each.where, each.span)) != each.resolved:
                 image_refs.append(each)
@@ -76,9 +77,11 @@ class _Part(NamedTuple):
         return {name: node for document in self.documents for name, node in pairs(document).items()}
 
 
-def _alone(source: SourceFile, documents: Sequence[Node]) -> list[ImageReference]:
-    parts = [_Part(source, (document,)) for document in documents]
-    return [image_ref for part in parts for image_ref in _Jobs(part, (part,)).image_refs()]
+def _alone(source: SourceFile, documents: Sequence[Node]) -> tuple[list[ImageReference], list[Accounted]]:
+    """Return the image references of a file without those that include it, and the variables in them."""
+    each_jobs = [_Jobs(part, (part,)) for part in (_Part(source, (document,)) for document in documents)]
+    image_refs = [image_ref for jobs in each_jobs for image_ref in jobs.image_refs()]
+    return image_refs, [each for jobs in each_jobs for each in jobs.accounted()]
 
 
 def _included(project: ProjectTree, documents: Sequence[Node], seen: set[str]) -> Iterator[_Part]:
@@ -132,17 +135,20 @@ class _Jobs:
             if each.source.path != part.source.path:
                 with_images = (keys, *_jobs(keys).values())
                 self.foreign |= {id(node): each.source for mapping in with_images for node, _ in _images(mapping, "")}
+                self.foreign |= {id(v.node): each.source for keys in with_images for v in _variables(keys).values()}
         self.own = _jobs(self.keys)
         self.extends = {name: _extended(job.get("extends")) for name, job in self.jobs.items()}
         self.inherited = 0
+        self.used: dict[int, ScalarNode] = {}
 
     def image_refs(self) -> list[ImageReference]:
         defaults = self.defaults
-        found = {id(node): _image_ref(self.source, node, where, defaults) for node, where in _images(self.keys, "")}
+        found = {id(node): self.image_ref(self.source, node, where, defaults) for node, where in _images(self.keys, "")}
         for name, job in self.own.items():
             variables = {**defaults, **_variables(self.jobs[name])}
             found |= {
-                id(node): _image_ref(self.source, node, where, variables) for node, where in _images(job, f"{name}.")
+                id(node): self.image_ref(self.source, node, where, variables)
+                for node, where in _images(job, f"{name}.")
             }
         more = [image_ref for name in self.own for image_ref in self.inherited_images(name, defaults, found)]
         resolved_spans = {image_ref.span for image_ref in more if image_ref.resolved is not None}
@@ -152,6 +158,22 @@ class _Jobs:
             if image_ref.resolved is not None or image_ref.span not in resolved_spans or image_ref.where[0] != "."
         )
         return [*own, *more]
+
+    def image_ref(
+        self, source: SourceFile, node: ScalarNode, where: str, variables: Mapping[str, _Variable]
+    ) -> ImageReference:
+        """Return the reference in a scalar, and record which variables it is resolved by."""
+        values = _Values(variables)
+        image_ref = _image_ref(source, node, where, values)
+        if image_ref.resolved is not None:
+            self.used |= {id(each): each for each in values.used}
+        return image_ref
+
+    def accounted(self) -> Iterator[Accounted]:
+        """Yield the values of variables that are in resolved images. Call it after `image_refs`."""
+        for node in self.used.values():
+            source = self.foreign.get(id(node), self.source)
+            yield Accounted(source.path, span_of(source, node))
 
     def inherited_images(
         self, name: str, defaults: dict[str, _Variable], found: dict[int, ImageReference]
@@ -175,8 +197,8 @@ class _Jobs:
                     message = f"its jobs inherit more than {MAX_INHERITED} images: not read"
                     raise Unreadable(self.source.path, line_of(node), message)
                 source = self.foreign.get(id(node), self.source)
-                image_ref = _image_ref(source, node, where, variables) if "$" in node.value else None
-                known = found.get(id(node)) or _image_ref(source, node, where, defaults)
+                image_ref = self.image_ref(source, node, where, variables) if "$" in node.value else None
+                known = found.get(id(node)) or self.image_ref(source, node, where, defaults)
                 if image_ref is not None and image_ref.resolved not in (None, known.resolved):
                     yield image_ref
 
@@ -252,10 +274,11 @@ def _skip_wildcards(steps: Sequence[str], positions: set[int]) -> set[int]:
 
 
 class _Variable(NamedTuple):
-    """A variable's value. `raw`: a dollar sign in it is literal."""
+    """A variable's value. `raw`: a dollar sign in it is literal. `node`: where it is written."""
 
     value: str
     raw: bool
+    node: ScalarNode
 
 
 def _variables(keys: Pairs) -> dict[str, _Variable]:
@@ -263,7 +286,7 @@ def _variables(keys: Pairs) -> dict[str, _Variable]:
     for name, node in pairs(keys.get("variables")).items():
         value = pairs(node).get("value", node)
         if isinstance(value, ScalarNode):
-            found[name] = _Variable(str(value.value), text_of(pairs(node).get("expand")) == "false")
+            found[name] = _Variable(str(value.value), text_of(pairs(node).get("expand")) == "false", value)
     return found
 
 
@@ -274,12 +297,15 @@ class _Values:
         self.variables = variables
         self.known: dict[str, str | None] = {}
         self.above: list[str] = []
+        self.used: list[ScalarNode] = []
 
     def get(self, name: str) -> str | None:
         """Return a value, or None if it is not known."""
         if name in _PROXIES:
             return _PROXY
         found = self.variables.get(name)
+        if found is not None:
+            self.used.append(found.node)
         if found is None or found.raw or "$" not in found.value:
             return None if found is None else found.value
         if name in self.above or len(self.above) > MAX_NESTING:
@@ -306,12 +332,12 @@ def _image(node: Node | None, where: str) -> Iterator[tuple[ScalarNode, str]]:
         yield node, where
 
 
-def _image_ref(source: SourceFile, node: ScalarNode, where: str, variables: Mapping[str, _Variable]) -> ImageReference:
+def _image_ref(source: SourceFile, node: ScalarNode, where: str, values: _Values) -> ImageReference:
     span = span_of(source, node)
     filled: Interpolated | None = None
     resolved, why = None, None
     try:
-        filled = fill(node.value.rstrip("\n"), _Values(variables).get, Dialect.GITLAB)
+        filled = fill(node.value.rstrip("\n"), values.get, Dialect.GITLAB)
         resolved, why = parse_reference(filled.text.removeprefix(f"{_PROXY}/").strip())
     except InterpolationFailed as error:
         why = str(error)
