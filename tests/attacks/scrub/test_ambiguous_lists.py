@@ -61,6 +61,29 @@ def test_podman_runs_another_layer_by_a_second_spelling_of_the_key(tmp_path: Pat
     assert any(f'"{key}"' in why for each in reports(root) for why in each.unknown)
 
 
+def test_podman_runs_the_layer_of_a_second_entry_with_the_same_id(tmp_path: Path) -> None:
+    """An image of Podman that is listed twice differs, also when it is checked by its name: Podman finds the name in one
+    entry, and runs the layer of the other."""
+    root = tmp_path / "root"
+    podman = podman_on(root, tmp_path)
+    for name in (GOOD, OTHER):
+        archive(tmp_path / "image.tar", [layer(name.encode())], name, COMMAND)
+        run(*podman, "load", "-q", "-i", tmp_path / "image.tar").checked()
+    listed = root / "overlay-images/images.json"
+    entries = {each["names"][0]: each for each in json.loads(listed.read_bytes())}
+    good, other = entries[f"localhost/{GOOD}"], entries[f"localhost/{OTHER}"]
+    listed.write_text(json.dumps([good, other, {**good, "names": [], "layer": other["layer"]}]))
+
+    begin = ("run", "--rm", "--pull", "never", "--network", "none", "--pids-limit", "0")
+    shown = run(*podman, "--runtime", "runc", *begin, GOOD)
+    servers.unmounted(tmp_path)
+    (by_name,) = scrub(store_at(root), ScrubRequest(images=(GOOD,)), lambda *_: None)
+
+    assert shown.text.strip() == OTHER
+    assert by_name.status is ReportStatus.DIFFERS
+    assert by_name.differences[0].got == "2 entries"
+
+
 def test_docker_finds_another_image_by_a_second_spelling_of_the_key(tmp_path: Path) -> None:
     """Docker's tags that are listed twice, in two spellings, could not be checked: Docker reads both as one list."""
     made = {name: [layer(name.encode())] for name in (GOOD, OTHER)}
