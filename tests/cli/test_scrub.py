@@ -19,7 +19,7 @@ from boltseal.oci.mediatype import OCI_INDEX
 from boltseal.oci.reference import Reference
 from tests.cli import program
 from tests.cli.terminal import screen
-from tests.host.scrub.made_stores import DockerStore
+from tests.host.scrub.made_stores import DockerStore, repository_of
 from tests.host.scrub.receipts import KEY, receipt
 from tests.polling import wait_until
 
@@ -101,7 +101,7 @@ def test_a_difference_is_followed_by_the_steps_that_replace_the_image(store: Doc
     """Below the differences the output says what to do, as numbered steps with their commands."""
     digest = Digest.of(b"manifest")
     name = f"localhost:5000/shop/app@{digest}"
-    listed = {"all": {each: f"sha256:{image_of(store)}" for each in (NAME, name)}}
+    listed = {repository_of(NAME): {each: f"sha256:{image_of(store)}" for each in (NAME, name)}}
     (store.root / "image/overlay2/repositories.json").write_text(json.dumps({"Repositories": listed}))
     (store.layer() / "etc/passwd").chmod(0o4755)
     done = program.call("scrub", "--root", store.root)

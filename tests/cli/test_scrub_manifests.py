@@ -11,7 +11,7 @@ import pytest
 from boltseal.oci.digest import Digest
 from tests import images
 from tests.cli import program
-from tests.host.scrub.made_stores import DockerStore
+from tests.host.scrub.made_stores import DockerStore, repository_of
 from tests.host.scrub.receipts import KEY, receipt
 from tests.real.sleeper import publish
 from tests.servers import Server
@@ -35,7 +35,9 @@ def store(tmp_path: Path, registry: Server) -> DockerStore:
 
 def name_it(store: DockerStore, *names: str) -> None:
     """Give the only image of a store other names."""
-    listed = {"all": {name: f"sha256:{config_of(store).hex}" for name in names}}
+    listed: dict[str, dict[str, str]] = {}
+    for name in names:
+        listed.setdefault(repository_of(name), {})[name] = f"sha256:{config_of(store).hex}"
     (store.root / "image/overlay2/repositories.json").write_text(json.dumps({"Repositories": listed}))
 
 

@@ -109,7 +109,7 @@ def print_reports(reports: Sequence[ScrubReport], *, quick: bool) -> None:
         if report.status != "unchecked":  # the summary has it
             _print(report, _line(report, quick=quick, with_root=kinds.count(report.store) > 1))
     if any(report.unchecked for report in reports):
-        print_line(_summary(reports))
+        _print_line(_summary(reports))
     if sys.stderr.isatty() and any(report.level == "L0" and report.status == "holds" for report in reports):
         say("L0: compared with the store's own records only. To prove more: --expect, --lock, --receipt or --baseline.")
 
@@ -131,25 +131,25 @@ def _summary(reports: Sequence[ScrubReport]) -> str:
 
 def _print(report: ScrubReport, line: str) -> None:
     """Print the line of one report, and its details."""
-    print_line(line)
+    _print_line(line)
     if report.by and report.status == "holds":
-        print_line(f"  by {report.by}")
+        _print_line(f"  by {report.by}")
     for each in report.differences:
         at = quote(each.path, 1000)[1:-1] or ("." if each.layer else "")  # the root of a layer, or no file
         layer = f"[layer {each.layer}]" if each.layer else ""
-        print_line(f"  {' '.join(filter(None, (each.kind, at, layer)))}: expected {each.expected}; got {each.got}")
+        _print_line(f"  {' '.join(filter(None, (each.kind, at, layer)))}: expected {each.expected}; got {each.got}")
     if report.count > len(report.differences):
-        print_line(f"  ... and {report.count - len(report.differences)} more")
+        _print_line(f"  ... and {report.count - len(report.differences)} more")
     if report.status == "differs":
         for reason in report.unknown[:MAX_CHANGES]:
-            print_line(f"  could not check: {reason}")
+            _print_line(f"  could not check: {reason}")
     if report.remedy is not None:
         _print_remedy(report.remedy)
     for change in report.changed[:MAX_CHANGES]:
         by = "" if change.how == "mounted over" else " by the container"
-        print_line(f"  {change.how}{by}: {quote(change.path, 1000)[1:-1]}")
+        _print_line(f"  {change.how}{by}: {quote(change.path, 1000)[1:-1]}")
     if len(report.changed) > MAX_CHANGES:
-        print_line(f"  ... and {len(report.changed) - MAX_CHANGES} more; --json names them")
+        _print_line(f"  ... and {len(report.changed) - MAX_CHANGES} more; --json names them")
 
 
 def _print_remedy(remedy: Remedy) -> None:
@@ -157,14 +157,14 @@ def _print_remedy(remedy: Remedy) -> None:
     for use in remedy.containers[:MAX_CHANGES]:
         since = f", since {use.since}" if use.since else ""
         state = f"runs on it: process {use.running}{since}" if use.running else "is on it, and does not run"
-        print_line(f"  container {quote(use.name, 200)[1:-1]} {state}")
+        _print_line(f"  container {quote(use.name, 200)[1:-1]} {state}")
     if len(remedy.containers) > MAX_CHANGES:
-        print_line(f"  ... and {len(remedy.containers) - MAX_CHANGES} more; --json names them")
-    print_line("  what to do:")
+        _print_line(f"  ... and {len(remedy.containers) - MAX_CHANGES} more; --json names them")
+    _print_line("  what to do:")
     for number, step in enumerate(remedy.steps, 1):
-        print_line(f"    {number}. {step.text}{':' if step.command else ''}")
+        _print_line(f"    {number}. {step.text}{':' if step.command else ''}")
         for command in step.command.splitlines()[:MAX_CHANGES]:
-            print_line(f"         {command}")
+            _print_line(f"         {command}")
 
 
 def _line(report: ScrubReport, *, quick: bool, with_root: bool) -> str:
@@ -179,3 +179,8 @@ def _line(report: ScrubReport, *, quick: bool, with_root: bool) -> str:
     if report.status == "holds" and quick:
         reason += ", no content read (--quick)"
     return " ".join(f"{status}: {' '.join((ref, *details))}{location}: {reason}".split())
+
+
+def _print_line(line: str) -> None:
+    """Print a line. Names of images, containers and files may be an attacker's: control characters are escaped."""
+    print_line("".join(each if each.isprintable() else ascii(each)[1:-1] for each in line))

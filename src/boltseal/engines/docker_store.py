@@ -32,6 +32,7 @@ from boltseal.engines.json_documents import (
 )
 from boltseal.engines.linked_folders import open_store
 from boltseal.engines.safe_open import StoreMalformed, StoreMissing
+from boltseal.errors import quote
 from boltseal.oci.digest import Digest
 
 OVERLAY2: Final = "overlay2"
@@ -106,11 +107,16 @@ class DockerStore:
         read = decoded(self.files.read(path, MAX_LIST_BYTES), _Repositories, "repositories.json")
         if sum(map(len, read.repositories.values())) > MAX_TAGS:
             raise StoreMalformed(f"repositories.json names more than {MAX_TAGS} tags and digests")
-        return {
-            name: digest(image, f"repositories.json, {name}")
-            for of_one in read.repositories.values()
-            for name, image in of_one.items()
-        }
+        found: dict[str, Digest] = {}
+        for repository, of_one in read.repositories.items():
+            for name, image in of_one.items():
+                tag = name.removeprefix(repository)
+                if tag == name or tag[:1] not in (":", "@") or "/" in tag:  # Docker would not find it there
+                    raise StoreMalformed(
+                        f"repositories.json has {quote(name, 300)} among the names of {quote(repository, 300)}"
+                    )
+                found[name] = digest(image, f"repositories.json, {name}")
+        return found
 
     def images(self) -> list[Digest]:
         """Return the IDs of all images, intermediate ones included."""

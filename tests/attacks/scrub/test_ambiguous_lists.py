@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -61,8 +62,42 @@ def test_podman_runs_another_layer_by_a_second_spelling_of_the_key(tmp_path: Pat
     assert any(f'"{key}"' in why for each in reports(root) for why in each.unknown)
 
 
-def test_docker_finds_another_image_by_a_second_spelling_of_the_key(tmp_path: Path) -> None:
-    """Docker's tags that are listed twice, in two spellings, could not be checked: Docker reads both as one list."""
+def test_podman_runs_the_layer_of_a_second_entry_with_the_same_id(tmp_path: Path) -> None:
+    """An image of Podman that is listed twice differs, also when it is checked by its name: Podman finds the name in one
+    entry, and runs the layer of the other."""
+    root = tmp_path / "root"
+    podman = podman_on(root, tmp_path)
+    for name in (GOOD, OTHER):
+        archive(tmp_path / "image.tar", [layer(name.encode())], name, COMMAND)
+        run(*podman, "load", "-q", "-i", tmp_path / "image.tar").checked()
+    listed = root / "overlay-images/images.json"
+    entries = {each["names"][0]: each for each in json.loads(listed.read_bytes())}
+    good, other = entries[f"localhost/{GOOD}"], entries[f"localhost/{OTHER}"]
+    listed.write_text(json.dumps([good, other, {**good, "names": [], "layer": other["layer"]}]))
+
+    begin = ("run", "--rm", "--pull", "never", "--network", "none", "--pids-limit", "0")
+    shown = run(*podman, "--runtime", "runc", *begin, GOOD)
+    servers.unmounted(tmp_path)
+    (by_name,) = scrub(store_at(root), ScrubRequest(images=(GOOD,)), lambda *_: None)
+
+    assert shown.text.strip() == OTHER
+    assert by_name.status is ReportStatus.DIFFERS
+    assert by_name.differences[0].got == "2 entries"
+
+
+def same_tags_in_another_spelling(tags: dict[str, dict[str, str]], other: str) -> str:
+    return f'{{"Repositories":{json.dumps(tags)},"REPOSITORIES":{json.dumps({"shop/good": {GOOD: other}})}}}'
+
+
+def a_tag_in_another_repository(tags: dict[str, dict[str, str]], other: str) -> str:
+    return json.dumps({"Repositories": {**tags, "shop/good": {GOOD: other}, "zzz": tags["shop/good"]}})
+
+
+@pytest.mark.parametrize("forged", [same_tags_in_another_spelling, a_tag_in_another_repository])
+def test_docker_finds_another_image_in_an_ambiguous_list(
+    tmp_path: Path, forged: Callable[[dict[str, dict[str, str]], str], str]
+) -> None:
+    """Docker's tags could not be checked if a name is listed twice: Docker takes one of them by rules of its own."""
     made = {name: [layer(name.encode())] for name in (GOOD, OTHER)}
     _, other = archive_of(tmp_path / "image.tar", made, COMMAND)
     root = tmp_path / "engine/data"
@@ -70,16 +105,14 @@ def test_docker_finds_another_image_by_a_second_spelling_of_the_key(tmp_path: Pa
         run("docker", "-H", f"unix://{server.address}", "load", "-i", tmp_path / "image.tar").checked()
     before = holding(root)
     listed = root / "image/overlay2/repositories.json"
-    tags = json.loads(listed.read_bytes())["Repositories"]
-    forged = {"shop/good": {GOOD: f"sha256:{other}"}}
-    listed.write_text(f'{{"Repositories":{json.dumps(tags)},"REPOSITORIES":{json.dumps(forged)}}}')
+    listed.write_text(forged(json.loads(listed.read_bytes())["Repositories"], f"sha256:{other}"))
     found = reports(root)
     with servers.dockerd(tmp_path / "engine", driver="overlay2") as server:
         shown = run("docker", "-H", f"unix://{server.address}", "run", "--rm", "--network", "none", GOOD)
 
     assert (before, shown.text.strip()) == ({GOOD, OTHER}, OTHER)
     assert {name for each in found for name in each.names} == set()
-    assert any('"REPOSITORIES"' in why for each in found for why in each.unknown)
+    assert any("repositories.json has" in why for each in found for why in each.unknown)
 
 
 def test_containerd_finds_the_first_of_two_keys(tmp_path: Path) -> None:

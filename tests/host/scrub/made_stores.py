@@ -27,6 +27,11 @@ NAMES_BY_GO = Path(__file__).parents[2] / "data/scrub/names-by-go.tar.gz"
 """The layer that tests/attacks/scrub/names/main.go writes: names that do not fit into a tar header."""
 
 
+def repository_of(name: str) -> str:
+    """Return the repository of a name with a tag or digest, under which Docker lists it."""
+    return name.partition("@")[0] if "@" in name else name.rpartition(":")[0]
+
+
 def layer_tar(files: Files) -> bytes:
     """Return a layer of regular files with their folders, owned by root in the headers."""
     raw = io.BytesIO()
@@ -122,7 +127,7 @@ class DockerStore:
         (self.root / "image/overlay2/imagedb/content/sha256" / image.hex).write_bytes(raw)
         names = self.root / "image/overlay2/repositories.json"
         listed = json.loads(names.read_text())
-        listed["Repositories"].setdefault(name.partition(":")[0], {})[name] = str(image)
+        listed["Repositories"].setdefault(repository_of(name), {})[name] = str(image)
         names.write_text(json.dumps(listed))
         return image
 

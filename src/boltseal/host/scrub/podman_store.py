@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Iterable, Mapping, Set
 from dataclasses import replace
 from pathlib import Path
@@ -62,7 +63,7 @@ def _with_driver(found: StorePlan, store: PodmanStore) -> StorePlan:
             layers = store.layers()
             allowance = Allowance()
             listed = store.images()
-            images = [_image(store, image, layers, allowance) for image in listed]
+            images = _each_listed_once([_image(store, image, layers, allowance) for image in listed])
             stored = store.containers()
             copies = {id_ for each in listed for id_ in each.mapped_layers or ()}
             full_copies = copies if store.driver == VFS else set()
@@ -79,6 +80,23 @@ def _with_driver(found: StorePlan, store: PodmanStore) -> StorePlan:
         unknown=(*found.unknown, *unknown),
         unreferenced=found.unreferenced + unreferenced,
     )
+
+
+def _each_listed_once(images: list[ImagePlan]) -> list[ImagePlan]:
+    """Return the images, with a difference in those that are listed twice: Podman finds the name in one, the layers in another."""
+    count = Counter(image.id for image in images)
+    return [
+        image
+        if count[image.id] == 1
+        else replace(
+            image,
+            differences=(
+                *image.differences,
+                difference(DifferenceKind.METADATA, b"", "one entry in images.json", f"{count[image.id]} entries"),
+            ),
+        )
+        for image in images
+    ]
 
 
 def _in_use(tops: Iterable[str], layers: Mapping[str, StoredLayer]) -> set[str]:
