@@ -14,6 +14,7 @@ from typing import Final
 import pytest
 
 from tests.cli import program
+from tests.host.scrub.made_stores import DockerStore
 
 HEAVY: Final = {"cryptography", "pydantic", "rich", "sqlalchemy", "structlog"}
 """Libraries that neither help nor `digest` may load: each takes a quarter of the time that the command has."""
@@ -27,6 +28,8 @@ UNUSED_BY_DIGEST: Final = {
 }
 """Modules that `digest` does not use, and their time is a tenth of its own."""
 NETWORK: Final = {"anyio", "asyncio", "httpx2", "msgspec", "ssl", "stamina", "uvloop"}
+UNUSED_BY_SCRUB: Final = {"anyio", "asyncio", "httpx2", "rich", "ssl", "stamina", "uvloop", "yaml"}
+"""Modules that a scrub without an expected digest, a lock or a baseline does not use; they took half of its start."""
 DIGEST: Final = f"sha256:{'0' * 64}"
 
 
@@ -88,6 +91,17 @@ def test_digest_loads_only_what_a_request_needs(tmp_path: Path) -> None:
 
     assert "httpx2" in loaded
     assert loaded & (HEAVY | UNUSED_BY_DIGEST) == set()
+
+
+def test_scrub_of_images_without_an_expected_digest_loads_no_client_of_registries(tmp_path: Path) -> None:
+    """`scrub` of images without an expected digest imports neither the network, nor YAML, nor what reads locks and baselines."""
+    store = DockerStore.at(tmp_path)
+    store.image("shop/app:1", {"etc/app.conf": b"port = 80"})
+    loaded = loaded_by("scrub", "--root", str(store.root), state=tmp_path)
+
+    assert "boltseal.host.scrub.fast_path" in loaded
+    assert loaded & UNUSED_BY_SCRUB == set()
+    assert {name for name in loaded if name.startswith(("boltseal.client", "boltseal.project"))} == set()
 
 
 def test_a_registry_without_tls_costs_no_reading_of_certificates(tmp_path: Path) -> None:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import gc
 import time
+from collections.abc import Callable
 from typing import Final
 
+from boltseal.cli.context import client_context
 from boltseal.cli.options import AllowEmptyOption, JsonOption
 from boltseal.cli.output import CommandOutput, say
 from boltseal.cli.progress import Progress, size_text
-from boltseal.cli.remote import takes_registry_options
+from boltseal.cli.registry_arguments import RegistryArguments, takes_registry_arguments
 from boltseal.cli.scrub_options import (
     AllowOption,
     BaselineOption,
@@ -38,21 +40,20 @@ from boltseal.cli.scrub_options import (
 )
 from boltseal.cli.scrub_text import fields, print_reports, share_fields, share_text
 from boltseal.commands.end_with_stdin import end_with_stdin
-from boltseal.commands.project_images import registry_filter
-from boltseal.commands.registry_access import RegistryOptions
 from boltseal.commands.scrub import ScrubImagesRequest, ScrubResult, parse_rate, scrub_images
-from boltseal.commands.scrub_baseline import BaselineOptions
+from boltseal.commands.scrub_baseline_options import BaselineOptions
 from boltseal.commands.scrub_expectations import ExpectationOptions
 from boltseal.commands.scrub_hosts_request import ScrubHostsRequest
 from boltseal.files.named_files import require_file
 from boltseal.host.scrub.layer_check import CheckMode
+from boltseal.host.scrub.missing_manifests import FetchManifests
 from boltseal.host.scrub.rotation import parse_share
 from boltseal.policy.durations import Duration
 
 DEFAULT_HOST_TIMEOUT: Final = Duration.parse("6h")
 
 
-@takes_registry_options
+@takes_registry_arguments
 def scrub(
     images: ImagesArgument = None,
     root: RootOption = None,
@@ -80,7 +81,7 @@ def scrub(
     until_stdin_ends: EndWithStdinOption = False,
     allow_empty: AllowEmptyOption = False,
     *,
-    access: RegistryOptions,
+    access: RegistryArguments,
     as_json: JsonOption = False,
 ) -> None:
     """Verify the images on this host's disk, down to every file. Changes nothing, and uses no engine.
@@ -116,7 +117,10 @@ def scrub(
             shares=None if share is None else parse_share(share),
         )
         if host:
-            hosts = ScrubHostsRequest(tuple(host), request, access, tuple(allow or ()), host_timeout.seconds)
+            from boltseal.cli.remote import registry_options  # as in `_fetcher`
+
+            registries = registry_options(access)
+            hosts = ScrubHostsRequest(tuple(host), request, registries, tuple(allow or ()), host_timeout.seconds)
             _print_hosts(output, hosts)
             return
         if until_stdin_ends:
@@ -124,8 +128,8 @@ def scrub(
         for path in request.roots:
             require_file(path)
         with Progress() as progress:
-            allowed = registry_filter(access, allow or [])
-            found = scrub_images(request, access, allowed, _RateProgress(progress))
+            fetcher = _fetcher(access, images or [], allow or [])
+            found = scrub_images(request, client_context(), fetcher, _RateProgress(progress))
         gc.freeze()  # a scrub makes no cycles, and Python would search all modules for some at exit
         _print_result(output, found, request)
 
@@ -151,6 +155,26 @@ def _print_hosts(output: CommandOutput, wanted: ScrubHostsRequest) -> None:
     from boltseal.cli.scrub_hosts import print_hosts  # other scrubs do not need it
 
     print_hosts(output, wanted)
+
+
+def _fetcher(access: RegistryArguments, images: list[str], allow: list[str]) -> Callable[[], FetchManifests]:
+    """Return a function that returns how manifests are fetched. It imports the client of registries.
+
+    Raises: ProjectInvalid: an invalid --allow; the function raises it if the user's settings are invalid.
+    """
+
+    def fetcher() -> FetchManifests:
+        from boltseal.cli.remote import registry_options
+        from boltseal.commands.project_images import registry_filter
+        from boltseal.commands.scrub_manifests import ManifestFetcher
+
+        options = registry_options(access)
+        return ManifestFetcher(options, images, registry_filter(options, allow))
+
+    if not allow:
+        return fetcher
+    fetch = fetcher()
+    return lambda: fetch
 
 
 class _RateProgress:

@@ -8,16 +8,14 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from boltseal.client.credentials import CredentialStore
-from boltseal.client.registries_conf import RegistriesConf
-from boltseal.client.registry_configuration import RegistryConfiguration
-from boltseal.client.state import ClientState
-from boltseal.client.tag_proofs import TagProof
-from boltseal.config import ClientPaths
-from boltseal.project.settings import ClientSettings, client_settings
-
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # imported where they are needed: many commands need no registry
+    from boltseal.client.credentials import CredentialStore
+    from boltseal.client.registry_configuration import RegistryConfiguration
+    from boltseal.client.state import ClientState
+    from boltseal.client.tag_proofs import TagProof
+    from boltseal.config import ClientPaths
     from boltseal.engines.address import EngineAddress
+    from boltseal.project.settings import ClientSettings
 
 
 @dataclass(frozen=True)
@@ -39,6 +37,8 @@ class ClientContext:
     @cached_property
     def settings(self) -> ClientSettings:
         """The user's own settings, read once. Raises: ProjectInvalid."""
+        from boltseal.project.settings import client_settings
+
         return client_settings(self.paths.settings)
 
     def renewed(self) -> ClientContext:
@@ -48,6 +48,8 @@ class ClientContext:
     @property
     def state(self) -> ClientState:
         """The user's client state: trusted keys, checkpoints, observations and records of engines."""
+        from boltseal.client.state import ClientState
+
         return ClientState(self.state_folder)
 
     def now_s(self) -> int:
@@ -56,12 +58,18 @@ class ClientContext:
 
     def credentials(self, *, anonymous: bool) -> CredentialStore:
         """Return the user's registry logins; none if `anonymous`. Raises: ProjectInvalid: the settings file is invalid."""
+        from boltseal.client.credentials import CredentialStore
+        from boltseal.client.registries_conf import RegistriesConf
+
         if anonymous:
             return CredentialStore(())
         return CredentialStore(self.paths.logins, self.settings.reached, RegistriesConf(self.paths.registries_conf))
 
     def registries(self) -> RegistryConfiguration:
         """Return how registries are reached, by the user's and other tools' files. Raises: ProjectInvalid."""
+        from boltseal.client.registries_conf import RegistriesConf
+        from boltseal.client.registry_configuration import RegistryConfiguration
+
         conf = RegistriesConf(self.paths.registries_conf)
         return RegistryConfiguration(self.settings.reached, self.paths.certificates, conf, self.notice)
 

@@ -11,9 +11,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from boltseal.commands.client_context import ClientContext
 from boltseal.commands.outcome import Outcome
-from boltseal.commands.registry_access import RegistryOptions
-from boltseal.commands.scrub_baseline import BaselineOptions, opened_baseline, record_baseline
+from boltseal.commands.scrub_baseline_options import BaselineOptions
 from boltseal.commands.scrub_expectations import (
     ExpectationOptions,
     digests_in_arguments,
@@ -21,15 +21,13 @@ from boltseal.commands.scrub_expectations import (
     lock_expectations,
     receipts_of,
 )
-from boltseal.commands.scrub_manifests import ManifestFetcher
-from boltseal.commands.scrub_metrics import ScrubRun, write_metrics
-from boltseal.commands.scrub_share import opened_share
 from boltseal.config import home_folders
 from boltseal.engines.priority import idle_disk
 from boltseal.errors import BoltsealError, Invalid, quote
+from boltseal.host.scrub.baseline import Baseline
 from boltseal.host.scrub.find_stores import store_at, usual_stores
 from boltseal.host.scrub.layer_check import CheckMode
-from boltseal.host.scrub.missing_manifests import fetch_nothing
+from boltseal.host.scrub.missing_manifests import FetchManifests, fetch_nothing
 from boltseal.host.scrub.report import ReportStatus, ScrubReport, outcome
 from boltseal.host.scrub.rotation import ShareSummary
 from boltseal.host.scrub.scrub import ScrubRequest, scrub
@@ -106,21 +104,20 @@ class ScrubResult:
 
 
 def scrub_images(
-    request: ScrubImagesRequest,
-    options: RegistryOptions,
-    allowed: Callable[[str], bool],
-    progress: Progress,
+    request: ScrubImagesRequest, client: ClientContext, fetcher: Callable[[], FetchManifests], progress: Progress
 ) -> ScrubResult:
     """Verify images on the disk, and write the metrics of the run. `low_priority` changes this process for good.
 
-    `allowed`: which registries the names in a store or a lock may make this client contact.
+    `fetcher`: makes the function that fetches manifests; called if images have expected digests.
 
     Raises: Invalid: contradicting options; Unavailable: unreadable files; NoStoreFound, ReceiptInvalid, LockInvalid,
     BaselineUnusable, KeyInvalid.
     """
     file = request.metrics
     if file is None:
-        return _scrub(request, options, allowed, progress)
+        return _scrub(request, client, fetcher, progress)
+    from boltseal.commands.scrub_metrics import ScrubRun, write_metrics
+
     began_s, read = time.monotonic(), [0]
 
     def count(read_bytes: int, done: int, total: int) -> None:
@@ -130,7 +127,7 @@ def scrub_images(
     def write(found: ScrubResult | None) -> tuple[str, ...]:
         has_checked = found is not None and (found.has_checked or request.allow_empty)
         holds = has_checked and found is not None and found.outcome is Outcome.HOLDS
-        run = ScrubRun(request.kind, options.client.now_s(), time.monotonic() - began_s, holds, read_bytes=read[0])
+        run = ScrubRun(request.kind, client.now_s(), time.monotonic() - began_s, holds, read_bytes=read[0])
         if found is not None:
             results = tuple((each.what, str(each.status)) for each in found.reports)
             run = replace(run, results=results, share=found.share)
@@ -138,7 +135,7 @@ def scrub_images(
         return (problem,) if problem else ()
 
     try:
-        found = _scrub(request, options, allowed, count)
+        found = _scrub(request, client, fetcher, count)
     except BoltsealError:
         write(None)
         raise
@@ -146,17 +143,20 @@ def scrub_images(
 
 
 def _scrub(
-    request: ScrubImagesRequest, options: RegistryOptions, allowed: Callable[[str], bool], progress: Progress
+    request: ScrubImagesRequest, client: ClientContext, fetcher: Callable[[], FetchManifests], progress: Progress
 ) -> ScrubResult:
-    client = options.client
+    expected = digests_in_arguments(request.images, request.expectations.expect)
+    receipts, locks = receipts_of(request.expectations), lock_expectations(request.expectations, client)
+    documents, baseline = documents_of(request.expectations), _opened_baseline(request.baseline)
+    expecting = bool(expected or receipts or locks or baseline)  # otherwise no manifest has to be fetched
     wanted = ScrubRequest(
         images=request.images,
-        expected=digests_in_arguments(request.images, request.expectations.expect),
-        receipts=receipts_of(request.expectations),
-        locks=lock_expectations(request.expectations, client),
-        documents=documents_of(request.expectations),
-        fetch=fetch_nothing if request.offline else ManifestFetcher(options, request.images, allowed),
-        baseline=opened_baseline(request.baseline),
+        expected=expected,
+        receipts=receipts,
+        locks=locks,
+        documents=documents,
+        fetch=fetcher() if expecting and not request.offline else fetch_nothing,
+        baseline=baseline,
         check_mode=request.mode,
         pace=request.rate,
     )
@@ -167,16 +167,28 @@ def _scrub(
     stores = [store for path in roots for store in store_at(path)] if roots else usual_stores(home_folders())
     searched = ", ".join(quote(str(root)) for root in roots) or "the usual stores of this host's engines"
     if request.baseline.write is not None:
+        from boltseal.commands.scrub_baseline import record_baseline
+
         recorded = tuple(record_baseline(stores, wanted, request.baseline, client, progress))
         return ScrubResult(recorded, searched, request.complete)
     if request.shares is None:
         return ScrubResult(tuple(scrub(stores, wanted, progress)), searched, request.complete)
+    from boltseal.commands.scrub_share import opened_share
+
     scope = (*map(os.path.abspath, roots), "", *request.images)
     with opened_share(client.state, request.shares, scope, client.now_s()) as opened:
         reports = tuple(scrub(stores, replace(wanted, rotation=opened.rotation), progress))
         problem = opened.save()
         problems = (problem,) if problem else ()
         return ScrubResult(reports, searched, request.complete, opened.rotation.summary(), problems)
+
+
+def _opened_baseline(options: BaselineOptions) -> Baseline | None:
+    if options.check is None:
+        return None
+    from boltseal.commands.scrub_baseline import opened_baseline
+
+    return opened_baseline(options)
 
 
 def parse_rate(text: str) -> WorkRate:

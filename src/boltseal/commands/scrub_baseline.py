@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import secrets
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -17,6 +17,7 @@ from tempfile import TemporaryDirectory
 from msgspec import structs
 
 from boltseal.commands.client_context import ClientContext
+from boltseal.commands.scrub_baseline_options import BaselineOptions
 from boltseal.commands.text import counted
 from boltseal.engines.linked_folders import open_store
 from boltseal.engines.safe_open import StoreMalformed, StoreMissing, StoreUnreadable
@@ -41,29 +42,6 @@ from boltseal.ledger.note import SigningKey, VerifierKey
 from boltseal.oci.digest import Digest
 
 MAX_KEY_BYTES = 1000
-
-
-@dataclass(frozen=True, slots=True)
-class BaselineOptions:
-    """A baseline to check against, or to write.
-
-    Attributes:
-        check: the file to check against; `trusted_key`: the public key that must have signed it.
-        write: the file to write; `signing_key`: the file of the private key, created if it does not exist.
-    """
-
-    check: Path | None = None
-    trusted_key: str | None = None
-    write: Path | None = None
-    signing_key: Path | None = None
-
-    def __post_init__(self) -> None:
-        if (self.check is None) != (self.trusted_key is None):
-            raise Invalid("--baseline and --trusted-key belong together: a baseline proves nothing without its key")
-        if (self.write is None) != (self.signing_key is None):
-            raise Invalid("--write-baseline and --signing-key belong together: a baseline is always signed")
-        if self.check is not None and self.write is not None:
-            raise Invalid("--baseline checks, and --write-baseline records; give one of them")
 
 
 def opened_baseline(options: BaselineOptions) -> Baseline | None:

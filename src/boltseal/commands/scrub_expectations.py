@@ -18,14 +18,9 @@ from boltseal.commands.text import counted
 from boltseal.config import invoking_user_id
 from boltseal.errors import Invalid, Unavailable, quote
 from boltseal.host.scrub.archives import documents_in
-from boltseal.host.scrub.evidence import expectation_of_receipt, expectations_of_lock
 from boltseal.host.scrub.trust import MIN_ID, Expectation, ExpectedPrefix, Level
-from boltseal.ledger.note import VerifierKey
-from boltseal.ledger.proof import MAX_RECEIPT_BYTES
 from boltseal.lockfile.document import LOCK_NAME, LockInvalid
-from boltseal.lockfile.parse import MAX_LOCK_BYTES, parse_lock
 from boltseal.oci.digest import Digest
-from boltseal.project.lock_file import read_lock
 
 MAX_RECEIPTS: Final = 1000
 _HEX: Final = frozenset("0123456789abcdef")
@@ -78,6 +73,10 @@ def receipts_of(options: ExpectationOptions) -> tuple[Expectation, ...]:
     files = options.receipts
     if not files:
         return ()
+    from boltseal.host.scrub.evidence import expectation_of_receipt
+    from boltseal.ledger.note import VerifierKey
+    from boltseal.ledger.proof import MAX_RECEIPT_BYTES
+
     if options.key is None:
         raise Invalid("a receipt proves nothing without the key of its ledger; give --key, from the ledger's operator")
     if len(files) > MAX_RECEIPTS:
@@ -91,6 +90,9 @@ def lock_expectations(options: ExpectationOptions, client: ClientContext) -> tup
     if options.lock is not None:
         if options.no_lock:
             raise Invalid("--lock and --no-lock exclude each other; give one of them")
+        from boltseal.host.scrub.evidence import expectations_of_lock
+        from boltseal.lockfile.parse import MAX_LOCK_BYTES, parse_lock
+
         return tuple(expectations_of_lock(parse_lock(_read(options.lock, "lock", MAX_LOCK_BYTES))))
     if options.no_lock or not os.path.lexists(LOCK_NAME):
         return ()
@@ -98,6 +100,9 @@ def lock_expectations(options: ExpectationOptions, client: ClientContext) -> tup
     if reason:
         client.notice(f"./{LOCK_NAME} is not used: {reason}; --lock {LOCK_NAME} uses it anyway")
         return ()
+    from boltseal.host.scrub.evidence import expectations_of_lock
+    from boltseal.project.lock_file import read_lock
+
     try:
         lock = read_lock(Path())
     except LockInvalid as error:

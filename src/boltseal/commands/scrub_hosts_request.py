@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from boltseal.commands.registry_access import RegistryOptions
 from boltseal.commands.scrub import ScrubImagesRequest
 from boltseal.errors import Invalid
+
+if TYPE_CHECKING:  # a scrub of this host needs no registry
+    from boltseal.commands.registry_access import RegistryOptions
 
 
 @dataclass(frozen=True, slots=True)

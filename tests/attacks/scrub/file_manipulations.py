@@ -105,6 +105,11 @@ def capability_widened(store: Store) -> None:
     os.setxattr(store.at("bin/ping"), "security.capability", CAPABILITY.encode("latin-1").replace(b"\x04", b"\xff"))
 
 
+def capability_for_another_root(store: Store) -> None:
+    whole = CAPABILITY.encode("latin-1").replace(b"\x02", b"\x03", 1) + (1000).to_bytes(4, "little")
+    os.setxattr(store.at("bin/ping"), "security.capability", whole)
+
+
 def capability_added(store: Store) -> None:
     os.setxattr(store.at("bin/tool"), "security.capability", CAPABILITY.encode("latin-1"))
 
@@ -300,6 +305,7 @@ OF_FILES: Final[dict[Manipulation, tuple[DifferenceKind, str]]] = {
     nanoseconds_changed: (DifferenceKind.MTIME, LONG),
     capability_removed: (DifferenceKind.CAPABILITY, "bin/ping"),
     capability_widened: (DifferenceKind.CAPABILITY, "bin/ping"),
+    capability_for_another_root: (DifferenceKind.CAPABILITY, "bin/ping"),
     capability_added: (DifferenceKind.CAPABILITY, "bin/tool"),
     attribute_added: (DifferenceKind.XATTR, "bin/tool"),
     attribute_of_a_folder_without_an_entry: (DifferenceKind.XATTR, "usr/lib"),

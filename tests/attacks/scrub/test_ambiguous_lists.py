@@ -1,12 +1,14 @@
-"""Lists that an engine reads otherwise than JSON readers that compare names of fields exactly."""
+"""Lists and databases that an engine reads otherwise than a reader that takes every field or key as it is written."""
 
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
 
+from boltseal.engines.containerd_store import METADATA
 from boltseal.host.scrub.find_stores import store_at
 from boltseal.host.scrub.report import ReportStatus, ScrubReport
 from boltseal.host.scrub.scrub import ScrubRequest, scrub
@@ -78,3 +80,36 @@ def test_docker_finds_another_image_by_a_second_spelling_of_the_key(tmp_path: Pa
     assert (before, shown.text.strip()) == ({GOOD, OTHER}, OTHER)
     assert {name for each in found for name in each.names} == set()
     assert any('"REPOSITORIES"' in why for each in found for why in each.unknown)
+
+
+def test_containerd_finds_the_first_of_two_keys(tmp_path: Path) -> None:
+    """A database of containerd that has a name twice is no list of images: containerd finds only one of them."""
+    good, other = (f"localhost/shop/{name}:1" for name in ("good", "evil"))
+    root = tmp_path / "engine/root"
+    begin = ("run", "--rm", "--cpu-shares", "0", "--snapshotter", "overlayfs")
+    with servers.containerd(tmp_path / "engine") as server:
+        for name in (good, other):
+            archive(tmp_path / "image.tar", [layer(name.encode())], name, COMMAND)
+            oci = tmp_path / f"{name[-6:-2]}.tar"
+            run(
+                "skopeo",
+                "--insecure-policy",
+                "copy",
+                f"docker-archive:{tmp_path}/image.tar",
+                f"oci-archive:{oci}:{name}",
+            ).checked()
+            run("ctr", "--address", server.address, "images", "import", "--snapshotter", "overlayfs", oci).checked()
+        before = holding(root)
+        with (root / METADATA.decode()).open(
+            "r+b"
+        ) as database:  # containerd maps the file, and checks it only at its start
+            raw = database.read()
+            for found in re.finditer(re.escape(other.encode()), raw):
+                database.seek(found.start())
+                database.write(good.encode())
+        shown = run("ctr", "--address", server.address, *begin, good, "box")
+        then = reports(root)
+
+    assert (before, shown.text.strip()) == ({good, other}, other)
+    assert {name for each in then for name in each.names} == set()
+    assert any("out of order" in why for each in then for why in each.unknown)

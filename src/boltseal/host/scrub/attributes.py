@@ -27,6 +27,7 @@ from boltseal.host.scrub.entry_attributes import (
     changes_rights,
     list_entries,
 )
+from boltseal.host.scrub.ownership import IdMap
 
 OPAQUE_MARKS: Final = frozenset({"trusted.overlay.opaque", "user.overlay.opaque"})
 OVERLAYFS_PREFIXES: Final = ("trusted.overlay.", "user.overlay.")
@@ -54,14 +55,15 @@ class Attributes:
 
     `opaque`: folders with an opaque mark that were met so far. `built`: the folder is that of a build container; its tar
     does not have the attributes of its files, capabilities excepted. `unproven`: paths of such a folder that were met with
-    an access control list that changes rights.
+    an access control list that changes rights. `users`: the map of the store's users, None if it does not matter.
     """
 
-    def __init__(self, tree: SafeFolder, *, built: bool = False) -> None:
+    def __init__(self, tree: SafeFolder, *, built: bool = False, users: IdMap | None = None) -> None:
         self.opaque: set[bytes] = set()
         self.unproven: set[bytes] = set()
         self._tree = tree
         self._built = built
+        self._users = users
 
     def at(self, path: bytes) -> bytes:
         """Return a path for the xattr system calls, which take no folder descriptor: through /proc, following no link."""
@@ -88,7 +90,7 @@ class Attributes:
                 self.opaque.add(path)
             elif self._built and name not in wanted and got is not None and self._stays(path, name, got):
                 continue
-            elif not _same(name, wanted.get(name), got, found):
+            elif not self._same(name, wanted.get(name), got, found):
                 kind = DifferenceKind.CAPABILITY if name == CAPABILITY else DifferenceKind.XATTR
                 differing.append(
                     AttributeDifference(
@@ -96,6 +98,26 @@ class Attributes:
                     )
                 )
         return differing
+
+    def _same(self, name: str, expected: bytes | None, got: bytes | None, found: os.stat_result) -> bool:
+        if expected == got:
+            return True
+        if expected is None:
+            return False
+        if got is None:  # the kernel allows these on files and folders only; engines ignore the failure
+            return name.startswith(("user.", "trusted.")) and not (
+                stat.S_ISREG(found.st_mode) or stat.S_ISDIR(found.st_mode)
+            )
+        if name in _LISTS:
+            return _without_mode(name, expected) == _without_mode(name, got)
+        return name == CAPABILITY and same_capability(expected, got) and self._is_for_this_root(expected, got)
+
+    def _is_for_this_root(self, expected: bytes, got: bytes) -> bool:
+        """Return whether a file capability is for the root user that the tar names, mapped by the kernel or not."""
+        if self._users is None:
+            return True
+        root = _root_of(expected)
+        return _root_of(got) in (root, self._users.outside(root))
 
     def _stays(self, path: bytes, name: str, value: bytes) -> bool:
         """Return whether a build can leave an attribute that its tar does not have, and collect the path if it changes rights.
@@ -139,20 +161,6 @@ class Attributes:
             raise explained(error, f"attribute {name} of {self._tree.shown(path)}") from error
 
 
-def _same(name: str, expected: bytes | None, got: bytes | None, found: os.stat_result) -> bool:
-    if expected == got:
-        return True
-    if expected is None:
-        return False
-    if got is None:  # the kernel allows these on files and folders only; engines ignore the failure
-        return name.startswith(("user.", "trusted.")) and not (
-            stat.S_ISREG(found.st_mode) or stat.S_ISDIR(found.st_mode)
-        )
-    if name in _LISTS:
-        return _without_mode(name, expected) == _without_mode(name, got)
-    return name == CAPABILITY and same_capability(expected, got)
-
-
 def _without_mode(name: str, value: bytes) -> tuple[bytes, list[tuple[int, int, int]]]:
     """Return an access control list without the permissions that repeat the file's mode; other values unchanged.
 
@@ -171,12 +179,17 @@ def _without_mode(name: str, value: bytes) -> tuple[bytes, list[tuple[int, int, 
 
 
 def same_capability(expected: bytes, got: bytes) -> bool:
-    """Return whether two file capabilities are equal, ignoring the version.
+    """Return whether two file capabilities are equal, ignoring the version and the root user of version 3.
 
     Version 3 is version 2 with the user namespace's root user; the kernel converts one into the other.
     """
     both = min(len(expected), len(got)) >= 20 and {expected[3], got[3]} <= {2, 3}
     return both and (expected[:3], expected[4:20]) == (got[:3], got[4:20])
+
+
+def _root_of(capability: bytes) -> int:
+    """Return the ID of the root user for whose namespace a file capability is valid: 0 before version 3."""
+    return int.from_bytes(capability[20:24], "little") if capability[3] == 3 else 0
 
 
 def describe_value(value: bytes | None) -> str:

@@ -93,7 +93,7 @@ class Inodes:
     def __init__(
         self, tree: SafeFolder, ownership: Ownership, findings: Findings, files: Opener, *, built: bool = False
     ) -> None:
-        self.attributes = Attributes(tree, built=built)
+        self.attributes = Attributes(tree, built=built, users=ownership.users)
         self._tree = tree
         self._ownership = ownership
         self._findings = findings
