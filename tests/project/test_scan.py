@@ -76,7 +76,11 @@ def test_a_service_that_extends_itself_ends(tmp_path: Path) -> None:
     text = "services:\n  a: {image: nginx:1.25, extends: b}\n  b: {extends: {service: a}}\n  c: {image: redis:7.2, extends: c}\n"
     found = scan(written(tmp_path, {"compose.yml": text}))
 
-    assert [image_ref.written for image_ref in found.image_refs] == ["nginx:1.25", "redis:7.2"]
+    assert [(image_ref.where, image_ref.written) for image_ref in found.image_refs] == [
+        ("services.a.image", "nginx:1.25"),
+        ("services.b.image", "nginx:1.25"),
+        ("services.c.image", "redis:7.2"),
+    ]
 
 
 def test_a_link_out_of_the_project_is_not_followed(tmp_path: Path) -> None:
