@@ -93,3 +93,13 @@ def test_folders_without_a_layer_are_counted(store: DockerStore) -> None:
     assert steps.unchecked_count == 2
     assert outcome(found) is ReportStatus.HOLDS
     assert outcome(found, complete=True) is ReportStatus.UNKNOWN
+
+
+def test_a_folder_that_is_removed_during_the_check_is_not_counted(store: DockerStore) -> None:
+    """A folder of a container that is created or removed during the check is not counted as a layer of a build cache."""
+    step = store.root / "overlay2/step1"
+    (step / "diff").mkdir(parents=True)
+
+    found = scrub(store_at(store.root), ScrubRequest(), lambda *_: shutil.rmtree(step, ignore_errors=True))
+
+    assert ReportStatus.UNCHECKED not in {each.status for each in found}

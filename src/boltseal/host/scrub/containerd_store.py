@@ -65,7 +65,7 @@ def plan(root: Path) -> StorePlan:
     images: list[ImagePlan] = []
     containers: list[ContainerPlan] = []
     cached: list[ImagePlan] = []
-    unreferenced = 0
+    unreferenced: frozenset[bytes] = frozenset()
     try:
         store = ContainerdStore(root)
         with store.files:
@@ -269,14 +269,15 @@ class _OpenedStore:
                 return diff
         return None
 
-    def unreferenced(self, images: list[ImagePlan], containers: list[ContainerPlan]) -> int:
-        """Return the number of snapshots with files that belong to no image and no container, and are not being unpacked."""
-        in_use = folders_in_use(images, containers)
+    def unreferenced(self, images: list[ImagePlan], containers: list[ContainerPlan]) -> frozenset[bytes]:
+        """Return the folders of snapshots that belong to no image and no container, and are not being unpacked."""
         being_unpacked = {name for (_, key), (name, _) in self._metadata.snapshots.items() if key.startswith(_EXTRACT)}
-        return sum(
-            not (snapshot.is_view or name in being_unpacked or folder_of(snapshot) in in_use)
+        folders = (
+            folder_of(snapshot)
             for name, snapshot in self._snapshots.items()
+            if not (snapshot.is_view or name in being_unpacked)
         )
+        return frozenset(folders) - folders_in_use(images, containers)
 
     def containers(self, images: list[ImagePlan]) -> list[ContainerPlan]:
         """Return the containers with snapshots. Docker's classic store has containers here too, without snapshots."""

@@ -64,7 +64,7 @@ def _with_driver(found: StorePlan, store: DockerStore) -> StorePlan:
     images: list[ImagePlan] = []
     containers: list[ContainerPlan] = []
     cached: list[ImagePlan] = []
-    unreferenced = 0
+    unreferenced: frozenset[bytes] = frozenset()
     try:
         allowance = Allowance()
         with store.files:
@@ -72,7 +72,7 @@ def _with_driver(found: StorePlan, store: DockerStore) -> StorePlan:
             containers = _containers(store, allowance, unknown)
             cached = _cached(store, images, allowance)
             in_use = folders_in_use([*images, *cached], containers)
-            unreferenced = sum(store.folder_of(os.fsdecode(name)) not in in_use for name in store.folders())
+            unreferenced = frozenset(store.folder_of(os.fsdecode(name)) for name in store.folders()) - in_use
     except (StoreMissing, StoreUnreadable, StoreMalformed) as error:
         unknown.append(error.message)
     return replace(
@@ -81,7 +81,7 @@ def _with_driver(found: StorePlan, store: DockerStore) -> StorePlan:
         containers=(*found.containers, *containers),
         unknown=(*found.unknown, *unknown),
         cached=(*found.cached, *cached),
-        unreferenced=found.unreferenced + unreferenced,
+        unreferenced=found.unreferenced | unreferenced,
     )
 
 

@@ -109,8 +109,9 @@ class ContainerPlan:
 class StorePlan:
     """The contents of one store. `unknown`: reasons why it could not be read completely.
 
-    `cached`: layers that belong to no image but have a digest, so that they can be checked. `unreferenced`: the number of
-    layers that belong to no image and no container and have none: those of build steps. Images built on them have their files.
+    `cached`: layers that belong to no image but have a digest, so that they can be checked. `unreferenced`: the
+    folders of layers that belong to no image and no container and have none: those of build steps. Images built on them have
+    their files.
     """
 
     store: str
@@ -119,7 +120,7 @@ class StorePlan:
     containers: tuple[ContainerPlan, ...] = ()
     unknown: tuple[str, ...] = ()
     cached: tuple[ImagePlan, ...] = ()
-    unreferenced: int = 0
+    unreferenced: frozenset[bytes] = frozenset()
 
 
 def folders_in_use(images: Sequence[ImagePlan], containers: Sequence[ContainerPlan]) -> set[bytes]:

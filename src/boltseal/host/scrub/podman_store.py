@@ -57,7 +57,7 @@ def _with_driver(found: StorePlan, store: PodmanStore) -> StorePlan:
     unknown: list[str] = []
     images: list[ImagePlan] = []
     containers: list[ContainerPlan] = []
-    unreferenced = 0
+    unreferenced: frozenset[bytes] = frozenset()
     try:
         with store.files:
             layers = store.layers()
@@ -69,7 +69,7 @@ def _with_driver(found: StorePlan, store: PodmanStore) -> StorePlan:
             full_copies = copies if store.driver == VFS else set()
             containers = [_container(store, container, layers, images, full_copies) for container in stored]
             tops = {*(each.layer for each in listed), *(each.layer for each in stored), *copies} - full_copies
-            unreferenced = len(layers.keys() - _in_use(tops, layers))
+            unreferenced = frozenset(store.folder_of(id_) for id_ in layers.keys() - _in_use(tops, layers))
             unknown += store.damaged[:MAX_DAMAGED]
     except (StoreMissing, StoreUnreadable, StoreMalformed) as error:
         unknown.append(error.message)
@@ -78,7 +78,7 @@ def _with_driver(found: StorePlan, store: PodmanStore) -> StorePlan:
         images=(*found.images, *images),
         containers=(*found.containers, *containers),
         unknown=(*found.unknown, *unknown),
-        unreferenced=found.unreferenced + unreferenced,
+        unreferenced=found.unreferenced | unreferenced,
     )
 
 

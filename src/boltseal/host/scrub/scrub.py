@@ -142,7 +142,7 @@ def scrub(stores: Sequence[FoundStore], wanted: ScrubRequest, progress: Progress
         *_with_remedies(checked, of_containers, wanted),  # 7
         *_not_found(wanted, images, [store.root for store in stores]),
         *of_containers,
-        *(_unreferenced_report(plan) for _, plan in plans if plan.unreferenced and not wanted.images),
+        *_unreferenced_reports([plan for _, plan in plans], after, wanted),
     ]
 
 
@@ -236,16 +236,26 @@ def _store_report(plan: StorePlan) -> ScrubReport:
     )
 
 
-def _unreferenced_report(plan: StorePlan) -> ScrubReport:
-    return ScrubReport(
-        what="build-cache",
-        ref=str(plan.root),
-        status=ReportStatus.UNCHECKED,
-        store=plan.store,
-        root=str(plan.root),
-        unchecked=("layers of no image and no container, which have no digest",),
-        unchecked_count=plan.unreferenced,
-    )
+def _unreferenced_reports(
+    plans: Sequence[StorePlan], after: Mapping[_Key, StoreRecheck], wanted: ScrubRequest
+) -> list[ScrubReport]:
+    """Return a report for each store with layers of nothing; a check of named images is not about them."""
+    found = []
+    for plan in () if wanted.images else plans:
+        count = len(after[_key(plan)].still_unreferenced(plan.unreferenced))
+        if count:
+            found.append(
+                ScrubReport(
+                    what="build-cache",
+                    ref=str(plan.root),
+                    status=ReportStatus.UNCHECKED,
+                    store=plan.store,
+                    root=str(plan.root),
+                    unchecked=("layers of no image and no container, which have no digest",),
+                    unchecked_count=count,
+                )
+            )
+    return found
 
 
 def _containers_of(plan: StorePlan, images: Sequence[ImagePlan], wanted: ScrubRequest) -> list[ContainerPlan]:

@@ -31,6 +31,7 @@ class StoreRecheck:
         for image in (*plan.images, *plan.cached):
             self._images.setdefault((image.id, image.config), []).append(_without_names(image))
         self._containers = {container.id: container for container in plan.containers}
+        self._unreferenced = plan.unreferenced
 
     def _read_again(self) -> bool:
         if self._rounds >= ROUNDS:
@@ -39,6 +40,13 @@ class StoreRecheck:
         self._rounds += 1
         self._read_plan()
         return True
+
+    def still_unreferenced(self, folders: frozenset[bytes]) -> frozenset[bytes]:
+        """Return the folders that still belong to nothing; those of a container that was created or removed meanwhile do not."""
+        left = folders & self._unreferenced
+        if left and self._read_again():
+            left &= self._unreferenced
+        return left
 
     def changed_since(self, image: ImagePlan) -> str:
         """Return CHANGED or GONE for an image that is different now, else ""; names may change."""
