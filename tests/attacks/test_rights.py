@@ -512,6 +512,37 @@ async def test_a_server_on_a_network_whose_last_user_goes_is_not_open(data: Path
     assert (pushed.status_code, version.status_code) == (401, 401)
 
 
+@pytest.mark.parametrize("gone", ["the users' file", "the last row"])
+async def test_a_server_behind_a_proxy_whose_last_user_goes_is_not_open(data: Path, htpasswd: str, gone: str) -> None:
+    """A server on loopback behind a proxy that loses its last user refuses every request until it is started again."""
+    settings = settings_of(data, behind_proxy=True, public_url="https://registry.example.com")
+    prepare_data(data)
+    name, _, hashed = htpasswd.splitlines()[0].partition(":")
+    if gone == "the last row":
+        put_user(settings, name, hashed.encode())
+    else:
+        settings.htpasswd.parent.mkdir(exist_ok=True)
+        settings.htpasswd.write_text(htpasswd.splitlines()[0] + "\n")
+    async with serving_as(settings) as registry:
+        before = await registry.client.get("/v2/", auth=login(name))
+        if gone == "the last row":
+            remove_user(settings, name)
+        else:
+            settings.htpasswd.unlink()
+        answers = [
+            await registry.client.post("/v2/shop/app/blobs/uploads/"),
+            await registry.client.get("/v2/"),
+            await registry.client.get("/v2/_catalog"),
+            await registry.client.get("/v2/shop/app/tags/list", auth=login(name)),
+        ]
+    async with serving_as(settings) as registry:
+        after_a_start = await registry.client.get("/v2/")
+
+    assert before.status_code == 200
+    assert [answer.status_code for answer in answers] == [401, 401, 401, 401]
+    assert after_a_start.status_code == 200
+
+
 @pytest.mark.parametrize("kept", ["the users' file", "rows"])
 async def test_data_whose_folder_of_keys_is_missing_is_not_open(data: Path, htpasswd: str, kept: str) -> None:
     """Data restored without the key folder, and so without the users' file, serves nothing to clients without a login."""

@@ -95,6 +95,7 @@ def serve(
             settings,
             read,
             as_json=as_json,
+            has_users=bool(users),
             listening=lambda: _greet(
                 settings,
                 login=bool(users) or settings.auth.configured,

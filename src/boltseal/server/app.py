@@ -42,6 +42,7 @@ from boltseal.server.api.token import TOKEN_PATH, TokenService
 from boltseal.server.auth.access import Access
 from boltseal.server.auth.failed_logins import FailedLogins
 from boltseal.server.auth.logins import Logins
+from boltseal.server.auth.seen_users import SeenUsers
 from boltseal.server.auth.tokens import Tokens
 from boltseal.server.auth.user_directory import AccountRows, UserDirectory
 from boltseal.server.maintenance import JANITOR_EVERY_S, check_tags_daily, clean_up_regularly
@@ -103,11 +104,13 @@ class Application(Starlette):
         janitor_every_s: float,
         upstream_timeout_s: float,
         clock_guard: ClockGuard | None,
+        seen_users: SeenUsers,
     ) -> None:
         super().__init__(lifespan=self._run)
         self._settings = settings
         self._clock = clock
         self._clock_guard = clock_guard
+        self._seen_users = seen_users
         self._reload = reload
         self._notes: tuple[str, ...] = ()
         self._store: OpenStore | None = None
@@ -279,7 +282,13 @@ class Application(Starlette):
         tokens = Tokens(KeyFile(settings.keys / "token.json"), settings.auth.service, self._clock)
         # Without the folder of keys its users are missing too: callers without a login must not get what needed one.
         keys_lost = self._store is not None and self._store.keys_lost
-        access = Access(settings.grants, logins, tokens, configured=settings.login_required or keys_lost)
+        access = Access(
+            settings.grants,
+            logins,
+            tokens,
+            configured=settings.login_required or keys_lost,
+            seen=self._seen_users if settings.login_stays_required else None,
+        )
         auth = RequestAuth(access, _realm(settings), _open_to(settings))
         server = settings.server
         api_settings = ApiSettings(
@@ -458,6 +467,7 @@ def create_app(
         janitor_every_s,
         upstream_timeout_s,
         clock_guard,
+        SeenUsers(run),
     )
 
 

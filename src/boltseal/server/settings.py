@@ -338,6 +338,11 @@ class Settings(BaseSettings):
         return self.auth.configured or not (self.server.address.loopback or self.server.allow_anonymous)
 
     @property
+    def login_stays_required(self) -> bool:
+        """Whether callers must log in until the next start once there was a user: a proxy lets other machines' clients in."""
+        return self.server.behind_proxy and not self.server.allow_anonymous
+
+    @property
     def htpasswd(self) -> Path:
         """The users' file."""
         return self.auth.htpasswd or self.keys / "htpasswd"

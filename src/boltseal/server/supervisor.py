@@ -43,6 +43,7 @@ from granian.server.mp import WorkerProcess
 
 from boltseal.errors import BoltsealError, Invalid, Unavailable
 from boltseal.server import logs
+from boltseal.server.auth.seen_users import SeenUsers
 from boltseal.server.settings import ListenAddress, Settings
 from boltseal.server.storage.certificate import check_certificate
 from boltseal.server.storage.clock_guard import ClockGuard
@@ -219,12 +220,20 @@ def _end_of(code: int) -> str:
         return f"signal {-code}"
 
 
-def serve(settings: Settings, reload: Callable[[], Settings], *, as_json: bool, listening: Callable[[], None]) -> None:
+def serve(
+    settings: Settings,
+    reload: Callable[[], Settings],
+    *,
+    as_json: bool,
+    has_users: bool,
+    listening: Callable[[], None],
+) -> None:
     """Serve until SIGTERM or SIGINT.
 
     Args:
         reload: reads the configuration again; called at SIGHUP, here and in every worker.
         as_json: write the log as JSON.
+        has_users: there are users at the start.
         listening: called once, when connections are accepted.
 
     Raises:
@@ -233,6 +242,8 @@ def serve(settings: Settings, reload: Callable[[], Settings], *, as_json: bool, 
     server = settings.server
     run = RunFolder.make(server.data)
     ClockGuard(run).confirm(now_us())
+    if has_users:
+        SeenUsers(run).note()
     granian = _Server(
         run,
         address=server.address.host,

@@ -83,6 +83,18 @@ def test_a_server_with_users_prints_how_to_log_in(tmp_path: Path) -> None:
     assert f"admin rules test shop/app 1.4.2 --config {config}\n" in greeting
 
 
+def test_a_user_at_the_start_who_is_removed_leaves_a_login_required(tmp_path: Path) -> None:
+    """Behind a proxy a server that started with a user does not open, also if no worker has served a request before."""
+    program.call("admin", "user", "add", "ana", "--data", tmp_path / "data", typed="pw")
+    address = f"127.0.0.1:{free_port()}"
+    with started("--data", tmp_path / "data", "--listen", address, "--behind-proxy", "--workers", "2") as process:
+        read_greeting(process)
+        program.call("admin", "user", "remove", "ana", "--data", tmp_path / "data")
+        answered = httpx2.get(f"http://{address}/v2/", trust_env=False).status_code
+
+    assert answered == 401
+
+
 def test_a_port_in_use_is_refused(server: Server, tmp_path: Path) -> None:
     """A port in use is refused, because two servers would each get half of the requests."""
     line = refused("--data", tmp_path / "other", "--listen", server.address)

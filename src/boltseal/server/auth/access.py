@@ -2,7 +2,7 @@
 
 A caller's rights on a repository are those that the grants give now; a token limits them to its scopes. Without users and
 without `[auth]` in the configuration, every caller is anonymous and has all rights but admin: this is the registry of
-one machine, and guarantee 12 keeps it on loopback.
+one machine, and guarantee 12 keeps it on loopback. Behind a proxy the first user ends this until the next start (`seen_users`).
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from boltseal.oci.reference import Repository
 from boltseal.policy.grants import EVERY_ACTION, NOTHING, Action, Grants
 from boltseal.server.auth.actor import ANONYMOUS, Actor
 from boltseal.server.auth.logins import Logins
+from boltseal.server.auth.seen_users import SeenUsers
 from boltseal.server.auth.tokens import CATALOG_SCOPE, IssuedToken, Tokens
 from boltseal.server.storage.users import Users
 
@@ -76,13 +77,20 @@ class LoginNeeded(Unauthenticated):
 
 
 class Access:
-    """Authenticates callers and decides about their rights. A reload replaces it."""
+    """Authenticates callers and decides about their rights. A reload replaces it.
 
-    def __init__(self, grants: Grants, logins: Logins, tokens: Tokens, *, configured: bool) -> None:
+    `configured`: callers must log in even without users. `seen`: callers must log in once there was a user; None: only while
+    there is one.
+    """
+
+    def __init__(
+        self, grants: Grants, logins: Logins, tokens: Tokens, *, configured: bool, seen: SeenUsers | None = None
+    ) -> None:
         self.grants = grants
         self._logins = logins
         self._tokens = tokens
         self._configured = configured
+        self._seen = seen
 
     @property
     def stale(self) -> bool:
@@ -99,7 +107,13 @@ class Access:
 
     def required(self, users: Users | None = None) -> bool:
         """Return whether callers are authenticated at all. `users`: the users now, where the caller has just read them."""
-        return self._configured or bool((users or self.users()).hashes)
+        if self._configured:
+            return True
+        if not (users or self.users()).hashes:
+            return self._seen is not None and self._seen.any()
+        if self._seen is not None:
+            self._seen.note()
+        return True
 
     async def by_password(self, user: str, password: str, address: str) -> Caller:
         """Return the caller with this user name and password.
