@@ -87,6 +87,39 @@ def test_users_are_rows_once_there_is_a_data_folder(data: Path) -> None:
     assert program.call("admin", "user", "ls", "--data", data).out == ""
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["early", "late"])
+def test_no_user_is_added_without_the_key_of_the_others(data: Path, name: str) -> None:
+    """If users.key is missing, a new one would lock out all users of the database: the command refuses and says what to do."""
+    prepare_data(data)
+    add(data, "early", "pw")
+    key = data.with_name("data.keys") / "users.key"
+    saved = key.read_bytes()
+    key.unlink()
+    refused = add(data, name, "pw2")
+    created = key.exists()
+    key.write_bytes(saved)
+    again = add(data, name, "pw2")
+
+    assert refused.code == 3
+    assert "data.keys/users.key is missing" in refused.json["errors"][0]["message"]
+    assert "admin user remove" in refused.json["errors"][0]["message"]
+    assert not created
+    assert again.code == 0
+
+
+@pytest.mark.slow
+def test_users_are_added_again_after_those_of_a_lost_key_were_removed(data: Path) -> None:
+    """After the users whose key is lost are removed, the next user has a new key."""
+    prepare_data(data)
+    add(data, "early", "pw")
+    (data.with_name("data.keys") / "users.key").unlink()
+    removed = program.call("admin", "user", "remove", "early", "--data", data)
+    added = add(data, "late", "pw")
+
+    assert (removed.code, added.code) == (0, 0)
+
+
 def test_a_rotation_prints_the_new_signing_key(data: Path) -> None:
     """Each rotation prints the ID of a new signing key."""
     first, second = (program.call("admin", "token", "rotate", "--data", data, "--json").json for _ in range(2))

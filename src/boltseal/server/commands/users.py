@@ -29,7 +29,9 @@ def put_user(settings: Settings, name: str, password_hash: bytes) -> None:
     if in_file or not has_accounts(settings):
         file.put(name, password_hash)
     if has_accounts(settings) and not in_file:
-        encrypted = UserKey(settings.keys).encrypt(name, password_hash)
+        # In this order: another process that adds the first user creates the key before it writes the row.
+        rows = read_accounts(settings)
+        encrypted = UserKey(settings.keys).encrypt(name, password_hash, may_create=not rows)
         with open_metadata(settings) as database:
             database.write_and_wait(lambda tx: account_table.put(tx, name, encrypted))
 

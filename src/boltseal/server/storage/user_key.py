@@ -40,10 +40,22 @@ class UserKey:
         self.path = folder / KEY_NAME
         self._key: bytes | None = None
 
-    def encrypt(self, name: str, password_hash: bytes) -> str:
-        """Return a user's hash for the database. Creates the key where there is none. Raises: UserKeyUnreadable."""
+    def encrypt(self, name: str, password_hash: bytes, *, may_create: bool = True) -> str:
+        """Return a user's hash for the database.
+
+        `may_create`: create the key where there is none; not while the database has users, who could not log in with it.
+
+        Raises: UserKeyUnreadable.
+        """
+        key = self._read()
+        if key is None and not may_create:
+            raise UserKeyUnreadable(
+                f"{self.path.parent.name}/{KEY_NAME} is missing, and with a new key the users of the database can't log in: copy "
+                "the folder of keys beside the data; if it is lost, remove these users with `boltseal admin user remove NAME`, "
+                "then add them again"
+            )
         nonce = secrets.token_bytes(_NONCE_BYTES)
-        cipher = AESGCM(self._read() or self._create())
+        cipher = AESGCM(key or self._create())
         return b64encode(nonce + cipher.encrypt(nonce, password_hash, name.encode())).decode("ascii")
 
     def decrypt(self, name: str, encrypted: str) -> bytes:
