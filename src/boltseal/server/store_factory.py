@@ -36,7 +36,7 @@ from boltseal.server.storage.coordination.file_leases import FileLeases
 from boltseal.server.storage.coordination.protocol import Leases
 from boltseal.server.storage.disk_reserve import DiskReserve
 from boltseal.server.storage.fsck import Examined, Progress, examine
-from boltseal.server.storage.garbage_collection import GarbageItem, collect
+from boltseal.server.storage.garbage_collection import GarbageItem, collect, correct_usage
 from boltseal.server.storage.ledger_key import WITNESSES, LedgerKeys, LedgerKeyUnreadable
 from boltseal.server.storage.metadata import account_table, ledger_store, ledger_tree, queries
 from boltseal.server.storage.metadata.migrate import (
@@ -191,6 +191,8 @@ def collect_store(settings: Settings, *, dry_run: bool, clock: Clock = now_us) -
             raise ClockStepped(f"nothing is deleted: {clock_doubt}")
         yield from retain(store.database, settings.upstreams, clock(), dry_run=dry_run)
         yield from collect(store.database, store.blobs, clock(), dry_run=dry_run)
+        if not dry_run:
+            correct_usage(store.database, FileLeases(settings.server.data))
 
 
 @contextmanager

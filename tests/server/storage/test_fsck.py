@@ -8,7 +8,7 @@ import hashlib
 import json
 import os
 import sqlite3
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import pytest
 
@@ -20,8 +20,9 @@ from boltseal.server.registry import sequencer
 from boltseal.server.registry.models import UNCONDITIONAL
 from boltseal.server.storage.blobs.local_store import LocalBlobs
 from boltseal.server.storage.blobs.protocol import StoreBroken
+from boltseal.server.storage.coordination.file_leases import FileLeases
 from boltseal.server.storage.fsck import Examined, FindingStatus, examine
-from boltseal.server.storage.garbage_collection import collect
+from boltseal.server.storage.garbage_collection import correct_usage
 from boltseal.server.storage.metadata.migrate import DATABASE_NAME
 from boltseal.server.storage.metadata.sqlite import open_snapshot
 from tests.bare_registry import DAY_US, INDEX, OCI, SHOP
@@ -34,8 +35,10 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from boltseal.server.storage.blobs.protocol import StoredBlob
-    from boltseal.server.storage.metadata.protocol import UnitOfWork
+    from boltseal.server.storage.metadata.protocol import Metadata, Query, UnitOfWork
     from tests.bare_registry import BareRegistry, Opener
+
+T = TypeVar("T")
 
 ADMIN = Actor("root", admin=True)
 LAYER = Digest.of(b"layer one")
@@ -232,7 +235,7 @@ async def test_repositories_that_disagree_on_a_size_are_found(
 
 
 async def test_a_total_that_differs_from_its_rows_is_found(
-    shop: BareRegistry, look: Callable[[], Examined], by_hand: Callable[..., None]
+    shop: BareRegistry, look: Callable[[], Examined], by_hand: Callable[..., None], tmp_path: Path
 ) -> None:
     """A total that differs from its rows is a finding, which `admin gc` corrects."""
     await publish(shop)
@@ -240,10 +243,45 @@ async def test_a_total_that_differs_from_its_rows_is_found(
     by_hand("UPDATE usage SET size = size + 5 WHERE holder = 'anonymous'")
     by_hand("INSERT INTO usage VALUES ('unknown', 0, 1)")
     found = problems(look())
-    list(collect(shop.database, shop.blobs, shop.clock.now_us, dry_run=False))
+    correct_usage(shop.database, FileLeases(tmp_path / "data"))
 
     assert before == []
     assert [line.partition(":")[0] for line in found] == ["user anonymous", "user unknown"]
+    assert problems(look()) == []
+
+
+class InterruptedReads:
+    """A database at which another process corrects the totals after the n-th read of this one, before it writes."""
+
+    def __init__(self, database: Metadata, after: int, other: Callable[[], None]) -> None:
+        self._database = database
+        self._after = after
+        self._other = other
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._database, name)
+
+    def read_and_wait(self, query: Query[T]) -> T:
+        found = self._database.read_and_wait(query)
+        self._after -= 1
+        if self._after == 0:
+            self._other()
+        return found
+
+
+@pytest.mark.parametrize("after", [1, 2])
+async def test_two_corrections_at_once_correct_a_total_once(
+    shop: BareRegistry, look: Callable[[], Examined], by_hand: Callable[..., None], tmp_path: Path, after: int
+) -> None:
+    """Of two `admin gc` that find the same wrong total, whichever is slower does not add the difference again."""
+    await publish(shop)
+    by_hand("UPDATE usage SET size = size + 5 WHERE holder = 'anonymous'")
+
+    def other() -> None:
+        correct_usage(shop.database, FileLeases(tmp_path / "data"))
+
+    correct_usage(cast("Metadata", InterruptedReads(shop.database, after, other)), FileLeases(tmp_path / "data"))
+
     assert problems(look()) == []
 
 

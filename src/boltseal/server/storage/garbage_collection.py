@@ -8,7 +8,7 @@ Deleted are
 - upload sessions that were not written to for 24 hours, and rows of sessions whose bytes are gone;
 - the bytes of blobs that a purge left because its process ended, or the store failed: at once.
 
-The running totals of users are corrected where they are not the sums of the rows.
+`correct_usage` corrects the running totals of users where they are not the sums of the rows.
 
 Which blobs are unreferenced is decided in a snapshot; the bytes are deleted after it, outside every transaction. That is
 safe because a row for bytes that no row refers to is added only after the bytes were stored anew, and `BlobStore.delete`
@@ -28,6 +28,7 @@ from boltseal.oci.digest import Digest
 from boltseal.oci.reference import Repository
 from boltseal.server.storage.batches import batches
 from boltseal.server.storage.blobs.protocol import BlobStore, StoreBroken, StoredBlob, UploadId, UploadKey
+from boltseal.server.storage.coordination.protocol import Leases
 from boltseal.server.storage.metadata import queries, upload_table, usage
 from boltseal.server.storage.metadata.protocol import Metadata, Snapshot, UnitOfWork
 from boltseal.server.storage.metadata.upload_table import UploadRow
@@ -38,6 +39,7 @@ UNNAMED_FOR_US: Final = 24 * 3600 * 1_000_000
 RELEASED_FOR_US: Final = 3600 * 1_000_000
 ABANDONED_FOR_US: Final = upload_table.KEPT_FOR_US
 WITHOUT_BYTES_FOR_US: Final = 3600 * 1_000_000
+TOTALS_LEASE: Final = "totals"
 BATCH: Final = 32
 ROWS_AT_ONCE: Final = 500
 """Rows that one transaction removes: all other writes wait for it."""
@@ -74,9 +76,27 @@ def collect(database: Metadata, blobs: BlobStore, now_us: int, *, dry_run: bool)
     yield from collect_uploads(database, blobs, now_us, dry_run=dry_run)
     if not dry_run:
         _forget_released(database, blobs, now_us)
-        wrong = database.read_and_wait(usage.wrong_totals)
+
+
+def correct_usage(database: Metadata, leases: Leases) -> None:
+    """Correct the running totals of users that are not the sums of the rows. Blocks.
+
+    A correction is a difference, so it is right only once: the lease keeps another process from adding it too. While another
+    process has it, nothing is done.
+    """
+    if not database.read_and_wait(usage.wrong_totals):
+        return
+    lease = leases.acquire(TOTALS_LEASE)
+    if lease is None:
+        return
+    try:
+        wrong = database.read_and_wait(
+            usage.wrong_totals
+        )  # again: another process may have corrected them before the lease
         if wrong:
             database.write_and_wait(partial(usage.correct_totals, wrong=wrong))
+    finally:
+        lease.release()
 
 
 def collect_uploads(

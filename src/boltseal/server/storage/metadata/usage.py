@@ -99,7 +99,8 @@ def correct_totals(tx: UnitOfWork, wrong: Mapping[str, tuple[UserUsage, UserUsag
     """Add to every total what it lacks, as `wrong_totals` found it in a snapshot.
 
     A difference stays the same while others write, since each transaction changes rows and total by the same amount. So the
-    sums, for which all rows are read, are not part of the transaction.
+    sums, for which all rows are read, are not part of the transaction. The caller holds the lease of corrections from the
+    snapshot to the commit.
     """
     for user, (total, rows) in wrong.items():
         add(tx, user, rows.size_bytes - total.size_bytes, rows.repositories - total.repositories)
