@@ -226,7 +226,7 @@ ROWS: Final[Mapping[str, _Row]] = {
     },
     "ledger-receipt": _RECEIPT,
     "ledger-receipt-verify": _RECEIPT,
-    "ledger-recover": _LEDGER_KEY | {"entries?": int, "stepped_back?": list[str]},
+    "ledger-recover": _LEDGER_KEY | {"entries?": int, "stepped_back?": list[str], "tags?": list[str]},
     "ledger-rotate": _LEDGER_KEY,
     "ledger-trust": {
         "ref": str,

@@ -53,7 +53,7 @@ def ledger_recover(
     With --from the missing entries are copied from there, if they are the ones that were signed. With --accept-loss
     tags that were sealed in lost entries are free again, and clients that pinned the ledger's key need the new one. A
     running server accepts writes again by itself. With --restore-tags the tags are set to what the ledger says,
-    after all of its entries were checked. With --observations it recovers the log of observations; a tag whose
+    after all of its entries were checked, and printed after the key. With --observations it recovers the log of observations; a tag whose
     last observation is lost is served with the digest of the one before.
 
     While the clock cannot be right, a server writes nothing: the clock is behind the ledger's last entry, or it stepped
@@ -69,9 +69,12 @@ def ledger_recover(
         request = RecoverRequest(source, accept_loss, clock, reason, observations, restore_tags)
         done = recover_ledger(store_settings(config, data), request, access)
         status = "tags restored" if restore_tags else "brought back" if source is not None else "loss accepted"
-        output.add(ref=done.origin, status=status, key=done.key, entries=done.brought)
+        tags = {"tags": list(done.tags)} if restore_tags else {}
+        output.add(ref=done.origin, status=status, key=done.key, entries=done.brought, **tags)
         output.print(done.key)
         if restore_tags:
+            for tag in done.tags:
+                output.print(tag)
             output.say(f"{counted(done.brought, 'tag', 'tags')} restored; the tags say what the ledger says")
         elif source is None:
             output.say(f"the ledger continues as {done.origin}; give its new key to clients that pinned the old one")

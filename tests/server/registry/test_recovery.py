@@ -306,4 +306,4 @@ def test_the_tags_of_a_long_ledger_are_restored(tmp_path: Path) -> None:
     restored = restore_tags(hurried, ledger.keys, TagWriter(RuleSet()))
     hurried.close()
 
-    assert restored == 0
+    assert restored == ()

@@ -229,10 +229,22 @@ async def test_a_doubt_outlives_a_restart_until_the_tags_are_restored(data: Path
         refused = [await put(registry.client, "shop/app", tag, WRONG) for tag in ("1.4.2", "1.0.0")]
 
     assert recovered.json["results"][0]["entries"] == 3
+    assert recovered.json["results"][0]["tags"] == ["shop/app:1.0.0", "shop/app:1.4.2", "shop/app:6.6.6"]
     assert ready.status_code == 200
     assert head.headers["docker-content-digest"] == RIGHT.digest
     assert gone.status_code == 404
     assert [answer.status_code for answer in refused] == [409, 409]
+
+
+async def test_the_restored_tags_are_printed(data: Path) -> None:
+    """`ledger recover --restore-tags` prints the key and below it each restored tag; a second run restores none."""
+    tamper(data, *FOUND_AT_A_START["row repointed"], *FOUND_AT_A_START["row without an entry"])
+    first, second = (program.call("ledger", "recover", "--restore-tags", "--data", data) for _ in range(2))
+    key, *tags = first.out.splitlines()
+
+    assert (first.code, second.code) == (0, 0)
+    assert tags == ["shop/app:1.4.2", "shop/app:6.6.6"]
+    assert second.out == f"{key}\n"
 
 
 async def test_tags_are_not_restored_from_entries_that_were_changed(data: Path) -> None:

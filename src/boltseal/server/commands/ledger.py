@@ -106,7 +106,8 @@ def recover_ledger(settings: Settings, request: RecoverRequest, registries: Regi
         with open_store(settings) as store:
             key = store.keys.key()
             restored = restore_tags(store.database, store.keys, TagWriter(settings.rules))
-            return Recovered("" if key is None else key.name, "" if key is None else str(key.verifier), restored)
+            origin, verifier = ("", "") if key is None else (key.name, str(key.verifier))
+            return Recovered(origin, verifier, len(restored), restored)
     if request.source is None:
         return _accept_loss(settings, required_reason(request.reason), observations=request.observations)
     log = OBSERVATIONS if request.observations else LEDGER

@@ -57,11 +57,15 @@ class RecoveryRefused(Invalid):
 
 @dataclass(frozen=True, slots=True)
 class Recovered:
-    """The result of a recovery. `origin`, `key`: of the ledger from now on. `brought`: how many entries were restored."""
+    """The result of a recovery. `origin`, `key`: of the ledger from now on. `brought`: how many entries were restored.
+
+    `tags`: the tags that were restored instead, as `shop/app:1.4.2`, sorted.
+    """
 
     origin: str
     key: str
     brought: int
+    tags: tuple[str, ...] = ()
 
 
 def next_origin(origin: str) -> str:
@@ -132,8 +136,8 @@ def accept_loss(database: Metadata, keys: LedgerKeys, actor: str, reason: str, l
         return Recovered(key.name, str(key.verifier), 0)
 
 
-def restore_tags(database: Metadata, keys: LedgerKeys, tag_writer: TagWriter) -> int:
-    """Set the rows of tags to what the ledger says, and withdraw the doubt. Return how many rows differed.
+def restore_tags(database: Metadata, keys: LedgerKeys, tag_writer: TagWriter) -> tuple[str, ...]:
+    """Set the rows of tags to what the ledger says, and withdraw the doubt. Return the tags that differed, sorted.
 
     Raises:
         LedgerInDoubt: an entry is missing, changed, or breaks the ledger's rules; then a backup must be restored.
@@ -148,11 +152,12 @@ def restore_tags(database: Metadata, keys: LedgerKeys, tag_writer: TagWriter) ->
         return restored
 
 
-def _restore_tags(tx: UnitOfWork, tag_writer: TagWriter, signed: Checkpoint) -> int:
+def _restore_tags(tx: UnitOfWork, tag_writer: TagWriter, signed: Checkpoint) -> tuple[str, ...]:
     recorded, canonical = _checked_entries(tx, signed)
     rows = {(row.repository, row.name): row for row in all_rows(tx)}
-    unrecorded = [row for name, row in rows.items() if name not in recorded]
-    for row in unrecorded:
+    unrecorded = [name for name in rows if name not in recorded]
+    for name in unrecorded:
+        row = rows[name]
         tag_writer.remove_unrecorded(tx, RepositoryRow(Repository(row.repository), row.repository_id), Tag(row.name))
     check = TagCheck()
     differing = [
@@ -166,7 +171,7 @@ def _restore_tags(tx: UnitOfWork, tag_writer: TagWriter, signed: Checkpoint) -> 
         repository = RepositoryRow(Repository(name[0]), queries.ensure_repository(tx, name[0], None))
         tag_writer.recall(tx, repository, Tag(name[1]), recorded[name], canonical[name])
     tx.invalidates_caches = True
-    return len(unrecorded) + len(differing)
+    return tuple(f"{repository}:{tag}" for repository, tag in sorted([*unrecorded, *differing]))
 
 
 def _checked_entries(
