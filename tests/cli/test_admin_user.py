@@ -110,7 +110,7 @@ def test_no_user_is_added_without_the_key_of_the_others(data: Path, name: str) -
 
 @pytest.mark.slow
 def test_users_are_added_again_after_those_of_a_lost_key_were_removed(data: Path) -> None:
-    """After the users whose key is lost were removed, the next user has a new key."""
+    """After the users whose key is lost are removed, the next user has a new key."""
     prepare_data(data)
     add(data, "early", "pw")
     (data.with_name("data.keys") / "users.key").unlink()

@@ -49,6 +49,15 @@ async def test_inspect_and_tags_say_that_a_tag_is_settling(ref: str) -> None:
     assert (shown["status"], tag["status"]) == ("settling", "settling")
 
 
+async def test_inspect_resolves_the_tag_once(ref: str) -> None:
+    """`inspect` reads digest and seal time of a tag from one answer, so it sends one HEAD for the tag."""
+    traced = program.run("-v", "inspect", ref)
+    asked = [line for line in traced.err.splitlines() if " HEAD " in f" {line}" and "/manifests/1.4.2" in line]
+
+    assert traced.code == 0
+    assert len(asked) == 1, traced.err
+
+
 async def test_a_settling_tag_has_a_history_and_no_receipt(ref: str, tmp_path: Path) -> None:
     """`ledger receipt` refuses a settling tag, because its entry does not seal it."""
     events = program.run("history", ref, "--json").json["results"]

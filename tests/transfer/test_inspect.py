@@ -26,7 +26,8 @@ async def test_an_image_is_described_with_its_referrers(registry: Serving, clien
     await push(client, SHOP, sbom.digest, sbom)
     await push(client, SHOP, signature_tag(app), signature(app, "shop/app"))
     network = Network({HERE: registry.app})
-    found = await inspect(repository(network, HERE), "1.4.2", None)
+    place = repository(network, HERE)
+    found = await inspect(place, await place.resolve("1.4.2"), None)
 
     assert str(found.digest) == app.digest
     assert found.base == ("docker.io/library/node:20", "sha256:1")
@@ -40,11 +41,11 @@ async def test_of_an_index_one_platform_is_shown(registry: Serving, client: http
     arm64, amd64 = image("arm64", architecture="arm64"), image("amd64")
     await push(client, SHOP, "1.4.2", index(amd64, arm64))
     place = repository(Network({HERE: registry.app}), HERE)
-    default = await inspect(place, "1.4.2", None)
-    asked = await inspect(place, "1.4.2", "linux/arm64")
+    default = await inspect(place, await place.resolve("1.4.2"), None)
+    asked = await inspect(place, await place.resolve("1.4.2"), "linux/arm64")
 
     assert (default.chosen, list(default.platforms)) == ("linux/amd64", ["linux/amd64", "linux/arm64"])
     assert asked.config is not None
     assert asked.config.platform.architecture == "arm64"
     with pytest.raises(LocationNotFound, match="it has linux/amd64, linux/arm64"):
-        await inspect(place, "1.4.2", "windows/amd64")
+        await inspect(place, await place.resolve("1.4.2"), "windows/amd64")

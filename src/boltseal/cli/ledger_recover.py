@@ -78,6 +78,11 @@ def ledger_recover(
             output.say(f"{counted(done.brought, 'tag', 'tags')} restored; the tags say what the ledger says")
         elif source is None:
             output.say(f"the ledger continues as {done.origin}; give its new key to clients that pinned the old one")
+            if done.opens:
+                output.say(
+                    "warning: the folder of keys was lost, and there are no users: a users' file in it was lost too; the next start "
+                    "serves every client without a login; add users first with `boltseal admin user add NAME`"
+                )
         else:
             restored = f"{counted(done.brought, 'entry', 'entries')} restored, and the tags match them"
             output.say(

@@ -8,9 +8,10 @@ from boltseal.client.registry_client import RegistryClient
 from boltseal.client.transport import Transport
 from boltseal.commands.image_locations import name_within, opened_sources
 from boltseal.commands.registry_access import RegistryOptions, ask_followed
-from boltseal.errors import NotFound
+from boltseal.oci.digest import Digest
 from boltseal.transfer.inspect import Inspected, inspect
-from boltseal.transfer.locations import Location
+from boltseal.transfer.locations import Location, LocationKind
+from boltseal.transfer.protocols import ImageSource
 
 
 class InspectedImage(NamedTuple):
@@ -28,18 +29,17 @@ def inspect_image(location: Location, platform: str | None, options: RegistryOpt
 
     async def read(transport: Transport) -> InspectedImage:
         async with opened_sources(options.client, transport, location) as (source,):
-            found = await inspect(source, name_within(location), platform)
-        return InspectedImage(found, await _settles(transport, location))
+            digest, settles = await _resolved(transport, source, location)
+            return InspectedImage(await inspect(source, digest, platform), settles)
 
     registries = [] if location.reference is None else [location.reference.registry]
     return ask_followed(options, registries, read)
 
 
-async def _settles(transport: Transport, location: Location) -> str:
+async def _resolved(transport: Transport, source: ImageSource, location: Location) -> tuple[Digest, str]:
+    """Return the digest of the image, and when its tag is sealed if it is settling, from one answer."""
     named = location.reference
-    if named is None or named.tag is None or named.digest is not None:
-        return ""
-    try:
-        return (await RegistryClient(transport, named.registry).resolve(named.repository, named.tag)).settles
-    except NotFound:  # deleted since
-        return ""
+    if location.kind is not LocationKind.REGISTRY or named is None or named.tag is None or named.digest is not None:
+        return await source.resolve(name_within(location)), ""
+    found = await RegistryClient(transport, named.registry).resolve_explained(named.repository, named.tag)
+    return found.digest, found.settles

@@ -38,12 +38,11 @@ class Inspected:
     signatures: Mapping[str, Digest]
 
 
-async def inspect(source: ImageSource, name: str | None, platform: str | None) -> Inspected:
-    """Inspect an image; in an index the one for `platform`, else for linux/amd64, else the first.
+async def inspect(source: ImageSource, digest: Digest, platform: str | None) -> Inspected:
+    """Inspect the image with a digest; in an index the one for `platform`, else for linux/amd64, else the first.
 
     Raises: LocationNotFound.
     """
-    digest = await source.resolve(name)
     manifest = await source.manifest(digest)
     platforms = {
         str(child.platform or Platform()) or str(child.digest): child.digest

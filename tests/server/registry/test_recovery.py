@@ -234,6 +234,21 @@ async def test_a_lost_key_is_accepted_as_a_loss(tmp_path: Path) -> None:
     assert still.status_code == 409
 
 
+@pytest.mark.parametrize("added", [False, True])
+async def test_a_loss_of_the_keys_warns_that_the_users_are_lost_too(tmp_path: Path, added: bool) -> None:
+    """After an accepted loss of the keys, the command warns that without users the next start requires no login."""
+    data = tmp_path / "data"
+    async with serving(data) as registry:
+        await images.push(registry.client, "shop/app", "1.0.0", images.image("old"))
+    shutil.rmtree(data.with_name("data.keys"))
+    if added:
+        program.call("admin", "user", "add", "ci", "--data", data, typed="pw")
+    done = program.call("ledger", "recover", "--accept-loss", "--reason", "keys lost", "--data", data)
+
+    assert done.code == 0, done.err
+    assert ("serves every client without a login" in done.err) is not added
+
+
 @pytest.mark.slow
 async def test_a_running_server_accepts_writes_again_by_itself(behind: Settings, tmp_path: Path) -> None:
     """A running server checks once a second, and accepts writes without a restart."""

@@ -37,7 +37,7 @@ class SeenUsers:
             self._saved = True
         except OSError as error:
             if first:
-                _log.warning("the other workers do not learn that there are users", reason=str(error))
+                _log.warning("the other workers cannot learn that there are users", reason=str(error))
 
     def any(self) -> bool:
         """Return whether this worker or another one has seen a user. Looks for a file while none has."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from boltseal.client.ledger_client import LedgerClient, registry_of
@@ -12,6 +12,7 @@ from boltseal.errors import Invalid, NotFound, Unavailable
 from boltseal.ledger.checkpoint import parse_checkpoint_unverified
 from boltseal.ledger.note import VerifierKey, parse_note_unverified
 from boltseal.server.commands.data_folder import local_admin, required_reason
+from boltseal.server.commands.users import list_users
 from boltseal.server.registry.recovery import (
     Recovered,
     RecoveryRefused,
@@ -169,4 +170,6 @@ def _accept_loss(settings: Settings, reason: str, *, observations: bool) -> Reco
                 f"the log {log.name} is not in doubt: its entries are the ones that were signed, so there is no loss to "
                 "accept; `boltseal ledger rotate` changes its key"
             )
-        return accept_loss(store.database, store.keys.of(log.name), local_admin().name, reason, log)
+        opens = store.keys_lost and not settings.login_required and not list_users(settings)
+        done = accept_loss(store.database, store.keys.of(log.name), local_admin().name, reason, log)
+        return replace(done, opens=opens)

@@ -59,13 +59,15 @@ class RecoveryRefused(Invalid):
 class Recovered:
     """The result of a recovery. `origin`, `key`: of the ledger from now on. `brought`: how many entries were restored.
 
-    `tags`: the tags that were restored instead, as `shop/app:1.4.2`, sorted.
+    `tags`: the tags that were restored instead, as `shop/app:1.4.2`, sorted. `opens`: with the folder of keys the users
+    are lost too, so that the next start serves every client of this machine without a login.
     """
 
     origin: str
     key: str
     brought: int
     tags: tuple[str, ...] = ()
+    opens: bool = False
 
 
 def next_origin(origin: str) -> str:
