@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import islice
@@ -20,11 +21,11 @@ from boltseal.engines.openat2 import Open, open_in_mount
 from boltseal.errors import Invalid, NotFound, Unavailable, quote
 
 MAX_NAMES: Final = 1_000_000
-NAMES_AT_ONCE: Final = 10_000
 MAX_COMPONENTS: Final = 2_000
 OPEN_FOLDERS: Final = 64
 """Folders that a `SafeFolder` keeps open, so that the next name in one needs a single look-up."""
 
+_ENCODING: Final = sys.getfilesystemencoding()
 _NO_NAMES: Final = frozenset({b"", b".", b".."})
 _FOLDER: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _FILE: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
@@ -186,12 +187,10 @@ class SafeFolder:
         found: dict[bytes, bool] = {}
         try:
             with os.scandir(fd) as entries:
-                while some := {
-                    each.name: each.is_file(follow_symlinks=False) for each in islice(entries, NAMES_AT_ONCE)
-                }:
-                    found.update(zip(os.fsencode("\0".join(some)).split(b"\0"), some.values(), strict=True))
-                    if len(found) > limit:
-                        raise TooManyNames(f"{self.shown(path)} holds more than {limit} names")
+                for each in islice(entries, limit + 1):
+                    found[each.name.encode(_ENCODING, "surrogateescape")] = each.is_file(follow_symlinks=False)
+            if len(found) > limit:
+                raise TooManyNames(f"{self.shown(path)} holds more than {limit} names")
         except OSError as error:
             raise explained(error, self.shown(path)) from error
         return found

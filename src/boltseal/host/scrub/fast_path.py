@@ -56,13 +56,18 @@ def make_fast_path(comparison: LayerComparison, digester: LayerDigester) -> Take
 
     The function raises TarMalformed, and StoreUnreadable if a file can't be read to its end.
     """
-    unpack, open_in, fstat, listxattr = FIELDS.unpack_from, digester.files.open_in, os.fstat, os.listxattr
-    close, add_small, all_ignored = digester.files.close, digester.add_small, IGNORED.issuperset
+    unpack, open_in, fstat, listxattr = FIELDS.unpack_from, digester.files.opener(), os.fstat, os.listxattr
+    close, add_small, all_ignored = digester.files.closer(), digester.add_small, IGNORED.issuperset
     cache, folder_attributes = _InodeCache(comparison.inodes), comparison.attributes.folders
+    last_mode = last_rest = b""
+    inode: PlainInode | None = None
 
     def take(raw: bytes, pad: int, line: TarSplitLine) -> bool:
+        nonlocal last_mode, last_rest, inode
         field, mode_and_owner, size_field, mtime_field, rest = unpack(raw, pad)
-        inode = cache.inode(mode_and_owner, rest)
+        if mode_and_owner != last_mode or rest != last_rest:
+            inode = cache.inode(mode_and_owner, rest)
+            last_mode, last_rest = mode_and_owner, rest
         if inode is None:
             return False
         path = line.name.encode()
@@ -91,7 +96,7 @@ def make_fast_path(comparison: LayerComparison, digester: LayerDigester) -> Take
                 length != size
                 or (mode, device, links, user, group) != inode
                 or changed != seconds
-                or not all_ignored(listxattr(fd))
+                or ((attributes := listxattr(fd)) and not all_ignored(attributes))
             ):
                 return False
             if not add_small(raw, fd, size):

@@ -83,6 +83,24 @@ class FileReader:
             os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
         return fd
 
+    def opener(self) -> Callable[[int, bytes], int]:
+        """Return a function that does what `open_in` does, without a check per file of how files are opened."""
+        open_at, open_in = self._open_at, self.open_in
+        if open_at is None or self.from_disk:
+            return open_in
+
+        def open_(parent: int, name: bytes) -> int:
+            try:
+                return open_at(name, _QUIETLY, parent)
+            except PermissionError:
+                return open_in(parent, name)
+
+        return open_
+
+    def closer(self) -> Callable[[int], None]:
+        """Return a function that does what `close` does."""
+        return self.close if self.from_disk else os.close
+
     def close(self, fd: int) -> None:
         if self.from_disk:
             os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Callable, Iterator
+from itertools import chain
 from typing import IO, Final
 
 import msgspec
@@ -48,12 +49,11 @@ _decoder = msgspec.json.Decoder(TarSplitLine)
 
 
 def read(file: IO[bytes]) -> Iterator[TarSplitLine]:
-    """Yield the lines of a tar-split file.
+    """Return the lines of a tar-split file.
 
     Raises: TarMalformed, OSError.
     """
-    for lines in _batches(file):
-        yield from lines
+    return chain.from_iterable(_batches(file))
 
 
 def _batches(file: IO[bytes]) -> Iterator[list[TarSplitLine]]:
