@@ -110,6 +110,51 @@ def test_a_change_outside_the_range_is_refused(kind: Format | None, before: str,
     assert structure_differs(old, bad, {EditRange("file", at, at): "@x"}, kind) is not None
 
 
+STREAM = "a: 1\n---\nb: x\n---\nc: &c y\nd: [*c, z]\n"
+
+
+def test_an_edit_of_one_document_of_a_stream_is_allowed() -> None:
+    """Edits inside the documents of a stream are allowed, also of a scalar that has an alias."""
+    old = SourceFile.of("file", STREAM.encode())
+    new = old.with_text(STREAM.replace("x", "x@p").replace("y", "y@q"))
+    edits = {
+        EditRange("file", at, at): put for at, put in ((STREAM.index("x") + 1, "@p"), (STREAM.index("y") + 1, "@q"))
+    }
+
+    assert structure_differs(old, new, edits, Format.KUBERNETES) is None
+
+
+@pytest.mark.parametrize(
+    ("found", "put"),
+    [
+        ("b: x", "b: x2"),
+        ("d: [*c, z]", "d: [y@q, z]"),
+        ("d: [*c, z]", "d: [*c, *c]"),
+        ("---\nb", "b"),
+        ("b: x\n---\n", "b: x\n---\n---\n"),
+        ("a: 1", "a: '1'"),
+        ("y@q", "y"),
+    ],
+)
+def test_a_change_beside_an_edit_in_a_stream_is_refused(found: str, put: str) -> None:
+    """A change in another document, of an alias, of a document's begin, or a missing edit is refused."""
+    old = SourceFile.of("file", STREAM.encode())
+    new = old.with_text(STREAM.replace("y", "y@q").replace(found, put))
+    at = STREAM.index("y") + 1
+
+    assert new.text != STREAM.replace("y", "y@q")
+    assert structure_differs(old, new, {EditRange("file", at, at): "@q"}, Format.KUBERNETES) is not None
+
+
+@pytest.mark.parametrize("at", [5, 6, 8])
+def test_an_edit_at_the_begin_of_a_document_is_refused(at: int) -> None:
+    """An insertion before, inside or after the line that begins a document is refused."""
+    old = SourceFile.of("file", STREAM.encode())
+    new = old.with_text(f"{STREAM[:at]}@p{STREAM[at:]}")
+
+    assert structure_differs(old, new, {EditRange("file", at, at): "@p"}, Format.KUBERNETES) is not None
+
+
 @pytest.mark.parametrize("file_format", list(Format))
 def test_an_edit_is_checked_in_every_format(file_format: Format) -> None:
     """Every format has a check of its edits."""

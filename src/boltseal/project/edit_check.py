@@ -8,17 +8,19 @@ from __future__ import annotations
 
 import re
 from bisect import bisect_right
-from collections.abc import Callable, Mapping
-from typing import Any, Final
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from itertools import accumulate, chain
+from typing import Any, Final, NamedTuple
 
-from yaml.nodes import Node, ScalarNode
+from yaml.nodes import MappingNode, Node, ScalarNode
 
 from boltseal.project.image_references import EditRange
 from boltseal.project.references.dockerfile_lines import DockerfileLines, Text, read_lines
 from boltseal.project.references.dotenv import parse_dotenv
 from boltseal.project.references.formats import BY_NAME
 from boltseal.project.references.reader import Syntax
-from boltseal.project.references.yaml_nodes import compose, walk
+from boltseal.project.references.yaml_nodes import compose, document_texts, may_have_aliases
 from boltseal.project.source_files import SourceFile, Unreadable
 
 
@@ -40,79 +42,116 @@ def _syntax(file_format: str | None) -> Syntax | None:
 
 
 def _same_nodes(before: SourceFile, after: SourceFile, replacements: Mapping[EditRange, str]) -> bool:
-    old, new = _nodes(before), _nodes(after)
-    if len(old) != len(new):
-        return False
-    edited = _edited(before, old, replacements)
-    if edited is None:
-        return False
-    for index, (was, now) in enumerate(zip(old, new, strict=True)):
-        edit_ranges = edited.get(index)
-        if edit_ranges is None:
-            if _shape(was) != _shape(now):
-                return False
-        elif _style(now) != _style(was) or not _replaced(before, was, now, edit_ranges, replacements):
-            return False
-    return _order(old) == _order(new)
+    """Compare the edited documents of a stream; if an edit is not inside one document, the whole streams."""
+    old, new = document_texts(before), document_texts(after)
+    starts = list(accumulate((len(text) for text in old), initial=0))
+    inside: dict[int, dict[EditRange, str]] = {}
+    for edit_range, inserted in replacements.items():
+        number = max(bisect_right(starts, edit_range.start, hi=len(old)) - 1, 0)
+        start = starts[number]
+        moved = replace(edit_range, start=edit_range.start - start, end=edit_range.end - start)
+        inside.setdefault(number, {})[moved] = inserted
+    across = any(
+        (number and not edit_range.start) or edit_range.end > len(old[number])
+        for number, ranges in inside.items()
+        for edit_range in ranges
+    )
+    if across or len(old) != len(new) or len(old) == 1:
+        return _same_documents(before, after, replacements)
+    return all(
+        (was == now and number not in inside)
+        or _same_documents(before.part(was), after.part(now), inside.get(number, {}))
+        for number, (was, now) in enumerate(zip(old, new, strict=True))
+    )
 
 
-def _nodes(source: SourceFile) -> list[Node]:
-    return list(walk(compose(source)))
+def _same_documents(before: SourceFile, after: SourceFile, replacements: Mapping[EditRange, str]) -> bool:
+    """Return whether only scalars with edited ranges differ, and each of them by exactly these edits."""
+    aliases = may_have_aliases(before.text) or may_have_aliases(after.text)
+    changed = _changed_scalars(compose(before), compose(after), aliases=aliases)
+    edited = None if changed is None else _edited(before, [change.was for change in changed], replacements)
+    return (
+        changed is not None
+        and edited is not None
+        and all(
+            _style(change.now) == _style(change.was)
+            and _replaced(before, change.was, change.now, edited.get(index, []), replacements)
+            for index, change in enumerate(changed)
+        )
+    )
 
 
-def _shape(node: Node) -> tuple[Any, ...]:
-    if isinstance(node, ScalarNode):
-        return (node.tag, node.value, node.style)
-    return (type(node), node.tag, len(node.value))
+class _ChangedScalar(NamedTuple):
+    was: ScalarNode
+    now: ScalarNode
 
 
-def _style(node: Node) -> str:
-    return node.style or "bare" if isinstance(node, ScalarNode) else "no scalar"
+def _changed_scalars(old: Sequence[Node], new: Sequence[Node], *, aliases: bool) -> list[_ChangedScalar] | None:
+    """Return the scalars that differ, in text order; None if anything else differs. `aliases`: a node may have several."""
+    changed: list[_ChangedScalar] = []
+    counterparts: dict[int, Node] = {}
+    waiting: list[tuple[Sequence[Node], Sequence[Node]]] = [(old, new)]
+    while waiting:
+        olds, news = waiting.pop()
+        if len(olds) != len(news):
+            return None
+        for was, now in zip(olds, news, strict=True):
+            if type(was) is not type(now) or was.tag != now.tag:
+                return None
+            seen = aliases and id(was) in counterparts
+            if aliases and not _are_counterparts(was, now, counterparts):
+                return None
+            if seen:
+                continue
+            if isinstance(was, ScalarNode) and isinstance(now, ScalarNode):
+                if was.value != now.value or was.style != now.style:
+                    changed.append(_ChangedScalar(was, now))
+            elif isinstance(was, MappingNode):
+                waiting.append((list(chain.from_iterable(was.value)), list(chain.from_iterable(now.value))))
+            else:
+                waiting.append((was.value, now.value))
+    return sorted(changed, key=lambda change: int(change.was.start_mark.index))
 
 
-def _order(nodes: list[Node]) -> list[list[int]]:
-    """Return the children of each collection by node number; an alias has its anchor's number."""
-    number = {id(node): index for index, node in enumerate(nodes)}
-    found: list[list[int]] = []
-    for node in nodes:
-        if not isinstance(node, ScalarNode):
-            children = (part for entry in node.value for part in (entry if isinstance(entry, tuple) else (entry,)))
-            found.append([number[id(part)] for part in children])
-    return found
+def _are_counterparts(was: Node, now: Node, counterparts: dict[int, Node]) -> bool:
+    """Return whether both nodes are met with each other only: an alias of another node than before differs."""
+    return counterparts.setdefault(id(was), now) is now and counterparts.setdefault(id(now), was) is was
+
+
+def _style(node: ScalarNode) -> str:
+    return node.style or "bare"
 
 
 def _edited(
-    source: SourceFile, nodes: list[Node], replacements: Mapping[EditRange, str]
+    source: SourceFile, nodes: Sequence[ScalarNode], replacements: Mapping[EditRange, str]
 ) -> dict[int, list[EditRange]] | None:
-    """Return the edited ranges by the number of the scalar that contains them; None if a range is in no scalar."""
-    scalars = sorted(
-        (node.start_mark.index, node.end_mark.index, index)
-        for index, node in enumerate(nodes)
-        if isinstance(node, ScalarNode)
-    )
-    starts = [start for start, _, _ in scalars]
+    """Return the edited ranges by the number of the changed scalar that contains them; None if one is in none of them."""
+    starts = [int(node.start_mark.index) for node in nodes]
     found: dict[int, list[EditRange]] = {}
     for edit_range in sorted(replacements):
         removed = source.text[edit_range.start : edit_range.end]
         begin = edit_range.start + len(removed) - len(removed.lstrip())
         at = bisect_right(starts, begin)
-        nearby = [scalars[i] for i in (at - 1, at, at + 1) if 0 <= i < len(scalars)]
         containing = [
             index
-            for start, end, index in nearby
-            if (start <= begin and edit_range.end <= end and end > start)
-            or (
-                not nodes[index].value
-                and start >= edit_range.start
-                and not source.text[edit_range.start : start].strip()
-            )
+            for index in (at - 1, at, at + 1)
+            if 0 <= index < len(nodes) and _contains(source, nodes[index], edit_range, begin)
         ]
         if len(containing) != 1:
             containing = [index for index in containing if not nodes[index].value] or containing
-        if not containing:
+        if containing:
+            found.setdefault(containing[0], []).append(edit_range)
+        elif replacements[edit_range] != removed:
             return None
-        found.setdefault(containing[0], []).append(edit_range)
     return found
+
+
+def _contains(source: SourceFile, node: ScalarNode, edit_range: EditRange, begin: int) -> bool:
+    """Return whether a scalar contains an edited range, whose text begins at `begin`, or is empty and follows it."""
+    start, end = int(node.start_mark.index), int(node.end_mark.index)
+    if start <= begin and edit_range.end <= end and end > start:
+        return True
+    return not node.value and start >= edit_range.start and not source.text[edit_range.start : start].strip()
 
 
 def _replaced(

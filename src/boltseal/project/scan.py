@@ -12,7 +12,7 @@ import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 from yaml.nodes import Node
 
@@ -24,7 +24,7 @@ from boltseal.project.references.formats import BY_NAME, READERS
 from boltseal.project.references.gitlab import include_matcher
 from boltseal.project.references.kubernetes import is_kubernetes
 from boltseal.project.references.kustomize_names import as_deployed
-from boltseal.project.references.reader import FileToFollow, FormatReader, ProjectFile, Syntax
+from boltseal.project.references.reader import FileToFollow, FormatReader, ProjectFile, Syntax, follows_nothing
 from boltseal.project.references.templates import contains_image_line, read_chart_template, read_template, template_of
 from boltseal.project.references.yaml_nodes import compose, pairs
 from boltseal.project.source_files import ProjectPath, ProjectTree, SourceFile, Unreadable
@@ -54,6 +54,14 @@ def scan_project(
 ) -> ScanResult:
     """Find every image reference as `scan` does, in a tree whose files may be cached already."""
     return _Scan(project, crds).run(paths or (Path(),))
+
+
+class _FileResult(NamedTuple):
+    """The result of one file that depends only on its text and on `crds`."""
+
+    crds: Mapping[str, Sequence[str]]
+    found: ScanResult
+    candidates: tuple[Candidate, ...] | None
 
 
 class _Scan:
@@ -168,12 +176,17 @@ class _Scan:
             if reader.common_suffix:
                 return
             raise
+        if self.recall(source, reader.name):
+            return
+        how = reader.name
         documents = compose(source) if reader.syntax is Syntax.YAML else ()
         if reader.may_be_kubernetes and any(map(is_kubernetes, documents)):
             reader = BY_NAME[Format.KUBERNETES]  # an `action.yaml` or `values.yaml` that is a resource
-        self.read_documents(reader, source, documents)
+        self.read_documents(reader, source, documents, how)
 
-    def read_documents(self, reader: FormatReader, source: SourceFile, documents: tuple[Node, ...]) -> None:
+    def read_documents(self, reader: FormatReader, source: SourceFile, documents: tuple[Node, ...], how: str) -> None:
+        """Read a parsed file. `how`: what selected the reader, so that the result can be used again."""
+        lookups = self.project.lookups
         file = ProjectFile(source, self.project, documents, self.crds)
         if reader.name == Format.KUSTOMIZE:
             self.kustomizations.append(source.path)
@@ -183,6 +196,22 @@ class _Scan:
         self.add(found)
         if documents and source.path not in self.candidates:  # now, because a large file is not kept parsed
             self.candidates[source.path] = candidates(source, documents, found.accounted)
+        if reader.follows is follows_nothing and self.project.lookups == lookups:
+            self.remember(source, how, found)
+
+    def remember(self, source: SourceFile, how: str, found: ScanResult) -> None:
+        """Keep the result of a file that depends on no other file, for the scan that checks an edit of other files."""
+        source.results[how] = _FileResult(self.crds, found, self.candidates.get(source.path))
+
+    def recall(self, source: SourceFile, how: str) -> bool:
+        """Use the result that `remember` kept, and return whether there is one."""
+        known: _FileResult | None = source.results.get(how)
+        if known is None or known.crds != self.crds:
+            return False
+        self.add(known.found)
+        if known.candidates is not None:
+            self.candidates.setdefault(source.path, known.candidates)
+        return True
 
     def is_template(self, name: str) -> bool:
         """Return whether a file is a template by its folder or name, after reading it as one."""
@@ -239,6 +268,9 @@ class _Scan:
 
     def read_unnamed(self, source: SourceFile, *, by_path: bool) -> None:
         """Read a file whose name implies no format: its content decides."""
+        how = "a format by path" if by_path else "a format"
+        if self.recall(source, how):
+            return
         try:
             documents = compose(source)
         except Unreadable:
@@ -254,13 +286,14 @@ class _Scan:
                 ProjectPath(source.path, source.path, by_content=not by_path)
             )
         elif reader is not None:
-            self.read_documents(reader, source, documents)
+            self.read_documents(reader, source, documents, how)
         elif named_helm:
-            self.read_documents(BY_NAME[Format.HELM], source, documents)
+            self.read_documents(BY_NAME[Format.HELM], source, documents, how)
         else:
             self.candidates[source.path] = candidates(source, documents, ())
             if by_path:
                 raise Unreadable(source.path, 0, "is in none of the known formats")
+            self.remember(source, how, ScanResult())
 
 
 def reader_by_name(path: str) -> FormatReader | None:

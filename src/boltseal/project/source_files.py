@@ -7,6 +7,7 @@ the project, if it is a regular file of at most MAX_FILE_BYTES, and if it is UTF
 from __future__ import annotations
 
 import os
+import re
 import stat
 from bisect import bisect_right
 from collections.abc import Callable, Mapping
@@ -19,6 +20,7 @@ from boltseal.project.image_references import ScanProblem
 
 MAX_FILE_BYTES: Final = 16 * 1024 * 1024
 CACHED_CHARACTERS: Final = 64 * 1024
+_LINE_END: Final = re.compile("\n")
 _BOM: Final = b"\xef\xbb\xbf"
 
 T = TypeVar("T")
@@ -52,6 +54,7 @@ class SourceFile:
     raw: bytes
     _starts: list[int] = field(default_factory=list, compare=False, repr=False)
     _parsed: dict[Any, Any] = field(default_factory=dict, compare=False, repr=False)
+    results: dict[str, Any] = field(default_factory=dict, compare=False, repr=False)  # of a scan, which owns them
 
     @classmethod
     def of(cls, path: str, raw: bytes) -> SourceFile:
@@ -70,6 +73,10 @@ class SourceFile:
         bom = _BOM if self.raw.startswith(_BOM) else b""
         return SourceFile(self.path, text, bom + text.encode())
 
+    def part(self, text: str) -> SourceFile:
+        """Return a part of the text as a file of its own, to be parsed alone."""
+        return self if text == self.text else SourceFile(self.path, text, text.encode())
+
     def parsed(self, parse: Callable[[SourceFile], T]) -> T:
         """Return the parser's result. That of a small file is cached, because an edit parses each file several times."""
         if parse in self._parsed:
@@ -84,22 +91,33 @@ class SourceFile:
         """Return the line of a character, counted from 1."""
         if not self._starts:
             self._starts.append(-1)  # so that the index of a one-line text is not built again
-            self._starts.extend(i for i, c in enumerate(self.text) if c == "\n")
+            self._starts.extend(match.start() for match in _LINE_END.finditer(self.text))
         return bisect_right(self._starts, offset - 1)
 
 
 class ProjectTree:
-    """The files under one folder, each read at most once. `overlay`: texts that replace files on the disk."""
+    """The files under one folder, each read at most once. `overlay`: texts that replace files on the disk.
+
+    `lookups` counts what makes the reading of one file depend on another one: uses of `root`, `name`, `read` and `has`.
+    """
 
     def __init__(self, root: Path, overlay: Mapping[str, SourceFile] | None = None) -> None:
-        self.root = Path(os.path.realpath(root))
-        self._base = os.fspath(self.root)
+        self._root = Path(os.path.realpath(root))
+        self._base = os.fspath(self._root)
+        self.lookups = 0
         self._read: dict[str, SourceFile] = dict(overlay or {})
         self._has: dict[str, bool] = {}
         self._names: dict[tuple[str, str], str] = {}
 
+    @property
+    def root(self) -> Path:
+        """The folder, with every link resolved."""
+        self.lookups += 1
+        return self._root
+
     def name(self, path: Path | str, base: str = "") -> str:
         """Return a path relative to the root with every link resolved. Raises: Unreadable: it is outside the project."""
+        self.lookups += 1
         shown = os.fspath(path)
         known = self._names.get((shown, base))
         if known is not None:
@@ -123,6 +141,7 @@ class ProjectTree:
 
     def read(self, name: str) -> SourceFile:
         """Read a file by the result of `name`. Raises: Unreadable: it can't be read as text."""
+        self.lookups += 1
         known = self._read.get(name)
         if known is None:
             known = self._read[name] = SourceFile.of(name, self._bytes(name))
@@ -134,12 +153,13 @@ class ProjectTree:
 
     def with_texts(self, changed: Mapping[str, SourceFile]) -> ProjectTree:
         """Return the same tree with these texts in place of some files. Cached files stay cached."""
-        other = ProjectTree(self.root, {**self._read, **changed})
+        other = ProjectTree(self._root, {**self._read, **changed})
         other._has, other._names = self._has, self._names
         return other
 
     def has(self, name: str) -> bool:
         """Return whether this file exists in the project."""
+        self.lookups += 1
         known = self._has.get(name)
         if known is None:
             path = os.path.join(self._base, name)  # noqa: PTH118
@@ -148,7 +168,7 @@ class ProjectTree:
 
     def _bytes(self, name: str) -> bytes:
         try:
-            fd = os.open(self.root / name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+            fd = os.open(self._root / name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
         except OSError as error:
             raise Unreadable(name, 0, f"can't be read: {error.strerror or error}") from error
         found = os.fstat(fd)

@@ -14,8 +14,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Any, Final, TypeAlias
+from itertools import pairwise
+from typing import Any, Final, NamedTuple, TypeAlias
 
 import yaml
 from yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
@@ -30,6 +30,8 @@ _MERGE: Final = "<<"
 _NULLS: Final = frozenset({"", "~", "null", "Null", "NULL"})
 _SURROGATE: Final = re.compile(r"\\u[dD][89a-fA-F][0-9a-fA-F]{2}")  # half a surrogate pair: valid in JSON, not in YAML
 
+_DOCUMENT: Final = re.compile(r"^---(?=[ \t\r\n]|\Z)", re.MULTILINE)
+_DIRECTIVE: Final = re.compile(r"(?:\A|[\n\r\x85\u2028\u2029])%")
 _ANCHOR: Final = re.compile(r"&([\w-]+)", re.ASCII)
 _ALIAS: Final = re.compile(r"\*([\w-]+)", re.ASCII)
 _TAGS: Final[dict[type[Node], str]] = {
@@ -52,13 +54,13 @@ def _composed(source: SourceFile) -> tuple[Node, ...]:
     if values > MAX_VALUES:
         raise Unreadable(source.path, 0, f"has up to {values} values; a file with references has at most {MAX_VALUES}")
     text = source.text
-    if source.path.endswith((".json", ".jsonc")):
+    if _is_json(source):
         text = _SURROGATE.sub(r"\\u0041", without_json_comments(text))
     try:
         documents = tuple(yaml.compose_all(text, Loader=_Loader))
     except yaml.YAMLError as error:
         raise _unreadable(source, error) from error
-    if _may_have_aliases(source.text):
+    if may_have_aliases(source.text):
         _check_aliases(source, documents)
     if _MERGE in source.text:
         for node in walk(documents):
@@ -67,11 +69,28 @@ def _composed(source: SourceFile) -> tuple[Node, ...]:
     return documents
 
 
-def _may_have_aliases(text: str) -> bool:
+def document_texts(source: SourceFile) -> list[str]:
+    """Divide the text of a stream at the lines that begin a document (`---`); together the parts are the text.
+
+    Each part is parsed alone as it is inside the stream: libyaml takes `---` in the first column for a new document in
+    every context, and anchors end with their document. Directives (`%TAG`) apply across parts, so that a stream with
+    lines that may be one stays whole.
+    """
+    text = source.text
+    whole = _is_json(source) or _DIRECTIVE.search(text) is not None
+    starts = [] if whole else [match.start() for match in _DOCUMENT.finditer(text) if match.start()]
+    return [text[start:end] for start, end in pairwise((0, *starts, len(text)))]
+
+
+def may_have_aliases(text: str) -> bool:
     """Return whether a text has the same name as an anchor and as an alias; `*` and `&` alone are frequent in prose."""
     if "*" not in text or "&" not in text:
         return False
     return not set(_ANCHOR.findall(text)).isdisjoint(_ALIAS.findall(text))
+
+
+def _is_json(source: SourceFile) -> bool:
+    return source.path.endswith((".json", ".jsonc"))
 
 
 class _Loader(yaml.CBaseLoader):
@@ -148,8 +167,7 @@ def walk(documents: tuple[Node, ...]) -> Iterator[Node]:
             waiting.extend(reversed(node.value))
 
 
-@dataclass(frozen=True, slots=True)
-class KeyPath:
+class KeyPath(NamedTuple):
     """A node's key path, as a linked list: it becomes a text only when needed."""
 
     parent: KeyPath | None
@@ -185,7 +203,12 @@ def mappings(root: Node, begin: str = "") -> Iterator[tuple[MappingNode, KeyPath
 
 def pairs(node: Node | None) -> Pairs:
     """Return a mapping's values by key, its own before those of its merge keys (`<<`); {} for any other node."""
-    found: Pairs = {}
+    if not isinstance(node, MappingNode):
+        return {}
+    found: Pairs = {key.value: value for key, value in node.value if isinstance(key, ScalarNode)}
+    if _MERGE not in found:
+        return found
+    found = {}
     for fragment in _fragments(node):
         own = {key.value: value for key, value in fragment.value if isinstance(key, ScalarNode) and not _is_merge(key)}
         for key, value in own.items():
