@@ -456,6 +456,15 @@ def test_an_image_of_a_build_argument_needs_a_source_policy(tmp_path: Path) -> N
     assert "compose.yml" not in shown(pinned(root))
 
 
+def test_an_edit_that_would_add_a_reference_is_refused_with_its_position(tmp_path: Path) -> None:
+    """A digest in a Dockerfile's default is refused, with the position, if a build argument of that image would then differ."""
+    text = "services: {web: {build: {context: app, args: {BASE: node:22}}}}\n"
+    root = written(tmp_path, {"compose.yml": text, "app/Dockerfile": "ARG BASE=node:22\nFROM $BASE\n"})
+    reason = pinned(root).refusals[0].reason
+
+    assert reason.endswith('"compose.yml" would also have "services.web.build.args FROM, stage 0"')
+
+
 def test_too_many_build_arguments_are_a_problem(tmp_path: Path) -> None:
     """Too many build arguments, each of which causes another read of a Dockerfile, are a problem."""
     services = "".join(f"  s{number}: {{build: {{args: {{BASE: a}}}}}}\n" for number in range(70))

@@ -19,6 +19,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Final
 
+from boltseal.errors import quote
 from boltseal.oci.digest import Digest
 from boltseal.project.edit_check import structure_differs
 from boltseal.project.image_references import EditRange, ImageReference, ScanResult
@@ -141,6 +142,17 @@ def pin_text(edit_range: EditRange, digest: Digest | None) -> str:
     return f"{edit_range.lead}{digest.hex if edit_range.hexadecimal else digest}"
 
 
+def _first_of_one(scan: ScanResult, rescan: ScanResult) -> str:
+    """Return the first position that only one of two scans has, for a message; "" for none."""
+    before, after = ({(each.path, each.where) for each in found.image_refs} for found in (scan, rescan))
+    path, where = min(before ^ after, default=("", ""))
+    return (
+        f": {quote(path)} would {'no longer' if (path, where) in before else 'also'} have {quote(where)}"
+        if path
+        else ""
+    )
+
+
 def _failed_checks(
     request: ScanRequest, scan: ScanResult, edit_ranges: Mapping[EditRange, Digest | None], changes: Sequence[FileEdit]
 ) -> dict[str, str]:
@@ -160,9 +172,8 @@ def _failed_checks(
         request.project.with_texts({change.path: change.after for change in changes}), request.paths, crds=request.crds
     )
     if len(rescan.image_refs) != len(scan.image_refs) or len(rescan.problems) != len(scan.problems):
-        return {
-            change.path: "after the edit, the file would not contain the same image references" for change in changes
-        }
+        reason = f"after the edit, the project would not have the same image references{_first_of_one(scan, rescan)}"
+        return {change.path: reason for change in changes}
     for image_ref, now in zip(scan.image_refs, rescan.image_refs, strict=True):
         expected = (
             edit_ranges.get(image_ref.edit_range, image_ref.pinned)
