@@ -19,6 +19,9 @@ ProjectOption = Annotated[
 AllowOption = Annotated[
     list[str] | None,
     typer.Option(
-        "--allow", metavar="HOST", show_default=False, help="Contact this registry if the project's files name it."
+        "--allow",
+        metavar="HOST",
+        show_default=False,
+        help="Contact this registry if files of the project, a lock or a store name it.",
     ),
 ]

@@ -120,7 +120,10 @@ CompleteOption = Annotated[
 AllowOption = Annotated[
     list[str] | None,
     typer.Option(
-        "--allow", metavar="HOST", show_default=False, help="Contact this registry if a store or a lock names it."
+        "--allow",
+        metavar="HOST",
+        show_default=False,
+        help="Contact this registry if files of the project, a lock or a store name it.",
     ),
 ]
 NiceOption = Annotated[bool, typer.Option("--nice", help="Use the lowest CPU and disk priority.")]
