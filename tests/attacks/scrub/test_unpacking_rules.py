@@ -281,8 +281,7 @@ def minimal(owner: int, group: int, others: int, *more: tuple[int, int, int]) ->
 def test_an_access_control_list_that_changes_rights_in_a_built_layer_is_not_proven(
     built: Path, tmp_path: Path, path: str, name: str, value: bytes
 ) -> None:
-    """A list that gives or denies a user what the mode does not, or that replaces the umask of containers, may be the build's
-    or an attacker's: the image does not hold."""
+    """With a list that changes rights, which may be the build's or an attacker's, the image does not hold."""
     report = tampered(built, tmp_path / "store", name, path, value)
 
     assert report.status is not ReportStatus.HOLDS
