@@ -63,8 +63,7 @@ def test_podman_runs_another_layer_by_a_second_spelling_of_the_key(tmp_path: Pat
 
 
 def test_podman_runs_the_layer_of_a_second_entry_with_the_same_id(tmp_path: Path) -> None:
-    """An image of Podman that is listed twice differs, also when it is checked by its name: Podman finds the name in one
-    entry, and runs the layer of the other."""
+    """An image of Podman that is listed twice differs by its name too: Podman runs the layer of the other entry."""
     root = tmp_path / "root"
     podman = podman_on(root, tmp_path)
     for name in (GOOD, OTHER):

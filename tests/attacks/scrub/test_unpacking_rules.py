@@ -283,7 +283,7 @@ def minimal(owner: int, group: int, others: int, *more: tuple[int, int, int]) ->
 def test_an_access_control_list_that_changes_rights_in_a_built_layer_is_not_proven(
     built: Path, tmp_path: Path, path: str, name: str, value: bytes
 ) -> None:
-    """In a built layer, a list that changes the rights of a user can be the build's or an attacker's: it could not be checked."""
+    """With a list that changes rights, which may be the build's or an attacker's, the image does not hold."""
     report = tampered(built, tmp_path / "store", name, path, value)
 
     assert report.status is not ReportStatus.HOLDS
