@@ -77,13 +77,15 @@ def selected_bases(dockerfile: SourceFile, given: Mapping[str, str | None]) -> S
     `accounted` has the texts that name an image only by such an argument. `given`: None if a value is not known.
     """
     plain = {(each.where, each.span): each for each in read_dockerfile(dockerfile).image_refs}
+    unknown = {(each.where, each.span): each for each in read_dockerfile(dockerfile, dict.fromkeys(given)).image_refs}
     image_refs: list[ImageReference] = []
     accounted: list[Accounted] = []
     for image_ref in read_dockerfile(dockerfile, given).image_refs:
-        own = plain.get((image_ref.where, image_ref.span))
+        at = (image_ref.where, image_ref.span)
+        own, without = plain.get(at), unknown.get(at)
         resolved = image_ref.resolved
-        if own is not None and own.resolved == resolved:
-            continue
+        if own is not None and without is not None and own.resolved == resolved == without.resolved:
+            continue  # no argument is in it
         written = image_ref.written if resolved is None else resolved.familiar()
         reason = image_ref.why or ARGUMENT_REASON
         image_refs.append(replace(image_ref, written=written, edit_range=None, override_only=reason))
