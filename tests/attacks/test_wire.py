@@ -290,6 +290,7 @@ def test_a_smuggled_request_passes_no_seal(server: Server, lines: tuple[bytes, .
 @pytest.mark.parametrize("target", ["manifest", "blob", "session", "record", "accept"])
 def test_malformed_chunks_are_400_and_close_the_connection(server: Server, target: str, body: bytes) -> None:
     """Malformed chunks are refused as the spec formats errors, and what follows them on the connection is not a request."""
+    log_after(server, server.log.stat().st_size, b"/v2/the-first-one")  # a former test's line can come late
     before = server.log.stat().st_size
     location = httpx2.post(f"{server.url}/v2/shop/app/blobs/uploads/", trust_env=False).headers["Location"]
     method, path = {

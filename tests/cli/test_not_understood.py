@@ -9,7 +9,8 @@ import pytest
 from tests.cli import program
 from tests.project.projects import written
 
-LINE = 'ci/tools.yml:2: "ghcr.io/shop/tool:1" looks like an image, but its place is not understood: it is not locked'
+REMEDY = "[[lock.ignore]] in .boltseal.toml leaves it out"
+LINE = f'ci/tools.yml:2: "ghcr.io/shop/tool:1" looks like an image, but its place is not understood: it is not locked; {REMEDY}'
 
 
 @pytest.fixture

@@ -133,6 +133,7 @@ def test_a_command_imports_no_other_command() -> None:
             "options",
             "output",
             "parameters",
+            "registry_arguments",
             "remote",
             "root",
         )

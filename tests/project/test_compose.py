@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.project.projects import found_in, names, pinned, shown, trap, written
+from tests.project.projects import found_in, names, pinned, put, shown, trap, written
 
 
 def test_flow_style_is_read_and_edited(tmp_path: Path) -> None:
@@ -419,7 +419,13 @@ DOCKERFILE = "ARG BASE=node:20\nARG TAG=1\nFROM ${BASE} AS build\nFROM alpine:3.
     [
         ('{BASE: "node:22"}', [("services.web.build.args FROM, stage build", "node:22")]),
         ("[BASE=node:$NODE]", [("services.web.build.args FROM, stage build", "node:22")]),
-        ("{BASE: node:20, TAG: '1', OTHER: x}", []),
+        (
+            "{BASE: node:20, TAG: '1', OTHER: x}",  # equal to the defaults, but they get digests when they are pinned
+            [
+                ("services.web.build.args FROM, stage 2", "shop/base:1"),
+                ("services.web.build.args FROM, stage build", "node:20"),
+            ],
+        ),
         ("{BASE: }", []),
         ("[BASE]", []),
         (
@@ -456,13 +462,16 @@ def test_an_image_of_a_build_argument_needs_a_source_policy(tmp_path: Path) -> N
     assert "compose.yml" not in shown(pinned(root))
 
 
-def test_an_edit_that_would_add_a_reference_is_refused_with_its_position(tmp_path: Path) -> None:
-    """A digest in a Dockerfile's default is refused, with the position, if a build argument of that image would then differ."""
+def test_a_build_argument_that_equals_the_default_does_not_prevent_its_pin(tmp_path: Path) -> None:
+    """The default of a Dockerfile is pinned, and the build argument of the same image stays a reference without a digest."""
     text = "services: {web: {build: {context: app, args: {BASE: node:22}}}}\n"
     root = written(tmp_path, {"compose.yml": text, "app/Dockerfile": "ARG BASE=node:22\nFROM $BASE\n"})
-    reason = pinned(root).refusals[0].reason
+    edited = pinned(root)
+    put(root, edited)
 
-    assert reason.endswith('"compose.yml" would also have "services.web.build.args FROM, stage 0"')
+    assert [each.image_ref.path for each in edited.refusals] == ["compose.yml"]
+    assert (root / "app/Dockerfile").read_text().startswith("ARG BASE=node:22@sha256:")
+    assert (root / "compose.yml").read_text() == text
 
 
 def test_too_many_build_arguments_are_a_problem(tmp_path: Path) -> None:

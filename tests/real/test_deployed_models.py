@@ -36,6 +36,7 @@ COMPOSE = sorted(
     and path.name not in NOT_READ_BY_COMPOSE_2_26
     and any((path / name).exists() for name in COMPOSE_NAMES)
 )
+IN_SEVERAL_FOLDERS = {"include", "compose_include_variables"}
 KUSTOMIZE = ("corpus/kustomize/e/overlay", "corpus/kustomize/f/top")
 
 
@@ -92,20 +93,27 @@ def test_compose_deploys_the_digests_of_the_lock(tmp_path: Path, path: Path) -> 
     assert unpinned <= {str(each.unpinned) for each in digests if each.edit_range is None} | {MUST}
 
 
-@pytest.mark.parametrize("path", COMPOSE, ids=lambda path: path.name)
+@pytest.mark.parametrize(
+    "path", [path for path in COMPOSE if path.name not in IN_SEVERAL_FOLDERS], ids=lambda path: path.name
+)
 def test_compose_deploys_the_digests_of_the_lock_with_an_override(tmp_path: Path, path: Path) -> None:
     """With the generated override, each service of Compose's model has its locked digest, and no file is changed."""
     root = Path(shutil.copytree(path, tmp_path / "x"))
     digests = locked(found_in(root))
-    try:
-        emitted = compose_override(digests)
-    except SeveralFolders:
-        pytest.skip("an override is for the files of one folder")
+    emitted = compose_override(digests)
     (tmp_path / "digests.yml").write_text(emitted.text)
     left = {str(each.image_ref.unpinned) for each in emitted.left_out}
     after = {each for each in of_images(compose_images(root, tmp_path / "digests.yml")) if each[0] not in {*left, MUST}}
 
     assert after <= with_digests(digests)
+
+
+@pytest.mark.parametrize("name", sorted(IN_SEVERAL_FOLDERS))
+def test_no_override_is_made_for_files_in_several_folders(name: str) -> None:
+    """An override is for the files of one folder; the projects that the test above leaves out have files in several."""
+    (root,) = (path for path in COMPOSE if path.name == name)
+    with pytest.raises(SeveralFolders):
+        compose_override(locked(found_in(root)))
 
 
 @pytest.mark.parametrize("path", KUSTOMIZE)
