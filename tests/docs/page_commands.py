@@ -41,6 +41,10 @@ KUBERNETES: Final = (
     "mkdir -p deploy/k8s && printf 'apiVersion: v1\\nkind: Pod\\nmetadata: {name: app}\\nspec:\\n  containers:\\n"
     "    - {name: app, image: localhost:5000/shop/app:1.4.2}\\n' | tee deploy/app.yaml > deploy/k8s/app.yaml"
 )
+CHART: Final = (
+    "mkdir -p chart && printf 'apiVersion: v2\\nname: app\\nversion: 1.0.0\\n' > chart/Chart.yaml && "
+    "printf 'image: {repository: localhost:5000/shop/app, tag: 1.4.2}\\n' > chart/values.yaml"
+)
 
 PLAYS: Final[Mapping[str, Play]] = {
     "README.md": Play(
@@ -75,7 +79,8 @@ PLAYS: Final[Mapping[str, Play]] = {
             "boltseal lock --update node:16.13": "true",
             "boltseal pin --stdout deploy/k8s": f"{KUBERNETES} && boltseal lock",
             "boltseal lock --emit kustomize": "mkdir -p digests",
-            "boltseal lock --emit buildkit": "rm -r deploy compose.yaml && boltseal lock",
+            "boltseal lock --emit helm": f"{CHART} && boltseal lock",
+            "boltseal lock --emit buildkit": "rm -r chart deploy compose.yaml && boltseal lock",
             "docker compose": "git checkout -q compose.yaml && boltseal lock",
             "boltseal tag new --scheme content": "docker tag made:1 localhost:5000/shop/app:dev",
         },
@@ -171,6 +176,13 @@ NOT_RUN: Final[Mapping[str, Mapping[str, str]]] = {
         "git clone": "clones from an address that is the reader's; tests/real/test_pipelines.py runs the steps",
         "scripts/install": "tests/real/test_pipelines.py runs the step of the composite action",
         ".venv/bin/boltseal verify": "tests/real/test_pipelines.py runs the step of the composite action",
+    },
+    "docs/guides/recheck-local-images.md": {
+        "cp packaging/systemd": "needs systemd; tests/real/test_systemd_timers.py verifies the units",
+        "systemctl": "needs systemd; tests/real/test_systemd_timers.py verifies the units",
+        "boltseal scrub --host": "needs other hosts; tests/real/test_scrub_hosts.py checks them by sshd",
+        "restrict,": "a line of authorized_keys",
+        "boltseal scrub --baseline": "needs the printed key; tests/cli/test_scrub_baseline.py checks against a baseline",
     },
     "docs/guides/skaffold.md": {
         "skaffold": "Skaffold is not in Debian",
