@@ -71,7 +71,7 @@ class CommandOnDemand(HelpCommand):
         self.command = command
 
     def loaded(self) -> LoadedCommand:
-        """Import the module and return the command as typer runs it. Raises: ExtraMissing."""
+        """Import the module and return the command as typer runs it. Raises: Invalid."""
         return load_command(self.command)
 
     def make_context(self, info_name: str | None, args: list[str], parent: Any = None, **extra: Any) -> Any:
@@ -142,7 +142,7 @@ _LABEL_COLUMNS: Final = max(
 
 
 def load_command(command: Command) -> LoadedCommand:
-    """Import the module of a command and return it as typer runs it. Raises: ExtraMissing."""
+    """Import the module of a command and return it as typer runs it. Raises: Invalid."""
     function = command.name.replace("-", "_").replace(" ", "_")
     module = load_module(f"boltseal.cli.{function}", command=command.name, extra=command.extra)
     declared, epilog = getattr(module, function), f"Example: {command.example}"

@@ -47,7 +47,7 @@ class _Wanted(msgspec.Struct, forbid_unknown_fields=True):
 
 
 async def tag_entries(request: Request, ledger: Ledger, auth: RequestAuth) -> Response:
-    """Return the entries of the requested tags. Raises: TagsInvalid, LoginNeeded, NotInLedger, TagsTooLong."""
+    """Return the entries of the requested tags. Raises: TagsInvalid, LoginNeeded, NotInLedger, TooLarge."""
     try:
         wanted = decode(await json_body(request, MAX_BODY_BYTES), _Wanted)
     except ValueError as error:
