@@ -14,8 +14,9 @@ import typer
 import typer.core
 import typer.main
 
+from boltseal.cli.command_rows import Command, Group
 from boltseal.cli.command_search import unknown_command
-from boltseal.cli.command_table import SECTIONS, Command, Group
+from boltseal.cli.command_table import SECTIONS
 from boltseal.cli.common_options import with_common_options
 from boltseal.cli.loading import load_module
 from boltseal.errors import Invalid
