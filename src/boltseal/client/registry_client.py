@@ -70,6 +70,13 @@ class _Tags(msgspec.Struct):
     tags: list[str] | None = None
 
 
+class TagPage(NamedTuple):
+    """A page of a list of tags. `settling`: those of them that the registry names as not sealed yet."""
+
+    tags: tuple[Tag, ...]
+    settling: frozenset[Tag]
+
+
 class LastEvent(NamedTuple):
     """The last event of a tag by its registry's own account: assigned to a manifest (`digest`) or deleted (None)."""
 
@@ -222,24 +229,25 @@ class RegistryClient:
         length = reply.headers.get("content-length", "")
         return None if reply.status == 404 else int(length) if length.isdecimal() else -1
 
-    async def tags(self, repository: Repository, settling: set[str] | None = None) -> AsyncIterator[Tag]:
-        """Yield every tag of a repository, in the registry's order, over all pages. Raises: RemoteNotFound.
+    async def tags(self, repository: Repository) -> AsyncIterator[Tag]:
+        """Yield every tag of a repository, in the registry's order, over all pages. Raises: RemoteNotFound."""
+        async for page in self.tag_pages(repository):
+            for tag in page.tags:
+                yield tag
 
-        `settling`: takes the tags that the registry names as not sealed yet.
-        """
-        path = f"/v2/{repository}/tags/list?n=1000"
+    async def tag_pages(self, repository: Repository) -> AsyncIterator[TagPage]:
+        """Yield the tags of a repository page by page, in the registry's order. Raises: RemoteNotFound."""
+        path, what = f"/v2/{repository}/tags/list?n=1000", f"tags of {repository}"
         for _ in range(MAX_PAGES):
-            call = RegistryRequest(self.registry, "GET", path, f"tags of {repository}", _pull(repository))
-            reply = await self._transport.request(call)
-            if settling is not None:
-                settling.update(reply.headers.get("boltseal-settling", "").split())
-            for name in self._decode(reply, _Tags, f"tags of {repository}").tags or ():
-                yield self._tag(name, repository)
+            reply = await self._transport.request(RegistryRequest(self.registry, "GET", path, what, _pull(repository)))
+            settling = set(reply.headers.get("boltseal-settling", "").split())
+            tags = tuple(self._tag(name, repository) for name in self._decode(reply, _Tags, what).tags or ())
+            yield TagPage(tags, frozenset(tag for tag in tags if tag in settling))
             following = next_page(reply.headers.get("link", ""), path)
             if following is None or following == path:
                 return
             path = following
-        raise RemoteMismatch(f"{self.registry} lists the tags of {repository} over more than {MAX_PAGES} pages")
+        raise RemoteMismatch(f"{self.registry} lists the {what} over more than {MAX_PAGES} pages")
 
     async def last_event(self, repository: Repository, tag: Tag) -> LastEvent | None:
         """Return the newest event of a tag, or None if the registry keeps no history or sends a malformed one.

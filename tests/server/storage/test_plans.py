@@ -38,6 +38,7 @@ ASKED: dict[str, Callable[[UnitOfWork], Any]] = {
     "reaching": lambda tx: links.digests(tx, links.covering(1, DIGEST, through_subjects=False)),
     "reaching through subjects": lambda tx: links.digests(tx, links.covering(1, DIGEST, through_subjects=True)),
     "kept": lambda tx: tag_table.protecting_tags(tx, 1, links.covering(1, DIGEST, through_subjects=True)),
+    "kept by parents": lambda tx: tag_table.protecting_tags_of_parents(tx, 1, DIGEST),
     "meaning": lambda tx: tag_table.tags_resolving_to(tx, 1, DIGEST),
     "tag": lambda tx: tag_table.find(tx, 1, "1.4.2"),
     "manifest": lambda tx: queries.find_manifest(tx, 1, DIGEST),

@@ -347,6 +347,9 @@ class TagWriter:
         the tags that resolve to one of these.
         """
         texts = [str(each) for each in besides]
+        protecting = tag_table.protecting_tags_of_parents(tx, repository.id, str(digest), texts)
+        if protecting.more:  # the recursive query below first reads all manifests that contain a digest
+            return protecting
         covering = links.covering(repository.id, str(digest), through_subjects=through_subjects)
         protecting = tag_table.protecting_tags(tx, repository.id, covering, texts)
         if through_subjects and not protecting and queries.has_aliases(tx, repository.id):
