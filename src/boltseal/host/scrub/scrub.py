@@ -4,7 +4,8 @@
 2. Select the named images, or all.
 3. Check their layers, each once, however many images share it (`workers`).
 4. Compare each image with what it must be (`image_check`, `trust`).
-5. Read the metadata again: an image that changed during the check is reported as not checked.
+5. Read the metadata again: an image that changed during the check is reported as not checked. Ask running services whether
+   they use the same metadata (`memory_check`).
 6. Check containers on these images (`container_check`), which start, stop and disappear meanwhile.
 7. Say what to do about images that differ (`remedies`).
 """
@@ -24,6 +25,7 @@ from boltseal.host.scrub.engine_mounts import EngineMounts
 from boltseal.host.scrub.find_stores import FoundStore, Plan
 from boltseal.host.scrub.image_check import ImageCheck
 from boltseal.host.scrub.layer_check import CheckMode
+from boltseal.host.scrub.memory_check import MemoryCheck
 from boltseal.host.scrub.missing_manifests import FetchManifests, fetch_nothing, judge_with_fetch
 from boltseal.host.scrub.plans import ContainerPlan, ImagePlan, StorePlan
 from boltseal.host.scrub.remedies import remedy_of
@@ -129,7 +131,8 @@ def scrub(stores: Sequence[FoundStore], wanted: ScrubRequest, progress: Progress
     after = {_key(plan): StoreRecheck(store) for store, plan in plans}
     count_read = meter_of(wanted.pace)
     image_check = ImageCheck(results, wanted.judge, wanted.baseline, parts, count_read)
-    checked = _check_images(selected, image_check, engine_mounts, after)  # 4, 5
+    memory = MemoryCheck(plans, wanted.proc)
+    checked = _check_images(selected, image_check, engine_mounts, memory, after)  # 4, 5
     container_check = ContainerCheck(parts, engine_mounts, count_read, wanted.proc)
     of_containers = [
         report
@@ -147,7 +150,11 @@ def scrub(stores: Sequence[FoundStore], wanted: ScrubRequest, progress: Progress
 
 
 def _check_images(
-    selected: Sequence[_Selected], check: ImageCheck, engine_mounts: EngineMounts, after: Mapping[_Key, StoreRecheck]
+    selected: Sequence[_Selected],
+    check: ImageCheck,
+    engine_mounts: EngineMounts,
+    memory: MemoryCheck,
+    after: Mapping[_Key, StoreRecheck],
 ) -> list[tuple[_Selected, ScrubReport]]:
     """Return the reports of images, without build caches that were removed meanwhile: nothing runs on them."""
     found = []
@@ -155,7 +162,8 @@ def _check_images(
         changed_since = after[_key(each.plan)].changed_since(each.image)
         if changed_since == GONE and each.is_cached:
             continue
-        report = check.report(engine_mounts.with_image(each.image), each.typed, changed_since)
+        image = memory.with_image(engine_mounts.with_image(each.image), is_cached=each.is_cached)
+        report = check.report(image, each.typed, changed_since)
         if each.is_cached:
             report = replace(report, what="build-cache", ref=f"layers up to {report.id}")
         found.append((each, report))
