@@ -120,7 +120,9 @@ def scrub(
             from boltseal.cli.remote import registry_options  # as in `_fetcher`
 
             registries = registry_options(access)
-            hosts = ScrubHostsRequest(tuple(host), request, registries, tuple(allow or ()), host_timeout.seconds)
+            hosts = ScrubHostsRequest(
+                tuple(host), request, registries, tuple(allow or ()), host_timeout.seconds, access.registry_config
+            )
             _print_hosts(output, hosts)
             return
         if until_stdin_ends:

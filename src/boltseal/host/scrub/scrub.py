@@ -28,7 +28,7 @@ from boltseal.host.scrub.layer_check import CheckMode
 from boltseal.host.scrub.memory_check import MemoryCheck
 from boltseal.host.scrub.missing_manifests import FetchManifests, fetch_nothing, judge_with_fetch
 from boltseal.host.scrub.plans import ContainerPlan, ImagePlan, StorePlan
-from boltseal.host.scrub.remedies import remedy_of
+from boltseal.host.scrub.remedies import ScrubAgain, remedy_of
 from boltseal.host.scrub.report import ReportStatus, ScrubReport
 from boltseal.host.scrub.rotation import Rotation
 from boltseal.host.scrub.share_parts import ReadParts
@@ -52,8 +52,9 @@ class ScrubRequest:
 
     `images`: names or IDs, none for all. `expected`: by the text in `images`. `receipts`, `locks`: apply by name and tag.
     `documents`: further manifests, by digest; `fetch`: gets those that are missing. `baseline`: what a person recorded.
-    `check_mode`: how to read; `pace`: limits of the load. `rotation`: chooses what to read if not all is. `proc`: the process
-    file system; on a disk of another host no process has its root.
+    `check_mode`: how to read; `pace`: limits of the load. `rotation`: chooses what to read if not all is. `roots`: the
+    named stores, for the commands that are printed. `proc`: the process file system; on a disk of another host no process has its
+    root.
     """
 
     images: tuple[str, ...] = ()
@@ -66,6 +67,7 @@ class ScrubRequest:
     check_mode: CheckMode = field(default_factory=CheckMode)
     pace: WorkRate = field(default_factory=WorkRate)
     rotation: Rotation | None = None
+    roots: tuple[Path, ...] = ()
     proc: Path = Path("/proc")
 
     def expectation_of(self, image: ImagePlan, typed: str) -> Expectation | ExpectedPrefix | None:
@@ -181,7 +183,8 @@ def _with_remedies(
         if report.status is ReportStatus.DIFFERS and report.what == "image":
             expected = wanted.expectation_of(image, typed)
             known = expected if isinstance(expected, Expectation) else None
-            remedy = remedy_of(image, plan.containers, running, known, typed, wanted.proc)
+            again = ScrubAgain(typed, wanted.roots)
+            remedy = remedy_of(image, plan.containers, running, known, again, wanted.proc)
         found.append(replace(report, remedy=remedy))
     return found
 
