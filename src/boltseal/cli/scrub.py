@@ -94,7 +94,7 @@ def scrub(
     access: RegistryArguments,
     as_json: JsonOption = False,
 ) -> None:
-    """Verify the images on this host's disk, down to every file. Changes nothing, and uses no engine.
+    """Verify the images on this host's disk, down to every file. Changes nothing, and needs no engine.
 
     Each image is printed with what its files are compared with. L0: only the store's own records. L1: the digest that you
     expect (IMAGE@sha256:..., --expect, a lock or a baseline). L2: a ledger's receipt. B: the files that a signed baseline
@@ -128,7 +128,9 @@ def scrub(
         )
         if host:
             registries = remote.registry_options(access)
-            hosts = ScrubHostsRequest(tuple(host), request, registries, tuple(allow or ()), host_timeout.seconds)
+            hosts = ScrubHostsRequest(
+                tuple(host), request, registries, tuple(allow or ()), host_timeout.seconds, access.registry_config
+            )
             scrub_hosts.print_hosts(output, hosts)
             return
         if until_stdin_ends:
