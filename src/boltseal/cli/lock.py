@@ -41,6 +41,14 @@ def lock(
         Emit | None,
         typer.Option("--emit", show_default=False, help="Print a file with the locked digests; contact no registry."),
     ] = None,
+    render: Annotated[
+        bool | None,
+        typer.Option(
+            "--render/--no-render",
+            show_default=False,
+            help="Also lock what `kubectl kustomize`, `helm template` and `docker compose config` print.",
+        ),
+    ] = None,
     merge: Annotated[
         bool,
         typer.Option(
@@ -62,17 +70,21 @@ def lock(
 
     --emit prints a file that makes Compose, kustomize, Helm or BuildKit use the locked digests; the project's files stay.
 
+    --render also locks what the project's own tools print; then verify renders again. --no-render ends that.
+
     A reference that can't be resolved leaves the others locked. [[lock.ignore]] in .boltseal.toml leaves one out.
 
     Exit code 3: a reference could not be resolved, or there is none.
     """
     with CommandOutput("lock", as_json=as_json) as output:
         if merge:
-            if update or emit is not None:
-                raise Invalid("--merge excludes --update and --emit")
+            if update or emit is not None or render is not None:
+                raise Invalid("--merge excludes --update, --emit and --render")
             _print_merged(output, merge_lock(project, tuple(paths or ())))
             return
         if emit is not None:
+            if render is not None:
+                raise Invalid("--emit and --render exclude each other: run `boltseal lock --render` first")
             if update:
                 raise Invalid("--emit and --update exclude each other: run `boltseal lock --update` first")
             _print_emitted(output, emit_lock(project, tuple(paths or ()), emit, allow_empty=allow_empty), emit)
@@ -83,6 +95,7 @@ def lock(
             update=update,
             count_pulls=count_pulls,
             allow_empty=allow_empty,
+            render=render,
             allow=tuple(allow or ()),
         )
         with Progress() as progress:
@@ -106,6 +119,8 @@ def _print(output: CommandOutput, report: LockReport) -> None:
     report_unread(output, report.opened)
     for note in report.notes:
         say(clean(f"boltseal: {note}"))
+    for part in report.rendered:
+        say(clean(f"boltseal: rendered by {part.title}"))
     if report.bare:
         say(
             f"{counted(report.bare, 'image')} of Docker Hub without platforms: to read them counts as pulls (--count-pulls)"

@@ -136,7 +136,7 @@ class _Scan:
                 if count > MAX_FILES:
                     raise Unreadable(self.project.name(real), 0, f"holds more than {MAX_FILES} files to look into")
                 try:
-                    yield ProjectPath(self.project.name(path) if os.path.islink(path) else link_path, link_path)
+                    yield ProjectPath(self.project.name(path) if os.path.islink(path) else link_path, link_path)  # noqa: PTH114
                 except Unreadable as error:
                     self.problems.append(ScanProblem(link_path, 0, str(error)))
 
