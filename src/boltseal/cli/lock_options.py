@@ -26,3 +26,11 @@ MergeOption = Annotated[
         "--merge", help="Merge a conflict in boltseal.lock by image; as git's merge driver: --merge %O %A %B."
     ),
 ]
+RenderOption = Annotated[
+    bool | None,
+    typer.Option(
+        "--render/--no-render",
+        show_default=False,
+        help="Also lock what `kubectl kustomize`, `helm template` and `docker compose config` print.",
+    ),
+]
