@@ -28,7 +28,7 @@ from boltseal.client.hosts import is_loopback
 from boltseal.client.registry_settings import RegistrySettings, parse_registries
 from boltseal.errors import Invalid, quote
 from boltseal.loading import deferred
-from boltseal.oci.reference import HUB, Repository
+from boltseal.oci.reference import HUB, Reference, Repository
 from boltseal.project.ignored import IgnoreRule, parse_ignore
 
 if TYPE_CHECKING:
@@ -83,6 +83,7 @@ class ClientSettings:
 
     `reached`: the `[[client.registry]]` tables. `mirrors`: by registry. `receivers`: the `[[notify]]` tables.
     `on_outdated`: what `boltseal outdated --rebuild` runs; only the user's own file can set it. `tags`: the `[[tags]]`.
+    `outdated_ignore`: `[outdated] ignore`, globs of images by repository or name, with or without a tag; `*` matches `/`.
     """
 
     registries: tuple[str, ...] | None = None
@@ -91,6 +92,13 @@ class ClientSettings:
     on_outdated: tuple[RebuildAction, ...] = ()
     reached: tuple[RegistrySettings, ...] = ()
     tags: tuple[TagRule, ...] = ()
+    outdated_ignore: tuple[str, ...] = ()
+
+    def ignores_outdated(self, image: Reference) -> bool:
+        """Return whether `boltseal outdated` does not judge an image."""
+        tag = f":{image.tag}" if image.tag is not None else ""
+        names = (image.repository, f"{image.repository}{tag}", image.name, f"{image.name}{tag}")
+        return any(fnmatchcase(name, glob) for glob in self.outdated_ignore for name in names)
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,6 +138,7 @@ _CLIENT: Final[Mapping[str, Mapping[str, type]]] = {
     "client": {"registries": list, "mirrors": list, "registry": _Tables},
     "notify": {},
     "on_outdated": {},
+    "outdated": {"ignore": list},
     "tags": {},
 }
 _LISTS: Final = frozenset({"notify", "on_outdated", "tags"})
@@ -195,6 +204,7 @@ def client_settings(path: Path) -> ClientSettings:
         on_outdated=actions,
         reached=reached,
         tags=tags,
+        outdated_ignore=tuple(tables.get("outdated", {}).get("ignore", ())),
     )
 
 
