@@ -13,7 +13,8 @@ from typing import Final
 from boltseal.build.git_state import GitFailed, NotGit, git_state
 from boltseal.client.transport import Transport
 from boltseal.commands.client_context import ClientContext
-from boltseal.commands.lock import resolve_lock
+from boltseal.commands.engine_releases import known_folders, refreshed
+from boltseal.commands.lock import resolve_lock, unless_held
 from boltseal.commands.notifications import Notifications
 from boltseal.commands.project_images import open_project, registry_filter
 from boltseal.commands.registry_access import RegistryOptions, ask, followed
@@ -25,11 +26,12 @@ from boltseal.deploy.compose_model import locked_digests, unlocked_builds
 from boltseal.deploy.compose_program import Compose, ComposeRefused, ProjectFiles, find_compose
 from boltseal.deploy.compose_reading import ComposeReading, read_project
 from boltseal.deploy.deployer import DeployedBy, Deployer
+from boltseal.deploy.holds import held_images
 from boltseal.deploy.ledger_reports import record_release
 from boltseal.deploy.project_files import NoProject, named_files, project_folder
 from boltseal.deploy.release_flow import DeployResult, DeployTimeouts, ReleaseFlow
 from boltseal.deploy.release_images import PullScrubber, ReleaseImages, scrub_services
-from boltseal.deploy.release_store import NoSuchRelease, ReleaseFolder, projects
+from boltseal.deploy.release_store import NoSuchRelease, ReleaseFolder
 from boltseal.deploy.releases import Release, ReleaseKind
 from boltseal.deploy.source_snapshot import changed_files, restore_files, with_lock
 from boltseal.deploy.up_to_date import current_release
@@ -143,6 +145,7 @@ class DeployableProject:
         opened = open_project(folder, self.named.files)
         image_refs = with_compose_images(opened.image_refs, self.read.model, folder, self.named.files[0])
         opened = replace(opened, image_refs=image_refs)
+        update = unless_held(update, held_images(self.folder.all()), self.options.client)
         done = resolve_lock(opened, old or Lock(), self.options.registries, self.allowed, update=update)
         problems = [f"{each.name}: {each.reason}" for each in done.unresolved] + [str(each) for each in opened.problems]
         if problems:
@@ -219,7 +222,7 @@ def open_deployable(
     client = options.client
     compose, read = asyncio.run(_read_files(client, options.host, named, services))
     allowed = registry_filter(options.registries, allow)
-    folder = release_folder(client, read.model.project, client.engine_address(options.host).key)
+    folder = release_folder(client, read.model.project, options.host)
     for name, service in sorted(read.model.services.items()):
         if not allowed(service.image.registry):
             refusal = not_allowed(service.image.registry)
@@ -256,8 +259,7 @@ def deploy_project(project: DeployableProject, *, update: bool, build: bool) -> 
 
 def resume(options: DeployOptions, project: str) -> DeployResult:
     """Continue the unfinished release of a project. Raises: NothingUnfinished, and as `Deployer.resume`."""
-    client = options.client
-    folder = release_folder(client, project, client.engine_address(options.host).key)
+    folder = release_folder(options.client, project, options.host, "deploy --resume")
     return on_engine(options, folder, [], lambda deployer: deployer.resume())
 
 
@@ -266,8 +268,7 @@ def roll_back(options: DeployOptions, project: str, number: int | None) -> Deplo
 
     Raises: NothingToGoBackTo, and as `Deployer.rollback`.
     """
-    client = options.client
-    folder = release_folder(client, project, client.engine_address(options.host).key)
+    folder = release_folder(options.client, project, options.host, "rollback")
     by = deployed_by(Path.cwd(), ReleaseKind.ROLLBACK)
     return on_engine(options, folder, [], lambda deployer: deployer.rollback(number, by))
 
@@ -285,8 +286,7 @@ def files_after_rollback(options: DeployOptions, release: Release, *, restore: b
 
     Raises: NoSuchRelease, ReleaseUnreadable, and errors of writing the files.
     """
-    client = options.client
-    folder = release_folder(client, release.project, client.engine_address(options.host).key)
+    folder = release_folder(options.client, release.project, options.host)
     root, contents = Path(release.directory), folder.contents(release.number)
     files = with_lock(root, contents.files, contents.lock)
     changed = tuple(changed_files(root, files))
@@ -403,7 +403,9 @@ def project_name(name: str | None, client: ClientContext) -> str:
         pass
     else:
         return asyncio.run(_name_of(client, named))
-    found = projects(client.state_folder)
+    found = sorted({each.project for each in known_folders(client)})
+    if not found and refreshed(client) is not None:
+        found = sorted({each.project for each in known_folders(client)})
     if not found:
         raise NoSuchRelease("there are no releases on this host yet; `boltseal deploy` makes the first")
     if len(found) > 1:

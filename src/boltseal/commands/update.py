@@ -18,6 +18,7 @@ from boltseal.commands.deploy import DeployableProject
 from boltseal.commands.interrupted_update import restore
 from boltseal.commands.outcome import Outcome
 from boltseal.commands.registry_access import RegistryOptions, ask, followed
+from boltseal.deploy.holds import held_services
 from boltseal.deploy.release_flow import DeployResult
 from boltseal.deploy.releases import ReleaseKind, last_good
 from boltseal.deploy.update_plan import (
@@ -25,6 +26,7 @@ from boltseal.deploy.update_plan import (
     UpdateAction,
     UpdateStep,
     failed_before,
+    failed_versions,
     is_floating,
     is_version,
     plan_updates,
@@ -111,7 +113,16 @@ def _decide(request: UpdateRequest, project: DeployableProject, options: Registr
         tags = {each: await _tags(transport, each) for each in dict.fromkeys(versions)}
         locked = {each.reference: each.digest for each in lock.images if each.digest is not None}
         past = _past(options.client, current, now_us, remember=not request.dry_run)
-        return KnownImages(locked, answers, tags, past, failed_before(project.folder.all()))
+        releases = project.folder.all()
+        return KnownImages(
+            locked,
+            answers,
+            tags,
+            past,
+            failed_before(releases),
+            failed_versions(releases),
+            held_services(releases),
+        )
 
     known = ask(options, project.registries, run)
     return plan_updates(services, known, now_us=now_us, cooldown_us=request.cooldown_us, major=request.major)
@@ -151,7 +162,7 @@ def _apply(
             edits,
             (folder / LOCK_NAME).read_bytes(),
             project=project.read.model.project,
-            engine=project.folder.engine,
+            engine=project.folder.root.name,
             release=project.folder.next_number() - 1,
         )
         done = None

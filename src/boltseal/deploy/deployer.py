@@ -21,6 +21,7 @@ import msgspec
 
 from boltseal.deploy.compose_model import ComposeService, LockMismatch, locked_digests, merge_services, unlocked_builds
 from boltseal.deploy.compose_reading import ComposeReading
+from boltseal.deploy.holds import check_images, check_repeated
 from boltseal.deploy.jobs import skip_completed_jobs
 from boltseal.deploy.project_files import project_folder
 from boltseal.deploy.release_flow import DeployResult, ReleaseFlow
@@ -82,10 +83,12 @@ class Deployer:
                 "`boltseal deploy --resume`, or deploy all services"
             )
         digests = locked_digests(read.model, lock)
+        check_images(releases, {name: str(each) for name, each in digests.items()})
         running = await self._check_locked_or_built(read, unlocked_builds(read.model, lock, digests), last)
         number = self.folder.next_number()
         prepared = await self._prepare_all(read, lock, digests, number)
         check_unchanged(running, prepared)
+        check_images(releases, {name: str(each.image.id) for name, each in prepared.items()})
         before = None if last is None else self.folder.contents(last.number).compose
         document = merge_services(read.model, before, chosen)
         release = self._new_release(read, document, prepared, last, chosen, by, number)
@@ -115,6 +118,8 @@ class Deployer:
         Raises: NotFound: if no older release ran, or an image is gone and can't be pulled; NoSuchRelease.
         """
         releases = self.folder.all()
+        if number is None:
+            check_repeated(releases)
         target = rollback_target(releases) if number is None else self.folder.read(number)
         if target is None:
             raise NotFound(
@@ -141,6 +146,7 @@ class Deployer:
             who=by.who,
             revision=target.revision,
             of=target.number,
+            hold=True,
             previous=None if last is None else last.number,
             services=tuple(_returning_service(each, prepared[each.name]) for each in target.services),
             removed=removed_services(releases, {each.name for each in target.services}),
