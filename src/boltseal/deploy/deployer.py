@@ -14,8 +14,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, Final
 
 import msgspec
 
@@ -38,11 +38,14 @@ from boltseal.deploy.releases import (
     removed_services,
     rollback_target,
 )
+from boltseal.deploy.settings_files import settings_files
 from boltseal.deploy.source_snapshot import recorded_files
 from boltseal.errors import Invalid, NotFound, Precondition, quote
 from boltseal.lockfile.document import Lock, key_in
 from boltseal.lockfile.format import format_lock
 from boltseal.oci.digest import Digest
+
+_MAX_LISTED: Final = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,9 +107,16 @@ class Deployer:
         await self.images.protect_unchanged(others, hold_reason(self.folder.project, number))
         recorded = recorded_files(read.project)
         environment = json.dumps(dict(read.variables)).encode()
+        settings = settings_files(project_folder(read.project).resolve(), read.model.document, recorded.files)
         contents = ReleaseContents(
-            text, environment, recorded.files, None if lock is None else format_lock(lock).encode()
+            text,
+            environment,
+            {**settings.files, **recorded.files},
+            None if lock is None else format_lock(lock).encode(),
+            tuple(settings.outside),
+            settings.modes,
         )
+        self._list_outside(last, contents)
         outcome = await self.flow.run(release, contents)
         self._prune(outcome.release)
         pulled = tuple(name for name, each in prepared.items() if each.pulled)
@@ -162,9 +172,7 @@ class Deployer:
             )
         if unfinished is not None:
             self.folder.write(unfinished.ended(ReleaseEnd.ABANDONED, self.flow.now_us(), f"release {new} took over"))
-        outcome = await self.flow.run(
-            release, ReleaseContents(text, recorded.environment, recorded.files, recorded.lock)
-        )
+        outcome = await self.flow.run(release, replace(recorded, compose=text))
         self._prune(outcome.release)
         return DeployResult(outcome.release, outcome, (), None if unfinished is None else unfinished.number)
 
@@ -286,6 +294,13 @@ class Deployer:
             },
             labels=labels_of(prepared.image),
         )
+
+    def _list_outside(self, last: Release | None, contents: ReleaseContents) -> None:
+        """List what is mounted and not part of the release, if the release before did not list the same."""
+        before = () if last is None else self.folder.contents(last.number).outside
+        if contents.outside != before:
+            for each in contents.outside[:_MAX_LISTED]:
+                self.flow.progress(f"not part of the release: {each}")
 
     def _prune(self, release: Release) -> None:
         """After a healthy release, drop the contents of old releases and unprotect their images."""

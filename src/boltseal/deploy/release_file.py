@@ -32,6 +32,7 @@ class _Contents(msgspec.Struct, forbid_unknown_fields=True):
     files: dict[str, bytes]
     lock: bytes | None
     outside: tuple[str, ...] = ()
+    modes: dict[str, int] = {}
 
 
 class StoredRelease(msgspec.Struct, frozen=True, kw_only=True):
@@ -54,7 +55,9 @@ def format_stored(stored: StoredRelease) -> bytes:
     contents = (
         None
         if found is None
-        else _Contents(found.compose, found.environment, dict(found.files), found.lock, found.outside)
+        else _Contents(
+            found.compose, found.environment, dict(found.files), found.lock, found.outside, dict(found.modes)
+        )
     )
     body = _MAGIC + f"{FORMAT}\n".encode()
     body += msgspec.json.encode(_Document(stored.revision, stored.release, contents)) + b"\n"
@@ -84,5 +87,5 @@ def parse_stored(raw: bytes) -> StoredRelease:
     contents = None
     if found.contents is not None:
         each = found.contents
-        contents = ReleaseContents(each.compose, each.environment, each.files, each.lock, each.outside)
+        contents = ReleaseContents(each.compose, each.environment, each.files, each.lock, each.outside, each.modes)
     return StoredRelease(revision=found.revision, release=found.release, contents=contents)

@@ -194,8 +194,8 @@ class Release(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
 class ReleaseContents:
     """The immutable files of a release: see `release_store`.
 
-    `files`: by their path in the project. `outside`: files and folders that services mount and that are not part of the
-    release, with the reason: see `settings_files`.
+    `files`: by their path in the project. `modes`: of those of them that are settings, as they are restored. `outside`: files and
+    folders that services mount and that are not part of the release, with the reason. See `settings_files`.
     """
 
     compose: bytes
@@ -203,6 +203,7 @@ class ReleaseContents:
     files: Mapping[str, bytes] = field(default_factory=dict)
     lock: bytes | None = None
     outside: tuple[str, ...] = ()
+    modes: Mapping[str, int] = field(default_factory=dict)
 
 
 def parse_release(raw: bytes) -> Release:
@@ -330,6 +331,13 @@ def removed_services(releases: Sequence[Release], names: Collection[str]) -> tup
     known = [service.name for each in (*(() if last is None else (last,)), *left) for service in each.services]
     known += [name for each in left for name in each.removed]
     return tuple(dict.fromkeys(name for name in known if name not in names))
+
+
+def rollback_to(releases: Sequence[Release], number: int | None) -> Release | None:
+    """Return the release that a rollback restores: `number`, or the one of `rollback_target`; None if there is none."""
+    if number is None:
+        return rollback_target(releases)
+    return next((each for each in releases if each.number == number), None)
 
 
 def rollback_target(releases: Sequence[Release]) -> Release | None:
