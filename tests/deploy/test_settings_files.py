@@ -51,7 +51,7 @@ def test_env_files_secrets_and_configs_are_recorded(root: Path, tmp_path: Path) 
         "config.ini": "config.ini",
         str(tmp_path / "token"): "swordfish",
     }
-    assert {name for name, mode in settings.modes.items() if mode == 0o600} == {*settings.files} - {"config.ini"}
+    assert {name for name, mode in settings.modes.items() if mode == 0o600} == {"a.env", "b.env", "c.env"}
     assert settings.outside == []
 
 
@@ -125,9 +125,13 @@ def test_large_files_are_listed(root: Path) -> None:
 
 
 def test_settings_are_restored_with_their_modes(root: Path) -> None:
-    """Secrets are restored with mode 0600 and other files with the recorded one, also if a file is gone."""
+    """Files of `env_file` are restored with mode 0600 and other files with the recorded one, also if a file is gone."""
     (root / "nginx.conf").write_text("bad")
-    write_settings(root, {"app.env": b"A=1\n", "conf/nginx.conf": b"x", "nginx.conf": b"y"}, {"nginx.conf": 0o644})
+    write_settings(
+        root,
+        {"app.env": b"A=1\n", "conf/nginx.conf": b"x", "nginx.conf": b"y"},
+        {"nginx.conf": 0o644, "app.env": 0o600},
+    )
     modes = {each.name: stat.S_IMODE(each.stat().st_mode) for each in (root / "app.env", root / "nginx.conf")}
 
     assert (root / "app.env").read_text() == "A=1\n"

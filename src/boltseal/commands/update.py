@@ -8,7 +8,7 @@ edits by the journal. A run that is killed leaves the journal, and the next one 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from boltseal.client.registry_client import RegistryClient, Resolved
 from boltseal.client.tag_observations import ObservedInterval, TagObservations
@@ -101,7 +101,11 @@ def _decide(request: UpdateRequest, project: DeployableProject, options: Registr
     lock, folder = project.lock()
     if lock is None:
         raise Invalid(f"there is no {LOCK_NAME} in {folder}: run `boltseal lock` and `boltseal deploy` first")
-    services = list(project.read.model.services.values())
+    locked_builds = {each.reference for each in lock.images if each.digest is not None}
+    services = [  # an image beside a build is one of a registry if the lock has its digest
+        replace(each, build=each.build and lock_key(each.image) not in locked_builds)
+        for each in project.read.model.services.values()
+    ]
     floating = [lock_key(each.image) for each in services if is_floating(each)]
     versions = [lock_key(each.image) for each in services if is_version(each)]
     now_us = options.client.now_us()

@@ -8,7 +8,8 @@ To a release belong
 Each has at most MAX_FILE_BYTES, and all together at most MAX_ALL_BYTES. Never recorded is what a container can write: a folder that
 is mounted with write access, and any file in it (`./data:/var/lib/postgresql/data`). What is left out is listed, with the reason.
 
-Secrets and files of `env_file` are restored with mode 0600, other files with the mode that they had, as containers read them.
+Files of `env_file`, which only Compose reads, are restored with mode 0600; other files with the mode that they had, since containers
+read them.
 """
 
 from __future__ import annotations
@@ -48,7 +49,6 @@ class SettingsFiles:
         """Record a file, or list why it is not."""
         name = self._name(path)
         if name in self.files:
-            self.modes[name] = PRIVATE if private else self.modes[name]
             return
         try:
             status = path.lstat()
@@ -79,7 +79,7 @@ def settings_files(root: Path, document: Mapping[str, Any], sources: Mapping[str
     for kind in ("secrets", "configs"):
         for each in (document.get(kind) or {}).values():
             if isinstance(each, Mapping) and isinstance(each.get("file"), str):
-                found.add(Path(each["file"]), private=kind == "secrets")
+                found.add(Path(each["file"]), private=False)
     _add_mounts(found, document)
     found.outside = list(dict.fromkeys(found.outside))
     return found
