@@ -213,7 +213,7 @@ class Engine:
 
         Raises: NoSuchImage.
         """
-        return inventory.layer_folders(await self._ask("GET", f"images/{image}/json"))
+        return inventory.layer_folders(await self.ask("GET", f"images/{image}/json"))
 
     async def pull(
         self, image: Reference, *, platform: str = "", login: Login | None = None, progress: ProgressCallback = _silent
