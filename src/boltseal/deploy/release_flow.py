@@ -197,7 +197,7 @@ class ReleaseFlow:
         left = [name for name in names if name in existing]
         for release in reversed(self.folder.all() if left else ()):
             known = [name for name in left if release.service(name) is not None]
-            if known and self.folder.compose_file(release.number).exists():
+            if known and self.folder.has_contents(release.number):
                 await self.compose.remove(self._recorded(release), known, self.progress)
                 left = [name for name in left if name not in known]
 
