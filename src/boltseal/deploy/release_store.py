@@ -307,6 +307,8 @@ class ReleaseFolder:
             except FileNotFoundError:
                 return []
         digits = [name for name in names if name.isascii() and name.isdigit() and not name.startswith("0")]
+        if "0" in names and (self.folder / "0" / "release.json").is_file():  # what ran before the first release
+            digits.append("0")
         return sorted(int(name) for name in digits if len(name) <= len(str(MAX_NUMBER)))  # ignore other names
 
     def _read(self, number: int, name: str, limit: int = MAX_CONTENT_BYTES) -> bytes | None:

@@ -9,8 +9,8 @@ There is one `Engine` per address, open during `connected`. Rules:
 - A stream that ends without reporting success is not taken for success: after a pull, the engine is asked for the
   image.
 - Every failure is one of the errors below, with one line that says what to do.
-- Only `pull`, `tag`, `untag` and `load` change anything, and none of them removes the last tag of an image unless asked
-  to.
+- Only `pull`, `tag`, `untag` and `load` change images, and none of them removes the last tag of an image unless asked
+  to. Containers are changed by `container_control`, which sends its requests by `request`.
 """
 
 from __future__ import annotations
@@ -59,6 +59,7 @@ ANSWER_S: Final = 60.0
 CONNECT_S: Final = 10.0
 CONNECTIONS: Final = 8
 MAX_CONTAINERS: Final = 10_000
+_ALREADY_SO: Final = 304  # Docker's answer for a container that is started or stopped already
 QUERY_S: Final = 600.0
 """Time limit for all containers or images of one query, however slowly the engine answers."""
 
@@ -253,9 +254,13 @@ class Engine:
             headers = {"Content-Type": "application/x-tar", "Content-Length": str(os.fstat(file.fileno()).st_size)}
             await self._progress("images/load", progress, headers=headers, content=file_chunks(file))
 
-    async def _ask(self, method: str, path: str, **request: Any) -> bytes:
-        async with self._stream(method, path, limit_s=ANSWER_S, **request) as response:
+    async def request(self, method: str, path: str, *, limit_s: float = ANSWER_S, **request: Any) -> bytes:
+        """Send one request and return its answer. `limit_s`: time limit; `request`: arguments of httpx2's `stream`."""
+        async with self._stream(method, path, limit_s=limit_s, **request) as response:
             return await read_all(response)
+
+    async def _ask(self, method: str, path: str, **request: Any) -> bytes:
+        return await self.request(method, path, **request)
 
     async def _progress(self, path: str, progress: ProgressCallback, **request: Any) -> None:
         async with self._stream("POST", path, **request) as response:
@@ -278,7 +283,7 @@ class Engine:
                 asyncio.timeout(limit_s),
                 self._http.stream(method, f"{self._url}/{path}", **request) as response,
             ):
-                if not response.is_success:
+                if not response.is_success and response.status_code != _ALREADY_SO:
                     raise await self._unsuccessful(response, path)
                 yield response
         except (TimeoutError, httpx2.TimeoutException) as error:
@@ -297,7 +302,7 @@ class Engine:
         message = await error_message(response)
         if message is None:
             return EngineFailed(f"{self._label} failed without an error message in Docker's format")
-        if status == 404 and path.startswith("containers/"):
+        if status == 404 and path.startswith("containers/") and path != "containers/create":
             return NoSuchContainer(f"{self._label} has no such container")
         return _failed(message, status)
 
