@@ -56,6 +56,10 @@ def deploy(
         ),
     ] = False,
     resume_release: Annotated[bool, typer.Option("--resume", help="Continue the unfinished release.")] = False,
+    take_over: Annotated[
+        bool,
+        typer.Option("--take-over", help="Replace a project of this name that was started from another folder."),
+    ] = False,
     wait: WaitOption = DEFAULT_WAIT,
     no_record: NoRecordOption = False,
     no_scrub: Annotated[bool, typer.Option("--no-scrub", help="Do not verify pulled images on the disk.")] = False,
@@ -93,6 +97,7 @@ def deploy(
             record=not no_record,
             scrub=require_scrub or not no_scrub,
             require_scrub=require_scrub,
+            take_over=take_over,
         )
         if resume_release:
             done = resume(options, project_name(project, options.client))

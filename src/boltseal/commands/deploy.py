@@ -25,9 +25,10 @@ from boltseal.deploy.compose_model import locked_digests, unlocked_builds
 from boltseal.deploy.compose_program import Compose, ComposeRefused, ProjectFiles, find_compose
 from boltseal.deploy.compose_reading import ComposeReading, read_project
 from boltseal.deploy.deployer import DeployedBy, Deployer
+from boltseal.deploy.health_wait import DeployTimeouts
 from boltseal.deploy.ledger_reports import record_release
 from boltseal.deploy.project_files import NoProject, named_files, project_folder
-from boltseal.deploy.release_flow import DeployResult, DeployTimeouts, ReleaseFlow
+from boltseal.deploy.release_flow import DeployResult, ReleaseFlow
 from boltseal.deploy.release_images import PullScrubber, ReleaseImages, scrub_services
 from boltseal.deploy.release_store import NoSuchRelease, ReleaseFolder, projects
 from boltseal.deploy.releases import Release, ReleaseKind
@@ -59,6 +60,7 @@ class DeployOptions:
         record: record the release in the ledgers of its registries.
         scrub: verify pulled images on the disk.
         require_scrub: refuse images of registries that were not verified so; verify those that run already, too.
+        take_over: replace a project of the same name that was started from another folder.
     """
 
     host: str | None
@@ -67,6 +69,7 @@ class DeployOptions:
     record: bool = True
     scrub: bool = True
     require_scrub: bool = False
+    take_over: bool = False
 
     @property
     def client(self) -> ClientContext:
@@ -374,7 +377,7 @@ async def _deployer(options: DeployOptions, folder: ReleaseFolder, transport: Tr
             watch=lambda registry: followed(registries, transport, registry),
             scrub=scrubs,
         )
-        yield Deployer(await _flow(options, folder, engine), ReleaseImages(host, puller, scrubs))
+        yield Deployer(await _flow(options, folder, engine), ReleaseImages(host, puller, scrubs), options.take_over)
 
 
 async def _flow(options: DeployOptions, folder: ReleaseFolder, engine: Engine) -> ReleaseFlow:

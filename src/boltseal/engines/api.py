@@ -283,7 +283,8 @@ class Engine:
                 asyncio.timeout(limit_s),
                 self._http.stream(method, f"{self._url}/{path}", **request) as response,
             ):
-                if not response.is_success and response.status_code != _ALREADY_SO:
+                already_so = response.status_code == _ALREADY_SO and path.endswith(("/start", "/stop"))
+                if not response.is_success and not already_so:
                     raise await self._unsuccessful(response, path)
                 yield response
         except (TimeoutError, httpx2.TimeoutException) as error:
