@@ -59,6 +59,10 @@ def deploy(
     anyway: Annotated[
         bool, typer.Option("--anyway", help="Deploy the files although they differ from what a rollback restored.")
     ] = False,
+    take_over: Annotated[
+        bool,
+        typer.Option("--take-over", help="Replace a project of this name that was started from another folder."),
+    ] = False,
     wait: WaitOption = DEFAULT_WAIT,
     no_record: NoRecordOption = False,
     no_scrub: Annotated[bool, typer.Option("--no-scrub", help="Do not verify pulled images on the disk.")] = False,
@@ -96,6 +100,7 @@ def deploy(
             record=not no_record,
             scrub=require_scrub or not no_scrub,
             require_scrub=require_scrub,
+            take_over=take_over,
         )
         if resume_release:
             done = resume(options, project_name(project, options.client))

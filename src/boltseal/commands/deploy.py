@@ -27,10 +27,11 @@ from boltseal.deploy.compose_model import locked_digests, unlocked_builds
 from boltseal.deploy.compose_program import Compose, ComposeRefused, ProjectFiles, find_compose
 from boltseal.deploy.compose_reading import ComposeReading, read_project
 from boltseal.deploy.deployer import DeployedBy, Deployer
+from boltseal.deploy.health_wait import DeployTimeouts
 from boltseal.deploy.holds import held_images
 from boltseal.deploy.ledger_reports import record_release
 from boltseal.deploy.project_files import NoProject, named_files, project_folder
-from boltseal.deploy.release_flow import DeployResult, DeployTimeouts, ReleaseFlow
+from boltseal.deploy.release_flow import DeployResult, ReleaseFlow
 from boltseal.deploy.release_images import PullScrubber, ReleaseImages, scrub_services
 from boltseal.deploy.release_store import NoSuchRelease, ReleaseFolder
 from boltseal.deploy.releases import Release, ReleaseKind, last_good, rollback_to
@@ -62,6 +63,7 @@ class DeployOptions:
         record: record the release in the ledgers of its registries.
         scrub: verify pulled images on the disk.
         require_scrub: refuse images of registries that were not verified so; verify those that run already, too.
+        take_over: replace a project of the same name that was started from another folder.
     """
 
     host: str | None
@@ -70,6 +72,7 @@ class DeployOptions:
     record: bool = True
     scrub: bool = True
     require_scrub: bool = False
+    take_over: bool = False
 
     @property
     def client(self) -> ClientContext:
@@ -382,7 +385,7 @@ async def _deployer(options: DeployOptions, folder: ReleaseFolder, transport: Tr
             watch=lambda registry: followed(registries, transport, registry),
             scrub=scrubs,
         )
-        yield Deployer(await _flow(options, folder, engine), ReleaseImages(host, puller, scrubs))
+        yield Deployer(await _flow(options, folder, engine), ReleaseImages(host, puller, scrubs), options.take_over)
 
 
 async def _flow(options: DeployOptions, folder: ReleaseFolder, engine: Engine) -> ReleaseFlow:

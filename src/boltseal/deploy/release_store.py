@@ -439,5 +439,7 @@ def _may_have_releases(folder: Path) -> bool:
 def _number(name: str) -> int | None:
     """Return the number of the release whose file or folder has this name, None for other names."""
     digits = name.removesuffix(".release")
+    if name == "0.release":  # what ran before the first release
+        return 0
     valid = digits.isascii() and digits.isdigit() and not digits.startswith("0") and len(digits) <= len(str(MAX_NUMBER))
     return int(digits) if valid else None

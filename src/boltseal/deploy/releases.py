@@ -47,11 +47,12 @@ class ReleaseUnreadable(Unavailable):
 
 
 class ReleaseKind(StrEnum):
-    """The command that created a release."""
+    """The command that created a release. `found`: containers that ran without a release, recorded before a deploy."""
 
     DEPLOY = "deploy"
     UPDATE = "update"
     ROLLBACK = "rollback"
+    FOUND = "found"
 
 
 class ReleaseStep(StrEnum):
@@ -118,8 +119,9 @@ class Release(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
 
     `engine`: the `EngineAddress.key` of the engine it runs on. `of`: the release that a rollback restores. `previous`: the
     healthy release before it, which is restored if this one fails. Times are microseconds since 1970. `files`: the name
-    that earlier versions stored each of the project's own files under, by its path in the project. `hold`: whether it is a
-    rollback whose hold no person has ended: see `holds`.
+    that earlier versions stored each of the project's own files under, by its path in the project. `before`: the IDs of the
+    project's containers when the release began. `hold`: whether it is a rollback whose hold no person has ended: see
+    `holds`.
     """
 
     format: int = FORMAT
@@ -142,6 +144,7 @@ class Release(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
     removed: tuple[str, ...] = ()
     files: dict[str, str] = {}
     hold: bool = False
+    before: tuple[str, ...] = ()
 
     @property
     def unfinished(self) -> bool:
@@ -240,8 +243,9 @@ def _check(release: Release) -> None:
     Raises: Invalid.
     """
     check_project(release.project)
-    if not 0 < release.number <= MAX_NUMBER:
-        raise ReleaseInvalid(f"invalid release number (got {release.number}, expected 1 to {MAX_NUMBER})")
+    first = 0 if release.kind is ReleaseKind.FOUND else 1
+    if not first <= release.number <= MAX_NUMBER:
+        raise ReleaseInvalid(f"invalid release number (got {release.number}, expected {first} to {MAX_NUMBER})")
     for time_us in (release.started_us, release.ended_us or 0):
         if not 0 <= time_us <= _LAST_US:
             raise ReleaseInvalid(f"invalid time (got {time_us}, expected microseconds since 1970)")

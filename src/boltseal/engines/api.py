@@ -9,8 +9,9 @@ There is one `Engine` per address, open during `connected`. Rules:
 - A stream that ends without reporting success is not taken for success: after a pull, the engine is asked for the
   image.
 - Every failure is one of the errors below, with one line that says what to do.
-- Only `pull`, `tag`, `untag` and `load` change anything, and none of them removes the last tag of an image unless asked
-  to. `release_volume` adds a container that is never started.
+- Only `pull`, `tag`, `untag` and `load` change images, and none of them removes the last tag of an image unless asked
+  to. Containers are changed by `container_control`, which sends its requests by `ask`; `release_volume` adds a container
+  that is never started.
 """
 
 from __future__ import annotations
@@ -59,6 +60,7 @@ ANSWER_S: Final = 60.0
 CONNECT_S: Final = 10.0
 CONNECTIONS: Final = 8
 MAX_CONTAINERS: Final = 10_000
+_ALREADY_SO: Final = 304  # Docker's answer for a container that is started or stopped already
 QUERY_S: Final = 600.0
 """Time limit for all containers or images of one query, however slowly the engine answers."""
 
@@ -260,9 +262,9 @@ class Engine:
             headers = {"Content-Type": "application/x-tar", "Content-Length": str(os.fstat(file.fileno()).st_size)}
             await self._progress("images/load", progress, headers=headers, content=file_chunks(file))
 
-    async def ask(self, method: str, path: str, **request: Any) -> bytes:
-        """Send a request, and return its whole answer. `request`: arguments of httpx2's `stream`."""
-        async with self.stream(method, path, limit_s=ANSWER_S, **request) as response:
+    async def ask(self, method: str, path: str, *, limit_s: float = ANSWER_S, **request: Any) -> bytes:
+        """Send one request and return its answer. `limit_s`: time limit; `request`: arguments of httpx2's `stream`."""
+        async with self.stream(method, path, limit_s=limit_s, **request) as response:
             return await read_all(response)
 
     async def _progress(self, path: str, progress: ProgressCallback, **request: Any) -> None:
@@ -286,7 +288,8 @@ class Engine:
                 asyncio.timeout(limit_s),
                 self._http.stream(method, f"{self._url}/{path}", **request) as response,
             ):
-                if not response.is_success:
+                already_so = response.status_code == _ALREADY_SO and path.endswith(("/start", "/stop"))
+                if not response.is_success and not already_so:
                     raise await self._unsuccessful(response, path)
                 yield response
         except (TimeoutError, httpx2.TimeoutException) as error:
@@ -305,7 +308,7 @@ class Engine:
         message = await error_message(response)
         if message is None:
             return EngineFailed(f"{self._label} failed without an error message in Docker's format")
-        if status == 404 and path.startswith("containers/"):
+        if status == 404 and path.startswith("containers/") and path != "containers/create":
             return NoSuchContainer(f"{self._label} has no such container")
         return _failed(message, status)
 
