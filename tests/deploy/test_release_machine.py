@@ -306,9 +306,11 @@ class ReleaseMachine(RuleBasedStateMachine):
     def registry_down(self) -> None:
         """A deploy of a version that can't be pulled changes nothing."""
         self.version(good=True, job=True, ports=False, scale=1)
+        pullable = dict(self.shop.host.fake.pullable)
         self.shop.host.fake.pullable.clear()
         with pytest.raises(BoltsealError):
             self.shop.deploy()
+        self.shop.host.fake.pullable |= pullable
 
     @precondition(lambda self: self.new is None)
     @rule()
