@@ -41,6 +41,7 @@ from boltseal.commands.build_inputs import (
     parse_build_args,
     read_dockerfile,
     resolve_bases,
+    unhashed_inputs,
 )
 from boltseal.commands.build_labels import git_if_any
 from boltseal.commands.image_locations import opened_transfer
@@ -134,7 +135,7 @@ def build_image(request: BuildRequest, options: RegistryOptions, log: IO[str]) -
     earlier = None if request.force else _earlier(repository, plan.hash, request.tag, options)
     if earlier is not None:
         when = f" at {earlier.when}" if earlier.when else ", by its tag"
-        reason = f"nothing to do: built of the same inputs{when}"
+        reason = f"nothing to do: built of the same inputs{when}{unhashed_inputs(inputs.more)}"
         return BuildReport(earlier.name, "unchanged", reason, earlier.digest, plan.hash, plan.base)
     image = replace(repository, tag=_tag(request, plan.hash, options))
     builder = request.builder or found_builder()

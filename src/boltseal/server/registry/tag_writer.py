@@ -98,7 +98,7 @@ class TagWriter:
     ) -> TagChange:
         """Return a change request for a tag, with the tag's row as it is now. Pass it on within the same transaction.
 
-        Raises: TagDiffers: the row is not what the ledger says about the tag.
+        Raises: LedgerInDoubt: the row is not what the ledger says about the tag.
         """
         row = tag_table.lock_tag(tx, repository.id, tag)
         self._check.check(tx, repository.name, tag, row)
@@ -216,7 +216,7 @@ class TagWriter:
 
         Raises:
             TagProtected: a seal protects one of them.
-            TagDiffers: a row is not what the ledger says about its tag.
+            LedgerInDoubt: a row is not what the ledger says about its tag.
         """
         rows = tag_table.tags_resolving_to(tx, repository.id, str(digest), TAGS_AT_ONCE + 1)
         for name, row in rows[:TAGS_AT_ONCE]:
@@ -273,7 +273,7 @@ class TagWriter:
     ) -> list[Tag]:
         """Delete tags that resolve to a manifest, protected or not, because its bytes must go: `TAGS_AT_ONCE` at most.
 
-        Return the tags. Raises: TagDiffers: a row is not what the ledger says about its tag.
+        Return the tags. Raises: LedgerInDoubt: a row is not what the ledger says about its tag.
         """
         rows = tag_table.tags_resolving_to(tx, repository.id, str(digest), TAGS_AT_ONCE)
         for name, row in rows:
