@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from boltseal.commands.client_context import ClientContext
 from boltseal.commands.outcome import Outcome
@@ -34,6 +34,14 @@ from boltseal.host.scrub.report import ReportStatus, ScrubReport, outcome
 from boltseal.host.scrub.rotation import ShareSummary
 from boltseal.host.scrub.scrub import ScrubRequest, scrub
 from boltseal.host.scrub.workers import Progress, WorkRate
+from boltseal.loading import deferred
+
+if TYPE_CHECKING:
+    from boltseal.commands import scrub_baseline, scrub_metrics, scrub_share
+else:  # most scrubs need none of them
+    scrub_baseline = deferred("boltseal.commands.scrub_baseline")
+    scrub_metrics = deferred("boltseal.commands.scrub_metrics")
+    scrub_share = deferred("boltseal.commands.scrub_share")
 
 MIN_RATE: Final = 64_000
 """The lowest limit in bytes per second: with less a check does not end within days, and a forgotten unit is likelier."""
@@ -121,8 +129,6 @@ def scrub_images(
     file = request.metrics
     if file is None:
         return _scrub(request, client, fetcher, progress)
-    from boltseal.commands.scrub_metrics import ScrubRun, write_metrics
-
     began_s, read = time.monotonic(), [0]
 
     def count(read_bytes: int, done: int, total: int) -> None:
@@ -132,11 +138,12 @@ def scrub_images(
     def write(found: ScrubResult | None) -> tuple[str, ...]:
         has_checked = found is not None and (found.has_checked or request.allow_empty)
         holds = has_checked and found is not None and found.outcome is Outcome.HOLDS
-        run = ScrubRun(request.kind, client.now_s(), time.monotonic() - began_s, holds, read_bytes=read[0])
+        took_s = time.monotonic() - began_s
+        run = scrub_metrics.ScrubRun(request.kind, client.now_s(), took_s, holds, read_bytes=read[0])
         if found is not None:
             results = tuple((each.what, str(each.status)) for each in found.reports)
             run = replace(run, results=results, share=found.share)
-        problem = write_metrics(file, [run])
+        problem = scrub_metrics.write_metrics(file, [run])
         return (problem,) if problem else ()
 
     try:
@@ -177,16 +184,12 @@ def _scrub(
     searched = ", ".join(quote(str(root)) for root in roots or [each.root for each in stores])
     searched = searched or f"this host, which has no store in {usual_places()}"
     if request.baseline.write is not None:
-        from boltseal.commands.scrub_baseline import record_baseline
-
-        recorded = tuple(record_baseline(stores, wanted, request.baseline, client, progress))
+        recorded = tuple(scrub_baseline.record_baseline(stores, wanted, request.baseline, client, progress))
         return ScrubResult(recorded, searched, request.complete)
     if request.shares is None:
         return ScrubResult(tuple(scrub(stores, wanted, progress)), searched, request.complete)
-    from boltseal.commands.scrub_share import opened_share
-
     scope = (*map(os.path.abspath, roots), "", *request.images)
-    with opened_share(client.state, request.shares, scope, client.now_s()) as opened:
+    with scrub_share.opened_share(client.state, request.shares, scope, client.now_s()) as opened:
         reports = tuple(scrub(stores, replace(wanted, rotation=opened.rotation), progress))
         problem = opened.save()
         problems = (problem,) if problem else ()
@@ -194,11 +197,7 @@ def _scrub(
 
 
 def _opened_baseline(options: BaselineOptions) -> Baseline | None:
-    if options.check is None:
-        return None
-    from boltseal.commands.scrub_baseline import opened_baseline
-
-    return opened_baseline(options)
+    return None if options.check is None else scrub_baseline.opened_baseline(options)
 
 
 def parse_rate(text: str) -> WorkRate:
