@@ -144,7 +144,7 @@ async def test_an_app_whose_base_was_deleted_is_not_current_on_the_bases_base(
 
     assert gone.status_code == 202
     assert asked == []
-    assert looked["stand"] == {"cannot tell": 3}
+    assert looked["stand"] == {"cannot tell": 1, "no base": 2}
 
 
 async def test_a_former_base_that_was_deleted_proves_no_other_base(

@@ -69,7 +69,7 @@ def test_a_newer_file_is_not_touched(tmp_path: Path) -> None:
     with opened(tmp_path) as one:
         one.saw([(NODE, DIGEST)])
     database = sqlite3.connect(tmp_path / "learned.db")
-    database.execute("PRAGMA user_version = 2")
+    database.execute("PRAGMA user_version = 3")
     database.close()
     with opened(tmp_path) as one, pytest.raises(StateUnusable, match="newer"):
         one.past(NODE)

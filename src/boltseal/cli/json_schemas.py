@@ -112,6 +112,7 @@ _VERDICT: Final[_Row] = {
     "base?": str | None,
     "how?": str | None,
     "by?": str | None,
+    "evidence?": str | None,
     "built_on?": OptionalDigest,
     "resolves_to?": OptionalDigest,
     "behind?": int,
@@ -253,7 +254,14 @@ ROWS: Final[Mapping[str, _Row]] = {
     },
     "outdated": _CHECK
     | _VERDICT
-    | {"digest?": OptionalDigest, "platforms?": list[dict[str, Any]], "tries?": int, "time?": TimeText},
+    | {
+        "digest?": OptionalDigest,
+        "rebuild_first?": list[str],
+        "ancestors?": list[dict[str, Any]],
+        "platforms?": list[dict[str, Any]],
+        "tries?": int,
+        "time?": TimeText,
+    },
     "pin": _CHECK | {"file?": str, "line?": int, "at?": str, "digest?": OptionalDigest},
     "ps": _CONTAINER,
     "pull": _FINDING

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
-import typer
-
+from boltseal.cli.lock_options import (
+    CountPullsOption,
+    EmitOption,
+    MergeOption,
+    RenderOption,
+    UpdateOption,
+)
 from boltseal.cli.options import AllowEmptyOption, JsonOption
 from boltseal.cli.output import CommandOutput, print_line, say
 from boltseal.cli.progress import Progress
@@ -26,35 +31,12 @@ from boltseal.lockfile.format import time_text
 @takes_registry_options
 def lock(
     paths: PathsArgument = None,
-    update: Annotated[
-        bool,
-        typer.Option("--update", help="Lock what the tags resolve to now: all of them, or the references given."),
-    ] = False,
+    update: UpdateOption = False,
     project: ProjectOption = Path(),
-    count_pulls: Annotated[
-        bool,
-        typer.Option(
-            "--count-pulls", help="Read platforms and image IDs on Docker Hub too, where that counts as pulls."
-        ),
-    ] = False,
-    emit: Annotated[
-        Emit | None,
-        typer.Option("--emit", show_default=False, help="Print a file with the locked digests; contact no registry."),
-    ] = None,
-    render: Annotated[
-        bool | None,
-        typer.Option(
-            "--render/--no-render",
-            show_default=False,
-            help="Also lock what `kubectl kustomize`, `helm template` and `docker compose config` print.",
-        ),
-    ] = None,
-    merge: Annotated[
-        bool,
-        typer.Option(
-            "--merge", help="Merge a conflict in boltseal.lock by image; as git's merge driver: --merge %O %A %B."
-        ),
-    ] = False,
+    count_pulls: CountPullsOption = False,
+    emit: EmitOption = None,
+    render: RenderOption = None,
+    merge: MergeOption = False,
     allow_empty: AllowEmptyOption = False,
     allow: AllowOption = None,
     *,

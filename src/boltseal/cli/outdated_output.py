@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from typing import Any, Final
 
 from boltseal.cli.output import CommandOutput, print_wrapped, say
@@ -13,11 +14,14 @@ from boltseal.commands.rebuild_log import RebuildRecord
 from boltseal.commands.text import clean, counted
 from boltseal.ledger.entry import format_time
 from boltseal.ledger.tag_intervals import moment
+from boltseal.lockfile.compare import age
+from boltseal.project.bases.base_claims import ClaimSource
 from boltseal.project.bases.base_scan import BaseReport
 from boltseal.project.bases.changes import BaseChanges, LayerCount
 from boltseal.project.bases.freshness import BaseStatus, BaseVerdict
 from boltseal.project.bases.rebuild_requests import RebuildResult
 
+_RESULTS: Final = (BaseStatus.CURRENT, BaseStatus.NO_BASE, BaseStatus.IGNORED)
 MAX_SETTINGS: Final = 10
 """How many changed settings of a base are printed; `--json` has all of them."""
 
@@ -26,23 +30,25 @@ def print_report(output: CommandOutput, report: OutdatedReport, *, verbose: bool
     """Print a scan. `verbose`: also why an image is current."""
     output.outcome = report.outcome
     for image in report.reports:
-        _print_image_report(output, image, verbose=verbose)
+        _print_image_report(output, image, report.now_us, verbose=verbose)
     for name, reason in report.left_out:
         output.add(ref=name, status="cannot tell", reason=reason)
         _print_image(output, "cannot tell", name, [("why", reason)])
     _print_summary(report)
 
 
-def _print_image_report(output: CommandOutput, report: BaseReport, *, verbose: bool) -> None:
+def _print_image_report(output: CommandOutput, report: BaseReport, now_us: int, *, verbose: bool) -> None:
     verdict = report.verdict
     output.add(
         ref=report.wanted.name,
         digest=None if report.digest is None else str(report.digest),
         **_fields(verdict),
+        rebuild_first=list(verdict.rebuild_first),
+        ancestors=[_fields(each) for each in verdict.ancestors],
         platforms=[_fields(each) for each in report.verdicts] if len(report.verdicts) > 1 else [],
     )
-    quiet = verdict.status in (BaseStatus.CURRENT, BaseStatus.NO_BASE) and not verbose
-    _print_image(output, verdict.status, report.wanted.name, () if quiet else _details(verdict, report))
+    quiet = verdict.status in _RESULTS and not verbose
+    _print_image(output, verdict.status, report.wanted.name, () if quiet else _details(verdict, report, now_us))
 
 
 def _print_image(output: CommandOutput, status: str, name: str, details: Iterable[tuple[str, str]]) -> None:
@@ -62,6 +68,7 @@ def _fields(verdict: BaseVerdict) -> dict[str, Any]:
         "base": None if claim is None or claim.base is None else str(claim.base),
         "how": None if claim is None else str(claim.kind),
         "by": None if claim is None else str(claim.source),
+        "evidence": verdict.evidence or None,
         "built_on": None if verdict.built_on is None else str(verdict.built_on),
         "resolves_to": None if verdict.now is None else str(verdict.now),
         "behind": verdict.behind,
@@ -80,13 +87,18 @@ def _change_fields(changes: BaseChanges) -> dict[str, Any]:
     return {"removed": layers(changes.removed), "added": layers(changes.added), "settings": settings, "labels": labels}
 
 
-def _details(verdict: BaseVerdict, report: BaseReport) -> Iterator[tuple[str, str]]:
+def _details(verdict: BaseVerdict, report: BaseReport, now_us: int) -> Iterator[tuple[str, str]]:
     """Yield what is printed below an image, each with its label."""
     claim = verdict.claim
     if claim is not None and claim.base is not None:
         yield "base", f"{claim.base} ({claim.kind}: {claim.source})"
+        if claim.source in (ClaimSource.LAYERS, ClaimSource.CAME_WITH):
+            yield "evidence", verdict.evidence
+    if verdict.ancestors:
+        yield "chain", _chain_text(verdict, report, now_us)
     yield "why", verdict.reason
-    if verdict.status == "outdated" and verdict.now is not None:
+    yield from _ancestor_details(verdict)
+    if verdict.status == "outdated" and verdict.now is not None and not verdict.rebuild_first:
         if verdict.built_on is not None:
             yield "was", str(verdict.built_on)
         yield "now", f"{verdict.now}{_since(verdict)}"
@@ -94,6 +106,29 @@ def _details(verdict: BaseVerdict, report: BaseReport) -> Iterator[tuple[str, st
         yield "changed", _changes_text(verdict.changes)
     if len(report.verdicts) > 1:
         yield "for", ", ".join(f"{each.platform}: {each.status}" for each in report.verdicts)
+
+
+def _ancestor_details(verdict: BaseVerdict) -> Iterator[tuple[str, str]]:
+    if verdict.rebuild_first:
+        yield (
+            "rebuild",
+            f"{', '.join(verdict.rebuild_first)} first, then this image: a rebuild of it alone changes nothing",
+        )
+    for each in verdict.ancestors:
+        if each.changes is not None and each.claim is not None:
+            yield "changed", f"{each.claim.base}: {_changes_text(each.changes)}"
+
+
+def _chain_text(verdict: BaseVerdict, report: BaseReport, now_us: int) -> str:
+    """Return the image and its ancestors, with what has moved."""
+    parts = [report.wanted.reference.familiar()]
+    direct = verdict if not verdict.rebuild_first else replace(verdict, status=BaseStatus.CURRENT)
+    for each in (direct, *verdict.ancestors):
+        if each.claim is None or each.claim.base is None:
+            break
+        moved = f" (moved{'' if each.since_us is None else f' {age(each.since_us, now_us)} ago'})"
+        parts.append(f"{each.claim.base.familiar()}{moved if each.status is BaseStatus.OUTDATED else ''}")
+    return " <- ".join(parts)
 
 
 def _since(verdict: BaseVerdict) -> str:

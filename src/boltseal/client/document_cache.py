@@ -2,7 +2,8 @@
 
     STATE/learned.db    SQLite
       document   digest; type (media type); body (the bytes, zlib); used (last use, in seconds since 1970)
-      meant      ref; digest; first and last (first and last observation of this digest, in microseconds)
+      resolutions of tags: ref; digest; first and last (first and last observation of this digest, in microseconds)
+      listed     registry; at (a time at which all of its tags were listed and resolved, in microseconds)
 
 A document is used only if its bytes have its digest, whatever the file claims. Observations are no substitute for the
 log of `tag_observations`, which alone raises alarms: an observation here hides no move from it. The file may be
@@ -24,7 +25,7 @@ from boltseal.errors import Invalid
 from boltseal.oci.digest import Digest
 from boltseal.oci.reference import Reference
 
-VERSION: Final = 1
+VERSION: Final = 2
 MAX_BODY_BYTES: Final = 8 * 1024 * 1024
 MAX_DOCUMENT_BYTES: Final = 256 * 1024 * 1024
 PENDING: Final = 256
@@ -33,6 +34,7 @@ _SCHEMA: Final = (
     "CREATE TABLE IF NOT EXISTS document (digest TEXT PRIMARY KEY, type TEXT NOT NULL, body BLOB NOT NULL, used INTEGER NOT NULL) STRICT",
     "CREATE TABLE IF NOT EXISTS meant (ref TEXT NOT NULL, digest TEXT NOT NULL, first INTEGER NOT NULL, last INTEGER NOT NULL) STRICT",
     "CREATE INDEX IF NOT EXISTS meant_ref ON meant (ref)",
+    "CREATE TABLE IF NOT EXISTS listed (registry TEXT NOT NULL, at INTEGER NOT NULL) STRICT",
 )
 
 
@@ -121,6 +123,18 @@ class DocumentCache:
                 else:
                     database.execute("INSERT INTO meant VALUES (?, ?, ?, ?)", (ref, text, self._now_us, self._now_us))
 
+    def saw_all(self, registry: str) -> None:
+        """Record that all tags of a registry were listed and resolved now. Raises: StateUnusable."""
+        with self._writing() as database:
+            database.execute("INSERT INTO listed VALUES (?, ?)", (registry, self._now_us))
+
+    def listings(self, registry: str) -> tuple[int, ...]:
+        """Return when all tags of a registry were listed, in microseconds since the epoch. Raises: StateUnusable."""
+        with self._sqlite_errors():
+            database = self._opened(create=False)
+            rows = [] if database is None else database.execute(_LISTED, (registry,)).fetchall()
+        return tuple(row[0] for row in rows)
+
     def flush(self) -> None:
         """Write the documents and times of use that are pending. Raises: StateUnusable."""
         if not self._pending and not self._used:
@@ -187,6 +201,7 @@ class DocumentCache:
 
 _DOCUMENT: Final = "SELECT type, body FROM document WHERE digest = ?"
 _PAST: Final = "SELECT digest, first, last FROM meant WHERE ref = ? ORDER BY rowid"
+_LISTED: Final = "SELECT at FROM listed WHERE registry = ? ORDER BY at"
 _NEWEST: Final = "SELECT rowid, digest FROM meant WHERE ref = ? ORDER BY rowid DESC"
 
 

@@ -122,6 +122,19 @@ def hash_inputs(inputs: BuildInputs, dockerfile: Dockerfile, digests: Mapping[Im
     return input_hash(read_by_build, inputs.context, parse_ignore(ignore_text(inputs)))
 
 
+def unhashed_inputs(more: Sequence[str]) -> str:
+    """Return a remark about secrets and SSH keys, whose contents the hash does not cover; "" if the build has none.
+
+    The hash is public: with such a content in it, anybody could test guesses of the content.
+    """
+    named = [
+        flag for flag in ("--secret", "--ssh") if any(word == flag or word.startswith(f"{flag}=") for word in more)
+    ]
+    if not named:
+        return ""
+    return f"; the contents of {' and '.join(named)} are not inputs: if they changed, build with --force"
+
+
 def ignore_text(inputs: BuildInputs) -> str:
     """Return the text of the ignore file that BuildKit would use, or "": the Dockerfile's own, else the context's.
 

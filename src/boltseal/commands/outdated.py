@@ -66,7 +66,7 @@ class OutdatedRequest:
 class OutdatedReport:
     """The result of a scan for outdated images.
 
-    `artifacts`: number of tags that are not images. `limits`: remaining pulls, by registry.
+    `artifacts`: number of tags that are not images. `limits`: remaining pulls, by registry. `now_us`: the time of it.
     """
 
     outcome: Outcome
@@ -75,6 +75,7 @@ class OutdatedReport:
     artifacts: int
     rebuilds: tuple[RebuildResult, ...]
     limits: tuple[tuple[str, PullLimit], ...]
+    now_us: int
 
 
 def rebuild_settings(settings: Path, secret: Callable[[str], str]) -> RebuildSettings:
@@ -110,7 +111,7 @@ def find_outdated(
         rebuilds: Sequence[RebuildResult] = ()
         async with _scanner(options, transport, allow, request.window_s, progress) as scanner:
             if request.rebuild is None:
-                reports = await scanner.scan(wanted)
+                reports = await scanner.scan(wanted, listed=request.scan.registry)
             else:
                 before_rebuild()
                 reports, rebuilds = await _rebuild(request.rebuild, options, scanner, wanted)
@@ -123,6 +124,7 @@ def find_outdated(
             artifacts=artifacts,
             rebuilds=tuple(rebuilds),
             limits=limits,
+            now_us=options.client.now_us(),
         )
 
     return ask(options, request.scan.registries, run)
@@ -145,6 +147,7 @@ async def _scanner(
             histories,
             allowed=registry_filter(options, allow),
             watch=lambda registry: followed(options, transport, registry),
+            ignored=client.settings.ignores_outdated,
             now_us=now_us,
             window_s=window_s,
             progress=lambda done, total: progress("images", done, total),

@@ -10,6 +10,7 @@ from boltseal.client.errors import RemoteNotFound
 from boltseal.client.registry_client import RegistryClient
 from boltseal.client.transport import Transport
 from boltseal.errors import TooMany
+from boltseal.lockfile.container_check import KEEP_PREFIX
 from boltseal.oci.reference import Reference, Repository
 from boltseal.policy.rule_decision import signature_subject
 
@@ -27,7 +28,7 @@ async def registry_images(
     most: int | None = MAX_IMAGES,
     skip: Callable[[Repository], bool] = lambda _: False,
 ) -> AsyncIterator[Reference]:
-    """Yield every tag of every repository, without those of signature tools. Raises: TooManyImages.
+    """Yield every tag of every repository, without those of signature tools and of kept images. Raises: TooManyImages.
 
     `most`: how many tags may be listed; None for no limit. `skip`: returns True for a repository that is left out.
     """
@@ -40,7 +41,7 @@ async def registry_images(
                 listed += 1
                 if most is not None and listed > most:
                     raise TooManyImages(f"{registry} lists more than {most} tags; name the images to scan")
-                if signature_subject(tag) is None:
+                if signature_subject(tag) is None and not tag.startswith(KEEP_PREFIX):
                     yield Reference(registry, repository, tag)
         except RemoteNotFound:
             continue

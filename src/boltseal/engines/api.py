@@ -208,6 +208,13 @@ class Engine:
         """Return one image. Raises: NoSuchImage."""
         return inventory.image(await self._ask("GET", f"images/{name}/json"))
 
+    async def layer_folders(self, image: Digest) -> tuple[str, ...]:
+        """Return the folders that the engine uses for an image's layers, topmost first; none if it does not report them.
+
+        Raises: NoSuchImage.
+        """
+        return inventory.layer_folders(await self._ask("GET", f"images/{image}/json"))
+
     async def pull(
         self, image: Reference, *, platform: str = "", login: Login | None = None, progress: ProgressCallback = _silent
     ) -> EngineImage:

@@ -128,9 +128,7 @@ class ProjectTree:
         real = os.path.realpath(os.path.join(self._base, base, shown))  # noqa: PTH118 - thousands of times
         inside = self._base.rstrip("/") + "/"
         if real != self._base and not real.startswith(inside):
-            reason = (
-                f"leads out of the project, to {quote(real)}: not read; --project names a folder that contains both"
-            )
+            reason = f"is outside of the project: {quote(real)}; not read; --project names a folder that contains both"
             raise Unreadable(shown, 0, reason)
         name = self._names[shown, base] = real[len(inside) :] or "."
         return name

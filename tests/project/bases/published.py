@@ -66,7 +66,8 @@ class Published:
                 "config": {"Env": list(env), "Labels": dict(labels or {})},
                 "rootfs": {"type": "layers", "diff_ids": [str(Digest.of(letter.encode())) for letter in layers]},
                 "history": [
-                    {"created": "2026", "created_by": line} for line in (layers if history is None else history)
+                    {"created": "2026-11-20T00:00:00Z", "created_by": line}
+                    for line in (layers if history is None else history)
                 ],
             }
         ).encode()
@@ -157,15 +158,17 @@ class Published:
             finally:
                 await transport.aclose()
 
-    async def look(self, *wanted: str | ImageToCheck, base: str = "", **more: Any) -> list[BaseReport]:
-        """Scan images, an hour later at each call."""
+    async def look(
+        self, *wanted: str | ImageToCheck, base: str = "", listed: str | None = None, **more: Any
+    ) -> list[BaseReport]:
+        """Scan images, an hour later at each call. `listed`: a registry of which these are all tags."""
         claim = claim_from_reference(Reference.parse(base), ClaimSource.DOCKERFILE) if base else None
-        listed = [
+        images = [
             ImageToCheck(one, Reference.parse(one), base=claim) if isinstance(one, str) else one for one in wanted
         ]
         self.hub.counted_at.clear()
         async with self.looker(**more) as looker:
-            answers = await looker.scan(listed)
+            answers = await looker.scan(images, listed=listed)
         self.now_us += 3_600_000_000
         return answers
 

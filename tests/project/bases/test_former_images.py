@@ -10,30 +10,32 @@ from boltseal.ledger.entry import Entry, EntryKind
 from boltseal.oci.digest import Digest
 from boltseal.oci.reference import Reference, Repository
 from boltseal.project.bases.former_images import MOVED_OR_GONE, former_digests
-from boltseal.project.bases.freshness import BaseStatus, BaseVerdict
+from boltseal.project.bases.freshness import BaseStatus, BaseVerdict, TagInterval
 from boltseal.project.bases.image_documents import RemoteRepository
+from boltseal.project.bases.image_facts import IMAGE
 from tests.project.bases.published import Published, base_labels
 
 OS, RUNTIME, APP = "reg.test/base/os:1", "reg.test/base/rt:1", "reg.test/team/app:1"
 EVERY = (OS, RUNTIME, APP)
-BEFORE, MADE = "2026-11-19T00:00:00Z", "2026-11-24T08:00:00Z"
-"""When the bases were made; when the app was, between the first look at the bases and the second."""
+BEFORE, MEANWHILE, MADE = "2026-11-19T00:00:00Z", "2026-11-24T06:30:00Z", "2026-11-24T08:00:00Z"
+"""When the lowest base was made; when the base on it was, after the first look; when the app was, after the second."""
 
 
 @pytest.fixture
 async def registry(tmp_path: Path) -> Published:
     """A base, a base on it, and an app on that, without labels; the bases were scanned before the app was built."""
     made = Published(tmp_path / "state")
-    made.image("base/os", "1", "o", created=BEFORE)
-    made.image("base/rt", "1", "or", created=BEFORE)
-    await made.look(OS, RUNTIME)
+    made.image("base/os", "1", "o")
+    await made.look(OS, listed="reg.test")
+    made.image("base/rt", "1", "or", created=MEANWHILE)
+    await made.look(OS, RUNTIME, listed="reg.test")
     made.image("team/app", "1", "orX", created=MADE)
     made.now_us += 86_400_000_000
     return made
 
 
 async def of_app(registry: Published, *names: str, base: str = "") -> BaseVerdict:
-    answers = await registry.look(*(names or EVERY), base=base)
+    answers = await registry.look(*(names or EVERY), base=base, listed="reg.test")
     return next(one.verdict for one in answers if one.wanted.name == APP)
 
 
@@ -79,6 +81,7 @@ async def test_a_base_that_moved_several_times_is_still_found(registry: Publishe
 async def test_a_base_that_moved_back_is_current(registry: Published) -> None:
     """If the base's tag moved back, the image is current, since it was not built on the image in between."""
     held = registry.hub.manifests["base/rt"]["1"]
+    await of_app(registry)
     registry.image("base/rt", "1", "os")
     moved = await of_app(registry)
     registry.hub.manifests["base/rt"]["1"] = held
@@ -119,14 +122,54 @@ async def test_a_named_base_is_not_proven_by_layers_if_a_former_image_is_unknown
 
 
 async def test_a_recorded_base_is_not_weakened(registry: Published) -> None:
-    """A base recorded in a label or annotation is used, although the layers of a former image are unknown."""
+    """A base in an annotation, or in a label beside the image's own name, is used although a former image is unknown."""
     os = Digest.of(registry.hub.manifests["base/os"]["1"][1])
     registry.image("base/rt", "1", "os")
     forget(registry)
-    for more in ({"labels": base_labels(OS, os)}, {"annotations": base_labels(OS, os)}):
+    own = base_labels(OS, os) | {IMAGE: APP}
+    for more in ({"labels": own}, {"annotations": base_labels(OS, os)}):
         registry.image("team/app", "1", "oX", created=MADE, **more)  # type: ignore[arg-type]
 
         assert status_and_base(await of_app(registry)) == ("current", OS)
+
+
+async def test_a_label_that_an_unknown_base_may_have_had_is_no_proof(registry: Published) -> None:
+    """A label without the image's own name may have come with a base whose labels are unknown: the answer is unknown."""
+    os = Digest.of(registry.hub.manifests["base/os"]["1"][1])
+    registry.image("base/rt", "1", "os")
+    forget(registry)
+    registry.image("team/app", "1", "oX", created=MADE, labels=base_labels(OS, os))
+    verdict = await of_app(registry)
+
+    assert status_and_base(verdict) == ("cannot tell", OS)
+    assert f"{RUNTIME} formerly resolved to sha256:" in verdict.reason
+
+
+async def test_a_tag_that_was_not_observed_when_the_image_was_built_may_be_its_base(tmp_path: Path) -> None:
+    """At a registry without history, an image is not current on an unmoved base if another tag may have been its base."""
+    registry = Published(tmp_path / "state")
+    registry.image("base/os", "1", "o", created=BEFORE)
+    await registry.look(OS)
+    registry.image("base/rt", "1", "or", created=BEFORE)
+    registry.image("team/app", "1", "orX", created=MADE)
+    registry.image("base/rt", "1", "os", created=MADE)
+    registry.now_us += 86_400_000_000
+    verdict = await of_app(registry)
+
+    assert status_and_base(verdict) == ("cannot tell", OS)
+    assert f"{RUNTIME} was not observed all the time" in verdict.reason
+
+
+async def test_a_tag_that_moved_unobserved_between_two_scans_may_be_the_base(registry: Published) -> None:
+    """If the base's tag moved when the image was built, and only before and after was observed, the answer is unknown."""
+    registry.image("base/rt", "1", "o", history=["o", "ENV A=1"], env=["A=1"], created=MADE)
+    verdict = await of_app(registry)
+
+    assert status_and_base(verdict)[0] == "outdated"
+    registry.image("team/app", "2", "oX", history=["o", "ENV A=1", "X"], created=MADE)
+    answers = await registry.look(OS, RUNTIME, "reg.test/team/app:2")
+
+    assert status_and_base(answers[-1].verdict)[0] == "cannot tell"
 
 
 async def test_an_inherited_label_does_not_hide_that_the_labelled_base_moved(tmp_path: Path) -> None:
@@ -162,18 +205,18 @@ async def test_an_index_is_compared_for_the_platforms_in_use(tmp_path: Path) -> 
     assert status_and_base(await of_app(registry)) == ("outdated", RUNTIME)
 
 
-async def test_a_sealed_tag_of_the_very_image_keeps_it_current(registry: Published) -> None:
-    """An image equal to its sealed tag's is current, unless it may be built on the moved tag, which the reason names."""
+async def test_two_tags_of_the_base_of_which_one_moved_are_unknown(registry: Published) -> None:
+    """If two tags resolved to the base, and one has moved, the image may be built on that one, which the reason names."""
     media_type, raw = registry.hub.manifests["base/rt"]["1"]
     registry.hub.publish("base/rt", "1.0.0", raw, media_type)
     every = (*EVERY, "reg.test/base/rt:1.0.0")
     registry.now_us -= 2 * 86_400_000_000
-    await registry.look(*every)
+    await registry.look(OS, RUNTIME, "reg.test/base/rt:1.0.0")
     registry.now_us += 2 * 86_400_000_000
     registry.image("base/rt", "1", "os")
     verdict = await of_app(registry, *every)
 
-    assert status_and_base(verdict) == ("current", "reg.test/base/rt:1.0.0")
+    assert status_and_base(verdict) == ("cannot tell", "reg.test/base/rt:1.0.0")
     assert f"{RUNTIME} also resolved to it and has moved" in verdict.reason
 
 
@@ -187,14 +230,19 @@ async def test_a_tag_of_the_images_own_repository_that_moved_is_no_doubt(registr
     assert status_and_base(await of_app(registry, *EVERY, "reg.test/team/app:latest")) == ("current", RUNTIME)
 
 
-async def test_a_registry_that_does_not_answer_is_not_a_moved_tag(registry: Published) -> None:
-    """A registry that does not answer is not taken for a moved tag, because the last observation may be current."""
+async def test_a_tag_whose_registry_does_not_answer_may_have_moved(registry: Published) -> None:
+    """A tag that can't be resolved now is not taken for a moved one, but it may be one, so layers prove nothing."""
+    tool = "other.test/other/tool:1"
     registry.image("other/tool", "1", "t")
-    await registry.look("other.test/other/tool:1")
+    registry.now_us -= 2 * 86_400_000_000
+    await registry.look(tool)
+    registry.now_us += 2 * 86_400_000_000
     del registry.hub.manifests["other/tool"]["1"]
     forget(registry)
+    verdict = await of_app(registry, *EVERY, tool)
 
-    assert status_and_base(await of_app(registry, *EVERY, "other.test/other/tool:1")) == ("current", RUNTIME)
+    assert status_and_base(verdict) == ("cannot tell", RUNTIME)
+    assert f"{tool} was not observed all the time" in verdict.reason
 
 
 async def test_former_images_beyond_the_limit_are_unknown(registry: Published) -> None:
@@ -233,7 +281,10 @@ def test_former_digests_are_read_from_ledger_entries() -> None:
     place = RemoteRepository("reg.test", Repository("a/b"))
 
     assert former_digests(place, entries) == {
-        Reference.parse("reg.test/a/b:1"): [Digest.parse(one), Digest.parse(two)],
-        Reference.parse("reg.test/a/b:2"): [Digest.parse(one)],
+        Reference.parse("reg.test/a/b:1"): [
+            TagInterval(Digest.parse(one), None, 1),
+            TagInterval(Digest.parse(two), 1, None),
+        ],
+        Reference.parse("reg.test/a/b:2"): [TagInterval(Digest.parse(one), None, 1), TagInterval(None, 1, None)],
     }
     assert EntryKind.TAG_CREATED not in MOVED_OR_GONE

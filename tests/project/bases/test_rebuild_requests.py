@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import signal
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from boltseal.events import parse_cloud_event
 from boltseal.policy.rebuild_actions import parse_on_outdated
 from boltseal.project.bases.base_scan import BaseReport
 from boltseal.project.bases.freshness import BaseStatus
+from boltseal.project.bases.left_over_group import record_group, terminate_left_over
 from boltseal.project.bases.rebuild_journal import JournalLine, RebuildJournal, RebuildOutcome
 from boltseal.project.bases.rebuild_requests import AskedElsewhere, RebuildDue, Rebuilder
 from boltseal.project.bases.rebuild_runner import post_webhook, run_command
@@ -128,13 +130,11 @@ async def test_two_concurrent_runs_request_nothing_twice(journal: RebuildJournal
     assert recorded_file.read_text().splitlines() == [APP, "reg.test/x/y:1"]
 
 
-async def test_an_interrupted_run_continues_with_the_remaining_attempts(
-    journal: RebuildJournal, tmp_path: Path
-) -> None:
-    """After a terminated run, the next one continues with the remaining attempts."""
+async def test_an_interrupted_run_is_repeated(journal: RebuildJournal, tmp_path: Path) -> None:
+    """A rebuild that was interrupted is requested again, however often, and with all attempts that had not ended."""
     recorded_file = tmp_path / "recorded"
     command = script(tmp_path, f"echo $$ > {recorded_file}; exec sleep 60")
-    for _ in range(2):
+    for _ in range(3):
         task = asyncio.create_task(rebuilder(journal, command, attempts=2).rebuild([base_report(APP, NODE)]))
         await until(lambda: recorded_file.exists() and recorded_file.read_text().endswith("\n"), "the command runs")
         task.cancel()
@@ -142,15 +142,12 @@ async def test_an_interrupted_run_continues_with_the_remaining_attempts(
             await task
         assert not _runs(int(recorded_file.read_text()))
         recorded_file.unlink()
-    then = await rebuilder(journal, command, attempts=2).rebuild([base_report(APP, NODE)])
+    then = await rebuilder(journal, script(tmp_path, "true"), attempts=2).rebuild([base_report(APP, NODE)])
 
-    assert then == []
-    assert not recorded_file.exists()
-    assert [(str(line.outcome), line.tries) for line in journal.lines()] == [
+    assert [(str(one.outcome), one.tries) for one in then] == [("done", 1)]
+    assert [(str(line.outcome), line.tries) for line in journal.lines()] == [("asked", 0), ("stopped", 0)] * 3 + [
         ("asked", 0),
-        ("stopped", 1),
-        ("asked", 1),
-        ("stopped", 2),
+        ("done", 1),
     ]
 
 
@@ -179,18 +176,61 @@ async def test_a_successful_attempt_is_the_last(journal: RebuildJournal, tmp_pat
     assert (asked.outcome, asked.tries) == (RebuildOutcome.DONE, 2)
 
 
-async def test_a_killed_run_counts_as_requested(journal: RebuildJournal, tmp_path: Path) -> None:
-    """After a kill the rebuild counts as requested, and is never started twice for one move."""
-    line = JournalLine(1, APP, NODE, str(digest("new")), RebuildOutcome.ASKED)
-    journal.append(line)
+@pytest.mark.parametrize(
+    ("outcome", "again"),
+    [
+        (RebuildOutcome.ASKED, True),
+        (RebuildOutcome.STOPPED, True),
+        (RebuildOutcome.DONE, False),
+        (RebuildOutcome.FAILED, False),
+    ],
+)
+async def test_a_rebuild_is_requested_again_exactly_if_its_end_was_not_recorded(
+    journal: RebuildJournal, tmp_path: Path, outcome: RebuildOutcome, again: bool
+) -> None:
+    """After a kill the last line has no outcome, so the rebuild is requested again; one that ended is not."""
+    journal.append(JournalLine(1, APP, NODE, str(digest("new")), outcome))
     builder = rebuilder(journal, script(tmp_path, "true"))
+    [*words] = builder.plan([base_report(APP, NODE)]).messages(9)
 
-    assert await builder.rebuild([base_report(APP, NODE)]) == []
-    [words] = builder.plan([base_report(APP, NODE)]).messages(9)
-
+    assert [str(one.due.image) for one in await builder.rebuild([base_report(APP, NODE)])] == ([APP] if again else [])
     assert words == (
-        f"{APP}: a rebuild was requested at 1970-01-01 00:00 UTC, its outcome is unknown; it is not requested again"
+        [f"{APP}: a rebuild was requested at 1970-01-01 00:00 UTC, it failed; it is not requested again"]
+        if outcome is RebuildOutcome.FAILED
+        else []
     )
+
+
+async def test_a_command_that_outlived_a_killed_run_is_ended_before_the_next(
+    journal: RebuildJournal, tmp_path: Path
+) -> None:
+    """The recorded process group of a killed run is ended before the rebuild is requested again."""
+    left_over = await asyncio.create_subprocess_exec("sh", "-c", "sleep 60 & exec sleep 60", start_new_session=True)
+    with journal.state.writing():
+        record_group(journal.path.with_name("rebuilding.group"), left_over.pid)
+    journal.append(JournalLine(1, APP, NODE, str(digest("new")), RebuildOutcome.ASKED))
+    await rebuilder(journal, script(tmp_path, "true")).rebuild([base_report(APP, NODE)])
+
+    assert await left_over.wait() == -signal.SIGTERM
+    assert not journal.path.with_name("rebuilding.group").exists()
+
+
+@pytest.mark.parametrize("change", [("start", "1"), ("boot", "another-boot"), ("text", "broken")])
+async def test_a_process_that_only_has_the_same_id_is_not_ended(tmp_path: Path, change: tuple[str, str]) -> None:
+    """A process with the recorded ID, but another start time, or of another boot of the machine, is left alone."""
+    other = await asyncio.create_subprocess_exec("sleep", "60", start_new_session=True)
+    file = tmp_path / "group"
+    record_group(file, other.pid)
+    pid, start, boot = file.read_text().split()
+    what, value = change
+    words = {"start": f"{pid} {value} {boot}", "boot": f"{pid} {start} {value}", "text": value}
+    file.write_text(words[what])
+
+    assert terminate_left_over(file) is False
+    assert other.returncode is None
+    assert _runs(other.pid)
+    other.kill()
+    await other.wait()
 
 
 async def test_a_defect_loses_no_rebuild(journal: RebuildJournal, tmp_path: Path) -> None:

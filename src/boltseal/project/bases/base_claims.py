@@ -62,6 +62,11 @@ class ClaimSource(StrEnum):
     GIVEN = "--base"
     DOCKERFILE = "the Dockerfile"
 
+    @property
+    def shows(self) -> str:
+        """The source with its verb, for a sentence."""
+        return f"{self} {'show' if self is ClaimSource.LAYERS else 'shows'}"
+
 
 @dataclass(frozen=True, slots=True)
 class BaseClaim:
@@ -106,6 +111,19 @@ def inherited_claim(facts: ImageFacts, own: Reference) -> BaseClaim | None:
     return BaseClaim(image, None, ClaimSource.CAME_WITH)
 
 
+def may_be_inherited(facts: ImageFacts, own: Reference, claim: BaseClaim) -> bool:
+    """Return whether an unknown image between this one and the claimed base would have caused the same claim.
+
+    So it is for claims by layers, and for labels, unless the image's labels name the image itself.
+    """
+    if claim.source is ClaimSource.LABEL:
+        try:
+            return Reference.parse(facts.labels.get(IMAGE, "")).name != own.name
+        except Invalid:
+            return True
+    return claim.source is ClaimSource.CAME_WITH or (claim.kind is not ClaimKind.RECORDED and claim.digest is None)
+
+
 def claim_from_entries(entries: Iterable[Entry], digest: Digest) -> BaseClaim | None:
     """Return the claim of an image's newest `built` entry. `entries`: the oldest first."""
     built = [entry for entry in entries if entry.kind is EntryKind.BUILT and entry.digest == str(digest)]
@@ -123,7 +141,7 @@ def claim_from_reference(reference: Reference | None, source: ClaimSource) -> Ba
 
 class _Predicate(msgspec.Struct, rename="camel"):
     build_definition: dict[str, Any] = {}
-    materials: list[Any] = []
+    materials: Any = None
 
 
 class _Statement(msgspec.Struct, rename="camel"):
@@ -132,9 +150,10 @@ class _Statement(msgspec.Struct, rename="camel"):
 
 
 def claims_from_provenance(raw: bytes) -> tuple[BaseClaim, ...]:
-    """Return the images in a build's SLSA provenance (v0.2 or v1), without frontends; () if there are none.
+    """Return the images in a build's SLSA provenance (v0.2 or v1), without frontends; () if it is no provenance.
 
-    Provenance does not say which of them the last stage is based on; that is decided by the layers.
+    Provenance does not say which of them the last stage is based on; that is decided by the layers. A build without any
+    image or other package was made from scratch.
     """
     try:
         statement = decode(raw[: MAX_STATEMENT_BYTES + 1], _Statement)
@@ -147,6 +166,8 @@ def claims_from_provenance(raw: bytes) -> tuple[BaseClaim, ...]:
     images = dict.fromkeys(
         claim for material in materials if isinstance(material, dict) for claim in _material(material)
     )
+    if isinstance(listed, list) and not any(_is_package(material) for material in materials):
+        return (BaseClaim(None, None, ClaimSource.PROVENANCE),)
     return tuple(images) if len(images) <= MAX_IMAGES else ()  # with too many, none can be ruled out as the base
 
 
@@ -159,6 +180,15 @@ def _material(material: Mapping[str, Any]) -> Iterator[BaseClaim]:
     if reference is None or not isinstance(sha256, str) or _is_sha256(sha256) is None or reference.name in _FRONTENDS:
         return
     yield BaseClaim(reference.by_tag, Digest("sha256", sha256), ClaimSource.PROVENANCE)
+
+
+def _is_package(material: object) -> bool:
+    """Return whether a build input may be an image: a package other than the frontends, or not readable."""
+    uri = material.get("uri") if isinstance(material, dict) else None
+    if not isinstance(uri, str):
+        return True
+    reference = _package(uri)
+    return uri.startswith(("pkg:", "oci", "docker")) and (reference is None or reference.name not in _FRONTENDS)
 
 
 def _package(uri: str) -> Reference | None:

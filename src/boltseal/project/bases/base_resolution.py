@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Final
 
@@ -11,7 +11,8 @@ from boltseal.client.errors import RemoteNotFound
 from boltseal.errors import BoltsealError
 from boltseal.oci.digest import Digest
 from boltseal.oci.reference import Reference
-from boltseal.project.bases.base_claims import BaseClaim, ClaimKind, ClaimSource
+from boltseal.project.bases.base_claims import BaseClaim, ClaimKind, ClaimSource, may_be_inherited
+from boltseal.project.bases.former_images import FormerImages
 from boltseal.project.bases.freshness import (
     BaseStatus,
     BaseVerdict,
@@ -19,28 +20,38 @@ from boltseal.project.bases.freshness import (
     TagInterval,
     is_same_digest,
     judge,
+    judge_aliases,
     judge_by_current,
     judge_doubted,
     judge_proven,
+    judge_without_claims,
     moves_since,
 )
 from boltseal.project.bases.image_documents import ImageDocuments, RemoteRepository, same_platform
 from boltseal.project.bases.image_facts import ImageFacts
 from boltseal.project.bases.layer_match import Candidate, longest_match, may_be_base
 from boltseal.project.bases.tag_history import TagHistories
+from boltseal.project.bases.unknown_periods import Window, gaps
 
 MAX_PAST: Final = 50
 DAY_US: Final = 86_400_000_000
+_NEVER: Final = Window(2**63 - 1, -(2**63))
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
-_UNRECORDED: Final = (
-    "its base is not recorded; name it with --base or --dockerfile, or build with `boltseal build`, which records it"
-)
+
+
+@dataclass(frozen=True, slots=True)
+class JudgedImage:
+    """One platform of an image. `digest`: of the index or of the image itself."""
+
+    reference: Reference
+    digest: Digest
+    facts: ImageFacts
 
 
 class BaseResolver:
     """Judges images. `now`: the current digest of each base's tag, or the error; only those bases are read.
 
-    `former`: former images of tags, as far as they were read already.
+    `current`: the images of the scan. `former`: former images of their tags.
     """
 
     def __init__(
@@ -48,71 +59,130 @@ class BaseResolver:
         documents: ImageDocuments,
         histories: TagHistories,
         now: Mapping[Reference, Digest | BoltsealError],
-        former: Sequence[Candidate] = (),
         *,
+        current: Iterable[Candidate] = (),
+        former: FormerImages | None = None,
         now_us: int,
     ) -> None:
         self._documents = documents
         self._histories = histories
         self._now = now
+        self._former_images = former or FormerImages()
         self._former: dict[Reference, list[Candidate]] = {}
-        for candidate in former:
+        self._formerly: dict[Digest, set[Reference]] = {}
+        for candidate in self._former_images.candidates:
             self._former.setdefault(candidate.base, []).append(candidate)
+            self._formerly.setdefault(candidate.facts.config, set()).add(candidate.base)
+        self._current = {(candidate.base, candidate.facts.config) for candidate in current} if self._former else set()
         self._now_us = now_us
 
-    async def verdict(self, image: ImageFacts, claims: Sequence[BaseClaim], doubt: str = "") -> BaseVerdict:
-        """Judge one platform of an image. `claims`: about its base, the most reliable first.
-
-        `doubt`: why layers alone don't prove that it is current, "" for no doubt.
-        """
+    async def verdict(self, judged: JudgedImage, claims: Sequence[BaseClaim]) -> BaseVerdict:
+        """Judge one platform of an image. `claims`: about its base, the most reliable first."""
+        image = judged.facts
         if not claims:
-            return BaseVerdict(BaseStatus.UNKNOWN, _UNRECORDED)
+            return await self._judge_without_claims(judged)
         first = claims[0]
         if first.source is ClaimSource.PROVENANCE:
             return await self._judge_provenance(
-                image, [claim for claim in claims if claim.source is ClaimSource.PROVENANCE]
+                judged, [claim for claim in claims if claim.source is ClaimSource.PROVENANCE]
             )
         if first.source in (ClaimSource.LAYERS, ClaimSource.CAME_WITH):
-            verdict = await self._judge_suggested(image, first)
+            verdict = await self._judge_suggested(judged, first)
             if verdict is None:
-                return await self.verdict(image, claims[1:], doubt)
-            verdict = self._with_aliases(image, verdict, claims[1:])
+                return await self.verdict(judged, claims[1:])
         else:
-            verdict = await self._judge_claim(image, first)
-        by_layers = first.kind is not ClaimKind.RECORDED and first.digest is None
-        return judge_doubted(verdict, doubt) if by_layers and doubt else verdict
-
-    def _with_aliases(self, image: ImageFacts, verdict: BaseVerdict, claims: Sequence[BaseClaim]) -> BaseVerdict:
-        """Add the tags that formerly resolved to the same current base, and have moved."""
-        moved = [
-            str(claim.base)
-            for claim in claims
-            if claim.source is ClaimSource.LAYERS
-            and any(candidate.digest == verdict.built_on for candidate in self._former_of(claim.base, image))
-        ]
-        if verdict.status is not BaseStatus.CURRENT or not moved:
+            verdict = await self._judge_claim(judged, first)
+        if verdict.status is not BaseStatus.CURRENT or not may_be_inherited(image, judged.reference, first):
             return verdict
-        reason = f"{verdict.reason}; {', '.join(moved)} also resolved to it and has moved: if built on that tag, it is outdated"
-        return replace(verdict, reason=reason)
+        if first.source is not ClaimSource.LABEL:
+            verdict = await self._judge_aliases(judged, verdict)
+        return judge_doubted(verdict, await self._doubt_of_current(judged, verdict))
 
-    async def _judge_suggested(self, image: ImageFacts, claim: BaseClaim) -> BaseVerdict | None:
+    async def _judge_without_claims(self, judged: JudgedImage) -> BaseVerdict:
+        always = Window(None, None)
+        if self._doubt(judged, always, always):
+            always = Window(None, await self._published_us(judged))
+        return judge_without_claims(
+            judged.facts, self._doubt(judged, always, _NEVER), self._doubt(judged, _NEVER, always)
+        )
+
+    async def _judge_aliases(self, judged: JudgedImage, verdict: BaseVerdict) -> BaseVerdict:
+        """Weaken a verdict if another tag also resolved to the base, and has moved: the image may be built on that tag."""
+        base = await self._base_facts(verdict, judged.facts)
+        if base is None:
+            return verdict
+        moved = sorted(
+            str(tag)
+            for tag in self._formerly.get(base.config, ())
+            if tag.name != judged.reference.name
+            and tag not in self._former_images.gone
+            and (tag, base.config) not in self._current
+        )
+        return judge_aliases(verdict, moved) if moved else verdict
+
+    async def _doubt_of_current(self, judged: JudgedImage, verdict: BaseVerdict) -> str:
+        """Return why a base that layers or an inheritable label show may not be the closest one; "" for no doubt."""
+        claim = verdict.claim
+        if claim is None or claim.base is None:
+            return ""
+        inferred = claim.source is not ClaimSource.LABEL  # a label is not inferred from what was observed
+        built = self._build_window(judged.facts, self._now_us) if inferred else _NEVER
+        if not self._doubt(judged, Window(None, self._now_us), built):
+            return ""  # without a request
+        end_us = await self._published_us(judged)
+        built = self._build_window(judged.facts, end_us) if inferred else _NEVER
+        facts = await self._base_facts(verdict, judged.facts)
+        starts = [None if facts is None else _created_us(facts)]
+        starts += [each.first_us for each in await self._histories.of(claim.base) if each.digest == verdict.built_on]
+        known = [start_us for start_us in starts if start_us is not None]
+        return self._doubt(judged, Window(min(known, default=None), end_us), built)
+
+    def _doubt(self, judged: JudgedImage, since_match: Window, since_created: Window) -> str:
+        return self._former_images.unknown.reason(judged.reference.name, since_match, since_created)
+
+    async def _published_us(self, judged: JudgedImage) -> int:
+        """Return when the image was published at the latest."""
+        reference = judged.reference
+        intervals = await self._histories.of(reference.by_tag) if reference.tag is not None else ()
+        known = [interval.first_us for interval in intervals if interval.digest == judged.digest]
+        return min((first_us for first_us in known if first_us is not None), default=self._now_us)
+
+    def _build_window(self, image: ImageFacts, published_us: int) -> Window:
+        """Return when the image was built: not before its creation time, if that is possible, and not after its publication."""
+        created_us = _created_us(image)
+        if created_us is None or created_us > published_us + DAY_US:
+            return Window(None, published_us)
+        return Window(min(created_us, published_us), published_us)
+
+    async def _base_facts(self, verdict: BaseVerdict, image: ImageFacts) -> ImageFacts | None:
+        """Return the facts of a verdict's base if they are cached; else None."""
+        if verdict.claim is None or verdict.claim.base is None or verdict.built_on is None:
+            return None
+        remote = RemoteRepository(verdict.claim.base.registry, verdict.claim.base.repository)
+        try:
+            return await self._documents.cached_only().facts_for(remote, verdict.built_on, image.platform)
+        except BoltsealError:
+            return None
+
+    async def _judge_suggested(self, judged: JudgedImage, claim: BaseClaim) -> BaseVerdict | None:
         """Judge a base that only layers and history suggest; None if it is not the base.
 
         Two images of one Dockerfile may begin with the same layers, and a copy has all labels of its original.
         """
+        image = judged.facts
         current = None if claim.base is None else self._now.get(claim.base)
         if claim.base is None or not isinstance(current, Digest):
             former = self._former_of(claim.base, image)
             former_base_unproven = former and not any(
                 image.history_begins_with(candidate.facts) for candidate in longest_match(image, former)
             )
-            return None if former_base_unproven else await self._judge_claim(image, claim)
+            return None if former_base_unproven else await self._judge_claim(judged, claim)
         candidates, unread = await self._known_images(claim.base, image, current)
         if any(candidate.facts.config == image.config for candidate in candidates):
             return None
         if claim.source is ClaimSource.CAME_WITH:
             if any(may_be_base(image, candidate.facts) for candidate in candidates):
-                return await self._judge_claim(image, claim)
+                return await self._judge_claim(judged, claim)
             why = f" ({unread})" if unread else ""
             reason = (
                 f"its labels come from {claim.base}, which is its base or its original if it is a copy; the known history of "
@@ -120,9 +190,10 @@ class BaseResolver:
             )
             return BaseVerdict(BaseStatus.UNKNOWN, reason, claim)
         proven = any(image.history_begins_with(candidate.facts) for candidate in longest_match(image, candidates))
-        return await self._judge_claim(image, claim) if proven else None
+        return await self._judge_claim(judged, claim) if proven else None
 
-    async def _judge_claim(self, image: ImageFacts, claim: BaseClaim) -> BaseVerdict:
+    async def _judge_claim(self, judged: JudgedImage, claim: BaseClaim) -> BaseVerdict:
+        image = judged.facts
         if claim.base is None:
             return BaseVerdict(BaseStatus.NO_BASE, f"built from scratch, according to {claim.source}", claim)
         current = self._now.get(claim.base)
@@ -134,20 +205,21 @@ class BaseResolver:
             return judge(image, claim, None, CurrentBase(current))
         now = await self._current_base(claim.base, current, image)
         if claim.digest is None:
-            return await self._judge_by_layers(image, claim, now)
+            return await self._judge_by_layers(judged, claim, now)
         was, unread = await self._facts(claim.base, claim.digest, image)
         verdict = await self._with_moves(claim.base, judge(image, claim, was, now, unread=unread))
         if was is None and verdict.status is BaseStatus.UNKNOWN:
             # Buildah records a digest from its own store for a base that was never pulled.
-            by_layers = await self._judge_by_layers(image, replace(claim, digest=None), now)
+            by_layers = await self._judge_by_layers(judged, replace(claim, digest=None), now)
             return verdict if by_layers.status is BaseStatus.UNKNOWN else by_layers
         return verdict
 
-    async def _judge_provenance(self, image: ImageFacts, claims: Sequence[BaseClaim]) -> BaseVerdict:
+    async def _judge_provenance(self, judged: JudgedImage, claims: Sequence[BaseClaim]) -> BaseVerdict:
         """Judge by provenance, which lists all build inputs: if it matters, the layers prove which one is the base."""
+        image = judged.facts
         moved = [claim for claim in claims if claim.base is not None and self._now.get(claim.base) != claim.digest]
         if len(claims) == 1 and not moved:
-            return await self._judge_claim(image, claims[0])
+            return await self._judge_claim(judged, claims[0])
         if not moved:
             names = ", ".join(str(claim.base) for claim in claims)
             return BaseVerdict(BaseStatus.CURRENT, f"none of its build inputs has moved: {names}", claims[0])
@@ -155,14 +227,14 @@ class BaseResolver:
         matches = longest_match(image, candidates)
         if matches:
             verdict = await self._judge_claim(
-                image, BaseClaim(matches[0].base, matches[0].digest, ClaimSource.PROVENANCE)
+                judged, BaseClaim(matches[0].base, matches[0].digest, ClaimSource.PROVENANCE)
             )
             if not unread or verdict.status is not BaseStatus.CURRENT:
                 return verdict
         elif not unread:
             return BaseVerdict(BaseStatus.NO_BASE, "its layers begin with none of its build inputs")
         elif len(claims) == 1:
-            return await self._judge_claim(image, claims[0])
+            return await self._judge_claim(judged, claims[0])
         reason = f"which of its build inputs is its base is unknown: {unread}"
         return BaseVerdict(BaseStatus.UNKNOWN, reason, claims[0])
 
@@ -182,10 +254,11 @@ class BaseResolver:
             unread = unread or (f"{claim.base}: {why or 'it has no image for the platform'}" if facts is None else "")
         return candidates, unread
 
-    async def _judge_by_layers(self, image: ImageFacts, claim: BaseClaim, now: CurrentBase) -> BaseVerdict:
+    async def _judge_by_layers(self, judged: JudgedImage, claim: BaseClaim, now: CurrentBase) -> BaseVerdict:
         """Judge without a recorded digest: of all images that the tag ever resolved to, the longest layer match decides."""
         if claim.base is None:
             raise AssertionError("a claim without a base has no layers")
+        image = judged.facts
         candidates, unread = await self._known_images(claim.base, image, now.digest)
         matches = longest_match(image, candidates)
         proven = replace(claim, source=ClaimSource.LAYERS, kind=ClaimKind.PROVEN)
@@ -195,7 +268,7 @@ class BaseResolver:
         if verdict.status is BaseStatus.CURRENT and unread:
             reason = f"a former image of {claim.base} can no longer be read, and may be its base: {unread}"
             return BaseVerdict(BaseStatus.UNKNOWN, reason, claim, None, now.digest)
-        if verdict.status is BaseStatus.CURRENT and not await self._was_observed(claim.base, image, candidates):
+        if verdict.status is BaseStatus.CURRENT and not await self._was_observed(claim.base, judged, candidates):
             return judge_by_current(image, claim, now)
         return await self._with_moves(claim.base, verdict)
 
@@ -226,20 +299,29 @@ class BaseResolver:
         """Return the newest MAX_PAST intervals of a tag, the oldest first."""
         return (await self._histories.of(base))[-MAX_PAST:]
 
-    async def _was_observed(self, base: Reference, image: ImageFacts, candidates: Sequence[Candidate]) -> bool:
-        """Return whether the tag was already observed when the image was built, so that no earlier image is missing.
+    async def _was_observed(self, base: Reference, judged: JudgedImage, candidates: Sequence[Candidate]) -> bool:
+        """Return whether the tag was observed all the time when the image was built, so that no other image is missing.
 
-        Observations by a wrong clock do not count: those before the observed image was built, and builds in the future.
+        A ledger records everything since the tag was created. Observations by a wrong clock do not count: those before the
+        observed image was built.
         """
         intervals = await self._recent_intervals(base)
-        first_us, built_us = (intervals[0].first_us if intervals else None), _created_us(image)
-        if first_us is None or built_us is None:
+        if self._histories.is_complete(base) and len(intervals) < MAX_PAST:
+            return True
+        first_us = intervals[0].first_us if intervals else None
+        if first_us is None:
+            return False
+        built = self._build_window(judged.facts, self._now_us)
+        if built.start_us is None or built.start_us < first_us:
+            return False  # without a request
+        if any(built.overlaps(gap) for gap in gaps(intervals)):
+            built = self._build_window(judged.facts, await self._published_us(judged))
+        if any(built.overlaps(gap) for gap in gaps(intervals)):
             return False
         first_image = next(
             (candidate.facts for candidate in candidates if candidate.digest == intervals[0].digest), None
         )
-        clock_was_wrong = first_image is not None and (_created_us(first_image) or 0) > first_us + DAY_US
-        return first_us <= built_us <= self._now_us + DAY_US and not clock_was_wrong
+        return first_image is None or (_created_us(first_image) or 0) <= first_us + DAY_US
 
     async def _with_moves(self, base: Reference, verdict: BaseVerdict) -> BaseVerdict:
         """Add how many moves behind the image is, and since when."""

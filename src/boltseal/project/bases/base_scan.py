@@ -22,16 +22,16 @@ from typing import Final, NamedTuple
 
 from boltseal.client.document_cache import DocumentCache
 from boltseal.client.head_requests import resolve_tags
-from boltseal.client.ledger_records import list_entries, list_observations
 from boltseal.client.ledger_trust import LedgerCheck
 from boltseal.client.transport import Transport
-from boltseal.errors import BoltsealError, Denied, NotFound, TooLarge
-from boltseal.ledger.entry import RECORDS, Entry
+from boltseal.errors import BoltsealError, Denied, TooLarge
+from boltseal.ledger.entry import Entry
 from boltseal.ledger.follow import LedgerBroken
 from boltseal.oci.digest import Digest
 from boltseal.oci.manifest import Manifest
 from boltseal.oci.platform import Platform
 from boltseal.oci.reference import Reference
+from boltseal.project.bases.ancestry import MAX_ANCESTORS, with_ancestors
 from boltseal.project.bases.base_claims import (
     BaseClaim,
     claim_from_annotations,
@@ -40,23 +40,20 @@ from boltseal.project.bases.base_claims import (
     claims_from_provenance,
     inherited_claim,
 )
-from boltseal.project.bases.base_resolution import BaseResolver
+from boltseal.project.bases.base_resolution import BaseResolver, JudgedImage
 from boltseal.project.bases.candidates import CandidatePool, needs_layer_match
 from boltseal.project.bases.former_images import (
-    MOVED_OR_GONE,
-    SERVED_KINDS,
     FormerImages,
-    UnreadImage,
-    former_digests,
-    read_former_images,
 )
 from boltseal.project.bases.freshness import BaseStatus, BaseVerdict, worst_verdict
 from boltseal.project.bases.image_documents import ImageDocuments, RemoteRepository, images_of_index, same_platform
 from boltseal.project.bases.image_facts import ImageFacts, NotAnImage
 from boltseal.project.bases.layer_match import Candidate
 from boltseal.project.bases.tag_history import TagHistories
+from boltseal.project.bases.tag_past import ScannedTag, TagPast
 
 WINDOW_S: Final = 900
+IGNORED: Final = "ignored by `[outdated] ignore`"
 AT_ONCE: Final = 16
 MAX_UNITS: Final = 2_000_000
 """Maximum number of layers and history lines of all images in memory: about 300 MB for 20,000 typical images."""
@@ -92,6 +89,11 @@ class BaseReport:
             return BaseVerdict(BaseStatus.UNKNOWN, reason)
         return worst_verdict(self.verdicts)
 
+    @property
+    def judged(self) -> tuple[Digest | None, Mapping[str, BaseVerdict]]:
+        """The image's digest, and the verdicts by platform."""
+        return self.digest, {verdict.platform: verdict for verdict in self.verdicts}
+
 
 class _Part(NamedTuple):
     """One platform of an image, and the claims about its base, the most reliable first."""
@@ -123,6 +125,7 @@ class _Image:
 class BaseScanner:
     """Checks many images together. `allowed`: whether a registry may be contacted for a base.
 
+    `ignored`: images that are not judged, but may be the bases of others.
     `watch`: checks a registry's ledger before its tags are trusted; LedgerBroken is raised to the caller.
     """
 
@@ -135,6 +138,7 @@ class BaseScanner:
         *,
         allowed: Callable[[str], bool],
         watch: Callable[[str], Awaitable[LedgerCheck]],
+        ignored: Callable[[Reference], bool] = lambda _: False,
         now_us: int,
         window_s: int = WINDOW_S,
         max_units: int = MAX_UNITS,
@@ -147,27 +151,58 @@ class BaseScanner:
         self._histories = histories
         self._allowed = allowed
         self._watch = watch
+        self._ignored = ignored
         self._followed: dict[str, LedgerCheck | BoltsealError] = {}
-        self._records: dict[RemoteRepository, asyncio.Task[list[Entry]]] = {}
-        self._unlisted: dict[RemoteRepository, str] = {}
+        self._tag_past = TagPast(transport, documents, cache, histories, self._has_ledger)
         self._now_us = now_us
         self._after_us = now_us - window_s * 1_000_000
         self._max_units = max_units
         self._at_once = at_once
         self._progress = progress
         self._units = 0
+        self._complete = False
 
-    async def scan(self, wanted: Sequence[ImageToCheck], *, refresh: bool = False) -> list[BaseReport]:
+    async def scan(
+        self, wanted: Sequence[ImageToCheck], *, refresh: bool = False, listed: str | None = None
+    ) -> list[BaseReport]:
         """Check images; the results are in the order of `wanted`. Raises: LedgerBroken, StateUnusable.
 
         `refresh`: resolve every base again, regardless of the window, because something was built meanwhile.
+        `listed`: a registry of which `wanted` has all tags.
         """
         self._units = 0
         if refresh:
             self._after_us = 2**63
-            self._records.clear()
-            self._unlisted.clear()
-            self._histories.forget()
+            self._tag_past.forget()
+        reports = await self._scan(wanted)
+        if listed is not None:
+            self._cache.saw_all(listed)
+        return await self._with_ancestors(reports)
+
+    async def _with_ancestors(self, reports: list[BaseReport]) -> list[BaseReport]:
+        """Judge images by all of their ancestors. Reads bases outside the scan only at registries with a ledger."""
+        images = {report.wanted.reference.by_tag: report.judged for report in reports if report.wanted.reference.tag}
+        newest = reports
+        for _ in range(MAX_ANCESTORS):
+            bases = {
+                replace(verdict.claim.base, digest=verdict.now)
+                for report in newest
+                for verdict in report.verdicts
+                if verdict.claim is not None and verdict.claim.base is not None and verdict.now is not None
+            }
+            outside = sorted(
+                (base for base in bases if base.by_tag not in images and self._has_ledger(base.registry)), key=str
+            )
+            if not outside:
+                break
+            newest = await self._scan([ImageToCheck(str(base.by_tag), base) for base in outside])
+            images |= {report.wanted.reference.by_tag: report.judged for report in newest}
+        return [
+            replace(report, verdicts=tuple(with_ancestors(verdict, images) for verdict in report.verdicts))
+            for report in reports
+        ]
+
+    async def _scan(self, wanted: Sequence[ImageToCheck]) -> list[BaseReport]:
         # 1
         fresh = {item.reference for item in wanted if item.reference.digest is None}
         digests = await self._resolve(fresh, fresh)
@@ -194,8 +229,10 @@ class BaseScanner:
 
         await asyncio.gather(*map(read, found))
         former = await self._former_images(images)
+        self._complete = all(self._has_ledger(image.wanted.reference.registry) for image in images)
         # 3
-        pool = CandidatePool((candidate for image in found for candidate in image.candidates), former.candidates)
+        found_candidates = [candidate for image in found for candidate in image.candidates]
+        pool = CandidatePool(found_candidates, former.candidates)
         nearer = {
             id(part): pool.closer_bases(image.wanted.reference.name, part.facts, part.claims)
             for image in found
@@ -207,21 +244,25 @@ class BaseScanner:
         now = {base: digests[base] for base in bases & digests.keys()}
         now |= await self._resolve(bases - now.keys(), frozenset())
         # 4
-        resolver = BaseResolver(self._documents, self._histories, now, former.candidates, now_us=self._now_us)
+        resolver = BaseResolver(
+            self._documents, self._histories, now, current=found_candidates, former=former, now_us=self._now_us
+        )
         return [
-            image if isinstance(image, BaseReport) else await self._answer(image, resolver, nearer, former)
-            for image in images
+            image if isinstance(image, BaseReport) else await self._answer(image, resolver, nearer) for image in images
         ]
 
     async def _answer(
-        self, image: _Image, resolver: BaseResolver, nearer: dict[int, tuple[BaseClaim, ...]], former: FormerImages
+        self, image: _Image, resolver: BaseResolver, nearer: dict[int, tuple[BaseClaim, ...]]
     ) -> BaseReport:
         if image.error is not None:
             return BaseReport(image.wanted, image.digest, error=image.error)
-        verdicts, doubt = [], former.doubt(image.wanted.reference)
+        if self._ignored(image.wanted.reference):
+            return BaseReport(image.wanted, image.digest, (BaseVerdict(BaseStatus.IGNORED, IGNORED, is_open=False),))
+        verdicts = []
         for part in image.parts:
-            verdict = await resolver.verdict(part.facts, (*nearer[id(part)], *part.claims), doubt)
-            verdicts.append(replace(verdict, platform=str(part.facts.platform)))
+            subject = JudgedImage(image.wanted.reference, image.digest, part.facts)
+            verdict = await resolver.verdict(subject, (*nearer[id(part)], *part.claims))
+            verdicts.append(replace(verdict, platform=str(part.facts.platform), complete=self._complete))
         return BaseReport(image.wanted, image.digest, tuple(verdicts))
 
     async def _resolve(
@@ -280,7 +321,7 @@ class BaseScanner:
             if self._units > self._max_units:
                 raise TooLarge("too many images at a time: check fewer at a time")
             manifest = await self._documents.manifest(image.remote, image.digest)
-            entries = await self._entries(image.remote)
+            entries = await self._tag_past.entries(image.remote)
             if not manifest.is_index:
                 facts = await self._documents.facts(image.remote, image.digest)
                 image.parts = [await self._read_part(image, facts, manifest, {}, entries)]
@@ -322,26 +363,6 @@ class BaseScanner:
         found += [claim for claim in (*from_labels, image.wanted.base) if claim is not None]
         return _Part(facts, tuple(found))
 
-    async def _entries(self, remote: RemoteRepository) -> list[Entry]:
-        """Return a repository's entries, if its registry keeps a ledger; [] if they can't be read."""
-        if not self._has_ledger(remote.registry):
-            return []
-        if remote not in self._records:
-            self._records[remote] = asyncio.create_task(self._read_entries(remote))
-        return await asyncio.shield(self._records[remote])
-
-    async def _read_entries(self, remote: RemoteRepository) -> list[Entry]:
-        """Read the entries about builds, and those after which a tag resolved to another image."""
-        try:
-            return await list_entries(self.transport, remote.registry, remote.repository, RECORDS | MOVED_OR_GONE)
-        except NotFound:
-            return []
-        except BoltsealError as error:  # other sources remain
-            self._unlisted[remote] = (
-                f"the history of {remote.registry}/{remote.repository} can't be read: {error.message}"
-            )
-            return []
-
     async def _former_images(self, images: Sequence[_Image | BaseReport]) -> FormerImages:
         """Return the former images of this scan's tags, if layers must decide the base of any image."""
         platforms = [
@@ -353,51 +374,8 @@ class BaseScanner:
         ]
         if not platforms:
             return FormerImages()
-        digests: dict[Reference, dict[Digest, None]] = {}
-
-        def note(found: Mapping[Reference, Iterable[Digest]]) -> None:
-            for base, images_before in found.items():
-                digests.setdefault(base, {}).update(dict.fromkeys(images_before))
-
-        for remote in dict.fromkeys(_repository_of(image.wanted) for image in images):
-            note(former_digests(remote, await self._entries(remote)))
-            note(await self._mirrored(remote))
-        for image in images:
-            reference = image.wanted.reference
-            if reference.tag is not None:
-                observed_before = self._histories.seen(reference)
-                # without an answer from the registry, the last observation may still be current
-                asked = reference.digest is None and image.digest is not None
-                note({reference.by_tag: observed_before if asked else observed_before[:-1]})
-                await asyncio.sleep(0)  # let a server process other requests
-        for image in images:
-            if image.wanted.reference.tag is not None and image.digest is not None:
-                digests[image.wanted.reference.by_tag].pop(image.digest, None)  # it is part of this scan
-        unread = [UnreadImage(f"{at.registry}/{at.repository}", why) for at, why in self._unlisted.items()]
-        return await read_former_images(
-            self._documents,
-            {base: tuple(several) for base, several in digests.items()},
-            platforms,
-            self._has_ledger,
-            unread,
-            max_units=self._max_units - self._units,
-        )
-
-    async def _mirrored(self, remote: RemoteRepository) -> dict[Reference, list[Digest]]:
-        """Return what the tags of a mirrored repository were served as, from its registry's log of observations."""
-        if not self._has_ledger(remote.registry) or "." not in remote.repository.partition("/")[0]:
-            return {}
-        try:
-            return former_digests(
-                remote,
-                await list_observations(self.transport, remote.registry, remote.repository, SERVED_KINDS),
-                SERVED_KINDS,
-            )
-        except BoltsealError as error:
-            self._unlisted[remote] = (
-                f"the observations of {remote.repository} at {remote.registry} can't be read: {error.message}"
-            )
-            return {}
+        scanned = [ScannedTag(image.wanted.reference, image.digest) for image in images]
+        return await self._tag_past.former_images(scanned, platforms, max_units=self._max_units - self._units)
 
     def _has_ledger(self, registry: str) -> bool:
         """Return whether a registry is known to keep a ledger."""

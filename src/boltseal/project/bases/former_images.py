@@ -7,26 +7,30 @@ own base, which would then be mistaken for its base. So former images are candid
    `boltseal watch` and earlier scans. A tag that never moved causes no further requests.
 2. Their layers are read by digest, once, from registries with a ledger, because these keep overwritten images. Other
    registries are not contacted: only what was cached before counts.
-3. A former image that can't be read may be the base of any image of another repository. The verdict gives the reason.
+3. A former image that can't be read may be the base of images of other repositories (`unknown_periods`). The verdict
+   gives the reason.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Final, NamedTuple
+from dataclasses import dataclass, field
+from typing import Final
 
 from boltseal.errors import BoltsealError, TooLarge
 from boltseal.ledger.audit import REMOVALS
 from boltseal.ledger.entry import Entry, EntryKind
+from boltseal.lockfile.container_check import KEEP_PREFIX
 from boltseal.oci.digest import Digest
 from boltseal.oci.platform import Platform
 from boltseal.oci.reference import Reference, Tag
 from boltseal.policy.rule_decision import signature_subject
+from boltseal.project.bases.freshness import TagInterval
 from boltseal.project.bases.image_documents import AT_ONCE, ImageDocuments, RemoteRepository
 from boltseal.project.bases.image_facts import NotAnImage
 from boltseal.project.bases.layer_match import Candidate
+from boltseal.project.bases.unknown_periods import UnknownPeriod, UnknownPeriods, Window
 
 MAX_FORMER: Final = 5_000
 """Maximum number of former images per scan."""
@@ -36,63 +40,72 @@ SERVED_KINDS: Final = frozenset({EntryKind.OBSERVED, EntryKind.ACCEPTED})
 """Kinds of observations that record what an upstream's tag was served as."""
 
 
-class UnreadImage(NamedTuple):
-    """An image or a repository's history that can't be read. `name`: registry and repository."""
-
-    name: str
-    reason: str
-
-
 @dataclass(frozen=True, slots=True)
 class FormerImages:
-    """Former images, each for one platform, and those that can't be read."""
+    """Former images of tags, each for one platform, and when a tag may have resolved to an unknown one.
+
+    `gone`: tags that were deleted since.
+    """
 
     candidates: tuple[Candidate, ...] = ()
-    unread: tuple[UnreadImage, ...] = ()
-
-    def doubt(self, own: Reference) -> str:
-        """Return why layers don't prove an image's base: a possible base is unknown. "" for no doubt.
-
-        Images of the same repository are not considered bases of each other.
-        """
-        return next((failure.reason for failure in self.unread if failure.name != own.name), "")
+    unknown: UnknownPeriods = field(default_factory=UnknownPeriods)
+    gone: frozenset[Reference] = frozenset()
 
 
 def former_digests(
     remote: RemoteRepository, entries: Iterable[Entry], kinds: frozenset[EntryKind] = MOVED_OR_GONE
-) -> dict[Reference, list[Digest]]:
-    """Return each tag's digests before and after the entries of these kinds, the oldest first.
+) -> dict[Reference, list[TagInterval]]:
+    """Return what each tag resolved to before and after the entries of these kinds, each digest once, the oldest first.
 
-    Tags of signature tools are skipped: nothing is built on a signature.
+    The interval of a digest that the tag returned to covers the times between. An interval without a digest at the end
+    means that the tag was deleted. Tags of signature tools and of kept images are skipped: no build names one.
     """
-    found: dict[Reference, dict[str, None]] = {}
+    found: dict[Reference, dict[str, TagInterval]] = {}
     for entry in entries:
-        if entry.kind in kinds and entry.tag and signature_subject(entry.tag) is None:
-            base = Reference(remote.registry, remote.repository, Tag(entry.tag))
-            found.setdefault(base, {}).update(dict.fromkeys(digest for digest in (entry.was, entry.digest) if digest))
-    return {base: [Digest.parse(digest) for digest in digests] for base, digests in found.items()}
+        if entry.kind not in kinds or not entry.tag or not _may_be_base(entry.tag):
+            continue
+        intervals = found.setdefault(Reference(remote.registry, remote.repository, Tag(entry.tag)), {})
+        intervals.pop("", None)
+        if entry.was:
+            before = intervals.get(entry.was) or TagInterval(Digest.parse(entry.was), None, None)
+            intervals[entry.was] = before._replace(last_us=entry.time_us)
+        if entry.kind in REMOVALS:
+            intervals[""] = TagInterval(None, entry.time_us, None)
+        elif entry.digest:
+            now = intervals.get(entry.digest) or TagInterval(Digest.parse(entry.digest), entry.time_us, None)
+            intervals[entry.digest] = now._replace(last_us=None)
+    return {base: list(intervals.values()) for base, intervals in found.items()}
+
+
+def _may_be_base(tag: str) -> bool:
+    return signature_subject(tag) is None and not tag.startswith(KEEP_PREFIX)
 
 
 async def read_former_images(
     documents: ImageDocuments,
-    digests: Mapping[Reference, Sequence[Digest]],
+    former: Mapping[Reference, Sequence[TagInterval]],
     platforms: Iterable[Platform],
     has_ledger: Callable[[str], bool],
-    unread: Iterable[UnreadImage],
+    unknown: Iterable[UnknownPeriod],
     *,
     max_units: int,
 ) -> FormerImages:
-    """Read former images. `digests`: of each tag, the oldest first. `unread`: what is already known to be unreadable.
+    """Read former images. `former`: of each tag, the oldest first. `unknown`: periods that are already known.
 
     `platforms`: those to read. `has_ledger`: whether a registry keeps a ledger, and so overwritten images.
     `max_units`: maximum number of their layers and history lines in memory.
     """
     cached, wanted = documents.cached_only(), tuple(dict.fromkeys(platforms))
-    listed = [(base, digest) for base, several in digests.items() for digest in reversed(several)]
+    listed = [
+        (base, interval.digest, Window(interval.first_us, interval.last_us))
+        for base, several in former.items()
+        for interval in reversed(several)
+        if interval.digest is not None
+    ]
 
     gate, units = asyncio.Semaphore(AT_ONCE), 0
 
-    async def read(base: Reference, digest: Digest) -> list[Candidate] | UnreadImage:
+    async def read(base: Reference, digest: Digest, when: Window) -> list[Candidate] | UnknownPeriod:
         nonlocal units
         source = documents if has_ledger(base.registry) else cached
         remote = RemoteRepository(base.registry, base.repository)
@@ -110,17 +123,18 @@ async def read_former_images(
             return []
         except BoltsealError as error:
             why = f"{base} formerly resolved to {digest}, whose layers are unknown: {error.message}"
-            return UnreadImage(base.name, why)
+            return UnknownPeriod(base.name, why, when)
         return list(found.values())
 
-    failures, candidates = list(unread), list[Candidate]()
-    for result in await asyncio.gather(*(read(base, digest) for base, digest in listed[:MAX_FORMER])):
-        if isinstance(result, UnreadImage):
+    failures, candidates = list(unknown), list[Candidate]()
+    for result in await asyncio.gather(*(read(base, digest, when) for base, digest, when in listed[:MAX_FORMER])):
+        if isinstance(result, UnknownPeriod):
             failures.append(result)
         else:
             candidates += result
     failures += [
-        UnreadImage(name, f"tags moved more than {MAX_FORMER} times, which is the limit")
-        for name in dict.fromkeys(base.name for base, _ in listed[MAX_FORMER:])
+        UnknownPeriod(name, f"tags moved more than {MAX_FORMER} times, which is the limit")
+        for name in dict.fromkeys(base.name for base, *_ in listed[MAX_FORMER:])
     ]
-    return FormerImages(tuple(candidates), tuple(failures))
+    gone = frozenset(base for base, several in former.items() if several and several[-1].digest is None)
+    return FormerImages(tuple(candidates), UnknownPeriods(failures), gone)

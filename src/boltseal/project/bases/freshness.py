@@ -17,10 +17,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from boltseal.oci.digest import Digest
-from boltseal.project.bases.base_claims import BaseClaim
+from boltseal.project.bases.base_claims import BaseClaim, ClaimSource
 from boltseal.project.bases.changes import BaseChanges, changes
 from boltseal.project.bases.image_facts import ImageFacts
 from boltseal.project.bases.layer_match import Candidate
@@ -33,6 +33,7 @@ class BaseStatus(StrEnum):
     OUTDATED = "outdated"
     UNKNOWN = "cannot tell"
     NO_BASE = "no base"
+    IGNORED = "ignored"
 
 
 class TagInterval(NamedTuple):
@@ -61,6 +62,9 @@ class BaseVerdict:
 
     `claim`: the base, as far as known. `built_on`, `now`: digests. `behind`: how often the tag moved since, at least;
     `exact`: whether it is exactly that often. `since_us`: when another digest was first observed; None if unknown.
+    `is_open`: of an unknown result: whether another known image may be the base. `ancestors`: the results of its base, of
+    that one's base, and so on. `rebuild_first`: if only an ancestor moved, the bases to rebuild before the image, in this
+    order. `complete`: whether ledgers record everything that the tags in question ever resolved to.
     """
 
     status: BaseStatus
@@ -73,6 +77,19 @@ class BaseVerdict:
     exact: bool = False
     since_us: int | None = None
     platform: str = ""
+    is_open: bool = True
+    ancestors: tuple[BaseVerdict, ...] = ()
+    rebuild_first: tuple[str, ...] = ()
+    complete: bool = False
+
+    @property
+    def evidence(self) -> str:
+        """What the result is based on."""
+        if self.claim is None:
+            return ""
+        if self.claim.source in (ClaimSource.LAYERS, ClaimSource.CAME_WITH):
+            return LONGEST if self.complete else LONGEST_SEEN
+        return _EVIDENCE[self.claim.source]
 
 
 class MovesSince(NamedTuple):
@@ -134,17 +151,39 @@ def judge_proven(image: ImageFacts, found: Sequence[Candidate], claim: BaseClaim
 
 
 def judge_doubted(verdict: BaseVerdict, doubt: str) -> BaseVerdict:
-    """Weaken a verdict by layers, because a closer base may be unknown. `doubt`: the reason.
+    """Weaken a verdict by layers, because a closer base may be unknown. `doubt`: the reason, "" for none.
 
     An outdated image stays outdated: whatever is built on an outdated base is outdated too.
     """
+    if verdict.status is not BaseStatus.CURRENT or verdict.claim is None or not doubt:
+        return verdict
+    reason = (
+        f"{verdict.claim.base}, which {verdict.claim.source.shows} as its base, has not moved; but its base may be another "
+        f"image: {doubt}; {_REBUILD}"
+    )
+    return BaseVerdict(BaseStatus.UNKNOWN, reason, replace(verdict.claim, digest=None), None, verdict.now)
+
+
+def judge_aliases(verdict: BaseVerdict, moved: Sequence[str]) -> BaseVerdict:
+    """Weaken a verdict, because other tags resolved to the same base, and have moved. `moved`: these tags, not empty."""
     if verdict.status is not BaseStatus.CURRENT or verdict.claim is None:
         return verdict
     reason = (
-        f"its layers begin with those of {verdict.claim.base}, which has not moved; but its base may be another image: "
-        f"{doubt}; rebuild it, preferably with `boltseal build`, which records the base"
+        f"{verdict.claim.base} still resolves to its base, but {', '.join(moved[:MAX_NAMED])} also resolved to it and has "
+        f"moved: if it was built on that tag, it is outdated; {_REBUILD}"
     )
-    return BaseVerdict(BaseStatus.UNKNOWN, reason, replace(verdict.claim, digest=None), None, verdict.now)
+    return BaseVerdict(BaseStatus.UNKNOWN, reason, verdict.claim, verdict.built_on, verdict.now)
+
+
+def judge_without_claims(image: ImageFacts, unread: str, unobserved: str) -> BaseVerdict:
+    """Judge an image without any claim about its base.
+
+    `unread`: why its base may be an image whose layers are unknown; `unobserved`: or one that was never observed; "" for no.
+    """
+    if not unread and image.looks_built_from_scratch:
+        return BaseVerdict(BaseStatus.NO_BASE, _SCRATCH)
+    doubt = unread or unobserved
+    return BaseVerdict(BaseStatus.UNKNOWN, f"{_UNRECORDED}{f' ({doubt})' if doubt else ''}", is_open=bool(doubt))
 
 
 def judge_by_current(image: ImageFacts, claim: BaseClaim, now: CurrentBase) -> BaseVerdict:
@@ -164,6 +203,12 @@ def judge_by_current(image: ImageFacts, claim: BaseClaim, now: CurrentBase) -> B
     return BaseVerdict(BaseStatus.UNKNOWN, f"{_PREFIX_ONLY}: {_TODO}", claim, None, now.digest)
 
 
+MAX_NAMED: Final = 5
+_REBUILD = "rebuild it, preferably with `boltseal build`, which records the base"
+_UNRECORDED = (
+    "its base is not recorded; name it with --base or --dockerfile, or build with `boltseal build`, which records it"
+)
+_SCRATCH = "built from scratch: it has one layer, which no known image has, and its history is that of one build"
 _PREFIX_ONLY = (
     "it begins with the layers of the tag's current image, but so would an image built on one with more layers"
 )
@@ -235,7 +280,17 @@ def moves_since(past: Iterable[TagInterval], built_on: Digest | None, now: Diges
     return MovesSince(len(moves) + missing, not missing, moves[0].first_us)
 
 
-_WORST = (BaseStatus.OUTDATED, BaseStatus.UNKNOWN, BaseStatus.CURRENT, BaseStatus.NO_BASE)
+LONGEST: Final = "longest chain"
+LONGEST_SEEN: Final = "longest chain that we have seen"
+_EVIDENCE: Final = {
+    ClaimSource.BUILT: "recorded by `build`",
+    ClaimSource.ANNOTATION: "annotation",
+    ClaimSource.PROVENANCE: "provenance",
+    ClaimSource.LABEL: "label",
+    ClaimSource.GIVEN: "stated by the user",
+    ClaimSource.DOCKERFILE: "stated by the user",
+}
+_WORST = (BaseStatus.OUTDATED, BaseStatus.UNKNOWN, BaseStatus.CURRENT, BaseStatus.NO_BASE, BaseStatus.IGNORED)
 
 
 def worst_verdict(verdicts: Sequence[BaseVerdict]) -> BaseVerdict:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import datetime, timedelta
 from hashlib import sha256
 from typing import Final, NamedTuple
 
@@ -30,6 +31,8 @@ MAX_LAYERS: Final = 1000
 MAX_STEPS: Final = 2000
 MAX_SETTINGS: Final = 1000
 MAX_TEXT: Final = 300
+ONE_BUILD: Final = timedelta(hours=1)
+"""How long the build of an image from scratch may take, to be recognised by its history."""
 INPUTS: Final = "boltseal.inputs"
 """A label: the hash of all build inputs, set by `boltseal build`."""
 IMAGE: Final = "boltseal.image"
@@ -54,11 +57,15 @@ class ConfigBlob(NamedTuple):
 
 
 class HistoryStep(NamedTuple):
-    """One line of an image's history. `empty`: it created no layer."""
+    """One line of an image's history. `empty`: it created no layer.
+
+    `origin`: the comment in which buildah names the base (`FROM alpine`), or Docker what it squashed (`merge sha256:...`).
+    """
 
     created: str
     created_by: str
     empty: bool
+    origin: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +112,21 @@ class ImageFacts:
         """Return whether its history begins with all of another image's history, exactly."""
         return bool(other.history) and self.history[: len(other.history)] == other.history
 
+    @property
+    def looks_built_from_scratch(self) -> bool:
+        """Return whether it has one layer, and a history that one build can have made, without a base.
+
+        A base with several layers would have left them, unless it was squashed, which builders note in the history.
+        """
+        times = [_time(step.created) for step in self.history]
+        known = [time for time in (*times, _time(self.created)) if time is not None]
+        return (
+            len(self.diff_ids) == 1
+            and 0 < len(times) < len(known)
+            and max(known) - min(known) <= ONE_BUILD
+            and all(step.origin in ("", "FROM scratch") for step in self.history)
+        )
+
     def same_as(self, other: ImageFacts) -> bool:
         """Return whether images built on either one inherit the same: layers and settings."""
         return self.config == other.config or (self.diff_ids == other.diff_ids and self.settings == other.settings)
@@ -132,6 +154,7 @@ class _RootFs(msgspec.Struct):
 class _Step(msgspec.Struct):
     created: str | None = None
     created_by: str | None = None
+    comment: str | None = None
     empty_layer: bool = False
 
 
@@ -188,7 +211,10 @@ def read_facts(manifest: Manifest, digest: Digest, config: bytes) -> ImageFacts:
         annotations=_known_texts(manifest.annotations),
         created=(read.created or "")[:MAX_TEXT],
         history=tuple(
-            HistoryStep(_short(step.created or ""), _short(step.created_by or ""), step.empty_layer) for step in history
+            HistoryStep(
+                _short(step.created or ""), _short(step.created_by or ""), step.empty_layer, _origin(step.comment or "")
+            )
+            for step in history
         ),
     )
 
@@ -218,6 +244,18 @@ def _words(value: list[str] | str | None) -> tuple[str, ...]:
 
 def _known_texts(texts: Mapping[str, str]) -> Mapping[str, str]:
     return {name: text[:MAX_TEXT] for name, text in texts.items() if name in _LABELS}
+
+
+def _origin(comment: str) -> str:
+    return _short(comment) if comment.startswith(("FROM ", "merge sha256:")) else ""
+
+
+def _time(text: str) -> datetime | None:
+    try:
+        time = datetime.fromisoformat(text.upper())
+    except ValueError:
+        return None
+    return time if time.tzinfo is not None else None
 
 
 def _short(text: str) -> str:

@@ -4,13 +4,14 @@
 
 `digest` is what the base's tag resolves to now. Image, base and digest together identify one rebuild, which is
 requested once until the base moves again; a tag that moves back and forth causes a new one each time. `outcome`: asked
-(started), done, failed, stopped (interrupted: the remaining attempts may follow). A line is on disk before anything
-runs. So a process killed in between has asked, and the next run reports that and does not ask again.
+(started), done, failed, stopped (interrupted). A line is on disk before anything runs, and one after it. So after a kill
+the last line is "asked", and the next run asks again: the end was not recorded.
 
 A large file is replaced by the last line of each image and base, the newest first, as far as the size limit allows. The
 former file is kept until the next replacement.
 
     FOLDER/rebuilds.old.jsonl
+    FOLDER/rebuilding.group  the process group of the running command (`left_over_group`)
     FOLDER/rebuilding        empty; locked during a run, so that two runs never request the same rebuild
 """
 

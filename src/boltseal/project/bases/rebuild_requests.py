@@ -3,8 +3,8 @@
 The steps, for each outdated image with an `[[on_outdated]]` action:
 
 1. Order: an image that is based on itself, directly or through others, is skipped, because rebuilds would never end.
-2. Journal: what was requested since the base moved is not requested again, whatever its outcome; but an interrupted
-   request continues with the remaining attempts.
+2. Journal: what was requested since the base moved is requested again exactly if its end was not recorded, because
+   boltseal was stopped or killed. An interrupted attempt does not count. What a killed run left behind is ended first.
 3. Record "asked", then run the command or call the webhook, up to `attempts` times with growing pauses.
 4. Record the outcome, in the registry's ledger too, if that accepts it.
 
@@ -28,6 +28,8 @@ from boltseal.oci.reference import Reference
 from boltseal.policy.rebuild_actions import RebuildAction, action_for
 from boltseal.project.bases.base_scan import BaseReport
 from boltseal.project.bases.freshness import BaseStatus
+from boltseal.project.bases.left_over_group import NAME as GROUP_FILE
+from boltseal.project.bases.left_over_group import terminate_left_over
 from boltseal.project.bases.rebuild_journal import JournalLine, RebuildJournal, RebuildOutcome
 from boltseal.project.bases.rebuild_order import based_on_themselves, bases_first
 from boltseal.project.bases.rebuild_runner import RunResult, command_values, post_webhook, run_command
@@ -35,7 +37,7 @@ from boltseal.project.bases.rebuild_runner import RunResult, command_values, pos
 PAUSE_S: Final = 2.0
 MAX_AT_A_LOOK: Final = 100
 """Maximum number of requests per run; the rest follow in the next run."""
-_STOPPED: Final = "boltseal was stopped; the remaining attempts follow"
+_STOPPED: Final = "boltseal was stopped; it is requested again"
 SOURCE: Final = "boltseal"
 
 
@@ -96,9 +98,10 @@ class RebuildPlan(NamedTuple):
         ]
         for due, line in self.before:
             if line.outcome is not RebuildOutcome.DONE:
-                how = "its outcome is unknown" if line.outcome is RebuildOutcome.ASKED else f"it {line.outcome}"
                 at = f"{format_time(line.time_us)[:16].replace('T', ' ')} UTC"
-                lines.append(f"{due.image}: a rebuild was requested at {at}, {how}; it is not requested again")
+                lines.append(
+                    f"{due.image}: a rebuild was requested at {at}, it {line.outcome}; it is not requested again"
+                )
         more = len(lines) - most
         return lines if more <= 0 else [*lines[:most], f"{more} more"]
 
@@ -136,6 +139,7 @@ class Rebuilder:
         self._pause_s = pause_s
         self._on_outdated = on_outdated
         self._failed: set[str] = set()
+        self._group_file = journal.path.with_name(GROUP_FILE)
 
     def due(self, reports: Sequence[BaseReport]) -> list[RebuildDue]:
         """Return the rebuilds to request, bases first. Raises: StateUnusable."""
@@ -158,7 +162,9 @@ class Rebuilder:
                     plan.endless.append(due)
                 elif line is None or line.digest != str(due.now):
                     pending.append(due)
-                elif line.outcome is RebuildOutcome.STOPPED and line.tries < due.action.attempts:
+                elif (
+                    line.outcome in (RebuildOutcome.ASKED, RebuildOutcome.STOPPED) and line.tries < due.action.attempts
+                ):
                     pending.append(replace(due, tries=line.tries))
                 else:
                     plan.before.append(AskedBefore(due, line))
@@ -171,6 +177,7 @@ class Rebuilder:
         with self._journal.state.alone("rebuilding") as alone:
             if not alone:
                 raise AskedElsewhere("another run is requesting rebuilds; this run requests none")
+            await asyncio.to_thread(terminate_left_over, self._group_file)
             return await self._rebuild(reports)
 
     async def _rebuild(self, reports: Sequence[BaseReport]) -> list[RebuildResult]:
@@ -200,6 +207,8 @@ class Rebuilder:
         target = replace(image, digest=None) if image.tag else image
         for verdict in report.verdicts:
             claim = verdict.claim
+            if verdict.rebuild_first:  # a rebuild would change nothing yet: its base must be rebuilt first
+                continue
             if verdict.status is BaseStatus.OUTDATED and claim is not None and claim.base is not None and verdict.now:
                 built_on = verdict.built_on or report.digest
                 rebuilds.setdefault(
@@ -224,8 +233,9 @@ class Rebuilder:
                     await asyncio.sleep(self._pause_s * 2 ** (tries - 1))
                 tries += 1
                 run = await self._try(due)
-        except BaseException:  # cancelled, or a defect: the request must not be lost
-            self._append(due, RebuildOutcome.STOPPED, tries, _STOPPED)
+        except BaseException as error:  # the request must not be lost
+            counted = tries if isinstance(error, Exception) else tries - 1  # a cancelled attempt has not ended
+            self._append(due, RebuildOutcome.STOPPED, counted, _STOPPED)
             raise
         outcome = RebuildOutcome.DONE if run.succeeded else RebuildOutcome.FAILED
         self._append(due, outcome, tries, run.summary)
@@ -242,7 +252,7 @@ class Rebuilder:
         )
         if action.command:
             filled = command_values(str(due.image), str(due.digest), str(due.base), str(due.now))
-            return await run_command(action.words(filled), event, timeout_s)
+            return await run_command(action.words(filled), event, timeout_s, self._group_file)
         token = None if action.token_env is None else self._tokens[action.token_env]
         return await post_webhook(action.url, event, timeout_s, token)
 

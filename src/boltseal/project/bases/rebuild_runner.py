@@ -12,12 +12,14 @@ import signal
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Final, NamedTuple
 
 import httpx2
 
 from boltseal import __version__
 from boltseal.errors import quote
+from boltseal.project.bases.left_over_group import forget_group, record_group
 
 KEPT_BYTES: Final = 2000
 DRAINED_BYTES: Final = 1024 * 1024
@@ -40,8 +42,13 @@ class RunResult(NamedTuple):
         return "; ".join(part for part in (self.outcome, self.output) if part)
 
 
-async def run_command(words: Sequence[str], event: bytes, timeout_s: float) -> RunResult:
-    """Run a command with the event on its standard input. Processes that it leaves behind are terminated."""
+async def run_command(
+    words: Sequence[str], event: bytes, timeout_s: float, group_file: Path | None = None
+) -> RunResult:
+    """Run a command with the event on its standard input. Processes that it leaves behind are terminated.
+
+    `group_file`: where its process group is recorded while it runs.
+    """
     output = bytearray()
     with (
         tempfile.TemporaryFile() as stdin,  # not a pipe: writing to one blocks if the command does not read it
@@ -58,12 +65,16 @@ async def run_command(words: Sequence[str], event: bytes, timeout_s: float) -> R
             return RunResult(False, f"{quote(words[0])} can't be run: {reason}")
         code = None
         try:
+            if group_file is not None:
+                record_group(group_file, process.pid)
             async with asyncio.timeout(timeout_s):
                 code = await process.wait()
         except TimeoutError:
             pass
         finally:
             await _terminate_group(process)
+            if group_file is not None:
+                forget_group(group_file)
     if code is None:
         return RunResult(False, f"it took longer than {timeout_s:g} s and was terminated", _last_line(output))
     if code == 0:

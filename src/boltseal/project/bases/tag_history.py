@@ -51,11 +51,13 @@ class TagHistories:
         self._transport = transport
         self._memories = tuple(memories)
         self._by_reference: dict[Reference, tuple[TagInterval, ...]] = {}
+        self._recorded: set[Reference] = set()
         self.followed = followed
 
     def forget(self) -> None:
         """Discard the results, because tags may have moved meanwhile."""
         self._by_reference.clear()
+        self._recorded.clear()
 
     def newest(self, reference: Reference, after_us: int, now_us: int) -> Digest | None:
         """Return what a tag was last observed as, if that was between two times; else None.
@@ -66,22 +68,8 @@ class TagHistories:
         fresh = [interval for interval in ends if after_us <= (interval.last_us or 0) <= now_us]
         return max(fresh, key=lambda interval: interval.last_us or 0).digest if fresh else None
 
-    def seen(self, reference: Reference) -> tuple[Digest, ...]:
-        """Return all digests that a tag was observed as, the latest last. Contacts no registry."""
-        seen = (interval.digest for interval in self._own_observations(reference)[::-1] if interval.digest is not None)
-        return tuple(dict.fromkeys(seen))[::-1]
-
-    async def of(self, reference: Reference) -> tuple[TagInterval, ...]:
-        """Return a tag's intervals, the oldest first: from its registry's ledger, else from observations of this machine."""
-        if reference not in self._by_reference:
-            self._by_reference[reference] = await self._registry_history(reference) or self._own_observations(reference)
-        return self._by_reference[reference]
-
-    def _observed(self, reference: Reference) -> list[list[TagInterval]]:
-        return [list(memory(reference)) for memory in self._memories]
-
-    def _own_observations(self, reference: Reference) -> tuple[TagInterval, ...]:
-        """Merge the observations by the time of the first one, without repetitions."""
+    def observed(self, reference: Reference) -> tuple[TagInterval, ...]:
+        """Merge the observations of this machine by the time of the first one, without repetitions, the oldest first."""
         observations = sorted(
             (interval for intervals in self._observed(reference) for interval in intervals),
             key=lambda interval: interval.first_us or 0,
@@ -93,6 +81,22 @@ class TagHistories:
             else:
                 merged.append(interval)
         return tuple(merged)
+
+    async def of(self, reference: Reference) -> tuple[TagInterval, ...]:
+        """Return a tag's intervals, the oldest first: from its registry's ledger, else from observations of this machine."""
+        if reference not in self._by_reference:
+            recorded = await self._registry_history(reference)
+            self._by_reference[reference] = recorded or self.observed(reference)
+            if recorded:
+                self._recorded.add(reference)
+        return self._by_reference[reference]
+
+    def is_complete(self, reference: Reference) -> bool:
+        """Return whether what `of` returned is the registry's own record, which begins when the tag was created."""
+        return reference in self._recorded
+
+    def _observed(self, reference: Reference) -> list[list[TagInterval]]:
+        return [list(memory(reference)) for memory in self._memories]
 
     async def _registry_history(self, reference: Reference) -> tuple[TagInterval, ...]:
         if self.followed is None or reference.tag is None:

@@ -1,0 +1,61 @@
+"""The bases of an image's base: an image is outdated when any of them moved. Pure.
+
+    app <- rt:1 <- os:1
+
+If `os:1` moved and `rt:1` was not rebuilt, `app` still resolves to the current `rt:1`, but that is outdated itself. A
+rebuild of `app` alone would change nothing: `rt:1` must be rebuilt first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Final
+
+from boltseal.oci.reference import Reference
+from boltseal.project.bases.freshness import BaseStatus, BaseVerdict
+
+MAX_ANCESTORS: Final = 20
+Verdicts = Mapping[str, BaseVerdict]
+"""The verdicts of one image, by platform."""
+
+
+def with_ancestors(verdict: BaseVerdict, images: Mapping[Reference, tuple[object, Verdicts]]) -> BaseVerdict:
+    """Add the verdicts of the bases of an image's base, and judge the image by all of them.
+
+    `images`: the current digest and the verdicts of other images, by tag.
+    """
+    ancestors = _ancestors(verdict, images)
+    if not ancestors:
+        return verdict
+    verdict = replace(verdict, ancestors=tuple(ancestors))
+    if verdict.status is not BaseStatus.CURRENT:
+        return verdict
+    names = [str(each.claim.base) for each in (verdict, *ancestors) if each.claim is not None]
+    for at, ancestor in enumerate(ancestors):
+        if ancestor.status is BaseStatus.OUTDATED:
+            reason = (
+                f"its base has not moved, but is outdated itself, because {names[at + 1]} has moved: {ancestor.reason}"
+            )
+            return replace(verdict, status=BaseStatus.OUTDATED, reason=reason, rebuild_first=tuple(names[at::-1]))
+        if ancestor.status is BaseStatus.UNKNOWN and ancestor.is_open:
+            reason = f"its base has not moved, but it is not known whether {names[at]} is outdated: {ancestor.reason}"
+            return replace(verdict, status=BaseStatus.UNKNOWN, reason=reason)
+    return verdict
+
+
+def _ancestors(verdict: BaseVerdict, images: Mapping[Reference, tuple[object, Verdicts]]) -> Sequence[BaseVerdict]:
+    """Return the verdicts of the base, of its base, and so on, for the platform of the image."""
+    found: list[BaseVerdict] = []
+    seen: set[Reference] = set()
+    current = verdict
+    while current.claim is not None and current.claim.base is not None and len(found) < MAX_ANCESTORS:
+        base = current.claim.base.by_tag
+        digest, verdicts = images.get(base, (None, {}))
+        following = verdicts.get(verdict.platform) or (next(iter(verdicts.values())) if len(verdicts) == 1 else None)
+        if base in seen or following is None or digest != current.now:
+            break
+        seen.add(base)
+        found.append(following)
+        current = following
+    return found

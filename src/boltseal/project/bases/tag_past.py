@@ -1,0 +1,151 @@
+"""What the tags of a scan resolved to before, and when that is not known: reads ledgers, mirrors' logs and observations."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import NamedTuple
+
+from boltseal.client.document_cache import DocumentCache
+from boltseal.client.ledger_records import list_entries, list_observations
+from boltseal.client.transport import Transport
+from boltseal.errors import BoltsealError, NotFound
+from boltseal.ledger.entry import RECORDS, Entry
+from boltseal.oci.digest import Digest
+from boltseal.oci.platform import Platform
+from boltseal.oci.reference import Reference
+from boltseal.project.bases.former_images import (
+    MOVED_OR_GONE,
+    SERVED_KINDS,
+    FormerImages,
+    former_digests,
+    read_former_images,
+)
+from boltseal.project.bases.freshness import TagInterval
+from boltseal.project.bases.image_documents import ImageDocuments, RemoteRepository
+from boltseal.project.bases.tag_history import TagHistories
+from boltseal.project.bases.unknown_periods import UnknownPeriod, Window, gaps
+
+
+class ScannedTag(NamedTuple):
+    """An image of a scan. `digest`: what it resolves to, None if that could not be found out."""
+
+    reference: Reference
+    digest: Digest | None
+
+
+class TagPast:
+    """Reads the past of tags. `has_ledger`: whether a registry is known to keep a ledger."""
+
+    def __init__(
+        self,
+        transport: Transport,
+        documents: ImageDocuments,
+        cache: DocumentCache,
+        histories: TagHistories,
+        has_ledger: Callable[[str], bool],
+    ) -> None:
+        self._transport = transport
+        self._documents = documents
+        self._cache = cache
+        self._histories = histories
+        self._has_ledger = has_ledger
+        self._records: dict[RemoteRepository, asyncio.Task[list[Entry]]] = {}
+        self._unlisted: dict[RemoteRepository, str] = {}
+
+    def forget(self) -> None:
+        """Discard the results, because tags may have moved meanwhile."""
+        self._records.clear()
+        self._unlisted.clear()
+        self._histories.forget()
+
+    async def entries(self, remote: RemoteRepository) -> list[Entry]:
+        """Return a repository's entries, if its registry keeps a ledger; [] if they can't be read."""
+        if not self._has_ledger(remote.registry):
+            return []
+        if remote not in self._records:
+            self._records[remote] = asyncio.create_task(self._read_entries(remote))
+        return await asyncio.shield(self._records[remote])
+
+    async def _read_entries(self, remote: RemoteRepository) -> list[Entry]:
+        """Read the entries about builds, and those after which a tag resolved to another image."""
+        try:
+            return await list_entries(self._transport, remote.registry, remote.repository, RECORDS | MOVED_OR_GONE)
+        except NotFound:
+            return []
+        except BoltsealError as error:  # other sources remain
+            self._unlisted[remote] = (
+                f"the history of {remote.registry}/{remote.repository} can't be read: {error.message}"
+            )
+            return []
+
+    async def former_images(
+        self, tags: Sequence[ScannedTag], platforms: Iterable[Platform], *, max_units: int
+    ) -> FormerImages:
+        """Return the former images of tags for these platforms. `max_units`: limit of their layers and history lines."""
+        intervals: dict[Reference, dict[Digest | None, TagInterval]] = {}
+        unknown: list[UnknownPeriod] = []
+
+        def note(found: Mapping[Reference, Iterable[TagInterval]]) -> None:
+            for base, before in found.items():
+                intervals.setdefault(base, {}).update((interval.digest, interval) for interval in before)
+
+        for remote in dict.fromkeys(RemoteRepository(tag.reference.registry, tag.reference.repository) for tag in tags):
+            note(former_digests(remote, await self.entries(remote)))
+            note(await self._mirrored(remote))
+        listings = {
+            registry: self._cache.listings(registry)
+            for registry in {tag.reference.registry for tag in tags}
+            if not self._has_ledger(registry)
+        }
+        for tag in tags:
+            if tag.reference.tag is not None:
+                note({tag.reference.by_tag: self._observed(tag, listings, unknown)})
+                await asyncio.sleep(0)  # let a server process other requests
+        for tag in tags:
+            if tag.reference.tag is not None and tag.digest is not None:
+                intervals[tag.reference.by_tag].pop(tag.digest, None)  # it is part of this scan
+        unknown += [UnknownPeriod(f"{at.registry}/{at.repository}", why) for at, why in self._unlisted.items()]
+        return await read_former_images(
+            self._documents,
+            {base: tuple(several.values()) for base, several in intervals.items()},
+            platforms,
+            self._has_ledger,
+            unknown,
+            max_units=max_units,
+        )
+
+    def _observed(
+        self,
+        tag: ScannedTag,
+        listings: Mapping[str, Sequence[int]],
+        unknown: list[UnknownPeriod],
+    ) -> tuple[TagInterval, ...]:
+        """Return what this machine observed a tag as before; add to `unknown` when it may have been something else."""
+        reference = tag.reference
+        observed = self._histories.observed(reference)
+        answered = reference.digest is None and tag.digest is not None
+        if reference.registry in listings:
+            missing = [*gaps(observed, listings[reference.registry])]
+            if not answered and observed:
+                missing.append(Window(observed[-1].last_us, None))
+            why = f"{reference.by_tag} was not observed all the time, and {reference.registry} keeps no history"
+            unknown += [UnknownPeriod(reference.name, why, when, observed=False) for when in missing]
+        # without an answer from the registry, the last observation may still be current
+        return observed if answered else observed[:-1]
+
+    async def _mirrored(self, remote: RemoteRepository) -> dict[Reference, list[TagInterval]]:
+        """Return what the tags of a mirrored repository were served as, from its registry's log of observations."""
+        if not self._has_ledger(remote.registry) or "." not in remote.repository.partition("/")[0]:
+            return {}
+        try:
+            return former_digests(
+                remote,
+                await list_observations(self._transport, remote.registry, remote.repository, SERVED_KINDS),
+                SERVED_KINDS,
+            )
+        except BoltsealError as error:
+            self._unlisted[remote] = (
+                f"the observations of {remote.repository} at {remote.registry} can't be read: {error.message}"
+            )
+            return {}

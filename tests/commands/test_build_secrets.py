@@ -1,0 +1,26 @@
+"""What `boltseal build` says about inputs that its hash does not cover."""
+
+from __future__ import annotations
+
+import pytest
+
+from boltseal.commands.build_inputs import unhashed_inputs
+
+
+@pytest.mark.parametrize(
+    ("more", "named"),
+    [
+        (["--secret", "id=npm,src=/run/npm"], "--secret"),
+        (["--secret=id=npm", "--ssh=default"], "--secret and --ssh"),
+        (["--ssh", "default"], "--ssh"),
+    ],
+)
+def test_secrets_are_said_not_to_be_inputs(more: list[str], named: str) -> None:
+    """A build with secrets or SSH keys says that their contents are not inputs, and what to do if they changed."""
+    assert unhashed_inputs(more) == f"; the contents of {named} are not inputs: if they changed, build with --force"
+
+
+@pytest.mark.parametrize("more", [[], ["--no-cache"], ["--label", "--secretive"]])
+def test_a_build_without_secrets_says_nothing(more: list[str]) -> None:
+    """A build without secrets has no remark."""
+    assert unhashed_inputs(more) == ""
