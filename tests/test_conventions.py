@@ -1,11 +1,13 @@
-"""What test code does not do: sleep where it can poll, import from another test module, replace a name of the code."""
+"""What code does not do: import inside functions; and test code: sleep where it can poll, share through test modules, mock."""
 
 from __future__ import annotations
 
+import ast
 import re
 from pathlib import Path
 
 TESTS = Path(__file__).parent
+SOURCE = TESTS.parent / "src/boltseal"
 FILES = [path for path in sorted(TESTS.rglob("*.py")) if path != Path(__file__)]
 
 SLEEPS = {
@@ -38,6 +40,7 @@ SLEEPS = {
         2,
         "an upstream that does not answer before the server is killed, at once",
     ),
+    "real/engines/bridged.py": (1, "the pace of a client"),
     "server/mirror/test_retention.py": (1, "rows are deleted meanwhile, and bytes not yet"),
     "server/mirror/test_tags.py": (1, "a slow upstream"),
     "server/mirror/test_upstream_down.py": (1, "an upstream that does not answer"),
@@ -81,3 +84,57 @@ def test_what_a_test_changes_is_an_argument() -> None:
     )
 
     assert {path.name: found for path in FILES if (found := replaced.findall(path.read_text()))} == {}
+
+
+def test_only_one_module_imports_on_demand() -> None:
+    """No function of the package imports a module, and only `boltseal.loading` imports one by its name."""
+    found = {path.relative_to(SOURCE).as_posix() for path in SOURCE.rglob("*.py") if imports_on_demand(path)}
+
+    assert found == {"loading.py"}
+
+
+def imports_on_demand(path: Path) -> bool:
+    """Return whether a file has an import inside a function, or uses what imports by name."""
+    tree = ast.parse(path.read_text())
+    functions = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)]
+    inside = [node for each in functions for node in ast.walk(each) if isinstance(node, ast.Import | ast.ImportFrom)]
+    by_name = re.search(r"\b(?:import_module|__import__|LazyLoader)\b", ast.unparse(tree))
+    return bool(inside) or by_name is not None
+
+
+def test_a_module_that_calls_itself_pure_does_no_io() -> None:
+    """A module whose docstring says `Pure.` imports no module of the standard library that does I/O or reads a clock."""
+    claims = re.compile(r"\bPure[.;:]")
+    effects = {
+        "asyncio",
+        "fcntl",
+        "os",
+        "random",
+        "select",
+        "signal",
+        "socket",
+        "sqlite3",
+        "subprocess",
+        "sys",
+        "tempfile",
+        "threading",
+        "time",
+    }
+    imported = {
+        path.relative_to(SOURCE).as_posix(): modules_in(path) & effects
+        for path in SOURCE.rglob("*.py")
+        if claims.search(ast.get_docstring(ast.parse(path.read_text())) or "")
+    }
+
+    assert len(imported) > 20
+    assert {name: modules for name, modules in imported.items() if modules} == {}
+
+
+def modules_in(path: Path) -> set[str]:
+    """Return the top-level names of the modules that a file imports."""
+    nodes = list(ast.walk(ast.parse(path.read_text())))
+    plain = {alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names}
+    return {
+        name.partition(".")[0]
+        for name in plain | {node.module or "" for node in nodes if isinstance(node, ast.ImportFrom)}
+    }

@@ -15,8 +15,9 @@ import pytest
 import typer.main
 
 from boltseal.cli.command_group import CommandOnDemand
+from boltseal.cli.command_rows import Command, Group
 from boltseal.cli.command_search import NEVER_SUGGESTED, NOTES, SUGGESTIONS
-from boltseal.cli.command_table import SECTIONS, Command, Group, commands
+from boltseal.cli.command_table import SECTIONS, commands
 from boltseal.cli.root import build, load
 from tests.cli import program
 from tests.docs.pages import PAGES

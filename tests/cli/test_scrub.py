@@ -279,7 +279,7 @@ def test_the_way_of_reading_changes_no_finding(store: DockerStore, more: list[st
     assert program.call("scrub", "--root", store.root, *more).code == 1
 
 
-@pytest.mark.parametrize("rate", ["fast", "0", "-1", "1.5M", "1T"])
+@pytest.mark.parametrize("rate", ["fast", "0", "-1", "1.5M", "1T", "50", "63K"])
 def test_an_invalid_rate_is_a_usage_error(store: DockerStore, rate: str) -> None:
     """An invalid rate is a usage error with an example."""
     done = program.call("scrub", "--root", store.root, f"--bytes-per-second={rate}")

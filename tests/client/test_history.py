@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from boltseal.client.errors import RemoteMismatch, RemoteNotFound
-from boltseal.client.history import ProvenHistory, TagEvent, read_history, read_unsigned
+from boltseal.client.history import ProvenHistory, UnsignedTagEvent, read_history, read_unsigned
 from boltseal.client.ledger_trust import LedgerCheck, LedgerWatch
 from boltseal.client.state import ClientState
 from boltseal.ledger.entry import parse
@@ -124,7 +124,7 @@ async def test_an_unsigned_tag_history_is_read(ledger: FakeLedger) -> None:
 
     assert [(entry.digest, entry.event) for entry in found] == [(A, "created"), (B, "created"), (A, "created")]
     assert found == sorted(found, key=lambda entry: entry.time)
-    assert isinstance(found[0], TagEvent)
+    assert isinstance(found[0], UnsignedTagEvent)
 
 
 async def test_a_history_with_repeated_indices_is_refused(ledger: FakeLedger, tmp_path: Path) -> None:

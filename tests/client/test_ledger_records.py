@@ -14,7 +14,14 @@ from starlette.routing import Route
 from boltseal.client.credentials import CredentialStore
 from boltseal.client.errors import RemoteMismatch, RemoteNotFound, RemoteUnavailable
 from boltseal.client.ledger_client import LedgerClient
-from boltseal.client.ledger_records import NoRecords, add_record, list_entries, list_observations, list_records
+from boltseal.client.ledger_records import (
+    NoRecords,
+    add_record,
+    is_signed,
+    list_entries,
+    list_observations,
+    list_records,
+)
 from boltseal.client.transport import Transport, TransportOptions
 from boltseal.errors import Invalid
 from boltseal.ledger.entry import Entry, EntryKind, encode
@@ -71,6 +78,30 @@ async def test_a_record_is_read_back(registry: Serving, transport: Transport) ->
     assert (found[0][1].kind, found[0][1].tag, found[0][1].extra) == ("released", "1.0.0", {"host": "web1"})
     assert found[0][1].reason == "deploy 17"
     assert found[1][1].tag == ""
+
+
+async def test_a_client_can_wait_until_its_record_is_signed(registry: Serving, transport: Transport) -> None:
+    """A record is listed as soon as the wait for its signature is over; of each record the wait is its own."""
+    indices = [await add_record(transport, EntryKind.BUILT, REFERENCE, DIGEST, {"inputs": name}) for name in "ab"]
+    signed = [await is_signed(transport, HOST, SHOP, index) for index in reversed(indices)]
+    found = await list_records(transport, HOST, SHOP)
+
+    assert signed == [True, True]
+    assert [each.entry_index for each in found] == indices
+
+
+@pytest.mark.parametrize("listed", [[], [{"index": 9, "line": LINE}]], ids=["nothing", "a later entry"])
+async def test_the_wait_for_a_signature_ends(listed: list[object]) -> None:
+    """The wait for a record that a registry never lists ends after its time, and reports that it is not signed."""
+
+    async def page(_: Request) -> Response:
+        return JSONResponse({"size": 3, "entries": listed})
+
+    transport = transport_to(Starlette(routes=[Route("/v2/{name:path}/_boltseal/records", page)]))
+    signed = await is_signed(transport, HOST, SHOP, 3, timeout_s=0.3)
+    await transport.aclose()
+
+    assert not signed
 
 
 async def test_entries_are_listed_by_their_kinds(registry: Serving, transport: Transport) -> None:

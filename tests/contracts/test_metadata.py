@@ -13,7 +13,7 @@ import pytest
 from boltseal.errors import NotFound, Unavailable
 from boltseal.oci.digest import Digest
 from boltseal.server.storage.coordination.generation import FileGeneration
-from boltseal.server.storage.metadata import ledger_store, queries, tag_table, upload_table
+from boltseal.server.storage.metadata import ledger_store, queries, tag_table, unreferenced, upload_table
 from boltseal.server.storage.metadata.database import SqlMetadata
 from boltseal.server.storage.metadata.migrate import DATABASE_NAME, GENERATION_NAME, prepare_data
 from boltseal.server.storage.metadata.protocol import LEDGER, Metadata, Snapshot, UnitOfWork, WriteQueue
@@ -273,11 +273,11 @@ async def test_bytes_that_are_released_again_have_another_time(metadata: Metadat
     def job(tx: UnitOfWork) -> tuple[bool, bool, bool]:
         number = queries.ensure_repository(tx, "test/app", None)
         queries.add_blob(tx, number, "sha256:1", 5, "a")
-        named = queries.release_again(tx, "sha256:1")
+        named = unreferenced.release_again(tx, "sha256:1")
         queries.remove_blob(tx, number, "sha256:1")
-        first = queries.released_since(tx, "sha256:1")
-        again = queries.release_again(tx, "sha256:1")
-        return named, again, queries.released_since(tx, "sha256:1") != first
+        first = unreferenced.released_since(tx, "sha256:1")
+        again = unreferenced.release_again(tx, "sha256:1")
+        return named, again, unreferenced.released_since(tx, "sha256:1") != first
 
     assert await metadata.write(job) == (False, True, True)
 

@@ -18,6 +18,7 @@ from boltseal.deploy.compose_program import (
     ComposeRefused,
     ProjectFiles,
     RecordedProject,
+    Recreate,
     find_compose,
 )
 from tests.polling import until
@@ -48,7 +49,7 @@ def project(folder: Path) -> ProjectFiles:
 async def up(compose: Compose, progress: Callable[[str], None] = lambda _line: None, timeout_s: float = 20.0) -> None:
     """Start a recorded project."""
     recorded = RecordedProject(Path("/r/compose.json"), "shop", Path("/srv/shop"), {"SECRET": "swordfish"})
-    await compose.up(recorded, ["web"], timeout_s=timeout_s, progress=progress)
+    await compose.start(recorded, ["web"], timeout_s=timeout_s, progress=progress)
 
 
 async def test_a_project_is_resolved_with_the_users_options(made: Made, tmp_path: Path) -> None:
@@ -73,8 +74,36 @@ async def test_a_recorded_project_is_started_with_a_minimal_environment(made: Ma
     assert (tmp_path / "in").read_text() == "/\n"
     assert (tmp_path / "argv").read_text() == (
         "compose --project-name shop --project-directory /srv/shop --profile * --env-file /dev/null "
-        "--file /r/compose.json up --detach --no-build --pull never -- web\n"
+        "--file /r/compose.json start -- web\n"
     )
+
+
+@pytest.mark.parametrize(
+    ("how", "options"),
+    [(Recreate.CHANGED, ""), (Recreate.NEVER, "--no-recreate "), (Recreate.ALL, "--force-recreate ")],
+)
+async def test_containers_are_created_without_being_started(
+    made: Made, tmp_path: Path, how: Recreate, options: str
+) -> None:
+    """Compose creates containers without a start, a build or a pull, and keeps or replaces existing ones as asked."""
+    recorded = RecordedProject(Path("/r/compose.json"), "shop", Path("/srv/shop"))
+    compose = made(f'echo "$*" > {tmp_path}/argv')
+    await compose.create(recorded, ["web"], lambda _line: None, how=how, scale={"web": 2})
+
+    assert (
+        (tmp_path / "argv")
+        .read_text()
+        .endswith(f"up --no-start --no-build --pull never {options}--scale web=2 -- web\n")
+    )
+
+
+async def test_hashes_are_those_that_compose_prints(made: Made) -> None:
+    """Each service has the hash that Compose prints for it; an error of Compose is reported."""
+    recorded = RecordedProject(Path("/r/compose.json"), "shop", Path("/srv/shop"))
+
+    assert await made("echo db 12; echo web 34; echo warning").hashes(recorded) == {"db": "12", "web": "34"}
+    with pytest.raises(ComposeRefused, match="can't read the recorded project: no"):
+        await made("echo no >&2; exit 1").hashes(recorded)
 
 
 async def test_an_unreadable_project_is_reported_in_one_line_without_its_content(made: Made, tmp_path: Path) -> None:
@@ -195,7 +224,7 @@ async def test_an_environment_that_no_program_accepts_is_reported(
     recorded = RecordedProject(tmp_path / "f", "shop", tmp_path, {"CERT": value})
 
     with pytest.raises(ComposeMissing, match=f"docker can't be run: .*{message}"):
-        await compose.up(recorded, ["web"], timeout_s=20, progress=lambda _line: None)
+        await compose.start(recorded, ["web"], timeout_s=20, progress=lambda _line: None)
 
 
 async def test_compose_is_found_as_dockers_plugin(made: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -22,9 +22,12 @@ def with_app(number: int, **fields: Any) -> Release:
     return made.with_services([replace(made.services[0], **fields)])
 
 
-def contents(app: dict[str, Any], **files: str) -> ReleaseContents:
-    """Return recorded contents."""
-    text = {"name": "shop", "services": {"app": {"image": "x"} | app, "db": {"image": "y"}}}
+def contents(app: dict[str, Any], secret: str = "", **files: str) -> ReleaseContents:
+    """Return recorded contents. `secret`: the name of the recorded copy of the service's secret."""
+    text: dict[str, Any] = {"name": "shop", "services": {"app": {"image": "x"} | app, "db": {"image": "y"}}}
+    if secret:
+        text["services"]["app"]["secrets"] = [{"source": "s"}]
+        text["secrets"] = {"s": {"file": f"/content/{secret}"}}
     return ReleaseContents(
         json.dumps(text).encode(), b"{}", {name: content.encode() for name, content in files.items()}
     )
@@ -90,8 +93,8 @@ def test_added_and_removed_services_are_listed() -> None:
 
 def test_settings_secrets_and_files_are_compared() -> None:
     """Changed settings, secrets and files are listed; of a secret only that it changed."""
-    was = contents({"command": ["a"], "labels": {MOUNTED_LABEL: "1", "x": "y"}}, compose="a", gone="b")
-    is_ = contents({"restart": "always", "labels": {MOUNTED_LABEL: "2", "x": "z"}}, compose="c", new="d")
+    was = contents({"command": ["a"], "labels": {"x": "y"}}, "1", compose="a", gone="b")
+    is_ = contents({"restart": "always", "labels": {"x": "z", MOUNTED_LABEL: "2"}}, "2", compose="c", new="d")
 
     assert changed(release(1), release(2), was, is_) == [
         ("app", "secrets and configs", "one text", "another text"),
@@ -107,6 +110,9 @@ def test_settings_secrets_and_files_are_compared() -> None:
 
 def test_an_added_secret_is_listed() -> None:
     """A secret that did not exist before is listed as added."""
-    was, is_ = contents({}), contents({"labels": {MOUNTED_LABEL: "2"}})
+    was, is_ = contents({}), contents({}, "2")
 
-    assert changed(release(1), release(2), was, is_) == [("app", "secrets and configs", "", "another text")]
+    assert changed(release(1), release(2), was, is_) == [
+        ("app", "secrets and configs", "", "another text"),
+        ("app", "secrets", "", '[{"source": "s"}]'),
+    ]

@@ -13,6 +13,7 @@ from boltseal.deploy.compose_model import (
     ModelInvalid,
     locked_digests,
     merge_services,
+    mounted_text,
     parse_model,
     parse_variables,
     release_text,
@@ -47,11 +48,6 @@ def text(made: bytes) -> dict[str, Any]:
     """Return the parsed text for Compose."""
     found: dict[str, Any] = json.loads(made)
     return found
-
-
-def of(value: str) -> str:
-    """Return a stand-in for the HMAC of a value."""
-    return f"mark of {len(value)} {value[-30:]}"
 
 
 def test_a_service_is_parsed() -> None:
@@ -170,36 +166,62 @@ def test_the_release_text_has_exact_images_and_no_builds() -> None:
     compose_output = document(
         web={"image": APP, "build": {"context": "/srv"}, "pull_policy": "always", "command": ["x"]}
     )
-    made = text(release_text(compose_output, {"web": f"{APP}@{LOCKED}"}, {}, of, {}))
+    made = text(release_text(compose_output, {"web": f"{APP}@{LOCKED}"}, {}))
 
     assert made["services"]["web"] == {"image": f"{APP}@{LOCKED}", "command": ["x"]}
     assert compose_output["services"]["web"]["build"]  # the argument is unchanged
 
 
 def test_secrets_and_configs_are_taken_from_their_copies() -> None:
-    """Secrets and configs are read from recorded copies, and changed content recreates their services."""
+    """Secrets and configs are read from recorded copies, changed content is noticed, and no label is added for it."""
     compose_output = document(web={"image": APP, "secrets": [{"source": "s"}]}, db={"image": APP})
     compose_output["secrets"] = {"s": {"file": "/srv/s.txt"}}
     first, second = (
-        text(release_text(compose_output, {"web": APP, "db": APP}, {"/srv/s.txt": to}, of, {})) for to in ("/a", "/bb")
+        text(release_text(compose_output, {"web": APP, "db": APP}, {"/srv/s.txt": to})) for to in ("/a", "/bb")
     )
 
     assert first["secrets"]["s"]["file"] == "/a"
-    assert first["services"]["web"]["labels"][MOUNTED_LABEL] != second["services"]["web"]["labels"][MOUNTED_LABEL]
-    assert first["services"]["db"] == second["services"]["db"] == {"image": APP}
+    assert mounted_text(first, "web", {}) != mounted_text(second, "web", {})
+    assert first["services"] == second["services"] == compose_output["services"]
+    assert mounted_text(first, "db", {}) == ""
 
 
 def test_a_secret_of_the_environment_counts_by_its_value() -> None:
     """A secret from the environment counts by its value, which the text does not have."""
     compose_output = document(web={"image": APP, "secrets": [{"source": "s"}], "labels": {"a": "b"}})
     compose_output["secrets"] = {"s": {"environment": "TOKEN"}}
-    marks = [
-        text(release_text(compose_output, {"web": APP}, {}, of, {"TOKEN": value}))["services"]["web"]["labels"]
-        for value in ("one", "three")
-    ]
+    made = text(release_text(compose_output, {"web": APP}, {}))
 
-    assert marks[0][MOUNTED_LABEL] != marks[1][MOUNTED_LABEL]
-    assert marks[0]["a"] == "b"
+    assert mounted_text(made, "web", {"TOKEN": "one"}) != mounted_text(made, "web", {"TOKEN": "three"})
+    assert made["services"]["web"]["labels"] == {"a": "b"}
+
+
+def test_the_label_of_earlier_versions_is_removed() -> None:
+    """A label that an earlier version added for secrets is removed, as Compose's hash would count it."""
+    compose_output = document(
+        web={"image": APP, "labels": {MOUNTED_LABEL: "1"}}, db={"image": APP, "labels": {"a": "b"}}
+    )
+    made = text(release_text(compose_output, {"web": APP, "db": APP}, {}))
+
+    assert made["services"] == {"web": {"image": APP}, "db": {"image": APP, "labels": {"a": "b"}}}
+
+
+@pytest.mark.parametrize("written", [f"{APP}@{LOCKED}", f"localhost:5000/shop/app@{LOCKED}"])
+def test_a_pinned_image_keeps_its_spelling(written: str) -> None:
+    """An image that the file pins by the same digest keeps its spelling, so that Compose's hash is that of the file."""
+    made = text(
+        release_text(document(web={"image": written, "develop": {"watch": []}}), {"web": f"{APP}@{LOCKED}"}, {})
+    )
+
+    assert made["services"]["web"] == {"image": written, "develop": {"watch": []}}
+
+
+def test_another_digest_in_the_file_is_replaced() -> None:
+    """An image by another digest or tag is replaced by the image to start."""
+    for written in (f"{APP}@sha256:{'0' * 64}", f"localhost:5000/shop/app:9@{LOCKED}", APP):
+        made = text(release_text(document(web={"image": written}), {"web": f"{APP}@{LOCKED}"}, {}))
+
+        assert made["services"]["web"]["image"] == f"{APP}@{LOCKED}"
 
 
 def test_variables_are_resolved_by_compose() -> None:

@@ -52,7 +52,8 @@ class FakeEngine:
     """`images`: by ID; `containers`: by ID. `asked`: method and path of each request, without the version.
 
     `logs`: the bytes of a container's log. `pullable`: the image that a pull of this name adds. `hangs`: requests
-    that wait, each once. `loses`: paths of `wrong` at which the request's effect happens first.
+    that wait, each once. `loses`: paths of `wrong` at which the request's effect happens first. `outcomes`: the state of a
+    started container, by the ID of its image. `started`: the names of started containers.
     """
 
     containers: dict[str, dict[str, Any]] = field(default_factory=dict)
@@ -72,6 +73,10 @@ class FakeEngine:
     hangs: dict[str, Hang] = field(default_factory=dict)
     loses: set[str] = field(default_factory=set)
     logs: dict[str, bytes] = field(default_factory=dict)
+    networks: dict[str, dict[str, Any]] = field(default_factory=dict)
+    outcomes: dict[str, dict[str, Any]] = field(default_factory=dict)
+    started: list[str] = field(default_factory=list)
+    created: int = 0
 
     def image(self, words: str, *names: str, pulled: tuple[str, ...] = (), **more: Any) -> str:
         """Add an image whose ID is derived from some words. `names`: RepoTags; `pulled`: RepoDigests."""
@@ -149,12 +154,8 @@ class FakeEngine:
                 return JSONResponse(fields | {"Components": [{"Name": name}]})
             case "GET", ["info"]:
                 return JSONResponse({"DriverStatus": self.driver_status, "DockerRootDir": self.root})
-            case "GET", ["containers", "json"]:
-                return JSONResponse([{"Id": id_} for id_ in self.containers])
-            case "GET", ["containers", id_, "json"]:
-                return _document(self.containers.get(id_))
-            case "GET", ["containers", id_, "logs"] if id_ in self.containers:
-                return Response(self.logs.get(id_, b""))
+            case _, ["containers" | "networks", *_]:
+                return await self._about_container(request, parts)
             case "GET", ["images", "json"]:
                 return JSONResponse([self._listed(each) for each in self.images.values()])
             case "POST", ["images", "create" | "load"]:
@@ -167,6 +168,80 @@ class FakeEngine:
                 return self._untag("/".join(name))
             case _:
                 return None
+
+    async def _about_container(self, request: Request, parts: list[str]) -> Response | None:
+        match request.method, parts:
+            case "GET", ["containers", "json"]:
+                wanted = json.loads(request.query_params.get("filters", "{}")).get("label", [])
+                return JSONResponse([{"Id": id_} for id_, each in self.containers.items() if _labelled(each, wanted)])
+            case "GET", ["containers", id_, "json"]:
+                return _document(self.containers.get(id_))
+            case "GET", ["containers", id_, "logs"] if id_ in self.containers:
+                return Response(self.logs.get(id_, b""))
+            case "GET", ["networks", name]:
+                return _document(self.networks.get(name))
+            case "POST", ["networks", "create"]:
+                network = await request.json()
+                self.networks[network["Name"]] = network
+                return JSONResponse({"Id": network["Name"]}, status_code=201)
+            case _, ["containers", *rest]:
+                return await self._change_container(request, rest)
+            case _:
+                return None
+
+    async def _change_container(self, request: Request, rest: list[str]) -> Response | None:
+        match request.method, rest:
+            case "POST", ["create"]:
+                body = await request.json()
+                image = self.find(body["Image"])
+                name = request.query_params["name"]
+                if image is None:
+                    return None
+                if any(each["Name"] == f"/{name}" for each in self.containers.values()):
+                    return JSONResponse({"message": f"the name {name} is already in use"}, status_code=409)
+                id_ = self.create(name, body["Image"], image["Id"], body)
+                return JSONResponse({"Id": id_}, status_code=201)
+            case "POST", [id_, "start"] if id_ in self.containers:
+                self.start(id_)
+            case "POST", [id_, "stop"] if id_ in self.containers:
+                self.stop(id_)
+            case "DELETE", [id_] if id_ in self.containers:
+                del self.containers[id_]
+            case _:
+                return None
+        return Response(status_code=204)
+
+    def create(self, name: str, started_as: str, image: str, body: Mapping[str, Any]) -> str:
+        """Create a container that does not run. `body`: its configuration, as in a request."""
+        self.created += 1
+        id_ = digest_of(f"container {name} {self.created}".encode()).removeprefix("sha256:")
+        host = body.get("HostConfig") or {}
+        config = {key: each for key, each in body.items() if key not in ("HostConfig", "NetworkingConfig")}
+        self.containers[id_] = {
+            "Id": id_,
+            "Name": f"/{name}",
+            "Image": image,
+            "Created": "2026-11-20T08:00:00.123456789Z",
+            "State": {"Status": "created"},
+            "Config": config | {"Image": started_as},
+            "HostConfig": host,
+        }
+        return id_
+
+    def start(self, id_: str) -> None:
+        """Start a container, whose state `outcomes` gives by the ID of its image; by default it runs."""
+        container = self.containers[id_]
+        if container["State"]["Status"] != "running":
+            self.started.append(container["Name"])
+            container["State"] = {"StartedAt": "2026-11-21T09:00:00.5Z"} | self.outcomes.get(
+                container["Image"], {"Status": "running"}
+            )
+
+    def stop(self, id_: str) -> None:
+        """Stop a container."""
+        state = self.containers[id_]["State"]
+        if state["Status"] == "running":
+            self.containers[id_]["State"] = {"Status": "exited", "ExitCode": 137, "StartedAt": state["StartedAt"]}
 
     def _about_image(self, name: str, what: str, request: Request) -> Response | None:
         found = self.find(name)
@@ -208,6 +283,11 @@ class FakeEngine:
     def _listed(image: dict[str, Any]) -> dict[str, Any]:
         kept = {key: image[key] for key in ("Id", "RepoTags", "RepoDigests")}
         return kept | {"Created": 1767323045, "Labels": None, "Size": 1000}
+
+
+def _labelled(container: Mapping[str, Any], wanted: list[str]) -> bool:
+    labels = container["Config"].get("Labels") or {}
+    return all(labels.get(each.partition("=")[0]) == each.partition("=")[2] for each in wanted)
 
 
 def _document(found: dict[str, Any] | None) -> Response | None:

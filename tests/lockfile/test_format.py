@@ -6,7 +6,7 @@ import tomllib
 
 from hypothesis import given
 
-from boltseal.lockfile.document import Lock, LockedImage, LockedPlatform, Use, WrittenPin, sorted_lock
+from boltseal.lockfile.document import Lock, LockedImage, LockedPlatform, Rendered, Use, WrittenPin, sorted_lock
 from boltseal.lockfile.format import format_lock
 from boltseal.lockfile.parse import parse_lock
 from boltseal.oci.reference import Reference
@@ -123,6 +123,31 @@ pins = [
 ]
 """
     )
+
+
+def test_the_text_of_what_is_rendered() -> None:
+    """What is rendered is a sorted list, one a line, and needs version 3."""
+    lock = sorted_lock([], {}, (), [Rendered("kustomize", "prod"), Rendered("compose", ".")])
+    text = format_lock(lock)
+
+    assert text.partition("version")[2] == (
+        """ = 3
+
+rendered = [
+  { tool = "compose", path = "." },
+  { tool = "kustomize", path = "prod" },
+]
+"""
+    )
+    assert parse_lock(text.encode()) == lock
+
+
+def test_the_position_in_an_output_names_its_command() -> None:
+    """An occurrence belongs to what was rendered if its position begins with that command."""
+    prod = Rendered("kustomize", "prod")
+
+    assert prod.has(Use("web.yaml", "kubectl kustomize prod: Deployment web"))
+    assert not prod.has(Use("web.yaml", "kubectl kustomize prod2: Deployment web"))
 
 
 def test_a_lock_without_newer_content_keeps_version_1() -> None:

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 from hypothesis import given
 
-from boltseal.lockfile.document import Lock, LockedImage, LockInvalid, Use, WrittenPin, sorted_lock
+from boltseal.lockfile.document import Lock, LockedImage, LockInvalid, Rendered, Use, WrittenPin, sorted_lock
 from boltseal.lockfile.format import format_lock, format_merged
 from boltseal.lockfile.merge import merge_locks, sides_of_conflict
 from boltseal.lockfile.parse import parse_lock
@@ -117,6 +117,13 @@ def test_ledger_keys_are_merged() -> None:
     assert f'<<<<<<< ours\n"{REGISTRY}" = "{OTHER_KEY}"\n=======\n"{REGISTRY}" = ' in text
     added = sorted_lock([image, used(locked(f"{REGISTRY}/other:1"), "y")], {REGISTRY: KEY})
     assert merge_locks(old, Lock(), added).lock.keys == {REGISTRY: KEY}
+
+
+def test_what_is_rendered_is_merged_one_by_one() -> None:
+    """What one side added to the rendered parts is there; what one side removed is not."""
+    old, mine, theirs = (Lock(rendered=tuple(Rendered("helm", each) for each in paths)) for paths in ("ab", "abc", "b"))
+
+    assert [each.path for each in merge_locks(old, mine, theirs).lock.rendered] == ["b", "c"]
 
 
 def test_records_of_pins_never_conflict() -> None:

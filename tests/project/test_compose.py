@@ -213,7 +213,7 @@ def test_include_and_extends_are_followed_within_the_project(tmp_path: Path) -> 
     assert shown(pinned(root))[".env"] == ["NGINX=1.25@DIGEST"]
     assert [(problem.path, problem.line) for problem in found.problems] == [("compose.yml", 4), ("compose.yml", 5)]
     assert "is remote: not followed" in found.problems[0].message
-    assert "leads out of the project" in found.problems[1].message
+    assert "is outside of the project" in found.problems[1].message
 
 
 def test_an_included_file_uses_the_projects_variables_first(tmp_path: Path) -> None:

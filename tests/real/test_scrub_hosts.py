@@ -194,8 +194,8 @@ def test_a_host_that_does_not_answer_is_given_up(hosts: Hosts, store: DockerStor
 
 def test_no_scrub_remains_on_a_host_that_was_given_up(hosts: Hosts, store: DockerStore, tmp_path: Path) -> None:
     """The scrub of a host, and its worker processes, end with the connection."""
-    store.image("large:1", {"f": os.urandom(3 << 20)})
-    slow = hosts.add(f"echo $$ > {tmp_path}/pid\n{real(store, '--bytes-per-second 1K')}")
+    store.image("large:1", {"f": os.urandom(16 << 20)})
+    slow = hosts.add(f"echo $$ > {tmp_path}/pid\n{real(store, '--bytes-per-second 64K')}")
     given_up: list[str] = []
 
     def with_workers() -> list[str]:
@@ -247,10 +247,12 @@ def test_an_address_that_is_not_of_ssh_is_a_usage_error(address: str) -> None:
 
     assert done.code == 2
     assert "ssh://" in done.err
+    assert "tcp://HOST" not in done.err
+    assert "unix:///PATH" not in done.err
 
 
 @pytest.mark.parametrize(
-    "option", ["--lock", "--receipt", "--documents", "--baseline", "--write-baseline", "--ca-file"]
+    "option", ["--lock", "--receipt", "--documents", "--baseline", "--write-baseline", "--ca-file", "--registry-config"]
 )
 def test_a_file_of_this_host_is_refused(option: str, tmp_path: Path) -> None:
     """Options with a file of this host are refused with --host, and not ignored."""

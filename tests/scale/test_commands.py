@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from boltseal.cli.command_table import SECTIONS, Group
+from boltseal.cli.command_rows import Group
+from boltseal.cli.command_table import SECTIONS
 from tests.scale.command_cases import CASES, NOT_MEASURED, CommandCase, Place
 from tests.scale.growth import MAX_EXPONENT, Growth, least_seconds_blocking, table
 from tests.serving import copy_of

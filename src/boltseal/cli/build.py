@@ -4,20 +4,28 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated
 
-import typer
-
-from boltseal.build.builders import Builder
 from boltseal.build.tag_template import Scheme
 from boltseal.cli.build_labels import print_labels
 from boltseal.cli.build_options import BuildArgOption, ContextArgument, DockerfileOption, TargetOption
 from boltseal.cli.clock import clock_us
+from boltseal.cli.image_build_options import (
+    AnnotationsOption,
+    BuilderOption,
+    ForceOption,
+    MoreArgument,
+    OnlyLabelsOption,
+    PlatformOption,
+    RepositoryOption,
+    SchemeOption,
+    TagOption,
+    VersionOption,
+)
 from boltseal.cli.options import JsonOption
 from boltseal.cli.output import CommandOutput, say
 from boltseal.cli.project_options import AllowOption
 from boltseal.cli.remote import takes_registry_options
-from boltseal.commands.build import BuildRequest, build_image
+from boltseal.commands.build import BuildReport, BuildRequest, build_image
 from boltseal.commands.build_inputs import BuildInputs
 from boltseal.commands.build_labels import LabelsRequest, image_time_us
 from boltseal.commands.registry_access import RegistryOptions
@@ -28,47 +36,19 @@ from boltseal.errors import Invalid
 @takes_registry_options
 def build(
     context: ContextArgument = Path(),
-    more: Annotated[
-        list[str] | None,
-        typer.Argument(metavar="[-- ARGUMENT...]", show_default=False, help="Further arguments for the builder."),
-    ] = None,
-    repository: Annotated[
-        str, typer.Option("--repository", "-r", metavar="REPOSITORY", help="Push the image there.", show_default=False)
-    ] = "",
-    scheme: Annotated[
-        Scheme, typer.Option("--scheme", help="What its tag is made of; content is not known before the build.")
-    ] = Scheme.INPUT,
-    tag: Annotated[
-        str | None, typer.Option("--tag", metavar="TAG", show_default=False, help="This tag instead.")
-    ] = None,
-    builder: Annotated[
-        Builder | None,
-        typer.Option("--builder", show_default=False, help="Default: buildx, else one that is installed."),
-    ] = None,
-    force: Annotated[bool, typer.Option("--force", help="Build even if an image of the same inputs is there.")] = False,
-    only_labels: Annotated[
-        bool, typer.Option("--print-labels", help="Build nothing: print the labels as flags of docker build.")
-    ] = False,
-    version: Annotated[
-        str | None,
-        typer.Option(
-            "--version",
-            metavar="TEXT",
-            show_default=False,
-            help="With --print-labels: default: the output of git describe.",
-        ),
-    ] = None,
-    annotations: Annotated[
-        bool,
-        typer.Option("--annotations", help="With --print-labels: also as --annotation, which only buildx supports."),
-    ] = False,
+    more: MoreArgument = None,
+    repository: RepositoryOption = "",
+    scheme: SchemeOption = Scheme.INPUT,
+    tag: TagOption = None,
+    builder: BuilderOption = None,
+    force: ForceOption = False,
+    only_labels: OnlyLabelsOption = False,
+    version: VersionOption = None,
+    annotations: AnnotationsOption = False,
     file: DockerfileOption = None,
     build_arg: BuildArgOption = None,
     target: TargetOption = None,
-    platform: Annotated[
-        str | None,
-        typer.Option("--platform", metavar="PLATFORM,...", show_default=False, help="The platforms to build for."),
-    ] = None,
+    platform: PlatformOption = None,
     allow: AllowOption = None,
     *,
     access: RegistryOptions,
@@ -105,16 +85,20 @@ def build(
             build_number=environment.number,
             allow=tuple(allow or ()),
         )
-        report = build_image(request, access, sys.stderr)
-        output.add(
-            ref=report.image,
-            status=report.status,
-            reason=report.reason,
-            digest=report.digest,
-            inputs=report.inputs,
-            base=None if report.base is None else str(report.base[0]),
-            base_digest=None if report.base is None else str(report.base[1]),
-        )
-        if report.reason:
-            say(f"boltseal: {report.image}: {report.reason}")
-        output.print(f"{report.image}@{report.digest}")
+        _print(output, build_image(request, access, sys.stderr))
+
+
+def _print(output: CommandOutput, report: BuildReport) -> None:
+    base, base_digest = (None, None) if report.base is None else map(str, report.base)
+    output.add(
+        ref=report.image,
+        status=report.status,
+        reason=report.reason,
+        digest=report.digest,
+        inputs=report.inputs,
+        base=base,
+        base_digest=base_digest,
+    )
+    if report.reason:
+        say(f"boltseal: {report.image}: {report.reason}")
+    output.print(f"{report.image}@{report.digest}")

@@ -14,8 +14,9 @@ import typer
 import typer.core
 import typer.main
 
+from boltseal.cli.command_rows import Command, Group
 from boltseal.cli.command_search import unknown_command
-from boltseal.cli.command_table import SECTIONS, Command, Group
+from boltseal.cli.command_table import SECTIONS
 from boltseal.cli.common_options import with_common_options
 from boltseal.cli.loading import load_module
 from boltseal.errors import Invalid
@@ -71,7 +72,7 @@ class CommandOnDemand(HelpCommand):
         self.command = command
 
     def loaded(self) -> LoadedCommand:
-        """Import the module and return the command as typer runs it. Raises: ExtraMissing."""
+        """Import the module and return the command as typer runs it. Raises: Invalid."""
         return load_command(self.command)
 
     def make_context(self, info_name: str | None, args: list[str], parent: Any = None, **extra: Any) -> Any:
@@ -142,7 +143,7 @@ _LABEL_COLUMNS: Final = max(
 
 
 def load_command(command: Command) -> LoadedCommand:
-    """Import the module of a command and return it as typer runs it. Raises: ExtraMissing."""
+    """Import the module of a command and return it as typer runs it. Raises: Invalid."""
     function = command.name.replace("-", "_").replace(" ", "_")
     module = load_module(f"boltseal.cli.{function}", command=command.name, extra=command.extra)
     declared, epilog = getattr(module, function), f"Example: {command.example}"

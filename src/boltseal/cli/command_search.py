@@ -10,7 +10,8 @@ from collections.abc import Collection, Sequence
 from difflib import get_close_matches
 from typing import Final
 
-from boltseal.cli.command_table import SECTIONS, Command, Group, commands
+from boltseal.cli.command_rows import Command, Group
+from boltseal.cli.command_table import SECTIONS, commands
 from boltseal.errors import quote
 
 NEVER_SUGGESTED: Final = frozenset({"tag purge"})

@@ -7,55 +7,12 @@ the function `tag_seal` of `cli/tag_seal.py`, which is imported when the command
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from typing import Final
+
+from boltseal.cli.command_rows import Command, Group, Section
 
 _IMAGE: Final = "localhost:5000/shop/app:1.4.2"
 _SERVER: Final = "server"
-
-
-@dataclass(frozen=True, slots=True)
-class Command:
-    """A command of the table.
-
-    `summary`: its line in `boltseal --help`, at most 60 columns. `aliases`: other spellings of `word`. `keywords`: further
-    words by which `boltseal help KEYWORD` finds it. `group`: the module has a `typer.Typer` with subcommands instead of a function. `extra`: the extra of the distribution
-    with its dependencies.
-    """
-
-    name: str
-    summary: str
-    example: str
-    keywords: str = ""
-    aliases: tuple[str, ...] = ()
-    group: bool = False
-    extra: str | None = None
-    word: str = field(init=False)
-    """The name inside the group: `seal` of `tag seal`."""
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "word", self.name.rpartition(" ")[2])
-
-
-@dataclass(frozen=True, slots=True)
-class Group:
-    """A group of commands whose modules are loaded one by one.
-
-    `summary`: the beginning of its line in `boltseal --help`, before the words of its commands.
-    """
-
-    name: str
-    summary: str
-    help: str
-    commands: tuple[Command, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Section:
-    """A section of `boltseal --help`."""
-
-    title: str
-    entries: tuple[Command | Group, ...]
 
 
 SECTIONS: Final = (
@@ -348,7 +305,7 @@ SECTIONS: Final = (
             Group(
                 "release",
                 "List releases, show one, or compare two",
-                "List the releases of this host, show one, or compare two.",
+                "List the releases of an engine, show one, compare two, and end what a rollback holds.",
                 (
                     Command(
                         "release ls",
@@ -367,6 +324,18 @@ SECTIONS: Final = (
                         "Show what changed between two releases.",
                         "boltseal release diff 41 42 --project-name shop",
                         keywords="compare changed difference",
+                    ),
+                    Command(
+                        "release hold",
+                        "Show or end what a rollback holds.",
+                        "boltseal release hold --end --project-name shop",
+                        keywords="rollback held update freeze end",
+                    ),
+                    Command(
+                        "release unlock",
+                        "Remove the lock of a deploy that was killed.",
+                        "boltseal release unlock --project-name shop",
+                        keywords="stale lock deploying break",
                     ),
                 ),
             ),

@@ -56,6 +56,13 @@ def deploy(
         ),
     ] = False,
     resume_release: Annotated[bool, typer.Option("--resume", help="Continue the unfinished release.")] = False,
+    anyway: Annotated[
+        bool, typer.Option("--anyway", help="Deploy the files although they differ from what a rollback restored.")
+    ] = False,
+    take_over: Annotated[
+        bool,
+        typer.Option("--take-over", help="Replace a project of this name that was started from another folder."),
+    ] = False,
     wait: WaitOption = DEFAULT_WAIT,
     no_record: NoRecordOption = False,
     no_scrub: Annotated[bool, typer.Option("--no-scrub", help="Do not verify pulled images on the disk.")] = False,
@@ -93,6 +100,7 @@ def deploy(
             record=not no_record,
             scrub=require_scrub or not no_scrub,
             require_scrub=require_scrub,
+            take_over=take_over,
         )
         if resume_release:
             done = resume(options, project_name(project, options.client))
@@ -100,6 +108,6 @@ def deploy(
             named = project_files(file, project, project_directory, profile, env_file)
             undo_interrupted_update(options.client, project_folder(named))
             opened = open_deployable(options, named, services or [], allow or [])
-            done = deploy_project(opened, update=update, build=build)
+            done = deploy_project(opened, update=update, build=build, anyway=anyway)
         print_release(output, done)
         notify_release(done, host, options.client)

@@ -43,7 +43,7 @@ def help(
 
 
 def _context_of(root: Any, words: list[str]) -> Any:
-    """Return the context of the command that the words name, None if they name none. Raises: ExtraMissing."""
+    """Return the context of the command that the words name, None if they name none. Raises: Invalid."""
     context = root
     for word in words:
         known = hasattr(context.command, "get_command")

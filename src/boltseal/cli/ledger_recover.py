@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Annotated
-
-import typer
-
+from boltseal.cli.ledger_recover_options import (
+    AcceptLossOption,
+    ClockOption,
+    ReasonOption,
+    RestoreTagsOption,
+    SourceOption,
+)
 from boltseal.cli.options import ConfigOption, DataOption, JsonOption, ObservationsOption
 from boltseal.cli.output import CommandOutput
 from boltseal.cli.remote import takes_registry_options
@@ -18,29 +21,11 @@ from boltseal.server.settings import Settings
 
 @takes_registry_options
 def ledger_recover(
-    source: Annotated[
-        str | None,
-        typer.Option(
-            "--from",
-            metavar="URL|FOLDER",
-            show_default=False,
-            help="A registry that has the entries, another data folder, or a tree of tiles.",
-        ),
-    ] = None,
-    accept_loss: Annotated[
-        bool,
-        typer.Option("--accept-loss", help="Continue without the missing entries, under a new origin and key."),
-    ] = False,
-    restore_tags: Annotated[
-        bool, typer.Option("--restore-tags", help="Set tags that differ from the ledger to what its entries say.")
-    ] = False,
-    clock: Annotated[
-        bool,
-        typer.Option("--clock", help="Confirm that this machine's clock is right; entries from the future stay."),
-    ] = False,
-    reason: Annotated[
-        str, typer.Option("--reason", metavar="TEXT", help="Why; recorded permanently. Required with --accept-loss.")
-    ] = "",
+    source: SourceOption = None,
+    accept_loss: AcceptLossOption = False,
+    restore_tags: RestoreTagsOption = False,
+    clock: ClockOption = False,
+    reason: ReasonOption = "",
     observations: ObservationsOption = False,
     *,
     access: RegistryOptions,

@@ -1,4 +1,4 @@
-"""Loads the modules of commands when they are needed: the only place that imports on demand.
+"""Loads the module of a command when the command is called, by `boltseal.loading`.
 
 Importing all commands takes longer than most of them run, and the server's dependencies are an extra.
 """
@@ -9,11 +9,11 @@ import gc
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from importlib import import_module
 from types import ModuleType
 from typing import Final
 
 from boltseal.errors import Invalid
+from boltseal.loading import load
 
 SERVER_MODULES: Final = frozenset(
     {
@@ -32,25 +32,21 @@ SERVER_MODULES: Final = frozenset(
 """Import names of the libraries of the extra `server`; tests/cli/test_client_install.py compares them with the imports."""
 
 
-class ExtraMissing(Invalid):
-    """A command whose dependencies are not installed."""
-
-
 def load_module(name: str, *, command: str, extra: str | None = None) -> ModuleType:
     """Import a module of boltseal for a command. `extra`: the extra of the distribution that has its dependencies.
 
-    Raises: ExtraMissing: a module of another distribution is not installed, and the command needs an extra.
+    Raises: Invalid: a module of another distribution is not installed, and the command needs an extra.
     """
     if name in sys.modules:
         return sys.modules[name]
     try:
         with _without_collection():
-            return import_module(name)
+            return load(name)
     except ModuleNotFoundError as error:
         missing = (error.name or "").partition(".")[0]
         if extra is None or missing not in SERVER_MODULES:
             raise
-        raise ExtraMissing(f'{command} needs the {extra} extra: pip install "boltseal[{extra}]"') from error
+        raise Invalid(f'{command} needs the {extra} extra: pip install "boltseal[{extra}]"') from error
 
 
 @contextmanager

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
-import typer
-
+from boltseal.cli.lock_options import (
+    CountPullsOption,
+    EmitOption,
+    MergeOption,
+    RenderOption,
+    UpdateOption,
+)
 from boltseal.cli.options import AllowEmptyOption, JsonOption
 from boltseal.cli.output import CommandOutput, print_line, say
 from boltseal.cli.progress import Progress
@@ -26,27 +31,12 @@ from boltseal.lockfile.format import time_text
 @takes_registry_options
 def lock(
     paths: PathsArgument = None,
-    update: Annotated[
-        bool,
-        typer.Option("--update", help="Lock what the tags resolve to now: all of them, or the references given."),
-    ] = False,
+    update: UpdateOption = False,
     project: ProjectOption = Path(),
-    count_pulls: Annotated[
-        bool,
-        typer.Option(
-            "--count-pulls", help="Read platforms and image IDs on Docker Hub too, where that counts as pulls."
-        ),
-    ] = False,
-    emit: Annotated[
-        Emit | None,
-        typer.Option("--emit", show_default=False, help="Print a file with the locked digests; contact no registry."),
-    ] = None,
-    merge: Annotated[
-        bool,
-        typer.Option(
-            "--merge", help="Merge a conflict in boltseal.lock by image; as git's merge driver: --merge %O %A %B."
-        ),
-    ] = False,
+    count_pulls: CountPullsOption = False,
+    emit: EmitOption = None,
+    render: RenderOption = None,
+    merge: MergeOption = False,
     allow_empty: AllowEmptyOption = False,
     allow: AllowOption = None,
     *,
@@ -62,17 +52,21 @@ def lock(
 
     --emit prints a file that makes Compose, kustomize, Helm or BuildKit use the locked digests; the project's files stay.
 
+    --render also locks what the project's own tools print; then verify renders again. --no-render ends that.
+
     A reference that can't be resolved leaves the others locked. [[lock.ignore]] in .boltseal.toml leaves one out.
 
     Exit code 3: a reference could not be resolved, or there is none.
     """
     with CommandOutput("lock", as_json=as_json) as output:
         if merge:
-            if update or emit is not None:
-                raise Invalid("--merge excludes --update and --emit")
+            if update or emit is not None or render is not None:
+                raise Invalid("--merge excludes --update, --emit and --render")
             _print_merged(output, merge_lock(project, tuple(paths or ())))
             return
         if emit is not None:
+            if render is not None:
+                raise Invalid("--emit and --render exclude each other: run `boltseal lock --render` first")
             if update:
                 raise Invalid("--emit and --update exclude each other: run `boltseal lock --update` first")
             _print_emitted(output, emit_lock(project, tuple(paths or ()), emit, allow_empty=allow_empty), emit)
@@ -83,6 +77,7 @@ def lock(
             update=update,
             count_pulls=count_pulls,
             allow_empty=allow_empty,
+            render=render,
             allow=tuple(allow or ()),
         )
         with Progress() as progress:
@@ -106,6 +101,8 @@ def _print(output: CommandOutput, report: LockReport) -> None:
     report_unread(output, report.opened)
     for note in report.notes:
         say(clean(f"boltseal: {note}"))
+    for part in report.rendered:
+        say(clean(f"boltseal: rendered by {part.title}"))
     if report.bare:
         say(
             f"{counted(report.bare, 'image')} of Docker Hub without platforms: to read them counts as pulls (--count-pulls)"

@@ -3,14 +3,24 @@
 from __future__ import annotations
 
 import asyncio
-from pathlib import Path
-from typing import Annotated, Final
+from typing import Final
 
-import typer
-
-from boltseal.cli.durations import duration_option
 from boltseal.cli.event_loop import cancel_on_sigterm
 from boltseal.cli.options import AllowEmptyOption, JsonOption, PlatformsOption
+from boltseal.cli.outdated_options import (
+    BaseOption,
+    ComposeOption,
+    DetailsOption,
+    DockerfileOption,
+    HostOption,
+    ImagesArgument,
+    LockOption,
+    LogOption,
+    RebuildOption,
+    RegistryOption,
+    RunningOption,
+    WindowOption,
+)
 from boltseal.cli.outdated_output import print_log, print_rebuilds, print_report
 from boltseal.cli.output import CommandOutput, say
 from boltseal.cli.progress import Progress
@@ -25,59 +35,22 @@ from boltseal.policy.durations import Duration
 
 DEFAULT_WINDOW: Final = Duration.parse("15m")
 
-DockerfileOption = Annotated[
-    Path | None,
-    typer.Option(
-        "--dockerfile", metavar="FILE", show_default=False, help="The Dockerfile of images that do not name their base."
-    ),
-]
-
 
 @takes_registry_options
 def outdated(
-    images: Annotated[
-        list[str] | None,
-        typer.Argument(metavar="[IMAGE]...", show_default=False, help="Images of any registry, by tag or digest."),
-    ] = None,
-    registry: Annotated[
-        str | None, typer.Option("--registry", metavar="HOST", show_default=False, help="Every tag of a registry.")
-    ] = None,
-    compose: Annotated[
-        Path | None, typer.Option("--compose", metavar="FILE", show_default=False, help="The images of a Compose file.")
-    ] = None,
-    lock: Annotated[
-        Path | None, typer.Option("--lock", metavar="FILE", show_default=False, help="The images of a boltseal.lock.")
-    ] = None,
-    running: Annotated[
-        bool, typer.Option("--running", help="The containers of this host's engine, or of --host.")
-    ] = False,
-    host: Annotated[
-        str | None,
-        typer.Option(
-            "--host", metavar="ADDRESS", show_default=False, help="With --running: unix://, tcp:// or ssh://."
-        ),
-    ] = None,
+    images: ImagesArgument = None,
+    registry: RegistryOption = None,
+    compose: ComposeOption = None,
+    lock: LockOption = None,
+    running: RunningOption = False,
+    host: HostOption = None,
     dockerfile: DockerfileOption = None,
-    base: Annotated[
-        str | None,
-        typer.Option("--base", metavar="IMAGE", show_default=False, help="The base of images that do not name theirs."),
-    ] = None,
+    base: BaseOption = None,
     platform: PlatformsOption = None,
-    window: Annotated[
-        Duration,
-        duration_option(
-            "--window",
-            "Do not resolve a base again that was resolved so recently, such as 15m.",
-            show_default=True,
-        ),
-    ] = DEFAULT_WINDOW,
-    rebuild: Annotated[
-        bool, typer.Option("--rebuild", help="Request rebuilds by [[on_outdated]] of your own configuration.")
-    ] = False,
-    log: Annotated[
-        bool, typer.Option("--log", help="Show the rebuilds that were requested, and their results.")
-    ] = False,
-    details: Annotated[bool, typer.Option("--details", help="Also show why an image is current.")] = False,
+    window: WindowOption = DEFAULT_WINDOW,
+    rebuild: RebuildOption = False,
+    log: LogOption = False,
+    details: DetailsOption = False,
     allow_empty: AllowEmptyOption = False,
     allow: AllowOption = None,
     *,

@@ -64,10 +64,6 @@ _REMEDIES: Final = {
 """Errors of the operating system that the user can fix, and how."""
 
 
-class OutputNotWritten(Unavailable):
-    """Standard output can't be written, for example because the disk is full."""
-
-
 class OutputClosed(Exception):
     """The reader of standard output closed it, as `head -1` does after a line."""
 
@@ -185,7 +181,7 @@ def refusal_json(error: BoltsealError) -> dict[str, Any]:
 def print_envelope(
     command: str, outcome: Outcome, results: Sequence[Mapping[str, Any]], errors: Sequence[Mapping[str, Any]]
 ) -> None:
-    """Print the one JSON object of `--json`. Raises: OutputNotWritten, OutputClosed."""
+    """Print the one JSON object of `--json`. Raises: Unavailable, OutputClosed."""
     shown = [{**error, "message": without_logins(error["message"])} for error in errors]
     envelope: dict[str, Any] = {
         "schema": f"boltseal.{command}/1",
@@ -223,14 +219,14 @@ def _print_on_stderr(line: str) -> None:
 
 
 def print_line(line: str, end: str = "\n") -> None:
-    """Print one line on stdout. Raises: OutputNotWritten, OutputClosed."""
+    """Print one line on stdout. Raises: Unavailable, OutputClosed."""
     _hide_progress()
     with _printing():
         typer.echo(line + end, nl=False)
 
 
 def print_exact(text: str) -> None:
-    """Print text on stdout for another program: the exact characters, as UTF-8. Raises: OutputNotWritten, OutputClosed."""
+    """Print text on stdout for another program: the exact characters, as UTF-8. Raises: Unavailable, OutputClosed."""
     _hide_progress()
     buffer = getattr(sys.stdout, "buffer", None)
     with _printing():
@@ -255,7 +251,7 @@ def _printing() -> Iterator[None]:
     except BrokenPipeError as error:
         raise OutputClosed from error
     except OSError as error:
-        raise OutputNotWritten(f"the output is incomplete: writing it failed: {error.strerror}") from error
+        raise Unavailable(f"the output is incomplete: writing it failed: {error.strerror}") from error
 
 
 def terminal_columns() -> int:

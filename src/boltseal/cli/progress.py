@@ -11,10 +11,21 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Final, Self
 
 from boltseal.cli.output import talk
+from boltseal.loading import deferred
 
 if TYPE_CHECKING:
+    from rich import console as rich_console
+    from rich import progress as rich_progress
+    from rich import text as rich_text
+    from rich import theme as rich_theme
     from rich.progress import Progress as Line
     from rich.progress import Task, TaskID
+    from rich.text import Text
+else:  # loading rich takes 40 ms, and most commands show no progress
+    rich_console = deferred("rich.console")
+    rich_progress = deferred("rich.progress")
+    rich_text = deferred("rich.text")
+    rich_theme = deferred("rich.theme")
 
 INTERVAL_S: Final = 0.1
 IN_BYTES: Final = frozenset({"copying", "pulling"})
@@ -77,24 +88,19 @@ class Progress:
 
 
 def _line() -> Line:
-    """Return rich's progress on stderr. Loading rich takes 40 ms, and most commands show no progress."""
-    from rich.console import Console
-    from rich.progress import BarColumn, ProgressColumn, TaskProgressColumn, TextColumn, TimeRemainingColumn
-    from rich.progress import Progress as Line
-    from rich.text import Text
-    from rich.theme import Theme
+    """Return rich's progress on stderr."""
 
-    class Rate(ProgressColumn):
+    class Rate(rich_progress.ProgressColumn):
         def render(self, task: Task) -> Text:
-            return Text(task.fields["note"] or _rate(task.description, task.speed))
+            return rich_text.Text(task.fields["note"] or _rate(task.description, task.speed))
 
-    console = Console(stderr=True, highlight=False, theme=Theme(_STYLES))
-    return Line(
-        TextColumn("{task.description}", markup=False),
-        *([BarColumn()] if console.width >= BAR_COLUMNS else []),
-        TaskProgressColumn(),
+    console = rich_console.Console(stderr=True, highlight=False, theme=rich_theme.Theme(_STYLES))
+    return rich_progress.Progress(
+        rich_progress.TextColumn("{task.description}", markup=False),
+        *([rich_progress.BarColumn()] if console.width >= BAR_COLUMNS else []),
+        rich_progress.TaskProgressColumn(),
         Rate(),
-        TimeRemainingColumn(),
+        rich_progress.TimeRemainingColumn(),
         console=console,
         auto_refresh=False,
         transient=True,

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Annotated
-
-import typer
-
-from boltseal.cli.durations import duration_option
 from boltseal.cli.engine_options import HostOption
 from boltseal.cli.kept_text import expired_fields, kept_fields, say_expired
 from boltseal.cli.options import JsonOption
 from boltseal.cli.output import CommandOutput, say
 from boltseal.cli.progress import Progress
 from boltseal.cli.project_options import AllowOption
+from boltseal.cli.pull_options import (
+    ComposeOption,
+    CopyToOption,
+    CountPullsOption,
+    KeepForOption,
+    KeepOption,
+    ProjectOption,
+    RefsArgument,
+    ReplaceOption,
+    ScrubOption,
+)
 from boltseal.cli.remote import takes_registry_options
 from boltseal.commands.outcome import Outcome
 from boltseal.commands.project_images import registry_filter
@@ -21,64 +26,20 @@ from boltseal.commands.pull import PullImagesRequest, PullRow, pull_images
 from boltseal.commands.registry_access import RegistryOptions
 from boltseal.commands.text import clean
 from boltseal.host.pull import PullOutcome, PullResult
-from boltseal.policy.durations import Duration
 
 
 @takes_registry_options
 def pull(
-    refs: Annotated[
-        list[str] | None,
-        typer.Argument(metavar="[IMAGE]...", show_default=False, help="Images: localhost:5000/shop/app:latest"),
-    ] = None,
-    compose: Annotated[
-        list[Path] | None,
-        typer.Option(
-            "--compose", metavar="FILE", show_default=False, help="All images of a Compose file, as locked; repeatable."
-        ),
-    ] = None,
-    project: Annotated[
-        Path | None,
-        typer.Option(
-            "--project",
-            metavar="FOLDER",
-            show_default=False,
-            help="Where boltseal.lock and .boltseal.toml are. [the Compose file's folder]",
-        ),
-    ] = None,
-    keep: Annotated[
-        int | None,
-        typer.Option(
-            "--keep", metavar="NUMBER", min=1, show_default=False, help="Keep the newest N of each name. [all]"
-        ),
-    ] = None,
-    keep_for: Annotated[
-        Duration | None,
-        duration_option("--keep-for", "Keep what is younger, such as 30d. Default: all."),
-    ] = None,
-    scrub: Annotated[
-        bool, typer.Option("--scrub", help="Verify the pulled image on the disk before it gets its name.")
-    ] = False,
-    replace: Annotated[
-        bool,
-        typer.Option(
-            "--replace",
-            help="If the files of IMAGE differ on the disk, load it again beside the changed image (as root).",
-        ),
-    ] = False,
-    copy_to: Annotated[
-        str | None,
-        typer.Option(
-            "--copy-to",
-            metavar="REPOSITORY",
-            show_default=False,
-            help="Copy a replaced image there first.",
-        ),
-    ] = None,
+    refs: RefsArgument = None,
+    compose: ComposeOption = None,
+    project: ProjectOption = None,
+    keep: KeepOption = None,
+    keep_for: KeepForOption = None,
+    scrub: ScrubOption = False,
+    replace: ReplaceOption = False,
+    copy_to: CopyToOption = None,
     host: HostOption = None,
-    count_pulls: Annotated[
-        bool,
-        typer.Option("--count-pulls", help="Verify by manifests on Docker Hub too, where that counts as pulls."),
-    ] = False,
+    count_pulls: CountPullsOption = False,
     allow: AllowOption = None,
     *,
     access: RegistryOptions,

@@ -61,7 +61,7 @@ def build() -> typer.Typer:
 
 
 def load(name: str) -> LoadedCommand:
-    """Import one command of the table. Raises: KeyError, ExtraMissing."""
+    """Import one command of the table. Raises: KeyError, Invalid."""
     return load_command({command.name: command for command in commands()}[name])
 
 

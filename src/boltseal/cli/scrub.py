@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import time
 from collections.abc import Callable
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from boltseal.cli.context import client_context
 from boltseal.cli.options import AllowEmptyOption, JsonOption
@@ -48,7 +48,17 @@ from boltseal.files.named_files import require_file
 from boltseal.host.scrub.layer_check import CheckMode
 from boltseal.host.scrub.missing_manifests import FetchManifests
 from boltseal.host.scrub.rotation import parse_share
+from boltseal.loading import deferred
 from boltseal.policy.durations import Duration
+
+if TYPE_CHECKING:
+    from boltseal.cli import remote, scrub_hosts
+    from boltseal.commands import project_images, scrub_manifests
+else:  # a scrub of this host without expected digests starts in half of the time
+    project_images = deferred("boltseal.commands.project_images")
+    remote = deferred("boltseal.cli.remote")
+    scrub_hosts = deferred("boltseal.cli.scrub_hosts")
+    scrub_manifests = deferred("boltseal.commands.scrub_manifests")
 
 DEFAULT_HOST_TIMEOUT: Final = Duration.parse("6h")
 
@@ -84,7 +94,7 @@ def scrub(
     access: RegistryArguments,
     as_json: JsonOption = False,
 ) -> None:
-    """Verify the images on this host's disk, down to every file. Changes nothing, and uses no engine.
+    """Verify the images on this host's disk, down to every file. Changes nothing, and needs no engine.
 
     Each image is printed with what its files are compared with. L0: only the store's own records. L1: the digest that you
     expect (IMAGE@sha256:..., --expect, a lock or a baseline). L2: a ledger's receipt. B: the files that a signed baseline
@@ -117,11 +127,11 @@ def scrub(
             shares=None if share is None else parse_share(share),
         )
         if host:
-            from boltseal.cli.remote import registry_options  # as in `_fetcher`
-
-            registries = registry_options(access)
-            hosts = ScrubHostsRequest(tuple(host), request, registries, tuple(allow or ()), host_timeout.seconds)
-            _print_hosts(output, hosts)
+            registries = remote.registry_options(access)
+            hosts = ScrubHostsRequest(
+                tuple(host), request, registries, tuple(allow or ()), host_timeout.seconds, access.registry_config
+            )
+            scrub_hosts.print_hosts(output, hosts)
             return
         if until_stdin_ends:
             end_with_stdin()
@@ -151,12 +161,6 @@ def _print_result(output: CommandOutput, found: ScrubResult, request: ScrubImage
         output.nothing_to_check(f"found 0 images in {found.searched}", remedy)
 
 
-def _print_hosts(output: CommandOutput, wanted: ScrubHostsRequest) -> None:
-    from boltseal.cli.scrub_hosts import print_hosts  # other scrubs do not need it
-
-    print_hosts(output, wanted)
-
-
 def _fetcher(access: RegistryArguments, images: list[str], allow: list[str]) -> Callable[[], FetchManifests]:
     """Return a function that returns how manifests are fetched. It imports the client of registries.
 
@@ -164,12 +168,8 @@ def _fetcher(access: RegistryArguments, images: list[str], allow: list[str]) -> 
     """
 
     def fetcher() -> FetchManifests:
-        from boltseal.cli.remote import registry_options
-        from boltseal.commands.project_images import registry_filter
-        from boltseal.commands.scrub_manifests import ManifestFetcher
-
-        options = registry_options(access)
-        return ManifestFetcher(options, images, registry_filter(options, allow))
+        options = remote.registry_options(access)
+        return scrub_manifests.ManifestFetcher(options, images, project_images.registry_filter(options, allow))
 
     if not allow:
         return fetcher

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from boltseal.cli.context import client_context
 from boltseal.cli.output import CommandOutput, say
 from boltseal.cli.progress import Progress
-from boltseal.cli.scrub_text import STATUS_TEXT
+from boltseal.cli.scrub_text import difference_line, status_line
 from boltseal.commands.outcome import Outcome
 from boltseal.commands.scrub_hosts import HostResult, scrub_hosts
 from boltseal.commands.scrub_hosts_request import ScrubHostsRequest
@@ -41,20 +40,8 @@ def _add(output: CommandOutput, found: HostResult) -> None:
 
 
 def _lines(found: HostResult) -> Sequence[str]:
-    lines = [line for row in found.answer.results for line in _row_lines(row, found.host)]
+    lines = []
+    for row in found.answer.results:
+        lines.append(status_line(row, f"{row.get('store', '')} on {found.host}".strip()))
+        lines += map(difference_line, row.get("differences", ()))
     return [*lines, *(f"could not check: {found.host}: {problem}" for problem in found.answer.problems)]
-
-
-def _row_lines(row: Mapping[str, Any], host: str) -> Sequence[str]:
-    status = STATUS_TEXT.get(row["status"], row["status"])
-    level = f" {row['level']}" if row["status"] == "holds" and row.get("level") else ""
-    what = f"{row['what']} " if row.get("what") in ("container", "share") else ""
-    id_ = f" {row['id']}" if row.get("what") == "image" and row.get("id") and row["id"] not in row["ref"] else ""
-    where = f"{row.get('store', '')} on {host}".strip()
-    reason = row.get("reason", "").removeprefix(f"{status}: ")
-    lines = [f"{status}{level}: {what}{row['ref']}{id_} ({where}): {reason}"]
-    for each in row.get("differences", ()):
-        layer = f"[layer {each['layer']}]" if each.get("layer") else ""
-        at = " ".join(filter(None, (each["kind"], each.get("path"), layer)))
-        lines.append(f"  {at}: expected {each.get('expected', '')}; got {each.get('got', '')}")
-    return lines

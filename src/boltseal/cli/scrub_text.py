@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any, Final
 
@@ -135,9 +135,7 @@ def _print(report: ScrubReport, line: str) -> None:
     if report.by and report.status == "holds":
         _print_line(f"  by {report.by}")
     for each in report.differences:
-        at = quote(each.path, 1000)[1:-1] or ("." if each.layer else "")  # the root of a layer, or no file
-        layer = f"[layer {each.layer}]" if each.layer else ""
-        _print_line(f"  {' '.join(filter(None, (each.kind, at, layer)))}: expected {each.expected}; got {each.got}")
+        _print_line(difference_line(asdict(each)))
     if report.count > len(report.differences):
         _print_line(f"  ... and {report.count - len(report.differences)} more")
     if report.status == "differs":
@@ -168,17 +166,27 @@ def _print_remedy(remedy: Remedy) -> None:
 
 
 def _line(report: ScrubReport, *, quick: bool, with_root: bool) -> str:
-    status = STATUS_TEXT[report.status]
-    if report.status == "holds" and report.level is not None:
-        status += f" {report.level}"
-    where = f"{report.store} {report.root if with_root else ''}".strip()
-    location = f" ({where})" if where else ""
-    ref = f"container {report.ref}" if report.what == "container" else report.ref
-    details = [report.id] if report.what == "image" and report.id not in report.ref else []
-    reason = "; ".join(report.unknown[:MAX_REASONS]) if report.status == "unknown" else _reason(report)
-    if report.status == "holds" and quick:
-        reason += ", no content read (--quick)"
-    return " ".join(f"{status}: {' '.join((ref, *details))}{location}: {reason}".split())
+    more = ", no content read (--quick)" if report.status == "holds" and quick else ""
+    return status_line(fields(report), f"{report.store} {report.root if with_root else ''}".strip(), more)
+
+
+def status_line(row: Mapping[str, Any], where: str, more: str = "") -> str:
+    """Return the line of a result as `--json` has it. `where`: of which store or host; `more`: appended to the reason."""
+    status = STATUS_TEXT.get(row["status"], row["status"])
+    level = f" {row['level']}" if row["status"] == "holds" and row.get("level") else ""
+    what = f"{row['what']} " if row.get("what") in ("container", "share") else ""
+    id_ = f" {row['id']}" if row.get("what") == "image" and row.get("id") and row["id"] not in row["ref"] else ""
+    reason = row.get("reason", "").removeprefix(f"{status}: ")
+    place = f" ({where})" if where else ""
+    return " ".join(f"{status}{level}: {what}{row['ref']}{id_}{place}: {reason}{more}".split())
+
+
+def difference_line(row: Mapping[str, Any]) -> str:
+    """Return the line of a difference as `--json` has it."""
+    at = quote(row.get("path", ""), 1000)[1:-1] or ("." if row.get("layer") else "")  # the root of a layer, or no file
+    layer = f"[layer {row['layer']}]" if row.get("layer") else ""
+    place = " ".join(filter(None, (row["kind"], at, layer)))
+    return f"  {place}: expected {row.get('expected', '')}; got {row.get('got', '')}"
 
 
 def _print_line(line: str) -> None:

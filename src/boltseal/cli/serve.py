@@ -7,13 +7,21 @@ import shutil
 import sys
 from functools import partial
 from pathlib import Path
-from typing import Annotated
-
-import typer
 
 from boltseal import __version__
 from boltseal.cli.options import ConfigOption, DataOption
 from boltseal.cli.output import say
+from boltseal.cli.serve_options import (
+    AllowAnonymousOption,
+    BehindProxyOption,
+    ListenOption,
+    LogLevelOption,
+    PublicUrlOption,
+    ReadOnlyOption,
+    TlsCertOption,
+    TlsKeyOption,
+    WorkersOption,
+)
 from boltseal.cli.server_options import settings_of
 from boltseal.errors import Invalid
 from boltseal.server import logs, supervisor
@@ -26,40 +34,15 @@ from boltseal.server.store_factory import only_server, prepare
 def serve(
     config: ConfigOption = None,
     data: DataOption = None,
-    listen: Annotated[
-        str | None,
-        typer.Option("--listen", metavar="HOST:PORT", show_default=False, help="Default: 127.0.0.1:5000."),
-    ] = None,
-    public_url: Annotated[
-        str | None,
-        typer.Option("--public-url", metavar="URL", show_default=False, help="How clients reach this server."),
-    ] = None,
-    workers: Annotated[
-        int | None,
-        typer.Option("--workers", metavar="NUMBER", show_default=False, help="Worker processes. Default: 1."),
-    ] = None,
-    allow_anonymous: Annotated[
-        bool | None, typer.Option("--allow-anonymous", show_default=False, help="Allow pull and push without a login.")
-    ] = None,
-    behind_proxy: Annotated[
-        bool | None,
-        typer.Option("--behind-proxy", show_default=False, help="A proxy in front terminates TLS and authenticates."),
-    ] = None,
-    tls_cert: Annotated[
-        Path | None,
-        typer.Option("--tls-cert", metavar="FILE", show_default=False, help="TLS certificate and its chain, PEM."),
-    ] = None,
-    tls_key: Annotated[
-        Path | None,
-        typer.Option("--tls-key", metavar="FILE", show_default=False, help="Private key of --tls-cert, PEM."),
-    ] = None,
-    read_only: Annotated[
-        bool | None, typer.Option("--read-only", show_default=False, help="Allow pulls only; change nothing.")
-    ] = None,
-    log_level: Annotated[
-        str | None,
-        typer.Option("--log-level", metavar="LEVEL", show_default=False, help="debug, info, warning or error."),
-    ] = None,
+    listen: ListenOption = None,
+    public_url: PublicUrlOption = None,
+    workers: WorkersOption = None,
+    allow_anonymous: AllowAnonymousOption = None,
+    behind_proxy: BehindProxyOption = None,
+    tls_cert: TlsCertOption = None,
+    tls_key: TlsKeyOption = None,
+    read_only: ReadOnlyOption = None,
+    log_level: LogLevelOption = None,
 ) -> None:
     """Run the registry server until SIGTERM or Ctrl-C. SIGHUP reloads its configuration.
 

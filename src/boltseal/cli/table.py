@@ -11,9 +11,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Iterable, Sequence
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from boltseal.cli.output import print_line, terminal_columns
+from boltseal.loading import deferred
+
+if TYPE_CHECKING:
+    from rich import cells as rich_cells
+else:  # few cells need it
+    rich_cells = deferred("rich.cells")
 
 _GAP: Final = 2
 _INDENT: Final = "    "
@@ -100,15 +106,13 @@ def _wrapped(text: str, width: int) -> list[str]:
     """Return text in lines of this width; a word that is longer is broken, unless it contains a digest or a key."""
     if _cells(text) <= width:
         return [text]
-    from rich.cells import chop_cells  # loading it takes time, and few cells need it
-
     lines = [""]
     for word in text.split():
         joined = f"{lines[-1]} {word}" if lines[-1] else word
         if _cells(joined) <= width:
             lines[-1] = joined
             continue
-        parts = [word] if _cells(word) <= width or _COPIED.search(word) else chop_cells(word, width)
+        parts = [word] if _cells(word) <= width or _COPIED.search(word) else rich_cells.chop_cells(word, width)
         lines += parts
     return [line for line in lines if line]
 
@@ -121,6 +125,4 @@ def _cells(text: str) -> int:
     """Return the columns of a text: wide characters have two."""
     if text.isascii():
         return len(text)
-    from rich.cells import cell_len
-
-    return cell_len(text)
+    return rich_cells.cell_len(text)

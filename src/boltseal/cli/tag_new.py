@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
-
-import typer
 
 from boltseal.build.tag_template import Scheme
 from boltseal.cli.build_options import BuildArgOption, ContextArgument, DockerfileOption, TargetOption
@@ -13,6 +10,13 @@ from boltseal.cli.options import JsonOption
 from boltseal.cli.output import CommandOutput, say
 from boltseal.cli.project_options import AllowOption
 from boltseal.cli.remote import takes_registry_options
+from boltseal.cli.tag_new_options import (
+    ApplyOption,
+    CheckOption,
+    ImageOption,
+    PlatformOption,
+    SchemeOption,
+)
 from boltseal.commands import tag_new as use_case
 from boltseal.commands.build_inputs import BuildInputs
 from boltseal.commands.registry_access import RegistryOptions
@@ -22,28 +26,14 @@ from boltseal.config import build_environment
 @takes_registry_options
 def tag_new(
     context: ContextArgument = Path(),
-    scheme: Annotated[Scheme, typer.Option("--scheme", help="What the tag is made of.")] = Scheme.DESCRIBE,
-    image: Annotated[
-        str | None,
-        typer.Option("--image", metavar="IMAGE", show_default=False, help="content: an image of the daemon."),
-    ] = None,
-    apply: Annotated[
-        str | None,
-        typer.Option(
-            "--apply", metavar="IMAGE", show_default=False, help="Also tag this image of the daemon with the new tag."
-        ),
-    ] = None,
-    check: Annotated[
-        str | None,
-        typer.Option("--check", metavar="REPOSITORY", show_default=False, help="Check that the tag is free there."),
-    ] = None,
+    scheme: SchemeOption = Scheme.DESCRIBE,
+    image: ImageOption = None,
+    apply: ApplyOption = None,
+    check: CheckOption = None,
     file: DockerfileOption = None,
     build_arg: BuildArgOption = None,
     target: TargetOption = None,
-    platform: Annotated[
-        str | None,
-        typer.Option("--platform", metavar="PLATFORM", show_default=False, help="input: the platform of the build."),
-    ] = None,
+    platform: PlatformOption = None,
     allow: AllowOption = None,
     *,
     access: RegistryOptions,

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
-
-import typer
 
 from boltseal.cli.options import AllowEmptyOption, JsonOption, PlatformsOption
 from boltseal.cli.output import CommandOutput, print_line
@@ -14,6 +11,11 @@ from boltseal.cli.project_options import AllowOption, PathsArgument, ProjectOpti
 from boltseal.cli.project_output import report_empty
 from boltseal.cli.remote import takes_registry_options
 from boltseal.cli.running_options import ComposeOption, HostsOption, KubeOption, NamespaceOption
+from boltseal.cli.verify_options import (
+    GithubOption,
+    OfflineOption,
+    RunningOption,
+)
 from boltseal.cli.verify_output import escape_message, print_verified
 from boltseal.cli.verify_running_output import print_running
 from boltseal.commands.ps import ContainerFilter
@@ -26,14 +28,10 @@ from boltseal.errors import Invalid
 @takes_registry_options
 def verify(
     paths: PathsArgument = None,
-    offline: Annotated[
-        bool, typer.Option("--offline", help="Contact no registry: compare the files with the lock alone.")
-    ] = False,
+    offline: OfflineOption = False,
     platform: PlatformsOption = None,
-    github: Annotated[bool, typer.Option("--github", help="Write annotations of GitHub Actions.")] = False,
-    running: Annotated[
-        bool, typer.Option("--running", help="Compare the containers of hosts with the lock, instead of the files.")
-    ] = False,
+    github: GithubOption = False,
+    running: RunningOption = False,
     host: HostsOption = None,
     compose: ComposeOption = None,
     kube: KubeOption = None,

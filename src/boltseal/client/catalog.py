@@ -31,7 +31,7 @@ async def list_repositories(transport: Transport, registry: str) -> AsyncIterato
     last = ""
     for _ in range(MAX_PAGES):
         path = f"/v2/_catalog?n=1000{f'&last={quote(last)}' if last else ''}"
-        reply = await transport.request(RegistryRequest(registry, "GET", path, "the list of list_repositories", SCOPES))
+        reply = await transport.request(RegistryRequest(registry, "GET", path, "the list of repositories", SCOPES))
         try:
             names = [Repository(name) for name in decode(reply.body, _Names).repositories or ()]
         except (ValueError, NameInvalid) as error:  # msgspec's are ValueErrors

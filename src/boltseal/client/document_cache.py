@@ -2,7 +2,7 @@
 
     STATE/learned.db    SQLite
       document   digest; type (media type); body (the bytes, zlib); used (last use, in seconds since 1970)
-      meant      ref; digest; first and last (first and last observation of this digest, in microseconds)
+      resolutions of tags: ref; digest; first and last (first and last observation of this digest, in microseconds)
       listed     registry; at (a time at which all of its tags were listed and resolved, in microseconds)
 
 A document is used only if its bytes have its digest, whatever the file claims. Observations are no substitute for the

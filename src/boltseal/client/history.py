@@ -214,7 +214,7 @@ def _last_seen(seen: ProvenHistory) -> str:
     return served[-1] if served else ""
 
 
-class TagEvent(NamedTuple):
+class UnsignedTagEvent(NamedTuple):
     """An unsigned statement of a registry about a tag. `event`: created or deleted, in the registry's word."""
 
     time: str
@@ -222,12 +222,14 @@ class TagEvent(NamedTuple):
     event: str
 
 
-async def read_unsigned(transport: Transport, registry: str, repository: Repository, tag: Tag) -> list[TagEvent]:
+async def read_unsigned(
+    transport: Transport, registry: str, repository: Repository, tag: Tag
+) -> list[UnsignedTagEvent]:
     """Read the tag-history extension (distribution-spec PR #606), the oldest event first.
 
     Raises: RemoteNotFound: the registry does not have it; RemoteMismatch.
     """
-    found: list[TagEvent] = []
+    found: list[UnsignedTagEvent] = []
     for _ in range(MAX_PAGES):
         before = f"&before={quote(found[-1].time, safe='')}" if found else ""
         path = f"/v2/{repository}/_oci/tag-history/{tag}?n={PAGE}{before}"
@@ -238,7 +240,7 @@ async def read_unsigned(transport: Transport, registry: str, repository: Reposit
         except ManifestInvalid as error:
             raise RemoteMismatch(f"{registry}: the history of {tag} can't be parsed: {error.message}") from error
         found += [
-            TagEvent(each.annotations.get(TIMESTAMP, ""), str(each.digest), each.annotations.get(EVENT, ""))
+            UnsignedTagEvent(each.annotations.get(TIMESTAMP, ""), str(each.digest), each.annotations.get(EVENT, ""))
             for each in events
         ]
         if 'rel="next"' not in reply.headers.get("link", "") or not events:

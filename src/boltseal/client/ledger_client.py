@@ -185,9 +185,10 @@ class LedgerClient:
         only = f"&kinds={','.join(sorted(kinds))}" if kinds else ""
         return self._entries(base, repository, f"history of {repository}", only)
 
-    def records(self, repository: Repository) -> AsyncIterator[IndexedLine]:
-        """Yield the records about a repository's images, in the form of `history`. Raises: RemoteNotFound."""
-        return self._entries(f"/v2/{repository}/_boltseal/records", repository, f"records of {repository}")
+    def records(self, repository: Repository, *, after: int = -1) -> AsyncIterator[IndexedLine]:
+        """Yield the records about a repository's images after an index, in the form of `history`. Raises: RemoteNotFound."""
+        path = f"/v2/{repository}/_boltseal/records"
+        return self._entries(path, repository, f"records of {repository}", after=after)
 
     def observed(self, repository: Repository, tag: Tag | None = None) -> AsyncIterator[IndexedLine]:
         """Yield what a mirror observed of an upstream repository or one of its tags, in the form of `history`.
@@ -199,9 +200,9 @@ class LedgerClient:
         return self._entries(base, repository, what)
 
     async def _entries(
-        self, base: str, repository: Repository, what: str, only: str = ""
+        self, base: str, repository: Repository, what: str, only: str = "", *, after: int = -1
     ) -> AsyncIterator[IndexedLine]:
-        after, size = -1, 0
+        size = 0
         for _ in range(MAX_PAGES):
             path = f"{base}?n={PAGE}{only}" + ("" if after < 0 else f"&after={after}")
             scopes = frozenset({f"repository:{repository}:pull"})

@@ -6,6 +6,8 @@ accepted although its answer was lost.
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 from collections.abc import Collection, Iterable, Mapping
 from typing import Final, NamedTuple
 
@@ -20,6 +22,8 @@ from boltseal.oci.jsontext import decode
 from boltseal.oci.reference import Reference, Repository
 
 MAX_ANSWER_BYTES: Final = 64 * 1024
+SIGNED_TIMEOUT_S: Final = 10.0
+SIGNED_PAUSE_S: Final = 0.1
 
 
 class NoRecords(RemoteNotFound):
@@ -76,6 +80,23 @@ async def add_record(
         return decode(reply.body, _Taken).index
     except msgspec.MsgspecError as error:
         raise RemoteMismatch(f"{reference.registry}: its answer to the {what} can't be parsed") from error
+
+
+async def is_signed(
+    transport: Transport, registry: str, repository: Repository, index: int, timeout_s: float = SIGNED_TIMEOUT_S
+) -> bool:
+    """Wait until a registry lists a new record, which it does once its signed ledger covers it; return whether it did.
+
+    Raises: as `list_records`.
+    """
+    client = LedgerClient(transport, registry)
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(timeout_s):
+            while True:
+                async for listed, _ in client.records(repository, after=index - 1):
+                    return listed == index
+                await asyncio.sleep(SIGNED_PAUSE_S)
+    return False
 
 
 async def list_records(transport: Transport, registry: str, repository: Repository) -> list[LedgerRecord]:

@@ -8,7 +8,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import re
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import aclosing, asynccontextmanager
@@ -21,9 +20,11 @@ from urllib.parse import urljoin, urlsplit
 import msgspec
 
 from boltseal.client.background_hash import BackgroundHash
+from boltseal.client.blob_pieces import coalesced
 from boltseal.client.errors import RemoteDigestMissing, RemoteMismatch, RemoteNotFound, RemoteUnavailable
 from boltseal.client.hosts import api_host
-from boltseal.client.transport import MinimumRate, RegistryRequest, RegistryResponse, Transport
+from boltseal.client.link_header import next_page
+from boltseal.client.transport import RegistryRequest, RegistryResponse, Transport
 from boltseal.errors import BoltsealError
 from boltseal.oci.descriptor import Descriptor
 from boltseal.oci.digest import Digest, DigestInvalid
@@ -36,9 +37,6 @@ MAX_MANIFEST_BYTES: Final = 8 * 1024 * 1024
 MAX_PAGES: Final = 10_000
 MAX_LIST_BYTES: Final = 64 * 1024 * 1024
 RESUMES: Final = 5
-PIECE_BYTES: Final = 1024 * 1024
-HOLD_S: Final = 0.05
-PIECES_PER_TURN: Final = 256
 _NO_REFERRERS: Final = frozenset({404, 405, 501})
 _TIMESTAMP: Final = "org.opencontainers.distribution.tag.timestamp"
 _EVENT: Final = "org.opencontainers.distribution.tag.event"
@@ -70,6 +68,13 @@ class BlobStream:
 
 class _Tags(msgspec.Struct):
     tags: list[str] | None = None
+
+
+class TagPage(NamedTuple):
+    """A page of a list of tags. `settling`: those of them that the registry names as not sealed yet."""
+
+    tags: tuple[Tag, ...]
+    settling: frozenset[Tag]
 
 
 class LastEvent(NamedTuple):
@@ -117,7 +122,7 @@ class RegistryClient:
         return Resolved(digest, media_type, size, settles if _is_moment(settles) else "")
 
     async def resolve_explained(self, repository: Repository, reference: Tag | Digest) -> Resolved:
-        """Do the same as `resolve`; a missing reference is reported with the registry's own reason (`explain_missing`)."""
+        """Resolve a reference; a missing one is reported with the registry's own reason (`explain_missing`). Raises: as `resolve`."""
         try:
             return await self.resolve(repository, reference)
         except RemoteNotFound as error:
@@ -215,7 +220,7 @@ class RegistryClient:
             skip = start if response.status_code == 200 else 0  # a registry without range requests starts at byte 0
             length = response.headers.get("content-length", "")
             size = int(length) + start - skip if length.isdecimal() else None  # the length may be that of the range
-            yield BlobStream(size, _coalesced(response.aiter_raw(), skip, self._transport.pace, what))
+            yield BlobStream(size, coalesced(response.aiter_raw(), skip, self._transport.pace, what))
 
     async def has_blob(self, repository: Repository, digest: Digest) -> int | None:
         """Return the size of a blob in the repository (-1: not sent), or None if it is missing."""
@@ -224,24 +229,25 @@ class RegistryClient:
         length = reply.headers.get("content-length", "")
         return None if reply.status == 404 else int(length) if length.isdecimal() else -1
 
-    async def tags(self, repository: Repository, settling: set[str] | None = None) -> AsyncIterator[Tag]:
-        """Yield every tag of a repository, in the registry's order, over all pages. Raises: RemoteNotFound.
+    async def tags(self, repository: Repository) -> AsyncIterator[Tag]:
+        """Yield every tag of a repository, in the registry's order, over all pages. Raises: RemoteNotFound."""
+        async for page in self.tag_pages(repository):
+            for tag in page.tags:
+                yield tag
 
-        `settling`: takes the tags that the registry names as not sealed yet.
-        """
-        path = f"/v2/{repository}/tags/list?n=1000"
+    async def tag_pages(self, repository: Repository) -> AsyncIterator[TagPage]:
+        """Yield the tags of a repository page by page, in the registry's order. Raises: RemoteNotFound."""
+        path, what = f"/v2/{repository}/tags/list?n=1000", f"tags of {repository}"
         for _ in range(MAX_PAGES):
-            call = RegistryRequest(self.registry, "GET", path, f"tags of {repository}", _pull(repository))
-            reply = await self._transport.request(call)
-            if settling is not None:
-                settling.update(reply.headers.get("boltseal-settling", "").split())
-            for name in self._decode(reply, _Tags, f"tags of {repository}").tags or ():
-                yield self._tag(name, repository)
-            following = _next_page(reply.headers.get("link", ""), path)
+            reply = await self._transport.request(RegistryRequest(self.registry, "GET", path, what, _pull(repository)))
+            settling = set(reply.headers.get("boltseal-settling", "").split())
+            tags = tuple(self._tag(name, repository) for name in self._decode(reply, _Tags, what).tags or ())
+            yield TagPage(tags, frozenset(tag for tag in tags if tag in settling))
+            following = next_page(reply.headers.get("link", ""), path)
             if following is None or following == path:
                 return
             path = following
-        raise RemoteMismatch(f"{self.registry} lists the tags of {repository} over more than {MAX_PAGES} pages")
+        raise RemoteMismatch(f"{self.registry} lists the {what} over more than {MAX_PAGES} pages")
 
     async def last_event(self, repository: Repository, tag: Tag) -> LastEvent | None:
         """Return the newest event of a tag, or None if the registry keeps no history or sends a malformed one.
@@ -283,7 +289,7 @@ class RegistryClient:
                 found += parse_manifest(reply.body, OCI_INDEX).manifests
             except ManifestInvalid as error:
                 raise RemoteMismatch(f"{self.registry}: {what} can't be read: {error.message}") from error
-            path = _next_page(reply.headers.get("link", ""), path)
+            path = next_page(reply.headers.get("link", ""), path)
         raise RemoteMismatch(f"{self.registry} lists the {what} over more than {MAX_PAGES} pages")
 
     async def _fallback(self, repository: Repository, digest: Digest, what: str) -> tuple[Descriptor, ...]:
@@ -426,38 +432,6 @@ class RegistryClient:
         return path + (f"?{parts.query}" if parts.query else "")
 
 
-async def _coalesced(arriving: AsyncIterator[bytes], skip: int, pace: MinimumRate, what: str) -> AsyncGenerator[bytes]:
-    """Yield what arrives after the first `skip` bytes, in larger pieces: each yielded piece has a fixed cost.
-
-    Bytes are held back for at most GATHERED_S, since a client may wait for the first byte. A stream slower than `pace`
-    ends with RemoteUnavailable. Small pieces must not starve other tasks, since reading what has arrived does not
-    suspend.
-    """
-    clock = asyncio.get_running_loop().time
-    gathered: list[bytes] = []
-    size, since_s = 0, clock() - HOLD_S
-    waited_s, received, asked_s = 0.0, 0, clock()
-    async for arrived in arriving:
-        now_s = clock()
-        waited_s, received = waited_s + now_s - asked_s, received + len(arrived)
-        if waited_s >= pace.over_s:
-            if received < waited_s * pace.bytes_per_s:
-                raise RemoteUnavailable(f"{what} arrives at less than {pace.bytes_per_s} bytes per second: aborted")
-            waited_s, received = 0.0, 0
-        piece = arrived[skip:] if skip else arrived
-        skip = max(0, skip - len(arrived))
-        gathered.append(piece)
-        size += len(piece)
-        if size >= PIECE_BYTES or (size and now_s - since_s >= HOLD_S):
-            yield gathered[0] if len(gathered) == 1 else b"".join(gathered)
-            gathered, size, since_s = [], 0, clock()
-        elif len(gathered) % PIECES_PER_TURN == 0:
-            await asyncio.sleep(0)
-        asked_s = clock()
-    if size:
-        yield b"".join(gathered)
-
-
 def _fallback_tag(subject: Digest) -> Tag:
     return Tag(f"{subject.algorithm}-{subject.hex[:64]}")
 
@@ -478,12 +452,3 @@ def _push(repository: Repository) -> frozenset[str]:
 def _what(repository: Repository, reference: Tag | Digest) -> str:
     name = reference.short if isinstance(reference, Digest) else reference
     return f"manifest {name} of {repository}"
-
-
-def _next_page(link: str, request_path: str) -> str | None:
-    """Return the path of the next page from a `Link` header (RFC 8288), or None; a link to another host is ignored."""
-    target, _, parameters = link.partition(">")
-    if not target.startswith("<") or 'rel="next"' not in parameters.replace("rel=next", 'rel="next"'):
-        return None
-    parts = urlsplit(urljoin(f"http://registry{request_path}", target[1:]))
-    return parts.path + (f"?{parts.query}" if parts.query else "")

@@ -30,10 +30,6 @@ _LABEL: Final = r"[A-Za-z0-9](?:[A-Za-z0-9-]*[A-Za-z0-9])?"
 _is_host: Final = re.compile(rf"(?:{_LABEL}(?:\.{_LABEL})*|\[[0-9A-Fa-f:]+\])(?::[0-9]{{1,5}})?").fullmatch
 
 
-class RegistrySettingsInvalid(Invalid):
-    """A `[[client.registry]]` table that is invalid."""
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RegistrySettings:
     """One `[[client.registry]]`. `host`: as in references, in lower case; `docker.io` for Docker Hub."""
@@ -46,17 +42,17 @@ class RegistrySettings:
 
 
 def parse_registries(tables: object, folder: Path) -> tuple[RegistrySettings, ...]:
-    """Read the tables. `folder`: that of the settings file. Raises: RegistrySettingsInvalid: names the wrong one."""
+    """Read the tables. `folder`: that of the settings file. Raises: Invalid: names the wrong one."""
     if not isinstance(tables, list) or not all(isinstance(each, dict) for each in tables):
-        raise RegistrySettingsInvalid("[client] registry is an array of tables; write [[client.registry]]")
+        raise Invalid("[client] registry is an array of tables; write [[client.registry]]")
     if len(tables) > MAX_REGISTRIES:
-        raise RegistrySettingsInvalid(f"{len(tables)} [[client.registry]]; at most {MAX_REGISTRIES} are allowed")
+        raise Invalid(f"{len(tables)} [[client.registry]]; at most {MAX_REGISTRIES} are allowed")
     found: dict[str, RegistrySettings] = {}
     for number, table in enumerate(tables, start=1):
         where = f"client.registry {number}"
         one = _parse(where, table, folder)
         if one.host in found:
-            raise RegistrySettingsInvalid(f"{where}: {one.host} appears twice; write one table for it")
+            raise Invalid(f"{where}: {one.host} appears twice; write one table for it")
         found[one.host] = one
     return tuple(found.values())
 
@@ -65,18 +61,18 @@ def _parse(where: str, table: Mapping[str, object], folder: Path) -> RegistrySet
     for key in table:
         if key not in KEYS:
             near = difflib.get_close_matches(key, KEYS, n=1, cutoff=0.0)[0]
-            raise RegistrySettingsInvalid(f"{where}: unknown key {quote(key)}; the nearest known one is {near}")
+            raise Invalid(f"{where}: unknown key {quote(key)}; the nearest known one is {near}")
     plain_http = table.get("plain_http", False)
     if not isinstance(plain_http, bool):
         raise _wrong(where, table, "plain_http", "true or false")
     ca_file, password_file = (_path(where, table, key, folder) for key in ("ca_file", "password_file"))
     username = _text(where, table, "username")
     if (username is None) != (password_file is None):
-        raise RegistrySettingsInvalid(f"{where}: a login is a username and a password_file; one of them is missing")
+        raise Invalid(f"{where}: a login is a username and a password_file; one of them is missing")
     if username is not None and ":" in username:
         raise _wrong(where, table, "username", "a name without a colon")
     if plain_http and ca_file is not None:
-        raise RegistrySettingsInvalid(f"{where}: plain_http = true and ca_file exclude each other: there is no TLS")
+        raise Invalid(f"{where}: plain_http = true and ca_file exclude each other: there is no TLS")
     return RegistrySettings(
         host=_host(where, table),
         ca_file=ca_file,
@@ -88,9 +84,7 @@ def _parse(where: str, table: Mapping[str, object], folder: Path) -> RegistrySet
 
 def _host(where: str, table: Mapping[str, object]) -> str:
     if "host" not in table:
-        raise RegistrySettingsInvalid(
-            f"{where}: host is missing; expected a registry, such as registry.example.com:5000"
-        )
+        raise Invalid(f"{where}: host is missing; expected a registry, such as registry.example.com:5000")
     text = _text(where, table, "host") or ""
     if _is_host(text) is None:
         raise _wrong(where, table, "host", "a host, perhaps with a port, such as registry.example.com:5000")
@@ -112,5 +106,5 @@ def _text(where: str, table: Mapping[str, object], key: str) -> str | None:
     return value
 
 
-def _wrong(where: str, table: Mapping[str, object], key: str, expected: str) -> RegistrySettingsInvalid:
-    return RegistrySettingsInvalid(f"{where}: {key} is {quote(str(table[key]))}; expected {expected}")
+def _wrong(where: str, table: Mapping[str, object], key: str, expected: str) -> Invalid:
+    return Invalid(f"{where}: {key} is {quote(str(table[key]))}; expected {expected}")

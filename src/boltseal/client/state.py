@@ -13,7 +13,8 @@
     STATE/kept.db                     the images that are kept on engines (`host.kept_images`)
     STATE/kept.lock                   lock of the process that tags images on an engine
     STATE/edits/                      edits that `boltseal update` has not deployed yet (`project.edit_journal`)
-    STATE/releases/PROJECT/           releases of a project on this host (`deploy.release_store`)
+    STATE/engines/ENGINE/releases/    releases of an engine's projects, for users other than root (`commands.engine_releases`)
+    STATE/releases/PROJECT/           releases of earlier versions, to read only (`deploy.earlier_releases`)
     STATE/outbox.db                   notifications that are not delivered yet (`notify.outbox`)
     STATE/outbox.db.lock              lock of the process that delivers them
     STATE/lock                        lock of the process that writes
@@ -41,10 +42,13 @@ from boltseal.files.atomic_files import Disk, write_file
 from boltseal.ledger.checkpoint import parse_checkpoint_unverified
 from boltseal.ledger.follow import Trusted, TrustedCheckpoint
 from boltseal.ledger.note import VerifierKey, parse_note_unverified
+from boltseal.loading import deferred
 from boltseal.oci.reference import Reference
 
 if TYPE_CHECKING:
     import sqlite3
+else:  # not every command has a database
+    sqlite3 = deferred("sqlite3")
 
 FORMAT: Final = 1
 DEFAULT_PORT: Final = ":443"
@@ -97,8 +101,6 @@ def open_database(path: Path, *, create: bool, max_bytes: int | None = None) -> 
     if max_bytes is not None and size_bytes > max_bytes:
         raise StateUnusable(f"{path} is too large: {size_bytes} bytes (expected at most {max_bytes}); not read")
     uri = f"file:{quote_name(str(path.absolute()))}?mode=rw"
-    import sqlite3  # not every command has a database
-
     return sqlite3.connect(uri, uri=True, timeout=WAIT_S, isolation_level=None, check_same_thread=False)
 
 

@@ -2,7 +2,7 @@
 
 1. Resolve the images that the Dockerfile names. 2. Hash everything that the build reads. 3. An image of the same inputs is
 in the repository: nothing to do. 4. Build and push under a new tag. 5. Check that the tag resolves to an image of these
-inputs. 6. Record it in the registry's ledger.
+inputs. 6. Record it in the registry's ledger, and wait until the record is signed: `outdated` reads signed entries only.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from boltseal.build.ledger_entries import built_extra, same_build
 from boltseal.build.tag_template import Scheme, input_tag
 from boltseal.client.errors import RemoteNotFound
 from boltseal.client.hosts import is_loopback
-from boltseal.client.ledger_records import NoRecords, add_record, list_records
+from boltseal.client.ledger_records import SIGNED_TIMEOUT_S, NoRecords, add_record, is_signed, list_records
 from boltseal.client.registry_client import RegistryClient
 from boltseal.client.transport import Transport
 from boltseal.commands.build_inputs import (
@@ -289,17 +289,28 @@ def _pushed(image: Reference, inputs: str, options: RegistryOptions) -> Digest:
 
 
 def _record(image: Reference, digest: Digest, plan: _Plan, builder: Builder, options: RegistryOptions) -> int | None:
-    """Record the build; return the entry's index, None where the registry keeps no ledger."""
+    """Record the build and wait for its signature; return the entry's index, None where the registry keeps no ledger."""
 
     async def write(transport: Transport) -> int | None:
         bases = {image_ref.written: of for image_ref, of in plan.digests.items()}
         extra = built_extra(plan.base, plan.hash, bases, str(builder), plan.inputs.platform)
         try:
-            return await add_record(transport, EntryKind.BUILT, image, digest, extra)
+            index = await add_record(transport, EntryKind.BUILT, image, digest, extra)
         except NoRecords:
             options.client.notice(
                 f"boltseal: {image.registry} keeps no ledger: only the labels of the image say what it was built of"
             )
             return None
+        try:
+            signed = await is_signed(transport, image.registry, image.repository, index)
+            reason = "" if signed else f"did not sign it within {SIGNED_TIMEOUT_S:g} s"
+        except BoltsealError as error:  # image and record are there: the build has succeeded
+            reason = f"does not show it: {error.message}"
+        if reason:
+            options.client.notice(
+                f"boltseal: {image.registry} accepted the record of the build as entry {index} of its ledger, but {reason}; "
+                "`boltseal outdated` sees the record when it is signed"
+            )
+        return index
 
     return ask_followed(options, [image.registry], write)

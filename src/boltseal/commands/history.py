@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from boltseal.client.errors import RemoteNotFound
-from boltseal.client.history import ProvenHistory, TagEvent, read_history, read_unsigned
+from boltseal.client.history import ProvenHistory, UnsignedTagEvent, read_history, read_unsigned
 from boltseal.client.tag_observations import ObservedInterval, TagObservations
 from boltseal.client.transport import Transport
 from boltseal.commands.client_context import ClientContext
@@ -38,7 +38,7 @@ class UnsignedHistory:
     """Events that a registry reports, and that are not in a ledger."""
 
     reference: Reference
-    events: tuple[TagEvent, ...]
+    events: tuple[UnsignedTagEvent, ...]
 
     @property
     def outcome(self) -> Outcome:
@@ -81,13 +81,13 @@ def tag_history(reference: Reference, options: RegistryOptions) -> SignedHistory
     return SignedHistory(named, found) if isinstance(found, ProvenHistory) else UnsignedHistory(named, tuple(found))
 
 
-def read(options: RegistryOptions, reference: Reference, tag: Tag | None) -> ProvenHistory | list[TagEvent]:
+def read(options: RegistryOptions, reference: Reference, tag: Tag | None) -> ProvenHistory | list[UnsignedTagEvent]:
     """Return the history of a tag, or of a whole repository (`tag` None).
 
     Returns unsigned events if the registry has no ledger, [] for a repository. Raises: Unavailable: it has no history.
     """
 
-    async def run(transport: Transport) -> ProvenHistory | list[TagEvent]:
+    async def run(transport: Transport) -> ProvenHistory | list[UnsignedTagEvent]:
         at = reference.registry, reference.repository
         try:
             return await read_history(transport, *at, tag, lambda registry: followed(options, transport, registry))

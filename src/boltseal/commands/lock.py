@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
 from boltseal.client.transport import Transport
+from boltseal.commands.client_context import ClientContext
+from boltseal.commands.engine_releases import known_folders
 from boltseal.commands.interrupted_update import undo_interrupted_update
 from boltseal.commands.outcome import Outcome
 from boltseal.commands.progress import Progress, no_progress
@@ -20,9 +22,13 @@ from boltseal.commands.project_images import (
     split_arguments,
 )
 from boltseal.commands.registry_access import RegistryOptions, ask
+from boltseal.commands.rendered_project import RenderedProject, add_rendered, find_renderable
+from boltseal.commands.text import clean
+from boltseal.config import child_environment
+from boltseal.deploy.holds import END_HINT, HeldImage, held_images, holding
 from boltseal.errors import Invalid
 from boltseal.lockfile.compare import ChangeKind, age, compare_locks
-from boltseal.lockfile.document import Lock, LockedImage, lock_key
+from boltseal.lockfile.document import Lock, LockedImage, Rendered, lock_key
 from boltseal.oci.reference import Reference
 from boltseal.project.lock import LockUpdate, relock
 from boltseal.project.lock_entries import MovedReference, Unresolved
@@ -36,7 +42,8 @@ class LockRequest:
 
     `arguments`: files and folders of the project, and with `update` also references; () for all of them. `update`: take
     what the tags resolve to now. `count_pulls`: read platforms on Docker Hub too. `allow_empty`: lock a project without
-    references. `allow`: further registries that its files may name.
+    references. `render`: also lock what the project's own tools print; None: as the lock says. `allow`: further registries
+    that its files may name.
     """
 
     project: Path
@@ -44,6 +51,7 @@ class LockRequest:
     update: bool = False
     count_pulls: bool = False
     allow_empty: bool = False
+    render: bool | None = None
     allow: tuple[str, ...] = ()
 
 
@@ -63,6 +71,7 @@ class LockReport:
 
     `unresolved`: references that could not be resolved. `complete`: none, and every file was read.
     `empty`: the project has no references, and nothing was done. `bare`: Docker Hub images without platforms.
+    `rendered`: what was rendered.
     """
 
     outcome: Outcome
@@ -72,6 +81,7 @@ class LockReport:
     notes: tuple[str, ...] = ()
     images: int = 0
     bare: int = 0
+    rendered: tuple[Rendered, ...] = ()
     complete: bool = True
     written: bool = False
     empty: bool = False
@@ -85,10 +95,14 @@ def lock_project(request: LockRequest, options: RegistryOptions, progress: Progr
     undo_interrupted_update(options.client, request.project)
     paths, named = _arguments(request)
     opened = open_project(request.project, paths)
+    old = read_lock(request.project) or Lock()
+    rendering = _rendering(opened, old, request)
+    opened = rendering.opened
     if opened.empty and not named and not request.allow_empty:
         return LockReport(Outcome.UNKNOWN, opened, empty=True)
-    old = read_lock(request.project) or Lock()
     update = _updates(named, opened, update=request.update)
+    if request.update:
+        update = unless_held(update, _held_in(options.client, request.project), options.client)
     allowed = registry_filter(options, request.allow)
     done = resolve_lock(
         opened,
@@ -98,6 +112,8 @@ def lock_project(request: LockRequest, options: RegistryOptions, progress: Progr
         update=update,
         count_pulls=request.count_pulls,
         progress=progress,
+        rendered=rendering.done,
+        not_rendered=_not_rendered(opened, old, rendering, request),
     )
     complete = not done.unresolved and not opened.problems
     # nothing was locked before and nothing is now: a file without entries would only look like a lock
@@ -114,6 +130,7 @@ def lock_project(request: LockRequest, options: RegistryOptions, progress: Progr
             each.digest is not None and not each.platforms and each.reference.registry in COUNTS_PULLS
             for each in images
         ),
+        rendered=rendering.done,
         complete=complete,
         written=written,
     )
@@ -128,19 +145,47 @@ def resolve_lock(
     update: Callable[[Reference], bool],
     count_pulls: bool = False,
     progress: Progress = no_progress,
+    rendered: Iterable[Rendered] = (),
+    not_rendered: Iterable[Rendered] | None = None,
 ) -> LockUpdate:
     """Resolve the project's references and return the new lock, which is not written. Raises: KeyDiffers, LedgerBroken.
 
     `allowed`: which registries may be contacted. `update`: which known references take what they resolve to now.
+    `rendered`, `not_rendered`: see `relock`.
     """
 
     async def run(transport: Transport) -> LockUpdate:
         follow = ledger_follower(options, transport, old)
         resolver = Resolver(transport, allowed, count_pulls=count_pulls, watch=follow, progress=progress, explain=True)
         now_us = options.client.now_us()
-        return await relock(opened.image_refs, old, resolver, update=update, now_us=now_us, outside=opened.unread())
+        return await relock(
+            opened.image_refs,
+            old,
+            resolver,
+            update=update,
+            now_us=now_us,
+            outside=opened.unread(),
+            rendered=rendered,
+            not_rendered=not_rendered,
+        )
 
     return ask(options, opened.registries, run)
+
+
+def _rendering(opened: OpenedProject, old: Lock, request: LockRequest) -> RenderedProject:
+    """Render what is asked for, or what the lock has as rendered."""
+    if request.render is False:
+        return RenderedProject(opened)
+    wanted = find_renderable(opened) if request.render else old.rendered
+    return add_rendered(opened, wanted, child_environment())
+
+
+def _not_rendered(opened: OpenedProject, old: Lock, rendering: RenderedProject, request: LockRequest) -> set[Rendered]:
+    """Return what the lock keeps as rendered though it was not this time: it failed, or is outside the given paths."""
+    if request.render is False:
+        return set()
+    there = set(find_renderable(opened)) if request.render else set(old.rendered)
+    return {each for each in old.rendered if each in there or opened.outside(each.path)} - set(rendering.done)
 
 
 def _arguments(request: LockRequest) -> tuple[list[Path], list[Reference]]:
@@ -155,6 +200,27 @@ def _updates(named: Sequence[Reference], opened: OpenedProject, *, update: bool)
     for key in keys - present:
         raise Invalid(f"no file of the project names {key.familiar()}; `boltseal lock --json` lists its references")
     return lambda reference: update and (not keys or reference in keys)
+
+
+def unless_held(
+    update: Callable[[Reference], bool], held: Sequence[HeldImage], client: ClientContext
+) -> Callable[[Reference], bool]:
+    """Return which references are resolved again: those of `update` but for what a rollback holds; that is a notice each."""
+    reasons = {lock_key(Reference.parse(each.image)): each.reason for each in held}
+    for reference, reason in reasons.items():
+        if update(reference):
+            client.notice(clean(f"{reference.familiar()} is not updated: {reason}; {END_HINT}"))
+    return lambda reference: update(reference) and reference not in reasons
+
+
+def _held_in(client: ClientContext, project: Path) -> list[HeldImage]:
+    """Return what rollbacks hold of the projects that were deployed from a folder or from one in it, on any known engine."""
+    root, found = project.resolve(), list[HeldImage]()
+    for folder in known_folders(client):
+        releases = folder.all()
+        if any(Path(each.directory).resolve().is_relative_to(root) for each in holding(releases)):
+            found += held_images(releases)
+    return found
 
 
 def _rows(old: Lock, done: LockUpdate, now_us: int) -> tuple[LockRow, ...]:

@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING
 
 from boltseal.client.transport import Transport
 from boltseal.commands.copy_kept import copy_target, copy_to_registry
@@ -27,11 +28,17 @@ from boltseal.host.project_images import ProjectImages, project_images
 from boltseal.host.pull import PulledImage, Puller, PullResult
 from boltseal.host.pull import PullRequest as WantedImage
 from boltseal.host.pulled_check import scrub_pulled_image
+from boltseal.loading import deferred
 from boltseal.lockfile.document import LOCK_NAME
 from boltseal.oci.reference import Reference
 from boltseal.policy.durations import Duration
 from boltseal.project.lock_file import read_lock
 from boltseal.project.resolve import not_allowed
+
+if TYPE_CHECKING:
+    from boltseal.host import replace as replacement
+else:  # it imports what no other pull needs
+    replacement = deferred("boltseal.host.replace")
 
 Progress = Callable[[str, int, int], None]
 
@@ -221,14 +228,13 @@ async def _replace_each(
     puller: Puller, wanted: Sequence[WantedImage], report: Callable[[PullRow], None], notice: Callable[[str], None]
 ) -> None:
     """Replace images one after the other."""
-    from boltseal.host.replace import Replacer  # which imports what no other pull needs
 
     async def scrub(image: EngineImage) -> None:
         await scrub_pulled_image(puller.host, image)
 
     async def replace(image: WantedImage) -> PullResult:
         with TemporaryDirectory(prefix="boltseal-") as scratch:
-            return await Replacer(puller, scrub, Path(scratch), notice).replace(image)
+            return await replacement.Replacer(puller, scrub, Path(scratch), notice).replace(image)
 
     await _pull_each(puller, wanted, report, replace)
 

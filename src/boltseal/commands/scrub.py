@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import TYPE_CHECKING, Final
 
 from boltseal.commands.client_context import ClientContext
 from boltseal.commands.outcome import Outcome
@@ -23,15 +24,27 @@ from boltseal.commands.scrub_expectations import (
 )
 from boltseal.config import home_folders
 from boltseal.engines.priority import idle_disk
+from boltseal.engines.running_stores import running_stores
 from boltseal.errors import BoltsealError, Invalid, quote
 from boltseal.host.scrub.baseline import Baseline
-from boltseal.host.scrub.find_stores import store_at, usual_stores
+from boltseal.host.scrub.find_stores import store_at, usual_places, usual_stores
 from boltseal.host.scrub.layer_check import CheckMode
 from boltseal.host.scrub.missing_manifests import FetchManifests, fetch_nothing
 from boltseal.host.scrub.report import ReportStatus, ScrubReport, outcome
 from boltseal.host.scrub.rotation import ShareSummary
 from boltseal.host.scrub.scrub import ScrubRequest, scrub
 from boltseal.host.scrub.workers import Progress, WorkRate
+from boltseal.loading import deferred
+
+if TYPE_CHECKING:
+    from boltseal.commands import scrub_baseline, scrub_metrics, scrub_share
+else:  # most scrubs need none of them
+    scrub_baseline = deferred("boltseal.commands.scrub_baseline")
+    scrub_metrics = deferred("boltseal.commands.scrub_metrics")
+    scrub_share = deferred("boltseal.commands.scrub_share")
+
+MIN_RATE: Final = 64_000
+"""The lowest limit in bytes per second: with less a check does not end within days, and a forgotten unit is likelier."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,8 +129,6 @@ def scrub_images(
     file = request.metrics
     if file is None:
         return _scrub(request, client, fetcher, progress)
-    from boltseal.commands.scrub_metrics import ScrubRun, write_metrics
-
     began_s, read = time.monotonic(), [0]
 
     def count(read_bytes: int, done: int, total: int) -> None:
@@ -127,11 +138,12 @@ def scrub_images(
     def write(found: ScrubResult | None) -> tuple[str, ...]:
         has_checked = found is not None and (found.has_checked or request.allow_empty)
         holds = has_checked and found is not None and found.outcome is Outcome.HOLDS
-        run = ScrubRun(request.kind, client.now_s(), time.monotonic() - began_s, holds, read_bytes=read[0])
+        took_s = time.monotonic() - began_s
+        run = scrub_metrics.ScrubRun(request.kind, client.now_s(), took_s, holds, read_bytes=read[0])
         if found is not None:
             results = tuple((each.what, str(each.status)) for each in found.reports)
             run = replace(run, results=results, share=found.share)
-        problem = write_metrics(file, [run])
+        problem = scrub_metrics.write_metrics(file, [run])
         return (problem,) if problem else ()
 
     try:
@@ -159,24 +171,25 @@ def _scrub(
         baseline=baseline,
         check_mode=request.mode,
         pace=request.rate,
+        roots=request.roots,
     )
     if request.low_priority:
         os.nice(19)
         idle_disk()
     roots = request.roots
-    stores = [store for path in roots for store in store_at(path)] if roots else usual_stores(home_folders())
-    searched = ", ".join(quote(str(root)) for root in roots) or "the usual stores of this host's engines"
+    if roots:
+        stores = [store for path in roots for store in store_at(path)]
+    else:
+        stores = usual_stores(home_folders(), running=running_stores())
+    searched = ", ".join(quote(str(root)) for root in roots or [each.root for each in stores])
+    searched = searched or f"this host, which has no store in {usual_places()}"
     if request.baseline.write is not None:
-        from boltseal.commands.scrub_baseline import record_baseline
-
-        recorded = tuple(record_baseline(stores, wanted, request.baseline, client, progress))
+        recorded = tuple(scrub_baseline.record_baseline(stores, wanted, request.baseline, client, progress))
         return ScrubResult(recorded, searched, request.complete)
     if request.shares is None:
         return ScrubResult(tuple(scrub(stores, wanted, progress)), searched, request.complete)
-    from boltseal.commands.scrub_share import opened_share
-
     scope = (*map(os.path.abspath, roots), "", *request.images)
-    with opened_share(client.state, request.shares, scope, client.now_s()) as opened:
+    with scrub_share.opened_share(client.state, request.shares, scope, client.now_s()) as opened:
         reports = tuple(scrub(stores, replace(wanted, rotation=opened.rotation), progress))
         problem = opened.save()
         problems = (problem,) if problem else ()
@@ -184,19 +197,20 @@ def _scrub(
 
 
 def _opened_baseline(options: BaselineOptions) -> Baseline | None:
-    if options.check is None:
-        return None
-    from boltseal.commands.scrub_baseline import opened_baseline
-
-    return opened_baseline(options)
+    return None if options.check is None else scrub_baseline.opened_baseline(options)
 
 
 def parse_rate(text: str) -> WorkRate:
-    """Parse bytes per second, as 50M; "" for no limit. Raises: Invalid."""
+    """Parse bytes per second, as 50M; "" for no limit. Raises: Invalid: malformed, or less than MIN_RATE."""
     units = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9}
     number, unit = text.rstrip("KMG"), text[len(text.rstrip("KMG")) :]
     if not text:
         return WorkRate()
     if not number.isascii() or not number.isdigit() or unit not in units or int(number) == 0:
         raise Invalid(f"--bytes-per-second is {quote(text)}; expected a number such as 50M, 500K or 1000000")
-    return WorkRate(bytes_per_second=int(number) * units[unit])
+    rate = int(number) * units[unit]
+    if rate < MIN_RATE:
+        raise Invalid(
+            f"--bytes-per-second {text} is too slow (got {rate} bytes, expected at least 64K); with units: 50M"
+        )
+    return WorkRate(bytes_per_second=rate)

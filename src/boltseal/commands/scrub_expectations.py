@@ -11,7 +11,7 @@ import stat
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from boltseal.commands.client_context import ClientContext
 from boltseal.commands.text import counted
@@ -19,8 +19,21 @@ from boltseal.config import invoking_user_id
 from boltseal.errors import Invalid, Unavailable, quote
 from boltseal.host.scrub.archives import documents_in
 from boltseal.host.scrub.trust import MIN_ID, Expectation, ExpectedPrefix, Level
+from boltseal.loading import deferred
 from boltseal.lockfile.document import LOCK_NAME, LockInvalid
 from boltseal.oci.digest import Digest
+
+if TYPE_CHECKING:
+    from boltseal.host.scrub import evidence
+    from boltseal.ledger import note, proof
+    from boltseal.lockfile import parse
+    from boltseal.project import lock_file
+else:  # most scrubs have neither receipts nor a lock
+    evidence = deferred("boltseal.host.scrub.evidence")
+    lock_file = deferred("boltseal.project.lock_file")
+    note = deferred("boltseal.ledger.note")
+    parse = deferred("boltseal.lockfile.parse")
+    proof = deferred("boltseal.ledger.proof")
 
 MAX_RECEIPTS: Final = 1000
 _HEX: Final = frozenset("0123456789abcdef")
@@ -73,16 +86,12 @@ def receipts_of(options: ExpectationOptions) -> tuple[Expectation, ...]:
     files = options.receipts
     if not files:
         return ()
-    from boltseal.host.scrub.evidence import expectation_of_receipt
-    from boltseal.ledger.note import VerifierKey
-    from boltseal.ledger.proof import MAX_RECEIPT_BYTES
-
     if options.key is None:
         raise Invalid("a receipt proves nothing without the key of its ledger; give --key, from the ledger's operator")
     if len(files) > MAX_RECEIPTS:
         raise Invalid(f"got {len(files)} receipts; at most {MAX_RECEIPTS} are read")
-    trusted = VerifierKey.parse(options.key)
-    return tuple(expectation_of_receipt(_read(file, "receipt", MAX_RECEIPT_BYTES), trusted) for file in files)
+    trusted, limit = note.VerifierKey.parse(options.key), proof.MAX_RECEIPT_BYTES
+    return tuple(evidence.expectation_of_receipt(_read(file, "receipt", limit), trusted) for file in files)
 
 
 def lock_expectations(options: ExpectationOptions, client: ClientContext) -> tuple[Expectation, ...]:
@@ -90,26 +99,21 @@ def lock_expectations(options: ExpectationOptions, client: ClientContext) -> tup
     if options.lock is not None:
         if options.no_lock:
             raise Invalid("--lock and --no-lock exclude each other; give one of them")
-        from boltseal.host.scrub.evidence import expectations_of_lock
-        from boltseal.lockfile.parse import MAX_LOCK_BYTES, parse_lock
-
-        return tuple(expectations_of_lock(parse_lock(_read(options.lock, "lock", MAX_LOCK_BYTES))))
+        lock = parse.parse_lock(_read(options.lock, "lock", parse.MAX_LOCK_BYTES))
+        return tuple(evidence.expectations_of_lock(lock))
     if options.no_lock or not os.path.lexists(LOCK_NAME):
         return ()
     reason = _writable_by_others(LOCK_NAME)
     if reason:
         client.notice(f"./{LOCK_NAME} is not used: {reason}; --lock {LOCK_NAME} uses it anyway")
         return ()
-    from boltseal.host.scrub.evidence import expectations_of_lock
-    from boltseal.project.lock_file import read_lock
-
     try:
-        lock = read_lock(Path())
+        found = lock_file.read_lock(Path())
     except LockInvalid as error:
         raise LockInvalid(f"./{LOCK_NAME}: {error.message}; --no-lock ignores it") from error
-    if lock is None:  # deleted since the check above
+    if found is None:  # deleted since the check above
         return ()
-    expected = tuple(expectations_of_lock(lock))
+    expected = tuple(evidence.expectations_of_lock(found))
     client.notice(f"using ./{LOCK_NAME}: it has {counted(len(expected), 'tag')} (--no-lock ignores it)")
     return expected
 

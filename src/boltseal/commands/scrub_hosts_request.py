@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from boltseal.commands.scrub import ScrubImagesRequest
@@ -22,6 +23,7 @@ class ScrubHostsRequest:
         registries: how the hosts reach registries.
         allowed: registries that they may contact although only a store names them.
         timeout_s: how long a host may take.
+        registry_config: the file with logins that was named on the command line.
 
     Raises: Invalid: for an option with a file of this host, which other hosts do not have.
     """
@@ -31,6 +33,7 @@ class ScrubHostsRequest:
     registries: RegistryOptions
     allowed: tuple[str, ...] = ()
     timeout_s: float = 6 * 3600
+    registry_config: Path | None = None
 
     def __post_init__(self) -> None:
         expected, baseline = self.scrub.expectations, self.scrub.baseline
@@ -42,6 +45,7 @@ class ScrubHostsRequest:
             "--baseline": baseline.check,
             "--write-baseline": baseline.write,
             "--ca-file": self.registries.ca_file,
+            "--registry-config": self.registry_config,
         }
         names = [name for name, value in given.items() if value]
         if names:

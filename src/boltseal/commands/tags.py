@@ -42,9 +42,10 @@ def list_tags(reference: Reference, options: RegistryOptions) -> ListedTags:
     """Return all tags of a repository. Raises: errors of the registry client."""
 
     async def listed(transport: Transport) -> ListedTags:
-        client, settling = RegistryClient(transport, reference.registry), set[str]()
-        tags = [tag async for tag in client.tags(reference.repository, settling)]
-        return ListedTags(tuple(tags), frozenset(settling.intersection(tags)))
+        client = RegistryClient(transport, reference.registry)
+        pages = [page async for page in client.tag_pages(reference.repository)]
+        tags = tuple(tag for page in pages for tag in page.tags)
+        return ListedTags(tags, frozenset().union(*(page.settling for page in pages)))
 
     return ask_followed(options, [reference.registry], listed)
 

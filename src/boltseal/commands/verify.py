@@ -18,11 +18,14 @@ from boltseal.commands.project_images import (
     registry_filter,
 )
 from boltseal.commands.registry_access import RegistryOptions, ask
+from boltseal.commands.rendered_project import add_rendered, without_shown
+from boltseal.config import child_environment
 from boltseal.lockfile.compare import Weight
 from boltseal.lockfile.document import Lock
 from boltseal.policy.tag_expectations import OFFICIAL_IMAGES, TagExpectations
 from boltseal.project.lock_file import read_lock
 from boltseal.project.platforms import check_platform
+from boltseal.project.rendering.printed_images import RENDERED
 from boltseal.project.resolve import Resolver
 from boltseal.project.verify import VerifyResult, verify
 
@@ -57,6 +60,8 @@ def verify_project(request: VerifyRequest, options: RegistryOptions, progress: P
     """Verify a project. Raises: Invalid, LockInvalid, PlatformInvalid, LedgerBroken."""
     opened = open_project(request.project, paths_in_project(request.project, request.paths))
     lock = read_lock(request.project)
+    if lock is not None and lock.rendered:
+        opened = without_shown(add_rendered(opened, lock.rendered, child_environment()).opened)
     strict = request.strict or opened.settings.strict
     options = replace(options, strict=strict)
     platforms = [check_platform(each) for each in request.platforms or opened.settings.platforms]
@@ -66,12 +71,20 @@ def verify_project(request: VerifyRequest, options: RegistryOptions, progress: P
     else:
         allowed = registry_filter(options, request.allow)
         results = _ask(opened, lock, options, allowed, progress, platforms, strict=strict)
+    results = tuple(map(_with_origin, results))
     return VerifyReport(
         outcome=_outcome(results, opened, strict=strict),
         opened=opened,
         results=results,
         note_weight=Weight.DIFFERS if strict else Weight.NOTE,
     )
+
+
+def _with_origin(result: VerifyResult) -> VerifyResult:
+    """Add to a finding about a printed image where it was printed: its file has another text."""
+    if result.image_ref.format != RENDERED or not result.reason:
+        return result
+    return replace(result, reason=f"{result.reason} (in the output of {result.image_ref.where})")
 
 
 def _ask(

@@ -10,12 +10,13 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 from boltseal.deploy.releases import check_project
+from boltseal.deploy.running_snapshot import merge_recipes
 from boltseal.errors import BoltsealError, Invalid, quote
 from boltseal.lockfile.document import LOCK_NAME, Lock, key_in
 from boltseal.oci.digest import Digest
@@ -24,7 +25,7 @@ from boltseal.oci.reference import Reference
 VARIABLES_KEY: Final = "x-boltseal-environment"
 """The extension field through which Compose prints the values of variables."""
 MOUNTED_LABEL: Final = "dev.boltseal.mounted"
-"""The label that changes with the contents of a service's secrets and configs."""
+"""A label that earlier versions added to services with secrets and configs; it is removed from their texts."""
 MAX_CONTAINERS: Final = 10_000
 _SHARED: Final = ("networks", "volumes", "secrets", "configs")
 
@@ -205,10 +206,12 @@ def merge_services(new: ComposeModel, before: bytes | None, chosen: Sequence[str
     if not chosen or before is None:
         return document
     old = json.loads(before)
+    chosen_names = set(document["services"])
     for kind in ("services", *_SHARED):
         both = {**old.get(kind, {}), **document.get(kind, {})}
         if both:
             document[kind] = both
+    merge_recipes(document, old, chosen_names)
     return document
 
 
@@ -223,17 +226,12 @@ def mounted_files(document: Mapping[str, Any]) -> tuple[Path, ...]:
     return tuple(Path(each) for each in sorted(found))
 
 
-def release_text(
-    document: Mapping[str, Any],
-    images: Mapping[str, str],
-    copies: Mapping[str, str],
-    mark: Callable[[str], str],
-    variables: Mapping[str, str],
-) -> bytes:
+def release_text(document: Mapping[str, Any], images: Mapping[str, str], copies: Mapping[str, str]) -> bytes:
     """Return the text that Compose starts a release from.
 
-    `images`: by service. `copies`: the recorded copy of a file, by its path. Compose does not recreate a container when
-    only the contents of a secret or config changed, so a service with some gets a label with `mark` (an HMAC) of them.
+    `images`: by service. `copies`: the recorded copy of a file, by its path. Everything that Compose includes in its hash
+    of a service stays as in the files, so that `docker compose up` with files that pin these images changes nothing: an
+    image that is already written by this digest keeps its spelling, and no label is added.
     """
     made = copy.deepcopy(dict(document))
     for kind in ("secrets", "configs"):
@@ -242,18 +240,34 @@ def release_text(
                 each["file"] = copies[each["file"]]
     for name, image in images.items():
         service = made["services"][name]
-        service["image"] = image.replace("$", "$$")
-        for key in ("build", "pull_policy", "develop"):
+        if not _names_the_same(service.get("image"), image):
+            service["image"] = image.replace("$", "$$")
+        for key in ("build", "pull_policy"):
             service.pop(key, None)
-        mounted = _mounted(made, service, variables)
-        if mounted:
-            service["labels"] = {**_labels(service), MOUNTED_LABEL: mark(mounted)}
+        labels = service.get("labels")
+        if isinstance(labels, dict) and labels.pop(MOUNTED_LABEL, None) is not None and not labels:
+            del service["labels"]
     return json.dumps(made, indent=1, sort_keys=True, ensure_ascii=False).encode() + b"\n"
 
 
-def _mounted(document: Mapping[str, Any], service: Mapping[str, Any], variables: Mapping[str, str]) -> str:
-    """Return the secrets and configs of a service with their contents, as one text."""
+def _names_the_same(written: object, image: str) -> bool:
+    """Return whether a file's image is another spelling of `image`, by the same digest."""
+    try:
+        ours, given = Reference.parse(str(written).replace("$$", "$")), Reference.parse(image)
+    except BoltsealError:
+        return False
+    if ours.name != given.name or ours.digest != given.digest:
+        return False
+    return ours.tag == given.tag or (ours.tag is None and ours.digest is not None)
+
+
+def mounted_text(document: Mapping[str, Any], name: str, variables: Mapping[str, str]) -> str:
+    """Return the secrets and configs of a service with their contents, to compare them; "" if it has none.
+
+    Compose does not replace a container of which only these contents changed. Never show it: it contains secrets.
+    """
     found = []
+    service = document["services"].get(name) or {}
     for kind in ("secrets", "configs"):
         for use in service.get(kind) or ():
             source = use["source"]
@@ -261,11 +275,6 @@ def _mounted(document: Mapping[str, Any], service: Mapping[str, Any], variables:
             value = variables.get(str(definition.get("environment") or ""), "")
             found.append([kind, source, definition, value])
     return json.dumps(found, sort_keys=True) if found else ""
-
-
-def _labels(service: Mapping[str, Any]) -> dict[str, Any]:
-    labels = service.get("labels") or {}
-    return {key: value for key, value in labels.items() if key != MOUNTED_LABEL} if isinstance(labels, Mapping) else {}
 
 
 def variables_query(variables: Iterable[str]) -> bytes:

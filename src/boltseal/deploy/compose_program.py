@@ -17,6 +17,7 @@ import signal
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from enum import StrEnum
 from pathlib import Path
 from typing import Final
 
@@ -25,6 +26,7 @@ from boltseal.errors import Full, Invalid, Unavailable, quote
 READ_S: Final = 60.0
 REMOVE_S: Final = 300.0
 STOP_S: Final = 20.0
+_PAIR: Final = 2
 MAX_OUTPUT_BYTES: Final = 64 * 1024 * 1024
 LAST_LINES: Final = 5
 _ROOT: Final = Path("/")  # a recorded project has absolute paths only, and its folder may be gone
@@ -88,6 +90,19 @@ class RecordedProject:
         return (*named, "--env-file", os.devnull, "--file", str(self.file))
 
 
+class Recreate(StrEnum):
+    """Which existing containers Compose replaces: those whose configuration changed, none, or all of the named services."""
+
+    CHANGED = "changed"
+    NEVER = "never"
+    ALL = "all"
+
+    @property
+    def flags(self) -> tuple[str, ...]:
+        """The options of `docker compose up`."""
+        return {"changed": (), "never": ("--no-recreate",), "all": ("--force-recreate",)}[self.value]
+
+
 Progress = Callable[[str], None]
 """Receives each line of output for people."""
 
@@ -129,46 +144,56 @@ class Compose:
         argv = [*self.command, *project.flags, "build", "--", *services]
         await self._run_command(argv, {**self.user, **self.engine}, project.directory, None, progress, "build")
 
-    async def up(
+    async def hashes(self, recorded: RecordedProject) -> dict[str, str]:
+        """Return Compose's hash of each service's configuration, which it also writes on the service's containers.
+
+        Raises: ComposeRefused, ComposeFailed, ComposeMissing.
+        """
+        argv = [*self.command, *recorded.flags, "config", "--hash", "*"]
+        async with _process(argv, self._minimal(recorded), _ROOT) as process:
+            out, err = await _outputs(process, READ_S)
+        if process.returncode:
+            raise ComposeRefused(f"Compose can't read the recorded project: {_last_lines(err)}")
+        pairs = [line.split() for line in out.decode("utf-8", "replace").splitlines()]
+        return {pair[0]: pair[1] for pair in pairs if len(pair) == _PAIR}
+
+    async def create(
         self,
         recorded: RecordedProject,
         services: Sequence[str],
-        *,
-        dependencies: bool = True,
-        timeout_s: float,
         progress: Progress,
+        *,
+        how: Recreate = Recreate.CHANGED,
+        scale: Mapping[str, int] | None = None,
     ) -> None:
-        """Start services of a recorded project, without a build or a pull.
+        """Create the containers of services and of what they depend on, without starting any; no build, no pull.
 
-        `dependencies`: also start the services that they depend on. Otherwise Compose only orders the named ones.
+        Compose stops and removes a container that it replaces. `scale`: how many containers a service shall have.
 
         Raises: ComposeFailed, ComposeFull, ComposeMissing.
         """
-        options = () if dependencies else ("--no-deps",)
-        up = ("up", "--detach", "--no-build", "--pull", "never", *options, "--", *services)
-        await self._run_recorded(recorded, up, timeout_s, progress, "start the project")
+        scales = [part for name, number in (scale or {}).items() for part in ("--scale", f"{name}={number}")]
+        up = ("up", "--no-start", "--no-build", "--pull", "never", *how.flags, *scales, "--", *services)
+        await self._run_recorded(recorded, up, REMOVE_S, progress, "create the containers")
 
-    async def stop(self, recorded: RecordedProject, services: Sequence[str], progress: Progress) -> None:
-        """Stop services of a recorded project and leave their containers.
-
-        Raises: ComposeFailed, ComposeMissing.
-        """
-        await self._run_recorded(recorded, ("stop", "--", *services), REMOVE_S, progress, "stop running jobs")
-
-    async def remove(self, recorded: RecordedProject, services: Sequence[str], progress: Progress) -> None:
-        """Stop services of a recorded project and remove their containers, but not their volumes.
+    async def start(
+        self, recorded: RecordedProject, services: Sequence[str], *, timeout_s: float, progress: Progress
+    ) -> None:
+        """Start all stopped containers of services and of what they depend on, in order, waiting for conditions.
 
         Raises: ComposeFailed, ComposeMissing.
         """
-        remove = ("rm", "--stop", "--force", "--", *services)
-        await self._run_recorded(recorded, remove, REMOVE_S, progress, "remove services")
+        await self._run_recorded(recorded, ("start", "--", *services), timeout_s, progress, "start the project")
 
     async def _run_recorded(
         self, recorded: RecordedProject, command: Sequence[str], timeout_s: float, progress: Progress, what: str
     ) -> None:
-        minimal = {name: self.user[name] for name in _MINIMAL_ENVIRONMENT if name in self.user} | dict(self.engine)
         argv = [*self.command, *recorded.flags, *command]
-        await self._run_command(argv, minimal | dict(recorded.variables), _ROOT, timeout_s, progress, what)
+        await self._run_command(argv, self._minimal(recorded), _ROOT, timeout_s, progress, what)
+
+    def _minimal(self, recorded: RecordedProject) -> dict[str, str]:
+        minimal = {name: self.user[name] for name in _MINIMAL_ENVIRONMENT if name in self.user}
+        return minimal | dict(self.engine) | dict(recorded.variables)
 
     async def _run_command(
         self,

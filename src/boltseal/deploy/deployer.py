@@ -1,5 +1,6 @@
 """Deploys and rolls back one project on one engine.
 
+    0. What runs without a release (`docker compose up`) is recorded as a release of its own, before anything is touched.
     1. Compose resolves the project, and the lock gives the digest of each image. A mismatch is refused. So is a locally
        built service that is not locked, unless `--build` built it now or its image is that of the running release.
     2. If everything runs already, stop: nothing was pulled, recorded, started or stopped (`current_release`).
@@ -13,14 +14,18 @@ A rollback begins at step 5 from the record, without asking a registry or git.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+import os
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Final
 
 import msgspec
 
 from boltseal.deploy.compose_model import ComposeService, LockMismatch, locked_digests, merge_services, unlocked_builds
 from boltseal.deploy.compose_reading import ComposeReading
+from boltseal.deploy.health import WORKING_DIR
+from boltseal.deploy.holds import check_images, check_repeated
 from boltseal.deploy.jobs import skip_completed_jobs
 from boltseal.deploy.project_files import project_folder
 from boltseal.deploy.release_flow import DeployResult, ReleaseFlow
@@ -37,11 +42,14 @@ from boltseal.deploy.releases import (
     removed_services,
     rollback_target,
 )
+from boltseal.deploy.settings_files import settings_files
 from boltseal.deploy.source_snapshot import recorded_files
 from boltseal.errors import Invalid, NotFound, Precondition, quote
 from boltseal.lockfile.document import Lock, key_in
 from boltseal.lockfile.format import format_lock
 from boltseal.oci.digest import Digest
+
+_MAX_LISTED: Final = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,12 +61,20 @@ class DeployedBy:
     kind: ReleaseKind = ReleaseKind.DEPLOY
 
 
+class OtherFolder(Invalid):
+    """The project of this name was started from another folder. Nothing was touched."""
+
+
 @dataclass(frozen=True, slots=True)
 class Deployer:
-    """Deploys one project. Callers are inside `folder.deploying` and have checked `current_release` first."""
+    """Deploys one project. Callers are inside `folder.deploying` and have checked `current_release` first.
+
+    `take_over`: replace a project of the same name that was started from another folder.
+    """
 
     flow: ReleaseFlow
     images: ReleaseImages
+    take_over: bool = False
 
     @property
     def folder(self) -> ReleaseFolder:
@@ -70,11 +86,12 @@ class Deployer:
     ) -> DeployResult:
         """Make the project run as its files and lock say.
 
-        Raises: LockMismatch; Invalid: if a built image is missing; Precondition: if only some services are chosen while a
-        release is unfinished; and what `Puller.pull` raises.
+        Raises: LockMismatch; Invalid: if a built image is missing; OtherFolder; Precondition: if only some services are
+        chosen while a release is unfinished; and what `Puller.pull` raises.
         """
         releases = self.folder.all()
         last = last_good(releases)
+        await self._check_folder(project_folder(read.project), last)
         unfinished = next((each for each in reversed(releases) if each.unfinished), None)
         if unfinished is not None and chosen:
             raise Precondition(
@@ -82,28 +99,33 @@ class Deployer:
                 "`boltseal deploy --resume`, or deploy all services"
             )
         digests = locked_digests(read.model, lock)
+        check_images(releases, {name: str(each) for name, each in digests.items()})
         running = await self._check_locked_or_built(read, unlocked_builds(read.model, lock, digests), last)
+        last = await self._record_what_runs(releases, last)
         number = self.folder.next_number()
         prepared = await self._prepare_all(read, lock, digests, number)
         check_unchanged(running, prepared)
+        check_images(releases, {name: str(each.image.id) for name, each in prepared.items()})
         before = None if last is None else self.folder.contents(last.number).compose
         document = merge_services(read.model, before, chosen)
         release = self._new_release(read, document, prepared, last, chosen, by, number)
-        text = self.flow.text(document, {name: each.started_as for name, each in prepared.items()}, read.variables)
+        text = self.flow.text(document, {name: each.started_as for name, each in prepared.items()})
         if unfinished is not None:
             self.folder.write(unfinished.ended(ReleaseEnd.ABANDONED, self.flow.now_us(), f"release {number} took over"))
-        if last is not None and last.directory != release.directory:
-            self.flow.progress(
-                f"{release.project} was deployed from {last.directory} before; its services are replaced by those of "
-                f"{release.directory} (give another project another name: --project-name)"
-            )
         others = [each for each in release.services if each.name not in prepared]
         await self.images.protect_unchanged(others, hold_reason(self.folder.project, number))
         recorded = recorded_files(read.project)
         environment = json.dumps(dict(read.variables)).encode()
+        settings = settings_files(project_folder(read.project).resolve(), read.model.document, recorded.files)
         contents = ReleaseContents(
-            text, environment, recorded.files, None if lock is None else format_lock(lock).encode()
+            text,
+            environment,
+            {**settings.files, **recorded.files},
+            None if lock is None else format_lock(lock).encode(),
+            tuple(settings.outside),
+            settings.modes,
         )
+        self._list_outside(last, contents)
         outcome = await self.flow.run(release, contents)
         self._prune(outcome.release)
         pulled = tuple(name for name, each in prepared.items() if each.pulled)
@@ -114,6 +136,10 @@ class Deployer:
 
         Raises: NotFound: if no older release ran, or an image is gone and can't be pulled; NoSuchRelease.
         """
+        releases = self.folder.all()
+        if number is None:
+            check_repeated(releases)
+        await self._record_what_runs(releases, last_good(releases))
         releases = self.folder.all()
         target = rollback_target(releases) if number is None else self.folder.read(number)
         if target is None:
@@ -129,7 +155,7 @@ class Deployer:
         document = json.loads(recorded.compose)
         target = skip_completed_jobs(target, document)
         variables = {name: str(value) for name, value in json.loads(recorded.environment).items()}
-        text = self.flow.text(document, {name: each.started_as for name, each in prepared.items()}, variables)
+        text = self.flow.text(document, {name: each.started_as for name, each in prepared.items()})
         last = last_good(releases)
         unfinished = next((each for each in reversed(releases) if each.unfinished), None)
         release = Release(
@@ -141,12 +167,13 @@ class Deployer:
             who=by.who,
             revision=target.revision,
             of=target.number,
+            hold=True,
             previous=None if last is None else last.number,
             services=tuple(_returning_service(each, prepared[each.name]) for each in target.services),
             removed=removed_services(releases, {each.name for each in target.services}),
         )
         names = tuple(each.name for each in target.services)
-        if unfinished is None and not release.removed and await self.flow.unchanged(last, text, names):
+        if unfinished is None and not release.removed and await self.flow.unchanged(last, text, names, variables):
             self.images.let_go([release])
             return DeployResult(target if last is None else last)
         if last is not None and last.directory != release.directory:
@@ -156,9 +183,7 @@ class Deployer:
             )
         if unfinished is not None:
             self.folder.write(unfinished.ended(ReleaseEnd.ABANDONED, self.flow.now_us(), f"release {new} took over"))
-        outcome = await self.flow.run(
-            release, ReleaseContents(text, recorded.environment, recorded.files, recorded.lock)
-        )
+        outcome = await self.flow.run(release, replace(recorded, compose=text))
         self._prune(outcome.release)
         return DeployResult(outcome.release, outcome, (), None if unfinished is None else unfinished.number)
 
@@ -175,6 +200,32 @@ class Deployer:
         outcome = await self.flow.resume(unfinished)
         self._prune(outcome.release)
         return DeployResult(outcome.release, outcome)
+
+    async def _check_folder(self, folder: Path, last: Release | None) -> None:
+        """Check that what runs under the project's name was started from its folder. Raises: OtherFolder."""
+        if self.take_over:
+            return
+        labelled = {each.labels.get(WORKING_DIR) or "" for each in await self.flow.containers()}
+        folders = {each for each in labelled if each} or ({last.directory} if last is not None and labelled else set())
+        other = _other_folder(folders, folder)
+        if other is not None:
+            raise OtherFolder(
+                f"a project named {self.folder.project} runs from another folder (got {folder}, expected {other}): its services "
+                "would be replaced. Nothing was touched; name this project differently with --project-name, or replace "
+                "that one with `boltseal deploy --take-over`"
+            )
+
+    async def _record_what_runs(self, releases: Sequence[Release], last: Release | None) -> Release | None:
+        """Record what runs if no release has it, and keep its images. Return the release that runs."""
+        found = await self.flow.snapshot(releases, last)
+        if found is None:
+            return last
+        reason = hold_reason(self.folder.project, found.release.number)
+        await self.images.protect_unchanged(found.release.services, reason)
+        recorded = self.folder.begin(found.release, found.contents)
+        names = ", ".join(each.name for each in recorded.services)
+        self.flow.progress(f"recorded what runs without a release as release {recorded.number}: {names}")
+        return recorded
 
     async def _check_locked_or_built(
         self, read: ComposeReading, reasons: Mapping[str, str], last: Release | None
@@ -281,10 +332,23 @@ class Deployer:
             labels=labels_of(prepared.image),
         )
 
+    def _list_outside(self, last: Release | None, contents: ReleaseContents) -> None:
+        """List what is mounted and not part of the release, if the release before did not list the same."""
+        before = () if last is None else self.folder.contents(last.number).outside
+        if contents.outside != before:
+            for each in contents.outside[:_MAX_LISTED]:
+                self.flow.progress(f"not part of the release: {each}")
+
     def _prune(self, release: Release) -> None:
         """After a healthy release, drop the contents of old releases and unprotect their images."""
         if release.good:
             self.images.let_go(self.folder.prune(frozenset({release.number})))
+
+
+def _other_folder(folders: Collection[str], folder: Path) -> str | None:
+    """Return the first of these folders that is not `folder`, links resolved; None if there is none."""
+    real = os.path.realpath(folder)
+    return next((each for each in sorted(folders) if os.path.realpath(each) != real), None)
 
 
 def check_unchanged(running: Mapping[str, str], prepared: Mapping[str, PreparedImage]) -> None:

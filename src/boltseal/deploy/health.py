@@ -23,6 +23,9 @@ SETTLE_S: Final = 5.0
 PROJECT: Final = "com.docker.compose.project"
 SERVICE: Final = "com.docker.compose.service"
 CONFIG_HASH: Final = "com.docker.compose.config-hash"
+NUMBER: Final = "com.docker.compose.container-number"
+DEPENDS_ON: Final = "com.docker.compose.depends_on"
+WORKING_DIR: Final = "com.docker.compose.project.working_dir"
 _ONE_OFF: Final = "com.docker.compose.oneoff"
 
 

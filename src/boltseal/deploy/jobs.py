@@ -41,7 +41,7 @@ def mark_completed_jobs(
 
 def skip_completed_jobs(release: Release, document: Mapping[str, Any]) -> Release:
     """Return a release that will run again with its completed jobs marked, so that they are not started."""
-    awaited = _jobs_by_dependency(document) if release.good else frozenset()
+    awaited = jobs_by_dependency(document) if release.good else frozenset()
     recorded = {each.name for each in release.services if each.state is ServiceState.COMPLETED}
     return _mark_completed(release, awaited | recorded, f"completed in release {release.number}")
 
@@ -60,7 +60,7 @@ def _mark_completed(release: Release, names: Iterable[str], reason: str = "") ->
     )
 
 
-def _jobs_by_dependency(document: Mapping[str, Any]) -> frozenset[str]:
+def jobs_by_dependency(document: Mapping[str, Any]) -> frozenset[str]:
     """Return the services that others wait for by `service_completed_successfully`."""
     return frozenset(
         name
@@ -77,11 +77,11 @@ def _jobs_by_exit(document: Mapping[str, Any]) -> frozenset[str]:
     Compose needs their containers to start that other service.
     """
     services = document["services"]
-    used = {name for service in services.values() for name in _used_services(service)}
+    used = {name for service in services.values() for name in used_services(service)}
     return frozenset(name for name, service in services.items() if name not in used and not _is_restarted(service))
 
 
-def _used_services(service: Mapping[str, Any]) -> Iterable[str]:
+def used_services(service: Mapping[str, Any]) -> Iterable[str]:
     for each in service.get("volumes_from") or ():
         yield str(each).partition(":")[0]
     for key in _SHARED:

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from boltseal.deploy.compose_model import MOUNTED_LABEL
+from boltseal.deploy.compose_model import MOUNTED_LABEL, mounted_text
 from boltseal.deploy.releases import Release, ReleaseContents, ReleasedService
 from boltseal.oci.annotations import BASE_DIGEST, BASE_NAME
 
@@ -49,7 +49,8 @@ def changes(
             continue
         found += _service_changes(old, new)
         if contents_before is not None and contents_after is not None:
-            found += _setting_changes(name, documents[0].get(name, {}), documents[1].get(name, {}))
+            mounted = (_mounted(contents_before, name), _mounted(contents_after, name))
+            found += _setting_changes(name, documents[0].get(name, {}), documents[1].get(name, {}), mounted)
     if contents_before is not None and contents_after is not None:
         found += _file_changes(contents_before.files, contents_after.files)
     return tuple(found)
@@ -85,17 +86,21 @@ def _services(contents: ReleaseContents | None) -> Mapping[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
-def _setting_changes(name: str, old: Mapping[str, Any], new: Mapping[str, Any]) -> list[ReleaseChange]:
-    """Return the changes of all other keys of a service in the Compose text."""
+def _mounted(contents: ReleaseContents, name: str) -> str:
+    """Return a service's secrets and configs with their contents, only to compare them."""
+    return mounted_text(json.loads(contents.compose), name, json.loads(contents.environment))
+
+
+def _setting_changes(
+    name: str, old: Mapping[str, Any], new: Mapping[str, Any], mounted: tuple[str, str]
+) -> list[ReleaseChange]:
+    """Return the changes of all other keys of a service in the Compose text. `mounted`: of `_mounted`, before and after."""
     old, new = dict(old), dict(new)
-    marks = []
     for side in (old, new):
-        labels = dict(side.get("labels") or {})
-        marks.append(labels.pop(MOUNTED_LABEL, ""))
-        side["labels"] = labels
+        side["labels"] = {key: each for key, each in (side.get("labels") or {}).items() if key != MOUNTED_LABEL}
     found = []
-    if marks[0] != marks[1]:
-        words = ("one text" if marks[0] else "", "another text" if marks[1] else "")
+    if mounted[0] != mounted[1]:
+        words = ("one text" if mounted[0] else "", "another text" if mounted[1] else "")
         found.append(ReleaseChange(name, "secrets and configs", *words))
     keys = [key for key in sorted({*old, *new} - set(_SEPARATE)) if old.get(key) != new.get(key)]
     return [*found, *(ReleaseChange(name, key, _text(old.get(key)), _text(new.get(key))) for key in keys)]

@@ -3,9 +3,10 @@
 Preconditions: all images are on the host and protected from prune, and the caller is inside `ReleaseFolder.deploying`.
 
     1. Record the release. Until here nothing that runs is touched.
-    2. Remove the containers of removed services; start new and changed services.
+    2. Run the jobs that others wait for, then replace changed services: see `service_start`. Remove removed services.
     3. Wait until every service is healthy.
-    4. If health checks fail, restore the previous release by steps 2 and 3, and report what failed.
+    4. If a job or health check fails, remove what was started beside the former containers, restore the previous release
+       by steps 2 and 3 where it does not run any more, and report what failed.
 
 Completed jobs of an older release are not run again: see `jobs`.
 
@@ -17,51 +18,44 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
 import msgspec
 
-from boltseal.deploy.compose_model import mounted_files, release_text
+from boltseal.deploy.compose_model import mounted_files, mounted_text, release_text
 from boltseal.deploy.compose_program import Compose, RecordedProject
 from boltseal.deploy.health import (
     CONFIG_HASH,
-    PROJECT,
-    SETTLE_S,
     ExpectedService,
     HealthStatus,
-    HealthWatch,
     ServiceHealth,
     runs_expected_image,
     service_of,
 )
+from boltseal.deploy.health_wait import DeployTimeouts, ProjectHealth, expected_services, unhealthy
 from boltseal.deploy.jobs import mark_completed_jobs, skip_completed_jobs, skipped_jobs
 from boltseal.deploy.release_store import ReleaseFolder
-from boltseal.deploy.releases import Release, ReleaseContents, ReleaseEnd, ReleaseStep, ServiceState
+from boltseal.deploy.releases import (
+    Release,
+    ReleaseContents,
+    ReleaseEnd,
+    ReleaseStep,
+    ServiceState,
+    unreplaced_releases,
+)
+from boltseal.deploy.service_start import ServicesFailed, ServiceStart
+from boltseal.deploy.snapshot_start import Snapshot, SnapshotStart, differs_from, take_snapshot
 from boltseal.engines.api import Engine
+from boltseal.engines.container_control import ContainerControl
 from boltseal.engines.inventory import EngineContainer, State
 from boltseal.errors import BoltsealError
 from boltseal.oci.digest import Digest
 
-WAIT_S: Final = 120.0
 LOG_LINES: Final = 10
-_LOOK_EVERY_S: Final = 0.5
 _AT_WORK: Final = (State.RUNNING, State.RESTARTING, State.PAUSED)
-
-
-@dataclass(frozen=True, slots=True)
-class DeployTimeouts:
-    """Time limits of a deploy, in seconds. `wait_s`: until all services are healthy; `settle_s`: see `health`, rule 5."""
-
-    wait_s: float = WAIT_S
-    settle_s: float = SETTLE_S
-
-    @property
-    def rollback_wait_s(self) -> float:
-        """The time limit for restoring the previous release: a short `--wait` for the new one must not fail the rollback."""
-        return max(self.wait_s, WAIT_S)
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +107,7 @@ class ReleaseFlow:
     timeouts: DeployTimeouts = field(default_factory=DeployTimeouts)
     copies: bool = True
 
-    def text(self, document: Mapping[str, Any], images: Mapping[str, str], variables: Mapping[str, str]) -> bytes:
+    def text(self, document: Mapping[str, Any], images: Mapping[str, str]) -> bytes:
         """Return the text that Compose starts from, and record copies of the files that it mounts.
 
         Raises: ReleaseInvalid: for a file that can't be read.
@@ -123,13 +117,20 @@ class ReleaseFlow:
             kept = None if self.folder.is_content(path) else self.folder.keep_content(path)
             if kept is not None:
                 copies[str(path)] = str(kept)
-        return release_text(document, images, copies, self.folder.hmac, variables)
+        return release_text(document, images, copies)
 
-    async def unchanged(self, last: Release | None, compose: bytes, names: Sequence[str]) -> bool:
+    async def unchanged(
+        self, last: Release | None, compose: bytes, names: Sequence[str], variables: Mapping[str, str]
+    ) -> bool:
         """Return whether these services already run exactly as `compose` says: equal text, and containers made from it."""
-        if last is None or _relevant_text(self.folder.contents(last.number).compose, names) != _relevant_text(
-            compose, names
-        ):
+        if last is None:
+            return False
+        recorded = self.folder.contents(last.number)
+        if _relevant_text(recorded.compose, names) != _relevant_text(compose, names):
+            return False
+        now, then = json.loads(compose), json.loads(recorded.compose)
+        before = self._variables(last.number)
+        if any(mounted_text(now, name, variables) != mounted_text(then, name, before) for name in names):
             return False
         containers = await self.containers()
         for name in names:
@@ -149,87 +150,104 @@ class ReleaseFlow:
                 return False
         return True
 
+    async def snapshot(self, releases: Sequence[Release], last: Release | None) -> Snapshot | None:
+        """Return what runs as a release, if no release has it; None if `last` runs, or nothing does."""
+        if not differs_from(unreplaced_releases(releases), last, await self.containers()):
+            return None
+        number = self.folder.next_number()
+        first = number == 1
+        previous = None if last is None else last.number
+        return await take_snapshot(self._control, self._health, 0 if first else number, previous, self.now_us())
+
     async def run(self, release: Release, contents: ReleaseContents) -> ReleaseOutcome:
         """Run steps 1 to 4 of a new release."""
-        return await self.resume(self.folder.begin(release, contents))
+        before = tuple(sorted(each.id for each in await self.containers()))
+        return await self.resume(self.folder.begin(msgspec.structs.replace(release, before=before), contents))
 
     async def resume(self, release: Release) -> ReleaseOutcome:
         """Run the remaining steps of a recorded release."""
         if release.step is ReleaseStep.RETURNING:
             return await self._restore_previous(release, _recorded_failures(release))
-        release = self.folder.write(release.at(ReleaseStep.STARTING))
+        hashes = await self.compose.hashes(self._recorded(release))
+        release = self.folder.write(_with_hashes(release, hashes).at(ReleaseStep.STARTING))
         before = await self.containers()
         try:
+            if release.of is not None:
+                await self._stop_jobs(release)
+            start = self._service_start(release, hashes, self.timeouts.wait_s, former=release.previous)
+            release = await start.run_jobs(release, self.folder.write)
             await self._remove(release.removed)
-            await self._start(release, release.to_start, self.timeouts.wait_s, back=release.of is not None)
+            await self._snapshot_start(release).run(release.to_start)
+            ids = await start.replace_changed(release)
+            settled = [*before, *(each for each in await self.containers() if each.id in ids)]
+        except ServicesFailed as failed:
+            return await self._restore_previous(self.folder.read(release.number), await self._failures(failed.health))
         except BoltsealError as error:
-            failures = await self._failures(await self._verdicts(release))
+            release = self.folder.read(release.number)
+            failures = await self._failures(await self._health.failed(expected_services(release)))
             return await self._restore_previous(release, failures or (Failure("", error.message),), error.message)
         release = self.folder.write(release.at(ReleaseStep.WAITING, ServiceState.STARTED))
-        failed = _failed(await self._wait_until_healthy(release, before, self.timeouts.wait_s))
-        if failed:
-            return await self._restore_previous(release, await self._failures(failed))
+        failing = unhealthy(await self._health.wait(expected_services(release), self.timeouts.wait_s, settled))
+        if failing:
+            return await self._restore_previous(release, await self._failures(failing))
         containers = await self.containers()
-        ended = self._with_hashes(release, containers).at(ReleaseStep.WAITING, ServiceState.HEALTHY)
+        ended = _with_hashes(release, _labelled_hashes(containers)).at(ReleaseStep.WAITING, ServiceState.HEALTHY)
         ended = mark_completed_jobs(ended, self._document(release.number), containers)
         return ReleaseOutcome(self.folder.write(ended.ended(ReleaseEnd.HEALTHY, self.now_us())))
 
     async def containers(self) -> tuple[EngineContainer, ...]:
         """Return the project's containers, including stopped ones."""
-        return await self.engine.containers(all_=True, label=f"{PROJECT}={self.folder.project}")
+        return await self._health.containers()
 
-    async def _start(self, release: Release, names: Sequence[str], within_s: float, *, back: bool = False) -> None:
-        """Start these services. `back`: an older release is restored, so its completed jobs are not started."""
-        jobs = {each.name for each in release.services if back and each.state is ServiceState.COMPLETED}
+    @property
+    def _control(self) -> ContainerControl:
+        return ContainerControl(self.engine)
+
+    @property
+    def _health(self) -> ProjectHealth:
+        return ProjectHealth(self.engine, self.folder.project, self.progress, self.timeouts.settle_s)
+
+    def _service_start(
+        self, release: Release, hashes: Mapping[str, str], within_s: float, *, former: int | None
+    ) -> ServiceStart:
+        known = None if former is None else (self._document(former), self._variables(former))
+        return ServiceStart(
+            compose=self.compose,
+            control=self._control,
+            health=self._health,
+            recorded=self._recorded(release),
+            document=self._document(release.number),
+            hashes=hashes,
+            former=known,
+            progress=self.progress,
+            wait_s=within_s,
+        )
+
+    def _snapshot_start(self, release: Release) -> SnapshotStart:
+        return SnapshotStart(self._control, self._health, self._document(release.number), release, self.progress)
+
+    async def _stop_jobs(self, release: Release) -> None:
+        """Stop running jobs that an older release has completed: they must not run beside it."""
+        jobs = {each.name for each in release.services if each.state is ServiceState.COMPLETED}
         if jobs:
             self.progress(f"not run again: {', '.join(skipped_jobs(release))}")
-            found = await self.containers()
-            busy = sorted({name for each in found if each.state in _AT_WORK and (name := service_of(each)) in jobs})
-            if busy:  # a job of the failed release must not run beside the restored one
-                await self.compose.stop(self._recorded(release), busy, self.progress)
-        if names:  # without names, Compose would start all services
-            recorded = self._recorded(release)
-            await self.compose.up(recorded, names, dependencies=not jobs, timeout_s=within_s, progress=self.progress)
+        busy = [each.id for each in await self.containers() if each.state in _AT_WORK and service_of(each) in jobs]
+        await asyncio.gather(*(self._control.stop(id_) for id_ in busy))
 
-    async def _remove(self, names: Sequence[str]) -> None:
-        """Stop and remove these services, each by the text of the newest release that has it."""
-        existing = {service_of(each) for each in await self.containers()} if names else set()
-        left = [name for name in names if name in existing]
-        for release in reversed(self.folder.all() if left else ()):
-            known = [name for name in left if release.service(name) is not None]
-            if known and self.folder.compose_file(release.number).exists():
-                await self.compose.remove(self._recorded(release), known, self.progress)
-                left = [name for name in left if name not in known]
+    async def _remove(self, names: Collection[str]) -> None:
+        """Stop and remove the containers of these services."""
+        found = [each.id for each in await self.containers() if service_of(each) in names] if names else []
+        await asyncio.gather(*(self._control.remove(id_) for id_ in found))
 
-    async def _wait_until_healthy(
-        self, release: Release, before: Sequence[EngineContainer], within_s: float
-    ) -> Mapping[str, ServiceHealth]:
-        """Do step 3: return the health of all services as soon as one failed or all are healthy, or after `within_s`.
-
-        `before`: the containers before the start; those that still run count as settled.
-        """
-        health_watch = HealthWatch(_expected_services(release), self.timeouts.settle_s, self.engine.about.podman)
-        loop = asyncio.get_running_loop()
-        health_watch.observe(before, loop.time() - self.timeouts.settle_s)
-        until = loop.time() + within_s
-        shown = ""
-        while True:
-            verdicts = health_watch.observe(await self.containers(), loop.time())
-            judged = {each.status for each in verdicts.values()}
-            if HealthStatus.FAILED in judged or HealthStatus.WAITING not in judged or loop.time() > until:
-                return verdicts
-            waiting = [name for name, each in verdicts.items() if each.status is HealthStatus.WAITING]
-            now = f"waiting for {', '.join(waiting)}"
-            if now != shown:
-                self.progress(now)
-                shown = now
-            await asyncio.sleep(_LOOK_EVERY_S)
-
-    async def _verdicts(self, release: Release) -> Mapping[str, ServiceHealth]:
-        """Return the services that are failed at this moment."""
-        health_watch = HealthWatch(_expected_services(release), self.timeouts.settle_s, self.engine.about.podman)
-        found = health_watch.observe(await self.containers(), asyncio.get_running_loop().time())
-        return {name: each for name, each in found.items() if each.status is HealthStatus.FAILED}
+    async def _remove_beside(self, release: Release, before: Release) -> None:
+        """Remove what a failed release started beside containers of `before` that still run."""
+        containers = await self.containers()
+        old = [each for each in containers if each.id in release.before and each.running]
+        for service in before.services:
+            whole = [each for each in old if service_of(each) == service.name]
+            if service.containers and len(whole) >= service.containers:
+                new = [each for each in containers if service_of(each) == service.name and each not in whole]
+                await asyncio.gather(*(self._control.remove(each.id) for each in new))
 
     async def _failures(self, failed: Mapping[str, ServiceHealth]) -> tuple[Failure, ...]:
         found = []
@@ -267,12 +285,7 @@ class ReleaseFlow:
         self.progress(f"restoring release {previous}")
         try:
             before = skip_completed_jobs(self.folder.read(previous), self._document(previous))
-            existing = await self.containers()
-            added = [each.name for each in release.services if before.service(each.name) is None]
-            await self._remove(added)
-            names = tuple(each.name for each in before.services if each.state is not ServiceState.COMPLETED)
-            await self._start(before, names, self.timeouts.rollback_wait_s, back=True)
-            failed = _failed(await self._wait_until_healthy(before, existing, self.timeouts.rollback_wait_s))
+            failed = await self._restore(release, before)
         except BoltsealError as error:
             broken = f"{reason}; could not restore release {previous}: {error.message}"
             return ReleaseOutcome(
@@ -283,15 +296,32 @@ class ReleaseFlow:
             return ReleaseOutcome(
                 self.folder.write(release.ended(ReleaseEnd.FAILED, self.now_us(), broken)), tuple(failures)
             )
-        self.folder.write(self._with_hashes(before, await self.containers()))
+        self.folder.write(_with_hashes(before, _labelled_hashes(await self.containers())))
         done = release.at(ReleaseStep.RETURNING, ServiceState.PUT_BACK).with_services(
             msgspec.structs.replace(each, reason=each.reason or f"not run again: {job.reason}")
             for each in release.services
-            if (job := before.service(each.name)) is not None and job.state is ServiceState.COMPLETED
+            if each.state is not ServiceState.COMPLETED
+            and (job := before.service(each.name)) is not None
+            and job.state is ServiceState.COMPLETED
         )
         return ReleaseOutcome(
             self.folder.write(done.ended(ReleaseEnd.PUT_BACK, self.now_us())), tuple(failures), before.number
         )
+
+    async def _restore(self, release: Release, before: Release) -> Mapping[str, ServiceHealth]:
+        """Make `before` run again after `release` failed; return the services that are not healthy."""
+        within_s = self.timeouts.rollback_wait_s
+        existing = await self.containers()
+        await self._stop_jobs(before)
+        await self._remove_beside(release, before)
+        await self._remove([each.name for each in release.services if before.service(each.name) is None])
+        every = msgspec.structs.replace(before, chosen=(), before=tuple(each.id for each in existing))
+        await self._snapshot_start(before).run(every.to_start)
+        hashes = await self.compose.hashes(self._recorded(before))
+        start = self._service_start(before, hashes, within_s, former=release.number)
+        kept = msgspec.structs.replace(every, before=tuple(set(every.before) - set(release.before)))
+        await start.replace_changed(kept)
+        return unhealthy(await self._health.wait(expected_services(every), within_s, existing))
 
     def _recorded(self, release: Release) -> RecordedProject:
         number = release.number
@@ -309,32 +339,19 @@ class ReleaseFlow:
     def _variables(self, number: int) -> dict[str, str]:
         return {name: str(value) for name, value in json.loads(self.folder.contents(number).environment).items()}
 
-    @staticmethod
-    def _with_hashes(release: Release, containers: Sequence[EngineContainer]) -> Release:
-        """Return the release with each service's configuration hash, read from Compose's label on its containers."""
-        hashes = {service_of(each): each.labels.get(CONFIG_HASH, "") for each in containers}
-        return release.with_services(
-            msgspec.structs.replace(each, config_hash=hashes.get(each.name, each.config_hash))
-            for each in release.services
-            if each.state is not ServiceState.COMPLETED  # its container may belong to another release
-        )
 
-
-def _failed(verdicts: Mapping[str, ServiceHealth]) -> Mapping[str, ServiceHealth]:
-    """Return the services that failed; if none did, those that are not healthy yet."""
-    for status in (HealthStatus.FAILED, HealthStatus.WAITING):
-        found = {name: each for name, each in verdicts.items() if each.status is status}
-        if found:
-            return found
-    return {}
-
-
-def _expected_services(release: Release) -> dict[str, ExpectedService]:
-    return {
-        each.name: ExpectedService(each.containers, Digest.parse(each.image_id))
+def _with_hashes(release: Release, hashes: Mapping[str, str]) -> Release:
+    """Return the release with each service's configuration hash."""
+    return release.with_services(
+        msgspec.structs.replace(each, config_hash=hashes.get(each.name, each.config_hash))
         for each in release.services
-        if each.name in release.to_start
-    }
+        if each.state is not ServiceState.COMPLETED  # its container may belong to another release
+    )
+
+
+def _labelled_hashes(containers: Sequence[EngineContainer]) -> dict[str, str]:
+    """Return each service's configuration hash by Compose's label on its containers."""
+    return {service_of(each): each.labels.get(CONFIG_HASH, "") for each in containers}
 
 
 def _recorded_failures(release: Release) -> tuple[Failure, ...]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from boltseal.deploy.releases import Release, ReleasedService
 from boltseal.engines.inventory import EngineImage
@@ -18,8 +18,14 @@ from boltseal.host.engine_images import EngineHost
 from boltseal.host.keeper import Keeper
 from boltseal.host.kept_images import KeptImage
 from boltseal.host.pull import Puller, PullOutcome, PullRequest
+from boltseal.loading import deferred
 from boltseal.oci.digest import Digest
 from boltseal.oci.reference import Reference
+
+if TYPE_CHECKING:
+    from boltseal.host import pulled_check
+else:  # it imports every store reader, which a deploy needs if something was pulled
+    pulled_check = deferred("boltseal.host.pulled_check")
 
 MAX_LABELS: Final = 100
 MAX_LABEL: Final = 1000
@@ -57,15 +63,10 @@ class PullScrubber:
 
         Raises: ScrubDiffers; NotScrubbed: if `required`.
         """
-        from boltseal.host.pulled_check import (  # imports every store reader: loaded only when something was pulled
-            NotScrubbed,
-            scrub_pulled_image,
-        )
-
         try:
-            await scrub_pulled_image(self.host, image)
+            await pulled_check.scrub_pulled_image(self.host, image)
             self.results[image.id] = "scrubbed"
-        except NotScrubbed as error:
+        except pulled_check.NotScrubbed as error:
             if self.required:
                 raise
             self.results[image.id] = error.message.partition(";")[0]
@@ -76,8 +77,6 @@ async def scrub_services(scrubs: PullScrubber, services: Sequence[ReleasedServic
 
     Raises: ScrubDiffers; NotScrubbed: one can't be scrubbed, or is gone.
     """
-    from boltseal.host.pulled_check import TAG_UNCHANGED, NotScrubbed, ScrubDiffers
-
     results = {each.name: NOT_PROVEN for each in services if not each.digest}
     for each in (each for each in services if each.digest):
         id_ = Digest.parse(each.image_id)
@@ -85,10 +84,10 @@ async def scrub_services(scrubs: PullScrubber, services: Sequence[ReleasedServic
             if id_ not in scrubs.results:
                 image = await scrubs.host.image(id_)
                 if image is None:
-                    raise NotScrubbed(f"not scrubbed: the engine has no image {id_} any more")
+                    raise pulled_check.NotScrubbed(f"not scrubbed: the engine has no image {id_} any more")
                 await scrubs(image)
-        except (ScrubDiffers, NotScrubbed) as error:
-            reason = error.message.partition(f"; {TAG_UNCHANGED}")[0]
+        except (pulled_check.ScrubDiffers, pulled_check.NotScrubbed) as error:
+            reason = error.message.partition(f"; {pulled_check.TAG_UNCHANGED}")[0]
             raise type(error)(f"{each.name}: {reason}; nothing was started or stopped") from error
         results[each.name] = scrubs.results[id_]
     return results

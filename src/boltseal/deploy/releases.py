@@ -47,11 +47,12 @@ class ReleaseUnreadable(Unavailable):
 
 
 class ReleaseKind(StrEnum):
-    """The command that created a release."""
+    """The command that created a release. `found`: containers that ran without a release, recorded before a deploy."""
 
     DEPLOY = "deploy"
     UPDATE = "update"
     ROLLBACK = "rollback"
+    FOUND = "found"
 
 
 class ReleaseStep(StrEnum):
@@ -118,7 +119,9 @@ class Release(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
 
     `engine`: the `EngineAddress.key` of the engine it runs on. `of`: the release that a rollback restores. `previous`: the
     healthy release before it, which is restored if this one fails. Times are microseconds since 1970. `files`: the name
-    that each of the project's own files is stored under, by its path in the project.
+    that earlier versions stored each of the project's own files under, by its path in the project. `before`: the IDs of the
+    project's containers when the release began. `hold`: whether it is a rollback whose hold no person has ended: see
+    `holds`.
     """
 
     format: int = FORMAT
@@ -140,6 +143,8 @@ class Release(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
     chosen: tuple[str, ...] = ()
     removed: tuple[str, ...] = ()
     files: dict[str, str] = {}
+    hold: bool = False
+    before: tuple[str, ...] = ()
 
     @property
     def unfinished(self) -> bool:
@@ -190,12 +195,18 @@ class Release(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
 
 @dataclass(frozen=True, slots=True)
 class ReleaseContents:
-    """The immutable files of a release: see `release_store`. `files`: by their path in the project."""
+    """The immutable files of a release: see `release_store`.
+
+    `files`: by their path in the project. `modes`: of those of them that are settings, as they are restored. `outside`: files and
+    folders that services mount and that are not part of the release, with the reason. See `settings_files`.
+    """
 
     compose: bytes
     environment: bytes = b"{}"
     files: Mapping[str, bytes] = field(default_factory=dict)
     lock: bytes | None = None
+    outside: tuple[str, ...] = ()
+    modes: Mapping[str, int] = field(default_factory=dict)
 
 
 def parse_release(raw: bytes) -> Release:
@@ -211,11 +222,19 @@ def parse_release(raw: bytes) -> Release:
         raise ReleaseUnreadable(
             f"unknown format of the release's record (got {release.format}, expected {FORMAT}); use a newer boltseal"
         )
+    check_release(release)
+    return release
+
+
+def check_release(release: Release) -> None:
+    """Check the fields of a record that later code relies on.
+
+    Raises: ReleaseUnreadable.
+    """
     try:
         _check(release)
     except BoltsealError as error:
         raise ReleaseUnreadable(f"invalid release record: {error.message}") from error
-    return release
 
 
 def _check(release: Release) -> None:
@@ -224,8 +243,9 @@ def _check(release: Release) -> None:
     Raises: Invalid.
     """
     check_project(release.project)
-    if not 0 < release.number <= MAX_NUMBER:
-        raise ReleaseInvalid(f"invalid release number (got {release.number}, expected 1 to {MAX_NUMBER})")
+    first = 0 if release.kind is ReleaseKind.FOUND else 1
+    if not first <= release.number <= MAX_NUMBER:
+        raise ReleaseInvalid(f"invalid release number (got {release.number}, expected {first} to {MAX_NUMBER})")
     for time_us in (release.started_us, release.ended_us or 0):
         if not 0 <= time_us <= _LAST_US:
             raise ReleaseInvalid(f"invalid time (got {time_us}, expected microseconds since 1970)")
@@ -315,6 +335,13 @@ def removed_services(releases: Sequence[Release], names: Collection[str]) -> tup
     known = [service.name for each in (*(() if last is None else (last,)), *left) for service in each.services]
     known += [name for each in left for name in each.removed]
     return tuple(dict.fromkeys(name for name in known if name not in names))
+
+
+def rollback_to(releases: Sequence[Release], number: int | None) -> Release | None:
+    """Return the release that a rollback restores: `number`, or the one of `rollback_target`; None if there is none."""
+    if number is None:
+        return rollback_target(releases)
+    return next((each for each in releases if each.number == number), None)
 
 
 def rollback_target(releases: Sequence[Release]) -> Release | None:

@@ -39,8 +39,8 @@ async def current_release(
             return None
         images[name] = service.started_as
     document = merge_services(read.model, flow.folder.contents(last.number).compose, chosen)
-    text = flow.text(document, images, read.variables)
-    return last if await flow.unchanged(last, text, names) else None
+    text = flow.text(document, images)
+    return last if await flow.unchanged(last, text, names, read.variables) else None
 
 
 async def _built_image_id(flow: ReleaseFlow, image: Reference) -> str | None:

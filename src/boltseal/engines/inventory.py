@@ -226,6 +226,14 @@ class _Metadata(msgspec.Struct, rename="pascal"):
     last_tag_time: str = ""
 
 
+class _GraphDriver(msgspec.Struct, rename="pascal"):
+    data: dict[str, str] | None = None
+
+
+class _WithGraphDriver(msgspec.Struct, rename="pascal"):
+    graph_driver: _GraphDriver | None = None
+
+
 class _Image(msgspec.Struct, rename="pascal"):
     id: str
     repo_tags: list[str] | None = None
@@ -331,6 +339,16 @@ def _health(document: _Health | None) -> ContainerHealth:
 def image(raw: bytes) -> EngineImage:
     """Parse `GET /images/NAME/json`. Raises: EngineMismatch."""
     return _as_image(_decoded(raw, _Image, "an image"))
+
+
+def layer_folders(raw: bytes) -> tuple[str, ...]:
+    """Parse the folders of an image's layers from `GET /images/NAME/json`, topmost first; none if they are not reported.
+
+    Raises: EngineMismatch.
+    """
+    driver = _decoded(raw, _WithGraphDriver, "an image").graph_driver
+    data = {} if driver is None else driver.data or {}
+    return tuple(filter(None, (data.get("UpperDir", ""), *data.get("LowerDir", "").split(":"))))
 
 
 def images(raw: bytes) -> tuple[EngineImage, ...]:

@@ -10,7 +10,14 @@ import os
 import platform
 from collections.abc import Callable
 from functools import cache
-from typing import Final
+from typing import TYPE_CHECKING, Final
+
+from boltseal.loading import deferred
+
+if TYPE_CHECKING:
+    import ctypes
+else:  # other commands do not need it
+    ctypes = deferred("ctypes")
 
 Open = Callable[[bytes, int, int], int]
 """Opens a name with flags in an open folder, and returns the descriptor. Raises: OSError."""
@@ -39,8 +46,6 @@ _AT_FDCWD: Final = -100
 
 
 def _opener() -> Open:
-    import ctypes  # here, as other commands do not need it
-
     call = ctypes.CDLL(None, use_errno=True).syscall
     call.restype = ctypes.c_long
     number, how_bytes = ctypes.c_long(_NUMBER), ctypes.c_size_t(_HOW_BYTES)  # made once: faster than `argtypes`

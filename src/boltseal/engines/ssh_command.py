@@ -36,8 +36,11 @@ class RemoteAnswer:
 
 def ssh_host(text: str) -> EngineAddress:
     """Parse `ssh://[USER@]HOST[:PORT]`, without a path. Raises: EngineAddressInvalid."""
-    address = EngineAddress.parse(text)
-    if address.scheme != "ssh" or address.path != DOCKER_SOCKET:
+    try:
+        address = EngineAddress.parse(text)
+    except EngineAddressInvalid:
+        address = None  # its message offers what is no host
+    if address is None or address.scheme != "ssh" or address.path != DOCKER_SOCKET:
         raise EngineAddressInvalid(f"{quote(text)} is not an ssh address; expected ssh://[USER@]HOST[:PORT]")
     return address
 

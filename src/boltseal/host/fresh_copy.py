@@ -40,14 +40,6 @@ _GZIP_NAME_AT: Final = 10
 """Where a gzip header has the name of the file (RFC 1952); its checksum does not cover it."""
 
 
-class CopyImpossible(Invalid):
-    """An image of which no copy can be made."""
-
-
-class LayerMismatch(Mismatch):
-    """A layer of the registry is not the one that the image's config names."""
-
-
 @dataclass(frozen=True, slots=True)
 class FetchedImage:
     """An image from a registry, in files. `layers`: compressed with gzip, their content verified, lowest first."""
@@ -70,7 +62,7 @@ async def platform_manifest(
 ) -> Manifest:
     """Return the manifest of a digest; of an index that of this image ID, else of the platform.
 
-    Raises: CopyImpossible: the index has none of the platform; client errors.
+    Raises: Invalid: the index has none of the platform; client errors.
     """
     manifest = await client.manifest(repository, digest)
     if not manifest.is_index:
@@ -79,22 +71,20 @@ async def platform_manifest(
     children = [await client.manifest(repository, each.digest) for each in fitting]
     named = [each for each in children if each.config is not None and each.config.digest == image]
     if not children:
-        raise CopyImpossible(f"{digest.short} has no image for {platform}; name another platform's image by its digest")
+        raise Invalid(f"{digest.short} has no image for {platform}; name another platform's image by its digest")
     return (named or children)[0]
 
 
 async def fetch_image(client: RegistryClient, repository: Repository, manifest: Manifest, folder: Path) -> FetchedImage:
-    """Fetch an image into a folder. Raises: CopyImpossible, LayerMismatch, Unavailable: no space; client errors."""
+    """Fetch an image into a folder. Raises: Invalid, Mismatch, Unavailable: no space; client errors."""
     if manifest.config is None:
-        raise CopyImpossible("the digest is not that of an image")
+        raise Invalid("the digest is not that of an image")
     if manifest.config.size > MAX_MANIFEST_BYTES:
-        raise CopyImpossible(
-            f"the image's config has {manifest.config.size} bytes; at most {MAX_MANIFEST_BYTES} are read"
-        )
+        raise Invalid(f"the image's config has {manifest.config.size} bytes; at most {MAX_MANIFEST_BYTES} are read")
     config = b"".join([piece async for piece in client.blob(repository, manifest.config.digest, manifest.config.size)])
     diffs = diff_ids(config, f"the config {manifest.config.digest.short}", Allowance())
     if len(diffs) != len(manifest.layers) or any(each.foreign for each in manifest.layers):
-        raise CopyImpossible("the registry does not have all of the image's layers")
+        raise Invalid("the registry does not have all of the image's layers")
     layers: list[Path] = []
     for number, (described, diff) in enumerate(zip(manifest.layers, diffs, strict=True)):
         arriving = folder / f"{number}.arriving"
@@ -110,14 +100,14 @@ async def fetch_image(client: RegistryClient, repository: Repository, manifest: 
 
 
 def _compressed(source: Path, target: Path, diff_id: Digest) -> Path:
-    """Decompress a layer, verify it, and compress it with gzip. Raises: LayerMismatch, TarMalformed, OSError."""
+    """Decompress a layer, verify it, and compress it with gzip. Raises: Mismatch, TarMalformed, OSError."""
     with source.open("rb") as blob, target.open("wb") as file:
         tar = BlobTar(blob, diff_id.algorithm, lambda _: None)
         with gzip.GzipFile(_new_name(), "wb", compresslevel=1, fileobj=file) as packed:
             for piece in tar.pieces():
                 packed.write(piece)
     if tar.diff_id != diff_id.hex:
-        raise LayerMismatch(
+        raise Mismatch(
             f"a layer of the registry is not the one in the image's config (got sha256:{tar.diff_id}, expected {diff_id})"
         )
     return target

@@ -35,10 +35,6 @@ from boltseal.oci.reference import Reference, Tag
 LOADED_PREFIX: Final = "boltseal-copy-"
 
 
-class NotReplaced(Mismatch):
-    """Every copy that was loaded differs on disk."""
-
-
 @dataclass(frozen=True, slots=True)
 class Replacer:
     """Replaces images of one engine. `scrub`: verifies the files of an image; `scratch`: a folder for the copy's layers."""
@@ -49,7 +45,7 @@ class Replacer:
     notice: Callable[[str], None] = lambda _: None
 
     async def replace(self, wanted: PullRequest) -> PullResult:
-        """Do all steps. Raises: NotReplaced, NotScrubbed, CopyImpossible, LayerMismatch; errors of a pull."""
+        """Do all steps. Raises: Mismatch: files or layers differ; NotScrubbed; Invalid: no copy can be made; errors of a pull."""
         puller, host, name = self.puller, self.puller.host, wanted.name
         if name.tag is None:
             raise Invalid(f"{name.familiar()} has no tag: the copy needs a name; write NAME:TAG@DIGEST")
@@ -83,7 +79,7 @@ class Replacer:
         return True
 
     async def _copy(self, fetched: FetchedImage, wanted: PullRequest) -> EngineImage:
-        """Return a loaded copy whose files match. Raises: NotReplaced."""
+        """Return a loaded copy whose files match. Raises: Mismatch."""
         for count in range(1, MAX_EMPTY_LAYERS + 1):
             assert wanted.digest is not None  # noqa: S101 - `replace` resolved it
             loaded = Reference(
@@ -100,7 +96,7 @@ class Replacer:
             await self._drop_loaded_names(
                 image, allow_last=True
             )  # its layers are those of an earlier copy, which stays
-        raise NotReplaced(
+        raise Mismatch(
             f"each of {MAX_EMPTY_LAYERS} new copies of {wanted.name.familiar()} differs on disk: files are changed while or "
             "after the engine unpacks them; the tag was not changed. Check the disk and who can write to it"
         )

@@ -1,6 +1,7 @@
 """Restores a kept image: exactly that one, asking only the engine.
 
 1. Select it by its number in the list of kept images of the name, or by a prefix of its digest or ID; exactly one must fit.
+   Without a selection, if the files of a kept image of the name were changed, step 3 has to verify the bytes: they may share layers.
 2. Find it on the engine by its ID, whatever its keep tag refers to by now.
 3. Verify it: its ID is the registry's digest (containerd's store), or the engine's or boltseal's record of the pull has this
    digest for that ID. An ID is a digest, so no other image can have it. With `scrub`, also verify the bytes on disk.
@@ -15,7 +16,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from boltseal.engines.inventory import EngineImage, ImageStoreKind
-from boltseal.errors import Invalid, Mismatch, NotFound, quote
+from boltseal.errors import Invalid, Mismatch, NotFound, Unavailable, quote
 from boltseal.host.engine_images import EngineHost
 from boltseal.host.keeper import EVIDENCE, Keeper, KeptState, ListedImage
 from boltseal.host.kept_images import KeptImage, Proof
@@ -37,6 +38,10 @@ class KeptImageGone(NotFound):
 
 class KeptImageMismatch(Mismatch):
     """The image on the engine is not the kept one."""
+
+
+class KeptImageUnverified(Unavailable):
+    """An image whose files were not verified, beside one whose files were changed on this disk."""
 
 
 class AmbiguousKeptImage(Invalid):
@@ -63,11 +68,18 @@ async def restore(host: EngineHost, name: Reference, to: str = "", scrub: ScrubI
     """Tag a kept image with its former name. `to`: number or digest; "" for the newest that the name does not resolve to now,
     without images that `pull --replace` kept because their files were changed.
 
-    Raises: KeptImageNotFound, KeptImageGone, KeptImageMismatch, AmbiguousKeptImage; what `scrub` raises.
+    Raises: KeptImageNotFound, KeptImageGone, KeptImageMismatch, AmbiguousKeptImage; what `scrub` raises. KeptImageUnverified: no
+    `scrub`, no `to`, and the files of another kept image of the name were changed.
     """
     prefix = None if _NUMBER.fullmatch(to) or not to else _digest_prefix(to)
     keeper = Keeper(host)
-    chosen = _select(await keeper.list_kept(name), name, to, prefix)  # 1
+    listed = await keeper.list_kept(name)
+    chosen = _select(listed, name, to, prefix)  # 1
+    if scrub is None and not to and any(EVIDENCE in each.held for each in listed):
+        raise KeptImageUnverified(
+            f"the files of an image of {name.familiar()} were changed on this disk; verify the kept one before it gets the name "
+            f"(--scrub, as root), or choose one (--to); list them with `boltseal keep ls`"
+        )
     image = await _find(host, chosen)  # 2
     proof = _prove(host, chosen, image)  # 3
     if scrub is not None:

@@ -22,9 +22,14 @@ from hashlib import sha256
 from typing import TYPE_CHECKING, Final
 
 from boltseal.errors import Invalid, quote
+from boltseal.loading import deferred
 
-if TYPE_CHECKING:  # a command that meets no signature starts without loading cryptography
-    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+if TYPE_CHECKING:
+    from cryptography import exceptions
+    from cryptography.hazmat.primitives.asymmetric import ed25519
+else:  # a command that meets no signature starts without loading cryptography
+    exceptions = deferred("cryptography.exceptions")
+    ed25519 = deferred("cryptography.hazmat.primitives.asymmetric.ed25519")
 
 ED25519: Final = 1
 COSIGNATURE: Final = 4
@@ -101,16 +106,13 @@ class VerifierKey:
 
     def verify(self, text: str, signature: Signature) -> Verified:
         """Verify one of this key's signatures of a text. Raises: NoteInvalid when it is not valid."""
-        from cryptography.exceptions import InvalidSignature
-        from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
-
         message, value, time_s = text.encode(), signature.value, None
         if self.type == COSIGNATURE:
             time_s = int.from_bytes(value[:_TIME_BYTES])
             message, value = _cosigned(text, time_s), value[_TIME_BYTES:]
         try:
-            Ed25519PublicKey.from_public_bytes(self.public).verify(value, message)
-        except InvalidSignature as error:
+            ed25519.Ed25519PublicKey.from_public_bytes(self.public).verify(value, message)
+        except exceptions.InvalidSignature as error:
             raise NoteInvalid(
                 f"the signature by {quote(self.name)} does not hold: altered, or by another key"
             ) from error
@@ -162,10 +164,8 @@ class SigningKey:
             value = self._private().sign(text.encode())
         return Signature(self.name, self.verifier.key_id, value)
 
-    def _private(self) -> Ed25519PrivateKey:
-        from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-
-        return Ed25519PrivateKey.from_private_bytes(self.seed)
+    def _private(self) -> ed25519.Ed25519PrivateKey:
+        return ed25519.Ed25519PrivateKey.from_private_bytes(self.seed)
 
 
 @dataclass(frozen=True, slots=True)

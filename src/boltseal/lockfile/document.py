@@ -9,6 +9,7 @@ A lock has the lowest version that can express it, so that a project which needs
 
     1   images and keys
     2   entries with tag and digest; `pins`: the digests that `boltseal pin` wrote
+    3   `rendered`: what was rendered by its own tool, whose images are locked as well
 """
 
 from __future__ import annotations
@@ -22,10 +23,12 @@ from boltseal.oci.digest import Digest
 from boltseal.oci.reference import Reference
 
 LOCK_NAME: Final = "boltseal.lock"
-VERSION: Final = 2
+VERSION: Final = 3
 """The newest version of the format that is read and written."""
 
 SECOND_US: Final = 1_000_000
+RENDERERS: Final = {"compose": "docker compose config", "helm": "helm template", "kustomize": "kubectl kustomize"}
+"""The tools whose output can be locked, by their name in a lock."""
 
 
 class LockInvalid(Invalid):
@@ -48,6 +51,22 @@ class Use(NamedTuple):
 
     file: str
     at: str
+
+
+class Rendered(NamedTuple):
+    """A part of the project that a tool rendered: `tool` is one of RENDERERS, `path` its folder or file in the project."""
+
+    tool: str
+    path: str
+
+    @property
+    def title(self) -> str:
+        """The command without its options, as in messages and at the start of `Use.at`."""
+        return f"{RENDERERS[self.tool]} {self.path}"
+
+    def has(self, use: Use) -> bool:
+        """Return whether an occurrence is in its output, and not in a file."""
+        return use.at.startswith(f"{self.title}: ")
 
 
 class WrittenPin(NamedTuple):
@@ -118,16 +137,22 @@ class LockedImage:
 
 @dataclass(frozen=True, slots=True)
 class Lock:
-    """A whole lock. `keys`: the trusted ledger key (`vkey`) of each registry that has one, by registry."""
+    """A whole lock. `keys`: the trusted ledger key (`vkey`) of each registry that has one, by registry.
+
+    `rendered`: what is rendered to find images, besides those in the files.
+    """
 
     images: tuple[LockedImage, ...] = ()
     keys: Mapping[str, str] = field(default_factory=dict)
     pins: tuple[WrittenPin, ...] = ()
+    rendered: tuple[Rendered, ...] = ()
 
     @property
     def version(self) -> int:
         """The lowest version of the format that can express this lock."""
-        return VERSION if self.pins or any(image.own_pin for image in self.images) else 1
+        if self.rendered:
+            return 3
+        return 2 if self.pins or any(image.own_pin for image in self.images) else 1
 
     def find(self, reference: Reference) -> LockedImage | None:
         """Return the entry of a reference, or None: that of its tag and digest if there is one, else that of its tag."""
@@ -160,7 +185,12 @@ def key_in(reference: Reference, known: Mapping[Reference, LockedImage], *, same
     return latest if use_latest else key
 
 
-def sorted_lock(images: Iterable[LockedImage], keys: Mapping[str, str], pins: Iterable[WrittenPin] = ()) -> Lock:
+def sorted_lock(
+    images: Iterable[LockedImage],
+    keys: Mapping[str, str],
+    pins: Iterable[WrittenPin] = (),
+    rendered: Iterable[Rendered] = (),
+) -> Lock:
     """Return a lock in canonical order: sorted, without duplicates, with only the keys of registries in use."""
     ordered = sorted((_sorted(image) for image in images), key=lambda image: str(image.reference))
     registries = {image.reference.registry for image in ordered}
@@ -169,6 +199,7 @@ def sorted_lock(images: Iterable[LockedImage], keys: Mapping[str, str], pins: It
         tuple(ordered),
         {name: keys[name] for name in sorted(keys) if name in registries},
         tuple(pin for _, pin in sorted(by_place.items())),
+        tuple(sorted(set(rendered))),
     )
 
 

@@ -6,6 +6,9 @@
     pins = [ { file = "Dockerfile", at = "FROM", number = 2, digest = "sha256:...", replaced = "sha256:..." }, ... ]
                                                digests that `boltseal pin` wrote, one a line; sorted by place
 
+    rendered = [ { tool = "kustomize", path = "deploy/prod" }, ... ]
+                                               what is rendered to find images; sorted
+
     [keys]                                     only where a registry has a ledger key
     "registry.example.com" = "registry.example.com+1a2b3c4d+AQ..."
 
@@ -51,7 +54,7 @@ def format_merged(merged: MergedLock) -> str:
 
 
 def _text_of(lock: Lock, theirs: Mapping[Reference, LockedImage], their_keys: Mapping[str, str]) -> str:
-    lock = sorted_lock(lock.images, lock.keys, lock.pins)
+    lock = sorted_lock(lock.images, lock.keys, lock.pins, lock.rendered)
     return _HEAD + "\n".join(_lines(lock, theirs, their_keys)) + "\n"
 
 
@@ -60,6 +63,11 @@ def _lines(lock: Lock, theirs: Mapping[Reference, LockedImage], their_keys: Mapp
     if lock.pins:
         yield ""
         yield from _list("pins", map(_pin, lock.pins))
+    if lock.rendered:
+        yield ""
+        yield from _list(
+            "rendered", (f"{{ tool = {_text(each.tool)}, path = {_text(each.path)} }}" for each in lock.rendered)
+        )
     if lock.keys:
         yield from ("", "[keys]")
         for name, key in lock.keys.items():

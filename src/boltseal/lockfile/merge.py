@@ -67,7 +67,8 @@ def merge_locks(base: Lock, ours: Lock, theirs: Lock) -> MergedLock:
     pins = _merged(before_pins, our_pins, their_pins)
     pins |= {place: our_pins[place] for place in our_pins.keys() & their_pins.keys() - pins.keys()}
     # the key of a registry that one side removed stays if the other side still uses the registry
-    lock = sorted_lock(images, {**theirs.keys, **ours.keys, **keys}, pins.values())
+    rendered = _union(base.rendered, ours.rendered, theirs.rendered)
+    lock = sorted_lock(images, {**theirs.keys, **ours.keys, **keys}, pins.values(), rendered)
     their_keys = {
         name: theirs.keys[name] for name in lock.keys if name in theirs.keys.keys() & ours.keys and name not in keys
     }

@@ -20,12 +20,14 @@ from typing import Any, Final, NoReturn, TypeVar
 from boltseal.errors import BoltsealError, quote
 from boltseal.lockfile.document import (
     LOCK_NAME,
+    RENDERERS,
     SECOND_US,
     VERSION,
     Lock,
     LockedImage,
     LockedPlatform,
     LockInvalid,
+    Rendered,
     Use,
     WrittenPin,
     sorted_lock,
@@ -56,7 +58,12 @@ _IMAGE: Final = {
 _USE: Final = {"file": str, "at": str}
 _PLATFORM: Final = {"platform": str, "manifest": str, "image": str}
 _PIN: Final = {"file": str, "at": str, "number": int, "digest": str, "replaced": str}
-_TABLES: Final = {1: {"keys", "image"}, 2: {"keys", "image", "pins"}}
+_RENDERED: Final = {"tool": str, "path": str}
+_TABLES: Final = {
+    1: {"keys", "image"},
+    2: {"keys", "image", "pins"},
+    3: {"keys", "image", "pins", "rendered"},
+}
 """The top-level keys of each version."""
 _TYPE_NAMES: Final = {
     str: "a text",
@@ -79,7 +86,7 @@ def parse_lock(raw: bytes) -> Lock:
 def _lock(document: dict[str, Any]) -> Lock:
     # 2
     if "version" not in document:
-        _refuse("it has no version: the file may be empty or truncated; expected `version = 1` or `2`")
+        _refuse("it has no version: the file may be empty or truncated; expected `version = 1`, `2` or `3`")
     version = document.pop("version")
     if type(version) is not int or version < 1:
         _refuse(f"version is {quote(str(version))}; expected 1 to {VERSION}")
@@ -102,7 +109,7 @@ def _lock(document: dict[str, Any]) -> Lock:
         if pin.place in places:
             _refuse(f"pins: {quote(pin.file)} has two at {quote(pin.at)}; remove one of them")
         places.add(pin.place)
-    return sorted_lock(images, _keys(document.get("keys", {})), pins)
+    return sorted_lock(images, _keys(document.get("keys", {})), pins, _each(document, "rendered", _rendered))
 
 
 def _document(raw: bytes) -> dict[str, Any]:
@@ -184,6 +191,13 @@ def _pin(table: Mapping[str, Any]) -> WrittenPin:
         Digest.parse(table["digest"]),
         None if replaced is None else Digest.parse(replaced),
     )
+
+
+def _rendered(table: Mapping[str, Any]) -> Rendered:
+    _check(table, "", _RENDERED, tuple(_RENDERED))
+    if table["tool"] not in RENDERERS:
+        _refuse(f"tool is {quote(table['tool'])}; expected one of {', '.join(RENDERERS)}")
+    return Rendered(table["tool"], table["path"])
 
 
 def _use(table: Mapping[str, Any]) -> Use:

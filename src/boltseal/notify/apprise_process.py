@@ -12,9 +12,15 @@ import json
 import logging
 import resource
 import sys
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
+from boltseal.loading import deferred
 from boltseal.notify.webhook import ReceiverAddresses
+
+if TYPE_CHECKING:
+    import apprise
+else:  # imported under the limit of memory
+    apprise = deferred("apprise")
 
 DELIVERED, FAILED, NOT_UNDERSTOOD, BLOCKED = range(10, 14)
 MEMORY_BYTES: Final = 1024**3
@@ -30,8 +36,6 @@ def main() -> int:
     """Send the messages; return the exit code."""
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
     request = json.load(sys.stdin)
-    import apprise
-
     logging.disable(logging.CRITICAL)  # Apprise's log may contain the URL, which is a secret
     asset = apprise.AppriseAsset(http_redirects=False, async_mode=False, plugin_paths=[], app_id="boltseal")
     receiver = apprise.Apprise.instantiate(request["url"], asset=asset)

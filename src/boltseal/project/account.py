@@ -33,7 +33,6 @@ NOT_UNDERSTOOD: Final = "looks like an image, but its place is not understood: i
 _OTHER_LOCKS: Final = frozenset(
     {"Cargo.lock", "composer.lock", "package-lock.json", "pnpm-lock.yaml", "poetry.lock", "uv.lock", "yarn.lock"}
 )
-_MAY_NAME: Final = re.compile(r"image|IMG", re.IGNORECASE)
 _CONTAINER_KEYS: Final = frozenset(
     {
         *("args", "command", "containerPort", "depends_on", "entrypoint", "env", "environment", "expose"),
@@ -76,7 +75,7 @@ def unknown_values(
             source = project.read(name)
         except Unreadable:
             continue  # reported by the scan, or data that is not text
-        if name not in known and _MAY_NAME.search(source.text) is None:
+        if name not in known and not _may_name_image(source.text):
             continue
         for candidate in known[name] if name in known else _candidates(source):
             line = source.line(candidate.span.start)
@@ -142,11 +141,17 @@ def _names_file(project: ProjectTree, path: str, text: str) -> bool:
         return False
 
 
+def _may_name_image(text: str) -> bool:
+    """Return whether a text can have a key that names an image. Faster than a pattern that ignores case."""
+    lower = text.lower()
+    return "image" in lower or "img" in lower
+
+
 def candidates(
     source: SourceFile, documents: tuple[Node, ...], accounted: Iterable[Accounted]
 ) -> tuple[Candidate, ...]:
     """Return the values of a parsed file that look like images, without documents that are no image by rule."""
-    if _MAY_NAME.search(source.text) is None:
+    if not _may_name_image(source.text):
         return ()
     whole = {each.span for each in accounted if each.reason is not None}
     return tuple(
@@ -217,7 +222,7 @@ def _in_nodes(source: SourceFile, documents: Sequence[Node]) -> Iterator[Candida
 
 def _in_text(source: SourceFile, node: ScalarNode) -> Iterator[Candidate]:
     """Yield the values in the lines of a text, such as a manifest inside a ConfigMap."""
-    if _MAY_NAME.search(node.value) is None:
+    if not _may_name_image(node.value):
         return
     offsets = literal_offsets(source, node)
     at = int(node.start_mark.index)

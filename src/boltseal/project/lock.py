@@ -21,7 +21,7 @@ from boltseal.client.errors import RemoteNotFound
 from boltseal.client.ledger_trust import KeyDiffers
 from boltseal.client.registry_client import Resolved
 from boltseal.errors import BoltsealError
-from boltseal.lockfile.document import SECOND_US, Lock, LockedImage, Use, key_in, sorted_lock
+from boltseal.lockfile.document import SECOND_US, Lock, LockedImage, Rendered, Use, key_in, sorted_lock
 from boltseal.oci.digest import Digest
 from boltseal.oci.reference import Reference
 from boltseal.project.image_references import ImageReference
@@ -70,10 +70,13 @@ async def relock(
     update: Callable[[Reference], bool],
     now_us: int,
     outside: Callable[[str], bool] = lambda _: False,
+    rendered: Iterable[Rendered] = (),
+    not_rendered: Iterable[Rendered] | None = None,
 ) -> LockUpdate:
     """Return the updated lock of these references. `update`: whether a known reference is resolved again.
 
-    `outside`: whether a file was not read this time; references used only in such files stay in the lock.
+    `outside`: whether a file was not read this time; references used only in such files stay in the lock. `rendered`:
+    what was rendered; `not_rendered`: what stays in the lock without that, by default all that the old lock has.
     Raises: KeyDiffers, LedgerBroken: a registry is not trustworthy.
     """
     known = old.by_reference()
@@ -108,7 +111,10 @@ async def relock(
     registries = {reference.registry for reference in (*fresh, *filter(update, wanted))}
     keys = {registry: key for registry, key in resolver.ledger_keys().items() if registry in registries}
     # 5.
-    stay = _Unread(outside, frozenset(Use(each.path, each.where) for each in image_refs if each.resolved is None))
+    not_rendered = old.rendered if not_rendered is None else tuple(not_rendered)
+    stay = _Unread(
+        outside, not_rendered, frozenset(Use(each.path, each.where) for each in image_refs if each.resolved is None)
+    )
     images = [_with_uses(image, known.get(image.reference), stay) for image in entries.images]
     made = {image.reference for image in images}
     others = (_only_unread(image, stay) for reference, image in stays.items() if reference not in made)
@@ -116,6 +122,7 @@ async def relock(
     lock = sorted_lock(
         (replace(each, entry=ledger[each.reference]) if each.reference in ledger else each for each in images),
         {**old.keys, **keys},
+        rendered=(*rendered, *not_rendered),
     )
     return LockUpdate(
         lock=replace(lock, pins=carried_pins(old.pins, image_refs, lock, outside)),
@@ -184,10 +191,11 @@ class _Unread:
     """The uses of the old lock that may still be there. `places`: references there could not be resolved this time."""
 
     outside: Callable[[str], bool]
+    not_rendered: Sequence[Rendered]
     places: frozenset[Use]
 
     def has(self, use: Use) -> bool:
-        return use in self.places or self.outside(use.file)
+        return use in self.places or self.outside(use.file) or any(each.has(use) for each in self.not_rendered)
 
 
 def _with_uses(image: LockedImage, before: LockedImage | None, unread: _Unread) -> LockedImage:

@@ -37,7 +37,7 @@ _ANY_NAME: Final = re.IGNORECASE | re.DOTALL  # a line break in a file name must
 _STRUCTURED: Final = re.compile(r".+\.(?:ya?ml|jsonc?)|\.devcontainer\.json", _ANY_NAME)
 _ACCOUNTED: Final = re.compile(r".+\.(?:ya?ml|jsonc?|toml|hcl|nomad)", _ANY_NAME)
 _IN_CHART: Final = re.compile(r".+\.(?:ya?ml|tpl)", _ANY_NAME)
-_HINT: Final = re.compile(rb"image|apiVersion|services|container|docker", re.IGNORECASE)
+_HINTS: Final = (b"image", b"apiversion", b"services", b"container", b"docker")
 
 
 def scan(root: Path, paths: Sequence[Path] = (), *, crds: Mapping[str, Sequence[str]] | None = None) -> ScanResult:
@@ -124,18 +124,19 @@ class _Scan:
     def walk(self, real: Path) -> Iterator[ProjectPath]:
         """Yield the files of a folder in name order."""
         count = 0
+        root = os.fspath(self.project.root).rstrip("/") + "/"
         for folder, inner, files in os.walk(real, onerror=self.note_unlisted):
             inner[:] = sorted(name for name in inner if name not in _NOT_ENTERED)
             for file in sorted(files):
-                path = Path(folder, file)
-                link_path = path.relative_to(self.project.root).as_posix()
+                path = os.path.join(folder, file)  # noqa: PTH118 - for every file of the project
+                link_path = path.removeprefix(root)
                 if not _may_hold_references(link_path):
                     continue
                 count += 1
                 if count > MAX_FILES:
                     raise Unreadable(self.project.name(real), 0, f"holds more than {MAX_FILES} files to look into")
                 try:
-                    yield ProjectPath(self.project.name(path) if path.is_symlink() else link_path, link_path)
+                    yield ProjectPath(self.project.name(path) if os.path.islink(path) else link_path, link_path)  # noqa: PTH114
                 except Unreadable as error:
                     self.problems.append(ScanProblem(link_path, 0, str(error)))
 
@@ -231,7 +232,8 @@ class _Scan:
         if _STRUCTURED.fullmatch(name) is None:
             return False
         try:
-            return _HINT.search(self.project.read(name).raw) is not None
+            text = self.project.read(name).raw.lower()
+            return any(hint in text for hint in _HINTS)
         except Unreadable:
             if name.endswith(".json"):
                 return False  # arbitrary data that the caller did not ask for

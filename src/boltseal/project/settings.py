@@ -18,7 +18,7 @@ import os
 import re
 import stat
 import tomllib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -27,13 +27,19 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from boltseal.client.hosts import is_loopback
 from boltseal.client.registry_settings import RegistrySettings, parse_registries
 from boltseal.errors import Invalid, quote
+from boltseal.loading import deferred
 from boltseal.oci.reference import HUB, Reference, Repository
 from boltseal.project.ignored import IgnoreRule, parse_ignore
 
 if TYPE_CHECKING:
+    from boltseal.policy import notifications, rebuild_actions, tag_expectations
     from boltseal.policy.notifications import NotifySettings
     from boltseal.policy.rebuild_actions import RebuildAction
     from boltseal.policy.tag_expectations import TagRule
+else:  # loading them takes a twentieth of the processor time of `boltseal digest`
+    notifications = deferred("boltseal.policy.notifications")
+    rebuild_actions = deferred("boltseal.policy.rebuild_actions")
+    tag_expectations = deferred("boltseal.policy.tag_expectations")
 
 PROJECT_FILE: Final = ".boltseal.toml"
 MAX_FILE_BYTES: Final = 1024 * 1024
@@ -161,7 +167,7 @@ def project_settings(root: Path) -> ProjectSettings:
             f"{PROJECT_FILE}: it has {len(ignore)} tables [[lock.ignore]]; expected at most {MAX_LISTED}"
         )
     try:
-        rules, expected = parse_ignore(ignore), _parse_tags(tags)
+        rules, expected = parse_ignore(ignore), tag_expectations.parse_tags(tags) if tags else ()
     except Invalid as error:
         raise ProjectInvalid(f"{PROJECT_FILE}: {error.message}") from error
     return ProjectSettings(
@@ -174,34 +180,21 @@ def project_settings(root: Path) -> ProjectSettings:
     )
 
 
-def _parse_tags(tables: Sequence[Any]) -> tuple[TagRule, ...]:
-    if not tables:
-        return ()
-    from boltseal.policy.tag_expectations import parse_tags
-
-    return parse_tags(tables)
-
-
 def client_settings(path: Path) -> ClientSettings:
     """Read the user's own file; defaults if there is none. Raises: ProjectInvalid."""
     tables = _read(path, str(path), _CLIENT)
     if not tables:
         return ClientSettings()
-    # loading them takes a twentieth of the processor time of `boltseal digest`
-    from boltseal.policy.notifications import parse_notify
-    from boltseal.policy.rebuild_actions import parse_on_outdated
-    from boltseal.policy.tag_expectations import parse_tags
-
     client = tables.get("client", {})
     listed = client.get("registries")
     for name in listed or ():
         check_registry(name, f"{path}: [client] registries")
     mirrors = dict(_mirror(text, f"{path}: [client] mirrors") for text in client.get("mirrors", ()))
     try:
-        receivers = parse_notify(tables.get("notify", ()))
-        actions = parse_on_outdated(tables.get("on_outdated", ()))
+        receivers = notifications.parse_notify(tables.get("notify", ()))
+        actions = rebuild_actions.parse_on_outdated(tables.get("on_outdated", ()))
         reached = parse_registries(client.get("registry", []), path.parent)
-        tags = parse_tags(tables.get("tags", ()))
+        tags = tag_expectations.parse_tags(tables.get("tags", ()))
     except Invalid as error:
         raise ProjectInvalid(f"{path}: {error.message}") from error
     return ClientSettings(

@@ -7,11 +7,12 @@ the project, if it is a regular file of at most MAX_FILE_BYTES, and if it is UTF
 from __future__ import annotations
 
 import os
-import re
 import stat
 from bisect import bisect_right
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from itertools import accumulate, count
+from operator import add
 from pathlib import Path
 from typing import Any, Final, NamedTuple, TypeVar
 
@@ -20,7 +21,6 @@ from boltseal.project.image_references import ScanProblem
 
 MAX_FILE_BYTES: Final = 16 * 1024 * 1024
 CACHED_CHARACTERS: Final = 64 * 1024
-_LINE_END: Final = re.compile("\n")
 _BOM: Final = b"\xef\xbb\xbf"
 
 T = TypeVar("T")
@@ -91,7 +91,8 @@ class SourceFile:
         """Return the line of a character, counted from 1."""
         if not self._starts:
             self._starts.append(-1)  # so that the index of a one-line text is not built again
-            self._starts.extend(match.start() for match in _LINE_END.finditer(self.text))
+            lengths = accumulate(map(len, self.text.split("\n")[:-1]))
+            self._starts.extend(map(add, lengths, count()))
         return bisect_right(self._starts, offset - 1)
 
 
@@ -127,9 +128,7 @@ class ProjectTree:
         real = os.path.realpath(os.path.join(self._base, base, shown))  # noqa: PTH118 - thousands of times
         inside = self._base.rstrip("/") + "/"
         if real != self._base and not real.startswith(inside):
-            reason = (
-                f"leads out of the project, to {quote(real)}: not read; --project names a folder that contains both"
-            )
+            reason = f"is outside of the project: {quote(real)}; not read; --project names a folder that contains both"
             raise Unreadable(shown, 0, reason)
         name = self._names[shown, base] = real[len(inside) :] or "."
         return name

@@ -14,7 +14,6 @@ from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 from typing import Any, Final
-from urllib.parse import urlsplit
 
 import httpx2
 import structlog
@@ -37,6 +36,7 @@ from boltseal.server.api.ledger import OBSERVATIONS_PREFIX, LedgerApi
 from boltseal.server.api.ledger import PREFIX as LEDGER_PREFIX
 from boltseal.server.api.metrics import METRICS_PATH, Metrics
 from boltseal.server.api.request import BodyLimits
+from boltseal.server.api.server_names import open_to, realm
 from boltseal.server.api.settings import ApiSettings
 from boltseal.server.api.token import TOKEN_PATH, TokenService
 from boltseal.server.auth.access import Access
@@ -289,7 +289,7 @@ class Application(Starlette):
             configured=settings.login_required or keys_lost,
             seen=self._seen_users if settings.login_stays_required else None,
         )
-        auth = RequestAuth(access, _realm(settings), _open_to(settings))
+        auth = RequestAuth(access, realm(settings), open_to(settings))
         server = settings.server
         api_settings = ApiSettings(
             public_url=server.public_url,
@@ -304,8 +304,8 @@ class Application(Starlette):
         self._api = DistributionApi(registry, api_settings, auth, self._observer, self._mirror, self._push_proxy)
         self._observer.lines_wanted = bool(server.access_log)
         local = "admins" if server.behind_proxy else "local"
-        open_to = "everybody" if server.public_metrics else local
-        self._endpoints[METRICS_PATH] = Metrics(self._observer, auth, self._gauges, open_to)
+        metrics_for = "everybody" if server.public_metrics else local
+        self._endpoints[METRICS_PATH] = Metrics(self._observer, auth, self._gauges, metrics_for)
         self._endpoints[TOKEN_PATH] = TokenService(self._observer, auth, settings.name_resolver)
         public = settings.ledger.public
         self._endpoints[LEDGER_PREFIX] = LedgerApi(self._observer, registry.ledger, auth, public=public)
@@ -482,29 +482,6 @@ def _read_only(settings: Settings, store: OpenStore | None) -> str | None:
         return READ_ONLY
     frozen = None if store is None else store.database.frozen
     return None if frozen is None else f"this registry is frozen: it serves pulls and refuses changes: {frozen}"
-
-
-def _realm(settings: Settings) -> str | None:
-    """Return the absolute address of the token service from the configuration, or None if it does not determine one."""
-    server = settings.server
-    if server.public_url is not None:
-        return server.public_url + TOKEN_PATH
-    if server.address.any_interface:
-        return None
-    return f"{'https' if server.tls_cert else 'http'}://{server.address}{TOKEN_PATH}"
-
-
-def _open_to(settings: Settings) -> frozenset[str] | None:
-    """Return the host names by which a registry without users may be addressed: this machine's on loopback, else any.
-
-    A proxy in front passes on the name that clients use, and controls access itself.
-    """
-    server = settings.server
-    if server.behind_proxy or not server.address.loopback:
-        return None
-    host = f"[{server.address.host}]" if ":" in server.address.host else server.address.host
-    public = urlsplit(server.public_url).hostname if server.public_url else None
-    return frozenset({"localhost", "127.0.0.1", "[::1]", host, *([public.lower()] if public else [])})
 
 
 def _endpoint_key(path: str) -> str:

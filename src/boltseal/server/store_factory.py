@@ -71,10 +71,6 @@ def now_us() -> int:
     return time.time_ns() // 1000
 
 
-class DataInUse(Invalid):
-    """Another server uses the data folder. The server does not start."""
-
-
 class UpstreamNameTaken(Invalid):
     """A local repository has a name that belongs to an upstream. The server does not start."""
 
@@ -199,7 +195,7 @@ def collect_store(settings: Settings, *, dry_run: bool, clock: Clock = now_us) -
 def only_server(data: Path, wait_s: float = OTHER_SERVER_ENDS_S) -> Iterator[None]:
     """Hold a data folder for one server inside the block; its worker processes share the lease. Creates the folder.
 
-    Raises: FormatInvalid, LockUnusable, Unavailable; DataInUse: another server has it after `wait_s` seconds.
+    Raises: FormatInvalid, LockUnusable, Unavailable; Invalid: another server has it after `wait_s` seconds.
     """
     create_data(data)
     leases = FileLeases(data)
@@ -207,7 +203,7 @@ def only_server(data: Path, wait_s: float = OTHER_SERVER_ENDS_S) -> Iterator[Non
     try:
         while leases.acquire(SERVER_LEASE) is None:
             if time.monotonic() >= until_s:
-                raise DataInUse(
+                raise Invalid(
                     f"another boltseal server uses the data folder {data}: end it first, or choose another folder with --data"
                 )
             time.sleep(0.05)

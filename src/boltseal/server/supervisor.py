@@ -42,6 +42,7 @@ from granian.server import MPServer
 from granian.server.mp import WorkerProcess
 
 from boltseal.errors import BoltsealError, Invalid, Unavailable
+from boltseal.loading import deferred
 from boltseal.server import logs
 from boltseal.server.auth.seen_users import SeenUsers
 from boltseal.server.settings import ListenAddress, Settings
@@ -50,10 +51,14 @@ from boltseal.server.storage.clock_guard import ClockGuard
 from boltseal.server.storage.metrics import EndedWorker, RunFolder, WorkerRestarts
 from boltseal.server.store_factory import now_us
 
-if TYPE_CHECKING:  # the parent process runs without HTTP code
+if TYPE_CHECKING:
     from pathlib import Path
 
     from starlette.types import ASGIApp
+
+    from boltseal.server import app
+else:  # the parent process runs without HTTP code
+    app = deferred("boltseal.server.app")
 
 CONNECTION_BUFFER_BYTES: Final = 128 * 1024
 """For reading and for writing, of each connection. At 256 KiB, 200 pulls of one large blob took 94 MiB instead of 61."""
@@ -244,25 +249,7 @@ def serve(
     ClockGuard(run).confirm(now_us())
     if has_users:
         SeenUsers(run).note()
-    granian = _Server(
-        run,
-        address=server.address.host,
-        port=server.address.port,
-        interface=Interfaces.ASGI,
-        workers=server.workers,
-        loop=Loops.uvloop,
-        http=HTTPModes.http1,
-        websockets=False,
-        backlog=server.max_connections,
-        backpressure=server.max_connections,
-        http1_settings=HTTP1Settings(header_read_timeout=HEADER_TIMEOUT_MS, max_buffer_size=CONNECTION_BUFFER_BYTES),
-        ssl_cert=server.tls_cert,
-        ssl_key=server.tls_key,
-        ssl_protocol_min=SSLProtocols.tls12,
-        log_level=LogLevels.debug if server.log_level == "debug" else LogLevels.warning,
-        log_dictconfig=logs.dict_config(server.log_level, as_json=as_json),
-        workers_kill_timeout=server.shutdown_timeout_s,
-    )
+    granian = _server(settings, run, as_json=as_json)
     parent = os.getpid()
     in_force = settings
     served = check_certificate(server.tls_cert, server.tls_key)
@@ -289,6 +276,30 @@ def serve(
             raise Unavailable(
                 "the server stopped: its workers could not be started; see the log for the reason"
             ) from stopped
+
+
+def _server(settings: Settings, run: Path, *, as_json: bool) -> _Server:
+    """Return granian's server with these settings."""
+    server = settings.server
+    return _Server(
+        run,
+        address=server.address.host,
+        port=server.address.port,
+        interface=Interfaces.ASGI,
+        workers=server.workers,
+        loop=Loops.uvloop,
+        http=HTTPModes.http1,
+        websockets=False,
+        backlog=server.max_connections,
+        backpressure=server.max_connections,
+        http1_settings=HTTP1Settings(header_read_timeout=HEADER_TIMEOUT_MS, max_buffer_size=CONNECTION_BUFFER_BYTES),
+        ssl_cert=server.tls_cert,
+        ssl_key=server.tls_key,
+        ssl_protocol_min=SSLProtocols.tls12,
+        log_level=LogLevels.debug if server.log_level == "debug" else LogLevels.warning,
+        log_dictconfig=logs.dict_config(server.log_level, as_json=as_json),
+        workers_kill_timeout=server.shutdown_timeout_s,
+    )
 
 
 def call_when_listening(address: ListenAddress, call: Callable[[], None]) -> None:
@@ -322,10 +333,8 @@ def _worker(settings: Settings, reload: Callable[[], Settings], parent: int, run
     os.setpgid(0, 0)
     logs.configure(settings.server.log_level, as_json=as_json)
 
-    from boltseal.server.app import create_app  # in the worker: the parent process runs without the application
-
     write = logs.access_writer(settings.server.log_level, as_json=as_json)
-    return create_app(settings, reload=reload, access_log=write, run=run, clock_guard=ClockGuard(run))
+    return app.create_app(settings, reload=reload, access_log=write, run=run, clock_guard=ClockGuard(run))
 
 
 def _die_with(parent: int) -> None:

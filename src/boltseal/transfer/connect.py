@@ -8,16 +8,23 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from boltseal.client.transport import Transport
 from boltseal.engines.address import EngineAddress
 from boltseal.files.named_files import require_file
+from boltseal.loading import deferred
 from boltseal.oci.reference import Repository
 from boltseal.transfer.archive import ArchiveSource, ArchiveTarget
 from boltseal.transfer.layout import LayoutLocation
 from boltseal.transfer.locations import Location, LocationKind
 from boltseal.transfer.protocols import ImageSource, ImageTarget, LocationInvalid
 from boltseal.transfer.remote import RepositoryLocation
+
+if TYPE_CHECKING:
+    from boltseal.transfer import daemon
+else:
+    daemon = deferred("boltseal.transfer.daemon")
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,9 +58,7 @@ async def open_source(place: Location, context: TransferContext) -> ImageSource:
         case Location(kind=LocationKind.ARCHIVE, path=path) if path is not None:
             return await ArchiveSource.open(path, context.scratch)
         case Location(kind=LocationKind.DAEMON, reference=reference) if reference is not None:
-            from boltseal.transfer.daemon import daemon_source
-
-            return await daemon_source(reference, context.daemon, context.scratch)
+            return await daemon.daemon_source(reference, context.daemon, context.scratch)
     raise LocationInvalid(f"{place.text} can't be read from")
 
 
@@ -72,7 +77,5 @@ def open_target(
         case Location(kind=LocationKind.ARCHIVE, path=path) if path is not None:
             return ArchiveTarget(path, force=force)
         case Location(kind=LocationKind.DAEMON, reference=reference) if reference is not None:
-            from boltseal.transfer.daemon import DaemonTarget
-
-            return DaemonTarget(reference, context.daemon, context.scratch)
+            return daemon.DaemonTarget(reference, context.daemon, context.scratch)
     raise LocationInvalid(f"{place.text} can't be written to")

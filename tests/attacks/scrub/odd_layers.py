@@ -181,6 +181,12 @@ ODD: Final[dict[str, list[bytes]]] = {
     "aufs": [base(), Layer().add(".wh..wh.aufs").folder(".wh..wh.orph").folder(".wh..wh.plnk").add(".wh..wh.plnk/1.2", b"f").done()],
     "aufs-nested": [base(), Layer().add("etc/.wh..wh.thing").done()],
     "trusted": [trusted()],
+    "folder-after-contents": [
+        Layer().add("d", kind=FOLDER, mode=0o2750, owner=(7, 8), pax=attributes(user_lower="1", system_posix_acl_default=LIST))
+        .add("e", kind=FOLDER, mode=0o755, pax=attributes(user_lower="1", trusted_lower="1")).done(),
+        Layer().add("d/f", b"f").add("d/e/f", b"f").folder("d/e").add("d", kind=FOLDER, mode=0o755, pax=attributes(user_mine="1"))
+        .add("d/g", b"g").folder("d/h").add("e/f/f", b"f").folder("e/f").folder("e").done(),
+    ],
     "through-links": [through_links().done()],
     "through-links-whiteout": [base(), through_links().add("lib/.wh.gone").add("lib/deep/.wh..wh..opq").done()],
     "through-links-below": [through_links().done(), Layer().add("lib/libc.so", b"x").done()],

@@ -190,6 +190,30 @@ def test_images_built_by_docker_are_clean(daemon: Daemon, context: Path, buildki
     assert not_clean(daemon.root) == []
 
 
+@pytest.mark.parametrize("step", ["chmod 711 /", "chmod 1777 /", "chown 5:6 /", "chmod 777 /"])
+@pytest.mark.parametrize("buildkit", ["0", "1"], ids=["docker-build", "buildkit"])
+def test_a_build_step_that_changes_the_root_folder_is_no_difference(
+    daemon: Daemon, tmp_path: Path, buildkit: str, step: str
+) -> None:
+    """A build step that changes the root folder is no difference; Docker's own store has it in no tar, so what gives others
+    rights is not checked there."""
+    (tmp_path / "busybox").write_bytes(Path(program("busybox")).read_bytes())
+    (tmp_path / "busybox").chmod(0o755)
+    steps = [f'RUN ["/bin/busybox", "sh", "-c", "/bin/busybox {each}"]' for each in (step, "touch /x")]
+    (tmp_path / "Dockerfile").write_text("\n".join(("FROM scratch", "COPY busybox /bin/busybox", *steps)))
+    tag = f"root-{buildkit}-{step.encode().hex()}:1"
+    run(
+        *("docker", "-H", daemon.host, "build", "--network", "none", "-t", tag, tmp_path),
+        env={"DOCKER_BUILDKIT": buildkit},
+    ).checked()
+
+    (found,) = [each for each in reports(daemon.root) if any(name.endswith(tag) for name in each.names)]
+    is_in_no_tar = step in ("chown 5:6 /", "chmod 777 /") and buildkit == "1" and (daemon.root / "overlay2").exists()
+
+    assert found.differences == ()
+    assert found.status is (ReportStatus.UNKNOWN if is_in_no_tar else ReportStatus.HOLDS), found.unknown
+
+
 def test_a_running_container_with_changes_is_clean(daemon: Daemon, context: Path) -> None:
     """The container's own layer, Docker's -init layer, and its process's view have no findings."""
     run(

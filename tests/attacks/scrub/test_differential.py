@@ -64,12 +64,10 @@ def cases(number: int) -> list[Case]:
     return found
 
 
-@pytest.fixture(scope="module", params=list(ENGINES))
-def engine(
-    request: pytest.FixtureRequest, empty_home: None, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Engine]:
-    """Each engine, running."""
-    with ENGINES[request.param](tmp_path_factory.mktemp(request.param)) as running:
+@pytest.fixture(params=list(ENGINES))
+def engine(request: pytest.FixtureRequest, empty_home: None, tmp_path: Path) -> Iterator[Engine]:
+    """Each engine, running, with a store of its own for each seed."""
+    with ENGINES[request.param](tmp_path / "store") as running:
         yield running
 
 

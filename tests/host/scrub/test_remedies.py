@@ -10,7 +10,7 @@ import pytest
 
 from boltseal.host.scrub.layer_check import LayerFiles
 from boltseal.host.scrub.plans import ContainerPlan, ImagePlan
-from boltseal.host.scrub.remedies import Remedy, remedy_of
+from boltseal.host.scrub.remedies import Remedy, ScrubAgain, remedy_of
 from boltseal.host.scrub.trust import Expectation, Level
 from boltseal.oci.digest import Digest
 
@@ -30,6 +30,7 @@ def remedy(
     typed: str = "",
     container: str = "web",
     running: int = 0,
+    roots: tuple[Path, ...] = (),
 ) -> Remedy:
     layer = LayerFiles(Path(root), Digest.of(b"layer"), folder=b"layers/one/diff")
     image = ImagePlan(store, Path(root), id_, ID, names, (layer,))
@@ -37,7 +38,7 @@ def remedy(
         ContainerPlan(store, Path(root), "c1", container, id_, None),
         ContainerPlan(store, Path(root), "c2", "other", Digest.of(b"another image"), None),
     ]
-    return remedy_of(image, plans, {"c1": running}, expected, typed, Path("/proc"))
+    return remedy_of(image, plans, {"c1": running}, expected, ScrubAgain(typed, roots), Path("/proc"))
 
 
 def commands(found: Remedy) -> list[str]:
@@ -52,6 +53,14 @@ def test_the_digest_of_the_expectation_is_preferred() -> None:
     assert f"boltseal pull --replace {NAME}@{LOCKED.digest}" in commands(by_lock)
     assert by_store.digest == str(PULLED)
     assert "compare it with your lock" in by_store.digest_by
+
+
+@pytest.mark.parametrize("root", ["/var/lib/docker", "/var/lib/containerd"])
+def test_the_new_image_is_checked_in_the_same_stores(root: str) -> None:
+    """The last command names the stores that were given, since it would not find the image in the usual ones."""
+    found = remedy(root=root, store=Path(root).name, roots=(Path("/srv/data root"), Path("/srv/other")))
+
+    assert commands(found)[-1].startswith("boltseal scrub --root '/srv/data root' --root /srv/other reg.example/")
 
 
 def test_only_containers_of_the_image_are_listed() -> None:

@@ -301,7 +301,7 @@ def test_of_two_deploys_at_once_one_is_refused(shop: ComposeProject) -> None:
     shop.web("1.1.0", {**HEALTHY, "start_period": "3s", "interval": "3s"})
     shop.locked()
     one = started(shop, "deploy")
-    until_step(shop, 2, "waiting")
+    until_step(shop, 2, "starting")
     other = shop.run("deploy")
     _, err = one.communicate(timeout=60)
 
@@ -366,7 +366,7 @@ def test_a_local_build_is_deployed_and_rolled_back(shop: ComposeProject) -> None
 
 
 def test_ten_services_of_which_one_fails(shop: ComposeProject) -> None:
-    """If one of ten services fails, all are as before, and unchanged ones were not restarted."""
+    """If one of ten services fails, all are as before, and none was restarted: the new ones had started beside them."""
     shop.publish("1.0.0")
     shop.publish("1.1.0")
     names = [f"s{number}" for number in range(10)]
@@ -384,7 +384,7 @@ def test_ten_services_of_which_one_fails(shop: ComposeProject) -> None:
     assert failed.code == 1
     assert states["s7"] == "failed"
     assert set(shop.words().values()) == {"1.0.0"}
-    assert {name for name in names if before[name] != after[name]} == {"s3", "s7"}
+    assert after == before
 
 
 def test_one_of_several_services_is_deployed(shop: ComposeProject) -> None:
@@ -500,19 +500,26 @@ def test_project_files_can_be_restored_later(shop: ComposeProject) -> None:
 
 
 def test_two_projects_of_one_name_are_reported(shop: ComposeProject) -> None:
-    """A second project with the same name, which would replace the first on the engine, is reported."""
+    """A second project with the same name replaces the first only with --take-over; a rollback brings the first back."""
     shop.publish("1.0.0")
     shop.publish("1.1.0")
     shop.web("1.0.0")
     shop.deployed()
     one, shop.root = shop.root, shop.root.with_name("other")
     shop.web("1.1.0")
-    result = shop.deployed()
+    shop.locked()
+    refused = shop.run("deploy")
+    between = shop.words()
+    shop.deployed("--take-over")
+    second = shop.words()
     back = shop.run("rollback")
 
-    assert f"was deployed from {one} before" in result.err
-    assert f"replaced by those of {shop.root}" in result.err
+    assert refused.code == 2
+    assert f"runs from another folder (got {shop.root}, expected {one})" in refused.err
+    assert between == {"web": "1.0.0"}
+    assert second == {"web": "1.1.0"}
     assert f"was deployed from {shop.root} before; release 1 was deployed from {one}" in back.err
+    assert shop.words() == {"web": "1.0.0"}
 
 
 def test_broken_files_do_not_prevent_a_rollback(shop: ComposeProject) -> None:

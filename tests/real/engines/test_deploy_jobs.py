@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 
 from tests import servers
+from tests.polling import wait_until
 from tests.ports import free_port
-from tests.real.compose_project import ComposeProject
+from tests.real.compose_project import ComposeProject, started
 from tests.real.tools import Docker
 from tests.servers import Server
 
@@ -146,8 +147,8 @@ def test_a_running_migration_is_stopped_and_the_rest_is_left_alone(shop: Compose
 
 
 @pytest.mark.parametrize("shop", ["docker"], indirect=True)
-def test_a_release_that_never_ran_runs_its_migration(shop: ComposeProject) -> None:
-    """A rollback to a release that never completed runs its migration."""
+def test_a_migration_of_a_failed_release_that_completed_is_not_run_again(shop: ComposeProject) -> None:
+    """A rollback to a release whose service failed after its migration does not run that migration again."""
     shop.write({"web": web(shop, 1), "migrate": job(shop, 1)})
     shop.deployed()
     shop.write({"web": web(shop, 2, command=DIES), "migrate": job(shop, 2)})
@@ -157,8 +158,67 @@ def test_a_release_that_never_ran_runs_its_migration(shop: ComposeProject) -> No
 
     assert retried.code == 1
     assert f"release 3 of {shop.name} failed; release 1 runs again" in retried.out
+    assert "not run again: migrate (completed in release 2)" in retried.err
     assert running(shop) == {"web": "1.0.0"}
-    assert runs(shop) == ["1", "2", "2"]
+    assert runs(shop) == ["1", "2"]
+
+
+@pytest.mark.parametrize("shop", ["docker"], indirect=True)
+def test_a_migration_that_failed_is_run_again(shop: ComposeProject) -> None:
+    """A rollback to a release whose migration failed runs it again, and nothing that ran was touched by the failure."""
+    shop.write({"web": web(shop, 1), "migrate": job(shop, 1)})
+    shop.deployed()
+    before = shop.ids()["web"]
+    fails = ["/busybox", "sh", "-c", "/busybox echo fails >> /data/runs; exit 1"]
+    shop.write({"web": web(shop, 2), "migrate": job(shop, 2, command=fails)})
+    shop.locked()
+    failed = shop.run("deploy")
+    after = shop.ids()["web"]
+    retried = shop.run("rollback", "2")
+
+    assert (failed.code, retried.code) == (1, 1)
+    assert "exited with code 1" in failed.err
+    assert after == before == shop.ids()["web"]
+    assert runs(shop) == ["1", "fails", "fails"]
+
+
+@pytest.mark.parametrize("shop", ["docker"], indirect=True)
+def test_a_migration_runs_while_the_former_version_serves(shop: ComposeProject) -> None:
+    """A job runs before anything is replaced: the former container runs until the job has ended."""
+    shop.write({"web": web(shop, 1), "migrate": job(shop, 1)})
+    shop.deployed()
+    before = shop.ids()["web"]
+    waits = ["/busybox", "sh", "-c", "while [ ! -e /data/go ]; do /busybox sleep 0.1; done"]
+    shop.write({"web": web(shop, 2), "migrate": job(shop, 2, command=waits)})
+    shop.locked()
+    one = started(shop, "deploy")
+    running_job = f"label=com.docker.compose.project={shop.name}", "label=com.docker.compose.service=migrate"
+    filters = [part for each in running_job for part in ("--filter", each)]
+    wait_until(lambda: shop.docker.run("ps", "--quiet", *filters).checked().strip(), "the migration runs")
+    during = shop.containers()["web"]
+    (shop.root.parent / "data" / "go").touch()
+    _, err = one.communicate(timeout=60)
+
+    assert one.returncode == 0, err
+    assert (during["Id"], during["State"]["Running"]) == (before, True)
+    assert running(shop) == {"web": "2.0.0"}
+
+
+@pytest.mark.parametrize("shop", ["docker"], indirect=True)
+def test_a_migration_that_completed_is_not_run_again_by_a_resumed_deploy(shop: ComposeProject) -> None:
+    """`deploy --resume` after a kill does not run a migration again that has completed."""
+    shop.write({"web": web(shop, 1), "migrate": job(shop, 1)})
+    shop.deployed()
+    shop.write({"web": web(shop, 2), "migrate": job(shop, 2)})
+    shop.locked()
+    shop.killed(3, "deploy")
+    left = shop.releases()[1]["status"]
+    resumed = shop.run("deploy", "--resume")
+
+    assert left == "unfinished: starting"
+    assert resumed.code == 0, resumed.err
+    assert running(shop) == {"web": "2.0.0"}
+    assert runs(shop) == ["1", "2"]
 
 
 @pytest.mark.parametrize("shop", ["docker"], indirect=True)
@@ -168,7 +228,7 @@ def test_a_killed_restoration_is_resumed_without_the_migration(shop: ComposeProj
     shop.deployed()
     shop.write({"web": web(shop, 2, command=DIES), "migrate": job(shop, 2)})
     shop.locked()
-    shop.killed(4, "deploy")
+    shop.killed(5, "deploy")
     left = shop.releases()[1]["status"]
     resumed = shop.run("deploy", "--resume")
 

@@ -159,6 +159,25 @@ def test_a_replaced_image_that_is_changed_again_is_replaced_again(shop: Shop) ->
     assert shop.boltseal("pull", shop.name).out.split()[0] == "here"
 
 
+def test_a_kept_image_is_verified_before_it_replaces_one_that_was_changed(shop: Shop) -> None:
+    """Beside an image whose files were changed, another kept one gets its name only if its own files are verified."""
+    host, _, repository = shop.name.rpartition(":")[0].partition("/")
+    name = f"{host}/{repository}:latest"
+    for message in ("older", "newer"):
+        publish(host, repository, "latest", sleepers(message))
+
+        assert shop.boltseal("pull", name).code == 0
+
+    shop.tamper()
+    replaced = shop.boltseal("pull", "--replace", name)
+    refused = shop.boltseal("keep", "restore", name)
+    verified = shop.boltseal("keep", "restore", "--scrub", name)
+
+    assert replaced.code == 0, replaced
+    assert (refused.code, "--scrub" in refused.err) == (3, True), refused
+    assert (verified.code, "differs on disk" in verified.err) == (1, True), verified
+
+
 def test_the_names_of_loaded_archives_are_removed(shop: Shop) -> None:
     """After a replacement the engine has the image's name and the keep tag, and no name of the loaded archive."""
     shop.tamper()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -17,6 +17,7 @@ from boltseal.oci.reference import Tag
 from boltseal.policy.refusal_message import MAX_COUNTED
 from boltseal.server.auth.actor import ANONYMOUS
 from boltseal.server.registry.models import UNCONDITIONAL
+from boltseal.server.storage.metadata.schema import link as link_rows
 from boltseal.server.storage.metadata.schema import tag as tag_rows
 from tests.bare_registry import INDEX, OCI, SHOP
 from tests.server.storage.sqlite_session import driver
@@ -36,6 +37,24 @@ async def copies(shop: BareRegistry, tag: str, count: int) -> None:
     def job(tx: UnitOfWork) -> None:
         row = tx.sql.connection.execute(select(tag_rows).where(tag_rows.c.name == tag)).mappings().one()
         tx.sql.connection.execute(insert(tag_rows), [{**row, "name": f"{tag}.{number:06}"} for number in range(count)])
+
+    await shop.database.write(job)
+
+
+async def images_with(shop: BareRegistry, numbers: Iterable[int]) -> None:
+    """Insert images equal to the one tagged 1.0.0, each with a digest and a sealed tag of its own."""
+
+    def job(tx: UnitOfWork) -> None:
+        connection = tx.sql.connection
+        row = dict(connection.execute(select(tag_rows).where(tag_rows.c.name == "1.0.0")).mappings().one())
+        parts = [dict(part) for part in connection.execute(select(link_rows)).mappings()]
+        made = {f"2.0.{number:06}": str(Digest.of(b"image %d" % number)) for number in numbers}
+        links = [
+            {**part, "parent": each} for part in parts if part["parent"] == row["digest"] for each in made.values()
+        ]
+        tags = [{**row, "name": name, "digest": each, "sealed_digest": each} for name, each in made.items()]
+        connection.execute(insert(link_rows), links)
+        connection.execute(insert(tag_rows), tags)
 
     await shop.database.write(job)
 
@@ -176,6 +195,18 @@ async def test_the_work_of_a_refusal_grows_no_faster_than_the_tags(open_shop: Op
 
     assert len(many_queries) == len(few_queries)
     assert many <= 15 * few + 10
+
+
+async def test_a_refusal_for_a_layer_of_many_sealed_images_reads_a_part_of_them(shop: BareRegistry) -> None:
+    """A delete of a layer costs as many database steps with 9,000 sealed images that contain it as with 1,500."""
+    digest = await layer(shop)
+    await images_with(shop, range(1500))
+    _, _, few = await refused(shop, digest, "a layer")
+    await images_with(shop, range(1500, 9000))
+    message, _, many = await refused(shop, digest, "a layer")
+
+    assert "and more than 997 more seal" in message
+    assert many <= few + 10
 
 
 async def test_deletable_tags_are_named_without_signature_tags(shop: BareRegistry) -> None:

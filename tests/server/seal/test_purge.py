@@ -19,7 +19,7 @@ from boltseal.server.registry.seals import BytesLeft, ConfirmedPurge, ImageChang
 from boltseal.server.registry.tag_writer import TagWriter
 from boltseal.server.storage.blobs.local_store import LocalBlobs
 from boltseal.server.storage.garbage_collection import collect, finish_purges
-from boltseal.server.storage.metadata import queries
+from boltseal.server.storage.metadata import unreferenced
 from boltseal.server.store_factory import open_store
 from tests.bare_registry import SHOP, Opener
 from tests.fakes.disk import FailingDisk
@@ -223,7 +223,7 @@ async def test_the_next_start_deletes_the_bytes_that_a_killed_purge_left(data: P
         gone = [(await registry.client.get(f"/v2/shop/app/blobs/{blob.digest}")).status_code for blob in SECRET.blobs]
         await until(lambda: not any(path.exists() for path in paths), "the bytes are deleted", 20.0)
     with open_store(settings_of(data)) as store:
-        noted = store.database.read_and_wait(queries.purged)
+        noted = store.database.read_and_wait(unreferenced.purged)
 
     assert died.returncode == 9, died.stderr
     assert left == [True] * len(paths)
@@ -247,7 +247,7 @@ async def test_bytes_that_were_pushed_again_after_a_killed_purge_stay(open_shop:
 
     assert deleted == []
     assert len(list(shop.blobs.walk())) == 2
-    assert shop.database.read_and_wait(queries.purged) == []
+    assert shop.database.read_and_wait(unreferenced.purged) == []
 
 
 async def test_a_failure_to_delete_one_blob_deletes_the_others(open_shop: Opener, tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from boltseal.notify.outbox import LogCursor, Posting
 from boltseal.server.auth.failed_logins import FailedLogins
 from boltseal.server.storage.blobs.protocol import UploadKey
 from boltseal.server.storage.fsck import examine
-from boltseal.server.storage.metadata import account_table, outbox_table, queries
+from boltseal.server.storage.metadata import account_table, outbox_table, unreferenced
 from boltseal.server.storage.metadata.migrate import DATABASE_NAME
 from boltseal.server.storage.metadata.protocol import UnitOfWork
 from boltseal.server.storage.metadata.sqlite import open_snapshot
@@ -129,7 +129,7 @@ async def test_an_unfinished_purge_without_a_digest_is_a_finding(
     shop: BareRegistry, findings: Callable[[], list[str]], by_hand: Callable[..., None]
 ) -> None:
     """An unfinished purge without a digest can't be completed and is a finding; an ordinary one is none."""
-    await shop.database.write(lambda tx: queries.note_purged(tx, [f"sha256:{'a' * 64}"]))
+    await shop.database.write(lambda tx: unreferenced.note_purged(tx, [f"sha256:{'a' * 64}"]))
     before = findings()
     by_hand("UPDATE purged_blob SET digest = 'sha256:x'")
 

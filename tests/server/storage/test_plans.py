@@ -18,6 +18,7 @@ from boltseal.server.storage.metadata import (
     outbox_table,
     queries,
     tag_table,
+    unreferenced,
     upload_table,
     usage,
 )
@@ -37,6 +38,7 @@ ASKED: dict[str, Callable[[UnitOfWork], Any]] = {
     "reaching": lambda tx: links.digests(tx, links.covering(1, DIGEST, through_subjects=False)),
     "reaching through subjects": lambda tx: links.digests(tx, links.covering(1, DIGEST, through_subjects=True)),
     "kept": lambda tx: tag_table.protecting_tags(tx, 1, links.covering(1, DIGEST, through_subjects=True)),
+    "kept by parents": lambda tx: tag_table.protecting_tags_of_parents(tx, 1, DIGEST),
     "meaning": lambda tx: tag_table.tags_resolving_to(tx, 1, DIGEST),
     "tag": lambda tx: tag_table.find(tx, 1, "1.4.2"),
     "manifest": lambda tx: queries.find_manifest(tx, 1, DIGEST),
@@ -44,7 +46,7 @@ ASKED: dict[str, Callable[[UnitOfWork], Any]] = {
     "media types": lambda tx: queries.media_types_of(tx, 1, DIGEST),
     "parents": lambda tx: links.parent(tx, 1, DIGEST),
     "blob size": lambda tx: queries.blob_size(tx, 1, DIGEST),
-    "blob named": lambda tx: queries.is_blob_referenced(tx, DIGEST),
+    "blob named": lambda tx: unreferenced.is_blob_referenced(tx, DIGEST),
     "held sizes": lambda tx: queries.sizes_of(tx, 1, [DIGEST]),
     "repositories with a blob": lambda tx: list(queries.repositories_with_blob(tx, DIGEST, None)),
     "blob of a source": lambda tx: list(queries.repositories_with_blob(tx, DIGEST, SHOP)),
@@ -59,7 +61,7 @@ ASKED: dict[str, Callable[[UnitOfWork], Any]] = {
     "end of an upload": lambda tx: upload_table.remove(tx, "0" * 32),
     "failed logins": lambda tx: failed_login_table.find(tx, "192.0.2.1"),
     "due events": lambda tx: outbox_table.due(tx, "ops", 1, 100),
-    "end of a purge": lambda tx: queries.forget_purged(tx, [DIGEST]),
+    "end of a purge": lambda tx: unreferenced.forget_purged(tx, [DIGEST]),
     "remove blob": lambda tx: queries.remove_blob(tx, 1, DIGEST),
 }
 

@@ -14,7 +14,7 @@ from enum import StrEnum
 from typing import Final, NamedTuple
 
 from boltseal.client.errors import RemoteNotFound
-from boltseal.client.history import Follow, TagEvent, read_history, read_unsigned
+from boltseal.client.history import Follow, UnsignedTagEvent, read_history, read_unsigned
 from boltseal.client.ledger_trust import LedgerCheck
 from boltseal.client.registry_client import Resolved
 from boltseal.client.transport import Transport
@@ -155,7 +155,7 @@ class RegistryQueries:
         return TagHistory(steps, by=TagEvidence.REGISTRY) if steps else TagHistory()
 
 
-def _steps(events: Iterable[TagEvent]) -> tuple[TagStep, ...]:
+def _steps(events: Iterable[UnsignedTagEvent]) -> tuple[TagStep, ...]:
     read = [(time_us(one.time), "" if one.event == "deleted" else one.digest) for one in events]
     return tuple(TagStep(moment, digest) for moment, digest in read if moment is not None)
 

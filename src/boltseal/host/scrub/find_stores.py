@@ -36,13 +36,30 @@ class FoundStore:
     plan: Plan
 
 
-def usual_stores(homes: Iterable[Path] = (), disk: Path = Path("/"), *, max_homes: int = MAX_HOMES) -> list[FoundStore]:
-    """Return the stores of this host. `homes`: of users whose rootless stores are included, of at most `max_homes`."""
+def usual_stores(
+    homes: Iterable[Path] = (),
+    disk: Path = Path("/"),
+    *,
+    running: Iterable[Path] = (),
+    max_homes: int = MAX_HOMES,
+) -> list[FoundStore]:
+    """Return the stores of this host.
+
+    `homes`: of users whose rootless stores are included, of at most `max_homes`; `running`: those of running engines.
+    """
     named, unknown = store_locations(disk)
-    existing = {os.path.realpath(path): path for path in reversed([disk / each for each in named]) if _is_dir(path)}
+    places = [*(disk / each for each in named), *running]
+    existing = {os.path.realpath(path): path for path in reversed(places) if _is_dir(path)}
     here = [store for path in reversed(existing.values()) for store in _stores_in(path)]
     in_homes = _in_homes(homes, lambda path: path if _is_dir(path) else None, max_homes)
     return here + in_homes + _unknown_locations(disk, unknown)
+
+
+def usual_places(disk: Path = Path("/")) -> str:
+    """Return where `usual_stores` looks, in words."""
+    named, _ = store_locations(disk)
+    places = ", ".join(str(disk / each) for each in named)
+    return f"{places}, the data folders of running engines, and in users' homes {', '.join(IN_A_HOME)}"
 
 
 def _in_homes(homes: Iterable[Path], where: Callable[[Path], Path | None], max_homes: int) -> list[FoundStore]:

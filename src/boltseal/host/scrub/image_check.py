@@ -62,6 +62,7 @@ class ImageCheck:
         count = found.count + len(judged.differences)
         level, by = self._level(image, judged)
         unread = self.parts.unread(image)
+        of_layers = (each for layer in image.layers for each in self.results[layer].unchecked)
         return ScrubReport(
             what="image",
             ref=typed or next((name for name in image.names if "@" not in name), "") or image.id.short,
@@ -78,7 +79,7 @@ class ImageCheck:
             count=count,
             unknown=unknown,
             notes=image.notes,
-            unchecked=tuple(dict.fromkeys(each for layer in image.layers for each in self.results[layer].unchecked)),
+            unchecked=tuple(dict.fromkeys((*image.unchecked, *of_layers))),
             unread=unread,
         )
 

@@ -126,7 +126,9 @@ class ImpliedFolderCheck:
         expected = self._expected(path)
         mode = stat.S_IMODE(found.st_mode)
         without = mode & ~expected.inherited_bits
-        created = {expected.mode, expected.mode & ~0o777 | expected.mode & _rights_of(inherited)}
+        created = {expected.mode}
+        if DEFAULT_LIST not in expected.attributes:  # else that list is a copy, made after the mode
+            created.add(expected.mode & ~0o777 | expected.mode & _rights_of(inherited))
         if without not in created and not (self._rule.by_umask and _is_by_umask(without)):
             findings.add(DifferenceKind.MODE, path, f"{expected.mode:04o}", f"{mode:04o}")
         if expected.user is None or expected.group is None:
@@ -135,14 +137,30 @@ class ImpliedFolderCheck:
             wanted = f"{expected.user}:{expected.group}"
             findings.add(DifferenceKind.OWNER, path, wanted, f"{found.st_uid}:{found.st_gid}")
         at = self._tree.folder(path)
-        copied = dict(inherited) | {
-            os.fsencode(name): expected.attributes[name]
-            for name in (attributes.names(path, at) if expected.attributes else ())
-            if name in expected.attributes
-        }
+        copied = {**inherited, **self._copied(path, at, expected, attributes)}
         for kind, wanted, got in attributes.differences(path, copied, found, at):
             findings.add(kind, path, wanted, got)
         return True
+
+    def copied(self, path: bytes, attributes: Attributes) -> dict[bytes, bytes]:
+        """Return the attributes that the engine copied from the same folder of a lower layer; entries in it may inherit them.
+
+        A folder that can't be read has none: `check` reports it.
+        """
+        if not self._rule.below:
+            return {}
+        try:
+            expected = self._expected(path)
+            return self._copied(path, self._tree.folder(path), expected, attributes)
+        except (StoreMissing, StoreUnreadable, StoreMalformed):
+            return {}
+
+    def _copied(self, path: bytes, at: int, expected: _Expected, attributes: Attributes) -> dict[bytes, bytes]:
+        """Return those expected attributes that the folder has: not all versions of the engine copy them."""
+        if not expected.attributes:
+            return {}
+        names = attributes.names(path, at)
+        return {os.fsencode(name): expected.attributes[name] for name in names if name in expected.attributes}
 
     def _expected(self, path: bytes) -> _Expected:
         for lower in self._lower_layers():

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Callable, Mapping
+from datetime import UTC, datetime, timedelta
 from typing import Final, NamedTuple, Protocol
 
 from boltseal.engines.safe_open import SafeFolder, StoreMalformed, StoreMissing, StoreUnreadable, explained, readable
@@ -29,6 +30,7 @@ from boltseal.host.scrub.tar_header import (
     clean,
 )
 
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _NS: Final = 1_000_000_000
 _MAX_TIME_NS: Final = 2**63 - 1
 _KINDS: Final = {
@@ -421,6 +423,7 @@ def _numbers(device: tuple[int, int]) -> str:
 
 
 def shown_time(ns: int) -> str:
-    """Return a time in seconds with all its digits: a float would round nanoseconds, and show different times as equal."""
-    whole, part = divmod(abs(ns), _NS)
-    return ("-" if ns < 0 else "") + (f"{whole}.{part:09d}" if part else f"{whole}")
+    """Return a time of 64 bits in UTC with all its digits, such as 2023-11-14T22:13:20.000000001Z: no two times look equal."""
+    whole, part = divmod(ns, _NS)
+    fraction = f".{part:09d}" if part else ""
+    return f"{_EPOCH + timedelta(seconds=whole):%Y-%m-%dT%H:%M:%S}{fraction}Z"

@@ -257,8 +257,9 @@ class LayerComparison:
         for each in reversed(unknown):
             self._without_entry[each] = None
             self._implied.add(each)
-            if self.attributes.folders:
-                self.attributes.of(each, FOLDER, {}, exists=False)
+            copied = self._implied_check.copied(each, self.inodes.attributes)
+            if copied or self.attributes.folders:
+                self.attributes.of(each, FOLDER, copied, exists=False)
             above, _, name = each.rpartition(b"/")
             self._listed(above).pop(name, None)
 
@@ -308,12 +309,12 @@ class LayerComparison:
     def root(self) -> None:
         """Check the layer's own folder only."""
         with self._implied_check as implied:
-            UnexpectedFiles(self._tree, self.inodes, self._ownership, self.findings, implied).root()
+            UnexpectedFiles(self._tree, self.inodes, self._ownership, self.findings, implied, self._rules).root()
 
     def finish(self) -> None:
         """Check marks, whiteouts, and everything on disk that has no entry."""
         with self._implied_check as implied:
-            self._finish(UnexpectedFiles(self._tree, self.inodes, self._ownership, self.findings, implied))
+            self._finish(UnexpectedFiles(self._tree, self.inodes, self._ownership, self.findings, implied, self._rules))
 
     def _finish(self, unexpected: UnexpectedFiles) -> None:
         marks_seen = unexpected.root(self._root)

@@ -64,7 +64,7 @@ class ImagePlan:
     `id`: as its engine shows it. `config`: the digest of its config; `copy_of`: those of the images that it may be a copy of with
     empty layers below (`oci.fresh_layers`). `documents`: the store's manifests and indexes of it, unverified. `differences`: in
     metadata and stack. `unknown`: reasons why something can't be checked. `notes`: what else a person should know, without any
-    effect on the result.
+    effect on the result. `unchecked`: what the check of it leaves out (`report.ScrubReport`).
     """
 
     store: str
@@ -80,6 +80,7 @@ class ImagePlan:
     copies: tuple[MappedCopy, ...] = ()
     notes: tuple[str, ...] = ()
     copy_of: tuple[Digest, ...] = ()
+    unchecked: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -47,6 +47,19 @@ class RemedyStep:
 
 
 @dataclass(frozen=True, slots=True)
+class ScrubAgain:
+    """The arguments of the check. `typed`: the text that selected the image, "" for none; `roots`: the named stores."""
+
+    typed: str = ""
+    roots: tuple[Path, ...] = ()
+
+    def command(self, name: str) -> str:
+        """Return the command that checks an image in the same stores."""
+        roots = [f"--root {quoted(str(each))}" for each in self.roots]
+        return " ".join(("boltseal scrub", *roots, quoted(name)))
+
+
+@dataclass(frozen=True, slots=True)
 class Remedy:
     """What to do about an image. `digest`: by which it is loaded again; `digest_by`: the source of that digest."""
 
@@ -61,29 +74,28 @@ def remedy_of(
     containers: Sequence[ContainerPlan],
     running: Mapping[str, int],
     expected: Expectation | None,
-    typed: str,
+    again: ScrubAgain,
     proc: Path,
 ) -> Remedy:
     """Return what to do about an image that differs.
 
-    `containers`: those of its store. `running`: the process IDs of running containers, by container ID. `typed`: the text that
-    selected the image, "" for none.
+    `containers`: those of its store. `running`: the process IDs of running containers, by container ID.
     """
     uses = tuple(
         ContainerUse(each.id, shown(each.name), pid := running.get(each.id, 0), _since(proc, pid))
         for each in containers
         if each.image == image.id
     )
-    name, digest, by = _name(image, typed), *_digest(image, expected)
+    name, digest, by = _name(image, again.typed), *_digest(image, expected)
     target = _target(image, name, digest)
     if image.store == archives.NAME:
-        again = f"boltseal copy {quoted(target)} docker-archive:FILE" if target else ""
+        copy = f"boltseal copy {quoted(target)} docker-archive:FILE" if target else ""
         return Remedy(
-            uses, digest, by, (RemedyStep("keep this file as evidence, and copy the image again to another", again),)
+            uses, digest, by, (RemedyStep("keep this file as evidence, and copy the image again to another", copy),)
         )
     program = _program(image)
     if program is None:
-        return Remedy(uses, digest, by, _steps_in_containerd(image, uses, target))
+        return Remedy(uses, digest, by, _steps_in_containerd(image, uses, target, again))
     host = f" --host unix://{_podman_socket(image.root)}" if program == "podman" else ""
     by_what = f", by {by}" if by.startswith("the digest ") else f", by the digest of {by}" if digest else ""
     known = RemedyStep(
@@ -99,7 +111,7 @@ def remedy_of(
                 "\n".join(f"{program} rename {quoted(each.name)} {quoted(each.name + '-evidence')}" for each in uses),
             )
         )
-    steps.append(RemedyStep("check the new image", f"boltseal scrub {quoted(name or str(image.id))}"))
+    steps.append(RemedyStep("check the new image", again.command(name or str(image.id))))
     return Remedy(uses, digest, by, tuple(steps))
 
 
@@ -119,7 +131,9 @@ def _keep(program: str, uses: Sequence[ContainerUse]) -> list[RemedyStep]:
     return [RemedyStep(f"{text}; stop those that run", f"{program} stop {names}") if names else RemedyStep(text)]
 
 
-def _steps_in_containerd(image: ImagePlan, uses: Sequence[ContainerUse], target: str) -> tuple[RemedyStep, ...]:
+def _steps_in_containerd(
+    image: ImagePlan, uses: Sequence[ContainerUse], target: str, again: ScrubAgain
+) -> tuple[RemedyStep, ...]:
     """Return the steps for containerd without Docker, whose clients refer to an image by its digest, so that no copy can stand in."""
     folders = " ".join(
         quoted(str(image.root / os.fsdecode(each.folder))) for each in image.layers if each.folder is not None
@@ -135,7 +149,7 @@ def _steps_in_containerd(image: ImagePlan, uses: Sequence[ContainerUse], target:
         ),
         RemedyStep(f"{ending}, and remove every name of the image and of images that share its layers", ""),
         RemedyStep("pull it again by its digest", f"crictl pull {quoted(target)}" if target else ""),
-        RemedyStep("check the new image", f"boltseal scrub {quoted(target.partition('@')[0] or str(image.id))}"),
+        RemedyStep("check the new image", again.command(target.partition("@")[0] or str(image.id))),
     )
 
 

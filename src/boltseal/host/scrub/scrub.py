@@ -4,7 +4,8 @@
 2. Select the named images, or all.
 3. Check their layers, each once, however many images share it (`workers`).
 4. Compare each image with what it must be (`image_check`, `trust`).
-5. Read the metadata again: an image that changed during the check is reported as not checked.
+5. Read the metadata again: an image that changed during the check is reported as not checked. Ask running services whether
+   they use the same metadata (`memory_check`).
 6. Check containers on these images (`container_check`), which start, stop and disappear meanwhile.
 7. Say what to do about images that differ (`remedies`).
 """
@@ -24,9 +25,10 @@ from boltseal.host.scrub.engine_mounts import EngineMounts
 from boltseal.host.scrub.find_stores import FoundStore, Plan
 from boltseal.host.scrub.image_check import ImageCheck
 from boltseal.host.scrub.layer_check import CheckMode
+from boltseal.host.scrub.memory_check import MemoryCheck
 from boltseal.host.scrub.missing_manifests import FetchManifests, fetch_nothing, judge_with_fetch
 from boltseal.host.scrub.plans import ContainerPlan, ImagePlan, StorePlan
-from boltseal.host.scrub.remedies import remedy_of
+from boltseal.host.scrub.remedies import ScrubAgain, remedy_of
 from boltseal.host.scrub.report import ReportStatus, ScrubReport
 from boltseal.host.scrub.rotation import Rotation
 from boltseal.host.scrub.share_parts import ReadParts
@@ -50,8 +52,9 @@ class ScrubRequest:
 
     `images`: names or IDs, none for all. `expected`: by the text in `images`. `receipts`, `locks`: apply by name and tag.
     `documents`: further manifests, by digest; `fetch`: gets those that are missing. `baseline`: what a person recorded.
-    `check_mode`: how to read; `pace`: limits of the load. `rotation`: chooses what to read if not all is. `proc`: the process
-    file system; on a disk of another host no process has its root.
+    `check_mode`: how to read; `pace`: limits of the load. `rotation`: chooses what to read if not all is. `roots`: the
+    named stores, for the commands that are printed. `proc`: the process file system; on a disk of another host no process has its
+    root.
     """
 
     images: tuple[str, ...] = ()
@@ -64,6 +67,7 @@ class ScrubRequest:
     check_mode: CheckMode = field(default_factory=CheckMode)
     pace: WorkRate = field(default_factory=WorkRate)
     rotation: Rotation | None = None
+    roots: tuple[Path, ...] = ()
     proc: Path = Path("/proc")
 
     def expectation_of(self, image: ImagePlan, typed: str) -> Expectation | ExpectedPrefix | None:
@@ -129,7 +133,8 @@ def scrub(stores: Sequence[FoundStore], wanted: ScrubRequest, progress: Progress
     after = {_key(plan): StoreRecheck(store) for store, plan in plans}
     count_read = meter_of(wanted.pace)
     image_check = ImageCheck(results, wanted.judge, wanted.baseline, parts, count_read)
-    checked = _check_images(selected, image_check, engine_mounts, after)  # 4, 5
+    memory = MemoryCheck(plans, wanted.proc)
+    checked = _check_images(selected, image_check, engine_mounts, memory, after)  # 4, 5
     container_check = ContainerCheck(parts, engine_mounts, count_read, wanted.proc)
     of_containers = [
         report
@@ -147,7 +152,11 @@ def scrub(stores: Sequence[FoundStore], wanted: ScrubRequest, progress: Progress
 
 
 def _check_images(
-    selected: Sequence[_Selected], check: ImageCheck, engine_mounts: EngineMounts, after: Mapping[_Key, StoreRecheck]
+    selected: Sequence[_Selected],
+    check: ImageCheck,
+    engine_mounts: EngineMounts,
+    memory: MemoryCheck,
+    after: Mapping[_Key, StoreRecheck],
 ) -> list[tuple[_Selected, ScrubReport]]:
     """Return the reports of images, without build caches that were removed meanwhile: nothing runs on them."""
     found = []
@@ -155,7 +164,8 @@ def _check_images(
         changed_since = after[_key(each.plan)].changed_since(each.image)
         if changed_since == GONE and each.is_cached:
             continue
-        report = check.report(engine_mounts.with_image(each.image), each.typed, changed_since)
+        image = memory.with_image(engine_mounts.with_image(each.image), is_cached=each.is_cached)
+        report = check.report(image, each.typed, changed_since)
         if each.is_cached:
             report = replace(report, what="build-cache", ref=f"layers up to {report.id}")
         found.append((each, report))
@@ -173,7 +183,8 @@ def _with_remedies(
         if report.status is ReportStatus.DIFFERS and report.what == "image":
             expected = wanted.expectation_of(image, typed)
             known = expected if isinstance(expected, Expectation) else None
-            remedy = remedy_of(image, plan.containers, running, known, typed, wanted.proc)
+            again = ScrubAgain(typed, wanted.roots)
+            remedy = remedy_of(image, plan.containers, running, known, again, wanted.proc)
         found.append(replace(report, remedy=remedy))
     return found
 

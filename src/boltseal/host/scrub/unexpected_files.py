@@ -14,6 +14,7 @@ from boltseal.host.scrub.implied_folders import ImpliedFolderCheck
 from boltseal.host.scrub.inodes import Inodes, describe_file, is_whiteout
 from boltseal.host.scrub.ownership import Ownership
 from boltseal.host.scrub.tar_header import Header
+from boltseal.host.scrub.unpacking_rules import UnpackingRules
 
 _A_WHITEOUT: Final = "a whiteout, which hides the file of a lower layer"
 
@@ -28,9 +29,11 @@ class UnexpectedFiles:
         ownership: Ownership,
         findings: Findings,
         implied: ImpliedFolderCheck,
+        rules: UnpackingRules,
     ) -> None:
         self._tree = tree
         self._implied = implied
+        self._rules = rules
         self._inodes = inodes
         self._ownership = ownership
         self._findings = findings
@@ -58,15 +61,25 @@ class UnexpectedFiles:
         owner = self._ownership.users.outside(0), self._ownership.groups.outside(0)
         applied = owner if header is None else self._inodes.owner(header.traits.owner)
         if (found.st_uid, found.st_gid) not in (owner, applied) and not is_of_below:
-            self._findings.add(DifferenceKind.OWNER, b"", f"{owner[0]}:{owner[1]}", f"{found.st_uid}:{found.st_gid}")
+            self._of_root(DifferenceKind.OWNER, f"{owner[0]}:{owner[1]}", f"{found.st_uid}:{found.st_gid}")
         mode, modes = stat.S_IMODE(found.st_mode), self._implied.root_modes
         is_of_entry = is_of_below or (header is not None and mode == header.mode & 0o7777)
         if not is_of_entry and ((mode & 0o002 and not mode & stat.S_ISVTX) or (modes and mode & 0o777 not in modes)):
             expected = "a root folder that all users may read, and only root may change"
-            self._findings.add(DifferenceKind.MODE, b"", expected, f"{mode:04o}")
+            self._of_root(DifferenceKind.MODE, expected, f"{mode:04o}")
         for kind, wanted, got in differing:
             self._findings.add(kind, b"", wanted, got)
         return seen
+
+    def _of_root(self, kind: DifferenceKind, expected: str, got: str) -> None:
+        """Report the owner or the mode of the layer's own folder; a build may have set it, and no tar of Docker has it."""
+        if self._rules.built:
+            self._findings.not_read(
+                f"the root folder of layer {self._findings.layer} has the {kind} {got}, which a build step can set and its tar does "
+                "not have: nothing outside of the store confirms it"
+            )
+        else:
+            self._findings.add(kind, b"", expected, got)
 
     def whiteouts(self, folder: bytes, hidden: Iterable[bytes], left: dict[bytes, bool], *, written: bool) -> None:
         """Check the whiteouts of the tar in a folder, and remove their names from `left`, the names without an entry.

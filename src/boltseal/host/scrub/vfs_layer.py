@@ -109,7 +109,9 @@ class VfsComparison(LayerComparison):
     def finish(self) -> None:
         """Compare everything in the folder that has no entry with the layer below."""
         with self._implied_check as implied:
-            UnexpectedFiles(self._tree, self.inodes, self._ownership, self.findings, implied).root(self._root)
+            UnexpectedFiles(self._tree, self.inodes, self._ownership, self.findings, implied, self._rules).root(
+                self._root
+            )
             self._finish_folders()
 
     def _finish_folders(self) -> None:

@@ -96,6 +96,11 @@ def as_deployed(project: ProjectTree, paths: Iterable[str], found: ScanResult) -
     return _Names(project, sorted(set(paths)), found).result()
 
 
+def deployed_kustomizations(project: ProjectTree, paths: Iterable[str], found: ScanResult) -> list[str]:
+    """Return the kustomizations among these that no other one names, without components."""
+    return _Names(project, sorted(set(paths)), found).deployed()
+
+
 class _Names:
     def __init__(self, project: ProjectTree, paths: Sequence[str], found: ScanResult) -> None:
         self.project = project
@@ -154,14 +159,16 @@ class _Names:
             span = span_of(source, at) if isinstance(at, ScalarNode) else Span(0, 0)
             yield _Entry(name, new_name, new_tag, suffix, digest, line_of(node), span, own)
 
+    def deployed(self) -> list[str]:
+        named = {name for each in self.known.values() for name in (*each.named, *each.components) if name != each.path}
+        return [path for path, each in self.known.items() if path not in named and not each.component]
+
     def result(self) -> ScanResult:
         """Return the result with the references renamed, and without those whose tag a kustomization replaces."""
-        named = {name for each in self.known.values() for name in (*each.named, *each.components) if name != each.path}
         names: defaultdict[ImageReference, set[_Deployed]] = defaultdict(set)
-        for path, each in self.known.items():
-            if path not in named and not each.component:
-                for image in self.images(each, ()):
-                    names[image.carrier].add(replace(image, text=_without_digest(image.text)))
+        for path in self.deployed():
+            for image in self.images(self.known[path], ()):
+                names[image.carrier].add(replace(image, text=_without_digest(image.text)))
         image_refs: list[ImageReference] = []
         accounted: list[Accounted] = []
         for image_ref in self.found.image_refs:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import replace
+from functools import lru_cache
 from typing import Final, NamedTuple
 
 from yaml.nodes import ScalarNode
@@ -15,6 +16,7 @@ from boltseal.project.references.image_shape import is_image_id
 from boltseal.project.references.yaml_nodes import content_end, span_of
 from boltseal.project.source_files import SourceFile
 
+CACHED_TEXTS: Final = 1024
 LOCAL_ID: Final = "it is the ID of a local image, which no registry resolves"
 
 
@@ -25,6 +27,7 @@ class ParsedReference(NamedTuple):
     error: str | None
 
 
+@lru_cache(maxsize=CACHED_TEXTS)  # a project names most of its images several times: one value in memory for all
 def parse_reference(text: str) -> ParsedReference:
     """Parse a reference as far as it is valid. The ID of a local image is none."""
     if is_image_id(text):

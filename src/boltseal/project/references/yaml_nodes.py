@@ -30,8 +30,10 @@ _MERGE: Final = "<<"
 _NULLS: Final = frozenset({"", "~", "null", "Null", "NULL"})
 _SURROGATE: Final = re.compile(r"\\u[dD][89a-fA-F][0-9a-fA-F]{2}")  # half a surrogate pair: valid in JSON, not in YAML
 
-_DOCUMENT: Final = re.compile(r"^---(?=[ \t\r\n]|\Z)", re.MULTILINE)
-_DIRECTIVE: Final = re.compile(r"(?:\A|[\n\r\x85\u2028\u2029])%")
+_DOCUMENT: Final = re.compile(
+    r"---(?=[ \t\r\n]|\Z)"
+)  # begins with a literal, which is searched ten times faster than `^`
+_LINE_ENDS: Final = frozenset("\n\r\x85\u2028\u2029")
 _ANCHOR: Final = re.compile(r"&([\w-]+)", re.ASCII)
 _ALIAS: Final = re.compile(r"\*([\w-]+)", re.ASCII)
 _TAGS: Final[dict[type[Node], str]] = {
@@ -77,9 +79,15 @@ def document_texts(source: SourceFile) -> list[str]:
     lines that may be one stays whole.
     """
     text = source.text
-    whole = _is_json(source) or _DIRECTIVE.search(text) is not None
-    starts = [] if whole else [match.start() for match in _DOCUMENT.finditer(text) if match.start()]
+    if _is_json(source) or _may_have_directive(text):
+        return [text]
+    starts = [at for match in _DOCUMENT.finditer(text) if (at := match.start()) and text[at - 1] == "\n"]
     return [text[start:end] for start, end in pairwise((0, *starts, len(text)))]
+
+
+def _may_have_directive(text: str) -> bool:
+    """Return whether a line begins with `%`."""
+    return any(not (at := match.start()) or text[at - 1] in _LINE_ENDS for match in re.finditer("%", text))
 
 
 def may_have_aliases(text: str) -> bool:

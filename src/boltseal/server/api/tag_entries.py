@@ -35,7 +35,7 @@ MAX_TAGS: Final = 1000
 MAX_BODY_BYTES: Final = 512 * 1024
 
 
-class TagsInvalid(Invalid):
+class TagRequestInvalid(Invalid):
     """The body is not a valid list of tags."""
 
     code: ClassVar[ErrorCode | None] = ErrorCode.UNSUPPORTED
@@ -47,13 +47,13 @@ class _Wanted(msgspec.Struct, forbid_unknown_fields=True):
 
 
 async def tag_entries(request: Request, ledger: Ledger, auth: RequestAuth) -> Response:
-    """Return the entries of the requested tags. Raises: TagsInvalid, LoginNeeded, NotInLedger, TagsTooLong."""
+    """Return the entries of the requested tags. Raises: TagRequestInvalid, LoginNeeded, NotInLedger, TooLarge."""
     try:
         wanted = decode(await json_body(request, MAX_BODY_BYTES), _Wanted)
     except ValueError as error:
-        raise TagsInvalid(f"cannot read the request: {error}") from error
+        raise TagRequestInvalid(f"cannot read the request: {error}") from error
     if len(wanted.tags) > MAX_TAGS:
-        raise TagsInvalid(f"{len(wanted.tags)} tags are requested; at most {MAX_TAGS} are allowed at once")
+        raise TagRequestInvalid(f"{len(wanted.tags)} tags are requested; at most {MAX_TAGS} are allowed at once")
     names = [_parse(text) for text in wanted.tags]
     await auth.admit_any(request)
     allowed = {repository: auth.may_pull(request, repository) for repository, _ in names}
@@ -81,4 +81,4 @@ def _parse(text: str) -> tuple[Repository, Tag]:
     try:
         return Repository(repository), Tag(tag)
     except (NameInvalid, TagInvalid) as error:
-        raise TagsInvalid(f"expected tags such as shop/app:1.4.2: {error.message}") from error
+        raise TagRequestInvalid(f"expected tags such as shop/app:1.4.2: {error.message}") from error

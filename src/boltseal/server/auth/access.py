@@ -88,6 +88,7 @@ class Access:
     ) -> None:
         self.grants = grants
         self._logins = logins
+        self._users = logins.directory
         self._tokens = tokens
         self._configured = configured
         self._seen = seen
@@ -95,15 +96,15 @@ class Access:
     @property
     def stale(self) -> bool:
         """Whether `refresh` must be called before anything else is asked."""
-        return self._logins.stale
+        return self._users.stale
 
     async def refresh(self) -> None:
         """Read the users again if they have changed. Raises: UsersInvalid, Unavailable."""
-        await self._logins.refresh()
+        await self._users.refresh()
 
     def users(self) -> Users:
         """Return the users now: the same object while they are unchanged. UsersInvalid: they cannot be parsed."""
-        return self._logins.users()
+        return self._users.current()
 
     def required(self, users: Users | None = None) -> bool:
         """Return whether callers are authenticated at all. `users`: the users now, where the caller has just read them."""

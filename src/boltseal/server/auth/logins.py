@@ -25,7 +25,6 @@ from boltseal.errors import TooMany, Unauthenticated
 from boltseal.server.auth.failed_logins import FailedLogins
 from boltseal.server.auth.user_directory import UserDirectory
 from boltseal.server.storage.metadata.protocol import FailedLoginRow
-from boltseal.server.storage.users import Users
 from boltseal.server.storage.worker_threads import finish_in_thread
 
 PASSWORD_CHECKS: Final = "password_checks"  # noqa: S105 - a name, no secret
@@ -76,7 +75,7 @@ class Logins:
         clock: Callable[[], float] = time.monotonic,
         count: Callable[[str], None] = lambda _: None,
     ) -> None:
-        self._users = users
+        self.directory = users
         self._clock = clock
         self._secret = os.urandom(32)
         self._known: OrderedDict[bytes, float] = OrderedDict()
@@ -84,19 +83,6 @@ class Logins:
         self._bcrypt_slot = asyncio.Semaphore(1)
         self._waiting = 0
         self._count = count
-
-    @property
-    def stale(self) -> bool:
-        """Whether `refresh` must be called before the users are used."""
-        return self._users.stale
-
-    async def refresh(self) -> None:
-        """Read the users again if they have changed. Raises: UsersInvalid, Unavailable."""
-        await self._users.refresh()
-
-    def users(self) -> Users:
-        """Return the users now: the same object while they are unchanged. UsersInvalid: they cannot be parsed."""
-        return self._users.current()
 
     async def verify(self, user: str, password: str, address: str) -> None:
         """Check a password.
@@ -106,7 +92,7 @@ class Logins:
             LoginsTooMany: the address has to wait, or too many logins are waiting.
             UsersInvalid: the users' file cannot be parsed.
         """
-        held = self._users.current().hashes.get(user)
+        held = self.directory.current().hashes.get(user)
         mark = self._mark(user, password, held)
         if self._remembers(mark):
             return

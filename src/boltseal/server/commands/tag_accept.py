@@ -14,7 +14,7 @@ from boltseal.server.settings import Settings
 
 
 @dataclass(frozen=True, slots=True)
-class UpstreamTag:
+class TagToAccept:
     """A tag of a mirrored registry. `digest`: of the only one to accept, or its prefix; None: whatever is held back."""
 
     repository: Repository
@@ -29,13 +29,13 @@ class UpstreamTag:
 class AcceptResult:
     """A tag that is served with a new digest. `entry`: of the log of observations."""
 
-    tag: UpstreamTag
+    tag: TagToAccept
     digest: Digest
     was: Digest | None
     entry: int
 
 
-def accept_tag(settings: Settings, tag: UpstreamTag, reason: str) -> AcceptResult:
+def accept_tag(settings: Settings, tag: TagToAccept, reason: str) -> AcceptResult:
     """Serve the digest that is held back of a tag. Raises: NotFound: none is, or another one."""
     noted = on_store(
         settings,
@@ -55,7 +55,7 @@ def held_tags(settings: Settings) -> list[HeldTag]:
     return [each for each in held if each.known.held is not None]
 
 
-def upstream_tag(text: str, settings: Settings) -> UpstreamTag:
+def upstream_tag(text: str, settings: Settings) -> TagToAccept:
     """Parse a tag of a mirrored registry: `docker.io/library/node:16.13`, also behind this registry's host.
 
     Raises: Invalid: not of a configured upstream, or no tag.
@@ -74,4 +74,4 @@ def upstream_tag(text: str, settings: Settings) -> UpstreamTag:
         raise Invalid(f"{quote(text)} is of no registry that is mirrored here ({known})")
     if reference.tag is None:
         raise Invalid(f"{quote(text)} has no tag; expected one, such as {repository}:1.4.2")
-    return UpstreamTag(repository, Tag(reference.tag), DigestPrefix.parse(digest) if at else None)
+    return TagToAccept(repository, Tag(reference.tag), DigestPrefix.parse(digest) if at else None)

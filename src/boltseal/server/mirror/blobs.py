@@ -25,8 +25,9 @@ from typing import Final
 
 import structlog
 
+from boltseal.client.blob_pieces import PIECE_BYTES
 from boltseal.client.errors import RemoteMismatch, RemoteNotFound, RemoteUnavailable
-from boltseal.client.registry_client import PIECE_BYTES, RESUMES, BlobStream
+from boltseal.client.registry_client import RESUMES, BlobStream
 from boltseal.errors import BoltsealError, Unavailable
 from boltseal.oci.digest import Digest, DigestInvalid
 from boltseal.oci.reference import Repository

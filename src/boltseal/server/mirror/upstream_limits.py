@@ -93,7 +93,9 @@ class UpstreamLimits:
 
     async def check(self, upstream: Upstream) -> None:
         """Refuse a request of any kind while an upstream gets none. Raises: RemoteBusy, Unavailable."""
-        pause = await self._pause(upstream)
+        self._check_pause(upstream, await self._pause(upstream))
+
+    def _check_pause(self, upstream: Upstream, pause: UpstreamPause) -> None:
         backoff = self._backoff_of(upstream, pause)
         if backoff is not None:
             refused = f"{upstream.terms.name} was not asked: {backoff}"
@@ -101,7 +103,10 @@ class UpstreamLimits:
 
     async def no_pulls_reason(self, upstream: Upstream) -> str | None:
         """Return why no manifest is fetched from an upstream now, None where it may be."""
-        left_us = (await self._pause(upstream)).pulls_until_us - self._clock()
+        return self._no_pulls_reason(await self._pause(upstream))
+
+    def _no_pulls_reason(self, pause: UpstreamPause) -> str | None:
+        left_us = pause.pulls_until_us - self._clock()
         if left_us <= 0:
             return None
         return f"{_SPENT}; the next pull is possible in {-(-left_us // 1_000_000)} s"
@@ -131,8 +136,9 @@ class UpstreamLimits:
             RemoteBusy: no pulls are left.
         """
         async with self._alone_at_first(upstream, stream=stream):
-            await self.check(upstream)
-            spent = await self.no_pulls_reason(upstream) if pull else None
+            pause = await self._pause(upstream)
+            self._check_pause(upstream, pause)
+            spent = self._no_pulls_reason(pause) if pull else None
             if spent is not None:
                 raise RemoteBusy(f"{upstream.terms.name} was not asked: {spent}", pulls=True)
             try:

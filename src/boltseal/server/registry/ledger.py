@@ -42,10 +42,6 @@ MAX_READ: Final = 200_000
 """How many entries one request about tags may make the registry read."""
 
 
-class TagsTooLong(TooLarge):
-    """The requested tags have more entries than one request may make the registry read."""
-
-
 class NotInLedger(NotFound):
     """The signed ledger has no such entry or tile (yet)."""
 
@@ -196,7 +192,7 @@ class Ledger:
 
         Raises:
             NotInLedger: fewer entries are signed.
-            TagsTooLong: the tags have too many entries; request fewer at once.
+            TooLarge: the tags have too many entries; request fewer at once.
         """
 
         def query(snapshot: Snapshot) -> list[tuple[ShownEntry, ...]]:
@@ -231,7 +227,7 @@ class Ledger:
         for row in rows:
             read += 1
             if read > left:
-                raise TagsTooLong(f"these tags have more than {MAX_READ} entries; request fewer tags at once")
+                raise TooLarge(f"these tags have more than {MAX_READ} entries; request fewer tags at once")
             last = last or row
             if seals(row.line):
                 sealing = row

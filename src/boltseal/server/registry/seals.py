@@ -24,7 +24,7 @@ from boltseal.server.registry.tag_refusals import ContentProtected
 from boltseal.server.registry.tag_writer import TAGS_AT_ONCE, OverdueTag, TagWriter
 from boltseal.server.storage.batches import batches
 from boltseal.server.storage.blobs.protocol import BlobStore, StoreBroken, StoredBlob
-from boltseal.server.storage.metadata import image_parts, links, queries
+from boltseal.server.storage.metadata import image_parts, links, queries, unreferenced
 from boltseal.server.storage.metadata.protocol import Metadata, Snapshot, UnitOfWork
 
 MAX_LISTED: Final = 20
@@ -253,7 +253,7 @@ class Seals:
             if self._tag_writer.first_tag_at(tx, repository, twin) is not None:
                 return _PurgeStep(digest, tags)
         purged = self._purge_image(tx, repository, twins, [*gone, *tags], actor, reason)
-        queries.note_purged(tx, [str(blob) for blob in purged.blobs])
+        unreferenced.note_purged(tx, [str(blob) for blob in purged.blobs])
         return _PurgeStep(digest, tags, purged)
 
     def _purge_image(
@@ -366,7 +366,7 @@ class Seals:
                 stored += [found] if found is not None else []
 
         def job(tx: UnitOfWork) -> list[StoredBlob]:
-            return [found for found in stored if queries.release_again(tx, str(found.digest))]
+            return [found for found in stored if unreferenced.release_again(tx, str(found.digest))]
 
         for found in await self._database.write(job):
             try:
@@ -375,7 +375,7 @@ class Seals:
                 left[found.digest] = error.message
         done = [str(digest) for digest in digests if digest not in left]
         if done:
-            await self._database.write(lambda tx: queries.forget_purged(tx, done))
+            await self._database.write(lambda tx: unreferenced.forget_purged(tx, done))
         if left:
             raise BytesLeft(
                 f"the image is removed, but the bytes of {', '.join(map(str, left))} are still stored "

@@ -49,10 +49,6 @@ TAGS_DIFFER: Final = (
 _log = structlog.get_logger(__name__)
 
 
-class TagDiffers(LedgerInDoubt):
-    """The row of a tag is not what the ledger's last entry about it says."""
-
-
 class _Recorded(msgspec.Struct):
     """What an entry says that a row has to agree with. The tree proves the line, so its form is not checked again."""
 
@@ -102,7 +98,7 @@ class TagCheck:
         self._verified: dict[TileId, bytes] = {}
 
     def check(self, tx: UnitOfWork, repository: str, tag: str, row: TagRow | None) -> None:
-        """Check the row of a tag. Raises: TagDiffers, and then nothing else is written either."""
+        """Check the row of a tag. Raises: LedgerInDoubt, and then nothing else is written either."""
         last = tag_entries.last_change(tx, repository, tag)
         if row is None and last is None:
             return
@@ -111,7 +107,7 @@ class TagCheck:
             return
         _log.error("a tag differs from the ledger: writes are refused", repository=repository, tag=tag, reason=problem)
         tx.doubts[TAGS] = TAGS_DIFFER
-        raise TagDiffers(f"{repository}:{tag}: {problem}; {TAGS_DIFFER}")
+        raise LedgerInDoubt(f"{repository}:{tag}: {problem}; {TAGS_DIFFER}")
 
     def _problem(self, snapshot: Snapshot, last: IndexedLine | None, row: TagOfRow | None) -> str | None:
         if last is None:

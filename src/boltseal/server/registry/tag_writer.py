@@ -97,7 +97,7 @@ class TagWriter:
     ) -> TagChange:
         """Return a change request for a tag, with the tag's row as it is now. Pass it on within the same transaction.
 
-        Raises: TagDiffers: the row is not what the ledger says about the tag.
+        Raises: LedgerInDoubt: the row is not what the ledger says about the tag.
         """
         row = tag_table.lock_tag(tx, repository.id, tag)
         self._check.check(tx, repository.name, tag, row)
@@ -215,7 +215,7 @@ class TagWriter:
 
         Raises:
             TagProtected: a seal protects one of them.
-            TagDiffers: a row is not what the ledger says about its tag.
+            LedgerInDoubt: a row is not what the ledger says about its tag.
         """
         rows = tag_table.tags_resolving_to(tx, repository.id, str(digest), TAGS_AT_ONCE + 1)
         for name, row in rows[:TAGS_AT_ONCE]:
@@ -272,7 +272,7 @@ class TagWriter:
     ) -> list[Tag]:
         """Delete tags that resolve to a manifest, protected or not, because its bytes must go: `TAGS_AT_ONCE` at most.
 
-        Return the tags. Raises: TagDiffers: a row is not what the ledger says about its tag.
+        Return the tags. Raises: LedgerInDoubt: a row is not what the ledger says about its tag.
         """
         rows = tag_table.tags_resolving_to(tx, repository.id, str(digest), TAGS_AT_ONCE)
         for name, row in rows:
@@ -347,6 +347,9 @@ class TagWriter:
         the tags that resolve to one of these.
         """
         texts = [str(each) for each in besides]
+        protecting = tag_table.protecting_tags_of_parents(tx, repository.id, str(digest), texts)
+        if protecting.more:  # the recursive query below first reads all manifests that contain a digest
+            return protecting
         covering = links.covering(repository.id, str(digest), through_subjects=through_subjects)
         protecting = tag_table.protecting_tags(tx, repository.id, covering, texts)
         if through_subjects and not protecting and queries.has_aliases(tx, repository.id):

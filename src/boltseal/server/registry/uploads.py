@@ -22,7 +22,7 @@ from boltseal.server.auth.actor import ANONYMOUS, Actor
 from boltseal.server.registry.quota_checks import UNCHECKED, QuotaChecks
 from boltseal.server.storage.blobs.protocol import BlobStore, UploadId, UploadKey, UploadWriter
 from boltseal.server.storage.disk_reserve import DiskReserve
-from boltseal.server.storage.metadata import queries, upload_table
+from boltseal.server.storage.metadata import queries, unreferenced, upload_table
 from boltseal.server.storage.metadata.protocol import Metadata, Snapshot, UnitOfWork
 
 CHECK_INTERVAL_BYTES: Final = 8 * 1024 * 1024
@@ -177,7 +177,7 @@ class UploadManager:
 
         def job(tx: UnitOfWork) -> None:
             # Bytes are deleted only while no row refers to them.
-            if not queries.is_blob_referenced(tx, str(digest)):
+            if not unreferenced.is_blob_referenced(tx, str(digest)):
                 raise _vanished(digest)
             self._add_row(tx, repository, digest, size, actor)
 
@@ -206,8 +206,8 @@ class UploadManager:
         """
 
         def job(tx: UnitOfWork) -> None:
-            unchanged = queries.released_since(tx, str(digest)) == released_us
-            if not unchanged and not queries.is_blob_referenced(tx, str(digest)):
+            unchanged = unreferenced.released_since(tx, str(digest)) == released_us
+            if not unchanged and not unreferenced.is_blob_referenced(tx, str(digest)):
                 raise _vanished(digest)
             self._add_row(tx, repository, digest, size, actor)
             if upload is not None:

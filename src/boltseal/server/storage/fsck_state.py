@@ -17,7 +17,13 @@ from boltseal.oci.digest import Digest
 from boltseal.oci.reference import Repository
 from boltseal.server.storage.blobs.protocol import UploadId
 from boltseal.server.storage.findings import FindingCollector
-from boltseal.server.storage.metadata import account_table, ledger_store, outbox_table, queries, upload_table
+from boltseal.server.storage.metadata import (
+    account_table,
+    ledger_store,
+    outbox_table,
+    unreferenced,
+    upload_table,
+)
 from boltseal.server.storage.metadata.protocol import LEDGER, OBSERVATIONS, Snapshot
 from boltseal.server.storage.metadata.schema import account, failed_login, outbox, purged_blob, upload_session
 from boltseal.server.storage.users import account_problem
@@ -32,7 +38,7 @@ def state(snapshot: Snapshot, findings: FindingCollector) -> None:
     if _has(snapshot, failed_login):
         _failed_logins(snapshot, findings)
     if _has(snapshot, purged_blob):
-        for text in queries.purged(snapshot):
+        for text in unreferenced.purged(snapshot):
             try:
                 Digest.parse(text)
             except Invalid as error:

@@ -29,7 +29,7 @@ from boltseal.oci.reference import Repository
 from boltseal.server.storage.batches import batches
 from boltseal.server.storage.blobs.protocol import BlobStore, StoreBroken, StoredBlob, UploadId, UploadKey
 from boltseal.server.storage.coordination.protocol import Leases
-from boltseal.server.storage.metadata import queries, upload_table, usage
+from boltseal.server.storage.metadata import unreferenced, upload_table, usage
 from boltseal.server.storage.metadata.protocol import Metadata, Snapshot, UnitOfWork
 from boltseal.server.storage.metadata.upload_table import UploadRow
 
@@ -66,8 +66,10 @@ def collect(database: Metadata, blobs: BlobStore, now_us: int, *, dry_run: bool)
         yield from _delete(
             database, blobs, database.read_and_wait(partial(_unreferenced, batch, now_us)), now_us, dry_run=dry_run
         )
-    for some in batches(database.read_and_wait(queries.unreferenced_contents), ROWS_AT_ONCE):
-        unnamed = some if dry_run else database.write_and_wait(partial(queries.remove_unreferenced_contents, some=some))
+    for some in batches(database.read_and_wait(unreferenced.unreferenced_contents), ROWS_AT_ONCE):
+        unnamed = (
+            some if dry_run else database.write_and_wait(partial(unreferenced.remove_unreferenced_contents, some=some))
+        )
         yield from (
             GarbageItem("manifest", canonical, size, "no repository refers to it") for canonical, size in unnamed
         )
@@ -119,15 +121,17 @@ def finish_purges(database: Metadata, blobs: BlobStore) -> Iterator[GarbageItem]
 
     A blob that the store fails to delete again is left for the next time.
     """
-    for text in database.read_and_wait(queries.purged):
+    for text in database.read_and_wait(unreferenced.purged):
         try:
             # In this order, as a purge does: an upload that stored the bytes before `release_again` gets no row for them.
             stored = blobs.look(Digest.parse(text))
-            unreferenced = stored is not None and database.write_and_wait(partial(queries.release_again, digest=text))
-            deleted = stored is not None and unreferenced and blobs.delete_and_wait(stored)
+            is_unreferenced = stored is not None and database.write_and_wait(
+                partial(unreferenced.release_again, digest=text)
+            )
+            deleted = stored is not None and is_unreferenced and blobs.delete_and_wait(stored)
         except (StoreBroken, Invalid):  # `fsck` reports a digest that cannot be parsed
             continue
-        database.write_and_wait(partial(queries.forget_purged, digests=[text]))
+        database.write_and_wait(partial(unreferenced.forget_purged, digests=[text]))
         if stored is not None and deleted:
             yield GarbageItem("blob", text, stored.size, "it was purged")
 
@@ -175,12 +179,12 @@ def collect_released(database: Metadata, blobs: BlobStore, now_us: int) -> int:
 
     Returns how many blobs were deleted. Blocks.
     """
-    waiting = iter(database.read_and_wait(partial(queries.released_before, before_us=now_us - RELEASED_FOR_US)))
+    waiting = iter(database.read_and_wait(partial(unreferenced.released_before, before_us=now_us - RELEASED_FOR_US)))
     deleted = 0
     while batch := list(islice(waiting, BATCH)):
         stored = [found for digest in batch if (found := blobs.look(Digest.parse(digest))) is not None]
-        unreferenced = database.read_and_wait(partial(_unreferenced, stored, now_us))
-        deleted += sum(1 for _ in _delete(database, blobs, unreferenced, now_us, dry_run=False))
+        deletable = database.read_and_wait(partial(_unreferenced, stored, now_us))
+        deleted += sum(1 for _ in _delete(database, blobs, deletable, now_us, dry_run=False))
     return deleted
 
 
@@ -198,11 +202,11 @@ def _unreferenced(batch: Iterable[StoredBlob], now_us: int, snapshot: Snapshot) 
 
 
 def _delete(
-    database: Metadata, blobs: BlobStore, unreferenced: Iterable[_Unreferenced], now_us: int, *, dry_run: bool
+    database: Metadata, blobs: BlobStore, deletable: Iterable[_Unreferenced], now_us: int, *, dry_run: bool
 ) -> Iterator[GarbageItem]:
     deleted: list[str] = []
     try:
-        for item in unreferenced:
+        for item in deletable:
             stored = item.stored
             if not dry_run:
                 if not blobs.delete_and_wait(stored):  # it was pushed again since
@@ -212,15 +216,15 @@ def _delete(
     finally:
         if deleted:
             database.write_and_wait(
-                partial(queries.forget_released, digests=deleted, before_us=now_us - RELEASED_FOR_US)
+                partial(unreferenced.forget_released, digests=deleted, before_us=now_us - RELEASED_FOR_US)
             )
 
 
 def _reason(snapshot: Snapshot, stored: StoredBlob, now_us: int) -> str | None:
     age_us = now_us - stored.mtime_us
-    if age_us <= UNNAMED_FOR_US or queries.is_blob_referenced(snapshot, str(stored.digest)):
+    if age_us <= UNNAMED_FOR_US or unreferenced.is_blob_referenced(snapshot, str(stored.digest)):
         return None
-    since = queries.released_since(snapshot, str(stored.digest))
+    since = unreferenced.released_since(snapshot, str(stored.digest))
     if since is None:
         return f"no repository ever referred to it, and it was stored {_hours(age_us)} ago"
     if now_us - since <= RELEASED_FOR_US:
@@ -231,10 +235,10 @@ def _reason(snapshot: Snapshot, stored: StoredBlob, now_us: int) -> str | None:
 def _forget_released(database: Metadata, blobs: BlobStore, now_us: int) -> None:
     """Remove the notes on blobs that have a row again, or whose bytes were deleted."""
     before_us = now_us - RELEASED_FOR_US
-    old = database.read_and_wait(partial(queries.released_before, before_us=before_us))
+    old = database.read_and_wait(partial(unreferenced.released_before, before_us=before_us))
     absent = {digest for digest in old if blobs.look(Digest.parse(digest)) is None}
     for some in batches(old, ROWS_AT_ONCE):
-        database.write_and_wait(partial(queries.forget_released, digests=some, before_us=before_us, absent=absent))
+        database.write_and_wait(partial(unreferenced.forget_released, digests=some, before_us=before_us, absent=absent))
 
 
 def _hours(time_us: int) -> str:

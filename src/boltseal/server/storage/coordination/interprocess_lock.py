@@ -1,4 +1,4 @@
-"""The `InterprocessLock` of one host: byte-range locks in the empty file `DATA/turns.lock`.
+"""The `InterprocessLock` of one host: byte-range locks in the empty file `LOCK_FILE` of the data folder.
 
 A key is a byte of the file, chosen by a hash; two keys with the same byte would wait for each other, which is harmless. The
 locks are open file description locks, so they belong to this process's descriptor. The kernel releases them when the process

@@ -45,10 +45,6 @@ def _statements(log: Log) -> _Statements:
     )
 
 
-class Overtaken(Unavailable):
-    """Another process added to the tree meanwhile; nothing was written."""
-
-
 class SignedHead(NamedTuple):
     """A stored checkpoint: the number of entries, and the signed note, whose signatures are not verified."""
 
@@ -90,14 +86,14 @@ def add_tiles(
 ) -> None:
     """Write new and wider tiles and the checkpoint over them.
 
-    Raises: Overtaken: the tree does not have `from_size` entries any more.
+    Raises: Unavailable: the tree does not have `from_size` entries any more.
     """
     if from_size == 0 and head(tx, log=log) is None:
         tx.sql.connection.execute(insert(TABLES[log].checkpoint).values(name=LATEST, size=0, note=b""))
     statements = _statements(log)
     execute = tx.sql.plain
     if execute(statements.advance, (new.size, new.note, LATEST, from_size)).rowcount != 1:
-        raise Overtaken("another process has signed the ledger meanwhile")
+        raise Unavailable("another process has signed the ledger meanwhile")
     for tile, hashes in written.items():
         execute(statements.drop_partial, (tile.level, tile.index, WIDTH * HASH_BYTES))
         execute(statements.add_tile, (tile.level, tile.index, hashes))

@@ -18,18 +18,26 @@ import os
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from sqlalchemy import insert, inspect, text
 
 from boltseal.errors import Invalid, Unavailable
 from boltseal.files.atomic_files import Disk, write_file
+from boltseal.loading import deferred
 from boltseal.notify.outbox import OutboxUnusable
 from boltseal.notify.outbox_file import OUTBOX_NAME, FileOutbox
 from boltseal.server.storage.coordination.file_leases import LEASE_SUFFIX
 from boltseal.server.storage.coordination.interprocess_lock import LOCK_FILE
 from boltseal.server.storage.metadata import sqlite
 from boltseal.server.storage.metadata.schema import METADATA, outbox, outbox_cursor
+
+if TYPE_CHECKING:
+    from alembic import command
+    from alembic import config as alembic_config
+else:  # hardly any start migrates
+    command = deferred("alembic.command")
+    alembic_config = deferred("alembic.config")
 
 FORMAT: Final = 6
 WORKABLE_FORMAT: Final = 4
@@ -173,11 +181,7 @@ def _create(session: sqlite.SqliteSession) -> None:
 
 
 def _upgrade(session: sqlite.SqliteSession, revision: str, data: Path) -> None:
-    # loaded here because hardly any start migrates
-    from alembic import command
-    from alembic.config import Config
-
-    config = Config()
+    config = alembic_config.Config()
     config.set_main_option("script_location", "boltseal.server.storage.metadata:migrations")
     config.attributes["connection"] = session.connection
     session.begin(write=True)  # a process that dies in here has changed nothing

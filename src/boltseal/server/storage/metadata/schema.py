@@ -25,7 +25,7 @@
     upload_session  who began an upload, in which repository, and until when it counts; see `upload_table`
     failed_login  failed logins by address; see `failed_login_table`
     account      users who may log in, and the encrypted hashes of their passwords; see `account_table`
-    purged_blob  blobs whose rows a purge removed and whose bytes it has not deleted yet; see `queries.note_purged`
+    purged_blob  blobs whose rows a purge removed and whose bytes it has not deleted yet; see `unreferenced.note_purged`
 
 There are two logs with the same tables (`LogTables`): the ledger of changes of our tags, and the observations of upstreams' tags.
 They are apart so that clients, who choose which upstream tags are asked for, cannot make the ledger grow.

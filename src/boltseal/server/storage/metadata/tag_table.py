@@ -16,9 +16,9 @@ from boltseal.oci.reference import Tag
 from boltseal.policy.refusal_message import MAX_COUNTED, SomeTags
 from boltseal.policy.rule_decision import sha512_beginning, signature_subject
 from boltseal.policy.rules import DELETABLE
-from boltseal.server.storage.metadata.links import DigestSet
+from boltseal.server.storage.metadata.links import CONTAINS, DigestSet
 from boltseal.server.storage.metadata.protocol import Snapshot, UnitOfWork
-from boltseal.server.storage.metadata.schema import IS_SETTLING, repository, tag
+from boltseal.server.storage.metadata.schema import IS_SETTLING, link, repository, tag
 from boltseal.server.storage.metadata.tag_row import TagRow
 
 _COLUMNS = [c for c in tag.c if c.name not in ("repository_id", "name")]
@@ -74,6 +74,20 @@ def protecting_tags(tx: UnitOfWork, repository_id: int, digests: DigestSet, besi
     """Return the sealed tags that resolve to one of these digests, but none of `besides`, and protect it from deletion now."""
     among = tag.c.digest.in_(digests.query)
     return _some(tx, repository_id, and_(among, tag.c.digest.not_in(besides)) if besides else among, _protects(tx))
+
+
+def protecting_tags_of_parents(
+    tx: UnitOfWork, repository_id: int, digest: str, besides: Collection[str] = ()
+) -> SomeTags:
+    """Return what `protecting_tags` does for the manifests that directly contain this digest, without the digest itself.
+
+    Stops reading after the most tags that are counted, so a layer of a hundred thousand images costs as little as one of ten.
+    """
+    contains = and_(link.c.child == digest, link.c.kind.in_(CONTAINS), link.c.parent.not_in(besides))
+    at_parent = and_(tag.c.repository_id == link.c.repository_id, tag.c.digest == link.c.parent)
+    query = select(tag.c.name).select_from(link.join(tag, at_parent)).distinct()
+    query = query.where(link.c.repository_id == repository_id, contains, _protects(tx)).limit(MAX_COUNTED + 1)
+    return SomeTags.of(map(Tag, tx.sql.connection.execute(query).scalars()))
 
 
 def protecting_tags_at(tx: UnitOfWork, repository_id: int, digest: str) -> SomeTags:

@@ -1,0 +1,227 @@
+"""Starts the services of one recorded release on an engine where others may run.
+
+Compose creates every container from the recorded text, so that its labels are those that Compose itself would write; it
+starts them from a text without the completed jobs, which it would otherwise run again. Each step can be repeated after an
+interruption: it begins with what the engine reports now.
+
+    1. Run the jobs that others wait for, each once; the services that run are not touched.
+    2. Replace changed services in batches (`start_order`): new containers beside the old ones where nothing forbids it.
+
+What was recorded from the engine (`running_snapshot`) is created by `SnapshotStart` instead.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import tempfile
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from boltseal.deploy.compose_model import mounted_text
+from boltseal.deploy.compose_program import Compose, RecordedProject, Recreate
+from boltseal.deploy.health import CONFIG_HASH, HealthStatus, ServiceHealth, service_of
+from boltseal.deploy.health_wait import ProjectHealth, expected_services, unhealthy
+from boltseal.deploy.releases import Release, ServiceState
+from boltseal.deploy.running_snapshot import recipes_of
+from boltseal.deploy.start_order import batches, dependencies, shares_namespace, stop_first_reason, waited_jobs
+from boltseal.engines.container_control import ContainerControl
+from boltseal.engines.inventory import ContainerHealth, EngineContainer, State
+from boltseal.errors import BoltsealError
+
+Written = Callable[[Release], Release]
+"""Writes a release's record durably."""
+
+
+class ServicesFailed(BoltsealError):
+    """Services of a release failed. `health`: each with its reason. What ran before them still runs."""
+
+    def __init__(self, health: Mapping[str, ServiceHealth]) -> None:
+        super().__init__("; ".join(f"{name}: {each.reason}" for name, each in health.items()))
+        self.health = health
+
+
+@dataclass(frozen=True, slots=True)
+class ServiceStart:
+    """Starts services of one release.
+
+    `document`: its text. `hashes`: Compose's hash of each service. `former`: the text and variables of the release that
+    ran before, as far as known, to find services of which only the contents of a secret or config changed.
+    """
+
+    compose: Compose
+    control: ContainerControl
+    health: ProjectHealth
+    recorded: RecordedProject
+    document: Mapping[str, Any]
+    hashes: Mapping[str, str]
+    former: tuple[Mapping[str, Any], Mapping[str, str]] | None
+    progress: Callable[[str], None]
+    wait_s: float
+
+    async def run_jobs(self, release: Release, write: Written) -> Release:
+        """Do step 1; return the release with its completed jobs.
+
+        Raises: ServicesFailed, ComposeFailed, ComposeFull and the engine's errors.
+        """
+        for job in waited_jobs(self.document, release.to_start):
+            await self._run_job(release, job)
+            service = release.service(job)
+            if service is not None:
+                done = msgspec.structs.replace(service, state=ServiceState.COMPLETED)
+                release = write(release.with_services([done]))
+        return release
+
+    async def replace_changed(self, release: Release) -> frozenset[str]:
+        """Do step 2; return the IDs of the containers that were waited for and are healthy."""
+        names = [name for name in release.to_start if name not in recipes_of(self.document)]
+        beside, changed = [], []
+        containers = await self.health.containers()
+        for name in names:
+            found = [each for each in containers if service_of(each) == name]
+            if self._as_wanted(release, name, found):
+                continue
+            changed.append(name)
+            if not await self._stop_first_reason(release, name, found):
+                beside.append(name)
+        settled: set[str] = set()
+        for batch in batches(self.document, changed, beside):
+            if batch.beside:
+                settled |= await self._start_beside(release, batch.names)
+            else:
+                await self._stop_and_start(release, batch.names)
+        return frozenset(settled)
+
+    # --- jobs
+
+    async def _run_job(self, release: Release, job: str) -> None:
+        containers = await self.health.containers()
+        own = [each for each in containers if service_of(each) == job]
+        ours = [
+            each
+            for each in own
+            if each.id not in release.before and each.labels.get(CONFIG_HASH) == self.hashes.get(job)
+        ]
+        if not ours or not all((_exited(each) and each.exit_code == 0) or each.running for each in ours):
+            for each in own:
+                await self.control.remove(each.id)
+            for how, names in ((Recreate.CHANGED, self._broken(job, containers)), (Recreate.NEVER, [job])):
+                if names:
+                    await self.compose.create(self.recorded, names, self.progress, how=how)
+            await self._start([job], release)
+        verdict = await self.health.job_exit(job, self.wait_s)
+        if verdict.status is not HealthStatus.HEALTHY:
+            raise ServicesFailed({job: verdict})
+
+    def _broken(self, job: str, containers: Sequence[EngineContainer]) -> list[str]:
+        """Return the services that a job depends on and that exist but do not work: these may be replaced before it."""
+        jobs = waited_jobs(self.document, self.document["services"].keys())
+        return [
+            name
+            for name in sorted(dependencies(self.document, job))
+            if name not in jobs
+            and (found := [each for each in containers if service_of(each) == name])
+            and not all(_works(each) for each in found)
+        ]
+
+    # --- services
+
+    def _as_wanted(self, release: Release, name: str, found: Sequence[EngineContainer]) -> bool:
+        service = release.service(name)
+        return (
+            service is not None
+            and len(found) == service.containers
+            and not shares_namespace(self.document, name)
+            and all(self._fresh(release, each) and each.running for each in found)
+        )
+
+    def _fresh(self, release: Release, container: EngineContainer) -> bool:
+        """Return whether a container is one that this release wants."""
+        name = service_of(container)
+        service = release.service(name)
+        return (
+            service is not None
+            and container.labels.get(CONFIG_HASH) == self.hashes.get(name)
+            and str(container.image) == service.image_id
+            and not (container.id in release.before and self._other_contents(name))
+        )
+
+    def _other_contents(self, name: str) -> bool:
+        """Return whether the secrets and configs of a service may have other contents than before."""
+        now = mounted_text(self.document, name, self.recorded.variables)
+        return bool(now) and (self.former is None or mounted_text(self.former[0], name, self.former[1]) != now)
+
+    async def _stop_first_reason(self, release: Release, name: str, found: Sequence[EngineContainer]) -> str:
+        old = [each for each in found if each.running and not self._fresh(release, each)]
+        if not old or not all(_works(each) for each in old):
+            return "nothing works that could run beside it"
+        documents = await self.control.documents([each.id for each in old])
+        return stop_first_reason(self.document, name, documents.values())
+
+    async def _start_beside(self, release: Release, names: Sequence[str]) -> set[str]:
+        """Start new containers beside the old ones, and remove the old ones when the new ones are healthy.
+
+        Return the IDs of the new ones.
+        """
+        found = [each for each in await self.health.containers() if service_of(each) in names]
+        stopped = [each for each in found if not each.running and not self._fresh(release, each)]
+        await asyncio.gather(*(self.control.remove(each.id) for each in stopped))
+        existing = [each for each in found if each not in stopped]
+        old = {each.id for each in existing if not self._fresh(release, each)}
+        expected = {name: each for name, each in expected_services(release).items() if name in names}
+        scale = {
+            name: sum(1 for each in existing if service_of(each) == name and each.id in old) + expected[name].containers
+            for name in names
+        }
+        await self.compose.create(self.recorded, names, self.progress, how=Recreate.NEVER, scale=scale)
+        await self._start(names, release)
+        verdicts = unhealthy(await self.health.wait(expected, self.wait_s, (), old))
+        if verdicts:
+            raise ServicesFailed(verdicts)
+        self.progress(f"{', '.join(names)}: healthy; stopping the former containers")
+        await asyncio.gather(*(self.control.remove(id_) for id_ in sorted(old)))
+        return {each.id for each in await self.health.containers() if service_of(each) in names}
+
+    async def _stop_and_start(self, release: Release, names: Sequence[str]) -> None:
+        containers = await self.health.containers()
+        forced = [
+            name
+            for name in names
+            if self._other_contents(name)
+            and any(service_of(each) == name and each.id in release.before for each in containers)
+        ]
+        if forced:
+            await self.compose.create(self.recorded, forced, self.progress, how=Recreate.ALL)
+        await self.compose.create(self.recorded, names, self.progress)
+        await self._start(names, release)
+
+    async def _start(self, names: Sequence[str], release: Release) -> None:
+        done = {each.name for each in release.services if each.state is ServiceState.COMPLETED} - set(names)
+        with tempfile.TemporaryDirectory() as folder:
+            file = Path(folder) / "compose.json"
+            file.write_bytes(text_without(self.document, done))
+            await self.compose.start(
+                replace(self.recorded, file=file), names, timeout_s=self.wait_s, progress=self.progress
+            )
+
+
+def text_without(document: Mapping[str, Any], names: Collection[str]) -> bytes:
+    """Return a project's text without some services and without the dependencies on them."""
+    services = {
+        name: {**service, "depends_on": {k: v for k, v in (service.get("depends_on") or {}).items() if k not in names}}
+        for name, service in document["services"].items()
+        if name not in names
+    }
+    return json.dumps({**document, "services": services}).encode()
+
+
+def _exited(container: EngineContainer) -> bool:
+    return container.state is State.EXITED
+
+
+def _works(container: EngineContainer) -> bool:
+    return container.state is State.RUNNING and container.health in (ContainerHealth.NONE, ContainerHealth.HEALTHY)

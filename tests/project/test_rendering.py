@@ -1,0 +1,236 @@
+"""Images in what kustomize, Docker Compose and Helm print, and the limits within which these tools run."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+
+from boltseal.commands.project_images import open_project
+from boltseal.commands.rendered_project import add_rendered, find_renderable, without_shown
+from boltseal.lockfile.document import Rendered
+from boltseal.project.rendering.tool_runs import NotRendered, run_tool, tool_environment
+from tests.polling import wait_until
+from tests.programs import program
+from tests.project.projects import written
+
+DEPLOYMENT = """\
+apiVersion: apps/v1
+kind: Deployment
+metadata: {name: web}
+spec:
+  template:
+    spec:
+      containers:
+      - {name: web, image: app}
+"""
+KUSTOMIZE = {
+    "base/kustomization.yaml": "resources: [web.yaml]\n",
+    "base/web.yaml": DEPLOYMENT,
+    "part/kustomization.yaml": "kind: Component\napiVersion: kustomize.config.k8s.io/v1alpha1\n",
+    "prod/kustomization.yaml": "resources: [../base]\nimages: [{name: app, newName: quay.io/x/app, newTag: '7'}]\n",
+}
+COMPOSE = {
+    "app/compose.yaml": "services:\n  web: {image: 'x/web:${TAG:?}'}\n  job: {image: 'x/job:1', profiles: [p]}\n",
+    "app/compose.override.yaml": "services:\n  db: {image: 'x/db:2'}\n",
+    "app/.env": "TAG=3\n",
+}
+HELM = """\
+#!/bin/sh
+test "$1 $2 $3" = "template release-name {chart}" || exit 9
+cat <<'END'
+---
+# Source: shop/templates/web.yaml
+apiVersion: v1
+kind: Pod
+metadata: {{name: web}}
+spec: {{containers: [{{name: a, image: "x/web:1"}}]}}
+---
+# Source: shop/charts/db/templates/db.yaml
+apiVersion: v1
+kind: Pod
+metadata: {{name: db}}
+spec: {{containers: [{{name: a, image: "x/db:2"}}]}}
+END
+"""
+
+
+def environment(*folders: Path) -> dict[str, str]:
+    return {"PATH": os.pathsep.join([*map(str, folders), os.environ["PATH"]]), "HOME": os.environ["HOME"]}
+
+
+def printed(root: Path, variables: Mapping[str, str] | None = None) -> list[tuple[str, str, str]]:
+    """Return the printed images of a project: file, position, reference."""
+    opened = open_project(root)
+    found = add_rendered(opened, find_renderable(opened), environment() if variables is None else variables).opened
+
+    assert not found.problems
+    return [(each.path, each.where, str(each.resolved)) for each in found.image_refs if each.format == "rendered"]
+
+
+def executable(path: Path, text: str) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+    path.chmod(0o755)
+    return path
+
+
+def test_kustomize_prints_the_image_of_a_base_under_its_new_name(tmp_path: Path) -> None:
+    """The image that an overlay deploys is read from the output of kustomize, with the file of its resource."""
+    program("kubectl")
+    root = written(tmp_path, KUSTOMIZE)
+    place = "Deployment web spec.template.spec.containers[web].image"
+
+    assert printed(root) == [("base/web.yaml", f"kubectl kustomize prod: {place}", "quay.io/x/app:7")]
+
+
+def test_compose_prints_the_services_of_all_files_and_profiles(tmp_path: Path) -> None:
+    """Docker Compose fills in variables of `.env` and merges the override; each service has the file that defines it."""
+    program("docker-compose")
+    root = written(tmp_path, COMPOSE)
+
+    assert sorted(printed(root)) == [
+        ("app/compose.override.yaml", "docker compose config app: services.db.image", "docker.io/x/db:2"),
+        ("app/compose.yaml", "docker compose config app: services.job.image", "docker.io/x/job:1"),
+        ("app/compose.yaml", "docker compose config app: services.web.image", "docker.io/x/web:3"),
+    ]
+
+
+def test_helm_prints_the_templates_of_a_chart_and_its_dependencies(tmp_path: Path) -> None:
+    """An image has the template that Helm names above it, and the notes about templates are gone. Helm is a stand-in."""
+    chart = "apiVersion: v2\nname: shop\n"
+    template = "kind: Pod\nspec: {containers: [{image: {{ .Values.web }}}]}\n"
+    root = written(
+        tmp_path / "p",
+        {
+            "shop/Chart.yaml": chart,
+            "shop/templates/web.yaml": template,
+            "shop/charts/db/Chart.yaml": chart,
+            "lib/Chart.yaml": f"{chart}type: library\n",
+        },
+    )
+    executable(tmp_path / "bin/helm", HELM.format(chart=root / "shop"))
+    opened = open_project(root)
+    found = add_rendered(opened, find_renderable(opened), environment(tmp_path / "bin")).opened
+
+    assert [(each.path, each.written) for each in found.image_refs] == [
+        ("shop/templates/web.yaml", "x/web:1"),
+        ("shop/charts/db/templates/db.yaml", "x/db:2"),
+    ]
+    assert len(opened.notes) == 1
+    assert not found.notes
+
+
+def test_a_missing_tool_is_a_problem(tmp_path: Path) -> None:
+    """A part whose tool is not installed is named as not rendered; the references in files stay."""
+    root = written(tmp_path, {**COMPOSE, **KUSTOMIZE, "shop/Chart.yaml": "name: shop\n"})
+    opened = open_project(root)
+    found = add_rendered(opened, find_renderable(opened), {"PATH": str(tmp_path), "HOME": str(tmp_path)})
+
+    assert not found.done
+    assert [str(each) for each in found.opened.problems] == [
+        "app: docker compose config app can't be rendered: docker-compose is not installed",
+        "shop: helm template shop can't be rendered: helm is not installed",
+        "prod: kubectl kustomize prod can't be rendered: kubectl is not installed",
+    ]
+    assert found.opened.image_refs == opened.image_refs
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("echo 'a: ['", "its output is not YAML"),
+        ("printf 'a\\000b'", "its output contains a NUL byte"),
+        ("printf 'image: \\377'", "its output is not UTF-8"),
+        ("echo 'Error: no \033[31mchart' >&2; exit 1", '"Error: no \\x1b[31mchart"'),
+        ("exit 7", "helm ended with exit code 7"),
+        ("kill -9 $$", "helm ended with exit code -9"),
+    ],
+)
+def test_output_that_is_no_manifest_is_one_line(tmp_path: Path, text: str, reason: str) -> None:
+    """What a tool prints is untrusted: output that can't be used, or an error, is one quoted line."""
+    root = written(tmp_path / "p", {"shop/Chart.yaml": "name: shop\n"})
+    executable(tmp_path / "bin/helm", f"#!/bin/sh\n{text}\n")
+    found = add_rendered(open_project(root), [Rendered("helm", "shop")], environment(tmp_path / "bin"))
+
+    assert not found.done
+    (problem,) = found.opened.problems
+    assert reason in problem.message
+    assert "\n" not in problem.message
+    assert "\033" not in problem.message
+
+
+def test_printed_images_are_no_more_than_text(tmp_path: Path) -> None:
+    """An output with a path out of the project names no file out of it."""
+    root = written(tmp_path / "p", {"shop/Chart.yaml": "name: shop\n", "prod/kustomization.yaml": "resources: []\n"})
+    origin = "metadata: {annotations: {config.kubernetes.io/origin: 'path: ../../../../../etc/passwd'}}\n"
+    text = f"{origin}kind: Pod\napiVersion: v1\nspec: {{containers: [{{image: 'x/a:1'}}]}}\n"
+    executable(tmp_path / "bin/kubectl", f"#!/bin/sh\ncat <<'E'\n{text}E\n")
+    found = add_rendered(open_project(root), [Rendered("kustomize", "prod")], environment(tmp_path / "bin"))
+
+    assert [each.path for each in found.opened.image_refs] == ["prod/kustomization.yaml"]
+
+
+def test_a_path_out_of_the_project_is_not_rendered(tmp_path: Path) -> None:
+    """A lock can't make a tool read a folder out of the project, nor one that is gone."""
+    root = written(tmp_path / "p", {"compose.yaml": "services: {}\n"})
+    wanted = [Rendered("helm", "../other"), Rendered("helm", "gone")]
+    problems = add_rendered(open_project(root), wanted, environment()).opened.problems
+
+    assert ["leads out of the project" in problems[0].message, "is not there any more" in problems[1].message] == [
+        True,
+        True,
+    ]
+
+
+def test_a_printed_image_that_a_file_shows_has_one_result(tmp_path: Path) -> None:
+    """For a verification, an image that a file names as it is printed is one reference."""
+    program("docker-compose")
+    root = written(tmp_path, {"compose.yaml": "services:\n  web: {image: 'x/web:1'}\n"})
+    found = add_rendered(open_project(root), [Rendered("compose", ".")], environment()).opened
+
+    assert len(found.image_refs) == 2
+    assert [each.format for each in without_shown(found).image_refs] == ["compose"]
+
+
+def test_a_tool_has_no_network(tmp_path: Path) -> None:
+    """A tool sees no network device but its own loopback, where the system allows that, and no proxy that works."""
+    own = tool_environment(tmp_path, os.environ["PATH"], str(tmp_path))
+    text = run_tool(["cat", "/proc/net/dev"], tmp_path, own).decode()
+
+    assert [line.split(":")[0].strip() for line in text.splitlines()[2:]] == ["lo"]
+    assert own["https_proxy"] == "http://127.0.0.1:9"
+
+
+def test_a_tool_that_hangs_is_ended_with_its_children(tmp_path: Path) -> None:
+    """After the time limit the whole process group is ended, also a child that keeps the output open."""
+    pid = tmp_path / "pid"
+    script = f"import os, signal\nif os.fork() == 0:\n open({str(pid)!r}, 'w').write(str(os.getpid()))\nsignal.pause()"
+    own = tool_environment(tmp_path, os.environ["PATH"], str(tmp_path))
+    with pytest.raises(NotRendered, match=r"took longer than 2 s and was ended"):
+        run_tool([sys.executable, "-c", script], tmp_path, own, time_limit_s=2)
+
+    wait_until(lambda: _is_dead(int(pid.read_text())), "the end of the child")
+
+
+def _is_dead(pid: int) -> bool:
+    status = Path(f"/proc/{pid}/status")
+    return not status.exists() or "State:\tZ" in status.read_text()
+
+
+def test_output_is_limited(tmp_path: Path) -> None:
+    """A tool that prints without end is ended."""
+    own = tool_environment(tmp_path, os.environ["PATH"], str(tmp_path))
+    with pytest.raises(NotRendered, match="printed more than 100000 bytes"):
+        run_tool(["yes"], tmp_path, own, max_bytes=100_000)
+
+
+def test_a_tool_does_not_see_the_users_variables(tmp_path: Path) -> None:
+    """The environment of a tool has nothing of the user's but the path of programs."""
+    own = tool_environment(tmp_path, os.environ["PATH"], str(tmp_path))
+    names = {line.partition("=")[0] for line in run_tool(["env"], tmp_path, own).decode().splitlines()}
+
+    assert names - set(own) <= {"PWD", "SHLVL", "_"}

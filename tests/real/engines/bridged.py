@@ -1,0 +1,182 @@
+"""A Docker engine in a network namespace of its own, where Compose's networks, service names and published ports work."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests import servers
+from tests.programs import program
+from tests.real.tools import Docker
+from tests.servers import Server
+
+FORWARD = """
+import asyncio, sys
+async def pump(reader, writer):
+    try:
+        while data := await reader.read(65536):
+            writer.write(data)
+            await writer.drain()
+    except OSError:
+        pass
+    writer.close()
+async def serve(reader, writer):
+    to, from_ = await asyncio.open_unix_connection(sys.argv[2])
+    await asyncio.gather(pump(reader, from_), pump(to, writer))
+async def main():
+    server = await asyncio.start_server(serve, "127.0.0.1", int(sys.argv[1]))
+    print("ready", flush=True)
+    await server.serve_forever()
+asyncio.run(main())
+"""
+"""Forwards a port of the namespace to a Unix socket, which all namespaces share."""
+
+PROBE = """
+import json, socket, struct, sys, time
+name, port, seconds = sys.argv[1], int(sys.argv[2]), float(sys.argv[3])
+def addresses():
+    query = struct.pack(">6H", 7, 0x100, 1, 0, 0, 0)
+    query += b"".join(bytes([len(part)]) + part.encode() for part in name.split(".")) + bytes([0]) + struct.pack(">2H", 1, 1)
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as udp:
+        udp.settimeout(1)
+        udp.sendto(query, ("127.0.0.11", 53))
+        answer = udp.recv(4096)
+    found, at = [], len(query)
+    for _ in range(struct.unpack(">H", answer[6:8])[0]):
+        while answer[at] and answer[at] < 192:
+            at += answer[at] + 1
+        at += 2 if answer[at] else 1
+        size = struct.unpack(">H", answer[at + 8:at + 10])[0]
+        found.append(".".join(map(str, answer[at + 10:at + 10 + size])))
+        at += 10 + size
+    return found
+def get():
+    try:
+        found = addresses()
+    except OSError:
+        return ""
+    for address in found:
+        try:
+            with socket.create_connection((address, port), 0.3) as tcp:
+                tcp.sendall(b"GET / HTTP/1.0\\r\\n\\r\\n")
+                tcp.settimeout(1)
+                answer = b""
+                while piece := tcp.recv(4096):
+                    answer += piece
+                if b" 200 " in answer:
+                    return "answered"
+        except OSError:
+            continue
+    return ""
+print("ready", flush=True)
+until, last, worst, failed, count = time.monotonic() + seconds, time.monotonic(), 0.0, 0, 0
+import os
+while time.monotonic() < until and not os.path.exists(sys.argv[4]):
+    answer = get()
+    now = time.monotonic()
+    count += 1
+    if answer:
+        worst = max(worst, now - last)
+        last = now
+    else:
+        failed += 1
+    time.sleep(0.01)
+print(json.dumps({"outage_s": worst, "failed": failed, "requests": count}))
+"""
+"""Asks a service by its name, as a client does that tries each address, and measures the longest time without an answer."""
+
+
+@dataclass(frozen=True, slots=True)
+class Outage:
+    """What a client saw. `longest_s`: the longest time between two answers; `failed`: requests that no address answered."""
+
+    longest_s: float
+    failed: int
+    requests: int
+
+
+@contextlib.contextmanager
+def bridged_docker(folder: Path, registry: Server, *, containerd_store: bool = False) -> Iterator[Docker]:
+    """Run a Docker daemon in a network namespace of its own, which reaches the registry under the same address."""
+    folder.mkdir(parents=True, exist_ok=True)
+    port = int(registry.address.rpartition(":")[2])
+    before = (program("unshare"), "--net", program("sh"), "-c", 'ip link set lo up; exec "$@"', "sh")
+    driver = None if containerd_store else "overlay2"
+    with (
+        servers.dockerd(folder / "engine", before=before, containerd_store=containerd_store, driver=driver) as engine,
+        _forwarded(folder, engine, port),
+    ):
+        yield Docker(engine.address, "bridged")
+
+
+@contextlib.contextmanager
+def _forwarded(folder: Path, engine: Server, port: int) -> Iterator[None]:
+    at = folder / "registry.sock"
+    with _unix_server(at, port), in_network(engine.pid, FORWARD, str(port), str(at)):
+        yield
+
+
+@contextlib.contextmanager
+def in_network(pid: int, code: str, *arguments: str) -> Iterator[subprocess.Popen[str]]:
+    """Run Python code in the network namespace of a process; it prints a line when it is ready."""
+    argv = [program("nsenter"), f"--net=/proc/{pid}/ns/net", sys.executable, "-c", code, *arguments]
+    with subprocess.Popen(argv, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+@contextlib.contextmanager
+def _unix_server(at: Path, port: int) -> Iterator[None]:
+    """Forward a Unix socket to a port of this machine, in a thread."""
+    loop = asyncio.new_event_loop()
+
+    async def pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(OSError):
+            while data := await reader.read(65536):
+                writer.write(data)
+                await writer.drain()
+        writer.close()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            to, from_ = await asyncio.open_connection("127.0.0.1", port)
+        except OSError:  # the registry is off
+            writer.close()
+            return
+        await asyncio.gather(pump(reader, from_), pump(to, writer))
+
+    server = loop.run_until_complete(asyncio.start_unix_server(serve, at))
+    thread = threading.Thread(target=loop.run_forever)
+    thread.start()
+    try:
+        yield
+    finally:
+        loop.call_soon_threadsafe(server.close)
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join()
+
+
+@contextlib.contextmanager
+def asked(docker: Docker, container: str, name: str, port: int, folder: Path) -> Iterator[list[Outage]]:
+    """Ask a service from a container's network until the end of the block; then the list has what the client saw."""
+    pid = int(docker.run("inspect", "--format", "{{.State.Pid}}", container).checked())
+    end = folder / f"end-{name}"
+    found: list[Outage] = []
+    with in_network(pid, PROBE, name, str(port), "300", str(end)) as process:
+        yield found
+        end.touch()
+        assert process.stdout is not None
+        seen = json.loads(process.stdout.readline())
+    end.unlink()
+    found.append(Outage(seen["outage_s"], seen["failed"], seen["requests"]))
