@@ -180,7 +180,7 @@ def test_a_path_out_of_the_project_is_not_rendered(tmp_path: Path) -> None:
     wanted = [Rendered("helm", "../other"), Rendered("helm", "gone")]
     problems = add_rendered(open_project(root), wanted, environment()).opened.problems
 
-    assert ["leads out of the project" in problems[0].message, "is not there any more" in problems[1].message] == [
+    assert ["is outside of the project" in problems[0].message, "is not there any more" in problems[1].message] == [
         True,
         True,
     ]
