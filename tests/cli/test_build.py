@@ -39,7 +39,7 @@ def test_each_usage_error_is_one_line(tmp_path: Path, arguments: tuple[str, ...]
 
 @pytest.mark.parametrize("recorded", [True, False], ids=["recorded", "written into the database"])
 def test_only_a_record_in_the_ledger_replaces_a_build(tmp_path: Path, recorded: bool) -> None:
-    """A record of the same inputs replaces a build; one that somebody wrote into the registry's database is refused."""
+    """A record of the same inputs replaces a build; a record that an attacker wrote into the registry's database is refused."""
     context, data = tmp_path / "context", tmp_path / "data"
     context.mkdir()
     (context / "Dockerfile").write_text("FROM scratch\n")
