@@ -153,7 +153,9 @@ def lives(draw: st.DrawFn) -> list[tuple[object, ...]]:
         what = draw(st.sampled_from(["build", "build", "build", "lose top", "forget layers"]))
         if what == "build":
             name = draw(st.sampled_from(NAMES))
-            base = draw(st.sampled_from([None, *(other for other in names if other != name)]))
+            # of one repository's images, none is taken for the base of another
+            others = [other for other in names if other.rpartition(":")[0] != name.rpartition(":")[0]]
+            base = draw(st.sampled_from([None, *others]))
             steps.append((what, name, base, draw(HOW), draw(USED), draw(RECORDED)))
             names.append(name)
         else:
