@@ -52,7 +52,9 @@ def pytest_collection_finish() -> None:
 @pytest.fixture(autouse=True)
 def _own_state(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
     """Use a client state of this test only, neither another test's nor this machine's."""
-    monkeypatch.setenv("BOLTSEAL_STATE", str(tmp_path_factory.getbasetemp() / f"state-{uuid.uuid4().hex}"))
+    state = tmp_path_factory.getbasetemp() / f"state-{uuid.uuid4().hex}"
+    monkeypatch.setenv("BOLTSEAL_STATE", str(state))
+    monkeypatch.setenv("BOLTSEAL_ENGINES", str(state / "engines"))
 
 
 @pytest.fixture(autouse=True)

@@ -116,6 +116,17 @@ def state_folder() -> Path:
     return (Path(xdg) if xdg else home_folder() / ".local/state") / "boltseal"
 
 
+def engines_folder() -> Path:
+    """Return the folder of engines' releases: BOLTSEAL_ENGINES, else for root the one of this machine, else in the state folder.
+
+    It does not follow root's BOLTSEAL_STATE: all administrators of this machine's engine share it.
+    """
+    named = os.environ.get("BOLTSEAL_ENGINES")
+    if named:
+        return Path(named)
+    return Path("/var/lib/boltseal/engines") if os.geteuid() == 0 else state_folder() / "engines"
+
+
 def home_folder() -> Path:
     """Return the user's home folder, in which rootless engines store their images."""
     return Path(os.environ.get("HOME") or Path("~").expanduser())

@@ -16,7 +16,7 @@ from tests.thread_server import boltseal_in_thread
 def _clean_environment(monkeypatch: pytest.MonkeyPatch, no_personal_settings: None) -> None:
     """Use no setting of this machine, and a terminal of 80 columns."""
     for name in os.environ:
-        if name.startswith("BOLTSEAL_") and name != "BOLTSEAL_STATE":
+        if name.startswith("BOLTSEAL_") and name not in ("BOLTSEAL_STATE", "BOLTSEAL_ENGINES"):
             monkeypatch.delenv(name)
     monkeypatch.setenv("COLUMNS", "80")
 

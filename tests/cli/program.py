@@ -22,7 +22,7 @@ from boltseal.cli import root
 from boltseal.cli.json_schemas import ROWS, envelope
 
 TIMEOUT_S = 60.0
-_STATE = "BOLTSEAL_STATE"
+_STATE = ("BOLTSEAL_STATE", "BOLTSEAL_ENGINES")
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +50,7 @@ def checked(printed: Mapping[str, Any]) -> None:
 
 def clean_environment(more: Mapping[str, str] | None = None) -> dict[str, str]:
     """An environment with this test's own state, without boltseal's settings, on a terminal of 80 columns."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("BOLTSEAL_") or name == _STATE}
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("BOLTSEAL_") or name in _STATE}
     return kept | {"COLUMNS": "80"} | dict(more or {})
 
 

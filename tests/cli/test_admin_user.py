@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from base64 import b64encode
 from typing import TYPE_CHECKING
 
 import bcrypt
@@ -53,6 +54,24 @@ def test_a_list_without_users_says_where_it_looked(data: Path) -> None:
 
     assert (run.code, run.out) == (0, "")
     assert run.err == f"no users in {data}.keys/htpasswd or the database of {data}\n"
+
+
+@pytest.mark.parametrize("name", ["deploy", "ci"], ids=["another user", "a user with a password"])
+def test_a_user_is_not_added_beside_users_of_another_key(data: Path, name: str) -> None:
+    """Beside users of the database, `user add` with another users.key is refused, because no user could log in any more."""
+    prepare_data(data)
+    key = data.with_name("data.keys") / "users.key"
+    first = [add(data, each, "correct horse\n").code for each in ("ci", "dev")]
+    right = key.read_bytes()
+    key.write_bytes(b64encode(b"k" * 32) + b"\n")
+    refused = add(data, name, "correct horse\n")
+    key.write_bytes(right)
+    added = add(data, name, "correct horse\n")
+
+    assert first == [0, 0]
+    assert refused.code == 3
+    assert "was not encrypted with data.keys/users.key: copy the folder of keys" in refused.json["errors"][0]["message"]
+    assert added.code == 0
 
 
 @pytest.mark.slow

@@ -14,7 +14,7 @@ import pytest
 
 import boltseal
 from boltseal.cli.command_table import commands
-from boltseal.cli.loading import SERVER_MODULES, load_module
+from boltseal.cli.loading import SERVER_MODULES, install_command, load_module
 from tests.cli.client_install import ClientInstall, install_client
 from tests.host.scrub.made_stores import DockerStore
 from tests.images import image, push
@@ -154,6 +154,23 @@ async def test_client_commands_work(
     assert digest.out.strip() in project.joinpath("boltseal.lock").read_text()
     assert verified.code == 0, verified.err
     assert (scrubbed.code, scrubbed.out.partition(":")[0]) == (0, "holds L0"), scrubbed.err
+
+
+@pytest.mark.parametrize(
+    ("receipt", "command"),
+    [
+        ("pyvenv.cfg", 'pip install "boltseal[server]"'),
+        ("uv-receipt.toml", 'uv tool install "boltseal[server]"'),
+        ("pipx_metadata.json", 'pipx install --force "boltseal[server]"'),
+    ],
+)
+def test_a_missing_extra_is_installed_by_the_tool_that_installed_boltseal(
+    tmp_path: Path, receipt: str, command: str
+) -> None:
+    """In an environment of `uv tool` or pipx, the message about a missing extra has the command of that tool."""
+    (tmp_path / receipt).touch()
+
+    assert install_command("server", tmp_path) == command
 
 
 @pytest.mark.slow

@@ -403,3 +403,23 @@ def test_a_file_name_that_is_no_text_is_escaped_in_json(tmp_path: Path) -> None:
     assert result.code == 0
     assert r'"file": "\udcff.yaml"' in result.out
     assert result.out.encode().decode() == result.out
+
+
+def test_a_base_that_a_build_argument_selects_is_pinned_by_a_source_policy(project: Path) -> None:
+    """For an image in `build.args`, pin names the source policy, because an override can't set it."""
+    compose = 'services:\n  web:\n    build: {context: ., args: {BASE: "nginx:1.25"}}\n'
+    written(project, {"compose.yml": compose, "Dockerfile": "ARG BASE\nFROM $BASE\n"})
+    result = pin(project)
+
+    assert "`boltseal lock --emit buildkit-source-policy`" in result.err
+    assert "compose-override" not in result.err
+
+
+def test_a_rule_that_leaves_nothing_out_is_named(project: Path) -> None:
+    """A `[[lock.ignore]]` that matches nothing is named, since it may be misspelled; one that matches is not."""
+    rules = '[[lock.ignore]]\nreference = "{}"\nreason = "x"\n'
+    written(project, {"compose.yml": COMPOSE, ".boltseal.toml": rules.format("redis*") + rules.format("postgre*")})
+    result = pin(project)
+
+    assert '[[lock.ignore]] with reference = "postgre*" leaves nothing out; remove it' in result.err
+    assert 'reference = "redis*" leaves' not in result.err

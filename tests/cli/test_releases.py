@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from boltseal.deploy.release_file import StoredRelease
 from boltseal.deploy.release_store import ReleaseFolder
 from boltseal.deploy.releases import ReleaseContents, ReleaseEnd
 from tests.cli.program import call
@@ -80,11 +81,12 @@ def test_an_empty_list_of_releases_is_reported(
 @pytest.mark.parametrize(
     ("name", "text", "code"),
     [
-        ("2/release.json", "{}", 3),
-        ("2/release.json", "\x1b[31m", 3),
-        ("2/release.json", "[" * 100_000, 3),
+        ("4/release.json", "{}", 3),
+        ("4/release.json", "\x1b[31m", 3),
+        ("4/release.json", "[" * 100_000, 3),
         ("2/compose.json", "no JSON", 0),
         ("9/other", "", 3),
+        ("4.release.1", "no release", 0),
         ("99999999999999999999/release.json", "{}", 0),
         ("0/release.json", "{}", 0),
     ],
@@ -99,6 +101,17 @@ def test_a_damaged_record_is_reported(folder: ReleaseFolder, name: str, text: st
     assert len([line for line in result.err.splitlines() if line.startswith("boltseal: ")]) == (code != 0)
     assert "Traceback" not in result.err
     assert code == 0 or str(folder.folder) in result.err
+
+
+def test_a_torn_release_is_ignored_with_a_notice(folder: ReleaseFolder) -> None:
+    """The file of a release that a crash left incomplete is ignored, and `release ls` names it."""
+    path = folder.folder / "2.release"
+    path.write_bytes(path.read_bytes()[:-30])
+    result = call("release", "ls")
+
+    assert result.code == 0
+    assert "shop/2 " not in result.out
+    assert f"{path} is incomplete and ignored" in result.err
 
 
 def test_one_release_is_shown_with_its_images(folder: ReleaseFolder) -> None:
@@ -129,12 +142,13 @@ def test_a_missing_release_is_not_found(folder: ReleaseFolder) -> None:
 def test_a_modified_release_text_is_not_compared(folder: ReleaseFolder) -> None:
     """If a release's text was modified, the comparison is "could not check" instead of "the same"."""
     same = call("release", "diff", "1", "2", "--project-name", "shop")
-    (folder.folder / "2/compose.json").write_text('{"name": "shop", "services": []}')
+    stored = folder.stored()[1]
+    folder.put(StoredRelease(revision=9, release=stored.release, contents=ReleaseContents(b'{"services": []}')))
     harmed = call("release", "diff", "1", "2", "--project-name", "shop")
 
     assert (same.code, same.out) == (0, "releases 1 and 2 of shop are the same\n")
     assert (harmed.code, harmed.out) == (3, "")
-    assert "2/compose.json" in harmed.err
+    assert "2.release" in harmed.err
 
 
 def test_values_are_compared_and_never_shown(folder: ReleaseFolder) -> None:

@@ -9,9 +9,9 @@ import pytest
 
 from boltseal.commands.client_context import ClientContext
 from boltseal.commands.outcome import Outcome
-from boltseal.commands.releases import diff_releases, list_releases, release_folder, unfinished_notice
+from boltseal.commands.releases import diff_releases, list_releases, unfinished_notice
 from boltseal.config import ClientPaths
-from boltseal.deploy.release_store import NoSuchRelease
+from boltseal.deploy.release_store import NoSuchRelease, ReleaseFolder
 from boltseal.deploy.releases import ReleaseContents
 from tests.deploy.samples import release
 
@@ -29,9 +29,14 @@ def client(tmp_path: Path) -> ClientContext:
     return ClientContext(paths, tmp_path / "state", now_us, _ignore)
 
 
+def engine_folder(client: ClientContext, address: str = "") -> ReleaseFolder:
+    """Return the releases of a project on an engine that was reached before."""
+    return ReleaseFolder(client.engines / (address.rpartition("/")[2] or "here"), "shop", address=address)
+
+
 def test_the_newest_healthy_release_of_each_engine_is_current(client: ClientContext) -> None:
     """For each engine the newest healthy release is current, even if a newer one failed."""
-    here, there = release_folder(client, "shop"), release_folder(client, "shop", "ssh://web2")
+    here, there = engine_folder(client), engine_folder(client, "ssh://web2")
     here.begin(release(1), CONTENTS)
     here.begin(release(2, None), CONTENTS)
     there.begin(release(3), CONTENTS)
@@ -46,14 +51,14 @@ def test_the_newest_healthy_release_of_each_engine_is_current(client: ClientCont
 def test_releases_of_all_projects_are_listed_without_a_name(client: ClientContext) -> None:
     """Without a project name the releases of all projects are listed, possibly none."""
     assert list_releases(None, client) == []
-    release_folder(client, "shop").begin(release(1), CONTENTS)
+    engine_folder(client).begin(release(1), CONTENTS)
 
     assert [each.release.project for each in list_releases(None, client)] == ["shop"]
 
 
 def test_a_release_equals_itself(client: ClientContext) -> None:
     """A release compared with itself has no changes; a missing release is an error."""
-    release_folder(client, "shop").begin(release(1), CONTENTS)
+    engine_folder(client).begin(release(1), CONTENTS)
 
     assert diff_releases("shop", 1, 1, client).outcome is Outcome.HOLDS
     with pytest.raises(NoSuchRelease):
@@ -62,7 +67,7 @@ def test_a_release_equals_itself(client: ClientContext) -> None:
 
 def test_the_notice_names_the_engine_of_an_unfinished_release_elsewhere(client: ClientContext) -> None:
     """The notice has the complete command with the engine of an unfinished release elsewhere."""
-    release_folder(client, "shop", "ssh://web2").begin(release(1, None), CONTENTS)
+    engine_folder(client, "ssh://web2").begin(release(1, None), CONTENTS)
     [listed] = list_releases("shop", client)
 
     assert "--project-name shop --host ssh://web2`" in unfinished_notice(listed.release, client)

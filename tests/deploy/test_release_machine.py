@@ -21,6 +21,7 @@ from boltseal.deploy.compose_model import parse_model
 from boltseal.deploy.compose_program import ProjectFiles, RecordedProject
 from boltseal.deploy.compose_reading import ComposeReading
 from boltseal.deploy.deployer import DeployedBy, Deployer, OtherFolder
+from boltseal.deploy.holds import Held
 from boltseal.deploy.release_flow import DeployResult, ReleaseFlow
 from boltseal.deploy.release_images import ReleaseImages
 from boltseal.deploy.release_store import ReleaseFolder
@@ -233,7 +234,12 @@ class ReleaseMachine(RuleBasedStateMachine):
     @rule()
     def deploy_again(self) -> None:
         """A deploy of the same file after a success changes nothing."""
-        release = self.shop.deploy()
+        seen = self.shop.running()
+        try:
+            release = self.shop.deploy()
+        except Held:  # the file has what was rolled back
+            self.is_held(seen)
+            return
         if release.outcome is not None:
             assert release.release.end in (ReleaseEnd.HEALTHY, ReleaseEnd.PUT_BACK)
             if release.release.good:
@@ -241,14 +247,22 @@ class ReleaseMachine(RuleBasedStateMachine):
                 again = self.shop.deploy()
                 assert again.outcome is None
 
+    def is_held(self, seen: dict[str, tuple[str, ...]]) -> None:
+        """What was refused since a rollback holds it changed nothing."""
+        assert self.shop.running() == seen
+        assert any(each.hold for each in self.shop.releases.all())
+
     @precondition(lambda self: self.new is None)
     @rule()
     def rollback(self) -> None:
-        """A rollback makes an older state run again, and runs no job."""
+        """A rollback makes an older state run again, and runs no job; a second one in a row is refused."""
         jobs, seen = self.shop.jobs(), self.shop.running()
         try:
             done = self.shop.command(lambda deployer: deployer.rollback(None, DeployedBy("ann")))
         except NotFound:
+            return
+        except Held:
+            self.is_held(seen)
             return
         assert done.release.good, done.release.reason
         assert self.shop.jobs() == jobs

@@ -11,12 +11,13 @@ from boltseal.client.errors import RemoteUnavailable
 from boltseal.client.registry_client import Resolved
 from boltseal.client.tag_observations import ObservedInterval
 from boltseal.deploy.compose_model import ComposeService
-from boltseal.deploy.releases import Release, ReleaseEnd, ServiceState
+from boltseal.deploy.releases import Release, ReleasedService, ReleaseEnd, ServiceState
 from boltseal.deploy.update_plan import (
     KnownImages,
     UpdateAction,
     UpdateStep,
     failed_before,
+    failed_versions,
     is_floating,
     is_version,
     plan_updates,
@@ -36,6 +37,10 @@ VERSION = lock_key(Reference.parse("localhost:5000/shop/app:1.2.3-alpine"))
 def service(image: Reference, *, build: bool = False) -> ComposeService:
     """Return a service of an image."""
     return ComposeService("web", image, build, 1, {}, ())
+
+
+def _service(image: str, state: ServiceState) -> ReleasedService:
+    return ReleasedService(name="web", image=image, digest=str(NEW), image_id=str(NEW), state=state)
 
 
 def step(of: ComposeService, *, major: bool = False, cooldown_us: int = 0, **known: Any) -> UpdateStep:
@@ -109,6 +114,36 @@ def test_rule_3_a_version_stays_and_a_newer_one_is_proposed(
 def test_rule_3_a_new_major_version_is_mentioned() -> None:
     """Rule 3: a new major version is mentioned with the option that proposes it."""
     assert "--major proposes it" in step(service(VERSION), tags={VERSION: [Tag("2.0.0-alpine")]}).why
+
+
+def test_rule_3_a_version_that_failed_is_not_proposed() -> None:
+    """Rule 3: a version whose deploy failed here is not proposed; the next lower one that is newer is, else the reason."""
+    image = "localhost:5000/shop/app:1.4.0-alpine"
+    failed = failed_versions(
+        [replace(release(1, ReleaseEnd.PUT_BACK), services=(_service(image, ServiceState.FAILED),))]
+    )
+    tags = {VERSION: [Tag("1.3.0-alpine"), Tag("1.4.0-alpine")]}
+    only = {VERSION: [Tag("1.4.0-alpine")]}
+
+    assert step(service(VERSION), tags=tags, failed_versions=failed).tag == Tag("1.3.0-alpine")
+    assert step(service(VERSION), tags=only, failed_versions=failed).act is UpdateAction.NOTHING
+    assert (
+        "1.4.0-alpine was deployed here before and failed"
+        in step(service(VERSION), tags=only, failed_versions=failed).why
+    )
+
+
+@pytest.mark.parametrize("image", [EDGE, VERSION])
+def test_rule_1_what_a_rollback_holds_is_not_updated(image: Reference) -> None:
+    """Rule 1: a service that a rollback holds is neither updated nor is a version proposed for it."""
+    done = step(
+        service(image),
+        resolutions=resolves_to(NEW),
+        tags={VERSION: [Tag("1.3.0-alpine")]},
+        held={"web": "held since release 3 went back from release 2"},
+    )
+
+    assert (done.act, done.why) == (UpdateAction.NOTHING, "held since release 3 went back from release 2")
 
 
 def test_rule_4_nothing_is_new() -> None:

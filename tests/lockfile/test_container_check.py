@@ -16,6 +16,8 @@ from boltseal.lockfile.container_check import (
     RunningVerdict,
     judge,
     known_kinds,
+    shown_name,
+    without_keep_tags,
 )
 from boltseal.lockfile.document import SECOND_US, LockedImage
 from boltseal.oci.digest import Digest
@@ -224,6 +226,36 @@ def test_a_digest_or_keep_tag_is_compared_with_the_only_locked_tag(name: str) ->
     assert verdict_of(container, LOCKED, two).status is ContainerStatus.UNKNOWN
     assert verdict_of(container, by_digest).status is ContainerStatus.UNKNOWN
     assert verdict_of(container, locked("redis:7", 1)).status is ContainerStatus.NOT_LOCKED
+
+
+@pytest.mark.parametrize(
+    ("name", "status"),
+    [
+        ("localhost:5000/shop/app:1.4.2", ContainerStatus.MOVED_AFTER_PULL),
+        (f"localhost:5000/shop/app@{digest(OLD)}", ContainerStatus.UNKNOWN),
+        ("localhost:5000/shop/app:boltseal-keep-00000007", ContainerStatus.UNKNOWN),
+    ],
+)
+def test_only_a_container_started_by_its_tag_shows_that_the_tag_moved(name: str, status: ContainerStatus) -> None:
+    """A container that `boltseal deploy` started by digest or keep tag is no evidence that the locked tag moved."""
+    older = replace(running(OLD, name=Reference.parse(name)), created_us=1)
+
+    assert (verdict_of(older).status, verdict_of(older).weight) == (status, Weight.DIFFERS)
+
+
+def test_keep_tags_are_never_shown_as_names() -> None:
+    """A keep tag is left out of an image's names; a container started by one is shown with repository and digest."""
+    keep, name = (Reference.parse(f"localhost:5000/shop/app:{tag}") for tag in ("boltseal-keep-00000007", "1.4.2"))
+    pulled = (
+        Reference.parse(f"localhost:5000/other@{digest(2)}"),
+        Reference.parse(f"localhost:5000/shop/app@{digest(1)}"),
+    )
+
+    assert without_keep_tags((keep, name)) == (name,)
+    assert shown_name(str(keep), pulled) == f"localhost:5000/shop/app@{digest(1)}"
+    assert shown_name(str(keep), ()) == "localhost:5000/shop/app"
+    assert shown_name(str(name), pulled) == str(name)
+    assert shown_name("sha256:", pulled) == "sha256:"
 
 
 def test_a_name_without_a_tag_is_latest() -> None:

@@ -258,3 +258,74 @@ def test_what_is_locked_and_not_edited(tmp_path: Path) -> None:
 def test_a_binary_file_with_a_common_suffix_is_skipped(tmp_path: Path) -> None:
     """A disk image called `x.image` is no unit, and no problem."""
     assert found_in(written(tmp_path, {"x.image": b"\0\xff", "y.hcl": b"\0"})).problems == ()
+
+
+def test_a_tekton_parameter_with_a_default_is_that_image(tmp_path: Path) -> None:
+    """The default of a parameter is the image of each step that it names, and is edited if it is nothing else too."""
+    task = """\
+apiVersion: tekton.dev/v1
+kind: Task
+metadata: {name: build}
+spec:
+  params:
+  - {name: BUILDER, default: "x/builder:1"}
+  - {name: TOOL, default: "x/tool:2"}
+  - {name: GIVEN}
+  steps:
+  - image: $(params.BUILDER)
+  - image: $(params.BUILDER)
+  - image: $(params.TOOL)
+    args: [$(params.TOOL)]
+  - image: $(params.GIVEN)
+"""
+    root = written(tmp_path, {"task.yaml": task})
+    found = found_in(root)
+
+    assert [(each.written, str(each.resolved), each.edit_range is not None) for each in found.image_refs] == [
+        ("x/builder:1", "docker.io/x/builder:1", True),
+        ("x/tool:2", "docker.io/x/tool:2", False),
+        ("$(params.GIVEN)", "None", False),
+    ]
+    assert not found.unknown
+
+
+HCL_TARGETS = """\
+target "base" {
+  context = "app"
+  args = { FROM_IMAGE = "x/base:1" }
+}
+target "last" {
+  inherits = ["base"]
+  args = { FROM_IMAGE = "x/last:2" }
+}
+target "app" {
+  inherits = ["last", "app"]
+}
+"""
+JSON_TARGETS = """\
+{"target": {
+  "base": {"context": "app", "args": {"FROM_IMAGE": "x/base:1"}},
+  "last": {"inherits": ["base"], "args": {"FROM_IMAGE": "x/last:2"}},
+  "app": {"inherits": ["last", "app"]}
+}}
+"""
+
+
+@pytest.mark.parametrize(("name", "text"), [("docker-bake.hcl", HCL_TARGETS), ("docker-bake.json", JSON_TARGETS)])
+def test_a_bake_target_builds_with_what_it_inherits(tmp_path: Path, name: str, text: str) -> None:
+    """Arguments and the context of inherited targets count, a target's own first; a cycle ends."""
+    root = written(tmp_path, {name: text, "app/Dockerfile": "ARG FROM_IMAGE\nFROM $FROM_IMAGE\n"})
+    selected = {each.where.partition(".args")[0]: each.written for each in found_in(root).image_refs}
+
+    assert selected == {"target.base": "x/base:1", "target.last": "x/last:2", "target.app": "x/last:2"}
+
+
+def test_many_inherited_targets_are_read_in_linear_time(tmp_path: Path) -> None:
+    """A file in which each target inherits all earlier ones several times is read at once."""
+    targets = "".join(
+        f'target "t{n}" {{\n inherits = [{", ".join(f"""{chr(34)}t{m}{chr(34)}""" for m in range(n)) or chr(34) * 2}]\n}}\n'
+        for n in range(200)
+    )
+    root = written(tmp_path, {"docker-bake.hcl": targets})
+
+    assert not found_in(root).problems

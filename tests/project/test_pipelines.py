@@ -64,7 +64,10 @@ def test_no_digest_is_written_into_a_variable_that_scripts_see(tmp_path: Path) -
         ],
         "ci/more.yml": ["image: memcached:1.6@DIGEST"],
     }
-    assert edited.refusals[0].reason == "its end comes from NODE, and the job's scripts would see the digest in it"
+    assert (
+        edited.refusals[0].reason
+        == "its end comes from NODE, and the job's scripts would see the digest in it; write the tag into the image"
+    )
 
 
 def test_a_variable_that_images_are_resolved_by_is_understood(tmp_path: Path) -> None:

@@ -71,7 +71,12 @@ class ComposeProject:
     @property
     def variables(self) -> dict[str, str]:
         """Return the variables that name the engine and the state folder."""
-        return {"DOCKER_HOST": self.docker.host, "BOLTSEAL_STATE": str(self.state), **self.environment}
+        return {
+            "DOCKER_HOST": self.docker.host,
+            "BOLTSEAL_STATE": str(self.state),
+            "BOLTSEAL_ENGINES": str(self.state / "engines"),
+            **self.environment,
+        }
 
     def locked(self, *arguments: str) -> None:
         """Lock the project again. `--allow-empty`: all services are built locally."""
@@ -138,8 +143,10 @@ def started(front: ComposeProject, *arguments: str) -> subprocess.Popen[bytes]:
 
 def until_step(front: ComposeProject, number: int, step: str) -> None:
     """Wait until a release is at a step."""
-    record = front.state / "releases" / front.name / str(number) / "release.json"
     wait_until(
-        lambda: record.exists() and f'"step": "{step}"' in record.read_text(),
+        lambda: any(
+            f'"step":"{step}"' in each.read_text()
+            for each in front.state.glob(f"engines/*/releases/{front.name}/{number}.release")
+        ),
         f"release {number} is at the step {step}",
     )

@@ -1,6 +1,6 @@
 """Runs boltseal in a process that is killed after it has renamed the Nth file of a release: `killed.py N ARGUMENTS`.
 
-A deploy renames the release's folder, which records the release, and then its record at each step.
+A deploy renames the release's file, which records the release, and again at each step.
 """
 
 from __future__ import annotations
@@ -20,9 +20,7 @@ class _Killing:
 
     def __call__(self, disk: Disk, source: str, target: str) -> None:
         _rename(disk, source, target)
-        name = os.path.basename(target)  # noqa: PTH119 - the name on the disk
-        written = name == "release.json" and ".new" not in target
-        if written or (name.isdigit() and "/files/" not in target):
+        if target.endswith(".release"):
             self.left -= 1
             if self.left == 0:
                 os.kill(os.getpid(), signal.SIGKILL)

@@ -180,6 +180,8 @@ NOT_MEASURED: Final[Mapping[str, str]] = {
     "release ls": "reads releases of one host",
     "release show": "one release",
     "release diff": "two releases",
+    "release hold": "releases of one project",
+    "release unlock": "one container",
     "ratelimit": "one request",
     "ledger trust": "writes a key",
     "ledger recover": "one transaction while the registry is frozen; `tests/server/registry/test_recovery.py`",

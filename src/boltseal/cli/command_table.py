@@ -305,7 +305,7 @@ SECTIONS: Final = (
             Group(
                 "release",
                 "List releases, show one, or compare two",
-                "List the releases of this host, show one, or compare two.",
+                "List the releases of an engine, show one, compare two, and end what a rollback holds.",
                 (
                     Command(
                         "release ls",
@@ -324,6 +324,18 @@ SECTIONS: Final = (
                         "Show what changed between two releases.",
                         "boltseal release diff 41 42 --project-name shop",
                         keywords="compare changed difference",
+                    ),
+                    Command(
+                        "release hold",
+                        "Show or end what a rollback holds.",
+                        "boltseal release hold --end --project-name shop",
+                        keywords="rollback held update freeze end",
+                    ),
+                    Command(
+                        "release unlock",
+                        "Remove the lock of a deploy that was killed.",
+                        "boltseal release unlock --project-name shop",
+                        keywords="stale lock deploying break",
                     ),
                 ),
             ),

@@ -56,6 +56,9 @@ def deploy(
         ),
     ] = False,
     resume_release: Annotated[bool, typer.Option("--resume", help="Continue the unfinished release.")] = False,
+    anyway: Annotated[
+        bool, typer.Option("--anyway", help="Deploy the files although they differ from what a rollback restored.")
+    ] = False,
     take_over: Annotated[
         bool,
         typer.Option("--take-over", help="Replace a project of this name that was started from another folder."),
@@ -105,6 +108,6 @@ def deploy(
             named = project_files(file, project, project_directory, profile, env_file)
             undo_interrupted_update(options.client, project_folder(named))
             opened = open_deployable(options, named, services or [], allow or [])
-            done = deploy_project(opened, update=update, build=build)
+            done = deploy_project(opened, update=update, build=build, anyway=anyway)
         print_release(output, done)
         notify_release(done, host, options.client)

@@ -275,8 +275,10 @@ ROWS: Final[Mapping[str, _Row]] = {
     },
     "ratelimit": _FINDING | {"remaining?": int, "limit?": int, "window_s?": int, "source?": str, "time?": TimeText},
     "release-diff": _FINDING | {"before": str | None, "after": str | None},
+    "release-hold": _FINDING | {"service": str, "digest": OptionalDigest},
     "release-ls": _LISTED_RELEASE,
     "release-show": _LISTED_RELEASE,
+    "release-unlock": _FINDING | {"owner": str, "since": str, "container": str},
     "rollback": _RELEASE,
     "scrub": _CHECK
     | {

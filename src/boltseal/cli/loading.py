@@ -9,6 +9,7 @@ import gc
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from types import ModuleType
 from typing import Final
 
@@ -32,6 +33,10 @@ SERVER_MODULES: Final = frozenset(
 """Import names of the libraries of the extra `server`; tests/cli/test_client_install.py compares them with the imports."""
 
 
+_INSTALLERS: Final = {"uv-receipt.toml": "uv tool install", "pipx_metadata.json": "pipx install --force"}
+"""The file that a tool leaves in an environment which it manages, and its command; pip would not be there, or undone."""
+
+
 def load_module(name: str, *, command: str, extra: str | None = None) -> ModuleType:
     """Import a module of boltseal for a command. `extra`: the extra of the distribution that has its dependencies.
 
@@ -46,7 +51,15 @@ def load_module(name: str, *, command: str, extra: str | None = None) -> ModuleT
         missing = (error.name or "").partition(".")[0]
         if extra is None or missing not in SERVER_MODULES:
             raise
-        raise Invalid(f'{command} needs the {extra} extra: pip install "boltseal[{extra}]"') from error
+        raise Invalid(f"{command} needs the {extra} extra: {install_command(extra, Path(sys.prefix))}") from error
+
+
+def install_command(extra: str, environment: Path) -> str:
+    """Return the command that adds an extra to the installation in this environment, by the tool that created it."""
+    for receipt, install in _INSTALLERS.items():
+        if (environment / receipt).exists():
+            return f'{install} "boltseal[{extra}]"'
+    return f'pip install "boltseal[{extra}]"'
 
 
 @contextmanager

@@ -47,6 +47,11 @@ def report_ignored(output: CommandOutput, opened: OpenedProject, **more: str) ->
         ref = image_ref.written if image_ref.resolved is None else str(image_ref.resolved)
         output.add(ref=ref, status=IGNORED, reason=reason, file=image_ref.path, line=image_ref.line, **more)
         output.say(clean(f"{image_ref.path}:{image_ref.line}: {image_ref.written}: ignored: {reason}"))
+    for rule in opened.unused_rules:
+        named = " and ".join(
+            f"{key} = {quote(text)}" for key, text in (("reference", rule.reference), ("file", rule.file)) if text
+        )
+        output.say(f"boltseal: [[lock.ignore]] with {named} leaves nothing out; remove it from .boltseal.toml")
     for problem, reason in opened.ignored_problems:
         output.add(ref="", status=IGNORED, reason=reason, file=problem.path, line=problem.line, **more)
         output.say(clean(f"{problem.path}:{problem.line}: ignored: {reason}"))

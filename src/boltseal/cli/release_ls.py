@@ -8,6 +8,7 @@ import typer
 
 from boltseal.cli.context import client_context
 from boltseal.cli.deploy_options import NameOption
+from boltseal.cli.engine_options import HostOption
 from boltseal.cli.options import JsonOption
 from boltseal.cli.output import CommandOutput, print_line, say
 from boltseal.cli.release_output import release_end, release_fields
@@ -19,16 +20,20 @@ from boltseal.lockfile.format import time_text
 
 def release_ls(
     project: NameOption = None,
+    host: HostOption = None,
     images: Annotated[bool, typer.Option("--images", help="Show the images of each release, by service.")] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """List the releases of a project on this host, the newest last; without --project-name, of all projects.
+    """List the releases of a project, the newest last; without --project-name, of all projects.
+
+    With --host, only those of this engine, by all of its administrators. Without it, those of the default engine, and what
+    this machine knows of others.
 
     The one that runs on its engine is marked with *. An unfinished release is shown with its step.
     """
     with CommandOutput("release-ls", as_json=as_json) as output:
         client = client_context()
-        listed = list_releases(project, client)
+        listed = list_releases(project, client, host)
         for each in listed:
             output.add(**release_fields(each))
         if as_json:
@@ -42,7 +47,7 @@ def release_ls(
             rows = [row for each in listed for row in _image_rows(each)]
         else:
             columns = ("RELEASE", "WHEN", "BY", "REVISION", "HOW IT ENDED")
-            here = client.engine_address().key
+            here = client.engine_address(host).key
             rows = [_row(each, here) for each in listed]
         print_table(columns, rows, whole=(*columns[:2], "DIGEST"))
         for each in listed:

@@ -14,7 +14,6 @@ from boltseal.cli.release_output import print_release
 from boltseal.cli.remote import takes_registry_options
 from boltseal.commands.deploy import (
     DeployOptions,
-    files_after_rollback,
     notify_release,
     project_name,
     roll_back,
@@ -35,7 +34,7 @@ def rollback(
     ] = None,
     project: NameOption = None,
     files: Annotated[
-        bool, typer.Option("--restore-files", help="Also restore the project's own files as recorded.")
+        bool, typer.Option("--restore-files", help="Also restore the project's files: its own and those with settings.")
     ] = False,
     wait: WaitOption = DEFAULT_WAIT,
     no_record: NoRecordOption = False,
@@ -46,6 +45,9 @@ def rollback(
 ) -> None:
     """Deploy an older release again: its settings, environment and images together, exactly.
 
+    The rollback holds what it took back: `update`, `lock --update` and `deploy` do not take it until `boltseal release
+    hold --end`. A second rollback without a number changes nothing.
+
     Everything comes from this host, without a registry or git, unless an image was removed. The rollback is a release
     itself, and can be rolled back. Data in volumes is not changed.
 
@@ -54,7 +56,8 @@ def rollback(
     with CommandOutput("rollback", as_json=as_json) as output:
         registries = access
         options = DeployOptions(host, registries, wait.seconds, record=not no_record)
-        done = roll_back(options, project_name(project, options.client), number)
+        after = roll_back(options, project_name(project, options.client), number, restore=files)
+        done = after.done
         print_release(output, done)
         notify_release(done, host, options.client)
         if output.outcome is not Outcome.HOLDS:
@@ -63,7 +66,6 @@ def rollback(
         for service in release.services if done.outcome is not None else ():
             for volume in service.volumes[:_MAX_VOLUMES]:
                 say(clean(f"data is unchanged: {service.name} has {volume}"))
-        after = files_after_rollback(options, release, restore=files)
         if after.restored:
             say(clean(f"restored files: {', '.join(after.restored)}"))
         if after.different:

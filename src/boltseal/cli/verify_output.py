@@ -11,10 +11,11 @@ from boltseal.cli.project_output import report_ignored
 from boltseal.commands.text import clean, counted
 from boltseal.commands.verify import VerifyReport
 from boltseal.lockfile.compare import Weight
+from boltseal.lockfile.document import LOCK_NAME
 from boltseal.lockfile.format import time_text
 from boltseal.project.image_references import ScanProblem
 from boltseal.project.tag_moves import TagMove
-from boltseal.project.verify import VerifyResult
+from boltseal.project.verify import VerifyResult, VerifyStatus
 
 
 def print_verified(output: CommandOutput, report: VerifyReport, *, github: bool) -> None:
@@ -51,6 +52,8 @@ def print_verified(output: CommandOutput, report: VerifyReport, *, github: bool)
     ]
     if report.results or numbers:
         say(f"{counted(len(report.results), 'reference')}{': ' if numbers else ''}{', '.join(numbers)}")
+    if report.note_weight is Weight.DIFFERS and any(one.status is VerifyStatus.NOT_PINNED for one in report.results):
+        say(f"--strict needs each digest in its file: `boltseal pin --write` writes those of {LOCK_NAME}")
 
 
 def _fields(result: VerifyResult) -> dict[str, Any]:

@@ -13,7 +13,8 @@
     STATE/kept.db                     the images that are kept on engines (`host.kept_images`)
     STATE/kept.lock                   lock of the process that tags images on an engine
     STATE/edits/                      edits that `boltseal update` has not deployed yet (`project.edit_journal`)
-    STATE/releases/PROJECT/           releases of a project on this host (`deploy.release_store`)
+    STATE/engines/ENGINE/releases/    releases of an engine's projects, for users other than root (`commands.engine_releases`)
+    STATE/releases/PROJECT/           releases of earlier versions, to read only (`deploy.earlier_releases`)
     STATE/outbox.db                   notifications that are not delivered yet (`notify.outbox`)
     STATE/outbox.db.lock              lock of the process that delivers them
     STATE/lock                        lock of the process that writes

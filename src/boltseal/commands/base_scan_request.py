@@ -15,6 +15,7 @@ from boltseal.engines.address import EngineAddress
 from boltseal.engines.api import Engine, NoSuchImage, connected
 from boltseal.errors import MAX_PATH, Invalid, quote
 from boltseal.files.named_files import FileMissing
+from boltseal.lockfile.container_check import shown_name, without_keep_tags
 from boltseal.lockfile.parse import MAX_LOCK_BYTES, parse_lock
 from boltseal.oci.digest import Digest
 from boltseal.oci.platform import Platform
@@ -187,11 +188,14 @@ async def _of_container(
         return []
     pulled = [one for one in image.pulled_as if one.digest is not None]
     if not pulled:
-        left.append(LeftOut(started_as or name, "it was built here and never pushed, so no registry knows it"))
+        left.append(
+            LeftOut(shown_name(started_as, ()) or name, "it was built here and never pushed, so no registry knows it")
+        )
         return []
-    names = {one.name: one for one in image.names}
+    names = {one.name: one for one in without_keep_tags(image.names)}
     as_started = [one for one in pulled if one.name in names and str(names[one.name]) == started_as] or pulled
     tagged = names.get(as_started[0].name)
+    started_as = shown_name(started_as, pulled)
     reference = replace(as_started[0], tag=None if tagged is None else tagged.tag)
     return [NamedImage(f"{name}: {started_as or reference}", reference, (image.platform,) if image.platform.os else ())]
 

@@ -38,7 +38,8 @@ class ClientContext:
 
     `now_us`: microseconds since 1970. `notice` is called with one line for a person, at once; it is not part of a result.
     `trace`: called with one line for each request to a registry, None to trace none. `proven`: called
-    with the proof of each tag of a registry whose ledger is trusted.
+    with the proof of each tag of a registry whose ledger is trusted. `engines_folder`: of engines' releases, None for one in
+    the state folder.
     """
 
     paths: ClientPaths
@@ -47,6 +48,7 @@ class ClientContext:
     notice: Callable[[str], None]
     trace: Callable[[str], None] | None = None
     proven: Callable[[TagProof], None] = lambda _: None
+    engines_folder: Path | None = None
 
     @cached_property
     def settings(self) -> ClientSettings:
@@ -61,6 +63,11 @@ class ClientContext:
     def state(self) -> ClientState:
         """The user's client state: trusted keys, checkpoints, observations and records of engines."""
         return client_state.ClientState(self.state_folder)
+
+    @property
+    def engines(self) -> Path:
+        """Return the folder with a folder of releases for each engine."""
+        return self.engines_folder or self.state_folder / "engines"
 
     def now_s(self) -> int:
         """Return the time in whole seconds since 1970."""

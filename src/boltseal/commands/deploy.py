@@ -13,10 +13,12 @@ from typing import Final
 from boltseal.build.git_state import GitFailed, NotGit, git_state
 from boltseal.client.transport import Transport
 from boltseal.commands.client_context import ClientContext
-from boltseal.commands.lock import resolve_lock
+from boltseal.commands.engine_releases import known_folders, refreshed
+from boltseal.commands.lock import resolve_lock, unless_held
 from boltseal.commands.notifications import Notifications
 from boltseal.commands.project_images import open_project, registry_filter
 from boltseal.commands.registry_access import RegistryOptions, ask, followed
+from boltseal.commands.release_files import RestoredFiles, RolledBack, check_restored, different_files, restored_files
 from boltseal.commands.releases import release_folder, unfinished_notice
 from boltseal.commands.text import clean
 from boltseal.config import child_environment, operator
@@ -26,13 +28,14 @@ from boltseal.deploy.compose_program import Compose, ComposeRefused, ProjectFile
 from boltseal.deploy.compose_reading import ComposeReading, read_project
 from boltseal.deploy.deployer import DeployedBy, Deployer
 from boltseal.deploy.health_wait import DeployTimeouts
+from boltseal.deploy.holds import held_images
 from boltseal.deploy.ledger_reports import record_release
 from boltseal.deploy.project_files import NoProject, named_files, project_folder
 from boltseal.deploy.release_flow import DeployResult, ReleaseFlow
 from boltseal.deploy.release_images import PullScrubber, ReleaseImages, scrub_services
-from boltseal.deploy.release_store import NoSuchRelease, ReleaseFolder, projects
-from boltseal.deploy.releases import Release, ReleaseKind
-from boltseal.deploy.source_snapshot import changed_files, restore_files, with_lock
+from boltseal.deploy.release_store import NoSuchRelease, ReleaseFolder
+from boltseal.deploy.releases import Release, ReleaseKind, last_good, rollback_to
+from boltseal.deploy.settings_files import settings_files
 from boltseal.deploy.up_to_date import current_release
 from boltseal.engines.api import Engine, connected
 from boltseal.errors import BoltsealError, Invalid, Precondition, Unavailable
@@ -146,6 +149,7 @@ class DeployableProject:
         opened = open_project(folder, self.named.files)
         image_refs = with_compose_images(opened.image_refs, self.read.model, folder, self.named.files[0])
         opened = replace(opened, image_refs=image_refs)
+        update = unless_held(update, held_images(self.folder.all()), self.options.client)
         done = resolve_lock(opened, old or Lock(), self.options.registries, self.allowed, update=update)
         problems = [f"{each.name}: {each.reason}" for each in done.unresolved] + [str(each) for each in opened.problems]
         if problems:
@@ -177,6 +181,8 @@ class DeployableProject:
         """Deploy it as locked. The caller holds `folder.deploying`. Raises: as `Deployer.deploy`."""
         lock, _ = self.lock()
         current = asyncio.run(self._current(lock))
+        if current is not None and self._settings_changed(current.release):
+            current = None
         if current is not None:
             return current
         by = deployed_by(self.root, kind)
@@ -185,6 +191,18 @@ class DeployableProject:
             return await deployer.deploy(self.read, lock, self.services, by)
 
         return on_engine(self.options, self.folder, self.registries, run, locked=True)
+
+    def _settings_changed(self, release: Release) -> bool:
+        """Return whether a file that services mount is not as it was recorded: then there is a new release to record."""
+        recorded = self.folder.contents(release.number)
+        now = settings_files(self.root.resolve(), self.read.model.document, {}).files
+        return any(name in now and now[name] != recorded.files.get(name) for name in recorded.modes)
+
+    def check_files(self) -> None:
+        """Check after a rollback that the files are those of what runs. Raises: FilesDiffer."""
+        last = last_good(self.folder.all())
+        if last is not None and last.hold:
+            check_restored(self.folder, last, self.root)
 
     async def _current(self, lock: Lock | None) -> DeployResult | None:
         """Return the release that runs if it is what the project asks for, without a request to a registry.
@@ -222,7 +240,7 @@ def open_deployable(
     client = options.client
     compose, read = asyncio.run(_read_files(client, options.host, named, services))
     allowed = registry_filter(options.registries, allow)
-    folder = release_folder(client, read.model.project, client.engine_address(options.host).key)
+    folder = release_folder(client, read.model.project, options.host)
     for name, service in sorted(read.model.services.items()):
         if not allowed(service.image.registry):
             refusal = not_allowed(service.image.registry)
@@ -246,12 +264,15 @@ async def _read_files(
     return compose, await read_project(compose, named, services)
 
 
-def deploy_project(project: DeployableProject, *, update: bool, build: bool) -> DeployResult:
+def deploy_project(project: DeployableProject, *, update: bool, build: bool, anyway: bool = False) -> DeployResult:
     """Deploy a project as locked, while no other process deploys it.
 
-    `update`: lock the digests that tags resolve to now first. `build`: build what is not locked.
+    `update`: lock the digests that tags resolve to now first. `build`: build what is not locked. `anyway`: also if the files
+    differ from what a rollback restored.
     """
     with project.folder.deploying():
+        if not anyway:
+            project.check_files()
         if update:
             project.relock(lambda _reference: True)
         return (project.built() if build else project).deploy(ReleaseKind.DEPLOY)
@@ -259,44 +280,31 @@ def deploy_project(project: DeployableProject, *, update: bool, build: bool) -> 
 
 def resume(options: DeployOptions, project: str) -> DeployResult:
     """Continue the unfinished release of a project. Raises: NothingUnfinished, and as `Deployer.resume`."""
-    client = options.client
-    folder = release_folder(client, project, client.engine_address(options.host).key)
+    folder = release_folder(options.client, project, options.host, "deploy --resume")
     return on_engine(options, folder, [], lambda deployer: deployer.resume())
 
 
-def roll_back(options: DeployOptions, project: str, number: int | None) -> DeployResult:
-    """Deploy an older release again. `number`: default: the one that ran before.
+def roll_back(options: DeployOptions, project: str, number: int | None, *, restore: bool = False) -> RolledBack:
+    """Deploy an older release again. `number`: default: the one that ran before. `restore`: also its recorded files.
 
-    Raises: NothingToGoBackTo, and as `Deployer.rollback`.
+    The files are restored before anything is started, since services mount them. If the release does not run then, they
+    are as before again.
+
+    Raises: NothingToGoBackTo, and as `Deployer.rollback`; errors of writing the files.
     """
-    client = options.client
-    folder = release_folder(client, project, client.engine_address(options.host).key)
+    folder = release_folder(options.client, project, options.host, "rollback")
     by = deployed_by(Path.cwd(), ReleaseKind.ROLLBACK)
-    return on_engine(options, folder, [], lambda deployer: deployer.rollback(number, by))
-
-
-@dataclass(frozen=True, slots=True)
-class RollbackFiles:
-    """The project's files after a rollback: those that were restored as recorded, or that differ from what runs."""
-
-    restored: tuple[str, ...] = ()
-    different: tuple[str, ...] = ()
-
-
-def files_after_rollback(options: DeployOptions, release: Release, *, restore: bool) -> RollbackFiles:
-    """Compare the project's own files with those recorded for a release. `restore`: write the recorded ones.
-
-    Raises: NoSuchRelease, ReleaseUnreadable, and errors of writing the files.
-    """
-    client = options.client
-    folder = release_folder(client, release.project, client.engine_address(options.host).key)
-    root, contents = Path(release.directory), folder.contents(release.number)
-    files = with_lock(root, contents.files, contents.lock)
-    changed = tuple(changed_files(root, files))
-    if changed and restore:
-        restore_files(root, files, changed)
-        return RollbackFiles(restored=changed)
-    return RollbackFiles(different=changed)
+    with folder.deploying():
+        target = rollback_to(folder.all(), number)
+        restored = restored_files(folder, target) if restore and target is not None else RestoredFiles()
+        done = None
+        try:
+            done = on_engine(options, folder, [], lambda deployer: deployer.rollback(number, by), locked=True)
+        finally:
+            if done is None or not done.release.good:
+                restored.undo()
+        different = () if not done.release.good else different_files(folder, done.release)
+        return RolledBack(done, restored.names if done.release.good else (), different)
 
 
 def notify_release(done: DeployResult, host: str | None, client: ClientContext) -> None:
@@ -406,7 +414,9 @@ def project_name(name: str | None, client: ClientContext) -> str:
         pass
     else:
         return asyncio.run(_name_of(client, named))
-    found = projects(client.state_folder)
+    found = sorted({each.project for each in known_folders(client)})
+    if not found and refreshed(client) is not None:
+        found = sorted({each.project for each in known_folders(client)})
     if not found:
         raise NoSuchRelease("there are no releases on this host yet; `boltseal deploy` makes the first")
     if len(found) > 1:

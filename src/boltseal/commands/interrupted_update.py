@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from boltseal.commands.client_context import ClientContext
+from boltseal.commands.engine_releases import known_folders
 from boltseal.commands.text import clean
 from boltseal.deploy.release_store import ReleaseFolder
 from boltseal.deploy.releases import ReleaseKind
@@ -52,5 +53,8 @@ def restore(client: ClientContext, journal: EditJournal) -> None:
 
 
 def _deployed(client: ClientContext, record: JournalRecord) -> bool:
-    releases = ReleaseFolder(client.state_folder, record.project, engine=record.engine).all()
+    root = client.engines / record.engine
+    by_address = "/" in record.engine or not record.engine  # the journal of an earlier version
+    folders = list(known_folders(client, record.project)) if by_address else [ReleaseFolder(root, record.project)]
+    releases = [each for folder in folders for each in folder.all()]
     return any(one.number > record.release and one.kind is ReleaseKind.UPDATE and one.good for one in releases)

@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from boltseal.client.transport import Transport
+from boltseal.commands.client_context import ClientContext
+from boltseal.commands.engine_releases import known_folders
 from boltseal.commands.interrupted_update import undo_interrupted_update
 from boltseal.commands.outcome import Outcome
 from boltseal.commands.progress import Progress, no_progress
@@ -21,7 +23,9 @@ from boltseal.commands.project_images import (
 )
 from boltseal.commands.registry_access import RegistryOptions, ask
 from boltseal.commands.rendered_project import RenderedProject, add_rendered, find_renderable
+from boltseal.commands.text import clean
 from boltseal.config import child_environment
+from boltseal.deploy.holds import END_HINT, HeldImage, held_images, holding
 from boltseal.errors import Invalid
 from boltseal.lockfile.compare import ChangeKind, age, compare_locks
 from boltseal.lockfile.document import Lock, LockedImage, Rendered, lock_key
@@ -97,6 +101,8 @@ def lock_project(request: LockRequest, options: RegistryOptions, progress: Progr
     if opened.empty and not named and not request.allow_empty:
         return LockReport(Outcome.UNKNOWN, opened, empty=True)
     update = _updates(named, opened, update=request.update)
+    if request.update:
+        update = unless_held(update, _held_in(options.client, request.project), options.client)
     allowed = registry_filter(options, request.allow)
     done = resolve_lock(
         opened,
@@ -194,6 +200,27 @@ def _updates(named: Sequence[Reference], opened: OpenedProject, *, update: bool)
     for key in keys - present:
         raise Invalid(f"no file of the project names {key.familiar()}; `boltseal lock --json` lists its references")
     return lambda reference: update and (not keys or reference in keys)
+
+
+def unless_held(
+    update: Callable[[Reference], bool], held: Sequence[HeldImage], client: ClientContext
+) -> Callable[[Reference], bool]:
+    """Return which references are resolved again: those of `update` but for what a rollback holds; that is a notice each."""
+    reasons = {lock_key(Reference.parse(each.image)): each.reason for each in held}
+    for reference, reason in reasons.items():
+        if update(reference):
+            client.notice(clean(f"{reference.familiar()} is not updated: {reason}; {END_HINT}"))
+    return lambda reference: update(reference) and reference not in reasons
+
+
+def _held_in(client: ClientContext, project: Path) -> list[HeldImage]:
+    """Return what rollbacks hold of the projects that were deployed from a folder or from one in it, on any known engine."""
+    root, found = project.resolve(), list[HeldImage]()
+    for folder in known_folders(client):
+        releases = folder.all()
+        if any(Path(each.directory).resolve().is_relative_to(root) for each in holding(releases)):
+            found += held_images(releases)
+    return found
 
 
 def _rows(old: Lock, done: LockUpdate, now_us: int) -> tuple[LockRow, ...]:

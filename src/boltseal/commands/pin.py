@@ -22,7 +22,7 @@ from boltseal.commands.registry_access import RegistryOptions, ask
 from boltseal.errors import BoltsealError, Unavailable
 from boltseal.lockfile.document import Lock
 from boltseal.project.edits import EditResult, FileEdit, edit
-from boltseal.project.generated_files import EMITTER_BY_FORMAT
+from boltseal.project.generated_files import emitter_of
 from boltseal.project.lock_file import lock_edit, read_lock
 from boltseal.project.pin import Pin, PinStatus, pins_by_lock, pins_by_tag, references_to_resolve, unpins
 from boltseal.project.replace_files import replace_all
@@ -79,12 +79,12 @@ class PinReport:
     @property
     def emits(self) -> list[str]:
         """The `lock --emit` formats for digests that can't be written into the project's own files."""
-        kinds = {
-            each.image_ref.format
+        names = {
+            emitter_of(each.image_ref)
             for each in self.pins
             if each.status is PinStatus.NO_PLACE and each.image_ref.resolved is not None
         }
-        return [EMITTER_BY_FORMAT[kind] for kind in sorted(kinds & EMITTER_BY_FORMAT.keys())]
+        return sorted(name for name in names if name is not None)
 
 
 def pin_project(request: PinRequest, options: RegistryOptions, progress: Progress = no_progress) -> PinReport:

@@ -18,7 +18,7 @@ from boltseal.ledger.note import KeyInvalid, VerifierKey
 from boltseal.lockfile.document import LOCK_NAME, Lock, LockInvalid
 from boltseal.oci.reference import Reference
 from boltseal.project.edits import ScanRequest
-from boltseal.project.ignored import IgnoredReference, ignored_by, problem_ignored_by
+from boltseal.project.ignored import IgnoredReference, IgnoreRule, ignored_by, problem_ignored_by
 from boltseal.project.image_references import ImageReference, ScanProblem, ScanResult
 from boltseal.project.scan import scan_project
 from boltseal.project.settings import (
@@ -67,6 +67,18 @@ class OpenedProject:
     def empty(self) -> bool:
         """Whether every file could be read and none has an image reference."""
         return not self.image_refs and not self.problems
+
+    @property
+    def unused_rules(self) -> tuple[IgnoreRule, ...]:
+        """The rules of `[[lock.ignore]]` that leave nothing out; none if only a part of the project was scanned."""
+        if self.paths:
+            return ()
+        return tuple(
+            rule
+            for rule in self.settings.ignore
+            if not any(rule.matches(each.image_ref) for each in self.ignored)
+            and not any(rule.matches_problem(problem) for problem, _ in self.ignored_problems)
+        )
 
     def outside(self, path: str) -> bool:
         """Return whether the scan was limited to other files than this one."""

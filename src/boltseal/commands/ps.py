@@ -12,10 +12,10 @@ from boltseal.client.state import StateUnusable
 from boltseal.client.tag_observations import TagObservations
 from boltseal.client.transport import Transport
 from boltseal.commands.client_context import ClientContext
+from boltseal.commands.engine_releases import known_folders
 from boltseal.commands.outcome import Outcome
 from boltseal.commands.project_images import ledger_follower
 from boltseal.commands.registry_access import RegistryOptions, ask
-from boltseal.deploy.release_store import ReleaseFolder, projects
 from boltseal.deploy.releases import Release, ReleaseEnd
 from boltseal.engines.address import EngineAddress
 from boltseal.engines.api import connected
@@ -217,10 +217,11 @@ def _observations(names: Sequence[Reference], client: ClientContext) -> dict[Ref
 
 def with_releases(listed: Sequence[ContainerRow], client: ClientContext) -> list[ContainerRow]:
     """Add to each row the release of `boltseal deploy` on this machine that started the container."""
-    state = client.state_folder
+    wanted, releases = {row.seen.project for row in listed}, dict[str, tuple[Release, ...]]()
     try:
-        known = set(projects(state)) & {row.seen.project for row in listed}
-        releases = {project: ReleaseFolder(state, project).all()[::-1] for project in known}
+        for folder in known_folders(client):
+            if folder.project in wanted:
+                releases[folder.project] = (*releases.get(folder.project, ()), *folder.all()[::-1])
     except BoltsealError as error:
         client.notice(f"boltseal: {error.message}")
         return list(listed)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 from boltseal.commands.client_context import ClientContext
+from boltseal.commands.engine_releases import engine_releases, known_folders, refreshed
 from boltseal.commands.outcome import Outcome
 from boltseal.deploy.release_diff import ReleaseChange, changes
-from boltseal.deploy.release_store import NoSuchRelease, ReleaseFolder, projects
+from boltseal.deploy.release_store import NoSuchRelease, ReleaseFolder
 from boltseal.deploy.releases import Release, ReleaseContents, ReleasedService, last_good
 
 
@@ -33,15 +35,36 @@ class ReleaseDiff:
         return Outcome.DIFFERS if self.changes else Outcome.HOLDS
 
 
-def release_folder(client: ClientContext, project: str, engine: str = "") -> ReleaseFolder:
-    """Return the releases of a project, of one engine or of all. Raises: ReleaseInvalid."""
-    return ReleaseFolder(client.state_folder, project, engine=engine)
+def release_folder(
+    client: ClientContext, project: str, host: str | None = None, reason: str = "deploy"
+) -> ReleaseFolder:
+    """Return the releases of a project on an engine. `reason`: the command. Raises: ReleaseInvalid; errors of the engine."""
+    return engine_releases(client, host).folder(project, reason)
 
 
-def list_releases(project: str | None, client: ClientContext) -> list[ListedRelease]:
-    """Return the releases of a project, or of all projects, the newest last. Raises: ReleaseInvalid."""
-    names = [project] if project is not None else list(projects(client.state_folder))
-    return [each for name in names for each in _of_project(release_folder(client, name).all())]
+def list_releases(project: str | None, client: ClientContext, host: str | None = None) -> list[ListedRelease]:
+    """Return the releases of a project, or of all projects, the newest last.
+
+    `host`: only those of this engine; None for those of the default engine and all that this machine knows.
+    Raises: ReleaseInvalid; errors of the engine `host`.
+    """
+    engine = refreshed(client, host)
+    folders = [
+        each
+        for each in known_folders(client, project)
+        if host is None or (engine is not None and each.folder.is_relative_to(engine.root))
+    ]
+    listed: list[ListedRelease] = []
+    for folder in sorted(folders, key=lambda each: each.project):
+        for path in folder.torn():
+            client.notice(f"{path} is incomplete and ignored")
+        shown = {(each.release.project, each.release.started_us, each.release.who) for each in listed}
+        listed += [
+            each
+            for each in _of_project(folder.all())
+            if (each.release.project, each.release.started_us, each.release.who) not in shown
+        ]
+    return sorted(listed, key=lambda each: (each.release.project, each.release.number))
 
 
 def _of_project(releases: Sequence[Release]) -> list[ListedRelease]:
@@ -50,16 +73,39 @@ def _of_project(releases: Sequence[Release]) -> list[ListedRelease]:
     return [ListedRelease(each, each in current) for each in releases]
 
 
-def show_release(project: str, number: int, client: ClientContext) -> ListedRelease:
+def folder_with(project: str, number: int, client: ClientContext, host: str | None = None) -> ReleaseFolder:
+    """Return the folder that has a release: of the engine `host`, else of the default engine, else of any.
+
+    Raises: NoSuchRelease, ReleaseInvalid, ReleaseUnreadable; errors of the engine `host`.
+    """
+    found = [each for each in known_folders(client, project) if _has(each, number)]
+    if len(found) == 1 and host is None:
+        return found[0]
+    engine = refreshed(client, host)
+    own = [] if engine is None else [ReleaseFolder(engine.root, project)]
+    folder = next((each for each in (*own, *([] if host else found)) if _has(each, number)), None)
+    if folder is None:
+        raise NoSuchRelease(f"{project} has no release {number} on this host; see `boltseal release ls`")
+    return folder
+
+
+def _has(folder: ReleaseFolder, number: int) -> bool:
+    with suppress(NoSuchRelease):
+        folder.read(number)
+        return True
+    return False
+
+
+def show_release(project: str, number: int, client: ClientContext, host: str | None = None) -> ListedRelease:
     """Return one release of a project. Raises: NoSuchRelease, ReleaseInvalid, ReleaseUnreadable."""
-    folder = release_folder(client, project)
+    folder = folder_with(project, number, client, host)
     release = folder.read(number)
     return ListedRelease(release, any(each.current and each.release == release for each in _of_project(folder.all())))
 
 
 def diff_releases(project: str, before: int, after: int, client: ClientContext) -> ReleaseDiff:
     """Compare two releases: images, labels, bases, settings, environment, files. Raises: NoSuchRelease."""
-    folder = release_folder(client, project)
+    folder = folder_with(project, before, client)
     old, new = folder.read(before), folder.read(after)
     found = changes(old, new, _contents(folder, before), _contents(folder, after))
     return ReleaseDiff(folder.project, tuple(found))

@@ -8,7 +8,7 @@ edits by the journal. A run that is killed leaves the journal, and the next one 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from boltseal.client.registry_client import RegistryClient, Resolved
 from boltseal.client.tag_observations import ObservedInterval, TagObservations
@@ -18,6 +18,7 @@ from boltseal.commands.deploy import DeployableProject
 from boltseal.commands.interrupted_update import restore
 from boltseal.commands.outcome import Outcome
 from boltseal.commands.registry_access import RegistryOptions, ask, followed
+from boltseal.deploy.holds import held_services
 from boltseal.deploy.release_flow import DeployResult
 from boltseal.deploy.releases import ReleaseKind, last_good
 from boltseal.deploy.update_plan import (
@@ -25,6 +26,7 @@ from boltseal.deploy.update_plan import (
     UpdateAction,
     UpdateStep,
     failed_before,
+    failed_versions,
     is_floating,
     is_version,
     plan_updates,
@@ -99,7 +101,11 @@ def _decide(request: UpdateRequest, project: DeployableProject, options: Registr
     lock, folder = project.lock()
     if lock is None:
         raise Invalid(f"there is no {LOCK_NAME} in {folder}: run `boltseal lock` and `boltseal deploy` first")
-    services = list(project.read.model.services.values())
+    locked_builds = {each.reference for each in lock.images if each.digest is not None}
+    services = [  # an image beside a build is one of a registry if the lock has its digest
+        replace(each, build=each.build and lock_key(each.image) not in locked_builds)
+        for each in project.read.model.services.values()
+    ]
     floating = [lock_key(each.image) for each in services if is_floating(each)]
     versions = [lock_key(each.image) for each in services if is_version(each)]
     now_us = options.client.now_us()
@@ -111,7 +117,16 @@ def _decide(request: UpdateRequest, project: DeployableProject, options: Registr
         tags = {each: await _tags(transport, each) for each in dict.fromkeys(versions)}
         locked = {each.reference: each.digest for each in lock.images if each.digest is not None}
         past = _past(options.client, current, now_us, remember=not request.dry_run)
-        return KnownImages(locked, answers, tags, past, failed_before(project.folder.all()))
+        releases = project.folder.all()
+        return KnownImages(
+            locked,
+            answers,
+            tags,
+            past,
+            failed_before(releases),
+            failed_versions(releases),
+            held_services(releases),
+        )
 
     known = ask(options, project.registries, run)
     return plan_updates(services, known, now_us=now_us, cooldown_us=request.cooldown_us, major=request.major)
@@ -151,7 +166,7 @@ def _apply(
             edits,
             (folder / LOCK_NAME).read_bytes(),
             project=project.read.model.project,
-            engine=project.folder.engine,
+            engine=project.folder.root.name,
             release=project.folder.next_number() - 1,
         )
         done = None

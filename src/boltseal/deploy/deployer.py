@@ -16,15 +16,16 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 
 from boltseal.deploy.compose_model import ComposeService, LockMismatch, locked_digests, merge_services, unlocked_builds
 from boltseal.deploy.compose_reading import ComposeReading
 from boltseal.deploy.health import WORKING_DIR
+from boltseal.deploy.holds import check_images, check_repeated
 from boltseal.deploy.jobs import skip_completed_jobs
 from boltseal.deploy.project_files import project_folder
 from boltseal.deploy.release_flow import DeployResult, ReleaseFlow
@@ -41,11 +42,14 @@ from boltseal.deploy.releases import (
     removed_services,
     rollback_target,
 )
+from boltseal.deploy.settings_files import settings_files
 from boltseal.deploy.source_snapshot import recorded_files
 from boltseal.errors import Invalid, NotFound, Precondition, quote
 from boltseal.lockfile.document import Lock, key_in
 from boltseal.lockfile.format import format_lock
 from boltseal.oci.digest import Digest
+
+_MAX_LISTED: Final = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,11 +99,13 @@ class Deployer:
                 "`boltseal deploy --resume`, or deploy all services"
             )
         digests = locked_digests(read.model, lock)
+        check_images(releases, {name: str(each) for name, each in digests.items()})
         running = await self._check_locked_or_built(read, unlocked_builds(read.model, lock, digests), last)
         last = await self._record_what_runs(releases, last)
         number = self.folder.next_number()
         prepared = await self._prepare_all(read, lock, digests, number)
         check_unchanged(running, prepared)
+        check_images(releases, {name: str(each.image.id) for name, each in prepared.items()})
         before = None if last is None else self.folder.contents(last.number).compose
         document = merge_services(read.model, before, chosen)
         release = self._new_release(read, document, prepared, last, chosen, by, number)
@@ -110,9 +116,16 @@ class Deployer:
         await self.images.protect_unchanged(others, hold_reason(self.folder.project, number))
         recorded = recorded_files(read.project)
         environment = json.dumps(dict(read.variables)).encode()
+        settings = settings_files(project_folder(read.project).resolve(), read.model.document, recorded.files)
         contents = ReleaseContents(
-            text, environment, recorded.files, None if lock is None else format_lock(lock).encode()
+            text,
+            environment,
+            {**settings.files, **recorded.files},
+            None if lock is None else format_lock(lock).encode(),
+            tuple(settings.outside),
+            settings.modes,
         )
+        self._list_outside(last, contents)
         outcome = await self.flow.run(release, contents)
         self._prune(outcome.release)
         pulled = tuple(name for name, each in prepared.items() if each.pulled)
@@ -124,6 +137,8 @@ class Deployer:
         Raises: NotFound: if no older release ran, or an image is gone and can't be pulled; NoSuchRelease.
         """
         releases = self.folder.all()
+        if number is None:
+            check_repeated(releases)
         await self._record_what_runs(releases, last_good(releases))
         releases = self.folder.all()
         target = rollback_target(releases) if number is None else self.folder.read(number)
@@ -152,6 +167,7 @@ class Deployer:
             who=by.who,
             revision=target.revision,
             of=target.number,
+            hold=True,
             previous=None if last is None else last.number,
             services=tuple(_returning_service(each, prepared[each.name]) for each in target.services),
             removed=removed_services(releases, {each.name for each in target.services}),
@@ -167,9 +183,7 @@ class Deployer:
             )
         if unfinished is not None:
             self.folder.write(unfinished.ended(ReleaseEnd.ABANDONED, self.flow.now_us(), f"release {new} took over"))
-        outcome = await self.flow.run(
-            release, ReleaseContents(text, recorded.environment, recorded.files, recorded.lock)
-        )
+        outcome = await self.flow.run(release, replace(recorded, compose=text))
         self._prune(outcome.release)
         return DeployResult(outcome.release, outcome, (), None if unfinished is None else unfinished.number)
 
@@ -317,6 +331,13 @@ class Deployer:
             },
             labels=labels_of(prepared.image),
         )
+
+    def _list_outside(self, last: Release | None, contents: ReleaseContents) -> None:
+        """List what is mounted and not part of the release, if the release before did not list the same."""
+        before = () if last is None else self.folder.contents(last.number).outside
+        if contents.outside != before:
+            for each in contents.outside[:_MAX_LISTED]:
+                self.flow.progress(f"not part of the release: {each}")
 
     def _prune(self, release: Release) -> None:
         """After a healthy release, drop the contents of old releases and unprotect their images."""

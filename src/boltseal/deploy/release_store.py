@@ -1,18 +1,16 @@
 """Stores releases on this host's disk. A release is recorded completely before anything is touched; one process at a time.
 
-    STATE/releases/PROJECT/        0700
+    ROOT/releases/PROJECT/         0700
       lock                         flock, held for the duration of a deploy
       key                          32 bytes; the HMAC key for environment values
       content/HEX                  files that are mounted into containers (secrets, configs), by their SHA-256
-      N/                           one release
-        release.json               its record, rewritten at each step
-        compose.json               the text that Compose starts from: the resolved project, every image by digest
-        environment.json           variables that Compose needs beside it, for secrets and configs
-        files/                     the project's own files, as they were
-        boltseal.lock              its lock, if it had one
+      N.release                    one release: record, text, variables, files and lock (`release_file`)
+      compose/N.json               the text that Compose starts from, written from N.release when it is needed
+      N/                           a release of an earlier version, to read only (`earlier_releases`)
 
-A release appears under its number by one rename, complete or not at all. Afterwards only `release.json` changes, also by a
-rename. Folders are 0700 and files 0600, since environments contain secrets; nothing leaves the host.
+ROOT belongs to one engine (`commands.engine_releases`). A release's file is replaced by one rename at each step; a torn one is
+ignored. Folders are 0700 and files 0600, since environments contain secrets. With a `ReleaseCopy`, each file is written to the
+engine as well, where other administrators find it, and `deploying` excludes them.
 """
 
 from __future__ import annotations
@@ -23,25 +21,23 @@ import fcntl
 import hashlib
 import hmac
 import os
-import shutil
 import stat
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Final
+from typing import Final, Protocol
 
 import msgspec
 
+from boltseal.deploy.earlier_releases import read_earlier
+from boltseal.deploy.release_file import MAX_FILE_BYTES, StoredRelease, TornFile, format_stored, parse_stored
 from boltseal.deploy.releases import (
     MAX_NUMBER,
-    MAX_RECORD_BYTES,
     Release,
     ReleaseContents,
     ReleaseInvalid,
     ReleaseUnreadable,
     check_contents,
     check_project,
-    format_release,
-    parse_release,
 )
 from boltseal.errors import Full, NotFound, Unavailable
 from boltseal.files.atomic_files import Disk, is_no_space, write_file
@@ -69,10 +65,30 @@ class NoSuchRelease(NotFound):
     """The project has no release of this number, or none at all."""
 
 
+class ReleaseCopy(Protocol):
+    """What an engine keeps of a project's releases for all of its administrators. Methods block.
+
+    Raises: AnotherDeploys: by `lock`; errors of the engine by all.
+    """
+
+    def lock(self) -> None:
+        """Exclude all other deploys of the project on the engine."""
+
+    def unlock(self) -> None:
+        """Admit them again."""
+
+    def exchange(self, folder: ReleaseFolder) -> None:
+        """Bring folder and engine to the same state."""
+
+    def put(self, stored: StoredRelease) -> None:
+        """Write one release to the engine. A failure is a notice: it does not stop a deploy that is under way."""
+
+
 class ReleaseFolder:
     """The releases of one project. Every method that writes must run inside `deploying`.
 
-    `engine`: the key of one engine; the folder then shows only its releases. "" for those of all engines, to read only.
+    `engine`: the key of one engine; of releases of earlier versions the folder then shows only its own. "" for all. `address`:
+    by which new releases reach their engine; default: `engine`. `copy`: on the engine; None to use only this folder.
     """
 
     def __init__(
@@ -81,9 +97,15 @@ class ReleaseFolder:
         project: str,
         disk: Disk = Disk(),  # noqa: B008 - it has no state
         engine: str = "",
+        *,
+        address: str = "",
+        copy: ReleaseCopy | None = None,
     ) -> None:
         self.project = check_project(project)
+        self.root = state
         self.engine = engine
+        self.address = address or engine
+        self.copy = copy
         self.folder = state / "releases" / project
         self._disk = disk
 
@@ -103,85 +125,129 @@ class ReleaseFolder:
                 raise AnotherDeploys(
                     f"{self.project} is being deployed by another process; retry when it has ended"
                 ) from error
-            yield
+            if self.copy is None:
+                yield
+            else:
+                with self._locked_on_engine(self.copy):
+                    yield
         finally:
             os.close(fd)
+
+    @contextlib.contextmanager
+    def _locked_on_engine(self, copy: ReleaseCopy) -> Iterator[None]:
+        copy.lock()
+        try:
+            copy.exchange(self)
+            yield
+        finally:
+            copy.unlock()
 
     def all(self) -> tuple[Release, ...]:
         """Return every release, oldest first.
 
         Raises: ReleasesUnusable, ReleaseUnreadable.
         """
-        try:
-            found = [self._record(number) for number in self._numbers()]
-        except NoSuchRelease as error:
-            raise ReleaseUnreadable(
-                f"a numbered folder in {self.folder} has no release.json ({error.message.partition(';')[0]}): restore the file "
-                "from a backup, or remove that folder"
-            ) from error
-        return tuple(each for each in found if self._is_of_engine(each))
+        return tuple(each.release for each in self.stored() if self._is_of_engine(each.release))
+
+    def stored(self) -> tuple[StoredRelease, ...]:
+        """Return every release with its contents, oldest first, without torn files.
+
+        Raises: ReleasesUnusable, ReleaseUnreadable.
+        """
+        found = []
+        for number in self._numbers():
+            with contextlib.suppress(TornFile):
+                stored = self._load(number)
+                if stored is None:
+                    raise ReleaseUnreadable(
+                        f"a numbered folder in {self.folder} has no release.json ({self.project} has no release {number} on "
+                        "this host): restore the file from a backup, or remove that folder"
+                    )
+                found.append(stored)
+        return tuple(found)
+
+    def torn(self) -> tuple[Path, ...]:
+        """Return the files that `stored` leaves out, because a crash left them incomplete or they were changed."""
+        found = []
+        for number in self._numbers():
+            try:
+                self._load(number)
+            except TornFile:
+                found.append(self._file(number))
+        return tuple(found)
 
     def read(self, number: int) -> Release:
         """Return one release.
 
         Raises: NoSuchRelease, ReleaseUnreadable.
         """
-        release = self._record(number)
-        if not self._is_of_engine(release):
+        return self._existing(number).release
+
+    def _existing(self, number: int) -> StoredRelease:
+        stored = self._load(number)
+        if stored is None:
+            raise NoSuchRelease(f"{self.project} has no release {number} on this host; see `boltseal release ls`")
+        if not self._is_of_engine(stored.release):
             raise NoSuchRelease(
                 f"release {number} of {self.project} belongs to another engine (got {self.engine}, expected "
-                f"{release.engine}); name that engine with --host"
+                f"{stored.release.engine}); name that engine with --host"
             )
-        return release
+        return stored
 
     def _is_of_engine(self, release: Release) -> bool:
         return not self.engine or release.engine in ("", self.engine)
 
-    def _record(self, number: int) -> Release:
-        raw = self._read(number, "release.json", MAX_RECORD_BYTES)
-        if raw is None:
-            raise NoSuchRelease(f"{self.project} has no release {number} on this host; see `boltseal release ls`")
+    def _load(self, number: int) -> StoredRelease | None:
+        path = self._file(number)
+        raw = self._read(path, MAX_FILE_BYTES)
         try:
-            release = parse_release(raw)
+            if raw is not None:
+                stored: StoredRelease | None = parse_stored(raw)
+            else:
+                with self._translated_errors():
+                    stored = read_earlier(self.folder / str(number))
         except ReleaseUnreadable as error:
-            raise ReleaseUnreadable(f"{self.folder}/{number}/release.json: {error.message}") from error
-        if (release.project, release.number) != (self.project, number):
+            raise type(error)(f"{path}: {error.message}" if raw is not None else error.message) from error
+        release = None if stored is None else stored.release
+        if release is not None and (release.project, release.number) != (self.project, number):
             raise ReleaseUnreadable(
                 f"{self.folder}/{number}: the record is of another release (got {release.project}/{release.number}, "
                 f"expected {self.project}/{number})"
             )
-        return release
+        return stored
 
     def contents(self, number: int) -> ReleaseContents:
         """Return the contents of a release.
 
         Raises: NoSuchRelease: if only its record is left; ReleaseUnreadable.
         """
-        compose = self._read(number, "compose.json")
-        if compose is None:
+        stored = self._existing(number)
+        if stored.contents is None:
             raise NoSuchRelease(
                 f"release {number} of {self.project} can't be restored: only the record of so old a release is kept"
             )
-        release = self.read(number)
-        files = {}
-        for name in release.files:
-            found = self._read(number, f"files/{release.files[name]}")
-            if found is None:
-                raise ReleaseUnreadable(f"{self.folder}/{number}: the recorded copy of {name} is missing")
-            files[name] = found
-        environment = self._read(number, "environment.json") or b"{}"
         try:
-            check_contents(release, compose, environment)
+            check_contents(stored.release, stored.contents.compose, stored.contents.environment)
         except ReleaseUnreadable as error:
-            raise ReleaseUnreadable(
-                f"{self.folder}/{number}/compose.json or environment.json: {error.message}. Restore it from a backup, or "
-                f"remove the folder {number} and give up release {number}"
-            ) from error
-        return ReleaseContents(compose, environment, files, self._read(number, "boltseal.lock"))
+            raise ReleaseUnreadable(f"{self._file(number)}: {error.message}") from error
+        return stored.contents
+
+    def has_contents(self, number: int) -> bool:
+        """Return whether a release can be started: its contents were not dropped."""
+        stored = self._load(number)
+        return stored is not None and stored.contents is not None
 
     def compose_file(self, number: int) -> Path:
-        """Return the path of the text that Compose starts from."""
-        return self.folder / str(number) / "compose.json"
+        """Write the text that Compose starts from, and return its path.
+
+        Raises: NoSuchRelease, ReleaseUnreadable, ReleasesFull, ReleasesUnusable.
+        """
+        text, path = self.contents(number).compose, self.folder / "compose" / f"{number}.json"
+        with self._translated_errors():
+            if not path.is_file() or path.read_bytes() != text:
+                self._make(path.parent)
+                write_file(self._disk, path, text, _SECRET)
+        return path
 
     def next_number(self) -> int:
         """Return the number for a new release."""
@@ -190,35 +256,29 @@ class ReleaseFolder:
     def begin(self, release: Release, contents: ReleaseContents) -> Release:
         """Write a new release and return it as recorded. If it fails, nothing is left on disk.
 
-        1. Write all files in a temporary folder, each synced. 2. Rename the folder. 3. Sync the parent folder.
-
         Raises: ReleasesFull, ReleasesUnusable.
         """
-        names = {name: f"{index}" for index, name in enumerate(sorted(contents.files))}
-        temporary = self.folder / f".{release.number}.{os.urandom(6).hex()}.new"
-        with self._translated_errors():
-            try:
-                self._make(temporary / "files")
-                numbered = msgspec.structs.replace(release, files=names, engine=self.engine)
-                for name, content in contents.files.items():
-                    write_file(self._disk, temporary / "files" / names[name], content, _SECRET)
-                write_file(self._disk, temporary / "compose.json", contents.compose, _SECRET)
-                write_file(self._disk, temporary / "environment.json", contents.environment, _SECRET)
-                if contents.lock is not None:
-                    write_file(self._disk, temporary / "boltseal.lock", contents.lock, _SECRET)
-                write_file(self._disk, temporary / "release.json", format_release(numbered), _SECRET)
-                self._disk.rename(os.fspath(temporary), os.fspath(self.folder / str(release.number)))
-                self._disk.sync_folder(os.fspath(self.folder))
-            except BaseException:
-                shutil.rmtree(temporary, ignore_errors=True)
-                raise
-        return numbered
+        recorded = msgspec.structs.replace(release, files={}, engine=self.address)
+        self.put(StoredRelease(revision=1, release=recorded, contents=contents))
+        return recorded
 
     def write(self, release: Release) -> Release:
         """Replace the record of a release, durably, and return the release."""
-        with self._translated_errors():
-            write_file(self._disk, self.folder / str(release.number) / "release.json", format_release(release), _SECRET)
+        before = self._existing(release.number)
+        kept = msgspec.structs.replace(release, files={})
+        self.put(StoredRelease(revision=before.revision + 1, release=kept, contents=before.contents))
         return release
+
+    def put(self, stored: StoredRelease, *, copy: bool = True) -> None:
+        """Write a release as it is. `copy`: also to the engine."""
+        with self._translated_errors():
+            self._make(self.folder)
+            write_file(self._disk, self._file(stored.release.number), format_stored(stored), _SECRET)
+        if copy and self.copy is not None:
+            self.copy.put(stored)
+
+    def _file(self, number: int) -> Path:
+        return self.folder / f"{number}.release"
 
     def keep_content(self, path: Path) -> Path | None:
         """Copy a file that is mounted into a container, and return the copy's path; None if it is not a regular file.
@@ -254,7 +314,7 @@ class ReleaseFolder:
 
     def hmac(self, text: str) -> str:
         """Return the HMAC that replaces a secret value in a record: 32 hex digits, under a key that never leaves the host."""
-        key = self._key()
+        key = self.key()
         return hmac.new(key, text.encode(), hashlib.sha256).hexdigest()[:32]
 
     def prune(self, holds: frozenset[int], keep: int = KEPT_RELEASES) -> tuple[Release, ...]:
@@ -262,21 +322,20 @@ class ReleaseFolder:
 
         `holds`: numbers of releases to keep in any case.
         """
-        releases = self.all()
-        good = [each.number for each in releases if each.good]
+        stored = [each for each in self.stored() if self._is_of_engine(each.release)]
+        good = [each.release.number for each in stored if each.release.good]
         kept = set(good[-keep:]) | holds
         gone = []
-        for release in releases:
-            folder = self.folder / str(release.number)
-            if release.number in kept or release.unfinished or not (folder / "compose.json").exists():
+        for each in stored:
+            number = each.release.number
+            if number in kept or each.release.unfinished or each.contents is None:
                 continue
-            if good and release.number > good[-1]:
+            if good and number > good[-1]:
                 continue  # a recent failure is still needed to find its cause
+            self.put(StoredRelease(revision=each.revision + 1, release=each.release, contents=None))
             with self._translated_errors():
-                for name in ("compose.json", "environment.json", "boltseal.lock"):
-                    (folder / name).unlink(missing_ok=True)
-                shutil.rmtree(folder / "files", ignore_errors=True)
-            gone.append(release)
+                (self.folder / "compose" / f"{number}.json").unlink(missing_ok=True)
+            gone.append(each.release)
         if gone:
             self._prune_content()
         return tuple(gone)
@@ -284,21 +343,26 @@ class ReleaseFolder:
     def _prune_content(self) -> None:
         """Delete copies that no recorded project refers to."""
         with self._translated_errors():
-            named = b"".join(path.read_bytes() for path in self.folder.glob("[0-9]*/compose.json"))
+            named = b"".join(each.contents.compose for each in self.stored() if each.contents is not None)
             for copy in (self.folder / "content").glob("*"):
                 if copy.name.encode() not in named:
                     copy.unlink()
 
-    def _key(self) -> bytes:
+    def key(self, theirs: bytes | None = None) -> bytes:
+        """Return the HMAC key, which is made when it is missing. `theirs`: the key to use instead of ours."""
         path = self.folder / "key"
         with self._translated_errors():
-            if not path.exists():
+            if theirs is not None or not path.exists():
                 self._make(self.folder)
-                write_file(self._disk, path, os.urandom(_KEY_BYTES), _SECRET)
+                write_file(self._disk, path, theirs or os.urandom(_KEY_BYTES), _SECRET)
             key = path.read_bytes()
         if len(key) != _KEY_BYTES:
             raise ReleaseUnreadable(f"{path} is not a valid key (got {len(key)} bytes, expected {_KEY_BYTES})")
         return key
+
+    def has_key(self) -> bool:
+        """Return whether there is an HMAC key."""
+        return (self.folder / "key").exists()
 
     def _numbers(self) -> list[int]:
         with self._translated_errors():
@@ -306,13 +370,9 @@ class ReleaseFolder:
                 names = os.listdir(self.folder)  # noqa: PTH208 - names, no paths
             except FileNotFoundError:
                 return []
-        digits = [name for name in names if name.isascii() and name.isdigit() and not name.startswith("0")]
-        if "0" in names and (self.folder / "0" / "release.json").is_file():  # what ran before the first release
-            digits.append("0")
-        return sorted(int(name) for name in digits if len(name) <= len(str(MAX_NUMBER)))  # ignore other names
+        return sorted({number for name in names if (number := _number(name)) is not None})
 
-    def _read(self, number: int, name: str, limit: int = MAX_CONTENT_BYTES) -> bytes | None:
-        path = self.folder / str(number) / name
+    def _read(self, path: Path, limit: int) -> bytes | None:
         with self._translated_errors():
             try:
                 fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
@@ -369,8 +429,17 @@ def projects(state: Path) -> tuple[str, ...]:
 def _may_have_releases(folder: Path) -> bool:
     """Return whether a project's folder has releases, or can't be read. One that was only locked has none."""
     try:
-        return any(name.isdigit() for name in os.listdir(folder))  # noqa: PTH208 - names, no paths
+        return any(_number(name) is not None for name in os.listdir(folder))  # noqa: PTH208 - names, no paths
     except NotADirectoryError:
         return False
     except OSError:
         return True
+
+
+def _number(name: str) -> int | None:
+    """Return the number of the release whose file or folder has this name, None for other names."""
+    digits = name.removesuffix(".release")
+    if name == "0.release":  # what ran before the first release
+        return 0
+    valid = digits.isascii() and digits.isdigit() and not digits.startswith("0") and len(digits) <= len(str(MAX_NUMBER))
+    return int(digits) if valid else None

@@ -119,8 +119,9 @@ class Release(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
 
     `engine`: the `EngineAddress.key` of the engine it runs on. `of`: the release that a rollback restores. `previous`: the
     healthy release before it, which is restored if this one fails. Times are microseconds since 1970. `files`: the name
-    that each of the project's own files is stored under, by its path in the project. `before`: the IDs of the project's
-    containers when the release began.
+    that earlier versions stored each of the project's own files under, by its path in the project. `before`: the IDs of the
+    project's containers when the release began. `hold`: whether it is a rollback whose hold no person has ended: see
+    `holds`.
     """
 
     format: int = FORMAT
@@ -142,6 +143,7 @@ class Release(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
     chosen: tuple[str, ...] = ()
     removed: tuple[str, ...] = ()
     files: dict[str, str] = {}
+    hold: bool = False
     before: tuple[str, ...] = ()
 
     @property
@@ -193,12 +195,18 @@ class Release(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
 
 @dataclass(frozen=True, slots=True)
 class ReleaseContents:
-    """The immutable files of a release: see `release_store`. `files`: by their path in the project."""
+    """The immutable files of a release: see `release_store`.
+
+    `files`: by their path in the project. `modes`: of those of them that are settings, as they are restored. `outside`: files and
+    folders that services mount and that are not part of the release, with the reason. See `settings_files`.
+    """
 
     compose: bytes
     environment: bytes = b"{}"
     files: Mapping[str, bytes] = field(default_factory=dict)
     lock: bytes | None = None
+    outside: tuple[str, ...] = ()
+    modes: Mapping[str, int] = field(default_factory=dict)
 
 
 def parse_release(raw: bytes) -> Release:
@@ -214,11 +222,19 @@ def parse_release(raw: bytes) -> Release:
         raise ReleaseUnreadable(
             f"unknown format of the release's record (got {release.format}, expected {FORMAT}); use a newer boltseal"
         )
+    check_release(release)
+    return release
+
+
+def check_release(release: Release) -> None:
+    """Check the fields of a record that later code relies on.
+
+    Raises: ReleaseUnreadable.
+    """
     try:
         _check(release)
     except BoltsealError as error:
         raise ReleaseUnreadable(f"invalid release record: {error.message}") from error
-    return release
 
 
 def _check(release: Release) -> None:
@@ -319,6 +335,13 @@ def removed_services(releases: Sequence[Release], names: Collection[str]) -> tup
     known = [service.name for each in (*(() if last is None else (last,)), *left) for service in each.services]
     known += [name for each in left for name in each.removed]
     return tuple(dict.fromkeys(name for name in known if name not in names))
+
+
+def rollback_to(releases: Sequence[Release], number: int | None) -> Release | None:
+    """Return the release that a rollback restores: `number`, or the one of `rollback_target`; None if there is none."""
+    if number is None:
+        return rollback_target(releases)
+    return next((each for each in releases if each.number == number), None)
 
 
 def rollback_target(releases: Sequence[Release]) -> Release | None:

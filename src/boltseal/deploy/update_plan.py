@@ -2,9 +2,10 @@
 
 For a service, in this order:
 
-1. It is built here, or its file pins a digest: no update.
+1. It is built here, a rollback holds it, or its file pins a digest: no update.
 2. Its tag could not be resolved: unknown, with the reason.
-3. Its tag looks like a release, so it should not move. A newer version of the same form is proposed for a person to take.
+3. Its tag looks like a release, so it should not move. A newer version of the same form is proposed for a person to take, but
+   none whose deploy failed before.
 4. Its tag floats and resolves to the locked digest: no update.
 5. It resolves to another digest whose deploy failed before: not taken automatically.
 6. It has resolved to another digest for less than the cooldown: wait. Otherwise take it.
@@ -12,14 +13,14 @@ For a service, in this order:
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from enum import StrEnum
 
 from boltseal.client.registry_client import Resolved
 from boltseal.client.tag_observations import ObservedInterval
 from boltseal.deploy.compose_model import ComposeService
-from boltseal.deploy.releases import Release, ReleaseEnd, ServiceState
+from boltseal.deploy.releases import Release, ReleasedService, ReleaseEnd, ServiceState
 from boltseal.errors import BoltsealError
 from boltseal.lockfile.document import lock_key
 from boltseal.oci.digest import Digest
@@ -56,7 +57,8 @@ class KnownImages:
     """What is known of the images, by their key in the lock.
 
     `locked`: digests in the lock. `resolutions`: the registries' digests, or the error. `tags`: the repositories' tags, or
-    the error. `past`: observed digests of a tag, newest last. `failed`: services and digests whose deploy failed here.
+    the error. `past`: observed digests of a tag, newest last. `failed`: services and digests whose deploy failed here;
+    `failed_versions`: services and images. `held`: services that a rollback holds, with the reason.
     """
 
     locked: Mapping[Reference, Digest]
@@ -64,6 +66,8 @@ class KnownImages:
     tags: Mapping[Reference, Sequence[Tag] | BoltsealError]
     past: Mapping[Reference, Sequence[ObservedInterval]]
     failed: frozenset[tuple[str, str]] = frozenset()
+    failed_versions: frozenset[tuple[str, str]] = frozenset()
+    held: Mapping[str, str] = field(default_factory=dict)
 
 
 def plan_updates(
@@ -90,15 +94,24 @@ def failed_before(releases: Iterable[Release]) -> frozenset[tuple[str, str]]:
 
     Where Compose could not start a release and no single service is known to be the cause, all that was new in it counts.
     """
+    return _failed(releases, lambda each: each.digest)
+
+
+def failed_versions(releases: Iterable[Release]) -> frozenset[tuple[str, str]]:
+    """Return the services and images, as the files have them, whose deploy failed and did not succeed later."""
+    return _failed(releases, lambda each: each.image)
+
+
+def _failed(releases: Iterable[Release], key: Callable[[ReleasedService], str]) -> frozenset[tuple[str, str]]:
     found: set[tuple[str, str]] = set()
     ran: set[tuple[str, str]] = set()
     for release in releases:
-        deployed = {(each.name, each.digest) for each in release.services}
+        deployed = {(each.name, key(each)) for each in release.services}
         if release.end is ReleaseEnd.HEALTHY:
             found -= deployed
             ran |= deployed
         elif release.end in (ReleaseEnd.PUT_BACK, ReleaseEnd.FAILED):
-            named = {(each.name, each.digest) for each in release.services if each.state is ServiceState.FAILED}
+            named = {(each.name, key(each)) for each in release.services if each.state is ServiceState.FAILED}
             found |= named or deployed - ran
     return frozenset(found)
 
@@ -107,6 +120,8 @@ def _step(service: ComposeService, known: KnownImages, now_us: int, cooldown_us:
     image = lock_key(service.image)
     if service.build:  # 1
         return UpdateStep(service.name, image, UpdateAction.NOTHING, "it is built here")
+    if service.name in known.held:
+        return UpdateStep(service.name, image, UpdateAction.NOTHING, known.held[service.name])
     if is_version(service):
         return _version(service, known, major=major)
     if not is_floating(service):
@@ -150,11 +165,20 @@ def _version(service: ComposeService, known: KnownImages, *, major: bool) -> Upd
             UpdateAction.UNKNOWN,
             "no registry was asked" if available is None else available.message,
         )
-    found = newer(tag, available)
+    failed = {each for each in available if (service.name, _with_tag(image, each)) in known.failed_versions}
+    found = newer(tag, [each for each in available if each not in failed])
     best = found.any_major if major else found.same_major
     if best is not None:
         return UpdateStep(service.name, image, UpdateAction.PROPOSE, f"{tag} -> {best}", tag=best)
     if found.any_major is not None:
         why = f"{found.any_major} is a new major version: --major proposes it"
         return UpdateStep(service.name, image, UpdateAction.NOTHING, why)
+    best_failed = newer(tag, sorted(failed)).any_major
+    if best_failed is not None:
+        why = f"{best_failed} was deployed here before and failed; write it into the files to try it again"
+        return UpdateStep(service.name, image, UpdateAction.NOTHING, why)
     return UpdateStep(service.name, image, UpdateAction.NOTHING, "there is no newer version of the same form")
+
+
+def _with_tag(image: Reference, tag: Tag) -> str:
+    return Reference(image.registry, image.repository, tag).familiar()

@@ -10,7 +10,8 @@ There is one `Engine` per address, open during `connected`. Rules:
   image.
 - Every failure is one of the errors below, with one line that says what to do.
 - Only `pull`, `tag`, `untag` and `load` change images, and none of them removes the last tag of an image unless asked
-  to. Containers are changed by `container_control`, which sends its requests by `request`.
+  to. Containers are changed by `container_control`, which sends its requests by `ask`; `release_volume` adds a container
+  that is never started.
 """
 
 from __future__ import annotations
@@ -138,7 +139,7 @@ class Engine:
 
     async def negotiate(self) -> None:
         """Read the engine's version and use its API version. `connected` calls this first."""
-        self.about = inventory.about(await self._ask("GET", "version"))
+        self.about = inventory.about(await self.ask("GET", "version"))
         self._url += f"/v{self.about.api}"
 
     def environment(self) -> dict[str, str]:
@@ -149,11 +150,11 @@ class Engine:
 
     async def store(self) -> ImageStoreKind:
         """Return which image store the engine uses."""
-        return inventory.store(await self._ask("GET", "info"), self.about)
+        return inventory.store(await self.ask("GET", "info"), self.about)
 
     async def data_root(self) -> Path | None:
         """Return the engine's data folder on its own host, or None if it does not report one."""
-        return inventory.data_root(await self._ask("GET", "info"))
+        return inventory.data_root(await self.ask("GET", "info"))
 
     async def container_ids(self, *, all_: bool = False, label: str = "") -> tuple[str, ...]:
         """Return the IDs of running containers, in one request. `all_`: also stopped ones; `label`: only those with
@@ -164,7 +165,7 @@ class Engine:
         parameters = {"all": "1" if all_ else "0"}
         if label:
             parameters["filters"] = json.dumps({"label": [label]})
-        found = inventory.container_ids(await self._ask("GET", "containers/json", params=parameters))
+        found = inventory.container_ids(await self.ask("GET", "containers/json", params=parameters))
         if len(found) > MAX_CONTAINERS:
             raise EngineMismatch(f"the engine reports {len(found)} containers (at most {MAX_CONTAINERS} are supported)")
         return found
@@ -187,7 +188,7 @@ class Engine:
 
     async def container(self, id_: str) -> EngineContainer:
         """Return one container. Raises: NoSuchContainer."""
-        return inventory.container(await self._ask("GET", f"containers/{inventory.container_id(id_)}/json"))
+        return inventory.container(await self.ask("GET", f"containers/{inventory.container_id(id_)}/json"))
 
     async def logs(self, id_: str, lines: int) -> tuple[str, ...]:
         """Return the last lines of a container's log, 1 to 1000, safe for a terminal.
@@ -196,25 +197,25 @@ class Engine:
         """
         tail = LogTail(lines, terminal=(await self.container(id_)).terminal)
         wanted = {"stdout": "1", "stderr": "1", "tail": str(lines)}
-        async with self._stream("GET", f"containers/{id_}/logs", params=wanted, limit_s=ANSWER_S) as response:
+        async with self.stream("GET", f"containers/{id_}/logs", params=wanted, limit_s=ANSWER_S) as response:
             async for piece in chunks(response, most=MAX_ANSWER_BYTES):
                 tail.feed(piece)
         return tail.end()
 
     async def images(self) -> tuple[EngineImage, ...]:
         """Return all images with their tags, in one request, without platforms and times of tagging."""
-        return inventory.images(await self._ask("GET", "images/json"))
+        return inventory.images(await self.ask("GET", "images/json"))
 
     async def image(self, name: Name) -> EngineImage:
         """Return one image. Raises: NoSuchImage."""
-        return inventory.image(await self._ask("GET", f"images/{name}/json"))
+        return inventory.image(await self.ask("GET", f"images/{name}/json"))
 
     async def layer_folders(self, image: Digest) -> tuple[str, ...]:
         """Return the folders that the engine uses for an image's layers, topmost first; none if it does not report them.
 
         Raises: NoSuchImage.
         """
-        return inventory.layer_folders(await self._ask("GET", f"images/{image}/json"))
+        return inventory.layer_folders(await self.ask("GET", f"images/{image}/json"))
 
     async def pull(
         self, image: Reference, *, platform: str = "", login: Login | None = None, progress: ProgressCallback = _silent
@@ -235,7 +236,7 @@ class Engine:
         """Add a tag to an image. Another image with this tag loses it, as with `docker tag`. Raises: NoSuchImage."""
         if new.tag is None or new.digest is not None:
             raise AssertionError("the new name needs a tag and no digest")
-        await self._ask("POST", f"images/{image}/tag", params={"repo": new.name, "tag": str(new.tag)})
+        await self.ask("POST", f"images/{image}/tag", params={"repo": new.name, "tag": str(new.tag)})
 
     async def untag(self, name: Reference, *, allow_last: bool = False) -> None:
         """Remove a tag, and nothing else. Raises: NoSuchImage; EngineRefused: it is the image's last tag.
@@ -246,11 +247,11 @@ class Engine:
             raise EngineRefused(
                 f"{name.familiar()} is the last tag of its image on this engine; removing it would delete the image"
             )
-        await self._ask("DELETE", f"images/{name}", params={"force": "0", "noprune": "1"})
+        await self.ask("DELETE", f"images/{name}", params={"force": "0", "noprune": "1"})
 
     async def save(self, name: Name, to: Path) -> None:
         """Write an image to a file, as `docker save` does. After an error the file is incomplete. Raises: NoSuchImage."""
-        async with self._stream("GET", f"images/{name}/get") as response:
+        async with self.stream("GET", f"images/{name}/get") as response:
             with to.open("wb") as file:
                 async for piece in chunks(response, size=PIECE_BYTES, silent_s=self._silent_s):
                     await asyncio.to_thread(file.write, piece)
@@ -261,16 +262,13 @@ class Engine:
             headers = {"Content-Type": "application/x-tar", "Content-Length": str(os.fstat(file.fileno()).st_size)}
             await self._progress("images/load", progress, headers=headers, content=file_chunks(file))
 
-    async def request(self, method: str, path: str, *, limit_s: float = ANSWER_S, **request: Any) -> bytes:
+    async def ask(self, method: str, path: str, *, limit_s: float = ANSWER_S, **request: Any) -> bytes:
         """Send one request and return its answer. `limit_s`: time limit; `request`: arguments of httpx2's `stream`."""
-        async with self._stream(method, path, limit_s=limit_s, **request) as response:
+        async with self.stream(method, path, limit_s=limit_s, **request) as response:
             return await read_all(response)
 
-    async def _ask(self, method: str, path: str, **request: Any) -> bytes:
-        return await self.request(method, path, **request)
-
     async def _progress(self, path: str, progress: ProgressCallback, **request: Any) -> None:
-        async with self._stream("POST", path, **request) as response:
+        async with self.stream("POST", path, **request) as response:
             async for raw in lines(response, silent_s=self._silent_s):
                 step = inventory.line(raw)
                 if message := _step_error(step):
@@ -278,7 +276,7 @@ class Engine:
                 progress(_step(step))
 
     @asynccontextmanager
-    async def _stream(
+    async def stream(
         self, method: str, path: str, *, limit_s: float | None = None, **request: Any
     ) -> AsyncIterator[httpx2.Response]:
         """Open a request; yield a successful answer (200 to 299). `request`: arguments of httpx2's `stream`.

@@ -38,46 +38,44 @@ class ContainerControl:
         return {id_: each for id_, each in found.items() if each is not None}
 
     async def _document(self, id_: str) -> Document:
-        return _object(await self.engine.request("GET", f"containers/{container_id(id_)}/json"))
+        return _object(await self.engine.ask("GET", f"containers/{container_id(id_)}/json"))
 
     async def create(self, name: str, body: Document, networks: Mapping[str, Document]) -> str:
         """Create a container, connect it to further `networks` (endpoint settings by network), and return its ID."""
         content = json.dumps(body).encode()
-        raw = await self.engine.request(
-            "POST", "containers/create", params={"name": name}, headers=_JSON, content=content
-        )
+        raw = await self.engine.ask("POST", "containers/create", params={"name": name}, headers=_JSON, content=content)
         id_ = container_id(str(_object(raw).get("Id")))
         for network, endpoint in networks.items():
             connect = json.dumps({"Container": id_, "EndpointConfig": endpoint}).encode()
-            await self.engine.request("POST", f"networks/{network}/connect", headers=_JSON, content=connect)
+            await self.engine.ask("POST", f"networks/{network}/connect", headers=_JSON, content=connect)
         return id_
 
     async def start(self, id_: str) -> None:
         """Start a container. Raises: NoSuchContainer."""
-        await self.engine.request("POST", f"containers/{container_id(id_)}/start")
+        await self.engine.ask("POST", f"containers/{container_id(id_)}/start")
 
     async def stop(self, id_: str) -> None:
         """Stop a container within its grace period. Raises: NoSuchContainer."""
-        await self.engine.request("POST", f"containers/{container_id(id_)}/stop", limit_s=STOP_S)
+        await self.engine.ask("POST", f"containers/{container_id(id_)}/stop", limit_s=STOP_S)
 
     async def remove(self, id_: str) -> None:
         """Stop and remove a container, but not its volumes."""
         try:
             await self.stop(id_)
-            await self.engine.request("DELETE", f"containers/{container_id(id_)}", params={"force": "1", "v": "0"})
+            await self.engine.ask("DELETE", f"containers/{container_id(id_)}", params={"force": "1", "v": "0"})
         except NoSuchContainer:
             return
 
     async def network(self, name: str) -> Document | None:
         """Return what the engine reports about a network; None if it has no such network."""
         try:
-            return _object(await self.engine.request("GET", f"networks/{name}"))
+            return _object(await self.engine.ask("GET", f"networks/{name}"))
         except NotFound:
             return None
 
     async def create_network(self, body: Document) -> None:
         """Create a network."""
-        await self.engine.request("POST", "networks/create", headers=_JSON, content=json.dumps(body).encode())
+        await self.engine.ask("POST", "networks/create", headers=_JSON, content=json.dumps(body).encode())
 
 
 def _object(raw: bytes) -> Document:

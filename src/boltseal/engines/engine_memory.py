@@ -15,7 +15,6 @@ A service that listens only on TCP can't be asked.
 
 from __future__ import annotations
 
-import asyncio
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
@@ -27,11 +26,18 @@ from typing import TYPE_CHECKING, Final
 from boltseal.engines.engine_locks import locking_processes
 from boltseal.engines.safe_open import readable
 from boltseal.errors import BoltsealError, Unavailable
+from boltseal.loading import deferred
 from boltseal.oci.digest import Digest
 from boltseal.oci.reference import Reference
 
-if TYPE_CHECKING:  # a check of a store that no service uses needs no client
-    from boltseal.engines.api import Engine
+if TYPE_CHECKING:
+    import asyncio
+
+    from boltseal.engines import address, api
+else:  # a check of a store that no service uses needs no client
+    asyncio = deferred("asyncio")
+    address = deferred("boltseal.engines.address")
+    api = deferred("boltseal.engines.api")
 
 WITHIN_S: Final = 60.0
 MAX_TABLE_BYTES: Final = 16 * 1024 * 1024
@@ -115,16 +121,14 @@ def ask_service(service: Service, root: Path, images: Iterable[Digest], proc: Pa
 
 async def _asked(path: str, process: Path, root: Path, images: list[Digest]) -> EngineMemory:
     """Raises: BoltsealError, OSError, TimeoutError."""
-    from boltseal.engines.address import EngineAddress
-    from boltseal.engines.api import NoSuchImage, connected, query_each
-
-    async with asyncio.timeout(WITHIN_S), connected(EngineAddress("unix", path=path)) as engine:
+    at = address.EngineAddress("unix", path=path)
+    async with asyncio.timeout(WITHIN_S), api.connected(at) as engine:
         data = await _data_root(engine, root, process)
         names: dict[Reference, frozenset[Digest]] = {}
         for each in await engine.images():
             for name in (*each.names, *each.pulled_as):
                 names[name] = names.get(name, frozenset()) | {each.id}
-        found = await query_each(images, engine.layer_folders, NoSuchImage)
+        found = await api.query_each(images, engine.layer_folders, api.NoSuchImage)
         folders = {
             image: tuple(each.removeprefix(f"{data}/") for each in mine)
             for image, mine in found.items()
@@ -133,7 +137,7 @@ async def _asked(path: str, process: Path, root: Path, images: list[Digest]) -> 
         return EngineMemory(names, folders)
 
 
-async def _data_root(engine: Engine, root: Path, process: Path) -> str:
+async def _data_root(engine: api.Engine, root: Path, process: Path) -> str:
     """Return the store as the service names it. Raises: ServiceOfOtherStore."""
     named = await engine.data_root()
     if named is not None and _is_same(process / "root" / str(named).lstrip("/"), root):

@@ -17,7 +17,8 @@ of them: the index, the platform's manifest, the config. The steps that decide, 
    f. it is the tag's current image, or was tagged here after the lock was written: the tag moved after the lock; but if
       the tag still resolves to the locked digest, another image was tagged so on this host: unknown;
    g. it was created after the new image was locked: recreated without a pull;
-   h. it was created before that: the tag moved after the pull.
+   h. it was started by digest or keep tag, as `boltseal deploy` does, so nothing shows that the tag moved: unknown;
+   i. it was created before that: the tag moved after the pull.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Final
 
+from boltseal.errors import Invalid
 from boltseal.lockfile.compare import Weight
 from boltseal.lockfile.document import LOCK_NAME, Lock, LockedImage, key_in, lock_key
 from boltseal.lockfile.format import time_text
@@ -155,6 +157,28 @@ class LockedImages:
         return next((found for digest in digests if (found := self.by_digest.get(digest)) is not None), None)
 
 
+def is_keep_tag(name: Reference) -> bool:
+    """Return whether a name is only a tag with which boltseal keeps an image: it is never shown as the image's name."""
+    return name.tag is not None and name.tag.startswith(KEEP_PREFIX)
+
+
+def without_keep_tags(names: Iterable[Reference]) -> tuple[Reference, ...]:
+    """Return the names of an image that people and registries gave it."""
+    return tuple(each for each in names if not is_keep_tag(each))
+
+
+def shown_name(started_as: str, pulled_as: Iterable[Reference]) -> str:
+    """Return the name of an image as it is shown: for a keep tag its repository, with the digest that is known there."""
+    try:
+        name = Reference.parse(started_as)
+    except Invalid:
+        return started_as
+    if not is_keep_tag(name):
+        return started_as
+    known = (each.digest for each in pulled_as if each.name == name.name and each.digest is not None)
+    return Reference(name.registry, name.repository, digest=next(known, None)).familiar()
+
+
 def judge(running: RunningImage, lock: LockedImages) -> RunningVerdict:
     """Compare a container with the lock."""
     locked = lock.entry_for(running)
@@ -265,8 +289,19 @@ def _moved(running: RunningImage, locked: LockedImage, name: str, wanted: str) -
         )
         return ContainerStatus.RECREATED_WITHOUT_PULL, Weight.DIFFERS, reason
     # h
+    if not _started_by_tag(running):
+        reason = (
+            f"it runs another image of {locked.reference.name}; {name} is locked to {wanted} since {since}: deploy it"
+        )
+        return ContainerStatus.UNKNOWN, Weight.DIFFERS, reason
+    # i
     reason = f"{name} moved after its host pulled it, and is locked to {wanted} since {since}: pull, and recreate it"
     return ContainerStatus.MOVED_AFTER_PULL, Weight.DIFFERS, reason
+
+
+def _started_by_tag(running: RunningImage) -> bool:
+    name = running.started_as
+    return name is not None and name.digest is None and not is_keep_tag(name)
 
 
 def _named_us(running: RunningImage) -> int | None:

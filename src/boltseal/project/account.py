@@ -35,7 +35,7 @@ _OTHER_LOCKS: Final = frozenset(
 )
 _CONTAINER_KEYS: Final = frozenset(
     {
-        *("args", "command", "containerPort", "depends_on", "entrypoint", "env", "environment", "expose"),
+        *("args", "command", "commands", "containerPort", "depends_on", "entrypoint", "env", "environment", "expose"),
         *("imagePullPolicy", "network_mode", "networks", "ports", "pullPolicy", "restart", "securityContext"),
         *("volumeMounts", "volumes"),
     }

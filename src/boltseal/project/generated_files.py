@@ -184,6 +184,11 @@ def other_emitters(name: str, image_refs: Iterable[ImageReference]) -> dict[str,
     return dict(sorted(counts.items()))
 
 
+def emitter_of(image_ref: ImageReference) -> str | None:
+    """Return the generator that can pin a reference, or None. What a build argument selects is in no override."""
+    return _BUILD_EMITTER if ".build.args " in image_ref.where else EMITTER_BY_FORMAT.get(image_ref.format)
+
+
 def _of_build(image_ref: ImageReference) -> bool:
     return image_ref.format is Format.DOCKERFILE or ".build." in image_ref.where
 

@@ -239,7 +239,7 @@ def _compare_with_lock(
             image_ref,
             VerifyStatus.NOT_PINNED,
             Weight.DIFFERS,
-            "neither a digest nor a lock pins it; run `boltseal pin`",
+            "neither a digest nor a lock pins it; run `boltseal lock`, then `boltseal pin --write`",
         )
     # 5
     if resolutions is None:

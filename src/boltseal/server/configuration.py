@@ -36,7 +36,7 @@ from boltseal.server.settings import ENV_PREFIX, ENV_SEPARATOR, ServerSettings, 
 
 DEFAULT_FILE: Final = SERVER_CONFIG_FILE
 
-_NOT_SETTINGS: Final = frozenset({"BOLTSEAL_CONFIG", "BOLTSEAL_DEBUG", "BOLTSEAL_STATE"})
+_NOT_SETTINGS: Final = frozenset({"BOLTSEAL_CONFIG", "BOLTSEAL_DEBUG", "BOLTSEAL_ENGINES", "BOLTSEAL_STATE"})
 # Kubernetes sets these in the containers of a namespace that has a service called "boltseal".
 _SERVICE_LINKS: Final = re.compile(
     r"BOLTSEAL_(SERVICE_HOST|SERVICE_PORT(_[A-Z0-9_]+)?|PORT(_[0-9]+_(TCP|UDP)(_(PROTO|PORT|ADDR))?)?)"

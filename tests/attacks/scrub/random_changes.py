@@ -291,7 +291,9 @@ def _none(_: object) -> None:
 
 
 def _layer_of(path: Path) -> Path:
-    return next(each for each in path.parents if each.name in ("diff", "fs"))
+    return next(
+        each for each in path.parents if each.name in ("diff", "fs") or each.parent.parts[-2:] == ("vfs", "dir")
+    )
 
 
 # ---- which paths a change applies to
@@ -373,7 +375,8 @@ class RandomChange:
         number = self.layer % len(folders)
         folder = folders[number]
         applies = CHANGES[self.change]
-        paths = [each for each in sorted(folder.rglob("*")) if applies(each.lstat())]
+        every = (each for each in sorted(folder.rglob("*")) if each.relative_to(folder).parts[0] != RUNTIME)
+        paths = [each for each in every if applies(each.lstat())]
         if applies in (_is_folder, _has_mode, _is_layer) or self.change in (owner, group):
             paths.append(folder)
         if not paths:
@@ -384,6 +387,8 @@ class RandomChange:
         return Applied(f"{self.change.__name__} of {str(path.relative_to(folder))!r}", number, idle)
 
 
+RUNTIME = "bin"
+"""The folder of the program that containers run, which is no part of the random layers; with vfs each layer has a copy."""
 IDLE = frozenset({opaque, not_opaque, redirect, planted_whiteout, second_folder, linked_outside})
 """Changes of marks, which hide or redirect nothing where no lower layer has the name, or where the kernel or the engine ignores
 them; and of names outside of the layer, by which its content can be changed later."""

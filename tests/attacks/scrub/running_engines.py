@@ -25,6 +25,7 @@ _SNAPSHOTS = f"{SNAPSHOTS.decode()}/snapshots/*/fs"
 class Engine:
     """A running engine. `inherits`: folders without an entry are created like those of lower layers.
 
+    `copies`: a container has a copy of its image, in which Docker keeps only capabilities of the attributes.
     `load`: load an archive. `start`: start a container of an image, and return its ID and its process, 0 if it does not start.
     `stop`: remove containers.
     """
@@ -36,19 +37,26 @@ class Engine:
     start: Callable[[str], tuple[str, int]]
     stop: Callable[[list[str]], None]
     inherits: bool = False
+    copies: bool = False
     _folders: dict[str, Path] = field(default_factory=dict)
 
     def folder(self, marker: str) -> Path:
         """Return the folder of the layer that has a marker file."""
         if marker not in self._folders:
-            for folder in self.root.glob(self.layers):
-                self._folders.update({each.name: folder for each in folder.glob("marker-*")})
+            found = [
+                (folder, {each.name for each in folder.glob("marker-*")}) for folder in self.root.glob(self.layers)
+            ]
+            for folder, markers in sorted(
+                found, key=lambda each: -len(each[1])
+            ):  # with vfs those of lower layers as well
+                self._folders.update(dict.fromkeys(markers, folder))
         return self._folders[marker]
 
 
 @contextlib.contextmanager
-def _docker(folder: Path, *, containerd_store: bool) -> Iterator[Engine]:
-    driver = "overlayfs" if containerd_store else "overlay2"
+def _docker(folder: Path, *, containerd_store: bool = False, vfs: bool = False) -> Iterator[Engine]:
+    driver = "vfs" if vfs else "overlayfs" if containerd_store else "overlay2"
+    layers = "vfs/dir/*" if vfs else _SNAPSHOTS if containerd_store else "overlay2/*/diff"
     with servers.dockerd(folder / "engine", containerd_store=containerd_store, driver=driver) as server:
         docker = ("docker", "-H", f"unix://{server.address}")
 
@@ -66,13 +74,14 @@ def _docker(folder: Path, *, containerd_store: bool) -> Iterator[Engine]:
 
         data = folder / "engine/data"
         yield Engine(
-            "docker-containerd" if containerd_store else "docker",
+            "docker-vfs" if vfs else "docker-containerd" if containerd_store else "docker",
             data / "containerd/daemon" if containerd_store else data,
-            _SNAPSHOTS if containerd_store else "overlay2/*/diff",
+            layers,
             lambda archive: _none(run(*docker, "load", "-i", archive).checked()),
             start,
             stop,
-            inherits=containerd_store,
+            inherits=containerd_store or vfs,
+            copies=vfs,
         )
 
 
@@ -134,7 +143,8 @@ def _none(_: object) -> None:
 
 
 ENGINES: Mapping[str, Callable[[Path], AbstractContextManager[Engine]]] = {
-    "docker": lambda folder: _docker(folder, containerd_store=False),
+    "docker": _docker,
+    "docker-vfs": lambda folder: _docker(folder, vfs=True),
     "docker-containerd": lambda folder: _docker(folder, containerd_store=True),
     "containerd": _containerd,
     "podman": _podman,

@@ -253,6 +253,14 @@ def pipe_made_a_file(at: Path) -> None:
     (at / "dev/pipe").touch()
 
 
+def root_closed(at: Path) -> None:
+    at.chmod(0o700)
+
+
+def setuid_of_the_root(at: Path) -> None:
+    at.chmod(at.stat().st_mode | stat.S_ISUID)
+
+
 ATTACKS: dict[Callable[[Path], None], tuple[DifferenceKind, str]] = {
     content_changed: (DifferenceKind.CONTENT, "bin/tool"),
     grown: (DifferenceKind.SIZE, "bin/tool"),
@@ -278,6 +286,8 @@ ATTACKS: dict[Callable[[Path], None], tuple[DifferenceKind, str]] = {
     hard_link_made_a_copy: (DifferenceKind.HARDLINK, "bin/su2"),
     device_swapped: (DifferenceKind.DEVICE, "dev/null"),
     pipe_made_a_file: (DifferenceKind.TYPE, "dev/pipe"),
+    root_closed: (DifferenceKind.MODE, ""),
+    setuid_of_the_root: (DifferenceKind.MODE, ""),
 }
 UNPACKED, COPIED = "etc/gone", "app"
 """Paths that only the lowest layer's folder has, and only that of the topmost layer."""

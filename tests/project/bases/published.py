@@ -54,10 +54,12 @@ class Published:
         annotations: Mapping[str, str] | None = None,
         env: Iterable[str] = (),
         history: Iterable[str] | None = None,
+        times: Iterable[str] | None = None,
         created: str = "2026-11-20T00:00:00Z",
         packed: str = "gzip",
     ) -> Digest:
-        """Push an image; its layers need not exist, because they are not read."""
+        """Push an image; its layers need not exist, because they are not read. `times`: of the lines of its history."""
+        lines = [*(layers if history is None else history)]
         config = json.dumps(
             {
                 "os": "linux",
@@ -66,8 +68,8 @@ class Published:
                 "config": {"Env": list(env), "Labels": dict(labels or {})},
                 "rootfs": {"type": "layers", "diff_ids": [str(Digest.of(letter.encode())) for letter in layers]},
                 "history": [
-                    {"created": "2026-11-20T00:00:00Z", "created_by": line}
-                    for line in (layers if history is None else history)
+                    {"created": time, "created_by": line}
+                    for time, line in zip(times or ["2026-11-20T00:00:00Z"] * len(lines), lines, strict=True)
                 ],
             }
         ).encode()

@@ -143,11 +143,12 @@ def test_without_history_fewer_layers_are_no_proof() -> None:
 
 
 def test_without_history_other_layers_are_proof() -> None:
-    """Without a history, other layers prove outdated; all layers prove current if the history continues the base's."""
-    only_set = facts("ab", env={"A": "1"}, history=["a", "b", "ENV A=1"])
+    """Without a history, other layers prove outdated; all layers prove current only if the image adds nothing at all."""
+    only_set, same = facts("ab", env={"A": "1"}, history=["a", "b", "ENV A=1"]), facts("ab", name="copy")
 
     assert judge_by_current(IMAGE, claim(None), CurrentBase(NEW, facts("aY"))).status is BaseStatus.OUTDATED
-    assert judge_by_current(only_set, claim(None), CurrentBase(NEW, facts("ab"))).status is BaseStatus.CURRENT
+    assert judge_by_current(only_set, claim(None), CurrentBase(NEW, facts("ab"))).status is BaseStatus.UNKNOWN
+    assert judge_by_current(same, claim(None), CurrentBase(NEW, facts("ab"))).status is BaseStatus.CURRENT
     assert judge_by_current(IMAGE, claim(None), CurrentBase(NEW, None, "denied")).reason == "denied"
 
 

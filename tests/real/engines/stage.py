@@ -44,6 +44,7 @@ class Stage:
                 "PATH": f"{programs}:{os.environ['PATH']}",
                 "DOCKER_HOST": f"unix://{engine.address}",
                 "BOLTSEAL_STATE": str(folder / "state"),
+                "BOLTSEAL_ENGINES": str(folder / "state" / "engines"),
                 "HOME": str(folder),
                 **{
                     f"GIT_{who}_{what}": f"{who}@example.com"

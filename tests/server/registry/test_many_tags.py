@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -18,6 +19,7 @@ from boltseal.policy.refusal_message import MAX_COUNTED
 from boltseal.server.auth.actor import ANONYMOUS
 from boltseal.server.registry.models import UNCONDITIONAL
 from boltseal.server.storage.metadata.schema import link as link_rows
+from boltseal.server.storage.metadata.schema import manifest as manifest_rows
 from boltseal.server.storage.metadata.schema import tag as tag_rows
 from tests.bare_registry import INDEX, OCI, SHOP
 from tests.server.storage.sqlite_session import driver
@@ -55,6 +57,23 @@ async def images_with(shop: BareRegistry, numbers: Iterable[int]) -> None:
         tags = [{**row, "name": name, "digest": each, "sealed_digest": each} for name, each in made.items()]
         connection.execute(insert(link_rows), links)
         connection.execute(insert(tag_rows), tags)
+
+    await shop.database.write(job)
+
+
+async def stored_by_sha512(shop: BareRegistry, digest: Digest, numbers: Iterable[int]) -> None:
+    """Insert manifests with the parts of this one that are stored under the sha512 digest of their bytes."""
+
+    def job(tx: UnitOfWork) -> None:
+        connection = tx.sql.connection
+        query = select(manifest_rows).where(manifest_rows.c.digest == str(digest))
+        row = dict(connection.execute(query).mappings().one())
+        parts = connection.execute(select(link_rows).where(link_rows.c.parent == str(digest))).mappings().all()
+        for number in numbers:
+            raw = b"%s %d" % (str(digest).encode(), number)
+            parent = str(Digest.of(raw, "sha512"))
+            connection.execute(insert(manifest_rows), {**row, "digest": parent, "canonical": str(Digest.of(raw))})
+            connection.execute(insert(link_rows), [{**part, "parent": parent} for part in parts])
 
     await shop.database.write(job)
 
@@ -131,18 +150,27 @@ async def delete(shop: BareRegistry, digest: Digest, case: str) -> None:
         await shop.registry.deletes.manifest(SHOP, digest, UNCONDITIONAL, ANONYMOUS)
 
 
-async def refused(shop: BareRegistry, digest: Digest, case: str) -> tuple[str, list[str], int]:
-    """Return the refusal of a delete, its queries, and the thousands of SQLite steps that they took."""
-    queries: list[str] = []
-    steps = [0]
+@dataclass(slots=True)
+class Work:
+    """What a job does in the database: its queries, and the thousands of SQLite steps that they take."""
+
+    queries: list[str]
+    steps: int = 0
+
+
+@asynccontextmanager
+async def watched(shop: BareRegistry) -> AsyncIterator[Work]:
+    """Record what the writer does in the database meanwhile."""
+    statements: list[str] = []
+    work = Work([])
 
     def step() -> int:
-        steps[0] += 1
+        work.steps += 1
         return 0
 
     def watch(tx: UnitOfWork) -> None:
         sqlite = driver(tx)
-        sqlite.set_trace_callback(queries.append)
+        sqlite.set_trace_callback(statements.append)
         sqlite.set_progress_handler(step, STEPS_EACH)
 
     def leave(tx: UnitOfWork) -> None:
@@ -152,11 +180,18 @@ async def refused(shop: BareRegistry, digest: Digest, case: str) -> tuple[str, l
 
     await shop.database.write(watch)
     try:
-        with pytest.raises(SealedDelete) as error:
-            await delete(shop, digest, case)
+        yield work
     finally:
         await shop.database.write(leave)
-    return error.value.message, [each for each in queries if re.match("(?i)select|with", each.lstrip())], steps[0]
+    work.queries = [each for each in statements if re.match("(?i)select|with", each.lstrip())]
+
+
+async def refused(shop: BareRegistry, digest: Digest, case: str) -> tuple[str, list[str], int]:
+    """Return the refusal of a delete, its queries, and the thousands of SQLite steps that they took."""
+    async with watched(shop) as work:
+        with pytest.raises(SealedDelete) as error:
+            await delete(shop, digest, case)
+    return error.value.message, work.queries, work.steps
 
 
 async def rows_of(shop: BareRegistry, queries: list[str]) -> int:
@@ -207,6 +242,21 @@ async def test_a_refusal_for_a_layer_of_many_sealed_images_reads_a_part_of_them(
 
     assert "and more than 997 more seal" in message
     assert many <= few + 10
+
+
+async def test_a_delete_beside_many_manifests_with_two_digests_sends_few_queries(shop: BareRegistry) -> None:
+    """A delete of a layer sends as many queries with 400 manifests under their sha512 digest as with 4."""
+    counts = []
+    for name, number in (("one", 4), ("two", 400)):
+        body = await shop.image(name)
+        await shop.push(body, Digest.of(body))
+        await stored_by_sha512(shop, Digest.of(body), range(number))
+        digest = Digest.parse(json.loads(body)["layers"][0]["digest"])
+        async with watched(shop) as work:
+            await shop.registry.deletes.blob(SHOP, digest, ANONYMOUS)
+        counts.append(len(work.queries))
+
+    assert counts[1] == counts[0]
 
 
 async def test_deletable_tags_are_named_without_signature_tags(shop: BareRegistry) -> None:

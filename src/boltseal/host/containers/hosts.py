@@ -14,7 +14,7 @@ from typing import Final
 from boltseal.engines.api import QUERY_S, Engine, EngineUnavailable, Name, NoSuchContainer, NoSuchImage, query_each
 from boltseal.engines.inventory import ContainerHealth, EngineContainer, EngineImage, ImageStoreKind, State
 from boltseal.errors import Invalid
-from boltseal.lockfile.container_check import DigestKind, Origin, RunningImage
+from boltseal.lockfile.container_check import DigestKind, Origin, RunningImage, shown_name, without_keep_tags
 from boltseal.lockfile.document import lock_key
 from boltseal.oci.digest import Digest
 from boltseal.oci.mediatype import IMAGE_TYPES, INDEX_TYPES
@@ -156,7 +156,7 @@ def _running_container(
     if image is not None:
         running_image = replace(
             running_image,
-            names=image.names,
+            names=without_keep_tags(image.names),
             pulled_as=image.pulled_as,
             platform=container.manifest.platform
             if container.manifest and container.manifest.platform
@@ -168,7 +168,7 @@ def _running_container(
         host=host,
         name=container.name or container.id[:12],
         id=container.id,
-        started_as=container.started_as,
+        started_as=shown_name(container.started_as, () if image is None else image.pulled_as),
         image=running_image,
         runtime=product,
         project=_label(container.labels, _PROJECT),

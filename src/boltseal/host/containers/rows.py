@@ -33,6 +33,7 @@ from boltseal.lockfile.container_check import (
     has_registry_digest,
     judge,
     known_kinds,
+    without_keep_tags,
 )
 from boltseal.oci.digest import Digest
 from boltseal.oci.mediatype import IMAGE_TYPES, INDEX_TYPES
@@ -91,7 +92,7 @@ def name_to_query(seen: RunningContainer, lock: LockedImages | None) -> Referenc
     locked = None if lock is None else lock.entry_for(image) or lock.entry_with_digest(image.digests)
     if locked is not None:
         return locked.reference
-    names = [*(() if image.started_as is None else (image.started_as,)), *image.names]
+    names = without_keep_tags([*(() if image.started_as is None else (image.started_as,)), *image.names])
     if not image.pulled_as:
         return next(iter(names), None)
     repositories = {each.name for each in image.pulled_as}

@@ -13,6 +13,7 @@ from typing import Final
 from boltseal.engines.docker_store import OVERLAY2, VFS, DockerContainer, DockerStore
 from boltseal.engines.safe_open import StoreMalformed, StoreMissing, StoreUnreadable
 from boltseal.host.scrub.differences import Difference, DifferenceKind, difference
+from boltseal.host.scrub.implied_folders import MODE, ImpliedFolders
 from boltseal.host.scrub.layer_check import CheckMode, LayerFiles, check
 from boltseal.host.scrub.layer_folder import DOCKER_NAMES
 from boltseal.host.scrub.overlay_stack import IsSameLayer, check_stack
@@ -217,7 +218,9 @@ def _layers(
         folders.append(recorded.cache_id)
         folder = store.folder_of(recorded.cache_id)
         rules = DOCKER_BUILT if _BY_BUILDKIT.fullmatch(recorded.cache_id) else DOCKER
-        vfs = VfsLayer(layers[-1].folder if layers else None, DOCKER_COPIES) if store.driver == VFS else None
+        below = layers[-1].folder if layers else None
+        vfs = VfsLayer(below, DOCKER_COPIES) if store.driver == VFS else None
+        implied = ImpliedFolders() if vfs is None else ImpliedFolders(root_modes=frozenset({MODE}), root_from=below)
         layers.append(
             allowance.once(LayerFiles(
                 store.root,
@@ -228,6 +231,7 @@ def _layers(
                 hint=recorded.size,
                 rules=rules,
                 vfs=vfs,
+                implied=implied,
             ))
         )  # fmt: skip
     named = [str(diff) for diff in diffs]

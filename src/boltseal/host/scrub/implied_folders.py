@@ -90,7 +90,7 @@ class ImpliedFolderCheck:
 
     @property
     def root_modes(self) -> frozenset[int]:
-        """The modes that a layer's own folder may have, without special bits; none if containers do not see them."""
+        """The modes that a layer's own folder may have, apart from the set-group-id bit; none if containers do not see them."""
         return self._rule.root_modes
 
     def has_root_of_below(self, found: os.stat_result) -> bool:

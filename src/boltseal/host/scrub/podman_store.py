@@ -30,7 +30,7 @@ BASE: Final = b"overlay"
 MAX_DAMAGED: Final = 100
 ELSEWHERE: Final = "it is in another store (imagestore, additionalimagestores in storage.conf) or was removed"
 _IMPLIED: Final = ImpliedFolders(by_umask=True, root_modes=frozenset({0o555, 0o755}))  # 0755 before 2021
-_IMPLIED_BY_VFS: Final = ImpliedFolders(by_umask=True, keeps_group=True)
+_IMPLIED_BY_VFS: Final = replace(_IMPLIED, keeps_group=True)
 FORCE_MASK: Final = "user.containers.override_stat"
 
 
@@ -254,7 +254,7 @@ def _layers(
                 store.split_at(layer.id),
                 ownership=owners,
                 hint=hint,
-                implied=replace(_IMPLIED, root_from=below) if vfs is None else _IMPLIED_BY_VFS,
+                implied=replace(_IMPLIED if vfs is None else _IMPLIED_BY_VFS, root_from=below),
                 rules=PODMAN,
                 vfs=vfs,
             ))

@@ -64,7 +64,9 @@ class UnexpectedFiles:
             self._of_root(DifferenceKind.OWNER, f"{owner[0]}:{owner[1]}", f"{found.st_uid}:{found.st_gid}")
         mode, modes = stat.S_IMODE(found.st_mode), self._implied.root_modes
         is_of_entry = is_of_below or (header is not None and mode == header.mode & 0o7777)
-        if not is_of_entry and ((mode & 0o002 and not mode & stat.S_ISVTX) or (modes and mode & 0o777 not in modes)):
+        if not is_of_entry and (
+            (mode & 0o002 and not mode & stat.S_ISVTX) or (modes and mode & ~stat.S_ISGID not in modes)
+        ):
             expected = "a root folder that all users may read, and only root may change"
             self._of_root(DifferenceKind.MODE, expected, f"{mode:04o}")
         for kind, wanted, got in differing:

@@ -197,8 +197,8 @@ def judge_by_current(image: ImageFacts, claim: BaseClaim, now: CurrentBase) -> B
             return BaseVerdict(BaseStatus.UNKNOWN, f"{_SQUASHED}; {_TODO}", claim, None, now.digest)
         reason = f"it does not begin with the layers of the current {claim.base}"
         return BaseVerdict(BaseStatus.OUTDATED, reason, claim, None, now.digest)
-    if image.diff_ids == facts.diff_ids and image.history_begins_with(facts):
-        reason = "it has exactly the layers of its base, and its history begins with the base's"
+    if image.diff_ids == facts.diff_ids and image.history and image.history == facts.history:
+        reason = "it has exactly the layers and the history of its base"
         return BaseVerdict(BaseStatus.CURRENT, reason, claim, now.digest, now.digest)
     return BaseVerdict(BaseStatus.UNKNOWN, f"{_PREFIX_ONLY}: {_TODO}", claim, None, now.digest)
 

@@ -42,8 +42,12 @@ def longest_match(image: ImageFacts, candidates: Iterable[Candidate]) -> tuple[C
 
 
 def may_be_base(image: ImageFacts, base: ImageFacts) -> bool:
-    """Return whether an image can have been built on another: it begins with its layers, and is another image."""
-    return image.config != base.config and image.begins_with(base)
+    """Return whether an image can have been built on another: it begins with its layers, and is another image.
+
+    With equal layers and an equal history, neither shows that it was built on the other one.
+    """
+    adds = image.diff_ids != base.diff_ids or not image.history or image.history != base.history
+    return image.config != base.config and image.begins_with(base) and adds
 
 
 def nearness(image: ImageFacts, base: ImageFacts) -> tuple[int, int]:

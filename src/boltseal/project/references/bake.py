@@ -21,7 +21,7 @@ from boltseal.project.references.dockerfile import read_dockerfile
 from boltseal.project.references.hcl import HclText, filled_in, read_hcl, variable_defaults
 from boltseal.project.references.reader import FormatReader, ProjectFile, Syntax
 from boltseal.project.references.scalars import parse_reference, template_reference, text_reference
-from boltseal.project.references.yaml_nodes import Pairs, pairs, text_of
+from boltseal.project.references.yaml_nodes import Pairs, items, pairs, text_of
 from boltseal.project.source_files import SourceFile, Unreadable
 
 NAME: Final = "bake"
@@ -31,6 +31,7 @@ INLINE: Final = "it is in a Dockerfile inside the bake file, which is not edited
 _FILE: Final = re.compile(r"(?:.*/)?[^/]*bake[^/]*\.(?P<kind>hcl|json)", re.DOTALL)
 _CONTEXT: Final = "docker-image://"
 _EXPRESSION: Final = re.compile(r"\$\{")
+MAX_INHERITS: Final = 20
 _NOT_EVALUATED: Final = "its variables have no default, or it is an expression, which is not evaluated"
 
 
@@ -54,7 +55,7 @@ def read_bake(file: ProjectFile) -> ScanResult:
             image_refs.append(image_ref)
         elif each.key == "dockerfile-inline":
             image_refs.extend(_inline(source, each))
-    selected = [_selected(file, target) for target in _targets(texts, defaults).values()]
+    selected = [_selected(file, target) for target in _inherited(_targets(texts, defaults))]
     image_refs += (image_ref for found in selected for image_ref in found.image_refs)
     return ScanResult(tuple(image_refs), accounted=tuple(each for found in selected for each in found.accounted))
 
@@ -68,24 +69,56 @@ class _Target:
     args: dict[str, str | None] = field(default_factory=dict)
     context: str | None = "."
     dockerfile: str | None = "Dockerfile"
+    inherits: tuple[str, ...] = ()
+    own: frozenset[str] = frozenset()
+
+
+def _inherited(targets: Mapping[str, _Target]) -> list[_Target]:
+    """Return the targets with what they inherit: a target's own values first, and of several the last one's."""
+    done: dict[str, _Target] = {}
+    return [_merged(target, targets, done, MAX_INHERITS) for target in targets.values()]
+
+
+def _merged(target: _Target, targets: Mapping[str, _Target], done: dict[str, _Target], left: int) -> _Target:
+    """Return one target with what it inherits. `done`: each is merged once; `left`: how many levels are followed."""
+    if target.name in done:
+        return done[target.name]
+    merged = done[target.name] = replace(target, args=dict(target.args))
+    for name in reversed(target.inherits if left else ()):
+        base = targets.get(f"target.{name}")
+        if base is None:
+            continue
+        base = _merged(base, targets, done, left - 1)
+        merged.args = {**base.args, **merged.args}
+        merged.span = merged.span if merged.span.end else base.span
+        for key in base.own - merged.own:
+            setattr(merged, key, getattr(base, key))
+        merged.own |= base.own
+    return merged
 
 
 def _targets(texts: list[HclText], defaults: Mapping[str, str]) -> dict[str, _Target]:
-    """Return the targets with arguments. Those that a target inherits are not followed."""
+    """Return the targets by name."""
     found: dict[str, _Target] = {}
     for each in texts:
-        if len(each.path) == 2 and each.path[0].startswith("target ") and each.path[1] == "args":
-            target = found.setdefault(each.path[0], _Target(each.path[0].replace(" ", "."), each.span))
+        if not each.path or not each.path[0].startswith("target "):
+            continue
+        name = each.path[0].replace(" ", ".")
+        target = found.setdefault(name, _Target(name, Span(0, 0)))
+        if each.path[1:] == ("args",):
             target.args[each.key] = filled_in(each, defaults)
-    for each in texts:
-        if len(each.path) == 1 and each.path[0] in found and each.key in ("context", "dockerfile"):
-            setattr(found[each.path[0]], each.key, filled_in(each, defaults))
+            target.span = target.span if target.span.end else each.span
+        elif len(each.path) == 1 and each.key in ("context", "dockerfile"):
+            setattr(target, each.key, filled_in(each, defaults))
+            target.own |= {each.key}
+        elif len(each.path) == 1 and each.key == "inherits":
+            target.inherits += (each.value,)
     return found
 
 
 def _selected(file: ProjectFile, target: _Target) -> ScanResult:
     """Return the base images that a target's arguments select. Its paths are relative to the bake file's folder."""
-    if target.context is None or target.dockerfile is None or "://" in target.context:
+    if not target.args or target.context is None or target.dockerfile is None or "://" in target.context:
         return ScanResult()
     try:
         name = file.project.name(Path(target.context, target.dockerfile), file.source.path.rpartition("/")[0])
@@ -138,7 +171,8 @@ def read_bake_json(file: ProjectFile) -> ScanResult:
                             file.source, node, JSON_NAME, where, _EXPRESSION, _NOT_EVALUATED, prefix=_CONTEXT
                         )
                     )
-            selected = _selected(file, _json_target(name, pairs(target)))
+        listed = [_json_target(name, pairs(target)) for name, target in pairs(pairs(document).get("target")).items()]
+        for selected in (_selected(file, each) for each in _inherited({each.name: each for each in listed})):
             image_refs.extend(selected.image_refs)
             accounted.extend(selected.accounted)
     return ScanResult(tuple(image_refs), accounted=tuple(accounted))
@@ -157,6 +191,8 @@ def _json_target(name: str, keys: Pairs) -> _Target:
         {key: text(value) for key, value in pairs(args).items()},
         text(keys.get("context"), "."),
         text(keys.get("dockerfile"), "Dockerfile"),
+        tuple(filter(None, map(text_of, items(keys.get("inherits"))))),
+        frozenset({"context", "dockerfile"} & keys.keys()),
     )
 
 

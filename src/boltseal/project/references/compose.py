@@ -13,18 +13,15 @@ an override file can pin the image.
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict, deque
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
-from yaml.nodes import Node, ScalarNode
+from yaml.nodes import ScalarNode
 
-from boltseal.errors import quote
 from boltseal.project.image_references import (
-    COMPOSE_NAMES,
-    COMPOSE_OVERRIDES,
     Accounted,
     EditRange,
     Format,
@@ -35,18 +32,17 @@ from boltseal.project.image_references import (
 )
 from boltseal.project.references.build_arguments import BuildArguments
 from boltseal.project.references.compose_files import ComposeFile as _File
-from boltseal.project.references.compose_files import FileToRead as _FileToRead
 from boltseal.project.references.compose_files import ImageScalar as _ImageScalar
+from boltseal.project.references.compose_loading import LoadedFiles, folder_of
 from boltseal.project.references.compose_places import (
     Place,
     is_compose,
     is_compose_name,
     model_places,
-    named_files,
     service_places,
 )
 from boltseal.project.references.dockerfile import read_inline
-from boltseal.project.references.dotenv import Dotenv, Variables, parse_dotenv
+from boltseal.project.references.dotenv import Variables
 from boltseal.project.references.interpolation import (
     Dialect,
     Interpolated,
@@ -60,7 +56,6 @@ from boltseal.project.references.reader import FormatReader
 from boltseal.project.references.scalars import parse_reference
 from boltseal.project.references.yaml_nodes import (
     Pairs,
-    compose,
     content_end,
     is_template,
     items,
@@ -72,12 +67,9 @@ from boltseal.project.references.yaml_nodes import (
 )
 from boltseal.project.source_files import ProjectPath, ProjectTree, Unreadable
 
-MAX_EXTENDS: Final = 100
-MAX_ENV_SETS: Final = 100
 BUILT_HERE: Final = "built here"
 EXTENDED: Final = "extended "
 """Begins the positions in a file that others only extend: its services are none of the project."""
-_NO_ENV: Final = Dotenv("", {})
 
 
 def read_compose(project: ProjectTree, paths: Sequence[ProjectPath]) -> ScanResult:
@@ -88,24 +80,20 @@ def read_compose(project: ProjectTree, paths: Sequence[ProjectPath]) -> ScanResu
 class _Reader:
     def __init__(self, project: ProjectTree) -> None:
         self.project = project
-        self.files: dict[str, _File | None] = {}
-        self.other_files: dict[str, _File | None] = {}
-        self.envs: dict[str, Dotenv] = {}
+        self.loaded = LoadedFiles(project)
         self.uses: Counter[tuple[str, str]] = Counter()
         self.same: dict[tuple[str, str], int] = {}
-        self.included: set[str] = set()
-        self.built: dict[tuple[str, str], tuple[bool, tuple[_File, str] | None]] = {}
         self.shown_env: set[str] = set()
         self.arguments = BuildArguments(project)
-        self.problems: list[ScanProblem] = []
+        self.problems = self.loaded.problems
         self.image_refs: list[ImageReference] = []
         self.accounted: list[Accounted] = []
 
     def read(self, paths: Sequence[ProjectPath]) -> ScanResult:
-        self.load_all(path for path in paths if not path.by_content)
-        self.load_all(self.projects(path for path in paths if path.by_content))
-        self.load_all(path for path in paths if path.by_content and path.name not in self.files)
-        files = [file for file in self.files.values() if file is not None]
+        self.loaded.load_all(path for path in paths if not path.by_content)
+        self.loaded.load_all(self.loaded.projects(path for path in paths if path.by_content))
+        self.loaded.load_all(path for path in paths if path.by_content and path.name not in self.loaded.files)
+        files = [file for file in self.loaded.files.values() if file is not None]
         for file in files:
             self.count_uses(file)
         self.count_beside()
@@ -119,110 +107,10 @@ class _Reader:
         self.image_refs.extend(map(self.image_ref, scalars))
         return ScanResult(tuple(self.image_refs), tuple(self.problems), accounted=tuple(self.accounted))
 
-    def load_all(self, paths: Iterable[ProjectPath]) -> None:
-        """Load these files and all that they include and extend."""
-        paths = list(paths)
-        self.included.update(path.name for path in paths)
-        waiting = deque(_FileToRead(path.name, (_env_of(_folder(path.link_path)),), path.link_path) for path in paths)
-        while waiting:
-            file = self.load(*waiting.popleft())
-            if file is not None:
-                waiting.extend(self.referenced_files(file))
-
-    def projects(self, paths: Iterable[ProjectPath]) -> list[ProjectPath]:
-        """Return the files that begin a project: those that no other file includes or extends."""
-        waiting = [path for path in paths if path.name not in self.files]
-        named: set[str] = set()
-        for path in waiting:
-            with suppress(Unreadable):
-                source = self.project.read(path.name)
-                for text in named_files(compose(source)):
-                    with suppress(Unreadable):
-                        named.add(self.project.name(Path(text), _folder(path.link_path)))
-        return [path for path in waiting if path.name not in named]
-
-    def load(self, name: str, envs: tuple[str, ...], at: str) -> _File | None:
-        if name not in self.files:
-            file = self.files[name] = self.parse_file(name, envs, at)
-            return file
-        known = self.files[name]
-        if known is not None and known.envs != envs and len(known.also) <= MAX_ENV_SETS:
-            known.also.add(envs)
-            if len(known.also) > MAX_ENV_SETS:
-                message = f"more than {MAX_ENV_SETS} include paths lead to it, each with other variables: not followed"
-                self.problems.append(ScanProblem(name, 0, message))
-        return None
-
-    def referenced_files(self, file: _File) -> list[_FileToRead]:
-        """Return the files that this one includes or extends, each with its env files."""
-        found: list[_FileToRead] = []
-        included = self.included if file.source.path in self.included else set()
-        for document in file.documents:
-            for entry in items(pairs(document).get("include")):
-                listed = pairs(entry).get("path", entry)
-                names = [name for listing in items(listed) or [listed] for name in self.path(file, listing)]
-                envs = self.included_envs(file, entry, names[0]) if names else ()
-                found += [_FileToRead(name, envs, name) for name in names]
-                included.update(names)
-        for _, keys in file.each_service():
-            path = pairs(keys.get("extends")).get("file")
-            found += [_FileToRead(name, file.envs, name) for name in self.path(file, path)]
-        return found
-
-    def included_envs(self, file: _File, entry: Node, first: str) -> tuple[str, ...]:
-        """Return the env files of an included file: the project's first, then its `env_file` or its folder's `.env`."""
-        if len(file.envs) > MAX_ENV_SETS:
-            message = f"nested includes use more than {MAX_ENV_SETS} env files: not followed further"
-            self.problems.append(ScanProblem(file.source.path, line_of(entry), message))
-            return file.envs
-        keys = pairs(entry)
-        listed = keys.get("env_file")
-        if listed is not None:
-            own = [name for node in items(listed) or [listed] for name in self.path(file, node)]
-            return (*file.envs, *reversed(own))
-        folder = text_of(keys.get("project_directory"))
-        if folder is None:
-            return (*file.envs, _env_of(_folder(first)))
-        try:
-            return (*file.envs, _env_of(self.project.name(Path(folder), _folder(file.at))))
-        except Unreadable:
-            return file.envs
-
-    def path(self, file: _File, node: Node | None) -> list[str]:
-        """Return the project file that a scalar names as a list of one, or [] and a problem if there is none."""
-        written = text_of(node)
-        if node is None or not written:
-            return []
-        try:
-            text = fill(written, self.variables(file.envs).get, Dialect.COMPOSE, strict=False).text
-            if "://" in text or text.startswith(("git@", "oci:")):
-                raise Unreadable("", 0, f"{quote(text)} is remote: not followed")
-            name = self.project.name(Path(text), _folder(file.at))
-            if not self.project.has(name):
-                raise Unreadable("", 0, f"{quote(text)} does not exist")
-        except (InterpolationFailed, Unreadable) as error:
-            self.problems.append(ScanProblem(file.source.path, line_of(node), str(error)))
-            return []
-        return [name]
-
-    def env(self, name: str) -> Dotenv:
-        if name not in self.envs:
-            self.envs[name] = _NO_ENV
-            try:
-                real = self.project.name(name)
-                if self.project.has(real):
-                    self.envs[name] = parse_dotenv(self.project.read(real))
-            except Unreadable as error:
-                self.problems.append(error.problem)
-        return self.envs[name]
-
-    def variables(self, envs: tuple[str, ...]) -> Variables:
-        return Variables(tuple(self.env(name) for name in envs))
-
     def count_uses(self, file: _File) -> None:
         """Count every use of a variable in the file: one that is used twice can't carry a digest."""
         used = Counter(variables_in(file.source.text, Dialect.COMPOSE))
-        envs = {self.env(name).path for names in (file.envs, *file.also) for name in names}
+        envs = {self.loaded.env(name).path for names in (file.envs, *file.also) for name in names}
         for env in envs:
             self.uses.update({(env, name): count for name, count in used.items()})
         for _, keys in file.each_service():
@@ -235,8 +123,8 @@ class _Reader:
     def count_beside(self) -> None:
         """Count also the uses in other YAML files beside an .env: they may be Compose files outside this scan."""
         others: dict[str, Counter[str]] = {}
-        for env in self.envs.values():
-            folder = _folder(env.path)
+        for env in self.loaded.envs.values():
+            folder = folder_of(env.path)
             if env.values and folder not in others:
                 others[folder] = self.used_in(folder)
             for variable in env.values:
@@ -246,7 +134,7 @@ class _Reader:
         """Return for each variable that ends only one image reference how many texts are that reference."""
         ends: defaultdict[tuple[str, str], dict[tuple[str, Span], str]] = defaultdict(dict)
         for scalar in scalars:
-            env = self.variables(scalar.file.envs)
+            env = self.loaded.variables(scalar.file.envs)
             with suppress(InterpolationFailed):
                 filled = fill(scalar.node.value.rstrip("\n"), env.get, Dialect.COMPOSE, strict=False)
                 name = None if filled.last is None else filled.last.variable
@@ -261,7 +149,7 @@ class _Reader:
         used: Counter[str] = Counter()
         for path in sorted((self.project.root / folder).glob("*.y*ml")):
             name = f"{folder}/{path.name}" if folder else path.name
-            if self.files.get(name) is None:
+            if self.loaded.files.get(name) is None:
                 with suppress(Unreadable):
                     used.update(variables_in(self.project.read(name).text, Dialect.COMPOSE))
         return used
@@ -269,12 +157,14 @@ class _Reader:
     def in_service(self, file: _File, name: str, keys: Pairs) -> list[_ImageScalar]:
         asked = text_of(keys.get("platform"))
         platforms = (asked,) if asked and "$" not in asked else ()
-        at = f"{'' if file.source.path in self.included else EXTENDED}services.{name}."
-        found = self.scalars(file, at, (Place(keys.get("image"), "image"),), platforms, build=self.is_built(file, name))
+        at = f"{'' if file.source.path in self.loaded.included else EXTENDED}services.{name}."
+        found = self.scalars(
+            file, at, (Place(keys.get("image"), "image"),), platforms, build=self.loaded.is_built(file, name)
+        )
         found += self.scalars(file, at, service_places(keys), platforms)
         build = pairs(keys.get("build"))
-        values = self.variables(file.envs).get
-        self.add(self.arguments.read(file.source, _folder(file.at), f"{at}build", build, values))
+        values = self.loaded.variables(file.envs).get
+        self.add(self.arguments.read(file.source, folder_of(file.at), f"{at}build", build, values))
         inline = build.get("dockerfile_inline")
         if isinstance(inline, ScalarNode):
             self.add(read_inline(file.source, inline, f"{at}build.dockerfile_inline"))
@@ -282,17 +172,17 @@ class _Reader:
 
     def inherited(self, file: _File, name: str, keys: Pairs) -> list[_ImageScalar]:
         """Return the image that a service has by `extends`, for an override: Compose extends before it merges files."""
-        if "image" in keys or file.source.path not in self.included or self.is_built(file, name):
+        if "image" in keys or file.source.path not in self.loaded.included or self.loaded.is_built(file, name):
             return []
         seen: set[tuple[str, str]] = set()
-        further = self.build_and_base(file, name)[1]
+        further = self.loaded.build_and_base(file, name)[1]
         while further is not None and (key := (further[0].source.path, further[1])) not in seen:
             seen.add(key)
             other, base = further
             image = next((each["image"] for each in other.services.get(base, ()) if "image" in each), None)
             if image is not None:
                 return self.scalars(other, f"services.{name}.", (Place(image, "image"),))
-            further = self.build_and_base(other, base)[1]
+            further = self.loaded.build_and_base(other, base)[1]
         return []
 
     def scalars(
@@ -318,87 +208,10 @@ class _Reader:
         self.problems.extend(found.problems)
         self.accounted.extend(found.accounted)
 
-    def is_built(self, file: _File, name: str) -> bool:
-        """Return whether a service has a `build`: itself, in a service it extends, or in the override file."""
-        seen: set[tuple[str, str]] = set()
-        waiting = [(file, name), *((other, name) for other in self.partners(file))]
-        while waiting and len(seen) < MAX_EXTENDS:
-            other, base = waiting.pop()
-            if (other.source.path, base) in seen:
-                continue
-            seen.add((other.source.path, base))
-            built, further = self.build_and_base(other, base)
-            if built:
-                return True
-            waiting += [further] if further is not None else []
-        return False
-
-    def build_and_base(self, file: _File, name: str) -> tuple[bool, tuple[_File, str] | None]:
-        """Return whether a service itself has a `build`, and the service that it extends."""
-        key = (file.source.path, name)
-        if key not in self.built:
-            keys: Pairs = {}
-            for document in file.services.get(name, ()):
-                keys |= document
-            extends = keys.get("extends")
-            extended = pairs(extends)
-            base_name = text_of(extends) or text_of(extended.get("service"))
-            path = text_of(extended.get("file"))
-            target = self.file_at(file, path) if path else file
-            self.built[key] = ("build" in keys, (target, base_name) if base_name and target is not None else None)
-        return self.built[key]
-
-    def file_at(self, file: _File, path: str) -> _File | None:
-        try:
-            return self.files.get(self.project.name(Path(path), _folder(file.at)))
-        except Unreadable:
-            return None
-
-    def partners(self, file: _File) -> list[_File]:
-        """Return the files that Compose loads together with this one by default."""
-        if file.partners is None:
-            file.partners = self.find_partners(file)
-        return file.partners
-
-    def find_partners(self, file: _File) -> list[_File]:
-        folder, _, last = file.at.rpartition("/")
-        if last not in COMPOSE_NAMES + COMPOSE_OVERRIDES:
-            return []
-        found: list[_File] = []
-        for partner in COMPOSE_OVERRIDES if last in COMPOSE_NAMES else COMPOSE_NAMES:
-            name = f"{folder}/{partner}" if folder else partner
-            other = self.other_file(name, file.envs) if self.project.has(name) else None
-            found += [other] if other is not None else []
-        return found
-
-    def other_file(self, name: str, envs: tuple[str, ...]) -> _File | None:
-        """Read a file beside another one, following a link."""
-        if name not in self.other_files:
-            self.other_files[name] = None
-            try:
-                real = self.project.name(name)
-                self.other_files[name] = self.files.get(real) or self.parse_file(real, envs, name)
-            except Unreadable as error:
-                self.problems.append(ScanProblem(name, 0, str(error)))
-        return self.other_files[name]
-
-    def parse_file(self, name: str, envs: tuple[str, ...], at: str) -> _File | None:
-        """Parse a file, without collecting its references."""
-        try:
-            source = self.project.read(name)
-            file = _File(source, compose(source), envs, at)
-        except Unreadable as error:
-            self.problems.append(error.problem)
-            return None
-        for document in file.documents:
-            for service, node in pairs(pairs(document).get("services")).items():
-                file.services.setdefault(service, []).append(pairs(node))
-        return file
-
     def image_ref(self, scalar: _ImageScalar) -> ImageReference:
         source, node = scalar.file.source, scalar.node
         written = node.value.strip()
-        env = self.variables(scalar.file.envs)
+        env = self.loaded.variables(scalar.file.envs)
         filled: Interpolated | None = None
         resolved, why = None, None
         try:
@@ -440,7 +253,7 @@ class _Reader:
     def differs_elsewhere(self, scalar: _ImageScalar, text: str) -> bool:
         """Return whether a scalar has another value with the env files of another include path."""
         value = scalar.node.value.rstrip("\n")
-        others = (self.variables(envs) for envs in scalar.file.also)
+        others = (self.loaded.variables(envs) for envs in scalar.file.also)
         return any(fill(value, env.get, Dialect.COMPOSE, strict=False).text != text for env in others)
 
     def edit_range(
@@ -478,14 +291,6 @@ class _Reader:
         if env.path in self.shown_env:
             return None, f"{env.path} is also an env_file: a container would get the digest in {name}"
         return EditRange(env.path, value.end - pinned, value.end), None
-
-
-def _env_of(folder: str) -> str:
-    return f"{folder}/.env" if folder and folder != "." else ".env"
-
-
-def _folder(name: str) -> str:
-    return name.rpartition("/")[0]
 
 
 READER: Final = FormatReader(Format.COMPOSE, by_name=is_compose_name, by_content=is_compose, read_together=read_compose)

@@ -368,7 +368,10 @@ def _edit_range(source: SourceFile, node: ScalarNode, filled: Interpolated) -> t
     if last.variable is None:
         end = content_end(source, node)
         return EditRange(source.path, end - pinned, end), None
-    return None, f"its end comes from {last.variable}, and the job's scripts would see the digest in it"
+    return (
+        None,
+        f"its end comes from {last.variable}, and the job's scripts would see the digest in it; write the tag into the image",
+    )
 
 
 def _is_pipeline(documents: tuple[Node, ...]) -> bool:

@@ -24,7 +24,7 @@ from boltseal.project.image_references import Accounted, Format, ImageReference,
 from boltseal.project.references.helm import read_values
 from boltseal.project.references.image_shape import is_reference_text
 from boltseal.project.references.reader import FormatReader
-from boltseal.project.references.scalars import template_reference
+from boltseal.project.references.scalars import scalar_reference, template_reference
 from boltseal.project.references.yaml_nodes import (
     KeyPath,
     Pairs,
@@ -47,6 +47,8 @@ PATHS: Final[Mapping[str, Sequence[str]]] = {
 
 INLINE_VALUES: Final = "it is in values that are a text of this file, which is not edited"
 PARAMETER: Final = "a parameter or template is filled in only when the resource is used"
+USED_ELSEWHERE: Final = "it is the default of a parameter that is used for other things than an image, too"
+_WHOLE_PARAMETER: Final = re.compile(r"\$\((?:inputs\.)?params\.([\w-]+)\)")
 _PARAMETER: Final = re.compile(r"\$\(|\$\{|\{\{")
 _CONTAINERS: Final = ("initContainers", "containers", "ephemeralContainers", "steps", "sidecars")
 _SINGLE: Final = frozenset({".container", ".script", ".stepTemplate"})
@@ -100,6 +102,7 @@ class _Reader:
         self.seen: set[int] = set()
         self.added: set[int] = set()
         self.in_values: set[int] = set()
+        self.defaults: dict[str, ScalarNode] = {}
 
     def read(self, documents: Sequence[Node]) -> None:
         """Read every document, and every item of lists, however deeply nested."""
@@ -124,6 +127,7 @@ class _Reader:
             return
         title = text_of(pairs(keys.get("metadata")).get("name"))
         begin = " ".join(part for part in (f"{at}{'.' if at else ''}{kind}", title) if part)
+        self.defaults = _defaults(keys)
         self.pods(document, begin, is_resource="apiVersion" in keys and kind not in _TEXTS)
         for path in self.paths.get(kind, ()):
             for node, where in _follow(document, path):
@@ -200,7 +204,11 @@ class _Reader:
         if node is None or id(node) in self.added:
             return
         self.added.add(id(node))
-        if is_template(self.source, node):
+        name = _default_of(node)
+        if name in self.defaults and isinstance(node, ScalarNode):
+            self.accounted.append(Accounted(self.source.path, span_of(self.source, node)))
+            self.add_default(name, begin)
+        elif is_template(self.source, node):
             self.problems.append(ScanProblem(self.source.path, line_of(node), "is a template: not evaluated"))
         elif isinstance(node, ScalarNode) and text_of(node):
             self.image_refs.append(
@@ -213,6 +221,42 @@ class _Reader:
                     PARAMETER,
                 )
             )
+
+    def add_default(self, name: str, begin: str) -> None:
+        """Add the default of a parameter that is an image. It is edited only if it is nothing else as well."""
+        node = self.defaults[name]
+        if id(node) in self.added:
+            return
+        self.added.add(id(node))
+        where = f"{begin} spec.params[{name}].default"
+        image_ref = scalar_reference(self.source, node, Format.KUBERNETES, where)
+        uses = re.findall(rf"params(?:\.|\[['\"]){re.escape(name)}(?![\w-])", self.source.text)
+        images = re.findall(
+            rf"image: *['\"]?\$\((?:inputs\.)?params\.{re.escape(name)}\)['\"]?[ \t]*(?:#.*)?\r?$",
+            self.source.text,
+            re.MULTILINE,
+        )
+        if image_ref.resolved is not None and len(uses) != len(images):
+            image_ref = replace(image_ref, edit_range=None, override_only=USED_ELSEWHERE)
+        self.image_refs.append(image_ref)
+
+
+def _defaults(resource: Pairs) -> dict[str, ScalarNode]:
+    """Return the literal defaults of a Tekton resource's parameters, by name."""
+    spec = pairs(resource.get("spec"))
+    listed = [*items(spec.get("params")), *items(pairs(spec.get("inputs")).get("params"))]
+    found = {text_of(keys.get("name")): keys.get("default") for keys in map(pairs, listed)}
+    return {
+        name: node
+        for name, node in found.items()
+        if name and isinstance(node, ScalarNode) and text_of(node) and "$(" not in node.value
+    }
+
+
+def _default_of(node: Node) -> str:
+    """Return the name of the parameter that is a whole text, or ""."""
+    match = _WHOLE_PARAMETER.fullmatch(text_of(node) or "")
+    return "" if match is None else match[1]
 
 
 def _follow(node: Node | None, path: str) -> Iterator[tuple[Node, str]]:

@@ -8,7 +8,6 @@ The position is the command, and the place in its output: `kubectl kustomize dep
 
 from __future__ import annotations
 
-import os.path
 import posixpath
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -114,7 +113,7 @@ def _resources(
 
 def _inside(printed: Printed, path: str) -> str:
     """Return the path in the project of a file that the output names; "" if it is outside."""
-    file = os.path.relpath(os.path.join(printed.base, path), printed.root)  # noqa: PTH118 - pathlib keeps `..`
+    file = posixpath.relpath(posixpath.join(printed.base, path), printed.root)
     return "" if file.startswith("..") else file
 
 

@@ -11,7 +11,7 @@ from boltseal.server.settings import Settings
 from boltseal.server.storage.metadata import account_table
 from boltseal.server.storage.metadata.protocol import UnitOfWork
 from boltseal.server.storage.user_key import UserKey
-from boltseal.server.storage.users import UserFile, UserUnknown, check_user_name
+from boltseal.server.storage.users import UserFile, UserUnknown, check_user_name, parse_accounts
 from boltseal.server.store_factory import has_accounts, open_metadata, read_accounts
 
 
@@ -22,7 +22,10 @@ def list_users(settings: Settings) -> list[str]:
 
 
 def put_user(settings: Settings, name: str, password_hash: bytes) -> None:
-    """Add a user, or replace a user's password. Raises: UserNameInvalid, UsersInvalid, Unavailable, Full."""
+    """Add a user, or replace a user's password.
+
+    Raises: UserNameInvalid, UsersInvalid, Unavailable, Full; UserKeyUnreadable: the other users have another key.
+    """
     check_user_name(name)
     file = UserFile(settings.htpasswd)
     in_file = name in file.current().hashes
@@ -31,7 +34,10 @@ def put_user(settings: Settings, name: str, password_hash: bytes) -> None:
     if has_accounts(settings) and not in_file:
         # In this order: another process that adds the first user creates the key before it writes the row.
         rows = read_accounts(settings)
-        encrypted = UserKey(settings.keys).encrypt(name, password_hash, may_create=not rows)
+        key = UserKey(settings.keys)
+        encrypted = key.encrypt(name, password_hash, may_create=not rows)
+        # A row under another key than the others' would refuse every login, also with the right key back in place.
+        parse_accounts((row for row in rows if row.name != name), key)
         with open_metadata(settings) as database:
             database.write_and_wait(lambda tx: account_table.put(tx, name, encrypted))
 

@@ -47,6 +47,7 @@ from boltseal.server.registry.models import (
 )
 from boltseal.server.registry.pushed_parts import part_of_one_image, parts_of
 from boltseal.server.registry.tag_check import TagCheck
+from boltseal.server.storage.batches import batches
 from boltseal.server.storage.metadata import links, queries, tag_table
 from boltseal.server.storage.metadata.protocol import Snapshot, UnitOfWork
 from boltseal.server.storage.metadata.tag_row import TagRow
@@ -379,17 +380,18 @@ class TagWriter:
         self, tx: UnitOfWork, repository: RepositoryRow, digest: str, besides: Collection[str]
     ) -> SomeTags:
         """Find protecting tags where a signature and a tag address one image by digests of different algorithms."""
-        found, waiting = {digest}, [digest]
+        found, waiting = {digest}, {digest}
         while waiting:
-            covering = links.covering(repository.id, waiting.pop(), through_subjects=True)
-            protecting = tag_table.protecting_tags(tx, repository.id, covering, besides)
-            if protecting:
-                return protecting
-            more = queries.aliases_within(tx, repository.id, covering) - found
-            if more:
-                more -= links.digests(tx, covering)
-            found |= more
-            waiting += more
+            more: set[str] = set()
+            for some in batches(waiting, queries.IN_AT_ONCE):
+                covering = links.covering_any(repository.id, some)
+                protecting = tag_table.protecting_tags(tx, repository.id, covering, besides)
+                if protecting:
+                    return protecting
+                found |= links.digests(tx, covering)
+                more |= queries.aliases_within(tx, repository.id, covering)
+            waiting = more - found
+            found |= waiting
         return SomeTags()
 
     def _check_deletable(self, tx: UnitOfWork, change: TagChange) -> None:

@@ -71,7 +71,8 @@ class UserKey:
         except (InvalidTag, ValueError) as error:
             raise UserKeyUnreadable(
                 f"the password of user {quote(name)} was not encrypted with {self.path.parent.name}/{KEY_NAME}: copy the "
-                "folder of keys that belongs to the data, or set the user's password again"
+                "folder of keys that belongs to the data; if it is lost, remove the user with `boltseal admin user remove NAME` "
+                "and add it again"
             ) from error
 
     def _read(self) -> bytes | None:

@@ -5,10 +5,25 @@ Digests go in and out as text. A `DigestSet` is computed by the database within 
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Final
 
-from sqlalchemy import BindParameter, Integer, Select, Text, and_, bindparam, case, exists, literal, or_, select
+from sqlalchemy import (
+    BindParameter,
+    Integer,
+    Select,
+    Text,
+    and_,
+    bindparam,
+    case,
+    column,
+    exists,
+    literal,
+    or_,
+    select,
+    values,
+)
 
 from boltseal.server.storage.metadata.protocol import Snapshot
 from boltseal.server.storage.metadata.schema import blob, link, manifest
@@ -40,7 +55,17 @@ def _below(repository_id: int | BindParameter[int], top: BindParameter[str]) -> 
 
 def covering(repository_id: int, digest: str, *, through_subjects: bool) -> DigestSet:
     """Return the digest and every digest whose seal covers it: manifests that contain it and, if wanted, its subjects."""
-    seen = select(literal(digest, Text).label("digest")).cte("above", recursive=True)
+    return _above(repository_id, select(literal(digest, Text).label("digest")), through_subjects=through_subjects)
+
+
+def covering_any(repository_id: int, digests: Collection[str]) -> DigestSet:
+    """Return what `covering` does for these digests together, through subjects. At most `queries.IN_AT_ONCE` of them."""
+    given = values(column("digest", Text), name="given").data([(digest,) for digest in digests]).cte("given")
+    return _above(repository_id, select(given.c.digest), through_subjects=True)
+
+
+def _above(repository_id: int, first: Select[str], *, through_subjects: bool) -> DigestSet:
+    seen = first.cte("above", recursive=True)
     contained = and_(link.c.child == seen.c.digest, link.c.kind.in_(CONTAINS))
     speaks_of = and_(link.c.parent == seen.c.digest, link.c.kind.in_(REFERS_TO))
     step = select(case((contained, link.c.parent), else_=link.c.child)).where(link.c.repository_id == repository_id)

@@ -1,0 +1,96 @@
+"""A project's own files and those recorded with a release: compare them, and restore them for a rollback."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from boltseal.deploy.release_flow import DeployResult
+from boltseal.deploy.release_store import ReleaseFolder
+from boltseal.deploy.releases import Release
+from boltseal.deploy.settings_files import write_settings
+from boltseal.deploy.source_snapshot import changed_files, restore_files, with_lock
+from boltseal.errors import Precondition, quote
+
+_MAX_LISTED = 10
+
+
+class FilesDiffer(Precondition):
+    """After a rollback the project's files are not those of what runs."""
+
+
+@dataclass(frozen=True, slots=True)
+class RestoredFiles:
+    """Files that were restored. `before`: what each had, None where it was missing."""
+
+    root: Path = Path()
+    before: Mapping[str, bytes | None] = field(default_factory=dict)
+    modes: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Return the names of the files."""
+        return tuple(self.before)
+
+    def undo(self) -> None:
+        """Write back what was there before. Raises: Unavailable: a file can't be written."""
+        write_settings(self.root, {name: raw for name, raw in self.before.items() if raw is not None}, self.modes)
+        for name, raw in self.before.items():
+            if raw is None:
+                (self.root / name).unlink(missing_ok=True)
+
+
+@dataclass(frozen=True, slots=True)
+class RolledBack:
+    """The result of a rollback. `restored`: files restored as recorded; `different`: files that differ from what runs."""
+
+    done: DeployResult
+    restored: tuple[str, ...] = ()
+    different: tuple[str, ...] = ()
+
+
+def different_files(folder: ReleaseFolder, release: Release) -> tuple[str, ...]:
+    """Return the project's files that differ from those recorded for a release. Raises: NoSuchRelease, ReleaseUnreadable."""
+    root, contents = Path(release.directory), folder.contents(release.number)
+    return tuple(changed_files(root, with_lock(root, contents.files, contents.lock)))
+
+
+def restored_files(folder: ReleaseFolder, release: Release) -> RestoredFiles:
+    """Write the recorded files that differ into the project: its own files all or none, then its settings.
+
+    Raises: NotFound: one of its own files is gone; FileChanged, FilesNotWritten, Unavailable.
+    """
+    root, contents = Path(release.directory), folder.contents(release.number)
+    files = with_lock(root, contents.files, contents.lock)
+    changed = changed_files(root, files)
+    before = {name: _content(root / name) for name in changed}
+    modes = {name: (root / name).stat().st_mode & 0o7777 for name, raw in before.items() if raw is not None}
+    restore_files(root, files, [name for name in changed if name not in contents.modes])
+    settings = {name: files[name] for name in changed if name in contents.modes}
+    write_settings(root, settings, contents.modes)
+    return RestoredFiles(root, before, modes)
+
+
+def check_restored(folder: ReleaseFolder, running: Release, root: Path) -> None:
+    """Check that the files in a project's folder are those of the release that runs after a rollback.
+
+    Raises: FilesDiffer: with their names.
+    """
+    contents = folder.contents(running.number)
+    changed = changed_files(root, with_lock(root, contents.files, contents.lock))
+    if changed:
+        listed = ", ".join(quote(each, 200)[1:-1] for each in changed[:_MAX_LISTED])
+        more = f" and {len(changed) - _MAX_LISTED} more" if len(changed) > _MAX_LISTED else ""
+        raise FilesDiffer(
+            f"release {running.number} of {running.project} is a rollback to release {running.of}, and these files differ from "
+            f"what runs: {listed}{more}. Nothing was started. Restore them by `boltseal rollback {running.number} "
+            f"--project-name {running.project} --restore-files`, or deploy them by `boltseal deploy --anyway`"
+        )
+
+
+def _content(path: Path) -> bytes | None:
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        return None

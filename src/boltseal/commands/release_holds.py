@@ -1,0 +1,44 @@
+"""Show and end what rollbacks of a project hold."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from boltseal.commands.client_context import ClientContext
+from boltseal.commands.engine_releases import engine_releases
+from boltseal.commands.outcome import Outcome
+from boltseal.deploy.holds import HeldImage, ended, held_images, holding
+from boltseal.deploy.release_store import ReleaseFolder
+
+
+@dataclass(frozen=True, slots=True)
+class FoundHolds:
+    """What is held, or was until now (`ended`). `rollbacks`: numbers of the releases that hold it."""
+
+    images: tuple[HeldImage, ...]
+    rollbacks: tuple[int, ...]
+    ended: bool = False
+
+    @property
+    def outcome(self) -> Outcome:
+        """DIFFERS while something is held."""
+        return Outcome.DIFFERS if self.rollbacks and not self.ended else Outcome.HOLDS
+
+
+def holds(project: str, client: ClientContext, host: str | None = None) -> FoundHolds:
+    """Return what rollbacks of a project hold on an engine. Raises: ReleaseInvalid; errors of the engine."""
+    engine = engine_releases(client, host)
+    engine.refresh()
+    releases = ReleaseFolder(engine.root, project).all()
+    return FoundHolds(held_images(releases), tuple(each.number for each in holding(releases)))
+
+
+def end_hold(project: str, client: ClientContext, host: str | None = None) -> FoundHolds:
+    """End the holds of a project on an engine, and return them. Raises: AnotherDeploys; errors of the engine."""
+    folder = engine_releases(client, host).folder(project, "release hold --end")
+    with folder.deploying():
+        releases = folder.all()
+        found, images = holding(releases), held_images(releases)
+        for each in found:
+            folder.write(ended(each))
+    return FoundHolds(images, tuple(each.number for each in found), ended=True)

@@ -1,0 +1,114 @@
+"""Two copies of a project's releases become one state, and a torn file is ignored."""
+
+from __future__ import annotations
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from boltseal.deploy.release_exchange import exchanged, file_in_volume, releases_in_volume
+from boltseal.deploy.release_file import StoredRelease, TornFile, format_stored, parse_stored
+from boltseal.deploy.releases import ReleaseContents, ReleaseEnd, ReleaseUnreadable
+from tests.deploy.samples import release
+
+CONTENTS = ReleaseContents(b"{}", b"{}", {"compose.yaml": b"\xff\x00"}, b"lock", ("/data: a folder",))
+
+
+def stored(number: int, revision: int = 1, who: str = "ann@host", started_us: int | None = None) -> StoredRelease:
+    """Return a release in one state."""
+    made = msgspec.structs.replace(release(number), who=who, started_us=started_us or number)
+    return StoredRelease(revision=revision, release=made, contents=CONTENTS)
+
+
+def test_a_file_is_read_back() -> None:
+    """The file of a release is read back with record, contents and revision, also without contents."""
+    bare = StoredRelease(revision=7, release=release(2), contents=None)
+
+    assert parse_stored(format_stored(stored(1, 3))) == stored(1, 3)
+    assert parse_stored(format_stored(bare)) == bare
+
+
+@given(st.data())
+def test_a_torn_or_changed_file_is_recognized(data: st.DataObject) -> None:
+    """A file that ends early, or in which any one byte was changed, is recognized by its hash."""
+    whole = format_stored(stored(1))
+    position = data.draw(st.integers(0, len(whole) - 1))
+    changed = bytes([*whole[:position], whole[position] ^ data.draw(st.integers(1, 255)), *whole[position + 1 :]])
+
+    for raw in (whole[:position], changed):
+        with pytest.raises(TornFile):
+            parse_stored(raw)
+
+
+def test_a_file_of_a_newer_version_is_not_torn() -> None:
+    """A file of another format, whose hash fits, is reported instead of ignored."""
+    whole = format_stored(stored(1)).rpartition(b"\nsha256:")[0] + b"\n"
+    newer = whole.replace(b"release 1\n", b"release 2\n")
+    other = whole.replace(b'"revision"', b'"another"')
+    for body in (newer, other):
+        with pytest.raises(ReleaseUnreadable) as caught:
+            parse_stored(_hashed(body))
+        assert not isinstance(caught.value, TornFile)
+
+
+def _hashed(body: bytes) -> bytes:
+    from hashlib import sha256
+
+    return body + b"sha256:" + sha256(body).hexdigest().encode() + b"\n"
+
+
+def test_the_newest_whole_state_in_the_volume_counts() -> None:
+    """Of the two files of a release in the volume the one with the higher revision counts; a torn one leaves the other."""
+    files = dict(file_in_volume(each) for each in (stored(1, 4), stored(1, 5), stored(2)))
+    torn = {**files, "1.1": files["1.1"][:-9]}
+    noise = {"key": b"k", "x.0": b"", "1.2": b"", "3.0": format_stored(stored(1)), "٣.0": b""}
+
+    assert releases_in_volume({**files, **noise}, "shop") == (stored(1, 5), stored(2))
+    assert releases_in_volume({**files, **noise}, "other") == ()
+    assert releases_in_volume(torn, "shop") == (stored(1, 4), stored(2))
+
+
+def test_each_side_gets_what_it_lacks() -> None:
+    """A release that one side lacks, or has in an older state, is copied there; a pruned volume is written again."""
+    found = exchanged([stored(1), stored(2, 5), stored(3, 1)], [stored(2, 4), stored(3, 2), stored(4)], truth=True)
+    pruned = exchanged([stored(1), stored(2)], [], truth=False)
+
+    assert found.to_folder == (stored(3, 2), stored(4))
+    assert found.to_engine == (stored(1), stored(2, 5))
+    assert pruned.to_engine == (stored(1), stored(2))
+
+
+@pytest.mark.parametrize("truth", [True, False])
+def test_two_releases_of_one_number_are_both_kept(truth: bool) -> None:
+    """Of two releases of one number, one keeps it, by whether the folder is the truth; the other gets the next number."""
+    ours, theirs = stored(1, 3, "ann@host", 10), stored(1, 8, "bob@laptop", 20)
+    found = exchanged([ours, stored(2)], [theirs, stored(2)], truth=truth)
+    winner, loser = (ours, theirs) if truth else (theirs, ours)
+    kept, moved = found.to_folder
+
+    assert [(each.release.number, each.release.who) for each in (kept, moved)] == [
+        (1, winner.release.who),
+        (3, loser.release.who),
+    ]
+    assert kept.revision == (9 if truth else 8)
+    assert found.to_engine == ((kept, moved) if truth else (moved,))
+    assert moved.release.end is (ReleaseEnd.HEALTHY if truth else ReleaseEnd.ABANDONED)
+
+
+def test_an_exchange_ends() -> None:
+    """After both sides got what they lacked, a further exchange copies nothing, also by an administrator with an old copy."""
+    ours, theirs = [stored(1, 3, "ann@host", 10)], [stored(1, 8, "bob@laptop", 20)]
+    found = exchanged(ours, theirs, truth=True)
+    left, right = _applied(ours, found.to_folder), _applied(theirs, found.to_engine)
+    again = exchanged(left, right, truth=True)
+    late = exchanged(theirs, right, truth=False)
+
+    assert (again.to_folder, again.to_engine) == ((), ())
+    assert late.to_engine == ()
+    assert _applied(theirs, late.to_folder) == right
+
+
+def _applied(side: list[StoredRelease], new: tuple[StoredRelease, ...]) -> list[StoredRelease]:
+    found = {each.release.number: each for each in (*side, *new)}
+    return [found[number] for number in sorted(found)]
