@@ -148,7 +148,9 @@ class FakeEngine:
                 fields = {"Version": "26.1.5", "ApiVersion": self.api, "Os": "linux", "Arch": self.architecture}
                 return JSONResponse(fields | {"Components": [{"Name": name}]})
             case "GET", ["info"]:
-                return JSONResponse({"DriverStatus": self.driver_status, "DockerRootDir": self.root})
+                return JSONResponse(
+                    {"DriverStatus": self.driver_status, "DockerRootDir": self.root, "ID": "fake", "Name": "fake"}
+                )
             case "GET", ["containers", "json"]:
                 return JSONResponse([{"Id": id_} for id_ in self.containers])
             case "GET", ["containers", id_, "json"]:

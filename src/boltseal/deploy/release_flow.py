@@ -42,6 +42,7 @@ from boltseal.deploy.release_store import ReleaseFolder
 from boltseal.deploy.releases import Release, ReleaseContents, ReleaseEnd, ReleaseStep, ServiceState
 from boltseal.engines.api import Engine
 from boltseal.engines.inventory import EngineContainer, State
+from boltseal.engines.podman_health import PodmanChecks
 from boltseal.errors import BoltsealError
 from boltseal.oci.digest import Digest
 
@@ -213,7 +214,9 @@ class ReleaseFlow:
         health_watch.observe(before, loop.time() - self.timeouts.settle_s)
         until = loop.time() + within_s
         shown = ""
+        checks = PodmanChecks(self.engine)
         while True:
+            await checks.run(await self.containers(), loop.time())
             verdicts = health_watch.observe(await self.containers(), loop.time())
             judged = {each.status for each in verdicts.values()}
             if HealthStatus.FAILED in judged or HealthStatus.WAITING not in judged or loop.time() > until:
