@@ -44,7 +44,11 @@ def _measured(folder: Path, registry: servers.Server, engine: servers.Server, ro
     project = folder / "project"
     project.mkdir()
     environment = {name: value for name, value in os.environ.items() if not name.startswith("BOLTSEAL_")}
-    environment |= {"DOCKER_HOST": f"unix://{engine.address}", "BOLTSEAL_STATE": str(folder / "state"), "BOLTSEAL_ENGINES": str(folder / "engines")}
+    environment |= {
+        "DOCKER_HOST": f"unix://{engine.address}",
+        "BOLTSEAL_STATE": str(folder / "state"),
+        "BOLTSEAL_ENGINES": str(folder / "engines"),
+    }
     boltseal = (sys.executable, "-m", "boltseal")
     compose = ("docker", "compose")
 

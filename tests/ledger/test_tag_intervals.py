@@ -78,7 +78,7 @@ def test_the_newest_release_of_an_image() -> None:
     ],
 )
 def test_a_release_without_a_login_names_the_user_of_its_reason(actor: str, reason: str, by: str) -> None:
-    """A release that was recorded without a login names the user whom `boltseal deploy` wrote into the entry's reason."""
+    """A release that was recorded without a login names the user that `boltseal deploy` wrote into the entry's reason."""
     one = entry_at(1, EntryKind.RELEASED, A, actor=actor)
     entries = [EntryAt(one.index, msgspec.structs.replace(one.entry, reason=reason), b"")]
 

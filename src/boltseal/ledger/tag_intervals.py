@@ -71,7 +71,7 @@ def released(entries: Iterable[EntryAt], digests: Collection[str]) -> ReleaseRec
 
 
 def _released_by(entry: Entry) -> str:
-    """Return the user whom the registry authenticated; without a login, the one that the entry's reason names."""
+    """Return the user that the registry authenticated; without a login, the one that the entry's reason names."""
     stated = _BY.fullmatch(entry.reason)
     return f"{stated[1]}, without a login" if entry.actor == _ANONYMOUS and stated is not None else entry.actor
 
