@@ -153,7 +153,9 @@ class FakeEngine:
                 fields = {"Version": "26.1.5", "ApiVersion": self.api, "Os": "linux", "Arch": self.architecture}
                 return JSONResponse(fields | {"Components": [{"Name": name}]})
             case "GET", ["info"]:
-                return JSONResponse({"DriverStatus": self.driver_status, "DockerRootDir": self.root})
+                return JSONResponse(
+                    {"DriverStatus": self.driver_status, "DockerRootDir": self.root, "ID": "fake", "Name": "fake"}
+                )
             case _, ["containers" | "networks", *_]:
                 return await self._about_container(request, parts)
             case "GET", ["images", "json"]:
