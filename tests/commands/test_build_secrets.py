@@ -15,8 +15,8 @@ from boltseal.commands.build_inputs import unhashed_inputs
         (["--ssh", "default"], "--ssh"),
     ],
 )
-def test_secrets_are_said_not_to_be_inputs(more: list[str], named: str) -> None:
-    """A build with secrets or SSH keys says that their contents are not inputs, and what to do if they changed."""
+def test_a_build_with_secrets_prints_that_they_are_not_inputs(more: list[str], named: str) -> None:
+    """A build with secrets or SSH keys prints that their contents are not inputs, and what to do if they changed."""
     assert unhashed_inputs(more) == f"; the contents of {named} are not inputs: if they changed, build with --force"
 
 

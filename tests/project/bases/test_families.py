@@ -34,7 +34,7 @@ class Build:
 
 @dataclass
 class Family:
-    """A registry, and the truth about its images that no tool is told."""
+    """A registry, and how each of its images was really built, which boltseal can't read."""
 
     registry: Published
     builds: dict[Digest, dict[str, Build]] = field(default_factory=dict)
@@ -203,6 +203,6 @@ def _forget(family: Family) -> None:
 @pytest.mark.slow
 @settings(max_examples=100, deadline=None, suppress_health_check=list(HealthCheck))
 @given(lives())
-def test_current_is_never_said_while_an_ancestor_has_moved(steps: list[tuple[object, ...]]) -> None:
+def test_an_image_is_never_current_while_an_ancestor_has_moved(steps: list[tuple[object, ...]]) -> None:
     """Whatever was built on what, moved, squashed, cut, recorded and scanned: no image is current by mistake."""
     assert asyncio.run(_live(steps)) == []
