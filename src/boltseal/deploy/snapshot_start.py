@@ -22,6 +22,7 @@ from boltseal.deploy.releases import (
 from boltseal.deploy.running_snapshot import (
     RECIPES,
     Document,
+    dependency_order,
     matches,
     network_request,
     networks_of,
@@ -29,7 +30,6 @@ from boltseal.deploy.running_snapshot import (
     recipes_of,
     recorded_networks,
     request_body,
-    start_order,
 )
 from boltseal.engines.api import NoSuchImage
 from boltseal.engines.container_control import ContainerControl
@@ -180,7 +180,7 @@ class SnapshotStart:
             if await self.control.network(str(network["Name"])) is None:
                 await self.control.create_network(network)
         ids: dict[str, str] = {}
-        for name in start_order(recipes):
+        for name in dependency_order(recipes):
             ids |= await self._start_service(name, recipes[name], ids)
 
     async def _start_service(self, name: str, recipes: Sequence[Document], ids: Mapping[str, str]) -> dict[str, str]:
