@@ -1,4 +1,4 @@
-"""What runs of a project, as a release can record it: for each container the request that creates it again. Pure.
+"""The running containers of a project, as a release records them: for each the request that creates it again. Pure.
 
 Compose's files may have changed since the containers were created, so only the engine knows what runs. A container that is
 created from its recorded request has the same image, settings, name and labels, so Compose accepts it as its own. Left out
