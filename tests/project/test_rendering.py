@@ -15,18 +15,8 @@ from boltseal.lockfile.document import Rendered
 from boltseal.project.rendering.tool_runs import NotRendered, run_tool, tool_environment
 from tests.polling import wait_until
 from tests.programs import program
-from tests.project.projects import written
+from tests.project.projects import DEPLOYMENT, written
 
-DEPLOYMENT = """\
-apiVersion: apps/v1
-kind: Deployment
-metadata: {name: web}
-spec:
-  template:
-    spec:
-      containers:
-      - {name: web, image: app}
-"""
 KUSTOMIZE = {
     "base/kustomization.yaml": "resources: [web.yaml]\n",
     "base/web.yaml": DEPLOYMENT,

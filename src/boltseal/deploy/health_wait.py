@@ -87,7 +87,7 @@ class ProjectHealth:
         return {name: each for name, each in found.items() if each.status is HealthStatus.FAILED}
 
     async def job_exit(self, job: str, within_s: float) -> ServiceHealth:
-        """Wait until the newest container of a job has exited; return whether it did with 0."""
+        """Wait until a container of a job has failed, or all of them have exited with 0, or for `within_s`; return which."""
         until = asyncio.get_running_loop().time() + within_s
         shown = ""
         while True:
