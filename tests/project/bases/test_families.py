@@ -105,8 +105,9 @@ class Family:
         if digest is None or len(self.builds[digest]) > 1:
             return
         [(platform, was)] = self.builds[digest].items()
-        if len(was.layers) < 2:
-            return
+        below = None if was.parent is None else self.builds[was.parent[1]].get(platform)
+        if len(was.layers) < 2 or (below is not None and len(was.layers) <= len(below.layers)):
+            return  # the uppermost layer is its base's
         repository, _, tag = name.removeprefix("reg.test/").partition(":")
         pushed = self.registry.image(
             repository,
@@ -141,6 +142,10 @@ USED = st.sampled_from([PLATFORMS[:1], PLATFORMS[:1], PLATFORMS])
 SCAN = st.sampled_from([True, True, True, False])
 
 
+def _rank(name: str) -> int:
+    return REPOSITORIES.index(name.removeprefix("reg.test/").partition(":")[0])
+
+
 @st.composite
 def lives(draw: st.DrawFn) -> list[tuple[object, ...]]:
     """Draw the life of a family: two bases and an app on each other at first, and what happens to them and others then."""
@@ -153,8 +158,8 @@ def lives(draw: st.DrawFn) -> list[tuple[object, ...]]:
         what = draw(st.sampled_from(["build", "build", "build", "lose top", "forget layers"]))
         if what == "build":
             name = draw(st.sampled_from(NAMES))
-            # of one repository's images, none is taken for the base of another
-            others = [other for other in names if other.rpartition(":")[0] != name.rpartition(":")[0]]
+            # no image is taken for the base of another one in its repository; so there are no circles either
+            others = [other for other in names if _rank(other) < _rank(name)]
             base = draw(st.sampled_from([None, *others]))
             steps.append((what, name, base, draw(HOW), draw(USED), draw(RECORDED)))
             names.append(name)
