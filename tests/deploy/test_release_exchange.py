@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from hashlib import sha256
+
 import msgspec
 import pytest
 from hypothesis import given
@@ -53,9 +55,16 @@ def test_a_file_of_a_newer_version_is_not_torn() -> None:
 
 
 def _hashed(body: bytes) -> bytes:
-    from hashlib import sha256
-
     return body + b"sha256:" + sha256(body).hexdigest().encode() + b"\n"
+
+
+def test_a_release_of_a_newer_version_in_the_volume_is_not_missing() -> None:
+    """A release on the engine that a newer boltseal wrote is an error, since its number would be used again."""
+    whole = format_stored(stored(1)).rpartition(b"\nsha256:")[0] + b"\n"
+    newer = _hashed(whole.replace(b"release 1\n", b"release 2\n"))
+
+    with pytest.raises(ReleaseUnreadable, match="use a newer boltseal"):
+        releases_in_volume({"1.1": newer}, "shop")
 
 
 def test_the_newest_whole_state_in_the_volume_counts() -> None:

@@ -15,8 +15,8 @@ from typing import Final, NamedTuple
 
 import msgspec
 
-from boltseal.deploy.release_file import StoredRelease, format_stored, parse_stored
-from boltseal.deploy.releases import Release, ReleaseEnd, ReleaseStep, ReleaseUnreadable
+from boltseal.deploy.release_file import StoredRelease, TornFile, format_stored, parse_stored
+from boltseal.deploy.releases import Release, ReleaseEnd, ReleaseStep
 
 _SLOTS: Final = ("0", "1")
 
@@ -38,7 +38,10 @@ def file_in_volume(stored: StoredRelease) -> tuple[str, bytes]:
 
 
 def releases_in_volume(files: Mapping[str, bytes], project: str) -> tuple[StoredRelease, ...]:
-    """Return the releases in the files of a project's folder on the engine, without torn files and other ones."""
+    """Return the releases in the files of a project's folder on the engine, without torn files and other ones.
+
+    Raises: ReleaseUnreadable: a newer boltseal wrote one of them, which must not be taken for a missing one.
+    """
     found: dict[int, StoredRelease] = {}
     for name, raw in files.items():
         number, _, slot = name.partition(".")
@@ -46,7 +49,7 @@ def releases_in_volume(files: Mapping[str, bytes], project: str) -> tuple[Stored
             continue
         try:
             stored = parse_stored(raw)
-        except ReleaseUnreadable:
+        except TornFile:
             continue
         if (stored.release.project, str(stored.release.number)) != (project, number):
             continue
