@@ -33,7 +33,7 @@ from boltseal.engines.container_control import ContainerControl
 from boltseal.engines.inventory import ContainerHealth, EngineContainer, State
 from boltseal.errors import BoltsealError
 
-Written = Callable[[Release], Release]
+WriteRecord = Callable[[Release], Release]
 """Writes a release's record durably."""
 
 
@@ -63,7 +63,7 @@ class ServiceStart:
     progress: Callable[[str], None]
     wait_s: float
 
-    async def run_jobs(self, release: Release, write: Written) -> Release:
+    async def run_jobs(self, release: Release, write: WriteRecord) -> Release:
         """Do step 1; return the release with its completed jobs.
 
         Raises: ServicesFailed, ComposeFailed, ComposeFull and the engine's errors.
