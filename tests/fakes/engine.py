@@ -67,6 +67,7 @@ class FakeEngine:
     queries: list[dict[str, str]] = field(default_factory=list)
     headers: list[Mapping[str, str]] = field(default_factory=list)
     loaded: list[bytes] = field(default_factory=list)
+    saved: bytes = b"archive"
     wrong: dict[str, Wrong] = field(default_factory=dict)
     progress: list[dict[str, Any]] = field(default_factory=list)
     pullable: dict[str, dict[str, Any]] = field(default_factory=dict)
@@ -255,7 +256,7 @@ class FakeEngine:
                 each["RepoTags"] = [name for name in each["RepoTags"] if name != new]
             found["RepoTags"].append(new)
             return Response(status_code=201)
-        return Response(b"archive") if what == "get" else _document(found)
+        return Response(self.saved) if what == "get" else _document(found)
 
     def find(self, name: str) -> dict[str, Any] | None:
         """Return an image by its ID or a name."""

@@ -138,7 +138,8 @@ class ImageArchive:
         return [{key: value for key, value in each.items() if key != "annotations"} for each in index[:1]]
 
     def _write_blob(self, name: str, content: Any) -> None:
-        path = self.folder / _BLOBS / name
+        """Write a blob. Raises: ArchiveDiffers: its hash is not `name`; DigestInvalid: `name` is no hash."""
+        path = self.folder / _BLOBS / Digest.parse(f"sha256:{name}").hex
         temporary = path.with_name(f".{os.urandom(6).hex()}")
         hashed = hashlib.sha256()
         try:
