@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from boltseal.deploy.release_exchange import exchanged, file_in_volume, releases_in_volume
 from boltseal.deploy.release_file import StoredRelease, TornFile, format_stored, parse_stored
-from boltseal.deploy.releases import ReleaseContents, ReleaseEnd, ReleaseUnreadable
+from boltseal.deploy.releases import ReleaseContents, ReleaseEnd, ReleaseKind, ReleaseUnreadable
 from tests.deploy.samples import release
 
 CONTENTS = ReleaseContents(b"{}", b"{}", {"compose.yaml": b"\xff\x00"}, b"lock", ("/data: a folder",))
@@ -105,6 +105,35 @@ def test_two_releases_of_one_number_are_both_kept(authoritative: bool) -> None:
     assert kept.revision == (9 if authoritative else 8)
     assert found.to_engine == ((kept, moved) if authoritative else (moved,))
     assert moved.release.end is (ReleaseEnd.HEALTHY if authoritative else ReleaseEnd.ABANDONED)
+
+
+@pytest.mark.parametrize("truth", [True, False])
+def test_the_hold_of_a_rollback_outlasts_a_new_number(truth: bool) -> None:
+    """A rollback that gets another number still refers to the releases of its side, so that its hold stays."""
+    bad, good = stored(1, started_us=30), stored(2, started_us=31)
+    back = msgspec.structs.replace(release(3), of=2, previous=1, hold=True, kind=ReleaseKind.ROLLBACK, started_us=32)
+    ours = [bad, good, StoredRelease(revision=1, release=back, contents=CONTENTS)]
+    theirs = [stored(1, who="bob@laptop", started_us=10), good, stored(3, who="bob@laptop", started_us=11)]
+    found = exchanged(*((theirs, ours) if truth else (ours, theirs)), truth=truth)
+    known = exchanged(
+        *(([*theirs, stored(7, 2, started_us=30)], ours) if truth else (ours, [*theirs, stored(7, 2, started_us=30)])),
+        truth=truth,
+    )
+
+    moved = {each.release.started_us: each.release for each in found.to_engine}
+    assert (moved[30].number, moved[32].number) == (4, 5)
+    assert (moved[32].previous, moved[32].of, moved[32].hold) == (4, 2, True)
+    assert {each.release.number: each.release.previous for each in known.to_engine}[8] == 7
+
+
+@pytest.mark.parametrize("change", [(b"release 1\n", b"release 2\n"), (b'"number":2', b'"number":-2')])
+def test_an_unreadable_release_on_the_engine_is_not_ignored(change: tuple[bytes, bytes]) -> None:
+    """A release of a newer version, or an invalid one, is an error: its number is not given to another release."""
+    body = format_stored(stored(2)).rpartition(b"\nsha256:")[0] + b"\n"
+    files = dict([file_in_volume(stored(1)), ("2.1", _hashed(body.replace(*change)))])
+
+    with pytest.raises(ReleaseUnreadable, match=r"shop/2\.1"):
+        releases_in_volume(files, "shop")
 
 
 def test_an_exchange_ends() -> None:

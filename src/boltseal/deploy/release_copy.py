@@ -81,7 +81,8 @@ def this_process(proc: Path = Path("/proc"), machine_id: Path = Path("/etc/machi
 def is_stale(process: str, here: str, *, local: bool, proc: Path = Path("/proc")) -> bool:
     """Return whether a process is known to have ended. `here`: `this_process`; `local`: whether the engine is on this machine.
 
-    Only a process of this machine and process namespace can be looked up. After a restart of the machine of a local engine,
+    Only a process of this machine and process namespace can be looked up. Where /proc hides the processes of other users (option
+    `hidepid` of proc(5)), one with this PID counts as running. After a restart of the machine of a local engine,
     every process from before has ended.
     """
     theirs, ours = process.split("/"), here.split("/")
@@ -91,10 +92,22 @@ def is_stale(process: str, here: str, *, local: bool, proc: Path = Path("/proc")
         return local
     if theirs[2] != ours[2] or not theirs[3].isdecimal():
         return False
+    pid = int(theirs[3])
     try:
-        return _start_time(proc, int(theirs[3])) != theirs[4]
+        return _start_time(proc, pid) != theirs[4]
     except OSError:
+        return not _exists(pid)
+
+
+def _exists(pid: int) -> bool:
+    """Return whether there is a process with this PID, also one that /proc does not show."""
+    try:
+        os.kill(pid, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:
         return True
+    return True
 
 
 def _start_time(proc: Path, pid: int) -> str:

@@ -4,7 +4,8 @@
 2. Of two states of one release the one with the higher revision counts.
 3. Two different releases of one number arise when the copy was pruned and another administrator deployed then. One keeps the
    number: that of the folder, if the folder is that of root on the engine's own host, else that of the engine. The other gets
-   the next free number. If it did not run last, it is recorded as abandoned: it can still be restored by its number.
+   the next free number, also in the releases of its side that refer to it: the hold of a rollback stays. If it did not run last,
+   it is recorded as abandoned: it can still be restored by its number.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from typing import Final, NamedTuple
 import msgspec
 
 from boltseal.deploy.release_file import StoredRelease, TornFile, format_stored, parse_stored
-from boltseal.deploy.releases import Release, ReleaseEnd, ReleaseStep
+from boltseal.deploy.releases import Release, ReleaseEnd, ReleaseStep, ReleaseUnreadable
 
 _SLOTS: Final = ("0", "1")
 
@@ -40,7 +41,7 @@ def file_in_volume(stored: StoredRelease) -> tuple[str, bytes]:
 def releases_in_volume(files: Mapping[str, bytes], project: str) -> tuple[StoredRelease, ...]:
     """Return the releases in the files of a project's folder on the engine, without torn files and other ones.
 
-    Raises: ReleaseUnreadable: a newer boltseal wrote one of them, which must not be taken for a missing one.
+    Raises: ReleaseUnreadable: a newer boltseal wrote one of them, which must not be taken for a missing one, or it is invalid.
     """
     found: dict[int, StoredRelease] = {}
     for name, raw in files.items():
@@ -51,6 +52,10 @@ def releases_in_volume(files: Mapping[str, bytes], project: str) -> tuple[Stored
             stored = parse_stored(raw)
         except TornFile:
             continue
+        except ReleaseUnreadable as error:  # to ignore it would give its number to another release, and lose its hold
+            raise ReleaseUnreadable(
+                f"file {project}/{name} in the volume with the releases: {error.message}"
+            ) from error
         if (stored.release.project, str(stored.release.number)) != (project, number):
             continue
         before = found.get(stored.release.number)
@@ -68,14 +73,18 @@ def exchanged(ours: Iterable[StoredRelease], theirs: Iterable[StoredRelease], *,
     to_folder = [each for one in decided for each in one.to_folder]
     to_engine = [each for one in decided for each in one.to_engine]
     everything = [*left.values(), *right.values()]
-    losers = [
-        loser
-        for loser in (one.loser for one in decided)
-        if loser is not None and sum(_same(loser.release, each.release) for each in everything) == 1
-    ]
+    losers: list[StoredRelease] = []
+    numbers: dict[int, int] = {}
+    for loser in (one.loser for one in decided if one.loser is not None):
+        copies = [
+            each.release.number for each in everything if each is not loser and _same(loser.release, each.release)
+        ]
+        if not copies:
+            losers.append(loser)
+        numbers[loser.release.number] = copies[0] if copies else max({*left, *right}) + len(losers)
     newest_us = max((each.release.started_us for each in everything if each not in losers), default=0)
-    for number, each in enumerate(losers, max({*left, *right}, default=0) + 1):
-        moved = _renumbered(each, number, newest_us)
+    for each in losers:
+        moved = _renumbered(each, numbers, newest_us)
         to_folder.append(moved)
         to_engine.append(moved)
     return Exchange(tuple(to_folder), tuple(to_engine))
@@ -112,11 +121,18 @@ def _rewritten(stored: StoredRelease, revision: int) -> StoredRelease:
     return msgspec.structs.replace(stored, revision=revision)
 
 
-def _renumbered(stored: StoredRelease, number: int, newest_us: int) -> StoredRelease:
-    release = msgspec.structs.replace(stored.release, number=number, previous=None, of=None)
+def _renumbered(stored: StoredRelease, numbers: Mapping[int, int], newest_us: int) -> StoredRelease:
+    """Return a release under its new number. `numbers`: the new numbers of its side's releases, where they changed."""
+    old = stored.release
+    release = msgspec.structs.replace(
+        old,
+        number=numbers[old.number],
+        previous=None if old.previous is None else numbers.get(old.previous, old.previous),
+        of=None if old.of is None else numbers.get(old.of, old.of),
+    )
     if release.started_us < newest_us:
         end = release.ended_us or release.started_us
-        why = f"another administrator's release had its number {stored.release.number}"
+        why = f"another administrator's release had its number {old.number}"
         release = msgspec.structs.replace(
             release, step=ReleaseStep.ENDED, end=ReleaseEnd.ABANDONED, ended_us=end, reason=why
         )

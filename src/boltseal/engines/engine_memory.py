@@ -11,12 +11,19 @@ A service is found by its process, so that it is one that uses the store:
     /proc/PID/fd, net/unix    the sockets on which a process listens; no other is connected, so that no socket starts a service
 
 A service that listens only on TCP can't be asked.
+
+Any user may listen on sockets and choose their paths, also with line breaks that imitate lines of net/unix, and may start a program
+with the rights of root that inherits such a socket. So a socket of which the table has two paths is not used, and the kernel must
+report that the owner of the service, or root, made it listen (SO_PEERCRED of unix(7)).
 """
 
 from __future__ import annotations
 
 import os
 import re
+import socket
+import struct
+import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -43,6 +50,13 @@ WITHIN_S: Final = 60.0
 MAX_TABLE_BYTES: Final = 16 * 1024 * 1024
 _LISTENS: Final = 0x10000
 """The flag of a listening socket in /proc/PID/net/unix (__SO_ACCEPTCON)."""
+_CONNECT_S: Final = 10.0
+_CREDENTIALS: Final = struct.Struct("3i")
+"""PID, user and group of a peer: struct ucred."""
+_TABLE_LINE: Final = re.compile(
+    rb"[0-9a-f]+: [0-9A-F]+ [0-9A-F]+ ([0-9A-F]{8}) [0-9A-F]+ [0-9A-F]+ +([0-9]+) (/.*)", re.DOTALL
+)
+"""A socket with a path: flags, inode, path."""
 _OTHERS: Final = re.compile(rb"/(?:metrics|libnetwork/[0-9a-f]+)\.sock\Z")
 """Sockets of a daemon that do not have its API."""
 
@@ -108,10 +122,16 @@ def ask_service(service: Service, root: Path, images: Iterable[Digest], proc: Pa
     reasons: list[str] = []
     wanted = list(images)
     process = proc / str(service.pid)
-    for socket in _sockets(process):
+    ends = time.monotonic() + WITHIN_S
+    for paths in _sockets(process):
         try:
-            with _opened(process, socket) as path:
-                return asyncio.run(_asked(path, process, root, wanted))
+            if len(paths) != 1:
+                raise ServiceUnavailable(
+                    "the kernel's table of sockets is too large, or has several paths of its socket"
+                )
+            with _opened(process, paths[0]) as path:
+                _check_listener(path, process.stat().st_uid)
+                return asyncio.run(_asked(path, process, root, wanted, ends - time.monotonic()))
         except ServiceOfOtherStore:
             raise
         except (BoltsealError, OSError, TimeoutError) as error:
@@ -119,10 +139,10 @@ def ask_service(service: Service, root: Path, images: Iterable[Digest], proc: Pa
     raise ServiceUnavailable("; ".join(dict.fromkeys(reasons)) or "it listens on no Unix socket")
 
 
-async def _asked(path: str, process: Path, root: Path, images: list[Digest]) -> EngineMemory:
+async def _asked(path: str, process: Path, root: Path, images: list[Digest], within_s: float) -> EngineMemory:
     """Ask over the socket at `path`. Raises: BoltsealError, OSError, TimeoutError."""
     at = address.EngineAddress("unix", path=path)
-    async with asyncio.timeout(WITHIN_S), api.connected(at) as engine:
+    async with asyncio.timeout(within_s), api.connected(at) as engine:
         data = await _data_root(engine, root, process)
         names: dict[Reference, frozenset[Digest]] = {}
         for each in await engine.images():
@@ -157,30 +177,50 @@ def _name(process: Path) -> str:
     return ""
 
 
-def _sockets(process: Path) -> list[bytes]:
-    """Return the paths of the Unix sockets on which a process listens and that may have the API, `docker.sock` first."""
+def _sockets(process: Path) -> list[tuple[bytes, ...]]:
+    """Return the Unix sockets on which a process listens and that may have the API, `docker.sock` first.
+
+    Each is given by all paths that the kernel's table has of it. A table that is too large has a socket without a path.
+    """
     try:
-        mine = {os.fsencode(os.readlink(each)) for each in (process / "fd").iterdir()}  # noqa: PTH115 - no path
+        descriptors = list((process / "fd").iterdir())
         with (process / "net/unix").open("rb") as file:
-            table = file.read(MAX_TABLE_BYTES)
+            table = file.read(MAX_TABLE_BYTES + 1)
     except OSError:
         return []
-    found = []
-    for line in table.splitlines()[1:]:
-        fields = line.split(maxsplit=7)
-        is_path = len(fields) == 8 and fields[7].startswith(b"/") and not _OTHERS.search(fields[7])
-        if is_path and int(fields[3], 16) & _LISTENS and b"socket:[%s]" % fields[6] in mine:
-            found.append(fields[7])
-    return sorted(found, key=lambda each: not each.endswith(b"/docker.sock"))
+    mine = set[bytes]()
+    for each in descriptors:
+        with suppress(OSError):  # closed meanwhile
+            mine.add(os.fsencode(os.readlink(each)))  # noqa: PTH115 - no path
+    if len(table) > MAX_TABLE_BYTES:
+        return [()] if any(each.startswith(b"socket:") for each in mine) else []
+    found: dict[bytes, tuple[bytes, ...]] = {}
+    for line in table.split(b"\n"):
+        match = _TABLE_LINE.fullmatch(line)
+        if match is not None and int(match[1], 16) & _LISTENS and b"socket:[%s]" % match[2] in mine:
+            found[match[2]] = (*found.get(match[2], ()), match[3])
+    usable = [paths for paths in found.values() if not all(map(_OTHERS.search, paths))]
+    return sorted(usable, key=lambda paths: not paths[0].endswith(b"/docker.sock"))
+
+
+def _check_listener(path: str, owner: int) -> None:
+    """Check which user made a socket listen. `owner`: of the service. Raises: ServiceUnavailable, OSError, TimeoutError."""
+    with socket.socket(socket.AF_UNIX) as connection:
+        connection.settimeout(_CONNECT_S)
+        connection.connect(path)
+        raw = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
+    user = _CREDENTIALS.unpack(raw)[1]
+    if user not in (0, owner):
+        raise ServiceUnavailable(f"user {user} listens on its socket (expected user {owner} or root)")
 
 
 @contextmanager
-def _opened(process: Path, socket: bytes) -> Iterator[str]:
+def _opened(process: Path, name: bytes) -> Iterator[str]:
     """Open a socket in the process's view of the disk, and yield a path of it that is short enough to connect to.
 
     Raises: OSError.
     """
-    descriptor = os.open(os.fsencode(process / "root") + socket, os.O_PATH | os.O_CLOEXEC)
+    descriptor = os.open(os.fsencode(process / "root") + name, os.O_PATH | os.O_CLOEXEC)
     try:
         yield f"/proc/self/fd/{descriptor}"
     finally:
