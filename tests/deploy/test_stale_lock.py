@@ -39,6 +39,8 @@ def test_a_process_that_proc_hides_is_not_stale(tmp_path: Path) -> None:
     """Where /proc hides the processes of other users, another administrator's running deploy keeps its lock."""
     mounted = 'mount -t proc -o hidepid=2 proc "$1" && exec "$2" -c "$3" "$4" "$1"'
     words = [program("unshare"), "--mount", "--", "/bin/sh", "-ec", mounted, "sh"]
-    done = subprocess.run([*words, tmp_path, sys.executable, OTHER_USER, this_process()], capture_output=True, text=True)
+    done = subprocess.run(
+        [*words, tmp_path, sys.executable, OTHER_USER, this_process()], capture_output=True, text=True
+    )
 
     assert (done.stdout, done.stderr) == ("False\n", "")
