@@ -13,21 +13,11 @@ from tests.cli import program
 from tests.cli.program import Run
 from tests.images import image, push
 from tests.programs import program as installed
-from tests.project.projects import written
+from tests.project.projects import DEPLOYMENT, written
 from tests.servers import Server
 
 pytestmark = pytest.mark.slow
 
-DEPLOYMENT = """\
-apiVersion: apps/v1
-kind: Deployment
-metadata: {name: web}
-spec:
-  template:
-    spec:
-      containers:
-      - {name: web, image: app}
-"""
 REPLACED = """\
 resources: [../base, images.yaml]
 replacements:

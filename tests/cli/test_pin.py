@@ -421,5 +421,5 @@ def test_a_rule_that_leaves_nothing_out_is_named(project: Path) -> None:
     written(project, {"compose.yml": COMPOSE, ".boltseal.toml": rules.format("redis*") + rules.format("postgre*")})
     result = pin(project)
 
-    assert '[[lock.ignore]] with reference = "postgre*" leaves nothing out; remove it' in result.err
+    assert '[[lock.ignore]] with reference = "postgre*" matches no reference; remove it' in result.err
     assert 'reference = "redis*" leaves' not in result.err

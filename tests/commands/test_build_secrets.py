@@ -1,4 +1,4 @@
-"""What `boltseal build` says about inputs that its hash does not cover."""
+"""The remark of `boltseal build` about inputs that its hash does not cover."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from boltseal.commands.build_inputs import unhashed_inputs
         (["--ssh", "default"], "--ssh"),
     ],
 )
-def test_secrets_are_said_not_to_be_inputs(more: list[str], named: str) -> None:
-    """A build with secrets or SSH keys says that their contents are not inputs, and what to do if they changed."""
+def test_secrets_are_reported_as_no_inputs(more: list[str], named: str) -> None:
+    """A build with secrets or SSH keys reports that their contents are not inputs, and what to do if they changed."""
     assert unhashed_inputs(more) == f"; the contents of {named} are not inputs: if they changed, build with --force"
 
 
 @pytest.mark.parametrize("more", [[], ["--no-cache"], ["--label", "--secretive"]])
-def test_a_build_without_secrets_says_nothing(more: list[str]) -> None:
+def test_a_build_without_secrets_has_no_remark(more: list[str]) -> None:
     """A build without secrets has no remark."""
     assert unhashed_inputs(more) == ""

@@ -97,6 +97,14 @@ async def test_containers_are_created_without_being_started(
     )
 
 
+async def test_services_are_created_and_started_in_one_run(made: Made, tmp_path: Path) -> None:
+    """Compose creates and starts services in one run, without a build or a pull."""
+    recorded = RecordedProject(Path("/r/compose.json"), "shop", Path("/srv/shop"))
+    await made(f'echo "$*" > {tmp_path}/argv').up(recorded, ["web"], timeout_s=20, progress=lambda _line: None)
+
+    assert (tmp_path / "argv").read_text().endswith("up --detach --no-build --pull never -- web\n")
+
+
 async def test_hashes_are_those_that_compose_prints(made: Made) -> None:
     """Each service has the hash that Compose prints for it; an error of Compose is reported."""
     recorded = RecordedProject(Path("/r/compose.json"), "shop", Path("/srv/shop"))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from boltseal.deploy.holds import Held, check_images, check_repeated, ended, held_images, held_services, holding
+from boltseal.deploy.holds import Held, check_images, check_repeated, held_images, held_services, holding, without_hold
 from boltseal.deploy.releases import Release, ReleaseEnd
 from tests.deploy.samples import release
 
@@ -41,7 +41,7 @@ def test_a_held_image_is_not_deployed(wanted: dict[str, str]) -> None:
 
 def test_a_person_ends_a_hold() -> None:
     """After a person has ended the hold nothing is held."""
-    releases = [GOOD, BAD, ended(ROLLBACK)]
+    releases = [GOOD, BAD, without_hold(ROLLBACK)]
 
     assert holding(releases) == ()
     check_images(releases, {"app": OTHER})

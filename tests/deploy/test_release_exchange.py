@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from hashlib import sha256
+
 import msgspec
 import pytest
 from hypothesis import given
@@ -53,9 +55,16 @@ def test_a_file_of_a_newer_version_is_not_torn() -> None:
 
 
 def _hashed(body: bytes) -> bytes:
-    from hashlib import sha256
-
     return body + b"sha256:" + sha256(body).hexdigest().encode() + b"\n"
+
+
+def test_a_release_of_a_newer_version_in_the_volume_is_not_missing() -> None:
+    """A release on the engine that a newer boltseal wrote is an error, since its number would be used again."""
+    whole = format_stored(stored(1)).rpartition(b"\nsha256:")[0] + b"\n"
+    newer = _hashed(whole.replace(b"release 1\n", b"release 2\n"))
+
+    with pytest.raises(ReleaseUnreadable, match="use a newer boltseal"):
+        releases_in_volume({"1.1": newer}, "shop")
 
 
 def test_the_newest_whole_state_in_the_volume_counts() -> None:
@@ -71,29 +80,31 @@ def test_the_newest_whole_state_in_the_volume_counts() -> None:
 
 def test_each_side_gets_what_it_lacks() -> None:
     """A release that one side lacks, or has in an older state, is copied there; a pruned volume is written again."""
-    found = exchanged([stored(1), stored(2, 5), stored(3, 1)], [stored(2, 4), stored(3, 2), stored(4)], truth=True)
-    pruned = exchanged([stored(1), stored(2)], [], truth=False)
+    found = exchanged(
+        [stored(1), stored(2, 5), stored(3, 1)], [stored(2, 4), stored(3, 2), stored(4)], authoritative=True
+    )
+    pruned = exchanged([stored(1), stored(2)], [], authoritative=False)
 
     assert found.to_folder == (stored(3, 2), stored(4))
     assert found.to_engine == (stored(1), stored(2, 5))
     assert pruned.to_engine == (stored(1), stored(2))
 
 
-@pytest.mark.parametrize("truth", [True, False])
-def test_two_releases_of_one_number_are_both_kept(truth: bool) -> None:
-    """Of two releases of one number, one keeps it, by whether the folder is the truth; the other gets the next number."""
+@pytest.mark.parametrize("authoritative", [True, False])
+def test_two_releases_of_one_number_are_both_kept(authoritative: bool) -> None:
+    """Of two releases of one number, one keeps it, by whether the folder is authoritative; the other gets the next number."""
     ours, theirs = stored(1, 3, "ann@host", 10), stored(1, 8, "bob@laptop", 20)
-    found = exchanged([ours, stored(2)], [theirs, stored(2)], truth=truth)
-    winner, loser = (ours, theirs) if truth else (theirs, ours)
+    found = exchanged([ours, stored(2)], [theirs, stored(2)], authoritative=authoritative)
+    winner, loser = (ours, theirs) if authoritative else (theirs, ours)
     kept, moved = found.to_folder
 
     assert [(each.release.number, each.release.who) for each in (kept, moved)] == [
         (1, winner.release.who),
         (3, loser.release.who),
     ]
-    assert kept.revision == (9 if truth else 8)
-    assert found.to_engine == ((kept, moved) if truth else (moved,))
-    assert moved.release.end is (ReleaseEnd.HEALTHY if truth else ReleaseEnd.ABANDONED)
+    assert kept.revision == (9 if authoritative else 8)
+    assert found.to_engine == ((kept, moved) if authoritative else (moved,))
+    assert moved.release.end is (ReleaseEnd.HEALTHY if authoritative else ReleaseEnd.ABANDONED)
 
 
 @pytest.mark.parametrize("truth", [True, False])
@@ -128,10 +139,10 @@ def test_an_unreadable_release_on_the_engine_is_not_ignored(change: tuple[bytes,
 def test_an_exchange_ends() -> None:
     """After both sides got what they lacked, a further exchange copies nothing, also by an administrator with an old copy."""
     ours, theirs = [stored(1, 3, "ann@host", 10)], [stored(1, 8, "bob@laptop", 20)]
-    found = exchanged(ours, theirs, truth=True)
+    found = exchanged(ours, theirs, authoritative=True)
     left, right = _applied(ours, found.to_folder), _applied(theirs, found.to_engine)
-    again = exchanged(left, right, truth=True)
-    late = exchanged(theirs, right, truth=False)
+    again = exchanged(left, right, authoritative=True)
+    late = exchanged(theirs, right, authoritative=False)
 
     assert (again.to_folder, again.to_engine) == ((), ())
     assert late.to_engine == ()

@@ -6,6 +6,7 @@ from typing import Any
 
 from boltseal.deploy.running_snapshot import (
     RECIPES,
+    dependency_order,
     matches,
     merge_recipes,
     network_request,
@@ -14,7 +15,6 @@ from boltseal.deploy.running_snapshot import (
     recipes_of,
     recorded_networks,
     request_body,
-    start_order,
 )
 
 ID, OTHER = "a" * 64, "b" * 64
@@ -119,8 +119,8 @@ def test_containers_are_created_in_the_order_of_their_dependencies() -> None:
 
     found = {"web": with_needs("db:service_healthy:false,gone:service_started:false"), "db": with_needs(""), "none": []}
 
-    assert start_order(found) == ["db", "none", "web"]
-    assert start_order({"a": with_needs("b:x:false"), "b": with_needs("a:x:false")}) == ["a", "b"]
+    assert dependency_order(found) == ["db", "none", "web"]
+    assert dependency_order({"a": with_needs("b:x:false"), "b": with_needs("a:x:false")}) == ["a", "b"]
 
 
 def test_services_that_were_not_chosen_keep_their_recipes() -> None:

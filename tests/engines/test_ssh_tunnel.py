@@ -11,7 +11,7 @@ import pytest
 
 from boltseal.engines.address import EngineAddress
 from boltseal.engines.api import connected
-from boltseal.engines.ssh_tunnel import SshFailed, tunnel
+from boltseal.engines.ssh_tunnel import NoEngineThere, SshFailed, tunnel
 from boltseal.errors import ExitCode, exit_code
 from tests import servers
 from tests.fakes.engine import FakeEngine
@@ -64,6 +64,44 @@ async def test_a_host_without_an_engine_is_an_error(sshd: servers.Server, tmp_pa
         async with connected(_address(sshd, tmp_path / "none.sock")):
             pass
     assert exit_code(error.value) is ExitCode.UNKNOWN
+
+
+@pytest.fixture
+def other_socket(tmp_path: Path) -> Iterator[servers.Server]:
+    """A host whose Docker context names another socket than the default one."""
+    with servers.sshd(tmp_path / "far", programs=["cat"]) as server:
+        docker = tmp_path / "far/there/docker"
+        docker.write_text(f"#!/bin/sh\necho unix://{tmp_path}/engine.sock\n")
+        docker.chmod(0o755)
+        yield server
+
+
+async def test_the_socket_of_the_other_hosts_docker_context_is_used(
+    other_socket: servers.Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without an engine at the default socket, the Docker context of the other host names the socket."""
+    monkeypatch.setenv("PATH", f"{other_socket.folder}/bin", prepend=":")
+    address = _address(other_socket, "")
+    fake = FakeEngine()
+    fake.image("app", "localhost:5000/shop/app:1.4.2")
+    async with fake.listening(tmp_path), connected(address) as engine:
+        found = await engine.images()
+        named = engine.address
+
+    assert len(found) == 1
+    assert named == address
+
+
+async def test_a_host_without_an_engine_is_not_blamed_on_ssh(
+    other_socket: servers.Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """If nothing listens at the socket, the message names the socket, and does not say that the login must work."""
+    monkeypatch.setenv("PATH", f"{other_socket.folder}/bin", prepend=":")
+    with pytest.raises(NoEngineThere, match=r"failed to reach the engine's socket .*engine\.sock there") as caught:
+        async with connected(_address(other_socket, "")):
+            pass
+
+    assert "password" not in caught.value.message
 
 
 async def test_a_refused_login_is_an_error(sshd: servers.Server, tmp_path: Path) -> None:

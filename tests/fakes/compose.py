@@ -89,6 +89,13 @@ class MemoryCompose(Compose):
         }
         self.fake.create(f"{recorded.name}-{name}-{number}", service["image"], image["Id"], {"Labels": labels})
 
+    async def up(
+        self, recorded: RecordedProject, services: Sequence[str], *, timeout_s: float, progress: Progress
+    ) -> None:
+        """Create and start services and what they depend on."""
+        await self.create(recorded, services, progress)
+        await self.start(recorded, services, timeout_s=timeout_s, progress=progress)
+
     async def start(
         self, recorded: RecordedProject, services: Sequence[str], *, timeout_s: float, progress: Progress
     ) -> None:

@@ -67,6 +67,7 @@ class FakeEngine:
     queries: list[dict[str, str]] = field(default_factory=list)
     headers: list[Mapping[str, str]] = field(default_factory=list)
     loaded: list[bytes] = field(default_factory=list)
+    saved: bytes = b"archive"
     wrong: dict[str, Wrong] = field(default_factory=dict)
     progress: list[dict[str, Any]] = field(default_factory=list)
     pullable: dict[str, dict[str, Any]] = field(default_factory=dict)
@@ -153,7 +154,9 @@ class FakeEngine:
                 fields = {"Version": "26.1.5", "ApiVersion": self.api, "Os": "linux", "Arch": self.architecture}
                 return JSONResponse(fields | {"Components": [{"Name": name}]})
             case "GET", ["info"]:
-                return JSONResponse({"DriverStatus": self.driver_status, "DockerRootDir": self.root})
+                return JSONResponse(
+                    {"DriverStatus": self.driver_status, "DockerRootDir": self.root, "ID": "fake", "Name": "fake"}
+                )
             case _, ["containers" | "networks", *_]:
                 return await self._about_container(request, parts)
             case "GET", ["images", "json"]:
@@ -253,7 +256,7 @@ class FakeEngine:
                 each["RepoTags"] = [name for name in each["RepoTags"] if name != new]
             found["RepoTags"].append(new)
             return Response(status_code=201)
-        return Response(b"archive") if what == "get" else _document(found)
+        return Response(self.saved) if what == "get" else _document(found)
 
     def find(self, name: str) -> dict[str, Any] | None:
         """Return an image by its ID or a name."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 
 from boltseal.ledger.entry import Entry, EntryKind
@@ -65,6 +66,23 @@ def test_the_newest_release_of_an_image() -> None:
 
     assert released(entries, {A}) == ReleaseRecord("ada", 2, 2)
     assert released(entries, {C}) is None
+
+
+@pytest.mark.parametrize(
+    ("actor", "reason", "by"),
+    [
+        ("anonymous", "release 7 of shop by ann@web1", "ann@web1, without a login"),
+        ("ci", "release 7 of shop by ann@web1", "ci"),
+        ("anonymous", "release 7 of shop by ann and bob", "anonymous"),
+        ("anonymous", "", "anonymous"),
+    ],
+)
+def test_a_release_without_a_login_names_the_user_of_its_reason(actor: str, reason: str, by: str) -> None:
+    """A release that was recorded without a login names the user that `boltseal deploy` wrote into the entry's reason."""
+    one = entry_at(1, EntryKind.RELEASED, A, actor=actor)
+    entries = [EntryAt(one.index, msgspec.structs.replace(one.entry, reason=reason), b"")]
+
+    assert released(entries, {A}) == ReleaseRecord(by, 1, 1)
 
 
 def test_the_present_and_former_tags_of_an_image() -> None:

@@ -12,6 +12,17 @@ from boltseal.project.image_references import ImageReference, ScanResult
 from boltseal.project.scan import scan_project
 from boltseal.project.source_files import ProjectTree
 
+DEPLOYMENT = """\
+apiVersion: apps/v1
+kind: Deployment
+metadata: {name: web}
+spec:
+  template:
+    spec:
+      containers:
+      - {name: web, image: app}
+"""
+"""A Deployment whose image is the bare name `app`."""
 DATA = Path(__file__).parent.parent / "data" / "pin"
 
 

@@ -15,18 +15,8 @@ from boltseal.lockfile.document import Rendered
 from boltseal.project.rendering.tool_runs import NotRendered, run_tool, tool_environment
 from tests.polling import wait_until
 from tests.programs import program
-from tests.project.projects import written
+from tests.project.projects import DEPLOYMENT, written
 
-DEPLOYMENT = """\
-apiVersion: apps/v1
-kind: Deployment
-metadata: {name: web}
-spec:
-  template:
-    spec:
-      containers:
-      - {name: web, image: app}
-"""
 KUSTOMIZE = {
     "base/kustomization.yaml": "resources: [web.yaml]\n",
     "base/web.yaml": DEPLOYMENT,
@@ -180,7 +170,7 @@ def test_a_path_out_of_the_project_is_not_rendered(tmp_path: Path) -> None:
     wanted = [Rendered("helm", "../other"), Rendered("helm", "gone")]
     problems = add_rendered(open_project(root), wanted, environment()).opened.problems
 
-    assert ["leads out of the project" in problems[0].message, "is not there any more" in problems[1].message] == [
+    assert ["is outside of the project" in problems[0].message, "is not there any more" in problems[1].message] == [
         True,
         True,
     ]

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from typing import Annotated
-
-import typer
-
 from boltseal.cli.deploy_options import (
     DEFAULT_WAIT,
+    AnywayOption,
+    BuildOption,
     DirectoryOption,
     EnvFileOption,
     FileOption,
     NameOption,
     NoRecordOption,
+    NoScrubOption,
     ProfileOption,
+    RequireScrubOption,
+    ResumeOption,
     ServicesArgument,
+    TakeOverOption,
+    UpdateOption,
     WaitOption,
 )
 from boltseal.cli.engine_options import HostOption
@@ -46,33 +49,15 @@ def deploy(
     project_directory: DirectoryOption = None,
     profile: ProfileOption = None,
     env_file: EnvFileOption = None,
-    update: Annotated[
-        bool, typer.Option("--update", help="First lock the digests that the tags resolve to now.")
-    ] = False,
-    build: Annotated[
-        bool,
-        typer.Option(
-            "--build", help="Build services that have a build and no locked digest; without this they are refused."
-        ),
-    ] = False,
-    resume_release: Annotated[bool, typer.Option("--resume", help="Continue the unfinished release.")] = False,
-    anyway: Annotated[
-        bool, typer.Option("--anyway", help="Deploy the files although they differ from what a rollback restored.")
-    ] = False,
-    take_over: Annotated[
-        bool,
-        typer.Option("--take-over", help="Replace a project of this name that was started from another folder."),
-    ] = False,
+    update: UpdateOption = False,
+    build: BuildOption = False,
+    resume_release: ResumeOption = False,
+    anyway: AnywayOption = False,
+    take_over: TakeOverOption = False,
     wait: WaitOption = DEFAULT_WAIT,
     no_record: NoRecordOption = False,
-    no_scrub: Annotated[bool, typer.Option("--no-scrub", help="Do not verify pulled images on the disk.")] = False,
-    require_scrub: Annotated[
-        bool,
-        typer.Option(
-            "--require-scrub",
-            help="Start no registry's image that was not verified on the disk; images of --build are not verified.",
-        ),
-    ] = False,
+    no_scrub: NoScrubOption = False,
+    require_scrub: RequireScrubOption = False,
     host: HostOption = None,
     allow: AllowOption = None,
     *,

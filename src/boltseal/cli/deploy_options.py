@@ -59,3 +59,25 @@ DEFAULT_WAIT: Final = Duration.parse("2m")
 NoRecordOption = Annotated[
     bool, typer.Option("--no-record", help="Do not record the release in the ledgers of its registries.")
 ]
+UpdateOption = Annotated[bool, typer.Option("--update", help="First lock the digests that the tags resolve to now.")]
+BuildOption = Annotated[
+    bool,
+    typer.Option(
+        "--build", help="Build services that have a build and no locked digest; without this they are refused."
+    ),
+]
+ResumeOption = Annotated[bool, typer.Option("--resume", help="Continue the unfinished release.")]
+AnywayOption = Annotated[
+    bool, typer.Option("--anyway", help="Deploy the files although they differ from what a rollback restored.")
+]
+TakeOverOption = Annotated[
+    bool, typer.Option("--take-over", help="Replace a project of this name that was started from another folder.")
+]
+NoScrubOption = Annotated[bool, typer.Option("--no-scrub", help="Do not verify pulled images on the disk.")]
+RequireScrubOption = Annotated[
+    bool,
+    typer.Option(
+        "--require-scrub",
+        help="Start no registry's image that was not verified on the disk; images of --build are not verified.",
+    ),
+]

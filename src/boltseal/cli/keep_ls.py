@@ -85,6 +85,7 @@ def _state(each: ListedImage) -> str:
     state = {
         KeptState.KEPT: "kept",
         KeptState.LOOSE: "its keep tag was removed: the next prune may delete it",
+        KeptState.ARCHIVED: "removed from the engine, archived with its releases: `boltseal rollback` restores it",
         KeptState.GONE: "gone: it was removed",
         KeptState.OTHER: "its keep tag is on another image",
     }[each.standing]
@@ -94,4 +95,21 @@ def _state(each: ListedImage) -> str:
     notes = ["has the name now"] if each.current else []
     notes += [] if each.recorded else ["which tag it had is not recorded here"]
     notes += [] if each.kept.until_us is None else [f"until {seconds_text(each.kept.until_us)}"]
-    return "; ".join([state, *notes, *(f"for {reason}" for reason in each.held), *copy])
+    return "; ".join([state, *notes, *_reasons(each.held), *copy])
+
+
+def _reasons(held: Iterable[str]) -> list[str]:
+    """Return why an image is held, with the releases of each project in one text."""
+    releases: dict[str, list[int]] = {}
+    others = []
+    for reason in held:
+        project, slash, number = reason.removeprefix("release ").partition("/")
+        if slash and number.isdecimal():
+            releases.setdefault(project, []).append(int(number))
+        else:
+            others.append(f"for {reason}")
+    found = []
+    for project, numbers in sorted(releases.items()):
+        listed = sorted(numbers)
+        found.append(f"for release {project}/{listed[-1]}" + (f" and {len(listed) - 1} earlier" if listed[1:] else ""))
+    return found + others

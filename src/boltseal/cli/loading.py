@@ -34,7 +34,7 @@ SERVER_MODULES: Final = frozenset(
 
 
 _INSTALLERS: Final = {"uv-receipt.toml": "uv tool install", "pipx_metadata.json": "pipx install --force"}
-"""The file that a tool leaves in an environment which it manages, and its command; pip would not be there, or undone."""
+"""The file that marks an environment as managed by a tool, and the install command of that tool, which may undo what pip does."""
 
 
 def load_module(name: str, *, command: str, extra: str | None = None) -> ModuleType:

@@ -51,7 +51,7 @@ def report_ignored(output: CommandOutput, opened: OpenedProject, **more: str) ->
         named = " and ".join(
             f"{key} = {quote(text)}" for key, text in (("reference", rule.reference), ("file", rule.file)) if text
         )
-        output.say(f"boltseal: [[lock.ignore]] with {named} leaves nothing out; remove it from .boltseal.toml")
+        output.say(f"boltseal: [[lock.ignore]] with {named} matches no reference; remove it from .boltseal.toml")
     for problem, reason in opened.ignored_problems:
         output.add(ref="", status=IGNORED, reason=reason, file=problem.path, line=problem.line, **more)
         output.say(clean(f"{problem.path}:{problem.line}: ignored: {reason}"))

@@ -34,7 +34,10 @@ def rollback(
     ] = None,
     project: NameOption = None,
     files: Annotated[
-        bool, typer.Option("--restore-files", help="Also restore the project's files: its own and those with settings.")
+        bool,
+        typer.Option(
+            "--restore-files", help="Also restore the project's recorded files, with env_file, secrets and configs."
+        ),
     ] = False,
     wait: WaitOption = DEFAULT_WAIT,
     no_record: NoRecordOption = False,

@@ -23,11 +23,11 @@ from boltseal.client.ledger_client import LedgerClient
 from boltseal.client.ledger_trust import LedgerCheck
 from boltseal.client.registry_client import RegistryClient
 from boltseal.client.transport import RegistryRequest, Transport
-from boltseal.errors import BoltsealError
-from boltseal.ledger.entry import EntryKind, IndexedLine
+from boltseal.errors import BoltsealError, Mismatch
+from boltseal.ledger.entry import Entry, EntryKind, IndexedLine, encode
 from boltseal.ledger.follow import LedgerBroken
 from boltseal.ledger.history import EntryAt, RepositoryHistory, check, contradiction
-from boltseal.ledger.merkle import ProofInvalid, verify_inclusion
+from boltseal.ledger.merkle import ProofInvalid, leaf_hash, verify_inclusion
 from boltseal.oci.manifest import ManifestInvalid, parse_manifest
 from boltseal.oci.mediatype import OCI_INDEX
 from boltseal.oci.reference import Repository, Tag
@@ -177,6 +177,19 @@ async def _prove(
     problems += [f"entry {index}: {why}" for index, why in lost.items()]
     proven = frozenset(entry.index for entry in entries) - lost.keys()
     return ProvenHistory(history, followed, proven, tuple(problems))
+
+
+async def prove_entry(transport: Transport, registry: str, index: int, entry: Entry, follow: Follow) -> None:
+    """Check that an entry which a registry listed is in its signed ledger. Nothing is checked at a registry without one.
+
+    Raises: Mismatch: it is not; LedgerBroken, and as `follow`.
+    """
+    listed = EntryAt(index, entry, leaf_hash(encode(entry)))
+    followed = await _covering(follow, registry, [listed])
+    if followed.head is None:
+        return
+    for why in (await _unproven(LedgerClient(transport, registry), followed, [listed])).values():
+        raise Mismatch(f"{registry} lists an entry {index} that its ledger does not prove: {why}; it is not used")
 
 
 async def read_observed(

@@ -30,6 +30,7 @@ from boltseal.build.labels import labels_of
 from boltseal.build.ledger_entries import built_extra, same_build
 from boltseal.build.tag_template import Scheme, input_tag
 from boltseal.client.errors import RemoteNotFound
+from boltseal.client.history import prove_entry
 from boltseal.client.hosts import is_loopback
 from boltseal.client.ledger_records import SIGNED_TIMEOUT_S, NoRecords, add_record, is_signed, list_records
 from boltseal.client.registry_client import RegistryClient
@@ -45,7 +46,7 @@ from boltseal.commands.build_inputs import (
 )
 from boltseal.commands.build_labels import git_if_any
 from boltseal.commands.image_locations import opened_transfer
-from boltseal.commands.registry_access import RegistryOptions, ask_followed, repository_only
+from boltseal.commands.registry_access import RegistryOptions, ask_followed, followed, repository_only
 from boltseal.commands.tag_new import tag_of_source
 from boltseal.errors import BoltsealError, Invalid, Unavailable
 from boltseal.ledger.entry import EntryKind, format_time
@@ -161,7 +162,8 @@ def _earlier(
 ) -> EarlierBuild | None:
     """Return an image of the same inputs that is still there, by its ledger entry or its tag; else None.
 
-    `wanted_tag`: the user's tag, which must resolve to it now: one that floats may have done so before.
+    `wanted_tag`: the user's tag, which must resolve to it now: one that floats may have done so before. Raises:
+    Mismatch: the entry is not in the signed ledger.
     """
 
     async def look(transport: Transport) -> EarlierBuild | None:
@@ -170,7 +172,7 @@ def _earlier(
             entries = await list_records(transport, repository.registry, repository.repository)
         except NoRecords:
             entries = []
-        entry, tag = same_build((each for _, each in entries), inputs), input_tag(inputs)
+        entry, tag = same_build((each.entry for each in entries), inputs), input_tag(inputs)
         try:
             if entry is None:
                 named = Tag(wanted_tag) if wanted_tag is not None else tag
@@ -180,6 +182,10 @@ def _earlier(
             at = Digest.parse(entry.digest) if wanted_tag is None else Tag(wanted_tag)
             if str((await client.resolve(repository.repository, at)).digest) != entry.digest:
                 return None
+            [index] = [each.entry_index for each in entries if each.entry is entry]
+            await prove_entry(
+                transport, repository.registry, index, entry, lambda registry: followed(options, transport, registry)
+            )
         except RemoteNotFound:
             return None
         name = ":".join(filter(None, (repository.name, wanted_tag or entry.tag)))

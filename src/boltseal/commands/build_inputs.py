@@ -125,7 +125,7 @@ def hash_inputs(inputs: BuildInputs, dockerfile: Dockerfile, digests: Mapping[Im
 def unhashed_inputs(more: Sequence[str]) -> str:
     """Return a remark about secrets and SSH keys, whose contents the hash does not cover; "" if the build has none.
 
-    The hash is public: with such a content in it, anybody could test guesses of the content.
+    The hash is public: with such a content in it, an attacker could test guesses of the content.
     """
     named = [
         flag for flag in ("--secret", "--ssh") if any(word == flag or word.startswith(f"{flag}=") for word in more)

@@ -41,6 +41,7 @@ from boltseal.engines.api import Engine, connected
 from boltseal.errors import BoltsealError, Invalid, Precondition, Unavailable
 from boltseal.events import ReleaseDone, ReleaseFailed
 from boltseal.host.engine_images import EngineHost
+from boltseal.host.image_archive import ImageArchive
 from boltseal.host.kept_images import KeptImages
 from boltseal.host.pull import Puller
 from boltseal.lockfile.document import LOCK_NAME, Lock
@@ -48,6 +49,7 @@ from boltseal.lockfile.parse import parse_lock
 from boltseal.oci.reference import Reference
 from boltseal.project.lock_file import read_lock, write_lock
 from boltseal.project.resolve import not_allowed
+from boltseal.project.settings import project_settings
 
 MAX_REPORTED: Final = 5
 """How many references the message lists when a lock could not be updated."""
@@ -64,6 +66,7 @@ class DeployOptions:
         scrub: verify pulled images on the disk.
         require_scrub: refuse images of registries that were not verified so; verify those that run already, too.
         take_over: replace a project of the same name that was started from another folder.
+        directory: the project's folder, None if only its releases are known.
     """
 
     host: str | None
@@ -73,6 +76,7 @@ class DeployOptions:
     scrub: bool = True
     require_scrub: bool = False
     take_over: bool = False
+    directory: Path | None = None
 
     @property
     def client(self) -> ClientContext:
@@ -246,7 +250,7 @@ def open_deployable(
             refusal = not_allowed(service.image.registry)
             raise type(refusal)(f"{name}: {refusal.message}")
     return DeployableProject(
-        options=options,
+        options=replace(options, directory=project_folder(named)),
         named=named,
         services=tuple(services),
         compose=compose,
@@ -378,6 +382,9 @@ async def _deployer(options: DeployOptions, folder: ReleaseFolder, transport: Tr
     async with connected(client.engine_address(options.host)) as engine:
         host = await EngineHost.of(engine, KeptImages(client.state), client.now_us)
         scrubs = PullScrubber(host, options.require_scrub) if options.scrub else None
+        archive = ImageArchive(folder.root) if engine.address.scheme == "unix" else None
+        directory = options.directory or next((Path(each.directory) for each in reversed(folder.all())), None)
+        archiving = directory is None or project_settings(directory).keep == "archive"
         puller = Puller(
             host,
             transport,
@@ -385,7 +392,8 @@ async def _deployer(options: DeployOptions, folder: ReleaseFolder, transport: Tr
             watch=lambda registry: followed(registries, transport, registry),
             scrub=scrubs,
         )
-        yield Deployer(await _flow(options, folder, engine), ReleaseImages(host, puller, scrubs), options.take_over)
+        images = ReleaseImages(host, puller, scrubs, archive, archiving)
+        yield Deployer(await _flow(options, folder, engine), images, options.take_over)
 
 
 async def _flow(options: DeployOptions, folder: ReleaseFolder, engine: Engine) -> ReleaseFlow:

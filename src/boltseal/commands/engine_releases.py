@@ -2,7 +2,7 @@
 
     ENGINES/<engine id>/releases/PROJECT/    ENGINES: /var/lib/boltseal/engines for root, else in the user's state folder
 
-For root on the engine's own host, this folder is the truth. Other administrators have a copy of the volume in it. Each deploy brings
+For root on the engine's own host, this folder is authoritative. Other administrators have a copy of the volume in it. Each deploy brings
 both to one state, so that a pruned volume is written again, and every administrator finds all releases.
 """
 
@@ -38,8 +38,8 @@ class EngineReleases:
     def folder(self, project: str, reason: str = "deploy") -> ReleaseFolder:
         """Return the releases of a project, to read and to deploy. `reason`: the command that deploys."""
         owner = LockOwner(operator(), reason, self.client.now_us(), this_process())
-        truth = self.address.scheme == "unix" and os.geteuid() == 0
-        copy = EngineCopy(self.address, check_project(project), owner, self.client.notice, truth=truth)
+        authoritative = self.address.scheme == "unix" and os.geteuid() == 0
+        copy = EngineCopy(self.address, check_project(project), owner, self.client.notice, authoritative=authoritative)
         folder = ReleaseFolder(self.root, project, address=self.address.key, copy=copy)
         take_over_earlier(self.client.state_folder, self.address.key, folder)
         return folder
@@ -50,7 +50,7 @@ class EngineReleases:
         for project in sorted({name.partition("/")[0] for name in found}):
             files = {name.partition("/")[2]: raw for name, raw in found.items() if name.startswith(f"{project}/")}
             folder = ReleaseFolder(self.root, project, address=self.address.key)
-            for each in exchanged(folder.stored(), releases_in_volume(files, project), truth=True).to_folder:
+            for each in exchanged(folder.stored(), releases_in_volume(files, project), authoritative=True).to_folder:
                 folder.put(each)
         for project in projects(self.client.state_folder):
             take_over_earlier(self.client.state_folder, self.address.key, ReleaseFolder(self.root, project))
@@ -81,7 +81,7 @@ def take_over_earlier(state: Path, engine: str, folder: ReleaseFolder) -> None:
     ]
     if lacking and not folder.has_key() and earlier.has_key():
         folder.key(earlier.key())
-    for each in exchanged(folder.stored(), lacking, truth=True).to_folder:
+    for each in exchanged(folder.stored(), lacking, authoritative=True).to_folder:
         folder.put(each, copy=False)
 
 

@@ -8,7 +8,9 @@ from boltseal.client.transport import Transport
 from boltseal.commands.engine_connection import on_host
 from boltseal.commands.outcome import Outcome
 from boltseal.commands.registry_access import RegistryOptions
+from boltseal.engines.release_volume import engine_id
 from boltseal.host.engine_images import EngineHost
+from boltseal.host.image_archive import ImageArchive
 from boltseal.host.keeper import Keeper, KeptState, ListedImage
 from boltseal.host.kept_images import KeptImage
 from boltseal.oci.reference import Reference
@@ -24,7 +26,8 @@ class KeptResult:
     @property
     def outcome(self) -> Outcome:
         """DIFFERS if an image is gone or not protected from a prune."""
-        kept = all(each.standing is KeptState.KEPT for each in self.images)
+        safe = (KeptState.KEPT, KeptState.ARCHIVED)
+        kept = all(each.standing in safe for each in self.images)
         return Outcome.HOLDS if kept else Outcome.DIFFERS
 
 
@@ -35,7 +38,8 @@ def kept_images(name: Reference | None, host: str | None, options: RegistryOptio
     """
 
     async def run(engine: EngineHost, _: Transport) -> KeptResult:
-        keeper = Keeper(engine)
+        archive = ImageArchive(options.client.engines / await engine_id(engine.engine))
+        keeper = Keeper(engine, archive.ids())
         await engine.images_in_use()  # records which images run
         listed = await keeper.list_kept(name)
         gone = await keeper.forget_gone(listed) if forget_gone else []

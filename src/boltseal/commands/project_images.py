@@ -70,7 +70,7 @@ class OpenedProject:
 
     @property
     def unused_rules(self) -> tuple[IgnoreRule, ...]:
-        """The rules of `[[lock.ignore]]` that leave nothing out; none if only a part of the project was scanned."""
+        """The rules of `[[lock.ignore]]` that match no reference; none if only a part of the project was scanned."""
         if self.paths:
             return ()
         return tuple(

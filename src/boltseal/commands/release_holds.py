@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from boltseal.commands.client_context import ClientContext
 from boltseal.commands.engine_releases import engine_releases
 from boltseal.commands.outcome import Outcome
-from boltseal.deploy.holds import HeldImage, ended, held_images, holding
+from boltseal.deploy.holds import HeldImage, held_images, holding, without_hold
 from boltseal.deploy.release_store import ReleaseFolder
 
 
@@ -40,5 +40,5 @@ def end_hold(project: str, client: ClientContext, host: str | None = None) -> Fo
         releases = folder.all()
         found, images = holding(releases), held_images(releases)
         for each in found:
-            folder.write(ended(each))
+            folder.write(without_hold(each))
     return FoundHolds(images, tuple(each.number for each in found), ended=True)

@@ -57,7 +57,7 @@ def list_releases(project: str | None, client: ClientContext, host: str | None =
     listed: list[ListedRelease] = []
     for folder in sorted(folders, key=lambda each: each.project):
         for path in folder.torn():
-            client.notice(f"{path} is incomplete and ignored")
+            client.notice(f"boltseal: {path} is incomplete and ignored")
         shown = {(each.release.project, each.release.started_us, each.release.who) for each in listed}
         listed += [
             each

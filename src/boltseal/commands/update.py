@@ -173,7 +173,7 @@ def _apply(
         try:
             replace_all(project.root.resolve(), edits)
             only = names if last_good(project.folder.all()) is not None else list(project.services)
-            edited = reopen(only, list(project.registries))
+            edited = replace(reopen(only, list(project.registries)), folder=project.folder)  # it holds the lock
             images = {lock_key(edited.read.model.services[name].image) for name in names}
             with journal.locking():
                 edited.relock(lambda reference: reference in images)

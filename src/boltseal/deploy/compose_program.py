@@ -176,6 +176,16 @@ class Compose:
         up = ("up", "--no-start", "--no-build", "--pull", "never", *how.flags, *scales, "--", *services)
         await self._run_recorded(recorded, up, REMOVE_S, progress, "create the containers")
 
+    async def up(
+        self, recorded: RecordedProject, services: Sequence[str], *, timeout_s: float, progress: Progress
+    ) -> None:
+        """Create and start services and what they depend on in one run, which also starts stopped jobs.
+
+        Raises: ComposeFailed, ComposeFull, ComposeMissing.
+        """
+        up = ("up", "--detach", "--no-build", "--pull", "never", "--", *services)
+        await self._run_recorded(recorded, up, timeout_s, progress, "start the project")
+
     async def start(
         self, recorded: RecordedProject, services: Sequence[str], *, timeout_s: float, progress: Progress
     ) -> None:

@@ -29,8 +29,15 @@ from boltseal.deploy.holds import check_images, check_repeated
 from boltseal.deploy.jobs import skip_completed_jobs
 from boltseal.deploy.project_files import project_folder
 from boltseal.deploy.release_flow import DeployResult, ReleaseFlow
-from boltseal.deploy.release_images import PreparedImage, ReleaseImages, hold_reason, labels_of, scrub_services
-from boltseal.deploy.release_store import ReleaseFolder
+from boltseal.deploy.release_images import (
+    ARCHIVED_RELEASES,
+    PreparedImage,
+    ReleaseImages,
+    hold_reason,
+    labels_of,
+    scrub_services,
+)
+from boltseal.deploy.release_store import ReleaseFolder, projects
 from boltseal.deploy.releases import (
     Release,
     ReleaseContents,
@@ -44,7 +51,7 @@ from boltseal.deploy.releases import (
 )
 from boltseal.deploy.settings_files import settings_files
 from boltseal.deploy.source_snapshot import recorded_files
-from boltseal.errors import Invalid, NotFound, Precondition, quote
+from boltseal.errors import BoltsealError, Invalid, NotFound, Precondition, quote
 from boltseal.lockfile.document import Lock, key_in
 from boltseal.lockfile.format import format_lock
 from boltseal.oci.digest import Digest
@@ -127,7 +134,7 @@ class Deployer:
         )
         self._list_outside(last, contents)
         outcome = await self.flow.run(release, contents)
-        self._prune(outcome.release)
+        await self._keep(outcome.release)
         pulled = tuple(name for name, each in prepared.items() if each.pulled)
         return DeployResult(outcome.release, outcome, pulled, None if unfinished is None else unfinished.number)
 
@@ -184,7 +191,7 @@ class Deployer:
         if unfinished is not None:
             self.folder.write(unfinished.ended(ReleaseEnd.ABANDONED, self.flow.now_us(), f"release {new} took over"))
         outcome = await self.flow.run(release, replace(recorded, compose=text))
-        self._prune(outcome.release)
+        await self._keep(outcome.release)
         return DeployResult(outcome.release, outcome, (), None if unfinished is None else unfinished.number)
 
     async def resume(self) -> DeployResult:
@@ -198,7 +205,7 @@ class Deployer:
         if self.images.scrubs is not None and self.images.scrubs.required:
             await scrub_services(self.images.scrubs, unfinished.services)
         outcome = await self.flow.resume(unfinished)
-        self._prune(outcome.release)
+        await self._keep(outcome.release)
         return DeployResult(outcome.release, outcome)
 
     async def _check_folder(self, folder: Path, last: Release | None) -> None:
@@ -339,10 +346,28 @@ class Deployer:
             for each in contents.outside[:_MAX_LISTED]:
                 self.flow.progress(f"not part of the release: {each}")
 
-    def _prune(self, release: Release) -> None:
-        """After a healthy release, drop the contents of old releases and unprotect their images."""
-        if release.good:
-            self.images.let_go(self.folder.prune(frozenset({release.number})))
+    async def _keep(self, release: Release) -> None:
+        """After a healthy release, archive the last releases' images, and drop the contents of old releases."""
+        if not release.good:
+            return
+        self.images.let_go(self.folder.prune(frozenset({release.number})))
+        if self.images.archive is None or not self.images.archiving:
+            return
+        try:
+            size_bytes = await self.images.archive_releases(self.folder.all())
+            self.images.archive.keep_only(archived_ids(self.folder.root))
+        except BoltsealError as error:  # the release runs
+            self.flow.progress(f"its images are not archived, so a prune may remove them: {error.message}")
+        else:
+            self.flow.progress(f"archived the images of the last releases: {size_bytes / 1e6:.1f} MB")
+
+
+def archived_ids(root: Path) -> frozenset[Digest]:
+    """Return the IDs of the images that the archive of an engine keeps: of the last healthy releases of all its projects."""
+    good = [
+        [each for each in ReleaseFolder(root, name).all() if each.good][-ARCHIVED_RELEASES:] for name in projects(root)
+    ]
+    return frozenset(Digest.parse(each.image_id) for found in good for release in found for each in release.services)
 
 
 def _other_folder(folders: Collection[str], folder: Path) -> str | None:

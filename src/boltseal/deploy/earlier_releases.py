@@ -29,23 +29,23 @@ def read_earlier(folder: Path) -> StoredRelease | None:
 
     Raises: ReleaseUnreadable, OSError.
     """
-    raw = _read(folder / "release.json", MAX_RECORD_BYTES)
+    raw = read_bounded(folder / "release.json", MAX_RECORD_BYTES)
     if raw is None:
         return None
     try:
         release = parse_release(raw)
     except ReleaseUnreadable as error:
         raise ReleaseUnreadable(f"{folder}/release.json: {error.message}") from error
-    compose = _read(folder / "compose.json")
+    compose = read_bounded(folder / "compose.json")
     if compose is None:
         return StoredRelease(revision=0, release=release, contents=None)
     files = {}
     for name in release.files:
-        found = _read(folder / "files" / release.files[name])
+        found = read_bounded(folder / "files" / release.files[name])
         if found is None:
             raise ReleaseUnreadable(f"{folder}: the recorded copy of {name} is missing")
         files[name] = found
-    environment = _read(folder / "environment.json") or b"{}"
+    environment = read_bounded(folder / "environment.json") or b"{}"
     try:
         check_contents(release, compose, environment)
     except ReleaseUnreadable as error:
@@ -53,11 +53,15 @@ def read_earlier(folder: Path) -> StoredRelease | None:
             f"{folder}/compose.json or environment.json: {error.message}. Restore it from a backup, or remove the folder "
             f"{folder.name} and give up release {release.number}"
         ) from error
-    contents = ReleaseContents(compose, environment, files, _read(folder / "boltseal.lock"))
+    contents = ReleaseContents(compose, environment, files, read_bounded(folder / "boltseal.lock"))
     return StoredRelease(revision=0, release=release, contents=contents)
 
 
-def _read(path: Path, limit: int = _MAX_BYTES) -> bytes | None:
+def read_bounded(path: Path, limit: int = _MAX_BYTES) -> bytes | None:
+    """Return the content of a file, without following a symbolic link; None if there is no such file.
+
+    Raises: ReleaseUnreadable: it has more than `limit` bytes; OSError.
+    """
     try:
         fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except (FileNotFoundError, NotADirectoryError):

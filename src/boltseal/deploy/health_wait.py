@@ -19,6 +19,7 @@ from boltseal.deploy.health import (
 from boltseal.deploy.releases import Release
 from boltseal.engines.api import Engine
 from boltseal.engines.inventory import EngineContainer, State
+from boltseal.engines.podman_health import PodmanChecks
 from boltseal.oci.digest import Digest
 
 WAIT_S: Final = 120.0
@@ -68,7 +69,9 @@ class ProjectHealth:
         health_watch.observe(before, loop.time() - self.settle_s)
         until = loop.time() + within_s
         shown = ""
+        checks = PodmanChecks(self.engine)
         while True:
+            await checks.run(await self.containers(), loop.time())
             found = [each for each in await self.containers() if each.id not in ignored]
             verdicts = health_watch.observe(found, loop.time())
             judged = {each.status for each in verdicts.values()}
@@ -84,7 +87,7 @@ class ProjectHealth:
         return {name: each for name, each in found.items() if each.status is HealthStatus.FAILED}
 
     async def job_exit(self, job: str, within_s: float) -> ServiceHealth:
-        """Wait until the newest container of a job has exited; return whether it did with 0."""
+        """Wait until a container of a job has failed, or all of them have exited with 0, or for `within_s`; return which."""
         until = asyncio.get_running_loop().time() + within_s
         shown = ""
         while True:

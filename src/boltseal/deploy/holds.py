@@ -91,7 +91,7 @@ def check_images(releases: Sequence[Release], wanted: Mapping[str, str]) -> None
         raise Held(f"{listed}. Nothing was started; {END_HINT}, or lock another image")
 
 
-def ended(release: Release) -> Release:
+def without_hold(release: Release) -> Release:
     """Return a rollback whose hold a person has ended."""
     return msgspec.structs.replace(release, hold=False)
 

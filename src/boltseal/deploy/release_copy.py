@@ -116,10 +116,16 @@ def _start_time(proc: Path, pid: int) -> str:
 
 
 class EngineCopy:
-    """Implements `release_store.ReleaseCopy` for one project. `truth`: whether the folder's releases keep their numbers."""
+    """Implements `release_store.ReleaseCopy` for one project. `authoritative`: whether the folder's releases keep their numbers."""
 
     def __init__(
-        self, address: EngineAddress, project: str, owner: LockOwner, notice: Callable[[str], None], *, truth: bool
+        self,
+        address: EngineAddress,
+        project: str,
+        owner: LockOwner,
+        notice: Callable[[str], None],
+        *,
+        authoritative: bool,
     ) -> None:
         self._address = address
         self._thread: EngineThread | None = None
@@ -127,7 +133,7 @@ class EngineCopy:
         self._project = project
         self._owner = owner
         self._notice = notice
-        self._truth = truth
+        self._authoritative = authoritative
         self._container: VolumeContainer | None = None
 
     def lock(self) -> None:
@@ -145,7 +151,7 @@ class EngineCopy:
         """Admit other deploys again. A failure is a notice: the next deploy finds the lock stale."""
         thread = self._connection()
         try:
-            thread.call(lambda _engine: self._held().remove())
+            thread.call(lambda _engine: self._locking_container().remove())
         except BoltsealError as error:
             self._notice(f"boltseal: the lock of {self._project} was not removed: {error.message}")
         finally:
@@ -154,19 +160,19 @@ class EngineCopy:
 
     def exchange(self, folder: ReleaseFolder) -> None:
         """Bring folder and engine to the same state: releases, and the key of environment values."""
-        files = self._connection().call(lambda _engine: self._held().read(self._project))
+        files = self._connection().call(lambda _engine: self._locking_container().read(self._project))
         theirs = releases_in_volume(files, self._project)
-        found = exchanged(folder.stored(), theirs, truth=self._truth)
+        found = exchanged(folder.stored(), theirs, authoritative=self._authoritative)
         for each in found.to_folder:
             folder.put(each, copy=False)
         lacking = {f"{self._project}/{name}": raw for name, raw in map(file_in_volume, found.to_engine)}
         key = files.get("key")
-        if key is not None and not (self._truth and folder.has_key()):
+        if key is not None and not (self._authoritative and folder.has_key()):
             folder.key(key)
         elif key != folder.key():
             lacking[f"{self._project}/key"] = folder.key()
         if lacking:
-            self._connection().call(lambda _engine: self._held().write(lacking))
+            self._connection().call(lambda _engine: self._locking_container().write(lacking))
 
     def put(self, stored: StoredRelease) -> None:
         """Write one release to the engine. Raises: AnotherDeploys: the lock was removed, and another process has it."""
@@ -182,7 +188,7 @@ class EngineCopy:
 
     async def _write(self, engine: Engine, files: Mapping[str, bytes]) -> None:
         try:
-            await self._held().write(files)
+            await self._locking_container().write(files)
         except NoSuchContainer:  # `docker container prune` removes what does not run
             self._container = await self._locked(engine)
             await self._container.write(files)
@@ -210,7 +216,7 @@ class EngineCopy:
             raise AssertionError("the lock is not held")
         return self._thread
 
-    def _held(self) -> VolumeContainer:
+    def _locking_container(self) -> VolumeContainer:
         if self._container is None:
             raise AssertionError("the lock is not held")
         return self._container

@@ -33,7 +33,7 @@ class Exchange:
 def file_in_volume(stored: StoredRelease) -> tuple[str, bytes]:
     """Return the name and content of a release's file on the engine, in its project's folder.
 
-    Each release has two files that are written in turn, so that a torn one leaves the state before.
+    Each release has two files that are written in turn: if a write is interrupted, the other file has the previous state.
     """
     return f"{stored.release.number}.{stored.revision % len(_SLOTS)}", format_stored(stored)
 
@@ -41,7 +41,7 @@ def file_in_volume(stored: StoredRelease) -> tuple[str, bytes]:
 def releases_in_volume(files: Mapping[str, bytes], project: str) -> tuple[StoredRelease, ...]:
     """Return the releases in the files of a project's folder on the engine, without torn files and other ones.
 
-    Raises: ReleaseUnreadable: a release of a newer version, or an invalid one.
+    Raises: ReleaseUnreadable: a newer boltseal wrote one of them, which must not be taken for a missing one, or it is invalid.
     """
     found: dict[int, StoredRelease] = {}
     for name, raw in files.items():
@@ -64,10 +64,12 @@ def releases_in_volume(files: Mapping[str, bytes], project: str) -> tuple[Stored
     return tuple(found[number] for number in sorted(found))
 
 
-def exchanged(ours: Iterable[StoredRelease], theirs: Iterable[StoredRelease], *, truth: bool) -> Exchange:
-    """Return what each side lacks. `ours`: of the folder; `truth`: whether the folder's releases keep their numbers."""
+def exchanged(ours: Iterable[StoredRelease], theirs: Iterable[StoredRelease], *, authoritative: bool) -> Exchange:
+    """Return what each side lacks. `ours`: of the folder; `authoritative`: whether the folder's releases keep their numbers."""
     left, right = _by_number(ours), _by_number(theirs)
-    decided = [_decided(left.get(number), right.get(number), truth=truth) for number in sorted({*left, *right})]
+    decided = [
+        _decided(left.get(number), right.get(number), authoritative=authoritative) for number in sorted({*left, *right})
+    ]
     to_folder = [each for one in decided for each in one.to_folder]
     to_engine = [each for one in decided for each in one.to_engine]
     everything = [*left.values(), *right.values()]
@@ -94,14 +96,14 @@ class _Decision(NamedTuple):
     loser: StoredRelease | None = None
 
 
-def _decided(mine: StoredRelease | None, other: StoredRelease | None, *, truth: bool) -> _Decision:
+def _decided(mine: StoredRelease | None, other: StoredRelease | None, *, authoritative: bool) -> _Decision:
     """Decide for one number: rules 1, 2 and 3."""
     if mine is None or other is None:  # 1
         return _Decision((other,) if other is not None else (), (mine,) if mine is not None else ())
     if _same(mine.release, other.release):  # 2
         newer = mine.revision - other.revision
         return _Decision((other,) if newer < 0 else (), (mine,) if newer > 0 else ())
-    if not truth:  # 3
+    if not authoritative:  # 3
         return _Decision((other,), (), mine)
     winner = _rewritten(mine, max(mine.revision, other.revision) + 1)  # theirs may have a higher revision
     return _Decision((winner,), (winner,), other)

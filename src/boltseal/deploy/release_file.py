@@ -4,7 +4,7 @@
     {"revision": 3, "release": {...}, "contents": {...}}
     sha256:...
 
-A file whose hash does not fit was torn by a crash, and is ignored. `revision` grows with each rewrite, so that of two copies
+A file whose hash does not match was left incomplete by a crash, and is ignored. `revision` grows with each rewrite, so that of two copies
 of a release the newer one is known. `contents` is null once the release is too old to be restored.
 """
 
@@ -23,7 +23,7 @@ _MAGIC: Final = b"boltseal release "
 
 
 class TornFile(ReleaseUnreadable):
-    """The file of a release is incomplete or changed: its hash does not fit."""
+    """The file of a release is incomplete or changed: its hash does not match."""
 
 
 class _Contents(msgspec.Struct, forbid_unknown_fields=True):

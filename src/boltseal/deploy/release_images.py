@@ -8,13 +8,16 @@ has no other stable name.
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Final
 
 from boltseal.deploy.releases import Release, ReleasedService
+from boltseal.engines.api import NoSuchImage
 from boltseal.engines.inventory import EngineImage
 from boltseal.errors import BoltsealError, NotFound
 from boltseal.host.engine_images import EngineHost
+from boltseal.host.image_archive import ImageArchive
 from boltseal.host.keeper import Keeper
 from boltseal.host.kept_images import KeptImage
 from boltseal.host.pull import Puller, PullOutcome, PullRequest
@@ -27,6 +30,8 @@ if TYPE_CHECKING:
 else:  # it imports every store reader, which a deploy needs if something was pulled
     pulled_check = deferred("boltseal.host.pulled_check")
 
+ARCHIVED_RELEASES: Final = 5
+"""The number of healthy releases of a project whose images are archived: no prune of the engine removes those."""
 MAX_LABELS: Final = 100
 MAX_LABEL: Final = 1000
 NOT_PROVEN: Final = "built here: not locked, and not scrubbed, as no digest is expected"
@@ -95,11 +100,17 @@ async def scrub_services(scrubs: PullScrubber, services: Sequence[ReleasedServic
 
 @dataclass(frozen=True, slots=True)
 class ReleaseImages:
-    """Prepares images on one engine. `scrubs`: what the puller scrubs with, None if it does not."""
+    """Prepares images on one engine.
+
+    `scrubs`: what the puller scrubs with, None if it does not. `archive`: of the last releases' images, None for an
+    engine on another host. `archiving`: whether to add to it.
+    """
 
     host: EngineHost
     puller: Puller
     scrubs: PullScrubber | None = None
+    archive: ImageArchive | None = None
+    archiving: bool = True
 
     async def locked(self, name: Reference, digest: Digest, known: Collection[Digest], reason: str) -> PreparedImage:
         """Prepare exactly this image of a registry. `known`: its image IDs in the lock.
@@ -134,6 +145,8 @@ class ReleaseImages:
         tagged = name.by_tag
         digest = Digest.parse(service.digest) if service.digest else None
         image = await self.host.image(id_)
+        if image is None and self.archive is not None and await self.archive.load(self.host.engine, id_):
+            image = await self.host.image(id_)
         if image is None and digest is not None:
             try:
                 return await self.locked(name, digest, [id_], reason)
@@ -150,6 +163,19 @@ class ReleaseImages:
         if digest is None:
             return PreparedImage(image, None, kept.keep_name.familiar())
         return PreparedImage(image, digest, await self._start_name(image, replace(tagged, digest=digest), kept))
+
+    async def archive_releases(self, releases: Sequence[Release]) -> int:
+        """Archive the images of the last ARCHIVED_RELEASES healthy ones of these; return the size of the archive in bytes.
+
+        The archive also keeps images of other projects. Raises: as `ImageArchive.add`.
+        """
+        if self.archive is None:
+            return 0
+        for release in [each for each in releases if each.good][-ARCHIVED_RELEASES:]:
+            for service in release.services:
+                with suppress(NoSuchImage):  # it was removed, and is not archived
+                    await self.archive.add(self.host.engine, Digest.parse(service.image_id))
+        return self.archive.size_bytes()
 
     async def protect_unchanged(self, services: Sequence[ReleasedService], why: str) -> None:
         """Protect from prune the images of services that a release has but does not start."""

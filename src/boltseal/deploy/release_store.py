@@ -8,8 +8,8 @@
       compose/N.json               the text that Compose starts from, written from N.release when it is needed
       N/                           a release of an earlier version, to read only (`earlier_releases`)
 
-ROOT belongs to one engine (`commands.engine_releases`). A release's file is replaced by one rename at each step; a torn one is
-ignored. Folders are 0700 and files 0600, since environments contain secrets. With a `ReleaseCopy`, each file is written to the
+ROOT belongs to one engine (`commands.engine_releases`). A release's file is replaced by one rename at each step; an incomplete one
+is ignored. Folders are 0700 and files 0600, since environments contain secrets. With a `ReleaseCopy`, each file is written to the
 engine as well, where other administrators find it, and `deploying` excludes them.
 """
 
@@ -28,7 +28,7 @@ from typing import Final, Protocol
 
 import msgspec
 
-from boltseal.deploy.earlier_releases import read_earlier
+from boltseal.deploy.earlier_releases import read_bounded, read_earlier
 from boltseal.deploy.release_file import MAX_FILE_BYTES, StoredRelease, TornFile, format_stored, parse_stored
 from boltseal.deploy.releases import (
     MAX_NUMBER,
@@ -232,11 +232,6 @@ class ReleaseFolder:
             raise ReleaseUnreadable(f"{self._file(number)}: {error.message}") from error
         return stored.contents
 
-    def has_contents(self, number: int) -> bool:
-        """Return whether a release can be started: its contents were not dropped."""
-        stored = self._load(number)
-        return stored is not None and stored.contents is not None
-
     def compose_file(self, number: int) -> Path:
         """Write the text that Compose starts from, and return its path.
 
@@ -374,15 +369,7 @@ class ReleaseFolder:
 
     def _read(self, path: Path, limit: int) -> bytes | None:
         with self._translated_errors():
-            try:
-                fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-            except (FileNotFoundError, NotADirectoryError):
-                return None
-            with os.fdopen(fd, "rb") as file:
-                raw = file.read(limit + 1)
-        if len(raw) > limit:
-            raise ReleaseUnreadable(f"{path} is too large (expected at most {limit} bytes)")
-        return raw
+            return read_bounded(path, limit)
 
     def _make(self, folder: Path) -> None:
         """Create a folder and its missing parents, with mode 0700."""

@@ -1,4 +1,4 @@
-"""What runs of a project, as a release can record it: for each container the request that creates it again. Pure.
+"""The running containers of a project, as a release records them: for each the request that creates it again. Pure.
 
 Compose's files may have changed since the containers were created, so only the engine knows what runs. A container that is
 created from its recorded request has the same image, settings, name and labels, so Compose accepts it as its own. Left out
@@ -39,7 +39,8 @@ def recipe(document: Document) -> dict[str, Any]:
     config, host = dict(document.get("Config") or {}), dict(document.get("HostConfig") or {})
     if config.get("Hostname") == id_[:_SHORT_ID]:
         del config["Hostname"]
-    host["Binds"] = [*(host.get("Binds") or ()), *_anonymous_volumes(document, host)]
+    binds = [f"{each['Name']}:{each['Destination']}" for each in anonymous_volumes(document) if each.get("Name")]
+    host["Binds"] = [*(host.get("Binds") or ()), *binds]
     networks = {} if _shares_network(host) else _endpoints(document, id_)
     first = next((name for name in networks if name == host.get("NetworkMode")), next(iter(networks), None))
     body = {**config, "HostConfig": host}
@@ -48,14 +49,15 @@ def recipe(document: Document) -> dict[str, Any]:
     return {"id": id_, "name": str(document.get("Name") or "").removeprefix("/"), "body": body, "networks": networks}
 
 
-def _anonymous_volumes(document: Document, host: Document) -> list[str]:
-    """Return binds that mount the container's anonymous volumes again."""
+def anonymous_volumes(document: Document) -> list[Document]:
+    """Return the mounts of a container's anonymous volumes: those that no field of its request names."""
+    host = document.get("HostConfig") or {}
     targets = {each.get("Target") for each in host.get("Mounts") or () if each.get("Source")}
     targets |= {each.split(":")[1] for each in host.get("Binds") or () if each.count(":")}
     return [
-        f"{each['Name']}:{each['Destination']}"
+        each
         for each in document.get("Mounts") or ()
-        if each.get("Type") == "volume" and each.get("Name") and each.get("Destination") not in targets
+        if each.get("Type") == "volume" and each.get("Destination") not in targets
     ]
 
 
@@ -105,7 +107,7 @@ def merge_recipes(new: dict[str, Any], before: Document, chosen: Collection[str]
         new[RECIPES] = {"services": kept, "networks": before[RECIPES].get("networks") or {}}
 
 
-def start_order(recipes: Mapping[str, Sequence[Document]]) -> list[str]:
+def dependency_order(recipes: Mapping[str, Sequence[Document]]) -> list[str]:
     """Return the services in the order of their dependencies, by Compose's label."""
     needs: dict[str, set[str]] = {}
     for name, each in recipes.items():

@@ -33,7 +33,7 @@ from boltseal.engines.container_control import ContainerControl
 from boltseal.engines.inventory import ContainerHealth, EngineContainer, State
 from boltseal.errors import BoltsealError
 
-Written = Callable[[Release], Release]
+WriteRecord = Callable[[Release], Release]
 """Writes a release's record durably."""
 
 
@@ -63,7 +63,7 @@ class ServiceStart:
     progress: Callable[[str], None]
     wait_s: float
 
-    async def run_jobs(self, release: Release, write: Written) -> Release:
+    async def run_jobs(self, release: Release, write: WriteRecord) -> Release:
         """Do step 1; return the release with its completed jobs.
 
         Raises: ServicesFailed, ComposeFailed, ComposeFull and the engine's errors.
@@ -196,11 +196,15 @@ class ServiceStart:
         ]
         if forced:
             await self.compose.create(self.recorded, forced, self.progress, how=Recreate.ALL)
+        needed = {*names, *(each for name in names for each in dependencies(self.document, name))}
+        if not needed & _completed(release):  # one run of Compose: a service that stops first is away for less time
+            await self.compose.up(self.recorded, names, timeout_s=self.wait_s, progress=self.progress)
+            return
         await self.compose.create(self.recorded, names, self.progress)
         await self._start(names, release)
 
     async def _start(self, names: Sequence[str], release: Release) -> None:
-        done = {each.name for each in release.services if each.state is ServiceState.COMPLETED} - set(names)
+        done = _completed(release) - set(names)
         with tempfile.TemporaryDirectory() as folder:
             file = Path(folder) / "compose.json"
             file.write_bytes(text_without(self.document, done))
@@ -217,6 +221,10 @@ def text_without(document: Mapping[str, Any], names: Collection[str]) -> bytes:
         if name not in names
     }
     return json.dumps({**document, "services": services}).encode()
+
+
+def _completed(release: Release) -> set[str]:
+    return {each.name for each in release.services if each.state is ServiceState.COMPLETED}
 
 
 def _exited(container: EngineContainer) -> bool:

@@ -1,4 +1,4 @@
-"""Records what runs of a project without a release, and creates it again from that record: see `running_snapshot`."""
+"""Records containers of a project that run without a release, and creates them again from that record: see `running_snapshot`."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ from boltseal.deploy.releases import (
 from boltseal.deploy.running_snapshot import (
     RECIPES,
     Document,
+    dependency_order,
     matches,
     network_request,
     networks_of,
@@ -29,7 +30,6 @@ from boltseal.deploy.running_snapshot import (
     recipes_of,
     recorded_networks,
     request_body,
-    start_order,
 )
 from boltseal.engines.api import NoSuchImage
 from boltseal.engines.container_control import ContainerControl
@@ -41,7 +41,7 @@ from boltseal.oci.reference import Reference
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """What runs of a project, as a release: the first record of it, and its contents."""
+    """The running containers of a project, as a release: its first record, and its contents."""
 
     release: Release
     contents: ReleaseContents
@@ -67,7 +67,7 @@ def differs_from(releases: Sequence[Release], last: Release | None, containers: 
 async def take_snapshot(
     control: ContainerControl, health: ProjectHealth, number: int, previous: int | None, now_us: int
 ) -> Snapshot:
-    """Return what runs of the project now, as a release.
+    """Return the containers of the project that run now, as a release.
 
     Services whose containers have all exited with 0 are recorded as completed jobs; other stopped ones are left out.
     """
@@ -180,7 +180,7 @@ class SnapshotStart:
             if await self.control.network(str(network["Name"])) is None:
                 await self.control.create_network(network)
         ids: dict[str, str] = {}
-        for name in start_order(recipes):
+        for name in dependency_order(recipes):
             ids |= await self._start_service(name, recipes[name], ids)
 
     async def _start_service(self, name: str, recipes: Sequence[Document], ids: Mapping[str, str]) -> dict[str, str]:

@@ -35,7 +35,7 @@ class SourceSnapshot:
 def recorded_files(project: ProjectFiles) -> SourceSnapshot:
     """Return the files that define the project: Compose files, those they include or extend, and `.env` files.
 
-    Files of `env_file` are not included: their values are in the resolved text.
+    Files of `env_file` are not included: `settings_files` records them.
 
     Raises: NoProject: if a file can't be read, or they exceed MAX_RECORDED_BYTES.
     """

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from boltseal.deploy.jobs import jobs_by_dependency, used_services
+from boltseal.deploy.running_snapshot import anonymous_volumes
 
 Document = Mapping[str, Any]
 _SHARED: Final = ("network_mode", "ipc", "pid")
@@ -84,7 +85,7 @@ def stop_first_reason(document: Document, name: str, old: Iterable[Document]) ->
     return (
         _exclusive(service)
         or _used_by_others(document, name)
-        or next((reason for each in old if (reason := _anonymous_volume(each))), "")
+        or ("it has an anonymous volume" if any(map(anonymous_volumes, old)) else "")  # Compose would hand it on
         or ("" if order == "start-first" else _writable_mount(document, service))
     )
 
@@ -116,15 +117,6 @@ def _used_by_others(document: Document, name: str) -> str:
         if ((service.get("depends_on") or {}).get(name) or {}).get("restart"):
             return f"{other} is restarted with it"
     return ""
-
-
-def _anonymous_volume(container: Document) -> str:
-    """Return a reason if a container has a volume that Compose would hand on: one that no field of the request names."""
-    host = container.get("HostConfig") or {}
-    named = {each.get("Target") for each in host.get("Mounts") or () if each.get("Source")}
-    named |= {each.split(":")[1] for each in host.get("Binds") or () if each.count(":")}
-    found = [each for each in container.get("Mounts") or () if each.get("Type") == "volume"]
-    return "it has an anonymous volume" if any(each.get("Destination") not in named for each in found) else ""
 
 
 def _writable_mount(document: Document, service: Document) -> str:

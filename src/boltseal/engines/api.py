@@ -24,7 +24,7 @@ import os
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from http.cookiejar import CookieJar, DefaultCookiePolicy
 from pathlib import Path
 from typing import Any, Final, TypeVar
@@ -32,13 +32,14 @@ from typing import Any, Final, TypeVar
 import httpx2
 
 from boltseal.engines import inventory
-from boltseal.engines.address import PORTS, EngineAddress
+from boltseal.engines.address import DOCKER_SOCKET, PORTS, EngineAddress
 from boltseal.engines.bounded_answers import (
     MAX_ANSWER_BYTES,
     MAX_LINE_BYTES,
     PIECE_BYTES,
     SILENT_S,
     chunks,
+    connection_errno,
     error_message,
     file_chunks,
     lines,
@@ -46,7 +47,8 @@ from boltseal.engines.bounded_answers import (
 )
 from boltseal.engines.container_logs import LogTail
 from boltseal.engines.inventory import About, EngineContainer, EngineImage, EngineMismatch, ImageStoreKind
-from boltseal.engines.ssh_tunnel import Tunnel, tunnel
+from boltseal.engines.ssh_command import engine_socket_there
+from boltseal.engines.ssh_tunnel import NoEngineThere, Tunnel, tunnel
 from boltseal.errors import BoltsealError, Denied, Full, NotFound, Unavailable, quote
 from boltseal.oci.digest import Digest
 from boltseal.oci.platform import Platform
@@ -315,7 +317,7 @@ class Engine:
     async def _broken(self, error: Exception) -> BoltsealError:
         if self._tunnel is not None:
             return await self._tunnel.broken()
-        number = _errno(error)
+        number = connection_errno(error)
         if number in (errno.EACCES, errno.EPERM):
             return Denied(
                 f"no permission for the engine's socket {self.address.path}; join its group (`docker`) or run as root"
@@ -336,20 +338,32 @@ async def connected(address: EngineAddress, *, silent_s: float = SILENT_S) -> As
     Raises: EngineUnavailable, Denied, SshFailed, EngineMismatch.
     """
     async with AsyncExitStack() as stack:
-        forwarded = await stack.enter_async_context(tunnel(address)) if address.scheme == "ssh" else None
-        url, transport = _transport(address, forwarded)
-        http = await stack.enter_async_context(
-            httpx2.AsyncClient(
-                transport=transport,
-                timeout=_TIMEOUT,
-                trust_env=False,
-                headers={"Accept-Encoding": "identity"},
-                cookies=CookieJar(DefaultCookiePolicy(allowed_domains=[])),
-            )
-        )
-        engine = Engine(http, url, address, forwarded, silent_s=silent_s)
-        await engine.negotiate()
+        try:
+            engine = await _opened(stack, address, address, silent_s)
+        except NoEngineThere:
+            named = await engine_socket_there(address) if address.path == DOCKER_SOCKET else None
+            if named in (None, address.path):
+                raise
+            engine = await _opened(stack, address, replace(address, path=named or ""), silent_s)
         yield engine
+
+
+async def _opened(stack: AsyncExitStack, address: EngineAddress, reached: EngineAddress, silent_s: float) -> Engine:
+    """Return the engine, which is connected until the stack is closed. `reached`: `address` with the socket's path."""
+    forwarded = await stack.enter_async_context(tunnel(reached)) if reached.scheme == "ssh" else None
+    url, transport = _transport(reached, forwarded)
+    http = await stack.enter_async_context(
+        httpx2.AsyncClient(
+            transport=transport,
+            timeout=_TIMEOUT,
+            trust_env=False,
+            headers={"Accept-Encoding": "identity"},
+            cookies=CookieJar(DefaultCookiePolicy(allowed_domains=[])),
+        )
+    )
+    engine = Engine(http, url, address, forwarded, silent_s=silent_s)
+    await engine.negotiate()
+    return engine
 
 
 async def query_each(
@@ -402,13 +416,6 @@ def _trusting(folder: Path) -> ssl.SSLContext:
             f"{folder}: ca.pem, cert.pem and key.pem can't be used: {error.strerror or error}; see DOCKER_CERT_PATH"
         ) from error
     return context
-
-
-def _errno(error: Exception) -> int | None:
-    """Return the errno of a failed connection, or None."""
-    made = error.__cause__ if isinstance(error, httpx2.ConnectError) else None
-    under = None if made is None else made.__context__  # httpcore2 clears the cause of its own error
-    return under.errno if isinstance(under, OSError) and not isinstance(under, ssl.SSLError) else None
 
 
 def _header(login: Login, registry: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import ssl
 from collections.abc import AsyncIterator
 from contextlib import suppress
 from typing import BinaryIO, Final
@@ -83,3 +84,10 @@ async def file_chunks(file: BinaryIO) -> AsyncIterator[bytes]:
     """Yield the content of a file, to be sent."""
     while piece := await asyncio.to_thread(file.read, PIECE_BYTES):
         yield piece
+
+
+def connection_errno(error: Exception) -> int | None:
+    """Return the errno of a failed connection, or None."""
+    made = error.__cause__ if isinstance(error, httpx2.ConnectError) else None
+    under = None if made is None else made.__context__  # httpcore2 clears the cause of its own error
+    return under.errno if isinstance(under, OSError) and not isinstance(under, ssl.SSLError) else None

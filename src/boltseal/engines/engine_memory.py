@@ -140,7 +140,7 @@ def ask_service(service: Service, root: Path, images: Iterable[Digest], proc: Pa
 
 
 async def _asked(path: str, process: Path, root: Path, images: list[Digest], within_s: float) -> EngineMemory:
-    """Raises: BoltsealError, OSError, TimeoutError."""
+    """Ask over the socket at `path`. Raises: BoltsealError, OSError, TimeoutError."""
     at = address.EngineAddress("unix", path=path)
     async with asyncio.timeout(within_s), api.connected(at) as engine:
         data = await _data_root(engine, root, process)

@@ -26,7 +26,7 @@ from typing import Final, TypeVar
 
 import msgspec
 
-from boltseal.engines.api import Engine, EngineFailed, EngineRefused, NoSuchContainer
+from boltseal.engines.api import Engine, EngineFailed, EngineRefused, NoSuchContainer, NoSuchImage
 from boltseal.engines.bounded_answers import chunks
 from boltseal.engines.inventory import EngineMismatch, container_id
 from boltseal.errors import BoltsealError
@@ -113,7 +113,7 @@ class VolumeContainer:
                     "POST", "containers/create", params={"name": name}, content=json.dumps(wanted), headers=_JSON
                 )
                 return cls(engine, container_id(_decoded(raw, _Created).Id))
-            except NoSuchContainer:  # its image is missing: another process may have removed it meanwhile
+            except NoSuchImage:  # also where another process has removed it meanwhile
                 if last == _TRIES:
                     raise
                 await _import_image(engine)

@@ -22,6 +22,7 @@ from boltseal.errors import quote
 
 SSH_FAILED: Final = 255
 """The exit code of ssh itself; a program there could end with it too, and has not done its work then either."""
+_CONTEXT: Final = ("docker", "context", "inspect", "--format", "{{.Endpoints.docker.Host}}")
 _PIECE_BYTES: Final = 64 * 1024
 
 
@@ -75,6 +76,16 @@ async def run_there(
     if code == SSH_FAILED:
         raise ssh_failed(address, last_error)
     return RemoteAnswer(code, out, last_error)
+
+
+async def engine_socket_there(address: EngineAddress) -> str | None:
+    """Return the path of the engine's socket on another host by its Docker context or DOCKER_HOST; None if it is unknown."""
+    try:
+        answer = await run_there(address, _CONTEXT, max_bytes=4096, timeout_s=30)
+        found = EngineAddress.parse(answer.out.decode().strip()) if answer.code == 0 else None
+    except (SshFailed, EngineAddressInvalid, UnicodeDecodeError):
+        return None
+    return found.path if found is not None and found.scheme == "unix" else None
 
 
 async def _whole(stream: asyncio.StreamReader, max_bytes: int) -> bytes | None:

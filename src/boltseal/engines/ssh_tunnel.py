@@ -47,6 +47,10 @@ class SshFailed(Unavailable):
     """ssh is missing, fails, or its target has no engine."""
 
 
+class NoEngineThere(SshFailed):
+    """The login works, but nothing listens at the socket on the other host."""
+
+
 class Tunnel:
     """A forwarded socket. `socket`: its local path; `last_error`: the newest line of ssh's error output."""
 
@@ -130,6 +134,11 @@ def ssh_words(address: EngineAddress) -> list[str]:
 
 def ssh_failed(address: EngineAddress, why: str) -> SshFailed:
     """Return the error of a failed connection. `why`: the last line of ssh's error output, or ""."""
+    if "open failed" in why:  # of the forwarded channel: ssh itself works
+        return NoEngineThere(
+            f"ssh to {address.login} failed to reach the engine's socket {address.path} there: {quote(why, 200)}; name the socket, "
+            f"such as ssh://{address.login}/run/user/1000/docker.sock, or start the engine"
+        )
     port = "" if address.port is None else f" -p {address.port}"
     reason = quote(why, 200) if why else "it gives no reason"
     return SshFailed(

@@ -73,6 +73,7 @@ class KeptState(StrEnum):
 
     KEPT = "kept"
     LOOSE = "loose"  # the engine has it, but without its keep tag: the next prune may remove it
+    ARCHIVED = "archived"  # the engine no longer has it, but the archive of releases has
     GONE = "gone"  # the engine no longer has it
     OTHER = "other"  # the engine no longer has it, and its keep tag is on another image
 
@@ -105,9 +106,10 @@ class ExpiryResult:
 
 @dataclass(frozen=True, slots=True)
 class Keeper:
-    """Keeps images on one engine and removes expired ones."""
+    """Keeps images on one engine and removes expired ones. `archived`: IDs of images in the archive of releases."""
 
     host: EngineHost
+    archived: frozenset[Digest] = frozenset()
 
     async def keep(
         self, name: Reference, image: EngineImage, policy: KeepPolicy = KeepPolicy(), copy: Reference | None = None
@@ -178,7 +180,7 @@ class Keeper:
                 ListedImage(
                     kept=kept,
                     number=number,
-                    standing=_state(kept, by_id, by_name),
+                    standing=_archived(_state(kept, by_id, by_name), kept, self.archived),
                     current=by_name.get(kept.name) == kept.image and kept.name != kept.keep_name,
                     ran_us=ran.get(kept.image),
                     held=tuple(sorted(holds.get(kept.image, ()))),
@@ -340,6 +342,10 @@ def _state(kept: KeptImage, by_id: dict[Digest, EngineImage], by_name: dict[Refe
     if kept.image in by_id:
         return KeptState.KEPT if by_name.get(kept.keep_name) == kept.image else KeptState.LOOSE
     return KeptState.GONE if kept.keep_name not in by_name else KeptState.OTHER
+
+
+def _archived(state: KeptState, kept: KeptImage, archived: frozenset[Digest]) -> KeptState:
+    return KeptState.ARCHIVED if state in (KeptState.GONE, KeptState.OTHER) and kept.image in archived else state
 
 
 def _unrecorded(images: Iterable[EngineImage], rows: Iterable[KeptImage], name: Reference | None) -> list[KeptImage]:

@@ -6,13 +6,17 @@ from a ledger's entries or from an unsigned history.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Final, NamedTuple
 
-from boltseal.ledger.entry import EntryKind
+from boltseal.ledger.entry import Entry, EntryKind
 from boltseal.ledger.history import EntryAt
 
+_ANONYMOUS: Final = "anonymous"
+_BY: Final = re.compile(r"release \d{1,9} of \S{1,255} by (\S{1,200})")
+"""The reason of an entry that `boltseal deploy` wrote."""
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 
@@ -43,7 +47,7 @@ class Behind(NamedTuple):
 
 
 class ReleaseRecord(NamedTuple):
-    """A release of an image in the ledger: the actor, the time, and the index of the entry."""
+    """A release of an image in the ledger: the actor (see `_released_by`), the time, and the index of the entry."""
 
     by: str
     time_us: int
@@ -63,7 +67,13 @@ def steps_of(entries: Iterable[EntryAt]) -> dict[str, tuple[TagStep, ...]]:
 def released(entries: Iterable[EntryAt], digests: Collection[str]) -> ReleaseRecord | None:
     """Return the newest release of one of these digests; None without one."""
     found = [one for one in entries if one.entry.kind is EntryKind.RELEASED and one.entry.digest in digests]
-    return ReleaseRecord(found[-1].entry.actor, found[-1].entry.time_us, found[-1].index) if found else None
+    return ReleaseRecord(_released_by(found[-1].entry), found[-1].entry.time_us, found[-1].index) if found else None
+
+
+def _released_by(entry: Entry) -> str:
+    """Return the user that the registry authenticated; without a login, the one that the entry's reason names."""
+    stated = _BY.fullmatch(entry.reason)
+    return f"{stated[1]}, without a login" if entry.actor == _ANONYMOUS and stated is not None else entry.actor
 
 
 def intervals_of(steps: Mapping[str, Sequence[TagStep]], digests: Collection[str]) -> tuple[TagInterval, ...]:

@@ -108,7 +108,7 @@ class ProjectSettings:
     `strict`: the default of `verify --strict`. `tags`: which tags move by custom (`[[verify.tags]]`).
 
     `platforms`: as for `verify --platform`. `crds`: paths to images in resources, by kind (see
-    `project.references.kubernetes`).
+    `project.references.kubernetes`). `keep`: how the images of the last releases are kept: `archive`, or only by `tags`.
     """
 
     exclude: tuple[str, ...] = ()
@@ -117,6 +117,7 @@ class ProjectSettings:
     strict: bool = False
     platforms: tuple[str, ...] = ()
     crds: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    keep: str = "archive"
 
     def excludes(self, path: str) -> bool:
         """Return whether a file or folder of the project (`deploy/compose.yaml`) is skipped. `*` also matches `/`."""
@@ -132,7 +133,7 @@ _PROJECT: Final[Mapping[str, Mapping[str, type]]] = {
     "lock": {"exclude": list, "ignore": _Tables},
     "pin": {"crds": dict},
     "verify": {"strict": bool, "platforms": list, "tags": _Tables},
-    "deploy": {},
+    "deploy": {"keep": str},
 }
 _CLIENT: Final[Mapping[str, Mapping[str, type]]] = {
     "client": {"registries": list, "mirrors": list, "registry": _Tables},
@@ -143,7 +144,8 @@ _CLIENT: Final[Mapping[str, Mapping[str, type]]] = {
 }
 _LISTS: Final = frozenset({"notify", "on_outdated", "tags"})
 """Arrays of tables; their content is checked by the modules that use them."""
-_WORDS: Final = {bool: "true or false", list: "a list of texts", dict: "a list of paths for each kind"}
+_KEEP: Final = ("archive", "tags")
+_WORDS: Final = {bool: "true or false", str: "a text", list: "a list of texts", dict: "a list of paths for each kind"}
 
 
 def project_settings(root: Path) -> ProjectSettings:
@@ -157,6 +159,9 @@ def project_settings(root: Path) -> ProjectSettings:
     for key, values in (listed | {f"[pin.crds] {quote(kind)}": paths for kind, paths in crds.items()}).items():
         if len(values) > MAX_LISTED:  # each is compared with every file or resource
             raise ProjectInvalid(f"{PROJECT_FILE}: {key} has {len(values)} entries; expected at most {MAX_LISTED}")
+    keep = tables.get("deploy", {}).get("keep", "archive")
+    if keep not in _KEEP:
+        raise ProjectInvalid(f"{PROJECT_FILE}: [deploy] keep is {quote(keep)}; expected {' or '.join(_KEEP)}")
     ignore = tables.get("lock", {}).get("ignore", [])
     tags = tables.get("verify", {}).get("tags", [])
     for name, listed_tables in (("lock.ignore", ignore), ("verify.tags", tags)):
@@ -177,6 +182,7 @@ def project_settings(root: Path) -> ProjectSettings:
         strict=tables.get("verify", {}).get("strict", False),
         platforms=tuple(platforms),
         crds={kind: tuple(paths) for kind, paths in crds.items()},
+        keep=keep,
     )
 
 

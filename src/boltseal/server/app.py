@@ -36,7 +36,7 @@ from boltseal.server.api.ledger import OBSERVATIONS_PREFIX, LedgerApi
 from boltseal.server.api.ledger import PREFIX as LEDGER_PREFIX
 from boltseal.server.api.metrics import METRICS_PATH, Metrics
 from boltseal.server.api.request import BodyLimits
-from boltseal.server.api.server_names import open_to, realm
+from boltseal.server.api.server_names import allowed_hosts, realm
 from boltseal.server.api.settings import ApiSettings
 from boltseal.server.api.token import TOKEN_PATH, TokenService
 from boltseal.server.auth.access import Access
@@ -289,7 +289,7 @@ class Application(Starlette):
             configured=settings.login_required or keys_lost,
             seen=self._seen_users if settings.login_stays_required else None,
         )
-        auth = RequestAuth(access, realm(settings), open_to(settings))
+        auth = RequestAuth(access, realm(settings), allowed_hosts(settings))
         server = settings.server
         api_settings = ApiSettings(
             public_url=server.public_url,

@@ -183,9 +183,10 @@ ODD: Final[dict[str, list[bytes]]] = {
     "trusted": [trusted()],
     "folder-after-contents": [
         Layer().add("d", kind=FOLDER, mode=0o2750, owner=(7, 8), pax=attributes(user_lower="1", system_posix_acl_default=LIST))
-        .add("e", kind=FOLDER, mode=0o755, pax=attributes(user_lower="1", trusted_lower="1")).done(),
+        .add("e", kind=FOLDER, mode=0o755, pax=attributes(user_lower="1", trusted_lower="1"))
+        .add("s", kind=FOLDER, mode=0o2755, owner=(7, 8)).done(),
         Layer().add("d/f", b"f").add("d/e/f", b"f").folder("d/e").add("d", kind=FOLDER, mode=0o755, pax=attributes(user_mine="1"))
-        .add("d/g", b"g").folder("d/h").add("e/f/f", b"f").folder("e/f").folder("e").done(),
+        .add("d/g", b"g").folder("d/h").add("e/f/f", b"f").folder("e/f").folder("e").add("s/new/f", b"f").folder("s").done(),
     ],
     "through-links": [through_links().done()],
     "through-links-whiteout": [base(), through_links().add("lib/.wh.gone").add("lib/deep/.wh..wh..opq").done()],

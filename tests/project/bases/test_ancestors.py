@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from boltseal.oci.digest import Digest
 from boltseal.oci.reference import Reference
 from boltseal.project.bases.base_scan import BaseReport
 from boltseal.project.settings import ClientSettings
@@ -59,8 +60,6 @@ async def test_a_base_whose_own_base_is_unknown_leaves_the_image_unknown(registr
     """If it is unknown whether the base is outdated, the image is not current."""
     registry.image("base/rt", "1", "or", annotations={NAME: "reg.test/gone/os:1", DIGEST: f"sha256:{'a' * 64}"})
     runtime = registry.hub.manifests["base/rt"]["1"][1]
-    from boltseal.oci.digest import Digest
-
     registry.image("team/app", "1", "orX", annotations={NAME: RUNTIME, DIGEST: str(Digest.of(runtime))})
     verdict = (await of(registry, RUNTIME, APP))[APP].verdict
 

@@ -6,7 +6,7 @@ import pytest
 
 from boltseal.oci.digest import Digest
 from boltseal.project.bases.freshness import TagInterval
-from boltseal.project.bases.unknown_periods import UnknownPeriod, UnknownPeriods, Window, gaps
+from boltseal.project.bases.unknown_periods import UnknownPeriod, UnknownPeriods, Window, gaps, possible
 
 NAME = "reg.test/base/rt"
 NEVER = Window(2**63 - 1, -(2**63))
@@ -69,3 +69,12 @@ def test_gaps_are_before_the_first_and_between_two_different_observations() -> N
 
     assert list(gaps(intervals)) == [Window(None, 10), Window(20, 30)]
     assert list(gaps([])) == [Window(None, None)]
+
+
+def test_a_digest_may_have_been_resolved_from_the_observation_before_to_the_one_after() -> None:
+    """A digest may have been resolved since the previous observation, or the last listing without the tag."""
+    intervals = [TagInterval(ONE, 10, 20), TagInterval(TWO, 30, 40)]
+
+    assert possible(intervals, [3, 7, 10]) == (TagInterval(ONE, 7, 30), TagInterval(TWO, 20, None))
+    assert possible(intervals[:1]) == (TagInterval(ONE, None, None),)
+    assert possible([]) == ()

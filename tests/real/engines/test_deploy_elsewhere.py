@@ -13,7 +13,7 @@ import pytest
 from tests import servers
 from tests.ports import free_port
 from tests.programs import program
-from tests.real.compose_project import ENDS, HEALTHY, ComposeProject, started, until_step
+from tests.real.compose_project import ENDS, HEALTHY, ILL, ComposeProject, started, until_step
 from tests.real.tools import Docker
 from tests.servers import Server
 
@@ -116,6 +116,23 @@ def test_a_service_that_can_not_start_is_replaced_by_the_former_release(
     assert failed.code == 1
     assert "    web | it can not start\n" in failed.err
     assert f"release 2 of {shop.name} failed; release 1 runs again" in failed.out
+    assert shop.words() == {"web": "1.0.0"}
+
+
+@pytest.mark.parametrize("shop", ["podman"], indirect=True)
+def test_health_checks_are_run_where_no_systemd_runs_them(shop: ComposeProject, registry: Callable[[], None]) -> None:
+    """On Podman without systemd the health check of a service is run: a good one is healthy, a bad one is rolled back."""
+    shop.publish("1.0.0")
+    shop.publish("1.1.0")
+    shop.web("1.0.0")
+    good = shop.deployed()
+    shop.web("1.1.0", ILL)
+    shop.locked()
+    bad = shop.run("deploy")
+
+    assert good.code == 0, good.err
+    assert bad.code == 1
+    assert "is unhealthy by its health check" in bad.err
     assert shop.words() == {"web": "1.0.0"}
 
 

@@ -44,7 +44,7 @@ def shop(request: pytest.FixtureRequest, own: Server, repository: str, tmp_path:
 
 @dataclass
 class Sequence:
-    """A random sequence of commands. `runs`: the words of the running services; `log`: what was done, for a failure."""
+    """A random sequence of commands; `--anyway`: also after a rollback, which the files do not follow. `runs`: the words of the running services; `log`: what was done, for a failure."""
 
     shop: ComposeProject
     chance: random.Random
@@ -76,19 +76,19 @@ class Sequence:
 
     def deploy_good(self) -> None:
         wanted = self.version()
-        self.shop.deployed()
+        self.shop.deployed("--anyway")
         self.runs = wanted
 
     def deploy_ill(self) -> None:
         self.version(ILL)
         self.shop.locked()
-        assert self.shop.run("deploy").code == 1
+        assert self.shop.run("deploy", "--anyway").code == 1
 
     def deploy_failed_job(self) -> None:
         self.version(job_fails=True)
         before = self.shop.ids()["web"]
         self.shop.locked()
-        assert self.shop.run("deploy").code == 1
+        assert self.shop.run("deploy", "--anyway").code == 1
         assert self.shop.ids()["web"] == before
 
     def rollback(self) -> None:
@@ -109,7 +109,7 @@ class Sequence:
         wanted, before = self.version(), self.runs
         self.shop.locked()
         after = self.chance.randint(1, 5)
-        argv = [sys.executable, str(KILLED), str(after), "deploy"]
+        argv = [sys.executable, str(KILLED), str(after), "deploy", "--anyway"]
         done = subprocess.run(
             argv, env=clean_environment(self.shop.variables), cwd=self.shop.root, capture_output=True, check=False
         )
@@ -117,7 +117,7 @@ class Sequence:
         self.log.append(f"killed after {after}, then {how or 'deploy'}")
         if done.returncode != -signal.SIGKILL or how != "rollback":
             unfinished = "unfinished" in self.shop.releases()[-1]["status"]
-            result = self.shop.run("deploy", *(["--resume"] if how == "--resume" and unfinished else []))
+            result = self.shop.run("deploy", "--resume" if how == "--resume" and unfinished else "--anyway")
             assert result.code == 0, result.err
             self.runs = wanted
             return
@@ -137,13 +137,13 @@ class Sequence:
         for name in ("compose.yaml", "boltseal.lock"):
             path = self.shop.root / name
             path.write_text(path.read_text().replace(self.shop.registry.address, "127.0.0.1:9"))
-        assert self.shop.run("deploy").code == 3
+        assert self.shop.run("deploy", "--anyway").code == 3
 
     def other_admin(self) -> None:
         self.version(ILL)
         self.shop.locked()
         other = replace(self.shop, state=self.shop.state.with_name("other"))
-        assert other.run("deploy").code == 1
+        assert other.run("deploy", "--anyway").code == 1
 
     def other_folder(self) -> None:
         other = replace(self.shop, root=self.shop.root.with_name("elsewhere"))
@@ -151,7 +151,7 @@ class Sequence:
         for name in ("compose.yaml", "boltseal.lock"):
             if (self.shop.root / name).exists():
                 (other.root / name).write_bytes((self.shop.root / name).read_bytes())
-        result = other.run("deploy")
+        result = other.run("deploy", "--anyway")
         assert result.code != 0 or "runs already" in result.out
 
 

@@ -29,10 +29,10 @@ def admin(engine_address: EngineAddress, tmp_path: Path, repository: str) -> Ite
     """Makes the releases of one project as an administrator has them; each kind of engine."""
     notices: list[str] = []
 
-    def made(name: str, *, truth: bool = False, process: str | None = None) -> ReleaseFolder:
+    def made(name: str, *, authoritative: bool = False, process: str | None = None) -> ReleaseFolder:
         owner = LockOwner(f"{name}@web1", "deploy", 1, this_process() if process is None else process)
         project = repository.replace("/", "-")
-        copy = EngineCopy(engine_address, project, owner, notices.append, truth=truth)
+        copy = EngineCopy(engine_address, project, owner, notices.append, authoritative=authoritative)
         return ReleaseFolder(tmp_path / name, project, address=str(engine_address), copy=copy)
 
     yield made

@@ -65,7 +65,7 @@ class ImpliedFolders:
 class _Expected(NamedTuple):
     """What a folder must have. `attributes`: those it may have, as not all versions of containerd copy them.
 
-    `inherited_bits`, `inherited_group`: what it may have instead, from the folder that it is in.
+    `inherited_bits`, `inherited_groups`: what it may have instead, from the folder that it is in.
     """
 
     mode: int
@@ -73,7 +73,7 @@ class _Expected(NamedTuple):
     group: int | None
     attributes: Mapping[str, bytes]
     inherited_bits: int = 0
-    inherited_group: int | None = None
+    inherited_groups: frozenset[int] = frozenset()
 
 
 class ImpliedFolderCheck:
@@ -133,7 +133,7 @@ class ImpliedFolderCheck:
             findings.add(DifferenceKind.MODE, path, f"{expected.mode:04o}", f"{mode:04o}")
         if expected.user is None or expected.group is None:
             pass  # root has no ID in this store's map
-        elif found.st_uid != expected.user or found.st_gid not in (expected.group, expected.inherited_group):
+        elif found.st_uid != expected.user or found.st_gid not in {expected.group, *expected.inherited_groups}:
             wanted = f"{expected.user}:{expected.group}"
             findings.add(DifferenceKind.OWNER, path, wanted, f"{found.st_uid}:{found.st_gid}")
         at = self._tree.folder(path)
@@ -175,13 +175,27 @@ class ImpliedFolderCheck:
                 break
             return _Expected(stat.S_IMODE(found.st_mode), found.st_uid, found.st_gid, _attributes(lower, at))
         expected = _Expected(MODE, self._ownership.users.outside(0), self._ownership.groups.outside(0), {})
-        above = self._tree.stat(path.rpartition(b"/")[0])
-        if not above.st_mode & stat.S_ISGID:
-            return expected
+        folder = path.rpartition(b"/")[0]
+        above = [self._tree.stat(folder)]
+        if self._rule.below and (copied := self._copied_from(folder)) is not None:  # what a later entry has changed
+            above.append(copied)
+        giving = [each.st_gid for each in above if each.st_mode & stat.S_ISGID]
         return expected._replace(
-            inherited_bits=stat.S_ISGID if self._rule.keeps_bit else 0,
-            inherited_group=above.st_gid if self._rule.keeps_group else None,
+            inherited_bits=stat.S_ISGID if giving and self._rule.keeps_bit else 0,
+            inherited_groups=frozenset(giving) if self._rule.keeps_group else frozenset(),
         )
+
+    def _copied_from(self, path: bytes) -> os.stat_result | None:
+        """Return the folder of the nearest lower layer that has the path, None if none has or it is no folder there."""
+        for lower in self._lower_layers():
+            try:
+                found = lower.stat(_resolved(lower, path))
+            except StoreMissing:
+                continue
+            except StoreMalformed:
+                return None
+            return found if stat.S_ISDIR(found.st_mode) else None
+        return None
 
     def _lower_layers(self) -> list[SafeFolder]:
         if self._unopened:

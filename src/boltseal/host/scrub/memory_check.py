@@ -61,7 +61,7 @@ class _Compared:
 
 
 class MemoryCheck:
-    """What running services have otherwise in memory. Make it after the layers were read."""
+    """Differences between the records on the disk and those in the memory of services. Make it after the layers were read."""
 
     def __init__(self, stores: Iterable[tuple[FoundStore, StorePlan]], proc: Path) -> None:
         self._of = {
@@ -71,7 +71,7 @@ class MemoryCheck:
         }
 
     def with_image(self, image: ImagePlan, *, is_cached: bool = False) -> ImagePlan:
-        """Return an image with what a service has otherwise in memory, and what could not be compared."""
+        """Return an image with the differences that were found for it, and with what could not be compared."""
         compared = self._of.get((image.store, image.root))
         if compared is None:
             return image
@@ -136,7 +136,8 @@ def _compare(plan: StorePlan, service: Service, memory: EngineMemory) -> _Findin
     images = {image.id for image in plan.images}
     for name in sorted(filter(_is_listed(plan), {*here, *memory.names}), key=str):
         mine, theirs = here.get(name), memory.names.get(name, frozenset())
-        if mine not in theirs if mine is not None else theirs & images:
+        differs = mine not in theirs if mine is not None else bool(theirs & images)
+        if differs:
             text = f"{service} resolves it to {', '.join(map(str, sorted(theirs, key=str))) or 'no image'}"
             of_disk = f"{shown(name.familiar())} -> {mine or 'no image'}, as the list on the disk has it"
             for image_id in images & {*theirs, mine}:
@@ -145,7 +146,7 @@ def _compare(plan: StorePlan, service: Service, memory: EngineMemory) -> _Findin
 
 
 def _is_listed(plan: StorePlan) -> Callable[[Reference], bool]:
-    """Return which names the store lists: Podman derives names with digests from manifests."""
+    """Return a test for names that the store lists: Podman derives names with digests from manifests."""
     return lambda name: name.digest is None or plan.store == docker_store.NAME
 
 

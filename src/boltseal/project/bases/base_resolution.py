@@ -69,9 +69,11 @@ class BaseResolver:
         self._now = now
         self._former_images = former or FormerImages()
         self._former: dict[Reference, list[Candidate]] = {}
+        self._equal: dict[tuple[str, ...], list[Candidate]] = {}
         self._formerly: dict[Digest, set[Reference]] = {}
         for candidate in self._former_images.candidates:
             self._former.setdefault(candidate.base, []).append(candidate)
+            self._equal.setdefault(candidate.facts.diff_ids, []).append(candidate)
             self._formerly.setdefault(candidate.facts.config, set()).add(candidate.base)
         self._current = {(candidate.base, candidate.facts.config) for candidate in current} if self._former else set()
         self._now_us = now_us
@@ -111,6 +113,12 @@ class BaseResolver:
         base = await self._base_facts(verdict, judged.facts)
         if base is None:
             return verdict
+        equal = next(
+            (each for each in self._equal.get(judged.facts.diff_ids, ()) if self._has_moved(each, judged)), None
+        )
+        if equal is not None:
+            reason = f"{equal.base} resolved to an image with the same layers and history, and has moved"
+            return judge_doubted(verdict, reason)
         moved = sorted(
             str(tag)
             for tag in self._formerly.get(base.config, ())
@@ -119,6 +127,14 @@ class BaseResolver:
             and (tag, base.config) not in self._current
         )
         return judge_aliases(verdict, moved) if moved else verdict
+
+    def _has_moved(self, former: Candidate, judged: JudgedImage) -> bool:
+        """Return whether a tag of another repository resolved to an image with the image's history, and has moved."""
+        return (
+            former.base.name != judged.reference.name
+            and former.base not in self._former_images.gone
+            and former.facts.history == judged.facts.history
+        )
 
     async def _doubt_of_current(self, judged: JudgedImage, verdict: BaseVerdict) -> str:
         """Return why a base that layers or an inheritable label show may not be the closest one; "" for no doubt."""

@@ -24,7 +24,7 @@ from boltseal.project.bases.former_images import (
 from boltseal.project.bases.freshness import TagInterval
 from boltseal.project.bases.image_documents import ImageDocuments, RemoteRepository
 from boltseal.project.bases.tag_history import TagHistories
-from boltseal.project.bases.unknown_periods import UnknownPeriod, Window, gaps
+from boltseal.project.bases.unknown_periods import UnknownPeriod, Window, gaps, possible
 
 
 class ScannedTag(NamedTuple):
@@ -131,6 +131,7 @@ class TagPast:
                 missing.append(Window(observed[-1].last_us, None))
             why = f"{reference.by_tag} was not observed all the time, and {reference.registry} keeps no history"
             unknown += [UnknownPeriod(reference.name, why, when, observed=False) for when in missing]
+            observed = possible(observed, listings[reference.registry])
         # without an answer from the registry, the last observation may still be current
         return observed if answered else observed[:-1]
 

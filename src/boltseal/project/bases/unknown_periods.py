@@ -71,6 +71,18 @@ def _reason(latest_first: Iterable[UnknownPeriod], own: str, when: Window) -> st
     return ""
 
 
+def possible(intervals: Sequence[TagInterval], listings: Sequence[int] = ()) -> tuple[TagInterval, ...]:
+    """Extend observed intervals to the times at which the tag may have resolved to each digest already, or still."""
+    if not intervals:
+        return ()
+    starts = [_absent_us(intervals[0], listings), *(interval.last_us for interval in intervals[:-1])]
+    ends = [*(interval.first_us for interval in intervals[1:]), None]
+    return tuple(
+        interval._replace(first_us=start_us, last_us=end_us)
+        for interval, start_us, end_us in zip(intervals, starts, ends, strict=True)
+    )
+
+
 def gaps(intervals: Sequence[TagInterval], listings: Sequence[int] = ()) -> Iterator[Window]:
     """Yield the times at which it is unknown what a tag resolved to. `intervals`: the oldest first.
 
@@ -80,12 +92,16 @@ def gaps(intervals: Sequence[TagInterval], listings: Sequence[int] = ()) -> Iter
     if not intervals:
         yield Window(None, None)
         return
-    first_us = intervals[0].first_us
-    absent = listings[: bisect_left(listings, first_us)] if first_us is not None else ()
-    yield Window(absent[-1] if absent else None, first_us)
+    yield Window(_absent_us(intervals[0], listings), intervals[0].first_us)
     for before, after in pairwise(intervals):
         if before.last_us is None or after.first_us is None or before.last_us < after.first_us:
             yield Window(before.last_us, after.first_us)
+
+
+def _absent_us(first: TagInterval, listings: Sequence[int]) -> int | None:
+    """Return when the registry was last listed without a tag, before it was observed for the first time."""
+    before = 0 if first.first_us is None else bisect_left(listings, first.first_us)
+    return listings[before - 1] if before else None
 
 
 def _start(window: Window) -> int:

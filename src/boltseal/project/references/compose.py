@@ -31,8 +31,7 @@ from boltseal.project.image_references import (
     Span,
 )
 from boltseal.project.references.build_arguments import BuildArguments
-from boltseal.project.references.compose_files import ComposeFile as _File
-from boltseal.project.references.compose_files import ImageScalar as _ImageScalar
+from boltseal.project.references.compose_files import ComposeFile, ImageScalar
 from boltseal.project.references.compose_loading import LoadedFiles, folder_of
 from boltseal.project.references.compose_places import (
     Place,
@@ -97,7 +96,7 @@ class _Reader:
         for file in files:
             self.count_uses(file)
         self.count_beside()
-        scalars: list[_ImageScalar] = []
+        scalars: list[ImageScalar] = []
         for file in files:
             for name, keys in file.each_service():
                 scalars += self.in_service(file, name, keys)
@@ -107,7 +106,7 @@ class _Reader:
         self.image_refs.extend(map(self.image_ref, scalars))
         return ScanResult(tuple(self.image_refs), tuple(self.problems), accounted=tuple(self.accounted))
 
-    def count_uses(self, file: _File) -> None:
+    def count_uses(self, file: ComposeFile) -> None:
         """Count every use of a variable in the file: one that is used twice can't carry a digest."""
         used = Counter(variables_in(file.source.text, Dialect.COMPOSE))
         envs = {self.loaded.env(name).path for names in (file.envs, *file.also) for name in names}
@@ -130,7 +129,7 @@ class _Reader:
             for variable in env.values:
                 self.uses[env.path, variable] += others[folder][variable]
 
-    def count_same(self, scalars: Iterable[_ImageScalar]) -> dict[tuple[str, str], int]:
+    def count_same(self, scalars: Iterable[ImageScalar]) -> dict[tuple[str, str], int]:
         """Return for each variable that ends only one image reference how many texts are that reference."""
         ends: defaultdict[tuple[str, str], dict[tuple[str, Span], str]] = defaultdict(dict)
         for scalar in scalars:
@@ -154,7 +153,7 @@ class _Reader:
                     used.update(variables_in(self.project.read(name).text, Dialect.COMPOSE))
         return used
 
-    def in_service(self, file: _File, name: str, keys: Pairs) -> list[_ImageScalar]:
+    def in_service(self, file: ComposeFile, name: str, keys: Pairs) -> list[ImageScalar]:
         asked = text_of(keys.get("platform"))
         platforms = (asked,) if asked and "$" not in asked else ()
         at = f"{'' if file.source.path in self.loaded.included else EXTENDED}services.{name}."
@@ -170,7 +169,7 @@ class _Reader:
             self.add(read_inline(file.source, inline, f"{at}build.dockerfile_inline"))
         return found
 
-    def inherited(self, file: _File, name: str, keys: Pairs) -> list[_ImageScalar]:
+    def inherited(self, file: ComposeFile, name: str, keys: Pairs) -> list[ImageScalar]:
         """Return the image that a service has by `extends`, for an override: Compose extends before it merges files."""
         if "image" in keys or file.source.path not in self.loaded.included or self.loaded.is_built(file, name):
             return []
@@ -187,20 +186,20 @@ class _Reader:
 
     def scalars(
         self,
-        file: _File,
+        file: ComposeFile,
         begin: str,
         places: Iterable[Place],
         platforms: tuple[str, ...] = (),
         *,
         build: bool = False,
-    ) -> list[_ImageScalar]:
+    ) -> list[ImageScalar]:
         """Return the scalars at these places; a template there is a problem."""
-        found: list[_ImageScalar] = []
+        found: list[ImageScalar] = []
         for node, where, prefix, locked_only in places:
             if node is not None and is_template(file.source, node):
                 self.problems.append(ScanProblem(file.source.path, line_of(node), "is a template: not evaluated"))
             elif isinstance(node, ScalarNode) and text_of(node):
-                found.append(_ImageScalar(file, node, f"{begin}{where}", platforms, build, prefix, locked_only))
+                found.append(ImageScalar(file, node, f"{begin}{where}", platforms, build, prefix, locked_only))
         return found
 
     def add(self, found: ScanResult) -> None:
@@ -208,7 +207,7 @@ class _Reader:
         self.problems.extend(found.problems)
         self.accounted.extend(found.accounted)
 
-    def image_ref(self, scalar: _ImageScalar) -> ImageReference:
+    def image_ref(self, scalar: ImageScalar) -> ImageReference:
         source, node = scalar.file.source, scalar.node
         written = node.value.strip()
         env = self.loaded.variables(scalar.file.envs)
@@ -250,14 +249,14 @@ class _Reader:
             override_only=reason,
         )
 
-    def differs_elsewhere(self, scalar: _ImageScalar, text: str) -> bool:
+    def differs_elsewhere(self, scalar: ImageScalar, text: str) -> bool:
         """Return whether a scalar has another value with the env files of another include path."""
         value = scalar.node.value.rstrip("\n")
         others = (self.loaded.variables(envs) for envs in scalar.file.also)
         return any(fill(value, env.get, Dialect.COMPOSE, strict=False).text != text for env in others)
 
     def edit_range(
-        self, scalar: _ImageScalar, filled: Interpolated, env: Variables
+        self, scalar: ImageScalar, filled: Interpolated, env: Variables
     ) -> tuple[EditRange | None, str | None]:
         """Return where the digest is written, or why it can't be written."""
         source, node = scalar.file.source, scalar.node

@@ -16,8 +16,7 @@ from yaml.nodes import Node
 
 from boltseal.errors import quote
 from boltseal.project.image_references import COMPOSE_NAMES, COMPOSE_OVERRIDES, ScanProblem
-from boltseal.project.references.compose_files import ComposeFile as _File
-from boltseal.project.references.compose_files import FileToRead as _FileToRead
+from boltseal.project.references.compose_files import ComposeFile, FileToRead
 from boltseal.project.references.compose_places import named_files
 from boltseal.project.references.dotenv import Dotenv, Variables, parse_dotenv
 from boltseal.project.references.interpolation import Dialect, InterpolationFailed, fill
@@ -37,18 +36,18 @@ class LoadedFiles:
 
     def __init__(self, project: ProjectTree) -> None:
         self.project = project
-        self.files: dict[str, _File | None] = {}
-        self.other_files: dict[str, _File | None] = {}
+        self.files: dict[str, ComposeFile | None] = {}
+        self.other_files: dict[str, ComposeFile | None] = {}
         self.envs: dict[str, Dotenv] = {}
         self.included: set[str] = set()
-        self.built: dict[tuple[str, str], tuple[bool, tuple[_File, str] | None]] = {}
+        self.built: dict[tuple[str, str], tuple[bool, tuple[ComposeFile, str] | None]] = {}
         self.problems: list[ScanProblem] = []
 
     def load_all(self, paths: Iterable[ProjectPath]) -> None:
         """Load these files and all that they include and extend."""
         paths = list(paths)
         self.included.update(path.name for path in paths)
-        waiting = deque(_FileToRead(path.name, (_env_of(folder_of(path.link_path)),), path.link_path) for path in paths)
+        waiting = deque(FileToRead(path.name, (_env_of(folder_of(path.link_path)),), path.link_path) for path in paths)
         while waiting:
             file = self.load(*waiting.popleft())
             if file is not None:
@@ -66,7 +65,7 @@ class LoadedFiles:
                         named.add(self.project.name(Path(text), folder_of(path.link_path)))
         return [path for path in waiting if path.name not in named]
 
-    def load(self, name: str, envs: tuple[str, ...], at: str) -> _File | None:
+    def load(self, name: str, envs: tuple[str, ...], at: str) -> ComposeFile | None:
         if name not in self.files:
             file = self.files[name] = self.parse_file(name, envs, at)
             return file
@@ -78,23 +77,23 @@ class LoadedFiles:
                 self.problems.append(ScanProblem(name, 0, message))
         return None
 
-    def referenced_files(self, file: _File) -> list[_FileToRead]:
+    def referenced_files(self, file: ComposeFile) -> list[FileToRead]:
         """Return the files that this one includes or extends, each with its env files."""
-        found: list[_FileToRead] = []
+        found: list[FileToRead] = []
         included = self.included if file.source.path in self.included else set()
         for document in file.documents:
             for entry in items(pairs(document).get("include")):
                 listed = pairs(entry).get("path", entry)
                 names = [name for listing in items(listed) or [listed] for name in self.path(file, listing)]
                 envs = self.included_envs(file, entry, names[0]) if names else ()
-                found += [_FileToRead(name, envs, name) for name in names]
+                found += [FileToRead(name, envs, name) for name in names]
                 included.update(names)
         for _, keys in file.each_service():
             path = pairs(keys.get("extends")).get("file")
-            found += [_FileToRead(name, file.envs, name) for name in self.path(file, path)]
+            found += [FileToRead(name, file.envs, name) for name in self.path(file, path)]
         return found
 
-    def included_envs(self, file: _File, entry: Node, first: str) -> tuple[str, ...]:
+    def included_envs(self, file: ComposeFile, entry: Node, first: str) -> tuple[str, ...]:
         """Return the env files of an included file: the project's first, then its `env_file` or its folder's `.env`."""
         if len(file.envs) > MAX_ENV_SETS:
             message = f"nested includes use more than {MAX_ENV_SETS} env files: not followed further"
@@ -113,7 +112,7 @@ class LoadedFiles:
         except Unreadable:
             return file.envs
 
-    def path(self, file: _File, node: Node | None) -> list[str]:
+    def path(self, file: ComposeFile, node: Node | None) -> list[str]:
         """Return the project file that a scalar names as a list of one, or [] and a problem if there is none."""
         written = text_of(node)
         if node is None or not written:
@@ -144,7 +143,7 @@ class LoadedFiles:
     def variables(self, envs: tuple[str, ...]) -> Variables:
         return Variables(tuple(self.env(name) for name in envs))
 
-    def is_built(self, file: _File, name: str) -> bool:
+    def is_built(self, file: ComposeFile, name: str) -> bool:
         """Return whether a service has a `build`: itself, in a service it extends, or in the override file."""
         seen: set[tuple[str, str]] = set()
         waiting = [(file, name), *((other, name) for other in self.partners(file))]
@@ -159,7 +158,7 @@ class LoadedFiles:
             waiting += [further] if further is not None else []
         return False
 
-    def build_and_base(self, file: _File, name: str) -> tuple[bool, tuple[_File, str] | None]:
+    def build_and_base(self, file: ComposeFile, name: str) -> tuple[bool, tuple[ComposeFile, str] | None]:
         """Return whether a service itself has a `build`, and the service that it extends."""
         key = (file.source.path, name)
         if key not in self.built:
@@ -174,30 +173,30 @@ class LoadedFiles:
             self.built[key] = ("build" in keys, (target, base_name) if base_name and target is not None else None)
         return self.built[key]
 
-    def file_at(self, file: _File, path: str) -> _File | None:
+    def file_at(self, file: ComposeFile, path: str) -> ComposeFile | None:
         try:
             return self.files.get(self.project.name(Path(path), folder_of(file.at)))
         except Unreadable:
             return None
 
-    def partners(self, file: _File) -> list[_File]:
+    def partners(self, file: ComposeFile) -> list[ComposeFile]:
         """Return the files that Compose loads together with this one by default."""
         if file.partners is None:
             file.partners = self.find_partners(file)
         return file.partners
 
-    def find_partners(self, file: _File) -> list[_File]:
+    def find_partners(self, file: ComposeFile) -> list[ComposeFile]:
         folder, _, last = file.at.rpartition("/")
         if last not in COMPOSE_NAMES + COMPOSE_OVERRIDES:
             return []
-        found: list[_File] = []
+        found: list[ComposeFile] = []
         for partner in COMPOSE_OVERRIDES if last in COMPOSE_NAMES else COMPOSE_NAMES:
             name = f"{folder}/{partner}" if folder else partner
             other = self.other_file(name, file.envs) if self.project.has(name) else None
             found += [other] if other is not None else []
         return found
 
-    def other_file(self, name: str, envs: tuple[str, ...]) -> _File | None:
+    def other_file(self, name: str, envs: tuple[str, ...]) -> ComposeFile | None:
         """Read a file beside another one, following a link."""
         if name not in self.other_files:
             self.other_files[name] = None
@@ -208,11 +207,11 @@ class LoadedFiles:
                 self.problems.append(ScanProblem(name, 0, str(error)))
         return self.other_files[name]
 
-    def parse_file(self, name: str, envs: tuple[str, ...], at: str) -> _File | None:
+    def parse_file(self, name: str, envs: tuple[str, ...], at: str) -> ComposeFile | None:
         """Parse a file, without collecting its references."""
         try:
             source = self.project.read(name)
-            file = _File(source, compose(source), envs, at)
+            file = ComposeFile(source, compose(source), envs, at)
         except Unreadable as error:
             self.problems.append(error.problem)
             return None

@@ -87,15 +87,15 @@ class _Verified(NamedTuple):
 class RequestAuth:
     """Authentication and authorization of requests.
 
-    `realm`: the absolute address of the token service; None if the configuration does not determine it. `open_to`: the
+    `realm`: the absolute address of the token service; None if the configuration does not determine it. `allowed_hosts`: the
     host names by which a registry without users may be addressed, None for any. On loopback only names of this machine
     are allowed: a web page that resolves its own name to this address (DNS rebinding) sends that name.
     """
 
-    def __init__(self, access: Access, realm: str | None, open_to: frozenset[str] | None = None) -> None:
+    def __init__(self, access: Access, realm: str | None, allowed_hosts: frozenset[str] | None = None) -> None:
         self.access = access
         self._realm = realm
-        self._open_to = open_to
+        self._allowed_hosts = allowed_hosts
         self._secret = os.urandom(32)
         self._verified: OrderedDict[bytes, _Verified] = OrderedDict()
         self._admitted: OrderedDict[tuple[bytes, str, Action], _Admitted] = OrderedDict()
@@ -176,11 +176,11 @@ class RequestAuth:
 
     def refuse_other_hosts(self, request: Request) -> None:
         """Check the Host header of a registry on loopback without users. Raises: HostRefused: it is a foreign name."""
-        if self._open_to is None:
+        if self._allowed_hosts is None:
             return
         host = (request.header(b"host") or "").lower()
         name = host.rpartition(":")[0] if host.rpartition(":")[2].isdecimal() else host
-        if name not in self._open_to:
+        if name not in self._allowed_hosts:
             raise HostRefused(
                 f"host {quote(host)} refused: without users this registry is only served under names of this machine; "
                 "use localhost, or set public_url"

@@ -18,7 +18,7 @@ def realm(settings: Settings) -> str | None:
     return f"{'https' if server.tls_cert else 'http'}://{server.address}{TOKEN_PATH}"
 
 
-def open_to(settings: Settings) -> frozenset[str] | None:
+def allowed_hosts(settings: Settings) -> frozenset[str] | None:
     """Return the host names by which a registry without users may be addressed: this machine's on loopback, else any.
 
     A proxy in front passes on the name that clients use, and controls access itself.
