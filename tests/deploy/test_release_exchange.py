@@ -114,10 +114,10 @@ def test_the_hold_of_a_rollback_outlasts_a_new_number(truth: bool) -> None:
     back = msgspec.structs.replace(release(3), of=2, previous=1, hold=True, kind=ReleaseKind.ROLLBACK, started_us=32)
     ours = [bad, good, StoredRelease(revision=1, release=back, contents=CONTENTS)]
     theirs = [stored(1, who="bob@laptop", started_us=10), good, stored(3, who="bob@laptop", started_us=11)]
-    found = exchanged(*((theirs, ours) if truth else (ours, theirs)), truth=truth)
+    found = exchanged(*((theirs, ours) if truth else (ours, theirs)), authoritative=truth)
     known = exchanged(
         *(([*theirs, stored(7, 2, started_us=30)], ours) if truth else (ours, [*theirs, stored(7, 2, started_us=30)])),
-        truth=truth,
+        authoritative=truth,
     )
 
     moved = {each.release.started_us: each.release for each in found.to_engine}
