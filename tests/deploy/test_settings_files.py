@@ -148,3 +148,10 @@ def test_a_link_out_of_the_project_is_not_followed(root: Path, tmp_path: Path) -
     with pytest.raises(Unavailable, match="leads out of the project"):
         write_settings(root, {"app.env": b"A=1\n"}, {})
     assert (tmp_path / "outside").read_text() == "kept"
+
+
+def test_a_restored_file_gets_no_special_rights(root: Path) -> None:
+    """A recorded mode with the setuid bit is restored without it: a release comes from the engine."""
+    write_settings(root, {"tool": b"#!/bin/sh\n"}, {"tool": 0o6755})
+
+    assert stat.S_IMODE((root / "tool").stat().st_mode) == 0o755

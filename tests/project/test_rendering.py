@@ -186,6 +186,61 @@ def test_a_printed_image_that_a_file_shows_has_one_result(tmp_path: Path) -> Non
     assert [each.format for each in without_shown(found).image_refs] == ["compose"]
 
 
+@pytest.mark.parametrize("path", [".:{}", ":{}", "bin:{}"])
+def test_a_program_of_the_project_is_not_run(path: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A relative folder in PATH, which would be one of the project, is not searched for tools."""
+    root = written(tmp_path / "p", {"kustomization.yaml": "resources: []\n"})
+    for name in ("kubectl", "unshare", "bin/kubectl"):
+        executable(root / name, f"#!/bin/sh\ntouch {tmp_path}/run\n")
+    monkeypatch.chdir(root)
+    own = {**environment(), "PATH": path.format(os.environ["PATH"]), "DOCKER_CONFIG": "docker"}
+    add_rendered(open_project(root), [Rendered("kustomize", ".")], own)
+
+    assert not (tmp_path / "run").exists()
+    assert tool_environment(tmp_path, own["PATH"], "docker")["DOCKER_CONFIG"] == str(root / "docker")
+
+
+def test_a_template_names_no_file_out_of_the_project(tmp_path: Path) -> None:
+    """A comment that Helm's output has from a template names the chart if its path leads out of the project."""
+    root = written(tmp_path / "p", {"shop/Chart.yaml": "name: shop\n"})
+    pod = "kind: Pod\napiVersion: v1\nspec: {containers: [{image: 'x/a:1'}]}\n"
+    text = "".join(f"---\n# Source: shop/{path}\n{pod}" for path in ("../../x", "/etc/passwd", "..", "../.."))
+    executable(tmp_path / "bin/helm", f"#!/bin/sh\ncat <<'E'\n{text}E\n")
+    found = add_rendered(open_project(root), [Rendered("helm", "shop")], environment(tmp_path / "bin"))
+
+    assert {each.path for each in found.opened.image_refs} <= {"shop", "shop/etc/passwd", "."}
+
+
+IMAGE_OF_ENV = "services:\n  web: {image: 'registry.example/x:${TOKEN}'}\n"
+
+
+@pytest.mark.parametrize("tool", ["compose", "include", "helm"])
+def test_a_file_out_of_the_project_does_not_become_the_name_of_an_image(tool: str, tmp_path: Path) -> None:
+    """A project that makes a tool read a file outside of it, by a link or a path, is not rendered: its registry would be told."""
+    secret = tmp_path / "secret.env"
+    secret.write_text("TOKEN=s3cr3t\n")
+    root = written(tmp_path / "p", {"compose.yaml": IMAGE_OF_ENV, "Chart.yaml": "name: shop\n", "files/x": ""})
+    if tool == "include":
+        (root / "sub.yaml").write_text(IMAGE_OF_ENV)
+        (root / "compose.yaml").write_text(f"include: [{{path: sub.yaml, env_file: {secret}}}]\n")
+    else:
+        (root / (".env" if tool == "compose" else "files/link")).symlink_to(secret)
+    executable(tmp_path / "bin/helm", "#!/bin/sh\ncat files/link\n")
+    wanted = [Rendered("helm" if tool == "helm" else "compose", ".")]
+    found = add_rendered(open_project(root), wanted, environment(tmp_path / "bin")).opened
+
+    assert "s3cr3t" not in str(found)
+    assert "is outside of the project" in found.problems[-1].message
+    assert "can't be rendered" in found.problems[-1].message
+
+
+def test_messages_without_end_are_limited(tmp_path: Path) -> None:
+    """A tool that writes messages faster than they are read is ended after the time limit."""
+    own = tool_environment(tmp_path, os.environ["PATH"], str(tmp_path))
+    with pytest.raises(NotRendered, match="took longer than 1 s"):
+        run_tool(["sh", "-c", "yes >&2 & yes >&2 & exec yes >&2"], tmp_path, own, time_limit_s=1)
+
+
 def test_a_tool_has_no_network(tmp_path: Path) -> None:
     """A tool sees no network device but its own loopback, where the system allows that, and no proxy that works."""
     own = tool_environment(tmp_path, os.environ["PATH"], str(tmp_path))

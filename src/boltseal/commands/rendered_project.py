@@ -6,12 +6,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from boltseal.commands.project_images import OpenedProject
-from boltseal.errors import BoltsealError
+from boltseal.errors import BoltsealError, quote
 from boltseal.lockfile.document import Rendered
 from boltseal.project.ignored import IgnoredReference, ignored_by
 from boltseal.project.image_references import Format, ImageReference, ScanProblem
 from boltseal.project.rendering.printed_images import RENDERED, printed_images
+from boltseal.project.rendering.tool_runs import NotRendered
 from boltseal.project.rendering.tools import render, renderable
+from boltseal.project.source_files import OUTSIDE
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +42,7 @@ def add_rendered(opened: OpenedProject, wanted: Iterable[Rendered], environment:
         if not _is_open(opened, each):
             continue
         try:
+            _check_inside(opened, each)
             printed = render(each, opened.asked.project, environment)
             image_refs += printed_images(each, printed, opened.found, opened.settings.crds)
             done.append(each)
@@ -53,6 +56,17 @@ def without_shown(opened: OpenedProject) -> OpenedProject:
     shown = {each.resolved for each in opened.image_refs if each.format != RENDERED}
     kept = tuple(each for each in opened.image_refs if each.format != RENDERED or each.resolved not in shown)
     return replace(opened, image_refs=kept)
+
+
+def _check_inside(opened: OpenedProject, each: Rendered) -> None:
+    """Check that Compose reads no file outside of the project that the scan has left out: values in it could become names.
+
+    Raises: NotRendered.
+    """
+    folder = "" if each.path == "." else f"{each.path}/"
+    for problem in opened.problems if each.tool == "compose" else ():
+        if problem.message.startswith(OUTSIDE) and (problem.path == each.path or problem.path.startswith(folder)):
+            raise NotRendered(f"{quote(problem.path)} names a file that {problem.message}")
 
 
 def _is_open(opened: OpenedProject, each: Rendered) -> bool:

@@ -31,6 +31,7 @@ MAX_FILE_BYTES: Final = 1024 * 1024
 MAX_ALL_BYTES: Final = 16 * 1024 * 1024
 MAX_ENTRIES: Final = 10_000
 PRIVATE: Final = 0o600
+_MODES: Final = 0o777  # a release from the engine never makes a program that runs with another user's rights
 
 
 @dataclass(slots=True)
@@ -194,6 +195,6 @@ def write_settings(root: Path, files: Mapping[str, bytes], modes: Mapping[str, i
             if owner is not None:
                 with suppress(PermissionError):
                     os.chown(real, owner.st_uid, owner.st_gid)
-            real.chmod(modes.get(name, PRIVATE))
+            real.chmod(modes.get(name, PRIVATE) & _MODES)
         except OSError as error:
             raise Unavailable(f"{name} can't be restored: {error.strerror}; restore it by hand") from error

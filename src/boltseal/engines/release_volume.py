@@ -22,7 +22,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import PurePosixPath
-from typing import Final, TypeVar
+from typing import IO, Final, TypeVar
 
 import msgspec
 
@@ -125,7 +125,6 @@ class VolumeContainer:
 
     async def read(self, folder: str = "") -> dict[str, bytes]:
         """Return the files of a folder of the volume by their paths in it; none if there is no such folder."""
-        files: dict[str, bytes] = {}
         path = f"{MOUNTED_AT}/{folder}".rstrip("/")
         with tempfile.TemporaryFile() as spooled:
             try:
@@ -134,18 +133,12 @@ class VolumeContainer:
                         spooled.write(piece)
             except NoSuchContainer:
                 await labels_of(self.engine, self.id)  # the container itself must be there
-                return files
+                return {}
             spooled.seek(0)
             try:
-                with tarfile.open(fileobj=spooled, mode="r:") as archive:
-                    for member in archive:
-                        parts = PurePosixPath(member.name).parts[1:]
-                        content = archive.extractfile(member) if member.isfile() else None
-                        if parts and content is not None:
-                            files["/".join(parts)] = content.read()
+                return files_in_archive(spooled)
             except (tarfile.TarError, OSError, ValueError) as error:
                 raise EngineMismatch(f"the engine's archive of {path} can't be read: {error}") from error
-        return files
 
     async def write(self, files: Mapping[str, bytes]) -> None:
         """Write files of the volume, readable only by root of the engine's host. Raises: NoSuchContainer: it was removed."""
@@ -173,6 +166,23 @@ class VolumeContainer:
     async def remove(self) -> None:
         """Remove the container and the image without files; the volume stays."""
         await remove_container(self.engine, self.id)
+
+
+def files_in_archive(file: IO[bytes]) -> dict[str, bytes]:
+    """Return the regular files in an engine's archive of a folder, by their paths in it.
+
+    Raises: TarError, OSError, ValueError: it is malformed, or has a sparse file, which can be far larger than the archive.
+    """
+    files: dict[str, bytes] = {}
+    with tarfile.open(fileobj=file, mode="r:") as archive:
+        for member in archive:
+            if member.issparse():
+                raise ValueError("it has a sparse file")
+            parts = PurePosixPath(member.name).parts[1:]
+            content = archive.extractfile(member) if member.isfile() else None
+            if parts and content is not None:
+                files["/".join(parts)] = content.read()
+    return files
 
 
 async def has_volume(engine: Engine) -> bool:

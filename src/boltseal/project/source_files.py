@@ -22,6 +22,7 @@ from boltseal.project.image_references import ScanProblem
 MAX_FILE_BYTES: Final = 16 * 1024 * 1024
 CACHED_CHARACTERS: Final = 64 * 1024
 _BOM: Final = b"\xef\xbb\xbf"
+OUTSIDE: Final = "is outside of the project"
 
 T = TypeVar("T")
 
@@ -128,7 +129,7 @@ class ProjectTree:
         real = os.path.realpath(os.path.join(self._base, base, shown))  # noqa: PTH118 - thousands of times
         inside = self._base.rstrip("/") + "/"
         if real != self._base and not real.startswith(inside):
-            reason = f"is outside of the project: {quote(real)}; not read; --project names a folder that contains both"
+            reason = f"{OUTSIDE}: {quote(real)}; not read; --project names a folder that contains both"
             raise Unreadable(shown, 0, reason)
         name = self._names[shown, base] = real[len(inside) :] or "."
         return name

@@ -101,7 +101,8 @@ def _resources(
         if each.tool == "helm":
             begin = int(document.start_mark.index)
             path = next((path for end, path in reversed(comments) if end <= begin), "")
-            file = posixpath.normpath(posixpath.join(each.path, path.partition("/")[2]))
+            at = posixpath.join(printed.root, each.path)
+            file = _inside(printed, posixpath.join(at, path.partition("/")[2].lstrip("/"))) or each.path
         else:
             annotations = pairs(pairs(pairs(document).get("metadata")).get("annotations"))
             origin = _PATH.search(text_of(annotations.get(_ORIGIN)) or "")
@@ -114,7 +115,7 @@ def _resources(
 def _inside(printed: Printed, path: str) -> str:
     """Return the path in the project of a file that the output names; "" if it is outside."""
     file = posixpath.relpath(posixpath.join(printed.base, path), printed.root)
-    return "" if file.startswith("..") else file
+    return "" if file == ".." or file.startswith("../") else file
 
 
 def _from(each: Rendered, image_ref: ImageReference, path: str, found: ScanResult) -> ImageReference:

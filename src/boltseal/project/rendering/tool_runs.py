@@ -3,7 +3,8 @@
 A checked-out project is untrusted, and so is what a tool prints about it:
 
 - The command is fixed here; nothing of it comes from the project but a path, which is inside the project. No shell.
-- The environment is minimal, with an empty home: the result depends on the project alone.
+- The environment is minimal, with an empty home: the result depends on the project alone. Relative folders of PATH are left out:
+  they would be folders of the project.
 - Without a network, where the system has `unshare` and allows it: a remote base can't be fetched. Elsewhere proxies and
   git are pointed at nothing, which the tools respect.
 - A run has its own process group, a time limit and a limit on output. A failure is one line.
@@ -43,15 +44,20 @@ def tool_environment(home: Path, path: str, docker_config: str) -> dict[str, str
     """Return the environment of a tool. `home`: an empty folder. `docker_config`: where Docker has its plugins."""
     folders = ("HELM_CACHE_HOME", "HELM_CONFIG_HOME", "HELM_DATA_HOME", "XDG_CACHE_HOME", "XDG_CONFIG_HOME")
     return {
-        "PATH": path,
+        "PATH": absolute_folders(path),
         "HOME": str(home),
         "LANG": "C.UTF-8",
-        "DOCKER_CONFIG": docker_config,
+        "DOCKER_CONFIG": str(Path.cwd() / docker_config),
         "GIT_ALLOW_PROTOCOL": "none",
         "KUBECONFIG": os.devnull,
         **dict.fromkeys(folders, str(home)),
         **dict.fromkeys(("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"), _NOWHERE),
     }
+
+
+def absolute_folders(path: str) -> str:
+    """Return the folders of a PATH that do not depend on the current one."""
+    return os.pathsep.join(each for each in path.split(os.pathsep) if Path(each).is_absolute())
 
 
 def run_tool(
@@ -104,7 +110,7 @@ def _outputs(
                 ready.register(pipe, selectors.EVENT_READ, into)
         while ready.get_map():
             events = ready.select(max(0.0, ends - time.monotonic()))
-            if not events:
+            if not events or time.monotonic() > ends:
                 raise NotRendered(f"{name} took longer than {time_limit_s:g} s and was ended")
             for key, _ in events:
                 piece = os.read(key.fd, _PIECE)

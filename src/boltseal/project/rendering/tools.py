@@ -15,13 +15,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
+from boltseal.errors import quote
 from boltseal.lockfile.document import Rendered
 from boltseal.project.image_references import COMPOSE_NAMES, Format, ScanResult
 from boltseal.project.references.kustomize import KUSTOMIZATION_NAMES
 from boltseal.project.references.kustomize_names import deployed_kustomizations
 from boltseal.project.references.yaml_nodes import compose, pairs, text_of
 from boltseal.project.rendering.printed_images import Printed
-from boltseal.project.rendering.tool_runs import NotRendered, run_tool, tool_environment
+from boltseal.project.rendering.tool_runs import NotRendered, absolute_folders, run_tool, tool_environment
 from boltseal.project.source_files import ProjectTree, Unreadable
 
 _CHART: Final = "Chart.yaml"
@@ -43,7 +44,8 @@ def render(each: Rendered, project: ProjectTree, environment: Mapping[str, str])
     at = project.root / inside
     if not at.exists():
         raise NotRendered("is not there any more; `boltseal lock --render` renders what is there")
-    path = environment.get("PATH", os.defpath)
+    _check_links(each.tool, at, project)
+    path = absolute_folders(environment.get("PATH", os.defpath))
     docker_config = environment.get("DOCKER_CONFIG") or str(Path(environment.get("HOME", "/")) / ".docker")
     with tempfile.TemporaryDirectory(prefix="boltseal-render-") as scratch:
         home = Path(os.path.realpath(scratch))
@@ -68,6 +70,24 @@ def _command(tool: str, at: Path, home: Path, path: str) -> list[str]:
     program = ["docker-compose"] if shutil.which("docker", path=path) is None else ["docker", "compose"]
     _installed(program[0], path)
     return [*program, *files, "--profile", "*", "config", "--format", "json"]
+
+
+def _check_links(tool: str, at: Path, project: ProjectTree) -> None:
+    """Check that no link makes a tool read a file outside of the project: its text could become the name of an image.
+
+    Helm follows the links in a chart, and Compose that of `.env`; kustomize refuses such files. Raises: NotRendered.
+    """
+    links: Iterator[Path] = iter(())
+    if tool == "compose":
+        links = iter([(at if at.is_dir() else at.parent) / ".env"])
+    elif tool == "helm":
+        links = (Path(parent, name) for parent, folders, names in os.walk(at) for name in (*folders, *names))
+    for link in links:
+        if link.is_symlink():
+            try:
+                project.name(link)
+            except Unreadable as error:
+                raise NotRendered(f"{quote(os.path.relpath(link, project.root))} {error}") from error
 
 
 def _installed(program: str, path: str) -> str:
