@@ -289,7 +289,7 @@ class FakeEngine:
 
 
 def _labelled(container: Mapping[str, Any], wanted: list[str]) -> bool:
-    labels = container["Config"].get("Labels") or {}
+    labels = (container.get("Config") or {}).get("Labels") or {}
     return all(labels.get(each.partition("=")[0]) == each.partition("=")[2] for each in wanted)
 
 
