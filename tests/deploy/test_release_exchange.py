@@ -107,17 +107,21 @@ def test_two_releases_of_one_number_are_both_kept(authoritative: bool) -> None:
     assert moved.release.end is (ReleaseEnd.HEALTHY if authoritative else ReleaseEnd.ABANDONED)
 
 
-@pytest.mark.parametrize("truth", [True, False])
-def test_the_hold_of_a_rollback_outlasts_a_new_number(truth: bool) -> None:
+@pytest.mark.parametrize("authoritative", [True, False])
+def test_the_hold_of_a_rollback_outlasts_a_new_number(authoritative: bool) -> None:
     """A rollback that gets another number still refers to the releases of its side, so that its hold stays."""
     bad, good = stored(1, started_us=30), stored(2, started_us=31)
     back = msgspec.structs.replace(release(3), of=2, previous=1, hold=True, kind=ReleaseKind.ROLLBACK, started_us=32)
     ours = [bad, good, StoredRelease(revision=1, release=back, contents=CONTENTS)]
     theirs = [stored(1, who="bob@laptop", started_us=10), good, stored(3, who="bob@laptop", started_us=11)]
-    found = exchanged(*((theirs, ours) if truth else (ours, theirs)), authoritative=truth)
+    found = exchanged(*((theirs, ours) if authoritative else (ours, theirs)), authoritative=authoritative)
     known = exchanged(
-        *(([*theirs, stored(7, 2, started_us=30)], ours) if truth else (ours, [*theirs, stored(7, 2, started_us=30)])),
-        authoritative=truth,
+        *(
+            ([*theirs, stored(7, 2, started_us=30)], ours)
+            if authoritative
+            else (ours, [*theirs, stored(7, 2, started_us=30)])
+        ),
+        authoritative=authoritative,
     )
 
     moved = {each.release.started_us: each.release for each in found.to_engine}

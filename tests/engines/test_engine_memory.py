@@ -16,7 +16,7 @@ import pytest
 from boltseal.engines.engine_memory import Service, ServiceUnavailable, ask_service
 from tests.programs import program
 
-OTHER_USER = 65534
+UNPRIVILEGED = 65534
 
 
 @pytest.fixture
@@ -106,11 +106,11 @@ def test_the_socket_of_another_user_is_not_asked(short_folder: Path) -> None:
             "socket.send_fds(socket.socket(fileno=int(sys.argv[2])), [b'x'], [made.fileno()])"
         )
         command = [sys.executable, "-Sc", code, f"{short_folder}/n.sock", str(child.fileno())]
-        subprocess.run(command, pass_fds=[child.fileno()], user=OTHER_USER, check=True)
+        subprocess.run(command, pass_fds=[child.fileno()], user=UNPRIVILEGED, check=True)
         _, (descriptor,), _, _ = socket.recv_fds(parent, 1, 1)
     with inheriting(descriptor) as service:
         os.close(descriptor)
 
         reason = asked(service, short_folder)
 
-    assert reason == f"user {OTHER_USER} listens on its socket (expected user 0 or root)"
+    assert reason == f"user {UNPRIVILEGED} listens on its socket (expected user 0 or root)"
