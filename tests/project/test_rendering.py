@@ -216,7 +216,7 @@ IMAGE_OF_ENV = "services:\n  web: {image: 'registry.example/x:${TOKEN}'}\n"
 
 @pytest.mark.parametrize("tool", ["compose", "include", "helm"])
 def test_a_file_out_of_the_project_does_not_become_the_name_of_an_image(tool: str, tmp_path: Path) -> None:
-    """A project that makes a tool read a file outside of it, by a link or a path, is not rendered: its registry would be told."""
+    """A project that makes a tool read a file outside of it, by a link or a path, is not rendered: a registry would get it."""
     secret = tmp_path / "secret.env"
     secret.write_text("TOKEN=s3cr3t\n")
     root = written(tmp_path / "p", {"compose.yaml": IMAGE_OF_ENV, "Chart.yaml": "name: shop\n", "files/x": ""})

@@ -41,6 +41,10 @@ def with_ancestors(verdict: BaseVerdict, images: Mapping[Reference, tuple[object
         if ancestor.status is BaseStatus.UNKNOWN and ancestor.is_open:
             reason = f"its base has not moved, but it is not known whether {names[at]} is outdated: {ancestor.reason}"
             return replace(verdict, status=BaseStatus.UNKNOWN, reason=reason)
+    last = ancestors[-1].claim
+    if len(ancestors) == MAX_ANCESTORS and last is not None and last.base is not None:
+        reason = f"its base has not moved, but it has more than {MAX_ANCESTORS} ancestors, and only those were checked"
+        return replace(verdict, status=BaseStatus.UNKNOWN, reason=reason)
     return verdict
 
 
