@@ -71,6 +71,22 @@ def test_two_digests_of_a_row_are_named_by_their_columns() -> None:
     assert lines == ["TAG", "node:16", f"    held {ONE}", f"    served {TWO}"]
 
 
+def test_columns_that_are_compared_stand_below_a_row_together() -> None:
+    """If one of two columns that readers compare has a digest, both stand below the row, in order and with their names."""
+    rows = [("web", "image", f"app:1@{ONE}", "app:2"), ("web", "command", '["a"]', '["b"]')]
+    columns = ("SERVICE", "WHAT", "RELEASE 1", "RELEASE 2")
+
+    assert table_lines(columns, rows, (), 80, columns[2:]) == [
+        "SERVICE  WHAT",
+        "web      image",
+        f"    release 1 app:1@{ONE}",
+        "    release 2 app:2",
+        "web      command",
+        '    release 1 ["a"]',
+        '    release 2 ["b"]',
+    ]
+
+
 def test_a_narrow_terminal_shows_a_line_for_each_cell() -> None:
     """At 40 columns a digest is still in one piece, which the terminal wraps and a person can copy."""
     lines = table_lines(COLUMNS, ROWS, ("ENTRY", "WHEN"), 40)

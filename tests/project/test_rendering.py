@@ -12,7 +12,7 @@ import pytest
 from boltseal.commands.project_images import open_project
 from boltseal.commands.rendered_project import add_rendered, find_renderable, without_shown
 from boltseal.lockfile.document import Rendered
-from boltseal.project.rendering.tool_runs import NotRendered, run_tool, tool_environment
+from boltseal.project.rendering.tool_runs import MAX_MESSAGE, NotRendered, run_tool, tool_environment
 from tests.polling import wait_until
 from tests.programs import program
 from tests.project.projects import DEPLOYMENT, written
@@ -264,6 +264,16 @@ def test_a_tool_that_hangs_is_ended_with_its_children(tmp_path: Path) -> None:
 def _is_dead(pid: int) -> bool:
     status = Path(f"/proc/{pid}/status")
     return not status.exists() or "State:\tZ" in status.read_text()
+
+
+def test_the_end_of_a_long_failure_is_printed(tmp_path: Path) -> None:
+    """Tools print the cause of a failure last, so a long message loses its middle."""
+    own = tool_environment(tmp_path, os.environ["PATH"], str(tmp_path))
+    steps = "accumulating resources: " * 50
+    with pytest.raises(NotRendered, match=r"error: accumulating .* \.\.\. .*missing\.yaml: no such file") as raised:
+        run_tool(["sh", "-c", f"echo 'error: {steps} missing.yaml: no such file' >&2; exit 1"], tmp_path, own)
+
+    assert len(str(raised.value)) < 2 * MAX_MESSAGE
 
 
 def test_output_is_limited(tmp_path: Path) -> None:

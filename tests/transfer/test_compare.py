@@ -96,6 +96,19 @@ async def test_another_build_of_the_same_files_is_described() -> None:
     assert "labels differ: v" in found.reasons
     assert "they run another command" in found.reasons
     assert "user: A root, B 9" in found.reasons
+    assert not [reason for reason in found.reasons if "the same values" in reason], "they have other configs"
+
+
+async def test_a_manifest_with_other_spaces_is_described() -> None:
+    """Two manifests with the same values, and so the same config, differ in their formatting only."""
+    app = image("app")
+    other = Document(json.dumps(json.loads(app.raw), indent=7).encode(), app.media_type, app.blobs)
+    found = await compared(app, other)
+
+    assert (found.sameness, found.reasons) == (
+        Sameness.CONFIG,
+        ("the manifests have the same values and are formatted differently",),
+    )
 
 
 async def test_another_platform_is_reported_first() -> None:

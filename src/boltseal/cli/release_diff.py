@@ -46,7 +46,8 @@ def release_diff(
             output.print(f"releases {before} and {after} of {found.project} are the same")
         elif not as_json:
             rows = [(each.service, each.what, _short(each.before), _short(each.after)) for each in found.changes]
-            print_table(("SERVICE", "WHAT", f"RELEASE {before}", f"RELEASE {after}"), rows)
+            releases = (f"RELEASE {before}", f"RELEASE {after}")
+            print_table(("SERVICE", "WHAT", *releases), rows, together=releases)
 
 
 def _short(text: str) -> str:

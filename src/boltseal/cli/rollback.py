@@ -74,8 +74,9 @@ def rollback(
         if after.different:
             say(
                 clean(
-                    f"the project's files differ from the running release ({', '.join(after.different[:5])}): the next "
-                    "deploy uses them, unless you edit them, or restore them: `boltseal rollback "
-                    f"{release.number} --project-name {release.project} --restore-files`"
+                    f"the project's files differ from the running release ({', '.join(after.different[:5])}): "
+                    "`boltseal deploy` refuses them. Restore them by `boltseal rollback "
+                    f"{release.number} --project-name {release.project} --restore-files`, or deploy them by "
+                    "`boltseal deploy --anyway`"
                 )
             )

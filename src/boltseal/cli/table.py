@@ -3,7 +3,8 @@
 A table has one of three layouts, the first that fits:
 
 1. a line for each row, if everything fits beside each other;
-2. a line for each row without its digests and keys, which stand below the row, and with other cells wrapped;
+2. a line for each row without its digests and keys, which stand below the row, and with other cells wrapped; columns that
+   are read together stand there together;
 3. a line for each cell, after the name of its column.
 """
 
@@ -29,18 +30,31 @@ _COPIED: Final = re.compile(r"[0-9a-f]{64}|\+[0-9a-f]{8}\+[A-Za-z0-9+/]{44}", re
 """A digest, or the key of a ledger: readers copy and compare them whole."""
 
 
-def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]], whole: Collection[str] = ()) -> None:
-    """Print a table on stdout. `whole`: columns that are not wrapped."""
-    for line in table_lines(columns, list(rows), whole, terminal_columns()):
+def print_table(
+    columns: Sequence[str],
+    rows: Iterable[Sequence[str]],
+    whole: Collection[str] = (),
+    together: Collection[str] = (),
+) -> None:
+    """Print a table on stdout. `whole`: columns that are not wrapped; `together`: columns that readers compare."""
+    for line in table_lines(columns, list(rows), whole, terminal_columns(), together):
         print_line(line)
 
 
-def table_lines(columns: Sequence[str], rows: Sequence[Sequence[str]], whole: Collection[str], width: int) -> list[str]:
+def table_lines(
+    columns: Sequence[str],
+    rows: Sequence[Sequence[str]],
+    whole: Collection[str],
+    width: int,
+    together: Collection[str] = (),
+) -> list[str]:
     """Return the lines of a table of at most `width` columns, where no word is longer."""
     widths = _natural(columns, rows, range(len(columns)))
     if _total(widths) <= width:
         return _lines(columns, rows, widths, below=())
     below = [at for at in range(len(columns)) if any(_COPIED.search(row[at]) for row in rows)]
+    if any(columns[at] in together for at in below):
+        below = [at for at, column in enumerate(columns) if at in below or column in together]
     beside = [at for at in range(len(columns)) if at not in below]
     fitted = _fitted(_natural(columns, rows, beside), {at for at in beside if columns[at] in whole}, width)
     if fitted is None:

@@ -394,8 +394,9 @@ def check_unchanged(running: Mapping[str, str], prepared: Mapping[str, PreparedI
 
 
 def _returning_service(service: ReleasedService, prepared: PreparedImage) -> ReleasedService:
-    if service.state is ServiceState.COMPLETED:
-        return msgspec.structs.replace(service, started_as=prepared.started_as, scrub="")
-    return msgspec.structs.replace(
-        service, started_as=prepared.started_as, state=ServiceState.PLANNED, reason="", scrub="", config_hash=""
+    service = msgspec.structs.replace(
+        service, image_id=str(prepared.image.id), started_as=prepared.started_as, scrub=""
     )
+    if service.state is ServiceState.COMPLETED:
+        return service
+    return msgspec.structs.replace(service, state=ServiceState.PLANNED, reason="", config_hash="")

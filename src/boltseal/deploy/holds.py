@@ -110,5 +110,6 @@ def check_repeated(releases: Sequence[Release]) -> None:
         further = f"to go back further, to release {target.number}: `boltseal rollback {target.number}`"
     raise Held(
         f"release {running.number} of {running.project} is a rollback already: it went back from release "
-        f"{running.previous or 'unknown'} to release {running.of}; nothing was changed; {further}"
+        f"{running.previous or 'unknown'} to release {running.of}; nothing was changed; {further}; to restore the "
+        f"project's files as they were in it: `boltseal rollback {running.number} --restore-files`"
     )

@@ -45,7 +45,9 @@ def changes(
     for name in names:
         old, new = before.service(name), after.service(name)
         if old is None or new is None:
-            found.append(ReleaseChange(name, "service", "" if old is None else "there", "" if new is None else "there"))
+            found.append(
+                ReleaseChange(name, "service", "" if old is None else "present", "" if new is None else "present")
+            )
             continue
         found += _service_changes(old, new)
         if contents_before is not None and contents_after is not None:
@@ -74,7 +76,7 @@ def _service_changes(old: ReleasedService, new: ReleasedService) -> list[Release
         if contents_before != now:
             words = ("" if contents_before is None else "set", "" if now is None else "set")
             if contents_before is not None and now is not None:
-                words = ("one value", "another value")
+                words = ("set", "changed")
             found.append(ReleaseChange(name, f"environment {key}", *words))
     return found
 
@@ -100,7 +102,7 @@ def _setting_changes(
         side["labels"] = {key: each for key, each in (side.get("labels") or {}).items() if key != MOUNTED_LABEL}
     found = []
     if mounted[0] != mounted[1]:
-        words = ("one text" if mounted[0] else "", "another text" if mounted[1] else "")
+        words = ("present" if mounted[0] else "", ("changed" if mounted[0] else "present") if mounted[1] else "")
         found.append(ReleaseChange(name, "secrets and configs", *words))
     keys = [key for key in sorted({*old, *new} - set(_SEPARATE)) if old.get(key) != new.get(key)]
     return [*found, *(ReleaseChange(name, key, _text(old.get(key)), _text(new.get(key))) for key in keys)]
@@ -110,9 +112,9 @@ def _file_changes(old: Mapping[str, bytes], new: Mapping[str, bytes]) -> list[Re
     found = []
     for path in sorted({*old, *new}):
         if old.get(path) != new.get(path):
-            words = ("" if path not in old else "there", "" if path not in new else "there")
+            words = ("" if path not in old else "present", "" if path not in new else "present")
             if path in old and path in new:
-                words = ("one text", "another text")
+                words = ("present", "changed")
             found.append(ReleaseChange("", f"file {path}", *words))
     return found
 

@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING, Final
 from boltseal.deploy.releases import Release, ReleasedService
 from boltseal.engines.api import NoSuchImage
 from boltseal.engines.inventory import EngineImage
-from boltseal.errors import BoltsealError, NotFound
+from boltseal.errors import BoltsealError, NotFound, Precondition
 from boltseal.host.engine_images import EngineHost
 from boltseal.host.image_archive import ImageArchive
 from boltseal.host.keeper import Keeper
-from boltseal.host.kept_images import KeptImage
+from boltseal.host.kept_images import KeptImage, Proof
 from boltseal.host.pull import Puller, PullOutcome, PullRequest
 from boltseal.loading import deferred
 from boltseal.oci.digest import Digest
@@ -35,6 +35,10 @@ ARCHIVED_RELEASES: Final = 5
 MAX_LABELS: Final = 100
 MAX_LABEL: Final = 1000
 NOT_PROVEN: Final = "built here: not locked, and not scrubbed, as no digest is expected"
+
+
+class ImageChanged(Precondition):
+    """An image is kept as evidence, because its files were changed on the disk, and no copy replaces it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,11 +119,11 @@ class ReleaseImages:
     async def locked(self, name: Reference, digest: Digest, known: Collection[Digest], reason: str) -> PreparedImage:
         """Prepare exactly this image of a registry. `known`: its image IDs in the lock.
 
-        Raises: what `Puller.pull` raises.
+        Raises: what `Puller.pull` raises; ImageChanged.
         """
         tagged = name.by_tag
         pulled = await self.puller.pull(PullRequest(tagged, digest, locked=True, images=tuple(known)))
-        image = await self.host.engine.image(pulled.image)
+        image = await self._unchanged(await self.host.engine.image(pulled.image), tagged, digest)
         if self.scrubs is not None and self.scrubs.required and image.id not in self.scrubs.results:
             await self.scrubs(image)
         kept = await self._protect(image, tagged, digest, reason)
@@ -139,7 +143,7 @@ class ReleaseImages:
     async def restore(self, service: ReleasedService, reason: str) -> PreparedImage:
         """Prepare the image of an older release, from this host; pull it by digest only if it is gone.
 
-        Raises: NotFound: if it can't be pulled.
+        Raises: NotFound: if it can't be pulled; ImageChanged.
         """
         id_, name = Digest.parse(service.image_id), Reference.parse(service.image)
         tagged = name.by_tag
@@ -159,6 +163,7 @@ class ReleaseImages:
             raise NotFound(
                 f"{service.name}: {tagged.familiar()}, a local build, was removed from this host; build it again"
             )
+        image = await self._unchanged(image, tagged, digest)
         kept = await self._protect(image, tagged, digest, reason)
         if digest is None:
             return PreparedImage(image, None, kept.keep_name.familiar())
@@ -189,6 +194,29 @@ class ReleaseImages:
         """Stop protecting the images of these releases. Removes nothing."""
         for release in releases:
             Keeper(self.host).let_go(hold_reason(release.project, release.number))
+
+    async def _unchanged(self, image: EngineImage, name: Reference, digest: Digest | None) -> EngineImage:
+        """Return the image, or the copy that `pull --replace` made of it because its files were changed on the disk.
+
+        Raises: ImageChanged: if there is no such copy.
+        """
+        changed = Keeper(self.host).changed_images()
+        if image.id not in changed:
+            return image
+        kept = [each.image for each in self.host.kept.kept(self.host.key, name)]
+        names: list[Reference | Digest] = [name, *kept]
+        for at in names:
+            copy = await self.host.image(at)
+            if copy is None or copy.id in changed:
+                continue
+            pulls = self.host.kept.pulls(self.host.key, copy.id)
+            if any(each.digest == digest and each.proof is Proof.COPY for each in pulls):
+                return copy
+        again = f"; load it again by `boltseal pull --replace {name.familiar()}@{digest}`" if digest is not None else ""
+        raise ImageChanged(
+            f"{name.familiar()}: the files of image {image.id} were changed on this disk, and it is kept as evidence; nothing "
+            f"was started or stopped{again}"
+        )
 
     async def _protect(self, image: EngineImage, name: Reference, digest: Digest | None, reason: str) -> KeptImage:
         return await Keeper(self.host).hold(image.id, name, digest, reason)

@@ -162,6 +162,10 @@ class Keeper:
         """Drop a reason for holding these images (None: all). Removes no image."""
         self.host.kept.let_go(self.host.key, reason, None if images is None else list(images))
 
+    def changed_images(self) -> frozenset[Digest]:
+        """Return the IDs of the images that are kept as evidence, because their files were changed on the disk."""
+        return frozenset(each.image for each in self.host.kept.held(self.host.key) if each.reason == EVIDENCE)
+
     async def list_kept(self, name: Reference | None = None) -> list[ListedImage]:
         """Return the kept images of one name or of all, by name, newest first, including those known only by a keep tag."""
         ran = self.host.kept.ran(self.host.key)

@@ -27,6 +27,7 @@ from boltseal.transfer.image_config import ImageConfig, image_config
 from boltseal.transfer.protocols import ImageSource
 
 _UNKNOWN: Final = "unknown/unknown"
+_FORMATTED: Final = "the manifests have the same values and are formatted differently"
 
 
 class Sameness(StrEnum):
@@ -88,7 +89,7 @@ def _images(a: Side, b: Side) -> Compared:
             counts = f"{len(manifest.layers)} layers, but its config has {len(config.diff_ids)} diff_ids"
             return Compared(Sameness.DIFFERENT, (f"{letter} is not a valid image: it has {counts}",))
     if a.config.raw == b.config.raw:
-        return Compared(Sameness.CONFIG, tuple(_manifest_differences(a.manifest, b.manifest)))
+        return Compared(Sameness.CONFIG, tuple(_manifest_differences(a.manifest, b.manifest) or [_FORMATTED]))
     if a.config.platform != b.config.platform:
         reason = f"other platform: A is for {a.config.platform or 'none'}, B for {b.config.platform or 'none'}"
         return Compared(Sameness.DIFFERENT, (reason,))
@@ -135,7 +136,7 @@ def _index_and_image(a: Side, b: Side) -> Compared:
 
 
 def _manifest_differences(a: Manifest, b: Manifest) -> list[str]:
-    """Return the differences between two manifests with the same config."""
+    """Return the differences between the values of two manifests, except their configs."""
     reasons = []
     if a.media_type != b.media_type:
         reasons.append(f"other media type: A is {a.media_type}, B is {b.media_type}")
@@ -152,7 +153,7 @@ def _manifest_differences(a: Manifest, b: Manifest) -> list[str]:
         reasons.append("the manifests' annotations differ")
     if a.subject != b.subject:
         reasons.append("they refer to different subjects")
-    return reasons or ["the manifests have the same values and are formatted differently"]
+    return reasons
 
 
 def _config_differences(a: ImageConfig, b: ImageConfig) -> list[str]:

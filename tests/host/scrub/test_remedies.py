@@ -113,6 +113,17 @@ def test_each_engine_has_its_own_steps(store: str, root: str, id_: Digest, expec
     assert not any(word in each for each in commands(found) for word in (" rm ", " rmi ", "prune"))
 
 
+@pytest.mark.parametrize(
+    ("root", "program"), [("/var/lib/docker", "docker"), ("/var/lib/containers/storage", "podman")]
+)
+def test_a_containers_files_are_saved_before_its_name_is_given_free(root: str, program: str) -> None:
+    """Compose removes renamed containers of its project, so their files are saved in a file first."""
+    found = remedy(store=Path(root).name if program == "docker" else "podman", root=root)
+    saved = commands(found).index(f"{program} export --output ./web-evidence.tar web")
+
+    assert commands(found)[saved + 1] == f"{program} rename web web-evidence"
+
+
 def test_names_from_the_store_are_quoted_for_a_shell() -> None:
     """A container's name from the store can't run a command of its own when the printed command is used."""
     found = remedy(container="web; rm -rf /\n$(evil)", running=os.getpid())

@@ -107,12 +107,21 @@ def remedy_of(
         steps.append(
             RemedyStep(
                 "start new containers by the name of the image, in place of those above; keep those for the investigation, "
-                "under another name. A digest or image ID in place of the name still resolves to the changed files",
-                "\n".join(f"{program} rename {quoted(each.name)} {quoted(each.name + '-evidence')}" for each in uses),
+                "in a file and under another name: Compose and `boltseal deploy` remove those of their project, also "
+                "renamed ones. A digest or image ID in place of the name still resolves to the changed files, except for "
+                "`boltseal deploy`",
+                "\n".join(_set_aside(program, each.name) for each in uses),
             )
         )
     steps.append(RemedyStep("check the new image", again.command(name or str(image.id))))
     return Remedy(uses, digest, by, tuple(steps))
+
+
+def _set_aside(program: str, name: str) -> str:
+    """Return the commands that save a container's files and give its name free."""
+    other = f"{name}-evidence"
+    saved = f"{program} export --output {quoted(f'./{other}.tar')} {quoted(name)}"
+    return f"{saved}\n{program} rename {quoted(name)} {quoted(other)}"
 
 
 def _podman_socket(root: Path) -> str:

@@ -143,4 +143,6 @@ def _reason(errors: bytes) -> str:
     lines = [line.strip() for line in errors.decode("utf-8", "replace").splitlines()]
     lines = [line for line in lines if line and "level=warning" not in line]
     last = next((line for line in lines if line.lower().startswith("error")), lines[-1] if lines else "")
+    if len(last) > MAX_MESSAGE:  # tools put the cause last, behind each step that led to it
+        last = f"{last[: MAX_MESSAGE // 3]} ... {last[len(last) - 2 * MAX_MESSAGE // 3 + 5 :]}"
     return quote(last, MAX_MESSAGE) if last else ""

@@ -1,0 +1,80 @@
+"""A release never starts an image that is kept as evidence, because its files were changed on the disk."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from boltseal.deploy.release_images import ImageChanged, ReleaseImages
+from boltseal.deploy.releases import ReleasedService
+from boltseal.host.keeper import EVIDENCE
+from boltseal.host.kept_images import Proof, PullRecord
+from boltseal.host.pull import PullRequest
+from boltseal.oci.digest import Digest
+from tests.deploy.hosting import APP, Hosting, hosting
+
+
+@pytest.fixture
+async def host(tmp_path: Path) -> AsyncIterator[Hosting]:
+    """A host with an in-memory engine."""
+    async with hosting(tmp_path) as made:
+        yield made
+
+
+async def changed(host: Hosting) -> tuple[ReleasedService, Digest]:
+    """Pull an image, deploy it, and find it changed on the disk; return its service and digest."""
+    digest = host.publish("one")
+    await host.puller().pull(PullRequest(APP))
+    image = host.id_of(digest)
+    await host.keeper.hold(image, APP, digest, "release shop/1")
+    await host.keeper.hold(image, APP, digest, EVIDENCE)
+    return ReleasedService(name="web", image=str(APP), digest=str(digest), image_id=str(image)), digest
+
+
+async def replaced(host: Hosting, digest: Digest) -> Digest:
+    """Load a copy of an image, as `pull --replace` does; return its ID."""
+    copy = Digest.parse(host.fake.image("copy"))
+    host.host.kept.record_pull(host.host.key, PullRecord(copy, digest, APP.name, "", Proof.COPY, host.clock()))
+    await host.host.engine.tag(copy, APP)
+    return copy
+
+
+async def test_an_older_release_starts_the_copy_of_a_changed_image(host: Hosting) -> None:
+    """After `pull --replace`, a rollback starts the copy and not the changed files, also when the name is on another image."""
+    service, digest = await changed(host)
+    copy = await replaced(host, digest)
+    images = ReleaseImages(host.host, host.puller())
+    by_name = await images.restore(service, "release shop/2")
+    other = host.fake.image("other")
+    await host.host.engine.tag(Digest.parse(other), APP)
+    by_keep_tag = await images.restore(service, "release shop/3")
+
+    assert (by_name.image.id, by_keep_tag.image.id) == (copy, copy)
+
+
+async def test_an_older_release_whose_image_was_changed_is_refused_without_a_copy(host: Hosting) -> None:
+    """Without a copy nothing is started, and the message has the command that loads the image again."""
+    service, digest = await changed(host)
+
+    with pytest.raises(ImageChanged, match=rf"pull --replace .*@{digest}"):
+        await ReleaseImages(host.host, host.puller()).restore(service, "release shop/2")
+
+
+async def test_a_deploy_of_a_changed_image_is_refused_without_a_copy(host: Hosting) -> None:
+    """A deploy by the digest of the lock does not start the changed files either."""
+    _, digest = await changed(host)
+
+    with pytest.raises(ImageChanged, match="nothing was started or stopped"):
+        await ReleaseImages(host.host, host.puller()).locked(APP, digest, (), "release shop/2")
+
+
+async def test_a_copy_that_was_changed_as_well_is_not_started(host: Hosting) -> None:
+    """A copy that is kept as evidence itself does not replace an image."""
+    service, digest = await changed(host)
+    copy = await replaced(host, digest)
+    await host.keeper.hold(copy, APP, digest, EVIDENCE)
+
+    with pytest.raises(ImageChanged):
+        await ReleaseImages(host.host, host.puller()).restore(service, "release shop/2")
