@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from boltseal.cli.event_loop import interrupted_by_sigterm
 from boltseal.cli.lock_options import (
     CountPullsOption,
     EmitOption,
@@ -80,7 +81,7 @@ def lock(
             render=render,
             allow=tuple(allow or ()),
         )
-        with Progress() as progress:
+        with Progress() as progress, interrupted_by_sigterm():
             report = lock_project(request, access, progress)
         _print(output, report)
 
