@@ -95,6 +95,20 @@ def test_strict_requires_a_key_pinned_on_this_machine(project: Path, server: Ser
     assert "first use" not in taken.err
 
 
+def test_the_reason_of_several_references_is_printed_once(project: Path) -> None:
+    """If no key is trusted for a registry, the sentence is printed for its first reference; --json has it for each."""
+    compose = project / "compose.yaml"
+    web = compose.read_text().removeprefix("services: {web: ").removesuffix("}\n")
+    compose.write_text(f"services:\n  web: {web}\n  job: {web}\n  old: {web}\n")
+    shown = elsewhere(project, "verify", "--strict")
+    each = elsewhere(project, "verify", "--strict", "--json")
+
+    assert shown.code == 3
+    assert shown.out.count("no key is trusted for the ledger") == 1
+    assert shown.out.count("the same reason as compose.yaml:2") == 2
+    assert all("no key is trusted" in row["reason"] for row in each.json["results"])
+
+
 @pytest.mark.parametrize("known", [False, True])
 def test_a_wrong_key_is_a_finding_of_every_reference(project: Path, known: bool) -> None:
     """If the lock's key did not sign, each reference is a finding, and lock changes nothing."""

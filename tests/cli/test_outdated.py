@@ -481,3 +481,38 @@ def test_a_project_can_not_configure_rebuild_programs(shop: ImageRegistry, tmp_p
 
     assert result.code == 2
     assert "on_outdated" in result.err
+
+
+def test_a_tag_that_should_never_move_is_an_alarm_without_a_rebuild(configured: Path, tmp_path: Path) -> None:
+    """At a registry without a ledger `[[tags]]` says which bases are rebuilt by custom; on others none is requested."""
+    with servers.docker_registry(tmp_path / "registry") as distribution:
+        made = ImageRegistry(distribution)
+        base = f"{made.address}/base/node:16.13.1"
+        made.push("base/node", "16.13.1", WAS)
+        made.push("shop/app", "1", layered("abX", annotations={NAME: base, DIGEST: WAS.digest}))
+        made.push("base/node", "16.13.1", NOW)
+        alarm = made.outdated(f"{made.ref}:1", "--rebuild")
+        requested_before = (tmp_path / "recorded").exists()
+        configured.write_text(
+            f'[[tags]]\nrepository = "{made.address}/base/**"\nexpect = "rebuilt"\n{configured.read_text()}'
+        )
+        rebuilt = made.outdated(f"{made.ref}:1", "--rebuild", "--json")
+        made.client.close()
+
+    assert (alarm.code, requested_before) == (1, False)
+    assert "alarm" in alarm.out
+    assert "should never move" in alarm.err
+    assert rebuilt.json["results"][0]["expect"] == "rebuilt"
+    assert (tmp_path / "recorded").read_text() == f"{made.ref}:1 {NOW.digest}\n"
+
+
+def test_the_ledger_alone_decides_whether_a_base_may_move(
+    shop: ImageRegistry, configured: Path, tmp_path: Path
+) -> None:
+    """At a registry with a ledger, which never sealed the tag, the move is no alarm, whatever `[[tags]]` says."""
+    configured.write_text(f'[[tags]]\nrepository = "{shop.address}/**"\nexpect = "immutable"\n{configured.read_text()}')
+    shop.push("base/node", "latest", NOW)
+    result = shop.outdated(f"{shop.ref}:1.0.0", "--rebuild", "--json")
+
+    assert (result.code, result.json["results"][0]["expect"]) == (1, None)
+    assert (tmp_path / "recorded").exists()

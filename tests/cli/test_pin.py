@@ -423,3 +423,26 @@ def test_a_rule_that_leaves_nothing_out_is_named(project: Path) -> None:
 
     assert '[[lock.ignore]] with reference = "postgre*" matches no reference; remove it' in result.err
     assert 'reference = "redis*" leaves' not in result.err
+
+
+def test_an_unused_rule_is_a_notice_in_json(project: Path) -> None:
+    """--json has a row for a `[[lock.ignore]]` that matches nothing, and the exit code does not depend on it."""
+    rule = '[[lock.ignore]]\nreference = "postgre*"\nreason = "x"\n'
+    written(project, {"compose.yml": COMPOSE, ".boltseal.toml": rule})
+    result = pin(project, "--json")
+    without = pin(written(project, {".boltseal.toml": ""}), "--json")
+    [row] = [row for row in result.json["results"] if row["status"] == "unused-rule"]
+
+    assert (row["ref"], result.code) == ("postgre*", without.code)
+
+
+def test_findings_fit_the_terminal(project: Path) -> None:
+    """On a terminal of 80 columns a finding is folded between words; a program gets it as one line."""
+    compose = f"services: {{web: {{image: 'redis:${{TAG}}'}}, db: {{image: 'x/{'y' * 30}:1@sha256:{'0' * 64}'}}}}\n"
+    written(project, {"compose.yml": compose})
+    words = ("verify", "--project", project, "--offline")
+    shown, plain = output_on_terminal(*words), program.run(*words).out
+
+    assert all(len(line) <= 80 or " " not in line.strip() for line in shown.splitlines())
+    assert [line for line in plain.splitlines() if len(line) > 80]
+    assert " ".join(shown.split()) == " ".join(plain.split())

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import os
+import signal
+import subprocess
 import sys
 from collections.abc import Mapping
+from itertools import accumulate
 from pathlib import Path
 
 import pytest
@@ -274,6 +277,49 @@ def test_the_end_of_a_long_failure_is_printed(tmp_path: Path) -> None:
         run_tool(["sh", "-c", f"echo 'error: {steps} missing.yaml: no such file' >&2; exit 1"], tmp_path, own)
 
     assert len(str(raised.value)) < 2 * MAX_MESSAGE
+
+
+def _tool(tmp_path: Path, body: str) -> dict[str, str]:
+    """Install a script as `kubectl`; return the user's environment."""
+    script = tmp_path / "bin/kubectl"
+    script.parent.mkdir()
+    script.write_text(f"#!/bin/sh\n{body}\n")
+    script.chmod(0o755)
+    return environment(tmp_path / "bin")
+
+
+def test_two_tools_run_at_a_time_and_each_counts_as_progress(tmp_path: Path) -> None:
+    """Two parts of a project are rendered at the same time, never more, and the progress counts them."""
+    log = tmp_path / "log"
+    lines = f"$(grep -c begin {log})"
+    body = f"echo begin >> {log}; while [ {lines} -lt 2 ]; do sleep 0.05; done; echo end >> {log}"
+    own = _tool(tmp_path, body)
+    root = written(tmp_path / "p", {f"{name}/kustomization.yaml": "resources: [web.yaml]\n" for name in "abcde"})
+    opened, seen = open_project(root), list[tuple[str, int, int]]()
+    found = add_rendered(opened, find_renderable(opened), own, lambda *each: seen.append(each))
+    running = list(accumulate(1 if line == "begin" else -1 for line in log.read_text().split()))
+
+    assert len(found.done) == 5
+    assert max(running) == 2
+    assert [done for _, done, _ in seen] == [0, 1, 2, 3, 4]
+    assert {(step, total) for step, _, total in seen} == {("rendering", 5)}
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 130), (signal.SIGINT, 130), (signal.SIGKILL, -9)])
+def test_the_tools_end_with_boltseal(tmp_path: Path, number: signal.Signals, code: int) -> None:
+    """A signal that ends boltseal ends the tools that run too, and nothing is locked."""
+    own = _tool(tmp_path, f"echo $$ > {tmp_path}/$$.new; mv {tmp_path}/$$.new {tmp_path}/$$.pid; exec sleep 60")
+    root = written(tmp_path / "p", {f"{name}/kustomization.yaml": "resources: [web.yaml]\n" for name in "abcde"})
+    words = [sys.executable, "-m", "boltseal", "lock", "--render"]
+    with subprocess.Popen(words, cwd=root, env={**os.environ, **own}, stderr=subprocess.DEVNULL) as process:
+        wait_until(lambda: len(list(tmp_path.glob("*.pid"))) == 2, "two tools run")
+        process.send_signal(number)
+        ended = process.wait(30)
+
+    pids = [int(file.stem) for file in tmp_path.glob("*.pid")]
+    assert (ended, len(pids)) == (code, 2)
+    wait_until(lambda: all(map(_is_dead, pids)), "the tools have ended")
+    assert not (root / "boltseal.lock").exists()
 
 
 def test_output_is_limited(tmp_path: Path) -> None:

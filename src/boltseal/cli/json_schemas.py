@@ -117,6 +117,7 @@ _VERDICT: Final[_Row] = {
     "resolves_to?": OptionalDigest,
     "behind?": int,
     "behind_exact?": bool,
+    "expect?": str | None,
     "since?": OptionalTime,
     "changes?": dict[str, Any] | None,
 }

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from boltseal.cli.event_loop import interrupted_by_sigterm
 from boltseal.cli.lock_options import (
     CountPullsOption,
     EmitOption,
@@ -13,10 +14,10 @@ from boltseal.cli.lock_options import (
     UpdateOption,
 )
 from boltseal.cli.options import AllowEmptyOption, JsonOption
-from boltseal.cli.output import CommandOutput, print_line, say
+from boltseal.cli.output import CommandOutput, print_finding, say, say_finding
 from boltseal.cli.progress import Progress
 from boltseal.cli.project_options import AllowOption, PathsArgument, ProjectOption
-from boltseal.cli.project_output import report_empty, report_unread
+from boltseal.cli.project_output import ShownReasons, report_empty, report_unread
 from boltseal.cli.remote import takes_registry_options
 from boltseal.commands.emit_lock import Emit, EmitReport, emit_lock
 from boltseal.commands.lock import LockReport, LockRequest, LockRow, lock_project
@@ -80,7 +81,7 @@ def lock(
             render=render,
             allow=tuple(allow or ()),
         )
-        with Progress() as progress:
+        with Progress() as progress, interrupted_by_sigterm():
             report = lock_project(request, access, progress)
         _print(output, report)
 
@@ -94,10 +95,13 @@ def _print(output: CommandOutput, report: LockReport) -> None:
     for row in report.rows:
         output.add(ref=str(row.reference), status=row.status, reason=row.reason, **_fields(row))
         if not output.as_json and row.status != "locked":
-            print_line(clean(f"{row.status:<12} {row.reference.familiar()}  {row.reason}"))
+            print_finding(clean(f"{row.status:<12} {row.reference.familiar()}  {row.reason}"))
+    shown = ShownReasons()
     for each in report.unresolved:
         output.add(ref=each.name, status="unresolvable", reason=each.reason, places=list(each.places))
-        say(clean(f"boltseal: {each.name} ({', '.join(each.places[:3])}): {each.reason}"))
+        say_finding(
+            clean(f"boltseal: {each.name} ({', '.join(each.places[:3])}): {shown.text(each.reason, each.name)}")
+        )
     report_unread(output, report.opened)
     for note in report.notes:
         say(clean(f"boltseal: {note}"))

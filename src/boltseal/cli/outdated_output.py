@@ -19,7 +19,7 @@ from boltseal.project.bases.base_claims import ClaimSource
 from boltseal.project.bases.base_scan import BaseReport
 from boltseal.project.bases.changes import BaseChanges, LayerCount
 from boltseal.project.bases.freshness import BaseStatus, BaseVerdict
-from boltseal.project.bases.rebuild_requests import RebuildResult
+from boltseal.project.bases.rebuild_requests import MAY_MOVE, RebuildResult
 
 _RESULTS: Final = (BaseStatus.CURRENT, BaseStatus.NO_BASE, BaseStatus.IGNORED)
 MAX_SETTINGS: Final = 10
@@ -73,6 +73,7 @@ def _fields(verdict: BaseVerdict) -> dict[str, Any]:
         "resolves_to": None if verdict.now is None else str(verdict.now),
         "behind": verdict.behind,
         "behind_exact": verdict.exact,
+        "expect": None if verdict.expect is None else str(verdict.expect),
         "since": None if verdict.since_us is None else format_time(verdict.since_us),
         "changes": None if verdict.changes is None else _change_fields(verdict.changes),
     }
@@ -97,6 +98,12 @@ def _details(verdict: BaseVerdict, report: BaseReport, now_us: int) -> Iterator[
     if verdict.ancestors:
         yield "chain", _chain_text(verdict, report, now_us)
     yield "why", verdict.reason
+    for each in (verdict, *verdict.ancestors):
+        if each.is_alarm and each.claim is not None:
+            yield (
+                "alarm",
+                f"{each.claim.base} should never move: review its new image before you build on it; {MAY_MOVE}",
+            )
     yield from _ancestor_details(verdict)
     if verdict.status == "outdated" and verdict.now is not None and not verdict.rebuild_first:
         if verdict.built_on is not None:

@@ -46,6 +46,7 @@ if TYPE_CHECKING:
 ERROR: Final = "boltseal: "
 """How errors and warnings on stderr begin."""
 WIDTH: Final = 80
+_FOLDED: Final = "    "
 """Columns of output that is not on a terminal."""
 
 _EXITS: Final = {Outcome.HOLDS: ExitCode.HOLDS, Outcome.DIFFERS: ExitCode.DIFFERS, Outcome.UNKNOWN: ExitCode.UNKNOWN}
@@ -257,6 +258,27 @@ def _printing() -> Iterator[None]:
 def terminal_columns() -> int:
     """Return the columns of the terminal that stdout is, or WIDTH."""
     return shutil.get_terminal_size((WIDTH, 24)).columns if sys.stdout.isatty() else WIDTH
+
+
+def print_finding(line: str) -> None:
+    """Print a finding, `FILE:LINE: ...`, on stdout: one line for a program, in the terminal's columns on a terminal."""
+    if sys.stdout.isatty() and len(line) > terminal_columns():
+        print_line(_folded(line, terminal_columns()))
+    else:
+        print_line(line)
+
+
+def say_finding(line: str) -> None:
+    """Print a finding on stderr, as `print_finding` does on stdout; its first line decides whether -q leaves it out."""
+    if sys.stderr.isatty():
+        line = _folded(line, os.get_terminal_size(sys.stderr.fileno()).columns or WIDTH)
+    say(line)
+
+
+def _folded(line: str, columns: int) -> str:
+    return "\n".join(
+        textwrap.wrap(line, columns, subsequent_indent=_FOLDED, break_on_hyphens=False, break_long_words=False)
+    )
 
 
 def print_wrapped(first: str, text: str, *, indent: int = 0) -> None:

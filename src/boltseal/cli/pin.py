@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from boltseal.cli.options import AllowEmptyOption, JsonOption
-from boltseal.cli.output import CommandOutput, print_exact, say
+from boltseal.cli.output import CommandOutput, print_exact, say, say_finding
 from boltseal.cli.progress import Progress
 from boltseal.cli.project_options import AllowOption, PathsArgument, ProjectOption
 from boltseal.cli.project_output import report_empty, report_unread
@@ -88,7 +88,7 @@ def _print(output: CommandOutput, request: PinRequest, report: PinReport) -> Non
             digest=None if each.digest is None else str(each.digest),
         )
         if each.status in WITHOUT_DIGEST:
-            say(clean(f"{image_ref.path}:{image_ref.line}: {image_ref.written}: {each.status}: {each.reason}"))
+            say_finding(clean(f"{image_ref.path}:{image_ref.line}: {image_ref.written}: {each.status}: {each.reason}"))
     report_unread(output, report.opened)
     if report.error is not None:
         raise report.error

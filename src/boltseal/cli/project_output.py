@@ -4,15 +4,30 @@ from __future__ import annotations
 
 from typing import Final
 
-from boltseal.cli.output import CommandOutput, say
+from boltseal.cli.output import CommandOutput, say_finding
 from boltseal.commands.project_images import OpenedProject
 from boltseal.commands.text import clean
 from boltseal.errors import MAX_PATH, quote
 
 IGNORED: Final = "ignored"
 """The status of what the project's settings leave out."""
+UNUSED_RULE: Final = "unused-rule"
+"""The status of a `[[lock.ignore]]` that matches nothing: a notice, also with --strict, because no image is affected."""
 MAX_PATHS: Final = 3
 """How many paths the message names when no image reference was found in them."""
+
+
+class ShownReasons:
+    """The reasons that were printed: a registry that fails does so for all of its images, and one sentence is enough."""
+
+    def __init__(self) -> None:
+        self._first: dict[str, str] = {}
+
+    def text(self, reason: str, place: str) -> str:
+        """Return a reason, or the place for which it was printed already, if that is shorter."""
+        first = self._first.setdefault(reason, place)
+        again = f"the same reason as {first}"
+        return again if first != place and len(again) < len(reason) else reason
 
 
 def report_empty(output: CommandOutput, opened: OpenedProject) -> str:
@@ -37,7 +52,7 @@ def report_unread(output: CommandOutput, opened: OpenedProject) -> None:
     ):
         for problem in problems:
             output.add(ref="", status=status, reason=problem.message, file=problem.path, line=problem.line)
-            say(clean(f"boltseal: {problem}"))
+            say_finding(clean(f"boltseal: {problem}"))
     report_ignored(output, opened)
 
 
@@ -51,7 +66,9 @@ def report_ignored(output: CommandOutput, opened: OpenedProject, **more: str) ->
         named = " and ".join(
             f"{key} = {quote(text)}" for key, text in (("reference", rule.reference), ("file", rule.file)) if text
         )
-        output.say(f"boltseal: [[lock.ignore]] with {named} matches no reference; remove it from .boltseal.toml")
+        reason = f"[[lock.ignore]] with {named} matches no reference; remove it from .boltseal.toml"
+        output.add(ref=rule.reference, status=UNUSED_RULE, reason=reason, file=rule.file, line=0, **more)
+        output.say(f"boltseal: {reason}")
     for problem, reason in opened.ignored_problems:
         output.add(ref="", status=IGNORED, reason=reason, file=problem.path, line=problem.line, **more)
         output.say(clean(f"{problem.path}:{problem.line}: ignored: {reason}"))

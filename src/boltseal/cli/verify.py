@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from boltseal.cli.event_loop import interrupted_by_sigterm
 from boltseal.cli.options import AllowEmptyOption, JsonOption, PlatformsOption
 from boltseal.cli.output import CommandOutput, print_line
 from boltseal.cli.progress import Progress
@@ -78,7 +79,7 @@ def verify(
             strict=access.strict,
             allow=tuple(allow or ()),
         )
-        with Progress() as progress:
+        with Progress() as progress, interrupted_by_sigterm():
             report = verify_project(request, access, progress)
         print_verified(output, report, github=github)
         if report.opened.empty and not allow_empty:

@@ -6,8 +6,8 @@ from collections import Counter
 from dataclasses import asdict
 from typing import Any
 
-from boltseal.cli.output import CommandOutput, print_line, say
-from boltseal.cli.project_output import report_ignored
+from boltseal.cli.output import CommandOutput, print_finding, print_line, say
+from boltseal.cli.project_output import ShownReasons, report_ignored
 from boltseal.commands.text import clean, counted
 from boltseal.commands.verify import VerifyReport
 from boltseal.lockfile.compare import Weight
@@ -21,6 +21,7 @@ from boltseal.project.verify import VerifyResult, VerifyStatus
 def print_verified(output: CommandOutput, report: VerifyReport, *, github: bool) -> None:
     """Print what does not hold. `github`: as annotations of GitHub Actions."""
     output.outcome = report.outcome
+    shown = ShownReasons()
     for result in report.results:
         output.add(**_fields(result))
         if not result.reason or output.as_json:
@@ -29,9 +30,9 @@ def print_verified(output: CommandOutput, report: VerifyReport, *, github: bool)
         if github:
             print_line(_annotation(result))
         elif result.weight != "holds":
-            print_line(
-                clean(f"{image_ref.path}:{image_ref.line}: {image_ref.written}: {result.status}: {result.reason}")
-            )
+            place = f"{image_ref.path}:{image_ref.line}"
+            reason = shown.text(result.reason, place) if result.weight is Weight.UNKNOWN else result.reason
+            print_finding(clean(f"{place}: {image_ref.written}: {result.status}: {reason}"))
     for problem in report.opened.problems:
         _print_problem(output, problem, "unreadable", Weight.UNKNOWN, github=github)
     for note in report.opened.notes:
@@ -93,7 +94,10 @@ def _print_problem(output: CommandOutput, problem: ScanProblem, status: str, wei
     if output.as_json:
         return
     level = "warning" if weight == "note" else "error"
-    print_line(_workflow_command(level, problem.path, problem.line, problem.message) if github else clean(str(problem)))
+    if github:
+        print_line(_workflow_command(level, problem.path, problem.line, problem.message))
+    else:
+        print_finding(clean(str(problem)))
 
 
 def _annotation(result: VerifyResult) -> str:

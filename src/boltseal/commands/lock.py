@@ -96,7 +96,7 @@ def lock_project(request: LockRequest, options: RegistryOptions, progress: Progr
     paths, named = _arguments(request)
     opened = open_project(request.project, paths)
     old = read_lock(request.project) or Lock()
-    rendering = _rendering(opened, old, request)
+    rendering = _rendering(opened, old, request, progress)
     opened = rendering.opened
     if opened.empty and not named and not request.allow_empty:
         return LockReport(Outcome.UNKNOWN, opened, empty=True)
@@ -172,12 +172,12 @@ def resolve_lock(
     return ask(options, opened.registries, run)
 
 
-def _rendering(opened: OpenedProject, old: Lock, request: LockRequest) -> RenderedProject:
+def _rendering(opened: OpenedProject, old: Lock, request: LockRequest, progress: Progress) -> RenderedProject:
     """Render what is asked for, or what the lock has as rendered."""
     if request.render is False:
         return RenderedProject(opened)
     wanted = find_renderable(opened) if request.render else old.rendered
-    return add_rendered(opened, wanted, child_environment())
+    return add_rendered(opened, wanted, child_environment(), progress)
 
 
 def _not_rendered(opened: OpenedProject, old: Lock, rendering: RenderedProject, request: LockRequest) -> set[Rendered]:

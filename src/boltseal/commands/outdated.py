@@ -24,6 +24,7 @@ from boltseal.errors import Invalid
 from boltseal.events import BaseOutdated
 from boltseal.ledger.entry import EntryKind
 from boltseal.policy.rebuild_actions import RebuildAction, token_of
+from boltseal.policy.tag_expectations import OFFICIAL_IMAGES, TagExpectations
 from boltseal.project.bases.base_scan import BaseReport, BaseScanner, ImageToCheck
 from boltseal.project.bases.freshness import BaseStatus
 from boltseal.project.bases.image_documents import ImageDocuments
@@ -148,6 +149,7 @@ async def _scanner(
             allowed=registry_filter(options, allow),
             watch=lambda registry: followed(options, transport, registry),
             ignored=client.settings.ignores_outdated,
+            expectations=TagExpectations((*client.settings.tags, *OFFICIAL_IMAGES)),
             now_us=now_us,
             window_s=window_s,
             progress=lambda done, total: progress("images", done, total),

@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Generator, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass, replace
+from typing import Final
 
+from boltseal.commands.progress import Progress, no_progress
 from boltseal.commands.project_images import OpenedProject
 from boltseal.errors import BoltsealError, quote
 from boltseal.lockfile.document import Rendered
 from boltseal.project.ignored import IgnoredReference, ignored_by
 from boltseal.project.image_references import Format, ImageReference, ScanProblem
-from boltseal.project.rendering.printed_images import RENDERED, printed_images
-from boltseal.project.rendering.tool_runs import NotRendered
+from boltseal.project.rendering.printed_images import RENDERED, Printed, printed_images
+from boltseal.project.rendering.tool_runs import NotRendered, RunningTools
 from boltseal.project.rendering.tools import render, renderable
 from boltseal.project.source_files import OUTSIDE
+
+AT_ONCE: Final = 2
+"""How many tools run at the same time; each may use several processors itself."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +37,12 @@ def find_renderable(opened: OpenedProject) -> list[Rendered]:
     return [each for each in found if _is_open(opened, each)]
 
 
-def add_rendered(opened: OpenedProject, wanted: Iterable[Rendered], environment: Mapping[str, str]) -> RenderedProject:
+def add_rendered(
+    opened: OpenedProject,
+    wanted: Iterable[Rendered],
+    environment: Mapping[str, str],
+    progress: Progress = no_progress,
+) -> RenderedProject:
     """Render these parts of a project. One that can't be rendered is a problem of the result; the others are added.
 
     `environment`: the user's, for the paths of the tools. Parts outside the paths of the scan are left out.
@@ -38,17 +50,40 @@ def add_rendered(opened: OpenedProject, wanted: Iterable[Rendered], environment:
     done: list[Rendered] = []
     image_refs: list[ImageReference] = []
     problems: list[ScanProblem] = []
-    for each in wanted:
-        if not _is_open(opened, each):
-            continue
+    parts = [each for each in wanted if _is_open(opened, each)]
+    with closing(_printed(opened, parts, environment)) as results:
+        for number, (each, printed) in enumerate(results):
+            progress("rendering", number, len(parts))
+            try:
+                if isinstance(printed, NotRendered):
+                    raise printed
+                image_refs += printed_images(each, printed, opened.found, opened.settings.crds)
+                done.append(each)
+            except BoltsealError as error:
+                problems.append(ScanProblem(each.path, 0, f"{each.title} can't be rendered: {error.message}"))
+    return RenderedProject(_with(opened, done, image_refs, problems), tuple(done))
+
+
+def _printed(
+    opened: OpenedProject, parts: Sequence[Rendered], environment: Mapping[str, str]
+) -> Generator[tuple[Rendered, Printed | NotRendered]]:
+    """Yield what each part's tool prints, or why it does not, in order. An interruption ends the tools that run."""
+    running = RunningTools()
+
+    def run(each: Rendered) -> Printed | NotRendered:
         try:
             _check_inside(opened, each)
-            printed = render(each, opened.asked.project, environment)
-            image_refs += printed_images(each, printed, opened.found, opened.settings.crds)
-            done.append(each)
-        except BoltsealError as error:
-            problems.append(ScanProblem(each.path, 0, f"{each.title} can't be rendered: {error.message}"))
-    return RenderedProject(_with(opened, done, image_refs, problems), tuple(done))
+            return render(each, opened.asked.project, environment, running)
+        except NotRendered as error:
+            return error
+
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        try:
+            yield from zip(parts, pool.map(run, parts), strict=True)
+        except BaseException:
+            running.end()
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
 
 
 def without_shown(opened: OpenedProject) -> OpenedProject:

@@ -61,7 +61,7 @@ def verify_project(request: VerifyRequest, options: RegistryOptions, progress: P
     opened = open_project(request.project, paths_in_project(request.project, request.paths))
     lock = read_lock(request.project)
     if lock is not None and lock.rendered:
-        opened = without_shown(add_rendered(opened, lock.rendered, child_environment()).opened)
+        opened = without_shown(add_rendered(opened, lock.rendered, child_environment(), progress).opened)
     strict = request.strict or opened.settings.strict
     options = replace(options, strict=strict)
     platforms = [check_platform(each) for each in request.platforms or opened.settings.platforms]

@@ -9,7 +9,7 @@ release is immutable, any other tag moves.
 
 Docker rebuilds its official images (`docker.io/library`, and copies of them) when their base image changes, so
 `python:3.12.4-slim` is rebuilt by custom; only tags with a date, such as `debian:bookworm-20240513`, are immutable.
-OFFICIAL_IMAGES says so for `verify`, where a pinned project does not depend on the tag. `watch` and the mirror, which
+OFFICIAL_IMAGES says so for `verify` and `outdated`, where pinned projects and built images do not depend on the tag. `watch` and the mirror, which
 exist to report moves, have no table but the user's.
 """
 

@@ -34,6 +34,7 @@ from boltseal.ledger.entry import EntryKind
 from boltseal.oci.reference import Repository
 from boltseal.policy.grants import Grants
 from boltseal.policy.rebuild_actions import token_of
+from boltseal.policy.tag_expectations import OFFICIAL_IMAGES, TagExpectations
 from boltseal.project.bases.base_scan import BaseReport, BaseScanner, ImageToCheck
 from boltseal.project.bases.image_documents import ImageDocuments
 from boltseal.project.bases.ledger_entries import rebuild_entry_extra
@@ -202,6 +203,7 @@ class RebuildScheduler:
                     histories,
                     allowed=self._allowed,
                     watch=self._watch(transport),
+                    expectations=TagExpectations((*self._settings.expectations.rules, *OFFICIAL_IMAGES)),
                     now_us=self._clock(),
                     at_once=AT_ONCE,
                 )

@@ -8,6 +8,7 @@ from typing import Any
 
 from boltseal.oci.reference import Reference
 from boltseal.policy.rebuild_actions import parse_on_outdated
+from boltseal.policy.tag_expectations import Expect
 from boltseal.project.bases.base_claims import BaseClaim, ClaimSource
 from boltseal.project.bases.base_scan import BaseReport, ImageToCheck
 from boltseal.project.bases.freshness import BaseStatus, BaseVerdict
@@ -18,10 +19,13 @@ from tests.project.bases.samples import digest
 APP, OURS, NODE = "reg.test/shop/app:1", "reg.test/shop/ours:1", "docker.io/library/node:16.13"
 
 
-def base_report(image: str, base: str, now: str = "new", status: BaseStatus = BaseStatus.OUTDATED) -> BaseReport:
-    """Return the report of a scan: an image, its base, and the digest to which the base's tag resolves now."""
+def base_report(
+    image: str, base: str, now: str = "new", status: BaseStatus = BaseStatus.OUTDATED, expect: Expect | None = None
+) -> BaseReport:
+    """Return the report of a scan: an image, its base, and the digest to which the base's tag resolves now. `expect`: how
+    that tag moves by custom."""
     claim = BaseClaim(Reference.parse(base), digest("old"), ClaimSource.BUILT)
-    verdict = BaseVerdict(status, "why", claim, digest("old"), digest(now))
+    verdict = BaseVerdict(status, "why", claim, digest("old"), digest(now), expect=expect)
     return BaseReport(ImageToCheck(image, Reference.parse(image)), digest(image), (verdict,))
 
 

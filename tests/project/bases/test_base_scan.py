@@ -15,6 +15,7 @@ from boltseal.client.state import ClientState
 from boltseal.client.transport import Transport, TransportOptions
 from boltseal.oci.digest import Digest
 from boltseal.oci.reference import Repository
+from boltseal.policy.tag_expectations import OFFICIAL_IMAGES, Expect, TagExpectations, parse_tags
 from boltseal.project.bases.base_claims import ClaimKind, ClaimSource
 from boltseal.project.bases.freshness import BaseStatus
 from boltseal.project.bases.image_documents import ImageDocuments, RemoteRepository
@@ -88,6 +89,44 @@ async def test_a_base_that_moved_is_read_by_digest_once(registry: Published) -> 
     assert verdict.changes is not None
     assert (verdict.changes.removed.number, verdict.changes.added.number) == (1, 1)
     assert verdict.changes.settings[0].what == "ENV NODE_VERSION"
+
+
+@pytest.mark.parametrize(
+    ("base", "table", "expect"),
+    [
+        ("quay.io/team/base:1.4.2", None, Expect.IMMUTABLE),
+        ("quay.io/team/base:1.4.2", "rebuilt", Expect.REBUILT),
+        ("quay.io/team/base:1.4.2", "moving", Expect.MOVING),
+        ("quay.io/team/base:stable", None, Expect.MOVING),
+        ("quay.io/team/base:stable", "immutable", Expect.IMMUTABLE),
+        ("docker.io/library/base:1.4.2", None, Expect.REBUILT),
+    ],
+)
+async def test_a_moved_base_is_an_alarm_if_its_tag_should_never_move(
+    registry: Published, base: str, table: str | None, expect: Expect
+) -> None:
+    """An image on a moved base is outdated, and the custom of the base's publisher says whether the move is an alarm."""
+    repository, tag = base.partition("/")[2].split(":")
+    registry.image("shop/app", "1", "abX", annotations=base_labels(base, registry.image(repository, tag, "ab")))
+    registry.image(repository, tag, "ac")
+    own = parse_tags([{"repository": "quay.io/**", "expect": table}]) if table else ()
+    [answer] = await registry.look(f"{APP}:1", expectations=TagExpectations((*own, *OFFICIAL_IMAGES)))
+
+    assert answer.verdict.status is BaseStatus.OUTDATED
+    assert answer.verdict.expect is expect
+    assert answer.verdict.is_alarm == (expect is Expect.IMMUTABLE)
+
+
+async def test_an_unmoved_release_is_no_alarm(registry: Published) -> None:
+    """A base that still resolves to the recorded digest, or whose digest is not recorded, is no alarm."""
+    base = registry.image("team/base", "1.4.2", "ab")
+    registry.image("shop/app", "1", "abX", annotations=base_labels("quay.io/team/base:1.4.2", base))
+    registry.image("shop/other", "1", "cdX")
+    [app] = await registry.look(f"{APP}:1")
+    [other] = await registry.look("reg.test/shop/other:1", base="quay.io/team/base:1.4.2")
+
+    assert (app.verdict.status, app.verdict.expect) == (BaseStatus.CURRENT, None)
+    assert (other.verdict.status, other.verdict.expect) == (BaseStatus.OUTDATED, None)
 
 
 async def test_new_images_are_read_through_the_mirror(registry: Published) -> None:

@@ -15,6 +15,7 @@ from boltseal.client.errors import RemoteDenied
 from boltseal.client.state import ClientState, StateUnusable
 from boltseal.events import parse_cloud_event
 from boltseal.policy.rebuild_actions import parse_on_outdated
+from boltseal.policy.tag_expectations import Expect
 from boltseal.project.bases.base_scan import BaseReport
 from boltseal.project.bases.freshness import BaseStatus
 from boltseal.project.bases.left_over_group import record_group, terminate_left_over
@@ -111,6 +112,24 @@ async def test_an_image_based_on_itself_is_not_rebuilt(
     assert [str(one.due.image) for one in asked] == ["reg.test/x/y:1"]
     assert words[0].startswith(f"{APP} is based on itself")
     assert len(words) <= 2
+
+
+async def test_no_rebuild_is_requested_on_a_base_that_should_never_move(
+    journal: RebuildJournal, tmp_path: Path
+) -> None:
+    """No rebuild takes over the new image of a tag that should never move; others are requested, and so is it when its
+    custom is known."""
+    builder = rebuilder(journal, script(tmp_path, "true"))
+    other = base_report("reg.test/shop/other:1", NODE)
+    alarm = base_report(APP, "quay.io/team/base:1.4.2", expect=Expect.IMMUTABLE)
+    words = builder.plan([alarm, other]).messages(5)
+    first = await builder.rebuild([alarm, other])
+    then = await builder.rebuild([base_report(APP, "quay.io/team/base:1.4.2", expect=Expect.REBUILT), other])
+
+    assert [str(one.due.image) for one in first] == ["reg.test/shop/other:1"]
+    assert "quay.io/team/base:1.4.2 should never move" in words[0]
+    assert 'expect = "rebuilt"' in words[0]
+    assert [str(one.due.image) for one in then] == [APP]
 
 
 async def test_two_concurrent_runs_request_nothing_twice(journal: RebuildJournal, tmp_path: Path) -> None:

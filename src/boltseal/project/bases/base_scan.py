@@ -31,6 +31,7 @@ from boltseal.oci.digest import Digest
 from boltseal.oci.manifest import Manifest
 from boltseal.oci.platform import Platform
 from boltseal.oci.reference import Reference
+from boltseal.policy.tag_expectations import OFFICIAL_IMAGES, TagExpectations
 from boltseal.project.bases.ancestry import MAX_ANCESTORS, with_ancestors
 from boltseal.project.bases.base_claims import (
     BaseClaim,
@@ -45,7 +46,7 @@ from boltseal.project.bases.candidates import CandidatePool, needs_layer_match
 from boltseal.project.bases.former_images import (
     FormerImages,
 )
-from boltseal.project.bases.freshness import BaseStatus, BaseVerdict, worst_verdict
+from boltseal.project.bases.freshness import BaseStatus, BaseVerdict, judge_move, worst_verdict
 from boltseal.project.bases.image_documents import ImageDocuments, RemoteRepository, images_of_index, same_platform
 from boltseal.project.bases.image_facts import ImageFacts, NotAnImage
 from boltseal.project.bases.layer_match import Candidate
@@ -125,7 +126,8 @@ class _Image:
 class BaseScanner:
     """Checks many images together. `allowed`: whether a registry may be contacted for a base.
 
-    `ignored`: images that are not judged, but may be the bases of others.
+    `ignored`: images that are not judged, but may be the bases of others. `expectations`: which tags move by custom, at
+    registries without a ledger.
     `watch`: checks a registry's ledger before its tags are trusted; LedgerBroken is raised to the caller.
     """
 
@@ -139,6 +141,7 @@ class BaseScanner:
         allowed: Callable[[str], bool],
         watch: Callable[[str], Awaitable[LedgerCheck]],
         ignored: Callable[[Reference], bool] = lambda _: False,
+        expectations: TagExpectations = TagExpectations(OFFICIAL_IMAGES),  # noqa: B008 - it has no state
         now_us: int,
         window_s: int = WINDOW_S,
         max_units: int = MAX_UNITS,
@@ -152,6 +155,7 @@ class BaseScanner:
         self._allowed = allowed
         self._watch = watch
         self._ignored = ignored
+        self._expectations = expectations
         self._followed: dict[str, LedgerCheck | BoltsealError] = {}
         self._tag_past = TagPast(transport, documents, cache, histories, self._has_ledger)
         self._now_us = now_us
@@ -262,6 +266,12 @@ class BaseScanner:
         for part in image.parts:
             subject = JudgedImage(image.wanted.reference, image.digest, part.facts)
             verdict = await resolver.verdict(subject, (*nearer[id(part)], *part.claims))
+            if (
+                verdict.claim is not None
+                and verdict.claim.base is not None
+                and not self._has_ledger(verdict.claim.base.registry)
+            ):
+                verdict = judge_move(verdict, self._expectations)
             verdicts.append(replace(verdict, platform=str(part.facts.platform), complete=self._complete))
         return BaseReport(image.wanted, image.digest, tuple(verdicts))
 

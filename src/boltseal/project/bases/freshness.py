@@ -20,6 +20,7 @@ from enum import StrEnum
 from typing import Final, NamedTuple
 
 from boltseal.oci.digest import Digest
+from boltseal.policy.tag_expectations import Expect, TagExpectations
 from boltseal.project.bases.base_claims import BaseClaim, ClaimSource
 from boltseal.project.bases.changes import BaseChanges, changes
 from boltseal.project.bases.image_facts import ImageFacts
@@ -64,7 +65,8 @@ class BaseVerdict:
     `exact`: whether it is exactly that often. `since_us`: when another digest was first observed; None if unknown.
     `is_open`: of an unknown result: whether another known image may be the base. `ancestors`: the results of its base, of
     that one's base, and so on. `rebuild_first`: if only an ancestor moved, the bases to rebuild before the image, in this
-    order. `complete`: whether ledgers record everything that the tags in question ever resolved to.
+    order. `complete`: whether ledgers record everything that the tags in question ever resolved to. `expect`: of an outdated
+    image whose base's tag moved: how such a tag moves by custom; None if its registry's ledger decides, or if unknown.
     """
 
     status: BaseStatus
@@ -81,6 +83,12 @@ class BaseVerdict:
     ancestors: tuple[BaseVerdict, ...] = ()
     rebuild_first: tuple[str, ...] = ()
     complete: bool = False
+    expect: Expect | None = None
+
+    @property
+    def is_alarm(self) -> bool:
+        """Whether the base's tag moved although it should never move."""
+        return self.expect is Expect.IMMUTABLE
 
     @property
     def evidence(self) -> str:
@@ -173,6 +181,14 @@ def judge_aliases(verdict: BaseVerdict, moved: Sequence[str]) -> BaseVerdict:
         f"moved: if it was built on that tag, it is outdated; {_REBUILD}"
     )
     return BaseVerdict(BaseStatus.UNKNOWN, reason, verdict.claim, verdict.built_on, verdict.now)
+
+
+def judge_move(verdict: BaseVerdict, expectations: TagExpectations) -> BaseVerdict:
+    """Say how the tag of an outdated image's base moves by custom, if it is known to have moved."""
+    claim = verdict.claim
+    if verdict.status is not BaseStatus.OUTDATED or claim is None or claim.base is None or verdict.built_on is None:
+        return verdict
+    return replace(verdict, expect=expectations.of(claim.base))
 
 
 def judge_without_claims(image: ImageFacts, unread: str, unobserved: str) -> BaseVerdict:

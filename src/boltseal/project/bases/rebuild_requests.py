@@ -39,6 +39,8 @@ MAX_AT_A_LOOK: Final = 100
 """Maximum number of requests per run; the rest follow in the next run."""
 _STOPPED: Final = "boltseal was stopped; it is requested again"
 SOURCE: Final = "boltseal"
+MAY_MOVE: Final = 'a `[[tags]]` table with expect = "rebuilt" says that such tags may move'
+"""What to do if a move is no alarm."""
 
 
 class AskedElsewhere(Unavailable):
@@ -49,7 +51,8 @@ class AskedElsewhere(Unavailable):
 class RebuildDue:
     """A rebuild to request. `digest`: of the image. `built_on`, `now`: the base's digest then and now.
 
-    `tries`: how many of the action's attempts an interrupted run has already made.
+    `tries`: how many of the action's attempts an interrupted run has already made. `alarm`: whether the base's tag should
+    never have moved.
     """
 
     image: Reference
@@ -59,6 +62,7 @@ class RebuildDue:
     now: Digest
     action: RebuildAction
     tries: int = 0
+    alarm: bool = False
 
     @property
     def event(self) -> BaseOutdated:
@@ -85,16 +89,25 @@ class AskedBefore(NamedTuple):
 
 
 class RebuildPlan(NamedTuple):
-    """The outdated images. `before`: already requested, with the last record. `endless`: based on themselves."""
+    """The outdated images. `before`: already requested, with the last record. `endless`: based on themselves.
+
+    `alarms`: on a tag that should never move: a rebuild would take over an image that the user has to review first.
+    """
 
     due: list[RebuildDue]
     before: list[AskedBefore]
     endless: list[RebuildDue]
+    alarms: list[RebuildDue]
 
     def messages(self, most: int) -> list[str]:
         """Return a line for each image whose rebuild is not requested because of a problem; at most `most` of them."""
         lines = [
             f"{due.image} is based on itself ({due.base}): each rebuild would cause the next" for due in self.endless
+        ]
+        lines += [
+            f"{due.image}: no rebuild is requested: its base {due.base} should never move, and resolves to {due.now}; "
+            f"review that image; {MAY_MOVE}"
+            for due in self.alarms
         ]
         for due, line in self.before:
             if line.outcome is not RebuildOutcome.DONE:
@@ -147,7 +160,7 @@ class Rebuilder:
 
     def plan(self, reports: Sequence[BaseReport]) -> RebuildPlan:
         """Sort the outdated images by whether a rebuild is requested. Raises: StateUnusable."""
-        last, plan = self._journal.last(), RebuildPlan([], [], [])
+        last, plan = self._journal.last(), RebuildPlan([], [], [], [])
         endless = based_on_themselves(
             (_name(report.wanted.reference), _name(verdict.claim.base))
             for report in reports
@@ -160,6 +173,8 @@ class Rebuilder:
                 line = last.get((str(due.image), str(due.base)))
                 if _name(due.image) in endless:
                     plan.endless.append(due)
+                elif due.alarm:
+                    plan.alarms.append(due)
                 elif line is None or line.digest != str(due.now):
                     pending.append(due)
                 elif (
@@ -220,6 +235,7 @@ class Rebuilder:
                         built_on=built_on,
                         now=verdict.now,
                         action=action,
+                        alarm=verdict.is_alarm,
                     ),
                 )
         return list(rebuilds.values())

@@ -8,6 +8,8 @@ A checked-out project is untrusted, and so is what a tool prints about it:
 - Without a network, where the system has `unshare` and allows it: a remote base can't be fetched. Elsewhere proxies and
   git are pointed at nothing, which the tools respect.
 - A run has its own process group, a time limit and a limit on output. A failure is one line.
+- `RunningTools.end` ends the tools that run. One is also ended if this process is killed, where `setpriv` is installed;
+  elsewhere by its limit of processor time.
 """
 
 from __future__ import annotations
@@ -20,6 +22,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -34,10 +37,45 @@ _KEPT_ERROR_BYTES: Final = 64 * 1024
 _PIECE: Final = 64 * 1024
 _NOWHERE: Final = "http://127.0.0.1:9"  # the discard port: a connection is refused at once
 _WITHOUT_NETWORK: Final = ("unshare", "--user", "--map-current-user", "--net", "--")
+_ENDS_WITH_PARENT: Final = ("setpriv", "--pdeathsig", "KILL", "--")
 
 
 class NotRendered(Unavailable):
     """A tool is missing, failed, or printed what can't be used."""
+
+
+class RunningTools:
+    """The tools that run, each with its process group, in any thread."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._groups: set[int] = set()
+        self._ended = False
+
+    def end(self) -> None:
+        """End all that run, and each that is started from now on."""
+        with self._lock:
+            self._ended = True
+            for group in self._groups:
+                _kill(group)
+
+    def add(self, group: int) -> None:
+        """Remember a process group until `remove`."""
+        with self._lock:
+            self._groups.add(group)
+            if self._ended:
+                _kill(group)
+
+    def remove(self, group: int) -> None:
+        """End a process group. Its number may be used again after its process is waited for."""
+        with self._lock:
+            self._groups.discard(group)
+            _kill(group)
+
+
+def _kill(group: int) -> None:
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(group, signal.SIGKILL)
 
 
 def tool_environment(home: Path, path: str, docker_config: str) -> dict[str, str]:
@@ -65,11 +103,19 @@ def run_tool(
     folder: Path,
     environment: Mapping[str, str],
     *,
+    running: RunningTools | None = None,
     time_limit_s: float = TIME_LIMIT_S,
     max_bytes: int = MAX_OUTPUT_BYTES,
 ) -> bytes:
-    """Return what a tool prints. Raises: NotRendered: it can't be run, fails, takes too long, or prints too much."""
-    prefix = _WITHOUT_NETWORK if _can_be_isolated(environment) else ()
+    """Return what a tool prints. `running`: knows it while it runs.
+
+    Raises: NotRendered: it can't be run, fails, takes too long, or prints too much.
+    """
+    running = running or RunningTools()
+    prefix: list[str] = []
+    for words_before in (_WITHOUT_NETWORK, _ENDS_WITH_PARENT):
+        if _is_possible([*prefix, *words_before], environment):
+            prefix += words_before
     try:
         process = subprocess.Popen(  # noqa: S603 - the words are fixed but for a path inside the project
             [*prefix, *words],
@@ -86,10 +132,10 @@ def run_tool(
         with contextlib.suppress(ProcessLookupError, ValueError):
             resource.prlimit(process.pid, resource.RLIMIT_CPU, (int(time_limit_s), int(time_limit_s)))
     try:
+        running.add(process.pid)
         printed, errors = _outputs(process, words[0], time.monotonic() + time_limit_s, time_limit_s, max_bytes)
     finally:
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(process.pid, signal.SIGKILL)
+        running.remove(process.pid)
         code = process.wait()
         for pipe in (process.stdout, process.stderr):
             if pipe is not None:
@@ -127,14 +173,16 @@ def _outputs(
     return bytes(printed), bytes(errors)
 
 
-def _can_be_isolated(environment: Mapping[str, str]) -> bool:
-    """Return whether a process can be started without a network."""
-    if shutil.which(_WITHOUT_NETWORK[0], path=environment.get("PATH")) is None:
+def _is_possible(prefix: Sequence[str], environment: Mapping[str, str]) -> bool:
+    """Return whether a program can be started with these words before its own."""
+    if shutil.which(prefix[0], path=environment.get("PATH")) is None:
         return False
-    words = [*_WITHOUT_NETWORK, "true"]
-    done = subprocess.run(  # noqa: S603 - fixed words
-        words, env=dict(environment), stdin=subprocess.DEVNULL, capture_output=True, check=False
-    )
+    try:
+        done = subprocess.run(  # noqa: S603 - fixed words
+            [*prefix, "true"], env=dict(environment), stdin=subprocess.DEVNULL, capture_output=True, check=False
+        )
+    except OSError:
+        return False
     return done.returncode == 0
 
 

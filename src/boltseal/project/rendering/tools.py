@@ -22,7 +22,13 @@ from boltseal.project.references.kustomize import KUSTOMIZATION_NAMES
 from boltseal.project.references.kustomize_names import deployed_kustomizations
 from boltseal.project.references.yaml_nodes import compose, pairs, text_of
 from boltseal.project.rendering.printed_images import Printed
-from boltseal.project.rendering.tool_runs import NotRendered, absolute_folders, run_tool, tool_environment
+from boltseal.project.rendering.tool_runs import (
+    NotRendered,
+    RunningTools,
+    absolute_folders,
+    run_tool,
+    tool_environment,
+)
 from boltseal.project.source_files import ProjectTree, Unreadable
 
 _CHART: Final = "Chart.yaml"
@@ -34,8 +40,13 @@ def renderable(project: ProjectTree, found: ScanResult, named: Sequence[str]) ->
     return sorted({*_kustomizations(project, found), *_charts(project), *_compose_projects(found, named)})
 
 
-def render(each: Rendered, project: ProjectTree, environment: Mapping[str, str]) -> Printed:
-    """Return what a tool prints. `environment`: the user's, for PATH and DOCKER_CONFIG. Raises: NotRendered."""
+def render(
+    each: Rendered, project: ProjectTree, environment: Mapping[str, str], running: RunningTools | None = None
+) -> Printed:
+    """Return what a tool prints. `environment`: the user's, for PATH and DOCKER_CONFIG. `running`: knows the tool.
+
+    Raises: NotRendered.
+    """
     name = each.path
     try:
         inside = project.name(Path(name))
@@ -51,7 +62,7 @@ def render(each: Rendered, project: ProjectTree, environment: Mapping[str, str])
         home = Path(os.path.realpath(scratch))
         own = tool_environment(home, path, docker_config)
         words = _command(each.tool, at, home, path)
-        text = run_tool(words, at if at.is_dir() else at.parent, own)
+        text = run_tool(words, at if at.is_dir() else at.parent, own, running=running)
         return Printed(text, str(project.root), str(home / _OVERLAY))
 
 
