@@ -300,7 +300,7 @@ def roll_back(options: DeployOptions, project: str, number: int | None, *, resto
     by = deployed_by(Path.cwd(), ReleaseKind.ROLLBACK)
     with folder.deploying():
         target = rollback_to(folder.all(), number)
-        restored = restored_files(folder, target) if restore and target is not None else RestoredFiles()
+        restored = restored_files(folder, target, Path.cwd()) if restore and target is not None else RestoredFiles()
         done = None
         try:
             done = on_engine(options, folder, [], lambda deployer: deployer.rollback(number, by), locked=True)

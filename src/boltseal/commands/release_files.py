@@ -4,16 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from boltseal.deploy.release_flow import DeployResult
 from boltseal.deploy.release_store import ReleaseFolder
 from boltseal.deploy.releases import Release
 from boltseal.deploy.settings_files import write_settings
-from boltseal.deploy.source_snapshot import changed_files, restore_files, with_lock
-from boltseal.errors import Precondition, quote
+from boltseal.deploy.source_snapshot import changed_files, content_now, restore_files, with_lock
+from boltseal.errors import Invalid, Precondition, quote
 
 _MAX_LISTED = 10
+
+
+class OtherProjectFolder(Invalid):
+    """Files of a release would be restored into another folder than the one in which the command runs."""
 
 
 class FilesDiffer(Precondition):
@@ -56,20 +60,34 @@ def different_files(folder: ReleaseFolder, release: Release) -> tuple[str, ...]:
     return tuple(changed_files(root, with_lock(root, contents.files, contents.lock)))
 
 
-def restored_files(folder: ReleaseFolder, release: Release) -> RestoredFiles:
+def restored_files(folder: ReleaseFolder, release: Release, here: Path) -> RestoredFiles:
     """Write the recorded files that differ into the project: its own files all or none, then its settings.
 
-    Raises: NotFound: one of its own files is gone; FileChanged, FilesNotWritten, Unavailable.
+    A release may come from an engine, whose administrators must not be able to write anywhere on this machine: it is
+    restored only into the folder in which the command runs, and without files that are outside of it. `here`: that folder.
+
+    Raises: OtherProjectFolder; NotFound: one of its own files is gone; FileChanged, FilesNotWritten, Unavailable.
     """
     root, contents = Path(release.directory), folder.contents(release.number)
+    if not root.is_absolute() or root.resolve() != here.resolve():
+        raise OtherProjectFolder(
+            f"--restore-files writes into the folder of the project, so that it must run there (got {quote(str(here))}, expected "
+            f"{quote(str(root))}, from which release {release.number} was deployed). Nothing was changed"
+        )
     files = with_lock(root, contents.files, contents.lock)
-    changed = changed_files(root, files)
-    before = {name: _content(root / name) for name in changed}
+    changed = [name for name in changed_files(root, files) if _belongs(name)]
+    before = {name: content_now(root / name) for name in changed}
     modes = {name: (root / name).stat().st_mode & 0o7777 for name, raw in before.items() if raw is not None}
     restore_files(root, files, [name for name in changed if name not in contents.modes])
     settings = {name: files[name] for name in changed if name in contents.modes}
     write_settings(root, settings, contents.modes)
     return RestoredFiles(root, before, modes)
+
+
+def _belongs(name: str) -> bool:
+    """Return whether a recorded name is one of a file inside the project. git would run files of its own folder."""
+    path = PurePosixPath(name)
+    return not path.is_absolute() and not {"..", ".git"} & set(path.parts)
 
 
 def check_restored(folder: ReleaseFolder, running: Release, root: Path) -> None:
@@ -87,10 +105,3 @@ def check_restored(folder: ReleaseFolder, running: Release, root: Path) -> None:
             f"what runs: {listed}{more}. Nothing was started. Restore them by `boltseal rollback {running.number} "
             f"--project-name {running.project} --restore-files`, or deploy them by `boltseal deploy --anyway`"
         )
-
-
-def _content(path: Path) -> bytes | None:
-    try:
-        return path.read_bytes()
-    except FileNotFoundError:
-        return None

@@ -186,9 +186,11 @@ def write_settings(root: Path, files: Mapping[str, bytes], modes: Mapping[str, i
     for name, raw in files.items():
         path = root / name
         try:
+            if not (path.parent.resolve() / path.name).is_relative_to(root.resolve()):
+                raise Unavailable(f"{name} can't be restored: it is outside of the project")
             path.parent.mkdir(parents=True, exist_ok=True)
             real = path.resolve()
-            if not Path(name).is_absolute() and not real.is_relative_to(root.resolve()):
+            if not real.is_relative_to(root.resolve()):
                 raise Unavailable(f"{name} can't be restored: a symbolic link leads out of the project")
             owner = real.stat() if real.exists() else None
             write_file(Disk(), real, raw, PRIVATE)

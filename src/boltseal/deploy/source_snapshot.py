@@ -6,6 +6,8 @@ sources to the state of a release.
 
 from __future__ import annotations
 
+import os
+import stat
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -87,7 +89,25 @@ def _images(lock: bytes) -> object:
 
 def changed_files(root: Path, files: Mapping[str, bytes]) -> Sequence[str]:
     """Return the recorded files whose content has changed since."""
-    return [name for name, raw in sorted(files.items()) if _raw(root / name) != raw]
+    return [name for name, raw in sorted(files.items()) if content_now(root / name) != raw]
+
+
+def content_now(path: Path) -> bytes | None:
+    """Return the content of a file that a release names; None if there is no regular file, or a larger one than is recorded.
+
+    A release may come from an engine that lies: its names may be those of devices or pipes. Raises: NoProject.
+    """
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except OSError as error:
+        raise NoProject(f"{path} can't be read: {error.strerror}") from error
+    with os.fdopen(fd, "rb") as file:
+        if not stat.S_ISREG(os.fstat(fd).st_mode):
+            return None
+        raw = file.read(MAX_FILE_BYTES + 1)
+    return raw if len(raw) <= MAX_FILE_BYTES else None
 
 
 def restore_files(root: Path, files: Mapping[str, bytes], names: Sequence[str]) -> None:
@@ -97,7 +117,7 @@ def restore_files(root: Path, files: Mapping[str, bytes], names: Sequence[str]) 
     """
     changes = []
     for name in names:
-        now = None if Path(name).is_absolute() else _raw(root / name)
+        now = None if Path(name).is_absolute() else content_now(root / name)
         if now is None:
             raise NotFound(f"{name} is no longer in the project: no file was restored; restore it by hand")
         changes.append(FileEdit(SourceFile.of(name, now), SourceFile.of(name, files[name])))
