@@ -153,6 +153,13 @@ def candidates(
     """Return the values of a parsed file that look like images, without documents that are no image by rule."""
     if not _may_name_image(source.text):
         return ()
+    return document_candidates(source, documents, accounted)
+
+
+def document_candidates(
+    source: SourceFile, documents: Iterable[Node], accounted: Iterable[Accounted]
+) -> tuple[Candidate, ...]:
+    """Return the values of some documents of a file that look like images, as `candidates` does."""
     whole = {each.span for each in accounted if each.reason is not None}
     return tuple(
         _in_nodes(

@@ -11,22 +11,23 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import chain
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from yaml.nodes import Node
 
 from boltseal.errors import quote
-from boltseal.project.account import Candidate, candidates, unknown_values
+from boltseal.project.account import Candidate, candidates, document_candidates, unknown_values
 from boltseal.project.image_references import Accounted, Format, ImageReference, ScanProblem, ScanResult
 from boltseal.project.references.build_arguments import without_selected
 from boltseal.project.references.formats import BY_NAME, READERS
 from boltseal.project.references.gitlab import include_matcher
-from boltseal.project.references.kubernetes import is_kubernetes
+from boltseal.project.references.kubernetes import is_kubernetes, read_kubernetes
 from boltseal.project.references.kustomize_names import as_deployed
 from boltseal.project.references.reader import FileToFollow, FormatReader, ProjectFile, Syntax, follows_nothing
 from boltseal.project.references.templates import contains_image_line, read_chart_template, read_template, template_of
-from boltseal.project.references.yaml_nodes import compose, pairs
+from boltseal.project.references.yaml_nodes import compose, is_null, pairs, stream
 from boltseal.project.source_files import ProjectPath, ProjectTree, SourceFile, Unreadable
 
 MAX_FILES: Final = 100_000
@@ -37,6 +38,9 @@ _ANY_NAME: Final = re.IGNORECASE | re.DOTALL  # a line break in a file name must
 _STRUCTURED: Final = re.compile(r".+\.(?:ya?ml|jsonc?)|\.devcontainer\.json", _ANY_NAME)
 _ACCOUNTED: Final = re.compile(r".+\.(?:ya?ml|jsonc?|toml|hcl|nomad)", _ANY_NAME)
 _IN_CHART: Final = re.compile(r".+\.(?:ya?ml|tpl)", _ANY_NAME)
+STREAMED_CHARACTERS: Final = 256 * 1024
+"""From this size on, a stream of resources is not kept in memory as a whole."""
+_KUBERNETES: Final = BY_NAME[Format.KUBERNETES]
 _HINTS: Final = (b"image", b"apiversion", b"services", b"container", b"docker")
 
 
@@ -273,6 +277,8 @@ class _Scan:
         how = "a format by path" if by_path else "a format"
         if self.recall(source, how):
             return
+        if self.read_resources(source, how):
+            return
         try:
             documents = compose(source)
         except Unreadable:
@@ -296,6 +302,34 @@ class _Scan:
             if by_path:
                 raise Unreadable(source.path, 0, "is in none of the known formats")
             self.remember(source, how, ScanResult())
+
+    def read_resources(self, source: SourceFile, how: str) -> bool:
+        """Read a large stream of Kubernetes resources, one document in memory at a time; return whether it is one."""
+        if len(source.text) < STREAMED_CHARACTERS or b"\n---" not in source.raw:
+            return False
+        results: list[ScanResult] = []
+        named: list[Candidate] = []
+        try:
+            for number, document in enumerate(stream(source)):
+                if is_null(document):
+                    continue
+                if next((each for each in READERS if each.by_content((document,))), None) is not _KUBERNETES:
+                    return False
+                results.append(read_kubernetes(source, (document,), self.crds, number))
+                named += document_candidates(source, (document,), results[-1].accounted)
+        except Unreadable:
+            return False  # the reading of the whole file reports it
+        if len(results) < 2:
+            return False
+        found = ScanResult(*(tuple(chain.from_iterable(parts)) for parts in zip(*map(_parts, results), strict=True)))
+        self.add(found)
+        self.candidates[source.path] = tuple(named)
+        self.remember(source, how, found)
+        return True
+
+
+def _parts(found: ScanResult) -> tuple[tuple[Any, ...], ...]:
+    return found.image_refs, found.problems, found.notes, found.unknown, found.accounted
 
 
 def reader_by_name(path: str) -> FormatReader | None:

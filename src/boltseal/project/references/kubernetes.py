@@ -78,11 +78,17 @@ def has_containers(documents: Sequence[Node]) -> bool:
 
 
 def read_kubernetes(
-    source: SourceFile, documents: Sequence[Node], paths: Mapping[str, Sequence[str]] | None = None
+    source: SourceFile,
+    documents: Sequence[Node],
+    paths: Mapping[str, Sequence[str]] | None = None,
+    number: int | None = None,
 ) -> ScanResult:
-    """Return the image references of every resource. `paths`: read in addition to PATHS."""
+    """Return the image references of every resource. `paths`: read in addition to PATHS.
+
+    `number`: that of a single document inside a stream of several.
+    """
     reader = _Reader(source, {**PATHS, **(paths or {})})
-    reader.read(documents)
+    reader.read(documents, number)
     spans = {image_ref.span for image_ref in reader.image_refs}
     values = (image_ref for image_ref in reader.values_refs if image_ref.span not in spans)
     return ScanResult(
@@ -104,10 +110,12 @@ class _Reader:
         self.in_values: set[int] = set()
         self.defaults: dict[str, ScalarNode] = {}
 
-    def read(self, documents: Sequence[Node]) -> None:
-        """Read every document, and every item of lists, however deeply nested."""
-        several = len(documents) > 1
-        waiting = [(document, f"[{number}]" if several else "") for number, document in enumerate(documents)]
+    def read(self, documents: Sequence[Node], first: int | None) -> None:
+        """Read every document, and every item of lists, however deeply nested. `first`: the number of the first one."""
+        several = len(documents) > 1 or first is not None
+        waiting = [
+            (document, f"[{number}]" if several else "") for number, document in enumerate(documents, first or 0)
+        ]
         waiting.reverse()
         while waiting:
             document, at = waiting.pop()

@@ -52,23 +52,36 @@ def compose(source: SourceFile) -> tuple[Node, ...]:
 
 
 def _composed(source: SourceFile) -> tuple[Node, ...]:
+    return tuple(stream(source))
+
+
+def stream(source: SourceFile) -> Iterator[Node]:
+    """Yield the root of each document; one that is no longer used takes no memory.
+
+    Raises: Unreadable: it is not YAML, or too large; perhaps after the first documents.
+    """
     values = source.text.count("\n") + source.text.count(",")
     if values > MAX_VALUES:
         raise Unreadable(source.path, 0, f"has up to {values} values; a file with references has at most {MAX_VALUES}")
     text = source.text
     if _is_json(source):
         text = _SURROGATE.sub(r"\\u0041", without_json_comments(text))
+    aliases, merges = may_have_aliases(source.text), _MERGE in source.text
     try:
-        documents = tuple(yaml.compose_all(text, Loader=_Loader))
+        for document in yaml.compose_all(text, Loader=_Loader):
+            if aliases:
+                _check_aliases(source, (document,))
+            if merges:
+                _check_merges(source, document)
+            yield document
     except yaml.YAMLError as error:
         raise _unreadable(source, error) from error
-    if may_have_aliases(source.text):
-        _check_aliases(source, documents)
-    if _MERGE in source.text:
-        for node in walk(documents):
-            if isinstance(node, MappingNode) and len(list(_fragments(node))) > MAX_FRAGMENTS:
-                raise Unreadable(source.path, line_of(node), f"merges more than {MAX_FRAGMENTS} mappings into one")
-    return documents
+
+
+def _check_merges(source: SourceFile, document: Node) -> None:
+    for node in walk((document,)):
+        if isinstance(node, MappingNode) and len(list(_fragments(node))) > MAX_FRAGMENTS:
+            raise Unreadable(source.path, line_of(node), f"merges more than {MAX_FRAGMENTS} mappings into one")
 
 
 def document_texts(source: SourceFile) -> list[str]:
