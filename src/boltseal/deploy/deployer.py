@@ -359,7 +359,7 @@ class Deployer:
         except BoltsealError as error:  # the release runs
             self.flow.progress(f"its images are not archived, so a prune may remove them: {error.message}")
         else:
-            self.flow.progress(f"archived the images of the last releases: {size_bytes / 1e6:.1f} MB")
+            self.flow.progress(f"archived the images of the last releases: {size_bytes / 2**20:.1f} MiB")
 
 
 def archived_ids(root: Path) -> frozenset[Digest]:

@@ -177,7 +177,7 @@ def test_the_error_of_a_broken_connection_says_how_to_resume(
 def test_a_release_of_one_engine_is_not_restored_on_another(
     shop: ComposeProject, registry: Callable[[], None], docker_containerd: Docker
 ) -> None:
-    """A first release on a second engine has no former one, whatever ran on the first engine."""
+    """A first release on a second engine has no former one, and is its number 1, whatever ran on the first engine."""
     shop.publish("1.0.0")
     shop.publish("1.1.0", command=ENDS)
     plain(shop, "1.0.0")
@@ -193,7 +193,7 @@ def test_a_release_of_one_engine_is_not_restored_on_another(
     assert failed.code == 1
     assert "there is no previous release to restore" in failed.out
     assert back.code == 1
-    assert f"expected {shop.docker.host}" in back.err
+    assert "1.0.0" not in back.out + back.err
     assert words == {"web": "1.1.0"}
     assert shop.words() == {"web": "1.0.0"}
 
@@ -230,13 +230,11 @@ def test_an_image_in_a_store_of_the_driver_vfs_is_proven(shop: ComposeProject, r
 
 
 @pytest.mark.parametrize("shop", ["podman"], indirect=True)
-def test_a_check_that_podman_does_not_run_is_explained(shop: ComposeProject, registry: Callable[[], None]) -> None:
-    """Podman's health checks have no result without systemd, which the message explains."""
+def test_a_check_that_no_systemd_runs_is_run_by_the_deploy(shop: ComposeProject, registry: Callable[[], None]) -> None:
+    """Podman runs health checks only by systemd's timers; without systemd the deploy has them run, and ends healthy."""
     shop.publish("1.0.0")
     shop.web("1.0.0", HEALTHY)
     shop.locked()
     done = shop.run("deploy", "--wait", "20s")
 
-    assert done.code == (0 if Path("/run/systemd/system").is_dir() else 1), done.err
-    if done.code == 1:
-        assert "Podman runs health checks through systemd" in done.out
+    assert done.code == 0, done.err
