@@ -27,7 +27,10 @@ def pushed(image: str, name: str) -> str:
     return f"docker tag {image} localhost:5000/{name} && docker push -q localhost:5000/{name}"
 
 
-NEWER: Final = f"{pushed('made:2', 'shop/app:1.5.1')} && sed -i 's/1\\.4\\.2/1.5.1/' compose.yaml && boltseal deploy --update --anyway"
+NEWER: Final = (
+    f"{pushed('made:2', 'shop/app:1.5.1')} && sed -i 's/1\\.4\\.2/1.5.1/' compose.yaml && "
+    "(boltseal release hold --end || true) && boltseal deploy --update --anyway"
+)
 SETTINGS: Final = "${XDG_CONFIG_HOME:-$HOME/.config}/boltseal"
 DEPLOYED: Final = "boltseal lock && boltseal deploy"
 SCRUB: Final = {"boltseal scrub": "boltseal scrub --no-lock --root /var/lib/docker"}
