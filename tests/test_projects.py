@@ -51,7 +51,7 @@ def test_project_settings_are_read(tmp_path: Path) -> None:
         ("[[notify]]\nurl = 'https://x'", 'unknown table "notify"; the nearest known one is verify'),
         ("lock = 3", "lock is not a table; expected [lock]"),
         ("[lock]\nexclud = []", 'unknown key "exclud" in [lock]; the nearest known one is exclude'),
-        ("[deploy]\ncommand = 'sh'", 'unknown key "command" in [deploy]; the table has no keys yet'),
+        ("[deploy]\ncommand = 'sh'", 'unknown key "command" in [deploy]; the nearest known one is keep'),
         ("[lock]\nexclude = 'docs'", '[lock] exclude is "docs"; expected a list of texts'),
         ("[lock]\nexclude = [3]", '[lock] exclude is "[3]"; expected a list of texts'),
         (

@@ -85,7 +85,7 @@ def test_an_unsupported_dockerfile_is_refused(tmp_path: Path, text: str, target:
 def test_a_file_outside_is_not_read(tmp_path: Path) -> None:
     """A link to a Dockerfile outside of the project is not followed."""
     (tmp_path / "Dockerfile").symlink_to("/etc/passwd")
-    with pytest.raises(DockerfileInvalid, match="leads out of the project"):
+    with pytest.raises(DockerfileInvalid, match="is outside of the project"):
         read(tmp_path, Path("Dockerfile"), {}, None)
 
 

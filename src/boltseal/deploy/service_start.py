@@ -31,13 +31,13 @@ from boltseal.deploy.running_snapshot import recipes_of
 from boltseal.deploy.start_order import batches, dependencies, shares_namespace, stop_first_reason, waited_jobs
 from boltseal.engines.container_control import ContainerControl
 from boltseal.engines.inventory import ContainerHealth, EngineContainer, State
-from boltseal.errors import BoltsealError
+from boltseal.errors import Unavailable
 
 WriteRecord = Callable[[Release], Release]
 """Writes a release's record durably."""
 
 
-class ServicesFailed(BoltsealError):
+class ServicesFailed(Unavailable):
     """Services of a release failed. `health`: each with its reason. What ran before them still runs."""
 
     def __init__(self, health: Mapping[str, ServiceHealth]) -> None:

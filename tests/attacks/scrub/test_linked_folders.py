@@ -120,7 +120,10 @@ def test_a_mount_behind_a_link_is_found(used: Store, tmp_path: Path) -> None:
     finally:
         subprocess.run([program("umount"), "--lazy", tool], check=True)
 
-    assert {(each.kind, each.path) for each in report.differences} == {(DifferenceKind.MOUNT, "bin/tool")}
+    found = {(each.kind, each.path) for each in report.differences}
+    assert (DifferenceKind.MOUNT, "bin/tool") in found
+    # an engine that another test starts meanwhile has the mount in its namespace too, which is a finding of the store
+    assert {(kind, path.endswith("bin/tool")) for kind, path in found} == {(DifferenceKind.MOUNT, True)}
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root may mount")
