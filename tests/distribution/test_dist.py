@@ -110,6 +110,9 @@ def test_every_command_of_the_page_is_run_by_these_tests() -> None:
     assert unknown == []
 
 
+INSTALLERS = {"uv": "uv tool install", "pipx": "pipx install --force", "pip": "pip install"}
+
+
 async def test_the_client_works_alone(
     tool: str, dist: Dist, wheels: Path, registry: Server, user: dict[str, str]
 ) -> None:
@@ -126,7 +129,7 @@ async def test_the_client_works_alone(
     assert (health.returncode, digest.returncode) == (0, 0), health.stderr + digest.stderr
     assert digest.stdout.startswith("sha256:")
     assert (serve.returncode, serve.stdout) == (2, "")
-    assert 'pip install "boltseal[server]"' in serve.stderr
+    assert f'{INSTALLERS[tool]} "boltseal[server]"' in serve.stderr
 
 
 def test_the_server_extra_serves(tool: str, dist: Dist, wheels: Path, user: dict[str, str], tmp_path: Path) -> None:
