@@ -34,9 +34,7 @@ def test_podman_without_systemd_is_explained() -> None:
     starting = replace(RUNS, health=ContainerHealth.STARTING)
     health = HealthWatch({"web": ExpectedService(1, IMAGE)}, podman=True).observe([starting], 100.0)["web"]
 
-    assert health.reason.endswith(
-        "has no result yet (Podman runs health checks through systemd: without it they have no result)"
-    )
+    assert health.reason.endswith("has no result yet (without systemd, boltseal asks Podman to run it)")
     assert judged([starting])[1].endswith("has no result yet")
 
 

@@ -102,7 +102,7 @@ class HealthWatch:
             restarts = f", restarted {container.restarts} times" if container.restarts else ""
             return health(HealthStatus.WAITING, f"{container.name} is {container.state}{restarts}")
         if container.health is ContainerHealth.STARTING:
-            hint = " (Podman runs health checks through systemd: without it they have no result)" if self.podman else ""
+            hint = " (without systemd, boltseal asks Podman to run it)" if self.podman else ""
             return health(HealthStatus.WAITING, f"the health check of {container.name} has no result yet{hint}")
         if container.health is ContainerHealth.HEALTHY:
             return health(HealthStatus.HEALTHY, "its health check reports healthy")
