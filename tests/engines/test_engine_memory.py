@@ -102,11 +102,12 @@ def test_the_socket_of_another_user_is_not_asked(short_folder: Path) -> None:
     parent, child = socket.socketpair()
     with parent, child:
         code = (
-            "import socket, sys; made = socket.socket(socket.AF_UNIX); made.bind(sys.argv[1]); made.listen(); "
+            "import os, socket, sys; os.setuid(int(sys.argv[3])); "  # here: the user may be unable to read the interpreter
+            "made = socket.socket(socket.AF_UNIX); made.bind(sys.argv[1]); made.listen(); "
             "socket.send_fds(socket.socket(fileno=int(sys.argv[2])), [b'x'], [made.fileno()])"
         )
-        command = [sys.executable, "-Sc", code, f"{short_folder}/n.sock", str(child.fileno())]
-        subprocess.run(command, pass_fds=[child.fileno()], user=UNPRIVILEGED, check=True)
+        command = [sys.executable, "-Sc", code, f"{short_folder}/n.sock", str(child.fileno()), str(UNPRIVILEGED)]
+        subprocess.run(command, pass_fds=[child.fileno()], check=True)
         _, (descriptor,), _, _ = socket.recv_fds(parent, 1, 1)
     with inheriting(descriptor) as service:
         os.close(descriptor)
