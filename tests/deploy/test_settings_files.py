@@ -145,7 +145,7 @@ def test_a_link_out_of_the_project_is_not_followed(root: Path, tmp_path: Path) -
     (tmp_path / "outside").write_text("kept")
     (root / "app.env").symlink_to(tmp_path / "outside")
 
-    with pytest.raises(Unavailable, match="leads out of the project"):
+    with pytest.raises(Unavailable, match="points out of the project"):
         write_settings(root, {"app.env": b"A=1\n"}, {})
     assert (tmp_path / "outside").read_text() == "kept"
 

@@ -20,7 +20,7 @@ from urllib.parse import urljoin, urlsplit
 import msgspec
 
 from boltseal.client.background_hash import BackgroundHash
-from boltseal.client.blob_pieces import coalesced
+from boltseal.client.blob_chunks import coalesced
 from boltseal.client.errors import RemoteDigestMissing, RemoteMismatch, RemoteNotFound, RemoteUnavailable
 from boltseal.client.hosts import api_host
 from boltseal.client.link_header import next_page

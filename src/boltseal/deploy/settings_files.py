@@ -191,7 +191,7 @@ def write_settings(root: Path, files: Mapping[str, bytes], modes: Mapping[str, i
             path.parent.mkdir(parents=True, exist_ok=True)
             real = path.resolve()
             if not real.is_relative_to(root.resolve()):
-                raise Unavailable(f"{name} can't be restored: a symbolic link leads out of the project")
+                raise Unavailable(f"{name} can't be restored: a symbolic link points out of the project")
             owner = real.stat() if real.exists() else None
             write_file(Disk(), real, raw, PRIVATE)
             if owner is not None:

@@ -25,7 +25,7 @@ from typing import Final
 
 import structlog
 
-from boltseal.client.blob_pieces import PIECE_BYTES
+from boltseal.client.blob_chunks import PIECE_BYTES
 from boltseal.client.errors import RemoteMismatch, RemoteNotFound, RemoteUnavailable
 from boltseal.client.registry_client import RESUMES, BlobStream
 from boltseal.errors import BoltsealError, Unavailable
