@@ -6,6 +6,7 @@ overlayfs marks in layers that were built and not unpacked, sparse files, and na
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import tarfile
@@ -212,6 +213,35 @@ def test_a_build_step_that_changes_the_root_folder_is_no_difference(
 
     assert found.differences == ()
     assert found.status is (ReportStatus.UNKNOWN if is_in_no_tar else ReportStatus.HOLDS), found.unknown
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "unknown"),
+    [("true", "echo", []), ("chmod 711 /", "chown 5:6 /", [1])],
+)
+def test_images_of_build_steps_with_equal_tars_are_no_difference(
+    classic: Daemon, tmp_path: Path, first: str, second: str, unknown: list[int]
+) -> None:
+    """Docker knows one folder for two build steps with equal tars, and the second image is mounted on its own: both are checked."""
+    (tmp_path / "busybox").write_bytes(Path(program("busybox")).read_bytes())
+    (tmp_path / "busybox").chmod(0o755)
+    names = [f"equal-{each.encode().hex()}-{number}-{tmp_path.name}:1" for number, each in enumerate((first, second))]
+    for name, step in zip(names, (first, second), strict=True):
+        each = ("/bin/busybox true", f"/bin/busybox {step}", f"/bin/busybox touch /{name}")
+        steps = [f'RUN ["/bin/busybox", "sh", "-c", "{command}"]' for command in each]
+        (tmp_path / "Dockerfile").write_text("\n".join(("FROM scratch", "COPY busybox /bin/busybox", *steps)))
+        run(
+            *("docker", "-H", classic.host, "build", "--network", "none", "-t", name, tmp_path),
+            env={"DOCKER_BUILDKIT": "1"},
+        ).checked()
+
+    checked = reports(classic.root)
+    found = [report for name in names for report in checked if any(each.endswith(name) for each in report.names)]
+    layers = [json.loads(classic.run("image", "inspect", name).checked())[0]["RootFS"]["Layers"] for name in names]
+
+    assert layers[0][:3] == layers[1][:3]
+    assert [report.differences for report in found] == [(), ()]
+    assert [number for number, report in enumerate(found) if report.status is ReportStatus.UNKNOWN] == unknown
 
 
 def test_a_running_container_with_changes_is_clean(daemon: Daemon, context: Path) -> None:

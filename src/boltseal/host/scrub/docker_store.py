@@ -16,7 +16,7 @@ from boltseal.host.scrub.differences import Difference, DifferenceKind, differen
 from boltseal.host.scrub.implied_folders import MODE, ImpliedFolders
 from boltseal.host.scrub.layer_check import CheckMode, LayerFiles, check
 from boltseal.host.scrub.layer_folder import DOCKER_NAMES
-from boltseal.host.scrub.overlay_stack import IsSameLayer, check_stack
+from boltseal.host.scrub.overlay_stack import CheckAsLayer, check_stack
 from boltseal.host.scrub.ownership import IdMap, Ownership, ownership_in
 from boltseal.host.scrub.plans import (
     MAX_LAYERS,
@@ -237,22 +237,22 @@ def _layers(
     named = [str(diff) for diff in diffs]
     if store.driver == VFS:
         return tuple(layers)
-    found += check_stack(store.files, BASE, folders, named, unknown, DOCKER_NAMES, proven=_proven(layers))
+    found += check_stack(store.files, BASE, folders, named, unknown, DOCKER_NAMES, check_as_layer=_as_layer(layers))
     return tuple(layers)
 
 
-def _proven(layers: Sequence[LayerFiles]) -> IsSameLayer:
+def _as_layer(layers: Sequence[LayerFiles]) -> CheckAsLayer:
     """Return a function that checks a folder completely as one of these layers, with cached results."""
 
     @cache
-    def proven(number: int, folder: str) -> bool:
+    def check_as_layer(number: int, folder: str) -> Sequence[str] | None:
         if number >= len(layers):
-            return False
+            return None
         other = replace(layers[number], folder=BASE + b"/" + folder.encode() + b"/diff")
         result = check(other, CheckMode(), lambda _: None)
-        return not result.differences and not result.unknown
+        return None if result.differences else result.unknown
 
-    return proven
+    return check_as_layer
 
 
 def ownership(root: Path) -> Ownership:
@@ -322,7 +322,9 @@ def _container(store: DockerStore, container: DockerContainer, allowance: Allowa
     stack = [*folders, *own]
     is_copy = store.driver == VFS
     if (folders or container.image is None) and not is_copy:
-        found += check_stack(store.files, BASE, stack, [""] * len(stack), unknown, DOCKER_NAMES, proven=_proven(layers))
+        found += check_stack(
+            store.files, BASE, stack, [""] * len(stack), unknown, DOCKER_NAMES, check_as_layer=_as_layer(layers)
+        )
     at = [store.folder_of(folder) for folder in stack]
     return ContainerPlan(
         store=NAME,

@@ -10,7 +10,8 @@ layer's folder is unchanged. An additional name in BASE/ID that an engine mounts
 these files byte by byte: with a line end after LINK they follow another link.
 
 Docker has one folder for each layer that it knows. But an image that BuildKit built on a second folder of the same layer keeps
-using that. So another folder in a list is no difference if its content is proven to be that layer.
+using that. So another folder in a list is no difference if its content is proven to be that layer, and what can't be checked
+in it can't be checked in the image.
 """
 
 from __future__ import annotations
@@ -31,8 +32,8 @@ _LISTED: Final = re.compile(rb"l/[A-Z2-7]{26}")
 _TARGET: Final = re.compile(rb"\.\./([a-z0-9]{1,80}(?:-init)?)/diff")
 
 
-IsSameLayer = Callable[[int, str], bool]
-"""Returns whether a folder has exactly the files of the layer with this number; 0 is the lowest."""
+CheckAsLayer = Callable[[int, str], Sequence[str] | None]
+"""Checks a folder as the layer with this number; 0 is the lowest. Returns None if it differs, else what could not be checked."""
 
 
 def check_stack(
@@ -43,7 +44,7 @@ def check_stack(
     unknown: list[str],
     names: AllowedNames,
     *,
-    proven: IsSameLayer = lambda _, __: False,
+    check_as_layer: CheckAsLayer = lambda _, __: None,
     other_names: Mapping[str, AllowedNames] | None = None,
 ) -> list[Difference]:
     """Check that each folder's link and list refer to exactly the folders below it, and that it has no unexpected names.
@@ -68,11 +69,14 @@ def check_stack(
                 found += unexpected_names(files, at, layer, (other_names or {}).get(folder, names))
             expected = b":".join(b"l/" + each for each in reversed(links))
             lower = files.read(at + b"/lower", MAX_LOWER_BYTES) if files.exists(at + b"/lower") else b""
-            if lower != expected and not _is_equivalent(files, base, lower, folders[:number], proven):
+            unchecked = [] if lower == expected else _unchecked(files, base, lower, folders[:number], check_as_layer)
+            if unchecked is None:
                 shown = readable(expected) or "no layer below"
                 found.append(
                     difference(DifferenceKind.STACK, at + b"/lower", shown, readable(lower) or "no layer below", layer)
                 )
+            else:
+                unknown += [each for each in unchecked if each not in unknown]
         except (StoreMissing, StoreMalformed) as error:
             found.append(difference(DifferenceKind.STACK, at, "a layer's folder with its link", error.message, layer))
         except StoreUnreadable as error:
@@ -87,19 +91,30 @@ def check_stack(
     return found
 
 
-def _is_equivalent(files: SafeFolder, base: bytes, lower: bytes, folders: Sequence[str], proven: IsSameLayer) -> bool:
-    """Return whether a list with other links refers to the same folders, or to folders with the same layers."""
+def _unchecked(
+    files: SafeFolder, base: bytes, lower: bytes, folders: Sequence[str], check_as_layer: CheckAsLayer
+) -> list[str] | None:
+    """Return what could not be checked in a list with other links, None if it refers to other layers.
+
+    Raises: StoreMissing, StoreMalformed, StoreUnreadable.
+    """
     links = lower.split(b":")[::-1]
     if len(links) != len(folders):
-        return False
+        return None
+    unchecked: list[str] = []
     for number, (link, folder) in enumerate(zip(links, folders, strict=True)):
         match = _LISTED.fullmatch(link)
         if match is None or not files.exists(base + b"/" + link):
-            return False
+            return None
         target = _TARGET.fullmatch(files.link(base + b"/" + link))
-        if target is None or (target[1].decode() != folder and not proven(number, target[1].decode())):
-            return False
-    return True
+        if target is None:
+            return None
+        other = target[1].decode()
+        reasons = () if other == folder else check_as_layer(number, other)
+        if reasons is None:
+            return None
+        unchecked += reasons
+    return unchecked
 
 
 def _link(files: SafeFolder, base: bytes, at: bytes, folder: str, layer: str, found: list[Difference]) -> bytes:
