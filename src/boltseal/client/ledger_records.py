@@ -30,7 +30,7 @@ class NoRecords(RemoteNotFound):
     """The registry accepts no records: it is not a boltseal registry, or an older one."""
 
 
-class LedgerRecord(NamedTuple):
+class ListedRecord(NamedTuple):
     """A record, and the index of its entry."""
 
     entry_index: int
@@ -99,20 +99,20 @@ async def is_signed(
     return False
 
 
-async def list_records(transport: Transport, registry: str, repository: Repository) -> list[LedgerRecord]:
+async def list_records(transport: Transport, registry: str, repository: Repository) -> list[ListedRecord]:
     """Return the records about a repository's images by index, the oldest first.
 
     The entries are not proven to be in the signed tree; `client.history` does that.
 
     Raises: NoRecords, RemoteMismatch, RemoteDenied, and whatever `Transport.request` raises.
     """
-    found: list[LedgerRecord] = []
+    found: list[ListedRecord] = []
     try:
         async for index, line in LedgerClient(transport, registry).records(repository):
             entry = parse(line)
             if entry.kind not in RECORDS or entry.repository != repository:
                 raise RemoteMismatch(f"{registry}: entry {index} is not a record of {repository}")
-            found.append(LedgerRecord(index, entry))
+            found.append(ListedRecord(index, entry))
     except RemoteNotFound as error:
         raise NoRecords(f"{registry} keeps no records of {repository}: {error.message}") from error
     except EntryInvalid as error:

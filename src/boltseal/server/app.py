@@ -46,7 +46,7 @@ from boltseal.server.auth.seen_users import SeenUsers
 from boltseal.server.auth.tokens import Tokens
 from boltseal.server.auth.user_directory import AccountRows, UserDirectory
 from boltseal.server.maintenance import JANITOR_EVERY_S, check_tags_daily, clean_up_regularly
-from boltseal.server.mirror.cache import Mirror
+from boltseal.server.mirror.cache import MirrorCache
 from boltseal.server.mirror.push_proxy import PushProxy
 from boltseal.server.mirror.upstream_limits import EventHandler, upstream_gauges
 from boltseal.server.mirror.upstreams import Upstreams
@@ -125,7 +125,7 @@ class Application(Starlette):
         self._api: DistributionApi | None = None
         self._logins: Logins | None = None
         self._upstreams: Upstreams | None = None
-        self._mirror: Mirror | None = None
+        self._mirror: MirrorCache | None = None
         self._push_proxy: PushProxy | None = None
         self._reloading: asyncio.Task[None] | None = None
         self._observer = observer

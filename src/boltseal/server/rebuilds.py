@@ -53,7 +53,7 @@ from boltseal.server.auth.actor import Actor
 from boltseal.server.auth.logins import Logins
 from boltseal.server.auth.tokens import Tokens
 from boltseal.server.auth.user_directory import UserDirectory
-from boltseal.server.mirror.cache import Mirror
+from boltseal.server.mirror.cache import MirrorCache
 from boltseal.server.mirror.push_proxy import PushProxy
 from boltseal.server.registry.records import LedgerRecord
 from boltseal.server.settings import Settings
@@ -140,7 +140,7 @@ class RebuildScheduler:
         store: OpenStore,
         clock: Callable[[], int],
         on_outdated: Callable[[BaseOutdated], None],
-        mirror: Mirror | None = None,
+        mirror: MirrorCache | None = None,
         push_proxy: PushProxy | None = None,
         *,
         outside: ASGIApp | None = None,
@@ -250,7 +250,7 @@ def _log_scan(reports: list[BaseReport], due: RebuildPlan) -> None:
         _log.warning("rebuild not requested", reason=words)
 
 
-def _inside(settings: Settings, store: OpenStore, mirror: Mirror | None, push_proxy: PushProxy | None) -> ASGIApp:
+def _inside(settings: Settings, store: OpenStore, mirror: MirrorCache | None, push_proxy: PushProxy | None) -> ASGIApp:
     """Return the registry API without authentication and without an access log."""
     observer = RequestLog()
     logins = Logins(

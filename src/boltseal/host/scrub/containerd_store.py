@@ -15,11 +15,11 @@ from typing import Final
 
 from boltseal.engines.containerd_store import (
     SNAPSHOTS,
+    ContainerdImage,
+    ContainerdMetadata,
     ContainerdStore,
-    Metadata,
+    LayerSnapshot,
     NamedContainer,
-    NamedImage,
-    Snapshot,
     blob_at,
 )
 from boltseal.engines.docker_store import DockerContainer, DockerStore
@@ -84,7 +84,9 @@ def plan(root: Path) -> StorePlan:
 class _OpenedStore:
     """A store with its metadata and snapshots; plans its images and containers."""
 
-    def __init__(self, store: ContainerdStore, metadata: Metadata, snapshots: Mapping[str, Snapshot]) -> None:
+    def __init__(
+        self, store: ContainerdStore, metadata: ContainerdMetadata, snapshots: Mapping[str, LayerSnapshot]
+    ) -> None:
         self.root = store.root
         self.allowance = Allowance()
         self._store = store
@@ -120,7 +122,7 @@ class _OpenedStore:
 
     def images(self) -> list[ImagePlan]:
         """Return all images; names of one namespace with the same target are one image."""
-        named: dict[tuple[str, Digest], list[NamedImage]] = {}
+        named: dict[tuple[str, Digest], list[ContainerdImage]] = {}
         for image in self._metadata.images:
             named.setdefault((image.namespace, image.target), []).append(image)
         found: list[ImagePlan] = []
@@ -366,6 +368,6 @@ def _unpacked_note(image: ImagePlan) -> tuple[str, ...]:
     return ("not unpacked" if missing == len(layers) else f"{missing} of {len(layers)} layers not unpacked",)
 
 
-def folder_of(snapshot: Snapshot) -> bytes:
+def folder_of(snapshot: LayerSnapshot) -> bytes:
     """Return the folder of a snapshot's files."""
     return SNAPSHOTS + b"/snapshots/%d/fs" % snapshot.id

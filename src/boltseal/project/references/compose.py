@@ -34,7 +34,7 @@ from boltseal.project.references.build_arguments import BuildArguments
 from boltseal.project.references.compose_files import ComposeFile, ImageScalar
 from boltseal.project.references.compose_loading import LoadedFiles, folder_of
 from boltseal.project.references.compose_places import (
-    Place,
+    KeyPlace,
     is_compose,
     is_compose_name,
     model_places,
@@ -158,7 +158,7 @@ class _Reader:
         platforms = (asked,) if asked and "$" not in asked else ()
         at = f"{'' if file.source.path in self.loaded.included else EXTENDED}services.{name}."
         found = self.scalars(
-            file, at, (Place(keys.get("image"), "image"),), platforms, build=self.loaded.is_built(file, name)
+            file, at, (KeyPlace(keys.get("image"), "image"),), platforms, build=self.loaded.is_built(file, name)
         )
         found += self.scalars(file, at, service_places(keys), platforms)
         build = pairs(keys.get("build"))
@@ -180,7 +180,7 @@ class _Reader:
             other, base = further
             image = next((each["image"] for each in other.services.get(base, ()) if "image" in each), None)
             if image is not None:
-                return self.scalars(other, f"services.{name}.", (Place(image, "image"),))
+                return self.scalars(other, f"services.{name}.", (KeyPlace(image, "image"),))
             further = self.loaded.build_and_base(other, base)[1]
         return []
 
@@ -188,7 +188,7 @@ class _Reader:
         self,
         file: ComposeFile,
         begin: str,
-        places: Iterable[Place],
+        places: Iterable[KeyPlace],
         platforms: tuple[str, ...] = (),
         *,
         build: bool = False,
