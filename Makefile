@@ -11,8 +11,11 @@ PURE := tests/ledger tests/lockfile tests/oci tests/policy tests/test_events.py
 # `make check HURRY=` takes every test that is neither slow nor real, whole.
 HURRY ?= yes
 SINCE ?= $(shell git merge-base HEAD origin/HEAD 2>/dev/null || git rev-parse --verify --quiet HEAD)
-# Two workers get whole files, the longest first by tests/durations.json. ARGS: more options of pytest.
-SPREAD := -n auto --dist loadfile --no-loadscope-reorder
+# Workers get whole files, the longest first by tests/durations.json. One more than there are processors, because a test often
+# waits for another program; with container engines, which do the work there, as many. ARGS: more options of pytest.
+BY_FILE := --dist loadfile --no-loadscope-reorder
+SPREAD := -n $(shell echo $$(($$(nproc) + 1))) $(BY_FILE)
+BESIDE_ENGINES := -n auto $(BY_FILE)
 ARGS ?=
 QUICK := -m "not slow and not real$(if $(HURRY), and not lengthy)" $(if $(HURRY),--one-row --hypothesis-profile=quick $(if $(SINCE),--changed-since $(SINCE)))
 PATHS := src tests scripts $(wildcard bench)
@@ -70,11 +73,11 @@ test: $(VENV)/.works  ## runs all tests but those of the next two; real clients;
 
 test-engines: $(VENV)/.works  ## runs the tests with container engines: builds, deploys, kept images
 	@scripts/test-packages
-	@$(BIN)/python -m pytest -q -m "engine" $(SPREAD) $(ARGS)
+	@$(BIN)/python -m pytest -q -m "engine" $(BESIDE_ENGINES) $(ARGS)
 
 test-stores: $(VENV)/.works  ## runs the tests of scrub on the stores of real container engines
 	@scripts/test-packages
-	@$(BIN)/python -m pytest -q -m "store" $(SPREAD) $(ARGS)
+	@$(BIN)/python -m pytest -q -m "store" $(BESIDE_ENGINES) $(ARGS)
 
 soak: $(VENV)/.works  ## runs the slow tests at full size: 50 kills, 4 GiB blobs, 200 pushes of 64 MiB, 100,000 tags
 	@scripts/test-packages
