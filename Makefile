@@ -11,11 +11,9 @@ PURE := tests/ledger tests/lockfile tests/oci tests/policy tests/test_events.py
 # `make check HURRY=` takes every test that is neither slow nor real, whole.
 HURRY ?= yes
 SINCE ?= $(shell git merge-base HEAD origin/HEAD 2>/dev/null || git rev-parse --verify --quiet HEAD)
-# Workers get whole files, the longest first by tests/durations.json. One more than there are processors, because a test often
-# waits for another program; with container engines, which do the work there, as many. ARGS: more options of pytest.
-BY_FILE := --dist loadfile --no-loadscope-reorder
-SPREAD := -n $(shell echo $$(($$(nproc) + 1))) $(BY_FILE)
-BESIDE_ENGINES := -n auto $(BY_FILE)
+# Workers get whole files, the longest first by tests/durations.json. ARGS: more options of pytest.
+WORKERS := auto
+SPREAD = -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 ARGS ?=
 QUICK := -m "not slow and not real$(if $(HURRY), and not lengthy)" $(if $(HURRY),--one-row --hypothesis-profile=quick $(if $(SINCE),--changed-since $(SINCE)))
 PATHS := src tests scripts $(wildcard bench)
@@ -67,17 +65,19 @@ coverage: $(VENV)/.works  ## checks that every branch of the pure packages is te
 timings: $(VENV)/.works  ## measures which tests are lengthy, into tests/timings.json
 	@$(BIN)/python -m pytest -q -m "not slow and not real" --write-timings
 
+# One worker more than there are processors: these tests often wait for another program, while container engines do work.
+test: WORKERS := $(shell echo $$(($$(nproc) + 1)))
 test: $(VENV)/.works  ## runs all tests but those of the next two; real clients; as root installs missing packages
 	@scripts/test-packages
 	@$(BIN)/python -m pytest -q -m "not engine and not store" $(SPREAD) $(ARGS)
 
 test-engines: $(VENV)/.works  ## runs the tests with container engines: builds, deploys, kept images
 	@scripts/test-packages
-	@$(BIN)/python -m pytest -q -m "engine" $(BESIDE_ENGINES) $(ARGS)
+	@$(BIN)/python -m pytest -q -m "engine" $(SPREAD) $(ARGS)
 
 test-stores: $(VENV)/.works  ## runs the tests of scrub on the stores of real container engines
 	@scripts/test-packages
-	@$(BIN)/python -m pytest -q -m "store" $(BESIDE_ENGINES) $(ARGS)
+	@$(BIN)/python -m pytest -q -m "store" $(SPREAD) $(ARGS)
 
 soak: $(VENV)/.works  ## runs the slow tests at full size: 50 kills, 4 GiB blobs, 200 pushes of 64 MiB, 100,000 tags
 	@scripts/test-packages
