@@ -35,7 +35,6 @@ from boltseal.deploy.release_images import (
     ReleaseImages,
     hold_reason,
     labels_of,
-    scrub_services,
 )
 from boltseal.deploy.release_store import ReleaseFolder, projects
 from boltseal.deploy.releases import (
@@ -180,7 +179,11 @@ class Deployer:
             removed=removed_services(releases, {each.name for each in target.services}),
         )
         names = tuple(each.name for each in target.services)
-        if unfinished is None and not release.removed and await self.flow.unchanged(last, text, names, variables):
+        same = (
+            [] if last is None else [each for each in last.services if each.image_id == _image_id(prepared, each.name)]
+        )
+        as_it_runs = unfinished is None and not release.removed and len(same) == len(names)
+        if as_it_runs and await self.flow.unchanged(last, text, names, variables):
             self.images.let_go([release])
             return DeployResult(target if last is None else last)
         if last is not None and last.directory != release.directory:
@@ -202,8 +205,6 @@ class Deployer:
         unfinished = next((each for each in reversed(self.folder.all()) if each.unfinished), None)
         if unfinished is None:
             raise NotFound(f"{self.folder.project} has no unfinished release; see `boltseal release ls`")
-        if self.images.scrubs is not None and self.images.scrubs.required:
-            await scrub_services(self.images.scrubs, unfinished.services)
         outcome = await self.flow.resume(unfinished)
         await self._keep(outcome.release)
         return DeployResult(outcome.release, outcome)
@@ -368,6 +369,10 @@ def archived_ids(root: Path) -> frozenset[Digest]:
         [each for each in ReleaseFolder(root, name).all() if each.good][-ARCHIVED_RELEASES:] for name in projects(root)
     ]
     return frozenset(Digest.parse(each.image_id) for found in good for release in found for each in release.services)
+
+
+def _image_id(prepared: Mapping[str, PreparedImage], name: str) -> str:
+    return str(prepared[name].image.id) if name in prepared else ""
 
 
 def _other_folder(folders: Collection[str], folder: Path) -> str | None:
