@@ -23,7 +23,7 @@ from typing import Any, Final
 import msgspec
 
 from boltseal.deploy.compose_model import ComposeService, LockMismatch, locked_digests, merge_services, unlocked_builds
-from boltseal.deploy.compose_reading import ComposeReading
+from boltseal.deploy.compose_reading import ComposeReading, interpolated
 from boltseal.deploy.health import WORKING_DIR
 from boltseal.deploy.holds import check_images, check_repeated
 from boltseal.deploy.jobs import skip_completed_jobs
@@ -48,7 +48,7 @@ from boltseal.deploy.releases import (
     removed_services,
     rollback_target,
 )
-from boltseal.deploy.settings_files import settings_files
+from boltseal.deploy.settings_files import paths_with_variables, settings_files
 from boltseal.deploy.source_snapshot import recorded_files
 from boltseal.errors import BoltsealError, Invalid, NotFound, Precondition, quote
 from boltseal.lockfile.document import Lock, key_in
@@ -122,7 +122,8 @@ class Deployer:
         await self.images.protect_unchanged(others, hold_reason(self.folder.project, number))
         recorded = recorded_files(read.project)
         environment = json.dumps(dict(read.variables)).encode()
-        settings = settings_files(project_folder(read.project).resolve(), read.model.document, recorded.files)
+        paths = await interpolated(self.flow.compose, read.project, paths_with_variables(recorded.files))
+        settings = settings_files(project_folder(read.project).resolve(), read.model.document, recorded.files, paths)
         contents = ReleaseContents(
             text,
             environment,
@@ -229,10 +230,14 @@ class Deployer:
         if found is None:
             return last
         reason = hold_reason(self.folder.project, found.release.number)
-        await self.images.protect_unchanged(found.release.services, reason)
+        gone = await self.images.protect_unchanged(found.release.services, reason)
         recorded = self.folder.begin(found.release, found.contents)
         names = ", ".join(each.name for each in recorded.services)
         self.flow.progress(f"recorded what runs without a release as release {recorded.number}: {names}")
+        if gone:
+            self.flow.progress(
+                f"their images are not on this engine any more: {', '.join(gone)}. To restore them needs a registry"
+            )
         return recorded
 
     async def _check_locked_or_built(

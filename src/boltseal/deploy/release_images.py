@@ -215,13 +215,18 @@ class ReleaseImages:
                     await self.archive.add(self.host.engine, Digest.parse(service.image_id))
         return self.archive.size_bytes()
 
-    async def protect_unchanged(self, services: Sequence[ReleasedService], why: str) -> None:
-        """Protect from prune the images of services that a release has but does not start."""
+    async def protect_unchanged(self, services: Sequence[ReleasedService], why: str) -> tuple[str, ...]:
+        """Protect from prune the images of services that a release has but does not start; return those whose image is gone."""
+        gone = []
         for each in services:
             name = Reference.parse(each.image)
             tagged = name.by_tag
             digest = Digest.parse(each.digest) if each.digest else None
-            await Keeper(self.host).hold(Digest.parse(each.image_id), tagged, digest, why)
+            try:
+                await Keeper(self.host).hold(Digest.parse(each.image_id), tagged, digest, why)
+            except NoSuchImage:
+                gone.append(each.name)
+        return tuple(gone)
 
     def let_go(self, releases: Sequence[Release]) -> None:
         """Stop protecting the images of these releases. Removes nothing."""

@@ -90,7 +90,7 @@ async def take_snapshot(
     recorded = [
         _service(name, found, images[found[0].image], completed=name in done)
         for name, found in sorted({**running, **done}.items())
-        if found[0].image is not None and found[0].image in images
+        if found[0].image is not None
     ]
     folders = [label for found in running.values() for each in found if (label := each.labels.get(WORKING_DIR))]
     release = Release(
@@ -129,8 +129,8 @@ async def _images(control: ContainerControl, containers: Sequence[EngineContaine
         if each.image is not None and each.image not in found:
             try:
                 found[each.image] = await control.engine.image(each.image)
-            except NoSuchImage:
-                continue
+            except NoSuchImage:  # a prune removed it, and its container still runs
+                found[each.image] = EngineImage(each.image)
     return found
 
 

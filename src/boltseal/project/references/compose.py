@@ -66,7 +66,6 @@ from boltseal.project.references.yaml_nodes import (
 )
 from boltseal.project.source_files import ProjectPath, ProjectTree, Unreadable
 
-BUILT_HERE: Final = "built here"
 EXTENDED: Final = "extended "
 """Begins the positions in a file that others only extend: its services are none of the project."""
 
@@ -137,7 +136,7 @@ class _Reader:
             with suppress(InterpolationFailed):
                 filled = fill(scalar.node.value.rstrip("\n"), env.get, Dialect.COMPOSE, strict=False)
                 name = None if filled.last is None else filled.last.variable
-                found = None if name is None or scalar.build or scalar.locked_only else env.find(name)
+                found = None if name is None or scalar.locked_only else env.find(name)
                 if name is not None and found is not None:
                     at = (scalar.file.source.path, span_of(scalar.file.source, scalar.node))
                     ends[found[0].path, name][at] = filled.text.removeprefix(scalar.prefix).strip()
@@ -228,9 +227,7 @@ class _Reader:
         except InterpolationFailed as error:
             why = str(error)
         edit_range, reason = None, why
-        if scalar.build:
-            reason = BUILT_HERE
-        elif resolved is not None and scalar.locked_only is not None:
+        if resolved is not None and scalar.locked_only is not None:
             reason = scalar.locked_only
         elif resolved is not None and filled is not None:
             edit_range, reason = self.edit_range(scalar, filled, env)
