@@ -29,6 +29,7 @@ from boltseal.project.image_references import (
     ScanProblem,
     ScanResult,
     Span,
+    TagEnd,
 )
 from boltseal.project.references.build_arguments import BuildArguments
 from boltseal.project.references.compose_files import ComposeFile, ImageScalar
@@ -244,6 +245,7 @@ class _Reader:
             build=scalar.build,
             edit_range=edit_range,
             override_only=reason,
+            tag_end=None if resolved is None or filled is None else self.tag_end(scalar, filled, env),
         )
 
     def differs_elsewhere(self, scalar: ImageScalar, text: str) -> bool:
@@ -275,6 +277,20 @@ class _Reader:
                 end = start + last.at + len(last.text)
             return EditRange(source.path, end - pinned, end), None
         return self.env_range(last, pinned, env)
+
+    def tag_end(self, scalar: ImageScalar, filled: Interpolated, env: Variables) -> TagEnd | None:
+        """Return where the tag ends in the source of its last piece; None if that is not one place.
+
+        A new tag may reach all places that use the variable, unlike a digest: `VERSION: ${WEB_TAG}` should follow.
+        """
+        last = filled.last
+        if last is None or "@" in filled.text or filled.steering_variable() is not None:
+            return None
+        if last.variable is not None:
+            found = env.find(last.variable)
+            return TagEnd(found[0].path, found[1].end) if found is not None and found[1].literal else None
+        start = plain_start(scalar.file.source, scalar.node)
+        return None if start is None else TagEnd(scalar.file.source.path, start + last.at + len(last.text))
 
     def env_range(self, last: TextPiece, pinned: int, variables: Variables) -> tuple[EditRange | None, str | None]:
         name = last.variable or ""
