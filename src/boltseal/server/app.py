@@ -219,6 +219,7 @@ class Application(Starlette):
         yield clean_up_regularly(store, leases, self._clock, lambda: self._settings, self._janitor_every_s)
         if writes:
             yield check_tags_daily(store, leases)
+            yield store.registry.layer_chains.run(leases, lambda: self._write_refusal() is None)
         if writes and settings.actions:
             yield RebuildScheduler(
                 settings, store, self._clock, self._handle_event, self._mirror, self._push_proxy

@@ -40,6 +40,7 @@ from boltseal.project.bases.image_documents import ImageDocuments
 from boltseal.project.bases.ledger_entries import rebuild_entry_extra
 from boltseal.project.bases.rebuild_journal import RebuildJournal, RebuildOutcome
 from boltseal.project.bases.rebuild_requests import RebuildDue, Rebuilder, RebuildPlan, RebuildResult
+from boltseal.project.bases.rebuild_tags import RebuildTags
 from boltseal.project.bases.tag_history import TagHistories, memory_from_cache
 from boltseal.project.settings import PUBLIC_REGISTRIES
 from boltseal.server.api.access_log import RequestLog
@@ -190,6 +191,7 @@ class RebuildScheduler:
             RebuildJournal(self._state),
             self._clock,
             record=self._record,
+            name_new=RebuildTags(transport).new_image,
             tokens=self._tokens,
             on_outdated=self._on_outdated,
         )
