@@ -192,6 +192,24 @@ async def prove_entry(transport: Transport, registry: str, index: int, entry: En
         raise Mismatch(f"{registry} lists an entry {index} that its ledger does not prove: {why}; it is not used")
 
 
+async def unproven_entries(
+    transport: Transport, check: LedgerCheck, entries: Mapping[int, Entry], follow: Follow
+) -> dict[int, str]:
+    """Return which of several entries that a registry listed are not in its signed ledger, by index, with the reason.
+
+    All proofs are read together: a tile of 256 entries once, however many of them are proven. `check`: of the ledger; it is
+    followed again only if it does not cover the entries yet. At a registry without a ledger nothing is checked.
+
+    Raises: LedgerBroken, and as `follow`.
+    """
+    listed = [EntryAt(index, entry, leaf_hash(encode(entry))) for index, entry in entries.items()]
+    if check.head is not None and max(entries, default=-1) >= check.head.checkpoint.size:
+        check = await _covering(follow, check.registry, listed)
+    if check.head is None or not listed:
+        return {}
+    return await _unproven(LedgerClient(transport, check.registry), check, listed)
+
+
 async def read_observed(
     transport: Transport, registry: str, repository: Repository, tag: Tag, follow: Follow
 ) -> ProvenHistory | None:
