@@ -150,7 +150,7 @@ async def test_a_witness_that_saw_other_entries_is_a_doubt_without_its_checkpoin
     assert f"has not agreed since it saw other entries than its first {size}" in (log.keys.doubt() or "")
 
 
-async def test_a_witness_that_agrees_again_counts_after_a_restart(log: BareLedger) -> None:
+async def test_a_witness_that_agrees_again_is_trusted_again_after_a_restart(log: BareLedger) -> None:
     """What a witness stated before is replaced when it cosigns the newest checkpoint."""
     first, second = fake(log), fake(log, "w2")
     first.answers = [larger()]

@@ -210,6 +210,18 @@ async def test_many_scopes_in_both_forms_make_one_token(shop: Serving) -> None:
     }
 
 
+async def test_a_token_that_would_be_refused_for_its_length_is_not_issued(shop: Serving) -> None:
+    """A token of many long names is a refusal that says so, and no token that each request refuses."""
+    scopes = [f"repository:shop/{number:03}{'a' * 200}:pull,push" for number in range(100)]
+    few, many = [
+        await shop.client.post("/token", data={**FORM, "scope": " ".join(scopes[:count])}) for count in (30, 100)
+    ]
+    used = await shop.client.get(f"/v2/shop/000{'a' * 200}/tags/list", headers=bearer(few.json()["token"]))
+
+    assert (few.status_code, used.status_code, many.status_code) == (200, 404, 400)
+    assert "request fewer repositories at once" in many.text
+
+
 async def test_the_challenge_of_a_mount_names_the_source_too(shop: Serving) -> None:
     """A client that follows the challenge of a mount gets a token with which it succeeds."""
     challenged = await shop.client.post(MOUNT)

@@ -41,7 +41,7 @@ from boltseal.server.api.http_application import HttpApplication
 from boltseal.server.api.request import Request
 from boltseal.server.api.responses import Headers, Response
 from boltseal.server.auth.access import MAX_SCOPES
-from boltseal.server.auth.tokens import CATALOG_SCOPE, LIFE_S, IssuedToken
+from boltseal.server.auth.tokens import CATALOG_SCOPE, LIFE_S, MAX_TOKEN_BYTES, IssuedToken
 
 TOKEN_PATH: Final = "/token"  # noqa: S105 - a path, no secret
 MAX_FORM_BYTES: Final = 64 * 1024
@@ -136,7 +136,13 @@ class TokenService(HttpApplication):
         if account is not None and caller.user not in (None, account):
             raise ScopeInvalid(f"account is {quote(account)}; the login is {quote(caller.user)}; expected the same")
         request.actor = caller.actor
-        return self._auth.access.issue_token(caller, [*asked, *self._root_mirror_scopes(asked)], catalog=catalog)
+        issued = self._auth.access.issue_token(caller, [*asked, *self._root_mirror_scopes(asked)], catalog=catalog)
+        if len(issued.text) > MAX_TOKEN_BYTES:  # every request with it would be refused, and the client would ask again
+            raise ScopeInvalid(
+                f"a token with these {len(texts)} scopes has {len(issued.text)} bytes; at most {MAX_TOKEN_BYTES} are "
+                "allowed: request fewer repositories at once"
+            )
+        return issued
 
     def _root_mirror_scopes(
         self, asked: Iterable[tuple[Repository, frozenset[Action]]]
