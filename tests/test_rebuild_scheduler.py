@@ -16,7 +16,7 @@ from boltseal.events import Event
 from boltseal.ledger.entry import EntryKind, format_time, parse
 from boltseal.server.app import Application
 from boltseal.server.rebuilds import InProcessTransport, ReadOnlyTransport, RebuildScheduler
-from boltseal.server.settings import Settings
+from boltseal.server.settings import OutdatedSettings, Settings
 from boltseal.server.storage.metadata import ledger_store
 from boltseal.server.store_factory import OpenStore, now_us
 from tests.fakes.hub import FakeHub
@@ -127,6 +127,22 @@ async def test_an_app_without_a_label_is_rebuilt_when_its_base_moves(
         ("localhost:5000/base/rt:latest", layered("or").digest)
     ]
     assert written(arguments_file) == "localhost:5000/shop/app:1.0.0 localhost:5000/base/rt:latest\n"
+
+
+async def test_an_ignored_image_is_not_rebuilt(registry: Serving, settings: Settings, arguments_file: Path) -> None:
+    """A server requests no rebuild of an image that `[outdated] ignore` names, but of one that is based on it."""
+    await push(registry.client, "base/os", "latest", WAS)
+    await push(registry.client, "shop/app", "1.0.0", app_on("localhost:5000/base/os:latest", WAS))
+    await push(registry.client, "shop/other", "1.0.0", app_on("localhost:5000/base/os:latest", WAS, "abY"))
+    await push(registry.client, "base/os", "latest", NOW)
+    await until_signed(registry.client, 6)
+    ignoring = settings.model_copy(update={"outdated": OutdatedSettings(ignore=("shop/app",))})
+    with capture_logs() as logs:
+        asked = await rebuilding(registry, ignoring, [], FakeHub()).once()
+    [looked] = [one for one in logs if one["event"] == "images checked for outdated bases"]
+
+    assert [str(one.due.image) for one in asked] == ["localhost:5000/shop/other:1.0.0"]
+    assert looked["stand"] == {"ignored": 1, "outdated": 1, "cannot tell": 1}
 
 
 async def test_an_app_whose_base_was_deleted_is_not_current_on_the_bases_base(

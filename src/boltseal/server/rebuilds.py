@@ -14,6 +14,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from functools import partial
 from typing import Final
 
 import httpx2
@@ -33,6 +34,7 @@ from boltseal.events import BaseOutdated
 from boltseal.ledger.entry import EntryKind
 from boltseal.oci.reference import Repository
 from boltseal.policy.grants import Grants
+from boltseal.policy.ignored_images import is_ignored
 from boltseal.policy.rebuild_actions import token_of
 from boltseal.policy.tag_expectations import OFFICIAL_IMAGES, TagExpectations
 from boltseal.project.bases.base_scan import BaseReport, BaseScanner, ImageToCheck
@@ -205,6 +207,7 @@ class RebuildScheduler:
                     histories,
                     allowed=self._allowed,
                     watch=self._watch(transport),
+                    ignored=partial(is_ignored, self._settings.outdated.ignore),
                     expectations=TagExpectations((*self._settings.expectations.rules, *OFFICIAL_IMAGES)),
                     now_us=self._clock(),
                     at_once=AT_ONCE,

@@ -261,6 +261,13 @@ class LocalSettings(_Table):
     """Globs of the repositories that never belong to a mirror, even before the first push to them."""
 
 
+class OutdatedSettings(_Table):
+    """`[outdated]`: images that are not judged by their base, as of `policy.ignored_images`."""
+
+    ignore: tuple[str, ...] = ()
+    """Globs of images for which no rebuild is requested, by repository or name, with or without a tag; `*` matches `/`."""
+
+
 class Settings(BaseSettings):
     """All settings of a server. They are built from arguments only; `configuration.load` reads file and environment."""
 
@@ -276,6 +283,7 @@ class Settings(BaseSettings):
     auth: AuthSettings = AuthSettings()
     ledger: LedgerSettings = LedgerSettings()
     local: LocalSettings = LocalSettings()
+    outdated: OutdatedSettings = OutdatedSettings()
     rule: tuple[dict[str, Any], ...] = ()
     upstream: tuple[dict[str, Any], ...] = ()
     tags: tuple[dict[str, Any], ...] = ()

@@ -7,7 +7,7 @@ decompressed tar with the config's, and each file of the snapshot with the tar.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -130,7 +130,16 @@ class _OpenedStore:
             names = tuple(sorted({each.name for each in same}))
             folders = partial(self._folders, namespace)
             plans = image_plans(self, NAME, target, same[0].media_type, names, folders)
-            found += [replace(each, copies=self._copies(namespace, each), notes=_unpacked_note(each)) for each in plans]
+            wrong = _names_of_others(names, target, {each.config for each in plans})
+            found += [
+                replace(
+                    each,
+                    copies=self._copies(namespace, each),
+                    notes=_unpacked_note(each),
+                    differences=(*each.differences, *wrong),
+                )
+                for each in plans
+            ]
         return found
 
     def _copies(self, namespace: str, image: ImagePlan) -> tuple[MappedCopy, ...]:
@@ -357,6 +366,21 @@ class _OpenedStore:
         except (StoreMissing, StoreUnreadable, StoreMalformed):
             return None
         return found if found.name else None
+
+
+def _names_of_others(names: Sequence[str], target: Digest, configs: Set[Digest]) -> list[Difference]:
+    """Return the names that have the digest of another image, which clients start by such a name.
+
+    A name ends with the digest of its target (`app@sha256:...`), or is the image ID, the digest of a config, by which Kubernetes
+    starts images.
+    """
+    found = []
+    for name in names:
+        is_id = _CHAIN.fullmatch(name) is not None
+        _, at, digest = name.rpartition("@")
+        if digest != str(target) and (at or (is_id and digest not in map(str, configs))):
+            found.append(difference(DifferenceKind.TAG, b"", f"name {name} for {digest}", target))
+    return found
 
 
 def _unpacked_note(image: ImagePlan) -> tuple[str, ...]:
