@@ -60,15 +60,23 @@ class ProvenHistory:
 
 
 async def read_history(
-    transport: Transport, registry: str, repository: Repository, tag: Tag | None, follow: Follow
+    transport: Transport,
+    registry: str,
+    repository: Repository,
+    tag: Tag | None,
+    follow: Follow,
+    *,
+    others: bool = True,
 ) -> ProvenHistory:
     """Read the entries of a repository and prove those of `tag`, or all if `tag` is None.
+
+    `others`: whether the entries of the repository's other tags are read as well.
 
     Raises: RemoteNotFound, RemoteMismatch, LedgerBroken.
     """
     client = LedgerClient(transport, registry)
     for tried in range(TRIES):
-        history = check(str(repository), [each async for each in client.history(repository)])
+        history = check(str(repository), [each async for each in client.history(repository, None if others else tag)])
         now = None if tag is None else await _digest_now(transport, registry, repository, tag)
         missed = None if tag is None or now is None else contradiction(history.of(tag), now)
         if tag is not None and (missed is not None or not history.of(tag)):
