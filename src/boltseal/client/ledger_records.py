@@ -19,7 +19,7 @@ from boltseal.client.transport import RegistryRequest, Transport
 from boltseal.ledger.entry import RECORDS, Entry, EntryInvalid, EntryKind, IndexedLine, parse
 from boltseal.oci.digest import Digest
 from boltseal.oci.jsontext import decode
-from boltseal.oci.reference import Reference, Repository
+from boltseal.oci.reference import Reference, Repository, Tag
 
 MAX_ANSWER_BYTES: Final = 64 * 1024
 SIGNED_TIMEOUT_S: Final = 10.0
@@ -121,16 +121,18 @@ async def list_records(transport: Transport, registry: str, repository: Reposito
 
 
 async def list_entries(
-    transport: Transport, registry: str, repository: Repository, kinds: Collection[EntryKind]
+    transport: Transport, registry: str, repository: Repository, kinds: Collection[EntryKind], tag: Tag | None = None
 ) -> list[Entry]:
-    """Return the entries of these kinds about a repository, the oldest first.
+    """Return the entries of these kinds about a repository or one of its tags, the oldest first.
 
     The entries are not proven to be in the signed tree; `client.history` does that.
 
     Raises: RemoteNotFound, RemoteMismatch, RemoteDenied, and whatever `Transport.request` raises.
     """
     client = LedgerClient(transport, registry)
-    return _parse_all(registry, repository, kinds, [line async for line in client.history(repository, kinds=kinds)])
+    return _parse_all(
+        registry, repository, kinds, [line async for line in client.history(repository, tag, kinds=kinds)]
+    )
 
 
 async def list_observations(

@@ -45,6 +45,8 @@ class Emitted:
 def compose_override(digests: Mapping[ImageReference, Digest]) -> Emitted:
     """Return a Compose file that sets `services.*.image`, for `docker compose -f compose.yaml -f FILE`.
 
+    It removes the `build` of services that are built here: Compose builds none under a name with a digest.
+
     Raises: SeveralFolders: the Compose files are in several folders.
     """
     image_refs = _of_format(digests, Format.COMPOSE)
@@ -59,10 +61,9 @@ def compose_override(digests: Mapping[ImageReference, Digest]) -> Emitted:
         service = _SERVICE.fullmatch(image_ref.where)
         if service is None:
             left.append(NotWritten(image_ref, "an override can set only the images of services"))
-        elif image_ref.build:
-            left.append(NotWritten(image_ref, "it is built here"))
         else:
             services[service[1]].add(_pinned(image_ref, digests[image_ref]))
+    built = {image_ref.where for image_ref in image_refs if image_ref.build}
     lines = [f"{_HEAD}services:"]
     for name, images in sorted(services.items()):
         if len(images) > 1:
@@ -73,6 +74,8 @@ def compose_override(digests: Mapping[ImageReference, Digest]) -> Emitted:
             ]
         else:
             lines.append(f"  {_text(name)}:\n    image: {_text(*images)}")
+            if f"services.{name}.image" in built:
+                lines.append("    build: !reset null")
     if len(lines) == 1:
         lines[0] += " {}"
     return Emitted("\n".join(lines) + "\n", tuple(left))

@@ -20,6 +20,7 @@ from boltseal.server.api.blobs import BlobRoutes
 from boltseal.server.api.errors import MethodNotAllowed, NoSuchTag, RegistryReadOnly, RouteUnknown
 from boltseal.server.api.history import HistoryRoutes
 from boltseal.server.api.http_application import READS, HttpApplication, path_text, raw_path
+from boltseal.server.api.layer_chains import ChainRoutes
 from boltseal.server.api.listings import ListingRoutes
 from boltseal.server.api.locations import Locations
 from boltseal.server.api.manifests import ManifestRoutes
@@ -28,6 +29,7 @@ from boltseal.server.api.paths import (
     BaseTarget,
     BlobTarget,
     CatalogTarget,
+    ChainsTarget,
     DiscoverTarget,
     HistoryTarget,
     ManifestTarget,
@@ -224,6 +226,7 @@ def _tables(
         HistoryTarget: {"GET": history.history},
         ObservationsTarget: {"GET": history.observations},
         RecordsTarget: {"GET": records.list, "POST": records.add},
+        ChainsTarget: {"GET": ChainRoutes(registry.layer_chains).list},
         UploadTarget: {
             "GET": uploads.status,
             "PATCH": uploads.append,
