@@ -105,6 +105,7 @@ _CONTAINER: Final[_Row] = _CHECK | {
     "release?": int | None,
     "released_by?": str | None,
     "released_at?": OptionalTime,
+    "built?": dict[str, Any] | None,
     "unasked?": str | None,
 }
 _VERDICT: Final[_Row] = {
@@ -263,6 +264,7 @@ ROWS: Final[Mapping[str, _Row]] = {
     | _VERDICT
     | {
         "digest?": OptionalDigest,
+        "runs_on?": list[str],
         "rebuild_first?": list[str],
         "ancestors?": list[dict[str, Any]],
         "platforms?": list[dict[str, Any]],
