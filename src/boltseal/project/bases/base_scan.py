@@ -67,12 +67,14 @@ class ImageToCheck:
     """An image to check. `name`: as the user gave it. `reference`: with a tag or a digest; the digest has priority.
 
     `platforms`: those in use; (): all platforms of the image. `base`: what the caller infers about its base.
+    `runs_on`: the hosts and containers that run it, if these were asked.
     """
 
     name: str
     reference: Reference
     platforms: tuple[Platform, ...] = ()
     base: BaseClaim | None = None
+    runs_on: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
