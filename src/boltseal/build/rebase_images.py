@@ -17,8 +17,9 @@ from boltseal.oci.manifest import Manifest
 from boltseal.oci.platform import Platform
 from boltseal.oci.rebased_image import ImageParts, NotCarried, RebasedImage, rebased_image, rebased_index
 from boltseal.oci.reference import Reference
-from boltseal.project.bases.image_documents import ImageDocuments, RemoteRepository, images_of_index
+from boltseal.project.bases.image_documents import ImageDocuments, RemoteRepository
 from boltseal.project.bases.image_facts import IMAGE, INPUTS, ImageFacts, NotAnImage, NotRead, config_of
+from boltseal.project.bases.index_children import images_of_index
 
 
 class PlatformImage(NamedTuple):

@@ -51,7 +51,7 @@ def update(
     major: Annotated[bool, typer.Option("--major", help="Propose new major versions too.")] = False,
     cooldown: Annotated[
         Duration | None,
-        duration_option("--cooldown", "Take an image only when its tag has resolved to it so long, such as 3d."),
+        duration_option("--cooldown", "Take an image only when we have known it so long, such as 3d."),
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be done, and change nothing.")] = False,
     wait: WaitOption = DEFAULT_WAIT,
@@ -66,13 +66,14 @@ def update(
 
     Resolves mutable (floating) tags (`latest`, `1.25`). If one resolves to a new image, `update` locks it and deploys
     it as `deploy` does. It keeps versions (`1.25.3-alpine`) and proposes newer ones of the same form; with --write it
-    writes them into the files. It does not deploy an image again that failed here.
+    writes them into the files. `[update] policy` of .boltseal.toml says which it takes by itself: revision, patch,
+    minor or major. It does not deploy an image again that failed here, nor what a rollback holds.
 
     Exit code 0: the project was up to date, or was deployed; 1: the deployment failed, and the previous release runs
     again; 3: a tag could not be resolved.
     """
     with CommandOutput("update", as_json=as_json) as output:
-        request = UpdateRequest(0 if cooldown is None else cooldown.us, major, write, dry_run)
+        request = UpdateRequest(None if cooldown is None else cooldown.us, major, write, dry_run)
         deploy_options = DeployOptions(host, access, wait.seconds, not no_record)
         named = project_files(file, project, project_directory, profile, env_file)
         settle = report_interrupted_update if dry_run else undo_interrupted_update

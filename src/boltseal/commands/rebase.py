@@ -46,7 +46,8 @@ from boltseal.oci.reference import Reference, Tag
 from boltseal.policy.rebase_conflicts import Conflict
 from boltseal.project.bases.base_claims import ClaimSource, claim_from_reference
 from boltseal.project.bases.base_scan import BaseReport, ImageToCheck
-from boltseal.project.bases.image_documents import ImageDocuments, images_of_index
+from boltseal.project.bases.image_documents import ImageDocuments
+from boltseal.project.bases.index_children import images_of_index
 from boltseal.transfer.protocols import TagTaken
 from boltseal.transfer.remote import RepositoryLocation
 

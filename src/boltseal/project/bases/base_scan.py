@@ -43,12 +43,12 @@ from boltseal.project.bases.base_claims import (
 )
 from boltseal.project.bases.base_resolution import BaseResolver, JudgedImage
 from boltseal.project.bases.candidates import CandidatePool, needs_layer_match
-from boltseal.project.bases.former_images import (
-    FormerImages,
-)
+from boltseal.project.bases.former_images import FormerImages
 from boltseal.project.bases.freshness import BaseStatus, BaseVerdict, judge_move, worst_verdict
-from boltseal.project.bases.image_documents import ImageDocuments, RemoteRepository, images_of_index, same_platform
+from boltseal.project.bases.image_documents import ImageDocuments, RemoteRepository
 from boltseal.project.bases.image_facts import ImageFacts, NotAnImage
+from boltseal.project.bases.index_children import images_of_index, same_platform
+from boltseal.project.bases.kept_chains import KeptChains
 from boltseal.project.bases.layer_match import Candidate
 from boltseal.project.bases.tag_history import TagHistories
 from boltseal.project.bases.tag_past import ScannedTag, TagPast
@@ -157,7 +157,8 @@ class BaseScanner:
         self._ignored = ignored
         self._expectations = expectations
         self._followed: dict[str, LedgerCheck | BoltsealError] = {}
-        self._tag_past = TagPast(transport, documents, cache, histories, self._has_ledger)
+        self._chains = KeptChains(transport, cache, self._has_ledger)
+        self._tag_past = TagPast(transport, documents, cache, histories, self._has_ledger, self._chains)
         self._now_us = now_us
         self._after_us = now_us - window_s * 1_000_000
         self._max_units = max_units
@@ -249,7 +250,13 @@ class BaseScanner:
         now |= await self._resolve(bases - now.keys(), frozenset())
         # 4
         resolver = BaseResolver(
-            self._documents, self._histories, now, current=found_candidates, former=former, now_us=self._now_us
+            self._documents,
+            self._histories,
+            self._chains,
+            now,
+            current=found_candidates,
+            former=former,
+            now_us=self._now_us,
         )
         return [
             image if isinstance(image, BaseReport) else await self._answer(image, resolver, nearer) for image in images
@@ -375,17 +382,17 @@ class BaseScanner:
 
     async def _former_images(self, images: Sequence[_Image | BaseReport]) -> FormerImages:
         """Return the former images of this scan's tags, if layers must decide the base of any image."""
-        platforms = [
-            part.facts.platform
+        unproven = [
+            part.facts
             for image in images
             if isinstance(image, _Image)
             for part in image.parts
             if needs_layer_match(part.claims)
         ]
-        if not platforms:
+        if not unproven:
             return FormerImages()
         scanned = [ScannedTag(image.wanted.reference, image.digest) for image in images]
-        return await self._tag_past.former_images(scanned, platforms, max_units=self._max_units - self._units)
+        return await self._tag_past.former_images(scanned, unproven, max_units=self._max_units - self._units)
 
     def _has_ledger(self, registry: str) -> bool:
         """Return whether a registry is known to keep a ledger."""

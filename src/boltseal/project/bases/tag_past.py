@@ -12,17 +12,19 @@ from boltseal.client.transport import Transport
 from boltseal.errors import BoltsealError, NotFound
 from boltseal.ledger.entry import RECORDS, Entry
 from boltseal.oci.digest import Digest
-from boltseal.oci.platform import Platform
 from boltseal.oci.reference import Reference
 from boltseal.project.bases.former_images import (
     MOVED_OR_GONE,
     SERVED_KINDS,
+    FormerImageReader,
     FormerImages,
     former_digests,
     read_former_images,
 )
 from boltseal.project.bases.freshness import TagInterval
 from boltseal.project.bases.image_documents import ImageDocuments, RemoteRepository
+from boltseal.project.bases.image_facts import ImageFacts
+from boltseal.project.bases.kept_chains import KeptChains
 from boltseal.project.bases.tag_history import TagHistories
 from boltseal.project.bases.unknown_periods import UnknownPeriod, Window, gaps, possible
 
@@ -44,12 +46,14 @@ class TagPast:
         cache: DocumentCache,
         histories: TagHistories,
         has_ledger: Callable[[str], bool],
+        chains: KeptChains,
     ) -> None:
         self._transport = transport
         self._documents = documents
         self._cache = cache
         self._histories = histories
         self._has_ledger = has_ledger
+        self._chains = chains
         self._records: dict[RemoteRepository, asyncio.Task[list[Entry]]] = {}
         self._unlisted: dict[RemoteRepository, str] = {}
 
@@ -80,9 +84,13 @@ class TagPast:
             return []
 
     async def former_images(
-        self, tags: Sequence[ScannedTag], platforms: Iterable[Platform], *, max_units: int
+        self, tags: Sequence[ScannedTag], images: Sequence[ImageFacts], *, max_units: int
     ) -> FormerImages:
-        """Return the former images of tags for these platforms. `max_units`: limit of their layers and history lines."""
+        """Return the former images of tags that may be the bases of these images.
+
+        `max_units`: limit of their layers and history lines.
+        """
+        mirrored: set[str] = set()
         intervals: dict[Reference, dict[Digest | None, TagInterval]] = {}
         unknown: list[UnknownPeriod] = []
 
@@ -92,7 +100,9 @@ class TagPast:
 
         for remote in dict.fromkeys(RemoteRepository(tag.reference.registry, tag.reference.repository) for tag in tags):
             note(former_digests(remote, await self.entries(remote)))
-            note(await self._mirrored(remote))
+            served = await self._mirrored(remote)
+            note(served)
+            mirrored |= {base.name for base in served}
         listings = {
             registry: self._cache.listings(registry)
             for registry in {tag.reference.registry for tag in tags}
@@ -107,10 +117,14 @@ class TagPast:
                 intervals[tag.reference.by_tag].pop(tag.digest, None)  # it is part of this scan
         unknown += [UnknownPeriod(f"{at.registry}/{at.repository}", why) for at, why in self._unlisted.items()]
         return await read_former_images(
-            self._documents,
+            # what a mirror does not have any more it would fetch from its upstream
+            FormerImageReader(
+                self._documents,
+                self._chains,
+                lambda base: self._has_ledger(base.registry) and base.name not in mirrored,
+            ),
             {base: tuple(several.values()) for base, several in intervals.items()},
-            platforms,
-            self._has_ledger,
+            images,
             unknown,
             max_units=max_units,
         )
