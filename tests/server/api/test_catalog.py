@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from base64 import b64encode
 from collections.abc import AsyncIterator
@@ -109,6 +110,24 @@ async def test_a_page_skips_more_hidden_repositories_than_are_read_at_once(shop:
 
     assert [str(repository) for repository in page.items] == VISIBLE["ci"]
     assert not page.more
+
+
+async def test_a_catalog_of_hidden_repositories_does_not_make_other_reads_wait(shop: Serving) -> None:
+    """A caller who may read few repositories makes the registry read many: between two batches others get their turn."""
+    turns: list[str] = []
+
+    def hidden(_: str) -> bool:
+        turns.append("catalog")
+        return False
+
+    with open_store(guarded(shop.data)) as store:
+        await asyncio.gather(
+            *(store.registry.pulls.catalog(None, None, may_read=hidden, batch=1) for _ in range(4)),
+            store.database.read(lambda _: turns.append("other")),
+        )
+
+    assert turns.count("catalog") == 4 * len(PUSHED)
+    assert turns.index("other") < 2 * len(PUSHED)
 
 
 @pytest.mark.parametrize("scopes", [[], ["repository:shop/a:pull"], ["registry:catalog:pull"], ["registry:other:*"]])
