@@ -18,6 +18,7 @@ from boltseal.client.challenges import parse_challenges
 from boltseal.client.credentials import CredentialStore
 from boltseal.client.registry_client import RegistryClient
 from boltseal.client.transport import Transport
+from boltseal.oci.digest import Digest
 from boltseal.oci.reference import Repository
 from boltseal.server.settings import Settings
 from boltseal.server.store_factory import open_store
@@ -127,6 +128,26 @@ async def test_a_catalog_of_hidden_repositories_does_not_make_other_reads_wait(s
         )
 
     assert turns.count("catalog") == 4 * len(PUSHED)
+    assert turns.index("other") < 2 * len(PUSHED)
+
+
+async def test_a_mount_of_a_blob_of_hidden_repositories_does_not_make_other_reads_wait(shop: Serving) -> None:
+    """A caller who mounts a blob that many repositories have, and may read none, makes no other request wait for all."""
+    turns: list[str] = []
+
+    def hidden(_: Repository) -> bool:
+        turns.append("mount")
+        return False
+
+    with open_store(guarded(shop.data)) as store:
+        uploads, digest = store.registry.uploads, Digest.parse(IMAGE.config.digest)
+        *mounted, _ = await asyncio.gather(
+            *(uploads.mount(Repository("shop/new"), digest, None, may_read=hidden, batch=1) for _ in range(4)),
+            store.database.read(lambda _: turns.append("other")),
+        )
+
+    assert mounted == [False] * 4
+    assert turns.count("mount") == 4 * len(PUSHED)
     assert turns.index("other") < 2 * len(PUSHED)
 
 
