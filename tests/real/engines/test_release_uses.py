@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -41,7 +42,7 @@ def with_settings(shop: ComposeProject, value: str, tag: str = "1.0.0") -> None:
         "configs": [{"source": "conf", "target": "/conf"}],
         "volumes": ["./data:/data"],
     }
-    tops = {"secrets": {"token": {"file": "./token.txt"}}, "configs": {"conf": {"file": "./web.conf"}}}
+    tops: dict[str, Any] = {"secrets": {"token": {"file": "./token.txt"}}, "configs": {"conf": {"file": "./web.conf"}}}
     shop.write({"web": web, "db": {"image": shop.image(tag), "healthcheck": HEALTHY}}, **tops)
     (shop.root / "data").mkdir(exist_ok=True)
     for name in ("app.env", "token.txt", "web.conf"):
