@@ -6,6 +6,7 @@ import asyncio
 import base64
 import json
 import signal
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -44,6 +45,7 @@ class ImageRegistry:
 
     def __init__(self, server: Server) -> None:
         self.address = server.address
+        self.database = server.folder / "boltseal.db"
         self.client = httpx2.Client(base_url=server.url, trust_env=False)
 
     def push(self, repository: str, tag: str, document: Document) -> None:
@@ -61,6 +63,12 @@ class ImageRegistry:
     def app(self, tag: str, layers: str = "abX", *, labelled: bool = True) -> None:
         labels = {NAME: f"{self.address}/base/node:latest", DIGEST: WAS.digest}
         self.push("shop/app", tag, layered(layers, annotations=labels if labelled else None))
+
+    def forget_chain(self, document: Document) -> None:
+        """Remove the layer chain of a manifest, as in a store that is older than the table."""
+        with sqlite3.connect(self.database) as database:
+            database.execute("DELETE FROM layer_chain WHERE digest = ?", (document.digest,))
+        database.close()
 
     def signed(self, index: int) -> None:
         """Wait until a checkpoint covers this entry, which is signed a moment later."""
@@ -135,8 +143,8 @@ def test_a_base_that_lost_its_top_layer_is_found_by_the_registrys_history(shop: 
 
 
 def test_a_base_that_moved_is_not_replaced_by_its_own_base(shop: ImageRegistry) -> None:
-    """A base is not replaced by its own base where no image is labelled; with the former base deleted, the answer is
-    unknown."""
+    """A base is not replaced by its own base where no image is labelled, also if the former base was deleted; without its
+    layer chain the answer is unknown."""
     shop.push("base/os", "latest", layered("o"))
     shop.push("base/rt", "latest", layered("or"))
     shop.push("team/app", "1.0.0", layered("orX", created=format_time(now_us())))
@@ -147,11 +155,14 @@ def test_a_base_that_moved_is_not_replaced_by_its_own_base(shop: ImageRegistry) 
     deleted = shop.client.delete(f"/v2/base/rt/manifests/{layered('or').digest}")
     remembered = shop.outdated("--registry", shop.address, "--json")
     state_folder().joinpath("learned.db").unlink()
+    kept = shop.outdated("--registry", shop.address, "--json")
+    shop.forget_chain(layered("or"))
     unknown = shop.outdated("--registry", shop.address, "--json")
-    answers = [team_app(result) for result in (before, known, remembered, unknown)]
+    answers = [team_app(result) for result in (before, known, remembered, kept, unknown)]
 
     assert [(one["status"], one["base"].rpartition("/")[2]) for one in answers] == [
         ("current", "rt:latest"),
+        ("outdated", "rt:latest"),
         ("outdated", "rt:latest"),
         ("outdated", "rt:latest"),
         ("cannot tell", "os:latest"),
@@ -160,7 +171,8 @@ def test_a_base_that_moved_is_not_replaced_by_its_own_base(shop: ImageRegistry) 
     assert (answers[1]["how"], answers[1]["by"], answers[1]["behind"]) == ("proven", "its layers", 1)
     assert (known.code, unknown.code, deleted.status_code) == (1, 3, 202)
     assert f"base {shop.address}/base/rt:latest (proven: its layers)" in " ".join(shown.out.split())
-    assert f"{shop.address}/base/rt:latest formerly resolved to {layered('or').digest[:19]}" in answers[3]["reason"]
+    assert f"{shop.address}/base/rt:latest formerly resolved to {layered('or').digest[:19]}" in answers[4]["reason"]
+    assert (answers[3]["built_on"], answers[3]["reason"]) == (layered("or").digest, answers[1]["reason"])
 
 
 def team_app(result: Run) -> dict[str, Any]:
@@ -311,6 +323,33 @@ def test_a_running_image_is_checked_by_the_digest_that_it_was_pulled_as(shop: Im
     assert ran.code == 1
     assert found == {f"web: {shop.ref}:1.0.0": "outdated", "made:1": "cannot tell"}
     assert "never pushed" in ran.out
+
+
+def test_the_hosts_that_still_run_the_old_base_are_named(shop: ImageRegistry, tmp_path: Path) -> None:
+    """With several hosts an image is checked once, its containers on each host are named, and a host without an engine is doubt."""
+    app = layered("abX", annotations={NAME: f"{shop.address}/base/node:latest", DIGEST: WAS.digest})
+    engines = [FakeEngine(), FakeEngine()]
+    for engine in engines:
+        pulled = engine.image("app", f"{shop.ref}:1.0.0", pulled=(f"{shop.ref}@{app.digest}",))
+        engine.container("web", f"{shop.ref}:1.0.0", pulled)
+    shop.push("base/node", "latest", NOW)
+    folders = [tmp_path / "a", tmp_path / "b"]
+    for folder in folders:
+        folder.mkdir()
+    missing = f"unix://{tmp_path}/none.sock"
+
+    async def asked() -> tuple[Run, list[str]]:
+        async with engines[0].listening(folders[0]) as one, engines[1].listening(folders[1]) as two:
+            hosts = [str(one), str(two)]
+            options = [word for host in (*hosts, missing) for word in ("--host", host)]
+            return await asyncio.to_thread(run, "outdated", "--running", *options, "--json"), hosts
+
+    ran, hosts = asyncio.run(asked())
+    [outdated, unread] = ran.json["results"]
+
+    assert ran.code == 1
+    assert (outdated["status"], outdated["runs_on"]) == ("outdated", [f"{host}: web" for host in hosts])
+    assert (unread["ref"], unread["status"]) == (missing, "cannot tell")
 
 
 def test_only_the_platforms_in_use_count(shop: ImageRegistry, tmp_path: Path) -> None:

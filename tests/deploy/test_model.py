@@ -133,8 +133,8 @@ def test_all_mismatches_are_in_one_message() -> None:
     assert "boltseal deploy --update" in message
 
 
-def test_a_missing_lock_is_said_once() -> None:
-    """Without a lock the message names the images, and says once what is missing and which command to run."""
+def test_a_missing_lock_is_stated_once() -> None:
+    """Without a lock the message names the images, and states once what is missing and which command to run."""
     model = parse_model(raw(a={"image": APP}, b={"image": "localhost:5000/shop/new:1"}))
     with pytest.raises(LockMismatch) as refused:
         locked_digests(model, None)

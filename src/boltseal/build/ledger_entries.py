@@ -4,6 +4,8 @@ base.name, base.digest   the base image of the last stage: its tag, and the dige
 inputs                   the hash of everything that the build read (`input_hash`)
 bases                    every image reference of the Dockerfile, as JSON: {"node:16.13": "sha256:...", ...}
 builder, platform        the program that built the image, and the platform that it was built for
+revision.of              the sealed tag that this is a rebuild of, if any
+base.was                 what the base's tag resolved to for the build before it, if that was another digest
 """
 
 from __future__ import annotations
@@ -26,8 +28,9 @@ def built_extra(
     bases: Mapping[str, Digest],
     builder: str,
     platform: str | None,
+    rebuilt: Mapping[str, str] | None = None,
 ) -> dict[str, str]:
-    """Return the `extra` of a `built` entry. `bases`: digests by image reference as written.
+    """Return the `extra` of a `built` entry. `bases`: digests by image reference as written. `rebuilt`: keys of a revision.
 
     More than `MAX_BASES_BYTES` of `bases` are left out; the hash of the inputs still covers them.
     """
@@ -40,7 +43,7 @@ def built_extra(
         found["bases"] = listed
     if platform is not None:
         found["platform"] = platform
-    return found
+    return found | dict(rebuilt or {})
 
 
 def same_build(entries: Iterable[Entry], inputs: str) -> Entry | None:

@@ -32,6 +32,7 @@ from boltseal.project.bases.image_facts import NotAnImage
 from boltseal.project.bases.ledger_entries import rebuild_entry_extra
 from boltseal.project.bases.rebuild_journal import RebuildJournal, RebuildOutcome
 from boltseal.project.bases.rebuild_requests import RebuildDue, Rebuilder, RebuildPlan, RebuildResult
+from boltseal.project.bases.rebuild_tags import RebuildTags
 from boltseal.project.bases.tag_history import TagHistories, memory_from_cache, memory_from_observations
 from boltseal.project.settings import client_settings
 
@@ -187,6 +188,7 @@ async def _rebuild(
         RebuildJournal(options.client.state),
         options.client.now_us,
         record=recorded,
+        name_new=RebuildTags(scanner.transport).new_image,
         tokens=settings.tokens,
         on_outdated=requesting,
     )

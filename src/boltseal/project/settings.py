@@ -2,7 +2,7 @@
 
 The two files have different trust levels:
 
-- `.boltseal.toml` comes with the checked-out project. It has `[lock]`, `[pin]`, `[verify]` and `[deploy]`, and no key
+- `.boltseal.toml` comes with the checked-out project. It has `[lock]`, `[pin]`, `[verify]`, `[deploy]` and `[update]`, and no key
   for a command, an address or a credential: it can't run anything or name a host to contact.
 - The user's `boltseal.toml` (`[client] registries`) lists the registries that a project may make boltseal contact. The
   default: Docker Hub and other public registries, this machine, and those with a login or a `[[client.registry]]`.
@@ -29,6 +29,7 @@ from boltseal.client.registry_settings import RegistrySettings, parse_registries
 from boltseal.errors import Invalid, quote
 from boltseal.loading import deferred
 from boltseal.oci.reference import HUB, Reference, Repository
+from boltseal.policy.ignored_images import is_ignored
 from boltseal.project.ignored import IgnoreRule, parse_ignore
 
 if TYPE_CHECKING:
@@ -83,7 +84,7 @@ class ClientSettings:
 
     `reached`: the `[[client.registry]]` tables. `mirrors`: by registry. `receivers`: the `[[notify]]` tables.
     `on_outdated`: what `boltseal outdated --rebuild` runs; only the user's own file can set it. `tags`: the `[[tags]]`.
-    `outdated_ignore`: `[outdated] ignore`, globs of images by repository or name, with or without a tag; `*` matches `/`.
+    `outdated_ignore`: `[outdated] ignore`, as of `policy.ignored_images`.
     """
 
     registries: tuple[str, ...] | None = None
@@ -96,9 +97,7 @@ class ClientSettings:
 
     def ignores_outdated(self, image: Reference) -> bool:
         """Return whether `boltseal outdated` does not judge an image."""
-        tag = f":{image.tag}" if image.tag is not None else ""
-        names = (image.repository, f"{image.repository}{tag}", image.name, f"{image.name}{tag}")
-        return any(fnmatchcase(name, glob) for glob in self.outdated_ignore for name in names)
+        return is_ignored(self.outdated_ignore, image)
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +108,7 @@ class ProjectSettings:
 
     `platforms`: as for `verify --platform`. `crds`: paths to images in resources, by kind (see
     `project.references.kubernetes`). `keep`: how the images of the last releases are kept: `archive`, or only by `tags`.
+    `update`: the table `[update]`, which `policy.update_policy` parses.
     """
 
     exclude: tuple[str, ...] = ()
@@ -118,6 +118,7 @@ class ProjectSettings:
     platforms: tuple[str, ...] = ()
     crds: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     keep: str = "archive"
+    update: Mapping[str, object] = field(default_factory=dict)
 
     def excludes(self, path: str) -> bool:
         """Return whether a file or folder of the project (`deploy/compose.yaml`) is skipped. `*` also matches `/`."""
@@ -134,6 +135,7 @@ _PROJECT: Final[Mapping[str, Mapping[str, type]]] = {
     "pin": {"crds": dict},
     "verify": {"strict": bool, "platforms": list, "tags": _Tables},
     "deploy": {"keep": str},
+    "update": {"policy": str, "cooldown": str, "revision": str, "services": _Tables},
 }
 _CLIENT: Final[Mapping[str, Mapping[str, type]]] = {
     "client": {"registries": list, "mirrors": list, "registry": _Tables},
@@ -183,6 +185,7 @@ def project_settings(root: Path) -> ProjectSettings:
         platforms=tuple(platforms),
         crds={kind: tuple(paths) for kind, paths in crds.items()},
         keep=keep,
+        update=tables.get("update", {}),
     )
 
 

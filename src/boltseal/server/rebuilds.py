@@ -14,6 +14,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from functools import partial
 from typing import Final
 
 import httpx2
@@ -33,6 +34,7 @@ from boltseal.events import BaseOutdated
 from boltseal.ledger.entry import EntryKind
 from boltseal.oci.reference import Repository
 from boltseal.policy.grants import Grants
+from boltseal.policy.ignored_images import is_ignored
 from boltseal.policy.rebuild_actions import token_of
 from boltseal.policy.tag_expectations import OFFICIAL_IMAGES, TagExpectations
 from boltseal.project.bases.base_scan import BaseReport, BaseScanner, ImageToCheck
@@ -40,6 +42,7 @@ from boltseal.project.bases.image_documents import ImageDocuments
 from boltseal.project.bases.ledger_entries import rebuild_entry_extra
 from boltseal.project.bases.rebuild_journal import RebuildJournal, RebuildOutcome
 from boltseal.project.bases.rebuild_requests import RebuildDue, Rebuilder, RebuildPlan, RebuildResult
+from boltseal.project.bases.rebuild_tags import RebuildTags
 from boltseal.project.bases.tag_history import TagHistories, memory_from_cache
 from boltseal.project.settings import PUBLIC_REGISTRIES
 from boltseal.server.api.access_log import RequestLog
@@ -53,7 +56,7 @@ from boltseal.server.auth.actor import Actor
 from boltseal.server.auth.logins import Logins
 from boltseal.server.auth.tokens import Tokens
 from boltseal.server.auth.user_directory import UserDirectory
-from boltseal.server.mirror.cache import Mirror
+from boltseal.server.mirror.cache import MirrorCache
 from boltseal.server.mirror.push_proxy import PushProxy
 from boltseal.server.registry.records import LedgerRecord
 from boltseal.server.settings import Settings
@@ -140,7 +143,7 @@ class RebuildScheduler:
         store: OpenStore,
         clock: Callable[[], int],
         on_outdated: Callable[[BaseOutdated], None],
-        mirror: Mirror | None = None,
+        mirror: MirrorCache | None = None,
         push_proxy: PushProxy | None = None,
         *,
         outside: ASGIApp | None = None,
@@ -190,6 +193,7 @@ class RebuildScheduler:
             RebuildJournal(self._state),
             self._clock,
             record=self._record,
+            name_new=RebuildTags(transport).new_image,
             tokens=self._tokens,
             on_outdated=self._on_outdated,
         )
@@ -203,6 +207,7 @@ class RebuildScheduler:
                     histories,
                     allowed=self._allowed,
                     watch=self._watch(transport),
+                    ignored=partial(is_ignored, self._settings.outdated.ignore),
                     expectations=TagExpectations((*self._settings.expectations.rules, *OFFICIAL_IMAGES)),
                     now_us=self._clock(),
                     at_once=AT_ONCE,
@@ -250,7 +255,7 @@ def _log_scan(reports: list[BaseReport], due: RebuildPlan) -> None:
         _log.warning("rebuild not requested", reason=words)
 
 
-def _inside(settings: Settings, store: OpenStore, mirror: Mirror | None, push_proxy: PushProxy | None) -> ASGIApp:
+def _inside(settings: Settings, store: OpenStore, mirror: MirrorCache | None, push_proxy: PushProxy | None) -> ASGIApp:
     """Return the registry API without authentication and without an access log."""
     observer = RequestLog()
     logins = Logins(

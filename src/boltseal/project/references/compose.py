@@ -29,12 +29,13 @@ from boltseal.project.image_references import (
     ScanProblem,
     ScanResult,
     Span,
+    TagEnd,
 )
 from boltseal.project.references.build_arguments import BuildArguments
 from boltseal.project.references.compose_files import ComposeFile, ImageScalar
 from boltseal.project.references.compose_loading import LoadedFiles, folder_of
 from boltseal.project.references.compose_places import (
-    Place,
+    KeyPlace,
     is_compose,
     is_compose_name,
     model_places,
@@ -157,7 +158,7 @@ class _Reader:
         platforms = (asked,) if asked and "$" not in asked else ()
         at = f"{'' if file.source.path in self.loaded.included else EXTENDED}services.{name}."
         found = self.scalars(
-            file, at, (Place(keys.get("image"), "image"),), platforms, build=self.loaded.is_built(file, name)
+            file, at, (KeyPlace(keys.get("image"), "image"),), platforms, build=self.loaded.is_built(file, name)
         )
         found += self.scalars(file, at, service_places(keys), platforms)
         build = pairs(keys.get("build"))
@@ -179,7 +180,7 @@ class _Reader:
             other, base = further
             image = next((each["image"] for each in other.services.get(base, ()) if "image" in each), None)
             if image is not None:
-                return self.scalars(other, f"services.{name}.", (Place(image, "image"),))
+                return self.scalars(other, f"services.{name}.", (KeyPlace(image, "image"),))
             further = self.loaded.build_and_base(other, base)[1]
         return []
 
@@ -187,7 +188,7 @@ class _Reader:
         self,
         file: ComposeFile,
         begin: str,
-        places: Iterable[Place],
+        places: Iterable[KeyPlace],
         platforms: tuple[str, ...] = (),
         *,
         build: bool = False,
@@ -244,6 +245,7 @@ class _Reader:
             build=scalar.build,
             edit_range=edit_range,
             override_only=reason,
+            tag_end=None if resolved is None or filled is None else self.tag_end(scalar, filled, env),
         )
 
     def differs_elsewhere(self, scalar: ImageScalar, text: str) -> bool:
@@ -275,6 +277,20 @@ class _Reader:
                 end = start + last.at + len(last.text)
             return EditRange(source.path, end - pinned, end), None
         return self.env_range(last, pinned, env)
+
+    def tag_end(self, scalar: ImageScalar, filled: Interpolated, env: Variables) -> TagEnd | None:
+        """Return where the tag ends in the source of its last piece; None if that is not one place.
+
+        A new tag may reach all places that use the variable, unlike a digest: `VERSION: ${WEB_TAG}` should follow.
+        """
+        last = filled.last
+        if last is None or "@" in filled.text or filled.steering_variable() is not None:
+            return None
+        if last.variable is not None:
+            found = env.find(last.variable)
+            return TagEnd(found[0].path, found[1].end) if found is not None and found[1].literal else None
+        start = plain_start(scalar.file.source, scalar.node)
+        return None if start is None else TagEnd(scalar.file.source.path, start + last.at + len(last.text))
 
     def env_range(self, last: TextPiece, pinned: int, variables: Variables) -> tuple[EditRange | None, str | None]:
         name = last.variable or ""
