@@ -75,7 +75,7 @@ def test_the_data_of_an_event_has_these_keys() -> None:
         "tag.refused": "reference asked digest actor reason",
         "tag.moved": "reference was digest release seen_by",
         "tag.held": "reference serves held reason",
-        "base.outdated": "image base built_on digest",
+        "base.outdated": "image base built_on digest new_image",
         "release.done": "project number host images",
         "release.failed": "project number host reason",
         "quota.low": "registry remaining limit window_s",

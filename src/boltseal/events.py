@@ -144,13 +144,17 @@ class TagHeld(_Event):
 
 @dataclass(frozen=True, slots=True)
 class BaseOutdated(_Event):
-    """`image` was built when `base` resolved to `built_on`; now `base` resolves to `now`."""
+    """`image` was built when `base` resolved to `built_on`; now `base` resolves to `now`.
+
+    `new_image`: what a rebuild should push: the image, or the next revision of a sealed tag; None outside of a request.
+    """
 
     kind: ClassVar[EventKind] = EventKind.BASE_OUTDATED
     image: Reference
     base: Reference
     built_on: Digest
     now: Digest
+    new_image: Reference | None = None
 
     @property
     def text(self) -> str:

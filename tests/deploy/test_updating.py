@@ -9,7 +9,6 @@ from msgspec.structs import replace
 
 from boltseal.client.errors import RemoteUnavailable
 from boltseal.client.registry_client import Resolved
-from boltseal.client.tag_observations import ObservedInterval
 from boltseal.deploy.compose_model import ComposeService
 from boltseal.deploy.releases import Release, ReleasedService, ReleaseEnd, ServiceState
 from boltseal.deploy.update_plan import (
@@ -21,10 +20,13 @@ from boltseal.deploy.update_plan import (
     is_floating,
     is_version,
     plan_updates,
+    versions_to_resolve,
 )
 from boltseal.lockfile.document import lock_key
 from boltseal.oci.digest import Digest
 from boltseal.oci.reference import Reference, Tag
+from boltseal.policy.update_policy import UpdateRule, UpdateRules
+from boltseal.policy.version_order import VersionStep
 from tests.deploy.samples import release
 
 OLD, NEW = (Digest("sha256", letter * 64) for letter in "12")
@@ -43,10 +45,18 @@ def _service(image: str, state: ServiceState) -> ReleasedService:
     return ReleasedService(name="web", image=image, digest=str(NEW), image_id=str(NEW), state=state)
 
 
-def step(of: ComposeService, *, major: bool = False, cooldown_us: int = 0, **known: Any) -> UpdateStep:
+def step(
+    of: ComposeService,
+    *,
+    major: bool = False,
+    cooldown_us: int = 0,
+    policy: VersionStep | None = None,
+    **known: Any,
+) -> UpdateStep:
     """Return the update step of one service."""
-    known_values: dict[str, Any] = {"locked": {EDGE: OLD}, "resolutions": {}, "tags": {}, "past": {}} | known
-    (found,) = plan_updates([of], KnownImages(**known_values), now_us=NOW_US, cooldown_us=cooldown_us, major=major)
+    rules = UpdateRules(UpdateRule(policy, cooldown_us))
+    known_values: dict[str, Any] = {"locked": {EDGE: OLD}, "resolutions": {}, "tags": {}, "since_us": {}} | known
+    (found,) = plan_updates([of], KnownImages(**known_values), rules, now_us=NOW_US, major=major)
     return found
 
 
@@ -146,6 +156,82 @@ def test_rule_1_what_a_rollback_holds_is_not_updated(image: Reference) -> None:
     assert (done.act, done.why) == (UpdateAction.NOTHING, "held since release 3 went back from release 2")
 
 
+def versions(*names: str) -> dict[str, Any]:
+    """Return what is known of newer versions of `VERSION`: they are listed, and all resolve to one digest."""
+    references = [Reference(VERSION.registry, VERSION.repository, Tag(name)) for name in names]
+    media_type = "application/vnd.oci.image.index.v1+json"
+    return {
+        "tags": {VERSION: [Tag(name) for name in names]},
+        "resolutions": {each: Resolved(NEW, media_type, 500) for each in references},
+        "since_us": dict.fromkeys(references, NOW_US - 3 * DAY_US),
+    }
+
+
+@pytest.mark.parametrize(
+    ("policy", "taken"),
+    [
+        (VersionStep.REVISION, "1.2.3.2-alpine"),
+        (VersionStep.PATCH, "1.2.4-alpine"),
+        (VersionStep.MINOR, "1.3.0-alpine"),
+        (VersionStep.MAJOR, "2.0.0-alpine"),
+    ],
+)
+def test_rule_3_the_policy_says_how_large_a_step_is_taken(policy: VersionStep, taken: str) -> None:
+    """Rule 3: the newest version within the policy is taken with its digest, and larger steps are left."""
+    known = versions("1.2.3.1-alpine", "1.2.3.2-alpine", "1.2.4-alpine", "1.3.0-alpine", "2.0.0-alpine", "1.2.3.3")
+    done = step(service(VERSION), policy=policy, cooldown_us=DAY_US, **known)
+
+    assert (done.act, done.tag, done.to) == (UpdateAction.TAKE, Tag(taken), NEW)
+
+
+def test_rule_3_a_version_waits_for_the_cooldown_and_an_older_one_is_taken() -> None:
+    """Rule 3: of two newer versions the older one is taken while the newest is in its cooldown; alone, it waits."""
+    known = versions("1.2.3.1-alpine", "1.2.3.2-alpine")
+    newest = Reference(VERSION.registry, VERSION.repository, Tag("1.2.3.2-alpine"))
+    known["since_us"][newest] = NOW_US - 1
+    both = step(service(VERSION), policy=VersionStep.REVISION, cooldown_us=DAY_US, **known)
+    alone = step(
+        service(VERSION),
+        policy=VersionStep.REVISION,
+        cooldown_us=DAY_US,
+        **{**known, "tags": {VERSION: [newest.tag]}},
+    )
+
+    assert (both.act, both.tag) == (UpdateAction.TAKE, Tag("1.2.3.1-alpine"))
+    assert (alone.act, alone.tag) == (UpdateAction.WAIT, newest.tag)
+
+
+def test_rule_3_a_version_that_failed_or_can_not_be_resolved_is_not_taken() -> None:
+    """Rule 3: neither a version nor a digest whose deploy failed here is taken, and one that can't be resolved is unknown."""
+    known = versions("1.2.3.1-alpine")
+    tag = "localhost:5000/shop/app:1.2.3.1-alpine"
+    failed = step(service(VERSION), policy=VersionStep.REVISION, failed_versions=frozenset({("web", tag)}), **known)
+    digest = step(service(VERSION), policy=VersionStep.REVISION, failed=frozenset({("web", str(NEW))}), **known)
+    unknown = step(service(VERSION), policy=VersionStep.REVISION, tags=known["tags"])
+
+    assert failed.act is UpdateAction.NOTHING
+    assert digest.act is UpdateAction.NOTHING
+    assert unknown.act is UpdateAction.UNKNOWN
+
+
+def test_versions_are_resolved_only_where_the_policy_may_take_them() -> None:
+    """Only versions that a rule may take are resolved: not those of a floating tag, of a failed deploy, or without a policy."""
+    known = versions("1.2.3.1-alpine", "1.2.4-alpine")
+    rules = UpdateRules(UpdateRule(VersionStep.REVISION), {"db": UpdateRule()})
+    services = [service(VERSION), service(EDGE), replace_name(service(VERSION), "db")]
+    wanted = versions_to_resolve(services, known["tags"], frozenset(), rules)
+    failed = frozenset({("web", "localhost:5000/shop/app:1.2.3.1-alpine")})
+
+    assert [each.tag for each in wanted] == ["1.2.3.1-alpine"]
+    assert versions_to_resolve(services, known["tags"], failed, rules) == []
+    assert versions_to_resolve(services, {VERSION: RemoteUnavailable("no")}, frozenset(), rules) == []
+
+
+def replace_name(of: ComposeService, name: str) -> ComposeService:
+    """Return a service under another name."""
+    return ComposeService(name, of.image, of.build, of.wanted, of.environment, of.volumes)
+
+
 def test_rule_4_nothing_is_new() -> None:
     """Rule 4: if the tag resolves to the locked digest, nothing is new."""
     assert step(service(EDGE), resolutions=resolves_to(OLD)).act is UpdateAction.NOTHING
@@ -163,20 +249,16 @@ def test_rule_5_a_failed_digest_is_not_tried_again() -> None:
 
 
 @pytest.mark.parametrize(
-    ("past", "act"),
+    ("since_us", "act"),
     [
-        ([], UpdateAction.WAIT),
-        ([ObservedInterval(NEW, NOW_US - DAY_US, NOW_US, 1)], UpdateAction.WAIT),
-        ([ObservedInterval(NEW, NOW_US - 3 * DAY_US, NOW_US, 1)], UpdateAction.TAKE),
-        (
-            [ObservedInterval(NEW, NOW_US - 9 * DAY_US, NOW_US, 1), ObservedInterval(OLD, NOW_US - DAY_US, NOW_US, 2)],
-            UpdateAction.WAIT,
-        ),
+        ({}, UpdateAction.WAIT),
+        ({EDGE: NOW_US - DAY_US}, UpdateAction.WAIT),
+        ({EDGE: NOW_US - 3 * DAY_US}, UpdateAction.TAKE),
     ],
 )
-def test_rule_6_a_new_digest_waits_for_the_cooldown(past: list[ObservedInterval], act: UpdateAction) -> None:
-    """Rule 6: a new digest waits for the cooldown since its first uninterrupted observation."""
-    done = step(service(EDGE), resolutions=resolves_to(NEW), past={EDGE: past}, cooldown_us=3 * DAY_US)
+def test_rule_6_a_new_digest_waits_for_the_cooldown(since_us: dict[Reference, int], act: UpdateAction) -> None:
+    """Rule 6: a new digest waits for the cooldown since we know it; one that is seen for the first time waits as well."""
+    done = step(service(EDGE), resolutions=resolves_to(NEW), since_us=since_us, cooldown_us=3 * DAY_US)
 
     assert (done.act, done.to) == (act, NEW)
     assert f"{OLD} -> {NEW}" in done.why

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from boltseal.oci.reference import Tag
-from boltseal.policy.version_order import newer, version_of
+from boltseal.policy.version_order import VersionStep, newest_within, step_between, version_of
 
 
 def tags(text: str) -> list[Tag]:
@@ -37,10 +37,12 @@ def tags(text: str) -> list[Tag]:
 )
 def test_the_newer_version_has_the_same_form(tag: str, there: str, same: str | None, any_: str | None) -> None:
     """A newer version has the same suffix and precision, and higher numbers."""
-    assert newer(Tag(tag), tags(there)) == (same, any_)
+    found = [newest_within(Tag(tag), tags(there), step) for step in (VersionStep.MINOR, VersionStep.MAJOR)]
+
+    assert found == [same, any_]
 
 
-@pytest.mark.parametrize("tag", ["latest", "16bullseye", "1.2.3.4.5", "sha-0123abc", "20240102", "v", "-1"])
+@pytest.mark.parametrize("tag", ["latest", "16bullseye", "1.2.3.4.5.6", "sha-0123abc", "20240102", "v", "-1"])
 def test_a_tag_without_a_version_has_no_newer_one(tag: str) -> None:
     """A tag that does not begin with a version has no newer one."""
     assert version_of(Tag(tag) if tag != "-1" else Tag("x-1")) is None
@@ -50,6 +52,26 @@ def test_a_tag_without_a_version_has_no_newer_one(tag: str) -> None:
 def test_the_newest_version_has_no_newer_one(names: list[str]) -> None:
     """The newest version has no newer one, and is found from every older one."""
     there = [Tag(name) for name in names]
-    found = newer(there[0], there).any_major
+    found = newest_within(there[0], there, VersionStep.MAJOR)
 
-    assert found is None or newer(found, there).any_major is None
+    assert found is None or newest_within(found, there, VersionStep.MAJOR) is None
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "step"),
+    [
+        ("1.4.2", "1.4.2.1", VersionStep.REVISION),
+        ("1.4.2.1", "1.4.3", VersionStep.PATCH),
+        ("1.4.2.9", "1.5.0", VersionStep.MINOR),
+        ("1.4.2", "2.0.0.1", VersionStep.MAJOR),
+        ("3.12", "3.13", VersionStep.MINOR),
+        ("16", "17", VersionStep.MAJOR),
+    ],
+)
+def test_a_step_is_named_by_the_first_number_that_differs(old: str, new: str, step: VersionStep) -> None:
+    """The first number that differs names the step; a revision differs in none of the version's own."""
+    versions = [version_of(Tag(each)) for each in (old, new)]
+
+    assert versions[0] is not None
+    assert versions[1] is not None
+    assert step_between(versions[0], versions[1]) is step

@@ -55,6 +55,7 @@ def test_every_key_has_its_default_or_the_given_value() -> None:
                 "attempts": 1,
                 "timeout": "90s",
                 "every": "5m",
+                "revision": "-r",
             }
         ]
     )
@@ -62,7 +63,8 @@ def test_every_key_has_its_default_or_the_given_value() -> None:
     assert (plain.attempts, plain.timeout_us, plain.every_us) == (3, 3_600_000_000, 21_600_000_000)
     assert (parsed.url, parsed.token_env, parsed.attempts) == ("http://localhost:8080/x", "TOKEN", 1)
     assert (parsed.timeout_us, parsed.every_us) == (90_000_000, 300_000_000)
-    assert len(KEYS) == 8
+    assert (plain.revision, parsed.revision) == (".", "-r")
+    assert len(KEYS) == 9
 
 
 BAD: list[tuple[dict[str, Any], str]] = [
@@ -70,6 +72,7 @@ BAD: list[tuple[dict[str, Any], str]] = [
     ({}, "either command or url"),
     ({"command": ["a"], "url": "https://x.example"}, "either command or url"),
     ({"command": ["a"], "token_env": "T"}, "token_env is for a url"),
+    ({"command": ["a"], "revision": "+"}, "expected one of"),
     ({"command": "rm -rf /"}, "list of words"),
     ({"command": []}, "list of words"),
     ({"command": [1]}, "list of words"),

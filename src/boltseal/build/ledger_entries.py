@@ -4,6 +4,10 @@ base.name, base.digest   the base image of the last stage: its tag, and the dige
 inputs                   the hash of everything that the build read (`input_hash`)
 bases                    every image reference of the Dockerfile, as JSON: {"node:16.13": "sha256:...", ...}
 builder, platform        the program that built the image, and the platform that it was built for
+revision.of              the sealed tag that this is a rebuild of, if any
+base.was                 what the base's tag resolved to for the build before it, if that was another digest; of a rebased image,
+                         its former base
+rebased.from             the image whose base was replaced; then there are no `inputs`
 """
 
 from __future__ import annotations
@@ -26,8 +30,9 @@ def built_extra(
     bases: Mapping[str, Digest],
     builder: str,
     platform: str | None,
+    rebuilt: Mapping[str, str] | None = None,
 ) -> dict[str, str]:
-    """Return the `extra` of a `built` entry. `bases`: digests by image reference as written.
+    """Return the `extra` of a `built` entry. `bases`: digests by image reference as written. `rebuilt`: keys of a revision.
 
     More than `MAX_BASES_BYTES` of `bases` are left out; the hash of the inputs still covers them.
     """
@@ -40,7 +45,18 @@ def built_extra(
         found["bases"] = listed
     if platform is not None:
         found["platform"] = platform
-    return found
+    return found | dict(rebuilt or {})
+
+
+def rebased_extra(base: Reference, digest: Digest, former_base: Digest, image: Digest) -> dict[str, str]:
+    """Return the `extra` of the `built` entry of a rebased image. `base`, `digest`: its base now; `image`: it was before."""
+    return {
+        BUILT_NAME: str(base.by_tag),
+        BUILT_DIGEST: str(digest),
+        "base.was": str(former_base),
+        "rebased.from": str(image),
+        "builder": "boltseal rebase",
+    }
 
 
 def same_build(entries: Iterable[Entry], inputs: str) -> Entry | None:

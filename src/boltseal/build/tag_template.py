@@ -5,6 +5,7 @@
     build      build-123, from the number of the pipeline run; build-ci-123 where each workflow is counted by itself
     content    id-<hash>, from the image's digest
     input      in-<hash>, from the hash of the build's inputs
+    revision   1.4.2.1, the next rebuild of a sealed 1.4.2 (`policy.tag_revisions`)
 
 A tag has at most 128 characters of [A-Za-z0-9_.-] and does not begin with `.` or `-`. The `+` of a version becomes `_`, as
 in Helm; any other invalid character becomes `-`.
@@ -37,6 +38,7 @@ class Scheme(StrEnum):
     BUILD = "build"
     CONTENT = "content"
     INPUT = "input"
+    REVISION = "revision"
 
 
 class NoTag(Invalid):

@@ -7,7 +7,14 @@ from pathlib import Path
 
 from boltseal.build.tag_template import Scheme
 from boltseal.cli.build_labels import print_labels
-from boltseal.cli.build_options import BuildArgOption, ContextArgument, DockerfileOption, TargetOption
+from boltseal.cli.build_options import (
+    BuildArgOption,
+    ContextArgument,
+    DockerfileOption,
+    RevisionOfOption,
+    SeparatorOption,
+    TargetOption,
+)
 from boltseal.cli.clock import clock_us
 from boltseal.cli.image_build_options import (
     AnnotationsOption,
@@ -31,6 +38,7 @@ from boltseal.commands.build_labels import LabelsRequest, image_time_us
 from boltseal.commands.registry_access import RegistryOptions
 from boltseal.config import build_environment
 from boltseal.errors import Invalid
+from boltseal.policy.tag_revisions import DOT, parse_separator
 
 
 @takes_registry_options
@@ -40,6 +48,8 @@ def build(
     repository: RepositoryOption = "",
     scheme: SchemeOption = Scheme.INPUT,
     tag: TagOption = None,
+    of: RevisionOfOption = None,
+    separator: SeparatorOption = DOT,
     builder: BuilderOption = None,
     force: ForceOption = False,
     only_labels: OnlyLabelsOption = False,
@@ -59,7 +69,8 @@ def build(
     Wraps docker buildx build, docker build or buildah bud. Every image that the Dockerfile names is used by digest: its
     pin, its entry in boltseal.lock, or what its tag resolves to now. Labels say where the image comes from; the tag is
     new; the registry's ledger records the inputs. If base images, Dockerfile and context are as before, it builds
-    nothing.
+    nothing. With --scheme revision --of 1.4.2 it makes the next rebuild of a sealed tag, 1.4.2.1, and labels and ledger
+    record which change of the base it carries.
 
     --print-labels prints an image's origin for a build of your own: revision and source by git, version, created
     (SOURCE_DATE_EPOCH, or now), and the name and digest of the base image. One flag a line, quoted for a shell.
@@ -69,8 +80,8 @@ def build(
         created_us = image_time_us(environment.epoch_s, clock_us())
         inputs = BuildInputs(context, file, tuple(build_arg or ()), target, platform, tuple(more or ()))
         if only_labels:
-            of = LabelsRequest(inputs, created_us, version, tuple(allow or ()))
-            print_labels(output, of, access, annotations=annotations)
+            wanted = LabelsRequest(inputs, created_us, version, tuple(allow or ()))
+            print_labels(output, wanted, access, annotations=annotations)
             return
         if version is not None or annotations:
             raise Invalid("--version and --annotations are for --print-labels; add it, or leave them out")
@@ -84,6 +95,8 @@ def build(
             force=force,
             build_number=environment.number,
             allow=tuple(allow or ()),
+            revision_of=of,
+            separator=parse_separator(separator),
         )
         _print(output, build_image(request, access, sys.stderr))
 

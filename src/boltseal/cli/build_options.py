@@ -21,3 +21,11 @@ TargetOption = Annotated[
     str | None,
     typer.Option("--target", metavar="NAME", show_default=False, help="The stage to build, if not the last."),
 ]
+RevisionOfOption = Annotated[
+    str | None,
+    typer.Option("--of", metavar="TAG", show_default=False, help="revision: the sealed tag that is built again."),
+]
+SeparatorOption = Annotated[
+    str,
+    typer.Option("--separator", metavar="TEXT", help="revision: between that tag and the number: . or -r or - or _"),
+]

@@ -5,7 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 
 from boltseal.build.tag_template import Scheme
-from boltseal.cli.build_options import BuildArgOption, ContextArgument, DockerfileOption, TargetOption
+from boltseal.cli.build_options import (
+    BuildArgOption,
+    ContextArgument,
+    DockerfileOption,
+    RevisionOfOption,
+    SeparatorOption,
+    TargetOption,
+)
 from boltseal.cli.options import JsonOption
 from boltseal.cli.output import CommandOutput, say
 from boltseal.cli.project_options import AllowOption
@@ -21,6 +28,7 @@ from boltseal.commands import tag_new as use_case
 from boltseal.commands.build_inputs import BuildInputs
 from boltseal.commands.registry_access import RegistryOptions
 from boltseal.config import build_environment
+from boltseal.policy.tag_revisions import DOT, parse_separator
 
 
 @takes_registry_options
@@ -30,6 +38,8 @@ def tag_new(
     image: ImageOption = None,
     apply: ApplyOption = None,
     check: CheckOption = None,
+    of: RevisionOfOption = None,
+    separator: SeparatorOption = DOT,
     file: DockerfileOption = None,
     build_arg: BuildArgOption = None,
     target: TargetOption = None,
@@ -43,6 +53,7 @@ def tag_new(
 
     describe: git describe, and a hash of uncommitted changes. date: the time. build: the pipeline's number. content:
     the image's own digest. input: a hash of Dockerfile, context, arguments and base digests: same inputs, same tag.
+    revision: the next rebuild of a sealed tag (--of 1.4.2 --check REPOSITORY): 1.4.2.1, after 1.4.2 and before 1.4.3.
 
     Exit code 1: with --check, the tag is taken; no image was tagged.
     """
@@ -55,6 +66,8 @@ def tag_new(
             check=check,
             build_number=build_environment().number if scheme is Scheme.BUILD else "",
             allow=tuple(allow or ()),
+            revision_of=of,
+            separator=parse_separator(separator),
         )
         report = use_case.new_tag(request, access)
         output.outcome = report.outcome

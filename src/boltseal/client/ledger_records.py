@@ -19,7 +19,7 @@ from boltseal.client.transport import RegistryRequest, Transport
 from boltseal.ledger.entry import RECORDS, Entry, EntryInvalid, EntryKind, IndexedLine, parse
 from boltseal.oci.digest import Digest
 from boltseal.oci.jsontext import decode
-from boltseal.oci.reference import Reference, Repository
+from boltseal.oci.reference import Reference, Repository, Tag
 
 MAX_ANSWER_BYTES: Final = 64 * 1024
 SIGNED_TIMEOUT_S: Final = 10.0
@@ -30,8 +30,8 @@ class NoRecords(RemoteNotFound):
     """The registry accepts no records: it is not a boltseal registry, or an older one."""
 
 
-class LedgerRecord(NamedTuple):
-    """A record, and the index of its entry."""
+class ListedRecord(NamedTuple):
+    """A record or another entry, and its index."""
 
     entry_index: int
     entry: Entry
@@ -99,20 +99,20 @@ async def is_signed(
     return False
 
 
-async def list_records(transport: Transport, registry: str, repository: Repository) -> list[LedgerRecord]:
+async def list_records(transport: Transport, registry: str, repository: Repository) -> list[ListedRecord]:
     """Return the records about a repository's images by index, the oldest first.
 
     The entries are not proven to be in the signed tree; `client.history` does that.
 
     Raises: NoRecords, RemoteMismatch, RemoteDenied, and whatever `Transport.request` raises.
     """
-    found: list[LedgerRecord] = []
+    found: list[ListedRecord] = []
     try:
         async for index, line in LedgerClient(transport, registry).records(repository):
             entry = parse(line)
             if entry.kind not in RECORDS or entry.repository != repository:
                 raise RemoteMismatch(f"{registry}: entry {index} is not a record of {repository}")
-            found.append(LedgerRecord(index, entry))
+            found.append(ListedRecord(index, entry))
     except RemoteNotFound as error:
         raise NoRecords(f"{registry} keeps no records of {repository}: {error.message}") from error
     except EntryInvalid as error:
@@ -121,21 +121,23 @@ async def list_records(transport: Transport, registry: str, repository: Reposito
 
 
 async def list_entries(
-    transport: Transport, registry: str, repository: Repository, kinds: Collection[EntryKind]
-) -> list[Entry]:
-    """Return the entries of these kinds about a repository, the oldest first.
+    transport: Transport, registry: str, repository: Repository, kinds: Collection[EntryKind], tag: Tag | None = None
+) -> list[ListedRecord]:
+    """Return the entries of these kinds about a repository or one of its tags, the oldest first.
 
     The entries are not proven to be in the signed tree; `client.history` does that.
 
     Raises: RemoteNotFound, RemoteMismatch, RemoteDenied, and whatever `Transport.request` raises.
     """
     client = LedgerClient(transport, registry)
-    return _parse_all(registry, repository, kinds, [line async for line in client.history(repository, kinds=kinds)])
+    return _parse_all(
+        registry, repository, kinds, [line async for line in client.history(repository, tag, kinds=kinds)]
+    )
 
 
 async def list_observations(
     transport: Transport, registry: str, repository: Repository, kinds: Collection[EntryKind]
-) -> list[Entry]:
+) -> list[ListedRecord]:
     """Return the observations of these kinds of a mirrored repository, in the form of `list_entries`; none if
     unobserved.
     """
@@ -148,8 +150,8 @@ async def list_observations(
 
 def _parse_all(
     registry: str, repository: Repository, kinds: Collection[EntryKind], lines: Iterable[IndexedLine]
-) -> list[Entry]:
-    found: list[Entry] = []
+) -> list[ListedRecord]:
+    found: list[ListedRecord] = []
     for index, line in lines:
         try:
             entry = parse(line)
@@ -160,7 +162,7 @@ def _parse_all(
         if entry.repository != repository:
             raise RemoteMismatch(f"{registry}: entry {index} is not about {repository}")
         if entry.kind in kinds:
-            found.append(entry)
+            found.append(ListedRecord(index, entry))
     return found
 
 

@@ -45,6 +45,7 @@ from boltseal.commands.build_inputs import (
     unhashed_inputs,
 )
 from boltseal.commands.build_labels import git_if_any
+from boltseal.commands.build_revisions import Rebuilt, next_free_revision, rebuilt_tag
 from boltseal.commands.image_locations import opened_transfer
 from boltseal.commands.registry_access import RegistryOptions, ask_followed, followed, repository_only
 from boltseal.commands.tag_new import tag_of_source
@@ -53,6 +54,7 @@ from boltseal.ledger.entry import EntryKind, format_time
 from boltseal.ledger.follow import LedgerBroken
 from boltseal.oci.digest import Digest
 from boltseal.oci.reference import Reference, Tag
+from boltseal.policy.tag_revisions import DOT
 from boltseal.project.bases.image_facts import IMAGE, INPUTS, config_of, read_facts
 from boltseal.project.bases.index_children import images_of_index
 from boltseal.project.generated_files import source_policy
@@ -67,7 +69,8 @@ class BuildRequest:
 
     `repository`: where it is pushed. `tag`: None for one made by `scheme`. `builder`: None for the one that is installed.
     `force`: build even if an image of the same inputs is there. `created_us`: the image's time, since 1970. `allow`:
-    further registries that the Dockerfile may name. `build_number`: of the pipeline; "" outside of one.
+    further registries that the Dockerfile may name. `build_number`: of the pipeline; "" outside of one. `revision_of`:
+    scheme revision: the sealed tag to rebuild. `separator`: between it and the revision's number.
     """
 
     inputs: BuildInputs
@@ -79,6 +82,8 @@ class BuildRequest:
     force: bool = False
     build_number: str = ""
     allow: tuple[str, ...] = ()
+    revision_of: str | None = None
+    separator: str = DOT
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,12 +111,13 @@ class EarlierBuild(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class _Plan:
-    """A build before it runs. `hash`: of all its inputs."""
+    """A build before it runs. `hash`: of all its inputs. `rebuilt`: what its tag is a revision of."""
 
     inputs: BuildInputs
     dockerfile: Dockerfile
     digests: Mapping[ImageReference, Digest]
     hash: str
+    rebuilt: Rebuilt | None = None
 
     @property
     def base(self) -> tuple[Reference, Digest] | None:
@@ -139,11 +145,14 @@ def build_image(request: BuildRequest, options: RegistryOptions, log: IO[str]) -
         reason = f"nothing to do: built of the same inputs{when}{unhashed_inputs(inputs.more)}"
         return BuildReport(earlier.name, "unchanged", reason, earlier.digest, plan.hash, plan.base)
     image = replace(repository, tag=_tag(request, plan.hash, options))
+    plan = replace(plan, rebuilt=rebuilt_tag(image, plan.base, request.separator, options))
     builder = request.builder or found_builder()
     _build(builder, plan, image, request.created_us, options, log)
     digest = _pushed(image, plan.hash, options)
     index = _record(image, digest, plan, builder, options)
     reason = "" if index is None else f"entry {index} of the ledger records its inputs"
+    if plan.rebuilt is not None:
+        reason = "; ".join(filter(None, (plan.rebuilt.text, reason)))
     return BuildReport(str(image), "built", reason, str(digest), plan.hash, plan.base)
 
 
@@ -154,6 +163,8 @@ def _tag(request: BuildRequest, inputs: str, options: RegistryOptions) -> Tag:
         return input_tag(inputs)
     if request.scheme is Scheme.CONTENT:
         raise Invalid("--scheme content: the content is known only after the build; use input, or give a --tag")
+    if request.scheme is Scheme.REVISION:
+        return next_free_revision(repository_only(request.repository), request.revision_of, request.separator, options)
     return tag_of_source(request.scheme, request.inputs, request.build_number, options)
 
 
@@ -205,6 +216,7 @@ def _build(
         ),
         IMAGE: str(image),
         INPUTS: plan.hash,
+        **(plan.rebuilt.labels if plan.rebuilt is not None else {}),
     }
     with TemporaryDirectory(prefix="boltseal-") as scratch:
         planned = Build(
@@ -299,7 +311,8 @@ def _record(image: Reference, digest: Digest, plan: _Plan, builder: Builder, opt
 
     async def write(transport: Transport) -> int | None:
         bases = {image_ref.written: of for image_ref, of in plan.digests.items()}
-        extra = built_extra(plan.base, plan.hash, bases, str(builder), plan.inputs.platform)
+        rebuilt = plan.rebuilt.extra if plan.rebuilt is not None else {}
+        extra = built_extra(plan.base, plan.hash, bases, str(builder), plan.inputs.platform, rebuilt)
         try:
             index = await add_record(transport, EntryKind.BUILT, image, digest, extra)
         except NoRecords:

@@ -32,6 +32,7 @@ from boltseal.project.bases.image_facts import NotAnImage
 from boltseal.project.bases.ledger_entries import rebuild_entry_extra
 from boltseal.project.bases.rebuild_journal import RebuildJournal, RebuildOutcome
 from boltseal.project.bases.rebuild_requests import RebuildDue, Rebuilder, RebuildPlan, RebuildResult
+from boltseal.project.bases.rebuild_tags import RebuildTags
 from boltseal.project.bases.tag_history import TagHistories, memory_from_cache, memory_from_observations
 from boltseal.project.settings import client_settings
 
@@ -110,7 +111,7 @@ def find_outdated(
         wanted, left = await images_to_check(request.scan, transport, options.client.engine_address, claim, allowed)
         allow = [*request.allow, *{one.reference.registry for one in wanted}]
         rebuilds: Sequence[RebuildResult] = ()
-        async with _scanner(options, transport, allow, request.window_s, progress) as scanner:
+        async with opened_scanner(options, transport, allow, request.window_s, progress) as scanner:
             if request.rebuild is None:
                 reports = await scanner.scan(wanted, listed=request.scan.registry)
             else:
@@ -132,7 +133,7 @@ def find_outdated(
 
 
 @asynccontextmanager
-async def _scanner(
+async def opened_scanner(
     options: RegistryOptions, transport: Transport, allow: Sequence[str], window_s: int, progress: Progress
 ) -> AsyncIterator[BaseScanner]:
     """Open a scanner on the state folder. What it learned is saved at the end."""
@@ -187,6 +188,7 @@ async def _rebuild(
         RebuildJournal(options.client.state),
         options.client.now_us,
         record=recorded,
+        name_new=RebuildTags(scanner.transport).new_image,
         tokens=settings.tokens,
         on_outdated=requesting,
     )

@@ -13,11 +13,13 @@ from boltseal.client.errors import RemoteNotFound
 from boltseal.client.registry_client import RegistryClient
 from boltseal.client.transport import Transport
 from boltseal.commands.build_inputs import BuildInputs, hash_inputs, read_dockerfile, resolve_bases
+from boltseal.commands.build_revisions import next_free_revision
 from boltseal.commands.outcome import Outcome
 from boltseal.commands.registry_access import RegistryOptions, ask, repository_only
 from boltseal.config import BUILD_NUMBERS
 from boltseal.errors import Invalid
 from boltseal.oci.reference import Reference, Tag
+from boltseal.policy.tag_revisions import DOT
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +27,8 @@ class NewTagRequest:
     """How to make a tag, and for which image.
 
     `image`: an image of the daemon, whose content makes the tag. `apply`: one that gets the tag as well. `check`: a
-    repository in which the tag must be free. `build_number`: of the pipeline; "" outside of one.
+    repository in which the tag must be free. `build_number`: of the pipeline; "" outside of one. `revision_of`: scheme
+    revision: the tag that is built again, in the repository `check`. `separator`: between it and the revision's number.
     """
 
     scheme: Scheme
@@ -35,6 +38,8 @@ class NewTagRequest:
     check: str | None = None
     build_number: str = ""
     allow: tuple[str, ...] = ()
+    revision_of: str | None = None
+    separator: str = DOT
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +79,10 @@ def _make(request: NewTagRequest, image: Reference | None, options: RegistryOpti
         dockerfile = read_dockerfile(request.inputs)
         digests = resolve_bases(dockerfile.image_refs, request.inputs.context, options, request.allow)
         return input_tag(hash_inputs(request.inputs, dockerfile, digests))
+    if request.scheme is Scheme.REVISION:
+        if request.check is None:
+            raise Invalid("--scheme revision needs the repository with the tag: --of 1.4.2 --check localhost:5000/app")
+        return next_free_revision(repository_only(request.check), request.revision_of, request.separator, options)
     return tag_of_source(request.scheme, request.inputs, request.build_number, options)
 
 

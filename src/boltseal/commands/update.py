@@ -9,13 +9,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Final
 
 from boltseal.client.registry_client import RegistryClient, Resolved
-from boltseal.client.tag_observations import ObservedInterval, TagObservations
 from boltseal.client.transport import Transport
 from boltseal.commands.client_context import ClientContext
 from boltseal.commands.deploy import DeployableProject
+from boltseal.commands.explained_changes import Explanation, ImageChange, explain_changes
 from boltseal.commands.interrupted_update import restore
+from boltseal.commands.known_since import known_since
 from boltseal.commands.outcome import Outcome
 from boltseal.commands.registry_access import RegistryOptions, ask, followed
 from boltseal.deploy.holds import held_services
@@ -30,18 +32,22 @@ from boltseal.deploy.update_plan import (
     is_floating,
     is_version,
     plan_updates,
+    versions_to_resolve,
 )
 from boltseal.errors import BoltsealError, Invalid, Unavailable
-from boltseal.lockfile.document import LOCK_NAME, lock_key
-from boltseal.oci.digest import Digest
+from boltseal.lockfile.document import LOCK_NAME, Lock, lock_key
 from boltseal.oci.reference import Reference, Tag
+from boltseal.policy.update_policy import parse_update
 from boltseal.project.edit_journal import EditJournal
 from boltseal.project.edits import FileEdit, ScanRequest
 from boltseal.project.replace_files import replace_all
 from boltseal.project.resolve import Resolver
 from boltseal.project.retag import retag
 from boltseal.project.scan import scan_project
+from boltseal.project.settings import project_settings
 from boltseal.project.source_files import ProjectTree
+
+_CHANGES: Final = frozenset({UpdateAction.TAKE, UpdateAction.WAIT, UpdateAction.PROPOSE})
 
 Reopen = Callable[[Sequence[str], Sequence[str]], DeployableProject]
 """Has Compose read the project again: with these services, and registries that it may name."""
@@ -49,15 +55,16 @@ Reopen = Callable[[Sequence[str], Sequence[str]], DeployableProject]
 
 @dataclass(frozen=True, slots=True)
 class UpdateRequest:
-    """What to update. `cooldown_us`: how long a tag must have resolved to an image. `major`: propose major versions.
+    """What to update. `cooldown_us`: how long we must know an image; None: as the project says. `major`: propose major versions.
 
-    `write`: write proposed versions into the files and deploy them. `dry_run`: decide only.
+    `write`: write proposed versions into the files and deploy them. `dry_run`: decide only. `explain`: explain each change.
     """
 
-    cooldown_us: int = 0
+    cooldown_us: int | None = None
     major: bool = False
     write: bool = False
     dry_run: bool = False
+    explain: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,16 +81,16 @@ def update_project(
     project: DeployableProject,
     reopen: Reopen,
     options: RegistryOptions,
-    report: Callable[[Sequence[UpdateStep]], None],
+    report: Callable[[Sequence[UpdateStep], Sequence[Explanation]], None],
 ) -> UpdateReport:
     """Decide for each service, and deploy what is taken, as the only process that deploys the project.
 
-    `report`: is called with the decisions before anything is deployed. Raises: Invalid: there is no lock; AnotherDeploys,
+    `report`: is called with the decisions and their explanations before anything is deployed. Raises: Invalid: there is no lock; AnotherDeploys,
     EditsRunning, LedgerBroken, Unavailable: a reference was not resolved, or a version can't be written into the files.
     """
     with project.folder.deploying():
         decided = _decide(request, project, options)
-        report(decided)
+        report(decided, _explained(decided, project, options) if request.explain else ())
         chosen = [
             step
             for step in decided
@@ -97,7 +104,13 @@ def update_project(
 
 
 def _decide(request: UpdateRequest, project: DeployableProject, options: RegistryOptions) -> tuple[UpdateStep, ...]:
-    """Return the decision for each service (steps 1 and 2), by one HEAD request per floating tag and one tag list per version."""
+    """Return the decision for each service (steps 1 and 2).
+
+    It takes one HEAD request for each floating tag and each version that the policy may take, and one tag list per version.
+    """
+    rules = parse_update(project_settings(project.root).update)
+    if request.cooldown_us is not None:
+        rules = rules.with_cooldown(request.cooldown_us)
     lock, folder = project.lock()
     if lock is None:
         raise Invalid(f"there is no {LOCK_NAME} in {folder}: run `boltseal lock` and `boltseal deploy` first")
@@ -112,24 +125,18 @@ def _decide(request: UpdateRequest, project: DeployableProject, options: Registr
 
     async def run(transport: Transport) -> KnownImages:
         resolver = Resolver(transport, project.allowed, watch=lambda registry: followed(options, transport, registry))
-        answers = await resolver.resolve(floating)
-        current = {key: each.digest for key, each in answers.items() if isinstance(each, Resolved)}
         tags = {each: await _tags(transport, each) for each in dict.fromkeys(versions)}
-        locked = {each.reference: each.digest for each in lock.images if each.digest is not None}
-        past = _past(options.client, current, now_us, remember=not request.dry_run)
         releases = project.folder.all()
-        return KnownImages(
-            locked,
-            answers,
-            tags,
-            past,
-            failed_before(releases),
-            failed_versions(releases),
-            held_services(releases),
-        )
+        failed = failed_versions(releases)
+        wanted = versions_to_resolve(services, tags, failed, rules)
+        answers = await resolver.resolve([*floating, *wanted])
+        current = {key: each.digest for key, each in answers.items() if isinstance(each, Resolved)}
+        locked = {each.reference: each.digest for each in lock.images if each.digest is not None}
+        since_us = await known_since(transport, options, current, now_us, remember=not request.dry_run)
+        return KnownImages(locked, answers, tags, since_us, failed_before(releases), failed, held_services(releases))
 
     known = ask(options, project.registries, run)
-    return plan_updates(services, known, now_us=now_us, cooldown_us=request.cooldown_us, major=request.major)
+    return plan_updates(services, known, rules, now_us=now_us, major=request.major)
 
 
 async def _tags(transport: Transport, image: Reference) -> Sequence[Tag] | BoltsealError:
@@ -137,19 +144,6 @@ async def _tags(transport: Transport, image: Reference) -> Sequence[Tag] | Bolts
         return [tag async for tag in RegistryClient(transport, image.registry).tags(image.repository)]
     except BoltsealError as error:
         return error
-
-
-def _past(
-    client: ClientContext, current: Mapping[Reference, Digest], now_us: int, *, remember: bool
-) -> dict[Reference, Sequence[ObservedInterval]]:
-    """Return since when each tag has resolved to its image, by earlier observations. `remember`: record this one too.
-
-    `now_us`: the time of the plan. A later time here would make a new image wait although the cooldown is zero.
-    """
-    with TagObservations(client.state) as observations:
-        if remember and current:
-            observations.record_all(current.items(), now_us)
-        return {reference: observations.past(reference) for reference in current}
 
 
 def _apply(
@@ -176,7 +170,8 @@ def _apply(
             edited = replace(reopen(only, list(project.registries)), folder=project.folder)  # it holds the lock
             images = {lock_key(edited.read.model.services[name].image) for name in names}
             with journal.locking():
-                edited.relock(lambda reference: reference in images)
+                lock = edited.relock(lambda reference: reference in images)
+            _check_locked(chosen, edited, lock)
             done = edited.deploy(ReleaseKind.UPDATE)
             return done
         finally:
@@ -184,6 +179,37 @@ def _apply(
                 journal.end()
             else:
                 restore(client, journal)
+
+
+def _explained(
+    steps: Sequence[UpdateStep], project: DeployableProject, options: RegistryOptions
+) -> Sequence[Explanation]:
+    """Explain the steps that change an image, also those that wait or are proposed. Raises: LedgerBroken."""
+    lock, _ = project.lock()
+    changing = [step for step in steps if step.act in _CHANGES and step.image.tag is not None]
+
+    async def run(transport: Transport) -> Sequence[Explanation]:
+        changes: dict[tuple[Reference, Reference], ImageChange] = {}
+        for step in changing:
+            new = replace(step.image, tag=step.tag or step.image.tag)
+            client = RegistryClient(transport, new.registry)
+            digest = step.to or (await client.resolve(new.repository, new.tag or Tag("latest"))).digest
+            locked = None if lock is None else lock.find(step.image)
+            before = changes.get((step.image, new))
+            places = (*(before.places if before is not None else ()), step.service)
+            old_digest = None if locked is None else locked.digest
+            changes[step.image, new] = ImageChange(places, step.image, old_digest, new, digest)
+        return await explain_changes(list(changes.values()), transport, options)
+
+    return ask(options, project.registries, run) if changing else ()
+
+
+def _check_locked(chosen: Sequence[UpdateStep], edited: DeployableProject, lock: Lock) -> None:
+    """Check that the lock has the digests that were decided about. Raises: Unavailable: a tag moved meanwhile."""
+    for step in chosen:
+        found = lock.find(lock_key(edited.read.model.services[step.service].image))
+        if step.to is not None and (found is None or found.digest != step.to):
+            raise Unavailable(f"{step.service}: its tag moved from {step.to} meanwhile; run `boltseal update` again")
 
 
 def _retagged(project: DeployableProject, versions: Mapping[str, Tag]) -> tuple[FileEdit, ...]:

@@ -1,11 +1,11 @@
-"""Decides what `update` does for each service: take the new digest of a floating tag, or propose a newer version. Pure.
+"""Decides what `update` does for each service: take a new digest or version, or propose a newer version. Pure.
 
 For a service, in this order:
 
 1. It is built here, a rollback holds it, or its file pins a digest: no update.
 2. Its tag could not be resolved: unknown, with the reason.
-3. Its tag looks like a release, so it should not move. A newer version of the same form is proposed for a person to take, but
-   none whose deploy failed before.
+3. Its tag looks like a release, so it should not move. A newer version of the same form whose deploy did not fail before
+   is taken where the project's policy includes it, after the cooldown; a larger step is proposed for a person to take.
 4. Its tag floats and resolves to the locked digest: no update.
 5. It resolves to another digest whose deploy failed before: not taken automatically.
 6. It has resolved to another digest for less than the cooldown: wait. Otherwise take it.
@@ -18,7 +18,6 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 from boltseal.client.registry_client import Resolved
-from boltseal.client.tag_observations import ObservedInterval
 from boltseal.deploy.compose_model import ComposeService
 from boltseal.deploy.releases import Release, ReleasedService, ReleaseEnd, ServiceState
 from boltseal.errors import BoltsealError
@@ -27,7 +26,8 @@ from boltseal.oci.digest import Digest
 from boltseal.oci.reference import Reference, Tag
 from boltseal.policy.durations import format_duration
 from boltseal.policy.release_tags import looks_like_release
-from boltseal.policy.version_order import newer
+from boltseal.policy.update_policy import UpdateRules, candidates, choose
+from boltseal.policy.version_order import VersionStep, newest_within
 
 
 class UpdateAction(StrEnum):
@@ -42,7 +42,7 @@ class UpdateAction(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class UpdateStep:
-    """A service and its action. `to`: the digest to take; `tag`: the version to propose."""
+    """A service and its action. `to`: the digest to take; `tag`: the version to take or to propose."""
 
     service: str
     image: Reference
@@ -57,24 +57,42 @@ class KnownImages:
     """What is known of the images, by their key in the lock.
 
     `locked`: digests in the lock. `resolutions`: the registries' digests, or the error. `tags`: the repositories' tags, or
-    the error. `past`: observed digests of a tag, newest last. `failed`: services and digests whose deploy failed here;
+    the error. `since_us`: since when we know the digest that a reference resolves to now. `failed`: services and digests whose deploy failed here;
     `failed_versions`: services and images. `held`: services that a rollback holds, with the reason.
     """
 
     locked: Mapping[Reference, Digest]
     resolutions: Mapping[Reference, Resolved | BoltsealError]
     tags: Mapping[Reference, Sequence[Tag] | BoltsealError]
-    past: Mapping[Reference, Sequence[ObservedInterval]]
+    since_us: Mapping[Reference, int]
     failed: frozenset[tuple[str, str]] = frozenset()
     failed_versions: frozenset[tuple[str, str]] = frozenset()
     held: Mapping[str, str] = field(default_factory=dict)
 
 
 def plan_updates(
-    services: Iterable[ComposeService], known: KnownImages, *, now_us: int, cooldown_us: int, major: bool
+    services: Iterable[ComposeService], known: KnownImages, rules: UpdateRules, *, now_us: int, major: bool
 ) -> tuple[UpdateStep, ...]:
     """Return one step for each service, in their order. `major`: also propose versions with a higher first number."""
-    return tuple(_step(each, known, now_us, cooldown_us, major=major) for each in services)
+    return tuple(_step(each, known, rules, now_us, major=major) for each in services)
+
+
+def versions_to_resolve(
+    services: Iterable[ComposeService],
+    tags: Mapping[Reference, Sequence[Tag] | BoltsealError],
+    failed: frozenset[tuple[str, str]],
+    rules: UpdateRules,
+) -> list[Reference]:
+    """Return the newer versions that the rules may take, as references; what they resolve to decides about the cooldown."""
+    found: list[Reference] = []
+    for service in services:
+        image, tag = lock_key(service.image), service.image.tag
+        available, policy = tags.get(image), rules.of(service.name).policy
+        if tag is None or policy is None or not isinstance(available, Sequence) or not is_version(service):
+            continue
+        allowed = [each for each in available if (service.name, _with_tag(image, each).familiar()) not in failed]
+        found += [_with_tag(image, each) for each in candidates(tag, allowed, policy, rules.separator)]
+    return list(dict.fromkeys(found))
 
 
 def is_floating(service: ComposeService) -> bool:
@@ -116,14 +134,14 @@ def _failed(releases: Iterable[Release], key: Callable[[ReleasedService], str]) 
     return frozenset(found)
 
 
-def _step(service: ComposeService, known: KnownImages, now_us: int, cooldown_us: int, *, major: bool) -> UpdateStep:
+def _step(service: ComposeService, known: KnownImages, rules: UpdateRules, now_us: int, *, major: bool) -> UpdateStep:
     image = lock_key(service.image)
     if service.build:  # 1
         return UpdateStep(service.name, image, UpdateAction.NOTHING, "it is built here")
     if service.name in known.held:
         return UpdateStep(service.name, image, UpdateAction.NOTHING, known.held[service.name])
     if is_version(service):
-        return _version(service, known, major=major)
+        return _version(service, known, rules, now_us, major=major)
     if not is_floating(service):
         return UpdateStep(
             service.name, image, UpdateAction.NOTHING, "its file pins it by digest: update it with `boltseal pin`"
@@ -141,9 +159,7 @@ def _step(service: ComposeService, known: KnownImages, now_us: int, cooldown_us:
     if (service.name, str(resolved.digest)) in known.failed:  # 5
         why = f"health checks of {resolved.digest} failed here before; retry it with `boltseal deploy --update`"
         return UpdateStep(service.name, image, UpdateAction.NOTHING, why, resolved.digest)
-    past = known.past.get(image, ())
-    since_us = past[-1].first_seen_us if past and past[-1].digest == resolved.digest else now_us
-    left_us = since_us + cooldown_us - now_us
+    left_us = known.since_us.get(image, now_us) + rules.of(service.name).cooldown_us - now_us
     moved = f"{'nothing' if locked is None else locked} -> {resolved.digest}"
     if left_us > 0:  # 6
         return UpdateStep(
@@ -152,7 +168,9 @@ def _step(service: ComposeService, known: KnownImages, now_us: int, cooldown_us:
     return UpdateStep(service.name, image, UpdateAction.TAKE, moved, resolved.digest)
 
 
-def _version(service: ComposeService, known: KnownImages, *, major: bool) -> UpdateStep:
+def _version(
+    service: ComposeService, known: KnownImages, rules: UpdateRules, now_us: int, *, major: bool
+) -> UpdateStep:
     """Return the step of rule 3."""
     image, tag = lock_key(service.image), service.image.tag
     if tag is None:
@@ -165,20 +183,56 @@ def _version(service: ComposeService, known: KnownImages, *, major: bool) -> Upd
             UpdateAction.UNKNOWN,
             "no registry was asked" if available is None else available.message,
         )
-    failed = {each for each in available if (service.name, _with_tag(image, each)) in known.failed_versions}
-    found = newer(tag, [each for each in available if each not in failed])
-    best = found.any_major if major else found.same_major
+    failed = {each for each in available if (service.name, _with_tag(image, each).familiar()) in known.failed_versions}
+    allowed = [each for each in available if each not in failed]
+    by_policy = _by_policy(service, tag, allowed, known, rules, now_us)
+    if by_policy is not None:
+        return by_policy
+    step = VersionStep.MAJOR if major else VersionStep.MINOR
+    best = newest_within(tag, allowed, step, rules.separator)
     if best is not None:
         return UpdateStep(service.name, image, UpdateAction.PROPOSE, f"{tag} -> {best}", tag=best)
-    if found.any_major is not None:
-        why = f"{found.any_major} is a new major version: --major proposes it"
+    any_major = newest_within(tag, allowed, VersionStep.MAJOR, rules.separator)
+    if any_major is not None:
+        why = f"{any_major} is a new major version: --major proposes it"
         return UpdateStep(service.name, image, UpdateAction.NOTHING, why)
-    best_failed = newer(tag, sorted(failed)).any_major
+    best_failed = newest_within(tag, sorted(failed), VersionStep.MAJOR, rules.separator)
     if best_failed is not None:
         why = f"{best_failed} was deployed here before and failed; write it into the files to try it again"
         return UpdateStep(service.name, image, UpdateAction.NOTHING, why)
     return UpdateStep(service.name, image, UpdateAction.NOTHING, "there is no newer version of the same form")
 
 
-def _with_tag(image: Reference, tag: Tag) -> str:
-    return Reference(image.registry, image.repository, tag).familiar()
+def _by_policy(
+    service: ComposeService, tag: Tag, allowed: Sequence[Tag], known: KnownImages, rules: UpdateRules, now_us: int
+) -> UpdateStep | None:
+    """Return the step to the version that the project's policy takes; None if it takes none."""
+    rule, image = rules.of(service.name), lock_key(service.image)
+    wanted = [] if rule.policy is None else candidates(tag, allowed, rule.policy, rules.separator)
+    if not wanted:
+        return None
+    resolved = {each: known.resolutions.get(_with_tag(image, each)) for each in wanted}
+    since_us = {
+        each: known.since_us.get(_with_tag(image, each), now_us)
+        for each, found in resolved.items()
+        if isinstance(found, Resolved)
+    }
+    chosen = choose(wanted, since_us, now_us=now_us, cooldown_us=rule.cooldown_us)
+    if chosen is None:
+        error = resolved[wanted[0]]
+        why = error.message if isinstance(error, BoltsealError) else "no registry was asked"
+        return UpdateStep(service.name, image, UpdateAction.UNKNOWN, f"{wanted[0]}: {why}", tag=wanted[0])
+    found = resolved[chosen.tag]
+    digest = found.digest if isinstance(found, Resolved) else None
+    if digest is not None and (service.name, str(digest)) in known.failed:
+        why = f"{chosen.tag} is {digest}, whose health checks failed here before"
+        return UpdateStep(service.name, image, UpdateAction.NOTHING, why, digest)
+    why = f"{tag} -> {chosen.tag}"
+    if chosen.wait_us > 0:
+        why = f"{why}, taken in {format_duration(chosen.wait_us)}"
+        return UpdateStep(service.name, image, UpdateAction.WAIT, why, digest, chosen.tag)
+    return UpdateStep(service.name, image, UpdateAction.TAKE, why, digest, chosen.tag)
+
+
+def _with_tag(image: Reference, tag: Tag) -> Reference:
+    return Reference(image.registry, image.repository, tag)

@@ -8,9 +8,11 @@
     attempts = 3                                 number of attempts, 1 to 10
     timeout = "1h"                               time limit of one attempt
     every = "6h"                                 server: interval of the checks; at least "5m"
+    revision = "."                               how a rebuild of a sealed tag is named: `1.4.2.1`; also "-r", "-", "_"
 
 The first table that matches an image applies. A command is a list of words, run without a shell; `{image}`, `{digest}`,
-`{base}` and `{base_digest}` in its words are replaced. It is never read from a project's files, since these are untrusted.
+`{base}`, `{base_digest}`, `{new_image}` and `{new_tag}` in its words are replaced. It is never read from a project's files,
+since these are untrusted. `new_image` is what to push: the image itself, or the next revision of a sealed tag.
 """
 
 from __future__ import annotations
@@ -25,6 +27,7 @@ from boltseal.errors import Invalid, quote
 from boltseal.policy.durations import DurationInvalid, parse_duration
 from boltseal.policy.globs import Glob, GlobInvalid, parse_repository_glob, parse_tag_glob
 from boltseal.policy.setting_keys import SettingKey
+from boltseal.policy.tag_revisions import DOT, RevisionInvalid, parse_separator
 
 KEYS: Final = {
     "repository": SettingKey(
@@ -34,15 +37,17 @@ KEYS: Final = {
     "tag": SettingKey("*", "Tags of the images."),
     "command": SettingKey(
         "",
-        "Command as a list of words, run without a shell; `{image}`, `{digest}`, `{base}`, `{base_digest}` are replaced.",
+        "Command as a list of words, run without a shell; `{image}`, `{digest}`, `{base}`, `{base_digest}`, `{new_image}`, "
+        "`{new_tag}` are replaced.",
     ),
     "url": SettingKey("", "Webhook that receives the event `base.outdated`, instead of a command."),
     "token_env": SettingKey("", "Environment variable with the webhook's bearer token."),
     "attempts": SettingKey("3", "Number of attempts."),
     "timeout": SettingKey("1h", "Time limit of one attempt."),
     "every": SettingKey("6h", "How often the server checks; the shortest of all tables applies."),
+    "revision": SettingKey(DOT, "What is between a sealed tag and the number of its rebuild: `.`, `-r`, `-` or `_`."),
 }
-PLACES: Final = ("image", "digest", "base", "base_digest")
+PLACES: Final = ("image", "digest", "base", "base_digest", "new_image", "new_tag")
 MAX_ACTIONS: Final = 1000
 MAX_WORDS: Final = 100
 MAX_ATTEMPTS: Final = 10
@@ -69,6 +74,7 @@ class RebuildAction:
     attempts: int = 3
     timeout_us: int = 3_600_000_000
     every_us: int = 6 * 3_600_000_000
+    revision: str = DOT
 
     def words(self, values: Mapping[str, str]) -> list[str]:
         """Return the command's words with all `PLACES` replaced by their values."""
@@ -122,7 +128,15 @@ def _parse(where: str, table: Mapping[str, object]) -> RebuildAction:
         _attempts(where, table.get("attempts", 3)),
         _span(where, "timeout", table.get("timeout", "1h"), 1_000_000, MOST_TIMEOUT_US),
         _span(where, "every", table.get("every", "6h"), LEAST_EVERY_US, 365 * 86_400_000_000),
+        _separator(where, _text(where, "revision", table.get("revision", DOT))),
     )
+
+
+def _separator(where: str, text: str) -> str:
+    try:
+        return parse_separator(text)
+    except RevisionInvalid as error:
+        raise OnOutdatedInvalid(f"{where}: {error.message}") from error
 
 
 def _text(where: str, key: str, value: object) -> str:

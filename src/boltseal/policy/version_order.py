@@ -2,19 +2,22 @@
 
 `1.25.3-alpine` and `1.26.0-alpine` are versions of one line. `1.26.0`, `1.26-alpine` and `1.26.0-rc1` belong to other lines:
 another variant, another precision, another stage. A tag that does not begin with numbers is not a version.
+
+A revision (`policy.tag_revisions`) is of the line of its version, after it and before the next: `1.25.3`, `1.25.3.1`,
+`1.25.3.2`, `1.25.4`.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from enum import StrEnum
 from typing import Final, NamedTuple
 
 from boltseal.oci.reference import Tag
+from boltseal.policy.tag_revisions import DOT, STAMP
 
-_VERSION: Final = re.compile(r"(?P<lead>[vV]?)(?P<numbers>[0-9]{1,9}(?:\.[0-9]{1,9}){0,3})(?P<suffix>.*)", re.ASCII)
-_STAMP: Final = 10_000_000
-"""A first number of at least this value is a date or a build number, not a version."""
+_VERSION: Final = re.compile(r"(?P<lead>[vV]?)(?P<numbers>[0-9]{1,9}(?:\.[0-9]{1,9}){0,4})(?P<suffix>.*)", re.ASCII)
 
 
 class Version(NamedTuple):
@@ -24,36 +27,58 @@ class Version(NamedTuple):
     line: tuple[str, str, int]
 
 
-class Newer(NamedTuple):
-    """The newest version with the same first number, and the newest of all; None without a newer one."""
+class VersionStep(StrEnum):
+    """How far a newer version is away, the smallest step first."""
 
-    same_major: Tag | None
-    any_major: Tag | None
+    REVISION = "revision"
+    """A rebuild of the same version."""
+    PATCH = "patch"
+    MINOR = "minor"
+    MAJOR = "major"
 
 
-def version_of(tag: Tag) -> Version | None:
-    """Parse a tag as a version; None when it is not one."""
+_STEPS: Final = tuple(VersionStep)
+_PARTS: Final = 3
+
+
+def version_of(tag: Tag, separator: str = DOT) -> Version | None:
+    """Parse a tag as a version; None when it is not one. `separator`: between a version and the number of its revision."""
     found = _VERSION.fullmatch(tag)
     if found is None:
         return None
-    suffix = found["suffix"]
-    if suffix and suffix[0] not in "-_":
-        return None  # `1.2.3.4.5`, `16bullseye`
+    suffix, revision = found["suffix"], 0
     numbers = tuple(int(each) for each in found["numbers"].split("."))
-    if numbers[0] >= _STAMP:
+    if separator != DOT and (
+        rebuilt := re.fullmatch(rf"{separator}([1-9][0-9]{{0,5}})((?:[-_].*)?)", suffix, re.ASCII)
+    ):
+        revision, suffix = int(rebuilt[1]), rebuilt[2]
+        numbers += (0,) * (_PARTS - len(numbers)) + (revision,)
+    if suffix and suffix[0] not in "-_":
+        return None  # `1.2.3.4.5.6`, `16bullseye`
+    if numbers[0] >= STAMP:
         return None
-    return Version(numbers, (found["lead"], suffix, len(numbers)))
+    return Version(numbers, (found["lead"], suffix, min(len(numbers), _PARTS)))
 
 
-def newer(tag: Tag, tags: Iterable[Tag]) -> Newer:
-    """Return the newest versions after `tag` in its line."""
-    now = version_of(tag)
+def step_between(old: Version, new: Version) -> VersionStep:
+    """Return the step from a version to a later one of its line."""
+    same = 0
+    while same < _PARTS and old.numbers[same : same + 1] == new.numbers[same : same + 1]:
+        same += 1
+    return _STEPS[_PARTS - same]
+
+
+def newest_within(tag: Tag, tags: Iterable[Tag], policy: VersionStep, separator: str = DOT) -> Tag | None:
+    """Return the newest version after `tag` in its line that is at most this step away; None without one."""
+    now = version_of(tag, separator)
     if now is None:
-        return Newer(None, None)
+        return None
     versions = [
         (found.numbers, each)
         for each in tags
-        if (found := version_of(each)) is not None and found.line == now.line and found.numbers > now.numbers
+        if (found := version_of(each, separator)) is not None
+        and found.line == now.line
+        and found.numbers > now.numbers
+        and _STEPS.index(step_between(now, found)) <= _STEPS.index(policy)
     ]
-    same = [pair for pair in versions if pair[0][0] == now.numbers[0]]
-    return Newer(max(same)[1] if same else None, max(versions)[1] if versions else None)
+    return max(versions)[1] if versions else None

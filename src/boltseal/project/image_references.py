@@ -58,15 +58,22 @@ class Span(NamedTuple):
     end: int
 
 
+class TagEnd(NamedTuple):
+    """Where the value of a variable, or its default, ends with a reference's tag."""
+
+    path: str
+    end: int
+
+
 @dataclass(frozen=True, slots=True)
 class ImageReference:
     """One image reference in a file.
 
     `written`: the text in the file. `resolved`: the reference after variables are filled in; None if that failed, and
     `why` gives the reason. `span`: where `written` is in `path`. `line`: counted from 1. `where`: the position as a key
-    path, such as `services.web.image`. `build`: the service is built here, so the name is not pinned. `edit_range`:
+    path, such as `services.web.image`. `build`: the service is built here, so it is pinned only if the lock has its digest. `edit_range`:
     None if a digest can't be written safely; `override_only` gives the reason, and a generated override file can pin
-    it. `format`: the name of its reader (`project.references.formats`).
+    it. `tag_end`: the source of the end of its tag where a variable supplies it. `format`: the name of its reader (`project.references.formats`).
     """
 
     path: str
@@ -81,6 +88,7 @@ class ImageReference:
     build: bool = False
     edit_range: EditRange | None = None
     override_only: str | None = None
+    tag_end: TagEnd | None = None
 
     @property
     def pinned(self) -> Digest | None:

@@ -1,8 +1,10 @@
 """Change tags in a project's files, such as `1.4.2` to `1.5.0`, and check that nothing else changed. Writes no file.
 
-A reference can be edited only if its own text contains the tag literally. A tag filled in by a variable is refused, and
-so is a reference pinned by digest, because the digest would still select the old image. The checks are those of
-`edits`: the same structure except for the edited texts, and the same references except for these tags.
+A reference can be edited if its own text contains the tag literally, or the text that ends it does, where that is one
+place: a default (`${WEB_TAG:-1.4.2}`) or a value in `.env`. A reference pinned by digest is refused, because the
+digest would still select the old image. The checks are those of `edits`: the same structure except for the edited texts,
+and the same references except for these tags. So a variable that other references use too is refused, unless all of them
+get the same tag.
 """
 
 from __future__ import annotations
@@ -50,8 +52,23 @@ def _tag_range(request: ScanRequest, image_ref: ImageReference) -> EditRange | s
     at = text.rfind(f":{reference.tag}")
     after = at + 1 + len(reference.tag)
     if at < 0 or text.count(f":{reference.tag}") != 1 or text[after:].strip("\"' \t\r\n"):
-        return "its text does not contain the tag literally: a variable or another file supplies it"
+        return _variable_range(request, image_ref, reference.tag)
     return EditRange(image_ref.path, start + at + 1, start + after, "")
+
+
+def _variable_range(request: ScanRequest, image_ref: ImageReference, tag: Tag) -> EditRange | str:
+    """Return the range of a tag that ends the text of a variable, or why it can't be edited."""
+    at = image_ref.tag_end
+    if at is None:
+        return "its text does not contain the tag literally, and no variable in one place supplies it"
+    text = request.project.read(at.path).text[: at.end]
+    if not text.endswith(tag) or _is_tag_character(text[-len(tag) - 1 : -len(tag)]):
+        return f"{at.path}: the value that ends its name is not the whole tag {tag}"
+    return EditRange(at.path, at.end - len(tag), at.end, "")
+
+
+def _is_tag_character(before: str) -> bool:
+    return before.isalnum() or before in ("_", ".")
 
 
 def _apply(request: ScanRequest, path: str, replacements: Mapping[EditRange, str]) -> FileEdit:

@@ -2,7 +2,7 @@
 
 The two files have different trust levels:
 
-- `.boltseal.toml` comes with the checked-out project. It has `[lock]`, `[pin]`, `[verify]` and `[deploy]`, and no key
+- `.boltseal.toml` comes with the checked-out project. It has `[lock]`, `[pin]`, `[verify]`, `[deploy]` and `[update]`, and no key
   for a command, an address or a credential: it can't run anything or name a host to contact.
 - The user's `boltseal.toml` (`[client] registries`) lists the registries that a project may make boltseal contact. The
   default: Docker Hub and other public registries, this machine, and those with a login or a `[[client.registry]]`.
@@ -108,6 +108,7 @@ class ProjectSettings:
 
     `platforms`: as for `verify --platform`. `crds`: paths to images in resources, by kind (see
     `project.references.kubernetes`). `keep`: how the images of the last releases are kept: `archive`, or only by `tags`.
+    `update`: the table `[update]`, which `policy.update_policy` parses.
     """
 
     exclude: tuple[str, ...] = ()
@@ -117,6 +118,7 @@ class ProjectSettings:
     platforms: tuple[str, ...] = ()
     crds: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     keep: str = "archive"
+    update: Mapping[str, object] = field(default_factory=dict)
 
     def excludes(self, path: str) -> bool:
         """Return whether a file or folder of the project (`deploy/compose.yaml`) is skipped. `*` also matches `/`."""
@@ -133,6 +135,7 @@ _PROJECT: Final[Mapping[str, Mapping[str, type]]] = {
     "pin": {"crds": dict},
     "verify": {"strict": bool, "platforms": list, "tags": _Tables},
     "deploy": {"keep": str},
+    "update": {"policy": str, "cooldown": str, "revision": str, "services": _Tables},
 }
 _CLIENT: Final[Mapping[str, Mapping[str, type]]] = {
     "client": {"registries": list, "mirrors": list, "registry": _Tables},
@@ -182,6 +185,7 @@ def project_settings(root: Path) -> ProjectSettings:
         platforms=tuple(platforms),
         crds={kind: tuple(paths) for kind, paths in crds.items()},
         keep=keep,
+        update=tables.get("update", {}),
     )
 
 

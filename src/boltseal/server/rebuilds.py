@@ -42,6 +42,7 @@ from boltseal.project.bases.image_documents import ImageDocuments
 from boltseal.project.bases.ledger_entries import rebuild_entry_extra
 from boltseal.project.bases.rebuild_journal import RebuildJournal, RebuildOutcome
 from boltseal.project.bases.rebuild_requests import RebuildDue, Rebuilder, RebuildPlan, RebuildResult
+from boltseal.project.bases.rebuild_tags import RebuildTags
 from boltseal.project.bases.tag_history import TagHistories, memory_from_cache
 from boltseal.project.settings import PUBLIC_REGISTRIES
 from boltseal.server.api.access_log import RequestLog
@@ -55,7 +56,7 @@ from boltseal.server.auth.actor import Actor
 from boltseal.server.auth.logins import Logins
 from boltseal.server.auth.tokens import Tokens
 from boltseal.server.auth.user_directory import UserDirectory
-from boltseal.server.mirror.cache import Mirror
+from boltseal.server.mirror.cache import MirrorCache
 from boltseal.server.mirror.push_proxy import PushProxy
 from boltseal.server.registry.records import LedgerRecord
 from boltseal.server.settings import Settings
@@ -142,7 +143,7 @@ class RebuildScheduler:
         store: OpenStore,
         clock: Callable[[], int],
         on_outdated: Callable[[BaseOutdated], None],
-        mirror: Mirror | None = None,
+        mirror: MirrorCache | None = None,
         push_proxy: PushProxy | None = None,
         *,
         outside: ASGIApp | None = None,
@@ -192,6 +193,7 @@ class RebuildScheduler:
             RebuildJournal(self._state),
             self._clock,
             record=self._record,
+            name_new=RebuildTags(transport).new_image,
             tokens=self._tokens,
             on_outdated=self._on_outdated,
         )
@@ -253,7 +255,7 @@ def _log_scan(reports: list[BaseReport], due: RebuildPlan) -> None:
         _log.warning("rebuild not requested", reason=words)
 
 
-def _inside(settings: Settings, store: OpenStore, mirror: Mirror | None, push_proxy: PushProxy | None) -> ASGIApp:
+def _inside(settings: Settings, store: OpenStore, mirror: MirrorCache | None, push_proxy: PushProxy | None) -> ASGIApp:
     """Return the registry API without authentication and without an access log."""
     observer = RequestLog()
     logins = Logins(

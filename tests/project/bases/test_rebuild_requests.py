@@ -14,8 +14,10 @@ import pytest
 from boltseal.client.errors import RemoteDenied
 from boltseal.client.state import ClientState, StateUnusable
 from boltseal.events import parse_cloud_event
-from boltseal.policy.rebuild_actions import parse_on_outdated
+from boltseal.oci.reference import Reference, Tag
+from boltseal.policy.rebuild_actions import RebuildAction, parse_on_outdated
 from boltseal.policy.tag_expectations import Expect
+from boltseal.policy.tag_revisions import next_revision
 from boltseal.project.bases.base_scan import BaseReport
 from boltseal.project.bases.freshness import BaseStatus
 from boltseal.project.bases.left_over_group import record_group, terminate_left_over
@@ -61,6 +63,48 @@ async def test_bases_are_rebuilt_first(journal: RebuildJournal, tmp_path: Path) 
 
     assert [str(one.due.image) for one in first + then] == [OURS, APP]
     assert recorded_file.read_text().splitlines() == [f"{OURS} {digest('new')}", f"{APP} {digest('built')}"]
+
+
+async def test_a_command_learns_the_tag_to_push(journal: RebuildJournal, tmp_path: Path) -> None:
+    """A command gets the revision to push by placeholders, by its environment, and in the event."""
+    recorded_file = tmp_path / "recorded"
+    words = script(
+        tmp_path, f'{{ echo "$1" "$2" "$BOLTSEAL_REBUILD_NEW_IMAGE" "$BOLTSEAL_REBUILD_BASE"; cat; }} > {recorded_file}'
+    )
+
+    async def name_new(image: Reference, action: RebuildAction) -> Reference:
+        return Reference(image.registry, image.repository, next_revision(Tag("1.4.2"), [], action.revision))
+
+    builder = rebuilder(journal, [words[0], "{new_image}", "{new_tag}"], name_new=name_new)
+    await builder.rebuild([base_report("reg.test/shop/app:1.4.2", NODE)])
+    line, event = recorded_file.read_text().split("\n", 1)
+
+    assert line == f"reg.test/shop/app:1.4.2.1 1.4.2.1 reg.test/shop/app:1.4.2.1 {NODE}"
+    assert parse_cloud_event(event.encode()).data["new_image"] == "reg.test/shop/app:1.4.2.1"
+
+
+async def test_without_a_tag_to_push_no_command_runs(journal: RebuildJournal, tmp_path: Path) -> None:
+    """If the tag of a rebuild can't be determined, its command does not run, and the request fails with the reason."""
+
+    async def name_new(_image: Reference, _action: RebuildAction) -> Reference:
+        raise RemoteDenied("no right to list the tags")
+
+    recorded_file = tmp_path / "recorded"
+    builder = rebuilder(journal, script(tmp_path, f"touch {recorded_file}"), name_new=name_new)
+    [result] = await builder.rebuild([base_report(APP, NODE)])
+
+    assert (result.outcome, recorded_file.exists()) == (RebuildOutcome.FAILED, False)
+    assert "no right to list the tags" in result.summary
+
+
+async def test_only_the_newest_revision_of_a_version_is_rebuilt(journal: RebuildJournal, tmp_path: Path) -> None:
+    """Of a sealed tag and its revisions only the newest one is rebuilt, since it replaces the others."""
+    names = ("1.4.2", "1.4.2.1", "1.4.3", "1.4.2-alpine")
+    reports = [base_report(f"reg.test/shop/app:{name}", NODE) for name in names]
+    builder = rebuilder(journal, script(tmp_path, "true"))
+    asked = [str(one.due.image).rpartition(":")[2] for one in await builder.rebuild(reports)]
+
+    assert asked == ["1.4.2.1", "1.4.3", "1.4.2-alpine"]
 
 
 async def test_images_based_on_a_waiting_one_wait_too(journal: RebuildJournal, tmp_path: Path) -> None:

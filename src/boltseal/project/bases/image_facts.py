@@ -33,6 +33,10 @@ MAX_SETTINGS: Final = 1000
 MAX_TEXT: Final = 300
 ONE_BUILD: Final = timedelta(hours=1)
 """How long the build of an image from scratch may take, to be recognised by its history."""
+REVISION_OF: Final = "boltseal.revision-of"
+"""Label: the tag that the image's tag is a rebuild of."""
+BASE_WAS: Final = "boltseal.base.was"
+"""Label: what the base's tag resolved to for the build before; the rebuild carries the base's change since then."""
 INPUTS: Final = "boltseal.inputs"
 """A label: the hash of all build inputs, set by `boltseal build`."""
 IMAGE: Final = "boltseal.image"

@@ -5,7 +5,8 @@ The steps, for each outdated image with an `[[on_outdated]]` action:
 1. Order: an image that is based on itself, directly or through others, is skipped, because rebuilds would never end.
 2. Journal: what was requested since the base moved is requested again exactly if its end was not recorded, because
    boltseal was stopped or killed. An interrupted attempt does not count. What a killed run left behind is ended first.
-3. Record "asked", then run the command or call the webhook, up to `attempts` times with growing pauses.
+3. Record "asked", then run the command or call the webhook, up to `attempts` times with growing pauses. Both learn
+   what to push: the next revision of a sealed tag (`rebuild_tags`). Only the newest revision of a version is rebuilt.
 4. Record the outcome, in the registry's ledger too, if that accepts it.
 
 A failure does not prevent other rebuilds. Images based on a requested one wait until the next scan, because their base
@@ -24,15 +25,16 @@ from boltseal.errors import BoltsealError, Unavailable
 from boltseal.events import BaseOutdated, cloud_event
 from boltseal.ledger.entry import format_time
 from boltseal.oci.digest import Digest
-from boltseal.oci.reference import Reference
+from boltseal.oci.reference import Reference, Tag
 from boltseal.policy.rebuild_actions import RebuildAction, action_for
+from boltseal.policy.tag_revisions import newest_revision
 from boltseal.project.bases.base_scan import BaseReport
 from boltseal.project.bases.freshness import BaseStatus
 from boltseal.project.bases.left_over_group import NAME as GROUP_FILE
 from boltseal.project.bases.left_over_group import terminate_left_over
 from boltseal.project.bases.rebuild_journal import JournalLine, RebuildJournal, RebuildOutcome
 from boltseal.project.bases.rebuild_order import based_on_themselves, bases_first
-from boltseal.project.bases.rebuild_runner import RunResult, command_values, post_webhook, run_command
+from boltseal.project.bases.rebuild_runner import RunResult, command_variables, post_webhook, run_command
 
 PAUSE_S: Final = 2.0
 MAX_AT_A_LOOK: Final = 100
@@ -130,8 +132,17 @@ async def record_nothing(_due: RebuildDue, _outcome: RebuildOutcome, _summary: s
     """Record nothing, because there is no ledger."""
 
 
+NameNew = Callable[[Reference, RebuildAction], Awaitable[Reference]]
+"""Returns the reference that a rebuild of an image should push. Raises BoltsealError: it can't be determined."""
+
+
+async def same_name(image: Reference, _action: RebuildAction) -> Reference:
+    """Return the image's own name, as for a tag that may move."""
+    return image
+
+
 class Rebuilder:
-    """Requests rebuilds. `tokens`: webhook tokens by variable name. `now_us`: the clock."""
+    """Requests rebuilds. `tokens`: webhook tokens by variable name. `now_us`: the clock. `name_new`: names the new image."""
 
     def __init__(
         self,
@@ -140,6 +151,7 @@ class Rebuilder:
         now_us: Callable[[], int],
         *,
         record: Record = record_nothing,
+        name_new: NameNew = same_name,
         tokens: Mapping[str, str] | None = None,
         pause_s: float = PAUSE_S,
         on_outdated: Callable[[BaseOutdated], None] = lambda _event: None,
@@ -148,6 +160,7 @@ class Rebuilder:
         self._journal = journal
         self._now_us = now_us
         self._record = record
+        self._name_new = name_new
         self._tokens = tokens or {}
         self._pause_s = pause_s
         self._on_outdated = on_outdated
@@ -161,6 +174,7 @@ class Rebuilder:
     def plan(self, reports: Sequence[BaseReport]) -> RebuildPlan:
         """Sort the outdated images by whether a rebuild is requested. Raises: StateUnusable."""
         last, plan = self._journal.last(), RebuildPlan([], [], [], [])
+        tags = _tags_by_repository(reports)
         endless = based_on_themselves(
             (_name(report.wanted.reference), _name(verdict.claim.base))
             for report in reports
@@ -171,6 +185,8 @@ class Rebuilder:
             pending = []
             for due in self._outdated(report):
                 line = last.get((str(due.image), str(due.base)))
+                if _is_superseded(due, tags):
+                    continue
                 if _name(due.image) in endless:
                     plan.endless.append(due)
                 elif due.alarm:
@@ -263,12 +279,27 @@ class Rebuilder:
 
     async def _try(self, due: RebuildDue) -> RunResult:
         action, timeout_s = due.action, due.action.timeout_us / 1e6
+        try:
+            new = await self._name_new(due.image, action)
+        except BoltsealError as error:
+            return RunResult(False, f"the tag of the rebuild can't be determined: {error.message}")
         event = cloud_event(
-            due.event, id_=f"{due.digest.hex[:32]}-{due.now.hex[:32]}", source=SOURCE, time_us=self._now_us()
+            replace(due.event, new_image=new),
+            id_=f"{due.digest.hex[:32]}-{due.now.hex[:32]}",
+            source=SOURCE,
+            time_us=self._now_us(),
         )
         if action.command:
-            filled = command_values(str(due.image), str(due.digest), str(due.base), str(due.now))
-            return await run_command(action.words(filled), event, timeout_s, self._group_file)
+            filled = {
+                "image": str(due.image),
+                "digest": str(due.digest),
+                "base": str(due.base),
+                "base_digest": str(due.now),
+                "new_image": str(new),
+                "new_tag": new.tag or "",
+            }
+            variables = command_variables(filled)
+            return await run_command(action.words(filled), event, timeout_s, self._group_file, variables)
         token = None if action.token_env is None else self._tokens[action.token_env]
         return await post_webhook(action.url, event, timeout_s, token)
 
@@ -284,6 +315,21 @@ class Rebuilder:
                 summary=summary,
             )
         )
+
+
+def _tags_by_repository(reports: Sequence[BaseReport]) -> dict[str, set[Tag]]:
+    found: dict[str, set[Tag]] = {}
+    for report in reports:
+        image = report.wanted.reference
+        if image.tag is not None and report.error is None:
+            found.setdefault(image.name, set()).add(image.tag)
+    return found
+
+
+def _is_superseded(due: RebuildDue, tags: Mapping[str, set[Tag]]) -> bool:
+    """Return whether a later revision of an image's version is among the reports: then only that one is rebuilt."""
+    tag = due.image.tag
+    return tag is not None and newest_revision(tag, tags.get(due.image.name, ()), due.action.revision) != tag
 
 
 def _name(reference: Reference) -> str:

@@ -18,6 +18,7 @@ from typing import Final, NamedTuple
 import httpx2
 
 from boltseal import __version__
+from boltseal.config import environment
 from boltseal.errors import quote
 from boltseal.project.bases.left_over_group import forget_group, record_group
 
@@ -43,11 +44,15 @@ class RunResult(NamedTuple):
 
 
 async def run_command(
-    words: Sequence[str], event: bytes, timeout_s: float, group_file: Path | None = None
+    words: Sequence[str],
+    event: bytes,
+    timeout_s: float,
+    group_file: Path | None = None,
+    variables: Mapping[str, str] | None = None,
 ) -> RunResult:
     """Run a command with the event on its standard input. Processes that it leaves behind are terminated.
 
-    `group_file`: where its process group is recorded while it runs.
+    `group_file`: where its process group is recorded while it runs. `variables`: added to its environment.
     """
     output = bytearray()
     with (
@@ -58,7 +63,12 @@ async def run_command(
         stdin.seek(0)
         try:
             process = await asyncio.create_subprocess_exec(
-                *words, stdin=stdin, stdout=stdout, stderr=asyncio.subprocess.STDOUT, start_new_session=True
+                *words,
+                stdin=stdin,
+                stdout=stdout,
+                stderr=asyncio.subprocess.STDOUT,
+                start_new_session=True,
+                env=None if variables is None else {**environment(), **variables},
             )
         except (OSError, ValueError) as error:
             reason = error.strerror if isinstance(error, OSError) else str(error)
@@ -161,6 +171,6 @@ def _last_line(output: bytes | bytearray) -> str:
     return quote(lines[-1].strip(), 300)[1:-1] if lines else "no output"
 
 
-def command_values(image: str, digest: str, base: str, base_digest: str) -> Mapping[str, str]:
-    """Return the values of a command's placeholders."""
-    return {"image": image, "digest": digest, "base": base, "base_digest": base_digest}
+def command_variables(values: Mapping[str, str]) -> dict[str, str]:
+    """Return the values of a command's placeholders as variables: `BOLTSEAL_REBUILD_IMAGE` and so on."""
+    return {f"BOLTSEAL_REBUILD_{name.upper()}": value for name, value in values.items()}

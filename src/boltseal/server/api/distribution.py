@@ -51,7 +51,7 @@ from boltseal.server.api.responses import Headers, Response
 from boltseal.server.api.settings import ApiSettings
 from boltseal.server.api.uploads import UploadRoutes
 from boltseal.server.auth.access import EitherName
-from boltseal.server.mirror.cache import Mirror
+from boltseal.server.mirror.cache import MirrorCache
 from boltseal.server.mirror.push_proxy import PushProxy
 from boltseal.server.registry import Registry
 from boltseal.server.registry.sequencer import ClockStepped
@@ -84,7 +84,7 @@ class DistributionApi(HttpApplication):
         settings: ApiSettings,
         auth: RequestAuth,
         observer: RequestLog | None = None,
-        mirror: Mirror | None = None,
+        mirror: MirrorCache | None = None,
         push_proxy: PushProxy | None = None,
     ) -> None:
         super().__init__(observer or RequestLog(), settings.body)
@@ -200,7 +200,7 @@ def _tables(
     settings: ApiSettings,
     locations: Locations,
     auth: RequestAuth,
-    mirror: Mirror | None,
+    mirror: MirrorCache | None,
     push_proxy: PushProxy | None,
 ) -> tuple[Table, Mapping[type[Target], Handler], Mapping[tuple[type[Target], str], Handler]]:
     """Return the handlers of all routes, and those that replace them for reads and pushes of upstreams' repositories.
