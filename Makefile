@@ -11,8 +11,9 @@ PURE := tests/ledger tests/lockfile tests/oci tests/policy tests/test_events.py
 # `make check HURRY=` takes every test that is neither slow nor real, whole.
 HURRY ?= yes
 SINCE ?= $(shell git merge-base HEAD origin/HEAD 2>/dev/null || git rev-parse --verify --quiet HEAD)
-# Two workers get whole files, the longest first by tests/durations.json. ARGS: more options of pytest.
-SPREAD := -n auto --dist loadfile --no-loadscope-reorder
+# Workers get whole files, the longest first by tests/durations.json. ARGS: more options of pytest.
+WORKERS := auto
+SPREAD = -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 ARGS ?=
 QUICK := -m "not slow and not real$(if $(HURRY), and not lengthy)" $(if $(HURRY),--one-row --hypothesis-profile=quick $(if $(SINCE),--changed-since $(SINCE)))
 PATHS := src tests scripts $(wildcard bench)
@@ -64,6 +65,8 @@ coverage: $(VENV)/.works  ## checks that every branch of the pure packages is te
 timings: $(VENV)/.works  ## measures which tests are lengthy, into tests/timings.json
 	@$(BIN)/python -m pytest -q -m "not slow and not real" --write-timings
 
+# One worker more than there are processors: these tests often wait for another program, while container engines do work.
+test: WORKERS := $(shell echo $$(($$(nproc) + 1)))
 test: $(VENV)/.works  ## runs all tests but those of the next two; real clients; as root installs missing packages
 	@scripts/test-packages
 	@$(BIN)/python -m pytest -q -m "not engine and not store" $(SPREAD) $(ARGS)

@@ -113,7 +113,12 @@ class _Project:
     def run(self, *argv: str) -> str:
         """Run a command in the project's folder; return its output."""
         environment = {name: value for name, value in os.environ.items() if not name.startswith("BOLTSEAL_")}
-        environment |= {"DOCKER_HOST": self.docker.host, "BOLTSEAL_STATE": str(self.scratch / "state")}
+        state = self.scratch / "state"
+        environment |= {
+            "DOCKER_HOST": self.docker.host,
+            "BOLTSEAL_STATE": str(state),
+            "BOLTSEAL_ENGINES": str(state / "engines"),
+        }
         done = subprocess.run(argv, cwd=self.root, env=environment, capture_output=True, check=False)
         if done.returncode:
             raise SystemExit(f"{' '.join(argv)}: {done.stderr.decode()}")

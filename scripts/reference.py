@@ -39,6 +39,7 @@ from boltseal.server.settings import (
     AuthSettings,
     LedgerSettings,
     LocalSettings,
+    OutdatedSettings,
     ServerSettings,
     WitnessSettings,
 )
@@ -50,6 +51,7 @@ _TABLES: Final[Sequence[tuple[str, type[BaseModel]]]] = (
     ("[auth]", AuthSettings),
     ("[ledger]", LedgerSettings),
     ("[local]", LocalSettings),
+    ("[outdated]", OutdatedSettings),
     ("[[witness]]", WitnessSettings),
 )
 _KEY_TABLES: Final[Sequence[tuple[str, Mapping[str, SettingKey]]]] = (

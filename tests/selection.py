@@ -198,10 +198,12 @@ def _processor_time() -> float:
 
 
 def exists(name: str) -> bool:
-    """Return whether a test of this `function_id` exists."""
+    """Return whether a test of this `function_id` exists. A state machine's test is `CLASS.TestCase`, without a function."""
     file, _, function = name.partition("::")
     path = ROOT / file
-    return path.is_file() and f"def {function.rpartition('::')[2]}(" in path.read_text(encoding="utf-8")
+    owner, _, function = function.rpartition("::")
+    wanted = f"{owner} =" if function == "runTest" else f"def {function}("
+    return path.is_file() and wanted in path.read_text(encoding="utf-8")
 
 
 def first_rows(items: Sequence[pytest.Item]) -> Iterable[pytest.Item]:

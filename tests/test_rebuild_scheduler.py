@@ -16,7 +16,7 @@ from boltseal.events import Event
 from boltseal.ledger.entry import EntryKind, format_time, parse
 from boltseal.server.app import Application
 from boltseal.server.rebuilds import InProcessTransport, ReadOnlyTransport, RebuildScheduler
-from boltseal.server.settings import Settings
+from boltseal.server.settings import OutdatedSettings, Settings
 from boltseal.server.storage.metadata import ledger_store
 from boltseal.server.store_factory import OpenStore, now_us
 from tests.fakes.hub import FakeHub
@@ -129,6 +129,22 @@ async def test_an_app_without_a_label_is_rebuilt_when_its_base_moves(
     assert written(arguments_file) == "localhost:5000/shop/app:1.0.0 localhost:5000/base/rt:latest\n"
 
 
+async def test_an_ignored_image_is_not_rebuilt(registry: Serving, settings: Settings, arguments_file: Path) -> None:
+    """A server requests no rebuild of an image that `[outdated] ignore` names, but of one that is based on it."""
+    await push(registry.client, "base/os", "latest", WAS)
+    await push(registry.client, "shop/app", "1.0.0", app_on("localhost:5000/base/os:latest", WAS))
+    await push(registry.client, "shop/other", "1.0.0", app_on("localhost:5000/base/os:latest", WAS, "abY"))
+    await push(registry.client, "base/os", "latest", NOW)
+    await until_signed(registry.client, 6)
+    ignoring = settings.model_copy(update={"outdated": OutdatedSettings(ignore=("shop/app",))})
+    with capture_logs() as logs:
+        asked = await rebuilding(registry, ignoring, [], FakeHub()).once()
+    [looked] = [one for one in logs if one["event"] == "images checked for outdated bases"]
+
+    assert [str(one.due.image) for one in asked] == ["localhost:5000/shop/other:1.0.0"]
+    assert looked["stand"] == {"ignored": 1, "outdated": 1, "cannot tell": 1}
+
+
 async def test_an_app_whose_base_was_deleted_is_not_current_on_the_bases_base(
     registry: Serving, settings: Settings, arguments_file: Path
 ) -> None:
@@ -147,12 +163,25 @@ async def test_an_app_whose_base_was_deleted_is_not_current_on_the_bases_base(
     assert looked["stand"] == {"cannot tell": 1, "no base": 2}
 
 
-async def test_a_former_base_that_was_deleted_proves_no_other_base(
-    registry: Serving, settings: Settings, arguments_file: Path
-) -> None:
-    """If a former base was deleted its layers are unknown, so the image is neither current nor rebuilt."""
+async def test_a_former_base_that_was_deleted_is_still_the_base(registry: Serving, settings: Settings) -> None:
+    """An app is rebuilt when its base moved, also if the base's former image was deleted: its layer chain is kept."""
     await layers_alone(registry)
     gone = await registry.client.delete(f"/v2/base/rt/manifests/{layered('or').digest}")
+    first = await rebuilding(registry, settings, [], FakeHub()).once()
+
+    assert gone.status_code == 202
+    assert [(str(one.due.base), str(one.due.built_on)) for one in first] == [
+        ("localhost:5000/base/rt:latest", layered("or").digest)
+    ]
+
+
+async def test_a_deleted_base_whose_layers_are_unknown_proves_no_other_base(
+    registry: Serving, settings: Settings, arguments_file: Path
+) -> None:
+    """An image is neither current nor rebuilt if a former base was deleted before the registry kept layer chains."""
+    await layers_alone(registry)
+    gone = await registry.client.delete(f"/v2/base/rt/manifests/{layered('or').digest}")
+    await forget_chain(registry, layered("or"))
     looks = rebuilding(registry, settings, [], FakeHub())
     with capture_logs() as logs:
         asked = await looks.once()
@@ -163,8 +192,15 @@ async def test_a_former_base_that_was_deleted_proves_no_other_base(
     assert looked["stand"] == {"cannot tell": 3}
 
 
+async def forget_chain(registry: Serving, document: Document) -> None:
+    """Remove the layer chain of a manifest, as in a store that is older than the table."""
+    await store_of(registry).database.write(
+        lambda tx: tx.sql.plain("DELETE FROM layer_chain WHERE digest = ?", (document.digest,))
+    )
+
+
 async def test_a_run_sends_no_further_request_while_no_tag_moved(registry: Serving, settings: Settings) -> None:
-    """While no tag moves, a run reads one list of entries per repository and one history per base."""
+    """A run reads one list of entries per repository and one history per base; the layers of former images once."""
     await push(registry.client, "base/os", "latest", layered("o"))
     await push(registry.client, "shop/app", "1.0.0", layered("oX", created=format_time(now_us())))
     await until_signed(registry.client, 4)
@@ -175,7 +211,7 @@ async def test_a_run_sends_no_further_request_while_no_tag_moved(registry: Servi
     moved, again = await asked_of(registry, settings), await asked_of(registry, settings)
 
     assert still == {"_boltseal": 2, "tag-history": 1, "manifests": 4, "blobs": 2}
-    assert moved == {"_boltseal": 3, "tag-history": 1, "manifests": 5, "blobs": 2}
+    assert moved == {"_boltseal": 4, "tag-history": 1, "manifests": 4, "blobs": 1}
     assert again == {"_boltseal": 3, "tag-history": 1, "manifests": 3}
 
 

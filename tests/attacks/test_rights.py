@@ -83,6 +83,7 @@ READS = [
     "/v2/shop/app/_boltseal/history",
     "/v2/shop/app/_boltseal/history/1.4.2",
     "/v2/shop/app/_boltseal/records",
+    f"/v2/shop/app/_boltseal/chains?digests={IMAGE.digest}",
     "/v2/shop/app/_oci/ext/discover",
     "/v2/shop/app/manifests/no-such-tag",
     f"/v2/shop/nothing/blobs/{IMAGE.layers[0].digest}",

@@ -33,6 +33,7 @@ EVERYTHING = [
     {"type": "registry", "name": "catalog", "actions": ["*"]},
 ]
 SIGNATURE_BYTES = 64
+TWO_ALGORITHMS = b'{"alg":"none","typ":"JWT","alg":"Ed25519","kid":"x"}'
 ED25519_ORDER = 2**252 + 27742317777372353535851937790883648493
 
 ROUTES = [
@@ -144,6 +145,9 @@ FORGERIES: dict[str, Callable[[Forger], str]] = {
     "the address of a key": lambda f: f.signed({"jku": "http://127.0.0.1:9/keys.json"}),
     "the address of a certificate": lambda f: f.signed({"x5u": "http://127.0.0.1:9/chain.pem"}),
     "a critical header": lambda f: f.signed({"crit": ["exp"], "exp": 0}),
+    "a number as critical headers": lambda f: f.signed({"crit": 1}),
+    "a list of lists as critical headers": lambda f: f.signed({"crit": [[]]}),
+    "a list as type": lambda f: f.signed({"typ": ["JWT"]}),
     "an unencoded payload": lambda f: f.signed({"b64": False, "crit": ["b64"]}),
     "scope widened": lambda f: f.kept_signature(access=EVERYTHING),
     "scope of all repositories": lambda f: f.kept_signature(
@@ -159,6 +163,11 @@ FORGERIES: dict[str, Callable[[Forger], str]] = {
     "half a signature": lambda f: f"{f.head}.{f.payload}.{f.signature[:43]}",
     "a signature of zeros": lambda f: f"{f.head}.{f.payload}.{_base64(bytes(SIGNATURE_BYTES))}",
     "a signature shifted by the order of the group": lambda f: f.malleated(),
+    "a header with an embedded key under the signature": lambda f: (
+        f"{_part({'typ': 'JWT', 'alg': 'Ed25519', 'kid': 'x', 'jwk': f.own_jwk()})}.{f.payload}.{f.signature}"
+    ),
+    "a header with two algorithms": lambda f: f"{_base64(TWO_ALGORITHMS)}.{f.payload}.{f.signature}",
+    "a header that is nested deeply": lambda f: f"{_base64(b'[' * 6000)}.{f.payload}.{f.signature}",
     "a header with another kid under the signature": lambda f: (
         f"{_part({'alg': 'Ed25519', 'kid': 'x'})}.{f.payload}.{f.signature}"
     ),
@@ -384,3 +393,22 @@ async def test_a_token_gets_no_other_token(shop: Serving, clock: Clock, scope: s
 
     assert answer.status_code == 401
     assert "token" not in answer.json()
+
+
+@pytest.mark.parametrize(
+    "header", [{"jwk": {}}, {"jku": "http://127.0.0.1:9"}, {"crit": []}, {"b64": True}, {"typ": "JOSE"}, {"cty": "JWT"}]
+)
+async def test_a_token_of_our_key_with_a_parameter_that_we_do_not_write_is_refused(
+    shop: Serving, settings: Settings, clock: Clock, header: dict[str, object]
+) -> None:
+    """The header is compared with the one that the registry writes, before the library that verifies reads it."""
+    true = await token(shop, "ci", "repository:shop/app:pull")
+    (key, *_) = KeyFile(settings.keys / "token.json").current(clock())
+    own = Ed25519PrivateKey.from_private_bytes(key.seed)
+    written = json.loads(_unbase64(true.split(".")[0]))
+    signing = f"{_part({**written, **header})}.{true.split('.')[1]}"
+    changed = f"{signing}.{_base64(own.sign(signing.encode()))}"
+    path = "/v2/shop/app/tags/list"
+    answers = [await shop.client.get(path, headers=bearer(text)) for text in (true, changed)]
+
+    assert [answer.status_code for answer in answers] == [200, 401]

@@ -9,6 +9,7 @@ import pytest
 
 from boltseal.lockfile.document import Rendered
 from boltseal.lockfile.parse import parse_lock
+from boltseal.oci.reference import Reference
 from tests.cli import program
 from tests.cli.program import Run
 from tests.images import image, push
@@ -49,6 +50,10 @@ async def project(server: Server, tmp_path: Path) -> Path:
 
 def call(project: Path, *words: str) -> Run:
     return program.call(*words, cwd=project)
+
+
+def references(project: Path) -> list[Reference]:
+    return [each.reference for each in parse_lock((project / "boltseal.lock").read_bytes()).images]
 
 
 def deploy(project: Path, server: Server, tag: str) -> None:
@@ -107,6 +112,22 @@ def test_a_later_lock_renders_as_before(project: Path, server: Server) -> None:
 
     assert [each.reference.tag for each in again.images] == ["1.1.0"]
     assert (without.images, without.rendered) == ((), ())
+
+
+def test_what_can_not_be_rendered_the_first_time_is_in_the_lock(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A rendering that fails at the first --render stays asked for: `verify` does not end with 0 without those images."""
+    with monkeypatch.context() as context:
+        empty = project.parent / "bin"
+        empty.mkdir()
+        context.setenv("PATH", str(empty))
+        failed = call(project, "lock", "--render", "--allow-empty")
+        verified = call(project, "verify")
+    lock = parse_lock((project / "boltseal.lock").read_bytes())
+    again = call(project, "lock")
+
+    assert (failed.code, verified.code, again.code) == (3, 3, 0)
+    assert Rendered("kustomize", "prod") in lock.rendered
+    assert [each.tag for each in references(project)] == ["1.0.0"]
 
 
 def test_a_part_that_is_gone_leaves_the_lock(project: Path) -> None:

@@ -6,6 +6,7 @@ import asyncio
 import base64
 import json
 import signal
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -44,6 +45,7 @@ class ImageRegistry:
 
     def __init__(self, server: Server) -> None:
         self.address = server.address
+        self.database = server.folder / "boltseal.db"
         self.client = httpx2.Client(base_url=server.url, trust_env=False)
 
     def push(self, repository: str, tag: str, document: Document) -> None:
@@ -61,6 +63,12 @@ class ImageRegistry:
     def app(self, tag: str, layers: str = "abX", *, labelled: bool = True) -> None:
         labels = {NAME: f"{self.address}/base/node:latest", DIGEST: WAS.digest}
         self.push("shop/app", tag, layered(layers, annotations=labels if labelled else None))
+
+    def forget_chain(self, document: Document) -> None:
+        """Remove the layer chain of a manifest, as in a store that is older than the table."""
+        with sqlite3.connect(self.database) as database:
+            database.execute("DELETE FROM layer_chain WHERE digest = ?", (document.digest,))
+        database.close()
 
     def signed(self, index: int) -> None:
         """Wait until a checkpoint covers this entry, which is signed a moment later."""
@@ -135,8 +143,8 @@ def test_a_base_that_lost_its_top_layer_is_found_by_the_registrys_history(shop: 
 
 
 def test_a_base_that_moved_is_not_replaced_by_its_own_base(shop: ImageRegistry) -> None:
-    """A base is not replaced by its own base where no image is labelled; with the former base deleted, the answer is
-    unknown."""
+    """A base is not replaced by its own base where no image is labelled, also if the former base was deleted; without its
+    layer chain the answer is unknown."""
     shop.push("base/os", "latest", layered("o"))
     shop.push("base/rt", "latest", layered("or"))
     shop.push("team/app", "1.0.0", layered("orX", created=format_time(now_us())))
@@ -147,11 +155,14 @@ def test_a_base_that_moved_is_not_replaced_by_its_own_base(shop: ImageRegistry) 
     deleted = shop.client.delete(f"/v2/base/rt/manifests/{layered('or').digest}")
     remembered = shop.outdated("--registry", shop.address, "--json")
     state_folder().joinpath("learned.db").unlink()
+    kept = shop.outdated("--registry", shop.address, "--json")
+    shop.forget_chain(layered("or"))
     unknown = shop.outdated("--registry", shop.address, "--json")
-    answers = [team_app(result) for result in (before, known, remembered, unknown)]
+    answers = [team_app(result) for result in (before, known, remembered, kept, unknown)]
 
     assert [(one["status"], one["base"].rpartition("/")[2]) for one in answers] == [
         ("current", "rt:latest"),
+        ("outdated", "rt:latest"),
         ("outdated", "rt:latest"),
         ("outdated", "rt:latest"),
         ("cannot tell", "os:latest"),
@@ -160,7 +171,8 @@ def test_a_base_that_moved_is_not_replaced_by_its_own_base(shop: ImageRegistry) 
     assert (answers[1]["how"], answers[1]["by"], answers[1]["behind"]) == ("proven", "its layers", 1)
     assert (known.code, unknown.code, deleted.status_code) == (1, 3, 202)
     assert f"base {shop.address}/base/rt:latest (proven: its layers)" in " ".join(shown.out.split())
-    assert f"{shop.address}/base/rt:latest formerly resolved to {layered('or').digest[:19]}" in answers[3]["reason"]
+    assert f"{shop.address}/base/rt:latest formerly resolved to {layered('or').digest[:19]}" in answers[4]["reason"]
+    assert (answers[3]["built_on"], answers[3]["reason"]) == (layered("or").digest, answers[1]["reason"])
 
 
 def team_app(result: Run) -> dict[str, Any]:

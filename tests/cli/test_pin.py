@@ -165,11 +165,25 @@ def test_an_image_id_is_a_local_image(project: Path, name: str) -> None:
 
 
 def test_a_service_that_is_built_locally_is_left_alone(project: Path) -> None:
-    """A service that is built locally is left unpinned without a failure."""
-    written(project, {"compose.yml": "services: {own: {build: ., image: nginx:1.25}}\n"})
+    """A service that is built locally is left unpinned without a failure if the lock has no digest of its image."""
+    text = "services: {own: {build: ., image: 'shop/own:1'}, new: {build: ., image: 'shop/new:1'}}\n"
+    written(locked(project, **{"shop/own:1": None}), {"compose.yml": text})
     result = pin(project, "--json")
 
-    assert (result.code, [found["status"] for found in result.json["results"]]) == (0, ["local-build"])
+    assert (result.code, [found["status"] for found in result.json["results"]]) == (0, ["local-build"] * 2)
+
+
+def test_the_locked_image_of_a_service_with_a_build_is_pinned(project: Path) -> None:
+    """An image beside a build is pinned if the lock has its digest, and unpinned to the same bytes."""
+    text = "services:\n  own: {build: ., image: nginx:1.25}\n  cache: {build: ., image: redis}\n"
+    written(project, {"compose.yml": text})
+    result = pin(project, "--write")
+    there = (project / "compose.yml").read_text()
+    back = pin(project, "--unpin", "--write")
+
+    assert (result.code, back.code) == (0, 0)
+    assert there == text.replace("nginx:1.25", f"nginx:1.25@{NGINX}").replace("redis}", f"redis@{REDIS}}}")
+    assert (project / "compose.yml").read_text() == text
 
 
 def test_a_charts_templates_are_reported_by_every_command(project: Path) -> None:

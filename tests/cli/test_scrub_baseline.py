@@ -4,7 +4,12 @@ from __future__ import annotations
 
 import fcntl
 import json
+import os
+import signal
+import subprocess
+import sys
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -12,6 +17,7 @@ import pytest
 from boltseal.ledger.note import SigningKey, format_note
 from tests.cli import program
 from tests.host.scrub.made_stores import DockerStore
+from tests.polling import wait_until
 
 KEY = SigningKey("ann/baseline", bytes(range(32)))
 OTHER = SigningKey("ann/baseline", bytes(reversed(range(32))))
@@ -228,3 +234,54 @@ def test_options_that_do_not_belong_together_are_usage_errors(
     done = program.call("scrub", "--root", store.root, *options, cwd=tmp_path)
 
     assert (done.code, done.out) == (2, "")
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT], ids=lambda each: each.name)
+@pytest.mark.parametrize("phase", ["inventory", "check"])
+def test_a_recording_that_is_ended_leaves_nothing_behind(
+    tmp_path: Path, store: DockerStore, key: Path, how: signal.Signals, phase: str
+) -> None:
+    """A recording that is ended leaves no inventories, no part of a baseline and no worker process, also after a kill."""
+    store.image("large:1", {"f": os.urandom(8 << 20)})
+    scratch, target = tmp_path / "scratch", tmp_path / "target"
+    scratch.mkdir()
+    target.mkdir()
+    rate = "64K" if phase == "inventory" else "4M"
+    argv = ("scrub", "--root", store.root, "--write-baseline", target / "b", "--signing-key", key)
+    with subprocess.Popen(
+        [sys.executable, "-m", "boltseal", *map(str, argv), "--bytes-per-second", rate],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        env=program.clean_environment({"TMPDIR": str(scratch)}),
+        start_new_session=True,
+    ) as running:
+        try:
+            if phase == "inventory":
+                wait_until(lambda: has_unnamed_file(running.pid, scratch), "the inventory has begun")
+            else:
+                wait_until(lambda: workers_of(running.pid), "workers check the layers")
+            workers = workers_of(running.pid)
+            running.send_signal(how)
+            running.wait(20)
+            wait_until(
+                lambda: not [each for each in workers if Path(f"/proc/{each}").exists()], "the workers have ended"
+            )
+        finally:
+            with suppress(ProcessLookupError):
+                os.killpg(running.pid, signal.SIGKILL)
+
+    assert running.returncode != 0
+    assert [*scratch.iterdir(), *target.iterdir()] == []
+
+
+def has_unnamed_file(pid: int, folder: Path) -> bool:
+    """Return whether a process has a file of a folder open that has no name any more."""
+    with suppress(OSError):
+        opened = [each.readlink() for each in Path(f"/proc/{pid}/fd").iterdir()]
+        return any(str(each).startswith(f"{folder}/") and str(each).endswith("(deleted)") for each in opened)
+    return False
+
+
+def workers_of(pid: int) -> list[int]:
+    """Return the processes that a process has started."""
+    return [int(each) for each in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]

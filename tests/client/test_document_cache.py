@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from boltseal.client import document_cache
-from boltseal.client.document_cache import CachedTag, DocumentCache
+from boltseal.client.document_cache import VERSION, CachedTag, DocumentCache
 from boltseal.client.state import ClientState, StateUnusable
 from boltseal.oci.digest import Digest
 from boltseal.oci.reference import Reference
@@ -69,7 +69,7 @@ def test_a_newer_file_is_not_touched(tmp_path: Path) -> None:
     with opened(tmp_path) as one:
         one.saw([(NODE, DIGEST)])
     database = sqlite3.connect(tmp_path / "learned.db")
-    database.execute("PRAGMA user_version = 3")
+    database.execute(f"PRAGMA user_version = {VERSION + 1}")
     database.close()
     with opened(tmp_path) as one, pytest.raises(StateUnusable, match="newer"):
         one.past(NODE)
@@ -111,3 +111,28 @@ def test_an_unwritable_folder_is_reported(tmp_path: Path) -> None:
     tmp_path.joinpath("state").write_text("a file")
     with pytest.raises(StateUnusable), opened(tmp_path / "state") as one:
         one.saw([(NODE, DIGEST)])
+
+
+def test_layer_chains_are_cached_for_their_repository(tmp_path: Path) -> None:
+    """A layer chain is the statement of one registry about one repository, and is found for no other one."""
+    with opened(tmp_path) as one:
+        assert one.chains("reg.test/a", [DIGEST]) == {}
+        one.keep_chains("reg.test/a", {DIGEST: BODY})
+    with opened(tmp_path) as one:
+        assert one.chains("reg.test/a", [OTHER, DIGEST]) == {DIGEST: BODY}
+        assert one.chains("reg.test/b", [DIGEST]) == {}
+
+
+def test_a_cache_before_layer_chains_is_continued(tmp_path: Path) -> None:
+    """A cache of version 2, which has no layer chains, keeps its content and gets them."""
+    with opened(tmp_path) as one:
+        one.saw([(NODE, DIGEST)])
+    with sqlite3.connect(tmp_path / "learned.db") as database:
+        database.execute("DROP TABLE chain")
+        database.execute("PRAGMA user_version = 2")
+    database.close()
+    with opened(tmp_path) as one:
+        one.keep_chains("reg.test/a", {DIGEST: BODY})
+
+        assert [seen.digest for seen in one.past(NODE)] == [DIGEST]
+        assert one.chains("reg.test/a", [DIGEST]) == {DIGEST: BODY}

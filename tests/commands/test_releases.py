@@ -9,7 +9,7 @@ import pytest
 
 from boltseal.commands.client_context import ClientContext
 from boltseal.commands.outcome import Outcome
-from boltseal.commands.releases import diff_releases, list_releases, unfinished_notice
+from boltseal.commands.releases import diff_releases, list_releases, show_release, unfinished_notice
 from boltseal.config import ClientPaths
 from boltseal.deploy.release_store import NoSuchRelease, ReleaseFolder
 from boltseal.deploy.releases import ReleaseContents
@@ -54,6 +54,16 @@ def test_releases_of_all_projects_are_listed_without_a_name(client: ClientContex
     engine_folder(client).begin(release(1), CONTENTS)
 
     assert [each.release.project for each in list_releases(None, client)] == ["shop"]
+
+
+def test_the_release_that_runs_is_shown_without_a_number(client: ClientContext) -> None:
+    """`release show` without a number shows the release that runs, of this engine first; without one it is an error."""
+    with pytest.raises(NoSuchRelease, match="no release of shop runs"):
+        show_release("shop", None, client)
+    engine_folder(client, client.engine_address().key).begin(release(1), CONTENTS)
+    engine_folder(client, "ssh://web2").begin(release(2), CONTENTS)
+
+    assert show_release("shop", None, client).release.number == 1
 
 
 def test_a_release_equals_itself(client: ClientContext) -> None:

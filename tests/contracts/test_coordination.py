@@ -309,7 +309,7 @@ def test_a_lease_that_cannot_be_recorded_is_not_given(tmp_path: Path) -> None:
 
 async def test_without_a_lock_file_the_work_is_refused(tmp_path: Path) -> None:
     """If a lock file can't be created, the work under the lock is not done."""
-    with pytest.raises(LockUnusable, match=r"turns\.lock can't be used"):
+    with pytest.raises(LockUnusable, match=r"interprocess\.lock can't be used"):
         async with FileInterprocessLock(tmp_path / "missing").taken("tag", 0):
             pass
 

@@ -5,14 +5,16 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from boltseal.deploy.release_images import ImageChanged, ReleaseImages
-from boltseal.deploy.releases import ReleasedService
+from boltseal.deploy.releases import Release, ReleasedService, ReleaseKind
 from boltseal.host.keeper import EVIDENCE
 from boltseal.host.kept_images import Proof, PullRecord
 from boltseal.host.pull import PullRequest
 from boltseal.oci.digest import Digest
+from boltseal.oci.reference import Reference
 from tests.deploy.hosting import APP, Hosting, hosting
 
 
@@ -78,3 +80,55 @@ async def test_a_copy_that_was_changed_as_well_is_not_started(host: Hosting) -> 
 
     with pytest.raises(ImageChanged):
         await ReleaseImages(host.host, host.puller()).restore(service, "release shop/2")
+
+
+async def recorded(host: Hosting) -> tuple[ReleaseImages, Release]:
+    """Pull an image and return a release that has recorded it, as a deploy does."""
+    digest = host.publish("one")
+    images = ReleaseImages(host.host, host.puller())
+    made = await images.locked(APP, digest, (), "release shop/1")
+    service = ReleasedService(
+        name="web", image=str(APP), digest=str(digest), image_id=str(made.image.id), started_as=made.started_as
+    )
+    return images, Release(
+        project="shop", number=1, kind=ReleaseKind.DEPLOY, directory="/", started_us=0, who="ann", services=(service,)
+    )
+
+
+async def test_a_recorded_image_is_started_as_recorded(host: Hosting) -> None:
+    """While the recorded name resolves to the recorded image, the release is started as it was written."""
+    images, release = await recorded(host)
+
+    assert await images.startable(release, ["web"]) == release
+
+
+async def test_a_recorded_image_that_was_changed_is_started_from_its_copy(host: Hosting) -> None:
+    """A release that is resumed or put back starts the copy of an image that was changed since; others are left alone."""
+    images, release = await recorded(host)
+    await host.keeper.hold(Digest.parse(release.services[0].image_id), APP, None, EVIDENCE)
+    copy = await replaced(host, Digest.parse(release.services[0].digest))
+    ready = await images.startable(release, ["web"])
+
+    assert ready.services[0].image_id == str(copy)
+    assert await images.startable(release, ["db"]) == release
+
+
+async def test_another_image_under_the_recorded_name_is_not_started(host: Hosting) -> None:
+    """If the name that a release starts by was put on another image meanwhile, the recorded image gets another name."""
+    images, release = await recorded(host)
+    service = release.services[0]
+    other = host.fake.image("other")
+    await host.host.engine.tag(Digest.parse(other), Reference.parse("shop/web:1"))
+    moved = msgspec.structs.replace(service, started_as="shop/web:1")
+    ready = await images.startable(release.with_services([moved]), ["web"])
+
+    assert (ready.services[0].image_id, ready.services[0].started_as) == (service.image_id, service.started_as)
+
+
+async def test_a_recorded_image_that_was_changed_is_refused_without_a_copy(host: Hosting) -> None:
+    """Without a copy the changed image of a recorded release is not started."""
+    images, release = await recorded(host)
+    await host.keeper.hold(Digest.parse(release.services[0].image_id), APP, None, EVIDENCE)
+
+    with pytest.raises(ImageChanged, match="pull --replace"):
+        await images.startable(release, ["web"])

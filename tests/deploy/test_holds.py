@@ -54,6 +54,14 @@ def test_a_failed_rollback_holds_nothing() -> None:
     assert held_images([GOOD, BAD, failed]) == ()
 
 
+def test_a_rollback_that_was_abandoned_holds() -> None:
+    """A rollback that a later release replaced, or whose number another administrator's release has, still holds."""
+    abandoned = msgspec.structs.replace(ROLLBACK, end=ReleaseEnd.ABANDONED)
+    later = running(4, f"sha256:{'c' * 64}")
+
+    assert [each.digest for each in held_images([GOOD, BAD, abandoned, later])] == [OTHER]
+
+
 def test_a_later_deploy_does_not_end_a_hold() -> None:
     """A deploy of a third image leaves the image held that was rolled back."""
     later = running(4, f"sha256:{'c' * 64}")

@@ -133,6 +133,16 @@ def test_all_mismatches_are_in_one_message() -> None:
     assert "boltseal deploy --update" in message
 
 
+def test_a_missing_lock_is_stated_once() -> None:
+    """Without a lock the message names the images, and states once what is missing and which command to run."""
+    model = parse_model(raw(a={"image": APP}, b={"image": "localhost:5000/shop/new:1"}))
+    with pytest.raises(LockMismatch) as refused:
+        locked_digests(model, None)
+
+    assert refused.value.message.count("boltseal.lock") == 1
+    assert f"a: {APP}; b: localhost:5000/shop/new:1. Run `boltseal lock` first" in refused.value.message
+
+
 def test_a_local_build_has_no_digest_unless_it_is_locked() -> None:
     """A service with `build` and `image` has a digest only if it is locked: the host then pulls it."""
     model = parse_model(raw(web={"image": APP, "build": {"context": "/srv"}}, own={"build": {"context": "/srv"}}))

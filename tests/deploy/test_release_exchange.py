@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from boltseal.deploy.holds import holding
 from boltseal.deploy.release_exchange import exchanged, file_in_volume, releases_in_volume
 from boltseal.deploy.release_file import StoredRelease, TornFile, format_stored, parse_stored
 from boltseal.deploy.releases import ReleaseContents, ReleaseEnd, ReleaseKind, ReleaseUnreadable
@@ -127,7 +128,21 @@ def test_the_hold_of_a_rollback_outlasts_a_new_number(authoritative: bool) -> No
     moved = {each.release.started_us: each.release for each in found.to_engine}
     assert (moved[30].number, moved[32].number) == (4, 5)
     assert (moved[32].previous, moved[32].of, moved[32].hold) == (4, 2, True)
+    assert [each.number for each in holding([each.release for each in found.to_engine])] == [5]
     assert {each.release.number: each.release.previous for each in known.to_engine}[8] == 7
+
+
+@pytest.mark.parametrize("authoritative", [True, False])
+def test_an_older_rollback_that_gets_another_number_still_holds(authoritative: bool) -> None:
+    """A rollback that did not run last and gets another number is recorded as abandoned, and what it holds stays held."""
+    back = msgspec.structs.replace(release(2), of=1, previous=1, hold=True, kind=ReleaseKind.ROLLBACK, started_us=5)
+    ours = [stored(1), StoredRelease(revision=1, release=back, contents=CONTENTS)]
+    theirs = [stored(1), stored(2, who="bob@laptop", started_us=10)]
+    found = exchanged(*((theirs, ours) if authoritative else (ours, theirs)), authoritative=authoritative)
+    (moved,) = [each.release for each in found.to_engine if each.release.hold]
+
+    assert (moved.number, moved.end) == (3, ReleaseEnd.ABANDONED)
+    assert holding([moved]) == (moved,)
 
 
 @pytest.mark.parametrize("change", [(b"release 1\n", b"release 2\n"), (b'"number":2', b'"number":-2')])

@@ -118,10 +118,17 @@ class Shop:
         return ReleaseFolder(self.root / self.state, "shop", self.faults, engine="memory")
 
     def deployer(self) -> Deployer:
+        images = ReleaseImages(self.host.host, self.host.puller())
         flow = ReleaseFlow(
-            self.compose, self.host.host.engine, self.releases, self.host.clock, self.faults.step, copies=False
+            self.compose,
+            self.host.host.engine,
+            self.releases,
+            self.host.clock,
+            self.faults.step,
+            copies=False,
+            images=images,
         )
-        return Deployer(flow, ReleaseImages(self.host.host, self.host.puller()))
+        return Deployer(flow, images)
 
     def command(self, call: Callable[[Deployer], Awaitable[DeployResult]]) -> DeployResult:
         """Run one command, as one process does."""
@@ -139,7 +146,7 @@ class Shop:
         read = ComposeReading(self.project, model)
 
         async def call(deployer: Deployer) -> DeployResult:
-            current = await current_release(deployer.flow, read, lock, ())
+            current = await current_release(deployer.flow, read, lock, (), ())
             if current is not None:
                 return DeployResult(current)
             return await deployer.deploy(read, lock, (), DeployedBy("ann"))

@@ -9,7 +9,13 @@ from typing import Any
 
 import pytest
 
-from boltseal.deploy.settings_files import MAX_FILE_BYTES, SettingsFiles, settings_files, write_settings
+from boltseal.deploy.settings_files import (
+    MAX_FILE_BYTES,
+    SettingsFiles,
+    paths_with_variables,
+    settings_files,
+    write_settings,
+)
 from boltseal.errors import Unavailable
 
 
@@ -122,6 +128,26 @@ def test_large_files_are_listed(root: Path) -> None:
 
     assert len(settings.files) == 16
     assert settings.outside == ["conf/16: all files together have more than 16 MiB", "large: larger than 1 MiB"]
+
+
+def test_a_file_that_grows_while_it_is_read_is_listed() -> None:
+    """A file that is larger than the limit when it is read is listed, and no part of it is recorded."""
+    settings = SettingsFiles(Path("/proc"))
+    settings.add(Path("/proc/kallsyms"), private=False)  # its size is 0, and it has several MiB
+
+    assert settings.files == {}
+    assert settings.outside == ["kallsyms: larger than 1 MiB"]
+
+
+def test_an_env_file_whose_path_has_a_variable_is_recorded(root: Path) -> None:
+    """A path of `env_file` with a variable is recorded by the value that Compose filled in; one without a value is left out."""
+    (root / "prod.env").write_text("A=1")
+    services = {"a": {"env_file": ["${STAGE}.env", "${NONE}"]}}
+    sources = {"compose.yaml": json.dumps({"services": services}).encode()}
+    settings = settings_files(root, {"services": {}}, sources, {"${STAGE}.env": "prod.env", "${NONE}": ""})
+
+    assert paths_with_variables(sources) == ("${NONE}", "${STAGE}.env")
+    assert (settings.files, settings.outside) == ({"prod.env": b"A=1"}, [])
 
 
 def test_settings_are_restored_with_their_modes(root: Path) -> None:

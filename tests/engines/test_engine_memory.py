@@ -13,7 +13,8 @@ from tempfile import TemporaryDirectory
 
 import pytest
 
-from boltseal.engines.engine_memory import Service, ServiceUnavailable, ask_service
+from boltseal.engines.engine_locks import EngineProcess
+from boltseal.engines.engine_memory import ServiceUnavailable, ask_service
 from tests.programs import program
 
 UNPRIVILEGED = 65534
@@ -37,22 +38,22 @@ def short_folder(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 
 @pytest.fixture
-def service(listening: socket.socket) -> Iterator[Service]:
+def service(listening: socket.socket) -> Iterator[EngineProcess]:
     """Yield a process that has inherited the socket and does not answer."""
     with inheriting(listening.fileno()) as made:
         yield made
 
 
 @contextmanager
-def inheriting(descriptor: int) -> Iterator[Service]:
+def inheriting(descriptor: int) -> Iterator[EngineProcess]:
     with subprocess.Popen([program("sleep"), "600"], pass_fds=[descriptor]) as process:
         try:
-            yield Service(process.pid, "podman")
+            yield EngineProcess(process.pid, "podman")
         finally:
             process.kill()
 
 
-def asked(service: Service, root: Path) -> str:
+def asked(service: EngineProcess, root: Path) -> str:
     with pytest.raises(ServiceUnavailable) as caught:
         ask_service(service, root, [])
     return caught.value.message
@@ -60,7 +61,7 @@ def asked(service: Service, root: Path) -> str:
 
 @pytest.mark.parametrize("text", ["\na b c zz e f g /x", "\n\xff: 1 2 3 4 5 6 /x", "\r1: 0 0 00010000 1 1 1 /x"])
 def test_the_path_of_a_foreign_socket_does_not_end_the_search(
-    text: str, listening: socket.socket, service: Service, short_folder: Path
+    text: str, listening: socket.socket, service: EngineProcess, short_folder: Path
 ) -> None:
     """A socket of any user whose path imitates a malformed line of the kernel's table changes nothing."""
     (short_folder / text.rpartition("/")[0]).mkdir(parents=True)
@@ -75,7 +76,7 @@ def test_the_path_of_a_foreign_socket_does_not_end_the_search(
 
 
 def test_a_forged_path_of_a_service_is_not_connected(
-    listening: socket.socket, service: Service, short_folder: Path
+    listening: socket.socket, service: EngineProcess, short_folder: Path
 ) -> None:
     """A socket whose path imitates the line of another one, with another path, makes the service one that can't be asked."""
     inode = os.fstat(listening.fileno()).st_ino

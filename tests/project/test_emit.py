@@ -50,16 +50,22 @@ def test_an_override_pins_what_could_not_be_edited(tmp_path: Path) -> None:
 
 
 def test_omissions_of_an_override_are_listed(tmp_path: Path) -> None:
-    """The list of omissions has local builds, and images in other keys than `image`."""
-    built = compose_override(digests(trap("compose_built_here", tmp_path)))
+    """The list of omissions has images in other keys than `image`."""
     other = compose_override(digests(trap("compose_other_places", tmp_path)))
 
-    assert [(image_ref.where, why) for image_ref, why in built.left_out] == [
-        ("services.own.image", "it is built here"),
-        ("services.child.image", "it is built here"),
-    ]
     assert yaml.safe_load(other.text) == {"services": {}}
     assert len(other.left_out) == 6
+
+
+def test_an_override_removes_the_build_of_a_locked_image(tmp_path: Path) -> None:
+    """A service that is built here gets its locked image and no build, since Compose builds no name with a digest."""
+    root = written(tmp_path, {"compose.yml": "services: {own: {build: ., image: 'shop/own:1'}, web: {image: nginx}}\n"})
+    emitted = compose_override(digests(root))
+
+    assert emitted.left_out == ()
+    own, web = emitted.text.split("services:\n")[1].split('  "web"')
+    assert ("image: " in own, "image: " in web) == (True, True)
+    assert ("    build: !reset null\n" in own, "build" in web) == (True, False)
 
 
 def test_two_projects_have_two_overrides(tmp_path: Path) -> None:

@@ -135,6 +135,49 @@ def test_a_push_and_a_pull_of_64_mib_go_through_a_proxy(proxy: Proxy, tmp_path: 
     assert metrics.status_code == 403  # through a proxy every client would seem to be this machine
 
 
+@pytest.mark.parametrize("proxy", [nginx, caddy])
+def test_wrong_passwords_of_one_client_of_a_proxy_make_no_other_wait(proxy: Proxy, tmp_path: Path) -> None:
+    """With the page's configuration failed logins count for the proxy's client, whatever address it writes itself."""
+    certificate(tmp_path)
+    port = free_port()
+    url = f"https://127.0.0.1:{port}"
+    table = re.search(r"```toml\n(.*?)```", page("operations/proxy.md"), re.DOTALL)
+    assert table is not None
+    config = re.sub("listen = .*\n", "", table[1]).replace("https://registry.example.com", url)
+    trust = ssl.create_default_context(cafile=str(tmp_path / "registry.crt"))
+
+    def client_at(address: str) -> httpx2.Client:
+        transport = httpx2.HTTPTransport(verify=trust, local_address=address)
+        return httpx2.Client(base_url=url, transport=transport, timeout=60)
+
+    with (
+        servers.boltseal(tmp_path / "data", config=config) as server,
+        proxy(tmp_path, server.address, port),
+        client_at("127.0.0.2") as attacker,
+        client_at("127.0.0.3") as other,
+    ):
+        added = [sys.executable, "-m", "boltseal", "admin", "user", "add", "ci", "--data", str(tmp_path / "data")]
+        subprocess.run(added, input="pw-ci\n", text=True, check=True)
+
+        def answers() -> bool:
+            try:
+                return other.get("/v2/").status_code == 401
+            except httpx2.ConnectError:
+                return False
+
+        wait_until(answers, "the proxy answers", 10.0)
+        guesses = [
+            attacker.get("/v2/", auth=("ci", f"guess{n}"), headers={"x-forwarded-for": f"192.0.2.{n}"}).status_code
+            for n in range(7)
+        ]
+        right = other.get("/v2/", auth=("ci", "pw-ci"))
+        metrics = other.get("/metrics", headers={"x-forwarded-for": "127.0.0.1"})
+
+    assert guesses == [401] * 5 + [429] * 2
+    assert right.status_code == 200
+    assert metrics.status_code == 403
+
+
 def test_images_move_from_docker_registry_with_their_digests(tmp_path: Path) -> None:
     """The page's commands copy images from docker-registry with their digests, and change nothing the second time."""
     with (

@@ -119,6 +119,7 @@ TAG_HISTORY: Final = "/v2/{name}/_oci/tag-history/{tag}"
 HISTORY: Final = "/v2/{name}/_boltseal/history/{tag}"
 RECORDS: Final = "/v2/{name}/_boltseal/records"
 OBSERVATIONS: Final = "/v2/{name}/_boltseal/observations/{tag}"
+CHAINS: Final = "/v2/{name}/_boltseal/chains"
 DISCOVER: Final = "/v2/{name}/_oci/ext/discover"
 
 
@@ -256,6 +257,7 @@ READS: Final = [
     ),
     get("records", RECORDS, "/v2/many/moves/_boltseal/records"),
     get("observations", OBSERVATIONS, "/v2/many/tags/_boltseal/observations", 404),
+    get("layer chains", CHAINS, lambda t: f"/v2/many/tags/_boltseal/chains?digests={_numbered(t)},{REFERRED_DIGEST}"),
     get("the health", "/healthz", "/healthz"),
     get("the readiness", "/readyz", "/readyz"),
     get("the metrics", "/metrics", "/metrics"),

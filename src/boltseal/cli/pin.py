@@ -131,7 +131,7 @@ def _print_summary(request: PinRequest, report: PinReport) -> None:
     if report.refused:
         say(f"nothing is {'printed' if request.to_text else 'written'}: {report.refused}")
     elif request.write:
-        say(f"{files} written")
+        say(f"{files} {f'and {LOCK_NAME} ' if report.record is not None else ''}written")
     elif request.to_text:
         say(f"{files} printed with other digests")
     elif report.changes:

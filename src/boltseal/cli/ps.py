@@ -102,7 +102,10 @@ class _Printer:
             print_line(f"{name} no longer runs")
         self._say(found)
         if found.has_lock and first and found.rows:
-            say(count_text(found.rows, lambda row: "" if row.verdict is None else str(row.verdict.status)))
+            say(
+                "compared with boltseal.lock: "
+                + count_text(found.rows, lambda row: "" if row.verdict is None else str(row.verdict.status))
+            )
 
     def _changes(self, rows: Sequence[ContainerRow], failed: set[str]) -> tuple[list[ContainerRow], list[str]]:
         """Return new and changed containers, and the names of those that are gone.

@@ -19,7 +19,10 @@ from boltseal.lockfile.format import time_text
 
 
 def release_show(
-    number: Annotated[int, typer.Argument(metavar="NUMBER", show_default=False, help="A release.")],
+    number: Annotated[
+        int | None,
+        typer.Argument(metavar="[NUMBER]", show_default=False, help="A release. Default: the one that runs."),
+    ] = None,
     project: NameOption = None,
     as_json: JsonOption = False,
 ) -> None:

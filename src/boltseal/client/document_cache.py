@@ -3,19 +3,20 @@
     STATE/learned.db    SQLite
       document   digest; type (media type); body (the bytes, zlib); used (last use, in seconds since 1970)
       resolutions of tags: ref; digest; first and last (first and last observation of this digest, in microseconds)
+      chain      repository, with its registry; digest; document (what that registry keeps of its layers, as JSON)
       listed     registry; at (a time at which all of its tags were listed and resolved, in microseconds)
 
 A document is used only if its bytes have its digest, whatever the file claims. Observations are no substitute for the
 log of `tag_observations`, which alone raises alarms: an observation here hides no move from it. The file may be
 deleted; that costs requests. At most MAX_DOCUMENT_BYTES of documents are kept; the least recently used are deleted
-first.
+first. Layer chains are the statement of a registry about its own repository; with more than MAX_CHAINS all are deleted.
 """
 
 from __future__ import annotations
 
 import sqlite3
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Final, NamedTuple, Self
@@ -25,9 +26,10 @@ from boltseal.errors import Invalid
 from boltseal.oci.digest import Digest
 from boltseal.oci.reference import Reference
 
-VERSION: Final = 2
+VERSION: Final = 3
 MAX_BODY_BYTES: Final = 8 * 1024 * 1024
 MAX_DOCUMENT_BYTES: Final = 256 * 1024 * 1024
+MAX_CHAINS: Final = 100_000
 PENDING: Final = 256
 PENDING_BYTES: Final = 16 * 1024 * 1024
 _SCHEMA: Final = (
@@ -35,6 +37,7 @@ _SCHEMA: Final = (
     "CREATE TABLE IF NOT EXISTS meant (ref TEXT NOT NULL, digest TEXT NOT NULL, first INTEGER NOT NULL, last INTEGER NOT NULL) STRICT",
     "CREATE INDEX IF NOT EXISTS meant_ref ON meant (ref)",
     "CREATE TABLE IF NOT EXISTS listed (registry TEXT NOT NULL, at INTEGER NOT NULL) STRICT",
+    "CREATE TABLE IF NOT EXISTS chain (repository TEXT NOT NULL, digest TEXT NOT NULL, document BLOB NOT NULL, PRIMARY KEY (repository, digest)) STRICT",
 )
 
 
@@ -101,6 +104,24 @@ class DocumentCache:
         self._pending_bytes += len(body)
         if len(self._pending) >= PENDING or self._pending_bytes >= PENDING_BYTES:
             self.flush()
+
+    def chains(self, repository: str, digests: Iterable[Digest]) -> dict[Digest, bytes]:
+        """Return the cached layer chains of manifests of a registry's repository, as JSON. Raises: StateUnusable."""
+        with self._sqlite_errors():
+            database = self._opened(create=False)
+            rows = (
+                (digest, None if database is None else database.execute(_CHAIN, (repository, str(digest))).fetchone())
+                for digest in digests
+            )
+            return {digest: bytes(row[0]) for digest, row in rows if row is not None}
+
+    def keep_chains(self, repository: str, chains: Mapping[Digest, bytes]) -> None:
+        """Cache layer chains of manifests of a registry's repository. Raises: StateUnusable."""
+        with self._writing() as database:
+            if database.execute("SELECT count(*) FROM chain").fetchone()[0] + len(chains) > MAX_CHAINS:
+                database.execute("DELETE FROM chain")
+            rows = ((repository, str(digest), document) for digest, document in chains.items())
+            database.executemany("INSERT OR REPLACE INTO chain VALUES (?, ?, ?)", rows)
 
     def past(self, reference: Reference) -> tuple[CachedTag, ...]:
         """Return all observations of a tag, the oldest first. Raises: StateUnusable."""
@@ -200,6 +221,7 @@ class DocumentCache:
 
 
 _DOCUMENT: Final = "SELECT type, body FROM document WHERE digest = ?"
+_CHAIN: Final = "SELECT document FROM chain WHERE repository = ? AND digest = ?"
 _PAST: Final = "SELECT digest, first, last FROM meant WHERE ref = ? ORDER BY rowid"
 _LISTED: Final = "SELECT at FROM listed WHERE registry = ? ORDER BY at"
 _NEWEST: Final = "SELECT rowid, digest FROM meant WHERE ref = ? ORDER BY rowid DESC"

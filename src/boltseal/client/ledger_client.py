@@ -22,7 +22,9 @@ from boltseal.ledger.note import MAX_NOTE_BYTES
 from boltseal.ledger.proof import MAX_RECEIPT_BYTES
 from boltseal.ledger.tag_proof import ShownEntry
 from boltseal.ledger.tiles import WIDTH, BundleId, TileId, TileInvalid, Tiles, needed, parse_bundle
+from boltseal.oci.digest import Digest, DigestInvalid
 from boltseal.oci.jsontext import decode
+from boltseal.oci.layer_chain import ASKED_AT_ONCE
 from boltseal.oci.reference import Repository, Tag
 
 AT_ONCE: Final = 8
@@ -64,6 +66,10 @@ class _TagAnswer(msgspec.Struct):
 class _TagAnswers(msgspec.Struct):
     size: int
     tags: list[_TagAnswer]
+
+
+class _Chains(msgspec.Struct):
+    chains: dict[str, msgspec.Raw]
 
 
 class LedgerClient:
@@ -198,6 +204,30 @@ class LedgerClient:
         base = f"/v2/{repository}/_boltseal/observations" + ("" if tag is None else f"/{tag}")
         what = f"observations of {repository if tag is None else f'{tag} of {repository}'}"
         return self._entries(base, repository, what)
+
+    async def chains(self, repository: Repository, digests: Iterable[Digest]) -> dict[Digest, bytes]:
+        """Return what a registry keeps of the layers of manifests, and of the images of those that are indexes, as JSON.
+
+        Manifests of which it knows nothing are left out; so are all, if it keeps no layer chains.
+        """
+        found: dict[Digest, bytes] = {}
+        what = f"layer chains of {repository}"
+        asked = [*dict.fromkeys(map(str, digests))]
+        for start in range(0, len(asked), ASKED_AT_ONCE):
+            some = asked[start : start + ASKED_AT_ONCE]
+            path = f"/v2/{repository}/_boltseal/chains?digests={','.join(some)}"
+            scopes = frozenset({f"repository:{repository}:pull"})
+            call = RegistryRequest(self.registry, "GET", path, what, scopes)
+            try:
+                reply = await self._transport.request(call, max_bytes=MAX_PAGE_BYTES)
+            except RemoteNotFound:  # another registry, or an older one
+                return found
+            try:
+                chains = decode(reply.body, _Chains).chains
+                found |= {Digest.parse(digest): bytes(chain) for digest, chain in chains.items()}
+            except (ValueError, DigestInvalid) as error:
+                raise RemoteMismatch(f"{self.registry}: the {what} can't be parsed") from error
+        return found
 
     async def _entries(
         self, base: str, repository: Repository, what: str, only: str = "", *, after: int = -1

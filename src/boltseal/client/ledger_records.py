@@ -30,8 +30,8 @@ class NoRecords(RemoteNotFound):
     """The registry accepts no records: it is not a boltseal registry, or an older one."""
 
 
-class LedgerRecord(NamedTuple):
-    """A record, and the index of its entry."""
+class ListedRecord(NamedTuple):
+    """A record or another entry, and its index."""
 
     entry_index: int
     entry: Entry
@@ -99,20 +99,20 @@ async def is_signed(
     return False
 
 
-async def list_records(transport: Transport, registry: str, repository: Repository) -> list[LedgerRecord]:
+async def list_records(transport: Transport, registry: str, repository: Repository) -> list[ListedRecord]:
     """Return the records about a repository's images by index, the oldest first.
 
     The entries are not proven to be in the signed tree; `client.history` does that.
 
     Raises: NoRecords, RemoteMismatch, RemoteDenied, and whatever `Transport.request` raises.
     """
-    found: list[LedgerRecord] = []
+    found: list[ListedRecord] = []
     try:
         async for index, line in LedgerClient(transport, registry).records(repository):
             entry = parse(line)
             if entry.kind not in RECORDS or entry.repository != repository:
                 raise RemoteMismatch(f"{registry}: entry {index} is not a record of {repository}")
-            found.append(LedgerRecord(index, entry))
+            found.append(ListedRecord(index, entry))
     except RemoteNotFound as error:
         raise NoRecords(f"{registry} keeps no records of {repository}: {error.message}") from error
     except EntryInvalid as error:
@@ -122,7 +122,7 @@ async def list_records(transport: Transport, registry: str, repository: Reposito
 
 async def list_entries(
     transport: Transport, registry: str, repository: Repository, kinds: Collection[EntryKind], tag: Tag | None = None
-) -> list[Entry]:
+) -> list[ListedRecord]:
     """Return the entries of these kinds about a repository or one of its tags, the oldest first.
 
     The entries are not proven to be in the signed tree; `client.history` does that.
@@ -137,7 +137,7 @@ async def list_entries(
 
 async def list_observations(
     transport: Transport, registry: str, repository: Repository, kinds: Collection[EntryKind]
-) -> list[Entry]:
+) -> list[ListedRecord]:
     """Return the observations of these kinds of a mirrored repository, in the form of `list_entries`; none if
     unobserved.
     """
@@ -150,8 +150,8 @@ async def list_observations(
 
 def _parse_all(
     registry: str, repository: Repository, kinds: Collection[EntryKind], lines: Iterable[IndexedLine]
-) -> list[Entry]:
-    found: list[Entry] = []
+) -> list[ListedRecord]:
+    found: list[ListedRecord] = []
     for index, line in lines:
         try:
             entry = parse(line)
@@ -162,7 +162,7 @@ def _parse_all(
         if entry.repository != repository:
             raise RemoteMismatch(f"{registry}: entry {index} is not about {repository}")
         if entry.kind in kinds:
-            found.append(entry)
+            found.append(ListedRecord(index, entry))
     return found
 
 

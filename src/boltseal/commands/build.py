@@ -55,8 +55,8 @@ from boltseal.ledger.follow import LedgerBroken
 from boltseal.oci.digest import Digest
 from boltseal.oci.reference import Reference, Tag
 from boltseal.policy.tag_revisions import DOT
-from boltseal.project.bases.image_documents import images_of_index
 from boltseal.project.bases.image_facts import IMAGE, INPUTS, config_of, read_facts
+from boltseal.project.bases.index_children import images_of_index
 from boltseal.project.generated_files import source_policy
 from boltseal.project.image_references import ImageReference
 from boltseal.transfer.copy import Copier

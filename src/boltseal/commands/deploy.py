@@ -42,6 +42,7 @@ from boltseal.errors import BoltsealError, Invalid, Precondition, Unavailable
 from boltseal.events import ReleaseDone, ReleaseFailed
 from boltseal.host.engine_images import EngineHost
 from boltseal.host.image_archive import ImageArchive
+from boltseal.host.keeper import Keeper
 from boltseal.host.kept_images import KeptImages
 from boltseal.host.pull import Puller
 from boltseal.lockfile.document import LOCK_NAME, Lock
@@ -224,12 +225,13 @@ class DeployableProject:
                 _progress(self.options),
                 copies=address.scheme == "unix",
             )
-            release = await current_release(flow, self.read, lock, self.services)
+            host = await EngineHost.of(engine, KeptImages(client.state), client.now_us)
+            changed = Keeper(host).changed_images()
+            release = await current_release(flow, self.read, lock, self.services, changed)
             if release is None:
                 return None
             if not self.options.require_scrub:
                 return DeployResult(release)
-            host = await EngineHost.of(engine, KeptImages(client.state), client.now_us)
             scrubs = await scrub_services(PullScrubber(host, required=True), release.services)
         return DeployResult(release, scrubs=scrubs)
 
@@ -393,10 +395,10 @@ async def _deployer(options: DeployOptions, folder: ReleaseFolder, transport: Tr
             scrub=scrubs,
         )
         images = ReleaseImages(host, puller, scrubs, archive, archiving)
-        yield Deployer(await _flow(options, folder, engine), images, options.take_over)
+        yield Deployer(await _flow(options, folder, engine, images), images, options.take_over)
 
 
-async def _flow(options: DeployOptions, folder: ReleaseFolder, engine: Engine) -> ReleaseFlow:
+async def _flow(options: DeployOptions, folder: ReleaseFolder, engine: Engine, images: ReleaseImages) -> ReleaseFlow:
     compose = await find_compose(child_environment(), engine.environment())
     return ReleaseFlow(
         compose,
@@ -406,6 +408,7 @@ async def _flow(options: DeployOptions, folder: ReleaseFolder, engine: Engine) -
         _progress(options),
         DeployTimeouts(options.wait_s),
         engine.address.scheme == "unix",
+        images,
     )
 
 

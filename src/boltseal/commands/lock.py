@@ -187,11 +187,14 @@ def _rendering(opened: OpenedProject, old: Lock, request: LockRequest, progress:
 
 
 def _not_rendered(opened: OpenedProject, old: Lock, rendering: RenderedProject, request: LockRequest) -> set[Rendered]:
-    """Return what the lock keeps as rendered though it was not this time: it failed, or is outside the given paths."""
+    """Return what the lock has as rendered though it was not this time: it failed, or is outside the given paths.
+
+    What was asked for and failed is in the lock too, so that `verify` reports it instead of leaving its images out.
+    """
     if request.render is False:
         return set()
-    there = set(find_renderable(opened)) if request.render else set(old.rendered)
-    return {each for each in old.rendered if each in there or opened.outside(each.path)} - set(rendering.done)
+    there = find_renderable(opened) if request.render else old.rendered
+    return {*there, *(each for each in old.rendered if opened.outside(each.path))} - set(rendering.done)
 
 
 def _arguments(request: LockRequest) -> tuple[list[Path], list[Reference]]:

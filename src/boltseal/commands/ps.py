@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -30,8 +30,10 @@ from boltseal.host.containers.rows import (
     digests_to_query,
     names_to_query,
 )
+from boltseal.host.kept_images import KeptImages
 from boltseal.ledger.tag_intervals import TagStep
-from boltseal.lockfile.container_check import LockedImages
+from boltseal.lockfile.container_check import DigestKind, LockedImages, Origin
+from boltseal.oci.digest import Digest
 from boltseal.oci.reference import Reference
 from boltseal.project.compose_name import ComposeProject, compose_project
 from boltseal.project.lock_file import read_lock
@@ -143,7 +145,7 @@ async def _find(where: ContainerFilter, client: ClientContext) -> FoundContainer
         results = [await _or_error(where.kube, clusters.list_running(where.kube, where.namespace))]
     else:
         addresses = [client.engine_address(host) for host in dict.fromkeys(where.hosts)] or [client.engine_address()]
-        results = await asyncio.gather(*(_or_error(str(each), _of_engine(each)) for each in addresses))
+        results = await asyncio.gather(*(_or_error(str(each), _of_engine(each, client)) for each in addresses))
     found = tuple(each for each in results if not isinstance(each, tuple))
     return FoundContainers(found, tuple(each for each in results if isinstance(each, tuple)))
 
@@ -157,9 +159,23 @@ async def _or_error(name: str, listed: Awaitable[ContainerHost]) -> ContainerHos
         return name, error
 
 
-async def _of_engine(address: EngineAddress) -> ContainerHost:
+async def _of_engine(address: EngineAddress, client: ClientContext) -> ContainerHost:
     async with connected(address) as engine:
-        return await hosts.list_running(engine)
+        found = await hosts.list_running(engine)
+    try:
+        copies = KeptImages(client.state).copies(address.key)
+    except StateUnusable as error:
+        client.notice(f"copies that `pull --replace` made are shown as local builds: {error.message}")
+        return found
+    return replace(found, seen=tuple(_with_copied(each, copies) for each in found.seen))
+
+
+def _with_copied(seen: RunningContainer, copies: Mapping[Digest, Digest]) -> RunningContainer:
+    """Return a container with the digest of the image of which its own image is a copy. `copies`: of `pull --replace`."""
+    copied = {copies[each]: DigestKind.UNSPECIFIED for each in seen.image.digests if each in copies}
+    if not copied:
+        return seen
+    return replace(seen, image=replace(seen.image, digests={**seen.image.digests, **copied}, origin=Origin.PULLED))
 
 
 def _of_project(found: FoundContainers, project: ComposeProject) -> FoundContainers:

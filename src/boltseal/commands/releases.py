@@ -96,8 +96,15 @@ def _has(folder: ReleaseFolder, number: int) -> bool:
     return False
 
 
-def show_release(project: str, number: int, client: ClientContext, host: str | None = None) -> ListedRelease:
-    """Return one release of a project. Raises: NoSuchRelease, ReleaseInvalid, ReleaseUnreadable."""
+def show_release(project: str, number: int | None, client: ClientContext, host: str | None = None) -> ListedRelease:
+    """Return one release of a project; None: the one that runs. Raises: NoSuchRelease, ReleaseInvalid, ReleaseUnreadable."""
+    if number is None:
+        here = client.engine_address(host).key
+        running = [each for each in list_releases(project, client, host) if each.current]
+        newest = max(running, key=lambda each: (each.release.engine == here, each.release.number), default=None)
+        if newest is None:
+            raise NoSuchRelease(f"no release of {project} runs; `boltseal release ls` lists all")
+        return newest
     folder = folder_with(project, number, client, host)
     release = folder.read(number)
     return ListedRelease(release, any(each.current and each.release == release for each in _of_project(folder.all())))

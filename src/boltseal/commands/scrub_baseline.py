@@ -12,8 +12,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
-from tempfile import TemporaryDirectory
-from typing import TypeAlias
+from tempfile import TemporaryFile
+from typing import IO, TypeAlias
 
 from msgspec import structs
 
@@ -72,8 +72,8 @@ def record_baseline(
     if os.path.lexists(options.write):
         raise Invalid(f"{quote(str(options.write), 200)[1:-1]} exists; write each baseline to a file of its own")
     key = _signing_key(options.signing_key, client)
-    with TemporaryDirectory(prefix="boltseal-") as scratch:
-        images, inventories = _inventories(stores, wanted, Path(scratch))  # 1
+    with TemporaryFile(prefix="boltseal-") as scratch:  # without a name: nothing remains after a kill
+        images, inventories = _inventories(stores, wanted, scratch)  # 1
         every_layer = [layer for layers in inventories.values() for layer in layers]
         provisional = Baseline("this baseline", images, _without_conflicts(every_layer), provisional=True)
         reports = scrub(stores, replace(wanted, baseline=provisional), progress)  # 2
@@ -85,9 +85,8 @@ def record_baseline(
             client.notice("no baseline was written: no image holds")
             return reports
         recorded = _without_conflicts([layer for each in kept for layer in inventories[each.id]])
-        files = [(diff_id, inventory.file) for diff_id, inventory in recorded.items()]
         try:
-            write_baseline(options.write, kept, files, key, host=os.uname().nodename, time_us=client.now_us())  # 3
+            write_baseline(options.write, kept, recorded, key, host=os.uname().nodename, time_us=client.now_us())  # 3
         except FileExistsError as error:
             raise Invalid(f"{options.write} exists; write each baseline to a file of its own") from error
     left = len(images) - len(kept)
@@ -99,7 +98,7 @@ def record_baseline(
 
 
 def _inventories(
-    stores: Sequence[FoundStore], wanted: ScrubRequest, folder: Path
+    stores: Sequence[FoundStore], wanted: ScrubRequest, scratch: IO[bytes]
 ) -> tuple[tuple[RecordedImage, ...], dict[str, list[_Layer]]]:
     """Inventory the unpacked layers of the selected images, each once; return them by image ID."""
     images: list[RecordedImage] = []
@@ -117,7 +116,7 @@ def _inventories(
                     continue
                 if layer not in done:
                     try:
-                        done[layer] = _inventory(layer, folder / f"{len(done)}", wanted)
+                        done[layer] = _inventory(layer, scratch, wanted)
                     except (StoreMissing, StoreUnreadable, StoreMalformed, ChangedWhileRead):
                         done[layer] = None  # the check that follows reports it
                 made = done[layer]
@@ -140,17 +139,19 @@ def _without_conflicts(layers: Iterable[_Layer]) -> dict[Digest, Inventory]:
     return {diff_id: next(iter(each.values())) for diff_id, each in found.items() if len(each) == 1}
 
 
-def _inventory(layer: LayerFiles, to: Path, wanted: ScrubRequest) -> Inventory:
+def _inventory(layer: LayerFiles, scratch: IO[bytes], wanted: ScrubRequest) -> Inventory:
+    """Append the inventory of a layer to an open file, which other processes read through /proc."""
     assert layer.folder is not None  # noqa: S101 - the caller checks it
-    running, size = sha256(), 0
-    with open_store(layer.root) as store, store.below(layer.folder) as tree, to.open("wb") as file:
+    running, at, size = sha256(), scratch.seek(0, os.SEEK_END), 0
+    with open_store(layer.root) as store, store.below(layer.folder) as tree:
         tree.stay_in_mount()
         reader = FileReader(tree, meter_of(wanted.pace), from_disk=wanted.check_mode.from_disk)
         for line in inventory_of(tree, reader, layer.ownership):
-            file.write(line)
+            scratch.write(line)
             running.update(line)
             size += len(line)
-    return Inventory(to, 0, size, running.hexdigest())
+    scratch.flush()
+    return Inventory(Path(f"/proc/{os.getpid()}/fd/{scratch.fileno()}"), at, size, running.hexdigest())
 
 
 def _signing_key(path: Path, client: ClientContext) -> SigningKey:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import copy
 import json
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +27,9 @@ VARIABLES_KEY: Final = "x-boltseal-environment"
 """The extension field through which Compose prints the values of variables."""
 MOUNTED_LABEL: Final = "dev.boltseal.mounted"
 """A label that earlier versions added to services with secrets and configs; it is removed from their texts."""
+CONTENT_FOLDER: Final = "content"
+"""The name of the folder with the recorded copies of mounted files, each named by its SHA-256."""
+_CONTENT_NAME: Final = re.compile(r"[0-9a-f]{64}")
 MAX_CONTAINERS: Final = 10_000
 _SHARED: Final = ("networks", "volumes", "secrets", "configs")
 
@@ -162,8 +166,8 @@ def locked_digests(model: ComposeModel, lock: Lock | None) -> dict[str, Digest]:
         if image is None and pinned is not None and lock is None:
             found[name] = pinned
         elif image is None:
-            missing = f"there is no {LOCK_NAME}" if lock is None else f"it is not in {LOCK_NAME}"
-            wrong.append(f"{name}: {service.image.familiar()}: {missing}")
+            missing = "" if lock is None else f": it is not in {LOCK_NAME}"
+            wrong.append(f"{name}: {service.image.familiar()}{missing}")
         elif image.digest is None:
             wrong.append(
                 f"{name}: {service.image.familiar()}: {LOCK_NAME} has it as built here, but the service has no build"
@@ -174,6 +178,10 @@ def locked_digests(model: ComposeModel, lock: Lock | None) -> dict[str, Digest]:
             found[name] = image.digest
     if wrong:
         shown = "; ".join(quote(each, 400)[1:-1] for each in wrong[:20])
+        if lock is None:
+            raise LockMismatch(
+                f"there is no {LOCK_NAME}, and no digest in the files: {shown}. Run `boltseal lock` first"
+            )
         raise LockMismatch(
             f"the files do not match the lock: {shown}. Update the lock with `boltseal lock` or `boltseal deploy --update`"
         )
@@ -273,13 +281,25 @@ def mounted_text(document: Mapping[str, Any], name: str, variables: Mapping[str,
             source = use["source"]
             definition = document.get(kind, {}).get(source) or {}
             value = variables.get(str(definition.get("environment") or ""), "")
-            found.append([kind, source, definition, value])
+            found.append([kind, source, _same_anywhere(definition), value])
     return json.dumps(found, sort_keys=True) if found else ""
 
 
 def variables_query(variables: Iterable[str]) -> bytes:
     """Return a Compose file that makes Compose print the values of these variables, interpolated by its own rules."""
     return json.dumps({VARIABLES_KEY: {name: f"${{{name}-}}" for name in variables}}).encode()
+
+
+def _same_anywhere(definition: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return a secret or config without the folder of its recorded copy, which differs between administrators."""
+    path = Path(str(definition.get("file") or ""))
+    copied = path.parent.name == CONTENT_FOLDER and _CONTENT_NAME.fullmatch(path.name) is not None
+    return {**definition, "file": f"{CONTENT_FOLDER}/{path.name}"} if copied else definition
+
+
+def texts_query(texts: Sequence[str]) -> bytes:
+    """Return a Compose file that makes Compose print these texts, interpolated by its own rules."""
+    return json.dumps({VARIABLES_KEY: {str(number): text for number, text in enumerate(texts)}}).encode()
 
 
 def parse_variables(raw: bytes) -> dict[str, str]:

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from boltseal.deploy.compose_model import ComposeModel, parse_model, parse_variables, variables_query
+from boltseal.deploy.compose_model import ComposeModel, parse_model, parse_variables, texts_query, variables_query
 from boltseal.deploy.compose_program import Compose, ProjectFiles
 
 
@@ -34,7 +34,21 @@ async def read_project(compose: Compose, project: ProjectFiles, chosen: Sequence
     model.check_services(chosen)
     if not model.variables:
         return ComposeReading(project, model)
+    query = variables_query(model.variables)
+    return ComposeReading(project, model, parse_variables(await _asked(compose, project, chosen, query)))
+
+
+async def interpolated(compose: Compose, project: ProjectFiles, texts: Sequence[str]) -> Mapping[str, str]:
+    """Return these texts of a project's files with the values of their variables. Raises: ComposeRefused, ModelInvalid."""
+    if not texts:
+        return {}
+    values = parse_variables(await _asked(compose, project, (), texts_query(texts)))
+    return {text: values.get(str(number), "") for number, text in enumerate(texts)}
+
+
+async def _asked(compose: Compose, project: ProjectFiles, chosen: Sequence[str], query: bytes) -> bytes:
+    """Return what Compose makes of the project with a further file."""
     with tempfile.TemporaryDirectory() as folder:
-        query_file = Path(folder) / "variables.json"
-        query_file.write_bytes(variables_query(model.variables))
-        return ComposeReading(project, model, parse_variables(await compose.read(project, chosen, [query_file])))
+        query_file = Path(folder) / "query.json"
+        query_file.write_bytes(query)
+        return await compose.read(project, chosen, [query_file])

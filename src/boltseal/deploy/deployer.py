@@ -23,7 +23,7 @@ from typing import Any, Final
 import msgspec
 
 from boltseal.deploy.compose_model import ComposeService, LockMismatch, locked_digests, merge_services, unlocked_builds
-from boltseal.deploy.compose_reading import ComposeReading
+from boltseal.deploy.compose_reading import ComposeReading, interpolated
 from boltseal.deploy.health import WORKING_DIR
 from boltseal.deploy.holds import check_images, check_repeated
 from boltseal.deploy.jobs import skip_completed_jobs
@@ -35,7 +35,6 @@ from boltseal.deploy.release_images import (
     ReleaseImages,
     hold_reason,
     labels_of,
-    scrub_services,
 )
 from boltseal.deploy.release_store import ReleaseFolder, projects
 from boltseal.deploy.releases import (
@@ -49,7 +48,7 @@ from boltseal.deploy.releases import (
     removed_services,
     rollback_target,
 )
-from boltseal.deploy.settings_files import settings_files
+from boltseal.deploy.settings_files import paths_with_variables, settings_files
 from boltseal.deploy.source_snapshot import recorded_files
 from boltseal.errors import BoltsealError, Invalid, NotFound, Precondition, quote
 from boltseal.lockfile.document import Lock, key_in
@@ -123,7 +122,8 @@ class Deployer:
         await self.images.protect_unchanged(others, hold_reason(self.folder.project, number))
         recorded = recorded_files(read.project)
         environment = json.dumps(dict(read.variables)).encode()
-        settings = settings_files(project_folder(read.project).resolve(), read.model.document, recorded.files)
+        paths = await interpolated(self.flow.compose, read.project, paths_with_variables(recorded.files))
+        settings = settings_files(project_folder(read.project).resolve(), read.model.document, recorded.files, paths)
         contents = ReleaseContents(
             text,
             environment,
@@ -180,7 +180,11 @@ class Deployer:
             removed=removed_services(releases, {each.name for each in target.services}),
         )
         names = tuple(each.name for each in target.services)
-        if unfinished is None and not release.removed and await self.flow.unchanged(last, text, names, variables):
+        same = (
+            [] if last is None else [each for each in last.services if each.image_id == _image_id(prepared, each.name)]
+        )
+        as_it_runs = unfinished is None and not release.removed and len(same) == len(names)
+        if as_it_runs and await self.flow.unchanged(last, text, names, variables):
             self.images.let_go([release])
             return DeployResult(target if last is None else last)
         if last is not None and last.directory != release.directory:
@@ -202,8 +206,6 @@ class Deployer:
         unfinished = next((each for each in reversed(self.folder.all()) if each.unfinished), None)
         if unfinished is None:
             raise NotFound(f"{self.folder.project} has no unfinished release; see `boltseal release ls`")
-        if self.images.scrubs is not None and self.images.scrubs.required:
-            await scrub_services(self.images.scrubs, unfinished.services)
         outcome = await self.flow.resume(unfinished)
         await self._keep(outcome.release)
         return DeployResult(outcome.release, outcome)
@@ -228,10 +230,14 @@ class Deployer:
         if found is None:
             return last
         reason = hold_reason(self.folder.project, found.release.number)
-        await self.images.protect_unchanged(found.release.services, reason)
+        gone = await self.images.protect_unchanged(found.release.services, reason)
         recorded = self.folder.begin(found.release, found.contents)
         names = ", ".join(each.name for each in recorded.services)
         self.flow.progress(f"recorded what runs without a release as release {recorded.number}: {names}")
+        if gone:
+            self.flow.progress(
+                f"their images are not on this engine any more: {', '.join(gone)}. To restore them needs a registry"
+            )
         return recorded
 
     async def _check_locked_or_built(
@@ -368,6 +374,10 @@ def archived_ids(root: Path) -> frozenset[Digest]:
         [each for each in ReleaseFolder(root, name).all() if each.good][-ARCHIVED_RELEASES:] for name in projects(root)
     ]
     return frozenset(Digest.parse(each.image_id) for found in good for release in found for each in release.services)
+
+
+def _image_id(prepared: Mapping[str, PreparedImage], name: str) -> str:
+    return str(prepared[name].image.id) if name in prepared else ""
 
 
 def _other_folder(folders: Collection[str], folder: Path) -> str | None:

@@ -1,7 +1,7 @@
 """Holds: what a person rolled back is not deployed again until a person ends the hold. Pure.
 
-A rollback that is under way or healthy holds the release that ran before it: `Release.hold` is true until `boltseal release hold
---end`. What is held:
+A rollback holds the release that ran before it: `Release.hold` is true until `boltseal release hold --end`. One that failed holds
+nothing; one that was abandoned, or got another number because of another administrator's release, still holds. What is held:
 
 1. The services whose image the rollback changed: `update` and `lock --update` leave them as they are, and a deploy that would
    start a held image is refused.
@@ -21,6 +21,7 @@ import msgspec
 from boltseal.deploy.releases import Release, ReleaseEnd, last_good, rollback_target
 from boltseal.errors import Precondition, quote
 
+_HOLDING: Final = (None, ReleaseEnd.HEALTHY, ReleaseEnd.ABANDONED)
 END_HINT: Final = "end it with `boltseal release hold --end`"
 
 
@@ -47,7 +48,7 @@ class HeldImage:
 
 def holding(releases: Sequence[Release]) -> tuple[Release, ...]:
     """Return the rollbacks whose hold was not ended, oldest first."""
-    return tuple(each for each in releases if each.hold and each.end in (None, ReleaseEnd.HEALTHY))
+    return tuple(each for each in releases if each.hold and each.end in _HOLDING)
 
 
 def held_images(releases: Sequence[Release]) -> tuple[HeldImage, ...]:

@@ -37,6 +37,7 @@ from boltseal.deploy.health import (
 )
 from boltseal.deploy.health_wait import DeployTimeouts, ProjectHealth, expected_services, unhealthy
 from boltseal.deploy.jobs import mark_completed_jobs, skip_completed_jobs, skipped_jobs
+from boltseal.deploy.release_images import NOTHING_TOUCHED, ReleaseImages
 from boltseal.deploy.release_store import ReleaseFolder
 from boltseal.deploy.releases import (
     Release,
@@ -96,7 +97,8 @@ class ReleaseFlow:
     """Runs releases of one project on one engine.
 
     `now_us`: the clock, microseconds since the epoch. `progress`: receives progress lines. `copies`: whether to record copies of files that are
-    mounted into containers; an engine on another host would not find them.
+    mounted into containers; an engine on another host would not find them. `images`: prepares what is started; None to only
+    compare releases with what runs.
     """
 
     compose: Compose
@@ -106,6 +108,7 @@ class ReleaseFlow:
     progress: Callable[[str], None]
     timeouts: DeployTimeouts = field(default_factory=DeployTimeouts)
     copies: bool = True
+    images: ReleaseImages | None = None
 
     def text(self, document: Mapping[str, Any], images: Mapping[str, str]) -> bytes:
         """Return the text that Compose starts from, and record copies of the files that it mounts.
@@ -168,6 +171,7 @@ class ReleaseFlow:
         """Run the remaining steps of a recorded release."""
         if release.step is ReleaseStep.RETURNING:
             return await self._restore_previous(release, _recorded_failures(release))
+        release = await self._startable(release, release.to_start)
         hashes = await self.compose.hashes(self._recorded(release))
         release = self.folder.write(_with_hashes(release, hashes).at(ReleaseStep.STARTING))
         before = await self.containers()
@@ -225,6 +229,20 @@ class ReleaseFlow:
 
     def _snapshot_start(self, release: Release) -> SnapshotStart:
         return SnapshotStart(self._control, self._health, self._document(release.number), release, self.progress)
+
+    async def _startable(self, release: Release, names: Collection[str]) -> Release:
+        """Return a recorded release whose images are as `ReleaseImages.startable` says. Every start of a container comes after it.
+
+        Raises: as `ReleaseImages.startable`. Nothing was started or stopped.
+        """
+        if self.images is None:
+            raise AssertionError("this flow has no images: it does not start anything")
+        ready = await self.images.startable(release, {name for name in names if name in _all_to_start(release)})
+        images = {each.name: each.started_as for each in ready.services if each != release.service(each.name)}
+        if not images:
+            return release
+        self.progress(f"other copies of the recorded images are started: {', '.join(images)}")
+        return self.folder.write(ready, release_text(self._document(release.number), images, {}))
 
     async def _stop_jobs(self, release: Release) -> None:
         """Stop running jobs that an older release has completed: they must not run beside it."""
@@ -285,9 +303,12 @@ class ReleaseFlow:
         self.progress(f"restoring release {previous}")
         try:
             before = skip_completed_jobs(self.folder.read(previous), self._document(previous))
+            running = _running_services(before, await self.containers())
+            before = await self._startable(before, [each.name for each in before.services if each.name not in running])
             failed = await self._restore(release, before)
         except BoltsealError as error:
-            broken = f"{reason}; could not restore release {previous}: {error.message}"
+            why_not = error.message.replace(f"; {NOTHING_TOUCHED}", "")
+            broken = f"{reason}; could not restore release {previous}: {why_not}"
             return ReleaseOutcome(
                 self.folder.write(release.ended(ReleaseEnd.FAILED, self.now_us(), broken)), tuple(failures)
             )
@@ -352,6 +373,22 @@ def _with_hashes(release: Release, hashes: Mapping[str, str]) -> Release:
 def _labelled_hashes(containers: Sequence[EngineContainer]) -> dict[str, str]:
     """Return each service's configuration hash by Compose's label on its containers."""
     return {service_of(each): each.labels.get(CONFIG_HASH, "") for each in containers}
+
+
+def _all_to_start(release: Release) -> frozenset[str]:
+    """Return the services of a release without completed jobs, also those that it did not start itself."""
+    return frozenset(each.name for each in release.services if each.state is not ServiceState.COMPLETED)
+
+
+def _running_services(release: Release, containers: Sequence[EngineContainer]) -> frozenset[str]:
+    """Return the services whose containers all run already as the release recorded them."""
+    found: dict[str, int] = {}
+    for each in containers:
+        service = release.service(service_of(each))
+        same = service is not None and str(each.image) == service.image_id
+        if service is not None and same and each.running and each.labels.get(CONFIG_HASH) == service.config_hash:
+            found[service.name] = found.get(service.name, 0) + 1
+    return frozenset(each.name for each in release.services if found.get(each.name, 0) >= max(each.containers, 1))
 
 
 def _recorded_failures(release: Release) -> tuple[Failure, ...]:

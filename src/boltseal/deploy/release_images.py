@@ -12,6 +12,8 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Final
 
+import msgspec
+
 from boltseal.deploy.releases import Release, ReleasedService
 from boltseal.engines.api import NoSuchImage
 from boltseal.engines.inventory import EngineImage
@@ -34,6 +36,8 @@ ARCHIVED_RELEASES: Final = 5
 """The number of healthy releases of a project whose images are archived: no prune of the engine removes those."""
 MAX_LABELS: Final = 100
 MAX_LABEL: Final = 1000
+NOTHING_TOUCHED: Final = "nothing was started or stopped"
+"""What messages about images say where a release has not begun."""
 NOT_PROVEN: Final = "built here: not locked, and not scrubbed, as no digest is expected"
 
 
@@ -97,7 +101,7 @@ async def scrub_services(scrubs: PullScrubber, services: Sequence[ReleasedServic
                 await scrubs(image)
         except (pulled_check.ScrubDiffers, pulled_check.NotScrubbed) as error:
             reason = error.message.partition(f"; {pulled_check.TAG_UNCHANGED}")[0]
-            raise type(error)(f"{each.name}: {reason}; nothing was started or stopped") from error
+            raise type(error)(f"{each.name}: {reason}; {NOTHING_TOUCHED}") from error
         results[each.name] = scrubs.results[id_]
     return results
 
@@ -169,6 +173,35 @@ class ReleaseImages:
             return PreparedImage(image, None, kept.keep_name.familiar())
         return PreparedImage(image, digest, await self._start_name(image, replace(tagged, digest=digest), kept))
 
+    async def startable(self, release: Release, names: Collection[str]) -> Release:
+        """Return a recorded release with the images that these services may be started from now; others are left as they are.
+
+        A recorded image stays, if its name still resolves to it and its files were not changed on the disk. Otherwise it is
+        prepared as by `restore`: from the archive, from its registry, or as the copy of a changed image.
+
+        Raises: NotFound, ImageChanged; with a required scrub: ScrubDiffers, NotScrubbed.
+        """
+        changed = Keeper(self.host).changed_images()
+        services = [each for each in release.services if each.name in names]
+        found = []
+        for each in services:
+            id_ = Digest.parse(each.image_id)
+            if id_ in changed or not await self._resolves(each.started_as, id_):
+                new = await self.restore(each, hold_reason(release.project, release.number))
+                each = msgspec.structs.replace(each, image_id=str(new.image.id), started_as=new.started_as, scrub="")
+            found.append(each)
+        if self.scrubs is not None and self.scrubs.required:
+            await scrub_services(self.scrubs, found)
+        return release.with_services(found)
+
+    async def _resolves(self, name: str, id_: Digest) -> bool:
+        """Return whether the name that a service is started by resolves to its image."""
+        try:
+            image = await self.host.image(id_ if name == str(id_) else Reference.parse(name))
+        except BoltsealError:  # a shortened ID
+            return False
+        return image is not None and image.id == id_
+
     async def archive_releases(self, releases: Sequence[Release]) -> int:
         """Archive the images of the last ARCHIVED_RELEASES healthy ones of these; return the size of the archive in bytes.
 
@@ -182,13 +215,18 @@ class ReleaseImages:
                     await self.archive.add(self.host.engine, Digest.parse(service.image_id))
         return self.archive.size_bytes()
 
-    async def protect_unchanged(self, services: Sequence[ReleasedService], why: str) -> None:
-        """Protect from prune the images of services that a release has but does not start."""
+    async def protect_unchanged(self, services: Sequence[ReleasedService], why: str) -> tuple[str, ...]:
+        """Protect from prune the images of services that a release has but does not start; return those whose image is gone."""
+        gone = []
         for each in services:
             name = Reference.parse(each.image)
             tagged = name.by_tag
             digest = Digest.parse(each.digest) if each.digest else None
-            await Keeper(self.host).hold(Digest.parse(each.image_id), tagged, digest, why)
+            try:
+                await Keeper(self.host).hold(Digest.parse(each.image_id), tagged, digest, why)
+            except NoSuchImage:
+                gone.append(each.name)
+        return tuple(gone)
 
     def let_go(self, releases: Sequence[Release]) -> None:
         """Stop protecting the images of these releases. Removes nothing."""
@@ -214,8 +252,8 @@ class ReleaseImages:
                 return copy
         again = f"; load it again by `boltseal pull --replace {name.familiar()}@{digest}`" if digest is not None else ""
         raise ImageChanged(
-            f"{name.familiar()}: the files of image {image.id} were changed on this disk, and it is kept as evidence; nothing "
-            f"was started or stopped{again}"
+            f"{name.familiar()}: the files of image {image.id} were changed on this disk, and it is kept as evidence; "
+            f"{NOTHING_TOUCHED}{again}"
         )
 
     async def _protect(self, image: EngineImage, name: Reference, digest: Digest | None, reason: str) -> KeptImage:

@@ -23,6 +23,7 @@ import hmac
 import os
 import stat
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Final, Protocol
 
@@ -257,11 +258,14 @@ class ReleaseFolder:
         self.put(StoredRelease(revision=1, release=recorded, contents=contents))
         return recorded
 
-    def write(self, release: Release) -> Release:
-        """Replace the record of a release, durably, and return the release."""
+    def write(self, release: Release, compose: bytes | None = None) -> Release:
+        """Replace the record of a release, durably, and return the release. `compose`: its text, None to leave it."""
         before = self._existing(release.number)
         kept = msgspec.structs.replace(release, files={})
-        self.put(StoredRelease(revision=before.revision + 1, release=kept, contents=before.contents))
+        contents = before.contents
+        if compose is not None and contents is not None:
+            contents = replace(contents, compose=compose)
+        self.put(StoredRelease(revision=before.revision + 1, release=kept, contents=contents))
         return release
 
     def put(self, stored: StoredRelease, *, copy: bool = True) -> None:

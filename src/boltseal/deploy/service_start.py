@@ -86,8 +86,11 @@ class ServiceStart:
             if self._as_wanted(release, name, found):
                 continue
             changed.append(name)
-            if not await self._stop_first_reason(release, name, found):
+            reason = await self._stop_first_reason(release, name, found)
+            if not reason:
                 beside.append(name)
+            elif any(each.running for each in found):
+                self.progress(f"{name}: stopped before its new version starts: {reason}")
         settled: set[str] = set()
         for batch in batches(self.document, changed, beside):
             if batch.beside:

@@ -30,6 +30,7 @@ from boltseal.files.atomic_files import Disk, write_file
 MAX_FILE_BYTES: Final = 1024 * 1024
 MAX_ALL_BYTES: Final = 16 * 1024 * 1024
 MAX_ENTRIES: Final = 10_000
+_TOO_LARGE: Final = f"larger than {MAX_FILE_BYTES // 2**20} MiB"
 PRIVATE: Final = 0o600
 _MODES: Final = 0o777  # a release from the engine never makes a program that runs with another user's rights
 
@@ -56,8 +57,10 @@ class SettingsFiles:
             why = _why_not(path, status)
             if why is None and sum(map(len, self.files.values())) + status.st_size > MAX_ALL_BYTES:
                 why = f"all files together have more than {MAX_ALL_BYTES // 2**20} MiB"
+            raw = b"" if why is not None else _read(path)
+            if len(raw) > MAX_FILE_BYTES:  # it grows
+                why = _TOO_LARGE
             if why is None:
-                raw = _read(path)
                 self.files[name], self.modes[name] = raw, PRIVATE if private else stat.S_IMODE(status.st_mode)
         except OSError as error:
             why = f"it can't be read: {error.strerror}"
@@ -72,10 +75,15 @@ class SettingsFiles:
         return path.relative_to(self.root).as_posix() if path.is_relative_to(self.root) else str(path)
 
 
-def settings_files(root: Path, document: Mapping[str, Any], sources: Mapping[str, bytes]) -> SettingsFiles:
-    """Return the settings of a project. `document`: as Compose resolved it; `sources`: its own files, by their names."""
+def settings_files(
+    root: Path, document: Mapping[str, Any], sources: Mapping[str, bytes], filled: Mapping[str, str] | None = None
+) -> SettingsFiles:
+    """Return the settings of a project. `document`: as Compose resolved it; `sources`: its own files, by their names.
+
+    `filled`: the paths of `paths_with_variables`, with the variables' values.
+    """
     found = SettingsFiles(root)
-    for path in sorted(set(_env_files(root, sources))):
+    for path in sorted(set(_env_files(root, sources, filled or {}))):
         found.add(path, private=True)
     for kind in ("secrets", "configs"):
         for each in (document.get(kind) or {}).values():
@@ -134,27 +142,38 @@ def _why_not(path: Path, status: os.stat_result) -> str | None:
     if not stat.S_ISREG(status.st_mode):
         return "not a regular file"
     if status.st_size > MAX_FILE_BYTES:
-        return f"larger than {MAX_FILE_BYTES // 2**20} MiB"
+        return _TOO_LARGE
     return None
 
 
 def _read(path: Path) -> bytes:
     fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     with os.fdopen(fd, "rb") as file:
-        return file.read(MAX_FILE_BYTES)
+        return file.read(MAX_FILE_BYTES + 1)
 
 
-def _env_files(root: Path, sources: Mapping[str, bytes]) -> Iterator[Path]:
+def paths_with_variables(sources: Mapping[str, bytes]) -> tuple[str, ...]:
+    """Return the paths of `env_file` that contain variables, as written."""
+    return tuple(sorted({text for _, text in _env_file_paths(sources) if "$" in text}))
+
+
+def _env_files(root: Path, sources: Mapping[str, bytes], filled: Mapping[str, str]) -> Iterator[Path]:
     """Yield the files of `env_file`. Compose puts their values into its resolved text, which does not name them.
 
     Paths are relative to the project's folder, in an included file to that file's folder.
     """
+    for name, written in _env_file_paths(sources):
+        text = filled.get(written, "") if "$" in written else written
+        candidates = (root / text, (root / name).parent / text) if text else ()
+        yield from [Path(os.path.normpath(each)) for each in candidates if each.exists()][:1]
+
+
+def _env_file_paths(sources: Mapping[str, bytes]) -> Iterator[tuple[str, str]]:
+    """Yield each path of `env_file` as written, after the name of its file."""
     for name, raw in sources.items():
         with suppress(yaml.YAMLError, UnicodeDecodeError, RecursionError):
             for document in yaml.compose_all(raw.decode(), Loader=yaml.SafeLoader):
-                for text in _env_file_values(document):
-                    candidates = (root / text, (root / name).parent / text)
-                    yield from [Path(os.path.normpath(each)) for each in candidates if each.exists()][:1]
+                yield from ((name, text) for text in _env_file_values(document))
 
 
 def _env_file_values(node: object) -> Iterator[str]:
@@ -164,7 +183,7 @@ def _env_file_values(node: object) -> Iterator[str]:
         items = value.value if isinstance(value, yaml.SequenceNode) else [value]
         for each in items:
             path = _value(each, "path") if isinstance(each, yaml.MappingNode) else each
-            if isinstance(path, yaml.ScalarNode) and "$" not in path.value:
+            if isinstance(path, yaml.ScalarNode) and path.value:
                 yield path.value
 
 

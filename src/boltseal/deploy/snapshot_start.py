@@ -90,7 +90,7 @@ async def take_snapshot(
     recorded = [
         _service(name, found, images[found[0].image], completed=name in done)
         for name, found in sorted({**running, **done}.items())
-        if found[0].image is not None and found[0].image in images
+        if found[0].image is not None
     ]
     folders = [label for found in running.values() for each in found if (label := each.labels.get(WORKING_DIR))]
     release = Release(
@@ -129,8 +129,8 @@ async def _images(control: ContainerControl, containers: Sequence[EngineContaine
         if each.image is not None and each.image not in found:
             try:
                 found[each.image] = await control.engine.image(each.image)
-            except NoSuchImage:
-                continue
+            except NoSuchImage:  # a prune removed it, and its container still runs
+                found[each.image] = EngineImage(each.image)
     return found
 
 
@@ -185,13 +185,15 @@ class SnapshotStart:
 
     async def _start_service(self, name: str, recipes: Sequence[Document], ids: Mapping[str, str]) -> dict[str, str]:
         """Return the new IDs of recreated containers, by their former IDs."""
-        own = [each.id for each in await self.health.containers() if service_of(each) == name]
+        containers = [each for each in await self.health.containers() if service_of(each) == name]
+        own, service = [each.id for each in containers], self.release.service(name)
+        of_image = {each.id for each in containers if service is None or str(each.image) == service.image_id}
         documents = await self.control.documents(own)
         kept = {
             each["id"]: id_
             for each in recipes
             for id_, document in documents.items()
-            if self._kept(each, document, ids)
+            if id_ in of_image and self._kept(each, document, ids)
         }
         await asyncio.gather(*(self.control.remove(id_) for id_ in own if id_ not in kept.values()))
         made = dict(kept)

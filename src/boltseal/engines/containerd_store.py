@@ -36,7 +36,7 @@ _VIEW: Final = b"\x01"
 
 
 @dataclass(frozen=True, slots=True)
-class NamedImage:
+class ContainerdImage:
     """A name in a namespace, and the digest that it resolves to."""
 
     namespace: str
@@ -46,7 +46,7 @@ class NamedImage:
 
 
 @dataclass(frozen=True, slots=True)
-class Snapshot:
+class LayerSnapshot:
     """A snapshot: the number of its folder, and the name of its parent. `is_view`: it shows its parent and has no files."""
 
     id: int
@@ -66,14 +66,14 @@ class NamedContainer:
 
 
 @dataclass(frozen=True, slots=True)
-class Metadata:
+class ContainerdMetadata:
     """The relevant content of meta.db. `snapshots`: (namespace, key) -> name in the overlayfs snapshotter, and parent
     key.
 
     `elsewhere`: (namespace, key) -> snapshotter, for snapshots of other snapshotters.
     """
 
-    images: tuple[NamedImage, ...]
+    images: tuple[ContainerdImage, ...]
     snapshots: Mapping[tuple[str, str], tuple[str, str]]
     containers: tuple[NamedContainer, ...]
     elsewhere: Mapping[tuple[str, str], str]
@@ -90,11 +90,11 @@ class ContainerdStore:
         self.root = root
         self.files = open_store(root)
 
-    def metadata(self) -> Metadata:
+    def metadata(self) -> ContainerdMetadata:
         """Return images, snapshots and containers of all namespaces."""
         return self._read(METADATA, _metadata)
 
-    def snapshots(self) -> dict[str, Snapshot]:
+    def snapshots(self) -> dict[str, LayerSnapshot]:
         """Return the snapshots of the overlayfs snapshotter by name."""
         if not self.files.exists(SNAPSHOTS + b"/metadata.db"):
             return {}
@@ -141,8 +141,8 @@ def blob_at(blob: Digest) -> bytes:
     return CONTENT + f"/{blob.algorithm}/{blob.hex}".encode()
 
 
-def _metadata(bolt: BboltFile) -> Metadata:
-    images: list[NamedImage] = []
+def _metadata(bolt: BboltFile) -> ContainerdMetadata:
+    images: list[ContainerdImage] = []
     snapshots: dict[tuple[str, str], tuple[str, str]] = {}
     containers: list[NamedContainer] = []
     elsewhere: dict[tuple[str, str], str] = {}
@@ -160,7 +160,7 @@ def _metadata(bolt: BboltFile) -> Metadata:
             except StoreMalformed as error:
                 damaged.append(error.message)
                 continue
-            images.append(NamedImage(namespace, _text(name), found, _text(values.get(b"mediatype", b""))))
+            images.append(ContainerdImage(namespace, _text(name), found, _text(values.get(b"mediatype", b""))))
             _bounded(bolt, len(images) + len(damaged), "images")
         for snapshotter, keys in _in(inside, b"snapshots"):
             for key, snapshot in keys.buckets():
@@ -185,7 +185,7 @@ def _metadata(bolt: BboltFile) -> Metadata:
         for diff_id, blob in _layer_blobs(inside):
             layer_blobs[namespace, diff_id] = blob
             _bounded(bolt, len(layer_blobs), "blobs of layers")
-    return Metadata(tuple(images), snapshots, tuple(containers), elsewhere, tuple(damaged), layer_blobs)
+    return ContainerdMetadata(tuple(images), snapshots, tuple(containers), elsewhere, tuple(damaged), layer_blobs)
 
 
 def _layer_blobs(namespace: Bucket) -> Iterator[tuple[Digest, Digest]]:
@@ -199,13 +199,13 @@ def _layer_blobs(namespace: Bucket) -> Iterator[tuple[Digest, Digest]]:
                 yield digest(diff_id, "a label"), digest(name, "a blob")
 
 
-def _snapshots(bolt: BboltFile) -> dict[str, Snapshot]:
-    found: dict[str, Snapshot] = {}
+def _snapshots(bolt: BboltFile) -> dict[str, LayerSnapshot]:
+    found: dict[str, LayerSnapshot] = {}
     snapshots = bolt.root.below(b"v1", b"snapshots")
     for name, snapshot in snapshots.buckets() if snapshots is not None else ():
         values = snapshot.values()
         _bounded(bolt, len(found), "snapshots")
-        found[_text(name)] = Snapshot(
+        found[_text(name)] = LayerSnapshot(
             uvarint(values.get(b"id", b"")), _text(values.get(b"parent", b"")), values.get(b"kind", b"") == _VIEW
         )
     return found

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
@@ -19,6 +20,17 @@ LOCKED: Final = (
 """The databases that Docker and containerd keep locked while they run. Podman, which has no daemon, keeps none."""
 MAX_LOCKS_BYTES: Final = 16 * 1024 * 1024
 _LOCK: Final = re.compile(rb"^\d+: +\S+ +\S+ +\S+ +(\d+) +([0-9a-f]+):([0-9a-f]+):(\d+) ", re.MULTILINE)
+
+
+@dataclass(frozen=True, slots=True)
+class EngineProcess:
+    """A process of an engine."""
+
+    pid: int
+    name: str
+
+    def __str__(self) -> str:
+        return f"process {self.pid} ({self.name})"
 
 
 def locking_processes(store: Path, proc: Path = Path("/proc")) -> set[int]:

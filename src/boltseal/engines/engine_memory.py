@@ -30,7 +30,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from boltseal.engines.engine_locks import locking_processes
+from boltseal.engines.engine_locks import EngineProcess, locking_processes
 from boltseal.engines.safe_open import readable
 from boltseal.errors import BoltsealError, Unavailable
 from boltseal.loading import deferred
@@ -70,17 +70,6 @@ class ServiceOfOtherStore(Unavailable):
 
 
 @dataclass(frozen=True, slots=True)
-class Service:
-    """A process that keeps the records of a store in memory."""
-
-    pid: int
-    name: str
-
-    def __str__(self) -> str:
-        return f"process {self.pid} ({self.name})"
-
-
-@dataclass(frozen=True, slots=True)
 class EngineMemory:
     """What a running service has in memory.
 
@@ -92,12 +81,12 @@ class EngineMemory:
     folders: Mapping[Digest, tuple[str, ...]] = field(default_factory=dict)
 
 
-def docker_services(root: Path, proc: Path = Path("/proc")) -> list[Service]:
+def docker_services(root: Path, proc: Path = Path("/proc")) -> list[EngineProcess]:
     """Return the daemon that uses a data root of Docker, if one does."""
-    return [Service(pid, _name(proc / str(pid))) for pid in sorted(locking_processes(root, proc))]
+    return [EngineProcess(pid, _name(proc / str(pid))) for pid in sorted(locking_processes(root, proc))]
 
 
-def podman_services(root: Path, proc: Path = Path("/proc")) -> list[Service]:
+def podman_services(root: Path, proc: Path = Path("/proc")) -> list[EngineProcess]:
     """Return the services that may use a store of Podman."""
     try:
         owner = root.stat().st_uid
@@ -110,11 +99,13 @@ def podman_services(root: Path, proc: Path = Path("/proc")) -> list[Service]:
             name = _name(process)
             is_service = name == "crio" or (name == "podman" and _sockets(process))
             if is_service and process.stat().st_uid == owner and _is_same(process / "root", Path("/")):
-                found.append(Service(pid, name))
+                found.append(EngineProcess(pid, name))
     return found
 
 
-def ask_service(service: Service, root: Path, images: Iterable[Digest], proc: Path = Path("/proc")) -> EngineMemory:
+def ask_service(
+    service: EngineProcess, root: Path, images: Iterable[Digest], proc: Path = Path("/proc")
+) -> EngineMemory:
     """Return what a service has in memory about names and these images. It must not be called in an event loop.
 
     Raises: ServiceUnavailable, ServiceOfOtherStore.

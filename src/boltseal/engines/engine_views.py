@@ -26,7 +26,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from boltseal.engines.engine_locks import locking_processes
+from boltseal.engines.engine_locks import EngineProcess, locking_processes
 from boltseal.engines.mounts import Mount, below, mount_table, mounts, path_of
 from boltseal.engines.safe_open import SafeFolder, StoreMalformed, StoreMissing, StoreUnreadable, explained, readable
 
@@ -53,22 +53,11 @@ IsRelevant = Callable[[bytes], bool]
 
 
 @dataclass(frozen=True, slots=True)
-class Engine:
-    """A process of an engine."""
-
-    pid: int
-    name: str
-
-    def __str__(self) -> str:
-        return f"process {self.pid} ({self.name})"
-
-
-@dataclass(frozen=True, slots=True)
 class ViewDifference:
     """A path below a folder that an engine sees differently; "" is the folder itself."""
 
     path: bytes
-    engine: Engine
+    engine: EngineProcess
 
 
 class EngineViews:
@@ -103,9 +92,9 @@ class EngineViews:
                         )
         return found, unknown
 
-    def _namespaces(self, owner: int, store: Path, own: set[bytes]) -> list[tuple[bytes, list[Engine]]]:
+    def _namespaces(self, owner: int, store: Path, own: set[bytes]) -> list[tuple[bytes, list[EngineProcess]]]:
         """Return the mount tables of other namespaces, each with the engines there. `own`: IDs of this process's mounts."""
-        found: dict[bytes, tuple[bytes, list[Engine]]] = {}
+        found: dict[bytes, tuple[bytes, list[EngineProcess]]] = {}
         for engine in self._engines(owner, store):
             try:
                 table = mount_table(self._proc / str(engine.pid))
@@ -116,7 +105,7 @@ class EngineViews:
                 found.setdefault(ids[0], (table, []))[1].append(engine)
         return list(found.values())
 
-    def _has_open_file(self, engine: Engine, folder: bytes) -> bool:
+    def _has_open_file(self, engine: EngineProcess, folder: bytes) -> bool:
         """Return whether a process has an open file below a path in its view; False if that can't be read."""
         try:
             files = [os.fsencode(each.readlink()) for each in (self._proc / str(engine.pid) / "fd").iterdir()]
@@ -130,13 +119,13 @@ class EngineViews:
         except OSError as error:
             raise explained(error, f"{self._proc}/self/mountinfo") from error
 
-    def _still_exists(self, engine: Engine, table: bytes) -> bool:
+    def _still_exists(self, engine: EngineProcess, table: bytes) -> bool:
         try:
             return mount_table(self._proc / str(engine.pid)) == table
         except OSError:
             return False
 
-    def _engines(self, owner: int, store: Path) -> Iterator[Engine]:
+    def _engines(self, owner: int, store: Path) -> Iterator[EngineProcess]:
         locking = locking_processes(store, self._proc)
         for pid in sorted(int(entry.name) for entry in self._proc.iterdir() if entry.name.isdigit()):
             try:
@@ -147,11 +136,11 @@ class EngineViews:
             # Root's engines do not use another user's folder, and only root can look at them.
             is_possible = user == owner or (user == 0 and os.geteuid() == 0)
             if is_possible and (name in ENGINES or pid in locking):
-                yield Engine(pid, readable(name))
+                yield EngineProcess(pid, readable(name))
 
     def _compared(
         self,
-        engines: list[Engine],
+        engines: list[EngineProcess],
         table: bytes,
         ours: SafeFolder,
         seen: tuple[bytes, set[bytes]],

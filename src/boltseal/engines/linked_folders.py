@@ -71,7 +71,7 @@ def linked_folders(root: Path) -> Iterator[tuple[bytes, Path]]:
 def _target(link: Path) -> Path:
     store = Path(os.path.realpath(link.parent))
     found = Path(os.path.realpath(link))
-    if _is_of_this_host(store) and found.is_dir():
+    if is_of_this_host(store) and found.is_dir():
         return found
     shown, target = (quote(str(each), MAX_PATH)[1:-1] for each in (link, link.readlink()))
     raise StoreUnreadable(
@@ -80,7 +80,7 @@ def _target(link: Path) -> Path:
     )
 
 
-def _is_of_this_host(store: Path) -> bool:
+def is_of_this_host(store: Path) -> bool:
     """Return whether an engine of this host uses a store: by its configuration, its locks, or the home of its owner."""
     named, _ = store_locations(Path("/"))
     places = [Path("/") / each for each in named]

@@ -161,6 +161,14 @@ class KeptImages:
         )
         return tuple(self._parsed(_pull_record, row) for row in rows)
 
+    def copies(self, engine: str) -> dict[Digest, Digest]:
+        """Return of which digest each copy was made that `pull --replace` loaded, by the copy's image ID."""
+        rows = self._rows(
+            "SELECT image, digest, repository, media_type, proof, came_us FROM came WHERE engine = ? AND proof = ?",
+            (engine, str(Proof.COPY)),
+        )
+        return {each.image: each.digest for each in (self._parsed(_pull_record, row) for row in rows)}
+
     def ran(self, engine: str) -> dict[Digest, int]:
         """Return when each image was last seen in a running container, in microseconds since 1970."""
         rows = self._rows("SELECT image, seen_us FROM ran WHERE engine = ?", (engine,))

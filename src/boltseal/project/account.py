@@ -51,7 +51,7 @@ _TOML: Final = re.compile(
 )
 
 
-class Candidate(NamedTuple):
+class ImageCandidate(NamedTuple):
     """A value that looks like an image: its text and position."""
 
     text: str
@@ -59,7 +59,7 @@ class Candidate(NamedTuple):
 
 
 def unknown_values(
-    project: ProjectTree, names: Iterable[str], found: ScanResult, known: Mapping[str, Sequence[Candidate]]
+    project: ProjectTree, names: Iterable[str], found: ScanResult, known: Mapping[str, Sequence[ImageCandidate]]
 ) -> ScanResult:
     """Return the result of a scan with the values in these files that no reader accounts for as `unknown`.
 
@@ -149,7 +149,7 @@ def _may_name_image(text: str) -> bool:
 
 def candidates(
     source: SourceFile, documents: tuple[Node, ...], accounted: Iterable[Accounted]
-) -> tuple[Candidate, ...]:
+) -> tuple[ImageCandidate, ...]:
     """Return the values of a parsed file that look like images, without documents that are no image by rule."""
     if not _may_name_image(source.text):
         return ()
@@ -158,7 +158,7 @@ def candidates(
 
 def document_candidates(
     source: SourceFile, documents: Iterable[Node], accounted: Iterable[Accounted]
-) -> tuple[Candidate, ...]:
+) -> tuple[ImageCandidate, ...]:
     """Return the values of some documents of a file that look like images, as `candidates` does."""
     whole = {each.span for each in accounted if each.reason is not None}
     return tuple(
@@ -169,7 +169,7 @@ def document_candidates(
     )
 
 
-def _candidates(source: SourceFile) -> Iterator[Candidate]:
+def _candidates(source: SourceFile) -> Iterator[ImageCandidate]:
     """Yield the values of a file that look like images."""
     if source.path.endswith(".toml"):
         return _in_lines(source, _TOML)
@@ -182,13 +182,13 @@ def _candidates(source: SourceFile) -> Iterator[Candidate]:
     return _in_nodes(source, documents)
 
 
-def _in_lines(source: SourceFile, pattern: re.Pattern[str]) -> Iterator[Candidate]:
+def _in_lines(source: SourceFile, pattern: re.Pattern[str]) -> Iterator[ImageCandidate]:
     for match in pattern.finditer(source.text):
         line_start = source.text.rfind("\n", 0, match.start("key")) + 1
         if source.text[line_start : match.start("key")].lstrip().startswith(("#", "//")):
             continue
         if names_image(match["key"]) and looks_like_image(match["value"]):
-            yield Candidate(match["value"], Span(*match.span("value")))
+            yield ImageCandidate(match["value"], Span(*match.span("value")))
 
 
 class _Under(Enum):
@@ -203,7 +203,7 @@ class _Under(Enum):
 _PARTS: Final = frozenset({"default", "imageName", "name", "newName", "repo", "repository", "value"})
 
 
-def _in_nodes(source: SourceFile, documents: Sequence[Node]) -> Iterator[Candidate]:
+def _in_nodes(source: SourceFile, documents: Sequence[Node]) -> Iterator[ImageCandidate]:
     """Yield the values in parsed documents. Every node is visited once."""
     waiting = [(document, _Under.NOTHING) for document in documents]
     seen: set[int] = set()
@@ -224,10 +224,10 @@ def _in_nodes(source: SourceFile, documents: Sequence[Node]) -> Iterator[Candida
             value = text if argument is None else argument
             asked = under is not _Under.NOTHING or argument is not None
             if asked and (looks_like_image(value) or (under is _Under.WORD and is_word(value))):
-                yield Candidate(value, span_of(source, node))
+                yield ImageCandidate(value, span_of(source, node))
 
 
-def _in_text(source: SourceFile, node: ScalarNode) -> Iterator[Candidate]:
+def _in_text(source: SourceFile, node: ScalarNode) -> Iterator[ImageCandidate]:
     """Yield the values in the lines of a text, such as a manifest inside a ConfigMap."""
     if not _may_name_image(node.value):
         return
@@ -237,18 +237,18 @@ def _in_text(source: SourceFile, node: ScalarNode) -> Iterator[Candidate]:
         if names_image(match["key"]) and looks_like_image(match["value"]):
             text = match["value"]
             found = source.text.find(text, at) if offsets is None else offsets[match.start("value")]
-            yield Candidate(text, Span(max(found, at), max(found, at) + len(text)))
+            yield ImageCandidate(text, Span(max(found, at), max(found, at) + len(text)))
             at = max(found, at) + 1
 
 
-def _in_tokens(source: SourceFile) -> Iterator[Candidate]:
+def _in_tokens(source: SourceFile) -> Iterator[ImageCandidate]:
     for each in read_hcl(source):
         if names_image(each.key) and not each.bare and looks_like_image(each.value):
-            yield Candidate(each.value, each.span)
+            yield ImageCandidate(each.value, each.span)
         for match in _LINE.finditer(each.value) if "\n" in each.value else ():
             if names_image(match["key"]) and looks_like_image(match["value"]):
                 start = each.span.start + match.start("value")
-                yield Candidate(match["value"], Span(start, start + len(match["value"])))
+                yield ImageCandidate(match["value"], Span(start, start + len(match["value"])))
 
 
 def _below(node: MappingNode, under: _Under) -> Iterator[tuple[Node, _Under]]:

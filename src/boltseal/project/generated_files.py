@@ -27,7 +27,7 @@ class SeveralFolders(Invalid):
     """The Compose files are in several folders. To Compose those are several projects, and an override serves one."""
 
 
-class LeftOut(NamedTuple):
+class NotWritten(NamedTuple):
     """A reference that a generated file can't pin, and the reason."""
 
     image_ref: ImageReference
@@ -39,11 +39,13 @@ class Emitted:
     """The generated text, and the references that it can't pin."""
 
     text: str
-    left_out: tuple[LeftOut, ...] = ()
+    left_out: tuple[NotWritten, ...] = ()
 
 
 def compose_override(digests: Mapping[ImageReference, Digest]) -> Emitted:
     """Return a Compose file that sets `services.*.image`, for `docker compose -f compose.yaml -f FILE`.
+
+    It removes the `build` of services that are built here: Compose builds none under a name with a digest.
 
     Raises: SeveralFolders: the Compose files are in several folders.
     """
@@ -54,25 +56,26 @@ def compose_override(digests: Mapping[ImageReference, Digest]) -> Emitted:
             f"the Compose files are in several folders ({', '.join(folders)}); name the files of one project"
         )
     services: defaultdict[str, set[str]] = defaultdict(set)
-    left: list[LeftOut] = []
+    left: list[NotWritten] = []
     for image_ref in image_refs:
         service = _SERVICE.fullmatch(image_ref.where)
         if service is None:
-            left.append(LeftOut(image_ref, "an override can set only the images of services"))
-        elif image_ref.build:
-            left.append(LeftOut(image_ref, "it is built here"))
+            left.append(NotWritten(image_ref, "an override can set only the images of services"))
         else:
             services[service[1]].add(_pinned(image_ref, digests[image_ref]))
+    built = {image_ref.where for image_ref in image_refs if image_ref.build}
     lines = [f"{_HEAD}services:"]
     for name, images in sorted(services.items()):
         if len(images) > 1:
             left += [
-                LeftOut(image_ref, "its files name several images for this service")
+                NotWritten(image_ref, "its files name several images for this service")
                 for image_ref in image_refs
                 if image_ref.where == f"services.{name}.image"
             ]
         else:
             lines.append(f"  {_text(name)}:\n    image: {_text(*images)}")
+            if f"services.{name}.image" in built:
+                lines.append("    build: !reset null")
     if len(lines) == 1:
         lines[0] += " {}"
     return Emitted("\n".join(lines) + "\n", tuple(left))
@@ -116,14 +119,14 @@ def _tags_by_name(
     image_refs: list[ImageReference],
     digests: Mapping[ImageReference, Digest],
     name_of: Callable[[ImageReference], str],
-) -> tuple[dict[str, str], tuple[LeftOut, ...]]:
+) -> tuple[dict[str, str], tuple[NotWritten, ...]]:
     """Return the tag with digest of each image name, and the references whose name has several."""
     by_name: defaultdict[str, set[str]] = defaultdict(set)
     for image_ref in image_refs:
         if image_ref.resolved is not None:
             by_name[name_of(image_ref)].add(f"{image_ref.resolved.tag or 'latest'}@{digests[image_ref]}")
     several = "kustomize selects images by name only, and the files use several tags of this one"
-    left = tuple(LeftOut(each, several) for each in image_refs if len(by_name[name_of(each)]) > 1)
+    left = tuple(NotWritten(each, several) for each in image_refs if len(by_name[name_of(each)]) > 1)
     return {name: next(iter(tags)) for name, tags in sorted(by_name.items()) if len(tags) == 1}, left
 
 
@@ -142,7 +145,7 @@ def source_policy(digests: Mapping[ImageReference, Digest]) -> Emitted:
         if image_ref.resolved is not None:
             wanted[image_ref.resolved.by_tag].add(digests[image_ref])
     left = tuple(
-        LeftOut(image_ref, "its files need several digests for it")
+        NotWritten(image_ref, "its files need several digests for it")
         for image_ref in image_refs
         if image_ref.resolved is not None and len(wanted[image_ref.resolved.by_tag]) > 1
     )

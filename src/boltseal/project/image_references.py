@@ -71,7 +71,7 @@ class ImageReference:
 
     `written`: the text in the file. `resolved`: the reference after variables are filled in; None if that failed, and
     `why` gives the reason. `span`: where `written` is in `path`. `line`: counted from 1. `where`: the position as a key
-    path, such as `services.web.image`. `build`: the service is built here, so the name is not pinned. `edit_range`:
+    path, such as `services.web.image`. `build`: the service is built here, so it is pinned only if the lock has its digest. `edit_range`:
     None if a digest can't be written safely; `override_only` gives the reason, and a generated override file can pin
     it. `tag_end`: the source of the end of its tag where a variable supplies it. `format`: the name of its reader (`project.references.formats`).
     """

@@ -112,13 +112,7 @@ async def relock(
     keys = {registry: key for registry, key in resolver.ledger_keys().items() if registry in registries}
     # 5.
     not_rendered = old.rendered if not_rendered is None else tuple(not_rendered)
-    stay = _Unread(
-        outside, not_rendered, frozenset(Use(each.path, each.where) for each in image_refs if each.resolved is None)
-    )
-    images = [_with_uses(image, known.get(image.reference), stay) for image in entries.images]
-    made = {image.reference for image in images}
-    others = (_only_unread(image, stay) for reference, image in stays.items() if reference not in made)
-    images += [image for image in others if image.used]
+    images = _with_unread(entries.images, stays, known, image_refs, outside, not_rendered)
     lock = sorted_lock(
         (replace(each, entry=ledger[each.reference]) if each.reference in ledger else each for each in images),
         {**old.keys, **keys},
@@ -130,6 +124,23 @@ async def relock(
         unresolved=tuple(sorted(entries.unresolved)),
         notes=tuple(entries.notes),
     )
+
+
+def _with_unread(
+    images: Iterable[LockedImage],
+    stays: Mapping[Reference, LockedImage],
+    known: Mapping[Reference, LockedImage],
+    image_refs: Sequence[ImageReference],
+    outside: Callable[[str], bool],
+    not_rendered: Sequence[Rendered],
+) -> list[LockedImage]:
+    """Return the images with the uses that the old lock has in what was not read, and the images that only those use."""
+    unresolved = frozenset(Use(each.path, each.where) for each in image_refs if each.resolved is None)
+    stay = _Unread(outside, not_rendered, unresolved)
+    found = [_with_uses(image, known.get(image.reference), stay) for image in images]
+    made = {image.reference for image in found}
+    others = (_only_unread(image, stay) for reference, image in stays.items() if reference not in made)
+    return found + [image for image in others if image.used]
 
 
 def _to_look_up(

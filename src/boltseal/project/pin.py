@@ -1,7 +1,8 @@
 """Decide which digest each image reference of a project is pinned to, and why some get none. Pure.
 
 With a lock, the lock decides; a reference that is not locked gets no digest. Without a lock, each tag gets the digest
-that it resolves to now, and a digest that is already in a file stays. A service that is built here is not pinned.
+that it resolves to now, and a digest that is already in a file stays. A service that is built here is pinned only if the lock has
+the digest of its image, which `boltseal deploy` then starts.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ class PinStatus(StrEnum):
     UNCHANGED = "unchanged"
     """The reference already has the right digest."""
     LOCAL_BUILD = "local-build"
-    """The image is built here, so it has no digest in a registry."""
+    """The image is built here, and the lock has no digest of it in a registry."""
     NOT_LOCKED = "not-locked"
     """The lock does not contain the reference."""
     NO_PLACE = "no-place"
@@ -72,7 +73,7 @@ def pins_by_tag(
     """Pin each reference to the digest that its tag resolves to now."""
     pins: list[Pin] = []
     for image_ref in image_refs:
-        skipped = _skipped(image_ref)
+        skipped = _skipped(image_ref) or _built(image_ref)
         if skipped is None and image_ref.pinned is not None:
             skipped = Pin(image_ref, PinStatus.UNCHANGED, f"is pinned to {image_ref.pinned}")
         resolution = (
@@ -108,8 +109,6 @@ def _unpin(image_ref: ImageReference, written: WrittenPin | None, *, everything:
 
 
 def _skipped(image_ref: ImageReference) -> Pin | None:
-    if image_ref.build:
-        return Pin(image_ref, PinStatus.LOCAL_BUILD, "is built here")
     if image_ref.image_id:
         return Pin(image_ref, PinStatus.LOCAL_BUILD, "is an image ID: no registry has it")
     if image_ref.resolved is None:
@@ -117,11 +116,18 @@ def _skipped(image_ref: ImageReference) -> Pin | None:
     return None
 
 
+def _built(image_ref: ImageReference) -> Pin | None:
+    return Pin(image_ref, PinStatus.LOCAL_BUILD, "is built here") if image_ref.build else None
+
+
 def _by_lock(image_ref: ImageReference, known: Mapping[Reference, LockedImage]) -> Pin:
     skipped = _skipped(image_ref)
     if skipped is not None:
         return skipped
     image = known.get(key_in(_resolved(image_ref), known))
+    built = _built(image_ref)
+    if built is not None and (image is None or image.digest is None):
+        return built
     if image is None:
         return Pin(image_ref, PinStatus.NOT_LOCKED, f"is not in {LOCK_NAME}: `boltseal lock` adds it")
     return _pin(image_ref, image.digest)

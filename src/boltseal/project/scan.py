@@ -18,7 +18,7 @@ from typing import Any, Final, NamedTuple
 from yaml.nodes import Node
 
 from boltseal.errors import quote
-from boltseal.project.account import Candidate, candidates, document_candidates, unknown_values
+from boltseal.project.account import ImageCandidate, candidates, document_candidates, unknown_values
 from boltseal.project.image_references import Accounted, Format, ImageReference, ScanProblem, ScanResult
 from boltseal.project.references.build_arguments import without_selected
 from boltseal.project.references.formats import BY_NAME, READERS
@@ -65,7 +65,7 @@ class _FileResult(NamedTuple):
 
     crds: Mapping[str, Sequence[str]]
     found: ScanResult
-    candidates: tuple[Candidate, ...] | None
+    candidates: tuple[ImageCandidate, ...] | None
 
 
 class _Scan:
@@ -81,7 +81,7 @@ class _Scan:
         self.problems: list[ScanProblem] = []
         self.notes: list[ScanProblem] = []
         self.accounted: list[Accounted] = []
-        self.candidates: dict[str, tuple[Candidate, ...]] = {}
+        self.candidates: dict[str, tuple[ImageCandidate, ...]] = {}
         self.kustomizations: list[str] = []
 
     def run(self, paths: Sequence[Path]) -> ScanResult:
@@ -308,7 +308,7 @@ class _Scan:
         if len(source.text) < STREAMED_CHARACTERS or b"\n---" not in source.raw:
             return False
         results: list[ScanResult] = []
-        named: list[Candidate] = []
+        named: list[ImageCandidate] = []
         try:
             for number, document in enumerate(stream(source)):
                 if is_null(document):

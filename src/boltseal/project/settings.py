@@ -29,6 +29,7 @@ from boltseal.client.registry_settings import RegistrySettings, parse_registries
 from boltseal.errors import Invalid, quote
 from boltseal.loading import deferred
 from boltseal.oci.reference import HUB, Reference, Repository
+from boltseal.policy.ignored_images import is_ignored
 from boltseal.project.ignored import IgnoreRule, parse_ignore
 
 if TYPE_CHECKING:
@@ -83,7 +84,7 @@ class ClientSettings:
 
     `reached`: the `[[client.registry]]` tables. `mirrors`: by registry. `receivers`: the `[[notify]]` tables.
     `on_outdated`: what `boltseal outdated --rebuild` runs; only the user's own file can set it. `tags`: the `[[tags]]`.
-    `outdated_ignore`: `[outdated] ignore`, globs of images by repository or name, with or without a tag; `*` matches `/`.
+    `outdated_ignore`: `[outdated] ignore`, as of `policy.ignored_images`.
     """
 
     registries: tuple[str, ...] | None = None
@@ -96,9 +97,7 @@ class ClientSettings:
 
     def ignores_outdated(self, image: Reference) -> bool:
         """Return whether `boltseal outdated` does not judge an image."""
-        tag = f":{image.tag}" if image.tag is not None else ""
-        names = (image.repository, f"{image.repository}{tag}", image.name, f"{image.name}{tag}")
-        return any(fnmatchcase(name, glob) for glob in self.outdated_ignore for name in names)
+        return is_ignored(self.outdated_ignore, image)
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,7 @@ from boltseal.oci.digest import Digest
 from boltseal.project.image_references import ImageReference
 
 
-class Place(NamedTuple):
+class PinPlace(NamedTuple):
     """An image reference of a project: the `number`th at its position, as in `WrittenPin`."""
 
     file: str
@@ -23,20 +23,20 @@ class Place(NamedTuple):
     number: int
 
 
-def places(image_refs: Iterable[ImageReference]) -> Iterator[tuple[Place, ImageReference]]:
+def places(image_refs: Iterable[ImageReference]) -> Iterator[tuple[PinPlace, ImageReference]]:
     """Yield each reference with its place. The references of a file must be complete and in the order of the file."""
     count: Counter[tuple[str, str]] = Counter()
     for image_ref in image_refs:
         position = (image_ref.path, image_ref.where)
         count[position] += 1
-        yield Place(*position, count[position]), image_ref
+        yield PinPlace(*position, count[position]), image_ref
 
 
 def carried_pins(
     pins: Iterable[WrittenPin], image_refs: Iterable[ImageReference], lock: Lock, outside: Callable[[str], bool]
 ) -> tuple[WrittenPin, ...]:
     """Return the records that are still valid. `outside`: whether a file was not read; its records stay."""
-    by_place = {Place(*pin.place): pin for pin in pins}
+    by_place = {PinPlace(*pin.place): pin for pin in pins}
     if not by_place:
         return ()
     known = lock.by_reference()
@@ -58,7 +58,7 @@ def carried_pins(
 
 def valid_pins(image_refs: Sequence[ImageReference], lock: Lock) -> dict[ImageReference, WrittenPin]:
     """Return the valid record of each reference that has one."""
-    valid = {Place(*pin.place): pin for pin in carried_pins(lock.pins, image_refs, lock, _none)}
+    valid = {PinPlace(*pin.place): pin for pin in carried_pins(lock.pins, image_refs, lock, _none)}
     return {
         image_ref: valid[place]
         for place, image_ref in places(image_refs)
@@ -74,7 +74,7 @@ def pins_after(
     A digest that replaces a recorded one keeps its `replaced`, so that unpinning restores what was there first.
     """
     before = valid_pins(image_refs, lock)
-    found = {Place(*pin.place): pin for pin in lock.pins}
+    found = {PinPlace(*pin.place): pin for pin in lock.pins}
     for place, image_ref in places(image_refs):
         if image_ref not in edits:
             continue

@@ -26,6 +26,7 @@ from boltseal.events import Event, TagHeld, TagMoved, TagRefused
 from boltseal.ledger.note import VerifierKey
 from boltseal.notify.receivers import Notifier, build_dispatcher
 from boltseal.oci.reference import Reference
+from boltseal.policy.client_address import parse_network
 from boltseal.server.api.access_log import RequestLog, Write
 from boltseal.server.api.admin import PREFIX as ADMIN_PREFIX
 from boltseal.server.api.admin import AdminApi
@@ -35,7 +36,7 @@ from boltseal.server.api.health import HEALTH_PATH, READY_PATH, HealthEndpoints
 from boltseal.server.api.ledger import OBSERVATIONS_PREFIX, LedgerApi
 from boltseal.server.api.ledger import PREFIX as LEDGER_PREFIX
 from boltseal.server.api.metrics import METRICS_PATH, Metrics
-from boltseal.server.api.request import BodyLimits
+from boltseal.server.api.request import BodyLimits, with_forwarded_client
 from boltseal.server.api.server_names import allowed_hosts, realm
 from boltseal.server.api.settings import ApiSettings
 from boltseal.server.api.token import TOKEN_PATH, TokenService
@@ -46,7 +47,7 @@ from boltseal.server.auth.seen_users import SeenUsers
 from boltseal.server.auth.tokens import Tokens
 from boltseal.server.auth.user_directory import AccountRows, UserDirectory
 from boltseal.server.maintenance import JANITOR_EVERY_S, check_tags_daily, clean_up_regularly
-from boltseal.server.mirror.cache import Mirror
+from boltseal.server.mirror.cache import MirrorCache
 from boltseal.server.mirror.push_proxy import PushProxy
 from boltseal.server.mirror.upstream_limits import EventHandler, upstream_gauges
 from boltseal.server.mirror.upstreams import Upstreams
@@ -118,6 +119,7 @@ class Application(Starlette):
         self._signers: list[Signer] = []
         self._witnesses: Witnesses | None = None
         self._witness_app = witness_app
+        self._trusted_proxies = [parse_network(text) for text in settings.server.trusted_proxies]
         self._on_event = on_event
         self._janitor_every_s = janitor_every_s
         self._upstream_timeout_s = upstream_timeout_s
@@ -125,7 +127,7 @@ class Application(Starlette):
         self._api: DistributionApi | None = None
         self._logins: Logins | None = None
         self._upstreams: Upstreams | None = None
-        self._mirror: Mirror | None = None
+        self._mirror: MirrorCache | None = None
         self._push_proxy: PushProxy | None = None
         self._reloading: asyncio.Task[None] | None = None
         self._observer = observer
@@ -134,6 +136,8 @@ class Application(Starlette):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request, or the lifespan."""
+        if self._trusted_proxies and scope["type"] == "http":
+            scope = with_forwarded_client(scope, self._trusted_proxies)
         if self._api is not None and scope["type"] == "http" and _is_distribution(scope["path"]):
             await self._api(scope, receive, send)
         elif scope["type"] == "http" and (endpoint := self._endpoints.get(_endpoint_key(scope["path"]))) is not None:
@@ -215,6 +219,7 @@ class Application(Starlette):
         yield clean_up_regularly(store, leases, self._clock, lambda: self._settings, self._janitor_every_s)
         if writes:
             yield check_tags_daily(store, leases)
+            yield store.registry.layer_chains.run(leases, lambda: self._write_refusal() is None)
         if writes and settings.actions:
             yield RebuildScheduler(
                 settings, store, self._clock, self._handle_event, self._mirror, self._push_proxy
@@ -303,7 +308,7 @@ class Application(Starlette):
         )
         self._api = DistributionApi(registry, api_settings, auth, self._observer, self._mirror, self._push_proxy)
         self._observer.lines_wanted = bool(server.access_log)
-        local = "admins" if server.behind_proxy else "local"
+        local = "admins" if server.behind_proxy or server.trusted_proxies else "local"
         metrics_for = "everybody" if server.public_metrics else local
         self._endpoints[METRICS_PATH] = Metrics(self._observer, auth, self._gauges, metrics_for)
         self._endpoints[TOKEN_PATH] = TokenService(self._observer, auth, settings.name_resolver)

@@ -55,6 +55,7 @@ _IN_JSON: Final = (
     ("auth", "grant"),
     ("auth", "quota"),
     ("local", "namespaces"),
+    ("outdated", "ignore"),
 )
 """The settings whose environment variable is JSON."""
 

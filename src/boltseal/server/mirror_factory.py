@@ -17,7 +17,7 @@ from boltseal.client.transport import DEFAULT_PORTS, Transport, TransportOptions
 from boltseal.config import secret_variable
 from boltseal.errors import Invalid
 from boltseal.policy.upstreams import UpstreamTerms
-from boltseal.server.mirror.cache import Mirror
+from boltseal.server.mirror.cache import MirrorCache
 from boltseal.server.mirror.last_pull import LastPulls
 from boltseal.server.mirror.push_proxy import PushProxy
 from boltseal.server.mirror.upstream_limits import EventHandler, UpstreamLimits
@@ -42,7 +42,7 @@ PUSH_TIMEOUT_S: Final = 300.0
 class MirrorServices(NamedTuple):
     """What serves the images of upstreams, and what forwards pushes to them."""
 
-    mirror: Mirror
+    mirror: MirrorCache
     push_proxy: PushProxy
 
 
@@ -80,7 +80,7 @@ def build_mirror(
     tags = UpstreamTags(
         registry.observations, limits, locks, clock=clock, on_event=on_event, read_only=read_only, count=count
     )
-    mirror = Mirror(
+    mirror = MirrorCache(
         upstreams=upstreams,
         tags=tags,
         limits=limits,

@@ -14,6 +14,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from functools import partial
 from typing import Final
 
 import httpx2
@@ -33,6 +34,7 @@ from boltseal.events import BaseOutdated
 from boltseal.ledger.entry import EntryKind
 from boltseal.oci.reference import Repository
 from boltseal.policy.grants import Grants
+from boltseal.policy.ignored_images import is_ignored
 from boltseal.policy.rebuild_actions import token_of
 from boltseal.policy.tag_expectations import OFFICIAL_IMAGES, TagExpectations
 from boltseal.project.bases.base_scan import BaseReport, BaseScanner, ImageToCheck
@@ -54,7 +56,7 @@ from boltseal.server.auth.actor import Actor
 from boltseal.server.auth.logins import Logins
 from boltseal.server.auth.tokens import Tokens
 from boltseal.server.auth.user_directory import UserDirectory
-from boltseal.server.mirror.cache import Mirror
+from boltseal.server.mirror.cache import MirrorCache
 from boltseal.server.mirror.push_proxy import PushProxy
 from boltseal.server.registry.records import LedgerRecord
 from boltseal.server.settings import Settings
@@ -141,7 +143,7 @@ class RebuildScheduler:
         store: OpenStore,
         clock: Callable[[], int],
         on_outdated: Callable[[BaseOutdated], None],
-        mirror: Mirror | None = None,
+        mirror: MirrorCache | None = None,
         push_proxy: PushProxy | None = None,
         *,
         outside: ASGIApp | None = None,
@@ -205,6 +207,7 @@ class RebuildScheduler:
                     histories,
                     allowed=self._allowed,
                     watch=self._watch(transport),
+                    ignored=partial(is_ignored, self._settings.outdated.ignore),
                     expectations=TagExpectations((*self._settings.expectations.rules, *OFFICIAL_IMAGES)),
                     now_us=self._clock(),
                     at_once=AT_ONCE,
@@ -252,7 +255,7 @@ def _log_scan(reports: list[BaseReport], due: RebuildPlan) -> None:
         _log.warning("rebuild not requested", reason=words)
 
 
-def _inside(settings: Settings, store: OpenStore, mirror: Mirror | None, push_proxy: PushProxy | None) -> ASGIApp:
+def _inside(settings: Settings, store: OpenStore, mirror: MirrorCache | None, push_proxy: PushProxy | None) -> ASGIApp:
     """Return the registry API without authentication and without an access log."""
     observer = RequestLog()
     logins = Logins(

@@ -19,6 +19,7 @@ from pydantic import AfterValidator, BaseModel, ByteSize, ConfigDict, Field
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from boltseal.ledger.note import COSIGNATURE, KeyInvalid, VerifierKey
+from boltseal.policy.client_address import parse_network
 from boltseal.policy.globs import GlobInvalid, parse_repository_glob
 from boltseal.policy.grants import Grants, parse_grants
 from boltseal.policy.name_resolution import NameResolver, name_resolver
@@ -113,6 +114,13 @@ def _origin(text: str) -> str:
     return text
 
 
+def _network(text: str) -> str:
+    try:
+        return str(parse_network(text))
+    except ValueError:
+        raise ValueError("an address or a network, such as 127.0.0.1 or 10.0.0.0/8") from None
+
+
 def _folder(path: Path) -> Path:
     if not path.name:
         raise ValueError("the name of a folder, such as /var/lib/boltseal")
@@ -160,6 +168,8 @@ class ServerSettings(_Table):
     """Serve other machines without users: every client may push, delete and pull."""
     behind_proxy: bool = False
     """Serve other machines without TLS: a proxy in front provides it."""
+    trusted_proxies: tuple[Annotated[str, AfterValidator(_network)], ...] = ()
+    """Addresses or networks of the proxies in front, whose `X-Forwarded-For` names the client; no other header is read."""
     tls_cert: Annotated[Path, AfterValidator(_folder)] | None = None
     """TLS certificate and its chain, PEM."""
     tls_key: Annotated[Path, AfterValidator(_folder)] | None = None
@@ -251,6 +261,13 @@ class LocalSettings(_Table):
     """Globs of the repositories that never belong to a mirror, even before the first push to them."""
 
 
+class OutdatedSettings(_Table):
+    """`[outdated]`: images that are not judged by their base, as of `policy.ignored_images`."""
+
+    ignore: tuple[str, ...] = ()
+    """Globs of images for which no rebuild is requested, by repository or name, with or without a tag; `*` matches `/`."""
+
+
 class Settings(BaseSettings):
     """All settings of a server. They are built from arguments only; `configuration.load` reads file and environment."""
 
@@ -266,6 +283,7 @@ class Settings(BaseSettings):
     auth: AuthSettings = AuthSettings()
     ledger: LedgerSettings = LedgerSettings()
     local: LocalSettings = LocalSettings()
+    outdated: OutdatedSettings = OutdatedSettings()
     rule: tuple[dict[str, Any], ...] = ()
     upstream: tuple[dict[str, Any], ...] = ()
     tags: tuple[dict[str, Any], ...] = ()

@@ -23,6 +23,7 @@ from typing import Final
 import structlog
 
 from boltseal.errors import BoltsealError, Invalid, Unavailable, quote
+from boltseal.ledger.note import VerifierKey
 from boltseal.server.mirror.retention import retain
 from boltseal.server.registry import Registry, build_registry
 from boltseal.server.registry.integrator import Integrator, LedgerInDoubt
@@ -52,6 +53,7 @@ from boltseal.server.storage.metadata.migrate import (
 )
 from boltseal.server.storage.metadata.protocol import LEDGER, OBSERVATIONS, TAGS, AccountRow, Metadata, Snapshot
 from boltseal.server.storage.metadata.sqlite import open_database, open_snapshot
+from boltseal.server.storage.witness_statements import WitnessStatements
 
 Clock = Callable[[], int]
 
@@ -263,6 +265,7 @@ def _check_at_start(store: OpenStore, settings: Settings) -> None:
 
 def _await_witnesses(store: OpenStore, settings: Settings) -> None:
     """Let a signed ledger take no entries before its witnesses were asked: this may be an old copy of data and keys."""
+    WitnessStatements(store.keys).keep_only([str(VerifierKey.parse(each.key)) for each in settings.witness])
     signed = store.database.read_and_wait(ledger_tree.head)
     doubted = store.keys.doubted(WITNESSES)
     if doubted and not settings.witness:

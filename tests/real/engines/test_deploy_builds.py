@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 
 from tests import servers
+from tests.cli.program import clean_environment
 from tests.programs import program
 from tests.real.compose_project import HEALTHY, ComposeProject
-from tests.real.tools import Docker
+from tests.real.tools import Docker, run
 from tests.servers import Server
 
 pytestmark = pytest.mark.real
@@ -117,3 +118,57 @@ def test_a_build_without_an_image_is_refused_unless_it_is_built(shop: ComposePro
     assert nothing == {}
     assert built.code == 0, built.err
     assert shop.words() == {"web": "built", "db": "1.0.0"}
+
+
+def test_a_locked_image_beside_a_build_is_pinned_and_deployed(shop: ComposeProject) -> None:
+    """`pin --write` and `lock --emit` take a locked image beside a build, and `docker compose up` starts it without a build."""
+    both(shop, "1.0.0")
+    shop.locked()
+    first = shop.run("deploy")
+    before = shop.ids()
+    override = shop.run("lock", "--emit", "compose-override")
+    (shop.root / "generated.yaml").write_text(override.out)
+    by_override = up(shop, "--file", "compose.yaml", "--file", "generated.yaml")
+    between = shop.ids()
+    written = shop.run("pin", "--write")
+    again = shop.run("deploy")
+    by_pin = up(shop)
+
+    assert (first.code, override.code, written.code, again.code) == (0, 0, 0, 0), written.err + again.err
+    assert f"{shop.image('1.0.0')}@sha256:" in (shop.root / "compose.yaml").read_text()
+    assert (by_override, by_pin) == ("1.0.0", "1.0.0")
+    assert "runs already" in again.out
+    assert (between, shop.ids()) == (before, before)
+
+
+def test_an_update_takes_a_newer_version_of_an_image_beside_a_build(shop: ComposeProject) -> None:
+    """`update --write` deploys a newer version of a locked image beside a build, without a build."""
+    both(shop, "1.0.0")
+    shop.deployed()
+    shop.publish("1.1.0")
+    proposed = shop.run("update")
+    written = shop.run("update", "--write")
+
+    assert "1.0.0 -> 1.1.0" in proposed.out
+    assert written.code == 0, written.err
+    assert '"build": "."' in (shop.root / "compose.yaml").read_text()
+    assert shop.words() == {"web": "1.1.0"}
+
+
+def test_an_update_leaves_an_image_beside_a_build_that_is_not_locked(shop: ComposeProject) -> None:
+    """`update` never replaces an image that was built here by one of a registry."""
+    both(shop, "2.0.0")
+    shop.locked()
+    built = shop.run("deploy", "--build")
+    shop.publish("2.1.0")
+    left = shop.run("update", "--write")
+
+    assert (built.code, left.code) == (0, 0), left.err
+    assert "it is built here" in " ".join(left.out.split())
+    assert shop.words() == {"web": "built"}
+
+
+def up(shop: ComposeProject, *options: str) -> str:
+    """Run `docker compose up` on the project's files; return the label text of what runs then."""
+    run("docker", "compose", *options, "up", "--detach", env=clean_environment(shop.variables), cwd=shop.root).checked()
+    return shop.words()["web"]

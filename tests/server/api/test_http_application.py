@@ -53,7 +53,7 @@ class Failing:
 
 def api(pulls: Failing) -> DistributionApi:
     """Return an API whose registry has only these reads."""
-    parts = cast("Any", (pulls, *[None] * 13))
+    parts = cast("Any", (pulls, *[None] * 14))
     return DistributionApi(Registry(*parts), ApiSettings(), anonymous_auth())
 
 

@@ -211,6 +211,7 @@ def test_a_manifest_path_is_parsed_to_its_name(parts: list[str], tag: str) -> No
         ("/v2/a/_boltseal/history", "/v2/{name}/_boltseal/history"),
         ("/v2/a/_boltseal/history/1.4.2", "/v2/{name}/_boltseal/history/{tag}"),
         ("/v2/a/_boltseal/observations", "/v2/{name}/_boltseal/observations"),
+        ("/v2/a/_boltseal/chains", "/v2/{name}/_boltseal/chains"),
     ],
 )
 def test_the_route_of_a_path_is_its_template(path: str, route: str) -> None:

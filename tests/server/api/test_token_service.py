@@ -6,9 +6,11 @@ from collections.abc import AsyncIterator
 from datetime import datetime
 from pathlib import Path
 
+import bcrypt
 import httpx2
 import pytest
 
+from boltseal.server.commands.users import put_user
 from tests.images import Blob, error_of, push_blob
 from tests.logins import PASSWORDS, as_user, bearer, claims, login, token, with_users
 from tests.serving import Serving, serving_as
@@ -126,6 +128,7 @@ async def test_a_post_says_which_scopes_the_token_has(shop: Serving) -> None:
         ({"grant_type": "password", "username": "ci"}, "invalid_request"),
         ({"grant_type": "password", "password": "pw-ci"}, "invalid_request"),
         ({**FORM, "service": "elsewhere"}, "invalid_request"),
+        ({**FORM, "username": "ci:pw", "password": "ci"}, "invalid_request"),
     ],
 )
 async def test_a_refused_form_has_the_error_of_oauth2(shop: Serving, form: dict[str, str], error: str) -> None:
@@ -135,6 +138,55 @@ async def test_a_refused_form_has_the_error_of_oauth2(shop: Serving, form: dict[
     assert answer.status_code == 400
     assert answer.json()["error"] == error
     assert answer.json()["error_description"] == answer.json()["errors"][0]["message"]
+
+
+async def test_a_form_that_is_not_utf_8_is_refused(shop: Serving) -> None:
+    """Bytes that are not UTF-8 are not replaced: a user name or a password would become another one."""
+    form = b"grant_type=password&username=ci&password=pw-ci%FF"
+    answer = await shop.client.post("/token", content=form)
+
+    assert (answer.status_code, answer.json()["error"]) == (400, "invalid_request")
+
+
+async def test_a_colon_in_a_user_name_does_not_move_a_part_of_the_password(data: Path) -> None:
+    """A form whose user name has the begin of the password after a colon is no login."""
+    settings = with_users(data)
+    put_user(settings, "colon", bcrypt.hashpw(b"a:b", bcrypt.gensalt(4)))
+    async with serving_as(settings) as registry:
+        right = await registry.client.post("/token", data={**FORM, "username": "colon", "password": "a:b"})
+        moved = await registry.client.post("/token", data={**FORM, "username": "colon:a", "password": "b"})
+
+    assert (right.status_code, moved.status_code) == (200, 400)
+
+
+@pytest.mark.parametrize(
+    ("actions", "granted"),
+    [
+        ("*", ["pull", "push"]),
+        ("pull,*", ["pull", "push"]),
+        ("*,frobnicate", ["pull", "push"]),
+        ("pull,,push", ["pull", "push"]),
+        ("pull,frobnicate", ["pull"]),
+        ("PULL", []),
+        ("", []),
+        ("admin,ledger", []),
+    ],
+)
+async def test_a_token_has_the_requested_actions_that_the_user_has(
+    shop: Serving, actions: str, granted: list[str]
+) -> None:
+    """A star among the actions stands for all, unknown actions are ignored, and none of them is a refusal."""
+    text = await token(shop, "ci", f"repository:shop/app:{actions}")
+
+    assert [item["actions"] for item in claims(text)["access"]] == ([granted] if granted else [])
+
+
+@pytest.mark.parametrize("method", ["HEAD", "PUT", "DELETE", "OPTIONS"])
+async def test_another_method_is_refused_with_those_that_are_allowed(shop: Serving, method: str) -> None:
+    """Only GET and POST request a token."""
+    answer = await shop.client.request(method, "/token")
+
+    assert (answer.status_code, answer.headers["allow"]) == (405, "GET, POST")
 
 
 async def test_a_wrong_login_in_a_form_is_a_401(shop: Serving) -> None:
@@ -156,6 +208,18 @@ async def test_many_scopes_in_both_forms_make_one_token(shop: Serving) -> None:
         "shop/c": ["pull"],
         "shop/d": ["pull", "push"],
     }
+
+
+async def test_a_token_that_would_be_refused_for_its_length_is_not_issued(shop: Serving) -> None:
+    """A token of many long names is a refusal that says so, and no token that each request refuses."""
+    scopes = [f"repository:shop/{number:03}{'a' * 200}:pull,push" for number in range(100)]
+    few, many = [
+        await shop.client.post("/token", data={**FORM, "scope": " ".join(scopes[:count])}) for count in (30, 100)
+    ]
+    used = await shop.client.get(f"/v2/shop/000{'a' * 200}/tags/list", headers=bearer(few.json()["token"]))
+
+    assert (few.status_code, used.status_code, many.status_code) == (200, 404, 400)
+    assert "request fewer repositories at once" in many.text
 
 
 async def test_the_challenge_of_a_mount_names_the_source_too(shop: Serving) -> None:

@@ -11,7 +11,7 @@ from typing import Any, Generic, TypeVar
 import pytest
 
 from boltseal.events import Event
-from boltseal.server.mirror.cache import Mirror
+from boltseal.server.mirror.cache import MirrorCache
 from boltseal.server.mirror.last_pull import LastPulls
 from boltseal.server.mirror.upstream_limits import UpstreamLimits
 from boltseal.server.mirror.upstream_lists import ListBounds, UpstreamLists
@@ -76,7 +76,7 @@ Tags = TypeVar("Tags", bound=UpstreamTags)
 class BareMirror(Generic[Tags]):
     """A mirror without HTTP before it, and its parts."""
 
-    mirror: Mirror
+    mirror: MirrorCache
     upstream: Upstream
     tags: Tags
     uses: LastPulls
@@ -107,7 +107,7 @@ async def bare_mirror(
         relay = UpstreamLists(store.database, registry.pulls, limits, clock, lists)
         uses = LastPulls(store.database, clock, _writable, pending_limit)
         parts = (upstreams, resolver, limits, registry, store.blobs, relay, locks, uses)
-        mirror = Mirror(*parts, check_disk=_ignore, cache_limit=cache_limit, **common)
+        mirror = MirrorCache(*parts, check_disk=_ignore, cache_limit=cache_limit, **common)
         try:
             yield BareMirror(mirror, next(iter(upstreams.by_name.values())), resolver, uses, store)
         finally:

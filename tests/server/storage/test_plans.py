@@ -14,6 +14,7 @@ import pytest
 from boltseal.oci.digest import Digest
 from boltseal.server.storage.metadata import (
     failed_login_table,
+    layer_chain_table,
     links,
     outbox_table,
     queries,
@@ -62,6 +63,8 @@ ASKED: dict[str, Callable[[UnitOfWork], Any]] = {
     "failed logins": lambda tx: failed_login_table.find(tx, "192.0.2.1"),
     "due events": lambda tx: outbox_table.due(tx, "ops", 1, 100),
     "end of a purge": lambda tx: unreferenced.forget_purged(tx, [DIGEST]),
+    "layer chains": lambda tx: layer_chain_table.documents(tx, SHOP, [DIGEST]),
+    "pending layer chains": lambda tx: layer_chain_table.pending(tx, (0, ""), 50),
     "remove blob": lambda tx: queries.remove_blob(tx, 1, DIGEST),
 }
 

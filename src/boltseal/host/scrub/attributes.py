@@ -1,5 +1,7 @@
 """Compares the extended attributes of tar entries with those on disk.
 
+Flags of files (`file_flags`) are compared with them: no entry has any.
+
 Attributes that the host or overlayfs sets for its own use are ignored unless the tar has them. Those that change what a
 container sees (opaque, redirect, metacopy, whiteout) never are. Opaque marks on folders are collected, since only after the
 last entry is it known which of them are expected.
@@ -27,6 +29,7 @@ from boltseal.host.scrub.entry_attributes import (
     changes_rights,
     list_entries,
 )
+from boltseal.host.scrub.file_flags import describe_flags, fixed_flags
 from boltseal.host.scrub.ownership import IdMap
 
 OPAQUE_MARKS: Final = frozenset({"trusted.overlay.opaque", "user.overlay.opaque"})
@@ -40,6 +43,7 @@ _OVERLAYFS_RECORDS: Final = frozenset(
 IGNORED: Final = _HOST_ATTRIBUTES | _OVERLAYFS_RECORDS
 CAPABILITY: Final = "security.capability"
 _LISTS: Final = (ACCESS_LIST, DEFAULT_LIST)
+_TO_LOOK_AT: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
 
 
 class AttributeDifference(NamedTuple):
@@ -78,9 +82,9 @@ class Attributes:
         Raises: StoreUnreadable, as all methods.
         """
         names = self.names(path, at)
+        differing = self.flags(path, found, at)
         if not names and not expected:
-            return []
-        differing: list[AttributeDifference] = []
+            return differing
         wanted = {os.fsdecode(name): value for name, value in expected.items()}
         for name in sorted(wanted.keys() | set(names)):
             if name in IGNORED and name not in wanted:
@@ -98,6 +102,24 @@ class Attributes:
                     )
                 )
         return differing
+
+    def flags(self, path: bytes, found: os.stat_result, at: bytes | int) -> list[AttributeDifference]:
+        """Return a difference if a file has flags that a container sees. `at`: the open file, or its path."""
+        if not (stat.S_ISREG(found.st_mode) or stat.S_ISDIR(found.st_mode)):
+            return []
+        try:
+            if isinstance(at, int):
+                flags = fixed_flags(at)
+            else:
+                above, _, name = path.rpartition(b"/")
+                fd = self._tree.open_in(name, _TO_LOOK_AT, self._tree.folder(above))
+                try:
+                    flags = fixed_flags(fd)
+                finally:
+                    os.close(fd)
+        except OSError as error:
+            raise explained(error, f"the flags of {self._tree.shown(path)}") from error
+        return [AttributeDifference(DifferenceKind.FLAG, "none", describe_flags(flags))] if flags else []
 
     def _same(self, name: str, expected: bytes | None, got: bytes | None, found: os.stat_result) -> bool:
         if expected == got:

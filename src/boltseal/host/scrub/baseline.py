@@ -18,14 +18,16 @@ A baseline states what the holder of its key recorded, not that this is the imag
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import re
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Final
+from typing import IO, Final
 
 import msgspec
 
@@ -164,48 +166,56 @@ def _note_of(head: bytes) -> tuple[bytes, int]:
 def write_baseline(
     path: Path,
     images: Sequence[RecordedImage],
-    layers: Iterable[tuple[Digest, Path]],
+    layers: Mapping[Digest, Inventory],
     key: SigningKey,
     *,
     host: str,
     time_us: int,
 ) -> None:
-    """Write and sign a baseline. `layers`: the inventory of each layer, in a file. Raises: BaselineUnusable, FileExistsError."""
-    recorded, files, at = [], [], 0
-    for diff_id, file in layers:
-        with file.open("rb") as opened:
-            sha256 = hashlib.file_digest(opened, "sha256").hexdigest()
-        size = file.stat().st_size
-        recorded.append(RecordedLayer(str(diff_id), at, size, sha256))
-        files.append(file)
-        at += size
+    """Write and sign a baseline. `layers`: the inventory of each layer.
+
+    The file has no name until it is complete, where the file system can do that: nothing remains after a kill.
+
+    Raises: BaselineUnusable, FileExistsError; StoreUnreadable: an inventory is not as it was made.
+    """
+    recorded, at = [], 0
+    for diff_id, each in layers.items():
+        recorded.append(RecordedLayer(str(diff_id), at, each.size, each.sha256))
+        at += each.size
     index = msgspec.json.encode(_Index(tuple(images), tuple(recorded)))
     host = re.sub(r"\s", "-", host) or "unknown"
     text = f"{HEADER}\ntime {time_text(time_us)}\nhost {host}\nindex {len(index)} {hashlib.sha256(index).hexdigest()}\n"
     note = format_note(text, [key.sign(text)])
     try:
-        handle, name = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
-    except OSError as error:
-        raise BaselineUnusable(f"baseline {quote(str(path), 200)[1:-1]} can't be written: {error.strerror}") from error
-    arriving = Path(name)
-    try:
-        with open(handle, "wb") as target:  # noqa: PTH123 - mkstemp gives a descriptor
+        with _arriving(path) as (target, name):
             target.write(note + b"\n" + index)
-            for file in files:
-                target.writelines(_pieces(file))
+            for each in layers.values():
+                target.write(each.verified())
             target.flush()
             os.fchmod(target.fileno(), 0o644)
             os.fsync(target.fileno())
-        os.link(arriving, path)  # refuses to replace another baseline
+            # It refuses to replace another baseline. Only with a folder it follows the link that /proc has.
+            os.link(name, path, src_dir_fd=target.fileno(), follow_symlinks=True)
     except FileExistsError:
         raise
     except OSError as error:
         raise BaselineUnusable(f"baseline {quote(str(path), 200)[1:-1]} can't be written: {error.strerror}") from error
+
+
+@contextmanager
+def _arriving(path: Path) -> Iterator[tuple[IO[bytes], Path]]:
+    """Open a new file in the folder of a path, and yield it with a path to link it from. It is removed at the end."""
+    try:
+        handle = os.open(path.parent, os.O_TMPFILE | os.O_WRONLY, 0o600)
+        name, has_name = Path(f"/proc/self/fd/{handle}"), False
+    except OSError as error:
+        if error.errno not in (errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL):
+            raise
+        handle, text = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
+        name, has_name = Path(text), True
+    try:
+        with open(handle, "wb") as target:  # noqa: PTH123 - it is open
+            yield target, name
     finally:
-        arriving.unlink(missing_ok=True)
-
-
-def _pieces(file: Path) -> Iterator[bytes]:
-    with file.open("rb") as opened:
-        while piece := opened.read(1 << 20):
-            yield piece
+        if has_name:
+            name.unlink(missing_ok=True)

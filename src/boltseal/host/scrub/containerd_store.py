@@ -7,7 +7,7 @@ decompressed tar with the config's, and each file of the snapshot with the tar.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -15,11 +15,11 @@ from typing import Final
 
 from boltseal.engines.containerd_store import (
     SNAPSHOTS,
+    ContainerdImage,
+    ContainerdMetadata,
     ContainerdStore,
-    Metadata,
+    LayerSnapshot,
     NamedContainer,
-    NamedImage,
-    Snapshot,
     blob_at,
 )
 from boltseal.engines.docker_store import DockerContainer, DockerStore
@@ -66,6 +66,7 @@ def plan(root: Path) -> StorePlan:
     containers: list[ContainerPlan] = []
     cached: list[ImagePlan] = []
     unreferenced: frozenset[bytes] = frozenset()
+    orphaned: frozenset[bytes] = frozenset()
     try:
         store = ContainerdStore(root)
         with store.files:
@@ -75,16 +76,21 @@ def plan(root: Path) -> StorePlan:
             images = opened.images()
             containers = opened.containers(images)
             cached = opened.cached(images, containers)
-            unreferenced = opened.unreferenced([*images, *cached], containers)
+            orphaned = opened.orphaned()
+            unreferenced = opened.unreferenced([*images, *cached], containers) | orphaned
     except (StoreMissing, StoreUnreadable, StoreMalformed) as error:
         unknown.append(error.message)
-    return StorePlan(NAME, root, tuple(images), tuple(containers), tuple(unknown), tuple(cached), unreferenced)
+    return StorePlan(
+        NAME, root, tuple(images), tuple(containers), tuple(unknown), tuple(cached), unreferenced, orphaned
+    )
 
 
 class _OpenedStore:
     """A store with its metadata and snapshots; plans its images and containers."""
 
-    def __init__(self, store: ContainerdStore, metadata: Metadata, snapshots: Mapping[str, Snapshot]) -> None:
+    def __init__(
+        self, store: ContainerdStore, metadata: ContainerdMetadata, snapshots: Mapping[str, LayerSnapshot]
+    ) -> None:
         self.root = store.root
         self.allowance = Allowance()
         self._store = store
@@ -120,7 +126,7 @@ class _OpenedStore:
 
     def images(self) -> list[ImagePlan]:
         """Return all images; names of one namespace with the same target are one image."""
-        named: dict[tuple[str, Digest], list[NamedImage]] = {}
+        named: dict[tuple[str, Digest], list[ContainerdImage]] = {}
         for image in self._metadata.images:
             named.setdefault((image.namespace, image.target), []).append(image)
         found: list[ImagePlan] = []
@@ -128,7 +134,16 @@ class _OpenedStore:
             names = tuple(sorted({each.name for each in same}))
             folders = partial(self._folders, namespace)
             plans = image_plans(self, NAME, target, same[0].media_type, names, folders)
-            found += [replace(each, copies=self._copies(namespace, each), notes=_unpacked_note(each)) for each in plans]
+            wrong = _names_of_others(names, target, {each.config for each in plans})
+            found += [
+                replace(
+                    each,
+                    copies=self._copies(namespace, each),
+                    notes=_unpacked_note(each),
+                    differences=(*each.differences, *wrong),
+                )
+                for each in plans
+            ]
         return found
 
     def _copies(self, namespace: str, image: ImagePlan) -> tuple[MappedCopy, ...]:
@@ -279,6 +294,16 @@ class _OpenedStore:
         )
         return frozenset(folders) - folders_in_use(images, containers)
 
+    def orphaned(self) -> frozenset[bytes]:
+        """Return the folders of the snapshotter that it does not record.
+
+        Raises: StoreMissing, StoreUnreadable, StoreMalformed.
+        """
+        known = {b"%d" % snapshot.id for snapshot in self._snapshots.values()}
+        at = SNAPSHOTS + b"/snapshots"
+        names = self._store.files.names(at) if self._store.files.exists(at) else []
+        return frozenset(at + b"/" + name + b"/fs" for name in names if name.isdigit() and name not in known)
+
     def containers(self, images: list[ImagePlan]) -> list[ContainerPlan]:
         """Return the containers with snapshots. Docker's classic store has containers here too, without snapshots."""
         mine = [each for each in self._metadata.containers if each.snapshotter in ("", OVERLAYFS)]
@@ -357,6 +382,21 @@ class _OpenedStore:
         return found if found.name else None
 
 
+def _names_of_others(names: Sequence[str], target: Digest, configs: Set[Digest]) -> list[Difference]:
+    """Return the names that have the digest of another image, which clients start by such a name.
+
+    A name ends with the digest of its target (`app@sha256:...`), or is the image ID, the digest of a config, by which Kubernetes
+    starts images.
+    """
+    found = []
+    for name in names:
+        is_id = _CHAIN.fullmatch(name) is not None
+        _, at, digest = name.rpartition("@")
+        if digest != str(target) and (at or (is_id and digest not in map(str, configs))):
+            found.append(difference(DifferenceKind.TAG, b"", f"name {name} for {digest}", target))
+    return found
+
+
 def _unpacked_note(image: ImagePlan) -> tuple[str, ...]:
     """State how many layers of an image are not unpacked; their blobs are checked."""
     layers = [layer for layer in image.layers if not layer.artifact]
@@ -366,6 +406,6 @@ def _unpacked_note(image: ImagePlan) -> tuple[str, ...]:
     return ("not unpacked" if missing == len(layers) else f"{missing} of {len(layers)} layers not unpacked",)
 
 
-def folder_of(snapshot: Snapshot) -> bytes:
+def folder_of(snapshot: LayerSnapshot) -> bytes:
     """Return the folder of a snapshot's files."""
     return SNAPSHOTS + b"/snapshots/%d/fs" % snapshot.id

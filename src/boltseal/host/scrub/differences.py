@@ -29,6 +29,7 @@ class DifferenceKind(StrEnum):
     DEVICE = "device"
     XATTR = "xattr"
     CAPABILITY = "capability"
+    FLAG = "flag"
     WHITEOUT = "whiteout"
     OPAQUE = "opaque"
     MOUNT = "mount"

@@ -8,11 +8,13 @@ consumed nothing, and leaves the entry to them.
 from __future__ import annotations
 
 import os
+from fcntl import ioctl
 from typing import Final
 
 from boltseal.engines.safe_open import explained
 from boltseal.host.scrub.attributes import IGNORED
 from boltseal.host.scrub.file_contents import LayerDigester
+from boltseal.host.scrub.file_flags import FIXED, FLAGS_BYTES, GET_FLAGS, LOW_BYTE, has_flags
 from boltseal.host.scrub.inodes import Inodes, PlainInode
 from boltseal.host.scrub.layer_comparison import LayerComparison
 from boltseal.host.scrub.tar_header import AFTER_NUMBER, FIELDS, REGULAR, traits_of
@@ -51,6 +53,11 @@ class _InodeCache:
         return found
 
 
+def _no_flags(_: int, __: int, ___: bytearray) -> int:
+    """Stand in for `ioctl` on a file system without flags."""
+    return 0
+
+
 def make_fast_path(comparison: LayerComparison, digester: LayerDigester) -> TakeEntry:
     """Return the fast path for one layer, a function that returns whether it has handled an entry.
 
@@ -59,6 +66,7 @@ def make_fast_path(comparison: LayerComparison, digester: LayerDigester) -> Take
     unpack, open_in, fstat, listxattr = FIELDS.unpack_from, digester.files.opener(), os.fstat, os.listxattr
     close, add_small, all_ignored = digester.files.closer(), digester.add_small, IGNORED.issuperset
     cache, folder_attributes = _InodeCache(comparison.inodes), comparison.attributes.folders
+    file_flags, read_flags = bytearray(FLAGS_BYTES), ioctl if has_flags(digester.files.tree.folder(b"")) else _no_flags
     last_mode = last_rest = b""
     inode: PlainInode | None = None
 
@@ -97,6 +105,8 @@ def make_fast_path(comparison: LayerComparison, digester: LayerDigester) -> Take
                 or (mode, device, links, user, group) != inode
                 or changed != seconds
                 or ((attributes := listxattr(fd)) and not all_ignored(attributes))
+                or read_flags(fd, GET_FLAGS, file_flags)
+                or file_flags[LOW_BYTE] & FIXED
             ):
                 return False
             if not add_small(raw, fd, size):

@@ -14,6 +14,7 @@ from typing import Final, NamedTuple, Protocol
 from boltseal.engines.safe_open import SafeFolder, StoreMalformed, StoreMissing, StoreUnreadable, explained, readable
 from boltseal.host.scrub.attributes import CAPABILITY, IGNORED, Attributes
 from boltseal.host.scrub.differences import DifferenceKind
+from boltseal.host.scrub.file_flags import fixed_flags
 from boltseal.host.scrub.findings import Findings
 from boltseal.host.scrub.ownership import Ownership
 from boltseal.host.scrub.tar_header import (
@@ -57,7 +58,14 @@ MAX_SHARED_NAMES_BYTES: Final = 64 * 1024 * 1024
 """The limit for the paths of hard-linked files, which are kept in memory until the last entry."""
 MAX_SHARED: Final = 100_000
 _OF_A_HEADER: Final = frozenset(
-    {DifferenceKind.MODE, DifferenceKind.OWNER, DifferenceKind.MTIME, DifferenceKind.XATTR, DifferenceKind.CAPABILITY}
+    {
+        DifferenceKind.MODE,
+        DifferenceKind.OWNER,
+        DifferenceKind.MTIME,
+        DifferenceKind.XATTR,
+        DifferenceKind.CAPABILITY,
+        DifferenceKind.FLAG,
+    }
 )
 
 PlainInode = tuple[int, int, int, int | None, int | None]
@@ -129,7 +137,7 @@ class Inodes:
             found = os.fstat(fd)
             if not self.matches_header(found, header):
                 return False
-            if header.xattrs or self.attributes.names(path, fd):
+            if header.xattrs or self.attributes.names(path, fd) or fixed_flags(fd):
                 self._xattrs(path, header.xattrs, found, fd)
             if content is not None and header.size:
                 content(path, fd, found, header)
@@ -151,6 +159,7 @@ class Inodes:
                 and (found.st_mtime_ns if header.exact else found.st_mtime_ns // _NS * _NS) == header.mtime_ns
                 and not header.xattrs
                 and IGNORED.issuperset(os.listxattr(fd))
+                and not fixed_flags(fd)
             )
         except (OSError, StoreMalformed):
             return False

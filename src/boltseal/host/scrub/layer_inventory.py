@@ -22,6 +22,10 @@ class Inventory:
 
     def lines(self) -> Iterator[bytes]:
         """Yield the lines, after all were compared with the hash: from the same bytes. Raises: StoreUnreadable."""
+        yield from self.verified().splitlines()
+
+    def verified(self) -> bytes:
+        """Return the bytes, compared with the hash. Raises: StoreUnreadable."""
         shown = quote(str(self.file), 200)[1:-1]
         try:
             with self.file.open("rb") as file:
@@ -33,4 +37,4 @@ class Inventory:
             raise StoreUnreadable(
                 f"baseline {shown} is damaged: the inventory of this layer is not the one that was signed"
             )
-        yield from raw.splitlines()
+        return raw

@@ -116,6 +116,8 @@ class _Comparison:
     def _attributes(self, path: bytes, seen: MergedEntry) -> bool:
         """Compare extended attributes, and return whether the content is still in the layer below."""
         ours, theirs = Attributes(self._merged.trees[seen.layer]), Attributes(self._tree)
+        for kind, none, flags in theirs.flags(path, self._tree.stat(path), theirs.at(path)):
+            self._add(kind, path, none, flags)
         names = set(theirs.names(path, theirs.at(path)))
         own = (
             OVERLAYFS_PREFIXES if self._copy.store_ids.users.ranges else OVERLAYFS_PREFIXES[:1]

@@ -20,9 +20,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final
 
+from boltseal.engines.engine_locks import EngineProcess
 from boltseal.engines.engine_memory import (
     EngineMemory,
-    Service,
     ServiceOfOtherStore,
     ServiceUnavailable,
     ask_service,
@@ -43,7 +43,7 @@ ROUNDS: Final = 3
 PAUSE_S: Final = 0.2
 """Images are tagged and removed meanwhile: a difference counts if it is still there each time after this time."""
 _OVERLAYS: Final = {docker_store.NAME: b"overlay2/", podman_store.NAME: b"overlay/"}
-_SERVICES: Final[dict[str, Callable[[Path, Path], list[Service]]]] = {
+_SERVICES: Final[dict[str, Callable[[Path, Path], list[EngineProcess]]]] = {
     docker_store.NAME: docker_services,
     podman_store.NAME: podman_services,
 }
@@ -55,7 +55,7 @@ _Findings = dict[Digest, list[Difference]]
 class _Compared:
     """What was found for one store. `services`: those that answered; `unasked`: why others could not be asked."""
 
-    services: list[Service] = field(default_factory=list)
+    services: list[EngineProcess] = field(default_factory=list)
     unasked: list[str] = field(default_factory=list)
     found: _Findings = field(default_factory=dict)
 
@@ -110,7 +110,7 @@ def _compared_store(store: FoundStore, plan: StorePlan, proc: Path) -> _Compared
     return compared
 
 
-def _persisting(store: FoundStore, plan: StorePlan, service: Service, proc: Path) -> _Findings:
+def _persisting(store: FoundStore, plan: StorePlan, service: EngineProcess, proc: Path) -> _Findings:
     """Return the differences that are the same in each round, by image.
 
     Raises: ServiceUnavailable, ServiceOfOtherStore.
@@ -127,7 +127,7 @@ def _persisting(store: FoundStore, plan: StorePlan, service: Service, proc: Path
     return found
 
 
-def _compare(plan: StorePlan, service: Service, memory: EngineMemory) -> _Findings:
+def _compare(plan: StorePlan, service: EngineProcess, memory: EngineMemory) -> _Findings:
     found: _Findings = {}
     for image in plan.images:
         if differences := _folder_differences(image, service, memory.folders.get(image.id, ())):
@@ -150,7 +150,7 @@ def _is_listed(plan: StorePlan) -> Callable[[Reference], bool]:
     return lambda name: name.digest is None or plan.store == docker_store.NAME
 
 
-def _folder_differences(image: ImagePlan, service: Service, folders: Sequence[str]) -> list[Difference]:
+def _folder_differences(image: ImagePlan, service: EngineProcess, folders: Sequence[str]) -> list[Difference]:
     """Compare the topmost folder that a service reports with the one that was checked; none if it reports none.
 
     The folders below follow from that one's list on the disk, which the engine reads at each mount (`overlay_stack`).

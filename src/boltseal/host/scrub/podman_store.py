@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Final
 
 from boltseal.engines.json_documents import read_manifest
+from boltseal.engines.podman_database import other_store
 from boltseal.engines.podman_store import OVERLAY, VFS, IdRange, PodmanStore, StoredContainer, StoredImage, StoredLayer
 from boltseal.engines.safe_open import StoreMalformed, StoreMissing, StoreUnreadable
 from boltseal.host.scrub.differences import Difference, DifferenceKind, difference, shown
@@ -71,6 +72,8 @@ def _with_driver(found: StorePlan, store: PodmanStore) -> StorePlan:
             tops = {*(each.layer for each in listed), *(each.layer for each in stored), *copies} - full_copies
             unreferenced = frozenset(store.folder_of(id_) for id_ in layers.keys() - _in_use(tops, layers))
             unknown += store.damaged[:MAX_DAMAGED]
+            if reason := _in_another_store(store):
+                images = [replace(image, unknown=(*image.unknown, reason)) for image in images]
     except (StoreMissing, StoreUnreadable, StoreMalformed) as error:
         unknown.append(error.message)
     return replace(
@@ -80,6 +83,18 @@ def _with_driver(found: StorePlan, store: PodmanStore) -> StorePlan:
         unknown=(*found.unknown, *unknown),
         unreferenced=found.unreferenced | unreferenced,
     )
+
+
+def _in_another_store(store: PodmanStore) -> str:
+    """Return why this store is not the one that Podman uses, "" if it is."""
+    try:
+        other = other_store(store.files)
+    except (StoreMissing, StoreUnreadable, StoreMalformed) as error:
+        return f"the store that Podman uses is unknown: {error.message}"
+    if not other:
+        return ""
+    at = shown(other)
+    return f"Podman uses another store by its database in this one: {at}; check that with boltseal scrub --root {at}"
 
 
 def _each_listed_once(images: list[ImagePlan]) -> list[ImagePlan]:

@@ -210,6 +210,8 @@ class VfsComparison(LayerComparison):
         if not self.inodes.is_linked(got.st_ino):  # otherwise an entry that links to the file has set these
             self._compare_status(path, want, got)
             self._compare_attributes(path)
+            for kind, none, flags in self.inodes.attributes.flags(path, got, self.inodes.attributes.at(path)):
+                add(kind, path, none, flags)
         if stat.S_ISREG(want.st_mode):
             self._compare_content(path, want.st_size, got.st_size)
         elif stat.S_ISLNK(want.st_mode) and self._below.link(path) != self._tree.link(path):

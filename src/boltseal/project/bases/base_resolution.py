@@ -27,8 +27,11 @@ from boltseal.project.bases.freshness import (
     judge_without_claims,
     moves_since,
 )
-from boltseal.project.bases.image_documents import ImageDocuments, RemoteRepository, same_platform
+from boltseal.project.bases.image_documents import ImageDocuments, RemoteRepository
 from boltseal.project.bases.image_facts import ImageFacts
+from boltseal.project.bases.index_children import same_platform
+from boltseal.project.bases.kept_chains import KeptChains
+from boltseal.project.bases.layer_chains import ChainMatcher
 from boltseal.project.bases.layer_match import Candidate, longest_match, may_be_base
 from boltseal.project.bases.tag_history import TagHistories
 from boltseal.project.bases.unknown_periods import Window, gaps
@@ -58,6 +61,7 @@ class BaseResolver:
         self,
         documents: ImageDocuments,
         histories: TagHistories,
+        chains: KeptChains,
         now: Mapping[Reference, Digest | BoltsealError],
         *,
         current: Iterable[Candidate] = (),
@@ -66,6 +70,7 @@ class BaseResolver:
     ) -> None:
         self._documents = documents
         self._histories = histories
+        self._chains = chains
         self._now = now
         self._former_images = former or FormerImages()
         self._former: dict[Reference, list[Candidate]] = {}
@@ -189,7 +194,7 @@ class BaseResolver:
         current = None if claim.base is None else self._now.get(claim.base)
         if claim.base is None or not isinstance(current, Digest):
             former = self._former_of(claim.base, image)
-            former_base_unproven = former and not any(
+            former_base_unproven = claim.base in self._former_images.read and not any(
                 image.history_begins_with(candidate.facts) for candidate in longest_match(image, former)
             )
             return None if former_base_unproven else await self._judge_claim(judged, claim)
@@ -294,7 +299,7 @@ class BaseResolver:
         for digest in dict.fromkeys(
             [now, *(interval.digest for interval in reversed(await self._recent_intervals(base)))]
         ):
-            if digest is None:
+            if digest is None or (digest != now and self._is_ruled_out(base, digest, image)):
                 continue
             facts, why = await self._facts(base, digest, image)
             unread = unread or why
@@ -356,7 +361,21 @@ class BaseResolver:
         try:
             return await self._documents.facts_for(remote, digest, image.platform), ""
         except BoltsealError as error:
-            return None, error.message
+            reason = error.message
+        try:
+            await self._chains.read(remote, [digest])
+            known = self._chains.known(remote, digest, image.platform)
+        except BoltsealError:
+            return None, reason
+        return None if known is None else ChainMatcher([image]).facts(known), ""
+
+    def _is_ruled_out(self, base: Reference, digest: Digest, image: ImageFacts) -> bool:
+        """Return whether an image is known not to begin with the layers of a tag's former one, without a request."""
+        try:
+            known = self._chains.known(RemoteRepository(base.registry, base.repository), digest, image.platform)
+        except BoltsealError:
+            return False
+        return known is None or not ChainMatcher([image]).begins(known.chain)
 
 
 def _unresolved(claim: BaseClaim, error: BoltsealError) -> BaseVerdict:

@@ -22,10 +22,11 @@ from typing import Final, NamedTuple
 
 from boltseal.client.document_cache import DocumentCache
 from boltseal.client.head_requests import resolve_tags
+from boltseal.client.ledger_records import ListedRecord
 from boltseal.client.ledger_trust import LedgerCheck
 from boltseal.client.transport import Transport
 from boltseal.errors import BoltsealError, Denied, TooLarge
-from boltseal.ledger.entry import Entry
+from boltseal.ledger.entry import Entry, EntryKind
 from boltseal.ledger.follow import LedgerBroken
 from boltseal.oci.digest import Digest
 from boltseal.oci.manifest import Manifest
@@ -42,13 +43,14 @@ from boltseal.project.bases.base_claims import (
     inherited_claim,
 )
 from boltseal.project.bases.base_resolution import BaseResolver, JudgedImage
+from boltseal.project.bases.built_proofs import unproven_builds
 from boltseal.project.bases.candidates import CandidatePool, needs_layer_match
-from boltseal.project.bases.former_images import (
-    FormerImages,
-)
+from boltseal.project.bases.former_images import FormerImages
 from boltseal.project.bases.freshness import BaseStatus, BaseVerdict, judge_move, worst_verdict
-from boltseal.project.bases.image_documents import ImageDocuments, RemoteRepository, images_of_index, same_platform
+from boltseal.project.bases.image_documents import ImageDocuments, RemoteRepository
 from boltseal.project.bases.image_facts import ImageFacts, NotAnImage
+from boltseal.project.bases.index_children import images_of_index, same_platform
+from boltseal.project.bases.kept_chains import KeptChains
 from boltseal.project.bases.layer_match import Candidate
 from boltseal.project.bases.tag_history import TagHistories
 from boltseal.project.bases.tag_past import ScannedTag, TagPast
@@ -107,12 +109,13 @@ class _Part(NamedTuple):
 
 @dataclass(slots=True)
 class _Image:
-    """What is known of an image so far."""
+    """What is known of an image so far. `built`: the listed `built` entries that its claims are from, by index."""
 
     wanted: ImageToCheck
     digest: Digest
     parts: list[_Part] = field(default_factory=list)
     error: BoltsealError | None = None
+    built: dict[int, Entry] = field(default_factory=dict)
 
     @property
     def remote(self) -> RemoteRepository:
@@ -159,7 +162,8 @@ class BaseScanner:
         self._ignored = ignored
         self._expectations = expectations
         self._followed: dict[str, LedgerCheck | BoltsealError] = {}
-        self._tag_past = TagPast(transport, documents, cache, histories, self._has_ledger)
+        self._chains = KeptChains(transport, cache, self._has_ledger)
+        self._tag_past = TagPast(transport, documents, cache, histories, self._has_ledger, self._chains)
         self._now_us = now_us
         self._after_us = now_us - window_s * 1_000_000
         self._max_units = max_units
@@ -234,6 +238,7 @@ class BaseScanner:
             self._progress(done, len(found))
 
         await asyncio.gather(*map(read, found))
+        await self._prove_builds(found)
         former = await self._former_images(images)
         self._complete = all(self._has_ledger(image.wanted.reference.registry) for image in images)
         # 3
@@ -251,7 +256,13 @@ class BaseScanner:
         now |= await self._resolve(bases - now.keys(), frozenset())
         # 4
         resolver = BaseResolver(
-            self._documents, self._histories, now, current=found_candidates, former=former, now_us=self._now_us
+            self._documents,
+            self._histories,
+            self._chains,
+            now,
+            current=found_candidates,
+            former=former,
+            now_us=self._now_us,
         )
         return [
             image if isinstance(image, BaseReport) else await self._answer(image, resolver, nearer) for image in images
@@ -360,10 +371,10 @@ class BaseScanner:
         facts: ImageFacts,
         manifest: Manifest,
         index_annotations: Mapping[str, str],
-        entries: Sequence[Entry],
+        entries: Sequence[ListedRecord],
     ) -> _Part:
         """Return the claims about one platform's base, the most reliable first."""
-        from_entry = claim_from_entries(entries, image.digest) or claim_from_entries(entries, facts.manifest)
+        from_entry = _built_claim(image, entries, image.digest) or _built_claim(image, entries, facts.manifest)
         claims = [from_entry, claim_from_annotations(facts.annotations), claim_from_annotations(index_annotations)]
         if manifest.is_index:
             claims.append(claim_from_annotations(manifest.annotations))
@@ -375,19 +386,32 @@ class BaseScanner:
         found += [claim for claim in (*from_labels, image.wanted.base) if claim is not None]
         return _Part(facts, tuple(found))
 
+    async def _prove_builds(self, images: Sequence[_Image]) -> None:
+        """Give an image an error if a `built` entry that it uses is not proven, so that it is never called current.
+
+        Raises: LedgerBroken.
+        """
+        for registry in {image.remote.registry for image in images if image.built}:
+            check = await self.followed(registry)
+            if isinstance(check, LedgerCheck):
+                some = [image for image in images if image.remote.registry == registry]
+                errors = await unproven_builds(self.transport, check, [image.built for image in some], self._watch)
+                for image, error in zip(some, errors, strict=True):
+                    image.error = image.error or error
+
     async def _former_images(self, images: Sequence[_Image | BaseReport]) -> FormerImages:
         """Return the former images of this scan's tags, if layers must decide the base of any image."""
-        platforms = [
-            part.facts.platform
+        unproven = [
+            part.facts
             for image in images
             if isinstance(image, _Image)
             for part in image.parts
             if needs_layer_match(part.claims)
         ]
-        if not platforms:
+        if not unproven:
             return FormerImages()
         scanned = [ScannedTag(image.wanted.reference, image.digest) for image in images]
-        return await self._tag_past.former_images(scanned, platforms, max_units=self._max_units - self._units)
+        return await self._tag_past.former_images(scanned, unproven, max_units=self._max_units - self._units)
 
     def _has_ledger(self, registry: str) -> bool:
         """Return whether a registry is known to keep a ledger."""
@@ -401,3 +425,12 @@ def _repository_of(wanted: ImageToCheck) -> RemoteRepository:
 
 def _in_use(platform: Platform | None, wanted: Iterable[Platform]) -> bool:
     return platform is None or any(same_platform(platform, in_use) for in_use in wanted)
+
+
+def _built_claim(image: _Image, listed: Sequence[ListedRecord], digest: Digest) -> BaseClaim | None:
+    """Return the claim of the newest `built` entry of a digest, and note the entry as used, also if it claims nothing."""
+    built = [each for each in listed if each.entry.kind is EntryKind.BUILT and each.entry.digest == str(digest)]
+    if not built:
+        return None
+    image.built[built[-1].entry_index] = built[-1].entry
+    return claim_from_entries([built[-1].entry], digest)

@@ -134,7 +134,8 @@ def judge(
     if same is not None:
         return BaseVerdict(BaseStatus.CURRENT, same, claim, known, now.digest)
     # 3
-    return BaseVerdict(BaseStatus.OUTDATED, _summary(was, facts), claim, known, now.digest, changes(was, facts))
+    differences = None if was.hashed_settings else changes(was, facts)  # of a deleted base only hashes are known
+    return BaseVerdict(BaseStatus.OUTDATED, _summary(was, facts), claim, known, now.digest, differences)
 
 
 def base_digest(claim: BaseClaim, was: ImageFacts | None) -> Digest | None:

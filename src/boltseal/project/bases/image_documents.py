@@ -16,25 +16,22 @@ from boltseal.client.errors import RemoteUnavailable
 from boltseal.client.registry_client import RegistryClient
 from boltseal.client.transport import Transport
 from boltseal.errors import BoltsealError, NotFound
-from boltseal.oci.descriptor import Descriptor
 from boltseal.oci.digest import Digest
 from boltseal.oci.manifest import Manifest, parse_manifest
 from boltseal.oci.mediatype import MANIFEST_TYPES
 from boltseal.oci.platform import Platform
 from boltseal.oci.reference import Repository
 from boltseal.project.bases.base_claims import MAX_STATEMENT_BYTES
-from boltseal.project.bases.image_facts import ImageFacts, NotRead, config_of, read_facts
+from boltseal.project.bases.image_facts import ImageFacts, config_of, read_facts
+from boltseal.project.bases.index_children import ATTESTED, images_of_index, same_platform
 from boltseal.project.settings import Mirror
 
 AT_ONCE: Final = 8
 READ_S: Final = 300.0
-MAX_CHILDREN: Final = 100
 MAX_STATEMENTS: Final = 4
 SMALL_BYTES: Final = 64 * 1024
 MAX_SMALL: Final = 1000
-ATTESTED: Final = "vnd.docker.reference.digest"
 PREDICATE: Final = "in-toto.io/predicate-type"
-_UNKNOWN: Final = "unknown/unknown"
 _BLOB: Final = ""
 """The media type under which blobs are cached."""
 
@@ -44,14 +41,6 @@ class RemoteRepository(NamedTuple):
 
     registry: str
     repository: Repository
-
-
-class IndexChild(NamedTuple):
-    """One image of an index: its manifest's digest, its platform, and its annotations in the index."""
-
-    digest: Digest
-    platform: Platform | None
-    annotations: Mapping[str, str]
 
 
 class ImageDocuments:
@@ -88,6 +77,10 @@ class ImageDocuments:
         cached._may_ask = False
         cached._manifests, cached._blobs = {}, {}
         return cached
+
+    def is_cached(self, digest: Digest) -> bool:
+        """Return whether a manifest or index is read without a request."""
+        return digest in self._small or self._cache.document(digest) is not None
 
     async def manifest(self, remote: RemoteRepository, digest: Digest) -> Manifest:
         """Read a manifest or index. Raises: RemoteNotFound, RemoteMismatch and other remote errors."""
@@ -215,27 +208,3 @@ class ImageDocuments:
             RemoteRepository(host, Repository(f"{prefix}/{remote.repository}" if prefix else remote.repository)),
             remote,
         ]
-
-
-def images_of_index(index: Manifest) -> list[IndexChild]:
-    """Return the images of an index, without attestations. Raises: NotRead: there are too many."""
-    found = [
-        IndexChild(entry.digest, entry.platform, entry.annotations)
-        for entry in index.manifests
-        if entry.media_type in MANIFEST_TYPES and not _attestation(entry)
-    ]
-    if len(found) > MAX_CHILDREN:
-        raise NotRead(f"an index has {len(found)} images, expected at most {MAX_CHILDREN}")
-    return found
-
-
-def same_platform(first: Platform, second: Platform) -> bool:
-    """Return whether two platforms run on the same machine. arm64 is arm64/v8, and a missing variant matches any."""
-    if (first.os, first.architecture) != (second.os, second.architecture):
-        return not (first.os or first.architecture) or not (second.os or second.architecture)
-    default = "v8" if first.architecture == "arm64" else ""
-    return (first.variant or default) == (second.variant or default) or not (first.variant and second.variant)
-
-
-def _attestation(entry: Descriptor) -> bool:
-    return ATTESTED in entry.annotations or str(entry.platform) == _UNKNOWN

@@ -88,10 +88,20 @@ class ImageSettings:
     shell: tuple[str, ...] = ()
     on_build: tuple[str, ...] = ()
 
+    @property
+    def hash(self) -> str:
+        """A hash of all settings, which registries keep (`oci.layer_chain.VERSION`)."""
+        values = (self.entrypoint, self.command, self.user, self.ports, self.folder, self.volumes)
+        more = (self.health, self.stop_signal, self.shell, self.on_build)
+        return sha256(ascii((sorted(self.env.items()), *values, *more)).encode()).hexdigest()
+
 
 @dataclass(frozen=True, slots=True)
 class ImageFacts:
-    """The facts of one image. `sizes`: of its layers as stored, in bytes; () if unknown."""
+    """The facts of one image. `sizes`: of its layers as stored, in bytes; () if unknown.
+
+    `hashed_settings`: the hash of its settings, if only the layer chain of the image is known; `settings` are empty then.
+    """
 
     manifest: Digest
     config: Digest
@@ -103,6 +113,12 @@ class ImageFacts:
     annotations: Mapping[str, str]
     created: str
     history: tuple[HistoryStep, ...]
+    hashed_settings: str = ""
+
+    @property
+    def inherited_hash(self) -> str:
+        """The hash of the settings that containers, and images built on this one, inherit."""
+        return self.hashed_settings or self.settings.hash
 
     def annotation_or_label(self, name: str) -> str:
         """Return an annotation, else a label of the image; "" if neither exists."""
@@ -133,7 +149,11 @@ class ImageFacts:
 
     def same_as(self, other: ImageFacts) -> bool:
         """Return whether images built on either one inherit the same: layers and settings."""
-        return self.config == other.config or (self.diff_ids == other.diff_ids and self.settings == other.settings)
+        if self.config == other.config or self.diff_ids != other.diff_ids:
+            return self.config == other.config
+        if self.hashed_settings or other.hashed_settings:
+            return self.inherited_hash == other.inherited_hash
+        return self.settings == other.settings
 
 
 class _Run(msgspec.Struct, rename="pascal"):

@@ -7,22 +7,24 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from boltseal.client.document_cache import DocumentCache
-from boltseal.client.ledger_records import list_entries, list_observations
+from boltseal.client.ledger_records import ListedRecord, list_entries, list_observations
 from boltseal.client.transport import Transport
 from boltseal.errors import BoltsealError, NotFound
-from boltseal.ledger.entry import RECORDS, Entry
+from boltseal.ledger.entry import RECORDS
 from boltseal.oci.digest import Digest
-from boltseal.oci.platform import Platform
 from boltseal.oci.reference import Reference
 from boltseal.project.bases.former_images import (
     MOVED_OR_GONE,
     SERVED_KINDS,
+    FormerImageReader,
     FormerImages,
     former_digests,
     read_former_images,
 )
 from boltseal.project.bases.freshness import TagInterval
 from boltseal.project.bases.image_documents import ImageDocuments, RemoteRepository
+from boltseal.project.bases.image_facts import ImageFacts
+from boltseal.project.bases.kept_chains import KeptChains
 from boltseal.project.bases.tag_history import TagHistories
 from boltseal.project.bases.unknown_periods import UnknownPeriod, Window, gaps, possible
 
@@ -44,13 +46,15 @@ class TagPast:
         cache: DocumentCache,
         histories: TagHistories,
         has_ledger: Callable[[str], bool],
+        chains: KeptChains,
     ) -> None:
         self._transport = transport
         self._documents = documents
         self._cache = cache
         self._histories = histories
         self._has_ledger = has_ledger
-        self._records: dict[RemoteRepository, asyncio.Task[list[Entry]]] = {}
+        self._chains = chains
+        self._records: dict[RemoteRepository, asyncio.Task[list[ListedRecord]]] = {}
         self._unlisted: dict[RemoteRepository, str] = {}
 
     def forget(self) -> None:
@@ -59,15 +63,15 @@ class TagPast:
         self._unlisted.clear()
         self._histories.forget()
 
-    async def entries(self, remote: RemoteRepository) -> list[Entry]:
-        """Return a repository's entries, if its registry keeps a ledger; [] if they can't be read."""
+    async def entries(self, remote: RemoteRepository) -> list[ListedRecord]:
+        """Return a repository's entries, unproven, if its registry keeps a ledger; [] if they can't be read."""
         if not self._has_ledger(remote.registry):
             return []
         if remote not in self._records:
             self._records[remote] = asyncio.create_task(self._read_entries(remote))
         return await asyncio.shield(self._records[remote])
 
-    async def _read_entries(self, remote: RemoteRepository) -> list[Entry]:
+    async def _read_entries(self, remote: RemoteRepository) -> list[ListedRecord]:
         """Read the entries about builds, and those after which a tag resolved to another image."""
         try:
             return await list_entries(self._transport, remote.registry, remote.repository, RECORDS | MOVED_OR_GONE)
@@ -80,9 +84,13 @@ class TagPast:
             return []
 
     async def former_images(
-        self, tags: Sequence[ScannedTag], platforms: Iterable[Platform], *, max_units: int
+        self, tags: Sequence[ScannedTag], images: Sequence[ImageFacts], *, max_units: int
     ) -> FormerImages:
-        """Return the former images of tags for these platforms. `max_units`: limit of their layers and history lines."""
+        """Return the former images of tags that may be the bases of these images.
+
+        `max_units`: limit of their layers and history lines.
+        """
+        mirrored: set[str] = set()
         intervals: dict[Reference, dict[Digest | None, TagInterval]] = {}
         unknown: list[UnknownPeriod] = []
 
@@ -91,8 +99,10 @@ class TagPast:
                 intervals.setdefault(base, {}).update((interval.digest, interval) for interval in before)
 
         for remote in dict.fromkeys(RemoteRepository(tag.reference.registry, tag.reference.repository) for tag in tags):
-            note(former_digests(remote, await self.entries(remote)))
-            note(await self._mirrored(remote))
+            note(former_digests(remote, [each.entry for each in await self.entries(remote)]))
+            served = await self._mirrored(remote)
+            note(served)
+            mirrored |= {base.name for base in served}
         listings = {
             registry: self._cache.listings(registry)
             for registry in {tag.reference.registry for tag in tags}
@@ -107,10 +117,14 @@ class TagPast:
                 intervals[tag.reference.by_tag].pop(tag.digest, None)  # it is part of this scan
         unknown += [UnknownPeriod(f"{at.registry}/{at.repository}", why) for at, why in self._unlisted.items()]
         return await read_former_images(
-            self._documents,
+            # what a mirror does not have any more it would fetch from its upstream
+            FormerImageReader(
+                self._documents,
+                self._chains,
+                lambda base: self._has_ledger(base.registry) and base.name not in mirrored,
+            ),
             {base: tuple(several.values()) for base, several in intervals.items()},
-            platforms,
-            self._has_ledger,
+            images,
             unknown,
             max_units=max_units,
         )
@@ -140,11 +154,8 @@ class TagPast:
         if not self._has_ledger(remote.registry) or "." not in remote.repository.partition("/")[0]:
             return {}
         try:
-            return former_digests(
-                remote,
-                await list_observations(self._transport, remote.registry, remote.repository, SERVED_KINDS),
-                SERVED_KINDS,
-            )
+            listed = await list_observations(self._transport, remote.registry, remote.repository, SERVED_KINDS)
+            return former_digests(remote, [each.entry for each in listed], SERVED_KINDS)
         except BoltsealError as error:
             self._unlisted[remote] = (
                 f"the observations of {remote.repository} at {remote.registry} can't be read: {error.message}"

@@ -35,7 +35,7 @@ from boltseal.project.references.build_arguments import BuildArguments
 from boltseal.project.references.compose_files import ComposeFile, ImageScalar
 from boltseal.project.references.compose_loading import LoadedFiles, folder_of
 from boltseal.project.references.compose_places import (
-    Place,
+    KeyPlace,
     is_compose,
     is_compose_name,
     model_places,
@@ -67,7 +67,6 @@ from boltseal.project.references.yaml_nodes import (
 )
 from boltseal.project.source_files import ProjectPath, ProjectTree, Unreadable
 
-BUILT_HERE: Final = "built here"
 EXTENDED: Final = "extended "
 """Begins the positions in a file that others only extend: its services are none of the project."""
 
@@ -138,7 +137,7 @@ class _Reader:
             with suppress(InterpolationFailed):
                 filled = fill(scalar.node.value.rstrip("\n"), env.get, Dialect.COMPOSE, strict=False)
                 name = None if filled.last is None else filled.last.variable
-                found = None if name is None or scalar.build or scalar.locked_only else env.find(name)
+                found = None if name is None or scalar.locked_only else env.find(name)
                 if name is not None and found is not None:
                     at = (scalar.file.source.path, span_of(scalar.file.source, scalar.node))
                     ends[found[0].path, name][at] = filled.text.removeprefix(scalar.prefix).strip()
@@ -159,7 +158,7 @@ class _Reader:
         platforms = (asked,) if asked and "$" not in asked else ()
         at = f"{'' if file.source.path in self.loaded.included else EXTENDED}services.{name}."
         found = self.scalars(
-            file, at, (Place(keys.get("image"), "image"),), platforms, build=self.loaded.is_built(file, name)
+            file, at, (KeyPlace(keys.get("image"), "image"),), platforms, build=self.loaded.is_built(file, name)
         )
         found += self.scalars(file, at, service_places(keys), platforms)
         build = pairs(keys.get("build"))
@@ -181,7 +180,7 @@ class _Reader:
             other, base = further
             image = next((each["image"] for each in other.services.get(base, ()) if "image" in each), None)
             if image is not None:
-                return self.scalars(other, f"services.{name}.", (Place(image, "image"),))
+                return self.scalars(other, f"services.{name}.", (KeyPlace(image, "image"),))
             further = self.loaded.build_and_base(other, base)[1]
         return []
 
@@ -189,7 +188,7 @@ class _Reader:
         self,
         file: ComposeFile,
         begin: str,
-        places: Iterable[Place],
+        places: Iterable[KeyPlace],
         platforms: tuple[str, ...] = (),
         *,
         build: bool = False,
@@ -229,9 +228,7 @@ class _Reader:
         except InterpolationFailed as error:
             why = str(error)
         edit_range, reason = None, why
-        if scalar.build:
-            reason = BUILT_HERE
-        elif resolved is not None and scalar.locked_only is not None:
+        if resolved is not None and scalar.locked_only is not None:
             reason = scalar.locked_only
         elif resolved is not None and filled is not None:
             edit_range, reason = self.edit_range(scalar, filled, env)

@@ -18,7 +18,7 @@ _NAME: Final = re.compile(
 _SERVICE_KEYS: Final = frozenset({"image", "build", "extends", "provider"})
 
 
-class Place(NamedTuple):
+class KeyPlace(NamedTuple):
     """A node that contains a reference: its key path in the service, and the text before the reference in it."""
 
     node: Node | None
@@ -43,26 +43,26 @@ def is_compose(documents: tuple[Node, ...]) -> bool:
     return False
 
 
-def service_places(keys: Pairs) -> Iterator[Place]:
+def service_places(keys: Pairs) -> Iterator[KeyPlace]:
     """Yield the places of a service: image volumes, hooks, contexts and models of a provider."""
     for index, volume in enumerate(items(keys.get("volumes"))):
         if text_of(pairs(volume).get("type")) == "image":
-            yield Place(pairs(volume).get("source"), f"volumes[{index}].source")
+            yield KeyPlace(pairs(volume).get("source"), f"volumes[{index}].source")
     for hooks in ("pre_start", "post_start", "pre_stop"):
         for index, hook in enumerate(items(keys.get(hooks))):
-            yield Place(pairs(hook).get("image"), f"{hooks}[{index}].image")
+            yield KeyPlace(pairs(hook).get("image"), f"{hooks}[{index}].image")
     for where, node, prefix in contexts(pairs(keys.get("build")).get("additional_contexts")):
-        yield Place(node, f"build.additional_contexts{where}", prefix)
+        yield KeyPlace(node, f"build.additional_contexts{where}", prefix)
     provider = pairs(keys.get("provider"))
     if text_of(provider.get("type")) == "model":
-        yield Place(pairs(provider.get("options")).get("model"), "provider.options.model", locked_only=MODEL)
+        yield KeyPlace(pairs(provider.get("options")).get("model"), "provider.options.model", locked_only=MODEL)
 
 
-def model_places(documents: tuple[Node, ...]) -> Iterator[Place]:
+def model_places(documents: tuple[Node, ...]) -> Iterator[KeyPlace]:
     """Yield the models of a Compose file (`models.*.model`)."""
     for document in documents:
         for name, model in pairs(pairs(document).get("models")).items():
-            yield Place(pairs(model).get("model"), f"models.{name}.model", locked_only=MODEL)
+            yield KeyPlace(pairs(model).get("model"), f"models.{name}.model", locked_only=MODEL)
 
 
 def named_files(documents: tuple[Node, ...]) -> Iterator[str]:

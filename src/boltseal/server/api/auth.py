@@ -29,6 +29,7 @@ from boltseal.server.api.errors import HostRefused
 from boltseal.server.api.paths import (
     BlobTarget,
     CatalogTarget,
+    ChainsTarget,
     DiscoverTarget,
     HistoryTarget,
     ManifestTarget,
@@ -63,6 +64,7 @@ _IN_REPOSITORY: Final = (
     HistoryTarget,
     RecordsTarget,
     ObservationsTarget,
+    ChainsTarget,
 )
 _READS: Final = frozenset({"GET", "HEAD"})
 

@@ -20,6 +20,7 @@ from boltseal.server.api.blobs import BlobRoutes
 from boltseal.server.api.errors import MethodNotAllowed, NoSuchTag, RegistryReadOnly, RouteUnknown
 from boltseal.server.api.history import HistoryRoutes
 from boltseal.server.api.http_application import READS, HttpApplication, path_text, raw_path
+from boltseal.server.api.layer_chains import ChainRoutes
 from boltseal.server.api.listings import ListingRoutes
 from boltseal.server.api.locations import Locations
 from boltseal.server.api.manifests import ManifestRoutes
@@ -28,6 +29,7 @@ from boltseal.server.api.paths import (
     BaseTarget,
     BlobTarget,
     CatalogTarget,
+    ChainsTarget,
     DiscoverTarget,
     HistoryTarget,
     ManifestTarget,
@@ -49,7 +51,7 @@ from boltseal.server.api.responses import Headers, Response
 from boltseal.server.api.settings import ApiSettings
 from boltseal.server.api.uploads import UploadRoutes
 from boltseal.server.auth.access import EitherName
-from boltseal.server.mirror.cache import Mirror
+from boltseal.server.mirror.cache import MirrorCache
 from boltseal.server.mirror.push_proxy import PushProxy
 from boltseal.server.registry import Registry
 from boltseal.server.registry.sequencer import ClockStepped
@@ -82,7 +84,7 @@ class DistributionApi(HttpApplication):
         settings: ApiSettings,
         auth: RequestAuth,
         observer: RequestLog | None = None,
-        mirror: Mirror | None = None,
+        mirror: MirrorCache | None = None,
         push_proxy: PushProxy | None = None,
     ) -> None:
         super().__init__(observer or RequestLog(), settings.body)
@@ -198,7 +200,7 @@ def _tables(
     settings: ApiSettings,
     locations: Locations,
     auth: RequestAuth,
-    mirror: Mirror | None,
+    mirror: MirrorCache | None,
     push_proxy: PushProxy | None,
 ) -> tuple[Table, Mapping[type[Target], Handler], Mapping[tuple[type[Target], str], Handler]]:
     """Return the handlers of all routes, and those that replace them for reads and pushes of upstreams' repositories.
@@ -224,6 +226,7 @@ def _tables(
         HistoryTarget: {"GET": history.history},
         ObservationsTarget: {"GET": history.observations},
         RecordsTarget: {"GET": records.list, "POST": records.add},
+        ChainsTarget: {"GET": ChainRoutes(registry.layer_chains).list},
         UploadTarget: {
             "GET": uploads.status,
             "PATCH": uploads.append,

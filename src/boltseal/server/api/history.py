@@ -77,6 +77,7 @@ class HistoryRoutes:
                 f"/v2/{name}/_boltseal/records",
                 f"/v2/{name}/_boltseal/observations",
                 f"/v2/{name}/_boltseal/observations/<tag>",
+                f"/v2/{name}/_boltseal/chains",
             ],
         }
         return responses.with_body(_json({"extensions": [oci, own]}))

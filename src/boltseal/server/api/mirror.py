@@ -17,7 +17,7 @@ from boltseal.server.api.manifests import ManifestRoutes
 from boltseal.server.api.paths import BlobTarget, ManifestTarget, ReferrersTarget, TagListTarget
 from boltseal.server.api.request import Request
 from boltseal.server.api.responses import Response
-from boltseal.server.mirror.cache import Mirror
+from boltseal.server.mirror.cache import MirrorCache
 from boltseal.server.mirror.upstreams import Upstream
 from boltseal.server.registry.models import ManifestAnswer, Page, ReferrersPage
 from boltseal.server.registry.pulls import BlobUnknown
@@ -28,7 +28,7 @@ MAX_WARNING_CHARACTERS: Final = 500
 class MirroredRoutes:
     """The handlers for reads of mirrored repositories."""
 
-    def __init__(self, mirror: Mirror, manifests: ManifestRoutes, blobs: BlobRoutes) -> None:
+    def __init__(self, mirror: MirrorCache, manifests: ManifestRoutes, blobs: BlobRoutes) -> None:
         self._mirror = mirror
         self._manifests = manifests
         self._blobs = blobs

@@ -13,6 +13,7 @@
     /v2/<name>/_boltseal/history[/<tag>]       HistoryTarget
     /v2/<name>/_boltseal/records               RecordsTarget
     /v2/<name>/_boltseal/observations[/<tag>]  ObservationsTarget
+    /v2/<name>/_boltseal/chains                ChainsTarget
 
 From the right, because a repository may itself be called `a/manifests/b`, `x/tags/list` or `a/blobs/uploads`.
 Only `%3A` in a digest is decoded, so that two different paths never become one name. Any other escape and every name
@@ -124,6 +125,13 @@ class ObservationsTarget:
 
 
 @dataclass(frozen=True, slots=True)
+class ChainsTarget:
+    """The layer chains of images that a repository has or had."""
+
+    repository: Repository
+
+
+@dataclass(frozen=True, slots=True)
 class RecordsTarget:
     """The records of a repository's images: built, rebuild.requested, released."""
 
@@ -144,6 +152,7 @@ Target: TypeAlias = (
     | HistoryTarget
     | RecordsTarget
     | ObservationsTarget
+    | ChainsTarget
 )
 
 ROUTES: Final[Mapping[type, str]] = {
@@ -160,6 +169,7 @@ ROUTES: Final[Mapping[type, str]] = {
     HistoryTarget: "/v2/{name}/_boltseal/history/{tag}",
     ObservationsTarget: "/v2/{name}/_boltseal/observations/{tag}",
     RecordsTarget: "/v2/{name}/_boltseal/records",
+    ChainsTarget: "/v2/{name}/_boltseal/chains",
 }
 """The path template of each kind of target, with all of its parts. `route_of` is the label `route` of metrics."""
 
@@ -226,6 +236,8 @@ def _parse_extension(parts: list[str]) -> Target | None:
             return HistoryTarget(_repository(name), _tag_of_history(tag))
         case [*name, "_boltseal", "records"]:
             return RecordsTarget(_repository(name))
+        case [*name, "_boltseal", "chains"]:
+            return ChainsTarget(_repository(name))
         case [*name, "_boltseal", "observations"]:
             return ObservationsTarget(_repository(name), None)
         case [*name, "_boltseal", "observations", tag]:

@@ -10,7 +10,7 @@ from boltseal.server.api.paths import ManifestTarget, UploadsTarget, UploadTarge
 from boltseal.server.api.request import Request
 from boltseal.server.api.responses import Response
 from boltseal.server.api.uploads import UploadRoutes
-from boltseal.server.mirror.cache import Mirror
+from boltseal.server.mirror.cache import MirrorCache
 from boltseal.server.mirror.push_proxy import PushProxy
 from boltseal.server.mirror.upstreams import Upstream
 
@@ -18,7 +18,9 @@ from boltseal.server.mirror.upstreams import Upstream
 class PushProxyRoutes:
     """The handlers for pushes to an upstream's name."""
 
-    def __init__(self, mirror: Mirror, push_proxy: PushProxy, manifests: ManifestRoutes, uploads: UploadRoutes) -> None:
+    def __init__(
+        self, mirror: MirrorCache, push_proxy: PushProxy, manifests: ManifestRoutes, uploads: UploadRoutes
+    ) -> None:
         self._mirror = mirror
         self._push_proxy = push_proxy
         self._manifests = manifests

@@ -8,6 +8,7 @@ A client that sends nothing, or too little, is refused, which releases its locks
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final, cast
 
@@ -15,7 +16,7 @@ from starlette.types import Receive, Scope
 
 from boltseal.errors import ErrorCode, Invalid, TooLarge, quote
 from boltseal.oci.reference import Repository
-from boltseal.policy.client_address import whose
+from boltseal.policy.client_address import Network, forwarded_client, whose
 from boltseal.policy.upstreams import UpstreamTerms
 from boltseal.server.api.errors import BodyStalled, ClientGone
 from boltseal.server.api.query import Query
@@ -341,6 +342,14 @@ class Request:
         """Return whether the client announced a body."""
         length = self.header(b"content-length")
         return length != "0" if length is not None else self.header(b"transfer-encoding") is not None
+
+
+def with_forwarded_client(scope: Scope, trusted: Sequence[Network]) -> Scope:
+    """Return the scope with the client that the trusted proxies in front name, for limits per client and for the log."""
+    host, _ = scope.get("client") or ("", 0)
+    forwarded_for = ",".join(value.decode("latin-1") for key, value in scope["headers"] if key == b"x-forwarded-for")
+    client = forwarded_client(host, forwarded_for, trusted)
+    return scope if client == host else {**scope, "client": (client, 0)}
 
 
 def _too_large(limit: int, length: int | None = None) -> str:

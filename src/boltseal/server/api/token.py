@@ -36,18 +36,20 @@ from boltseal.policy.name_resolution import NO_UPSTREAMS, NameResolver
 from boltseal.server.api import responses
 from boltseal.server.api.access_log import RequestLog
 from boltseal.server.api.auth import RequestAuth
-from boltseal.server.api.errors import error_headers
+from boltseal.server.api.errors import MethodNotAllowed, error_headers
 from boltseal.server.api.http_application import HttpApplication
 from boltseal.server.api.request import Request
 from boltseal.server.api.responses import Headers, Response
 from boltseal.server.auth.access import MAX_SCOPES
-from boltseal.server.auth.tokens import CATALOG_SCOPE, LIFE_S, IssuedToken
+from boltseal.server.auth.tokens import CATALOG_SCOPE, LIFE_S, MAX_TOKEN_BYTES, IssuedToken
 
 TOKEN_PATH: Final = "/token"  # noqa: S105 - a path, no secret
 MAX_FORM_BYTES: Final = 64 * 1024
 _CHALLENGE: Final[Headers] = ((b"www-authenticate", b'Basic realm="boltseal", charset="UTF-8"'),)
 _CLASS: Final = re.compile(r"\([a-z0-9]+\)$")
 """The class of a resource type in a scope, such as `(plugin)`. It says what a repository holds and gives no right."""
+_EVERY: Final = "*"
+"""The action that stands for all that a token may have."""
 _TOKEN_ACTIONS: Final = frozenset({Action.PULL, Action.PUSH, Action.DELETE})
 
 
@@ -85,7 +87,7 @@ class TokenService(HttpApplication):
             account = query.value("account")
             return _json(await self._issue(request, request.header(b"authorization"), account, query.all("scope")))
         if request.method != "POST":
-            raise ScopeInvalid("method not allowed; use GET or POST")
+            raise MethodNotAllowed("method not allowed; use GET or POST", "GET, POST")
         form = _form(await request.read_body(MAX_FORM_BYTES))
         self._check_service(_one(form, "service"))
         if "grant_type" not in form:
@@ -95,6 +97,8 @@ class TokenService(HttpApplication):
         user, password = _one(form, "username"), _one(form, "password")
         if user is None or password is None:
             raise ScopeInvalid("username or password is missing; expected both")
+        if ":" in user:  # Basic could not carry it: the rest would become a part of the password
+            raise ScopeInvalid("username has a colon, which no user name has")
         basic = "Basic " + base64.b64encode(f"{user}:{password}".encode()).decode("ascii")
         issued = await self._issue(request, basic, _one(form, "account"), form.get("scope", []))
         return _json(issued, {"scope": issued.scope})
@@ -132,7 +136,13 @@ class TokenService(HttpApplication):
         if account is not None and caller.user not in (None, account):
             raise ScopeInvalid(f"account is {quote(account)}; the login is {quote(caller.user)}; expected the same")
         request.actor = caller.actor
-        return self._auth.access.issue_token(caller, [*asked, *self._root_mirror_scopes(asked)], catalog=catalog)
+        issued = self._auth.access.issue_token(caller, [*asked, *self._root_mirror_scopes(asked)], catalog=catalog)
+        if len(issued.text) > MAX_TOKEN_BYTES:  # every request with it would be refused, and the client would ask again
+            raise ScopeInvalid(
+                f"a token with these {len(texts)} scopes has {len(issued.text)} bytes; at most {MAX_TOKEN_BYTES} are "
+                "allowed: request fewer repositories at once"
+            )
+        return issued
 
     def _root_mirror_scopes(
         self, asked: Iterable[tuple[Repository, frozenset[Action]]]
@@ -168,7 +178,8 @@ def _one(form: Mapping[str, list[str]], name: str) -> str | None:
 
 def _form(raw: bytes) -> dict[str, list[str]]:
     try:
-        return parse_qs(raw.decode("ascii"), max_num_fields=MAX_SCOPES + 10, strict_parsing=True)
+        text = raw.decode("ascii")
+        return parse_qs(text, max_num_fields=MAX_SCOPES + 10, strict_parsing=True, errors="strict")
     except ValueError as error:
         raise ScopeInvalid("cannot read the form; expected application/x-www-form-urlencoded") from error
 
@@ -188,10 +199,13 @@ def _parse_scopes(texts: Iterable[str]) -> Iterator[tuple[Repository, frozenset[
         kind, _, rest = text.partition(":")
         kind = _CLASS.sub("", kind)
         name, _, actions = rest.rpartition(":")
-        wanted = {"pull", "push", "delete"} if actions == "*" else set(actions.split(","))
+        wanted = set(actions.split(","))
         if kind != "repository":
             continue
         try:
-            yield Repository(name), frozenset(action for action in _TOKEN_ACTIONS if str(action) in wanted)
+            yield (
+                Repository(name),
+                frozenset(action for action in _TOKEN_ACTIONS if not wanted.isdisjoint({str(action), _EVERY})),
+            )
         except NameInvalid:
             continue

@@ -4,22 +4,26 @@ A token (JWT, EdDSA) has a subject and, per repository, the actions that were re
 may also cover the catalog, the list of repositories (type `registry`, name `catalog`, action `*`). A request may do what
 both the token and the grants now allow: a withdrawn grant ends at once, and a token never allows more than was requested.
 
-The checks, in this order: signature by one of our keys, issuer, audience, begin and end; then the form of the claims.
+The checks, in this order: the header is one that we write, signature by one of our keys, issuer, audience, begin and end;
+then the form of the claims.
 """
 
 from __future__ import annotations
 
+import base64
 import secrets
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
 
+import msgspec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from joserfc import jwt
 from joserfc.errors import JoseError
 from joserfc.jwk import OKPKey
 
 from boltseal.errors import Unauthenticated
+from boltseal.oci.jsontext import decode
 from boltseal.policy.grants import Action
 from boltseal.server.storage.key_file import KeyFile, StoredSigningKey
 
@@ -30,6 +34,7 @@ ISSUER: Final = "boltseal"
 CATALOG_SCOPE: Final = "registry:catalog:*"
 """The scope of the catalog, as the Docker token specification names it."""
 _ALGORITHMS: Final = ["Ed25519"]
+_TYPE: Final = "JWT"
 _CATALOG: Final = {"type": "registry", "name": "catalog", "actions": ["*"]}
 
 
@@ -90,7 +95,9 @@ class Tokens:
             ]
             + ([_CATALOG] if catalog else []),
         }
-        text = jwt.encode({"alg": _ALGORITHMS[0], "kid": key.id}, claims, _jwk(key), algorithms=_ALGORITHMS)
+        text = jwt.encode(
+            {"typ": _TYPE, "alg": _ALGORITHMS[0], "kid": key.id}, claims, _jwk(key), algorithms=_ALGORITHMS
+        )
         scope = " ".join(f"{item['type']}:{item['name']}:{','.join(item['actions'])}" for item in claims["access"])
         return IssuedToken(text, now_s, scope)
 
@@ -103,6 +110,8 @@ class Tokens:
         """
         if len(text) > MAX_TOKEN_BYTES:
             raise Unauthenticated(f"the token is longer than {MAX_TOKEN_BYTES} bytes; log in again")
+        if not _is_our_header(text.partition(".")[0]):
+            raise Unauthenticated("the token was not signed by this registry; log in again")
         until_us: int | None = None  # when the next key took over: a token issued later with this key is forged
         for key in self._keys.current(self._now_us()):
             try:
@@ -132,6 +141,28 @@ class Tokens:
             raise Unauthenticated("the token was signed by a retired key; request another")
         scopes, catalog = _access(claims.get("access"))
         return Claims(user or None, scopes, ends_s, catalog, login)
+
+
+class _Header(msgspec.Struct, forbid_unknown_fields=True):
+    """The header of a token as `Tokens.issue` writes it."""
+
+    typ: str
+    alg: str
+    kid: str
+
+
+def _is_our_header(part: str) -> bool:
+    """Return whether the first part of a token is a header that we write.
+
+    Other parameters (crit, jwk, jku, x5c, b64) are for the attacker to choose, before the signature is verified: the
+    library that verifies must not interpret them, and raises TypeError for some.
+    """
+    try:
+        raw = base64.b64decode(part + "=" * (-len(part) % 4), altchars=b"-_", validate=True)
+        header = decode(raw, _Header)
+    except ValueError:  # not ASCII, not base64, not JSON of this form
+        return False
+    return header.typ == _TYPE and header.alg in _ALGORITHMS
 
 
 def _access(access: object) -> tuple[dict[str, frozenset[Action]], bool]:

@@ -61,7 +61,7 @@ class _CachedAnswer:
     for_us: int
 
 
-class Mirror:
+class MirrorCache:
     """Every read of a mirrored repository. One per process; ended with `aclose`.
 
     `check_disk`: raises ReserveReached when that many more bytes do not fit. `read_only`: returns why nothing may be

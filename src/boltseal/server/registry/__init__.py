@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from boltseal.policy.rules import RuleSet
 from boltseal.server.registry.deletes import Deletes
+from boltseal.server.registry.layer_chains import LayerChains
 from boltseal.server.registry.ledger import Ledger
 from boltseal.server.registry.manifests import Manifests
 from boltseal.server.registry.observations import Observations
@@ -46,6 +47,7 @@ class Registry:
     refusals: RefusalLog
     reserved_pushes: ReservedPushes
     settling: SettlingTags
+    layer_chains: LayerChains
 
 
 def build_registry(
@@ -64,7 +66,8 @@ def build_registry(
     """
     tag_writer, refusals = TagWriter(rules), RefusalLog(rules)
     pulls = pulls or Pulls(database, blobs)
-    manifests = Manifests(database, tag_writer, refusals, quotas, pulls)
+    layer_chains = LayerChains(database, pulls)
+    manifests = Manifests(database, tag_writer, refusals, quotas, pulls, layer_chains)
     return Registry(
         pulls=pulls,
         manifests=manifests,
@@ -80,4 +83,5 @@ def build_registry(
         refusals=refusals,
         reserved_pushes=ReservedPushes(database, manifests, tag_writer, refusals),
         settling=SettlingTags(database, tag_writer),
+        layer_chains=layer_chains,
     )

@@ -19,13 +19,14 @@ from boltseal.oci.digest import Digest, DigestInvalid
 from boltseal.oci.manifest import Link, LinkKind, ManifestInvalid, parse_manifest
 from boltseal.policy.image_parts import platform_of
 from boltseal.policy.rule_decision import decide
+from boltseal.server.registry.layer_chains import LayerChains
 from boltseal.server.registry.models import ManifestPush, ManifestUpload, Published, PushedManifest, RepositoryRow
 from boltseal.server.registry.pulls import BlobUnknown, Pulls
 from boltseal.server.registry.quota_checks import UNCHECKED, QuotaChecks
 from boltseal.server.registry.refusals import RefusalLog
 from boltseal.server.registry.tag_writer import TagWriter
 from boltseal.server.storage.blobs.protocol import StoreBroken
-from boltseal.server.storage.metadata import queries
+from boltseal.server.storage.metadata import layer_chain_table, queries
 from boltseal.server.storage.metadata.protocol import Metadata, UnitOfWork
 from boltseal.server.storage.metadata.queries import ManifestRow
 
@@ -34,7 +35,10 @@ MAX_CONFIG_BYTES: Final = 1024 * 1024
 
 
 class Manifests:
-    """Stores pushed manifests and publishes their tags. `pulls`: reads the platform of images; without it none is known."""
+    """Stores pushed manifests and publishes their tags.
+
+    `pulls`: reads the platform of images; without it none is known. `chains`: computes layer chains; without it they are pending.
+    """
 
     def __init__(
         self,
@@ -43,12 +47,14 @@ class Manifests:
         refusals: RefusalLog,
         quotas: QuotaChecks = UNCHECKED,
         pulls: Pulls | None = None,
+        chains: LayerChains | None = None,
     ) -> None:
         self._database = database
         self._tag_writer = tag_writer
         self._refusals = refusals
         self._quotas = quotas
         self._pulls = pulls
+        self._chains = chains
 
     async def put(self, upload: ManifestUpload) -> Published:
         """Store a manifest and let its tags resolve to it (end-7).
@@ -65,8 +71,16 @@ class Manifests:
 
     async def put_parsed(self, push: ManifestPush) -> Published:
         """Store a manifest whose bytes were already verified and parsed. Raises as `put`."""
+        push = await self.with_chain(push)
         with self._refusals.logged("push", push.repository, push.tags, push.pushed.digest, push.actor):
             return await self._database.write(lambda tx: self.publish(tx, push), repository=push.repository)
+
+    async def with_chain(self, push: ManifestPush) -> ManifestPush:
+        """Return a push with its layer chain, as far as its config is stored."""
+        if self._chains is None:
+            return push
+        pushed = push.pushed
+        return replace(push, chain=await self._chains.document(push.repository, pushed.manifest, pushed.digest))
 
     async def _platform(self, push: ManifestPush) -> str:
         """Return the platform of a pushed image, from its config in this repository; "" if it is not known."""
@@ -139,6 +153,7 @@ class Manifests:
         links = [(str(link.descriptor.digest), str(link.kind)) for link in references]
         links += [(str(image), str(LinkKind.SIGNATURE_TAG)) for image in signed]
         queries.add_manifest(tx, repository.id, _row(push, tx.now_us), manifest.raw, links)
+        layer_chain_table.put(tx, repository.id, str(pushed.digest), push.chain)
 
 
 def parse_upload(upload: ManifestUpload) -> ManifestPush:

@@ -161,7 +161,7 @@ class ManifestPush:
     """A parsed push: the manifest to store, and the tags that are to resolve to it, each once.
 
     `may_settle`: False seals a new tag at once, also under a rule that lets tags settle. `platform`: of the image, read for
-    such rules only; "" if it is not known.
+    such rules only; "" if it is not known. `chain`: the document of its layer chain (`layer_chains`), None: pending.
     """
 
     repository: Repository
@@ -171,6 +171,7 @@ class ManifestPush:
     conditions: Conditions = UNCONDITIONAL
     may_settle: bool = True
     platform: str = ""
+    chain: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -135,6 +135,8 @@ def accept_loss(database: Metadata, keys: LedgerKeys, actor: str, reason: str, l
         keys.put_mark(sign_checkpoint(Checkpoint(key.name, 0, EMPTY_ROOT), key))
         keys.put_key(key)
         keys.clear_doubt(WITNESSES)  # the new ledger has not been shown to any
+        if keys.statements() is not None:
+            keys.put_statements(b"")
         return Recovered(key.name, str(key.verifier), 0)
 
 

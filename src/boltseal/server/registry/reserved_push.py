@@ -115,6 +115,7 @@ class ReservedPushes:
     async def publish(self, push: ManifestPush) -> Published:
         """Publish a push that upstream has taken. Raises as `Manifests.put`: the rules may have changed meanwhile."""
         (tag,) = push.tags
+        push = await self._manifests.with_chain(push)
 
         def job(tx: UnitOfWork) -> Published:
             published = self._manifests.publish(tx, _local(push))
@@ -127,7 +128,7 @@ class ReservedPushes:
 
     async def put(self, push: ManifestPush) -> Published:
         """Store a manifest without tags that upstream has taken."""
-        unconditional = replace(push, conditions=UNCONDITIONAL)
+        unconditional = await self._manifests.with_chain(replace(push, conditions=UNCONDITIONAL))
         return await self._database.write(
             lambda tx: self._manifests.publish(tx, unconditional), repository=push.repository
         )

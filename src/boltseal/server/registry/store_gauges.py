@@ -15,7 +15,7 @@ from typing import Final
 from boltseal.errors import BoltsealError
 from boltseal.ledger.clock import is_behind
 from boltseal.server.storage.disk_reserve import DiskReserve
-from boltseal.server.storage.metadata import ledger_store, ledger_tree, usage
+from boltseal.server.storage.metadata import layer_chain_table, ledger_store, ledger_tree, usage
 from boltseal.server.storage.metadata.migrate import DATABASE_NAME
 from boltseal.server.storage.metadata.protocol import LEDGER, OBSERVATIONS, TAGS, Log, Metadata, Snapshot
 from boltseal.server.storage.metrics import Gauge
@@ -49,6 +49,7 @@ class StoreGauges:
             self._files,
             self._logs,
             self._clock,
+            self._pending_chains,
             self._blob_totals,
         )
         for part in parts:
@@ -97,6 +98,11 @@ class StoreGauges:
         wrong = behind or self._database.clock_guard(now_us) is not None
         help_text = "Whether nothing is written because the clock cannot be right"
         return [Gauge("boltseal_clock_wrong", help_text, {"": float(wrong)})]
+
+    def _pending_chains(self) -> list[Gauge]:
+        pending = self._database.read_and_wait(layer_chain_table.count_pending)
+        help_text = "Stored manifests whose layer chain is not known yet: older ones, and those without their config"
+        return [Gauge("boltseal_layer_chains_pending", help_text, {"": pending})]
 
     def _blob_totals(self) -> list[Gauge]:
         with self._counting:

@@ -12,6 +12,10 @@ however late a witness sends it.
 Fail closed: a witness that can't be asked does not agree. A server starts with the doubt that its witnesses were not asked
 yet, and takes writes when enough of them agree (`[ledger] witness_quorum`, by default all). A witness agrees when it
 cosigned the newest checkpoint, or never heard of this ledger. One that fails later, while the server runs, changes nothing.
+
+What a witness stated is kept with the keys (`witness_statements`). A witness that cosigned before and now answers that it does
+not know this ledger does not agree: its address is wrong, or it lost its state. A witness that stated a larger size, or that it
+saw other entries, is a doubt until it agrees itself, also after a restart, whatever the others say.
 """
 
 from __future__ import annotations
@@ -24,7 +28,8 @@ from typing import Final
 
 import structlog
 
-from boltseal.client.witness import Cosigned, LedgerUnknown, SizeConflict, WitnessClient
+from boltseal.client.errors import RemoteMismatch, RemoteUnavailable
+from boltseal.client.witness import Cosigned, LedgerUnknown, ProofRefused, WitnessClient
 from boltseal.errors import BoltsealError, Invalid
 from boltseal.ledger.checkpoint import Checkpoint, open_checkpoint
 from boltseal.ledger.merkle import consistency_path, prove
@@ -33,6 +38,7 @@ from boltseal.ledger.tiles import Tiles, needed
 from boltseal.server.storage.ledger_key import WITNESSES, LedgerKeys, LedgerKeyUnreadable
 from boltseal.server.storage.metadata import ledger_tree
 from boltseal.server.storage.metadata.protocol import Metadata, Snapshot, UnitOfWork
+from boltseal.server.storage.witness_statements import Stated, Statement, WitnessStatements
 from boltseal.server.storage.worker_threads import finish_in_thread
 
 EVERY_S: Final = 1.0
@@ -79,6 +85,7 @@ class Witnesses:
         self._quorum = len(witnesses) if quorum is None else min(quorum, len(witnesses))
         self._on_agreed = on_agreed
         self._kept_doubt: str | None = None
+        self._statements = WitnessStatements(keys)
 
     @property
     def troubles(self) -> tuple[str, ...]:
@@ -134,8 +141,6 @@ class Witnesses:
             if witness.trouble is None:
                 _log.warning("witness did not cosign the checkpoint", witness=witness.key.name, reason=error.message)
             witness.trouble = error.message
-            if isinstance(error, LedgerUnknown):
-                witness.agrees, witness.ahead = True, None
             pause_s = min(RETRY_S, EVERY_S * 2**witness.failures)
             witness.failures = min(witness.failures + 1, 10)
             witness.retry_s = asyncio.get_running_loop().time() + pause_s
@@ -148,7 +153,9 @@ class Witnesses:
 
     def _conclude(self) -> None:
         """Keep or withdraw the doubt of the witnesses, by what all of them answered. Raises: LedgerKeyUnreadable."""
-        ahead = next((witness.ahead for witness in self._witnesses if witness.ahead is not None), None)
+        statements = self._statements.read()
+        doubts = (_doubt(witness, statements.get(str(witness.key))) for witness in self._witnesses)
+        ahead = next((doubt for doubt in doubts if doubt is not None), None)
         if ahead is not None:
             if ahead != self._kept_doubt:
                 _log.error("a witness saw another ledger than this store has", reason=ahead)
@@ -166,29 +173,59 @@ class Witnesses:
             if witness.size > head.size:
                 break
             proof = await self._database.read(lambda snapshot: _proof(snapshot, witness.size, head.size))
-            answer = await witness.client.add_checkpoint(witness.size, proof, head.note)
+            try:
+                answer = await witness.client.add_checkpoint(witness.size, proof, head.note)
+            except LedgerUnknown:
+                self._note_unknown(witness)
+                raise
             if isinstance(answer, Cosigned):
                 await self._store(witness, head, checkpoint, answer.lines)
                 witness.agrees, witness.ahead = True, None
                 return
-            if not isinstance(answer, SizeConflict) or answer.size == witness.size:
-                break  # it saw another root of the same size
+            if isinstance(answer, ProofRefused) or answer.size == witness.size:
+                # It saw another tree of that size. Its refusal of a proof from 0, or of its own size, means nothing.
+                if witness.size and (isinstance(answer, ProofRefused) or answer.size == head.size):
+                    await self._note_another(witness)
+                break
             witness.size = answer.size
-        await self._note_other(witness)
+        await self._note_larger(witness)
         await self._check_larger(witness, key, head)
 
-    async def _note_other(self, witness: WitnessState) -> None:
+    def _note_unknown(self, witness: WitnessState) -> None:
+        """Let a witness that does not know the ledger agree if it never did. Raises: RemoteUnavailable, LedgerKeyUnreadable."""
+        before = self._statements.read().get(str(witness.key))
+        if before is not None:
+            raise RemoteUnavailable(
+                f"the witness {witness.key.name} answered 404: it does not know this ledger, but {_knows(before)}; correct "
+                "its address, or remove its [[witness]] and restart"
+            )
+        witness.agrees, witness.ahead = True, None
+
+    async def _note_larger(self, witness: WitnessState) -> None:
         """Keep the doubt if a witness states a size that this store does not have, before it gets another request."""
         head = await self._database.read(ledger_tree.head)
         here = 0 if head is None else head.size
         if witness.size > here:
-            witness.agrees = False
             witness.ahead = (
                 f"the witness {witness.key.name} saw {witness.size} entries of the ledger, and the data has {here} signed ones: "
                 "it is an old copy, or entries were removed; `boltseal ledger recover` brings them back"
             )
-            await finish_in_thread(self._conclude)
-            witness.size = 0  # its word is not proven: ask anew whether it still says so
+            await self._keep(witness, Statement(Stated.LARGER, witness.size))
+
+    async def _note_another(self, witness: WitnessState) -> None:
+        """Keep the doubt if a witness states that it saw other entries than this store has."""
+        witness.ahead = (
+            f"the witness {witness.key.name} saw other entries than the first {witness.size} of this ledger: the data is an old "
+            "copy to which others were added, or it was rewritten; see `boltseal ledger recover`"
+        )
+        await self._keep(witness, Statement(Stated.ANOTHER, witness.size))
+
+    async def _keep(self, witness: WitnessState, statement: Statement) -> None:
+        """Keep a statement that is a doubt. Raises: LedgerKeyUnreadable."""
+        witness.agrees = False
+        await finish_in_thread(self._statements.note, str(witness.key), statement)
+        await finish_in_thread(self._conclude)
+        witness.size = 0  # its word is not proven: ask anew whether it still says so
 
     async def _store(
         self, witness: WitnessState, head: ledger_tree.SignedHead, checkpoint: Checkpoint, lines: bytes
@@ -197,6 +234,7 @@ class Witnesses:
 
         Raises:
             NoteInvalid: it does not verify.
+            LedgerKeyUnreadable: the keys' folder can't be used.
         """
         text = checkpoint.text()
         offered = parse_note_unverified(text.encode() + b"\n" + lines).signatures
@@ -205,11 +243,17 @@ class Witnesses:
         if not own:
             raise NoteInvalid(f"the witness {witness.key.name} signed with another key than the one that is configured")
         witness.key.verify(text, own[0])
+        await finish_in_thread(self._statements.note, str(witness.key), Statement(Stated.COSIGNED, head.size))
         await self._database.write(lambda tx: _add_cosignature(tx, head, own[0]))
         witness.size = head.size
 
     async def _check_larger(self, witness: WitnessState, key: SigningKey, head: ledger_tree.SignedHead) -> None:
-        """Fetch the checkpoint that the witness saw and this store lacks. If the ledger key signed it, it becomes the mark."""
+        """Fetch the checkpoint that the witness saw and this store lacks. If the ledger key signed it, it becomes the mark.
+
+        Raises:
+            NoteInvalid: the witness shows another ledger.
+            RemoteMismatch: it shows a checkpoint that this store has, so it had no reason to refuse the newest one.
+        """
         seen = await witness.client.latest(key.name)
         try:
             signed = open_checkpoint(seen, key.verifier).checkpoint
@@ -224,6 +268,11 @@ class Witnesses:
                 witness=witness.key.name,
                 size=signed.size,
                 here=head.size,
+            )
+        elif signed.size <= head.size:
+            raise RemoteMismatch(
+                f"the witness {witness.key.name} refused the checkpoint of {head.size} entries, and shows one of {signed.size} "
+                "that this ledger has"
             )
 
     def _raise_mark(self, seen: bytes) -> bool:
@@ -242,6 +291,26 @@ class Witnesses:
                 return False  # signed, but not in the tree yet: the integrator compares it with the mark
             self._keys.put_mark(seen)
             return True
+
+
+def _doubt(witness: WitnessState, before: Statement | None) -> str | None:
+    """Return why a witness doubts the ledger, by its last answer or, until it answers again, by what it stated before."""
+    if witness.agrees is True:
+        return None
+    if witness.ahead is None and before is not None and before.stated != Stated.COSIGNED:
+        return f"the witness {witness.key.name} has not agreed since {_knows(before)}; see `boltseal ledger recover`"
+    return witness.ahead
+
+
+def _knows(statement: Statement) -> str:
+    """Return the statement of a witness as a clause."""
+    match statement.stated:
+        case Stated.COSIGNED:
+            return f"it cosigned {statement.size} entries of it"
+        case Stated.LARGER:
+            return f"it saw {statement.size} entries of it, more than the data had"
+        case Stated.ANOTHER:
+            return f"it saw other entries than its first {statement.size}"
 
 
 def _proof(snapshot: Snapshot, old_size: int, size: int) -> tuple[bytes, ...]:

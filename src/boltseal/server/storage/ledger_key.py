@@ -4,6 +4,7 @@
     ledger.mark   the checkpoint that was signed last, as a note
     ledger.lock   locked by the process of a store that signs
     ledger.tags.doubt, ledger.witnesses.doubt   why the ledger takes no entries, until that is resolved; most stores have none
+    ledger.witnesses   what each witness stated last (`witness_statements`); only where there are witnesses
     observations.key, .mark, .lock   the same for the log of observations
     witness.lock  locked by the process of a store that talks to witnesses
 
@@ -50,6 +51,7 @@ class LedgerKeys:
         self.folder = folder
         self._name = name
         self._key, self._mark, self._lock = (f"{name}.{kind}" for kind in ("key", "mark", "lock"))
+        self._statements = f"{name}.{WITNESSES}"
         self._disk = disk or Disk()
 
     def of(self, name: str) -> LedgerKeys:
@@ -130,6 +132,14 @@ class LedgerKeys:
             (self.folder / name).unlink(missing_ok=True)
         except OSError as error:
             raise LedgerKeyUnreadable(f"{self.folder.name}/{name} can't be removed: {error.strerror}") from error
+
+    def statements(self) -> bytes | None:
+        """Return what the witnesses stated, None if nothing. Raises: LedgerKeyUnreadable."""
+        return self._read(self._statements)
+
+    def put_statements(self, raw: bytes) -> None:
+        """Replace what the witnesses stated. Raises: LedgerKeyUnreadable."""
+        self._write(self._statements, raw)
 
     def put_key(self, key: SigningKey) -> None:
         """Replace the signing key. Raises: LedgerKeyUnreadable."""

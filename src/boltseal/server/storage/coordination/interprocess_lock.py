@@ -20,7 +20,7 @@ from typing import Final
 
 from boltseal.errors import Unavailable
 
-LOCK_FILE: Final = "turns.lock"
+LOCK_FILE: Final = "interprocess.lock"
 LOOK_EVERY_S: Final = 0.02
 _FLOCK: Final = "hhqqi0q"  # struct flock of 64-bit Linux: type, whence, start, length, pid (0 for these locks)
 

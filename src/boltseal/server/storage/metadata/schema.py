@@ -25,6 +25,8 @@
     upload_session  who began an upload, in which repository, and until when it counts; see `upload_table`
     failed_login  failed logins by address; see `failed_login_table`
     account      users who may log in, and the encrypted hashes of their passwords; see `account_table`
+    layer_chain  what shows that an image was built on this manifest (`oci.layer_chain`), also after it was deleted; NULL: not
+                 found out yet, because its config is missing or the row is older than the table
     purged_blob  blobs whose rows a purge removed and whose bytes it has not deleted yet; see `unreferenced.note_purged`
 
 There are two logs with the same tables (`LogTables`): the ledger of changes of our tags, and the observations of upstreams' tags.
@@ -363,5 +365,23 @@ purged_blob = Table(
     METADATA,
     Column("digest", Text, primary_key=True),
     Column("purged_us", BigInteger, nullable=False),
+    sqlite_with_rowid=False,
+)
+
+PENDING_CHAIN: Final = "document IS NULL"
+
+layer_chain = Table(
+    "layer_chain",
+    METADATA,
+    _of_repository(),
+    Column("digest", Text, primary_key=True),
+    Column("document", Text),
+    Index(
+        "ix_layer_chain_pending",
+        "repository_id",
+        "digest",
+        sqlite_where=text(PENDING_CHAIN),
+        postgresql_where=text(PENDING_CHAIN),
+    ),
     sqlite_with_rowid=False,
 )

@@ -288,6 +288,8 @@ _SIZES: Final = (
     ("purged_blob", "purged_blob", "100 1"),
     ("failed_login", "ix_failed_login_last_us", "1000 1 1"),
     ("upload_session", "ix_upload_session_owner_expires_us", "1000 50 1 1"),
+    ("layer_chain", "layer_chain", "100000 1000 1"),
+    ("layer_chain", "ix_layer_chain_pending", "1000 100 1"),
 )
 
 
