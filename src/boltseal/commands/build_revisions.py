@@ -24,8 +24,8 @@ from boltseal.project.bases.base_claims import (
     claim_from_entries,
     claim_from_labels,
 )
-from boltseal.project.bases.index_children import images_of_index
 from boltseal.project.bases.image_facts import BASE_WAS, REVISION_OF, NotAnImage, NotRead, config_of, read_facts
+from boltseal.project.bases.index_children import images_of_index
 from boltseal.project.bases.rebuild_tags import RebuildTags
 
 
