@@ -51,12 +51,12 @@ class Rebuilt:
     @property
     def labels(self) -> dict[str, str]:
         """The labels of the rebuild, beside those of its base."""
-        return {REVISION_OF: self.root, **({BASE_WAS: str(self.was)} if self.carries_fix else {})}
+        return {REVISION_OF: str(self.root), **({BASE_WAS: str(self.was)} if self.carries_fix else {})}
 
     @property
     def extra(self) -> Mapping[str, str]:
         """The keys in its `built` entry, beside those of its base."""
-        return {"revision.of": self.root, **({"base.was": str(self.was)} if self.carries_fix else {})}
+        return {"revision.of": str(self.root), **({"base.was": str(self.was)} if self.carries_fix else {})}
 
     @property
     def text(self) -> str:
