@@ -325,6 +325,33 @@ def test_a_running_image_is_checked_by_the_digest_that_it_was_pulled_as(shop: Im
     assert "never pushed" in ran.out
 
 
+def test_the_hosts_that_still_run_the_old_base_are_named(shop: ImageRegistry, tmp_path: Path) -> None:
+    """With several hosts an image is checked once, its containers on each host are named, and a host without an engine is doubt."""
+    app = layered("abX", annotations={NAME: f"{shop.address}/base/node:latest", DIGEST: WAS.digest})
+    engines = [FakeEngine(), FakeEngine()]
+    for engine in engines:
+        pulled = engine.image("app", f"{shop.ref}:1.0.0", pulled=(f"{shop.ref}@{app.digest}",))
+        engine.container("web", f"{shop.ref}:1.0.0", pulled)
+    shop.push("base/node", "latest", NOW)
+    folders = [tmp_path / "a", tmp_path / "b"]
+    for folder in folders:
+        folder.mkdir()
+    missing = f"unix://{tmp_path}/none.sock"
+
+    async def asked() -> tuple[Run, list[str]]:
+        async with engines[0].listening(folders[0]) as one, engines[1].listening(folders[1]) as two:
+            hosts = [str(one), str(two)]
+            options = [word for host in (*hosts, missing) for word in ("--host", host)]
+            return await asyncio.to_thread(run, "outdated", "--running", *options, "--json"), hosts
+
+    ran, hosts = asyncio.run(asked())
+    [outdated, unread] = ran.json["results"]
+
+    assert ran.code == 1
+    assert (outdated["status"], outdated["runs_on"]) == ("outdated", [f"{host}: web" for host in hosts])
+    assert (unread["ref"], unread["status"]) == (missing, "cannot tell")
+
+
 def test_only_the_platforms_in_use_count(shop: ImageRegistry, tmp_path: Path) -> None:
     """Platforms are those of the option, of the Compose file's project, or of the running container."""
     base = f"{shop.address}/base/node:latest"

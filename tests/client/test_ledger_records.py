@@ -113,7 +113,7 @@ async def test_entries_are_listed_by_their_kinds(registry: Serving, transport: T
     kinds = {EntryKind.TAG_MOVED, EntryKind.RELEASED}
     found = await list_entries(transport, HOST, SHOP, kinds)
 
-    assert [(str(one.kind), one.tag) for one in found] == [("tag.moved", "latest"), ("released", "1.0.0")]
+    assert [(str(one.entry.kind), one.entry.tag) for one in found] == [("tag.moved", "latest"), ("released", "1.0.0")]
     assert await list_observations(transport, HOST, SHOP, {EntryKind.OBSERVED}) == []
 
 
@@ -131,7 +131,7 @@ async def test_a_registry_that_lists_all_kinds_is_read_as_well() -> None:
         await list_entries(transport, HOST, Repository("shop/other"), {EntryKind.TAG_MOVED})
     await transport.aclose()
 
-    assert [one.kind for one in found] == ["tag.moved"]
+    assert [(one.entry_index, one.entry.kind) for one in found] == [(2, "tag.moved")]
 
 
 async def test_an_endless_list_is_not_read_to_its_end() -> None:

@@ -52,6 +52,13 @@ async def test_a_receipt_proves_what_the_tag_resolves_to(ledger: FakeLedger, sta
     assert open_receipt(raw, KEY).entry == opened.entry
 
 
+async def test_a_receipt_needs_the_entries_of_its_tag_only(ledger: FakeLedger, state: ClientState) -> None:
+    """The entries of the repository's other tags, which may be many, are not read."""
+    await fetch(ledger, state)
+
+    assert (ledger.counted["history"], ledger.counted["history of a tag"]) == (0, 1)
+
+
 async def test_a_receipt_of_another_entry_is_refused(ledger: FakeLedger, state: ClientState) -> None:
     """A valid receipt for another entry than the requested one is refused."""
     ledger.swapped = 1

@@ -279,7 +279,6 @@ class FakeLedger:
         return JSONResponse(index, headers=link) if self.unsigned else Response(status_code=404)
 
     async def _history(self, request: Request) -> Response:
-        self.counted["history"] += 1
         if not self.own_history:
             return Response(status_code=404)
         if self.history_status != 200:
@@ -288,6 +287,7 @@ class FakeLedger:
         n = int(request.query_params["n"])
         name = request.path_params["name"]
         tag = request.path_params.get("tag")
+        self.counted["history" if tag is None else "history of a tag"] += 1
         about = f'"repository":"{name}"' + ("" if tag is None else f',"tag":"{tag}"')
         of_name = [
             {"index": index, "line": line.decode()}

@@ -9,10 +9,12 @@ from boltseal.ledger.entry import Entry, EntryKind
 from boltseal.ledger.history import EntryAt
 from boltseal.ledger.tag_intervals import (
     Behind,
+    BuiltOn,
     ReleaseRecord,
     TagInterval,
     TagStep,
     behind,
+    built_on,
     in_words,
     intervals_of,
     moment,
@@ -66,6 +68,22 @@ def test_the_newest_release_of_an_image() -> None:
 
     assert released(entries, {A}) == ReleaseRecord("ada", 2, 2)
     assert released(entries, {C}) is None
+
+
+def test_the_newest_build_names_the_base_and_its_change() -> None:
+    """The newest `built` entry of an image names its base, and for a revision the base's change; one from scratch has none."""
+    extra = {"base.name": "node:16", "base.digest": B}
+    revision = extra | {"revision.of": "1.4.2", "base.was": C}
+    built = ((A, extra), (A, revision), (B, extra), (C, {"base.name": "scratch"}))
+    entries = [
+        EntryAt(at, msgspec.structs.replace(entry_at(at, EntryKind.BUILT, digest).entry, extra=found), b"")
+        for at, (digest, found) in enumerate(built)
+    ]
+
+    assert built_on(entries, {A}) == BuiltOn("node:16", B, "1.4.2", C, 1)
+    assert built_on(entries, {B}) == BuiltOn("node:16", B, "", "", 2)
+    assert built_on(entries, {C}) is None
+    assert built_on(entries, {"sha256:none"}) is None
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,10 @@ from boltseal.cli.options import JsonOption
 from boltseal.cli.output import CommandOutput
 from boltseal.cli.progress import size_text
 from boltseal.cli.remote import LOCATION_HELP, takes_registry_options
+from boltseal.commands.contents_diff import installed
+from boltseal.commands.image_contents import ImageContents
 from boltseal.commands.inspect import inspect_image
+from boltseal.commands.outcome import Outcome
 from boltseal.commands.registry_access import RegistryOptions
 from boltseal.commands.text import counted
 from boltseal.errors import quote
@@ -27,6 +30,9 @@ def inspect(
     platform: Annotated[
         str | None, typer.Option("--platform", metavar="PLATFORM", show_default=False, help="Which image of an index.")
     ] = None,
+    packages: Annotated[
+        bool, typer.Option("--packages", help="Also show packages (by SBOMs, else by the layers) and files.")
+    ] = False,
     *,
     access: RegistryOptions,
     as_json: JsonOption = False,
@@ -34,16 +40,51 @@ def inspect(
     """Show platforms, labels, layers, base image and signatures.
 
     Downloads only the manifests and the config, and verifies their digests. On Docker Hub it counts as one pull.
+    --packages also downloads the layers, at most 2 GiB, and unpacks nothing on the disk.
+
+    Exit code 3: --packages could not find out the packages.
     """
     with CommandOutput("inspect", as_json=as_json) as output:
         location = Location.parse(ref)
-        found, settles = inspect_image(location, platform, access)
+        found, settles, contents = inspect_image(location, platform, access, contents=packages)
         name = ref if location.reference is None else str(location.reference)
-        output.add(ref=name, status="settling" if settles else "present", settles=settles or None, **_fields(found))
+        output.add(
+            ref=name,
+            status="settling" if settles else "present",
+            settles=settles or None,
+            **_fields(found),
+            **_packages_json(contents),
+        )
         if settles:
             output.print(f"settling    the tag is not sealed before {_clean(settles)}")
         for line in _lines(found):
             output.print(line)
+        if contents is not None:
+            _print_packages(output, contents)
+
+
+def _packages_json(contents: ImageContents | None) -> dict[str, Any]:
+    if contents is None:
+        return {}
+    (packages, reason), origin = installed(contents)
+    return {
+        "packages": None if packages is None else [each._asdict() for each in packages],
+        "packages_from": None if packages is None else origin,
+        "packages_reason": reason or None,
+        "files": None if contents.files is None else len(contents.files),
+    }
+
+
+def _print_packages(output: CommandOutput, contents: ImageContents) -> None:
+    (packages, reason), origin = installed(contents)
+    if packages is None:
+        output.outcome = Outcome.UNKNOWN
+        output.print(f"packages    could not check: {_clean(reason)}")
+        return
+    output.print(f"packages    {len(packages)}, by {origin}")
+    for each in packages:
+        kind = f"  ({_clean(each.kind)})" if each.kind else ""
+        output.print(f"package     {_clean(each.name)} {_clean(each.version)}{kind}")
 
 
 def _fields(found: Inspected) -> dict[str, Any]:

@@ -105,6 +105,7 @@ _CONTAINER: Final[_Row] = _CHECK | {
     "release?": int | None,
     "released_by?": str | None,
     "released_at?": OptionalTime,
+    "built?": dict[str, Any] | None,
     "unasked?": str | None,
 }
 _VERDICT: Final[_Row] = {
@@ -160,7 +161,8 @@ ROWS: Final[Mapping[str, _Row]] = {
         "labels?": dict[str, str],
     },
     "check": _FINDING | {"digest": OptionalDigest, "settles": OptionalTime},
-    "compare": _FINDING | {"other": str, "reasons": list[str], "digests": list[DigestText]},
+    "compare": _FINDING
+    | {"other": str, "reasons": list[str], "digests": list[DigestText], "contents?": dict[str, Any]},
     "copy": {
         "ref": str,
         "status": str,
@@ -209,6 +211,10 @@ ROWS: Final[Mapping[str, _Row]] = {
         "base": dict[str, str | None],
         "referrers": list[dict[str, Any]],
         "signatures": dict[str, DigestText],
+        "packages?": list[dict[str, str]] | None,
+        "packages_from?": str | None,
+        "packages_reason?": str | None,
+        "files?": int | None,
     },
     "keep-ls": _FINDING
     | {"number": int, "current": bool, "recorded": bool, "ran": OptionalTime, "held": list[str]}
@@ -252,11 +258,13 @@ ROWS: Final[Mapping[str, _Row]] = {
         "file?": str,
         "line?": int,
         "text?": str,
+        "explanation?": dict[str, Any],
     },
     "outdated": _CHECK
     | _VERDICT
     | {
         "digest?": OptionalDigest,
+        "runs_on?": list[str],
         "rebuild_first?": list[str],
         "ancestors?": list[dict[str, Any]],
         "platforms?": list[dict[str, Any]],
@@ -337,7 +345,7 @@ ROWS: Final[Mapping[str, _Row]] = {
         "index?": int,
         "proven?": bool,
     },
-    "update": _RELEASE,
+    "update": _RELEASE | {"explanation?": dict[str, Any]},
     "verify": _CHECK
     | {
         "file?": str,

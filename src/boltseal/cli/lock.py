@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from boltseal.cli.event_loop import interrupted_by_sigterm
+from boltseal.cli.explain_option import ExplainOption, print_explanations
+from boltseal.cli.explanation_text import ExplainFormat
 from boltseal.cli.lock_options import (
     CountPullsOption,
     EmitOption,
@@ -38,6 +40,7 @@ def lock(
     emit: EmitOption = None,
     render: RenderOption = None,
     merge: MergeOption = False,
+    explain: ExplainOption = None,
     allow_empty: AllowEmptyOption = False,
     allow: AllowOption = None,
     *,
@@ -53,21 +56,26 @@ def lock(
 
     --emit prints a file that makes Compose, kustomize, Helm or BuildKit use the locked digests; the project's files stay.
 
+    --explain reads the former and the new image of each change, and shows who pushed it, whether the base or the
+    sources changed, packages, files, size, platforms and signatures; as Markdown for a pull request.
+
     --render also locks what the project's own tools print; then verify renders again. --no-render ends that.
 
     A reference that can't be resolved leaves the others locked. [[lock.ignore]] in .boltseal.toml leaves one out.
 
     Exit code 3: a reference could not be resolved, or there is none.
     """
-    with CommandOutput("lock", as_json=as_json) as output:
+    with CommandOutput("lock", as_json=as_json or explain is ExplainFormat.JSON) as output:
         if merge:
-            if update or emit is not None or render is not None:
-                raise Invalid("--merge excludes --update, --emit and --render")
+            if update or emit is not None or render is not None or explain is not None:
+                raise Invalid("--merge excludes --update, --emit, --render and --explain")
             _print_merged(output, merge_lock(project, tuple(paths or ())))
             return
         if emit is not None:
             if render is not None:
                 raise Invalid("--emit and --render exclude each other: run `boltseal lock --render` first")
+            if explain is not None:
+                raise Invalid("--emit and --explain exclude each other: --emit locks nothing")
             if update:
                 raise Invalid("--emit and --update exclude each other: run `boltseal lock --update` first")
             _print_emitted(output, emit_lock(project, tuple(paths or ()), emit, allow_empty=allow_empty), emit)
@@ -80,21 +88,27 @@ def lock(
             allow_empty=allow_empty,
             render=render,
             allow=tuple(allow or ()),
+            explain=explain is not None,
         )
         with Progress() as progress, interrupted_by_sigterm():
             report = lock_project(request, access, progress)
-        _print(output, report)
+        _print(output, report, explain)
+        if explain is not None:
+            print_explanations(output, report.explained, explain, access.client.now_us())
 
 
-def _print(output: CommandOutput, report: LockReport) -> None:
+def _print(output: CommandOutput, report: LockReport, explain: ExplainFormat | None) -> None:
     output.outcome = report.outcome
     if report.empty:
         report_unread(output, report.opened)
         report_empty(output, report.opened)
         return
+    explained = {each.change.new: each for each in report.explained}
     for row in report.rows:
-        output.add(ref=str(row.reference), status=row.status, reason=row.reason, **_fields(row))
-        if not output.as_json and row.status != "locked":
+        found = explained.get(row.reference.by_tag)
+        more = {} if found is None or row.status == "removed" else {"explanation": found.as_json()}
+        output.add(ref=str(row.reference), status=row.status, reason=row.reason, **_fields(row), **more)
+        if not output.as_json and row.status != "locked" and explain is not ExplainFormat.MARKDOWN:
             print_finding(clean(f"{row.status:<12} {row.reference.familiar()}  {row.reason}"))
     shown = ShownReasons()
     for each in report.unresolved:

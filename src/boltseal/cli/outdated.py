@@ -12,7 +12,6 @@ from boltseal.cli.outdated_options import (
     ComposeOption,
     DetailsOption,
     DockerfileOption,
-    HostOption,
     ImagesArgument,
     LockOption,
     LogOption,
@@ -26,6 +25,7 @@ from boltseal.cli.output import CommandOutput, say
 from boltseal.cli.progress import Progress
 from boltseal.cli.project_options import AllowOption
 from boltseal.cli.remote import pull_limit_text, takes_registry_options
+from boltseal.cli.running_options import HostsOption
 from boltseal.commands.base_scan_request import BaseScanRequest
 from boltseal.commands.outdated import OutdatedRequest, find_outdated, rebuild_settings
 from boltseal.commands.rebuild_log import requested_at, requested_here
@@ -43,7 +43,7 @@ def outdated(
     compose: ComposeOption = None,
     lock: LockOption = None,
     running: RunningOption = False,
-    host: HostOption = None,
+    host: HostsOption = None,
     dockerfile: DockerfileOption = None,
     base: BaseOption = None,
     platform: PlatformsOption = None,
@@ -66,7 +66,7 @@ def outdated(
     Exit code 1: one is outdated; 3: one could not be checked, or there was no image.
     """
     with CommandOutput("outdated", as_json=as_json) as output:
-        scan = BaseScanRequest(images or (), registry, compose, lock, running, host, platform or ())
+        scan = BaseScanRequest(images or (), registry, compose, lock, running, host or (), platform or ())
         if log:
             print_log(output, requested_here(access.client) if registry is None else requested_at(access, registry))
             return

@@ -24,10 +24,6 @@ LockOption = Annotated[
     Path | None, typer.Option("--lock", metavar="FILE", show_default=False, help="The images of a boltseal.lock.")
 ]
 RunningOption = Annotated[bool, typer.Option("--running", help="The containers of this host's engine, or of --host.")]
-HostOption = Annotated[
-    str | None,
-    typer.Option("--host", metavar="ADDRESS", show_default=False, help="With --running: unix://, tcp:// or ssh://."),
-]
 BaseOption = Annotated[
     str | None,
     typer.Option("--base", metavar="IMAGE", show_default=False, help="The base of images that do not name theirs."),

@@ -48,6 +48,7 @@ def _print_image_report(output: CommandOutput, report: BaseReport, now_us: int, 
         ref=report.wanted.name,
         digest=None if report.digest is None else str(report.digest),
         **_fields(verdict),
+        runs_on=list(report.wanted.runs_on),
         rebuild_first=list(verdict.rebuild_first),
         ancestors=[_fields(each) for each in verdict.ancestors],
         platforms=[_fields(each) for each in report.verdicts] if len(report.verdicts) > 1 else [],
@@ -95,11 +96,9 @@ def _change_fields(changes: BaseChanges) -> dict[str, Any]:
 
 def _details(verdict: BaseVerdict, report: BaseReport, now_us: int) -> Iterator[tuple[str, str]]:
     """Yield what is printed below an image, each with its label."""
-    claim = verdict.claim
-    if claim is not None and claim.base is not None:
-        yield "base", f"{claim.base} ({claim.kind}: {claim.source})"
-        if claim.source in (ClaimSource.LAYERS, ClaimSource.CAME_WITH):
-            yield "evidence", verdict.evidence
+    if report.wanted.runs_on:
+        yield "runs on", ", ".join(report.wanted.runs_on)
+    yield from _base_details(verdict)
     if verdict.ancestors:
         yield "chain", _chain_text(verdict, report, now_us)
     yield "why", verdict.reason
@@ -118,6 +117,14 @@ def _details(verdict: BaseVerdict, report: BaseReport, now_us: int) -> Iterator[
         yield "changed", _changes_text(verdict.changes)
     if len(report.verdicts) > 1:
         yield "for", ", ".join(f"{each.platform}: {each.status}" for each in report.verdicts)
+
+
+def _base_details(verdict: BaseVerdict) -> Iterator[tuple[str, str]]:
+    claim = verdict.claim
+    if claim is not None and claim.base is not None:
+        yield "base", f"{claim.base} ({claim.kind}: {claim.source})"
+        if claim.source in (ClaimSource.LAYERS, ClaimSource.CAME_WITH):
+            yield "evidence", verdict.evidence
 
 
 def _ancestor_details(verdict: BaseVerdict) -> Iterator[tuple[str, str]]:

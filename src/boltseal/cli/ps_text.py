@@ -4,6 +4,9 @@
       2 moves behind `latest`; pushed by ci
       index sha256:8c5a9f51ffcc (64 digits)
       config sha256:1b7e0c4d9a2f (64 digits)
+      a revision of 1.4.1, base docker.io/library/node:16.13 changed:
+      was sha256:89d4f2a1c0be (64 digits)
+      now sha256:1f3ac1e2b7d0 (64 digits)
       lock: not-recreated
       web-1  since 2026-11-23T09:00:41Z, released by ada (release 7)
       web-2  since 2026-11-23T09:00:41Z, released by ada (release 7)
@@ -20,7 +23,7 @@ from itertools import chain
 from boltseal.cli.output import terminal_columns
 from boltseal.commands.text import clean, counted
 from boltseal.host.containers.rows import ContainerRow
-from boltseal.ledger.tag_intervals import in_words, moment
+from boltseal.ledger.tag_intervals import BuiltOn, in_words, moment
 from boltseal.lockfile.container_check import DigestKind
 from boltseal.oci.reference import Reference
 
@@ -59,6 +62,8 @@ def _head(row: ContainerRow) -> Iterator[str]:
     if line := "; ".join(filter(None, notes)):
         yield line
     yield from _digests(row)
+    if row.built is not None:
+        yield from _built(row.built)
     if row.verdict is not None:
         yield f"lock: {'same' if row.verdict.status == 'holds' else row.verdict.status}"
 
@@ -87,6 +92,17 @@ def _behind(row: ContainerRow) -> str:
 def _pushed(row: ContainerRow) -> str:
     by = next((tag.by for tag in row.tags if tag.by), "")
     return f"pushed by {clean(by)}" if by else ""
+
+
+def _built(built: BuiltOn) -> Iterator[str]:
+    """Yield what the ledger records of the build: the base, or for a revision the base's change that it carries."""
+    revision = f"a revision of {clean(built.revision_of)}, " if built.revision_of else ""
+    if built.was:
+        yield f"{revision}base {clean(built.base)} changed:"
+        yield f"was {clean(built.was)}"
+        yield f"now {clean(built.digest)}"
+    else:
+        yield f"{revision}built on {clean(built.base)} {clean(built.digest)}"
 
 
 def _digests(row: ContainerRow) -> Iterator[str]:

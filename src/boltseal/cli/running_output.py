@@ -81,6 +81,7 @@ def row_fields(row: ContainerRow) -> dict[str, Any]:
         "release": None if row.deployed is None else row.deployed.number,
         "released_by": None if released is None else released.by,
         "released_at": None if released is None else _time(released.time_us),
+        "built": None if row.built is None else row.built._asdict(),
         "unasked": row.unasked or None,
     }
 

@@ -13,7 +13,7 @@ from boltseal.commands.text import counted
 from boltseal.errors import quote
 from boltseal.host.scrub.changing_containers import REMOVED
 from boltseal.host.scrub.remedies import Remedy
-from boltseal.host.scrub.report import ScrubReport
+from boltseal.host.scrub.report import BUILD_CACHE, ORPHANED, ScrubReport
 from boltseal.host.scrub.rotation import ShareSummary
 from boltseal.lockfile.format import time_text
 
@@ -30,7 +30,8 @@ _IN_SUMMARY: Final = {
     "unknown": ("could not be checked", "could not be checked"),
 }
 """The words after one subject and after several."""
-_SUBJECTS: Final = {"image": "image", "container": "container", "build-cache": "build cache"}
+_SUBJECTS: Final = {"image": "image", "container": "container", BUILD_CACHE: "build cache"}
+_LEFT_OUT: Final = {BUILD_CACHE: "build cache record", ORPHANED: "orphaned layer folder"}
 MAX_REASONS: Final = 3
 MAX_CHANGES: Final = 10
 
@@ -122,8 +123,10 @@ def _summary(reports: Sequence[ScrubReport]) -> str:
             count = sum((report.what, report.status) == (what, status) for report in reports)
             if count:
                 parts.append(f"{counted(count, subject)} {of_one if count == 1 else of_several}")
-    records = sum(report.unchecked_count for report in reports)
-    left_out = [f"{counted(records, 'build cache record')} not checked"] if records else []
+    left_out = []
+    for what, subject in _LEFT_OUT.items():
+        if records := sum(report.unchecked_count for report in reports if report.what == what):
+            left_out.append(f"{counted(records, subject)} not checked")
     checked = [each for report in reports if report.status != "unchecked" for each in report.unchecked]
     left_out += [f"not checked: {each}" for each in dict.fromkeys(checked)]
     return "; ".join((", ".join(parts) or "nothing checked", *left_out))

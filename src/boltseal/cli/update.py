@@ -20,6 +20,8 @@ from boltseal.cli.deploy_options import (
 )
 from boltseal.cli.durations import duration_option
 from boltseal.cli.engine_options import HostOption
+from boltseal.cli.explain_option import ExplainOption, print_explanations
+from boltseal.cli.explanation_text import ExplainFormat
 from boltseal.cli.options import JsonOption
 from boltseal.cli.output import CommandOutput
 from boltseal.cli.project_options import AllowOption
@@ -27,6 +29,7 @@ from boltseal.cli.release_output import print_release
 from boltseal.cli.remote import takes_registry_options
 from boltseal.cli.table import print_table
 from boltseal.commands.deploy import DeployOptions, notify_release, open_deployable, project_files
+from boltseal.commands.explained_changes import Explanation
 from boltseal.commands.interrupted_update import report_interrupted_update, undo_interrupted_update
 from boltseal.commands.outcome import Outcome
 from boltseal.commands.registry_access import RegistryOptions
@@ -54,6 +57,7 @@ def update(
         duration_option("--cooldown", "Take an image only when we have known it so long, such as 3d."),
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be done, and change nothing.")] = False,
+    explain: ExplainOption = None,
     wait: WaitOption = DEFAULT_WAIT,
     no_record: NoRecordOption = False,
     host: HostOption = None,
@@ -69,11 +73,17 @@ def update(
     writes them into the files. `[update] policy` of .boltseal.toml says which it takes by itself: revision, patch,
     minor or major. It does not deploy an image again that failed here, nor what a rollback holds.
 
+    --explain reads the old and the new images, and shows for each change who pushed it, whether the base or the sources
+    changed, the packages and files, size, platforms, signatures, and which hosts run the old one. With --dry-run it
+    only shows.
+
     Exit code 0: the project was up to date, or was deployed; 1: the deployment failed, and the previous release runs
     again; 3: a tag could not be resolved.
     """
-    with CommandOutput("update", as_json=as_json) as output:
-        request = UpdateRequest(None if cooldown is None else cooldown.us, major, write, dry_run)
+    with CommandOutput("update", as_json=as_json or explain is ExplainFormat.JSON) as output:
+        request = UpdateRequest(
+            None if cooldown is None else cooldown.us, major, write, dry_run, explain=explain is not None
+        )
         deploy_options = DeployOptions(host, access, wait.seconds, not no_record)
         named = project_files(file, project, project_directory, profile, env_file)
         settle = report_interrupted_update if dry_run else undo_interrupted_update
@@ -83,7 +93,7 @@ def update(
             open_deployable(deploy_options, named, services or [], allow or []),
             lambda only, registries: open_deployable(deploy_options, named, only, registries),
             access,
-            lambda steps: _print(output, steps),
+            lambda steps, explained: _print(output, steps, explained, explain, access.client.now_us()),
         )
         if report.release is not None:
             print_release(output, report.release)
@@ -92,8 +102,16 @@ def update(
             output.outcome = report.outcome
 
 
-def _print(output: CommandOutput, steps: Sequence[UpdateStep]) -> None:
+def _print(
+    output: CommandOutput,
+    steps: Sequence[UpdateStep],
+    explained: Sequence[Explanation],
+    form: ExplainFormat | None,
+    now_us: int,
+) -> None:
+    by_service = {place: each for each in explained for place in each.change.places}
     for step in steps:
+        explanation = by_service.get(step.service)
         output.add(
             ref=step.image.familiar(),
             status=str(step.act),
@@ -101,7 +119,12 @@ def _print(output: CommandOutput, steps: Sequence[UpdateStep]) -> None:
             service=step.service,
             digest=None if step.to is None else str(step.to),
             tag=None if step.tag is None else str(step.tag),
+            **({} if explanation is None else {"explanation": explanation.as_json()}),
         )
-    if not output.as_json:
+    if form is not None:
+        print_explanations(output, explained, form, now_us)
+    if form is not ExplainFormat.MARKDOWN and not output.as_json:
+        if form is not None:
+            output.print("")
         rows = [(step.service, step.act, step.image.familiar(), clean(step.why)) for step in steps]
         print_table(("SERVICE", "DO", "IMAGE", "WHY"), rows, whole=("SERVICE", "DO"))

@@ -60,15 +60,23 @@ class ProvenHistory:
 
 
 async def read_history(
-    transport: Transport, registry: str, repository: Repository, tag: Tag | None, follow: Follow
+    transport: Transport,
+    registry: str,
+    repository: Repository,
+    tag: Tag | None,
+    follow: Follow,
+    *,
+    others: bool = True,
 ) -> ProvenHistory:
     """Read the entries of a repository and prove those of `tag`, or all if `tag` is None.
+
+    `others`: whether the entries of the repository's other tags are read as well.
 
     Raises: RemoteNotFound, RemoteMismatch, LedgerBroken.
     """
     client = LedgerClient(transport, registry)
     for tried in range(TRIES):
-        history = check(str(repository), [each async for each in client.history(repository)])
+        history = check(str(repository), [each async for each in client.history(repository, None if others else tag)])
         now = None if tag is None else await _digest_now(transport, registry, repository, tag)
         missed = None if tag is None or now is None else contradiction(history.of(tag), now)
         if tag is not None and (missed is not None or not history.of(tag)):
@@ -190,6 +198,24 @@ async def prove_entry(transport: Transport, registry: str, index: int, entry: En
         return
     for why in (await _unproven(LedgerClient(transport, registry), followed, [listed])).values():
         raise Mismatch(f"{registry} lists an entry {index} that its ledger does not prove: {why}; it is not used")
+
+
+async def unproven_entries(
+    transport: Transport, check: LedgerCheck, entries: Mapping[int, Entry], follow: Follow
+) -> dict[int, str]:
+    """Return which of several entries that a registry listed are not in its signed ledger, by index, with the reason.
+
+    All proofs are read together: a tile of 256 entries once, however many of them are proven. `check`: of the ledger; it is
+    followed again only if it does not cover the entries yet. At a registry without a ledger nothing is checked.
+
+    Raises: LedgerBroken, and as `follow`.
+    """
+    listed = [EntryAt(index, entry, leaf_hash(encode(entry))) for index, entry in entries.items()]
+    if check.head is not None and max(entries, default=-1) >= check.head.checkpoint.size:
+        check = await _covering(follow, check.registry, listed)
+    if check.head is None or not listed:
+        return {}
+    return await _unproven(LedgerClient(transport, check.registry), check, listed)
 
 
 async def read_observed(

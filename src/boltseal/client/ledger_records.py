@@ -31,7 +31,7 @@ class NoRecords(RemoteNotFound):
 
 
 class ListedRecord(NamedTuple):
-    """A record, and the index of its entry."""
+    """A record or another entry, and its index."""
 
     entry_index: int
     entry: Entry
@@ -122,7 +122,7 @@ async def list_records(transport: Transport, registry: str, repository: Reposito
 
 async def list_entries(
     transport: Transport, registry: str, repository: Repository, kinds: Collection[EntryKind], tag: Tag | None = None
-) -> list[Entry]:
+) -> list[ListedRecord]:
     """Return the entries of these kinds about a repository or one of its tags, the oldest first.
 
     The entries are not proven to be in the signed tree; `client.history` does that.
@@ -137,7 +137,7 @@ async def list_entries(
 
 async def list_observations(
     transport: Transport, registry: str, repository: Repository, kinds: Collection[EntryKind]
-) -> list[Entry]:
+) -> list[ListedRecord]:
     """Return the observations of these kinds of a mirrored repository, in the form of `list_entries`; none if
     unobserved.
     """
@@ -150,8 +150,8 @@ async def list_observations(
 
 def _parse_all(
     registry: str, repository: Repository, kinds: Collection[EntryKind], lines: Iterable[IndexedLine]
-) -> list[Entry]:
-    found: list[Entry] = []
+) -> list[ListedRecord]:
+    found: list[ListedRecord] = []
     for index, line in lines:
         try:
             entry = parse(line)
@@ -162,7 +162,7 @@ def _parse_all(
         if entry.repository != repository:
             raise RemoteMismatch(f"{registry}: entry {index} is not about {repository}")
         if entry.kind in kinds:
-            found.append(entry)
+            found.append(ListedRecord(index, entry))
     return found
 
 

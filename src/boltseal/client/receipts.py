@@ -32,7 +32,7 @@ async def fetch_receipt(
     Raises: RemoteNotFound, HistoryBroken, RemoteMismatch, LedgerUnchecked.
     """
     # 1
-    found = await read_history(transport, registry, repository, tag, follow)
+    found = await read_history(transport, registry, repository, tag, follow, others=False)
     if found.problems:
         raise HistoryBroken(f"{registry}/{repository}:{tag}: {found.problems[0]}")
     changes = found.history.changes_of(tag)

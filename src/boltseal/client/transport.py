@@ -34,7 +34,6 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 import httpx2
-import stamina
 
 from boltseal import __version__
 from boltseal.client.certificates import no_trust, tls_context
@@ -54,10 +53,11 @@ from boltseal.client.hosts import api_host, host_name, is_loopback
 from boltseal.client.pull_limit import PullLimit, PullsLeft, parse_pull_limit, parse_retry_after
 from boltseal.client.registry_configuration import RegistryConfiguration
 from boltseal.client.request_trace import Trace, TracedClient
+from boltseal.client.retries import RETRIED, retried
 from boltseal.client.ssrf_guard import AddressBlocked, LinkLocalGuard, SsrfGuard
 from boltseal.client.tag_prover import TagProver
 from boltseal.client.tokens import TokenCache
-from boltseal.errors import BoltsealError, Unavailable
+from boltseal.errors import BoltsealError
 from boltseal.socket_backend import SocketClient
 
 MAX_REDIRECTS: Final = 5
@@ -215,32 +215,23 @@ class Transport:
         Raises: the error that `errors.from_status` returns for a status that is not in `call.ok`; RemoteUnavailable;
         RemoteMismatch: the body is longer than `max_bytes`.
         """
-        attempts = self._options.attempts if call.idempotent else 1
+
+        async def once() -> RegistryResponse:
+            async with AsyncExitStack() as stack:
+                response = await self._accepted(call, stack)
+                body = await _read(call, response, max_bytes)
+                return RegistryResponse(response.status_code, dict(response.headers), body)
+
         async with self._deadline(call):
-            async for attempt in stamina.retry_context(
-                on=self._retry_delay, attempts=attempts, timeout=120.0, wait_max=8.0
-            ):
-                with attempt:
-                    async with AsyncExitStack() as stack:
-                        response = await self._send(call, stack)
-                        if response.status_code not in call.ok:
-                            raise await self._failure(call, response)
-                        body = await _read(call, response, max_bytes)
-                        return RegistryResponse(response.status_code, dict(response.headers), body)
-        raise AssertionError("stamina returns or raises")
+            return await retried(once, self._retry_delay, self._options.attempts if call.idempotent else 1)
 
     @asynccontextmanager
     async def stream(self, call: RegistryRequest) -> AsyncIterator[httpx2.Response]:
         """Send a request and yield the answer while its body arrives. Only the request is retried, not the body."""
         async with AsyncExitStack() as stack:
             async with self._deadline(call):
-                async for attempt in stamina.retry_context(
-                    on=self._retry_delay, attempts=self._options.attempts, timeout=120.0, wait_max=8.0
-                ):
-                    with attempt:
-                        response = await self._send(call, stack)
-                        if response.status_code not in call.ok:
-                            raise await self._failure(call, response)
+                accepted = partial(self._accepted, call, stack)
+                response = await retried(accepted, self._retry_delay, self._options.attempts)
             try:
                 yield response
             except httpx2.HTTPError as error:
@@ -259,9 +250,16 @@ class Transport:
                 raise
             raise RemoteUnavailable(f"{call.registry} did not answer for {call.what} within {within_s:g} s") from error
 
+    async def _accepted(self, call: RegistryRequest, stack: AsyncExitStack) -> httpx2.Response:
+        """Send a request once and return its answer. Raises the error for a status that is not in `call.ok`."""
+        response = await self._send(call, stack)
+        if response.status_code not in call.ok:
+            raise await self._failure(call, response)
+        return response
+
     def _retry_delay(self, error: Exception) -> bool | float:
         """Return whether to retry, or after how many seconds if the registry sent Retry-After."""
-        if isinstance(error, _FINAL) or not isinstance(error, Unavailable | RemoteBusy):
+        if isinstance(error, _FINAL) or not isinstance(error, RETRIED):
             return False
         retry_after_s: float | None = getattr(error, "retry_after_s", None)
         if retry_after_s is None:

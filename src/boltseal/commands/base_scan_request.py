@@ -13,7 +13,7 @@ from boltseal.commands.project_images import open_project
 from boltseal.commands.registry_images import registry_images
 from boltseal.engines.address import EngineAddress
 from boltseal.engines.api import Engine, NoSuchImage, connected
-from boltseal.errors import MAX_PATH, Invalid, quote
+from boltseal.errors import MAX_PATH, Invalid, Unavailable, quote
 from boltseal.files.named_files import FileMissing
 from boltseal.lockfile.container_check import shown_name, without_keep_tags
 from boltseal.lockfile.parse import MAX_LOCK_BYTES, parse_lock
@@ -26,11 +26,12 @@ from boltseal.project.platforms import check_platform
 
 
 class NamedImage(NamedTuple):
-    """An image by its given name, with the platforms of it that are in use; () for all."""
+    """An image by its given name, with the platforms of it that are in use; () for all. `runs_on`: the containers."""
 
     name: str
     reference: Reference
     platforms: tuple[Platform, ...] = ()
+    runs_on: tuple[str, ...] = ()
 
 
 class LeftOut(NamedTuple):
@@ -42,7 +43,7 @@ class LeftOut(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class BaseScanRequest:
-    """Exactly one source of images: `images`, `registry`, `compose`, `lock` or `running` (the containers of `host`).
+    """Exactly one source of images: `images`, `registry`, `compose`, `lock` or `running` (the containers of `hosts`; () for this host's engine).
 
     `platforms`: those in use; () for all, or as the source says.
     """
@@ -52,7 +53,7 @@ class BaseScanRequest:
     compose: Path | None = None
     lock: Path | None = None
     running: bool = False
-    host: str | None = None
+    hosts: Sequence[str] = ()
     platforms: Sequence[str] = ()
 
     @property
@@ -64,7 +65,8 @@ class BaseScanRequest:
     def source(self) -> str:
         """The source of the images, for a message."""
         if self.running:
-            return f"the containers of {quote(self.host)}" if self.host else "the containers of this host's engine"
+            named = ", ".join(quote(host) for host in self.hosts)
+            return f"the containers of {named}" if named else "the containers of this host's engine"
         return quote(str(self.registry or self.compose or self.lock or " ".join(self.images)), MAX_PATH)
 
     @property
@@ -103,13 +105,13 @@ async def images_to_check(
     elif request.lock is not None:
         named = _of_lock(request.lock)
     elif request.running:
-        named = await _of_engine(engine(request.host), left)
+        named = await _of_hosts(request.hosts, engine, left)
     else:
         named = [NamedImage(text, Reference.parse(text).complete) for text in request.images]
     if request.from_file:
         left += [
             LeftOut(name, f"{one.registry} is not contacted: only a file names it; to allow it: --allow {one.registry}")
-            for name, one, _ in named
+            for name, one, *_ in named
             if not allowed(one.registry)
         ]
         named = [each for each in named if allowed(each.reference.registry)]
@@ -124,8 +126,10 @@ def _once(named: Sequence[NamedImage], base: BaseClaim | None) -> list[ImageToCh
     for each in named:
         first = once.setdefault(each.reference, each)
         union = tuple(dict.fromkeys(first.platforms + each.platforms))
-        once[each.reference] = first._replace(platforms=union if first.platforms and each.platforms else ())
-    return [ImageToCheck(each.name, each.reference, each.platforms, base) for each in once.values()]
+        runs_on = tuple(dict.fromkeys(first.runs_on + each.runs_on))
+        platforms = union if first.platforms and each.platforms else ()
+        once[each.reference] = first._replace(platforms=platforms, runs_on=runs_on)
+    return [ImageToCheck(each.name, each.reference, each.platforms, base, each.runs_on) for each in once.values()]
 
 
 def _platforms(texts: Sequence[str]) -> tuple[Platform, ...]:
@@ -168,6 +172,25 @@ def _of_lock(file: Path) -> list[NamedImage]:
     ]
 
 
+async def _of_hosts(
+    hosts: Sequence[str], engine: Callable[[str | None], EngineAddress], left: list[LeftOut]
+) -> list[NamedImage]:
+    """Return the images of all hosts' containers. Of several hosts, one that can't be read is left out with the reason."""
+    if len(hosts) <= 1:
+        return await _of_engine(engine(hosts[0] if hosts else None), left)
+    found: list[NamedImage] = []
+    for host in dict.fromkeys(hosts):
+        here: list[LeftOut] = []
+        try:
+            named = await _of_engine(engine(host), here)
+        except Unavailable as error:
+            left.append(LeftOut(host, error.message))
+            continue
+        left += [LeftOut(f"{host}: {one.name}", one.reason) for one in here]
+        found += [each._replace(runs_on=tuple(f"{host}: {one}" for one in each.runs_on)) for each in named]
+    return found
+
+
 async def _of_engine(address: EngineAddress, left: list[LeftOut]) -> list[NamedImage]:
     found = []
     async with connected(address) as engine:
@@ -197,7 +220,8 @@ async def _of_container(
     tagged = names.get(as_started[0].name)
     started_as = shown_name(started_as, pulled)
     reference = replace(as_started[0], tag=None if tagged is None else tagged.tag)
-    return [NamedImage(f"{name}: {started_as or reference}", reference, (image.platform,) if image.platform.os else ())]
+    platforms = (image.platform,) if image.platform.os else ()
+    return [NamedImage(f"{name}: {started_as or reference}", reference, platforms, (name,))]
 
 
 def inferred_base(dockerfile: Path | None, base: str | None) -> BaseClaim | None:

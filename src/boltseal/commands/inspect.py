@@ -1,4 +1,4 @@
-"""Read the documents of an image: manifests, config and referrers, without its layers."""
+"""Read the documents of an image: manifests, config and referrers; its layers only for its packages."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 from boltseal.client.registry_client import RegistryClient
 from boltseal.client.transport import Transport
+from boltseal.commands.image_contents import ImageContents, read_contents
 from boltseal.commands.image_locations import name_within, opened_sources
 from boltseal.commands.registry_access import RegistryOptions, ask_followed
 from boltseal.oci.digest import Digest
@@ -15,14 +16,22 @@ from boltseal.transfer.protocols import ImageSource
 
 
 class InspectedImage(NamedTuple):
-    """The documents of an image. `settles`: when its tag is sealed, if the tag is settling; otherwise ""."""
+    """The documents of an image. `settles`: when its tag is sealed, if the tag is settling; otherwise "".
+
+    `contents`: its packages and files, None if they were not asked for.
+    """
 
     documents: Inspected
     settles: str
+    contents: ImageContents | None = None
 
 
-def inspect_image(location: Location, platform: str | None, options: RegistryOptions) -> InspectedImage:
+def inspect_image(
+    location: Location, platform: str | None, options: RegistryOptions, *, contents: bool = False
+) -> InspectedImage:
     """Return the documents of an image at any location. `platform`: which image of an index, as `linux/amd64`.
+
+    `contents`: read its layers too.
 
     Raises: RemoteNotFound, LocationInvalid, LedgerBroken and other errors of the location.
     """
@@ -30,7 +39,8 @@ def inspect_image(location: Location, platform: str | None, options: RegistryOpt
     async def read(transport: Transport) -> InspectedImage:
         async with opened_sources(options.client, transport, location) as (source,):
             digest, settles = await _resolved(transport, source, location)
-            return InspectedImage(await inspect(source, digest, platform), settles)
+            found = await inspect(source, digest, platform)
+            return InspectedImage(found, settles, await read_contents(source, found) if contents else None)
 
     registries = [] if location.reference is None else [location.reference.registry]
     return ask_followed(options, registries, read)

@@ -10,6 +10,8 @@ from typing import NamedTuple
 from boltseal.client.transport import Transport
 from boltseal.commands.client_context import ClientContext
 from boltseal.commands.engine_releases import known_folders
+from boltseal.commands.explained_changes import Explanation
+from boltseal.commands.explained_lock import explain_lock
 from boltseal.commands.interrupted_update import undo_interrupted_update
 from boltseal.commands.outcome import Outcome
 from boltseal.commands.progress import Progress, no_progress
@@ -53,6 +55,7 @@ class LockRequest:
     allow_empty: bool = False
     render: bool | None = None
     allow: tuple[str, ...] = ()
+    explain: bool = False
 
 
 class LockRow(NamedTuple):
@@ -71,7 +74,7 @@ class LockReport:
 
     `unresolved`: references that could not be resolved. `complete`: none, and every file was read.
     `empty`: the project has no references, and nothing was done. `bare`: Docker Hub images without platforms.
-    `rendered`: what was rendered.
+    `rendered`: what was rendered. `explained`: changes of images, if the request says so.
     """
 
     outcome: Outcome
@@ -82,6 +85,7 @@ class LockReport:
     images: int = 0
     bare: int = 0
     rendered: tuple[Rendered, ...] = ()
+    explained: tuple[Explanation, ...] = ()
     complete: bool = True
     written: bool = False
     empty: bool = False
@@ -119,8 +123,10 @@ def lock_project(request: LockRequest, options: RegistryOptions, progress: Progr
     # nothing was locked before and nothing is now: a file without entries would only look like a lock
     written = (complete or done.lock != Lock()) and write_lock(request.project, done.lock)
     images = done.lock.images
+    explained = explain_lock(old, done.lock, options) if request.explain else ()
     return LockReport(
         outcome=Outcome.HOLDS if complete else Outcome.UNKNOWN,
+        explained=explained,
         opened=opened,
         rows=_rows(old, done, options.client.now_us()),
         unresolved=done.unresolved,

@@ -22,7 +22,7 @@ from boltseal.host.scrub.rotation import ShareSummary
 FILE_MODE: Final = 0o644
 """The collector runs as another user."""
 MAX_BYTES: Final = 1024 * 1024
-SUBJECTS: Final = ("build-cache", "container", "image", "store")
+SUBJECTS: Final = ("build-cache", "container", "image", "orphaned-layers", "store")
 """The kinds of subjects that are always written, so that a value falls to 0 and does not disappear."""
 _LAST_SUCCESS: Final = "boltseal_scrub_last_success_timestamp_seconds"
 _HELP: Final = {

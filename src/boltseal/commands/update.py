@@ -9,11 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Final
 
 from boltseal.client.registry_client import RegistryClient, Resolved
 from boltseal.client.transport import Transport
 from boltseal.commands.client_context import ClientContext
 from boltseal.commands.deploy import DeployableProject
+from boltseal.commands.explained_changes import Explanation, ImageChange, explain_changes
 from boltseal.commands.interrupted_update import restore
 from boltseal.commands.known_since import known_since
 from boltseal.commands.outcome import Outcome
@@ -45,6 +47,8 @@ from boltseal.project.scan import scan_project
 from boltseal.project.settings import project_settings
 from boltseal.project.source_files import ProjectTree
 
+_CHANGES: Final = frozenset({UpdateAction.TAKE, UpdateAction.WAIT, UpdateAction.PROPOSE})
+
 Reopen = Callable[[Sequence[str], Sequence[str]], DeployableProject]
 """Has Compose read the project again: with these services, and registries that it may name."""
 
@@ -53,13 +57,14 @@ Reopen = Callable[[Sequence[str], Sequence[str]], DeployableProject]
 class UpdateRequest:
     """What to update. `cooldown_us`: how long we must know an image; None: as the project says. `major`: propose major versions.
 
-    `write`: write proposed versions into the files and deploy them. `dry_run`: decide only.
+    `write`: write proposed versions into the files and deploy them. `dry_run`: decide only. `explain`: explain each change.
     """
 
     cooldown_us: int | None = None
     major: bool = False
     write: bool = False
     dry_run: bool = False
+    explain: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,16 +81,16 @@ def update_project(
     project: DeployableProject,
     reopen: Reopen,
     options: RegistryOptions,
-    report: Callable[[Sequence[UpdateStep]], None],
+    report: Callable[[Sequence[UpdateStep], Sequence[Explanation]], None],
 ) -> UpdateReport:
     """Decide for each service, and deploy what is taken, as the only process that deploys the project.
 
-    `report`: is called with the decisions before anything is deployed. Raises: Invalid: there is no lock; AnotherDeploys,
+    `report`: is called with the decisions and their explanations before anything is deployed. Raises: Invalid: there is no lock; AnotherDeploys,
     EditsRunning, LedgerBroken, Unavailable: a reference was not resolved, or a version can't be written into the files.
     """
     with project.folder.deploying():
         decided = _decide(request, project, options)
-        report(decided)
+        report(decided, _explained(decided, project, options) if request.explain else ())
         chosen = [
             step
             for step in decided
@@ -174,6 +179,29 @@ def _apply(
                 journal.end()
             else:
                 restore(client, journal)
+
+
+def _explained(
+    steps: Sequence[UpdateStep], project: DeployableProject, options: RegistryOptions
+) -> Sequence[Explanation]:
+    """Explain the steps that change an image, also those that wait or are proposed. Raises: LedgerBroken."""
+    lock, _ = project.lock()
+    changing = [step for step in steps if step.act in _CHANGES and step.image.tag is not None]
+
+    async def run(transport: Transport) -> Sequence[Explanation]:
+        changes: dict[tuple[Reference, Reference], ImageChange] = {}
+        for step in changing:
+            new = replace(step.image, tag=step.tag or step.image.tag)
+            client = RegistryClient(transport, new.registry)
+            digest = step.to or (await client.resolve(new.repository, new.tag or Tag("latest"))).digest
+            locked = None if lock is None else lock.find(step.image)
+            before = changes.get((step.image, new))
+            places = (*(before.places if before is not None else ()), step.service)
+            old_digest = None if locked is None else locked.digest
+            changes[step.image, new] = ImageChange(places, step.image, old_digest, new, digest)
+        return await explain_changes(list(changes.values()), transport, options)
+
+    return ask(options, project.registries, run) if changing else ()
 
 
 def _check_locked(chosen: Sequence[UpdateStep], edited: DeployableProject, lock: Lock) -> None:

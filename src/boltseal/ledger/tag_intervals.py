@@ -54,6 +54,20 @@ class ReleaseRecord(NamedTuple):
     entry: int
 
 
+class BuiltOn(NamedTuple):
+    """What a `built` entry records of an image: its base, and for a revision which change of the base it carries.
+
+    `revision_of`: the tag that it is a rebuild of, "" for none. `was`: the base's digest for the build before, "" if the base
+    did not change. `entry`: its index.
+    """
+
+    base: str
+    digest: str
+    revision_of: str
+    was: str
+    entry: int
+
+
 def steps_of(entries: Iterable[EntryAt]) -> dict[str, tuple[TagStep, ...]]:
     """Return the steps of each tag from the entries of a repository."""
     found: dict[str, list[TagStep]] = {}
@@ -68,6 +82,21 @@ def released(entries: Iterable[EntryAt], digests: Collection[str]) -> ReleaseRec
     """Return the newest release of one of these digests; None without one."""
     found = [one for one in entries if one.entry.kind is EntryKind.RELEASED and one.entry.digest in digests]
     return ReleaseRecord(_released_by(found[-1].entry), found[-1].entry.time_us, found[-1].index) if found else None
+
+
+def built_on(entries: Iterable[EntryAt], digests: Collection[str]) -> BuiltOn | None:
+    """Return what the newest `built` entry of one of these digests records; None without one, or without a base."""
+    found = [one for one in entries if one.entry.kind is EntryKind.BUILT and one.entry.digest in digests]
+    if not found or "base.digest" not in found[-1].entry.extra:
+        return None
+    extra = found[-1].entry.extra
+    return BuiltOn(
+        extra.get("base.name", ""),
+        extra["base.digest"],
+        extra.get("revision.of", ""),
+        extra.get("base.was", ""),
+        found[-1].index,
+    )
 
 
 def _released_by(entry: Entry) -> str:

@@ -18,6 +18,7 @@ from tests import servers
 from tests.attacks.scrub.stores import podman_on
 from tests.real.tools import run
 
+CAPABILITY = "security.capability"
 _SNAPSHOTS = f"{SNAPSHOTS.decode()}/snapshots/*/fs"
 
 
@@ -25,7 +26,8 @@ _SNAPSHOTS = f"{SNAPSHOTS.decode()}/snapshots/*/fs"
 class Engine:
     """A running engine. `inherits`: folders without an entry are created like those of lower layers.
 
-    `copies`: a container has a copy of its image, in which Docker keeps only capabilities of the attributes.
+    `copied`: a container has a copy of its image, with only the attributes of these prefixes; None: it has the image's files.
+    `adds`: an entry for a folder of a lower layer keeps the attributes that the folder has there.
     `load`: load an archive. `start`: start a container of an image, and return its ID and its process, 0 if it does not start.
     `stop`: remove containers.
     """
@@ -37,7 +39,8 @@ class Engine:
     start: Callable[[str], tuple[str, int]]
     stop: Callable[[list[str]], None]
     inherits: bool = False
-    copies: bool = False
+    copied: tuple[str, ...] | None = None
+    adds: bool = False
     _folders: dict[str, Path] = field(default_factory=dict)
 
     def folder(self, marker: str) -> Path:
@@ -81,7 +84,7 @@ def _docker(folder: Path, *, containerd_store: bool = False, vfs: bool = False) 
             start,
             stop,
             inherits=containerd_store or vfs,
-            copies=vfs,
+            copied=(CAPABILITY,) if vfs else None,
         )
 
 
@@ -110,9 +113,9 @@ def _containerd(folder: Path) -> Iterator[Engine]:
 
 
 @contextlib.contextmanager
-def _podman(folder: Path) -> Iterator[Engine]:
-    root = folder / "root"
-    podman = (*podman_on(root, folder), "--runtime", "runc")
+def _podman(folder: Path, driver: str = "overlay") -> Iterator[Engine]:
+    root, vfs = folder / "root", driver == "vfs"
+    podman = (*podman_on(root, folder, driver), "--runtime", "runc")
 
     def start(image: str) -> tuple[str, int]:
         begun = run(*podman, "run", "-d", "--pull", "never", "--network", "none", "--pids-limit", "0", image)
@@ -126,12 +129,15 @@ def _podman(folder: Path) -> Iterator[Engine]:
 
     try:
         yield Engine(
-            "podman",
+            "podman-vfs" if vfs else "podman",
             root,
-            "overlay/*/diff",
+            "vfs/dir/*" if vfs else "overlay/*/diff",
             lambda archive: _none(run(*podman, "load", "-i", archive).checked()),
             start,
             stop,
+            inherits=vfs,
+            copied=(CAPABILITY, "user.") if vfs else None,
+            adds=vfs,
         )
     finally:
         run(*podman, "rm", "--force", "--all", "--time", "0")
@@ -148,4 +154,5 @@ ENGINES: Mapping[str, Callable[[Path], AbstractContextManager[Engine]]] = {
     "docker-containerd": lambda folder: _docker(folder, containerd_store=True),
     "containerd": _containerd,
     "podman": _podman,
+    "podman-vfs": lambda folder: _podman(folder, "vfs"),
 }

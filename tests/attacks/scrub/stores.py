@@ -100,11 +100,11 @@ def podman(folder: Path, layers: Layers = LAYERS) -> Store:
     return Store("podman", root, image, tuple(f"overlay/{each}/diff" for each in reversed(chain)))
 
 
-def podman_on(root: Path, folder: Path) -> tuple[str, ...]:
+def podman_on(root: Path, folder: Path, driver: str = "overlay") -> tuple[str, ...]:
     """Return the podman command for this storage."""
     return (
         *("podman", "--root", str(root), "--runroot", f"{folder}/run", "--tmpdir", f"{folder}/tmp"),
-        *("--storage-driver", "overlay", "--cgroup-manager", "cgroupfs", "--events-backend", "file"),
+        *("--storage-driver", driver, "--cgroup-manager", "cgroupfs", "--events-backend", "file"),
         *("--log-level", "error"),
     )
 

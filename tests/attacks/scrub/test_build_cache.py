@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 
 from boltseal.commands.scrub import ScrubResult
+from boltseal.engines.containerd_store import SNAPSHOTS
 from boltseal.host.scrub.differences import DifferenceKind
 from boltseal.host.scrub.find_stores import store_at
-from boltseal.host.scrub.report import ReportStatus, ScrubReport
+from boltseal.host.scrub.report import BUILD_CACHE, ORPHANED, ReportStatus, ScrubReport
 from boltseal.host.scrub.scrub import ScrubRequest, scrub
 from tests import servers
 from tests.attacks.scrub.image import Layer, archive, base
@@ -105,3 +106,34 @@ def test_a_changed_cached_layer_differs(builder: Path) -> None:
 def test_a_store_without_a_build_has_nothing_unchecked(store: Store) -> None:
     """A store that only has an image has no layer that belongs to nothing."""
     assert [each.what for each in store.scrub()] == ["image"]
+
+
+def test_a_folder_of_no_image_and_no_build_is_an_orphan(builder: Path) -> None:
+    """A folder that an interrupted pull left in Docker's store is named apart from the build cache."""
+    root = builder / "built"
+    folder = f"overlay2/{'e' * 64}/diff"
+    if not (root / "overlay2").is_dir():
+        folder = f"{SNAPSHOTS.decode()}/snapshots/999/fs"
+        root = root / "containerd/daemon"
+    orphan = root / folder
+    before = {each.what: each for each in found_unchecked(root)}
+    orphan.mkdir(parents=True)
+    after = {each.what: each for each in found_unchecked(root)}
+    done = verb.call("scrub", "--root", root)
+    complete = verb.call("scrub", "--root", root, "--complete")
+    orphan.rmdir()
+    orphan.parent.rmdir()
+
+    assert before.keys() == {BUILD_CACHE}
+    assert after.keys() == {BUILD_CACHE, ORPHANED}
+    assert after[BUILD_CACHE].unchecked_count == before[BUILD_CACHE].unchecked_count
+    assert after[ORPHANED].unchecked_count == 1
+    assert after[ORPHANED].notes == (folder,)
+    assert done.out.splitlines()[-1].endswith("; 1 orphaned layer folder not checked")
+    assert (done.code, complete.code) == (0, 3)
+
+
+def found_unchecked(root: Path) -> list[ScrubReport]:
+    """Return what a check leaves out."""
+    found = scrub(store_at(root), ScrubRequest(), lambda *_: None)
+    return [each for each in found if each.status is ReportStatus.UNCHECKED]

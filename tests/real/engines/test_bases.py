@@ -282,6 +282,40 @@ def test_a_chain_is_rebuilt_in_order(yard: Yard, monkeypatch: pytest.MonkeyPatch
     ]
 
 
+@pytest.mark.parametrize("builder", ["buildx", "containerd"])
+def test_a_running_image_that_only_a_keep_tag_names_is_rebuilt_by_its_digest(
+    yard: Yard, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`outdated --running --rebuild` passes repository and digest of an image with only a keep tag, and never that tag."""
+    (yard.folder / "node").mkdir()
+    (yard.folder / "node/busybox").write_bytes(Path(installed("busybox")).read_bytes())
+    yard.base("node", "ab", "COPY --chmod=755 busybox /busybox")
+    app = yard.app("app", f'FROM {yard.ref("node")}\nCOPY c /\nCMD ["/busybox", "sleep", "1000"]\n', "--tag", "latest")
+    digest, repository = yard.digest("app"), app.rpartition(":")[0]
+    docker = ("docker", "-H", yard.environment["DOCKER_HOST"])
+    keep = f"{repository}:boltseal-keep-{digest.removeprefix('sha256:')[:12]}"
+    run(*docker, "pull", app).checked()
+    run(*docker, "tag", app, keep).checked()
+    id_ = run(*docker, "run", "--detach", "--network", "none", keep).checked().strip()
+    run(*docker, "rmi", app).checked()
+    words, config = yard.folder / "words", yard.folder / "config" / "boltseal" / "boltseal.toml"
+    rebuild = yard.folder / "rebuild"
+    rebuild.write_text(f'#!/bin/sh\necho "$1" >> {words}\n')
+    rebuild.chmod(0o755)
+    config.parent.mkdir(parents=True)
+    config.write_text(f'[[on_outdated]]\ncommand = ["{rebuild}", "{{image}}"]\n')
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(config.parent.parent))
+    for name, value in yard.environment.items():
+        monkeypatch.setenv(name, value)
+    yard.base("node", "ae", "COPY --chmod=755 busybox /busybox")
+    result = program.call("outdated", "--window", "0s", "--running", "--rebuild", "--json")
+    run(*docker, "rm", "--force", id_).checked()
+    asked = [each for each in words.read_text().split() if f"/{yard.name}/app" in each]
+
+    assert asked == [f"{repository}@{digest}"], result.out + result.err
+    assert "boltseal-keep" not in result.out + result.err + words.read_text()
+
+
 @pytest.mark.parametrize("builder", ["buildah"])
 def test_a_squashed_image_is_known_by_its_record(yard: Yard) -> None:
     """A squashed image, whose layers prove nothing, is compared by the record of its build."""

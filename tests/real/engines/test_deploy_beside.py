@@ -230,6 +230,28 @@ def settled(container: dict[str, Any]) -> dict[str, Any]:
     }
 
 
+@pytest.mark.parametrize("shop", ["containerd"], indirect=True)
+def test_what_runs_without_its_image_is_put_back(shop: ComposeProject) -> None:
+    """A service whose image a prune removed is part of release 0: left alone if it runs, else started from its registry."""
+    write(shop, {"web": web(shop, "1"), "db": web(shop, "2")})
+    pinned(shop)
+    assert compose(shop, "up", "--detach").ok
+    before = shop.ids()
+    shop.docker.run("image", "prune", "--all", "--force").checked()
+    left = shop.docker.run("image", "ls", "--quiet").checked().split()
+    write(shop, {"web": web(shop, "3", healthcheck=ILL, ports=["127.0.0.1::8080"]), "db": web(shop, "2")})
+    shop.locked()
+    failed = shop.run("deploy")
+
+    assert left == []
+    assert failed.code == 1
+    assert "their images are not on this engine any more: db, web" in failed.err
+    assert "web: stopped before its new version starts: it publishes ports" in failed.err
+    assert f"release 1 of {shop.name} failed; release 0 runs again" in failed.out
+    assert shop.words() == {"web": "1", "db": "2"}
+    assert shop.ids()["db"] == before["db"]
+
+
 def test_a_rollback_returns_to_what_compose_started(shop: ComposeProject) -> None:
     """A good release over such a project can be rolled back to what ran before it, and forward again."""
     write(shop, {"web": web(shop, "1")})

@@ -118,8 +118,12 @@ def test_a_deploy_replaces_a_running_image_that_was_changed(host: Host) -> None:
     before = host.seen()
     host.replace("1", one)
     done = host.shop.run("deploy")
+    verified, listed = host.shop.run("verify", "--running", "--json"), host.shop.run("ps", "--json")
+    (row,) = [each for each in listed.json["results"] if each["project"] == host.shop.name]
 
     assert before == ("1", True)
+    assert [each["status"] for each in verified.json["results"] if each["project"] == host.shop.name] == ["holds"]
+    assert (row["status"], row["local"]) == ("holds", False)
     assert (done.code, "runs already" in done.out) == (0, False), done
     assert host.seen() == ("1", False)
 

@@ -11,10 +11,11 @@ from pathlib import Path
 import pytest
 
 from tests import servers
+from tests.cli.program import clean_environment
 from tests.ports import free_port
 from tests.programs import program
 from tests.real.compose_project import ENDS, HEALTHY, ILL, ComposeProject, started, until_step
-from tests.real.tools import Docker
+from tests.real.tools import Docker, run
 from tests.servers import Server
 
 pytestmark = pytest.mark.real
@@ -238,3 +239,30 @@ def test_a_check_that_no_systemd_runs_is_run_by_the_deploy(shop: ComposeProject,
     done = shop.run("deploy", "--wait", "20s")
 
     assert done.code == 0, done.err
+
+
+@pytest.mark.parametrize("shop", ["podman"], indirect=True)
+def test_what_compose_started_on_podman_is_put_back(shop: ComposeProject, registry: Callable[[], None]) -> None:
+    """A bad first release on Podman over what `docker compose up` started is replaced by exactly that, as release 0."""
+    shop.publish("1.0.0")
+    shop.publish("2.0.0", command=ENDS)
+    run("docker", "-H", shop.docker.host, "pull", shop.image("1.0.0")).checked()
+    fields = {"environment": {"A": "b"}, "volumes": ["./data:/data"], "labels": {"team": "shop"}}
+    shop.write({"web": {"image": shop.image("1.0.0"), **fields}, "db": {"image": shop.image("1.0.0")}})
+    (shop.root / "data").mkdir()
+    run("docker", "compose", "up", "--detach", env=clean_environment(shop.variables), cwd=shop.root).checked()
+    before = shop.containers()
+    shop.write({"web": {"image": shop.image("2.0.0"), **fields}, "db": {"image": shop.image("1.0.0")}})
+    shop.locked()
+    failed = shop.run("deploy")
+    after = shop.containers()
+
+    assert failed.code == 1, failed.out
+    assert "recorded what runs without a release as release 0: db, web" in failed.err
+    assert f"release 1 of {shop.name} failed; release 0 runs again" in failed.out
+    for name in ("web", "db"):
+        assert after[name]["State"]["Running"]
+        assert after[name]["Image"] == before[name]["Image"]
+        assert sorted(after[name]["Config"]["Env"]) == sorted(before[name]["Config"]["Env"])
+        assert after[name]["Config"]["Labels"] == before[name]["Config"]["Labels"]
+        assert [each["Source"] for each in after[name]["Mounts"]] == [each["Source"] for each in before[name]["Mounts"]]

@@ -22,7 +22,16 @@ from boltseal.host.containers.registries import (
     digest_name,
     repository_of,
 )
-from boltseal.ledger.tag_intervals import Behind, ReleaseRecord, TagInterval, behind, intervals_of, released
+from boltseal.ledger.tag_intervals import (
+    Behind,
+    BuiltOn,
+    ReleaseRecord,
+    TagInterval,
+    behind,
+    built_on,
+    intervals_of,
+    released,
+)
 from boltseal.lockfile.container_check import (
     STORES_KINDS,
     ContainerStatus,
@@ -57,7 +66,7 @@ class ContainerRow:
     `tags`: tags that resolve or resolved to it; `tags_by`: their source, proven if it is a ledger. `resolves_to`: the
     digest that its name resolves to now; `moved`: whether that is another image, None if unknown. `behind`: how far the tag has moved
     on, None if its registry keeps no history. `unasked`: why its registry was not asked. The responsible user is in
-    `deployed`, else `released`, else `tags`.
+    `deployed`, else `released`, else `tags`. `built`: what the ledger records of its build.
     """
 
     seen: RunningContainer
@@ -72,6 +81,7 @@ class ContainerRow:
     released: ReleaseRecord | None = None
     deployed: DeployedRelease | None = None
     unasked: str = ""
+    built: BuiltOn | None = None
 
     @property
     def local(self) -> bool:
@@ -135,6 +145,7 @@ class _FromHistory(NamedTuple):
     tags: tuple[TagInterval, ...]
     behind: Behind | None
     released: ReleaseRecord | None
+    built: BuiltOn | None
 
 
 _Memo = dict[object, Any]
@@ -180,6 +191,7 @@ def _row(seen: RunningContainer, lock: LockedImages | None, answers: RegistryAns
         behind=moved_on,
         released=from_history.released,
         unasked=_unasked(seen, name, resolved, history, answers),
+        built=from_history.built,
     )
 
 
@@ -187,7 +199,10 @@ def _from_history(name: Reference | None, texts: frozenset[str], history: TagHis
     if (name, texts) not in memo:
         steps = () if name is None or name.tag is None else history.steps.get(name.tag, ())
         memo[name, texts] = _FromHistory(
-            intervals_of(history.steps, texts), behind(steps, texts), released(history.entries, texts)
+            intervals_of(history.steps, texts),
+            behind(steps, texts),
+            released(history.entries, texts),
+            built_on(history.entries, texts),
         )
     found: _FromHistory = memo[name, texts]
     return found

@@ -66,6 +66,7 @@ def plan(root: Path) -> StorePlan:
     containers: list[ContainerPlan] = []
     cached: list[ImagePlan] = []
     unreferenced: frozenset[bytes] = frozenset()
+    orphaned: frozenset[bytes] = frozenset()
     try:
         store = ContainerdStore(root)
         with store.files:
@@ -75,10 +76,13 @@ def plan(root: Path) -> StorePlan:
             images = opened.images()
             containers = opened.containers(images)
             cached = opened.cached(images, containers)
-            unreferenced = opened.unreferenced([*images, *cached], containers)
+            orphaned = opened.orphaned()
+            unreferenced = opened.unreferenced([*images, *cached], containers) | orphaned
     except (StoreMissing, StoreUnreadable, StoreMalformed) as error:
         unknown.append(error.message)
-    return StorePlan(NAME, root, tuple(images), tuple(containers), tuple(unknown), tuple(cached), unreferenced)
+    return StorePlan(
+        NAME, root, tuple(images), tuple(containers), tuple(unknown), tuple(cached), unreferenced, orphaned
+    )
 
 
 class _OpenedStore:
@@ -289,6 +293,16 @@ class _OpenedStore:
             if not (snapshot.is_view or name in being_unpacked)
         )
         return frozenset(folders) - folders_in_use(images, containers)
+
+    def orphaned(self) -> frozenset[bytes]:
+        """Return the folders of the snapshotter that it does not record.
+
+        Raises: StoreMissing, StoreUnreadable, StoreMalformed.
+        """
+        known = {b"%d" % snapshot.id for snapshot in self._snapshots.values()}
+        at = SNAPSHOTS + b"/snapshots"
+        names = self._store.files.names(at) if self._store.files.exists(at) else []
+        return frozenset(at + b"/" + name + b"/fs" for name in names if name.isdigit() and name not in known)
 
     def containers(self, images: list[ImagePlan]) -> list[ContainerPlan]:
         """Return the containers with snapshots. Docker's classic store has containers here too, without snapshots."""

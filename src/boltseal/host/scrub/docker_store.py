@@ -66,6 +66,7 @@ def _with_driver(found: StorePlan, store: DockerStore) -> StorePlan:
     containers: list[ContainerPlan] = []
     cached: list[ImagePlan] = []
     unreferenced: frozenset[bytes] = frozenset()
+    orphaned: frozenset[bytes] = frozenset()
     try:
         allowance = Allowance()
         with store.files:
@@ -73,7 +74,9 @@ def _with_driver(found: StorePlan, store: DockerStore) -> StorePlan:
             containers = _containers(store, allowance, unknown)
             cached = _cached(store, images, allowance)
             in_use = folders_in_use([*images, *cached], containers)
-            unreferenced = frozenset(store.folder_of(os.fsdecode(name)) for name in store.folders()) - in_use
+            folders = {store.folder_of(name): name for name in map(os.fsdecode, store.folders())}
+            unreferenced = frozenset(folders) - in_use
+            orphaned = frozenset(each for each in unreferenced if not _BY_BUILDKIT.fullmatch(folders[each]))
     except (StoreMissing, StoreUnreadable, StoreMalformed) as error:
         unknown.append(error.message)
     return replace(
@@ -83,6 +86,7 @@ def _with_driver(found: StorePlan, store: DockerStore) -> StorePlan:
         unknown=(*found.unknown, *unknown),
         cached=(*found.cached, *cached),
         unreferenced=found.unreferenced | unreferenced,
+        orphaned=found.orphaned | orphaned,
     )
 
 

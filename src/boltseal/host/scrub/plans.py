@@ -112,7 +112,7 @@ class StorePlan:
 
     `cached`: layers that belong to no image but have a digest, so that they can be checked. `unreferenced`: the
     folders of layers that belong to no image and no container and have none: those of build steps. Images built on them have
-    their files.
+    their files. `orphaned`: those of them that are of no build either; an interrupted pull or removal leaves such a folder.
     """
 
     store: str
@@ -122,6 +122,7 @@ class StorePlan:
     unknown: tuple[str, ...] = ()
     cached: tuple[ImagePlan, ...] = ()
     unreferenced: frozenset[bytes] = frozenset()
+    orphaned: frozenset[bytes] = frozenset()
 
 
 def folders_in_use(images: Sequence[ImagePlan], containers: Sequence[ContainerPlan]) -> set[bytes]:

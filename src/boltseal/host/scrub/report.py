@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import Final
 
 from boltseal.host.scrub.container_changes import ContainerChange
 from boltseal.host.scrub.differences import Difference
 from boltseal.host.scrub.remedies import Remedy
 from boltseal.host.scrub.trust import Level
+
+BUILD_CACHE: Final = "build-cache"
+ORPHANED: Final = "orphaned-layers"
 
 
 class ReportStatus(StrEnum):
@@ -29,11 +33,11 @@ class ReportStatus(StrEnum):
 class ScrubReport:
     """The result for one subject.
 
-    `what`: image, container, store or build-cache. `ref`: its name in output. `level`, `by`: how far it is proven, and by which evidence.
+    `what`: image, container, store, BUILD_CACHE or ORPHANED. `ref`: its name in output. `level`, `by`: how far it is proven, and by which evidence.
     `count`: of all differences; `differences` may be fewer. `unknown`: reasons why something was not checked. `changed`: a
     container's own changes. `running`: the process ID of the container that was compared, 0 if none runs. `notes`: what else a
     person should know. `unchecked`: what the check left out, which is stated, and changes the status only if complete coverage
-    is asked for. `unchecked_count`: how many records of a build cache that is. `unread`: parts of it (layers, copies, the view
+    is asked for. `unchecked_count`: how many records of a build cache or orphaned folders that is. `unread`: parts of it (layers, copies, the view
     of a container) whose content this run did not read, with `--share`. `remedy`: what to do about an image that
     differs.
     """

@@ -16,11 +16,13 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
+from boltseal.engines.safe_open import readable
 from boltseal.errors import MAX_PATH, quote
 from boltseal.host.scrub.baseline import Baseline
 from boltseal.host.scrub.container_check import ContainerCheck
+from boltseal.host.scrub.differences import shown
 from boltseal.host.scrub.engine_mounts import EngineMounts
 from boltseal.host.scrub.find_stores import FoundStore, Plan
 from boltseal.host.scrub.image_check import ImageCheck
@@ -29,7 +31,7 @@ from boltseal.host.scrub.memory_check import MemoryCheck
 from boltseal.host.scrub.missing_manifests import FetchManifests, fetch_nothing, judge_with_fetch
 from boltseal.host.scrub.plans import ContainerPlan, ImagePlan, StorePlan
 from boltseal.host.scrub.remedies import ScrubAgain, remedy_of
-from boltseal.host.scrub.report import ReportStatus, ScrubReport
+from boltseal.host.scrub.report import BUILD_CACHE, ORPHANED, ReportStatus, ScrubReport
 from boltseal.host.scrub.rotation import Rotation
 from boltseal.host.scrub.share_parts import ReadParts
 from boltseal.host.scrub.shared_inodes import with_outside_links
@@ -44,6 +46,9 @@ from boltseal.host.scrub.trust import (
 )
 from boltseal.host.scrub.workers import Progress, ReadCount, WorkRate, check_layers, meter_of
 from boltseal.oci.digest import Digest
+
+MAX_NAMED: Final = 100
+"""The limit of orphaned folders that are named."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,7 +172,7 @@ def _check_images(
         image = memory.with_image(engine_mounts.with_image(each.image), is_cached=each.is_cached)
         report = check.report(image, each.typed, changed_since)
         if each.is_cached:
-            report = replace(report, what="build-cache", ref=f"layers up to {report.id}")
+            report = replace(report, what=BUILD_CACHE, ref=f"layers up to {report.id}")
         found.append((each, report))
     return found
 
@@ -253,19 +258,28 @@ def _unreferenced_reports(
     """Return a report for each store with layers of nothing; a check of named images is not about them."""
     found = []
     for plan in () if wanted.images else plans:
-        count = len(after[_key(plan)].still_unreferenced(plan.unreferenced))
-        if count:
-            found.append(
-                ScrubReport(
-                    what="build-cache",
-                    ref=str(plan.root),
-                    status=ReportStatus.UNCHECKED,
-                    store=plan.store,
-                    root=str(plan.root),
-                    unchecked=("layers of no image and no container, which have no digest",),
-                    unchecked_count=count,
+        left = after[_key(plan)].still_unreferenced(plan.unreferenced)
+        for what, why, folders in (
+            (BUILD_CACHE, "layers of no image and no container, which have no digest", left - plan.orphaned),
+            (
+                ORPHANED,
+                "folders of no image, no container and no build, which an interrupted pull or removal left",
+                left & plan.orphaned,
+            ),
+        ):
+            if folders:
+                found.append(
+                    ScrubReport(
+                        what=what,
+                        ref=str(plan.root),
+                        status=ReportStatus.UNCHECKED,
+                        store=plan.store,
+                        root=str(plan.root),
+                        unchecked=(why,),
+                        unchecked_count=len(folders),
+                        notes=tuple(shown(readable(each)) for each in sorted(folders & plan.orphaned)[:MAX_NAMED]),
+                    )
                 )
-            )
     return found
 
 

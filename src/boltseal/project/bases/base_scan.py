@@ -22,10 +22,11 @@ from typing import Final, NamedTuple
 
 from boltseal.client.document_cache import DocumentCache
 from boltseal.client.head_requests import resolve_tags
+from boltseal.client.ledger_records import ListedRecord
 from boltseal.client.ledger_trust import LedgerCheck
 from boltseal.client.transport import Transport
 from boltseal.errors import BoltsealError, Denied, TooLarge
-from boltseal.ledger.entry import Entry
+from boltseal.ledger.entry import Entry, EntryKind
 from boltseal.ledger.follow import LedgerBroken
 from boltseal.oci.digest import Digest
 from boltseal.oci.manifest import Manifest
@@ -42,6 +43,7 @@ from boltseal.project.bases.base_claims import (
     inherited_claim,
 )
 from boltseal.project.bases.base_resolution import BaseResolver, JudgedImage
+from boltseal.project.bases.built_proofs import unproven_builds
 from boltseal.project.bases.candidates import CandidatePool, needs_layer_match
 from boltseal.project.bases.former_images import FormerImages
 from boltseal.project.bases.freshness import BaseStatus, BaseVerdict, judge_move, worst_verdict
@@ -65,12 +67,14 @@ class ImageToCheck:
     """An image to check. `name`: as the user gave it. `reference`: with a tag or a digest; the digest has priority.
 
     `platforms`: those in use; (): all platforms of the image. `base`: what the caller infers about its base.
+    `runs_on`: the hosts and containers that run it, if these were asked.
     """
 
     name: str
     reference: Reference
     platforms: tuple[Platform, ...] = ()
     base: BaseClaim | None = None
+    runs_on: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,12 +109,13 @@ class _Part(NamedTuple):
 
 @dataclass(slots=True)
 class _Image:
-    """What is known of an image so far."""
+    """What is known of an image so far. `built`: the listed `built` entries that its claims are from, by index."""
 
     wanted: ImageToCheck
     digest: Digest
     parts: list[_Part] = field(default_factory=list)
     error: BoltsealError | None = None
+    built: dict[int, Entry] = field(default_factory=dict)
 
     @property
     def remote(self) -> RemoteRepository:
@@ -202,8 +207,9 @@ class BaseScanner:
                 break
             newest = await self._scan([ImageToCheck(str(base.by_tag), base) for base in outside])
             images |= {report.wanted.reference.by_tag: report.judged for report in newest}
+        checked: dict[tuple[Reference, str], str] = {}
         return [
-            replace(report, verdicts=tuple(with_ancestors(verdict, images) for verdict in report.verdicts))
+            replace(report, verdicts=tuple(with_ancestors(verdict, images, checked) for verdict in report.verdicts))
             for report in reports
         ]
 
@@ -233,6 +239,7 @@ class BaseScanner:
             self._progress(done, len(found))
 
         await asyncio.gather(*map(read, found))
+        await self._prove_builds(found)
         former = await self._former_images(images)
         self._complete = all(self._has_ledger(image.wanted.reference.registry) for image in images)
         # 3
@@ -240,6 +247,11 @@ class BaseScanner:
         pool = CandidatePool(found_candidates, former.candidates)
         nearer = {
             id(part): pool.closer_bases(image.wanted.reference.name, part.facts, part.claims)
+            for image in found
+            for part in image.parts
+        }
+        siblings = {
+            id(part): pool.siblings(image.wanted.reference.name, part.facts, part.claims)
             for image in found
             for part in image.parts
         }
@@ -259,11 +271,16 @@ class BaseScanner:
             now_us=self._now_us,
         )
         return [
-            image if isinstance(image, BaseReport) else await self._answer(image, resolver, nearer) for image in images
+            image if isinstance(image, BaseReport) else await self._answer(image, resolver, nearer, siblings)
+            for image in images
         ]
 
     async def _answer(
-        self, image: _Image, resolver: BaseResolver, nearer: dict[int, tuple[BaseClaim, ...]]
+        self,
+        image: _Image,
+        resolver: BaseResolver,
+        nearer: Mapping[int, tuple[BaseClaim, ...]],
+        siblings: Mapping[int, tuple[Candidate, ...]],
     ) -> BaseReport:
         if image.error is not None:
             return BaseReport(image.wanted, image.digest, error=image.error)
@@ -272,7 +289,7 @@ class BaseScanner:
         verdicts = []
         for part in image.parts:
             subject = JudgedImage(image.wanted.reference, image.digest, part.facts)
-            verdict = await resolver.verdict(subject, (*nearer[id(part)], *part.claims))
+            verdict = await resolver.verdict(subject, (*nearer[id(part)], *part.claims), siblings[id(part)])
             if (
                 verdict.claim is not None
                 and verdict.claim.base is not None
@@ -365,10 +382,10 @@ class BaseScanner:
         facts: ImageFacts,
         manifest: Manifest,
         index_annotations: Mapping[str, str],
-        entries: Sequence[Entry],
+        entries: Sequence[ListedRecord],
     ) -> _Part:
         """Return the claims about one platform's base, the most reliable first."""
-        from_entry = claim_from_entries(entries, image.digest) or claim_from_entries(entries, facts.manifest)
+        from_entry = _built_claim(image, entries, image.digest) or _built_claim(image, entries, facts.manifest)
         claims = [from_entry, claim_from_annotations(facts.annotations), claim_from_annotations(index_annotations)]
         if manifest.is_index:
             claims.append(claim_from_annotations(manifest.annotations))
@@ -379,6 +396,19 @@ class BaseScanner:
         from_labels = (inherited_claim(facts, image.wanted.reference), claim_from_labels(facts))
         found += [claim for claim in (*from_labels, image.wanted.base) if claim is not None]
         return _Part(facts, tuple(found))
+
+    async def _prove_builds(self, images: Sequence[_Image]) -> None:
+        """Give an image an error if a `built` entry that it uses is not proven, so that it is never called current.
+
+        Raises: LedgerBroken.
+        """
+        for registry in {image.remote.registry for image in images if image.built}:
+            check = await self.followed(registry)
+            if isinstance(check, LedgerCheck):
+                some = [image for image in images if image.remote.registry == registry]
+                errors = await unproven_builds(self.transport, check, [image.built for image in some], self._watch)
+                for image, error in zip(some, errors, strict=True):
+                    image.error = image.error or error
 
     async def _former_images(self, images: Sequence[_Image | BaseReport]) -> FormerImages:
         """Return the former images of this scan's tags, if layers must decide the base of any image."""
@@ -406,3 +436,12 @@ def _repository_of(wanted: ImageToCheck) -> RemoteRepository:
 
 def _in_use(platform: Platform | None, wanted: Iterable[Platform]) -> bool:
     return platform is None or any(same_platform(platform, in_use) for in_use in wanted)
+
+
+def _built_claim(image: _Image, listed: Sequence[ListedRecord], digest: Digest) -> BaseClaim | None:
+    """Return the claim of the newest `built` entry of a digest, and note the entry as used, also if it claims nothing."""
+    built = [each for each in listed if each.entry.kind is EntryKind.BUILT and each.entry.digest == str(digest)]
+    if not built:
+        return None
+    image.built[built[-1].entry_index] = built[-1].entry
+    return claim_from_entries([built[-1].entry], digest)

@@ -58,4 +58,4 @@ class RebuildTags:
             entries = await list_entries(self._transport, registry, repository, CHANGES, tag)
         except RemoteNotFound:
             return looks_like_release(tag)
-        return entries[-1].extra.get("mode") in _LASTING if entries else looks_like_release(tag)
+        return entries[-1].entry.extra.get("mode") in _LASTING if entries else looks_like_release(tag)

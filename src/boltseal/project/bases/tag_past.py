@@ -7,10 +7,10 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from boltseal.client.document_cache import DocumentCache
-from boltseal.client.ledger_records import list_entries, list_observations
+from boltseal.client.ledger_records import ListedRecord, list_entries, list_observations
 from boltseal.client.transport import Transport
 from boltseal.errors import BoltsealError, NotFound
-from boltseal.ledger.entry import RECORDS, Entry
+from boltseal.ledger.entry import RECORDS
 from boltseal.oci.digest import Digest
 from boltseal.oci.reference import Reference
 from boltseal.project.bases.former_images import (
@@ -54,7 +54,7 @@ class TagPast:
         self._histories = histories
         self._has_ledger = has_ledger
         self._chains = chains
-        self._records: dict[RemoteRepository, asyncio.Task[list[Entry]]] = {}
+        self._records: dict[RemoteRepository, asyncio.Task[list[ListedRecord]]] = {}
         self._unlisted: dict[RemoteRepository, str] = {}
 
     def forget(self) -> None:
@@ -63,15 +63,15 @@ class TagPast:
         self._unlisted.clear()
         self._histories.forget()
 
-    async def entries(self, remote: RemoteRepository) -> list[Entry]:
-        """Return a repository's entries, if its registry keeps a ledger; [] if they can't be read."""
+    async def entries(self, remote: RemoteRepository) -> list[ListedRecord]:
+        """Return a repository's entries, unproven, if its registry keeps a ledger; [] if they can't be read."""
         if not self._has_ledger(remote.registry):
             return []
         if remote not in self._records:
             self._records[remote] = asyncio.create_task(self._read_entries(remote))
         return await asyncio.shield(self._records[remote])
 
-    async def _read_entries(self, remote: RemoteRepository) -> list[Entry]:
+    async def _read_entries(self, remote: RemoteRepository) -> list[ListedRecord]:
         """Read the entries about builds, and those after which a tag resolved to another image."""
         try:
             return await list_entries(self._transport, remote.registry, remote.repository, RECORDS | MOVED_OR_GONE)
@@ -99,7 +99,7 @@ class TagPast:
                 intervals.setdefault(base, {}).update((interval.digest, interval) for interval in before)
 
         for remote in dict.fromkeys(RemoteRepository(tag.reference.registry, tag.reference.repository) for tag in tags):
-            note(former_digests(remote, await self.entries(remote)))
+            note(former_digests(remote, [each.entry for each in await self.entries(remote)]))
             served = await self._mirrored(remote)
             note(served)
             mirrored |= {base.name for base in served}
@@ -154,11 +154,8 @@ class TagPast:
         if not self._has_ledger(remote.registry) or "." not in remote.repository.partition("/")[0]:
             return {}
         try:
-            return former_digests(
-                remote,
-                await list_observations(self._transport, remote.registry, remote.repository, SERVED_KINDS),
-                SERVED_KINDS,
-            )
+            listed = await list_observations(self._transport, remote.registry, remote.repository, SERVED_KINDS)
+            return former_digests(remote, [each.entry for each in listed], SERVED_KINDS)
         except BoltsealError as error:
             self._unlisted[remote] = (
                 f"the observations of {remote.repository} at {remote.registry} can't be read: {error.message}"
