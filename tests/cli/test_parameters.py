@@ -49,6 +49,7 @@ KINDS = {
 
 MEANINGS = {
     "--allow": "contact a registry that only the project's files, a store or a lock name",
+    "--base": "an image that another one is based on",
     "--compose": "a Compose file: its images, or its containers",
     "--count-pulls": "read manifests also where a registry counts that as pulls",
     "--dry-run": "show what would be done, and change nothing",
@@ -64,6 +65,7 @@ MEANINGS = {
     "--running": "of the containers that run",
     "--scheme": "what a tag is made of",
     "--scrub": "verify an image on the disk before it gets its name",
+    "--tag": "the tag of what is pushed",
     "--to": "which former state",
     "--update": "lock what tags resolve to now",
     "--write": "write the project's files",

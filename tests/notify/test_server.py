@@ -150,7 +150,7 @@ async def test_events_of_a_mirror_are_delivered(tmp_path: Path) -> None:
     """Events of a mirrored registry are delivered as they were passed to the application."""
     async with inbox() as box, serving_as(settings(tmp_path / "data", box)) as registry:
         assert isinstance(registry.app, Application)
-        registry.app._handle_event(QuotaLow("docker.io", 3, 100, 21600))
+        registry.app._events.handle(QuotaLow("docker.io", 3, 100, 21600))
         await box.until(1)
 
     assert box.events[0]["type"] == "boltseal.quota.low.v1"

@@ -5,12 +5,16 @@ from __future__ import annotations
 import shlex
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
+from typing import Final
 
 from boltseal.build.git_state import GitState
 from boltseal.lockfile.document import SECOND_US
 from boltseal.oci.annotations import BASE_DIGEST, BASE_NAME, CREATED, REVISION, SOURCE, VERSION
 from boltseal.oci.digest import Digest
 from boltseal.oci.reference import Reference
+
+REBASED_FROM: Final = "boltseal.rebased-from"
+"""A label: the digest of the image whose base `boltseal rebase` replaced."""
 
 
 def labels_of(

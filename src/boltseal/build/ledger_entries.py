@@ -5,7 +5,9 @@ inputs                   the hash of everything that the build read (`input_hash
 bases                    every image reference of the Dockerfile, as JSON: {"node:16.13": "sha256:...", ...}
 builder, platform        the program that built the image, and the platform that it was built for
 revision.of              the sealed tag that this is a rebuild of, if any
-base.was                 what the base's tag resolved to for the build before it, if that was another digest
+base.was                 what the base's tag resolved to for the build before it, if that was another digest; of a rebased image,
+                         its former base
+rebased.from             the image whose base was replaced; then there are no `inputs`
 """
 
 from __future__ import annotations
@@ -44,6 +46,17 @@ def built_extra(
     if platform is not None:
         found["platform"] = platform
     return found | dict(rebuilt or {})
+
+
+def rebased_extra(base: Reference, digest: Digest, former_base: Digest, image: Digest) -> dict[str, str]:
+    """Return the `extra` of the `built` entry of a rebased image. `base`, `digest`: its base now; `image`: it was before."""
+    return {
+        BUILT_NAME: str(base.by_tag),
+        BUILT_DIGEST: str(digest),
+        "base.was": str(former_base),
+        "rebased.from": str(image),
+        "builder": "boltseal rebase",
+    }
 
 
 def same_build(entries: Iterable[Entry], inputs: str) -> Entry | None:

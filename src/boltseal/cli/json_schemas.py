@@ -283,6 +283,17 @@ ROWS: Final[Mapping[str, _Row]] = {
         "let_go?": list[dict[str, Any]],
     },
     "ratelimit": _FINDING | {"remaining?": int, "limit?": int, "window_s?": int, "source?": str, "time?": TimeText},
+    "rebase": _FINDING
+    | {
+        "platform": str,
+        "digest": OptionalDigest,
+        "old_base": str | None,
+        "evidence": str | None,
+        "new_base": str,
+        "own_layers": int | None,
+        "conflicts": list[dict[str, str]],
+        "notes": list[str],
+    },
     "release-diff": _FINDING | {"before": str | None, "after": str | None},
     "release-hold": _FINDING | {"service": str, "digest": OptionalDigest},
     "release-ls": _LISTED_RELEASE,

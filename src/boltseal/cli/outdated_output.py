@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
+from itertools import islice
 from typing import Any, Final
 
 from boltseal.cli.output import CommandOutput, print_wrapped, say
@@ -22,6 +23,10 @@ from boltseal.project.bases.freshness import BaseStatus, BaseVerdict
 from boltseal.project.bases.rebuild_requests import MAY_MOVE, RebuildResult
 
 _RESULTS: Final = (BaseStatus.CURRENT, BaseStatus.NO_BASE, BaseStatus.IGNORED)
+_WITHOUT_SOURCES: Final = frozenset(
+    {ClaimSource.ANNOTATION, ClaimSource.PROVENANCE, ClaimSource.LABEL, ClaimSource.LAYERS}
+)
+"""How the base of an image is known whose Dockerfile is not."""
 MAX_SETTINGS: Final = 10
 """How many changed settings of a base are printed; `--json` has all of them."""
 
@@ -175,6 +180,19 @@ def _print_summary(report: OutdatedReport) -> None:
     artifacts = f"; {report.artifacts} more are no images (signatures, SBOMs, ...)" if report.artifacts else ""
     total = counted(len(report.reports) + len(report.left_out), "image")
     say(f"{total}{': ' if numbers else ''}{numbers}{artifacts}")
+    for hint in islice(_rebase_hints(report), 1):
+        say(clean(f"boltseal: {hint}"))
+
+
+def _rebase_hints(report: OutdatedReport) -> Iterator[str]:
+    """Yield how to put an image on its new base, for outdated ones of which no Dockerfile is known."""
+    for image in report.reports:
+        verdict = image.verdict
+        claim = verdict.claim
+        if verdict.status is not BaseStatus.OUTDATED or verdict.rebuild_first or claim is None or claim.base is None:
+            continue
+        if verdict.built_on is not None and claim.source in _WITHOUT_SOURCES:
+            yield f"rebuild it; without its sources: boltseal rebase {image.wanted.name} --onto {claim.base} --dry-run"
 
 
 def print_rebuilds(output: CommandOutput, rebuilds: Iterable[RebuildResult]) -> None:

@@ -28,7 +28,7 @@ else:  # loading rich takes 40 ms, and most commands show no progress
     rich_theme = deferred("rich.theme")
 
 INTERVAL_S: Final = 0.1
-IN_BYTES: Final = frozenset({"copying", "pulling"})
+IN_BYTES: Final = frozenset({"copying", "pulling", "reading"})
 """Steps whose amounts are bytes; those of others are counted."""
 BAR_COLUMNS: Final = 60
 """Columns of a terminal below which the line has no bar, so that it stays one line."""

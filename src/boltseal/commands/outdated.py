@@ -111,7 +111,7 @@ def find_outdated(
         wanted, left = await images_to_check(request.scan, transport, options.client.engine_address, claim, allowed)
         allow = [*request.allow, *{one.reference.registry for one in wanted}]
         rebuilds: Sequence[RebuildResult] = ()
-        async with _scanner(options, transport, allow, request.window_s, progress) as scanner:
+        async with opened_scanner(options, transport, allow, request.window_s, progress) as scanner:
             if request.rebuild is None:
                 reports = await scanner.scan(wanted, listed=request.scan.registry)
             else:
@@ -133,7 +133,7 @@ def find_outdated(
 
 
 @asynccontextmanager
-async def _scanner(
+async def opened_scanner(
     options: RegistryOptions, transport: Transport, allow: Sequence[str], window_s: int, progress: Progress
 ) -> AsyncIterator[BaseScanner]:
     """Open a scanner on the state folder. What it learned is saved at the end."""

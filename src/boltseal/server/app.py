@@ -22,10 +22,8 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from boltseal.client.witness import WitnessClient
 from boltseal.errors import BoltsealError
-from boltseal.events import Event, TagHeld, TagMoved, TagRefused
+from boltseal.events import Event
 from boltseal.ledger.note import VerifierKey
-from boltseal.notify.receivers import Notifier, build_dispatcher
-from boltseal.oci.reference import Reference
 from boltseal.policy.client_address import parse_network
 from boltseal.server.api.access_log import RequestLog, Write
 from boltseal.server.api.admin import PREFIX as ADMIN_PREFIX
@@ -46,22 +44,22 @@ from boltseal.server.auth.logins import Logins
 from boltseal.server.auth.seen_users import SeenUsers
 from boltseal.server.auth.tokens import Tokens
 from boltseal.server.auth.user_directory import AccountRows, UserDirectory
+from boltseal.server.dropped_signals import deliver_dropped_signals
 from boltseal.server.maintenance import JANITOR_EVERY_S, check_tags_daily, clean_up_regularly
 from boltseal.server.mirror.cache import MirrorCache
 from boltseal.server.mirror.push_proxy import PushProxy
-from boltseal.server.mirror.upstream_limits import EventHandler, upstream_gauges
+from boltseal.server.mirror.upstream_limits import EventHandler
 from boltseal.server.mirror.upstreams import Upstreams
 from boltseal.server.mirror_factory import UPSTREAM_TIMEOUT_S, build_mirror, build_upstreams
-from boltseal.server.notifications.database_outbox import DatabaseOutbox, waiting_events
-from boltseal.server.notifications.ledger_feed import LedgerFeed, ObservationFeed
 from boltseal.server.rebuilds import RebuildScheduler
 from boltseal.server.registry import Registry, build_registry
 from boltseal.server.registry.readiness import Readiness, readiness
-from boltseal.server.registry.refusals import RefusedWrite
 from boltseal.server.registry.signer import Signer
 from boltseal.server.registry.store_gauges import StoreGauges
 from boltseal.server.registry.witnesses import Witnesses, WitnessState
-from boltseal.server.settings import Settings, registry_name
+from boltseal.server.server_events import ServerEvents
+from boltseal.server.settings import Settings
+from boltseal.server.state_gauges import outbox_state, upstream_state
 from boltseal.server.storage.certificate import check_certificate
 from boltseal.server.storage.clock_guard import ClockGuard
 from boltseal.server.storage.coordination.file_leases import FileLeases
@@ -85,7 +83,6 @@ from boltseal.server.store_factory import (
     resume,
 )
 
-DROPPED_SIGNALS_AFTER_S: Final = (0.1, 1.0)
 READ_ONLY: Final = "this registry is read-only: it serves pulls and refuses pushes and deletes"
 
 _log = structlog.get_logger(__name__)
@@ -120,10 +117,9 @@ class Application(Starlette):
         self._witnesses: Witnesses | None = None
         self._witness_app = witness_app
         self._trusted_proxies = [parse_network(text) for text in settings.server.trusted_proxies]
-        self._on_event = on_event
+        self._events = ServerEvents(on_event)
         self._janitor_every_s = janitor_every_s
         self._upstream_timeout_s = upstream_timeout_s
-        self._notifier: Notifier | None = None
         self._api: DistributionApi | None = None
         self._logins: Logins | None = None
         self._upstreams: Upstreams | None = None
@@ -167,14 +163,14 @@ class Application(Starlette):
             database=store.database,
             locks=self._locks,
             clock=self._clock,
-            on_event=self._handle_event,
+            on_event=self._events.handle,
             check_disk=lambda wanted_bytes: self._disk_reserve().check(wanted_bytes),
             read_only=self._write_refusal,
             count=self._observer.totals.count,
         )
         self._serve(store.registry, self._settings, self._logins)
         if not self._settings.server.read_only:
-            self._start_notifier(store)
+            self._events.start(self._settings, store, self._clock)
             await self._check_witnesses(store)
             self._signers = [Signer(each, store.database) for each in store.integrators]
             for signer in self._signers:
@@ -205,8 +201,7 @@ class Application(Starlette):
             leases.close()
             for signer in self._signers:
                 signer.close()
-            if self._notifier is not None:
-                await asyncio.to_thread(self._notifier.close)
+            await self._events.aclose()
             store.close()
 
     def _background_work(self, store: OpenStore, leases: Leases) -> Iterator[Coroutine[Any, Any, None]]:
@@ -222,46 +217,12 @@ class Application(Starlette):
             yield store.registry.layer_chains.run(leases, lambda: self._write_refusal() is None)
         if writes and settings.actions:
             yield RebuildScheduler(
-                settings, store, self._clock, self._handle_event, self._mirror, self._push_proxy
+                settings, store, self._clock, self._events.handle, self._mirror, self._push_proxy
             ).run()
         yield self._mirror.run()
         yield store.registry.settling.run(self._clock, lambda: self._write_refusal() is None)
         if writes and any(terms.push for terms in settings.upstreams):
             yield self._push_proxy.run()
-
-    def _start_notifier(self, store: OpenStore) -> None:
-        """Start to notify the configured receivers. A read-only server does not: it records nothing."""
-        settings = self._settings
-        name = registry_name(settings)
-        dispatcher = build_dispatcher(
-            settings.receivers,
-            DatabaseOutbox(store.database, FileLeases(settings.server.data)),
-            settings.server.public_url or f"http://{name}",
-            self._clock,
-            (LedgerFeed(store.database, name), ObservationFeed(store.database, settings.upstreams)),
-        )
-        if dispatcher is not None:
-            self._notifier = Notifier(dispatcher)
-            self._notifier.start()
-
-    def _handle_event(self, event: Event) -> None:
-        """Log an event and send it to the configured receivers.
-
-        Events that the log of observations records are sent from there, so that they survive the end of a process.
-        """
-        self._on_event(event)
-        if self._notifier is not None and not isinstance(event, TagMoved | TagHeld):
-            self._notifier.dispatcher.notify(event)
-
-    def _notify_refusal(self, refused: RefusedWrite) -> None:
-        """Notify the receivers of a refused write. It is already logged."""
-        if self._notifier is None:
-            return
-        for tag in refused.tags or (None,):
-            named = Reference(registry_name(self._settings), refused.repository, tag, None if tag else refused.digest)
-            self._notifier.dispatcher.notify(
-                TagRefused(named, refused.request, refused.digest, refused.actor, refused.reason)
-            )
 
     async def _check_witnesses(self, store: OpenStore) -> None:
         """Compare the ledger with its witnesses before any write: a witness may have seen more than this store has."""
@@ -283,7 +244,7 @@ class Application(Starlette):
             check_ledger(store)
 
     def _serve(self, registry: Registry, settings: Settings, logins: Logins) -> None:
-        registry.refusals.on_refusal = self._notify_refusal
+        registry.refusals.on_refusal = self._events.refused
         tokens = Tokens(KeyFile(settings.keys / "token.json"), settings.auth.service, self._clock)
         # Without the folder of keys its users are missing too: callers without a login must not get what needed one.
         keys_lost = self._store is not None and self._store.keys_lost
@@ -326,18 +287,8 @@ class Application(Starlette):
         gauges = list(self._store_gauges.read(self._disk_reserve()))
         read_only = _read_only(self._settings, self._store) is not None
         gauges.append(Gauge("boltseal_read_only", "Whether all writes are refused", {"": float(read_only)}))
-        with contextlib.suppress(BoltsealError):  # absent while the database or the outbox cannot be read
-            if self._settings.upstreams:
-                gauges += upstream_gauges(
-                    self._settings.upstreams,
-                    self._store.registry.upstreams.every_and_wait(),
-                    self._store.registry.upstreams.pauses_and_wait(),
-                    self._clock(),
-                )
-        with contextlib.suppress(BoltsealError):
-            if self._settings.receivers:
-                waiting = waiting_events(self._store.database, (each.name for each in self._settings.receivers))
-                gauges.append(Gauge("boltseal_outbox_events", "Notifications not delivered yet", waiting, "receiver"))
+        gauges += upstream_state(self._settings, self._store, self._clock())
+        gauges += outbox_state(self._settings, self._store)
         return gauges
 
     def _begin_reload(self, reload: Callable[[], Settings]) -> None:
@@ -420,24 +371,10 @@ class Application(Starlette):
             )
         if self._witnesses is not None:
             notes = (*notes, *self._witnesses.troubles)
-        if self._notifier is not None:
-            notes = (*notes, *self._notifier.dispatcher.troubles)
-        notes = (*notes, *self._store.registry.settling.troubles)
+        notes = (*notes, *self._events.troubles, *self._store.registry.settling.troubles)
         notes = (*notes, *self._observer.restarts.troubles(time.monotonic()))
         read_only = _read_only(self._settings, self._store)
         return await readiness(self._store.database, self._disk_reserve(), read_only, notes, self._clock)
-
-
-def deliver_dropped_signals() -> None:
-    """Have uvloop handle a signal that arrives between the lifespan's start and the worker's main loop.
-
-    The worker listens by then, but the loop stands still: uvloop notes the signal, and reads its notes only when another
-    signal wakes the loop. SIGWINCH, which has no other use here, is that signal; twice, as the first may come while the
-    lifespan still starts. Without it, a server that is stopped as soon as it listens waits for its worker until it kills it.
-    """
-    signal.signal(signal.SIGWINCH, lambda *_: None)
-    for delay_s in DROPPED_SIGNALS_AFTER_S:
-        asyncio.get_running_loop().call_later(delay_s, signal.raise_signal, signal.SIGWINCH)
 
 
 def create_app(

@@ -109,7 +109,7 @@ def test_a_store_without_a_build_has_nothing_unchecked(store: Store) -> None:
 
 
 def test_a_folder_of_no_image_and_no_build_is_an_orphan(builder: Path) -> None:
-    """A folder that an interrupted pull left in Docker's store is told apart from the build cache, and named."""
+    """A folder that an interrupted pull left in Docker's store is named apart from the build cache."""
     root = builder / "built"
     folder = f"overlay2/{'e' * 64}/diff"
     if not (root / "overlay2").is_dir():

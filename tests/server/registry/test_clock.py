@@ -15,12 +15,13 @@ from boltseal.server.app import create_app
 from boltseal.server.commands.ledger import confirm_clock
 from boltseal.server.registry.sequencer import ClockStepped
 from boltseal.server.storage.clock_guard import ClockGuard
+from boltseal.server.storage.coordination.file_leases import FileLeases
 from boltseal.server.storage.metadata import ledger_store
 from boltseal.server.storage.metrics import RunFolder
 from boltseal.server.store_factory import collect_store, examine_store, now_us, open_store
 from tests.asgi import running
 from tests.images import image
-from tests.polling import until_answer, until_signed
+from tests.polling import until, until_answer, until_signed
 from tests.serving import FLOATING, ORIGIN, ledger_key, settings_of
 
 HOUR_US = 3600 * 1_000_000
@@ -83,6 +84,16 @@ async def push(client: httpx2.AsyncClient, tag: str) -> httpx2.Response:
     return await client.put(
         f"/v2/shop/app/manifests/{tag}", content=document.raw, headers={"content-type": document.media_type}
     )
+
+
+def first_cleanup_is_over(data: Path) -> bool:
+    """Return whether the cleanup of a started server has ended: it has made the file of its lease, and holds it no more."""
+    if not (data / "tidy-up.lease").exists():
+        return False
+    lease = FileLeases(data).acquire("tidy-up")
+    if lease is not None:
+        lease.release()
+    return lease is not None
 
 
 def kinds(data: Path) -> list[EntryKind]:
@@ -166,8 +177,10 @@ async def test_a_ledger_with_an_entry_from_the_future_is_continued_without_loss(
         async def pushed_in_the_future() -> bool:
             return (await push(client, "1.0.0")).status_code == 201
 
-        # Files have the time of the kernel's clock, so the first cleanup may take an upload for an abandoned one.
+        # Files have the time of the kernel's clock, so the first cleanup takes every upload for an abandoned one, also those
+        # after the clock was corrected: it goes on with the time that it began with.
         await until_answer(pushed_in_the_future, "a push is accepted")
+        await until(lambda: first_cleanup_is_over(data), "the first cleanup is over")
         key = ledger_key(data)
         clock.by_us = 0
         refused, ready = await push(client, "1.0.1"), await client.get("/readyz")

@@ -22,7 +22,7 @@ print(found.wait(30), len(lookups))
 """
 STOPS_BEFORE_IT_RUNS = """
 import asyncio, os, signal, sys, uvloop
-from boltseal.server.app import deliver_dropped_signals
+from boltseal.server.dropped_signals import deliver_dropped_signals
 
 async def start():
     if "with" in sys.argv:

@@ -38,9 +38,14 @@ class Readable(Protocol):
 
 
 class BlobTar:
-    """One blob, read once from its beginning. `count_read`: called with the number of bytes read."""
+    """One blob, read once from its beginning. `count_read`: called with the number of bytes read.
 
-    def __init__(self, file: Readable, algorithm: str, count_read: Callable[[int], None]) -> None:
+    `max_tar_bytes`: a longer tar is malformed; None for any length.
+    """
+
+    def __init__(
+        self, file: Readable, algorithm: str, count_read: Callable[[int], None], max_tar_bytes: int | None = None
+    ) -> None:
         self._file = file
         self._count_read = count_read
         self._blob = hasher(algorithm)
@@ -48,6 +53,8 @@ class BlobTar:
         self._tar = hashlib.sha256()
         self._rest = b""
         self._content_left = 0
+        self._max_tar_bytes = max_tar_bytes
+        self.tar_bytes = 0
         self._pieces = self._decompressed()
 
     @property
@@ -172,6 +179,9 @@ class BlobTar:
             pieces = _chain(first, raw)
         for piece in pieces:
             self._tar.update(piece)
+            self.tar_bytes += len(piece)
+            if self._max_tar_bytes is not None and self.tar_bytes > self._max_tar_bytes:
+                raise TarMalformed(f"the layer's tar has more than {self._max_tar_bytes} bytes")
             yield piece
 
 
