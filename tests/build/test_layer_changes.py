@@ -105,6 +105,8 @@ def test_a_file_is_the_same_by_content_mode_owner_and_attributes() -> None:
         ({"a": member(pax_headers={"SCHILY.xattr.trusted.overlay.opaque": "y"})}, "overlayfs"),
         ({"a/.wh.": ""}, "whiteout of no file"),
         ({"a/.wh...": ""}, "whiteout of no file"),
+        ({"a": "", ".": hard_link("a")}, "root is not a folder"),
+        ({"a": "", "./": symlink("a")}, "root is not a folder"),
         ({"a": symlink("x" * 5000)}, "target of 5000 bytes"),
         ({"a": symlink("b"), "b": symlink("a"), "a/b": "x"}, "symbolic links"),
     ],
@@ -146,7 +148,15 @@ def test_the_number_of_entries_and_the_length_of_names_are_limited() -> None:
     with pytest.raises(NotCompared, match="more than 2 entries"):
         read({"a": "", "b": "", "c": ""}, LayerLimits(entries=2))
     with pytest.raises(NotCompared, match="longer names"):
-        read({"a" * 50: symlink("b" * 60)}, LayerLimits(names_bytes=100))
+        read({"a" * 50: symlink("b" * 60)}, LayerLimits(names_bytes=150))
+
+
+def test_short_names_that_stand_for_long_paths_are_limited() -> None:
+    """Short names behind a symbolic link to a long path count with that path: they would fill the memory otherwise."""
+    target = "/".join(["d" * 200] * 15)
+
+    with pytest.raises(NotCompared, match="longer names"):
+        read({"l": symlink(target), **{f"l/{number}": "" for number in range(100)}}, LayerLimits(names_bytes=100_000))
 
 
 def test_the_distribution_is_read_through_links() -> None:

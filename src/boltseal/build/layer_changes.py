@@ -32,8 +32,8 @@ from boltseal.policy.rebase_conflicts import CLibrary, Release, parse_os_release
 
 MAX_TAR_BYTES: Final = 64 * 1024**3
 MAX_ENTRIES: Final = 1_000_000
-MAX_NAMES_BYTES: Final = 128 * 1024 * 1024
-"""Maximum length of all names and link targets of a layer together."""
+MAX_NAMES_BYTES: Final = 256 * 1024 * 1024
+"""Maximum length of all names, link targets and resolved paths of a layer together."""
 MAX_DEPTH: Final = 255
 MAX_RELEASE_BYTES: Final = 64 * 1024
 MAX_LIBRARY_BYTES: Final = 16 * 1024 * 1024
@@ -82,10 +82,13 @@ def read_layer(file: Readable, diff_id: str, count_read: Callable[[int], None], 
         for header in tar.entries():
             if header.kind == GLOBAL:
                 continue
+            changes = [*_changes(tar, header, links, found)]
             names_bytes += len(header.name) + len(header.link)
+            # a short name may stand for a long path, through a symbolic link of the same tar
+            names_bytes += sum(len(change.path) + len(change.target) for change in changes)
             if len(found.changes) >= limits.entries or names_bytes > limits.names_bytes:
                 raise TarMalformed(f"more than {limits.entries} entries, or longer names than are compared")
-            found.changes += _changes(tar, header, links, found)
+            found.changes += changes
     except TarMalformed as error:
         raise NotCompared(f"a layer can't be compared: {error.message}") from error
     if f"sha256:{tar.diff_id}" != diff_id:
@@ -102,6 +105,8 @@ def _changes(tar: BlobTar, header: Header, links: TarLinks, found: LayerContents
     path = folder + b"/" + name if folder else name
     if path.count(b"/") >= MAX_DEPTH:
         raise TarMalformed(f"a path has more than {MAX_DEPTH} folders: {shown(path[:100])}")
+    if not path and header.kind != FOLDER:
+        raise TarMalformed("the layer's root is not a folder")
     if any(key.startswith(_OVERLAY) for key in header.xattrs):
         raise TarMalformed(f"{shown(path)} has an attribute that only overlayfs itself may set")
     if name == _OPAQUE:
@@ -116,7 +121,7 @@ def _changes(tar: BlobTar, header: Header, links: TarLinks, found: LayerContents
         target_folder, _, target = clean(header.link).rpartition(b"/")
         target_folder = links.resolved(target_folder) if links.targets else target_folder
         yield LayerChange(ChangeKind.LINK, path, target=target_folder + b"/" + target if target_folder else target)
-    elif path or header.kind == FOLDER:
+    else:
         links.targets.pop(path, None)
         if header.kind == SYMLINK:
             links.targets[path] = header.link
