@@ -77,6 +77,27 @@ def rebuilding(registry: Serving, settings: Settings, events: list[Event], hub: 
     return RebuildScheduler(settings, store_of(registry), now_us, events.append, outside=hub.app())
 
 
+async def test_a_server_names_the_revision_of_a_sealed_tag(
+    registry: Serving, settings: Settings, arguments_file: Path
+) -> None:
+    """The server's command learns the next revision of a sealed tag, and a mutable tag itself, as what to push."""
+    [table] = settings.on_outdated
+    command = [table["command"][0], "{new_image}"]
+    named = Settings.model_validate({**settings.model_dump(), "on_outdated": [{"command": command}]})
+    base = "localhost:5000/base/node:latest"
+    await push(registry.client, "base/node", "latest", WAS)
+    await push(registry.client, "shop/app", "1.0.0", app_on(base, WAS))
+    await push(registry.client, "shop/app", "edge", app_on(base, WAS, "abY"))
+    await push(registry.client, "base/node", "latest", NOW)
+    await until_signed(registry.client, 5)
+    await rebuilding(registry, named, [], FakeHub()).once()
+
+    assert sorted(written(arguments_file).splitlines()) == [
+        "localhost:5000/shop/app:1.0.0.1",
+        "localhost:5000/shop/app:edge",
+    ]
+
+
 async def test_a_server_rebuilds_images_of_its_own_bases(
     registry: Serving, settings: Settings, arguments_file: Path
 ) -> None:

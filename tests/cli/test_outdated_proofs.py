@@ -93,3 +93,18 @@ def test_the_proofs_of_several_records_are_read_together(built: BuiltImages) -> 
 
     assert [answer.err.count("/ledger/tile/") for answer in (one, three)] == [1, 1]
     assert {each["by"] for each in three.json["results"]} == {"a built entry of the ledger"}
+
+
+def test_a_changed_record_is_not_what_a_revision_was_rebuilt_for(built: BuiltImages, tmp_path: Path) -> None:
+    """`boltseal build` of a revision names the base that the former image was built on only by a proven record."""
+    built.push("base/node", "latest", WAS)
+    forged = built.build("1.4.2", "abX")
+    built.push("base/node", "latest", NOW)
+    built.forge(forged)
+    context = tmp_path / "context"
+    context.mkdir()
+    (context / "Dockerfile").write_text(f"FROM {built.server.address}/base/node:latest\n")
+    result = call("build", context, "--repository", f"{built.server.address}/shop/app", "--tag", "1.4.2.1")
+
+    assert result.code == 1
+    assert f"lists an entry {forged} that its ledger does not prove" in result.err

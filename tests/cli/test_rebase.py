@@ -137,6 +137,33 @@ def test_a_second_run_changes_nothing(family: Family) -> None:
     assert len(family.records()) == 1
 
 
+def test_a_revision_of_the_images_tag_is_made_once(family: Family) -> None:
+    """With `--scheme revision` the result is the next revision of the image's tag, and a second run finds it there."""
+    family.based(OWN)
+    first, second = (
+        call("rebase", family.app, "--onto", family.base, "--scheme", "revision", "--json").json["results"][0]
+        for _ in range(2)
+    )
+    [record] = family.records()
+    labels = family.config()["config"]["Labels"]
+
+    assert [each["ref"] for each in (first, second)] == [f"{family.address}/shop/app:1.4.2.1"] * 2
+    assert [each["status"] for each in (first, second)] == ["rebased", "unchanged"]
+    assert record["revision.of"] == labels["boltseal.revision-of"] == "1.4.2"
+    assert record["base.was"] == labels["boltseal.base.was"] == OLD.digest
+
+
+def test_the_next_revision_follows_a_second_move_of_the_base(family: Family) -> None:
+    """A rebase after another move of the base makes the next revision, from the former revision or the first image."""
+    family.based(OWN)
+    arguments = ("--onto", family.base, "--scheme", "revision", "--json")
+    call("rebase", family.app, *arguments)
+    family.move(base_of({"usr/lib/tls.so": "tls 3"}))
+    again = call("rebase", f"{family.app}.1", *arguments).json["results"][0]
+
+    assert (again["status"], again["ref"]) == ("rebased", f"{family.app}.2")
+
+
 def test_a_tag_of_another_image_is_not_moved(family: Family) -> None:
     """A tag that resolves to another image is refused, also one that could be moved."""
     family.based(OWN)
@@ -368,6 +395,9 @@ def test_an_image_on_the_new_base_already_is_unchanged(family: Family) -> None:
         ("--onto", f"base@sha256:{'0' * 64}", "--tag", "1"),
         ("--tag", "1"),
         ("--onto", "base", "--tag", "not a tag"),
+        ("--onto", "base", "--scheme", "date"),
+        ("--onto", "base", "--scheme", "revision", "--tag", "1"),
+        ("--onto", "base", "--scheme", "revision", "--separator", "+"),
     ],
 )
 def test_a_request_without_its_tag_or_base_is_a_usage_error(arguments: tuple[str, ...]) -> None:

@@ -167,6 +167,9 @@ NOT_RUN: Final[Mapping[str, Mapping[str, str]]] = {
         "pip install": _INSTALLS,
         "boltseal completion": "writes into the user's shell settings; tests/cli/test_command_tree.py completes words",
     },
+    "docs/guides/base-fix-to-host.md": {
+        "boltseal ": "needs two hosts and an hour; tests/real/engines/test_base_fix.py runs the steps on one",
+    },
     "docs/guides/digests-in-compose.md": {
         "EXPERIMENTAL_BUILDKIT_SOURCE_POLICY": "needs buildx; tests/project/test_buildkit.py checks the policy",
         "docker build": "downloads a base image; tests/real/engines/test_building.py builds",

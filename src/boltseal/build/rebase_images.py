@@ -16,9 +16,18 @@ from boltseal.oci.digest import Digest
 from boltseal.oci.manifest import Manifest
 from boltseal.oci.platform import Platform
 from boltseal.oci.rebased_image import ImageParts, NotCarried, RebasedImage, rebased_image, rebased_index
-from boltseal.oci.reference import Reference
+from boltseal.oci.reference import Reference, Tag
 from boltseal.project.bases.image_documents import ImageDocuments, RemoteRepository
-from boltseal.project.bases.image_facts import IMAGE, INPUTS, ImageFacts, NotAnImage, NotRead, config_of
+from boltseal.project.bases.image_facts import (
+    BASE_WAS,
+    IMAGE,
+    INPUTS,
+    REVISION_OF,
+    ImageFacts,
+    NotAnImage,
+    NotRead,
+    config_of,
+)
 from boltseal.project.bases.index_children import images_of_index
 
 
@@ -51,12 +60,13 @@ class PlatformRebase:
 class RebaseTarget:
     """What is replaced by what. `image`, `old`, `new`: by digest; the new base also has the tag that it is recorded by.
 
-    `name`: what the result is pushed as; None if it is not.
+    `name`: what the result is pushed as; None if it is not. `revision_of`: the sealed tag that its tag is a revision of.
     """
 
     image: Reference
     new: Reference
     name: Reference | None
+    revision_of: Tag | None = None
 
     @property
     def labels(self) -> dict[str, str | None]:
@@ -67,6 +77,7 @@ class RebaseTarget:
             REBASED_FROM: str(self.image.digest),
             IMAGE: None if self.name is None else str(self.name),
             INPUTS: None,
+            REVISION_OF: self.revision_of,
         }
 
     @property
@@ -112,7 +123,8 @@ class RebaseDocuments:
         parts = await self._parts(self._image, image.digest)
         old_parts = await self._parts(remote_of(old), was.manifest)
         new_parts = await self._parts(self._new, now.manifest)
-        result = rebased_image(parts, old_parts, new_parts, self._target.labels, self._target.annotations)
+        labels = self._target.labels | {BASE_WAS: str(digest_of(old))}
+        result = rebased_image(parts, old_parts, new_parts, labels, self._target.annotations)
         return PlatformRebase(
             image.platform, image.digest, parts, old_parts, new_parts, was.config == now.config, result
         )

@@ -247,7 +247,7 @@ SECTIONS: Final = (
             Command(
                 "rebase",
                 "Replace the base image of an image without a build.",
-                f"boltseal rebase {_IMAGE} --onto node:16.13 --tag 1.4.2.1",
+                f"boltseal rebase {_IMAGE} --onto node:16.13 --scheme revision",
                 keywords="base image crane swap replace layers without sources",
             ),
         ),

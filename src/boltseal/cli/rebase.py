@@ -6,6 +6,8 @@ from typing import Annotated
 
 import typer
 
+from boltseal.build.tag_template import Scheme
+from boltseal.cli.build_options import SeparatorOption
 from boltseal.cli.options import JsonOption
 from boltseal.cli.output import CommandOutput, print_wrapped, say
 from boltseal.cli.progress import Progress
@@ -15,7 +17,9 @@ from boltseal.commands.rebase import PlatformRow, RebaseReport, RebaseRequest
 from boltseal.commands.rebase import rebase as rebase_image
 from boltseal.commands.registry_access import RegistryOptions
 from boltseal.commands.text import clean, counted
+from boltseal.errors import Invalid
 from boltseal.oci.reference import Reference, Tag
+from boltseal.policy.tag_revisions import DOT, parse_separator
 
 OntoOption = Annotated[
     str, typer.Option("--onto", metavar="IMAGE", show_default=False, help="The new base, by its tag.")
@@ -28,6 +32,9 @@ TagOption = Annotated[
     str | None,
     typer.Option("--tag", metavar="TAG", show_default=False, help="The new tag, in the same repository."),
 ]
+SchemeOption = Annotated[
+    Scheme | None, typer.Option("--scheme", show_default=False, help="revision: the next one of the image's tag.")
+]
 DryRunOption = Annotated[bool, typer.Option("--dry-run", help="Only check and show whether it can be done.")]
 
 
@@ -37,6 +44,8 @@ def rebase(
     onto: OntoOption,
     base: OldBaseOption = None,
     tag: TagOption = None,
+    scheme: SchemeOption = None,
+    separator: SeparatorOption = DOT,
     dry_run: DryRunOption = False,
     allow: AllowOption = None,
     *,
@@ -45,18 +54,22 @@ def rebase(
 ) -> None:
     """Replace the base of an image without a build, if that is safe.
 
-    Puts the layers that the image added to its base on the new base, and pushes the result under a new tag. Settings that
-    the image inherited become those of the new base. It is for images without sources; otherwise build.
+    Puts the layers that the image added to its base on the new base, and pushes the result under a new tag, such as the next
+    revision of a sealed one (--scheme revision: 1.4.2.1). Settings that the image inherited become those of the new base.
+    It is for images without sources; otherwise build.
 
     Refused, if the image's layers change what the new base changed too: files, package databases; or if the
     distribution, its major version or the C library do not match. Exit code 1: refused; 3: could not be checked.
     """
     with CommandOutput("rebase", as_json=as_json) as output, Progress() as progress:
+        if scheme not in (None, Scheme.REVISION):
+            raise Invalid(f"--scheme {scheme}: a rebase has no sources; use --scheme revision, or give a --tag")
         request = RebaseRequest(
             Reference.parse(image),
             Reference.parse(onto),
             None if base is None else Reference.parse(base),
             None if tag is None else Tag(tag),
+            None if scheme is None else parse_separator(separator),
             dry_run,
             tuple(allow or ()),
         )

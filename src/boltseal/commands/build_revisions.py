@@ -9,10 +9,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from boltseal.client.errors import RemoteNotFound
+from boltseal.client.history import Follow, prove_entry
 from boltseal.client.ledger_records import NoRecords, list_records
 from boltseal.client.registry_client import RegistryClient
 from boltseal.client.transport import Transport
-from boltseal.commands.registry_access import RegistryOptions, ask_followed
+from boltseal.commands.registry_access import RegistryOptions, ask_followed, followed
 from boltseal.errors import Invalid
 from boltseal.ledger.entry import EntryKind
 from boltseal.oci.digest import Digest
@@ -50,12 +51,12 @@ class Rebuilt:
     @property
     def labels(self) -> dict[str, str]:
         """The labels of the rebuild, beside those of its base."""
-        return {REVISION_OF: self.root, **({BASE_WAS: str(self.was)} if self.carries_fix else {})}
+        return {REVISION_OF: str(self.root), **({BASE_WAS: str(self.was)} if self.carries_fix else {})}
 
     @property
     def extra(self) -> Mapping[str, str]:
         """The keys in its `built` entry, beside those of its base."""
-        return {"revision.of": self.root, **({"base.was": str(self.was)} if self.carries_fix else {})}
+        return {"revision.of": str(self.root), **({"base.was": str(self.was)} if self.carries_fix else {})}
 
     @property
     def text(self) -> str:
@@ -97,7 +98,7 @@ def rebuilt_tag(
             return None
         before = [(found.number, each) for each in tags if (found := revised(each, tags, separator)).root == root]
         former = replace(image, tag=max(pair for pair in before if pair[0] < number)[1])
-        claim = await _former_base(transport, former)
+        claim = await _former_base(transport, former, lambda registry: followed(options, transport, registry))
         reference, now = (None, None) if base is None else base
         if claim is None or claim.base is None or reference is None or claim.base != reference.by_tag:
             return Rebuilt(root)
@@ -106,8 +107,11 @@ def rebuilt_tag(
     return ask_followed(options, [image.registry], look)
 
 
-async def _former_base(transport: Transport, image: Reference) -> BaseClaim | None:
-    """Return the recorded base of an image. An image that can't be read has none."""
+async def _former_base(transport: Transport, image: Reference, follow: Follow) -> BaseClaim | None:
+    """Return the recorded base of an image. An image that can't be read has none.
+
+    Raises: Mismatch: the record of its build is not in the signed ledger; LedgerBroken.
+    """
     client = RegistryClient(transport, image.registry)
     if image.tag is None:
         return None
@@ -117,9 +121,10 @@ async def _former_base(transport: Transport, image: Reference) -> BaseClaim | No
             listed = await list_records(transport, image.registry, image.repository)
         except NoRecords:
             listed = []
-        entries = [each.entry for each in listed if each.entry.kind is EntryKind.BUILT]
-        claim = claim_from_entries(entries, digest)
+        built = [each for each in listed if each.entry.kind is EntryKind.BUILT and each.entry.digest == str(digest)]
+        claim = claim_from_entries([each.entry for each in built], digest)
         if claim is not None:
+            await prove_entry(transport, image.registry, built[-1].entry_index, built[-1].entry, follow)
             return claim
         manifest = await client.manifest(image.repository, digest)
         stated = claim_from_annotations(manifest.annotations)

@@ -35,6 +35,7 @@ from boltseal.client.transport import Transport
 from boltseal.commands.outcome import Outcome
 from boltseal.commands.outdated import opened_scanner
 from boltseal.commands.progress import Progress, no_progress
+from boltseal.commands.rebase_names import ResultName, result_names
 from boltseal.commands.rebase_push import RebasePush
 from boltseal.commands.registry_access import ReferenceUnsuitable, RegistryOptions, ask, followed, tag_or_digest
 from boltseal.commands.text import counted
@@ -56,14 +57,15 @@ from boltseal.transfer.remote import RepositoryLocation
 class RebaseRequest:
     """What to rebase. `onto`: the new base, with a tag. `base`: the old one; None to find it.
 
-    `tag`: of the result, in the image's repository; None only for a dry run. `allow`: further registries that the image's
-    records may name.
+    `tag`: of the result, in the image's repository; None only for a dry run, or with `separator`: then it is the next
+    revision of the image's tag. `allow`: further registries that the image's records may name.
     """
 
     image: Reference
     onto: Reference
     base: Reference | None = None
     tag: Tag | None = None
+    separator: str | None = None
     dry_run: bool = False
     allow: tuple[str, ...] = ()
 
@@ -72,9 +74,13 @@ class RebaseRequest:
             raise ReferenceUnsuitable(
                 f"{self.onto} has no tag; the result records the tag whose moves make it outdated: {self.onto.name}:TAG"
             )
-        if self.tag is None and not self.dry_run:
+        if self.separator is not None and (self.tag is not None or self.image.tag is None):
+            raise ReferenceUnsuitable(
+                "--scheme revision makes a revision of the image's tag: name it, and leave out --tag"
+            )
+        if self.tag is None and self.separator is None and not self.dry_run:
             raise Invalid(
-                "no tag for the result: --tag 1.4.2-rebased; a rebase never moves a tag (--dry-run needs none)"
+                "no tag for the result: --scheme revision, or --tag 1.4.2.1; a rebase never moves a tag (--dry-run needs none)"
             )
 
 
@@ -130,14 +136,17 @@ def rebase(request: RebaseRequest, options: RegistryOptions, progress: Progress 
         for registry in dict.fromkeys(reference.registry for reference in named):
             await followed(options, transport, registry)
         image, onto = [await _with_digest(transport, reference.complete) for reference in (request.image, request.onto)]
-        name = None if request.tag is None else replace(image, tag=request.tag, digest=None)
+        names = await result_names(transport, image, request.tag, request.separator)
         base = await _old_base_source(request, image, onto, options, transport)
         with DocumentCache(options.client.state, now_us=options.client.now_us()) as learned:
-            documents = RebaseDocuments(
-                ImageDocuments(transport, learned, options.client.settings.mirrors), RebaseTarget(image, onto, name)
-            )
-            one = _Rebase(request, options, transport, documents, image, onto, name, progress)
-            return await one.run(await documents.platforms(), base)
+            read = ImageDocuments(transport, learned, options.client.settings.mirrors)
+            for name in names:
+                documents = RebaseDocuments(read, RebaseTarget(image, onto, name.reference, name.revision_of))
+                one = _Rebase(request, options, transport, documents, image, onto, name, progress)
+                report = await one.run(await documents.platforms(), base)
+                if report is not None:
+                    return report
+        raise AssertionError("the last name is proposed")
 
     return ask(options, {reference.registry for reference in named}, run)
 
@@ -182,7 +191,7 @@ def _old_base(found: OldBase | BaseReport, platform: str, onto: Reference) -> Ol
 
 @dataclass(frozen=True, slots=True)
 class _Rebase:
-    """One rebase, after its images are resolved. `name`: of the result."""
+    """One rebase, after its images are resolved. `named`: the result."""
 
     request: RebaseRequest
     options: RegistryOptions
@@ -190,11 +199,16 @@ class _Rebase:
     documents: RebaseDocuments
     image: Reference
     onto: Reference
-    name: Reference | None
+    named: ResultName
     progress: Progress
 
-    async def run(self, platforms: Sequence[PlatformImage], base: OldBase | BaseReport) -> RebaseReport:
-        """Carry out steps 2 to 6."""
+    @property
+    def name(self) -> Reference | None:
+        """What the result is pushed as; None if it is not."""
+        return self.named.reference
+
+    async def run(self, platforms: Sequence[PlatformImage], base: OldBase | BaseReport) -> RebaseReport | None:
+        """Carry out steps 2 to 6. Return None if the result has not the name that it would only have from before."""
         # 2
         rows = [await self._prepared(each, _old_base(base, str(each.platform), self.onto)) for each in platforms]
         parts = [row.part for row in rows if row.part is not None]
@@ -207,6 +221,8 @@ class _Rebase:
         digest = Digest.of(whole.raw)
         # 3
         is_pushed = await self._is_pushed(digest)
+        if not is_pushed and not self.named.is_proposed:
+            return None
         # 4
         if not is_pushed:
             rows = await self._compared(rows)
@@ -220,7 +236,11 @@ class _Rebase:
         if not is_pushed:
             await push.push(parts, whole, digest)
         # 6
-        entry = await push.record(digest, next(row.old_base for row in rows if row.old_base is not None).reference)
+        entry = await push.record(
+            digest,
+            next(row.old_base for row in rows if row.old_base is not None).reference,
+            self.named.revision_of,
+        )
         status, reason = ("unchanged", "nothing to do: it was rebased before") if is_pushed else ("rebased", "")
         return self._report([replace(row, status=status, reason=reason) for row in rows], digest, notes, entry)
 
@@ -253,12 +273,12 @@ class _Rebase:
         found = await RepositoryLocation(self.transport, self.name.registry, self.name.repository).current_digest(
             self.name.tag
         )
-        if found is not None and found != digest:
+        if found is not None and found != digest and self.named.is_proposed:
             raise TagTaken(
                 f"{self.name} resolves to {found.short}, not to the result {digest.short}; a rebase never moves a tag: "
                 "choose another --tag"
             )
-        return found is not None
+        return found == digest
 
     async def _compared(self, rows: Sequence[PlatformRow]) -> list[PlatformRow]:
         parts = [row.part for row in rows if row.part is not None]

@@ -19,7 +19,7 @@ from boltseal.ledger.entry import EntryKind
 from boltseal.oci.descriptor import Descriptor
 from boltseal.oci.digest import Digest
 from boltseal.oci.manifest import Manifest
-from boltseal.oci.reference import Reference
+from boltseal.oci.reference import Reference, Tag
 from boltseal.transfer.remote import RepositoryLocation
 
 AT_ONCE: Final = 4
@@ -67,10 +67,15 @@ class RebasePush:
             if await target.current_digest(str(self.name.tag)) != digest:
                 raise
 
-    async def record(self, digest: Digest, former_base: Reference) -> int | None:
-        """Record the result unless it is recorded; return the entry's index, None where the registry keeps no ledger."""
+    async def record(self, digest: Digest, former_base: Reference, revision_of: Tag | None) -> int | None:
+        """Record the result unless it is recorded; return the entry's index, None where the registry keeps no ledger.
+
+        `revision_of`: the sealed tag that its tag is a revision of.
+        """
         registry, repository = self.name.registry, self.name.repository
         extra = rebased_extra(self.base, digest_of(self.base), digest_of(former_base), digest_of(self.image))
+        if revision_of is not None:
+            extra["revision.of"] = str(revision_of)
         notice = self.options.client.notice
         try:
             for index, entry in await list_records(self.transport, registry, repository):

@@ -81,8 +81,11 @@ class _Placed:
     inode: tuple[int, str]
 
 
-def expected_view(layers: Sequence[RandomLayer], *, inherits: bool) -> View:
-    """Return what a container on these layers must see. `inherits`: a folder without an entry is like the lower one."""
+def expected_view(layers: Sequence[RandomLayer], *, inherits: bool, adds: bool = False) -> View:
+    """Return what a container on these layers must see. `inherits`: a folder without an entry is like the lower one.
+
+    `adds`: an entry for a folder of a lower layer adds attributes to that folder's.
+    """
     tree: dict[str, _Placed] = {}
     for number, layer in enumerate(layers):
         own = _unpacked(layer, number, tree if inherits else {}, inherits=inherits)
@@ -93,6 +96,9 @@ def expected_view(layers: Sequence[RandomLayer], *, inherits: bool) -> View:
             lower = tree.get(path)
             if placed.node.kind != FOLDER or (lower is not None and lower.node.kind != FOLDER):
                 _hide(tree, path, itself=True)
+            elif adds and lower is not None:
+                attributes = dict(lower.node.xattrs or ()) | dict(placed.node.xattrs or ())
+                placed = replace(placed, node=replace(placed.node, xattrs=tuple(sorted(attributes.items()))))
             tree[path] = placed
     names: dict[tuple[int, str], list[str]] = {}
     for path, placed in tree.items():

@@ -27,6 +27,7 @@ class Engine:
     """A running engine. `inherits`: folders without an entry are created like those of lower layers.
 
     `copied`: a container has a copy of its image, with only the attributes of these prefixes; None: it has the image's files.
+    `adds`: an entry for a folder of a lower layer keeps the attributes that the folder has there.
     `load`: load an archive. `start`: start a container of an image, and return its ID and its process, 0 if it does not start.
     `stop`: remove containers.
     """
@@ -39,6 +40,7 @@ class Engine:
     stop: Callable[[list[str]], None]
     inherits: bool = False
     copied: tuple[str, ...] | None = None
+    adds: bool = False
     _folders: dict[str, Path] = field(default_factory=dict)
 
     def folder(self, marker: str) -> Path:
@@ -135,6 +137,7 @@ def _podman(folder: Path, driver: str = "overlay") -> Iterator[Engine]:
             stop,
             inherits=vfs,
             copied=(CAPABILITY, "user.") if vfs else None,
+            adds=vfs,
         )
     finally:
         run(*podman, "rm", "--force", "--all", "--time", "0")

@@ -77,6 +77,17 @@ def replacing() -> list[bytes]:
     return [lower.done(), upper.add(".wh.gone").folder("gone").add("gone/z", b"z").done()]
 
 
+def listed_again() -> list[bytes]:
+    """Return two layers; the second one lists folders of the first again, with other attributes, in place or after a whiteout."""
+    mine, other = {"SCHILY.xattr.user.mine": "1"}, {"SCHILY.xattr.user.other": "2"}
+    lower, upper = Layer(), Layer()
+    for name in ("kept", "added", "changed", "removed"):
+        lower.add(name, kind=b"5", mode=0o755, pax=mine)
+    upper.folder("kept").add("added", kind=b"5", mode=0o755, pax=other)
+    upper.add("changed", kind=b"5", mode=0o755, pax={"SCHILY.xattr.user.mine": "3"})
+    return [lower.done(), upper.add(".wh.removed").folder("removed").done()]
+
+
 @contextmanager
 def started(name: str, folder: Path, images: Mapping[str, list[bytes]]) -> Iterator[Engine]:
     """Run an engine that has loaded these images."""
@@ -102,7 +113,7 @@ def engine(
     """An engine of each kind, with all images of LAYERS and a runnable one."""
     box = Layer().folder("bin").add("bin/box", Path(program("busybox")).read_bytes(), mode=0o755)
     box.add("bin/sh", kind=b"1", link="bin/box", mode=0o755).add("bin/sleep", kind=b"1", link="bin/box", mode=0o755)
-    clean = {**CLEAN, "replacing": replacing()}
+    clean = {**CLEAN, "replacing": replacing(), "again": listed_again()}
     images = {**{f"clean/{name}:1": layers for name, layers in clean.items()}, BOX: [base(), box.done()]}
     with started(request.param, tmp_path_factory.mktemp(request.param), images) as made:
         yield made
@@ -134,7 +145,7 @@ def test_images_are_clean(engine: Engine) -> None:
     for quick in (False, True):
         found = [each for each in reports(engine.root, quick=quick) if each.what == "image"]
 
-        assert len(found) == len(CLEAN) + 2
+        assert len(found) == len(CLEAN) + 3
         assert [
             (each.ref, each.differences, each.unknown) for each in found if each.status is not ReportStatus.HOLDS
         ] == []

@@ -221,13 +221,62 @@ async def test_two_tags_of_the_base_of_which_one_moved_are_unknown(registry: Pub
 
 
 async def test_a_tag_of_the_images_own_repository_that_moved_is_no_doubt(registry: Published) -> None:
-    """A moved tag of the image's own repository, such as `latest`, is not a possible base."""
+    """A moved tag of the own repository is no doubt if its former image has other layers, and one if they are unknown."""
     registry.image("team/app", "latest", "orW", created=MADE)
     await registry.look("reg.test/team/app:latest")
     registry.image("team/app", "latest", "orZ", created=MADE)
+    known = await of_app(registry, *EVERY, "reg.test/team/app:latest")
     forget(registry)
+    unknown = await of_app(registry, *EVERY, "reg.test/team/app:latest")
 
-    assert status_and_base(await of_app(registry, *EVERY, "reg.test/team/app:latest")) == ("current", RUNTIME)
+    assert status_and_base(known) == ("current", RUNTIME)
+    assert status_and_base(unknown)[0] == "cannot tell"
+    assert "reg.test/team/app:latest formerly resolved to sha256:" in unknown.reason
+
+
+async def test_a_moved_base_in_the_own_repository_is_doubt(registry: Published) -> None:
+    """An image that begins with a former image of its own repository may be built on it, and is not current."""
+    base = "reg.test/team/app:base"
+    registry.image("team/app", "base", "orB", created=MADE)
+    await registry.look(base)
+    registry.image("team/app", "1", "orBX", created=MADE)
+    before = await of_app(registry, *EVERY, base)
+    registry.image("team/app", "base", "orC", created=MADE)
+    verdict = await of_app(registry, *EVERY, base)
+
+    assert status_and_base(before) == ("current", RUNTIME)
+    assert status_and_base(verdict)[0] == "cannot tell"
+    assert f"an image that {base} resolves to no longer" in verdict.reason
+
+
+async def test_a_base_in_the_own_repository_that_is_not_current_is_doubt(registry: Published) -> None:
+    """An image is not current if it begins with an image of its own repository that is not current itself."""
+    base = "reg.test/team/app:base"
+    unresolved = base_labels("reg.test/base/deleted:1", Digest.of(b"a deleted image"))
+    registry.image("team/app", "base", "orB", annotations=unresolved, created=MADE)
+    registry.image("team/app", "1", "orBX", created=MADE)
+    verdict = await of_app(registry, *EVERY, base)
+
+    assert status_and_base(verdict) == ("cannot tell", RUNTIME)
+    assert f"it may be based on {base} as well" in verdict.reason
+
+
+async def test_a_label_that_came_from_the_own_repository_is_doubt(registry: Published) -> None:
+    """A label that names another tag of the image's repository came with its base, unless it is that tag's image."""
+    base = "reg.test/team/app:base"
+    runtime = Digest.of(registry.hub.manifests["base/rt"]["1"][1])
+    own = base_labels(RUNTIME, runtime) | {IMAGE: base}
+    registry.image("team/app", "base", "orB", labels=own, created=MADE)
+    registry.image("team/app", "copy", "orB", labels=own, created=MADE)
+    await registry.look(base, "reg.test/team/app:copy")
+    registry.image("team/app", "1", "orBX", labels=own, created=MADE)
+    await of_app(registry, *EVERY, base)
+    registry.image("team/app", "base", "orC", created=MADE)
+    answers = await registry.look(*EVERY, base, "reg.test/team/app:copy", listed="reg.test")
+    found = {one.wanted.name: str(one.verdict.status) for one in answers}
+
+    assert found[APP] == "cannot tell"
+    assert found["reg.test/team/app:copy"] == "current"
 
 
 async def test_a_tag_whose_registry_does_not_answer_may_have_moved(registry: Published) -> None:

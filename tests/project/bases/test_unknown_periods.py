@@ -42,11 +42,13 @@ def test_a_gap_matters_while_the_image_was_built(when: Window, doubted: bool) ->
     assert bool(reason(when, Window(None, None), Window(14, 20), observed=False)) is doubted
 
 
-def test_a_repository_is_no_base_of_its_own_images() -> None:
-    """An unknown image of the image's own repository is not its base."""
-    periods = UnknownPeriods([UnknownPeriod(NAME, "unknown")])
+def test_an_unobserved_tag_of_the_own_repository_is_no_base() -> None:
+    """A known digest of the image's own repository may be its base; that a tag was not observed is no doubt there."""
+    periods = UnknownPeriods([UnknownPeriod(NAME, "gap", observed=False)])
+    known = UnknownPeriods([UnknownPeriod(NAME, "digest")])
 
     assert periods.reason(NAME, Window(None, None), Window(None, None)) == ""
+    assert known.reason(NAME, Window(None, None), Window(None, None)) == "digest"
 
 
 def test_the_latest_unknown_digest_is_named_before_a_gap() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import signal
 import ssl
 import subprocess
@@ -16,7 +17,7 @@ import pytest
 from tests.cli import program
 from tests.fakes.upstream import FakeUpstream
 from tests.images import Blob, Document, artifact, image
-from tests.polling import wait_until
+from tests.polling import is_signed, wait_until
 from tests.ports import free_port
 from tests.server.serve.process import (
     client_of,
@@ -211,3 +212,35 @@ class Drain:
         with contextlib.suppress(ValueError):
             for line in self._process.stderr or ():
                 self.text += line
+
+
+def test_sighup_applies_new_rules_after_an_accepted_loss(tmp_path: Path) -> None:
+    """A server whose ledger was continued beside it takes pushes in every worker, and reloads its configuration."""
+    data, old = tmp_path / "data", tmp_path / "old"
+    with boltseal(data) as server, client_of(server) as client:
+        body = manifest(client, "shop/app", "one")
+        put(client, "shop/app:1.0.0", body)
+        wait_until(lambda: is_signed(client.get("/ledger/checkpoint"), 3), "the push is signed")
+    shutil.copytree(data, old)
+    with boltseal(data) as server, client_of(server) as client:
+        put(client, "shop/app:1.0.1", body)
+        wait_until(lambda: is_signed(client.get("/ledger/checkpoint"), 4), "the push is signed")
+    shutil.rmtree(data)
+    old.rename(data)
+    with boltseal(data, config="", workers=2, path="/healthz") as server, client_of(server) as client:
+        before = put(client, "shop/app:1.0.2", body).status_code
+        done = program.call("ledger", "recover", "--accept-loss", "--reason", "test", "--data", data)
+
+        def taken() -> bool:
+            return {put(client, f"shop/app:2.0.{number}", body).status_code for number in range(6)} == {201}
+
+        wait_until(taken, "every worker takes pushes")
+        server.folder.with_name("data.toml").write_text('[[rule]]\ntag = "b*"\nmode = "floating"\n', encoding="utf-8")
+        os.kill(server.pid, signal.SIGHUP)
+        reloaded(server, 2)
+        moved = [put(client, "shop/app:b1", manifest(client, "shop/app", str(n))).status_code for n in range(6)]
+        ready = client.get("/readyz").status_code
+
+    assert before in (405, 503)
+    assert done.code == 0
+    assert (moved, ready) == ([201] * 6, 200)

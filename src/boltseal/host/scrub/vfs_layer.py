@@ -10,7 +10,8 @@ The engine copies the folder of the layer below, then unpacks the layer's tar in
 The engine follows symbolic links of the layers below when it unpacks: the entry `lib/x` is at `usr/lib/x` if `lib` is a link.
 
 The folder of the layer below is compared in the same way, down to the lowest layer, which has only entries. Engines do not copy
-all extended attributes: Docker copies capabilities, Podman user.* as well. Others may be missing. The time of a folder that has no
+all extended attributes: Docker copies capabilities, Podman user.* as well. Others may be missing. An entry for a folder of the
+layer below adds attributes to those that were copied, and removes none. The time of a folder that has no
 entry changes with the files in it, and is not compared.
 """
 
@@ -31,6 +32,7 @@ from boltseal.host.scrub.inodes import describe_file, shown_time
 from boltseal.host.scrub.layer_comparison import LayerComparison
 from boltseal.host.scrub.merged_layers import same_content
 from boltseal.host.scrub.ownership import Ownership
+from boltseal.host.scrub.tar_header import FOLDER, Header
 from boltseal.host.scrub.unexpected_files import UnexpectedFiles
 from boltseal.host.scrub.unpacking_rules import UnpackingRules
 
@@ -105,6 +107,36 @@ class VfsComparison(LayerComparison):
             real = [] if target.startswith(b"/") else real
             todo += target.split(b"/")[::-1]
         return b"/".join(real)
+
+    def _as_applied(self, path: bytes, header: Header) -> Header:
+        if header.traits.kind == FOLDER and path not in self._without_entry and (kept := self._kept(path)):
+            header = header._replace(xattrs=kept | header.xattrs)
+        return super()._as_applied(path, header)
+
+    def _kept(self, path: bytes) -> dict[bytes, bytes]:
+        """Return the copied attributes of a folder of the layer below, to which an entry for the folder adds its own."""
+        if self._below is None or self._is_removed(path):
+            return {}
+        try:
+            if not stat.S_ISDIR(self._below.stat(path).st_mode):
+                return {}
+            theirs, at = Attributes(self._below), self._below.folder(path)
+            names = [name for name in theirs.names(path, at) if name.startswith(self._vfs.copied)]
+            return {os.fsencode(name): theirs.value(path, at, name) for name in names}
+        except (StoreMissing, StoreMalformed):
+            return {}
+        except StoreUnreadable as error:
+            self.findings.not_read(error.message)
+            return {}
+
+    def _is_removed(self, path: bytes) -> bool:
+        """Return whether a whiteout or an opaque mark so far removed what the layer below has at a path."""
+        parts = path.split(b"/")
+        above = [b"/".join(parts[:depth]) for depth in range(len(parts))]
+        return any(
+            folder in self._opaque or name in self._whiteouts.get(folder, ())
+            for folder, name in zip(above, parts, strict=True)
+        )
 
     def finish(self) -> None:
         """Compare everything in the folder that has no entry with the layer below."""

@@ -16,15 +16,52 @@ from boltseal.oci.reference import Reference
 from boltseal.project.bases.freshness import BaseStatus, BaseVerdict
 
 MAX_ANCESTORS: Final = 20
+Siblings = dict[tuple[Reference, str], str]
+"""By tag and platform: why an image that may be a base is not current, "" if it is."""
 Verdicts = Mapping[str, BaseVerdict]
 """The verdicts of one image, by platform."""
 
 
-def with_ancestors(verdict: BaseVerdict, images: Mapping[Reference, tuple[object, Verdicts]]) -> BaseVerdict:
+def with_ancestors(
+    verdict: BaseVerdict, images: Mapping[Reference, tuple[object, Verdicts]], checked: Siblings | None = None
+) -> BaseVerdict:
     """Add the verdicts of the bases of an image's base, and judge the image by all of them.
 
-    `images`: the current digest and the verdicts of other images, by tag.
+    `images`: the current digest and the verdicts of other images, by tag. `checked`: results of `_doubtful_sibling`.
     """
+    checked = {} if checked is None else checked
+    verdict = _with_ancestors(verdict, images)
+    if verdict.status is not BaseStatus.CURRENT:
+        return verdict
+    for each in (verdict, *verdict.ancestors):
+        for sibling in each.siblings:
+            doubt = _doubtful_sibling(sibling, verdict.platform, images, checked)
+            if doubt:
+                reason = f"its base has not moved, but it may be based on {sibling} as well: {doubt}"
+                return replace(verdict, status=BaseStatus.UNKNOWN, reason=reason)
+    return verdict
+
+
+def _doubtful_sibling(
+    sibling: Reference, platform: str, images: Mapping[Reference, tuple[object, Verdicts]], checked: Siblings
+) -> str:
+    """Return why an image of the own repository that may be a base is not current itself; "" if it is."""
+    key = sibling, platform
+    if key not in checked:
+        checked[key] = ""  # in a circle of images the others decide
+        verdict = _of_platform(images.get(sibling, (None, {}))[1], platform)
+        if verdict is not None:
+            final = with_ancestors(verdict, images, checked)
+            doubtful = final.status is BaseStatus.OUTDATED or (final.status is BaseStatus.UNKNOWN and final.is_open)
+            checked[key] = final.reason if doubtful else ""
+    return checked[key]
+
+
+def _of_platform(verdicts: Verdicts, platform: str) -> BaseVerdict | None:
+    return verdicts.get(platform) or (next(iter(verdicts.values())) if len(verdicts) == 1 else None)
+
+
+def _with_ancestors(verdict: BaseVerdict, images: Mapping[Reference, tuple[object, Verdicts]]) -> BaseVerdict:
     ancestors = _ancestors(verdict, images)
     if not ancestors:
         return verdict
@@ -56,7 +93,7 @@ def _ancestors(verdict: BaseVerdict, images: Mapping[Reference, tuple[object, Ve
     while current.claim is not None and current.claim.base is not None and len(found) < MAX_ANCESTORS:
         base = current.claim.base.by_tag
         digest, verdicts = images.get(base, (None, {}))
-        following = verdicts.get(verdict.platform) or (next(iter(verdicts.values())) if len(verdicts) == 1 else None)
+        following = _of_platform(verdicts, verdict.platform)
         if base in seen or following is None or digest != current.now:
             break
         seen.add(base)

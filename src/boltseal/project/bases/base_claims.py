@@ -111,16 +111,21 @@ def inherited_claim(facts: ImageFacts, own: Reference) -> BaseClaim | None:
     return BaseClaim(image, None, ClaimSource.CAME_WITH)
 
 
+def labelled_image(facts: ImageFacts) -> Reference | None:
+    """Return the image that the labels name as their own, with its tag; None if they name none."""
+    try:
+        return Reference.parse(facts.labels.get(IMAGE, "")).by_tag
+    except Invalid:
+        return None
+
+
 def may_be_inherited(facts: ImageFacts, own: Reference, claim: BaseClaim) -> bool:
-    """Return whether an unknown image between this one and the claimed base would have caused the same claim.
+    """Return whether an image between this one and the claimed base would have caused the same claim.
 
     So it is for claims by layers, and for labels, unless the image's labels name the image itself.
     """
     if claim.source is ClaimSource.LABEL:
-        try:
-            return Reference.parse(facts.labels.get(IMAGE, "")).name != own.name
-        except Invalid:
-            return True
+        return labelled_image(facts) != own.by_tag
     return claim.source is ClaimSource.CAME_WITH or (claim.kind is not ClaimKind.RECORDED and claim.digest is None)
 
 

@@ -11,7 +11,7 @@ from boltseal.client.errors import RemoteNotFound
 from boltseal.errors import BoltsealError
 from boltseal.oci.digest import Digest
 from boltseal.oci.reference import Reference
-from boltseal.project.bases.base_claims import BaseClaim, ClaimKind, ClaimSource, may_be_inherited
+from boltseal.project.bases.base_claims import BaseClaim, ClaimKind, ClaimSource, labelled_image, may_be_inherited
 from boltseal.project.bases.former_images import FormerImages
 from boltseal.project.bases.freshness import (
     BaseStatus,
@@ -33,6 +33,7 @@ from boltseal.project.bases.index_children import same_platform
 from boltseal.project.bases.kept_chains import KeptChains
 from boltseal.project.bases.layer_chains import ChainMatcher
 from boltseal.project.bases.layer_match import Candidate, longest_match, may_be_base
+from boltseal.project.bases.siblings import ImageOfTag, Siblings, closer_siblings
 from boltseal.project.bases.tag_history import TagHistories
 from boltseal.project.bases.unknown_periods import Window, gaps
 
@@ -80,14 +81,16 @@ class BaseResolver:
             self._former.setdefault(candidate.base, []).append(candidate)
             self._equal.setdefault(candidate.facts.diff_ids, []).append(candidate)
             self._formerly.setdefault(candidate.facts.config, set()).add(candidate.base)
-        self._current = {(candidate.base, candidate.facts.config) for candidate in current} if self._former else set()
+        self._current = {ImageOfTag(candidate.base, candidate.facts.config) for candidate in current}
         self._now_us = now_us
 
-    async def verdict(self, judged: JudgedImage, claims: Sequence[BaseClaim]) -> BaseVerdict:
-        """Judge one platform of an image. `claims`: about its base, the most reliable first."""
+    async def verdict(
+        self, judged: JudgedImage, claims: Sequence[BaseClaim], siblings: Sequence[Candidate] = ()
+    ) -> BaseVerdict:
+        """Judge one platform of an image. `claims`: about its base, the most reliable first. `siblings`: see that module."""
         image = judged.facts
         if not claims:
-            return await self._judge_without_claims(judged)
+            return await self._judge_without_claims(judged, siblings)
         first = claims[0]
         if first.source is ClaimSource.PROVENANCE:
             return await self._judge_provenance(
@@ -96,22 +99,35 @@ class BaseResolver:
         if first.source in (ClaimSource.LAYERS, ClaimSource.CAME_WITH):
             verdict = await self._judge_suggested(judged, first)
             if verdict is None:
-                return await self.verdict(judged, claims[1:])
+                return await self.verdict(judged, claims[1:], siblings)
         else:
             verdict = await self._judge_claim(judged, first)
-        if verdict.status is not BaseStatus.CURRENT or not may_be_inherited(image, judged.reference, first):
+        if verdict.status is not BaseStatus.CURRENT or not self._may_be_inherited(judged, first):
             return verdict
+        closer = closer_siblings(image, await self._base_facts(verdict, image), siblings, self._current)
+        verdict = replace(judge_doubted(verdict, _moved_sibling(closer)), siblings=closer.present)
         if first.source is not ClaimSource.LABEL:
             verdict = await self._judge_aliases(judged, verdict)
         return judge_doubted(verdict, await self._doubt_of_current(judged, verdict))
 
-    async def _judge_without_claims(self, judged: JudgedImage) -> BaseVerdict:
+    def _may_be_inherited(self, judged: JudgedImage, claim: BaseClaim) -> bool:
+        """Return whether a claim may be that of an image's base; not if its labels name a tag that resolves or resolved to it."""
+        named = labelled_image(judged.facts) if claim.source is ClaimSource.LABEL else None
+        if named is not None and (
+            ImageOfTag(named, judged.facts.config) in self._current
+            or named in self._formerly.get(judged.facts.config, ())
+        ):
+            return False
+        return may_be_inherited(judged.facts, judged.reference, claim)
+
+    async def _judge_without_claims(self, judged: JudgedImage, siblings: Sequence[Candidate]) -> BaseVerdict:
         always = Window(None, None)
         if self._doubt(judged, always, always):
             always = Window(None, await self._published_us(judged))
-        return judge_without_claims(
-            judged.facts, self._doubt(judged, always, _NEVER), self._doubt(judged, _NEVER, always)
-        )
+        doubt = self._doubt(judged, always, _NEVER)
+        if siblings and not doubt:
+            doubt = f"it begins with the layers of {siblings[0].base}, which may be its base"
+        return judge_without_claims(judged.facts, doubt, self._doubt(judged, _NEVER, always))
 
     async def _judge_aliases(self, judged: JudgedImage, verdict: BaseVerdict) -> BaseVerdict:
         """Weaken a verdict if another tag also resolved to the base, and has moved: the image may be built on that tag."""
@@ -129,7 +145,7 @@ class BaseResolver:
             for tag in self._formerly.get(base.config, ())
             if tag.name != judged.reference.name
             and tag not in self._former_images.gone
-            and (tag, base.config) not in self._current
+            and ImageOfTag(tag, base.config) not in self._current
         )
         return judge_aliases(verdict, moved) if moved else verdict
 
@@ -376,6 +392,13 @@ class BaseResolver:
         except BoltsealError:
             return False
         return known is None or not ChainMatcher([image]).begins(known.chain)
+
+
+def _moved_sibling(siblings: Siblings) -> str:
+    """Return why an image may be based on a former image of its own repository; "" if it is not."""
+    if siblings.moved is None:
+        return ""
+    return f"it also begins with the layers of an image that {siblings.moved} resolves to no longer"
 
 
 def _unresolved(claim: BaseClaim, error: BoltsealError) -> BaseVerdict:

@@ -207,8 +207,9 @@ class BaseScanner:
                 break
             newest = await self._scan([ImageToCheck(str(base.by_tag), base) for base in outside])
             images |= {report.wanted.reference.by_tag: report.judged for report in newest}
+        checked: dict[tuple[Reference, str], str] = {}
         return [
-            replace(report, verdicts=tuple(with_ancestors(verdict, images) for verdict in report.verdicts))
+            replace(report, verdicts=tuple(with_ancestors(verdict, images, checked) for verdict in report.verdicts))
             for report in reports
         ]
 
@@ -249,6 +250,11 @@ class BaseScanner:
             for image in found
             for part in image.parts
         }
+        siblings = {
+            id(part): pool.siblings(image.wanted.reference.name, part.facts, part.claims)
+            for image in found
+            for part in image.parts
+        }
         claimed = {claim.base for image in found for part in image.parts for claim in part.claims}
         claimed |= {claim.base for near in nearer.values() for claim in near}
         bases = {base for base in claimed if base is not None}
@@ -265,11 +271,16 @@ class BaseScanner:
             now_us=self._now_us,
         )
         return [
-            image if isinstance(image, BaseReport) else await self._answer(image, resolver, nearer) for image in images
+            image if isinstance(image, BaseReport) else await self._answer(image, resolver, nearer, siblings)
+            for image in images
         ]
 
     async def _answer(
-        self, image: _Image, resolver: BaseResolver, nearer: dict[int, tuple[BaseClaim, ...]]
+        self,
+        image: _Image,
+        resolver: BaseResolver,
+        nearer: Mapping[int, tuple[BaseClaim, ...]],
+        siblings: Mapping[int, tuple[Candidate, ...]],
     ) -> BaseReport:
         if image.error is not None:
             return BaseReport(image.wanted, image.digest, error=image.error)
@@ -278,7 +289,7 @@ class BaseScanner:
         verdicts = []
         for part in image.parts:
             subject = JudgedImage(image.wanted.reference, image.digest, part.facts)
-            verdict = await resolver.verdict(subject, (*nearer[id(part)], *part.claims))
+            verdict = await resolver.verdict(subject, (*nearer[id(part)], *part.claims), siblings[id(part)])
             if (
                 verdict.claim is not None
                 and verdict.claim.base is not None

@@ -15,6 +15,7 @@ from boltseal.oci.reference import Reference
 from boltseal.project.bases.base_claims import BaseClaim, ClaimKind, ClaimSource
 from boltseal.project.bases.image_facts import ImageFacts
 from boltseal.project.bases.layer_match import Candidate, inherits_label, may_be_base, nearness
+from boltseal.project.bases.siblings import is_plausible
 
 MAX_NEARER: Final = 4
 """Maximum number of candidates for one image, of those whose layers it begins with."""
@@ -70,6 +71,16 @@ class CandidatePool:
                 BaseClaim(candidate.base, None, ClaimSource.LAYERS, ClaimKind.PROVEN) for candidate in matches
             )
         )[:MAX_NEARER]
+
+    def siblings(self, own_name: str, facts: ImageFacts, claims: Sequence[BaseClaim]) -> tuple[Candidate, ...]:
+        """Return images of an image's own repository that may be its base, the closest first. See `siblings`."""
+        if not needs_layer_match(claims):
+            return ()
+        chains = [*_chains(facts.diff_ids)][::-1]
+        current = (candidate for chain in chains for candidate in self._current.get(chain, {}).get(own_name, ()))
+        former = (candidate for candidate in self._former_matches(facts, chains) if candidate.base.name == own_name)
+        found = (candidate for candidate in (*current, *islice(former, MAX_ALIKE)) if is_plausible(facts, candidate))
+        return tuple(sorted(found, key=lambda candidate: nearness(facts, candidate.facts), reverse=True))
 
     def _former_matches(self, facts: ImageFacts, chains: Iterable[int]) -> Iterator[Candidate]:
         """Yield former images whose layers and history the image may begin with, the closest first."""

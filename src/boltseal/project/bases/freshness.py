@@ -20,6 +20,7 @@ from enum import StrEnum
 from typing import Final, NamedTuple
 
 from boltseal.oci.digest import Digest
+from boltseal.oci.reference import Reference
 from boltseal.policy.tag_expectations import Expect, TagExpectations
 from boltseal.project.bases.base_claims import BaseClaim, ClaimSource
 from boltseal.project.bases.changes import BaseChanges, changes
@@ -67,6 +68,7 @@ class BaseVerdict:
     that one's base, and so on. `rebuild_first`: if only an ancestor moved, the bases to rebuild before the image, in this
     order. `complete`: whether ledgers record everything that the tags in question ever resolved to. `expect`: of an outdated
     image whose base's tag moved: how such a tag moves by custom; None if its registry's ledger decides, or if unknown.
+    `siblings`: tags of its own repository whose images may be closer bases.
     """
 
     status: BaseStatus
@@ -84,6 +86,7 @@ class BaseVerdict:
     rebuild_first: tuple[str, ...] = ()
     complete: bool = False
     expect: Expect | None = None
+    siblings: tuple[Reference, ...] = ()
 
     @property
     def is_alarm(self) -> bool:
@@ -199,7 +202,8 @@ def judge_without_claims(image: ImageFacts, unread: str, unobserved: str) -> Bas
     """
     if not unread and image.looks_built_from_scratch:
         return BaseVerdict(BaseStatus.NO_BASE, _SCRATCH)
-    doubt = unread or unobserved
+    squashed = _MAY_BE_SQUASHED if len(image.diff_ids) == 1 else ""
+    doubt = unread or unobserved or squashed
     return BaseVerdict(BaseStatus.UNKNOWN, f"{_UNRECORDED}{f' ({doubt})' if doubt else ''}", is_open=bool(doubt))
 
 
@@ -230,6 +234,7 @@ _SCRATCH = "built from scratch: it has one layer, which no known image has, and 
 _PREFIX_ONLY = (
     "it begins with the layers of the tag's current image, but so would an image built on one with more layers"
 )
+_MAY_BE_SQUASHED = "it has a single layer, so it may have been squashed: then its base is not among its layers"
 _SQUASHED = "it has a single layer, which proves nothing: it may have been squashed"
 _TODO = (
     "what the tag resolved to at build time was not observed; run `boltseal outdated` or `boltseal watch` regularly, or "

@@ -56,10 +56,13 @@ class UnknownPeriods:
     def reason(self, own: str, since_match: Window, since_created: Window) -> str:
         """Return why an image may be based on an unknown image; "" if it is not. `own`: the image's repository.
 
+        Tags of its own repository that were not observed all the time are no doubt: they would always be one, since the image
+        itself was pushed before it was observed.
+
         `since_match`: from the publication of the match to that of the image, for periods of kind 1. `since_created`:
-        from the image's creation to its publication, for kind 2. Images of one repository are not based on each other.
+        from the image's creation to its publication, for kind 2.
         """
-        return _reason(self._digests, own, since_match) or _reason(self._gaps, own, since_created)
+        return _reason(self._digests, "", since_match) or _reason(self._gaps, own, since_created)
 
 
 def _reason(latest_first: Iterable[UnknownPeriod], own: str, when: Window) -> str:
