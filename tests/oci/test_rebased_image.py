@@ -243,6 +243,8 @@ def test_another_history_than_the_old_bases_is_refused() -> None:
         b'{"rootfs": {"diff_ids": ["x", "y", "z"]}, "created": 1}',
         b'{"rootfs": {"diff_ids": {}}}',
         b'{"rootfs": []}',
+        b'{"rootfs": {"diff_ids": ["x", "y", "z"]}, "config": {"StopTimeout": NaN}}',
+        b'{"rootfs": {"diff_ids": ["x", "y", "z"]}, "config": {"StopTimeout": -Infinity}}',
     ],
 )
 def test_a_config_that_readers_could_read_differently_is_refused(raw: bytes) -> None:

@@ -264,7 +264,7 @@ def _are(values: object, kind: type) -> bool:
 def _parsed_json(raw: bytes, whose: str) -> dict[str, Any]:
     """Parse an object of which all readers read the same. Raises: NotCarried."""
     try:
-        found = json.loads(raw, object_pairs_hook=_no_key_twice)
+        found = json.loads(raw, object_pairs_hook=_no_key_twice, parse_constant=_no_constant)
     except (ValueError, RecursionError) as error:
         raise NotCarried(f"the config of {whose} can't be read: {quote(str(error))[1:-1]}") from error
     if not isinstance(found, dict):
@@ -283,6 +283,10 @@ def _no_key_twice(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(found) != len(pairs):
         raise ValueError("it has a key twice")
     return found
+
+
+def _no_constant(name: str) -> Any:
+    raise ValueError(f"{name} is not JSON")
 
 
 def _made(document: Mapping[str, Any], media_type: str) -> Manifest:
