@@ -18,7 +18,16 @@ from boltseal.oci.platform import Platform
 from boltseal.oci.rebased_image import ImageParts, NotCarried, RebasedImage, rebased_image, rebased_index
 from boltseal.oci.reference import Reference
 from boltseal.project.bases.image_documents import ImageDocuments, RemoteRepository
-from boltseal.project.bases.image_facts import IMAGE, INPUTS, ImageFacts, NotAnImage, NotRead, config_of
+from boltseal.project.bases.image_facts import (
+    BASE_WAS,
+    IMAGE,
+    INPUTS,
+    REVISION_OF,
+    ImageFacts,
+    NotAnImage,
+    NotRead,
+    config_of,
+)
 from boltseal.project.bases.index_children import images_of_index
 
 
@@ -60,13 +69,15 @@ class RebaseTarget:
 
     @property
     def labels(self) -> dict[str, str | None]:
-        """Labels of the result, with None for those to remove: the hash of the build's inputs is that of the former image."""
+        """Labels of the result, with None for those to remove: they are about the build of the former image or of a base."""
         return {
             BASE_NAME: str(self.new.by_tag),
             BASE_DIGEST: str(self.new.digest),
             REBASED_FROM: str(self.image.digest),
             IMAGE: None if self.name is None else str(self.name),
             INPUTS: None,
+            REVISION_OF: None,
+            BASE_WAS: None,
         }
 
     @property
