@@ -114,7 +114,7 @@ async def test_a_page_skips_more_hidden_repositories_than_are_read_at_once(shop:
 
 
 async def test_a_catalog_of_hidden_repositories_does_not_make_other_reads_wait(shop: Serving) -> None:
-    """A caller who may read few repositories makes the registry read many: between two batches others are read."""
+    """A caller who may read few repositories makes the registry read many: between two batches others are answered."""
     order: list[str] = []
 
     def hidden(_: str) -> bool:

@@ -26,7 +26,7 @@ from boltseal.server.storage.disk_reserve import DiskReserve
 from boltseal.server.storage.metadata import queries, unreferenced, upload_table
 from boltseal.server.storage.metadata.protocol import Metadata, Snapshot, UnitOfWork
 
-SOURCES_AT_ONCE: Final = 500
+REPOSITORIES_AT_ONCE: Final = 500
 """How many repositories with a blob are read at once, to find one that a caller may mount it from."""
 CHECK_INTERVAL_BYTES: Final = 8 * 1024 * 1024
 _ANONYMOUS_AT: Final = f"{ANONYMOUS.name} at "
@@ -96,14 +96,14 @@ class UploadManager:
         *,
         may_read: Callable[[Repository], bool],
         actor: Actor = ANONYMOUS,
-        batch: int = SOURCES_AT_ONCE,
+        batch: int = REPOSITORIES_AT_ONCE,
     ) -> bool:
         """Mount a blob from `source`, or from any repository that the caller may read (end-11).
 
         Return False when that is impossible, whether the blob does not exist or the caller may not read it. `batch`: how
         many repositories are read at once.
         """
-        chosen = await self._readable_source(digest, source, may_read, batch)
+        chosen = await self._readable_holder(digest, source, may_read, batch)
 
         def job(tx: UnitOfWork) -> bool:
             size = next((size for _, size in queries.repositories_with_blob(tx, str(digest), chosen)), None)
@@ -116,7 +116,7 @@ class UploadManager:
             return False
         return await self._database.write(job, repository=repository)
 
-    async def _readable_source(
+    async def _readable_holder(
         self, digest: Digest, source: Repository | None, may_read: Callable[[Repository], bool], batch: int
     ) -> Repository | None:
         """Return `source`, or without it any repository that has the blob, if the caller may read it.
