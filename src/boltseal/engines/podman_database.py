@@ -11,15 +11,20 @@ The file is read into memory, so that SQLite opens no file, takes no lock and fo
 
 from __future__ import annotations
 
-import sqlite3
 import time
 from contextlib import closing
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from boltseal.engines.bbolt import BboltFile
 from boltseal.engines.linked_folders import is_of_this_host
 from boltseal.engines.safe_open import SafeFolder, StoreMalformed, StoreUnreadable, explained
+from boltseal.loading import deferred
+
+if TYPE_CHECKING:
+    import sqlite3
+else:  # most stores have no such database
+    sqlite3 = deferred("sqlite3")
 
 SQLITE: Final = b"db.sql"
 BOLT: Final = b"libpod/bolt_state.db"
