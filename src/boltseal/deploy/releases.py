@@ -195,7 +195,7 @@ class Release(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
 
 @dataclass(frozen=True, slots=True)
 class ReleaseContents:
-    """The immutable files of a release: see `release_store`.
+    """The files of a release: see `release_store`. Only the images in `compose` change later, to copies that can be started.
 
     `files`: by their path in the project. `modes`: of those of them that are settings, as they are restored. `outside`: files and
     folders that services mount and that are not part of the release, with the reason. See `settings_files`.
