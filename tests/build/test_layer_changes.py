@@ -11,6 +11,7 @@ import tracemalloc
 import pytest
 
 from boltseal.build.layer_changes import (
+    KeptFiles,
     LayerContents,
     LayerLimits,
     NotCompared,
@@ -20,6 +21,7 @@ from boltseal.build.layer_changes import (
 )
 from boltseal.oci.layer_tree import ChangeKind, FileKind, LayerTree
 from boltseal.policy.rebase_conflicts import Release
+from tests.images import digest_of
 from tests.tar_images import GLIBC, RELEASE, Files, hard_link, symlink, tar_of
 
 MUSL = b"\0 1.2.5\0musl libc (x86_64)\nVersion %s\0" + b"\0001.2.5\0"
@@ -105,6 +107,8 @@ def test_a_file_is_the_same_by_content_mode_owner_and_attributes() -> None:
         ({"a": member(pax_headers={"SCHILY.xattr.trusted.overlay.opaque": "y"})}, "overlayfs"),
         ({"a/.wh.": ""}, "whiteout of no file"),
         ({"a/.wh...": ""}, "whiteout of no file"),
+        ({"a": "", ".": hard_link("a")}, "root is not a folder"),
+        ({"a": "", "./": symlink("a")}, "root is not a folder"),
         ({"a": symlink("x" * 5000)}, "target of 5000 bytes"),
         ({"a": symlink("b"), "b": symlink("a"), "a/b": "x"}, "symbolic links"),
     ],
@@ -146,7 +150,27 @@ def test_the_number_of_entries_and_the_length_of_names_are_limited() -> None:
     with pytest.raises(NotCompared, match="more than 2 entries"):
         read({"a": "", "b": "", "c": ""}, LayerLimits(entries=2))
     with pytest.raises(NotCompared, match="longer names"):
-        read({"a" * 50: symlink("b" * 60)}, LayerLimits(names_bytes=100))
+        read({"a" * 50: symlink("b" * 60)}, LayerLimits(names_bytes=150))
+
+
+def test_short_names_that_stand_for_long_paths_are_limited() -> None:
+    """Short names behind a symbolic link to a long path count with that path: they would fill the memory otherwise."""
+    target = "/".join(["d" * 200] * 15)
+
+    with pytest.raises(NotCompared, match="longer names"):
+        read({"l": symlink(target), **{f"l/{number}": "" for number in range(100)}}, LayerLimits(names_bytes=100_000))
+
+
+def test_files_are_kept_by_their_path_up_to_a_size() -> None:
+    """Only files at the paths to keep are kept, by the hash of their content; a larger one is not, and all have a limit."""
+    keep = KeptFiles(lambda path: path.startswith(b"db/"), file_bytes=5, layer_bytes=8)
+    raw = tar_of({"db/a": "12345", "db/large": "123456", "x/a": "1"})
+    found = read_layer(io.BytesIO(raw), digest_of(raw), lambda _: None, LayerLimits(), keep)
+    too_many = tar_of({"db/a": "12345", "db/b": "6789"})
+
+    assert found.kept == {found.changes[0].file.content: b"12345"}
+    with pytest.raises(NotCompared, match="more than 8 bytes"):
+        read_layer(io.BytesIO(too_many), digest_of(too_many), lambda _: None, LayerLimits(), keep)
 
 
 def test_the_distribution_is_read_through_links() -> None:

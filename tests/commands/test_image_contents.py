@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from boltseal.commands.contents_diff import contents_diff
 from boltseal.commands.image_contents import ImageContents, read_contents
+from boltseal.errors import Unavailable
 from boltseal.oci.descriptor import Descriptor
 from boltseal.oci.digest import Digest
-from boltseal.oci.manifest import parse_manifest
+from boltseal.oci.manifest import Manifest, parse_manifest
 from boltseal.transfer.inspect import inspect
 from boltseal.transfer.packages.package_list import Package, PackageChange
-from tests.images import OCI_LAYER, Blob, Document, index
+from tests.images import OCI_LAYER, Blob, Document, digest_of, gzipped, index
 from tests.packaged_images import DPKG, SPDX_TYPE, dpkg, image_of, layer_of, rpm, sbom_of, spdx
+from tests.tar_images import Files, hard_link, symlink, tar_of
 from tests.transfer.memory_source import MemorySource
 
 BASE = layer_of({DPKG: dpkg(bash="5.1", openssl="3.0.1"), "etc/a": b"a", "etc/b": b"b", "opt/app/x": b"x"})
@@ -37,6 +43,30 @@ class WithReferrers(MemorySource):
             for each in self._referrers
             if str(digest) == self._subject
         )
+
+
+class Unreachable(WithReferrers):
+    """A source that does not return its referrers' manifests, nor the list of the referrers of one image."""
+
+    def __init__(self, image: Document, *referrers: Document, unlisted: str = "") -> None:
+        super().__init__(image, *referrers)
+        self._lost = {each.digest for each in referrers}
+        self._unlisted = unlisted
+
+    async def manifest(self, digest: Digest) -> Manifest:
+        if str(digest) in self._lost:
+            raise Unavailable("the registry does not answer")
+        return await super().manifest(digest)
+
+    async def referrers(self, digest: Digest) -> tuple[Descriptor, ...]:
+        if str(digest) == self._unlisted:
+            raise Unavailable("the registry does not answer")
+        return await super().referrers(digest)
+
+
+def linked_layer(files: Files) -> Blob:
+    """Return a layer with links."""
+    return Blob(gzipped(tar_of(files)), OCI_LAYER)
 
 
 async def contents(image: Document, *referrers: Document, most_bytes: int = 10**9) -> ImageContents:
@@ -70,6 +100,52 @@ async def test_a_file_in_place_of_a_folder_removes_its_content() -> None:
     assert b"var/lib" in (found.files or {})
     assert DPKG.encode() not in (found.files or {})
     assert found.layers == (None, "it has no package database")
+
+
+async def test_a_folder_in_place_of_a_file_removes_it() -> None:
+    """A folder that replaces a file, here a package database, removes it."""
+    found = await contents(image_of(BASE, layer_of({DPKG: None})))
+
+    assert DPKG.encode() not in (found.files or {})
+    assert found.layers == (None, "it has no package database")
+
+
+async def test_a_linked_database_is_read() -> None:
+    """A package database that an upper layer makes a hard or symbolic link of another one has the packages of that one."""
+    for link in (hard_link(DPKG), symlink(f"/{DPKG}")):
+        found = await contents(image_of(BASE, linked_layer({f"{DPKG}.d/base": link})))
+
+        assert found.layers.packages == (Package("deb", "bash", "5.1"), Package("deb", "openssl", "3.0.1"))
+
+
+@pytest.mark.parametrize("target", ["nowhere", "/etc/a", "status"])
+async def test_a_database_that_is_a_link_elsewhere_could_not_be_checked(target: str) -> None:
+    """A package database that an upper layer replaces by a link to no database is a reason, and never the list below it."""
+    found = await contents(image_of(BASE, linked_layer({DPKG: symlink(target)})))
+
+    assert found.layers.packages is None
+    assert f"/{DPKG} can't be read" in found.layers.reason
+    assert found.files is not None
+
+
+async def test_an_unreadable_referrer_is_not_a_missing_sbom() -> None:
+    """If the registry does not answer for an attached SBOM, that is the reason, and not that none is attached."""
+    image = image_of(BASE)
+    source = Unreachable(image, sbom_of(image, spdx(left="1")))
+    found = await read_contents(source, await inspect(source, Digest.parse(image.digest), None))
+
+    assert found.sbom == (None, "its SBOM can't be read: the registry does not answer")
+
+
+async def test_unlisted_referrers_are_not_a_missing_sbom() -> None:
+    """If the referrers of an index's image can't be listed, that is the reason, and not that no SBOM is attached."""
+    image = image_of(BASE)
+    whole = index(image, manifests=[image.descriptor(platform={"os": "linux", "architecture": "amd64"})])
+    source = Unreachable(Document(whole.raw, whole.media_type, (), (image,)), unlisted=image.digest)
+    found = await read_contents(source, await inspect(source, Digest.parse(whole.digest), None))
+
+    assert found.sbom.packages is None
+    assert found.sbom.reason.startswith("could not check which SBOMs are attached to it")
 
 
 async def test_an_attached_sbom_gives_the_packages() -> None:
@@ -113,7 +189,7 @@ async def test_buildkits_attestation_is_found_in_the_index() -> None:
 @pytest.mark.parametrize(
     ("image", "words"),
     [
-        (image_of(BASE, diff_ids=["sha256:" + "0" * 64]), "does not match the image's config"),
+        (image_of(BASE, diff_ids=["sha256:" + "0" * 64]), "has not the content that the config states"),
         (image_of(Blob(b"\x1f\x8b damaged", OCI_LAYER), diff_ids=["sha256:" + "0" * 64]), "gzip"),
         (image_of(BASE, diff_ids=["sha256:" + "0" * 64] * 2), "describes its layers"),
         (image_of(Blob(BASE.data, "application/vnd.oci.image.layer.nondistributable.v1.tar+gzip")), "foreign layer"),
@@ -128,6 +204,15 @@ async def test_layers_that_can_not_be_read_are_reported(image: Document, words: 
     assert found.layers.packages is None
     assert words in found.layers.reason
     assert words in found.files_reason
+
+
+@given(st.binary(max_size=2000), st.booleans())
+def test_any_bytes_as_a_layer_are_a_result(raw: bytes, compressed: bool) -> None:
+    """Any bytes as a layer give a list of files or a reason, and no exception."""
+    blob = Blob(gzipped(raw) if compressed else raw, OCI_LAYER)
+    found = asyncio.run(contents(image_of(blob, diff_ids=[digest_of(raw)])))
+
+    assert (found.files is None) == bool(found.files_reason)
 
 
 async def test_downloads_are_limited() -> None:

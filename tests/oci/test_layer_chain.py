@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 
+import msgspec
 import pytest
 
 from boltseal.oci.layer_chain import (
@@ -55,3 +56,21 @@ def test_text_that_is_no_document_is_refused() -> None:
     """Text of another form raises ValueError."""
     with pytest.raises(ValueError, match=r"\$\.image"):
         parse_chain('{"image": 1}')
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("layers", 10**10), ("layers", -1), ("steps", 10**10), ("os", "x" * 301), ("chain_id", "x" * 301)],
+)
+def test_a_chain_beyond_the_limits_is_refused(name: str, value: object) -> None:
+    """A chain with absurd numbers or texts, which a hostile registry can state, is refused: clients make lists of them."""
+    document = {"image": msgspec.to_builtins(IMAGE) | {name: value}}
+
+    with pytest.raises(ValueError, match=name):
+        parse_chain(msgspec.json.encode(document))
+
+
+def test_an_index_of_too_many_images_is_refused() -> None:
+    """An index of more images than are read is refused: each one causes a further look-up."""
+    with pytest.raises(ValueError, match="images"):
+        parse_chain(encode_chain(ChainDocument(images=(IndexedImage(A),) * 101)))

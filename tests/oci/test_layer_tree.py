@@ -56,6 +56,13 @@ def paths(made: LayerTree) -> list[bytes]:
     return sorted(path for path in made.paths() if path)
 
 
+def test_the_root_is_a_folder() -> None:
+    """A file, or a hard link to one, in place of the root folder is refused."""
+    for change in (write(""), hard_link("", "a")):
+        with pytest.raises(TreeUnsuitable, match="root of the image"):
+            tree([write("a"), change])
+
+
 def test_a_later_layer_replaces_and_adds_files() -> None:
     """A file of a later layer replaces that of an earlier one, and folders without an entry exist all the same."""
     made = tree([write("etc/a", "1")], [write("etc/a", "2"), write("etc/b/c", "3")])

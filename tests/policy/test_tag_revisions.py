@@ -81,6 +81,12 @@ def test_a_tag_that_would_be_too_long_has_no_revision() -> None:
         next_revision(Tag("a" * MAX_TAG_BYTES), [])
 
 
+def test_a_number_beyond_the_limit_has_no_next_one() -> None:
+    """After the largest number of a revision there is no further one, and the error has the limit."""
+    with pytest.raises(RevisionInvalid, match=r'"1\.4\.2\.1000000"; expected .* the number 999999'):
+        next_revision(Tag("1.4.2"), [Tag("1.4.2.999999")])
+
+
 numbers = st.integers(0, 300)
 versions = st.tuples(numbers, numbers, numbers, st.sampled_from(["", "-alpine", "-slim-bookworm"]))
 

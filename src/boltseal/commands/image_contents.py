@@ -2,7 +2,7 @@
 
 1. Find an SBOM: an attestation in the index (BuildKit), or a referrer with a known type. It is its publisher's claim.
 2. Read the layers, the lowest first: each blob is downloaded to a file and verified by its digest, and its tar by the
-   config's diff_id. Whiteouts remove files. Only package databases are kept; of each file its kind, mode and hash.
+   config's diff_id (`build.layer_changes`). Only package databases are kept; of each file its kind, mode and hash.
 3. Without an SBOM, the package databases in the files give the packages.
 
 Downloads are bounded, and nothing is unpacked to disk. What could not be read is a result, with the reason.
@@ -12,17 +12,15 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from hashlib import sha256
+from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Final, NamedTuple
 
+from boltseal.build.layer_changes import KeptFiles, LayerContents, LayerLimits, read_layer
 from boltseal.errors import BoltsealError, TooLarge
-from boltseal.host.scrub.layer_blob import BlobTar
-from boltseal.host.scrub.tar_header import Header, TarMalformed
 from boltseal.oci.descriptor import Descriptor
-from boltseal.oci.digest import Digest
+from boltseal.oci.layer_tree import FileKind, FileState, LayerTree, shown
 from boltseal.oci.manifest import Manifest
 from boltseal.oci.mediatype import is_foreign_layer
 from boltseal.transfer.image_config import ImageConfig
@@ -34,21 +32,12 @@ from boltseal.transfer.protocols import ContentDamaged, ImageSource
 
 MAX_DOWNLOAD_BYTES: Final = 2 * 1024**3
 MAX_UNPACKED_BYTES: Final = 16 * 1024**3
+MAX_DATABASES_BYTES: Final = 2 * MAX_DATABASE_BYTES
+"""Maximum length of all package databases of all layers."""
 MAX_FILES: Final = 500_000
 MAX_SBOMS: Final = 5
 _ATTESTS: Final = "vnd.docker.reference.digest"
 _PREDICATE: Final = "in-toto.io/predicate-type"
-_WHITEOUT: Final = b".wh."
-_OPAQUE: Final = b".wh..wh..opq"
-
-
-class FileState(NamedTuple):
-    """A file of an image. `kind`: the tar's type of it; `content`: a hash of its bytes, or the target of a link."""
-
-    kind: bytes
-    mode: int
-    owner: tuple[int, int]
-    content: bytes
 
 
 class PackageList(NamedTuple):
@@ -71,76 +60,76 @@ class ImageContents:
     files_reason: str = ""
 
 
-@dataclass(slots=True)
-class _Merged:
-    """The layers so far. `databases`: contents of package databases by path."""
-
-    files: dict[bytes, FileState] = field(default_factory=dict)
-    databases: dict[str, bytes] = field(default_factory=dict)
-    folders: set[bytes] = field(default_factory=set)
-    unpacked: int = 0
-
-
 async def read_contents(
     source: ImageSource, image: Inspected, *, most_bytes: int = MAX_DOWNLOAD_BYTES
 ) -> ImageContents:
     """Return packages and files of an inspected image. `most_bytes`: how much is downloaded at most."""
     sbom = await _by_sbom(source, image)
     try:
-        merged = await _layers(source, image.image, image.config, most_bytes)
-    except (BoltsealError, TarMalformed) as error:
-        reason = error.message if isinstance(error, BoltsealError) else str(error)
-        return ImageContents(sbom, PackageList(None, reason), None, reason)
+        tree, kept = await _layers(source, image.image, image.config, most_bytes)
+    except BoltsealError as error:
+        return ImageContents(sbom, PackageList(None, error.message), None, error.message)
+    files = {path: state for path in tree.paths() if (state := tree.file(path)) and state.kind is not FileKind.FOLDER}
     try:
-        found = read_databases(merged.databases)
+        found = await asyncio.to_thread(lambda: read_databases(_databases(tree, kept)))
         layers = PackageList(found, "" if found is not None else "it has no package database")
     except PackagesUnreadable as error:
         layers = PackageList(None, error.message)
-    return ImageContents(sbom, layers, merged.files)
+    return ImageContents(sbom, layers, files)
 
 
 async def _by_sbom(source: ImageSource, image: Inspected) -> PackageList:
-    """Return the packages of the first readable SBOM."""
+    """Return the packages of the first readable SBOM among BuildKit's attestations of the image, then its referrers."""
     reason = "no SBOM is attached to it"
-    for manifest in await _sbom_manifests(source, image):
-        for layer in manifest.layers:
-            predicate = layer.annotations.get(_PREDICATE, "")
-            if layer.media_type not in MEDIA_TYPES or (
-                predicate and "spdx" not in predicate and "cyclonedx" not in predicate
-            ):
-                continue
-            try:
-                if layer.size > MAX_SBOM_BYTES:
-                    raise PackagesUnreadable(f"it has more than {MAX_SBOM_BYTES} bytes")
-                raw = b"".join([piece async for piece in source.blob(layer)])
-                return PackageList(await asyncio.to_thread(parse_sbom, raw))
-            except BoltsealError as error:
-                reason = f"its SBOM can't be read: {error.message}"
-    return PackageList(None, reason)
-
-
-async def _sbom_manifests(source: ImageSource, image: Inspected) -> list[Manifest]:
-    """Return manifests that may have an SBOM: BuildKit's attestations of the image, then referrers; at most MAX_SBOMS."""
     own = image.platforms.get(image.chosen, image.digest)
     found = [each.digest for each in image.manifest.manifests if each.annotations.get(_ATTESTS) == str(own)]
     referrers = list(image.referrers)
     try:
         if own != image.digest:
             referrers += await source.referrers(own)
-        found += [each.digest for each in referrers if each.artifact_type in MEDIA_TYPES]
-        return [await source.manifest(digest) for digest in found[:MAX_SBOMS]]
-    except BoltsealError:
-        return []
+    except BoltsealError as error:
+        reason = f"could not check which SBOMs are attached to it: {error.message}"
+    found += [each.digest for each in referrers if each.artifact_type in MEDIA_TYPES]
+    for digest in found[:MAX_SBOMS]:
+        try:
+            manifest = await source.manifest(digest)
+        except BoltsealError as error:
+            reason = f"its SBOM can't be read: {error.message}"
+            continue
+        for layer in filter(_may_be_sbom, manifest.layers):
+            try:
+                return PackageList(await _sbom_packages(source, layer))
+            except BoltsealError as error:
+                reason = f"its SBOM can't be read: {error.message}"
+    return PackageList(None, reason)
 
 
-async def _layers(source: ImageSource, manifest: Manifest, config: ImageConfig | None, most_bytes: int) -> _Merged:
-    """Read all layers of an image. Raises: TooLarge, TarMalformed, ContentDamaged, and errors of the source."""
+def _may_be_sbom(layer: Descriptor) -> bool:
+    predicate = layer.annotations.get(_PREDICATE, "")
+    return layer.media_type in MEDIA_TYPES and (not predicate or "spdx" in predicate or "cyclonedx" in predicate)
+
+
+async def _sbom_packages(source: ImageSource, layer: Descriptor) -> tuple[Package, ...]:
+    """Return the packages of an SBOM. Raises: PackagesUnreadable, and errors of the source."""
+    if layer.size > MAX_SBOM_BYTES:
+        raise PackagesUnreadable(f"it has more than {MAX_SBOM_BYTES} bytes")
+    raw = b"".join([piece async for piece in source.blob(layer)])
+    return await asyncio.to_thread(parse_sbom, raw)
+
+
+async def _layers(
+    source: ImageSource, manifest: Manifest, config: ImageConfig | None, most_bytes: int
+) -> tuple[LayerTree, dict[bytes, bytes]]:
+    """Return an image's files, and the contents of package databases by their hash.
+
+    Raises: TooLarge, NotCompared, TreeUnsuitable, ContentDamaged, and errors of the source.
+    """
     if config is None or len(config.diff_ids) != len(manifest.layers):
         raise ContentDamaged(f"{source.title}: it is not a container image whose config describes its layers")
     size = sum(layer.size for layer in manifest.layers)
     if size > most_bytes:
         raise TooLarge(f"its layers have {size} bytes; at most {most_bytes} are read")
-    merged = _Merged()
+    tree, kept, left = LayerTree(MAX_FILES), dict[bytes, bytes](), MAX_UNPACKED_BYTES
     with TemporaryDirectory(prefix="boltseal-") as scratch:
         path = Path(scratch) / "layer"
         for layer, diff_id in zip(manifest.layers, config.diff_ids, strict=True):
@@ -149,8 +138,12 @@ async def _layers(source: ImageSource, manifest: Manifest, config: ImageConfig |
                     f"{source.title}: layer {layer.digest.short} is not in the registry (foreign layer)"
                 )
             await _download(source, layer, path)
-            await asyncio.to_thread(_merge, merged, path, layer.digest, diff_id)
-    return merged
+            keep = KeptFiles(_is_database, MAX_DATABASE_BYTES, MAX_DATABASES_BYTES - sum(map(len, kept.values())))
+            contents = await asyncio.to_thread(_read, path, diff_id, LayerLimits(left, MAX_FILES), keep)
+            await asyncio.to_thread(tree.apply, contents.changes)
+            kept |= contents.kept
+            left -= contents.tar_bytes
+    return tree, kept
 
 
 async def _download(source: ImageSource, layer: Descriptor, path: Path) -> None:
@@ -160,74 +153,30 @@ async def _download(source: ImageSource, layer: Descriptor, path: Path) -> None:
             file.write(piece)
 
 
-def _merge(merged: _Merged, path: Path, digest: Digest, diff_id: str) -> None:
-    """Apply a layer's tar. Raises: TarMalformed, TooLarge, ContentDamaged: it does not match the config."""
-    layer = _Layer()
+def _read(path: Path, diff_id: str, limits: LayerLimits, keep: KeptFiles) -> LayerContents:
     with path.open("rb") as file:
-        tar = BlobTar(file, "sha256", lambda _: None)
-        for header in tar.entries():
-            layer.add(header, tar)
-            merged.unpacked += header.stored
-            if merged.unpacked > MAX_UNPACKED_BYTES or len(layer.files) + len(merged.files) > MAX_FILES:
-                raise TooLarge(f"it has more than {MAX_UNPACKED_BYTES} bytes or {MAX_FILES} files")
-    if f"sha256:{tar.diff_id}" != diff_id:
-        raise ContentDamaged(f"the tar of layer {digest.short} does not match the image's config")
-    _remove(merged, layer)
-    merged.files.update(layer.files)
-    merged.databases.update(layer.databases)
-    merged.folders.update(parent for name in layer.files for parent in _parents(name))
-    if sum(map(len, merged.databases.values())) > 2 * MAX_DATABASE_BYTES:
-        raise TooLarge(f"its package databases have more than {2 * MAX_DATABASE_BYTES} bytes")
+        return read_layer(file, diff_id, lambda _: None, limits, keep)
 
 
-@dataclass(slots=True)
-class _Layer:
-    """The entries of one layer. `removed`: by whiteouts; `cleared`: folders whose former content is removed."""
-
-    files: dict[bytes, FileState] = field(default_factory=dict)
-    databases: dict[str, bytes] = field(default_factory=dict)
-    removed: set[bytes] = field(default_factory=set)
-    cleared: set[bytes] = field(default_factory=set)
-
-    def add(self, header: Header, tar: BlobTar) -> None:
-        """Add the current entry of a tar."""
-        name = _normal(header.name)
-        folder, _, last = name.rpartition(b"/")
-        if last == _OPAQUE:
-            self.cleared.add(folder)
-        elif last.startswith(_WHITEOUT):
-            self.removed.add(b"/".join(filter(None, (folder, last.removeprefix(_WHITEOUT)))))
-        elif name and header.kind != b"5":
-            text = name.decode("utf-8", "replace")
-            kept = bytearray() if is_database(text) and header.stored <= MAX_DATABASE_BYTES else None
-            hashed = sha256()
-            for piece in tar.content():
-                hashed.update(piece)
-                if kept is not None:
-                    kept += piece
-            content = header.link if header.kind in (b"1", b"2") else hashed.digest()
-            self.files[name] = FileState(header.kind, header.mode, (header.uid, header.gid), content)
-            if kept is not None:
-                self.databases[text] = bytes(kept)
+def _is_database(path: bytes) -> bool:
+    return is_database(_text(path))
 
 
-def _remove(merged: _Merged, layer: _Layer) -> None:
-    """Apply a layer's whiteouts to the lower layers, and files that replace folders."""
-    replaced = layer.files.keys() & merged.folders
-    if not (layer.removed or layer.cleared or replaced):
-        return
-    gone = layer.removed | layer.cleared | replaced
-
-    def is_gone(name: bytes) -> bool:
-        return name in layer.removed or b"" in layer.cleared or any(each in gone for each in _parents(name))
-
-    merged.files = {name: state for name, state in merged.files.items() if not is_gone(name)}
-    merged.databases = {name: raw for name, raw in merged.databases.items() if not is_gone(name.encode())}
-
-
-def _parents(name: bytes) -> list[bytes]:
-    return [name[:at] for at in range(len(name)) if name[at : at + 1] == b"/"]
+def _databases(tree: LayerTree, kept: Mapping[bytes, bytes]) -> dict[str, bytes]:
+    """Return the package databases of an image by path. Raises: PackagesUnreadable: one was not kept."""
+    found = {}
+    for path in tree.paths():
+        if not _is_database(path):
+            continue
+        file = tree.followed(path)
+        if file is None or file.kind is not FileKind.FOLDER:
+            if file is None or file.content not in kept:
+                raise PackagesUnreadable(
+                    f"{shown(path)} can't be read: it is a link to no package database, or has more than {MAX_DATABASE_BYTES} bytes"
+                )
+            found[_text(path)] = kept[file.content]
+    return found
 
 
-def _normal(name: bytes) -> bytes:
-    return b"/".join(part for part in name.split(b"/") if part not in (b"", b".", b".."))
+def _text(path: bytes) -> str:
+    return path.decode("utf-8", "backslashreplace")

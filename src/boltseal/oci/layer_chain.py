@@ -5,16 +5,18 @@ begins with the layers of another one exactly if the other one's ChainID is one 
 still proves a base after that image was deleted, and it reveals nothing that the image contained: no command, no
 variable, no label.
 
-A registry keeps a `ChainDocument` for each manifest that was ever pushed, as JSON.
+A registry keeps a `ChainDocument` for each manifest that was ever pushed, as JSON. Clients read those of any registry, so
+that numbers and texts have limits.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from hashlib import sha256
-from typing import Final
+from typing import Annotated, Final
 
 import msgspec
+from msgspec import Meta
 
 from boltseal.oci.jsontext import decode
 
@@ -22,6 +24,15 @@ VERSION: Final = 1
 """Changes with every hash of `ImageChain`: chains of another version can't be compared."""
 ASKED_AT_ONCE: Final = 50
 """Maximum number of digests in one request for chains."""
+MAX_LAYERS: Final = 1000
+MAX_STEPS: Final = 2000
+MAX_IMAGES: Final = 100
+"""Maximum numbers of layers and history lines of an image, and of images of an index."""
+MAX_TEXT: Final = 300
+"""Maximum length of a text in characters."""
+_Text = Annotated[str, Meta(max_length=MAX_TEXT)]
+_Layers = Annotated[int, Meta(ge=0, le=MAX_LAYERS)]
+_Steps = Annotated[int, Meta(ge=0, le=MAX_STEPS)]
 
 
 class ImageChain(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -31,26 +42,26 @@ class ImageChain(msgspec.Struct, frozen=True, omit_defaults=True):
     base ("": it has none). `created`: as the config has it.
     """
 
-    config: str
-    os: str
-    architecture: str
-    variant: str
-    layers: int
-    chain_id: str
-    steps: int
-    history: str
-    settings: str
-    base_name: str = ""
-    created: str = ""
+    config: _Text
+    os: _Text
+    architecture: _Text
+    variant: _Text
+    layers: _Layers
+    chain_id: _Text
+    steps: _Steps
+    history: _Text
+    settings: _Text
+    base_name: _Text = ""
+    created: _Text = ""
 
 
 class IndexedImage(msgspec.Struct, frozen=True, omit_defaults=True):
     """An image of an index, and its platform there; no platform if the index names none."""
 
-    digest: str
-    os: str = ""
-    architecture: str = ""
-    variant: str = ""
+    digest: _Text
+    os: _Text = ""
+    architecture: _Text = ""
+    variant: _Text = ""
     has_platform: bool = True
 
 
@@ -62,7 +73,7 @@ class ChainDocument(msgspec.Struct, frozen=True, omit_defaults=True):
 
     version: int = 0
     image: ImageChain | None = None
-    images: tuple[IndexedImage, ...] | None = None
+    images: Annotated[tuple[IndexedImage, ...], Meta(max_length=MAX_IMAGES)] | None = None
     unreadable: str = ""
 
 

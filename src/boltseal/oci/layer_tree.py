@@ -139,6 +139,8 @@ class LayerTree:
         self._put(path, file)
 
     def _put(self, path: bytes, file: FileState) -> None:
+        if not path and file.kind is not FileKind.FOLDER:
+            raise TreeUnsuitable("the root of the image is not a folder")
         if file.kind is not FileKind.FOLDER and path in self._names:
             self._clear(path)
             del self._names[path]

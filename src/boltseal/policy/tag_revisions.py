@@ -65,7 +65,10 @@ def next_revision(tag: Tag, tags: Iterable[Tag], separator: str = DOT) -> Tag:
     number = 1 + max(found.number for each in known if (found := revised(each, known, separator)).root == root)
     text = _written(root, number, separator)
     if number > MAX_REVISION or len(text) > MAX_TAG_BYTES:
-        raise RevisionInvalid(f"{quote(tag)} can have no further revision: {quote(text)} is too long")
+        raise RevisionInvalid(
+            f"{quote(tag)} can have no further revision: the next one is {quote(text)}; expected at most "
+            f"{MAX_TAG_BYTES} characters and the number {MAX_REVISION}"
+        )
     return Tag(text)
 
 

@@ -15,7 +15,7 @@ from typing import cast
 import httpx2
 import pytest
 
-from boltseal.oci.layer_chain import ChainDocument, parse_chain
+from boltseal.oci.layer_chain import ChainDocument, encode_chain, parse_chain
 from boltseal.server.app import Application
 from boltseal.server.registry.layer_chains import LayerChains
 from boltseal.server.storage.metadata import layer_chain_table
@@ -108,6 +108,48 @@ async def test_other_artifacts_have_no_layers_to_build_on(data: Path) -> None:
     assert found[odd.digest].image is None
     assert "can't be read" in found[odd.digest].unreadable
     assert waiting == 0
+
+
+@pytest.mark.parametrize(
+    ("change", "known"),
+    [
+        ({"rootfs": {"diff_ids": [BASE.digest] * 5000}}, False),
+        ({"rootfs": {"diff_ids": [1, None]}}, False),
+        ({"rootfs": {"diff_ids": ["no digest"]}}, False),
+        ({"os": "x" * 1_000_000}, False),
+        ({"history": [{"created_by": "x"}] * 5000}, False),
+        ({"config": {"Env": ["A=1"] * 5000}}, False),
+        ({"rootfs": {"diff_ids": [BASE.digest] * 5}}, True),
+        ({"created": "x" * 1_000_000}, True),
+        ({"rootfs": None, "history": None, "config": None}, True),
+    ],
+    ids=["5000 layers", "no texts", "no digests", "platform", "history", "settings", "more layers", "time", "nothing"],
+)
+async def test_a_hostile_config_is_stored_and_its_chain_is_small(data: Path, change: object, known: bool) -> None:
+    """A push with an absurd config succeeds as before; its chain is constant in size, or the reason why there is none."""
+    assert isinstance(change, dict)
+    config = Blob(to_json(json.loads(BASE.config.data) | change), OCI_CONFIG)
+    was, now = (to_json(each.descriptor()) for each in (BASE.config, config))
+    image = Document(BASE.raw.replace(was, now), OCI_MANIFEST, (config, *BASE.layers))
+    async with serving(data) as registry:
+        pushed = await push(registry.client, "base/rt", "latest", image)
+        found = (await chains_of(registry.client, image))[image.digest]
+
+    assert pushed.status_code == 201
+    assert (found.image is not None, bool(found.unreadable)) == (known, not known)
+    assert len(encode_chain(found)) < 2000
+
+
+async def test_an_index_with_absurd_platforms_has_no_chain(data: Path) -> None:
+    """An index whose platforms are long texts is stored, and the answer for its chain has the reason in place of them."""
+    platform = {"os": "x" * 100_000, "architecture": "amd64"}
+    odd = index(BASE, manifests=[BASE.descriptor(platform=platform)])
+    async with serving(data) as registry:
+        pushed = await push(registry.client, "base/rt", "latest", odd)
+        found = (await chains_of(registry.client, odd))[odd.digest]
+
+    assert pushed.status_code == 201
+    assert "platform of" in found.unreadable
 
 
 async def test_a_chain_is_found_out_when_the_config_has_arrived(data: Path) -> None:

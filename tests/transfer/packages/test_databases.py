@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import struct
+import tracemalloc
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -11,6 +14,34 @@ from boltseal.transfer.packages.package_list import Package, PackagesUnreadable
 from tests.packaged_images import APK, DPKG, apk, dpkg, rpm, rpm_header
 
 RPM = "var/lib/rpm/rpmdb.sqlite"
+
+
+def sharing_rows(rows: int) -> bytes:
+    """Return rpm's database whose rows all have the overflow pages of the first one, which is larger than they were."""
+    page, local, size, short = 4096, 23 + 489, 23 + 489 + 3 * 4092, 23 + 489 + 2 * 4092
+    raw = bytearray(rpm(bytes(size - 5), *[bytes(short - 5)] * (rows - 1)))
+    first = raw.index(cell(size, 1)) + len(cell(size, 1)) - 5
+    overflow = raw[first + local : first + local + 4]
+    assert 0 < int.from_bytes(overflow) * page < len(raw)
+    for number in range(2, rows + 1):
+        at = raw.index(cell(short, number))
+        raw[at : at + len(cell(size, number))] = cell(size, number)
+        pointer = at + len(cell(size, number)) - 5 + local
+        raw[pointer : pointer + 4] = overflow
+    return bytes(raw)
+
+
+def cell(size: int, row: int) -> bytes:
+    """Return the begin of the cell of a row: the size of its record, its number, and the header of the record."""
+    return varint(size) + varint(row) + b"\x05\x00" + varint(2 * (size - 5) + 12)
+
+
+def varint(number: int) -> bytes:
+    """Return a number as SQLite writes it."""
+    groups = [number & 127]
+    while number := number >> 7:
+        groups.append(number & 127 | 128)
+    return bytes(reversed(groups))
 
 
 def test_each_kind_of_database_is_read() -> None:
@@ -72,6 +103,43 @@ def test_a_hostile_rpm_database_ends() -> None:
 
     with pytest.raises(PackagesUnreadable, match="no table of packages"):
         read_databases({RPM: rpm(schema=endless)})
+
+
+@pytest.mark.parametrize("kind", ["VIRTUAL", "STORED"])
+def test_a_generated_column_is_no_header(kind: str) -> None:
+    """A column that is computed in place of stored headers is refused: each row could cost any time."""
+    computed = f"blob BLOB GENERATED ALWAYS AS (CAST(replace(hex(zeroblob(1000000)), '0', 'ab') AS BLOB)) {kind}"
+    schema = f"CREATE TABLE Packages (hnum INTEGER PRIMARY KEY, {computed})"
+
+    with pytest.raises(PackagesUnreadable, match="generated"):
+        read_databases({RPM: rpm(schema=schema)})
+
+
+def test_rows_that_share_their_bytes_are_refused() -> None:
+    """A database whose rows have the same overflow pages is refused, since a small one could have any number of bytes."""
+    with pytest.raises(PackagesUnreadable, match="more bytes than the whole database"):
+        read_databases({RPM: sharing_rows(100)})
+
+
+def test_the_first_text_of_a_header_counts_once() -> None:
+    """A header whose many entries share one long text is read at once, and the text is cut."""
+    data, entries = b"a" * 4_000_000 + b"\0", 200_000
+    header = struct.pack(">II", entries, len(data)) + struct.pack(">IIII", 1000, 6, 0, 1) * entries + data
+
+    assert read_databases({RPM: rpm(header)}) == (Package("rpm", "a" * 300, "unknown"),)
+
+
+@pytest.mark.parametrize("path", [DPKG, APK])
+def test_a_database_of_empty_paragraphs_takes_no_memory(path: str) -> None:
+    """A database of a million paragraphs without a package is read without an object for each."""
+    raw = b"x\n\n" * 1_000_000
+    tracemalloc.start()
+    found = read_databases({path: raw})
+    _, peak_bytes = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+
+    assert found == ()
+    assert peak_bytes < 1_000_000
 
 
 @given(st.sampled_from([DPKG, APK, RPM, f"{DPKG}.d/x"]), st.binary(max_size=300))

@@ -50,6 +50,16 @@ def test_cyclonedx_is_read_with_nested_components() -> None:
     )
 
 
+def test_components_that_are_nested_too_deeply_are_reported() -> None:
+    """Components nested more deeply than they are read make the SBOM unreadable, and not a shorter list."""
+    component: dict[str, object] = {"type": "library", "name": "in", "version": "1", "purl": "pkg:npm/in@1"}
+    for _ in range(21):
+        component = {"type": "application", "components": [component]}
+
+    with pytest.raises(PackagesUnreadable, match="nested more than 20 times"):
+        parse_sbom(json.dumps({"bomFormat": "CycloneDX", "components": [component]}).encode())
+
+
 @pytest.mark.parametrize(
     "raw",
     [

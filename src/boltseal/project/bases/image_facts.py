@@ -21,16 +21,14 @@ from boltseal.errors import Invalid, quote
 from boltseal.oci.annotations import BASE_DIGEST, BASE_NAME, REVISION, VERSION
 from boltseal.oci.digest import Digest, DigestInvalid
 from boltseal.oci.jsontext import decode
+from boltseal.oci.layer_chain import MAX_LAYERS, MAX_STEPS, MAX_TEXT
 from boltseal.oci.manifest import Manifest
 from boltseal.oci.mediatype import DOCKER_CONFIG, OCI_CONFIG
 from boltseal.oci.platform import Platform
 
 CONFIG_TYPES: Final = frozenset({OCI_CONFIG, DOCKER_CONFIG})
 MAX_CONFIG_BYTES: Final = 8 * 1024 * 1024
-MAX_LAYERS: Final = 1000
-MAX_STEPS: Final = 2000
 MAX_SETTINGS: Final = 1000
-MAX_TEXT: Final = 300
 ONE_BUILD: Final = timedelta(hours=1)
 """How long the build of an image from scratch may take, to be recognised by its history."""
 REVISION_OF: Final = "boltseal.revision-of"
@@ -218,6 +216,7 @@ def read_facts(manifest: Manifest, digest: Digest, config: bytes) -> ImageFacts:
     counts = {
         "layers": (len(diff_ids), MAX_LAYERS),
         "lines of history": (len(history), MAX_STEPS),
+        "characters in its platform": (max(map(len, (read.os, read.architecture, read.variant))), MAX_TEXT),
         "settings": (sum(map(len, (run.env or (), run.exposed_ports or (), run.volumes or ()))), MAX_SETTINGS),
     }
     for what, (number, most) in counts.items():

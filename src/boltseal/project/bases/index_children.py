@@ -7,12 +7,12 @@ from typing import Final, NamedTuple
 
 from boltseal.oci.descriptor import Descriptor
 from boltseal.oci.digest import Digest
+from boltseal.oci.layer_chain import MAX_IMAGES, MAX_TEXT
 from boltseal.oci.manifest import Manifest
 from boltseal.oci.mediatype import MANIFEST_TYPES
 from boltseal.oci.platform import Platform
 from boltseal.project.bases.image_facts import NotRead
 
-MAX_CHILDREN: Final = 100
 ATTESTED: Final = "vnd.docker.reference.digest"
 _UNKNOWN: Final = "unknown/unknown"
 
@@ -26,14 +26,17 @@ class IndexChild(NamedTuple):
 
 
 def images_of_index(index: Manifest) -> list[IndexChild]:
-    """Return the images of an index, without attestations. Raises: NotRead: there are too many."""
+    """Return the images of an index, without attestations. Raises: NotRead: there are too many, or one has an absurd platform."""
     found = [
         IndexChild(entry.digest, entry.platform, entry.annotations)
         for entry in index.manifests
         if entry.media_type in MANIFEST_TYPES and not _attestation(entry)
     ]
-    if len(found) > MAX_CHILDREN:
-        raise NotRead(f"an index has {len(found)} images, expected at most {MAX_CHILDREN}")
+    if len(found) > MAX_IMAGES:
+        raise NotRead(f"an index has {len(found)} images, expected at most {MAX_IMAGES}")
+    longest = max((len(str(each.platform or "")) for each in found), default=0)
+    if longest > MAX_TEXT:
+        raise NotRead(f"an index has a platform of {longest} characters, expected at most {MAX_TEXT}")
     return found
 
 

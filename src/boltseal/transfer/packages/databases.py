@@ -8,11 +8,11 @@ var/lib/rpm/Packages, Packages.db     rpm's older formats (Berkeley DB, ndb): no
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterator, Mapping
+import io
+from collections.abc import Callable, Iterator, Mapping
 from typing import Final
 
-from boltseal.transfer.packages.package_list import Package, PackagesUnreadable, checked
+from boltseal.transfer.packages.package_list import MAX_TEXT, Package, PackagesUnreadable, checked
 from boltseal.transfer.packages.rpm_database import read_rpm_database
 
 MAX_DATABASE_BYTES: Final = 256 * 1024 * 1024
@@ -23,7 +23,7 @@ _RPM: Final = frozenset({"var/lib/rpm/rpmdb.sqlite", "usr/lib/sysimage/rpm/rpmdb
 _RPM_OLD: Final = frozenset(
     f"{folder}/{name}" for folder in ("var/lib/rpm", "usr/lib/sysimage/rpm") for name in ("Packages", "Packages.db")
 )
-_is_field = re.compile(r"([A-Za-z-]{1,40}):[ \t]?(.*)").fullmatch
+_DPKG_FIELDS: Final = frozenset({b"package", b"status", b"version"})
 
 
 def is_database(path: str) -> bool:
@@ -40,37 +40,50 @@ def read_databases(files: Mapping[str, bytes]) -> tuple[Package, ...] | None:
     databases = {path: raw for path, raw in files.items() if is_database(path)}
     if not databases:
         return None
-    found: list[Package] = []
-    for path, raw in sorted(databases.items()):
-        if path in _RPM_OLD:
-            raise PackagesUnreadable(f"/{path} is of an older rpm (Berkeley DB or ndb), which is not read")
-        if path in _APK:
-            found += _apk(raw)
-        elif path in _RPM:
-            found += read_rpm_database(path, raw)
-        else:
-            found += _dpkg(raw)
-    return checked(found)
+    return checked(package for path, raw in sorted(databases.items()) for package in _packages(path, raw))
+
+
+def _packages(path: str, raw: bytes) -> Iterator[Package]:
+    if path in _RPM_OLD:
+        raise PackagesUnreadable(f"/{path} is of an older rpm (Berkeley DB or ndb), which is not read")
+    if path in _APK:
+        yield from _apk(raw)
+    elif path in _RPM:
+        yield from read_rpm_database(path, raw)
+    else:
+        yield from _dpkg(raw)
 
 
 def _dpkg(raw: bytes) -> Iterator[Package]:
     """Yield the installed packages of a dpkg status file; a file of status.d has no Status field."""
-    for paragraph in re.split(rb"\n[ \t]*\n", raw):
-        fields: dict[str, str] = {}
-        for line in paragraph.decode("utf-8", "replace").split("\n"):
-            found = _is_field(line)
-            if found is not None:
-                fields.setdefault(found[1].lower(), found[2].strip())
+    for fields in _paragraphs(raw, _dpkg_field):
         if "package" in fields and fields.get("status", "install ok installed").endswith(" installed"):
             yield Package("deb", fields["package"], fields.get("version", ""))
 
 
 def _apk(raw: bytes) -> Iterator[Package]:
     """Yield the packages of apk's installed file: `P:` is the name, `V:` the version."""
-    for paragraph in re.split(rb"\n[ \t]*\n", raw):
-        fields: dict[str, str] = {}
-        for line in paragraph.decode("utf-8", "replace").split("\n"):
-            if line[1:2] == ":":
-                fields.setdefault(line[0], line[2:].strip())
+    for fields in _paragraphs(raw, _apk_field):
         if "P" in fields:
             yield Package("apk", fields["P"], fields.get("V", ""))
+
+
+def _paragraphs(raw: bytes, field_of: Callable[[bytes], tuple[bytes, bytes] | None]) -> Iterator[Mapping[str, str]]:
+    """Yield the fields of each paragraph, the first of each name, and not the whole file at a time in small objects."""
+    fields: dict[str, str] = {}
+    for line in io.BytesIO(raw):
+        if not line.strip(b" \t\n"):
+            yield fields
+            fields = {}
+        elif (found := field_of(line)) is not None:
+            fields.setdefault(found[0].decode(), found[1][: 4 * MAX_TEXT].decode("utf-8", "replace").strip())
+    yield fields
+
+
+def _dpkg_field(line: bytes) -> tuple[bytes, bytes] | None:
+    name, colon, value = line.partition(b":")
+    return (name.lower(), value) if colon and name.lower() in _DPKG_FIELDS else None
+
+
+def _apk_field(line: bytes) -> tuple[bytes, bytes] | None:
+    return (line[:1], line[2:]) if line.startswith((b"P:", b"V:")) else None

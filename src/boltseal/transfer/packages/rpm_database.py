@@ -1,7 +1,8 @@
 """Read rpm's SQLite database from bytes, in memory: each row of its table `Packages` has the header of a package.
 
-The database is hostile: a view or a virtual table in place of the table is refused, no function of the schema is trusted, and
-a query ends after a number of instructions.
+The database is hostile: anything but a table with a stored column is refused, such as a view or a generated column; no
+function of the schema is trusted; a query ends after a number of instructions; and rows that share their bytes are refused,
+since a small database could have any number of large headers by them.
 """
 
 from __future__ import annotations
@@ -12,9 +13,10 @@ from collections.abc import Iterator
 from contextlib import closing
 from typing import Final
 
-from boltseal.transfer.packages.package_list import MAX_PACKAGES, Package, PackagesUnreadable
+from boltseal.transfer.packages.package_list import MAX_TEXT, Package, PackagesUnreadable
 
 MAX_HEADER_BYTES: Final = 16 * 1024 * 1024
+MAX_COLUMNS: Final = 10
 MAX_STEPS: Final = 20_000
 STEP_INSTRUCTIONS: Final = 10_000
 """A query ends after their product of instructions; a list of 5,000 packages takes some thousands."""
@@ -38,17 +40,26 @@ def read_rpm_database(path: str, raw: bytes) -> Iterator[Package]:
             [made] = database.execute("SELECT sql FROM sqlite_master WHERE name = 'Packages'").fetchone() or [""]
             if not isinstance(made, str) or not made.upper().startswith("CREATE TABLE"):  # a view could run forever
                 raise PackagesUnreadable(f"/{path} has no table of packages")
-            rows = database.execute("SELECT blob FROM Packages LIMIT ?", (MAX_PACKAGES + 1,))
-            for (header,) in rows:
+            columns = database.execute("PRAGMA table_xinfo('Packages')").fetchmany(MAX_COLUMNS + 1)
+            if not 0 < len(columns) <= MAX_COLUMNS or any(hidden for *_, hidden in columns):
+                raise PackagesUnreadable(f"/{path} has generated or too many columns in its table of packages")
+            left = len(raw)
+            for (header,) in database.execute("SELECT blob FROM Packages"):
                 if not isinstance(header, bytes):
                     raise PackagesUnreadable(f"/{path} has a package without a header")
+                left -= len(header)
+                if left < 0:
+                    raise PackagesUnreadable(f"/{path} has packages with more bytes than the whole database")
                 yield _package(path, header)
     except (sqlite3.Error, OverflowError, MemoryError) as error:
         raise PackagesUnreadable(f"/{path} is no database that SQLite can read: {error}") from error
 
 
 def _package(path: str, header: bytes) -> Package:
-    """Return the package of a header: numbers of index entries and data bytes, the entries, then the data."""
+    """Return the package of a header: numbers of index entries and data bytes, the entries, then the data.
+
+    The first entry of each tag counts, and at most MAX_TEXT bytes of a text: many entries can share one long text.
+    """
     try:
         entries, size = struct.unpack_from(">II", header)
         start = 8 + 16 * entries
@@ -58,8 +69,11 @@ def _package(path: str, header: bytes) -> Package:
             if number > len(header) // 16:
                 raise PackagesUnreadable(f"/{path} has a damaged header")
             tag, kind, offset, _ = struct.unpack_from(">IIII", header, 8 + 16 * number)
+            if tag in found:
+                continue
             if kind == _STRING and tag in (_NAME, _VERSION, _RELEASE):
-                found[tag] = data[offset : data.index(b"\0", offset)].decode("utf-8", "replace")
+                end = data.index(b"\0", offset)
+                found[tag] = data[offset : min(end, offset + MAX_TEXT)].decode("utf-8", "replace")
             elif kind == _INT32 and tag == _EPOCH:
                 found[tag] = str(struct.unpack_from(">I", data, offset)[0])
     except (struct.error, ValueError) as error:

@@ -86,8 +86,10 @@ def _cyclonedx(components: Any, depth: int) -> Iterator[Package]:
             yield Package(
                 _kind([_text(each.get("purl"))]), f"{group}/{name}" if group else name, _text(each.get("version"))
             )
-        if depth < MAX_DEPTH:
-            yield from _cyclonedx(each.get("components"), depth + 1)
+        if each.get("components"):
+            if depth == MAX_DEPTH:
+                raise PackagesUnreadable(f"its components are nested more than {MAX_DEPTH} times")
+            yield from _cyclonedx(each["components"], depth + 1)
 
 
 def _kind(purls: list[str]) -> str:
