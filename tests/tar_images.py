@@ -112,8 +112,9 @@ def push_document(client: httpx2.Client, repository: str, tag: str, document: Do
     for child in document.children:
         push_document(client, repository, child.digest, child)
     for blob in document.blobs:
-        answer = client.post(
-            f"/v2/{repository}/blobs/uploads/?digest={blob.digest}",
+        session = client.post(f"/v2/{repository}/blobs/uploads/").headers["location"]
+        answer = client.put(
+            f"{session}{'&' if '?' in session else '?'}digest={blob.digest}",
             content=blob.data,
             headers={"content-type": "application/octet-stream"},
         )
