@@ -45,11 +45,11 @@ def is_plausible(image: ImageFacts, candidate: Candidate) -> bool:
 def closer_siblings(
     image: ImageFacts, base: ImageFacts | None, siblings: Iterable[Candidate], current: Container[ImageOfTag]
 ) -> Siblings:
-    """Return the siblings that are closer to an image than its base; all of them if that is unknown.
+    """Return the siblings that are at least as close to an image as its base; all of them if that is unknown.
 
     `current`: the images that tags resolve to now.
     """
-    closer = [each for each in siblings if base is None or nearness(image, each.facts) > nearness(image, base)]
+    closer = [each for each in siblings if base is None or nearness(image, each.facts) >= nearness(image, base)]
     moved = [each.base for each in closer if ImageOfTag(each.base, each.facts.config) not in current]
     present = dict.fromkeys(each.base for each in closer if each.base not in moved)
     return Siblings(moved[0] if moved else None, tuple(present)[:MAX_SIBLINGS])
