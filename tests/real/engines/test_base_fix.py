@@ -131,6 +131,7 @@ def test_a_fix_of_the_base_reaches_the_host_and_a_rollback_holds(story: Story) -
     rebuilt = story.results("outdated", "--registry", shop.registry.address, "--rebuild", "--window", "0s")
     after = story.statuses()
     [record] = built(story, "1.4.2.1")
+    [inspected] = story.results("inspect", f"{story.repository('app')}:1.4.2.1")
 
     assert (current["rt:latest"], current["app:1.4.2"]) == ("current", "current")
     assert (outdated["rt:latest"], outdated["app:1.4.2"]) == ("outdated", "outdated")
@@ -140,6 +141,8 @@ def test_a_fix_of_the_base_reaches_the_host_and_a_rollback_holds(story: Story) -
     assert (after["rt:latest"], after["app:1.4.2.1"]) == ("current", "current")
     assert record["extra"]["revision.of"] == "1.4.2"
     assert record["extra"]["base.was"] != record["extra"]["base.digest"]
+    assert inspected["labels"]["boltseal.revision-of"] == "1.4.2"
+    assert inspected["labels"]["boltseal.base.was"] == record["extra"]["base.was"]
 
     waiting = story.results("update", "--dry-run")
     project(story, "1s")
