@@ -10,11 +10,15 @@ from typing import Any
 import httpx2
 import pytest
 
+from boltseal.commands.explained_changes import cause_of
+from boltseal.oci.digest import Digest
+from boltseal.transfer.inspect import Inspected, inspect
 from tests.cli.program import Run, call
 from tests.images import Document, push
 from tests.packaged_images import DPKG, dpkg, image_of, layer_of, sbom_of, spdx
 from tests.polling import until_signed
 from tests.servers import Server
+from tests.transfer.memory_source import MemorySource
 
 PREFIX = "org.opencontainers.image."
 OLD_COMMIT, NEW_COMMIT = "a" * 40, "b" * 40
@@ -130,6 +134,41 @@ def test_without_a_change_the_markdown_is_one_sentence(project: Path) -> None:
     again = explained(project, "md")
 
     assert (again.code, again.out) == (0, "No image changes.\n")
+
+
+@pytest.mark.parametrize(
+    ("base", "own", "words"),
+    [
+        (True, True, "base and own"),
+        (True, False, "base"),
+        (False, True, "own"),
+        (False, False, "none by the labels"),
+        (True, None, "base; own not stated"),
+        (None, False, "none by the labels; base not stated"),
+        (None, None, "unknown: the labels state neither base nor revision"),
+    ],
+)
+def test_the_cause_says_what_the_labels_do_not_state(base: bool | None, own: bool | None, words: str) -> None:
+    """The cause is the base, the own sources or both by the labels, and names what they do not state."""
+    old, new = (
+        image_of(
+            layer_of({"x": which.encode()}),
+            labels={
+                **(
+                    {}
+                    if base is None
+                    else {f"{PREFIX}base.name": "os:1", f"{PREFIX}base.digest": which if base else "x"}
+                ),
+                **({} if own is None else {f"{PREFIX}revision": which if own else "x"}),
+            },
+        )
+        for which in ("old", "new")
+    )
+
+    async def inspected(document: Document) -> Inspected:
+        return await inspect(MemorySource(document), Digest.parse(document.digest), None)
+
+    assert cause_of(asyncio.run(inspected(old)), asyncio.run(inspected(new))).what == words
 
 
 HOSTILE = "`](https://evil.example) <img src=x> @admin #1 | x \\| y\n\x1b[31mred **bold**"

@@ -9,6 +9,8 @@ from pathlib import Path
 import httpx2
 import pytest
 
+from boltseal.commands.build_revisions import Rebuilt
+from boltseal.oci.reference import Tag
 from tests.cli.program import call
 from tests.images import Document
 from tests.project.bases.layered import layered
@@ -101,6 +103,22 @@ def test_a_revision_needs_a_tag_and_a_repository(arguments: tuple[str, ...], wor
     result = call("tag", "new", "--scheme", "revision", *arguments)
 
     assert (result.code, words in result.err) == (2, True)
+
+
+def test_a_tag_that_was_never_there_has_no_revision(shop: Shop) -> None:
+    """A revision of a mistyped tag is a usage error that names the tag: it would be sealed for ever."""
+    shop.app("1.4.2")
+    mistyped = call("tag", "new", "--scheme", "revision", "--of", "1.4.3", "--check", shop.repository)
+
+    assert (mistyped.code, mistyped.out) == (2, "")
+    assert f"{shop.repository} has no tag 1.4.3 to build again" in mistyped.err
+
+
+def test_what_a_build_records_of_its_revision_is_text() -> None:
+    """Labels and keys of the ledger's entry are plain text, which the record's JSON needs."""
+    rebuilt = Rebuilt(Tag("1.4.2"))
+
+    assert {type(value) for value in (*rebuilt.labels.values(), *rebuilt.extra.values())} == {str}
 
 
 def test_a_rebuild_of_a_sealed_tag_is_a_revision_and_of_a_mutable_one_is_not(

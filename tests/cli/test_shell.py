@@ -108,8 +108,8 @@ def test_the_list_of_commands_imports_no_command() -> None:
     assert {name for name in ran.stderr.split() if name.startswith("boltseal.cli.")} == {
         f"boltseal.cli.{name}"
         for name in (
-            *("command_group", "command_rows", "command_search", "command_table", "common_options", "loading"),
-            *("output", "parameters", "root"),
+            *("command_group", "command_rows", "command_search", "command_table", "common_options"),
+            *("ledger_command_table", "loading", "output", "parameters", "root"),
         )
     }
 
@@ -130,6 +130,7 @@ def test_a_command_imports_no_other_command() -> None:
             "common_options",
             "context",
             "digest",
+            "ledger_command_table",
             "loading",
             "options",
             "output",

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from boltseal.commands.contents_diff import contents_diff
 from boltseal.commands.image_contents import ImageContents, read_contents
@@ -12,7 +16,7 @@ from boltseal.oci.digest import Digest
 from boltseal.oci.manifest import Manifest, parse_manifest
 from boltseal.transfer.inspect import inspect
 from boltseal.transfer.packages.package_list import Package, PackageChange
-from tests.images import OCI_LAYER, Blob, Document, gzipped, index
+from tests.images import OCI_LAYER, Blob, Document, digest_of, gzipped, index
 from tests.packaged_images import DPKG, SPDX_TYPE, dpkg, image_of, layer_of, rpm, sbom_of, spdx
 from tests.tar_images import Files, hard_link, symlink, tar_of
 from tests.transfer.memory_source import MemorySource
@@ -200,6 +204,15 @@ async def test_layers_that_can_not_be_read_are_reported(image: Document, words: 
     assert found.layers.packages is None
     assert words in found.layers.reason
     assert words in found.files_reason
+
+
+@given(st.binary(max_size=2000), st.booleans())
+def test_any_bytes_as_a_layer_are_a_result(raw: bytes, compressed: bool) -> None:
+    """Any bytes as a layer give a list of files or a reason, and no exception."""
+    blob = Blob(gzipped(raw) if compressed else raw, OCI_LAYER)
+    found = asyncio.run(contents(image_of(blob, diff_ids=[digest_of(raw)])))
+
+    assert (found.files is None) == bool(found.files_reason)
 
 
 async def test_downloads_are_limited() -> None:

@@ -112,7 +112,7 @@ def test_every_name_of_where_to_change_what_is_defined_in_the_file_beside_it() -
             if not all(exists(file) for file in files) or (names and not files) or not names <= defined:
                 wrong.append((what, clause))
 
-    assert len(rows) == 20
+    assert len(rows) == 21
     assert all("`" in where for _, where in rows)
     assert wrong == []
 

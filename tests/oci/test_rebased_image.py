@@ -187,6 +187,32 @@ def test_labels_are_set_and_removed() -> None:
     assert config["config"]["Labels"] == {"own": "1", "base": "new"}
 
 
+def test_labels_that_the_rebase_replaces_have_no_note() -> None:
+    """No note says that the image's value stays where the rebase itself sets or removes the label, and none is inherited."""
+    made = rebased(
+        parts("abx", {"Labels": {"base": "old", "inputs": "1"}}),
+        parts("ab", {"Labels": {"base": "older", "inputs": "2"}}),
+        parts("ac", {"Labels": {"base": "newest", "inputs": "3", "of": "3.0.0"}}),
+        labels={"base": "new", "inputs": None, "of": None},
+    )
+
+    assert made.notes == ()
+    assert json.loads(made.config)["config"]["Labels"] == {"base": "new"}
+
+
+def test_labels_of_the_images_own_build_stay_its_own() -> None:
+    """A commit that image and old base share is not replaced by that of the new base, if the image has a version of its own."""
+    version, commit = "org.opencontainers.image.version", "org.opencontainers.image.revision"
+    old, new = {version: "1", commit: "a"}, {version: "2", commit: "b"}
+
+    assert settings_of({"Labels": {version: "9", commit: "a"}}, {"Labels": old}, {"Labels": new})["Labels"] == {
+        version: "9",
+        commit: "a",
+    }
+    assert notes_of({"Labels": {version: "9", commit: "a"}}, {"Labels": old}, {"Labels": new}) == ()
+    assert settings_of({"Labels": old}, {"Labels": old}, {"Labels": new})["Labels"] == new
+
+
 def test_the_time_is_the_later_one_so_that_the_bytes_are_the_same() -> None:
     """The creation time is the later one of image and new base, and equal inputs give equal bytes."""
     images = parts("abx", created="2026-11-21T00:00:00Z"), parts("ab"), parts("ac", created="2026-11-22T00:00:00Z")

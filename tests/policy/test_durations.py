@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from boltseal.policy.durations import Duration, DurationInvalid, format_duration, parse_duration
+from boltseal.policy.durations import Duration, DurationInvalid, format_duration, parse_duration, rough_duration
 
 
 @pytest.mark.parametrize(
@@ -39,3 +39,21 @@ def test_the_largest_unit_that_fits_is_written() -> None:
     assert format_duration(90_000_000) == "90s"
     assert format_duration(3_600_000_000) == "1h"
     assert format_duration(1_999_999) == "1s"
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (259_098, "3d"),
+        (255_000, "2d 23h"),
+        (90_000, "1d 1h"),
+        (3_661, "1h 2m"),
+        (3_600, "1h"),
+        (61, "1m 1s"),
+        (0, "0s"),
+    ],
+)
+def test_a_rough_duration_has_two_units(seconds: int, text: str) -> None:
+    """A duration for readers has its two largest units, and the rest is rounded up."""
+    assert rough_duration(seconds * 1_000_000) == text
+    assert rough_duration(1) == "1s"

@@ -7,6 +7,7 @@ import pytest
 from boltseal.policy.grants import MAX_GRANTS, NOTHING, Action, GrantInvalid, parse_grants
 
 CI = {"users": ["ci"], "repository": "shop/**", "actions": ["pull", "push"]}
+PUSH_ONLY = {"users": ["ci"], "repository": "drop/**", "actions": ["push"]}
 
 
 def test_without_grants_every_user_may_pull_and_push_everywhere_and_nothing_else() -> None:
@@ -118,3 +119,15 @@ def test_the_ledger_of_a_part_can_not_be_granted() -> None:
     """A grant of the ledger for some repositories, which would have no effect, is an error."""
     with pytest.raises(GrantInvalid, match="ledger is for all repositories at once"):
         parse_grants([{"users": ["auditor"], "repository": "shop/**", "actions": ["ledger"]}], False)
+
+
+@pytest.mark.parametrize("user", ["ci", "dev", None])
+@pytest.mark.parametrize("anonymous", [False, True, ["public/**"]])
+def test_the_globs_that_a_user_may_pull_are_those_of_its_rights(user: str | None, anonymous: bool | list[str]) -> None:
+    """A repository matches one of the globs exactly if the user may pull from it."""
+    grants = parse_grants([CI, {"users": "*", "repository": "all/*", "actions": ["pull"]}, PUSH_ONLY], anonymous)
+    globs = grants.pulled(user)
+
+    for repository in ("shop/app", "all/x", "all/x/y", "public/x", "drop/box"):
+        may = any(glob.matches(repository) for glob in globs)
+        assert may == (Action.PULL in grants.allowed(user, repository))

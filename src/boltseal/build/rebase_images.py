@@ -70,7 +70,7 @@ class RebaseTarget:
 
     @property
     def labels(self) -> dict[str, str | None]:
-        """Labels of the result, with None for those to remove: the hash of the build's inputs is that of the former image."""
+        """Labels of the result, with None for those to remove: they are about the build of the former image or of a base."""
         return {
             BASE_NAME: str(self.new.by_tag),
             BASE_DIGEST: str(self.new.digest),
@@ -78,6 +78,7 @@ class RebaseTarget:
             IMAGE: None if self.name is None else str(self.name),
             INPUTS: None,
             REVISION_OF: self.revision_of,
+            BASE_WAS: None,
         }
 
     @property

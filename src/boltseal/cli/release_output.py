@@ -68,6 +68,11 @@ def _print_outcome(output: CommandOutput, done: DeployResult, outcome: ReleaseOu
             say(clean(f"    {failure.service} | {line}"))
     if outcome.back is not None:
         output.print(f"release {release.number} of {release.project} failed; release {outcome.back} runs again")
+        if outcome.files and release.of is None:
+            say(
+                f"the project's files are still those of release {release.number}: mend them and deploy again, or restore those of "
+                f"release {outcome.back} by `boltseal rollback {outcome.back} --restore-files`"
+            )
     elif failed:
         output.print(clean(f"release {release.number} of {release.project} failed: {release.reason}"))
     else:

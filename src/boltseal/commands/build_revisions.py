@@ -66,12 +66,23 @@ class Rebuilt:
 
 
 def next_free_revision(repository: Reference, tag: str | None, separator: str, options: RegistryOptions) -> Tag:
-    """Return the next free revision of a tag. Raises: Invalid, RevisionInvalid, Unavailable, LedgerBroken."""
+    """Return the next free revision of a tag.
+
+    Raises: Invalid: there was never such a tag; RevisionInvalid, Unavailable, LedgerBroken.
+    """
     if tag is None:
         raise Invalid("--scheme revision needs the tag that is built again: --of 1.4.2")
     of = Tag(tag)
 
     async def look(transport: Transport) -> Tag:
+        try:
+            await RegistryClient(transport, repository.registry).resolve(repository.repository, of)
+        except RemoteNotFound as missing:
+            if missing.bound is None:  # a deleted sealed tag stays reserved, so it was built once
+                raise Invalid(
+                    f"{repository.name} has no tag {of} to build again; choose one of `boltseal tags {repository.name}`, "
+                    f"or push a first build by --tag {of}"
+                ) from missing
         return await RebuildTags(transport).revision(repository.registry, repository.repository, of, separator)
 
     return ask_followed(options, [repository.registry], look)

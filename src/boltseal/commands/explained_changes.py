@@ -63,7 +63,7 @@ class Push:
 
 @dataclass(frozen=True, slots=True)
 class Cause:
-    """Why the image differs, by its labels. `what`: base, own, base and own, or unknown.
+    """Why the image differs, by its labels. `what`: base, own, or both, and what the labels do not state.
 
     `base`, `base_was`, `base_now`: name and digests of the base. `source`, `old`, `new`: of the revisions; "" if not stated.
     """
@@ -210,10 +210,10 @@ def cause_of(old: Inspected, new: Inspected) -> Cause:
     old_revision, new_revision = labels_old.get(REVISION, ""), labels_new.get(REVISION, "")
     base = bool(old_base_digest and new_base_digest) and (old_base, old_base_digest) != (new_base, new_base_digest)
     own = bool(old_revision and new_revision) and old_revision != new_revision
-    known = bool(old_base_digest and new_base_digest) or bool(old_revision and new_revision)
-    what = " and ".join([*(["base"] if base else []), *(["own"] if own else [])])
     return Cause(
-        what or ("neither, by its labels" if known else "unknown"),
+        _cause_text(
+            base if old_base_digest and new_base_digest else None, own if old_revision and new_revision else None
+        ),
         new_base if base else "",
         old_base_digest if base else "",
         new_base_digest if base else "",
@@ -221,6 +221,15 @@ def cause_of(old: Inspected, new: Inspected) -> Cause:
         old_revision,
         new_revision,
     )
+
+
+def _cause_text(base: bool | None, own: bool | None) -> str:
+    """Return the cause in words. None: the labels of an image do not state its base, or its revision."""
+    changed = " and ".join([*(["base"] if base else []), *(["own"] if own else [])])
+    unknown = " and ".join([*(["base"] if base is None else []), *(["own"] if own is None else [])])
+    if base is None and own is None:
+        return "unknown: the labels state neither base nor revision"
+    return "; ".join(filter(None, (changed or "none by the labels", f"{unknown} not stated" if unknown else "")))
 
 
 async def _push(change: ImageChange, digest: Digest, transport: Transport, options: RegistryOptions) -> Push:

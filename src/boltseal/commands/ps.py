@@ -30,7 +30,7 @@ from boltseal.host.containers.rows import (
     digests_to_query,
     names_to_query,
 )
-from boltseal.host.kept_images import KeptImages
+from boltseal.host.kept_images import KeptImages, PullRecord
 from boltseal.ledger.tag_intervals import TagStep
 from boltseal.lockfile.container_check import DigestKind, LockedImages, Origin
 from boltseal.oci.digest import Digest
@@ -163,19 +163,23 @@ async def _of_engine(address: EngineAddress, client: ClientContext) -> Container
     async with connected(address) as engine:
         found = await hosts.list_running(engine)
     try:
-        copies = KeptImages(client.state).copies(address.key)
+        pulls = KeptImages(client.state).proven(address.key)
     except StateUnusable as error:
-        client.notice(f"copies that `pull --replace` made are shown as local builds: {error.message}")
+        client.notice(f"images that were loaded from an archive are shown as local builds: {error.message}")
         return found
-    return replace(found, seen=tuple(_with_copied(each, copies) for each in found.seen))
+    return replace(found, seen=tuple(_with_pulls(each, pulls) for each in found.seen))
 
 
-def _with_copied(seen: RunningContainer, copies: Mapping[Digest, Digest]) -> RunningContainer:
-    """Return a container with the digest of the image of which its own image is a copy. `copies`: of `pull --replace`."""
-    copied = {copies[each]: DigestKind.UNSPECIFIED for each in seen.image.digests if each in copies}
-    if not copied:
+def _with_pulls(seen: RunningContainer, pulls: Mapping[Digest, Sequence[PullRecord]]) -> RunningContainer:
+    """Return a container with the digests by which its image was pulled.
+
+    An engine does not report them of a copy that `pull --replace` made, and of an image that a rollback loaded from the
+    archive of releases.
+    """
+    known = {pull.digest: DigestKind.UNSPECIFIED for each in seen.image.digests for pull in pulls.get(each, ())}
+    if not known:
         return seen
-    return replace(seen, image=replace(seen.image, digests={**seen.image.digests, **copied}, origin=Origin.PULLED))
+    return replace(seen, image=replace(seen.image, digests={**known, **seen.image.digests}, origin=Origin.PULLED))
 
 
 def _of_project(found: FoundContainers, project: ComposeProject) -> FoundContainers:

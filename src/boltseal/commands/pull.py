@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 from boltseal.client.transport import Transport
@@ -22,6 +21,7 @@ from boltseal.deploy.project_files import overrides_of
 from boltseal.engines.api import EngineProgress
 from boltseal.engines.inventory import EngineImage
 from boltseal.errors import BoltsealError, ExitCode, Invalid, exit_code
+from boltseal.files.scratch_folder import scratch_folder
 from boltseal.host.engine_images import EngineHost
 from boltseal.host.keeper import KeepPolicy
 from boltseal.host.project_images import ProjectImages, project_images
@@ -233,8 +233,8 @@ async def _replace_each(
         await scrub_pulled_image(puller.host, image)
 
     async def replace(image: WantedImage) -> PullResult:
-        with TemporaryDirectory(prefix="boltseal-") as scratch:
-            return await replacement.Replacer(puller, scrub, Path(scratch), notice).replace(image)
+        with scratch_folder("boltseal-replace") as scratch:
+            return await replacement.Replacer(puller, scrub, scratch, notice).replace(image)
 
     await _pull_each(puller, wanted, report, replace)
 

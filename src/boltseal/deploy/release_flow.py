@@ -70,11 +70,12 @@ class Failure:
 
 @dataclass(frozen=True, slots=True)
 class ReleaseOutcome:
-    """How a release ended. `back`: the number of the previous release that was restored, if one was."""
+    """How a release ended. `back`: the number of the previous release that was restored, if one was; `files`: it has recorded files."""
 
     release: Release
     failures: tuple[Failure, ...] = ()
     back: int | None = None
+    files: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -326,7 +327,10 @@ class ReleaseFlow:
             and job.state is ServiceState.COMPLETED
         )
         return ReleaseOutcome(
-            self.folder.write(done.ended(ReleaseEnd.PUT_BACK, self.now_us())), tuple(failures), before.number
+            self.folder.write(done.ended(ReleaseEnd.PUT_BACK, self.now_us())),
+            tuple(failures),
+            before.number,
+            bool(self.folder.contents(before.number).files),
         )
 
     async def _restore(self, release: Release, before: Release) -> Mapping[str, ServiceHealth]:

@@ -24,7 +24,7 @@ from boltseal.errors import BoltsealError
 from boltseal.lockfile.document import lock_key
 from boltseal.oci.digest import Digest
 from boltseal.oci.reference import Reference, Tag
-from boltseal.policy.durations import format_duration
+from boltseal.policy.durations import rough_duration
 from boltseal.policy.release_tags import looks_like_release
 from boltseal.policy.update_policy import UpdateRules, candidates, choose
 from boltseal.policy.version_order import VersionStep, newest_within
@@ -144,7 +144,10 @@ def _step(service: ComposeService, known: KnownImages, rules: UpdateRules, now_u
         return _version(service, known, rules, now_us, major=major)
     if not is_floating(service):
         return UpdateStep(
-            service.name, image, UpdateAction.NOTHING, "its file pins it by digest: update it with `boltseal pin`"
+            service.name,
+            image,
+            UpdateAction.NOTHING,
+            "its file pins it by digest: `boltseal pin --unpin --write` before an update, `boltseal pin --write` after it",
         )
     resolved = known.resolutions.get(image)
     if not isinstance(resolved, Resolved):  # 2
@@ -163,7 +166,7 @@ def _step(service: ComposeService, known: KnownImages, rules: UpdateRules, now_u
     moved = f"{'nothing' if locked is None else locked} -> {resolved.digest}"
     if left_us > 0:  # 6
         return UpdateStep(
-            service.name, image, UpdateAction.WAIT, f"{moved}, taken in {format_duration(left_us)}", resolved.digest
+            service.name, image, UpdateAction.WAIT, f"{moved}, taken in {rough_duration(left_us)}", resolved.digest
         )
     return UpdateStep(service.name, image, UpdateAction.TAKE, moved, resolved.digest)
 
@@ -229,7 +232,7 @@ def _by_policy(
         return UpdateStep(service.name, image, UpdateAction.NOTHING, why, digest)
     why = f"{tag} -> {chosen.tag}"
     if chosen.wait_us > 0:
-        why = f"{why}, taken in {format_duration(chosen.wait_us)}"
+        why = f"{why}, taken in {rough_duration(chosen.wait_us)}"
         return UpdateStep(service.name, image, UpdateAction.WAIT, why, digest, chosen.tag)
     return UpdateStep(service.name, image, UpdateAction.TAKE, why, digest, chosen.tag)
 

@@ -161,13 +161,17 @@ class KeptImages:
         )
         return tuple(self._parsed(_pull_record, row) for row in rows)
 
-    def copies(self, engine: str) -> dict[Digest, Digest]:
-        """Return of which digest each copy was made that `pull --replace` loaded, by the copy's image ID."""
+    def proven(self, engine: str) -> dict[Digest, tuple[PullRecord, ...]]:
+        """Return the recorded pulls of all images that something proves besides the engine's own record, by image ID."""
         rows = self._rows(
-            "SELECT image, digest, repository, media_type, proof, came_us FROM came WHERE engine = ? AND proof = ?",
-            (engine, str(Proof.COPY)),
+            "SELECT image, digest, repository, media_type, proof, came_us FROM came WHERE engine = ? AND proof != ? "
+            "ORDER BY came_us",
+            (engine, str(Proof.ENGINE)),
         )
-        return {each.image: each.digest for each in (self._parsed(_pull_record, row) for row in rows)}
+        found: dict[Digest, tuple[PullRecord, ...]] = {}
+        for each in (self._parsed(_pull_record, row) for row in rows):
+            found[each.image] = (*found.get(each.image, ()), each)
+        return found
 
     def ran(self, engine: str) -> dict[Digest, int]:
         """Return when each image was last seen in a running container, in microseconds since 1970."""

@@ -88,8 +88,12 @@ class Replacer:
             written = await write_archive(fetched, count, loaded, self.scratch / "copy.tar")
             await self.puller.host.engine.load(written.path, progress=self.puller.progress)
             image = await self._loaded(written)
-            if await self._holds(image):
-                return image
+            try:
+                if await self._holds(image):
+                    return image
+            except BoltsealError:
+                await self._drop_loaded_names(image, allow_last=True)
+                raise
             self.notice(
                 f"a copy with {count} empty layers below has layers that were changed before; the next has one more"
             )

@@ -3,6 +3,7 @@
 The config is merged from three: the image's, the old base's and the new base's (image-spec "config.md"). A setting that the
 image has as the old base had it was inherited, so it takes the new base's value. Any other was set by the image, and stays;
 if the new base changed it too, a note says so. Environment variables, labels, ports and volumes are settings of their own.
+Labels about a build's sources (created, revision, source, version) belong together: if the image set one, all stay the image's.
 
     Entrypoint, Cmd   an ENTRYPOINT of the image's own resets the CMD of its base, so it keeps its Cmd as well
     OnBuild           is not inherited: it stays the image's
@@ -15,7 +16,7 @@ What is not in the specification is left out: builders put caches and facts of t
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any, Final, NamedTuple
 
 from boltseal.errors import Mismatch, quote
@@ -34,6 +35,10 @@ _SETTINGS: Final = frozenset(
 _BY_KEY: Final = ("Labels", "ExposedPorts", "Volumes")
 _OWN: Final = frozenset({"OnBuild", *_BY_KEY, "Env", "Cmd", "Image"})
 """Settings that are not merged as one value. `Image`: the ID of the old parent, which older Dockers wrote."""
+_BUILD_LABELS: Final = frozenset(
+    f"org.opencontainers.image.{name}" for name in ("created", "revision", "source", "version")
+)
+"""Labels of an image's own build, which may have the same value as those of its base by chance."""
 _LAYER: Final = "application/vnd.oci.image.layer.v1."
 _DOCKER_LAYER: Final = "application/vnd.docker.image.rootfs.diff."
 _TO_OCI: Final = {f"{_DOCKER_LAYER}tar": f"{_LAYER}tar", f"{_DOCKER_LAYER}tar.gzip": f"{_LAYER}tar+gzip"}
@@ -92,7 +97,8 @@ def rebased_image(
     for key in ("os.version", "os.features", "variant"):
         top[key] = _merged(key, ours.top.get(key), was.top.get(key), now.top.get(key), notes)
     top["created"] = max(ours.top.get("created") or "", now.top.get("created") or "")
-    settings = _settings(ours.settings, was.settings, now.settings, notes)
+    inherited = _inherited_labels([each.settings for each in configs], labels)
+    settings = _settings(*inherited, notes)
     settings["Labels"] = {
         name: value for name, value in {**settings.get("Labels", {}), **labels}.items() if value is not None
     }
@@ -127,6 +133,24 @@ def _annotated(entry: Mapping[str, Any], annotations: Mapping[str, str]) -> dict
     """Return the annotations of an index entry, with those replaced that it has already; nothing if it has none."""
     own = entry.get("annotations") or {}
     return {"annotations": {name: annotations.get(name, value) for name, value in own.items()}} if own else {}
+
+
+def _inherited_labels(settings: Iterable[Mapping[str, Any]], replaced: Collection[str]) -> list[dict[str, Any]]:
+    """Return the settings with only those labels that may be inherited: none that the rebase replaces.
+
+    `settings`: those of the image, of the old base and of the new one. If the image has labels of a build of its own, those
+    of the bases are left out.
+    """
+    found = [{**each, "Labels": _without(each.get("Labels") or {}, replaced)} for each in settings]
+    ours, was, now = found
+    if any(ours["Labels"].get(name) != was["Labels"].get(name) for name in _BUILD_LABELS):
+        for base in (was, now):
+            base["Labels"] = _without(base["Labels"], _BUILD_LABELS)
+    return found
+
+
+def _without(values: Mapping[str, Any], names: Collection[str]) -> dict[str, Any]:
+    return {name: value for name, value in values.items() if name not in names}
 
 
 def _settings(

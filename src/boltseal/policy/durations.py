@@ -54,3 +54,13 @@ def format_duration(span_us: int) -> str:
         if span_us and span_us % UNITS_US[unit] == 0:
             return f"{span_us // UNITS_US[unit]}{unit}"
     return f"{span_us // UNITS_US['s']}s"
+
+
+def rough_duration(span_us: int) -> str:
+    """Return a duration for readers in its two largest units, such as `2d 23h`. The rest counts as a whole smaller unit."""
+    for larger, smaller in ("dh", "hm", "ms"):
+        units = -(-span_us // UNITS_US[smaller])
+        of_larger, rest = divmod(units, UNITS_US[larger] // UNITS_US[smaller])
+        if of_larger:
+            return f"{of_larger}{larger} {rest}{smaller}" if rest else f"{of_larger}{larger}"
+    return f"{units}s"

@@ -78,6 +78,15 @@ class Grants:
         anonymous = _PULL if any(glob.matches(repository) for glob in self.anonymous_pull) else NOTHING
         return anonymous.union(*given)
 
+    def pulled(self, user: str | None) -> tuple[Glob, ...]:
+        """Return the globs of the repositories that a user (None: an anonymous client) may pull."""
+        given = () if user is None else self.grants
+        return self.anonymous_pull + tuple(
+            grant.repository
+            for grant in given
+            if Action.PULL in grant.actions and (user in grant.users or EVERY_USER in grant.users)
+        )
+
     def reads_ledger(self, user: str) -> bool:
         """Return whether a user may read the ledger's entries, which are about all repositories."""
         return any(

@@ -136,6 +136,7 @@ def test_a_project_that_is_broken_in_five_ways_always_comes_back(project: Projec
     assert (image.code, project.answer()) == (1, expected), image.out
     assert f"release 3 of {shop.name} failed; release 2 runs again" in image.out
     assert "it can not start" in image.err
+    assert "restore those of release 2 by `boltseal rollback 2 --restore-files`" in image.err
 
     setting = project.deploy("4", mode="bad")
     assert (setting.code, project.answer()) == (1, expected), setting.out
@@ -161,6 +162,8 @@ def test_a_project_that_is_broken_in_five_ways_always_comes_back(project: Projec
     back = shop.run("rollback")
     assert back.code == 0, back.err
     assert (project.answer(), project.migrations()) == (expected, [*ran, "5"])
+    listed = shop.run("ps", "--offline", "--json").json["results"]
+    assert [each["local"] for each in listed if each["service"] == "web"] == [False]
     project.start_registry()
 
     project.write("1")

@@ -77,6 +77,22 @@ def test_a_locked_service_is_not_built(shop: ComposeProject) -> None:
     assert shop.releases()[0]["services"][0]["digest"].startswith("sha256:")
 
 
+def test_a_locked_service_with_a_build_takes_revisions(shop: ComposeProject) -> None:
+    """`update` takes the revision of a locked service with a build, and changes the variable in `.env` that supplies its tag."""
+    shop.write({"web": {"image": shop.image("${WEB_TAG}"), "build": ".", "healthcheck": HEALTHY}})
+    (shop.root / ".env").write_text("OTHER=1\nWEB_TAG=1.0.0\n")
+    (shop.root / ".boltseal.toml").write_text('[update]\npolicy = "revision"\n')
+    shop.deployed()
+    shop.publish("1.0.0.1")
+    shop.publish("1.0.1")
+    done = shop.run("update")
+
+    assert done.code == 0, done.err
+    assert "1.0.0 -> 1.0.0.1" in done.out
+    assert (shop.root / ".env").read_text() == "OTHER=1\nWEB_TAG=1.0.0.1\n"
+    assert shop.words() == {"web": "1.0.0.1"}
+
+
 def test_a_build_is_recorded_by_its_id_as_unproven(shop: ComposeProject) -> None:
     """A local build is recorded by its ID as unproven; without --build the same image continues, another is refused."""
     both(shop, "2.0.0")

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import shutil
+import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,6 +20,7 @@ import pytest
 from tests import servers
 from tests.attacks.scrub.image import NAME, archive, base, top
 from tests.cli import program
+from tests.polling import wait_until
 from tests.real.registry import Registry
 from tests.real.sleeper import publish, sleepers
 from tests.real.tools import run
@@ -187,6 +192,62 @@ def test_the_names_of_loaded_archives_are_removed(shop: Shop) -> None:
     assert done.code == 0
     assert [each for each in names if "boltseal-copy-" in each] == []
     assert shop.name in names
+
+
+def test_an_image_of_an_engine_behind_ssh_is_not_replaced(shop: Shop, tmp_path: Path) -> None:
+    """The files of an engine on another host can't be verified from here, so nothing is replaced, and no name changes."""
+    host, _, repository = shop.name.rpartition(":")[0].partition("/")
+    publish(host, repository, "absent", sleepers("absent"))
+    shop.tamper()
+    before = names_of(shop)
+    with servers.sshd(tmp_path / "sshd") as far:
+        address = f"ssh://root@{far.address}{shop.engine.address}"
+        path = {"PATH": f"{far.folder}/bin:{os.environ['PATH']}", "DOCKER_HOST": address}
+        names = (shop.name, f"{shop.name.rpartition(':')[0]}:absent")
+        done = [program.run("pull", "--replace", name, environment=path) for name in names]
+
+    assert [each.code for each in done] == [3, 3], done
+    assert all("is on another host" in each.err for each in done)
+    assert names_of(shop) == before
+
+
+@pytest.mark.parametrize("phase", ["the layers are written", "the copy is loaded"])
+def test_a_replacement_that_is_killed_is_done_by_the_next(shop: Shop, tmp_path: Path, phase: str) -> None:
+    """A replacement that is killed leaves the name on the changed image, and the next one replaces it and cleans up."""
+    shop.tamper()
+    before, scratch = shop.docker("inspect", "--format", "{{.Id}}", shop.name), tmp_path / "scratch"
+    scratch.mkdir()
+    environment = {"DOCKER_HOST": f"unix://{shop.engine.address}", "TMPDIR": str(scratch)}
+    with subprocess.Popen(
+        [sys.executable, "-m", "boltseal", "pull", "--replace", shop.name],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        env=program.clean_environment(environment),
+        start_new_session=True,
+    ) as running:
+        try:
+            if phase == "the layers are written":
+                wait_until(lambda: [*scratch.glob("boltseal-replace-*/*")], phase)
+            else:
+                wait_until(lambda: any("boltseal-copy-" in name for name in names_of(shop)), phase)
+        finally:
+            os.killpg(running.pid, signal.SIGKILL)
+    killed = shop.docker("inspect", "--format", "{{.Id}}", shop.name)
+    left = [*scratch.iterdir()]
+    again = program.run("pull", "--replace", shop.name, environment=environment)
+
+    assert running.returncode == -signal.SIGKILL
+    assert killed == before
+    assert left != []
+    assert (again.code, again.out.split()[0]) == (0, "replaced"), again
+    assert "planted" not in inside(shop, shop.name)
+    assert [name for name in names_of(shop) if "boltseal-copy-" in name] == []
+    assert [*scratch.iterdir()] == []
+    assert shop.docker("inspect", "--format", "{{.State.Running}}", "web") == "true"
+
+
+def names_of(shop: Shop) -> list[str]:
+    return sorted(shop.docker("image", "ls", "--format", "{{.Repository}}:{{.Tag}}").split())
 
 
 def test_containerd_alone_unpacks_anew_only_after_the_image_was_removed(

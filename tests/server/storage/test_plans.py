@@ -50,6 +50,7 @@ ASKED: dict[str, Callable[[UnitOfWork], Any]] = {
     "blob named": lambda tx: unreferenced.is_blob_referenced(tx, DIGEST),
     "held sizes": lambda tx: queries.sizes_of(tx, 1, [DIGEST]),
     "repositories with a blob": lambda tx: list(queries.repositories_with_blob(tx, DIGEST, None)),
+    "some repositories with a blob": lambda tx: queries.some_with_blob(tx, DIGEST, 7, 500),
     "blob of a source": lambda tx: list(queries.repositories_with_blob(tx, DIGEST, SHOP)),
     "referrers": lambda tx: queries.referrers(tx, SHOP, DIGEST),
     "tagged bytes": lambda tx: queries.tagged_manifest(tx, SHOP, "1.4.2"),

@@ -20,6 +20,7 @@ import hashlib
 import os
 import time
 from collections import OrderedDict
+from collections.abc import Callable
 from typing import Final, NamedTuple
 
 from boltseal.errors import Unauthenticated, quote
@@ -222,9 +223,9 @@ class RequestAuth:
         """Return whether the sender may pull from a repository other than the target."""
         return Action.PULL in self.access.allowed(request.caller, repository)
 
-    def may_list(self, request: Request, repository: Repository) -> bool:
-        """Return whether the sender may see a repository in the catalog."""
-        return self.access.may_list(request.caller, repository)
+    def may_list(self, request: Request) -> Callable[[str], bool]:
+        """Return which repositories the sender may see in the catalog, by the users and grants now."""
+        return self.access.may_list(request.caller)
 
     def challenge(self, error: Unauthenticated) -> Headers:
         """Return the `WWW-Authenticate` header of a 401, as the Docker token specification defines it."""

@@ -47,7 +47,7 @@ class ListingRoutes:
     async def catalog(self, request: Request, target: CatalogTarget) -> Response:
         """Return a page of the repositories that have content and that the caller may pull."""
         n, last = request.query.page_size(), request.query.value("last")
-        page = await self._pulls.catalog(n, last, may_read=lambda name: self._auth.may_list(request, name))
+        page = await self._pulls.catalog(n, last, may_read=self._auth.may_list(request))
         return _page({"repositories": page.items}, "/v2/_catalog", n, page.items[-1:] if page.more else ())
 
     async def tags(self, request: Request, target: TagListTarget) -> Response:

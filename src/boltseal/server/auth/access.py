@@ -8,7 +8,7 @@ one machine, and guarantee 12 keeps it on loopback. Behind a proxy the first use
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
@@ -142,12 +142,19 @@ class Access:
         rights = self._granted(caller, repository)
         return rights if caller.scopes is None else rights & caller.scopes.get(repository, NOTHING)
 
-    def may_list(self, caller: Caller, repository: str) -> bool:
-        """Return whether the catalog may name a repository to the caller: one that the grants let it pull.
+    def may_list(self, caller: Caller) -> Callable[[str], bool]:
+        """Return which repositories the catalog may name to the caller: those that the grants let it pull now.
 
-        Call `check_catalog` first, which refuses a token without the catalog scope. Other scopes do not matter here.
+        Call `check_catalog` first, which refuses a token without the catalog scope. Other scopes do not matter here. The
+        users are read once, as the catalog asks about every repository.
         """
-        return Action.PULL in self._granted(caller, repository)
+        users = self.users()
+        if not self.required(users):
+            return lambda _: True
+        if caller.user is not None and caller.user not in users.hashes:
+            return lambda _: False
+        globs = self.grants.pulled(caller.user)
+        return lambda repository: any(glob.matches(repository) for glob in globs)
 
     def _granted(self, caller: Caller, repository: str) -> frozenset[Action]:
         """Return what the grants give the caller in a repository now, without the limits of a token."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Callable
+from functools import partial
 from typing import ClassVar, Final, Generic, NamedTuple, TypeVar
 
 from boltseal.errors import ErrorCode, NotFound
@@ -217,27 +218,24 @@ class Pulls:
         return Page(tuple(Tag(name) for name in names[:n]), _more(names, n), tuple(Tag(name) for name in settling))
 
     async def catalog(
-        self, n: int | None, last: str | None, *, may_read: Callable[[Repository], bool], batch: int = CATALOG_BATCH
+        self, n: int | None, last: str | None, *, may_read: Callable[[str], bool], batch: int = CATALOG_BATCH
     ) -> Page[Repository]:
         """Return a page of the readable, non-empty repositories after `last`, sorted by bytes.
 
-        `batch`: how many names are read from the database at once.
+        `batch`: how many names are read from the database at once. Between two batches other requests are read, as a caller
+        who may read few repositories makes many batches.
         """
-
-        def query(snapshot: Snapshot) -> list[str]:
-            wanted = _one_more(n)
-            found: list[str] = []
-            after = last or ""
-            while wanted is None or len(found) < wanted:
-                some = batch if wanted is None or not wanted < batch else max(wanted, CATALOG_MIN_BATCH)
-                names = queries.repository_names(snapshot, after, some)
-                found += [name for name in names if may_read(Repository(name))]
-                if len(names) < some:
-                    break
-                after = names[-1]
-            return found[:wanted]
-
-        names = await self._database.read(query)
+        wanted = _one_more(n)
+        found: list[str] = []
+        after = last or ""
+        some = batch if wanted is None or not wanted < batch else max(wanted, CATALOG_MIN_BATCH)
+        while wanted is None or len(found) < wanted:
+            readable, end = await self._database.read(partial(_readable, after=after, limit=some, may_read=may_read))
+            found += readable
+            if end is None:
+                break
+            after, some = end, batch
+        names = found[:wanted]
         return Page(tuple(Repository(name) for name in names[:n]), more=_more(names, n))
 
     async def referrers(
@@ -305,6 +303,14 @@ class Pulls:
                 cache.clear()
             self._cached_generation = now
         return now % 2 == 0
+
+
+def _readable(
+    snapshot: Snapshot, *, after: str, limit: int, may_read: Callable[[str], bool]
+) -> tuple[list[str], str | None]:
+    """Return the readable ones of the next repositories, and the last name that was read; None if no other follows."""
+    names = queries.repository_names(snapshot, after, limit)
+    return [name for name in names if may_read(name)], names[-1] if len(names) == limit else None
 
 
 def _one_more(n: int | None) -> int | None:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
+from functools import partial
 from typing import ClassVar, Final
 
 from boltseal.errors import BoltsealError, Denied, ErrorCode, Full, Invalid, RangeInvalid, Unavailable
@@ -25,6 +26,8 @@ from boltseal.server.storage.disk_reserve import DiskReserve
 from boltseal.server.storage.metadata import queries, unreferenced, upload_table
 from boltseal.server.storage.metadata.protocol import Metadata, Snapshot, UnitOfWork
 
+HOLDERS_AT_ONCE: Final = 500
+"""How many repositories with a blob are read at once, to find one that a caller may mount it from."""
 CHECK_INTERVAL_BYTES: Final = 8 * 1024 * 1024
 _ANONYMOUS_AT: Final = f"{ANONYMOUS.name} at "
 """What the owner of a session without a user begins with; no name of a user has a space."""
@@ -93,18 +96,14 @@ class UploadManager:
         *,
         may_read: Callable[[Repository], bool],
         actor: Actor = ANONYMOUS,
+        batch: int = HOLDERS_AT_ONCE,
     ) -> bool:
         """Mount a blob from `source`, or from any repository that the caller may read (end-11).
 
-        Return False when that is impossible, whether the blob does not exist or the caller may not read it.
+        Return False when that is impossible, whether the blob does not exist or the caller may not read it. `batch`: how
+        many repositories are read at once.
         """
-
-        def readable(snapshot: Snapshot) -> str | None:
-            found = queries.repositories_with_blob(snapshot, str(digest), source)
-            return next((name for name, _ in found if may_read(Repository(name))), None)
-
-        # Not in the transaction, which all other writes wait for: every repository may have the blob.
-        chosen = await self._database.read(readable)
+        chosen = await self._readable_holder(digest, source, may_read, batch)
 
         def job(tx: UnitOfWork) -> bool:
             size = next((size for _, size in queries.repositories_with_blob(tx, str(digest), chosen)), None)
@@ -116,6 +115,29 @@ class UploadManager:
         if chosen is None or await self._blobs.stat(digest) is None:  # lost: to be uploaded again
             return False
         return await self._database.write(job, repository=repository)
+
+    async def _readable_holder(
+        self, digest: Digest, source: Repository | None, may_read: Callable[[Repository], bool], batch: int
+    ) -> Repository | None:
+        """Return `source`, or without it any repository that has the blob, if the caller may read it.
+
+        Not in the transaction, which all other writes wait for: every repository may have the blob. Between two batches
+        other requests are read.
+        """
+        if source is not None:
+            of_source = queries.repositories_with_blob
+            held = await self._database.read(lambda snapshot: list(of_source(snapshot, str(digest), source)))
+            return source if held and may_read(source) else None
+
+        def some(snapshot: Snapshot, after_id: int) -> tuple[Repository | None, int | None]:
+            found = queries.some_with_blob(snapshot, str(digest), after_id, batch)
+            chosen = next((name for _, name in found if may_read(Repository(name))), None)
+            return None if chosen is None else Repository(chosen), found[-1][0] if len(found) == batch else None
+
+        chosen, after_id = await self._database.read(partial(some, after_id=-1))
+        while chosen is None and after_id is not None:
+            chosen, after_id = await self._database.read(partial(some, after_id=after_id))
+        return chosen
 
     async def status(self, repository: Repository, upload: UploadId, actor: Actor = ANONYMOUS) -> int:
         """Return how many bytes the session has (end-13)."""
