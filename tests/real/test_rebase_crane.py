@@ -66,7 +66,7 @@ def steps(config: Mapping[str, Any]) -> list[str]:
 def test_layers_and_history_are_those_of_crane(
     registry: Registry, repository: str, crane: str, layers: list[Files]
 ) -> None:
-    """Both tools put the same layers, in the same order and with the same history, on the new base; crane finds ours valid."""
+    """boltseal and crane put the same layers, in the same order and with the same history, on the new base; crane finds ours valid."""
     both = Rebased(registry, repository, crane, app_on(OLD, *layers), NEW)
 
     assert both.codes == (True, 0)

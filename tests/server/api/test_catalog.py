@@ -114,41 +114,41 @@ async def test_a_page_skips_more_hidden_repositories_than_are_read_at_once(shop:
 
 
 async def test_a_catalog_of_hidden_repositories_does_not_make_other_reads_wait(shop: Serving) -> None:
-    """A caller who may read few repositories makes the registry read many: between two batches others get their turn."""
-    turns: list[str] = []
+    """A caller who may read few repositories makes the registry read many: between two batches others are answered."""
+    order: list[str] = []
 
     def hidden(_: str) -> bool:
-        turns.append("catalog")
+        order.append("catalog")
         return False
 
     with open_store(guarded(shop.data)) as store:
         await asyncio.gather(
             *(store.registry.pulls.catalog(None, None, may_read=hidden, batch=1) for _ in range(4)),
-            store.database.read(lambda _: turns.append("other")),
+            store.database.read(lambda _: order.append("other")),
         )
 
-    assert turns.count("catalog") == 4 * len(PUSHED)
-    assert turns.index("other") < 2 * len(PUSHED)
+    assert order.count("catalog") == 4 * len(PUSHED)
+    assert order.index("other") < 2 * len(PUSHED)
 
 
 async def test_a_mount_of_a_blob_of_hidden_repositories_does_not_make_other_reads_wait(shop: Serving) -> None:
     """A caller who mounts a blob that many repositories have, and may read none, makes no other request wait for all."""
-    turns: list[str] = []
+    order: list[str] = []
 
     def hidden(_: Repository) -> bool:
-        turns.append("mount")
+        order.append("mount")
         return False
 
     with open_store(guarded(shop.data)) as store:
         uploads, digest = store.registry.uploads, Digest.parse(IMAGE.config.digest)
         *mounted, _ = await asyncio.gather(
             *(uploads.mount(Repository("shop/new"), digest, None, may_read=hidden, batch=1) for _ in range(4)),
-            store.database.read(lambda _: turns.append("other")),
+            store.database.read(lambda _: order.append("other")),
         )
 
     assert mounted == [False] * 4
-    assert turns.count("mount") == 4 * len(PUSHED)
-    assert turns.index("other") < 2 * len(PUSHED)
+    assert order.count("mount") == 4 * len(PUSHED)
+    assert order.index("other") < 2 * len(PUSHED)
 
 
 @pytest.mark.parametrize("scopes", [[], ["repository:shop/a:pull"], ["registry:catalog:pull"], ["registry:other:*"]])

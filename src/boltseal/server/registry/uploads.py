@@ -26,7 +26,7 @@ from boltseal.server.storage.disk_reserve import DiskReserve
 from boltseal.server.storage.metadata import queries, unreferenced, upload_table
 from boltseal.server.storage.metadata.protocol import Metadata, Snapshot, UnitOfWork
 
-HOLDERS_AT_ONCE: Final = 500
+REPOSITORIES_AT_ONCE: Final = 500
 """How many repositories with a blob are read at once, to find one that a caller may mount it from."""
 CHECK_INTERVAL_BYTES: Final = 8 * 1024 * 1024
 _ANONYMOUS_AT: Final = f"{ANONYMOUS.name} at "
@@ -96,7 +96,7 @@ class UploadManager:
         *,
         may_read: Callable[[Repository], bool],
         actor: Actor = ANONYMOUS,
-        batch: int = HOLDERS_AT_ONCE,
+        batch: int = REPOSITORIES_AT_ONCE,
     ) -> bool:
         """Mount a blob from `source`, or from any repository that the caller may read (end-11).
 
