@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import httpx2
@@ -63,6 +64,30 @@ def test_the_next_revision_is_free_at_the_registry(shop: Shop, server: Server, t
 
     assert (first.code, first.out) == (0, "1.4.2.3\n")
     assert (after_delete.code, after_delete.out) == (0, "1.4.2.3\n")
+
+
+def test_of_two_rebuilds_with_the_same_revision_one_is_refused(shop: Shop, server: Server) -> None:
+    """Two rebuilds that chose the same revision push at once: one gets it, the other is refused, and the next one is free."""
+    arguments = ("tag", "new", "--scheme", "revision", "--of", "1.4.2", "--check", shop.repository)
+    shop.app("1.4.2")
+    chosen = {call(*arguments).out.strip() for _ in range(2)}
+    [revision] = chosen
+    images = [layered("abx"), layered("aby")]
+    for image in images:
+        shop.push("shop/app", image.digest, image)
+
+    def put(image: Document) -> int:
+        with httpx2.Client(base_url=server.url, trust_env=False) as client:
+            headers = {"content-type": image.media_type}
+            return client.put(f"/v2/shop/app/manifests/{revision}", content=image.raw, headers=headers).status_code
+
+    with ThreadPoolExecutor(2) as threads:
+        answers = [*threads.map(put, images)]
+    now = shop.client.head(f"/v2/shop/app/manifests/{revision}").headers["docker-content-digest"]
+
+    assert sorted(answers) == [201, 409]
+    assert now == images[answers.index(201)].digest
+    assert call(*arguments).out == "1.4.2.2\n"
 
 
 @pytest.mark.parametrize(

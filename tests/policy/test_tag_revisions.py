@@ -87,6 +87,15 @@ def test_a_number_beyond_the_limit_has_no_next_one() -> None:
         next_revision(Tag("1.4.2"), [Tag("1.4.2.999999")])
 
 
+@pytest.mark.parametrize("tag", ["16", "16.13"])
+def test_a_revision_of_a_short_version_is_of_another_line(tag: str) -> None:
+    """A revision of a version with one or two numbers is no update of it: from there the next short version is not found."""
+    revision = next_revision(Tag(tag), [])
+
+    assert newest_within(Tag(tag), [revision], VersionStep.MAJOR) is None
+    assert newest_within(revision, [Tag("17"), Tag("16.14")], VersionStep.MAJOR) is None
+
+
 numbers = st.integers(0, 300)
 versions = st.tuples(numbers, numbers, numbers, st.sampled_from(["", "-alpine", "-slim-bookworm"]))
 

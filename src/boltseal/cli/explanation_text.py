@@ -95,16 +95,17 @@ def _facts(each: Explanation, now_us: int, most: int) -> Iterator[tuple[str, lis
     old_tag, new_tag = change.old.tag or "latest", change.new.tag or "latest"
     yield "tag", [f"{old_tag} -> {new_tag}" if old_tag != new_tag else str(new_tag)]
     yield "old", ["nothing" if change.old_digest is None else str(change.old_digest)]
-    yield "new", [str(change.new_digest)]
+    yield "new", ["not resolved" if change.new_digest is None else str(change.new_digest)]
     yield "pushed", [_pushed(each.push)]
     if found is None:
         yield "contents", [each.reason]
     else:
         yield from _compared(found, most)
-    age = max(0, now_us - each.known_since_us)
-    ago = format_duration(age - age % _HOUR_US if age >= _HOUR_US else age)
-    created = f"; created {found.created}, by the image itself" if found is not None and found.created else ""
-    yield "known", [f"for {ago}, since {time_z(each.known_since_us)}{created}"]
+    if each.known_since_us is not None:
+        age = max(0, now_us - each.known_since_us)
+        ago = format_duration(age - age % _HOUR_US if age >= _HOUR_US else age)
+        created = f"; created {found.created}, by the image itself" if found is not None and found.created else ""
+        yield "known", [f"for {ago}, since {time_z(each.known_since_us)}{created}"]
     yield "runs on", list(each.runs) or ["no host, by the releases on this machine"]
 
 

@@ -35,13 +35,17 @@ _SIGNATURES = ("sigstore", "cosign", "notary", "notation", "signature")
 
 @dataclass(frozen=True, slots=True)
 class ImageChange:
-    """A change to explain. `places`: the services or files. References have a tag; `old_digest` None: nothing was locked."""
+    """A change to explain. `places`: the services or files. References have a tag; `old_digest` None: nothing was locked.
+
+    `new_digest` None: the new reference could not be resolved, and `unresolved` says why.
+    """
 
     places: tuple[str, ...]
     old: Reference
     old_digest: Digest | None
     new: Reference
-    new_digest: Digest
+    new_digest: Digest | None
+    unresolved: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,14 +109,14 @@ class Comparison:
 class Explanation:
     """An explained change. `comparison`: None with a `reason` if an image could not be read.
 
-    `known_since_us`: since when we know the new image. `runs`: where the old one runs, by the releases on this machine.
+    `known_since_us`: since when we know the new image; None if it could not be resolved. `runs`: where the old one runs, by the releases on this machine.
     """
 
     change: ImageChange
     push: Push
     comparison: Comparison | None
     reason: str
-    known_since_us: int
+    known_since_us: int | None
     runs: tuple[str, ...]
 
     def as_json(self) -> dict[str, Any]:
@@ -121,14 +125,14 @@ class Explanation:
         return {
             "places": list(change.places),
             "old": {"ref": str(change.old), "digest": None if change.old_digest is None else str(change.old_digest)},
-            "new": {"ref": str(change.new), "digest": str(change.new_digest)},
+            "new": {"ref": str(change.new), "digest": None if change.new_digest is None else str(change.new_digest)},
             "pushed": {
                 "by": push.actor or None,
                 "at": time_z(push.time_us) if push.time_us else None,
                 "proven": push.proven,
                 "reason": push.reason or None,
             },
-            "known_since": time_z(self.known_since_us),
+            "known_since": None if self.known_since_us is None else time_z(self.known_since_us),
             "runs": list(self.runs),
             "reason": self.reason or None,
             **({} if found is None else _comparison_json(found)),
@@ -144,36 +148,46 @@ async def explain_changes(
     changes: Sequence[ImageChange], transport: Transport, options: RegistryOptions
 ) -> list[Explanation]:
     """Explain changes, one after the other. Raises: LedgerBroken, StateUnusable."""
-    current = {each.new: each.new_digest for each in changes}
+    current = {each.new: each.new_digest for each in changes if each.new_digest is not None}
     since = await known_since(transport, options, current, options.client.now_us(), remember=False)
-    return [await _explain(each, since[each.new], transport, options) for each in changes]
+    return [await _explain(each, since.get(each.new), transport, options) for each in changes]
 
 
-async def _explain(change: ImageChange, since_us: int, transport: Transport, options: RegistryOptions) -> Explanation:
+async def _explain(
+    change: ImageChange, since_us: int | None, transport: Transport, options: RegistryOptions
+) -> Explanation:
     comparison, reason = None, ""
+    if change.new_digest is None:
+        reason = f"could not check: {change.unresolved}"
+        return Explanation(change, Push(reason=reason), None, reason, None, _runs(change, options))
     if change.old_digest is None:
         reason = "there is no earlier image to compare with"
     else:
         try:
-            comparison = await _compare(change, change.old_digest, transport, options)
+            comparison = await _compare(change, change.old_digest, change.new_digest, transport, options)
         except LedgerBroken:
             raise
         except BoltsealError as error:
             reason = f"could not check: {error.message}"
     return Explanation(
-        change, await _push(change, transport, options), comparison, reason, since_us, _runs(change, options)
+        change,
+        await _push(change, change.new_digest, transport, options),
+        comparison,
+        reason,
+        since_us,
+        _runs(change, options),
     )
 
 
 async def _compare(
-    change: ImageChange, old_digest: Digest, transport: Transport, options: RegistryOptions
+    change: ImageChange, old_digest: Digest, new_digest: Digest, transport: Transport, options: RegistryOptions
 ) -> Comparison:
     locations = [
         Location.parse(f"{reference.name}@{digest}")
-        for reference, digest in ((change.old, old_digest), (change.new, change.new_digest))
+        for reference, digest in ((change.old, old_digest), (change.new, new_digest))
     ]
     async with opened_sources(options.client, transport, *locations) as (old_source, new_source):
-        new = await inspect(new_source, change.new_digest, None)
+        new = await inspect(new_source, new_digest, None)
         old = await inspect(old_source, old_digest, None)
         if new.chosen and old.chosen and new.chosen != old.chosen and new.chosen in old.platforms:
             old = await inspect(old_source, old_digest, new.chosen)
@@ -218,7 +232,7 @@ def _cause_text(base: bool | None, own: bool | None) -> str:
     return "; ".join(filter(None, (changed or "none by the labels", f"{unknown} not stated" if unknown else "")))
 
 
-async def _push(change: ImageChange, transport: Transport, options: RegistryOptions) -> Push:
+async def _push(change: ImageChange, digest: Digest, transport: Transport, options: RegistryOptions) -> Push:
     reference = change.new
     name = (reference.repository, reference.tag or Tag("latest"))
     try:
@@ -229,7 +243,7 @@ async def _push(change: ImageChange, transport: Transport, options: RegistryOpti
             await read_tags(
                 transport,
                 reference.registry,
-                {name: str(change.new_digest)},
+                {name: str(digest)},
                 lambda registry: followed(options, transport, registry),
             )
         )[name]
@@ -239,7 +253,7 @@ async def _push(change: ImageChange, transport: Transport, options: RegistryOpti
         return Push(reason=f"could not check: {error.message}")
     if not isinstance(read, ProvenHistory):
         return Push(reason=f"could not check: {read.message}")
-    entries = [at for at in read.history.of(name[1]) if at.entry.digest == str(change.new_digest)]
+    entries = [at for at in read.history.of(name[1]) if at.entry.digest == str(digest)]
     if not entries:
         return Push(reason=f"the ledger of {reference.registry} has no entry of it")
     return Push(entries[0].entry.actor, entries[0].entry.time_us, entries[0].index in read.proven)

@@ -35,6 +35,7 @@ from boltseal.deploy.update_plan import (
     versions_to_resolve,
 )
 from boltseal.errors import BoltsealError, Invalid, Unavailable
+from boltseal.ledger.follow import LedgerBroken
 from boltseal.lockfile.document import LOCK_NAME, Lock, lock_key
 from boltseal.oci.reference import Reference, Tag
 from boltseal.policy.update_policy import parse_update
@@ -192,13 +193,20 @@ def _explained(
         changes: dict[tuple[Reference, Reference], ImageChange] = {}
         for step in changing:
             new = replace(step.image, tag=step.tag or step.image.tag)
-            client = RegistryClient(transport, new.registry)
-            digest = step.to or (await client.resolve(new.repository, new.tag or Tag("latest"))).digest
+            digest, unresolved = step.to, ""
+            if digest is None:
+                try:
+                    client = RegistryClient(transport, new.registry)
+                    digest = (await client.resolve(new.repository, new.tag or Tag("latest"))).digest
+                except LedgerBroken:
+                    raise
+                except BoltsealError as error:
+                    unresolved = error.message
             locked = None if lock is None else lock.find(step.image)
             before = changes.get((step.image, new))
             places = (*(before.places if before is not None else ()), step.service)
             old_digest = None if locked is None else locked.digest
-            changes[step.image, new] = ImageChange(places, step.image, old_digest, new, digest)
+            changes[step.image, new] = ImageChange(places, step.image, old_digest, new, digest, unresolved)
         return await explain_changes(list(changes.values()), transport, options)
 
     return ask(options, project.registries, run) if changing else ()

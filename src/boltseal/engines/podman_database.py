@@ -31,6 +31,8 @@ BOLT: Final = b"libpod/bolt_state.db"
 MAX_DATABASE_BYTES: Final = 256 * 1024 * 1024
 MAX_STEPS: Final = 1_000_000
 """The limit of SQLite's work: a forged table could be a view without end."""
+MAX_VALUE_BYTES: Final = 1024 * 1024
+"""The limit of a text: one instruction of a forged view could make one of a gigabyte."""
 ATTEMPTS: Final = 10
 PAUSE_S: Final = 0.05
 _USUAL: Final = "/containers/storage"
@@ -106,6 +108,7 @@ def _graph_root(files: SafeFolder, raw: bytes) -> str:
         with closing(sqlite3.connect(":memory:")) as database:
             database.deserialize(raw)
             database.execute("PRAGMA trusted_schema = OFF")
+            database.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, MAX_VALUE_BYTES)
             database.set_progress_handler(lambda: 1, MAX_STEPS)
             rows = database.execute(_QUERY).fetchmany(2)
     except sqlite3.Error as error:

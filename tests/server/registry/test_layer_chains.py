@@ -166,6 +166,22 @@ async def test_a_chain_is_found_out_when_the_config_has_arrived(data: Path) -> N
     assert (stored, [*after], rest) == (1, [BASE.digest], 0)
 
 
+async def test_two_processes_find_out_the_same_chains(data: Path) -> None:
+    """Two processes that find out pending chains at once store what a push would have stored, and leave none pending."""
+    async with serving(data, [{"repository": "**", "tag": "*", "mode": "floating"}]) as registry:
+        images = [layered(f"a{letter}") for letter in "bcdefg"]
+        for image in images:
+            await push(registry.client, "base/rt", "latest", image)
+        pushed = await chains_of(registry.client, *images)
+        forgotten = forget_chains(data)
+        store = chains_in(registry)
+        await asyncio.gather(store.find_pending(0), store.find_pending(0))
+
+        assert forgotten == len(images)
+        assert await chains_of(registry.client, *images) == pushed
+        assert await pending(registry.client) == 0
+
+
 async def test_a_repository_does_not_show_the_chains_of_another(data: Path) -> None:
     """The chain of an image is found in the repositories that have or had it only."""
     async with serving(data) as registry:

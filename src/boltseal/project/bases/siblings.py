@@ -9,14 +9,15 @@ its repository resolves to no longer, or with those of one that is outdated itse
 from __future__ import annotations
 
 from collections.abc import Container, Iterable
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from boltseal.oci.digest import Digest
 from boltseal.oci.reference import Reference
 from boltseal.project.bases.image_facts import ImageFacts
 from boltseal.project.bases.layer_match import Candidate, may_be_base, nearness
 
-MAX_SIBLINGS = 4
+MAX_SIBLINGS: Final = 4
+"""Maximum number of tags that are reported."""
 
 
 class ImageOfTag(NamedTuple):
