@@ -97,8 +97,8 @@ def rebased_image(
     for key in ("os.version", "os.features", "variant"):
         top[key] = _merged(key, ours.top.get(key), was.top.get(key), now.top.get(key), notes)
     top["created"] = max(ours.top.get("created") or "", now.top.get("created") or "")
-    inherited = _inherited_labels([each.settings for each in configs], labels)
-    settings = _settings(*inherited, notes)
+    mine, before, after = _inherited_labels([each.settings for each in configs], labels)
+    settings = _settings(mine, before, after, notes)
     settings["Labels"] = {
         name: value for name, value in {**settings.get("Labels", {}), **labels}.items() if value is not None
     }
