@@ -62,11 +62,13 @@ def test_only_a_record_in_the_ledger_replaces_a_build(tmp_path: Path, recorded: 
                 forged = line.replace(extra["inputs"].encode(), hash_.encode())
                 database.execute("UPDATE entry SET line = ? WHERE idx = ?", (forged, index))
         result = call("build", context, "--repository", f"{server.address}/shop/app")
+        silent = call("build", context, "--repository", f"{server.address}/shop/app", "-q")
 
     assert pushed.status_code == 201
     if recorded:
         assert result.code == 0
         assert "nothing to do: built of the same inputs" in result.err
+        assert "nothing to do" not in silent.err
     else:
         assert result.code == 1
         assert f"lists an entry {index} that its ledger does not prove" in result.err

@@ -99,6 +99,20 @@ def test_an_image_on_the_current_base_is_up_to_date(shop: ImageRegistry) -> None
     assert "the tag still resolves to its base" in more.out
 
 
+def test_a_base_that_was_not_resolved_again_is_mentioned(shop: ImageRegistry) -> None:
+    """Within the window the base's tag is not resolved again, and the run says so and how to do it now."""
+    shop.push("base/node", "latest", WAS)
+    shop.app("1.0")
+    first = call("outdated", f"{shop.address}/shop/app:1.0")
+    shop.push("base/node", "latest", NOW)
+    remembered = call("outdated", f"{shop.address}/shop/app:1.0")
+    now = shop.outdated(f"{shop.address}/shop/app:1.0")
+
+    assert (first.code, remembered.code, now.code) == (0, 0, 1)
+    assert "1 base tag not resolved again within 15m of the last time; now: --window 0s" in remembered.err
+    assert "not resolved again" not in first.err + now.err
+
+
 def test_an_outdated_image_is_reported_with_the_reason(shop: ImageRegistry) -> None:
     """An outdated image is exit code 1 with the base, its source, the time, the distance and the differences."""
     shop.push("base/node", "latest", NOW)

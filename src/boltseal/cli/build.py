@@ -113,5 +113,5 @@ def _print(output: CommandOutput, report: BuildReport) -> None:
         base_digest=base_digest,
     )
     if report.reason:
-        say(f"boltseal: {report.image}: {report.reason}")
+        say(f"{report.image}: {report.reason}")
     output.print(f"{report.image}@{report.digest}")

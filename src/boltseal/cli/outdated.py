@@ -30,6 +30,7 @@ from boltseal.commands.base_scan_request import BaseScanRequest
 from boltseal.commands.outdated import OutdatedRequest, find_outdated, rebuild_settings
 from boltseal.commands.rebuild_log import requested_at, requested_here
 from boltseal.commands.registry_access import RegistryOptions
+from boltseal.commands.text import counted
 from boltseal.config import secret_variable
 from boltseal.policy.durations import Duration
 
@@ -84,6 +85,9 @@ def outdated(
         except asyncio.CancelledError:  # by SIGTERM: it ends as by Ctrl-C
             raise KeyboardInterrupt from None
         print_report(output, report, verbose=details)
+        if report.remembered:
+            tags = counted(report.remembered, "base tag")
+            say(f"{tags} not resolved again within {window} of the last time; now: --window 0s")
         if not output.results and not allow_empty:
             output.nothing_to_check(f"found 0 images in {scan.source}", "check the arguments")
         print_rebuilds(output, report.rebuilds)

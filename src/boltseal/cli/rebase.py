@@ -82,7 +82,7 @@ def rebase(
         if report.digest is not None and not dry_run:
             output.print(f"{report.name}@{report.digest}")
             if report.entry is not None:
-                output.say(f"boltseal: entry {report.entry} of the ledger records its base")
+                output.say(f"entry {report.entry} of the ledger records its base")
 
 
 def _print_row(output: CommandOutput, report: RebaseReport, row: PlatformRow) -> None:

@@ -40,6 +40,8 @@ def release_hold(
                 digest=each.digest or None,
             )
             output.print(clean(f"{each.service}: {each.image} of {each.digest or each.image_id}: {each.reason}"))
+        if found.images and not end:
+            output.say(f"end it with: boltseal release hold --end --project-name {name}")
         if not found.rollbacks:
             output.print(f"no rollback of {name} holds anything")
         elif end:

@@ -69,6 +69,7 @@ class OutdatedReport:
     """The result of a scan for outdated images.
 
     `artifacts`: number of tags that are not images. `limits`: remaining pulls, by registry. `now_us`: the time of it.
+    `remembered`: number of base tags that were not resolved again within the window.
     """
 
     outcome: Outcome
@@ -78,6 +79,7 @@ class OutdatedReport:
     rebuilds: tuple[RebuildResult, ...]
     limits: tuple[tuple[str, PullLimit], ...]
     now_us: int
+    remembered: int = 0
 
 
 def rebuild_settings(settings: Path, secret: Callable[[str], str]) -> RebuildSettings:
@@ -126,6 +128,7 @@ def find_outdated(
             artifacts=artifacts,
             rebuilds=tuple(rebuilds),
             limits=limits,
+            remembered=len(scanner.remembered),
             now_us=options.client.now_us(),
         )
 

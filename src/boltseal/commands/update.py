@@ -38,14 +38,14 @@ from boltseal.errors import BoltsealError, Invalid, Unavailable
 from boltseal.ledger.follow import LedgerBroken
 from boltseal.lockfile.document import LOCK_NAME, Lock, lock_key
 from boltseal.oci.reference import Reference, Tag
-from boltseal.policy.update_policy import parse_update
+from boltseal.policy.update_policy import UpdateInvalid, UpdateRules, parse_update
 from boltseal.project.edit_journal import EditJournal
 from boltseal.project.edits import FileEdit, ScanRequest
 from boltseal.project.replace_files import replace_all
 from boltseal.project.resolve import Resolver
 from boltseal.project.retag import retag
 from boltseal.project.scan import scan_project
-from boltseal.project.settings import project_settings
+from boltseal.project.settings import PROJECT_FILE, project_settings
 from boltseal.project.source_files import ProjectTree
 
 _CHANGES: Final = frozenset({UpdateAction.TAKE, UpdateAction.WAIT, UpdateAction.PROPOSE})
@@ -104,12 +104,26 @@ def update_project(
     return UpdateReport(outcome, decided, release)
 
 
+def _rules(project: DeployableProject, client: ClientContext) -> UpdateRules:
+    """Return the rules of the project. Raises: UpdateInvalid."""
+    try:
+        rules = parse_update(project_settings(project.root).update)
+    except UpdateInvalid as error:
+        raise UpdateInvalid(f"{PROJECT_FILE}: {error.message}") from error
+    for name in sorted(rules.services.keys() - project.read.model.services.keys()):
+        client.notice(
+            f"{PROJECT_FILE}: [update.services.{name}] is not used: service {name} is not part of this update "
+            "(by its name, its profile, or the services that were named)"
+        )
+    return rules
+
+
 def _decide(request: UpdateRequest, project: DeployableProject, options: RegistryOptions) -> tuple[UpdateStep, ...]:
     """Return the decision for each service (steps 1 and 2).
 
     It takes one HEAD request for each floating tag and each version that the policy may take, and one tag list per version.
     """
-    rules = parse_update(project_settings(project.root).update)
+    rules = _rules(project, options.client)
     if request.cooldown_us is not None:
         rules = rules.with_cooldown(request.cooldown_us)
     lock, folder = project.lock()

@@ -108,6 +108,7 @@ def test_a_rollback_is_held_until_a_person_ends_the_hold(shop: ComposeProject) -
     assert "is not updated: held since release 3" in lock.err
     assert "runs already" in still.out
     assert (held.code, ended.code) == (1, 0)
+    assert "boltseal release hold --end" in held.err
     assert words == {"web": "good"}
     assert after.code == 0, after.err
     assert shop.words() == {"web": "bad"}

@@ -166,6 +166,9 @@ class BaseScanner:
         self._tag_past = TagPast(transport, documents, cache, histories, self._has_ledger, self._chains)
         self._now_us = now_us
         self._after_us = now_us - window_s * 1_000_000
+        self._resolved: set[Reference] = set()
+        self.remembered: set[Reference] = set()
+        """Base tags that were resolved within the window, and not by this scan."""
         self._max_units = max_units
         self._at_once = at_once
         self._progress = progress
@@ -317,8 +320,10 @@ class BaseScanner:
                 and (observed_digest := self._histories.newest(reference, self._after_us, self._now_us)) is not None
             ):
                 found[reference] = observed_digest
+                self.remembered |= {reference} - self._resolved
             else:
                 asked.append(reference)
+                self._resolved.add(reference)
         for registry in {reference.registry for reference in asked}:
             check = await self.followed(registry)
             if isinstance(check, BoltsealError):
