@@ -171,6 +171,7 @@ def test_a_base_that_moved_is_not_replaced_by_its_own_base(shop: ImageRegistry) 
     state_folder().joinpath("learned.db").unlink()
     kept = shop.outdated("--registry", shop.address, "--json")
     shop.forget_chain(layered("or"))
+    state_folder().joinpath("learned.db").unlink()
     unknown = shop.outdated("--registry", shop.address, "--json")
     answers = [team_app(result) for result in (before, known, remembered, kept, unknown)]
 
