@@ -43,7 +43,7 @@ def sleeper(
         "created": "2026-01-02T03:04:05Z",
         "config": {"Cmd": list(command), "Labels": {"words": words}},
         "rootfs": {"type": "layers", "diff_ids": [digest_of(tar)]},
-        "history": [{"created_by": words}],
+        "history": [{"created": "2026-01-02T03:04:05Z", "created_by": words}],
     }
     made = Blob(to_json(config), OCI_CONFIG)
     body = {"schemaVersion": 2, "mediaType": OCI_MANIFEST, "config": made.descriptor(), "layers": [layer.descriptor()]}
