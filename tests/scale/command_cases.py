@@ -170,6 +170,7 @@ NOT_MEASURED: Final[Mapping[str, str]] = {
     "tag new": "one request for each tag it tries, at most a few",
     "update": "measured as lock and outdated, which it calls",
     "build": "calls a builder",
+    "rebase": "reads the layers of three images",
     "ps": "reads an engine",
     "pull": "one image",
     "keep ls": "reads an engine",

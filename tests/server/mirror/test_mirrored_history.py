@@ -75,10 +75,11 @@ def test_observations_are_listed_and_proven(mirror: Server, fake: FakeUpstream) 
 
 
 def test_a_mirrored_base_that_moved_is_found_by_the_mirrors_log(mirror: Server, fake: FakeUpstream) -> None:
-    """A moved base that only the mirror observed is found by its log, without a base annotation and at the first check."""
-    for repository, letters in (("base/os", "o"), ("base/rt", "or")):
-        fake.publish(repository, "latest", layered(letters))
+    """A moved base that was pulled through the mirror is found by its log, without a base annotation and at the first check."""
+    for repository, base in (("base/os", layered("o")), ("base/rt", layered("or"))):
+        fake.publish(repository, "latest", base)
         pull(mirror, "latest", repository)
+        httpx2.get(f"{mirror.url}/v2/{NAME}/{repository}/blobs/{base.config.digest}", trust_env=False)
     fake.publish("team/app", "1.4.2", layered("orX", created=format_time(now_us())))
     fake.publish("base/rt", "latest", layered("os"))
     for repository, tag in (("base/rt", "latest"), ("team/app", "1.4.2")):

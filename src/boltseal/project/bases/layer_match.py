@@ -44,9 +44,9 @@ def longest_match(image: ImageFacts, candidates: Iterable[Candidate]) -> tuple[C
 def may_be_base(image: ImageFacts, base: ImageFacts) -> bool:
     """Return whether an image can have been built on another: it begins with its layers, and is another image.
 
-    With equal layers and an equal history, neither shows that it was built on the other one.
+    With equal layers, an equal history shows no build of either one, and a longer history shows that the other one was built on it.
     """
-    adds = image.diff_ids != base.diff_ids or not image.history or image.history != base.history
+    adds = image.diff_ids != base.diff_ids or not image.history or not base.history_begins_with(image)
     return image.config != base.config and image.begins_with(base) and adds
 
 

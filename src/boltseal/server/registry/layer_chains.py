@@ -54,14 +54,24 @@ class LayerChains:
     async def of(self, repository: Repository, digests: Iterable[Digest]) -> dict[str, str]:
         """Return the documents of manifests and of the images of those that are indexes, as JSON by digest.
 
-        Only what this repository has or had; pending ones are left out.
+        Only what this repository has or had. A pending one is found out, if its config is stored by now.
         """
-        asked = [str(digest) for digest in digests]
-        read = partial(layer_chain_table.documents, repository_name=repository)
-        found = await self._database.read(lambda snapshot: read(snapshot, digests=asked))
+        found = await self._documents(repository, [str(digest) for digest in digests])
         images = {image.digest for text in found.values() for image in parse_chain(text).images or ()}
-        missing = sorted(images - found.keys())
-        return found | (await self._database.read(lambda snapshot: read(snapshot, digests=missing)) if missing else {})
+        return found | await self._documents(repository, sorted(images - found.keys()))
+
+    async def _documents(self, repository: Repository, digests: list[str]) -> dict[str, str]:
+        if not digests:
+            return {}
+        found = await self._database.read(
+            partial(layer_chain_table.documents, repository_name=repository, digests=digests)
+        )
+        rest = [digest for digest in digests if digest not in found][:BATCH]
+        waiting = partial(layer_chain_table.pending_of, repository_name=repository, digests=rest, limit=BATCH)
+        for row in await self._database.read(waiting) if rest else ():
+            if (text := await self._read(row)) is not None:
+                found[row.digest] = text
+        return found
 
     async def document(self, repository: Repository, manifest: Manifest, digest: Digest) -> str | None:
         """Return the document of a manifest as JSON; None if its config is not stored in this repository."""

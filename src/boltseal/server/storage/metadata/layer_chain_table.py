@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import Final, NamedTuple
 
-from sqlalchemy import and_, exists, func, select, text, tuple_
+from sqlalchemy import ColumnElement, and_, exists, func, select, text, tuple_
 
 from boltseal.oci.manifest import LinkKind
 from boltseal.server.storage.batches import batches
@@ -75,6 +75,17 @@ def documents(snapshot: Snapshot, repository_name: str, digests: Collection[str]
 
 def pending(snapshot: Snapshot, after: tuple[int, str], limit: int) -> list[PendingChain]:
     """Return at most `limit` pending chains that can be found out, after (repository id, digest), in this order."""
+    place = tuple_(layer_chain.c.repository_id, layer_chain.c.digest)
+    return _pending(snapshot, place > after, limit)
+
+
+def pending_of(snapshot: Snapshot, repository_name: str, digests: Collection[str], limit: int) -> list[PendingChain]:
+    """Return at most `limit` pending chains of these manifests of a repository that can be found out."""
+    named = and_(repository.c.name == repository_name, layer_chain.c.digest.in_(digests))
+    return _pending(snapshot, named, limit)
+
+
+def _pending(snapshot: Snapshot, condition: ColumnElement[bool], limit: int) -> list[PendingChain]:
     missing_config = exists().where(
         link.c.repository_id == layer_chain.c.repository_id,
         link.c.parent == layer_chain.c.digest,
@@ -90,7 +101,7 @@ def pending(snapshot: Snapshot, after: tuple[int, str], limit: int) -> list[Pend
         .join(content, content.c.canonical == manifest.c.canonical)
         .join(repository, repository.c.id == layer_chain.c.repository_id)
         .where(text(f"layer_chain.{PENDING_CHAIN}"), ~missing_config)
-        .where(tuple_(layer_chain.c.repository_id, layer_chain.c.digest) > after)
+        .where(condition)
         .order_by(layer_chain.c.repository_id, layer_chain.c.digest)
         .limit(limit)
     )
