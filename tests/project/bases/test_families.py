@@ -313,6 +313,17 @@ ON_ITSELF: list[Step] = [
 ]
 """A tag whose former image has exactly the layers and history of its base, and an image that is built on that one."""
 
+CIRCLE: list[Step] = [
+    ("build", "base/os:1", None, "layer", ("amd64",), "none"),
+    ("scan",),
+    ("build", "base/rt:1", "base/os:1", "layer", ("amd64",), "none"),
+    ("scan",),
+    ("build", "team/app:1", "base/rt:1", "layer", ("amd64",), "none"),
+    ("scan",),
+    ("build", "base/os:1", "base/rt:1", "settings", ("amd64",), "none"),
+]
+"""A base that is built again on an image that was built on it, with other settings only."""
+
 
 async def _run_steps(family: Family, steps: list[Step], *, observed: bool) -> list[str]:
     """Run the life of a family; return the wrong answers.
@@ -358,6 +369,7 @@ def test_no_image_is_current_by_mistake_at_a_registry_with_a_ledger(tmp_path: Pa
         @settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
         @given(lives())
         @example(ON_ITSELF)
+        @example(CIRCLE)
         def check(steps: list[Step]) -> None:
             number = next(numbers)
             family = Family(WithLedger(registry, f"f{number}/", tmp_path / str(number)))
