@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -101,6 +103,7 @@ def test_the_disk_of_a_stopped_host_has_the_stores_of_all_its_engines(
     separately."""
     usual = {"docker": "docker", "containerd": "containerd", "podman": "containers/storage"}
     made = {name: originals(name).copy(mkdir(tmp_path / "disk/var/lib" / at)) for name, at in usual.items()}
+    at_the_usual_path(made["podman"].root)
     clean = program_of_boltseal.call("scrub", "--root", tmp_path / "disk")
     made["podman"].at("bin/tool").chmod(0o4755)
     dirty = program_of_boltseal.call("scrub", "--root", tmp_path / "disk", "--json")
@@ -116,6 +119,8 @@ def test_a_hosts_stores_are_found_without_root(originals: Callable[[str], Store]
     """Without `--root`, scrub finds the stores of this host."""
     name = {"containers/storage": "podman"}.get(at, at)
     folder = originals(name).copy(tmp_path / "store").root
+    if name == "podman":
+        at_the_usual_path(folder)
     lay = f"mount -t tmpfs none /var/lib && mkdir -p /var/lib/{at} && mount --bind {folder} /var/lib/{at}"
     argv = [
         program("unshare"),
@@ -135,6 +140,12 @@ def test_a_hosts_stores_are_found_without_root(originals: Callable[[str], Store]
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stdout.startswith("holds L0: ")
     assert f" ({name}): 3 layers, 27 entries" in done.stdout
+
+
+def at_the_usual_path(root: Path) -> None:
+    """Record the default folder in the database of a copied store of Podman, as Podman does when it creates a store there."""
+    with closing(sqlite3.connect(root / "db.sql")) as database, database:
+        database.execute("UPDATE DBConfig SET GraphRoot = '/var/lib/containers/storage'")
 
 
 def mkdir(path: Path) -> Path:
