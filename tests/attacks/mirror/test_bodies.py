@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import sqlite3
+from contextlib import closing
+from pathlib import Path
 
 import pytest
 
 from boltseal.client.registry_client import MAX_MANIFEST_BYTES
 from boltseal.server.mirror.blob_fetch import HELD_BACK_BYTES
+from boltseal.server.storage.metadata.migrate import DATABASE_NAME
 from tests.asgi import Answer, send
 from tests.fakes.upstream import Asked, FakeUpstream, Speak, raw, status
 from tests.images import OCI_MANIFEST, digest_of, image
+from tests.polling import until
 from tests.server.mirror.mirrors import NAME
 from tests.serving import Serving
 
@@ -156,11 +161,18 @@ async def test_another_digest_for_head_than_for_get_is_not_followed(mirror: Serv
     assert upstream.counted["GET /v2/team/app/manifests/latest"] == 0
 
 
+def is_stored(data: Path, digest: str) -> bool:
+    """Return whether the mirror has stored a blob, which it does after the client has it."""
+    with closing(sqlite3.connect(data / DATABASE_NAME)) as database:
+        return database.execute("SELECT 1 FROM blob WHERE digest = ?", (digest,)).fetchone() is not None
+
+
 async def test_a_manifest_with_a_false_blob_size_is_not_stored(mirror: Serving, upstream: FakeUpstream) -> None:
     """A manifest that states another size for a stored blob than the blob has is not stored."""
     layer = image("first").layers[0]
     upstream.blobs[layer.digest] = layer.data
     await mirror.client.get(f"/v2/{NAME}/team/app/blobs/{layer.digest}")
+    await until(lambda: is_stored(mirror.data, layer.digest), "the blob is stored")
     lie = image("first")
     lying = type(lie)(lie.raw.replace(f'"size":{len(layer.data)}'.encode(), b'"size":1'), lie.media_type)
     upstream.publish("team/app", None, lying)
