@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -20,6 +19,7 @@ from boltseal.oci.descriptor import Descriptor
 from boltseal.oci.digest import Digest
 from boltseal.oci.manifest import Manifest
 from boltseal.oci.reference import Reference, Tag
+from boltseal.transfer.moved_blobs import move_largest_first
 from boltseal.transfer.remote import RepositoryLocation
 
 AT_ONCE: Final = 4
@@ -43,18 +43,11 @@ class RebasePush:
         source = self._location(self.base)
         layers = {each.digest: each for part in parts for each in part.new.manifest.layers}
         total = sum(each.size for each in layers.values())
-        queue = iter(sorted(layers.values(), key=lambda each: -each.size))
 
-        async def work() -> None:
-            for descriptor in queue:
-                await target.put_blob(descriptor, lambda each=descriptor: self._counted(source, each, total))  # type: ignore[misc]
+        async def move(layer: Descriptor) -> None:
+            await target.put_blob(layer, lambda: self._counted(source, layer, total))
 
-        try:
-            async with asyncio.TaskGroup() as group:
-                for _ in range(min(AT_ONCE, len(layers))):
-                    group.create_task(work())
-        except BaseExceptionGroup as failed:
-            raise failed.exceptions[0] from None
+        await move_largest_first(layers.values(), AT_ONCE, move)
         for part in parts:
             manifest, config = part.result.manifest, part.result.config
             if manifest.config is not None:

@@ -15,7 +15,6 @@ interrupted copy, repeat it: step 3 finds the blobs that arrived.
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator, Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Final
@@ -25,6 +24,7 @@ from boltseal.errors import NotFound
 from boltseal.oci.descriptor import Descriptor
 from boltseal.oci.digest import Digest
 from boltseal.oci.manifest import LinkKind, Manifest
+from boltseal.transfer.moved_blobs import move_largest_first
 from boltseal.transfer.protocols import BlobTransfer, ContentDamaged, ImageSource, ImageTarget, TagTaken
 
 AT_ONCE: Final = 6
@@ -128,18 +128,7 @@ class Copier:
                 if link.kind in (LinkKind.CONFIG, LinkKind.LAYER) and link.descriptor.digest not in self._held:
                     wanted.setdefault(link.descriptor.digest, link.descriptor)
         self._to_move += sum(descriptor.size for descriptor in wanted.values())
-        queue = iter(sorted(wanted.values(), key=lambda descriptor: -descriptor.size))
-
-        async def work() -> None:
-            for descriptor in queue:
-                await self._blob(descriptor)
-
-        try:
-            async with asyncio.TaskGroup() as group:
-                for _ in range(min(self.at_once, len(wanted))):
-                    group.create_task(work())
-        except BaseExceptionGroup as failed:
-            raise failed.exceptions[0] from None
+        await move_largest_first(wanted.values(), self.at_once, self._blob)
 
     async def _blob(self, descriptor: Descriptor) -> None:
         before = self._moved
