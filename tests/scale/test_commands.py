@@ -35,6 +35,8 @@ def growths(stores: Mapping[int, Path], tmp_path_factory: pytest.TempPathFactory
                 for case in CASES:
                     seconds = least_seconds_blocking(partial(case.act, place), case.runs)
                     found[case.name].seconds[size] = seconds
+                    sys.stdout.write(f"{size:>9} {1000 * seconds:9.1f} ms  {case.name}\n")
+                    sys.stdout.flush()
             shutil.rmtree(folder)
     sys.stdout.write(f"\n{table(found)}\n")
     return found
