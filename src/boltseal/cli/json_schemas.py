@@ -121,6 +121,7 @@ _VERDICT: Final[_Row] = {
     "expect?": str | None,
     "since?": OptionalTime,
     "changes?": dict[str, Any] | None,
+    "explanation?": dict[str, Any],
 }
 _PURGED: Final[_Row] = _FINDING | {"digest?": DigestText}
 

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import islice
 from typing import Any, Final
 
+from boltseal.cli.explained_bases_text import explained_of, markdown_lines, print_explained
 from boltseal.cli.output import CommandOutput, print_wrapped, say
 from boltseal.cli.progress import size_text
+from boltseal.commands.base_change import ExplainedBase
 from boltseal.commands.outdated import OutdatedReport
 from boltseal.commands.rebuild_log import RebuildRecord
 from boltseal.commands.text import clean, counted
@@ -31,35 +33,49 @@ MAX_SETTINGS: Final = 10
 """How many changed settings of a base are printed; `--json` has all of them."""
 
 
-def print_report(output: CommandOutput, report: OutdatedReport, *, verbose: bool) -> None:
-    """Print a scan. `verbose`: also why an image is current."""
+def print_report(output: CommandOutput, report: OutdatedReport, *, verbose: bool, markdown: bool = False) -> None:
+    """Print a scan. `verbose`: also why an image is current. `markdown`: as Markdown instead of text."""
     output.outcome = report.outcome
+    as_text = not (output.as_json or markdown)
     for image in report.reports:
-        _print_image_report(output, image, report.now_us, verbose=verbose)
+        explained = explained_of(image, report)
+        _add_image(output, image, explained)
+        if as_text:
+            quiet = image.verdict.status in _RESULTS and not verbose
+            details = () if quiet else _details(image.verdict, image, report.now_us)
+            _print_image(image.verdict.status, image.wanted.name, details)
+            print_explained(explained)
     for name, reason in report.left_out:
         output.add(ref=name, status="cannot tell", reason=reason)
-        _print_image(output, "cannot tell", name, [("why", reason)])
+        if as_text:
+            _print_image("cannot tell", name, [("why", reason)])
+    if markdown:
+        for line in markdown_lines(report):
+            output.print(line)
     _print_summary(report)
 
 
-def _print_image_report(output: CommandOutput, report: BaseReport, now_us: int, *, verbose: bool) -> None:
+def _add_image(output: CommandOutput, report: BaseReport, explained: Mapping[str, ExplainedBase]) -> None:
     verdict = report.verdict
     output.add(
         ref=report.wanted.name,
         digest=None if report.digest is None else str(report.digest),
         **_fields(verdict),
+        **_explanation(explained.get(verdict.platform)),
         runs_on=list(report.wanted.runs_on),
         rebuild_first=list(verdict.rebuild_first),
         ancestors=[_fields(each) for each in verdict.ancestors],
-        platforms=[_fields(each) for each in report.verdicts] if len(report.verdicts) > 1 else [],
+        platforms=[_fields(each) | _explanation(explained.get(each.platform)) for each in report.verdicts]
+        if len(report.verdicts) > 1
+        else [],
     )
-    quiet = verdict.status in _RESULTS and not verbose
-    _print_image(output, verdict.status, report.wanted.name, () if quiet else _details(verdict, report, now_us))
 
 
-def _print_image(output: CommandOutput, status: str, name: str, details: Iterable[tuple[str, str]]) -> None:
-    if output.as_json:
-        return
+def _explanation(explained: ExplainedBase | None) -> dict[str, Any]:
+    return {} if explained is None else {"explanation": explained.as_json()}
+
+
+def _print_image(status: str, name: str, details: Iterable[tuple[str, str]]) -> None:
     print_wrapped(f"{status:<12} ", clean(name))
     for label, text in details:
         print_wrapped(f"{label:<10}", clean(text), indent=13)

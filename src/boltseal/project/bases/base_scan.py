@@ -154,7 +154,7 @@ class BaseScanner:
         progress: Callable[[int, int], None] = lambda _done, _all: None,
     ) -> None:
         self.transport = transport
-        self._documents = documents
+        self.documents = documents
         self._cache = cache
         self._histories = histories
         self._allowed = allowed
@@ -265,7 +265,7 @@ class BaseScanner:
         now |= await self._resolve(bases - now.keys(), frozenset())
         # 4
         resolver = BaseResolver(
-            self._documents,
+            self.documents,
             self._histories,
             self._chains,
             now,
@@ -359,17 +359,17 @@ class BaseScanner:
         try:
             if self._units > self._max_units:
                 raise TooLarge("too many images at a time: check fewer at a time")
-            manifest = await self._documents.manifest(image.remote, image.digest)
+            manifest = await self.documents.manifest(image.remote, image.digest)
             entries = await self._tag_past.entries(image.remote)
             if not manifest.is_index:
-                facts = await self._documents.facts(image.remote, image.digest)
+                facts = await self.documents.facts(image.remote, image.digest)
                 image.parts = [await self._read_part(image, facts, manifest, {}, entries)]
                 return
             for child in images_of_index(manifest):
                 if image.wanted.platforms and not _in_use(child.platform, image.wanted.platforms):
                     continue
                 try:
-                    facts = await self._documents.facts(image.remote, child.digest)
+                    facts = await self.documents.facts(image.remote, child.digest)
                 except NotAnImage as error:  # an index may also contain other artifacts
                     not_an_image = error
                     continue
@@ -396,7 +396,7 @@ class BaseScanner:
             claims.append(claim_from_annotations(manifest.annotations))
         found = [claim for claim in claims if claim is not None]
         if not found and manifest.is_index:
-            for raw in await self._documents.statements(image.remote, manifest, facts.manifest):
+            for raw in await self.documents.statements(image.remote, manifest, facts.manifest):
                 found += claims_from_provenance(raw)
         from_labels = (inherited_claim(facts, image.wanted.reference), claim_from_labels(facts))
         found += [claim for claim in (*from_labels, image.wanted.base) if claim is not None]
