@@ -16,7 +16,7 @@ from boltseal.commands.explained_bases import ExplainedImage
 from boltseal.commands.outdated import OutdatedReport
 from boltseal.commands.text import clean, counted
 from boltseal.policy.base_change_reach import PartState, Reach
-from boltseal.project.bases.base_scan import BaseReport
+from boltseal.project.bases.base_report import BaseReport
 
 MAX_LISTED: Final = 10
 """How many packages and files are listed as text for each image; all are counted."""

@@ -117,6 +117,7 @@ _VERDICT: Final[_Row] = {
     "evidence?": str | None,
     "built_on?": OptionalDigest,
     "resolves_to?": OptionalDigest,
+    "newer_revision?": str | None,
     "behind?": int,
     "behind_exact?": bool,
     "expect?": str | None,

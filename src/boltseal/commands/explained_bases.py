@@ -25,7 +25,7 @@ from boltseal.oci.digest import Digest
 from boltseal.oci.platform import Platform
 from boltseal.oci.reference import Reference
 from boltseal.policy.base_change_reach import Reach
-from boltseal.project.bases.base_scan import BaseReport
+from boltseal.project.bases.base_report import BaseReport
 from boltseal.project.bases.changes import changes
 from boltseal.project.bases.freshness import BaseStatus, BaseVerdict
 from boltseal.project.bases.image_documents import ImageDocuments, RemoteRepository
@@ -143,11 +143,13 @@ def platform_of(text: str) -> Platform:
 
 
 def moved_base(verdict: BaseVerdict) -> BaseMove | str:
-    """Return the closest base of an outdated image that moved, or why it is not known what it was."""
+    """Return the closest base of an outdated image that moved or has a newer revision, or why it is not known what it was."""
     moved = verdict
     if verdict.rebuild_first:
         moved = next((each for each in verdict.ancestors if each.status is BaseStatus.OUTDATED), verdict)
     base = None if moved.claim is None else moved.claim.base
+    if moved.newer is not None and moved.newer.digest is not None and moved.now is not None:
+        return BaseMove(moved.newer.by_tag, moved.now, moved.newer.digest, verdict.platform)
     if base is None or moved.now is None or moved.built_on is None:
         return f"which image of {base or 'its base'} it was built on is not known"
     return BaseMove(base, moved.built_on, moved.now, verdict.platform)

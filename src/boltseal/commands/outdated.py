@@ -25,9 +25,10 @@ from boltseal.commands.text import clean, counted
 from boltseal.errors import Invalid
 from boltseal.events import BaseOutdated
 from boltseal.ledger.entry import EntryKind
-from boltseal.policy.rebuild_actions import RebuildAction, token_of
+from boltseal.policy.rebuild_actions import RebuildAction, separator_for, token_of
 from boltseal.policy.tag_expectations import OFFICIAL_IMAGES, TagExpectations
-from boltseal.project.bases.base_scan import BaseReport, BaseScanner, ImageToCheck
+from boltseal.project.bases.base_report import BaseReport, ImageToCheck
+from boltseal.project.bases.base_scan import BaseScanner
 from boltseal.project.bases.freshness import BaseStatus
 from boltseal.project.bases.image_documents import ImageDocuments
 from boltseal.project.bases.image_facts import NotAnImage
@@ -164,6 +165,7 @@ async def opened_scanner(
             watch=lambda registry: followed(options, transport, registry),
             ignored=client.settings.ignores_outdated,
             expectations=TagExpectations((*client.settings.tags, *OFFICIAL_IMAGES)),
+            separator=lambda image: separator_for(client.settings.on_outdated, image.repository, image.tag),
             now_us=now_us,
             window_s=window_s,
             progress=lambda done, total: progress("images", done, total),
