@@ -91,6 +91,7 @@ _CONTAINER: Final[_Row] = _CHECK | {
     "machine?": str | None,
     "local?": bool,
     "recorded?": bool,
+    "changed_on_disk?": bool,
     "names?": list[str],
     "tags?": list[dict[str, str | int | None]],
     "tags_by?": str | None,
