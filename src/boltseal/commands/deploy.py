@@ -40,9 +40,9 @@ from boltseal.deploy.up_to_date import current_release
 from boltseal.engines.api import Engine, connected
 from boltseal.errors import BoltsealError, Invalid, Precondition, Unavailable
 from boltseal.events import ReleaseDone, ReleaseFailed
+from boltseal.host.changed_images import ChangedImages
 from boltseal.host.engine_images import EngineHost
 from boltseal.host.image_archive import ImageArchive
-from boltseal.host.keeper import Keeper
 from boltseal.host.kept_images import KeptImages
 from boltseal.host.pull import Puller
 from boltseal.lockfile.document import LOCK_NAME, Lock
@@ -228,7 +228,7 @@ class DeployableProject:
                 copies=address.scheme == "unix",
             )
             host = await EngineHost.of(engine, KeptImages(client.state), client.now_us)
-            changed = Keeper(host).changed_images()
+            changed = await ChangedImages(host).ids()
             release = await current_release(flow, self.read, lock, self.services, changed)
             if release is None:
                 return None
