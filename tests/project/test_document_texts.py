@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from hypothesis import example, given
 from hypothesis import strategies as st
-from yaml.nodes import Node, ScalarNode
 
 from boltseal.project.references.yaml_nodes import compose, document_texts, walk
+from boltseal.project.references.yaml_tree import Node, ScalarNode
 from boltseal.project.source_files import SourceFile, Unreadable
 
 TOKENS = (
@@ -48,7 +48,9 @@ def shapes(path: str, texts: list[str]) -> list[tuple[object, ...]] | None:
     except Unreadable:
         return None
     return [
-        (node.tag, node.value, node.style) if isinstance(node, ScalarNode) else (node.tag, len(node.value))
+        (node.tag, node.value, node.style)
+        if isinstance(node, ScalarNode)
+        else (node.tag, len(list(node.tree.children(node.at))))
         for node in nodes
     ]
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from boltseal.project.edits import EditResult, ScanRequest, edit
-from boltseal.project.references import yaml_nodes
+from boltseal.project.references import yaml_tree
 from boltseal.project.scan import scan_project
 from boltseal.project.source_files import CACHED_CHARACTERS, ProjectTree
 from tests.project.projects import DATA as TRAPS
@@ -31,13 +31,13 @@ def calls(function: Callable[..., object], work: Callable[[], object]) -> int:
 
 
 def edited(root: Path) -> tuple[int, int, EditResult]:
-    """Pin the first reference; return the nodes that the scan parsed, those that the edit parsed, and its result."""
+    """Pin the first reference; return the documents that the scan parsed, those that the edit parsed, and its result."""
     asked = ScanRequest(ProjectTree(root))
-    scanned = calls(yaml_nodes._Loader.resolve, lambda: scan_project(asked.project))
+    scanned = calls(yaml_tree._read, lambda: scan_project(asked.project))
     found = scan_project(asked.project)
     results: list[EditResult] = []
     first = found.image_refs[0]
-    parsed = calls(yaml_nodes._Loader.resolve, lambda: results.append(edit(asked, found, {first: digest_of(first)})))
+    parsed = calls(yaml_tree._read, lambda: results.append(edit(asked, found, {first: digest_of(first)})))
     return scanned, parsed, results[0]
 
 

@@ -117,11 +117,13 @@ _VERDICT: Final[_Row] = {
     "evidence?": str | None,
     "built_on?": OptionalDigest,
     "resolves_to?": OptionalDigest,
+    "newer_revision?": str | None,
     "behind?": int,
     "behind_exact?": bool,
     "expect?": str | None,
     "since?": OptionalTime,
     "changes?": dict[str, Any] | None,
+    "explanation?": dict[str, Any],
 }
 _PURGED: Final[_Row] = _FINDING | {"digest?": DigestText}
 

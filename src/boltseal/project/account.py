@@ -12,21 +12,20 @@ A file that can't be parsed is read line by line, as are texts of several lines,
 from __future__ import annotations
 
 import re
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from enum import Enum, auto
 from typing import Final, NamedTuple
 
-from yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
-
 from boltseal.errors import quote
 from boltseal.lockfile.document import LOCK_NAME
 from boltseal.project.image_references import Accounted, ScanProblem, ScanResult, Span
 from boltseal.project.references.hcl import read_hcl
-from boltseal.project.references.image_shape import argument_of, is_word, looks_like_image, names_image
-from boltseal.project.references.yaml_nodes import compose, is_null, items, literal_offsets, span_of, text_of
+from boltseal.project.references.image_shape import IMAGE_HINT, argument_of, is_word, looks_like_image, names_image
+from boltseal.project.references.yaml_nodes import compose, is_null, literal_offsets, span_of, text_of
+from boltseal.project.references.yaml_tree import Node, ScalarNode, Tree
 from boltseal.project.source_files import ProjectTree, SourceFile, Unreadable
 
 NOT_UNDERSTOOD: Final = "looks like an image, but its place is not understood: it is not locked; [[lock.ignore]] in .boltseal.toml leaves it out"
@@ -40,6 +39,7 @@ _CONTAINER_KEYS: Final = frozenset(
         *("volumeMounts", "volumes"),
     }
 )
+_TAG_KEYS: Final = frozenset({"tag", "imageTag", "newTag"})
 _LINE: Final = re.compile(
     r"""^[ \t]*(?:-[ \t]+)?["']?(?P<key>[\w.-]{1,100})["']?[ \t]*(?P<sign>[:=])[ \t]*"""
     r"""(?P<quote>["']?)(?P<value>(?:\{\{[^{}\n]{0,200}\}\}|(?!\{\{)[^\s"'#,;]){1,500})(?P=quote)(?:[ \t]*,)?[ \t]*(?:#.*)?$""",
@@ -164,7 +164,7 @@ def document_candidates(
     return tuple(
         _in_nodes(
             source,
-            [each for each in documents if Span(int(each.start_mark.index), int(each.end_mark.index)) not in whole],
+            [each for each in documents if Span(each.start, each.end) not in whole],
         )
     )
 
@@ -204,27 +204,43 @@ _PARTS: Final = frozenset({"default", "imageName", "name", "newName", "repo", "r
 
 
 def _in_nodes(source: SourceFile, documents: Sequence[Node]) -> Iterator[ImageCandidate]:
-    """Yield the values in parsed documents. Every node is visited once."""
-    waiting = [(document, _Under.NOTHING) for document in documents]
-    seen: set[int] = set()
-    while waiting:
-        node, under = waiting.pop()
-        if id(node) in seen:
-            continue
-        seen.add(id(node))
-        if isinstance(node, MappingNode):
-            waiting.extend(_below(node, under))
-        elif isinstance(node, SequenceNode):
-            waiting.extend((each, under) for each in items(node))
-        elif isinstance(node, ScalarNode) and "\n" in node.value.strip():
-            yield from _in_text(source, node)
-        elif isinstance(node, ScalarNode) and not is_null(node):
-            text = node.value.strip()
-            argument = argument_of(text) if under is _Under.NOTHING else None
-            value = text if argument is None else argument
-            asked = under is not _Under.NOTHING or argument is not None
-            if asked and (looks_like_image(value) or (under is _Under.WORD and is_word(value))):
-                yield ImageCandidate(value, span_of(source, node))
+    """Yield the values in parsed documents. Every node is visited once for what its keys say about it."""
+    for document in documents:
+        tree = document.tree
+        hints = [
+            match.start() for match in IMAGE_HINT.finditer(tree.text, tree.start[document.at], tree.end[document.at])
+        ]
+        seen: set[tuple[int, _Under]] = set()
+        waiting = [iter([(document.at, _Under.NOTHING)])]
+        while waiting:
+            at, under = next(waiting[-1], (-1, _Under.NOTHING))
+            if at < 0:
+                waiting.pop()
+                continue
+            if under is _Under.NOTHING and bisect_left(hints, tree.start[at]) == bisect_left(hints, tree.end[at]):
+                continue
+            if tree.targets:
+                if (at, under) in seen:
+                    continue
+                seen.add((at, under))
+            if tree.is_mapping(at):
+                waiting.append(_below(tree, at, under))
+            elif not tree.is_scalar(at):
+                waiting.append((tree.anchored(each), under) for each in tree.children(at))
+            else:
+                yield from _in_scalar(source, ScalarNode(tree, at), under)
+
+
+def _in_scalar(source: SourceFile, node: ScalarNode, under: _Under) -> Iterator[ImageCandidate]:
+    text = node.value.strip()
+    if "\n" in text:
+        yield from _in_text(source, node)
+        return
+    argument = argument_of(text) if under is _Under.NOTHING else None
+    value = text if argument is None else argument
+    asked = under is not _Under.NOTHING or argument is not None
+    if asked and not is_null(node) and (looks_like_image(value) or (under is _Under.WORD and is_word(value))):
+        yield ImageCandidate(value, span_of(source, node))
 
 
 def _in_text(source: SourceFile, node: ScalarNode) -> Iterator[ImageCandidate]:
@@ -232,7 +248,7 @@ def _in_text(source: SourceFile, node: ScalarNode) -> Iterator[ImageCandidate]:
     if not _may_name_image(node.value):
         return
     offsets = literal_offsets(source, node)
-    at = int(node.start_mark.index)
+    at = node.start
     for match in _LINE.finditer(node.value):
         if names_image(match["key"]) and looks_like_image(match["value"]):
             text = match["value"]
@@ -251,20 +267,25 @@ def _in_tokens(source: SourceFile) -> Iterator[ImageCandidate]:
                 yield ImageCandidate(match["value"], Span(start, start + len(match["value"])))
 
 
-def _below(node: MappingNode, under: _Under) -> Iterator[tuple[Node, _Under]]:
-    """Yield the values of a mapping, and what their keys say about them."""
-    keys = {key.value: value for key, value in node.value if isinstance(key, ScalarNode)}
-    named = any(names_image(text_of(keys.get(key)) or "") for key in ("name", "key"))
-    tagged = bool({"tag", "imageTag", "newTag"} & keys.keys())
-    container = not _CONTAINER_KEYS.isdisjoint(keys)
-    for key, value in node.value:
-        name = key.value if isinstance(key, ScalarNode) else ""
+def _below(tree: Tree, mapping: int, under: _Under) -> Iterator[tuple[int, _Under]]:
+    """Yield the entries of the values of a mapping, and what their keys say about them."""
+    named = tagged = container = False
+    for key, written in tree.entries(mapping):
+        key_at = tree.anchored(key)
+        name = tree.scalar(key_at) if tree.is_scalar(key_at) else ""
+        container = container or name in _CONTAINER_KEYS
+        tagged = tagged or name in _TAG_KEYS
+        if name in ("name", "key"):
+            named = named or names_image(text_of(tree.node(written)) or "")
+    for key, written in tree.entries(mapping):
+        value, key_at = tree.anchored(written), tree.anchored(key)
+        name = tree.scalar(key_at) if tree.is_scalar(key_at) else ""
         if names_image(name):
-            if not isinstance(value, ScalarNode):
+            if not tree.is_scalar(value):
                 yield value, _Under.IMAGES if name.lower().endswith("images") else _Under.IMAGE
             else:
                 yield value, _Under.WORD if container or tagged else _Under.IMAGE
-        elif not isinstance(value, ScalarNode):
+        elif not tree.is_scalar(value):
             yield value, _Under.NOTHING
         elif name == "repository" and tagged:
             yield value, _Under.WORD

@@ -10,17 +10,16 @@ import re
 from bisect import bisect_right
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from itertools import accumulate, chain
+from itertools import accumulate
 from typing import Any, Final, NamedTuple
-
-from yaml.nodes import MappingNode, Node, ScalarNode
 
 from boltseal.project.image_references import EditRange
 from boltseal.project.references.dockerfile_lines import DockerfileLines, Text, read_lines
 from boltseal.project.references.dotenv import parse_dotenv
 from boltseal.project.references.formats import BY_NAME
 from boltseal.project.references.reader import Syntax
-from boltseal.project.references.yaml_nodes import compose, document_texts, may_have_aliases
+from boltseal.project.references.yaml_nodes import compose, document_texts
+from boltseal.project.references.yaml_tree import Node, ScalarNode
 from boltseal.project.source_files import SourceFile, Unreadable
 
 
@@ -67,15 +66,13 @@ def _same_nodes(before: SourceFile, after: SourceFile, replacements: Mapping[Edi
 
 def _same_documents(before: SourceFile, after: SourceFile, replacements: Mapping[EditRange, str]) -> bool:
     """Return whether only scalars with edited ranges differ, and each of them by exactly these edits."""
-    aliases = may_have_aliases(before.text) or may_have_aliases(after.text)
-    changed = _changed_scalars(compose(before), compose(after), aliases=aliases)
+    changed = _changed_scalars(compose(before), compose(after))
     edited = None if changed is None else _edited(before, [change.was for change in changed], replacements)
     return (
         changed is not None
         and edited is not None
         and all(
-            _style(change.now) == _style(change.was)
-            and _replaced(before, change.was, change.now, edited.get(index, []), replacements)
+            _replaced(before, change.was, change.now, edited.get(index, []), replacements)
             for index, change in enumerate(changed)
         )
     )
@@ -86,47 +83,27 @@ class _ChangedScalar(NamedTuple):
     now: ScalarNode
 
 
-def _changed_scalars(old: Sequence[Node], new: Sequence[Node], *, aliases: bool) -> list[_ChangedScalar] | None:
-    """Return the scalars that differ, in text order; None if anything else differs. `aliases`: a node may have several."""
+def _changed_scalars(old: Sequence[Node], new: Sequence[Node]) -> list[_ChangedScalar] | None:
+    """Return the scalars whose texts differ, in text order; None if anything else differs."""
     changed: list[_ChangedScalar] = []
-    counterparts: dict[int, Node] = {}
-    waiting: list[tuple[Sequence[Node], Sequence[Node]]] = [(old, new)]
-    while waiting:
-        olds, news = waiting.pop()
-        if len(olds) != len(news):
+    if len(old) != len(new):
+        return None
+    for before, after in zip(old, new, strict=True):
+        if not before.tree.has_structure_of(after.tree):
             return None
-        for was, now in zip(olds, news, strict=True):
-            if type(was) is not type(now) or was.tag != now.tag:
-                return None
-            seen = aliases and id(was) in counterparts
-            if aliases and not _are_counterparts(was, now, counterparts):
-                return None
-            if seen:
-                continue
-            if isinstance(was, ScalarNode) and isinstance(now, ScalarNode):
-                if was.value != now.value or was.style != now.style:
-                    changed.append(_ChangedScalar(was, now))
-            elif isinstance(was, MappingNode):
-                waiting.append((list(chain.from_iterable(was.value)), list(chain.from_iterable(now.value))))
-            else:
-                waiting.append((was.value, now.value))
-    return sorted(changed, key=lambda change: int(change.was.start_mark.index))
-
-
-def _are_counterparts(was: Node, now: Node, counterparts: dict[int, Node]) -> bool:
-    """Return whether both nodes are met with each other only: an alias of another node than before differs."""
-    return counterparts.setdefault(id(was), now) is now and counterparts.setdefault(id(now), was) is was
-
-
-def _style(node: ScalarNode) -> str:
-    return node.style or "bare"
+        changed += (
+            _ChangedScalar(ScalarNode(before.tree, at), ScalarNode(after.tree, at))
+            for at in before.tree.scalars()
+            if before.tree.scalar(at) != after.tree.scalar(at)
+        )
+    return changed
 
 
 def _edited(
     source: SourceFile, nodes: Sequence[ScalarNode], replacements: Mapping[EditRange, str]
 ) -> dict[int, list[EditRange]] | None:
     """Return the edited ranges by the number of the changed scalar that contains them; None if one is in none of them."""
-    starts = [int(node.start_mark.index) for node in nodes]
+    starts = [node.start for node in nodes]
     found: dict[int, list[EditRange]] = {}
     for edit_range in sorted(replacements):
         removed = source.text[edit_range.start : edit_range.end]
@@ -148,17 +125,21 @@ def _edited(
 
 def _contains(source: SourceFile, node: ScalarNode, edit_range: EditRange, begin: int) -> bool:
     """Return whether a scalar contains an edited range, whose text begins at `begin`, or is empty and follows it."""
-    start, end = int(node.start_mark.index), int(node.end_mark.index)
+    start, end = node.start, node.end
     if start <= begin and edit_range.end <= end and end > start:
         return True
     return not node.value and start >= edit_range.start and not source.text[edit_range.start : start].strip()
 
 
 def _replaced(
-    source: SourceFile, was: Node, now: Node, edit_ranges: list[EditRange], replacements: Mapping[EditRange, str]
+    source: SourceFile,
+    was: ScalarNode,
+    now: ScalarNode,
+    edit_ranges: list[EditRange],
+    replacements: Mapping[EditRange, str],
 ) -> bool:
     """Return whether a scalar's new value is the old one with each range's text replaced, in order."""
-    old, new = str(was.value), str(now.value)
+    old, new = was.value, now.value
     old_at = new_at = 0
     for edit_range in edit_ranges:
         removed, inserted = source.text[edit_range.start : edit_range.end].strip(), replacements[edit_range].strip()

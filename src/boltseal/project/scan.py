@@ -15,11 +15,9 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
-from yaml.nodes import Node
-
 from boltseal.errors import quote
 from boltseal.project.account import ImageCandidate, candidates, document_candidates, unknown_values
-from boltseal.project.image_references import Accounted, Format, ImageReference, ScanProblem, ScanResult
+from boltseal.project.image_references import Accounted, Format, ImageReference, ScanProblem, ScanResult, Span
 from boltseal.project.references.build_arguments import without_selected
 from boltseal.project.references.formats import BY_NAME, READERS
 from boltseal.project.references.gitlab import include_matcher
@@ -27,7 +25,16 @@ from boltseal.project.references.kubernetes import is_kubernetes, read_kubernete
 from boltseal.project.references.kustomize_names import as_deployed
 from boltseal.project.references.reader import FileToFollow, FormatReader, ProjectFile, Syntax, follows_nothing
 from boltseal.project.references.templates import contains_image_line, read_chart_template, read_template, template_of
-from boltseal.project.references.yaml_nodes import compose, is_null, pairs, stream
+from boltseal.project.references.yaml_nodes import (
+    TextPart,
+    check_size,
+    compose,
+    is_null,
+    pairs,
+    part_documents,
+    text_parts,
+)
+from boltseal.project.references.yaml_tree import Node
 from boltseal.project.source_files import ProjectPath, ProjectTree, SourceFile, Unreadable
 
 MAX_FILES: Final = 100_000
@@ -40,6 +47,8 @@ _ACCOUNTED: Final = re.compile(r".+\.(?:ya?ml|jsonc?|toml|hcl|nomad)", _ANY_NAME
 _IN_CHART: Final = re.compile(r".+\.(?:ya?ml|tpl)", _ANY_NAME)
 STREAMED_CHARACTERS: Final = 256 * 1024
 """From this size on, a stream of resources is not kept in memory as a whole."""
+REMEMBERED_CHARACTERS: Final = 4096
+"""From this size on, a part of such a stream is not read again where it is repeated."""
 _KUBERNETES: Final = BY_NAME[Format.KUBERNETES]
 _HINTS: Final = (b"image", b"apiversion", b"services", b"container", b"docker")
 
@@ -66,6 +75,17 @@ class _FileResult(NamedTuple):
     crds: Mapping[str, Sequence[str]]
     found: ScanResult
     candidates: tuple[ImageCandidate, ...] | None
+
+
+class _PartResult(NamedTuple):
+    """The result of a part of a stream, which depends only on its text, its position and `crds`."""
+
+    crds: Mapping[str, Sequence[str]]
+    part: TextPart
+    documents: int
+    resources: int
+    found: ScanResult
+    candidates: tuple[ImageCandidate, ...]
 
 
 class _Scan:
@@ -309,23 +329,63 @@ class _Scan:
             return False
         results: list[ScanResult] = []
         named: list[ImageCandidate] = []
+        documents = resources = 0
         try:
-            for number, document in enumerate(stream(source)):
-                if is_null(document):
-                    continue
-                if next((each for each in READERS if each.by_content((document,))), None) is not _KUBERNETES:
+            check_size(source)
+            for part in text_parts(source):
+                read = self.known_part(source, part) or self.read_part(source, part, documents)
+                if read is None:
                     return False
-                results.append(read_kubernetes(source, (document,), self.crds, number))
-                named += document_candidates(source, (document,), results[-1].accounted)
+                documents += read.documents
+                resources += read.resources
+                results.append(read.found)
+                named += read.candidates
         except Unreadable:
             return False  # the reading of the whole file reports it
-        if len(results) < 2:
+        if resources < 2:
             return False
         found = ScanResult(*(tuple(chain.from_iterable(parts)) for parts in zip(*map(_parts, results), strict=True)))
         self.add(found)
         self.candidates[source.path] = tuple(named)
         self.remember(source, how, found)
         return True
+
+    def read_part(self, source: SourceFile, part: TextPart, number: int) -> _PartResult | None:
+        """Read a part of a stream, whose first document has this number; None if one is no resource.
+
+        Raises: Unreadable.
+        """
+        results: list[ScanResult] = []
+        named: list[ImageCandidate] = []
+        documents = 0
+        for document in part_documents(source, part):
+            documents += 1
+            if is_null(document):
+                continue
+            if next((each for each in READERS if each.by_content((document,))), None) is not _KUBERNETES:
+                return None
+            results.append(read_kubernetes(source, (document,), self.crds, number + documents - 1))
+            named += document_candidates(source, (document,), results[-1].accounted)
+        found = ScanResult(*(tuple(chain.from_iterable(each)) for each in zip(*map(_parts, results), strict=True)))
+        read = _PartResult(self.crds, part, documents, len(results), found, tuple(named))
+        if len(part.text) >= REMEMBERED_CHARACTERS and not named and found == ScanResult(accounted=found.accounted):
+            self.project.parts[part.text] = read
+        return read
+
+    def known_part(self, source: SourceFile, part: TextPart) -> _PartResult | None:
+        """Return the result of an equal part without images, such as a schema that several files repeat."""
+        known: _PartResult | None = self.project.parts.get(part.text)
+        if known is None or known.crds != self.crds:
+            return None
+        moved = part.offset - known.part.offset
+        return known._replace(
+            found=ScanResult(
+                accounted=tuple(
+                    Accounted(source.path, Span(each.span.start + moved, each.span.end + moved), each.reason)
+                    for each in known.found.accounted
+                )
+            )
+        )
 
 
 def _parts(found: ScanResult) -> tuple[tuple[Any, ...], ...]:

@@ -101,6 +101,7 @@ class ProjectTree:
     """The files under one folder, each read at most once. `overlay`: texts that replace files on the disk.
 
     `lookups` counts what makes the reading of one file depend on another one: uses of `root`, `name`, `read` and `has`.
+    `parts`: results of a scan, which owns them, for parts of files, by their text.
     """
 
     def __init__(self, root: Path, overlay: Mapping[str, SourceFile] | None = None) -> None:
@@ -110,6 +111,7 @@ class ProjectTree:
         self._read: dict[str, SourceFile] = dict(overlay or {})
         self._has: dict[str, bool] = {}
         self._names: dict[tuple[str, str], str] = {}
+        self.parts: dict[str, Any] = {}
 
     @property
     def root(self) -> Path:
@@ -154,7 +156,7 @@ class ProjectTree:
     def with_texts(self, changed: Mapping[str, SourceFile]) -> ProjectTree:
         """Return the same tree with these texts in place of some files. Cached files stay cached."""
         other = ProjectTree(self._root, {**self._read, **changed})
-        other._has, other._names = self._has, self._names
+        other._has, other._names, other.parts = self._has, self._names, self.parts
         return other
 
     def has(self, name: str) -> bool:

@@ -10,12 +10,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Final
 
-from yaml.nodes import MappingNode, Node, ScalarNode
-
 from boltseal.project.image_references import Format, ImageReference, ScanResult
 from boltseal.project.references.reader import FormatReader
 from boltseal.project.references.scalars import scalar_reference
 from boltseal.project.references.yaml_nodes import items, pairs, text_of
+from boltseal.project.references.yaml_tree import MappingNode, Node, ScalarNode
 from boltseal.project.source_files import SourceFile
 
 _DOCKER: Final = "docker://"

@@ -10,13 +10,12 @@ import re
 from collections.abc import Iterator
 from typing import Final
 
-from yaml.nodes import Node, ScalarNode
-
 from boltseal.project.image_references import ScanResult
 from boltseal.project.references.image_shape import looks_like_image
 from boltseal.project.references.reader import FormatReader, ProjectFile
 from boltseal.project.references.scalars import template_reference
 from boltseal.project.references.yaml_nodes import KeyPath, Pairs, items, mappings, pairs, text_of
+from boltseal.project.references.yaml_tree import Node, ScalarNode
 
 NAME: Final = "azure-pipelines"
 _FILE: Final = re.compile(
@@ -33,7 +32,7 @@ _STEP: Final = frozenset(
 
 def read_azure_pipelines(file: ProjectFile) -> ScanResult:
     """Return the image references of a pipeline or a template."""
-    found: dict[int, tuple[ScalarNode, str]] = {}
+    found: dict[Node, tuple[ScalarNode, str]] = {}
     names = {
         text_of(pairs(entry).get("container"))
         for document in file.documents
@@ -44,7 +43,7 @@ def read_azure_pipelines(file: ProjectFile) -> ScanResult:
             for image, where in _images(pairs(node), at):
                 text = text_of(image)
                 if isinstance(image, ScalarNode) and text and text not in names:
-                    found.setdefault(id(image), (image, where))
+                    found.setdefault(image, (image, where))
     return ScanResult(
         tuple(template_reference(file.source, node, NAME, where, _EXPRESSION, _WHY) for node, where in found.values())
     )

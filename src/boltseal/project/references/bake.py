@@ -13,8 +13,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final
 
-from yaml.nodes import Node, ScalarNode
-
 from boltseal.project.image_references import Accounted, ImageReference, ScanResult, Span
 from boltseal.project.references.build_arguments import selected_bases
 from boltseal.project.references.dockerfile import read_dockerfile
@@ -22,6 +20,7 @@ from boltseal.project.references.hcl import HclText, filled_in, read_hcl, variab
 from boltseal.project.references.reader import FormatReader, ProjectFile, Syntax
 from boltseal.project.references.scalars import parse_reference, template_reference, text_reference
 from boltseal.project.references.yaml_nodes import Pairs, items, pairs, text_of
+from boltseal.project.references.yaml_tree import Node, ScalarNode
 from boltseal.project.source_files import SourceFile, Unreadable
 
 NAME: Final = "bake"
@@ -184,7 +183,7 @@ def _json_target(name: str, keys: Pairs) -> _Target:
         return default if value is None else None if _EXPRESSION.search(value) else value
 
     args = keys.get("args")
-    span = Span(0, 0) if args is None else Span(int(args.start_mark.index), int(args.end_mark.index))
+    span = Span(0, 0) if args is None else Span(args.start, args.end)
     return _Target(
         f"target.{name}",
         span,

@@ -8,12 +8,11 @@ from __future__ import annotations
 import re
 from typing import Final
 
-from yaml.nodes import ScalarNode
-
 from boltseal.project.image_references import ImageReference, ScanResult
 from boltseal.project.references.reader import FormatReader, ProjectFile
 from boltseal.project.references.scalars import template_reference
 from boltseal.project.references.yaml_nodes import KeyPath, mappings, pairs, text_of
+from boltseal.project.references.yaml_tree import ScalarNode
 
 NAME: Final = "bitbucket-pipelines"
 _FILE: Final = re.compile(r"(?:.*/)?bitbucket-pipelines(?:[.-][^/]*)?\.ya?ml", re.DOTALL)
@@ -25,7 +24,7 @@ _DOCKER: Final = "docker://"
 def read_bitbucket(file: ProjectFile) -> ScanResult:
     """Return the image references of a pipeline."""
     image_refs: list[ImageReference] = []
-    seen: set[int] = set()
+    seen: set[ScalarNode] = set()
     for document in file.documents:
         for node, at in mappings(document):
             keys = pairs(node)
@@ -35,8 +34,8 @@ def read_bitbucket(file: ProjectFile) -> ScanResult:
             pipe = keys.get("pipe")
             if (text_of(pipe) or "").startswith(_DOCKER):
                 image, where = pipe, ".pipe"
-            if isinstance(image, ScalarNode) and text_of(image) and id(image) not in seen:
-                seen.add(id(image))
+            if isinstance(image, ScalarNode) and text_of(image) and image not in seen:
+                seen.add(image)
                 prefix = _DOCKER if where == ".pipe" else ""
                 image_refs.append(
                     template_reference(

@@ -12,12 +12,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
-from yaml.nodes import Node
-
 from boltseal.project.image_references import Accounted, Format, ImageReference, ScanProblem, ScanResult, Span
 from boltseal.project.references.dockerfile import read_dockerfile
 from boltseal.project.references.interpolation import Dialect, InterpolationFailed, Values, fill
 from boltseal.project.references.yaml_nodes import Pairs, items, line_of, pairs, text_of
+from boltseal.project.references.yaml_tree import Node
 from boltseal.project.source_files import ProjectTree, SourceFile, Unreadable
 
 MAX_CHARACTERS: Final = 16 * 1024 * 1024
@@ -50,7 +49,7 @@ class BuildArguments:
                 format=Format.COMPOSE,
                 where=f"{where}.args {image_ref.where}",
                 line=line_of(args),
-                span=Span(int(args.start_mark.index), int(args.end_mark.index)),
+                span=Span(args.start, args.end),
             )
             for image_ref in selected.image_refs
         )

@@ -19,8 +19,6 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
-from yaml.nodes import ScalarNode
-
 from boltseal.project.image_references import (
     Accounted,
     EditRange,
@@ -65,6 +63,7 @@ from boltseal.project.references.yaml_nodes import (
     span_of,
     text_of,
 )
+from boltseal.project.references.yaml_tree import ScalarNode
 from boltseal.project.source_files import ProjectPath, ProjectTree, Unreadable
 
 EXTENDED: Final = "extended "

@@ -6,9 +6,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from yaml.nodes import Node, ScalarNode
-
 from boltseal.project.references.yaml_nodes import Pairs
+from boltseal.project.references.yaml_tree import Node, ScalarNode
 from boltseal.project.source_files import SourceFile
 
 

@@ -12,8 +12,6 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
-from yaml.nodes import Node
-
 from boltseal.errors import quote
 from boltseal.project.image_references import COMPOSE_NAMES, COMPOSE_OVERRIDES, ScanProblem
 from boltseal.project.references.compose_files import ComposeFile, FileToRead
@@ -21,6 +19,7 @@ from boltseal.project.references.compose_places import named_files
 from boltseal.project.references.dotenv import Dotenv, Variables, parse_dotenv
 from boltseal.project.references.interpolation import Dialect, InterpolationFailed, fill
 from boltseal.project.references.yaml_nodes import Pairs, compose, items, line_of, pairs, text_of
+from boltseal.project.references.yaml_tree import Node
 from boltseal.project.source_files import ProjectPath, ProjectTree, Unreadable
 
 MAX_EXTENDS: Final = 100

@@ -6,9 +6,8 @@ import re
 from collections.abc import Iterator
 from typing import Final, NamedTuple
 
-from yaml.nodes import Node
-
 from boltseal.project.references.yaml_nodes import Pairs, items, pairs, text_of
+from boltseal.project.references.yaml_tree import Node
 
 IMAGE_CONTEXT: Final = "docker-image://"
 MODEL: Final = "it is a model: it is locked and verified, but no digest is written, because Docker Model Runner pulls models by tag"

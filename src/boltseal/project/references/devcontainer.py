@@ -12,13 +12,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
-from yaml.nodes import Node, ScalarNode
-
 from boltseal.project.image_references import Accounted, Format, ImageReference, ScanResult, Span
 from boltseal.project.references.build_arguments import selected_bases
 from boltseal.project.references.reader import FileToFollow, FormatReader, ProjectFile
 from boltseal.project.references.scalars import template_reference
 from boltseal.project.references.yaml_nodes import Pairs, line_of, pairs, text_of
+from boltseal.project.references.yaml_tree import Node, ScalarNode
 from boltseal.project.source_files import Unreadable
 
 NAME: Final = "devcontainer"
@@ -68,7 +67,7 @@ def _by_arguments(file: ProjectFile, keys: Pairs) -> ScanResult:
             format=NAME,
             where=f"build.args {image_ref.where}",
             line=line_of(args),
-            span=Span(int(args.start_mark.index), int(args.end_mark.index)),
+            span=Span(args.start, args.end),
         )
         for image_ref in selected.image_refs
     )

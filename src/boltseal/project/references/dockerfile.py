@@ -17,8 +17,6 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Final
 
-from yaml.nodes import ScalarNode
-
 from boltseal.project.image_references import EditRange, Format, ImageReference, ScanProblem, ScanResult, Span
 from boltseal.project.references.dockerfile_lines import DockerfileLines, Instruction, Text, read_lines
 from boltseal.project.references.interpolation import (
@@ -33,6 +31,7 @@ from boltseal.project.references.reader import FormatReader, ProjectFile, Syntax
 from boltseal.project.references.scalars import parse_reference
 from boltseal.project.references.templates import affects_build, read_template, template_of
 from boltseal.project.references.yaml_nodes import line_of, literal_offsets, span_of
+from boltseal.project.references.yaml_tree import ScalarNode
 from boltseal.project.source_files import SourceFile, Unreadable
 
 MAX_DOCKERFILE_BYTES: Final = 1024 * 1024

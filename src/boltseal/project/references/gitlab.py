@@ -17,8 +17,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from typing import Final, NamedTuple
 
-from yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
-
 from boltseal.project.image_references import Accounted, EditRange, Format, ImageReference, ScanResult
 from boltseal.project.references.interpolation import (
     MAX_NESTING,
@@ -31,6 +29,7 @@ from boltseal.project.references.interpolation import (
 from boltseal.project.references.reader import FileToFollow, FormatReader, ProjectFile
 from boltseal.project.references.scalars import digest_length, parse_reference
 from boltseal.project.references.yaml_nodes import Pairs, compose, content_end, items, line_of, pairs, span_of, text_of
+from boltseal.project.references.yaml_tree import MappingNode, Node, ScalarNode, SequenceNode
 from boltseal.project.source_files import ProjectTree, SourceFile, Unreadable
 
 MAX_EXTENDS: Final = 100
@@ -125,7 +124,7 @@ class _Jobs:
         self.jobs: dict[str, Pairs] = {}
         self.defaults: dict[str, _Variable] = {}
         self.common: Pairs = {}
-        self.foreign: dict[int, SourceFile] = {}
+        self.foreign: dict[Node, SourceFile] = {}
         for each in parts:
             keys = each.keys
             self.defaults |= _variables(keys)
@@ -134,21 +133,20 @@ class _Jobs:
                 self.jobs[name] = {**self.jobs.get(name, {}), **job}
             if each.source.path != part.source.path:
                 with_images = (keys, *_jobs(keys).values())
-                self.foreign |= {id(node): each.source for mapping in with_images for node, _ in _images(mapping, "")}
-                self.foreign |= {id(v.node): each.source for keys in with_images for v in _variables(keys).values()}
+                self.foreign |= {node: each.source for mapping in with_images for node, _ in _images(mapping, "")}
+                self.foreign |= {v.node: each.source for keys in with_images for v in _variables(keys).values()}
         self.own = _jobs(self.keys)
         self.extends = {name: _extended(job.get("extends")) for name, job in self.jobs.items()}
         self.inherited = 0
-        self.used: dict[int, ScalarNode] = {}
+        self.used: dict[ScalarNode, None] = {}
 
     def image_refs(self) -> list[ImageReference]:
         defaults = self.defaults
-        found = {id(node): self.image_ref(self.source, node, where, defaults) for node, where in _images(self.keys, "")}
+        found = {node: self.image_ref(self.source, node, where, defaults) for node, where in _images(self.keys, "")}
         for name, job in self.own.items():
             variables = {**defaults, **_variables(self.jobs[name])}
             found |= {
-                id(node): self.image_ref(self.source, node, where, variables)
-                for node, where in _images(job, f"{name}.")
+                node: self.image_ref(self.source, node, where, variables) for node, where in _images(job, f"{name}.")
             }
         more = [image_ref for name in self.own for image_ref in self.inherited_images(name, defaults, found)]
         resolved_spans = {image_ref.span for image_ref in more if image_ref.resolved is not None}
@@ -166,17 +164,17 @@ class _Jobs:
         values = _Values(variables)
         image_ref = _image_ref(source, node, where, values)
         if image_ref.resolved is not None:
-            self.used |= {id(each): each for each in values.used}
+            self.used |= dict.fromkeys(values.used)
         return image_ref
 
     def accounted(self) -> Iterator[Accounted]:
         """Yield the values of variables that are in resolved images. Call it after `image_refs`."""
-        for node in self.used.values():
-            source = self.foreign.get(id(node), self.source)
+        for node in self.used:
+            source = self.foreign.get(node, self.source)
             yield Accounted(source.path, span_of(source, node))
 
     def inherited_images(
-        self, name: str, defaults: dict[str, _Variable], found: dict[int, ImageReference]
+        self, name: str, defaults: dict[str, _Variable], found: dict[ScalarNode, ImageReference]
     ) -> Iterator[ImageReference]:
         """Yield a job's inherited images that its variables change."""
         if name.startswith(".") or name == "default":
@@ -196,9 +194,9 @@ class _Jobs:
                 if self.inherited > MAX_INHERITED:
                     message = f"its jobs inherit more than {MAX_INHERITED} images: not read"
                     raise Unreadable(self.source.path, line_of(node), message)
-                source = self.foreign.get(id(node), self.source)
+                source = self.foreign.get(node, self.source)
                 image_ref = self.image_ref(source, node, where, variables) if "$" in node.value else None
-                known = found.get(id(node)) or self.image_ref(source, node, where, defaults)
+                known = found.get(node) or self.image_ref(source, node, where, defaults)
                 if image_ref is not None and image_ref.resolved not in (None, known.resolved):
                     yield image_ref
 

@@ -19,10 +19,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Final, TypeAlias
 
-from yaml.nodes import Node, ScalarNode
-
 from boltseal.errors import quote
 from boltseal.project.image_references import Accounted, EditRange, Format, ImageReference, ScanProblem, ScanResult
+from boltseal.project.references.image_shape import IMAGE_HINT
 from boltseal.project.references.reader import FormatReader, ProjectFile
 from boltseal.project.references.scalars import digest_length, parse_reference, scalar_reference
 from boltseal.project.references.yaml_nodes import (
@@ -38,6 +37,7 @@ from boltseal.project.references.yaml_nodes import (
     span_of,
     text_of,
 )
+from boltseal.project.references.yaml_tree import Node, NodeSet, ScalarNode
 from boltseal.project.source_files import ProjectTree, SourceFile, Unreadable
 
 NO_DIGEST: Final = 'these values have no `digest`; if the chart supports one, add `digest: ""` beside the tag'
@@ -154,7 +154,7 @@ def _values_of_source(source: SourceFile) -> ValuesByPath:
 def has_values(documents: Sequence[Node]) -> bool:
     """Return whether a document has an image in parts under a key that ends in `image`, or beside its own tag."""
     for document in documents:
-        for node, at in mappings(document):
+        for node, at in mappings(document, hint=IMAGE_HINT):
             keys = pairs(node)
             named_image = at.word.lower().endswith("image") and {"repository", "name", "repo"} & keys.keys()
             if named_image and {"digest", *_TAGS} & keys.keys():
@@ -200,13 +200,12 @@ class _Reader:
         self.image_refs: list[ImageReference] = []
         self.notes: list[ScanProblem] = []
         self.accounted: list[Accounted] = []
-        self.seen: set[int] = set()
+        self.seen = NodeSet()
 
     def read(self, root: Node, begin: str) -> None:
         for node, at in mappings(root, begin):
             keys = pairs(node)
-            if id(node) not in self.seen and keys:
-                self.seen.add(id(node))
+            if keys and self.seen.add(node):
                 name_key = _name_key(keys, at)
                 self.read_image(keys, at, name_key)
                 listed = at.word == ".images" or (at.word == ".tags" and at.parent and at.parent.word == ".images")

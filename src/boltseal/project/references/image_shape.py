@@ -24,6 +24,9 @@ IMAGE_KEY: Final = re.compile(
 )
 """Keys whose values are images: whole key names."""
 
+IMAGE_HINT: Final = re.compile(r"[iI][mM][aA]?[gG]|epository|\\")
+"""What the text of a mapping with such a key contains, perhaps escaped. Begins with a character class for speed."""
+
 IMAGE_ARGUMENT: Final = re.compile(
     r"(?:-{0,2}[a-z0-9_-]*image[a-z0-9_-]*|[A-Z0-9_]*IMAGE[A-Z0-9_]*)=(?P<value>\S+)", re.DOTALL
 )

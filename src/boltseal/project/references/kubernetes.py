@@ -18,11 +18,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Final
 
-from yaml.nodes import Node, ScalarNode, SequenceNode
-
 from boltseal.project.image_references import Accounted, Format, ImageReference, ScanProblem, ScanResult, Span
 from boltseal.project.references.helm import read_values
-from boltseal.project.references.image_shape import is_reference_text
+from boltseal.project.references.image_shape import IMAGE_HINT, is_reference_text
 from boltseal.project.references.reader import FormatReader
 from boltseal.project.references.scalars import scalar_reference, template_reference
 from boltseal.project.references.yaml_nodes import (
@@ -37,6 +35,7 @@ from boltseal.project.references.yaml_nodes import (
     span_of,
     text_of,
 )
+from boltseal.project.references.yaml_tree import Node, NodeSet, ScalarNode, SequenceNode
 from boltseal.project.source_files import SourceFile, Unreadable
 
 PATHS: Final[Mapping[str, Sequence[str]]] = {
@@ -69,7 +68,7 @@ def is_kubernetes(document: Node) -> bool:
 def has_containers(documents: Sequence[Node]) -> bool:
     """Return whether a document has a list of containers with images."""
     for document in documents:
-        for node, _ in mappings(document):
+        for node, _ in mappings(document, hint=IMAGE_HINT):
             keys = pairs(node)
             containers = (pairs(each) for key in _CONTAINERS[:3] for each in items(keys.get(key)))
             if any("image" in each and "container" not in each for each in containers):
@@ -105,9 +104,9 @@ class _Reader:
         self.problems: list[ScanProblem] = []
         self.notes: list[ScanProblem] = []
         self.accounted: list[Accounted] = []
-        self.seen: set[int] = set()
-        self.added: set[int] = set()
-        self.in_values: set[int] = set()
+        self.seen = NodeSet()
+        self.added = NodeSet()
+        self.in_values = NodeSet()
         self.defaults: dict[str, ScalarNode] = {}
 
     def read(self, documents: Sequence[Node], first: int | None) -> None:
@@ -130,7 +129,7 @@ class _Reader:
         keys = pairs(document)
         kind = text_of(keys.get("kind")) or ""
         if kind in _NO_IMAGE_KINDS:
-            span = Span(int(document.start_mark.index), int(document.end_mark.index))
+            span = Span(document.start, document.end)
             self.accounted.append(Accounted(self.source.path, span, _NO_IMAGE_KINDS[kind]))
             return
         title = text_of(pairs(keys.get("metadata")).get("name"))
@@ -143,9 +142,8 @@ class _Reader:
 
     def pods(self, document: Node, begin: str, *, is_resource: bool) -> None:
         """Read every mapping once, however many aliases refer to it."""
-        for node, at in mappings(document):
-            if id(node) not in self.seen:
-                self.seen.add(id(node))
+        for node, at in mappings(document, hint=IMAGE_HINT):
+            if self.seen.add(node):
                 keys = pairs(node)
                 self.pod(keys, begin, at)
                 if is_resource:
@@ -166,11 +164,11 @@ class _Reader:
     def custom(self, node: Node, keys: Pairs, begin: str, at: KeyPath) -> None:
         """Read what resources of any kind may have: a single container, an `image`, values of Helm."""
         image = keys.get("image")
-        if at.word in _VALUES and id(node) not in self.in_values:
+        if at.word in _VALUES and node not in self.in_values:
             self.values(node, f"{begin} {at}")
         elif (
             image is not None
-            and id(node) not in self.in_values
+            and node not in self.in_values
             and (at.word in _SINGLE or is_reference_text(text_of(image) or ""))
         ):
             self.add(image, begin, KeyPath(at, ".image"))
@@ -180,7 +178,8 @@ class _Reader:
                 self.text_values(text, f"{begin} {KeyPath(at, f'.{key}')}")
 
     def values(self, node: Node, begin: str) -> None:
-        self.in_values.update(id(inner) for inner, _ in mappings(node))
+        for inner, _ in mappings(node):
+            self.in_values.add(inner)
         found = read_values(self.source, [node], begin, chart=False)
         self.values_refs += found.image_refs
         self.notes += found.notes
@@ -209,9 +208,8 @@ class _Reader:
         ]
 
     def add(self, node: Node | None, begin: str, at: KeyPath | str) -> None:
-        if node is None or id(node) in self.added:
+        if node is None or not self.added.add(node):
             return
-        self.added.add(id(node))
         name = _default_of(node)
         if name in self.defaults and isinstance(node, ScalarNode):
             self.accounted.append(Accounted(self.source.path, span_of(self.source, node)))
@@ -233,9 +231,8 @@ class _Reader:
     def add_default(self, name: str, begin: str) -> None:
         """Add the default of a parameter that is an image. It is edited only if it is nothing else as well."""
         node = self.defaults[name]
-        if id(node) in self.added:
+        if not self.added.add(node):
             return
-        self.added.add(id(node))
         where = f"{begin} spec.params[{name}].default"
         image_ref = scalar_reference(self.source, node, Format.KUBERNETES, where)
         uses = re.findall(rf"params(?:\.|\[['\"]){re.escape(name)}(?![\w-])", self.source.text)

@@ -14,14 +14,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Final
 
-from yaml.nodes import Node, ScalarNode, SequenceNode
-
 from boltseal.project.image_references import Accounted, EditRange, Format, ImageReference, ScanProblem, ScanResult
 from boltseal.project.references.helm import digest_range, number_problem, read_values
 from boltseal.project.references.kubernetes import read_kubernetes
 from boltseal.project.references.reader import FileToFollow, FormatReader, ProjectFile
 from boltseal.project.references.scalars import digest_length, parse_reference, scalar_reference
 from boltseal.project.references.yaml_nodes import compose, content_end, items, line_of, pairs, span_of, text_of
+from boltseal.project.references.yaml_tree import Node, ScalarNode, SequenceNode
 from boltseal.project.source_files import SourceFile, Unreadable
 
 INLINE_PATCH: Final = (

@@ -20,12 +20,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
-from yaml.nodes import Node, ScalarNode
-
 from boltseal.project.image_references import Accounted, Format, ImageReference, ScanResult, Span
 from boltseal.project.references.kustomize import KUSTOMIZATION_NAMES, patch_files
 from boltseal.project.references.scalars import parse_reference
 from boltseal.project.references.yaml_nodes import compose, items, line_of, pairs, span_of, text_of
+from boltseal.project.references.yaml_tree import Node, ScalarNode
 from boltseal.project.source_files import ProjectTree, SourceFile, Unreadable
 
 MAX_IMAGES: Final = 100_000

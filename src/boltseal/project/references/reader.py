@@ -13,9 +13,8 @@ from dataclasses import dataclass, field
 from enum import Enum, auto
 from typing import NamedTuple
 
-from yaml.nodes import Node
-
 from boltseal.project.image_references import ScanResult
+from boltseal.project.references.yaml_tree import Node
 from boltseal.project.source_files import ProjectPath, ProjectTree, SourceFile
 
 

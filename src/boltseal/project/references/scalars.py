@@ -7,13 +7,12 @@ from dataclasses import replace
 from functools import lru_cache
 from typing import Final, NamedTuple
 
-from yaml.nodes import ScalarNode
-
 from boltseal.errors import Invalid
 from boltseal.oci.reference import Reference
 from boltseal.project.image_references import EditRange, ImageReference, Span
 from boltseal.project.references.image_shape import is_image_id
 from boltseal.project.references.yaml_nodes import content_end, span_of
+from boltseal.project.references.yaml_tree import ScalarNode
 from boltseal.project.source_files import SourceFile
 
 CACHED_TEXTS: Final = 1024

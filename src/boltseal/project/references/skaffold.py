@@ -10,12 +10,11 @@ import re
 from collections.abc import Mapping
 from typing import Final
 
-from yaml.nodes import Node, ScalarNode
-
 from boltseal.project.image_references import Accounted, ImageReference, ScanResult
 from boltseal.project.references.reader import FormatReader, ProjectFile
 from boltseal.project.references.scalars import template_reference
 from boltseal.project.references.yaml_nodes import KeyPath, items, mappings, pairs, span_of, text_of
+from boltseal.project.references.yaml_tree import Node, ScalarNode
 
 NAME: Final = "skaffold"
 BUILT: Final = "it is built here"

@@ -12,12 +12,11 @@ from dataclasses import replace
 from itertools import islice, product
 from typing import Final
 
-from yaml.nodes import Node, ScalarNode
-
 from boltseal.project.image_references import ImageReference, ScanResult
 from boltseal.project.references.reader import FormatReader, ProjectFile
 from boltseal.project.references.scalars import parse_reference, template_reference
 from boltseal.project.references.yaml_nodes import items, pairs, text_of
+from boltseal.project.references.yaml_tree import Node, ScalarNode
 from boltseal.project.source_files import SourceFile
 
 NAME: Final = "woodpecker"
@@ -32,7 +31,7 @@ _MATRIX_VARIABLE: Final = re.compile(r"\$\{?([A-Za-z_][A-Za-z0-9_]*)\}?")
 
 def read_woodpecker(file: ProjectFile) -> ScanResult:
     """Return the image references of a pipeline."""
-    found: dict[tuple[int, object], ImageReference] = {}
+    found: dict[tuple[Node, object], ImageReference] = {}
     for number, document in enumerate(file.documents):
         begin = f"[{number}]." if len(file.documents) > 1 else ""
         values = list(_combinations(pairs(document).get("matrix")))
@@ -41,7 +40,7 @@ def read_woodpecker(file: ProjectFile) -> ScanResult:
                 image = pairs(step).get("image")
                 if isinstance(image, ScalarNode) and text_of(image):
                     for image_ref in _references(file.source, image, f"{begin}{name}{key}.image", values):
-                        found.setdefault((id(image), image_ref.resolved), image_ref)
+                        found.setdefault((image, image_ref.resolved), image_ref)
     return ScanResult(tuple(found.values()))
 
 

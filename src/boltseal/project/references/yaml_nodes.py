@@ -1,26 +1,28 @@
 """Parse YAML (and JSON, which is nearly all YAML) into nodes with their positions in the text. Constructs no values.
 
-libyaml composes the nodes; an alias is the same node as its anchor. The size of all aliases is counted before they are
-followed, and a document that is too large or contains itself is refused, so an alias bomb costs nothing. The callers
-decide what a plain scalar is (null, a number). Marks count characters of the text without the byte order mark, also
-with CRLF. A scalar's marks include its anchor, tag and quotes; `content_end` and `plain_start` find the content between
-them.
+libyaml parses the text, and `yaml_tree` keeps it; an alias is the same node as its anchor. The size of all aliases is
+counted before they are followed, and a document that is too large or contains itself is refused, so an alias bomb costs
+nothing. The callers decide what a plain scalar is (null, a number). Positions count characters of the text without the
+byte order mark, also with CRLF. A scalar's positions include its anchor, tag and quotes; `content_end` and `plain_start`
+find the content between them.
 
 The text is untrusted: no function recurses, and all take linear time, except for merges, which are limited. A node
-takes 300 bytes of memory for as little as two bytes of text, so the number of nodes is limited before they are created.
+takes 20 bytes of memory for as little as two bytes of text, and its values more, so the number of nodes is limited
+before they are created.
 """
 
 from __future__ import annotations
 
 import re
+from bisect import bisect_left
 from collections.abc import Iterator
 from itertools import pairwise
-from typing import Any, Final, NamedTuple, TypeAlias
+from typing import Final, NamedTuple, TypeAlias
 
 import yaml
-from yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 
 from boltseal.project.image_references import Span
+from boltseal.project.references.yaml_tree import MappingNode, Node, NodeSet, ScalarNode, SequenceNode, Tree, read_trees
 from boltseal.project.source_files import SourceFile, Unreadable
 
 MAX_FRAGMENTS: Final = 200
@@ -34,13 +36,10 @@ _DOCUMENT: Final = re.compile(
     r"---(?=[ \t\r\n]|\Z)"
 )  # begins with a literal, which is searched ten times faster than `^`
 _LINE_ENDS: Final = frozenset("\n\r\x85\u2028\u2029")
+_OTHER_LINE_ENDS: Final = _LINE_ENDS - {"\n"}
+_LINE_END: Final = re.compile("\r\n|[\n\r\x85\u2028\u2029]")
 _ANCHOR: Final = re.compile(r"&([\w-]+)", re.ASCII)
 _ALIAS: Final = re.compile(r"\*([\w-]+)", re.ASCII)
-_TAGS: Final[dict[type[Node], str]] = {
-    ScalarNode: "tag:yaml.org,2002:str",
-    SequenceNode: "tag:yaml.org,2002:seq",
-    MappingNode: "tag:yaml.org,2002:map",
-}
 _JSON_TOKENS: Final = re.compile(r'"(?:[^"\\\n]++|\\.)*+"?|//[^\r\n]*|/\*.*?(?:\*/|\Z)', re.DOTALL)
 
 Pairs: TypeAlias = "dict[str, Node]"
@@ -52,25 +51,48 @@ def compose(source: SourceFile) -> tuple[Node, ...]:
 
 
 def _composed(source: SourceFile) -> tuple[Node, ...]:
-    return tuple(stream(source))
+    check_size(source)
+    return tuple(part_documents(source, TextPart(source.text, 0, 0)))
 
 
-def stream(source: SourceFile) -> Iterator[Node]:
-    """Yield the root of each document; one that is no longer used takes no memory.
-
-    Raises: Unreadable: it is not YAML, or too large; perhaps after the first documents.
-    """
+def check_size(source: SourceFile) -> None:
+    """Refuse a text with more values than a file with references has. Raises: Unreadable."""
     values = source.text.count("\n") + source.text.count(",")
     if values > MAX_VALUES:
         raise Unreadable(source.path, 0, f"has up to {values} values; a file with references has at most {MAX_VALUES}")
-    text = source.text
+
+
+class TextPart(NamedTuple):
+    """A part of a file's text that can be parsed alone. `offset`, `line`: where it begins."""
+
+    text: str
+    offset: int
+    line: int
+
+
+def text_parts(source: SourceFile) -> Iterator[TextPart]:
+    """Yield the parts of a stream, as `document_texts` divides it, with their positions."""
+    offset = line = 0
+    for text in document_texts(source):
+        yield TextPart(text, offset, line)
+        offset += len(text)
+        other = any(end in text for end in _OTHER_LINE_ENDS)
+        line += len(_LINE_END.findall(text)) if other else text.count("\n")
+
+
+def part_documents(source: SourceFile, part: TextPart) -> Iterator[Node]:
+    """Yield the root of each document in a part of a file; one that is no longer used takes no memory.
+
+    Raises: Unreadable: it is not YAML, or its aliases expand too far; perhaps after the first documents.
+    """
+    text = part.text
     if _is_json(source):
         text = _SURROGATE.sub(r"\\u0041", without_json_comments(text))
-    aliases, merges = may_have_aliases(source.text), _MERGE in source.text
+    merges = _MERGE in text
     try:
-        for document in yaml.compose_all(text, Loader=_Loader):
-            if aliases:
-                _check_aliases(source, (document,))
+        for document in read_trees(text, part.offset, part.line):
+            if document.tree.targets:
+                _check_aliases(source, document)
             if merges:
                 _check_merges(source, document)
             yield document
@@ -114,20 +136,6 @@ def _is_json(source: SourceFile) -> bool:
     return source.path.endswith((".json", ".jsonc"))
 
 
-class _Loader(yaml.CBaseLoader):
-    """Composes nodes without resolving the types of plain scalars, which takes a third of the time."""
-
-    def descend_resolver(self, current_node: Any, current_index: Any) -> None:
-        """Do nothing: no tag depends on the path of its node."""
-
-    def ascend_resolver(self) -> None:
-        """Do nothing: no tag depends on the path of its node."""
-
-    def resolve(self, kind: type[Node], value: Any, implicit: Any) -> str:
-        """Return the tag of a node without one of its own."""
-        return _TAGS[kind]
-
-
 def without_json_comments(text: str) -> str:
     """Replace the comments of JSON with comments (`//`, `/* */`) by blanks, offsets unchanged."""
     if "//" not in text and "/*" not in text:
@@ -137,55 +145,36 @@ def without_json_comments(text: str) -> str:
     )
 
 
-def _check_aliases(source: SourceFile, documents: tuple[Node, ...]) -> None:
+def _check_aliases(source: SourceFile, document: Node) -> None:
     """Refuse a document that contains itself, or that has too many values with every alias counted as its anchor."""
-    sizes: dict[int, int] = {}
-    ancestors: set[int] = set()
-    waiting = [(document, False) for document in reversed(documents)]
-    while waiting:
-        node, visited = waiting.pop()
-        if visited:
-            ancestors.remove(id(node))
-            sizes[id(node)] = size = _weight(node) + sum(sizes[id(each)] for each in _children(node))
-            if size > MAX_VALUES:
+    tree = document.tree
+    before = [0]  # the values before each entry, aliases expanded
+    unclosed: list[int] = []
+    for at in range(len(tree.kind)):
+        anchor = tree.anchored(at)
+        if anchor != at and tree.following[anchor] > at:
+            raise Unreadable(source.path, line_of(tree.node(at)), "an anchor contains an alias of itself: not read")
+        if anchor != at:
+            weight = before[tree.following[anchor]] - before[anchor]
+        else:
+            weight = 1 + len(tree.scalar(at)) // CHARACTERS_PER_VALUE if tree.is_scalar(at) else 1
+        before.append(before[at] + weight)
+        if not tree.is_scalar(anchor) and anchor == at:
+            unclosed.append(at)
+        while unclosed and tree.following[unclosed[-1]] == at + 1:
+            closed = unclosed.pop()
+            if before[at + 1] - before[closed] > MAX_VALUES:
                 message = f"its aliases expand to more than {MAX_VALUES} values: not read"
-                raise Unreadable(source.path, line_of(node), message)
-        elif id(node) in ancestors:
-            raise Unreadable(source.path, line_of(node), "an anchor contains an alias of itself: not read")
-        elif id(node) not in sizes:
-            ancestors.add(id(node))
-            waiting.append((node, True))
-            waiting.extend((each, False) for each in _children(node))
-
-
-def _weight(node: Node) -> int:
-    """Return the cost of a node without its children: a long text, such as a Dockerfile, costs as much as many values."""
-    return 1 + len(node.value) // CHARACTERS_PER_VALUE if isinstance(node, ScalarNode) else 1
-
-
-def _children(node: Node) -> list[Node]:
-    """Return the children of a collection, keys and values alike."""
-    if isinstance(node, MappingNode):
-        return [each for pair in node.value for each in pair]
-    return items(node)
+                raise Unreadable(source.path, line_of(tree.node(closed)), message)
 
 
 def walk(documents: tuple[Node, ...]) -> Iterator[Node]:
-    """Yield every node once in text order, even if several aliases refer to it."""
-    waiting = list(reversed(documents))
-    seen: set[int] = set()
-    while waiting:
-        node = waiting.pop()
-        if id(node) in seen:
-            continue
-        seen.add(id(node))
-        yield node
-        if isinstance(node, MappingNode):
-            for key, value in reversed(node.value):
-                waiting.append(value)
-                waiting.append(key)
-        elif isinstance(node, SequenceNode):
-            waiting.extend(reversed(node.value))
+    """Yield every node of these documents once in text order, even if several aliases refer to it."""
+    for document in documents:
+        tree = document.tree
+        for at in range(len(tree.kind)):
+            if tree.anchored(at) == at:
+                yield tree.node(at)
 
 
 class KeyPath(NamedTuple):
@@ -203,30 +192,56 @@ class KeyPath(NamedTuple):
         return "".join(reversed(words)).removeprefix(".")
 
 
-def mappings(root: Node, begin: str = "") -> Iterator[tuple[MappingNode, KeyPath]]:
-    """Yield every mapping once, with its key path. Uses neither recursion nor a text per node, for any depth and size."""
-    waiting: list[tuple[Node, KeyPath]] = [(root, KeyPath(None, begin))]
-    seen: set[int] = set()
+def mappings(root: Node, begin: str = "", hint: re.Pattern[str] | None = None) -> Iterator[tuple[MappingNode, KeyPath]]:
+    """Yield every mapping once, with its key path. Uses neither recursion nor a text per node, for any depth and size.
+
+    `hint`: leave out mappings in whose text, with their key, this is not found; all of a document with aliases remain.
+    """
+    tree = root.tree
+    seen = NodeSet()
+    hints = None
+    if hint is not None and not tree.targets:
+        hints = [match.start() for match in hint.finditer(tree.text, tree.start[root.at], tree.end[root.at])]
+    waiting = [iter([(root.at, KeyPath(None, begin))])]
     while waiting:
-        node, at = waiting.pop()
-        if id(node) in seen:
+        at, path = next(waiting[-1], (-1, None))
+        if path is None:
+            waiting.pop()
             continue
-        seen.add(id(node))
-        if isinstance(node, MappingNode):
-            yield node, at
-            for key, value in reversed(node.value):
-                if not isinstance(value, ScalarNode):
-                    waiting.append((value, KeyPath(at, f".{key.value}" if isinstance(key, ScalarNode) else ".?")))
-        elif isinstance(node, SequenceNode):
-            inner = [(item, index) for index, item in enumerate(node.value) if not isinstance(item, ScalarNode)]
-            waiting.extend((item, KeyPath(at, f"[{index}]")) for item, index in reversed(inner))
+        if tree.targets and not seen.add(tree.node(at)):
+            continue
+        if tree.is_mapping(at):
+            yield MappingNode(tree, at), path
+            waiting.append(_inner_of_mapping(tree, at, path, hints))
+        elif not tree.is_scalar(at):
+            waiting.append(_inner_of_sequence(tree, at, path))
+
+
+def _inner_of_mapping(tree: Tree, at: int, path: KeyPath, hints: list[int] | None) -> Iterator[tuple[int, KeyPath]]:
+    """Yield the values of a mapping that are collections."""
+    for key, written in tree.entries(at):
+        value = tree.anchored(written)
+        if tree.is_scalar(value):
+            continue
+        if hints is not None and bisect_left(hints, tree.start[key]) == bisect_left(hints, tree.end[value]):
+            continue
+        name = tree.anchored(key)
+        yield value, KeyPath(path, f".{tree.scalar(name)}" if tree.is_scalar(name) else ".?")
+
+
+def _inner_of_sequence(tree: Tree, at: int, path: KeyPath) -> Iterator[tuple[int, KeyPath]]:
+    """Yield the entries of a sequence that are collections."""
+    for index, written in enumerate(tree.children(at)):
+        value = tree.anchored(written)
+        if not tree.is_scalar(value):
+            yield value, KeyPath(path, f"[{index}]")
 
 
 def pairs(node: Node | None) -> Pairs:
     """Return a mapping's values by key, its own before those of its merge keys (`<<`); {} for any other node."""
     if not isinstance(node, MappingNode):
         return {}
-    found: Pairs = {key.value: value for key, value in node.value if isinstance(key, ScalarNode)}
+    found: Pairs = node.by_key()
     if _MERGE not in found:
         return found
     found = {}
@@ -240,12 +255,12 @@ def pairs(node: Node | None) -> Pairs:
 def _fragments(node: Node | None) -> Iterator[MappingNode]:
     """Yield a mapping and those that it merges, in order of priority, each once, at most MAX_FRAGMENTS + 1."""
     waiting = [node]
-    seen: set[int] = set()
+    seen: set[Node] = set()
     while waiting and len(seen) <= MAX_FRAGMENTS:
         fragment = waiting.pop()
-        if not isinstance(fragment, MappingNode) or id(fragment) in seen:
+        if not isinstance(fragment, MappingNode) or fragment in seen:
             continue
-        seen.add(id(fragment))
+        seen.add(fragment)
         yield fragment
         for key, value in fragment.value:
             if isinstance(key, ScalarNode) and _is_merge(key):
@@ -258,13 +273,13 @@ def _is_merge(key: ScalarNode) -> bool:
 
 def items(node: Node | None) -> list[Node]:
     """Return the entries of a sequence; [] for any other node."""
-    return list(node.value) if isinstance(node, SequenceNode) else []
+    return node.value if isinstance(node, SequenceNode) else []
 
 
 def text_of(node: Node | None) -> str | None:
     """Return the value of a scalar that is not null; None for any other node."""
     if isinstance(node, ScalarNode) and not is_null(node) and node.tag != "!reset":
-        return str(node.value)
+        return node.value
     return None
 
 
@@ -275,12 +290,12 @@ def is_null(node: Node | None) -> bool:
 
 def line_of(node: Node) -> int:
     """Return the first line of a node, counted from 1."""
-    return int(node.start_mark.line) + 1
+    return node.line + 1
 
 
 def content_end(source: SourceFile, node: ScalarNode) -> int:
     """Return the offset at which a scalar's content ends: before the closing quote, or at the line end of a block."""
-    end = int(node.end_mark.index)
+    end = node.end
     if node.style in ("'", '"'):
         return end - 1
     if node.style in ("|", ">"):
@@ -293,20 +308,20 @@ def plain_start(source: SourceFile, node: ScalarNode) -> int | None:
     end = content_end(source, node)
     value = node.value.rstrip("\n")
     start = end - len(value)
-    return start if start >= int(node.start_mark.index) and source.text[start:end] == value else None
+    return start if start >= node.start and source.text[start:end] == value else None
 
 
 def span_of(source: SourceFile, node: ScalarNode) -> Span:
     """Return the range of a scalar's content, with its quotes and properties if they can't be separated."""
     start = plain_start(source, node)
-    return Span(int(node.start_mark.index) if start is None else start, content_end(source, node))
+    return Span(node.start if start is None else start, content_end(source, node))
 
 
 def literal_offsets(source: SourceFile, node: ScalarNode) -> list[int] | None:
     """Return the offset of each character of a literal block (`|`); None for any other scalar."""
     if node.style != "|":
         return None
-    start, end = int(node.start_mark.index), int(node.end_mark.index)
+    start, end = node.start, node.end
     body = source.text.find("\n", start) + 1
     lines = source.text[body:end].splitlines(keepends=True)
     depths = [len(line) - len(line.lstrip(" ")) for line in lines if line.strip()]
@@ -326,7 +341,7 @@ def literal_offsets(source: SourceFile, node: ScalarNode) -> list[int] | None:
 
 def is_template(source: SourceFile, node: Node) -> bool:
     """Return whether a value is an unquoted `{{ .Values.image }}`, which YAML reads as a mapping."""
-    return isinstance(node, MappingNode) and source.text.startswith("{{", int(node.start_mark.index))
+    return isinstance(node, MappingNode) and source.text.startswith("{{", node.start)
 
 
 def _unreadable(source: SourceFile, error: yaml.YAMLError) -> Unreadable:

@@ -14,14 +14,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
-from yaml.nodes import Node, ScalarNode
-
 from boltseal.lockfile.document import Rendered
 from boltseal.project.image_references import COMPOSE_NAMES, Format, ImageReference, ScanResult
 from boltseal.project.references.compose_places import model_places, service_places
 from boltseal.project.references.kubernetes import read_kubernetes
 from boltseal.project.references.scalars import scalar_reference
 from boltseal.project.references.yaml_nodes import compose, pairs, text_of
+from boltseal.project.references.yaml_tree import Node, ScalarNode
 from boltseal.project.rendering.tool_runs import NotRendered
 from boltseal.project.source_files import SourceFile, Unreadable
 
@@ -99,7 +98,7 @@ def _resources(
     comments = [(match.end(), match[1]) for match in _SOURCE.finditer(source.text)]
     for document in documents:
         if each.tool == "helm":
-            begin = int(document.start_mark.index)
+            begin = document.start
             path = next((path for end, path in reversed(comments) if end <= begin), "")
             at = posixpath.join(printed.root, each.path)
             file = _inside(printed, posixpath.join(at, path.partition("/")[2].lstrip("/"))) or each.path
