@@ -389,6 +389,7 @@ class RandomChange:
             return Applied("nothing")
         path = paths[self.path % len(paths)]
         idle = self.change in IDLE or (path == folder and applies is not _is_layer) or _is_whiteout(path.lstat())
+        idle = idle or (self.change is trusted_attribute and folder.stat().st_uid != 0)  # only root's containers see it
         self.change(path)
         return Applied(f"{self.change.__name__} of {str(path.relative_to(folder))!r}", number, idle)
 

@@ -5,7 +5,8 @@ Whatever the container sees differently from the layers must be found. What it s
 1. what another layer of the image hides. A container of an image that ends with the changed layer sees it;
 2. marks and whiteouts where no lower layer has what they hide, and the layer's own folder, which some engines show as `/`
    and others do not: the layer is not as its tar says, but this makes no difference on this engine;
-3. attributes, and nanoseconds of times, that the driver vfs does not copy from an image to its container.
+3. attributes `trusted.*` in the store of a user without root: only root, who may mount that store as well, sees them;
+4. attributes, and nanoseconds of times, that the driver vfs does not copy from an image to its container.
 
 An image that was not changed must hold, unless its containers lack files: the driver vfs removes new files in a folder without
 an entry if an opaque mark follows them.
