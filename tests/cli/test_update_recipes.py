@@ -170,8 +170,7 @@ def explains(text: str, old: Document, new: Document, versions: tuple[str, str])
 
 
 def test_the_job_for_github_opens_a_pull_request_and_updates_it(clone: Clone, tmp_path: Path) -> None:
-    """The steps push a branch whose diff is the new lock, open a pull request with the explanation as its body, change both
-    with the next image, and end without either while nothing is new."""
+    """The steps push a branch with the new lock, open a pull request with the explanation, and update both later."""
     steps = [step["run"] for step in recipe("yaml", "runs-on")["jobs"]["update"]["steps"] if "run" in step]
     recorded = tmp_path / "recorded"
 
@@ -196,7 +195,7 @@ def test_the_job_for_github_opens_a_pull_request_and_updates_it(clone: Clone, tm
 
 
 def test_the_job_for_gitlab_opens_a_merge_request(clone: Clone, tmp_path: Path) -> None:
-    """The script pushes a branch whose diff is the new lock, and posts a merge request with the explanation to GitLab's API."""
+    """The script pushes a branch with the new lock, and posts a merge request with the explanation to GitLab's API."""
     script = "\n".join(recipe("yaml", "CI_PIPELINE_SOURCE")["update-images"]["script"])
     clone.git("config", f"url.{tmp_path}/remote.git.insteadOf", "https://images:token@gitlab.test/shop/web.git")
     publish(clone.server, "edge", NEW, 3)
@@ -219,8 +218,7 @@ def test_the_job_for_gitlab_opens_a_merge_request(clone: Clone, tmp_path: Path) 
 
 
 def test_the_task_of_renovate_locks_and_explains_what_renovate_wrote(clone: Clone) -> None:
-    """After Renovate's edit of a tag, its task changes the files that its filters add to the commit: the lock, and the
-    explanation; the command is one that Renovate's own configuration allows."""
+    """After Renovate's edit of a tag, its allowed command changes exactly the files that its filters add to the commit."""
     allowed, rules = (json.loads(text) for text in blocks("json"))
     task = rules["packageRules"][0]["postUpgradeTasks"]
     publish(clone.server, "1.4.2", OLD, 3)
