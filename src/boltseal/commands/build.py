@@ -61,6 +61,7 @@ from boltseal.project.generated_files import source_policy
 from boltseal.project.image_references import ImageReference
 from boltseal.transfer.copy import Copier
 from boltseal.transfer.locations import Location
+from boltseal.transfer.protocols import TagTaken
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,7 +148,8 @@ def build_image(request: BuildRequest, options: RegistryOptions, log: IO[str]) -
     image = replace(repository, tag=_tag(request, plan.hash, options))
     plan = replace(plan, rebuilt=rebuilt_tag(image, plan.base, request.separator, options))
     builder = request.builder or found_builder()
-    _build(builder, plan, image, request.created_us, options, log)
+    chosen_free = request.tag is None and request.scheme is Scheme.REVISION
+    _build(builder, plan, image, request.created_us, options, log, chosen_free=chosen_free)
     digest = _pushed(image, plan.hash, options)
     index = _record(image, digest, plan, builder, options)
     reason = "" if index is None else f"entry {index} of the ledger records its inputs"
@@ -206,9 +208,19 @@ def _earlier(
 
 
 def _build(
-    builder: Builder, plan: _Plan, image: Reference, created_us: int, options: RegistryOptions, log: IO[str]
+    builder: Builder,
+    plan: _Plan,
+    image: Reference,
+    created_us: int,
+    options: RegistryOptions,
+    log: IO[str],
+    *,
+    chosen_free: bool,
 ) -> None:
-    """Build and push. Raises: BuildFailed, Invalid: an image can't be named by digest."""
+    """Build and push. `chosen_free`: the tag was chosen because it was free, so it is not taken from another build.
+
+    Raises: BuildFailed, Invalid: an image can't be named by digest.
+    """
     inputs = plan.inputs
     labels = {
         **labels_of(
@@ -235,9 +247,11 @@ def _build(
         try:
             run(build_command(builder, planned), log)
             if words := push_command(builder, planned):
+                if chosen_free:
+                    _check_free(image, options)
                 run(words, log)
             else:
-                _push(planned.gathered, image, options)
+                _push(planned.gathered, image, options, only_new=chosen_free)
         finally:
             if words := tidy_command(builder, planned):
                 with contextlib.suppress(
@@ -246,18 +260,41 @@ def _build(
                     run(words, log)
 
 
-def _push(layout: str, image: Reference, options: RegistryOptions) -> None:
-    """Push the one image of an OCI layout: its parts by digest, and last the index under the tag. Raises: BuildFailed."""
+def _check_free(image: Reference, options: RegistryOptions) -> None:
+    """Check right before a builder's own push, which has no conditions, that the tag is still free. Raises: BuildFailed."""
+
+    async def look(transport: Transport) -> Digest | None:
+        try:
+            client = RegistryClient(transport, image.registry)
+            return (await client.resolve(image.repository, image.tag or Tag("latest"))).digest
+        except RemoteNotFound:
+            return None
+
+    if ask_followed(options, [image.registry], look) is not None:
+        raise BuildFailed(_taken(image))
+
+
+def _taken(image: Reference) -> str:
+    return f"another push took {image} during the build; its tag was not moved: run it again for the next revision"
+
+
+def _push(layout: str, image: Reference, options: RegistryOptions, *, only_new: bool) -> None:
+    """Push the one image of an OCI layout: its parts by digest, and last the index under the tag. Raises: BuildFailed.
+
+    `only_new`: refuse if the tag is taken, by a condition (`If-None-Match`) where the registry takes it.
+    """
 
     async def push(transport: Transport) -> None:
         source, target = Location.parse(f"oci:{layout}"), Location.parse(str(image))
-        async with opened_transfer(options.client, transport, source, target, force=True) as transfer:
+        async with opened_transfer(options.client, transport, source, target, force=not only_new) as transfer:
             [name] = await transfer.source.names()
-            copier = Copier(transfer.source, transfer.target, within=transfer.within, force=True)
+            copier = Copier(transfer.source, transfer.target, within=transfer.within, force=not only_new)
             try:
                 await copier.image(name, str(image.tag))
             except LedgerBroken:  # the alarm keeps its exit code
                 raise
+            except TagTaken as error:
+                raise BuildFailed(_taken(image)) from error
             except BoltsealError as error:
                 message = f"the push failed: {error.message}; nothing was recorded"
                 raise BuildFailed(message, error.refusal_facts()) from error
