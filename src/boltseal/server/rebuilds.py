@@ -24,8 +24,9 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from boltseal.client.credentials import CredentialStore
 from boltseal.client.document_cache import DocumentCache
 from boltseal.client.ledger_trust import LedgerCheck, LedgerWatch, TrustStatus
+from boltseal.client.registry_request import RegistryRequest, RegistryResponse
 from boltseal.client.state import ClientState
-from boltseal.client.transport import MAX_DOCUMENT_BYTES, RegistryRequest, RegistryResponse, Transport, TransportOptions
+from boltseal.client.transport import MAX_DOCUMENT_BYTES, Transport, TransportOptions
 from boltseal.commands.rebuild_loop import rebuild_outdated
 from boltseal.commands.registry_images import registry_images
 from boltseal.config import secret_variable
