@@ -47,16 +47,16 @@ from boltseal.commands.build_inputs import (
 from boltseal.commands.build_labels import git_if_any
 from boltseal.commands.build_revisions import Rebuilt, next_free_revision, rebuilt_tag
 from boltseal.commands.image_locations import opened_transfer
+from boltseal.commands.pushed_build import pushed_build
 from boltseal.commands.registry_access import RegistryOptions, ask_followed, followed, repository_only
 from boltseal.commands.tag_new import tag_of_source
-from boltseal.errors import BoltsealError, Invalid, Unavailable
+from boltseal.errors import BoltsealError, Invalid
 from boltseal.ledger.entry import EntryKind, format_time
 from boltseal.ledger.follow import LedgerBroken
 from boltseal.oci.digest import Digest
 from boltseal.oci.reference import Reference, Tag
 from boltseal.policy.tag_revisions import DOT
-from boltseal.project.bases.image_facts import IMAGE, INPUTS, config_of, read_facts
-from boltseal.project.bases.index_children import images_of_index
+from boltseal.project.bases.image_facts import IMAGE, INPUTS
 from boltseal.project.generated_files import source_policy
 from boltseal.project.image_references import ImageReference
 from boltseal.transfer.copy import Copier
@@ -326,19 +326,7 @@ def _pushed(image: Reference, inputs: str, options: RegistryOptions) -> Digest:
     """Return the digest of what was pushed. Raises: Unavailable: the tag resolves to an image of other inputs."""
 
     async def look(transport: Transport) -> Digest:
-        client, tag = RegistryClient(transport, image.registry), image.tag or Tag("latest")
-        digest = (await client.resolve(image.repository, tag)).digest
-        manifest = await client.manifest(image.repository, digest)
-        images = [child.digest for child in images_of_index(manifest)] if manifest.is_index else [digest]
-        for one in images or [digest]:
-            manifest = await client.manifest(image.repository, one)
-            config, size = config_of(manifest, one)
-            raw = b"".join([piece async for piece in client.blob(image.repository, config, size)])
-            if read_facts(manifest, one, raw).labels.get(INPUTS) != inputs:
-                raise Unavailable(
-                    f"{image} was pushed, but another push changed it to {digest.short}: nothing was recorded"
-                )
-        return digest
+        return await pushed_build(transport, options.client.state, options.client.now_us(), image, inputs)
 
     return ask_followed(options, [image.registry], look)
 
