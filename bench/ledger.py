@@ -195,7 +195,9 @@ def million(folder: Path, entries: int) -> None:
         print(f"a receipt of any of {head.size:,} entries: p50 {_ms(waits, 50)} ms, p99 {_ms(waits, 99)} ms")
     blobs = LocalBlobs(settings.server.data)
     started = time.perf_counter()
-    found = examine(open_snapshot(settings.server.data / DATABASE_NAME), blobs, keys=LedgerKeys(settings.keys))
+    found = examine(
+        open_snapshot(settings.server.data / DATABASE_NAME), blobs.maintenance, keys=LedgerKeys(settings.keys)
+    )
     took = time.perf_counter() - started
     blobs.close()
     print(

@@ -23,7 +23,14 @@ from boltseal.server.storage.metadata.sqlite import open_snapshot
 from boltseal.server.store_factory import prepare
 from tests.serving import FIRST_START_US, FLOATING, Clock, Serving, copy_of, serving, settings_of
 
-pytest_plugins = ["tests.environment", "tests.scheduling", "tests.selection", "tests.servers", "tests.bare_registry"]
+pytest_plugins = [
+    "tests.environment",
+    "tests.scheduling",
+    "tests.selection",
+    "tests.change_impact",
+    "tests.servers",
+    "tests.bare_registry",
+]
 
 MEMORY = Path("/dev/shm")
 FAR_FUTURE_US = 4_000_000_000_000_000  # later than any clock of a test
@@ -93,7 +100,7 @@ def whole_store(data: Path) -> Iterator[None]:
     """Check with `boltseal admin fsck` at the end of the test that rows, bytes, ledger and seals are consistent."""
     yield
     with closing(LocalBlobs(data)) as blobs:
-        examined = examine(open_snapshot(data / DATABASE_NAME), blobs)
+        examined = examine(open_snapshot(data / DATABASE_NAME), blobs.maintenance)
 
     assert not examined.findings
 

@@ -103,7 +103,7 @@ async def test_a_manifest_is_purged_under_its_other_digest_too(shop: BareRegistr
 
     assert not await holds(shop, Digest.of(secret))
     assert not await holds(shop, Digest.of(secret, "sha512"))
-    assert shop.blobs.look(layer) is None
+    assert shop.blobs.maintenance.look(layer) is None
     assert purged.kept == ()
     assert recorded == ["1.0.0", *tags]
 

@@ -82,8 +82,8 @@ def make_old(path: Path) -> None:
 async def unnamed(shop: BareRegistry, data: bytes) -> Digest:
     """Store bytes that no row references."""
     key = UploadKey(SHOP, UploadId.new())
-    await shop.blobs.start_upload(key)
-    async with shop.blobs.open_upload(key) as writer:
+    await shop.blobs.uploads.start_upload(key)
+    async with shop.blobs.uploads.open_upload(key) as writer:
         await writer.write(data)
         await writer.commit(Digest.of(data))
     return Digest.of(data)

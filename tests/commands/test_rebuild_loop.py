@@ -8,7 +8,7 @@ import pytest
 
 from boltseal.client.state import ClientState
 from boltseal.commands.rebuild_loop import MAX_ROUNDS, rebuild_outdated
-from boltseal.project.bases.base_scan import BaseReport
+from boltseal.project.bases.base_report import BaseReport
 from boltseal.project.bases.freshness import BaseStatus
 from boltseal.project.bases.rebuild_journal import RebuildJournal
 from tests.project.bases.rebuilds import APP, NODE, OURS, base_report, rebuilder, script

@@ -44,7 +44,7 @@ def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[BlobStore]
 async def begin(store: BlobStore) -> UploadKey:
     """Begin a new, empty upload session."""
     key = UploadKey(REPOSITORY, UploadId.new())
-    await store.start_upload(key)
+    await store.uploads.start_upload(key)
     return key
 
 
@@ -52,7 +52,7 @@ async def push(store: BlobStore, content: bytes, algorithm: str = "sha256") -> D
     """Push a whole blob in one request."""
     key = await begin(store)
     digest = Digest.of(content, algorithm)
-    async with store.open_upload(key, algorithm) as writer:
+    async with store.uploads.open_upload(key, algorithm) as writer:
         await writer.write(content)
         await writer.commit(digest)
     return digest
@@ -60,7 +60,7 @@ async def push(store: BlobStore, content: bytes, algorithm: str = "sha256") -> D
 
 async def patch(store: BlobStore, key: UploadKey, *chunks: bytes) -> None:
     """Append a chunk in one acknowledged request."""
-    async with store.open_upload(key) as writer:
+    async with store.uploads.open_upload(key) as writer:
         for chunk in chunks:
             await writer.write(chunk)
         await writer.flush()
@@ -85,7 +85,7 @@ async def test_a_pushed_blob_is_returned_unchanged(store: BlobStore) -> None:
 
     assert await content_of(store, digest) == b"layer"
     assert await size_of(store, digest) == 5
-    assert store.look(digest) is not None
+    assert store.maintenance.look(digest) is not None
 
 
 async def test_an_empty_blob_is_stored(store: BlobStore) -> None:
@@ -101,7 +101,7 @@ async def test_an_absent_blob_is_absent(store: BlobStore) -> None:
     digest = Digest.of(b"never pushed")
 
     assert await store.stat(digest) is None
-    assert store.look(digest) is None
+    assert store.maintenance.look(digest) is None
     with pytest.raises(BlobAbsent):
         await anext(store.read(digest, 0, 1))
 
@@ -111,7 +111,7 @@ async def test_a_blob_in_many_requests_is_the_same_blob(store: BlobStore) -> Non
     key = await begin(store)
     await patch(store, key, b"one ")
     await patch(store, key, b"two ", b"and ")
-    async with store.open_upload(key) as writer:
+    async with store.uploads.open_upload(key) as writer:
         await writer.write(b"three")
         size = await writer.commit(Digest.of(b"one two and three"))
 
@@ -122,36 +122,36 @@ async def test_a_blob_in_many_requests_is_the_same_blob(store: BlobStore) -> Non
 async def test_a_session_ends_with_its_commit(store: BlobStore) -> None:
     """After a commit the session is unknown to every call."""
     key = await begin(store)
-    async with store.open_upload(key) as writer:
+    async with store.uploads.open_upload(key) as writer:
         await writer.write(b"x")
         await writer.commit(Digest.of(b"x"))
         with pytest.raises(UploadUnknown):
             await writer.write(b"more")
 
     with pytest.raises(UploadUnknown):
-        await store.upload_size(key)
+        await store.uploads.upload_size(key)
     with pytest.raises(UploadUnknown):
-        await store.cancel_upload(key)
+        await store.uploads.cancel_upload(key)
     with pytest.raises(UploadUnknown):
-        async with store.open_upload(key):
+        async with store.uploads.open_upload(key):
             pass
 
 
 async def test_upload_size_is_the_offset_to_resume_at(store: BlobStore) -> None:
     """The size of a session is how many bytes it holds, from 0 on."""
     key = await begin(store)
-    before = await store.upload_size(key)
+    before = await store.uploads.upload_size(key)
     await patch(store, key, b"12345")
 
     assert before == 0
-    assert await store.upload_size(key) == 5
+    assert await store.uploads.upload_size(key) == 5
 
 
 async def test_the_offset_counts_buffered_bytes(store: BlobStore) -> None:
     """The offset includes buffered bytes, so that the next chunk's position is known before they are on disk."""
     key = await begin(store)
     await patch(store, key, b"12345")
-    async with store.open_upload(key) as writer:
+    async with store.uploads.open_upload(key) as writer:
         opened = writer.offset
         await writer.write(b"678")
 
@@ -164,24 +164,24 @@ async def test_a_wrong_digest_keeps_the_session_as_it_was(store: BlobStore) -> N
     key = await begin(store)
     await patch(store, key, b"acknowledged ")
     wrong = Digest.of(b"something else")
-    async with store.open_upload(key) as writer:
+    async with store.uploads.open_upload(key) as writer:
         await writer.write(b"last chunk")
         with pytest.raises(DigestInvalid, match=str(wrong)):
             await writer.commit(wrong)
-    held = await store.upload_size(key)
-    async with store.open_upload(key) as writer:
+    held = await store.uploads.upload_size(key)
+    async with store.uploads.open_upload(key) as writer:
         await writer.write(b"last chunk")
         await writer.commit(Digest.of(b"acknowledged last chunk"))
 
     assert held == 13
-    assert store.look(wrong) is None
+    assert store.maintenance.look(wrong) is None
     assert await content_of(store, Digest.of(b"acknowledged last chunk")) == b"acknowledged last chunk"
 
 
 async def test_a_wrong_digest_can_be_followed_by_the_right_one_at_once(store: BlobStore) -> None:
     """After a refused commit the same writer can commit with the right digest."""
     key = await begin(store)
-    async with store.open_upload(key) as writer:
+    async with store.uploads.open_upload(key) as writer:
         await writer.write(b"abc")
         with pytest.raises(DigestInvalid):
             await writer.commit(Digest.of(b"not abc"))
@@ -198,7 +198,7 @@ async def test_a_wrong_digest_can_be_followed_by_the_right_one_at_once(store: Bl
 async def test_the_algorithm_may_be_chosen_at_the_commit(store: BlobStore, expected: str, asked: str) -> None:
     """A session that was opened for one digest algorithm can be committed under the other."""
     key = await begin(store)
-    async with store.open_upload(key, expected) as writer:
+    async with store.uploads.open_upload(key, expected) as writer:
         await writer.write(b"a" * 100_000)
         await writer.flush()
         await writer.write(b"b" * 100_000)
@@ -211,17 +211,17 @@ async def test_a_rollback_forgets_the_request(store: BlobStore) -> None:
     """A rollback removes the current request's bytes; size and hash of acknowledged ones stay."""
     key = await begin(store)
     await patch(store, key, b"kept ")
-    async with store.open_upload(key) as writer:
+    async with store.uploads.open_upload(key) as writer:
         await writer.write(b"y" * 3_000_000)
         await writer.rollback()
         offset = writer.offset
-    held = await store.upload_size(key)
-    async with store.open_upload(key) as writer:
+    held = await store.uploads.upload_size(key)
+    async with store.uploads.open_upload(key) as writer:
         await writer.write(b"and done")
         await writer.commit(Digest.of(b"kept and done"))
 
     assert offset == held == 5
-    assert store.look(Digest.of(b"kept and done")) is not None
+    assert store.maintenance.look(Digest.of(b"kept and done")) is not None
 
 
 async def test_a_session_belongs_to_its_repository(store: BlobStore) -> None:
@@ -230,26 +230,26 @@ async def test_a_session_belongs_to_its_repository(store: BlobStore) -> None:
     elsewhere = UploadKey(Repository("shop/other"), key.id)
 
     with pytest.raises(UploadUnknown):
-        await store.upload_size(elsewhere)
+        await store.uploads.upload_size(elsewhere)
     with pytest.raises(UploadUnknown):
-        await store.cancel_upload(elsewhere)
+        await store.uploads.cancel_upload(elsewhere)
     with pytest.raises(UploadUnknown):
-        async with store.open_upload(elsewhere):
+        async with store.uploads.open_upload(elsewhere):
             pass
-    assert await store.upload_size(key) == 0
+    assert await store.uploads.upload_size(key) == 0
 
 
 async def test_a_session_has_one_writer(store: BlobStore) -> None:
     """A second writer gets UploadBusy, and the first one is not affected."""
     key = await begin(store)
-    async with store.open_upload(key) as writer:
+    async with store.uploads.open_upload(key) as writer:
         await writer.write(b"mine")
         with pytest.raises(UploadBusy):
-            async with store.open_upload(key):
+            async with store.uploads.open_upload(key):
                 pass
         await writer.commit(Digest.of(b"mine"))
 
-    assert store.look(Digest.of(b"mine")) is not None
+    assert store.maintenance.look(Digest.of(b"mine")) is not None
 
 
 async def test_a_writer_waits_for_the_one_before(store: BlobStore) -> None:
@@ -258,7 +258,7 @@ async def test_a_writer_waits_for_the_one_before(store: BlobStore) -> None:
     opened = asyncio.Event()
 
     async def first() -> None:
-        async with store.open_upload(key) as writer:
+        async with store.uploads.open_upload(key) as writer:
             opened.set()
             await writer.write(b"first ")
             await asyncio.sleep(0.02)  # the second writer waits meanwhile
@@ -266,25 +266,25 @@ async def test_a_writer_waits_for_the_one_before(store: BlobStore) -> None:
 
     async def second() -> None:
         await opened.wait()
-        async with store.open_upload(key) as writer:
+        async with store.uploads.open_upload(key) as writer:
             await writer.write(b"second")
             await writer.commit(Digest.of(b"first second"))
 
     await asyncio.gather(first(), second())
 
-    assert store.look(Digest.of(b"first second")) is not None
+    assert store.maintenance.look(Digest.of(b"first second")) is not None
 
 
 async def test_a_cancelled_session_cannot_be_committed(store: BlobStore) -> None:
     """Cancelling does not wait for the writer, whose commit then fails."""
     key = await begin(store)
-    async with store.open_upload(key) as writer:
+    async with store.uploads.open_upload(key) as writer:
         await writer.write(b"too late")
-        await store.cancel_upload(key)
+        await store.uploads.cancel_upload(key)
         with pytest.raises(UploadUnknown):
             await writer.commit(Digest.of(b"too late"))
 
-    assert store.look(Digest.of(b"too late")) is None
+    assert store.maintenance.look(Digest.of(b"too late")) is None
 
 
 async def test_a_push_replaces_a_stored_blob(store: BlobStore) -> None:
@@ -292,7 +292,7 @@ async def test_a_push_replaces_a_stored_blob(store: BlobStore) -> None:
     await push(store, b"again")
     digest = await push(store, b"again")
 
-    assert [blob.digest for blob in store.walk()] == [digest]
+    assert [blob.digest for blob in store.maintenance.walk()] == [digest]
     assert await content_of(store, digest) == b"again"
 
 
@@ -338,11 +338,11 @@ async def test_walk_names_every_blob_in_order(store: BlobStore) -> None:
     """`walk` yields every blob's digest and size in order, of both algorithms, without upload sessions."""
     pushed = [await push(store, b"w" * size, algorithm) for size in range(20) for algorithm in ("sha256", "sha512")]
     await begin(store)
-    walked = list(store.walk())
+    walked = list(store.maintenance.walk())
 
     assert [blob.digest for blob in walked] == sorted(pushed)
     assert {blob.size for blob in walked} == set(range(20))
-    assert list(store.strays()) == []
+    assert list(store.maintenance.strays()) == []
 
 
 async def test_scan_yields_every_stored_byte(store: BlobStore) -> None:
@@ -350,40 +350,40 @@ async def test_scan_yields_every_stored_byte(store: BlobStore) -> None:
     big = await push(store, b"s" * (2 * 1024 * 1024 + 7))
     empty = await push(store, b"")
 
-    assert b"".join(store.scan(big)) == b"s" * (2 * 1024 * 1024 + 7)
-    assert list(store.scan(empty)) == []
+    assert b"".join(store.maintenance.scan(big)) == b"s" * (2 * 1024 * 1024 + 7)
+    assert list(store.maintenance.scan(empty)) == []
     with pytest.raises(BlobAbsent):
-        next(store.scan(Digest.of(b"never pushed")))
+        next(store.maintenance.scan(Digest.of(b"never pushed")))
 
 
 async def test_bytes_that_were_committed_meanwhile_are_not_deleted(store: BlobStore) -> None:
     """A delete of a blob fails if it was pushed again after the decision."""
     digest = await push(store, b"again")
     stored = await store.stat(digest)
-    walked = list(store.walk())
+    walked = list(store.maintenance.walk())
     await push(store, b"again")
     now = await store.stat(digest)
 
     assert stored is not None
     assert walked == [stored]
     assert not await store.delete(stored)
-    assert not store.delete_and_wait(stored)
+    assert not store.maintenance.delete(stored)
     assert now is not None
-    assert now == store.look(digest)
+    assert now == store.maintenance.look(digest)
     assert await store.delete(now)
-    assert store.look(digest) is None
+    assert store.maintenance.look(digest) is None
 
 
 async def test_removing_is_final_and_may_be_repeated(store: BlobStore) -> None:
     """A deleted blob is absent, and deleting an absent blob does nothing."""
     digest = await push(store, b"gone")
-    stored = store.look(digest)
+    stored = store.maintenance.look(digest)
 
     assert stored is not None
     assert await store.delete(stored)
     assert not await store.delete(stored)
-    assert not store.delete_and_wait(stored)
-    assert store.look(digest) is None
+    assert not store.maintenance.delete(stored)
+    assert store.maintenance.look(digest) is None
     assert await store.stat(digest) is None
 
 
@@ -391,28 +391,28 @@ async def test_an_abandoned_session_is_found_and_discarded(store: BlobStore) -> 
     """Abandoned sessions are listed with their sizes, and can be discarded."""
     key = await begin(store)
     await patch(store, key, b"left here")
-    found = list(store.abandoned(FAR_FUTURE_US))
+    found = list(store.upload_cleanup.abandoned(FAR_FUTURE_US))
 
     assert [(upload.name, upload.size) for upload in found] == [(key.name, 9)]
-    assert list(store.abandoned(0)) == []
-    assert store.discard(found[0], FAR_FUTURE_US)
+    assert list(store.upload_cleanup.abandoned(0)) == []
+    assert store.upload_cleanup.discard(found[0], FAR_FUTURE_US)
     with pytest.raises(UploadUnknown):
-        await store.upload_size(key)
+        await store.uploads.upload_size(key)
 
 
 async def test_a_session_in_use_is_not_abandoned(store: BlobStore) -> None:
     """A session that is in use, or was written to recently, is not discarded."""
     key = await begin(store)
-    found = next(iter(store.abandoned(FAR_FUTURE_US)))
-    async with store.open_upload(key) as writer:
-        in_use = store.discard(found, FAR_FUTURE_US)
+    found = next(iter(store.upload_cleanup.abandoned(FAR_FUTURE_US)))
+    async with store.uploads.open_upload(key) as writer:
+        in_use = store.upload_cleanup.discard(found, FAR_FUTURE_US)
         await writer.write(b"alive")
         await writer.flush()
-    too_young = store.discard(found, 0)
+    too_young = store.upload_cleanup.discard(found, 0)
 
     assert not in_use
     assert not too_young
-    assert await store.upload_size(key) == 5
+    assert await store.uploads.upload_size(key) == 5
 
 
 async def test_discarding_an_invalid_session_does_nothing(store: BlobStore) -> None:
@@ -420,8 +420,8 @@ async def test_discarding_an_invalid_session_does_nothing(store: BlobStore) -> N
     digest = await push(store, b"safe")
     path = UploadFile(f"../blobs/sha256/{digest.hex[:2]}/{digest.hex}", 4, 0)
 
-    assert not store.discard(path, FAR_FUTURE_US)
-    assert store.look(digest) is not None
+    assert not store.upload_cleanup.discard(path, FAR_FUTURE_US)
+    assert store.maintenance.look(digest) is not None
 
 
 @pytest.mark.parametrize(
@@ -457,7 +457,7 @@ async def test_any_sequence_of_chunks_and_requests_gives_its_bytes(
     """However a blob is split over chunks and requests, with refused ones between, its bytes are complete."""
     key = await begin(store)
     kept = pending = b""
-    opened = store.open_upload(key)
+    opened = store.uploads.open_upload(key)
     writer = await opened.__aenter__()
     for step in steps:
         if isinstance(step, bytes):
@@ -475,7 +475,7 @@ async def test_any_sequence_of_chunks_and_requests_gives_its_bytes(
         pending = b""
         if step == "reopen":
             await opened.__aexit__(None, None, None)
-            opened = store.open_upload(key)
+            opened = store.uploads.open_upload(key)
             writer = await opened.__aenter__()
         assert writer.offset == len(kept)
     digest = Digest.of(kept + pending, algorithm)
@@ -496,29 +496,29 @@ def test_upload_ids_can_not_be_guessed() -> None:
 async def test_an_existing_session_is_continued(store: BlobStore) -> None:
     """A second process that fetches the same digest continues the existing session."""
     key = FetchKey(REPOSITORY, UploadId.of(Digest.of(b"from elsewhere")))
-    await store.start_upload(key)
+    await store.uploads.start_upload(key)
     await patch(store, key, b"from ")
-    await store.start_upload(key)
+    await store.uploads.start_upload(key)
 
-    assert await store.upload_size(key) == 5
+    assert await store.uploads.upload_size(key) == 5
 
 
 async def test_no_request_can_name_a_fetch_session(store: BlobStore) -> None:
     """A client's upload with the same number in the same repository is separate from a fetch session."""
     number = UploadId.of(Digest.of(b"from elsewhere"))
-    await store.start_upload(FetchKey(REPOSITORY, number))
+    await store.uploads.start_upload(FetchKey(REPOSITORY, number))
 
     with pytest.raises(UploadUnknown):
-        await store.upload_size(UploadKey(REPOSITORY, number))
+        await store.uploads.upload_size(UploadKey(REPOSITORY, number))
 
 
 async def test_a_session_can_be_read_while_it_is_written(store: BlobStore) -> None:
     """Other readers see acknowledged bytes of a session, also after it became a blob."""
     key = await begin(store)
     seen: list[object] = []
-    partial = store.open_partial(key)
+    partial = store.uploads.open_partial(key)
     seen.append(partial.available())
-    async with store.open_upload(key) as writer:
+    async with store.uploads.open_upload(key) as writer:
         await writer.write(b"layer")
         await writer.flush()
         seen.append(partial.available())
@@ -537,21 +537,21 @@ async def test_a_reader_of_a_discarded_session_gets_an_error(store: BlobStore) -
     """A reader of a session that was discarded gets an error, because its bytes never were a blob."""
     key = await begin(store)
     await patch(store, key, b"layer")
-    partial = store.open_partial(key)
-    await store.cancel_upload(key)
+    partial = store.uploads.open_partial(key)
+    await store.uploads.cancel_upload(key)
 
     assert partial.available() == -1
     partial.close()
     with pytest.raises(UploadUnknown):
-        store.open_partial(key)
+        store.uploads.open_partial(key)
 
 
 async def test_a_writer_that_does_not_wait_is_refused_at_once(store: BlobStore) -> None:
     """With `wait_s=0` a busy session is refused at once."""
     key = await begin(store)
-    async with store.open_upload(key):
+    async with store.uploads.open_upload(key):
         with pytest.raises(UploadBusy):
-            async with store.open_upload(key, wait_s=0):
+            async with store.uploads.open_upload(key, wait_s=0):
                 pass
-    async with store.open_upload(key, wait_s=0) as writer:
+    async with store.uploads.open_upload(key, wait_s=0) as writer:
         assert writer.offset == 0

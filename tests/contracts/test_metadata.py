@@ -13,10 +13,31 @@ import pytest
 from boltseal.errors import NotFound, Unavailable
 from boltseal.oci.digest import Digest
 from boltseal.server.storage.coordination.generation import FileGeneration
-from boltseal.server.storage.metadata import ledger_store, queries, tag_table, unreferenced, upload_table
+from boltseal.server.storage.metadata import (
+    account_table,
+    failed_login_table,
+    foreign_tags,
+    ledger_store,
+    queries,
+    tag_table,
+    unreferenced,
+    upload_table,
+    upstream_table,
+)
 from boltseal.server.storage.metadata.database import SqlMetadata
 from boltseal.server.storage.metadata.migrate import DATABASE_NAME, GENERATION_NAME, prepare_data
-from boltseal.server.storage.metadata.protocol import LEDGER, Metadata, Snapshot, UnitOfWork, WriteQueue
+from boltseal.server.storage.metadata.protocol import (
+    LEDGER,
+    NO_PAUSE,
+    AccountRow,
+    FailedLoginRow,
+    ForeignTagRow,
+    Metadata,
+    Snapshot,
+    UnitOfWork,
+    UpstreamPause,
+    WriteQueue,
+)
 from boltseal.server.storage.metadata.sqlite import SqliteDriver, SqliteSession, open_database
 from boltseal.server.storage.metadata.tag_row import TagRow
 
@@ -251,7 +272,7 @@ async def test_a_locked_row_is_the_row_itself(metadata: Metadata) -> None:
 async def test_lookups_see_the_last_commit(open_metadata: Opener) -> None:
     """A pull that begins after an acknowledged push of any process finds it."""
     metadata, other = open_metadata(), open_metadata()
-    before = await other.lookups.repository("test/app")
+    before = await other.lookups.content.repository("test/app")
 
     def job(tx: UnitOfWork) -> None:
         number = queries.ensure_repository(tx, "test/app", None)
@@ -260,11 +281,52 @@ async def test_lookups_see_the_last_commit(open_metadata: Opener) -> None:
     await metadata.write(job)
 
     assert not before
-    assert await other.lookups.repository("test/app")
-    assert await other.lookups.blob_size("test/app", "sha256:1") == 5
-    assert await other.lookups.blob_size("test/other", "sha256:1") is None
-    assert await other.lookups.tag("test/app", "1.0") is None
-    assert await other.lookups.released("sha256:1") is None
+    assert await other.lookups.content.repository("test/app")
+    assert await other.lookups.content.blob_size("test/app", "sha256:1") == 5
+    assert await other.lookups.content.blob_size("test/other", "sha256:1") is None
+    assert await other.lookups.content.tag("test/app", "1.0") is None
+    assert await other.lookups.uploads.released("sha256:1") is None
+
+
+async def test_lookups_of_upstreams_see_the_last_commit(open_metadata: Opener) -> None:
+    """A tag of an upstream and the pause of an upstream are seen by every process after the COMMIT."""
+    metadata, other = open_metadata(), open_metadata()
+    before = (
+        await other.lookups.upstreams.foreign_tag("up/app", "1"),
+        await other.lookups.upstreams.upstream_pause("up"),
+    )
+    row = ForeignTagRow("sha256:1", "a/b", 5, None, None, None, None, None, NOW_US, 0, 0, 0)
+    pause = UpstreamPause(NOW_US + 1, 0, "too many requests")
+
+    def job(tx: UnitOfWork) -> None:
+        foreign_tags.put(tx, "up/app", "1", row)
+        upstream_table.put_pause(tx, "up", pause)
+
+    await metadata.write(job)
+
+    assert before == (None, NO_PAUSE)
+    assert await other.lookups.upstreams.foreign_tag("up/app", "1") == row
+    assert await other.lookups.upstreams.upstream_pause("up") == pause
+
+
+async def test_lookups_of_logins_see_the_last_commit(open_metadata: Opener) -> None:
+    """Users and failed logins are seen by every process after the COMMIT, and each change of users gives another version."""
+    metadata, other = open_metadata(), open_metadata()
+    failures = FailedLoginRow(3, NOW_US)
+    versions = [await other.lookups.logins.account_version()]
+
+    def job(tx: UnitOfWork) -> None:
+        account_table.put(tx, "ann", "one")
+        failed_login_table.put(tx, "192.0.2.1", failures, forget_before_us=0, most=10)
+
+    for change in (job, lambda tx: account_table.put(tx, "ann", "two")):
+        await metadata.write(change)
+        versions.append(await other.lookups.logins.account_version())
+
+    assert len(set(versions)) == 3
+    assert await other.lookups.logins.accounts() == [AccountRow("ann", "two")]
+    assert await other.lookups.logins.failed_login("192.0.2.1") == failures
+    assert await other.lookups.logins.failed_login("192.0.2.2") is None
 
 
 async def test_bytes_that_are_released_again_have_another_time(metadata: Metadata) -> None:
@@ -299,11 +361,14 @@ async def test_the_owner_of_an_upload_session_is_seen_by_every_process(open_meta
     """In the repository in which the session began, until it ends."""
     metadata, other = open_metadata(), open_metadata()
     await metadata.write(lambda tx: upload_table.add(tx, "u1", "test/app", "ann"), durable=False)
-    found = await other.lookups.upload_owner("test/app", "u1"), await other.lookups.upload_owner("test/other", "u1")
+    found = (
+        await other.lookups.uploads.upload_owner("test/app", "u1"),
+        await other.lookups.uploads.upload_owner("test/other", "u1"),
+    )
     await metadata.write(lambda tx: upload_table.remove(tx, "u1"))
 
     assert found == ("ann", None)
-    assert await other.lookups.upload_owner("test/app", "u1") is None
+    assert await other.lookups.uploads.upload_owner("test/app", "u1") is None
 
 
 async def test_open_uploads_are_counted_for_their_owner_until_they_expire(open_metadata: Opener) -> None:

@@ -126,9 +126,10 @@ def test_rule_3_a_new_major_version_is_mentioned() -> None:
     assert "--major proposes it" in step(service(VERSION), tags={VERSION: [Tag("2.0.0-alpine")]}).why
 
 
-def test_rule_3_a_version_that_failed_is_not_proposed() -> None:
-    """Rule 3: a version whose deploy failed here is not proposed; the next lower one that is newer is, else the reason."""
-    image = "localhost:5000/shop/app:1.4.0-alpine"
+@pytest.mark.parametrize("pin", ["", f"@{NEW}"])
+def test_rule_3_a_version_that_failed_is_not_proposed(pin: str) -> None:
+    """Rule 3: a version whose deploy failed here, pinned or not, is not proposed; the next lower one is, else the reason."""
+    image = f"localhost:5000/shop/app:1.4.0-alpine{pin}"
     failed = failed_versions(
         [replace(release(1, ReleaseEnd.PUT_BACK), services=(_service(image, ServiceState.FAILED),))]
     )

@@ -18,11 +18,14 @@ from boltseal.oci.digest import Digest, DigestInvalid
 from boltseal.server.storage.blobs.protocol import (
     PIECE_BYTES,
     BlobAbsent,
+    BlobMaintenance,
     StoreBroken,
     StoredBlob,
     UploadBusy,
+    UploadCleanup,
     UploadFile,
     UploadKey,
+    UploadSessions,
     UploadUnknown,
 )
 
@@ -124,8 +127,11 @@ class MemoryBlobs:
         self.now_us = now_us
         self.blobs: dict[Digest, tuple[bytes, int]] = {}
         self.sessions: dict[str, _Session] = {}
-        self._lock_wait_s = lock_wait_s
         self._failures: dict[tuple[str, bool], list[BoltsealError]] = defaultdict(list)
+        uploads = MemoryUploads(self, lock_wait_s)
+        self.uploads: UploadSessions = uploads
+        self.upload_cleanup: UploadCleanup = uploads
+        self.maintenance: BlobMaintenance = MemoryMaintenance(self)
 
     def fail(self, what: str, error: BoltsealError, *, done: bool = False) -> None:
         """Make the next call of the method `what` raise `error`, before its effect or after it."""
@@ -143,58 +149,11 @@ class MemoryBlobs:
         self.blobs[digest] = (content, self.now_us)
         return digest
 
-    async def start_upload(self, key: UploadKey) -> None:
-        self.trip("start_upload")
-        self.sessions.setdefault(key.name, _Session(self.now_us))
-        self.trip("start_upload", done=True)
-
-    async def upload_size(self, key: UploadKey) -> int:
-        return len(self._session(key).content)
-
-    @asynccontextmanager
-    async def open_upload(
-        self, key: UploadKey, algorithm: str = "sha256", wait_s: float | None = None
-    ) -> AsyncIterator[MemoryWriter]:
-        session = self._session(key)
-        try:
-            async with asyncio.timeout(self._lock_wait_s if wait_s is None else wait_s):
-                await session.lock.acquire()
-        except TimeoutError as error:
-            raise UploadBusy(f"another request is writing to the upload session {key.id}") from error
-        try:
-            self._session(key)
-            yield MemoryWriter(self, key, session)
-        finally:
-            session.lock.release()
-
-    def open_partial(self, key: UploadKey) -> MemoryPartial:
-        return MemoryPartial(self, key, self._session(key))
-
-    async def cancel_upload(self, key: UploadKey) -> None:
-        self._session(key)
-        del self.sessions[key.name]
-
-    def abandoned(self, older_than_us: int) -> Iterator[UploadFile]:
-        for name, session in sorted(self.sessions.items()):
-            if session.mtime_us < older_than_us:
-                yield UploadFile(name, len(session.content), session.mtime_us)
-
-    def discard(self, upload: UploadFile, older_than_us: int) -> bool:
-        for name, session in list(self.sessions.items()):
-            if name == upload.name and not session.lock.locked() and session.mtime_us < older_than_us:
-                del self.sessions[name]
-                return True
-        return False
-
     async def stat(self, digest: Digest) -> StoredBlob | None:
         self.trip("stat")
-        return self.look(digest)
+        return self.maintenance.look(digest)
 
-    def look(self, digest: Digest) -> StoredBlob | None:
-        self.trip("look")
-        return self._stored(digest) if digest in self.blobs else None
-
-    def _stored(self, digest: Digest) -> StoredBlob:
+    def stored(self, digest: Digest) -> StoredBlob:
         content, mtime_us = self.blobs[digest]
         return StoredBlob(digest, len(content), mtime_us, f"{mtime_us} {id(content)}")
 
@@ -213,36 +172,98 @@ class MemoryBlobs:
         if start + length > len(content):
             raise StoreBroken(f"blob {digest} is shorter than it was")
 
-    def scan(self, digest: Digest) -> Iterator[bytes]:
-        self.trip("scan")
-        if digest not in self.blobs:
-            raise BlobAbsent(f"blob {digest} is not in the store")
-        content = self.blobs[digest][0]
-        for position in range(0, len(content), PIECE_BYTES):
-            yield content[position : position + PIECE_BYTES]
-
-    def walk(self) -> Iterator[StoredBlob]:
-        for digest in sorted(self.blobs):
-            yield self._stored(digest)
-
-    def strays(self) -> Iterator[str]:
-        return iter(())
-
     async def delete(self, stored: StoredBlob) -> bool:
-        return self.delete_and_wait(stored)
-
-    def delete_and_wait(self, stored: StoredBlob) -> bool:
-        self.trip("delete")
-        if self.look(stored.digest) != stored:
-            return False
-        del self.blobs[stored.digest]
-        return True
+        return self.maintenance.delete(stored)
 
     def close(self) -> None:
         return
 
+
+class MemoryUploads:
+    """`UploadSessions` and `UploadCleanup` of a store in memory."""
+
+    def __init__(self, store: MemoryBlobs, lock_wait_s: float) -> None:
+        self._store = store
+        self._lock_wait_s = lock_wait_s
+
+    async def start_upload(self, key: UploadKey) -> None:
+        self._store.trip("start_upload")
+        self._store.sessions.setdefault(key.name, _Session(self._store.now_us))
+        self._store.trip("start_upload", done=True)
+
+    async def upload_size(self, key: UploadKey) -> int:
+        return len(self._session(key).content)
+
+    @asynccontextmanager
+    async def open_upload(
+        self, key: UploadKey, algorithm: str = "sha256", wait_s: float | None = None
+    ) -> AsyncIterator[MemoryWriter]:
+        session = self._session(key)
+        try:
+            async with asyncio.timeout(self._lock_wait_s if wait_s is None else wait_s):
+                await session.lock.acquire()
+        except TimeoutError as error:
+            raise UploadBusy(f"another request is writing to the upload session {key.id}") from error
+        try:
+            self._session(key)
+            yield MemoryWriter(self._store, key, session)
+        finally:
+            session.lock.release()
+
+    def open_partial(self, key: UploadKey) -> MemoryPartial:
+        return MemoryPartial(self._store, key, self._session(key))
+
+    async def cancel_upload(self, key: UploadKey) -> None:
+        self._session(key)
+        del self._store.sessions[key.name]
+
+    def abandoned(self, older_than_us: int) -> Iterator[UploadFile]:
+        for name, session in sorted(self._store.sessions.items()):
+            if session.mtime_us < older_than_us:
+                yield UploadFile(name, len(session.content), session.mtime_us)
+
+    def discard(self, upload: UploadFile, older_than_us: int) -> bool:
+        for name, session in list(self._store.sessions.items()):
+            if name == upload.name and not session.lock.locked() and session.mtime_us < older_than_us:
+                del self._store.sessions[name]
+                return True
+        return False
+
     def _session(self, key: UploadKey) -> _Session:
-        if key.name not in self.sessions:
+        if key.name not in self._store.sessions:
             msg = f"no upload session {key.id} in {key.repository}"
             raise UploadUnknown(msg)
-        return self.sessions[key.name]
+        return self._store.sessions[key.name]
+
+
+class MemoryMaintenance:
+    """`BlobMaintenance` of a store in memory."""
+
+    def __init__(self, store: MemoryBlobs) -> None:
+        self._store = store
+
+    def look(self, digest: Digest) -> StoredBlob | None:
+        self._store.trip("look")
+        return self._store.stored(digest) if digest in self._store.blobs else None
+
+    def scan(self, digest: Digest) -> Iterator[bytes]:
+        self._store.trip("scan")
+        if digest not in self._store.blobs:
+            raise BlobAbsent(f"blob {digest} is not in the store")
+        content = self._store.blobs[digest][0]
+        for position in range(0, len(content), PIECE_BYTES):
+            yield content[position : position + PIECE_BYTES]
+
+    def walk(self) -> Iterator[StoredBlob]:
+        for digest in sorted(self._store.blobs):
+            yield self._store.stored(digest)
+
+    def strays(self) -> Iterator[str]:
+        return iter(())
+
+    def delete(self, stored: StoredBlob) -> bool:
+        self._store.trip("delete")
+        if self.look(stored.digest) != stored:
+            return False
+        del self._store.blobs[stored.digest]
+        return True

@@ -14,6 +14,7 @@ from boltseal.lockfile.container_check import (
     Origin,
     RunningImage,
     RunningVerdict,
+    is_changed_mark,
     judge,
     known_kinds,
     shown_name,
@@ -299,3 +300,13 @@ def test_the_second_of_the_lock_counts_as_after_the_lock() -> None:
     """A container created in the second of the lock counts as newer, since the lock has whole seconds."""
     assert verdict_of(replace(running(OLD), created_us=NOW_US)).status is ContainerStatus.RECREATED_WITHOUT_PULL
     assert verdict_of(replace(running(OLD), created_us=NOW_US - SECOND_US)).status is ContainerStatus.MOVED_AFTER_PULL
+
+
+def test_the_mark_of_a_changed_image_is_a_keep_tag_of_its_own() -> None:
+    """Only a keep tag with the suffix marks an image as changed: neither a keep tag nor a tag that people gave does."""
+    names = [
+        Reference.parse(f"shop/app:{tag}") for tag in ("boltseal-keep-ab-changed", "boltseal-keep-ab", "1-changed")
+    ]
+
+    assert [is_changed_mark(each) for each in names] == [True, False, False]
+    assert without_keep_tags(names) == (names[2],)

@@ -27,7 +27,7 @@ async def until_feed_read(folder: Path, position: int | None = None, name: str =
     def read() -> bool:
         outbox = FileOutbox(folder / "outbox.db")
         with contextlib.closing(outbox), contextlib.suppress(OutboxUnusable):
-            found = outbox.cursor(name)
+            found = outbox.contents()[1].get(name)
             return found is not None and position in (None, found)
         return False
 

@@ -33,7 +33,9 @@ def test_the_whole_content_is_read_for_a_move(outbox: FileOutbox) -> None:
     file."""
     empty = outbox.contents()
     outbox.put([Posting("1", 5, BODY, ("a", "b"), minor=True)], LogCursor("ledger", 7))
-    outbox.postpone("b", "1", 50)
+    deliveries = outbox.claim()
+    assert deliveries is not None
+    deliveries.postpone("b", "1", 50)
     events, cursors = outbox.contents()
 
     assert empty == ([], {})
@@ -53,14 +55,14 @@ def test_another_file_is_refused(outbox: FileOutbox) -> None:
         database.execute("PRAGMA user_version = 9")
     database.close()
     with pytest.raises(OutboxUnusable, match="version 9"):
-        outbox.due("a", 1)
+        outbox.waiting()
 
 
 def test_a_missing_folder_is_reported_and_reading_creates_nothing(tmp_path: Path) -> None:
     """An unwritable folder is reported in one line, and reading creates no file."""
     nowhere = FileOutbox(tmp_path / "no" / "outbox.db")
 
-    assert (nowhere.waiting(), nowhere.due("a", 1), nowhere.cursor("x")) == ({}, [], None)
+    assert (nowhere.waiting(), nowhere.contents()) == ({}, ([], {}))
     with pytest.raises(OutboxUnusable, match="folder does not exist"):
         nowhere.put([Posting("1", 1, BODY, ("a",))])
     with pytest.raises(OutboxUnusable):

@@ -14,6 +14,7 @@ from boltseal.policy.tag_revisions import (
     SEPARATORS,
     RevisionInvalid,
     may_be_revision,
+    newer_revisions,
     newest_revision,
     next_revision,
     parse_separator,
@@ -136,3 +137,15 @@ def test_debian_orders_revisions_as_we_do(separator: str, suffix: str) -> None:
     backwards = made[::-1]
 
     assert sorted(backwards, key=cmp_to_key(compare)) == made
+
+
+@given(
+    st.sets(st.from_regex(r"v?[12](?:\.[0-2]){0,4}(?:-(?:alpine|r[12]))?", fullmatch=True), max_size=12),
+    st.sampled_from(SEPARATORS),
+)
+def test_the_newer_revisions_of_a_repository_are_those_of_its_tags(texts: set[str], separator: str) -> None:
+    """For each tag with a newer revision that one is its newest, and all other tags are the newest of their version."""
+    tags = frozenset(map(Tag, texts))
+    newer = newer_revisions(tags, separator)
+
+    assert {tag: newer.get(tag, tag) for tag in tags} == {tag: newest_revision(tag, tags, separator) for tag in tags}

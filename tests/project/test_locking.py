@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import pytest
 from starlette.responses import Response
 
-from boltseal.lockfile.document import Lock, LockedImage, Use
+from boltseal.lockfile.document import Lock, LockedImage, Use, WrittenPin
 from boltseal.lockfile.format import format_lock
 from boltseal.oci.digest import Digest
 from boltseal.oci.reference import Reference
@@ -100,6 +101,24 @@ async def test_an_update_accepts_the_tags_current_digest(hub: FakeHub) -> None:
 
     assert (str(done.lock.images[0].digest), done.lock.images[0].first_seen_us) == (newer.digest, NOW_US + DAY_US)
     assert done.moved[0].updated
+
+
+async def test_an_update_of_a_pinned_name_without_a_tag_keeps_its_entry(hub: FakeHub) -> None:
+    """A name without a tag that `boltseal pin` pinned keeps the entry of `latest`; another tool's digest gets its own entry."""
+    name = f"{REGISTRY}/shop/app"
+    old = put(hub, "old", "shop/app:latest")
+    before = await locked(hub, [image_ref(name)])
+    new = put(hub, "new", "shop/app:latest")
+    pinned = image_ref(f"{name}@{new.digest}")
+    record = WrittenPin(pinned.path, pinned.where, 1, Digest.parse(new.digest))
+    ours = await locking(hub, [pinned], replace(before, pins=(record,)), update=lambda _: True)
+    theirs = await locking(hub, [pinned], before, update=lambda _: True)
+
+    assert [str(each.reference) for each in before.images] == [f"{name}:latest"]
+    assert [(str(each.reference), str(each.digest)) for each in ours.lock.images] == [(f"{name}:latest", new.digest)]
+    assert ours.lock.pins == (record,)
+    assert [str(each.reference) for each in theirs.lock.images] == [f"{name}@{new.digest}"]
+    assert old.digest != new.digest
 
 
 async def test_an_update_to_an_already_locked_digest_reads_no_platforms(hub: FakeHub) -> None:

@@ -8,7 +8,7 @@ import pytest
 
 from boltseal.oci.reference import Tag
 from boltseal.project.edits import ScanRequest
-from boltseal.project.retag import retag
+from boltseal.project.retag import NewImage, retag
 from boltseal.project.scan import scan_project
 from boltseal.project.source_files import ProjectTree
 
@@ -18,7 +18,9 @@ def retagged(folder: Path, tags: dict[str, str]) -> tuple[dict[str, str], list[s
     request = ScanRequest(ProjectTree(folder), [])
     found = scan_project(request.project, request.paths)
     wanted = {
-        each: Tag(tags[each.where.split(".")[1]]) for each in found.image_refs if each.where.split(".")[1] in tags
+        each: NewImage(Tag(tags[each.where.split(".")[1]]))
+        for each in found.image_refs
+        if each.where.split(".")[1] in tags
     }
     result = retag(request, found, wanted)
     return {each.path: each.after.text for each in result.changes}, [each.reason for each in result.refusals]

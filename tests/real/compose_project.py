@@ -90,10 +90,10 @@ class ComposeProject:
         assert result.code == 0, result.err + result.out
         return result
 
-    def killed(self, after: int, *arguments: str) -> None:
-        """Deploy in a process that kills itself after it has renamed so many files of the record."""
+    def killed(self, after: int, *arguments: str, suffix: str = ".release") -> None:
+        """Run a command in a process that kills itself after so many renames to a name with this suffix."""
         done = subprocess.run(
-            [sys.executable, str(KILLED), str(after), *arguments],
+            [sys.executable, str(KILLED), str(after), suffix, *arguments],
             env=clean_environment(self.variables),
             cwd=self.root,
             capture_output=True,

@@ -1,6 +1,7 @@
-"""Runs boltseal in a process that is killed after it has renamed the Nth file of a release: `killed.py N ARGUMENTS`.
+"""Runs boltseal in a process that is killed after its Nth rename of a file: `killed.py N SUFFIX ARGUMENTS`.
 
-A deploy renames the release's file, which records the release, and again at each step.
+SUFFIX is what the new name ends with. A deploy renames the release's file (`.release`), which records the release, and
+again at each step.
 """
 
 from __future__ import annotations
@@ -16,11 +17,11 @@ _rename = Disk.rename
 
 
 class _Killing:
-    left = int(sys.argv[1])
+    left, suffix = int(sys.argv[1]), sys.argv[2]
 
     def __call__(self, disk: Disk, source: str, target: str) -> None:
         _rename(disk, source, target)
-        if target.endswith(".release"):
+        if target.endswith(self.suffix):
             self.left -= 1
             if self.left == 0:
                 os.kill(os.getpid(), signal.SIGKILL)
@@ -29,5 +30,5 @@ class _Killing:
 if __name__ == "__main__":
     killing = _Killing()
     Disk.rename = lambda self, source, target: killing(self, source, target)  # type: ignore[method-assign]
-    sys.argv[1:] = sys.argv[2:]
+    sys.argv[1:] = sys.argv[3:]
     run()

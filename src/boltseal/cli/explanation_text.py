@@ -61,11 +61,11 @@ def as_markdown(explanations: Sequence[Explanation], now_us: int) -> list[str]:
     lines: list[str] = []
     for each in explanations:
         change = each.change
-        lines += [*([""] if lines else []), f"### {_code(_places(each))}: {_code(change.new.name)}", ""]
+        lines += [*([""] if lines else []), f"### {code_span(_places(each))}: {code_span(change.new.name)}", ""]
         lines += ["| | |", "|---|---|"]
         for name, values in _facts(each, now_us, 0):
             link = each.comparison.cause.link if each.comparison is not None and name == "source" else None
-            cells = [f"<{value}>" if value == link else _code(value) for value in values]
+            cells = [f"<{value}>" if value == link else code_span(value) for value in values]
             lines.append(f"| {name} | {'<br>'.join(cells)} |")
         if each.comparison is not None:
             lines += _details(each.comparison)
@@ -204,17 +204,17 @@ def _details(found: Comparison) -> Iterator[str]:
             "|---|---|---|",
         )
         for _, change in rows[:MAX_LISTED]:
-            yield f"| {_code(change.name)} | {_code(change.was)} | {_code(change.now)} |"
+            yield f"| {code_span(change.name)} | {code_span(change.was)} | {code_span(change.now)} |"
         yield from ("", *_more(len(rows), MAX_LISTED), "</details>")
     if files is not None and files.total:
         yield from ("", f"<details><summary>{counted(files.total, 'file')}</summary>", "")
         listed = [*(("changed", path) for path in files.changed), *(("added", path) for path in files.added)]
         listed += [("removed", path) for path in files.removed]
-        yield from (f"- {what} {_code(f'/{path}')}" for what, path in listed[:MAX_LISTED])
+        yield from (f"- {what} {code_span(f'/{path}')}" for what, path in listed[:MAX_LISTED])
         yield from ("", *_more(len(listed), MAX_LISTED), "</details>")
 
 
-def _code(text: str) -> str:
+def code_span(text: str) -> str:
     """Return external text as a code span in which it stays text, also in a cell of a table."""
     shown = clean(text).replace("`", "'").replace("|", "\N{BROKEN BAR}")  # an escaped bar ends a cell after a backslash
     return f"`{shown}`" if shown.strip() else ""

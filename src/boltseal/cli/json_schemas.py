@@ -91,6 +91,7 @@ _CONTAINER: Final[_Row] = _CHECK | {
     "machine?": str | None,
     "local?": bool,
     "recorded?": bool,
+    "changed_on_disk?": bool,
     "names?": list[str],
     "tags?": list[dict[str, str | int | None]],
     "tags_by?": str | None,
@@ -116,11 +117,13 @@ _VERDICT: Final[_Row] = {
     "evidence?": str | None,
     "built_on?": OptionalDigest,
     "resolves_to?": OptionalDigest,
+    "newer_revision?": str | None,
     "behind?": int,
     "behind_exact?": bool,
     "expect?": str | None,
     "since?": OptionalTime,
     "changes?": dict[str, Any] | None,
+    "explanation?": dict[str, Any],
 }
 _PURGED: Final[_Row] = _FINDING | {"digest?": DigestText}
 

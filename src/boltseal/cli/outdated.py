@@ -6,6 +6,8 @@ import asyncio
 from typing import Final
 
 from boltseal.cli.event_loop import cancel_on_sigterm
+from boltseal.cli.explain_option import ExplainOption
+from boltseal.cli.explanation_text import ExplainFormat
 from boltseal.cli.options import AllowEmptyOption, JsonOption, PlatformsOption
 from boltseal.cli.outdated_options import (
     BaseOption,
@@ -52,6 +54,7 @@ def outdated(
     rebuild: RebuildOption = False,
     log: LogOption = False,
     details: DetailsOption = False,
+    explain: ExplainOption = None,
     allow_empty: AllowEmptyOption = False,
     allow: AllowOption = None,
     *,
@@ -64,9 +67,12 @@ def outdated(
     how many moves it is behind; what changed. Each base costs one HEAD request, however many images are built on it, and
     no pull unless it moved. A change for other platforms than the image's does not make it outdated.
 
+    --explain reads the outdated images and both images of the base that moved, with all layers: which packages, files and
+    settings changed, and whether an image still has them as before.
+
     Exit code 1: one is outdated; 3: one could not be checked, or there was no image.
     """
-    with CommandOutput("outdated", as_json=as_json) as output:
+    with CommandOutput("outdated", as_json=as_json or explain is ExplainFormat.JSON) as output:
         scan = BaseScanRequest(images or (), registry, compose, lock, running, host or (), platform or ())
         if log:
             print_log(output, requested_here(access.client) if registry is None else requested_at(access, registry))
@@ -78,13 +84,15 @@ def outdated(
             window_s=int(window.seconds),
             rebuild=rebuild_settings(access.client.paths.settings, secret_variable) if rebuild else None,
             allow=tuple(allow or ()),
+            explain=explain is not None,
         )
         try:
             with Progress() as progress:
                 report = find_outdated(request, access, progress, cancel_on_sigterm)
         except asyncio.CancelledError:  # by SIGTERM: it ends as by Ctrl-C
             raise KeyboardInterrupt from None
-        print_report(output, report, verbose=details)
+        markdown = explain is ExplainFormat.MARKDOWN and not output.as_json
+        print_report(output, report, verbose=details, markdown=markdown)
         if report.remembered:
             tags = counted(report.remembered, "base tag")
             say(f"{tags} not resolved again within {window} of the last time; now: --window 0s")

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import islice
 from typing import Any, Final
 
+from boltseal.cli.explained_bases_text import explained_of, markdown_lines, print_explained
 from boltseal.cli.output import CommandOutput, print_wrapped, say
 from boltseal.cli.progress import size_text
+from boltseal.commands.base_change import ExplainedBase
 from boltseal.commands.outdated import OutdatedReport
 from boltseal.commands.rebuild_log import RebuildRecord
 from boltseal.commands.text import clean, counted
@@ -17,12 +19,12 @@ from boltseal.ledger.entry import format_time
 from boltseal.ledger.tag_intervals import moment
 from boltseal.lockfile.compare import age
 from boltseal.project.bases.base_claims import ClaimSource
-from boltseal.project.bases.base_scan import BaseReport
+from boltseal.project.bases.base_report import BaseReport
 from boltseal.project.bases.changes import BaseChanges, LayerCount
 from boltseal.project.bases.freshness import BaseStatus, BaseVerdict
 from boltseal.project.bases.rebuild_requests import MAY_MOVE, RebuildResult
 
-_RESULTS: Final = (BaseStatus.CURRENT, BaseStatus.NO_BASE, BaseStatus.IGNORED)
+_RESULTS: Final = (BaseStatus.CURRENT, BaseStatus.NO_BASE, BaseStatus.IGNORED, BaseStatus.SUPERSEDED)
 _WITHOUT_SOURCES: Final = frozenset(
     {ClaimSource.ANNOTATION, ClaimSource.PROVENANCE, ClaimSource.LABEL, ClaimSource.LAYERS}
 )
@@ -31,35 +33,55 @@ MAX_SETTINGS: Final = 10
 """How many changed settings of a base are printed; `--json` has all of them."""
 
 
-def print_report(output: CommandOutput, report: OutdatedReport, *, verbose: bool) -> None:
-    """Print a scan. `verbose`: also why an image is current."""
+def print_report(output: CommandOutput, report: OutdatedReport, *, verbose: bool, markdown: bool = False) -> None:
+    """Print a scan. `verbose`: also why an image is current. `markdown`: as Markdown instead of text."""
     output.outcome = report.outcome
+    as_text = not (output.as_json or markdown)
     for image in report.reports:
-        _print_image_report(output, image, report.now_us, verbose=verbose)
+        explained = explained_of(image, report)
+        _add_image(output, image, explained)
+        if as_text:
+            quiet = image.verdict.status in _RESULTS and not verbose
+            details = _brief(image) if quiet else _details(image.verdict, image, report.now_us)
+            _print_image(image.verdict.status, image.wanted.name, details)
+            print_explained(explained)
     for name, reason in report.left_out:
         output.add(ref=name, status="cannot tell", reason=reason)
-        _print_image(output, "cannot tell", name, [("why", reason)])
+        if as_text:
+            _print_image("cannot tell", name, [("why", reason)])
+    if markdown:
+        for line in markdown_lines(report):
+            output.print(line)
     _print_summary(report)
 
 
-def _print_image_report(output: CommandOutput, report: BaseReport, now_us: int, *, verbose: bool) -> None:
+def _brief(report: BaseReport) -> Iterator[tuple[str, str]]:
+    """Yield what is always printed below an image that is neither outdated nor unknown."""
+    if report.verdict.status is BaseStatus.SUPERSEDED:
+        yield "why", report.verdict.reason
+
+
+def _add_image(output: CommandOutput, report: BaseReport, explained: Mapping[str, ExplainedBase]) -> None:
     verdict = report.verdict
     output.add(
         ref=report.wanted.name,
         digest=None if report.digest is None else str(report.digest),
         **_fields(verdict),
+        **_explanation(explained.get(verdict.platform)),
         runs_on=list(report.wanted.runs_on),
         rebuild_first=list(verdict.rebuild_first),
         ancestors=[_fields(each) for each in verdict.ancestors],
-        platforms=[_fields(each) for each in report.verdicts] if len(report.verdicts) > 1 else [],
+        platforms=[_fields(each) | _explanation(explained.get(each.platform)) for each in report.verdicts]
+        if len(report.verdicts) > 1
+        else [],
     )
-    quiet = verdict.status in _RESULTS and not verbose
-    _print_image(output, verdict.status, report.wanted.name, () if quiet else _details(verdict, report, now_us))
 
 
-def _print_image(output: CommandOutput, status: str, name: str, details: Iterable[tuple[str, str]]) -> None:
-    if output.as_json:
-        return
+def _explanation(explained: ExplainedBase | None) -> dict[str, Any]:
+    return {} if explained is None else {"explanation": explained.as_json()}
+
+
+def _print_image(status: str, name: str, details: Iterable[tuple[str, str]]) -> None:
     print_wrapped(f"{status:<12} ", clean(name))
     for label, text in details:
         print_wrapped(f"{label:<10}", clean(text), indent=13)
@@ -77,6 +99,7 @@ def _fields(verdict: BaseVerdict) -> dict[str, Any]:
         "evidence": verdict.evidence or None,
         "built_on": None if verdict.built_on is None else str(verdict.built_on),
         "resolves_to": None if verdict.now is None else str(verdict.now),
+        "newer_revision": None if verdict.newer is None else str(verdict.newer),
         "behind": verdict.behind,
         "behind_exact": verdict.exact,
         "expect": None if verdict.expect is None else str(verdict.expect),
@@ -109,7 +132,9 @@ def _details(verdict: BaseVerdict, report: BaseReport, now_us: int) -> Iterator[
                 f"{each.claim.base} should never move: review its new image before you build on it; {MAY_MOVE}",
             )
     yield from _ancestor_details(verdict)
-    if verdict.status == "outdated" and verdict.now is not None and not verdict.rebuild_first:
+    if verdict.newer is not None:
+        yield "newer", str(verdict.newer)
+    elif verdict.status == "outdated" and verdict.now is not None and not verdict.rebuild_first:
         if verdict.built_on is not None:
             yield "was", str(verdict.built_on)
         yield "now", f"{verdict.now}{_since(verdict)}"
@@ -145,6 +170,9 @@ def _chain_text(verdict: BaseVerdict, report: BaseReport, now_us: int) -> str:
     for each in (direct, *verdict.ancestors):
         if each.claim is None or each.claim.base is None:
             break
+        if each.newer is not None:
+            parts.append(f"{each.claim.base.familiar()} (newer revision: {each.newer.tag})")
+            continue
         moved = f" (moved{'' if each.since_us is None else f' {age(each.since_us, now_us)} ago'})"
         parts.append(f"{each.claim.base.familiar()}{moved if each.status is BaseStatus.OUTDATED else ''}")
     return " <- ".join(parts)
@@ -192,7 +220,8 @@ def _rebase_hints(report: OutdatedReport) -> Iterator[str]:
         if verdict.status is not BaseStatus.OUTDATED or verdict.rebuild_first or claim is None or claim.base is None:
             continue
         if verdict.built_on is not None and claim.source in _WITHOUT_SOURCES:
-            yield f"rebuild it; without its sources: boltseal rebase {image.wanted.name} --onto {claim.base} --dry-run"
+            onto = claim.base if verdict.newer is None else verdict.newer.by_tag
+            yield f"rebuild it; without its sources: boltseal rebase {image.wanted.name} --onto {onto} --dry-run"
 
 
 def print_rebuilds(output: CommandOutput, rebuilds: Iterable[RebuildResult]) -> None:

@@ -59,6 +59,8 @@ def _head(row: ContainerRow) -> Iterator[str]:
     """Return the lines about the image."""
     yield _title(row)
     notes = [_behind(row), "" if row.seen.image.recorded else "its host has no record of it", _pushed(row)]
+    if row.seen.image.is_evidence:
+        notes.append("its files were changed on the host, and it is kept as evidence: see `boltseal keep ls`")
     if line := "; ".join(filter(None, notes)):
         yield line
     yield from _digests(row)

@@ -67,6 +67,7 @@ def row_fields(row: ContainerRow) -> dict[str, Any]:
         "machine": seen.image.machine or None,
         "local": row.local,
         "recorded": seen.image.recorded,
+        "changed_on_disk": seen.image.is_evidence,
         "names": [str(name) for name in seen.image.names],
         "tags": [_tag(tag) for tag in row.tags],
         "tags_by": str(row.tags_by) or None,

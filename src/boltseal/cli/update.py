@@ -71,7 +71,8 @@ def update(
     Resolves mutable (floating) tags (`latest`, `1.25`). If one resolves to a new image, `update` locks it and deploys
     it as `deploy` does. It keeps versions (`1.25.3-alpine`) and proposes newer ones of the same form; with --write it
     writes them into the files. `[update] policy` of .boltseal.toml says which it takes by itself: revision, patch,
-    minor or major. It does not deploy an image again that failed here, nor what a rollback holds.
+    minor or major. A digest that `boltseal pin` wrote moves with its tag; another tool's digest stays. It does not
+    deploy an image again that failed here, nor what a rollback holds.
 
     --explain reads the old and the new images, and shows for each change who pushed it, whether the base or the sources
     changed, the packages and files, size, platforms, signatures, and which hosts run the old one. With --dry-run it

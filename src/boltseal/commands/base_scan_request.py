@@ -21,7 +21,7 @@ from boltseal.oci.digest import Digest
 from boltseal.oci.platform import Platform
 from boltseal.oci.reference import HUB, Reference
 from boltseal.project.bases.base_claims import BaseClaim, ClaimSource, claim_from_reference
-from boltseal.project.bases.base_scan import ImageToCheck
+from boltseal.project.bases.base_report import ImageToCheck
 from boltseal.project.platforms import check_platform
 
 

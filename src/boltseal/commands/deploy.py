@@ -40,9 +40,9 @@ from boltseal.deploy.up_to_date import current_release
 from boltseal.engines.api import Engine, connected
 from boltseal.errors import BoltsealError, Invalid, Precondition, Unavailable
 from boltseal.events import ReleaseDone, ReleaseFailed
+from boltseal.host.changed_images import ChangedImages
 from boltseal.host.engine_images import EngineHost
 from boltseal.host.image_archive import ImageArchive
-from boltseal.host.keeper import Keeper
 from boltseal.host.kept_images import KeptImages
 from boltseal.host.pull import Puller
 from boltseal.lockfile.document import LOCK_NAME, Lock
@@ -145,8 +145,10 @@ class DeployableProject:
                 return read_lock(each), each
         return None, self.root
 
-    def relock(self, update: Callable[[Reference], bool]) -> Lock:
+    def relock(self, update: Callable[[Reference], bool], before: Lock | None = None) -> Lock:
         """Write and return a new lock; references for which `update` is true are resolved again.
+
+        `before`: the lock to start from; default: the one in the folder.
 
         Raises: Unavailable: a reference could not be resolved, and the lock is unchanged.
         """
@@ -155,7 +157,7 @@ class DeployableProject:
         image_refs = with_compose_images(opened.image_refs, self.read.model, folder, self.named.files[0])
         opened = replace(opened, image_refs=image_refs)
         update = unless_held(update, held_images(self.folder.all()), self.options.client)
-        done = resolve_lock(opened, old or Lock(), self.options.registries, self.allowed, update=update)
+        done = resolve_lock(opened, before or old or Lock(), self.options.registries, self.allowed, update=update)
         problems = [f"{each.name}: {each.reason}" for each in done.unresolved] + [str(each) for each in opened.problems]
         if problems:
             raise Unavailable(f"the lock is unchanged: {clean('; '.join(problems[:MAX_REPORTED]))}")
@@ -226,7 +228,7 @@ class DeployableProject:
                 copies=address.scheme == "unix",
             )
             host = await EngineHost.of(engine, KeptImages(client.state), client.now_us)
-            changed = Keeper(host).changed_images()
+            changed = await ChangedImages(host).ids()
             release = await current_release(flow, self.read, lock, self.services, changed)
             if release is None:
                 return None

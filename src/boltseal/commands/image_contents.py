@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Final, NamedTuple
@@ -36,6 +36,8 @@ MAX_DATABASES_BYTES: Final = 2 * MAX_DATABASE_BYTES
 """Maximum length of all package databases of all layers."""
 MAX_FILES: Final = 500_000
 MAX_SBOMS: Final = 5
+NO_DATABASE: Final = "it has no package database"
+NO_SBOM: Final = "no SBOM is attached to it"
 _ATTESTS: Final = "vnd.docker.reference.digest"
 _PREDICATE: Final = "in-toto.io/predicate-type"
 
@@ -51,13 +53,14 @@ class PackageList(NamedTuple):
 class ImageContents:
     """What an image contains. `sbom`: packages by an attached SBOM. `layers`: packages by the databases in its layers.
 
-    `files`: by path; None if they could not be read, and `files_reason` says why.
+    `files`: by path, without folders; None if they could not be read, and `files_reason` says why. `folders`: by path.
     """
 
     sbom: PackageList
     layers: PackageList
     files: Mapping[bytes, FileState] | None = None
     files_reason: str = ""
+    folders: Mapping[bytes, FileState] = field(default_factory=dict)
 
 
 async def read_contents(
@@ -69,18 +72,22 @@ async def read_contents(
         tree, kept = await _layers(source, image.image, image.config, most_bytes)
     except BoltsealError as error:
         return ImageContents(sbom, PackageList(None, error.message), None, error.message)
-    files = {path: state for path in tree.paths() if (state := tree.file(path)) and state.kind is not FileKind.FOLDER}
+    files: dict[bytes, FileState] = {}
+    folders: dict[bytes, FileState] = {}
+    for path in tree.paths():
+        if (state := tree.file(path)) is not None:
+            (folders if state.kind is FileKind.FOLDER else files)[path] = state
     try:
         found = await asyncio.to_thread(lambda: read_databases(_databases(tree, kept)))
-        layers = PackageList(found, "" if found is not None else "it has no package database")
+        layers = PackageList(found, "" if found is not None else NO_DATABASE)
     except PackagesUnreadable as error:
         layers = PackageList(None, error.message)
-    return ImageContents(sbom, layers, files)
+    return ImageContents(sbom, layers, files, folders=folders)
 
 
 async def _by_sbom(source: ImageSource, image: Inspected) -> PackageList:
     """Return the packages of the first readable SBOM among BuildKit's attestations of the image, then its referrers."""
-    reason = "no SBOM is attached to it"
+    reason = NO_SBOM
     own = image.platforms.get(image.chosen, image.digest)
     found = [each.digest for each in image.manifest.manifests if each.annotations.get(_ATTESTS) == str(own)]
     referrers = list(image.referrers)

@@ -215,7 +215,9 @@ def unless_held(
     update: Callable[[Reference], bool], held: Sequence[HeldImage], client: ClientContext
 ) -> Callable[[Reference], bool]:
     """Return which references are resolved again: those of `update` but for what a rollback holds; that is a notice each."""
-    reasons = {lock_key(Reference.parse(each.image)): each.reason for each in held}
+    reasons = {
+        Reference.parse(each.image).by_tag: each.reason for each in held
+    }  # a digest without a tag is never updated
     for reference, reason in reasons.items():
         if update(reference):
             client.notice(clean(f"{reference.familiar()} is not updated: {reason}; {END_HINT}"))

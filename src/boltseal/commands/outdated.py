@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -13,7 +13,9 @@ from boltseal.client.ledger_records import NoRecords, add_record
 from boltseal.client.pull_limit import PullLimit
 from boltseal.client.tag_observations import TagObservations
 from boltseal.client.transport import Transport
+from boltseal.commands.base_change import ExplainedBase
 from boltseal.commands.base_scan_request import BaseScanRequest, LeftOut, images_to_check, inferred_base
+from boltseal.commands.explained_bases import BaseExplainer, ExplainedImage
 from boltseal.commands.outcome import Outcome
 from boltseal.commands.progress import Progress, no_progress
 from boltseal.commands.project_images import registry_filter
@@ -23,9 +25,10 @@ from boltseal.commands.text import clean, counted
 from boltseal.errors import Invalid
 from boltseal.events import BaseOutdated
 from boltseal.ledger.entry import EntryKind
-from boltseal.policy.rebuild_actions import RebuildAction, token_of
+from boltseal.policy.rebuild_actions import RebuildAction, separator_for, token_of
 from boltseal.policy.tag_expectations import OFFICIAL_IMAGES, TagExpectations
-from boltseal.project.bases.base_scan import BaseReport, BaseScanner, ImageToCheck
+from boltseal.project.bases.base_report import BaseReport, ImageToCheck
+from boltseal.project.bases.base_scan import BaseScanner
 from boltseal.project.bases.freshness import BaseStatus
 from boltseal.project.bases.image_documents import ImageDocuments
 from boltseal.project.bases.image_facts import NotAnImage
@@ -53,7 +56,7 @@ class OutdatedRequest:
 
     `dockerfile`, `base`: the base of images that do not name theirs. `window_s`: a base tag resolved so recently is not
     resolved again. `rebuild`: request rebuilds by these settings; None for no rebuild. `allow`: further registries that
-    project files may name.
+    project files may name. `explain`: read outdated images and their bases, to find out whether the change reaches them.
     """
 
     scan: BaseScanRequest
@@ -62,6 +65,7 @@ class OutdatedRequest:
     window_s: int = 900
     rebuild: RebuildSettings | None = None
     allow: tuple[str, ...] = ()
+    explain: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +73,8 @@ class OutdatedReport:
     """The result of a scan for outdated images.
 
     `artifacts`: number of tags that are not images. `limits`: remaining pulls, by registry. `now_us`: the time of it.
-    `remembered`: number of base tags that were not resolved again within the window.
+    `remembered`: number of base tags that were not resolved again within the window. `explained`: what changed in the bases
+    of outdated images, if that was asked for.
     """
 
     outcome: Outcome
@@ -80,6 +85,7 @@ class OutdatedReport:
     limits: tuple[tuple[str, PullLimit], ...]
     now_us: int
     remembered: int = 0
+    explained: Mapping[ExplainedImage, ExplainedBase] = field(default_factory=dict)
 
 
 def rebuild_settings(settings: Path, secret: Callable[[str], str]) -> RebuildSettings:
@@ -113,12 +119,16 @@ def find_outdated(
         wanted, left = await images_to_check(request.scan, transport, options.client.engine_address, claim, allowed)
         allow = [*request.allow, *{one.reference.registry for one in wanted}]
         rebuilds: Sequence[RebuildResult] = ()
+        explained: Mapping[ExplainedImage, ExplainedBase] = {}
         async with opened_scanner(options, transport, allow, request.window_s, progress) as scanner:
             if request.rebuild is None:
                 reports = await scanner.scan(wanted, listed=request.scan.registry)
             else:
                 before_rebuild()
                 reports, rebuilds = await _rebuild(request.rebuild, options, scanner, wanted)
+            if request.explain:
+                explainer = BaseExplainer(options.client, transport, scanner.documents)
+                explained = await explainer.explain(reports, progress)
         limits = tuple(sorted(transport.quotas.items()))
         reports, artifacts = _without_artifacts(request.scan, reports)
         return OutdatedReport(
@@ -130,6 +140,7 @@ def find_outdated(
             limits=limits,
             remembered=len(scanner.remembered),
             now_us=options.client.now_us(),
+            explained=explained,
         )
 
     return ask(options, request.scan.registries, run)
@@ -154,6 +165,7 @@ async def opened_scanner(
             watch=lambda registry: followed(options, transport, registry),
             ignored=client.settings.ignores_outdated,
             expectations=TagExpectations((*client.settings.tags, *OFFICIAL_IMAGES)),
+            separator=lambda image: separator_for(client.settings.on_outdated, image.repository, image.tag),
             now_us=now_us,
             window_s=window_s,
             progress=lambda done, total: progress("images", done, total),

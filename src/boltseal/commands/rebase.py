@@ -46,7 +46,7 @@ from boltseal.oci.rebased_image import NotCarried
 from boltseal.oci.reference import Reference, Tag
 from boltseal.policy.rebase_conflicts import Conflict
 from boltseal.project.bases.base_claims import ClaimSource, claim_from_reference
-from boltseal.project.bases.base_scan import BaseReport, ImageToCheck
+from boltseal.project.bases.base_report import BaseReport, ImageToCheck
 from boltseal.project.bases.image_documents import ImageDocuments
 from boltseal.project.bases.index_children import images_of_index
 from boltseal.transfer.protocols import TagTaken

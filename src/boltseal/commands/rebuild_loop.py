@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Final
 
-from boltseal.project.bases.base_scan import BaseReport
+from boltseal.project.bases.base_report import BaseReport
 from boltseal.project.bases.rebuild_journal import RebuildOutcome
 from boltseal.project.bases.rebuild_requests import AskedElsewhere, Rebuilder, RebuildPlan, RebuildResult
 

@@ -7,8 +7,9 @@ edits by the journal. A run that is killed leaves the journal, and the next one 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Final
 
 from boltseal.client.registry_client import RegistryClient, Resolved
@@ -19,7 +20,11 @@ from boltseal.commands.explained_changes import Explanation, ImageChange, explai
 from boltseal.commands.interrupted_update import restore
 from boltseal.commands.known_since import known_since
 from boltseal.commands.outcome import Outcome
+from boltseal.commands.project_images import open_project
 from boltseal.commands.registry_access import RegistryOptions, ask, followed
+from boltseal.commands.text import clean
+from boltseal.commands.update_edits import update_edits, without_own_pins
+from boltseal.deploy.compose_model import ComposeService
 from boltseal.deploy.holds import held_services
 from boltseal.deploy.release_flow import DeployResult
 from boltseal.deploy.releases import ReleaseKind, last_good
@@ -36,17 +41,13 @@ from boltseal.deploy.update_plan import (
 )
 from boltseal.errors import BoltsealError, Invalid, Unavailable
 from boltseal.ledger.follow import LedgerBroken
-from boltseal.lockfile.document import LOCK_NAME, Lock, lock_key
+from boltseal.lockfile.document import LOCK_NAME, Lock, key_in, lock_key
 from boltseal.oci.reference import Reference, Tag
 from boltseal.policy.update_policy import UpdateInvalid, UpdateRules, parse_update
 from boltseal.project.edit_journal import EditJournal
-from boltseal.project.edits import FileEdit, ScanRequest
 from boltseal.project.replace_files import replace_all
 from boltseal.project.resolve import Resolver
-from boltseal.project.retag import retag
-from boltseal.project.scan import scan_project
 from boltseal.project.settings import PROJECT_FILE, project_settings
-from boltseal.project.source_files import ProjectTree
 
 _CHANGES: Final = frozenset({UpdateAction.TAKE, UpdateAction.WAIT, UpdateAction.PROPOSE})
 
@@ -91,6 +92,8 @@ def update_project(
     """
     with project.folder.deploying():
         decided = _decide(request, project, options)
+        if request.write and not request.dry_run:
+            decided = _with_digests(decided, project, options)
         report(decided, _explained(decided, project, options) if request.explain else ())
         chosen = [
             step
@@ -132,7 +135,7 @@ def _decide(request: UpdateRequest, project: DeployableProject, options: Registr
     locked_builds = {each.reference for each in lock.images if each.digest is not None}
     services = [  # an image beside a build is one of a registry if the lock has its digest
         replace(each, build=each.build and lock_key(each.image) not in locked_builds)
-        for each in project.read.model.services.values()
+        for each in _services(project, lock, folder)
     ]
     floating = [lock_key(each.image) for each in services if is_floating(each)]
     versions = [lock_key(each.image) for each in services if is_version(each)]
@@ -154,6 +157,36 @@ def _decide(request: UpdateRequest, project: DeployableProject, options: Registr
     return plan_updates(services, known, rules, now_us=now_us, major=request.major)
 
 
+def _services(project: DeployableProject, lock: Lock, folder: Path) -> Sequence[ComposeService]:
+    """Return the services to decide about: the image of one that `boltseal pin` pinned is without its digest."""
+    services = tuple(project.read.model.services.values())
+    if not lock.pins or all(each.image.digest is None for each in services):
+        return services
+    return without_own_pins(services, open_project(folder, project.named.files), lock)
+
+
+def _with_digests(
+    steps: Sequence[UpdateStep], project: DeployableProject, options: RegistryOptions
+) -> tuple[UpdateStep, ...]:
+    """Return the steps with the digests of the proposed versions, where they can be resolved. Raises: LedgerBroken."""
+    proposed = {
+        step: replace(step.image, tag=step.tag)
+        for step in steps
+        if step.act is UpdateAction.PROPOSE and step.tag is not None
+    }
+
+    async def run(transport: Transport) -> tuple[UpdateStep, ...]:
+        resolver = Resolver(transport, project.allowed, watch=lambda registry: followed(options, transport, registry))
+        found = await resolver.resolve(proposed.values())
+        resolved = {step: found[reference] for step, reference in proposed.items()}
+        return tuple(
+            replace(step, to=answer.digest) if isinstance(answer := resolved.get(step), Resolved) else step
+            for step in steps
+        )
+
+    return ask(options, project.registries, run) if proposed else tuple(steps)
+
+
 async def _tags(transport: Transport, image: Reference) -> Sequence[Tag] | BoltsealError:
     try:
         return [tag async for tag in RegistryClient(transport, image.registry).tags(image.repository)]
@@ -165,14 +198,14 @@ def _apply(
     chosen: Sequence[UpdateStep], project: DeployableProject, reopen: Reopen, client: ClientContext
 ) -> DeployResult:
     """Edit and deploy the chosen services (steps 3 to 5); other changes of the files are left to `boltseal deploy`."""
-    _, folder = project.lock()
+    before, folder = project.lock()
     names = sorted({step.service for step in chosen})
-    edits = _retagged(project, {step.service: step.tag for step in chosen if step.tag is not None})
+    edits = update_edits(open_project(folder, project.named.files), before or Lock(), chosen)
     journal = EditJournal(client.state_folder, folder)
     with journal.held():
         journal.begin(
-            project.root,
-            edits,
+            folder,
+            edits.files,
             (folder / LOCK_NAME).read_bytes(),
             project=project.read.model.project,
             engine=project.folder.root.name,
@@ -180,20 +213,24 @@ def _apply(
         )
         done = None
         try:
-            replace_all(project.root.resolve(), edits)
+            replace_all(folder.resolve(), edits.files)
             only = names if last_good(project.folder.all()) is not None else list(project.services)
             edited = replace(reopen(only, list(project.registries)), folder=project.folder)  # it holds the lock
-            images = {lock_key(edited.read.model.services[name].image) for name in names}
+            images = {replace(step.image, tag=step.tag or step.image.tag) for step in chosen}
             with journal.locking():
-                lock = edited.relock(lambda reference: reference in images)
+                lock = edited.relock(lambda reference: reference in images, edits.lock)
             _check_locked(chosen, edited, lock)
             done = edited.deploy(ReleaseKind.UPDATE)
-            return done
         finally:
             if done is not None and done.release.good:
                 journal.end()
             else:
                 restore(client, journal)
+    if edits.left and done.release.good:
+        client.notice(
+            clean(f"{', '.join(edits.left)}: pinned to a former digest; `boltseal pin --write` writes the new one")
+        )
+    return done
 
 
 def _explained(
@@ -229,23 +266,6 @@ def _explained(
 def _check_locked(chosen: Sequence[UpdateStep], edited: DeployableProject, lock: Lock) -> None:
     """Check that the lock has the digests that were decided about. Raises: Unavailable: a tag moved meanwhile."""
     for step in chosen:
-        found = lock.find(lock_key(edited.read.model.services[step.service].image))
+        found = lock.find(key_in(edited.read.model.services[step.service].image, lock.by_reference()))
         if step.to is not None and (found is None or found.digest != step.to):
             raise Unavailable(f"{step.service}: its tag moved from {step.to} meanwhile; run `boltseal update` again")
-
-
-def _retagged(project: DeployableProject, versions: Mapping[str, Tag]) -> tuple[FileEdit, ...]:
-    """Return the Compose files with these versions, by service. Raises: Unavailable: with the first reason."""
-    if not versions:
-        return ()
-    asked = ScanRequest(ProjectTree(project.root), list(project.named.files))
-    found = scan_project(asked.project, asked.paths)
-    wanted = {f"services.{name}.image": tag for name, tag in versions.items()}
-    image_refs = {image_ref: wanted[image_ref.where] for image_ref in found.image_refs if image_ref.where in wanted}
-    edited = retag(asked, found, image_refs)
-    missing = wanted.keys() - {image_ref.where for image_ref in image_refs}
-    for refusal in edited.refusals:
-        raise Unavailable(f"{refusal.image_ref.path}:{refusal.image_ref.line}: {refusal.reason}; nothing was written")
-    if missing:
-        raise Unavailable(f"{', '.join(sorted(missing))}: not found in the files; nothing was written")
-    return edited.changes

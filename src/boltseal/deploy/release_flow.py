@@ -48,7 +48,7 @@ from boltseal.deploy.releases import (
     unreplaced_releases,
 )
 from boltseal.deploy.service_start import ServicesFailed, ServiceStart
-from boltseal.deploy.snapshot_start import Snapshot, SnapshotStart, differs_from, take_snapshot
+from boltseal.deploy.snapshot_start import FoundRelease, SnapshotStart, differs_from, take_snapshot
 from boltseal.engines.api import Engine
 from boltseal.engines.container_control import ContainerControl
 from boltseal.engines.inventory import EngineContainer, State
@@ -154,7 +154,7 @@ class ReleaseFlow:
                 return False
         return True
 
-    async def snapshot(self, releases: Sequence[Release], last: Release | None) -> Snapshot | None:
+    async def snapshot(self, releases: Sequence[Release], last: Release | None) -> FoundRelease | None:
         """Return what runs as a release, if no release has it; None if `last` runs, or nothing does."""
         if not differs_from(unreplaced_releases(releases), last, await self.containers()):
             return None

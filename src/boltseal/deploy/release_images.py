@@ -18,19 +18,22 @@ from boltseal.deploy.releases import Release, ReleasedService
 from boltseal.engines.api import NoSuchImage
 from boltseal.engines.inventory import EngineImage
 from boltseal.errors import BoltsealError, NotFound, Precondition
+from boltseal.host.changed_images import ChangedImages
 from boltseal.host.engine_images import EngineHost
 from boltseal.host.image_archive import ImageArchive
 from boltseal.host.keeper import Keeper
-from boltseal.host.kept_images import KeptImage, Proof
-from boltseal.host.pull import Puller, PullOutcome, PullRequest
+from boltseal.host.kept_images import KeptImage
+from boltseal.host.pull import PulledImageChanged, Puller, PullOutcome, PullRequest
 from boltseal.loading import deferred
 from boltseal.oci.digest import Digest
 from boltseal.oci.reference import Reference
 
 if TYPE_CHECKING:
     from boltseal.host import pulled_check
-else:  # it imports every store reader, which a deploy needs if something was pulled
+    from boltseal.host import unchanged_copy as copies
+else:  # they import store readers, which a deploy needs if something was pulled or changed
     pulled_check = deferred("boltseal.host.pulled_check")
+    copies = deferred("boltseal.host.unchanged_copy")
 
 ARCHIVED_RELEASES: Final = 5
 """The number of healthy releases of a project whose images are archived: no prune of the engine removes those."""
@@ -126,7 +129,10 @@ class ReleaseImages:
         Raises: what `Puller.pull` raises; ImageChanged.
         """
         tagged = name.by_tag
-        pulled = await self.puller.pull(PullRequest(tagged, digest, locked=True, images=tuple(known)))
+        try:
+            pulled = await self.puller.pull(PullRequest(tagged, digest, locked=True, images=tuple(known)))
+        except PulledImageChanged as error:
+            raise ImageChanged(f"{error.message}; {NOTHING_TOUCHED}") from error
         image = await self._unchanged(await self.host.engine.image(pulled.image), tagged, digest)
         if self.scrubs is not None and self.scrubs.required and image.id not in self.scrubs.results:
             await self.scrubs(image)
@@ -181,8 +187,8 @@ class ReleaseImages:
 
         Raises: NotFound, ImageChanged; with a required scrub: ScrubDiffers, NotScrubbed.
         """
-        changed = Keeper(self.host).changed_images()
         services = [each for each in release.services if each.name in names]
+        changed = await ChangedImages(self.host).ids()
         found = []
         for each in services:
             id_ = Digest.parse(each.image_id)
@@ -238,18 +244,11 @@ class ReleaseImages:
 
         Raises: ImageChanged: if there is no such copy.
         """
-        changed = Keeper(self.host).changed_images()
-        if image.id not in changed:
+        if not await ChangedImages(self.host).has(image):
             return image
-        kept = [each.image for each in self.host.kept.kept(self.host.key, name)]
-        names: list[Reference | Digest] = [name, *kept]
-        for at in names:
-            copy = await self.host.image(at)
-            if copy is None or copy.id in changed:
-                continue
-            pulls = self.host.kept.pulls(self.host.key, copy.id)
-            if any(each.digest == digest and each.proof is Proof.COPY for each in pulls):
-                return copy
+        copy = await copies.unchanged_copy(self.host, self.puller.transport, image, name, digest)
+        if copy is not None:
+            return copy
         again = f"; load it again by `boltseal pull --replace {name.familiar()}@{digest}`" if digest is not None else ""
         raise ImageChanged(
             f"{name.familiar()}: the files of image {image.id} were changed on this disk, and it is kept as evidence; "

@@ -40,7 +40,7 @@ from boltseal.oci.reference import Reference
 
 
 @dataclass(frozen=True, slots=True)
-class Snapshot:
+class FoundRelease:
     """The running containers of a project, as a release: its first record, and its contents."""
 
     release: Release
@@ -66,7 +66,7 @@ def differs_from(releases: Sequence[Release], last: Release | None, containers: 
 
 async def take_snapshot(
     control: ContainerControl, health: ProjectHealth, number: int, previous: int | None, now_us: int
-) -> Snapshot:
+) -> FoundRelease:
     """Return the containers of the project that run now, as a release.
 
     Services whose containers have all exited with 0 are recorded as completed jobs; other stopped ones are left out.
@@ -112,7 +112,7 @@ async def take_snapshot(
         "services": {each.name: {"image": each.started_as} for each in recorded},
         RECIPES: {"services": recipes, "networks": networks},
     }
-    return Snapshot(release, ReleaseContents(json.dumps(text, indent=1, sort_keys=True).encode() + b"\n"))
+    return FoundRelease(release, ReleaseContents(json.dumps(text, indent=1, sort_keys=True).encode() + b"\n"))
 
 
 def _at_work(container: EngineContainer) -> bool:

@@ -2,7 +2,7 @@
 
 For a service, in this order:
 
-1. It is built here, a rollback holds it, or its file pins a digest: no update.
+1. It is built here, a rollback holds it, or its file has a digest that `boltseal pin` did not write: no update.
 2. Its tag could not be resolved: unknown, with the reason.
 3. Its tag looks like a release, so it should not move. A newer version of the same form whose deploy did not fail before
    is taken where the project's policy includes it, after the cooldown; a larger step is proposed for a person to take.
@@ -116,8 +116,8 @@ def failed_before(releases: Iterable[Release]) -> frozenset[tuple[str, str]]:
 
 
 def failed_versions(releases: Iterable[Release]) -> frozenset[tuple[str, str]]:
-    """Return the services and images, as the files have them, whose deploy failed and did not succeed later."""
-    return _failed(releases, lambda each: each.image)
+    """Return the services and images, as the files have them but without digest, whose deploy failed and did not succeed later."""
+    return _failed(releases, lambda each: each.image.partition("@")[0])
 
 
 def _failed(releases: Iterable[Release], key: Callable[[ReleasedService], str]) -> frozenset[tuple[str, str]]:
@@ -147,7 +147,7 @@ def _step(service: ComposeService, known: KnownImages, rules: UpdateRules, now_u
             service.name,
             image,
             UpdateAction.NOTHING,
-            "its file pins it by digest: `boltseal pin --unpin --write` before an update, `boltseal pin --write` after it",
+            "its file has a digest that `boltseal pin` did not write: change tag and digest by hand, or remove the digest",
         )
     resolved = known.resolutions.get(image)
     if not isinstance(resolved, Resolved):  # 2

@@ -27,7 +27,7 @@ from boltseal.host.scrub.layer_blob import BlobTar
 from boltseal.host.scrub.plans import Allowance, diff_ids
 from boltseal.oci.descriptor import Descriptor
 from boltseal.oci.digest import Digest
-from boltseal.oci.fresh_layers import EMPTY_LAYER, with_empty_layers
+from boltseal.oci.fresh_layers import EMPTY_LAYER, MAX_EMPTY_LAYERS, with_empty_layers
 from boltseal.oci.manifest import Manifest, parse_manifest
 from boltseal.oci.mediatype import OCI_CONFIG, OCI_MANIFEST
 from boltseal.oci.platform import Platform
@@ -75,14 +75,28 @@ async def platform_manifest(
     return (named or children)[0]
 
 
-async def fetch_image(client: RegistryClient, repository: Repository, manifest: Manifest, folder: Path) -> FetchedImage:
-    """Fetch an image into a folder. Raises: Invalid, Mismatch, Unavailable: no space; client errors."""
+async def copy_ids(
+    client: RegistryClient, repository: Repository, digest: Digest, platform: Platform, image: Digest
+) -> frozenset[Digest]:
+    """Return the digests that the configs of all possible copies of an image have. Raises: as `fetch_image`."""
+    manifest = await platform_manifest(client, repository, digest, platform, image)
+    config = await _config_of(client, repository, manifest)
+    return frozenset(Digest.of(with_empty_layers(config, count)) for count in range(1, MAX_EMPTY_LAYERS + 1))
+
+
+async def _config_of(client: RegistryClient, repository: Repository, manifest: Manifest) -> bytes:
+    """Return the config of an image. Raises: Invalid, Mismatch; client errors."""
     if manifest.config is None:
         raise Invalid("the digest is not that of an image")
     if manifest.config.size > MAX_MANIFEST_BYTES:
         raise Invalid(f"the image's config has {manifest.config.size} bytes; at most {MAX_MANIFEST_BYTES} are read")
-    config = b"".join([piece async for piece in client.blob(repository, manifest.config.digest, manifest.config.size)])
-    diffs = diff_ids(config, f"the config {manifest.config.digest.short}", Allowance())
+    return b"".join([piece async for piece in client.blob(repository, manifest.config.digest, manifest.config.size)])
+
+
+async def fetch_image(client: RegistryClient, repository: Repository, manifest: Manifest, folder: Path) -> FetchedImage:
+    """Fetch an image into a folder. Raises: Invalid, Mismatch, Unavailable: no space; client errors."""
+    config = await _config_of(client, repository, manifest)
+    diffs = diff_ids(config, "the image's config", Allowance())
     if len(diffs) != len(manifest.layers) or any(each.foreign for each in manifest.layers):
         raise Invalid("the registry does not have all of the image's layers")
     layers: list[Path] = []

@@ -24,9 +24,10 @@ from typing import Final
 from boltseal.engines.api import EngineRefused, NoSuchImage
 from boltseal.engines.inventory import EngineImage
 from boltseal.errors import BoltsealError, Precondition
+from boltseal.host.changed_images import EVIDENCE, ChangedImages, marked
 from boltseal.host.engine_images import EngineHost
 from boltseal.host.kept_images import KeepReason, KeptImage
-from boltseal.lockfile.container_check import KEEP_PREFIX
+from boltseal.lockfile.container_check import KEEP_PREFIX, is_changed_mark
 from boltseal.lockfile.document import LOCK_NAME
 from boltseal.oci.digest import Digest
 from boltseal.oci.reference import Reference, Tag
@@ -62,10 +63,6 @@ class KeepPolicy:
 
 class NoFreeKeepTag(Precondition):
     """All possible keep tags of an image are on other images, and boltseal never moves a keep tag."""
-
-
-EVIDENCE: Final = "evidence: its files differ on the disk"
-"""The reason for which a changed image is kept. A person ends it by removing the image."""
 
 
 class KeptState(StrEnum):
@@ -162,9 +159,14 @@ class Keeper:
         """Drop a reason for holding these images (None: all). Removes no image."""
         self.host.kept.let_go(self.host.key, reason, None if images is None else list(images))
 
-    def changed_images(self) -> frozenset[Digest]:
-        """Return the IDs of the images that are kept as evidence, because their files were changed on the disk."""
-        return frozenset(each.image for each in self.host.kept.held(self.host.key) if each.reason == EVIDENCE)
+    async def hold_as_evidence(self, image: Digest, name: Reference, digest: Digest | None) -> KeptImage:
+        """Keep an image because its files were changed on the disk, and mark it for all administrators of the engine.
+
+        Raises: as `hold`.
+        """
+        kept = await self.hold(image, name, digest, EVIDENCE)
+        await ChangedImages(self.host).mark(kept)
+        return kept
 
     async def list_kept(self, name: Reference | None = None) -> list[ListedImage]:
         """Return the kept images of one name or of all, by name, newest first, including those known only by a keep tag."""
@@ -172,6 +174,7 @@ class Keeper:
         holds = self._holds()
         rows = self.host.kept.kept(self.host.key)
         images = await self.host.engine.images()
+        changed = marked(images) | ChangedImages(self.host).unmarked(images).keys()
         known = [each for each in rows if name in (None, each.name)] + _unrecorded(images, rows, name)
         by_id = {image.id: image for image in images}
         by_name = {tagged: image.id for image in images for tagged in image.names}
@@ -187,7 +190,7 @@ class Keeper:
                     standing=_archived(_state(kept, by_id, by_name), kept, self.archived),
                     current=by_name.get(kept.name) == kept.image and kept.name != kept.keep_name,
                     ran_us=ran.get(kept.image),
-                    held=tuple(sorted(holds.get(kept.image, ()))),
+                    held=tuple(sorted(_with_evidence(holds.get(kept.image, set()), is_evidence=kept.image in changed))),
                     recorded=recorded,
                 )
             )
@@ -243,7 +246,8 @@ class Keeper:
             digests |= {each.digest for each in image.pulled_as if each.digest is not None}
         if digests & needed:
             return f"it is in a {LOCK_NAME}"
-        if holds := self._holds().get(kept.image):
+        is_evidence = image is not None and any(map(is_changed_mark, image.names))
+        if holds := _with_evidence(self._holds().get(kept.image, set()), is_evidence=is_evidence):
             return f"held: {', '.join(sorted(holds))}"
         ran_us = self.host.kept.ran(self.host.key).get(kept.image)
         if ran_us is not None and self.host.now_us() - ran_us < RAN_US and not await _has_copy(kept, find_copy):
@@ -320,6 +324,11 @@ class Keeper:
         return frozenset(needed), ""
 
 
+def _with_evidence(holds: set[str], *, is_evidence: bool) -> set[str]:
+    """Return the reasons to keep an image; the engine's mark says whether it is evidence, as an image may be pulled anew."""
+    return holds - {EVIDENCE} | ({EVIDENCE} if is_evidence else set())
+
+
 def keep_tag(digest: Digest) -> Tag:
     """Return the keep tag of an image with this digest."""
     return Tag(KEEP_PREFIX + digest.hex[:SHORT_HEX])
@@ -359,6 +368,8 @@ def _unrecorded(images: Iterable[EngineImage], rows: Iterable[KeptImage], name: 
     for image in images:
         for tagged in image.names:
             if tagged.tag is None or not tagged.tag.startswith(KEEP_PREFIX) or tagged in recorded:
+                continue
+            if is_changed_mark(tagged):  # beside a keep tag
                 continue
             if name is not None and tagged.name != name.name:
                 continue

@@ -3,12 +3,12 @@
 The steps of one pull:
 
 1. Resolve the tag by one HEAD; a given digest needs no request.
-2. If the name already resolves to that digest on the host, stop without any further request.
+2. If the name already resolves to that digest on the host, stop without any further request to the registry.
 3. If the registry has a ledger, check that it extends what was seen before; only then trust the answer of step 1.
 4. Let the engine pull the digest without a tag: until step 7 every name resolves to what it did before.
 5. Verify the image: its ID is the digest (containerd's store), or manifests that boltseal hashes refer from the digest to
    its ID, or a lock has its ID. If reading manifests would count as a pull, accept the engine's record. With `scrub`, also
-   verify the bytes on disk.
+   verify the bytes on disk. An image that is kept as evidence (`changed_images`) gets no name: its copy gets it.
 6. Under `EngineHost.tagging_lock`, keep the image that the name resolves to now (`keeper`), even if another program tagged it,
    and the images of running containers that were started by this name.
 7. Tag the pulled image.
@@ -24,7 +24,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from boltseal.client.credentials import LoginSource
 from boltseal.client.errors import RemoteNotFound
@@ -34,15 +34,22 @@ from boltseal.client.transport import Transport
 from boltseal.engines.api import Login, NoSuchImage, ProgressCallback
 from boltseal.engines.inventory import EngineImage, ImageStoreKind
 from boltseal.errors import BoltsealError, Denied, Invalid, Mismatch, Unavailable
+from boltseal.host.changed_images import ChangedImages
 from boltseal.host.engine_images import EngineHost
 from boltseal.host.keeper import ExpiryResult, Keeper, KeepPolicy
 from boltseal.host.kept_images import KeptImage, Proof, PullRecord
+from boltseal.loading import deferred
 from boltseal.oci.digest import Digest
 from boltseal.oci.manifest import Manifest
 from boltseal.oci.mediatype import MANIFEST_TYPES
 from boltseal.oci.platform import Platform
 from boltseal.oci.reference import Reference, Tag
 from boltseal.project.resolve import COUNTS_PULLS, image_id
+
+if TYPE_CHECKING:
+    from boltseal.host import unchanged_copy as copies
+else:  # it imports what no other pull needs
+    copies = deferred("boltseal.host.unchanged_copy")
 
 MAX_CHILDREN: Final = 200
 ELSEWHERE_S: Final = 15.0
@@ -59,6 +66,10 @@ ScrubImage = Callable[[EngineImage], Awaitable[None]]
 
 class PulledImageMismatch(Mismatch):
     """The engine's image is not the requested one."""
+
+
+class PulledImageChanged(Mismatch):
+    """The engine has the image only as evidence, because its files were changed on the disk, and no copy replaces it."""
 
 
 class PulledImageRemoved(Unavailable):
@@ -169,8 +180,10 @@ class Puller:
     async def fetch(self, wanted: PullRequest) -> PulledImage:
         """Do steps 1 to 5, which change no tag."""
         resolved = await self._resolve(wanted)  # 1
+        changed = ChangedImages(self.host)
         present = await self.host.image(_local_name(wanted.name, resolved.digest))
-        if present is not None and self._matches(present, wanted, resolved.digest):  # 2
+        matches = present is not None and self._matches(present, wanted, resolved.digest)
+        if present is not None and matches and not await changed.has(present):  # 2
             return PulledImage(
                 wanted, resolved.digest, present, PullOutcome.HERE, self._known_proof(present, resolved.digest)
             )
@@ -186,6 +199,8 @@ class Puller:
             image = await self.host.engine.pull(
                 by_digest, platform=wanted.platform, login=login, progress=self.progress
             )  # 4
+        if await changed.has(image):
+            return await self._copy_of_changed(wanted, resolved, image, present)
         proof = await self._prove(image, wanted, resolved.digest)  # 5
         if self.scrub is not None:
             await self.scrub(image)
@@ -195,6 +210,30 @@ class Puller:
             PullRecord(image.id, resolved.digest, wanted.name.name, media_type, proof, self.host.now_us()),
         )
         return PulledImage(wanted, resolved.digest, image, outcome, proof)
+
+    async def _copy_of_changed(
+        self, wanted: PullRequest, resolved: Resolved, image: EngineImage, present: EngineImage | None
+    ) -> PulledImage:
+        """Return the copy of an image that is kept as evidence. `present`: what the name resolves to now.
+
+        Raises: PulledImageChanged: no copy is known.
+        """
+        name, digest = wanted.name, resolved.digest
+        copy = await copies.unchanged_copy(self.host, self.transport, image, name, digest) if name.tag else None
+        if copy is None:
+            where = name.familiar() if name.tag else f"{name.familiar()}:TAG"
+            raise PulledImageChanged(
+                f"could not pull {name.familiar()}: image {image.id} was changed on this disk and is kept as evidence; the tag was "
+                f"not changed: load the image again by `boltseal pull --replace {where}@{digest}`"
+            )
+        if self.scrub is not None:
+            await self.scrub(copy)
+        self.host.kept.record_pull(
+            self.host.key,
+            PullRecord(copy.id, digest, name.name, resolved.media_type, Proof.COPY, self.host.now_us()),
+        )
+        is_here = present is not None and present.id == copy.id
+        return PulledImage(wanted, digest, copy, PullOutcome.HERE if is_here else PullOutcome.NAMED, Proof.COPY)
 
     async def apply_tag(self, pulled: PulledImage) -> PullResult:
         """Do steps 6 to 8: keep the image that has the name, and tag the pulled one.

@@ -10,7 +10,8 @@ The steps of a replacement:
 5. Verify the files of the copy. If they differ too, load one with one more empty layer.
 6. Keep the image that the name resolves to, and tag the copy, as `pull` does.
 
-The changed image stays under its keep tag, held as evidence, so that no later pull releases it; containers on it keep running.
+The changed image stays under its keep tag, marked as evidence (`changed_images`), so that no later pull releases it or gives it a
+name; containers on it keep running.
 """
 
 from __future__ import annotations
@@ -24,8 +25,9 @@ from boltseal.client.registry_client import RegistryClient
 from boltseal.engines.api import NoSuchImage
 from boltseal.engines.inventory import EngineImage, ImageStoreKind
 from boltseal.errors import BoltsealError, Invalid, Mismatch
+from boltseal.host.changed_images import ChangedImages
 from boltseal.host.fresh_copy import CopyArchive, FetchedImage, fetch_image, platform_manifest, write_archive
-from boltseal.host.keeper import EVIDENCE, Keeper
+from boltseal.host.keeper import Keeper
 from boltseal.host.kept_images import Proof, PullRecord
 from boltseal.host.pull import PulledImage, Puller, PullOutcome, PullRequest, PullResult, ScrubImage
 from boltseal.host.pulled_check import ScrubDiffers
@@ -56,6 +58,7 @@ class Replacer:
         if before is None or digest not in host.registry_digests(before, name):
             before = await host.image(by_digest)
         if before is not None and await self._holds(before):  # 2
+            await ChangedImages(host).unmark(before)
             return await puller.pull(pinned)
         client = RegistryClient(puller.transport, name.registry)
         platform = host.engine.about.platform if before is None else before.platform
@@ -65,7 +68,7 @@ class Replacer:
         fetched = await fetch_image(client, name.repository, manifest, self.scratch)
         copy = await self._copy(fetched, pinned)  # 4, 5
         if before is not None:
-            await Keeper(host).hold(before.id, name, digest, EVIDENCE)  # whatever --keep and --keep-for say later
+            await Keeper(host).hold_as_evidence(before.id, name, digest)  # whatever --keep and --keep-for say later
         host.kept.record_pull(host.key, PullRecord(copy.id, digest, name.name, "", Proof.COPY, host.now_us()))
         done = await puller.apply_tag(PulledImage(pinned, digest, copy, PullOutcome.REPLACED, Proof.COPY))  # 6
         await self._drop_loaded_names(copy)

@@ -17,8 +17,9 @@ from typing import Final
 
 from boltseal.engines.inventory import EngineImage, ImageStoreKind
 from boltseal.errors import Invalid, Mismatch, NotFound, Unavailable, quote
+from boltseal.host.changed_images import EVIDENCE
 from boltseal.host.engine_images import EngineHost
-from boltseal.host.keeper import EVIDENCE, Keeper, KeptState, ListedImage
+from boltseal.host.keeper import Keeper, KeptState, ListedImage
 from boltseal.host.kept_images import KeptImage, Proof
 from boltseal.host.pull import PulledImageMismatch, ScrubImage
 from boltseal.oci.digest import Digest, DigestInvalid

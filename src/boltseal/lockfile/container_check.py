@@ -37,6 +37,8 @@ from boltseal.oci.mediatype import INDEX_TYPES
 from boltseal.oci.reference import Reference, Tag
 
 KEEP_PREFIX: Final = "boltseal-keep-"
+CHANGED_SUFFIX: Final = "-changed"
+"""What follows a keep tag in the mark of an image whose files were changed on the disk."""
 """Prefix of the tags by which `boltseal pull` keeps images; they exist in no registry."""
 
 
@@ -90,7 +92,7 @@ class RunningImage:
     `machine`: the host's. `recorded`: whether the host still knows the image. `created_us`: of the container.
     `tagged_us`: when the image was last tagged on this host. `local_digests`: of the image to which `started_as`
     resolves on this host now, None if there is none. `current_digest`: what it resolves to in the registry now, None if
-    that was not asked.
+    that was not asked. `is_evidence`: whether the host has it as evidence, because its files were changed on the disk.
     """
 
     started_as: Reference | None
@@ -105,6 +107,7 @@ class RunningImage:
     tagged_us: int | None = None
     local_digests: frozenset[Digest] | None = None
     current_digest: Digest | None = None
+    is_evidence: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,6 +163,11 @@ class LockedImages:
 def is_keep_tag(name: Reference) -> bool:
     """Return whether a name is only a tag with which boltseal keeps an image: it is never shown as the image's name."""
     return name.tag is not None and name.tag.startswith(KEEP_PREFIX)
+
+
+def is_changed_mark(name: Reference) -> bool:
+    """Return whether a name marks an image that is kept as evidence, because its files were changed on the disk."""
+    return is_keep_tag(name) and str(name.tag).endswith(CHANGED_SUFFIX)
 
 
 def without_keep_tags(names: Iterable[Reference]) -> tuple[Reference, ...]:

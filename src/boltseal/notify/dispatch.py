@@ -24,7 +24,7 @@ import structlog
 from boltseal.errors import BoltsealError
 from boltseal.events import Event, EventInvalid, EventKind, cloud_event, parse_cloud_event
 from boltseal.notify.apprise_receiver import AppriseReceiver
-from boltseal.notify.outbox import MAX_AGE_US, DueEvent, LogCursor, Outbox, Posting
+from boltseal.notify.outbox import MAX_AGE_US, Deliveries, DueEvent, LogCursor, Outbox, Posting
 from boltseal.notify.webhook import NotDelivered, Webhook
 
 MAX_IN_MEMORY: Final = 2000
@@ -201,9 +201,10 @@ class Dispatcher:
         Raises: Unavailable, Full.
         """
         try:
-            if self._outbox.claim():
-                self._outbox.expire(self._clock_us(), self._receivers)
-                self._start_deliveries()
+            deliveries = self._outbox.claim()
+            if deliveries is not None:
+                deliveries.expire(self._clock_us(), self._receivers)
+                self._start_deliveries(deliveries)
                 await asyncio.wait(self._delivering.values(), timeout=within_s) if self._delivering else None
             return self._outbox.waiting()
         finally:
@@ -223,16 +224,17 @@ class Dispatcher:
 
     def _round(self) -> None:
         self._write_pending()
-        if not self._outbox.claim():
+        deliveries = self._outbox.claim()
+        if deliveries is None:
             return
         if self._rounds % EXPIRE_EVERY == 0:
-            gone = self._outbox.expire(self._clock_us(), self._receivers)
+            gone = deliveries.expire(self._clock_us(), self._receivers)
             if gone:
                 self._log.warning("events dropped: expired or receiver removed", number=gone)
         self._rounds += 1
         for feed in self._feeds:
             self._read(feed)
-        self._start_deliveries()
+        self._start_deliveries(deliveries)
         self._clear_trouble("")
 
     def _write_pending(self) -> None:
@@ -247,9 +249,9 @@ class Dispatcher:
             self._lost = 0
 
     def _read(self, feed: Feed) -> None:
-        at, size = self._outbox.cursor(feed.name), feed.size()
-        # No cursor: `begin` failed, and old entries are no news. Beyond the end: entries were given up as lost.
-        if at is None or at > size:
+        at = self._outbox.begin(feed.name, feed.size())  # again, if it failed: older entries are no news
+        size = feed.size()
+        if at > size:  # entries were given up as lost
             self._put((), LogCursor(feed.name, size))
             return
         too_old_us = self._clock_us() - MAX_AGE_US  # such as events from a time without receivers
@@ -275,29 +277,29 @@ class Dispatcher:
             return None
         return Posting(outgoing.id, outgoing.at_us, body, wanted, outgoing.event.kind in LOW_PRIORITY)
 
-    def _start_deliveries(self) -> None:
+    def _start_deliveries(self, deliveries: Deliveries) -> None:
         for receiver in self._receivers.values():
             running = self._delivering.get(receiver.name)
             if running is not None and not running.done():
                 continue
-            due = self._outbox.due(receiver.name, self._clock_us())
+            due = deliveries.due(receiver.name, self._clock_us())
             if due:
-                self._delivering[receiver.name] = asyncio.create_task(self._deliver(receiver, due))
+                self._delivering[receiver.name] = asyncio.create_task(self._deliver(deliveries, receiver, due))
 
-    async def _deliver(self, receiver: Receiver, due: Sequence[DueEvent]) -> None:
+    async def _deliver(self, deliveries: Deliveries, receiver: Receiver, due: Sequence[DueEvent]) -> None:
         """Deliver a receiver's due events until it fails MAX_FAILURES times in a row."""
         failures = 0
         try:
             while due and failures < MAX_FAILURES:
                 for event in due:
-                    failures = 0 if await self._deliver_one(receiver, event) else failures + 1
+                    failures = 0 if await self._deliver_one(deliveries, receiver, event) else failures + 1
                     if failures >= MAX_FAILURES:
                         break
-                due = self._outbox.due(receiver.name, self._clock_us())
+                due = deliveries.due(receiver.name, self._clock_us())
         except BoltsealError as error:
             self._set_trouble(receiver.name, f"delivery to {receiver.name} failed: {error.message}")
 
-    async def _deliver_one(self, receiver: Receiver, event: DueEvent) -> bool:
+    async def _deliver_one(self, deliveries: Deliveries, receiver: Receiver, event: DueEvent) -> bool:
         try:
             async for attempt in stamina.retry_context(
                 on=_at_once, attempts=IMMEDIATE_TRIES, wait_initial=0.5, wait_max=5.0, timeout=60.0
@@ -305,22 +307,22 @@ class Dispatcher:
                 with attempt:
                     await receiver.sender.deliver(event.id, event.body, self._clock_us())
         except NotDelivered as error:
-            self._postpone(receiver, event)
+            self._postpone(deliveries, receiver, event)
             self._set_trouble(receiver.name, f"delivery to {receiver.name} failed and is retried: {error.message}")
             return False
         except EventInvalid as error:
             self._log.error("event dropped: malformed", id=event.id, reason=error.message)
         except Exception:  # noqa: BLE001 - outermost handler around a library: other events must still be delivered
-            self._postpone(receiver, event)
+            self._postpone(deliveries, receiver, event)
             self._log.exception("delivery failed: internal error", receiver=receiver.name)
             return False
-        self._outbox.delivered(receiver.name, event.id)
+        deliveries.delivered(receiver.name, event.id)
         self._clear_trouble(receiver.name)
         return True
 
-    def _postpone(self, receiver: Receiver, event: DueEvent) -> None:
+    def _postpone(self, deliveries: Deliveries, receiver: Receiver, event: DueEvent) -> None:
         pause_us = min(FIRST_PAUSE_US * 2 ** min(event.tries, 20), LONGEST_PAUSE_US)
-        self._outbox.postpone(receiver.name, event.id, self._clock_us() + pause_us)
+        deliveries.postpone(receiver.name, event.id, self._clock_us() + pause_us)
 
     def _set_trouble(self, name: str, reason: str) -> None:
         if self._trouble.get(name) != reason:

@@ -1,4 +1,4 @@
-"""What waits for its receivers: the protocol `Outbox` and its values.
+"""What waits for its receivers: the protocols `Outbox` and `Deliveries`, and their values.
 
 An event is durable when `put` returns, and is deleted when its receiver has accepted it. So each receiver gets each
 event at least once; twice, with the same ID, if the process died in between. Any number of processes put events; one at
@@ -69,18 +69,11 @@ class Posting(NamedTuple):
     minor: bool = False
 
 
-class Outbox(Protocol):
-    """The waiting events of one store or one user. Used in one thread at a time; blocks, so not for an event loop.
+class Deliveries(Protocol):
+    """The waiting events for the one process that delivers them, until its outbox is closed.
 
-    Every method but `close` may raise Unavailable, and those that write also Full.
+    Every method may raise Unavailable, and those that write also Full.
     """
-
-    def put(self, postings: Iterable[Posting], cursor: LogCursor | None = None) -> int:
-        """Write events, and the cursor of the log they are from, at once. Return how many older events were dropped.
-
-        An event that is already there, or is put twice, is stored once.
-        """
-        ...
 
     def due(self, receiver: str, now_us: int, limit: int = 100) -> list[DueEvent]:
         """Return the events that are due for a receiver, the oldest first."""
@@ -98,20 +91,30 @@ class Outbox(Protocol):
         """Delete events that are too old or are for none of these receivers; return how many."""
         ...
 
+
+class Outbox(Protocol):
+    """The waiting events of one store or one user. Used in one thread at a time; blocks, so not for an event loop.
+
+    Every method but `close` may raise Unavailable, and those that write also Full.
+    """
+
+    def put(self, postings: Iterable[Posting], cursor: LogCursor | None = None) -> int:
+        """Write events, and the cursor of the log they are from, at once. Return how many older events were dropped.
+
+        An event that is already there, or is put twice, is stored once.
+        """
+        ...
+
+    def begin(self, name: str, at: int) -> int:
+        """Return up to where a log was read. A log without a cursor is read from this entry on, which is stored."""
+        ...
+
     def waiting(self) -> dict[str, int]:
         """Return the number of waiting events by receiver."""
         ...
 
-    def cursor(self, name: str) -> int | None:
-        """Return up to where a log was read, or None."""
-        ...
-
-    def begin(self, name: str, at: int) -> None:
-        """Start reading a log at this entry, unless it has a cursor."""
-        ...
-
-    def claim(self) -> bool:
-        """Return whether this process may deliver: one process at a time, until it closes."""
+    def claim(self) -> Deliveries | None:
+        """Return the events to deliver, or None while another process has them: one process at a time, until it closes."""
         ...
 
     def close(self) -> None:

@@ -33,133 +33,20 @@ CREATE TABLE cursor (name TEXT PRIMARY KEY, at INTEGER NOT NULL) STRICT;
 """
 
 
-class FileOutbox:
-    """One outbox file, for use in one thread. The first write creates it."""
+class _OutboxFile:
+    """The file of an outbox, opened at its first use."""
 
-    def __init__(self, path: Path, max_waiting: int = MAX_WAITING) -> None:
+    def __init__(self, path: Path) -> None:
         self.path = path
-        self._max_waiting = max_waiting
         self._database: sqlite3.Connection | None = None
-        self._claim: int | None = None
-
-    def put(self, postings: Iterable[Posting], cursor: LogCursor | None = None) -> int:
-        """Write events, and the cursor of the log they are from. Return how many older events were dropped.
-
-        An event that is already there, or is put twice, is stored once.
-
-        Raises: OutboxUnusable, Full.
-        """
-        with self._transaction() as database:
-            dropped = 0
-            touched: set[str] = set()
-            for posting in postings:
-                for receiver in posting.receivers:
-                    row = (receiver, posting.id, posting.at_us, int(posting.minor), posting.body)
-                    database.execute("INSERT OR IGNORE INTO due VALUES (?, ?, ?, ?, ?, 0, 0)", row)
-                    touched.add(receiver)
-            for receiver in touched:
-                over = "SELECT id FROM due WHERE receiver = ?1 ORDER BY minor, at DESC, rowid DESC LIMIT -1 OFFSET ?2"
-                gone = f"DELETE FROM due WHERE receiver = ?1 AND id IN ({over})"  # noqa: S608 - made of constants
-                dropped += database.execute(gone, (receiver, self._max_waiting)).rowcount
-            if cursor is not None:
-                database.execute("INSERT OR REPLACE INTO cursor VALUES (?, ?)", cursor)
-        return dropped
-
-    def due(self, receiver: str, now_us: int, limit: int = 100) -> list[DueEvent]:
-        """Return the events that are due for a receiver, the oldest first. Raises: OutboxUnusable."""
-        query = (
-            "SELECT id, body, tries FROM due WHERE receiver = ? AND next_us <= ? ORDER BY at, rowid LIMIT ?",
-            (receiver, now_us, limit),
-        )
-        with self._sqlite_errors():
-            database = self._opened(create=False)
-            return [] if database is None else [DueEvent(*row) for row in database.execute(*query)]
-
-    def delivered(self, receiver: str, id_: str) -> None:
-        """Delete an event that the receiver accepted. Raises: OutboxUnusable, Full."""
-        with self._transaction() as database:
-            database.execute("DELETE FROM due WHERE receiver = ? AND id = ?", (receiver, id_))
-
-    def postpone(self, receiver: str, id_: str, next_us: int) -> None:
-        """Retry an event that the receiver did not accept, not before `next_us`. Raises: OutboxUnusable, Full."""
-        with self._transaction() as database:
-            database.execute(
-                "UPDATE due SET tries = tries + 1, next_us = ? WHERE receiver = ? AND id = ?", (next_us, receiver, id_)
-            )
-
-    def expire(self, now_us: int, receivers: Iterable[str]) -> int:
-        """Delete events that are too old or are for none of these receivers; return how many. Raises: OutboxUnusable,
-        Full.
-        """
-        known = tuple(receivers)
-        marks = ", ".join("?" * len(known))
-        with self._transaction() as database:
-            old = database.execute("DELETE FROM due WHERE at < ?", (now_us - MAX_AGE_US,)).rowcount
-            lost = database.execute(f"DELETE FROM due WHERE receiver NOT IN ({marks})", known).rowcount  # noqa: S608
-        return old + lost
-
-    def waiting(self) -> dict[str, int]:
-        """Return the number of waiting events by receiver. Raises: OutboxUnusable."""
-        with self._sqlite_errors():
-            database = self._opened(create=False)
-            rows = () if database is None else database.execute("SELECT receiver, count(*) FROM due GROUP BY receiver")
-            return dict(rows)
-
-    def cursor(self, name: str) -> int | None:
-        """Return up to where a log was read, or None. Raises: OutboxUnusable."""
-        with self._sqlite_errors():
-            database = self._opened(create=False)
-            if database is None:
-                return None
-            row = database.execute("SELECT at FROM cursor WHERE name = ?", (name,)).fetchone()
-            return None if row is None else int(row[0])
-
-    def contents(self) -> tuple[list[WaitingEvent], dict[str, int]]:
-        """Return every event and every cursor, for a move to another outbox. Raises: OutboxUnusable."""
-        with self._sqlite_errors():
-            database = self._opened(create=False)
-            if database is None:
-                return [], {}
-            rows = database.execute("SELECT receiver, id, at, minor, body, tries, next_us FROM due ORDER BY at, rowid")
-            events = [WaitingEvent(*row)._replace(minor=bool(row[3])) for row in rows]
-            return events, dict(database.execute("SELECT name, at FROM cursor"))
-
-    def begin(self, name: str, at: int) -> None:
-        """Start reading a log at this entry, unless it has a cursor. Raises: OutboxUnusable, Full."""
-        with self._transaction() as database:
-            database.execute("INSERT OR IGNORE INTO cursor VALUES (?, ?)", (name, at))
-
-    def claim(self) -> bool:
-        """Return whether this process may deliver: one process at a time, until it closes. Raises: OutboxUnusable."""
-        if self._claim is not None:
-            return True
-        try:
-            fd = os.open(self.path.with_name(f"{self.path.name}.lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        except OSError as error:
-            raise OutboxUnusable(f"{self.path}: {error.strerror}") from error
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            os.close(fd)
-            return False
-        self._claim = fd
-        return True
-
-    def close(self) -> None:
-        """Close the file and release the claim. Idempotent."""
-        if self._database is not None:
-            self._database.close()
-            self._database = None
-        if self._claim is not None:
-            os.close(self._claim)
-            self._claim = None
 
     @contextmanager
-    def _transaction(self) -> Iterator[sqlite3.Connection]:
-        with self._sqlite_errors():
-            database = self._opened(create=True)
+    def transaction(self) -> Iterator[sqlite3.Connection]:
+        """Write inside the block, which is undone if it raises. Raises: OutboxUnusable, Full."""
+        with self.sqlite_errors():
+            database = self.opened(create=True)
             if database is None:
-                raise AssertionError("_opened(create=True) returns a database or raises")
+                raise AssertionError("opened(create=True) returns a database or raises")
             database.execute("BEGIN IMMEDIATE")
             try:
                 yield database
@@ -170,14 +57,16 @@ class FileOutbox:
                 raise
 
     @contextmanager
-    def _sqlite_errors(self) -> Iterator[None]:
+    def sqlite_errors(self) -> Iterator[None]:
+        """Turn SQLite's errors inside the block into OutboxUnusable and Full."""
         try:
             yield
         except sqlite3.Error as error:
             kind = Full if getattr(error, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_FULL else OutboxUnusable
             raise kind(f"{self.path}: {error}") from error
 
-    def _opened(self, *, create: bool) -> sqlite3.Connection | None:
+    def opened(self, *, create: bool) -> sqlite3.Connection | None:
+        """Return the connection; None if there is no file and `create` is False. Raises: OutboxUnusable."""
         if self._database is not None:
             return self._database
         try:
@@ -207,3 +96,139 @@ class FileOutbox:
             raise
         self._database = database
         return database
+
+    def close(self) -> None:
+        """Close the file. Idempotent."""
+        if self._database is not None:
+            self._database.close()
+            self._database = None
+
+
+class FileDeliveries:
+    """`Deliveries` of one outbox file."""
+
+    def __init__(self, file: _OutboxFile) -> None:
+        self._file = file
+
+    def due(self, receiver: str, now_us: int, limit: int = 100) -> list[DueEvent]:
+        """Return the events that are due for a receiver, the oldest first. Raises: OutboxUnusable."""
+        query = (
+            "SELECT id, body, tries FROM due WHERE receiver = ? AND next_us <= ? ORDER BY at, rowid LIMIT ?",
+            (receiver, now_us, limit),
+        )
+        with self._file.sqlite_errors():
+            database = self._file.opened(create=False)
+            return [] if database is None else [DueEvent(*row) for row in database.execute(*query)]
+
+    def delivered(self, receiver: str, id_: str) -> None:
+        """Delete an event that the receiver accepted. Raises: OutboxUnusable, Full."""
+        with self._file.transaction() as database:
+            database.execute("DELETE FROM due WHERE receiver = ? AND id = ?", (receiver, id_))
+
+    def postpone(self, receiver: str, id_: str, next_us: int) -> None:
+        """Retry an event that the receiver did not accept, not before `next_us`. Raises: OutboxUnusable, Full."""
+        with self._file.transaction() as database:
+            database.execute(
+                "UPDATE due SET tries = tries + 1, next_us = ? WHERE receiver = ? AND id = ?", (next_us, receiver, id_)
+            )
+
+    def expire(self, now_us: int, receivers: Iterable[str]) -> int:
+        """Delete events that are too old or are for none of these receivers; return how many. Raises: OutboxUnusable,
+        Full.
+        """
+        known = tuple(receivers)
+        marks = ", ".join("?" * len(known))
+        with self._file.transaction() as database:
+            old = database.execute("DELETE FROM due WHERE at < ?", (now_us - MAX_AGE_US,)).rowcount
+            lost = database.execute(f"DELETE FROM due WHERE receiver NOT IN ({marks})", known).rowcount  # noqa: S608
+        return old + lost
+
+
+class FileOutbox:
+    """One outbox file, for use in one thread. The first write creates it."""
+
+    def __init__(self, path: Path, max_waiting: int = MAX_WAITING) -> None:
+        self.path = path
+        self._file = _OutboxFile(path)
+        self._max_waiting = max_waiting
+        self._claim: int | None = None
+
+    def put(self, postings: Iterable[Posting], cursor: LogCursor | None = None) -> int:
+        """Write events, and the cursor of the log they are from. Return how many older events were dropped.
+
+        An event that is already there, or is put twice, is stored once.
+
+        Raises: OutboxUnusable, Full.
+        """
+        with self._file.transaction() as database:
+            dropped = 0
+            touched: set[str] = set()
+            for posting in postings:
+                for receiver in posting.receivers:
+                    row = (receiver, posting.id, posting.at_us, int(posting.minor), posting.body)
+                    database.execute("INSERT OR IGNORE INTO due VALUES (?, ?, ?, ?, ?, 0, 0)", row)
+                    touched.add(receiver)
+            for receiver in touched:
+                over = "SELECT id FROM due WHERE receiver = ?1 ORDER BY minor, at DESC, rowid DESC LIMIT -1 OFFSET ?2"
+                gone = f"DELETE FROM due WHERE receiver = ?1 AND id IN ({over})"  # noqa: S608 - made of constants
+                dropped += database.execute(gone, (receiver, self._max_waiting)).rowcount
+            if cursor is not None:
+                database.execute("INSERT OR REPLACE INTO cursor VALUES (?, ?)", cursor)
+        return dropped
+
+    def begin(self, name: str, at: int) -> int:
+        """Return up to where a log was read, and start at this entry if it has no cursor. Raises: OutboxUnusable, Full."""
+        found = self._cursor(name)
+        if found is None:
+            with self._file.transaction() as database:
+                database.execute("INSERT OR IGNORE INTO cursor VALUES (?, ?)", (name, at))
+            found = self._cursor(name)
+        return at if found is None else found
+
+    def waiting(self) -> dict[str, int]:
+        """Return the number of waiting events by receiver. Raises: OutboxUnusable."""
+        with self._file.sqlite_errors():
+            database = self._file.opened(create=False)
+            rows = () if database is None else database.execute("SELECT receiver, count(*) FROM due GROUP BY receiver")
+            return dict(rows)
+
+    def claim(self) -> FileDeliveries | None:
+        """Lock a file beside the outbox, and return the events to deliver; None if it is locked. Raises: OutboxUnusable."""
+        if self._claim is not None:
+            return FileDeliveries(self._file)
+        try:
+            fd = os.open(self.path.with_name(f"{self.path.name}.lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            raise OutboxUnusable(f"{self.path}: {error.strerror}") from error
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            os.close(fd)
+            return None
+        self._claim = fd
+        return FileDeliveries(self._file)
+
+    def close(self) -> None:
+        """Close the file and release the claim. Idempotent."""
+        self._file.close()
+        if self._claim is not None:
+            os.close(self._claim)
+            self._claim = None
+
+    def contents(self) -> tuple[list[WaitingEvent], dict[str, int]]:
+        """Return every event and every cursor, for a move to another outbox. Raises: OutboxUnusable."""
+        with self._file.sqlite_errors():
+            database = self._file.opened(create=False)
+            if database is None:
+                return [], {}
+            rows = database.execute("SELECT receiver, id, at, minor, body, tries, next_us FROM due ORDER BY at, rowid")
+            events = [WaitingEvent(*row)._replace(minor=bool(row[3])) for row in rows]
+            return events, dict(database.execute("SELECT name, at FROM cursor"))
+
+    def _cursor(self, name: str) -> int | None:
+        with self._file.sqlite_errors():
+            database = self._file.opened(create=False)
+            if database is None:
+                return None
+            row = database.execute("SELECT at FROM cursor WHERE name = ?", (name,)).fetchone()
+            return None if row is None else int(row[0])

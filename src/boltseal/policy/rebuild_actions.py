@@ -89,6 +89,12 @@ def action_for(actions: Sequence[RebuildAction], repository: str, tag: str | Non
     )
 
 
+def separator_for(actions: Sequence[RebuildAction], repository: str, tag: str | None) -> str:
+    """Return what is between a tag and the number of its revision, for an image."""
+    action = action_for(actions, repository, tag)
+    return DOT if action is None else action.revision
+
+
 def parse_on_outdated(tables: Sequence[Mapping[str, object]]) -> tuple[RebuildAction, ...]:
     """Read the `[[on_outdated]]` tables. Raises: OnOutdatedInvalid for the first fault."""
     if len(tables) > MAX_ACTIONS:

@@ -80,6 +80,15 @@ def newest_revision(tag: Tag, tags: Iterable[Tag], separator: str = DOT) -> Tag:
     return max(later)[1] if max(later)[0] > own.number else tag
 
 
+def newer_revisions(tags: frozenset[Tag], separator: str = DOT) -> dict[Tag, Tag]:
+    """Return for each tag that is not the newest of its version the newest revision. `tags`: all tags of a repository."""
+    own = {tag: revised(tag, tags, separator) for tag in tags}
+    newest: dict[Tag, tuple[int, Tag]] = {}
+    for tag, (root, number) in own.items():
+        newest[root] = max(newest.get(root, (number, tag)), (number, tag))
+    return {tag: newest[root][1] for tag, (root, number) in own.items() if newest[root][0] > number}
+
+
 def _parsed(tag: Tag) -> re.Match[str] | None:
     found = _VERSION.fullmatch(tag)
     return None if found is None or int(found["numbers"].partition(".")[0]) >= STAMP else found

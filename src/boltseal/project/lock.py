@@ -14,7 +14,7 @@ The steps:
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from boltseal.client.errors import RemoteNotFound
@@ -27,7 +27,7 @@ from boltseal.oci.reference import Reference
 from boltseal.project.image_references import ImageReference
 from boltseal.project.lock_entries import LockEntries, MovedReference, ReferenceToLock, Resolutions, Unresolved
 from boltseal.project.resolve import Resolver
-from boltseal.project.written_pins import carried_pins
+from boltseal.project.written_pins import carried_pins, valid_pins
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,13 +41,18 @@ class LockUpdate:
 
 
 def references_to_lock(
-    image_refs: Iterable[ImageReference], known: Mapping[Reference, LockedImage]
+    image_refs: Iterable[ImageReference],
+    known: Mapping[Reference, LockedImage],
+    written: Collection[ImageReference] = (),
 ) -> dict[Reference, ReferenceToLock]:
-    """Return the distinct references, by their key in the existing lock."""
+    """Return the distinct references, by their key in the existing lock.
+
+    `written`: those whose digest `boltseal pin` or `update` wrote. It is not the reference's own: without a tag, its key is `latest`.
+    """
     found: defaultdict[Reference, list[ImageReference]] = defaultdict(list)
     for image_ref in image_refs:
         if image_ref.resolved is not None:
-            found[key_in(image_ref.resolved, known, same=True)].append(image_ref)
+            found[key_in(image_ref.resolved, known, same=image_ref not in written)].append(image_ref)
     return {key: ReferenceToLock(key, tuple(occurrences)) for key, occurrences in found.items()}
 
 
@@ -83,7 +88,7 @@ async def relock(
     # 1. an update takes what the tag resolves to, also for files with another pin
     updated = {image.reference.by_tag for image in old.images if image.own_pin and update(image.reference.by_tag)}
     stays = {key: image for key, image in known.items() if not image.own_pin or key.by_tag not in updated}
-    wanted = references_to_lock(image_refs, stays)
+    wanted = references_to_lock(image_refs, stays, valid_pins(image_refs, old))
     resolutions = await resolver.resolve(wanted)
     for resolution in resolutions.values():
         if isinstance(resolution, KeyDiffers):  # its answers are not used, and its key must not get into the lock

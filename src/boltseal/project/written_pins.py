@@ -1,13 +1,13 @@
 """Record in the lock which digests `boltseal pin` wrote into files, so that unpinning removes only those. Pure.
 
-A record is valid while the file has the digest that was written, or the one that is locked now: `boltseal update` writes
-that. Any other digest was written by someone else, and is theirs.
+A record is valid while the file has the digest that was written, or the one that is locked now. Any other digest was
+written by someone else, and is theirs. `boltseal update` changes the digests of valid records only.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from boltseal.lockfile.document import Lock, WrittenPin, key_in
@@ -83,6 +83,24 @@ def pins_after(
         if not unpin and digest is not None:
             replaced = before[image_ref].replaced if image_ref in before else image_ref.pinned
             found[place] = WrittenPin(*place, digest, replaced)
+    return tuple(sorted(found.values(), key=lambda pin: pin.place))
+
+
+def pins_updated(
+    lock: Lock,
+    image_refs: Sequence[ImageReference],
+    digests: Mapping[ImageReference, Digest],
+    retagged: Collection[ImageReference],
+) -> tuple[WrittenPin, ...]:
+    """Return the records after an update wrote these digests over recorded ones. `retagged`: references with a new tag.
+
+    What a record replaced was a digest of the former tag: with a new tag, unpinning removes the digest and restores none.
+    """
+    found = {PinPlace(*pin.place): pin for pin in lock.pins}
+    for place, image_ref in places(image_refs):
+        if image_ref in digests and place in found:
+            former = None if image_ref in retagged else found[place].replaced
+            found[place] = found[place]._replace(digest=digests[image_ref], replaced=former)
     return tuple(sorted(found.values(), key=lambda pin: pin.place))
 
 

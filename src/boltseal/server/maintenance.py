@@ -69,12 +69,12 @@ def _tidy_up(store: OpenStore, leases: Leases, settings: Settings, now_us: int) 
 def _delete_unneeded(store: OpenStore, settings: Settings, now_us: int) -> dict[str, int]:
     """Return how many abandoned uploads, purged blobs, expired mirrored images and unreferenced blobs were deleted."""
     expire_events(store.database, now_us)
-    uploads = sum(1 for _ in collect_uploads(store.database, store.blobs, now_us))
+    uploads = sum(1 for _ in collect_uploads(store.database, store.blobs.upload_cleanup, now_us))
     if store.database.frozen is not None:
         return {"uploads": uploads}
-    purged = sum(1 for _ in finish_purges(store.database, store.blobs))
+    purged = sum(1 for _ in finish_purges(store.database, store.blobs.maintenance))
     if not settings.upstreams:
         return {"uploads": uploads, "purged": purged}
     mirrored = sum(1 for _ in retain(store.database, settings.upstreams, now_us, dry_run=False))
-    blobs = collect_released(store.database, store.blobs, now_us)
+    blobs = collect_released(store.database, store.blobs.maintenance, now_us)
     return {"uploads": uploads, "purged": purged, "mirrored": mirrored, "blobs": blobs}

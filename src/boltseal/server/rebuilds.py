@@ -35,9 +35,10 @@ from boltseal.ledger.entry import EntryKind
 from boltseal.oci.reference import Repository
 from boltseal.policy.grants import Grants
 from boltseal.policy.ignored_images import is_ignored
-from boltseal.policy.rebuild_actions import token_of
+from boltseal.policy.rebuild_actions import separator_for, token_of
 from boltseal.policy.tag_expectations import OFFICIAL_IMAGES, TagExpectations
-from boltseal.project.bases.base_scan import BaseReport, BaseScanner, ImageToCheck
+from boltseal.project.bases.base_report import BaseReport, ImageToCheck
+from boltseal.project.bases.base_scan import BaseScanner
 from boltseal.project.bases.image_documents import ImageDocuments
 from boltseal.project.bases.ledger_entries import rebuild_entry_extra
 from boltseal.project.bases.rebuild_journal import RebuildJournal, RebuildOutcome
@@ -209,6 +210,7 @@ class RebuildScheduler:
                     watch=self._watch(transport),
                     ignored=partial(is_ignored, self._settings.outdated.ignore),
                     expectations=TagExpectations((*self._settings.expectations.rules, *OFFICIAL_IMAGES)),
+                    separator=lambda image: separator_for(self._settings.actions, image.repository, image.tag),
                     now_us=self._clock(),
                     at_once=AT_ONCE,
                 )

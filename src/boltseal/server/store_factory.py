@@ -166,7 +166,7 @@ def examine_store(settings: Settings, progress: Progress, *, with_keys: bool = T
     blobs = LocalBlobs(data, create=False)
     try:
         keys = LedgerKeys(settings.keys) if with_keys else None
-        return examine(open_snapshot(data / DATABASE_NAME), blobs, progress, keys, hashed=hashed)
+        return examine(open_snapshot(data / DATABASE_NAME), blobs.maintenance, progress, keys, hashed=hashed)
     finally:
         blobs.close()
 
@@ -188,7 +188,9 @@ def collect_store(settings: Settings, *, dry_run: bool, clock: Clock = now_us) -
         if clock_doubt is not None and not dry_run:  # everything looks old
             raise ClockStepped(f"nothing is deleted: {clock_doubt}")
         yield from retain(store.database, settings.upstreams, clock(), dry_run=dry_run)
-        yield from collect(store.database, store.blobs, clock(), dry_run=dry_run)
+        yield from collect(
+            store.database, store.blobs.maintenance, store.blobs.upload_cleanup, clock(), dry_run=dry_run
+        )
         if not dry_run:
             correct_usage(store.database, FileLeases(settings.server.data))
 

@@ -35,7 +35,7 @@ FAR_FUTURE_US = 4_000_000_000_000_000
 def assert_whole(data: Path) -> None:
     """Check with fsck that a store, which no server uses at the moment, has no findings."""
     with closing(LocalBlobs(data)) as blobs:
-        assert not examine(open_snapshot(data / DATABASE_NAME), blobs).findings
+        assert not examine(open_snapshot(data / DATABASE_NAME), blobs.maintenance).findings
 
 
 def config_of(upstream: FakeUpstream) -> str:

@@ -117,7 +117,7 @@ async def test_endless_made_up_tags_leave_nothing_behind(data: Path, upstream: F
         each = (_held(upstream) - before) / 500
         sessions = list((data / "uploads").iterdir())
     with open_store(settings) as store:
-        repositories = await store.database.lookups.repository(f"{NAME}/team/app")
+        repositories = await store.database.lookups.content.repository(f"{NAME}/team/app")
 
     assert upstream.gets() == 0
     assert not repositories

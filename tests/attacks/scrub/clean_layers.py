@@ -106,6 +106,19 @@ def set_group_id() -> bytes:
     return layer.add("h/i/j", b"j").add("h", kind=tarfile.DIRTYPE, mode=0o2755, owner=(5, 6)).done()
 
 
+def set_group_id_first() -> bytes:
+    """Return folders that have the set-group-id bit, or not, before an upper layer lists them after their contents."""
+    layer = Layer().add("taken", kind=tarfile.DIRTYPE, mode=0o2755, owner=(5, 6))
+    return layer.folder("given").add("kept", kind=tarfile.DIRTYPE, mode=0o2750, owner=(7, 8)).done()
+
+
+def set_group_id_later() -> bytes:
+    """Return folders without entries in ones whose set-group-id bit is set or removed by a later entry of the same layer."""
+    layer = Layer().add("taken/new/deep/f", b"f").folder("taken").add("taken/late/f", b"f").add("kept/new/f", b"f")
+    layer.add("given/new/f", b"f").add("given", kind=tarfile.DIRTYPE, mode=0o2755, owner=(9, 10))
+    return layer.add("given/late/deep/f", b"f").done()
+
+
 def upper_of_everything() -> bytes:
     """Return whiteouts beside files of the same name, for folders, and for names that do not exist."""
     layer = Layer().add("etc/.wh.passwd").add("etc/.wh.nothing").folder("opaque").add("opaque/.wh..wh..opq")
@@ -142,6 +155,7 @@ LAYERS: dict[str, list[bytes]] = {
     "slashes": [slashes()],
     "names-by-go": [gzip.decompress(NAMES_BY_GO.read_bytes())],
     "set-group-id": [set_group_id(), no_folders(), set_group_id()],
+    "set-group-id-later": [set_group_id_first(), set_group_id_later()],
     "changing": [changing()],
     "upper": [base(), upper_of_everything()],
     "implied": [implied_base(), implied_top()],

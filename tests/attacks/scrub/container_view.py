@@ -81,14 +81,25 @@ class _Placed:
     inode: tuple[int, str]
 
 
-def expected_view(layers: Sequence[RandomLayer], *, inherits: bool, adds: bool = False) -> View:
-    """Return what a container on these layers must see. `inherits`: a folder without an entry is like the lower one.
+@dataclass(frozen=True, slots=True)
+class Making:
+    """How an engine makes folders without an entry. `inherits`: like those of a lower layer.
 
-    `adds`: an entry for a folder of a lower layer adds attributes to that folder's.
+    `keeps_bit`, `keeps_group`: what the kernel gives them in a set-group-id folder stays.
+    """
+
+    inherits: bool = False
+    keeps_bit: bool = True
+    keeps_group: bool = False
+
+
+def expected_view(layers: Sequence[RandomLayer], making: Making, *, adds: bool = False) -> View:
+    """Return what a container on these layers must see. `adds`: an entry for a folder of a lower layer adds attributes to that
+    folder's.
     """
     tree: dict[str, _Placed] = {}
     for number, layer in enumerate(layers):
-        own = _unpacked(layer, number, tree if inherits else {}, inherits=inherits)
+        own = _unpacked(layer, number, tree if making.inherits else {}, making)
         for entry in layer:
             if entry.kind in (WHITEOUT, OPAQUE):
                 _hide(tree, entry.path, itself=entry.kind == WHITEOUT)
@@ -111,7 +122,7 @@ def _hide(tree: dict[str, _Placed], path: str, *, itself: bool) -> None:
         del tree[each]
 
 
-def _unpacked(layer: RandomLayer, number: int, lower: Mapping[str, _Placed], *, inherits: bool) -> dict[str, _Placed]:
+def _unpacked(layer: RandomLayer, number: int, lower: Mapping[str, _Placed], making: Making) -> dict[str, _Placed]:
     """Return the tree of one layer."""
     own: dict[str, _Placed] = {}
     for entry in layer:
@@ -120,7 +131,7 @@ def _unpacked(layer: RandomLayer, number: int, lower: Mapping[str, _Placed], *, 
             above = "/".join(parts[:end])
             if above not in own:
                 outer = own.get("/".join(parts[: end - 1]))
-                own[above] = _Placed(_implied(lower.get(above), outer, inherits=inherits), (number, above))
+                own[above] = _Placed(_implied(lower.get(above), outer, making), (number, above))
         if entry.kind == HARDLINK:
             own[entry.path] = own[entry.link]
         elif entry.kind not in (WHITEOUT, OPAQUE):
@@ -128,10 +139,10 @@ def _unpacked(layer: RandomLayer, number: int, lower: Mapping[str, _Placed], *, 
     return own
 
 
-def _implied(lower: _Placed | None, above: _Placed | None, *, inherits: bool) -> Node:
-    """Return a folder that the engine creates. `above`: the folder that it is in, which may be a set-group-id one.
+def _implied(lower: _Placed | None, above: _Placed | None, making: Making) -> Node:
+    """Return a folder that the engine makes. `above`: the folder that it is in, which may be a set-group-id one.
 
-    There the kernel gives it that bit and the group: Docker and Podman set the owner afterwards, containerd the mode.
+    There the kernel gives it that bit and the group.
     """
     if lower is not None and lower.node.kind == FOLDER:
         return replace(lower.node, mtime_ns=None)
@@ -139,9 +150,8 @@ def _implied(lower: _Placed | None, above: _Placed | None, *, inherits: bool) ->
         return Node(FOLDER, None, None, None, xattrs=None)
     if above is None or not (above.node.mode or 0) & stat.S_ISGID:
         return Node(FOLDER, 0o755, (0, 0), None)
-    if not inherits:
-        return Node(FOLDER, 0o2755, (0, 0), None)
-    return Node(FOLDER, 0o755, (0, above.node.owner[1]) if above.node.owner else None, None)
+    group = above.node.owner[1] if making.keeps_group and above.node.owner else 0
+    return Node(FOLDER, 0o2755 if making.keeps_bit else 0o755, (0, group), None)
 
 
 def _of(entry: Entry) -> Node:

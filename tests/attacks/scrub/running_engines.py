@@ -15,16 +15,18 @@ from uuid import uuid4
 
 from boltseal.engines.containerd_store import SNAPSHOTS
 from tests import servers
+from tests.attacks.scrub.container_view import Making
 from tests.attacks.scrub.stores import podman_on
 from tests.real.tools import run
 
 CAPABILITY = "security.capability"
+BY_CONTAINERD = Making(inherits=True, keeps_bit=False, keeps_group=True)
 _SNAPSHOTS = f"{SNAPSHOTS.decode()}/snapshots/*/fs"
 
 
 @dataclass(frozen=True, slots=True)
 class Engine:
-    """A running engine. `inherits`: folders without an entry are created like those of lower layers.
+    """A running engine. `making`: how it makes folders without an entry.
 
     `copied`: a container has a copy of its image, with only the attributes of these prefixes; None: it has the image's files.
     `adds`: an entry for a folder of a lower layer keeps the attributes that the folder has there.
@@ -38,7 +40,7 @@ class Engine:
     load: Callable[[Path], None]
     start: Callable[[str], tuple[str, int]]
     stop: Callable[[list[str]], None]
-    inherits: bool = False
+    making: Making = field(default_factory=Making)
     copied: tuple[str, ...] | None = None
     adds: bool = False
     _folders: dict[str, Path] = field(default_factory=dict)
@@ -83,7 +85,7 @@ def _docker(folder: Path, *, containerd_store: bool = False, vfs: bool = False) 
             lambda archive: _none(run(*docker, "load", "-i", archive).checked()),
             start,
             stop,
-            inherits=containerd_store or vfs,
+            making=BY_CONTAINERD if containerd_store else Making(inherits=vfs),
             copied=(CAPABILITY,) if vfs else None,
         )
 
@@ -109,7 +111,7 @@ def _containerd(folder: Path) -> Iterator[Engine]:
                 run(*ctr, "tasks", "delete", "--force", box)
                 run(*ctr, "containers", "delete", box)
 
-        yield Engine("containerd", folder / "engine/root", _SNAPSHOTS, load, start, stop, inherits=True)
+        yield Engine("containerd", folder / "engine/root", _SNAPSHOTS, load, start, stop, making=BY_CONTAINERD)
 
 
 @contextlib.contextmanager
@@ -135,7 +137,7 @@ def _podman(folder: Path, driver: str = "overlay") -> Iterator[Engine]:
             lambda archive: _none(run(*podman, "load", "-i", archive).checked()),
             start,
             stop,
-            inherits=vfs,
+            making=Making(inherits=vfs, keeps_group=vfs),
             copied=(CAPABILITY, "user.") if vfs else None,
             adds=vfs,
         )

@@ -56,12 +56,21 @@ class Store:
 
 def docker_overlay2(folder: Path, layers: Layers = LAYERS) -> Store:
     """Create Docker's classic store."""
+    return _docker_classic(folder, layers, "overlay2", "overlay2/{}/diff")
+
+
+def docker_vfs(folder: Path, layers: Layers = LAYERS) -> Store:
+    """Create Docker's classic store with the driver vfs."""
+    return _docker_classic(folder, layers, "vfs", "vfs/dir/{}")
+
+
+def _docker_classic(folder: Path, layers: Layers, driver: str, layer_folder: str) -> Store:
     image = archive(folder / "image.tar", [make() for make in layers])
-    with servers.dockerd(folder / "engine", driver="overlay2") as server:
+    with servers.dockerd(folder / "engine", driver=driver) as server:
         run("docker", "-H", f"unix://{server.address}", "load", "-i", folder / "image.tar").checked()
     root = folder / "engine" / "data"
-    chain = _docker_chain(root)
-    return Store("docker", root, image, tuple(f"overlay2/{each}/diff" for each in chain))
+    chain = _docker_chain(root / "image" / driver)
+    return Store("docker", root, image, tuple(map(layer_folder.format, chain)))
 
 
 def docker_containerd(folder: Path, layers: Layers = LAYERS) -> Store:
@@ -89,15 +98,24 @@ def containerd(folder: Path, layers: Layers = LAYERS) -> Store:
 
 def podman(folder: Path, layers: Layers = LAYERS) -> Store:
     """Create Podman's store, which Buildah and CRI-O share."""
+    return _podman(folder, layers, "overlay", "overlay/{}/diff")
+
+
+def podman_vfs(folder: Path, layers: Layers = LAYERS) -> Store:
+    """Create Podman's store with the driver vfs."""
+    return _podman(folder, layers, "vfs", "vfs/dir/{}")
+
+
+def _podman(folder: Path, layers: Layers, driver: str, layer_folder: str) -> Store:
     image = archive(folder / "image.tar", [make() for make in layers])
     root = folder / "root"
-    run(*podman_on(root, folder), "load", "-i", folder / "image.tar").checked()
-    records = {each["id"]: each for each in json.loads((root / "overlay-layers/layers.json").read_bytes())}
-    at, chain = json.loads((root / "overlay-images/images.json").read_bytes())[0]["layer"], []
+    run(*podman_on(root, folder, driver), "load", "-i", folder / "image.tar").checked()
+    records = {each["id"]: each for each in json.loads((root / f"{driver}-layers/layers.json").read_bytes())}
+    at, chain = json.loads((root / f"{driver}-images/images.json").read_bytes())[0]["layer"], []
     while at:
         chain.append(at)
         at = records[at].get("parent", "")
-    return Store("podman", root, image, tuple(f"overlay/{each}/diff" for each in reversed(chain)))
+    return Store("podman", root, image, tuple(map(layer_folder.format, reversed(chain))))
 
 
 def podman_on(root: Path, folder: Path, driver: str = "overlay") -> tuple[str, ...]:
@@ -115,17 +133,17 @@ MAKERS = {
     "containerd": containerd,
     "podman": podman,
 }
+VFS_MAKERS = {"docker-vfs": docker_vfs, "podman-vfs": podman_vfs}
 
 
-def _docker_chain(root: Path) -> list[str]:
+def _docker_chain(records: Path) -> list[str]:
     """Return the cache-ids of the only image, lowest layer first."""
-    layers = {
-        folder.name: (folder / "cache-id").read_text() for folder in (root / "image/overlay2/layerdb/sha256").iterdir()
-    }
+    database = records / "layerdb/sha256"
+    layers = {folder.name: (folder / "cache-id").read_text() for folder in database.iterdir()}
     parents = {
-        name: (root / "image/overlay2/layerdb/sha256" / name / "parent").read_text().removeprefix("sha256:")
+        name: (database / name / "parent").read_text().removeprefix("sha256:")
         for name in layers
-        if (root / "image/overlay2/layerdb/sha256" / name / "parent").exists()
+        if (database / name / "parent").exists()
     }
     (at,) = set(layers) - set(parents.values())
     chain = [layers[at]]

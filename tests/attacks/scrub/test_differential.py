@@ -128,7 +128,7 @@ class Batch:
 
     def expected(self, case: int, root: Node, layers: int | None = None) -> View:
         """Return what a container must see; its root folder is like that of an unmodified image."""
-        view = expected_view(self.layers(case)[:layers], inherits=self.engine.inherits, adds=self.engine.adds)
+        view = expected_view(self.layers(case)[:layers], self.engine.making, adds=self.engine.adds)
         return self._kept({**view, "": replace(root, mtime_ns=None)})
 
     def _kept(self, view: View) -> View:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import stat
 from collections.abc import Callable
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
@@ -11,8 +13,8 @@ import pytest
 
 from boltseal.host.scrub.differences import DifferenceKind
 from boltseal.host.scrub.report import ReportStatus, ScrubReport
-from tests.attacks.scrub.clean_layers import implied_base, implied_top
-from tests.attacks.scrub.stores import MAKERS, Store
+from tests.attacks.scrub.clean_layers import implied_base, implied_top, set_group_id_first, set_group_id_later
+from tests.attacks.scrub.stores import MAKERS, VFS_MAKERS, Store
 
 pytestmark = pytest.mark.real
 
@@ -134,3 +136,64 @@ def test_an_attribute_of_a_lower_folder_is_clean(implied_on: Callable[[str], Sto
 
     assert copied == ["user.a"]
     assert differences_in(store.image_report()) == {(DifferenceKind.XATTR, "etc")}
+
+
+# ---- folders in ones with the set-group-id bit, which a later entry of the same layer gives or takes
+
+GROUPED = {**MAKERS, **VFS_MAKERS}
+BIT_STAYS = {"docker", "podman", "docker-vfs", "podman-vfs"}
+WITH_LOWER = {"docker-containerd", "containerd", "docker-vfs", "podman-vfs"}
+"""Engines whose folders without an entry are like those of the lower layer."""
+
+
+@pytest.fixture(scope="module", params=list(GROUPED))
+def original_with_groups(
+    request: pytest.FixtureRequest, empty_home: None, tmp_path_factory: pytest.TempPathFactory
+) -> Store:
+    """A store of each engine with an image of such folders, never modified."""
+    made = GROUPED[request.param](tmp_path_factory.mktemp(request.param), (set_group_id_first, set_group_id_later))
+    return replace(made, name=request.param)
+
+
+@pytest.fixture
+def grouped(original_with_groups: Store, tmp_path: Path) -> Store:
+    """A copy of such a store of each engine."""
+    return original_with_groups.copy(tmp_path / "store")
+
+
+def test_folders_in_set_group_id_folders_are_clean(grouped: Store) -> None:
+    """The group and the bit that a folder without an entry had from the folder above are no finding if an entry changes that."""
+    report = grouped.image_report()
+
+    assert (report.status, report.differences, report.unknown) == (ReportStatus.HOLDS, (), ())
+
+
+@pytest.mark.parametrize("path", ["given/new", "taken/late"])
+def test_a_bit_that_the_folder_above_did_not_give_differs(grouped: Store, path: str) -> None:
+    """A folder made while the folder above had no set-group-id bit can't have that bit, whatever a later entry says."""
+    grouped.at(path, 1).chmod(0o2755)
+
+    assert differences_in(grouped.image_report()) == {(DifferenceKind.MODE, path)}
+
+
+def test_a_bit_that_the_folder_above_gave_can_not_be_missing(grouped: Store) -> None:
+    """A folder made in a set-group-id folder has its bit, unless the engine sets modes; without it, that is a difference."""
+    path = "given/late"
+    before = stat.S_IMODE(grouped.at(path, 1).stat().st_mode)
+    grouped.at(path, 1).chmod(0o755)
+
+    assert before == (0o2755 if grouped.name in BIT_STAYS else 0o755)
+    assert differences_in(grouped.image_report()) == ({(DifferenceKind.MODE, path)} if before != 0o755 else set())
+
+
+@pytest.mark.parametrize("path", ["given/late", "given/new", "taken/new"])
+def test_another_group_than_the_folder_above_gave_differs(grouped: Store, path: str) -> None:
+    """A folder without an entry has the group that its engine leaves it; the group of a later entry is a difference."""
+    at = grouped.at(path, 1)
+    of_lower = path == "taken/new" and grouped.name in WITH_LOWER
+    kept = {"given/late": 10, "taken/new": 6 if of_lower else 0}.get(path, 0)
+    before = at.stat().st_gid
+    os.chown(at, 0, 11)
+
+    assert before == (kept if grouped.name not in {"docker", "podman", "docker-vfs"} else 0)
+    assert differences_in(grouped.image_report()) == {(DifferenceKind.OWNER, path)}

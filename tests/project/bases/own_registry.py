@@ -17,7 +17,8 @@ from boltseal.client.state import ClientState
 from boltseal.client.transport import Transport, TransportOptions
 from boltseal.oci.digest import Digest
 from boltseal.oci.reference import Reference
-from boltseal.project.bases.base_scan import BaseReport, BaseScanner, ImageToCheck
+from boltseal.project.bases.base_report import BaseReport, ImageToCheck
+from boltseal.project.bases.base_scan import BaseScanner
 from boltseal.project.bases.image_documents import ImageDocuments
 from boltseal.project.bases.tag_history import TagHistories, memory_from_cache
 from tests.images import OCI_CONFIG, OCI_INDEX, OCI_LAYER, OCI_MANIFEST, Blob, push_blob

@@ -18,7 +18,8 @@ from boltseal.client.transport import Transport, TransportOptions
 from boltseal.oci.digest import Digest
 from boltseal.oci.reference import Reference
 from boltseal.project.bases.base_claims import ClaimSource, claim_from_reference
-from boltseal.project.bases.base_scan import BaseReport, BaseScanner, ImageToCheck
+from boltseal.project.bases.base_report import BaseReport, ImageToCheck
+from boltseal.project.bases.base_scan import BaseScanner
 from boltseal.project.bases.image_documents import ImageDocuments
 from boltseal.project.bases.tag_history import TagHistories, memory_from_cache, memory_from_observations
 from tests.fakes.hub import FakeHub

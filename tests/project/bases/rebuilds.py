@@ -10,7 +10,7 @@ from boltseal.oci.reference import Reference
 from boltseal.policy.rebuild_actions import parse_on_outdated
 from boltseal.policy.tag_expectations import Expect
 from boltseal.project.bases.base_claims import BaseClaim, ClaimSource
-from boltseal.project.bases.base_scan import BaseReport, ImageToCheck
+from boltseal.project.bases.base_report import BaseReport, ImageToCheck
 from boltseal.project.bases.freshness import BaseStatus, BaseVerdict
 from boltseal.project.bases.rebuild_journal import RebuildJournal
 from boltseal.project.bases.rebuild_requests import Rebuilder

@@ -8,7 +8,7 @@ import pytest
 
 from boltseal.oci.digest import Digest
 from boltseal.oci.reference import Reference
-from boltseal.project.bases.base_scan import BaseReport
+from boltseal.project.bases.base_report import BaseReport
 from boltseal.project.settings import ClientSettings
 from tests.project.bases.published import DIGEST, NAME, Published
 

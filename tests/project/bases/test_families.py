@@ -17,7 +17,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from boltseal.oci.digest import Digest
-from boltseal.project.bases.base_scan import BaseReport
+from boltseal.project.bases.base_report import BaseReport
 from boltseal.project.bases.image_facts import IMAGE
 from tests.project.bases.own_registry import HOST, OwnRegistry, own_registry
 from tests.project.bases.published import NOW_US, Published, base_labels

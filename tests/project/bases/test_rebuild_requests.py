@@ -18,7 +18,7 @@ from boltseal.oci.reference import Reference, Tag
 from boltseal.policy.rebuild_actions import RebuildAction, parse_on_outdated
 from boltseal.policy.tag_expectations import Expect
 from boltseal.policy.tag_revisions import next_revision
-from boltseal.project.bases.base_scan import BaseReport
+from boltseal.project.bases.base_report import BaseReport
 from boltseal.project.bases.freshness import BaseStatus
 from boltseal.project.bases.left_over_group import record_group, terminate_left_over
 from boltseal.project.bases.rebuild_journal import JournalLine, RebuildJournal, RebuildOutcome

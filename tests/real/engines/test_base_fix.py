@@ -106,7 +106,7 @@ def story(docker: Docker, own: Server, repository: str, tmp_path: Path) -> Itera
 
 
 def project(story: Story, cooldown: str) -> None:
-    """Write the project: the tag is in `.env`, and only revisions are taken."""
+    """Write the project: the tag is in `.env`, with its digest once it is pinned, and only revisions are taken."""
     shop = story.shop
     shop.write({"web": {"image": f"{story.repository('app')}:${{WEB_TAG}}", "healthcheck": HEALTHY}})
     settings = f'[update]\npolicy = "revision"\ncooldown = "{cooldown}"\n'
@@ -122,7 +122,9 @@ def test_a_fix_of_the_base_reaches_the_host_and_a_rollback_holds(story: Story) -
     first = story.build("app", "rt", "1.4.2")
     project(story, "1h")
     (shop.root / ".env").write_text("WEB_TAG=1.4.2\n")
-    shop.deployed()
+    shop.locked()
+    pinned = shop.run("pin", "--write")
+    deployed = shop.run("deploy")
     current = story.statuses()
 
     now = story.os("the fixed base")  # the base moves
@@ -133,6 +135,7 @@ def test_a_fix_of_the_base_reaches_the_host_and_a_rollback_holds(story: Story) -
     [record] = built(story, "1.4.2.1")
     [inspected] = story.results("inspect", f"{story.repository('app')}:1.4.2.1")
 
+    assert (pinned.code, deployed.code) == (0, 0), pinned.err + deployed.err
     assert (current["rt:latest"], current["app:1.4.2"]) == ("current", "current")
     assert (outdated["rt:latest"], outdated["app:1.4.2"]) == ("outdated", "outdated")
     assert [each["runs_on"] for each in running if each["status"] == "outdated"] == [[f"{shop.name}-web-1"]]
@@ -155,7 +158,7 @@ def test_a_fix_of_the_base_reaches_the_host_and_a_rollback_holds(story: Story) -
     assert f"| base now | `{record['extra']['base.digest']}` |" in explained.out
     assert f"{shop.name} web, release 1" in explained.out
     assert taken.code == 0, taken.err
-    assert (shop.root / ".env").read_text() == "WEB_TAG=1.4.2.1\n"
+    assert (shop.root / ".env").read_text() == f"WEB_TAG=1.4.2.1@{record['digest']}\n"
     assert shop.words() == {"web": "the fixed base"}
 
     [row] = [each for each in story.results("ps", "--host", host) if each.get("project") == shop.name]

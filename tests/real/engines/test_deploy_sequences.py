@@ -109,7 +109,7 @@ class Sequence:
         wanted, before = self.version(), self.runs
         self.shop.locked()
         after = self.chance.randint(1, 5)
-        argv = [sys.executable, str(KILLED), str(after), "deploy", "--anyway"]
+        argv = [sys.executable, str(KILLED), str(after), ".release", "deploy", "--anyway"]
         done = subprocess.run(
             argv, env=clean_environment(self.shop.variables), cwd=self.shop.root, capture_output=True, check=False
         )

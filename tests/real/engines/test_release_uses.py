@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,22 +13,9 @@ from boltseal.deploy.release_copy import EngineCopy, LockOwner
 from boltseal.engines.address import EngineAddress
 from tests import servers
 from tests.real.compose_project import HEALTHY, ComposeProject
-from tests.real.registry import Registry
 from tests.real.sleeper import publish, sleeper
-from tests.real.tools import Docker
 
 pytestmark = pytest.mark.real
-
-
-@pytest.fixture(params=["docker", "docker_containerd"])
-def shop(
-    request: pytest.FixtureRequest, registry: Registry, repository: str, tmp_path: Path
-) -> Iterator[ComposeProject]:
-    """A project on each store of Docker, whose containers are removed at the end."""
-    docker: Docker = request.getfixturevalue(request.param)
-    made = ComposeProject(tmp_path / "project", docker, registry.server, tmp_path / "state", repository)
-    yield made
-    made.down()
 
 
 def with_settings(shop: ComposeProject, value: str, tag: str = "1.0.0") -> None:

@@ -164,6 +164,34 @@ def test_a_replaced_image_that_is_changed_again_is_replaced_again(shop: Shop) ->
     assert shop.boltseal("pull", shop.name).out.split()[0] == "here"
 
 
+def test_another_administrator_does_not_get_the_changed_image(shop: Shop, tmp_path: Path) -> None:
+    """A pull of the digest by an administrator with another state folder leaves the name on the copy, with every image store."""
+    shop.tamper()
+    replaced = shop.boltseal("pull", "--replace", shop.name)
+    copy = shop.docker("image", "inspect", "--format", "{{.Id}}", shop.name)
+    environment = {"DOCKER_HOST": f"unix://{shop.engine.address}", "BOLTSEAL_STATE": str(tmp_path / "another")}
+    by_tag = program.run("pull", shop.name, environment=environment)
+    by_digest = program.run("pull", f"{shop.name}@{shop.digest}", environment=environment)
+    now = shop.docker("image", "inspect", "--format", "{{.Id}}", shop.name)
+    (web,) = program.run("ps", "--offline", "--json", environment=environment).json["results"]
+    _, everything = shop.scrub()
+    refused = program.run("keep", "restore", shop.name, environment=environment)
+    listed = program.run("keep", "ls", environment=environment)
+    replaced_again = program.run("pull", "--replace", shop.name, environment=environment)
+    last = program.run("pull", shop.name, environment=environment)
+
+    assert replaced.code == 0, replaced
+    assert now == copy
+    assert web["changed_on_disk"]
+    (evidence,) = [each for each in everything if each["what"] == "image" and each["status"] == "differs"]
+    assert evidence["notes"] == ["kept as evidence by `boltseal pull --replace`"]
+    assert "evidence" in listed.out
+    assert (refused.code, "kept as evidence" in refused.err) == (1, True), refused
+    assert by_tag.code == by_digest.code == (1 if "containerd" in str(shop.data) else 0), (by_tag, by_digest)
+    assert by_tag.code == 0 or f"boltseal pull --replace {shop.name}@{shop.digest}" in by_tag.err
+    assert (replaced_again.code, last.code, last.out.split()[0]) == (0, 0, "here"), (replaced_again, last)
+
+
 def test_a_kept_image_is_verified_before_it_replaces_one_that_was_changed(shop: Shop) -> None:
     """Beside an image whose files were changed, another kept one gets its name only if its own files are verified."""
     host, _, repository = shop.name.rpartition(":")[0].partition("/")

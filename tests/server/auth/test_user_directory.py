@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -93,15 +94,15 @@ async def test_a_user_who_is_removed_before_another_is_added_stays_removed(
 
 
 class Counted:
-    """Counts a test database's look-ups, and how often the users were read."""
+    """Counts a test database's look-ups of users, and how often the users were read."""
 
     def __init__(self, metadata: Metadata) -> None:
-        self._lookups = metadata.lookups
+        self._logins = metadata.lookups.logins
         self.asked: list[str] = []
 
     def __getattr__(self, name: str) -> Any:
         self.asked.append(name)
-        return getattr(self._lookups, name)
+        return getattr(self._logins, name)
 
 
 async def test_no_request_queries_the_database_while_nothing_changes(
@@ -111,7 +112,7 @@ async def test_no_request_queries_the_database_while_nothing_changes(
     metadata = open_metadata()
     await metadata.write(lambda tx: account_table.put(tx, "ci", key.encrypt("ci", HASH)))
     counted = Counted(metadata)
-    metadata.lookups = counted
+    metadata.lookups = replace(metadata.lookups, logins=counted)
     users = UserDirectory(file, AccountRows(metadata, key))
     await users.refresh()
     first, at_first = users.current(), list(counted.asked)

@@ -180,7 +180,7 @@ async def test_rows_of_a_mirror_have_its_names(data: Path, upstream: FakeUpstrea
         await serving.client.get("/v2/up.example/team/app/manifests/latest")
         catalog = (await serving.client.get("/v2/_catalog")).json()
     with open_store(settings) as store:
-        held = await store.database.lookups.manifest("up.example/team/app", shown.digest)
+        held = await store.database.lookups.content.manifest("up.example/team/app", shown.digest)
 
     assert catalog == {"repositories": ["up.example/team/app"]}
     assert held is not None

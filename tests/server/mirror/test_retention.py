@@ -305,7 +305,7 @@ async def test_bytes_that_are_referenced_again_are_not_deleted(world: World) -> 
     await world.pull(shown)
     world.clock.advance(days=2)
     with open_store(world.settings(), clock=world.clock) as store:
-        assert collect_released(store.database, store.blobs, world.clock()) == 0
+        assert collect_released(store.database, store.blobs.maintenance, world.clock()) == 0
 
 
 class Racing:

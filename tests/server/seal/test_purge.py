@@ -243,10 +243,10 @@ async def test_bytes_that_were_pushed_again_after_a_killed_purge_stay(open_shop:
         await Seals(shop.database, blobs, TagWriter(parse_rules([]))).purge(SHOP, RELEASE, ADMIN, "it holds a password")
     blobs.close()
     await shop.push(await shop.image("a password"), RELEASE)
-    deleted = await asyncio.to_thread(lambda: list(finish_purges(shop.database, shop.blobs)))
+    deleted = await asyncio.to_thread(lambda: list(finish_purges(shop.database, shop.blobs.maintenance)))
 
     assert deleted == []
-    assert len(list(shop.blobs.walk())) == 2
+    assert len(list(shop.blobs.maintenance.walk())) == 2
     assert shop.database.read_and_wait(unreferenced.purged) == []
 
 
@@ -262,7 +262,7 @@ async def test_a_failure_to_delete_one_blob_deletes_the_others(open_shop: Opener
     with pytest.raises(BytesLeft) as caught:
         await seals.purge(SHOP, RELEASE, ADMIN, "it holds a password")
     blobs.close()
-    left = [str(stored.digest) for stored in shop.blobs.walk()]
+    left = [str(stored.digest) for stored in shop.blobs.maintenance.walk()]
 
     assert len(left) == 1
     assert left[0] in caught.value.message
@@ -282,9 +282,13 @@ async def test_gc_deletes_at_once_what_a_purge_left(open_shop: Opener, tmp_path:
     for fails in (True, False):
         if fails:
             disk.fail("unlink", errno.EIO)
-        found = await asyncio.to_thread(lambda: list(collect(shop.database, blobs, shop.clock.now_us, dry_run=False)))
+        found = await asyncio.to_thread(
+            lambda: list(
+                collect(shop.database, blobs.maintenance, blobs.upload_cleanup, shop.clock.now_us, dry_run=False)
+            )
+        )
         runs.append([item.reason for item in found])
     blobs.close()
 
     assert runs == [[], ["it was purged"]]
-    assert list(shop.blobs.walk()) == []
+    assert list(shop.blobs.maintenance.walk()) == []

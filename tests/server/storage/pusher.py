@@ -22,12 +22,12 @@ async def push_for_ever(store: LocalBlobs, dice: random.Random) -> None:
         chunks = [dice.randbytes(dice.choice([10, 4096, 100_000, 700_000])) for _ in range(dice.randrange(1, 6))]
         digest = Digest.of(b"".join(chunks), dice.choice(["sha256", "sha512"]))
         key = UploadKey(Repository("shop/app"), UploadId.new())
-        await store.start_upload(key)
+        await store.uploads.start_upload(key)
         if dice.random() < 0.5:
-            async with store.open_upload(key) as writer:
+            async with store.uploads.open_upload(key) as writer:
                 await writer.write(chunks.pop(0))
                 await writer.flush()
-        async with store.open_upload(key) as writer:
+        async with store.uploads.open_upload(key) as writer:
             for chunk in chunks:
                 await writer.write(chunk)
             size = await writer.commit(digest)

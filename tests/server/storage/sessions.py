@@ -15,20 +15,20 @@ REPOSITORY = Repository("shop/app")
 async def begin(store: LocalBlobs) -> UploadKey:
     """Begin a new session."""
     key = UploadKey(REPOSITORY, UploadId.new())
-    await store.start_upload(key)
+    await store.uploads.start_upload(key)
     return key
 
 
 async def patch(store: LocalBlobs, key: UploadKey, chunk: bytes) -> None:
     """Append a chunk in one acknowledged request."""
-    async with store.open_upload(key) as writer:
+    async with store.uploads.open_upload(key) as writer:
         await writer.write(chunk)
         await writer.flush()
 
 
 async def finish(store: LocalBlobs, key: UploadKey, chunk: bytes, digest: Digest) -> None:
     """Send the last request of a session."""
-    async with store.open_upload(key) as writer:
+    async with store.uploads.open_upload(key) as writer:
         await writer.write(chunk)
         await writer.commit(digest)
 
@@ -47,7 +47,7 @@ def blob_file(data: Path, digest: Digest) -> Path:
 
 async def broken_patch(store: LocalBlobs, key: UploadKey, content: bytes) -> None:
     """Send a request whose client disconnects after sending `content` twice."""
-    async with store.open_upload(key) as writer:
+    async with store.uploads.open_upload(key) as writer:
         await writer.write(content)
         await writer.write(content)
         raise ConnectionError

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from boltseal.oci.digest import Digest
-from boltseal.server.storage.blobs.protocol import BlobReader
+from boltseal.server.storage.blobs.protocol import BlobStore
 
 
-def remove(store: BlobReader, digest: Digest) -> None:
+def remove(store: BlobStore, digest: Digest) -> None:
     """Delete the bytes of a blob, if they are stored."""
-    stored = store.look(digest)
+    stored = store.maintenance.look(digest)
     if stored is not None:
-        assert store.delete_and_wait(stored)
+        assert store.maintenance.delete(stored)

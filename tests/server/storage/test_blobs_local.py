@@ -89,7 +89,7 @@ async def test_a_session_resumes_after_a_restart(data: Path, store: LocalBlobs) 
     await patch(store, key, b"before the restart, ")
     store.close()
     again = LocalBlobs(data)
-    held = await again.upload_size(key)
+    held = await again.uploads.upload_size(key)
     await finish(again, key, b"after it", Digest.of(b"before the restart, after it"))
     again.close()
 
@@ -127,7 +127,7 @@ async def test_a_known_hash_is_not_used_for_a_changed_file(data: Path, store: Lo
     other.close()
     await finish(store, key, b"three", Digest.of(b"one two three"))
 
-    assert store.look(Digest.of(b"one two three")) is not None
+    assert store.maintenance.look(Digest.of(b"one two three")) is not None
 
 
 async def test_another_process_has_the_session(data: Path, store: LocalBlobs) -> None:
@@ -139,7 +139,7 @@ async def test_another_process_has_the_session(data: Path, store: LocalBlobs) ->
             await patch(store, key, b"x")
     await patch(store, key, b"x")
 
-    assert await store.upload_size(key) == 1
+    assert await store.uploads.upload_size(key) == 1
 
 
 async def test_a_session_with_a_second_link_is_not_written_to(data: Path, store: LocalBlobs) -> None:
@@ -151,7 +151,7 @@ async def test_a_session_with_a_second_link_is_not_written_to(data: Path, store:
     with pytest.raises(UploadUnknown):
         await patch(store, key, b" destroyed")
     with pytest.raises(UploadUnknown):
-        await store.upload_size(key)
+        await store.uploads.upload_size(key)
     assert tmp.read_bytes() == b"blob"
 
 
@@ -162,7 +162,7 @@ async def test_a_removed_folder_is_created_again(data: Path, store: LocalBlobs) 
     blob_file(data, digest).parent.rmdir()
     await push(store, b"shard")
 
-    assert store.look(digest) is not None
+    assert store.maintenance.look(digest) is not None
 
 
 async def test_the_time_of_a_blob_is_that_of_its_commit(data: Path, store: LocalBlobs) -> None:
@@ -173,7 +173,7 @@ async def test_the_time_of_a_blob_is_that_of_its_commit(data: Path, store: Local
     before_us = time.time_ns() // 1000 - 1_000_000
     await finish(store, key, b"", Digest.of(b"yesterday"))
 
-    assert next(iter(store.walk())).mtime_us > before_us
+    assert next(iter(store.maintenance.walk())).mtime_us > before_us
 
 
 # Threads, cancellation, memory.
@@ -193,14 +193,14 @@ async def test_a_cancelled_request_waits_for_its_thread(store: LocalBlobs, disk:
     await asyncio.sleep(0.02)  # time in which a request that does not wait would end
     still_running = not task.done()
     with pytest.raises(UploadBusy):
-        async with store.open_upload(key):
+        async with store.uploads.open_upload(key):
             pass
     let_go.set()
     with pytest.raises(asyncio.CancelledError):
         await task
 
     assert still_running
-    assert await store.upload_size(key) == 10
+    assert await store.uploads.upload_size(key) == 10
 
 
 async def test_bytes_written_before_a_disconnect_are_kept(store: LocalBlobs) -> None:
@@ -209,7 +209,7 @@ async def test_bytes_written_before_a_disconnect_are_kept(store: LocalBlobs) -> 
     key = await begin(store)
     with pytest.raises(ConnectionError):
         await broken_patch(store, key, content)
-    held = await store.upload_size(key)
+    held = await store.uploads.upload_size(key)
     await finish(store, key, content, Digest.of(b"k" * held + content))
 
     assert 0 < held <= 2 * len(content)
@@ -241,7 +241,7 @@ async def test_many_writers_stay_within_the_memory(data: Path, disk: FailingDisk
 async def push_in(store: LocalBlobs, chunk: bytes, times: int) -> None:
     """Push a blob of equal chunks in one request."""
     key = await begin(store)
-    async with store.open_upload(key) as writer:
+    async with store.uploads.open_upload(key) as writer:
         for _ in range(times):
             await writer.write(chunk)
         await writer.commit(Digest.of(chunk * times))
@@ -250,7 +250,7 @@ async def push_in(store: LocalBlobs, chunk: bytes, times: int) -> None:
 async def test_tiny_chunks_cost_no_more_than_their_bytes(store: LocalBlobs, disk: FailingDisk) -> None:
     """A client that sends single bytes causes neither many objects nor many writes."""
     key = await begin(store)
-    async with store.open_upload(key) as writer:
+    async with store.uploads.open_upload(key) as writer:
         for _ in range(20_000):
             await writer.write(b"t")
         await writer.commit(Digest.of(b"t" * 20_000))
@@ -287,7 +287,7 @@ async def test_a_link_in_place_of_a_blob_is_not_a_blob(data: Path, store: LocalB
     place = blob_file(data, digest)
     place.parent.mkdir(parents=True, exist_ok=True)
     place.symlink_to(secret)
-    size, there, walked = await store.stat(digest), store.look(digest), list(store.walk())
+    size, there, walked = await store.stat(digest), store.maintenance.look(digest), list(store.maintenance.walk())
     with pytest.raises(StoreBroken):
         await anext(store.read(digest, 0, 6))
     await push(store, b"content")
@@ -327,9 +327,9 @@ async def test_foreign_files_are_reported_and_left_alone(data: Path, store: Loca
     wrong_shard.mkdir()
     (wrong_shard / digest.hex).write_bytes(b"?")
     (wrong_shard / (wrong_shard.name + "0" * 62)).mkdir()
-    strays = set(store.strays())
+    strays = set(store.maintenance.strays())
 
-    assert [blob.digest for blob in store.walk()] == [digest]
+    assert [blob.digest for blob in store.maintenance.walk()] == [digest]
     assert strays == {
         *foreign,
         f"blobs/sha256/{wrong_shard.name}/{digest.hex}",
@@ -344,7 +344,7 @@ async def test_a_store_that_cannot_be_read_is_not_a_miss(data: Path, store: Loca
     blob_file(data, digest).parent.write_bytes(b"a file where the folder should be")
 
     with pytest.raises(StoreBroken):
-        store.look(digest)
+        store.maintenance.look(digest)
     with pytest.raises(StoreBroken):
         await store.stat(digest)
 
@@ -352,7 +352,7 @@ async def test_a_store_that_cannot_be_read_is_not_a_miss(data: Path, store: Loca
 def test_reading_creates_nothing(data: Path) -> None:
     """A store opened for reading creates no folder."""
     store = LocalBlobs(data, create=False)
-    seen = [*store.walk(), *store.strays(), *store.abandoned(FAR_FUTURE_US)]
+    seen = [*store.maintenance.walk(), *store.maintenance.strays(), *store.upload_cleanup.abandoned(FAR_FUTURE_US)]
     store.close()
 
     assert seen == []

@@ -53,12 +53,14 @@ def test_a_killed_process_leaves_complete_blobs_or_none(tmp_path: Path) -> None:
         lines = (first + process.communicate()[0]).splitlines(keepends=True)
         acknowledged |= {line.split()[0]: int(line.split()[1]) for line in lines if line.endswith("\n")}
     store = LocalBlobs(data)
-    found = {str(blob.digest): blob.size for blob in store.walk()}
+    found = {str(blob.digest): blob.size for blob in store.maintenance.walk()}
     broken = [
-        blob for blob in store.walk() if Digest.of(content(store, blob.digest), blob.digest.algorithm) != blob.digest
+        blob
+        for blob in store.maintenance.walk()
+        if Digest.of(content(store, blob.digest), blob.digest.algorithm) != blob.digest
     ]
-    strays, left = list(store.strays()), list(store.abandoned(FAR_FUTURE_US))
-    discarded = [store.discard(upload, FAR_FUTURE_US) for upload in left]
+    strays, left = list(store.maintenance.strays()), list(store.upload_cleanup.abandoned(FAR_FUTURE_US))
+    discarded = [store.upload_cleanup.discard(upload, FAR_FUTURE_US) for upload in left]
     store.close()
 
     assert len(acknowledged) >= KILLS
@@ -80,7 +82,7 @@ async def test_two_processes_cannot_write_to_one_session(tmp_path: Path) -> None
     data = tmp_path / "data"
     store = LocalBlobs(data, lock_wait_s=0.1)
     key = UploadKey(REPOSITORY, UploadId.new())
-    await store.start_upload(key)
+    await store.uploads.start_upload(key)
     process = await asyncio.create_subprocess_exec(
         sys.executable,
         "-c",
@@ -93,11 +95,11 @@ async def test_two_processes_cannot_write_to_one_session(tmp_path: Path) -> None
     assert process.stdout is not None
     await process.stdout.readline()
     with pytest.raises(UploadBusy):
-        async with store.open_upload(key):
+        async with store.uploads.open_upload(key):
             pass
     process.kill()
     await process.wait()
-    async with store.open_upload(key) as writer:
+    async with store.uploads.open_upload(key) as writer:
         held = writer.offset
         await writer.write(b"and here")
         await writer.commit(Digest.of(b"there and here"))
@@ -115,7 +117,7 @@ from boltseal.server.storage.blobs.local_store import LocalBlobs
 
 async def main():
     store = LocalBlobs(Path(sys.argv[1]))
-    async with store.open_upload(UploadKey(Repository("shop/app"), UploadId(sys.argv[2]))) as writer:
+    async with store.uploads.open_upload(UploadKey(Repository("shop/app"), UploadId(sys.argv[2]))) as writer:
         await writer.write(b"there ")
         await writer.flush()
         await writer.write(b"never acknowledged")
@@ -146,21 +148,21 @@ async def test_a_full_disk_loses_no_acknowledged_bytes(sixteen_mebibytes: Path) 
     kept = await push(store, b"k" * (4 * MEBIBYTE))
     in_the_way = await push(store, b"w" * (8 * MEBIBYTE))
     key = UploadKey(REPOSITORY, UploadId.new())
-    await store.start_upload(key)
-    async with store.open_upload(key) as writer:
+    await store.uploads.start_upload(key)
+    async with store.uploads.open_upload(key) as writer:
         await writer.write(b"s" * MEBIBYTE)
         await writer.flush()
     with pytest.raises(NoSpace, match="no space left"):
         await send_in(store, key, b"b" * MEBIBYTE, 6)
-    held = await store.upload_size(key)
+    held = await store.uploads.upload_size(key)
     with pytest.raises(NoSpace):
         await push(store, b"n" * (8 * MEBIBYTE))
     remove(store, in_the_way)
     await send_in(store, key, b"b" * MEBIBYTE, 6)
     digest = Digest.of(b"s" * MEBIBYTE + b"b" * (6 * MEBIBYTE))
-    async with store.open_upload(key) as writer:
+    async with store.uploads.open_upload(key) as writer:
         await writer.commit(digest)
-    walked = {blob.digest for blob in store.walk()}
+    walked = {blob.digest for blob in store.maintenance.walk()}
     broken = [blob for blob in walked if Digest.of(content(store, blob)) != blob]
     store.close()
 
@@ -174,7 +176,7 @@ async def test_a_disk_without_inodes_starts_nothing(twelve_inodes: Path) -> None
     store = LocalBlobs(twelve_inodes / "data")
     with pytest.raises(NoSpace):
         await push_many(store, 12)
-    walked = list(store.walk())
+    walked = list(store.maintenance.walk())
     broken = [blob for blob in walked if Digest.of(content(store, blob.digest)) != blob.digest]
     store.close()
 
@@ -191,8 +193,8 @@ async def push_many(store: LocalBlobs, count: int) -> None:
 async def push(store: LocalBlobs, whole: bytes) -> Digest:
     """Push a blob in one request."""
     key = UploadKey(REPOSITORY, UploadId.new())
-    await store.start_upload(key)
-    async with store.open_upload(key) as writer:
+    await store.uploads.start_upload(key)
+    async with store.uploads.open_upload(key) as writer:
         for start in range(0, len(whole), 400_000):
             await writer.write(whole[start : start + 400_000])
         await writer.commit(Digest.of(whole))
@@ -201,7 +203,7 @@ async def push(store: LocalBlobs, whole: bytes) -> Digest:
 
 async def send_in(store: LocalBlobs, key: UploadKey, chunk: bytes, times: int) -> None:
     """Send a request of several chunks."""
-    async with store.open_upload(key) as writer:
+    async with store.uploads.open_upload(key) as writer:
         for _ in range(times):
             await writer.write(chunk)
         await writer.flush()

@@ -77,7 +77,7 @@ async def test_a_failed_commit_leaves_a_complete_blob_or_none(
     except BoltsealError as caught:
         error = caught
     held = await size_or_none(store, key)
-    there = blob_file(data, digest).read_bytes() if store.look(digest) else None
+    there = blob_file(data, digest).read_bytes() if store.maintenance.look(digest) else None
 
     assert there in (None, content)
     assert held in (None, 13)
@@ -93,7 +93,7 @@ async def test_a_failed_commit_leaves_a_complete_blob_or_none(
 async def size_or_none(store: LocalBlobs, key: UploadKey) -> int | None:
     """Return the offset of a session, or None if it does not exist."""
     try:
-        return await store.upload_size(key)
+        return await store.uploads.upload_size(key)
     except UploadUnknown:
         return None
 
@@ -108,11 +108,11 @@ async def test_a_failed_chunk_is_undone(
     key = await begin(store)
     await patch(store, key, b"a" * acknowledged)
     disk.fail("append", number, done=done)
-    async with store.open_upload(key) as writer:
+    async with store.uploads.open_upload(key) as writer:
         with pytest.raises(NoSpace if number == errno.ENOSPC else StoreBroken):
             await send(writer, [b"lost" * 300_000] * 4)
         offset = writer.offset
-    held = await store.upload_size(key)
+    held = await store.uploads.upload_size(key)
     await finish(store, key, b"good", Digest.of(b"a" * acknowledged + b"good"))
 
     assert offset == held == acknowledged
@@ -130,14 +130,14 @@ async def test_a_writer_continues_after_a_full_disk(store: LocalBlobs, disk: Fai
     """After a full disk the open session accepts the bytes again when there is space."""
     key = await begin(store)
     disk.fail("append", errno.ENOSPC)
-    async with store.open_upload(key) as writer:
+    async with store.uploads.open_upload(key) as writer:
         await writer.write(b"x" * 10)
         with pytest.raises(NoSpace):
             await writer.flush()
         await writer.write(b"y" * 10)
         await writer.flush()
 
-    assert await store.upload_size(key) == 10
+    assert await store.uploads.upload_size(key) == 10
 
 
 @pytest.mark.parametrize("number", [errno.EIO, errno.ENOSPC])
@@ -145,7 +145,7 @@ async def test_a_failed_fsync_ends_the_session(store: LocalBlobs, disk: FailingD
     """A failed fsync discards the session, because the kernel may show bytes that are not on the disk."""
     key = await begin(store)
     disk.fail("sync_data", number)
-    async with store.open_upload(key) as writer:
+    async with store.uploads.open_upload(key) as writer:
         with pytest.raises(NoSpace if number == errno.ENOSPC else StoreBroken):
             await send(writer, [b"s" * MEBIBYTE] * (SYNC_EVERY_BYTES // MEBIBYTE + 2))
         with pytest.raises(UploadUnknown):
@@ -154,7 +154,7 @@ async def test_a_failed_fsync_ends_the_session(store: LocalBlobs, disk: FailingD
             await writer.commit(Digest.of(b""))
 
     with pytest.raises(UploadUnknown):
-        await store.upload_size(key)
+        await store.uploads.upload_size(key)
 
 
 async def test_an_fsync_that_fails_after_a_disconnect_ends_the_session(store: LocalBlobs, disk: FailingDisk) -> None:
@@ -165,7 +165,7 @@ async def test_an_fsync_that_fails_after_a_disconnect_ends_the_session(store: Lo
         await broken_patch(store, key, b"g" * SYNC_EVERY_BYTES)
 
     with pytest.raises(UploadUnknown):
-        await store.upload_size(key)
+        await store.uploads.upload_size(key)
 
 
 async def test_the_descriptor_is_open_until_the_sync_ends(store: LocalBlobs, disk: FailingDisk) -> None:
@@ -181,7 +181,7 @@ async def test_the_descriptor_is_open_until_the_sync_ends(store: LocalBlobs, dis
     with pytest.raises(ConnectionError):
         await request
 
-    assert await store.upload_size(key) >= SYNC_EVERY_BYTES
+    assert await store.uploads.upload_size(key) >= SYNC_EVERY_BYTES
 
 
 async def test_a_session_that_cannot_be_truncated_is_discarded(store: LocalBlobs, disk: FailingDisk) -> None:
@@ -194,7 +194,7 @@ async def test_a_session_that_cannot_be_truncated_is_discarded(store: LocalBlobs
         await patch(store, key, b"failing")
 
     with pytest.raises(UploadUnknown):
-        await store.upload_size(key)
+        await store.uploads.upload_size(key)
 
 
 @pytest.mark.parametrize(("number", "kind"), [(errno.ENOSPC, NoSpace), (errno.EIO, StoreBroken)])
@@ -224,7 +224,7 @@ async def test_a_blob_is_never_truncated_after_its_rename(data: Path, store: Loc
     """If a rename succeeded and its answer was lost, undoing the session does not truncate the blob."""
     key = await begin(store)
     disk.fail("rename", errno.EIO, done=True)
-    async with store.open_upload(key) as writer:
+    async with store.uploads.open_upload(key) as writer:
         await writer.write(b"renamed")
         with pytest.raises(StoreBroken):
             await writer.commit(Digest.of(b"renamed"))

@@ -47,7 +47,7 @@ LAYER = Digest.of(b"layer one")
 @pytest.fixture
 def look(shop: BareRegistry, tmp_path: Path) -> Callable[[], Examined]:
     """Return the findings of fsck in this test's store, while it is open."""
-    return lambda: examine(open_snapshot(tmp_path / "data" / DATABASE_NAME), shop.blobs)
+    return lambda: examine(open_snapshot(tmp_path / "data" / DATABASE_NAME), shop.blobs.maintenance)
 
 
 @pytest.fixture
@@ -202,9 +202,9 @@ async def test_a_keep_of_days_is_compared_with_its_entry(
     """A row changed to shorten a sealed tag's `keep` differs from the ledger entry and is found."""
     shop = open_shop({"tag": "*", "mode": "sealed", "keep": "30d"})
     await publish(shop)
-    before = examine(open_snapshot(tmp_path / "data" / DATABASE_NAME), shop.blobs)
+    before = examine(open_snapshot(tmp_path / "data" / DATABASE_NAME), shop.blobs.maintenance)
     by_hand("UPDATE tag SET keep_until_us = keep_until_us - ?", DAY_US)
-    after = examine(open_snapshot(tmp_path / "data" / DATABASE_NAME), shop.blobs)
+    after = examine(open_snapshot(tmp_path / "data" / DATABASE_NAME), shop.blobs.maintenance)
 
     assert problems(before) == []
     assert problems(after) == ["shop/app:1.4.2: the tag is not kept as long as 30d says"]
@@ -327,19 +327,19 @@ async def test_a_blob_deleted_while_it_is_read_is_no_finding(shop: BareRegistry,
         """A store in which the blob is deleted at the first look."""
 
         def __getattr__(self, name: str) -> object:
-            return getattr(shop.blobs, name)
+            return getattr(shop.blobs.maintenance, name)
 
         def look(self, wanted: Digest) -> StoredBlob | None:
             with sqlite3.connect(tmp_path / "data" / DATABASE_NAME) as connection:
                 connection.execute("DELETE FROM blob")
             connection.close()
             remove(shop.blobs, wanted)
-            return shop.blobs.look(wanted)
+            return shop.blobs.maintenance.look(wanted)
 
     examined = examine(open_snapshot(tmp_path / "data" / DATABASE_NAME), Going())  # type: ignore[arg-type]  # the rest by __getattr__
 
     assert problems(examined) == []
-    assert shop.blobs.look(digest) is None
+    assert shop.blobs.maintenance.look(digest) is None
 
 
 async def test_fsck_can_not_write(shop: BareRegistry, look: Callable[[], Examined], tmp_path: Path) -> None:
@@ -379,11 +379,11 @@ async def test_a_blob_that_is_repaired_while_it_is_read_is_no_finding(shop: Bare
         """A store in which the layer is intact from the second read on."""
 
         def __getattr__(self, name: str) -> object:
-            return getattr(shop.blobs, name)
+            return getattr(shop.blobs.maintenance, name)
 
         def scan(self, wanted: Digest) -> Iterator[bytes]:
             nonlocal looks
-            yield from shop.blobs.scan(wanted)
+            yield from shop.blobs.maintenance.scan(wanted)
             if wanted == LAYER:
                 looks += 1
                 path.write_bytes(b"layer one")
@@ -422,7 +422,7 @@ async def test_an_unreadable_blob_is_unknown_and_the_rest_is_checked(shop: BareR
     disk = FailingDisk()
     disk.fail("read_at", errno.EIO)
     blobs = LocalBlobs(tmp_path / "data", create=False, disk=disk)
-    examined = examine(open_snapshot(tmp_path / "data" / DATABASE_NAME), blobs)
+    examined = examine(open_snapshot(tmp_path / "data" / DATABASE_NAME), blobs.maintenance)
     blobs.close()
 
     assert [finding.status for finding in examined.findings] == [FindingStatus.UNKNOWN]
@@ -440,7 +440,7 @@ async def test_a_folder_that_can_not_be_read_is_unknown(shop: BareRegistry, tmp_
         """A store whose folders can't be listed."""
 
         def __getattr__(self, name: str) -> object:
-            return getattr(shop.blobs, name)
+            return getattr(shop.blobs.maintenance, name)
 
         def walk(self) -> Iterator[StoredBlob]:
             raise StoreBroken("a folder of the store can't be read (Permission denied)")
@@ -465,7 +465,7 @@ async def test_a_damaged_database_is_a_finding_and_the_rest_is_verified(open_sho
     with database.open("r+b") as file:
         file.seek((root - 1) * 4096)
         file.write(b"\xff" * 4096)
-    examined = examine(open_snapshot(database), shop.blobs)
+    examined = examine(open_snapshot(database), shop.blobs.maintenance)
     found = problems(examined)
 
     assert examined.outcome is FindingStatus.DIFFERS
@@ -478,7 +478,9 @@ async def test_progress_is_reported_with_totals(shop: BareRegistry, tmp_path: Pa
     """Each step of fsck reports its total at the end."""
     await publish(shop)
     reported: list[tuple[str, int, int]] = []
-    examine(open_snapshot(tmp_path / "data" / DATABASE_NAME), shop.blobs, lambda *step: reported.append(step))
+    examine(
+        open_snapshot(tmp_path / "data" / DATABASE_NAME), shop.blobs.maintenance, lambda *step: reported.append(step)
+    )
     ends = {step: (done, total) for step, done, total in reported}
 
     assert ends == {"ledger": (3, 3), "tags": (1, 1), "manifests": (1, 1), "blobs": (23, 23)}
@@ -539,7 +541,7 @@ async def test_progress_is_reported_within_a_big_blob(
     by_hand("INSERT INTO blob SELECT repository_id, ?, ?, added_us, NULL FROM blob", str(digest), size)
     reported: list[tuple[str, int, int]] = []
     examined = examine(
-        open_snapshot(tmp_path / "data" / DATABASE_NAME), shop.blobs, lambda *step: reported.append(step)
+        open_snapshot(tmp_path / "data" / DATABASE_NAME), shop.blobs.maintenance, lambda *step: reported.append(step)
     )
 
     assert problems(examined) == []
@@ -554,11 +556,11 @@ async def test_a_blob_that_is_deleted_between_look_and_read_is_missing(shop: Bar
         """A store in which the file is deleted when it is opened."""
 
         def __getattr__(self, name: str) -> object:
-            return getattr(shop.blobs, name)
+            return getattr(shop.blobs.maintenance, name)
 
         def scan(self, wanted: Digest) -> Iterator[bytes]:
             remove(shop.blobs, wanted)
-            return shop.blobs.scan(wanted)
+            return shop.blobs.maintenance.scan(wanted)
 
     examined = examine(open_snapshot(tmp_path / "data" / DATABASE_NAME), Going())  # type: ignore[arg-type]  # the rest by __getattr__
 

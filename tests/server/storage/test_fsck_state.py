@@ -28,7 +28,9 @@ EVENT = cloud_event(QuotaLow("docker.io", 3, 100, 21600), id_="1", source="urn:x
 def findings(shop: BareRegistry, tmp_path: Path) -> Callable[[], list[str]]:
     """The findings of fsck in this test's store, while it is open."""
     path = tmp_path / "data" / DATABASE_NAME
-    return lambda: [f"{each.what}: {each.problem}" for each in examine(open_snapshot(path), shop.blobs).findings]
+    return lambda: [
+        f"{each.what}: {each.problem}" for each in examine(open_snapshot(path), shop.blobs.maintenance).findings
+    ]
 
 
 @pytest.fixture
@@ -90,7 +92,7 @@ async def test_an_upload_that_can_not_be_continued_is_a_finding(
     """An upload row that was changed in the database is a finding; an open upload is none, with its bytes or without."""
     upload = await shop.registry.uploads.start(SHOP)
     with_bytes = findings()
-    await shop.blobs.cancel_upload(UploadKey(SHOP, upload))
+    await shop.blobs.uploads.cancel_upload(UploadKey(SHOP, upload))
     without = findings()
     by_hand(sql)
     (after,) = findings()

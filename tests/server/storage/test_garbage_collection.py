@@ -48,7 +48,9 @@ def age(shop: BareRegistry, data: bytes, hours: int) -> None:
 
 
 def run(shop: BareRegistry, *, dry_run: bool = False) -> list[GarbageItem]:
-    return list(collect(shop.database, shop.blobs, shop.clock.now_us, dry_run=dry_run))
+    return list(
+        collect(shop.database, shop.blobs.maintenance, shop.blobs.upload_cleanup, shop.clock.now_us, dry_run=dry_run)
+    )
 
 
 async def in_thread(shop: BareRegistry, *, dry_run: bool = False) -> list[GarbageItem]:
@@ -61,7 +63,7 @@ async def test_referenced_bytes_stay_whatever_their_age(shop: BareRegistry) -> N
     age(shop, b"kept", 1000)
 
     assert await in_thread(shop) == []
-    assert shop.blobs.look(Digest.of(b"kept")) is not None
+    assert shop.blobs.maintenance.look(Digest.of(b"kept")) is not None
 
 
 async def test_unreferenced_bytes_are_deleted_after_a_day(shop: BareRegistry) -> None:
@@ -72,13 +74,13 @@ async def test_unreferenced_bytes_are_deleted_after_a_day(shop: BareRegistry) ->
     soon = await in_thread(shop)
     shop.clock.now_us += 2 * HOUR_US
     planned = await in_thread(shop, dry_run=True)
-    there = shop.blobs.look(Digest.of(b"goes"))
+    there = shop.blobs.maintenance.look(Digest.of(b"goes"))
     gone = await in_thread(shop)
 
     assert soon == []
     assert planned == gone == [GarbageItem("blob", str(Digest.of(b"goes")), 4, "no repository refers to it since 2 h")]
     assert there
-    assert shop.blobs.look(Digest.of(b"goes")) is None
+    assert shop.blobs.maintenance.look(Digest.of(b"goes")) is None
     assert await in_thread(shop) == []
 
 
@@ -100,7 +102,7 @@ async def test_bytes_without_a_row_are_not_reused(shop: BareRegistry) -> None:
     for repository in (SHOP, OTHER):
         await shop.registry.deletes.blob(repository, digest, ANONYMOUS)
 
-    assert shop.blobs.look(digest) is not None
+    assert shop.blobs.maintenance.look(digest) is not None
     with pytest.raises(Unavailable, match="push again"):
         await shop.registry.uploads.add_blob(OTHER, digest, 6, ANONYMOUS)
 
@@ -124,8 +126,8 @@ async def test_purges_beside_pushes_of_the_same_bytes_lose_nothing(shop: BareReg
     for turn in range(60):
         shop.clock.now_us += 1
         await asyncio.gather(*(push(), purge()) if turn % 2 else (purge(), push()))
-        if await shop.database.lookups.blob_size(SHOP, str(digest)) is not None:
-            assert shop.blobs.look(digest) is not None
+        if await shop.database.lookups.content.blob_size(SHOP, str(digest)) is not None:
+            assert shop.blobs.maintenance.look(digest) is not None
 
     assert acknowledged > 0
 
@@ -152,7 +154,7 @@ async def test_a_purge_between_the_bytes_and_the_row_of_a_push_refuses_the_push(
     with pytest.raises(Unavailable, match="push again"):
         await uploads.finish(SHOP, upload, digest, None, None, once(b"raced"))
 
-    assert shop.blobs.look(digest) is None
+    assert shop.blobs.maintenance.look(digest) is None
     assert (await shop.registry.pulls.catalog(None, None, may_read=lambda _: True)).items == ()
 
 
@@ -162,7 +164,9 @@ async def test_a_paused_gc_does_not_hide_a_purge(shop: BareRegistry, tmp_path: P
     await shop.blob(b"raced")
     age(shop, b"raced", 25)
     change(tmp_path, "DELETE FROM blob")
-    collecting = collect(shop.database, shop.blobs, shop.clock.now_us, dry_run=False)
+    collecting = collect(
+        shop.database, shop.blobs.maintenance, shop.blobs.upload_cleanup, shop.clock.now_us, dry_run=False
+    )
     deleted = await asyncio.to_thread(next, collecting)
     await shop.blob(b"raced")
     upload = await shop.registry.uploads.start(OTHER)
@@ -185,7 +189,7 @@ async def test_a_paused_gc_does_not_hide_a_purge(shop: BareRegistry, tmp_path: P
         await uploads.finish(OTHER, upload, digest, None, None, once(b"raced"))
 
     assert deleted.name == str(digest)
-    assert shop.blobs.look(digest) is None
+    assert shop.blobs.maintenance.look(digest) is None
 
 
 async def test_concurrent_gc_and_pushes_lose_nothing(shop: BareRegistry) -> None:
@@ -205,7 +209,7 @@ async def test_concurrent_gc_and_pushes_lose_nothing(shop: BareRegistry) -> None
     assert all(isinstance(result, dict | Unavailable) for result in pushed)
     assert acknowledged
     for body in acknowledged:
-        assert shop.blobs.look(Digest.of(body)) is not None
+        assert shop.blobs.maintenance.look(Digest.of(body)) is not None
 
 
 async def test_an_abandoned_upload_is_deleted_after_a_day(shop: BareRegistry) -> None:
@@ -225,7 +229,7 @@ async def test_an_abandoned_upload_is_deleted_after_a_day(shop: BareRegistry) ->
 async def test_rows_of_uploads_follow_their_bytes(shop: BareRegistry, tmp_path: Path) -> None:
     """A session that is still written to after a day keeps its row; a row without bytes is deleted an hour later."""
     used, cancelled = [await shop.registry.uploads.start(SHOP) for _ in range(2)]
-    await shop.blobs.cancel_upload(
+    await shop.blobs.uploads.cancel_upload(
         UploadKey(SHOP, cancelled)
     )  # as if the process had been killed before the row was deleted
     begun_us = shop.clock.now_us
@@ -256,18 +260,18 @@ async def test_bytes_that_were_pushed_again_since_the_walk_stay(shop: BareRegist
         """A store to which the blob is pushed again right after the walk."""
 
         def __getattr__(self, name: str) -> object:
-            return getattr(shop.blobs, name)
+            return getattr(shop.blobs.maintenance, name)
 
         def walk(self) -> Iterator[StoredBlob]:
-            yield from shop.blobs.walk()
+            yield from shop.blobs.maintenance.walk()
             age(shop, b"again", 0)
 
     items = await asyncio.to_thread(
-        lambda: list(collect(shop.database, PushedAgain(), shop.clock.now_us, dry_run=False))  # type: ignore[arg-type]  # the rest by __getattr__
+        lambda: list(collect(shop.database, PushedAgain(), shop.blobs.upload_cleanup, shop.clock.now_us, dry_run=False))  # type: ignore[arg-type]  # the rest by __getattr__
     )
 
     assert items == []
-    assert shop.blobs.look(digest) is not None
+    assert shop.blobs.maintenance.look(digest) is not None
 
 
 async def test_bytes_that_never_had_a_row_are_deleted_after_a_day(shop: BareRegistry, tmp_path: Path) -> None:
@@ -306,7 +310,7 @@ async def test_a_dry_run_waits_for_no_lock_and_writes_nothing(shop: BareRegistry
         planned = await in_thread(shop, dry_run=True)
 
     assert len(planned) == 1
-    assert shop.blobs.look(Digest.of(b"goes")) is not None
+    assert shop.blobs.maintenance.look(Digest.of(b"goes")) is not None
 
 
 async def test_a_store_error_ends_the_run_after_reporting_what_was_deleted(open_shop: Opener, tmp_path: Path) -> None:
@@ -323,7 +327,7 @@ async def test_a_store_error_ends_the_run_after_reporting_what_was_deleted(open_
     reported: list[GarbageItem] = []
 
     def run_until_it_fails() -> None:
-        for item in collect(shop.database, blobs, shop.clock.now_us, dry_run=False):
+        for item in collect(shop.database, blobs.maintenance, blobs.upload_cleanup, shop.clock.now_us, dry_run=False):
             reported.append(item)  # noqa: PERF402  # items reported before the error are compared
 
     with pytest.raises(StoreBroken, match="can't be deleted"):
@@ -332,7 +336,7 @@ async def test_a_store_error_ends_the_run_after_reporting_what_was_deleted(open_
     rest = await in_thread(shop)
 
     assert (len(reported), len(rest)) == (2, 3)
-    assert not list(shop.blobs.walk())
+    assert not list(shop.blobs.maintenance.walk())
 
 
 async def test_records_of_released_blobs_are_deleted(shop: BareRegistry, tmp_path: Path) -> None:

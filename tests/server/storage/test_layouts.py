@@ -136,7 +136,9 @@ def waiting_in_a_file(data: Path) -> None:
     file.put(
         [Posting("one", 5, b"{}", ("a", "b")), Posting("two", 6, b"{}", ("a",), minor=True)], LogCursor("ledger", 7)
     )
-    file.postpone("a", "one", 50)
+    deliveries = file.claim()
+    assert deliveries is not None
+    deliveries.postpone("a", "one", 50)
     file.close()
 
 

@@ -14,7 +14,14 @@ from typing import Final
 from boltseal.engines.api import QUERY_S, Engine, EngineUnavailable, Name, NoSuchContainer, NoSuchImage, query_each
 from boltseal.engines.inventory import ContainerHealth, EngineContainer, EngineImage, ImageStoreKind, State
 from boltseal.errors import Invalid
-from boltseal.lockfile.container_check import DigestKind, Origin, RunningImage, shown_name, without_keep_tags
+from boltseal.lockfile.container_check import (
+    DigestKind,
+    Origin,
+    RunningImage,
+    is_changed_mark,
+    shown_name,
+    without_keep_tags,
+)
 from boltseal.lockfile.document import lock_key
 from boltseal.oci.digest import Digest
 from boltseal.oci.mediatype import IMAGE_TYPES, INDEX_TYPES
@@ -157,6 +164,7 @@ def _running_container(
         running_image = replace(
             running_image,
             names=without_keep_tags(image.names),
+            is_evidence=any(map(is_changed_mark, image.names)),
             pulled_as=image.pulled_as,
             platform=container.manifest.platform
             if container.manifest and container.manifest.platform

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Final
 
 from boltseal.engines.linked_folders import open_store
 from boltseal.engines.safe_open import StoreMalformed, StoreMissing, StoreUnreadable
@@ -18,7 +19,10 @@ from boltseal.host.scrub.plans import ImagePlan
 from boltseal.host.scrub.report import ScrubReport, status_of
 from boltseal.host.scrub.share_parts import ReadParts
 from boltseal.host.scrub.store_recheck import CHANGED, GONE, changed_text
-from boltseal.host.scrub.trust import Level, TrustJudgement
+from boltseal.host.scrub.trust import Level, TrustJudgement, local_reference
+from boltseal.lockfile.container_check import is_changed_mark
+
+KEPT_AS_EVIDENCE: Final = "kept as evidence by `boltseal pull --replace`"
 
 
 @dataclass(slots=True)
@@ -62,6 +66,7 @@ class ImageCheck:
         count = found.count + len(judged.differences)
         level, by = self._level(image, judged)
         unread = self.parts.unread(image)
+        is_evidence = any(map(is_changed_mark, filter(None, map(local_reference, image.names))))
         of_layers = (each for layer in image.layers for each in self.results[layer].unchecked)
         return ScrubReport(
             what="image",
@@ -78,7 +83,7 @@ class ImageCheck:
             differences=(*judged.differences, *found.differences),
             count=count,
             unknown=unknown,
-            notes=image.notes,
+            notes=(*image.notes, *([KEPT_AS_EVIDENCE] if is_evidence else [])),
             unchecked=tuple(dict.fromkeys((*image.unchecked, *of_layers))),
             unread=unread,
         )

@@ -5,8 +5,8 @@
     containerd          as the same folder of the nearest lower layer that has the path, with its attributes except
                         trusted.*; if none has it, or it is no folder there: root, 0755
 
-In a folder with the set-group-id bit the kernel gives a new folder that bit and the group. Docker and Podman then set the owner,
-and the bit stays; containerd then sets the mode, and the group stays. Podman with the driver vfs sets neither. Neither happens if the bit was set afterwards.
+In a folder with the set-group-id bit the kernel gives a new folder that bit and the group (`set_group_id`). Docker and Podman
+then set the owner, and the bit stays; containerd then sets the mode, and the group stays. Podman with the driver vfs sets neither.
 
 overlayfs shows containers the owner and mode of the topmost folder. So a folder that only `etc/app.conf` implies decides who
 may write to the image's whole /etc.
@@ -36,6 +36,7 @@ from boltseal.host.scrub.findings import Findings
 from boltseal.host.scrub.inodes import describe_file
 from boltseal.host.scrub.merged_layers import OPEN_IN_ALL
 from boltseal.host.scrub.ownership import Ownership
+from boltseal.host.scrub.set_group_id import SetGroupIds
 
 MODE: Final = 0o755
 MAX_LINKS: Final = 255
@@ -65,15 +66,15 @@ class ImpliedFolders:
 class _Expected(NamedTuple):
     """What a folder must have. `attributes`: those it may have, as not all versions of containerd copy them.
 
-    `inherited_bits`, `inherited_groups`: what it may have instead, from the folder that it is in.
+    `optional_bits`, `optional_groups`: what it may have as well, from the layer's own folder.
     """
 
     mode: int
     user: int | None
     group: int | None
     attributes: Mapping[str, bytes]
-    inherited_bits: int = 0
-    inherited_groups: frozenset[int] = frozenset()
+    optional_bits: int = 0
+    optional_groups: frozenset[int] = frozenset()
 
 
 class ImpliedFolderCheck:
@@ -87,6 +88,7 @@ class ImpliedFolderCheck:
         self._opened = ExitStack()
         self._below: list[SafeFolder] | None = None
         self._unopened = ""
+        self.set_group_ids = SetGroupIds(rule.keeps_bit, rule.keeps_group, ownership.groups.outside(0))
 
     @property
     def root_modes(self) -> frozenset[int]:
@@ -125,76 +127,86 @@ class ImpliedFolderCheck:
             return False
         expected = self._expected(path)
         mode = stat.S_IMODE(found.st_mode)
-        without = mode & ~expected.inherited_bits
+        without = mode & ~expected.optional_bits
         created = {expected.mode}
         if DEFAULT_LIST not in expected.attributes:  # else that list is a copy, made after the mode
             created.add(expected.mode & ~0o777 | expected.mode & _rights_of(inherited))
-        if without not in created and not (self._rule.by_umask and _is_by_umask(without)):
+        special = expected.mode & 0o7000
+        if without not in created and not (self._rule.by_umask and _is_by_umask(without, special)):
             findings.add(DifferenceKind.MODE, path, f"{expected.mode:04o}", f"{mode:04o}")
         if expected.user is None or expected.group is None:
             pass  # root has no ID in this store's map
-        elif found.st_uid != expected.user or found.st_gid not in {expected.group, *expected.inherited_groups}:
+        elif found.st_uid != expected.user or found.st_gid not in {expected.group, *expected.optional_groups}:
             wanted = f"{expected.user}:{expected.group}"
             findings.add(DifferenceKind.OWNER, path, wanted, f"{found.st_uid}:{found.st_gid}")
         at = self._tree.folder(path)
-        copied = {**inherited, **self._copied(path, at, expected, attributes)}
+        copied = {**inherited, **self._present(path, at, expected.attributes, attributes)}
         for kind, wanted, got in attributes.differences(path, copied, found, at):
             findings.add(kind, path, wanted, got)
         return True
 
-    def copied(self, path: bytes, attributes: Attributes) -> dict[bytes, bytes]:
-        """Return the attributes that the engine copied from the same folder of a lower layer; entries in it may inherit them.
+    def make(self, path: bytes, existing: os.stat_result | None, attributes: Attributes) -> dict[bytes, bytes]:
+        """Take that the tar implies a folder, in the tar's order, and return the attributes that the engine copied to it.
 
-        A folder that can't be read has none: `check` reports it.
+        `existing`: the folder that is there already, in a copy of the layer below; None for none. Entries in the folder may inherit
+        the attributes. A folder that can't be read has none: `check` reports it.
         """
-        if not self._rule.below:
-            return {}
+        copied: dict[bytes, bytes] = {}
         try:
-            expected = self._expected(path)
-            return self._copied(path, self._tree.folder(path), expected, attributes)
+            if existing is None and (below := self._copied_from(path)) is not None:
+                lower, at = below
+                existing = lower.stat(at)
+                copied = self._present(path, self._tree.folder(path), _attributes(lower, at), attributes)
         except (StoreMissing, StoreUnreadable, StoreMalformed):
-            return {}
+            pass
+        if existing is None:
+            self.set_group_ids.made(path)
+        else:
+            self.set_group_ids.is_now(path, existing.st_mode, existing.st_gid)
+        return copied
 
-    def _copied(self, path: bytes, at: int, expected: _Expected, attributes: Attributes) -> dict[bytes, bytes]:
+    @staticmethod
+    def _present(path: bytes, at: int, expected: Mapping[str, bytes], attributes: Attributes) -> dict[bytes, bytes]:
         """Return those expected attributes that the folder has: not all versions of the engine copy them."""
-        if not expected.attributes:
+        if not expected:
             return {}
         names = attributes.names(path, at)
-        return {os.fsencode(name): expected.attributes[name] for name in names if name in expected.attributes}
+        return {os.fsencode(name): expected[name] for name in names if name in expected}
 
     def _expected(self, path: bytes) -> _Expected:
+        below = self._copied_from(path)
+        if below is not None:
+            lower, at = below
+            found = lower.stat(at)
+            return _Expected(stat.S_IMODE(found.st_mode), found.st_uid, found.st_gid, _attributes(lower, at))
+        expected = _Expected(MODE, self._ownership.users.outside(0), self._ownership.groups.outside(0), {})
+        given = self.set_group_ids.given(path)
+        if given is not None:
+            mode = MODE | (stat.S_ISGID if self._rule.keeps_bit else 0)
+            return expected._replace(mode=mode, group=given if self._rule.keeps_group else expected.group)
+        if b"/" in path:
+            return expected
+        root = self._tree.stat(b"")  # an entry or the store's own folder may have given it the bit, at some time
+        has_bit = bool(root.st_mode & stat.S_ISGID)
+        return expected._replace(
+            optional_bits=stat.S_ISGID if has_bit and self._rule.keeps_bit else 0,
+            optional_groups=frozenset({root.st_gid}) if has_bit and self._rule.keeps_group else frozenset(),
+        )
+
+    def _copied_from(self, path: bytes) -> tuple[SafeFolder, bytes] | None:
+        """Return where the nearest lower layer that has the path has a folder there, None if none has or it is no folder.
+
+        Raises: StoreUnreadable.
+        """
         for lower in self._lower_layers():
-            at = _resolved(lower, path)
             try:
+                at = _resolved(lower, path)
                 found = lower.stat(at)
             except StoreMissing:
                 continue
             except StoreMalformed:
-                break  # a file of the lower layer is in the way, and this layer replaces it
-            if not stat.S_ISDIR(found.st_mode):
-                break
-            return _Expected(stat.S_IMODE(found.st_mode), found.st_uid, found.st_gid, _attributes(lower, at))
-        expected = _Expected(MODE, self._ownership.users.outside(0), self._ownership.groups.outside(0), {})
-        folder = path.rpartition(b"/")[0]
-        above = [self._tree.stat(folder)]
-        if self._rule.below and (copied := self._copied_from(folder)) is not None:  # what a later entry has changed
-            above.append(copied)
-        giving = [each.st_gid for each in above if each.st_mode & stat.S_ISGID]
-        return expected._replace(
-            inherited_bits=stat.S_ISGID if giving and self._rule.keeps_bit else 0,
-            inherited_groups=frozenset(giving) if self._rule.keeps_group else frozenset(),
-        )
-
-    def _copied_from(self, path: bytes) -> os.stat_result | None:
-        """Return the folder of the nearest lower layer that has the path, None if none has or it is no folder there."""
-        for lower in self._lower_layers():
-            try:
-                found = lower.stat(_resolved(lower, path))
-            except StoreMissing:
-                continue
-            except StoreMalformed:
-                return None
-            return found if stat.S_ISDIR(found.st_mode) else None
+                return None  # a file of the lower layer is in the way, and this layer replaces it
+            return (lower, at) if stat.S_ISDIR(found.st_mode) else None
         return None
 
     def _lower_layers(self) -> list[SafeFolder]:
@@ -220,9 +232,12 @@ def _rights_of(inherited: Mapping[bytes, bytes]) -> int:
     return 0o777 if default is None else mode_of_list(default)
 
 
-def _is_by_umask(mode: int) -> bool:
-    """Return whether a mode is 0777 less a umask that keeps the owner's rights and does not let all users write."""
-    return mode & 0o7702 == 0o700
+def _is_by_umask(mode: int, special: int) -> bool:
+    """Return whether a mode is 0777 less a umask that keeps the owner's rights and does not let all users write.
+
+    `special`: the bits that it must have beside these.
+    """
+    return mode & 0o7702 == 0o700 | special
 
 
 def _resolved(tree: SafeFolder, path: bytes) -> bytes:

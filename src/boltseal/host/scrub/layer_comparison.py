@@ -24,6 +24,8 @@ folders and hard-linked files, and the differences.
 
 from __future__ import annotations
 
+import os
+import stat
 from typing import Final
 
 from boltseal.engines.safe_open import SafeFolder, StoreMalformed, StoreMissing, StoreUnreadable, TooManyNames, readable
@@ -182,6 +184,9 @@ class LayerComparison:
     def _folder_matches(self, path: bytes, header: Header) -> bool:
         self._without_entry.setdefault(path, None)
         self._implied.discard(path)
+        set_group_ids = self._implied_check.set_group_ids
+        if header.traits.mode & stat.S_ISGID or set_group_ids.any:
+            set_group_ids.is_now(path, header.traits.mode, self.inodes.owner(header.traits.owner)[1])
         return self.inodes.folder(path, header)
 
     # ---- folders of entries
@@ -257,11 +262,15 @@ class LayerComparison:
         for each in reversed(unknown):
             self._without_entry[each] = None
             self._implied.add(each)
-            copied = self._implied_check.copied(each, self.inodes.attributes)
+            copied = self._implied_check.make(each, self._existing(each), self.inodes.attributes)
             if copied or self.attributes.folders:
                 self.attributes.of(each, FOLDER, copied, exists=False)
             above, _, name = each.rpartition(b"/")
             self._listed(above).pop(name, None)
+
+    def _existing(self, path: bytes) -> os.stat_result | None:
+        """Return the folder that is at a path before the engine makes one there; with overlayfs a layer begins empty."""
+        return None
 
     def _replace_entry(self, path: bytes, header: Header) -> None:
         """Handle an entry whose name is not in the list: it replaces an earlier entry, or no file exists."""
@@ -274,6 +283,7 @@ class LayerComparison:
                 self._opaque.discard(below)
                 self._whiteouts.pop(below, None)
                 self.attributes.forget(below)
+                self._implied_check.set_group_ids.forget(below)
             self.spelled = None
 
     def _whiteout(self, above: bytes, name: bytes) -> None:

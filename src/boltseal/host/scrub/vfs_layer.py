@@ -129,6 +129,16 @@ class VfsComparison(LayerComparison):
             self.findings.not_read(error.message)
             return {}
 
+    def _existing(self, path: bytes) -> os.stat_result | None:
+        """Return the copy of a folder of the layer below."""
+        if self._below is None or self._is_removed(path):
+            return None
+        try:
+            found = self._below.stat(path)
+        except (StoreMissing, StoreMalformed, StoreUnreadable):  # the comparison of the folder reports it
+            return None
+        return found if stat.S_ISDIR(found.st_mode) else None
+
     def _is_removed(self, path: bytes) -> bool:
         """Return whether a whiteout or an opaque mark so far removed what the layer below has at a path."""
         parts = path.split(b"/")

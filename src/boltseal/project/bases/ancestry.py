@@ -71,8 +71,9 @@ def _with_ancestors(verdict: BaseVerdict, images: Mapping[Reference, tuple[objec
     names = [str(each.claim.base) for each in (verdict, *ancestors) if each.claim is not None]
     for at, ancestor in enumerate(ancestors):
         if ancestor.status is BaseStatus.OUTDATED:
+            cause = "has moved" if ancestor.newer is None else "has a newer revision"
             reason = (
-                f"its base has not moved, but is outdated itself, because {names[at + 1]} has moved: {ancestor.reason}"
+                f"its base has not moved, but is outdated itself, because {names[at + 1]} {cause}: {ancestor.reason}"
             )
             return replace(verdict, status=BaseStatus.OUTDATED, reason=reason, rebuild_first=tuple(names[at::-1]))
         if ancestor.status is BaseStatus.UNKNOWN and ancestor.is_open:

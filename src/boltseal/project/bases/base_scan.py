@@ -42,16 +42,18 @@ from boltseal.project.bases.base_claims import (
     claims_from_provenance,
     inherited_claim,
 )
+from boltseal.project.bases.base_report import BaseReport, ImageToCheck
 from boltseal.project.bases.base_resolution import BaseResolver, JudgedImage
 from boltseal.project.bases.built_proofs import unproven_builds
 from boltseal.project.bases.candidates import CandidatePool, needs_layer_match
 from boltseal.project.bases.former_images import FormerImages
-from boltseal.project.bases.freshness import BaseStatus, BaseVerdict, judge_move, worst_verdict
+from boltseal.project.bases.freshness import BaseStatus, BaseVerdict, judge_move
 from boltseal.project.bases.image_documents import ImageDocuments, RemoteRepository
 from boltseal.project.bases.image_facts import ImageFacts, NotAnImage
 from boltseal.project.bases.index_children import images_of_index, same_platform
 from boltseal.project.bases.kept_chains import KeptChains
 from boltseal.project.bases.layer_match import Candidate
+from boltseal.project.bases.newer_revisions import Revisions, Separator, default_separator
 from boltseal.project.bases.tag_history import TagHistories
 from boltseal.project.bases.tag_past import ScannedTag, TagPast
 
@@ -60,44 +62,6 @@ IGNORED: Final = "ignored by `[outdated] ignore`"
 AT_ONCE: Final = 16
 MAX_UNITS: Final = 2_000_000
 """Maximum number of layers and history lines of all images in memory: about 300 MB for 20,000 typical images."""
-
-
-@dataclass(frozen=True, slots=True)
-class ImageToCheck:
-    """An image to check. `name`: as the user gave it. `reference`: with a tag or a digest; the digest has priority.
-
-    `platforms`: those in use; (): all platforms of the image. `base`: what the caller infers about its base.
-    `runs_on`: the hosts and containers that run it, if these were asked.
-    """
-
-    name: str
-    reference: Reference
-    platforms: tuple[Platform, ...] = ()
-    base: BaseClaim | None = None
-    runs_on: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class BaseReport:
-    """The result for an image: a verdict for each platform, or the error that prevented all."""
-
-    wanted: ImageToCheck
-    digest: Digest | None = None
-    verdicts: tuple[BaseVerdict, ...] = ()
-    error: BoltsealError | None = None
-
-    @property
-    def verdict(self) -> BaseVerdict:
-        """The verdict that decides."""
-        if self.error is not None or not self.verdicts:
-            reason = "it has no image for the platforms in use" if self.error is None else self.error.message
-            return BaseVerdict(BaseStatus.UNKNOWN, reason)
-        return worst_verdict(self.verdicts)
-
-    @property
-    def judged(self) -> tuple[Digest | None, Mapping[str, BaseVerdict]]:
-        """The image's digest, and the verdicts by platform."""
-        return self.digest, {verdict.platform: verdict for verdict in self.verdicts}
 
 
 class _Part(NamedTuple):
@@ -132,7 +96,7 @@ class BaseScanner:
     """Checks many images together. `allowed`: whether a registry may be contacted for a base.
 
     `ignored`: images that are not judged, but may be the bases of others. `expectations`: which tags move by custom, at
-    registries without a ledger.
+    registries without a ledger. `separator`: of revisions of sealed tags.
     `watch`: checks a registry's ledger before its tags are trusted; LedgerBroken is raised to the caller.
     """
 
@@ -147,6 +111,7 @@ class BaseScanner:
         watch: Callable[[str], Awaitable[LedgerCheck]],
         ignored: Callable[[Reference], bool] = lambda _: False,
         expectations: TagExpectations = TagExpectations(OFFICIAL_IMAGES),  # noqa: B008 - it has no state
+        separator: Separator = default_separator,
         now_us: int,
         window_s: int = WINDOW_S,
         max_units: int = MAX_UNITS,
@@ -154,7 +119,7 @@ class BaseScanner:
         progress: Callable[[int, int], None] = lambda _done, _all: None,
     ) -> None:
         self.transport = transport
-        self._documents = documents
+        self.documents = documents
         self._cache = cache
         self._histories = histories
         self._allowed = allowed
@@ -164,6 +129,7 @@ class BaseScanner:
         self._followed: dict[str, LedgerCheck | BoltsealError] = {}
         self._chains = KeptChains(transport, cache, self._has_ledger)
         self._tag_past = TagPast(transport, documents, cache, histories, self._has_ledger, self._chains)
+        self._revisions = Revisions(transport, self._has_ledger, separator)
         self._now_us = now_us
         self._after_us = now_us - window_s * 1_000_000
         self._resolved: set[Reference] = set()
@@ -187,10 +153,15 @@ class BaseScanner:
         if refresh:
             self._after_us = 2**63
             self._tag_past.forget()
+            self._revisions.forget()
         reports = await self._scan(wanted)
         if listed is not None:
             self._cache.saw_all(listed)
-        return await self._with_ancestors(reports)
+            self._revisions.saw_all(listed, (item.reference for item in wanted))
+        return await self._revisions.superseded(await self._with_ancestors(await self._with_newer(reports)))
+
+    async def _with_newer(self, reports: list[BaseReport]) -> list[BaseReport]:
+        return await self._revisions.judged(reports, lambda tags: self._resolve(tags, frozenset()))
 
     async def _with_ancestors(self, reports: list[BaseReport]) -> list[BaseReport]:
         """Judge images by all of their ancestors. Reads bases outside the scan only at registries with a ledger."""
@@ -209,6 +180,7 @@ class BaseScanner:
             if not outside:
                 break
             newest = await self._scan([ImageToCheck(str(base.by_tag), base) for base in outside])
+            newest = await self._with_newer(newest)
             images |= {report.wanted.reference.by_tag: report.judged for report in newest}
         checked: dict[tuple[Reference, str], str] = {}
         return [
@@ -265,7 +237,7 @@ class BaseScanner:
         now |= await self._resolve(bases - now.keys(), frozenset())
         # 4
         resolver = BaseResolver(
-            self._documents,
+            self.documents,
             self._histories,
             self._chains,
             now,
@@ -359,17 +331,17 @@ class BaseScanner:
         try:
             if self._units > self._max_units:
                 raise TooLarge("too many images at a time: check fewer at a time")
-            manifest = await self._documents.manifest(image.remote, image.digest)
+            manifest = await self.documents.manifest(image.remote, image.digest)
             entries = await self._tag_past.entries(image.remote)
             if not manifest.is_index:
-                facts = await self._documents.facts(image.remote, image.digest)
+                facts = await self.documents.facts(image.remote, image.digest)
                 image.parts = [await self._read_part(image, facts, manifest, {}, entries)]
                 return
             for child in images_of_index(manifest):
                 if image.wanted.platforms and not _in_use(child.platform, image.wanted.platforms):
                     continue
                 try:
-                    facts = await self._documents.facts(image.remote, child.digest)
+                    facts = await self.documents.facts(image.remote, child.digest)
                 except NotAnImage as error:  # an index may also contain other artifacts
                     not_an_image = error
                     continue
@@ -396,7 +368,7 @@ class BaseScanner:
             claims.append(claim_from_annotations(manifest.annotations))
         found = [claim for claim in claims if claim is not None]
         if not found and manifest.is_index:
-            for raw in await self._documents.statements(image.remote, manifest, facts.manifest):
+            for raw in await self.documents.statements(image.remote, manifest, facts.manifest):
                 found += claims_from_provenance(raw)
         from_labels = (inherited_claim(facts, image.wanted.reference), claim_from_labels(facts))
         found += [claim for claim in (*from_labels, image.wanted.base) if claim is not None]

@@ -35,6 +35,7 @@ class BaseStatus(StrEnum):
     OUTDATED = "outdated"
     UNKNOWN = "cannot tell"
     NO_BASE = "no base"
+    SUPERSEDED = "superseded"
     IGNORED = "ignored"
 
 
@@ -68,7 +69,8 @@ class BaseVerdict:
     that one's base, and so on. `rebuild_first`: if only an ancestor moved, the bases to rebuild before the image, in this
     order. `complete`: whether ledgers record everything that the tags in question ever resolved to. `expect`: of an outdated
     image whose base's tag moved: how such a tag moves by custom; None if its registry's ledger decides, or if unknown.
-    `siblings`: tags of its own repository whose images may be closer bases.
+    `siblings`: tags of its own repository whose images may be closer bases. `newer`: the newest revision of a base whose tag
+    is sealed, by tag and digest.
     """
 
     status: BaseStatus
@@ -87,6 +89,7 @@ class BaseVerdict:
     complete: bool = False
     expect: Expect | None = None
     siblings: tuple[Reference, ...] = ()
+    newer: Reference | None = None
 
     @property
     def is_alarm(self) -> bool:
@@ -313,7 +316,14 @@ _EVIDENCE: Final = {
     ClaimSource.GIVEN: "stated by the user",
     ClaimSource.DOCKERFILE: "stated by the user",
 }
-_WORST = (BaseStatus.OUTDATED, BaseStatus.UNKNOWN, BaseStatus.CURRENT, BaseStatus.NO_BASE, BaseStatus.IGNORED)
+_WORST = (
+    BaseStatus.OUTDATED,
+    BaseStatus.UNKNOWN,
+    BaseStatus.SUPERSEDED,
+    BaseStatus.CURRENT,
+    BaseStatus.NO_BASE,
+    BaseStatus.IGNORED,
+)
 
 
 def worst_verdict(verdicts: Sequence[BaseVerdict]) -> BaseVerdict:

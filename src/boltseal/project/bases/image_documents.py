@@ -157,7 +157,7 @@ class ImageDocuments:
         if not self._may_ask:
             raise NotFound(f"{digest.short} was not cached while {remote.registry} had it")
         async with self._at_once:
-            for source in self._sources(remote):
+            for source in self.sources(remote):
                 try:
                     found = await RegistryClient(self._transport, source.registry).manifest(source.repository, digest)
                     break
@@ -174,7 +174,7 @@ class ImageDocuments:
         if not self._may_ask:
             raise NotFound(f"{digest.short} was not cached while {remote.registry} had it")
         async with self._at_once:
-            for source in self._sources(remote):
+            for source in self.sources(remote):
                 try:
                     raw = await self._read_blob(source, digest, size)
                     break
@@ -198,7 +198,7 @@ class ImageDocuments:
         if len(raw) <= self._max_kept_bytes:
             self._cache.keep(digest, media_type, raw)
 
-    def _sources(self, remote: RemoteRepository) -> list[RemoteRepository]:
+    def sources(self, remote: RemoteRepository) -> list[RemoteRepository]:
         """Return where to read: the mirror if there is one, then the registry, whose error is final."""
         mirror = self._mirrors.get(remote.registry)
         if mirror is None:

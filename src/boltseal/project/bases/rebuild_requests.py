@@ -6,7 +6,8 @@ The steps, for each outdated image with an `[[on_outdated]]` action:
 2. Journal: what was requested since the base moved is requested again exactly if its end was not recorded, because
    boltseal was stopped or killed. An interrupted attempt does not count. What a killed run left behind is ended first.
 3. Record "asked", then run the command or call the webhook, up to `attempts` times with growing pauses. Both learn
-   what to push: the next revision of a sealed tag (`rebuild_tags`). Only the newest revision of a version is rebuilt.
+   what to push: the next revision of a sealed tag (`rebuild_tags`). Only the newest revision of a sealed version is rebuilt.
+   If a newer revision of a sealed base exists, that one is their base; a rebuild that did not take it is not repeated.
 4. Record the outcome, in the registry's ledger too, if that accepts it.
 
 A failure does not prevent other rebuilds. Images based on a requested one wait until the next scan, because their base
@@ -27,8 +28,8 @@ from boltseal.ledger.entry import format_time
 from boltseal.oci.digest import Digest
 from boltseal.oci.reference import Reference, Tag
 from boltseal.policy.rebuild_actions import RebuildAction, action_for
-from boltseal.policy.tag_revisions import newest_revision
-from boltseal.project.bases.base_scan import BaseReport
+from boltseal.policy.tag_revisions import newest_revision, revised
+from boltseal.project.bases.base_report import BaseReport
 from boltseal.project.bases.freshness import BaseStatus
 from boltseal.project.bases.left_over_group import NAME as GROUP_FILE
 from boltseal.project.bases.left_over_group import terminate_left_over
@@ -54,7 +55,7 @@ class RebuildDue:
     """A rebuild to request. `digest`: of the image. `built_on`, `now`: the base's digest then and now.
 
     `tries`: how many of the action's attempts an interrupted run has already made. `alarm`: whether the base's tag should
-    never have moved.
+    never have moved. `newer`: the base is a newer revision of the sealed tag that the image was built on.
     """
 
     image: Reference
@@ -65,6 +66,7 @@ class RebuildDue:
     action: RebuildAction
     tries: int = 0
     alarm: bool = False
+    newer: bool = False
 
     @property
     def event(self) -> BaseOutdated:
@@ -94,12 +96,14 @@ class RebuildPlan(NamedTuple):
     """The outdated images. `before`: already requested, with the last record. `endless`: based on themselves.
 
     `alarms`: on a tag that should never move: a rebuild would take over an image that the user has to review first.
+    `unchanged`: rebuilt for a newer revision of their base, and still based on the former one.
     """
 
     due: list[RebuildDue]
     before: list[AskedBefore]
     endless: list[RebuildDue]
     alarms: list[RebuildDue]
+    unchanged: list[RebuildDue]
 
     def messages(self, most: int) -> list[str]:
         """Return a line for each image whose rebuild is not requested because of a problem; at most `most` of them."""
@@ -110,6 +114,11 @@ class RebuildPlan(NamedTuple):
             f"{due.image}: no rebuild is requested: its base {due.base} should never move, and resolves to {due.now}; "
             f"review that image; {MAY_MOVE}"
             for due in self.alarms
+        ]
+        lines += [
+            f"{due.image}: a rebuild for {due.base} was requested, and the image is still based on the former revision; it is "
+            "not requested again: build it FROM {base} of [[on_outdated]]"
+            for due in self.unchanged
         ]
         for due, line in self.before:
             if line.outcome is not RebuildOutcome.DONE:
@@ -173,7 +182,7 @@ class Rebuilder:
 
     def plan(self, reports: Sequence[BaseReport]) -> RebuildPlan:
         """Sort the outdated images by whether a rebuild is requested. Raises: StateUnusable."""
-        last, plan = self._journal.last(), RebuildPlan([], [], [], [])
+        last, plan = self._journal.last(), RebuildPlan([], [], [], [], [])
         tags = _tags_by_repository(reports)
         endless = based_on_themselves(
             (_name(report.wanted.reference), _name(verdict.claim.base))
@@ -185,12 +194,14 @@ class Rebuilder:
             pending = []
             for due in self._outdated(report):
                 line = last.get((str(due.image), str(due.base)))
-                if _is_superseded(due, tags):
+                if not report.may_move and _is_superseded(due, tags):
                     continue
                 if _name(due.image) in endless:
                     plan.endless.append(due)
                 elif due.alarm:
                     plan.alarms.append(due)
+                elif due.newer and _was_rebuilt(due, tags, last):
+                    plan.unchanged.append(due)
                 elif line is None or line.digest != str(due.now):
                     pending.append(due)
                 elif (
@@ -241,17 +252,18 @@ class Rebuilder:
             if verdict.rebuild_first:  # a rebuild would change nothing yet: its base must be rebuilt first
                 continue
             if verdict.status is BaseStatus.OUTDATED and claim is not None and claim.base is not None and verdict.now:
-                built_on = verdict.built_on or report.digest
+                newer = verdict.newer
                 rebuilds.setdefault(
                     claim.base,
                     RebuildDue(
                         image=target,
                         digest=report.digest,
-                        base=claim.base,
-                        built_on=built_on,
-                        now=verdict.now,
+                        base=claim.base if newer is None else newer.by_tag,
+                        built_on=verdict.built_on or report.digest,
+                        now=verdict.now if newer is None or newer.digest is None else newer.digest,
                         action=action,
                         alarm=verdict.is_alarm,
+                        newer=newer is not None,
                     ),
                 )
         return list(rebuilds.values())
@@ -330,6 +342,19 @@ def _is_superseded(due: RebuildDue, tags: Mapping[str, set[Tag]]) -> bool:
     """Return whether a later revision of an image's version is among the reports: then only that one is rebuilt."""
     tag = due.image.tag
     return tag is not None and newest_revision(tag, tags.get(due.image.name, ()), due.action.revision) != tag
+
+
+def _was_rebuilt(due: RebuildDue, tags: Mapping[str, set[Tag]], last: Mapping[tuple[str, str], JournalLine]) -> bool:
+    """Return whether another revision of the image was rebuilt for the same image of its base, which should have made this one."""
+    tag, known = due.image.tag, frozenset(tags.get(due.image.name, ()))
+    if tag is None:
+        return False
+    root = revised(tag, known, due.action.revision).root
+    family = [each for each in known if revised(each, known, due.action.revision).root == root]
+    lines = [last.get((str(replace(due.image, tag=each)), str(due.base))) for each in family if each != tag]
+    return any(
+        line is not None and line.outcome is RebuildOutcome.DONE and line.digest == str(due.now) for line in lines
+    )
 
 
 def _name(reference: Reference) -> str:

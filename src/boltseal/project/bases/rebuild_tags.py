@@ -14,15 +14,15 @@ from boltseal.client.ledger_records import list_entries
 from boltseal.client.registry_client import RegistryClient
 from boltseal.client.transport import Transport
 from boltseal.errors import Unavailable
-from boltseal.ledger.entry import CHANGES, MODE_SEALED, MODE_SETTLING
+from boltseal.ledger.entry import CHANGES
 from boltseal.oci.reference import Reference, Repository, Tag
 from boltseal.policy.rebuild_actions import RebuildAction
 from boltseal.policy.release_tags import looks_like_release
 from boltseal.policy.tag_revisions import DOT, next_revision
+from boltseal.project.bases.newer_revisions import LASTING
 
 MAX_TRIES: Final = 100
 """How many deleted revisions in a row are skipped."""
-_LASTING: Final = frozenset({MODE_SEALED, MODE_SETTLING})
 
 
 class RebuildTags:
@@ -58,4 +58,4 @@ class RebuildTags:
             entries = await list_entries(self._transport, registry, repository, CHANGES, tag)
         except RemoteNotFound:
             return looks_like_release(tag)
-        return entries[-1].entry.extra.get("mode") in _LASTING if entries else looks_like_release(tag)
+        return entries[-1].entry.extra.get("mode") in LASTING if entries else looks_like_release(tag)

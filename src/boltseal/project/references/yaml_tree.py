@@ -72,7 +72,7 @@ class Tree:
         return _VIEWS[self.kind[at]](self, at)
 
     def children(self, at: int) -> Iterator[int]:
-        """Yield the entries of a collection's children: those of a mapping are keys and values by turns."""
+        """Yield the entries of a collection's children: a mapping has a key and its value one after the other."""
         end, following = self.following[at], self.following
         at += 1
         while at < end:
@@ -143,12 +143,12 @@ class Node(NamedTuple):
 
     @property
     def line(self) -> int:
-        """Its first line, counted from 0."""
+        """The first line of the node, counted from 0."""
         return self.tree.line + self.tree.lines[self.at]
 
     @property
     def tag(self) -> str:
-        """Its tag; that of a text, a sequence or a mapping if it has none of its own."""
+        """The tag of the node; without one of its own that of a text, a sequence or a mapping."""
         return self.tree.tags.get(self.at) or _TAGS[self.tree.kind[self.at]]
 
 

@@ -44,7 +44,7 @@ class FailedLogins:
 
     async def of(self, address: str) -> FailedLoginRow | None:
         """Return the failures of an address that still count, None if it has none. Raises: Unavailable."""
-        row = None if self._database is None else await self._database.lookups.failed_login(address)
+        row = None if self._database is None else await self._database.lookups.logins.failed_login(address)
         found = [each for each in (row, self._uncounted.get(address)) if each is not None]
         worst = max(found, default=None)
         return worst if worst is not None and self._counts(worst) else None

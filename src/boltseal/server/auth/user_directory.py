@@ -52,9 +52,9 @@ class UserDirectory:
         generation = database.generation.read()
         if generation == self._generation:
             return
-        version = await database.lookups.account_version()
+        version = await database.lookups.logins.account_version()
         if version != self._version:
-            self._rows = parse_accounts(await database.lookups.accounts(), self._accounts.key)
+            self._rows = parse_accounts(await database.lookups.logins.accounts(), self._accounts.key)
             self._version = version
         self._generation = None if generation & 1 else generation
 

@@ -132,8 +132,8 @@ class MirroredBlobs:
             try:
                 async with self._locks.taken(f"blob {repository} {fetch.digest}", 0):
                     if not await self._add_known(upstream, repository, fetch):
-                        await self._blobs.start_upload(key)
-                        async with self._blobs.open_upload(key, fetch.digest.algorithm) as writer:
+                        await self._blobs.uploads.start_upload(key)
+                        async with self._blobs.uploads.open_upload(key, fetch.digest.algorithm) as writer:
                             await self._receive(upstream, repository, fetch, key, writer)
                     return
             except LockNotAcquired:
@@ -172,7 +172,7 @@ class MirroredBlobs:
     async def _watch(self, fetch: Fetch, key: FetchKey) -> None:
         """Relay for a while what another process is writing."""
         with contextlib.suppress(UploadUnknown):
-            fetch.use(self._blobs.open_partial(key))
+            fetch.use(self._blobs.uploads.open_partial(key))
             for _ in range(round(WATCH_DURATION_S / WATCH_INTERVAL_S)):
                 fetch.advance()
                 await asyncio.sleep(WATCH_INTERVAL_S)
@@ -183,7 +183,7 @@ class MirroredBlobs:
     ) -> None:
         if writer.offset < fetch.arrived:
             raise fetch.dropped()
-        fetch.use(self._blobs.open_partial(key))
+        fetch.use(self._blobs.uploads.open_partial(key))
         try:
             async with self._limits.asking(upstream, stream=True):
                 await self._arrive(upstream, repository, fetch, writer)
@@ -239,7 +239,7 @@ class MirroredBlobs:
 
     async def _drop(self, key: FetchKey) -> None:
         with contextlib.suppress(UploadUnknown):
-            await self._blobs.cancel_upload(key)
+            await self._blobs.uploads.cancel_upload(key)
 
 
 def _soon(loop: asyncio.AbstractEventLoop, call: Callable[[], None]) -> None:

@@ -13,6 +13,30 @@ from boltseal.server.storage.metadata.protocol import Metadata, UnitOfWork
 LEASE: Final = "outbox"
 
 
+class DatabaseDeliveries:
+    """`Deliveries` of one store."""
+
+    def __init__(self, database: Metadata) -> None:
+        self._database = database
+
+    def due(self, receiver: str, now_us: int, limit: int = 100) -> list[DueEvent]:
+        """Return the events that are due for a receiver, the oldest first."""
+        return self._database.read_and_wait(lambda snapshot: outbox_table.due(snapshot, receiver, now_us, limit))
+
+    def delivered(self, receiver: str, id_: str) -> None:
+        """Delete an event that the receiver accepted."""
+        self._database.write_and_wait(lambda tx: outbox_table.remove(tx, receiver, id_))
+
+    def postpone(self, receiver: str, id_: str, next_us: int) -> None:
+        """Retry an event that the receiver did not accept, not before `next_us`."""
+        self._database.write_and_wait(lambda tx: outbox_table.postpone(tx, receiver, id_, next_us))
+
+    def expire(self, now_us: int, receivers: Iterable[str]) -> int:
+        """Delete events that are too old or are for none of these receivers; return how many."""
+        known = tuple(receivers)
+        return self._database.write_and_wait(lambda tx: outbox_table.expire(tx, now_us - MAX_AGE_US, known))
+
+
 class DatabaseOutbox:
     """The outbox of one store. `leases`: for this object alone, which closes them."""
 
@@ -34,45 +58,27 @@ class DatabaseOutbox:
         waiting = tuple(postings)
         return self._database.write_and_wait(job)
 
-    def due(self, receiver: str, now_us: int, limit: int = 100) -> list[DueEvent]:
-        """Return the events that are due for a receiver, the oldest first."""
-        return self._database.read_and_wait(lambda snapshot: outbox_table.due(snapshot, receiver, now_us, limit))
+    def begin(self, name: str, at: int) -> int:
+        """Return up to where a log was read, and start at this entry if it has no cursor."""
 
-    def delivered(self, receiver: str, id_: str) -> None:
-        """Delete an event that the receiver accepted."""
-        self._database.write_and_wait(lambda tx: outbox_table.remove(tx, receiver, id_))
+        def job(tx: UnitOfWork) -> int:
+            found = outbox_table.cursors(tx).get(name)
+            if found is None:
+                outbox_table.set_cursor(tx, LogCursor(name, at))
+            return at if found is None else found
 
-    def postpone(self, receiver: str, id_: str, next_us: int) -> None:
-        """Retry an event that the receiver did not accept, not before `next_us`."""
-        self._database.write_and_wait(lambda tx: outbox_table.postpone(tx, receiver, id_, next_us))
-
-    def expire(self, now_us: int, receivers: Iterable[str]) -> int:
-        """Delete events that are too old or are for none of these receivers; return how many."""
-        known = tuple(receivers)
-        return self._database.write_and_wait(lambda tx: outbox_table.expire(tx, now_us - MAX_AGE_US, known))
+        found = self._database.read_and_wait(outbox_table.cursors).get(name)
+        return self._database.write_and_wait(job) if found is None else found
 
     def waiting(self) -> dict[str, int]:
         """Return the number of waiting events by receiver."""
         return self._database.read_and_wait(outbox_table.waiting)
 
-    def cursor(self, name: str) -> int | None:
-        """Return up to where a log was read, or None."""
-        return self._database.read_and_wait(outbox_table.cursors).get(name)
-
-    def begin(self, name: str, at: int) -> None:
-        """Start reading a log at this entry, unless it has a cursor."""
-
-        def job(tx: UnitOfWork) -> None:
-            if name not in outbox_table.cursors(tx):
-                outbox_table.set_cursor(tx, LogCursor(name, at))
-
-        self._database.write_and_wait(job)
-
-    def claim(self) -> bool:
-        """Return whether this process has the lease."""
+    def claim(self) -> DatabaseDeliveries | None:
+        """Return the events to deliver if this process has the lease."""
         if self._lease is None or not self._lease.held():
             self._lease = self._leases.acquire(LEASE)
-        return self._lease is not None
+        return None if self._lease is None else DatabaseDeliveries(self._database)
 
     def close(self) -> None:
         """Give the lease back."""

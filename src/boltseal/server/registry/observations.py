@@ -78,7 +78,7 @@ class Observations:
 
     async def find(self, repository: Repository, tag: Tag) -> ObservedTag | None:
         """Return the committed state of a tag, None if it never existed. Call it on the event loop's thread."""
-        row = await self._database.lookups.foreign_tag(repository, tag)
+        row = await self._database.lookups.upstreams.foreign_tag(repository, tag)
         return None if row is None else _observed(row)
 
     async def note(

@@ -110,7 +110,7 @@ class Pulls:
 
     async def known(self, repository: Repository) -> bool:
         """Return whether a repository of this name exists or ever existed."""
-        return await self._database.lookups.repository(repository)
+        return await self._database.lookups.content.repository(repository)
 
     async def manifest(self, repository: Repository, reference: Tag | Digest) -> ManifestAnswer:
         """Return the manifest with this digest, or that a tag resolves to now (end-3).
@@ -129,7 +129,7 @@ class Pulls:
         known = self._tagged.get(key) if may_cache else None
         if known is not None and known.sealed:
             return known
-        found = await self._database.lookups.tag(repository, reference)
+        found = await self._database.lookups.content.tag(repository, reference)
         if found is None:
             raise await self._no_tag(repository, reference)
         if known is not None and (str(known.digest), known.sealed, known.settles_us) == found:
@@ -166,7 +166,7 @@ class Pulls:
             known = self._sizes.get(key)
             if known is not None:
                 return known
-        size = await self._database.lookups.blob_size(*key)
+        size = await self._database.lookups.content.blob_size(*key)
         if size is None:
             raise BlobUnknown(f"{repository} has no blob {digest}")
         answer = BlobAnswer(digest, size, self._blobs.path(digest))
@@ -276,7 +276,7 @@ class Pulls:
         return await self._database.read(query)
 
     async def _no_tag(self, repository: Repository, tag: Tag) -> ManifestUnknown:
-        bound = await self._database.lookups.bound(repository, tag)
+        bound = await self._database.lookups.content.bound(repository, tag)
         if bound is None:
             return ManifestUnknown(f"there is no tag {tag} in {repository}")
         return TagDeleted(f"tag {tag} of {repository} was deleted; it can return only with {bound}", bound)
@@ -287,7 +287,7 @@ class Pulls:
             known = self._manifests.get(key)
             if known is not None:
                 return known
-        found = await self._database.lookups.manifest(*key)
+        found = await self._database.lookups.content.manifest(*key)
         if found is None:
             return None
         answer = ManifestAnswer(found.raw, found.media_type, digest, len(found.raw), sealed=True, by_digest=True)

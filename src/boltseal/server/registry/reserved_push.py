@@ -80,7 +80,7 @@ class ReservedPushes:
 
         A repository under an upstream's name that a client created would stop the server at its next start.
         """
-        if not await self._database.lookups.repository(repository):
+        if not await self._database.lookups.content.repository(repository):
             await self._database.write(
                 lambda tx: queries.ensure_repository(tx, repository, mirror.name), repository=repository
             )

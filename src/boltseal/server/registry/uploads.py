@@ -82,7 +82,7 @@ class UploadManager:
 
         await self._database.write(job, durable=False, repository=repository)
         try:
-            await self._blobs.start_upload(UploadKey(repository, upload))
+            await self._blobs.uploads.start_upload(UploadKey(repository, upload))
         except BoltsealError:
             await self._forget(upload)
             raise
@@ -141,7 +141,7 @@ class UploadManager:
 
     async def status(self, repository: Repository, upload: UploadId, actor: Actor = ANONYMOUS) -> int:
         """Return how many bytes the session has (end-13)."""
-        return await self._blobs.upload_size(await self._key(repository, upload, actor))
+        return await self._blobs.uploads.upload_size(await self._key(repository, upload, actor))
 
     async def append(
         self,
@@ -158,7 +158,7 @@ class UploadManager:
         """
         key = await self._key(repository, upload, actor)
         check = await self._upload_check(repository, actor)
-        async with self._blobs.open_upload(key) as writer:
+        async with self._blobs.uploads.open_upload(key) as writer:
             await _receive(writer, start, length, body, check)
             await writer.flush()
             return writer.offset
@@ -176,7 +176,7 @@ class UploadManager:
         """Append the last chunk, if any, and make the session a blob of the repository (end-6). Return its size."""
         key = await self._key(repository, upload, actor)
         check = await self._upload_check(repository, actor)
-        async with self._blobs.open_upload(key, digest.algorithm) as writer:
+        async with self._blobs.uploads.open_upload(key, digest.algorithm) as writer:
             await _receive(writer, start, length, body, check)
             await self._check_quota(writer, repository, actor)
             released_us = await self.released(digest)
@@ -207,7 +207,7 @@ class UploadManager:
 
     async def released(self, digest: Digest) -> int | None:
         """Return what `add_committed` needs to know from before the commit of a blob's bytes."""
-        return await self._database.lookups.released(str(digest))
+        return await self._database.lookups.uploads.released(str(digest))
 
     async def add_committed(
         self,
@@ -239,7 +239,7 @@ class UploadManager:
 
     async def cancel(self, repository: Repository, upload: UploadId, actor: Actor = ANONYMOUS) -> None:
         """Cancel a session and delete its bytes (end-14)."""
-        await self._blobs.cancel_upload(await self._key(repository, upload, actor))
+        await self._blobs.uploads.cancel_upload(await self._key(repository, upload, actor))
         await self._forget(upload)
 
     async def _key(self, repository: Repository, upload: UploadId, actor: Actor) -> UploadKey:
@@ -249,7 +249,7 @@ class UploadManager:
         knows its ID and may push to the repository may continue it, as before there were rows.
         """
         key = UploadKey(repository, upload)
-        owner = await self._database.lookups.upload_owner(repository, upload)
+        owner = await self._database.lookups.uploads.upload_owner(repository, upload)
         if owner is not None and (ANONYMOUS.name if owner.startswith(_ANONYMOUS_AT) else owner) != actor.name:
             raise key.unknown()
         return key

@@ -75,7 +75,7 @@ class UpstreamStates:
 
     async def pause_of(self, name: str) -> UpstreamPause:
         """Return until when an upstream gets no request. A point look-up for each request."""
-        return await self._database.lookups.upstream_pause(name)
+        return await self._database.lookups.upstreams.upstream_pause(name)
 
     def pauses_and_wait(self) -> dict[str, UpstreamPause]:
         """Return the pauses of all upstreams by name, for a caller without an event loop."""

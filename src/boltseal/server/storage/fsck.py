@@ -37,7 +37,7 @@ from boltseal.oci.digest import Digest
 from boltseal.policy.rule_decision import signature_subject
 from boltseal.policy.rules import RuleInvalid
 from boltseal.server.storage import fsck_content, fsck_state
-from boltseal.server.storage.blobs.protocol import BlobReader
+from boltseal.server.storage.blobs.protocol import BlobMaintenance
 from boltseal.server.storage.findings import Examined, Finding, FindingCollector, FindingStatus, Progress
 from boltseal.server.storage.fsck_tree import TreeCheck
 from boltseal.server.storage.ledger_key import LedgerKeys
@@ -52,7 +52,7 @@ __all__ = ["Examined", "Finding", "FindingStatus", "Progress", "examine"]
 
 def examine(
     database: AbstractContextManager[Snapshot],
-    blobs: BlobReader,
+    blobs: BlobMaintenance,
     progress: Progress = lambda *_: None,
     keys: LedgerKeys | None = None,
     *,

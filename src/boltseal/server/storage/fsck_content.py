@@ -15,7 +15,7 @@ from boltseal.errors import BoltsealError, Invalid
 from boltseal.oci.digest import Digest
 from boltseal.oci.manifest import Manifest, parse_manifest
 from boltseal.oci.reference import Repository
-from boltseal.server.storage.blobs.protocol import BlobAbsent, BlobReader
+from boltseal.server.storage.blobs.protocol import BlobAbsent, BlobMaintenance
 from boltseal.server.storage.findings import FindingCollector
 from boltseal.server.storage.metadata.protocol import Snapshot
 from boltseal.server.storage.metadata.schema import blob, content, link, manifest, repository
@@ -126,7 +126,7 @@ def blob_rows(snapshot: Snapshot, findings: FindingCollector) -> dict[str, int]:
 
 def blobs(
     snapshot: Snapshot,
-    store: BlobReader,
+    store: BlobMaintenance,
     expected: Mapping[str, int],
     findings: FindingCollector,
     *,
@@ -146,7 +146,7 @@ def blobs(
         findings.passed("blobs", done, total, every=1)
 
 
-def _has_size(store: BlobReader, text: str, size: int) -> bool:
+def _has_size(store: BlobMaintenance, text: str, size: int) -> bool:
     try:
         found = store.look(Digest.parse(text))
     except BoltsealError:  # reported by the check of the bytes
@@ -166,7 +166,12 @@ class _BlobProgress:
 
 
 def _blob(
-    snapshot: Snapshot, store: BlobReader, text: str, size: int, findings: FindingCollector, progress: _BlobProgress
+    snapshot: Snapshot,
+    store: BlobMaintenance,
+    text: str,
+    size: int,
+    findings: FindingCollector,
+    progress: _BlobProgress,
 ) -> None:
     try:
         digest = Digest.parse(text)
@@ -184,7 +189,7 @@ def _blob(
     findings.differs(text, str(problem))
 
 
-def _blob_problem(store: BlobReader, digest: Digest, size: int, progress: _BlobProgress) -> str | None:
+def _blob_problem(store: BlobMaintenance, digest: Digest, size: int, progress: _BlobProgress) -> str | None:
     if store.look(digest) is None:
         return "the blob's bytes are missing"
     hasher = digest.hasher()
@@ -209,7 +214,7 @@ def is_referenced(snapshot: Snapshot, digest: str) -> bool:
 
 
 def count_unreferenced(
-    snapshot: Snapshot, store: BlobReader, expected: Mapping[str, int], findings: FindingCollector
+    snapshot: Snapshot, store: BlobMaintenance, expected: Mapping[str, int], findings: FindingCollector
 ) -> None:
     """Count what no row refers to, and report files that are neither blob nor session. `expected`: of `blob_rows`."""
     try:

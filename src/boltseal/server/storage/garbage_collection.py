@@ -11,7 +11,7 @@ Deleted are
 `correct_usage` corrects the running totals of users where they are not the sums of the rows.
 
 Which blobs are unreferenced is decided in a snapshot; the bytes are deleted after it, outside every transaction. That is
-safe because a row for bytes that no row refers to is added only after the bytes were stored anew, and `BlobStore.delete`
+safe because a row for bytes that no row refers to is added only after the bytes were stored anew, and `BlobMaintenance.delete`
 deletes only the bytes that were looked at. A dry run reads the same snapshots.
 """
 
@@ -27,7 +27,14 @@ from boltseal.errors import BoltsealError, Invalid
 from boltseal.oci.digest import Digest
 from boltseal.oci.reference import Repository
 from boltseal.server.storage.batches import batches
-from boltseal.server.storage.blobs.protocol import BlobStore, StoreBroken, StoredBlob, UploadId, UploadKey
+from boltseal.server.storage.blobs.protocol import (
+    BlobMaintenance,
+    StoreBroken,
+    StoredBlob,
+    UploadCleanup,
+    UploadId,
+    UploadKey,
+)
 from boltseal.server.storage.coordination.protocol import Leases
 from boltseal.server.storage.metadata import unreferenced, upload_table, usage
 from boltseal.server.storage.metadata.protocol import Metadata, Snapshot, UnitOfWork
@@ -56,7 +63,9 @@ class GarbageItem:
     reason: str
 
 
-def collect(database: Metadata, blobs: BlobStore, now_us: int, *, dry_run: bool) -> Iterator[GarbageItem]:
+def collect(
+    database: Metadata, blobs: BlobMaintenance, uploads: UploadCleanup, now_us: int, *, dry_run: bool
+) -> Iterator[GarbageItem]:
     """Delete unreferenced data, and yield each item as it is deleted; with `dry_run` only yield it. Blocks.
 
     Raises: StoreBroken, Unavailable: after the items that were deleted; the rest is left for the next run.
@@ -75,7 +84,7 @@ def collect(database: Metadata, blobs: BlobStore, now_us: int, *, dry_run: bool)
         )
     if not dry_run:
         yield from finish_purges(database, blobs)
-    yield from collect_uploads(database, blobs, now_us, dry_run=dry_run)
+    yield from collect_uploads(database, uploads, now_us, dry_run=dry_run)
     if not dry_run:
         _forget_released(database, blobs, now_us)
 
@@ -102,21 +111,21 @@ def correct_usage(database: Metadata, leases: Leases) -> None:
 
 
 def collect_uploads(
-    database: Metadata, blobs: BlobStore, now_us: int, *, dry_run: bool = False
+    database: Metadata, uploads: UploadCleanup, now_us: int, *, dry_run: bool = False
 ) -> Iterator[GarbageItem]:
     """Delete abandoned upload sessions, as a running server does. Blocks."""
     older_than_us = now_us - ABANDONED_FOR_US
-    for upload in blobs.abandoned(older_than_us):
-        if dry_run or blobs.discard(upload, older_than_us):
+    for upload in uploads.abandoned(older_than_us):
+        if dry_run or uploads.discard(upload, older_than_us):
             yield GarbageItem(
                 "upload", upload.name, upload.size, f"not written to for {_hours(now_us - upload.mtime_us)}"
             )
 
     if not dry_run:
-        _tidy_upload_rows(database, blobs, now_us)
+        _tidy_upload_rows(database, uploads, now_us)
 
 
-def finish_purges(database: Metadata, blobs: BlobStore) -> Iterator[GarbageItem]:
+def finish_purges(database: Metadata, blobs: BlobMaintenance) -> Iterator[GarbageItem]:
     """Delete the bytes that purges left, as a running server does, and yield each blob that is deleted. Blocks.
 
     A blob that the store fails to delete again is left for the next time.
@@ -128,7 +137,7 @@ def finish_purges(database: Metadata, blobs: BlobStore) -> Iterator[GarbageItem]
             is_unreferenced = stored is not None and database.write_and_wait(
                 partial(unreferenced.release_again, digest=text)
             )
-            deleted = stored is not None and is_unreferenced and blobs.delete_and_wait(stored)
+            deleted = stored is not None and is_unreferenced and blobs.delete(stored)
         except (StoreBroken, Invalid):  # `fsck` reports a digest that cannot be parsed
             continue
         database.write_and_wait(partial(unreferenced.forget_purged, digests=[text]))
@@ -136,12 +145,12 @@ def finish_purges(database: Metadata, blobs: BlobStore) -> Iterator[GarbageItem]
             yield GarbageItem("blob", text, stored.size, "it was purged")
 
 
-def _tidy_upload_rows(database: Metadata, blobs: BlobStore, now_us: int) -> None:
+def _tidy_upload_rows(database: Metadata, uploads: UploadCleanup, now_us: int) -> None:
     """Extend the rows of sessions that are still written to, and remove those whose bytes are gone."""
     rows = database.read_and_wait(upload_table.all_uploads)
     if not rows:
         return
-    written_us = {session.name: session.mtime_us for session in blobs.abandoned(_END_OF_TIME_US)}
+    written_us = {session.name: session.mtime_us for session in uploads.abandoned(_END_OF_TIME_US)}
     gone: list[UploadRow] = []
     extended: list[tuple[str, int]] = []
     for row in rows:
@@ -174,7 +183,7 @@ def _session_name(row: UploadRow) -> str:
         return ""
 
 
-def collect_released(database: Metadata, blobs: BlobStore, now_us: int) -> int:
+def collect_released(database: Metadata, blobs: BlobMaintenance, now_us: int) -> int:
     """Delete the bytes of blobs whose last row was removed, without a walk over the store, as a running server does.
 
     Returns how many blobs were deleted. Blocks.
@@ -202,14 +211,14 @@ def _unreferenced(batch: Iterable[StoredBlob], now_us: int, snapshot: Snapshot) 
 
 
 def _delete(
-    database: Metadata, blobs: BlobStore, deletable: Iterable[_Unreferenced], now_us: int, *, dry_run: bool
+    database: Metadata, blobs: BlobMaintenance, deletable: Iterable[_Unreferenced], now_us: int, *, dry_run: bool
 ) -> Iterator[GarbageItem]:
     deleted: list[str] = []
     try:
         for item in deletable:
             stored = item.stored
             if not dry_run:
-                if not blobs.delete_and_wait(stored):  # it was pushed again since
+                if not blobs.delete(stored):  # it was pushed again since
                     continue
                 deleted.append(str(stored.digest))
             yield GarbageItem("blob", str(stored.digest), stored.size, item.reason)
@@ -232,7 +241,7 @@ def _reason(snapshot: Snapshot, stored: StoredBlob, now_us: int) -> str | None:
     return f"no repository refers to it since {_hours(now_us - since)}"
 
 
-def _forget_released(database: Metadata, blobs: BlobStore, now_us: int) -> None:
+def _forget_released(database: Metadata, blobs: BlobMaintenance, now_us: int) -> None:
     """Remove the notes on blobs that have a row again, or whose bytes were deleted."""
     before_us = now_us - RELEASED_FOR_US
     old = database.read_and_wait(partial(unreferenced.released_before, before_us=before_us))

@@ -50,7 +50,7 @@ class PackageDiff:
 
 def compare_packages(old: Iterable[Package], new: Iterable[Package]) -> PackageDiff:
     """Return which packages were added, removed, or have other versions."""
-    before, after = _versions(old), _versions(new)
+    before, after = versions_of(old), versions_of(new)
     changes = [
         PackageChange(kind, name, before.get((kind, name), ""), after.get((kind, name), ""))
         for kind, name in sorted({*before, *after}, key=lambda key: (key[1], key[0]))
@@ -74,7 +74,8 @@ def checked(packages: Iterable[Package]) -> tuple[Package, ...]:
     return tuple(sorted(found, key=lambda each: (each.name, each.kind, each.version)))
 
 
-def _versions(packages: Iterable[Package]) -> Mapping[tuple[str, str], str]:
+def versions_of(packages: Iterable[Package]) -> Mapping[tuple[str, str], str]:
+    """Return the versions of packages by kind and name; several of one package are joined by ", "."""
     found: defaultdict[tuple[str, str], set[str]] = defaultdict(set)
     for each in packages:
         found[each.kind, each.name].add(each.version)

@@ -10,7 +10,7 @@ How this module keeps the promises of `blobs.protocol` (numbers in brackets):
 - A failed write is taken back to what was acknowledged [3]. A failed fsync removes the session, because after it the kernel
   shows bytes that the disk may not have.
 
-`local_store` decides where sessions and blobs are, and opens sessions.
+`local_uploads` opens sessions; `local_layout` decides where sessions and blobs are.
 """
 
 from __future__ import annotations

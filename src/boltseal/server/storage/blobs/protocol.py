@@ -1,4 +1,4 @@
-"""What a blob store promises: `BlobStore`, its two halves, and the values that go in and out.
+"""What a blob store promises: `BlobStore`, its parts by who needs them, and the values that go in and out.
 
 A blob store keeps bytes under their digest, and upload sessions: bytes that are not complete and have no digest yet. It
 knows nothing of repositories, rows or rights: `registry` decides who may read a blob, and the rows decide whether a blob is
@@ -203,7 +203,7 @@ class PartialReader(Protocol):
 
 
 class UploadSessions(Protocol):
-    """The half of a blob store that takes bytes in."""
+    """Takes the bytes of blobs in."""
 
     async def start_upload(self, key: UploadKey) -> None:
         """Begin an empty session; an existing one is left as it is. Not durable: a power cut may remove an empty session.
@@ -237,27 +237,58 @@ class UploadSessions(Protocol):
         """End the session and drop its bytes, also while it is written to. Raises: UploadUnknown."""
         ...
 
+
+class UploadCleanup(Protocol):
+    """Finds and removes sessions that their clients left. Blocks: not for the event loop."""
+
     def abandoned(self, older_than_us: int) -> Iterator[UploadFile]:
-        """Yield the sessions last written before a time (microseconds since the epoch). Blocks: not for the event loop."""
+        """Yield the sessions last written before a time (microseconds since the epoch)."""
         ...
 
     def discard(self, upload: UploadFile, older_than_us: int) -> bool:
-        """Drop an abandoned session. False, and nothing done, if it is in use or was written to meanwhile. Blocks."""
+        """Drop an abandoned session. False, and nothing done, if it is in use or was written to meanwhile."""
         ...
 
 
-class BlobReader(Protocol):
-    """The half of a blob store that gives bytes out and deletes them."""
+class BlobMaintenance(Protocol):
+    """Goes through a whole store, for garbage collection and fsck. Every method blocks: not for the event loop."""
+
+    def look(self, digest: Digest) -> StoredBlob | None:
+        """Return what `BlobStore.stat` does."""
+        ...
+
+    def scan(self, digest: Digest) -> Iterator[bytes]:
+        """Yield all bytes of the blob in pieces, to be hashed by the caller.
+
+        Close the iterator if it is left early. Raises: BlobAbsent, StoreBroken, at the first piece or later.
+        """
+        ...
+
+    def walk(self) -> Iterator[StoredBlob]:
+        """Yield every blob in the order of digests, perhaps those committed or deleted meanwhile."""
+        ...
+
+    def strays(self) -> Iterator[str]:
+        """Yield what is in the store and is neither blob nor session, as names relative to it."""
+        ...
+
+    def delete(self, stored: StoredBlob) -> bool:
+        """Delete what `look` or `walk` returned, as `BlobStore.delete` does."""
+        ...
+
+
+class BlobStore(Protocol):
+    """A blob store. The module's docstring states the promises."""
+
+    uploads: UploadSessions
+    upload_cleanup: UploadCleanup
+    maintenance: BlobMaintenance
 
     async def stat(self, digest: Digest) -> StoredBlob | None:
         """Return what is stored under a digest, None if nothing is. StoreBroken if that can't be determined.
 
         Not inside a database transaction: on an object store it is a request over the network.
         """
-        ...
-
-    def look(self, digest: Digest) -> StoredBlob | None:
-        """Return what `stat` does. Blocks: not for the event loop."""
         ...
 
     def path(self, digest: Digest) -> Path | None:
@@ -271,31 +302,16 @@ class BlobReader(Protocol):
         """
         ...
 
-    def scan(self, digest: Digest) -> Iterator[bytes]:
-        """Yield all bytes of the blob in pieces, to be hashed by the caller. Blocks: not for the event loop.
-
-        Close the iterator if it is left early. Raises: BlobAbsent, StoreBroken, at the first piece or later.
-        """
-        ...
-
-    def walk(self) -> Iterator[StoredBlob]:
-        """Yield every blob in the order of digests, perhaps those committed or deleted meanwhile. Blocks."""
-        ...
-
-    def strays(self) -> Iterator[str]:
-        """Yield what is in the store and is neither blob nor session, as names relative to it. Blocks."""
-        ...
-
     async def delete(self, stored: StoredBlob) -> bool:
-        """Delete the bytes that `stat` or `walk` returned; False, and nothing done, if others are stored now, or none.
+        """Delete the bytes that `stat` returned; False, and nothing done, if others are stored now, or none.
 
         Outside the transaction that decided that no row refers to them. A reader that has begun reads to the end.
         StoreBroken: the bytes may or may not be deleted.
         """
         ...
 
-    def delete_and_wait(self, stored: StoredBlob) -> bool:
-        """Delete as `delete` does. Blocks: not for the event loop."""
+    def close(self) -> None:
+        """Wait for what is being written, and close threads and files."""
         ...
 
 
@@ -307,12 +323,4 @@ class RedirectUrl(Protocol):
 
         The URL is a secret: who has it can read the blob without a login. Never log it. It does not answer HEAD.
         """
-        ...
-
-
-class BlobStore(BlobReader, UploadSessions, Protocol):
-    """A blob store. The module's docstring states their promises."""
-
-    def close(self) -> None:
-        """Wait for what is being written, and close threads and files."""
         ...

@@ -173,8 +173,8 @@ class AccountVersion(NamedTuple):
     encrypted_hash: str
 
 
-class Lookups(Protocol):
-    """Point look-ups for requests, each of the last commit or a later one. Called on the event loop. Unavailable."""
+class ContentLookups(Protocol):
+    """What a repository contains."""
 
     async def repository(self, name: str) -> bool:
         """Return whether a repository of this name exists or ever existed."""
@@ -196,6 +196,10 @@ class Lookups(Protocol):
         """Return the size in bytes of a blob of this repository, or None."""
         ...
 
+
+class UploadLookups(Protocol):
+    """What an upload or a mount depends on."""
+
     async def released(self, digest: str) -> int | None:
         """Return when the last row of any repository that referred to a blob was removed; None if there was none."""
         ...
@@ -204,6 +208,10 @@ class Lookups(Protocol):
         """Return who began an upload session of this repository, as its row has it; None if there is no row."""
         ...
 
+
+class UpstreamLookups(Protocol):
+    """What was learned of upstreams."""
+
     async def foreign_tag(self, repository: str, name: str) -> ForeignTagRow | None:
         """Return the state of an upstream's tag, or None if the upstream was never seen to have it."""
         ...
@@ -211,6 +219,10 @@ class Lookups(Protocol):
     async def upstream_pause(self, name: str) -> UpstreamPause:
         """Return the pause of an upstream; one that is over if there is none."""
         ...
+
+
+class LoginLookups(Protocol):
+    """Users, and failed logins."""
 
     async def account_version(self) -> AccountVersion:
         """Return what differs after every change of the users."""
@@ -223,6 +235,16 @@ class Lookups(Protocol):
     async def failed_login(self, address: str) -> FailedLoginRow | None:
         """Return the failed logins of an address, or None if there is no row."""
         ...
+
+
+@dataclass(frozen=True, slots=True)
+class Lookups:
+    """Point look-ups for requests, each of the last commit or a later one. Called on the event loop. Unavailable."""
+
+    content: ContentLookups
+    uploads: UploadLookups
+    upstreams: UpstreamLookups
+    logins: LoginLookups
 
 
 class Metadata(Protocol):

@@ -1,12 +1,8 @@
-"""SQLite behind the metadata protocols: connections, transactions, errors, look-ups. The only module that imports a driver.
+"""SQLite behind the metadata protocols: connections, transactions, errors. The only module that imports a driver.
 
 WAL with `synchronous=FULL`: a commit that was acknowledged survives power loss (guarantee 4). Writers of all processes
 queue at BEGIN IMMEDIATE, so a write transaction excludes all others and row locks cost nothing; a wait longer than ten
 seconds becomes Unavailable. Readers never wait.
-
-The look-ups run for nearly every request, as plain text on the driver's connection, because SQLAlchemy costs ten times
-the query. They read a local file by a key in about 10 us, less than a hand-over to a thread, so they run on the event
-loop's thread. They are coroutines because on another database they are not local.
 """
 
 from __future__ import annotations
@@ -26,19 +22,9 @@ from boltseal.errors import BoltsealError, Full, Unavailable
 from boltseal.files.atomic_files import Disk
 from boltseal.server.storage.coordination.generation import FileGeneration
 from boltseal.server.storage.metadata.database import WRITE_BUDGET_S, SqlMetadata, SqlSnapshot
-from boltseal.server.storage.metadata.protocol import (
-    NO_PAUSE,
-    AccountRow,
-    AccountVersion,
-    Clock,
-    FailedLoginRow,
-    ForeignTagRow,
-    ManifestFound,
-    Snapshot,
-    TagFound,
-    UpstreamPause,
-)
+from boltseal.server.storage.metadata.protocol import Clock, Lookups, Snapshot
 from boltseal.server.storage.metadata.sql import DatabaseDamaged, SqlSession
+from boltseal.server.storage.metadata.sqlite_lookups import sqlite_lookups
 
 LOCK_WAIT_S: Final = 10.0
 STEPS_BETWEEN_CHECKS: Final = 10_000
@@ -215,9 +201,9 @@ class SqliteDriver:
         """Open another connection."""
         return SqliteSession(self._engine)
 
-    def lookups(self, session: SqlSession) -> SqliteLookups:
+    def lookups(self, session: SqlSession) -> Lookups:
         """Return the look-ups for pulls on a session that nothing else uses."""
-        return SqliteLookups(session)
+        return sqlite_lookups(session)
 
     def errors_named(self) -> AbstractContextManager[None]:
         """Turn SQLite's errors inside the block into the registry's."""
@@ -355,112 +341,3 @@ def _copy(reads: sqlite3.Connection, target: Path) -> None:
         os.close(fd)
     beside.replace(target)
     Disk().sync_folder(os.fspath(target.parent))
-
-
-_REPOSITORY = "SELECT 1 FROM repository WHERE name = ?"
-_TAG = """
-SELECT t.digest, t.sealed_digest IS NOT NULL, CASE WHEN t.sealed_digest IS NULL THEN t.keep_until_us END
-FROM repository r JOIN tag t ON t.repository_id = r.id
-WHERE r.name = ? AND t.name = ? AND t.digest IS NOT NULL
-"""
-_BOUND = """
-SELECT t.sealed_digest
-FROM repository r JOIN tag t ON t.repository_id = r.id
-WHERE r.name = ? AND t.name = ? AND t.digest IS NULL
-"""
-_MANIFEST = """
-SELECT m.media_type, c.raw
-FROM repository r JOIN manifest m ON m.repository_id = r.id JOIN content c ON c.canonical = m.canonical
-WHERE r.name = ? AND m.digest = ?
-"""
-_BLOB = """
-SELECT b.size FROM repository r JOIN blob b ON b.repository_id = r.id WHERE r.name = ? AND b.digest = ?
-"""
-_RELEASED = "SELECT released_us FROM released WHERE digest = ?"
-_UPLOAD_OWNER = "SELECT owner FROM upload_session WHERE id = ? AND repository = ?"
-_FOREIGN_TAG = """
-SELECT digest, media_type, size, held_digest, held_media_type, held_size, held_us, gone_us, asked_us, entry_index,
-       changes, changes_since_us
-FROM foreign_tag WHERE repository = ? AND name = ?
-"""
-_UPSTREAM_PAUSE = "SELECT until_us, pulls_until_us, reason FROM upstream_pause WHERE name = ?"
-_ACCOUNT_VERSION = """
-SELECT (SELECT count(*) FROM account), changed_us, encrypted_hash FROM account ORDER BY changed_us DESC LIMIT 1
-"""
-_ACCOUNTS = "SELECT name, encrypted_hash FROM account"
-_FAILED_LOGIN = "SELECT failures, last_us FROM failed_login WHERE address = ?"
-
-
-class SqliteLookups:
-    """The `Lookups` of one session, for one thread."""
-
-    def __init__(self, session: SqlSession) -> None:
-        self._plain = session.plain
-
-    async def repository(self, name: str) -> bool:
-        """Return whether a repository of this name exists or ever existed."""
-        return self._one(_REPOSITORY, (name,)) is not None
-
-    async def tag(self, repository: str, name: str) -> TagFound | None:
-        """Return what a tag resolves to, or None if there is no such tag now."""
-        row = self._one(_TAG, (repository, name))
-        return None if row is None else TagFound(row[0], bool(row[1]), row[2])
-
-    async def bound(self, repository: str, name: str) -> str | None:
-        """Return the digest in the tombstone of a deleted tag, or None if the tag has no tombstone."""
-        row = self._one(_BOUND, (repository, name))
-        return None if row is None else row[0]
-
-    async def manifest(self, repository: str, digest: str) -> ManifestFound | None:
-        """Return a manifest as it was pushed, or None if this repository does not have it."""
-        row = self._one(_MANIFEST, (repository, digest))
-        return None if row is None else ManifestFound(row[0], row[1])
-
-    async def blob_size(self, repository: str, digest: str) -> int | None:
-        """Return the size in bytes of a blob of this repository, or None."""
-        row = self._one(_BLOB, (repository, digest))
-        return None if row is None else int(row[0])
-
-    async def released(self, digest: str) -> int | None:
-        """Return when the last row of any repository that referred to a blob was removed; None if there was none."""
-        row = self._one(_RELEASED, (digest,))
-        return None if row is None else int(row[0])
-
-    async def upload_owner(self, repository: str, upload: str) -> str | None:
-        """Return who began an upload session of this repository, as its row has it; None if there is no row."""
-        row = self._one(_UPLOAD_OWNER, (upload, repository))
-        return None if row is None else str(row[0])
-
-    async def foreign_tag(self, repository: str, name: str) -> ForeignTagRow | None:
-        """Return the state of an upstream's tag, or None if the upstream was never seen to have it."""
-        row = self._one(_FOREIGN_TAG, (repository, name))
-        return None if row is None else ForeignTagRow(*row)
-
-    async def upstream_pause(self, name: str) -> UpstreamPause:
-        """Return the pause of an upstream; one that is over if there is none."""
-        row = self._one(_UPSTREAM_PAUSE, (name,))
-        return NO_PAUSE if row is None else UpstreamPause(*row)
-
-    async def account_version(self) -> AccountVersion:
-        """Return what differs after every change of the users."""
-        row = self._one(_ACCOUNT_VERSION, ())
-        return AccountVersion(0, 0, "") if row is None else AccountVersion(*row)
-
-    async def accounts(self) -> list[AccountRow]:
-        """Return every user."""
-        with errors_named():
-            return [AccountRow(*row) for row in self._plain(_ACCOUNTS, ()).fetchall()]
-
-    async def failed_login(self, address: str) -> FailedLoginRow | None:
-        """Return the failed logins of an address, or None if there is no row."""
-        row = self._one(_FAILED_LOGIN, (address,))
-        return None if row is None else FailedLoginRow(*row)
-
-    def _one(self, query: str, values: tuple[str, ...]) -> Any:
-        try:
-            return self._plain(query, values).fetchone()
-        except sqlite3.DatabaseError as error:
-            named = _named(error)
-            if named is None:
-                raise
-            raise named from error

@@ -1,0 +1,272 @@
+"""What changed in a base and whether it reaches an image, by real layers: own ones overwrite, delete, upgrade and copy."""
+
+from __future__ import annotations
+
+import asyncio
+import tarfile
+from collections.abc import Sequence
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from boltseal.commands.base_change import BaseChange, BaseMove, ExplainedBase, ImageLayers
+from boltseal.commands.image_contents import read_contents
+from boltseal.oci.descriptor import Descriptor
+from boltseal.oci.digest import Digest
+from boltseal.oci.reference import Reference
+from boltseal.policy.base_change_reach import PartState, Reach
+from boltseal.project.bases.changes import SettingChange
+from boltseal.transfer.inspect import inspect
+from tests.images import OCI_LAYER, Blob, Document, gzipped
+from tests.packaged_images import APK, DPKG, SPDX_TYPE, apk, cyclonedx, dpkg, image_of, layer_of, sbom_of
+from tests.tar_images import Files, hard_link, symlink, tar_of
+from tests.transfer.memory_source import MemorySource
+
+PATHS = ("a", "d/b", "d/c", "d/e/f")
+MOVE = BaseMove(Reference.parse("reg.test/base/os:1"), Digest.of(b"was"), Digest.of(b"now"), "linux/amd64")
+
+
+class WithSboms(MemorySource):
+    """A source of one image whose referrers are its other documents."""
+
+    def __init__(self, image: Document, *sboms: Document) -> None:
+        super().__init__(image, *sboms)
+        self._image, self._sboms = image, sboms
+
+    async def referrers(self, digest: Digest) -> tuple[Descriptor, ...]:
+        if str(digest) != self._image.digest:
+            return ()
+        return tuple(
+            Descriptor(each.media_type, Digest.parse(each.digest), len(each.raw), artifact_type=SPDX_TYPE)
+            for each in self._sboms
+        )
+
+
+def files_layer(files: Files) -> Blob:
+    """Return a layer with files and links."""
+    return Blob(gzipped(tar_of(files)), OCI_LAYER)
+
+
+async def layers_of(image: Document, *sboms: Document) -> ImageLayers:
+    """Read an image as `outdated --explain` does."""
+    source = WithSboms(image, *sboms)
+    inspected = await inspect(source, Digest.parse(image.digest), None)
+    contents = await read_contents(source, inspected)
+    return ImageLayers(contents, () if inspected.config is None else inspected.config.diff_ids)
+
+
+def explained(
+    was: Document,
+    now: Document,
+    image: Document,
+    *,
+    sboms: Sequence[Document] = (),
+    changed: Sequence[SettingChange] = (),
+    own: Sequence[SettingChange] = (),
+) -> ExplainedBase:
+    """Explain an image. `sboms`: of the former base, of the new one, and of the image."""
+
+    async def run() -> ExplainedBase:
+        attached: list[tuple[Document, ...]] = [(each,) for each in sboms] or [(), (), ()]
+        old, new, layers = [
+            await layers_of(each, *some) for each, some in zip((was, now, image), attached, strict=True)
+        ]
+        return BaseChange(MOVE, old, new, tuple(changed)).explain(layers, own)
+
+    return asyncio.run(run())
+
+
+Steps = list[tuple[str, str]]
+CONTENTS = st.dictionaries(st.sampled_from(PATHS), st.sampled_from(["1", "2", "3"]), max_size=len(PATHS))
+OWN_STEPS = st.lists(
+    st.tuples(st.sampled_from(["write", "delete", "folder", "copy", "upgrade", "mode"]), st.sampled_from(PATHS)),
+    max_size=4,
+)
+
+
+def own_layers(steps: Steps, base: dict[str, str], new: dict[str, str]) -> tuple[list[Blob], dict[str, str]]:
+    """Return the own layers of a build on a base, one for each step, and the files of the image that it makes.
+
+    `new`: the files of the new base, which an upgrade writes.
+    """
+    files, layers = dict(base), list[Blob]()
+    for number, (what, path) in enumerate(steps):
+        if what == "write":
+            layers.append(files_layer({path: f"own {number}"}))
+            files[path] = f"own {number}"
+        elif what == "delete" and path in files:
+            folder, _, name = path.rpartition("/")
+            layers.append(files_layer({f"{folder}/.wh.{name}" if folder else f".wh.{name}": ""}))
+            del files[path]
+        elif what == "folder" and any(each.startswith("d/") for each in files):
+            layers.append(files_layer({".wh.d": ""}))
+            files = {each: content for each, content in files.items() if not each.startswith("d/")}
+        elif what == "copy" and path in files:
+            layers.append(files_layer({f"copy{number}": files[path]}))
+            files[f"copy{number}"] = files[path]
+        elif what == "upgrade" and path in new:
+            layers.append(files_layer({path: new[path]}))
+            files[path] = new[path]
+        elif what == "mode" and path in files:
+            layers.append(layer_of({path: files[path].encode()}, 0o755))
+    return layers, files
+
+
+@settings(max_examples=150, deadline=None)
+@given(CONTENTS, CONTENTS, OWN_STEPS)
+def test_a_rebuild_changes_nothing_if_the_change_does_not_reach(
+    was: dict[str, str], now: dict[str, str], steps: Steps
+) -> None:
+    """An image that a change does not reach is the same after a rebuild; one that it reaches has a file as before the change."""
+    keep = {"keep": "same"}
+    was, now = was | keep, now | keep
+    layers, files = own_layers(steps, was, now)
+    _, rebuilt = own_layers(steps, now, now)
+    base = files_layer(was)
+    found = explained(image_of(base), image_of(files_layer(now)), image_of(base, *layers))
+    former = {path for path in PATHS if was.get(path) != now.get(path) and files.get(path) == was.get(path)}
+
+    if found.reach is Reach.DOES_NOT:
+        assert files == rebuilt
+    elif found.reach is Reach.REACHES:
+        assert former or found.files.copies
+    else:
+        assert was == now
+
+
+BASE = {DPKG: dpkg(bash="5.1", openssl="3.0.1"), "usr/lib/libssl.so": b"3.0.1", "etc/keep": b"same"}
+FIXED = {DPKG: dpkg(bash="5.1", openssl="3.0.2"), "usr/lib/libssl.so": b"3.0.2", "etc/keep": b"same"}
+WAS, NOW = image_of(layer_of(BASE)), image_of(layer_of(FIXED))
+
+
+def on_base(*own: Files) -> Document:
+    return image_of(layer_of(BASE), *(files_layer(each) for each in own))
+
+
+def test_an_image_with_the_former_package_is_reached() -> None:
+    """An image that adds its own files has the former version of the changed package, and the change reaches it."""
+    found = explained(WAS, NOW, on_base({"app": "x"}))
+
+    assert found.reach is Reach.REACHES
+    assert found.reason == "it has 1 of 1 changed packages and 2 of 2 changed files as before the change"
+    [package] = found.packages.packages
+    assert (package.change.name, package.own, package.state) == ("openssl", "3.0.1", PartState.FORMER)
+    assert found.files.former == ("/usr/lib/libssl.so", f"/{DPKG}")
+
+
+@pytest.mark.parametrize("version", ["3.0.2", "3.0.3"])
+def test_an_own_upgrade_is_not_reached(version: str) -> None:
+    """An image whose own `apt-get upgrade` installed the fixed version or a later one is not reached by the change."""
+    found = explained(
+        WAS, NOW, on_base({DPKG: dpkg(bash="5.1", openssl=version, own="1"), "usr/lib/libssl.so": version})
+    )
+
+    assert found.reach is Reach.DOES_NOT
+    assert [each.state for each in found.packages.packages] == [PartState.NEW]
+
+
+def test_an_own_upgrade_to_an_older_version_is_reached() -> None:
+    """An image that was upgraded to a version between the two of the base still lacks the fix."""
+    now = image_of(layer_of(FIXED | {DPKG: dpkg(bash="5.1", openssl="3.0.9"), "usr/lib/libssl.so": b"3.0.9"}))
+    found = explained(WAS, now, on_base({DPKG: dpkg(bash="5.1", openssl="3.0.2"), "usr/lib/libssl.so": "3.0.2"}))
+
+    assert found.reach is Reach.REACHES
+
+
+def test_an_own_version_of_apk_is_not_compared() -> None:
+    """Which of two other versions of an Alpine package is newer is not known, and so is whether the change reaches."""
+    images = [
+        image_of(layer_of({APK: apk(musl=version), "lib/libc.so": version.encode()})) for version in ("1.2.3", "1.2.4")
+    ]
+    image = image_of(
+        layer_of({APK: apk(musl="1.2.3"), "lib/libc.so": b"1.2.3"}),
+        layer_of({APK: apk(musl="1.2.5"), "lib/libc.so": b"1.2.5"}),
+    )
+    found = explained(images[0], images[1], image)
+
+    assert found.reach is Reach.UNKNOWN
+    assert "other versions of changed packages" in found.reason
+
+
+def test_a_deleted_package_is_not_reached() -> None:
+    """An image whose own layers delete the changed package and its files is not reached."""
+    found = explained(WAS, NOW, on_base({DPKG: dpkg(bash="5.1"), "usr/lib/.wh.libssl.so": ""}))
+
+    assert found.reach is Reach.DOES_NOT
+    assert found.files.counts == {PartState.REPLACED: 1, PartState.GONE: 1}
+
+
+@pytest.mark.parametrize("link", [hard_link("usr/lib/libssl.so"), symlink("/usr/lib/libssl.so")])
+def test_a_link_to_a_former_file_is_reached(link: tarfile.TarInfo) -> None:
+    """An image that adds a link to a changed file still has the former file."""
+    found = explained(WAS, NOW, on_base({"opt/ssl": link}))
+
+    assert found.reach is Reach.REACHES
+
+
+def test_a_copy_of_a_former_file_reaches_an_image_of_another_base() -> None:
+    """A file that a build copied from the base into an image of other layers is a former one, under any path."""
+    found = explained(WAS, NOW, image_of(files_layer({"app/ssl": "3.0.1", "app/own": "x"})))
+
+    assert found.reach is Reach.REACHES
+    assert (found.files.former, found.files.copies) == (("/app/ssl",), 1)
+
+
+def test_an_image_of_unchanged_files_is_not_reached() -> None:
+    """An image that only has copies of files which both bases have is not reached by the change."""
+    found = explained(WAS, NOW, image_of(files_layer({"app/keep": "same"})))
+
+    assert found.reach is Reach.DOES_NOT
+
+
+def test_an_image_of_other_layers_and_files_could_not_be_checked() -> None:
+    """A program may have been compiled from changed files, so an image of other layers with files of its own is doubt."""
+    found = explained(WAS, NOW, image_of(files_layer({"app/own": "x"})))
+
+    assert found.reach is Reach.UNKNOWN
+    assert "does not begin with the layers of the former base" in found.reason
+
+
+def test_sboms_count_if_all_three_images_have_one() -> None:
+    """With an SBOM of the former base, the new base and the image, packages are compared by these."""
+    image = on_base({"app": "x"})
+    attached = [
+        sbom_of(each, cyclonedx(left=version), SPDX_TYPE)
+        for each, version in ((WAS, "1.0"), (NOW, "1.1"), (image, "1.0"))
+    ]
+    found = explained(WAS, NOW, image, sboms=attached)
+
+    assert found.packages.origin == "SBOMs attached to the images"
+    assert [(row.change.name, row.own) for row in found.packages.packages] == [("left", "1.0")]
+
+
+def test_a_setting_that_the_image_inherits_reaches_it() -> None:
+    """A change of settings only reaches an image that has the former value, and no image with its own."""
+    base = image_of(layer_of(BASE))
+    change = SettingChange("ENV V", "1", "2")
+    inherits = explained(base, base, on_base(), changed=[change], own=[change])
+    own = explained(base, base, on_base(), changed=[change], own=[SettingChange("ENV V", "9", "2")])
+    same = explained(base, base, on_base(), changed=[change])
+
+    assert [each.reach for each in (inherits, own, same)] == [Reach.REACHES, Reach.DOES_NOT, Reach.DOES_NOT]
+
+
+def test_only_a_folders_mode_changed() -> None:
+    """A base that only changed the mode of a folder reaches an image that has the folder as before."""
+    folder = tarfile.TarInfo()
+    folder.type, folder.mode = tarfile.DIRTYPE, 0o700
+    was, now = files_layer({"d/": "", "x": "1"}), files_layer({"d/": folder, "x": "1"})
+    found = explained(image_of(was), image_of(now), image_of(was, files_layer({"y": ""})))
+
+    assert (found.reach, found.files.former) == (Reach.REACHES, ("/d",))
+
+
+def test_a_damaged_image_could_not_be_checked() -> None:
+    """An image whose layers are not those that its config states is doubt, with the reason, for any of the three images."""
+    damaged = image_of(layer_of(BASE), diff_ids=[f"sha256:{'0' * 64}"])
+    for images in ((damaged, NOW, on_base()), (WAS, damaged, on_base()), (WAS, NOW, damaged)):
+        found = explained(images[0], images[1], images[2])
+
+        assert found.reach is Reach.UNKNOWN
+        assert "has not the content that the config states" in found.reason

@@ -1,0 +1,31 @@
+"""`lock --update` leaves what a rollback holds."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from boltseal.commands.client_context import ClientContext
+from boltseal.commands.lock import unless_held
+from boltseal.config import ClientPaths
+from boltseal.deploy.holds import HeldImage
+from boltseal.oci.digest import Digest
+from boltseal.oci.reference import Reference
+
+DIGEST = Digest.of(b"held")
+
+
+@pytest.mark.parametrize("written", ["reg.test/web", "reg.test/web:latest", f"reg.test/web@{DIGEST}"])
+def test_a_held_image_is_not_updated_however_its_file_writes_it(written: str, tmp_path: Path) -> None:
+    """A held image is not resolved again, also if its file has only a digest, as after pinning a name without a tag."""
+    notices: list[str] = []
+    client = ClientContext(ClientPaths((), "", tmp_path / "none.toml"), tmp_path, lambda: 0, notices.append)
+    held = HeldImage("web", written, str(DIGEST), str(DIGEST), undone=2, by=3)
+    update = unless_held(lambda _: True, [held], client)
+
+    assert not update(Reference.parse("reg.test/web:latest"))
+    assert update(Reference.parse("reg.test/web:edge"))
+    assert notices == [
+        "reg.test/web:latest is not updated: held since release 3 went back from release 2; end it with `boltseal release hold --end`"
+    ]
