@@ -19,7 +19,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from boltseal.client.credentials import CredentialStore
-from boltseal.client.transport import RegistryRequest, Transport, TransportOptions
+from boltseal.client.registry_request import RegistryRequest
+from boltseal.client.transport import Transport, TransportOptions
 from boltseal.oci.manifest import parse_manifest
 from boltseal.oci.mediatype import OCI_MANIFEST
 from boltseal.project.bases.freshness import BaseStatus

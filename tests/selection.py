@@ -1,12 +1,12 @@
-"""Which tests a target of the Makefile runs: marks from places and measured times, one row of each table, what changed.
+"""Which tests a target of the Makefile runs: marks from places and measured times, one row of each table.
 
-Loaded by `tests/conftest.py`. Three options of pytest, independent of each other:
+Loaded by `tests/conftest.py`. Two options of pytest, independent of each other:
 
 --one-row              of each table of cases only the first row
---changed-since REV    only tests that can reach a module that differs from git revision REV, by the import graph
 --write-timings        measure every test that runs and store its processor time in `tests/timings.json`
 
-A test whose stored processor time exceeds LENGTHY_S gets the mark `lengthy`. A test without a stored time gets none.
+A test whose stored processor time exceeds LENGTHY_S gets the mark `lengthy`. A test without a stored time gets none. For each
+file the sum of its other tests is stored, one row of each table.
 A test that is marked `real` gets the mark `engine` in one of ENGINE_TESTS, and `store` in one of STORE_TESTS.
 """
 
@@ -16,14 +16,12 @@ import ast
 import json
 import re
 import resource
-import subprocess
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Final
 
-import grimp
 import pytest
 
 ROOT: Final = Path(__file__).parent.parent
@@ -34,25 +32,18 @@ ENGINE_TESTS: Final = ("tests/distribution/test_image.py", "tests/real/engines/"
 """Where real container engines build, run and keep images: `make test-engines` runs these."""
 STORE_TESTS: Final = ("tests/attacks/scrub/",)
 """Where the stores of container engines on disk are checked: `make test-stores` runs these, `make test` all others."""
-EVERYTHING: Final = re.compile(
-    r"pyproject\.toml|Makefile|requirements.*\.lock|scripts/.*|tests/conftest\.py|tests/selection\.py|tests/environment\.py|tests/data/.*"
-)
-"""Changed files that no import graph connects with tests: a change of one of them selects every test."""
-LOADED_BY_NAME: Final = {"boltseal.cli.root": "boltseal.cli."}
-"""Modules that load others by name at run time, and the names' common beginning."""
 
 _measured: dict[str, float] = {}
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--one-row", action="store_true", help="of each table of cases only the first row")
-    parser.addoption("--changed-since", metavar="REV", default="", help="only tests that can reach what changed since")
     parser.addoption("--write-timings", action="store_true", help="store processor times in tests/timings.json")
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> Iterator[None]:
-    """Mark lengthy tests and drop what a change can't reach; after pytest's own `-m`, drop rows of tables."""
+    """Mark lengthy tests; after pytest's own `-m`, drop rows of tables."""
     timings = stored_timings()
     for item in items:
         if timings.get(function_id(item), 0.0) > LENGTHY_S:
@@ -61,19 +52,11 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             item.add_marker(pytest.mark.engine)
         if item.get_closest_marker("real") is not None and item.nodeid.startswith(STORE_TESTS):
             item.add_marker(pytest.mark.store)
-    revision = config.getoption("--changed-since")
-    changed = changed_files(revision) if revision else frozenset()
-    if changed and not any(map(EVERYTHING.fullmatch, changed)):
-        _keep(config, items, filter(_Reach(changed).by, list(items)))
     yield  # after -m another row may be the first
     if config.getoption("--one-row"):
-        _keep(config, items, first_rows(items))
-
-
-def _keep(config: pytest.Config, items: list[pytest.Item], wanted: Iterable[pytest.Item]) -> None:
-    kept = list(wanted)
-    config.hook.pytest_deselected(items=[item for item in items if item not in set(kept)])
-    items[:] = kept
+        kept = set(first_rows(items))
+        config.hook.pytest_deselected(items=[item for item in items if item not in kept])
+        items[:] = [item for item in items if item in kept]
 
 
 @pytest.hookimpl(wrapper=True)
@@ -90,14 +73,30 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
     """Write what was measured, beside what is known of tests that did not run."""
     if not session.config.getoption("--write-timings"):
         return
-    kept = {name: spent for name, spent in stored_timings().items() if name not in _measured and exists(name)}
+    kept = {name: spent for name, spent in _stored().items() if name not in _measured and exists(name)}
     lengthy = {name: round(spent, 2) for name, spent in _measured.items() if spent > LENGTHY_S}
-    TIMINGS.write_text(json.dumps(kept | lengthy, indent=0, sort_keys=True) + "\n", encoding="utf-8")
+    quick: dict[str, float] = {}
+    for name, spent in _measured.items():
+        file = name.partition("::")[0]
+        quick[file] = quick.get(file, 0.0) + (spent if spent <= LENGTHY_S else 0.0)
+    sums = {file: round(spent, 2) for file, spent in quick.items()}
+    TIMINGS.write_text(json.dumps(kept | lengthy | sums, indent=0, sort_keys=True) + "\n", encoding="utf-8")
 
 
 @cache
 def stored_timings() -> Mapping[str, float]:
     """Return seconds of processor time by `tests/FILE.py::FUNCTION`, for tests above LENGTHY_S."""
+    return {name: spent for name, spent in _stored().items() if "::" in name}
+
+
+@cache
+def quick_seconds() -> Mapping[str, float]:
+    """Return by `tests/FILE.py` how many seconds of processor time its tests take that are neither lengthy nor slow nor real."""
+    return {name: spent for name, spent in _stored().items() if "::" not in name}
+
+
+@cache
+def _stored() -> Mapping[str, float]:
     stored: dict[str, float] = json.loads(TIMINGS.read_text(encoding="utf-8"))
     return stored
 
@@ -107,88 +106,26 @@ def function_id(item: pytest.Item) -> str:
     return item.nodeid.partition("[")[0]
 
 
-def changed_files(revision: str) -> frozenset[str]:
-    """Return the files that differ from a git revision, new ones included, relative to the root of the repository."""
-    commands = (
-        ("git", "diff", "--name-only", "--no-renames", revision),
-        ("git", "ls-files", "--others", "--exclude-standard"),
-    )
-    outputs = [subprocess.run(each, cwd=ROOT, capture_output=True, text=True, check=True).stdout for each in commands]
-    return frozenset(line for output in outputs for line in output.splitlines())
+def quick_tests(file: Path) -> list[str]:
+    """Return the tests of a file that are neither slow nor real nor lengthy by their measured time."""
+    body = ast.parse(file.read_bytes()).body
+    if any(
+        isinstance(node, ast.Assign) and re.search(r"pytest\.mark\.(slow|real)", ast.unparse(node)) for node in body
+    ):
+        return []
+    functions = [node for node in body if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)]
+    name = file.relative_to(ROOT).as_posix()
+    return [
+        test.name
+        for test in functions
+        if test.name.startswith("test_")
+        and stored_timings().get(f"{name}::{test.name}", 0.0) <= LENGTHY_S
+        and not any(_leaves_out(ast.unparse(mark)) for mark in test.decorator_list)
+    ]
 
 
-class _Reach:
-    """The tests that a set of changed files can affect."""
-
-    def __init__(self, changed: frozenset[str]) -> None:
-        self._changed = changed
-        graph = grimp.build_graph("boltseal", cache_dir=str(ROOT / ".import_linter_cache"))
-        for loader, beginning in LOADED_BY_NAME.items():
-            for module in graph.modules:
-                if module.startswith(beginning) and module != loader:
-                    graph.add_import(importer=loader, imported=module)
-        modules = {_module_of(name) for name in changed if name.startswith("src/")} & graph.modules
-        self._modules = modules.union(*(graph.find_downstream_modules(module) for module in modules))
-
-    def by(self, item: pytest.Item) -> bool:
-        """Return whether a test, its helpers or its fixtures import a module that changed or imports one."""
-        files = {Path(item.path), *_fixture_files(item)}
-        reachable = frozenset(each for file in files for each in _reachable(file))
-        if any(file.relative_to(ROOT).as_posix() in self._changed for file in reachable):
-            return True
-        if self._modules & {module for file in reachable for module in _imports(file)}:
-            return True
-        pages = any(name.endswith((".md", ".toml")) for name in self._changed)
-        return pages and item.nodeid.startswith("tests/docs/")
-
-
-def _fixture_files(item: pytest.Item) -> Iterator[Path]:
-    """Yield the files of the fixtures that a test names, directly or by others; not of those that every test has."""
-    info = getattr(item, "_fixtureinfo", None)
-    for name, definitions in getattr(info, "name2fixturedefs", {}).items():
-        if name.startswith("_"):
-            continue
-        for definition in definitions:
-            file = Path(definition.func.__code__.co_filename)
-            if file.is_relative_to(ROOT / "tests"):
-                yield file
-
-
-@cache
-def _reachable(file: Path) -> frozenset[Path]:
-    """Return a test file and the helpers that it imports, directly or by others."""
-    seen: set[Path] = set()
-    waiting = [file]
-    while waiting:
-        at = waiting.pop()
-        if at not in seen:
-            seen.add(at)
-            waiting.extend(
-                found
-                for name in _imports(at)
-                if name.startswith("tests.") and (found := ROOT / (name.replace(".", "/") + ".py")).is_file()
-            )
-    return frozenset(seen)
-
-
-@cache
-def _imports(file: Path) -> frozenset[str]:
-    """Return the modules of `boltseal` and `tests` that a file names: in imports, and in programs that it starts."""
-    text = file.read_text(encoding="utf-8")
-    found = set(re.findall(r"\bboltseal(?:\.\w+)+", text))
-    for node in ast.walk(ast.parse(text)):
-        if isinstance(node, ast.ImportFrom) and node.module is not None:
-            found |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
-        elif isinstance(node, ast.Import):
-            found |= {alias.name for alias in node.names}
-    if re.search(r"""["']-m["'], *["']boltseal["']|bin/boltseal""", text):
-        found.add("boltseal.__main__")
-    return frozenset(found)
-
-
-def _module_of(name: str) -> str:
-    """Return the dotted name of a file below `src/`."""
-    return name.removeprefix("src/").removesuffix(".py").removesuffix("/__init__").replace("/", ".")
+def _leaves_out(mark: str) -> bool:
+    return mark.startswith(("pytest.mark.slow", "pytest.mark.real"))
 
 
 def _processor_time() -> float:
@@ -203,7 +140,7 @@ def exists(name: str) -> bool:
     path = ROOT / file
     owner, _, function = function.rpartition("::")
     wanted = f"{owner} =" if function == "runTest" else f"def {function}("
-    return path.is_file() and wanted in path.read_text(encoding="utf-8")
+    return path.is_file() and (not function or wanted in path.read_text(encoding="utf-8"))
 
 
 def first_rows(items: Sequence[pytest.Item]) -> Iterable[pytest.Item]:

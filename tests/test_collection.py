@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-import ast
 import re
 import shlex
 import subprocess
@@ -15,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from tests.scheduling import stored_durations
-from tests.selection import ENGINE_TESTS, LENGTHY_S, STORE_TESTS, exists, stored_timings
+from tests.selection import ENGINE_TESTS, STORE_TESTS, exists, quick_tests, stored_timings
 
 TESTS = Path(__file__).parent
 PACKAGES = sorted(
@@ -44,7 +43,7 @@ def test_no_folder_of_tests_has_a_name_that_pytest_skips(pytestconfig: pytest.Co
 
 def test_every_package_has_tests_for_a_quick_check() -> None:
     """`make check` runs tests of each package of boltseal."""
-    without = [each for each in PACKAGES if not any(map(_quick_tests, TESTS.joinpath(each).rglob("test_*.py")))]
+    without = [each for each in PACKAGES if not any(map(quick_tests, TESTS.joinpath(each).rglob("test_*.py")))]
 
     assert len(PACKAGES) > 12
     assert without == []
@@ -130,25 +129,3 @@ def _pytest_of(target: str) -> tuple[str, list[str]]:
     words = shlex.split(command.partition("-m pytest")[2])
     at = words.index("-m")
     return words[at + 1], words[:at] + words[at + 2 :]
-
-
-def _quick_tests(file: Path) -> list[str]:
-    """Return the tests of a file that are neither slow nor real nor lengthy by their measured time."""
-    body = ast.parse(file.read_bytes()).body
-    if any(
-        isinstance(node, ast.Assign) and re.search(r"pytest\.mark\.(slow|real)", ast.unparse(node)) for node in body
-    ):
-        return []
-    functions = [node for node in body if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)]
-    name = file.relative_to(TESTS.parent).as_posix()
-    return [
-        test.name
-        for test in functions
-        if test.name.startswith("test_")
-        and stored_timings().get(f"{name}::{test.name}", 0.0) <= LENGTHY_S
-        and not any(_leaves_out(ast.unparse(mark)) for mark in test.decorator_list)
-    ]
-
-
-def _leaves_out(mark: str) -> bool:
-    return mark.startswith(("pytest.mark.slow", "pytest.mark.real"))

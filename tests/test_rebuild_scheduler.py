@@ -11,7 +11,7 @@ import bcrypt
 import pytest
 from structlog.testing import capture_logs
 
-from boltseal.client.transport import RegistryRequest
+from boltseal.client.registry_request import RegistryRequest
 from boltseal.events import Event
 from boltseal.ledger.entry import EntryKind, format_time, parse
 from boltseal.server.app import Application

@@ -24,8 +24,9 @@ from boltseal.client.credentials import CredentialStore
 from boltseal.client.errors import RemoteUntrusted
 from boltseal.client.registries_conf import RegistriesConf
 from boltseal.client.registry_configuration import RegistryConfiguration
+from boltseal.client.registry_request import RegistryRequest
 from boltseal.client.registry_settings import RegistrySettings
-from boltseal.client.transport import RegistryRequest, Transport, TransportOptions
+from boltseal.client.transport import Transport, TransportOptions
 from boltseal.config import RegistriesConfPaths
 from boltseal.errors import BoltsealError, Unavailable
 from tests.authority import Authority, authority

@@ -24,7 +24,8 @@ from boltseal.client.errors import (
 )
 from boltseal.client.head_requests import resolve_tags
 from boltseal.client.registry_client import RegistryClient
-from boltseal.client.transport import RegistryRequest, Transport, TransportOptions
+from boltseal.client.registry_request import RegistryRequest
+from boltseal.client.transport import Transport, TransportOptions
 from boltseal.oci.digest import Digest
 from boltseal.oci.reference import Reference, Repository, Tag
 from tests.client.listening import listening

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -17,7 +17,7 @@ import pytest
 
 from boltseal.events import Event, EventInvalid, EventKind, QuotaLow, TagMoved, TagRefused, UpstreamDown
 from boltseal.notify import dispatch
-from boltseal.notify.dispatch import Dispatcher, OutgoingEvent, Receiver, WebhookSender
+from boltseal.notify.dispatch import Dispatcher, FeedPage, OutgoingEvent, Receiver, WebhookSender
 from boltseal.notify.outbox_file import FileOutbox
 from boltseal.notify.webhook import Webhook
 from boltseal.oci.digest import Digest
@@ -186,12 +186,13 @@ class Log:
     def size(self) -> int:
         return len(self.entries)
 
-    def read(self, start: int) -> tuple[Sequence[OutgoingEvent], int]:
+    def read(self, start: int) -> FeedPage:
         found = self.entries[start : start + 2]
-        return [
+        events = [
             OutgoingEvent(f"log/{start + n}", self.at_us[n] if self.at_us else clock_us(), event)
             for n, event in enumerate(found)
-        ], start + len(found)
+        ]
+        return FeedPage(events, start + len(found))
 
 
 @pytest.mark.slow

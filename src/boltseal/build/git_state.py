@@ -14,7 +14,7 @@ import subprocess
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 from boltseal.errors import Invalid, Unavailable, quote
 from boltseal.files.named_files import FileMissing
@@ -81,8 +81,16 @@ def git_state(folder: Path) -> GitState:
     )
 
 
-def merge_stages(folder: Path, name: str) -> tuple[bytes | None, bytes, bytes] | None:
-    """Return the common ancestor (None without one) and both sides of a file in a merge conflict; None if it has none.
+class MergeStages(NamedTuple):
+    """A file in a merge conflict: the common ancestor, None without one, and both sides."""
+
+    base: bytes | None
+    ours: bytes
+    theirs: bytes
+
+
+def merge_stages(folder: Path, name: str) -> MergeStages | None:
+    """Return the versions of a file in a merge conflict; None if it is in none.
 
     Raises: GitFailed.
     """
@@ -91,7 +99,7 @@ def merge_stages(folder: Path, name: str) -> tuple[bytes | None, bytes, bytes] |
     )
     if ours is None or theirs is None:
         return None
-    return None if base is None else os.fsencode(base), os.fsencode(ours), os.fsencode(theirs)
+    return MergeStages(None if base is None else os.fsencode(base), os.fsencode(ours), os.fsencode(theirs))
 
 
 def public_source(origin: str) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from boltseal.cli.context import client_context
 from boltseal.cli.options import AllowEmptyOption, JsonOption
@@ -109,12 +109,7 @@ def scrub(
             images=tuple(images or ()),
             roots=tuple(root or ()),
             expectations=ExpectationOptions(
-                expect=expect,
-                lock=lock,
-                no_lock=no_lock,
-                receipts=tuple(receipt or ()),
-                key=key,
-                documents=tuple(documents or ()),
+                expect=expect, lock=lock, no_lock=no_lock, receipts=receipt or (), key=key, documents=documents or ()
             ),
             baseline=BaselineOptions(baseline, trusted_key, write_baseline, signing_key),
             mode=CheckMode(quick=quick, from_disk=from_disk),
@@ -126,22 +121,43 @@ def scrub(
             metrics=metrics_file,
             shares=None if share is None else parse_share(share),
         )
+        fetching = _ManifestFetching(access, tuple(images or ()), tuple(allow or ()))
         if host:
-            registries = remote.registry_options(access)
-            hosts = ScrubHostsRequest(
-                tuple(host), request, registries, tuple(allow or ()), host_timeout.seconds, access.registry_config
-            )
-            scrub_hosts.print_hosts(output, hosts)
+            _scrub_hosts(output, request, fetching, tuple(host), host_timeout)
             return
         if until_stdin_ends:
             end_with_stdin()
-        for path in request.roots:
-            require_file(path)
-        with Progress() as progress:
-            fetcher = _fetcher(access, images or [], allow or [])
-            found = scrub_images(request, client_context(), fetcher, _RateProgress(progress))
-        gc.freeze()  # a scrub makes no cycles, and Python would search all modules for some at exit
-        _print_result(output, found, request)
+        _scrub_this_host(output, request, fetching)
+
+
+class _ManifestFetching(NamedTuple):
+    """How manifests that a store does not keep are fetched. `allow`: registries that may be contacted."""
+
+    access: RegistryArguments
+    images: tuple[str, ...]
+    allow: tuple[str, ...]
+
+
+def _scrub_hosts(
+    output: CommandOutput,
+    request: ScrubImagesRequest,
+    fetching: _ManifestFetching,
+    hosts: tuple[str, ...],
+    timeout: Duration,
+) -> None:
+    access = fetching.access
+    registries = remote.registry_options(access)
+    asked = ScrubHostsRequest(hosts, request, registries, fetching.allow, timeout.seconds, access.registry_config)
+    scrub_hosts.print_hosts(output, asked)
+
+
+def _scrub_this_host(output: CommandOutput, request: ScrubImagesRequest, fetching: _ManifestFetching) -> None:
+    for path in request.roots:
+        require_file(path)
+    with Progress() as progress:
+        found = scrub_images(request, client_context(), _fetcher(fetching), _RateProgress(progress))
+    gc.freeze()  # a scrub makes no cycles, and Python would search all modules for some at exit
+    _print_result(output, found, request)
 
 
 def _print_result(output: CommandOutput, found: ScrubResult, request: ScrubImagesRequest) -> None:
@@ -161,17 +177,18 @@ def _print_result(output: CommandOutput, found: ScrubResult, request: ScrubImage
         output.nothing_to_check(f"found 0 images in {found.searched}", remedy)
 
 
-def _fetcher(access: RegistryArguments, images: list[str], allow: list[str]) -> Callable[[], FetchManifests]:
+def _fetcher(fetching: _ManifestFetching) -> Callable[[], FetchManifests]:
     """Return a function that returns how manifests are fetched. It imports the client of registries.
 
     Raises: ProjectInvalid: an invalid --allow; the function raises it if the user's settings are invalid.
     """
 
     def fetcher() -> FetchManifests:
-        options = remote.registry_options(access)
-        return scrub_manifests.ManifestFetcher(options, images, project_images.registry_filter(options, allow))
+        options = remote.registry_options(fetching.access)
+        allowed = project_images.registry_filter(options, fetching.allow)
+        return scrub_manifests.ManifestFetcher(options, fetching.images, allowed)
 
-    if not allow:
+    if not fetching.allow:
         return fetcher
     fetch = fetcher()
     return lambda: fetch

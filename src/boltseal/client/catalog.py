@@ -9,7 +9,8 @@ from urllib.parse import quote
 import msgspec
 
 from boltseal.client.errors import RemoteMismatch
-from boltseal.client.transport import RegistryRequest, Transport
+from boltseal.client.registry_request import RegistryRequest
+from boltseal.client.transport import Transport
 from boltseal.errors import BoltsealError
 from boltseal.oci.jsontext import decode
 from boltseal.oci.reference import NameInvalid, Repository

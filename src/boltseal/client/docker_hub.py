@@ -7,12 +7,13 @@ digest asks the registry. Requests are anonymous, so private repositories are no
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Final
+from typing import Final, NamedTuple
 
 import msgspec
 
 from boltseal.client.errors import RemoteMismatch
-from boltseal.client.transport import RegistryRequest, Transport
+from boltseal.client.registry_request import RegistryRequest
+from boltseal.client.transport import Transport
 from boltseal.errors import Invalid
 from boltseal.oci.digest import Digest
 from boltseal.oci.jsontext import decode
@@ -32,8 +33,15 @@ class _Page(msgspec.Struct):
     next: str | None = None
 
 
-async def list_tags(transport: Transport, repository: Repository, page: int) -> tuple[Mapping[str, Digest], bool]:
-    """Return one page of tags as `{tag: digest}`, and whether another page follows.
+class TagPage(NamedTuple):
+    """One page of a repository's tags with their digests. `more`: whether another page follows."""
+
+    digests: Mapping[str, Digest]
+    more: bool
+
+
+async def list_tags(transport: Transport, repository: Repository, page: int) -> TagPage:
+    """Return one page of tags.
 
     `page` counts from 1; the last pushed tags come first. Tags without a digest are left out.
 
@@ -46,4 +54,4 @@ async def list_tags(transport: Transport, repository: Repository, page: int) -> 
         digests = {tag.name: Digest.parse(tag.digest) for tag in found.results if tag.digest}
     except (msgspec.MsgspecError, ValueError, Invalid) as error:
         raise RemoteMismatch(f"{LIST_HOST}: the list of tags of {repository} can't be parsed") from error
-    return digests, found.next is not None
+    return TagPage(digests, found.next is not None)

@@ -22,7 +22,8 @@ from boltseal.client.errors import RemoteMismatch, RemoteNotFound
 from boltseal.client.ledger_client import LedgerClient
 from boltseal.client.ledger_trust import LedgerCheck
 from boltseal.client.registry_client import RegistryClient
-from boltseal.client.transport import RegistryRequest, Transport
+from boltseal.client.registry_request import RegistryRequest
+from boltseal.client.transport import Transport
 from boltseal.errors import BoltsealError, Mismatch
 from boltseal.ledger.entry import Entry, EntryKind, IndexedLine, encode
 from boltseal.ledger.follow import LedgerBroken

@@ -15,7 +15,8 @@ from urllib.parse import urlsplit
 import msgspec
 
 from boltseal.client.errors import RemoteMismatch, RemoteNotFound, RemoteUnavailable
-from boltseal.client.transport import RegistryRequest, RegistryResponse, Transport
+from boltseal.client.registry_request import RegistryRequest, RegistryResponse
+from boltseal.client.transport import Transport
 from boltseal.ledger.entry import MAX_ENTRY_BYTES, EntryKind, IndexedLine
 from boltseal.ledger.merkle import HASH_BYTES, Path, consistency_path, inclusion_path, prove
 from boltseal.ledger.note import MAX_NOTE_BYTES

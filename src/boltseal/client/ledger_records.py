@@ -15,7 +15,8 @@ import msgspec
 
 from boltseal.client.errors import RemoteMismatch, RemoteNotFound, error_text
 from boltseal.client.ledger_client import LedgerClient
-from boltseal.client.transport import RegistryRequest, Transport
+from boltseal.client.registry_request import RegistryRequest
+from boltseal.client.transport import Transport
 from boltseal.ledger.entry import RECORDS, Entry, EntryInvalid, EntryKind, IndexedLine, parse
 from boltseal.oci.digest import Digest
 from boltseal.oci.jsontext import decode

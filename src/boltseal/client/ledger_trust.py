@@ -32,6 +32,7 @@ from boltseal.errors import BoltsealError, Denied, Invalid, Mismatch, Unavailabl
 from boltseal.ledger.checkpoint import Checkpoint, open_checkpoint
 from boltseal.ledger.follow import (
     Fault,
+    FollowedRotations,
     LedgerBroken,
     Rotated,
     Trusted,
@@ -232,12 +233,10 @@ class LedgerWatch:
         return LedgerBroken(broken.fault, f"{known.registry} can't be trusted: {broken.message}; {where}")
 
 
-async def _signed(
-    client: LedgerClient, trusted: Trusted, shown: _Shown
-) -> tuple[TrustedCheckpoint, tuple[Rotated, ...]]:
+async def _signed(client: LedgerClient, trusted: Trusted, shown: _Shown) -> FollowedRotations:
     head = read_checkpoint(shown.checkpoint, trusted)
     if head is not None:
-        return head, ()
+        return FollowedRotations(head, ())
     if trusted.key is not None:
         shown.receipts = await client.rotations()
     return follow_rotations(shown.checkpoint, trusted, shown.receipts)

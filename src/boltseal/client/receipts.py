@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 from boltseal.client.errors import RemoteMismatch, RemoteNotFound
 from boltseal.client.history import Follow, read_history
 from boltseal.client.ledger_client import LedgerClient
@@ -20,11 +22,18 @@ class HistoryBroken(Mismatch):
     """The history of a tag is inconsistent, so a receipt of it would prove nothing."""
 
 
+class FetchedReceipt(NamedTuple):
+    """A receipt as the registry returned it, its verified content, and the check of the ledger. Unpacks in this order."""
+
+    raw: bytes
+    receipt: VerifiedReceipt
+    check: LedgerCheck
+
+
 async def fetch_receipt(
     transport: Transport, registry: str, repository: Repository, tag: Tag, follow: Follow
-) -> tuple[bytes, VerifiedReceipt, LedgerCheck]:
-    """Return the receipt of the entry that made a tag resolve to its digest, its verified content, and the ledger
-    check.
+) -> FetchedReceipt:
+    """Return the receipt of the entry that made a tag resolve to its digest.
 
     1. The tag's history is consistent, is in the ledger, and ends with the digest that the tag resolves to.
     2. The receipt of the last entry that changed the tag proves that entry, under the trusted key if one was given.
@@ -57,7 +66,7 @@ async def fetch_receipt(
         raise RemoteMismatch(f"{registry}: the receipt of entry {wanted.index} is invalid: {error.message}") from error
     if (opened.index, opened.entry) != (wanted.index, wanted.entry):
         raise RemoteMismatch(f"{registry}: the receipt of entry {wanted.index} is of another entry")
-    return raw, opened, found.followed
+    return FetchedReceipt(raw, opened, found.followed)
 
 
 def _open_unsigned(raw: bytes) -> VerifiedReceipt:

@@ -24,7 +24,8 @@ from boltseal.client.blob_chunks import coalesced
 from boltseal.client.errors import RemoteDigestMissing, RemoteMismatch, RemoteNotFound, RemoteUnavailable
 from boltseal.client.hosts import api_host
 from boltseal.client.link_header import next_page
-from boltseal.client.transport import RegistryRequest, RegistryResponse, Transport
+from boltseal.client.registry_request import RegistryRequest, RegistryResponse
+from boltseal.client.transport import Transport
 from boltseal.errors import BoltsealError
 from boltseal.oci.descriptor import Descriptor
 from boltseal.oci.digest import Digest, DigestInvalid

@@ -26,7 +26,7 @@ from __future__ import annotations
 import asyncio
 import re
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
@@ -36,10 +36,10 @@ from typing import Final, NamedTuple
 import httpx2
 
 from boltseal import __version__
+from boltseal.client.authorization import Authorization
 from boltseal.client.certificates import no_trust, tls_context
-from boltseal.client.challenges import Challenge, parse_challenges
 from boltseal.client.config_files import FileUnusable
-from boltseal.client.credentials import Credentials, LoginSource
+from boltseal.client.credentials import LoginSource
 from boltseal.client.errors import (
     RemoteBusy,
     RemoteMismatch,
@@ -52,6 +52,7 @@ from boltseal.client.errors import (
 from boltseal.client.hosts import api_host, host_name, is_loopback
 from boltseal.client.pull_limit import PullLimit, PullsLeft, parse_pull_limit, parse_retry_after
 from boltseal.client.registry_configuration import RegistryConfiguration
+from boltseal.client.registry_request import RegistryRequest, RegistryResponse
 from boltseal.client.request_trace import Trace, TracedClient
 from boltseal.client.retries import RETRIED, retried
 from boltseal.client.ssrf_guard import AddressBlocked, LinkLocalGuard, SsrfGuard
@@ -74,9 +75,6 @@ _FINAL: Final = (RemoteMismatch, RemoteUntrusted, AddressBlocked, FileUnusable)
 """Errors of a kind that is retried, which a retry would only repeat."""
 _BROKEN_OFF: Final = (httpx2.ReadError, httpx2.WriteError, httpx2.RemoteProtocolError)
 _QUOTED_BYTES: Final = re.compile(r""":?\s*(?:bytearray\()?b['"]""")
-_REPOSITORY_IN_PATH: Final = re.compile(r"/v2/(.+)/(?:manifests|blobs|tags|referrers)/")
-
-Body = bytes | Callable[[], AsyncIterator[bytes]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,30 +112,6 @@ class TransportOptions:
     trace: Trace | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class RegistryRequest:
-    """One request. `path` begins with `/v2/`; `what` names the object in errors; `ok`: the statuses that are no error."""
-
-    registry: str
-    method: str
-    path: str
-    what: str
-    scopes: frozenset[str] = frozenset()
-    headers: Mapping[str, str] = field(default_factory=dict)
-    body: Body | None = None
-    ok: frozenset[int] = frozenset({200})
-    idempotent: bool = True
-
-
-@dataclass(frozen=True, slots=True)
-class RegistryResponse:
-    """An answer with its whole body. Header names are in lower case."""
-
-    status: int
-    headers: Mapping[str, str]
-    body: bytes
-
-
 class _Trust(NamedTuple):
     """What an HTTP client is for: requests for one registry with its own CAs; `home`: to the registry's own host."""
 
@@ -156,7 +130,6 @@ class Transport:
         app: httpx2.AsyncBaseTransport | None = None,
     ) -> None:
         self._app = app
-        self._credentials = credentials
         self._options = options
         self._plain_http = self._new_client(None, tls=False)
         # a wrong file is reported at once; the system's CAs are loaded when a connection needs them
@@ -165,9 +138,8 @@ class Transport:
         self._speaks_tls: set[str] = set()
         self.pace = options.pace
         self._schemes: dict[str, str] = {}
-        self._basic: set[str] = set()
-        self._bearer: dict[str, Challenge] = {}
         self.tokens = TokenCache(self._client)
+        self._authorization = Authorization(credentials, self.tokens, options.reach)
         self.quotas: dict[str, PullLimit] = {}
         self.pulls: dict[str, PullsLeft] = {}
         self.prover: TagProver | None = None
@@ -319,11 +291,11 @@ class Transport:
 
     async def _ask(self, call: RegistryRequest, stack: AsyncExitStack) -> tuple[httpx2.Response, str | None]:
         """Return the answer, and the authorization that was sent with the accepted request."""
-        authorization = await self._known_authorization(call)
+        authorization = await self._authorization.known(call)
         response = await self._follow(call, authorization, stack)
         if response.status_code != 401:
             return response, authorization
-        answer = await self._answer_challenge(call, response, authorization)
+        answer = await self._authorization.answer_challenge(call, response, authorization)
         if answer is None or answer == authorization:
             return response, authorization
         await _drain(response)
@@ -333,52 +305,6 @@ class Transport:
         """Return whether a retry with a token for fewer repositories may help, because this one may be too long."""
         token = (authorization or "").removeprefix("Bearer ")
         return call.method in ("GET", "HEAD") and self.tokens.use_shorter(call.registry, token)
-
-    async def _known_authorization(self, call: RegistryRequest) -> str | None:
-        token = self.tokens.held(call.registry, call.scopes)
-        if token is not None:
-            return f"Bearer {token}"
-        if call.registry in self._basic:
-            return _basic(await self._login(call))
-        challenge = self._bearer.get(call.registry)
-        if challenge is not None and call.scopes:
-            try:
-                return f"Bearer {await self._token(call, call.scopes, challenge)}"
-            except BoltsealError:
-                self._bearer.pop(
-                    call.registry, None
-                )  # the registry may want another scheme now: wait for its next challenge
-                raise
-        return None
-
-    async def _answer_challenge(self, call: RegistryRequest, response: httpx2.Response, sent: str | None) -> str | None:
-        credentials = await self._login(call)
-        for challenge in parse_challenges(response.headers.get("www-authenticate", "")):
-            if challenge.scheme == "bearer":
-                if sent is not None and sent.startswith("Bearer "):
-                    if challenge.parameters.get("error") == "insufficient_scope":
-                        return None  # the token is valid but lacks the right: another one would lack it too
-                    self.tokens.forget(call.registry, sent.removeprefix("Bearer "))
-                scopes = call.scopes or frozenset(challenge.parameters.get("scope", "").split())
-                token = await self._token(call, scopes, challenge)
-                self._bearer[call.registry] = challenge
-                return f"Bearer {token}"
-            if challenge.scheme == "basic" and credentials is not None and not credentials.identity_token:
-                self._basic.add(call.registry)
-                return _basic(credentials)
-        return None
-
-    async def _login(self, call: RegistryRequest) -> Credentials | None:
-        found = _REPOSITORY_IN_PATH.match(call.path)
-        return await self._credentials.find(call.registry, found[1] if found else None)
-
-    async def _token(self, call: RegistryRequest, scopes: frozenset[str], challenge: Challenge) -> str:
-        # Where paths of a registry have their own logins, a token must not mix scopes of two logins.
-        alone = bool(self._credentials.below(call.registry))
-        login = await self._login(call)
-        if login is not None and self._options.reach is not None:
-            self._options.reach.check_login(host_of(challenge.parameters.get("realm", "")))
-        return await self.tokens.ask(call.registry, scopes, challenge, login, alone=alone)
 
     async def _follow(self, call: RegistryRequest, authorization: str | None, stack: AsyncExitStack) -> httpx2.Response:
         url = httpx2.URL(f"{await self._scheme(call.registry)}://{api_host(call.registry)}{call.path}")
@@ -453,21 +379,6 @@ class Transport:
 def _reason(error: Exception) -> str:
     """Return why a request failed, without the bytes that a protocol error quotes: a header may have a signature or a token."""
     return _QUOTED_BYTES.split(str(error), 1)[0] or type(error).__name__
-
-
-def host_of(address: str) -> str:
-    """Return the host of a URL, "" if it has none or is malformed."""
-    try:
-        return httpx2.URL(address).host
-    except httpx2.InvalidURL:
-        return ""
-
-
-def _basic(credentials: Credentials | None) -> str | None:
-    if credentials is None or credentials.identity_token:
-        return None
-    request = httpx2.Request("GET", "http://localhost/")
-    return next(httpx2.BasicAuth(credentials.username, credentials.secret).auth_flow(request)).headers["authorization"]
 
 
 async def _read(call: RegistryRequest, response: httpx2.Response, max_bytes: int) -> bytes:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from boltseal.commands.image_contents import ImageContents, PackageList
 from boltseal.transfer.file_changes import FileChanges, compare_files
@@ -62,20 +62,34 @@ def contents_diff(old: ImageContents, new: ImageContents) -> ContentsDiff:
     )
 
 
-def package_rows(diff: PackageDiff) -> list[tuple[str, PackageChange]]:
+class PackageRow(NamedTuple):
+    """A change of a package. `kind`: changed, added or removed."""
+
+    kind: str
+    change: PackageChange
+
+
+def package_rows(diff: PackageDiff) -> list[PackageRow]:
     """Return all changes with their kind, the changed ones first."""
     return [
-        *(("changed", each) for each in diff.changed),
-        *(("added", each) for each in diff.added),
-        *(("removed", each) for each in diff.removed),
+        *(PackageRow("changed", each) for each in diff.changed),
+        *(PackageRow("added", each) for each in diff.added),
+        *(PackageRow("removed", each) for each in diff.removed),
     ]
 
 
-def installed(contents: ImageContents) -> tuple[PackageList, str]:
+class InstalledPackages(NamedTuple):
+    """The packages of an image. `origin`: where they are from, in words."""
+
+    found: PackageList
+    origin: str
+
+
+def installed(contents: ImageContents) -> InstalledPackages:
     """Return the packages of one image, by its SBOM if it has one, and where they are from."""
     if contents.sbom.packages is not None:
-        return contents.sbom, "an SBOM attached to the image"
-    return contents.layers, "package databases in the layers"
+        return InstalledPackages(contents.sbom, "an SBOM attached to the image")
+    return InstalledPackages(contents.layers, "package databases in the layers")
 
 
 def _reason(old: ImageContents, new: ImageContents) -> str:

@@ -7,7 +7,8 @@ from typing import Final
 
 from boltseal.client.errors import RemoteBusy
 from boltseal.client.pull_limit import PullLimit
-from boltseal.client.transport import RegistryRequest, Transport
+from boltseal.client.registry_request import RegistryRequest
+from boltseal.client.transport import Transport
 from boltseal.commands.registry_access import RegistryOptions, ask
 from boltseal.oci.reference import HUB
 

@@ -54,9 +54,9 @@ class ExpectationOptions:
     expect: str | None = None
     lock: Path | None = None
     no_lock: bool = False
-    receipts: tuple[Path, ...] = ()
+    receipts: Sequence[Path] = ()
     key: str | None = None
-    documents: tuple[Path, ...] = ()
+    documents: Sequence[Path] = ()
 
 
 def digests_in_arguments(images: Sequence[str], expect: str | None) -> dict[str, Expectation | ExpectedPrefix]:

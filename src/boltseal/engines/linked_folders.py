@@ -82,7 +82,7 @@ def _target(link: Path) -> Path:
 
 def is_of_this_host(store: Path) -> bool:
     """Return whether an engine of this host uses a store: by its configuration, its locks, or the home of its owner."""
-    named, _ = store_locations(Path("/"))
+    named = store_locations(Path("/")).folders
     places = [Path("/") / each for each in named]
     with suppress(KeyError, OSError):
         places += [Path(getpwuid(store.stat().st_uid).pw_dir) / each for each in IN_A_HOME]

@@ -16,7 +16,7 @@ import tomllib
 from collections import deque
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import msgspec
 
@@ -67,8 +67,15 @@ _CONFIGURED: Final[tuple[tuple[str, Callable[[bytes], str]], ...]] = (
 )
 
 
-def store_locations(disk: Path) -> tuple[list[str], list[str]]:
-    """Return candidate folders, relative to the disk's root, and configurations that can't be parsed, with the reason."""
+class StoreLocations(NamedTuple):
+    """Candidate folders of image stores, relative to a disk's root. `unknown`: configurations that can't be parsed, and why."""
+
+    folders: list[str]
+    unknown: list[str]
+
+
+def store_locations(disk: Path) -> StoreLocations:
+    """Return where image stores may be: in the usual folders, and where engines are configured to keep them."""
     found = list(USUAL)
     unknown: list[str] = []
     for name, root_in in _CONFIGURED:
@@ -87,7 +94,7 @@ def store_locations(disk: Path) -> tuple[list[str], list[str]]:
             continue
         if configured.startswith("/"):
             found.append(configured.strip("/"))
-    return list(dict.fromkeys(found)), unknown
+    return StoreLocations(list(dict.fromkeys(found)), unknown)
 
 
 def inside(disk: Path, path: str) -> Path | None:

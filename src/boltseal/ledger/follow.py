@@ -18,7 +18,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Final
+from typing import Final, NamedTuple
 
 from boltseal.errors import Invalid, Mismatch, quote
 from boltseal.ledger.checkpoint import Checkpoint, CheckpointInvalid, open_checkpoint, parse_checkpoint_unverified
@@ -121,9 +121,14 @@ def read_checkpoint(raw: bytes, trusted: Trusted) -> TrustedCheckpoint | None:
     return TrustedCheckpoint(trusted, checkpoint, raw)
 
 
-def follow_rotations(
-    raw: bytes, trusted: Trusted, receipts: Sequence[bytes]
-) -> tuple[TrustedCheckpoint, tuple[Rotated, ...]]:
+class FollowedRotations(NamedTuple):
+    """A verified checkpoint, and the rotations from the trusted key to the key that signed it."""
+
+    checkpoint: TrustedCheckpoint
+    rotated: tuple[Rotated, ...]
+
+
+def follow_rotations(raw: bytes, trusted: Trusted, receipts: Sequence[bytes]) -> FollowedRotations:
     """Do step 2 when another key signed: follow key rotations from the trusted key to the key that signed.
 
     The last entry that a key signed names the next key. `receipts`: of the rotations. Raises: LedgerBroken.
@@ -142,7 +147,7 @@ def follow_rotations(
         key, rotated = waiting.pop()
         checkpoint = read_checkpoint(raw, Trusted.by(key))
         if checkpoint is not None:
-            return checkpoint, rotated
+            return FollowedRotations(checkpoint, rotated)
         tried.add(key)
         steps = [step for one in receipts[:MAX_ROTATIONS] if (step := _next_key(one, key, rotated)) is not None]
         waiting += [(following, (*rotated, step)) for following, step in steps if following not in tried]

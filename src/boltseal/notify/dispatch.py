@@ -103,6 +103,13 @@ class OutgoingEvent(NamedTuple):
     event: Event
 
 
+class FeedPage(NamedTuple):
+    """The events of some entries of a log. `next`: the index of the next entry."""
+
+    events: Sequence[OutgoingEvent]
+    next: int
+
+
 class Feed(Protocol):
     """A log whose entries become events."""
 
@@ -113,8 +120,8 @@ class Feed(Protocol):
     def size(self) -> int:
         """Return the number of entries."""
 
-    def read(self, start: int) -> tuple[Sequence[OutgoingEvent], int]:
-        """Return the events of some entries from `start` on, and the index of the next entry."""
+    def read(self, start: int) -> FeedPage:
+        """Return the events of some entries from `start` on."""
 
 
 class Dispatcher:

@@ -14,7 +14,7 @@ import sqlite3
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 from urllib.parse import quote as quote_path
 
 from boltseal.errors import Full
@@ -31,6 +31,13 @@ CREATE TABLE due (
 CREATE INDEX due_at ON due (receiver, at);
 CREATE TABLE cursor (name TEXT PRIMARY KEY, at INTEGER NOT NULL) STRICT;
 """
+
+
+class OutboxContents(NamedTuple):
+    """Every event, and by the name of a log up to where it was read."""
+
+    events: list[WaitingEvent]
+    cursors: dict[str, int]
 
 
 class _OutboxFile:
@@ -215,15 +222,15 @@ class FileOutbox:
             os.close(self._claim)
             self._claim = None
 
-    def contents(self) -> tuple[list[WaitingEvent], dict[str, int]]:
+    def contents(self) -> OutboxContents:
         """Return every event and every cursor, for a move to another outbox. Raises: OutboxUnusable."""
         with self._file.sqlite_errors():
             database = self._file.opened(create=False)
             if database is None:
-                return [], {}
+                return OutboxContents([], {})
             rows = database.execute("SELECT receiver, id, at, minor, body, tries, next_us FROM due ORDER BY at, rowid")
             events = [WaitingEvent(*row)._replace(minor=bool(row[3])) for row in rows]
-            return events, dict(database.execute("SELECT name, at FROM cursor"))
+            return OutboxContents(events, dict(database.execute("SELECT name, at FROM cursor")))
 
     def _cursor(self, name: str) -> int | None:
         with self._file.sqlite_errors():

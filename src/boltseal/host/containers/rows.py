@@ -26,7 +26,7 @@ from boltseal.ledger.tag_intervals import (
     Behind,
     BuiltOn,
     ReleaseRecord,
-    TagInterval,
+    TagPeriod,
     behind,
     built_on,
     intervals_of,
@@ -73,7 +73,7 @@ class ContainerRow:
     name: Reference | None
     digests: Mapping[Digest, DigestKind]
     verdict: RunningVerdict | None
-    tags: tuple[TagInterval, ...] = ()
+    tags: tuple[TagPeriod, ...] = ()
     tags_by: TagEvidence = TagEvidence.NONE
     resolves_to: Digest | None = None
     moved: bool | None = None
@@ -142,7 +142,7 @@ def digests_to_query(
 class _FromHistory(NamedTuple):
     """What a registry's history says about one image."""
 
-    tags: tuple[TagInterval, ...]
+    tags: tuple[TagPeriod, ...]
     behind: Behind | None
     released: ReleaseRecord | None
     built: BuiltOn | None

@@ -57,7 +57,7 @@ def usual_stores(
 
 def usual_places(disk: Path = Path("/")) -> str:
     """Return where `usual_stores` looks, in words."""
-    named, _ = store_locations(disk)
+    named = store_locations(disk).folders
     places = ", ".join(str(disk / each) for each in named)
     return f"{places}, the data folders of running engines, and in users' homes {', '.join(IN_A_HOME)}"
 

@@ -31,7 +31,7 @@ from boltseal.server.api.responses import Headers, Response
 from boltseal.server.auth.logins import PASSWORD_CHECKS
 from boltseal.server.mirror.blobs import BLOBS_FETCHED
 from boltseal.server.mirror.cache import MANIFESTS_FETCHED, SERVED_WITH_WARNING
-from boltseal.server.mirror.push_proxy import MOUNTED, PASSED_ON
+from boltseal.server.mirror.push_parts import MOUNTED, PASSED_ON
 from boltseal.server.mirror.upstream_tags import HEADS
 from boltseal.server.storage.metrics import LATENCY_BOUNDS_S, Gauge, RequestMetrics
 

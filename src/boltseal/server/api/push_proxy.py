@@ -37,7 +37,7 @@ class PushProxyRoutes:
         response = await self._uploads.start(request, target)
         if response.status == 201:
             named = request.query.value("mount") or request.query.value("digest")
-            self._push_proxy.forward_blob(upstream, target.repository, Digest.parse(named or ""))
+            self._push_proxy.parts.begin_blob(upstream, target.repository, Digest.parse(named or ""))
         return response
 
     async def finish(self, request: Request, target: UploadTarget) -> Response:
@@ -45,7 +45,7 @@ class PushProxyRoutes:
         response = await self._uploads.finish(request, target)
         if response.status == 201:
             digest = Digest.parse(request.query.value("digest") or "")
-            self._push_proxy.forward_blob(self._upstream(request), target.repository, digest)
+            self._push_proxy.parts.begin_blob(self._upstream(request), target.repository, digest)
         return response
 
     def _upstream(self, request: Request) -> Upstream:

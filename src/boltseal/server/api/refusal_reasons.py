@@ -19,7 +19,8 @@ from boltseal.policy.refusals import RefusalDetail, RefusalReason, Refused
 from boltseal.server.api.errors import BodyStalled, HostRefused, MethodNotAllowed, RegistryReadOnly, RouteUnknown
 from boltseal.server.auth.access import LoginNeeded
 from boltseal.server.mirror.errors import UpstreamFailed
-from boltseal.server.mirror.push_proxy import PartMissing, UpstreamRefused
+from boltseal.server.mirror.push_parts import PartMissing
+from boltseal.server.mirror.push_proxy import UpstreamRefused
 from boltseal.server.mirror.upstream_tags import TagHeldBack
 from boltseal.server.registry.integrator import LedgerInDoubt
 from boltseal.server.registry.quota_checks import UploadsTooMany

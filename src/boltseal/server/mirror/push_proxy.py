@@ -22,8 +22,7 @@ registry cannot be prevented; `boltseal watch` reports them.
 from __future__ import annotations
 
 import asyncio
-from collections import OrderedDict
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar, Final
 
@@ -38,32 +37,24 @@ from boltseal.client.errors import (
 )
 from boltseal.errors import BoltsealError, Denied, ErrorCode, Invalid, SealedPut, Unavailable
 from boltseal.oci.digest import Digest
-from boltseal.oci.manifest import LinkKind, Manifest, parse_manifest
 from boltseal.oci.reference import Repository, Tag
 from boltseal.policy.refusals import RefusalDetail, RefusalReason, Refused
 from boltseal.policy.rules import Mode
-from boltseal.server.mirror.single_flight import SingleFlight
+from boltseal.server.mirror.push_parts import PartForwarding
 from boltseal.server.mirror.upstream_limits import UpstreamLimits
 from boltseal.server.mirror.upstreams import Upstream, Upstreams
 from boltseal.server.registry import Registry
 from boltseal.server.registry.manifests import parse_upload
 from boltseal.server.registry.models import UNCONDITIONAL, ManifestPush, ManifestUpload, Published
-from boltseal.server.registry.pulls import BlobUnknown
 from boltseal.server.registry.reserved_push import ApprovedPush, Reservation
 from boltseal.server.registry.tag_refusals import NotExtended, TagSealed
 from boltseal.server.storage.blobs.protocol import BlobStore
 from boltseal.server.storage.coordination.protocol import InterprocessLock
 
 TAG_LOCK_WAIT_S: Final = 60.0
-BLOB_LOCK_WAIT_S: Final = 600.0
-MAX_CONCURRENT_BLOBS: Final = 4
-PASSED_ON: Final = "push_proxy_blobs_uploaded"
-MOUNTED: Final = "push_proxy_blobs_mounted"
-REMEMBERED: Final = 10_000
 OVERTAKEN_WITHIN_S: Final = 0.2
 """How long another push, which found no tag upstream before ours arrived, may take until it arrives itself."""
 SETTLE_EVERY_S: Final = 60.0
-MAX_DEPTH: Final = 5
 
 _log = structlog.get_logger(__name__)
 
@@ -72,12 +63,6 @@ class SeveralTags(Invalid):
     """A push with more than one tag: upstream could accept one and refuse another."""
 
     code: ClassVar[ErrorCode | None] = ErrorCode.UNSUPPORTED
-
-
-class PartMissing(Invalid):
-    """Neither this registry nor upstream has a part of the manifest."""
-
-    code: ClassVar[ErrorCode | None] = ErrorCode.MANIFEST_BLOB_UNKNOWN
 
 
 class UpstreamRefused(Refused, SealedPut):
@@ -122,32 +107,22 @@ class PushProxy:
         count: Callable[[str], None],
     ) -> None:
         self.registry = registry
-        self._store = store
         self._upstreams = upstreams
         self._limits = limits
         self._locks = locks
-        self._count = count
-        self._known_upstream: OrderedDict[tuple[str, Digest], None] = OrderedDict()
-        """Blobs and child manifests that upstream is known to have, by local repository."""
-        self._forwarding: SingleFlight[tuple[Repository, Digest], None] = SingleFlight()
+        self.parts = PartForwarding(registry, store, limits, locks, count=count)
         self._pushes: set[asyncio.Task[Published]] = set()
-        self._blob_slots = asyncio.Semaphore(MAX_CONCURRENT_BLOBS)
 
     async def aclose(self) -> None:
         """Cancel what is in progress; the next process settles pushes that upstream has taken."""
         for task in list(self._pushes):
             task.cancel()
         await asyncio.gather(*self._pushes, return_exceptions=True)
-        await self._forwarding.aclose()
+        await self.parts.aclose()
 
     async def begin(self, upstream: Upstream, repository: Repository) -> None:
         """Create the local repository before anything is stored for it."""
         await self.registry.reserved_pushes.ensure_repository(repository, upstream.actor)
-
-    def forward_blob(self, upstream: Upstream, repository: Repository, digest: Digest) -> None:
-        """Forward a stored blob in the background. If that fails, the push of the manifest retries it."""
-        key = repository, digest
-        self._forwarding.begin(key, lambda: self._forward_in_background(upstream, repository, digest))
 
     async def put(self, upstream: Upstream, upload: ManifestUpload) -> Published:
         """Forward a manifest and publish it once upstream has it. The push goes on when the client disconnects.
@@ -228,7 +203,7 @@ class PushProxy:
             push.conditions.check(f"tag {tag} of {push.repository}", remote)
             _check_remote(forward, approved, remote)
             # 4
-            await self._forward_parts(upstream, push.repository, push.pushed.manifest)
+            await self.parts.forward(upstream, push.repository, push.pushed.manifest)
             if remote is None and approved.mode is Mode.SEALED:
                 # Sending the parts takes time, in which another client or proxy may have pushed the tag.
                 remote = await self._head(upstream, push.repository, tag)
@@ -265,12 +240,12 @@ class PushProxy:
     async def _put_digest(self, upstream: Upstream, push: ManifestPush) -> Published:
         repository, pushed = push.repository, push.pushed
         if push.conditions != UNCONDITIONAL:
-            stored = await self._stored_manifest(repository, pushed.digest)
+            stored = await self.parts.stored_manifest(repository, pushed.digest)
             push.conditions.check(f"manifest {pushed.digest.short}", None if stored is None else pushed.digest)
         await self.registry.reserved_pushes.check(push)
-        await self._forward_parts(upstream, repository, pushed.manifest)
+        await self.parts.forward(upstream, repository, pushed.manifest)
         await upstream.pushing.put_manifest(upstream.remote(repository), pushed.digest, pushed.manifest)
-        self._remember(repository, pushed.digest)
+        self.parts.remember(repository, pushed.digest)
         return await self.registry.reserved_pushes.put(push)
 
     async def _head(self, upstream: Upstream, repository: Repository, tag: Tag) -> Digest | None:
@@ -305,7 +280,7 @@ class PushProxy:
                 raise
         except BoltsealError as error:
             await reserved_pushes.drop(push.repository, forward.tag)
-            self._known_upstream.clear()  # upstream may have deleted content
+            self.parts.forget()
             if isinstance(error, RemoteRefused):
                 message = f"{upstream.terms.name} refuses {forward.remote_name}: {error.message}"
                 detail = RefusalDetail(RefusalReason.UPSTREAM, forward.tag, pushed=forward.canonical)
@@ -348,85 +323,6 @@ class PushProxy:
         else:
             _log.warning("unfinished push published", name=name, digest=digest)
 
-    async def _forward_parts(
-        self, upstream: Upstream, repository: Repository, manifest: Manifest, depth: int = 0
-    ) -> None:
-        """Step 4: make sure that upstream has everything that the manifest references."""
-        if depth > MAX_DEPTH:
-            raise PartMissing(f"indexes are nested deeper than {MAX_DEPTH}")
-        blobs, children = [], []
-        for link in manifest.references():
-            if link.kind is LinkKind.CHILD:
-                children.append(link.descriptor.digest)
-            elif link.kind in (LinkKind.CONFIG, LinkKind.LAYER):
-                blobs.append(link.descriptor.digest)
-        forwards = (self._forward_part(upstream, repository, digest) for digest in dict.fromkeys(blobs))
-        for failure in await asyncio.gather(*forwards, return_exceptions=True):
-            if failure is not None:
-                raise failure
-        for digest in children:
-            await self._forward_child(upstream, repository, digest, depth)
-
-    async def _forward_part(self, upstream: Upstream, repository: Repository, digest: Digest) -> None:
-        for _ in range(3):  # the first may join a background transfer that fails
-            await self._forwarding.once(
-                (repository, digest), lambda: self._forward_stored_blob(upstream, repository, digest)
-            )
-            if (repository, digest) in self._known_upstream:
-                return
-        raise Unavailable(f"{digest.short} could not be forwarded to {upstream.terms.name}; push again")
-
-    async def _forward_child(self, upstream: Upstream, repository: Repository, digest: Digest, depth: int) -> None:
-        if (repository, digest) in self._known_upstream:
-            return
-        remote = upstream.remote(repository)
-        try:
-            await upstream.pushing.resolve(remote, digest)
-        except RemoteNotFound:
-            manifest = await self._stored_manifest(repository, digest)
-            if manifest is None:
-                raise _missing(upstream, digest) from None
-            await self._forward_parts(upstream, repository, manifest, depth + 1)
-            await upstream.pushing.put_manifest(remote, digest, manifest)
-        self._remember(repository, digest)
-
-    async def _stored_manifest(self, repository: Repository, digest: Digest) -> Manifest | None:
-        stored = await self.registry.pulls.stored_manifest(repository, digest)
-        return None if stored is None else parse_manifest(stored.raw, stored.media_type)
-
-    async def _forward_in_background(self, upstream: Upstream, repository: Repository, digest: Digest) -> None:
-        try:
-            async with self._limits.asking(upstream, stream=True):
-                await self._forward_stored_blob(upstream, repository, digest)
-        except BoltsealError as error:
-            _log.info("blob not forwarded yet", repository=repository, reason=error.message)
-
-    async def _forward_stored_blob(self, upstream: Upstream, repository: Repository, digest: Digest) -> None:
-        """Make sure that upstream has a blob: it does, or it can mount it, or its bytes are sent."""
-        if (repository, digest) in self._known_upstream:
-            return
-        remote = upstream.remote(repository)
-        async with self._blob_slots, self._locks.taken(f"blob {repository} {digest}", BLOB_LOCK_WAIT_S):
-            if await upstream.pushing.has_blob(remote, digest) is None:
-                try:
-                    size = (await self.registry.pulls.blob(repository, digest)).size
-                except BlobUnknown as error:
-                    raise _missing(upstream, digest) from error
-                others = await self.registry.reserved_pushes.repositories_with_blob(digest, f"{upstream.terms.name}/")
-                source = next((upstream.remote(other) for other in others if other != repository), None)
-
-                def body() -> AsyncIterator[bytes]:
-                    return self._store.read(digest, 0, size)
-
-                mounted = await upstream.pushing.put_blob(remote, digest, size, body, source)
-                self._count(MOUNTED if mounted else PASSED_ON)
-        self._remember(repository, digest)
-
-    def _remember(self, repository: Repository, digest: Digest) -> None:
-        self._known_upstream[repository, digest] = None
-        while len(self._known_upstream) > REMEMBERED:
-            self._known_upstream.popitem(last=False)
-
     def _push_done(self, task: asyncio.Task[Published]) -> None:
         self._pushes.discard(task)
         if not task.cancelled():
@@ -451,10 +347,6 @@ def _check_remote(forward: _Forward, approved: ApprovedPush, remote: Digest | No
             f"here it is {local}, this push is {forward.canonical}",
             RefusalDetail(RefusalReason.NOT_EXTENDED, forward.tag, remote, forward.canonical),
         )
-
-
-def _missing(upstream: Upstream, digest: Digest) -> PartMissing:
-    return PartMissing(f"neither this registry nor {upstream.terms.name} has {digest}: push it first")
 
 
 def _lock_name(repository: Repository, tag: Tag) -> str:

@@ -14,13 +14,13 @@ Any user with the push right can record a release, so the event is no more trust
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Final
 
 from boltseal.errors import Invalid
 from boltseal.events import Event, ReleaseDone, TagHeld, TagMoved
 from boltseal.ledger.entry import RELEASE_HOST, RELEASE_NUMBER, RELEASE_PROJECT, Entry, EntryKind, IndexedLine, parse
-from boltseal.notify.dispatch import OutgoingEvent
+from boltseal.notify.dispatch import FeedPage, OutgoingEvent
 from boltseal.oci.digest import Digest
 from boltseal.oci.reference import Reference, Repository, Tag
 from boltseal.policy.release_tags import looks_like_release
@@ -60,8 +60,8 @@ class _LogFeed(ABC):
 
         return self._database.read_and_wait(look_up)
 
-    def read(self, start: int) -> tuple[Sequence[OutgoingEvent], int]:
-        """Return the events of the next entries from `start` on, and the index to continue at."""
+    def read(self, start: int) -> FeedPage:
+        """Return the events of the next entries from `start` on."""
 
         def look_up(snapshot: Snapshot) -> list[IndexedLine]:
             return list(ledger_store.lines(snapshot, start, until=start + BATCH, log=self._log))
@@ -76,7 +76,7 @@ class _LogFeed(ABC):
                 continue  # `admin fsck` and the ledger monitor report it
             if event is not None:
                 events.append(OutgoingEvent(f"{entry.registry}/{index}", entry.time_us, event))
-        return events, found[-1][0] + 1 if found else start + BATCH
+        return FeedPage(events, found[-1][0] + 1 if found else start + BATCH)
 
 
 class LedgerFeed(_LogFeed):

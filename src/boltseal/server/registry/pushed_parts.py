@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from boltseal.ledger.entry import PLATFORM, parse
 from boltseal.oci.manifest import Manifest, parse_manifest
+from boltseal.policy import append_only
 from boltseal.policy.image_parts import NO_PARTS, Parts, is_attestation, lists
 from boltseal.server.registry.models import PushedManifest, TagChange
 from boltseal.server.storage.metadata import ledger_store, queries
@@ -67,3 +68,11 @@ def _lists_current(index: Manifest, change: TagChange) -> bool:
 
 def _lists_pushed(index: Manifest, pushed: PushedManifest) -> bool:
     return lists(index, pushed.identity.canonical, pushed.identity.media_type)
+
+
+def extends_current(tx: UnitOfWork, change: TagChange, new: Manifest) -> bool:
+    """Return whether a manifest has all parts of the one that the tag resolves to now."""
+    if change.current is None:
+        return True
+    current = _current(tx, change)
+    return current is not None and append_only.extends(current, new)

@@ -16,6 +16,7 @@ from boltseal.policy import refusal_message
 from boltseal.policy.refusal_message import SomeTags
 from boltseal.policy.refusals import RefusalDetail, RefusalReason, Refused
 from boltseal.policy.rules import Rule
+from boltseal.policy.seal import PushDecision
 from boltseal.server.registry import tag_rows
 from boltseal.server.registry.models import RepositoryRow, TagChange
 from boltseal.server.storage.metadata.tag_row import TagRow
@@ -82,6 +83,13 @@ def push_not_extending(change: TagChange, current: Digest, pushed: Digest, rule:
     repository, tag = change.repository.name, change.tag
     detail = RefusalDetail(RefusalReason.NOT_EXTENDED, tag, current, pushed, rule=rule.why)
     return NotExtended(refusal_message.not_extended(tag, repository, current, pushed), detail)
+
+
+def restore_refused(change: TagChange, row: TagRow, target: Digest, decision: PushDecision, rule: Rule) -> SealedPut:
+    """Return the refusal of a restore by the seal policy's decision."""
+    if decision is PushDecision.REFUSED_NOT_EXTENDED and row.digest is not None:
+        return restore_not_extending(change, row.digest, target, rule)
+    return restore_of_sealed(change, row, target, rule)
 
 
 def restore_of_sealed(change: TagChange, row: TagRow, target: Digest, rule: Rule) -> TagSealed:

@@ -3,17 +3,56 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Final, NamedTuple
 
 from boltseal.errors import Unavailable
 from boltseal.ledger.audit import AuditedTag
+from boltseal.ledger.entry import MODE_SETTLING, PLATFORM, SETTLES, format_time
 from boltseal.oci.digest import SHA256, Digest
 from boltseal.oci.reference import Tag
 from boltseal.policy.refusal_message import SealedBinding, SettlingTag
-from boltseal.policy.rules import Keep
-from boltseal.policy.seal import UNUSED, Identity, TagState
+from boltseal.policy.rules import FOREVER, Keep, Mode, Rule
+from boltseal.policy.seal import UNUSED, Identity, PushDecision, TagState
 from boltseal.server.auth.actor import Actor
-from boltseal.server.registry.models import PushedManifest
+from boltseal.server.registry.models import PushedManifest, TagChange
 from boltseal.server.storage.metadata.tag_row import TagRow
+
+SEALING: Final = (PushDecision.RETURN, PushDecision.MOVE_AND_SEAL)
+"""Decisions that seal a tag whatever the rule's mode is."""
+_SETTLING: Final = (PushDecision.CREATE_SETTLING, PushDecision.MOVE_SETTLING)
+
+
+class RowAfterPush(NamedTuple):
+    """A tag's row after a push, and the extra of its ledger entry."""
+
+    row: TagRow
+    extra: dict[str, str]
+
+
+def after_push(
+    change: TagChange, pushed: PushedManifest, rule: Rule, decision: PushDecision, now_us: int
+) -> RowAfterPush:
+    """Return the tag's row after an accepted push."""
+    row = change.row
+    new = resolving_to(pushed)
+    if decision in _SETTLING:
+        until_us = now_us + rule.settle_us
+        extra = {"mode": MODE_SETTLING, "keep": str(rule.keep), SETTLES: format_time(until_us)}
+        extra |= {PLATFORM: change.platform} if change.platform else {}
+        return RowAfterPush(settling(new, rule.keep, until_us), extra)
+    if row is not None and row.sealed_digest is not None and decision is PushDecision.RETURN:
+        new = returned(row)
+    if rule.mode is not Mode.SEALED and decision not in SEALING:
+        return RowAfterPush(new, ledger_extra(rule.mode, None))
+    keep = rule.keep if rule.mode is Mode.SEALED else FOREVER
+    if row is not None and row.settles_us is not None:
+        keep = Keep.parse(str(row.keep))  # of the rule that let the tag settle
+    return RowAfterPush(sealed(new, keep, now_us, change.actor), ledger_extra(Mode.SEALED, keep))
+
+
+def ledger_extra(mode: Mode, keep: Keep | None) -> dict[str, str]:
+    """Return what a ledger entry says about the mode of a tag, and about how long a seal protects its bytes."""
+    return {"mode": str(mode)} if keep is None else {"mode": str(mode), "keep": str(keep)}
 
 
 def state_of(row: TagRow | None) -> TagState:

@@ -25,11 +25,9 @@ from typing import Final, NamedTuple
 
 from boltseal.errors import SealedPut
 from boltseal.ledger.audit import AuditedTag
-from boltseal.ledger.entry import MODE_SETTLING, PLATFORM, SETTLES, EntryKind, format_time
+from boltseal.ledger.entry import EntryKind
 from boltseal.oci.digest import Digest
-from boltseal.oci.manifest import Manifest, parse_manifest
 from boltseal.oci.reference import Repository, Tag
-from boltseal.policy import append_only
 from boltseal.policy.free_tag import next_free
 from boltseal.policy.refusal_message import SomeTags
 from boltseal.policy.rule_decision import decide, sha512_beginning, signature_subject
@@ -45,7 +43,7 @@ from boltseal.server.registry.models import (
     RepositoryRow,
     TagChange,
 )
-from boltseal.server.registry.pushed_parts import part_of_one_image, parts_of
+from boltseal.server.registry.pushed_parts import extends_current, part_of_one_image, parts_of
 from boltseal.server.registry.tag_check import TagCheck
 from boltseal.server.storage.batches import batches
 from boltseal.server.storage.metadata import links, queries, tag_table
@@ -63,8 +61,6 @@ _KINDS: Final[Mapping[PushDecision, EntryKind]] = {
     PushDecision.MOVE_SETTLING: EntryKind.TAG_MOVED,
 }
 _SETTLED: Final = "settled"
-_SETTLING: Final = (PushDecision.CREATE_SETTLING, PushDecision.MOVE_SETTLING)
-_SEALING: Final = (PushDecision.RETURN, PushDecision.MOVE_AND_SEAL)
 
 TAGS_AT_ONCE: Final = 100
 """Tags that one transaction deletes or expires: any number may resolve to one manifest, and all other writes wait."""
@@ -133,45 +129,26 @@ class TagWriter:
             return EntryResult(row.entry_index, changed=False, settles_us=row.settles_us)
         if row is not None and decision not in _KINDS:
             if kind is EntryKind.TAG_RESTORED:
-                raise _restore_refusal(change, row, pushed.digest, decision, rule)
+                raise tag_refusals.restore_refused(change, row, pushed.digest, decision, rule)
             raise self._refusal(tx, change, row, pushed, decision, rule)
         # 4
-        if rule.mode is Mode.SEALED or decision in _SEALING:
+        if rule.mode is Mode.SEALED or decision in tag_rows.SEALING:
             self._check_complete(tx, repository, pushed.digest)
         # 5
-        new, extra = self._changed(tx, change, pushed, rule, decision)
-        return self._record(tx, change, new, kind or _KINDS[decision], extra)
+        if row is not None and row.sealed_digest is not None and decision is PushDecision.RETURN:
+            # The client may have addressed the same bytes by another digest than the one that the tag is sealed at.
+            queries.add_alias(tx, repository.id, str(pushed.digest), str(row.sealed_digest))
+        after = tag_rows.after_push(change, pushed, rule, decision, tx.now_us)
+        return self._record(tx, change, after.row, kind or _KINDS[decision], after.extra)
 
     def _decide(self, tx: UnitOfWork, change: TagChange, pushed: PushedManifest, rule: Rule) -> PushDecision:
         state = tag_rows.state_of(change.row)
         compared = (
             rule.mode is Mode.APPEND_ONLY and state.bound is None and state.resolves_to not in (None, pushed.identity)
         )
-        extends = not compared or self._extends(tx, change, pushed.manifest)
+        extends = not compared or extends_current(tx, change, pushed.manifest)
         parts = parts_of(tx, change, pushed, settle=rule.settle_us > 0 and change.may_settle)
         return judge(state, pushed.identity, rule.mode, extends=extends, parts=parts)
-
-    def _changed(
-        self, tx: UnitOfWork, change: TagChange, pushed: PushedManifest, rule: Rule, decision: PushDecision
-    ) -> tuple[TagRow, dict[str, str]]:
-        """Return the tag's row after a push, and the extra of its ledger entry."""
-        row = change.row
-        new = tag_rows.resolving_to(pushed)
-        if decision in _SETTLING:
-            until_us = tx.now_us + rule.settle_us
-            extra = {"mode": MODE_SETTLING, "keep": str(rule.keep), SETTLES: format_time(until_us)}
-            extra |= {PLATFORM: change.platform} if change.platform else {}
-            return tag_rows.settling(new, rule.keep, until_us), extra
-        if row is not None and row.sealed_digest is not None and decision is PushDecision.RETURN:
-            # The client may have addressed the same bytes by another digest than the one that the tag is sealed at.
-            queries.add_alias(tx, change.repository.id, str(pushed.digest), str(row.sealed_digest))
-            new = tag_rows.returned(row)
-        if rule.mode is not Mode.SEALED and decision not in _SEALING:
-            return new, _extra(rule.mode, None)
-        keep = rule.keep if rule.mode is Mode.SEALED else FOREVER
-        if row is not None and row.settles_us is not None:
-            keep = Keep.parse(str(row.keep))  # of the rule that let the tag settle
-        return tag_rows.sealed(new, keep, tx.now_us, change.actor), _extra(Mode.SEALED, keep)
 
     def settle(self, tx: UnitOfWork, change: TagChange, *, complete: bool = True) -> TagChange:
         """Seal a settling tag at its current digest, and return the change with the new row; any other tag stays as it is.
@@ -189,7 +166,7 @@ class TagWriter:
         keep, pusher = Keep.parse(str(row.keep)), Actor(row.changed_by)
         settled = dataclasses.replace(change, actor=pusher, reason=_SETTLED)
         new = tag_rows.sealed(row, keep, tx.now_us, pusher)
-        self._record(tx, settled, new, EntryKind.TAG_SEALED, _extra(Mode.SEALED, keep))
+        self._record(tx, settled, new, EntryKind.TAG_SEALED, tag_rows.ledger_extra(Mode.SEALED, keep))
         return dataclasses.replace(change, row=tag_table.find(tx, change.repository.id, change.tag))
 
     def settled(self, snapshot: Snapshot, now_us: int, limit: int) -> list[OverdueTag]:
@@ -254,7 +231,7 @@ class TagWriter:
         self._check_complete(tx, change.repository, row.digest)
         tx.invalidates_caches = True  # caches may have the digest that a mirrored tag had upstream
         new = tag_rows.sealed(row, FOREVER, tx.now_us, change.actor)
-        return self._record(tx, change, new, EntryKind.TAG_SEALED, _extra(Mode.SEALED, FOREVER))
+        return self._record(tx, change, new, EntryKind.TAG_SEALED, tag_rows.ledger_extra(Mode.SEALED, FOREVER))
 
     def unseal(self, tx: UnitOfWork, change: TagChange) -> EntryResult | None:
         """Lift only the protection against deletion; None when the tag was never sealed or does not exist."""
@@ -266,7 +243,7 @@ class TagWriter:
             return EntryResult(row.entry_index, changed=False)
         tx.invalidates_caches = True
         new = dataclasses.replace(row, keep=str(DELETABLE), keep_until_us=None)
-        return self._record(tx, change, new, EntryKind.TAG_UNSEALED, _extra(Mode.SEALED, DELETABLE))
+        return self._record(tx, change, new, EntryKind.TAG_UNSEALED, tag_rows.ledger_extra(Mode.SEALED, DELETABLE))
 
     def purge_tags_at(
         self, tx: UnitOfWork, repository: RepositoryRow, digest: Digest, actor: Actor, reason: str
@@ -413,12 +390,6 @@ class TagWriter:
             raise tag_refusals.incomplete(repository, digest, absent)
         tx.complete_manifests.add(checked)
 
-    def _extends(self, tx: UnitOfWork, change: TagChange, new: Manifest) -> bool:
-        if change.current is None:
-            return True
-        old = queries.manifest_bytes(tx, change.repository.id, str(change.current))
-        return old is not None and append_only.extends(parse_manifest(old.raw, old.media_type), new)
-
     def _refusal(
         self, tx: UnitOfWork, change: TagChange, row: TagRow, pushed: PushedManifest, decision: PushDecision, rule: Rule
     ) -> SealedPut:
@@ -472,15 +443,5 @@ class TagWriter:
         return EntryResult(index, changed=True, settles_us=written.settles_us)
 
 
-def _extra(mode: Mode, keep: Keep | None) -> dict[str, str]:
-    return {"mode": str(mode)} if keep is None else {"mode": str(mode), "keep": str(keep)}
-
-
 def _overdue(row: OverdueRow) -> OverdueTag:
     return OverdueTag(RepositoryRow(Repository(row.repository), row.repository_id), Tag(row.tag))
-
-
-def _restore_refusal(change: TagChange, row: TagRow, target: Digest, decision: PushDecision, rule: Rule) -> SealedPut:
-    if decision is PushDecision.REFUSED_NOT_EXTENDED and row.digest is not None:
-        return tag_refusals.restore_not_extending(change, row.digest, target, rule)
-    return tag_refusals.restore_of_sealed(change, row, target, rule)

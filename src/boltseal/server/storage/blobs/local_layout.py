@@ -20,7 +20,7 @@ from typing import Final
 from boltseal.files.atomic_files import Disk, make_folders
 from boltseal.oci.digest import Digest
 from boltseal.server.storage.blobs.local_partial import store_error
-from boltseal.server.storage.blobs.protocol import StoredBlob, UploadUnknown
+from boltseal.server.storage.blobs.protocol import BlobAbsent, StoredBlob, UploadUnknown
 
 ALGORITHMS: Final = {"sha256": 64, "sha512": 128}
 SESSION_NAME: Final = re.compile(r"[0-9a-f]{32}\.[0-9a-f]{16}")
@@ -54,6 +54,15 @@ class LocalLayout:
     def blob(self, digest: Digest) -> str:
         """Return the file of a blob, which may not exist."""
         return f"{self.blobs}/{digest.algorithm}/{digest.hex[:2]}/{digest.hex}"
+
+    def open_blob(self, digest: Digest) -> int:
+        """Open the file of a blob for reading, and return its descriptor. Raises: BlobAbsent, StoreBroken."""
+        try:
+            return self._disk.open_to_read(self.blob(digest))
+        except FileNotFoundError as error:
+            raise BlobAbsent(f"blob {digest} is not in the store") from error
+        except OSError as error:
+            raise store_error(error, f"blob {digest} can't be opened") from error
 
     def look(self, digest: Digest) -> StoredBlob | None:
         """Return what is stored under a digest, None if nothing is. Raises: StoreBroken."""

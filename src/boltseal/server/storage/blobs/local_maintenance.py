@@ -22,19 +22,9 @@ from boltseal.server.storage.blobs.local_layout import (
     stored_blob,
 )
 from boltseal.server.storage.blobs.local_partial import store_error
-from boltseal.server.storage.blobs.protocol import BlobAbsent, StoredBlob
+from boltseal.server.storage.blobs.protocol import StoredBlob
 
 _SCAN_BYTES: Final = 1024 * 1024
-
-
-def open_blob(disk: Disk, layout: LocalLayout, digest: Digest) -> int:
-    """Open the file of a blob for reading. Raises: BlobAbsent, StoreBroken."""
-    try:
-        return disk.open_to_read(layout.blob(digest))
-    except FileNotFoundError as error:
-        raise BlobAbsent(f"blob {digest} is not in the store") from error
-    except OSError as error:
-        raise store_error(error, f"blob {digest} can't be opened") from error
 
 
 class LocalMaintenance:
@@ -50,7 +40,7 @@ class LocalMaintenance:
 
     def scan(self, digest: Digest) -> Iterator[bytes]:
         """Yield the file that is there now; if it is replaced or deleted meanwhile, the old one to its end."""
-        fd = open_blob(self._disk, self._layout, digest)
+        fd = self._layout.open_blob(digest)
         try:
             position = 0
             while piece := self._disk.read_at(fd, _SCAN_BYTES, position):

@@ -14,7 +14,7 @@ from typing import Final
 from boltseal.files.atomic_files import Disk
 from boltseal.oci.digest import Digest
 from boltseal.server.storage.blobs.local_layout import LocalLayout
-from boltseal.server.storage.blobs.local_maintenance import LocalMaintenance, open_blob
+from boltseal.server.storage.blobs.local_maintenance import LocalMaintenance
 from boltseal.server.storage.blobs.local_partial import store_error
 from boltseal.server.storage.blobs.local_upload import UploadResources, result_of
 from boltseal.server.storage.blobs.local_uploads import LocalUploads
@@ -88,7 +88,7 @@ class LocalBlobs:
 
     async def read(self, digest: Digest, start: int, length: int) -> AsyncIterator[bytes]:
         """Yield pieces. One long reader is fastest with large pieces read at once; several would make each other wait."""
-        fd = open_blob(self._resources.disk, self._layout, digest)
+        fd = self._layout.open_blob(digest)
         is_long = length > SHARED_PIECE_BYTES
         self._long_readers += is_long
         try:

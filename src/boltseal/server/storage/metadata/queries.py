@@ -267,11 +267,18 @@ def repositories_with_blob(snapshot: Snapshot, digest: str, source: str | None) 
     return (BlobHolder(*row) for row in snapshot.sql.connection.execute(query))
 
 
-def some_with_blob(snapshot: Snapshot, digest: str, after_id: int, limit: int) -> list[tuple[int, str]]:
-    """Return at most `limit` of the repositories that have a blob, by number and name, with a higher number than `after_id`."""
+class NumberedRepository(NamedTuple):
+    """A repository's number in the database, and its name."""
+
+    number: int
+    name: str
+
+
+def some_with_blob(snapshot: Snapshot, digest: str, after_id: int, limit: int) -> list[NumberedRepository]:
+    """Return at most `limit` of the repositories that have a blob, by number, with a higher number than `after_id`."""
     query = select(blob.c.repository_id, repository.c.name).join(repository, blob.c.repository_id == repository.c.id)
     query = query.where(blob.c.digest == digest, blob.c.repository_id > after_id).order_by(blob.c.repository_id)
-    return [(number, name) for number, name in snapshot.sql.connection.execute(query.limit(limit))]
+    return [NumberedRepository(*row) for row in snapshot.sql.connection.execute(query.limit(limit))]
 
 
 def has_aliases(tx: UnitOfWork, repository_id: int) -> bool:

@@ -57,9 +57,14 @@ def remove(tx: UnitOfWork, repository_id: int, name: str) -> None:
     tx.sql.connection.execute(delete(tag).where(tag.c.repository_id == repository_id, tag.c.name == name))
 
 
-def tags_resolving_to(
-    tx: UnitOfWork, repository_id: int, digest: str, limit: int | None = None
-) -> list[tuple[str, TagRow]]:
+class NamedRow(NamedTuple):
+    """A tag's name and row."""
+
+    name: str
+    row: TagRow
+
+
+def tags_resolving_to(tx: UnitOfWork, repository_id: int, digest: str, limit: int | None = None) -> list[NamedRow]:
     """Return the tags that resolve to this digest now, sorted by name, at most `limit`."""
     rows = tx.sql.connection.execute(
         select(tag.c.name, *_COLUMNS)
@@ -67,7 +72,7 @@ def tags_resolving_to(
         .order_by(tag.c.name)
         .limit(limit)
     ).all()
-    return [(row[0], _parse(row[1:])) for row in rows]
+    return [NamedRow(row[0], _parse(row[1:])) for row in rows]
 
 
 def protecting_tags(tx: UnitOfWork, repository_id: int, digests: DigestSet, besides: Collection[str] = ()) -> SomeTags:
