@@ -31,9 +31,10 @@ from boltseal.project.references.yaml_tree import Node, ScalarNode, Tree
 from boltseal.project.source_files import ProjectTree, SourceFile, Unreadable
 
 NOT_UNDERSTOOD: Final = "looks like an image, but its place is not understood: it is not locked; [[lock.ignore]] in .boltseal.toml leaves it out"
-_OTHER_LOCKS: Final = frozenset(
+OTHER_LOCKS: Final = frozenset(
     {"Cargo.lock", "composer.lock", "package-lock.json", "pnpm-lock.yaml", "poetry.lock", "uv.lock", "yarn.lock"}
 )
+"""Files of package managers, which name no images."""
 _CONTAINER_KEYS: Final = frozenset(
     {
         *("args", "command", "commands", "containerPort", "depends_on", "entrypoint", "env", "environment", "expose"),
@@ -71,7 +72,7 @@ def unknown_values(
     unknown: list[ScanProblem] = []
     for name in names:
         last = name.rpartition("/")[2]
-        if last == LOCK_NAME or last in _OTHER_LOCKS or account.reported_whole(name):
+        if last == LOCK_NAME or last in OTHER_LOCKS or account.reported_whole(name):
             continue
         try:
             source = project.read(name)
