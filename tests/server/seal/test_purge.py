@@ -23,7 +23,7 @@ from boltseal.server.storage.metadata import unreferenced
 from boltseal.server.store_factory import open_store
 from tests.bare_registry import SHOP, Opener
 from tests.fakes.disk import FailingDisk
-from tests.images import Document, error_of, holds_blob, image, index, meaning, push, put
+from tests.images import Document, error_of, holds_blob, image, index, meaning, push, push_blob, put
 from tests.polling import until
 from tests.server.seal.admin import ADMIN, APP, RELEASE, bytes_on_disk, seals_of
 from tests.serving import FLOATING, Clock, Rule, Serving, serving, settings_of
@@ -49,6 +49,22 @@ async def test_a_purged_image_is_gone_at_once(registry: Serving) -> None:
 
     assert before == [200] * len(paths)
     assert after == [404] * len(paths)
+
+
+@pytest.mark.parametrize(("purged", "copied"), [("sha256", "sha256"), ("sha256", "sha512"), ("sha512", "sha512")])
+async def test_copies_in_other_repositories_are_listed(registry: Serving, purged: str, copied: str) -> None:
+    """A purge lists the image in other repositories, also under another digest of the same bytes."""
+    for repository, algorithm in (("shop/app", purged), ("shop/other", copied)):
+        for blob in SECRET.blobs:
+            await push_blob(registry.client, repository, blob)
+        digest = str(Digest.of(SECRET.raw, algorithm))
+        assert (await put(registry.client, repository, digest, SECRET)).status_code == 201
+    with seals_of(registry.data) as seals:
+        done = await seals.purge(APP, Digest.of(SECRET.raw, purged), ADMIN, "it holds a password")
+
+    assert {(copy.repository, str(copy.digest)) for copy in done.elsewhere} == {
+        ("shop/other", digest) for digest in (str(Digest.of(SECRET.raw, copied)), *(b.digest for b in SECRET.blobs))
+    }
 
 
 @pytest.mark.parametrize("changed", ["the tag moved to another image", "another tag came to the image"])
