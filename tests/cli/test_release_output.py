@@ -27,3 +27,15 @@ def test_the_reason_of_a_failed_release_is_printed_once(
 
     assert (printed.out + printed.err).count(WHY) == times
     assert "last words" in printed.err
+
+
+def test_the_digest_of_a_pinned_image_is_printed_once(capsys: pytest.CaptureFixture[str]) -> None:
+    """The table of a release shows a pinned image without its digest, which has a column of its own."""
+    made = release(1)
+    pinned = [replace(each, image=f"{each.image}@{each.digest}") for each in made.services]
+    done = made.with_services(pinned)
+    print_release(CommandOutput("deploy", as_json=False), DeployResult(done, ReleaseOutcome(done)))
+    printed = capsys.readouterr().out
+
+    assert [printed.count(each.image) for each in made.services] == [1] * len(made.services)
+    assert printed.count("sha256:") == len(made.services)

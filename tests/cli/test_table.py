@@ -125,3 +125,42 @@ def test_no_cell_loses_a_character_at_any_width(rows: list[tuple[str, str, str]]
 
     assert {char: printed.count(char) for char in "12/:測"} == {char: given_cells.count(char) for char in "12/:測"}
     assert all(any(digest in line for line in lines) for digest in digests)
+
+
+@pytest.mark.parametrize("width", [30, 40, 60, 80])
+def test_an_image_reference_is_broken_at_a_slash_and_never_in_its_tag(width: int) -> None:
+    """A reference that does not fit is broken after a `/`; its last part stands with the tag in one line, and a version too."""
+    image = "registry.example.com:24164/department/team/application-with-a-long-name:1.4.2.1-alpine3.19"
+    why = "1.4.2.1-alpine3.19 was deployed here before and failed; write it into the files"
+    lines = table_lines(("SERVICE", "DO", "IMAGE", "WHY"), [("web", "nothing", image, why)], ("SERVICE", "DO"), width)
+    words = [word for line in lines for word in line.split()]
+
+    assert "".join(word for word in words if word in image and word not in why) == image
+    assert "1.4.2.1-alpine3.19" in words
+
+
+def test_a_column_is_as_wide_as_a_name_with_its_tag() -> None:
+    """Columns are narrowed as long as names with tags fit: the registry is on the line above, the reason is wrapped."""
+    rows = [("web", "localhost:5000/shop/app:1.4.2", "there is no newer version of the same form")]
+
+    assert table_lines(("SERVICE", "IMAGE", "WHY"), rows, ("SERVICE",), 38) == [
+        "SERVICE  IMAGE            WHY",
+        "web      localhost:5000/  there is no",
+        "         shop/app:1.4.2   newer",
+        "                          version of",
+        "                          the same",
+        "                          form",
+    ]
+
+
+@given(
+    st.lists(st.text(st.sampled_from("abc.-12"), min_size=1, max_size=20), min_size=1, max_size=5),
+    st.text(st.sampled_from("abc.-12"), min_size=1, max_size=60),
+    st.integers(1, 120),
+)
+def test_a_name_with_its_tag_is_on_one_line_at_any_width(path: list[str], tag: str, width: int) -> None:
+    """Of a reference in any column, the last part of its name stands with its tag on one line at every width."""
+    image = f"{'/'.join(path)}:{tag}"
+    lines = table_lines(("A", "IMAGE", "C"), [("why " * 20, image, "words of a reason " * 3)], (), width)
+
+    assert any(f"{path[-1]}:{tag}" in line for line in lines)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import tracemalloc
 
 import pytest
 from hypothesis import given
@@ -258,3 +259,18 @@ async def test_lists_of_different_sources_are_not_compared() -> None:
     )
     assert (none.packages, none.packages_reason) == (None, "the new image: it has no package database")
     assert none.files is not None
+
+
+async def test_databases_that_a_layer_replaced_are_not_kept() -> None:
+    """Of a database that each layer replaces, two are in memory at most: that of the image so far and that of the next layer."""
+    database = b"".join(
+        b"Package: p\nStatus: install ok installed\nVersion: 1\nDescription: %d\n\n" % n for n in range(8_000)
+    )
+    layers = [layer_of({DPKG: database + b"Package: last\nVersion: %d\n" % number}) for number in range(6)]
+    tracemalloc.start()
+    found = await contents(image_of(*layers))
+    _, peak_bytes = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+
+    assert found.layers.packages == (Package("deb", "last", "5"), Package("deb", "p", "1"))
+    assert peak_bytes < 5 * len(database)  # six, if all were kept

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from boltseal.deploy.holds import holding
-from boltseal.deploy.release_exchange import exchanged, file_in_volume, releases_in_volume
+from boltseal.deploy.release_exchange import exchanged, files_in_volume, releases_in_volume
 from boltseal.deploy.release_file import StoredRelease, TornFile, format_stored, parse_stored
 from boltseal.deploy.releases import ReleaseContents, ReleaseEnd, ReleaseKind, ReleaseUnreadable
 from tests.deploy.samples import release
@@ -70,7 +70,7 @@ def test_a_release_of_a_newer_version_in_the_volume_is_not_missing() -> None:
 
 def test_the_newest_whole_state_in_the_volume_counts() -> None:
     """Of the two files of a release in the volume the one with the higher revision counts; a torn one leaves the other."""
-    files = dict(file_in_volume(each) for each in (stored(1, 4), stored(1, 5), stored(2)))
+    files = files_in_volume(stored(1, 4)) | files_in_volume(stored(1, 5)) | files_in_volume(stored(2))
     torn = {**files, "1.1": files["1.1"][:-9]}
     noise = {"key": b"k", "x.0": b"", "1.2": b"", "3.0": format_stored(stored(1)), "٣.0": b""}
 
@@ -149,7 +149,7 @@ def test_an_older_rollback_that_gets_another_number_still_holds(authoritative: b
 def test_an_unreadable_release_on_the_engine_is_not_ignored(change: tuple[bytes, bytes]) -> None:
     """A release of a newer version, or an invalid one, is an error: its number is not given to another release."""
     body = format_stored(stored(2)).rpartition(b"\nsha256:")[0] + b"\n"
-    files = dict([file_in_volume(stored(1)), ("2.1", _hashed(body.replace(*change)))])
+    files = files_in_volume(stored(1)) | {"2.1": _hashed(body.replace(*change))}
 
     with pytest.raises(ReleaseUnreadable, match=r"shop/2\.1"):
         releases_in_volume(files, "shop")

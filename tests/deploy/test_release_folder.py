@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import json
 import os
 import stat
 import subprocess
@@ -13,6 +14,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from boltseal.deploy.copy_locations import CopyLocations
 from boltseal.deploy.release_file import TornFile
 from boltseal.deploy.release_store import (
     AnotherDeploys,
@@ -172,28 +174,31 @@ def test_a_full_disk_is_reported_before_anything_starts(tmp_path: Path) -> None:
         full.begin(release(1, None), CONTENTS)
 
 
+def copied(folder: ReleaseFolder, path: Path) -> Path:
+    """Return where a file of a project is mounted from."""
+    return CopyLocations(folder).of_file(path)
+
+
 def test_mounted_files_are_stored_by_content(folder: ReleaseFolder, tmp_path: Path) -> None:
     """A mounted file is stored once per content and mode."""
     secret = tmp_path / "secret.txt"
     secret.write_text("one")
     secret.chmod(0o644)
-    first, again = folder.keep_content(secret), folder.keep_content(secret)
+    first, again = copied(folder, secret), copied(folder, secret)
     secret.write_text("two")
-    second = folder.keep_content(secret)
+    second = copied(folder, secret)
 
-    assert first is not None
-    assert second is not None
     assert first == again != second
     assert (first.read_text(), second.read_text()) == ("one", "two")
     assert stat.S_IMODE(first.stat().st_mode) == 0o644
-    assert folder.is_content(first)
+    assert copied(folder, first) == first
 
 
 def test_only_regular_files_are_copied(folder: ReleaseFolder, tmp_path: Path) -> None:
     """Mounted folders are not copied, and a missing file is an error."""
-    assert folder.keep_content(tmp_path) is None
+    assert copied(folder, tmp_path) == tmp_path
     with pytest.raises(ReleaseInvalid, match="No such file"):
-        folder.keep_content(tmp_path / "gone")
+        copied(folder, tmp_path / "gone")
 
 
 def test_hmacs_are_stable_on_one_host_only(tmp_path: Path) -> None:
@@ -209,8 +214,9 @@ def test_old_releases_keep_only_their_record(folder: ReleaseFolder, tmp_path: Pa
     secret = tmp_path / "secret.txt"
     for number in range(1, 6):
         secret.write_text(f"{number}")
-        copy = folder.keep_content(secret)
-        folder.begin(release(number), ReleaseContents(f"{copy}".encode()))
+        copy = copied(folder, secret)
+        text = {"name": "shop", "services": {}, "secrets": {"token": {"file": str(copy)}}}
+        folder.begin(release(number), ReleaseContents(json.dumps(text).encode()))
     gone = folder.prune(frozenset({1}), keep=2)
 
     assert [each.number for each in gone] == [2, 3]

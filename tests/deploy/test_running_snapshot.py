@@ -15,6 +15,7 @@ from boltseal.deploy.running_snapshot import (
     recipes_of,
     recorded_networks,
     request_body,
+    value_paths,
 )
 
 ID, OTHER = "a" * 64, "b" * 64
@@ -137,3 +138,20 @@ def test_services_that_were_not_chosen_keep_their_recipes() -> None:
     merge_recipes(whole, before, {"web", "db"})
     assert recipes_of(whole) == {}
     assert recorded_networks(whole) == []
+
+
+def test_only_values_are_copied_into_containers() -> None:
+    """Compose copies secrets and configs from variables and contents to their targets; those from files are mounts."""
+    text = {
+        "services": {
+            "web": {
+                "secrets": [{"source": "token"}, {"source": "key", "target": "/keys/key"}, {"source": "file"}],
+                "configs": [{"source": "conf"}, {"source": "inline", "target": "/etc/inline"}, {"source": "gone"}],
+            }
+        },
+        "secrets": {"token": {"environment": "TOKEN"}, "key": {"environment": "KEY"}, "file": {"file": "/a"}},
+        "configs": {"conf": {"environment": "CONF"}, "inline": {"content": "x"}},
+    }
+
+    assert value_paths(text, "web") == {"/run/secrets/token", "/keys/key", "/conf", "/etc/inline"}
+    assert value_paths(text, "db") == set()

@@ -21,6 +21,7 @@ from starlette.responses import JSONResponse, RedirectResponse, Response
 from starlette.routing import Route
 
 from boltseal.oci.digest import Digest
+from boltseal.server.api.in_process import InProcessHttp
 
 
 @dataclass
@@ -62,8 +63,8 @@ class FakeHub:
         held[tag] = held[str(digest)] = (media_type, body)
         return digest
 
-    def transport(self) -> httpx2.ASGITransport:
-        return httpx2.ASGITransport(app=self.app())
+    def transport(self) -> InProcessHttp:
+        return InProcessHttp(self.app())
 
     def app(self) -> Starlette:
         methods = ["GET", "HEAD"]

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from boltseal.project.image_references import ScanResult
-from boltseal.project.references.image_shape import names_image
+from boltseal.project.references.image_shape import PLACEHOLDERS, names_image
 from tests.project.projects import found_in, names, written
 
 DOCS = Path(__file__).parent.parent.parent / "docs/reference/image-keys.md"
@@ -142,3 +142,36 @@ def test_locks_of_package_managers_and_the_own_lock_are_left_out(tmp_path: Path)
     files = dict.fromkeys(["boltseal.lock", "package-lock.json"], '{"image": "a/b:1"}')
 
     assert unknown(found_in(written(tmp_path, files))) == []
+
+
+@pytest.mark.parametrize("word", sorted(PLACEHOLDERS))
+def test_a_placeholder_in_test_data_is_no_image(word: str, tmp_path: Path) -> None:
+    """A placeholder as the image of a step in no known format is not reported, and the image beside it is."""
+    steps = (
+        f"steps:\n  one:\n    image: {word}\n    commands: [make]\n  two:\n    image: alpine\n    commands: [make]\n"
+    )
+    found = found_in(written(tmp_path, {"testdata/steps.yml": steps}))
+
+    assert unknown(found) == [("testdata/steps.yml", 6)]
+
+
+@pytest.mark.parametrize("image", ["dummy:1", "team/dummy", "dummy@sha256:" + 64 * "a"])
+def test_a_placeholder_with_a_tag_a_path_or_a_digest_is_an_image(image: str, tmp_path: Path) -> None:
+    """A reference is reported whatever its name is if it has a tag, a path or a digest."""
+    found = found_in(written(tmp_path, {"a.yml": f"x:\n  image: {image}\n  commands: [make]\n"}))
+
+    assert unknown(found) == [("a.yml", 2)]
+
+
+def test_a_placeholder_in_a_known_format_is_a_reference(tmp_path: Path) -> None:
+    """A Compose service with a placeholder as its image has an image reference."""
+    found = found_in(written(tmp_path, {"compose.yaml": "services:\n  web:\n    image: dummy\n"}))
+
+    assert [each.written for each in found.image_refs] == ["dummy"]
+
+
+def test_the_page_lists_the_placeholders() -> None:
+    """The page of image keys names each placeholder."""
+    page = DOCS.read_text(encoding="utf-8")
+
+    assert [word for word in sorted(PLACEHOLDERS) if f"`{word}`" not in page] == []

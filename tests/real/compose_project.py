@@ -130,10 +130,10 @@ class ComposeProject:
             self.docker.run("rm", "--force", "--volumes", each)
 
 
-def started(front: ComposeProject, *arguments: str) -> subprocess.Popen[bytes]:
-    """Start a command that continues in the background."""
+def started(front: ComposeProject, *arguments: str, before: Sequence[str] = ()) -> subprocess.Popen[bytes]:
+    """Start a command that continues in the background. `before`: the program that starts it."""
     return subprocess.Popen(
-        [sys.executable, "-m", "boltseal", *arguments],
+        [*before, sys.executable, "-m", "boltseal", *arguments],
         env=clean_environment(front.variables),
         cwd=front.root,
         stdout=subprocess.PIPE,

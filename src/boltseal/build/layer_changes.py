@@ -197,7 +197,7 @@ class _Reading:
             self.found.releases[content] = b"".join(pieces)
         elif is_library and (version := _version(b"".join(pieces))) is not None:
             self.found.versions[content] = version
-        if is_kept:
+        if is_kept and content not in self.found.kept:
             self.found.kept[content] = b"".join(pieces)
         return content
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import sys
 from collections import Counter
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Final
 
 import typer
 
@@ -24,6 +25,9 @@ from boltseal.lockfile.document import LOCK_NAME
 from boltseal.project.edits import FileEdit
 from boltseal.project.patch import patch_lines
 from boltseal.project.pin import PinStatus
+
+LINES_AT_ONCE: Final = 10_000
+"""How many lines of a patch are printed together."""
 
 
 @takes_registry_options
@@ -78,15 +82,16 @@ def _print(output: CommandOutput, request: PinRequest, report: PinReport) -> Non
     output.outcome = report.outcome
     for each in report.pins:
         image_ref = each.image_ref
-        output.add(
-            ref=image_ref.written if image_ref.resolved is None else str(image_ref.resolved),
-            status=each.status,
-            reason=each.reason,
-            file=image_ref.path,
-            line=image_ref.line,
-            at=image_ref.where,
-            digest=None if each.digest is None else str(each.digest),
-        )
+        if output.as_json:
+            output.add(
+                ref=image_ref.written if image_ref.resolved is None else str(image_ref.resolved),
+                status=each.status,
+                reason=each.reason,
+                file=image_ref.path,
+                line=image_ref.line,
+                at=image_ref.where,
+                digest=None if each.digest is None else str(each.digest),
+            )
         if each.status in WITHOUT_DIGEST:
             say_finding(clean(f"{image_ref.path}:{image_ref.line}: {image_ref.written}: {each.status}: {each.reason}"))
     report_unread(output, report.opened)
@@ -98,7 +103,9 @@ def _print(output: CommandOutput, request: PinRequest, report: PinReport) -> Non
         say(clean(f"boltseal: {name} has another name (a hard link), which keeps the old text"))
     if not (report.refused or request.write or request.to_text or output.as_json):
         for change in (*report.changes, *((report.record,) if report.record is not None else ())):
-            print_exact("".join(_difference(change)))
+            lines = _difference(change)
+            while part := "".join(islice(lines, LINES_AT_ONCE)):
+                print_exact(part)
     _print_summary(request, report)
 
 

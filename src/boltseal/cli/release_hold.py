@@ -13,6 +13,7 @@ from boltseal.cli.options import JsonOption
 from boltseal.cli.output import CommandOutput
 from boltseal.commands.deploy import project_name
 from boltseal.commands.release_holds import end_hold, holds
+from boltseal.commands.releases import image_text
 from boltseal.commands.text import clean
 
 
@@ -39,7 +40,8 @@ def release_hold(
                 service=each.service,
                 digest=each.digest or None,
             )
-            output.print(clean(f"{each.service}: {each.image} of {each.digest or each.image_id}: {each.reason}"))
+            image = image_text(each.image, each.digest)
+            output.print(clean(f"{each.service}: {image} of {each.digest or each.image_id}: {each.reason}"))
         if found.images and not end:
             output.say(f"end it with: boltseal release hold --end --project-name {name}")
         if not found.rollbacks:

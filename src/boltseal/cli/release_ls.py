@@ -13,7 +13,7 @@ from boltseal.cli.options import JsonOption
 from boltseal.cli.output import CommandOutput, print_line, say
 from boltseal.cli.release_output import release_end, release_fields
 from boltseal.cli.table import print_table
-from boltseal.commands.releases import ListedRelease, digest_text, list_releases, unfinished_notice
+from boltseal.commands.releases import ListedRelease, digest_text, image_text, list_releases, unfinished_notice
 from boltseal.commands.text import clean
 from boltseal.lockfile.format import time_text
 
@@ -61,7 +61,7 @@ def _number(listed: ListedRelease) -> str:
 
 def _image_rows(listed: ListedRelease) -> list[tuple[str, ...]]:
     return [
-        (_number(listed), clean(each.name), each.state, clean(each.image), digest_text(each))
+        (_number(listed), clean(each.name), each.state, clean(image_text(each.image, each.digest)), digest_text(each))
         for each in listed.release.services
     ]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from boltseal.cli.output import CommandOutput, say
 from boltseal.cli.table import print_table
 from boltseal.commands.outcome import Outcome
-from boltseal.commands.releases import ListedRelease, digest_text
+from boltseal.commands.releases import ListedRelease, digest_text, image_text
 from boltseal.commands.text import clean, counted
 from boltseal.deploy.release_flow import DeployResult, ReleaseOutcome
 from boltseal.deploy.releases import Release
@@ -53,7 +53,7 @@ def print_release(output: CommandOutput, done: DeployResult) -> None:
 def _print_outcome(output: CommandOutput, done: DeployResult, outcome: ReleaseOutcome) -> None:
     release = done.release
     services = [each for each in release.services if not release.chosen or each.name in release.chosen]
-    rows = [(each.name, each.state, each.image, digest_text(each)) for each in services]
+    rows = [(each.name, each.state, clean(image_text(each.image, each.digest)), digest_text(each)) for each in services]
     print_table(("SERVICE", "STATE", "IMAGE", "DIGEST"), rows, whole=("SERVICE", "STATE", "DIGEST"))
     for service in services:
         if service.scrub:

@@ -13,7 +13,7 @@ from boltseal.cli.options import JsonOption
 from boltseal.cli.output import CommandOutput, say
 from boltseal.cli.release_output import release_end, release_fields
 from boltseal.commands.deploy import project_name
-from boltseal.commands.releases import ListedRelease, show_release, unfinished_notice
+from boltseal.commands.releases import ListedRelease, image_text, show_release, unfinished_notice
 from boltseal.commands.text import clean
 from boltseal.lockfile.format import time_text
 
@@ -52,5 +52,5 @@ def _lines(listed: ListedRelease) -> Iterator[str]:
         yield f"engine    {release.engine}"
     for service in release.services:
         yield f"service   {service.name}: {service.state}{': ' + service.reason if service.reason else ''}"
-        yield f"  image   {service.image}"
+        yield f"  image   {image_text(service.image, service.digest)}"
         yield f"  digest  {service.digest}" if service.digest else f"  ID      {service.image_id or '-'} (local)"

@@ -71,6 +71,12 @@ def rollback(
                 say(clean(f"data is unchanged: {service.name} has {volume}"))
         if after.restored:
             say(clean(f"restored files: {', '.join(after.restored)}"))
+        if after.denied:
+            say(
+                clean(
+                    f"not restored, because they belong to another user: {', '.join(after.denied)}; restore them as that user or as root"
+                )
+            )
         if after.different:
             say(
                 clean(

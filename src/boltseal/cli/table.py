@@ -1,4 +1,4 @@
-"""Tables on stdout in the columns of the terminal. Nothing is cut off, and a digest or key is never broken.
+"""Tables on stdout in the columns of the terminal. Nothing is cut off; a digest, key or `name:tag` is never broken.
 
 A table has one of three layouts, the first that fits:
 
@@ -6,6 +6,8 @@ A table has one of three layouts, the first that fits:
 2. a line for each row without its digests and keys, which stand below the row, and with other cells wrapped; columns that
    are read together stand there together;
 3. a line for each cell, after the name of its column.
+
+A word that does not fit is broken after a `/` or before an `@`, elsewhere only if it is long and has no tag.
 """
 
 from __future__ import annotations
@@ -28,6 +30,12 @@ _NARROWEST: Final = 12
 """Columns below which a cell is not wrapped: text in a narrower column can't be read."""
 _COPIED: Final = re.compile(r"[0-9a-f]{64}|\+[0-9a-f]{8}\+[A-Za-z0-9+/]{44}", re.ASCII)
 """A digest, or the key of a ledger: readers copy and compare them whole."""
+
+
+_PIECES: Final = re.compile(r"(?<=/)(?=[^/])|(?=@)")
+_TAGGED: Final = re.compile(r"[\w.-]+:[\w.-]{1,128}", re.ASCII)
+_SHORT: Final = 30
+"""Columns of a piece that is not broken, whatever it is: most versions, host names and files are shorter."""
 
 
 def print_table(
@@ -56,7 +64,10 @@ def table_lines(
     if any(columns[at] in together for at in below):
         below = [at for at, column in enumerate(columns) if at in below or column in together]
     beside = [at for at in range(len(columns)) if at not in below]
-    fitted = _fitted(_natural(columns, rows, beside), {at for at in beside if columns[at] in whole}, width)
+    natural = _natural(columns, rows, beside)
+    fitted = _fitted(
+        natural, {at: natural[at] if columns[at] in whole else _least_width(rows, at) for at in beside}, width
+    )
     if fitted is None:
         return _records(columns, rows, width)
     return _lines(columns, rows, fitted, below)
@@ -71,16 +82,27 @@ def _total(widths: dict[int, int]) -> int:
     return sum(widths.values()) + _GAP * (len(widths) - 1)
 
 
-def _fitted(widths: dict[int, int], whole: Collection[int], width: int) -> dict[int, int] | None:
+def _least_width(rows: Sequence[Sequence[str]], at: int) -> int:
+    """Return the width that a column needs so that no piece is broken which should not be."""
+    pieces = (piece for row in rows for word in row[at].split() for piece in _PIECES.split(word) if _unbroken(piece))
+    return max(_NARROWEST, max(map(_cells, pieces), default=0))
+
+
+def _unbroken(piece: str) -> bool:
+    """Return whether a piece of a word stays in one line: a name with its tag, or a short one."""
+    return _cells(piece) <= _SHORT or _TAGGED.fullmatch(piece) is not None
+
+
+def _fitted(widths: dict[int, int], least: dict[int, int], width: int) -> dict[int, int] | None:
     """Return the widths with the widest columns narrowed until the table fits; None if it can't."""
     fitted = dict(widths)
     while (over := _total(fitted) - width) > 0:
-        narrowed = sorted((size for at, size in fitted.items() if at not in whole), reverse=True)
-        if not narrowed or narrowed[0] <= _NARROWEST:
+        narrowed = sorted((size for at, size in fitted.items() if size > least[at]), reverse=True)
+        if not narrowed:
             return None
-        at = next(at for at, size in fitted.items() if at not in whole and size == narrowed[0])
+        at = next(at for at, size in fitted.items() if size > least[at] and size == narrowed[0])
         next_widest = narrowed[1] if len(narrowed) > 1 else 0
-        fitted[at] = max(_NARROWEST, narrowed[0] - over, min(next_widest, narrowed[0] - 1))
+        fitted[at] = max(least[at], narrowed[0] - over, min(next_widest, narrowed[0] - 1))
     return fitted
 
 
@@ -126,9 +148,19 @@ def _wrapped(text: str, width: int) -> list[str]:
         if _cells(joined) <= width:
             lines[-1] = joined
             continue
-        parts = [word] if _cells(word) <= width or _COPIED.search(word) else rich_cells.chop_cells(word, width)
-        lines += parts
+        lines += [word] if _cells(word) <= width or _COPIED.search(word) else _broken(word, width)
     return [line for line in lines if line]
+
+
+def _broken(word: str, width: int) -> list[str]:
+    """Return the parts of a word that is longer than a line."""
+    lines = [""]
+    for piece in _PIECES.split(word):
+        if _cells(lines[-1] + piece) <= width:
+            lines[-1] += piece
+        else:
+            lines += [piece] if _unbroken(piece) else rich_cells.chop_cells(piece, width)
+    return lines
 
 
 def _padded(text: str, width: int) -> str:

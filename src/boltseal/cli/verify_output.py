@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -21,18 +22,11 @@ from boltseal.project.verify import VerifyResult, VerifyStatus
 def print_verified(output: CommandOutput, report: VerifyReport, *, github: bool) -> None:
     """Print what does not hold. `github`: as annotations of GitHub Actions."""
     output.outcome = report.outcome
-    shown = ShownReasons()
-    for result in report.results:
-        output.add(**_fields(result))
-        if not result.reason or output.as_json:
-            continue
-        image_ref = result.image_ref
-        if github:
-            print_line(_annotation(result))
-        elif result.weight != "holds":
-            place = f"{image_ref.path}:{image_ref.line}"
-            reason = shown.text(result.reason, place) if result.weight is Weight.UNKNOWN else result.reason
-            print_finding(clean(f"{place}: {image_ref.written}: {result.status}: {reason}"))
+    if output.as_json:
+        for result in report.results:
+            output.add(**_fields(result))
+    else:
+        _print_results(report.results, github=github)
     for problem in report.opened.problems:
         _print_problem(output, problem, "unreadable", Weight.UNKNOWN, github=github)
     for note in report.opened.notes:
@@ -55,6 +49,18 @@ def print_verified(output: CommandOutput, report: VerifyReport, *, github: bool)
         say(f"{counted(len(report.results), 'reference')}{': ' if numbers else ''}{', '.join(numbers)}")
     if report.note_weight is Weight.DIFFERS and any(one.status is VerifyStatus.NOT_PINNED for one in report.results):
         say(f"--strict needs each digest in its file: `boltseal pin --write` writes those of {LOCK_NAME}")
+
+
+def _print_results(results: Sequence[VerifyResult], *, github: bool) -> None:
+    shown = ShownReasons()
+    for result in results:
+        image_ref = result.image_ref
+        if github and result.reason:
+            print_line(_annotation(result))
+        elif result.reason and result.weight != "holds":
+            place = f"{image_ref.path}:{image_ref.line}"
+            reason = shown.text(result.reason, place) if result.weight is Weight.UNKNOWN else result.reason
+            print_finding(clean(f"{place}: {image_ref.written}: {result.status}: {reason}"))
 
 
 def _fields(result: VerifyResult) -> dict[str, Any]:

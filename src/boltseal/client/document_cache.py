@@ -60,6 +60,8 @@ class DocumentCache:
         self._pending: dict[Digest, tuple[str, bytes]] = {}
         self._pending_bytes = 0
         self._used: set[Digest] = set()
+        self._written: set[Digest] | None = None
+        """The documents in the file, if it had none at first; of another process's a copy is fetched once more."""
 
     def __enter__(self) -> Self:
         return self
@@ -82,6 +84,8 @@ class DocumentCache:
         """Return media type and verified bytes of a document, or None if it is not cached. Raises: StateUnusable."""
         if digest in self._pending:
             return self._pending[digest]
+        if self._written is not None and digest not in self._written:
+            return None
         with self._sqlite_errors():
             database = self._opened(create=False)
             found = None if database is None else database.execute(_DOCUMENT, (str(digest),)).fetchone()
@@ -164,16 +168,15 @@ class DocumentCache:
         with self._writing() as database:
             database.executemany(
                 "INSERT OR REPLACE INTO document VALUES (?, ?, ?, ?)",
-                (
-                    (str(key), media_type, zlib.compress(body), now_s)
-                    for key, (media_type, body) in self._pending.items()
-                ),
+                ((str(key), media_type, _deflated(body), now_s) for key, (media_type, body) in self._pending.items()),
             )
             database.executemany(
                 "UPDATE document SET used = ? WHERE digest = ? AND used < ?",
                 ((now_s, str(digest), now_s - 3600) for digest in self._used),
             )
             _forget(database, self._max_document_bytes)
+        if self._written is not None:
+            self._written |= self._pending.keys()
         self._pending, self._pending_bytes, self._used = {}, 0, set()
 
     @contextmanager
@@ -213,6 +216,8 @@ class DocumentCache:
                 for statement in _SCHEMA:
                     database.execute(statement)
                 database.execute(f"PRAGMA user_version = {VERSION}")
+            if database.execute("SELECT 1 FROM document LIMIT 1").fetchone() is None:
+                self._written = set()
         except BaseException:
             database.close()
             raise
@@ -234,6 +239,11 @@ def _forget(database: sqlite3.Connection, most_bytes: int) -> None:
         rows = database.execute("SELECT digest, length(body) FROM document ORDER BY used LIMIT 500").fetchall()
         database.executemany("DELETE FROM document WHERE digest = ?", ((row[0],) for row in rows))
         size -= sum(row[1] for row in rows)
+
+
+def _deflated(body: bytes) -> bytes:
+    """Compress a document with a window of its size: a larger one costs more time than the rest of the work."""
+    return zlib.compress(body, wbits=max(10, min(len(body).bit_length(), zlib.MAX_WBITS)))
 
 
 def _inflated(body: object) -> bytes:

@@ -31,6 +31,7 @@ from boltseal.deploy.health_wait import DeployTimeouts
 from boltseal.deploy.holds import held_images
 from boltseal.deploy.ledger_reports import record_release
 from boltseal.deploy.project_files import NoProject, named_files, project_folder
+from boltseal.deploy.release_cleanup import ReleaseCleanup, archives_images
 from boltseal.deploy.release_flow import DeployResult, ReleaseFlow
 from boltseal.deploy.release_images import PullScrubber, ReleaseImages, scrub_services
 from boltseal.deploy.release_store import NoSuchRelease, ReleaseFolder
@@ -50,7 +51,6 @@ from boltseal.lockfile.parse import parse_lock
 from boltseal.oci.reference import Reference
 from boltseal.project.lock_file import read_lock, write_lock
 from boltseal.project.resolve import not_allowed
-from boltseal.project.settings import project_settings
 
 MAX_REPORTED: Final = 5
 """How many references the message lists when a lock could not be updated."""
@@ -232,6 +232,8 @@ class DeployableProject:
             release = await current_release(flow, self.read, lock, self.services, changed)
             if release is None:
                 return None
+            archive = ImageArchive(self.folder.root) if archives_images(self.root) else None
+            await ReleaseCleanup(self.folder, host, archive, flow.progress).run(release.number, new=False)
             if not self.options.require_scrub:
                 return DeployResult(release)
             scrubs = await scrub_services(PullScrubber(host, required=True), release.services)
@@ -312,7 +314,7 @@ def roll_back(options: DeployOptions, project: str, number: int | None, *, resto
             if done is None or not done.release.good:
                 restored.undo()
         different = () if not done.release.good else different_files(folder, done.release)
-        return RolledBack(done, restored.names if done.release.good else (), different)
+        return RolledBack(done, restored.names if done.release.good else (), restored.denied, different)
 
 
 def notify_release(done: DeployResult, host: str | None, client: ClientContext) -> None:
@@ -386,9 +388,7 @@ async def _deployer(options: DeployOptions, folder: ReleaseFolder, transport: Tr
     async with connected(client.engine_address(options.host)) as engine:
         host = await EngineHost.of(engine, KeptImages(client.state), client.now_us)
         scrubs = PullScrubber(host, options.require_scrub) if options.scrub else None
-        archive = ImageArchive(folder.root) if engine.address.scheme == "unix" else None
         directory = options.directory or next((Path(each.directory) for each in reversed(folder.all())), None)
-        archiving = directory is None or project_settings(directory).keep == "archive"
         puller = Puller(
             host,
             transport,
@@ -396,7 +396,7 @@ async def _deployer(options: DeployOptions, folder: ReleaseFolder, transport: Tr
             watch=lambda registry: followed(registries, transport, registry),
             scrub=scrubs,
         )
-        images = ReleaseImages(host, puller, scrubs, archive, archiving)
+        images = ReleaseImages(host, puller, scrubs, ImageArchive(folder.root), archives_images(directory))
         yield Deployer(await _flow(options, folder, engine, images), images, options.take_over)
 
 

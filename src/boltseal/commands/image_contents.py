@@ -32,8 +32,8 @@ from boltseal.transfer.protocols import ContentDamaged, ImageSource
 
 MAX_DOWNLOAD_BYTES: Final = 2 * 1024**3
 MAX_UNPACKED_BYTES: Final = 16 * 1024**3
-MAX_DATABASES_BYTES: Final = 2 * MAX_DATABASE_BYTES
-"""Maximum length of all package databases of all layers."""
+MAX_DATABASES_BYTES: Final = MAX_DATABASE_BYTES
+"""Maximum length of the package databases that are in memory: of one layer, and of the image up to it."""
 MAX_FILES: Final = 500_000
 MAX_SBOMS: Final = 5
 NO_DATABASE: Final = "it has no package database"
@@ -120,7 +120,9 @@ async def _sbom_packages(source: ImageSource, layer: Descriptor) -> tuple[Packag
     """Return the packages of an SBOM. Raises: PackagesUnreadable, and errors of the source."""
     if layer.size > MAX_SBOM_BYTES:
         raise PackagesUnreadable(f"it has more than {MAX_SBOM_BYTES} bytes")
-    raw = b"".join([piece async for piece in source.blob(layer)])
+    raw = bytearray()  # pieces and their sum at the same time would be twice its size
+    async for piece in source.blob(layer):
+        raw += piece
     return await asyncio.to_thread(parse_sbom, raw)
 
 
@@ -145,10 +147,10 @@ async def _layers(
                     f"{source.title}: layer {layer.digest.short} is not in the registry (foreign layer)"
                 )
             await _download(source, layer, path)
-            keep = KeptFiles(_is_database, MAX_DATABASE_BYTES, MAX_DATABASES_BYTES - sum(map(len, kept.values())))
+            keep = KeptFiles(_is_database, MAX_DATABASE_BYTES, MAX_DATABASES_BYTES)
             contents = await asyncio.to_thread(_read, path, diff_id, LayerLimits(left, MAX_FILES), keep)
             await asyncio.to_thread(tree.apply, contents.changes)
-            kept |= contents.kept
+            kept = await asyncio.to_thread(_still_there, tree, kept | contents.kept)
             left -= contents.tar_bytes
     return tree, kept
 
@@ -163,6 +165,18 @@ async def _download(source: ImageSource, layer: Descriptor, path: Path) -> None:
 def _read(path: Path, diff_id: str, limits: LayerLimits, keep: KeptFiles) -> LayerContents:
     with path.open("rb") as file:
         return read_layer(file, diff_id, lambda _: None, limits, keep)
+
+
+def _still_there(tree: LayerTree, kept: dict[bytes, bytes]) -> dict[bytes, bytes]:
+    """Return the contents that a file of the image still has: each layer may have another database. Raises: TooLarge."""
+    if not kept:
+        return kept
+    states = [tree.file(path) for path in tree.paths()]
+    there = {state.content for state in states if state is not None and state.kind is FileKind.REGULAR}
+    found = {content: raw for content, raw in kept.items() if content in there}
+    if sum(map(len, found.values())) > MAX_DATABASES_BYTES:
+        raise TooLarge(f"its package databases have more than {MAX_DATABASES_BYTES} bytes")
+    return found
 
 
 def _is_database(path: bytes) -> bool:

@@ -10,7 +10,14 @@ from boltseal.deploy.release_flow import DeployResult
 from boltseal.deploy.release_store import ReleaseFolder
 from boltseal.deploy.releases import Release
 from boltseal.deploy.settings_files import write_settings
-from boltseal.deploy.source_snapshot import changed_files, content_now, restore_files, with_lock
+from boltseal.deploy.source_snapshot import (
+    ProjectFileDenied,
+    changed_files,
+    content_now,
+    restore_files,
+    with_lock,
+    writable,
+)
 from boltseal.errors import Invalid, Precondition, quote
 
 _MAX_LISTED = 10
@@ -26,11 +33,12 @@ class FilesDiffer(Precondition):
 
 @dataclass(frozen=True, slots=True)
 class RestoredFiles:
-    """Files that were restored. `before`: what each had, None where it was missing."""
+    """Files that were restored. `before`: what each had, None where it was missing. `denied`: files that this user may not restore."""
 
     root: Path = Path()
     before: Mapping[str, bytes | None] = field(default_factory=dict)
     modes: Mapping[str, int] = field(default_factory=dict)
+    denied: tuple[str, ...] = ()
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -47,15 +55,21 @@ class RestoredFiles:
 
 @dataclass(frozen=True, slots=True)
 class RolledBack:
-    """The result of a rollback. `restored`: files restored as recorded; `different`: files that differ from what runs."""
+    """The result of a rollback. `restored`: files restored as recorded; `denied`: those that this user may not restore; `different`:
+    files that differ from what runs, or that this user can't read.
+    """
 
     done: DeployResult
     restored: tuple[str, ...] = ()
+    denied: tuple[str, ...] = ()
     different: tuple[str, ...] = ()
 
 
 def different_files(folder: ReleaseFolder, release: Release) -> tuple[str, ...]:
-    """Return the project's files that differ from those recorded for a release. Raises: NoSuchRelease, ReleaseUnreadable."""
+    """Return the project's files that differ from those recorded for a release, or that this user can't read.
+
+    Raises: NoSuchRelease, ReleaseUnreadable.
+    """
     root, contents = Path(release.directory), folder.contents(release.number)
     return tuple(changed_files(root, with_lock(root, contents.files, contents.lock)))
 
@@ -64,7 +78,8 @@ def restored_files(folder: ReleaseFolder, release: Release, here: Path) -> Resto
     """Write the recorded files that differ into the project: its own files all or none, then its settings.
 
     A release may come from an engine, whose administrators must not be able to write anywhere on this machine: it is
-    restored only into the folder in which the command runs, and without files that are outside of it. `here`: that folder.
+    restored only into the folder in which the command runs, and without files that are outside of it. `here`: that folder. Files of
+    other users are left alone without root, as they would get another owner; if one of the project's own files is, so are the others.
 
     Raises: OtherProjectFolder; NotFound: one of its own files is gone; FileChanged, FilesNotWritten, Unavailable.
     """
@@ -75,13 +90,17 @@ def restored_files(folder: ReleaseFolder, release: Release, here: Path) -> Resto
             f"{quote(str(root))}, from which release {release.number} was deployed). Nothing was changed"
         )
     files = with_lock(root, contents.files, contents.lock)
-    changed = [name for name in changed_files(root, files) if _belongs(name)]
+    wanted = [name for name in changed_files(root, files) if _belongs(name)]
+    denied = {name for name in wanted if not writable(root / name)}
+    if denied - contents.modes.keys():
+        denied |= set(wanted) - contents.modes.keys()
+    changed = [name for name in wanted if name not in denied]
     before = {name: content_now(root / name) for name in changed}
     modes = {name: (root / name).stat().st_mode & 0o7777 for name, raw in before.items() if raw is not None}
     restore_files(root, files, [name for name in changed if name not in contents.modes])
     settings = {name: files[name] for name in changed if name in contents.modes}
     write_settings(root, settings, contents.modes)
-    return RestoredFiles(root, before, modes)
+    return RestoredFiles(root, before, modes, tuple(sorted(denied)))
 
 
 def _belongs(name: str) -> bool:
@@ -98,10 +117,18 @@ def check_restored(folder: ReleaseFolder, running: Release, root: Path) -> None:
     contents = folder.contents(running.number)
     changed = changed_files(root, with_lock(root, contents.files, contents.lock))
     if changed:
-        listed = ", ".join(quote(each, 200)[1:-1] for each in changed[:_MAX_LISTED])
+        listed = ", ".join(f"{quote(each, 200)[1:-1]}{_unread(root / each)}" for each in changed[:_MAX_LISTED])
         more = f" and {len(changed) - _MAX_LISTED} more" if len(changed) > _MAX_LISTED else ""
         raise FilesDiffer(
             f"release {running.number} of {running.project} is a rollback to release {running.of}, and these files differ from "
             f"what runs: {listed}{more}. Nothing was started. Restore them by `boltseal rollback {running.number} "
             f"--project-name {running.project} --restore-files`, or deploy them by `boltseal deploy --anyway`"
         )
+
+
+def _unread(path: Path) -> str:
+    try:
+        content_now(path)
+    except ProjectFileDenied:
+        return " (this user can't read it)"
+    return ""

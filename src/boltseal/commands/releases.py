@@ -136,6 +136,11 @@ def unfinished_notice(release: Release, client: ClientContext) -> str:
     )
 
 
+def image_text(image: str, digest: str) -> str:
+    """Return an image as in the files, without this digest: for output that has the digest beside it."""
+    return image.removesuffix(f"@{digest}") if digest else image
+
+
 def digest_text(service: ReleasedService) -> str:
     """Return a service's digest at its registry, or the image ID of a local build."""
     return (service.digest or service.image_id) + ("" if service.digest else " (local)")

@@ -11,11 +11,12 @@ from __future__ import annotations
 import copy
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from boltseal.deploy.mounted_copies import CONTENT_FOLDER
 from boltseal.deploy.releases import check_project
 from boltseal.deploy.running_snapshot import merge_recipes
 from boltseal.errors import BoltsealError, Invalid, quote
@@ -27,8 +28,6 @@ VARIABLES_KEY: Final = "x-boltseal-environment"
 """The extension field through which Compose prints the values of variables."""
 MOUNTED_LABEL: Final = "dev.boltseal.mounted"
 """A label that earlier versions added to services with secrets and configs; it is removed from their texts."""
-CONTENT_FOLDER: Final = "content"
-"""The name of the folder with the recorded copies of mounted files, each named by its SHA-256."""
 _CONTENT_NAME: Final = re.compile(r"[0-9a-f]{64}")
 MAX_CONTAINERS: Final = 10_000
 _SHARED: Final = ("networks", "volumes", "secrets", "configs")
@@ -293,8 +292,21 @@ def variables_query(variables: Iterable[str]) -> bytes:
 def _same_anywhere(definition: Mapping[str, Any]) -> Mapping[str, Any]:
     """Return a secret or config without the folder of its recorded copy, which differs between administrators."""
     path = Path(str(definition.get("file") or ""))
-    copied = path.parent.name == CONTENT_FOLDER and _CONTENT_NAME.fullmatch(path.name) is not None
-    return {**definition, "file": f"{CONTENT_FOLDER}/{path.name}"} if copied else definition
+    return {**definition, "file": f"{CONTENT_FOLDER}/{path.name}"} if is_copy(path) else definition
+
+
+def is_copy(path: Path) -> bool:
+    """Return whether a path is that of a recorded copy, of this administrator or of another one."""
+    return path.parent.name == CONTENT_FOLDER and _CONTENT_NAME.fullmatch(path.name) is not None
+
+
+def with_copies(compose: bytes, located: Callable[[Path], Path]) -> bytes:
+    """Return a release's text with other paths of its recorded copies. `located`: where this administrator mounts a copy from."""
+    document = json.loads(compose)
+    moved = {path: new for path in mounted_files(document) if is_copy(path) and (new := located(path)) != path}
+    if not moved:
+        return compose
+    return release_text(document, {}, {str(path): str(new) for path, new in moved.items()})
 
 
 def texts_query(texts: Sequence[str]) -> bytes:

@@ -28,15 +28,15 @@ from boltseal.deploy.health import WORKING_DIR
 from boltseal.deploy.holds import check_images, check_repeated
 from boltseal.deploy.jobs import skip_completed_jobs
 from boltseal.deploy.project_files import project_folder
+from boltseal.deploy.release_cleanup import ReleaseCleanup
 from boltseal.deploy.release_flow import DeployResult, ReleaseFlow
 from boltseal.deploy.release_images import (
-    ARCHIVED_RELEASES,
     PreparedImage,
     ReleaseImages,
     hold_reason,
     labels_of,
 )
-from boltseal.deploy.release_store import ReleaseFolder, projects
+from boltseal.deploy.release_store import ReleaseFolder
 from boltseal.deploy.releases import (
     Release,
     ReleaseContents,
@@ -50,7 +50,7 @@ from boltseal.deploy.releases import (
 )
 from boltseal.deploy.settings_files import paths_with_variables, settings_files
 from boltseal.deploy.source_snapshot import recorded_files
-from boltseal.errors import BoltsealError, Invalid, NotFound, Precondition, quote
+from boltseal.errors import Invalid, NotFound, Precondition, quote
 from boltseal.lockfile.document import Lock, key_in
 from boltseal.lockfile.format import format_lock
 from boltseal.oci.digest import Digest
@@ -107,7 +107,7 @@ class Deployer:
         digests = locked_digests(read.model, lock)
         check_images(releases, {name: str(each) for name, each in digests.items()})
         running = await self._check_locked_or_built(read, unlocked_builds(read.model, lock, digests), last)
-        last = await self._record_what_runs(releases, last)
+        last = await self._record_what_runs(releases, last, read.model.document)
         number = self.folder.next_number()
         prepared = await self._prepare_all(read, lock, digests, number)
         check_unchanged(running, prepared)
@@ -123,7 +123,8 @@ class Deployer:
         recorded = recorded_files(read.project)
         environment = json.dumps(dict(read.variables)).encode()
         paths = await interpolated(self.flow.compose, read.project, paths_with_variables(recorded.files))
-        settings = settings_files(project_folder(read.project).resolve(), read.model.document, recorded.files, paths)
+        root, known = project_folder(read.project).resolve(), self.flow.locations.unread
+        settings = settings_files(root, read.model.document, recorded.files, paths, known)
         contents = ReleaseContents(
             text,
             environment,
@@ -131,7 +132,12 @@ class Deployer:
             None if lock is None else format_lock(lock).encode(),
             tuple(settings.outside),
             settings.modes,
+            settings.owners,
         )
+        for each in settings.unread[:_MAX_LISTED]:
+            self.flow.progress(
+                f"{each}: only another user can read it; unchanged since what runs was deployed, so its copy is used"
+            )
         self._list_outside(last, contents)
         outcome = await self.flow.run(release, contents)
         await self._keep(outcome.release)
@@ -155,10 +161,7 @@ class Deployer:
             )
         recorded = self.folder.contents(target.number)
         new = self.folder.next_number()
-        prepared = {
-            each.name: await self.images.restore(each, hold_reason(self.folder.project, new))
-            for each in target.services
-        }
+        prepared = await self._restore_images(target, hold_reason(self.folder.project, new))
         document = json.loads(recorded.compose)
         target = skip_completed_jobs(target, document)
         variables = {name: str(value) for name, value in json.loads(recorded.environment).items()}
@@ -198,6 +201,16 @@ class Deployer:
         await self._keep(outcome.release)
         return DeployResult(outcome.release, outcome, (), None if unfinished is None else unfinished.number)
 
+    async def _restore_images(self, target: Release, reason: str) -> dict[str, PreparedImage]:
+        """Return the images of a release by service. Raises: NotFound, with who may have them; ImageChanged."""
+        try:
+            return {each.name: await self.images.restore(each, reason) for each in target.services}
+        except NotFound as error:
+            if not target.who:
+                raise
+            archived = f"; release {target.number} was deployed by {target.who}, whose archive may have it: roll back from there"
+            raise NotFound(error.message + archived) from error
+
     async def resume(self) -> DeployResult:
         """Resume the unfinished release.
 
@@ -224,9 +237,11 @@ class Deployer:
                 "that one with `boltseal deploy --take-over`"
             )
 
-    async def _record_what_runs(self, releases: Sequence[Release], last: Release | None) -> Release | None:
-        """Record what runs if no release has it, and keep its images. Return the release that runs."""
-        found = await self.flow.snapshot(releases, last)
+    async def _record_what_runs(
+        self, releases: Sequence[Release], last: Release | None, text: Mapping[str, Any] | None = None
+    ) -> Release | None:
+        """Record what runs if no release has it, and keep its images. Return the release that runs. `text`: see `ReleaseFlow.snapshot`."""
+        found = await self.flow.snapshot(releases, last, text)
         if found is None:
             return last
         reason = hold_reason(self.folder.project, found.release.number)
@@ -354,26 +369,9 @@ class Deployer:
 
     async def _keep(self, release: Release) -> None:
         """After a healthy release, archive the last releases' images, and drop the contents of old releases."""
-        if not release.good:
-            return
-        self.images.let_go(self.folder.prune(frozenset({release.number})))
-        if self.images.archive is None or not self.images.archiving:
-            return
-        try:
-            size_bytes = await self.images.archive_releases(self.folder.all())
-            self.images.archive.keep_only(archived_ids(self.folder.root))
-        except BoltsealError as error:  # the release runs
-            self.flow.progress(f"its images are not archived, so a prune may remove them: {error.message}")
-        else:
-            self.flow.progress(f"archived the images of the last releases: {size_bytes / 2**20:.1f} MiB")
-
-
-def archived_ids(root: Path) -> frozenset[Digest]:
-    """Return the IDs of the images that the archive of an engine keeps: of the last healthy releases of all its projects."""
-    good = [
-        [each for each in ReleaseFolder(root, name).all() if each.good][-ARCHIVED_RELEASES:] for name in projects(root)
-    ]
-    return frozenset(Digest.parse(each.image_id) for found in good for release in found for each in release.services)
+        if release.good:
+            archive = self.images.archive if self.images.archiving else None
+            await ReleaseCleanup(self.folder, self.images.host, archive, self.flow.progress).run(release.number)
 
 
 def _image_id(prepared: Mapping[str, PreparedImage], name: str) -> str:

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from boltseal.deploy.release_exchange import exchanged, file_in_volume, releases_in_volume
+from boltseal.deploy.release_exchange import exchanged, files_in_volume, left_contents, releases_in_volume
 from boltseal.deploy.release_file import StoredRelease
 from boltseal.deploy.release_store import AnotherDeploys, ReleaseFolder
 from boltseal.engines.address import EngineAddress
@@ -165,7 +165,10 @@ class EngineCopy:
         found = exchanged(folder.stored(), theirs, authoritative=self._authoritative)
         for each in found.to_folder:
             folder.put(each, copy=False)
-        lacking = {f"{self._project}/{name}": raw for name, raw in map(file_in_volume, found.to_engine)}
+        written = left_contents(files, theirs)
+        for each in found.to_engine:
+            written |= files_in_volume(each)
+        lacking = {f"{self._project}/{name}": raw for name, raw in written.items()}
         key = files.get("key")
         if key is not None and not (self._authoritative and folder.has_key()):
             folder.key(key)
@@ -176,9 +179,9 @@ class EngineCopy:
 
     def put(self, stored: StoredRelease) -> None:
         """Write one release to the engine. Raises: AnotherDeploys: the lock was removed, and another process has it."""
-        name, raw = file_in_volume(stored)
+        files = {f"{self._project}/{name}": raw for name, raw in files_in_volume(stored).items()}
         try:
-            self._connection().call(lambda engine: self._write(engine, {f"{self._project}/{name}": raw}))
+            self._connection().call(lambda engine: self._write(engine, files))
         except AnotherDeploys:
             raise
         except BoltsealError as error:

@@ -30,12 +30,25 @@ class Exchange:
     to_engine: tuple[StoredRelease, ...]
 
 
-def file_in_volume(stored: StoredRelease) -> tuple[str, bytes]:
-    """Return the name and content of a release's file on the engine, in its project's folder.
+def files_in_volume(stored: StoredRelease) -> dict[str, bytes]:
+    """Return what is written for a release on the engine, in its project's folder.
 
-    Each release has two files that are written in turn: if a write is interrupted, the other file has the previous state.
+    Each release has two files that are written in turn: if a write is interrupted, the other file has the previous state. A release
+    without contents replaces both, since the engine's API removes no file, and the previous state has the contents.
     """
-    return f"{stored.release.number}.{stored.revision % len(_SLOTS)}", format_stored(stored)
+    raw, number = format_stored(stored), stored.release.number
+    first = stored.revision % len(_SLOTS)
+    slots = (first,) if stored.contents is not None else (first, 1 - first)
+    return {f"{number}.{slot}": raw for slot in slots}
+
+
+def left_contents(files: Mapping[str, bytes], found: Iterable[StoredRelease]) -> dict[str, bytes]:
+    """Return what has to be written for releases without contents whose earlier state is still on the engine."""
+    lacking: dict[str, bytes] = {}
+    for each in found:
+        if each.contents is None:
+            lacking |= {name: raw for name, raw in files_in_volume(each).items() if files.get(name, raw) != raw}
+    return lacking
 
 
 def releases_in_volume(files: Mapping[str, bytes], project: str) -> tuple[StoredRelease, ...]:

@@ -26,13 +26,14 @@ class TornFile(ReleaseUnreadable):
     """The file of a release is incomplete or changed: its hash does not match."""
 
 
-class _Contents(msgspec.Struct, forbid_unknown_fields=True):
+class _Contents(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True):  # earlier versions know fewer fields
     compose: bytes
     environment: bytes
     files: dict[str, bytes]
     lock: bytes | None
     outside: tuple[str, ...] = ()
     modes: dict[str, int] = {}
+    owners: dict[str, tuple[int, int]] = {}
 
 
 class StoredRelease(msgspec.Struct, frozen=True, kw_only=True):
@@ -56,7 +57,13 @@ def format_stored(stored: StoredRelease) -> bytes:
         None
         if found is None
         else _Contents(
-            found.compose, found.environment, dict(found.files), found.lock, found.outside, dict(found.modes)
+            found.compose,
+            found.environment,
+            dict(found.files),
+            found.lock,
+            found.outside,
+            dict(found.modes),
+            dict(found.owners),
         )
     )
     body = _MAGIC + f"{FORMAT}\n".encode()
@@ -87,5 +94,7 @@ def parse_stored(raw: bytes) -> StoredRelease:
     contents = None
     if found.contents is not None:
         each = found.contents
-        contents = ReleaseContents(each.compose, each.environment, each.files, each.lock, each.outside, each.modes)
+        contents = ReleaseContents(
+            each.compose, each.environment, each.files, each.lock, each.outside, each.modes, each.owners
+        )
     return StoredRelease(revision=found.revision, release=found.release, contents=contents)

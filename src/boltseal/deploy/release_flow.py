@@ -27,6 +27,7 @@ import msgspec
 
 from boltseal.deploy.compose_model import mounted_files, mounted_text, release_text
 from boltseal.deploy.compose_program import Compose, RecordedProject
+from boltseal.deploy.copy_locations import CopyLocations
 from boltseal.deploy.health import (
     CONFIG_HASH,
     ExpectedService,
@@ -114,12 +115,11 @@ class ReleaseFlow:
     def text(self, document: Mapping[str, Any], images: Mapping[str, str]) -> bytes:
         """Return the text that Compose starts from, and record copies of the files that it mounts.
 
-        Raises: ReleaseInvalid: for a file that can't be read.
+        Raises: FileDenied, ReleaseInvalid: for a file that can't be read.
         """
         copies: dict[str, str] = {}
-        for path in mounted_files(document) if self.copies else ():
-            kept = None if self.folder.is_content(path) else self.folder.keep_content(path)
-            if kept is not None:
+        for path in mounted_files(document):
+            if (kept := self.locations.of_file(path)) != path:
                 copies[str(path)] = str(kept)
         return release_text(document, images, copies)
 
@@ -154,14 +154,17 @@ class ReleaseFlow:
                 return False
         return True
 
-    async def snapshot(self, releases: Sequence[Release], last: Release | None) -> FoundRelease | None:
-        """Return what runs as a release, if no release has it; None if `last` runs, or nothing does."""
+    async def snapshot(
+        self, releases: Sequence[Release], last: Release | None, text: Mapping[str, Any] | None = None
+    ) -> FoundRelease | None:
+        """Return what runs as a release, if no release has it; None if `last` runs, or nothing does. `text`: the project's."""
         if not differs_from(unreplaced_releases(releases), last, await self.containers()):
             return None
         number = self.folder.next_number()
         first = number == 1
         previous = None if last is None else last.number
-        return await take_snapshot(self._control, self._health, 0 if first else number, previous, self.now_us())
+        values = text if text is not None else {} if last is None else self._document(last.number)
+        return await take_snapshot(self._control, self._health, 0 if first else number, previous, self.now_us(), values)
 
     async def run(self, release: Release, contents: ReleaseContents) -> ReleaseOutcome:
         """Run steps 1 to 4 of a new release."""
@@ -203,6 +206,11 @@ class ReleaseFlow:
     async def containers(self) -> tuple[EngineContainer, ...]:
         """Return the project's containers, including stopped ones."""
         return await self._health.containers()
+
+    @property
+    def locations(self) -> CopyLocations:
+        """Where files of the project are mounted from."""
+        return CopyLocations(self.folder, self.copies)
 
     @property
     def _control(self) -> ContainerControl:
@@ -351,7 +359,7 @@ class ReleaseFlow:
     def _recorded(self, release: Release) -> RecordedProject:
         number = release.number
         return RecordedProject(
-            file=self.folder.compose_file(number),
+            file=self.folder.compose_file(number, self.locations.of_copy),
             name=self.folder.project,
             directory=Path(release.directory),
             variables=self._variables(number),

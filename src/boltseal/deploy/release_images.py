@@ -8,7 +8,6 @@ has no other stable name.
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Final
 
@@ -35,8 +34,6 @@ else:  # they import store readers, which a deploy needs if something was pulled
     pulled_check = deferred("boltseal.host.pulled_check")
     copies = deferred("boltseal.host.unchanged_copy")
 
-ARCHIVED_RELEASES: Final = 5
-"""The number of healthy releases of a project whose images are archived: no prune of the engine removes those."""
 MAX_LABELS: Final = 100
 MAX_LABEL: Final = 1000
 NOTHING_TOUCHED: Final = "nothing was started or stopped"
@@ -113,8 +110,8 @@ async def scrub_services(scrubs: PullScrubber, services: Sequence[ReleasedServic
 class ReleaseImages:
     """Prepares images on one engine.
 
-    `scrubs`: what the puller scrubs with, None if it does not. `archive`: of the last releases' images, None for an
-    engine on another host. `archiving`: whether to add to it.
+    `scrubs`: what the puller scrubs with, None if it does not. `archive`: of the last releases' images, on this machine. `archiving`:
+    whether to add to it.
     """
 
     host: EngineHost
@@ -207,19 +204,6 @@ class ReleaseImages:
         except BoltsealError:  # a shortened ID
             return False
         return image is not None and image.id == id_
-
-    async def archive_releases(self, releases: Sequence[Release]) -> int:
-        """Archive the images of the last ARCHIVED_RELEASES healthy ones of these; return the size of the archive in bytes.
-
-        The archive also keeps images of other projects. Raises: as `ImageArchive.add`.
-        """
-        if self.archive is None:
-            return 0
-        for release in [each for each in releases if each.good][-ARCHIVED_RELEASES:]:
-            for service in release.services:
-                with suppress(NoSuchImage):  # it was removed, and is not archived
-                    await self.archive.add(self.host.engine, Digest.parse(service.image_id))
-        return self.archive.size_bytes()
 
     async def protect_unchanged(self, services: Sequence[ReleasedService], why: str) -> tuple[str, ...]:
         """Protect from prune the images of services that a release has but does not start; return those whose image is gone."""

@@ -3,7 +3,7 @@
     ROOT/releases/PROJECT/         0700
       lock                         flock, held for the duration of a deploy
       key                          32 bytes; the HMAC key for environment values
-      content/HEX                  files that are mounted into containers (secrets, configs), by their SHA-256
+      content/HEX                  files that are mounted into containers (secrets, configs): see `mounted_copies`
       N.release                    one release: record, text, variables, files and lock (`release_file`)
       compose/N.json               the text that Compose starts from, written from N.release when it is needed
       N/                           a release of an earlier version, to read only (`earlier_releases`)
@@ -21,15 +21,16 @@ import fcntl
 import hashlib
 import hmac
 import os
-import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Final, Protocol
 
 import msgspec
 
+from boltseal.deploy.compose_model import with_copies
 from boltseal.deploy.earlier_releases import read_bounded, read_earlier
+from boltseal.deploy.mounted_copies import CONTENT_FOLDER, MountedCopies, MountedFile
 from boltseal.deploy.release_file import MAX_FILE_BYTES, StoredRelease, TornFile, format_stored, parse_stored
 from boltseal.deploy.releases import (
     MAX_NUMBER,
@@ -45,7 +46,6 @@ from boltseal.files.atomic_files import Disk, is_no_space, write_file
 
 KEPT_RELEASES: Final = 20
 """The number of releases that a rollback can use; of older ones only the record stays."""
-MAX_CONTENT_BYTES: Final = 64 * 1024 * 1024
 _SECRET: Final = 0o600
 _KEY_BYTES: Final = 32
 
@@ -233,12 +233,12 @@ class ReleaseFolder:
             raise ReleaseUnreadable(f"{self._file(number)}: {error.message}") from error
         return stored.contents
 
-    def compose_file(self, number: int) -> Path:
-        """Write the text that Compose starts from, and return its path.
+    def compose_file(self, number: int, located: Callable[[Path], Path] = lambda path: path) -> Path:
+        """Write the text that Compose starts from, and return its path. `located`: where a recorded copy is mounted from.
 
         Raises: NoSuchRelease, ReleaseUnreadable, ReleasesFull, ReleasesUnusable.
         """
-        text, path = self.contents(number).compose, self.folder / "compose" / f"{number}.json"
+        text, path = with_copies(self.contents(number).compose, located), self.folder / "compose" / f"{number}.json"
         with self._translated_errors():
             if not path.is_file() or path.read_bytes() != text:
                 self._make(path.parent)
@@ -279,37 +279,20 @@ class ReleaseFolder:
     def _file(self, number: int) -> Path:
         return self.folder / f"{number}.release"
 
-    def keep_content(self, path: Path) -> Path | None:
-        """Copy a file that is mounted into a container, and return the copy's path; None if it is not a regular file.
+    def copy_named(self, name: str) -> Path | None:
+        """Return the path of a copy of a mounted file, None if there is none."""
+        with self._translated_errors():
+            return self._copies.at(name)
 
-        The copy is named by SHA-256. It has the file's owner and mode, since the container sees them.
+    def make_copy(self, file: MountedFile) -> Path:
+        """Copy a file that is mounted into a container, and return the copy's path."""
+        with self._translated_errors():
+            self._make(self._copies.folder)
+            return self._copies.make(file)
 
-        Raises: ReleaseInvalid: if the file can't be read.
-        """
-        try:
-            fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-        except OSError as error:
-            raise ReleaseInvalid(f"{path}, which a service mounts, can't be read: {error.strerror}") from error
-        status = os.fstat(fd)
-        if not stat.S_ISREG(status.st_mode) or status.st_size > MAX_CONTENT_BYTES:
-            os.close(fd)
-            return None
-        with os.fdopen(fd, "rb") as file:
-            content = file.read(MAX_CONTENT_BYTES + 1)
-        owner = f"{status.st_uid}:{status.st_gid}:{stat.S_IMODE(status.st_mode):o}"
-        kept = self.folder / "content" / hashlib.sha256(f"{owner}\n".encode() + content).hexdigest()
-        if not kept.exists():
-            with self._translated_errors():
-                self._make(kept.parent)
-                write_file(self._disk, kept, content, _SECRET)
-                with contextlib.suppress(PermissionError):  # without root, file and copy both belong to this user
-                    os.chown(kept, status.st_uid, status.st_gid)
-                kept.chmod(stat.S_IMODE(status.st_mode))
-        return kept
-
-    def is_content(self, path: Path) -> bool:
-        """Return whether a path is that of a copy made by `keep_content`."""
-        return path.parent == self.folder / "content"
+    @property
+    def _copies(self) -> MountedCopies:
+        return MountedCopies(self.folder / CONTENT_FOLDER, self._disk)
 
     def hmac(self, text: str) -> str:
         """Return the HMAC that replaces a secret value in a record: 32 hex digits, under a key that never leaves the host."""
@@ -317,14 +300,15 @@ class ReleaseFolder:
         return hmac.new(key, text.encode(), hashlib.sha256).hexdigest()[:32]
 
     def prune(self, holds: frozenset[int], keep: int = KEPT_RELEASES) -> tuple[Release, ...]:
-        """Delete the contents of releases older than the last `keep` healthy ones, and return those releases.
+        """Delete the contents of releases older than the last `keep` healthy ones.
 
+        Return all releases without contents: what else belongs to one has to be removed, also if a process was killed in the middle.
         `holds`: numbers of releases to keep in any case.
         """
         stored = [each for each in self.stored() if self._is_of_engine(each.release)]
         good = [each.release.number for each in stored if each.release.good]
         kept = set(good[-keep:]) | holds
-        gone = []
+        gone = [each.release for each in stored if each.contents is None]
         for each in stored:
             number = each.release.number
             if number in kept or each.release.unfinished or each.contents is None:
@@ -332,20 +316,19 @@ class ReleaseFolder:
             if good and number > good[-1]:
                 continue  # a recent failure is still needed to find its cause
             self.put(StoredRelease(revision=each.revision + 1, release=each.release, contents=None))
-            with self._translated_errors():
-                (self.folder / "compose" / f"{number}.json").unlink(missing_ok=True)
             gone.append(each.release)
-        if gone:
-            self._prune_content()
-        return tuple(gone)
+        self._remove_unneeded()
+        return tuple(sorted(gone, key=lambda each: each.number))
 
-    def _prune_content(self) -> None:
-        """Delete copies that no recorded project refers to."""
+    def _remove_unneeded(self) -> None:
+        """Delete what belongs to no release with contents: texts, copies, and files that a killed process did not finish."""
         with self._translated_errors():
-            named = b"".join(each.contents.compose for each in self.stored() if each.contents is not None)
-            for copy in (self.folder / "content").glob("*"):
-                if copy.name.encode() not in named:
-                    copy.unlink()
+            left = [each for each in self.stored() if each.contents is not None]
+            texts = {f"{each.release.number}.json" for each in left}
+            self._copies.prune(each.contents.compose for each in left if each.contents is not None)
+            for path in (*self.folder.glob("*.new"), *(self.folder / "compose").glob("*")):
+                if path.name not in texts:
+                    path.unlink()
 
     def key(self, theirs: bytes | None = None) -> bytes:
         """Return the HMAC key, which is made when it is missing. `theirs`: the key to use instead of ours."""

@@ -198,7 +198,8 @@ class ReleaseContents:
     """The files of a release: see `release_store`. Only the images in `compose` change later, to copies that can be started.
 
     `files`: by their path in the project. `modes`: of those of them that are settings, as they are restored. `outside`: files and
-    folders that services mount and that are not part of the release, with the reason. See `settings_files`.
+    folders that services mount and that are not part of the release, with the reason. See `settings_files`. `owners`: user and
+    group of the files that become secrets or configs.
     """
 
     compose: bytes
@@ -207,6 +208,7 @@ class ReleaseContents:
     lock: bytes | None = None
     outside: tuple[str, ...] = ()
     modes: Mapping[str, int] = field(default_factory=dict)
+    owners: Mapping[str, tuple[int, int]] = field(default_factory=dict)
 
 
 def parse_release(raw: bytes) -> Release:

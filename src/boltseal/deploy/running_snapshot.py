@@ -5,16 +5,19 @@ created from its recorded request has the same image, settings, name and labels,
 is what the engine itself made up for the container: its ID as host name and alias, and addresses that it chose.
 
     recipes     the extension field RECIPES of a release's text: {"services": {SERVICE: [recipe, ...]}, "networks": {...}}
-    a recipe    {"id": ..., "name": ..., "body": the request, "networks": further networks by name}
+    a recipe    {"id": ..., "name": ..., "body": the request, "networks": further networks by name, "files": [file, ...]}
+    a file      {"path": ..., "content": base64, "mode": ..., "uid": ..., "gid": ...}: Compose copied it into the container
 """
 
 from __future__ import annotations
 
+import posixpath
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any, Final
 
 from boltseal.deploy.health import CONFIG_HASH, DEPENDS_ON, NUMBER, SERVICE
 
+SECRETS_FOLDER: Final = "/run/secrets"
 RECIPES: Final = "x-boltseal-containers"
 _SHORT_ID: Final = 12
 _ENDPOINT: Final = ("IPAMConfig", "Links", "DriverOpts")
@@ -47,6 +50,22 @@ def recipe(document: Document) -> dict[str, Any]:
     if first is not None:
         body["NetworkingConfig"] = {"EndpointsConfig": {first: networks.pop(first)}}
     return {"id": id_, "name": str(document.get("Name") or "").removeprefix("/"), "body": body, "networks": networks}
+
+
+def value_paths(document: Document, service: str) -> set[str]:
+    """Return the paths at which Compose copies secrets and configs into containers of a service. `document`: a Compose text."""
+    found, definition = set(), (document.get("services") or {}).get(service) or {}
+    for kind, folder in (("secrets", SECRETS_FOLDER), ("configs", "/")):
+        for use in definition.get(kind) or ():
+            source = (document.get(kind) or {}).get(use.get("source")) or {}
+            if "environment" in source or "content" in source:
+                found.add(posixpath.normpath(posixpath.join(folder, str(use.get("target") or use["source"]))))
+    return found
+
+
+def mounted_paths(document: Document) -> set[str]:
+    """Return where a container has mounts: what is there is not in the container itself."""
+    return {str(each.get("Destination") or "") for each in document.get("Mounts") or ()}
 
 
 def anonymous_volumes(document: Document) -> list[Document]:

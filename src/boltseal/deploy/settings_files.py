@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,6 +24,7 @@ from typing import Any, Final
 
 import yaml
 
+from boltseal.deploy.mounted_copies import MountedFile
 from boltseal.errors import Unavailable
 from boltseal.files.atomic_files import Disk, write_file
 
@@ -39,12 +40,16 @@ _MODES: Final = 0o777  # a release from the engine never makes a program that ru
 class SettingsFiles:
     """The recorded files. `modes`: with which they are restored. Names are relative to the project, or absolute outside of it.
 
-    `outside`: what is mounted and not part of the release, each with the reason.
+    `owners`: of those that are not private. `recorded`: returns what the running release has of a file that this user can't read, None
+    if it may have changed; `unread`: such files. `outside`: what is mounted and not part of the release, each with the reason.
     """
 
     root: Path
     files: dict[str, bytes] = field(default_factory=dict)
     modes: dict[str, int] = field(default_factory=dict)
+    owners: dict[str, tuple[int, int]] = field(default_factory=dict)
+    recorded: Callable[[Path], MountedFile | None] = lambda _path: None
+    unread: list[str] = field(default_factory=list)
     outside: list[str] = field(default_factory=list)
 
     def add(self, path: Path, *, private: bool) -> None:
@@ -60,12 +65,22 @@ class SettingsFiles:
             raw = b"" if why is not None else _read(path)
             if len(raw) > MAX_FILE_BYTES:  # it grows
                 why = _TOO_LARGE
-            if why is None:
-                self.files[name], self.modes[name] = raw, PRIVATE if private else stat.S_IMODE(status.st_mode)
+            if why is None and private:
+                self.files[name], self.modes[name] = raw, PRIVATE
+            elif why is None:
+                self._add(name, MountedFile(raw, (status.st_uid, status.st_gid), stat.S_IMODE(status.st_mode)))
         except OSError as error:
+            known = self.recorded(path) if isinstance(error, PermissionError) else None
+            if known is not None:
+                self._add(name, known)
+                self.unread.append(name)
+                return
             why = f"it can't be read: {error.strerror}"
         if why is not None:
             self.outside.append(f"{name}: {why}")
+
+    def _add(self, name: str, file: MountedFile) -> None:
+        self.files[name], self.modes[name], self.owners[name] = file.content, file.mode, file.owner
 
     def leave_out(self, path: Path, why: str) -> None:
         """List what is not part of the release."""
@@ -76,13 +91,17 @@ class SettingsFiles:
 
 
 def settings_files(
-    root: Path, document: Mapping[str, Any], sources: Mapping[str, bytes], filled: Mapping[str, str] | None = None
+    root: Path,
+    document: Mapping[str, Any],
+    sources: Mapping[str, bytes],
+    filled: Mapping[str, str] | None = None,
+    recorded: Callable[[Path], MountedFile | None] = lambda _path: None,
 ) -> SettingsFiles:
     """Return the settings of a project. `document`: as Compose resolved it; `sources`: its own files, by their names.
 
-    `filled`: the paths of `paths_with_variables`, with the variables' values.
+    `filled`: the paths of `paths_with_variables`, with the variables' values. `recorded`: see `SettingsFiles`.
     """
-    found = SettingsFiles(root)
+    found = SettingsFiles(root, recorded=recorded)
     for path in sorted(set(_env_files(root, sources, filled or {}))):
         found.add(path, private=True)
     for kind in ("secrets", "configs"):

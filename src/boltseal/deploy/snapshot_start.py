@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import json
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import PurePosixPath
 from typing import Any
 
 from boltseal.deploy.health import CONFIG_HASH, WORKING_DIR, service_of
@@ -21,18 +23,23 @@ from boltseal.deploy.releases import (
 )
 from boltseal.deploy.running_snapshot import (
     RECIPES,
+    SECRETS_FOLDER,
     Document,
     dependency_order,
     matches,
+    mounted_paths,
     network_request,
     networks_of,
     recipe,
     recipes_of,
     recorded_networks,
     request_body,
+    value_paths,
 )
+from boltseal.deploy.settings_files import MAX_ALL_BYTES
 from boltseal.engines.api import NoSuchImage
 from boltseal.engines.container_control import ContainerControl
+from boltseal.engines.container_files import ContainerFile, read_files, write_files
 from boltseal.engines.inventory import EngineContainer, EngineImage, State
 from boltseal.errors import BoltsealError
 from boltseal.oci.digest import Digest
@@ -65,11 +72,16 @@ def differs_from(releases: Sequence[Release], last: Release | None, containers: 
 
 
 async def take_snapshot(
-    control: ContainerControl, health: ProjectHealth, number: int, previous: int | None, now_us: int
+    control: ContainerControl,
+    health: ProjectHealth,
+    number: int,
+    previous: int | None,
+    now_us: int,
+    values: Document,
 ) -> FoundRelease:
     """Return the containers of the project that run now, as a release.
 
-    Services whose containers have all exited with 0 are recorded as completed jobs; other stopped ones are left out.
+    `values`: a text of the project, by which values of variables are found that Compose copied into containers. Services whose containers have all exited with 0 are recorded as completed jobs; other stopped ones are left out.
     """
     services: dict[str, list[EngineContainer]] = {}
     for each in await health.containers():
@@ -79,9 +91,13 @@ async def take_snapshot(
     running = {name: found for name, found in running.items() if found}
     done = {name: found for name, found in services.items() if name not in running and all(map(_completed, found))}
     documents = await control.documents(each.id for found in running.values() for each in found)
-    recipes = {
-        name: [recipe(documents[each.id]) for each in found if each.id in documents] for name, found in running.items()
-    }
+    recipes: dict[str, list[dict[str, Any]]] = {}
+    outside: list[str] = []
+    for name, found in running.items():
+        paths, known = value_paths(values, name), [each for each in found if each.id in documents]
+        recipes[name] = [
+            await _with_files(control, recipe(documents[each.id]), documents[each.id], paths, outside) for each in known
+        ]
     networks = {}
     for network in sorted(networks_of(each for found in recipes.values() for each in found)):
         if (reported := await control.network(network)) is not None:
@@ -112,7 +128,33 @@ async def take_snapshot(
         "services": {each.name: {"image": each.started_as} for each in recorded},
         RECIPES: {"services": recipes, "networks": networks},
     }
-    return FoundRelease(release, ReleaseContents(json.dumps(text, indent=1, sort_keys=True).encode() + b"\n"))
+    raw = json.dumps(text, indent=1, sort_keys=True).encode() + b"\n"
+    return FoundRelease(release, ReleaseContents(raw, outside=tuple(dict.fromkeys(outside))))
+
+
+async def _with_files(
+    control: ContainerControl, made: dict[str, Any], document: Document, paths: Collection[str], outside: list[str]
+) -> dict[str, Any]:
+    """Return a recipe with the files that Compose copied into its container. `outside`: receives what is too large."""
+    mounts, files, size = mounted_paths(document), [], 0
+    for path in sorted({SECRETS_FOLDER, *(each for each in paths if not each.startswith(f"{SECRETS_FOLDER}/"))}):
+        for each in await read_files(control.engine, made["id"], path):
+            if any(PurePosixPath(each.path).is_relative_to(mount) for mount in mounts):
+                continue
+            size += len(each.content or b"")
+            if each.content is None or size > MAX_ALL_BYTES:
+                outside.append(f"{made['name']}: {each.path}: too large")
+                continue
+            content = base64.b64encode(each.content).decode()
+            files.append({"path": each.path, "content": content, "mode": each.mode, "uid": each.uid, "gid": each.gid})
+    return {**made, "files": files} if files else made
+
+
+def _files(recipe_: Document) -> list[ContainerFile]:
+    return [
+        ContainerFile(each["path"], base64.b64decode(each["content"]), each["mode"], each["uid"], each["gid"])
+        for each in recipe_.get("files") or ()
+    ]
 
 
 def _at_work(container: EngineContainer) -> bool:
@@ -197,11 +239,17 @@ class SnapshotStart:
         }
         await asyncio.gather(*(self.control.remove(id_) for id_ in own if id_ not in kept.values()))
         made = dict(kept)
+        new = {
+            each.id for each in containers if each.state is State.CREATED
+        }  # a killed process may not have written its files
         for each in recipes:
             if each["id"] not in made:
                 self.progress(f"creating {each['name']} as it ran before")
                 body = request_body(each, await self._image(name, each), ids)
                 made[each["id"]] = await self.control.create(each["name"], body, each["networks"])
+                new.add(made[each["id"]])
+            if (files := _files(each)) and made[each["id"]] in new:
+                await write_files(self.control.engine, made[each["id"]], files)
             await self.control.start(made[each["id"]])
         return made
 

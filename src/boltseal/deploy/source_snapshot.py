@@ -26,6 +26,10 @@ from boltseal.project.source_files import MAX_FILE_BYTES, ProjectTree, SourceFil
 MAX_RECORDED_BYTES: Final = 16 * 1024 * 1024
 
 
+class ProjectFileDenied(NoProject):
+    """A file of a project belongs to another user, and can't be read by this one."""
+
+
 @dataclass(frozen=True, slots=True)
 class SourceSnapshot:
     """The files' contents by their path relative to `root`; by absolute path for files outside of it."""
@@ -88,21 +92,41 @@ def _images(lock: bytes) -> object:
 
 
 def changed_files(root: Path, files: Mapping[str, bytes]) -> Sequence[str]:
-    """Return the recorded files whose content has changed since."""
-    return [name for name, raw in sorted(files.items()) if content_now(root / name) != raw]
+    """Return the recorded files whose content has changed since, or can't be read by this user."""
+    return [name for name, raw in sorted(files.items()) if not _has(root / name, raw)]
+
+
+def _has(path: Path, raw: bytes) -> bool:
+    try:
+        return content_now(path) == raw
+    except ProjectFileDenied:
+        return False
+
+
+def writable(path: Path) -> bool:
+    """Return whether this user can write a file again, so that it has the owner that it has now."""
+    try:
+        status, folder = path.stat(), path.parent
+    except FileNotFoundError:
+        status, folder = None, next(each for each in path.parents if each.exists())
+    except OSError:
+        return False
+    own = status is None or os.geteuid() in (0, status.st_uid)
+    return own and os.access(folder, os.W_OK | os.X_OK)
 
 
 def content_now(path: Path) -> bytes | None:
     """Return the content of a file that a release names; None if there is no regular file, or a larger one than is recorded.
 
-    A release may come from an engine that lies: its names may be those of devices or pipes. Raises: NoProject.
+    A release may come from an engine that lies: its names may be those of devices or pipes. Raises: ProjectFileDenied, NoProject.
     """
     try:
         fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
     except (FileNotFoundError, NotADirectoryError):
         return None
     except OSError as error:
-        raise NoProject(f"{path} can't be read: {error.strerror}") from error
+        denied = isinstance(error, PermissionError)
+        raise (ProjectFileDenied if denied else NoProject)(f"{path} can't be read: {error.strerror}") from error
     with os.fdopen(fd, "rb") as file:
         if not stat.S_ISREG(os.fstat(fd).st_mode):
             return None

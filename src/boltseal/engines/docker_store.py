@@ -42,6 +42,11 @@ MAX_LAYERDB: Final = 1_000_000
 _HEX: Final = re.compile(rb"[0-9a-f]{64}")
 
 
+def is_container_id(text: str) -> bool:
+    """Return whether a text is an ID that Docker gives to containers."""
+    return _HEX.fullmatch(text.encode()) is not None
+
+
 class _Repositories(msgspec.Struct):
     repositories: dict[str, dict[str, str]] = msgspec.field(default_factory=dict, name="Repositories")
 
@@ -178,10 +183,25 @@ class DockerStore:
         return int(text) if text.isdigit() and len(text) < 19 else 0
 
     def containers(self) -> list[str]:
-        """Return the IDs of all containers, stopped ones included."""
+        """Return the IDs of all containers, stopped ones included.
+
+        The daemon loads each folder that has a config with its name as ID, also if Docker gives no such IDs. In JSON, an ID is
+        UTF-8.
+        """
         if not self.files.exists(b"containers"):
             return []
-        return [name.decode() for name in self.files.names(b"containers", MAX_IMAGES) if _HEX.fullmatch(name)]
+        names = self.files.names(b"containers", MAX_IMAGES)
+        return [name.decode() for name in names if _HEX.fullmatch(name) or self._has_config(name)]
+
+    def _has_config(self, name: bytes) -> bool:
+        try:
+            name.decode()
+        except UnicodeDecodeError:
+            return False
+        try:
+            return self.files.exists(b"containers/" + name + b"/config.v2.json")
+        except StoreMalformed:  # a file, which the daemon skips
+            return False
 
     def container(self, id_: str) -> DockerContainer:
         """Return one container."""

@@ -3,7 +3,7 @@
 Administrators who reach an engine by ssh or by its socket have no path into its host's files. What they share lies in the
 volume; the engine's archive API reads and writes it:
 
-    POST /images/create?fromSrc=-        an image without files, as a container needs one; it is removed afterwards
+    POST /images/load                    an image without files, as a container needs one; it is removed afterwards
     POST /containers/create?name=NAME    a container with the volume; only one can have NAME, so it is also a lock
     GET, PUT /containers/ID/archive      the files of the volume, as a tar archive
     DELETE /containers/ID                the volume stays
@@ -21,7 +21,7 @@ import tempfile
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import IO, Final, TypeVar
 
 import msgspec
@@ -30,6 +30,8 @@ from boltseal.engines.api import Engine, EngineFailed, EngineRefused, NoSuchCont
 from boltseal.engines.bounded_answers import chunks
 from boltseal.engines.inventory import EngineMismatch, container_id
 from boltseal.errors import BoltsealError
+from boltseal.oci.fresh_layers import EMPTY_DIFF_ID, EMPTY_LAYER
+from boltseal.oci.platform import Platform
 from boltseal.oci.reference import Reference
 
 T = TypeVar("T")
@@ -116,7 +118,7 @@ class VolumeContainer:
             except NoSuchImage:  # also where another process has removed it meanwhile
                 if last == _TRIES:
                     raise
-                await _import_image(engine)
+                await _load_image(engine)
             except (EngineRefused, EngineFailed) as error:
                 if isinstance(error, EngineRefused) or "already in use" in error.message:
                     raise NameTaken(error.message) from error
@@ -205,16 +207,34 @@ async def labels_of(engine: Engine, name: str) -> tuple[str, Mapping[str, str]]:
     return container_id(found.id), found.config.labels or {}
 
 
-async def _import_image(engine: Engine) -> None:
-    empty = io.BytesIO()
-    tarfile.open(fileobj=empty, mode="w").close()
-    await engine.ask(
-        "POST",
-        "images/create",
-        params={"fromSrc": "-", "repo": _IMAGE.name.removeprefix("docker.io/"), "tag": str(_IMAGE.tag)},
-        content=empty.getvalue(),
-        headers=_TAR,
-    )
+async def _load_image(engine: Engine) -> None:
+    """Load the image without files. Podman keeps a temporary file for each image that is imported, and none for a loaded one."""
+    with tempfile.NamedTemporaryFile(suffix=".tar") as file:
+        file.write(_image_archive(engine.about.platform))
+        file.flush()
+        await engine.load(Path(file.name))
+
+
+def _image_archive(platform: Platform) -> bytes:
+    """Return an archive of the image, in the format of `docker save`."""
+    config = json.dumps(
+        {
+            "os": platform.os or "linux",
+            "architecture": platform.architecture,
+            "config": {},
+            "rootfs": {"type": "layers", "diff_ids": [str(EMPTY_DIFF_ID)]},
+        }
+    ).encode()
+    name = f"{hashlib.sha256(config).hexdigest()}.json"
+    listed = [{"Config": name, "RepoTags": [str(_IMAGE)], "Layers": ["layer.tar"]}]
+    files = {name: config, "layer.tar": EMPTY_LAYER, "manifest.json": json.dumps(listed).encode()}
+    raw = io.BytesIO()
+    with tarfile.open(fileobj=raw, mode="w") as archive:
+        for path, content in files.items():
+            entry = tarfile.TarInfo(path)
+            entry.size = len(content)
+            archive.addfile(entry, io.BytesIO(content))
+    return raw.getvalue()
 
 
 def _decoded(raw: bytes, shape: type[T]) -> T:

@@ -1,9 +1,10 @@
-"""An archive of images beside releases: an OCI layout on this host, from which an engine gets back what a prune removed.
+"""An archive of images beside releases: an OCI layout on this machine, from which an engine gets back what a prune removed.
 
     ROOT/images/
       oci-layout, index.json      one descriptor per image, annotated with the engine's ID of it
       blobs/sha256/HEX            shared by all images; uncompressed where the engine saves them so
-      lock                        flock of the process that writes
+      lock                        flock of the process that writes or loads
+      loading-*/                  an archive that is loaded; left by a process that was killed meanwhile
 
 1. What the engine saves is unpacked; every blob is hashed, and its name must be its hash.
 2. The index is replaced by a rename after its blobs are durable, so an interrupted process leaves only unreferenced blobs.
@@ -19,6 +20,7 @@ import hashlib
 import io
 import json
 import os
+import shutil
 import tarfile
 import tempfile
 from collections.abc import Collection, Iterator
@@ -36,6 +38,7 @@ _ID: Final = "io.boltseal.image.id"
 _BLOBS: Final = "blobs/sha256/"
 _LAYOUT: Final = b'{"imageLayoutVersion": "1.0.0"}\n'
 _MODE: Final = 0o600
+_SCRATCH: Final = "loading-"
 MAX_DOCUMENT_BYTES: Final = 8 * 1024 * 1024
 
 
@@ -96,7 +99,7 @@ class ImageArchive:
         wanted = [each for each in self._index() if each["annotations"][_ID] == str(image)]
         if not wanted:
             return False
-        with self._translated(), tempfile.TemporaryDirectory(dir=self.folder) as scratch:
+        with self._writing(), tempfile.TemporaryDirectory(prefix=_SCRATCH, dir=self.folder) as scratch:
             archive = Path(scratch) / "image.tar"
             self._pack(archive, wanted, docker=not engine.about.podman)
             await engine.load(archive)
@@ -107,16 +110,22 @@ class ImageArchive:
         return True
 
     def keep_only(self, images: Collection[Digest]) -> None:
-        """Remove all other images, and blobs that none of these has. Raises: ArchiveUnusable."""
+        """Remove all other images, blobs that none of these has, and what killed processes left. Raises: ArchiveUnusable."""
         if not self.folder.is_dir():
             return
         with self._writing():
-            kept = [each for each in self._index() if Digest.parse(each["annotations"][_ID]) in images]
-            self._write_index(kept)
+            index = self._index()
+            kept = [each for each in index if Digest.parse(each["annotations"][_ID]) in images]
+            if kept != index:
+                self._write_index(kept)
             needed = {hex_ for each in kept for hex_ in self._reachable(each)}
             for path in (self.folder / _BLOBS).glob("*"):
                 if path.name not in needed:
                     path.unlink()
+            for path in self.folder.glob(f"{_SCRATCH}*"):
+                shutil.rmtree(path)
+            for path in self.folder.glob("*.new"):  # of `write_file`
+                path.unlink()
 
     def _unpack(self, saved: Any) -> list[dict[str, Any]]:
         """Write the blobs of a saved layout, and return the descriptors of its index."""

@@ -19,7 +19,7 @@ TimeText = Annotated[str, Meta(pattern=r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?
 """A time in UTC in a document, as ISO 8601."""
 
 
-def decode(raw: bytes, kind: type[T]) -> T:
+def decode(raw: bytes | bytearray | msgspec.Raw, kind: type[T]) -> T:
     """Decode JSON into a value of type `kind`. Raises: msgspec.DecodeError, which is a ValueError."""
     try:
         return msgspec.json.decode(raw, type=kind)

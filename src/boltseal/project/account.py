@@ -12,16 +12,18 @@ A file that can't be parsed is read line by line, as are texts of several lines,
 from __future__ import annotations
 
 import re
+from array import array
 from bisect import bisect_left, bisect_right
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from enum import Enum, auto
+from itertools import accumulate
 from typing import Final, NamedTuple
 
 from boltseal.errors import quote
 from boltseal.lockfile.document import LOCK_NAME
-from boltseal.project.image_references import Accounted, ScanProblem, ScanResult, Span
+from boltseal.project.image_references import ScanProblem, ScanResult, Span
 from boltseal.project.references.hcl import read_hcl
 from boltseal.project.references.image_shape import IMAGE_HINT, argument_of, is_word, looks_like_image, names_image
 from boltseal.project.references.yaml_nodes import compose, is_null, literal_offsets, span_of, text_of
@@ -89,24 +91,10 @@ class _Account:
     """What a scan's result accounts for, by file."""
 
     def __init__(self, found: ScanResult) -> None:
-        spans: defaultdict[str, list[Span]] = defaultdict(list)
-        for image_ref in found.image_refs:
-            spans[image_ref.path].append(image_ref.span)
-            if image_ref.edit_range is not None:
-                at = image_ref.edit_range
-                spans[at.path].append(Span(max(at.start - 1, 0), at.end))
-        for each in found.accounted:
-            spans[each.path].append(each.span)
-        self.starts: dict[str, list[int]] = {}
-        self.ends: dict[str, list[int]] = {}
-        for path, ranges in spans.items():
-            ranges.sort()
-            self.starts[path] = [span.start for span in ranges]
-            self.ends[path] = []
-            end = -1
-            for span in ranges:  # the furthest end so far, because ranges may contain others
-                end = max(end, span.end)
-                self.ends[path].append(end)
+        self.found = found
+        self.spans: defaultdict[str, list[Span]] | None = None
+        self.starts: dict[str, array[int]] = {}
+        self.ends: dict[str, array[int]] = {}
         reported = (*found.problems, *found.notes)
         self.lines = {(problem.path, problem.line) for problem in reported}
         self.whole = {
@@ -114,6 +102,22 @@ class _Account:
             for problem in found.problems
             if problem.line == 0 or problem.message.startswith(("is not YAML", "is a template, not YAML"))
         }
+
+    def sort_spans(self, path: str) -> None:
+        """Prepare the look-up of the ranges of a file. Only files with candidates need it."""
+        if self.spans is None:
+            self.spans = defaultdict(list)
+            for each in self.found.accounted:
+                self.spans[each.path].append(each.span)
+            for image_ref in self.found.image_refs:
+                self.spans[image_ref.path].append(image_ref.span)
+                at = image_ref.edit_range
+                if at is not None and (at.path != image_ref.path or at.end != image_ref.span.end):
+                    self.spans[at.path].append(Span(max(at.start - 1, 0), at.end))
+        ranges = sorted(self.spans.pop(path, ()))
+        self.starts[path] = array("I", (span.start for span in ranges))
+        furthest = accumulate((span.end for span in ranges), max)  # because ranges may contain others
+        self.ends[path] = array("I", furthest)
 
     def reported_whole(self, path: str) -> bool:
         """Return whether the whole file is reported as a problem."""
@@ -123,9 +127,9 @@ class _Account:
         """Return whether a text is part of a reference, is no image by rule, or has a line that is reported."""
         if (path, line) in self.lines:
             return True
-        starts = self.starts.get(path)
-        if starts is None:
-            return False
+        if path not in self.starts:
+            self.sort_spans(path)
+        starts = self.starts[path]
         at = bisect_right(starts, max(span.end - 1, span.start)) - 1
         return at >= 0 and self.ends[path][at] >= min(span.start + 1, span.end)
 
@@ -147,26 +151,19 @@ def _may_name_image(text: str) -> bool:
     return "image" in lower or "img" in lower
 
 
-def candidates(
-    source: SourceFile, documents: tuple[Node, ...], accounted: Iterable[Accounted]
-) -> tuple[ImageCandidate, ...]:
-    """Return the values of a parsed file that look like images, without documents that are no image by rule."""
+def candidates(source: SourceFile, documents: tuple[Node, ...], found: ScanResult) -> tuple[ImageCandidate, ...]:
+    """Return the values of a parsed file that look like images, without those that `found` accounts for."""
     if not _may_name_image(source.text):
         return ()
-    return document_candidates(source, documents, accounted)
+    return document_candidates(source, documents, found)
 
 
-def document_candidates(
-    source: SourceFile, documents: Iterable[Node], accounted: Iterable[Accounted]
-) -> tuple[ImageCandidate, ...]:
+def document_candidates(source: SourceFile, documents: Iterable[Node], found: ScanResult) -> tuple[ImageCandidate, ...]:
     """Return the values of some documents of a file that look like images, as `candidates` does."""
-    whole = {each.span for each in accounted if each.reason is not None}
-    return tuple(
-        _in_nodes(
-            source,
-            [each for each in documents if Span(each.start, each.end) not in whole],
-        )
-    )
+    whole = {each.span for each in found.accounted if each.reason is not None}
+    known = {each.span for each in found.image_refs if each.path == source.path}
+    rest = [each for each in documents if Span(each.start, each.end) not in whole]
+    return tuple(each for each in _in_nodes(source, rest) if each.span not in known)
 
 
 def _candidates(source: SourceFile) -> Iterator[ImageCandidate]:
@@ -207,9 +204,8 @@ def _in_nodes(source: SourceFile, documents: Sequence[Node]) -> Iterator[ImageCa
     """Yield the values in parsed documents. Every node is visited once for what its keys say about it."""
     for document in documents:
         tree = document.tree
-        hints = [
-            match.start() for match in IMAGE_HINT.finditer(tree.text, tree.start[document.at], tree.end[document.at])
-        ]
+        found = IMAGE_HINT.finditer(tree.text, tree.start[document.at], tree.end[document.at])
+        hints = array("I", (match.start() for match in found))
         seen: set[tuple[int, _Under]] = set()
         waiting = [iter([(document.at, _Under.NOTHING)])]
         while waiting:

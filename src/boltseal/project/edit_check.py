@@ -7,11 +7,12 @@ insertion ended a scalar early, began a comment, joined two lines or changed the
 from __future__ import annotations
 
 import re
+from array import array
 from bisect import bisect_right
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from itertools import accumulate
-from typing import Any, Final, NamedTuple
+from itertools import accumulate, groupby
+from typing import Any, Final
 
 from boltseal.project.image_references import EditRange
 from boltseal.project.references.dockerfile_lines import DockerfileLines, Text, read_lines
@@ -19,7 +20,7 @@ from boltseal.project.references.dotenv import parse_dotenv
 from boltseal.project.references.formats import BY_NAME
 from boltseal.project.references.reader import Syntax
 from boltseal.project.references.yaml_nodes import compose, document_texts
-from boltseal.project.references.yaml_tree import Node, ScalarNode
+from boltseal.project.references.yaml_tree import Node, ScalarNode, Tree
 from boltseal.project.source_files import SourceFile, Unreadable
 
 
@@ -67,60 +68,82 @@ def _same_nodes(before: SourceFile, after: SourceFile, replacements: Mapping[Edi
 def _same_documents(before: SourceFile, after: SourceFile, replacements: Mapping[EditRange, str]) -> bool:
     """Return whether only scalars with edited ranges differ, and each of them by exactly these edits."""
     changed = _changed_scalars(compose(before), compose(after))
-    edited = None if changed is None else _edited(before, [change.was for change in changed], replacements)
-    return (
-        changed is not None
-        and edited is not None
-        and all(
-            _replaced(before, change.was, change.now, edited.get(index, []), replacements)
-            for index, change in enumerate(changed)
-        )
-    )
+    if changed is None:
+        return False
+    edits = sorted(replacements)
+    owners = _owners(before, changed, edits, replacements)
+    if owners is None:
+        return False
+    replaced = 0
+    for index, numbers in groupby(sorted(range(len(edits)), key=owners.__getitem__), owners.__getitem__):
+        ranges = [edits[number] for number in numbers]
+        if index >= 0:
+            replaced += 1
+            if not _replaced(before, *changed[index], ranges, replacements):
+                return False
+    return replaced == len(changed)  # a scalar that no edit is in is unchanged
 
 
-class _ChangedScalar(NamedTuple):
-    was: ScalarNode
-    now: ScalarNode
+class _ChangedScalars:
+    """The scalars of two equal structures whose texts differ, in text order: was, and is now."""
+
+    def __init__(self) -> None:
+        self._trees: list[tuple[Tree, Tree]] = []
+        self._tree = array("I")
+        self._at = array("I")
+
+    def add(self, was: Tree, now: Tree) -> None:
+        for at in was.scalars():
+            if was.scalar(at) != now.scalar(at):
+                self._tree.append(len(self._trees))
+                self._at.append(at)
+        self._trees.append((was, now))
+
+    def __len__(self) -> int:
+        return len(self._at)
+
+    def __getitem__(self, index: int) -> tuple[ScalarNode, ScalarNode]:
+        was, now = self._trees[self._tree[index]]
+        return ScalarNode(was, self._at[index]), ScalarNode(now, self._at[index])
 
 
-def _changed_scalars(old: Sequence[Node], new: Sequence[Node]) -> list[_ChangedScalar] | None:
-    """Return the scalars whose texts differ, in text order; None if anything else differs."""
-    changed: list[_ChangedScalar] = []
+def _changed_scalars(old: Sequence[Node], new: Sequence[Node]) -> _ChangedScalars | None:
+    """Return the scalars whose texts differ; None if anything else differs."""
     if len(old) != len(new):
         return None
+    changed = _ChangedScalars()
     for before, after in zip(old, new, strict=True):
         if not before.tree.has_structure_of(after.tree):
             return None
-        changed += (
-            _ChangedScalar(ScalarNode(before.tree, at), ScalarNode(after.tree, at))
-            for at in before.tree.scalars()
-            if before.tree.scalar(at) != after.tree.scalar(at)
-        )
+        changed.add(before.tree, after.tree)
     return changed
 
 
-def _edited(
-    source: SourceFile, nodes: Sequence[ScalarNode], replacements: Mapping[EditRange, str]
-) -> dict[int, list[EditRange]] | None:
-    """Return the edited ranges by the number of the changed scalar that contains them; None if one is in none of them."""
-    starts = [node.start for node in nodes]
-    found: dict[int, list[EditRange]] = {}
-    for edit_range in sorted(replacements):
+def _owners(
+    source: SourceFile, changed: _ChangedScalars, edits: Sequence[EditRange], replacements: Mapping[EditRange, str]
+) -> array[int] | None:
+    """Return for each edit the number of the changed scalar that contains it; -1 if it changes nothing.
+
+    None if an edit that changes something is in none of them.
+    """
+    nodes = range(len(changed))
+    starts = array("I", (changed[index][0].start for index in nodes))
+    owners = array("q")
+    for edit_range in edits:
         removed = source.text[edit_range.start : edit_range.end]
         begin = edit_range.start + len(removed) - len(removed.lstrip())
         at = bisect_right(starts, begin)
         containing = [
             index
             for index in (at - 1, at, at + 1)
-            if 0 <= index < len(nodes) and _contains(source, nodes[index], edit_range, begin)
+            if index in nodes and _contains(source, changed[index][0], edit_range, begin)
         ]
         if len(containing) != 1:
-            containing = [index for index in containing if not nodes[index].value] or containing
-        if containing:
-            found.setdefault(containing[0], []).append(edit_range)
-        elif replacements[edit_range] != removed:
+            containing = [index for index in containing if not changed[index][0].value] or containing
+        if not containing and replacements[edit_range] != removed:
             return None
-    return found
+        owners.append(containing[0] if containing else -1)
+    return owners
 
 
 def _contains(source: SourceFile, node: ScalarNode, edit_range: EditRange, begin: int) -> bool:

@@ -15,6 +15,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import pairwise
 from pathlib import Path
 from typing import Final
@@ -27,6 +28,7 @@ from boltseal.project.scan import scan_project
 from boltseal.project.source_files import ProjectTree, SourceFile
 
 _ROUNDS: Final = 10
+CACHED_TEXTS: Final = 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,17 +72,14 @@ class ScanRequest:
 def edit(request: ScanRequest, scan: ScanResult, pins: Mapping[ImageReference, Digest | None]) -> EditResult:
     """Pin these references in their files; None unpins one. `scan` is the result of `request`."""
     refused: dict[ImageReference, str] = {}
-    wanted: dict[ImageReference, Digest | None] = {}
-    for image_ref, digest in pins.items():
+    for image_ref in pins:
         if image_ref.edit_range is None:
             refused[image_ref] = image_ref.override_only or image_ref.why or "a digest can't be written there"
-        else:
-            wanted[image_ref] = digest
-    refused.update(_conflicts(wanted))
+    refused.update(_conflicts(pins))
     for _ in range(_ROUNDS):
         edit_ranges = {
             image_ref.edit_range: digest
-            for image_ref, digest in wanted.items()
+            for image_ref, digest in pins.items()
             if image_ref.edit_range and image_ref not in refused
         }
         changes = _apply(request.project, edit_ranges)
@@ -88,34 +87,29 @@ def edit(request: ScanRequest, scan: ScanResult, pins: Mapping[ImageReference, D
         if not failures:
             kept = tuple(change for change in changes if change.before.text != change.after.text)
             return EditResult(kept, tuple(EditRefusal(image_ref, reason) for image_ref, reason in refused.items()))
-        for image_ref in wanted:
+        for image_ref in pins:
             if image_ref.edit_range is not None and image_ref.edit_range.path in failures:
                 refused.setdefault(image_ref, failures[image_ref.edit_range.path])
     reason = f"the checks still failed after {_ROUNDS} attempts; report this as a defect"
-    refused = {**dict.fromkeys(wanted, reason), **refused}
+    refused = {**dict.fromkeys(pins, reason), **refused}
     return EditResult((), tuple(EditRefusal(image_ref, reason) for image_ref, reason in refused.items()))
 
 
-def _conflicts(wanted: Mapping[ImageReference, Digest | None]) -> dict[ImageReference, str]:
+def _conflicts(pins: Mapping[ImageReference, Digest | None]) -> dict[ImageReference, str]:
     """Check 1: find references whose ranges conflict."""
-    by_range: defaultdict[EditRange, list[ImageReference]] = defaultdict(list)
-    for image_ref in wanted:
-        if image_ref.edit_range is not None:
-            by_range[image_ref.edit_range].append(image_ref)
-    refused: dict[ImageReference, str] = {}
-    for image_refs in by_range.values():
-        if len({wanted[image_ref] for image_ref in image_refs}) > 1:
-            refused.update(
-                (image_ref, "another reference that needs another digest shares its text") for image_ref in image_refs
-            )
-    order = sorted(by_range)
-    for first, second in pairwise(order):
+    digests: dict[EditRange, Digest | None] = {}
+    reasons: dict[EditRange, str] = {}
+    for image_ref, digest in pins.items():
+        if image_ref.edit_range is not None and digests.setdefault(image_ref.edit_range, digest) != digest:
+            reasons[image_ref.edit_range] = "another reference that needs another digest shares its text"
+    for first, second in pairwise(sorted(digests)):
         if first.path == second.path and second.start < first.end:
-            refused.update(
-                (image_ref, "its text overlaps another reference's text")
-                for image_ref in by_range[first] + by_range[second]
-            )
-    return refused
+            reasons |= dict.fromkeys((first, second), "its text overlaps another reference's text")
+    if not reasons:
+        return {}
+    return {
+        each: reasons[each.edit_range] for each in pins if each.edit_range is not None and each.edit_range in reasons
+    }
 
 
 def _apply(project: ProjectTree, edit_ranges: Mapping[EditRange, Digest | None]) -> list[FileEdit]:
@@ -139,7 +133,18 @@ def pin_text(edit_range: EditRange, digest: Digest | None) -> str:
     """Return the text that pins a range to a digest, or "" to unpin it."""
     if digest is None:
         return ""
-    return f"{edit_range.lead}{digest.hex if edit_range.hexadecimal else digest}"
+    return _digest_text(edit_range.lead, digest, hexadecimal=edit_range.hexadecimal)
+
+
+@lru_cache(maxsize=CACHED_TEXTS)  # most digests are written in several places: one value in memory for all
+def _digest_text(lead: str, digest: Digest, *, hexadecimal: bool) -> str:
+    return f"{lead}{digest.hex if hexadecimal else digest}"
+
+
+def _unpinned(image_ref: ImageReference) -> tuple[str, str, str | None] | None:
+    """Return what a reference resolves to, without its digest."""
+    resolved = image_ref.resolved
+    return None if resolved is None else (resolved.registry, resolved.repository, resolved.tag)
 
 
 def _first_of_one(scan: ScanResult, rescan: ScanResult) -> str:
@@ -180,11 +185,11 @@ def _failed_checks(
             if image_ref.edit_range is not None
             else image_ref.pinned
         )
-        same = (image_ref.path, image_ref.where, image_ref.line, image_ref.unpinned, image_ref.build) == (
+        same = (image_ref.path, image_ref.where, image_ref.line, _unpinned(image_ref), image_ref.build) == (
             now.path,
             now.where,
             now.line,
-            now.unpinned,
+            _unpinned(now),
             now.build,
         )
         if not same or now.pinned != expected:

@@ -8,8 +8,10 @@ other. Only in the lock, lines are added and removed.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from array import array
+from collections.abc import Iterable, Iterator, Sequence
 from difflib import unified_diff
+from io import BytesIO
 from itertools import islice, pairwise
 from typing import Final
 
@@ -26,29 +28,36 @@ _ESCAPES: Final = {
 
 def patch_lines(change: FileEdit) -> Iterator[str]:
     """Yield the lines of a file's patch, each with its line end; none if the texts are equal."""
-    old, new = _lines(change.before.raw), _lines(change.after.raw)
-    if old == new:
+    before, after = change.before.raw, change.after.raw
+    if before == after:
         return
     yield f"--- {_name('a', change.path)}\n"
     yield f"+++ {_name('b', change.path)}\n"
-    if len(old) != len(new):
-        for line in islice(unified_diff(old, new, n=CONTEXT), 2, None):
+    if _count(before) != _count(after):
+        for line in islice(unified_diff([*_lines(before)], [*_lines(after)], n=CONTEXT), 2, None):
             yield from _marked("", line)
         return
-    changed = [number for number, (was, now) in enumerate(zip(old, new, strict=True)) if was != now]
+    lines = zip(_lines(before), _lines(after), strict=True)
+    changed = array("I", (number for number, (was, now) in enumerate(lines) if was != now))
+    lines = zip(_lines(before), _lines(after), strict=True)
+    at, length = 0, _count(before)
     for first, last in _hunks(changed):
-        start, end = max(0, first - CONTEXT), min(len(old), last + 1 + CONTEXT)
+        start, end = max(0, first - CONTEXT), min(length, last + 1 + CONTEXT)
         size = end - start
         count = "" if size == 1 else f",{size}"
         yield f"@@ -{start + 1}{count} +{start + 1}{count} @@\n"
-        yield from _hunk(old[start:end], new[start:end])
+        yield from _hunk(islice(lines, start - at, end - at))
+        at = end
 
 
-def _lines(raw: bytes) -> list[str]:
-    """Return the lines of a text with their ends. A byte order mark is the first character of the first line."""
-    text = raw.decode()
-    lines = [f"{line}\n" for line in text.split("\n")]
-    return lines[:-1] if text.endswith("\n") or not text else [*lines[:-1], lines[-1].removesuffix("\n")]
+def _lines(raw: bytes) -> Iterator[str]:
+    """Yield the lines of a text with their ends. A byte order mark is the first character of the first line."""
+    return (line.decode() for line in BytesIO(raw))
+
+
+def _count(raw: bytes) -> int:
+    """Return the number of lines."""
+    return raw.count(b"\n") + (not raw.endswith(b"\n") and bool(raw))
 
 
 def _hunks(changed: Sequence[int]) -> Iterator[tuple[int, int]]:
@@ -61,10 +70,10 @@ def _hunks(changed: Sequence[int]) -> Iterator[tuple[int, int]]:
     yield first, changed[-1]
 
 
-def _hunk(old: Sequence[str], new: Sequence[str]) -> Iterator[str]:
+def _hunk(lines: Iterable[tuple[str, str]]) -> Iterator[str]:
     """Yield the lines of a hunk; of neighbouring changed lines first all the old ones, as git does."""
     added: list[str] = []
-    for was, now in zip(old, new, strict=True):
+    for was, now in lines:
         if was != now:
             yield from _marked("-", was)
             added.append(now)

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from enum import StrEnum
-from typing import NamedTuple
+from functools import lru_cache
+from typing import Final, NamedTuple
 
 from boltseal.client.registry_client import Resolved
 from boltseal.errors import BoltsealError
@@ -17,6 +18,8 @@ from boltseal.lockfile.document import LOCK_NAME, Lock, LockedImage, WrittenPin,
 from boltseal.oci.digest import Digest
 from boltseal.oci.reference import Reference
 from boltseal.project.image_references import ImageReference
+
+CACHED_TEXTS: Final = 1024
 
 
 class PinStatus(StrEnum):
@@ -139,8 +142,13 @@ def _pin(image_ref: ImageReference, digest: Digest | None) -> Pin:
     if digest is None:
         return Pin(image_ref, PinStatus.LOCAL_BUILD, "is built here: no registry has it")
     if image_ref.pinned == digest:
-        return Pin(image_ref, PinStatus.UNCHANGED, f"is pinned to {digest}")
-    return Pin(image_ref, PinStatus.PINNED, f"pinned to {digest}", digest)
+        return Pin(image_ref, PinStatus.UNCHANGED, f"is {_pinned_to(digest)}")
+    return Pin(image_ref, PinStatus.PINNED, _pinned_to(digest), digest)
+
+
+@lru_cache(maxsize=CACHED_TEXTS)  # most images are pinned in several places: one value in memory for all
+def _pinned_to(digest: Digest) -> str:
+    return f"pinned to {digest}"
 
 
 def _resolved(image_ref: ImageReference) -> Reference:

@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
-from itertools import chain
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import chain, groupby
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -125,12 +125,7 @@ class _Scan:
             if reader.read_together is not None:
                 self.add(reader.read_together(self.project, self.together.get(reader.name, [])))
         found = ScanResult(
-            tuple(
-                sorted(
-                    dict.fromkeys(without_selected(self.image_refs, self.accounted)),
-                    key=lambda image_ref: (image_ref.path, image_ref.span, image_ref.where),
-                )
-            ),
+            _sorted(without_selected(self.image_refs, self.accounted)),
             tuple(sorted(dict.fromkeys(self.problems))),
             tuple(sorted(dict.fromkeys(self.notes))),
             (),
@@ -220,7 +215,7 @@ class _Scan:
         found = reader.read(file)
         self.add(found)
         if documents and source.path not in self.candidates:  # now, because a large file is not kept parsed
-            self.candidates[source.path] = candidates(source, documents, found.accounted)
+            self.candidates[source.path] = candidates(source, documents, found)
         if reader.follows is follows_nothing and self.project.lookups == lookups:
             self.remember(source, how, found)
 
@@ -318,7 +313,7 @@ class _Scan:
         elif named_helm:
             self.read_documents(BY_NAME[Format.HELM], source, documents, how)
         else:
-            self.candidates[source.path] = candidates(source, documents, ())
+            self.candidates[source.path] = candidates(source, documents, ScanResult())
             if by_path:
                 raise Unreadable(source.path, 0, "is in none of the known formats")
             self.remember(source, how, ScanResult())
@@ -365,7 +360,7 @@ class _Scan:
             if next((each for each in READERS if each.by_content((document,))), None) is not _KUBERNETES:
                 return None
             results.append(read_kubernetes(source, (document,), self.crds, number + documents - 1))
-            named += document_candidates(source, (document,), results[-1].accounted)
+            named += document_candidates(source, (document,), results[-1])
         found = ScanResult(*(tuple(chain.from_iterable(each)) for each in zip(*map(_parts, results), strict=True)))
         read = _PartResult(self.crds, part, documents, len(results), found, tuple(named))
         if len(part.text) >= REMEMBERED_CHARACTERS and not named and found == ScanResult(accounted=found.accounted):
@@ -386,6 +381,16 @@ class _Scan:
                 )
             )
         )
+
+
+def _sorted(image_refs: Iterable[ImageReference]) -> tuple[ImageReference, ...]:
+    """Return references by path and position, each once."""
+
+    def position(image_ref: ImageReference) -> tuple[str, Span, str]:
+        return image_ref.path, image_ref.span, image_ref.where
+
+    groups = groupby(sorted(image_refs, key=position), position)
+    return tuple(chain.from_iterable(dict.fromkeys(group) for _, group in groups))
 
 
 def _parts(found: ScanResult) -> tuple[tuple[Any, ...], ...]:

@@ -108,12 +108,14 @@ async def verify(
     known = {} if lock is None else lock.by_reference()
     resolutions: dict[Reference, Resolved | BoltsealError] = {}
     if resolver is not None:
-        keys = {
-            image_ref: key_in(image_ref.resolved, known) for image_ref in image_refs if image_ref.resolved is not None
+        keys = {each: key_in(each, known) for each in {each.resolved for each in image_refs} if each is not None}
+        skipped = {
+            keys[each.resolved]
+            for each in image_refs
+            if each.resolved and _is_local(each, known.get(keys[each.resolved]))
         }
-        skipped = {key for image_ref, key in keys.items() if _is_local(image_ref, known.get(key))}
         resolutions = await resolver.resolve(key for key in keys.values() if key not in skipped)
-        pinned = [_pin_to_resolve(image_ref, key, resolutions) for image_ref, key in keys.items() if key not in skipped]
+        pinned = (_pin_to_resolve(each, key, resolutions) for each, key in keys.items() if key not in skipped)
         resolutions |= await resolver.resolve(reference for reference in pinned if reference is not None)
     verdicts = [
         _compare_with_lock(image_ref, lock is not None, known, resolutions if resolver is not None else None)
@@ -188,14 +190,14 @@ def _check_platforms(
     return verdict
 
 
-def _pin_to_resolve(image_ref: ImageReference, key: Reference, resolutions: Resolutions) -> Reference | None:
+def _pin_to_resolve(written: Reference, key: Reference, resolutions: Resolutions) -> Reference | None:
     """Return a pinned digest to resolve by itself, because its tag does not resolve to it."""
     resolution = resolutions[key]
-    if image_ref.pinned is None or key.digest is not None:
+    if written.digest is None or key.digest is not None:
         return None
-    if isinstance(resolution, Resolved) and resolution.digest == image_ref.pinned:
+    if isinstance(resolution, Resolved) and resolution.digest == written.digest:
         return None
-    return replace(key, tag=None, digest=image_ref.pinned)
+    return replace(key, tag=None, digest=written.digest)
 
 
 def _is_local(image_ref: ImageReference, image: LockedImage | None) -> bool:

@@ -50,6 +50,7 @@ from boltseal.project.settings import PUBLIC_REGISTRIES
 from boltseal.server.api.access_log import RequestLog
 from boltseal.server.api.auth import RequestAuth
 from boltseal.server.api.distribution import DistributionApi
+from boltseal.server.api.in_process import InProcessHttp
 from boltseal.server.api.ledger import PREFIX as LEDGER_PREFIX
 from boltseal.server.api.ledger import LedgerApi
 from boltseal.server.api.settings import ApiSettings
@@ -98,9 +99,9 @@ class InProcessTransport(Transport):
         super().__init__(
             CredentialStore(()),
             TransportOptions(),
-            app=None if outside is None else httpx2.ASGITransport(app=outside),
+            app=None if outside is None else InProcessHttp(outside),
         )
-        transport = httpx2.ASGITransport(app=inside)
+        transport = InProcessHttp(inside)
         self._inner = Transport(CredentialStore(()), TransportOptions(attempts=1), app=transport)
         self._name = name
         self._also = also

@@ -9,8 +9,10 @@ keep nanoseconds on disk. The time of a folder that no entry creates is the time
 
 from __future__ import annotations
 
+import ctypes
 import hashlib
 import os
+import pickle
 import stat
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
@@ -31,6 +33,7 @@ from tests.attacks.scrub.random_layers import (
 )
 
 _NS = 1_000_000_000
+_LIBC = ctypes.CDLL(None, use_errno=True)  # os.setns is newer than Python 3.11
 _FORMATS = {
     stat.S_IFREG: FILE,
     stat.S_IFDIR: FOLDER,
@@ -85,12 +88,14 @@ class _Placed:
 class Making:
     """How an engine makes folders without an entry. `inherits`: like those of a lower layer.
 
-    `keeps_bit`, `keeps_group`: what the kernel gives them in a set-group-id folder stays.
+    `keeps_bit`, `keeps_group`: what the kernel gives them in a set-group-id folder stays. `devices`: whether it makes device
+    nodes, which only root can; other engines leave them out.
     """
 
     inherits: bool = False
     keeps_bit: bool = True
     keeps_group: bool = False
+    devices: bool = True
 
 
 def expected_view(layers: Sequence[RandomLayer], making: Making, *, adds: bool = False) -> View:
@@ -132,6 +137,8 @@ def _unpacked(layer: RandomLayer, number: int, lower: Mapping[str, _Placed], mak
             if above not in own:
                 outer = own.get("/".join(parts[: end - 1]))
                 own[above] = _Placed(_implied(lower.get(above), outer, making), (number, above))
+        if entry.kind == DEVICE and not making.devices:
+            continue
         if entry.kind == HARDLINK:
             own[entry.path] = own[entry.link]
         elif entry.kind not in (WHITEOUT, OPAQUE):
@@ -170,6 +177,36 @@ def _of(entry: Entry) -> Node:
 # ---- seen
 
 
+def seen_by(pid: int, without: frozenset[str]) -> View:
+    """Return what a container's process sees in its root, with the IDs of its own user namespace.
+
+    The kernel also maps the IDs in access control lists and capabilities; unmapped ones are shown as in the container.
+    """
+    reading, writing = os.pipe()
+    child = os.fork()
+    if child == 0:
+        try:
+            os.close(reading)
+            with Path(f"/proc/{pid}/ns/user").open("rb") as namespace:
+                if _LIBC.setns(namespace.fileno(), 0):
+                    raise OSError(ctypes.get_errno(), "setns")
+            os.setgid(0)
+            os.setuid(0)
+            with os.fdopen(writing, "wb") as file:
+                pickle.dump(seen_view(Path(f"/proc/{pid}/root"), without), file)
+        finally:
+            os._exit(0)
+    os.close(writing)
+    with os.fdopen(reading, "rb") as file:
+        raw = file.read()
+    os.waitpid(child, 0)
+
+    assert raw, "the process in the container's user namespace failed"
+
+    found: View = pickle.loads(raw)  # noqa: S301 - the child of this process wrote it
+    return found
+
+
 def seen_view(root: Path, without: frozenset[str]) -> View:
     """Return what is at a container's root, except for the names that the engine or the test adds."""
     found = root.stat()
@@ -182,7 +219,11 @@ def seen_view(root: Path, without: frozenset[str]) -> View:
 
 
 def _walk(root: bytes, above: bytes, without: frozenset[str], nodes: dict[str, tuple[Node, tuple[int, int]]]) -> None:
-    for name in sorted(os.listdir(os.path.join(root, above))):  # noqa: PTH208, PTH118 - names need not be UTF-8
+    try:
+        names = sorted(os.listdir(os.path.join(root, above)))  # noqa: PTH208, PTH118 - names need not be UTF-8
+    except PermissionError:  # its owner is unknown in the container's user namespace
+        return
+    for name in names:
         path = above + b"/" + name if above else name
         if os.fsdecode(path) in without:
             continue
@@ -217,4 +258,7 @@ def _node(at: bytes, found: os.stat_result) -> Node:
 
 
 def _read(at: bytes) -> bytes:
-    return Path(os.fsdecode(at)).read_bytes()
+    try:
+        return Path(os.fsdecode(at)).read_bytes()
+    except PermissionError:  # its owner is unknown in the container's user namespace
+        return b"could not be read"

@@ -127,7 +127,7 @@ def user_attribute(path: Path) -> None:
 
 def without_attributes(path: Path) -> None:
     for name in os.listxattr(path, follow_symlinks=False):
-        if not name.startswith("trusted.overlay."):
+        if not name.startswith(("trusted.overlay.", "user.overlay.")):
             os.removexattr(path, name, follow_symlinks=False)
 
 
@@ -196,21 +196,27 @@ def default_access_control_list(path: Path) -> None:
 
 
 def opaque(path: Path) -> None:
-    os.setxattr(path, "trusted.overlay.opaque", b"y")
+    os.setxattr(path, _mark(path, "opaque"), b"y")
 
 
 def not_opaque(path: Path) -> None:
-    if "trusted.overlay.opaque" in os.listxattr(path):
-        os.removexattr(path, "trusted.overlay.opaque")
+    if _mark(path, "opaque") in os.listxattr(path):
+        os.removexattr(path, _mark(path, "opaque"))
 
 
 def redirect(path: Path) -> None:
-    os.setxattr(path, "trusted.overlay.redirect", b"/a")
+    os.setxattr(path, _mark(path, "redirect"), b"/a")
 
 
 def marks_of_overlayfs(path: Path) -> None:
     """Set the marks that overlayfs leaves on folders it has written to, as in BuildKit's layers."""
-    os.setxattr(path, "trusted.overlay.impure", b"y")
+    os.setxattr(path, _mark(path, "impure"), b"y")
+
+
+def _mark(path: Path, name: str) -> str:
+    """Return the attribute of a mark: overlayfs that a user without root mounts has marks of its own."""
+    layer = next((each for each in (path, *path.parents) if each.name in ("diff", "fs")), path)
+    return f"{'user' if layer.stat().st_uid else 'trusted'}.overlay.{name}"
 
 
 # ---- changes of links, devices and whiteouts
@@ -383,6 +389,7 @@ class RandomChange:
             return Applied("nothing")
         path = paths[self.path % len(paths)]
         idle = self.change in IDLE or (path == folder and applies is not _is_layer) or _is_whiteout(path.lstat())
+        idle = idle or (self.change is trusted_attribute and folder.stat().st_uid != 0)  # only root's containers see it
         self.change(path)
         return Applied(f"{self.change.__name__} of {str(path.relative_to(folder))!r}", number, idle)
 

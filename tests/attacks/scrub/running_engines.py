@@ -17,6 +17,8 @@ from boltseal.engines.containerd_store import SNAPSHOTS
 from tests import servers
 from tests.attacks.scrub.container_view import Making
 from tests.attacks.scrub.stores import podman_on
+from tests.attacks.scrub.users import disk
+from tests.programs import program
 from tests.real.tools import run
 
 CAPABILITY = "security.capability"
@@ -29,7 +31,7 @@ class Engine:
     """A running engine. `making`: how it makes folders without an entry.
 
     `copied`: a container has a copy of its image, with only the attributes of these prefixes; None: it has the image's files.
-    `adds`: an entry for a folder of a lower layer keeps the attributes that the folder has there.
+    `mapped`: containers have a user namespace. `adds`: an entry for a folder of a lower layer keeps the attributes that the folder has there.
     `load`: load an archive. `start`: start a container of an image, and return its ID and its process, 0 if it does not start.
     `stop`: remove containers.
     """
@@ -43,6 +45,7 @@ class Engine:
     making: Making = field(default_factory=Making)
     copied: tuple[str, ...] | None = None
     adds: bool = False
+    mapped: bool = False
     _folders: dict[str, Path] = field(default_factory=dict)
 
     def folder(self, marker: str) -> Path:
@@ -146,6 +149,41 @@ def _podman(folder: Path, driver: str = "overlay") -> Iterator[Engine]:
         servers.unmounted(folder)
 
 
+@contextlib.contextmanager
+def _rootless(folder: Path) -> Iterator[Engine]:
+    """Podman of a user without root."""
+    user = disk(folder / "disk")
+    options = ("--storage-driver", "overlay", "--cgroup-manager", "cgroupfs", "--events-backend", "file")
+    podman = (*user.as_user(), program("podman"), *options, "--log-level", "error", "--runtime", "runc")
+
+    def load(archive: Path) -> None:
+        archive.chmod(0o644)
+        run(*podman, "load", "-i", archive).checked()
+
+    def start(image: str) -> tuple[str, int]:
+        begun = run(*podman, "run", "-d", "--pull", "never", "--network", "none", "--pids-limit", "0", image)
+        if not begun.ok:
+            return "", 0
+        box = next(each for each in begun.text.split() if len(each) == 64)  # a warning may precede the ID
+        return box, int(run(*podman, "inspect", "--format", "{{.State.Pid}}", box).checked())
+
+    try:
+        yield Engine(
+            "podman-rootless",
+            user.home / ".local/share/containers/storage",
+            "overlay/*/diff",
+            load,
+            start,
+            lambda boxes: _none(run(*podman, "rm", "--force", "--time", "0", *boxes).checked()),
+            making=Making(devices=False),
+            mapped=True,
+        )
+    finally:
+        run(*podman, "rm", "--force", "--all", "--time", "0")
+        user.ended()
+        servers.unmounted(folder)
+
+
 def _none(_: object) -> None:
     return None
 
@@ -156,5 +194,6 @@ ENGINES: Mapping[str, Callable[[Path], AbstractContextManager[Engine]]] = {
     "docker-containerd": lambda folder: _docker(folder, containerd_store=True),
     "containerd": _containerd,
     "podman": _podman,
+    "podman-rootless": _rootless,
     "podman-vfs": lambda folder: _podman(folder, "vfs"),
 }

@@ -5,7 +5,11 @@ Whatever the container sees differently from the layers must be found. What it s
 1. what another layer of the image hides. A container of an image that ends with the changed layer sees it;
 2. marks and whiteouts where no lower layer has what they hide, and the layer's own folder, which some engines show as `/`
    and others do not: the layer is not as its tar says, but this makes no difference on this engine;
-3. attributes, and nanoseconds of times, that the driver vfs does not copy from an image to its container.
+3. attributes `trusted.*` in the store of a user without root: only root, who may mount that store as well, sees them;
+4. attributes, and nanoseconds of times, that the driver vfs does not copy from an image to its container.
+
+An image that was not changed must hold, unless its containers lack files: the driver vfs removes new files in a folder without
+an entry if an opaque mark follows them.
 
 The layers' content is derived by a second implementation (`container_view`). Random numbers are seeded: the same cases on
 every run; BOLTSEAL_TEST_SCALE=full runs more.
@@ -27,7 +31,7 @@ from boltseal.host.scrub.differences import DifferenceKind
 from boltseal.host.scrub.find_stores import store_at
 from boltseal.host.scrub.report import ReportStatus, ScrubReport
 from boltseal.host.scrub.scrub import ScrubRequest, scrub
-from tests.attacks.scrub.container_view import Node, View, differences, expected_view, seen_view
+from tests.attacks.scrub.container_view import Node, View, differences, expected_view, seen_by, seen_view
 from tests.attacks.scrub.image import Layer, archive_of
 from tests.attacks.scrub.random_changes import Applied, RandomChange, random_changes
 from tests.attacks.scrub.random_layers import RandomLayer, marked, marker_of, random_layers, tar_of
@@ -39,9 +43,9 @@ pytestmark = [pytest.mark.real, pytest.mark.slow]
 
 SEEDS = range(50) if IS_FULL else range(1)
 CASES = 20
-RUNS = [(name, number) for name in ENGINES for number in (SEEDS if not name.endswith("-vfs") else range(1))]
-"""Engines and seeds. The driver vfs removes new files in a folder without an entry if an opaque mark follows them, so that
-images of other seeds lack files before any change. Some layers it can't unpack at all."""
+REFUSED = {"podman-vfs": {13, 18, 26}, "docker-vfs": {12, 13, 18, 21, 26}}
+"""Seeds with layers that an engine with the driver vfs can't unpack."""
+RUNS = [(name, number) for name in ENGINES for number in SEEDS if number not in REFUSED.get(name, ())]
 ADDED = frozenset({"bin", "dev", "etc", "proc", "run", "sys", ".dockerenv"})
 """Names in a container's root that are the test's or the engine's."""
 
@@ -122,9 +126,19 @@ class Batch:
         with ThreadPoolExecutor(3) as pool:
             started = list(pool.map(self.engine.start, images))
         try:
-            return [self._kept(seen_view(Path(f"/proc/{pid}/root"), ADDED)) if pid else {} for _, pid in started]
+            return [self._kept(self._seen(pid)) if pid else {} for _, pid in started]
         finally:
             self.engine.stop([box for box, _ in started if box])
+
+    def lacks_files(self, name: str) -> bool:
+        """Return whether a container of an unchanged image lacks files of its layers."""
+        case, _, layers = name.partition("-")[2].partition(":")
+        root, view = self.seen([self.name(-1), name])
+        expected = self.expected(int(case), root[""], None if layers == "all" else int(layers))
+        return bool(expected.keys() - view.keys())
+
+    def _seen(self, pid: int) -> View:
+        return seen_by(pid, ADDED) if self.engine.mapped else seen_view(Path(f"/proc/{pid}/root"), ADDED)
 
     def expected(self, case: int, root: Node, layers: int | None = None) -> View:
         """Return what a container must see; its root folder is like that of an unmodified image."""
@@ -154,7 +168,8 @@ def test_scrub_finds_what_a_container_sees_and_nothing_else(
     """An image is found to differ exactly if a container started after the change sees other content than the layers'."""
     batch = Batch(engine, number, cases(number))
     batch.load(tmp_path)
-    before = {name: each for name, each in batch.reports().items() if each.status is not ReportStatus.HOLDS}
+    before = [name for name, each in batch.reports().items() if each.status is not ReportStatus.HOLDS]
+    alike = [name for name in before if not batch.lacks_files(name)]
     applied = batch.change()
     reports = batch.reports()
     root, *views = batch.seen([batch.name(-1), *map(batch.name, range(len(batch.cases)))])
@@ -171,7 +186,7 @@ def test_scrub_finds_what_a_container_sees_and_nothing_else(
             )
     record_property("verdicts", dict(counts))
 
-    assert before == {}
+    assert alike == [], before
     assert wrong == []
     assert counts["seen and found"] > 0 < counts["alike and clean"]
 

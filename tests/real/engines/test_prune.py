@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -73,6 +75,47 @@ def test_a_rollback_works_offline_after_every_prune(engine: Docker, port: int, r
 
     assert "archived the images of the last releases" in last.err
     assert [words for _, _, words in results] == ["one", "two", "one", "two", "one"]
+
+
+@pytest.mark.parametrize("store", ["docker", "docker_containerd"])
+def test_an_administrator_by_ssh_rolls_back_after_every_prune(
+    request: pytest.FixtureRequest, store: str, port: int, repository: str, tmp_path: Path
+) -> None:
+    """With the registry off and everything pruned, a rollback by ssh restores the images from the archive of the administrator's machine."""
+    engine: Docker = request.getfixturevalue(store)
+    data = tmp_path / "data"
+    registry = Server("boltseal", f"127.0.0.1:{port}", 0, tmp_path / "data.log", data)
+    with servers.sshd(tmp_path / "sshd") as far:
+        by_ssh = {
+            "PATH": f"{far.folder}/bin:{os.environ['PATH']}",
+            "DOCKER_HOST": f"ssh://root@{far.address}{engine.host.removeprefix('unix://')}",
+        }
+        laptop = ComposeProject(tmp_path / "project", engine, registry, tmp_path / "laptop", repository, by_ssh)
+        other = replace(laptop, state=tmp_path / "other")
+        listed = ("release", "ls", "--project-name", laptop.name)
+        with servers.boltseal(data, port=port):
+            for words in ("one", "two"):
+                laptop.publish("edge", words)
+                laptop.write({"web": {"image": laptop.image("edge")}})
+                last = laptop.deployed()
+        seen = other.run(*listed)
+        for prune in PRUNES.values():
+            engine.run(*prune)
+        refused = other.run("rollback")
+        pruned = laptop.words()
+        back = laptop.run("rollback")
+        runs = laptop.words()
+        laptop.down()
+
+    assert f"{laptop.name}/2" in seen.out
+    assert "archiving 127.0.0.1:" in last.err
+    assert "archived the images of the last releases on this machine: " in last.err
+    assert refused.code in (1, 3)
+    assert "release 1 was deployed by " in " ".join(refused.err.split())
+    assert "whose archive may have it" in " ".join(refused.err.split())
+    assert pruned["web"] == "two"
+    assert back.code == 0, back.err
+    assert runs["web"] == "one"
 
 
 async def test_an_image_comes_back_from_the_archive_with_its_id(

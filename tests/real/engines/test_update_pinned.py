@@ -38,6 +38,7 @@ def shop(docker: Docker, own: Server, repository: str, tmp_path: Path) -> Iterat
     done = made.run("deploy")
 
     assert (pinned.code, done.code) == (0, 0), pinned.err + done.err
+    assert done.out.count("sha256:") == 3  # the digest of each service once
     yield made
     made.down()
 

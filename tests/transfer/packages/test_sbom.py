@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import tracemalloc
 
 import pytest
 from hypothesis import given
@@ -87,7 +88,47 @@ json_values = st.recursive(
 
 @given(st.sampled_from(["packages", "components", "documentDescribes", "relationships"]), json_values)
 def test_any_value_in_an_sbom_is_a_list_or_an_error(key: str, value: object) -> None:
-    """Any value in place of a list gives a list of packages, and no other exception."""
+    """A value that is no list of the expected kind is an error, not an empty list, and no other exception."""
     document = {"spdxVersion": "SPDX-2.3", "bomFormat": "CycloneDX" if key == "components" else "", key: value}
+    raw = json.dumps(document).encode()
+    texts = key == "documentDescribes" and isinstance(value, list) and all(isinstance(each, str) for each in value)
+    if value == [] or texts or (value is None and key != "documentDescribes"):
+        assert parse_sbom(raw) == ()
+    else:
+        with pytest.raises(PackagesUnreadable):
+            parse_sbom(raw)
 
-    assert isinstance(parse_sbom(json.dumps(document).encode()), tuple)
+
+def test_only_packages_of_an_sbom_are_values_in_memory() -> None:
+    """The lists of files, which are most of an SBOM, are read without an object for each."""
+    files = [
+        {"fileName": f"/usr/lib/file-{n}", "checksums": [{"algorithm": "SHA1", "checksumValue": "0" * 40}]}
+        for n in range(50_000)
+    ]
+    document = {**json.loads(spdx(left="1.3.0")), "files": files}
+    for raw in (json.dumps(document).encode(), statement(json.dumps(document).encode())):
+        tracemalloc.start()
+        found = parse_sbom(raw)
+        _, peak_bytes = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+
+        assert found == (Package("npm", "left", "1.3.0"),)
+        assert peak_bytes < 2 * len(raw)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        (b'{"spdxVersion": "SPDX-2.3", "packages": [%s{}]}' % (b"{}," * 1_000_000), "more than 1000000 objects"),
+        (b'{"spdxVersion": "SPDX-2.3", "documentDescribes": ["a"%s]}' % (b',"a"' * 300_000), "more than 1048576 bytes"),
+    ],
+)
+def test_an_sbom_of_many_small_values_is_refused(text: bytes, words: str) -> None:
+    """An SBOM of values that are small in the text and large in memory is refused before they are made."""
+    tracemalloc.start()
+    with pytest.raises(PackagesUnreadable, match=words):
+        parse_sbom(text)
+    _, peak_bytes = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+
+    assert peak_bytes < 2 * len(text)

@@ -10,9 +10,9 @@ from functools import cache
 from pathlib import Path
 from typing import Final
 
-from boltseal.engines.docker_store import OVERLAY2, VFS, DockerContainer, DockerStore
+from boltseal.engines.docker_store import OVERLAY2, VFS, DockerContainer, DockerStore, is_container_id
 from boltseal.engines.safe_open import StoreMalformed, StoreMissing, StoreUnreadable
-from boltseal.host.scrub.differences import Difference, DifferenceKind, difference
+from boltseal.host.scrub.differences import Difference, DifferenceKind, difference, shown
 from boltseal.host.scrub.implied_folders import MODE, ImpliedFolders
 from boltseal.host.scrub.layer_check import CheckMode, LayerFiles, check
 from boltseal.host.scrub.layer_folder import DOCKER_NAMES
@@ -322,6 +322,8 @@ def _container(store: DockerStore, container: DockerContainer, allowance: Allowa
         found.append(difference(DifferenceKind.STACK, b"", "on the layers of its image", error.message))
     except StoreUnreadable as error:
         unknown.append(error.message)
+    if not is_container_id(container.id):
+        found.append(difference(DifferenceKind.EXTRA, b"", "an ID of 64 hexadecimal digits", shown(container.id)))
     own = [each for each in (container.init_id, container.mount_id) if each is not None]
     stack = [*folders, *own]
     is_copy = store.driver == VFS
@@ -333,7 +335,7 @@ def _container(store: DockerStore, container: DockerContainer, allowance: Allowa
     return ContainerPlan(
         store=NAME,
         root=store.root,
-        id=container.id,
+        id=shown(container.id),
         name=container.name,
         image=container.image,
         upper=at[-1] if own else None,

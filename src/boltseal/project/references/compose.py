@@ -14,8 +14,9 @@ an override file can pin the image.
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
+from itertools import chain
 from pathlib import Path
 from typing import Final
 
@@ -54,7 +55,6 @@ from boltseal.project.references.reader import FormatReader
 from boltseal.project.references.scalars import parse_reference
 from boltseal.project.references.yaml_nodes import (
     Pairs,
-    content_end,
     is_template,
     items,
     line_of,
@@ -95,15 +95,20 @@ class _Reader:
         for file in files:
             self.count_uses(file)
         self.count_beside()
-        scalars: list[ImageScalar] = []
+        with_variables = [file for file in files if "$" in file.source.text]
+        self.same.update(self.count_same(chain.from_iterable(map(self.all_scalars, with_variables))))
         for file in files:
+            self.image_refs.extend(map(self.image_ref, self.all_scalars(file)))
             for name, keys in file.each_service():
-                scalars += self.in_service(file, name, keys)
-                scalars += self.inherited(file, name, keys)
-            scalars += self.scalars(file, "", model_places(file.documents))
-        self.same.update(self.count_same(scalars))
-        self.image_refs.extend(map(self.image_ref, scalars))
+                self.read_build(file, name, keys)
         return ScanResult(tuple(self.image_refs), tuple(self.problems), accounted=tuple(self.accounted))
+
+    def all_scalars(self, file: ComposeFile) -> Iterator[ImageScalar]:
+        """Yield the image references of a file's services and models."""
+        for name, keys in file.each_service():
+            yield from self.in_service(file, name, keys)
+            yield from self.inherited(file, name, keys)
+        yield from self.scalars(file, "", model_places(file.documents))
 
     def count_uses(self, file: ComposeFile) -> None:
         """Count every use of a variable in the file: one that is used twice can't carry a digest."""
@@ -152,36 +157,40 @@ class _Reader:
                     used.update(variables_in(self.project.read(name).text, Dialect.COMPOSE))
         return used
 
-    def in_service(self, file: ComposeFile, name: str, keys: Pairs) -> list[ImageScalar]:
+    def in_service(self, file: ComposeFile, name: str, keys: Pairs) -> Iterator[ImageScalar]:
         asked = text_of(keys.get("platform"))
         platforms = (asked,) if asked and "$" not in asked else ()
-        at = f"{'' if file.source.path in self.loaded.included else EXTENDED}services.{name}."
-        found = self.scalars(
-            file, at, (KeyPlace(keys.get("image"), "image"),), platforms, build=self.loaded.is_built(file, name)
-        )
-        found += self.scalars(file, at, service_places(keys), platforms)
-        build = pairs(keys.get("build"))
+        at = self.begin(file, name)
+        build = self.loaded.is_built(file, name, keys)
+        yield from self.scalars(file, at, (KeyPlace(keys.get("image"), "image"),), platforms, build=build)
+        yield from self.scalars(file, at, service_places(keys), platforms)
+
+    def begin(self, file: ComposeFile, name: str) -> str:
+        return f"{'' if file.source.path in self.loaded.included else EXTENDED}services.{name}."
+
+    def read_build(self, file: ComposeFile, name: str, keys: Pairs) -> None:
+        """Read what a service's `build` says about images."""
+        build, at = pairs(keys.get("build")), self.begin(file, name)
         values = self.loaded.variables(file.envs).get
         self.add(self.arguments.read(file.source, folder_of(file.at), f"{at}build", build, values))
         inline = build.get("dockerfile_inline")
         if isinstance(inline, ScalarNode):
             self.add(read_inline(file.source, inline, f"{at}build.dockerfile_inline"))
-        return found
 
-    def inherited(self, file: ComposeFile, name: str, keys: Pairs) -> list[ImageScalar]:
-        """Return the image that a service has by `extends`, for an override: Compose extends before it merges files."""
-        if "image" in keys or file.source.path not in self.loaded.included or self.loaded.is_built(file, name):
-            return []
+    def inherited(self, file: ComposeFile, name: str, keys: Pairs) -> Iterator[ImageScalar]:
+        """Yield the image that a service has by `extends`, for an override: Compose extends before it merges files."""
+        if "image" in keys or file.source.path not in self.loaded.included or self.loaded.is_built(file, name, keys):
+            return
         seen: set[tuple[str, str]] = set()
         further = self.loaded.build_and_base(file, name)[1]
         while further is not None and (key := (further[0].source.path, further[1])) not in seen:
             seen.add(key)
             other, base = further
-            image = next((each["image"] for each in other.services.get(base, ()) if "image" in each), None)
+            image = next((each["image"] for each in other.services(base) if "image" in each), None)
             if image is not None:
-                return self.scalars(other, f"services.{name}.", (KeyPlace(image, "image"),))
+                yield from self.scalars(other, f"services.{name}.", (KeyPlace(image, "image"),))
+                return
             further = self.loaded.build_and_base(other, base)[1]
-        return []
 
     def scalars(
         self,
@@ -191,15 +200,13 @@ class _Reader:
         platforms: tuple[str, ...] = (),
         *,
         build: bool = False,
-    ) -> list[ImageScalar]:
-        """Return the scalars at these places; a template there is a problem."""
-        found: list[ImageScalar] = []
+    ) -> Iterator[ImageScalar]:
+        """Yield the scalars at these places; a template there is a problem."""
         for node, where, prefix, locked_only in places:
             if node is not None and is_template(file.source, node):
                 self.problems.append(ScanProblem(file.source.path, line_of(node), "is a template: not evaluated"))
             elif isinstance(node, ScalarNode) and text_of(node):
-                found.append(ImageScalar(file, node, f"{begin}{where}", platforms, build, prefix, locked_only))
-        return found
+                yield ImageScalar(file, node, f"{begin}{where}", platforms, build, prefix, locked_only)
 
     def add(self, found: ScanResult) -> None:
         self.image_refs.extend(found.image_refs)
@@ -208,6 +215,7 @@ class _Reader:
 
     def image_ref(self, scalar: ImageScalar) -> ImageReference:
         source, node = scalar.file.source, scalar.node
+        span = span_of(source, node)
         written = node.value.strip()
         env = self.loaded.variables(scalar.file.envs)
         filled: Interpolated | None = None
@@ -230,13 +238,13 @@ class _Reader:
         if resolved is not None and scalar.locked_only is not None:
             reason = scalar.locked_only
         elif resolved is not None and filled is not None:
-            edit_range, reason = self.edit_range(scalar, filled, env)
+            edit_range, reason = self.edit_range(scalar, span, filled, env)
         return ImageReference(
             path=source.path,
             format=Format.COMPOSE,
             where=scalar.where,
-            line=source.line(span_of(source, node).start),
-            span=span_of(source, node),
+            line=source.line(span.start),
+            span=span,
             written=written.removeprefix(scalar.prefix),
             resolved=resolved,
             why=why,
@@ -244,7 +252,7 @@ class _Reader:
             build=scalar.build,
             edit_range=edit_range,
             override_only=reason,
-            tag_end=None if resolved is None or filled is None else self.tag_end(scalar, filled, env),
+            tag_end=None if resolved is None or filled is None else self.tag_end(scalar, span, filled, env),
         )
 
     def differs_elsewhere(self, scalar: ImageScalar, text: str) -> bool:
@@ -254,7 +262,7 @@ class _Reader:
         return any(fill(value, env.get, Dialect.COMPOSE, strict=False).text != text for env in others)
 
     def edit_range(
-        self, scalar: ImageScalar, filled: Interpolated, env: Variables
+        self, scalar: ImageScalar, span: Span, filled: Interpolated, env: Variables
     ) -> tuple[EditRange | None, str | None]:
         """Return where the digest is written, or why it can't be written."""
         source, node = scalar.file.source, scalar.node
@@ -268,16 +276,16 @@ class _Reader:
         if pinned > len(last.text):
             return None, "its digest is assembled from several variables"
         if last.variable is None:
-            end = content_end(source, node)
+            end = span.end
             if last.at + len(last.text) != len(node.value.rstrip("\n")):
                 start = plain_start(source, node)
                 if start is None:
                     return None, "its text is escaped or folded, so that no edit position can be determined"
                 end = start + last.at + len(last.text)
-            return EditRange(source.path, end - pinned, end), None
+            return EditRange(source.path, end - pinned if pinned else end, end), None
         return self.env_range(last, pinned, env)
 
-    def tag_end(self, scalar: ImageScalar, filled: Interpolated, env: Variables) -> TagEnd | None:
+    def tag_end(self, scalar: ImageScalar, span: Span, filled: Interpolated, env: Variables) -> TagEnd | None:
         """Return where the tag ends in the source of its last piece; None if that is not one place.
 
         A new tag may reach all places that use the variable, unlike a digest: `VERSION: ${WEB_TAG}` should follow.
@@ -289,7 +297,10 @@ class _Reader:
             found = env.find(last.variable)
             return TagEnd(found[0].path, found[1].end) if found is not None and found[1].literal else None
         start = plain_start(scalar.file.source, scalar.node)
-        return None if start is None else TagEnd(scalar.file.source.path, start + last.at + len(last.text))
+        if start is None:
+            return None
+        end = start + last.at + len(last.text)
+        return TagEnd(scalar.file.source.path, span.end if end == span.end else end)  # one number in memory
 
     def env_range(self, last: TextPiece, pinned: int, variables: Variables) -> tuple[EditRange | None, str | None]:
         name = last.variable or ""

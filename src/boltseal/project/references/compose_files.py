@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from boltseal.project.references.yaml_nodes import Pairs
+from boltseal.project.references.yaml_nodes import Pairs, entries, pairs
 from boltseal.project.references.yaml_tree import Node, ScalarNode
 from boltseal.project.source_files import SourceFile
 
@@ -24,20 +24,30 @@ class ComposeFile:
     """A parsed file and the env files for its variables. `also`: the env files on other include paths to this file.
 
     `at`: the path by which Compose reaches it, perhaps a symbolic link; `.env` and relative paths are beside that path.
-    `services`: the keys by name, once for each document that contains the service; Compose merges them.
     """
 
     source: SourceFile
     documents: tuple[Node, ...]
     envs: tuple[str, ...]
     at: str
-    services: dict[str, list[Pairs]] = field(default_factory=dict)
     also: set[tuple[str, ...]] = field(default_factory=set)
     partners: list[ComposeFile] | None = None
+    _named: dict[str, list[Node]] | None = None
 
     def each_service(self) -> Iterator[tuple[str, Pairs]]:
         """Yield each service's name and keys, once per document."""
-        return ((name, keys) for name, documents in self.services.items() for keys in documents)
+        for document in self.documents:
+            for name, node in entries(pairs(document).get("services")):
+                yield name, pairs(node)
+
+    def services(self, name: str) -> Iterator[Pairs]:
+        """Yield the keys of one service, once for each document that contains it; Compose merges them."""
+        if self._named is None:
+            self._named = {}
+            for document in self.documents:
+                for each, node in entries(pairs(document).get("services")):
+                    self._named.setdefault(each, []).append(node)
+        return map(pairs, self._named.get(name, ()))
 
 
 @dataclass(frozen=True, slots=True)

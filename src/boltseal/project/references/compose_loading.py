@@ -142,10 +142,13 @@ class LoadedFiles:
     def variables(self, envs: tuple[str, ...]) -> Variables:
         return Variables(tuple(self.env(name) for name in envs))
 
-    def is_built(self, file: ComposeFile, name: str) -> bool:
-        """Return whether a service has a `build`: itself, in a service it extends, or in the override file."""
+    def is_built(self, file: ComposeFile, name: str, keys: Pairs) -> bool:
+        """Return whether a service with these keys has a `build`: itself, in one it extends, or in the override file."""
+        if "build" in keys:
+            return True
         seen: set[tuple[str, str]] = set()
-        waiting = [(file, name), *((other, name) for other in self.partners(file))]
+        extends = "extends" in keys or len(file.documents) > 1
+        waiting = [(other, name) for other in ([file] if extends else []) + self.partners(file)]
         while waiting and len(seen) < MAX_EXTENDS:
             other, base = waiting.pop()
             if (other.source.path, base) in seen:
@@ -162,7 +165,7 @@ class LoadedFiles:
         key = (file.source.path, name)
         if key not in self.built:
             keys: Pairs = {}
-            for document in file.services.get(name, ()):
+            for document in file.services(name):
                 keys |= document
             extends = keys.get("extends")
             extended = pairs(extends)
@@ -210,14 +213,10 @@ class LoadedFiles:
         """Parse a file, without collecting its references."""
         try:
             source = self.project.read(name)
-            file = ComposeFile(source, compose(source), envs, at)
+            return ComposeFile(source, compose(source), envs, at)
         except Unreadable as error:
             self.problems.append(error.problem)
             return None
-        for document in file.documents:
-            for service, node in pairs(pairs(document).get("services")).items():
-                file.services.setdefault(service, []).append(pairs(node))
-        return file
 
 
 def _env_of(folder: str) -> str:

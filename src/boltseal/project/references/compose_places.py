@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator
 from typing import Final, NamedTuple
 
-from boltseal.project.references.yaml_nodes import Pairs, items, pairs, text_of
+from boltseal.project.references.yaml_nodes import Pairs, entries, items, pairs, text_of
 from boltseal.project.references.yaml_tree import Node
 
 IMAGE_CONTEXT: Final = "docker-image://"
@@ -36,7 +36,7 @@ def is_compose(documents: tuple[Node, ...]) -> bool:
     for document in documents:
         keys = pairs(document)
         if "apiVersion" not in keys and any(
-            _SERVICE_KEYS & pairs(node).keys() for node in pairs(keys.get("services")).values()
+            _SERVICE_KEYS & pairs(node).keys() for _, node in entries(keys.get("services"))
         ):
             return True
     return False
@@ -71,7 +71,7 @@ def named_files(documents: tuple[Node, ...]) -> Iterator[str]:
         for entry in items(keys.get("include")):
             listed = pairs(entry).get("path", entry)
             yield from filter(None, map(text_of, items(listed) or [listed]))
-        for service in pairs(keys.get("services")).values():
+        for _, service in entries(keys.get("services")):
             yield text_of(pairs(pairs(service).get("extends")).get("file")) or ""
 
 

@@ -42,6 +42,26 @@ FILE_EXTENSIONS: Final = frozenset(
 )
 """A value whose last part ends in one of these names a file, unless it has a tag or digest."""
 
+PLACEHOLDERS: Final = frozenset(
+    {
+        "bar",
+        "baz",
+        "changeme",
+        "dummy",
+        "example",
+        "fake",
+        "foo",
+        "image",
+        "mock",
+        "name",
+        "none",
+        "placeholder",
+        "string",
+        "todo",
+    }
+)
+"""Single words that stand for no image in test data and schemas. Docker Hub has no official image of these names."""
+
 PREFIXES: Final = ("docker://", "docker-image://")
 _EXPRESSION: Final = re.compile(
     r"\$?\{\{.*?\}\}|\$\[\[.*?\]\]|\[\[.*?\]\]|<<.*?>>|<%.*?%>|\{%.*?%\}|\$\{[^{}]*\}|\$\([^()]*\)|\$[A-Za-z_]\w*"
@@ -108,11 +128,15 @@ def looks_like_image(text: str) -> bool:
 
 
 def is_word(text: str) -> bool:
-    """Return whether a text is a reference without tag and path, such as `nginx`."""
+    """Return whether a text is a reference without tag and path, such as `nginx`, and no placeholder."""
     try:
         reference = Reference.parse(text)
     except Invalid:
         return False
     return (
-        "/" not in text and reference.tag is None and text not in ("true", "false") and bool(re.search("[a-z]", text))
+        "/" not in text
+        and reference.tag is None
+        and text not in PLACEHOLDERS
+        and text not in ("true", "false")
+        and bool(re.search("[a-z]", text))
     )

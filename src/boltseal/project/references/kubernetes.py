@@ -27,6 +27,7 @@ from boltseal.project.references.yaml_nodes import (
     KeyPath,
     Pairs,
     compose,
+    each_item,
     is_template,
     items,
     line_of,
@@ -88,7 +89,7 @@ def read_kubernetes(
     """
     reader = _Reader(source, {**PATHS, **(paths or {})})
     reader.read(documents, number)
-    spans = {image_ref.span for image_ref in reader.image_refs}
+    spans = {image_ref.span for image_ref in reader.image_refs} if reader.values_refs else ()
     values = (image_ref for image_ref in reader.values_refs if image_ref.span not in spans)
     return ScanResult(
         (*reader.image_refs, *values), tuple(reader.problems), tuple(reader.notes), (), tuple(reader.accounted)
@@ -152,7 +153,7 @@ class _Reader:
     def pod(self, keys: Pairs, begin: str, at: KeyPath) -> None:
         kinds = [key for key in _CONTAINERS if key in keys]
         for key in kinds:
-            for index, container in enumerate(items(keys[key])):
+            for index, container in enumerate(each_item(keys[key])):
                 steps = key in _CONTAINERS[3:]  # Tekton's steps are known by number
                 name = None if steps else text_of(pairs(container).get("name"))
                 self.add(pairs(container).get("image"), begin, KeyPath(at, f".{key}[{name or index}].image"))

@@ -11,7 +11,7 @@ from boltseal.errors import Invalid
 from boltseal.oci.reference import Reference
 from boltseal.project.image_references import EditRange, ImageReference, Span
 from boltseal.project.references.image_shape import is_image_id
-from boltseal.project.references.yaml_nodes import content_end, span_of
+from boltseal.project.references.yaml_nodes import span_of
 from boltseal.project.references.yaml_tree import ScalarNode
 from boltseal.project.source_files import SourceFile
 
@@ -88,7 +88,8 @@ def scalar_reference(
     written = node.value.strip().removeprefix(prefix)
     resolved, why = parse_reference(written)
     span = span_of(source, node)
-    end = content_end(source, node)
+    length = digest_length(written)
+    edited = EditRange(source.path, span.end - length if length else span.end, span.end)
     return ImageReference(
         path=source.path,
         format=file_format,
@@ -98,6 +99,6 @@ def scalar_reference(
         written=written,
         resolved=resolved,
         why=why,
-        edit_range=None if resolved is None else EditRange(source.path, end - digest_length(written), end),
+        edit_range=None if resolved is None else edited,
         override_only=why,
     )

@@ -14,6 +14,7 @@ before they are created.
 from __future__ import annotations
 
 import re
+from array import array
 from bisect import bisect_left
 from collections.abc import Iterator
 from itertools import pairwise
@@ -201,7 +202,8 @@ def mappings(root: Node, begin: str = "", hint: re.Pattern[str] | None = None) -
     seen = NodeSet()
     hints = None
     if hint is not None and not tree.targets:
-        hints = [match.start() for match in hint.finditer(tree.text, tree.start[root.at], tree.end[root.at])]
+        found = hint.finditer(tree.text, tree.start[root.at], tree.end[root.at])
+        hints = array("I", (match.start() for match in found))
     waiting = [iter([(root.at, KeyPath(None, begin))])]
     while waiting:
         at, path = next(waiting[-1], (-1, None))
@@ -217,7 +219,7 @@ def mappings(root: Node, begin: str = "", hint: re.Pattern[str] | None = None) -
             waiting.append(_inner_of_sequence(tree, at, path))
 
 
-def _inner_of_mapping(tree: Tree, at: int, path: KeyPath, hints: list[int] | None) -> Iterator[tuple[int, KeyPath]]:
+def _inner_of_mapping(tree: Tree, at: int, path: KeyPath, hints: array[int] | None) -> Iterator[tuple[int, KeyPath]]:
     """Yield the values of a mapping that are collections."""
     for key, written in tree.entries(at):
         value = tree.anchored(written)
@@ -252,6 +254,18 @@ def pairs(node: Node | None) -> Pairs:
     return found
 
 
+def entries(node: Node | None) -> Iterator[tuple[str, Node]]:
+    """Yield a mapping's keys and values as in `pairs`, for many entries: of equal keys, each is there."""
+    if not isinstance(node, MappingNode) or _MERGE in node.tree.text:
+        yield from pairs(node).items()
+        return
+    tree = node.tree
+    for key, value in tree.entries(node.at):
+        name = tree.anchored(key)
+        if tree.is_scalar(name):
+            yield tree.scalar(name), tree.node(value)
+
+
 def _fragments(node: Node | None) -> Iterator[MappingNode]:
     """Yield a mapping and those that it merges, in order of priority, each once, at most MAX_FRAGMENTS + 1."""
     waiting = [node]
@@ -274,6 +288,12 @@ def _is_merge(key: ScalarNode) -> bool:
 def items(node: Node | None) -> list[Node]:
     """Return the entries of a sequence; [] for any other node."""
     return node.value if isinstance(node, SequenceNode) else []
+
+
+def each_item(node: Node | None) -> Iterator[Node]:
+    """Yield the entries of a sequence as `items` returns them, for many entries."""
+    if isinstance(node, SequenceNode):
+        yield from map(node.tree.node, node.tree.children(node.at))
 
 
 def text_of(node: Node | None) -> str | None:

@@ -15,7 +15,7 @@ from typing import Final
 from boltseal.transfer.packages.package_list import MAX_TEXT, Package, PackagesUnreadable, checked
 from boltseal.transfer.packages.rpm_database import read_rpm_database
 
-MAX_DATABASE_BYTES: Final = 256 * 1024 * 1024
+MAX_DATABASE_BYTES: Final = 128 * 1024 * 1024
 _DPKG: Final = "var/lib/dpkg/status"
 _DPKG_FOLDER: Final = "var/lib/dpkg/status.d/"
 _APK: Final = frozenset({"lib/apk/db/installed", "usr/lib/apk/db/installed"})
