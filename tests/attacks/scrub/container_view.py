@@ -10,10 +10,12 @@ keep nanoseconds on disk. The time of a folder that no entry creates is the time
 from __future__ import annotations
 
 import ctypes
+import errno
 import hashlib
 import os
 import pickle
 import stat
+import traceback
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from decimal import Decimal
@@ -194,6 +196,8 @@ def seen_by(pid: int, without: frozenset[str]) -> View:
             os.setuid(0)
             with os.fdopen(writing, "wb") as file:
                 pickle.dump(seen_view(Path(f"/proc/{pid}/root"), without), file)
+        except BaseException:  # noqa: BLE001 - the parent only sees that nothing was written
+            traceback.print_exc()
         finally:
             os._exit(0)
     os.close(writing)
@@ -230,6 +234,8 @@ def _walk(root: bytes, above: bytes, without: frozenset[str], nodes: dict[str, t
         at = root + b"/" + path
         try:
             found = os.lstat(at)
+        except PermissionError:  # the owner of its folder is unknown in the container's user namespace
+            continue
         except FileNotFoundError:  # overlayfs lists a whiteout in a folder that only one layer has, but finds no file
             continue
         nodes[os.fsdecode(path)] = _node(at, found), (found.st_dev, found.st_ino)
@@ -249,12 +255,22 @@ def _node(at: bytes, found: os.stat_result) -> Node:
         device=(os.major(found.st_rdev), os.minor(found.st_rdev)) if kind == DEVICE else (0, 0),
         xattrs=tuple(
             sorted(
-                (name, os.getxattr(at, name, follow_symlinks=False).hex())
+                (name, _value(at, name))
                 for name in os.listxattr(at, follow_symlinks=False)
                 if name != "security.selinux"
             )
         ),
     )
+
+
+def _value(at: bytes, name: str) -> str:
+    """Return an attribute in hexadecimal digits; a word if the kernel does not show it."""
+    try:
+        return os.getxattr(at, name, follow_symlinks=False).hex()
+    except OSError as error:
+        if error.errno in (errno.EOVERFLOW, errno.EPERM, errno.EACCES):  # a capability of another user namespace
+            return "not shown"
+        raise
 
 
 def _read(at: bytes) -> bytes:

@@ -360,6 +360,21 @@ def test_a_folder_of_the_init_layer_that_replaces_the_images_differs(
     assert {(each.kind, each.path) for each in report.differences} == {(kind, "etc")}
 
 
+@pytest.mark.parametrize("path", ["", "etc", "etc/hosts", ".dockerenv"])
+def test_a_flag_in_the_init_layer_differs(host: Host, path: str) -> None:
+    """overlayfs copies the flags of the topmost layer into the container, so an immutable name in the -init layer is found."""
+    before = set(inits(host))
+    box = host.created()
+    (init,) = set(inits(host)) - before
+    run("chattr", "+i", init / path).checked()
+
+    report = host.report(box)
+    run("chattr", "-i", init / path).checked()
+    host.docker("rm", "--force", box)
+
+    assert {(each.kind, each.path) for each in report.differences} == {(DifferenceKind.FLAG, path)}
+
+
 def inits(host: Host) -> list[Path]:
     """Return the existing -init layers."""
     return [

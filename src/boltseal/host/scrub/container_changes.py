@@ -4,7 +4,7 @@ Three things are checked besides the image:
 
 1. The stack: the container's own layer, Docker's -init layer, the layers of its image, and nothing else (in the store's plan).
 2. The -init layer has only what Docker creates there: empty files that are mounted over. Its folders equal those of the
-   image and hide nothing of it.
+   image and hide nothing of it. None of them is immutable or append-only.
 3. For a running container, what its first process sees (`process_view`).
 
 The container may add, change or hide files in its own layer; these changes are listed, not reported as differences.
@@ -22,7 +22,7 @@ from typing import Final
 
 from boltseal.engines.linked_folders import open_store
 from boltseal.engines.safe_open import SafeFolder, StoreMissing, readable
-from boltseal.host.scrub.attributes import IGNORED, OPAQUE_MARKS, OVERLAYFS_PREFIXES
+from boltseal.host.scrub.attributes import IGNORED, OPAQUE_MARKS, OVERLAYFS_PREFIXES, Attributes
 from boltseal.host.scrub.differences import MAX_PER_LAYER, Difference, DifferenceKind, difference
 from boltseal.host.scrub.inodes import describe_file, is_whiteout
 from boltseal.host.scrub.merged_layers import MergedLayers, is_opaque, marks
@@ -58,7 +58,12 @@ def init_differences(root: Path, init: bytes | None, below: Sequence[bytes]) -> 
         tree = opened.enter_context(store.below(init))
         image = MergedLayers([opened.enter_context(store.below(folder)) for folder in below]) if below else None
         found += _init_marks(tree, b"", hides=image is not None)
+        attributes = Attributes(tree)
+        found += _flags(attributes, b"", tree.stat(b""), tree.folder(b""))
         for path, at in _walk(tree):
+            found += _flags(
+                attributes, path, at, tree.folder(path) if stat.S_ISDIR(at.st_mode) else attributes.at(path)
+            )
             if stat.S_ISDIR(at.st_mode) and path in _INIT_FOLDERS:
                 found += _init_folder(tree, path, at, image)
                 continue
@@ -85,6 +90,11 @@ def _init_folder(tree: SafeFolder, path: bytes, at: os.stat_result, image: Merge
         expected = f"{owner.st_uid}:{owner.st_gid}"
         found.append(difference(DifferenceKind.OWNER, path, expected, f"{at.st_uid}:{at.st_gid}"))
     return found
+
+
+def _flags(attributes: Attributes, path: bytes, at: os.stat_result, where: bytes | int) -> list[Difference]:
+    """Return the flags of a file or folder that a container sees."""
+    return [difference(kind, path, none, flags) for kind, none, flags in attributes.flags(path, at, where)]
 
 
 def _init_marks(tree: SafeFolder, path: bytes, *, hides: bool) -> list[Difference]:
