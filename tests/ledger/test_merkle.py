@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from boltseal.ledger.merkle import (
     EMPTY_ROOT,
-    Node,
+    MerkleNode,
     ProofInvalid,
     consistency_path,
     cover,
@@ -44,7 +44,7 @@ def consistency(old: int, entries: list[bytes]) -> tuple[bytes, ...]:
     return prove(consistency_path(old, len(entries)), lambda node: subtree(node, entries))
 
 
-def subtree(node: Node, entries: list[bytes]) -> bytes:
+def subtree(node: MerkleNode, entries: list[bytes]) -> bytes:
     return tree_oracle.mth(entries[node.offset << node.level : (node.offset + 1) << node.level])
 
 

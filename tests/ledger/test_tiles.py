@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from boltseal.ledger.merkle import Node, consistency_path, inclusion_path, leaf_hash, prove
+from boltseal.ledger.merkle import MerkleNode, consistency_path, inclusion_path, leaf_hash, prove
 from boltseal.ledger.tiles import (
     BundleId,
     Grown,
@@ -110,9 +110,9 @@ def test_a_tree_is_not_grown_from_a_missing_or_cut_tile(tile: TileId) -> None:
 def test_a_node_that_is_not_complete_is_in_no_tile() -> None:
     """Asking for an incomplete node is an error."""
 
-    assert tile_of(Node(3, 36), 300) == TileId(0, 1, 44)
+    assert tile_of(MerkleNode(3, 36), 300) == TileId(0, 1, 44)
     with pytest.raises(TileInvalid, match=r"^a tree of 300 entries has no complete node 37 of level 3$"):
-        tile_of(Node(3, 37), 300)
+        tile_of(MerkleNode(3, 37), 300)
 
 
 def test_paths_are_those_of_gos_tlog() -> None:

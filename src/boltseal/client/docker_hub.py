@@ -33,14 +33,14 @@ class _Page(msgspec.Struct):
     next: str | None = None
 
 
-class TagPage(NamedTuple):
+class HubTagPage(NamedTuple):
     """One page of a repository's tags with their digests. `more`: whether another page follows."""
 
     digests: Mapping[str, Digest]
     more: bool
 
 
-async def list_tags(transport: Transport, repository: Repository, page: int) -> TagPage:
+async def list_tags(transport: Transport, repository: Repository, page: int) -> HubTagPage:
     """Return one page of tags.
 
     `page` counts from 1; the last pushed tags come first. Tags without a digest are left out.
@@ -54,4 +54,4 @@ async def list_tags(transport: Transport, repository: Repository, page: int) -> 
         digests = {tag.name: Digest.parse(tag.digest) for tag in found.results if tag.digest}
     except (msgspec.MsgspecError, ValueError, Invalid) as error:
         raise RemoteMismatch(f"{LIST_HOST}: the list of tags of {repository} can't be parsed") from error
-    return TagPage(digests, found.next is not None)
+    return HubTagPage(digests, found.next is not None)

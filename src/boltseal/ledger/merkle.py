@@ -4,7 +4,7 @@
     node   SHA-256(0x01 || left || right)
     root   of no entries: SHA-256(""); of n: split at the largest power of two below n, hash both sides, then the node
 
-A subtree over 2^level entries that starts at a multiple of 2^level never changes once it is full. A `Node` identifies such
+A subtree over 2^level entries that starts at a multiple of 2^level never changes once it is full. A `MerkleNode` identifies such
 a subtree. All functions work on nodes: the nodes of a range of entries (`cover`), the ranges of a proof (`inclusion_path`,
 `consistency_path`), and the hash of a range (`fold`). Callers that store nodes first ask which nodes are needed, read
 them, and then compute.
@@ -28,14 +28,14 @@ class ProofInvalid(Invalid):
     """A proof does not match the hashes that it should prove."""
 
 
-class Node(NamedTuple):
+class MerkleNode(NamedTuple):
     """The subtree over the entries [offset << level, (offset + 1) << level)."""
 
     level: int
     offset: int
 
 
-Range = tuple[Node, ...]
+Range = tuple[MerkleNode, ...]
 """Neighbouring nodes from left to right, each smaller than the one before it: what one hash of a proof covers."""
 
 Path = tuple[Range, ...]
@@ -70,7 +70,7 @@ def cover(start: int, end: int) -> Range:
     nodes = []
     while start < end:
         level = (end - start).bit_length() - 1
-        nodes.append(Node(level, start >> level))
+        nodes.append(MerkleNode(level, start >> level))
         start += 1 << level
     return tuple(nodes)
 
@@ -87,7 +87,7 @@ def consistency_path(old_size: int, new_size: int) -> Path:
     return path if seam is None else (cover(*seam), *path)
 
 
-def prove(path: Path, node: Callable[[Node], bytes]) -> tuple[bytes, ...]:
+def prove(path: Path, node: Callable[[MerkleNode], bytes]) -> tuple[bytes, ...]:
     """Return the hashes of a proof. `node` returns the hash of each subtree of the path."""
     return tuple(fold([node(one) for one in part]) for part in path)
 

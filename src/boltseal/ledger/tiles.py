@@ -18,7 +18,7 @@ from hashlib import sha256
 from typing import Final
 
 from boltseal.errors import Invalid
-from boltseal.ledger.merkle import HASH_BYTES, Node, cover, fold
+from boltseal.ledger.merkle import HASH_BYTES, MerkleNode, cover, fold
 
 TILE_LEVELS: Final = 8
 WIDTH: Final = 1 << TILE_LEVELS
@@ -89,7 +89,7 @@ def edge(size: int) -> tuple[TileId, ...]:
     return tuple(tiles)
 
 
-def tile_of(node: Node, size: int) -> TileId:
+def tile_of(node: MerkleNode, size: int) -> TileId:
     """Return the tile that contains a node of a tree of `size` entries, as wide as it is in that tree."""
     if (node.offset + 1) << node.level > size:
         raise TileInvalid(f"a tree of {size} entries has no complete node {node.offset} of level {node.level}")
@@ -98,7 +98,7 @@ def tile_of(node: Node, size: int) -> TileId:
     return TileId(level, index, min((size >> (TILE_LEVELS * level)) - index * WIDTH, WIDTH))
 
 
-def needed(path: Iterable[Iterable[Node]], size: int) -> frozenset[TileId]:
+def needed(path: Iterable[Iterable[MerkleNode]], size: int) -> frozenset[TileId]:
     """Return the tiles that contain all nodes of a proof in a tree of `size` entries."""
     return frozenset(tile_of(node, size) for part in path for node in part)
 
@@ -109,9 +109,9 @@ class Tiles:
     def __init__(self, size: int, held: Mapping[TileId, bytes]) -> None:
         self._size = size
         self._held = held
-        self._computed: dict[Node, bytes] = {}  # the proofs of neighbours have most nodes in common
+        self._computed: dict[MerkleNode, bytes] = {}  # the proofs of neighbours have most nodes in common
 
-    def node(self, node: Node) -> bytes:
+    def node(self, node: MerkleNode) -> bytes:
         """Return the hash of a node. Raises: TileInvalid when its tile is missing or has a wrong length."""
         known = self._computed.get(node)
         if known is not None:
@@ -150,7 +150,7 @@ def grow(size: int, held: Mapping[TileId, bytes], leaves: Sequence[bytes]) -> Gr
     while added:
         index, width = divmod(size >> (TILE_LEVELS * level), WIDTH)
         if width:
-            before.node(Node(TILE_LEVELS * level, index * WIDTH))  # the tile is there and as long as it must be
+            before.node(MerkleNode(TILE_LEVELS * level, index * WIDTH))  # the tile is there and as long as it must be
             added = held[TileId(level, index, width)] + added
         above = []
         for start in range(0, len(added), _TILE_BYTES):

@@ -18,7 +18,7 @@ from boltseal.server.registry import sequencer
 from boltseal.server.registry.deletes import CHECKED_AT_ONCE, Deletes
 from boltseal.server.registry.models import UNCONDITIONAL
 from boltseal.server.registry.refusals import RefusalLog
-from boltseal.server.registry.seals import ConfirmedPurge, ImageChanged, Seals
+from boltseal.server.registry.seals import ConfirmedPurge, PurgeTargetChanged, Seals
 from boltseal.server.registry.tag_writer import TAGS_AT_ONCE, TagWriter
 from boltseal.server.storage.metadata.protocol import Metadata
 from boltseal.server.storage.metadata.schema import tag as tag_rows
@@ -193,7 +193,7 @@ async def test_a_new_tag_between_two_transactions_stops_a_confirmed_purge(shop: 
     async def push() -> None:
         await shop.push(body, "0.0.1")
 
-    with pytest.raises(ImageChanged, match=f"{TAGS_AT_ONCE} tags were deleted"):
+    with pytest.raises(PurgeTargetChanged, match=f"{TAGS_AT_ONCE} tags were deleted"):
         await seals_of(shop, Counting(shop, push)).purge(SHOP, Tag("1.0.0"), ANONYMOUS, "leaked", confirmed=confirmed)
 
     assert "0.0.1" in await tags_left(shop)

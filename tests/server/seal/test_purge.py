@@ -15,7 +15,7 @@ from boltseal.errors import NotFound, SealedDelete
 from boltseal.oci.digest import Digest
 from boltseal.oci.reference import Tag
 from boltseal.policy.rules import parse_rules
-from boltseal.server.registry.seals import BytesLeft, ConfirmedPurge, ImageChanged, Seals
+from boltseal.server.registry.seals import BytesLeft, ConfirmedPurge, PurgeTargetChanged, Seals
 from boltseal.server.registry.tag_writer import TagWriter
 from boltseal.server.storage.blobs.local_store import LocalBlobs
 from boltseal.server.storage.garbage_collection import collect, finish_purges
@@ -77,7 +77,7 @@ async def test_only_the_confirmed_image_and_tags_are_purged(tmp_path: Path, chan
         confirmed = ConfirmedPurge(plan.digest, frozenset(plan.tags))
         moved = changed == "the tag moved to another image"
         await push(registry.client, "shop/app", "1.4.2" if moved else "9", OTHER if moved else SECRET)
-        with seals_of(registry.data) as seals, pytest.raises(ImageChanged, match="nothing was deleted"):
+        with seals_of(registry.data) as seals, pytest.raises(PurgeTargetChanged, match="nothing was deleted"):
             await seals.purge(APP, RELEASE, ADMIN, "password", confirmed=confirmed)
         left = [
             (await registry.client.get(f"/v2/shop/app/manifests/{tag}")).status_code for tag in ("1.4.2", SECRET.digest)

@@ -57,7 +57,7 @@ def plan_purge(settings: Settings, ref: str) -> PurgeResult:
 def purge_image(settings: Settings, ref: str, reason: str, confirmed: PurgeResult) -> PurgeResult:
     """Purge an image, by a tag or by its digest. `confirmed`: the plan, whose image and tags are the only ones that may go.
 
-    Raises: Invalid: not of this registry, or no reason; NotFound, SealedDelete; ImageChanged: another image or other tags than planned.
+    Raises: Invalid: not of this registry, or no reason; NotFound, SealedDelete; PurgeTargetChanged: another image or other tags than planned.
     """
     reason, local = required_reason(reason), local_reference(ref, settings)
     purged = on_store(

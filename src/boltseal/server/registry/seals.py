@@ -41,7 +41,7 @@ class BytesLeft(Unavailable):
     """A purge removed the rows of an image, but not all of its bytes."""
 
 
-class ImageChanged(Precondition):
+class PurgeTargetChanged(Precondition):
     """The tag resolves to another image, or other tags resolve to the image, than a person confirmed."""
 
 
@@ -179,7 +179,7 @@ class Seals:
         If there are many tags, each transaction deletes some, the last one the rest. `confirmed`: nothing else may be purged.
 
         Raises:
-            ImageChanged: it is another image, or has other tags, than the confirmed one.
+            PurgeTargetChanged: it is another image, or has other tags, than the confirmed one.
             ManifestUnknown: the repository has no such manifest.
             SealedDelete: another sealed image contains it; that one has to be purged first.
             BytesLeft: the image is removed, but the store failed to delete some of its bytes.
@@ -247,7 +247,7 @@ class Seals:
         for twin in twins:
             tags += self._tag_writer.purge_tags_at(tx, repository, twin, actor, reason)
             if confirmed is not None and not confirmed.tags.issuperset(tags):
-                raise ImageChanged(
+                raise PurgeTargetChanged(
                     f"{repository.name} has a new tag of {digest.short}; {len(gone)} tags were deleted; run the command again"
                 )
             if self._tag_writer.first_tag_at(tx, repository, twin) is not None:
@@ -384,7 +384,7 @@ class Seals:
 
 
 def _refuse_other_image(repository: Repository, digest: Digest, tags: list[Tag], confirmed: ConfirmedPurge) -> None:
-    """Raise ImageChanged if a purge deletes another image, or other tags, than a person confirmed."""
+    """Raise PurgeTargetChanged if a purge deletes another image, or other tags, than a person confirmed."""
     if digest != confirmed.digest:
         change = f"the tag of {repository} has moved to {digest} (expected {confirmed.digest})"
     elif confirmed.tags != set(tags):
@@ -394,7 +394,7 @@ def _refuse_other_image(repository: Repository, digest: Digest, tags: list[Tag],
         )
     else:
         return
-    raise ImageChanged(f"{change}; nothing was deleted; run the command again")
+    raise PurgeTargetChanged(f"{change}; nothing was deleted; run the command again")
 
 
 def _listed(tags: Sequence[Tag]) -> str:

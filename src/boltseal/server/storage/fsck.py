@@ -68,9 +68,8 @@ def examine(
     """
     findings = FindingCollector(progress)
     with database as snapshot:
-        snapshot.sql.begin(write=False)
-        expected = _rows(snapshot, findings, keys)
-        snapshot.sql.rollback()  # a COMMIT fails on a damaged file, even if nothing changed
+        with snapshot.sql.one_snapshot():
+            expected = _rows(snapshot, findings, keys)
         fsck_content.blobs(snapshot, blobs, expected, findings, hashed=hashed)
         fsck_content.count_unreferenced(snapshot, blobs, expected, findings)
     return findings.close()

@@ -30,7 +30,7 @@ import structlog
 from boltseal.errors import BoltsealError, Unavailable
 from boltseal.server.storage.coordination.protocol import Generation
 from boltseal.server.storage.metadata.protocol import LEDGER, TAGS, Clock, ClockGuard, Job, Lookups, Query, WriteQueue
-from boltseal.server.storage.metadata.sql import SqlSession
+from boltseal.server.storage.metadata.sql import SqlSavepoints, SqlSession, SqlStatements
 from boltseal.server.storage.metadata.write_queue import FairQueue, WaitingJob
 from boltseal.server.storage.worker_threads import deliver
 
@@ -52,8 +52,8 @@ class SqlDriver(Protocol):
         """Open another connection. Raises: Unavailable."""
         ...
 
-    def lookups(self, session: SqlSession) -> Lookups:
-        """Return the look-ups for pulls on a session that nothing else uses."""
+    def lookups(self, statements: SqlStatements) -> Lookups:
+        """Return the look-ups for pulls on a connection that nothing else uses."""
         ...
 
     def errors_named(self) -> AbstractContextManager[None]:
@@ -69,14 +69,15 @@ class SqlDriver(Protocol):
 class SqlSnapshot:
     """The `Snapshot` of a session: of its transaction, or without one of each statement."""
 
-    sql: SqlSession
+    sql: SqlStatements
 
 
 @dataclass(slots=True)
 class SqlUnitOfWork:
     """The `UnitOfWork` of a savepoint in the writer's transaction."""
 
-    sql: SqlSession
+    sql: SqlStatements
+    savepoints: SqlSavepoints
     now_us: int
     clock_doubt: str | None = None
     doubts: dict[str, str] = field(default_factory=dict)
@@ -88,13 +89,13 @@ class SqlUnitOfWork:
     def rolled_back(self) -> Iterator[None]:
         """Undo at its end what the block did. Errors of the block are raised."""
         invalidates_caches, appended, whole = self.invalidates_caches, set(self.appended), set(self.complete_manifests)
-        self.sql.savepoint("undone")
+        self.savepoints.savepoint("undone")
         try:
             yield
         finally:
-            if self.sql.in_transaction:  # "disk full" has undone the whole transaction already
-                self.sql.undo_to("undone")
-                self.sql.release("undone")
+            if self.savepoints.in_transaction:  # "disk full" has undone the whole transaction already
+                self.savepoints.undo_to("undone")
+                self.savepoints.release("undone")
             self.invalidates_caches, self.appended, self.complete_manifests = invalidates_caches, appended, whole
 
 
@@ -139,7 +140,7 @@ class SqlMetadata:
         self._waiting = FairQueue()
         self._closed = False
         self._lookup_session = driver.connect()
-        self.lookups = driver.lookups(self._lookup_session)
+        self.lookups = driver.lookups(self._lookup_session.statements)
         self._local = threading.local()
         self._readers = ThreadPoolExecutor(2, thread_name_prefix="boltseal-read")
         self._reading: list[SqlSession] = []
@@ -208,7 +209,7 @@ class SqlMetadata:
                 self._reading.append(session)
             session.begin(write=False)
             try:
-                return query(SqlSnapshot(session))
+                return query(SqlSnapshot(session.statements))
             finally:
                 session.commit()
 
@@ -252,6 +253,7 @@ class SqlMetadata:
         return outcome.not_begun + later
 
     def _transact(self, session: SqlSession, group: list[WaitingJob], outcome: _Outcome) -> None:
+        savepoints = session.savepoints
         session.begin(write=True, durable=any(waiting.durable for waiting in group))
         invalidates_caches = begun = False
         appended = set[str]()
@@ -262,21 +264,21 @@ class SqlMetadata:
                 if number and time.monotonic() > ends_s:
                     outcome.not_begun = group[number:]
                     break
-                tx = SqlUnitOfWork(session, self._clock(), clock_doubt, self.doubts)
-                session.savepoint("job")
+                tx = SqlUnitOfWork(session.statements, savepoints, self._clock(), clock_doubt, self.doubts)
+                savepoints.savepoint("job")
                 try:
                     result = self._run_job(session, waiting, tx)
                 except Exception as error:
                     # After "disk full" SQLite has rolled back everything already: then the group fails as one.
-                    if not session.in_transaction or isinstance(error, _BudgetExceeded):
+                    if not savepoints.in_transaction or isinstance(error, _BudgetExceeded):
                         raise
-                    session.undo_to("job")
+                    savepoints.undo_to("job")
                     outcome.failed.append((waiting, self._named(error)))
                 else:
                     invalidates_caches = invalidates_caches or tx.invalidates_caches
                     appended |= tx.appended
                     outcome.done.append((waiting, result))
-                session.release("job")
+                savepoints.release("job")
             if invalidates_caches:
                 self.generation.begin()
                 begun = True

@@ -30,7 +30,7 @@ class LedgerHead:
 
 
 class _Statements(NamedTuple):
-    """Plain text for `SqlSession.plain`: every push waits for these three."""
+    """Plain text for `SqlStatements.plain`: every push waits for these three."""
 
     head: str
     advance: str

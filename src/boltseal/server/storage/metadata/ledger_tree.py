@@ -24,7 +24,7 @@ WITNESSED: Final = "witnessed"
 
 
 class _Statements(NamedTuple):
-    """Plain text for `SqlSession.plain`: every push waits for these, as in `ledger_store`."""
+    """Plain text for `SqlStatements.plain`: every push waits for these, as in `ledger_store`."""
 
     head: str
     advance: str

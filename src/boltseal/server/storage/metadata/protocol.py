@@ -29,7 +29,7 @@ from dataclasses import dataclass
 from typing import Final, NamedTuple, Protocol, TypeVar
 
 from boltseal.server.storage.coordination.protocol import Generation
-from boltseal.server.storage.metadata.sql import SqlSession
+from boltseal.server.storage.metadata.sql import SqlStatements
 
 T = TypeVar("T")
 Clock = Callable[[], int]
@@ -57,8 +57,8 @@ class Snapshot(Protocol):
     """The database as of one moment. An argument of the query functions of this package; valid until they return."""
 
     @property
-    def sql(self) -> SqlSession:
-        """The connection, for modules of `server.storage` only."""
+    def sql(self) -> SqlStatements:
+        """The statements, for modules of `server.storage` only."""
         ...
 
 

@@ -1,8 +1,8 @@
 """The SQL connections below `Snapshot.sql`: what differs between databases, so that the queries do not.
 
-`SqlSession` runs statements and transactions; `database.SqlDriver` opens sessions. SQLite's implementations are in
+`SqlSession` runs transactions, and has their statements and savepoints; `database.SqlDriver` opens sessions. SQLite's implementations are in
 `sqlite`, the only module that imports a driver. Queries are SQLAlchemy Core expressions. The few that every push waits for are plain
-text for `SqlSession.plain`, because compiling and binding by SQLAlchemy costs ten times such a query.
+text for `SqlStatements.plain`, because compiling and binding by SQLAlchemy costs ten times such a query.
 """
 
 from __future__ import annotations
@@ -37,8 +37,8 @@ class Rows(Protocol):
         ...
 
 
-class SqlSession(Protocol):
-    """One connection, used by one thread at a time."""
+class SqlStatements(Protocol):
+    """Runs statements on one connection, in the transaction of its session, if there is one. Used by one thread at a time."""
 
     @property
     def connection(self) -> Connection:
@@ -54,12 +54,21 @@ class SqlSession(Protocol):
         """Run a statement with `?` for each value, without SQLAlchemy."""
         ...
 
-    def begin(self, *, write: bool, durable: bool = True) -> None:
-        """Begin a transaction; with `write`, wait for the right to write. Unavailable after the driver's time limit.
-
-        `durable`: whether the COMMIT must survive a power cut. It survives the end of the process in any case.
-        """
+    def damage(self) -> list[str]:
+        """Return what the database's own check finds wrong with its pages, indexes and references; at most 200 texts."""
         ...
+
+    def errors_named(self) -> AbstractContextManager[None]:
+        """Turn the driver's errors inside the block into Full, Unavailable and DatabaseDamaged; leave others as they are."""
+        ...
+
+    def one_snapshot(self) -> AbstractContextManager[None]:
+        """Read one snapshot inside the block, where the session has no transaction. Nothing is committed at its end."""
+        ...
+
+
+class SqlSavepoints(Protocol):
+    """Savepoints of one transaction."""
 
     def savepoint(self, name: str) -> None:
         """Set a savepoint in the transaction."""
@@ -73,17 +82,38 @@ class SqlSession(Protocol):
         """Remove a savepoint and keep what was done since."""
         ...
 
+    @property
+    def in_transaction(self) -> bool:
+        """Whether a transaction is under way. An error such as "disk full" may have ended it."""
+        ...
+
+
+class SqlSession(Protocol):
+    """One connection, used by one thread at a time."""
+
+    @property
+    def statements(self) -> SqlStatements:
+        """The statements of this connection."""
+        ...
+
+    @property
+    def savepoints(self) -> SqlSavepoints:
+        """The savepoints of the transaction."""
+        ...
+
+    def begin(self, *, write: bool, durable: bool = True) -> None:
+        """Begin a transaction; with `write`, wait for the right to write. Unavailable after the driver's time limit.
+
+        `durable`: whether the COMMIT must survive a power cut. It survives the end of the process in any case.
+        """
+        ...
+
     def commit(self) -> None:
         """Make the transaction durable."""
         ...
 
     def rollback(self) -> None:
         """Undo the transaction. Does nothing when there is none."""
-        ...
-
-    @property
-    def in_transaction(self) -> bool:
-        """Whether a transaction is under way. An error such as "disk full" may have ended it."""
         ...
 
     def interrupt_after(self, seconds: float | None) -> None:
@@ -96,14 +126,6 @@ class SqlSession(Protocol):
     @property
     def interrupted(self) -> bool:
         """Whether the time of `interrupt_after` was over while a statement ran."""
-        ...
-
-    def damage(self) -> list[str]:
-        """Return what the database's own check finds wrong with its pages, indexes and references; at most 200 texts."""
-        ...
-
-    def errors_named(self) -> AbstractContextManager[None]:
-        """Turn the driver's errors inside the block into Full, Unavailable and DatabaseDamaged; leave others as they are."""
         ...
 
     def close(self) -> None:

@@ -23,7 +23,7 @@ from boltseal.files.atomic_files import Disk
 from boltseal.server.storage.coordination.generation import FileGeneration
 from boltseal.server.storage.metadata.database import WRITE_BUDGET_S, SqlMetadata, SqlSnapshot
 from boltseal.server.storage.metadata.protocol import Clock, Lookups, Snapshot
-from boltseal.server.storage.metadata.sql import DatabaseDamaged, SqlSession
+from boltseal.server.storage.metadata.sql import DatabaseDamaged, SqlStatements
 from boltseal.server.storage.metadata.sqlite_lookups import sqlite_lookups
 
 LOCK_WAIT_S: Final = 10.0
@@ -79,7 +79,7 @@ def open_snapshot(path: Path) -> Iterator[Snapshot]:
 
 
 class SqliteSession:
-    """The `SqlSession` of one SQLite connection."""
+    """One SQLite connection: `SqlSession` with its `SqlStatements` and `SqlSavepoints`."""
 
     def __init__(self, engine: Engine) -> None:
         self.connection = engine.connect()
@@ -91,6 +91,16 @@ class SqliteSession:
         self._watched = False
         self._interrupts_at_s: float | None = None
         self._interrupted = False
+
+    @property
+    def statements(self) -> SqliteSession:
+        """This connection."""
+        return self
+
+    @property
+    def savepoints(self) -> SqliteSession:
+        """This connection."""
+        return self
 
     @property
     def for_update(self) -> str:
@@ -169,6 +179,15 @@ class SqliteSession:
         """Turn SQLite's errors inside the block into the registry's."""
         return errors_named()
 
+    @contextmanager
+    def one_snapshot(self) -> Iterator[None]:
+        """Read one snapshot inside the block; a COMMIT fails on a damaged file, even if nothing changed."""
+        self.begin(write=False)
+        try:
+            yield
+        finally:
+            self.rollback()
+
     def close(self) -> None:
         """Close the connection."""
         self.connection.close()
@@ -201,9 +220,9 @@ class SqliteDriver:
         """Open another connection."""
         return SqliteSession(self._engine)
 
-    def lookups(self, session: SqlSession) -> Lookups:
-        """Return the look-ups for pulls on a session that nothing else uses."""
-        return sqlite_lookups(session)
+    def lookups(self, statements: SqlStatements) -> Lookups:
+        """Return the look-ups for pulls on a connection that nothing else uses."""
+        return sqlite_lookups(statements)
 
     def errors_named(self) -> AbstractContextManager[None]:
         """Turn SQLite's errors inside the block into the registry's."""

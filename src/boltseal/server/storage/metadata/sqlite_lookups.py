@@ -20,7 +20,7 @@ from boltseal.server.storage.metadata.protocol import (
     TagFound,
     UpstreamPause,
 )
-from boltseal.server.storage.metadata.sql import SqlSession
+from boltseal.server.storage.metadata.sql import SqlStatements
 
 _REPOSITORY = "SELECT 1 FROM repository WHERE name = ?"
 _TAG = """
@@ -56,9 +56,9 @@ _ACCOUNTS = "SELECT name, encrypted_hash FROM account"
 _FAILED_LOGIN = "SELECT failures, last_us FROM failed_login WHERE address = ?"
 
 
-def sqlite_lookups(session: SqlSession) -> Lookups:
-    """Return the look-ups of one session, for one thread."""
-    query = _Query(session)
+def sqlite_lookups(statements: SqlStatements) -> Lookups:
+    """Return the look-ups of one connection, for one thread."""
+    query = _Query(statements)
     return Lookups(
         content=_ContentLookups(query),
         uploads=_UploadLookups(query),
@@ -70,9 +70,9 @@ def sqlite_lookups(session: SqlSession) -> Lookups:
 class _Query:
     """Queries of one session, with the registry's errors."""
 
-    def __init__(self, session: SqlSession) -> None:
-        self._plain = session.plain
-        self._errors_named = session.errors_named
+    def __init__(self, statements: SqlStatements) -> None:
+        self._plain = statements.plain
+        self._errors_named = statements.errors_named
 
     def first_row(self, query: str, values: tuple[str, ...]) -> Any:
         """Return the first row, or None."""
