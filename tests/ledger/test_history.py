@@ -45,13 +45,11 @@ def test_the_digest_of_every_tag_at_a_time() -> None:
     assert digests == {0: {}, 1: {"latest": A}, 4: {"latest": B, "1.0.0": A}, 9: {"1.0.0": A}}
 
 
-def test_the_other_tags_of_an_image_are_listed() -> None:
+def test_the_tags_of_each_image_are_listed() -> None:
     """All tags that ever resolved to an image are listed."""
     history = check(SHOP, lines(story()))
 
-    assert history.also(A, "latest") == ("1.0.0",)
-    assert history.also(A, "1.0.0") == ("latest",)
-    assert history.also(B, "latest") == ()
+    assert history.tags_by_digest() == {A: ("1.0.0", "latest"), B: ("latest",)}
 
 
 def test_a_record_about_an_image_is_no_move_of_its_tag() -> None:

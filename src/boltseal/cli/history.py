@@ -53,11 +53,12 @@ def history(
 def _print_signed(output: CommandOutput, found: SignedHistory) -> None:
     tag, rows = str(found.reference.tag), []
     entries = found.proven.history
+    tags = entries.tags_by_digest()
     for each in entries.of(tag):
         entry = each.entry
         event = "gone" if entry.kind == "observed" and not entry.digest else entry.kind.removeprefix("tag.")
         mode = entry.extra.get("mode", "") if each.changes else ""
-        also = entries.also(entry.digest, tag)
+        also = tuple(other for other in tags.get(entry.digest, ()) if other != tag)
         output.add(
             ref=str(found.reference),
             status=event,

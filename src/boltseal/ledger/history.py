@@ -60,10 +60,13 @@ class RepositoryHistory:
         }
         return {tag: one for tag, one in sorted(last.items()) if not one.gone}
 
-    def also(self, digest: str, tag: str) -> tuple[str, ...]:
-        """Return the other tags that ever resolved to a digest."""
-        found = {one.entry.tag for one in self.entries if one.entry.digest == digest and one.changes and not one.gone}
-        return tuple(sorted(found - {tag, ""}))
+    def tags_by_digest(self) -> Mapping[str, tuple[str, ...]]:
+        """Return the tags that ever resolved to each digest, in order."""
+        found: dict[str, set[str]] = {}
+        for one in self.entries:
+            if one.changes and not one.gone and one.entry.tag:
+                found.setdefault(one.entry.digest, set()).add(one.entry.tag)
+        return {digest: tuple(sorted(tags)) for digest, tags in found.items()}
 
 
 def check(repository: str, lines: Iterable[tuple[int, bytes]], *, observed: bool = False) -> RepositoryHistory:

@@ -109,9 +109,13 @@ class Tiles:
     def __init__(self, size: int, held: Mapping[TileId, bytes]) -> None:
         self._size = size
         self._held = held
+        self._computed: dict[Node, bytes] = {}  # the proofs of neighbours have most nodes in common
 
     def node(self, node: Node) -> bytes:
         """Return the hash of a node. Raises: TileInvalid when its tile is missing or has a wrong length."""
+        known = self._computed.get(node)
+        if known is not None:
+            return known
         tile = tile_of(node, self._size)
         data = self._held.get(tile)
         if data is None or len(data) != tile.width * HASH_BYTES:
@@ -119,7 +123,8 @@ class Tiles:
             raise TileInvalid(f"{tile.path()} must have {tile.width} hashes, but {got}")
         above = node.level % TILE_LEVELS
         start = (node.offset << above) % WIDTH
-        return _root(data[start * HASH_BYTES : (start + (1 << above)) * HASH_BYTES])
+        computed = self._computed[node] = _root(data[start * HASH_BYTES : (start + (1 << above)) * HASH_BYTES])
+        return computed
 
     def root(self) -> bytes:
         """Return the root hash of the tree; the tiles of `edge` are sufficient."""

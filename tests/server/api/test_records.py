@@ -68,7 +68,7 @@ async def test_a_record_changes_no_tag_and_breaks_no_chain(pushed: httpx2.AsyncC
     assert history.problems == ()
     assert contradiction(history.of("latest"), FIRST.digest) is None
     assert history.at(2**60)["latest"].entry.digest == FIRST.digest
-    assert history.also(SECOND.digest, "1.0.0") == ("latest",)
+    assert history.tags_by_digest()[SECOND.digest] == ("latest",)
     assert (await pushed.head("/v2/shop/app/manifests/latest")).headers["docker-content-digest"] == FIRST.digest
 
 
