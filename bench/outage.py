@@ -5,6 +5,9 @@ a second, and tries each address that the name resolves to, as programs do. The 
 round, in turn: `docker compose up --detach` without and with a published port, `docker-rollout` (`--rollout FILE`: its script, which is not part of this
 repository), `boltseal deploy` where it can start the new container first, and where a published port forbids that.
 The goal: no failed request where the new container can start first.
+
+`--clients` compares clients instead: one that tries each address, one that looks the name up once a second and tries the first address
+only, and one that keeps an address until a request fails.
 """
 
 from __future__ import annotations
@@ -22,7 +25,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from tests import servers
-from tests.real.engines.bridged import Outage, asked, bridged_docker
+from tests.real.engines.bridged import Client, Outage, asked, bridged_docker
 from tests.real.sleeper import publish, sleeper
 from tests.real.tools import Docker
 
@@ -43,12 +46,15 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--rollout", type=Path, help="the script of docker-rollout")
+    parser.add_argument("--clients", action="store_true", help="compare clients instead of methods")
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         with servers.boltseal(folder / "data") as registry, bridged_docker(folder / "docker", registry) as docker:
             for tag in ("1", "2"):
                 publish(registry.address, "shop/app", tag, sleeper(tag, command=_serves(tag)))
+            if given.clients:
+                return _clients(folder, docker, registry.address, given.rounds)
             seen: dict[str, list[Outage]] = {}
             for method in METHODS:
                 if method == "docker-rollout" and given.rollout is None:
@@ -75,6 +81,23 @@ def main() -> int:
     return 0
 
 
+def _clients(folder: Path, docker: Docker, registry: str, rounds: int) -> int:
+    """Measure and print what each kind of client sees."""
+    print(f"one service replaced, {rounds} rounds; load {os.getloadavg()[0]:.1f}")
+    for method in (COMPOSE, "boltseal deploy"):
+        for number, client in enumerate(Client):
+            name = f"clients{number}{len(method)}"
+            project = _Project(folder / name, name, docker, registry, folder)
+            seen = [project.replaced(method, None, client) for _ in range(rounds)]
+            project.run("docker", "compose", "down", "--timeout", "0")
+            longest = statistics.median(each.longest_s for each in seen)
+            failed, requests = sum(each.failed for each in seen), sum(each.requests for each in seen)
+            print(
+                f"  {method:18} client {client:6} longest time without an answer {longest:5.2f} s   failed {failed} of {requests}"
+            )
+    return 0
+
+
 def _serves(words: str) -> tuple[str, ...]:
     script = f"echo {words} > /index.html; /busybox sleep 0.5; exec /busybox httpd -f -p {PORT} -h /"
     return ("/busybox", "sh", "-c", script)
@@ -90,7 +113,7 @@ class _Project:
     registry: str
     scratch: Path
 
-    def replaced(self, method: str, rollout: Path | None) -> Outage:
+    def replaced(self, method: str, rollout: Path | None, by: Client = Client.EACH) -> Outage:
         """Replace version 1 by version 2 in one method; return what the client saw."""
         self.root.mkdir(exist_ok=True)
         ports = [f"127.0.0.1::{PORT}"] if "port" in method else []
@@ -100,7 +123,7 @@ class _Project:
         self.run("docker", "compose", "pull", "--quiet")
         command = self._command(method, rollout)
         client = self.run("docker", "compose", "ps", "--quiet", "client").strip()
-        with asked(self.docker, client, "web", PORT, self.scratch) as seen:
+        with asked(self.docker, client, "web", PORT, self.scratch, by) as seen:
             self.run(*command)
         return seen[0]
 

@@ -11,9 +11,18 @@ from boltseal.host.containers.hosts import RunningContainer
 from boltseal.host.containers.rows import ContainerRow, DeployedRelease
 from boltseal.ledger.tag_intervals import Behind, ReleaseRecord, TagPeriod
 from boltseal.lockfile.compare import Weight
-from boltseal.lockfile.container_check import ContainerStatus, DigestKind, Origin, RunningImage, RunningVerdict
+from boltseal.lockfile.container_check import (
+    ContainerStatus,
+    DigestKind,
+    LockedImages,
+    Origin,
+    RunningImage,
+    RunningVerdict,
+    judge,
+)
 from boltseal.oci.digest import Digest
 from boltseal.oci.reference import Reference
+from tests.lockfile.locks import lock_of, locked
 
 NAME = Reference.parse("localhost:5000/shop/app:latest")
 INDEX, CONFIG, OTHER = (Digest.of(words) for words in (b"index", b"config", b"other"))
@@ -57,6 +66,16 @@ def test_a_block_shows_all_known_facts() -> None:
         "  web-1  since 2026-11-26T11:00:00Z, released by ada (release 7)",
         "  web-2  since 2026-11-26T11:00:00Z, released by ada (release 7), unhealthy",
     ]
+
+
+def test_what_could_not_be_compared_with_the_lock_has_a_reason() -> None:
+    """`unknown` has the reason: after a rollback the lock has the files' tag, and neither the tag nor the image that run."""
+    lock = LockedImages.of(lock_of(locked("localhost:5000/shop/app:1.4.2.1", 1)))
+    ran = replace(seen().image, started_as=Reference.parse("localhost:5000/shop/app:1.4.2"))
+    lines = " ".join(" ".join(text_of(row(verdict=judge(ran, lock)))).split())
+    reason = "boltseal.lock has localhost:5000/shop/app as 1.4.2.1, but neither this tag nor this image"
+
+    assert f"lock: unknown, {reason}" in lines
 
 
 def test_an_image_is_named_without_its_registrys_answer() -> None:

@@ -121,7 +121,7 @@ def test_the_result_is_recorded_and_current(family: Family) -> None:
     [recorded] = family.records()
 
     assert (before.code, ran.code) == (1, 0)
-    assert f"boltseal rebase {family.app} --onto {family.base} --dry-run" in before.err
+    assert f"boltseal rebase {family.app} --onto {family.base} --scheme revision --dry-run" in before.err
     assert "of the ledger records its base" in ran.err
     assert (after["status"], after["by"], after["base"]) == ("current", "a built entry of the ledger", family.base)
     assert (recorded["base.digest"], recorded["base.was"]) == (NEW.digest, OLD.digest)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import tarfile
 from collections.abc import Sequence
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
@@ -270,3 +272,74 @@ def test_a_damaged_image_could_not_be_checked() -> None:
 
         assert found.reach is Reach.UNKNOWN
         assert "has not the content that the config states" in found.reason
+
+
+def own_package(kind: str) -> bytes:
+    """Return the paragraph of a package that an image's own layers install."""
+    return (
+        b"\nPackage: own-app\nStatus: install ok installed\nVersion: 1\n"
+        if kind == "deb"
+        else b"\nP:own-app\nV:1-r0\n\n"
+    )
+
+
+def test_the_package_database_of_a_real_debian() -> None:
+    """With the database of dpkg on this machine, a fix of bash reaches an image, unless it upgraded bash itself."""
+    status = Path("/var/lib/dpkg/status").read_bytes()
+    found = re.search(rb"^Package: bash\n(?:.+\n)*?Version: (.+)\n", status, re.MULTILINE)
+    assert found is not None
+    fixed = status[: found.end(1)] + b"+fix1" + status[found.end(1) :]
+    was, now = (layer_of({DPKG: each}) for each in (status, fixed))
+    images = [image_of(was, layer_of({DPKG: each + own_package("deb")})) for each in (status, fixed)]
+    reached, upgraded = (explained(image_of(was), image_of(now), image) for image in images)
+    version = found[1].decode()
+
+    assert reached.reach is Reach.REACHES
+    assert [tuple(row.change) for row in reached.packages.packages] == [("deb", "bash", version, f"{version}+fix1")]
+    assert (upgraded.reach, dict(upgraded.packages.counts)) == (Reach.DOES_NOT, {PartState.NEW: 1})
+
+
+ALPINE = b"""C:Q1qKcZ+j23xssAXmgQhkOO8dHnbWw=
+P:musl
+V:1.2.4-r2
+A:x86_64
+S:383061
+I:622592
+T:the musl c library (libc) implementation
+U:https://musl.libc.org/
+L:MIT
+o:musl
+m:Timo Ter\xc3\xa4s <timo.teras@iki.fi>
+t:1695049484
+c:8b0dda5d0a8a2b3a
+p:so:libc.musl-x86_64.so.1=1
+F:lib
+R:ld-musl-x86_64.so.1
+a:0:0:755
+Z:Q1ZSV8LC3FkJRXyTvfMpHJWkRxHiI=
+R:libc.musl-x86_64.so.1
+a:0:0:777
+Z:Q17yJ3JFNypA4mxhJJr0ou6CzsJVI=
+
+"""
+"""A paragraph of Alpine's database as apk writes it."""
+
+
+def test_the_package_database_of_a_real_alpine() -> None:
+    """With a database as apk writes it, a fix of musl reaches an image, unless it upgraded musl itself."""
+    fixed = ALPINE.replace(b"1.2.4-r2", b"1.2.4-r3")
+    was, now = (layer_of({APK: each, "lib/ld-musl-x86_64.so.1": each}) for each in (ALPINE, fixed))
+    kept = image_of(was, layer_of({APK: ALPINE + own_package("apk")}))
+    upgraded = image_of(was, layer_of({APK: fixed + own_package("apk"), "lib/ld-musl-x86_64.so.1": fixed}))
+    found = [explained(image_of(was), image_of(now), image) for image in (kept, upgraded)]
+
+    assert [each.reach for each in found] == [Reach.REACHES, Reach.DOES_NOT]
+    assert [tuple(row.change) for row in found[0].packages.packages] == [("apk", "musl", "1.2.4-r2", "1.2.4-r3")]
+
+
+def test_a_package_database_that_is_no_file_could_not_be_checked() -> None:
+    """An image whose own layer replaces the package database by a link, with files of its own in place of changed ones, is doubt."""
+    found = explained(WAS, NOW, on_base({DPKG: symlink("/etc/keep"), "usr/lib/libssl.so": "own"}))
+
+    assert found.reach is Reach.UNKNOWN
+    assert "its packages are unknown: the image: " in found.reason

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import stat
 import time
 from collections.abc import Callable
@@ -12,10 +13,11 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from boltseal.deploy.copy_locations import CLOCK_US, CopyLocations
+from boltseal.deploy.copy_locations import CLOCK_US, CopyLocations, reads_copies
 from boltseal.deploy.mounted_copies import MountedFile
 from boltseal.deploy.release_store import ReleaseFolder
 from boltseal.deploy.releases import ReleaseContents
+from boltseal.engines.address import EngineAddress
 from tests.deploy.samples import release
 from tests.polling import wait_until
 
@@ -179,3 +181,18 @@ def test_on_an_engine_elsewhere_the_copy_there_is_mounted_if_the_file_is_the_sam
     assert same == copy
     assert locations.of_copy(copy) == copy
     assert locations.of_file(project.secret) == project.secret
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a socket to another user")
+def test_an_engine_of_a_user_without_root_does_not_read_copies_of_root(tmp_path: Path) -> None:
+    """For root the engine of another user is like one on another machine; root's engine and one that is not there are not."""
+    path = tmp_path / "engine.sock"
+    with socket.socket(socket.AF_UNIX) as bound:
+        bound.bind(os.fspath(path))
+        own = reads_copies(EngineAddress.parse(f"unix://{path}"))
+        os.chown(path, 64321, 64321)
+        other = reads_copies(EngineAddress.parse(f"unix://{path}"))
+    missing = reads_copies(EngineAddress.parse(f"unix://{tmp_path}/none"))
+
+    assert (own, other, missing) == (True, False, True)
+    assert not reads_copies(EngineAddress.parse("tcp://127.0.0.1:1"))

@@ -144,6 +144,23 @@ def test_locks_of_package_managers_and_the_own_lock_are_left_out(tmp_path: Path)
     assert unknown(found_in(written(tmp_path, files))) == []
 
 
+def test_a_platform_is_no_image(tmp_path: Path) -> None:
+    """A platform under the key of an image is not reported, and an image of the same form is."""
+    text = "image: linux/amd64\nbase_image: linux/arm/v7\nrunner_image: linux/tool\n"
+    found = found_in(written(tmp_path, {"a.yml": text}))
+
+    assert [each.value for each in found.unknown] == ["linux/tool"]
+
+
+@pytest.mark.parametrize("key", ["containers", "extraContainers", "initContainer", "sidecars"])
+def test_a_single_word_in_a_list_of_containers_is_reported(key: str, tmp_path: Path) -> None:
+    """A single word is an image if it is in a list of containers, also without other keys of a container beside it."""
+    text = f"set:\n  {key}:\n    - name: sidecar\n      image: busybox\nteam:\n  - name: one\n    image: portrait\n"
+    found = found_in(written(tmp_path, {"chart_test.yaml": text.replace("containers:", "podContainers:")}))
+
+    assert unknown(found) == [("chart_test.yaml", 4)]
+
+
 @pytest.mark.parametrize("word", sorted(PLACEHOLDERS))
 def test_a_placeholder_in_test_data_is_no_image(word: str, tmp_path: Path) -> None:
     """A placeholder as the image of a step in no known format is not reported, and the image beside it is."""

@@ -18,6 +18,7 @@ from boltseal.commands.text import clean, counted
 from boltseal.ledger.entry import format_time
 from boltseal.ledger.tag_intervals import moment
 from boltseal.lockfile.compare import age
+from boltseal.policy.release_tags import looks_like_release
 from boltseal.project.bases.base_claims import ClaimSource
 from boltseal.project.bases.base_report import BaseReport
 from boltseal.project.bases.changes import BaseChanges, LayerCount
@@ -221,7 +222,9 @@ def _rebase_hints(report: OutdatedReport) -> Iterator[str]:
             continue
         if verdict.built_on is not None and claim.source in _WITHOUT_SOURCES:
             onto = claim.base if verdict.newer is None else verdict.newer.by_tag
-            yield f"rebuild it; without its sources: boltseal rebase {image.wanted.name} --onto {onto} --dry-run"
+            tag = image.wanted.reference.tag
+            scheme = " --scheme revision" if tag is not None and looks_like_release(tag) else ""
+            yield f"rebuild it; without its sources: boltseal rebase {image.wanted.name} --onto {onto}{scheme} --dry-run"
 
 
 def print_rebuilds(output: CommandOutput, rebuilds: Iterable[RebuildResult]) -> None:

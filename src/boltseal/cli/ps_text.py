@@ -24,7 +24,7 @@ from boltseal.cli.output import terminal_columns
 from boltseal.commands.text import clean, counted
 from boltseal.host.containers.rows import ContainerRow
 from boltseal.ledger.tag_intervals import BuiltOn, in_words, moment
-from boltseal.lockfile.container_check import DigestKind
+from boltseal.lockfile.container_check import ContainerStatus, DigestKind, RunningVerdict
 from boltseal.oci.reference import Reference
 
 _INDENT = "  "
@@ -67,7 +67,16 @@ def _head(row: ContainerRow) -> Iterator[str]:
     if row.built is not None:
         yield from _built(row.built)
     if row.verdict is not None:
-        yield f"lock: {'same' if row.verdict.status == 'holds' else row.verdict.status}"
+        yield f"lock: {_by_lock(row.verdict)}"
+
+
+def _by_lock(verdict: RunningVerdict) -> str:
+    """Return the result of the comparison with the lock; with the reason where nothing could be compared."""
+    if verdict.status is ContainerStatus.HOLDS:
+        return "same"
+    if verdict.status in (ContainerStatus.UNKNOWN, ContainerStatus.RECORD_GONE) and verdict.reason:
+        return f"{verdict.status}, {clean(verdict.reason)}"
+    return str(verdict.status)
 
 
 def _title(row: ContainerRow) -> str:

@@ -47,20 +47,21 @@ from boltseal.commands.build_inputs import (
 from boltseal.commands.build_labels import git_if_any
 from boltseal.commands.build_revisions import Rebuilt, next_free_revision, rebuilt_tag
 from boltseal.commands.image_locations import opened_transfer
+from boltseal.commands.pushed_build import pushed_build
 from boltseal.commands.registry_access import RegistryOptions, ask_followed, followed, repository_only
 from boltseal.commands.tag_new import tag_of_source
-from boltseal.errors import BoltsealError, Invalid, Unavailable
+from boltseal.errors import BoltsealError, Invalid
 from boltseal.ledger.entry import EntryKind, format_time
 from boltseal.ledger.follow import LedgerBroken
 from boltseal.oci.digest import Digest
 from boltseal.oci.reference import Reference, Tag
 from boltseal.policy.tag_revisions import DOT
-from boltseal.project.bases.image_facts import IMAGE, INPUTS, config_of, read_facts
-from boltseal.project.bases.index_children import images_of_index
+from boltseal.project.bases.image_facts import IMAGE, INPUTS
 from boltseal.project.generated_files import source_policy
 from boltseal.project.image_references import ImageReference
 from boltseal.transfer.copy import Copier
 from boltseal.transfer.locations import Location
+from boltseal.transfer.protocols import TagTaken
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,7 +148,8 @@ def build_image(request: BuildRequest, options: RegistryOptions, log: IO[str]) -
     image = replace(repository, tag=_tag(request, plan.hash, options))
     plan = replace(plan, rebuilt=rebuilt_tag(image, plan.base, request.separator, options))
     builder = request.builder or found_builder()
-    _build(builder, plan, image, request.created_us, options, log)
+    chosen_free = request.tag is None and request.scheme is Scheme.REVISION
+    _build(builder, plan, image, request.created_us, options, log, chosen_free=chosen_free)
     digest = _pushed(image, plan.hash, options)
     index = _record(image, digest, plan, builder, options)
     reason = "" if index is None else f"entry {index} of the ledger records its inputs"
@@ -206,9 +208,19 @@ def _earlier(
 
 
 def _build(
-    builder: Builder, plan: _Plan, image: Reference, created_us: int, options: RegistryOptions, log: IO[str]
+    builder: Builder,
+    plan: _Plan,
+    image: Reference,
+    created_us: int,
+    options: RegistryOptions,
+    log: IO[str],
+    *,
+    chosen_free: bool,
 ) -> None:
-    """Build and push. Raises: BuildFailed, Invalid: an image can't be named by digest."""
+    """Build and push. `chosen_free`: the tag was chosen because it was free, so it is not taken from another build.
+
+    Raises: BuildFailed, Invalid: an image can't be named by digest.
+    """
     inputs = plan.inputs
     labels = {
         **labels_of(
@@ -235,9 +247,11 @@ def _build(
         try:
             run(build_command(builder, planned), log)
             if words := push_command(builder, planned):
+                if chosen_free:
+                    _check_free(image, options)
                 run(words, log)
             else:
-                _push(planned.gathered, image, options)
+                _push(planned.gathered, image, options, only_new=chosen_free)
         finally:
             if words := tidy_command(builder, planned):
                 with contextlib.suppress(
@@ -246,18 +260,41 @@ def _build(
                     run(words, log)
 
 
-def _push(layout: str, image: Reference, options: RegistryOptions) -> None:
-    """Push the one image of an OCI layout: its parts by digest, and last the index under the tag. Raises: BuildFailed."""
+def _check_free(image: Reference, options: RegistryOptions) -> None:
+    """Check right before a builder's own push, which has no conditions, that the tag is still free. Raises: BuildFailed."""
+
+    async def look(transport: Transport) -> Digest | None:
+        try:
+            client = RegistryClient(transport, image.registry)
+            return (await client.resolve(image.repository, image.tag or Tag("latest"))).digest
+        except RemoteNotFound:
+            return None
+
+    if ask_followed(options, [image.registry], look) is not None:
+        raise BuildFailed(_taken(image))
+
+
+def _taken(image: Reference) -> str:
+    return f"another push took {image} during the build; its tag was not moved: run it again for the next revision"
+
+
+def _push(layout: str, image: Reference, options: RegistryOptions, *, only_new: bool) -> None:
+    """Push the one image of an OCI layout: its parts by digest, and last the index under the tag. Raises: BuildFailed.
+
+    `only_new`: refuse if the tag is taken, by a condition (`If-None-Match`) where the registry takes it.
+    """
 
     async def push(transport: Transport) -> None:
         source, target = Location.parse(f"oci:{layout}"), Location.parse(str(image))
-        async with opened_transfer(options.client, transport, source, target, force=True) as transfer:
+        async with opened_transfer(options.client, transport, source, target, force=not only_new) as transfer:
             [name] = await transfer.source.names()
-            copier = Copier(transfer.source, transfer.target, within=transfer.within, force=True)
+            copier = Copier(transfer.source, transfer.target, within=transfer.within, force=not only_new)
             try:
                 await copier.image(name, str(image.tag))
             except LedgerBroken:  # the alarm keeps its exit code
                 raise
+            except TagTaken as error:
+                raise BuildFailed(_taken(image)) from error
             except BoltsealError as error:
                 message = f"the push failed: {error.message}; nothing was recorded"
                 raise BuildFailed(message, error.refusal_facts()) from error
@@ -289,19 +326,7 @@ def _pushed(image: Reference, inputs: str, options: RegistryOptions) -> Digest:
     """Return the digest of what was pushed. Raises: Unavailable: the tag resolves to an image of other inputs."""
 
     async def look(transport: Transport) -> Digest:
-        client, tag = RegistryClient(transport, image.registry), image.tag or Tag("latest")
-        digest = (await client.resolve(image.repository, tag)).digest
-        manifest = await client.manifest(image.repository, digest)
-        images = [child.digest for child in images_of_index(manifest)] if manifest.is_index else [digest]
-        for one in images or [digest]:
-            manifest = await client.manifest(image.repository, one)
-            config, size = config_of(manifest, one)
-            raw = b"".join([piece async for piece in client.blob(image.repository, config, size)])
-            if read_facts(manifest, one, raw).labels.get(INPUTS) != inputs:
-                raise Unavailable(
-                    f"{image} was pushed, but another push changed it to {digest.short}: nothing was recorded"
-                )
-        return digest
+        return await pushed_build(transport, options.client.state, options.client.now_us(), image, inputs)
 
     return ask_followed(options, [image.registry], look)
 

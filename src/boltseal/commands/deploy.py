@@ -26,6 +26,7 @@ from boltseal.deploy.compose_lock import with_compose_images
 from boltseal.deploy.compose_model import locked_digests, unlocked_builds
 from boltseal.deploy.compose_program import Compose, ComposeRefused, ProjectFiles, find_compose
 from boltseal.deploy.compose_reading import ComposeReading, read_project
+from boltseal.deploy.copy_locations import reads_copies
 from boltseal.deploy.deployer import DeployedBy, Deployer
 from boltseal.deploy.health_wait import DeployTimeouts
 from boltseal.deploy.holds import held_images
@@ -225,7 +226,7 @@ class DeployableProject:
                 self.folder,
                 client.now_us,
                 _progress(self.options),
-                copies=address.scheme == "unix",
+                copies=reads_copies(address),
             )
             host = await EngineHost.of(engine, KeptImages(client.state), client.now_us)
             changed = await ChangedImages(host).ids()
@@ -409,7 +410,7 @@ async def _flow(options: DeployOptions, folder: ReleaseFolder, engine: Engine, i
         options.client.now_us,
         _progress(options),
         DeployTimeouts(options.wait_s),
-        engine.address.scheme == "unix",
+        reads_copies(engine.address),
         images,
     )
 

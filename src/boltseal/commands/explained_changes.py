@@ -31,6 +31,7 @@ from boltseal.transfer.locations import Location
 from boltseal.transfer.source_link import compare_link
 
 _SIGNATURES = ("sigstore", "cosign", "notary", "notation", "signature")
+_NO_SIGNATURE = (".att.", ".sbom.", "attestation")
 
 
 @dataclass(frozen=True, slots=True)
@@ -299,9 +300,11 @@ def _by_platform(image: Inspected) -> Mapping[str, Digest]:
 
 
 def _signatures(image: Inspected) -> tuple[str, ...]:
-    """Return the kinds of signatures that are attached; they are not verified here."""
+    """Return the kinds of signatures that are attached, by referrer or by cosign's tag; they are not verified here."""
     kinds = [each.artifact_type or "" for each in image.referrers]
-    return (*(kind for kind in kinds if any(word in kind for word in _SIGNATURES)), *map(str, image.signatures))
+    signed = [kind for kind in kinds if any(word in kind for word in _SIGNATURES)]
+    tags = [tag for tag in image.signatures if tag.endswith(".sig")]  # not its attestations and SBOMs
+    return (*(kind for kind in signed if not any(word in kind for word in _NO_SIGNATURE)), *tags)
 
 
 def _comparison_json(found: Comparison) -> dict[str, Any]:

@@ -80,7 +80,8 @@ class RebaseRequest:
             )
         if self.tag is None and self.separator is None and not self.dry_run:
             raise Invalid(
-                "no tag for the result: --scheme revision, or --tag 1.4.2.1; a rebase never moves a tag (--dry-run needs none)"
+                "no tag for the result: --scheme revision gives the next revision of the image's tag, or name it by --tag; "
+                "a rebase never moves a tag (--dry-run needs none)"
             )
 
 

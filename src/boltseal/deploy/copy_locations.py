@@ -5,12 +5,14 @@ Copies are equal if owner, mode and content are: then no container is replaced, 
 1. A file that this user can read: its copy in the own folder. If it can't be made with the file's owner, one that a release mounts.
 2. A file that only another user can read is taken from the record of what runs, if the file has not changed since: its ctime and that
    of the folders in the project that lead to it, which only the clock of the machine sets, are older than the deploy that recorded it.
-3. On an engine of another machine nothing is copied; a file with the recorded content is mounted from where that release does.
+3. For an engine that can't read this user's folder nothing is copied; a file with the recorded content is mounted from where that release
+   does. That is one on another machine, and for root one of a user without root.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -21,6 +23,7 @@ from boltseal.deploy.compose_model import is_copy, mounted_files
 from boltseal.deploy.mounted_copies import FileDenied, MountedFile, read_mounted, recorded_files
 from boltseal.deploy.release_store import ReleaseFolder
 from boltseal.deploy.releases import Release, ReleaseInvalid, last_good
+from boltseal.engines.address import EngineAddress
 
 CLOCK_US: Final = 50_000
 """How much later than the ctime of a file the clock may be: the kernel's time for files moves in steps."""
@@ -28,7 +31,7 @@ CLOCK_US: Final = 50_000
 
 @dataclass(frozen=True, slots=True)
 class CopyLocations:
-    """Where the files of one project's services are mounted from. `local`: whether the engine is on this machine."""
+    """Where the files of one project's services are mounted from. `local`: of `reads_copies`."""
 
     folder: ReleaseFolder
     local: bool = True
@@ -52,9 +55,9 @@ class CopyLocations:
 
     def of_copy(self, path: Path) -> Path:
         """Return an own copy that is equal to a recorded one, or the recorded one if it can't be made."""
-        own = self.folder.copy_named(path.name)
-        if own is not None or not self.local:
-            return own or path
+        own = self.folder.copy_named(path.name) if self.local else path
+        if own is not None:
+            return own
         equal = (each for each in self._recorded() if each.name == path.name and each.can_be_made)
         file = next(equal, None)
         return path if file is None else self.folder.make_copy(file)
@@ -122,6 +125,17 @@ class CopyLocations:
                     if path.name == name and is_copy(path):
                         return path
         return None
+
+
+def reads_copies(address: EngineAddress) -> bool:
+    """Return whether an engine can read copies of this user: it runs on this machine, as root or as this user."""
+    if address.scheme != "unix":
+        return False
+    try:
+        owner = os.stat(address.path).st_uid  # noqa: PTH116 - a string
+    except OSError:  # the connection has the cause
+        return True
+    return owner in (0, os.geteuid())
 
 
 def _denied(path: Path) -> ReleaseInvalid:

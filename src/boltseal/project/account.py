@@ -31,9 +31,10 @@ from boltseal.project.references.yaml_tree import Node, ScalarNode, Tree
 from boltseal.project.source_files import ProjectTree, SourceFile, Unreadable
 
 NOT_UNDERSTOOD: Final = "looks like an image, but its place is not understood: it is not locked; [[lock.ignore]] in .boltseal.toml leaves it out"
-_OTHER_LOCKS: Final = frozenset(
+OTHER_LOCKS: Final = frozenset(
     {"Cargo.lock", "composer.lock", "package-lock.json", "pnpm-lock.yaml", "poetry.lock", "uv.lock", "yarn.lock"}
 )
+"""Files of package managers, which name no images."""
 _CONTAINER_KEYS: Final = frozenset(
     {
         *("args", "command", "commands", "containerPort", "depends_on", "entrypoint", "env", "environment", "expose"),
@@ -71,7 +72,7 @@ def unknown_values(
     unknown: list[ScanProblem] = []
     for name in names:
         last = name.rpartition("/")[2]
-        if last == LOCK_NAME or last in _OTHER_LOCKS or account.reported_whole(name):
+        if last == LOCK_NAME or last in OTHER_LOCKS or account.reported_whole(name):
             continue
         try:
             source = project.read(name)
@@ -192,11 +193,14 @@ class _Under(Enum):
     """What the key of a node says about it."""
 
     NOTHING = auto()
+    CONTAINERS = auto()  # `extraContainers: [...]`: an `image` in it is one even if it is a single word
     IMAGE = auto()  # `image: ...`: a text, or a mapping with its parts
     IMAGES = auto()  # `images: {web: ..., db: ...}`
     WORD = auto()  # an image even if it is a single word
 
 
+_NO_IMAGE: Final = (_Under.NOTHING, _Under.CONTAINERS)
+_CONTAINER_LISTS: Final = ("ontainers", "ontainer", "idecars", "idecar")
 _PARTS: Final = frozenset({"default", "imageName", "name", "newName", "repo", "repository", "value"})
 
 
@@ -213,7 +217,7 @@ def _in_nodes(source: SourceFile, documents: Sequence[Node]) -> Iterator[ImageCa
             if at < 0:
                 waiting.pop()
                 continue
-            if under is _Under.NOTHING and bisect_left(hints, tree.start[at]) == bisect_left(hints, tree.end[at]):
+            if under in _NO_IMAGE and bisect_left(hints, tree.start[at]) == bisect_left(hints, tree.end[at]):
                 continue
             if tree.targets:
                 if (at, under) in seen:
@@ -232,9 +236,9 @@ def _in_scalar(source: SourceFile, node: ScalarNode, under: _Under) -> Iterator[
     if "\n" in text:
         yield from _in_text(source, node)
         return
-    argument = argument_of(text) if under is _Under.NOTHING else None
+    argument = argument_of(text) if under in _NO_IMAGE else None
     value = text if argument is None else argument
-    asked = under is not _Under.NOTHING or argument is not None
+    asked = under not in _NO_IMAGE or argument is not None
     if asked and not is_null(node) and (looks_like_image(value) or (under is _Under.WORD and is_word(value))):
         yield ImageCandidate(value, span_of(source, node))
 
@@ -265,7 +269,8 @@ def _in_tokens(source: SourceFile) -> Iterator[ImageCandidate]:
 
 def _below(tree: Tree, mapping: int, under: _Under) -> Iterator[tuple[int, _Under]]:
     """Yield the entries of the values of a mapping, and what their keys say about them."""
-    named = tagged = container = False
+    named = tagged = False
+    container = under is _Under.CONTAINERS
     for key, written in tree.entries(mapping):
         key_at = tree.anchored(key)
         name = tree.scalar(key_at) if tree.is_scalar(key_at) else ""
@@ -282,7 +287,7 @@ def _below(tree: Tree, mapping: int, under: _Under) -> Iterator[tuple[int, _Unde
             else:
                 yield value, _Under.WORD if container or tagged else _Under.IMAGE
         elif not tree.is_scalar(value):
-            yield value, _Under.NOTHING
+            yield value, _Under.CONTAINERS if name.endswith(_CONTAINER_LISTS) else _Under.NOTHING
         elif name == "repository" and tagged:
             yield value, _Under.WORD
         elif (

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 from boltseal.errors import quote
-from boltseal.project.account import ImageCandidate, candidates, document_candidates, unknown_values
+from boltseal.project.account import OTHER_LOCKS, ImageCandidate, candidates, document_candidates, unknown_values
 from boltseal.project.image_references import Accounted, Format, ImageReference, ScanProblem, ScanResult, Span
 from boltseal.project.references.build_arguments import without_selected
 from boltseal.project.references.formats import BY_NAME, READERS
@@ -47,7 +47,7 @@ _ACCOUNTED: Final = re.compile(r".+\.(?:ya?ml|jsonc?|toml|hcl|nomad)", _ANY_NAME
 _IN_CHART: Final = re.compile(r".+\.(?:ya?ml|tpl)", _ANY_NAME)
 STREAMED_CHARACTERS: Final = 256 * 1024
 """From this size on, a stream of resources is not kept in memory as a whole."""
-REMEMBERED_CHARACTERS: Final = 4096
+REMEMBERED_CHARACTERS: Final = 200
 """From this size on, a part of such a stream is not read again where it is repeated."""
 _KUBERNETES: Final = BY_NAME[Format.KUBERNETES]
 _HINTS: Final = (b"image", b"apiversion", b"services", b"container", b"docker")
@@ -248,7 +248,7 @@ class _Scan:
 
     def may_be_known(self, name: str) -> bool:
         """Return whether a file whose name implies no format may have a known one by its content."""
-        if _STRUCTURED.fullmatch(name) is None:
+        if _STRUCTURED.fullmatch(name) is None or name.rpartition("/")[2] in OTHER_LOCKS:
             return False
         try:
             text = self.project.read(name).raw.lower()

@@ -10,6 +10,7 @@ import sys
 import threading
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
+from enum import StrEnum
 from pathlib import Path
 
 from tests import servers
@@ -40,7 +41,7 @@ asyncio.run(main())
 
 PROBE = """
 import json, socket, struct, sys, time
-name, port, seconds = sys.argv[1], int(sys.argv[2]), float(sys.argv[3])
+name, port, seconds, mode = sys.argv[1], int(sys.argv[2]), float(sys.argv[3]), sys.argv[5]
 def addresses():
     query = struct.pack(">6H", 7, 0x100, 1, 0, 0, 0)
     query += b"".join(bytes([len(part)]) + part.encode() for part in name.split(".")) + bytes([0]) + struct.pack(">2H", 1, 1)
@@ -57,9 +58,17 @@ def addresses():
         found.append(".".join(map(str, answer[at + 10:at + 10 + size])))
         at += 10 + size
     return found
+known, looked_up = [], 0.0
+def wanted():
+    global known, looked_up
+    now = time.monotonic()
+    if mode == "each" or not known or (mode == "first" and now - looked_up > 1):
+        known, looked_up = addresses(), now
+    return known if mode == "each" else known[:1]
 def get():
+    global known
     try:
-        found = addresses()
+        found = wanted()
     except OSError:
         return ""
     for address in found:
@@ -74,6 +83,8 @@ def get():
                     return "answered"
         except OSError:
             continue
+    if mode == "kept":
+        known = []
     return ""
 print("ready", flush=True)
 until, last, worst, failed, count = time.monotonic() + seconds, time.monotonic(), 0.0, 0, 0
@@ -90,12 +101,24 @@ while time.monotonic() < until and not os.path.exists(sys.argv[4]):
     time.sleep(0.01)
 print(json.dumps({"outage_s": worst, "failed": failed, "requests": count}))
 """
-"""Asks a service by its name, as a client does that tries each address, and measures the longest time without an answer."""
+"""Asks a service by its name as a `Client` does, and measures the longest time without an answer."""
+
+
+class Client(StrEnum):
+    """What a client does with the addresses of a name.
+
+    `EACH`: looks the name up for each request and tries each address. `FIRST`: looks it up once a second and tries the first address only.
+    `KEPT`: keeps one address until a request fails.
+    """
+
+    EACH = "each"
+    FIRST = "first"
+    KEPT = "kept"
 
 
 @dataclass(frozen=True, slots=True)
 class Outage:
-    """What a client saw. `longest_s`: the longest time between two answers; `failed`: requests that no address answered."""
+    """What a client saw. `longest_s`: the longest time between two answers; `failed`: requests without an answer."""
 
     longest_s: float
     failed: int
@@ -176,12 +199,14 @@ async def _cancelled(tasks: Collection[asyncio.Task[None]]) -> None:
 
 
 @contextlib.contextmanager
-def asked(docker: Docker, container: str, name: str, port: int, folder: Path) -> Iterator[list[Outage]]:
+def asked(
+    docker: Docker, container: str, name: str, port: int, folder: Path, client: Client = Client.EACH
+) -> Iterator[list[Outage]]:
     """Ask a service from a container's network until the end of the block; then the list has what the client saw."""
     pid = int(docker.run("inspect", "--format", "{{.State.Pid}}", container).checked())
     end = folder / f"end-{name}"
     found: list[Outage] = []
-    with in_network(pid, PROBE, name, str(port), "300", str(end)) as process:
+    with in_network(pid, PROBE, name, str(port), "300", str(end), client) as process:
         yield found
         end.touch()
         assert process.stdout is not None

@@ -142,6 +142,7 @@ def test_a_fix_of_the_base_reaches_the_host_and_a_rollback_holds(story: Story) -
     asked = [each["ref"].rpartition("/")[2] for each in rebuilt if each["status"] == "rebuild done"]
     assert asked == ["rt:latest", "app:1.4.2"]
     assert (after["rt:latest"], after["app:1.4.2.1"]) == ("current", "current")
+    assert after["app:1.4.2"] == "superseded"
     assert record["extra"]["revision.of"] == "1.4.2"
     assert record["extra"]["base.was"] != record["extra"]["base.digest"]
     assert inspected["labels"]["boltseal.revision-of"] == "1.4.2"

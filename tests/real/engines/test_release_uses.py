@@ -99,6 +99,28 @@ def test_another_administrator_deploys_an_unchanged_project_without_a_change(
     assert shop.ids()["db"] == before["db"]
 
 
+def test_an_unchanged_project_is_not_changed_by_ssh(shop: ComposeProject, tmp_path: Path) -> None:
+    """An administrator by ssh deploys what root deployed on the engine's host: no container is replaced, and root goes on."""
+    shop.publish("1.0.0")
+    with_settings(shop, "one")
+    shop.deployed()
+    before = shop.ids()
+    with servers.sshd(tmp_path / "sshd") as far:
+        by_ssh = {
+            "PATH": f"{far.folder}/bin:{os.environ['PATH']}",
+            "DOCKER_HOST": f"ssh://root@{far.address}{shop.docker.host.removeprefix('unix://')}",
+        }
+        laptop = replace(shop, state=tmp_path / "laptop", environment=by_ssh)
+        same = laptop.run("deploy")
+    again = shop.run("deploy")
+
+    assert same.code == 0, same.err
+    assert f"release 1 of {shop.name} runs already" in same.out
+    assert "archived the images of the last releases on this machine: " in same.err
+    assert f"release 1 of {shop.name} runs already" in again.out
+    assert shop.ids() == before
+
+
 def test_files_are_as_before_if_the_rollback_does_not_run(shop: ComposeProject) -> None:
     """`rollback --restore-files` undoes the restoration of files if the release does not run; what ran before runs again."""
     script = "/busybox test -e /data/newer && exit 3; exec /busybox sleep 1000"

@@ -32,7 +32,7 @@ MAX_STATEMENTS: Final = 4
 SMALL_BYTES: Final = 64 * 1024
 MAX_SMALL: Final = 1000
 PREDICATE: Final = "in-toto.io/predicate-type"
-_BLOB: Final = ""
+BLOB: Final = ""
 """The media type under which blobs are cached."""
 
 
@@ -152,7 +152,7 @@ class ImageDocuments:
 
     async def _manifest(self, remote: RemoteRepository, digest: Digest) -> Manifest:
         cached = self._cache.document(digest)
-        if cached is not None and cached[0] != _BLOB:
+        if cached is not None and cached[0] != BLOB:
             return parse_manifest(cached[1], cached[0])
         if not self._may_ask:
             raise NotFound(f"{digest.short} was not cached while {remote.registry} had it")
@@ -181,7 +181,7 @@ class ImageDocuments:
                 except BoltsealError:
                     if source == remote:
                         raise
-        self._keep(digest, _BLOB, raw)
+        self._keep(digest, BLOB, raw)
         return raw
 
     async def _read_blob(self, source: RemoteRepository, digest: Digest, size: int) -> bytes:

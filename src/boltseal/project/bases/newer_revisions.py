@@ -54,6 +54,7 @@ class Revisions:
         self._has_ledger = has_ledger
         self._separator = separator
         self._tags: dict[RemoteRepository, frozenset[Tag]] = {}
+        self._newer: dict[tuple[RemoteRepository, str], Mapping[Tag, Tag]] = {}
         self._sealed: dict[RemoteRepository, Mapping[str, bool]] = {}
 
     def saw_all(self, registry: str, images: Iterable[Reference]) -> None:
@@ -67,6 +68,7 @@ class Revisions:
     def forget(self) -> None:
         """Discard what was read, because tags may have been added meanwhile."""
         self._tags.clear()
+        self._newer.clear()
         self._sealed.clear()
 
     async def of_bases(
@@ -101,8 +103,10 @@ class Revisions:
                 if len(tags) > MAX_TAGS:
                     raise TooLarge(f"{base.name} has more than {MAX_TAGS} tags")
             self._tags[remote] = frozenset(tags)
-        newer = newer_revisions(self._tags[remote], self._separator(base))
-        tag = None if base.tag is None else newer.get(base.tag)
+        separator = self._separator(base)
+        if (remote, separator) not in self._newer:
+            self._newer[remote, separator] = newer_revisions(self._tags[remote], separator)
+        tag = None if base.tag is None else self._newer[remote, separator].get(base.tag)
         if tag is None or not await self.is_sealed(base):
             return None
         return replace(base, tag=tag)
@@ -141,7 +145,8 @@ class Revisions:
     async def superseded(self, reports: list[BaseReport]) -> list[BaseReport]:
         """Find the outdated images that a current revision of their own tag replaces, and mutable tags with a revision."""
         by_tag = {report.wanted.reference.by_tag: report for report in reports if report.wanted.reference.tag}
-        newest = self._replaced(by_tag)
+        concerned = {report.wanted.reference.name for report in reports if report.verdict.status in REPLACEABLE}
+        newest = self._replaced(each for each in by_tag if each.name in concerned)
         return [
             await self._superseded(report, by_tag[newest[tag]])
             if (tag := report.wanted.reference.by_tag) in newest and report.error is None

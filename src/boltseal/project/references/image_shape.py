@@ -69,7 +69,9 @@ _EXPRESSION: Final = re.compile(
     re.DOTALL,
 )
 _NO_IMAGE: Final = re.compile(
-    r"(?:.*/)?(?:images?/family|global/images?|gallery|galleries|Microsoft\.Compute)/.*", re.IGNORECASE
+    r"(?:.*/)?(?:images?/family|global/images?|gallery|galleries|Microsoft\.Compute)/.*"
+    r"|(?:linux|windows)/(?:386|amd64|arm|arm64|loong64|mips64le|ppc64le|riscv64|s390x)(?:/v[0-9])?",
+    re.IGNORECASE,
 )
 _ID: Final = re.compile(r"sha(?:256|384|512):[a-f0-9]{7,}")
 _MAX: Final = 500

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from itertools import product
 from typing import Final, NamedTuple
 
 from sqlalchemy import (
@@ -246,15 +245,22 @@ def remove_blob(tx: UnitOfWork, repository_id: int, digest: str) -> None:
 
 
 def rows_of_any_repository(snapshot: Snapshot, digests: Collection[str]) -> list[DigestInRepository]:
-    """Return the rows of all repositories with one of these digests, sorted; not for a write, since all may have them."""
-    found: list[DigestInRepository] = []
-    for table, some in product((manifest, blob), batches(digests, IN_AT_ONCE)):
+    """Return the rows of all repositories with the bytes of one of these digests, sorted.
+
+    Manifests under another digest of the same bytes are found by the sha256 one. Not for a write, since all may have them.
+    """
+    found: set[DigestInRepository] = set()
+    others = [digest for digest in digests if not digest.startswith("sha256:")]
+    by_index = (manifest.c.canonical, digests), (blob.c.digest, digests)
+    by_key = (manifest.c.digest, others)  # looks into every repository, since almost none has such a digest
+    for column, wanted in (*by_index, by_key):
+        table = column.table
         query = select(repository.c.id, repository.c.name, table.c.digest).join(
             table, table.c.repository_id == repository.c.id
         )
-        found += [
-            DigestInRepository(*row) for row in snapshot.sql.connection.execute(query.where(table.c.digest.in_(some)))
-        ]
+        for some in batches(wanted, IN_AT_ONCE):
+            rows = snapshot.sql.connection.execute(query.where(column.in_(some)))
+            found.update(DigestInRepository(*row) for row in rows)
     return sorted(found)
 
 
