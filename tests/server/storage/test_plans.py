@@ -52,7 +52,7 @@ ASKED: dict[str, Callable[[UnitOfWork], Any]] = {
     "repositories with a blob": lambda tx: list(queries.repositories_with_blob(tx, DIGEST, None)),
     "some repositories with a blob": lambda tx: queries.some_with_blob(tx, DIGEST, 7, 500),
     "blob of a source": lambda tx: list(queries.repositories_with_blob(tx, DIGEST, SHOP)),
-    "referrers": lambda tx: queries.referrers(tx, SHOP, DIGEST),
+    "referrers": lambda tx: queries.referrers(tx, SHOP, DIGEST, max_bytes=1),
     "tagged bytes": lambda tx: queries.tagged_manifest(tx, SHOP, "1.4.2"),
     "a page of tags": lambda tx: queries.tag_names(tx, SHOP, "1.4.2", 100),
     "held manifests": lambda tx: queries.manifests_of(tx, SHOP, [DIGEST]),

@@ -256,7 +256,9 @@ class Pulls:
 
         def query(snapshot: Snapshot) -> ReferrersPage:
             wanted = _one_more(n)
-            sizes = dict(queries.referrers(snapshot, repository, str(digest), artifact_type, after=after, limit=wanted))
+            sizes = queries.referrers(
+                snapshot, repository, str(digest), artifact_type, after=after, limit=wanted, max_bytes=max_bytes
+            )
             listed = set(_fallback_tag_lists(snapshot, repository, digest)) - sizes.keys()
             found = 0
             for each in sorted(each for each in listed if each > after):

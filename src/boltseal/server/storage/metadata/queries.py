@@ -363,17 +363,26 @@ def referrers(
     *,
     after: str = "",
     limit: int | None = None,
-) -> list[tuple[str, int]]:
-    """Return at most `limit` manifests after `after` whose subject is this digest, as (digest, size), sorted by digest.
+    max_bytes: int,
+) -> dict[str, int]:
+    """Return the sizes of at most `limit` manifests after `after` whose subject is this digest, by digest, in order.
 
-    `artifact_type`: only of this type.
+    `artifact_type`: only of this type. `max_bytes`: reads one more row after so many bytes of manifests, and no further.
     """
     query = select(manifest.c.digest, manifest.c.size).join(repository, repository.c.id == manifest.c.repository_id)
     query = query.where(repository.c.name == name, manifest.c.subject == subject, manifest.c.digest > after)
     if artifact_type is not None:
         query = query.where(manifest.c.artifact_type == artifact_type)
     query = query.order_by(manifest.c.digest).limit(limit)
-    return [(row[0], row[1]) for row in snapshot.sql.connection.execute(query)]
+    found: dict[str, int] = {}
+    total_bytes = 0
+    with snapshot.sql.connection.execute(query) as rows:
+        for digest, size in rows:
+            found[digest] = size
+            if total_bytes >= max_bytes:
+                break
+            total_bytes += size
+    return found
 
 
 def count_referrers(tx: UnitOfWork, repository_id: int, subject: str, most: int) -> int:
@@ -424,6 +433,9 @@ def sizes_of(tx: UnitOfWork, repository_id: int, wanted: Sequence[str]) -> dict[
 def manifests_of(snapshot: Snapshot, name: str, wanted: Iterable[str]) -> dict[str, ManifestRow]:
     """Return the manifests that this repository has of the given digests, by digest."""
     query = select(*_MANIFEST_COLUMNS).join(repository, repository.c.id == manifest.c.repository_id)
-    query = query.where(repository.c.name == name, manifest.c.digest == bindparam("wanted"))
-    found = (snapshot.sql.connection.execute(query, {"wanted": digest}).one_or_none() for digest in wanted)
-    return {row.digest: ManifestRow(**row._mapping) for row in found if row is not None}
+    query = query.where(repository.c.name == name)
+    found: dict[str, ManifestRow] = {}
+    for some in batches(wanted, IN_AT_ONCE):
+        rows = snapshot.sql.connection.execute(query.where(manifest.c.digest.in_(some)))
+        found |= {row.digest: ManifestRow(**row._mapping) for row in rows}
+    return found
