@@ -130,8 +130,7 @@ def compared(found: dict[str, str], image: dict[str, str], new: dict[str, str]) 
 def test_a_rebuild_changes_nothing_if_the_change_does_not_reach(
     was: dict[str, str], now: dict[str, str], steps: Steps
 ) -> None:
-    """An image that a change does not reach is the same after a rebuild, apart from copies of contents that both bases have; one
-    that it reaches has a file as before the change."""
+    """Without reach a rebuild changes no file but copies of what both bases have; with it a file is as before the change."""
     keep = {"keep": "same"}
     was, now = was | keep, now | keep
     layers, files = own_layers(steps, was, now)
