@@ -122,7 +122,7 @@ def test_the_markdown_has_a_table_of_all_images_and_a_section_for_each_outdated_
     assert "| `openssl` | `3.0.1` | `3.0.2` | `3.0.2` | as in the new base |" in result.out
 
 
-def test_without_the_option_no_layer_is_read(shop: Shop) -> None:
+def test_without_the_option_nothing_is_explained(shop: Shop) -> None:
     """Without --explain no image has an explanation."""
     result = call("outdated", "--window", "0s", "--json", f"{shop.address}/shop/app:plain")
 

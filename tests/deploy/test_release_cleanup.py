@@ -7,7 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from boltseal.deploy.release_exchange import files_in_volume, left_contents, releases_in_volume
+from boltseal.deploy.release_exchange import files_in_volume, outdated_files, releases_in_volume
 from boltseal.deploy.release_file import StoredRelease
 from boltseal.deploy.releases import ReleaseContents
 from tests.deploy.samples import release
@@ -51,10 +51,10 @@ def test_the_contents_of_an_old_release_leave_the_engine() -> None:
     for name, raw in files_in_volume(bare).items():
         interrupted = before | {name: raw}
         found = releases_in_volume(interrupted, "shop")
-        repaired = interrupted | left_contents(interrupted, found)
+        repaired = interrupted | outdated_files(interrupted, found)
 
         assert found == (bare,)
         assert repaired == after
     assert set(before) == set(after) == {"1.0", "1.1"}
-    assert not left_contents(after, releases_in_volume(after, "shop"))
+    assert not outdated_files(after, releases_in_volume(after, "shop"))
     assert all(b'contents":null' in raw for raw in after.values())

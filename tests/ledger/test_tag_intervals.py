@@ -16,8 +16,8 @@ from boltseal.ledger.tag_intervals import (
     behind,
     built_on,
     in_words,
-    intervals_of,
     moment,
+    periods_of,
     released,
     steps_of,
 )
@@ -112,17 +112,17 @@ def test_the_present_and_former_tags_of_an_image() -> None:
         "2.0": [TagStep(6, C)],
     }
 
-    assert intervals_of(steps, {A}) == (
+    assert periods_of(steps, {A}) == (
         TagPeriod("1.4.2", 1, None, "ci", 9),
         TagPeriod("edge", 3, 7, "eve"),
         TagPeriod("latest", 1, 5, "ci"),
     )
-    assert intervals_of(steps, set()) == ()
+    assert periods_of(steps, set()) == ()
 
 
 def test_an_image_has_several_digests() -> None:
     """A tag that resolved to the index and then to the manifest of one image resolved to it throughout."""
-    assert intervals_of({"1": [TagStep(1, A), TagStep(2, B)]}, {A, B}) == (TagPeriod("1", 1),)
+    assert periods_of({"1": [TagStep(1, A), TagStep(2, B)]}, {A, B}) == (TagPeriod("1", 1),)
 
 
 @pytest.mark.parametrize(

@@ -34,6 +34,15 @@ def test_the_order_is_that_of_dpkg(version: str, other: str) -> None:
     assert is_older(version, other) == dpkg_is_older(version, other)
 
 
+def test_numbers_of_any_length_are_compared() -> None:
+    """A number with more digits than Python converts to an `int` is newer than a shorter one, whatever zeros precede it."""
+    long = "1" * 5000
+
+    assert is_older("9", long)
+    assert not is_older(long, "9")
+    assert not is_older(f"00{long}", long)
+
+
 @given(st.text(max_size=20), st.text(max_size=20))
 def test_any_text_has_a_place_in_the_order(version: str, other: str) -> None:
     """Of any two texts, also invalid versions, at most one is older."""

@@ -42,9 +42,8 @@ class Authorization:
             try:
                 return f"Bearer {await self._token(call, call.scopes, challenge)}"
             except BoltsealError:
-                self._bearer.pop(
-                    call.registry, None
-                )  # the registry may want another scheme now: wait for its next challenge
+                # The registry may want another scheme now: wait for its next challenge.
+                self._bearer.pop(call.registry, None)
                 raise
         return None
 

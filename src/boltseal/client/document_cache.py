@@ -61,7 +61,7 @@ class DocumentCache:
         self._pending_bytes = 0
         self._used: set[Digest] = set()
         self._written: set[Digest] | None = None
-        """The documents in the file, if it had none at first; of another process's a copy is fetched once more."""
+        """The documents that this process wrote, if the file was empty at first: others need no query. None: query the file."""
 
     def __enter__(self) -> Self:
         return self

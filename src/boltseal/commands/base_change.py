@@ -132,8 +132,8 @@ class ImageLayers(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class _Database:
-    """The packages of the base by one source: what changed; None with a reason if a list is missing."""
+class _PackageChanges:
+    """The packages of the base that changed, by SBOMs or by package databases; None with a reason if a list is missing."""
 
     changes: tuple[PackageChange, ...] | None
     reason: str
@@ -147,9 +147,9 @@ class BaseChange:
         self._settings = settings
         self._diff_ids = was.diff_ids
         old, new = was.contents, now.contents
-        self._packages = {origin: _database(getattr(old, origin), getattr(new, origin)) for origin in _ORIGINS}
+        self._packages = {origin: _package_changes(getattr(old, origin), getattr(new, origin)) for origin in _ORIGINS}
         self._no_packages = all((each.sbom.reason, each.layers.reason) == (NO_SBOM, NO_DATABASE) for each in (old, new))
-        self.files_reason = old.files_reason or new.files_reason
+        self._files_reason = old.files_reason or new.files_reason
         self._changed: dict[bytes, tuple[FileState | None, FileState | None]] = {}
         self._folder_of_new: dict[bytes, bytes] = {}
         self._only_former: frozenset[bytes] = frozenset()
@@ -188,7 +188,7 @@ class BaseChange:
             for own in [different.get(each.what, each.now)]
         )
         packages, states = self._explain_packages(contents, inherits=inherits)
-        files_reason = self.files_reason or contents.files_reason
+        files_reason = self._files_reason or contents.files_reason
         files = PartList(reason=files_reason) if files_reason else self._explain_files(contents, inherits=inherits)
         reach, reason = judge_reach(
             ChangedParts(
@@ -207,14 +207,14 @@ class BaseChange:
         """Return the changed packages, by SBOMs if both bases and the image have one, else by package databases."""
         reason = ""
         for origin, title in _ORIGINS.items():
-            database: _Database = self._packages[origin]
+            found: _PackageChanges = self._packages[origin]
             own: PackageList = getattr(contents, origin)
-            if database.changes is None or own.packages is None:
-                reason = database.reason or f"the image: {own.reason}"
+            if found.changes is None or own.packages is None:
+                reason = found.reason or f"the image: {own.reason}"
                 continue
             versions = versions_of(own.packages)
             rows = []
-            for each in database.changes:
+            for each in found.changes:
                 version = versions.get((each.kind, each.name), "")
                 state = package_state(each.kind, each.was, each.now, version, inherits=inherits)
                 rows.append(PackageInImage(each, version, state))
@@ -237,7 +237,10 @@ class BaseChange:
         return PartList(+counts, former=(*sorted(former), *sorted(copies))[:MAX_LISTED], copies=len(copies))
 
     def _copies(self, files: Mapping[bytes, FileState]) -> Iterator[bytes]:
-        """Yield the files of an image that have the content of a changed file before the change, under another path."""
+        """Yield the files of an image that have the content of a changed file before the change, under another path.
+
+        A content that the new base has as well is none: it may be that of an unchanged file, such as an empty one.
+        """
         for path, state in files.items():
             if path not in self._changed and state.kind is FileKind.REGULAR and state.content in self._only_former:
                 yield path
@@ -246,12 +249,12 @@ class BaseChange:
         return any(each.kind is FileKind.REGULAR and each.content not in self._in_both for each in files.values())
 
 
-def _database(old: PackageList, new: PackageList) -> _Database:
+def _package_changes(old: PackageList, new: PackageList) -> _PackageChanges:
     for which, each in (("former", old), ("new", new)):
         if each.packages is None:
-            return _Database(None, f"the {which} image of the base: {each.reason}")
+            return _PackageChanges(None, f"the {which} image of the base: {each.reason}")
     diff = compare_packages(old.packages or (), new.packages or ())
-    return _Database((*diff.changed, *diff.added, *diff.removed), "")
+    return _PackageChanges((*diff.changed, *diff.added, *diff.removed), "")
 
 
 def _contents(files: Mapping[bytes, FileState]) -> set[bytes]:

@@ -215,9 +215,8 @@ def unless_held(
     update: Callable[[Reference], bool], held: Sequence[HeldImage], client: ClientContext
 ) -> Callable[[Reference], bool]:
     """Return which references are resolved again: those of `update` but for what a rollback holds; that is a notice each."""
-    reasons = {
-        Reference.parse(each.image).by_tag: each.reason for each in held
-    }  # a digest without a tag is never updated
+    # A digest without a tag is never updated.
+    reasons = {Reference.parse(each.image).by_tag: each.reason for each in held}
     for reference, reason in reasons.items():
         if update(reference):
             client.notice(clean(f"{reference.familiar()} is not updated: {reason}; {END_HINT}"))

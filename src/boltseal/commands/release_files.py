@@ -78,8 +78,9 @@ def restored_files(folder: ReleaseFolder, release: Release, here: Path) -> Resto
     """Write the recorded files that differ into the project: its own files all or none, then its settings.
 
     A release may come from an engine, whose administrators must not be able to write anywhere on this machine: it is
-    restored only into the folder in which the command runs, and without files that are outside of it. `here`: that folder. Files of
-    other users are left alone without root, as they would get another owner; if one of the project's own files is, so are the others.
+    restored only into the folder in which the command runs, and without files that are outside of it. `here`: that folder.
+    Without root, files of other users stay as they are, because they would get another owner. If that is so for one of the files that
+    describe the project, all of those stay.
 
     Raises: OtherProjectFolder; NotFound: one of its own files is gone; FileChanged, FilesNotWritten, Unavailable.
     """

@@ -5,8 +5,8 @@ Copies are equal if owner, mode and content are: then no container is replaced, 
 1. A file that this user can read: its copy in the own folder. If it can't be made with the file's owner, one that a release mounts.
 2. A file that only another user can read is taken from the record of what runs, if the file has not changed since: its ctime and that
    of the folders in the project that lead to it, which only the clock of the machine sets, are older than the deploy that recorded it.
-3. For an engine that can't read this user's folder nothing is copied; a file with the recorded content is mounted from where that release
-   does. That is one on another machine, and for root one of a user without root.
+3. An engine on another machine can't read this user's folder, nor can an engine of a user without root read root's. For it nothing
+   is copied: a file with the recorded content is mounted from where the release that recorded it mounts it.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from typing import Final
 from boltseal.deploy.compose_model import is_copy, mounted_files
 from boltseal.deploy.mounted_copies import FileDenied, MountedFile, read_mounted, recorded_files
 from boltseal.deploy.release_store import ReleaseFolder
-from boltseal.deploy.releases import Release, ReleaseInvalid, last_good
+from boltseal.deploy.releases import Release, last_good
 from boltseal.engines.address import EngineAddress
 
 CLOCK_US: Final = 50_000
@@ -31,7 +31,7 @@ CLOCK_US: Final = 50_000
 
 @dataclass(frozen=True, slots=True)
 class CopyLocations:
-    """Where the files of one project's services are mounted from. `local`: of `reads_copies`."""
+    """Where the files of one project's services are mounted from. `local`: whether the engine reads this user's copies."""
 
     folder: ReleaseFolder
     local: bool = True
@@ -138,7 +138,7 @@ def reads_copies(address: EngineAddress) -> bool:
     return owner in (0, os.geteuid())
 
 
-def _denied(path: Path) -> ReleaseInvalid:
+def _denied(path: Path) -> FileDenied:
     return FileDenied(
         f"{path}, which a service mounts, can't be read by this user, and what runs has no record of its present content; deploy as a "
         "user who can read it"

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from boltseal.deploy.release_exchange import exchanged, files_in_volume, left_contents, releases_in_volume
+from boltseal.deploy.release_exchange import exchanged, files_in_volume, outdated_files, releases_in_volume
 from boltseal.deploy.release_file import StoredRelease
 from boltseal.deploy.release_store import AnotherDeploys, ReleaseFolder
 from boltseal.engines.address import EngineAddress
@@ -165,7 +165,7 @@ class EngineCopy:
         found = exchanged(folder.stored(), theirs, authoritative=self._authoritative)
         for each in found.to_folder:
             folder.put(each, copy=False)
-        written = left_contents(files, theirs)
+        written = outdated_files(files, theirs)
         for each in found.to_engine:
             written |= files_in_volume(each)
         lacking = {f"{self._project}/{name}": raw for name, raw in written.items()}

@@ -42,7 +42,7 @@ def files_in_volume(stored: StoredRelease) -> dict[str, bytes]:
     return {f"{number}.{slot}": raw for slot in slots}
 
 
-def left_contents(files: Mapping[str, bytes], found: Iterable[StoredRelease]) -> dict[str, bytes]:
+def outdated_files(files: Mapping[str, bytes], found: Iterable[StoredRelease]) -> dict[str, bytes]:
     """Return what has to be written for releases without contents whose earlier state is still on the engine."""
     lacking: dict[str, bytes] = {}
     for each in found:

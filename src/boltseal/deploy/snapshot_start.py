@@ -81,7 +81,8 @@ async def take_snapshot(
 ) -> FoundRelease:
     """Return the containers of the project that run now, as a release.
 
-    `values`: a text of the project, by which values of variables are found that Compose copied into containers. Services whose containers have all exited with 0 are recorded as completed jobs; other stopped ones are left out.
+    `values`: a text of the project, which says where Compose copied values of variables into containers. Services whose
+    containers have all exited with 0 are recorded as completed jobs; other stopped ones are left out.
     """
     services: dict[str, list[EngineContainer]] = {}
     for each in await health.containers():
@@ -150,10 +151,11 @@ async def _with_files(
     return {**made, "files": files} if files else made
 
 
-def _files(recipe_: Document) -> list[ContainerFile]:
+def _files(made: Document) -> list[ContainerFile]:
+    """Return the files of a recipe."""
     return [
         ContainerFile(each["path"], base64.b64decode(each["content"]), each["mode"], each["uid"], each["gid"])
-        for each in recipe_.get("files") or ()
+        for each in made.get("files") or ()
     ]
 
 
@@ -239,9 +241,8 @@ class SnapshotStart:
         }
         await asyncio.gather(*(self.control.remove(id_) for id_ in own if id_ not in kept.values()))
         made = dict(kept)
-        new = {
-            each.id for each in containers if each.state is State.CREATED
-        }  # a killed process may not have written its files
+        # A killed process may not have written the files of a container that was never started.
+        new = {each.id for each in containers if each.state is State.CREATED}
         for each in recipes:
             if each["id"] not in made:
                 self.progress(f"creating {each['name']} as it ran before")

@@ -142,7 +142,7 @@ def _digest_text(lead: str, digest: Digest, *, hexadecimal: bool) -> str:
 
 
 def _unpinned(image_ref: ImageReference) -> tuple[str, str, str | None] | None:
-    """Return what a reference resolves to, without its digest."""
+    """Return what a reference resolves to, without its digest. Unlike `ImageReference.unpinned`, makes no new reference."""
     resolved = image_ref.resolved
     return None if resolved is None else (resolved.registry, resolved.repository, resolved.tag)
 

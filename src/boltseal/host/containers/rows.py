@@ -29,7 +29,7 @@ from boltseal.ledger.tag_intervals import (
     TagPeriod,
     behind,
     built_on,
-    intervals_of,
+    periods_of,
     released,
 )
 from boltseal.lockfile.container_check import (
@@ -199,7 +199,7 @@ def _from_history(name: Reference | None, texts: frozenset[str], history: TagHis
     if (name, texts) not in memo:
         steps = () if name is None or name.tag is None else history.steps.get(name.tag, ())
         memo[name, texts] = _FromHistory(
-            intervals_of(history.steps, texts),
+            periods_of(history.steps, texts),
             behind(steps, texts),
             released(history.entries, texts),
             built_on(history.entries, texts),

@@ -146,7 +146,7 @@ class ImpliedFolderCheck:
         return True
 
     def make(self, path: bytes, existing: os.stat_result | None, attributes: Attributes) -> dict[bytes, bytes]:
-        """Take that the tar implies a folder, in the tar's order, and return the attributes that the engine copied to it.
+        """Record that the tar implies a folder, in the tar's order, and return the attributes that the engine copied to it.
 
         `existing`: the folder that is there already, in a copy of the layer below; None for none. Entries in the folder may inherit
         the attributes. A folder that can't be read has none: `check` reports it.

@@ -30,14 +30,14 @@ class SetGroupIds:
         return bool(self._groups)
 
     def is_now(self, path: bytes, mode: int, group: int | None) -> None:
-        """Take the mode and the group that a folder has from here on, by an entry or as a copy of a lower layer's."""
+        """Record the mode and the group that a folder has from here on, by an entry or as a copy of a lower layer's."""
         if mode & stat.S_ISGID and group is not None:
             self._groups[path] = group
         else:
             self._groups.pop(path, None)
 
     def made(self, path: bytes) -> None:
-        """Take that the engine makes a folder without an entry."""
+        """Record that the engine makes a folder without an entry."""
         group = self._groups.get(path.rpartition(b"/")[0])
         if group is None:
             return
@@ -51,6 +51,6 @@ class SetGroupIds:
         return self._given.get(path)
 
     def forget(self, path: bytes) -> None:
-        """Take that a folder is replaced by something else."""
+        """Record that a folder is replaced by something else."""
         self._groups.pop(path, None)
         self._given.pop(path, None)

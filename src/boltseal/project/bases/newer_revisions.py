@@ -209,4 +209,5 @@ def _repository(reference: Reference) -> RemoteRepository:
 
 
 def _is_mirrored(reference: Reference) -> bool:
+    """Return whether a repository is below the host name of an upstream, as a mirror names it."""
     return "." in reference.repository.partition("/")[0]

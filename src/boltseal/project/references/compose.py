@@ -166,6 +166,7 @@ class _Reader:
         yield from self.scalars(file, at, service_places(keys), platforms)
 
     def begin(self, file: ComposeFile, name: str) -> str:
+        """Return what the places in a service begin with."""
         return f"{'' if file.source.path in self.loaded.included else EXTENDED}services.{name}."
 
     def read_build(self, file: ComposeFile, name: str, keys: Pairs) -> None:

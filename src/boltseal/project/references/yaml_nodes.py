@@ -255,7 +255,7 @@ def pairs(node: Node | None) -> Pairs:
 
 
 def entries(node: Node | None) -> Iterator[tuple[str, Node]]:
-    """Yield a mapping's keys and values as in `pairs`, for many entries: of equal keys, each is there."""
+    """Yield a mapping's keys and values without a dictionary of all. Unlike `pairs`, yields each of several equal keys."""
     if not isinstance(node, MappingNode) or _MERGE in node.tree.text:
         yield from pairs(node).items()
         return
@@ -291,7 +291,7 @@ def items(node: Node | None) -> list[Node]:
 
 
 def each_item(node: Node | None) -> Iterator[Node]:
-    """Yield the entries of a sequence as `items` returns them, for many entries."""
+    """Yield the entries of a sequence as `items` returns them, without a list of all."""
     if isinstance(node, SequenceNode):
         yield from map(node.tree.node, node.tree.children(node.at))
 

@@ -9,7 +9,7 @@ an entry, equal if they are views of the same one. An alias is the same node as 
     line        of the start, counted from 0
     following   the entry after the node and all below it; a collection's first child is the next entry
 
-libyaml parses the text and reports events, which are not kept. Positions count characters from the begin of the text.
+libyaml parses the text and reports events, which are not kept. Positions count characters from the start of the text.
 """
 
 from __future__ import annotations

@@ -14,6 +14,7 @@ import httpx2
 from starlette.types import ASGIApp, Message
 
 CLIENT: Final = ("127.0.0.1", 123)
+"""The address that the application sees, as of httpx2's own transport."""
 
 
 class InProcessHttp(httpx2.AsyncBaseTransport):

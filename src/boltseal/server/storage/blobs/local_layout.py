@@ -120,17 +120,21 @@ def sorted_names(folder: str) -> list[str]:
 
 
 def is_blob(algorithm: str, shard: str, name: str, found: os.stat_result) -> bool:
+    """Return whether an entry of a shard is a blob: a regular file whose name is a digest of this shard."""
     has_name = len(name) == ALGORITHMS[algorithm] and name[:2] == shard and _HEX.fullmatch(name) is not None
     return has_name and stat_bits.S_ISREG(found.st_mode)
 
 
 def is_session(name: str, found: os.stat_result) -> bool:
+    """Return whether an entry of the folder of uploads is a session: a regular file with the name of one."""
     return SESSION_NAME.fullmatch(name) is not None and stat_bits.S_ISREG(found.st_mode)
 
 
 def stored_blob(digest: Digest, found: os.stat_result) -> StoredBlob:
+    """Return the blob of a file with this status. Its version is the inode and the mtime."""
     return StoredBlob(digest, found.st_size, mtime_us(found), f"{found.st_ino}-{found.st_mtime_ns}")
 
 
 def mtime_us(found: os.stat_result) -> int:
+    """Return when a file was last changed, in microseconds since the epoch."""
     return found.st_mtime_ns // 1000

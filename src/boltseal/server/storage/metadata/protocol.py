@@ -239,7 +239,7 @@ class LoginLookups(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Lookups:
-    """Point look-ups for requests, each of the last commit or a later one. Called on the event loop. Unavailable."""
+    """Point look-ups for requests, each of the last commit or a later one. Called on the event loop. Raises: Unavailable."""
 
     content: ContentLookups
     uploads: UploadLookups

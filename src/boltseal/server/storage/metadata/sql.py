@@ -1,8 +1,9 @@
 """The SQL connections below `Snapshot.sql`: what differs between databases, so that the queries do not.
 
-`SqlSession` runs transactions, and has their statements and savepoints; `database.SqlDriver` opens sessions. SQLite's implementations are in
-`sqlite`, the only module that imports a driver. Queries are SQLAlchemy Core expressions. The few that every push waits for are plain
-text for `SqlStatements.plain`, because compiling and binding by SQLAlchemy costs ten times such a query.
+`SqlSession` runs transactions, and has their statements and savepoints; `database.SqlDriver` opens sessions. SQLite's
+implementations are in `sqlite`, the only module that imports a driver. Queries are SQLAlchemy Core expressions. The few
+that every push waits for are plain text for `SqlStatements.plain`, because compiling and binding by SQLAlchemy costs ten
+times such a query.
 """
 
 from __future__ import annotations
