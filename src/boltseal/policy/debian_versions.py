@@ -11,10 +11,10 @@ import re
 from itertools import zip_longest
 from typing import Final, TypeAlias
 
-_Piece: TypeAlias = tuple[tuple[tuple[int, int], ...], int]
+_Piece: TypeAlias = tuple[tuple[tuple[int, int], ...], tuple[int, str]]
 _END: Final = (1, 0)
 """The end of a text without digits: after `~`, and before every other character."""
-_EMPTY: Final[_Piece] = ((_END,), 0)
+_EMPTY: Final[_Piece] = ((_END,), (0, ""))
 _pieces: Final = re.compile(r"([^0-9]*)([0-9]*)", re.ASCII).findall
 
 
@@ -42,5 +42,7 @@ def _rank(character: str) -> tuple[int, int]:
     return (0 if character == "~" else 2 if character.isascii() and character.isalpha() else 3), ord(character)
 
 
-def _number(digits: str) -> int:
-    return int(digits) if digits else 0
+def _number(digits: str) -> tuple[int, str]:
+    """Return what is ordered as the number is; `int` refuses thousands of digits."""
+    digits = digits.lstrip("0")
+    return len(digits), digits
