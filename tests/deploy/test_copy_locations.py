@@ -234,7 +234,7 @@ def test_a_fifo_in_the_place_of_a_recorded_file_is_not_waited_for(project: Proje
 def test_a_record_does_not_stand_for_a_file_in_a_replaced_folder_behind_a_link(
     project: Project, tmp_path: Path
 ) -> None:
-    """If a link leads to a folder outside of the project, another folder in its place makes the record unusable."""
+    """If a link points to a folder outside of the project, another folder in its place makes the record unusable."""
     outside = tmp_path / "outside"
     for folder in (outside / "now", outside / "next"):
         folder.mkdir(parents=True)

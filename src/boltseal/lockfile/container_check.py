@@ -37,9 +37,9 @@ from boltseal.oci.mediatype import INDEX_TYPES
 from boltseal.oci.reference import Reference, Tag
 
 KEEP_PREFIX: Final = "boltseal-keep-"
+"""Prefix of the tags by which `boltseal pull` keeps images; they exist in no registry."""
 CHANGED_SUFFIX: Final = "-changed"
 """What follows a keep tag in the mark of an image whose files were changed on the disk."""
-"""Prefix of the tags by which `boltseal pull` keeps images; they exist in no registry."""
 
 
 class DigestKind(StrEnum):
