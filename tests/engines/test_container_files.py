@@ -44,6 +44,14 @@ async def test_files_have_absolute_paths(tmp_path: Path) -> None:
     assert [each.path for each in found] == ["/run/secrets/token"]
 
 
+async def test_a_name_that_is_not_utf_8_is_shown_with_escapes(tmp_path: Path) -> None:
+    """A container's process chooses the names in its folders; one with any bytes can be recorded and printed."""
+    entry = tarfile.TarInfo(b"secrets/to\xffken".decode(errors="surrogateescape"))
+    (found,) = await read(tmp_path, entry.tobuf(tarfile.GNU_FORMAT) + END)
+
+    assert found.shown_path.encode() == rb'"/run/secrets/to\udcffken"'
+
+
 @pytest.mark.parametrize("name", ["secrets/../../etc/passwd", "../token", "/etc/passwd"])
 async def test_a_file_outside_of_the_path_is_refused(tmp_path: Path, name: str) -> None:
     """A name that leads out of the folder makes the archive unreadable, so that nothing is restored from it."""

@@ -41,7 +41,7 @@ from boltseal.engines.api import NoSuchImage
 from boltseal.engines.container_control import ContainerControl
 from boltseal.engines.container_files import ContainerFile, read_files, write_files
 from boltseal.engines.inventory import EngineContainer, EngineImage, State
-from boltseal.errors import BoltsealError, quote
+from boltseal.errors import BoltsealError
 from boltseal.oci.digest import Digest
 from boltseal.oci.reference import Reference
 
@@ -143,8 +143,7 @@ async def _with_files(
                 continue
             size += len(each.content or b"")
             if each.content is None or size > MAX_ALL_BYTES:
-                shown = each.path if each.path.isprintable() else quote(each.path)
-                outside.append(f"{made['name']}: {shown}: too large")
+                outside.append(f"{made['name']}: {each.shown_path}: too large")
                 continue
             content = base64.b64encode(each.content).decode()
             files.append({"path": each.path, "content": content, "mode": each.mode, "uid": each.uid, "gid": each.gid})

@@ -35,6 +35,11 @@ class ContainerFile:
     uid: int
     gid: int
 
+    @property
+    def shown_path(self) -> str:
+        """The path for records and messages: quoted if it has bytes that are not UTF-8, or control characters."""
+        return self.path if self.path.isprintable() else quote(self.path)
+
 
 async def read_files(engine: Engine, container: str, path: str) -> list[ContainerFile]:
     """Return the regular files at a path of a container or below it; none if there is no such path.
