@@ -14,10 +14,11 @@ import msgspec
 import pytest
 
 from boltseal.deploy.copy_locations import CLOCK_US, CopyLocations, reads_copies
-from boltseal.deploy.mounted_copies import MountedFile
+from boltseal.deploy.mounted_copies import MountedCopies, MountedFile
 from boltseal.deploy.release_store import ReleaseFolder
 from boltseal.deploy.releases import ReleaseContents
 from boltseal.engines.address import EngineAddress
+from boltseal.files.atomic_files import Disk
 from tests.deploy.samples import release
 from tests.polling import wait_until
 
@@ -196,3 +197,55 @@ def test_an_engine_of_a_user_without_root_does_not_read_copies_of_root(tmp_path:
 
     assert (own, other, missing) == (True, False, True)
     assert not reads_copies(EngineAddress.parse("tcp://127.0.0.1:1"))
+
+
+class ModesAtRename(Disk):
+    """A disk that notes the mode of each file at the moment when it gets its name."""
+
+    def __init__(self) -> None:
+        self.modes: dict[str, int] = {}
+
+    def rename(self, source: str, target: str) -> None:
+        """Rename the file, and note its mode."""
+        self.modes[Path(target).name] = stat.S_IMODE(Path(source).stat().st_mode)
+        super().rename(source, target)
+
+
+@pytest.mark.parametrize("mode", [0o400, 0o644, 0o666])
+def test_a_copy_has_its_mode_before_it_has_its_name(tmp_path: Path, mode: int) -> None:
+    """A deploy that is killed while it copies a secret leaves no copy with another mode than the file's."""
+    disk = ModesAtRename()
+    file = MountedFile(b"secret", (os.geteuid(), os.getegid()), mode)
+    made = MountedCopies(tmp_path, disk).make(file)
+
+    assert disk.modes == {file.name: mode}
+    assert stat.S_IMODE(made.stat().st_mode) == mode
+
+
+def test_a_fifo_in_the_place_of_a_recorded_file_is_not_waited_for(project: Project, tmp_path: Path) -> None:
+    """For an engine elsewhere, a FIFO in the place of a file of the running release is mounted as it is."""
+    project.deployed(1)
+    project.secret.unlink()
+    os.mkfifo(project.secret)
+
+    assert project.second(tmp_path, local=False).of_file(project.secret) == project.secret
+
+
+def test_a_record_does_not_stand_for_a_file_in_a_replaced_folder_behind_a_link(
+    project: Project, tmp_path: Path
+) -> None:
+    """If a link points to a folder outside of the project, another folder in its place makes the record unusable."""
+    outside = tmp_path / "outside"
+    for folder in (outside / "now", outside / "next"):
+        folder.mkdir(parents=True)
+        (folder / "token.txt").write_text(folder.name[:2] + "x")
+    project.secret.unlink()
+    project.secret.parent.rmdir()
+    project.secret.parent.symlink_to(outside / "now")
+    project.deployed(1)
+    assert CopyLocations(project.folder).unread(project.secret) is not None
+
+    (outside / "now").rename(outside / "old")
+    (outside / "next").rename(outside / "now")
+
+    assert CopyLocations(project.folder).unread(project.secret) is None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import tarfile
@@ -12,12 +13,13 @@ import pytest
 
 from boltseal.engines.api import connected
 from boltseal.errors import BoltsealError
-from boltseal.host.image_archive import ImageArchive
+from boltseal.host.image_archive import ArchiveUnusable, ImageArchive
 from boltseal.oci.digest import Digest
 from tests.fakes.engine import FakeEngine
 
 INDEX = {"schemaVersion": 2, "manifests": [{"digest": f"sha256:{'0' * 64}", "size": 2}]}
 NAME = "shop/app:1"
+HOLE_BYTES = 1024 * 1024
 
 
 @pytest.mark.parametrize(
@@ -45,6 +47,32 @@ async def test_a_saved_blob_whose_name_is_not_its_hash_is_written_nowhere(tmp_pa
 
     assert files_in(tmp_path) == ["lock"]
     assert archive.ids() == frozenset()
+
+
+async def test_a_sparse_file_is_not_expanded(tmp_path: Path) -> None:
+    """A sparse blob, whose holes would fill the disk, is refused before anything is written."""
+    fake = FakeEngine()
+    image = Digest.parse(fake.image("words", NAME))
+    entry = tarfile.TarInfo(f"blobs/sha256/{hashlib.sha256(bytes(HOLE_BYTES)).hexdigest()}")
+    entry.pax_headers = {"GNU.sparse.map": f"{HOLE_BYTES},0", "GNU.sparse.size": str(HOLE_BYTES)}
+    fake.saved = entry.tobuf(tarfile.PAX_FORMAT) + saved({"index.json": json.dumps(INDEX).encode()})
+    async with fake.listening(tmp_path) as address, connected(address) as engine:
+        with pytest.raises(ArchiveUnusable, match="sparse file"):
+            await ImageArchive(tmp_path / "releases").add(engine, image)
+
+    assert files_in(tmp_path) == ["lock"]
+
+
+async def test_thousands_of_extended_headers_are_refused(tmp_path: Path) -> None:
+    """Extended headers of one file, more than Python's tar reader can follow, make the saved image unusable."""
+    fake = FakeEngine()
+    image = Digest.parse(fake.image("words", NAME))
+    entry = tarfile.TarInfo("x")
+    entry.type, entry.size = tarfile.GNUTYPE_LONGNAME, 5
+    fake.saved = (entry.tobuf(tarfile.USTAR_FORMAT) + b"name".ljust(512, b"\0")) * 3000 + saved({"index.json": b""})
+    async with fake.listening(tmp_path) as address, connected(address) as engine:
+        with pytest.raises(ArchiveUnusable, match="can't be read"):
+            await ImageArchive(tmp_path / "releases").add(engine, image)
 
 
 def files_in(folder: Path) -> list[str]:

@@ -47,3 +47,9 @@ def test_numbers_of_any_length_are_compared() -> None:
 def test_any_text_has_a_place_in_the_order(version: str, other: str) -> None:
     """Of any two texts, also invalid versions, at most one is older."""
     assert not (is_older(version, other) and is_older(other, version))
+
+
+def test_numbers_with_thousands_of_digits_are_compared() -> None:
+    """A number of more digits than Python converts is ordered by its value, without an error."""
+    assert is_older("1." + "8" * 5000, "1." + "9" * 5000)
+    assert is_older("1." + "0" * 5000 + "2", "1.10")

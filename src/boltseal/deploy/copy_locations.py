@@ -4,7 +4,8 @@ Copies are equal if owner, mode and content are: then no container is replaced, 
 
 1. A file that this user can read: its copy in the own folder. If it can't be made with the file's owner, one that a release mounts.
 2. A file that only another user can read is taken from the record of what runs, if the file has not changed since: its ctime and that
-   of the folders in the project that lead to it, which only the clock of the machine sets, are older than the deploy that recorded it.
+   of the folders that lead to it, which only the clock of the machine sets, are older than the deploy that recorded it. Those are the
+   folders below the project's, and behind links those that do not contain it.
 3. An engine on another machine can't read this user's folder, nor can an engine of a user without root read root's. For it nothing
    is copied: a file with the recorded content is mounted from where the release that recorded it mounts it.
 """
@@ -71,12 +72,14 @@ class CopyLocations:
         file, root = self._file_of(last, path), Path(last.directory)
         try:
             status = path.lstat()
-            folders = [each.lstat() for each in path.parents if each != root and not root.is_relative_to(each)]
+            real, root_real = Path(os.path.realpath(path)), root.resolve()
+            below = {*path.parents, *real.parents} - {root, *root.parents, root_real, *root_real.parents}
+            folders = [each.lstat() for each in below]
         except OSError:
             return None
         changed_us = max(each.st_ctime_ns for each in (status, *folders)) // 1000
         seen = ((status.st_uid, status.st_gid), stat.S_IMODE(status.st_mode), status.st_size)
-        if file is None or seen != (file.owner, file.mode, len(file.content)):
+        if file is None or not stat.S_ISREG(status.st_mode) or seen != (file.owner, file.mode, len(file.content)):
             return None
         return file if changed_us < first.started_us - CLOCK_US else None
 
@@ -89,11 +92,14 @@ class CopyLocations:
         """Return the copy that the running release mounts, if it is that of a file with this content."""
         last = last_good(self.folder.all())
         file = None if last is None else self._file_of(last, path)
-        try:
-            same = file is not None and path.read_bytes() == file.content
-        except OSError:
+        if file is None:
             return None
-        return self._elsewhere(file.name) if same and file is not None else None
+        try:
+            present = read_mounted(path)
+        except ReleaseInvalid:
+            return None
+        same = present is not None and present.content == file.content
+        return self._elsewhere(file.name) if same else None
 
     def _file_of(self, release: Release, path: Path) -> MountedFile | None:
         name = Path(path.name) if not path.is_absolute() else path

@@ -9,7 +9,6 @@ for files of this user: of other files the copy is used where it was made, which
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import os
 import stat
@@ -24,7 +23,6 @@ from boltseal.files.atomic_files import Disk, write_file
 MAX_CONTENT_BYTES: Final = 64 * 1024 * 1024
 CONTENT_FOLDER: Final = "content"
 """The name of the folder with copies."""
-_SECRET: Final = 0o600
 
 
 class FileDenied(ReleaseInvalid):
@@ -95,10 +93,7 @@ class MountedCopies:
         """Make a copy. Without root it belongs to this user."""
         made = self.folder / file.name
         if not made.exists():
-            write_file(self.disk, made, file.content, _SECRET)
-            with contextlib.suppress(PermissionError):
-                os.chown(made, *file.owner)
-            made.chmod(file.mode)
+            write_file(self.disk, made, file.content, file.mode, whatever_umask=True, owner=file.owner)
         return made
 
     def prune(self, texts: Iterable[bytes]) -> None:

@@ -144,7 +144,7 @@ async def _with_files(
                 continue
             size += len(each.content or b"")
             if each.content is None or size > MAX_ALL_BYTES:
-                outside.append(f"{made['name']}: {each.path}: too large")
+                outside.append(f"{made['name']}: {each.shown_path}: too large")
                 continue
             content = base64.b64encode(each.content).decode()
             files.append({"path": each.path, "content": content, "mode": each.mode, "uid": each.uid, "gid": each.gid})

@@ -17,6 +17,7 @@ from typing import IO, Final
 from boltseal.engines.api import Engine, NoSuchContainer
 from boltseal.engines.bounded_answers import chunks
 from boltseal.engines.inventory import EngineMismatch, container_id
+from boltseal.errors import quote
 
 MAX_FILE_BYTES: Final = 1024 * 1024
 MAX_ARCHIVE_BYTES: Final = 64 * 1024 * 1024
@@ -33,6 +34,11 @@ class ContainerFile:
     mode: int
     uid: int
     gid: int
+
+    @property
+    def shown_path(self) -> str:
+        """The path for records and messages: quoted if it has bytes that are not UTF-8, or control characters."""
+        return self.path if self.path.isprintable() else quote(self.path)
 
 
 async def read_files(engine: Engine, container: str, path: str) -> list[ContainerFile]:
@@ -52,7 +58,7 @@ async def read_files(engine: Engine, container: str, path: str) -> list[Containe
         spooled.seek(0)
         try:
             return _files(spooled, PurePosixPath(path).parent)
-        except (tarfile.TarError, OSError, ValueError) as error:
+        except (tarfile.TarError, OSError, ValueError, RecursionError) as error:
             raise EngineMismatch(f"the engine's archive of {path} can't be read: {error}") from error
 
 
@@ -60,10 +66,13 @@ def _files(file: IO[bytes], parent: PurePosixPath) -> list[ContainerFile]:
     found = []
     with tarfile.open(fileobj=file, mode="r:") as archive:
         for member in archive:
+            name = PurePosixPath(member.name)
+            if name.is_absolute() or ".." in name.parts:
+                raise ValueError(f"it has a file elsewhere: {quote(member.name)}")
             content = None if member.issparse() or not member.isfile() else archive.extractfile(member)
             if content is not None:
                 raw = None if member.size > MAX_FILE_BYTES else content.read()
-                path = str(parent / member.name)
+                path = str(parent / name)
                 found.append(ContainerFile(path, raw, member.mode & _MODES, member.uid, member.gid))
     return found
 

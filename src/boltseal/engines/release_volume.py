@@ -139,7 +139,7 @@ class VolumeContainer:
             spooled.seek(0)
             try:
                 return files_in_archive(spooled)
-            except (tarfile.TarError, OSError, ValueError) as error:
+            except (tarfile.TarError, OSError, ValueError, RecursionError) as error:
                 raise EngineMismatch(f"the engine's archive of {path} can't be read: {error}") from error
 
     async def write(self, files: Mapping[str, bytes]) -> None:

@@ -16,7 +16,7 @@ import fcntl
 import os
 import re
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
@@ -211,16 +211,28 @@ def make_folders(disk: Disk, path: Path) -> None:
     disk.sync_folder(os.fspath(path.parent))
 
 
-def write_file(disk: Disk, path: Path, content: bytes, mode: int = FILE_MODE, *, whatever_umask: bool = False) -> None:
+def write_file(
+    disk: Disk,
+    path: Path,
+    content: bytes,
+    mode: int = FILE_MODE,
+    *,
+    whatever_umask: bool = False,
+    owner: tuple[int, int] | None = None,
+) -> None:
     """Write a whole small file in place of `path`, or leave that as it was. OSError.
 
     Steps: 1. write beside it, 2. fsync, 3. rename over it, 4. fsync the folder. `whatever_umask`: do not reduce `mode`.
+    `owner`: user and group, if this user may set them.
     """
     beside = f"{path}.{os.getpid()}.{os.urandom(6).hex()}.new"
     try:
         fd = disk.create(beside, mode)
         try:
-            if whatever_umask:
+            if owner is not None:
+                with suppress(PermissionError):
+                    os.fchown(fd, *owner)
+            if whatever_umask:  # after the owner, whose change removes set-user-id
                 os.fchmod(fd, mode)
             disk.append(fd, [content])
             disk.sync(fd)

@@ -133,6 +133,8 @@ class ImageArchive:
         try:
             with tarfile.open(fileobj=saved, mode="r:") as archive:
                 for member in archive:
+                    if member.issparse():  # its holes would fill the disk
+                        raise ValueError("it has a sparse file")
                     content = archive.extractfile(member) if member.isfile() else None
                     if content is None:
                         continue
@@ -140,7 +142,7 @@ class ImageArchive:
                         index = json.loads(content.read(MAX_DOCUMENT_BYTES))["manifests"]
                     elif member.name.startswith(_BLOBS):
                         self._write_blob(member.name.removeprefix(_BLOBS), content)
-        except (tarfile.TarError, ValueError, KeyError, TypeError) as error:
+        except (tarfile.TarError, ValueError, KeyError, TypeError, RecursionError) as error:
             raise ArchiveUnusable(f"what the engine saved can't be read: {quote(str(error), 200)}") from error
         if not index:
             raise ArchiveUnusable("what the engine saved is no OCI layout with an image")
