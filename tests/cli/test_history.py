@@ -31,6 +31,11 @@ def publish(server: Server, *pushes: tuple[str, Document]) -> None:
     asyncio.run(run())
 
 
+async def signed(server: Server, size: int) -> None:
+    async with httpx2.AsyncClient(base_url=server.url, trust_env=False) as client:
+        await until_signed(client, size)
+
+
 def statuses(run: program.Run) -> Sequence[tuple[str, str]]:
     return [(one["status"], one["digest"]) for one in run.json["results"]]
 
@@ -49,6 +54,30 @@ def test_a_tag_is_shown_from_its_first_push_to_its_last(server: Server) -> None:
     assert as_json.json["results"][0]["also"] == ["1.4.2"]
     assert "anonymous" in result.out
     assert "2 entries found in the ledger" in result.err
+
+
+def test_a_built_entry_names_the_base(server: Server) -> None:
+    """The entry of a rebuild has the tag that it rebuilds, and its base with both digests; they are in --json as well."""
+    app, was, now = image("app"), image("was"), image("now")
+    publish(server, ("1.4.2.1", app))
+    change = {"base.name": "docker.io/library/node:16", "base.digest": now.digest, "base.was": was.digest}
+    body = {"kind": "built", "tag": "1.4.2.1", "digest": app.digest, "extra": {"revision.of": "1.4.2", **change}}
+    url = f"{server.url}/v2/{SHOP}/_boltseal/records"
+    index = httpx2.post(url, json=body, trust_env=False).raise_for_status().json()["index"]
+    asyncio.run(signed(server, index + 1))
+    ref = f"{server.address}/{SHOP}:1.4.2.1"
+    result, as_json = program.call("history", ref), program.call("history", ref, "--json")
+    pushed, built = as_json.json["results"]
+
+    assert (result.code, "built" in pushed) == (0, False)
+    assert (built["built"]["revision_of"], built["built"]["was"], built["built"]["digest"]) == (
+        "1.4.2",
+        was.digest,
+        now.digest,
+    )
+    assert "a revision of 1.4.2, base docker.io/library/node:16 changed" in " ".join(result.out.split())
+    assert f"base was {was.digest}" in result.out
+    assert f"base {now.digest}" in result.out
 
 
 def test_the_digest_of_every_tag_at_a_time(server: Server) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import sys
 from collections.abc import Iterator, Mapping
@@ -11,7 +12,8 @@ import httpx2
 import pytest
 
 from tests import servers
-from tests.cli.program import Run, call
+from tests.cli.program import Run, call, run
+from tests.fakes.engine import FakeEngine
 from tests.images import Document
 from tests.project.bases.layered import layered
 from tests.servers import Server
@@ -122,6 +124,30 @@ def test_a_version_whose_newest_revision_is_current_is_superseded(shop: Shop) ->
     assert [shop.statuses()[f"shop/app:{tag}"] for tag in ("1.4.2", "1.4.2.1")] == ["superseded", "current"]
     words = " ".join(result.out.split())
     assert f"superseded {shop.address}/shop/app:1.4.2 why superseded by {shop.address}/shop/app:1.4.2.1" in words
+
+
+def test_a_running_version_is_outdated_beside_its_newest_revision(shop: Shop, tmp_path: Path) -> None:
+    """A container on the sealed 1.4.2 is outdated although another one runs 1.4.2.1, which is current: exit code 1."""
+    shop.put("base/os:latest", OS)
+    former = shop.push("shop/app:1.4.2", "aX", "base/os:latest", OS)
+    shop.put("base/os:latest", FIXED)
+    newest = shop.push("shop/app:1.4.2.1", "cX", "base/os:latest", FIXED)
+    engine, name = FakeEngine(), f"{shop.address}/shop/app"
+    for container, tag, image in (("old", "1.4.2", former), ("new", "1.4.2.1", newest)):
+        pulled = engine.image(container, f"{name}:{tag}", pulled=(f"{name}@{image.digest}",))
+        engine.container(container, f"{name}:{tag}", pulled)
+
+    async def asked() -> Run:
+        async with engine.listening(tmp_path) as address:
+            return await asyncio.to_thread(run, "outdated", "--running", "--host", str(address), "--json")
+
+    result = asyncio.run(asked())
+
+    assert result.code == 1, result.err
+    assert {row["ref"].partition(":")[0]: row["status"] for row in result.json["results"]} == {
+        "old": "outdated",
+        "new": "current",
+    }
 
 
 def test_a_version_whose_newest_revision_is_outdated_stays_outdated(shop: Shop) -> None:

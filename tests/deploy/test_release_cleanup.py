@@ -7,10 +7,22 @@ import subprocess
 import sys
 from pathlib import Path
 
+import msgspec
+import pytest
+
+from boltseal.client.state import ClientState
+from boltseal.deploy.release_cleanup import ReleaseCleanup
 from boltseal.deploy.release_exchange import files_in_volume, outdated_files, releases_in_volume
 from boltseal.deploy.release_file import StoredRelease
-from boltseal.deploy.releases import ReleaseContents
+from boltseal.deploy.release_store import ReleaseFolder
+from boltseal.deploy.releases import ReleaseContents, ReleasedService
+from boltseal.engines.api import connected
+from boltseal.host.engine_images import EngineHost
+from boltseal.host.image_archive import ImageArchive
+from boltseal.host.kept_images import KeptImages
+from tests.deploy.cleanup_kills import layout
 from tests.deploy.samples import release
+from tests.fakes.engine import FakeEngine, Wrong
 
 
 def test_a_removal_that_is_killed_anywhere_is_finished_by_the_next_deploy(tmp_path: Path) -> None:
@@ -58,3 +70,26 @@ def test_the_contents_of_an_old_release_leave_the_engine() -> None:
     assert set(before) == set(after) == {"1.0", "1.1"}
     assert not outdated_files(after, releases_in_volume(after, "shop"))
     assert all(b'contents":null' in raw for raw in after.values())
+
+
+@pytest.mark.parametrize("mark", ["", "-changed"])
+async def test_a_changed_image_that_cant_be_saved_does_not_keep_others_from_the_archive(
+    tmp_path: Path, mark: str
+) -> None:
+    """Images after one that is marked as changed are archived, though the engine can't save that one; other failures are printed."""
+    fake, name, lines = FakeEngine(saved=layout("good")), "localhost:5000/shop/app", list[str]()
+    keep = f"{name}:boltseal-keep-0123456789ab"
+    images = [fake.image("changed", keep, *([keep + mark] if mark else [])), fake.image("good", f"{name}:2")]
+    fake.wrong[f"images/{images[0]}/get"] = Wrong(500, b'{"message": "file integrity checksum failed"}')
+    (tmp_path / "engine").mkdir()
+    async with fake.listening(tmp_path) as address, connected(address) as engine:
+        host = await EngineHost.of(engine, KeptImages(ClientState(tmp_path / "client")), lambda: 1)
+        releases, archive = ReleaseFolder(tmp_path / "engine", "shop"), ImageArchive(tmp_path / "engine")
+        with releases.deploying():
+            for number, image in enumerate(images, 1):
+                service = ReleasedService(name="app", image=f"{name}:{number}", image_id=image)
+                releases.begin(msgspec.structs.replace(release(number), services=(service,)), ReleaseContents(b"{}"))
+            await ReleaseCleanup(releases, host, archive, lines.append).run(2)
+
+        assert {str(each) for each in archive.ids()} == ({images[1]} if mark else set())
+    assert any("checksum failed" in line for line in lines) != bool(mark)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from boltseal.cli.history_text import print_proof, time_of
 from boltseal.cli.options import JsonOption
 from boltseal.cli.output import CommandOutput, say
@@ -15,7 +17,7 @@ from boltseal.commands.outcome import Outcome
 from boltseal.commands.registry_access import RegistryOptions
 from boltseal.commands.text import clean
 from boltseal.ledger.entry import format_time
-from boltseal.ledger.tag_intervals import moment
+from boltseal.ledger.tag_intervals import BuiltOn, moment, recorded_base
 from boltseal.oci.reference import Reference
 
 
@@ -58,6 +60,7 @@ def _print_signed(output: CommandOutput, found: SignedHistory) -> None:
         entry = each.entry
         event = "gone" if entry.kind == "observed" and not entry.digest else entry.kind.removeprefix("tag.")
         mode = entry.extra.get("mode", "") if each.changes else ""
+        built = recorded_base(each)
         also = tuple(other for other in tags.get(entry.digest, ()) if other != tag)
         output.add(
             ref=str(found.reference),
@@ -71,14 +74,31 @@ def _print_signed(output: CommandOutput, found: SignedHistory) -> None:
             mode=mode or None,
             also=also,
             proven=each.index in found.proven.proven,
+            **({} if built is None else {"built": built._asdict()}),
         )
         by = clean(entry.actor) + (f": {clean(entry.reason)}" if entry.reason else "")
+        by += "" if built is None else f"; {_built_text(built)}"
         by += f"; also {', '.join(also)}" if also else ""
-        rows.append((str(each.index), moment(each.entry.time_us), each.entry.digest, event, mode, by))
+        bases = ("", "") if built is None else (clean(built.was), clean(built.digest))
+        rows.append((str(each.index), moment(each.entry.time_us), each.entry.digest, event, mode, by, *bases))
     if rows and not output.as_json:
-        whole = ("ENTRY", "WHEN", "DIGEST", "EVENT", "MODE")
-        print_table((*whole, "BY, AND WHY"), rows, whole)
+        _print_entries(rows)
     print_proof(output, found.proven)
+
+
+def _print_entries(rows: Sequence[tuple[str, ...]]) -> None:
+    """Print the entries, without the columns of bases if none has one."""
+    whole, bases = ("ENTRY", "WHEN", "DIGEST", "EVENT", "MODE"), ("BASE WAS", "BASE")
+    columns = (*whole, "BY, AND WHY", *(name for at, name in enumerate(bases, 6) if any(row[at] for row in rows)))
+    kept = [(*row[:6], *(row[at] for at, name in enumerate(bases, 6) if name in columns)) for row in rows]
+    print_table(columns, kept, (*whole, *bases))
+
+
+def _built_text(built: BuiltOn) -> str:
+    """Return what a `built` entry records: the base, or for a revision which tag it rebuilds and the base's change."""
+    revision = f"a revision of {clean(built.revision_of)}, " if built.revision_of else ""
+    base = clean(built.base)
+    return f"{revision}base {base} changed" if built.was else f"{revision}built on {base}"
 
 
 def _print_unsigned(output: CommandOutput, found: UnsignedHistory) -> None:

@@ -192,6 +192,7 @@ ROWS: Final[Mapping[str, _Row]] = {
         "by?": str,
         "mode?": str | None,
         "also?": list[str],
+        "built?": dict[str, Any],
         "proven?": bool,
     },
     "inspect": {

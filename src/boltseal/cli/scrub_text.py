@@ -142,6 +142,8 @@ def _print(report: ScrubReport, line: str) -> None:
     if report.count > len(report.differences):
         _print_line(f"  ... and {report.count - len(report.differences)} more")
     if report.status == "differs":
+        for note in report.notes:
+            _print_line(f"  {note}")
         for reason in report.unknown[:MAX_CHANGES]:
             _print_line(f"  could not check: {reason}")
     if report.remedy is not None:

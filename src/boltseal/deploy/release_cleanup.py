@@ -19,6 +19,7 @@ from boltseal.deploy.release_images import hold_reason
 from boltseal.deploy.release_store import ReleaseFolder, projects
 from boltseal.engines.api import NoSuchImage
 from boltseal.errors import BoltsealError
+from boltseal.host.changed_images import marked
 from boltseal.host.engine_images import EngineHost
 from boltseal.host.image_archive import ImageArchive
 from boltseal.host.keeper import Keeper
@@ -83,7 +84,11 @@ class ReleaseCleanup:
                     self.progress(
                         f"archiving {name} on this machine: {image.size_bytes / 2**20:.1f} MiB from the engine"
                     )
-                added += await archive.add(self.host.engine, image.id)
+                try:
+                    added += await archive.add(self.host.engine, image.id)
+                except BoltsealError:
+                    if not marked([image]):
+                        raise  # Docker's own store can't save files that were changed, and nothing starts them again
         archive.keep_only(archived_ids(self.folder))
         return added
 

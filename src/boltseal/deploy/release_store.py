@@ -375,7 +375,8 @@ class ReleaseFolder:
                     f"could not record the release in {self.folder}: {error.strerror}; nothing was started; free some space"
                 ) from error
             denied = error.errno in (errno.EACCES, errno.EPERM, errno.EROFS)
-            hint = "; run it as the user who deploys, or set another folder by BOLTSEAL_STATE" if denied else ""
+            other = "; run it as the user who deploys, or set other folders by BOLTSEAL_STATE and BOLTSEAL_ENGINES"
+            hint = other if denied else ""
             raise ReleasesUnusable(
                 f"could not read or write the releases in {self.folder}: {error.strerror}{hint}"
             ) from error

@@ -25,12 +25,13 @@ from boltseal.client.registry_client import RegistryClient
 from boltseal.engines.api import NoSuchImage
 from boltseal.engines.inventory import EngineImage, ImageStoreKind
 from boltseal.errors import BoltsealError, Invalid, Mismatch
-from boltseal.host.changed_images import ChangedImages
+from boltseal.host.changed_images import ChangedImages, marked
 from boltseal.host.fresh_copy import CopyArchive, FetchedImage, fetch_image, platform_manifest, write_archive
 from boltseal.host.keeper import Keeper
 from boltseal.host.kept_images import Proof, PullRecord
 from boltseal.host.pull import PulledImage, Puller, PullOutcome, PullRequest, PullResult, ScrubImage
 from boltseal.host.pulled_check import ScrubDiffers
+from boltseal.lockfile.container_check import is_keep_tag
 from boltseal.oci.fresh_layers import MAX_EMPTY_LAYERS
 from boltseal.oci.reference import Reference, Tag
 
@@ -57,6 +58,8 @@ class Replacer:
         before = await host.image(name)
         if before is None or digest not in host.registry_digests(before, name):
             before = await host.image(by_digest)
+        if before is not None and is_keep_tag(name) and marked([before]):
+            raise Invalid(f"{name.familiar()} is kept as evidence: name the image by its own tag, NAME:TAG@DIGEST")
         if before is not None and await self._holds(before):  # 2
             await ChangedImages(host).unmark(before)
             return await puller.pull(pinned)

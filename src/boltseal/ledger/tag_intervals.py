@@ -87,15 +87,20 @@ def released(entries: Iterable[EntryAt], digests: Collection[str]) -> ReleaseRec
 def built_on(entries: Iterable[EntryAt], digests: Collection[str]) -> BuiltOn | None:
     """Return what the newest `built` entry of one of these digests records; None without one, or without a base."""
     found = [one for one in entries if one.entry.kind is EntryKind.BUILT and one.entry.digest in digests]
-    if not found or "base.digest" not in found[-1].entry.extra:
+    return recorded_base(found[-1]) if found else None
+
+
+def recorded_base(built: EntryAt) -> BuiltOn | None:
+    """Return what one `built` entry records; None without a base."""
+    extra = built.entry.extra
+    if built.entry.kind is not EntryKind.BUILT or "base.digest" not in extra:
         return None
-    extra = found[-1].entry.extra
     return BuiltOn(
         extra.get("base.name", ""),
         extra["base.digest"],
         extra.get("revision.of", ""),
         extra.get("base.was", ""),
-        found[-1].index,
+        built.index,
     )
 
 

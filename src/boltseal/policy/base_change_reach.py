@@ -112,7 +112,8 @@ def judge_reach(parts: ChangedParts) -> tuple[Reach, str]:
     if any(former):
         counts = zip(former, groups, ("setting", "package", "file"), strict=True)
         named = [f"{some} of {len(states)} changed {what}s" for some, states, what in counts if some]
-        return Reach.REACHES, f"it has {' and '.join(named)} as before the change"
+        listed = " and ".join(filter(None, (", ".join(named[:-1]), named[-1])))
+        return Reach.REACHES, f"it has {listed} as before the change"
     doubt = _doubt(parts)
     if doubt:
         return Reach.UNKNOWN, doubt

@@ -113,6 +113,27 @@ def test_each_engine_has_its_own_steps(store: str, root: str, id_: Digest, expec
     assert not any(word in each for each in commands(found) for word in (" rm ", " rmi ", "prune"))
 
 
+KEPT = "reg.example/shop/app:boltseal-keep-0123456789ab"
+
+
+@pytest.mark.parametrize("running", [0, os.getpid()])
+def test_an_image_that_was_replaced_is_not_loaded_again(running: int) -> None:
+    """An image with nothing but keep tags and the mark as evidence is not loaded again under its keep tag."""
+    found = remedy(names=(KEPT, f"{KEPT}-changed", f"reg.example/shop/app@{PULLED}"), typed=KEPT, running=running)
+
+    assert "the image was replaced" in found.steps[-1].text
+    assert [each.split()[1] for each in commands(found)] == (["stop", "export", "rename"] if running else [])
+
+
+@pytest.mark.parametrize("own", ["1.4.2", "latest"])
+def test_an_image_with_keep_tags_is_loaded_again_by_its_own_name(own: str) -> None:
+    """A changed image that has a name of its own beside keep tags and the mark is replaced under that name."""
+    name = f"reg.example/shop/app:{own}"
+    found = remedy(names=tuple(sorted((KEPT, f"{KEPT}-changed", name, f"reg.example/shop/app@{PULLED}"))))
+
+    assert f"boltseal pull --replace {name}@{PULLED}" in commands(found)
+
+
 @pytest.mark.parametrize(
     ("root", "program"), [("/var/lib/docker", "docker"), ("/var/lib/containers/storage", "podman")]
 )

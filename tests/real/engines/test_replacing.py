@@ -178,6 +178,8 @@ def test_another_administrator_does_not_get_the_changed_image(shop: Shop, tmp_pa
     refused = program.run("keep", "restore", shop.name, environment=environment)
     listed = program.run("keep", "ls", environment=environment)
     replaced_again = program.run("pull", "--replace", shop.name, environment=environment)
+    kept = next(each for each in names_of(shop) if each.endswith("-changed")).removesuffix("-changed")
+    refused_by_keep_tag = shop.boltseal("pull", "--replace", f"{kept}@{shop.digest}")
     last = program.run("pull", shop.name, environment=environment)
 
     assert replaced.code == 0, replaced
@@ -185,10 +187,12 @@ def test_another_administrator_does_not_get_the_changed_image(shop: Shop, tmp_pa
     assert web["changed_on_disk"]
     (evidence,) = [each for each in everything if each["what"] == "image" and each["status"] == "differs"]
     assert evidence["notes"] == ["kept as evidence by `boltseal pull --replace`"]
+    assert "pull --replace" not in str(evidence["remedy"]["steps"])
     assert "evidence" in listed.out
     assert (refused.code, "kept as evidence" in refused.err) == (1, True), refused
     assert by_tag.code == by_digest.code == (1 if "containerd" in str(shop.data) else 0), (by_tag, by_digest)
     assert by_tag.code == 0 or f"boltseal pull --replace {shop.name}@{shop.digest}" in by_tag.err
+    assert (refused_by_keep_tag.code, "by its own tag" in refused_by_keep_tag.err) == (2, True), refused_by_keep_tag
     assert (replaced_again.code, last.code, last.out.split()[0]) == (0, 0, "here"), (replaced_again, last)
 
 

@@ -18,6 +18,7 @@ from boltseal.host.scrub import archives, docker_store, podman_store
 from boltseal.host.scrub.differences import shown
 from boltseal.host.scrub.plans import ContainerPlan, ImagePlan
 from boltseal.host.scrub.trust import Expectation, is_id, local_reference
+from boltseal.lockfile.container_check import is_changed_mark, is_keep_tag, without_keep_tags
 from boltseal.lockfile.format import time_text
 from boltseal.oci.digest import Digest
 from boltseal.oci.reference import Reference
@@ -96,6 +97,8 @@ def remedy_of(
     program = _program(image)
     if program is None:
         return Remedy(uses, digest, by, _steps_in_containerd(image, uses, target, again))
+    if _is_only_evidence(image):
+        return Remedy(uses, digest, by, _steps_of_evidence(program, image, uses))
     host = f" --host unix://{_podman_socket(image.root)}" if program == "podman" else ""
     by_what = f", by {by}" if by.startswith("the digest ") else f", by the digest of {by}" if digest else ""
     known = RemedyStep(
@@ -104,17 +107,37 @@ def remedy_of(
     missing = RemedyStep("build or load the image again under another name: no registry is known that has it")
     steps = [*_keep(program, uses), known if target else missing]
     if uses:
-        steps.append(
-            RemedyStep(
-                "start new containers by the name of the image, in place of those above; keep those for the investigation, "
-                "in a file and under another name: Compose and `boltseal deploy` remove those of their project, also "
-                "renamed ones. A digest or image ID in place of the name still resolves to the changed files, except for "
-                "`boltseal deploy`",
-                "\n".join(_set_aside(program, each.name) for each in uses),
-            )
-        )
+        steps.append(_start_anew(program, uses))
     steps.append(RemedyStep("check the new image", again.command(name or str(image.id))))
     return Remedy(uses, digest, by, tuple(steps))
+
+
+def _is_only_evidence(image: ImagePlan) -> bool:
+    """Return whether `pull --replace` has replaced an image: it has no name of its own any more, and the mark as evidence."""
+    tagged = [each for each in map(local_reference, image.names) if each is not None and each.tag is not None]
+    return any(map(is_changed_mark, tagged)) and all(map(is_keep_tag, tagged))
+
+
+def _steps_of_evidence(program: str, image: ImagePlan, uses: Sequence[ContainerUse]) -> tuple[RemedyStep, ...]:
+    """Return the steps for an image that was replaced: to load it again would take the keep tag from the evidence."""
+    running = [each for each in uses if each.running]
+    end = f"`{program} rmi --force {image.id}` removes the image when the investigation has ended"
+    return (
+        *_keep(program, uses),
+        *([_start_anew(program, running)] if running else []),
+        RemedyStep(f"load nothing again: the image was replaced, and this one is kept as evidence. {end}"),
+    )
+
+
+def _start_anew(program: str, uses: Sequence[ContainerUse]) -> RemedyStep:
+    """Return the step that starts containers on the new image, and keeps the old ones."""
+    return RemedyStep(
+        "start new containers by the name of the image, in place of those above; keep those for the investigation, "
+        "in a file and under another name: Compose and `boltseal deploy` remove those of their project, also "
+        "renamed ones. A digest or image ID in place of the name still resolves to the changed files, except for "
+        "`boltseal deploy`",
+        "\n".join(_set_aside(program, each.name) for each in uses),
+    )
 
 
 def _set_aside(program: str, name: str) -> str:
@@ -171,13 +194,17 @@ def _program(image: ImagePlan) -> str | None:
 
 
 def _name(image: ImagePlan, typed: str) -> str:
-    """Return the image's name with a tag, "" if it has none. A typed name is preferred: others may be an attacker's."""
+    """Return the image's name with a tag, "" if it has none. A typed name is preferred: others may be an attacker's.
+
+    A keep tag is returned only if the image has no other name.
+    """
     given = local_reference(typed) if typed and not is_id(typed) else None
     if given is not None and (given.tag is not None or given.digest is None):
         return shown(given.by_tag.familiar())
     found = [local_reference(each) for each in image.names]
     tagged = [each for each in found if each is not None and each.tag is not None]
-    named = next((each for each in tagged if given is None or each.name == given.name), None)
+    by_rank = (*without_keep_tags(tagged), *filter(is_keep_tag, tagged))
+    named = next((each for each in by_rank if given is None or each.name == given.name), None)
     return "" if named is None else shown(named.by_tag.familiar())
 
 

@@ -8,7 +8,7 @@
 3. What can't be read makes a current image unknown.
 
 An outdated image that its own newest revision replaces is `superseded` if that one is current. A mutable tag never is: its
-rebuild moves the tag itself.
+rebuild moves the tag itself. Neither is an image that runs, whatever else runs: its containers have the former base.
 """
 
 from __future__ import annotations
@@ -162,7 +162,7 @@ class Revisions:
                 return replace(report, may_move=True)
         except BoltsealError:  # unknown, so it is reported as it is
             return report
-        if by.error is not None or by.verdict.status is not BaseStatus.CURRENT:
+        if report.wanted.runs_on or by.error is not None or by.verdict.status is not BaseStatus.CURRENT:
             return report
         newest = by.wanted.reference.by_tag
         return replace(report, verdicts=tuple(judge_superseded(verdict, newest) for verdict in report.verdicts))
