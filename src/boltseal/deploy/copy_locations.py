@@ -23,7 +23,7 @@ from typing import Final
 from boltseal.deploy.compose_model import is_copy, mounted_files
 from boltseal.deploy.mounted_copies import FileDenied, MountedFile, read_mounted, recorded_files
 from boltseal.deploy.release_store import ReleaseFolder
-from boltseal.deploy.releases import Release, last_good
+from boltseal.deploy.releases import Release, ReleaseInvalid, last_good
 from boltseal.engines.address import EngineAddress
 
 CLOCK_US: Final = 50_000
