@@ -15,10 +15,11 @@ from boltseal.commands.pin import PinRequest, pin_project
 from boltseal.commands.registry_access import RegistryOptions
 from boltseal.commands.verify import VerifyRequest, verify_project
 from boltseal.config import ClientPaths
-from boltseal.lockfile.document import Lock, LockedImage
+from boltseal.lockfile.document import Lock, LockedImage, LockInvalid
 from boltseal.oci.digest import Digest
 from boltseal.oci.reference import Reference
 from boltseal.project.lock_file import read_lock, write_lock
+from tests.ports import free_port
 
 APP = Reference.parse("registry.invalid/shop/app:1.4.2")
 DIGEST = Digest.parse(f"sha256:{'1' * 64}")
@@ -56,6 +57,23 @@ def test_a_pin_shows_its_edits_and_writes_them_on_request(project: Path, options
     assert (shown.outcome, shown.refused, before) == (Outcome.HOLDS, "", COMPOSE)
     assert [change.path for change in shown.changes] == [change.path for change in written.changes] == ["compose.yaml"]
     assert (project / "compose.yaml").read_text() == COMPOSE.replace("1.4.2", f"1.4.2@{DIGEST}")
+
+
+def test_a_lock_does_not_undo_what_pin_recorded_meanwhile(tmp_path: Path, options: RegistryOptions) -> None:
+    """If `pin` writes while `lock` waits for registries, `lock` is refused, and the records of the pins stay."""
+    down = f"localhost:{free_port()}/shop/app:1.4.2"
+    (tmp_path / "compose.yaml").write_text(COMPOSE.replace(str(APP), down))
+    write_lock(tmp_path, Lock((LockedImage(Reference.parse(down), DIGEST, NOW_US),)))
+
+    def pin_meanwhile(*_: object) -> None:
+        pin_project(PinRequest(tmp_path, write=True), options)
+
+    with pytest.raises(LockInvalid, match=r"changed while boltseal worked on it; run the command again"):
+        lock_project(LockRequest(tmp_path, update=True), options, pin_meanwhile)
+
+    lock = read_lock(tmp_path)
+    assert lock is not None
+    assert len(lock.pins) == 1
 
 
 def test_verify_offline_compares_the_files_with_the_lock(project: Path, options: RegistryOptions) -> None:

@@ -38,11 +38,21 @@ def lock_edit(root: Path, before: Lock, after: Lock) -> FileEdit | None:
     """
     raw = _read(root / LOCK_NAME)
     if raw is None or parse_lock(raw) != before:
-        raise LockInvalid(f"{LOCK_NAME} changed while boltseal worked on it; run the command again")
+        raise _changed()
     if before == after:
         return None
     text = _text_of(after)
     return FileEdit(SourceFile(LOCK_NAME, raw.decode("utf-8-sig"), raw), SourceFile(LOCK_NAME, text.decode(), text))
+
+
+def refuse_changed(root: Path, before: Lock | None) -> None:
+    """Refuse to replace a lock that another command wrote since `before` was read. Raises: LockInvalid."""
+    if read_lock(root) != before:
+        raise _changed()
+
+
+def _changed() -> LockInvalid:
+    return LockInvalid(f"{LOCK_NAME} changed while boltseal worked on it; run the command again")
 
 
 def _text_of(lock: Lock) -> bytes:
