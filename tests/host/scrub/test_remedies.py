@@ -116,7 +116,7 @@ def test_each_engine_has_its_own_steps(store: str, root: str, id_: Digest, expec
 KEPT = "reg.example/shop/app:boltseal-keep-0123456789ab"
 
 
-@pytest.mark.parametrize("running", [0, os.getpid()])
+@pytest.mark.parametrize("running", [0, os.getpid()], ids=["gone", "running"])
 def test_an_image_that_was_replaced_is_not_loaded_again(running: int) -> None:
     """An image with nothing but keep tags and the mark as evidence is not loaded again under its keep tag."""
     found = remedy(names=(KEPT, f"{KEPT}-changed", f"reg.example/shop/app@{PULLED}"), typed=KEPT, running=running)
