@@ -36,8 +36,11 @@ MAX_MESSAGE: Final = 300
 _KEPT_ERROR_BYTES: Final = 64 * 1024
 _PIECE: Final = 64 * 1024
 _NOWHERE: Final = "http://127.0.0.1:9"  # the discard port: a connection is refused at once
-_WITHOUT_NETWORK: Final = ("unshare", "--user", "--map-current-user", "--net", "--")
-_ENDS_WITH_PARENT: Final = ("setpriv", "--pdeathsig", "KILL", "--")
+_WITHOUT_NETWORK: Final = (
+    ("unshare", "--user", "--map-current-user", "--net", "--"),
+    ("unshare", "--net", "--"),  # root, where user namespaces are refused, as in a chroot
+)
+_ENDS_WITH_PARENT: Final = (("setpriv", "--pdeathsig", "KILL", "--"),)
 
 
 class NotRendered(Unavailable):
@@ -113,9 +116,8 @@ def run_tool(
     """
     running = running or RunningTools()
     prefix: list[str] = []
-    for words_before in (_WITHOUT_NETWORK, _ENDS_WITH_PARENT):
-        if _is_possible([*prefix, *words_before], environment):
-            prefix += words_before
+    for ways in (_WITHOUT_NETWORK, _ENDS_WITH_PARENT):
+        prefix += next((way for way in ways if _is_possible([*prefix, *way], environment)), ())
     try:
         process = subprocess.Popen(  # noqa: S603 - the words are fixed but for a path inside the project
             [*prefix, *words],
