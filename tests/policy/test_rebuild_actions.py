@@ -6,7 +6,14 @@ from typing import Any
 
 import pytest
 
-from boltseal.policy.rebuild_actions import KEYS, OnOutdatedInvalid, action_for, parse_on_outdated, token_of
+from boltseal.policy.rebuild_actions import (
+    KEYS,
+    OnOutdatedInvalid,
+    action_for,
+    parse_on_outdated,
+    separator_for,
+    token_of,
+)
 
 COMMAND = ["/usr/bin/rebuild", "{image}", "--on={base}@{base_digest}", "{digest}"]
 
@@ -28,6 +35,14 @@ def test_the_first_table_that_matches_an_image_applies() -> None:
     assert command("shop/app", "1.0.0") == "b"
     assert command("shop/app", None) == "a"
     assert command("shop/team/app", "1.0.0") is None
+
+
+def test_revisions_have_the_separator_of_the_image() -> None:
+    """The first table that matches an image names the separator of its revisions; without one it is a dot."""
+    actions = parse_on_outdated([{"repository": "shop/*", "command": ["a"], "revision": "-r"}])
+
+    assert separator_for(actions, "shop/app", "1.4.2") == "-r"
+    assert separator_for(actions, "team/app", "1.4.2") == "."
 
 
 def test_placeholders_are_replaced_argument_by_argument() -> None:
