@@ -53,7 +53,7 @@ check-style: $(VENV)/.works
 	@$(BIN)/ruff format --check --quiet $(PATHS) || { echo 'fix it with: $(BIN)/ruff format $(PATHS)' >&2; exit 1; }
 	@$(BIN)/ruff check --quiet $(PATHS)
 	@$(BIN)/mypy
-	@$(BIN)/lint-imports --no-logo
+	@$(BIN)/lint-imports --no-logo --no-cache
 
 check-tests: $(VENV)/.works
 	@$(BIN)/python -m pytest -q -n 2 --dist loadfile $(QUICK) --ignore tests/real --ignore tests/soak || test $$? -eq 5

@@ -178,7 +178,7 @@ def _package_of(name: str) -> str:
 
 def _module_distances(changed: frozenset[str]) -> dict[str, int]:
     """Return modules by how many imports they are away from a module that changed."""
-    graph = grimp.build_graph("boltseal", cache_dir=str(ROOT / ".import_linter_cache"))
+    graph = grimp.build_graph("boltseal", cache_dir=None)  # its cache can be stale: after a checkout it lacked imports
     for loader, beginning in LOADED_BY_NAME.items():
         for module in graph.modules:
             if module.startswith(beginning) and module != loader:

@@ -31,9 +31,9 @@ def test_a_budget_is_spent_on_the_nearest_tests(budget_s: float, expected: list[
 
 def test_tests_of_the_changed_package_are_nearest() -> None:
     """A change has distance 0 from its package's tests and a greater one from tests of importers; others are left out."""
-    found = {each.name: each.distance for each in affected_files(frozenset({"src/boltseal/lockfile/parse.py"}))}
+    found = {each.name: each.distance for each in affected_files(frozenset({"src/boltseal/lockfile/merge.py"}))}
 
-    assert found["tests/lockfile/test_parse.py"] == 0
+    assert found["tests/lockfile/test_merge.py"] == 0
     assert found["tests/cli/test_start.py"] > 0
     assert "tests/oci/test_digest.py" not in found
 
