@@ -25,7 +25,7 @@ from tests.fakes.cluster import FakeCluster
 from tests.fakes.engine import FakeEngine, Wrong
 from tests.images import OCI_INDEX, Document, image, push
 from tests.lockfile.locks import lock_of
-from tests.polling import until
+from tests.polling import until, until_signed
 from tests.programs import program as program_of
 from tests.servers import Server
 
@@ -117,8 +117,11 @@ async def test_everything_as_json(fake: FakeEngine, tmp_path: Path) -> None:
 
 
 async def publish(server: Server, tag: str, document: Document) -> None:
+    """Push an image and wait until its ledger entry is signed: `ps` counts the moves that a checkpoint covers."""
     async with httpx2.AsyncClient(base_url=server.url, trust_env=False) as client:
-        assert (await push(client, "shop/app", tag, document)).status_code == 201
+        answer = await push(client, "shop/app", tag, document)
+        assert answer.status_code == 201
+        await until_signed(client, int(answer.headers["boltseal-ledger-index"]) + 1)
 
 
 @pytest.mark.slow

@@ -80,6 +80,15 @@ def test_the_history_gives_distance_and_former_tags() -> None:
     assert found.tags == (TagPeriod("latest", 1, 2, "ci"),)
 
 
+@pytest.mark.parametrize("steps", [(), (CONFIG,)])
+def test_moves_are_not_counted_by_a_history_that_lacks_the_newest(steps: tuple[Digest, ...]) -> None:
+    """When a tag resolves to a digest that its history does not have yet, it has moved a number of times that is not known."""
+    known = [TagStep(time_us, str(digest)) for time_us, digest in enumerate((INDEX, *steps), 1)]
+    found = row(seen(INDEX), None, RegistryAnswers(meaning(OTHER), past(*known)))
+
+    assert (found.behind, found.moved, found.resolves_to) == (None, True, OTHER)
+
+
 def test_the_registry_gives_the_kind_of_a_digest() -> None:
     """The media type of the registry's answer gives the kind of a digest."""
     by_digest = meaning(INDEX, OCI_MANIFEST, digest_name(NAME, INDEX))

@@ -65,7 +65,7 @@ class ContainerRow:
     `name`: the reference for its registry. `digests`: of its image, each with its kind. `verdict`: None without a lock.
     `tags`: tags that resolve or resolved to it; `tags_by`: their source, proven if it is a ledger. `resolves_to`: the
     digest that its name resolves to now; `moved`: whether that is another image, None if unknown. `behind`: how far the tag has moved
-    on, None if its registry keeps no history. `unasked`: why its registry was not asked. The responsible user is in
+    on, None if its registry keeps no history or the history does not end with `resolves_to`. `unasked`: why its registry was not asked. The responsible user is in
     `deployed`, else `released`, else `tags`. `built`: what the ledger records of its build.
     """
 
@@ -179,6 +179,8 @@ def _row(seen: RunningContainer, lock: LockedImages | None, answers: RegistryAns
         moved_on, moved = Behind(0), False
     elif resolves_to is not None and (same is not None or has_registry_digest(digests)):
         moved = True
+        if not _ends_with(history, name, resolves_to):  # the newest move is not signed yet: their number is not known
+            moved_on = None
     return ContainerRow(
         seen=seen,
         name=name,
@@ -193,6 +195,12 @@ def _row(seen: RunningContainer, lock: LockedImages | None, answers: RegistryAns
         unasked=_unasked(seen, name, resolved, history, answers),
         built=from_history.built,
     )
+
+
+def _ends_with(history: TagHistory, name: Reference | None, digest: Digest) -> bool:
+    """Return whether the last step of a tag in its history is to this digest."""
+    steps = () if name is None or name.tag is None else history.steps.get(name.tag, ())
+    return bool(steps) and steps[-1].digest == str(digest)
 
 
 def _from_history(name: Reference | None, texts: frozenset[str], history: TagHistory, memo: _Memo) -> _FromHistory:
