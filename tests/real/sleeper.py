@@ -12,6 +12,7 @@ from pathlib import Path
 import httpx2
 
 from tests.images import OCI_CONFIG, OCI_LAYER, OCI_MANIFEST, Blob, Document, digest_of, index, to_json
+from tests.polling import is_signed, wait_until
 from tests.programs import program
 
 SLEEP = ("/busybox", "sleep", "100000")
@@ -56,11 +57,17 @@ def sleepers(words: str) -> Document:
 
 
 def publish(registry: str, repository: str, tag: str, document: Document) -> str:
-    """Push a document under a tag with everything it references; return its digest."""
+    """Push a document under a tag with everything it references; return its digest.
+
+    If the registry has a ledger, wait until the entry is signed: commands prove a history by what is signed.
+    """
     url = f"http://{registry}/v2/{repository}"
     with httpx2.Client(timeout=60, trust_env=False) as client:
         _upload(client, url, document)
-        _put(client, url, tag, document)
+        entry = _put(client, url, tag, document).headers.get("boltseal-ledger-index")
+        if entry is not None:
+            checkpoint = httpx2.URL(url).join("/ledger/checkpoint")
+            wait_until(lambda: is_signed(client.get(checkpoint), int(entry) + 1), f"entry {entry} is signed")
     return document.digest
 
 
@@ -75,6 +82,6 @@ def _upload(client: httpx2.Client, url: str, document: Document) -> None:
         client.put(httpx2.URL(url).join(at), params={"digest": blob.digest}, content=blob.data).raise_for_status()
 
 
-def _put(client: httpx2.Client, url: str, reference: str, document: Document) -> None:
+def _put(client: httpx2.Client, url: str, reference: str, document: Document) -> httpx2.Response:
     headers = {"content-type": document.media_type}
-    client.put(f"{url}/manifests/{reference}", content=document.raw, headers=headers).raise_for_status()
+    return client.put(f"{url}/manifests/{reference}", content=document.raw, headers=headers).raise_for_status()
