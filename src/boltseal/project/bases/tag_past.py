@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
+from boltseal.client.bounded_requests import ask_each
 from boltseal.client.document_cache import DocumentCache
 from boltseal.client.ledger_records import ListedRecord, list_entries, list_observations
 from boltseal.client.transport import Transport
@@ -27,6 +28,13 @@ from boltseal.project.bases.image_facts import ImageFacts
 from boltseal.project.bases.kept_chains import KeptChains
 from boltseal.project.bases.tag_history import TagHistories
 from boltseal.project.bases.unknown_periods import UnknownPeriod, Window, gaps, possible
+
+
+class _Moves(NamedTuple):
+    """The entries of a repository's ledger about its images, and what its tags were served as by a mirror."""
+
+    entries: list[ListedRecord]
+    served: dict[Reference, list[TagInterval]]
 
 
 class ScannedTag(NamedTuple):
@@ -98,9 +106,9 @@ class TagPast:
             for base, before in found.items():
                 intervals.setdefault(base, {}).update((interval.digest, interval) for interval in before)
 
-        for remote in dict.fromkeys(RemoteRepository(tag.reference.registry, tag.reference.repository) for tag in tags):
-            note(former_digests(remote, [each.entry for each in await self.entries(remote)]))
-            served = await self._mirrored(remote)
+        remotes = dict.fromkeys(RemoteRepository(tag.reference.registry, tag.reference.repository) for tag in tags)
+        for remote, (entries, served) in (await ask_each(remotes, self._moves)).items():
+            note(former_digests(remote, [each.entry for each in entries]))
             note(served)
             mirrored |= {base.name for base in served}
         listings = {
@@ -115,7 +123,9 @@ class TagPast:
         for tag in tags:
             if tag.reference.tag is not None and tag.digest is not None:
                 intervals[tag.reference.by_tag].pop(tag.digest, None)  # it is part of this scan
-        unknown += [UnknownPeriod(f"{at.registry}/{at.repository}", why) for at, why in self._unlisted.items()]
+        order = {remote: number for number, remote in enumerate(remotes)}
+        unlisted = sorted(self._unlisted, key=lambda remote: order.get(remote, len(order)))
+        unknown += [UnknownPeriod(f"{at.registry}/{at.repository}", self._unlisted[at]) for at in unlisted]
         return await read_former_images(
             # what a mirror does not have any more it would fetch from its upstream
             FormerImageReader(
@@ -128,6 +138,9 @@ class TagPast:
             unknown,
             max_units=max_units,
         )
+
+    async def _moves(self, remote: RemoteRepository) -> _Moves:
+        return _Moves(await self.entries(remote), await self._mirrored(remote))
 
     def _observed(
         self,
