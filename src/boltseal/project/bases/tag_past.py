@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
 from boltseal.client.bounded_requests import ask_each
@@ -101,6 +102,7 @@ class TagPast:
         mirrored: set[str] = set()
         intervals: dict[Reference, dict[Digest | None, TagInterval]] = {}
         unknown: list[UnknownPeriod] = []
+        present: dict[Reference, Digest] = {}
 
         def note(found: Mapping[Reference, Iterable[TagInterval]]) -> None:
             for base, before in found.items():
@@ -108,7 +110,14 @@ class TagPast:
 
         remotes = dict.fromkeys(RemoteRepository(tag.reference.registry, tag.reference.repository) for tag in tags)
         for remote, (entries, served) in (await ask_each(remotes, self._moves)).items():
-            note(former_digests(remote, [each.entry for each in entries]))
+            recorded = former_digests(remote, [each.entry for each in entries])
+            note(recorded)
+            present |= {
+                base: each.digest
+                for base, past in recorded.items()
+                for each in past
+                if each.digest is not None and each.last_us is None
+            }
             note(served)
             mirrored |= {base.name for base in served}
         listings = {
@@ -121,12 +130,13 @@ class TagPast:
                 note({tag.reference.by_tag: self._observed(tag, listings, unknown)})
                 await asyncio.sleep(0)  # let a server process other requests
         for tag in tags:
-            if tag.reference.tag is not None and tag.digest is not None:
-                intervals[tag.reference.by_tag].pop(tag.digest, None)  # it is part of this scan
+            if tag.reference.tag is not None and tag.digest is not None and tag.reference.digest is None:
+                present.pop(tag.reference, None)
+                intervals[tag.reference].pop(tag.digest, None)  # it is part of this scan
         order = {remote: number for number, remote in enumerate(remotes)}
         unlisted = sorted(self._unlisted, key=lambda remote: order.get(remote, len(order)))
         unknown += [UnknownPeriod(f"{at.registry}/{at.repository}", self._unlisted[at]) for at in unlisted]
-        return await read_former_images(
+        found = await read_former_images(
             # what a mirror does not have any more it would fetch from its upstream
             FormerImageReader(
                 self._documents,
@@ -138,6 +148,7 @@ class TagPast:
             unknown,
             max_units=max_units,
         )
+        return replace(found, present=present)
 
     async def _moves(self, remote: RemoteRepository) -> _Moves:
         return _Moves(await self.entries(remote), await self._mirrored(remote))
