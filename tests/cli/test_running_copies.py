@@ -1,4 +1,4 @@
-"""Containers of copies that `pull --replace` made: a user without the record of a copy is not told that it was built here."""
+"""Containers of copies that `pull --replace` made: a copy without a record is not reported as built here."""
 
 from __future__ import annotations
 
