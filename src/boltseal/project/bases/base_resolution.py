@@ -243,8 +243,14 @@ class BaseResolver:
                 f"that tag does not decide{why}; rebuild it, preferably with `boltseal build`, which records the base"
             )
             return BaseVerdict(BaseStatus.UNKNOWN, reason, claim)
-        proven = any(image.history_begins_with(candidate.facts) for candidate in longest_match(image, candidates))
-        return await self._judge_claim(judged, claim) if proven else None
+        by_history = [candidate for candidate in candidates if image.history_begins_with(candidate.facts)]
+        longest, proven = longest_match(image, candidates), longest_match(image, by_history)
+        if not proven or proven[0] in longest:
+            return await self._judge_claim(judged, claim) if proven else None
+        now = await self._current_base(claim.base, current, image)
+        verdict = judge_proven(image, proven, claim, now)
+        reason = f"{claim.base} also resolved to an image with more of its layers, and with another history"
+        return await self._with_moves(claim.base, judge_doubted(verdict, reason))
 
     async def _judge_claim(self, judged: JudgedImage, claim: BaseClaim) -> BaseVerdict:
         image = judged.facts
