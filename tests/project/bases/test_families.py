@@ -336,7 +336,15 @@ DELETED_CIRCLE: list[Step] = [
     ("forget",),
     ("scan",),
 ]
-"""The same base built from scratch again, after which all of its former images are deleted."""
+"""A circle whose base is then built from scratch again, and whose former images are all deleted."""
+
+GIVEN: list[Step] = [
+    ("build", "team/app:2", None, "layer", ("amd64",), "none"),
+    ("build", "base/lib:1", "team/app:2", "layer", ("amd64",), "none"),
+    ("build", "base/lib:1", "base/lib:1", "settings", ("amd64",), "none"),
+    ("scan given",),
+]
+"""A tag whose image is built on its own former one, which the run has by its digest."""
 
 
 async def _run_steps(family: Family, steps: list[Step], *, observed: bool) -> list[str]:
@@ -385,6 +393,7 @@ def test_no_image_is_current_by_mistake_at_a_registry_with_a_ledger(tmp_path: Pa
         @example(ON_ITSELF)
         @example(CIRCLE)
         @example(DELETED_CIRCLE)
+        @example(GIVEN)
         def check(steps: list[Step]) -> None:
             number = next(numbers)
             family = Family(WithLedger(registry, f"f{number}/", tmp_path / str(number)))

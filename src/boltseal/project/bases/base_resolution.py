@@ -54,7 +54,7 @@ class JudgedImage:
 
 
 class BaseResolver:
-    """Judges images. `now`: the current digest of each base's tag, or the error; only those bases are read.
+    """Judges images. `now`: the current digest of each base's tag and of the scan's own tags, or the error; no other base is read.
 
     `current`: the images of the scan. `former`: former images of their tags.
     """
