@@ -29,6 +29,7 @@ pytest_plugins = [
     "tests.selection",
     "tests.change_impact",
     "tests.servers",
+    "tests.storage_servers",
     "tests.bare_registry",
 ]
 
