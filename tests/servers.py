@@ -276,8 +276,8 @@ def podman(folder: Path, *, plain_http: Sequence[str] = (), driver: str = "vfs")
 
     `folder`/podman is podman on that storage, `folder`/temporary its folder for temporary files. `plain_http`: registries that it may contact without TLS. Its
     containers are run by runc, because crun needs newer cgroups than some machines have. It sees an empty list of Debian's
-    packages: to answer each request for its version it looks up the packages of its helpers, which takes seconds on a machine
-    with many packages.
+    packages: for each request for its version it looks up the packages of its helpers, which takes a third of a second of
+    processor time on a machine with 1,200 packages.
     """
     folder.mkdir(parents=True, exist_ok=True)
     at, client = folder / "p.sock", folder / "podman"
