@@ -1,4 +1,4 @@
-"""Containers of copies that `pull --replace` made: a copy without a record is not reported as built here."""
+"""Containers of copies that `pull --replace` made: without the record of a copy, the output does not say that it was built here."""
 
 from __future__ import annotations
 

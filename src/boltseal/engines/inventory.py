@@ -267,10 +267,8 @@ def about(raw: bytes) -> About:
     )
 
 
-def store(raw: bytes, version: About) -> ImageStoreKind:
-    """Parse the kind of image store from `GET /info`. Raises: EngineMismatch."""
-    if version.podman:
-        return ImageStoreKind.PODMAN
+def store(raw: bytes) -> ImageStoreKind:
+    """Parse the kind of Docker's image store from `GET /info`. Raises: EngineMismatch."""
     status = _decoded(raw, _Info, "its information").driver_status or []
     return ImageStoreKind.CONTAINERD if ["driver-type", _SNAPSHOTTER] in status else ImageStoreKind.CLASSIC
 

@@ -253,8 +253,7 @@ class BaseScanner:
         claimed = {claim.base for image in found for part in image.parts for claim in part.claims}
         claimed |= {claim.base for near in nearer.values() for claim in near}
         bases = {base for base in claimed if base is not None}
-        now = {base: digests[base] for base in bases & digests.keys()}
-        now |= await self._resolve(bases - now.keys(), frozenset())
+        now = digests | await self._resolve(bases - digests.keys(), frozenset())
         # 4
         resolver = BaseResolver(
             self.documents,
