@@ -6,6 +6,7 @@ log or command shows.
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Any, Final, Self
 from urllib.parse import parse_qsl, unquote, urlsplit
 
@@ -14,6 +15,7 @@ from pydantic import PlainValidator
 from boltseal.server.settings_table import SettingsTable
 
 _EXPECTED: Final = "an address such as postgresql://boltseal@db.example.com/boltseal"
+_HOST: Final = re.compile(r"(\[[0-9a-fA-F:.]+\]|[^:@\[\]]*)(:(6[0-5]\d{3}|[1-5]?\d{1,4}))?", re.ASCII)
 SECRET_SETTINGS: Final = frozenset({("storage", "database")})
 """Settings whose value may hold a secret: an error about one does not show it."""
 
@@ -24,9 +26,9 @@ class DatabaseUrl:
     __slots__ = ("_text", "shown")
 
     def __init__(self, text: str) -> None:
-        parts = urlsplit(text)
         self._text = text
-        self.shown = parts._replace(netloc=_without_password(parts.netloc)).geturl()
+        netloc = urlsplit(text).netloc
+        self.shown = text.replace(netloc, _without_password(netloc), 1) if netloc else text
 
     @classmethod
     def parse(cls, value: Any) -> Self:
@@ -37,9 +39,10 @@ class DatabaseUrl:
             raise ValueError(_EXPECTED)
         try:
             parts = urlsplit(value)
-            valid = parts.scheme in ("postgresql", "postgres") and (parts.port or 1) > 0
         except ValueError:
             raise ValueError(_EXPECTED) from None
+        hosts = parts.netloc.rpartition("@")[2].split(",")  # libpq tries several
+        valid = parts.scheme in ("postgresql", "postgres") and all(map(_HOST.fullmatch, hosts))
         if not valid or not unquote(parts.path).strip("/") or parts.fragment:
             raise ValueError(_EXPECTED)
         if any(name == "password" for name, _ in parse_qsl(parts.query)):
