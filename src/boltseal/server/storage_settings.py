@@ -1,4 +1,4 @@
-"""The settings in `[storage]`: which database holds the metadata. Without them it is SQLite in the data folder.
+"""The settings in `[storage]`, and the base class of all tables: which database has the metadata. Default: SQLite.
 
 Only the operator writes these settings, so they are trusted. The address of the database may hold a password, which no error,
 log or command shows.
@@ -10,14 +10,18 @@ import re
 from typing import Annotated, Any, Final, Self
 from urllib.parse import parse_qsl, unquote, urlsplit
 
-from pydantic import PlainValidator
-
-from boltseal.server.settings_table import SettingsTable
+from pydantic import BaseModel, ConfigDict, PlainValidator
 
 _EXPECTED: Final = "an address such as postgresql://boltseal@db.example.com/boltseal"
 _HOST: Final = re.compile(r"(\[[0-9a-fA-F:.]+\]|[^:@\[\]]*)(:(6[0-5]\d{3}|[1-5]?\d{1,4}))?", re.ASCII)
 SECRET_SETTINGS: Final = frozenset({("storage", "database")})
 """Settings whose value may hold a secret: an error about one does not show it."""
+
+
+class SettingsTable(BaseModel):
+    """A table of settings: frozen, without unknown keys, and without input values in pydantic's errors."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, hide_input_in_errors=True)
 
 
 class DatabaseUrl:

@@ -50,8 +50,7 @@ async def readiness(
     try:
         now_us = clock()
         async with asyncio.timeout(DATABASE_TIMEOUT_S):
-            head = await database.read(lambda snapshot: ledger_store.head(snapshot))
-            database_us = await database.time_us()
+            head, database_us = await database.read(lambda snapshot: (ledger_store.head(snapshot), snapshot.began_us))
         difference_us = 0 if database_us is None else clock() - database_us
         if abs(difference_us) > CLOCK_DIFFERENCE_LIMIT_US:
             blockers.append(

@@ -1,7 +1,7 @@
 """PostgreSQL behind the metadata protocols: connections, transactions, errors. The only module that imports psycopg.
 
 Lock order: every write transaction first takes one advisory lock of the database (`WRITER_LOCK`) and holds it to its end.
-So writers of all servers take turns, as SQLite's writers do, whatever rows they change and in whatever order, and no two of
+So one server writes at a time, as on SQLite, whatever rows they change and in whatever order, and no two of
 them can wait for each other. The row locks of the queries (`FOR UPDATE`) come after it, and hold off other programs.
 
 A COMMIT whose answer is lost is looked up: with it each durable transaction writes a random mark into the row of its writer
@@ -184,7 +184,7 @@ class PostgresSession:
 
     @property
     def usable(self) -> bool:
-        """Whether the connection is open, and the server accepts writes as far as it has said."""
+        """Whether the connection is open, and the server accepts writes as far as it has stated."""
         return not self.driver.closed and not self._read_only_server
 
     def plain(self, statement: str, values: Sequence[object] = (), /) -> Rows:
