@@ -181,7 +181,7 @@ def test_another_administrator_does_not_get_the_changed_image(shop: Shop, tmp_pa
     refused = program.run("keep", "restore", shop.name, environment=environment)
     listed = program.run("keep", "ls", environment=environment)
     replaced_again = program.run("pull", "--replace", shop.name, environment=environment)
-    kept = next(each for each in names_of(shop) if each.endswith("-changed")).removesuffix("-changed")
+    kept = next(each for each in names_of(shop) if "/changed:" not in each and ":boltseal-keep-" in each)
     refused_by_keep_tag = shop.boltseal("pull", "--replace", f"{kept}@{shop.digest}")
     last = program.run("pull", shop.name, environment=environment)
 
