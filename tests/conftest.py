@@ -6,7 +6,7 @@ import gc
 import signal
 import sys
 import uuid
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import closing
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -18,10 +18,10 @@ import structlog
 
 from boltseal.server.storage.blobs.local_store import LocalBlobs
 from boltseal.server.storage.fsck import examine
-from boltseal.server.storage.metadata.migrate import DATABASE_NAME
-from boltseal.server.storage.metadata.sqlite import open_snapshot
+from boltseal.server.storage.metadata_factory import open_snapshot
 from boltseal.server.store_factory import prepare
 from tests.serving import FIRST_START_US, FLOATING, Clock, Serving, copy_of, serving, settings_of
+from tests.storage_choice import drop_database, storage_of
 
 pytest_plugins = [
     "tests.environment",
@@ -78,9 +78,10 @@ def _plain_tracebacks() -> None:
 
 
 @pytest.fixture(scope="session")
-def fresh_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def fresh_data(tmp_path_factory: pytest.TempPathFactory, choose_database: Callable[[Path], None]) -> Path:
     """A data folder after its first start; made once because that takes longer than a test."""
     folder = tmp_path_factory.mktemp("fresh") / "data"
+    choose_database(folder)
     prepare(settings_of(folder), clock=Clock(FIRST_START_US))
     return folder
 
@@ -93,7 +94,9 @@ def data(fresh_data: Path) -> Iterator[Path]:
     (`tests/server/storage`).
     """
     with TemporaryDirectory(dir=MEMORY if MEMORY.is_dir() else None, prefix="boltseal-test-") as folder:
-        yield copy_of(fresh_data, Path(folder))
+        copy = copy_of(fresh_data, Path(folder))
+        yield copy
+        drop_database(copy)
 
 
 @pytest.fixture
@@ -101,7 +104,7 @@ def whole_store(data: Path) -> Iterator[None]:
     """Check with `boltseal admin fsck` at the end of the test that rows, bytes, ledger and seals are consistent."""
     yield
     with closing(LocalBlobs(data)) as blobs:
-        examined = examine(open_snapshot(data / DATABASE_NAME), blobs.maintenance)
+        examined = examine(open_snapshot(data, storage_of(data)), blobs.maintenance)
 
     assert not examined.findings
 
