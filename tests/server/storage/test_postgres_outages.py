@@ -10,6 +10,7 @@ import subprocess
 import tempfile
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import httpx2
@@ -104,7 +105,7 @@ async def test_a_killed_server_is_used_again_when_it_runs(tmp_path: Path) -> Non
             for round_ in range(2):
                 pushing = asyncio.create_task(pushes.push_many(registry.client, str(round_), 12))
                 before = len(pushes.acknowledged)
-                await until_answer(lambda before=before: some_more(pushes, before), "a push is acknowledged")
+                await until_answer(partial(some_more, pushes, before), "a push is acknowledged")
                 server.kill()
                 ready_without = await is_ready(registry)
                 server.start()
