@@ -26,7 +26,7 @@ unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help venv serve demo check check-style check-tests coverage timings test test-engines test-stores soak bench lock docs clean
+.PHONY: help venv serve demo check check-style check-tests coverage timings test test-engines test-postgres test-stores soak bench lock docs clean
 
 help:  ## lists the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' Makefile
@@ -78,6 +78,12 @@ test-engines: WORKERS := $(shell echo $$(($$(nproc) + 2)))
 test-engines: $(VENV)/.works  ## runs the tests with container engines: builds, deploys, kept images
 	@scripts/test-packages
 	@$(BIN)/python -m pytest -q -m "engine" $(SPREAD) $(ARGS)
+
+# `make test` runs the tests about PostgreSQL itself; here registries run on it that otherwise run on SQLite.
+POSTGRES := tests/contracts tests/server/seal tests/server/isolation
+test-postgres: $(VENV)/.works  ## runs tests of registries on PostgreSQL instead of SQLite
+	@scripts/test-packages
+	@$(BIN)/python -m pytest -q --storage=postgres -m "not slow" $(SPREAD) $(ARGS) $(POSTGRES)
 
 test-stores: $(VENV)/.works  ## runs the tests of scrub on the stores of real container engines
 	@scripts/test-packages

@@ -31,6 +31,7 @@ PACKAGES = {
     "mmdebstrap": "mmdebstrap",
     "oras": "oras",
     "docker-buildx": "docker-buildx",
+    "pgbouncer": "pgbouncer",
     "podman": "podman",
     "skopeo": "skopeo",
     "setpriv": "util-linux",

@@ -18,7 +18,7 @@ from boltseal.server.storage.disk_reserve import DiskReserve
 from boltseal.server.storage.metadata import queries
 from boltseal.server.storage.metadata.database import SqlMetadata, WriteTooLong
 from boltseal.server.storage.metadata.postgres import WRITER_LOCK, PostgresDriver, open_database
-from boltseal.server.storage.metadata.protocol import Metadata, UnitOfWork
+from boltseal.server.storage.metadata.protocol import Job, Metadata, UnitOfWork
 from boltseal.server.storage.metadata.schema import repository
 from boltseal.server.storage.metadata.sql import AnswerLost
 from boltseal.server.storage_settings import DatabaseUrl
@@ -184,7 +184,7 @@ async def test_a_job_that_exceeds_its_budget_is_undone_and_the_others_are_done(
         while True:
             tx.sql.plain("UPDATE repository SET created_us = created_us + 1")
 
-    jobs = partial(add, "before"), one_query, many_changes, partial(add, "after")
+    jobs: list[Job[object]] = [partial(add, "before"), one_query, many_changes, partial(add, "after")]
     results = await asyncio.gather(*map(metadata.write, jobs), return_exceptions=True)
 
     assert [results[0], type(results[1]), type(results[2]), results[3]] == [

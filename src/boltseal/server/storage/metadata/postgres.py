@@ -321,6 +321,7 @@ class PostgresDriver:
             "postgresql+psycopg://",
             isolation_level="AUTOCOMMIT",  # boltseal sends BEGIN and COMMIT itself, once for each group of jobs
             poolclass=NullPool,
+            pool_reset_on_return=None,  # a closed connection needs no ROLLBACK, and a broken one can not get it
             use_native_hstore=False,
             connect_args={**_DEFAULTS, **given, "prepare_threshold": None},
         )

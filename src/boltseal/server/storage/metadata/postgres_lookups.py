@@ -37,52 +37,45 @@ class _Kind(NamedTuple):
     columns: int
 
 
+# OFFSET 0 keeps the planner from joining in another order: one row is read by its key for each key that is asked for. It can't
+# estimate how many rows match them all, and would read all tags of a repository to find one.
 _ONE: Final = "FROM unnest(%s::text[]) WITH ORDINALITY AS k(a, n)"
 _TWO: Final = "FROM unnest(%s::text[], %s::text[]) WITH ORDINALITY AS k(a, b, n)"
-_REPOSITORY: Final = _Kind(f"SELECT k.n, 1 {_ONE} JOIN repository r ON r.name = k.a", 1)
-_TAG: Final = _Kind(
-    f"""
-SELECT k.n, t.digest, t.sealed_digest IS NOT NULL, CASE WHEN t.sealed_digest IS NULL THEN t.keep_until_us END
-{_TWO} JOIN repository r ON r.name = k.a JOIN tag t ON t.repository_id = r.id AND t.name = k.b
-WHERE t.digest IS NOT NULL
-""",
+_IN_REPOSITORY: Final = f"{_TWO} CROSS JOIN LATERAL (SELECT id FROM repository WHERE name = k.a OFFSET 0) r"  # noqa: S608 - constants
+
+
+def _by_key(keys: str, columns: str, row: str, width: int) -> _Kind:
+    """Return the kind of look-up that finds at most one row for each key. `row`: FROM and WHERE of that row."""
+    return _Kind(f"SELECT k.n, x.* {keys} CROSS JOIN LATERAL (SELECT {columns} FROM {row} OFFSET 0) x", width)  # noqa: S608 - constants
+
+
+_REPOSITORY: Final = _by_key(_ONE, "1", "repository WHERE name = k.a", 1)
+_TAG: Final = _by_key(
+    _IN_REPOSITORY,
+    "digest, sealed_digest IS NOT NULL, CASE WHEN sealed_digest IS NULL THEN keep_until_us END",
+    "tag WHERE repository_id = r.id AND name = k.b AND digest IS NOT NULL",
     2,
 )
-_BOUND: Final = _Kind(
-    f"""
-SELECT k.n, t.sealed_digest
-{_TWO} JOIN repository r ON r.name = k.a JOIN tag t ON t.repository_id = r.id AND t.name = k.b
-WHERE t.digest IS NULL
-""",
+_BOUND: Final = _by_key(
+    _IN_REPOSITORY, "sealed_digest", "tag WHERE repository_id = r.id AND name = k.b AND digest IS NULL", 2
+)
+_MANIFEST: Final = _by_key(
+    _IN_REPOSITORY,
+    "m.media_type, c.raw",
+    "manifest m JOIN content c ON c.canonical = m.canonical WHERE m.repository_id = r.id AND m.digest = k.b",
     2,
 )
-_MANIFEST: Final = _Kind(
-    f"""
-SELECT k.n, m.media_type, c.raw
-{_TWO} JOIN repository r ON r.name = k.a JOIN manifest m ON m.repository_id = r.id AND m.digest = k.b
-JOIN content c ON c.canonical = m.canonical
-""",
+_BLOB: Final = _by_key(_IN_REPOSITORY, "size", "blob WHERE repository_id = r.id AND digest = k.b", 2)
+_RELEASED: Final = _by_key(_ONE, "released_us", "released WHERE digest = k.a", 1)
+_UPLOAD_OWNER: Final = _by_key(_TWO, "owner", "upload_session WHERE id = k.b AND repository = k.a", 2)
+_FOREIGN_TAG: Final = _by_key(
+    _TWO,
+    "digest, media_type, size, held_digest, held_media_type, held_size, held_us, gone_us, asked_us, entry_index, changes, "
+    "changes_since_us",
+    "foreign_tag WHERE repository = k.a AND name = k.b",
     2,
 )
-_BLOB: Final = _Kind(
-    f"SELECT k.n, b.size {_TWO} JOIN repository r ON r.name = k.a JOIN blob b ON b.repository_id = r.id AND b.digest = k.b",
-    2,
-)
-_RELEASED: Final = _Kind(f"SELECT k.n, x.released_us {_ONE} JOIN released x ON x.digest = k.a", 1)
-_UPLOAD_OWNER: Final = _Kind(
-    f"SELECT k.n, u.owner {_TWO} JOIN upload_session u ON u.id = k.b AND u.repository = k.a", 2
-)
-_FOREIGN_TAG: Final = _Kind(
-    f"""
-SELECT k.n, f.digest, f.media_type, f.size, f.held_digest, f.held_media_type, f.held_size, f.held_us, f.gone_us, f.asked_us,
-       f.entry_index, f.changes, f.changes_since_us
-{_TWO} JOIN foreign_tag f ON f.repository = k.a AND f.name = k.b
-""",
-    2,
-)
-_UPSTREAM_PAUSE: Final = _Kind(
-    f"SELECT k.n, p.until_us, p.pulls_until_us, p.reason {_ONE} JOIN upstream_pause p ON p.name = k.a", 1
-)
+_UPSTREAM_PAUSE: Final = _by_key(_ONE, "until_us, pulls_until_us, reason", "upstream_pause WHERE name = k.a", 1)
 _ACCOUNT_VERSION: Final = _Kind(
     """
 SELECT 1, (SELECT count(*) FROM account), changed_us, encrypted_hash FROM account ORDER BY changed_us DESC LIMIT 1
@@ -90,7 +83,7 @@ SELECT 1, (SELECT count(*) FROM account), changed_us, encrypted_hash FROM accoun
     0,
 )
 _ACCOUNTS: Final = _Kind("SELECT 1, name, encrypted_hash FROM account", 0)
-_FAILED_LOGIN: Final = _Kind(f"SELECT k.n, f.failures, f.last_us {_ONE} JOIN failed_login f ON f.address = k.a", 1)
+_FAILED_LOGIN: Final = _by_key(_ONE, "failures, last_us", "failed_login WHERE address = k.a", 1)
 
 _Key = tuple[str, ...]
 

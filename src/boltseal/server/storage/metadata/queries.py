@@ -13,6 +13,8 @@ from dataclasses import dataclass, replace
 from typing import Final, NamedTuple
 
 from sqlalchemy import (
+    ScalarSelect,
+    Table,
     and_,
     bindparam,
     delete,
@@ -338,12 +340,15 @@ def settling_names(snapshot: Snapshot, name: str, names: Sequence[str]) -> list[
 
 def repository_names(snapshot: Snapshot, after: str, limit: int | None) -> list[str]:
     """Return at most `limit` repositories after `after` that have a manifest or a blob, sorted by bytes."""
-    holds = or_(
-        exists().where(manifest.c.repository_id == repository.c.id),
-        exists().where(blob.c.repository_id == repository.c.id),
-    )
+    holds = or_(*(_first_digest(held).is_not(None) for held in (manifest, blob)))
     query = select(repository.c.name).where(repository.c.name > after, holds).order_by(repository.c.name)
     return list(snapshot.sql.connection.execute(query.limit(limit)).scalars())
+
+
+def _first_digest(held: Table) -> ScalarSelect[str]:
+    """Return the first digest of a repository in a table: in the order of the key, so that no database scans the table."""
+    query = select(held.c.digest).where(held.c.repository_id == repository.c.id)
+    return query.order_by(held.c.digest).limit(1).scalar_subquery()
 
 
 def repositories_below(snapshot: Snapshot, prefix: str) -> list[tuple[str, str | None]]:
