@@ -38,7 +38,8 @@ from boltseal.server.storage.coordination.protocol import Leases
 from boltseal.server.storage.disk_reserve import DiskReserve
 from boltseal.server.storage.fsck import Examined, Progress, examine
 from boltseal.server.storage.garbage_collection import GarbageItem, collect, correct_usage
-from boltseal.server.storage.ledger_key import WITNESSES, LedgerKeys, LedgerKeyUnreadable
+from boltseal.server.storage.ledger_key import WITNESSES, LedgerKeys
+from boltseal.server.storage.ledger_mark import LedgerKeyUnreadable
 from boltseal.server.storage.metadata import account_table, ledger_store, ledger_tree, queries
 from boltseal.server.storage.metadata.migrate import (
     ACCOUNTS_FORMAT,

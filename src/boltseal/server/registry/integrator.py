@@ -1,4 +1,4 @@
-"""Adds the entries of a log to its Merkle tree and signs its head. One process of a store at a time.
+"""Adds the entries of a log to its Merkle tree and signs its head. One process of a host at a time.
 
 An entry is valid when its transaction is committed. Signing follows; it may be late, but never wrong. The steps of
 `integrate`:
@@ -7,7 +7,8 @@ An entry is valid when its transaction is committed. Signing follows; it may be 
 2. Compare: the database must have everything that was ever signed, unchanged. `LedgerInDoubt` names the difference.
 3. Add the leaves of the new entries, up to the mark if it is ahead. Then the root must be the mark's, and the mark's note
    is the head: a process signed it and died before step 5.
-4. Sign, and raise the mark. It is durable from here on, so no other tree of this size is ever signed.
+4. Sign, and raise the mark by compare-and-swap. It is durable from here on, so no other tree of this size is ever signed. A
+   process on another host that was faster moved the mark; then begin again with step 1.
 5. Write tiles and checkpoint in one transaction. From here on they are published.
 
 The ledger and the log of observations each have an integrator and keys of their own.
@@ -21,6 +22,8 @@ import secrets
 from dataclasses import dataclass
 from typing import Final
 
+import structlog
+
 from boltseal.errors import Invalid, Unavailable
 from boltseal.ledger.checkpoint import Checkpoint, open_checkpoint, parse_checkpoint_unverified, sign_checkpoint
 from boltseal.ledger.entry import EntryKind
@@ -30,15 +33,20 @@ from boltseal.ledger.proof import Receipt, format_receipt
 from boltseal.ledger.tiles import Grown, TileInvalid, Tiles, edge, grow, needed
 from boltseal.server.registry import sequencer
 from boltseal.server.storage.ledger_key import LedgerKeys
+from boltseal.server.storage.ledger_mark import MarkMoved
 from boltseal.server.storage.metadata import ledger_store, ledger_tree
 from boltseal.server.storage.metadata.protocol import LEDGER, Log, Metadata, Snapshot
 
 BATCH: Final = 16_384
 """Maximum number of entries that one checkpoint adds; a million at once would have to fit in memory."""
+MOVES: Final = 5
+"""How often to begin again because a process on another host signed meanwhile."""
 CHECKS: Final = 5
 """How often `check` compares before a doubt counts: other processes sign and rotate keys beside it."""
 
 SEED_BYTES: Final = 32
+
+_log = structlog.get_logger(__name__)
 
 
 class LedgerInDoubt(Unavailable):
@@ -84,7 +92,7 @@ class Integrator:
             if mark is not None and _unverified(mark).size:
                 return  # it was signed, but key and stored tree are missing: `check` reports that
             key = SigningKey(seen.origin, secrets.token_bytes(SEED_BYTES))
-            self._keys.put_mark(sign_checkpoint(Checkpoint(seen.origin, 0, EMPTY_ROOT), key))
+            self._keys.put_mark(sign_checkpoint(Checkpoint(seen.origin, 0, EMPTY_ROOT), key), before=mark)
             self._keys.put_key(key)
 
     def check(self) -> None:
@@ -116,6 +124,21 @@ class Integrator:
             return
         self._compare(seen, key, mark)
         self._raise_doubt()
+
+    def check_connection(self, snapshot: Snapshot) -> None:
+        """Check that a database to which a connection was opened just now has everything that was signed.
+
+        Raises:
+            LedgerInDoubt: it does not: it is an old copy, or one that lost commits.
+            LedgerKeyUnreadable: the mark cannot be read.
+        """
+        mark = self._keys.mark()
+        signed = 0 if mark is None else _unverified(mark).size
+        size = ledger_store.size(snapshot, self.log)
+        if size < signed:
+            raise LedgerInDoubt(
+                f"{signed} entries of the ledger were signed, but this database has {size}: it is an old copy"
+            )
 
     def doubt(self, about: str, reason: str) -> None:
         """Let the log take no entries, in every process of the store and after a restart. Raises: LedgerKeyUnreadable."""
@@ -160,7 +183,7 @@ class Integrator:
             )
             self._database.write_and_wait(lambda tx: ledger_tree.add_rotation(tx, index, receipt, self.log))
             both = format_note(head.text(), [*parse_note_unverified(signed).signatures, new.sign(head.text())])
-            self._keys.put_mark(both)
+            self._keys.put_mark(both, before=signed)
             self._keys.put_key(new)
             self._database.write_and_wait(
                 lambda tx: ledger_tree.put_head(
@@ -170,6 +193,14 @@ class Integrator:
             return new
 
     def _integrate(self) -> Checkpoint | None:
+        for _ in range(MOVES):
+            try:
+                return self._integrate_all()
+            except MarkMoved:  # by a process on another host, which the lock does not exclude: read everything again
+                continue
+        raise Unavailable("other processes signed the ledger again and again meanwhile; try again")
+
+    def _integrate_all(self) -> Checkpoint | None:
         head = None
         while True:  # one batch a round; entries that arrive meanwhile wait for the next call
             seen = self._read()
@@ -179,6 +210,8 @@ class Integrator:
             marked = self._compare(seen, key, mark)
             if key is None:
                 raise AssertionError("`_compare` accepts no ledger without a key")
+            if marked.size < seen.signed:  # it was read after the checkpoint, and is raised before one is stored
+                _log.warning("the mark is older than the stored checkpoint", mark=marked.size, stored=seen.signed)
             if marked.size > seen.signed:  # restored entries: signed before, whatever else is in doubt
                 head = self._step(seen, key, marked, mark or b"")
                 continue
@@ -199,7 +232,7 @@ class Integrator:
             note = mark
         else:
             note = sign_checkpoint(head, key)
-            self._keys.put_mark(note)
+            self._keys.put_mark(note, before=mark)
         stored = ledger_tree.SignedHead(head.size, note)
         self._database.write_and_wait(lambda tx: ledger_tree.add_tiles(tx, seen.signed, grown.tiles, stored, self.log))
         self._compared = (note, stored)
@@ -229,6 +262,10 @@ class Integrator:
             raise LedgerInDoubt(
                 f"{ahead} entries of the ledger were signed, but the data has {seen.size}: it is an old copy, or entries "
                 "were removed; `boltseal ledger recover` brings them back"
+            )
+        if marked.size < seen.signed:  # the mark is read last, and raised before a checkpoint is stored
+            _log.warning(
+                "the high-water mark is older than the stored checkpoint", mark=marked.size, stored=seen.signed
             )
         if seen.head is not None and self._compared != (mark, seen.head):
             self._database.read_and_wait(lambda snapshot: _compare_tree(snapshot, seen.head, marked, key, self.log))

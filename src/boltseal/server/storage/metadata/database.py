@@ -83,12 +83,14 @@ class SqlUnitOfWork:
     doubts: dict[str, str] = field(default_factory=dict)
     invalidates_caches: bool = field(default=False)
     appended: set[str] = field(default_factory=set)
+    sizes: dict[str, int] = field(default_factory=dict)
     complete_manifests: set[tuple[int, str]] = field(default_factory=set)
 
     @contextmanager
     def rolled_back(self) -> Iterator[None]:
         """Undo at its end what the block did. Errors of the block are raised."""
         invalidates_caches, appended, whole = self.invalidates_caches, set(self.appended), set(self.complete_manifests)
+        sizes = dict(self.sizes)
         self.savepoints.savepoint("undone")
         try:
             yield
@@ -97,6 +99,7 @@ class SqlUnitOfWork:
                 self.savepoints.undo_to("undone")
                 self.savepoints.release("undone")
             self.invalidates_caches, self.appended, self.complete_manifests = invalidates_caches, appended, whole
+            self.sizes = sizes
 
 
 class WriteTooLong(Unavailable):
@@ -137,6 +140,8 @@ class SqlMetadata:
         self._driver = driver
         self._clock = clock
         self._budget_s = budget_s
+        self._sizes: dict[str, int] = {}
+        """By a log's name, how many entries this process has committed or seen."""
         self._waiting = FairQueue()
         self._closed = False
         self._lookup_session = driver.connect()
@@ -256,7 +261,7 @@ class SqlMetadata:
         savepoints = session.savepoints
         session.begin(write=True, durable=any(waiting.durable for waiting in group))
         invalidates_caches = begun = False
-        appended = set[str]()
+        appended, sizes = set[str](), self._sizes
         clock_doubt = self.clock_guard(self._clock())
         ends_s = time.monotonic() + GROUP_S
         try:
@@ -265,6 +270,7 @@ class SqlMetadata:
                     outcome.not_begun = group[number:]
                     break
                 tx = SqlUnitOfWork(session.statements, savepoints, self._clock(), clock_doubt, self.doubts)
+                tx.sizes = dict(sizes)
                 savepoints.savepoint("job")
                 try:
                     result = self._run_job(session, waiting, tx)
@@ -277,12 +283,14 @@ class SqlMetadata:
                 else:
                     invalidates_caches = invalidates_caches or tx.invalidates_caches
                     appended |= tx.appended
+                    sizes = tx.sizes
                     outcome.done.append((waiting, result))
                 savepoints.release("job")
             if invalidates_caches:
-                self.generation.begin()
+                self.generation.begin(session.statements)
                 begun = True
             session.commit()
+            self._sizes = sizes
         except BaseException:
             session.rollback()
             raise

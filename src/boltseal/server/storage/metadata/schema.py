@@ -28,6 +28,8 @@
     layer_chain  what shows that an image was built on this manifest (`oci.layer_chain`), also after it was deleted; NULL: not
                  found out yet, because its config is missing or the row is older than the table
     purged_blob  blobs whose rows a purge removed and whose bytes it has not deleted yet; see `unreferenced.note_purged`
+    generation   one row, or none: a number that changes when cached answers may be wrong; see `coordination.database_generation`
+    lease        the epoch of the last lease of each name; see `coordination.postgres_leases`; both only used on PostgreSQL
 
 There are two logs with the same tables (`LogTables`): the ledger of changes of our tags, and the observations of upstreams' tags.
 They are apart so that clients, who choose which upstream tags are asked for, cannot make the ledger grow.
@@ -383,5 +385,21 @@ layer_chain = Table(
         sqlite_where=text(PENDING_CHAIN),
         postgresql_where=text(PENDING_CHAIN),
     ),
+    sqlite_with_rowid=False,
+)
+
+generation = Table(
+    "generation",
+    METADATA,
+    Column("id", Integer, primary_key=True, autoincrement=False),
+    Column("number", BigInteger, nullable=False),
+    sqlite_with_rowid=False,
+)
+
+lease = Table(
+    "lease",
+    METADATA,
+    Column("name", Text, primary_key=True),
+    Column("epoch", BigInteger, nullable=False),
     sqlite_with_rowid=False,
 )
