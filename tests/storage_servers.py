@@ -15,7 +15,7 @@ import subprocess
 import sys
 import tempfile
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -24,6 +24,8 @@ import psycopg
 import pytest
 from obstore.store import S3Store
 
+from boltseal.server.storage.metadata.postgres_schema import prepare_database
+from boltseal.server.storage_settings import DatabaseUrl
 from tests.polling import wait_until
 from tests.ports import free_port
 
@@ -113,6 +115,10 @@ class Postgres(StorageServer):
         name = f"d{uuid.uuid4().hex}"
         self.execute(f'CREATE DATABASE {name} TEMPLATE "{template}"')
         return name
+
+    def drop_database(self, name: str) -> None:
+        """Drop a database, and end its connections."""
+        self.execute(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
 
     def execute(self, statement: str, database: str = "postgres") -> None:
         """Run one statement outside a transaction."""
@@ -239,9 +245,34 @@ def _own_folder(name: str) -> Iterator[Path]:
 
 @pytest.fixture(scope="session")
 def postgres_server() -> Iterator[Postgres]:
-    """One PostgreSQL for all tests of this process; each makes a database of its own in it, and none ends it."""
-    with postgres() as server:
+    """One PostgreSQL for all tests of this process; each makes a database of its own in it, and none ends it.
+
+    It does not wait for the disk: tests that kill a server start one of their own.
+    """
+    with postgres(settings={"fsync": "off", "full_page_writes": "off"}) as server:
         yield server
+
+
+@pytest.fixture(scope="session")
+def schema_template(postgres_server: Postgres) -> str:
+    """A database with boltseal's schema, of which copies are made, since that takes less time than creating the tables."""
+    name = postgres_server.create_database()
+    prepare_database(DatabaseUrl(postgres_server.url(name)))
+    return name
+
+
+@pytest.fixture
+def new_database(postgres_server: Postgres, schema_template: str) -> Iterator[Callable[[], str]]:
+    """Return the address of a new database with boltseal's schema at each call; they are dropped at the end of the test."""
+    names: list[str] = []
+
+    def create() -> str:
+        names.append(postgres_server.create_database(schema_template))
+        return postgres_server.url(names[-1])
+
+    yield create
+    for name in names:
+        postgres_server.drop_database(name)
 
 
 @pytest.fixture(scope="session")

@@ -14,9 +14,9 @@ import pytest
 
 from boltseal.server.storage.coordination.database_generation import DatabaseGeneration
 from boltseal.server.storage.coordination.interprocess_lock import LockUnusable
+from boltseal.server.storage.coordination.lock_session import BehindPooler
 from boltseal.server.storage.coordination.postgres_leases import PostgresLeases
 from boltseal.server.storage.coordination.postgres_lock import PostgresInterprocessLock
-from boltseal.server.storage.coordination.postgres_session import BehindPooler
 from boltseal.server.storage.coordination.protocol import Lease, Leases
 from tests.coordination_stores import PostgresStore, change, confirmed, create_tables
 from tests.pgbouncer import pgbouncer

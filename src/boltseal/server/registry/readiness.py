@@ -21,6 +21,8 @@ from boltseal.server.storage.metadata.protocol import Metadata
 DATABASE_TIMEOUT_S: Final = 5.0
 WRITE_WAIT_LIMIT_S: Final = 10.0
 """Twice the time budget of a write: an older one waits for something that does not end."""
+CLOCK_DIFFERENCE_LIMIT_US: Final = 30 * 1_000_000
+"""Between this server and PostgreSQL, whose time is that of entries and expiry."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +51,13 @@ async def readiness(
         now_us = clock()
         async with asyncio.timeout(DATABASE_TIMEOUT_S):
             head = await database.read(lambda snapshot: ledger_store.head(snapshot))
+            database_us = await database.time_us()
+        difference_us = 0 if database_us is None else clock() - database_us
+        if abs(difference_us) > CLOCK_DIFFERENCE_LIMIT_US:
+            blockers.append(
+                f"the clock of this server differs from the database's by {difference_us / 1_000_000:+.0f} seconds (limit: "
+                f"{CLOCK_DIFFERENCE_LIMIT_US // 1_000_000}): correct it"
+            )
         if head is not None:
             check_clock(head.last_time_us, now_us)
         clock_doubt = database.clock_guard(now_us)

@@ -21,7 +21,7 @@ from typing import Final, NamedTuple
 import structlog
 
 from boltseal.errors import BoltsealError
-from boltseal.server.storage.coordination.postgres_session import PostgresSession
+from boltseal.server.storage.coordination.lock_session import LockSession
 from boltseal.server.storage.coordination.protocol import Statements
 
 POLL_S: Final = 0.05
@@ -50,7 +50,7 @@ class DatabaseGeneration:
     """The number of one database, read by a thread. `address`: of the database or a pooler, with the password."""
 
     def __init__(self, address: str) -> None:
-        self._session = PostgresSession(address, direct=False)
+        self._session = LockSession(address, direct=False)
         self._confirmed = _Confirmed(_ODD, 0.0)
         self._ending = threading.Event()
         self._trouble = False

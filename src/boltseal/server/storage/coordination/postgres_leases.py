@@ -12,7 +12,7 @@ from typing import Final
 
 from boltseal.server.storage.coordination.file_leases import LEASE_NAME
 from boltseal.server.storage.coordination.interprocess_lock import LockUnusable
-from boltseal.server.storage.coordination.postgres_session import PostgresSession, advisory_key
+from boltseal.server.storage.coordination.lock_session import LockSession, advisory_key
 
 HELD_WITHIN_S: Final = 2.0
 """How long `held` waits for the server; one that does not answer may have released the lock."""
@@ -23,7 +23,7 @@ _NEXT_EPOCH: Final = "INSERT INTO lease (name, epoch) VALUES ($1, 1) ON CONFLICT
 class PostgresLease:
     """A lease that this process holds as long as the connection of this number is open."""
 
-    def __init__(self, session: PostgresSession, name: str, connection: int, epoch: int) -> None:
+    def __init__(self, session: LockSession, name: str, connection: int, epoch: int) -> None:
         self._session = session
         self._name = name
         self._connection = connection
@@ -48,7 +48,7 @@ class PostgresLeases:
     """The leases of one database. `address`: that of the server itself, with the password."""
 
     def __init__(self, address: str) -> None:
-        self._session = PostgresSession(address)
+        self._session = LockSession(address)
         self._lock = threading.Lock()
         self._leases: dict[str, PostgresLease] = {}
 

@@ -15,7 +15,7 @@ from typing import Final
 import structlog
 
 from boltseal.server.storage.coordination.interprocess_lock import LockNotAcquired, LockUnusable
-from boltseal.server.storage.coordination.postgres_session import PostgresSession, advisory_key
+from boltseal.server.storage.coordination.lock_session import LockSession, advisory_key
 from boltseal.server.storage.worker_threads import finish_in_thread
 
 LOOK_EVERY_S: Final = 0.05
@@ -27,7 +27,7 @@ class PostgresInterprocessLock:
     """The locks of one database. `address`: that of the server itself, with the password. Closed once."""
 
     def __init__(self, address: str) -> None:
-        self._session = PostgresSession(address)
+        self._session = LockSession(address)
         self._here: set[str] = set()
 
     def close(self) -> None:

@@ -25,7 +25,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final, NamedTuple, Protocol, TypeVar
 
 from boltseal.server.storage.coordination.protocol import Generation
@@ -241,6 +241,14 @@ class LoginLookups(Protocol):
         ...
 
 
+@dataclass(slots=True)
+class LookupCounts:
+    """How many look-ups were answered, and by how many queries. Only of a database that answers several by one query."""
+
+    asked: int = 0
+    queries: int = 0
+
+
 @dataclass(frozen=True, slots=True)
 class Lookups:
     """Point look-ups for requests, each of the last commit or a later one. Called on the event loop. Raises: Unavailable."""
@@ -249,6 +257,7 @@ class Lookups:
     uploads: UploadLookups
     upstreams: UpstreamLookups
     logins: LoginLookups
+    counts: LookupCounts = field(default_factory=LookupCounts)
 
 
 class Metadata(Protocol):
@@ -262,6 +271,8 @@ class Metadata(Protocol):
     """Doubts the clock. Called in any thread."""
     after_append: dict[str, Callable[[], None]]
     """By a log's name, a callback after a COMMIT with new entries. Called on the writer thread; must not wait or raise."""
+    after_connect: Callable[[Snapshot], None] | None
+    """Looks at what a new connection reads, which may be to another server of the database. Called in any thread; must not raise."""
 
     @property
     def frozen(self) -> str | None:
@@ -286,6 +297,10 @@ class Metadata(Protocol):
 
         `limited`: False only for a recovery, which is one unit of work however long it takes, and happens while no client writes.
         """
+        ...
+
+    async def time_us(self) -> int | None:
+        """Return the time of the database, which units of work use; None: it is the clock of this process. Unavailable."""
         ...
 
     async def read(self, query: Query[T]) -> T:

@@ -27,6 +27,7 @@
     account      users who may log in, and the encrypted hashes of their passwords; see `account_table`
     layer_chain  what shows that an image was built on this manifest (`oci.layer_chain`), also after it was deleted; NULL: not
                  found out yet, because its config is missing or the row is older than the table
+    write_mark   on PostgreSQL, for each writer the mark of its last durable COMMIT; see `postgres`
     purged_blob  blobs whose rows a purge removed and whose bytes it has not deleted yet; see `unreferenced.note_purged`
     generation   one row, or none: a number that changes when cached answers may be wrong; see `coordination.database_generation`
     lease        the epoch of the last lease of each name; see `coordination.postgres_leases`; both only used on PostgreSQL
@@ -71,16 +72,16 @@ METADATA = MetaData(
     }
 )
 
-# Lists are paged by name: both databases must sort by bytes, whatever the locale.
-NAME = Text().with_variant(postgresql.TEXT(collation="C"), "postgresql")
+# Lists are paged by name, and ranges of digests are read: both databases must sort by bytes, whatever the locale.
+TEXT: Final = Text().with_variant(postgresql.TEXT(collation="C"), "postgresql")
 
 repository = Table(
     "repository",
     METADATA,
     Column("id", Integer, primary_key=True),
-    Column("name", NAME, nullable=False, unique=True),
+    Column("name", TEXT, nullable=False, unique=True),
     Column("created_us", BigInteger, nullable=False),
-    Column("created_by", Text),  # NULL: before this was written down
+    Column("created_by", TEXT),  # NULL: before this was written down
 )
 
 
@@ -92,15 +93,15 @@ manifest = Table(
     "manifest",
     METADATA,
     _of_repository(),
-    Column("digest", Text, primary_key=True),
-    Column("canonical", Text, nullable=False, index=True),
-    Column("media_type", Text, nullable=False),
+    Column("digest", TEXT, primary_key=True),
+    Column("canonical", TEXT, nullable=False, index=True),
+    Column("media_type", TEXT, nullable=False),
     Column("size", BigInteger, nullable=False),
-    Column("subject", Text),
-    Column("artifact_type", Text),
-    Column("annotations", Text),
+    Column("subject", TEXT),
+    Column("artifact_type", TEXT),
+    Column("annotations", TEXT),
     Column("pushed_us", BigInteger, nullable=False),
-    Column("pushed_by", Text, nullable=False),
+    Column("pushed_by", TEXT, nullable=False),
     Index(None, "repository_id", "subject"),
     sqlite_with_rowid=False,
 )
@@ -108,7 +109,7 @@ manifest = Table(
 content = Table(
     "content",
     METADATA,
-    Column("canonical", Text, primary_key=True),
+    Column("canonical", TEXT, primary_key=True),
     Column("raw", LargeBinary, nullable=False),
 )
 
@@ -116,10 +117,10 @@ blob = Table(
     "blob",
     METADATA,
     _of_repository(),
-    Column("digest", Text, primary_key=True),
+    Column("digest", TEXT, primary_key=True),
     Column("size", BigInteger, nullable=False),
     Column("added_us", BigInteger, nullable=False),
-    Column("added_by", Text),  # NULL: before this was written down
+    Column("added_by", TEXT),  # NULL: before this was written down
     Index(None, "digest"),
     sqlite_with_rowid=False,
 )
@@ -127,7 +128,7 @@ blob = Table(
 released = Table(
     "released",
     METADATA,
-    Column("digest", Text, primary_key=True),
+    Column("digest", TEXT, primary_key=True),
     Column("released_us", BigInteger, nullable=False),
     sqlite_with_rowid=False,
 )
@@ -136,9 +137,9 @@ link = Table(
     "link",
     METADATA,
     _of_repository(),
-    Column("parent", Text, primary_key=True),
-    Column("child", Text, primary_key=True),
-    Column("kind", Text, primary_key=True),
+    Column("parent", TEXT, primary_key=True),
+    Column("child", TEXT, primary_key=True),
+    Column("kind", TEXT, primary_key=True),
     Index(None, "repository_id", "child"),
     sqlite_with_rowid=False,
 )
@@ -149,19 +150,19 @@ tag = Table(
     "tag",
     METADATA,
     _of_repository(),
-    Column("name", NAME, primary_key=True),
-    Column("digest", Text),
-    Column("canonical", Text),
-    Column("media_type", Text),
+    Column("name", TEXT, primary_key=True),
+    Column("digest", TEXT),
+    Column("canonical", TEXT),
+    Column("media_type", TEXT),
     Column("entry_index", BigInteger, nullable=False),
     Column("changed_us", BigInteger, nullable=False),
-    Column("changed_by", Text, nullable=False),
-    Column("sealed_digest", Text),
-    Column("sealed_canonical", Text),
-    Column("sealed_media_type", Text),
+    Column("changed_by", TEXT, nullable=False),
+    Column("sealed_digest", TEXT),
+    Column("sealed_canonical", TEXT),
+    Column("sealed_media_type", TEXT),
     Column("sealed_us", BigInteger),
-    Column("sealed_by", Text),
-    Column("keep", Text),
+    Column("sealed_by", TEXT),
+    Column("keep", TEXT),
     Column("keep_until_us", BigInteger),
     Index(None, "repository_id", "digest"),
     Index("ix_tag_settling", "keep_until_us", sqlite_where=text(SETTLING), postgresql_where=text(SETTLING)),
@@ -191,9 +192,9 @@ def _log(entries: str, prefix: str) -> LogTables:
             METADATA,
             Column("idx", BigInteger, primary_key=True, autoincrement=False),
             Column("time_us", BigInteger, nullable=False),
-            Column("kind", Text, nullable=False),
-            Column("repository", NAME, nullable=False),
-            Column("tag", NAME, nullable=False),
+            Column("kind", TEXT, nullable=False),
+            Column("repository", TEXT, nullable=False),
+            Column("tag", TEXT, nullable=False),
             Column("line", LargeBinary, nullable=False),
             Index(None, "repository", "tag", "idx"),
         ),
@@ -203,8 +204,8 @@ def _log(entries: str, prefix: str) -> LogTables:
             Column("id", Integer, primary_key=True, autoincrement=False),
             Column("size", BigInteger, nullable=False),
             Column("last_time_us", BigInteger, nullable=False),
-            Column("origin", Text, nullable=False),
-            Column("rules", Text, nullable=False),
+            Column("origin", TEXT, nullable=False),
+            Column("rules", TEXT, nullable=False),
         ),
         tile=Table(
             f"{prefix}_tile",
@@ -216,7 +217,7 @@ def _log(entries: str, prefix: str) -> LogTables:
         checkpoint=Table(
             f"{prefix}_checkpoint",
             METADATA,
-            Column("name", Text, primary_key=True),
+            Column("name", TEXT, primary_key=True),
             Column("size", BigInteger, nullable=False),
             Column("note", LargeBinary, nullable=False),
         ),
@@ -238,13 +239,13 @@ TABLES: Final[Mapping[Log, LogTables]] = {
 foreign_tag = Table(
     "foreign_tag",
     METADATA,
-    Column("repository", NAME, primary_key=True),
-    Column("name", NAME, primary_key=True),
-    Column("digest", Text),
-    Column("media_type", Text),
+    Column("repository", TEXT, primary_key=True),
+    Column("name", TEXT, primary_key=True),
+    Column("digest", TEXT),
+    Column("media_type", TEXT),
     Column("size", BigInteger),
-    Column("held_digest", Text),
-    Column("held_media_type", Text),
+    Column("held_digest", TEXT),
+    Column("held_media_type", TEXT),
     Column("held_size", BigInteger),
     Column("held_us", BigInteger),
     Column("gone_us", BigInteger),
@@ -259,7 +260,7 @@ pulled = Table(
     "pulled",
     METADATA,
     _of_repository(),
-    Column("digest", Text, primary_key=True),
+    Column("digest", TEXT, primary_key=True),
     Column("pulled_us", BigInteger, nullable=False),
     sqlite_with_rowid=False,
 )
@@ -267,13 +268,13 @@ pulled = Table(
 upstream = Table(
     "upstream",
     METADATA,
-    Column("name", Text, primary_key=True),
+    Column("name", TEXT, primary_key=True),
     Column("down_us", BigInteger),
-    Column("down_reason", Text),
+    Column("down_reason", TEXT),
     Column("quota_limit", BigInteger),
     Column("quota_remaining", BigInteger),
     Column("quota_window_s", BigInteger),
-    Column("quota_source", Text),
+    Column("quota_source", TEXT),
     Column("quota_us", BigInteger),
     sqlite_with_rowid=False,
 )
@@ -281,22 +282,22 @@ upstream = Table(
 upstream_pause = Table(
     "upstream_pause",
     METADATA,
-    Column("name", Text, primary_key=True),
+    Column("name", TEXT, primary_key=True),
     Column("until_us", BigInteger, nullable=False),
     Column("pulls_until_us", BigInteger, nullable=False),
-    Column("reason", Text, nullable=False),
+    Column("reason", TEXT, nullable=False),
     sqlite_with_rowid=False,
 )
 
 reservation = Table(
     "reservation",
     METADATA,
-    Column("repository", NAME, primary_key=True),
-    Column("tag", NAME, primary_key=True),
-    Column("digest", Text, nullable=False),
-    Column("media_type", Text, nullable=False),
+    Column("repository", TEXT, primary_key=True),
+    Column("tag", TEXT, primary_key=True),
+    Column("digest", TEXT, nullable=False),
+    Column("media_type", TEXT, nullable=False),
     Column("raw", LargeBinary, nullable=False),
-    Column("actor", Text, nullable=False),
+    Column("actor", TEXT, nullable=False),
     Column("reserved_us", BigInteger, nullable=False),
     Column("expires_us", BigInteger, nullable=False),
     sqlite_with_rowid=False,
@@ -305,7 +306,7 @@ reservation = Table(
 usage = Table(
     "usage",
     METADATA,
-    Column("holder", Text, primary_key=True),
+    Column("holder", TEXT, primary_key=True),
     Column("size", BigInteger, nullable=False),
     Column("repositories", BigInteger, nullable=False),
     sqlite_with_rowid=False,
@@ -314,8 +315,8 @@ usage = Table(
 outbox = Table(
     "outbox",
     METADATA,
-    Column("receiver", Text, primary_key=True),
-    Column("event_id", Text, primary_key=True),
+    Column("receiver", TEXT, primary_key=True),
+    Column("event_id", TEXT, primary_key=True),
     Column("at_us", BigInteger, nullable=False),
     Column("minor", Boolean, nullable=False),
     Column("body", LargeBinary, nullable=False),
@@ -327,7 +328,7 @@ outbox = Table(
 outbox_cursor = Table(
     "outbox_cursor",
     METADATA,
-    Column("name", Text, primary_key=True),
+    Column("name", TEXT, primary_key=True),
     Column("position", BigInteger, nullable=False),
     sqlite_with_rowid=False,
 )
@@ -335,9 +336,9 @@ outbox_cursor = Table(
 upload_session = Table(
     "upload_session",
     METADATA,
-    Column("id", Text, primary_key=True),
-    Column("repository", NAME, nullable=False),
-    Column("owner", Text, nullable=False),
+    Column("id", TEXT, primary_key=True),
+    Column("repository", TEXT, nullable=False),
+    Column("owner", TEXT, nullable=False),
     Column("begun_us", BigInteger, nullable=False),
     Column("expires_us", BigInteger, nullable=False),
     Index(None, "owner", "expires_us"),
@@ -347,7 +348,7 @@ upload_session = Table(
 failed_login = Table(
     "failed_login",
     METADATA,
-    Column("address", Text, primary_key=True),
+    Column("address", TEXT, primary_key=True),
     Column("failures", Integer, nullable=False),
     Column("last_us", BigInteger, nullable=False, index=True),
     sqlite_with_rowid=False,
@@ -356,8 +357,8 @@ failed_login = Table(
 account = Table(
     "account",
     METADATA,
-    Column("name", NAME, primary_key=True),
-    Column("encrypted_hash", Text, nullable=False),
+    Column("name", TEXT, primary_key=True),
+    Column("encrypted_hash", TEXT, nullable=False),
     Column("changed_us", BigInteger, nullable=False),
     sqlite_with_rowid=False,
 )
@@ -365,7 +366,7 @@ account = Table(
 purged_blob = Table(
     "purged_blob",
     METADATA,
-    Column("digest", Text, primary_key=True),
+    Column("digest", TEXT, primary_key=True),
     Column("purged_us", BigInteger, nullable=False),
     sqlite_with_rowid=False,
 )
@@ -376,8 +377,8 @@ layer_chain = Table(
     "layer_chain",
     METADATA,
     _of_repository(),
-    Column("digest", Text, primary_key=True),
-    Column("document", Text),
+    Column("digest", TEXT, primary_key=True),
+    Column("document", TEXT),
     Index(
         "ix_layer_chain_pending",
         "repository_id",
@@ -385,6 +386,15 @@ layer_chain = Table(
         sqlite_where=text(PENDING_CHAIN),
         postgresql_where=text(PENDING_CHAIN),
     ),
+    sqlite_with_rowid=False,
+)
+
+write_mark = Table(
+    "write_mark",
+    METADATA,
+    Column("writer", TEXT, primary_key=True),
+    Column("mark", TEXT, nullable=False),
+    Column("at_us", BigInteger, nullable=False),
     sqlite_with_rowid=False,
 )
 
@@ -399,7 +409,7 @@ generation = Table(
 lease = Table(
     "lease",
     METADATA,
-    Column("name", Text, primary_key=True),
+    Column("name", TEXT, primary_key=True),
     Column("epoch", BigInteger, nullable=False),
     sqlite_with_rowid=False,
 )

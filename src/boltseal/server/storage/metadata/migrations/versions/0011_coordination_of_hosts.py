@@ -3,8 +3,9 @@
 import sqlalchemy as sa
 from alembic import op
 
+_TEXT = sa.Text().with_variant(sa.Text(collation="C"), "postgresql")
 revision = "0011"
-down_revision = "0008"
+down_revision = "0009"
 
 
 def upgrade() -> None:
@@ -17,7 +18,7 @@ def upgrade() -> None:
     )
     op.create_table(
         "lease",
-        sa.Column("name", sa.Text(), nullable=False),
+        sa.Column("name", _TEXT, nullable=False),
         sa.Column("epoch", sa.BigInteger(), nullable=False),
         sa.PrimaryKeyConstraint("name", name=op.f("pk_lease")),
         sqlite_with_rowid=False,

@@ -45,7 +45,7 @@ def advisory_key(kind: str, name: str) -> str:
     return str(int.from_bytes(hashlib.sha256(f"{kind}:{name}".encode()).digest()[:8], "big", signed=True))
 
 
-class PostgresSession:
+class LockSession:
     """One connection, opened when it is first needed. Safe to use from several threads; closed once."""
 
     def __init__(self, address: str, *, direct: bool = True) -> None:
