@@ -18,6 +18,7 @@ from boltseal.policy.rule_decision import decide
 from boltseal.policy.rules import FLOATING_TAGS, Mode
 from boltseal.server.configuration import load
 from boltseal.server.settings import Settings
+from boltseal.server.storage_settings import MarkSettings
 from tests.docs.pages import ROOT, code, fenced, section, table, text
 
 CONFIGURATION = text("docs/reference/configuration.md")
@@ -48,9 +49,10 @@ def test_every_setting_is_described_with_its_default() -> None:
         if isinstance(inner, type) and issubclass(inner, BaseModel):
             keys = documented(f"`[{name}]`")
 
-            assert set(keys) == set(inner.model_fields) - {"grant", "quota"}
+            assert set(keys) == set(inner.model_fields) - {"grant", "quota", "mark"}
             assert all(about.endswith(".") for _, about in keys.values())
     assert documented("`[server]`")["max_manifest_bytes"][0] == "4MiB"
+    assert set(documented("`[storage.mark]`")) == set(MarkSettings.model_fields)
     assert documented("`[auth]`")["anonymous_pull"][0] == "false"
 
 

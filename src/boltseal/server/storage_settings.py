@@ -1,4 +1,6 @@
-"""The settings in `[storage]`: which database holds the metadata. Without them it is SQLite in the data folder.
+"""The settings in `[storage]`: which database holds the metadata, and where the ledger's mark is.
+
+Without them the metadata is in SQLite in the data folder, and the mark is a file beside the keys.
 
 Only the operator writes these settings, so they are trusted. The address of the database may hold a password, which no error,
 log or command shows.
@@ -7,16 +9,17 @@ log or command shows.
 from __future__ import annotations
 
 import re
+from pathlib import Path
 from typing import Annotated, Any, Final, Self
 from urllib.parse import parse_qsl, unquote, urlsplit
 
-from pydantic import PlainValidator
+from pydantic import AfterValidator, PlainValidator
 
 from boltseal.server.settings_table import SettingsTable
 
 _EXPECTED: Final = "an address such as postgresql://boltseal@db.example.com/boltseal"
 _HOST: Final = re.compile(r"(\[[0-9a-fA-F:.]+\]|[^:@\[\]]*)(:(6[0-5]\d{3}|[1-5]?\d{1,4}))?", re.ASCII)
-SECRET_SETTINGS: Final = frozenset({("storage", "database")})
+SECRET_SETTINGS: Final = frozenset({("storage", "database"), ("storage", "database_direct")})
 """Settings whose value may hold a secret: an error about one does not show it."""
 
 
@@ -73,8 +76,60 @@ def _without_password(netloc: str) -> str:
     return f"{user}:***@{host}" if colon else f"{login}{at}{host}"
 
 
+def _mark_url(text: str) -> str:
+    parts = urlsplit(text)
+    valid = parts.scheme in ("s3", "file") and parts.path.strip("/") and not (parts.query or parts.fragment)
+    if not valid or bool(parts.netloc) is not (parts.scheme == "s3"):
+        raise ValueError(
+            "an object such as s3://bucket/boltseal.mark, or a file such as file:///srv/marks/boltseal.mark"
+        )
+    return text.rstrip("/")
+
+
+class MarkSettings(SettingsTable):
+    """`[storage.mark]`: where the ledger's high-water mark is. Default: a file beside the keys.
+
+    It knows what was signed when the database is set back, so it must not be lost or restored together with the database.
+    """
+
+    url: Annotated[str, AfterValidator(_mark_url)] | None = None
+    """Object with the ledger's high-water mark, `s3://bucket/key`, or `file:///path`. Default: `DATA.keys/ledger.mark`."""
+    endpoint: str | None = None
+    """Address of the S3 server with the mark. Default: AWS."""
+    region: str | None = None
+    """Region of the bucket with the mark."""
+    access_key_file: Path | None = None
+    """File with two lines, the access key's id and secret, that can write only the mark. Default: `AWS_*` variables, the machine's role."""
+    single_replica: bool = False
+    """There is one server: with PostgreSQL the mark may be a file on its disk."""
+
+    @property
+    def shared(self) -> bool:
+        """Whether servers on several hosts have the same mark."""
+        return self.url is not None and self.url.startswith("s3:")
+
+
 class StorageSettings(SettingsTable):
     """`[storage]`: where rows and bytes are kept. Without it: SQLite and files in the data folder."""
 
     database: Annotated[DatabaseUrl, PlainValidator(DatabaseUrl.parse)] | None = None
     """Address of the PostgreSQL database with the metadata; its password from PGPASSFILE or in the variable. Default: SQLite."""
+    database_direct: Annotated[DatabaseUrl, PlainValidator(DatabaseUrl.parse)] | None = None
+    """Address of the database server itself, for locks, if `database` is a connection pooler. Default: `database`."""
+    mark: MarkSettings = MarkSettings()
+
+    @property
+    def lock_address(self) -> DatabaseUrl | None:
+        """The address of the database for locks; None with SQLite."""
+        return None if self.database is None else self.database_direct or self.database
+
+    @property
+    def mark_refusal(self) -> str | None:
+        """Why a server must not start: the mark would be on its own disk, where another server would not see it."""
+        if self.database is None or self.mark.shared or self.mark.single_replica:
+            return None
+        return (
+            "with [storage] database the ledger's mark belongs in an object store: set [storage.mark] url to s3://BUCKET/KEY of a "
+            "store that is not backed up together with the database, or [storage.mark] single_replica to true if there will only "
+            "be this server"
+        )

@@ -42,7 +42,7 @@ def own_store(own_server: Postgres) -> PostgresStore:
 async def test_a_killed_database_ends_leases_and_locks_and_later_gives_new_ones(
     own_server: Postgres, own_store: PostgresStore
 ) -> None:
-    """After kill -9 of PostgreSQL a lease is lost and no number is believed; after its restart a lease has a higher epoch."""
+    """After kill -9 of PostgreSQL a lease is lost and no number is trusted; after its restart a lease has a higher epoch."""
     leases, other, lock, generation = (
         own_store.open_leases(),
         own_store.open_leases(),
@@ -54,7 +54,7 @@ async def test_a_killed_database_ends_leases_and_locks_and_later_gives_new_ones(
     async with lock.taken("tag", 0):
         await asyncio.to_thread(own_server.kill)
         lost = not lease.held()
-        await until(lambda: generation.read() % 2 == 1, "no number is believed", 5)
+        await until(lambda: generation.read() % 2 == 1, "no number is trusted", 5)
         with pytest.raises(LockUnusable):
             leases.acquire("work")
         with pytest.raises(LockUnusable):
@@ -64,7 +64,7 @@ async def test_a_killed_database_ends_leases_and_locks_and_later_gives_new_ones(
         again = await until(lambda: acquired(other), "PostgreSQL answers", 30)
     async with lock.taken("tag", 5):
         pass
-    await until(lambda: generation.read() % 2 == 0, "the number is believed again", 10)
+    await until(lambda: generation.read() % 2 == 0, "the number is trusted again", 10)
 
     assert lost
     assert again is not None

@@ -3,7 +3,7 @@
     generation   one row: the number, always even; no row: 0
 
 The transaction that takes something away raises the number in the same COMMIT, so the two cannot be torn apart by a process or
-a connection that ends in between. A process asks for the number every `POLL_S` and believes an answer for `VALID_S`, counted
+a connection that ends in between. A process asks for the number every `POLL_S` and trusts an answer for `VALID_S`, counted
 from before its question; without such an answer it reads an odd number, and so uses no cache. `end`, after the COMMIT,
 waits until every answer from before the COMMIT is too old. So when the writer's client gets its answer, no process
 of the store answers from a cache of before.
@@ -40,7 +40,7 @@ _log = structlog.get_logger(__name__)
 
 
 class _Confirmed(NamedTuple):
-    """A number, and until when it is believed, by `_now_s`."""
+    """A number, and until when it is trusted, by `_now_s`."""
 
     number: int
     until_s: float
@@ -68,7 +68,7 @@ class DatabaseGeneration:
         statements.plain(_RAISE, (STEP, STEP))
 
     def end(self) -> None:
-        """Wait until no process believes a number from before the COMMIT."""
+        """Wait until no process trusts a number from before the COMMIT."""
         self._confirmed = _Confirmed(self._confirmed.number, 0.0)
         time.sleep(WAIT_S)
 
