@@ -7,9 +7,10 @@ An entry is valid when its transaction is committed. Signing follows; it may be 
 2. Compare: the database must have everything that was ever signed, unchanged. `LedgerInDoubt` names the difference.
 3. Add the leaves of the new entries, up to the mark if it is ahead. Then the root must be the mark's, and the mark's note
    is the head: a process signed it and died before step 5.
+   Where the tree is published as objects (`published_tree`), write the new tiles and bundles.
 4. Sign, and raise the mark by compare-and-swap. It is durable from here on, so no other tree of this size is ever signed. A
    process on another host that was faster moved the mark; then begin again with step 1.
-5. Write tiles and checkpoint in one transaction. From here on they are published.
+5. Write tiles and checkpoint in one transaction. From here on they are published; then write the object of the checkpoint.
 
 The ledger and the log of observations each have an integrator and keys of their own.
 
@@ -19,6 +20,8 @@ If a step fails or the process dies, the next call continues, in this or another
 from __future__ import annotations
 
 import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Final
 
@@ -32,10 +35,12 @@ from boltseal.ledger.note import SigningKey, format_note, parse_note_unverified
 from boltseal.ledger.proof import Receipt, format_receipt
 from boltseal.ledger.tiles import Grown, TileInvalid, Tiles, edge, grow, needed
 from boltseal.server.registry import sequencer
+from boltseal.server.registry.published_tree import PublishedTree
 from boltseal.server.storage.ledger_key import LedgerKeys
 from boltseal.server.storage.ledger_mark import MarkMoved
 from boltseal.server.storage.metadata import ledger_store, ledger_tree
 from boltseal.server.storage.metadata.protocol import LEDGER, Log, Metadata, Snapshot
+from boltseal.server.storage.object_tiles import ObjectTiles, TileDiffers
 
 BATCH: Final = 16_384
 """Maximum number of entries that one checkpoint adds; a million at once would have to fit in memory."""
@@ -73,10 +78,14 @@ class _Seen:
 class Integrator:
     """Signs one log of a store. Safe to use from several threads and processes at once."""
 
-    def __init__(self, database: Metadata, keys: LedgerKeys, log: Log = LEDGER) -> None:
+    def __init__(
+        self, database: Metadata, keys: LedgerKeys, log: Log = LEDGER, objects: ObjectTiles | None = None
+    ) -> None:
+        """`objects`: to which the tree is published as well; None: the API reads it from the database."""
         self.log = log
         self._database = database
         self._keys = keys
+        self._published = None if objects is None else PublishedTree(database, objects, log)
         self._compared: tuple[bytes | None, ledger_tree.SignedHead | None] = (None, None)
         """The mark and checkpoint that were compared last; the same pair needs no second comparison."""
 
@@ -217,6 +226,7 @@ class Integrator:
                 continue
             self._raise_doubt()
             if seen.head is not None and seen.size == seen.signed == marked.size:
+                self._publish(seen.origin, seen.head.note)
                 return marked
             head = self._step(seen, key, marked, mark or b"")
             if head.size == seen.size:
@@ -231,12 +241,24 @@ class Integrator:
                 raise LedgerInDoubt(f"the first {to} entries of the ledger are not the ones that were signed")
             note = mark
         else:
+            self._add_to_published(seen.origin, grown)
             note = sign_checkpoint(head, key)
             self._keys.put_mark(note, before=mark)
         stored = ledger_tree.SignedHead(head.size, note)
         self._database.write_and_wait(lambda tx: ledger_tree.add_tiles(tx, seen.signed, grown.tiles, stored, self.log))
         self._compared = (note, stored)
+        self._publish(seen.origin, note)
         return head
+
+    def _add_to_published(self, origin: str, grown: Grown) -> None:
+        if self._published is not None:
+            with _published_errors():
+                self._published.add(origin, grown.size, grown.tiles)
+
+    def _publish(self, origin: str, note: bytes) -> None:
+        if self._published is not None and note:
+            with _published_errors():
+                self._published.publish(origin, note)
 
     def _compare(self, seen: _Seen, key: SigningKey | None, mark: bytes | None) -> Checkpoint:
         """Step 2. Return the verified mark.
@@ -288,6 +310,18 @@ class Integrator:
             )
 
         return self._database.read_and_wait(look_up)
+
+
+@contextmanager
+def _published_errors() -> Iterator[None]:
+    """Turn another history of the published objects into a doubt."""
+    try:
+        yield
+    except TileDiffers as error:
+        raise LedgerInDoubt(
+            f"{error.message}: entries that were about to be signed are missing or were replaced; "
+            "see `boltseal ledger recover`"
+        ) from error
 
 
 def receipt_of(snapshot: Snapshot, index: int, size: int, note: bytes, log: Log = LEDGER) -> bytes:
