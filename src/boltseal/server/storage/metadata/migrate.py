@@ -39,12 +39,12 @@ else:  # hardly any start migrates
     command = deferred("alembic.command")
     alembic_config = deferred("alembic.config")
 
-FORMAT: Final = 7
+FORMAT: Final = 8
 WORKABLE_FORMAT: Final = 4
 """The oldest format that commands beside the server work on. What came later are tables of the running server."""
 ACCOUNTS_FORMAT: Final = 5
 """The oldest format whose database has the users."""
-HEAD_REVISION: Final = "0008"
+HEAD_REVISION: Final = "0010"
 DATABASE_NAME: Final = "boltseal.db"
 GENERATION_NAME: Final = "generation"
 _FILES_UNTIL: Final = "0006"
