@@ -43,11 +43,13 @@ from boltseal.server.settings import (
     ServerSettings,
     WitnessSettings,
 )
+from boltseal.server.storage_settings import StorageSettings
 
 PAGES: Final = Path(__file__).resolve().parent.parent / "docs" / "reference"
 _MIB: Final = 1024 * 1024
 _TABLES: Final[Sequence[tuple[str, type[BaseModel]]]] = (
     ("[server]", ServerSettings),
+    ("[storage]", StorageSettings),
     ("[auth]", AuthSettings),
     ("[ledger]", LedgerSettings),
     ("[local]", LocalSettings),

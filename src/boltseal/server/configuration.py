@@ -33,6 +33,7 @@ from boltseal.policy.rules import RuleInvalid
 from boltseal.policy.tag_expectations import TagsInvalid
 from boltseal.policy.upstreams import UpstreamInvalid
 from boltseal.server.settings import ENV_PREFIX, ENV_SEPARATOR, ServerSettings, Settings
+from boltseal.server.storage_settings import SECRET_SETTINGS
 
 DEFAULT_FILE: Final = SERVER_CONFIG_FILE
 
@@ -144,7 +145,7 @@ def _setting_value(
             layer = layer.get(part) if isinstance(layer, Mapping) else None
         return layer
 
-    name = f"[{key[0]}] {key[1]}" if len(key) > 1 else f"[[{key[0]}]]"
+    name = f"[{'.'.join(key[:-1])}] {key[-1]}" if len(key) > 1 else f"[[{key[0]}]]"
     name = f"[[auth.{key[1]}]]" if key in (("auth", "grant"), ("auth", "quota")) else name
     value: Any = settings
     for part in key:
@@ -213,12 +214,18 @@ def _refuse_unknown(layer: _Layer) -> None:
             raise ConfigInvalid(f"{layer.origin}: unknown table {quote(name)}{_nearest(name, Settings.model_fields)}")
         if name in _LISTS and isinstance(value, Mapping):
             raise ConfigInvalid(f"{layer.origin}: [{name}] is a list of tables; write [[{name}]]")
-        table = field.annotation
-        if isinstance(value, Mapping) and isinstance(table, type) and issubclass(table, BaseModel):
-            for key in value:
-                if key not in table.model_fields:
-                    near = _nearest(key, table.model_fields)
-                    raise ConfigInvalid(f"{layer.origin}: unknown setting {quote(key)} in [{name}]{near}")
+        _refuse_unknown_keys(layer.origin, name, field.annotation, value)
+
+
+def _refuse_unknown_keys(origin: str, name: str, table: Any, values: Any) -> None:
+    if not (isinstance(values, Mapping) and isinstance(table, type) and issubclass(table, BaseModel)):
+        return
+    for key, value in values.items():
+        field = table.model_fields.get(key)
+        if field is None:
+            near = _nearest(key, table.model_fields)
+            raise ConfigInvalid(f"{origin}: unknown setting {quote(key)} in [{name}]{near}")
+        _refuse_unknown_keys(origin, f"{name}.{key}", field.annotation, value)
 
 
 def _nearest(name: str, known: Iterable[str]) -> str:
@@ -261,7 +268,7 @@ def _at(values: Any, where: Sequence[str | int]) -> Any:
 def _error_line(found: ErrorDetails, layers: tuple[_Layer, ...]) -> str:
     """Return one line for pydantic's first error: source of the value, setting, value, what was expected."""
     # After the setting pydantic also names the tried alternative (a boolean, a list), which is no place in a file.
-    where = found["loc"] if found["loc"][0] in _LISTS else found["loc"][:2]
+    where = found["loc"] if found["loc"][0] in _LISTS else _setting_at(found["loc"])
     key = tuple(part for part in where if isinstance(part, str))
     for layer in layers:
         value = _at(layer.values, where)
@@ -269,9 +276,20 @@ def _error_line(found: ErrorDetails, layers: tuple[_Layer, ...]) -> str:
             break
     else:
         layer, value = layers[-1], None
-    table = f"[{key[0]}]" if len(key) == len(where) else f"[[{key[0]}]]"
+    table = f"[{'.'.join(key[:-1]) or key[0]}]" if len(key) == len(where) else f"[[{key[0]}]]"
     name = f"{table} {key[-1]}" if len(key) > 1 else table
     if layer.origin == "environment":
-        name = _variable(key[:2])
+        name = _variable(key if len(key) == len(where) else key[:2])
     expected = re.sub(r"^(Input should be|Value error,) ", "", found["msg"])
-    return f"{layer.origin}: {name} is {quote(str(value))}; expected {expected[:1].lower()}{expected[1:]}"
+    shown = "not valid (it is not shown: it may hold a password)" if key in SECRET_SETTINGS else quote(str(value))
+    return f"{layer.origin}: {name} is {shown}; expected {expected[:1].lower()}{expected[1:]}"
+
+
+def _setting_at(loc: Sequence[str | int]) -> tuple[str | int, ...]:
+    """Return the beginning of pydantic's place that is a setting, without the alternative that it tried."""
+    table: Any = Settings
+    for number, part in enumerate(loc):
+        if not (isinstance(table, type) and issubclass(table, BaseModel)) or part not in table.model_fields:
+            return tuple(loc[:number])
+        table = table.model_fields[str(part)].annotation
+    return tuple(loc)

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Annotated, Any, Final, Literal, NamedTuple
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, BaseModel, ByteSize, ConfigDict, Field
+from pydantic import AfterValidator, ByteSize, Field
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from boltseal.ledger.note import COSIGNATURE, KeyInvalid, VerifierKey
@@ -29,6 +29,8 @@ from boltseal.policy.rebuild_actions import RebuildAction, parse_on_outdated
 from boltseal.policy.rules import RuleSet, parse_rules
 from boltseal.policy.tag_expectations import TagExpectations, parse_tags
 from boltseal.policy.upstreams import UpstreamTerms, parse_upstreams
+from boltseal.server.settings_table import SettingsTable
+from boltseal.server.storage_settings import StorageSettings
 
 ENV_PREFIX: Final = "BOLTSEAL_"
 ENV_SEPARATOR: Final = "__"
@@ -151,11 +153,7 @@ def _namespace(text: str) -> str:
         raise ValueError(f"a glob over repositories, such as shop/**; {error.message}") from error
 
 
-class _Table(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, hide_input_in_errors=True)
-
-
-class ServerSettings(_Table):
+class ServerSettings(SettingsTable):
     """`[server]`: where the server listens, where its data is, and its limits."""
 
     listen: Annotated[str, AfterValidator(_listen)] = "127.0.0.1:5000"
@@ -207,7 +205,7 @@ class ServerSettings(_Table):
         return ListenAddress.parse(self.listen)
 
 
-class AuthSettings(_Table):
+class AuthSettings(SettingsTable):
     """`[auth]`: authentication. It is required if there is a user, or any setting here besides limits, or if other machines reach the
     server without `allow_anonymous`.
     """
@@ -229,7 +227,7 @@ class AuthSettings(_Table):
         return bool(self.model_fields_set - {"max_uploads_per_user", "quota"})
 
 
-class LedgerSettings(_Table):
+class LedgerSettings(SettingsTable):
     """`[ledger]`: its name (fixed at the first start; default: from the address), and who may read it.
 
     `public`: the checkpoint and hashes, which reveal no names, need no login.
@@ -243,7 +241,7 @@ class LedgerSettings(_Table):
     """How many witnesses must agree after a start before anything is written. Default: all; more are counted as all."""
 
 
-class WitnessSettings(_Table):
+class WitnessSettings(SettingsTable):
     """`[[witness]]`: a server that cosigns each checkpoint. `key`: its cosignature key, `name+id+base64`."""
 
     url: Annotated[str, AfterValidator(_witness_url)]
@@ -254,14 +252,14 @@ class WitnessSettings(_Table):
     """The prefix under which it shows the checkpoints that it cosigned (C2SP tlog-witness). Default: `url`."""
 
 
-class LocalSettings(_Table):
+class LocalSettings(SettingsTable):
     """`[local]`: repositories that are never resolved to an upstream, even before the first push to them."""
 
     namespaces: tuple[Annotated[str, AfterValidator(_namespace)], ...] = ()
     """Globs of the repositories that never belong to a mirror, even before the first push to them."""
 
 
-class OutdatedSettings(_Table):
+class OutdatedSettings(SettingsTable):
     """`[outdated]`: images that are not judged by their base, as of `policy.ignored_images`."""
 
     ignore: tuple[str, ...] = ()
@@ -280,6 +278,7 @@ class Settings(BaseSettings):
     )
 
     server: ServerSettings = ServerSettings()
+    storage: StorageSettings = StorageSettings()
     auth: AuthSettings = AuthSettings()
     ledger: LedgerSettings = LedgerSettings()
     local: LocalSettings = LocalSettings()
@@ -374,7 +373,7 @@ class Settings(BaseSettings):
         )  # an updated field counts as configured, so update only those that differ
         kept = {
             name: getattr(self, name)
-            for name in ("ledger", "local", "upstream", "tags", "witness", "notify", "on_outdated")
+            for name in ("storage", "ledger", "local", "upstream", "tags", "witness", "notify", "on_outdated")
         }
         return type(self)(server=server, auth=auth, rule=newer.rule, **kept)
 
@@ -383,7 +382,7 @@ class Settings(BaseSettings):
         taken = self.with_live_changes(newer)
         of_tables = tuple(
             f"[{table}] {name}"
-            for table in ("server", "auth", "ledger", "local")
+            for table in ("server", "storage", "auth", "ledger", "local")
             for name in type(getattr(taken, table)).model_fields
             if getattr(getattr(taken, table), name) != getattr(getattr(newer, table), name)
         )
