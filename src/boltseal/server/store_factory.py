@@ -14,7 +14,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -31,7 +31,8 @@ from boltseal.server.registry.quota_checks import QuotaChecks
 from boltseal.server.registry.sequencer import ClockStepped, LedgerFrozen, start_ledger, start_observations
 from boltseal.server.registry.tag_check import TAGS_DIFFER, StoreCheck
 from boltseal.server.settings import Settings
-from boltseal.server.storage.blobs.local_store import LocalBlobs
+from boltseal.server.storage.blobs.blob_stores import check_place, open_blob_store, open_to_examine
+from boltseal.server.storage.blobs.protocol import BlobStore
 from boltseal.server.storage.clock_guard import ClockGuard
 from boltseal.server.storage.coordination.file_leases import FileLeases
 from boltseal.server.storage.coordination.protocol import Leases
@@ -83,7 +84,7 @@ class OpenStore:
 
     data: Path
     database: Metadata
-    blobs: LocalBlobs
+    blobs: BlobStore
     registry: Registry
     keys: LedgerKeys
     integrator: Integrator
@@ -163,12 +164,12 @@ def examine_store(settings: Settings, progress: Progress, *, with_keys: bool = T
     """
     data = settings.server.data
     check_data(data)
-    blobs = LocalBlobs(data, create=False)
-    try:
+    with ExitStack() as closed:
+        database = None if settings.storage.blobs is None else closed.enter_context(open_metadata(settings))
+        blobs = open_to_examine(settings, database)
+        closed.callback(blobs.close)
         keys = LedgerKeys(settings.keys) if with_keys else None
         return examine(open_snapshot(data / DATABASE_NAME), blobs.maintenance, progress, keys, hashed=hashed)
-    finally:
-        blobs.close()
 
 
 def collect_store(settings: Settings, *, dry_run: bool, clock: Clock = now_us) -> Iterator[GarbageItem]:
@@ -192,6 +193,8 @@ def collect_store(settings: Settings, *, dry_run: bool, clock: Clock = now_us) -
             store.database, store.blobs.maintenance, store.blobs.upload_cleanup, clock(), dry_run=dry_run
         )
         if not dry_run:
+            if store.blobs.upkeep is not None:
+                store.blobs.upkeep.run(clock())
             correct_usage(store.database, FileLeases(settings.server.data))
 
 
@@ -234,6 +237,7 @@ def begin(settings: Settings, clock: Clock, guard: ClockGuard | None = None, *, 
     store = _open(settings, clock)
     _watch_clock(store.database, guard)
     try:
+        check_place(settings, store.database)
         _check_reserved(store, settings)
         if check:
             _check_at_start(store, settings)
@@ -381,7 +385,7 @@ def bounds(settings: Settings) -> QuotaChecks:
 def _open(settings: Settings, clock: Clock) -> OpenStore:
     data = settings.server.data
     database = open_database(data / DATABASE_NAME, data / GENERATION_NAME, clock)
-    blobs = LocalBlobs(data, memory_bytes=settings.server.upload_buffer_bytes)
+    blobs = open_blob_store(settings, database)
     reserve = DiskReserve(data, int(settings.server.disk_reserve_bytes))
     keys = LedgerKeys(settings.keys)
     integrator = Integrator(database, keys)

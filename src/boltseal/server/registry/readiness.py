@@ -1,6 +1,6 @@
 """Readiness of the registry: what prevents it from serving, and what only prevents writes.
 
-Blockers make it not ready, so that a load balancer sends traffic elsewhere: the database does not answer, a write waits for
+Blockers make it not ready, so that a load balancer sends traffic elsewhere: the database or the object store does not answer, a write waits for
 too long, the clock cannot be right (`ledger.clock`), or the ledger is in doubt. Notes leave it ready, because pulls work: it
 is read-only by its settings, the disk reserve is reached, or a reload failed in whole or in part.
 """
@@ -14,6 +14,7 @@ from typing import Final
 
 from boltseal.errors import BoltsealError
 from boltseal.server.registry.sequencer import check_clock
+from boltseal.server.storage.blobs.protocol import StoreUpkeep
 from boltseal.server.storage.disk_reserve import DiskReserve
 from boltseal.server.storage.metadata import ledger_store
 from boltseal.server.storage.metadata.protocol import Metadata
@@ -38,10 +39,12 @@ async def readiness(
     notes: tuple[str, ...],
     clock: Callable[[], int],
     write_wait_limit_s: float = WRITE_WAIT_LIMIT_S,
+    *,
+    upkeep: StoreUpkeep | None = None,
 ) -> Readiness:
     """Return the readiness now.
 
-    `read_only`: why writes are refused, None where they are not. `write_wait_limit_s`: how long a write may wait.
+    `read_only`: why writes are refused, None where they are not. `upkeep`: of a blob store on another machine. `write_wait_limit_s`: how long a write may wait.
     """
     blockers: list[str] = []
     found = list(notes)
@@ -58,6 +61,9 @@ async def readiness(
         blockers.append(f"the database has not answered for {DATABASE_TIMEOUT_S:g} seconds")
     except BoltsealError as error:
         blockers.append(error.message)
+    trouble = None if upkeep is None else await upkeep.trouble()
+    if trouble is not None:
+        blockers.append(trouble)
     oldest_wait_s = database.write_queue.oldest_wait_s
     if oldest_wait_s > write_wait_limit_s:
         blockers.append(

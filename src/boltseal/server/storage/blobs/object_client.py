@@ -179,14 +179,20 @@ class ObjectClient:
             for chunk in found.stream(min_chunk_size=PIECE_BYTES):
                 yield bytes(chunk)
 
-    def put_and_wait(self, key: str, content: bytes | Iterator[bytes]) -> None:
-        """Write an object from bytes, or in parts from an iterator. Raises: StoreBroken."""
+    def put_and_wait(self, key: str, content: bytes, content_type: str = "application/octet-stream") -> None:
+        """Write a small object as `put` does."""
+        with _errors_named("written"):
+            obstore.put(self._store, key, content, attributes={"Content-Type": content_type}, use_multipart=False)
+
+    def put_file_and_wait(self, key: str, path: Path, size: int) -> None:
+        """Write an object from a file as `put_file` does."""
         with _errors_named("written"):
             obstore.put(
                 self._store,
                 key,
-                content,
+                path,
                 attributes={"Content-Type": "application/octet-stream"},
+                chunk_size=max(PART_BYTES, size // MOST_PARTS + 1),
                 max_concurrency=PARTS_AT_ONCE,
             )
 

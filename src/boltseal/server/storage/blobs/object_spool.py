@@ -63,6 +63,11 @@ class Spool:
         return fd
 
 
+def path_of(fd: int) -> Path:
+    """Return a path by which this process opens a file without a name again."""
+    return Path(f"/dev/fd/{fd}")
+
+
 def spool_error(error: OSError) -> SpoolFull | StoreBroken:
     """Return the error for the client, without paths."""
     reason = error.strerror or type(error).__name__
@@ -92,7 +97,7 @@ class SpooledBody:
     @property
     def path(self) -> Path:
         """The file, for a reader of this process, while the body is open."""
-        return Path(f"/dev/fd/{self._fd}")
+        return path_of(self._fd)
 
     def reserve(self, size: int) -> None:
         """Count bytes that `append` will write. On the event loop. Raises: SpoolFull."""

@@ -76,7 +76,7 @@ class ObjectBlobs:
         self.uploads: UploadSessions = uploads
         self.upload_cleanup: UploadCleanup = uploads
         self.maintenance: BlobMaintenance = ObjectMaintenance(database, client)
-        self.upkeep: StoreUpkeep | None = ObjectUpkeep(database, client)
+        self.upkeep: StoreUpkeep | None = ObjectUpkeep(database, client, spool)
         self.redirect: RedirectUrl | None = ObjectRedirect(database, client) if redirect else None
         spool.make_folder()
 

@@ -2,7 +2,7 @@
 
 - A dead key was marked in the transaction that removed its last row, and is deleted when it is due. If that fails, it stays
   marked, and is deleted the next time.
-- A blob that a client sent in many requests is several objects. They are read, hashed and written as one, whose key was
+- A blob that a client sent in many requests is several objects. They are read into the spool, hashed and written as one, whose key was
   recorded before; then one transaction lets the blob's row name it, if the blob is the same as before. What fails before
   that is deleted a day later.
 - A request that was killed leaves an object that no row names. The key of a request is in the row of its session before its
@@ -15,7 +15,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
 from functools import partial
 from typing import Final
 
@@ -24,8 +23,8 @@ from boltseal.oci.digest import Digest
 from boltseal.server.storage.batches import batches
 from boltseal.server.storage.blobs.object_client import ListedObject, ObjectClient
 from boltseal.server.storage.blobs.object_maintenance import KEYS
+from boltseal.server.storage.blobs.object_spool import Spool, path_of
 from boltseal.server.storage.blobs.object_upload import BLOBS, INDEX, index_document, index_key, new_key
-from boltseal.server.storage.blobs.protocol import StoreBroken
 from boltseal.server.storage.metadata import blob_keys, upload_progress
 from boltseal.server.storage.metadata.blob_keys import BlobRow, ObjectPart
 from boltseal.server.storage.metadata.protocol import Metadata, Snapshot
@@ -41,9 +40,10 @@ HEALTH_WITHIN_S: Final = 5.0
 class ObjectUpkeep:
     """`StoreUpkeep` of an object store."""
 
-    def __init__(self, database: Metadata, client: ObjectClient) -> None:
+    def __init__(self, database: Metadata, client: ObjectClient, spool: Spool) -> None:
         self._database = database
         self._client = client
+        self._spool = spool
         self._next_sweep_us: int | None = None
 
     async def trouble(self) -> str | None:
@@ -108,26 +108,32 @@ class ObjectUpkeep:
         row, parts = self._database.read_and_wait(partial(_blob, digest=str(digest)))
         if row is None or len(parts) < 2:
             return 0
-        hasher = digest.hasher()
         joined, index = ObjectPart(new_key(), row.size), index_key(digest)
-
-        def pieces() -> Iterator[bytes]:
-            for part in parts:
-                for piece in self._client.scan(part.key):
-                    hasher.update(piece)
-                    yield piece
-
         self._database.write_and_wait(partial(blob_keys.announce, keys=[joined.key, index]))
         try:
-            self._client.put_and_wait(joined.key, pieces())
-            if hasher.hexdigest() != digest.hex:  # damaged, which `admin fsck` reports
-                return 0
-            self._client.put_and_wait(index, index_document(digest, [joined]))
-        except StoreBroken:
+            fd = self._spool.open()
+        except BoltsealError:
             return 0
-
+        try:
+            if self._copy(digest, parts, fd) != digest.hex:  # damaged, which `admin fsck` reports
+                return 0
+            self._client.put_file_and_wait(joined.key, path_of(fd), row.size)
+            self._client.put_and_wait(index, index_document(digest, [joined]), "application/json")
+        except (BoltsealError, OSError):
+            return 0
+        finally:
+            self._spool.disk.close(fd)
         replace = partial(blob_keys.replace_keys, row=row, before=parts, part=joined, index_key=index)
         return int(self._database.write_and_wait(replace))
+
+    def _copy(self, digest: Digest, parts: list[ObjectPart], fd: int) -> str:
+        """Write the bytes of a blob to a file, and return their digest. Raises: StoreBroken, OSError."""
+        hasher = digest.hasher()
+        for part in parts:
+            for piece in self._client.scan(part.key):
+                hasher.update(piece)
+                self._spool.disk.append(fd, [piece])
+        return hasher.hexdigest()
 
 
 def _is_old(each: ListedObject, now_us: int) -> bool:
