@@ -68,7 +68,7 @@ timings: $(VENV)/.works  ## measures which tests are lengthy, into tests/timings
 	@$(BIN)/python -m pytest -q -m "not slow and not real" --write-timings
 
 # One worker more than there are processors: these tests often wait for another program, while container engines do work.
-test: WORKERS := $(shell echo $$(($$(nproc) + 1)))
+test soak: WORKERS := $(shell echo $$(($$(nproc) + 1)))
 test: $(VENV)/.works  ## runs all tests but those of the next two; real clients; as root installs missing packages
 	@scripts/test-packages
 	@$(BIN)/python -m pytest -q -m "not engine and not store" $(SPREAD) $(ARGS)
@@ -83,7 +83,7 @@ test-stores: $(VENV)/.works  ## runs the tests of scrub on the stores of real co
 
 soak: $(VENV)/.works  ## runs the slow tests at full size: 50 kills, 4 GiB blobs, 200 pushes of 64 MiB, 100,000 tags
 	@scripts/test-packages
-	@BOLTSEAL_TEST_SCALE=full $(BIN)/python -m pytest -m slow
+	@TEST_SCALE=full $(BIN)/python -m pytest -m slow $(SPREAD) $(ARGS)
 
 bench: $(VENV)/.works  ## measures boltseal beside docker-registry and nginx on this machine
 	@scripts/test-packages

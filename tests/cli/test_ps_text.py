@@ -9,7 +9,7 @@ from boltseal.cli.ps_text import blocks
 from boltseal.engines.inventory import ContainerHealth
 from boltseal.host.containers.hosts import RunningContainer
 from boltseal.host.containers.rows import ContainerRow, DeployedRelease
-from boltseal.ledger.tag_intervals import Behind, ReleaseRecord, TagPeriod
+from boltseal.ledger.tag_intervals import Behind, ReleaseRecord, TagInterval
 from boltseal.lockfile.compare import Weight
 from boltseal.lockfile.container_check import (
     ContainerStatus,
@@ -49,7 +49,7 @@ def text_of(*rows: ContainerRow, several: bool = False) -> list[str]:
 def test_a_block_shows_all_known_facts() -> None:
     """A block shows former and present tags, distance, actor, digests by kind, the lock's entry, and each container."""
     known: dict[str, Any] = {
-        "tags": (TagPeriod("1.4.2", 0, None, "ci"), TagPeriod("latest", 0, NOON_US - 22 * HOUR_US)),
+        "tags": (TagInterval("1.4.2", 0, None, "ci"), TagInterval("latest", 0, NOON_US - 22 * HOUR_US)),
         "behind": Behind(2, 1),
         "moved": True,
         "verdict": RunningVerdict(ContainerStatus.NOT_RECREATED, Weight.DIFFERS),
@@ -135,7 +135,7 @@ def test_the_host_of_a_container_is_shown() -> None:
 def test_no_line_is_wider_than_a_terminal_or_moves_its_cursor() -> None:
     """No line is wider than 80 columns or moves the cursor, whatever a field has."""
     evil = "\x1b[2J" + "a very long name " * 20
-    tags = tuple(TagPeriod(f"1.4.{number}", 0, None, "ci\x1b[31m") for number in range(40))
+    tags = tuple(TagInterval(f"1.4.{number}", 0, None, "ci\x1b[31m") for number in range(40))
     lines = text_of(row(seen(name="web" * 40, started_as=evil)), row(tags=tags))
 
     assert max(len(line) for line in lines if " " in line.strip()) <= 80

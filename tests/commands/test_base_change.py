@@ -50,11 +50,11 @@ def files_layer(files: Files) -> Blob:
     return Blob(gzipped(tar_of(files)), OCI_LAYER)
 
 
-async def layers_of(image: Document, *sboms: Document) -> ImageLayers:
+async def layers_of(image: Document, *sboms: Document, base_layers: Sequence[str] = ()) -> ImageLayers:
     """Read an image as `outdated --explain` does."""
     source = WithSboms(image, *sboms)
     inspected = await inspect(source, Digest.parse(image.digest), None)
-    contents = await read_contents(source, inspected)
+    contents = await read_contents(source, inspected, base_layers=base_layers)
     return ImageLayers(contents, () if inspected.config is None else inspected.config.diff_ids)
 
 
@@ -71,10 +71,10 @@ def explained(
 
     async def run() -> ExplainedBase:
         attached: list[tuple[Document, ...]] = [(each,) for each in sboms] or [(), (), ()]
-        old, new, layers = [
-            await layers_of(each, *some) for each, some in zip((was, now, image), attached, strict=True)
-        ]
-        return BaseChange(MOVE, old, new, tuple(changed)).explain(layers, own)
+        old_sboms, new_sboms, own_sboms = attached
+        old = await layers_of(was, *old_sboms)
+        change = BaseChange(MOVE, old, await layers_of(now, *new_sboms), tuple(changed))
+        return change.explain(await layers_of(image, *own_sboms, base_layers=change.diff_ids), own)
 
     return asyncio.run(run())
 
@@ -82,69 +82,89 @@ def explained(
 Steps = list[tuple[str, str]]
 CONTENTS = st.dictionaries(st.sampled_from(PATHS), st.sampled_from(["1", "2", "3"]), max_size=len(PATHS))
 OWN_STEPS = st.lists(
-    st.tuples(st.sampled_from(["write", "delete", "folder", "copy", "upgrade", "mode"]), st.sampled_from(PATHS)),
+    st.tuples(
+        st.sampled_from(["write", "delete", "folder", "copy", "copy over", "upgrade", "mode"]), st.sampled_from(PATHS)
+    ),
     max_size=4,
 )
 
 
-def own_layers(steps: Steps, base: dict[str, str], new: dict[str, str]) -> tuple[list[Blob], dict[str, str]]:
-    """Return the own layers of a build on a base, one for each step, and the files of the image that it makes.
+class OwnBuild:
+    """A build on a base: its layers, the files of the image that it makes, and which of them its own steps wrote."""
 
-    `new`: the files of the new base, which an upgrade writes.
-    """
-    files, layers = dict(base), list[Blob]()
-    for number, (what, path) in enumerate(steps):
+    def __init__(self, steps: Steps, base: dict[str, str], new: dict[str, str]) -> None:
+        """Run the steps, each of which makes a layer, or nothing. `new`: the files of the new base, which an upgrade writes."""
+        self.layers: list[Blob] = []
+        self.files = dict(base)
+        self.written: set[str] = set()
+        for number, (what, path) in enumerate(steps):
+            self._step(what, path, number, new)
+
+    def _step(self, what: str, path: str, number: int, new: dict[str, str]) -> None:
+        files = self.files
         if what == "write":
-            layers.append(files_layer({path: f"own {number}"}))
-            files[path] = f"own {number}"
+            self._write(path, f"own {number}")
         elif what == "delete" and path in files:
             folder, _, name = path.rpartition("/")
-            layers.append(files_layer({f"{folder}/.wh.{name}" if folder else f".wh.{name}": ""}))
+            self.layers.append(files_layer({f"{folder}/.wh.{name}" if folder else f".wh.{name}": ""}))
             del files[path]
         elif what == "folder" and any(each.startswith("d/") for each in files):
-            layers.append(files_layer({".wh.d": ""}))
-            files = {each: content for each, content in files.items() if not each.startswith("d/")}
+            self.layers.append(files_layer({".wh.d": ""}))
+            self.files = {each: content for each, content in files.items() if not each.startswith("d/")}
         elif what == "copy" and path in files:
-            layers.append(files_layer({f"copy{number}": files[path]}))
-            files[f"copy{number}"] = files[path]
+            self._write(f"copy{number}", files[path])
+        elif what == "copy over" and path in files:
+            self._write(PATHS[PATHS.index(path) - 1], files[path])
         elif what == "upgrade" and path in new:
-            layers.append(files_layer({path: new[path]}))
-            files[path] = new[path]
+            self._write(path, new[path])
         elif what == "mode" and path in files:
-            layers.append(layer_of({path: files[path].encode()}, 0o755))
-    return layers, files
+            self._write(path, files[path], 0o755)
+
+    def _write(self, path: str, content: str, mode: int = 0o644) -> None:
+        self.layers.append(layer_of({path: content.encode()}, mode))
+        self.files[path] = content
+        self.written.add(path)
 
 
-def compared(found: dict[str, str], image: dict[str, str], new: dict[str, str]) -> dict[str, str]:
-    """Return the files that a rebuild must not change: no copies of contents that the new base has as well, nor copies that
-    the image lacks, because the former base had no such file.
-    """
-    left_out = {path for path in found if path.startswith("copy") and image.get(path) in {None, *new.values()}}
-    return {path: content for path, content in found.items() if path not in left_out}
+def may_be_copies(build: OwnBuild, was: dict[str, str], now: dict[str, str]) -> list[str]:
+    """Return the files that a build's own steps wrote and that have the former content of a changed file at another path."""
+    changed = {path: content for path, content in was.items() if now.get(path) != content}
+    return [
+        path
+        for path in build.written & build.files.keys()
+        if any(each != path and content == build.files[path] for each, content in changed.items())
+    ]
 
 
 @settings(max_examples=150, deadline=None)
 @given(CONTENTS, CONTENTS, OWN_STEPS)
 @example({"a": "1", "d/b": "1"}, {"a": "2", "d/b": "1"}, [("copy", "a"), ("write", "a")])
 @example({"d/b": "1"}, {"a": "2", "d/b": "1"}, [("copy", "a"), ("write", "a")])
+@example({"a": "1"}, {"d/b": "1"}, [("copy", "a"), ("delete", "a"), ("folder", "a")])
+@example({"a": "1", "d/e/f": "2"}, {"a": "2", "d/e/f": "1"}, [("copy over", "a"), ("write", "a")])
+@example({"a": "1", "d/b": "1", "d/c": "1"}, {"d/b": "1", "d/c": "1"}, [("mode", "d/c"), ("delete", "a")])
 def test_a_rebuild_changes_nothing_if_the_change_does_not_reach(
     was: dict[str, str], now: dict[str, str], steps: Steps
 ) -> None:
-    """Without reach a rebuild changes no file but copies of what both bases have; with it a file is as before the change."""
+    """Without reach a rebuild changes no file, with it a file is as before the change; doubt needs a reason in base or image."""
     keep = {"keep": "same"}
     was, now = was | keep, now | keep
-    layers, files = own_layers(steps, was, now)
-    _, rebuilt = own_layers(steps, now, now)
+    build, rebuild = OwnBuild(steps, was, now), OwnBuild(steps, now, now)
     base = files_layer(was)
-    found = explained(image_of(base), image_of(files_layer(now)), image_of(base, *layers))
-    former = {path for path in PATHS if was.get(path) != now.get(path) and files.get(path) == was.get(path)}
+    found = explained(image_of(base), image_of(files_layer(now)), image_of(base, *build.layers))
+    former = {path for path in PATHS if was.get(path) != now.get(path) and build.files.get(path) == was.get(path)}
 
     if found.reach is Reach.DOES_NOT:
-        assert compared(files, files, now) == compared(rebuilt, files, now)
+        assert build.files == rebuild.files
     elif found.reach is Reach.REACHES:
         assert former or found.files.copies
     else:
-        assert was == now
+        added, folders = now.keys() - was.keys(), folders_of(was) != folders_of(now)
+        assert was == now or added or folders or may_be_copies(build, was, now)
+
+
+def folders_of(files: dict[str, str]) -> set[str]:
+    return {path.rpartition("/")[0] for path in files}
 
 
 BASE = {DPKG: dpkg(bash="5.1", openssl="3.0.1"), "usr/lib/libssl.so": b"3.0.1", "etc/keep": b"same"}
@@ -209,6 +229,69 @@ def test_a_deleted_package_is_not_reached() -> None:
     assert found.files.counts == {PartState.REPLACED: 1, PartState.GONE: 1}
 
 
+MOVED = image_of(layer_of(FIXED | {"etc/keep": b"3.0.1"}))
+"""A new base that has the content of the former file in another place."""
+UPGRADED: Files = {DPKG: dpkg(bash="5.1", openssl="3.0.2"), "usr/lib/libssl.so": "3.0.2"}
+
+
+def upgraded(*own: Files) -> Document:
+    """Return an image whose own layers write files, and then upgrade the changed package."""
+    return on_base(*own, UPGRADED)
+
+
+@pytest.mark.parametrize("own", [{"opt/ssl": "3.0.1"}, {"opt/ssl": hard_link("usr/lib/libssl.so")}])
+def test_a_copy_whose_content_the_new_base_has_elsewhere_could_not_be_checked(own: Files) -> None:
+    """An own file with the content of a changed file is doubt if the new base has that content in another place."""
+    found = explained(WAS, MOVED, upgraded({**own, "etc/.wh.keep": ""}))
+
+    assert found.reach is Reach.UNKNOWN
+    assert "one of its own files may be a copy of a changed one" in found.reason
+    assert found.reason.endswith(": /opt/ssl")
+
+
+def test_own_layers_that_leave_a_content_of_the_base_alone_make_no_doubt() -> None:
+    """A file that an image has from its base is no copy, though a changed file of the base had the same content."""
+    was, now = ({**base, "etc/empty": b"", "etc/other": other} for base, other in ((BASE, b""), (FIXED, b"x")))
+    plain, written = (
+        image_of(layer_of(was), files_layer({**UPGRADED, "etc/other": "x"}), *(files_layer(each) for each in own))
+        for own in ([], [{"etc/empty": ""}])
+    )
+    found = [explained(image_of(layer_of(was)), image_of(layer_of(now)), each).reach for each in (plain, written)]
+
+    assert found == [Reach.DOES_NOT, Reach.UNKNOWN]
+
+
+def test_a_link_with_a_former_target_could_not_be_checked() -> None:
+    """A symbolic link with the target of a changed link is doubt, because it may be a copy of it or be made anew."""
+    was, now = (files_layer({"bin/sh": symlink(target), "bin/a": "1", "bin/b": "1"}) for target in ("/bin/a", "/bin/b"))
+    image = image_of(was, files_layer({"own/sh": symlink("/bin/a"), "bin/sh": symlink("/bin/b")}))
+    found = explained(image_of(was), image_of(now), image)
+
+    assert found.reach is Reach.UNKNOWN
+    assert "/own/sh" in found.reason
+
+
+def test_a_file_that_only_the_new_base_has_could_not_be_checked() -> None:
+    """If the new base adds a file, an own copy of its folder would have it after a rebuild, and no file of the image says so."""
+    found = explained(WAS, image_of(layer_of(FIXED | {"usr/lib/new.so": b"n"})), upgraded({"usr/lib/new.so": "n"}))
+
+    assert found.reach is Reach.UNKNOWN
+    assert found.reason == "the new base adds files that its own build may copy, such as /usr/lib/new.so"
+
+
+@pytest.mark.parametrize(("old", "new"), [(("opt",), ()), ((), ("opt",))])
+def test_a_folder_of_one_base_could_not_be_checked(old: tuple[str, ...], new: tuple[str, ...]) -> None:
+    """An image that has or lacks an empty folder as the former base does is not the same after a rebuild."""
+    was, now = (
+        files_layer({**{path: content.decode() for path, content in base.items()}, **{f"{each}/": "" for each in more}})
+        for base, more in ((BASE, old), (FIXED, new))
+    )
+    found = explained(image_of(was), image_of(now), image_of(was, files_layer(UPGRADED)))
+
+    assert found.reach is Reach.UNKNOWN
+    assert "a folder /opt" in found.reason
+
+
 @pytest.mark.parametrize("link", [hard_link("usr/lib/libssl.so"), symlink("/usr/lib/libssl.so")])
 def test_a_link_to_a_former_file_is_reached(link: tarfile.TarInfo) -> None:
     """An image that adds a link to a changed file still has the former file."""
@@ -262,6 +345,31 @@ def test_a_setting_that_the_image_inherits_reaches_it() -> None:
     same = explained(base, base, on_base(), changed=[change])
 
     assert [each.reach for each in (inherits, own, same)] == [Reach.REACHES, Reach.DOES_NOT, Reach.DOES_NOT]
+
+
+@pytest.mark.parametrize(
+    ("change", "own", "reason"),
+    [
+        (
+            SettingChange("ENV PATH", "/usr/bin", "/usr/bin:/opt/bin"),
+            SettingChange("ENV PATH", "/app:/usr/bin", "/usr/bin:/opt/bin"),
+            "its ENV PATH may contain the former value of ENV PATH",
+        ),
+        (
+            SettingChange("ENV V", "16.1", "16.2"),
+            SettingChange("ENV URL", "https://example.com/16.1.tar", ""),
+            "its ENV URL may contain the former value of ENV V",
+        ),
+    ],
+)
+def test_a_setting_that_contains_a_former_one_could_not_be_checked(
+    change: SettingChange, own: SettingChange, reason: str
+) -> None:
+    """An own setting in which a changed variable may be expanded is another one after a rebuild."""
+    replaced = [own] if own.what == change.what else [own, SettingChange(change.what, "9", change.now)]
+    found = explained(WAS, NOW, upgraded(), changed=[change], own=replaced)
+
+    assert (found.reach, found.reason) == (Reach.UNKNOWN, reason)
 
 
 def test_only_a_folders_mode_changed() -> None:

@@ -15,10 +15,11 @@ from boltseal.commands.pin import PinRequest, pin_project
 from boltseal.commands.registry_access import RegistryOptions
 from boltseal.commands.verify import VerifyRequest, verify_project
 from boltseal.config import ClientPaths
-from boltseal.lockfile.document import Lock, LockedImage, LockInvalid
+from boltseal.lockfile.document import Lock, LockedImage
 from boltseal.oci.digest import Digest
 from boltseal.oci.reference import Reference
-from boltseal.project.lock_file import read_lock, write_lock
+from boltseal.project.lock_file import LockFile, read_lock, write_lock
+from boltseal.project.replace_files import FileChanged
 from tests.ports import free_port
 
 APP = Reference.parse("registry.invalid/shop/app:1.4.2")
@@ -33,7 +34,7 @@ def project(tmp_path: Path) -> Path:
     folder = tmp_path / "shop"
     folder.mkdir()
     (folder / "compose.yaml").write_text(COMPOSE)
-    write_lock(folder, Lock((LockedImage(APP, DIGEST, NOW_US),)))
+    write_lock(LockFile(folder), Lock((LockedImage(APP, DIGEST, NOW_US),)))
     return folder
 
 
@@ -63,12 +64,12 @@ def test_a_lock_does_not_undo_what_pin_recorded_meanwhile(tmp_path: Path, option
     """If `pin` writes while `lock` waits for registries, `lock` is refused, and the records of the pins stay."""
     down = f"localhost:{free_port()}/shop/app:1.4.2"
     (tmp_path / "compose.yaml").write_text(COMPOSE.replace(str(APP), down))
-    write_lock(tmp_path, Lock((LockedImage(Reference.parse(down), DIGEST, NOW_US),)))
+    write_lock(LockFile(tmp_path), Lock((LockedImage(Reference.parse(down), DIGEST, NOW_US),)))
 
     def pin_meanwhile(*_: object) -> None:
         pin_project(PinRequest(tmp_path, write=True), options)
 
-    with pytest.raises(LockInvalid, match=r"changed while boltseal worked on it; run the command again"):
+    with pytest.raises(FileChanged, match=r"changed while boltseal worked on it; run the command again"):
         lock_project(LockRequest(tmp_path, update=True), options, pin_meanwhile)
 
     lock = read_lock(tmp_path)

@@ -15,7 +15,7 @@ from boltseal.host.pull import PullRequest, PullResult
 from boltseal.lockfile.document import LOCK_NAME, Lock, LockedImage
 from boltseal.oci.digest import Digest
 from boltseal.oci.reference import Reference, Tag
-from boltseal.project.lock_file import write_lock
+from boltseal.project.lock_file import LockFile, write_lock
 from tests.deploy.hosting import APP, DAY_US, NOW_US, Hosting, hosting
 from tests.fakes.engine import Wrong
 
@@ -134,7 +134,7 @@ async def test_images_in_a_lock_are_kept(shop: Hosting, tmp_path: Path) -> None:
     """Images in a given lock, or in a known lock that still exists, are kept."""
     (old, _), _ = await pulled(shop, "one", "two")
     shop.host.kept.know_lock(tmp_path / LOCK_NAME)
-    write_lock(tmp_path, Lock((LockedImage(APP, old, NOW_US),)))
+    write_lock(LockFile(tmp_path), Lock((LockedImage(APP, old, NOW_US),)))
 
     assert await why(shop, old) == "it is in a boltseal.lock"
     (tmp_path / LOCK_NAME).write_text("broken")

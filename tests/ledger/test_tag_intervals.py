@@ -11,13 +11,13 @@ from boltseal.ledger.tag_intervals import (
     Behind,
     BuiltOn,
     ReleaseRecord,
-    TagPeriod,
+    TagInterval,
     TagStep,
     behind,
     built_on,
     in_words,
+    intervals_of,
     moment,
-    periods_of,
     released,
     steps_of,
 )
@@ -112,17 +112,17 @@ def test_the_present_and_former_tags_of_an_image() -> None:
         "2.0": [TagStep(6, C)],
     }
 
-    assert periods_of(steps, {A}) == (
-        TagPeriod("1.4.2", 1, None, "ci", 9),
-        TagPeriod("edge", 3, 7, "eve"),
-        TagPeriod("latest", 1, 5, "ci"),
+    assert intervals_of(steps, {A}) == (
+        TagInterval("1.4.2", 1, None, "ci", 9),
+        TagInterval("edge", 3, 7, "eve"),
+        TagInterval("latest", 1, 5, "ci"),
     )
-    assert periods_of(steps, set()) == ()
+    assert intervals_of(steps, set()) == ()
 
 
 def test_an_image_has_several_digests() -> None:
     """A tag that resolved to the index and then to the manifest of one image resolved to it throughout."""
-    assert periods_of({"1": [TagStep(1, A), TagStep(2, B)]}, {A, B}) == (TagPeriod("1", 1),)
+    assert intervals_of({"1": [TagStep(1, A), TagStep(2, B)]}, {A, B}) == (TagInterval("1", 1),)
 
 
 @pytest.mark.parametrize(
@@ -145,7 +145,7 @@ def test_the_distance_to_a_moved_tag(steps: list[TagStep], found: Behind | None)
 
 def test_the_text_of_the_intervals() -> None:
     """The text lists present tags, then former ones with the time when they moved."""
-    tags = [TagPeriod("1.4.2", 0), TagPeriod("edge", 0), TagPeriod("latest", 0, NOON_US - 22 * HOUR_US)]
+    tags = [TagInterval("1.4.2", 0), TagInterval("edge", 0), TagInterval("latest", 0, NOON_US - 22 * HOUR_US)]
 
     assert in_words(tags) == "1.4.2, edge; was `latest` until 2026-11-25T14:00:00Z"
     assert in_words(tags[2:]) == "was `latest` until 2026-11-25T14:00:00Z"

@@ -7,12 +7,15 @@ import pytest
 from boltseal.oci.layer_tree import FileKind, FileState
 from boltseal.policy.base_change_reach import (
     ChangedParts,
+    ChangedSetting,
+    CopyTraces,
     PartState,
     Reach,
     file_state,
     judge_reach,
     package_state,
     setting_state,
+    setting_trace,
 )
 
 FORMER, NEW, REPLACED, GONE, UNKNOWN = PartState
@@ -111,6 +114,20 @@ def test_a_setting_is_former_new_or_replaced() -> None:
         (ChangedParts([], None, [NEW, GONE], "it is of an older rpm"), Reach.DOES_NOT, ""),
         (ChangedParts([], None, [REPLACED], "none", no_packages=True), Reach.DOES_NOT, ""),
         (ChangedParts([], [], [GONE], unexplained=True), Reach.UNKNOWN, "does not begin with the layers"),
+        (
+            ChangedParts([], [NEW], [NEW], traces=CopyTraces(copies=1, copy="/opt/x")),
+            Reach.UNKNOWN,
+            "one of its own files may be a copy of a changed one, which the new base has in another place: /opt/x",
+        ),
+        (ChangedParts([], [], [NEW], traces=CopyTraces(copies=2, copy="/x")), Reach.UNKNOWN, "2 of its own files may"),
+        (
+            ChangedParts([], None, [NEW], no_packages=True, traces=CopyTraces(added="/usr/x")),
+            Reach.UNKNOWN,
+            "the new base adds files that its own build may copy, such as /usr/x",
+        ),
+        (ChangedParts([], [], [NEW], traces=CopyTraces(folder="/opt")), Reach.UNKNOWN, "a folder /opt"),
+        (ChangedParts([NEW], [], [], traces=CopyTraces(setting="its ENV X")), Reach.UNKNOWN, "its ENV X"),
+        (ChangedParts([], [FORMER], [], traces=CopyTraces(copies=1)), Reach.REACHES, "1 of 1 changed packages"),
         (ChangedParts([], [], []), Reach.UNKNOWN, "no package, file or setting differs"),
     ],
 )
@@ -120,3 +137,35 @@ def test_one_former_part_reaches_and_a_doubt_is_no_result(parts: ChangedParts, r
 
     assert found is reach
     assert words in reason
+
+
+@pytest.mark.parametrize(
+    ("changed", "own", "trace"),
+    [
+        ([ChangedSetting("ENV V", "1.1", "1.2", "9")], {"ENV V": "9"}, ""),
+        ([ChangedSetting("ENV V", "1.1", "1.2", "1.2")], {"ENV X": "x"}, ""),
+        ([ChangedSetting("ENV V", "1.1", "1.2", "v1.1")], {}, "its ENV V may contain the former value of ENV V"),
+        (
+            [ChangedSetting("ENV V", "1.1", "1.2", "9")],
+            {"ENV V": "9", "WORKDIR": "/app-1.1"},
+            "its WORKDIR may contain the former value of ENV V",
+        ),
+        ([ChangedSetting("ENV V", "1.1", "1.2", "1.2")], {"CMD": "run 1.1"}, ""),
+        ([ChangedSetting("ENV V", "", "1", "9")], {}, "the new base adds ENV V, which its own build may use"),
+        ([ChangedSetting("ENV V", "1", "", "")], {"ENV X": "2"}, ""),
+        ([ChangedSetting("ENTRYPOINT", "", "run", "own")], {}, ""),
+        ([ChangedSetting("CMD", "a", "b", "c")], {"ENV X": "a"}, ""),
+        ([ChangedSetting("WORKDIR", "/a", "/b", "/c")], {}, "its own build may have used the former WORKDIR"),
+        ([ChangedSetting("ONBUILD", "", "COPY . /", "")], {}, ""),
+        (
+            [ChangedSetting("ONBUILD", "COPY . /a", "COPY . /b", "")],
+            {},
+            "its own build may have used the former ONBUILD",
+        ),
+    ],
+)
+def test_a_setting_may_be_a_trace_of_a_changed_one(
+    changed: list[ChangedSetting], own: dict[str, str], trace: str
+) -> None:
+    """A variable can be expanded in other settings, and steps of a build run with the settings of its base."""
+    assert setting_trace(changed, own) == trace

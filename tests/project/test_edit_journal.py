@@ -13,7 +13,15 @@ import msgspec
 import pytest
 
 from boltseal.files.atomic_files import Disk
-from boltseal.project.edit_journal import EditJournal, EditsRunning, JournaledFile, JournalStage, JournalUnusable
+from boltseal.project.edit_journal import (
+    EditJournal,
+    EditsRunning,
+    JournaledFile,
+    JournalStage,
+    JournalUnusable,
+    Restored,
+)
+from boltseal.project.replace_files import FileChanged
 from tests.project.journaled_edits import AFTER, BEFORE, edits
 
 LOCK = "boltseal.lock"
@@ -46,7 +54,7 @@ with journal.held():
     if stage == "begun":
         die()
     replace_all(root, edits(), Killed())
-    with journal.locking():
+    with journal.locking(b"new\\n"):
         (root / "boltseal.lock").write_text("new\\n")
         if stage == "locking":
             die()
@@ -110,6 +118,30 @@ def test_a_lock_that_was_written_since_keeps_all_files_as_they_are(tmp_path: Pat
     assert contents(root) == {**AFTER, LOCK: b"other\n"}
 
 
+def test_a_lock_that_was_written_before_the_update_came_to_it_stays(tmp_path: Path, root: Path) -> None:
+    """If another command wrote the lock before the update did, the undo restores the files and keeps that lock."""
+    journal = killed(tmp_path, root, "rename 2")
+    (root / LOCK).write_text("other\n")
+    with journal.held():
+        restored = journal.restore()
+
+    assert restored == Restored(tuple(BEFORE))
+    assert contents(root) == {**BEFORE, LOCK: b"other\n"}
+
+
+def test_an_update_that_was_not_let_replace_the_lock_undoes_its_files(tmp_path: Path, root: Path) -> None:
+    """If the lock changed just before the update replaced it, the undo restores the files and keeps the other lock."""
+    journal = begun(tmp_path, root)
+    with journal.held():
+        (root / LOCK).write_text("other\n")
+        with pytest.raises(FileChanged), journal.locking(b"new\n"):
+            raise FileChanged.of(LOCK)
+        restored = journal.restore()
+
+    assert restored == Restored(tuple(BEFORE))
+    assert contents(root) == {**BEFORE, LOCK: b"other\n"}
+
+
 def test_only_one_process_edits(tmp_path: Path, root: Path) -> None:
     """A journal whose process still runs is not treated as interrupted."""
     first, second = EditJournal(tmp_path / "state", root), EditJournal(tmp_path / "state", root)
@@ -170,7 +202,7 @@ def test_a_journal_that_can_not_be_written_says_what_happened_to_the_files(tmp_p
     journal = EditJournal(tmp_path / "state", root, Broken())
     with pytest.raises(JournalUnusable, match="No space left on device; nothing was edited"):
         journal.begin(root, edits(), b"old\n", project="shop", engine="", release=0)
-    with pytest.raises(JournalUnusable, match="the project's files are edited already"), journal.locking():
+    with pytest.raises(JournalUnusable, match="the project's files are edited already"), journal.locking(b"new\n"):
         pass
     with pytest.raises(JournalUnusable, match="the edits stay, and the journal too"):
         journal.end()
@@ -217,7 +249,7 @@ def test_a_journal_with_a_path_outside_of_the_project_writes_nothing(tmp_path: P
 
 
 def test_a_lock_that_is_no_text_is_replaced(tmp_path: Path, root: Path) -> None:
-    """A lock that is not UTF-8, as after a kill, is replaced when edits are undone."""
+    """A lock that is not UTF-8, as after a kill of boltseal 0.2, is replaced when edits are undone."""
     journal = begun(tmp_path, root)
     record = journal.read()
     assert record is not None

@@ -26,7 +26,6 @@ def growths(stores: Mapping[int, Path], tmp_path_factory: pytest.TempPathFactory
     found = {case.name: Growth(case.name) for case in CASES}
     with pytest.MonkeyPatch.context() as environment:
         environment.setenv("HOME", str(tmp_path_factory.mktemp("home")))
-        environment.delenv("BOLTSEAL_TEST_SCALE", raising=False)  # commands refuse variables that are no settings
         for size, data in stores.items():
             folder = tmp_path_factory.mktemp(f"commands-{size}")
             environment.setenv("BOLTSEAL_STATE", str(folder / "state"))

@@ -1,11 +1,11 @@
-"""The size of the soak tests: minutes by default, full size with BOLTSEAL_TEST_SCALE=full (`make soak`)."""
+"""The size of the soak tests: minutes by default, full size with TEST_SCALE=full (`make soak`)."""
 
 from __future__ import annotations
 
 import os
 
 MEBIBYTE = 1024 * 1024
-IS_FULL = os.environ.get("BOLTSEAL_TEST_SCALE") == "full"
+IS_FULL = os.environ.get("TEST_SCALE") == "full"
 
 KILLS = 50 if IS_FULL else 3
 BIG_BLOB_BYTES = 4096 * MEBIBYTE if IS_FULL else 256 * MEBIBYTE

@@ -5,8 +5,8 @@ inputs                   the hash of everything that the build read (`input_hash
 bases                    every image reference of the Dockerfile, as JSON: {"node:16.13": "sha256:...", ...}
 builder, platform        the program that built the image, and the platform that it was built for
 revision.of              the sealed tag that this is a rebuild of, if any
-base.was                 what the base's tag resolved to for the build before it, if that was another digest; of a rebased image,
-                         its former base
+base.was                 what the base's tag, or its former revision, resolved to for the build before it, if that was another
+                         digest; of a rebased image, its former base
 rebased.from             the image whose base was replaced; then there are no `inputs`
 """
 

@@ -32,10 +32,10 @@ from boltseal.commands.deploy import (
     notify_release,
     open_deployable,
     project_files,
-    project_name,
     resume,
 )
 from boltseal.commands.interrupted_update import undo_interrupted_update
+from boltseal.commands.project_name import project_name
 from boltseal.commands.registry_access import RegistryOptions
 from boltseal.deploy.project_files import project_folder
 from boltseal.errors import Invalid

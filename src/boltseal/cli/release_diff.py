@@ -11,7 +11,7 @@ from boltseal.cli.deploy_options import NameOption
 from boltseal.cli.options import JsonOption
 from boltseal.cli.output import CommandOutput
 from boltseal.cli.table import print_table
-from boltseal.commands.deploy import project_name
+from boltseal.commands.project_name import project_name
 from boltseal.commands.releases import diff_releases
 from boltseal.commands.text import clean
 

@@ -11,7 +11,7 @@ from boltseal.cli.deploy_options import NameOption
 from boltseal.cli.engine_options import HostOption
 from boltseal.cli.options import JsonOption
 from boltseal.cli.output import CommandOutput
-from boltseal.commands.deploy import project_name
+from boltseal.commands.project_name import project_name
 from boltseal.commands.release_holds import end_hold, holds
 from boltseal.commands.releases import image_text
 from boltseal.commands.text import clean

@@ -12,7 +12,7 @@ from boltseal.cli.deploy_options import NameOption
 from boltseal.cli.options import JsonOption
 from boltseal.cli.output import CommandOutput, say
 from boltseal.cli.release_output import release_end, release_fields
-from boltseal.commands.deploy import project_name
+from boltseal.commands.project_name import project_name
 from boltseal.commands.releases import ListedRelease, image_text, show_release, unfinished_notice
 from boltseal.commands.text import clean
 from boltseal.lockfile.format import time_text

@@ -7,8 +7,8 @@ from boltseal.cli.deploy_options import NameOption
 from boltseal.cli.engine_options import HostOption
 from boltseal.cli.options import JsonOption
 from boltseal.cli.output import CommandOutput
-from boltseal.commands.deploy import project_name
 from boltseal.commands.engine_releases import unlock
+from boltseal.commands.project_name import project_name
 from boltseal.commands.text import clean
 
 

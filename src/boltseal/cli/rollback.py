@@ -15,10 +15,10 @@ from boltseal.cli.remote import takes_registry_options
 from boltseal.commands.deploy import (
     DeployOptions,
     notify_release,
-    project_name,
     roll_back,
 )
 from boltseal.commands.outcome import Outcome
+from boltseal.commands.project_name import project_name
 from boltseal.commands.registry_access import RegistryOptions
 from boltseal.commands.text import clean
 

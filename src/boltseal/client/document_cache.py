@@ -21,7 +21,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final, NamedTuple, Self
 
-from boltseal.client.state import ClientState, StateUnusable, open_database, tag_key, transaction
+from boltseal.client.state import ClientState, StateUnusable, closed_on_error, open_database, tag_key, transaction
 from boltseal.errors import Invalid
 from boltseal.oci.digest import Digest
 from boltseal.oci.reference import Reference
@@ -206,7 +206,7 @@ class DocumentCache:
         database = open_database(self.path, create=create)
         if database is None:
             return None
-        try:
+        with closed_on_error(database):
             database.execute("PRAGMA trusted_schema = OFF")
             database.execute("PRAGMA synchronous = NORMAL")
             version = database.execute("PRAGMA user_version").fetchone()[0]
@@ -218,9 +218,6 @@ class DocumentCache:
                 database.execute(f"PRAGMA user_version = {VERSION}")
             if database.execute("SELECT 1 FROM document LIMIT 1").fetchone() is None:
                 self._written = set()
-        except BaseException:
-            database.close()
-            raise
         self._database = database
         return database
 

@@ -112,13 +112,22 @@ def tag_key(reference: Reference) -> str:
 
 
 @contextlib.contextmanager
+def closed_on_error(database: sqlite3.Connection) -> Iterator[None]:
+    """Close a database if it can't be prepared, whatever ends the block; it belongs to the caller only after it."""
+    with contextlib.ExitStack() as stack:
+        stack.callback(database.close)
+        yield
+        stack.pop_all()
+
+
+@contextlib.contextmanager
 def transaction(database: sqlite3.Connection) -> Iterator[None]:
     """Open a write transaction of a database that other processes may write too."""
     database.execute("BEGIN IMMEDIATE")
     try:
         yield
         database.execute("COMMIT")
-    except BaseException:
+    except BaseException:  # also Ctrl-C: a transaction left open would block other processes until this one ends
         if database.in_transaction:
             database.execute("ROLLBACK")
         raise

@@ -29,7 +29,7 @@ from typing import Any, Final, NamedTuple, Self
 
 import msgspec
 
-from boltseal.client.state import ClientState, StateUnusable, open_database, tag_key, transaction
+from boltseal.client.state import ClientState, StateUnusable, closed_on_error, open_database, tag_key, transaction
 from boltseal.errors import Invalid
 from boltseal.ledger.entry import MAX_TIME_US
 from boltseal.oci.digest import Digest
@@ -225,11 +225,8 @@ class TagObservations:
         database = open_database(self.path, create=create, max_bytes=MAX_FILE_BYTES)
         if database is None:
             return None
-        try:
+        with closed_on_error(database):
             self._prepare(database, create=create)
-        except BaseException:
-            database.close()
-            raise
         self._database = database
         return database
 

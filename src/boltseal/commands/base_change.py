@@ -7,7 +7,7 @@ has the rules.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping, Set
 from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple
 
@@ -17,18 +17,23 @@ from boltseal.oci.layer_tree import FileKind, FileState, ancestors, shown
 from boltseal.oci.reference import Reference
 from boltseal.policy.base_change_reach import (
     ChangedParts,
+    ChangedSetting,
+    CopyTraces,
     PartState,
     Reach,
     file_state,
     judge_reach,
     package_state,
     setting_state,
+    setting_trace,
 )
 from boltseal.project.bases.changes import SettingChange
 from boltseal.transfer.packages.package_list import PackageChange, compare_packages, versions_of
 
 MAX_LISTED: Final = 1000
 """How many packages and files of an image are kept by name; all are counted."""
+_Content = tuple[FileKind, bytes]
+"""The kind of a file, and its content, as in `FileState`."""
 _ORIGINS: Final = {
     "sbom": "SBOMs attached to the images",
     "layers": "package databases in the layers",
@@ -140,20 +145,22 @@ class _PackageChanges:
 
 
 class BaseChange:
-    """What differs between two images of a base. `settings`: those that differ."""
+    """What differs between two images of a base. `settings`: those that differ. `diff_ids`: of the former image."""
 
     def __init__(self, move: BaseMove, was: ImageLayers, now: ImageLayers, settings: tuple[SettingChange, ...]) -> None:
         self.move = move
+        self.diff_ids = was.diff_ids
         self._settings = settings
-        self._diff_ids = was.diff_ids
         old, new = was.contents, now.contents
         self._packages = {origin: _package_changes(getattr(old, origin), getattr(new, origin)) for origin in _ORIGINS}
         self._no_packages = all((each.sbom.reason, each.layers.reason) == (NO_SBOM, NO_DATABASE) for each in (old, new))
         self._files_reason = old.files_reason or new.files_reason
         self._changed: dict[bytes, tuple[FileState | None, FileState | None]] = {}
         self._folder_of_new: dict[bytes, bytes] = {}
-        self._only_former: frozenset[bytes] = frozenset()
-        self._in_both: frozenset[bytes] = frozenset()
+        self._folders: dict[bytes, bool] = {}
+        self._copied: Counter[_Content] = Counter()
+        self._only_former: frozenset[_Content] = frozenset()
+        self._in_both: frozenset[_Content] = frozenset()
         if old.files is not None and new.files is not None:
             self._compare_files(old.files, new.files, old.folders, new.folders)
 
@@ -173,15 +180,19 @@ class BaseChange:
         for path in old_folders.keys() & new_folders.keys():
             if old_folders[path] != new_folders[path]:
                 self._changed[path] = old_folders[path], new_folders[path]
-        contents, later = _contents(old), _contents(new)
-        changed = {was.content for was, _ in self._changed.values() if was is not None and was.kind is FileKind.REGULAR}
-        self._only_former, self._in_both = frozenset(changed - later), frozenset(contents & later)
+        self._folders = {path: path in old_folders for path in old_folders.keys() ^ new_folders.keys()}
+        earlier, later = {*map(_content, old.values())}, {*map(_content, new.values())}
+        self._copied = Counter(_content(was) for was, _ in self._changed.values() if was is not None)
+        self._only_former, self._in_both = frozenset(self._copied.keys() - later), frozenset(earlier & later)
 
     def explain(self, image: ImageLayers, differences: Iterable[SettingChange]) -> ExplainedBase:
-        """Look up the changes in an image. `differences`: of its settings from those of the new base."""
+        """Look up the changes in an image, which was read with `diff_ids` as its base's.
+
+        `differences`: of its settings from those of the new base.
+        """
         contents = image.contents
         different = {each.what: each.was for each in differences}
-        inherits = image.diff_ids[: len(self._diff_ids)] == self._diff_ids
+        inherits = image.diff_ids[: len(self.diff_ids)] == self.diff_ids
         settings = tuple(
             SettingInImage(each, own, setting_state(each.was, each.now, own))
             for each in self._settings
@@ -189,7 +200,10 @@ class BaseChange:
         )
         packages, states = self._explain_packages(contents, inherits=inherits)
         files_reason = self._files_reason or contents.files_reason
-        files = PartList(reason=files_reason) if files_reason else self._explain_files(contents, inherits=inherits)
+        trace = setting_trace([ChangedSetting(*change, own) for change, own, _ in settings], different)
+        files, traces = PartList(reason=files_reason), CopyTraces(setting=trace)
+        if not files_reason:
+            files, traces = self._explain_files(contents, inherits=inherits, setting=trace)
         reach, reason = judge_reach(
             ChangedParts(
                 [each.state for each in settings],
@@ -199,6 +213,7 @@ class BaseChange:
                 files.reason,
                 self._no_packages,
                 not inherits and self._has_other_files(contents.files or {}),
+                traces,
             )
         )
         return ExplainedBase(reach, reason, self.move, settings, packages, files)
@@ -223,30 +238,57 @@ class BaseChange:
             return PartList(Counter(states), packages=tuple(rows[:MAX_LISTED]), origin=title), states
         return PartList(reason=reason), None
 
-    def _explain_files(self, contents: ImageContents, *, inherits: bool) -> PartList:
-        files, counts, former = contents.files or {}, Counter[PartState](), list[str]()
+    def _explain_files(self, contents: ImageContents, *, inherits: bool, setting: str) -> tuple[PartList, CopyTraces]:
+        files, counts, former, added = contents.files or {}, Counter[PartState](), set[bytes](), b""
         for path, (was, now) in self._changed.items():
             own = files.get(path) or contents.folders.get(path)
             has_folder = not self._folder_of_new.get(path) or self._folder_of_new[path] in contents.folders
             state = file_state(was, now, own, inherits=inherits and has_folder)
             counts[state] += 1
             if state is PartState.FORMER:
-                former.append(shown(path))
-        copies = [shown(path) for path in self._copies(files)]
+                former.add(path)
+            elif was is None:
+                added = min(added or path, path)
+        copies, doubtful = self._copies(contents, former)
         counts[PartState.FORMER] += len(copies)
-        return PartList(+counts, former=(*sorted(former), *sorted(copies))[:MAX_LISTED], copies=len(copies))
+        traces = CopyTraces(
+            len(doubtful),
+            shown(min(doubtful)) if doubtful else "",
+            shown(added) if added else "",
+            self._former_folder(contents, inherits=inherits),
+            setting,
+        )
+        listed = (*sorted(map(shown, former)), *sorted(map(shown, copies)))[:MAX_LISTED]
+        return PartList(+counts, former=listed, copies=len(copies)), traces
 
-    def _copies(self, files: Mapping[bytes, FileState]) -> Iterator[bytes]:
-        """Yield the files of an image that have the content of a changed file before the change, under another path.
+    def _copies(self, contents: ImageContents, former: Set[bytes]) -> tuple[list[bytes], list[bytes]]:
+        """Return an image's own files that are copies of changed files before the change, and those that may be.
 
-        A content that the new base has as well is none: it may be that of an unchanged file, such as an empty one.
+        `former`: the paths at which it has a changed file as before the change; they count already.
+
+        A content that the new base has as well may be that of an unchanged file, such as an empty one; and a symbolic link with the
+        target of a changed one is often made anew.
         """
-        for path, state in files.items():
-            if path not in self._changed and state.kind is FileKind.REGULAR and state.content in self._only_former:
-                yield path
+        files, found, doubtful = contents.files or {}, list[bytes](), list[bytes]()
+        for path in (contents.own & files.keys()) - former:
+            content, was = _content(files[path]), self._changed.get(path, (None, None))[0]
+            elsewhere = self._copied[content] - (was is not None and _content(was) == content)
+            if elsewhere:
+                sure = content in self._only_former and files[path].kind is FileKind.REGULAR
+                (found if sure else doubtful).append(path)
+        return found, doubtful
+
+    def _former_folder(self, contents: ImageContents, *, inherits: bool) -> str:
+        """Return a folder that only one of the bases has, if the image has or lacks it as the former one; "" for none."""
+        as_former = [
+            path
+            for path, former in self._folders.items()
+            if (path in contents.folders) is former and (former or inherits)
+        ]
+        return shown(min(as_former)) if as_former else ""
 
     def _has_other_files(self, files: Mapping[bytes, FileState]) -> bool:
-        return any(each.kind is FileKind.REGULAR and each.content not in self._in_both for each in files.values())
+        return any(each.kind is FileKind.REGULAR and _content(each) not in self._in_both for each in files.values())
 
 
 def _package_changes(old: PackageList, new: PackageList) -> _PackageChanges:
@@ -257,5 +299,5 @@ def _package_changes(old: PackageList, new: PackageList) -> _PackageChanges:
     return _PackageChanges((*diff.changed, *diff.added, *diff.removed), "")
 
 
-def _contents(files: Mapping[bytes, FileState]) -> set[bytes]:
-    return {each.content for each in files.values() if each.kind is FileKind.REGULAR}
+def _content(file: FileState) -> _Content:
+    return file.kind, file.content

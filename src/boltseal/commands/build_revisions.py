@@ -14,8 +14,9 @@ from boltseal.client.ledger_records import NoRecords, list_records
 from boltseal.client.registry_client import RegistryClient
 from boltseal.client.transport import Transport
 from boltseal.commands.registry_access import RegistryOptions, ask_followed, followed
-from boltseal.errors import Invalid
+from boltseal.errors import BoltsealError, Invalid
 from boltseal.ledger.entry import EntryKind
+from boltseal.ledger.follow import LedgerBroken
 from boltseal.oci.digest import Digest
 from boltseal.oci.reference import Reference, Tag
 from boltseal.policy.tag_revisions import may_be_revision, revised
@@ -110,12 +111,28 @@ def rebuilt_tag(
         before = [(found.number, each) for each in tags if (found := revised(each, tags, separator)).root == root]
         former = replace(image, tag=max(pair for pair in before if pair[0] < number)[1])
         claim = await _former_base(transport, former, lambda registry: followed(options, transport, registry))
-        reference, now = (None, None) if base is None else base
-        if claim is None or claim.base is None or reference is None or claim.base != reference.by_tag:
+        if claim is None or claim.base is None or base is None:
             return Rebuilt(root)
-        return Rebuilt(root, claim.base, claim.digest, now)
+        reference, now = base[0].by_tag, base[1]
+        if claim.base != reference and not await _is_other_revision(transport, claim.base, reference, separator):
+            return Rebuilt(root)
+        return Rebuilt(root, reference, claim.digest, now)
 
     return ask_followed(options, [image.registry], look)
+
+
+async def _is_other_revision(transport: Transport, former: Reference, base: Reference, separator: str) -> bool:
+    """Return whether two bases are builds of one tag: a sealed base is rebuilt as a revision, which has a tag of its own."""
+    if former.name != base.name or former.tag is None or base.tag is None:
+        return False
+    client = RegistryClient(transport, base.registry)
+    try:
+        tags = frozenset([each async for each in client.tags(base.repository)])
+    except LedgerBroken:
+        raise
+    except BoltsealError:  # the base itself was read; the list of its tags is only for what is recorded
+        return False
+    return revised(former.tag, tags, separator).root == revised(base.tag, tags, separator).root
 
 
 async def _former_base(transport: Transport, image: Reference, follow: Follow) -> BaseClaim | None:

@@ -69,10 +69,7 @@ class CopyResult:
     @property
     def outcome(self) -> Outcome:
         """The worst outcome of an image."""
-        worst = Outcome.HOLDS
-        for row in self.rows:
-            worst = worst.worse(row.outcome)
-        return worst
+        return Outcome.worst(row.outcome for row in self.rows)
 
 
 def copy_images(

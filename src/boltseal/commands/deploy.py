@@ -13,7 +13,6 @@ from typing import Final
 from boltseal.build.git_state import GitFailed, NotGit, git_state
 from boltseal.client.transport import Transport
 from boltseal.commands.client_context import ClientContext
-from boltseal.commands.engine_releases import known_folders, refreshed
 from boltseal.commands.lock import resolve_lock, unless_held
 from boltseal.commands.notifications import Notifications
 from boltseal.commands.project_images import open_project, registry_filter
@@ -24,23 +23,23 @@ from boltseal.commands.text import clean
 from boltseal.config import child_environment, operator
 from boltseal.deploy.compose_lock import with_compose_images
 from boltseal.deploy.compose_model import locked_digests, unlocked_builds
-from boltseal.deploy.compose_program import Compose, ComposeRefused, ProjectFiles, find_compose
+from boltseal.deploy.compose_program import Compose, ProjectFiles, find_compose
 from boltseal.deploy.compose_reading import ComposeReading, read_project
 from boltseal.deploy.copy_locations import reads_copies
 from boltseal.deploy.deployer import DeployedBy, Deployer
 from boltseal.deploy.health_wait import DeployTimeouts
 from boltseal.deploy.holds import held_images
 from boltseal.deploy.ledger_reports import record_release
-from boltseal.deploy.project_files import NoProject, named_files, project_folder
+from boltseal.deploy.project_files import named_files, project_folder
 from boltseal.deploy.release_cleanup import ReleaseCleanup, archives_images
 from boltseal.deploy.release_flow import DeployResult, ReleaseFlow
 from boltseal.deploy.release_images import PullScrubber, ReleaseImages, scrub_services
-from boltseal.deploy.release_store import NoSuchRelease, ReleaseFolder
+from boltseal.deploy.release_store import ReleaseFolder
 from boltseal.deploy.releases import Release, ReleaseKind, last_good, rollback_to
 from boltseal.deploy.settings_files import settings_files
 from boltseal.deploy.up_to_date import current_release
 from boltseal.engines.api import Engine, connected
-from boltseal.errors import BoltsealError, Invalid, Precondition, Unavailable
+from boltseal.errors import BoltsealError, Precondition, Unavailable
 from boltseal.events import ReleaseDone, ReleaseFailed
 from boltseal.host.changed_images import ChangedImages
 from boltseal.host.engine_images import EngineHost
@@ -50,7 +49,7 @@ from boltseal.host.pull import Puller
 from boltseal.lockfile.document import LOCK_NAME, Lock
 from boltseal.lockfile.parse import parse_lock
 from boltseal.oci.reference import Reference
-from boltseal.project.lock_file import read_lock, write_lock
+from boltseal.project.lock_file import LockFile, read_lock_file, write_lock
 from boltseal.project.resolve import not_allowed
 
 MAX_REPORTED: Final = 5
@@ -139,36 +138,36 @@ class DeployableProject:
         """Every registry that its services name."""
         return frozenset(service.image.registry for service in self.read.model.services.values())
 
-    def lock(self) -> tuple[Lock | None, Path]:
-        """Return the lock of the project or of a folder above it, and the lock's folder. Raises: LockInvalid."""
+    def lock_file(self) -> LockFile:
+        """Return the lock of the project or of a folder above it. Raises: LockInvalid."""
         for each in (self.root, *self.root.resolve().parents):
             if (each / LOCK_NAME).exists():
-                return read_lock(each), each
-        return None, self.root
+                return read_lock_file(each)
+        return LockFile(self.root)
 
-    def relock(self, update: Callable[[Reference], bool], before: Lock | None = None) -> Lock:
-        """Write and return a new lock; references for which `update` is true are resolved again.
+    def relocked(self, update: Callable[[Reference], bool], before: Lock, folder: Path) -> Lock:
+        """Return a new lock for a lock's folder; references for which `update` is true are resolved again.
 
-        `before`: the lock to start from; default: the one in the folder.
-
-        Raises: Unavailable: a reference could not be resolved, and the lock is unchanged.
+        Raises: Unavailable: a reference could not be resolved.
         """
-        old, folder = self.lock()
         opened = open_project(folder, self.named.files)
         image_refs = with_compose_images(opened.image_refs, self.read.model, folder, self.named.files[0])
         opened = replace(opened, image_refs=image_refs)
         update = unless_held(update, held_images(self.folder.all()), self.options.client)
-        done = resolve_lock(opened, before or old or Lock(), self.options.registries, self.allowed, update=update)
+        done = resolve_lock(opened, before, self.options.registries, self.allowed, update=update)
         problems = [f"{each.name}: {each.reason}" for each in done.unresolved] + [str(each) for each in opened.problems]
         if problems:
             raise Unavailable(f"the lock is unchanged: {clean('; '.join(problems[:MAX_REPORTED]))}")
-        if write_lock(folder, done.lock):
-            self.options.client.notice(f"{folder / LOCK_NAME} written")
         return done.lock
+
+    def write_lock(self, read: LockFile, lock: Lock) -> None:
+        """Replace the lock that was read, with a notice if that changes it. Raises: FileChanged, LockNotWritten."""
+        if write_lock(read, lock):
+            self.options.client.notice(f"{read.root / LOCK_NAME} written")
 
     def built(self) -> DeployableProject:
         """Have Compose build the services that have no locked digest. Raises: LockMismatch, ComposeFailed."""
-        lock, _ = self.lock()
+        lock = self.lock_file().lock
         digests = locked_digests(self.read.model, lock)
         names = frozenset(unlocked_builds(self.read.model, lock, digests))
         for name, service in sorted(self.read.model.services.items()):
@@ -187,7 +186,7 @@ class DeployableProject:
 
     def deploy(self, kind: ReleaseKind) -> DeployResult:
         """Deploy it as locked. The caller holds `folder.deploying`. Raises: as `Deployer.deploy`."""
-        lock, _ = self.lock()
+        lock = self.lock_file().lock
         current = asyncio.run(self._current(lock))
         if current is not None and self._settings_changed(current.release):
             current = None
@@ -249,7 +248,7 @@ def open_deployable(
     Raises: ComposeRefused, ComposeMissing, RegistryNotAllowed.
     """
     client = options.client
-    compose, read = asyncio.run(_read_files(client, options.host, named, services))
+    compose, read = asyncio.run(read_files(client, options.host, named, services))
     allowed = registry_filter(options.registries, allow)
     folder = release_folder(client, read.model.project, options.host)
     for name, service in sorted(read.model.services.items()):
@@ -268,9 +267,10 @@ def open_deployable(
     )
 
 
-async def _read_files(
+async def read_files(
     client: ClientContext, host: str | None, named: ProjectFiles, services: Sequence[str]
 ) -> tuple[Compose, ComposeReading]:
+    """Have Compose read a project for an engine. Raises: ComposeRefused, ComposeMissing, ModelInvalid."""
     compose = await find_compose(child_environment(), client.engine_address(host).environment())
     return compose, await read_project(compose, named, services)
 
@@ -285,7 +285,8 @@ def deploy_project(project: DeployableProject, *, update: bool, build: bool, any
         if not anyway:
             project.check_files()
         if update:
-            project.relock(lambda _reference: True)
+            read = project.lock_file()
+            project.write_lock(read, project.relocked(lambda _: True, read.lock or Lock(), read.root))
         return (project.built() if build else project).deploy(ReleaseKind.DEPLOY)
 
 
@@ -307,13 +308,14 @@ def roll_back(options: DeployOptions, project: str, number: int | None, *, resto
     by = deployed_by(Path.cwd(), ReleaseKind.ROLLBACK)
     with folder.deploying():
         target = rollback_to(folder.all(), number)
-        restored = restored_files(folder, target, Path.cwd()) if restore and target is not None else RestoredFiles()
-        done = None
+        restored, done = RestoredFiles(), None
+        if restore and target is not None:
+            restored = restored_files(folder, target, Path.cwd(), options.client.notice)
         try:
             done = on_engine(options, folder, [], lambda deployer: deployer.rollback(number, by), locked=True)
         finally:
             if done is None or not done.release.good:
-                restored.undo()
+                restored.undo(options.client.notice)
         different = () if not done.release.good else different_files(folder, done.release)
         return RolledBack(done, restored.names if done.release.good else (), restored.denied, different)
 
@@ -413,37 +415,3 @@ async def _flow(options: DeployOptions, folder: ReleaseFolder, engine: Engine, i
         reads_copies(engine.address),
         images,
     )
-
-
-def project_name(name: str | None, client: ClientContext) -> str:
-    """Return the project name: `name`, else that of the Compose files here, else the only project with releases.
-
-    Raises: Invalid: several projects have releases; NoSuchRelease, ComposeRefused.
-    """
-    if name is not None:
-        return name
-    try:
-        named = project_files(None, None, None, None, None)
-    except NoProject:
-        pass
-    else:
-        return asyncio.run(_name_of(client, named))
-    found = sorted({each.project for each in known_folders(client)})
-    if not found and refreshed(client) is not None:
-        found = sorted({each.project for each in known_folders(client)})
-    if not found:
-        raise NoSuchRelease("there are no releases on this host yet; `boltseal deploy` makes the first")
-    if len(found) > 1:
-        raise Invalid(f"several projects have releases here: {', '.join(found[:20])}; name one with --project")
-    return found[0]
-
-
-async def _name_of(client: ClientContext, named: ProjectFiles) -> str:
-    """Return the name of the project of these files, with all profiles enabled. Raises: ComposeRefused."""
-    try:
-        _, read = await _read_files(client, None, replace(named, profiles=("*",)), ())
-    except Invalid as error:
-        raise ComposeRefused(
-            f"{error.message}; recorded releases do not need the files: name the project with --project"
-        ) from error
-    return read.model.project

@@ -30,6 +30,7 @@ from boltseal.project.bases.changes import changes
 from boltseal.project.bases.freshness import BaseStatus, BaseVerdict
 from boltseal.project.bases.image_documents import ImageDocuments, RemoteRepository
 from boltseal.project.bases.image_facts import ImageFacts
+from boltseal.project.bases.index_children import platform_of
 from boltseal.transfer.inspect import inspect
 from boltseal.transfer.locations import Location
 
@@ -98,7 +99,7 @@ class BaseExplainer:
         remote = RemoteRepository(reference.registry, reference.repository)
         move = change.move
         try:
-            facts, layers = await self._read(remote, part.digest, part.image.platform)
+            facts, layers = await self._read(remote, part.digest, part.image.platform, change.diff_ids)
             base = RemoteRepository(move.base.registry, move.base.repository)
             now = await self._documents.facts_for(base, move.now, platform_of(move.platform))
         except LedgerBroken:
@@ -107,8 +108,10 @@ class BaseExplainer:
             return _could_not_check(f"the image can't be read: {error.message}", move)
         return change.explain(layers, () if now is None else changes(facts, now).settings)
 
-    async def _read(self, remote: RemoteRepository, digest: Digest, platform: str) -> tuple[ImageFacts, ImageLayers]:
-        """Read the image of one platform, from a mirror if one has it. Raises: errors of the registry."""
+    async def _read(
+        self, remote: RemoteRepository, digest: Digest, platform: str, base_layers: Sequence[str] = ()
+    ) -> tuple[ImageFacts, ImageLayers]:
+        """Read the image of one platform, from a mirror if one has it. `base_layers`: diff_ids. Raises: errors of the registry."""
         facts = await self._documents.facts_for(remote, digest, platform_of(platform))
         if facts is None:
             raise NotFound(f"it has no image for {platform}")
@@ -119,27 +122,23 @@ class BaseExplainer:
         *mirrors, registry = self._documents.sources(remote)
         for place in mirrors:
             try:
-                layers = await self._layers(place, digest, chosen)
+                layers = await self._layers(place, digest, chosen, base_layers)
             except LedgerBroken:
                 raise
             except BoltsealError:
                 continue
             if layers.contents.files is not None:
                 return facts, layers
-        return facts, await self._layers(registry, digest, chosen)
+        return facts, await self._layers(registry, digest, chosen, base_layers)
 
-    async def _layers(self, place: RemoteRepository, digest: Digest, chosen: str) -> ImageLayers:
+    async def _layers(
+        self, place: RemoteRepository, digest: Digest, chosen: str, base_layers: Sequence[str]
+    ) -> ImageLayers:
         location = Location.parse(f"{place.registry}/{place.repository}@{digest}")
         async with opened_sources(self._client, self._transport, location) as (source,):
             inspected = await inspect(source, digest, chosen or None)
-            contents = await read_contents(source, inspected)
+            contents = await read_contents(source, inspected, base_layers=base_layers)
         return ImageLayers(contents, () if inspected.config is None else inspected.config.diff_ids)
-
-
-def platform_of(text: str) -> Platform:
-    """Return a platform by its text, such as linux/arm64/v8."""
-    system, architecture, variant, *_ = (*text.split("/"), "", "", "")
-    return Platform(system, architecture, variant)
 
 
 def moved_base(verdict: BaseVerdict) -> BaseMove | str:

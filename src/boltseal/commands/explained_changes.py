@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from boltseal.client.history import ProvenHistory, read_tags
 from boltseal.client.transport import Transport
@@ -18,6 +18,7 @@ from boltseal.commands.engine_releases import known_folders
 from boltseal.commands.image_contents import read_contents
 from boltseal.commands.image_locations import opened_sources
 from boltseal.commands.known_since import known_since
+from boltseal.commands.mirror_observations import observed_since
 from boltseal.commands.registry_access import RegistryOptions, followed
 from boltseal.deploy.releases import last_good
 from boltseal.errors import BoltsealError
@@ -25,7 +26,8 @@ from boltseal.ledger.entry import format_time
 from boltseal.ledger.follow import LedgerBroken
 from boltseal.oci.annotations import REVISION, SOURCE
 from boltseal.oci.digest import Digest
-from boltseal.oci.reference import Reference, Tag
+from boltseal.oci.reference import Reference, Repository, Tag
+from boltseal.project.bases.image_documents import RemoteRepository, read_from
 from boltseal.transfer.inspect import Inspected, inspect
 from boltseal.transfer.locations import Location
 from boltseal.transfer.source_link import compare_link
@@ -53,7 +55,8 @@ class ImageChange:
 class Push:
     """The push of the new image under its tag by the registry's ledger: actor and time; else "" and the reason.
 
-    `proven`: whether the entry was proven to be in the signed ledger.
+    `proven`: whether the entry was proven to be in the signed ledger. Of a mirrored tag the reason says since when the mirror
+    has it.
     """
 
     actor: str = ""
@@ -140,6 +143,13 @@ class Explanation:
         }
 
 
+class _ImageAt(NamedTuple):
+    """An image in the repository that it is read from."""
+
+    place: RemoteRepository
+    digest: Digest
+
+
 def time_z(time_us: int) -> str:
     """Return a time in seconds, as ISO 8601 in UTC."""
     return f"{format_time(time_us)[:19]}Z"
@@ -183,15 +193,33 @@ async def _explain(
 async def _compare(
     change: ImageChange, old_digest: Digest, new_digest: Digest, transport: Transport, options: RegistryOptions
 ) -> Comparison:
-    locations = [
-        Location.parse(f"{reference.name}@{digest}")
-        for reference, digest in ((change.old, old_digest), (change.new, new_digest))
-    ]
+    """Compare the images as a mirror has them if one is configured, else as the registries do. Raises: errors of the registry."""
+    old, new = (
+        [_ImageAt(place, digest) for place in read_from(options.client.settings.mirrors, remote)]
+        for remote, digest in (
+            (RemoteRepository(change.old.registry, change.old.repository), old_digest),
+            (RemoteRepository(change.new.registry, change.new.repository), new_digest),
+        )
+    )
+    if len(old) > 1 or len(new) > 1:
+        try:
+            found = await _compare_at(old[0], new[0], transport, options)
+            if found.contents.files is not None:
+                return found
+        except LedgerBroken:
+            raise
+        except BoltsealError:  # it is no mirror of these images, or can't be reached
+            pass
+    return await _compare_at(old[-1], new[-1], transport, options)
+
+
+async def _compare_at(old_at: _ImageAt, new_at: _ImageAt, transport: Transport, options: RegistryOptions) -> Comparison:
+    locations = [Location.parse(f"{at.place.registry}/{at.place.repository}@{at.digest}") for at in (old_at, new_at)]
     async with opened_sources(options.client, transport, *locations) as (old_source, new_source):
-        new = await inspect(new_source, new_digest, None)
-        old = await inspect(old_source, old_digest, None)
+        new = await inspect(new_source, new_at.digest, None)
+        old = await inspect(old_source, old_at.digest, None)
         if new.chosen and old.chosen and new.chosen != old.chosen and new.chosen in old.platforms:
-            old = await inspect(old_source, old_digest, new.chosen)
+            old = await inspect(old_source, old_at.digest, new.chosen)
         contents = contents_diff(await read_contents(old_source, old), await read_contents(new_source, new))
     return Comparison(
         platform=new.chosen or (str(new.config.platform) if new.config is not None else ""),
@@ -234,29 +262,37 @@ def _cause_text(base: bool | None, own: bool | None) -> str:
 
 
 async def _push(change: ImageChange, digest: Digest, transport: Transport, options: RegistryOptions) -> Push:
-    reference = change.new
+    reference, has_ledger = change.new, False
     name = (reference.repository, reference.tag or Tag("latest"))
     try:
         check = await followed(options, transport, reference.registry)
-        if check.head is None:
-            return Push(reason=f"{reference.registry} keeps no ledger")
-        read = (
-            await read_tags(
-                transport,
-                reference.registry,
-                {name: str(digest)},
-                lambda registry: followed(options, transport, registry),
-            )
-        )[name]
+        has_ledger = check.head is not None
+        push = await _push_by_ledger(name, reference.registry, digest, transport, options) if has_ledger else None
     except LedgerBroken:
         raise
     except BoltsealError as error:
-        return Push(reason=f"could not check: {error.message}")
+        push = Push(reason=f"could not check: {error.message}")
+    if push is not None and push.time_us:
+        return push
+    seen = await observed_since(transport, options, reference, digest, has_ledger=has_ledger)
+    if seen is not None:
+        proof = "proven by its log" if seen.proven else "not proven by its log"
+        when = f"the mirror at {seen.mirror} has it since {time_z(seen.time_us)}, {proof}"
+        return Push(reason=f"not known who pushed it, and when; {when}")
+    return push or Push(reason=f"{reference.registry} keeps no ledger")
+
+
+async def _push_by_ledger(
+    name: tuple[Repository, Tag], registry: str, digest: Digest, transport: Transport, options: RegistryOptions
+) -> Push:
+    """Return the push of a tag by its registry's ledger. Raises: LedgerBroken, and errors of the registry."""
+    names = {name: str(digest)}
+    read = (await read_tags(transport, registry, names, lambda each: followed(options, transport, each)))[name]
     if not isinstance(read, ProvenHistory):
         return Push(reason=f"could not check: {read.message}")
     entries = [at for at in read.history.of(name[1]) if at.entry.digest == str(digest)]
     if not entries:
-        return Push(reason=f"the ledger of {reference.registry} has no entry of it")
+        return Push(reason=f"the ledger of {registry} has no entry of it")
     return Push(entries[0].entry.actor, entries[0].entry.time_us, entries[0].index in read.proven)
 
 

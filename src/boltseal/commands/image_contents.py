@@ -11,7 +11,7 @@ Downloads are bounded, and nothing is unpacked to disk. What could not be read i
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -20,7 +20,7 @@ from typing import Final, NamedTuple
 from boltseal.build.layer_changes import KeptFiles, LayerContents, LayerLimits, read_layer
 from boltseal.errors import BoltsealError, TooLarge
 from boltseal.oci.descriptor import Descriptor
-from boltseal.oci.layer_tree import FileKind, FileState, LayerTree, shown
+from boltseal.oci.layer_tree import ChangeKind, FileKind, FileState, LayerTree, shown
 from boltseal.oci.manifest import Manifest
 from boltseal.oci.mediatype import is_foreign_layer
 from boltseal.transfer.image_config import ImageConfig
@@ -38,6 +38,7 @@ MAX_FILES: Final = 500_000
 MAX_SBOMS: Final = 5
 NO_DATABASE: Final = "it has no package database"
 NO_SBOM: Final = "no SBOM is attached to it"
+_WRITES: Final = (ChangeKind.WRITE, ChangeKind.LINK)
 _ATTESTS: Final = "vnd.docker.reference.digest"
 _PREDICATE: Final = "in-toto.io/predicate-type"
 
@@ -54,6 +55,7 @@ class ImageContents:
     """What an image contains. `sbom`: packages by an attached SBOM. `layers`: packages by the databases in its layers.
 
     `files`: by path, without folders; None if they could not be read, and `files_reason` says why. `folders`: by path.
+    `own`: the paths that layers above those of its base write.
     """
 
     sbom: PackageList
@@ -61,15 +63,27 @@ class ImageContents:
     files: Mapping[bytes, FileState] | None = None
     files_reason: str = ""
     folders: Mapping[bytes, FileState] = field(default_factory=dict)
+    own: frozenset[bytes] = frozenset()
+
+
+class _ReadLayers(NamedTuple):
+    """The files of an image, the contents of package databases by their hash, and the paths that its own layers write."""
+
+    tree: LayerTree
+    kept: dict[bytes, bytes]
+    own: frozenset[bytes]
 
 
 async def read_contents(
-    source: ImageSource, image: Inspected, *, most_bytes: int = MAX_DOWNLOAD_BYTES
+    source: ImageSource, image: Inspected, *, most_bytes: int = MAX_DOWNLOAD_BYTES, base_layers: Sequence[str] = ()
 ) -> ImageContents:
-    """Return packages and files of an inspected image. `most_bytes`: how much is downloaded at most."""
+    """Return packages and files of an inspected image.
+
+    `most_bytes`: how much is downloaded at most. `base_layers`: the diff_ids of its base, or of what may be its base.
+    """
     sbom = await _by_sbom(source, image)
     try:
-        tree, kept = await _layers(source, image.image, image.config, most_bytes)
+        tree, kept, own = await _layers(source, image.image, image.config, most_bytes, base_layers)
     except BoltsealError as error:
         return ImageContents(sbom, PackageList(None, error.message), None, error.message)
     files: dict[bytes, FileState] = {}
@@ -82,7 +96,7 @@ async def read_contents(
         layers = PackageList(found, "" if found is not None else NO_DATABASE)
     except PackagesUnreadable as error:
         layers = PackageList(None, error.message)
-    return ImageContents(sbom, layers, files, folders=folders)
+    return ImageContents(sbom, layers, files, folders=folders, own=own)
 
 
 async def _by_sbom(source: ImageSource, image: Inspected) -> PackageList:
@@ -127,9 +141,9 @@ async def _sbom_packages(source: ImageSource, layer: Descriptor) -> tuple[Packag
 
 
 async def _layers(
-    source: ImageSource, manifest: Manifest, config: ImageConfig | None, most_bytes: int
-) -> tuple[LayerTree, dict[bytes, bytes]]:
-    """Return an image's files, and the contents of package databases by their hash.
+    source: ImageSource, manifest: Manifest, config: ImageConfig | None, most_bytes: int, base_layers: Sequence[str]
+) -> _ReadLayers:
+    """Return what the layers of an image contain; all are its own if it does not begin with the base's.
 
     Raises: TooLarge, NotCompared, TreeUnsuitable, ContentDamaged, and errors of the source.
     """
@@ -138,10 +152,11 @@ async def _layers(
     size = sum(layer.size for layer in manifest.layers)
     if size > most_bytes:
         raise TooLarge(f"its layers have {size} bytes; at most {most_bytes} are read")
-    tree, kept, left = LayerTree(MAX_FILES), dict[bytes, bytes](), MAX_UNPACKED_BYTES
+    tree, kept, left, own = LayerTree(MAX_FILES), dict[bytes, bytes](), MAX_UNPACKED_BYTES, set[bytes]()
+    inherited = len(base_layers) if config.diff_ids[: len(base_layers)] == tuple(base_layers) else 0
     with TemporaryDirectory(prefix="boltseal-") as scratch:
         path = Path(scratch) / "layer"
-        for layer, diff_id in zip(manifest.layers, config.diff_ids, strict=True):
+        for number, (layer, diff_id) in enumerate(zip(manifest.layers, config.diff_ids, strict=True)):
             if is_foreign_layer(layer.media_type):
                 raise ContentDamaged(
                     f"{source.title}: layer {layer.digest.short} is not in the registry (foreign layer)"
@@ -152,7 +167,9 @@ async def _layers(
             await asyncio.to_thread(tree.apply, contents.changes)
             kept = await asyncio.to_thread(_still_there, tree, kept | contents.kept)
             left -= contents.tar_bytes
-    return tree, kept
+            if number >= inherited:
+                own |= {change.path for change in contents.changes if change.kind in _WRITES}
+    return _ReadLayers(tree, kept, frozenset(own))
 
 
 async def _download(source: ImageSource, layer: Descriptor, path: Path) -> None:

@@ -34,7 +34,7 @@ from boltseal.lockfile.document import Lock, LockedImage, Rendered, lock_key
 from boltseal.oci.reference import Reference
 from boltseal.project.lock import LockUpdate, relock
 from boltseal.project.lock_entries import MovedReference, Unresolved
-from boltseal.project.lock_file import read_lock, refuse_changed, write_lock
+from boltseal.project.lock_file import read_lock_file, write_lock
 from boltseal.project.resolve import COUNTS_PULLS, Resolver
 
 
@@ -94,14 +94,14 @@ class LockReport:
 def lock_project(request: LockRequest, options: RegistryOptions, progress: Progress = no_progress) -> LockReport:
     """Lock a project. A reference that can't be resolved leaves the others locked, and the outcome unknown.
 
-    Raises: Invalid, LockInvalid, also if another command wrote the lock meanwhile; KeyDiffers, LedgerBroken, LockNotWritten,
+    Raises: Invalid, LockInvalid, KeyDiffers, LedgerBroken, LockNotWritten; FileChanged: another command wrote the lock meanwhile;
     EditsRunning: an update runs.
     """
     undo_interrupted_update(options.client, request.project)
     paths, named = _arguments(request)
     opened = open_project(request.project, paths)
-    read = read_lock(request.project)
-    old = read or Lock()
+    read = read_lock_file(request.project)
+    old = read.lock or Lock()
     rendering = _rendering(opened, old, request, progress)
     opened = rendering.opened
     if opened.empty and not named and not request.allow_empty:
@@ -122,9 +122,8 @@ def lock_project(request: LockRequest, options: RegistryOptions, progress: Progr
         not_rendered=_not_rendered(opened, old, rendering, request),
     )
     complete = not done.unresolved and not opened.problems
-    refuse_changed(request.project, read)  # by `pin`, whose records would be lost: requests take long
     # nothing was locked before and nothing is now: a file without entries would only look like a lock
-    written = (complete or done.lock != Lock()) and write_lock(request.project, done.lock)
+    written = (complete or done.lock != Lock()) and write_lock(read, done.lock)
     images = done.lock.images
     explained = explain_lock(old, done.lock, options) if request.explain else ()
     return LockReport(

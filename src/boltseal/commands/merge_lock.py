@@ -14,7 +14,7 @@ from boltseal.lockfile.document import LOCK_NAME, Lock, LockInvalid
 from boltseal.lockfile.format import format_merged
 from boltseal.lockfile.merge import MergedLock, MergeSides, merge_locks, sides_of_conflict
 from boltseal.lockfile.parse import MAX_LOCK_BYTES, parse_lock
-from boltseal.project.lock_file import read_lock_text, write_lock_text
+from boltseal.project.lock_file import LockFile, read_lock_text, write_lock_text
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +28,7 @@ class MergeReport:
 def merge_lock(project: Path, files: Sequence[str]) -> MergeReport:
     """Merge a lock. `files`: base, ours and theirs, of which ours gets the result; () for the conflict in the project's lock.
 
-    Conflicts that remain are written with marks. Raises: Invalid, LockInvalid, LockNotWritten, Unavailable.
+    Conflicts that remain are written with marks. Raises: Invalid, LockInvalid, LockNotWritten, FileChanged, Unavailable.
     """
     if files:
         return _merge_files(files)
@@ -44,7 +44,7 @@ def merge_lock(project: Path, files: Sequence[str]) -> MergeReport:
     except (GitFailed, FileMissing):
         staged = None
     merged = _merged(marked if staged is None else MergeSides(*staged))
-    write_lock_text(project, format_merged(merged).encode())
+    write_lock_text(LockFile(project, text), format_merged(merged).encode())
     return _report(merged)
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from enum import StrEnum
+from functools import reduce
 
 
 class Outcome(StrEnum):
@@ -16,3 +18,8 @@ class Outcome(StrEnum):
         """Return the worse of two outcomes: differs, then unknown, then holds."""
         order = (Outcome.HOLDS, Outcome.UNKNOWN, Outcome.DIFFERS)
         return max(self, other, key=order.index)
+
+    @classmethod
+    def worst(cls, outcomes: Iterable[Outcome]) -> Outcome:
+        """Return the worst of these outcomes; `holds` if there are none."""
+        return reduce(Outcome.worse, outcomes, cls.HOLDS)

@@ -23,7 +23,7 @@ from boltseal.errors import BoltsealError, Unavailable
 from boltseal.lockfile.document import Lock
 from boltseal.project.edits import EditResult, FileEdit, edit
 from boltseal.project.generated_files import emitter_of
-from boltseal.project.lock_file import lock_edit, read_lock
+from boltseal.project.lock_file import LockFile, lock_edit, read_lock_file
 from boltseal.project.pin import Pin, PinStatus, pins_by_lock, pins_by_tag, references_to_resolve, unpins
 from boltseal.project.replace_files import replace_all
 from boltseal.project.resolve import Resolver
@@ -95,14 +95,15 @@ def pin_project(request: PinRequest, options: RegistryOptions, progress: Progres
     settle = undo_interrupted_update if request.write else report_interrupted_update
     settle(options.client, request.project)
     opened = open_project(request.project, paths_in_project(request.project, request.paths))
-    lock = read_lock(opened.root)
+    read = read_lock_file(opened.root)
+    lock = read.lock
     if request.unpin:
         written = {} if lock is None else valid_pins(opened.image_refs, lock)
         pins = unpins(opened.image_refs, written, everything=request.everything)
     else:
         pins = _pins(opened, lock, request.allow, options, progress)
     edited, pins = _edited(opened, pins)
-    record = None if lock is None else _record(opened, lock, pins, unpin=request.unpin)
+    record = _record(opened, read, pins, unpin=request.unpin)
     refused = _refused(opened, pins, complete=request.to_text)
     text, hard_links = "", tuple[str, ...]()
     error: BoltsealError | None = None
@@ -128,10 +129,13 @@ def pin_project(request: PinRequest, options: RegistryOptions, progress: Progres
     )
 
 
-def _record(opened: OpenedProject, lock: Lock, pins: Sequence[Pin], *, unpin: bool) -> FileEdit | None:
-    """Return the lock's edit that records which digests are written or removed. Raises: LockInvalid."""
+def _record(opened: OpenedProject, read: LockFile, pins: Sequence[Pin], *, unpin: bool) -> FileEdit | None:
+    """Return the lock's edit that records which digests are written or removed; None without a lock. Raises: LockNotWritten."""
+    if read.lock is None:
+        return None
     edits = {each.image_ref: each.digest for each in pins if each.status in (PinStatus.PINNED, PinStatus.UNPINNED)}
-    return lock_edit(opened.root, lock, replace(lock, pins=pins_after(lock, opened.image_refs, edits, unpin=unpin)))
+    pins_now = pins_after(read.lock, opened.image_refs, edits, unpin=unpin)
+    return lock_edit(read, replace(read.lock, pins=pins_now))
 
 
 def _pins(

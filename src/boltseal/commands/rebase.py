@@ -123,10 +123,7 @@ class RebaseReport:
     @property
     def outcome(self) -> Outcome:
         """The worst outcome of a platform."""
-        worst = Outcome.HOLDS
-        for row in self.rows:
-            worst = worst.worse(row.outcome)
-        return worst
+        return Outcome.worst(row.outcome for row in self.rows)
 
 
 def rebase(request: RebaseRequest, options: RegistryOptions, progress: Progress = no_progress) -> RebaseReport:

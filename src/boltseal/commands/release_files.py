@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
+from boltseal.commands.text import clean
 from boltseal.deploy.release_flow import DeployResult
 from boltseal.deploy.release_store import ReleaseFolder
 from boltseal.deploy.releases import Release
@@ -18,7 +19,8 @@ from boltseal.deploy.source_snapshot import (
     with_lock,
     writable,
 )
-from boltseal.errors import Invalid, Precondition, quote
+from boltseal.errors import BoltsealError, Invalid, Precondition, quote
+from boltseal.project.replace_files import FileChanged
 
 _MAX_LISTED = 10
 
@@ -33,10 +35,11 @@ class FilesDiffer(Precondition):
 
 @dataclass(frozen=True, slots=True)
 class RestoredFiles:
-    """Files that were restored. `before`: what each had, None where it was missing. `denied`: files that this user may not restore."""
+    """Files that were restored: what each had before (None where it was missing), and has now. `denied`: this user may not restore them."""
 
     root: Path = Path()
     before: Mapping[str, bytes | None] = field(default_factory=dict)
+    after: Mapping[str, bytes] = field(default_factory=dict)
     modes: Mapping[str, int] = field(default_factory=dict)
     denied: tuple[str, ...] = ()
 
@@ -45,12 +48,21 @@ class RestoredFiles:
         """Return the names of the files."""
         return tuple(self.before)
 
-    def undo(self) -> None:
-        """Write back what was there before. Raises: Unavailable: a file can't be written."""
-        write_settings(self.root, {name: raw for name, raw in self.before.items() if raw is not None}, self.modes)
+    def undo(self, notice: Callable[[str], None]) -> None:
+        """Write back what was there before. Files that were changed since they were restored stay, with a notice.
+
+        Raises: Unavailable: a file can't be written.
+        """
+        changed = []
         for name, raw in self.before.items():
-            if raw is None:
-                (self.root / name).unlink(missing_ok=True)
+            if content_now(self.root / name) == raw:
+                continue
+            try:
+                write_settings(self.root, {name: raw}, self.modes, self.after)
+            except FileChanged:
+                changed.append(name)
+        if changed:
+            notice(clean(f"boltseal: {', '.join(changed)}: changed after it was restored, and stays; check it"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,15 +86,15 @@ def different_files(folder: ReleaseFolder, release: Release) -> tuple[str, ...]:
     return tuple(changed_files(root, with_lock(root, contents.files, contents.lock)))
 
 
-def restored_files(folder: ReleaseFolder, release: Release, here: Path) -> RestoredFiles:
+def restored_files(folder: ReleaseFolder, release: Release, here: Path, notice: Callable[[str], None]) -> RestoredFiles:
     """Write the recorded files that differ into the project: its own files all or none, then its settings.
 
     A release may come from an engine, whose administrators must not be able to write anywhere on this machine: it is
     restored only into the folder in which the command runs, and without files that are outside of it. `here`: that folder.
     Without root, files of other users stay as they are, because they would get another owner. If that is so for one of the files that
-    describe the project, all of those stay.
+    describe the project, all of those stay. `notice`: of an undo if not all files could be restored.
 
-    Raises: OtherProjectFolder; NotFound: one of its own files is gone; FileChanged, FilesNotWritten, Unavailable.
+    Raises: OtherProjectFolder; NotFound: one of its own files is gone; FileChanged, FilesNotWritten, Unavailable: then all are as before.
     """
     root, contents = Path(release.directory), folder.contents(release.number)
     if not root.is_absolute() or root.resolve() != here.resolve():
@@ -98,10 +110,16 @@ def restored_files(folder: ReleaseFolder, release: Release, here: Path) -> Resto
     changed = [name for name in wanted if name not in denied]
     before = {name: content_now(root / name) for name in changed}
     modes = {name: (root / name).stat().st_mode & 0o7777 for name, raw in before.items() if raw is not None}
-    restore_files(root, files, [name for name in changed if name not in contents.modes])
-    settings = {name: files[name] for name in changed if name in contents.modes}
-    write_settings(root, settings, contents.modes)
-    return RestoredFiles(root, before, modes, tuple(sorted(denied)))
+    restore_files(root, {name: raw for name, raw in before.items() if name not in contents.modes}, files)
+    restored = RestoredFiles(root, before, {name: files[name] for name in changed}, modes, tuple(sorted(denied)))
+    try:
+        write_settings(
+            root, {name: files[name] for name in changed if name in contents.modes}, contents.modes, restored.before
+        )
+    except BoltsealError:
+        restored.undo(notice)
+        raise
+    return restored
 
 
 def _belongs(name: str) -> bool:

@@ -80,7 +80,7 @@ def _printed(
     with ThreadPoolExecutor(AT_ONCE) as pool:
         try:
             yield from zip(parts, pool.map(run, parts), strict=True)
-        except BaseException:
+        except BaseException:  # also Ctrl-C, and GeneratorExit if the caller fails: the pool would wait for the tools
             running.end()
             pool.shutdown(wait=False, cancel_futures=True)
             raise

@@ -129,9 +129,7 @@ def read_answer(raw: bytes, code: int, asked: Question) -> HostAnswer:
     rows = [_printable(msgspec.to_builtins(each)) for each in found.results]  # 2
     problems = [clean(each.message) for each in found.errors]
     statuses = [_outcome_of(each) for each in found.results if each.status not in _NEUTRAL]
-    worst = found.outcome
-    for each in statuses:  # 3
-        worst = worst.worse(each)
+    worst = Outcome.worst([found.outcome, *statuses])  # 3
     if problems:
         worst = worst.worse(Outcome.UNKNOWN)
     if code not in _CODES[found.outcome] or worst is not found.outcome:

@@ -45,6 +45,7 @@ from boltseal.lockfile.document import LOCK_NAME, Lock, key_in, lock_key
 from boltseal.oci.reference import Reference, Tag
 from boltseal.policy.update_policy import UpdateInvalid, UpdateRules, parse_update
 from boltseal.project.edit_journal import EditJournal
+from boltseal.project.lock_file import LockFile, lock_text
 from boltseal.project.replace_files import replace_all
 from boltseal.project.resolve import Resolver
 from boltseal.project.settings import PROJECT_FILE, project_settings
@@ -88,13 +89,15 @@ def update_project(
     """Decide for each service, and deploy what is taken, as the only process that deploys the project.
 
     `report`: is called with the decisions and their explanations before anything is deployed. Raises: Invalid: there is no lock; AnotherDeploys,
-    EditsRunning, LedgerBroken, Unavailable: a reference was not resolved, or a version can't be written into the files.
+    EditsRunning, FileChanged: another command wrote the lock or a file meanwhile; LedgerBroken, Unavailable: a reference was not
+    resolved, or a version can't be written into the files.
     """
     with project.folder.deploying():
-        decided = _decide(request, project, options)
+        read = project.lock_file()
+        decided = _decide(request, project, read, options)
         if request.write and not request.dry_run:
             decided = _with_digests(decided, project, options)
-        report(decided, _explained(decided, project, options) if request.explain else ())
+        report(decided, _explained(decided, project, read, options) if request.explain else ())
         chosen = [
             step
             for step in decided
@@ -102,7 +105,7 @@ def update_project(
         ]
         release = None
         if chosen and not request.dry_run:
-            release = _apply(chosen, project, reopen, options.client)
+            release = _apply(chosen, project, read, reopen, options.client)
     outcome = Outcome.UNKNOWN if any(step.act is UpdateAction.UNKNOWN for step in decided) else Outcome.HOLDS
     return UpdateReport(outcome, decided, release)
 
@@ -121,7 +124,9 @@ def _rules(project: DeployableProject, client: ClientContext) -> UpdateRules:
     return rules
 
 
-def _decide(request: UpdateRequest, project: DeployableProject, options: RegistryOptions) -> tuple[UpdateStep, ...]:
+def _decide(
+    request: UpdateRequest, project: DeployableProject, read: LockFile, options: RegistryOptions
+) -> tuple[UpdateStep, ...]:
     """Return the decision for each service (steps 1 and 2).
 
     It takes one HEAD request for each floating tag and each version that the policy may take, and one tag list per version.
@@ -129,7 +134,7 @@ def _decide(request: UpdateRequest, project: DeployableProject, options: Registr
     rules = _rules(project, options.client)
     if request.cooldown_us is not None:
         rules = rules.with_cooldown(request.cooldown_us)
-    lock, folder = project.lock()
+    lock, folder = read.lock, read.root
     if lock is None:
         raise Invalid(f"there is no {LOCK_NAME} in {folder}: run `boltseal lock` and `boltseal deploy` first")
     locked_builds = {each.reference for each in lock.images if each.digest is not None}
@@ -195,18 +200,18 @@ async def _tags(transport: Transport, image: Reference) -> Sequence[Tag] | Bolts
 
 
 def _apply(
-    chosen: Sequence[UpdateStep], project: DeployableProject, reopen: Reopen, client: ClientContext
+    chosen: Sequence[UpdateStep], project: DeployableProject, read: LockFile, reopen: Reopen, client: ClientContext
 ) -> DeployResult:
     """Edit and deploy the chosen services (steps 3 to 5); other changes of the files are left to `boltseal deploy`."""
-    before, folder = project.lock()
+    folder, before = read.root, read.lock or Lock()
     names = sorted({step.service for step in chosen})
-    edits = update_edits(open_project(folder, project.named.files), before or Lock(), chosen)
+    edits = update_edits(open_project(folder, project.named.files), before, chosen)
     journal = EditJournal(client.state_folder, folder)
     with journal.held():
         journal.begin(
             folder,
             edits.files,
-            (folder / LOCK_NAME).read_bytes(),
+            read.raw or b"",
             project=project.read.model.project,
             engine=project.folder.root.name,
             release=project.folder.next_number() - 1,
@@ -217,8 +222,9 @@ def _apply(
             only = names if last_good(project.folder.all()) is not None else list(project.services)
             edited = replace(reopen(only, list(project.registries)), folder=project.folder)  # it holds the lock
             images = {replace(step.image, tag=step.tag or step.image.tag) for step in chosen}
-            with journal.locking():
-                lock = edited.relock(lambda reference: reference in images, edits.lock)
+            lock = edited.relocked(lambda reference: reference in images, edits.lock, folder)
+            with journal.locking(lock_text(lock)):
+                edited.write_lock(read, lock)
             _check_locked(chosen, edited, lock)
             done = edited.deploy(ReleaseKind.UPDATE)
         finally:
@@ -234,10 +240,10 @@ def _apply(
 
 
 def _explained(
-    steps: Sequence[UpdateStep], project: DeployableProject, options: RegistryOptions
+    steps: Sequence[UpdateStep], project: DeployableProject, read: LockFile, options: RegistryOptions
 ) -> Sequence[Explanation]:
     """Explain the steps that change an image, also those that wait or are proposed. Raises: LedgerBroken."""
-    lock, _ = project.lock()
+    lock = read.lock
     changing = [step for step in steps if step.act in _CHANGES and step.image.tag is not None]
 
     async def run(transport: Transport) -> Sequence[Explanation]:

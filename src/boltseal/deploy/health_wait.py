@@ -23,7 +23,8 @@ from boltseal.engines.podman_health import PodmanChecks
 from boltseal.oci.digest import Digest
 
 WAIT_S: Final = 120.0
-_LOOK_EVERY_S: Final = 0.5
+_SHORTEST_PAUSE_S: Final = 0.05
+_LONGEST_PAUSE_S: Final = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,19 +67,21 @@ class ProjectHealth:
         """
         health_watch = HealthWatch(expected, self.settle_s, self.engine.about.podman)
         loop = asyncio.get_running_loop()
-        health_watch.observe(before, loop.time() - self.settle_s)
-        until = loop.time() + within_s
+        begun = loop.time()
+        health_watch.observe(before, begun - self.settle_s)
         shown = ""
         checks = PodmanChecks(self.engine)
         while True:
-            await checks.run(await self.containers(), loop.time())
-            found = [each for each in await self.containers() if each.id not in ignored]
-            verdicts = health_watch.observe(found, loop.time())
+            found = await self.containers()
+            if await checks.run(found, loop.time()):
+                found = await self.containers()
+            verdicts = health_watch.observe([each for each in found if each.id not in ignored], loop.time())
             judged = {each.status for each in verdicts.values()}
-            if HealthStatus.FAILED in judged or HealthStatus.WAITING not in judged or loop.time() > until:
+            waited_s = loop.time() - begun
+            if HealthStatus.FAILED in judged or HealthStatus.WAITING not in judged or waited_s > within_s:
                 return verdicts
             shown = self._report(f"waiting for {', '.join(_waiting(verdicts))}", shown)
-            await asyncio.sleep(_LOOK_EVERY_S)
+            await asyncio.sleep(_pause_s(waited_s))
 
     async def failed(self, expected: Mapping[str, ExpectedService]) -> Mapping[str, ServiceHealth]:
         """Return the services that are failed at this moment."""
@@ -88,7 +91,7 @@ class ProjectHealth:
 
     async def job_exit(self, job: str, within_s: float) -> ServiceHealth:
         """Wait until a container of a job has failed, or all of them have exited with 0, or for `within_s`; return which."""
-        until = asyncio.get_running_loop().time() + within_s
+        begun = asyncio.get_running_loop().time()
         shown = ""
         while True:
             found = [each for each in await self.containers() if service_of(each) == job]
@@ -101,15 +104,21 @@ class ProjectHealth:
                 )
             if all(_ended(each) for each in found):
                 return ServiceHealth(HealthStatus.HEALTHY, "it exited with code 0")
-            if asyncio.get_running_loop().time() > until:
+            waited_s = asyncio.get_running_loop().time() - begun
+            if waited_s > within_s:
                 return ServiceHealth(HealthStatus.WAITING, f"{found[0].name} has not exited", found[0].id)
             shown = self._report(f"waiting for the job {job}", shown)
-            await asyncio.sleep(_LOOK_EVERY_S)
+            await asyncio.sleep(_pause_s(waited_s))
 
     def _report(self, line: str, shown: str) -> str:
         if line != shown:
             self.progress(line)
         return line
+
+
+def _pause_s(waited_s: float) -> float:
+    """Return how long to wait before the engine is asked again: a tenth of the time so far, so that a result is noticed soon."""
+    return min(max(waited_s / 10, _SHORTEST_PAUSE_S), _LONGEST_PAUSE_S)
 
 
 def _ended(container: EngineContainer) -> bool:

@@ -142,7 +142,7 @@ class EngineCopy:
         thread.start()
         try:
             self._container = thread.call(self._locked)
-        except BaseException:
+        except BaseException:  # also Ctrl-C: nothing else ends the thread, since the lock is not held
             thread.stop()
             raise
         self._thread = thread

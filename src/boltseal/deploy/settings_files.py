@@ -25,8 +25,11 @@ from typing import Any, Final
 import yaml
 
 from boltseal.deploy.mounted_copies import MountedFile
+from boltseal.deploy.source_snapshot import content_now
 from boltseal.errors import Unavailable
 from boltseal.files.atomic_files import Disk, write_file
+from boltseal.files.folder_lock import folder_locked
+from boltseal.project.replace_files import FileChanged
 
 MAX_FILE_BYTES: Final = 1024 * 1024
 MAX_ALL_BYTES: Final = 16 * 1024 * 1024
@@ -214,12 +217,18 @@ def _value(node: object, key: str) -> object:
     return None
 
 
-def write_settings(root: Path, files: Mapping[str, bytes], modes: Mapping[str, int]) -> None:
-    """Write these files into the project, each atomically, with their modes.
+def write_settings(
+    root: Path,
+    files: Mapping[str, bytes | None],
+    modes: Mapping[str, int],
+    before: Mapping[str, bytes | None] | None = None,
+) -> None:
+    """Write these files into the project, each atomically, with their modes. None removes a file.
 
-    A container with a single file mounted sees the new content when it is started again.
+    `before`: what the files were when they were read; default: not compared. A container with a single file mounted sees the new
+    content when it is started again.
 
-    Raises: Unavailable: a file can't be written.
+    Raises: FileChanged: a file is no longer what was read; Unavailable: a file can't be written.
     """
     for name, raw in files.items():
         path = root / name
@@ -230,11 +239,21 @@ def write_settings(root: Path, files: Mapping[str, bytes], modes: Mapping[str, i
             real = path.resolve()
             if not real.is_relative_to(root.resolve()):
                 raise Unavailable(f"{name} can't be restored: a symbolic link points out of the project")
-            owner = real.stat() if real.exists() else None
-            write_file(Disk(), real, raw, PRIVATE)
-            if owner is not None:
-                with suppress(PermissionError):
-                    os.chown(real, owner.st_uid, owner.st_gid)
-            real.chmod(modes.get(name, PRIVATE) & _MODES)
+            with folder_locked(real.parent):
+                if before is not None and content_now(real) != before[name]:
+                    raise FileChanged.of(name)
+                _write(real, raw, modes.get(name, PRIVATE) & _MODES)
         except OSError as error:
             raise Unavailable(f"{name} can't be restored: {error.strerror}; restore it by hand") from error
+
+
+def _write(path: Path, raw: bytes | None, mode: int) -> None:
+    if raw is None:
+        path.unlink(missing_ok=True)
+        return
+    owner = path.stat() if path.exists() else None
+    write_file(Disk(), path, raw, PRIVATE)
+    if owner is not None:
+        with suppress(PermissionError):
+            os.chown(path, owner.st_uid, owner.st_gid)
+    path.chmod(mode)

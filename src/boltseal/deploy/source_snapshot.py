@@ -134,15 +134,14 @@ def content_now(path: Path) -> bytes | None:
     return raw if len(raw) <= MAX_FILE_BYTES else None
 
 
-def restore_files(root: Path, files: Mapping[str, bytes], names: Sequence[str]) -> None:
-    """Write these recorded files into the project again: all of them or none.
+def restore_files(root: Path, before: Mapping[str, bytes | None], files: Mapping[str, bytes]) -> None:
+    """Write files of the project again, by their names in `before`: all of them or none. `before`: what they were when read.
 
     Raises: NotFound: if a file is gone or outside the project; FileChanged, FilesNotWritten.
     """
     changes = []
-    for name in names:
-        now = None if Path(name).is_absolute() else content_now(root / name)
-        if now is None:
+    for name, now in before.items():
+        if now is None or Path(name).is_absolute():
             raise NotFound(f"{name} is no longer in the project: no file was restored; restore it by hand")
-        changes.append(FileEdit(SourceFile.of(name, now), SourceFile.of(name, files[name])))
+        changes.append(FileEdit(SourceFile(name, "", now), SourceFile(name, "", files[name])))
     replace_all(root.resolve(), changes)

@@ -54,16 +54,21 @@ class PodmanChecks:
     engine: Engine
     _seen: dict[str, tuple[str, float]] = field(default_factory=dict)
 
-    async def run(self, containers: Iterable[EngineContainer], now_s: float) -> None:
-        """Run the overdue checks of containers whose health is not known yet. A failure leaves it unknown."""
+    async def run(self, containers: Iterable[EngineContainer], now_s: float) -> bool:
+        """Run the overdue checks of containers whose health is not known yet; return whether there were any.
+
+        A failure leaves the health unknown.
+        """
         if not self.engine.about.podman:
-            return
+            return False
+        found = False
         for each in containers:
             if each.state is State.RUNNING and each.health is ContainerHealth.STARTING:
                 with suppress(BoltsealError, msgspec.MsgspecError):
-                    await self._run(each.id, now_s)
+                    found |= await self._run(each.id, now_s)
+        return found
 
-    async def _run(self, id_: str, now_s: float) -> None:
+    async def _run(self, id_: str, now_s: float) -> bool:
         found = msgspec.json.decode(await self.engine.ask("GET", f"containers/{id_}/json"), type=_Container)
         log = [] if found.state.health is None else found.state.health.log or []
         last = log[-1].start if log else ""
@@ -72,5 +77,7 @@ class PodmanChecks:
             since_s = now_s
             self._seen[id_] = (last, now_s)
         interval_s = (found.config.check.interval if found.config.check is not None else 0) / _NS or _DEFAULT_S
-        if now_s - since_s >= interval_s + _GRACE_S:
+        overdue = now_s - since_s >= interval_s + _GRACE_S
+        if overdue:
             await self.engine.ask("GET", f"libpod/containers/{id_}/healthcheck")
+        return overdue

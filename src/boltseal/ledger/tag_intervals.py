@@ -29,7 +29,7 @@ class TagStep(NamedTuple):
     entry: int = -1
 
 
-class TagPeriod(NamedTuple):
+class TagInterval(NamedTuple):
     """The time during which a tag resolved to an image; `until_us` None: it still does. `by`: the publisher, "" if unknown."""
 
     tag: str
@@ -110,20 +110,20 @@ def _released_by(entry: Entry) -> str:
     return f"{stated[1]}, without a login" if entry.actor == _ANONYMOUS and stated is not None else entry.actor
 
 
-def periods_of(steps: Mapping[str, Sequence[TagStep]], digests: Collection[str]) -> tuple[TagPeriod, ...]:
-    """Return, per tag, the last period in which it resolved to one of these digests: current ones first, then the latest."""
+def intervals_of(steps: Mapping[str, Sequence[TagStep]], digests: Collection[str]) -> tuple[TagInterval, ...]:
+    """Return, per tag, the last interval in which it resolved to one of these digests: current ones first, then the latest."""
     found = [last for tag, of_tag in steps.items() if (last := _last(tag, of_tag, digests)) is not None]
     return tuple(sorted(found, key=lambda last: (last.until_us is not None, -(last.until_us or 0), last.tag)))
 
 
-def _last(tag: str, steps: Sequence[TagStep], digests: Collection[str]) -> TagPeriod | None:
-    """Return the last period of one tag. It may span several steps, since sealing a tag does not change its digest."""
+def _last(tag: str, steps: Sequence[TagStep], digests: Collection[str]) -> TagInterval | None:
+    """Return the last interval of one tag. It may span several steps, since sealing a tag does not change its digest."""
     begun: TagStep | None = None
-    found: TagPeriod | None = None
+    found: TagInterval | None = None
     for step in steps:
         if step.digest in digests:
             begun = begun or step
-            found = TagPeriod(tag, begun.time_us, None, begun.by, begun.entry)
+            found = TagInterval(tag, begun.time_us, None, begun.by, begun.entry)
         elif begun is not None and found is not None:
             found, begun = found._replace(until_us=step.time_us), None
     return found
@@ -139,8 +139,8 @@ def behind(steps: Sequence[TagStep], digests: Collection[str]) -> Behind | None:
     return Behind(moves, later[0].time_us) if later else Behind(0)
 
 
-def in_words(tags: Sequence[TagPeriod]) -> str:
-    """Format periods for people: ``1.4.2; was `latest` until 2026-11-23T14:02:00Z``; "" for no tags."""
+def in_words(tags: Sequence[TagInterval]) -> str:
+    """Format intervals for people: ``1.4.2; was `latest` until 2026-11-23T14:02:00Z``; "" for no tags."""
     now = [one.tag for one in tags if one.until_us is None]
     then = [f"was `{one.tag}` until {moment(one.until_us)}" for one in tags if one.until_us is not None]
     return "; ".join(([", ".join(now)] if now else []) + then)

@@ -9,18 +9,30 @@ Each changed part of the base (a package, a file, a setting) is looked up in the
     unknown    it can't be compared
 
 One former part is enough for `reaches`. `does not reach` needs all parts: what could not be read or compared makes the
-result `could not check`. A program that was compiled from a changed file is not recognised by its content; so an image
-that does not begin with the base's layers is `does not reach` only if both bases have all of its files.
+result `could not check`, and so does a part from which the image's own build may have copied something:
+
+    - a file with the content of a changed one, if the new base has that content as well
+    - a file that only the new base has: a rebuild copies it with its folder, or by a pattern
+    - a setting in which a changed variable may have been expanded, or with which steps of the build ran
+
+A program that was compiled from a changed file is not recognised by its content; so an image that does not begin with the
+base's layers is `does not reach` only if both bases have all of its files.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import Final, NamedTuple
 
 from boltseal.oci.layer_tree import FileState
 from boltseal.policy.debian_versions import is_older
+
+_FOR_STEPS: Final = frozenset({"ONBUILD", "SHELL", "USER", "WORKDIR"})
+"""Settings of a base that each step of a build on it depends on."""
+_NOT_EXPANDED: Final = frozenset({"CMD", "ENTRYPOINT", "HEALTHCHECK", "ONBUILD", "SHELL"})
+"""Settings in which a build expands no variables (Dockerfile reference, "Environment replacement")."""
 
 
 class PartState(StrEnum):
@@ -41,12 +53,37 @@ class Reach(StrEnum):
     UNKNOWN = "could not check"
 
 
+class ChangedSetting(NamedTuple):
+    """A setting that differs between the bases, and its value in the image; "" for not set."""
+
+    what: str
+    was: str
+    now: str
+    own: str
+
+
+@dataclass(frozen=True, slots=True)
+class CopyTraces:
+    """What an image's own build may have copied from changed parts of the base.
+
+    `copies`: how many of its own files may be copies of changed ones, though the new base has their content too; `copy`: the
+    path of one. `added`, `folder`: the path of a file that only the new base has, and of a folder that only one of the bases
+    has, as the image does or does not. `setting`: why a setting may be copied, from `setting_trace`. "" for none.
+    """
+
+    copies: int = 0
+    copy: str = ""
+    added: str = ""
+    folder: str = ""
+    setting: str = ""
+
+
 @dataclass(frozen=True, slots=True)
 class ChangedParts:
     """The states of all changed parts in an image. `packages`, `files`: None with a reason if they could not be compared.
 
     `no_packages`: neither base has a package database or an SBOM. `unexplained`: the image does not begin with the base's
-    layers, and has files that are not from it.
+    layers, and has files that are not from it. `traces`: what its own build may have copied from the base.
     """
 
     settings: Sequence[PartState]
@@ -56,6 +93,7 @@ class ChangedParts:
     files_reason: str = ""
     no_packages: bool = False
     unexplained: bool = False
+    traces: CopyTraces = field(default_factory=CopyTraces)
 
 
 def file_state(was: FileState | None, now: FileState | None, own: FileState | None, *, inherits: bool) -> PartState:
@@ -105,6 +143,24 @@ def setting_state(was: str, now: str, own: str) -> PartState:
     return PartState.NEW if own == now else PartState.REPLACED
 
 
+def setting_trace(changed: Sequence[ChangedSetting], own: Mapping[str, str]) -> str:
+    """Return why a changed setting may be in the image though it has not its former value; "" if it can't be.
+
+    `own`: the image's settings that differ from those of the new base.
+    """
+    for what, was, _, mine in changed:
+        if what in _FOR_STEPS and mine != was:
+            return f"its own build may have used the former {what}"
+        if what.startswith("ENV ") and not was and mine:
+            return f"the new base adds {what}, which its own build may use"
+    values = {each.what: each.own for each in changed if each.own != each.was} | dict(own)
+    for each in changed:
+        for what, value in values.items():
+            if each.what.startswith("ENV ") and each.was and each.was in value and what not in _NOT_EXPANDED:
+                return f"its {what} may contain the former value of {each.what}"
+    return ""
+
+
 def judge_reach(parts: ChangedParts) -> tuple[Reach, str]:
     """Return whether the change reaches the image, and why."""
     groups = (parts.settings, parts.packages or (), parts.files or ())
@@ -133,13 +189,24 @@ def _doubt(parts: ChangedParts) -> str:
         )
     if parts.packages is None:
         if parts.no_packages or PartState.REPLACED not in parts.files:
-            return ""
+            return _copied(parts.traces)
         return (
             f"it has files of its own in place of changed ones, and its packages are unknown: {parts.packages_reason}"
         )
     if PartState.UNKNOWN in parts.packages:
         return "it has other versions of changed packages than both bases, and which are newer is not known"
-    return ""
+    return _copied(parts.traces)
+
+
+def _copied(traces: CopyTraces) -> str:
+    if traces.copies:
+        files = f"{traces.copies} of its own files" if traces.copies > 1 else "one of its own files"
+        return f"{files} may be a copy of a changed one, which the new base has in another place: {traces.copy}"
+    if traces.added:
+        return f"the new base adds files that its own build may copy, such as {traces.added}"
+    if traces.folder:
+        return f"only one of the two images of the base has a folder {traces.folder}, and it is as the former one"
+    return traces.setting
 
 
 def _content(file: FileState) -> tuple[str, bytes]:

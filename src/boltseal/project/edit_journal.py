@@ -7,7 +7,7 @@ The journal is on the disk before the first edit, so that a run after a kill or 
 
 1. Every file must be as it was before the edits or as they left it. If one is neither, it was edited since, and nothing
    is restored.
-2. The lock likewise; while it is being written (stage `locking`) it may be anything. No path may lead out of the project.
+2. The lock likewise, unless the edits had not come to it (stage `files`): then it stays. No path may lead out of the project.
 3. What differs is written back, all files or none. 4. The journal is removed.
 """
 
@@ -29,7 +29,7 @@ from boltseal.errors import Unavailable
 from boltseal.files.atomic_files import Disk, write_file
 from boltseal.lockfile.document import LOCK_NAME
 from boltseal.project.edits import FileEdit
-from boltseal.project.replace_files import replace_all
+from boltseal.project.replace_files import FileChanged, replace_all
 from boltseal.project.source_files import SourceFile
 
 _SECRET: Final = 0o600  # the files may hold passwords
@@ -55,9 +55,9 @@ class JournalStage(StrEnum):
     FILES = "files"
     """The lock was not touched."""
     LOCKING = "locking"
-    """The lock is being written."""
+    """By boltseal 0.2: the lock is being written, and may be anything."""
     LOCKED = "locked"
-    """The lock was written."""
+    """The lock is being written, or was: it is as before or as recorded."""
 
 
 class JournaledFile(msgspec.Struct, frozen=True):
@@ -157,15 +157,20 @@ class EditJournal:
         self._write(record, _NOT_EDITED)
 
     @contextlib.contextmanager
-    def locking(self) -> Iterator[None]:
-        """Record that the block writes the lock, and what it wrote. Raises: JournalUnusable."""
+    def locking(self, after: bytes) -> Iterator[None]:
+        """Record what the block writes as the lock, before it does. It wrote nothing if it raises FileChanged.
+
+        Raises: JournalUnusable.
+        """
         record = self.read()
         if record is None:
             raise AssertionError("begin comes first")
-        self._write(msgspec.structs.replace(record, stage=JournalStage.LOCKING), _EDITED)
-        yield
-        after = _bytes(self.root / LOCK_NAME) or b""
         self._write(msgspec.structs.replace(record, stage=JournalStage.LOCKED, lock_after=after), _EDITED)
+        try:
+            yield
+        except FileChanged:
+            self._write(record, _EDITED)
+            raise
 
     def end(self) -> None:
         """Forget the edits: they stay. Raises: JournalUnusable."""
@@ -181,7 +186,7 @@ class EditJournal:
         changes, refused = [], []
         any_lock = record.stage is JournalStage.LOCKING
         lock = JournaledFile(LOCK_NAME, record.lock_before, record.lock_after)
-        for file in (*record.files, lock):
+        for file in record.files if record.stage is JournalStage.FILES else (*record.files, lock):
             now = self._content(file.path)
             if now == file.before:
                 continue

@@ -192,8 +192,8 @@ class _Scan:
             return
         try:
             source = self.project.read(path.name)
-        except Unreadable:
-            if reader.common_suffix:
+        except Unreadable as error:
+            if reader.common_suffix and not error.is_text:
                 return
             raise
         if self.recall(source, reader.name):

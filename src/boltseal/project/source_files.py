@@ -1,7 +1,8 @@
 """Read the text files of a project within limits, never outside the project, and keep their exact bytes.
 
 A checked-out project is untrusted input. A file is read only if its real path (all symbolic links resolved) is inside
-the project, if it is a regular file of at most MAX_FILE_BYTES, and if it is UTF-8 without NUL bytes.
+the project, if it is a regular file of at most MAX_FILE_BYTES, and if it is UTF-8 without NUL bytes and with at most one byte
+order mark at its start: what programs make of a second one differs.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import os
 import stat
 from bisect import bisect_right
+from codecs import BOM_UTF8, BOM_UTF16_BE, BOM_UTF16_LE
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from itertools import accumulate, count
@@ -21,17 +23,21 @@ from boltseal.project.image_references import ScanProblem
 
 MAX_FILE_BYTES: Final = 16 * 1024 * 1024
 CACHED_CHARACTERS: Final = 64 * 1024
-_BOM: Final = b"\xef\xbb\xbf"
+_BOM: Final = BOM_UTF8
 OUTSIDE: Final = "is outside of the project"
 
 T = TypeVar("T")
 
 
 class Unreadable(Exception):  # noqa: N818, RUF100 - stays inside the package, where it becomes a ScanProblem
-    """A file, or a part of one, that can't be read. The scan records the problem and continues."""
+    """A file, or a part of one, that can't be read. The scan records the problem and continues.
 
-    def __init__(self, path: str, line: int, message: str) -> None:
+    `is_text`: the file is known to be text, so that it is not data of another program.
+    """
+
+    def __init__(self, path: str, line: int, message: str, *, is_text: bool = False) -> None:
         super().__init__(message)
+        self.is_text = is_text
         self.problem = ScanProblem(path, line, message)
 
 
@@ -59,7 +65,11 @@ class SourceFile:
 
     @classmethod
     def of(cls, path: str, raw: bytes) -> SourceFile:
-        """Decode a file's content. Raises: Unreadable: it is not UTF-8 or contains a NUL byte."""
+        """Decode a file's content. Raises: Unreadable: it is not UTF-8, contains a NUL byte, or begins with two byte order marks."""
+        if raw.startswith((BOM_UTF16_LE, BOM_UTF16_BE)):
+            raise Unreadable(path, 1, "begins with a byte order mark of UTF-16; save it as UTF-8", is_text=True)
+        if raw.startswith(2 * _BOM):
+            raise Unreadable(path, 1, "begins with two byte order marks; save it with one or none", is_text=True)
         if b"\0" in raw:
             raise Unreadable(path, raw[: raw.index(b"\0")].count(b"\n") + 1, "contains a NUL byte: not a text file")
         body = raw.removeprefix(_BOM)

@@ -12,7 +12,7 @@ An image that was not changed must hold, unless its containers lack files: the d
 an entry if an opaque mark follows them.
 
 The layers' content is derived by a second implementation (`container_view`). Random numbers are seeded: the same cases on
-every run; BOLTSEAL_TEST_SCALE=full runs more.
+every run; TEST_SCALE=full runs more.
 """
 
 from __future__ import annotations

@@ -21,7 +21,7 @@ from boltseal.host.containers.registries import (
     with_observations,
 )
 from boltseal.host.containers.rows import ContainerRow, container_rows, digests_to_query, names_to_query, needs_registry
-from boltseal.ledger.tag_intervals import Behind, TagPeriod, TagStep
+from boltseal.ledger.tag_intervals import Behind, TagInterval, TagStep
 from boltseal.lockfile.container_check import ContainerStatus, DigestKind, LockedImages, Origin, RunningImage
 from boltseal.lockfile.document import LockedImage, LockedPlatform
 from boltseal.oci.digest import Digest
@@ -77,7 +77,7 @@ def test_the_history_gives_distance_and_former_tags() -> None:
     found = row(seen(INDEX), None, answers)
 
     assert (found.behind, found.moved, found.tags_by) == (Behind(2, 2), True, "registry")
-    assert found.tags == (TagPeriod("latest", 1, 2, "ci"),)
+    assert found.tags == (TagInterval("latest", 1, 2, "ci"),)
 
 
 @pytest.mark.parametrize("steps", [(), (CONFIG,)])
@@ -184,7 +184,7 @@ def test_observations_replace_a_missing_history() -> None:
     offline = row(seen(INDEX), None, with_observations(NOT_ASKED, steps))
     signed = RegistryAnswers(histories={repository_of(NAME): TagHistory({}, by=TagEvidence.LEDGER)})
 
-    assert (offline.tags, offline.tags_by) == ((TagPeriod("latest", 1, 2),), "watch")
+    assert (offline.tags, offline.tags_by) == ((TagInterval("latest", 1, 2),), "watch")
     assert (offline.behind, offline.unasked) == (Behind(1, 2), "no registry was asked")
     assert with_observations(signed, steps) == signed
     assert with_observations(NOT_ASKED, {NAME: ()}) == NOT_ASKED

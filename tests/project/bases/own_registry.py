@@ -75,6 +75,22 @@ class OwnRegistry:
         }
         return await self.put(repository, tag, json.dumps(manifest).encode(), OCI_MANIFEST)
 
+    async def unlabelled(
+        self, repository: str, tag: str, layers: str, annotations: Mapping[str, str] | None = None
+    ) -> Digest:
+        """Push an image for amd64 whose history has a line for each layer."""
+        return await self.image(
+            repository,
+            tag,
+            layers,
+            architecture="amd64",
+            labels={},
+            annotations=annotations or {},
+            env=(),
+            history=[("2026-11-20T00:00:00Z", letter) for letter in layers],
+            created="2026-11-20T00:00:00Z",
+        )
+
     async def index(self, repository: str, tag: str, children: Mapping[str, Digest]) -> Digest:
         """Push an index of existing images by architecture."""
         entries = []
@@ -103,8 +119,8 @@ class OwnRegistry:
 
         assert answer.status_code in (202, 404, 405), answer.text
 
-    async def look(self, *names: str) -> list[BaseReport]:
-        """Scan images, an hour later at each call."""
+    async def look(self, *names: str, listed: str | None = HOST) -> list[BaseReport]:
+        """Scan images, an hour later at each call. `listed`: a registry of which these are all tags."""
         await until_signed(self.serving.client, self.entries)
         app = httpx2.ASGITransport(app=self.serving.app)
         transport = Transport(CredentialStore(()), TransportOptions(attempts=1), app=app)
@@ -125,7 +141,7 @@ class OwnRegistry:
                 )
                 histories.followed = scanner.followed
                 wanted = [ImageToCheck(name, Reference.parse(name)) for name in names]
-                return await scanner.scan(wanted, listed=HOST)
+                return await scanner.scan(wanted, listed=listed)
         finally:
             await transport.aclose()
             self.clock.advance(hours=1)

@@ -13,7 +13,8 @@ from boltseal.project.bases.former_images import MOVED_OR_GONE, former_digests
 from boltseal.project.bases.freshness import BaseStatus, BaseVerdict, TagInterval
 from boltseal.project.bases.image_documents import RemoteRepository
 from boltseal.project.bases.image_facts import IMAGE
-from tests.project.bases.published import Published, base_labels
+from tests.project.bases.own_registry import HOST, own_registry
+from tests.project.bases.published import NOW_US, Published, base_labels
 
 OS, RUNTIME, APP = "reg.test/base/os:1", "reg.test/base/rt:1", "reg.test/team/app:1"
 EVERY = (OS, RUNTIME, APP)
@@ -218,6 +219,25 @@ async def test_two_tags_of_the_base_of_which_one_moved_are_unknown(registry: Pub
 
     assert status_and_base(verdict) == ("cannot tell", "reg.test/base/rt:1.0.0")
     assert f"{RUNTIME} also resolved to it and has moved" in verdict.reason
+
+
+async def test_a_former_image_given_by_digest_does_not_stand_for_its_tag(tmp_path: Path) -> None:
+    """A run with the base by its digest, such as a container's, sees that one of the two tags of the base has moved."""
+    async with own_registry(tmp_path, NOW_US) as made:
+        await made.unlabelled("base/os", "1", "o")
+        runtime = await made.unlabelled("base/rt", "1", "or")
+        await made.unlabelled("base/rt", "1.0.0", "or")
+        await made.unlabelled("team/app", "1", "orX")
+        app = f"{HOST}/team/app:1"
+        every = (f"{HOST}/base/os:1", f"{HOST}/base/rt:1.0.0", f"{HOST}/base/rt:1@{runtime}", app)
+        before = await made.look(*every, listed=None)
+        await made.unlabelled("base/rt", "1", "os")
+        after = await made.look(*every, listed=None)
+    verdict = after[-1].verdict
+
+    assert status_and_base(before[-1].verdict)[0] == "current"
+    assert status_and_base(verdict)[0] == "cannot tell"
+    assert f"{HOST}/base/rt:1 also resolved to it and has moved" in verdict.reason
 
 
 async def test_a_tag_of_the_images_own_repository_that_moved_is_no_doubt(registry: Published) -> None:

@@ -25,7 +25,7 @@ pytestmark = [pytest.mark.real, pytest.mark.slow]
 REBUILD = """#!/bin/sh
 # build the sources of an image again, and push the tag that boltseal names
 repository="${BOLTSEAL_REBUILD_NEW_IMAGE%:*}"
-exec PYTHON -m boltseal build "SOURCES/${repository##*/}" --builder docker \\
+exec PYTHON -m boltseal build "SOURCES/${repository##*/}" --builder docker --build-arg "BASE=$BOLTSEAL_REBUILD_BASE" \\
   --repository "$repository" --tag "$BOLTSEAL_REBUILD_NEW_TAG"
 """
 
@@ -40,7 +40,7 @@ class Story:
     def repository(self, name: str) -> str:
         return f"{self.shop.registry.address}/{self.shop.repository}/{name}"
 
-    def os(self, words: str) -> str:
+    def os(self, words: str, tag: str = "latest") -> str:
         """Build and push the lowest base with docker alone; return its digest."""
         folder = self.folder / "os"
         folder.mkdir(exist_ok=True)
@@ -50,18 +50,18 @@ class Story:
         lines = ("FROM scratch", "COPY busybox /busybox", "COPY busybox /bin/true", "COPY words /words",
                  f'LABEL words="{words}"', 'CMD ["/busybox", "sleep", "100000"]')  # fmt: skip
         (folder / "Dockerfile").write_text("\n".join(lines) + "\n")
-        image = f"{self.repository('os')}:latest"
+        image = f"{self.repository('os')}:{tag}"
         self.shop.docker.run("build", "--tag", image, str(folder)).checked()
         self.shop.docker.run("push", image).checked()
         [found] = self.results("digest", image)
         return str(found["digest"])
 
     def source(self, name: str, base: str) -> Path:
-        """Write the sources of an image on a base."""
+        """Write the sources of an image. `base`: the base's name and tag, which a build can replace by another."""
         folder = self.folder / name
         folder.mkdir()
         (folder / "own").write_text(name)
-        (folder / "Dockerfile").write_text(f"FROM {self.repository(base)}:latest\nCOPY own /own-{name}\n")
+        (folder / "Dockerfile").write_text(f"ARG BASE={self.repository(base)}\nFROM $BASE\nCOPY own /own-{name}\n")
         return folder
 
     def build(self, name: str, base: str, tag: str) -> str:
@@ -92,6 +92,18 @@ def own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 @pytest.fixture
 def story(docker: Docker, own: Server, repository: str, tmp_path: Path) -> Iterator[Story]:
+    yield from stories(docker, own, repository, tmp_path)
+
+
+@pytest.fixture
+def sealed(docker: Docker, repository: str, tmp_path: Path) -> Iterator[Story]:
+    """The story at a registry in which all tags but those of the lowest base are sealed."""
+    with servers.boltseal(tmp_path / "data", config='[[rule]]\nrepository = "**/os"\nmode = "floating"\n') as server:
+        yield from stories(docker, server, repository, tmp_path)
+
+
+def stories(docker: Docker, own: Server, repository: str, tmp_path: Path) -> Iterator[Story]:
+    """Yield a story with its command for rebuilds in the user's settings, and remove its containers."""
     rebuild = tmp_path / "rebuild"
     rebuild.write_text(REBUILD.replace("PYTHON", sys.executable).replace("SOURCES", str(tmp_path)))
     rebuild.chmod(0o755)
@@ -118,8 +130,8 @@ def test_a_fix_of_the_base_reaches_the_host_and_a_rollback_holds(story: Story) -
     `ps`, and not taken again after a rollback."""
     shop, host = story.shop, story.shop.docker.host
     was = story.os("the old base")
-    story.build("rt", "os", "latest")
-    first = story.build("app", "rt", "1.4.2")
+    story.build("rt", "os:latest", "latest")
+    first = story.build("app", "rt:latest", "1.4.2")
     project(story, "1h")
     (shop.root / ".env").write_text("WEB_TAG=1.4.2\n")
     shop.locked()
@@ -132,15 +144,14 @@ def test_a_fix_of_the_base_reaches_the_host_and_a_rollback_holds(story: Story) -
     running = story.results("outdated", "--running", "--host", host, "--window", "0s")
     rebuilt = story.results("outdated", "--registry", shop.registry.address, "--rebuild", "--window", "0s")
     after = story.statuses()
-    [record] = built(story, "1.4.2.1")
+    [record] = built(story, "app", "1.4.2.1")
     [inspected] = story.results("inspect", f"{story.repository('app')}:1.4.2.1")
 
     assert (pinned.code, deployed.code) == (0, 0), pinned.err + deployed.err
     assert (current["rt:latest"], current["app:1.4.2"]) == ("current", "current")
     assert (outdated["rt:latest"], outdated["app:1.4.2"]) == ("outdated", "outdated")
     assert [each["runs_on"] for each in running if each["status"] == "outdated"] == [[f"{shop.name}-web-1"]]
-    asked = [each["ref"].rpartition("/")[2] for each in rebuilt if each["status"] == "rebuild done"]
-    assert asked == ["rt:latest", "app:1.4.2"]
+    assert requested(rebuilt) == ["rt:latest", "app:1.4.2"]
     assert (after["rt:latest"], after["app:1.4.2.1"]) == ("current", "current")
     assert after["app:1.4.2"] == "superseded"
     assert record["extra"]["revision.of"] == "1.4.2"
@@ -185,9 +196,51 @@ def test_a_fix_of_the_base_reaches_the_host_and_a_rollback_holds(story: Story) -
     assert (was, first) != (now, record["digest"])
 
 
-def built(story: Story, tag: str) -> list[dict[str, Any]]:
-    """Return the `built` entries of a tag of the app in the ledger."""
-    url = f"{story.shop.registry.url}/v2/{story.shop.repository}/app/_boltseal/records"
+def test_a_fix_passes_a_sealed_middle_image(sealed: Story) -> None:
+    """With a sealed image in the middle, one run makes a revision of it and then one of the image above, on that revision."""
+    sealed.os("the old base", "1")
+    middle = sealed.build("rt", "os:1", "1.4")
+    sealed.build("app", "rt:1.4", "1.4.2")
+    current = sealed.statuses()
+
+    now = sealed.os("the fixed base", "1")
+    outdated = sealed.statuses()
+    rebuild = ("outdated", "--registry", sealed.shop.registry.address, "--rebuild", "--window", "0s")
+    rebuilt, again = sealed.results(*rebuild), sealed.results(*rebuild)
+    after = sealed.statuses()
+    [rt], [app] = built(sealed, "rt", "1.4.0.1"), built(sealed, "app", "1.4.2.1")
+    sealed.shop.docker.run("pull", f"{sealed.repository('app')}:1.4.2.1").checked()
+    label = '{{index .Config.Labels "words"}}'
+    words = sealed.shop.docker.run("inspect", "--format", label, f"{sealed.repository('app')}:1.4.2.1").checked()
+
+    assert [current.pop("os:1"), outdated.pop("os:1"), after.pop("os:1")] == [
+        "cannot tell"
+    ] * 3  # docker records no base
+    assert current == {"rt:1.4": "current", "app:1.4.2": "current"}
+    assert outdated == {"rt:1.4": "outdated", "app:1.4.2": "outdated"}
+    assert requested(rebuilt) == ["rt:1.4", "app:1.4.2"]
+    assert requested(again) == []
+    assert after == {
+        "rt:1.4": "superseded",
+        "rt:1.4.0.1": "current",
+        "app:1.4.2": "superseded",
+        "app:1.4.2.1": "current",
+    }
+    assert (rt["extra"]["revision.of"], rt["extra"]["base.digest"]) == ("1.4", now)
+    assert app["extra"]["revision.of"] == "1.4.2"
+    assert app["extra"]["base.name"] == f"{sealed.repository('rt')}:1.4.0.1"
+    assert (app["extra"]["base.was"], app["extra"]["base.digest"]) == (middle, rt["digest"])
+    assert words.strip() == "the fixed base"
+
+
+def requested(results: list[dict[str, Any]]) -> list[str]:
+    """Return the images that were rebuilt, in their order."""
+    return [each["ref"].rpartition("/")[2] for each in results if each["status"] == "rebuild done"]
+
+
+def built(story: Story, name: str, tag: str) -> list[dict[str, Any]]:
+    """Return the `built` entries of a tag in the ledger."""
+    url = f"{story.shop.registry.url}/v2/{story.shop.repository}/{name}/_boltseal/records"
     entries = httpx2.get(url, trust_env=False).raise_for_status().json()["entries"]
     lines = [json.loads(each["line"]) for each in entries]
     return [each for each in lines if each["kind"] == "built" and each["tag"] == tag]

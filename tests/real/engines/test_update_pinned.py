@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from boltseal.cli.context import client_context
+from boltseal.commands.deploy import DeployableProject, DeployOptions, deploy_project, open_deployable, project_files
+from boltseal.commands.registry_access import RegistryOptions
+from boltseal.commands.update import UpdateRequest, update_project
+from boltseal.project.replace_files import FileChanged
 from tests import servers
 from tests.cli.program import clean_environment
 from tests.real.compose_project import HEALTHY, ILL, ComposeProject
@@ -173,3 +179,44 @@ def test_a_killed_update_leaves_all_or_nothing(shop: ComposeProject, after: int,
     assert (deployed.code, done.code) == (0, 0), deployed.err + done.err
     assert shop.words() == {"web": "1.4.2.1", "worker": "1.4.2.1", "edge": "edge 1"}
     assert f"{shop.image('1.4.2.1')}@{digest(shop, '1.4.2.1')}" in texts(shop)[".env"]
+
+
+def updated(project: DeployableProject) -> None:
+    update_project(
+        UpdateRequest(),
+        project,
+        lambda services, _: replace(opened(project.options, services), allowed=project.allowed),
+        project.options.registries,
+        lambda *_: None,
+    )
+
+
+def deployed(project: DeployableProject) -> None:
+    deploy_project(project, update=True, build=False)
+
+
+def opened(options: DeployOptions, services: Sequence[str] = ()) -> DeployableProject:
+    return open_deployable(options, project_files(None, None, None, None, None), services, [])
+
+
+@pytest.mark.parametrize("deploy", [updated, deployed])
+def test_a_lock_that_another_program_wrote_meanwhile_is_not_replaced(
+    shop: ComposeProject, monkeypatch: pytest.MonkeyPatch, deploy: Callable[[DeployableProject], None]
+) -> None:
+    """If another program writes the lock while registries are asked, `update` and `deploy --update` fail, and all files stay."""
+    shop.publish("edge", "edge 2")
+    before = texts(shop)
+    theirs = before["boltseal.lock"] + "# theirs\n"
+    for name, value in shop.variables.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.chdir(shop.root)
+    options = DeployOptions(None, RegistryOptions(client_context()), wait_s=60.0)
+
+    def written_meanwhile(_registry: str) -> bool:
+        (shop.root / "boltseal.lock").write_text(theirs)
+        return True
+
+    with pytest.raises(FileChanged, match=r"boltseal\.lock changed while boltseal worked on it; run the command again"):
+        deploy(replace(opened(options), allowed=written_meanwhile))
+    assert texts(shop) == {**before, "boltseal.lock": theirs}
+    assert shop.words()["edge"] == "edge 1"

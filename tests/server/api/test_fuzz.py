@@ -13,7 +13,7 @@ from tests.images import meaning, push, push_blob, start_upload
 from tests.server.api.fuzzing import BLOB, DOCUMENT, REPOSITORY, SEALED, broken_rules, requests
 from tests.serving import Serving
 
-LONG = 50_000 if os.environ.get("BOLTSEAL_TEST_SCALE") == "full" else 2_500
+LONG = 50_000 if os.environ.get("TEST_SCALE") == "full" else 2_500
 UNHEALTHY = [HealthCheck.function_scoped_fixture, HealthCheck.too_slow, HealthCheck.data_too_large]
 
 
@@ -57,5 +57,5 @@ async def test_no_request_finds_a_defect(registry: Serving, sessions: tuple[str,
 @settings(max_examples=LONG, deadline=None, derandomize=True, suppress_health_check=UNHEALTHY)
 @given(data=st.data())
 async def test_many_requests_find_no_defect(registry: Serving, sessions: tuple[str, ...], data: st.DataObject) -> None:
-    """A longer fuzzing run finds no defect; BOLTSEAL_TEST_SCALE=full makes it twenty times longer."""
+    """A longer fuzzing run finds no defect; TEST_SCALE=full makes it twenty times longer."""
     await send_one(registry, sessions, data)

@@ -25,7 +25,7 @@ pytestmark = pytest.mark.slow
 
 FAR_FUTURE_US = 2**62
 MEBIBYTE = 1024 * 1024
-KILLS = 50 if os.environ.get("BOLTSEAL_TEST_SCALE") == "full" else 5
+KILLS = 50 if os.environ.get("TEST_SCALE") == "full" else 5
 REPOSITORY = Repository("shop/app")
 
 

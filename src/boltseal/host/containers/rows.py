@@ -26,10 +26,10 @@ from boltseal.ledger.tag_intervals import (
     Behind,
     BuiltOn,
     ReleaseRecord,
-    TagPeriod,
+    TagInterval,
     behind,
     built_on,
-    periods_of,
+    intervals_of,
     released,
 )
 from boltseal.lockfile.container_check import (
@@ -73,7 +73,7 @@ class ContainerRow:
     name: Reference | None
     digests: Mapping[Digest, DigestKind]
     verdict: RunningVerdict | None
-    tags: tuple[TagPeriod, ...] = ()
+    tags: tuple[TagInterval, ...] = ()
     tags_by: TagEvidence = TagEvidence.NONE
     resolves_to: Digest | None = None
     moved: bool | None = None
@@ -142,7 +142,7 @@ def digests_to_query(
 class _FromHistory(NamedTuple):
     """What a registry's history says about one image."""
 
-    tags: tuple[TagPeriod, ...]
+    tags: tuple[TagInterval, ...]
     behind: Behind | None
     released: ReleaseRecord | None
     built: BuiltOn | None
@@ -207,7 +207,7 @@ def _from_history(name: Reference | None, texts: frozenset[str], history: TagHis
     if (name, texts) not in memo:
         steps = () if name is None or name.tag is None else history.steps.get(name.tag, ())
         memo[name, texts] = _FromHistory(
-            periods_of(history.steps, texts),
+            intervals_of(history.steps, texts),
             behind(steps, texts),
             released(history.entries, texts),
             built_on(history.entries, texts),

@@ -27,6 +27,7 @@ from boltseal.host.scrub.plans import (
     chain_ids,
     diff_ids,
     folders_in_use,
+    plan_of_drivers,
 )
 from boltseal.host.scrub.unpacking_rules import DOCKER, DOCKER_BUILT
 from boltseal.host.scrub.vfs_layer import DOCKER_COPIES, VfsLayer
@@ -43,24 +44,21 @@ _BY_BUILDKIT: Final = re.compile(r"[0-9a-z]{25}")
 
 def plan(root: Path) -> StorePlan:
     """Return the plan of a data root; unreadable or malformed content is part of the plan, never raised."""
-    found = StorePlan(NAME, root)
-    try:
+
+    def drivers() -> Sequence[str]:
         store = DockerStore(root)
         with store.files:
-            drivers = store.drivers()
-    except (StoreMissing, StoreUnreadable, StoreMalformed) as error:
-        return replace(found, unknown=(error.message,))
-    for driver in drivers:
-        if driver in (OVERLAY2, VFS):
-            found = _with_driver(found, DockerStore(root, driver))
-        else:
-            why = f"images of Docker's storage driver {driver} can't be checked (expected overlay2 or vfs)"
-            found = replace(found, unknown=(*found.unknown, why))
-    return found
+            return store.drivers()
+
+    return plan_of_drivers(StorePlan(NAME, root), drivers, lambda driver: _plan_of(root, driver))
 
 
-def _with_driver(found: StorePlan, store: DockerStore) -> StorePlan:
-    """Return a plan with the images and containers of one storage driver added."""
+def _plan_of(root: Path, driver: str) -> StorePlan:
+    """Return the plan of the images and containers of one storage driver."""
+    if driver not in (OVERLAY2, VFS):
+        why = f"images of Docker's storage driver {driver} can't be checked (expected overlay2 or vfs)"
+        return StorePlan(NAME, root, unknown=(why,))
+    store = DockerStore(root, driver)
     unknown: list[str] = []
     images: list[ImagePlan] = []
     containers: list[ContainerPlan] = []
@@ -79,14 +77,15 @@ def _with_driver(found: StorePlan, store: DockerStore) -> StorePlan:
             orphaned = frozenset(each for each in unreferenced if not _BY_BUILDKIT.fullmatch(folders[each]))
     except (StoreMissing, StoreUnreadable, StoreMalformed) as error:
         unknown.append(error.message)
-    return replace(
-        found,
-        images=(*found.images, *images),
-        containers=(*found.containers, *containers),
-        unknown=(*found.unknown, *unknown),
-        cached=(*found.cached, *cached),
-        unreferenced=found.unreferenced | unreferenced,
-        orphaned=found.orphaned | orphaned,
+    return StorePlan(
+        NAME,
+        root,
+        images=tuple(images),
+        containers=tuple(containers),
+        unknown=tuple(unknown),
+        cached=tuple(cached),
+        unreferenced=unreferenced,
+        orphaned=orphaned,
     )
 
 

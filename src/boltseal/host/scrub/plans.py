@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import reduce
 from pathlib import Path
 from typing import Final, NamedTuple
 
 import msgspec
 
 from boltseal.engines.json_documents import decoded, digest
-from boltseal.engines.safe_open import StoreMalformed, StoreUnreadable
+from boltseal.engines.safe_open import StoreMalformed, StoreMissing, StoreUnreadable
 from boltseal.host.scrub.differences import Difference
 from boltseal.host.scrub.layer_check import LayerFiles
 from boltseal.host.scrub.ownership import IdMap, Ownership
@@ -123,6 +124,32 @@ class StorePlan:
     cached: tuple[ImagePlan, ...] = ()
     unreferenced: frozenset[bytes] = frozenset()
     orphaned: frozenset[bytes] = frozenset()
+
+    def merged(self, other: StorePlan) -> StorePlan:
+        """Return this plan with the contents of another one of the same store, such as those of a second storage driver."""
+        return replace(
+            self,
+            images=(*self.images, *other.images),
+            containers=(*self.containers, *other.containers),
+            unknown=(*self.unknown, *other.unknown),
+            cached=(*self.cached, *other.cached),
+            unreferenced=self.unreferenced | other.unreferenced,
+            orphaned=self.orphaned | other.orphaned,
+        )
+
+
+def plan_of_drivers(
+    empty: StorePlan, drivers: Callable[[], Sequence[str]], plan_of: Callable[[str], StorePlan]
+) -> StorePlan:
+    """Return the plan of a store that may have layers of several storage drivers. `plan_of`: the plan of one driver.
+
+    If the drivers can't be listed, the plan says why.
+    """
+    try:
+        listed = drivers()
+    except (StoreMissing, StoreUnreadable, StoreMalformed) as error:
+        return replace(empty, unknown=(error.message,))
+    return reduce(StorePlan.merged, map(plan_of, listed), empty)
 
 
 def folders_in_use(images: Sequence[ImagePlan], containers: Sequence[ContainerPlan]) -> set[bytes]:

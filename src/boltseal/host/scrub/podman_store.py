@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterable, Mapping, Set
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import replace
 from pathlib import Path
 from typing import Final
@@ -19,7 +19,16 @@ from boltseal.host.scrub.layer_check import LayerFiles
 from boltseal.host.scrub.layer_folder import COPY, PODMAN_COPY, PODMAN_NAMES, composefs_reason, unexpected_names
 from boltseal.host.scrub.overlay_stack import check_stack
 from boltseal.host.scrub.ownership import IdMap, Ownership, is_confirmed, ownership_in
-from boltseal.host.scrub.plans import MAX_LAYERS, Allowance, ContainerPlan, ImagePlan, MappedCopy, StorePlan, diff_ids
+from boltseal.host.scrub.plans import (
+    MAX_LAYERS,
+    Allowance,
+    ContainerPlan,
+    ImagePlan,
+    MappedCopy,
+    StorePlan,
+    diff_ids,
+    plan_of_drivers,
+)
 from boltseal.host.scrub.unpacking_rules import PODMAN
 from boltseal.host.scrub.vfs_layer import PODMAN_COPIES, VfsLayer
 from boltseal.oci.digest import Digest, DigestInvalid
@@ -37,24 +46,21 @@ FORCE_MASK: Final = "user.containers.override_stat"
 
 def plan(root: Path) -> StorePlan:
     """Return the plan of a root; unreadable or malformed content is part of the plan, never raised."""
-    found = StorePlan(NAME, root)
-    try:
+
+    def drivers() -> Sequence[str]:
         store = PodmanStore(root)
         with store.files:
-            drivers = store.drivers()
-    except (StoreMissing, StoreUnreadable, StoreMalformed) as error:
-        return replace(found, unknown=(error.message,))
-    for driver in drivers:
-        if driver in (OVERLAY, VFS):
-            found = _with_driver(found, PodmanStore(root, driver))
-        else:
-            why = f"images of the storage driver {driver} can't be checked (expected overlay or vfs)"
-            found = replace(found, unknown=(*found.unknown, why))
-    return found
+            return store.drivers()
+
+    return plan_of_drivers(StorePlan(NAME, root), drivers, lambda driver: _plan_of(root, driver))
 
 
-def _with_driver(found: StorePlan, store: PodmanStore) -> StorePlan:
-    """Return a plan with the images and containers of one storage driver added."""
+def _plan_of(root: Path, driver: str) -> StorePlan:
+    """Return the plan of the images and containers of one storage driver."""
+    if driver not in (OVERLAY, VFS):
+        why = f"images of the storage driver {driver} can't be checked (expected overlay or vfs)"
+        return StorePlan(NAME, root, unknown=(why,))
+    store = PodmanStore(root, driver)
     unknown: list[str] = []
     images: list[ImagePlan] = []
     containers: list[ContainerPlan] = []
@@ -76,12 +82,13 @@ def _with_driver(found: StorePlan, store: PodmanStore) -> StorePlan:
                 images = [replace(image, unknown=(*image.unknown, reason)) for image in images]
     except (StoreMissing, StoreUnreadable, StoreMalformed) as error:
         unknown.append(error.message)
-    return replace(
-        found,
-        images=(*found.images, *images),
-        containers=(*found.containers, *containers),
-        unknown=(*found.unknown, *unknown),
-        unreferenced=found.unreferenced | unreferenced,
+    return StorePlan(
+        NAME,
+        root,
+        images=tuple(images),
+        containers=tuple(containers),
+        unknown=tuple(unknown),
+        unreferenced=unreferenced,
     )
 
 

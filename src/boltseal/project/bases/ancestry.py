@@ -14,20 +14,22 @@ from typing import Final
 
 from boltseal.oci.reference import Reference
 from boltseal.project.bases.freshness import BaseStatus, BaseVerdict
+from boltseal.project.bases.index_children import platform_of, same_platform
 
 MAX_ANCESTORS: Final = 20
 Siblings = dict[tuple[Reference, str], str]
-"""By tag and platform: why an image that may be a base is not current, "" if it is."""
+"""By image and platform: why an image that may be a base is not current, "" if it is."""
 Verdicts = Mapping[str, BaseVerdict]
-"""The verdicts of one image, by platform."""
+"""The verdicts of one image, by platform; "" for all platforms."""
+Images = Mapping[Reference, Verdicts]
+"""The verdicts of images, by tag and digest."""
 
 
-def with_ancestors(
-    verdict: BaseVerdict, images: Mapping[Reference, tuple[object, Verdicts]], checked: Siblings | None = None
-) -> BaseVerdict:
+def with_ancestors(verdict: BaseVerdict, images: Images, checked: Siblings | None = None) -> BaseVerdict:
     """Add the verdicts of the bases of an image's base, and judge the image by all of them.
 
-    `images`: the current digest and the verdicts of other images, by tag. `checked`: results of `_doubtful_sibling`.
+    `images`: the verdicts of other images, by tag and digest: a run may have several images of a tag, given by digest.
+    `checked`: results of `_doubtful_sibling`.
     """
     checked = {} if checked is None else checked
     verdict = _with_ancestors(verdict, images)
@@ -37,31 +39,38 @@ def with_ancestors(
         for sibling in each.siblings:
             doubt = _doubtful_sibling(sibling, verdict.platform, images, checked)
             if doubt:
-                reason = f"its base has not moved, but it may be based on {sibling} as well: {doubt}"
+                reason = f"its base has not moved, but it may be based on {sibling.by_tag} as well: {doubt}"
                 return replace(verdict, status=BaseStatus.UNKNOWN, reason=reason)
     return verdict
 
 
-def _doubtful_sibling(
-    sibling: Reference, platform: str, images: Mapping[Reference, tuple[object, Verdicts]], checked: Siblings
-) -> str:
+def _doubtful_sibling(sibling: Reference, platform: str, images: Images, checked: Siblings) -> str:
     """Return why an image of the own repository that may be a base is not current itself; "" if it is."""
     key = sibling, platform
     if key not in checked:
         checked[key] = ""  # in a circle of images the others decide
-        verdict = _of_platform(images.get(sibling, (None, {}))[1], platform)
-        if verdict is not None:
+        if sibling in images:
+            verdict = _of_platform(images[sibling], platform)
             final = with_ancestors(verdict, images, checked)
             doubtful = final.status is BaseStatus.OUTDATED or (final.status is BaseStatus.UNKNOWN and final.is_open)
             checked[key] = final.reason if doubtful else ""
     return checked[key]
 
 
-def _of_platform(verdicts: Verdicts, platform: str) -> BaseVerdict | None:
-    return verdicts.get(platform) or (next(iter(verdicts.values())) if len(verdicts) == 1 else None)
+def _of_platform(verdicts: Verdicts, platform: str) -> BaseVerdict:
+    """Return the verdict of an image for a platform. One that was not checked for it is not known to be current."""
+    if platform in verdicts:
+        return verdicts[platform]
+    if len(verdicts) == 1:
+        return next(iter(verdicts.values()))
+    wanted = platform_of(platform)
+    for name, verdict in verdicts.items():
+        if same_platform(platform_of(name), wanted):
+            return verdict
+    return BaseVerdict(BaseStatus.UNKNOWN, f"it was not checked for {platform or 'any platform'}")
 
 
-def _with_ancestors(verdict: BaseVerdict, images: Mapping[Reference, tuple[object, Verdicts]]) -> BaseVerdict:
+def _with_ancestors(verdict: BaseVerdict, images: Images) -> BaseVerdict:
     ancestors = _ancestors(verdict, images)
     if not ancestors:
         return verdict
@@ -86,18 +95,17 @@ def _with_ancestors(verdict: BaseVerdict, images: Mapping[Reference, tuple[objec
     return verdict
 
 
-def _ancestors(verdict: BaseVerdict, images: Mapping[Reference, tuple[object, Verdicts]]) -> Sequence[BaseVerdict]:
+def _ancestors(verdict: BaseVerdict, images: Images) -> Sequence[BaseVerdict]:
     """Return the verdicts of the base, of its base, and so on, for the platform of the image."""
     found: list[BaseVerdict] = []
     seen: set[Reference] = set()
     current = verdict
     while current.claim is not None and current.claim.base is not None and len(found) < MAX_ANCESTORS:
         base = current.claim.base.by_tag
-        digest, verdicts = images.get(base, (None, {}))
-        following = _of_platform(verdicts, verdict.platform)
-        if base in seen or following is None or digest != current.now:
+        verdicts = images.get(replace(base, digest=current.now))
+        if base in seen or verdicts is None:
             break
         seen.add(base)
-        found.append(following)
-        current = following
+        current = _of_platform(verdicts, verdict.platform)
+        found.append(current)
     return found

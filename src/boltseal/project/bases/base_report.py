@@ -50,6 +50,6 @@ class BaseReport:
         return worst_verdict(self.verdicts)
 
     @property
-    def judged(self) -> tuple[Digest | None, Mapping[str, BaseVerdict]]:
-        """The image's digest, and the verdicts by platform."""
-        return self.digest, {verdict.platform: verdict for verdict in self.verdicts}
+    def by_platform(self) -> Mapping[str, BaseVerdict]:
+        """The verdicts by platform; if an error prevented all, that of all platforms."""
+        return {verdict.platform: verdict for verdict in self.verdicts} or {"": self.verdict}

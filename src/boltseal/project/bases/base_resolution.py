@@ -77,12 +77,29 @@ class BaseResolver:
         self._former: dict[Reference, list[Candidate]] = {}
         self._equal: dict[tuple[str, ...], list[Candidate]] = {}
         self._formerly: dict[Digest, set[Reference]] = {}
+        self._current: set[ImageOfTag] = set()
+        for candidate in current:
+            self._add(candidate, is_current=self._resolves(candidate) is not False)
         for candidate in self._former_images.candidates:
-            self._former.setdefault(candidate.base, []).append(candidate)
-            self._equal.setdefault(candidate.facts.diff_ids, []).append(candidate)
-            self._formerly.setdefault(candidate.facts.config, set()).add(candidate.base)
-        self._current = {ImageOfTag(candidate.base, candidate.facts.config) for candidate in current}
+            self._add(candidate, is_current=self._resolves(candidate) is True)
         self._now_us = now_us
+
+    def _resolves(self, candidate: Candidate) -> bool | None:
+        """Return whether a tag still resolves to an image of the scan or a former one; None if that is not known.
+
+        An image of the scan may be given by its digest, and the tag may have moved since.
+        """
+        now = self._now.get(candidate.base)
+        digest = now if isinstance(now, Digest) else self._former_images.present.get(candidate.base)
+        return None if digest is None else digest == candidate.digest
+
+    def _add(self, candidate: Candidate, *, is_current: bool) -> None:
+        if is_current:
+            self._current.add(ImageOfTag(candidate.base, candidate.facts.config))
+            return
+        self._former.setdefault(candidate.base, []).append(candidate)
+        self._equal.setdefault(candidate.facts.diff_ids, []).append(candidate)
+        self._formerly.setdefault(candidate.facts.config, set()).add(candidate.base)
 
     async def verdict(
         self, judged: JudgedImage, claims: Sequence[BaseClaim], siblings: Sequence[Candidate] = ()

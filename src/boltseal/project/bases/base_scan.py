@@ -33,7 +33,7 @@ from boltseal.oci.manifest import Manifest
 from boltseal.oci.platform import Platform
 from boltseal.oci.reference import Reference
 from boltseal.policy.tag_expectations import OFFICIAL_IMAGES, TagExpectations
-from boltseal.project.bases.ancestry import MAX_ANCESTORS, with_ancestors
+from boltseal.project.bases.ancestry import MAX_ANCESTORS, Verdicts, with_ancestors
 from boltseal.project.bases.base_claims import (
     BaseClaim,
     claim_from_annotations,
@@ -95,7 +95,7 @@ class _Image:
 class BaseScanner:
     """Checks many images together. `allowed`: whether a registry may be contacted for a base.
 
-    `ignored`: images that are not judged, but may be the bases of others. `expectations`: which tags move by custom, at
+    `ignored`: images whose own result is not reported; they may be the bases of others. `expectations`: which tags move by custom, at
     registries without a ledger. `separator`: of revisions of sealed tags.
     `watch`: checks a registry's ledger before its tags are trusted; LedgerBroken is raised to the caller.
     """
@@ -158,14 +158,22 @@ class BaseScanner:
         if listed is not None:
             self._cache.saw_all(listed)
             self._revisions.saw_all(listed, (item.reference for item in wanted))
-        return await self._revisions.superseded(await self._with_ancestors(await self._with_newer(reports)))
+        judged = await self._with_ancestors(await self._with_newer(reports))
+        return await self._revisions.superseded([self._without_ignored(report) for report in judged])
+
+    def _without_ignored(self, report: BaseReport) -> BaseReport:
+        """Return the report, or that its image is ignored. It was judged as an ancestor of others."""
+        if isinstance(report.error, NotAnImage) or not self._ignored(report.wanted.reference):
+            return report
+        ignored = BaseVerdict(BaseStatus.IGNORED, IGNORED, is_open=False)
+        return BaseReport(report.wanted, report.digest, (ignored,))
 
     async def _with_newer(self, reports: list[BaseReport]) -> list[BaseReport]:
         return await self._revisions.judged(reports, lambda tags: self._resolve(tags, frozenset()))
 
     async def _with_ancestors(self, reports: list[BaseReport]) -> list[BaseReport]:
         """Judge images by all of their ancestors. Reads bases outside the scan only at registries with a ledger."""
-        images = {report.wanted.reference.by_tag: report.judged for report in reports if report.wanted.reference.tag}
+        images = self._by_image(reports)
         newest = reports
         for _ in range(MAX_ANCESTORS):
             bases = {
@@ -174,19 +182,29 @@ class BaseScanner:
                 for verdict in report.verdicts
                 if verdict.claim is not None and verdict.claim.base is not None and verdict.now is not None
             }
-            outside = sorted(
-                (base for base in bases if base.by_tag not in images and self._has_ledger(base.registry)), key=str
-            )
+            outside = sorted((base for base in bases - images.keys() if self._has_ledger(base.registry)), key=str)
             if not outside:
                 break
             newest = await self._scan([ImageToCheck(str(base.by_tag), base) for base in outside])
             newest = await self._with_newer(newest)
-            images |= {report.wanted.reference.by_tag: report.judged for report in newest}
+            images |= self._by_image(newest)
         checked: dict[tuple[Reference, str], str] = {}
         return [
             replace(report, verdicts=tuple(with_ancestors(verdict, images, checked) for verdict in report.verdicts))
             for report in reports
         ]
+
+    def _by_image(self, reports: Iterable[BaseReport]) -> dict[Reference, Verdicts]:
+        """Return the verdicts of images by tag and digest. What is not known of an ignored one is no doubt about others."""
+        found: dict[Reference, Verdicts] = {}
+        for report in reports:
+            reference, verdicts = report.wanted.reference, report.by_platform
+            if reference.tag is None or report.digest is None:
+                continue
+            if self._ignored(reference):
+                verdicts = {platform: replace(each, is_open=False) for platform, each in verdicts.items()}
+            found[replace(reference, digest=report.digest)] = verdicts
+        return found
 
     async def _scan(self, wanted: Sequence[ImageToCheck]) -> list[BaseReport]:
         # 1
@@ -259,8 +277,6 @@ class BaseScanner:
     ) -> BaseReport:
         if image.error is not None:
             return BaseReport(image.wanted, image.digest, error=image.error)
-        if self._ignored(image.wanted.reference):
-            return BaseReport(image.wanted, image.digest, (BaseVerdict(BaseStatus.IGNORED, IGNORED, is_open=False),))
         verdicts = []
         for part in image.parts:
             subject = JudgedImage(image.wanted.reference, image.digest, part.facts)

@@ -50,12 +50,14 @@ class FormerImages:
     """Former images of tags, each for one platform, and when a tag may have resolved to an unknown one.
 
     `gone`: tags that were deleted since. `read`: tags with a former image that was read, whether it is a candidate or not.
+    `present`: what moved tags resolve to by their ledger, of those that were not resolved; `candidates` has these images too.
     """
 
     candidates: tuple[Candidate, ...] = ()
     unknown: UnknownPeriods = field(default_factory=UnknownPeriods)
     gone: frozenset[Reference] = frozenset()
     read: frozenset[Reference] = frozenset()
+    present: Mapping[Reference, Digest] = field(default_factory=dict)
 
 
 def former_digests(

@@ -69,7 +69,7 @@ class BaseVerdict:
     that one's base, and so on. `rebuild_first`: if only an ancestor moved, the bases to rebuild before the image, in this
     order. `complete`: whether ledgers record everything that the tags in question ever resolved to. `expect`: of an outdated
     image whose base's tag moved: how such a tag moves by custom; None if its registry's ledger decides, or if unknown.
-    `siblings`: tags of its own repository whose images may be closer bases. `newer`: the newest revision of a base whose tag
+    `siblings`: images of its own repository, by tag and digest, that may be closer bases. `newer`: the newest revision of a base whose tag
     is sealed, by tag and digest.
     """
 

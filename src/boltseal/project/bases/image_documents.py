@@ -200,11 +200,16 @@ class ImageDocuments:
 
     def sources(self, remote: RemoteRepository) -> list[RemoteRepository]:
         """Return where to read: the mirror if there is one, then the registry, whose error is final."""
-        mirror = self._mirrors.get(remote.registry)
-        if mirror is None:
-            return [remote]
-        host, prefix = mirror
-        return [
-            RemoteRepository(host, Repository(f"{prefix}/{remote.repository}" if prefix else remote.repository)),
-            remote,
-        ]
+        return read_from(self._mirrors, remote)
+
+
+def read_from(mirrors: Mapping[str, Mirror], remote: RemoteRepository) -> list[RemoteRepository]:
+    """Return where a repository's documents are read by digest: a configured mirror, then the registry itself."""
+    mirror = mirrors.get(remote.registry)
+    if mirror is None:
+        return [remote]
+    host, prefix = mirror
+    return [
+        RemoteRepository(host, Repository(f"{prefix}/{remote.repository}" if prefix else remote.repository)),
+        remote,
+    ]

@@ -48,5 +48,11 @@ def same_platform(first: Platform, second: Platform) -> bool:
     return (first.variant or default) == (second.variant or default) or not (first.variant and second.variant)
 
 
+def platform_of(text: str) -> Platform:
+    """Return a platform by its text, such as linux/arm64/v8."""
+    system, architecture, variant, *_ = (*text.split("/"), "", "", "")
+    return Platform(system, architecture, variant)
+
+
 def _attestation(entry: Descriptor) -> bool:
     return ATTESTED in entry.annotations or str(entry.platform) == _UNKNOWN

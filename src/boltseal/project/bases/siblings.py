@@ -9,6 +9,7 @@ its repository resolves to no longer, or with those of one that is outdated itse
 from __future__ import annotations
 
 from collections.abc import Container, Iterable
+from dataclasses import replace
 from typing import Final, NamedTuple
 
 from boltseal.oci.digest import Digest
@@ -30,7 +31,7 @@ class ImageOfTag(NamedTuple):
 class Siblings(NamedTuple):
     """Images of the own repository that may be closer bases. `moved`: a tag that resolves to one no longer, None without one.
 
-    `present`: tags that still resolve to one, the closest first.
+    `present`: by tag and digest, those to which a tag still resolves, the closest first.
     """
 
     moved: Reference | None
@@ -52,5 +53,5 @@ def closer_siblings(
     """
     closer = [each for each in siblings if base is None or nearness(image, each.facts) >= nearness(image, base)]
     moved = [each.base for each in closer if ImageOfTag(each.base, each.facts.config) not in current]
-    present = dict.fromkeys(each.base for each in closer if each.base not in moved)
+    present = dict.fromkeys(replace(each.base, digest=each.digest) for each in closer if each.base not in moved)
     return Siblings(moved[0] if moved else None, tuple(present)[:MAX_SIBLINGS])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
 from boltseal.client.document_cache import DocumentCache
@@ -93,13 +94,21 @@ class TagPast:
         mirrored: set[str] = set()
         intervals: dict[Reference, dict[Digest | None, TagInterval]] = {}
         unknown: list[UnknownPeriod] = []
+        present: dict[Reference, Digest] = {}
 
         def note(found: Mapping[Reference, Iterable[TagInterval]]) -> None:
             for base, before in found.items():
                 intervals.setdefault(base, {}).update((interval.digest, interval) for interval in before)
 
         for remote in dict.fromkeys(RemoteRepository(tag.reference.registry, tag.reference.repository) for tag in tags):
-            note(former_digests(remote, [each.entry for each in await self.entries(remote)]))
+            recorded = former_digests(remote, [each.entry for each in await self.entries(remote)])
+            note(recorded)
+            present |= {
+                base: each.digest
+                for base, past in recorded.items()
+                for each in past
+                if each.digest is not None and each.last_us is None
+            }
             served = await self._mirrored(remote)
             note(served)
             mirrored |= {base.name for base in served}
@@ -113,10 +122,11 @@ class TagPast:
                 note({tag.reference.by_tag: self._observed(tag, listings, unknown)})
                 await asyncio.sleep(0)  # let a server process other requests
         for tag in tags:
-            if tag.reference.tag is not None and tag.digest is not None:
-                intervals[tag.reference.by_tag].pop(tag.digest, None)  # it is part of this scan
+            if tag.reference.tag is not None and tag.digest is not None and tag.reference.digest is None:
+                present.pop(tag.reference, None)
+                intervals[tag.reference].pop(tag.digest, None)  # it is part of this scan
         unknown += [UnknownPeriod(f"{at.registry}/{at.repository}", why) for at, why in self._unlisted.items()]
-        return await read_former_images(
+        found = await read_former_images(
             # what a mirror does not have any more it would fetch from its upstream
             FormerImageReader(
                 self._documents,
@@ -128,6 +138,7 @@ class TagPast:
             unknown,
             max_units=max_units,
         )
+        return replace(found, present=present)
 
     def _observed(
         self,

@@ -64,9 +64,22 @@ def text_reference(
 ) -> ImageReference:
     """Return the image reference of a range of the text. `why`: the reason why it is not resolved."""
     span = Span(span.start + len(prefix), span.end) if source.text.startswith(prefix, span.start) else span
-    written = source.text[span.start : span.end]
+    return _reference(source, span, file_format, where, source.text[span.start : span.end], why)
+
+
+def scalar_reference(
+    source: SourceFile, node: ScalarNode, file_format: str, where: str, *, prefix: str = ""
+) -> ImageReference:
+    """Return the image reference of a scalar that consists of `prefix` and a literal reference."""
+    return _reference(source, span_of(source, node), file_format, where, node.value.strip().removeprefix(prefix))
+
+
+def _reference(
+    source: SourceFile, span: Span, file_format: str, where: str, written: str, why: str | None = None
+) -> ImageReference:
+    """Return the image reference that is `written` in a range, whose digest is at the end of it."""
     resolved, error = (None, why) if why is not None else parse_reference(written)
-    edit_range = EditRange(source.path, span.end - digest_length(written), span.end)
+    digest = EditRange(source.path, span.end - digest_length(written), span.end)
     return ImageReference(
         path=source.path,
         format=file_format,
@@ -76,29 +89,6 @@ def text_reference(
         written=written,
         resolved=resolved,
         why=error,
-        edit_range=None if resolved is None else edit_range,
+        edit_range=None if resolved is None else digest,
         override_only=error,
-    )
-
-
-def scalar_reference(
-    source: SourceFile, node: ScalarNode, file_format: str, where: str, *, prefix: str = ""
-) -> ImageReference:
-    """Return the image reference of a scalar that consists of `prefix` and a literal reference."""
-    written = node.value.strip().removeprefix(prefix)
-    resolved, why = parse_reference(written)
-    span = span_of(source, node)
-    length = digest_length(written)
-    edited = EditRange(source.path, span.end - length if length else span.end, span.end)
-    return ImageReference(
-        path=source.path,
-        format=file_format,
-        where=where,
-        line=source.line(span.start),
-        span=span,
-        written=written,
-        resolved=resolved,
-        why=why,
-        edit_range=None if resolved is None else edited,
-        override_only=why,
     )

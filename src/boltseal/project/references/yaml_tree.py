@@ -33,6 +33,7 @@ from yaml.events import (
 )
 
 _PLAIN, _SINGLE, _DOUBLE, _LITERAL, _FOLDED, _SEQUENCE, _MAPPING, _ALIAS = range(8)
+_BOM: Final = "\ufeff"
 _STYLES: Final = ("", "'", '"', "|", ">")
 _QUOTES: Final = (0, 2, 2, maxsize, maxsize)
 """How many characters of a scalar are its quotes; the text of a block is never a range."""
@@ -235,7 +236,8 @@ def read_trees(text: str, offset: int = 0, line: int = 0) -> Iterator[Node]:
 
     Raises: YAMLError: it is not YAML; perhaps after the first documents.
     """
-    parser = CParser(text)
+    # libyaml takes a byte order mark at the start for the encoding's, and does not count it
+    parser = CParser(f"{_BOM}{text}" if text.startswith(_BOM) else text)
     try:
         event: Any = parser.get_event()
         while type(event) is not StreamEndEvent:
