@@ -173,7 +173,7 @@ class ObjectServer(StorageServer):
 
     @property
     def endpoint(self) -> str:
-        """Its address for clients."""
+        """The address for clients."""
         return f"http://127.0.0.1:{self.port}"
 
     def store(self, prefix: str = "") -> S3Store:

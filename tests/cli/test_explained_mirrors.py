@@ -140,7 +140,7 @@ def test_a_moved_base_is_explained_through_a_configured_mirror(configured: Mirro
 
 
 def test_an_update_of_a_mirrored_tag_has_the_mirrors_observation(mirrored: Mirrored, tmp_path: Path) -> None:
-    """Who pushed a mirrored image is not known; the mirror's log says since when it is served, and the contents are compared."""
+    """The person who pushed a mirrored image is not known; the mirror's log says since when it is served, and the contents are compared."""
     found = updated_lock(tmp_path / "project", mirrored, mirrored.name("shop/app:edge"), deleted=True)
 
     assert (found["pushed"]["by"], found["pushed"]["at"], found["pushed"]["proven"]) == (None, None, False)
@@ -153,7 +153,7 @@ def test_an_update_of_a_mirrored_tag_has_the_mirrors_observation(mirrored: Mirro
 
 
 def test_an_update_is_explained_through_a_configured_mirror(configured: Mirrored, tmp_path: Path) -> None:
-    """Both images of an update are read from the mirror in the user's settings, also if upstream deleted the former one."""
+    """The two images of an update are read from the mirror in the user's settings, also if upstream deleted the former one."""
     image = f"{configured.upstream.address}/shop/app:edge"
     found = updated_lock(tmp_path / "project", configured, image, deleted=True)
 

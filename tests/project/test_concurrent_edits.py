@@ -89,7 +89,7 @@ def test_no_edit_of_a_lock_is_lost(tmp_path: Path) -> None:
 
 
 def test_no_edit_of_files_is_lost(tmp_path: Path) -> None:
-    """Both files have the line of each process that edited them, though all of them edit at the same time."""
+    """Two files have the line of each process that edited them, though all of them edit at the same time."""
     for name in ("a", "b"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "compose.yaml").write_text("")
