@@ -7,7 +7,6 @@ import signal
 import sys
 import uuid
 from collections.abc import AsyncIterator, Iterator
-from contextlib import closing
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -16,11 +15,7 @@ import hypothesis
 import pytest
 import structlog
 
-from boltseal.server.storage.blobs.local_store import LocalBlobs
-from boltseal.server.storage.fsck import examine
-from boltseal.server.storage.metadata.migrate import DATABASE_NAME
-from boltseal.server.storage.metadata.sqlite import open_snapshot
-from boltseal.server.store_factory import prepare
+from boltseal.server.store_factory import examine_store, prepare
 from tests.serving import FIRST_START_US, FLOATING, Clock, Serving, copy_of, serving, settings_of
 
 pytest_plugins = [
@@ -30,6 +25,7 @@ pytest_plugins = [
     "tests.change_impact",
     "tests.servers",
     "tests.storage_servers",
+    "tests.storage_option",
     "tests.bare_registry",
 ]
 
@@ -100,8 +96,7 @@ def data(fresh_data: Path) -> Iterator[Path]:
 def whole_store(data: Path) -> Iterator[None]:
     """Check with `boltseal admin fsck` at the end of the test that rows, bytes, ledger and seals are consistent."""
     yield
-    with closing(LocalBlobs(data)) as blobs:
-        examined = examine(open_snapshot(data / DATABASE_NAME), blobs.maintenance)
+    examined = examine_store(settings_of(data), lambda *_: None, with_keys=False)
 
     assert not examined.findings
 

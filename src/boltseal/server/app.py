@@ -334,6 +334,7 @@ class Application(Starlette):
             self._disk_reserve(),
             bounds(settings),
             pulls=store.registry.pulls,
+            tiles=store.tiles,
         )
         if self._mirror is not None:
             self._mirror.use_registry(registry)
@@ -373,7 +374,10 @@ class Application(Starlette):
         notes = (*notes, *self._events.troubles, *self._store.registry.settling.troubles)
         notes = (*notes, *self._observer.restarts.troubles(time.monotonic()))
         read_only = _read_only(self._settings, self._store)
-        return await readiness(self._store.database, self._disk_reserve(), read_only, notes, self._clock)
+        store = self._store
+        return await readiness(
+            store.database, self._disk_reserve(), read_only, notes, self._clock, upkeep=store.blobs.upkeep
+        )
 
 
 def create_app(

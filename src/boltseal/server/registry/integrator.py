@@ -212,14 +212,15 @@ class Integrator:
     def _integrate_all(self) -> Checkpoint | None:
         head = None
         while True:  # one batch a round; entries that arrive meanwhile wait for the next call
-            seen = self._read()
+            # The mark first: what another host adds and signs meanwhile is in the data then, and not missing from it.
             key, mark = self._keys.key(), self._keys.mark()
+            seen = self._read()
             if seen is None or (key is None and mark is None and seen.head is None):
                 return head
             marked = self._compare(seen, key, mark)
             if key is None:
                 raise AssertionError("`_compare` accepts no ledger without a key")
-            if marked.size < seen.signed:  # it was read after the checkpoint, and is raised before one is stored
+            if marked.size < seen.signed and self._keys.mark() == mark:  # it is raised before a checkpoint is stored
                 _log.warning("the mark is older than the stored checkpoint", mark=marked.size, stored=seen.signed)
             if marked.size > seen.signed:  # restored entries: signed before, whatever else is in doubt
                 head = self._step(seen, key, marked, mark or b"")

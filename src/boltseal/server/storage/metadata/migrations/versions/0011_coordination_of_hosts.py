@@ -5,7 +5,7 @@ from alembic import op
 
 _TEXT = sa.Text().with_variant(sa.Text(collation="C"), "postgresql")
 revision = "0011"
-down_revision = "0009"
+down_revision = "0010"
 
 
 def upgrade() -> None:
