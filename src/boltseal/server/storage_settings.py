@@ -185,6 +185,11 @@ class StorageSettings(SettingsTable):
         return None if self.database is None else self.database_direct or self.database
 
     @property
+    def in_objects(self) -> bool:
+        """Whether a server uses an object store."""
+        return self.blobs is not None or self.mark.shared
+
+    @property
     def mark_refusal(self) -> str | None:
         """Why a server must not start: the mark would be on its own disk, where another server would not see it."""
         if self.database is None or self.mark.shared or self.mark.single_replica:
