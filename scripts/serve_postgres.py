@@ -81,9 +81,9 @@ def postgresql(folder: Path) -> Iterator[str]:
     user: tuple[str, ...] = ()
     data.mkdir(mode=0o700, exist_ok=True)
     if os.geteuid() == 0:  # PostgreSQL refuses to run as root
-        nobody = pwd.getpwnam("nobody")
-        user = ("setpriv", f"--reuid={nobody.pw_uid}", f"--regid={nobody.pw_gid}", "--clear-groups", "--reset-env")
-        shutil.chown(data, nobody.pw_uid, nobody.pw_gid)
+        account = pwd.getpwnam("nobody")
+        user = ("setpriv", f"--reuid={account.pw_uid}", f"--regid={account.pw_gid}", "--clear-groups", "--reset-env")
+        shutil.chown(data, account.pw_uid, account.pw_gid)
     if not (data / "PG_VERSION").exists():
         made = [*user, str(programs / "initdb"), "-D", str(data), "-U", USER, "-A", "trust", "-E", "UTF8", "--locale=C"]
         done = subprocess.run(made, check=False, capture_output=True, text=True, cwd="/")

@@ -9,7 +9,7 @@
 - The checkpoint is written last, by compare-and-swap, and never by an older one.
 - A ledger with a new origin (`recovery.accept_loss`) has a folder of its own.
 
-The observations are below `observations/` in the same way. Trusted: nothing; whoever reads a tile verifies it by the checkpoint.
+The observations are below `observations/` in the same way. Trusted: nothing; a client verifies each tile by the checkpoint.
 """
 
 from __future__ import annotations
