@@ -28,12 +28,22 @@ from boltseal.server.storage.metadata.postgres_schema import prepare_database
 from boltseal.server.storage_settings import DatabaseUrl
 from tests.polling import wait_until
 from tests.ports import free_port
+from tests.storage_choice import address_file, drop_database
 
 START_S = 60.0
 STOP_S = 30.0
 USER = "boltseal"
 ACCESS_KEY, SECRET_KEY = "test-access-key", "test-secret-key"
 BUCKET = "boltseal"
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--storage",
+        choices=["sqlite", "postgres", "s3", "postgres+s3"],
+        default="sqlite",
+        help="the database of registries in tests, and where they keep the bytes of blobs",
+    )
 
 
 @dataclass(slots=True)
@@ -273,6 +283,26 @@ def new_database(postgres_server: Postgres, schema_template: str) -> Iterator[Ca
     yield create
     for name in names:
         postgres_server.drop_database(name)
+
+
+@pytest.fixture(scope="session")
+def choose_database(request: pytest.FixtureRequest) -> Iterator[Callable[[Path], None]]:
+    """Give a new data folder a database of its own, which `storage_of` returns. With SQLite there is nothing to do."""
+    if "postgres" not in request.config.getoption("--storage"):
+        yield lambda _: None
+        return
+    server, template = request.getfixturevalue("postgres_server"), request.getfixturevalue("schema_template")
+    chosen: list[Path] = []
+
+    def choose(data: Path) -> None:
+        if not address_file(data).exists():
+            data.parent.mkdir(parents=True, exist_ok=True)
+            address_file(data).write_text(server.url(server.create_database(template)), encoding="ascii")
+            chosen.append(data)
+
+    yield choose
+    for data in chosen:
+        drop_database(data)
 
 
 @pytest.fixture(scope="session")

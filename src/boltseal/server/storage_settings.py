@@ -1,6 +1,4 @@
-"""The settings in `[storage]`: which database holds the metadata, which object store the bytes of blobs, and where the mark is.
-
-Without them all are on this host: SQLite and files in the data folder, and the ledger's mark beside the keys.
+"""The settings in `[storage]`, and the base class of all tables: database, object store and mark. Default: all on this host.
 
 Only the operator writes these settings, so they are trusted. The address of the database may hold a password, which no error,
 log or command shows.
@@ -13,9 +11,7 @@ from pathlib import Path
 from typing import Annotated, Any, Final, Self
 from urllib.parse import parse_qsl, unquote, urlsplit
 
-from pydantic import AfterValidator, ByteSize, Field, PlainValidator
-
-from boltseal.server.settings_table import SettingsTable
+from pydantic import AfterValidator, BaseModel, ByteSize, ConfigDict, Field, PlainValidator
 
 _EXPECTED: Final = "an address such as postgresql://boltseal@db.example.com/boltseal"
 _HOST: Final = re.compile(r"(\[[0-9a-fA-F:.]+\]|[^:@\[\]]*)(:(6[0-5]\d{3}|[1-5]?\d{1,4}))?", re.ASCII)
@@ -26,6 +22,12 @@ _BUCKET: Final = re.compile(
 ).fullmatch
 SECRET_SETTINGS: Final = frozenset({("storage", "database"), ("storage", "database_direct")})
 """Settings whose value may hold a secret: an error about one does not show it."""
+
+
+class SettingsTable(BaseModel):
+    """A table of settings: frozen, without unknown keys, and without input values in pydantic's errors."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, hide_input_in_errors=True)
 
 
 class DatabaseUrl:

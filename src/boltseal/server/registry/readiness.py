@@ -53,8 +53,7 @@ async def readiness(
     try:
         now_us = clock()
         async with asyncio.timeout(DATABASE_TIMEOUT_S):
-            head = await database.read(lambda snapshot: ledger_store.head(snapshot))
-            database_us = await database.time_us()
+            head, database_us = await database.read(lambda snapshot: (ledger_store.head(snapshot), snapshot.began_us))
         blockers += _clock_difference(clock(), database_us)
         if head is not None:
             check_clock(head.last_time_us, now_us)

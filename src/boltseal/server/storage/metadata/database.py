@@ -120,6 +120,7 @@ class SqlSnapshot:
     """The `Snapshot` of a session: of its transaction, or without one of each statement."""
 
     sql: SqlStatements
+    began_us: int | None = None
 
 
 @dataclass(slots=True)
@@ -135,6 +136,11 @@ class SqlUnitOfWork:
     appended: set[str] = field(default_factory=set)
     sizes: dict[str, int] = field(default_factory=dict)
     complete_manifests: set[tuple[int, str]] = field(default_factory=set)
+
+    @property
+    def began_us(self) -> int:
+        """The time of the transaction."""
+        return self.now_us
 
     @contextmanager
     def rolled_back(self) -> Iterator[None]:
@@ -259,19 +265,6 @@ class SqlMetadata:
         self._driver.close()
         self.generation.close()
 
-    async def time_us(self) -> int | None:
-        """Return the time of the database, which the units of work use; None: it is the clock of this process."""
-        return await asyncio.get_running_loop().run_in_executor(self._readers, self._database_time)
-
-    def _database_time(self) -> int | None:
-        if self._clock is not None:
-            return None
-        with self._driver.errors_named():
-            session = self._reader().begin(write=False)
-            began_us = session.began_us
-            session.commit()
-            return began_us
-
     def _reader(self) -> Connection:
         connection: Connection | None = getattr(self._local, "connection", None)
         if connection is None:
@@ -287,7 +280,7 @@ class SqlMetadata:
         with self._driver.errors_named():
             session = self._reader().begin(write=False)
             try:
-                return query(SqlSnapshot(session.statements))
+                return query(SqlSnapshot(session.statements, session.began_us if self._clock is None else None))
             finally:
                 session.commit()
 

@@ -25,7 +25,7 @@ from sqlalchemy import (
 )
 
 from boltseal.server.storage.metadata.protocol import Snapshot
-from boltseal.server.storage.metadata.schema import TEXT, blob, link, manifest
+from boltseal.server.storage.metadata.schema import TEXT, blob, by_bytes, link, manifest
 
 # Links to parts of a manifest, and links to what a manifest is about (guarantee 6). The bytes of a foreign layer need not
 # be stored; if they are, a seal covers them.
@@ -46,7 +46,7 @@ def closure(repository_id: int, digest: str) -> DigestSet:
 
 
 def _below(repository_id: int | BindParameter[int], top: BindParameter[str]) -> Select[str]:
-    seen = select(top.label("digest")).cte("below", recursive=True)
+    seen = select(by_bytes(top).label("digest")).cte("below", recursive=True)
     step = select(link.c.child).join(seen, link.c.parent == seen.c.digest)
     step = step.where(link.c.repository_id == repository_id, link.c.kind.in_(CONTAINS))
     return select(seen.union(step).c.digest)
@@ -54,13 +54,15 @@ def _below(repository_id: int | BindParameter[int], top: BindParameter[str]) -> 
 
 def covering(repository_id: int, digest: str, *, through_subjects: bool) -> DigestSet:
     """Return the digest and every digest whose seal covers it: manifests that contain it and, if wanted, its subjects."""
-    return _above(repository_id, select(literal(digest, TEXT).label("digest")), through_subjects=through_subjects)
+    return _above(
+        repository_id, select(by_bytes(literal(digest, TEXT)).label("digest")), through_subjects=through_subjects
+    )
 
 
 def covering_any(repository_id: int, digests: Collection[str]) -> DigestSet:
     """Return what `covering` does for these digests together, through subjects. At most `queries.IN_AT_ONCE` of them."""
     given = values(column("digest", TEXT), name="given").data([(digest,) for digest in digests]).cte("given")
-    return _above(repository_id, select(given.c.digest), through_subjects=True)
+    return _above(repository_id, select(by_bytes(given.c.digest).label("digest")), through_subjects=True)
 
 
 def _above(repository_id: int, first: Select[str], *, through_subjects: bool) -> DigestSet:

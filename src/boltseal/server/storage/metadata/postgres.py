@@ -1,7 +1,7 @@
 """PostgreSQL behind the metadata protocols: connections, transactions, errors. The only module that imports psycopg.
 
 Lock order: every write transaction first takes one advisory lock of the database (`WRITER_LOCK`) and holds it to its end.
-So writers of all servers take turns, as SQLite's writers do, whatever rows they change and in whatever order, and no two of
+So one server writes at a time, as on SQLite, whatever rows they change and in whatever order, and no two of
 them can wait for each other. The row locks of the queries (`FOR UPDATE`) come after it, and hold off other programs.
 
 A COMMIT whose answer is lost is looked up: with it each durable transaction writes a random mark into the row of its writer
@@ -27,7 +27,7 @@ from psycopg.pq import TransactionStatus
 from sqlalchemy import Engine, NullPool, create_engine
 from sqlalchemy.exc import DBAPIError, PendingRollbackError
 
-from boltseal.errors import BoltsealError, Full, Unavailable
+from boltseal.errors import BoltsealError, Full, Invalid, Unavailable
 from boltseal.server.storage.coordination.protocol import Generation
 from boltseal.server.storage.metadata.database import WRITE_BUDGET_S, SqlMetadata, SqlSnapshot
 from boltseal.server.storage.metadata.postgres_lookups import PostgresLookups
@@ -70,6 +70,8 @@ _DEFAULTS: Final = {
 _BUSY: Final = {"40001", "40P01", "55P03", "57014"}
 """Serialization failure, deadlock, a lock that was not free in time, a statement that was cancelled."""
 _READ_ONLY: Final = "25006"
+_NO_ANSWER_CLASSES: Final = {"08", "57"}
+"""Classes of errors after which a COMMIT may have taken effect; a pooler reports a broken connection as an error, too."""
 _FULL: Final = "53100"
 _DAMAGED: Final = {"XX001", "XX002"}
 _UNUSABLE_CLASSES: Final = {"08", "28", "3D", "53", "57", "58"}
@@ -164,7 +166,7 @@ class PostgresSession:
         self._lock_wait_s = lock_wait_s
         self._writer = writer
         self._writes = self._durable = False
-        self._read_only_server = False
+        self._broken = False
         self._watchdog: _Watchdog | None = None
 
     @property
@@ -184,8 +186,8 @@ class PostgresSession:
 
     @property
     def usable(self) -> bool:
-        """Whether the connection is open, and the server accepts writes as far as it has said."""
-        return not self.driver.closed and not self._read_only_server
+        """Whether the connection is open, and leads to a server that accepts writes, as far as is known."""
+        return not self.driver.closed and not self._broken
 
     def plain(self, statement: str, values: Sequence[object] = (), /) -> Rows:
         """Run a statement with `?` for each value, without SQLAlchemy."""
@@ -205,7 +207,7 @@ class PostgresSession:
         try:
             self.began_us = self._last_value(text)
         except psycopg.Error as error:
-            self._read_only_server = error.sqlstate == _READ_ONLY
+            self._broken = error.sqlstate == _READ_ONLY
             self.rollback()
             raise
 
@@ -248,7 +250,8 @@ class PostgresSession:
             while cursor.nextset():
                 pass
         except psycopg.Error as error:
-            if self.driver.closed:
+            if self.driver.closed or (error.sqlstate or "08")[:2] in _NO_ANSWER_CLASSES:
+                self._broken = True
                 raise AnswerLost(
                     "the connection to the registry's database broke during a COMMIT: the change may or may not have "
                     "been made; repeat the request",
@@ -405,6 +408,8 @@ def errors_named() -> Iterator[None]:
 def _named(error: BaseException | None) -> BoltsealError | None:
     if not isinstance(error, psycopg.Error):
         return None
+    if isinstance(error, psycopg.DataError) and "NUL" in str(error):  # psycopg's, before anything is sent
+        return Invalid("a text contains a NUL character (U+0000), which can't be stored")
     code = error.sqlstate or ""
     if code in _BUSY:
         return Unavailable("the registry's database stayed busy: nothing was changed; try again")

@@ -63,6 +63,11 @@ class Snapshot(Protocol):
         """The statements, for modules of `server.storage` only."""
         ...
 
+    @property
+    def began_us(self) -> int | None:
+        """The database's time when the snapshot began, microseconds since the epoch; None: this process's clock is used."""
+        ...
+
 
 class UnitOfWork(Snapshot, Protocol):
     """One job's transaction: a snapshot that may also be written to.
@@ -297,10 +302,6 @@ class Metadata(Protocol):
 
         `limited`: False only for a recovery, which is one unit of work however long it takes, and happens while no client writes.
         """
-        ...
-
-    async def time_us(self) -> int | None:
-        """Return the time of the database, which units of work use; None: it is the clock of this process. Unavailable."""
         ...
 
     async def read(self, query: Query[T]) -> T:
