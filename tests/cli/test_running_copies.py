@@ -16,7 +16,7 @@ from boltseal.host.kept_images import KeptImages, Proof, PullRecord
 from boltseal.oci.digest import Digest
 from tests.cli.program import call
 from tests.deploy.samples import release
-from tests.fakes.engine import SNAPSHOTTER, FakeEngine
+from tests.fakes.engine import SNAPSHOTTER, FakeEngine, Wrong
 
 NAME = "localhost:1/shop/app:1.4.2"
 REPOSITORY = NAME.rpartition(":")[0]
@@ -109,3 +109,17 @@ def test_releases_that_can_not_be_read_are_a_result(state: Path, engine: tuple[E
     assert NAME in listed.out
     assert len([line for line in listed.err.splitlines() if str(folder.folder) in line]) == 1
     assert (envelope["outcome"], len(envelope["errors"])) == ("unknown", 1)
+
+
+def test_an_image_without_a_history_is_listed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """If the engine can't read the history of an image, its containers are listed as those of an image that is no copy."""
+    fake = FakeEngine()
+    image = fake.image("broken", NAME)
+    fake.container("web", NAME, image)
+    fake.wrong[f"images/{image}/history"] = Wrong(500, b'{"message": "content digest not found"}')
+    with fake.in_thread(tmp_path) as address:
+        monkeypatch.setenv("DOCKER_HOST", str(address))
+        monkeypatch.chdir(tmp_path)
+        listed = call("ps", "--offline")
+
+    assert (listed.code, NAME in listed.out) == (0, True)

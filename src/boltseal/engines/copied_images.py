@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from typing import Final
 
 from boltseal.engines import inventory
-from boltseal.engines.api import Engine, NoSuchImage, query_each
+from boltseal.engines.api import Engine, EngineFailed, EngineRefused, NoSuchImage, query_each
 from boltseal.oci.digest import Digest
 from boltseal.oci.fresh_layers import CREATED_BY
 
@@ -20,12 +20,16 @@ async def copied_images(
 ) -> frozenset[Digest]:
     """Return the IDs of the images that are copies. It takes one request for each image whose digest `store` may have made up.
 
-    An image is a copy by its own statement, which proves nothing about its content. Raises: the engine's errors.
+    An image is a copy by its own statement, which proves nothing about its content. An image without a readable history is none.
+    Raises: the engine's errors.
     """
     classic = store is inventory.ImageStoreKind.CLASSIC
 
     async def commands(image: Digest) -> frozenset[str]:
-        return inventory.commands(await engine.ask("GET", f"images/{image}/history"))
+        try:
+            return inventory.commands(await engine.ask("GET", f"images/{image}/history"))
+        except (EngineFailed, EngineRefused):  # the image is not complete, such as an index without its config
+            return frozenset()
 
     asked = (each.id for each in images if not (classic and each.pulled_as))
     found = await query_each(asked, commands, NoSuchImage)
