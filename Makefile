@@ -26,7 +26,7 @@ unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help venv serve demo check check-style check-tests coverage timings test test-engines test-postgres test-stores soak bench lock docs clean
+.PHONY: help venv serve serve-postgres demo check check-style check-tests coverage timings test test-engines test-postgres test-stores soak bench lock docs clean
 
 help:  ## lists the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' Makefile
@@ -42,6 +42,9 @@ venv: $(VENV)/.works  ## creates the virtual environment for development
 
 serve: $(VENV)/.runs  ## runs the registry on LISTEN (127.0.0.1:5000), its data in DATA (./data)
 	@exec $(BIN)/boltseal serve --listen $(LISTEN) --data $(DATA)
+
+serve-postgres: $(VENV)/.works  ## runs the registry on PostgreSQL and an S3 server of this machine, all data in ./data-postgres
+	@exec $(BIN)/python scripts/serve_postgres.py --listen $(LISTEN)
 
 demo: $(VENV)/.runs  ## shows in a minute, without Docker, that a published tag cannot change
 	@$(BIN)/python scripts/demo.py

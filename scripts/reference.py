@@ -43,13 +43,15 @@ from boltseal.server.settings import (
     ServerSettings,
     WitnessSettings,
 )
-from boltseal.server.storage_settings import StorageSettings
+from boltseal.server.storage_settings import MarkSettings, S3Settings, StorageSettings
 
 PAGES: Final = Path(__file__).resolve().parent.parent / "docs" / "reference"
 _MIB: Final = 1024 * 1024
 _TABLES: Final[Sequence[tuple[str, type[BaseModel]]]] = (
     ("[server]", ServerSettings),
     ("[storage]", StorageSettings),
+    ("[storage.s3]", S3Settings),
+    ("[storage.mark]", MarkSettings),
     ("[auth]", AuthSettings),
     ("[ledger]", LedgerSettings),
     ("[local]", LocalSettings),
@@ -107,7 +109,7 @@ def settings() -> str:
         rows = [
             (f"`{key}`", code(shown_default(field.default)), texts[key])
             for key, field in model.model_fields.items()
-            if (name, key) not in {("[auth]", "grant"), ("[auth]", "quota")}
+            if key in texts and (name, key) not in {("[auth]", "grant"), ("[auth]", "quota")}
         ]
         parts.append((name, rows))
     for name, keys in _KEY_TABLES:

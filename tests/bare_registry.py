@@ -19,6 +19,7 @@ from boltseal.server.registry import Registry, build_registry
 from boltseal.server.registry.models import UNCONDITIONAL, Conditions, ManifestUpload, Published
 from boltseal.server.registry.sequencer import start_ledger
 from boltseal.server.storage.blobs.local_store import LocalBlobs
+from boltseal.server.storage.blobs.protocol import BlobStore
 from boltseal.server.storage.metadata import ledger_store
 from boltseal.server.storage.metadata.protocol import Metadata
 from boltseal.server.storage.metadata_factory import open_metadata, prepare_metadata
@@ -52,7 +53,7 @@ class BareRegistry:
 
     registry: Registry
     database: Metadata
-    blobs: LocalBlobs
+    blobs: BlobStore
     clock: Clock
     pushed: dict[str, bytes] = field(default_factory=dict)
 

@@ -7,7 +7,6 @@ import signal
 import sys
 import uuid
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import closing
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -16,12 +15,9 @@ import hypothesis
 import pytest
 import structlog
 
-from boltseal.server.storage.blobs.local_store import LocalBlobs
-from boltseal.server.storage.fsck import examine
-from boltseal.server.storage.metadata_factory import open_snapshot
-from boltseal.server.store_factory import prepare
+from boltseal.server.store_factory import examine_store, prepare
 from tests.serving import FIRST_START_US, FLOATING, Clock, Serving, copy_of, serving, settings_of
-from tests.storage_choice import drop_database, storage_of
+from tests.storage_choice import drop_database
 
 pytest_plugins = [
     "tests.environment",
@@ -30,6 +26,7 @@ pytest_plugins = [
     "tests.change_impact",
     "tests.servers",
     "tests.storage_servers",
+    "tests.storage_option",
     "tests.bare_registry",
 ]
 
@@ -103,8 +100,7 @@ def data(fresh_data: Path) -> Iterator[Path]:
 def whole_store(data: Path) -> Iterator[None]:
     """Check with `boltseal admin fsck` at the end of the test that rows, bytes, ledger and seals are consistent."""
     yield
-    with closing(LocalBlobs(data)) as blobs:
-        examined = examine(open_snapshot(data, storage_of(data)), blobs.maintenance)
+    examined = examine_store(settings_of(data), lambda *_: None, with_keys=False)
 
     assert not examined.findings
 

@@ -29,7 +29,8 @@ def storage_of(data: Path) -> StorageSettings:
 
 def with_storage(settings: Settings) -> Settings:
     """Return settings with the database of their data folder."""
-    return settings.model_copy(update={"storage": storage_of(settings.server.data)})
+    database = storage_of(settings.server.data).database
+    return settings.model_copy(update={"storage": settings.storage.model_copy(update={"database": database})})
 
 
 def copy_database(data: Path, copy: Path) -> None:

@@ -39,7 +39,10 @@ BUCKET = "boltseal"
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
-        "--storage", choices=["sqlite", "postgres"], default="sqlite", help="the database of registries in tests"
+        "--storage",
+        choices=["sqlite", "postgres", "s3", "postgres+s3"],
+        default="sqlite",
+        help="the database of registries in tests, and where they keep the bytes of blobs",
     )
 
 
@@ -285,7 +288,7 @@ def new_database(postgres_server: Postgres, schema_template: str) -> Iterator[Ca
 @pytest.fixture(scope="session")
 def choose_database(request: pytest.FixtureRequest) -> Iterator[Callable[[Path], None]]:
     """Give a new data folder a database of its own, which `storage_of` returns. With SQLite there is nothing to do."""
-    if request.config.getoption("--storage") == "sqlite":
+    if "postgres" not in request.config.getoption("--storage"):
         yield lambda _: None
         return
     server, template = request.getfixturevalue("postgres_server"), request.getfixturevalue("schema_template")

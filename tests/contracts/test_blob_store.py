@@ -26,19 +26,24 @@ from boltseal.server.storage.blobs.protocol import (
     UploadUnknown,
 )
 from tests.fakes.blobs_memory import MemoryBlobs
+from tests.object_stores import object_store
 
 REPOSITORY = Repository("shop/app")
 FAR_FUTURE_US = 2**62
 
 
-@pytest.fixture(params=["local", "memory"])
+@pytest.fixture(params=["files", "memory", "s3"])
 def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[BlobStore]:
     """Each implementation of a blob store, empty."""
-    made: BlobStore = (
-        LocalBlobs(tmp_path / "data", lock_wait_s=0.1) if request.param == "local" else MemoryBlobs(lock_wait_s=0.1)
+    if request.param == "s3":
+        with object_store(request.getfixturevalue("object_server"), tmp_path / "data", lock_wait_s=0.1) as made:
+            yield made.blobs
+        return
+    files_or_memory: BlobStore = (
+        LocalBlobs(tmp_path / "data", lock_wait_s=0.1) if request.param == "files" else MemoryBlobs(lock_wait_s=0.1)
     )
-    yield made
-    made.close()
+    yield files_or_memory
+    files_or_memory.close()
 
 
 async def begin(store: BlobStore) -> UploadKey:
@@ -516,7 +521,7 @@ async def test_a_session_can_be_read_while_it_is_written(store: BlobStore) -> No
     """Other readers see acknowledged bytes of a session, also after it became a blob."""
     key = await begin(store)
     seen: list[object] = []
-    partial = store.uploads.open_partial(key)
+    partial = await store.uploads.open_partial(key)
     seen.append(partial.available())
     async with store.uploads.open_upload(key) as writer:
         await writer.write(b"layer")
@@ -537,13 +542,13 @@ async def test_a_reader_of_a_discarded_session_gets_an_error(store: BlobStore) -
     """A reader of a session that was discarded gets an error, because its bytes never were a blob."""
     key = await begin(store)
     await patch(store, key, b"layer")
-    partial = store.uploads.open_partial(key)
+    partial = await store.uploads.open_partial(key)
     await store.uploads.cancel_upload(key)
 
     assert partial.available() == -1
     partial.close()
     with pytest.raises(UploadUnknown):
-        store.uploads.open_partial(key)
+        await store.uploads.open_partial(key)
 
 
 async def test_a_writer_that_does_not_wait_is_refused_at_once(store: BlobStore) -> None:

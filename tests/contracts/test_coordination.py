@@ -7,11 +7,9 @@ started.
 from __future__ import annotations
 
 import asyncio
-import os
-import subprocess
-import sys
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -20,37 +18,43 @@ from boltseal.server.storage.coordination.file_leases import FileLeases
 from boltseal.server.storage.coordination.generation import FileGeneration
 from boltseal.server.storage.coordination.interprocess_lock import FileInterprocessLock, LockNotAcquired, LockUnusable
 from boltseal.server.storage.coordination.protocol import Generation, InterprocessLock, Leases
+from tests.coordination_stores import (
+    FileStore,
+    PostgresStore,
+    change,
+    confirmed,
+    create_tables,
+    holder,
+    store_of,
+)
 from tests.fakes.disk import FailingDisk
-
-HOLDS_LOCK = """
-import asyncio, sys
-from pathlib import Path
-from boltseal.server.storage.coordination.interprocess_lock import FileInterprocessLock
-
-async def main():
-    async with FileInterprocessLock(Path(sys.argv[1])).taken("tag", 0):
-        print("taken", flush=True)
-        await asyncio.sleep(60)  # until it is killed
-
-asyncio.run(main())
-"""
-HOLDS_LEASE = """
-import sys, time
-from pathlib import Path
-from boltseal.server.storage.coordination.file_leases import FileLeases
-
-lease = FileLeases(Path(sys.argv[1])).acquire("work")
-print(lease.epoch, flush=True)
-time.sleep(60)  # until it is killed
-"""
+from tests.fakes.statements import NoStatements
+from tests.polling import wait_until
+from tests.storage_servers import Postgres
 
 
-@pytest.fixture(params=["file"])
-def open_generation(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Callable[[], Generation]]:
+@pytest.fixture(scope="module")
+def template(postgres_server: Postgres) -> str:
+    """Return the name of a database that has the tables."""
+    name = postgres_server.create_database()
+    create_tables(postgres_server.url(name))
+    return name
+
+
+@pytest.fixture(params=["files", "postgres"])
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> FileStore | PostgresStore:
+    if request.param == "files":
+        return store_of(str(tmp_path))
+    server: Postgres = request.getfixturevalue("postgres_server")
+    return store_of(server.url(server.create_database(request.getfixturevalue("template"))))
+
+
+@pytest.fixture
+def open_generation(store: FileStore | PostgresStore) -> Iterator[Callable[[], Generation]]:
     opened: list[Generation] = []
 
     def open_() -> Generation:
-        opened.append(FileGeneration.open(tmp_path / "generation"))
+        opened.append(store.open_generation())
         return opened[-1]
 
     yield open_
@@ -58,12 +62,12 @@ def open_generation(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[
         generation.close()
 
 
-@pytest.fixture(params=["file"])
-def open_lock(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Callable[[], InterprocessLock]]:
+@pytest.fixture
+def open_lock(store: FileStore | PostgresStore) -> Iterator[Callable[[], InterprocessLock]]:
     opened: list[InterprocessLock] = []
 
     def open_() -> InterprocessLock:
-        opened.append(FileInterprocessLock(tmp_path))
+        opened.append(store.open_lock())
         return opened[-1]
 
     yield open_
@@ -71,32 +75,17 @@ def open_lock(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Callab
         lock.close()
 
 
-@pytest.fixture(params=["file"])
-def open_leases(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Callable[[], Leases]]:
+@pytest.fixture
+def open_leases(store: FileStore | PostgresStore) -> Iterator[Callable[[], Leases]]:
     opened: list[Leases] = []
 
     def open_() -> Leases:
-        opened.append(FileLeases(tmp_path))
+        opened.append(store.open_leases())
         return opened[-1]
 
     yield open_
     for leases in opened:
         leases.close()
-
-
-def start(program: str, folder: Path) -> subprocess.Popen[bytes]:
-    """Start a process and wait until it has its lock."""
-    process = subprocess.Popen([sys.executable, "-c", program, str(folder)], stdout=subprocess.PIPE)
-    assert process.stdout is not None
-    assert process.stdout.readline()
-    return process
-
-
-def kill(process: subprocess.Popen[bytes]) -> None:
-    assert process.stdout is not None
-    process.kill()
-    process.wait()
-    process.stdout.close()
 
 
 def in_background(work: Callable[[], None]) -> tuple[threading.Thread, threading.Event]:
@@ -115,71 +104,99 @@ def in_background(work: Callable[[], None]) -> tuple[threading.Thread, threading
 # Generation
 
 
-def test_a_second_writer_waits_for_the_end_of_the_first(open_generation: Callable[[], Generation]) -> None:
-    """Between COMMIT and `end` a second writer waits, since its COMMIT would otherwise happen under an even number."""
+def test_a_second_writer_waits_for_the_commit_of_the_first(
+    store: FileStore | PostgresStore, open_generation: Callable[[], Generation]
+) -> None:
+    """A second writer does not commit between `begin` and COMMIT of the first, whose numbers would be the same."""
     one, other = open_generation(), open_generation()
-    one.begin()
-    thread, begun = in_background(other.begin)
-    overtook = begun.wait(0.2)
+    with store.transaction() as statements:
+        one.begin(statements)
+        thread, changed = in_background(lambda: change(other, store.transaction()))
+        overtook = changed.wait(0.5)
     one.end()
     thread.join(5)
-    during_the_next = one.read()
-    other.end()
 
     assert not overtook
-    assert during_the_next % 2 == 1
-    assert one.read() % 2 == 0
+    assert changed.is_set()
 
 
-def test_every_process_reads_an_odd_number_during_a_commit(open_generation: Callable[[], Generation]) -> None:
-    """During a commit every process reads an odd number, so that none uses or fills a cache."""
+def test_after_the_end_of_a_change_no_process_reads_the_number_from_before(
+    store: FileStore | PostgresStore, open_generation: Callable[[], Generation]
+) -> None:
+    """When `end` returns, no process uses what it cached before the COMMIT, also what it cached during the change."""
     one, other = open_generation(), open_generation()
+    before = [confirmed(one), confirmed(other)]
+    with store.transaction() as statements:
+        one.begin(statements)
+        before += [one.read(), other.read()]
+    one.end()
+    after = [one.read(), other.read()]
+
+    assert not set(before) & set(after)
+    assert confirmed(one) == confirmed(other)
+    assert confirmed(one) not in before
+
+
+def test_many_changes_of_several_processes_never_repeat_a_number(
+    store: FileStore | PostgresStore, open_generation: Callable[[], Generation]
+) -> None:
+    """Writers of several processes never leave a number that was used before."""
+    one, other = open_generation(), open_generation()
+    seen = [confirmed(one)]
+    for writer in (one, other, one):
+        change(writer, store.transaction())
+        seen.append(confirmed(one))
+
+    assert seen == sorted(set(seen))
+
+
+def test_a_writer_that_died_blocks_no_other(
+    store: FileStore | PostgresStore, open_generation: Callable[[], Generation]
+) -> None:
+    """After a writer was killed between `begin` and COMMIT, others change the number, and caches are used again."""
+    here = open_generation()
+    before = confirmed(here)
+    with holder("generation", store):
+        pass
+    here.repair()
+    repaired = confirmed(here)
+    change(here, store.transaction())
+
+    assert repaired >= before
+    assert confirmed(here) > repaired
+
+
+def test_a_change_that_is_undone_leaves_caches_usable(
+    store: FileStore | PostgresStore, open_generation: Callable[[], Generation]
+) -> None:
+    """After a transaction failed, the number becomes even again."""
+    here = open_generation()
+    with suppress(ZeroDivisionError), store.transaction() as statements:
+        here.begin(statements)
+        raise ZeroDivisionError
+    here.end()
+
+    assert confirmed(here) % 2 == 0
+
+
+def test_the_file_is_odd_during_a_commit(tmp_path: Path) -> None:
+    """On one host every process reads an odd number during a commit, so that none fills a cache in vain."""
+    one, other = FileGeneration.open(tmp_path / "generation"), FileGeneration.open(tmp_path / "generation")
     before = other.read()
-    one.begin()
+    one.begin(NoStatements())
     during = other.read()
     one.end()
 
     assert [number % 2 for number in (before, during, other.read())] == [0, 1, 0]
     assert other.read() != before
+    one.close()
+    other.close()
 
 
-def test_the_number_is_another_after_each_writer(open_generation: Callable[[], Generation]) -> None:
-    """Writers of several processes never leave a number that was used before."""
-    one, other = open_generation(), open_generation()
-    seen = [one.read()]
-    for writer in (one, other, one):
-        writer.begin()
-        writer.end()
-        seen.append(one.read())
-
-    assert seen == sorted(set(seen))
-    assert all(number % 2 == 0 for number in seen)
-
-
-def test_a_writer_that_died_blocks_no_other(open_generation: Callable[[], Generation]) -> None:
-    """A writer killed between `begin` and `end` leaves the number odd and its lock released."""
-    here = open_generation()
-    child = os.fork()
-    if child == 0:
-        open_generation().begin()
-        os._exit(0)
-    os.waitpid(child, 0)
-    left = here.read()
-    here.repair()
-    repaired = here.read()
-    here.begin()
-    here.end()
-
-    assert left % 2 == 1
-    assert repaired > left
-    assert repaired % 2 == 0
-    assert here.read() > repaired
-
-
-def test_a_start_does_not_interrupt_a_living_writer(open_generation: Callable[[], Generation]) -> None:
+def test_a_start_does_not_interrupt_a_living_writer(tmp_path: Path) -> None:
     """`repair` beside a writer between COMMIT and `end` waits, and then finds nothing to repair."""
-    one, starting = open_generation(), open_generation()
-    one.begin()
+    one, starting = FileGeneration.open(tmp_path / "generation"), FileGeneration.open(tmp_path / "generation")
+    one.begin(NoStatements())
     thread, repaired = in_background(starting.repair)
     overtook = repaired.wait(0.2)
     one.end()
@@ -188,6 +205,8 @@ def test_a_start_does_not_interrupt_a_living_writer(open_generation: Callable[[]
 
     assert not overtook
     assert one.read() == after
+    one.close()
+    starting.close()
 
 
 # InterprocessLock
@@ -235,18 +254,40 @@ async def test_a_lock_is_released_by_an_error_in_its_block(open_lock: Callable[[
         pass
 
 
-async def test_a_lock_ends_with_its_process(open_lock: Callable[[], InterprocessLock], tmp_path: Path) -> None:
+async def test_a_lock_ends_with_its_process(
+    store: FileStore | PostgresStore, open_lock: Callable[[], InterprocessLock]
+) -> None:
     """A killed process releases its lock."""
-    other = await asyncio.to_thread(start, HOLDS_LOCK, tmp_path)
     lock = open_lock()
+    process = holder("lock", store)
+    await asyncio.to_thread(process.__enter__)
     try:
         with pytest.raises(LockNotAcquired):
             async with lock.taken("tag", 0.05):
                 pass
     finally:
-        await asyncio.to_thread(kill, other)
+        await asyncio.to_thread(process.__exit__, None, None, None)
     async with lock.taken("tag", 5):
         pass
+
+
+async def test_a_task_that_is_cancelled_while_it_waits_leaves_no_lock(
+    open_lock: Callable[[], InterprocessLock],
+) -> None:
+    """A task that is cancelled while it takes a lock does not hold it afterwards."""
+    here, there = open_lock(), open_lock()
+
+    async def work() -> None:
+        async with here.taken("tag", 10):
+            pass
+
+    for pause_s in (0.0, 0.0005, 0.001, 0.002, 0.004):
+        task = asyncio.create_task(work())
+        await asyncio.sleep(pause_s)  # the moment of the cancellation
+        task.cancel()
+        await asyncio.wait([task])
+        async with there.taken("tag", 5):
+            pass
 
 
 # Leases
@@ -282,19 +323,27 @@ def test_each_lease_has_a_higher_epoch(open_leases: Callable[[], Leases]) -> Non
     assert epochs == sorted(set(epochs))
 
 
-def test_a_lease_ends_with_its_process(open_leases: Callable[[], Leases], tmp_path: Path) -> None:
+def test_a_lease_ends_with_its_process(store: FileStore | PostgresStore, open_leases: Callable[[], Leases]) -> None:
     """A killed process's lease is given to another under a higher epoch."""
-    other = start(HOLDS_LEASE, tmp_path)
     leases = open_leases()
-    try:
+    with holder("lease", store):
         refused = leases.acquire("work")
-    finally:
-        kill(other)
-    lease = leases.acquire("work")
+    lease = wait_until(lambda: leases.acquire("work"), "the lease is free", 5)
 
     assert refused is None
     assert lease is not None
     assert lease.epoch > 1
+
+
+def test_a_process_has_each_lease_once(open_leases: Callable[[], Leases]) -> None:
+    """The holder of a lease gets no second one of that name."""
+    leases = open_leases()
+    lease = leases.acquire("work")
+    second = leases.acquire("work")
+
+    assert lease is not None
+    assert second is None
+    assert lease.held()
 
 
 def test_a_lease_that_cannot_be_recorded_is_not_given(tmp_path: Path) -> None:

@@ -201,6 +201,7 @@ NOT_RUN: Final[Mapping[str, Mapping[str, str]]] = {
         "boltseal ps --kube": _CLUSTER,
         "boltseal verify --running --host": _HOST,
     },
+    "docs/operations/postgresql-s3.md": {"make serve-postgres": "tests/real/test_serve_postgres.py runs what it runs"},
     "docs/operations/kubernetes.md": {"kubectl": _CLUSTER, "boltseal lock": _CLUSTER, "boltseal pin": _CLUSTER},
     "docs/reference/client-configuration.md": {
         "skopeo login": "asks for a password; tests/real/test_client_configuration.py logs in",

@@ -19,8 +19,10 @@ from boltseal.server.storage.blobs.protocol import (
     PIECE_BYTES,
     BlobAbsent,
     BlobMaintenance,
+    RedirectUrl,
     StoreBroken,
     StoredBlob,
+    StoreUpkeep,
     UploadBusy,
     UploadCleanup,
     UploadFile,
@@ -74,6 +76,9 @@ class MemoryWriter:
         self._session.mtime_us = self._store.now_us
         self._buffered.clear()
         self._store.trip("flush", done=True)
+
+    async def expose(self) -> None:
+        await self.flush()
 
     async def rollback(self) -> None:
         self._buffered.clear()
@@ -132,6 +137,8 @@ class MemoryBlobs:
         self.uploads: UploadSessions = uploads
         self.upload_cleanup: UploadCleanup = uploads
         self.maintenance: BlobMaintenance = MemoryMaintenance(self)
+        self.redirect: RedirectUrl | None = None
+        self.upkeep: StoreUpkeep | None = None
 
     def fail(self, what: str, error: BoltsealError, *, done: bool = False) -> None:
         """Make the next call of the method `what` raise `error`, before its effect or after it."""
@@ -210,7 +217,7 @@ class MemoryUploads:
         finally:
             session.lock.release()
 
-    def open_partial(self, key: UploadKey) -> MemoryPartial:
+    async def open_partial(self, key: UploadKey) -> MemoryPartial:
         return MemoryPartial(self._store, key, self._session(key))
 
     async def cancel_upload(self, key: UploadKey) -> None:

@@ -11,7 +11,7 @@ from boltseal.cli.output import CommandOutput, say
 from boltseal.cli.server_options import flags_of
 from boltseal.cli.table import print_table
 from boltseal.server.configuration import load_with_sources
-from boltseal.server.storage_settings import DatabaseUrl
+from boltseal.server.storage_settings import BucketUrl, DatabaseUrl
 
 
 def admin_config(config: ConfigOption = None, data: DataOption = None, as_json: JsonOption = False) -> None:
@@ -33,7 +33,7 @@ def admin_config(config: ConfigOption = None, data: DataOption = None, as_json: 
 
 
 def _plain(value: Any) -> Any:
-    if isinstance(value, Path | DatabaseUrl):
+    if isinstance(value, Path | DatabaseUrl | BucketUrl):
         return str(value)
     if isinstance(value, tuple):
         return [_plain(item) for item in value]

@@ -73,7 +73,10 @@ def serve(
     as_json = logs.wants_json(settings.server.log_format)
     logs.configure(settings.server.log_level, as_json=as_json)
     with only_server(settings.server.data):
-        prepare(settings)
+        if settings.storage.in_objects:
+            supervisor.in_own_process(lambda: prepare(settings))
+        else:
+            prepare(settings)
         supervisor.serve(
             settings,
             read,

@@ -62,8 +62,7 @@ from boltseal.server.settings import Settings
 from boltseal.server.state_gauges import outbox_state, upstream_state
 from boltseal.server.storage.certificate import check_certificate
 from boltseal.server.storage.clock_guard import ClockGuard
-from boltseal.server.storage.coordination.file_leases import FileLeases
-from boltseal.server.storage.coordination.interprocess_lock import FileInterprocessLock
+from boltseal.server.storage.coordination.factory import open_leases, open_locks
 from boltseal.server.storage.coordination.protocol import Leases
 from boltseal.server.storage.disk_reserve import DiskReserve
 from boltseal.server.storage.key_file import KeyFile
@@ -155,7 +154,7 @@ class Application(Starlette):
             count=self._observer.totals.count,
         )
         self._upstreams = build_upstreams(self._settings.upstreams, timeout_s=self._upstream_timeout_s)
-        self._locks = FileInterprocessLock(self._settings.server.data)
+        self._locks = open_locks(self._settings.server.data, self._settings.storage)
         self._mirror, self._push_proxy = build_mirror(
             upstreams=self._upstreams,
             registry=store.registry,
@@ -175,7 +174,7 @@ class Application(Starlette):
             self._signers = [Signer(each, store.database) for each in store.integrators]
             for signer in self._signers:
                 signer.start()
-        leases = FileLeases(self._settings.server.data)
+        leases = open_leases(self._settings.server.data, self._settings.storage)
         tasks = [asyncio.create_task(each) for each in self._background_work(store, leases)]
         if self._reload is not None:
             reload = self._reload
@@ -335,6 +334,7 @@ class Application(Starlette):
             self._disk_reserve(),
             bounds(settings),
             pulls=store.registry.pulls,
+            tiles=store.tiles,
         )
         if self._mirror is not None:
             self._mirror.use_registry(registry)
@@ -374,7 +374,10 @@ class Application(Starlette):
         notes = (*notes, *self._events.troubles, *self._store.registry.settling.troubles)
         notes = (*notes, *self._observer.restarts.troubles(time.monotonic()))
         read_only = _read_only(self._settings, self._store)
-        return await readiness(self._store.database, self._disk_reserve(), read_only, notes, self._clock)
+        store = self._store
+        return await readiness(
+            store.database, self._disk_reserve(), read_only, notes, self._clock, upkeep=store.blobs.upkeep
+        )
 
 
 def create_app(

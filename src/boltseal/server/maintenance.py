@@ -67,14 +67,18 @@ def _tidy_up(store: OpenStore, leases: Leases, settings: Settings, now_us: int) 
 
 
 def _delete_unneeded(store: OpenStore, settings: Settings, now_us: int) -> dict[str, int]:
-    """Return how many abandoned uploads, purged blobs, expired mirrored images and unreferenced blobs were deleted."""
+    """Return how many abandoned uploads, purged blobs, expired mirrored images and unreferenced blobs were deleted.
+
+    With an object store also how many objects were deleted or joined.
+    """
     expire_events(store.database, now_us)
-    uploads = sum(1 for _ in collect_uploads(store.database, store.blobs.upload_cleanup, now_us))
+    removed = {"uploads": sum(1 for _ in collect_uploads(store.database, store.blobs.upload_cleanup, now_us))}
     if store.database.frozen is not None:
-        return {"uploads": uploads}
-    purged = sum(1 for _ in finish_purges(store.database, store.blobs.maintenance))
-    if not settings.upstreams:
-        return {"uploads": uploads, "purged": purged}
-    mirrored = sum(1 for _ in retain(store.database, settings.upstreams, now_us, dry_run=False))
-    blobs = collect_released(store.database, store.blobs.maintenance, now_us)
-    return {"uploads": uploads, "purged": purged, "mirrored": mirrored, "blobs": blobs}
+        return removed
+    removed["purged"] = sum(1 for _ in finish_purges(store.database, store.blobs.maintenance))
+    if settings.upstreams:
+        removed["mirrored"] = sum(1 for _ in retain(store.database, settings.upstreams, now_us, dry_run=False))
+        removed["blobs"] = collect_released(store.database, store.blobs.maintenance, now_us)
+    if store.blobs.upkeep is not None:
+        removed["objects"] = store.blobs.upkeep.run(now_us)
+    return removed

@@ -12,7 +12,7 @@ from boltseal.server.notifications.database_outbox import DatabaseOutbox
 from boltseal.server.notifications.ledger_feed import LedgerFeed, ObservationFeed
 from boltseal.server.registry.refusals import RefusedWrite
 from boltseal.server.settings import Settings, registry_name
-from boltseal.server.storage.coordination.file_leases import FileLeases
+from boltseal.server.storage.coordination.factory import open_leases
 from boltseal.server.store_factory import Clock, OpenStore
 
 
@@ -29,7 +29,7 @@ class ServerEvents:
         self._registry = registry_name(settings)
         dispatcher = build_dispatcher(
             settings.receivers,
-            DatabaseOutbox(store.database, FileLeases(settings.server.data)),
+            DatabaseOutbox(store.database, open_leases(settings.server.data, settings.storage)),
             settings.server.public_url or f"http://{self._registry}",
             clock,
             (LedgerFeed(store.database, self._registry), ObservationFeed(store.database, settings.upstreams)),

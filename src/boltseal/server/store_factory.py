@@ -13,8 +13,8 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -32,17 +32,31 @@ from boltseal.server.registry.sequencer import ClockStepped, LedgerFrozen, start
 from boltseal.server.registry.tag_check import TAGS_DIFFER, StoreCheck
 from boltseal.server.settings import Settings
 from boltseal.server.storage import metadata_factory
-from boltseal.server.storage.blobs.local_store import LocalBlobs
+from boltseal.server.storage.blobs.blob_stores import check_place, open_blob_store, open_tiles, open_to_examine
+from boltseal.server.storage.blobs.protocol import BlobStore
 from boltseal.server.storage.clock_guard import ClockGuard
+from boltseal.server.storage.coordination.factory import check_locks, open_leases
 from boltseal.server.storage.coordination.file_leases import FileLeases
 from boltseal.server.storage.coordination.protocol import Leases
 from boltseal.server.storage.disk_reserve import DiskReserve
 from boltseal.server.storage.fsck import Examined, Progress, examine
 from boltseal.server.storage.garbage_collection import GarbageItem, collect, correct_usage
-from boltseal.server.storage.ledger_key import WITNESSES, LedgerKeys, LedgerKeyUnreadable
+from boltseal.server.storage.ledger_key import WITNESSES, LedgerKeys
+from boltseal.server.storage.ledger_mark import LedgerKeyUnreadable
+from boltseal.server.storage.mark_factory import check_mark, open_keys
 from boltseal.server.storage.metadata import account_table, ledger_store, ledger_tree, queries
 from boltseal.server.storage.metadata.migrate import FORMAT, WORKABLE_FORMAT, create_data
-from boltseal.server.storage.metadata.protocol import LEDGER, OBSERVATIONS, TAGS, AccountRow, Metadata, Snapshot
+from boltseal.server.storage.metadata.protocol import (
+    LEDGER,
+    MARK,
+    OBSERVATIONS,
+    TAGS,
+    AccountRow,
+    Log,
+    Metadata,
+    Snapshot,
+)
+from boltseal.server.storage.object_tiles import ObjectTiles
 from boltseal.server.storage.witness_statements import WitnessStatements
 
 Clock = Callable[[], int]
@@ -73,11 +87,12 @@ class OpenStore:
 
     data: Path
     database: Metadata
-    blobs: LocalBlobs
+    blobs: BlobStore
     registry: Registry
     keys: LedgerKeys
     integrator: Integrator
     observing: Integrator
+    tiles: Mapping[Log, ObjectTiles | None]
 
     @property
     def integrators(self) -> tuple[Integrator, ...]:
@@ -150,13 +165,13 @@ def examine_store(settings: Settings, progress: Progress, *, with_keys: bool = T
     """
     data = settings.server.data
     metadata_factory.check_metadata(data, settings.storage)
-    blobs = LocalBlobs(data, create=False)
-    try:
-        keys = LedgerKeys(settings.keys) if with_keys else None
+    with ExitStack() as closed:
+        database = None if settings.storage.blobs is None else closed.enter_context(open_metadata(settings))
+        blobs = open_to_examine(settings, database)
+        closed.callback(blobs.close)
+        keys = open_keys(settings.keys, settings.storage) if with_keys else None
         snapshot = metadata_factory.open_snapshot(data, settings.storage)
         return examine(snapshot, blobs.maintenance, progress, keys, hashed=hashed)
-    finally:
-        blobs.close()
 
 
 def collect_store(settings: Settings, *, dry_run: bool, clock: Clock = now_us) -> Iterator[GarbageItem]:
@@ -180,7 +195,13 @@ def collect_store(settings: Settings, *, dry_run: bool, clock: Clock = now_us) -
             store.database, store.blobs.maintenance, store.blobs.upload_cleanup, clock(), dry_run=dry_run
         )
         if not dry_run:
-            correct_usage(store.database, FileLeases(settings.server.data))
+            if store.blobs.upkeep is not None:
+                store.blobs.upkeep.run(clock())
+            leases = open_leases(settings.server.data, settings.storage)
+            try:
+                correct_usage(store.database, leases)
+            finally:
+                leases.close()
 
 
 @contextmanager
@@ -218,10 +239,15 @@ def begin(settings: Settings, clock: Clock, guard: ClockGuard | None = None, *, 
 
     Raises: FormatInvalid, UpstreamNameTaken, Unavailable.
     """
+    if check:
+        check_mark(settings.storage)
+        check_locks(settings.storage)
     metadata_factory.prepare_metadata(settings.server.data, settings.storage)
     store = _open(settings, clock)
+    store.database.after_connect = partial(_check_connection, store)
     _watch_clock(store.database, guard)
     try:
+        check_place(settings, store.database)
         _check_reserved(store, settings)
         if check:
             _check_at_start(store, settings)
@@ -369,13 +395,14 @@ def bounds(settings: Settings) -> QuotaChecks:
 def _open(settings: Settings, clock: Clock) -> OpenStore:
     data = settings.server.data
     database = _open_metadata(settings, clock)
-    blobs = LocalBlobs(data, memory_bytes=settings.server.upload_buffer_bytes)
+    blobs = open_blob_store(settings, database)
     reserve = DiskReserve(data, int(settings.server.disk_reserve_bytes))
-    keys = LedgerKeys(settings.keys)
-    integrator = Integrator(database, keys)
-    observing = Integrator(database, keys.of(OBSERVATIONS.name), OBSERVATIONS)
-    registry = build_registry(database, blobs, settings.rules, reserve, bounds(settings))
-    store = OpenStore(data, database, blobs, registry, keys, integrator, observing)
+    keys = open_keys(settings.keys, settings.storage)
+    tiles = {log: open_tiles(settings, log) for log in (LEDGER, OBSERVATIONS)}
+    integrator = Integrator(database, keys, objects=tiles[LEDGER])
+    observing = Integrator(database, keys.of(OBSERVATIONS.name), OBSERVATIONS, tiles[OBSERVATIONS])
+    registry = build_registry(database, blobs, settings.rules, reserve, bounds(settings), tiles=tiles)
+    store = OpenStore(data, database, blobs, registry, keys, integrator, observing, tiles)
     check_ledger(store)
     return store
 
@@ -384,6 +411,22 @@ def _open_metadata(settings: Settings, clock: Clock) -> Metadata:
     """Open the database. PostgreSQL has a clock for all servers, which a test's clock replaces."""
     of_database = settings.storage.database is not None and clock is now_us
     return metadata_factory.open_metadata(settings.server.data, settings.storage, None if of_database else clock)
+
+
+def _check_connection(store: OpenStore, snapshot: Snapshot) -> None:
+    """Let the store take no entries if the database of a new connection lacks some that were signed.
+
+    The signer compares again soon, and lets it take entries when everything is there.
+    """
+    if store.database.frozen is not None:
+        return
+    for each in store.integrators:
+        try:
+            each.check_connection(snapshot)
+        except LedgerInDoubt as doubt:
+            _freeze(store, each, doubt)
+        except LedgerKeyUnreadable as error:
+            store.database.doubts[f"{each.log.name}{MARK}"] = error.message
 
 
 def check_ledger(store: OpenStore) -> None:

@@ -23,6 +23,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import math
+import multiprocessing
 import os
 import signal
 import socket
@@ -41,7 +42,7 @@ from granian.log import LogLevels
 from granian.server import MPServer
 from granian.server.mp import WorkerProcess
 
-from boltseal.errors import BoltsealError, Invalid, Unavailable
+from boltseal.errors import BoltsealError, Invalid, Unavailable, kind_of
 from boltseal.loading import deferred
 from boltseal.server import logs
 from boltseal.server.auth.seen_users import SeenUsers
@@ -343,3 +344,34 @@ def _die_with(parent: int) -> None:
         ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
         if os.getppid() != parent:  # the parent ended before prctl
             os._exit(1)
+
+
+def in_own_process(work: Callable[[], None]) -> None:
+    """Do work before the workers are started, in a process that ends with it. Raises what it raises, as its kind of error.
+
+    The client of object stores has threads, which a process that is forked afterwards would lack and wait for.
+    """
+    context = multiprocessing.get_context("fork")
+    receiving, sending = context.Pipe(duplex=False)
+    process = context.Process(target=_report, args=(work, sending))
+    process.start()
+    sending.close()
+    try:
+        error: BoltsealError | None = receiving.recv()
+    except EOFError:
+        error = Unavailable("the start of the server ended early; see the log")
+    finally:
+        process.join()
+        receiving.close()
+    if error is not None:
+        raise error
+
+
+def _report(work: Callable[[], None], sending: connection.Connection) -> None:
+    """Do work and send its error, None if there is none."""
+    try:
+        work()
+    except BoltsealError as error:
+        sending.send(kind_of(error)(error.message))
+    else:
+        sending.send(None)

@@ -18,6 +18,7 @@ from boltseal.server.storage.metadata.protocol import Metadata
 from boltseal.server.storage.metadata.sqlite import open_database
 from boltseal.server.storage.user_key import UserKey, UserKeyUnreadable
 from boltseal.server.storage.users import UserFile, UsersInvalid
+from tests.fakes.statements import NoStatements
 
 HASH = b"$2b$04$" + b"a" * 53
 OTHER = b"$2b$04$" + b"b" * 53
@@ -139,7 +140,7 @@ async def test_during_a_commit_no_cached_user_is_used(
     metadata = open_metadata()
     users = UserDirectory(file, AccountRows(metadata, key))
     await users.refresh()
-    metadata.generation.begin()
+    metadata.generation.begin(NoStatements())
     await users.refresh()
     during = users.stale
     metadata.generation.end()

@@ -26,9 +26,19 @@ class BareLedger:
 
     def __init__(self, data: Path, disk: FailingDisk | None = None) -> None:
         prepare_data(data)
-        self.database: Metadata = open_database(data / DATABASE_NAME, data / GENERATION_NAME, lambda: NOW_US)
+        self._data = data
+        self.database = self._open()
         self.database.write_and_wait(lambda tx: sequencer.start_ledger(tx, origin=ORIGIN, rules="", actor="boltseal"))
         self.keys = LedgerKeys(data.with_name("data.keys"), disk)
+        self.integrator = Integrator(self.database, self.keys)
+
+    def _open(self) -> Metadata:
+        return open_database(self._data / DATABASE_NAME, self._data / GENERATION_NAME, lambda: NOW_US)
+
+    def reopen(self) -> None:
+        """Open the database again, as a server does that starts on an older copy of its data."""
+        self.database.close()
+        self.database = self._open()
         self.integrator = Integrator(self.database, self.keys)
 
     def add(self, count: int = 1) -> None:

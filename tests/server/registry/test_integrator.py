@@ -15,7 +15,8 @@ from boltseal.ledger.proof import open_receipt
 from boltseal.ledger.tiles import TileId
 from boltseal.server.registry import integrator, sequencer
 from boltseal.server.registry.integrator import Integrator, LedgerInDoubt, LedgerKeyMissing, receipt_of
-from boltseal.server.storage.ledger_key import LedgerKeys, LedgerKeyUnreadable
+from boltseal.server.storage.ledger_key import LedgerKeys
+from boltseal.server.storage.ledger_mark import LedgerKeyUnreadable
 from boltseal.server.storage.metadata import ledger_tree
 from tests.fakes.disk import FailingDisk
 from tests.server.registry.ledgers import BareLedger
@@ -212,7 +213,7 @@ def test_an_old_mark_is_raised_again(log: BareLedger) -> None:
     old = log.keys.mark()
     log.add(300)
     log.integrator.integrate()
-    log.keys.put_mark(old or b"")
+    log.keys.put_mark(old or b"", before=log.keys.mark())
     log.add(1)
     Integrator(log.database, log.keys).integrate()
 

@@ -19,7 +19,8 @@ from boltseal.server.registry.tag_writer import TagWriter
 from boltseal.server.settings import Settings
 from boltseal.server.storage.findings import FindingStatus
 from boltseal.server.storage.ledger_copy import CopyInvalid, FolderCopy
-from boltseal.server.storage.ledger_key import LedgerKeys, LedgerKeyUnreadable
+from boltseal.server.storage.ledger_key import LedgerKeys
+from boltseal.server.storage.ledger_mark import LedgerKeyUnreadable
 from boltseal.server.storage.metadata import ledger_store
 from boltseal.server.storage.metadata.migrate import DATABASE_NAME, GENERATION_NAME
 from boltseal.server.storage.metadata.protocol import UnitOfWork

@@ -19,7 +19,8 @@ from boltseal.server.registry.ledger import Ledger
 from boltseal.server.registry.recovery import bring_back
 from boltseal.server.registry.tag_writer import TagWriter
 from boltseal.server.registry.witnesses import Witnesses, WitnessState
-from boltseal.server.storage.ledger_key import WITNESSES, LedgerKeyUnreadable
+from boltseal.server.storage.ledger_key import WITNESSES
+from boltseal.server.storage.ledger_mark import LedgerKeyUnreadable
 from boltseal.server.storage.metadata import ledger_tree
 from boltseal.server.storage.metadata.protocol import LEDGER, UnitOfWork
 from boltseal.server.storage.metadata.schema import TABLES
@@ -158,7 +159,7 @@ async def test_a_witness_does_not_lower_the_mark(log: BareLedger, witness: FakeW
     log.integrator.integrate()
     newest = log.keys.mark() or b""
     _put_back(log, kept, old)
-    log.keys.put_mark(newest)
+    log.keys.put_mark(newest, before=log.keys.mark())
     await of(log, witness).submit()
 
     assert log.keys.mark() == newest
@@ -173,7 +174,7 @@ async def test_a_witness_does_not_replace_an_invalid_mark(log: BareLedger, witne
     log.integrator.integrate()
     await of(log, witness).submit()
     _put_back(log, kept, old)
-    log.keys.put_mark(b"nonsense")
+    log.keys.put_mark(b"nonsense", before=log.keys.mark())
     await of(log, witness).submit()
 
     assert log.keys.mark() == b"nonsense"
@@ -258,7 +259,8 @@ def _put_back(log: BareLedger, size: int, mark: bytes) -> None:
 
     log.database.write_and_wait(undo)
     log.database.write_and_wait(ledger_tree.remove_tree)
-    log.keys.put_mark(mark)
+    log.keys.put_mark(mark, before=log.keys.mark())
+    log.reopen()
     log.integrator.integrate()
 
 

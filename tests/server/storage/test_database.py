@@ -17,6 +17,7 @@ from boltseal.server.storage.metadata.migrate import DATABASE_NAME, GENERATION_N
 from boltseal.server.storage.metadata.protocol import Metadata, UnitOfWork
 from boltseal.server.storage.metadata.schema import repository
 from boltseal.server.storage.metadata.sqlite import open_database
+from tests.fakes.statements import NoStatements
 from tests.server.storage.sqlite_session import driver
 
 if TYPE_CHECKING:
@@ -96,7 +97,7 @@ async def test_a_full_database_is_reported_and_continues_when_there_is_space(dat
 def test_a_generation_left_odd_by_a_dead_process_is_repaired_at_the_next_start(data: Path) -> None:
     """If a process died in its COMMIT, caching is off until the next start repairs the generation."""
     first = open_store(data)
-    first.generation.begin()
+    first.generation.begin(NoStatements())
     odd = first.generation.read()
     first.close()
     second = open_store(data)
@@ -118,7 +119,7 @@ async def test_a_group_that_fails_before_its_commit_leaves_the_generation_alone(
         tx.invalidates_caches = True
 
     before = one.generation.read()
-    other.generation.begin()
+    other.generation.begin(NoStatements())
     during = one.generation.read()
     results = await asyncio.gather(one.write(fails_the_group), return_exceptions=True)
     after = one.generation.read()

@@ -2,7 +2,8 @@
 
 Every request checks that the repository has the blob; only then may the bytes come from memory. All blobs are sent as
 `application/octet-stream` with nosniff. Small blobs are cached in memory and larger ones are files that the server
-sends (figures: docs/adr/0001-granian-asgi-starlette.md). Ranges and stores without files are streamed.
+sends (figures: docs/adr/0001-granian-asgi-starlette.md). Ranges and stores without files are streamed, or GET requests for
+large blobs are redirected to the store, if the settings say so.
 """
 
 from __future__ import annotations
@@ -67,21 +68,35 @@ class BlobRoutes:
             return Response(304, partial)
         small = self._small.get(digest)
         if small is None:
-            _check_bytes(found)
+            _check_file(found)
         if request.method == "HEAD":
+            if small is None and found.path is None and not await self._pulls.has_bytes(found):
+                raise _lost(found, "missing or damaged")
             return Response(200, full)
+        address = await self._address(found) if small is None else None
+        if address is not None:
+            return _elsewhere(address)
         range_header = request.header(b"range")
         if range_header is not None and range_applies(request.header(b"if-range"), digest):
             part = parse_range(range_header, found.size)
             if part is not None:
                 return await self._partial(found, part, partial)
+        return await self._whole(request, found, full, small)
+
+    async def _whole(self, request: Request, found: BlobAnswer, full: Headers, small: bytes | None) -> Response:
         if small is not None:
             return Response(200, full, small)
         if found.size <= SMALL_BYTES:
-            return Response(200, full, await self._read_small(found, digest))
+            return Response(200, full, await self._read_small(found, str(found.digest)))
         if found.path is not None and "http.response.pathsend" in request.scope.get("extensions", ()):
             return FileResponse(200, full, found.path)
         return await stream(200, full, self._pulls.read_blob(found.digest, 0, found.size), found.size)
+
+    async def _address(self, found: BlobAnswer) -> str | None:
+        """Return a signed address for the GET of a large blob, None if its bytes are to be sent."""
+        if found.path is not None or found.size <= SMALL_BYTES:
+            return None
+        return await self._pulls.redirect_url(found.digest)
 
     async def arriving(self, size: int, digest: str, chunks: AsyncIterator[bytes]) -> Response:
         """Return a response for a blob that is still being fetched; its digest is verified only with the last chunk."""
@@ -119,7 +134,7 @@ class BlobRoutes:
         return ((b"content-length", b"%d" % size), *common, responses.NOSNIFF), (*common, responses.NOSNIFF)
 
 
-def _check_bytes(found: BlobAnswer) -> None:
+def _check_file(found: BlobAnswer) -> None:
     """Check the size of the file before a Content-Length is sent. Raises: BytesLost.
 
     Only regular files are accepted: for a link the kernel would send the target.
@@ -134,8 +149,19 @@ def _check_bytes(found: BlobAnswer) -> None:
         size = status.st_size if stat.S_ISREG(status.st_mode) else -1
     if size != found.size:
         state = "missing" if size < 0 else f"damaged ({size} bytes instead of {found.size})"
-        _log.error("blob damaged", digest=str(found.digest), state=state)
-        raise BytesLost(f"blob {found.digest} is {state} in the store; push it again to repair it")
+        raise _lost(found, state)
+
+
+def _lost(found: BlobAnswer, state: str) -> BytesLost:
+    _log.error("blob damaged", digest=str(found.digest), state=state)
+    return BytesLost(f"blob {found.digest} is {state} in the store; push it again to repair it")
+
+
+def _elsewhere(address: str) -> Response:
+    """Return the redirect to a signed address, which nothing may keep and no log may show."""
+    return Response(
+        307, responses.headers([("location", address), ("content-length", "0"), ("cache-control", caching.NO_STORE)])
+    )
 
 
 class _BlobCache:

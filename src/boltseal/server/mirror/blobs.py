@@ -172,7 +172,7 @@ class MirroredBlobs:
     async def _watch(self, fetch: Fetch, key: FetchKey) -> None:
         """Relay for a while what another process is writing."""
         with contextlib.suppress(UploadUnknown):
-            fetch.use(self._blobs.uploads.open_partial(key))
+            fetch.use(await self._blobs.uploads.open_partial(key))
             for _ in range(round(WATCH_DURATION_S / WATCH_INTERVAL_S)):
                 fetch.advance()
                 await asyncio.sleep(WATCH_INTERVAL_S)
@@ -183,7 +183,7 @@ class MirroredBlobs:
     ) -> None:
         if writer.offset < fetch.arrived:
             raise fetch.dropped()
-        fetch.use(self._blobs.uploads.open_partial(key))
+        fetch.use(await self._blobs.uploads.open_partial(key))
         try:
             async with self._limits.asking(upstream, stream=True):
                 await self._arrive(upstream, repository, fetch, writer)
@@ -234,7 +234,7 @@ class MirroredBlobs:
                     next_check = writer.offset + CHECK_INTERVAL_BYTES
                 await writer.write(piece)
                 if len(piece) < PIECE_BYTES:  # a slow upstream: waiting clients get each piece at once
-                    await writer.flush()
+                    await writer.expose()
                 fetch.advance()
 
     async def _drop(self, key: FetchKey) -> None:

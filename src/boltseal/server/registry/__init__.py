@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from boltseal.policy.rules import RuleSet
@@ -26,7 +27,8 @@ from boltseal.server.registry.uploads import UploadManager
 from boltseal.server.registry.upstream_state import UpstreamStates
 from boltseal.server.storage.blobs.protocol import BlobStore
 from boltseal.server.storage.disk_reserve import DiskReserve
-from boltseal.server.storage.metadata.protocol import OBSERVATIONS, Metadata
+from boltseal.server.storage.metadata.protocol import LEDGER, OBSERVATIONS, Log, Metadata
+from boltseal.server.storage.object_tiles import ObjectTiles
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,13 +60,15 @@ def build_registry(
     quotas: QuotaChecks = UNCHECKED,
     *,
     pulls: Pulls | None = None,
+    tiles: Mapping[Log, ObjectTiles | None] | None = None,
 ) -> Registry:
     """Return the registry over one store; all parts share one tag writer.
 
     `disk_reserve`: the space that uploads must leave free. `pulls`: the reading side of the registry that this one
-    replaces, with its caches, which do not depend on rules or quotas.
+    replaces, with its caches, which do not depend on rules or quotas. `tiles`: the objects from which a log's tiles are read.
     """
     tag_writer, refusals = TagWriter(rules), RefusalLog(rules)
+    tiles = tiles or {}
     pulls = pulls or Pulls(database, blobs)
     layer_chains = LayerChains(database, pulls)
     manifests = Manifests(database, tag_writer, refusals, quotas, pulls, layer_chains)
@@ -76,8 +80,8 @@ def build_registry(
         seals=Seals(database, blobs, tag_writer),
         restores=Restores(database, tag_writer),
         records=Records(database),
-        ledger=Ledger(database),
-        observed=Ledger(database, OBSERVATIONS),
+        ledger=Ledger(database, LEDGER, tiles.get(LEDGER)),
+        observed=Ledger(database, OBSERVATIONS, tiles.get(OBSERVATIONS)),
         observations=Observations(database),
         upstreams=UpstreamStates(database),
         refusals=refusals,

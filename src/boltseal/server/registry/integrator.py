@@ -1,4 +1,4 @@
-"""Adds the entries of a log to its Merkle tree and signs its head. One process of a store at a time.
+"""Adds the entries of a log to its Merkle tree and signs its head. One process of a host at a time.
 
 An entry is valid when its transaction is committed. Signing follows; it may be late, but never wrong. The steps of
 `integrate`:
@@ -7,8 +7,10 @@ An entry is valid when its transaction is committed. Signing follows; it may be 
 2. Compare: the database must have everything that was ever signed, unchanged. `LedgerInDoubt` names the difference.
 3. Add the leaves of the new entries, up to the mark if it is ahead. Then the root must be the mark's, and the mark's note
    is the head: a process signed it and died before step 5.
-4. Sign, and raise the mark. It is durable from here on, so no other tree of this size is ever signed.
-5. Write tiles and checkpoint in one transaction. From here on they are published.
+   Where the tree is published as objects (`published_tree`), write the new tiles and bundles.
+4. Sign, and raise the mark by compare-and-swap. It is durable from here on, so no other tree of this size is ever signed. A
+   process on another host that was faster moved the mark; then begin again with step 1.
+5. Write tiles and checkpoint in one transaction. From here on they are published; then write the object of the checkpoint.
 
 The ledger and the log of observations each have an integrator and keys of their own.
 
@@ -18,8 +20,12 @@ If a step fails or the process dies, the next call continues, in this or another
 from __future__ import annotations
 
 import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Final
+
+import structlog
 
 from boltseal.errors import Invalid, Unavailable
 from boltseal.ledger.checkpoint import Checkpoint, open_checkpoint, parse_checkpoint_unverified, sign_checkpoint
@@ -29,16 +35,23 @@ from boltseal.ledger.note import SigningKey, format_note, parse_note_unverified
 from boltseal.ledger.proof import Receipt, format_receipt
 from boltseal.ledger.tiles import Grown, TileInvalid, Tiles, edge, grow, needed
 from boltseal.server.registry import sequencer
+from boltseal.server.registry.published_tree import PublishedTree
 from boltseal.server.storage.ledger_key import LedgerKeys
+from boltseal.server.storage.ledger_mark import MarkMoved
 from boltseal.server.storage.metadata import ledger_store, ledger_tree
 from boltseal.server.storage.metadata.protocol import LEDGER, Log, Metadata, Snapshot
+from boltseal.server.storage.object_tiles import ObjectTiles, TileDiffers
 
 BATCH: Final = 16_384
 """Maximum number of entries that one checkpoint adds; a million at once would have to fit in memory."""
+MOVES: Final = 5
+"""How often to begin again because a process on another host signed meanwhile."""
 CHECKS: Final = 5
 """How often `check` compares before a doubt counts: other processes sign and rotate keys beside it."""
 
 SEED_BYTES: Final = 32
+
+_log = structlog.get_logger(__name__)
 
 
 class LedgerInDoubt(Unavailable):
@@ -65,10 +78,14 @@ class _Seen:
 class Integrator:
     """Signs one log of a store. Safe to use from several threads and processes at once."""
 
-    def __init__(self, database: Metadata, keys: LedgerKeys, log: Log = LEDGER) -> None:
+    def __init__(
+        self, database: Metadata, keys: LedgerKeys, log: Log = LEDGER, objects: ObjectTiles | None = None
+    ) -> None:
+        """`objects`: to which the tree is published as well; None: the API reads it from the database."""
         self.log = log
         self._database = database
         self._keys = keys
+        self._published = None if objects is None else PublishedTree(database, objects, log)
         self._compared: tuple[bytes | None, ledger_tree.SignedHead | None] = (None, None)
         """The mark and checkpoint that were compared last; the same pair needs no second comparison."""
 
@@ -84,7 +101,7 @@ class Integrator:
             if mark is not None and _unverified(mark).size:
                 return  # it was signed, but key and stored tree are missing: `check` reports that
             key = SigningKey(seen.origin, secrets.token_bytes(SEED_BYTES))
-            self._keys.put_mark(sign_checkpoint(Checkpoint(seen.origin, 0, EMPTY_ROOT), key))
+            self._keys.put_mark(sign_checkpoint(Checkpoint(seen.origin, 0, EMPTY_ROOT), key), before=mark)
             self._keys.put_key(key)
 
     def check(self) -> None:
@@ -116,6 +133,21 @@ class Integrator:
             return
         self._compare(seen, key, mark)
         self._raise_doubt()
+
+    def check_connection(self, snapshot: Snapshot) -> None:
+        """Check that a database to which a connection was opened just now has everything that was signed.
+
+        Raises:
+            LedgerInDoubt: it does not: it is an old copy, or one that lost commits.
+            LedgerKeyUnreadable: the mark cannot be read.
+        """
+        mark = self._keys.mark()
+        signed = 0 if mark is None else _unverified(mark).size
+        size = ledger_store.size(snapshot, self.log)
+        if size < signed:
+            raise LedgerInDoubt(
+                f"{signed} entries of the ledger were signed, but this database has {size}: it is an old copy"
+            )
 
     def doubt(self, about: str, reason: str) -> None:
         """Let the log take no entries, in every process of the store and after a restart. Raises: LedgerKeyUnreadable."""
@@ -160,7 +192,7 @@ class Integrator:
             )
             self._database.write_and_wait(lambda tx: ledger_tree.add_rotation(tx, index, receipt, self.log))
             both = format_note(head.text(), [*parse_note_unverified(signed).signatures, new.sign(head.text())])
-            self._keys.put_mark(both)
+            self._keys.put_mark(both, before=signed)
             self._keys.put_key(new)
             self._database.write_and_wait(
                 lambda tx: ledger_tree.put_head(
@@ -170,20 +202,32 @@ class Integrator:
             return new
 
     def _integrate(self) -> Checkpoint | None:
+        for _ in range(MOVES):
+            try:
+                return self._integrate_all()
+            except MarkMoved:  # by a process on another host, which the lock does not exclude: read everything again
+                continue
+        raise Unavailable("other processes signed the ledger again and again meanwhile; try again")
+
+    def _integrate_all(self) -> Checkpoint | None:
         head = None
         while True:  # one batch a round; entries that arrive meanwhile wait for the next call
-            seen = self._read()
+            # The mark first: what another host adds and signs meanwhile is in the data then, and not missing from it.
             key, mark = self._keys.key(), self._keys.mark()
+            seen = self._read()
             if seen is None or (key is None and mark is None and seen.head is None):
                 return head
             marked = self._compare(seen, key, mark)
             if key is None:
                 raise AssertionError("`_compare` accepts no ledger without a key")
+            if marked.size < seen.signed and self._keys.mark() == mark:  # it is raised before a checkpoint is stored
+                _log.warning("the mark is older than the stored checkpoint", mark=marked.size, stored=seen.signed)
             if marked.size > seen.signed:  # restored entries: signed before, whatever else is in doubt
                 head = self._step(seen, key, marked, mark or b"")
                 continue
             self._raise_doubt()
             if seen.head is not None and seen.size == seen.signed == marked.size:
+                self._publish(seen.origin, seen.head.note)
                 return marked
             head = self._step(seen, key, marked, mark or b"")
             if head.size == seen.size:
@@ -198,12 +242,24 @@ class Integrator:
                 raise LedgerInDoubt(f"the first {to} entries of the ledger are not the ones that were signed")
             note = mark
         else:
+            self._add_to_published(seen.origin, grown)
             note = sign_checkpoint(head, key)
-            self._keys.put_mark(note)
+            self._keys.put_mark(note, before=mark)
         stored = ledger_tree.SignedHead(head.size, note)
         self._database.write_and_wait(lambda tx: ledger_tree.add_tiles(tx, seen.signed, grown.tiles, stored, self.log))
         self._compared = (note, stored)
+        self._publish(seen.origin, note)
         return head
+
+    def _add_to_published(self, origin: str, grown: Grown) -> None:
+        if self._published is not None:
+            with _published_errors():
+                self._published.add(origin, grown.size, grown.tiles)
+
+    def _publish(self, origin: str, note: bytes) -> None:
+        if self._published is not None and note:
+            with _published_errors():
+                self._published.publish(origin, note)
 
     def _compare(self, seen: _Seen, key: SigningKey | None, mark: bytes | None) -> Checkpoint:
         """Step 2. Return the verified mark.
@@ -230,6 +286,10 @@ class Integrator:
                 f"{ahead} entries of the ledger were signed, but the data has {seen.size}: it is an old copy, or entries "
                 "were removed; `boltseal ledger recover` brings them back"
             )
+        if marked.size < seen.signed:  # the mark is read last, and raised before a checkpoint is stored
+            _log.warning(
+                "the high-water mark is older than the stored checkpoint", mark=marked.size, stored=seen.signed
+            )
         if seen.head is not None and self._compared != (mark, seen.head):
             self._database.read_and_wait(lambda snapshot: _compare_tree(snapshot, seen.head, marked, key, self.log))
         self._compared = (mark, seen.head)
@@ -251,6 +311,18 @@ class Integrator:
             )
 
         return self._database.read_and_wait(look_up)
+
+
+@contextmanager
+def _published_errors() -> Iterator[None]:
+    """Turn another history of the published objects into a doubt."""
+    try:
+        yield
+    except TileDiffers as error:
+        raise LedgerInDoubt(
+            f"{error.message}: entries that were about to be signed are missing or were replaced; "
+            "see `boltseal ledger recover`"
+        ) from error
 
 
 def receipt_of(snapshot: Snapshot, index: int, size: int, note: bytes, log: Log = LEDGER) -> bytes:

@@ -6,6 +6,7 @@ exception: it includes them, because the registry already resolves the tag by th
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import ClassVar, Final
@@ -22,6 +23,7 @@ from boltseal.oci.reference import Repository, Tag
 from boltseal.server.registry.integrator import receipt_of
 from boltseal.server.storage.metadata import ledger_store, ledger_tree
 from boltseal.server.storage.metadata.protocol import LEDGER, Log, Metadata, Snapshot
+from boltseal.server.storage.object_tiles import ObjectTiles
 
 CREATED: Final = "created"
 DELETED: Final = "deleted"
@@ -77,8 +79,10 @@ class EntryPage:
 class Ledger:
     """Reads one log of a store."""
 
-    def __init__(self, database: Metadata, log: Log = LEDGER) -> None:
+    def __init__(self, database: Metadata, log: Log = LEDGER, objects: ObjectTiles | None = None) -> None:
+        """`objects`: from which tiles are read; None: from the database."""
         self._database = database
+        self._objects = objects
         self._log = log
 
     async def checkpoint(self) -> bytes:
@@ -92,9 +96,17 @@ class Ledger:
     async def tile(self, at: TileId | BundleId) -> bytes:
         """Return a tile of hashes or a bundle of entries, of any size that was ever signed.
 
+        One that is not published as an object yet is read from the database.
+
         Raises:
             NotInLedger: the signed log has no such tile.
+            TilesUnavailable: the object store does not answer.
         """
+        if self._objects is not None:
+            origin = await self._database.read(lambda snapshot: self._origin_with(snapshot, at))
+            published = await asyncio.to_thread(self._objects.get, origin, at.path())
+            if published is not None:
+                return published
         return await self._database.read(lambda snapshot: self._tile(snapshot, at))
 
     async def rotations(self) -> list[bytes]:
@@ -255,14 +267,24 @@ class Ledger:
             raise NotInLedger(f"the signed ledger has entries 0 to {size - 1}, not {index}; try again in a moment")
         return next(iter(ledger_store.lines(snapshot, index, batch=1, log=self._log)))[1]
 
+    def _origin_with(self, snapshot: Snapshot, at: TileId | BundleId) -> str:
+        """Return the origin of the log, which has the tile."""
+        self._check_has(snapshot, at)
+        head = ledger_store.head(snapshot, self._log)
+        return "" if head is None else head.origin
+
     def _tile(self, snapshot: Snapshot, at: TileId | BundleId) -> bytes:
-        size = self._head(snapshot).size
-        size_at_level = size if isinstance(at, BundleId) else size >> (TILE_LEVELS * at.level)
-        if at.index * WIDTH + at.width > size_at_level:
-            raise NotInLedger(f"the signed ledger of {size} entries has no {at.path()}")
+        self._check_has(snapshot, at)
         if isinstance(at, TileId):
             return ledger_tree.tiles(snapshot, [at], self._log)[at]
         start = at.index * WIDTH
         return encode_bundle(
             [line for _, line in ledger_store.lines(snapshot, start, until=start + at.width, log=self._log)]
         )
+
+    def _check_has(self, snapshot: Snapshot, at: TileId | BundleId) -> None:
+        """Raise NotInLedger unless the signed log has a tile of this width."""
+        size = self._head(snapshot).size
+        size_at_level = size if isinstance(at, BundleId) else size >> (TILE_LEVELS * at.level)
+        if at.index * WIDTH + at.width > size_at_level:
+            raise NotInLedger(f"the signed ledger of {size} entries has no {at.path()}")

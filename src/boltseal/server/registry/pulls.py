@@ -32,6 +32,8 @@ CATALOG_BATCH: Final = 1000
 CATALOG_MIN_BATCH: Final = 100
 """Names that are read at once for a short page: most of them may be unreadable for the caller."""
 BLOB_CACHE_ITEMS: Final = 50_000
+REDIRECT_FOR_S: Final = 60
+"""How long the address of a redirect is valid: a client follows it at once, and a download that has begun goes on."""
 MAX_REFERRERS_BYTES: Final = 8 * 1024 * 1024
 
 
@@ -200,6 +202,17 @@ class Pulls:
     def read_blob(self, digest: Digest, start: int, length: int) -> AsyncIterator[bytes]:
         """Return the bytes [start, start + length) of a blob that `blob` has returned."""
         return self._blobs.read(digest, start, length)
+
+    async def has_bytes(self, found: BlobAnswer) -> bool:
+        """Return whether the bytes of a blob that `blob` has returned are stored. Raises: StoreBroken."""
+        stored = await self._blobs.stat(found.digest)
+        return stored is not None and stored.size == found.size
+
+    async def redirect_url(self, digest: Digest) -> str | None:
+        """Return an address for the GET of a blob that `blob` has returned, None to send its bytes. It is a secret."""
+        if self._blobs.redirect is None:
+            return None
+        return await self._blobs.redirect.redirect_url(digest, REDIRECT_FOR_S)
 
     async def tags(self, repository: Repository, n: int | None, last: str | None) -> Page[Tag]:
         """Return a page of the repository's tags after `last`, sorted by bytes (end-8).

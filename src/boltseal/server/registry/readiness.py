@@ -1,6 +1,6 @@
 """Readiness of the registry: what prevents it from serving, and what only prevents writes.
 
-Blockers make it not ready, so that a load balancer sends traffic elsewhere: the database does not answer, a write waits for
+Blockers make it not ready, so that a load balancer sends traffic elsewhere: the database or the object store does not answer, a write waits for
 too long, the clock cannot be right (`ledger.clock`), or the ledger is in doubt. Notes leave it ready, because pulls work: it
 is read-only by its settings, the disk reserve is reached, or a reload failed in whole or in part.
 """
@@ -14,9 +14,10 @@ from typing import Final
 
 from boltseal.errors import BoltsealError
 from boltseal.server.registry.sequencer import check_clock
+from boltseal.server.storage.blobs.protocol import StoreUpkeep
 from boltseal.server.storage.disk_reserve import DiskReserve
 from boltseal.server.storage.metadata import ledger_store
-from boltseal.server.storage.metadata.protocol import Metadata
+from boltseal.server.storage.metadata.protocol import MARK, Metadata
 
 DATABASE_TIMEOUT_S: Final = 5.0
 WRITE_WAIT_LIMIT_S: Final = 10.0
@@ -40,10 +41,12 @@ async def readiness(
     notes: tuple[str, ...],
     clock: Callable[[], int],
     write_wait_limit_s: float = WRITE_WAIT_LIMIT_S,
+    *,
+    upkeep: StoreUpkeep | None = None,
 ) -> Readiness:
     """Return the readiness now.
 
-    `read_only`: why writes are refused, None where they are not. `write_wait_limit_s`: how long a write may wait.
+    `read_only`: why writes are refused, None where they are not. `upkeep`: of a blob store on another machine. `write_wait_limit_s`: how long a write may wait.
     """
     blockers: list[str] = []
     found = list(notes)
@@ -51,12 +54,7 @@ async def readiness(
         now_us = clock()
         async with asyncio.timeout(DATABASE_TIMEOUT_S):
             head, database_us = await database.read(lambda snapshot: (ledger_store.head(snapshot), snapshot.began_us))
-        difference_us = 0 if database_us is None else clock() - database_us
-        if abs(difference_us) > CLOCK_DIFFERENCE_LIMIT_US:
-            blockers.append(
-                f"the clock of this server differs from the database's by {difference_us / 1_000_000:+.0f} seconds (limit: "
-                f"{CLOCK_DIFFERENCE_LIMIT_US // 1_000_000}): correct it"
-            )
+        blockers += _clock_difference(clock(), database_us)
         if head is not None:
             check_clock(head.last_time_us, now_us)
         clock_doubt = database.clock_guard(now_us)
@@ -66,6 +64,9 @@ async def readiness(
         blockers.append(f"the database has not answered for {DATABASE_TIMEOUT_S:g} seconds")
     except BoltsealError as error:
         blockers.append(error.message)
+    if upkeep is not None and (trouble := await upkeep.trouble()) is not None:
+        blockers.append(trouble)
+    blockers += [doubt for name, doubt in database.doubts.items() if name.endswith(MARK)]
     oldest_wait_s = database.write_queue.oldest_wait_s
     if oldest_wait_s > write_wait_limit_s:
         blockers.append(
@@ -81,3 +82,14 @@ async def readiness(
     except BoltsealError as error:
         found.append(error.message)
     return Readiness(tuple(blockers), tuple(found))
+
+
+def _clock_difference(now_us: int, database_us: int | None) -> list[str]:
+    """Return why times of this server and of the database do not fit together, if so."""
+    difference_us = 0 if database_us is None else now_us - database_us
+    if abs(difference_us) <= CLOCK_DIFFERENCE_LIMIT_US:
+        return []
+    return [
+        f"the clock of this server differs from the database's by {difference_us / 1_000_000:+.0f} seconds (limit: "
+        f"{CLOCK_DIFFERENCE_LIMIT_US // 1_000_000}): correct it"
+    ]

@@ -100,7 +100,7 @@ def bring_back(
         with _unfrozen(database, log):
             brought = database.write_and_wait(job, limited=False)
         if note != mark:
-            keys.put_mark(note)
+            keys.put_mark(note, before=mark)
         return Recovered(key.name, str(key.verifier), brought)
 
 
@@ -132,7 +132,7 @@ def accept_loss(database: Metadata, keys: LedgerKeys, actor: str, reason: str, l
 
         with _unfrozen(database, log):
             database.write_and_wait(job, limited=False)
-        keys.put_mark(sign_checkpoint(Checkpoint(key.name, 0, EMPTY_ROOT), key))
+        keys.put_mark(sign_checkpoint(Checkpoint(key.name, 0, EMPTY_ROOT), key), before=mark)
         keys.put_key(key)
         keys.clear_doubt(WITNESSES)  # the new ledger has not been shown to any
         if keys.statements() is not None:

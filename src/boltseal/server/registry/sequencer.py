@@ -25,7 +25,7 @@ from boltseal.ledger.entry import OF_EVERY_LOG, OF_OBSERVATIONS, Entry, EntryKin
 from boltseal.oci.reference import Repository, Tag
 from boltseal.server.storage.metadata import ledger_store
 from boltseal.server.storage.metadata.ledger_store import LedgerHead
-from boltseal.server.storage.metadata.protocol import LEDGER, OBSERVATIONS, TAGS, Log, UnitOfWork
+from boltseal.server.storage.metadata.protocol import LEDGER, MARK, OBSERVATIONS, TAGS, Log, UnitOfWork
 
 RULES_SHOWN_BYTES: Final = 60_000
 OBSERVATIONS_ORIGIN: Final = "/observations"
@@ -69,6 +69,7 @@ def check_recordable(tx: UnitOfWork, log: Log) -> None:
         LedgerFrozen: it may not match its checkpoint.
     """
     doubt = tx.doubts.get(log.name) or (tx.doubts.get(TAGS) if log is LEDGER else None)
+    doubt = doubt or tx.doubts.get(f"{log.name}{MARK}")
     if doubt is not None:
         raise LedgerFrozen(f"the log takes no entries: {doubt}")
 

@@ -5,7 +5,8 @@ died or of commands that run beside the server. A single push is signed at once.
 of the pause.
 
 A log that does not match what was signed is frozen: `sequencer` refuses new entries until it is repaired, and pulls go
-on. A temporary failure (a full disk, a lock) is logged and retried; its entries are durable.
+on. A temporary failure (a full disk, a lock) is logged and retried; its entries are durable. While the store of the mark does not
+answer, new entries are refused too: this may be a part of the network that another server does not see.
 """
 
 from __future__ import annotations
@@ -17,7 +18,8 @@ import structlog
 
 from boltseal.errors import BoltsealError
 from boltseal.server.registry.integrator import Integrator, LedgerInDoubt
-from boltseal.server.storage.metadata.protocol import LEDGER, TAGS, Metadata
+from boltseal.server.storage.ledger_mark import MarkUnreachable
+from boltseal.server.storage.metadata.protocol import LEDGER, MARK, TAGS, Metadata
 
 PAUSE_S: Final = 0.075
 POLL_S: Final = 1.0
@@ -74,10 +76,13 @@ class Signer:
             if self.trouble is None:
                 _log.warning("ledger not signed, retrying", log=self._log, reason=error.message)
             self.trouble = error.message
+            if isinstance(error, MarkUnreachable):
+                self._database.doubts[f"{self._log}{MARK}"] = error.message
         except Exception:  # noqa: BLE001 - the outermost layer of this thread: if it ended, nothing would be signed any more
             _log.exception("ledger not signed: internal error", log=self._log)
             self.trouble = "a defect of boltseal; see the log"
         else:
             if self._database.doubts.pop(self._log, None) is not None:
                 _log.warning("ledger matches its checkpoint again, writes resume", log=self._log)
+            self._database.doubts.pop(f"{self._log}{MARK}", None)
             self.trouble = None

@@ -35,7 +35,8 @@ from boltseal.ledger.checkpoint import Checkpoint, open_checkpoint
 from boltseal.ledger.merkle import consistency_path, prove
 from boltseal.ledger.note import NoteInvalid, Signature, SigningKey, VerifierKey, format_note, parse_note_unverified
 from boltseal.ledger.tiles import Tiles, needed
-from boltseal.server.storage.ledger_key import WITNESSES, LedgerKeys, LedgerKeyUnreadable
+from boltseal.server.storage.ledger_key import WITNESSES, LedgerKeys
+from boltseal.server.storage.ledger_mark import LedgerKeyUnreadable
 from boltseal.server.storage.metadata import ledger_tree
 from boltseal.server.storage.metadata.protocol import Metadata, Snapshot, UnitOfWork
 from boltseal.server.storage.witness_statements import Stated, Statement, WitnessStatements
@@ -289,7 +290,7 @@ class Witnesses:
                     return False
             elif signed.size < marked.size or signed == marked:
                 return False  # signed, but not in the tree yet: the integrator compares it with the mark
-            self._keys.put_mark(seen)
+            self._keys.put_mark(seen, before=mark)
             return True
 
 

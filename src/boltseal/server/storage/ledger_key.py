@@ -1,7 +1,7 @@
 """The ledger's signing key and its high-water mark, in `<data>.keys/` (mode 0700), beside the data folder.
 
     ledger.key    one line, PRIVATE+KEY+<origin>+<id>+<key>; a reader of the file can sign for this ledger
-    ledger.mark   the checkpoint that was signed last, as a note
+    ledger.mark   the checkpoint that was signed last, as a note; with `[storage.mark]` it is elsewhere (`ledger_mark`)
     ledger.lock   locked by the process of a store that signs
     ledger.tags.doubt, ledger.witnesses.doubt   why the ledger takes no entries, until that is resolved; most stores have none
     ledger.witnesses   what each witness stated last (`witness_statements`); only where there are witnesses
@@ -19,14 +19,15 @@ from __future__ import annotations
 
 import fcntl
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
-from boltseal.errors import BoltsealError, Unavailable
+from boltseal.errors import BoltsealError
 from boltseal.files.atomic_files import Disk, locked, write_file
-from boltseal.ledger.note import MAX_NOTE_BYTES, KeyInvalid, SigningKey
+from boltseal.ledger.note import KeyInvalid, SigningKey
+from boltseal.server.storage.ledger_mark import PRIVATE, FileMark, LedgerKeyUnreadable, Mark, read_small
 from boltseal.server.storage.metadata.protocol import TAGS
 
 LEDGER_NAME: Final = "ledger"
@@ -34,29 +35,29 @@ WITNESSES: Final = "witnesses"
 DOUBTS: Final = (TAGS, WITNESSES)
 """What may doubt a ledger: the comparison of its entries with the rows of tags, and its witnesses."""
 MAX_DOUBT: Final = 1000
-_PRIVATE: Final = 0o600
-
-
-class LedgerKeyUnreadable(Unavailable):
-    """The key or the mark can't be read or written, so nothing can be signed or compared.
-
-    The message is sent to clients and shown by /readyz, so it contains no path of this machine.
-    """
+Marks = Callable[[str], Mark]
 
 
 class LedgerKeys:
-    """The key and mark of one log. `disk`: makes the system calls of every write. `name`: of the log."""
+    """The key and mark of one log. `disk`: makes the system calls of every write. `name`: of the log.
 
-    def __init__(self, folder: Path, disk: Disk | None = None, *, name: str = LEDGER_NAME) -> None:
+    `marks`: returns the mark of a log of this name. Default: a file in the folder.
+    """
+
+    def __init__(
+        self, folder: Path, disk: Disk | None = None, *, name: str = LEDGER_NAME, marks: Marks | None = None
+    ) -> None:
         self.folder = folder
         self._name = name
-        self._key, self._mark, self._lock = (f"{name}.{kind}" for kind in ("key", "mark", "lock"))
+        self._key, self._lock = f"{name}.key", f"{name}.lock"
         self._statements = f"{name}.{WITNESSES}"
         self._disk = disk or Disk()
+        self._marks = marks or (lambda log: FileMark(folder / f"{log}.mark", self._disk))
+        self._mark = self._marks(name)
 
     def of(self, name: str) -> LedgerKeys:
-        """Return key and mark of another log in the same folder."""
-        return LedgerKeys(self.folder, self._disk, name=name)
+        """Return key and mark of another log in the same places."""
+        return LedgerKeys(self.folder, self._disk, name=name, marks=self._marks)
 
     @contextmanager
     def locked(self) -> Iterator[None]:
@@ -65,7 +66,7 @@ class LedgerKeys:
         Raises: LedgerKeyUnreadable.
         """
         with self._folder_usable():
-            lock = locked(str(self.folder / self._lock), _PRIVATE)
+            lock = locked(str(self.folder / self._lock), PRIVATE)
             lock.__enter__()
         try:
             yield
@@ -80,7 +81,7 @@ class LedgerKeys:
         """
         with self._folder_usable():
             flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
-            fd = os.open(self.folder / "witness.lock", flags, _PRIVATE)
+            fd = os.open(self.folder / "witness.lock", flags, PRIVATE)
         try:
             try:
                 fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -107,7 +108,7 @@ class LedgerKeys:
 
         Raises: LedgerKeyUnreadable.
         """
-        return self._read(self._mark)
+        return self._mark.read()
 
     def doubt(self) -> str | None:
         """Return why the ledger takes no entries, None if it does. Raises: LedgerKeyUnreadable."""
@@ -145,9 +146,12 @@ class LedgerKeys:
         """Replace the signing key. Raises: LedgerKeyUnreadable."""
         self._write(self._key, f"{key.private_text()}\n".encode("ascii"))
 
-    def put_mark(self, note: bytes) -> None:
-        """Replace the mark; durable when this returns. Raises: LedgerKeyUnreadable."""
-        self._write(self._mark, note)
+    def put_mark(self, note: bytes, *, before: bytes | None) -> None:
+        """Replace the mark, if it is still what `mark` returned; durable when this returns.
+
+        Raises: MarkMoved, LedgerKeyUnreadable.
+        """
+        self._mark.replace(note, before)
 
     def _doubt(self, about: str) -> str:
         """Return the name of the file that keeps a doubt."""
@@ -165,28 +169,11 @@ class LedgerKeys:
             ) from error
 
     def _read(self, name: str) -> bytes | None:
-        path = self.folder / name
-        try:
-            # A pipe in place of the file must not block the signer, nor a large file fill the memory.
-            with open(path, "rb", opener=_open_without_waiting) as file:
-                raw = file.read(MAX_NOTE_BYTES + 1)
-        except FileNotFoundError:
-            return None
-        except OSError as error:
-            raise LedgerKeyUnreadable(f"{self.folder.name}/{name} can't be read: {error.strerror}") from error
-        if len(raw) > MAX_NOTE_BYTES:
-            raise LedgerKeyUnreadable(
-                f"{self.folder.name}/{name} has more than {MAX_NOTE_BYTES} bytes, so it is neither key nor mark"
-            )
-        return raw
+        return read_small(self.folder / name)
 
     def _write(self, name: str, content: bytes) -> None:
         path = self.folder / name
         try:
-            write_file(self._disk, path, content, _PRIVATE)
+            write_file(self._disk, path, content, PRIVATE)
         except OSError as error:
             raise LedgerKeyUnreadable(f"{self.folder.name}/{name} can't be written: {error.strerror}") from error
-
-
-def _open_without_waiting(path: str, flags: int) -> int:
-    return os.open(path, flags | os.O_NONBLOCK | os.O_CLOEXEC)

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from boltseal.loading import deferred
-from boltseal.server.storage.coordination.generation import FileGeneration
+from boltseal.server.storage.coordination.factory import open_generation
 from boltseal.server.storage.metadata import sqlite
 from boltseal.server.storage.metadata.database import SqlSnapshot
 from boltseal.server.storage.metadata.migrate import (
@@ -65,7 +65,7 @@ def has_accounts(data: Path, storage: StorageSettings) -> bool:
 def open_metadata(data: Path, storage: StorageSettings, clock: Callable[[], int] | None) -> Metadata:
     """Open the database of an existing data folder. `clock`: None for the time of PostgreSQL; SQLite needs one."""
     if storage.database is not None:
-        return postgres.open_database(storage.database, FileGeneration.open(data / GENERATION_NAME), clock)
+        return postgres.open_database(storage.database, open_generation(data, storage), clock)
     if clock is None:
         raise AssertionError("SQLite has no clock of its own")
     return sqlite.open_database(data / DATABASE_NAME, data / GENERATION_NAME, clock)

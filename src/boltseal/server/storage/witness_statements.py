@@ -15,7 +15,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
 
-from boltseal.server.storage.ledger_key import LedgerKeys, LedgerKeyUnreadable
+from boltseal.server.storage.ledger_key import LedgerKeys
+from boltseal.server.storage.ledger_mark import LedgerKeyUnreadable
 
 _MAX_DIGITS: Final = 18
 

@@ -21,8 +21,10 @@ from boltseal.server.storage.blobs.local_uploads import LocalUploads
 from boltseal.server.storage.blobs.protocol import (
     PIECE_BYTES,
     BlobMaintenance,
+    RedirectUrl,
     StoreBroken,
     StoredBlob,
+    StoreUpkeep,
     UploadCleanup,
     UploadSessions,
 )
@@ -64,6 +66,8 @@ class LocalBlobs:
         self.uploads: UploadSessions = uploads
         self.upload_cleanup: UploadCleanup = uploads
         self.maintenance: BlobMaintenance = LocalMaintenance(self._layout, disk)
+        self.redirect: RedirectUrl | None = None
+        self.upkeep: StoreUpkeep | None = None
         if create:
             self._layout.make_folders()
 

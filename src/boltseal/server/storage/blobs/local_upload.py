@@ -174,6 +174,10 @@ class LocalUploadWriter:
         self._acknowledged = self._in_file
         self._acknowledged_hash = None if self._hash is None else self._hash.copy()
 
+    async def expose(self) -> None:
+        """Write what was gathered to the file, which readers read."""
+        await self.flush()
+
     async def rollback(self) -> None:
         """Cut the session back to what was acknowledged."""
         await self._settle()

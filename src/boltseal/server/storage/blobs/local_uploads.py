@@ -110,7 +110,7 @@ class LocalUploads:
         finally:
             self._disk.close(fd)
 
-    def open_partial(self, key: UploadKey) -> LocalPartial:
+    async def open_partial(self, key: UploadKey) -> LocalPartial:
         """Open the session's file, which may have become a blob by the time it is read."""
         try:
             fd = self._disk.open_to_read(f"{self._layout.uploads}/{key.name}")

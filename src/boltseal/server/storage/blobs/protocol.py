@@ -15,9 +15,10 @@ Promises, which `tests/contracts/test_blob_store.py` checks on every implementat
    when the disk reports that it lost bytes (a failed fsync), the session is removed, because its content is not known; the
    upload starts again from nothing.
 4. **A commit replaces.** A blob that is stored already is replaced by the bytes just verified, so a push repairs damage.
-5. **One writer.** A session has at most one writer, over all processes on the store. Sessions are independent.
+5. **One writer.** A session has at most one writer, over all processes on the store. Sessions are independent. With files a
+   session is free when its writer's process ends; in an object store, which can't know that, some seconds later.
 6. **Bounded memory.** All writers together buffer no more than a fixed budget, however many there are.
-7. **No client's text is a path.** File and object names are made of `Digest`, `UploadId` and hashes only.
+7. **No client's text is a path.** File and object names are made of `Digest`, `UploadId`, hashes and chance only.
 
 Errors: `UploadUnknown` (404), `UploadBusy` (503), `NoSpace` (507), `StoreBroken` (503), `BlobAbsent` (404) and, from
 `boltseal.oci.digest`, `DigestInvalid` (400). Only `UploadUnknown` and `BlobAbsent` are a miss. When the answer to a commit or
@@ -167,6 +168,13 @@ class UploadWriter(Protocol):
         """
         ...
 
+    async def expose(self) -> None:
+        """Let the `PartialReader`s of this process read every byte written so far. Those of others may see them later.
+
+        No acknowledgement, and cheap enough for each chunk of a slow source. Raises: StoreBroken, NoSpace, as `flush`.
+        """
+        ...
+
     async def rollback(self) -> None:
         """Drop everything since the last acknowledgement, when a request is refused after its body began."""
         ...
@@ -229,8 +237,12 @@ class UploadSessions(Protocol):
         """
         ...
 
-    def open_partial(self, key: UploadKey) -> PartialReader:
-        """Return a reader of a session that another task may be writing to, without its lock. Raises: UploadUnknown."""
+    async def open_partial(self, key: UploadKey) -> PartialReader:
+        """Return a reader of a session that another task may be writing to, without its lock. Raises: UploadUnknown.
+
+        In an object store the reader sees what this process receives, and of other processes what they acknowledged until
+        a reader of the session was opened last.
+        """
         ...
 
     async def cancel_upload(self, key: UploadKey) -> None:
@@ -277,12 +289,40 @@ class BlobMaintenance(Protocol):
         ...
 
 
+class RedirectUrl(Protocol):
+    """An optional capability of a blob store: clients may fetch the bytes of a blob from elsewhere."""
+
+    async def redirect_url(self, digest: Digest, expires_s: int) -> str | None:
+        """Return a URL whose GET returns the blob, valid for `expires_s` seconds; None to send the bytes instead.
+
+        The URL is a secret: who has it can read the blob without a login. Never log it. It does not answer HEAD.
+        """
+        ...
+
+
+class StoreUpkeep(Protocol):
+    """An optional capability of a blob store on another machine: its background work, and whether it answers."""
+
+    async def trouble(self) -> str | None:
+        """Return why nothing can be stored now, None if something was just stored. For readiness."""
+        ...
+
+    def run(self, now_us: int) -> int:
+        """Do what is due at a time (microseconds since the epoch), in one process of the store. Not for the event loop.
+
+        Returns how many objects were deleted or joined. Raises: StoreBroken, Unavailable: the rest is left for the next time.
+        """
+        ...
+
+
 class BlobStore(Protocol):
-    """A blob store. The module's docstring states the promises."""
+    """A blob store. The module's docstring states the promises. `redirect`, `upkeep`: None where there is no such thing."""
 
     uploads: UploadSessions
     upload_cleanup: UploadCleanup
     maintenance: BlobMaintenance
+    redirect: RedirectUrl | None
+    upkeep: StoreUpkeep | None
 
     async def stat(self, digest: Digest) -> StoredBlob | None:
         """Return what is stored under a digest, None if nothing is. StoreBroken if that can't be determined.
@@ -305,22 +345,12 @@ class BlobStore(Protocol):
     async def delete(self, stored: StoredBlob) -> bool:
         """Delete the bytes that `stat` returned; False, and nothing done, if others are stored now, or none.
 
-        Outside the transaction that decided that no row refers to them. A reader that has begun reads to the end.
+        Outside the transaction that decided that no row refers to them. A reader that has begun reads to the end; in an
+        object store, whose objects have no readers that it waits for, it reads to the end or gets StoreBroken.
         StoreBroken: the bytes may or may not be deleted.
         """
         ...
 
     def close(self) -> None:
         """Wait for what is being written, and close threads and files."""
-        ...
-
-
-class RedirectUrl(Protocol):
-    """An optional capability of a blob store: clients may fetch the bytes of a blob from elsewhere."""
-
-    async def redirect_url(self, digest: Digest, expires_s: int) -> str | None:
-        """Return a URL whose GET returns the blob, valid for `expires_s` seconds; None to send the bytes instead.
-
-        The URL is a secret: who has it can read the blob without a login. Never log it. It does not answer HEAD.
-        """
         ...

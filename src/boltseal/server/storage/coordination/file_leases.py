@@ -15,7 +15,7 @@ from boltseal.files.atomic_files import Disk
 from boltseal.server.storage.coordination.interprocess_lock import LockUnusable
 
 LEASE_SUFFIX: Final = ".lease"
-_NAME: Final = re.compile(r"[a-z][a-z-]{0,30}")
+LEASE_NAME: Final = re.compile(r"[a-z][a-z-]{0,30}")
 _EPOCH_BYTES: Final = 20
 
 
@@ -47,7 +47,7 @@ class FileLeases:
 
     def acquire(self, name: str) -> FileLease | None:
         """Return a lease, or None while another process holds the one of this name. Raises: LockUnusable."""
-        if not _NAME.fullmatch(name):
+        if not LEASE_NAME.fullmatch(name):
             raise ValueError(f"lease name {name!r}; expected lower-case letters and hyphens")
         path = self._data / f"{name}{LEASE_SUFFIX}"
         try:

@@ -17,6 +17,8 @@ import struct
 from pathlib import Path
 from typing import Self
 
+from boltseal.server.storage.coordination.protocol import Statements
+
 _NUMBER = struct.Struct("<Q")
 
 
@@ -44,7 +46,7 @@ class FileGeneration:
         value: int = _NUMBER.unpack_from(self._memory)[0]
         return value
 
-    def begin(self) -> None:
+    def begin(self, _: Statements) -> None:
         """Make the number odd, before the COMMIT. Waits for the `end` of another process."""
         fcntl.flock(self._fd, fcntl.LOCK_EX)
         self._write(self.read() | 1)

@@ -1,33 +1,43 @@
 """How the processes of one store agree with each other: `Generation`, `InterprocessLock` and `Leases`.
 
-`tests/contracts/test_coordination.py` checks the promises on every implementation. The ones here are for one host: files
-and locks that the kernel releases when a process ends. Several hosts need a database.
+`tests/contracts/test_coordination.py` checks the promises on every implementation: for one host files, and locks that the
+kernel releases when a process ends; for several hosts a PostgreSQL database and the locks of its sessions.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Protocol
 
 
-class Generation(Protocol):
-    """A number that changes when cached answers may be wrong; a sequence lock over all processes of a store.
+class Statements(Protocol):
+    """Runs statements in the transaction that is about to be committed."""
 
-    Even: caches filled under this number are right. Odd: a transaction that takes something away is being committed, and no
-    cache may be used or filled. A process that cannot confirm the number reads an odd one. A process that dies between
-    `begin` and `end` leaves the number odd, which costs speed and nothing else, until the next `end` or `repair`.
+    def plain(self, statement: str, values: Sequence[object] = (), /) -> object:
+        """Run a statement with `?` for each value."""
+        ...
+
+
+class Generation(Protocol):
+    """A number that changes when cached answers may be wrong, for all processes of a store.
+
+    Even: caches filled under this number are right. Odd: no cache may be used or filled, because a transaction that takes
+    something away is being committed, or because this process cannot confirm the number. When `end` has returned, no process
+    reads a number that one read before the COMMIT. A process that dies between `begin` and `end` may leave the number odd, which
+    costs speed and nothing else, until the next `end` or `repair`.
     """
 
     def read(self) -> int:
         """Return the number now. Read it before asking the database for what will be cached under it. Does not block."""
         ...
 
-    def begin(self) -> None:
-        """Make the number odd, before such a COMMIT. Waits for the `end` of another process."""
+    def begin(self, statements: Statements) -> None:
+        """Prepare for such a COMMIT, of the transaction of these statements. Waits for the COMMIT of another process."""
         ...
 
     def end(self) -> None:
-        """Make the number even and different from every earlier one, after the COMMIT or its failure."""
+        """Return when no process reads a number from before the COMMIT, which was made, failed or got no answer."""
         ...
 
     def repair(self) -> None:

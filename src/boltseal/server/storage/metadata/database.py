@@ -29,7 +29,17 @@ import structlog
 
 from boltseal.errors import BoltsealError, Unavailable
 from boltseal.server.storage.coordination.protocol import Generation
-from boltseal.server.storage.metadata.protocol import LEDGER, TAGS, Clock, ClockGuard, Job, Lookups, Query, WriteQueue
+from boltseal.server.storage.metadata.protocol import (
+    LEDGER,
+    TAGS,
+    Clock,
+    ClockGuard,
+    Job,
+    Lookups,
+    Query,
+    Snapshot,
+    WriteQueue,
+)
 from boltseal.server.storage.metadata.sql import AnswerLost, SqlSavepoints, SqlSession, SqlStatements
 from boltseal.server.storage.metadata.write_queue import FairQueue, WaitingJob
 from boltseal.server.storage.worker_threads import deliver
@@ -47,6 +57,9 @@ _log = structlog.get_logger(__name__)
 
 class SqlDriver(Protocol):
     """One database of one kind."""
+
+    after_connect: Callable[[Snapshot], None] | None
+    """Called with what a new connection reads, which may be to another server than the one before it; must not raise."""
 
     def connect(self) -> SqlSession:
         """Open another connection. Raises: Unavailable."""
@@ -121,6 +134,7 @@ class SqlUnitOfWork:
     doubts: dict[str, str] = field(default_factory=dict)
     invalidates_caches: bool = field(default=False)
     appended: set[str] = field(default_factory=set)
+    sizes: dict[str, int] = field(default_factory=dict)
     complete_manifests: set[tuple[int, str]] = field(default_factory=set)
 
     @property
@@ -132,6 +146,7 @@ class SqlUnitOfWork:
     def rolled_back(self) -> Iterator[None]:
         """Undo at its end what the block did. Errors of the block are raised."""
         invalidates_caches, appended, whole = self.invalidates_caches, set(self.appended), set(self.complete_manifests)
+        sizes = dict(self.sizes)
         self.savepoints.savepoint("undone")
         try:
             yield
@@ -140,6 +155,7 @@ class SqlUnitOfWork:
                 self.savepoints.undo_to("undone")
                 self.savepoints.release("undone")
             self.invalidates_caches, self.appended, self.complete_manifests = invalidates_caches, appended, whole
+            self.sizes = sizes
 
 
 class WriteTooLong(Unavailable):
@@ -178,9 +194,13 @@ class SqlMetadata:
         self.doubts: dict[str, str] = {}
         self.clock_guard: ClockGuard = lambda _: None
         self.after_append: dict[str, Callable[[], None]] = {}
+        self.after_connect: Callable[[Snapshot], None] | None = None
         self._driver = driver
+        driver.after_connect = self._look_at_connection
         self._clock = clock
         self._budget_s = budget_s
+        self._sizes: dict[str, int] = {}
+        """By a log's name, how many entries this process has committed or seen."""
         self._waiting = FairQueue()
         self._closed = False
         self._in_doubt = False
@@ -252,6 +272,10 @@ class SqlMetadata:
             self._reading.append(connection)
         return connection
 
+    def _look_at_connection(self, snapshot: Snapshot) -> None:
+        if self.after_connect is not None:
+            self.after_connect(snapshot)
+
     def _read(self, query: Query[T]) -> T:
         with self._driver.errors_named():
             session = self._reader().begin(write=False)
@@ -302,9 +326,10 @@ class SqlMetadata:
     def _transact(self, connection: Connection, group: list[WaitingJob], outcome: _Outcome) -> None:
         session = connection.begin(write=True, durable=any(waiting.durable for waiting in group))
         invalidates_caches, begun = self._in_doubt, False
-        appended = set[str]()
+        appended, sizes = set[str](), self._sizes
         try:
             for waiting, tx in self._units(session, group, outcome):
+                tx.sizes = dict(sizes)
                 session.savepoints.savepoint("job")
                 try:
                     result = self._run_job(session, waiting, tx)
@@ -317,12 +342,14 @@ class SqlMetadata:
                 else:
                     invalidates_caches = invalidates_caches or tx.invalidates_caches
                     appended |= tx.appended
+                    sizes = tx.sizes
                     outcome.done.append((waiting, result))
                 session.savepoints.release("job")
             if invalidates_caches:
-                self.generation.begin()
+                self.generation.begin(session.statements)
                 begun = True
             self._commit(session)
+            self._sizes = sizes
         except BaseException:
             session.rollback()
             raise

@@ -14,9 +14,14 @@ from typing import NamedTuple
 
 from sqlalchemy import insert, select, update
 
+from boltseal.errors import Unavailable
 from boltseal.ledger.entry import IndexedLine
 from boltseal.server.storage.metadata.protocol import LEDGER, Log, Snapshot, UnitOfWork
 from boltseal.server.storage.metadata.schema import TABLES
+
+
+class DatabaseSetBack(Unavailable):
+    """The database has fewer entries than this process has seen: it is an old copy, or one that lost commits."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,8 +65,18 @@ def size(snapshot: Snapshot, log: Log = LEDGER) -> int:
 
 
 def lock_head(tx: UnitOfWork, log: Log = LEDGER) -> LedgerHead | None:
-    """Return the head row of a log as `head` does, and lock it to the end of the transaction."""
+    """Return the head row of a log as `head` does, and lock it to the end of the transaction.
+
+    Raises: DatabaseSetBack: this process has committed or seen more entries.
+    """
     row = tx.sql.plain(_statements(log).head + tx.sql.for_update).fetchone()
+    size, known = 0 if row is None else row[0], tx.sizes.get(log.name, 0)
+    if size < known:
+        raise DatabaseSetBack(
+            f"the {log.name} has {size} entries in the database, and this server has seen {known}: the database was set back, so "
+            "nothing is written; restore the newest state, or see `boltseal ledger recover`, and restart the server"
+        )
+    tx.sizes[log.name] = size
     return None if row is None else LedgerHead(*row)
 
 
@@ -90,6 +105,7 @@ def append(
     tx.sql.plain(statements.append, (index, time_us, kind, str(repository), str(tag), line))
     if tx.sql.plain(statements.advance, (index + 1, time_us, index)).rowcount != 1:
         raise AssertionError(f"entry {index} is not the next one of {log.name}")
+    tx.sizes[log.name] = index + 1
 
 
 def set_rules(tx: UnitOfWork, rules: str) -> None:

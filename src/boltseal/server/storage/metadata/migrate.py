@@ -45,7 +45,7 @@ WORKABLE_FORMAT: Final = 4
 """The oldest format that commands beside the server work on. What came later are tables of the running server."""
 ACCOUNTS_FORMAT: Final = 5
 """The oldest format whose database has the users."""
-HEAD_REVISION: Final = "0009"
+HEAD_REVISION: Final = "0011"
 DATABASE_NAME: Final = "boltseal.db"
 GENERATION_NAME: Final = "generation"
 POSTGRES_NAME: Final = "postgresql"

@@ -16,7 +16,7 @@ from __future__ import annotations
 import threading
 import time
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
 from functools import cache
 from typing import Any, Final, cast
@@ -29,9 +29,9 @@ from sqlalchemy.exc import DBAPIError, PendingRollbackError
 
 from boltseal.errors import BoltsealError, Full, Invalid, Unavailable
 from boltseal.server.storage.coordination.protocol import Generation
-from boltseal.server.storage.metadata.database import WRITE_BUDGET_S, SqlMetadata
+from boltseal.server.storage.metadata.database import WRITE_BUDGET_S, SqlMetadata, SqlSnapshot
 from boltseal.server.storage.metadata.postgres_lookups import PostgresLookups
-from boltseal.server.storage.metadata.protocol import Clock, Lookups, UnitOfWork
+from boltseal.server.storage.metadata.protocol import Clock, Lookups, Snapshot, UnitOfWork
 from boltseal.server.storage.metadata.sql import AnswerLost, DatabaseDamaged, Rows
 from boltseal.server.storage_settings import DatabaseUrl
 
@@ -329,11 +329,20 @@ class PostgresDriver:
         self._find_out_s = find_out_s
         self._writer = uuid.uuid4().hex
         self._lookups: PostgresLookups | None = None
+        self.after_connect: Callable[[Snapshot], None] | None = None
 
     def connect(self) -> PostgresSession:
-        """Open another connection. Raises: Unavailable."""
+        """Open another connection, and have `after_connect` look at what it reads. Raises: Unavailable."""
         with errors_named():
-            return PostgresSession(self._engine, self._lock_wait_s, self._writer)
+            session = PostgresSession(self._engine, self._lock_wait_s, self._writer)
+            if self.after_connect is not None:
+                try:
+                    with session.one_snapshot():
+                        self.after_connect(SqlSnapshot(session))
+                except BaseException:
+                    session.close()
+                    raise
+            return session
 
     def lookups(self) -> Lookups:
         """Return the look-ups for pulls, on a connection and a thread of their own."""

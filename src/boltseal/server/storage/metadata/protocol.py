@@ -51,6 +51,8 @@ OBSERVATIONS: Final = Log("observations")
 """What upstreams' tags were seen to resolve to."""
 TAGS: Final = "tags"
 """The key in `doubts` of a difference between the rows of tags and the ledger; then the ledger takes no entry."""
+MARK: Final = ".mark"
+"""Behind the name of a log, the key in `doubts` while the log's mark can't be reached: it takes no entry, which soon may pass."""
 
 
 class Snapshot(Protocol):
@@ -75,6 +77,7 @@ class UnitOfWork(Snapshot, Protocol):
     `doubts`: by a log's name, or TAGS, the reason why no entry may be added.
     `invalidates_caches`: set by the job when cached answers may be wrong after the COMMIT.
     `appended`: names of the logs to which the job added an entry.
+    `sizes`: by a log's name, how many entries this process has seen in it, with those of the job.
     `complete_manifests`: manifests, as (repository id, digest), whose closure the job found complete.
     """
 
@@ -83,6 +86,7 @@ class UnitOfWork(Snapshot, Protocol):
     doubts: dict[str, str]
     invalidates_caches: bool
     appended: set[str]
+    sizes: dict[str, int]
     complete_manifests: set[tuple[int, str]]
 
     def rolled_back(self) -> AbstractContextManager[None]:
@@ -272,6 +276,8 @@ class Metadata(Protocol):
     """Doubts the clock. Called in any thread."""
     after_append: dict[str, Callable[[], None]]
     """By a log's name, a callback after a COMMIT with new entries. Called on the writer thread; must not wait or raise."""
+    after_connect: Callable[[Snapshot], None] | None
+    """Looks at what a new connection reads, which may be to another server of the database. Called in any thread; must not raise."""
 
     @property
     def frozen(self) -> str | None:

@@ -266,6 +266,11 @@ def rows_of_any_repository(snapshot: Snapshot, digests: Collection[str]) -> list
     return sorted(found)
 
 
+def has_blobs(snapshot: Snapshot) -> bool:
+    """Return whether any repository has a blob."""
+    return snapshot.sql.connection.execute(select(blob.c.digest).limit(1)).first() is not None
+
+
 def repositories_with_blob(snapshot: Snapshot, digest: str, source: str | None) -> Iterator[BlobHolder]:
     """Yield the repositories that have a blob. `source`: only this one; None: any, which may be all, so not in a write."""
     query = select(repository.c.name, blob.c.size).join(blob, blob.c.repository_id == repository.c.id)

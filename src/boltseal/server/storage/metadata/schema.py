@@ -29,6 +29,13 @@
                  found out yet, because its config is missing or the row is older than the table
     write_mark   on PostgreSQL, for each writer the mark of its last durable COMMIT; see `postgres`
     purged_blob  blobs whose rows a purge removed and whose bytes it has not deleted yet; see `unreferenced.note_purged`
+    generation   one row, or none: a number that changes when cached answers may be wrong; see `coordination.database_generation`
+    lease        the epoch of the last lease of each name; see `coordination.postgres_leases`; both only used on PostgreSQL
+    stored_blob  blobs whose bytes are in an object store, one row for all repositories; see `blob_keys`
+    blob_key     the objects that have the bytes of a blob, in order
+    dead_key     objects that no blob and no session refers to any more, and from when on they may be deleted
+    upload_progress  how far an upload to an object store is, and which request may continue it; see `upload_progress`
+    upload_part  the objects that have the bytes of an upload so far, in order
 
 There are two logs with the same tables (`LogTables`): the ledger of changes of our tags, and the observations of upstreams' tags.
 They are apart so that clients, who choose which upstream tags are asked for, cannot make the ledger grow.
@@ -400,6 +407,60 @@ purged_blob = Table(
     sqlite_with_rowid=False,
 )
 
+stored_blob = Table(
+    "stored_blob",
+    METADATA,
+    Column("digest", TEXT, primary_key=True),
+    Column("size", BigInteger, nullable=False),
+    Column("stored_us", BigInteger, nullable=False),
+    Column("version", TEXT, nullable=False),
+    Column("index_key", TEXT, nullable=False),
+    sqlite_with_rowid=False,
+)
+
+OF_MANY_KEYS: Final = "position = 1"
+
+blob_key = Table(
+    "blob_key",
+    METADATA,
+    Column("digest", TEXT, primary_key=True),
+    Column("position", Integer, primary_key=True, autoincrement=False),
+    Column("key", TEXT, nullable=False, unique=True),
+    Column("size", BigInteger, nullable=False),
+    Index("ix_blob_key_many", "digest", sqlite_where=text(OF_MANY_KEYS), postgresql_where=text(OF_MANY_KEYS)),
+    sqlite_with_rowid=False,
+)
+
+dead_key = Table(
+    "dead_key",
+    METADATA,
+    Column("key", TEXT, primary_key=True),
+    Column("due_us", BigInteger, nullable=False, index=True),
+    sqlite_with_rowid=False,
+)
+
+upload_progress = Table(
+    "upload_progress",
+    METADATA,
+    Column("name", TEXT, primary_key=True),
+    Column("size", BigInteger, nullable=False),
+    Column("digest", TEXT),  # of the bytes so far; NULL: not known
+    Column("changed_us", BigInteger, nullable=False),
+    Column("writer", TEXT, index=True),  # NULL: none
+    Column("writer_until_us", BigInteger, nullable=False),
+    sqlite_with_rowid=False,
+)
+
+upload_part = Table(
+    "upload_part",
+    METADATA,
+    Column("name", TEXT, primary_key=True),
+    Column("position", Integer, primary_key=True, autoincrement=False),
+    Column("key", TEXT, nullable=False, unique=True),
+    Column("size", BigInteger, nullable=False),
+    sqlite_with_rowid=False,
+)
+
 PENDING_CHAIN: Final = "document IS NULL"
 
 layer_chain = Table(
@@ -424,5 +485,21 @@ write_mark = Table(
     Column("writer", TEXT, primary_key=True),
     Column("mark", TEXT, nullable=False),
     Column("at_us", BigInteger, nullable=False),
+    sqlite_with_rowid=False,
+)
+
+generation = Table(
+    "generation",
+    METADATA,
+    Column("id", Integer, primary_key=True, autoincrement=False),
+    Column("number", BigInteger, nullable=False),
+    sqlite_with_rowid=False,
+)
+
+lease = Table(
+    "lease",
+    METADATA,
+    Column("name", TEXT, primary_key=True),
+    Column("epoch", BigInteger, nullable=False),
     sqlite_with_rowid=False,
 )

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import sqlite3
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, closing, contextmanager
 from pathlib import Path
 from typing import Any, Final
@@ -207,6 +207,7 @@ class SqliteDriver:
     """The `SqlDriver` of one SQLite file. With `read_only` no statement can change the file."""
 
     def __init__(self, path: Path, *, read_only: bool = False, lock_wait_s: float = LOCK_WAIT_S) -> None:
+        self.after_connect: Callable[[Snapshot], None] | None = None  # every connection is to the same file
         target = f"file:{_quoted(path)}?mode=ro&uri=true" if read_only else str(path)
         self._lookup_session: SqliteSession | None = None
         self._engine = create_engine(
@@ -313,6 +314,16 @@ _SIZES: Final = (
     ("purged_blob", "purged_blob", "100 1"),
     ("failed_login", "ix_failed_login_last_us", "1000 1 1"),
     ("upload_session", "ix_upload_session_owner_expires_us", "1000 50 1 1"),
+    ("stored_blob", "stored_blob", "1000000 1"),
+    ("blob_key", "blob_key", "1000000 1 1"),
+    ("blob_key", "sqlite_autoindex_blob_key_2", "1000000 1"),
+    ("blob_key", "ix_blob_key_many", "1000 1"),
+    ("dead_key", "dead_key", "1000 1"),
+    ("dead_key", "ix_dead_key_due_us", "1000 1 1"),
+    ("upload_progress", "upload_progress", "1000 1"),
+    ("upload_progress", "ix_upload_progress_writer", "1000 1 1"),
+    ("upload_part", "upload_part", "10000 10 1"),
+    ("upload_part", "sqlite_autoindex_upload_part_2", "10000 1"),
     ("layer_chain", "layer_chain", "100000 1000 1"),
     ("layer_chain", "ix_layer_chain_pending", "1000 100 1"),
 )

@@ -1,0 +1,63 @@
+"""Opens the blob store that the settings name: files in the data folder, or an object store."""
+
+from __future__ import annotations
+
+from functools import partial
+from importlib.util import find_spec
+
+from boltseal.errors import Invalid
+from boltseal.server.settings import Settings
+from boltseal.server.storage.blobs.local_store import LocalBlobs
+from boltseal.server.storage.blobs.object_client import Bucket, ObjectClient
+from boltseal.server.storage.blobs.object_store import ObjectBlobs
+from boltseal.server.storage.blobs.protocol import BlobStore
+from boltseal.server.storage.metadata import blob_keys, queries
+from boltseal.server.storage.metadata.protocol import Log, Metadata, Snapshot
+from boltseal.server.storage.object_tiles import ObjectTiles
+
+
+def open_blob_store(settings: Settings, database: Metadata) -> BlobStore:
+    """Open the blob store of a data folder. Raises: Invalid: the library for object stores is not installed."""
+    data, memory_bytes = settings.server.data, int(settings.server.upload_buffer_bytes)
+    where, s3 = settings.storage.blobs, settings.storage.s3
+    if where is None:
+        return LocalBlobs(data, memory_bytes=memory_bytes)
+    if find_spec("obstore") is None:
+        raise Invalid("[storage] blobs needs the library for object stores: pip install 'boltseal[server,s3]'")
+    bucket = Bucket(where.bucket, where.prefix, s3.endpoint, s3.region)
+    return ObjectBlobs(
+        database,
+        ObjectClient(bucket.connect()),
+        data,
+        redirect=s3.redirect,
+        memory_bytes=memory_bytes,
+        spool_bytes=int(s3.spool_bytes),
+    )
+
+
+def open_tiles(settings: Settings, log: Log) -> ObjectTiles | None:
+    """Return the objects of a log; None if they are only in the database."""
+    where, s3 = settings.storage.blobs, settings.storage.s3
+    if where is None:
+        return None
+    return ObjectTiles(Bucket(where.bucket, where.prefix, s3.endpoint, s3.region).connect(), log.name)
+
+
+def open_to_examine(settings: Settings, database: Metadata | None) -> BlobStore:
+    """Open the blob store of a data folder to read it. `database`: for an object store, whose rows name its objects."""
+    if settings.storage.blobs is None or database is None:
+        return LocalBlobs(settings.server.data, create=False)
+    return open_blob_store(settings, database)
+
+
+def check_place(settings: Settings, database: Metadata) -> None:
+    """Refuse to start with `[storage] blobs` changed: all stored blobs would be missing. Raises: Invalid."""
+    in_objects = settings.storage.blobs is not None
+    if database.read_and_wait(partial(_are_elsewhere, in_objects=in_objects)):
+        before, now = ("files in the data folder", "an object store")[:: 1 if in_objects else -1]
+        raise Invalid(f"the stored blobs are {before}, but [storage] blobs says {now}: change it back")
+
+
+def _are_elsewhere(snapshot: Snapshot, *, in_objects: bool) -> bool:
+    has_objects = bool(blob_keys.blobs_after(snapshot, "", 1))
+    return not has_objects and queries.has_blobs(snapshot) if in_objects else has_objects

@@ -1,0 +1,91 @@
+"""Every blob of an object store, for garbage collection and fsck: `BlobMaintenance`. Every method blocks."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from functools import partial
+from typing import Final
+
+from boltseal.oci.digest import Digest
+from boltseal.server.storage.blobs.object_client import ObjectAbsent, ObjectClient
+from boltseal.server.storage.blobs.protocol import BlobAbsent, StoredBlob
+from boltseal.server.storage.metadata import blob_keys
+from boltseal.server.storage.metadata.blob_keys import BlobRow, ObjectPart
+from boltseal.server.storage.metadata.protocol import Metadata, Snapshot, UnitOfWork
+
+ROWS_AT_ONCE: Final = 500
+KEYS: Final = re.compile(
+    r"blobs/[0-9a-f]{32}|index/sha(256/[0-9a-f]{64}|512/[0-9a-f]{128})/[0-9a-f]{32}"
+    r"|manifests/sha(256/[0-9a-f]{64}|512/[0-9a-f]{128})|health"
+)
+"""What boltseal writes below its prefix."""
+
+
+class ObjectMaintenance:
+    """`BlobMaintenance` in an object store."""
+
+    def __init__(self, database: Metadata, client: ObjectClient) -> None:
+        self._database = database
+        self._client = client
+
+    def look(self, digest: Digest) -> StoredBlob | None:
+        """Compare the row with its objects: one request for each."""
+        row, parts = self._database.read_and_wait(partial(_blob, digest=str(digest)))
+        if row is None:
+            return None
+        return stored_blob(row, parts, [self._client.size_and_wait(part.key) for part in parts])
+
+    def scan(self, digest: Digest) -> Iterator[bytes]:
+        """Yield the objects that the row names now."""
+        row, parts = self._database.read_and_wait(partial(_blob, digest=str(digest)))
+        if row is None:
+            raise BlobAbsent(f"blob {digest} is not in the store")
+        for number, part in enumerate(parts):
+            try:
+                yield from self._client.scan(part.key)
+            except ObjectAbsent as error:
+                if number:
+                    raise
+                raise BlobAbsent(f"bytes of blob {digest} are missing in the store") from error
+
+    def walk(self) -> Iterator[StoredBlob]:
+        """Yield the rows in order, without a request to the object store."""
+        after = ""
+        while rows := self._database.read_and_wait(partial(_blobs_after, after=after)):
+            yield from (StoredBlob(Digest.parse(row.digest), row.size, row.stored_us, row.version) for row in rows)
+            after = rows[-1].digest
+
+    def strays(self) -> Iterator[str]:
+        """Yield the objects below the prefix that boltseal did not write."""
+        for page in self._client.listed(""):
+            yield from (each.key for each in page if not KEYS.fullmatch(each.key))
+
+    def delete(self, stored: StoredBlob) -> bool:
+        """Remove the rows, then delete the objects. What is not deleted then, `ObjectUpkeep` deletes later."""
+
+        def job(tx: UnitOfWork) -> list[str] | None:
+            return blob_keys.remove_version(tx, str(stored.digest), stored.version, due_us=tx.now_us)
+
+        dead = self._database.write_and_wait(job)
+        if dead is None:
+            return False
+        self._client.delete_and_wait(dead)
+        self._database.write_and_wait(lambda tx: blob_keys.forget_dead(tx, dead))
+        return True
+
+
+def stored_blob(row: BlobRow, parts: Sequence[ObjectPart], sizes: Sequence[int | None]) -> StoredBlob | None:
+    """Return a blob as it is in the store: None if an object is missing; its real size if one has another size."""
+    present = [size for size in sizes if size is not None]
+    if len(present) < len(parts):
+        return None
+    return StoredBlob(Digest.parse(row.digest), sum(present), row.stored_us, row.version)
+
+
+def _blob(snapshot: Snapshot, digest: str) -> tuple[BlobRow | None, list[ObjectPart]]:
+    return blob_keys.find(snapshot, digest), blob_keys.keys_of(snapshot, digest)
+
+
+def _blobs_after(snapshot: Snapshot, after: str) -> list[BlobRow]:
+    return blob_keys.blobs_after(snapshot, after, ROWS_AT_ONCE)

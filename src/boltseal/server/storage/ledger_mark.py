@@ -1,0 +1,220 @@
+"""The high-water mark of a log: the note of the checkpoint that was signed last, kept apart from the data.
+
+    FileMark     `<data>.keys/ledger.mark`, or the file of `[storage.mark] url`: for one host
+    ObjectMark   an object of an S3 server that is replaced by compare-and-swap (If-Match): for several hosts
+
+Promises, which `tests/contracts/test_ledger_mark.py` checks on both:
+
+1. `replace` takes effect only while the mark is what the caller read. Of two writers one wins; the other gets MarkMoved and
+   reads again. So a mark is never replaced by an older one.
+2. When `replace` returns, the mark is durable, and every later `read` returns it or a later one.
+3. A failure that says nothing about the effect raises LedgerKeyUnreadable. The mark may have been replaced or not, and may still
+   be; the next `replace` finds out, because it compares.
+4. "There is none" is an answer of the store, and no failure is taken for it.
+
+Trusted: accounts that can write the mark. If it is compromised, an old copy of the data is taken for the newest one.
+"""
+
+from __future__ import annotations
+
+import os
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
+
+import structlog
+
+from boltseal.errors import Invalid, Unavailable
+from boltseal.files.atomic_files import Disk, write_file
+from boltseal.ledger.note import MAX_NOTE_BYTES
+from boltseal.loading import deferred
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    import obstore
+    from obstore import exceptions
+    from obstore.store import S3Store
+else:  # a server on files never loads it
+    obstore = deferred("obstore")
+    exceptions = deferred("obstore.exceptions")
+
+PRIVATE: Final = 0o600
+_NO_KEY: Final = "NoSuchKey"
+"""S3's code of an error 404 about an object, and not about its bucket."""
+
+_log = structlog.get_logger(__name__)
+
+
+class LedgerKeyUnreadable(Unavailable):
+    """The key or the mark can't be read or written, so nothing can be signed or compared.
+
+    The message is sent to clients and shown by /readyz, so it contains no path of this machine.
+    """
+
+
+class MarkUnreachable(LedgerKeyUnreadable):
+    """The store of the mark does not answer, so nothing can be signed, and nothing is written until it does."""
+
+
+class MarkMoved(Unavailable):
+    """Another process has replaced the mark since it was read."""
+
+
+class MarkUnfit(Invalid):
+    """The store of the mark does not do what the mark needs."""
+
+
+class Mark(Protocol):
+    """The mark of one log. Safe to use from several threads and processes."""
+
+    def read(self) -> bytes | None:
+        """Return the note, None if there is none. Raises: LedgerKeyUnreadable."""
+        ...
+
+    def replace(self, note: bytes, before: bytes | None) -> None:
+        """Replace the mark, which must still be `before`; None: there must be none.
+
+        Raises: MarkMoved, LedgerKeyUnreadable.
+        """
+        ...
+
+
+class FileMark:
+    """A file. `shown`: its name in messages."""
+
+    def __init__(self, path: Path, disk: Disk | None = None) -> None:
+        self._path = path
+        self._shown = f"{path.parent.name}/{path.name}"
+        self._disk = disk or Disk()
+
+    def read(self) -> bytes | None:
+        """Return the note, None if there is none. Raises: LedgerKeyUnreadable."""
+        return read_small(self._path)
+
+    def replace(self, note: bytes, before: bytes | None) -> None:
+        """Replace the file, which must still have the content `before`. Raises: MarkMoved, LedgerKeyUnreadable."""
+        with self._locked():
+            if self.read() != before:
+                raise MarkMoved(f"another process has replaced {self._shown} meanwhile")
+            write_file(self._disk, self._path, note, PRIVATE)
+
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
+        """Hold the lock of the folder inside the block, and raise LedgerKeyUnreadable for an OSError of it."""
+        try:
+            self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            fd = self._disk.lock_folder(os.fspath(self._path.parent), exclusive=True)
+            try:
+                yield
+            finally:
+                self._disk.close(fd)
+        except OSError as error:
+            raise LedgerKeyUnreadable(f"{self._shown} can't be written: {error.strerror}") from error
+
+
+class _Seen(NamedTuple):
+    """What the object was when this process saw it last. `version`: its ETag."""
+
+    note: bytes | None
+    version: str | None
+
+
+class ObjectMark:
+    """An object. Each `replace` is one PUT with If-Match, or If-None-Match where there is no object yet."""
+
+    def __init__(self, store: S3Store, key: str) -> None:
+        self._store = store
+        self._key = key
+        self._seen: _Seen | None = None
+
+    def read(self) -> bytes | None:
+        """Return the note, None if there is none. Raises: LedgerKeyUnreadable."""
+        return self._look().note
+
+    def replace(self, note: bytes, before: bytes | None) -> None:
+        """Replace the object, which must still have the content `before`. Raises: MarkMoved, LedgerKeyUnreadable."""
+        seen, self._seen = self._seen, None  # whatever happens now, the ETag that was seen may be old
+        if seen is None or seen.note != before:
+            seen = self._look()
+        if seen.note != before:
+            raise MarkMoved("another process has replaced the mark of the ledger meanwhile")
+        try:
+            version = self._put(note, seen.version)
+        except (exceptions.AlreadyExistsError, exceptions.PreconditionError) as error:
+            # A request is repeated when its answer was lost, and then meets its own effect.
+            if self._look().note != note:
+                raise MarkMoved("another process has replaced the mark of the ledger meanwhile") from error
+        except (exceptions.BaseError, OSError) as error:
+            raise _unreachable(error) from error
+        else:
+            self._seen = _Seen(note, version)
+
+    def check(self) -> None:
+        """Find out whether the server compares before it replaces, with an object of its own beside the mark.
+
+        Raises:
+            MarkUnfit: it does not, so two hosts could sign two histories.
+            MarkUnreachable: it does not answer.
+        """
+        probe = ObjectMark(self._store, f"{self._key}.probe")
+        try:
+            obstore.put(self._store, probe._key, b"probe\n", use_multipart=False)
+            for version in (None, '"00000000000000000000000000000000"'):
+                try:
+                    probe._put(b"replaced\n", version)
+                except (exceptions.AlreadyExistsError, exceptions.PreconditionError):
+                    continue
+                raise MarkUnfit(
+                    "the S3 server of [storage.mark] replaces objects without comparing (If-Match and If-None-Match of a PUT); "
+                    "choose one that supports conditional writes"
+                )
+        except (exceptions.BaseError, OSError) as error:
+            raise _unreachable(error) from error
+
+    def _look(self) -> _Seen:
+        try:
+            found = obstore.get(self._store, self._key)
+            if found.meta["size"] > MAX_NOTE_BYTES:
+                raise LedgerKeyUnreadable(
+                    f"the mark of the ledger has more than {MAX_NOTE_BYTES} bytes, so it is no checkpoint"
+                )
+            self._seen = seen = _Seen(bytes(found.bytes()), found.meta["e_tag"])
+        except FileNotFoundError as error:
+            if _NO_KEY not in str(error):  # the bucket is missing, which says nothing about the mark
+                raise _unreachable(error) from error
+            self._seen = seen = _Seen(None, None)
+        except exceptions.BaseError as error:
+            raise _unreachable(error) from error
+        if seen.note is not None and seen.version is None:
+            raise LedgerKeyUnreadable("the S3 server of [storage.mark] gives no ETag, so the mark can't be compared")
+        return seen
+
+    def _put(self, note: bytes, version: str | None) -> str | None:
+        mode: Any = "create" if version is None else {"e_tag": version}
+        return obstore.put(self._store, self._key, note, mode=mode, use_multipart=False)["e_tag"]
+
+
+def _unreachable(error: Exception) -> MarkUnreachable:
+    _log.warning("the store of the ledger's mark failed", reason=str(error).partition("\n")[0][:300])
+    return MarkUnreachable("the store of the ledger's mark does not answer: nothing is signed or written until it does")
+
+
+def read_small(path: Path) -> bytes | None:
+    """Return the content of a key or a mark, None if there is no file. Raises: LedgerKeyUnreadable."""
+    shown = f"{path.parent.name}/{path.name}"
+    try:
+        # A pipe in place of the file must not block the signer, nor a large file fill the memory.
+        with open(path, "rb", opener=_open_without_waiting) as file:
+            raw = file.read(MAX_NOTE_BYTES + 1)
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise LedgerKeyUnreadable(f"{shown} can't be read: {error.strerror}") from error
+    if len(raw) > MAX_NOTE_BYTES:
+        raise LedgerKeyUnreadable(f"{shown} has more than {MAX_NOTE_BYTES} bytes, so it is neither key nor mark")
+    return raw
+
+
+def _open_without_waiting(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NONBLOCK | os.O_CLOEXEC)

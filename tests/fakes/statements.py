@@ -1,0 +1,13 @@
+"""The statements of a transaction in which none may be run."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+
+class NoStatements:
+    """Fails for each statement: the `Generation` of one host needs no database."""
+
+    def plain(self, statement: str, values: Sequence[object] = (), /) -> object:
+        """Fail."""
+        raise AssertionError(f"{statement} was run with {values}")
