@@ -7,7 +7,8 @@ Loaded by `tests/conftest.py`. Two options of pytest, independent of each other:
 
 A test whose stored processor time exceeds LENGTHY_S gets the mark `lengthy`. A test without a stored time gets none. For each
 file the sum of its other tests is stored, one row of each table.
-A test that is marked `real` gets the mark `engine` in one of ENGINE_TESTS, and `store` in one of STORE_TESTS.
+A test that is marked `real` gets the mark `engine` in one of ENGINE_TESTS, and `store` in one of STORE_TESTS. With `-m engine` or
+`-m store` only the files there are imported: each worker would import those of all other tests as well, 14,000 of them.
 """
 
 from __future__ import annotations
@@ -33,6 +34,8 @@ ENGINE_TESTS: Final = ("tests/distribution/test_image.py", "tests/real/engines/"
 STORE_TESTS: Final = ("tests/attacks/scrub/",)
 """Where the stores of container engines on disk are checked: `make test-stores` runs these, `make test` all others."""
 
+_PLACES: Final = {"engine": ENGINE_TESTS, "store": STORE_TESTS}
+
 _measured: dict[str, float] = {}
 
 
@@ -57,6 +60,17 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         kept = set(first_rows(items))
         config.hook.pytest_deselected(items=[item for item in items if item not in kept])
         items[:] = [item for item in items if item in kept]
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Do not import test files in which no test can have the one mark that `-m` asks for."""
+    name = collection_path.relative_to(ROOT).as_posix() if collection_path.is_relative_to(ROOT) else ""
+    return True if is_elsewhere(name, config.getoption("markexpr")) else None
+
+
+def is_elsewhere(file: str, marks: str) -> bool:
+    """Return whether a test file is in no place of the mark that an expression of `-m` consists of."""
+    return marks in _PLACES and Path(file).name.startswith("test_") and not file.startswith(_PLACES[marks])
 
 
 @pytest.hookimpl(wrapper=True)

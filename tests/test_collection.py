@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from tests.scheduling import stored_durations
-from tests.selection import ENGINE_TESTS, STORE_TESTS, exists, quick_tests, stored_timings
+from tests.selection import ENGINE_TESTS, STORE_TESTS, exists, is_elsewhere, quick_tests, stored_timings
 
 TESTS = Path(__file__).parent
 PACKAGES = sorted(
@@ -77,6 +77,18 @@ def test_a_test_is_about_engines_by_its_place_only() -> None:
     assert [place for place in places if not TESTS.parent.joinpath(place).exists()] == []
     assert [name for name, text in files.items() if re.search(r"mark\.(engine|store)\b", text)] == ["selection.py"]
     assert {name for name in starting if not f"tests/{name}".startswith(places)} == set(ENGINES_ELSEWHERE)
+
+
+def test_only_files_in_the_places_of_a_mark_are_imported_for_it() -> None:
+    """`-m engine` and `-m store` import the files in their places, and all other expressions import every file."""
+    files = [path.relative_to(TESTS.parent).as_posix() for path in TESTS.rglob("test_*.py")]
+
+    for mark, places in (("engine", ENGINE_TESTS), ("store", STORE_TESTS)):
+        imported = {file for file in files if not is_elsewhere(file, mark)}
+        assert imported == {file for file in files if file.startswith(places)}
+        assert len(imported) > 10
+    for marks in ("", "not engine and not store", "engine or store", "real"):
+        assert not [file for file in files if is_elsewhere(file, marks)]
 
 
 def test_every_file_with_a_stored_duration_exists() -> None:

@@ -11,10 +11,15 @@ from pathlib import Path
 import httpx2
 import pytest
 
+from boltseal.lockfile.document import LockedImage
+from boltseal.lockfile.format import format_lock
+from boltseal.oci.digest import Digest
+from boltseal.oci.reference import Reference
 from tests import servers
 from tests.cli.program import Run, call, run
 from tests.fakes.engine import FakeEngine
 from tests.images import Document
+from tests.lockfile.locks import lock_of
 from tests.project.bases.layered import layered
 from tests.servers import Server
 from tests.tar_images import push_document
@@ -148,6 +153,54 @@ def test_a_running_version_is_outdated_beside_its_newest_revision(shop: Shop, tm
         "old": "outdated",
         "new": "current",
     }
+    [reason] = [row["reason"] for row in result.json["results"] if row["status"] == "outdated"]
+    assert reason.endswith(f"; its newest revision {name}:1.4.2.1 is current: use that one")
+
+
+@pytest.mark.parametrize("newest_first", [True, False])
+@pytest.mark.parametrize("source", ["compose", "lock"])
+def test_a_version_that_a_project_uses_is_outdated_beside_its_newest_revision(
+    shop: Shop, tmp_path: Path, source: str, newest_first: bool
+) -> None:
+    """A project that names the sealed 1.4.2 and 1.4.2.1 is outdated by the first, and the reason names the second: exit code 1."""
+    shop.put("base/os:latest", OS)
+    former = shop.push("shop/app:1.4.2", "aX", "base/os:latest", OS)
+    shop.put("base/os:latest", FIXED)
+    newest = shop.push("shop/app:1.4.2.1", "cX", "base/os:latest", FIXED)
+    name = f"{shop.address}/shop/app"
+    images = {f"{name}:1.4.2": former, f"{name}:1.4.2.1": newest}
+    names = sorted(images, reverse=newest_first)
+    services = "".join(f"  s{number}: {{image: '{each}'}}\n" for number, each in enumerate(names))
+    (tmp_path / "compose.yaml").write_text(f"services:\n{services}")
+    entries = (
+        LockedImage(Reference.parse(each), Digest.parse(images[each].digest), 1_790_000_000_000_000) for each in names
+    )
+    (tmp_path / "boltseal.lock").write_text(format_lock(lock_of(*entries)))
+    path = tmp_path / ("compose.yaml" if source == "compose" else "boltseal.lock")
+    result = call("outdated", f"--{source}", path, "--window", "0s", "--json")
+    rows = {row["ref"].partition("@")[0]: row for row in result.json["results"]}
+
+    assert result.code == 1, result.err
+    assert {each: row["status"] for each, row in rows.items()} == {
+        f"{name}:1.4.2": "outdated",
+        f"{name}:1.4.2.1": "current",
+    }
+    assert rows[f"{name}:1.4.2"]["reason"].endswith(f"; its newest revision {name}:1.4.2.1 is current: use that one")
+
+
+def test_a_revision_that_is_pinned_to_a_former_base_supersedes_nothing(shop: Shop, tmp_path: Path) -> None:
+    """If one of two digests with the newest revision's tag is on a former base, that revision is not called current."""
+    shop.put("base/os:latest", OS)
+    former = shop.push("shop/app:1.4.2", "aX", "base/os:latest", OS)
+    stale = shop.push("shop/app:other", "aY", "base/os:latest", OS)
+    shop.put("base/os:latest", FIXED)
+    newest = shop.push("shop/app:1.4.2.1", "cX", "base/os:latest", FIXED)
+    name = f"{shop.address}/shop/app"
+    pinned = [("1.4.2", former), ("1.4.2.1", stale), ("1.4.2.1", newest)]
+    result = call("outdated", *(f"{name}:{tag}@{image.digest}" for tag, image in pinned), "--window", "0s", "--json")
+
+    assert [row["status"] for row in result.json["results"]] == ["outdated", "outdated", "current"]
+    assert "1.4.2.1 is current" not in result.out
 
 
 def test_a_version_whose_newest_revision_is_outdated_stays_outdated(shop: Shop) -> None:

@@ -4,6 +4,7 @@ traceback."""
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -13,13 +14,22 @@ from boltseal.deploy.release_store import ReleaseFolder
 from boltseal.deploy.releases import ReleaseContents, ReleaseEnd
 from tests.cli.program import call
 from tests.deploy.samples import DIGEST, release
+from tests.fakes.engine import FakeEngine
 
 TEXT = {"name": "shop", "services": {"app": {"image": "x", "environment": {"TOKEN": "sesame"}}, "db": {"image": "y"}}}
 CONTENTS = ReleaseContents(json.dumps(TEXT).encode())
 
 
 @pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ReleaseFolder:
+def engine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A default engine that has no releases."""
+    with FakeEngine().in_thread(tmp_path) as address:
+        monkeypatch.setenv("DOCKER_HOST", str(address))
+        yield
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, engine: None) -> ReleaseFolder:
     """A project with a release that ran, one that failed, and one that was left unfinished."""
     monkeypatch.setenv("BOLTSEAL_STATE", str(tmp_path / "state"))
     monkeypatch.chdir(tmp_path)
@@ -70,12 +80,60 @@ def test_of_each_engine_the_one_that_runs_is_marked(folder: ReleaseFolder, tmp_p
     [((), "no releases on this host yet"), (("--project-name", "other"), "no releases of other on this host yet")],
 )
 def test_an_empty_list_of_releases_is_reported(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...], message: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, engine: None, arguments: tuple[str, ...], message: str
 ) -> None:
     """An empty list of releases is reported for the host or the named project."""
     monkeypatch.setenv("BOLTSEAL_STATE", str(tmp_path))
+    result = call("release", "ls", *arguments)
 
-    assert message in call("release", "ls", *arguments).out
+    assert (result.code, result.err) == (0, "")
+    assert message in result.out
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("ls",),
+        ("ls", "--project-name", "other"),
+        ("show", "1", "--project-name", "other"),
+        ("show", "--project-name", "other"),
+        ("show",),
+        ("diff", "1", "2", "--project-name", "other"),
+        ("diff", "1", "2"),
+        ("hold",),
+        ("unlock",),
+    ],
+    ids=" ".join,
+)
+def test_an_engine_that_can_not_be_asked_is_no_engine_without_releases(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: tuple[str, ...]
+) -> None:
+    """If the default engine can't be asked, a command about releases says so in one line with exit code 3, and nothing else."""
+    monkeypatch.setenv("BOLTSEAL_STATE", str(tmp_path))
+    monkeypatch.setenv("DOCKER_HOST", f"unix://{tmp_path}/none.sock")
+    monkeypatch.chdir(tmp_path)
+    result, envelope = call("release", *command), call("release", *command, "--json").json
+
+    assert (result.code, result.out) == (3, "")
+    assert "could not check the releases on the default engine" in result.err
+    assert "none.sock" in result.err
+    assert len(result.err.splitlines()) == 1
+    assert (envelope["outcome"], envelope["results"]) == ("unknown", [])
+    assert [each["code"] for each in envelope["errors"]] == ["UNAVAILABLE"]
+
+
+def test_releases_that_are_known_are_listed_without_the_engine(
+    folder: ReleaseFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """If the default engine can't be asked, the releases of this machine are listed with exit code 3, and one of them is shown."""
+    monkeypatch.setenv("DOCKER_HOST", f"unix://{tmp_path}/none.sock")
+    listed, shown = call("release", "ls"), call("release", "show", "1", "--project-name", "shop")
+    envelope = call("release", "ls", "--json").json
+
+    assert (listed.code, shown.code) == (3, 0)
+    assert "shop/2" in listed.out
+    assert "could not check the releases on the default engine, only those of this machine" in listed.err
+    assert (envelope["outcome"], len(envelope["results"]), len(envelope["errors"])) == ("unknown", 3, 1)
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -14,6 +14,7 @@ from boltseal.config import ClientPaths
 from boltseal.deploy.release_store import NoSuchRelease, ReleaseFolder
 from boltseal.deploy.releases import ReleaseContents
 from tests.deploy.samples import release
+from tests.fakes.engine import FakeEngine
 
 CONTENTS = ReleaseContents(b'{"name": "shop", "services": {"app": {"image": "x"}, "db": {"image": "y"}}}')
 
@@ -22,11 +23,12 @@ def _ignore(_line: str) -> None: ...
 
 
 @pytest.fixture
-def client(tmp_path: Path) -> ClientContext:
-    """A client with its state in a folder of the test."""
-    paths = ClientPaths((), "unix:///var/run/docker.sock", tmp_path / "boltseal.toml")
-    now_us: Callable[[], int] = lambda: 1_000_000  # noqa: E731 - a constant clock
-    return ClientContext(paths, tmp_path / "state", now_us, _ignore)
+def client(tmp_path: Path) -> Iterator[ClientContext]:
+    """A client with its state in a folder of the test, and an engine without releases."""
+    with FakeEngine().in_thread(tmp_path) as address:
+        paths = ClientPaths((), str(address), tmp_path / "boltseal.toml")
+        now_us: Callable[[], int] = lambda: 1_000_000  # noqa: E731 - a constant clock
+        yield ClientContext(paths, tmp_path / "state", now_us, _ignore)
 
 
 def engine_folder(client: ClientContext, address: str = "") -> ReleaseFolder:
@@ -41,7 +43,7 @@ def test_the_newest_healthy_release_of_each_engine_is_current(client: ClientCont
     here.begin(release(2, None), CONTENTS)
     there.begin(release(3), CONTENTS)
 
-    assert [(each.release.number, each.current) for each in list_releases("shop", client)] == [
+    assert [(each.release.number, each.current) for each in list_releases("shop", client).releases] == [
         (1, True),
         (2, False),
         (3, True),
@@ -50,10 +52,10 @@ def test_the_newest_healthy_release_of_each_engine_is_current(client: ClientCont
 
 def test_releases_of_all_projects_are_listed_without_a_name(client: ClientContext) -> None:
     """Without a project name the releases of all projects are listed, possibly none."""
-    assert list_releases(None, client) == []
+    assert list_releases(None, client).releases == ()
     engine_folder(client).begin(release(1), CONTENTS)
 
-    assert [each.release.project for each in list_releases(None, client)] == ["shop"]
+    assert [each.release.project for each in list_releases(None, client).releases] == ["shop"]
 
 
 def test_the_release_that_runs_is_shown_without_a_number(client: ClientContext) -> None:
@@ -78,6 +80,6 @@ def test_a_release_equals_itself(client: ClientContext) -> None:
 def test_the_notice_names_the_engine_of_an_unfinished_release_elsewhere(client: ClientContext) -> None:
     """The notice has the complete command with the engine of an unfinished release elsewhere."""
     engine_folder(client, "ssh://web2").begin(release(1, None), CONTENTS)
-    [listed] = list_releases("shop", client)
+    [listed] = list_releases("shop", client).releases
 
     assert "--project-name shop --host ssh://web2`" in unfinished_notice(listed.release, client)

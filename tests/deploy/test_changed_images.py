@@ -19,7 +19,7 @@ from boltseal.host.kept_images import KeptImages, Proof, PullRecord
 from boltseal.host.pull import PulledImageChanged, PullOutcome, PullRequest
 from boltseal.lockfile.container_check import is_keep_tag
 from boltseal.oci.digest import Digest
-from boltseal.oci.reference import Reference
+from boltseal.oci.reference import Reference, Tag
 from tests.deploy.hosting import APP, Hosting, hosting
 
 
@@ -194,6 +194,21 @@ async def test_an_image_whose_files_match_again_is_no_evidence(host: Hosting) ->
 
     assert await ChangedImages(host.host).ids() == frozenset()
     assert [is_keep_tag(each) for each in left.names].count(True) == 1
+
+
+@pytest.mark.parametrize("form", ["boltseal-keep-{digest}-changed", "boltseal-keep-{digest}", "boltseal-keep-{image}"])
+async def test_a_registrys_tag_is_no_mark(host: Hosting, form: str) -> None:
+    """An image that was pulled with a tag of the form of keep tags and marks gets its name and is deployed: the tag marks nothing."""
+    digest = host.publish("one")
+    tag = form.format(digest=digest.hex[:12], image=host.id_of(digest).hex)
+    await host.puller().pull(PullRequest(APP))
+    await host.host.engine.tag(host.id_of(digest), Reference(APP.registry, APP.repository, Tag(tag)))
+    pulled = await host.puller().pull(PullRequest(APP, digest))
+    ready = await ReleaseImages(host.host, host.puller()).locked(APP, digest, (), "release shop/2")
+
+    assert await ChangedImages(host.host).ids() == frozenset()
+    assert (pulled.image, ready.image.id) == (host.id_of(digest), host.id_of(digest))
+    assert EVIDENCE not in {held for each in await host.keeper.list_kept() for held in each.held}
 
 
 async def test_marked_images_do_not_expire(host: Hosting, tmp_path: Path) -> None:

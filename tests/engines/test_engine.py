@@ -229,12 +229,11 @@ async def test_an_image_has_its_names(fake: FakeEngine, engine: Engine) -> None:
 async def test_the_kind_of_store_is_read(
     tmp_path: Path, podman: bool, status: list[list[str]], store: ImageStoreKind
 ) -> None:
-    """The kind of image store, which determines what an image ID is, is read."""
-    async with (
-        FakeEngine(podman=podman, driver_status=status).listening(tmp_path) as address,
-        connected(address) as engine,
-    ):
+    """The kind of image store, which determines what an image ID is, is read; Podman, which has one kind, is not asked."""
+    fake = FakeEngine(podman=podman, driver_status=status)
+    async with fake.listening(tmp_path) as address, connected(address) as engine:
         assert await engine.store() is store
+    assert ("GET info" in fake.asked) is not podman
 
 
 async def test_a_pull_is_by_digest_and_verified_by_the_image(fake: FakeEngine, engine: Engine) -> None:

@@ -11,8 +11,9 @@ import asyncio
 import json
 import socket
 import ssl
-from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+import threading
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -117,6 +118,25 @@ class FakeEngine:
             finally:
                 path.unlink(missing_ok=True)
 
+    @contextmanager
+    def in_thread(self, folder: Path) -> Iterator[EngineAddress]:
+        """Answer on a socket in `folder` from another thread, for a test that blocks while it runs a command."""
+        ready, ending = threading.Event(), threading.Event()
+
+        async def answer() -> None:
+            async with self.listening(folder):
+                ready.set()
+                await asyncio.to_thread(ending.wait)
+
+        thread = threading.Thread(target=asyncio.run, args=(answer(),))
+        thread.start()
+        try:
+            ready.wait()
+            yield EngineAddress.parse(f"unix://{folder}/engine.sock")
+        finally:
+            ending.set()
+            thread.join()
+
     @asynccontextmanager
     async def listening_on_tcp(
         self, certificates: Path | None = None, tls: ssl.SSLContext | None = None
@@ -159,6 +179,8 @@ class FakeEngine:
                 )
             case _, ["containers" | "networks", *_]:
                 return await self._about_container(request, parts)
+            case "GET", ["volumes"]:
+                return JSONResponse({"Volumes": []})
             case "GET", ["images", "json"]:
                 return JSONResponse([self._listed(each) for each in self.images.values()])
             case "POST", ["images", "create" | "load"]:
@@ -256,6 +278,8 @@ class FakeEngine:
                 each["RepoTags"] = [name for name in each["RepoTags"] if name != new]
             found["RepoTags"].append(new)
             return Response(status_code=201)
+        if what == "history":
+            return JSONResponse(found.get("History", []))
         return Response(self.saved) if what == "get" else _document(found)
 
     def find(self, name: str) -> dict[str, Any] | None:

@@ -14,6 +14,7 @@ from boltseal.lockfile.container_check import (
     Origin,
     RunningImage,
     RunningVerdict,
+    changed_mark,
     is_changed_mark,
     judge,
     known_kinds,
@@ -302,11 +303,22 @@ def test_the_second_of_the_lock_counts_as_after_the_lock() -> None:
     assert verdict_of(replace(running(OLD), created_us=NOW_US - SECOND_US)).status is ContainerStatus.MOVED_AFTER_PULL
 
 
-def test_the_mark_of_a_changed_image_is_a_keep_tag_of_its_own() -> None:
-    """Only a keep tag with the suffix marks an image as changed: neither a keep tag nor a tag that people gave does."""
-    names = [
-        Reference.parse(f"shop/app:{tag}") for tag in ("boltseal-keep-ab-changed", "boltseal-keep-ab", "1-changed")
+def test_a_mark_is_a_name_that_no_registry_has() -> None:
+    """Only the name that no registry can have marks an image as changed, whatever form a registry's tags have."""
+    mark = changed_mark(digest(OLD))
+    forged = [
+        Reference.parse(name)
+        for name in (
+            f"shop/app:{mark.tag}",
+            f"shop/app:{mark.tag}-changed",
+            f"localhost:5000/changed:{mark.tag}",
+            f"boltseal.invalid/app:{mark.tag}",
+            "boltseal.invalid/changed:1.4.2",
+            f"boltseal.invalid/changed@{digest(OLD)}",
+        )
     ]
 
-    assert [is_changed_mark(each) for each in names] == [True, False, False]
-    assert without_keep_tags(names) == (names[2],)
+    assert is_changed_mark(mark)
+    assert Reference.parse(str(mark)) == mark
+    assert not any(map(is_changed_mark, forged))
+    assert without_keep_tags([mark, *forged]) == tuple(forged[4:])

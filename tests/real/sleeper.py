@@ -7,6 +7,7 @@ import io
 import json
 import tarfile
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 
 import httpx2
@@ -26,6 +27,23 @@ def sleeper(
     `commands`: further programs in /bin, such as `true` for a health check. `command`: the command in place of
     sleeping.
     """
+    layer, diff_id = _layer(tuple(commands))
+    config = {
+        "architecture": architecture,
+        "os": "linux",
+        "created": "2026-01-02T03:04:05Z",
+        "config": {"Cmd": list(command), "Labels": {"words": words}},
+        "rootfs": {"type": "layers", "diff_ids": [diff_id]},
+        "history": [{"created": "2026-01-02T03:04:05Z", "created_by": words}],
+    }
+    made = Blob(to_json(config), OCI_CONFIG)
+    body = {"schemaVersion": 2, "mediaType": OCI_MANIFEST, "config": made.descriptor(), "layers": [layer.descriptor()]}
+    return Document(json.dumps(body).encode(), OCI_MANIFEST, (made, layer))
+
+
+@cache
+def _layer(commands: tuple[str, ...]) -> tuple[Blob, str]:
+    """Return the layer with the program and links to it, and its diff ID; most images have the same one."""
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w", format=tarfile.USTAR_FORMAT) as archive:
         entry = tarfile.TarInfo("busybox")
@@ -37,18 +55,7 @@ def sleeper(
             link.type, link.linkname = tarfile.SYMTYPE, "/busybox"
             archive.addfile(link)
     tar = buffer.getvalue()
-    layer = Blob(gzip.compress(tar, 1, mtime=0), OCI_LAYER)
-    config = {
-        "architecture": architecture,
-        "os": "linux",
-        "created": "2026-01-02T03:04:05Z",
-        "config": {"Cmd": list(command), "Labels": {"words": words}},
-        "rootfs": {"type": "layers", "diff_ids": [digest_of(tar)]},
-        "history": [{"created": "2026-01-02T03:04:05Z", "created_by": words}],
-    }
-    made = Blob(to_json(config), OCI_CONFIG)
-    body = {"schemaVersion": 2, "mediaType": OCI_MANIFEST, "config": made.descriptor(), "layers": [layer.descriptor()]}
-    return Document(json.dumps(body).encode(), OCI_MANIFEST, (made, layer))
+    return Blob(gzip.compress(tar, 1, mtime=0), OCI_LAYER), digest_of(tar)
 
 
 def sleepers(words: str) -> Document:

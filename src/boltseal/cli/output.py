@@ -121,6 +121,7 @@ class CommandOutput:
         self.outcome = Outcome.HOLDS
         self.results: list[Mapping[str, Any]] = []
         self._command = command
+        self._errors: list[Mapping[str, Any]] = []
 
     def __enter__(self) -> Self:
         return self
@@ -134,7 +135,7 @@ class CommandOutput:
                 raise typer.Exit(_EXITS[self.outcome])
         elif known := error if isinstance(error, BoltsealError) else host_error(error):
             self.outcome = Outcome.DIFFERS if exit_code(known) is ExitCode.DIFFERS else Outcome.UNKNOWN
-            self._emit([{"code": command_code(known), "message": known.message, **refusal_json(known)}])
+            self._emit([_error_json(known)])
         elif isinstance(error, Exception) and not isinstance(error, (typer.Exit, OutputClosed)):
             self.outcome = Outcome.UNKNOWN
             self._emit([{"code": CommandErrorCode.INTERNAL, "message": f"{type(error).__name__}: {error}"}])
@@ -153,6 +154,13 @@ class CommandOutput:
         if not self.as_json:
             say(line)
 
+    def could_not_check(self, error: BoltsealError) -> None:
+        """Report an error beside the results: the outcome becomes unknown, unless it is DIFFERS already."""
+        if self.outcome is not Outcome.DIFFERS:
+            self.outcome = Outcome.UNKNOWN
+        self._errors.append(_error_json(error))
+        say(f"boltseal: {clean(error.message)}")
+
     def nothing_to_check(self, what: str, remedy: str) -> str:
         """Report that a check found nothing to check: the outcome becomes unknown, unless it is DIFFERS already.
 
@@ -168,9 +176,13 @@ class CommandOutput:
 
     def _emit(self, errors: Sequence[Mapping[str, Any]]) -> None:
         if self.as_json:
-            print_envelope(self._command, self.outcome, self.results, errors)
+            print_envelope(self._command, self.outcome, self.results, [*self._errors, *errors])
         else:
             talk().proofs.clear()  # nothing prints them, and a command with --every would keep those of each round
+
+
+def _error_json(error: BoltsealError) -> dict[str, Any]:
+    return {"code": command_code(error), "message": error.message, **refusal_json(error)}
 
 
 def refusal_json(error: BoltsealError) -> dict[str, Any]:

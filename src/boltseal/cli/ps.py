@@ -51,7 +51,7 @@ def ps(
     it, and how many moves behind it is; whether it matches boltseal.lock; since when it runs, and who released it.
     Changes nothing.
 
-    Exit code 3: a host could not be read. `boltseal verify --running` checks containers against the lock.
+    Exit code 3: a host, or a record of this user, could not be read. `boltseal verify --running` checks containers against the lock.
     """
     where = ContainerFilter(tuple(host or ()), compose, kube, namespace)
     printer = _Printer()
@@ -65,6 +65,8 @@ def ps(
                     output.add(**row_fields(row))
                 add_broken(output, found.answers)
                 add_failed(output, found.found)
+                if found.releases.unread is not None:
+                    output.could_not_check(found.releases.unread)
                 if not as_json:
                     printer.print(found, client.now_us())
         except typer.Exit:

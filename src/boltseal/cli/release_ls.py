@@ -30,13 +30,18 @@ def release_ls(
     this machine knows of others.
 
     The one that runs on its engine is marked with *. An unfinished release is shown with its step.
+
+    Exit code 3: the engine could not be asked, so that releases may be missing.
     """
     with CommandOutput("release-ls", as_json=as_json) as output:
         client = client_context()
-        listed = list_releases(project, client, host)
+        found = list_releases(project, client, host)
+        listed, output.outcome = found.releases, found.outcome
         for each in listed:
             output.add(**release_fields(each))
-        if as_json:
+        if found.unread is not None:
+            output.could_not_check(found.unread)
+        if as_json or (found.unread is not None and not listed):
             return
         if not listed:
             of = "" if project is None else f" of {project}"

@@ -17,11 +17,13 @@ from boltseal.lockfile.format import time_text
 
 
 def add_failed(output: CommandOutput, found: FoundContainers) -> None:
-    """Report hosts that could not be read, which makes the outcome unknown, and services without a container."""
-    for name, error in found.failed:
+    """Report hosts and records that could not be read, which makes the outcome unknown, and services without a container."""
+    unread = [(name, error.message) for name, error in found.failed]
+    unread += [(each.name, reason) for each in found.hosts for reason in each.unread]
+    for name, reason in unread:
         output.outcome = Outcome.UNKNOWN if output.outcome is Outcome.HOLDS else output.outcome
-        output.add(ref=name, status="unknown", reason=error.message, weight="unknown")
-        say(f"boltseal: {error.message}")
+        output.add(ref=name, status="unknown", reason=reason, weight="unknown")
+        say(f"boltseal: {clean(reason)}")
     for name in found.missing if found.hosts else ():
         reason = "no container runs for this service"
         output.add(ref=name, status="not-running", reason=reason, weight="note")

@@ -5,24 +5,30 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from boltseal.build.dockerfile_bases import DockerfileInvalid, read
+from boltseal.client.state import StateUnusable
 from boltseal.client.transport import Transport
+from boltseal.commands.client_context import ClientContext
 from boltseal.commands.project_images import open_project
 from boltseal.commands.registry_images import registry_images
 from boltseal.engines.address import EngineAddress
-from boltseal.engines.api import Engine, NoSuchImage, connected
+from boltseal.engines.api import NoSuchImage, connected, query_each
+from boltseal.engines.copied_images import UNKNOWN_COPY, copied_images
+from boltseal.engines.inventory import EngineContainer, EngineImage
 from boltseal.errors import MAX_PATH, Invalid, Unavailable, quote
 from boltseal.files.named_files import FileMissing
+from boltseal.host.kept_images import KeptImages
 from boltseal.lockfile.container_check import shown_name, without_keep_tags
 from boltseal.lockfile.parse import MAX_LOCK_BYTES, parse_lock
-from boltseal.oci.digest import Digest
 from boltseal.oci.platform import Platform
 from boltseal.oci.reference import HUB, Reference
 from boltseal.project.bases.base_claims import BaseClaim, ClaimSource, claim_from_reference
 from boltseal.project.bases.base_report import ImageToCheck
 from boltseal.project.platforms import check_platform
+
+_LOCAL_BUILD: Final = "it was built here and never pushed, so no registry knows it"
 
 
 class NamedImage(NamedTuple):
@@ -88,14 +94,13 @@ class BaseScanRequest:
 async def images_to_check(
     request: BaseScanRequest,
     transport: Transport,
-    engine: Callable[[str | None], EngineAddress],
+    client: ClientContext,
     base: BaseClaim | None,
     allowed: Callable[[str], bool],
 ) -> tuple[list[ImageToCheck], list[LeftOut]]:
     """Return the images of a request, each once, and those that can't be scanned.
 
-    `engine`: the address of an engine, by its --host. `allowed`: which registries a project file may make this client
-    contact. Raises: Invalid, TooManyImages, LockInvalid, EngineUnavailable, PlatformInvalid.
+    `allowed`: which registries a project file may make this client contact. Raises: Invalid, TooManyImages, LockInvalid, EngineUnavailable, PlatformInvalid.
     """
     left: list[LeftOut] = []
     if request.registry is not None:
@@ -105,7 +110,7 @@ async def images_to_check(
     elif request.lock is not None:
         named = _of_lock(request.lock)
     elif request.running:
-        named = await _of_hosts(request.hosts, engine, left)
+        named = await _of_hosts(request.hosts, client, left)
     else:
         named = [NamedImage(text, Reference.parse(text).complete) for text in request.images]
     if request.from_file:
@@ -117,7 +122,8 @@ async def images_to_check(
         named = [each for each in named if allowed(each.reference.registry)]
     if request.platforms:
         named = [each._replace(platforms=_platforms(request.platforms)) for each in named]
-    return _once(named, base), left
+    in_use = request.running or request.from_file
+    return [replace(each, in_use=in_use) for each in _once(named, base)], left
 
 
 def _once(named: Sequence[NamedImage], base: BaseClaim | None) -> list[ImageToCheck]:
@@ -172,17 +178,15 @@ def _of_lock(file: Path) -> list[NamedImage]:
     ]
 
 
-async def _of_hosts(
-    hosts: Sequence[str], engine: Callable[[str | None], EngineAddress], left: list[LeftOut]
-) -> list[NamedImage]:
+async def _of_hosts(hosts: Sequence[str], client: ClientContext, left: list[LeftOut]) -> list[NamedImage]:
     """Return the images of all hosts' containers. Of several hosts, one that can't be read is left out with the reason."""
     if len(hosts) <= 1:
-        return await _of_engine(engine(hosts[0] if hosts else None), left)
+        return await _of_engine(client.engine_address(hosts[0] if hosts else None), client, left)
     found: list[NamedImage] = []
     for host in dict.fromkeys(hosts):
         here: list[LeftOut] = []
         try:
-            named = await _of_engine(engine(host), here)
+            named = await _of_engine(client.engine_address(host), client, here)
         except Unavailable as error:
             left.append(LeftOut(host, error.message))
             continue
@@ -191,37 +195,50 @@ async def _of_hosts(
     return found
 
 
-async def _of_engine(address: EngineAddress, left: list[LeftOut]) -> list[NamedImage]:
+async def _of_engine(address: EngineAddress, client: ClientContext, left: list[LeftOut]) -> list[NamedImage]:
     found = []
     async with connected(address) as engine:
-        for container in await engine.containers():
-            found += await _of_container(engine, container.name, container.started_as, container.image, left)
+        containers = await engine.containers()
+        ids = (each.image for each in containers if each.image is not None)
+        images = await query_each(ids, engine.image, NoSuchImage)
+        known = [each for each in images.values() if each is not None]
+        copies = await copied_images(engine, await engine.store(), known)
+    unknown = UNKNOWN_COPY
+    try:
+        pulls = KeptImages(client.state).proven(address.key) if copies else {}
+    except StateUnusable as error:
+        pulls, unknown = {}, f"it is a copy of an image; of which one could not be checked: {error.message}"
+    for container in containers:
+        image = None if container.image is None else images.get(container.image)
+        if image is None:
+            reason = f"the engine no longer has the image of container {quote(container.name)}"
+            left.append(LeftOut(container.name, reason))
+            continue
+        pulled, of = [one for one in image.pulled_as if one.digest is not None], ""
+        if image.id in copies:
+            pulled = [Reference.parse(f"{each.repository}@{each.digest}") for each in pulls.get(image.id, ())]
+            of = f", a copy of {pulled[0].familiar()}" if pulled else ""
+        if pulled:
+            found.append(_of_container(container, image, pulled, of))
+        else:
+            name = shown_name(container.started_as, ()) or container.name
+            left.append(LeftOut(name, unknown if image.id in copies else _LOCAL_BUILD))
     return found
 
 
-async def _of_container(
-    engine: Engine, name: str, started_as: str, image_id: object, left: list[LeftOut]
-) -> list[NamedImage]:
-    try:
-        image = await engine.image(image_id) if isinstance(image_id, Digest) else None
-    except NoSuchImage:
-        image = None
-    if image is None:
-        left.append(LeftOut(name, f"the engine no longer has the image of container {quote(name)}"))
-        return []
-    pulled = [one for one in image.pulled_as if one.digest is not None]
-    if not pulled:
-        left.append(
-            LeftOut(shown_name(started_as, ()) or name, "it was built here and never pushed, so no registry knows it")
-        )
-        return []
+def _of_container(
+    container: EngineContainer, image: EngineImage, pulled: Sequence[Reference], copy_of: str
+) -> NamedImage:
+    """Return the image of a container by a digest that a registry has. `pulled`: its names by digest, at least one."""
     names = {one.name: one for one in without_keep_tags(image.names)}
+    started_as = container.started_as
     as_started = [one for one in pulled if one.name in names and str(names[one.name]) == started_as] or pulled
     tagged = names.get(as_started[0].name)
     started_as = shown_name(started_as, pulled)
     reference = replace(as_started[0], tag=None if tagged is None else tagged.tag)
     platforms = (image.platform,) if image.platform.os else ()
-    return [NamedImage(f"{name}: {started_as or reference}", reference, platforms, (name,))]
+    shown = f"{container.name}: {started_as or reference}{copy_of}"
+    return NamedImage(shown, reference, platforms, (container.name,))
 
 
 def inferred_base(dockerfile: Path | None, base: str | None) -> BaseClaim | None:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
+from typing import Final
 
 from boltseal.build.dockerfile_bases import Dockerfile, read
 from boltseal.build.dockerignore import IgnoreInvalid, parse_ignore
@@ -22,6 +24,9 @@ from boltseal.oci.reference import Reference
 from boltseal.project.image_references import ImageReference
 from boltseal.project.lock_file import read_lock
 from boltseal.project.resolve import Resolver
+
+_UNHASHED: Final = ("--secret", "--ssh", "--build-context", "--build-arg-file", "--volume", "-v")
+"""Options of builders that name what else a build reads."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,16 +128,22 @@ def hash_inputs(inputs: BuildInputs, dockerfile: Dockerfile, digests: Mapping[Im
 
 
 def unhashed_inputs(more: Sequence[str]) -> str:
-    """Return a remark about secrets and SSH keys, whose contents the hash does not cover; "" if the build has none.
+    """Return a remark about what the builder reads by further arguments and the hash does not cover; "" for nothing.
 
-    The hash is public: with such a content in it, an attacker could test guesses of the content.
+    Secrets are not covered because the hash is public: with such a content in it, an attacker could test guesses of the content.
     """
-    named = [
-        flag for flag in ("--secret", "--ssh") if any(word == flag or word.startswith(f"{flag}=") for word in more)
-    ]
+    named = [flag for flag in _UNHASHED if any(word == flag or word.startswith(f"{flag}=") for word in more)]
+    named += ["--build-arg without a value"] if _takes_values_of_environment(more) else []
     if not named:
         return ""
-    return f"; the contents of {' and '.join(named)} are not inputs: if they changed, build with --force"
+    listed = " and ".join(filter(None, (", ".join(named[:-1]), named[-1])))
+    return f"; the contents of {listed} are not inputs: if they changed, build with --force"
+
+
+def _takes_values_of_environment(more: Sequence[str]) -> bool:
+    values = [value for flag, value in pairwise(more) if flag == "--build-arg"]
+    values += [word.partition("=")[2] for word in more if word.startswith("--build-arg=")]
+    return any("=" not in value for value in values)
 
 
 def ignore_text(inputs: BuildInputs) -> str:

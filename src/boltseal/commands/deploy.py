@@ -38,7 +38,7 @@ from boltseal.deploy.release_store import ReleaseFolder
 from boltseal.deploy.releases import Release, ReleaseKind, last_good, rollback_to
 from boltseal.deploy.settings_files import settings_files
 from boltseal.deploy.up_to_date import current_release
-from boltseal.engines.api import Engine, connected
+from boltseal.engines.api import connected
 from boltseal.errors import BoltsealError, Precondition, Unavailable
 from boltseal.events import ReleaseDone, ReleaseFailed
 from boltseal.host.changed_images import ChangedImages
@@ -197,7 +197,7 @@ class DeployableProject:
         async def run(deployer: Deployer) -> DeployResult:
             return await deployer.deploy(self.read, lock, self.services, by)
 
-        return on_engine(self.options, self.folder, self.registries, run, locked=True)
+        return on_engine(self.options, self.folder, self.registries, run, locked=True, compose=self.compose)
 
     def _settings_changed(self, release: Release) -> bool:
         """Return whether a file that services mount is not as it was recorded: then there is a new release to record."""
@@ -347,11 +347,12 @@ def on_engine(
     call: Callable[[Deployer], Awaitable[DeployResult]],
     *,
     locked: bool = False,
+    compose: Compose | None = None,
 ) -> DeployResult:
-    """Make a release of a project, while no other process does. `locked`: the caller holds `folder.deploying`."""
+    """Make a release while no other process does. `locked`: the caller holds `folder.deploying`; `compose`: None to find it."""
 
     async def run(transport: Transport) -> DeployResult:
-        async with _deployer(options, folder, transport) as deployer:
+        async with _deployer(options, folder, transport, compose) as deployer:
             done = await call(deployer)
         if done.outcome is not None and done.release.good and options.record:
             await _record(options, transport, folder, done.release)
@@ -385,7 +386,9 @@ def _progress(options: DeployOptions) -> Callable[[str], None]:
 
 
 @asynccontextmanager
-async def _deployer(options: DeployOptions, folder: ReleaseFolder, transport: Transport) -> AsyncIterator[Deployer]:
+async def _deployer(
+    options: DeployOptions, folder: ReleaseFolder, transport: Transport, compose: Compose | None
+) -> AsyncIterator[Deployer]:
     """Connect to the engine and build a deployer. Raises: EngineUnavailable, ComposeMissing."""
     client, registries = options.client, options.registries
     async with connected(client.engine_address(options.host)) as engine:
@@ -400,18 +403,15 @@ async def _deployer(options: DeployOptions, folder: ReleaseFolder, transport: Tr
             scrub=scrubs,
         )
         images = ReleaseImages(host, puller, scrubs, ImageArchive(folder.root), archives_images(directory))
-        yield Deployer(await _flow(options, folder, engine, images), images, options.take_over)
-
-
-async def _flow(options: DeployOptions, folder: ReleaseFolder, engine: Engine, images: ReleaseImages) -> ReleaseFlow:
-    compose = await find_compose(child_environment(), engine.environment())
-    return ReleaseFlow(
-        compose,
-        engine,
-        folder,
-        options.client.now_us,
-        _progress(options),
-        DeployTimeouts(options.wait_s),
-        reads_copies(engine.address),
-        images,
-    )
+        found = compose or await find_compose(child_environment(), {})
+        flow = ReleaseFlow(
+            replace(found, engine=engine.environment()),
+            engine,
+            folder,
+            client.now_us,
+            _progress(options),
+            DeployTimeouts(options.wait_s),
+            reads_copies(engine.address),
+            images,
+        )
+        yield Deployer(flow, images, options.take_over)

@@ -24,7 +24,7 @@ from boltseal.deploy.releases import check_project
 from boltseal.engines.address import EngineAddress
 from boltseal.engines.api import connected
 from boltseal.engines.release_volume import VOLUME, VolumeContainer, engine_id, has_volume, remove_container
-from boltseal.errors import BoltsealError, NotFound
+from boltseal.errors import BoltsealError, NotFound, Unavailable
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,17 +111,28 @@ def unlock(client: ClientContext, project: str, host: str | None) -> HeldLock:
     return asyncio.run(run())
 
 
-def refreshed(client: ClientContext, host: str | None = None) -> EngineReleases | None:
-    """Refresh the releases of an engine; None, with a notice, if it can't be asked. Raises: EngineAddressInvalid."""
+@dataclass(frozen=True, slots=True)
+class RefreshedReleases:
+    """The releases of an engine after reading them from it. `engine`: None if it could not be asked, `unread`: the reason."""
+
+    engine: EngineReleases | None
+    unread: Unavailable | None = None
+
+
+def refreshed(client: ClientContext, host: str | None = None) -> RefreshedReleases:
+    """Refresh the releases of an engine; if the default one can't be asked, that is in the result.
+
+    Raises: errors of the engine `host`.
+    """
     try:
         found = engine_releases(client, host)
         found.refresh()
     except BoltsealError as error:
         if host is not None:
             raise
-        client.notice(f"only releases of this machine are shown: {error.message}")
-        return None
-    return found
+        reason = f"could not check the releases on the default engine, only those of this machine: {error.message}"
+        return RefreshedReleases(None, Unavailable(reason))
+    return RefreshedReleases(found)
 
 
 async def _volume(address: EngineAddress) -> dict[str, bytes]:

@@ -116,7 +116,7 @@ def find_outdated(
     allowed = registry_filter(options, request.allow)
 
     async def run(transport: Transport) -> OutdatedReport:
-        wanted, left = await images_to_check(request.scan, transport, options.client.engine_address, claim, allowed)
+        wanted, left = await images_to_check(request.scan, transport, options.client, claim, allowed)
         allow = [*request.allow, *{one.reference.registry for one in wanted}]
         rebuilds: Sequence[RebuildResult] = ()
         explained: Mapping[ExplainedImage, ExplainedBase] = {}

@@ -17,7 +17,7 @@ from boltseal.errors import Invalid
 def project_name(name: str | None, client: ClientContext) -> str:
     """Return the project name: `name`, else that of the Compose files here, else the only project with releases.
 
-    Raises: Invalid: several projects have releases; NoSuchRelease, ComposeRefused.
+    Raises: Invalid: several projects have releases; NoSuchRelease, ComposeRefused; Unavailable: the default engine can't be asked.
     """
     if name is not None:
         return name
@@ -28,8 +28,11 @@ def project_name(name: str | None, client: ClientContext) -> str:
     else:
         return asyncio.run(_name_of(client, named))
     found = sorted({each.project for each in known_folders(client)})
-    if not found and refreshed(client) is not None:
+    if not found:
+        unread = refreshed(client).unread
         found = sorted({each.project for each in known_folders(client)})
+        if not found and unread is not None:
+            raise unread
     if not found:
         raise NoSuchRelease("there are no releases on this host yet; `boltseal deploy` makes the first")
     if len(found) > 1:

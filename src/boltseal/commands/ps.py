@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -19,6 +19,7 @@ from boltseal.commands.registry_access import RegistryOptions, ask
 from boltseal.deploy.releases import Release, ReleaseEnd
 from boltseal.engines.address import EngineAddress
 from boltseal.engines.api import connected
+from boltseal.engines.copied_images import UNKNOWN_COPY
 from boltseal.errors import BoltsealError, Invalid
 from boltseal.host.containers import clusters, hosts, registries
 from boltseal.host.containers.hosts import ContainerHost, RunningContainer
@@ -80,20 +81,30 @@ class FoundContainers:
 
 
 @dataclass(frozen=True, slots=True)
+class DeployedReleases:
+    """The releases of projects, each project's newest first. `unread`: why they could not be read."""
+
+    by_project: Mapping[str, tuple[Release, ...]] = field(default_factory=dict)
+    unread: BoltsealError | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class RunningResult:
-    """The containers, a row for each, and what registries answered."""
+    """The containers, a row for each, what registries answered, and releases that started them."""
 
     found: FoundContainers
     rows: tuple[ContainerRow, ...]
     answers: RegistryAnswers
     has_lock: bool
+    releases: DeployedReleases
 
     @property
     def outcome(self) -> Outcome:
-        """DIFFERS for a broken history, UNKNOWN if a host could not be read."""
+        """DIFFERS for a broken history, UNKNOWN if a host or a record could not be read."""
         if broken_histories(self.answers):
             return Outcome.DIFFERS
-        return Outcome.UNKNOWN if self.found.failed else Outcome.HOLDS
+        unread = self.found.failed or any(each.unread for each in self.found.hosts) or self.releases.unread is not None
+        return Outcome.UNKNOWN if unread else Outcome.HOLDS
 
 
 class BrokenHistory(NamedTuple):
@@ -126,8 +137,12 @@ def list_running(
     """
     found, lock = find_containers(where, client), locked_images(project)
     answers = registry_answers(found.containers, lock, client, registry_options, allowed)
-    listed = with_releases(container_rows(found.containers, lock, answers), client)
-    return RunningResult(found, tuple(listed), answers, lock is not None)
+    releases = deployed_releases({each.project for each in found.containers}, client)
+    rows = (
+        replace(row, deployed=_started_by(row, releases.by_project.get(row.seen.project, ())))
+        for row in container_rows(found.containers, lock, answers)
+    )
+    return RunningResult(found, tuple(rows), answers, lock is not None, releases)
 
 
 def find_containers(where: ContainerFilter, client: ClientContext) -> FoundContainers:
@@ -165,9 +180,10 @@ async def _of_engine(address: EngineAddress, client: ClientContext) -> Container
     try:
         pulls = KeptImages(client.state).proven(address.key)
     except StateUnusable as error:
-        client.notice(f"images that were loaded from an archive are shown as local builds: {error.message}")
-        return found
-    return replace(found, seen=tuple(_with_pulls(each, pulls) for each in found.seen))
+        return replace(found, unread=(f"which images are copies of others could not be checked: {error.message}",))
+    seen = tuple(_with_pulls(each, pulls) for each in found.seen)
+    unknown = [each for each in seen if each.image.is_copy and each.image.origin is not Origin.PULLED]
+    return replace(found, seen=seen, unread=tuple(f"{each.name}: {UNKNOWN_COPY}" for each in unknown))
 
 
 def _with_pulls(seen: RunningContainer, pulls: Mapping[Digest, Sequence[PullRecord]]) -> RunningContainer:
@@ -235,17 +251,16 @@ def _observations(names: Sequence[Reference], client: ClientContext) -> dict[Ref
     }
 
 
-def with_releases(listed: Sequence[ContainerRow], client: ClientContext) -> list[ContainerRow]:
-    """Add to each row the release of `boltseal deploy` on this machine that started the container."""
-    wanted, releases = {row.seen.project for row in listed}, dict[str, tuple[Release, ...]]()
+def deployed_releases(wanted: Collection[str], client: ClientContext) -> DeployedReleases:
+    """Return the releases of these projects by `boltseal deploy` that this machine knows."""
+    releases = dict[str, tuple[Release, ...]]()
     try:
         for folder in known_folders(client):
             if folder.project in wanted:
                 releases[folder.project] = (*releases.get(folder.project, ()), *folder.all()[::-1])
     except BoltsealError as error:
-        client.notice(f"boltseal: {error.message}")
-        return list(listed)
-    return [replace(row, deployed=_started_by(row, releases.get(row.seen.project, ()))) for row in listed]
+        return DeployedReleases(unread=error)
+    return DeployedReleases(releases)
 
 
 def _started_by(row: ContainerRow, releases: Sequence[Release]) -> DeployedRelease | None:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
+from contextlib import aclosing
 from typing import Final
 
+from boltseal.client.bounded_requests import list_tags
 from boltseal.client.catalog import list_repositories
-from boltseal.client.errors import RemoteNotFound
 from boltseal.client.registry_client import RegistryClient
 from boltseal.client.transport import Transport
 from boltseal.errors import TooMany
@@ -32,16 +33,13 @@ async def registry_images(
 
     `most`: how many tags may be listed; None for no limit. `skip`: returns True for a repository that is left out.
     """
-    client, listed = RegistryClient(transport, registry), 0
-    async for repository in list_repositories(transport, registry):
-        if skip(repository):
-            continue
-        try:
-            async for tag in client.tags(repository):
-                listed += 1
-                if most is not None and listed > most:
-                    raise TooManyImages(f"{registry} lists more than {most} tags; name the images to scan")
-                if signature_subject(tag) is None and not tag.startswith(KEEP_PREFIX):
-                    yield Reference(registry, repository, tag)
-        except RemoteNotFound:
-            continue
+    listed = 0
+    repositories = (each async for each in list_repositories(transport, registry) if not skip(each))
+    async with aclosing(list_tags(RegistryClient(transport, registry), repositories)) as references:
+        async for reference in references:
+            listed += 1
+            if most is not None and listed > most:
+                raise TooManyImages(f"{registry} lists more than {most} tags; name the images to scan")
+            tag = reference.tag or ""
+            if signature_subject(tag) is None and not tag.startswith(KEEP_PREFIX):
+                yield reference

@@ -12,6 +12,7 @@ from boltseal.commands.outcome import Outcome
 from boltseal.deploy.release_diff import ReleaseChange, changes
 from boltseal.deploy.release_store import NoSuchRelease, ReleaseFolder
 from boltseal.deploy.releases import Release, ReleaseContents, ReleasedService, last_good
+from boltseal.errors import Unavailable
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,6 +21,19 @@ class ListedRelease:
 
     release: Release
     current: bool
+
+
+@dataclass(frozen=True, slots=True)
+class ReleaseList:
+    """Releases, the newest last. `unread`: why the default engine could not be asked, so that some may be missing."""
+
+    releases: tuple[ListedRelease, ...]
+    unread: Unavailable | None = None
+
+    @property
+    def outcome(self) -> Outcome:
+        """UNKNOWN if an engine could not be asked."""
+        return Outcome.HOLDS if self.unread is None else Outcome.UNKNOWN
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,17 +56,17 @@ def release_folder(
     return engine_releases(client, host).folder(project, reason)
 
 
-def list_releases(project: str | None, client: ClientContext, host: str | None = None) -> list[ListedRelease]:
+def list_releases(project: str | None, client: ClientContext, host: str | None = None) -> ReleaseList:
     """Return the releases of a project, or of all projects, the newest last.
 
     `host`: only those of this engine; None for those of the default engine and all that this machine knows.
     Raises: ReleaseInvalid; errors of the engine `host`.
     """
-    engine = refreshed(client, host)
+    asked = refreshed(client, host)
     folders = [
         each
         for each in known_folders(client, project)
-        if host is None or (engine is not None and each.folder.is_relative_to(engine.root))
+        if host is None or (asked.engine is not None and each.folder.is_relative_to(asked.engine.root))
     ]
     listed: list[ListedRelease] = []
     for folder in sorted(folders, key=lambda each: each.project):
@@ -64,7 +78,8 @@ def list_releases(project: str | None, client: ClientContext, host: str | None =
             for each in _of_project(folder.all())
             if (each.release.project, each.release.started_us, each.release.who) not in shown
         ]
-    return sorted(listed, key=lambda each: (each.release.project, each.release.number))
+    listed.sort(key=lambda each: (each.release.project, each.release.number))
+    return ReleaseList(tuple(listed), asked.unread)
 
 
 def _of_project(releases: Sequence[Release]) -> list[ListedRelease]:
@@ -76,14 +91,17 @@ def _of_project(releases: Sequence[Release]) -> list[ListedRelease]:
 def folder_with(project: str, number: int, client: ClientContext, host: str | None = None) -> ReleaseFolder:
     """Return the folder that has a release: of the engine `host`, else of the default engine, else of any.
 
-    Raises: NoSuchRelease, ReleaseInvalid, ReleaseUnreadable; errors of the engine `host`.
+    Raises: NoSuchRelease, ReleaseInvalid, ReleaseUnreadable; errors of the engine `host`; Unavailable: the default engine can't be
+    asked, and no other has it.
     """
     found = [each for each in known_folders(client, project) if _has(each, number)]
     if len(found) == 1 and host is None:
         return found[0]
-    engine = refreshed(client, host)
-    own = [] if engine is None else [ReleaseFolder(engine.root, project)]
+    asked = refreshed(client, host)
+    own = [] if asked.engine is None else [ReleaseFolder(asked.engine.root, project)]
     folder = next((each for each in (*own, *([] if host else found)) if _has(each, number)), None)
+    if folder is None and asked.unread is not None:
+        raise asked.unread
     if folder is None:
         raise NoSuchRelease(f"{project} has no release {number} on this host; see `boltseal release ls`")
     return folder
@@ -97,11 +115,17 @@ def _has(folder: ReleaseFolder, number: int) -> bool:
 
 
 def show_release(project: str, number: int | None, client: ClientContext, host: str | None = None) -> ListedRelease:
-    """Return one release of a project; None: the one that runs. Raises: NoSuchRelease, ReleaseInvalid, ReleaseUnreadable."""
+    """Return one release of a project; None: the one that runs.
+
+    Raises: NoSuchRelease, ReleaseInvalid, ReleaseUnreadable; Unavailable: the default engine can't be asked, and no other has it.
+    """
     if number is None:
         here = client.engine_address(host).key
-        running = [each for each in list_releases(project, client, host) if each.current]
+        listed = list_releases(project, client, host)
+        running = [each for each in listed.releases if each.current]
         newest = max(running, key=lambda each: (each.release.engine == here, each.release.number), default=None)
+        if newest is None and listed.unread is not None:
+            raise listed.unread
         if newest is None:
             raise NoSuchRelease(f"no release of {project} runs; `boltseal release ls` lists all")
         return newest

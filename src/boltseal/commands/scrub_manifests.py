@@ -18,6 +18,7 @@ from boltseal.host.pull import MAX_CHILDREN
 from boltseal.host.scrub.missing_manifests import FetchedManifests
 from boltseal.host.scrub.plans import ImagePlan
 from boltseal.host.scrub.trust import Expectation, local_reference
+from boltseal.lockfile.container_check import is_changed_mark
 from boltseal.oci.digest import Digest
 from boltseal.oci.mediatype import MANIFEST_TYPES
 from boltseal.oci.reference import Reference
@@ -70,7 +71,9 @@ def _repositories(image: ImagePlan, expected: Expectation) -> Iterable[Reference
         yield Reference(expected.registry, expected.repository)
     for name in sorted(image.names, key=lambda each: not each.endswith(f"@{expected.digest}")):
         found = local_reference(name)
-        if found is not None and (found.digest is None or found.digest == expected.digest):
+        if found is None or is_changed_mark(found):
+            continue
+        if found.digest is None or found.digest == expected.digest:
             yield Reference(found.registry, found.repository)
 
 

@@ -151,8 +151,8 @@ class Engine:
         return self.address.environment() if self._tunnel is None else {"DOCKER_HOST": f"unix://{self._tunnel.socket}"}
 
     async def store(self) -> ImageStoreKind:
-        """Return which image store the engine uses."""
-        return inventory.store(await self.ask("GET", "info"), self.about)
+        """Return which image store the engine uses. Podman is not asked: it would look up packages."""
+        return ImageStoreKind.PODMAN if self.about.podman else inventory.store(await self.ask("GET", "info"))
 
     async def data_root(self) -> Path | None:
         """Return the engine's data folder on its own host, or None if it does not report one."""

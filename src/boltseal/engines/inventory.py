@@ -23,6 +23,7 @@ from typing import Annotated, Any, Final, TypeVar
 import msgspec
 
 from boltseal.errors import BoltsealError, Unavailable, quote
+from boltseal.lockfile.container_check import MARK_REGISTRY
 from boltseal.oci.digest import Digest, DigestInvalid
 from boltseal.oci.mediatype import INDEX_TYPES
 from boltseal.oci.platform import Platform
@@ -234,6 +235,10 @@ class _WithGraphDriver(msgspec.Struct, rename="pascal"):
     graph_driver: _GraphDriver | None = None
 
 
+class _Step(msgspec.Struct, rename="pascal"):
+    created_by: str = ""
+
+
 class _Image(msgspec.Struct, rename="pascal"):
     id: str
     repo_tags: list[str] | None = None
@@ -262,10 +267,8 @@ def about(raw: bytes) -> About:
     )
 
 
-def store(raw: bytes, version: About) -> ImageStoreKind:
-    """Parse the kind of image store from `GET /info`. Raises: EngineMismatch."""
-    if version.podman:
-        return ImageStoreKind.PODMAN
+def store(raw: bytes) -> ImageStoreKind:
+    """Parse the kind of Docker's image store from `GET /info`. Raises: EngineMismatch."""
     status = _decoded(raw, _Info, "its information").driver_status or []
     return ImageStoreKind.CONTAINERD if ["driver-type", _SNAPSHOTTER] in status else ImageStoreKind.CLASSIC
 
@@ -351,6 +354,11 @@ def layer_folders(raw: bytes) -> tuple[str, ...]:
     return tuple(filter(None, (data.get("UpperDir", ""), *data.get("LowerDir", "").split(":"))))
 
 
+def commands(raw: bytes) -> frozenset[str]:
+    """Parse the commands that made an image's layers from `GET /images/NAME/history`. Raises: EngineMismatch."""
+    return frozenset(each.created_by for each in _decoded(raw, list[_Step], "an image's history"))
+
+
 def images(raw: bytes) -> tuple[EngineImage, ...]:
     """Parse `GET /images/json`. Raises: EngineMismatch."""
     return tuple(_as_image(each) for each in _decoded(raw, list[_Image], "its images"))
@@ -364,7 +372,7 @@ def _as_image(document: _Image) -> EngineImage:
     return EngineImage(
         id=found,
         names=_references(document.repo_tags),
-        pulled_as=_references(document.repo_digests),
+        pulled_as=tuple(each for each in _references(document.repo_digests) if each.registry != MARK_REGISTRY),
         target=_descriptor(document.descriptor),
         platform=Platform(document.os, document.architecture, document.variant),
         labels=labels or {},

@@ -1,9 +1,9 @@
 """Images that are kept as evidence: a tag on the engine marks them, so that every administrator of the engine sees it.
 
-    REPOSITORY:boltseal-keep-DIGITS            the keep tag of the changed image
-    REPOSITORY:boltseal-keep-DIGITS-changed    the mark
+    REPOSITORY:boltseal-keep-DIGITS              the keep tag of the changed image
+    boltseal.invalid/changed:boltseal-keep-ID    the mark
 
-A mark is read with the list of images, which changes nothing on the host, from any machine that reaches the engine. It goes when
+No registry can have the mark's name, so that no pull marks an image. A mark is read with the list of images, which changes nothing on the host, from any machine that reaches the engine. It goes when
 the image goes: the same digest, pulled anew, is unpacked anew. Earlier versions recorded evidence only in the state folder
 of the user who replaced the image; `ids` marks those images as long as they have their keep tag.
 """
@@ -17,9 +17,8 @@ from typing import Final
 from boltseal.engines.inventory import EngineImage
 from boltseal.host.engine_images import EngineHost
 from boltseal.host.kept_images import KeptImage
-from boltseal.lockfile.container_check import CHANGED_SUFFIX, is_changed_mark
+from boltseal.lockfile.container_check import changed_mark, is_changed_mark
 from boltseal.oci.digest import Digest
-from boltseal.oci.reference import Reference, Tag
 
 EVIDENCE: Final = "evidence: its files differ on the disk"
 """The reason for which a changed image is kept. A person ends it by removing the image."""
@@ -33,7 +32,7 @@ class ChangedImages:
 
     async def mark(self, kept: KeptImage) -> None:
         """Mark a kept image as changed. Raises: NoSuchImage and the engine's errors."""
-        await self.host.engine.tag(kept.image, mark_of(kept.keep_name))
+        await self.host.engine.tag(kept.image, changed_mark(kept.image))
 
     async def unmark(self, image: EngineImage) -> None:
         """Remove the marks of an image whose files match again. Raises: the engine's errors."""
@@ -69,13 +68,8 @@ class ChangedImages:
             for kept in self.host.kept.kept(self.host.key)
             if kept.image in recorded
             and kept.keep_name in names.get(kept.image, ())
-            and mark_of(kept.keep_name) not in names[kept.image]
+            and changed_mark(kept.image) not in names[kept.image]
         }
-
-
-def mark_of(keep_name: Reference) -> Reference:
-    """Return the mark beside a keep tag."""
-    return Reference(keep_name.registry, keep_name.repository, Tag(f"{keep_name.tag}{CHANGED_SUFFIX}"))
 
 
 def marked(images: Iterable[EngineImage]) -> frozenset[Digest]:

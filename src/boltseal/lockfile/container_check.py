@@ -34,12 +34,13 @@ from boltseal.lockfile.document import LOCK_NAME, Lock, LockedImage, key_in, loc
 from boltseal.lockfile.format import time_text
 from boltseal.oci.digest import Digest
 from boltseal.oci.mediatype import INDEX_TYPES
-from boltseal.oci.reference import Reference, Tag
+from boltseal.oci.reference import Reference, Repository, Tag
 
 KEEP_PREFIX: Final = "boltseal-keep-"
 """Prefix of the tags by which `boltseal pull` keeps images; they exist in no registry."""
-CHANGED_SUFFIX: Final = "-changed"
-"""What follows a keep tag in the mark of an image whose files were changed on the disk."""
+MARK_REGISTRY: Final = "boltseal.invalid"
+"""The registry in the name of a mark. No such host can exist (RFC 2606), so that no pull gives an image this name."""
+_MARK_REPOSITORY: Final = Repository("changed")
 
 
 class DigestKind(StrEnum):
@@ -92,7 +93,8 @@ class RunningImage:
     `machine`: the host's. `recorded`: whether the host still knows the image. `created_us`: of the container.
     `tagged_us`: when the image was last tagged on this host. `local_digests`: of the image to which `started_as`
     resolves on this host now, None if there is none. `current_digest`: what it resolves to in the registry now, None if
-    that was not asked. `is_evidence`: whether the host has it as evidence, because its files were changed on the disk.
+    that was not asked. `is_evidence`: whether the host has it as evidence, because its files were changed on the disk. `is_copy`:
+    whether it is a copy that `boltseal pull --replace` made, of which the host knows no registry digest.
     """
 
     started_as: Reference | None
@@ -108,6 +110,7 @@ class RunningImage:
     local_digests: frozenset[Digest] | None = None
     current_digest: Digest | None = None
     is_evidence: bool = False
+    is_copy: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,9 +168,14 @@ def is_keep_tag(name: Reference) -> bool:
     return name.tag is not None and name.tag.startswith(KEEP_PREFIX)
 
 
+def changed_mark(image: Digest) -> Reference:
+    """Return the name that marks an image, by its ID, as kept as evidence, because its files were changed on the disk."""
+    return Reference(MARK_REGISTRY, _MARK_REPOSITORY, Tag(f"{KEEP_PREFIX}{image.hex[:64]}"))
+
+
 def is_changed_mark(name: Reference) -> bool:
-    """Return whether a name marks an image that is kept as evidence, because its files were changed on the disk."""
-    return is_keep_tag(name) and str(name.tag).endswith(CHANGED_SUFFIX)
+    """Return whether a name is such a mark. The tag of another registry never is, whatever its form."""
+    return name.registry == MARK_REGISTRY and name.repository == _MARK_REPOSITORY and is_keep_tag(name)
 
 
 def without_keep_tags(names: Iterable[Reference]) -> tuple[Reference, ...]:

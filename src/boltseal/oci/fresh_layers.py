@@ -24,8 +24,10 @@ EMPTY_LAYER: Final = bytes(1024)
 EMPTY_DIFF_ID: Final = Digest.of(EMPTY_LAYER)
 MAX_EMPTY_LAYERS: Final = 8
 _INSERTED_LAYER: Final = b'"%s",' % str(EMPTY_DIFF_ID).encode()
+CREATED_BY: Final = "boltseal pull --replace"
+"""What the history of a copy has as the command that made its empty layers."""
 _INSERTED_HISTORY: Final = (
-    b'{"created_by":"boltseal pull --replace","comment":"an empty layer, so that the layers above are unpacked anew"},'
+    b'{"created_by":"%s","comment":"an empty layer, so that the layers above are unpacked anew"},' % CREATED_BY.encode()
 )
 _DIFF_IDS: Final = re.compile(rb'"diff_ids"\s*:\s*\[\s*')
 _HISTORY: Final = re.compile(rb'"history"\s*:\s*\[\s*')

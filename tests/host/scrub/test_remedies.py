@@ -114,12 +114,13 @@ def test_each_engine_has_its_own_steps(store: str, root: str, id_: Digest, expec
 
 
 KEPT = "reg.example/shop/app:boltseal-keep-0123456789ab"
+MARK = "boltseal.invalid/changed:boltseal-keep-0123456789ab"
 
 
 @pytest.mark.parametrize("running", [0, os.getpid()], ids=["gone", "running"])
 def test_an_image_that_was_replaced_is_not_loaded_again(running: int) -> None:
     """An image with nothing but keep tags and the mark as evidence is not loaded again under its keep tag."""
-    found = remedy(names=(KEPT, f"{KEPT}-changed", f"reg.example/shop/app@{PULLED}"), typed=KEPT, running=running)
+    found = remedy(names=(KEPT, MARK, f"reg.example/shop/app@{PULLED}"), typed=KEPT, running=running)
 
     assert "the image was replaced" in found.steps[-1].text
     assert [each.split()[1] for each in commands(found)] == (["stop", "export", "rename"] if running else [])
@@ -129,7 +130,7 @@ def test_an_image_that_was_replaced_is_not_loaded_again(running: int) -> None:
 def test_an_image_with_keep_tags_is_loaded_again_by_its_own_name(own: str) -> None:
     """A changed image that has a name of its own beside keep tags and the mark is replaced under that name."""
     name = f"reg.example/shop/app:{own}"
-    found = remedy(names=tuple(sorted((KEPT, f"{KEPT}-changed", name, f"reg.example/shop/app@{PULLED}"))))
+    found = remedy(names=tuple(sorted((KEPT, MARK, name, f"reg.example/shop/app@{PULLED}"))))
 
     assert f"boltseal pull --replace {name}@{PULLED}" in commands(found)
 

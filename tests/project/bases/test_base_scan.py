@@ -289,6 +289,16 @@ async def test_an_image_from_scratch_has_no_base(registry: Published) -> None:
     assert await status(registry, f"{APP}:1", f"{APP}:2") == ["no base", "no base"]
 
 
+async def test_a_label_of_scratch_that_may_be_the_bases_is_doubt(registry: Published) -> None:
+    """An image inherits the label of a base that is from scratch; only with one layer, or its own name, has it none below itself."""
+    scratch, name = {"org.opencontainers.image.base.name": "scratch"}, "boltseal.image"
+    registry.image("shop/app", "1", "oX", labels=scratch)
+    registry.image("shop/app", "2", "oX", labels=scratch | {name: f"{APP}:2"})
+    registry.image("shop/app", "3", "oX", annotations=scratch)
+
+    assert await status(registry, f"{APP}:1", f"{APP}:2", f"{APP}:3") == ["cannot tell", "no base", "no base"]
+
+
 async def test_an_inherited_label_names_the_bases_base(registry: Published) -> None:
     """If only the base is labelled, with its own base, the app is still based on the base itself."""
     node = registry.image("library/node", "16.13", "ab")

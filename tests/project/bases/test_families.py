@@ -178,6 +178,7 @@ class Family:
     registry: FamilyRegistry
     builds: dict[Digest, dict[str, Build]] = field(default_factory=dict)
     tags: dict[str, Digest] = field(default_factory=dict)
+    former: dict[tuple[str, Digest], None] = field(default_factory=dict)
     number: int = 0
 
     async def build(self, name: str, base: str | None, how: str, platforms: Iterable[str], recorded: str) -> None:
@@ -200,6 +201,8 @@ class Family:
         repository, _, tag = name.partition(":")
         digest = await self.registry.push(repository, tag, images, records)
         self.builds.setdefault(digest, dict(images))
+        if name in self.tags:
+            self.former[name, self.tags[name]] = None
         self.tags[name] = digest
 
     def _on(self, below: Build | None, platform: str, how: str, parent: tuple[str, Digest] | None) -> Build:
@@ -245,10 +248,10 @@ class Family:
         for name, digest in self.tags.items():
             kept[name.partition(":")[0]].add(digest)
         await self.registry.forget(kept)
+        self.former.clear()
 
-    def moved_ancestor(self, name: str, platform: str) -> str | None:
+    def moved_ancestor(self, digest: Digest, platform: str) -> str | None:
         """Return an ancestor's tag that resolves to another image than the one that this image was built on."""
-        digest = self.tags[name]
         while (parent := self.builds[digest][platform].parent) is not None:
             tag, was = parent
             now = self.builds[self.tags[tag]].get(platform)
@@ -258,15 +261,17 @@ class Family:
             digest = was
         return None
 
-    async def scan(self) -> list[str]:
-        """Scan all images; return the wrong answers."""
+    async def scan(self, *, given: bool = False) -> list[str]:
+        """Scan all images; return the wrong answers. `given`: also former images by their digests, as containers run them."""
         wrong = []
-        for report in await self.registry.scan([self.registry.host + name for name in sorted(self.tags)]):
-            name = report.wanted.name.removeprefix(self.registry.host)
+        names = sorted(self.tags) + ([f"{name}@{digest}" for name, digest in self.former] if given else [])
+        for report in await self.registry.scan([self.registry.host + name for name in names]):
+            name, _, digest = report.wanted.name.removeprefix(self.registry.host).partition("@")
             for verdict in report.verdicts:
-                moved = self.moved_ancestor(name, verdict.platform.removeprefix("linux/"))
+                image = Digest.parse(digest) if digest else self.tags[name]
+                moved = self.moved_ancestor(image, verdict.platform.removeprefix("linux/"))
                 if str(verdict.status) == "current" and moved is not None:
-                    wrong.append(f"{name} is current, but {moved} has moved: {verdict.reason}")
+                    wrong.append(f"{report.wanted.name} is current, but {moved} has moved: {verdict.reason}")
         return wrong
 
 
@@ -274,7 +279,7 @@ NAMES = [f"{repository}:{tag}" for repository in REPOSITORIES for tag in ("1", "
 HOW = st.sampled_from(["layer", "layer", "layer", "settings", "squash"])
 RECORDED = st.sampled_from(["none", "none", "none", "annotation", "label"])
 USED = st.sampled_from([PLATFORMS[:1], PLATFORMS[:1], PLATFORMS])
-SCAN = st.sampled_from([True, True, True, False])
+SCAN = st.sampled_from([[("scan",)], [("scan",)], [("scan given",)], []])
 WHAT = st.sampled_from(["build", "build", "build", "build", "lose top", "change config", "forget"])
 Step = tuple[object, ...]
 
@@ -289,7 +294,7 @@ def lives(draw: st.DrawFn) -> list[Step]:
     used = draw(USED)
     names = [NAMES[0], NAMES[2], NAMES[6]]
     for name, base in zip(names, [None, *names], strict=False):
-        steps += [("build", name, base, draw(HOW), used, draw(RECORDED)), *[("scan",)] * draw(SCAN)]
+        steps += [("build", name, base, draw(HOW), used, draw(RECORDED)), *draw(SCAN)]
     for _ in range(draw(st.integers(1, 7))):
         what = draw(WHAT)
         if what == "build":
@@ -299,7 +304,7 @@ def lives(draw: st.DrawFn) -> list[Step]:
             names.append(name)
         else:
             steps.append((what,) if what == "forget" else (what, draw(st.sampled_from(names))))
-        steps += [("scan",)] * draw(SCAN)
+        steps += draw(SCAN)
     return steps
 
 
@@ -324,6 +329,23 @@ CIRCLE: list[Step] = [
 ]
 """A base that is built again on an image that was built on it, with other settings only."""
 
+DELETED_CIRCLE: list[Step] = [
+    *CIRCLE,
+    ("scan",),
+    ("build", "base/os:1", None, "layer", ("amd64",), "none"),
+    ("forget",),
+    ("scan",),
+]
+"""A circle whose base is then built from scratch again, and whose former images are all deleted."""
+
+GIVEN: list[Step] = [
+    ("build", "team/app:2", None, "layer", ("amd64",), "none"),
+    ("build", "base/lib:1", "team/app:2", "layer", ("amd64",), "none"),
+    ("build", "base/lib:1", "base/lib:1", "settings", ("amd64",), "none"),
+    ("scan given",),
+]
+"""A tag whose image is built on its own former one, which the run has by its digest."""
+
 
 async def _run_steps(family: Family, steps: list[Step], *, observed: bool) -> list[str]:
     """Run the life of a family; return the wrong answers.
@@ -338,13 +360,13 @@ async def _run_steps(family: Family, steps: list[Step], *, observed: bool) -> li
             if observed and base is not None and name.partition(":")[0] == str(base).partition(":")[0]:
                 wrong += await family.scan()
             await family.build(*arguments)  # type: ignore[arg-type]
-        elif what == "scan":
-            wrong += await family.scan()
+        elif what in ("scan", "scan given"):
+            wrong += await family.scan(given=what == "scan given")
         elif what == "forget":
             await family.forget()
         elif arguments[0] in family.tags:
             await (family.lose_top if what == "lose top" else family.change_config)(str(arguments[0]))
-    return wrong + await family.scan()
+    return wrong + await family.scan() + await family.scan(given=True)
 
 
 @pytest.mark.slow
@@ -370,6 +392,8 @@ def test_no_image_is_current_by_mistake_at_a_registry_with_a_ledger(tmp_path: Pa
         @given(lives())
         @example(ON_ITSELF)
         @example(CIRCLE)
+        @example(DELETED_CIRCLE)
+        @example(GIVEN)
         def check(steps: list[Step]) -> None:
             number = next(numbers)
             family = Family(WithLedger(registry, f"f{number}/", tmp_path / str(number)))

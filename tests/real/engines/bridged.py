@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import json
 import subprocess
 import sys
-import threading
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -20,6 +18,7 @@ from tests.servers import Server
 
 FORWARD = """
 import asyncio, sys
+at, target = sys.argv[1:]
 async def pump(reader, writer):
     try:
         while data := await reader.read(65536):
@@ -29,15 +28,25 @@ async def pump(reader, writer):
         pass
     writer.close()
 async def serve(reader, writer):
-    to, from_ = await asyncio.open_unix_connection(sys.argv[2])
+    try:
+        if target.isdigit():
+            to, from_ = await asyncio.open_connection("127.0.0.1", int(target))
+        else:
+            to, from_ = await asyncio.open_unix_connection(target)
+    except OSError:  # the registry is off
+        writer.close()
+        return
     await asyncio.gather(pump(reader, from_), pump(to, writer))
 async def main():
-    server = await asyncio.start_server(serve, "127.0.0.1", int(sys.argv[1]))
+    if at.isdigit():
+        server = await asyncio.start_server(serve, "127.0.0.1", int(at))
+    else:
+        server = await asyncio.start_unix_server(serve, at)
     print("ready", flush=True)
     await server.serve_forever()
 asyncio.run(main())
 """
-"""Forwards a port of the namespace to a Unix socket, which all namespaces share."""
+"""Forwards a port, or a Unix socket, to another port or socket. All network namespaces share the sockets."""
 
 PROBE = """
 import json, socket, struct, sys, time
@@ -141,15 +150,22 @@ def bridged_docker(folder: Path, registry: Server, *, containerd_store: bool = F
 
 @contextlib.contextmanager
 def _forwarded(folder: Path, engine: Server, port: int) -> Iterator[None]:
-    at = folder / "registry.sock"
-    with _unix_server(at, port), in_network(engine.pid, FORWARD, str(port), str(at)):
+    at = str(folder / "registry.sock")
+    with running(FORWARD, at, str(port)), in_network(engine.pid, FORWARD, str(port), at):
         yield
 
 
 @contextlib.contextmanager
 def in_network(pid: int, code: str, *arguments: str) -> Iterator[subprocess.Popen[str]]:
-    """Run Python code in the network namespace of a process; it prints a line when it is ready."""
-    argv = [program("nsenter"), f"--net=/proc/{pid}/ns/net", sys.executable, "-c", code, *arguments]
+    """Run Python code in the network namespace of a process, as `running` does."""
+    with running(code, *arguments, before=(program("nsenter"), f"--net=/proc/{pid}/ns/net")) as process:
+        yield process
+
+
+@contextlib.contextmanager
+def running(code: str, *arguments: str, before: Sequence[str] = ()) -> Iterator[subprocess.Popen[str]]:
+    """Run Python code that prints a line when it is ready, in a process that is killed at the end. `before`: what starts it."""
+    argv = [*before, sys.executable, "-c", code, *arguments]
     with subprocess.Popen(argv, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == "ready\n"
@@ -157,45 +173,6 @@ def in_network(pid: int, code: str, *arguments: str) -> Iterator[subprocess.Pope
             yield process
         finally:
             process.kill()
-
-
-@contextlib.contextmanager
-def _unix_server(at: Path, port: int) -> Iterator[None]:
-    """Forward a Unix socket to a port of this machine, in a thread."""
-    loop = asyncio.new_event_loop()
-
-    async def pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        with contextlib.suppress(OSError):
-            while data := await reader.read(65536):
-                writer.write(data)
-                await writer.drain()
-        writer.close()
-
-    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        try:
-            to, from_ = await asyncio.open_connection("127.0.0.1", port)
-        except OSError:  # the registry is off
-            writer.close()
-            return
-        await asyncio.gather(pump(reader, from_), pump(to, writer))
-
-    server = loop.run_until_complete(asyncio.start_unix_server(serve, at))
-    thread = threading.Thread(target=loop.run_forever)
-    thread.start()
-    try:
-        yield
-    finally:
-        loop.call_soon_threadsafe(server.close)
-        loop.call_soon_threadsafe(loop.stop)
-        thread.join()
-        loop.run_until_complete(_cancelled(asyncio.all_tasks(loop)))
-        loop.close()
-
-
-async def _cancelled(tasks: Collection[asyncio.Task[None]]) -> None:
-    for each in tasks:
-        each.cancel()
-    await asyncio.gather(*tasks, return_exceptions=True)
 
 
 @contextlib.contextmanager

@@ -6,7 +6,6 @@ import contextlib
 import json
 import os
 import signal
-from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import httpx2
@@ -17,43 +16,28 @@ from tests.cli.program import Run
 from tests.polling import wait_until
 from tests.ports import free_port
 from tests.programs import program
-from tests.real.compose_project import ENDS, HEALTHY, ILL, ComposeProject, started, until_step
+from tests.real.compose_project import (
+    ENDS,
+    HEALTHY,
+    ILL,
+    ComposeProject,
+    ProjectOn,
+    started,
+    succeeds_every,
+    until_step,
+)
+from tests.real.registry import Registry
 from tests.real.tools import Docker
 from tests.servers import Server
 from tests.small_disk import small_disk
 
 pytestmark = pytest.mark.real
 
-Front = Callable[[Docker, Server], ComposeProject]
-
 
 @pytest.fixture
-def front(tmp_path: Path, repository: str) -> Iterator[Front]:
-    """Creates a project on an engine; all that it started is removed at the end."""
-    made: list[ComposeProject] = []
-
-    def make(docker: Docker, server: Server) -> ComposeProject:
-        root = tmp_path / "project"
-        root.mkdir()
-        made.append(ComposeProject(root, docker, server, tmp_path / "state", repository))
-        return made[-1]
-
-    yield make
-    for each in made:
-        each.down()
-
-
-@pytest.fixture
-def shop(front: Front, docker: Docker, own: Server) -> ComposeProject:
+def shop(project_on: ProjectOn, docker: Docker) -> ComposeProject:
     """A project on Docker's classic store."""
-    return front(docker, own)
-
-
-@pytest.fixture(scope="module")
-def own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """A registry for this module."""
-    with servers.boltseal(tmp_path_factory.mktemp("own") / "data") as server:
-        yield server
+    return project_on(docker)
 
 
 @pytest.fixture(params=["docker", "docker_containerd"])
@@ -64,11 +48,11 @@ def engine(request: pytest.FixtureRequest) -> Docker:
 
 
 def test_a_rollback_restores_the_first_release_without_the_registry(
-    front: Front, engine: Docker, tmp_path: Path
+    project_on: ProjectOn, engine: Docker, tmp_path: Path
 ) -> None:
     """After two deploys, a rollback restores the first image with the registry switched off, though its tag moved."""
     with servers.boltseal(tmp_path / "data") as server:
-        shop = front(engine, server)
+        shop = project_on(engine, server)
         first = shop.publish("edge", "the first")
         shop.web("edge")
         shop.deployed()
@@ -90,21 +74,21 @@ def test_a_rollback_restores_the_first_release_without_the_registry(
     assert shop.releases()[2]["services"][0]["digest"] == first
 
 
-def test_an_unchanged_deploy_does_nothing(front: Front, engine: Docker, own: Server) -> None:
+def test_an_unchanged_deploy_does_nothing(project_on: ProjectOn, engine: Docker) -> None:
     """Deploying what already runs causes no pull, restart, release or registry request."""
-    shop = front(engine, own)
+    shop = project_on(engine)
     shop.publish("1.0.0")
     shop.web("1.0.0")
     shop.deployed()
     before = shop.ids()
-    asked = _requests(own)
+    asked = _requests(shop.registry)
     again = shop.run("deploy")
 
     assert again.code == 0, again.err
     assert again.out == f"release 1 of {shop.name} runs already: nothing was pulled, started or stopped\n"
     assert shop.ids() == before
     assert len(shop.releases()) == 1
-    assert _requests(own) == asked
+    assert _requests(shop.registry) == asked
 
 
 def _requests(server: Server) -> str:
@@ -114,9 +98,9 @@ def _requests(server: Server) -> str:
     return "\n".join(line for line in lines if 'route="/metrics"' not in line and 'route="/readyz"' not in line)
 
 
-def test_an_unhealthy_version_is_replaced_by_the_former_one(front: Front, engine: Docker, own: Server) -> None:
+def test_an_unhealthy_version_is_replaced_by_the_former_one(project_on: ProjectOn, engine: Docker) -> None:
     """If the new version fails its health check, the former one is restored exactly: exit code 1 with the reason."""
-    shop = front(engine, own)
+    shop = project_on(engine)
     shop.publish("1.0.0")
     shop.publish("1.1.0")
     shop.web("1.0.0")
@@ -281,7 +265,7 @@ def test_a_kill_before_the_record_leaves_no_release(shop: ComposeProject) -> Non
 def test_ctrl_c_prints_how_to_resume(shop: ComposeProject) -> None:
     """Ctrl-C ends with 130, prints the command that resumes, and leaves the release at its step."""
     shop.publish("1.0.0")
-    shop.web("1.0.0", {**HEALTHY, "interval": "30s"})
+    shop.web("1.0.0", succeeds_every("30s"))
     shop.locked()
     one = started(shop, "deploy")
     until_step(shop, 1, "waiting")
@@ -298,7 +282,7 @@ def test_of_two_deploys_at_once_one_is_refused(shop: ComposeProject) -> None:
     shop.publish("1.1.0")
     shop.web("1.0.0")
     shop.deployed()
-    shop.web("1.1.0", {**HEALTHY, "start_period": "3s", "interval": "3s"})
+    shop.web("1.1.0", succeeds_every("3s"))
     shop.locked()
     one = started(shop, "deploy")
     until_step(shop, 2, "starting")
@@ -347,7 +331,7 @@ def test_a_local_build_is_deployed_and_rolled_back(shop: ComposeProject) -> None
     )
     (shop.root / "busybox").write_bytes(Path(program("busybox")).read_bytes())
     (shop.root / "busybox").chmod(0o755)
-    shop.write({"made": {"build": "."}})
+    shop.write({"made": {"build": ".", "healthcheck": HEALTHY}})
     missing = shop.run("deploy")
     shop.locked("--allow-empty")
     built = shop.run("deploy", "--build")
@@ -569,10 +553,11 @@ def test_a_removed_image_is_pulled_again_by_its_digest(shop: ComposeProject) -> 
     assert shop.words() == {"web": "one"}
 
 
-def test_a_modified_image_is_not_started(own: Server, repository: str, tmp_path: Path) -> None:
+def test_a_modified_image_is_not_started(registry: Registry, repository: str, tmp_path: Path) -> None:
     """With --require-scrub a modified local image is not started."""
     with servers.dockerd(tmp_path / "engine", driver="overlay2") as engine:
-        shop = ComposeProject(tmp_path / "project", Docker(engine.address, "own"), own, tmp_path / "state", repository)
+        docker = Docker(engine.address, "own")
+        shop = ComposeProject(tmp_path / "project", docker, registry.server, tmp_path / "state", repository)
         for tag in ("1.0.0", "1.1.0"):
             shop.publish(tag)
         shop.web("1.0.0")
@@ -598,10 +583,13 @@ def test_a_modified_image_is_not_started(own: Server, repository: str, tmp_path:
     assert len(releases) == 1
 
 
-def test_a_modified_image_of_the_running_release_is_reported(own: Server, repository: str, tmp_path: Path) -> None:
+def test_a_modified_image_of_the_running_release_is_reported(
+    registry: Registry, repository: str, tmp_path: Path
+) -> None:
     """With --require-scrub an unchanged deploy verifies the images that run already, and does not stop them."""
     with servers.dockerd(tmp_path / "engine", driver="overlay2") as engine:
-        shop = ComposeProject(tmp_path / "project", Docker(engine.address, "own"), own, tmp_path / "state", repository)
+        docker = Docker(engine.address, "own")
+        shop = ComposeProject(tmp_path / "project", docker, registry.server, tmp_path / "state", repository)
         shop.publish("1.0.0")
         shop.web("1.0.0")
         shop.deployed()
@@ -764,10 +752,10 @@ def test_an_update_that_is_killed_is_undone_by_the_next_deploy(shop: ComposeProj
     assert shop.words() == {"web": "1.0.0"}
 
 
-def test_a_running_release_is_in_the_ledger(front: Front, docker: Docker, tmp_path: Path) -> None:
+def test_a_running_release_is_in_the_ledger(project_on: ProjectOn, docker: Docker, tmp_path: Path) -> None:
     """If the lock has the registry's ledger, a release is recorded in it without environment values."""
     with servers.boltseal(tmp_path / "data") as server:
-        shop = front(docker, server)
+        shop = project_on(docker, server)
         shop.publish("1.0.0")
         service = {"image": shop.image("1.0.0"), "healthcheck": HEALTHY, "environment": {"KEY": "hush"}}
         shop.write({"web": service})

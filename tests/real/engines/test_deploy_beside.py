@@ -10,47 +10,37 @@ from typing import Any
 
 import pytest
 
-from tests import servers
 from tests.cli.program import clean_environment
-from tests.real.compose_project import ComposeProject
+from tests.real.compose_project import OFTEN_AT_START, ComposeProject, ProjectOn
 from tests.real.engines.bridged import asked, bridged_docker
+from tests.real.registry import Registry
 from tests.real.tools import CommandResult, Docker, run
-from tests.servers import Server
 
 pytestmark = pytest.mark.real
 
 PORT = 8080
-CHECK = {"test": ["CMD", "/busybox", "wget", "-q", "-O", "/dev/null", f"http://127.0.0.1:{PORT}/"], "interval": "300ms"}
+CHECK = {"test": ["CMD", "/busybox", "wget", "-q", "-O", "/dev/null", f"http://127.0.0.1:{PORT}/"], **OFTEN_AT_START}
 ILL = {"test": ["CMD", "false"], "interval": "300ms", "retries": 1}
 
 
 @pytest.fixture(scope="module")
-def own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """The registry of this module."""
-    with servers.boltseal(tmp_path_factory.mktemp("own") / "data") as server:
-        yield server
-
-
-@pytest.fixture(scope="module")
-def classic(tmp_path_factory: pytest.TempPathFactory, own: Server) -> Iterator[Docker]:
+def classic(tmp_path_factory: pytest.TempPathFactory, registry: Registry) -> Iterator[Docker]:
     """Docker with its own store and with networks."""
-    with bridged_docker(tmp_path_factory.mktemp("b"), own) as docker:
+    with bridged_docker(tmp_path_factory.mktemp("b"), registry.server) as docker:
         yield docker
 
 
 @pytest.fixture(scope="module")
-def containerd(tmp_path_factory: pytest.TempPathFactory, own: Server) -> Iterator[Docker]:
+def containerd(tmp_path_factory: pytest.TempPathFactory, registry: Registry) -> Iterator[Docker]:
     """Docker with containerd's store and with networks."""
-    with bridged_docker(tmp_path_factory.mktemp("c"), own, containerd_store=True) as docker:
+    with bridged_docker(tmp_path_factory.mktemp("c"), registry.server, containerd_store=True) as docker:
         yield docker
 
 
 @pytest.fixture(params=["classic", "containerd"])
-def shop(request: pytest.FixtureRequest, own: Server, repository: str, tmp_path: Path) -> Iterator[ComposeProject]:
+def shop(request: pytest.FixtureRequest, project_on: ProjectOn) -> Iterator[ComposeProject]:
     """A project whose images 1, 2 and so on serve their number by HTTP; all its containers are removed at the end."""
-    engine: Docker = request.getfixturevalue(request.param)
-    made = ComposeProject(tmp_path / "project", engine, own, tmp_path / "state", repository)
-    made.root.mkdir()
+    made = project_on(request.getfixturevalue(request.param))
     for number in ("1", "2", "3"):
         made.publish(number, command=serves(number))
     yield made

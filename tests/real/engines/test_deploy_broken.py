@@ -14,7 +14,7 @@ import pytest
 from tests import servers
 from tests.cli.program import Run, clean_environment
 from tests.ports import free_port
-from tests.real.compose_project import ENDS, ComposeProject
+from tests.real.compose_project import ENDS, OFTEN_AT_START, ComposeProject
 from tests.real.engines.bridged import bridged_docker
 from tests.real.sleeper import publish, sleeper
 from tests.real.tools import run
@@ -30,7 +30,7 @@ SERVES = (
     f"exec /busybox httpd -f -p {PORT} -h /"
 )
 MIGRATES = 'echo {tag} >> /data/runs; test "$MIGRATION" != bad'
-CHECK = {"test": ["CMD", "/busybox", "wget", "-q", "-O", "/dev/null", f"http://127.0.0.1:{PORT}/"], "interval": "300ms"}
+CHECK = {"test": ["CMD", "/busybox", "wget", "-q", "-O", "/dev/null", f"http://127.0.0.1:{PORT}/"], **OFTEN_AT_START}
 
 
 @dataclass

@@ -2,46 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests import servers
 from tests.cli.program import clean_environment
 from tests.programs import program
-from tests.real.compose_project import HEALTHY, ComposeProject
+from tests.real.compose_project import HEALTHY, ComposeProject, ProjectOn
 from tests.real.tools import Docker, run
-from tests.servers import Server
 
 pytestmark = pytest.mark.real
 
 
-@pytest.fixture(scope="module")
-def own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """The registry of this module."""
-    with servers.boltseal(tmp_path_factory.mktemp("own") / "data") as server:
-        yield server
-
-
 @pytest.fixture
-def shop(docker: Docker, own: Server, repository: str, tmp_path: Path) -> Iterator[ComposeProject]:
+def shop(docker: Docker, project_on: ProjectOn) -> ComposeProject:
     """A project with a Dockerfile, whose registry has the tag 1.0.0."""
-    made = ComposeProject(tmp_path / "project", docker, own, tmp_path / "state", repository)
-    made.root.mkdir()
+    made = project_on(docker)
     (made.root / "Dockerfile").write_text(
         'FROM scratch\nCOPY busybox /busybox\nLABEL words=built\nCMD ["/busybox", "sleep", "1000"]\n'
     )
     (made.root / "busybox").write_bytes(Path(program("busybox")).read_bytes())
     (made.root / "busybox").chmod(0o755)
     made.publish("1.0.0")
-    yield made
-    made.down()
+    return made
 
 
 def both(shop: ComposeProject, tag: str) -> None:
     """Return a project of one service with an image and a build."""
-    shop.write({"web": {"image": shop.image(tag), "build": "."}})
+    shop.write({"web": {"image": shop.image(tag), "build": ".", "healthcheck": HEALTHY}})
 
 
 @pytest.mark.parametrize("flag", ["--require-scrub", "--no-scrub"])
@@ -100,7 +88,8 @@ def test_a_build_is_recorded_by_its_id_as_unproven(shop: ComposeProject) -> None
     image = shop.docker.run("image", "inspect", "--format", "{{.Id}}", shop.image("2.0.0")).checked().strip()
     recorded = shop.releases()[0]["services"][0]
     same = shop.run("deploy")
-    shop.write({"web": {"image": shop.image("2.0.0"), "build": ".", "environment": {"A": "b"}}})
+    web = {"image": shop.image("2.0.0"), "build": ".", "healthcheck": HEALTHY}
+    shop.write({"web": {**web, "environment": {"A": "b"}}})
     changed = shop.run("deploy")
     before = shop.ids()
     shop.docker.run("pull", shop.image("1.0.0")).checked()
@@ -120,7 +109,9 @@ def test_a_build_is_recorded_by_its_id_as_unproven(shop: ComposeProject) -> None
 
 def test_a_build_without_an_image_is_refused_unless_it_is_built(shop: ComposeProject) -> None:
     """A build without an image name is refused without --build, even if the engine has Compose's default tag for it."""
-    shop.write({"web": {"build": "."}, "db": {"image": shop.image("1.0.0"), "healthcheck": HEALTHY}})
+    shop.write(
+        {"web": {"build": ".", "healthcheck": HEALTHY}, "db": {"image": shop.image("1.0.0"), "healthcheck": HEALTHY}}
+    )
     shop.locked()
     shop.docker.run("pull", shop.image("1.0.0")).checked()
     shop.docker.run("tag", shop.image("1.0.0"), f"{shop.name}-web").checked()

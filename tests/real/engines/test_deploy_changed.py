@@ -11,20 +11,13 @@ import pytest
 from tests import servers
 from tests.real.compose_project import ENDS, HEALTHY, ComposeProject
 from tests.real.engines.changed_layers import plant
+from tests.real.registry import Registry
 from tests.real.sleeper import SLEEP, publish, sleeper
 from tests.real.tools import Docker
-from tests.servers import Server
 
 pytestmark = pytest.mark.real
 
 STOP_FIRST = {"deploy": {"update_config": {"order": "stop-first"}}}
-
-
-@pytest.fixture(scope="module")
-def own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """The registry of this module."""
-    with servers.boltseal(tmp_path_factory.mktemp("own") / "data") as server:
-        yield server
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,12 +55,13 @@ class Host:
 
 
 @pytest.fixture(params=["overlay2", "containerd"])
-def host(request: pytest.FixtureRequest, own: Server, repository: str, tmp_path: Path) -> Iterator[Host]:
+def host(request: pytest.FixtureRequest, registry: Registry, repository: str, tmp_path: Path) -> Iterator[Host]:
     """Docker with either store, and release 1 of a project on image 1."""
     containerd = request.param == "containerd"
     driver = "overlayfs" if containerd else "overlay2"
     with servers.dockerd(tmp_path / "engine", containerd_store=containerd, driver=driver) as engine:
-        shop = ComposeProject(tmp_path / "project", Docker(engine.address, "own"), own, tmp_path / "state", repository)
+        docker = Docker(engine.address, "own")
+        shop = ComposeProject(tmp_path / "project", docker, registry.server, tmp_path / "state", repository)
         yield Host(shop, tmp_path / "engine/data" / ("containerd/daemon" if containerd else "overlay2"))
         shop.down()
 

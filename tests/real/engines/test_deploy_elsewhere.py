@@ -14,7 +14,7 @@ from tests import servers
 from tests.cli.program import clean_environment
 from tests.ports import free_port
 from tests.programs import program
-from tests.real.compose_project import ENDS, HEALTHY, ILL, ComposeProject, started, until_step
+from tests.real.compose_project import ENDS, ILL, ComposeProject, started, succeeds_every, until_step
 from tests.real.tools import Docker, run
 from tests.servers import Server
 
@@ -74,17 +74,12 @@ def registry(shop: ComposeProject) -> Iterator[Callable[[], None]]:
     off()
 
 
-def plain(shop: ComposeProject, tag: str) -> None:
-    """Return a project of one service without a health check, because Podman needs systemd for those."""
-    shop.write({"web": {"image": shop.image(tag)}})
-
-
 def test_a_rollback_restores_the_first_release_without_the_registry(
     shop: ComposeProject, registry: Callable[[], None]
 ) -> None:
     """A rollback works on other engines as on this host's Docker, and an unchanged deploy does nothing."""
     shop.publish("edge", "the first")
-    plain(shop, "edge")
+    shop.web("edge")
     shop.deployed()
     first = shop.ids()
     again = shop.run("deploy")
@@ -108,9 +103,9 @@ def test_a_service_that_can_not_start_is_replaced_by_the_former_release(
     """A service that can't start is replaced by the former release, with its last log lines from that engine."""
     shop.publish("1.0.0")
     shop.publish("1.1.0", command=ENDS)
-    plain(shop, "1.0.0")
+    shop.web("1.0.0")
     shop.deployed()
-    plain(shop, "1.1.0")
+    shop.web("1.1.0")
     shop.locked()
     failed = shop.run("deploy")
 
@@ -158,14 +153,14 @@ def test_the_error_of_a_broken_connection_says_how_to_resume(
 ) -> None:
     """A broken connection is exit code 3 with one reason and the command that resumes."""
     shop.publish("1.0.0")
-    shop.web("1.0.0", {**HEALTHY, "interval": "8s"})
+    shop.web("1.0.0", succeeds_every("8s"))
     shop.locked()
     one = started(shop, "deploy")
     until_step(shop, 1, "waiting")
     for child in Path(f"/proc/{one.pid}/task/{one.pid}/children").read_text().split():
         os.kill(int(child), signal.SIGKILL)
     _, err = one.communicate(timeout=60)
-    shop.web("1.0.0", HEALTHY)
+    shop.web("1.0.0")
     resumed = shop.run("deploy", "--resume", "--wait", "60s")
 
     assert one.returncode == 3
@@ -181,9 +176,9 @@ def test_a_release_of_one_engine_is_not_restored_on_another(
     """A first release on a second engine has no former one, and is its number 1, whatever ran on the first engine."""
     shop.publish("1.0.0")
     shop.publish("1.1.0", command=ENDS)
-    plain(shop, "1.0.0")
+    shop.web("1.0.0")
     shop.deployed()
-    plain(shop, "1.1.0")
+    shop.web("1.1.0")
     shop.locked()
     there = replace(shop, docker=docker_containerd)
     failed = there.run("deploy")
@@ -204,7 +199,7 @@ def test_an_unproven_image_is_not_started(shop: ComposeProject, registry: Callab
     """With --require-scrub an unproven image is exit code 3; without it, the reason is printed."""
     why = "is on another host"
     shop.publish("1.0.0")
-    plain(shop, "1.0.0")
+    shop.web("1.0.0")
     shop.locked()
     refused = [shop.run("deploy", "--require-scrub") for _ in range(2)]
     found = shop.containers()
@@ -221,7 +216,7 @@ def test_an_unproven_image_is_not_started(shop: ComposeProject, registry: Callab
 def test_an_image_in_a_store_of_the_driver_vfs_is_proven(shop: ComposeProject, registry: Callable[[], None]) -> None:
     """With --require-scrub an image that Podman stores with the driver vfs is verified and started."""
     shop.publish("1.0.0")
-    plain(shop, "1.0.0")
+    shop.write({"web": {"image": shop.image("1.0.0")}})
     shop.locked()
     done = shop.run("deploy", "--require-scrub")
 
@@ -234,7 +229,7 @@ def test_an_image_in_a_store_of_the_driver_vfs_is_proven(shop: ComposeProject, r
 def test_a_check_that_no_systemd_runs_is_run_by_the_deploy(shop: ComposeProject, registry: Callable[[], None]) -> None:
     """Podman runs health checks only by systemd's timers; without systemd the deploy has them run, and ends healthy."""
     shop.publish("1.0.0")
-    shop.web("1.0.0", HEALTHY)
+    shop.web("1.0.0")
     shop.locked()
     done = shop.run("deploy", "--wait", "20s")
 

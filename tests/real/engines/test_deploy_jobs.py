@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests import servers
 from tests.polling import wait_until
-from tests.ports import free_port
-from tests.real.compose_project import ComposeProject, started
+from tests.real.compose_project import ComposeProject, ProjectOn, started
 from tests.real.tools import Docker
 from tests.servers import Server
 
@@ -21,36 +18,20 @@ WAITS = {"migrate": {"condition": "service_completed_successfully"}}
 DIES = ["/busybox", "sh", "-c", "/busybox echo it can not start; exit 3"]
 
 
-@pytest.fixture(scope="module")
-def port() -> int:
-    """The port of the registry, which Podman must know before it starts."""
-    return free_port()
-
-
-@pytest.fixture(scope="module")
-def own(tmp_path_factory: pytest.TempPathFactory, port: int) -> Iterator[Server]:
-    """The registry of this module."""
-    with servers.boltseal(tmp_path_factory.mktemp("own") / "data", port=port) as server:
-        yield server
-
-
-@pytest.fixture(scope="module")
-def podman(tmp_path_factory: pytest.TempPathFactory, port: int) -> Iterator[Docker]:
+@pytest.fixture
+def podman(podman_service: Server) -> Docker:
     """Podman, through Docker's API."""
-    with servers.podman(tmp_path_factory.mktemp("p"), plain_http=[f"127.0.0.1:{port}"]) as server:
-        yield Docker(server.address, "podman")
+    return Docker(podman_service.address, "podman")
 
 
 @pytest.fixture(params=["docker", "podman"])
-def shop(request: pytest.FixtureRequest, own: Server, repository: str, tmp_path: Path) -> Iterator[ComposeProject]:
+def shop(request: pytest.FixtureRequest, project_on: ProjectOn, tmp_path: Path) -> ComposeProject:
     """A project on each engine whose images have the tags 1.0.0 and 2.0.0."""
-    engine: Docker = request.getfixturevalue(request.param)
-    made = ComposeProject(tmp_path / "project", engine, own, tmp_path / "state", repository)
+    made = project_on(request.getfixturevalue(request.param))
     (tmp_path / "data").mkdir()
     for tag in ("1.0.0", "2.0.0"):
         made.publish(tag)
-    yield made
-    made.down()
+    return made
 
 
 def migrates(to: int) -> list[str]:
@@ -67,7 +48,7 @@ def job(shop: ComposeProject, version: int, **more: Any) -> dict[str, Any]:
 
 def web(shop: ComposeProject, version: int, **more: Any) -> dict[str, Any]:
     """Return the service that runs after the migration, for one version."""
-    return {"image": shop.image(f"{version}.0.0"), "depends_on": WAITS, **more}
+    return {"image": shop.image(f"{version}.0.0"), "healthcheck": shop.healthy, "depends_on": WAITS, **more}
 
 
 def runs(shop: ComposeProject) -> list[str]:

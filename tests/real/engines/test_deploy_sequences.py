@@ -6,40 +6,20 @@ import random
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests import servers
 from tests.cli.program import clean_environment
 from tests.real.compose_project import HEALTHY, ILL, KILLED, ComposeProject
-from tests.real.tools import Docker, run
-from tests.servers import Server
+from tests.real.tools import run
 
 pytestmark = pytest.mark.real
 
 WAITS = {"job": {"condition": "service_completed_successfully"}}
 STEPS = 6
-
-
-@pytest.fixture(scope="module")
-def own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """The registry of this module."""
-    with servers.boltseal(tmp_path_factory.mktemp("own") / "data") as server:
-        yield server
-
-
-@pytest.fixture(params=["docker", "docker_containerd"])
-def shop(request: pytest.FixtureRequest, own: Server, repository: str, tmp_path: Path) -> Iterator[ComposeProject]:
-    """A project on each store; all its containers are removed at the end."""
-    engine: Docker = request.getfixturevalue(request.param)
-    made = ComposeProject(tmp_path / "project", engine, own, tmp_path / "state", repository)
-    (tmp_path / "data").mkdir()
-    yield made
-    made.down()
 
 
 @dataclass
@@ -165,6 +145,7 @@ def running(shop: ComposeProject) -> dict[str, str]:
 @pytest.mark.parametrize("seed", [1, 2])
 def test_what_runs_is_always_as_expected(shop: ComposeProject, seed: int) -> None:
     """After each step, what runs is what the last successful step says, or exactly what ran before."""
+    (shop.root.parent / "data").mkdir()
     sequence = Sequence(shop, random.Random(seed))  # noqa: S311 - a sample that can be repeated
     sequence.chance.choice([sequence.deploy_good, sequence.compose_up])()
     steps: list[Callable[[], None]] = [

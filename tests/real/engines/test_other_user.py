@@ -17,7 +17,7 @@ from tests import servers
 from tests.cli.program import Run
 from tests.cli.program import run as run_program
 from tests.programs import program
-from tests.real.compose_project import HEALTHY, ComposeProject, started, until_step
+from tests.real.compose_project import HEALTHY, ComposeProject, started, succeeds_every, until_step
 from tests.real.registry import Registry
 from tests.real.tools import Docker
 
@@ -214,13 +214,13 @@ def test_a_user_without_root_deploys_a_new_version_with_the_secret_of_root(
 def test_one_of_two_users_deploys_at_a_time(shop: ComposeProject, user: OtherUser) -> None:
     """While root deploys, a deploy of another user is refused with root's name, by the lock on the engine; and the reverse."""
     shop.publish("1.0.0")
-    shop.web("1.0.0", {**HEALTHY, "interval": "9s"})
+    shop.web("1.0.0", succeeds_every("9s"))
     shop.locked()
     first = started(shop, "deploy")
     until_step(shop, 1, "waiting")
     refused = user.run("deploy")
     first.communicate()
-    shop.web("1.0.0", {**HEALTHY, "interval": "10s"})
+    shop.web("1.0.0", succeeds_every("10s"))
     second = started(user, "deploy", before=user.before)
     until_step(user, 2, "starting")
     reverse = shop.run("deploy")

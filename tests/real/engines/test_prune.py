@@ -61,7 +61,7 @@ def test_a_rollback_works_offline_after_every_prune(engine: Docker, port: int, r
     with servers.boltseal(data, port=port):
         for words in ("one", "two"):
             shop.publish("edge", words)
-            shop.write({"web": {"image": shop.image("edge")}})
+            shop.web("edge")
             last = shop.deployed()
     results: list[tuple[tuple[str, ...], int, str | None]] = []
     for names in (*((name,) for name in PRUNES), tuple(PRUNES)):
@@ -96,7 +96,7 @@ def test_an_administrator_by_ssh_rolls_back_after_every_prune(
         with servers.boltseal(data, port=port):
             for words in ("one", "two"):
                 laptop.publish("edge", words)
-                laptop.write({"web": {"image": laptop.image("edge")}})
+                laptop.web("edge")
                 last = laptop.deployed()
         seen = other.run(*listed)
         for prune in PRUNES.values():

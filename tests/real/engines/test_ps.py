@@ -20,26 +20,8 @@ from tests.real.layout import app_tar
 from tests.real.registry import Registry
 from tests.real.sleeper import publish, sleepers
 from tests.real.tools import CommandResult, Docker, run
-from tests.servers import Server
 
 pytestmark = pytest.mark.real
-
-
-@pytest.fixture(params=ImageStoreKind)
-def store(request: pytest.FixtureRequest) -> ImageStoreKind:
-    """Each kind of engine."""
-    found: ImageStoreKind = request.param
-    return found
-
-
-@pytest.fixture
-def address(request: pytest.FixtureRequest, store: ImageStoreKind) -> EngineAddress:
-    """The address of such an engine."""
-    if store is ImageStoreKind.PODMAN:
-        podman: Server = request.getfixturevalue("podman_service")
-        return EngineAddress.parse(f"unix://{podman.address}")
-    docker: Docker = request.getfixturevalue("docker" if store is ImageStoreKind.CLASSIC else "docker_containerd")
-    return EngineAddress.parse(docker.host)
 
 
 @dataclass
@@ -96,9 +78,11 @@ def _wait_for_the_next_second() -> None:
 
 
 @pytest.fixture
-def shop(registry: Registry, repository: str, address: EngineAddress, tmp_path: Path) -> Iterator[RunningProject]:
+def shop(
+    registry: Registry, repository: str, engine_address: EngineAddress, tmp_path: Path
+) -> Iterator[RunningProject]:
     """A project on each engine, whose containers are removed at the end because other tests list all of them."""
-    made = RunningProject(registry, repository, address, tmp_path)
+    made = RunningProject(registry, repository, engine_address, tmp_path)
     yield made
     made.stop()
 
@@ -204,7 +188,7 @@ def test_an_image_whose_record_is_gone_is_identified(
     assert (still, gone) == ("holds", "record-gone")
 
 
-def test_the_row_of_a_container(shop: RunningProject, store: ImageStoreKind) -> None:
+def test_the_row_of_a_container(shop: RunningProject, engine_store: ImageStoreKind) -> None:
     """The row has the container's own image: digests by kind, present and former tags, distance and actor.
 
     Podman forgets the pulled digest of an image with its last name, and keeps the image ID.
@@ -225,8 +209,8 @@ def test_the_row_of_a_container(shop: RunningProject, store: ImageStoreKind) -> 
     assert done.code == 0
     assert found["status"] == "holds"
     assert found["locked_digest"] == digest
-    assert found["image"]["index"] == ([digest] if store is not ImageStoreKind.PODMAN else [])
-    assert len(found["image"]["config"]) == (0 if store is ImageStoreKind.CONTAINERD else 1)
+    assert found["image"]["index"] == ([digest] if engine_store is not ImageStoreKind.PODMAN else [])
+    assert len(found["image"]["config"]) == (0 if engine_store is ImageStoreKind.CONTAINERD else 1)
     assert (found["resolves_to"], found["moved"], found["behind"]) == (newest, True, 2)
     assert [(tag["tag"], tag["until"] is None) for tag in found["tags"]] == [("1.4.2", True), ("latest", False)]
     assert found["tags_by"] == "ledger"

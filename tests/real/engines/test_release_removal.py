@@ -62,7 +62,6 @@ async def on_engine(shop: ComposeProject) -> tuple[dict[str, bytes], bool]:
 def test_a_killed_removal_is_finished_by_the_next_deploy(shop: ComposeProject, change: int) -> None:
     """A deploy killed while it removes the oldest release: the next one leaves its record only, here and in the volume."""
     shop.publish("1.0.0")
-    shop.root.mkdir()
     folder = many_releases(shop)
     before, _ = asyncio.run(on_engine(shop))
     ids = shop.ids()

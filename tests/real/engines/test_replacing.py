@@ -17,10 +17,12 @@ from typing import Any
 
 import pytest
 
+from boltseal.engines.address import EngineAddress
 from tests import servers
 from tests.attacks.scrub.image import NAME, archive, base, top
 from tests.cli import program
 from tests.polling import wait_until
+from tests.real.boxes import ended
 from tests.real.registry import Registry
 from tests.real.sleeper import publish, sleepers
 from tests.real.tools import run
@@ -98,7 +100,8 @@ def shop(
 
         made.docker("run", "--detach", "--name", "web", "--network", "none", name)
         yield made
-        made.docker("rm", "--force", *made.docker("ps", "--all", "--quiet").split())
+        for id_ in made.docker("ps", "--all", "--quiet", "--no-trunc").split():
+            ended(EngineAddress.parse(f"unix://{engine.address}"), id_)
 
 
 def inside(shop: Shop, image: str) -> str:
@@ -178,7 +181,7 @@ def test_another_administrator_does_not_get_the_changed_image(shop: Shop, tmp_pa
     refused = program.run("keep", "restore", shop.name, environment=environment)
     listed = program.run("keep", "ls", environment=environment)
     replaced_again = program.run("pull", "--replace", shop.name, environment=environment)
-    kept = next(each for each in names_of(shop) if each.endswith("-changed")).removesuffix("-changed")
+    kept = next(each for each in names_of(shop) if "/changed:" not in each and ":boltseal-keep-" in each)
     refused_by_keep_tag = shop.boltseal("pull", "--replace", f"{kept}@{shop.digest}")
     last = program.run("pull", shop.name, environment=environment)
 

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 
@@ -13,27 +12,17 @@ from boltseal.commands.deploy import DeployableProject, DeployOptions, deploy_pr
 from boltseal.commands.registry_access import RegistryOptions
 from boltseal.commands.update import UpdateRequest, update_project
 from boltseal.project.replace_files import FileChanged
-from tests import servers
 from tests.cli.program import clean_environment
-from tests.real.compose_project import HEALTHY, ILL, ComposeProject
+from tests.real.compose_project import HEALTHY, ILL, ComposeProject, ProjectOn
 from tests.real.tools import Docker, run
-from tests.servers import Server
 
 pytestmark = pytest.mark.real
 
 
-@pytest.fixture(scope="module")
-def own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """The registry of this module."""
-    with servers.boltseal(tmp_path_factory.mktemp("own") / "data") as server:
-        yield server
-
-
 @pytest.fixture
-def shop(docker: Docker, own: Server, repository: str, tmp_path: Path) -> Iterator[ComposeProject]:
+def shop(docker: Docker, project_on: ProjectOn) -> ComposeProject:
     """A pinned project with a version in the Compose file, the same one in `.env`, and a floating tag, all deployed."""
-    made = ComposeProject(tmp_path / "project", docker, own, tmp_path / "state", repository)
-    made.root.mkdir()
+    made = project_on(docker)
     made.publish("1.4.2")
     made.publish("edge", "edge 1")
     services(made)
@@ -45,8 +34,7 @@ def shop(docker: Docker, own: Server, repository: str, tmp_path: Path) -> Iterat
 
     assert (pinned.code, done.code) == (0, 0), pinned.err + done.err
     assert done.out.count("sha256:") == 3  # the digest of each service once
-    yield made
-    made.down()
+    return made
 
 
 def services(shop: ComposeProject, web: str = "", **check: object) -> None:

@@ -18,11 +18,12 @@ A tag's share follows from its hash under the monitor's secret key, so no regist
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import Final
 
+from boltseal.client.bounded_requests import list_tags
 from boltseal.client.catalog import list_repositories
 from boltseal.client.errors import RemoteNotFound
 from boltseal.client.head_requests import resolve_tags
@@ -179,11 +180,12 @@ class Monitor:
         share, hashed = self._memory.share() % SHARES, progress.audit.hashed
         due, listed = {} if self._every_tag else dict(self._recent), 0
         try:
-            async for name in self._listed():
-                listed += 1
-                place = int.from_bytes(hashed.hash(f"{name.repository}:{name.tag}")[:4])
-                if self._every_tag or place % SHARES == share:
-                    due[name] = None
+            async with aclosing(self._listed()) as names:
+                async for name in names:
+                    listed += 1
+                    place = int.from_bytes(hashed.hash(f"{name.repository}:{name.tag}")[:4])
+                    if self._every_tag or place % SHARES == share:
+                        due[name] = None
         except BoltsealError as error:
             if self._every_tag:
                 raise
@@ -221,11 +223,6 @@ class Monitor:
                     )
         return wrong
 
-    async def _listed(self) -> AsyncIterator[Reference]:
+    def _listed(self) -> AsyncGenerator[Reference]:
         client = RegistryClient(self._transport, self._registry)
-        async for repository in list_repositories(self._transport, self._registry):
-            try:
-                async for tag in client.tags(repository):
-                    yield Reference(self._registry, repository, tag)
-            except RemoteNotFound:
-                continue
+        return list_tags(client, list_repositories(self._transport, self._registry))

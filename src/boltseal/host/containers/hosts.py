@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from boltseal.engines.api import QUERY_S, Engine, EngineUnavailable, Name, NoSuchContainer, NoSuchImage, query_each
+from boltseal.engines.copied_images import copied_images
 from boltseal.engines.inventory import ContainerHealth, EngineContainer, EngineImage, ImageStoreKind, State
 from boltseal.errors import Invalid
 from boltseal.lockfile.container_check import (
@@ -62,11 +63,15 @@ class RunningContainer:
 
 @dataclass(frozen=True, slots=True)
 class ContainerHost:
-    """The running containers of one engine or cluster. `name`: its address; `kind`: its product, version and image store."""
+    """The running containers of one engine or cluster. `name`: its address; `kind`: its product, version and image store.
+
+    `unread`: what could not be checked about its containers, and why.
+    """
 
     name: str
     kind: str
     seen: tuple[RunningContainer, ...]
+    unread: tuple[str, ...] = ()
 
 
 async def list_running(engine: Engine, within_s: float = QUERY_S) -> ContainerHost:
@@ -83,15 +88,17 @@ async def list_running(engine: Engine, within_s: float = QUERY_S) -> ContainerHo
             ours = (each.image for each in running if each.image is not None)
             images = await query_each(ours, lambda id_: _image(engine, id_), NoSuchImage)
             names = await _names_on_host(engine, running, images)
+            copies = await copied_images(engine, store, (each for each in images.values() if each is not None))
     except TimeoutError as error:
         raise EngineUnavailable(
             f"{engine.address} did not list all running containers within {within_s:g} s"
         ) from error
     machine = str(engine.about.platform)
     host = str(engine.address)
-    seen = tuple(
+    described = (
         _running_container(each, images, names, store, host, engine.about.product, machine) for each in running
     )
+    seen = tuple(_as_copy(each) if of.image in copies else each for each, of in zip(described, running, strict=True))
     kind = f"{engine.about.product} {engine.about.version}, {_STORES[store]}, {machine}"
     return ContainerHost(host, kind, tuple(sorted(seen, key=lambda each: each.name)))
 
@@ -186,6 +193,11 @@ def _running_container(
         restarts=container.restarts,
         started_us=container.started_us,
     )
+
+
+def _as_copy(seen: RunningContainer) -> RunningContainer:
+    """Return a container of a copy that `pull --replace` made: it is no local build, though its host has no registry digest."""
+    return replace(seen, image=replace(seen.image, origin=Origin.UNSPECIFIED, is_copy=True))
 
 
 def _image_name(started_as: str, image: Digest | None) -> Reference | None:

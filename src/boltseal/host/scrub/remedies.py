@@ -202,7 +202,7 @@ def _name(image: ImagePlan, typed: str) -> str:
     if given is not None and (given.tag is not None or given.digest is None):
         return shown(given.by_tag.familiar())
     found = [local_reference(each) for each in image.names]
-    tagged = [each for each in found if each is not None and each.tag is not None]
+    tagged = [each for each in found if each is not None and each.tag is not None and not is_changed_mark(each)]
     by_rank = (*without_keep_tags(tagged), *filter(is_keep_tag, tagged))
     named = next((each for each in by_rank if given is None or each.name == given.name), None)
     return "" if named is None else shown(named.by_tag.familiar())

@@ -21,6 +21,7 @@ from boltseal.engines.safe_open import StoreMalformed
 from boltseal.errors import Invalid, quote
 from boltseal.host.scrub.differences import Difference, DifferenceKind, difference
 from boltseal.host.scrub.plans import ImagePlan
+from boltseal.lockfile.container_check import MARK_REGISTRY
 from boltseal.oci.digest import Digest
 from boltseal.oci.manifest import ManifestInvalid
 from boltseal.oci.reference import NameInvalid, Reference, Repository, Tag
@@ -177,11 +178,12 @@ def configs_of(start: Digest, documents: Mapping[Digest, bytes]) -> list[Digest]
 
 
 def local_reference(name: str) -> Reference | None:
-    """Parse an engine's image name; None if it is not a reference."""
+    """Parse an engine's image name; None if it is not a reference, or a digest that the engine made up for a mark of evidence."""
     try:
-        return Reference.parse(name)
+        reference = Reference.parse(name)
     except (NameInvalid, Invalid):
         return None
+    return None if reference.registry == MARK_REGISTRY and reference.tag is None else reference
 
 
 def is_id(typed: str) -> bool:

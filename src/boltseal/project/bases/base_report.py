@@ -18,7 +18,7 @@ class ImageToCheck:
     """An image to check. `name`: as the user gave it. `reference`: with a tag or a digest; the digest has priority.
 
     `platforms`: those in use; (): all platforms of the image. `base`: what the caller infers about its base.
-    `runs_on`: the hosts and containers that run it, if these were asked.
+    `runs_on`: the hosts and containers that run it, if these were asked. `in_use`: whether it runs, or a project's files name it.
     """
 
     name: str
@@ -26,6 +26,7 @@ class ImageToCheck:
     platforms: tuple[Platform, ...] = ()
     base: BaseClaim | None = None
     runs_on: tuple[str, ...] = ()
+    in_use: bool = False
 
 
 @dataclass(frozen=True, slots=True)

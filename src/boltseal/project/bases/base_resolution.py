@@ -23,6 +23,7 @@ from boltseal.project.bases.freshness import (
     judge_aliases,
     judge_by_current,
     judge_doubted,
+    judge_inherited_scratch,
     judge_proven,
     judge_without_claims,
     moves_since,
@@ -33,7 +34,7 @@ from boltseal.project.bases.index_children import same_platform
 from boltseal.project.bases.kept_chains import KeptChains
 from boltseal.project.bases.layer_chains import ChainMatcher
 from boltseal.project.bases.layer_match import Candidate, longest_match, may_be_base
-from boltseal.project.bases.siblings import ImageOfTag, Siblings, closer_siblings
+from boltseal.project.bases.siblings import ImageOfTag, closer_siblings
 from boltseal.project.bases.tag_history import TagHistories
 from boltseal.project.bases.unknown_periods import Window, gaps
 
@@ -53,7 +54,7 @@ class JudgedImage:
 
 
 class BaseResolver:
-    """Judges images. `now`: the current digest of each base's tag, or the error; only those bases are read.
+    """Judges images. `now`: the current digest of each base's tag and of the scan's own tags, or the error; no other base is read.
 
     `current`: the images of the scan. `former`: former images of their tags.
     """
@@ -117,12 +118,16 @@ class BaseResolver:
             verdict = await self._judge_suggested(judged, first)
             if verdict is None:
                 return await self.verdict(judged, claims[1:], siblings)
+        elif self._may_be_scratch_of_its_base(judged, first):
+            if claims[1:]:
+                return await self.verdict(judged, claims[1:], siblings)
+            return judge_inherited_scratch(first)
         else:
             verdict = await self._judge_claim(judged, first)
         if verdict.status is not BaseStatus.CURRENT or not self._may_be_inherited(judged, first):
             return verdict
         closer = closer_siblings(image, await self._base_facts(verdict, image), siblings, self._current)
-        verdict = replace(judge_doubted(verdict, _moved_sibling(closer)), siblings=closer.present)
+        verdict = replace(judge_doubted(verdict, closer.doubt), siblings=closer.present)
         if first.source is not ClaimSource.LABEL:
             verdict = await self._judge_aliases(judged, verdict)
         return judge_doubted(verdict, await self._doubt_of_current(judged, verdict))
@@ -136,6 +141,11 @@ class BaseResolver:
         ):
             return False
         return may_be_inherited(judged.facts, judged.reference, claim)
+
+    def _may_be_scratch_of_its_base(self, judged: JudgedImage, claim: BaseClaim) -> bool:
+        """Return whether a label that says scratch may be one of the image's base: then that has layers below the image's own."""
+        by_label = claim.source is ClaimSource.LABEL and claim.base is None
+        return by_label and len(judged.facts.diff_ids) > 1 and self._may_be_inherited(judged, claim)
 
     async def _judge_without_claims(self, judged: JudgedImage, siblings: Sequence[Candidate]) -> BaseVerdict:
         always = Window(None, None)
@@ -243,8 +253,14 @@ class BaseResolver:
                 f"that tag does not decide{why}; rebuild it, preferably with `boltseal build`, which records the base"
             )
             return BaseVerdict(BaseStatus.UNKNOWN, reason, claim)
-        proven = any(image.history_begins_with(candidate.facts) for candidate in longest_match(image, candidates))
-        return await self._judge_claim(judged, claim) if proven else None
+        by_history = [candidate for candidate in candidates if image.history_begins_with(candidate.facts)]
+        longest, proven = longest_match(image, candidates), longest_match(image, by_history)
+        if not proven or proven[0] in longest:
+            return await self._judge_claim(judged, claim) if proven else None
+        now = await self._current_base(claim.base, current, image)
+        verdict = judge_proven(image, proven, claim, now)
+        reason = f"{claim.base} also resolved to an image with more of its layers, and with another history"
+        return await self._with_moves(claim.base, judge_doubted(verdict, reason))
 
     async def _judge_claim(self, judged: JudgedImage, claim: BaseClaim) -> BaseVerdict:
         image = judged.facts
@@ -409,13 +425,6 @@ class BaseResolver:
         except BoltsealError:
             return False
         return known is None or not ChainMatcher([image]).begins(known.chain)
-
-
-def _moved_sibling(siblings: Siblings) -> str:
-    """Return why an image may be based on a former image of its own repository; "" if it is not."""
-    if siblings.moved is None:
-        return ""
-    return f"it also begins with the layers of an image that {siblings.moved} resolves to no longer"
 
 
 def _unresolved(claim: BaseClaim, error: BoltsealError) -> BaseVerdict:

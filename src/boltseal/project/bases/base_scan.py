@@ -20,6 +20,7 @@ from contextlib import aclosing
 from dataclasses import dataclass, field, replace
 from typing import Final, NamedTuple
 
+from boltseal.client.bounded_requests import ask_each
 from boltseal.client.document_cache import DocumentCache
 from boltseal.client.head_requests import resolve_tags
 from boltseal.client.ledger_records import ListedRecord
@@ -127,6 +128,7 @@ class BaseScanner:
         self._ignored = ignored
         self._expectations = expectations
         self._followed: dict[str, LedgerCheck | BoltsealError] = {}
+        self._following = asyncio.Lock()
         self._chains = KeptChains(transport, cache, self._has_ledger)
         self._tag_past = TagPast(transport, documents, cache, histories, self._has_ledger, self._chains)
         self._revisions = Revisions(transport, self._has_ledger, separator)
@@ -251,8 +253,7 @@ class BaseScanner:
         claimed = {claim.base for image in found for part in image.parts for claim in part.claims}
         claimed |= {claim.base for near in nearer.values() for claim in near}
         bases = {base for base in claimed if base is not None}
-        now = {base: digests[base] for base in bases & digests.keys()}
-        now |= await self._resolve(bases - now.keys(), frozenset())
+        now = digests | await self._resolve(bases - digests.keys(), frozenset())
         # 4
         resolver = BaseResolver(
             self.documents,
@@ -263,10 +264,12 @@ class BaseScanner:
             former=former,
             now_us=self._now_us,
         )
-        return [
-            image if isinstance(image, BaseReport) else await self._answer(image, resolver, nearer, siblings)
-            for image in images
-        ]
+
+        async def answer(at: int) -> BaseReport:
+            image = images[at]
+            return image if isinstance(image, BaseReport) else await self._answer(image, resolver, nearer, siblings)
+
+        return list((await ask_each(range(len(images)), answer, self._at_once)).values())
 
     async def _answer(
         self,
@@ -332,13 +335,14 @@ class BaseScanner:
 
     async def followed(self, registry: str) -> LedgerCheck | BoltsealError:
         """Return the check of a registry's ledger, or the error. Raises: LedgerBroken."""
-        if registry not in self._followed:
-            try:
-                self._followed[registry] = await self._watch(registry)
-            except LedgerBroken:
-                raise
-            except BoltsealError as error:
-                self._followed[registry] = error
+        async with self._following:
+            if registry not in self._followed:
+                try:
+                    self._followed[registry] = await self._watch(registry)
+                except LedgerBroken:
+                    raise
+                except BoltsealError as error:
+                    self._followed[registry] = error
         return self._followed[registry]
 
     async def _read(self, image: _Image) -> None:

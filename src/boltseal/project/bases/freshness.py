@@ -210,6 +210,15 @@ def judge_without_claims(image: ImageFacts, unread: str, unobserved: str) -> Bas
     return BaseVerdict(BaseStatus.UNKNOWN, f"{_UNRECORDED}{f' ({doubt})' if doubt else ''}", is_open=bool(doubt))
 
 
+def judge_inherited_scratch(claim: BaseClaim) -> BaseVerdict:
+    """Judge an image by a label of scratch that may be its base's."""
+    reason = (
+        "its label says that it is built from scratch, but it has several layers, and may have the label from its base; an "
+        "annotation is not inherited, nor is the record of `boltseal build`"
+    )
+    return BaseVerdict(BaseStatus.UNKNOWN, reason, claim)
+
+
 def judge_by_current(image: ImageFacts, claim: BaseClaim, now: CurrentBase) -> BaseVerdict:
     """Judge by the tag's current image only, because its digest at build time is unknown."""
     facts = now.facts

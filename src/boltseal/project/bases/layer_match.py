@@ -44,9 +44,14 @@ def longest_match(image: ImageFacts, candidates: Iterable[Candidate]) -> tuple[C
 def may_be_base(image: ImageFacts, base: ImageFacts) -> bool:
     """Return whether an image can have been built on another: it begins with its layers, and is another image.
 
-    With equal layers, an equal history shows no build of either one, and a longer history shows that the other one was built on it.
+    With equal layers, an equal history shows no build of either one, and a longer history shows that the other one was built on it. Of a
+    deleted image only the length of its history may be known.
     """
-    adds = image.diff_ids != base.diff_ids or not image.history or not base.history_begins_with(image)
+    adds = (
+        image.diff_ids != base.diff_ids
+        or not image.history
+        or (len(base.history) <= len(image.history) and base.history != image.history)
+    )
     return image.config != base.config and image.begins_with(base) and adds
 
 

@@ -8,12 +8,13 @@
 3. What can't be read makes a current image unknown.
 
 An outdated image that its own newest revision replaces is `superseded` if that one is current. A mutable tag never is: its
-rebuild moves the tag itself. Neither is an image that runs, whatever else runs: its containers have the former base.
+rebuild moves the tag itself. Neither is an image in use, which runs or is named by a project's files: it stays outdated, with the
+name of the revision to use instead.
 """
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Final, TypeAlias
 
@@ -144,7 +145,10 @@ class Revisions:
 
     async def superseded(self, reports: list[BaseReport]) -> list[BaseReport]:
         """Find the outdated images that a current revision of their own tag replaces, and mutable tags with a revision."""
-        by_tag = {report.wanted.reference.by_tag: report for report in reports if report.wanted.reference.tag}
+        by_tag: dict[Reference, list[BaseReport]] = {}
+        for report in reports:
+            if report.wanted.reference.tag:
+                by_tag.setdefault(report.wanted.reference.by_tag, []).append(report)
         concerned = {report.wanted.reference.name for report in reports if report.verdict.status in REPLACEABLE}
         newest = self._replaced(each for each in by_tag if each.name in concerned)
         return [
@@ -154,7 +158,8 @@ class Revisions:
             for report in reports
         ]
 
-    async def _superseded(self, report: BaseReport, by: BaseReport) -> BaseReport:
+    async def _superseded(self, report: BaseReport, by: Sequence[BaseReport]) -> BaseReport:
+        """Judge a report by those of the newest revision of its tag, which may be pinned to several digests."""
         if report.verdict.status not in REPLACEABLE:
             return report
         try:
@@ -162,10 +167,11 @@ class Revisions:
                 return replace(report, may_move=True)
         except BoltsealError:  # unknown, so it is reported as it is
             return report
-        if report.wanted.runs_on or by.error is not None or by.verdict.status is not BaseStatus.CURRENT:
+        if any(each.error is not None or each.verdict.status is not BaseStatus.CURRENT for each in by):
             return report
-        newest = by.wanted.reference.by_tag
-        return replace(report, verdicts=tuple(judge_superseded(verdict, newest) for verdict in report.verdicts))
+        judge = judge_replaceable if report.wanted.in_use else judge_superseded
+        newest = by[0].wanted.reference.by_tag
+        return replace(report, verdicts=tuple(judge(verdict, newest) for verdict in report.verdicts))
 
     def _replaced(self, images: Iterable[Reference]) -> dict[Reference, Reference]:
         """Return which of some images have a newer revision among them, by their tags alone."""
@@ -202,6 +208,13 @@ def judge_superseded(verdict: BaseVerdict, by: Reference) -> BaseVerdict:
         return verdict
     reason = f"superseded by {by}, its newest revision, which is current"
     return replace(verdict, status=BaseStatus.SUPERSEDED, reason=reason)
+
+
+def judge_replaceable(verdict: BaseVerdict, by: Reference) -> BaseVerdict:
+    """Add to the verdict of an image in use which current revision of its own tag replaces it."""
+    if verdict.status not in REPLACEABLE:
+        return verdict
+    return replace(verdict, reason=f"{verdict.reason}; its newest revision {by} is current: use that one")
 
 
 def _repository(reference: Reference) -> RemoteRepository:

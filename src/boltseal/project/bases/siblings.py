@@ -37,6 +37,13 @@ class Siblings(NamedTuple):
     moved: Reference | None
     present: tuple[Reference, ...]
 
+    @property
+    def doubt(self) -> str:
+        """Why the image may be based on a former image of its own repository; "" if it is not."""
+        if self.moved is None:
+            return ""
+        return f"it also begins with the layers of an image that {self.moved} resolves to no longer"
+
 
 def is_plausible(image: ImageFacts, candidate: Candidate) -> bool:
     """Return whether an image may have been built on another one, by its layers and, if there is one, by its history."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable, Iterable
 from datetime import UTC, datetime, timedelta
 from typing import Final
@@ -50,7 +51,7 @@ class TagHistories:
     ) -> None:
         self._transport = transport
         self._memories = tuple(memories)
-        self._by_reference: dict[Reference, tuple[TagInterval, ...]] = {}
+        self._by_reference: dict[Reference, asyncio.Task[tuple[TagInterval, ...]]] = {}
         self._recorded: set[Reference] = set()
         self.followed = followed
 
@@ -83,13 +84,19 @@ class TagHistories:
         return tuple(merged)
 
     async def of(self, reference: Reference) -> tuple[TagInterval, ...]:
-        """Return a tag's intervals, the oldest first: from its registry's ledger, else from observations of this machine."""
+        """Return a tag's intervals, the oldest first: from its registry's ledger, else from observations of this machine.
+
+        A registry is asked once, however many callers wait.
+        """
         if reference not in self._by_reference:
-            recorded = await self._registry_history(reference)
-            self._by_reference[reference] = recorded or self.observed(reference)
-            if recorded:
-                self._recorded.add(reference)
-        return self._by_reference[reference]
+            self._by_reference[reference] = asyncio.create_task(self._read(reference))
+        return await asyncio.shield(self._by_reference[reference])
+
+    async def _read(self, reference: Reference) -> tuple[TagInterval, ...]:
+        recorded = await self._registry_history(reference)
+        if recorded:
+            self._recorded.add(reference)
+        return recorded or self.observed(reference)
 
     def is_complete(self, reference: Reference) -> bool:
         """Return whether what `of` returned is the registry's own record, which begins when the tag was created."""

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
+from boltseal.client.bounded_requests import ask_each
 from boltseal.client.document_cache import DocumentCache
 from boltseal.client.ledger_records import ListedRecord, list_entries, list_observations
 from boltseal.client.transport import Transport
@@ -28,6 +29,13 @@ from boltseal.project.bases.image_facts import ImageFacts
 from boltseal.project.bases.kept_chains import KeptChains
 from boltseal.project.bases.tag_history import TagHistories
 from boltseal.project.bases.unknown_periods import UnknownPeriod, Window, gaps, possible
+
+
+class _Moves(NamedTuple):
+    """The entries of a repository's ledger about its images, and what its tags were served as by a mirror."""
+
+    entries: list[ListedRecord]
+    served: dict[Reference, list[TagInterval]]
 
 
 class ScannedTag(NamedTuple):
@@ -100,8 +108,9 @@ class TagPast:
             for base, before in found.items():
                 intervals.setdefault(base, {}).update((interval.digest, interval) for interval in before)
 
-        for remote in dict.fromkeys(RemoteRepository(tag.reference.registry, tag.reference.repository) for tag in tags):
-            recorded = former_digests(remote, [each.entry for each in await self.entries(remote)])
+        remotes = dict.fromkeys(RemoteRepository(tag.reference.registry, tag.reference.repository) for tag in tags)
+        for remote, (entries, served) in (await ask_each(remotes, self._moves)).items():
+            recorded = former_digests(remote, [each.entry for each in entries])
             note(recorded)
             present |= {
                 base: each.digest
@@ -109,7 +118,6 @@ class TagPast:
                 for each in past
                 if each.digest is not None and each.last_us is None
             }
-            served = await self._mirrored(remote)
             note(served)
             mirrored |= {base.name for base in served}
         listings = {
@@ -125,7 +133,9 @@ class TagPast:
             if tag.reference.tag is not None and tag.digest is not None and tag.reference.digest is None:
                 present.pop(tag.reference, None)
                 intervals[tag.reference].pop(tag.digest, None)  # it is part of this scan
-        unknown += [UnknownPeriod(f"{at.registry}/{at.repository}", why) for at, why in self._unlisted.items()]
+        order = {remote: number for number, remote in enumerate(remotes)}
+        unlisted = sorted(self._unlisted, key=lambda remote: order.get(remote, len(order)))
+        unknown += [UnknownPeriod(f"{at.registry}/{at.repository}", self._unlisted[at]) for at in unlisted]
         found = await read_former_images(
             # what a mirror does not have any more it would fetch from its upstream
             FormerImageReader(
@@ -139,6 +149,9 @@ class TagPast:
             max_units=max_units,
         )
         return replace(found, present=present)
+
+    async def _moves(self, remote: RemoteRepository) -> _Moves:
+        return _Moves(await self.entries(remote), await self._mirrored(remote))
 
     def _observed(
         self,
