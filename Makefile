@@ -73,6 +73,8 @@ test: $(VENV)/.works  ## runs all tests but those of the next two; real clients;
 	@scripts/test-packages
 	@$(BIN)/python -m pytest -q -m "not engine and not store" $(SPREAD) $(ARGS)
 
+# Two workers more than there are processors: half of the time these tests wait for engines and health checks.
+test-engines: WORKERS := $(shell echo $$(($$(nproc) + 2)))
 test-engines: $(VENV)/.works  ## runs the tests with container engines: builds, deploys, kept images
 	@scripts/test-packages
 	@$(BIN)/python -m pytest -q -m "engine" $(SPREAD) $(ARGS)

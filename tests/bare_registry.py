@@ -21,9 +21,9 @@ from boltseal.server.registry.sequencer import start_ledger
 from boltseal.server.storage.blobs.local_store import LocalBlobs
 from boltseal.server.storage.blobs.protocol import BlobStore
 from boltseal.server.storage.metadata import ledger_store
-from boltseal.server.storage.metadata.migrate import DATABASE_NAME, GENERATION_NAME, prepare_data
 from boltseal.server.storage.metadata.protocol import Metadata
-from boltseal.server.storage.metadata.sqlite import open_database
+from boltseal.server.storage.metadata_factory import open_metadata, prepare_metadata
+from tests.storage_choice import storage_of
 
 OCI = "application/vnd.oci.image.manifest.v1+json"
 INDEX = "application/vnd.oci.image.index.v1+json"
@@ -103,15 +103,16 @@ Opener = Callable[..., BareRegistry]
 
 
 @pytest.fixture
-def open_shop(tmp_path: Path) -> Iterator[Opener]:
+def open_shop(tmp_path: Path, choose_database: Callable[[Path], None]) -> Iterator[Opener]:
     """Open the store of this test, as often as needed, with any rules."""
     opened: list[BareRegistry] = []
     clock = Clock()
 
     def open_(*rules: dict[str, object]) -> BareRegistry:
         data = tmp_path / "data"
-        prepare_data(data)
-        database = open_database(data / DATABASE_NAME, data / GENERATION_NAME, clock)
+        choose_database(data)
+        prepare_metadata(data, storage_of(data))
+        database = open_metadata(data, storage_of(data), clock)
         blobs = LocalBlobs(data)
         rule_set = parse_rules(rules)
         database.write_and_wait(

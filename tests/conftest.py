@@ -6,7 +6,7 @@ import gc
 import signal
 import sys
 import uuid
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -17,6 +17,7 @@ import structlog
 
 from boltseal.server.store_factory import examine_store, prepare
 from tests.serving import FIRST_START_US, FLOATING, Clock, Serving, copy_of, serving, settings_of
+from tests.storage_choice import drop_database
 
 pytest_plugins = [
     "tests.environment",
@@ -74,9 +75,10 @@ def _plain_tracebacks() -> None:
 
 
 @pytest.fixture(scope="session")
-def fresh_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def fresh_data(tmp_path_factory: pytest.TempPathFactory, choose_database: Callable[[Path], None]) -> Path:
     """A data folder after its first start; made once because that takes longer than a test."""
     folder = tmp_path_factory.mktemp("fresh") / "data"
+    choose_database(folder)
     prepare(settings_of(folder), clock=Clock(FIRST_START_US))
     return folder
 
@@ -89,7 +91,9 @@ def data(fresh_data: Path) -> Iterator[Path]:
     (`tests/server/storage`).
     """
     with TemporaryDirectory(dir=MEMORY if MEMORY.is_dir() else None, prefix="boltseal-test-") as folder:
-        yield copy_of(fresh_data, Path(folder))
+        copy = copy_of(fresh_data, Path(folder))
+        yield copy
+        drop_database(copy)
 
 
 @pytest.fixture

@@ -5,9 +5,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
-import os
 import shutil
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -25,12 +22,10 @@ from boltseal.server.settings import Settings
 from boltseal.server.storage.ledger_key import LedgerKeys
 from boltseal.server.store_factory import now_us
 from tests.asgi import App, running
+from tests.storage_choice import copy_database, with_storage
 
 ORIGIN = "http://localhost:5000"
 FIRST_START_US = 1_600_000_000_000_000  # long ago, so that any clock of a test is later
-
-STORAGE = "TEST_STORAGE"
-"""The variable with the `[storage]` settings of the registries of the tests, as JSON; each adds a prefix of its own."""
 
 Rule = Mapping[str, str]
 FLOATING: Sequence[Rule] = ({"repository": "**", "tag": "*", "mode": "floating"},)
@@ -47,21 +42,13 @@ class Serving:
 
 def settings_of(data: Path, rules: Sequence[Rule] = (), **server: object) -> Settings:
     """Return settings as from a file with these rules and `[server]` settings, without the environment."""
-    tables = {"server": {"data": data, **server}, "rule": list(rules), "storage": storage_of(data)}
-    return Settings.model_validate(tables)
-
-
-def storage_of(data: Path) -> dict[str, object]:
-    """Return the `[storage]` settings of a data folder, as `--storage` of this run says (`tests.storage_option`)."""
-    settings: dict[str, object] = json.loads(os.environ.get(STORAGE, "{}"))
-    if "blobs" in settings:
-        settings["blobs"] = f"{settings['blobs']}/{hashlib.sha256(os.fsencode(data)).hexdigest()}"
-    return settings
+    return with_storage(Settings.model_validate({"server": {"data": data, **server}, "rule": list(rules)}))
 
 
 def copy_of(data: Path, folder: Path) -> Path:
     """Copy a data folder with its keys beside it to a folder that need not exist; return the copy's path."""
     shutil.copytree(data.with_name(f"{data.name}.keys"), folder / "data.keys")
+    copy_database(data, folder / "data")
     return Path(shutil.copytree(data, folder / "data"))
 
 
@@ -86,7 +73,7 @@ async def serving_as(
 ) -> AsyncIterator[Serving]:
     """Run a registry with these settings. `witness_app`: answers for every witness. `on_event`: receives the events."""
     app = create_app(
-        settings,
+        with_storage(settings),
         clock=clock or now_us,
         witness_app=witness_app,
         on_event=on_event,

@@ -7,20 +7,14 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.serving import STORAGE
+from tests.storage_choice import STORAGE
 from tests.storage_servers import ACCESS_KEY, BUCKET, SECRET_KEY, ObjectServer
-
-STORAGES = ("files", "s3")
-
-
-def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--storage", choices=STORAGES, default="files", help="where registries keep the bytes of blobs")
 
 
 @pytest.fixture(scope="session", autouse=True)
 def _storage(request: pytest.FixtureRequest) -> Iterator[None]:
     """Let the registries of `tests.serving` use the S3 server, if the option says so."""
-    if request.config.getoption("--storage") != "s3":
+    if "s3" not in request.config.getoption("--storage"):
         yield
         return
     server: ObjectServer = request.getfixturevalue("object_server")
@@ -35,5 +29,5 @@ def _storage(request: pytest.FixtureRequest) -> Iterator[None]:
 @pytest.fixture
 def files_only(request: pytest.FixtureRequest) -> None:
     """Leave out a test that reads or damages the files of blobs in the data folder; `test_objects` has those of objects."""
-    if request.config.getoption("--storage") != "files":
+    if "s3" in request.config.getoption("--storage"):
         pytest.skip("about files in the data folder")

@@ -15,7 +15,7 @@ import subprocess
 import sys
 import tempfile
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -24,14 +24,26 @@ import psycopg
 import pytest
 from obstore.store import S3Store
 
+from boltseal.server.storage.metadata.postgres_schema import prepare_database
+from boltseal.server.storage_settings import DatabaseUrl
 from tests.polling import wait_until
 from tests.ports import free_port
+from tests.storage_choice import address_file, drop_database
 
 START_S = 60.0
 STOP_S = 30.0
 USER = "boltseal"
 ACCESS_KEY, SECRET_KEY = "test-access-key", "test-secret-key"
 BUCKET = "boltseal"
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--storage",
+        choices=["sqlite", "postgres", "s3", "postgres+s3"],
+        default="sqlite",
+        help="storage of registries in tests",
+    )
 
 
 @dataclass(slots=True)
@@ -113,6 +125,10 @@ class Postgres(StorageServer):
         name = f"d{uuid.uuid4().hex}"
         self.execute(f'CREATE DATABASE {name} TEMPLATE "{template}"')
         return name
+
+    def drop_database(self, name: str) -> None:
+        """Drop a database, and end its connections."""
+        self.execute(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
 
     def execute(self, statement: str, database: str = "postgres") -> None:
         """Run one statement outside a transaction."""
@@ -239,9 +255,54 @@ def _own_folder(name: str) -> Iterator[Path]:
 
 @pytest.fixture(scope="session")
 def postgres_server() -> Iterator[Postgres]:
-    """One PostgreSQL for all tests of this process; each makes a database of its own in it, and none ends it."""
-    with postgres() as server:
+    """One PostgreSQL for all tests of this process; each makes a database of its own in it, and none ends it.
+
+    It does not wait for the disk: tests that kill a server start one of their own.
+    """
+    with postgres(settings={"fsync": "off", "full_page_writes": "off"}) as server:
         yield server
+
+
+@pytest.fixture(scope="session")
+def schema_template(postgres_server: Postgres) -> str:
+    """A database with boltseal's schema, of which copies are made, since that takes less time than creating the tables."""
+    name = postgres_server.create_database()
+    prepare_database(DatabaseUrl(postgres_server.url(name)))
+    return name
+
+
+@pytest.fixture
+def new_database(postgres_server: Postgres, schema_template: str) -> Iterator[Callable[[], str]]:
+    """Return the address of a new database with boltseal's schema at each call; they are dropped at the end of the test."""
+    names: list[str] = []
+
+    def create() -> str:
+        names.append(postgres_server.create_database(schema_template))
+        return postgres_server.url(names[-1])
+
+    yield create
+    for name in names:
+        postgres_server.drop_database(name)
+
+
+@pytest.fixture(scope="session")
+def choose_database(request: pytest.FixtureRequest) -> Iterator[Callable[[Path], None]]:
+    """Give a new data folder a database of its own, which `storage_of` returns. With SQLite there is nothing to do."""
+    if "postgres" not in request.config.getoption("--storage"):
+        yield lambda _: None
+        return
+    server, template = request.getfixturevalue("postgres_server"), request.getfixturevalue("schema_template")
+    chosen: list[Path] = []
+
+    def choose(data: Path) -> None:
+        if not address_file(data).exists():
+            data.parent.mkdir(parents=True, exist_ok=True)
+            address_file(data).write_text(server.url(server.create_database(template)), encoding="ascii")
+            chosen.append(data)
+
+    yield choose
+    for data in chosen:
+        drop_database(data)
 
 
 @pytest.fixture(scope="session")

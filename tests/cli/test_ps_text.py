@@ -78,6 +78,23 @@ def test_what_could_not_be_compared_with_the_lock_has_a_reason() -> None:
     assert f"lock: unknown, {reason}" in lines
 
 
+def test_a_difference_from_the_lock_has_its_reason() -> None:
+    """A difference has its reason; after a rollback that is the rollback, and not the advice to recreate the container."""
+    verdict = RunningVerdict(
+        ContainerStatus.NOT_RECREATED, Weight.DIFFERS, "its host has the locked image; recreate it"
+    )
+    plain, rollback = DeployedRelease(7, "ada", 0), DeployedRelease(8, "ada", 0, of=6)
+    same = RunningVerdict(ContainerStatus.HOLDS, Weight.HOLDS)
+    lines = [text_of(row(verdict=each, deployed=by)) for each in (verdict, same) for by in (plain, rollback)]
+
+    assert [line for block in lines for line in block if "lock:" in line] == [
+        "  lock: not-recreated, its host has the locked image; recreate it",
+        "  lock: not-recreated, because release 8 went back to release 6",
+        "  lock: same",
+        "  lock: same",
+    ]
+
+
 def test_an_image_is_named_without_its_registrys_answer() -> None:
     """Without the registry's answer, an image is named by the lock, by the host or by its creator, or marked as local."""
     image = seen().image

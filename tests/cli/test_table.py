@@ -139,17 +139,29 @@ def test_an_image_reference_is_broken_at_a_slash_and_never_in_its_tag(width: int
     assert "1.4.2.1-alpine3.19" in words
 
 
-def test_a_column_is_as_wide_as_a_name_with_its_tag() -> None:
-    """Columns are narrowed as long as names with tags fit: the registry is on the line above, the reason is wrapped."""
+def test_a_name_that_does_not_fit_stands_below_its_row() -> None:
+    """The name of an image is not broken, so that it can be copied: if it does not fit beside the others, it stands below."""
     rows = [("web", "localhost:5000/shop/app:1.4.2", "there is no newer version of the same form")]
 
     assert table_lines(("SERVICE", "IMAGE", "WHY"), rows, ("SERVICE",), 38) == [
-        "SERVICE  IMAGE            WHY",
-        "web      localhost:5000/  there is no",
-        "         shop/app:1.4.2   newer",
-        "                          version of",
-        "                          the same",
-        "                          form",
+        "SERVICE  WHY",
+        "web      there is no newer version of",
+        "         the same form",
+        "    localhost:5000/shop/app:1.4.2",
+    ]
+
+
+def test_a_name_below_stands_before_its_digest() -> None:
+    """Name and digest of an image stand below the row, in this order and without their columns' names."""
+    digest = f"sha256:{'1' * 64}"
+    name = "registry.example.com/customer-portal/backend:1.4.2-alpine3.19"
+    columns, rows = ("SERVICE", "STATE", "IMAGE", "DIGEST"), [("web-frontend", "healthy", name, digest)]
+
+    assert table_lines(columns, rows, ("SERVICE", "STATE", "DIGEST"), 80) == [
+        "SERVICE       STATE",
+        "web-frontend  healthy",
+        f"    {name}",
+        f"    {digest}",
     ]
 
 
@@ -159,8 +171,8 @@ def test_a_column_is_as_wide_as_a_name_with_its_tag() -> None:
     st.integers(1, 120),
 )
 def test_a_name_with_its_tag_is_on_one_line_at_any_width(path: list[str], tag: str, width: int) -> None:
-    """Of a reference in any column, the last part of its name stands with its tag on one line at every width."""
+    """A reference in any column stands whole on one line at every width."""
     image = f"{'/'.join(path)}:{tag}"
     lines = table_lines(("A", "IMAGE", "C"), [("why " * 20, image, "words of a reason " * 3)], (), width)
 
-    assert any(f"{path[-1]}:{tag}" in line for line in lines)
+    assert any(image in line for line in lines)

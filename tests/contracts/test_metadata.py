@@ -12,6 +12,7 @@ import pytest
 
 from boltseal.errors import NotFound, Unavailable
 from boltseal.oci.digest import Digest
+from boltseal.server.storage import metadata_factory
 from boltseal.server.storage.coordination.generation import FileGeneration
 from boltseal.server.storage.metadata import (
     account_table,
@@ -38,24 +39,27 @@ from boltseal.server.storage.metadata.protocol import (
     UpstreamPause,
     WriteQueue,
 )
-from boltseal.server.storage.metadata.sqlite import SqliteDriver, SqliteSession, open_database
+from boltseal.server.storage.metadata.sqlite import SqliteDriver, SqliteSession
 from boltseal.server.storage.metadata.tag_row import TagRow
+from boltseal.server.storage_settings import DatabaseUrl, StorageSettings
 
 NOW_US = 1_000_000
 DIGEST = Digest.of(b"a")
 Opener = Callable[[], Metadata]
 
 
-@pytest.fixture(params=["sqlite"])
+@pytest.fixture(params=["sqlite", pytest.param("postgres", marks=pytest.mark.real)])
 def open_metadata(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Opener]:
     """Open the database of this test; a second object acts as another process."""
-    assert request.param == "sqlite"
+    storage = StorageSettings()
+    if request.param == "postgres":
+        storage = StorageSettings(database=DatabaseUrl(request.getfixturevalue("new_database")()))
     data = tmp_path / "data"
-    prepare_data(data)
+    metadata_factory.prepare_metadata(data, storage)
     opened: list[Metadata] = []
 
     def open_() -> Metadata:
-        opened.append(open_database(data / DATABASE_NAME, data / GENERATION_NAME, lambda: NOW_US))
+        opened.append(metadata_factory.open_metadata(data, storage, lambda: NOW_US))
         return opened[-1]
 
     yield open_

@@ -11,25 +11,28 @@ import pytest
 from boltseal.notify.outbox import MAX_AGE_US, MAX_WAITING, Deliveries, LogCursor, Outbox, Posting
 from boltseal.notify.outbox_file import FileOutbox
 from boltseal.server.notifications.database_outbox import DatabaseOutbox
+from boltseal.server.storage import metadata_factory
 from boltseal.server.storage.coordination.file_leases import FileLeases
-from boltseal.server.storage.metadata.migrate import DATABASE_NAME, GENERATION_NAME, prepare_data
-from boltseal.server.storage.metadata.sqlite import open_database
+from boltseal.server.storage_settings import DatabaseUrl, StorageSettings
 
 BODY = b"{}"
 Opener = Callable[..., Outbox]
 
 
-@pytest.fixture(params=["file", "sqlite"])
+@pytest.fixture(params=["file", "sqlite", pytest.param("postgres", marks=pytest.mark.real)])
 def open_outbox(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Opener]:
     """Open the outbox of this test; a second object acts as another process."""
+    storage = StorageSettings()
+    if request.param == "postgres":
+        storage = StorageSettings(database=DatabaseUrl(request.getfixturevalue("new_database")()))
     with ExitStack() as opened:
 
         def open_(max_waiting: int = MAX_WAITING) -> Outbox:
             if request.param == "file":
                 return opened.enter_context(closing(FileOutbox(tmp_path / "outbox.db", max_waiting)))
             data = tmp_path / "data"
-            prepare_data(data)
-            database = open_database(data / DATABASE_NAME, data / GENERATION_NAME, lambda: 1)
+            metadata_factory.prepare_metadata(data, storage)
+            database = metadata_factory.open_metadata(data, storage, lambda: 1)
             opened.enter_context(closing(database))
             return opened.enter_context(closing(DatabaseOutbox(database, FileLeases(data), max_waiting)))
 

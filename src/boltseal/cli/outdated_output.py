@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -30,6 +31,8 @@ _WITHOUT_SOURCES: Final = frozenset(
     {ClaimSource.ANNOTATION, ClaimSource.PROVENANCE, ClaimSource.LABEL, ClaimSource.LAYERS}
 )
 """How the base of an image is known whose Dockerfile is not."""
+_DIGEST: Final = re.compile(r"@(?=[a-z0-9]+:[0-9a-f]{64})")
+"""Before a digest, which gets a line of its own: beside a name it would not fit."""
 MAX_SETTINGS: Final = 10
 """How many changed settings of a base are printed; `--json` has all of them."""
 
@@ -83,7 +86,10 @@ def _explanation(explained: ExplainedBase | None) -> dict[str, Any]:
 
 
 def _print_image(status: str, name: str, details: Iterable[tuple[str, str]]) -> None:
-    print_wrapped(f"{status:<12} ", clean(name))
+    first, *digests = _DIGEST.split(clean(name))
+    print_wrapped(f"{status:<12} ", first)
+    for each in digests:
+        print_wrapped("", each, indent=4)
     for label, text in details:
         print_wrapped(f"{label:<10}", clean(text), indent=13)
 

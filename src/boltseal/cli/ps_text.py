@@ -7,7 +7,8 @@
       a revision of 1.4.1, base docker.io/library/node:16.13 changed:
       was sha256:89d4f2a1c0be (64 digits)
       now sha256:1f3ac1e2b7d0 (64 digits)
-      lock: not-recreated
+      lock: not-recreated, its host has the locked image, but the container
+          runs a former image of localhost:5000/shop/app:latest; recreate it
       web-1  since 2026-11-23T09:00:41Z, released by ada (release 7)
       web-2  since 2026-11-23T09:00:41Z, released by ada (release 7)
 
@@ -22,7 +23,7 @@ from itertools import chain
 
 from boltseal.cli.output import terminal_columns
 from boltseal.commands.text import clean, counted
-from boltseal.host.containers.rows import ContainerRow
+from boltseal.host.containers.rows import ContainerRow, DeployedRelease
 from boltseal.ledger.tag_intervals import BuiltOn, in_words, moment
 from boltseal.lockfile.container_check import ContainerStatus, DigestKind, RunningVerdict
 from boltseal.oci.reference import Reference
@@ -67,14 +68,16 @@ def _head(row: ContainerRow) -> Iterator[str]:
     if row.built is not None:
         yield from _built(row.built)
     if row.verdict is not None:
-        yield f"lock: {_by_lock(row.verdict)}"
+        yield f"lock: {_by_lock(row.verdict, row.deployed)}"
 
 
-def _by_lock(verdict: RunningVerdict) -> str:
-    """Return the result of the comparison with the lock; with the reason where nothing could be compared."""
+def _by_lock(verdict: RunningVerdict, deployed: DeployedRelease | None) -> str:
+    """Return the result of the comparison with the lock, with the reason unless the status says it."""
     if verdict.status is ContainerStatus.HOLDS:
         return "same"
-    if verdict.status in (ContainerStatus.UNKNOWN, ContainerStatus.RECORD_GONE) and verdict.reason:
+    if deployed is not None and deployed.of is not None and verdict.weight != "holds":
+        return f"{verdict.status}, because release {deployed.number} went back to release {deployed.of}"
+    if verdict.weight in ("differs", "unknown") and verdict.reason:
         return f"{verdict.status}, {clean(verdict.reason)}"
     return str(verdict.status)
 

@@ -1,10 +1,10 @@
-"""Tables on stdout in the columns of the terminal. Nothing is cut off; a digest, key or `name:tag` is never broken.
+"""Tables on stdout in the columns of the terminal. Nothing is cut off; a digest, key or name of an image is never broken.
 
 A table has one of three layouts, the first that fits:
 
 1. a line for each row, if everything fits beside each other;
 2. a line for each row without its digests and keys, which stand below the row, and with other cells wrapped; columns that
-   are read together stand there together;
+   are read together stand there together, and so does a column of names of which one would be broken;
 3. a line for each cell, after the name of its column.
 
 A word that does not fit is broken after a `/` or before an `@`, elsewhere only if it is long and has no tag.
@@ -34,6 +34,8 @@ _COPIED: Final = re.compile(r"[0-9a-f]{64}|\+[0-9a-f]{8}\+[A-Za-z0-9+/]{44}", re
 
 _PIECES: Final = re.compile(r"(?<=/)(?=[^/])|(?=@)")
 _TAGGED: Final = re.compile(r"[\w.-]+:[\w.-]{1,128}", re.ASCII)
+_NAME: Final = re.compile(r"[^\s/]+(?:/[^\s/]+)+")
+"""The name of an image: a word with a `/` inside."""
 _SHORT: Final = 30
 """Columns of a piece that is not broken, whatever it is: most versions, host names and files are shorter."""
 
@@ -59,18 +61,35 @@ def table_lines(
     """Return the lines of a table of at most `width` columns, where no word is longer."""
     widths = _natural(columns, rows, range(len(columns)))
     if _total(widths) <= width:
-        return _lines(columns, rows, widths, below=())
+        return _lines(columns, rows, widths, below=(), labelled=False)
     below = [at for at in range(len(columns)) if any(_COPIED.search(row[at]) for row in rows)]
     if any(columns[at] in together for at in below):
         below = [at for at, column in enumerate(columns) if at in below or column in together]
-    beside = [at for at in range(len(columns)) if at not in below]
-    natural = _natural(columns, rows, beside)
-    fitted = _fitted(
-        natural, {at: natural[at] if columns[at] in whole else _least_width(rows, at) for at in beside}, width
-    )
+    fitted = _beside(columns, rows, whole, width, below)
+    names = [at for at, size in (fitted or {}).items() if any(_is_broken_name(row[at], size) for row in rows)]
+    if names:
+        labelled = len(below) > 1
+        fitted = _beside(columns, rows, whole, width, [*below, *names])
+        if fitted is not None:
+            return _lines(columns, rows, fitted, [*names, *below], labelled=labelled)
     if fitted is None:
         return _records(columns, rows, width)
-    return _lines(columns, rows, fitted, below)
+    return _lines(columns, rows, fitted, below, labelled=len(below) > 1)
+
+
+def _beside(
+    columns: Sequence[str], rows: Sequence[Sequence[str]], whole: Collection[str], width: int, below: Collection[int]
+) -> dict[int, int] | None:
+    """Return the widths of the columns that are not below their rows; None if they do not fit."""
+    beside = [at for at in range(len(columns)) if at not in below]
+    natural = _natural(columns, rows, beside)
+    least = {at: natural[at] if columns[at] in whole else _least_width(rows, at) for at in beside}
+    return _fitted(natural, least, width) if beside else None
+
+
+def _is_broken_name(cell: str, width: int) -> bool:
+    """Return whether a cell is one word, such as an image's name, that does not fit."""
+    return _cells(cell) > width and _NAME.fullmatch(cell) is not None
 
 
 def _natural(columns: Sequence[str], rows: Sequence[Sequence[str]], chosen: Iterable[int]) -> dict[int, int]:
@@ -107,9 +126,14 @@ def _fitted(widths: dict[int, int], least: dict[int, int], width: int) -> dict[i
 
 
 def _lines(
-    columns: Sequence[str], rows: Sequence[Sequence[str]], widths: dict[int, int], below: Sequence[int]
+    columns: Sequence[str],
+    rows: Sequence[Sequence[str]],
+    widths: dict[int, int],
+    below: Sequence[int],
+    *,
+    labelled: bool,
 ) -> list[str]:
-    """Return a header and the rows; `below`: the columns that stand below their row."""
+    """Return a header and the rows; `below`: the columns that stand below their row, `labelled`: with their names."""
     lines = []
     for row in (columns, *rows):
         wrapped = {at: _wrapped(row[at], width) for at, width in widths.items()}
@@ -117,9 +141,8 @@ def _lines(
             cells = (_padded(part[number] if number < len(part) else "", widths[at]) for at, part in wrapped.items())
             lines.append((" " * _GAP).join(cells).rstrip())
         if row is not columns:
-            label = len(below) > 1
             lines += [
-                f"{_INDENT}{columns[at].lower() + ' ' if label else ''}{row[at]}" for at in below if row[at].strip()
+                f"{_INDENT}{columns[at].lower() + ' ' if labelled else ''}{row[at]}" for at in below if row[at].strip()
             ]
     return lines
 
@@ -133,7 +156,8 @@ def _records(columns: Sequence[str], rows: Sequence[Sequence[str]], width: int) 
         for column, cell in zip(columns, row, strict=True):
             if not cell.strip():
                 continue
-            first, *more = _wrapped(cell.strip(), max(width - label, _NARROWEST))
+            shown = cell.strip()
+            first, *more = [shown] if _NAME.fullmatch(shown) else _wrapped(shown, max(width - label, _NARROWEST))
             lines += [f"{column.strip():<{label}}{first}", *(" " * label + part for part in more)]
     return lines
 

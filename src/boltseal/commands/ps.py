@@ -280,7 +280,7 @@ def _started_by(row: ContainerRow, releases: Sequence[Release]) -> DeployedRelea
         for candidate in (release, put_back):
             service = None if candidate is None else candidate.service(row.seen.service)
             if candidate is not None and service is not None and {service.image_id, service.digest} & digests:
-                return DeployedRelease(candidate.number, candidate.who, candidate.started_us)
+                return DeployedRelease(candidate.number, candidate.who, candidate.started_us, candidate.of)
     return None
 
 

@@ -29,8 +29,7 @@ from boltseal.policy.rebuild_actions import RebuildAction, parse_on_outdated
 from boltseal.policy.rules import RuleSet, parse_rules
 from boltseal.policy.tag_expectations import TagExpectations, parse_tags
 from boltseal.policy.upstreams import UpstreamTerms, parse_upstreams
-from boltseal.server.settings_table import SettingsTable
-from boltseal.server.storage_settings import StorageSettings
+from boltseal.server.storage_settings import SettingsTable, StorageSettings
 
 ENV_PREFIX: Final = "BOLTSEAL_"
 ENV_SEPARATOR: Final = "__"

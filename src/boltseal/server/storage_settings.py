@@ -1,4 +1,4 @@
-"""The settings in `[storage]`: which database holds the metadata, and which object store the bytes of blobs.
+"""The settings in `[storage]`, and the base class of all tables: which database has the metadata, which bucket the blobs.
 
 Without them both are in the data folder: SQLite, and files.
 
@@ -12,11 +12,10 @@ import re
 from typing import Annotated, Any, Final, Self
 from urllib.parse import parse_qsl, unquote, urlsplit
 
-from pydantic import AfterValidator, ByteSize, Field, PlainValidator
-
-from boltseal.server.settings_table import SettingsTable
+from pydantic import AfterValidator, BaseModel, ByteSize, ConfigDict, Field, PlainValidator
 
 _EXPECTED: Final = "an address such as postgresql://boltseal@db.example.com/boltseal"
+_HOST: Final = re.compile(r"(\[[0-9a-fA-F:.]+\]|[^:@\[\]]*)(:(6[0-5]\d{3}|[1-5]?\d{1,4}))?", re.ASCII)
 _MIB: Final = 1024**2
 _GIB: Final = 1024**3
 _BUCKET: Final = re.compile(
@@ -26,15 +25,21 @@ SECRET_SETTINGS: Final = frozenset({("storage", "database")})
 """Settings whose value may hold a secret: an error about one does not show it."""
 
 
+class SettingsTable(BaseModel):
+    """A table of settings: frozen, without unknown keys, and without input values in pydantic's errors."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, hide_input_in_errors=True)
+
+
 class DatabaseUrl:
     """The address of a PostgreSQL database, as libpq accepts it. `str` and `repr` leave out the password."""
 
     __slots__ = ("_text", "shown")
 
     def __init__(self, text: str) -> None:
-        parts = urlsplit(text)
         self._text = text
-        self.shown = parts._replace(netloc=_without_password(parts.netloc)).geturl()
+        netloc = urlsplit(text).netloc
+        self.shown = text.replace(netloc, _without_password(netloc), 1) if netloc else text
 
     @classmethod
     def parse(cls, value: Any) -> Self:
@@ -45,9 +50,10 @@ class DatabaseUrl:
             raise ValueError(_EXPECTED)
         try:
             parts = urlsplit(value)
-            valid = parts.scheme in ("postgresql", "postgres") and (parts.port or 1) > 0
         except ValueError:
             raise ValueError(_EXPECTED) from None
+        hosts = parts.netloc.rpartition("@")[2].split(",")  # libpq tries several
+        valid = parts.scheme in ("postgresql", "postgres") and all(map(_HOST.fullmatch, hosts))
         if not valid or not unquote(parts.path).strip("/") or parts.fragment:
             raise ValueError(_EXPECTED)
         if any(name == "password" for name, _ in parse_qsl(parts.query)):

@@ -31,6 +31,7 @@ from boltseal.server.registry.quota_checks import QuotaChecks
 from boltseal.server.registry.sequencer import ClockStepped, LedgerFrozen, start_ledger, start_observations
 from boltseal.server.registry.tag_check import TAGS_DIFFER, StoreCheck
 from boltseal.server.settings import Settings
+from boltseal.server.storage import metadata_factory
 from boltseal.server.storage.blobs.blob_stores import check_place, open_blob_store, open_to_examine
 from boltseal.server.storage.blobs.protocol import BlobStore
 from boltseal.server.storage.clock_guard import ClockGuard
@@ -41,19 +42,8 @@ from boltseal.server.storage.fsck import Examined, Progress, examine
 from boltseal.server.storage.garbage_collection import GarbageItem, collect, correct_usage
 from boltseal.server.storage.ledger_key import WITNESSES, LedgerKeys, LedgerKeyUnreadable
 from boltseal.server.storage.metadata import account_table, ledger_store, ledger_tree, queries
-from boltseal.server.storage.metadata.migrate import (
-    ACCOUNTS_FORMAT,
-    DATABASE_NAME,
-    FORMAT,
-    GENERATION_NAME,
-    WORKABLE_FORMAT,
-    check_data,
-    create_data,
-    data_format,
-    prepare_data,
-)
+from boltseal.server.storage.metadata.migrate import FORMAT, WORKABLE_FORMAT, create_data
 from boltseal.server.storage.metadata.protocol import LEDGER, OBSERVATIONS, TAGS, AccountRow, Metadata, Snapshot
-from boltseal.server.storage.metadata.sqlite import open_database, open_snapshot
 from boltseal.server.storage.witness_statements import WitnessStatements
 
 Clock = Callable[[], int]
@@ -117,7 +107,7 @@ def open_store(settings: Settings, *, clock: Clock = now_us, oldest: int = WORKA
 
     `oldest`: the oldest data format that has all tables which the caller needs.
     """
-    check_data(settings.server.data, oldest=oldest)
+    metadata_factory.check_metadata(settings.server.data, settings.storage, oldest=oldest)
     store = _open(settings, clock)
     _watch_clock(store.database, ClockGuard.beside(settings.server.data))
     appended = {each.log.name: threading.Event() for each in store.integrators}
@@ -133,23 +123,20 @@ def open_store(settings: Settings, *, clock: Clock = now_us, oldest: int = WORKA
 
 def has_accounts(settings: Settings) -> bool:
     """Return whether there is a data folder whose database has the table of users. Raises: FormatInvalid."""
-    data = settings.server.data
-    found = data_format(data) if (data / DATABASE_NAME).is_file() else None
-    return found is not None and found >= ACCOUNTS_FORMAT
+    return metadata_factory.has_accounts(settings.server.data, settings.storage)
 
 
 def read_accounts(settings: Settings) -> list[AccountRow]:
     """Return the users of the database, and change nothing. Raises: Unavailable."""
-    with open_snapshot(settings.server.data / DATABASE_NAME) as snapshot:
+    with metadata_factory.open_snapshot(settings.server.data, settings.storage) as snapshot:
         return account_table.all_accounts(snapshot)
 
 
 @contextmanager
 def open_metadata(settings: Settings, *, clock: Clock = now_us) -> Iterator[Metadata]:
     """Open only the database of an existing data folder, beside a running server or without one."""
-    data = settings.server.data
-    database = open_database(data / DATABASE_NAME, data / GENERATION_NAME, clock)
-    _watch_clock(database, ClockGuard.beside(data))
+    database = _open_metadata(settings, clock)
+    _watch_clock(database, ClockGuard.beside(settings.server.data))
     try:
         yield database
     finally:
@@ -163,13 +150,14 @@ def examine_store(settings: Settings, progress: Progress, *, with_keys: bool = T
     `hashed`: the blobs were hashed a moment ago.
     """
     data = settings.server.data
-    check_data(data)
+    metadata_factory.check_metadata(data, settings.storage)
     with ExitStack() as closed:
         database = None if settings.storage.blobs is None else closed.enter_context(open_metadata(settings))
         blobs = open_to_examine(settings, database)
         closed.callback(blobs.close)
         keys = LedgerKeys(settings.keys) if with_keys else None
-        return examine(open_snapshot(data / DATABASE_NAME), blobs.maintenance, progress, keys, hashed=hashed)
+        snapshot = metadata_factory.open_snapshot(data, settings.storage)
+        return examine(snapshot, blobs.maintenance, progress, keys, hashed=hashed)
 
 
 def collect_store(settings: Settings, *, dry_run: bool, clock: Clock = now_us) -> Iterator[GarbageItem]:
@@ -233,7 +221,7 @@ def begin(settings: Settings, clock: Clock, guard: ClockGuard | None = None, *, 
 
     Raises: FormatInvalid, UpstreamNameTaken, Unavailable.
     """
-    prepare_data(settings.server.data)
+    metadata_factory.prepare_metadata(settings.server.data, settings.storage)
     store = _open(settings, clock)
     _watch_clock(store.database, guard)
     try:
@@ -384,7 +372,7 @@ def bounds(settings: Settings) -> QuotaChecks:
 
 def _open(settings: Settings, clock: Clock) -> OpenStore:
     data = settings.server.data
-    database = open_database(data / DATABASE_NAME, data / GENERATION_NAME, clock)
+    database = _open_metadata(settings, clock)
     blobs = open_blob_store(settings, database)
     reserve = DiskReserve(data, int(settings.server.disk_reserve_bytes))
     keys = LedgerKeys(settings.keys)
@@ -394,6 +382,12 @@ def _open(settings: Settings, clock: Clock) -> OpenStore:
     store = OpenStore(data, database, blobs, registry, keys, integrator, observing)
     check_ledger(store)
     return store
+
+
+def _open_metadata(settings: Settings, clock: Clock) -> Metadata:
+    """Open the database. PostgreSQL has a clock for all servers, which a test's clock replaces."""
+    of_database = settings.storage.database is not None and clock is now_us
+    return metadata_factory.open_metadata(settings.server.data, settings.storage, None if of_database else clock)
 
 
 def check_ledger(store: OpenStore) -> None:

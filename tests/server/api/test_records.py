@@ -14,7 +14,7 @@ from boltseal.ledger.history import check, contradiction
 from boltseal.server.settings import Settings
 from tests.images import digest_of, image, push
 from tests.polling import until_signed
-from tests.serving import Serving, serving_as, storage_of
+from tests.serving import Serving, serving_as
 
 RECORDS = "/v2/shop/app/_boltseal/records"
 FIRST, SECOND = image("one"), image("two")
@@ -160,9 +160,7 @@ async def test_a_record_needs_the_right_to_push(data: Path) -> None:
         {"users": ["dev"], "repository": "shop/**", "actions": ["pull", "push"]},
         {"users": ["reader"], "repository": "shop/**", "actions": ["pull"]},
     ]
-    settings = Settings.model_validate(
-        {"server": {"data": data}, "storage": storage_of(data), "auth": {"grant": grants}}
-    )
+    settings = Settings.model_validate({"server": {"data": data}, "auth": {"grant": grants}})
     body = {"kind": "released", "digest": FIRST.digest}
     async with serving_as(settings) as registry:
         registry.client.auth = ("dev", "d")
@@ -179,7 +177,7 @@ async def test_a_record_needs_the_right_to_push(data: Path) -> None:
 async def test_a_read_only_registry_accepts_no_record(data: Path, registry: Serving) -> None:
     """A read-only registry refuses records, which are writes."""
     await push(registry.client, "shop/app", "1.0.0", FIRST)
-    settings = Settings.model_validate({"server": {"data": data, "read_only": True}, "storage": storage_of(data)})
+    settings = Settings.model_validate({"server": {"data": data, "read_only": True}})
     async with serving_as(settings) as reading:
         answer = await record(reading.client)
 

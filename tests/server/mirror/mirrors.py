@@ -22,7 +22,7 @@ from boltseal.server.settings import Settings
 from boltseal.server.storage.coordination.interprocess_lock import FileInterprocessLock
 from boltseal.server.store_factory import OpenStore, open_store
 from tests.fakes.upstream import FakeUpstream
-from tests.serving import Serving, serving_as, storage_of
+from tests.serving import Serving, serving_as
 
 NAME = "up.example"
 LISTS = ListBounds()
@@ -30,9 +30,7 @@ LISTS = ListBounds()
 
 def mirror_settings(data: Path, *upstreams: dict[str, Any], **tables: Any) -> Settings:
     """Return settings with these `[[upstream]]` tables."""
-    return Settings.model_validate(
-        {"server": {"data": data}, "storage": storage_of(data), "upstream": list(upstreams)} | tables
-    )
+    return Settings.model_validate({"server": {"data": data}, "upstream": list(upstreams)} | tables)
 
 
 def table_of(upstream: FakeUpstream, **more: Any) -> dict[str, Any]:

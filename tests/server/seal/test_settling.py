@@ -33,7 +33,7 @@ from tests.images import (
 from tests.logins import as_user
 from tests.polling import until_answer
 from tests.server.seal.admin import ADMIN, APP, RELEASE, seals_of
-from tests.serving import Clock, Serving, serving, serving_as, settings_of, storage_of
+from tests.serving import Clock, Serving, serving, serving_as, settings_of
 
 SETTLE = ({"settle": "60s"},)
 TAG = "/v2/shop/app/manifests/1.4.2"
@@ -354,12 +354,7 @@ async def test_another_user_can_not_complete_or_change_a_settling_tag(data: Path
     file.write_text("".join(f"{name}:{each}\n" for name, each in zip(users, hashes, strict=True)))
     grants = [{"users": users, "repository": "shop/**", "actions": ["pull", "push"]}]
     settings = Settings.model_validate(
-        {
-            "server": {"data": data},
-            "storage": storage_of(data),
-            "auth": {"grant": grants, "htpasswd": file},
-            "rule": [{"settle": "60s"}],
-        }
+        {"server": {"data": data}, "auth": {"grant": grants, "htpasswd": file}, "rule": [{"settle": "60s"}]}
     )
     async with serving_as(settings) as registry:
         client = registry.client

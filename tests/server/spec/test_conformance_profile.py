@@ -29,7 +29,7 @@ from tests.images import (
     to_json,
     with_digest,
 )
-from tests.serving import serving_as, storage_of
+from tests.serving import serving_as
 
 pytestmark = pytest.mark.usefixtures("whole_store")
 
@@ -80,7 +80,7 @@ ROUNDS: list[tuple[str, Document, list[Document]]] = [
 @pytest.fixture
 async def conformance(data: Path) -> AsyncIterator[httpx2.AsyncClient]:
     """A client of a registry with the profile's settings, except for its data folder."""
-    async with serving_as(load(PROFILE, {"server": {"data": data}, "storage": storage_of(data)})) as registry:
+    async with serving_as(load(PROFILE, {"server": {"data": data}})) as registry:
         yield registry.client
 
 

@@ -51,11 +51,15 @@ from boltseal.oci.reference import Reference
 
 @dataclass(frozen=True, slots=True)
 class DeployedRelease:
-    """The release of `boltseal deploy` that started a container: its number in the project, its user and its time."""
+    """The release of `boltseal deploy` that started a container: its number in the project, its user and its time.
+
+    `of`: the release to which it went back, None if it was no rollback.
+    """
 
     number: int
     by: str
     time_us: int
+    of: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,6 +22,8 @@ from boltseal.server.storage.metadata.protocol import Metadata
 DATABASE_TIMEOUT_S: Final = 5.0
 WRITE_WAIT_LIMIT_S: Final = 10.0
 """Twice the time budget of a write: an older one waits for something that does not end."""
+CLOCK_DIFFERENCE_LIMIT_US: Final = 30 * 1_000_000
+"""Between this server and PostgreSQL, whose time is that of entries and expiry."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +53,13 @@ async def readiness(
     try:
         now_us = clock()
         async with asyncio.timeout(DATABASE_TIMEOUT_S):
-            head = await database.read(lambda snapshot: ledger_store.head(snapshot))
+            head, database_us = await database.read(lambda snapshot: (ledger_store.head(snapshot), snapshot.began_us))
+        difference_us = 0 if database_us is None else clock() - database_us
+        if abs(difference_us) > CLOCK_DIFFERENCE_LIMIT_US:
+            blockers.append(
+                f"the clock of this server differs from the database's by {difference_us / 1_000_000:+.0f} seconds (limit: "
+                f"{CLOCK_DIFFERENCE_LIMIT_US // 1_000_000}): correct it"
+            )
         if head is not None:
             check_clock(head.last_time_us, now_us)
         clock_doubt = database.clock_guard(now_us)
@@ -61,9 +69,7 @@ async def readiness(
         blockers.append(f"the database has not answered for {DATABASE_TIMEOUT_S:g} seconds")
     except BoltsealError as error:
         blockers.append(error.message)
-    trouble = None if upkeep is None else await upkeep.trouble()
-    if trouble is not None:
-        blockers.append(trouble)
+    blockers += await _troubles(upkeep)
     oldest_wait_s = database.write_queue.oldest_wait_s
     if oldest_wait_s > write_wait_limit_s:
         blockers.append(
@@ -79,3 +85,9 @@ async def readiness(
     except BoltsealError as error:
         found.append(error.message)
     return Readiness(tuple(blockers), tuple(found))
+
+
+async def _troubles(upkeep: StoreUpkeep | None) -> list[str]:
+    """Return why nothing can be stored in a blob store on another machine."""
+    trouble = None if upkeep is None else await upkeep.trouble()
+    return [] if trouble is None else [trouble]

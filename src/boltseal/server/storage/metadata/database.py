@@ -30,7 +30,7 @@ import structlog
 from boltseal.errors import BoltsealError, Unavailable
 from boltseal.server.storage.coordination.protocol import Generation
 from boltseal.server.storage.metadata.protocol import LEDGER, TAGS, Clock, ClockGuard, Job, Lookups, Query, WriteQueue
-from boltseal.server.storage.metadata.sql import SqlSavepoints, SqlSession, SqlStatements
+from boltseal.server.storage.metadata.sql import AnswerLost, SqlSavepoints, SqlSession, SqlStatements
 from boltseal.server.storage.metadata.write_queue import FairQueue, WaitingJob
 from boltseal.server.storage.worker_threads import deliver
 
@@ -52,8 +52,15 @@ class SqlDriver(Protocol):
         """Open another connection. Raises: Unavailable."""
         ...
 
-    def lookups(self, statements: SqlStatements) -> Lookups:
-        """Return the look-ups for pulls on a connection that nothing else uses."""
+    def lookups(self) -> Lookups:
+        """Return the look-ups for pulls on a connection that nothing else uses; `close` closes it. Raises: Unavailable."""
+        ...
+
+    def took_effect(self, mark: str) -> bool:
+        """Return whether the last COMMIT of a session, whose answer was lost, took effect. It has ended when this returns.
+
+        `mark`: of AnswerLost. Raises: Unavailable: it can't be known now.
+        """
         ...
 
     def errors_named(self) -> AbstractContextManager[None]:
@@ -65,11 +72,42 @@ class SqlDriver(Protocol):
         ...
 
 
+class Connection:
+    """A session that is opened when it is needed, and again after it broke. Used by one thread at a time."""
+
+    def __init__(self, driver: SqlDriver) -> None:
+        self._driver = driver
+        self._session: SqlSession | None = None
+
+    def begin(self, *, write: bool, durable: bool = True) -> SqlSession:
+        """Begin a transaction, and return its session. Raises: Unavailable, or the driver's errors."""
+        session = self._session
+        if session is not None and session.usable:
+            try:
+                session.begin(write=write, durable=durable)
+            except Exception:
+                if session.usable:
+                    raise
+            else:
+                return session
+        self.close()  # it broke while it was idle: nothing had begun
+        self._session = session = self._driver.connect()
+        session.begin(write=write, durable=durable)
+        return session
+
+    def close(self) -> None:
+        """Close the session. Idempotent."""
+        session, self._session = self._session, None
+        if session is not None:
+            session.close()
+
+
 @dataclass(frozen=True, slots=True)
 class SqlSnapshot:
     """The `Snapshot` of a session: of its transaction, or without one of each statement."""
 
     sql: SqlStatements
+    began_us: int | None = None
 
 
 @dataclass(slots=True)
@@ -84,6 +122,11 @@ class SqlUnitOfWork:
     invalidates_caches: bool = field(default=False)
     appended: set[str] = field(default_factory=set)
     complete_manifests: set[tuple[int, str]] = field(default_factory=set)
+
+    @property
+    def began_us(self) -> int:
+        """The time of the transaction."""
+        return self.now_us
 
     @contextmanager
     def rolled_back(self) -> Iterator[None]:
@@ -128,8 +171,9 @@ class SqlMetadata:
     """The `Metadata` of one SQL database."""
 
     def __init__(
-        self, driver: SqlDriver, generation: Generation, clock: Clock, budget_s: float = WRITE_BUDGET_S
+        self, driver: SqlDriver, generation: Generation, clock: Clock | None, budget_s: float = WRITE_BUDGET_S
     ) -> None:
+        """Open a database. `clock`: None for the time of the database, if it has a clock of its own."""
         self.generation = generation
         self.doubts: dict[str, str] = {}
         self.clock_guard: ClockGuard = lambda _: None
@@ -139,11 +183,12 @@ class SqlMetadata:
         self._budget_s = budget_s
         self._waiting = FairQueue()
         self._closed = False
-        self._lookup_session = driver.connect()
-        self.lookups = driver.lookups(self._lookup_session.statements)
+        self._in_doubt = False
+        """Whether a COMMIT of which nothing is known may still take effect. Until the next one the generation stays odd."""
+        self.lookups = driver.lookups()
         self._local = threading.local()
         self._readers = ThreadPoolExecutor(2, thread_name_prefix="boltseal-read")
-        self._reading: list[SqlSession] = []
+        self._reading: list[Connection] = []
         self._writer = threading.Thread(target=self._run, name="boltseal-write", daemon=True)
         self._writer.start()
 
@@ -195,36 +240,38 @@ class SqlMetadata:
         self._waiting.close()
         self._writer.join()
         self._readers.shutdown()
-        self._lookup_session.close()
-        for session in self._reading:
-            session.close()
+        for connection in self._reading:
+            connection.close()
         self._driver.close()
         self.generation.close()
 
+    def _reader(self) -> Connection:
+        connection: Connection | None = getattr(self._local, "connection", None)
+        if connection is None:
+            connection = self._local.connection = Connection(self._driver)
+            self._reading.append(connection)
+        return connection
+
     def _read(self, query: Query[T]) -> T:
-        session: SqlSession | None = getattr(self._local, "session", None)
         with self._driver.errors_named():
-            if session is None:
-                session = self._local.session = self._driver.connect()
-                self._reading.append(session)
-            session.begin(write=False)
+            session = self._reader().begin(write=False)
             try:
-                return query(SqlSnapshot(session.statements))
+                return query(SqlSnapshot(session.statements, session.began_us if self._clock is None else None))
             finally:
                 session.commit()
 
     def _run(self) -> None:
-        session = self._driver.connect()
+        connection = Connection(self._driver)
         try:
             while group := self._waiting.take(GROUP_LIMIT):
                 for durable in (False, True):  # those that need not wait for the disk do not wait for it
                     part = [waiting for waiting in group if waiting.durable is durable]
                     if part:
-                        self._waiting.put_back(self._commit_group(session, part))
+                        self._waiting.put_back(self._commit_group(connection, part))
         finally:
-            session.close()
+            connection.close()
 
-    def _commit_group(self, session: SqlSession, group: list[WaitingJob]) -> list[WaitingJob]:
+    def _commit_group(self, connection: Connection, group: list[WaitingJob]) -> list[WaitingJob]:
         """Do the jobs of a group, and give each caller its result. Return those that were not begun."""
         # A caller that gave up before this point has changed nothing; after it the job is done whatever the caller does.
         unwanted = [waiting for waiting in group if waiting.is_unwanted()]
@@ -235,7 +282,7 @@ class SqlMetadata:
             outcome = _Outcome()
             try:
                 with self._driver.errors_named():
-                    self._transact(session, left, outcome)
+                    self._transact(connection, left, outcome)
             except _BudgetExceeded as exceeded:  # those before it are done again, those behind it later
                 at = left.index(exceeded.waiting)
                 left, later = left[:at], left[at + 1 :] + later
@@ -252,45 +299,79 @@ class SqlMetadata:
             waiting.settle(None, reason)
         return outcome.not_begun + later
 
-    def _transact(self, session: SqlSession, group: list[WaitingJob], outcome: _Outcome) -> None:
-        savepoints = session.savepoints
-        session.begin(write=True, durable=any(waiting.durable for waiting in group))
-        invalidates_caches = begun = False
+    def _transact(self, connection: Connection, group: list[WaitingJob], outcome: _Outcome) -> None:
+        session = connection.begin(write=True, durable=any(waiting.durable for waiting in group))
+        invalidates_caches, begun = self._in_doubt, False
         appended = set[str]()
-        clock_doubt = self.clock_guard(self._clock())
-        ends_s = time.monotonic() + GROUP_S
         try:
-            for number, waiting in enumerate(group):
-                if number and time.monotonic() > ends_s:
-                    outcome.not_begun = group[number:]
-                    break
-                tx = SqlUnitOfWork(session.statements, savepoints, self._clock(), clock_doubt, self.doubts)
-                savepoints.savepoint("job")
+            for waiting, tx in self._units(session, group, outcome):
+                session.savepoints.savepoint("job")
                 try:
                     result = self._run_job(session, waiting, tx)
                 except Exception as error:
                     # After "disk full" SQLite has rolled back everything already: then the group fails as one.
-                    if not savepoints.in_transaction or isinstance(error, _BudgetExceeded):
+                    if not session.savepoints.in_transaction or isinstance(error, _BudgetExceeded):
                         raise
-                    savepoints.undo_to("job")
+                    session.savepoints.undo_to("job")
                     outcome.failed.append((waiting, self._named(error)))
                 else:
                     invalidates_caches = invalidates_caches or tx.invalidates_caches
                     appended |= tx.appended
                     outcome.done.append((waiting, result))
-                savepoints.release("job")
+                session.savepoints.release("job")
             if invalidates_caches:
                 self.generation.begin()
                 begun = True
-            session.commit()
+            self._commit(session)
         except BaseException:
             session.rollback()
             raise
         finally:
-            if begun:
+            if begun and not self._in_doubt:
                 self.generation.end()
         for log in appended & self.after_append.keys():
             self.after_append[log]()
+
+    def _units(
+        self, session: SqlSession, group: list[WaitingJob], outcome: _Outcome
+    ) -> Iterator[tuple[WaitingJob, SqlUnitOfWork]]:
+        """Yield the jobs of a group, each with its unit of work, until the time of the group is over."""
+        began_s, began_us, given = time.monotonic(), session.began_us, self._clock
+
+        def now_us() -> int:
+            if given is not None:
+                return given()
+            if began_us is None:
+                raise AssertionError("neither the caller nor the database has a clock")
+            return began_us + int((time.monotonic() - began_s) * 1_000_000)
+
+        clock_doubt = self.clock_guard(now_us())
+        for number, waiting in enumerate(group):
+            if number and time.monotonic() > began_s + GROUP_S:
+                outcome.not_begun = group[number:]
+                return
+            yield waiting, SqlUnitOfWork(session.statements, session.savepoints, now_us(), clock_doubt, self.doubts)
+
+    def _commit(self, session: SqlSession) -> None:
+        """Commit, and find out whether a COMMIT took effect whose answer was lost. Raises: Unavailable: it did not, or doubt."""
+        self._in_doubt = False
+        try:
+            session.commit()
+        except AnswerLost as lost:
+            self._in_doubt = True
+            if lost.mark is None:
+                raise
+            try:
+                took_effect = self._driver.took_effect(lost.mark)
+            except Unavailable as error:
+                _log.error("a COMMIT is in doubt", reason=error.message)
+                raise lost from error
+            self._in_doubt = False
+            _log.warning("the answer to a COMMIT was lost, and looked up", took_effect=took_effect)
+            if not took_effect:
+                raise Unavailable(
+                    "the connection to the registry's database broke: nothing was changed; try again"
+                ) from lost
 
     def _run_job(self, session: SqlSession, waiting: WaitingJob, tx: SqlUnitOfWork) -> object:
         """Run one job within its time budget. Raises: _BudgetExceeded, or what the job raises."""

@@ -13,7 +13,6 @@ from sqlalchemy import (
     BindParameter,
     Integer,
     Select,
-    Text,
     and_,
     bindparam,
     case,
@@ -26,7 +25,7 @@ from sqlalchemy import (
 )
 
 from boltseal.server.storage.metadata.protocol import Snapshot
-from boltseal.server.storage.metadata.schema import blob, link, manifest
+from boltseal.server.storage.metadata.schema import TEXT, blob, by_bytes, link, manifest
 
 # Links to parts of a manifest, and links to what a manifest is about (guarantee 6). The bytes of a foreign layer need not
 # be stored; if they are, a seal covers them.
@@ -43,11 +42,11 @@ class DigestSet:
 
 def closure(repository_id: int, digest: str) -> DigestSet:
     """Return the digest and everything below it, over all levels: what a seal on it covers downwards."""
-    return DigestSet(_below(repository_id, literal(digest, Text)))
+    return DigestSet(_below(repository_id, literal(digest, TEXT)))
 
 
 def _below(repository_id: int | BindParameter[int], top: BindParameter[str]) -> Select[str]:
-    seen = select(top.label("digest")).cte("below", recursive=True)
+    seen = select(by_bytes(top).label("digest")).cte("below", recursive=True)
     step = select(link.c.child).join(seen, link.c.parent == seen.c.digest)
     step = step.where(link.c.repository_id == repository_id, link.c.kind.in_(CONTAINS))
     return select(seen.union(step).c.digest)
@@ -55,13 +54,15 @@ def _below(repository_id: int | BindParameter[int], top: BindParameter[str]) -> 
 
 def covering(repository_id: int, digest: str, *, through_subjects: bool) -> DigestSet:
     """Return the digest and every digest whose seal covers it: manifests that contain it and, if wanted, its subjects."""
-    return _above(repository_id, select(literal(digest, Text).label("digest")), through_subjects=through_subjects)
+    return _above(
+        repository_id, select(by_bytes(literal(digest, TEXT)).label("digest")), through_subjects=through_subjects
+    )
 
 
 def covering_any(repository_id: int, digests: Collection[str]) -> DigestSet:
     """Return what `covering` does for these digests together, through subjects. At most `queries.IN_AT_ONCE` of them."""
-    given = values(column("digest", Text), name="given").data([(digest,) for digest in digests]).cte("given")
-    return _above(repository_id, select(given.c.digest), through_subjects=True)
+    given = values(column("digest", TEXT), name="given").data([(digest,) for digest in digests]).cte("given")
+    return _above(repository_id, select(by_bytes(given.c.digest).label("digest")), through_subjects=True)
 
 
 def _above(repository_id: int, first: Select[str], *, through_subjects: bool) -> DigestSet:
@@ -90,7 +91,7 @@ def _missing() -> Select[str]:
     held_manifest = exists().where(manifest.c.repository_id == here, manifest.c.digest == link.c.child)
     held_blob = exists().where(blob.c.repository_id == here, blob.c.digest == link.c.child)
     absent = or_(and_(link.c.kind == "child", ~held_manifest), and_(link.c.kind.in_(("config", "layer")), ~held_blob))
-    under = _below(here, bindparam("at_digest", type_=Text))
+    under = _below(here, bindparam("at_digest", type_=TEXT))
     return select(link.c.child).where(link.c.repository_id == here, link.c.parent.in_(under), absent)
 
 

@@ -2,6 +2,7 @@
 
     DATA/format        one number; a newer one is refused, an older one is migrated under a lock after a copy
     DATA/boltseal.db   metadata (SQLite, with its -wal and -shm)
+    DATA/postgresql    where the metadata is in PostgreSQL: its address, and then there is no boltseal.db
     DATA/generation    see `coordination.generation`
     DATA/blobs/ DATA/uploads/ DATA/ledger/
     DATA/outbox.db     until revision 0006, which moves its events into the database; then `outbox.db.before-0006`
@@ -47,6 +48,8 @@ ACCOUNTS_FORMAT: Final = 5
 HEAD_REVISION: Final = "0010"
 DATABASE_NAME: Final = "boltseal.db"
 GENERATION_NAME: Final = "generation"
+POSTGRES_NAME: Final = "postgresql"
+"""The file with the address of the PostgreSQL database that has the metadata of a folder, without the password."""
 _FILES_UNTIL: Final = "0006"
 """The revision that moved the outbox from a file into the database."""
 
@@ -67,8 +70,11 @@ def create_data(data: Path) -> None:
         refuse_foreign_folder(data)
 
 
-def prepare_data(data: Path) -> None:
-    """Create a data folder or bring it up to date. Safe when several processes do it at once."""
+def prepare_data(data: Path, *, postgres: str | None = None) -> None:
+    """Create a data folder or bring it up to date. Safe when several processes do it at once.
+
+    `postgres`: the address of the database with the metadata, for people; None: it is SQLite, in the folder.
+    """
     create_data(data)  # refuses a foreign folder before the lock, which would leave a file in it
     with _locked(data):
         held = data_format(data)
@@ -76,14 +82,36 @@ def prepare_data(data: Path) -> None:
             refuse_foreign_folder(data)
         for name in ("blobs", "uploads", "ledger"):
             (data / name).mkdir(exist_ok=True, mode=0o750)
-        _bring_up_to_date(data)
-        _set_aside(data)
+        refuse_other_database(data, postgres=postgres is not None)
+        if postgres is None:
+            _bring_up_to_date(data)
+            _set_aside(data)
+        else:
+            write_file(Disk(), data / POSTGRES_NAME, f"{postgres}\n".encode())
         if held != FORMAT:
             write_file(Disk(), data / "format", f"{FORMAT}\n".encode())
 
 
-def check_data(data: Path, *, oldest: int = WORKABLE_FORMAT) -> None:
-    """Refuse a folder that is not a data folder of this format, or of an older one from `oldest` on. Changes nothing."""
+def refuse_other_database(data: Path, *, postgres: bool) -> None:
+    """Refuse a folder whose metadata is in SQLite although PostgreSQL is wanted, or the other way round. FormatInvalid."""
+    if postgres and (data / DATABASE_NAME).exists():
+        raise FormatInvalid(
+            f"{data} has its metadata in SQLite ({DATABASE_NAME}), and [storage] database names PostgreSQL; choose another "
+            "folder with --data, or remove the setting"
+        )
+    if not postgres and (data / POSTGRES_NAME).exists():
+        raise FormatInvalid(
+            f"the metadata of {data} is in PostgreSQL ({(data / POSTGRES_NAME).read_text().strip()}), and [storage] database "
+            "is not set; name the server's configuration with --config"
+        )
+
+
+def check_data(data: Path, *, oldest: int = WORKABLE_FORMAT, postgres: bool = False) -> None:
+    """Refuse a folder that is not a data folder of this format, or of an older one from `oldest` on. Changes nothing.
+
+    `postgres`: whether its metadata must be in PostgreSQL.
+    """
+    refuse_other_database(data, postgres=postgres)
     held = data_format(data)
     if held is None:
         raise FormatInvalid(
@@ -135,7 +163,7 @@ def _reason(error: OSError | UnicodeDecodeError) -> str:
 def refuse_foreign_folder(data: Path) -> None:
     """Refuse a folder that contains anything but what a first start creates. Raises: FormatInvalid."""
     # Of a first start that is under way, was killed, or ended since `format` was read. SQLite has a journal before a WAL.
-    known = {"format", "blobs", "uploads", "ledger", "run", GENERATION_NAME, DATABASE_NAME, LOCK_FILE}
+    known = {"format", "blobs", "uploads", "ledger", "run", GENERATION_NAME, DATABASE_NAME, POSTGRES_NAME, LOCK_FILE}
     known |= {f"{DATABASE_NAME}-{suffix}" for suffix in ("journal", "wal", "shm")}
     names = (item.name for item in data.iterdir())
     created = (name for name in names if name not in known and not name.startswith((".", "format.")))

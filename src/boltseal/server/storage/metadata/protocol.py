@@ -25,7 +25,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final, NamedTuple, Protocol, TypeVar
 
 from boltseal.server.storage.coordination.protocol import Generation
@@ -59,6 +59,11 @@ class Snapshot(Protocol):
     @property
     def sql(self) -> SqlStatements:
         """The statements, for modules of `server.storage` only."""
+        ...
+
+    @property
+    def began_us(self) -> int | None:
+        """The database's time when the snapshot began, microseconds since the epoch; None: this process's clock is used."""
         ...
 
 
@@ -237,6 +242,14 @@ class LoginLookups(Protocol):
         ...
 
 
+@dataclass(slots=True)
+class LookupCounts:
+    """How many look-ups were answered, and by how many queries. Only of a database that answers several by one query."""
+
+    asked: int = 0
+    queries: int = 0
+
+
 @dataclass(frozen=True, slots=True)
 class Lookups:
     """Point look-ups for requests, each of the last commit or a later one. Called on the event loop. Raises: Unavailable."""
@@ -245,6 +258,7 @@ class Lookups:
     uploads: UploadLookups
     upstreams: UpstreamLookups
     logins: LoginLookups
+    counts: LookupCounts = field(default_factory=LookupCounts)
 
 
 class Metadata(Protocol):

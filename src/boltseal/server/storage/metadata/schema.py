@@ -27,6 +27,7 @@
     account      users who may log in, and the encrypted hashes of their passwords; see `account_table`
     layer_chain  what shows that an image was built on this manifest (`oci.layer_chain`), also after it was deleted; NULL: not
                  found out yet, because its config is missing or the row is older than the table
+    write_mark   on PostgreSQL, for each writer the mark of its last durable COMMIT; see `postgres`
     purged_blob  blobs whose rows a purge removed and whose bytes it has not deleted yet; see `unreferenced.note_purged`
     stored_blob  blobs whose bytes are in an object store, one row for all repositories; see `blob_keys`
     blob_key     the objects that have the bytes of a blob, in order
@@ -45,7 +46,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 from sqlalchemy import (
     BigInteger,
@@ -62,6 +63,9 @@ from sqlalchemy import (
     text,
 )
 from sqlalchemy.dialects import postgresql
+from sqlalchemy.ext.compiler import compiles
+from sqlalchemy.sql.compiler import SQLCompiler
+from sqlalchemy.sql.functions import FunctionElement
 
 from boltseal.server.storage.metadata.protocol import LEDGER, OBSERVATIONS, Log
 
@@ -74,16 +78,44 @@ METADATA = MetaData(
     }
 )
 
-# Lists are paged by name: both databases must sort by bytes, whatever the locale.
-NAME = Text().with_variant(postgresql.TEXT(collation="C"), "postgresql")
+
+class _TextByBytes(postgresql.TEXT):
+    """Text of PostgreSQL that is compared by bytes, whatever the locale of the database."""
+
+
+@compiles(_TextByBytes, "postgresql")
+def _column_by_bytes(_type: _TextByBytes, _compiler: object, **_: object) -> str:
+    return 'TEXT COLLATE "C"'  # for a column only; a value has its plain type
+
+
+# Lists are paged by name, and ranges of digests are read: both databases must sort by bytes.
+TEXT: Final = Text().with_variant(_TextByBytes(), "postgresql")
+
+
+class by_bytes(FunctionElement[str]):  # noqa: N801 - a function of SQL
+    """A text that begins a recursive query, compared by bytes as the columns are that follow."""
+
+    type = Text()
+    inherit_cache = True
+
+
+@compiles(by_bytes)
+def _plain_text(element: by_bytes, compiler: SQLCompiler, **options: Any) -> str:
+    return compiler.process(element.clauses, **options)
+
+
+@compiles(by_bytes, "postgresql")
+def _text_by_bytes(element: by_bytes, compiler: SQLCompiler, **options: Any) -> str:
+    return f'({compiler.process(element.clauses, **options)}) COLLATE "C"'
+
 
 repository = Table(
     "repository",
     METADATA,
     Column("id", Integer, primary_key=True),
-    Column("name", NAME, nullable=False, unique=True),
+    Column("name", TEXT, nullable=False, unique=True),
     Column("created_us", BigInteger, nullable=False),
-    Column("created_by", Text),  # NULL: before this was written down
+    Column("created_by", TEXT),  # NULL: before this was written down
 )
 
 
@@ -95,15 +127,15 @@ manifest = Table(
     "manifest",
     METADATA,
     _of_repository(),
-    Column("digest", Text, primary_key=True),
-    Column("canonical", Text, nullable=False, index=True),
-    Column("media_type", Text, nullable=False),
+    Column("digest", TEXT, primary_key=True),
+    Column("canonical", TEXT, nullable=False, index=True),
+    Column("media_type", TEXT, nullable=False),
     Column("size", BigInteger, nullable=False),
-    Column("subject", Text),
-    Column("artifact_type", Text),
-    Column("annotations", Text),
+    Column("subject", TEXT),
+    Column("artifact_type", TEXT),
+    Column("annotations", TEXT),
     Column("pushed_us", BigInteger, nullable=False),
-    Column("pushed_by", Text, nullable=False),
+    Column("pushed_by", TEXT, nullable=False),
     Index(None, "repository_id", "subject"),
     sqlite_with_rowid=False,
 )
@@ -111,7 +143,7 @@ manifest = Table(
 content = Table(
     "content",
     METADATA,
-    Column("canonical", Text, primary_key=True),
+    Column("canonical", TEXT, primary_key=True),
     Column("raw", LargeBinary, nullable=False),
 )
 
@@ -119,10 +151,10 @@ blob = Table(
     "blob",
     METADATA,
     _of_repository(),
-    Column("digest", Text, primary_key=True),
+    Column("digest", TEXT, primary_key=True),
     Column("size", BigInteger, nullable=False),
     Column("added_us", BigInteger, nullable=False),
-    Column("added_by", Text),  # NULL: before this was written down
+    Column("added_by", TEXT),  # NULL: before this was written down
     Index(None, "digest"),
     sqlite_with_rowid=False,
 )
@@ -130,7 +162,7 @@ blob = Table(
 released = Table(
     "released",
     METADATA,
-    Column("digest", Text, primary_key=True),
+    Column("digest", TEXT, primary_key=True),
     Column("released_us", BigInteger, nullable=False),
     sqlite_with_rowid=False,
 )
@@ -139,9 +171,9 @@ link = Table(
     "link",
     METADATA,
     _of_repository(),
-    Column("parent", Text, primary_key=True),
-    Column("child", Text, primary_key=True),
-    Column("kind", Text, primary_key=True),
+    Column("parent", TEXT, primary_key=True),
+    Column("child", TEXT, primary_key=True),
+    Column("kind", TEXT, primary_key=True),
     Index(None, "repository_id", "child"),
     sqlite_with_rowid=False,
 )
@@ -152,19 +184,19 @@ tag = Table(
     "tag",
     METADATA,
     _of_repository(),
-    Column("name", NAME, primary_key=True),
-    Column("digest", Text),
-    Column("canonical", Text),
-    Column("media_type", Text),
+    Column("name", TEXT, primary_key=True),
+    Column("digest", TEXT),
+    Column("canonical", TEXT),
+    Column("media_type", TEXT),
     Column("entry_index", BigInteger, nullable=False),
     Column("changed_us", BigInteger, nullable=False),
-    Column("changed_by", Text, nullable=False),
-    Column("sealed_digest", Text),
-    Column("sealed_canonical", Text),
-    Column("sealed_media_type", Text),
+    Column("changed_by", TEXT, nullable=False),
+    Column("sealed_digest", TEXT),
+    Column("sealed_canonical", TEXT),
+    Column("sealed_media_type", TEXT),
     Column("sealed_us", BigInteger),
-    Column("sealed_by", Text),
-    Column("keep", Text),
+    Column("sealed_by", TEXT),
+    Column("keep", TEXT),
     Column("keep_until_us", BigInteger),
     Index(None, "repository_id", "digest"),
     Index("ix_tag_settling", "keep_until_us", sqlite_where=text(SETTLING), postgresql_where=text(SETTLING)),
@@ -194,9 +226,9 @@ def _log(entries: str, prefix: str) -> LogTables:
             METADATA,
             Column("idx", BigInteger, primary_key=True, autoincrement=False),
             Column("time_us", BigInteger, nullable=False),
-            Column("kind", Text, nullable=False),
-            Column("repository", NAME, nullable=False),
-            Column("tag", NAME, nullable=False),
+            Column("kind", TEXT, nullable=False),
+            Column("repository", TEXT, nullable=False),
+            Column("tag", TEXT, nullable=False),
             Column("line", LargeBinary, nullable=False),
             Index(None, "repository", "tag", "idx"),
         ),
@@ -206,8 +238,8 @@ def _log(entries: str, prefix: str) -> LogTables:
             Column("id", Integer, primary_key=True, autoincrement=False),
             Column("size", BigInteger, nullable=False),
             Column("last_time_us", BigInteger, nullable=False),
-            Column("origin", Text, nullable=False),
-            Column("rules", Text, nullable=False),
+            Column("origin", TEXT, nullable=False),
+            Column("rules", TEXT, nullable=False),
         ),
         tile=Table(
             f"{prefix}_tile",
@@ -219,7 +251,7 @@ def _log(entries: str, prefix: str) -> LogTables:
         checkpoint=Table(
             f"{prefix}_checkpoint",
             METADATA,
-            Column("name", Text, primary_key=True),
+            Column("name", TEXT, primary_key=True),
             Column("size", BigInteger, nullable=False),
             Column("note", LargeBinary, nullable=False),
         ),
@@ -241,13 +273,13 @@ TABLES: Final[Mapping[Log, LogTables]] = {
 foreign_tag = Table(
     "foreign_tag",
     METADATA,
-    Column("repository", NAME, primary_key=True),
-    Column("name", NAME, primary_key=True),
-    Column("digest", Text),
-    Column("media_type", Text),
+    Column("repository", TEXT, primary_key=True),
+    Column("name", TEXT, primary_key=True),
+    Column("digest", TEXT),
+    Column("media_type", TEXT),
     Column("size", BigInteger),
-    Column("held_digest", Text),
-    Column("held_media_type", Text),
+    Column("held_digest", TEXT),
+    Column("held_media_type", TEXT),
     Column("held_size", BigInteger),
     Column("held_us", BigInteger),
     Column("gone_us", BigInteger),
@@ -262,7 +294,7 @@ pulled = Table(
     "pulled",
     METADATA,
     _of_repository(),
-    Column("digest", Text, primary_key=True),
+    Column("digest", TEXT, primary_key=True),
     Column("pulled_us", BigInteger, nullable=False),
     sqlite_with_rowid=False,
 )
@@ -270,13 +302,13 @@ pulled = Table(
 upstream = Table(
     "upstream",
     METADATA,
-    Column("name", Text, primary_key=True),
+    Column("name", TEXT, primary_key=True),
     Column("down_us", BigInteger),
-    Column("down_reason", Text),
+    Column("down_reason", TEXT),
     Column("quota_limit", BigInteger),
     Column("quota_remaining", BigInteger),
     Column("quota_window_s", BigInteger),
-    Column("quota_source", Text),
+    Column("quota_source", TEXT),
     Column("quota_us", BigInteger),
     sqlite_with_rowid=False,
 )
@@ -284,22 +316,22 @@ upstream = Table(
 upstream_pause = Table(
     "upstream_pause",
     METADATA,
-    Column("name", Text, primary_key=True),
+    Column("name", TEXT, primary_key=True),
     Column("until_us", BigInteger, nullable=False),
     Column("pulls_until_us", BigInteger, nullable=False),
-    Column("reason", Text, nullable=False),
+    Column("reason", TEXT, nullable=False),
     sqlite_with_rowid=False,
 )
 
 reservation = Table(
     "reservation",
     METADATA,
-    Column("repository", NAME, primary_key=True),
-    Column("tag", NAME, primary_key=True),
-    Column("digest", Text, nullable=False),
-    Column("media_type", Text, nullable=False),
+    Column("repository", TEXT, primary_key=True),
+    Column("tag", TEXT, primary_key=True),
+    Column("digest", TEXT, nullable=False),
+    Column("media_type", TEXT, nullable=False),
     Column("raw", LargeBinary, nullable=False),
-    Column("actor", Text, nullable=False),
+    Column("actor", TEXT, nullable=False),
     Column("reserved_us", BigInteger, nullable=False),
     Column("expires_us", BigInteger, nullable=False),
     sqlite_with_rowid=False,
@@ -308,7 +340,7 @@ reservation = Table(
 usage = Table(
     "usage",
     METADATA,
-    Column("holder", Text, primary_key=True),
+    Column("holder", TEXT, primary_key=True),
     Column("size", BigInteger, nullable=False),
     Column("repositories", BigInteger, nullable=False),
     sqlite_with_rowid=False,
@@ -317,8 +349,8 @@ usage = Table(
 outbox = Table(
     "outbox",
     METADATA,
-    Column("receiver", Text, primary_key=True),
-    Column("event_id", Text, primary_key=True),
+    Column("receiver", TEXT, primary_key=True),
+    Column("event_id", TEXT, primary_key=True),
     Column("at_us", BigInteger, nullable=False),
     Column("minor", Boolean, nullable=False),
     Column("body", LargeBinary, nullable=False),
@@ -330,7 +362,7 @@ outbox = Table(
 outbox_cursor = Table(
     "outbox_cursor",
     METADATA,
-    Column("name", Text, primary_key=True),
+    Column("name", TEXT, primary_key=True),
     Column("position", BigInteger, nullable=False),
     sqlite_with_rowid=False,
 )
@@ -338,9 +370,9 @@ outbox_cursor = Table(
 upload_session = Table(
     "upload_session",
     METADATA,
-    Column("id", Text, primary_key=True),
-    Column("repository", NAME, nullable=False),
-    Column("owner", Text, nullable=False),
+    Column("id", TEXT, primary_key=True),
+    Column("repository", TEXT, nullable=False),
+    Column("owner", TEXT, nullable=False),
     Column("begun_us", BigInteger, nullable=False),
     Column("expires_us", BigInteger, nullable=False),
     Index(None, "owner", "expires_us"),
@@ -350,7 +382,7 @@ upload_session = Table(
 failed_login = Table(
     "failed_login",
     METADATA,
-    Column("address", Text, primary_key=True),
+    Column("address", TEXT, primary_key=True),
     Column("failures", Integer, nullable=False),
     Column("last_us", BigInteger, nullable=False, index=True),
     sqlite_with_rowid=False,
@@ -359,8 +391,8 @@ failed_login = Table(
 account = Table(
     "account",
     METADATA,
-    Column("name", NAME, primary_key=True),
-    Column("encrypted_hash", Text, nullable=False),
+    Column("name", TEXT, primary_key=True),
+    Column("encrypted_hash", TEXT, nullable=False),
     Column("changed_us", BigInteger, nullable=False),
     sqlite_with_rowid=False,
 )
@@ -368,7 +400,7 @@ account = Table(
 purged_blob = Table(
     "purged_blob",
     METADATA,
-    Column("digest", Text, primary_key=True),
+    Column("digest", TEXT, primary_key=True),
     Column("purged_us", BigInteger, nullable=False),
     sqlite_with_rowid=False,
 )
@@ -376,11 +408,11 @@ purged_blob = Table(
 stored_blob = Table(
     "stored_blob",
     METADATA,
-    Column("digest", NAME, primary_key=True),
+    Column("digest", TEXT, primary_key=True),
     Column("size", BigInteger, nullable=False),
     Column("stored_us", BigInteger, nullable=False),
-    Column("version", Text, nullable=False),
-    Column("index_key", Text, nullable=False),
+    Column("version", TEXT, nullable=False),
+    Column("index_key", TEXT, nullable=False),
     sqlite_with_rowid=False,
 )
 
@@ -389,9 +421,9 @@ OF_MANY_KEYS: Final = "position = 1"
 blob_key = Table(
     "blob_key",
     METADATA,
-    Column("digest", NAME, primary_key=True),
+    Column("digest", TEXT, primary_key=True),
     Column("position", Integer, primary_key=True, autoincrement=False),
-    Column("key", Text, nullable=False, unique=True),
+    Column("key", TEXT, nullable=False, unique=True),
     Column("size", BigInteger, nullable=False),
     Index("ix_blob_key_many", "digest", sqlite_where=text(OF_MANY_KEYS), postgresql_where=text(OF_MANY_KEYS)),
     sqlite_with_rowid=False,
@@ -400,7 +432,7 @@ blob_key = Table(
 dead_key = Table(
     "dead_key",
     METADATA,
-    Column("key", Text, primary_key=True),
+    Column("key", TEXT, primary_key=True),
     Column("due_us", BigInteger, nullable=False, index=True),
     sqlite_with_rowid=False,
 )
@@ -408,11 +440,11 @@ dead_key = Table(
 upload_progress = Table(
     "upload_progress",
     METADATA,
-    Column("name", NAME, primary_key=True),
+    Column("name", TEXT, primary_key=True),
     Column("size", BigInteger, nullable=False),
-    Column("digest", Text),  # of the bytes so far; NULL: not known
+    Column("digest", TEXT),  # of the bytes so far; NULL: not known
     Column("changed_us", BigInteger, nullable=False),
-    Column("writer", Text, index=True),  # NULL: none
+    Column("writer", TEXT, index=True),  # NULL: none
     Column("writer_until_us", BigInteger, nullable=False),
     sqlite_with_rowid=False,
 )
@@ -420,9 +452,9 @@ upload_progress = Table(
 upload_part = Table(
     "upload_part",
     METADATA,
-    Column("name", NAME, primary_key=True),
+    Column("name", TEXT, primary_key=True),
     Column("position", Integer, primary_key=True, autoincrement=False),
-    Column("key", Text, nullable=False, unique=True),
+    Column("key", TEXT, nullable=False, unique=True),
     Column("size", BigInteger, nullable=False),
     sqlite_with_rowid=False,
 )
@@ -433,8 +465,8 @@ layer_chain = Table(
     "layer_chain",
     METADATA,
     _of_repository(),
-    Column("digest", Text, primary_key=True),
-    Column("document", Text),
+    Column("digest", TEXT, primary_key=True),
+    Column("document", TEXT),
     Index(
         "ix_layer_chain_pending",
         "repository_id",
@@ -442,5 +474,14 @@ layer_chain = Table(
         sqlite_where=text(PENDING_CHAIN),
         postgresql_where=text(PENDING_CHAIN),
     ),
+    sqlite_with_rowid=False,
+)
+
+write_mark = Table(
+    "write_mark",
+    METADATA,
+    Column("writer", TEXT, primary_key=True),
+    Column("mark", TEXT, nullable=False),
+    Column("at_us", BigInteger, nullable=False),
     sqlite_with_rowid=False,
 )

@@ -1,9 +1,9 @@
 """The SQL connections below `Snapshot.sql`: what differs between databases, so that the queries do not.
 
-`SqlSession` runs transactions, and has their statements and savepoints; `database.SqlDriver` opens sessions. SQLite's
-implementations are in `sqlite`, the only module that imports a driver. Queries are SQLAlchemy Core expressions. The few
-that every push waits for are plain text for `SqlStatements.plain`, because compiling and binding by SQLAlchemy costs ten
-times such a query.
+`SqlSession` runs transactions, and has their statements and savepoints; `database.SqlDriver` opens sessions. They are
+implemented in `sqlite` and `postgres`, the only modules that import a driver. Queries are SQLAlchemy Core expressions. The
+few that every push waits for are plain text for `SqlStatements.plain`, because compiling and binding by SQLAlchemy costs
+ten times such a query.
 """
 
 from __future__ import annotations
@@ -19,6 +19,17 @@ from boltseal.errors import Unavailable
 
 class DatabaseDamaged(Unavailable):
     """The database file is damaged. Nothing was answered from it, and nothing changed."""
+
+
+class AnswerLost(Unavailable):
+    """The connection broke during a COMMIT, which may or may not have taken effect.
+
+    `mark`: by which `SqlDriver.took_effect` finds out; None: it can't.
+    """
+
+    def __init__(self, message: str, mark: str | None) -> None:
+        super().__init__(message)
+        self.mark = mark
 
 
 class Rows(Protocol):
@@ -102,6 +113,16 @@ class SqlSession(Protocol):
         """The savepoints of the transaction."""
         ...
 
+    @property
+    def usable(self) -> bool:
+        """Whether the connection still works, as far as is known."""
+        ...
+
+    @property
+    def began_us(self) -> int | None:
+        """The database's time when the transaction began, microseconds since the epoch; None: it has no clock of its own."""
+        ...
+
     def begin(self, *, write: bool, durable: bool = True) -> None:
         """Begin a transaction; with `write`, wait for the right to write. Unavailable after the driver's time limit.
 
@@ -110,7 +131,7 @@ class SqlSession(Protocol):
         ...
 
     def commit(self) -> None:
-        """Make the transaction durable."""
+        """Make the transaction durable. Raises: AnswerLost."""
         ...
 
     def rollback(self) -> None:

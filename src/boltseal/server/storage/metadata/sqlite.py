@@ -1,4 +1,4 @@
-"""SQLite behind the metadata protocols: connections, transactions, errors. The only module that imports a driver.
+"""SQLite behind the metadata protocols: connections, transactions, errors. The only module that imports sqlite3.
 
 WAL with `synchronous=FULL`: a commit that was acknowledged survives power loss (guarantee 4). Writers of all processes
 queue at BEGIN IMMEDIATE, so a write transaction excludes all others and row locks cost nothing; a wait longer than ten
@@ -23,7 +23,7 @@ from boltseal.files.atomic_files import Disk
 from boltseal.server.storage.coordination.generation import FileGeneration
 from boltseal.server.storage.metadata.database import WRITE_BUDGET_S, SqlMetadata, SqlSnapshot
 from boltseal.server.storage.metadata.protocol import Clock, Lookups, Snapshot
-from boltseal.server.storage.metadata.sql import DatabaseDamaged, SqlStatements
+from boltseal.server.storage.metadata.sql import DatabaseDamaged
 from boltseal.server.storage.metadata.sqlite_lookups import sqlite_lookups
 
 LOCK_WAIT_S: Final = 10.0
@@ -106,6 +106,16 @@ class SqliteSession:
     def for_update(self) -> str:
         """Empty: BEGIN IMMEDIATE excludes all other writers."""
         return ""
+
+    @property
+    def usable(self) -> bool:
+        """Always: there is no connection that could break."""
+        return True
+
+    @property
+    def began_us(self) -> None:
+        """None: SQLite's time is that of the process."""
+        return None
 
     def plain(self, statement: str, values: Sequence[object] = (), /) -> sqlite3.Cursor:
         """Run a statement with `?` for each value, without SQLAlchemy."""
@@ -198,6 +208,7 @@ class SqliteDriver:
 
     def __init__(self, path: Path, *, read_only: bool = False, lock_wait_s: float = LOCK_WAIT_S) -> None:
         target = f"file:{_quoted(path)}?mode=ro&uri=true" if read_only else str(path)
+        self._lookup_session: SqliteSession | None = None
         self._engine = create_engine(
             f"sqlite:///{target}",
             isolation_level="AUTOCOMMIT",  # boltseal sends BEGIN and COMMIT itself, once for each group of jobs
@@ -220,16 +231,25 @@ class SqliteDriver:
         """Open another connection."""
         return SqliteSession(self._engine)
 
-    def lookups(self, statements: SqlStatements) -> Lookups:
+    def lookups(self) -> Lookups:
         """Return the look-ups for pulls on a connection that nothing else uses."""
-        return sqlite_lookups(statements)
+        if self._lookup_session is None:
+            self._lookup_session = self.connect()
+        return sqlite_lookups(self._lookup_session.statements)
+
+    def took_effect(self, mark: str) -> bool:
+        """Never called: SQLite's COMMIT always has an answer."""
+        raise AssertionError(f"a COMMIT of SQLite has no mark such as {mark}")
 
     def errors_named(self) -> AbstractContextManager[None]:
         """Turn SQLite's errors inside the block into the registry's."""
         return errors_named()
 
     def close(self) -> None:
-        """Close the connections that SQLAlchemy keeps."""
+        """Close the connection of the look-ups, and those that SQLAlchemy keeps."""
+        if self._lookup_session is not None:
+            self._lookup_session.close()
+            self._lookup_session = None
         self._engine.dispose()
 
 

@@ -4,7 +4,7 @@ import sqlalchemy as sa
 from alembic import op
 
 revision = "0010"
-down_revision = "0008"
+down_revision = "0009"
 
 
 def upgrade() -> None:
@@ -14,8 +14,8 @@ def upgrade() -> None:
         sa.Column("digest", name, nullable=False),
         sa.Column("size", sa.BigInteger(), nullable=False),
         sa.Column("stored_us", sa.BigInteger(), nullable=False),
-        sa.Column("version", sa.Text(), nullable=False),
-        sa.Column("index_key", sa.Text(), nullable=False),
+        sa.Column("version", name, nullable=False),
+        sa.Column("index_key", name, nullable=False),
         sa.PrimaryKeyConstraint("digest", name=op.f("pk_stored_blob")),
         sqlite_with_rowid=False,
     )
@@ -24,7 +24,7 @@ def upgrade() -> None:
     op.create_index("ix_blob_key_many", "blob_key", ["digest"], sqlite_where=many, postgresql_where=many)
     op.create_table(
         "dead_key",
-        sa.Column("key", sa.Text(), nullable=False),
+        sa.Column("key", name, nullable=False),
         sa.Column("due_us", sa.BigInteger(), nullable=False),
         sa.PrimaryKeyConstraint("key", name=op.f("pk_dead_key")),
         sqlite_with_rowid=False,
@@ -34,9 +34,9 @@ def upgrade() -> None:
         "upload_progress",
         sa.Column("name", name, nullable=False),
         sa.Column("size", sa.BigInteger(), nullable=False),
-        sa.Column("digest", sa.Text(), nullable=True),
+        sa.Column("digest", name, nullable=True),
         sa.Column("changed_us", sa.BigInteger(), nullable=False),
-        sa.Column("writer", sa.Text(), nullable=True),
+        sa.Column("writer", name, nullable=True),
         sa.Column("writer_until_us", sa.BigInteger(), nullable=False),
         sa.PrimaryKeyConstraint("name", name=op.f("pk_upload_progress")),
         sqlite_with_rowid=False,
@@ -50,7 +50,7 @@ def _keys(table: str, of: str, name: sa.types.TypeEngine[str]) -> None:
         table,
         sa.Column(of, name, nullable=False),
         sa.Column("position", sa.Integer(), autoincrement=False, nullable=False),
-        sa.Column("key", sa.Text(), nullable=False),
+        sa.Column("key", name, nullable=False),
         sa.Column("size", sa.BigInteger(), nullable=False),
         sa.PrimaryKeyConstraint(of, "position", name=op.f(f"pk_{table}")),
         sa.UniqueConstraint("key", name=op.f(f"uq_{table}_key")),
