@@ -130,10 +130,13 @@ def asgi(app: str, folder: Path, settings: Mapping[str, str], *, before: Sequenc
 
 
 @contextlib.contextmanager
-def docker_registry(folder: Path, *, mirror_of: str | None = None, before: Sequence[str] = ()) -> Iterator[Server]:
+def docker_registry(
+    folder: Path, *, mirror_of: str | None = None, driver: str | None = None, before: Sequence[str] = ()
+) -> Iterator[Server]:
     """Run Debian's docker-registry (CNCF distribution 2.8) on files under `folder`, with its defaults.
 
-    `mirror_of`: the address of a registry that it mirrors, such as `http://127.0.0.1:5000`.
+    `mirror_of`: the address of a registry that it mirrors, such as `http://127.0.0.1:5000`. `driver`: the line of its
+    configuration with another storage driver.
     """
     folder.mkdir(parents=True, exist_ok=True)
     proxy = "" if mirror_of is None else f"proxy: {{remoteurl: {mirror_of}}}\n"
@@ -144,7 +147,7 @@ def docker_registry(folder: Path, *, mirror_of: str | None = None, before: Seque
 version: 0.1
 log: {{level: warn, accesslog: {{disabled: true}}}}
 storage:
-  filesystem: {{rootdirectory: {folder / "data"}}}
+  {driver or f"filesystem: {{rootdirectory: {folder / 'data'}}}"}
   delete: {{enabled: true}}
 http: {{addr: {address}}}
 {proxy}""",
@@ -157,6 +160,8 @@ http: {{addr: {address}}}
         folder=folder,
         log=folder / "log",
         ready=lambda: _listens(address) and _answers(f"http://{address}/v2/"),
+        # its S3 driver does not start with a bundle of certificates
+        environment={name: value for name, value in os.environ.items() if name != "AWS_CA_BUNDLE"},
     ) as server:
         yield server
 

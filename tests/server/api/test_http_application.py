@@ -46,6 +46,9 @@ class Failing:
             raise self._error
         return BlobAnswer(digest, self._size, None)
 
+    async def redirect_url(self, _: Digest) -> str | None:
+        return None
+
     async def read_blob(self, _: Digest, start: int, length: int) -> AsyncIterator[bytes]:
         yield bytes(length // 2)
         raise self._error

@@ -12,6 +12,8 @@ import pytest
 from tests.images import Blob, error_of, push_blob
 from tests.serving import Serving
 
+pytestmark = pytest.mark.usefixtures("files_only")
+
 SMALL, LARGE = Blob(b"small" * 100), Blob(b"large" * 200_000)
 
 

@@ -29,7 +29,10 @@ APP = f"{NAME}/team/app"
 PUT = "PUT /v2/team/app/manifests/1.4.2"
 HEAD = "HEAD /v2/team/app/manifests/1.4.2"
 
-pytestmark = pytest.mark.slow
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.usefixtures("files_only"),
+]  # the server is a process with a settings file of its own
 
 
 @pytest.fixture

@@ -86,6 +86,7 @@ async def test_only_the_confirmed_image_and_tags_are_purged(tmp_path: Path, chan
     assert left == [200, 200]
 
 
+@pytest.mark.usefixtures("files_only")
 async def test_purged_bytes_are_not_on_the_disk(registry: Serving) -> None:
     """A purge deletes the bytes before the command returns, without waiting for garbage collection."""
     await push(registry.client, "shop/app", "1.4.2", SECRET)
@@ -132,6 +133,7 @@ async def test_an_untagged_manifest_is_purged_by_its_digest(registry: Serving) -
     assert await meaning(registry.client, "shop/app", SECRET.digest) is None
 
 
+@pytest.mark.usefixtures("files_only")
 async def test_content_that_another_image_needs_stays(registry: Serving) -> None:
     """A blob that another image shares with the purged one stays, also on the disk."""
     shared = image("a password", layer_count=2)
@@ -226,6 +228,7 @@ purge_image(settings, image, "it holds a password", plan_purge(settings, image))
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("files_only")
 async def test_the_next_start_deletes_the_bytes_that_a_killed_purge_left(data: Path) -> None:
     """After a kill between the COMMIT of a purge and its first unlink, the next start deletes the bytes."""
     async with serving(data) as registry:

@@ -38,7 +38,7 @@ else:  # an optional dependency
 PART_BYTES: Final = 5 * 1024 * 1024
 """The smallest part that S3 accepts."""
 MOST_PARTS: Final = 9_000
-PARTS_AT_ONCE: Final = 2
+PARTS_AT_ONCE: Final = 1
 LARGE_PUTS: Final = 2
 SMALL_PUT_BYTES: Final = 1024 * 1024
 SMALL_PUTS: Final = 64

@@ -15,10 +15,7 @@ from boltseal.server.storage.metadata.blob_keys import BlobRow, ObjectPart
 from boltseal.server.storage.metadata.protocol import Metadata, Snapshot, UnitOfWork
 
 ROWS_AT_ONCE: Final = 500
-KEYS: Final = re.compile(
-    r"blobs/[0-9a-f]{32}|index/sha(256/[0-9a-f]{64}|512/[0-9a-f]{128})/[0-9a-f]{32}"
-    r"|manifests/sha(256/[0-9a-f]{64}|512/[0-9a-f]{128})|health"
-)
+KEYS: Final = re.compile(r"blobs/[0-9a-f]{32}|index/sha(256/[0-9a-f]{64}|512/[0-9a-f]{128})/[0-9a-f]{32}|health")
 """What boltseal writes below its prefix."""
 
 

@@ -2,7 +2,6 @@
 
     PREFIX/blobs/<32 hex>                             the bytes of one request; written once, never copied or renamed
     PREFIX/index/<algorithm>/<hex>/<32 hex>           JSON: digest, size and keys of a blob, for a rebuild without rows
-    PREFIX/manifests/<algorithm>/<hex>                a manifest as it was pushed, for the same purpose
     PREFIX/health                                     one byte, written again by readiness checks
 
 The rows decide (`metadata.blob_keys`, `metadata.upload_progress`): a blob is what its row names, and an object that no row names
@@ -50,7 +49,7 @@ BULK_THREADS: Final = 4
 class ObjectBlobs:
     """`BlobStore` in an object store. `data`: the folder with the spool. `redirect`: clients fetch large blobs from the store.
 
-    `memory_bytes`: what all writers together may buffer. `spool_bytes`: what bodies that are not in the store yet may take.
+    `memory_bytes`: what all writers together may buffer, half of it before the spool, about as much behind it. `spool_bytes`: what bodies that are not in the store yet may take.
     `lock_wait_s`: how long a request waits for its session.
     """
 
@@ -70,7 +69,7 @@ class ObjectBlobs:
         self._client = client
         spool = Spool(data / SPOOL_NAME, spool_bytes, disk or Disk())
         self._resources = ObjectResources(
-            database, client, spool, MemoryBudget(memory_bytes), WorkerPool(BULK_THREADS, "boltseal-spool")
+            database, client, spool, MemoryBudget(memory_bytes // 2), WorkerPool(BULK_THREADS, "boltseal-spool")
         )
         uploads = ObjectUploads(self._resources, lock_wait_s)
         self.uploads: UploadSessions = uploads

@@ -1,0 +1,124 @@
+"""`python -m bench.object_store`: blobs in an object store, beside the S3 server itself and docker-registry on the same server.
+
+SeaweedFS and each registry run as in the tests, on any core. Large blobs: push and pull of 64 MiB, beside a put and a get of the
+same bytes by the S3 client that boltseal uses. Small blobs: 4 KiB at 16 connections. A figure is the median of the rounds, in
+which the peers alternate.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import tempfile
+import time
+import uuid
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import httpx2
+import obstore
+
+from bench import load
+from bench.content import KIB, MIB, REPOSITORY, DistinctBlobs
+from tests import servers
+from tests.servers import Server
+from tests.storage_servers import ACCESS_KEY, BUCKET, SECRET_KEY, ObjectServer, seaweedfs
+
+LARGE_BYTES = 64 * MIB
+SMALL_BYTES = 4 * KIB
+CONNECTIONS = 16
+PUSHES = 3
+
+
+def main() -> int:
+    """Measure and print a table."""
+    parser = argparse.ArgumentParser(prog="python -m bench.object_store", description=__doc__)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--seconds", type=float, default=4)
+    given = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="bench-objects-") as scratch, seaweedfs() as store:
+        folder = Path(scratch)
+        driver = (
+            f"s3: {{region: us-east-1, regionendpoint: '{store.endpoint}', bucket: {BUCKET}, accesskey: {ACCESS_KEY}, "
+            f"secretkey: {SECRET_KEY}, secure: false, v4auth: true, rootdirectory: /registry}}"
+        )
+        config = f'[storage]\nblobs = "s3://{BUCKET}/boltseal"\n[storage.s3]\nendpoint = "{store.endpoint}"\n'
+        login = {"AWS_ACCESS_KEY_ID": ACCESS_KEY, "AWS_SECRET_ACCESS_KEY": SECRET_KEY}
+        with (
+            servers.boltseal(folder / "data", config=config, settings=login) as ours,
+            servers.docker_registry(folder / "theirs", driver=driver) as theirs,
+        ):
+            _table(store, ours, theirs, given.rounds, given.seconds)
+    return 0
+
+
+def _table(store: ObjectServer, ours: Server, theirs: Server, rounds: int, seconds: float) -> None:
+    rows: Sequence[tuple[str, str, tuple[Callable[[], float], ...]]] = (
+        ("push, 64 MiB", "MiB/s", (lambda: _push(ours), lambda: _put(store), lambda: _push(theirs))),
+        ("pull, 64 MiB", "MiB/s", (lambda: _pull(ours), lambda: _get(store), lambda: _pull(theirs))),
+        (
+            "push, 4 KiB, 16 connections",
+            "/s",
+            (
+                lambda: _small(ours, seconds),
+                lambda: float("nan"),
+                lambda: _small(theirs, seconds),
+            ),
+        ),
+    )
+    print("| | boltseal | the S3 server itself | docker-registry |\n| --- | ---: | ---: | ---: |")
+    for title, unit, takes in rows:
+        figures = [[take() for take in takes] for _ in range(rounds)]
+        mine, *others = (statistics.median(each) for each in zip(*figures, strict=True))
+        compared = (f"{other:,.0f} {unit} ({mine / other:.2f} x)" if other == other else "" for other in others)
+        print(f"| {title} | {mine:,.0f} {unit} | {' | '.join(compared)} |", flush=True)
+
+
+def _push(server: Server) -> float:
+    return load.push_blobs(server.address, REPOSITORY, LARGE_BYTES, until=lambda pushed: pushed >= PUSHES) / MIB
+
+
+def _small(server: Server, seconds: float) -> float:
+    return load.push_small_blobs(server.address, REPOSITORY, SMALL_BYTES, seconds, CONNECTIONS)
+
+
+def _put(store: ObjectServer) -> float:
+    client = store.store("bench")
+    blobs = iter(DistinctBlobs.of(LARGE_BYTES))
+    contents = [b"".join(next(blobs)[:2]) for _ in range(PUSHES)]
+    started = time.perf_counter()
+    for content in contents:
+        obstore.put(client, uuid.uuid4().hex, content)
+    return PUSHES * 64 / (time.perf_counter() - started)
+
+
+def _get(store: ObjectServer) -> float:
+    client = store.store("bench")
+    key = uuid.uuid4().hex
+    head, tail, _ = next(iter(DistinctBlobs.of(LARGE_BYTES)))
+    obstore.put(client, key, head + tail)
+    started = time.perf_counter()
+    for _ in range(PUSHES):
+        for piece in obstore.get(client, key).stream():
+            assert piece
+    return PUSHES * 64 / (time.perf_counter() - started)
+
+
+def _pull(server: Server) -> float:
+    head, tail, digest = next(iter(DistinctBlobs.of(LARGE_BYTES)))
+    with httpx2.Client(base_url=server.url, trust_env=False, timeout=120) as client:
+        begun = client.post(f"/v2/{REPOSITORY}/blobs/uploads/").headers["location"]
+        joint = "&" if "?" in begun else "?"
+        assert client.put(f"{begun}{joint}digest={digest}", content=head + tail).status_code == 201
+        started = time.perf_counter()
+        for _ in range(PUSHES):
+            received = 0
+            with client.stream("GET", f"/v2/{REPOSITORY}/blobs/{digest}", follow_redirects=True) as answer:
+                for piece in answer.iter_raw():
+                    received += len(piece)
+            assert received == LARGE_BYTES
+        return PUSHES * 64 / (time.perf_counter() - started)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
