@@ -55,8 +55,8 @@ async def test_a_large_blob_is_fetched_from_the_object_store(
     client, lines = redirecting
     await push_blob(client, "shop/app", LARGE)
     answer = await client.get(f"/v2/shop/app/blobs/{LARGE.digest}")
-    async with httpx2.AsyncClient() as anybody:
-        fetched = await anybody.get(answer.headers["location"])
+    async with httpx2.AsyncClient() as without_login:
+        fetched = await without_login.get(answer.headers["location"])
     await until(lambda: any("blobs/sha256" in line for line in lines), "the access log has the request")
     logged = "".join(lines) + "".join(capfd.readouterr())
 
@@ -109,7 +109,7 @@ async def test_a_lost_object_is_a_miss_and_a_push_repairs_it(
         assert (await registry.client.get(url)).content == blob.data
 
 
-async def test_a_full_spool_is_told_to_come_back(object_server: ObjectServer, data: Path) -> None:
+async def test_a_client_should_come_back_when_the_spool_is_full(object_server: ObjectServer, data: Path) -> None:
     """A body that does not fit into the spool gets 503 with Retry-After, and its session keeps its offset."""
     async with serving_as(settings_on(object_server.endpoint, data, spool_bytes=64 * 1024 * 1024)) as registry:
         begun = await registry.client.post("/v2/shop/app/blobs/uploads/")
@@ -121,7 +121,7 @@ async def test_a_full_spool_is_told_to_come_back(object_server: ObjectServer, da
     assert status.headers["range"] == "0-3"
 
 
-async def test_readiness_tells_whether_the_object_store_answers(object_server: ObjectServer, data: Path) -> None:
+async def test_readiness_reports_whether_the_object_store_answers(object_server: ObjectServer, data: Path) -> None:
     """The registry is ready while something can be stored, and its reason names no address when it is not."""
     async with serving_as(settings_on(object_server.endpoint, data)) as registry:
         ready = await registry.client.get("/readyz")

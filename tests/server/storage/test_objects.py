@@ -464,7 +464,7 @@ async def test_an_error_names_no_address_and_no_key(object_server: ObjectServer,
             await push(broken.blobs, b"layer")
         trouble = await upkeep(broken).trouble()
 
-    said = f"{refused.value.message} {unreachable.value.message} {trouble}"
-    assert "127.0.0.1" not in said
-    assert "blobs/" not in said
+    texts = f"{refused.value.message} {unreachable.value.message} {trouble}"
+    assert "127.0.0.1" not in texts
+    assert "blobs/" not in texts
     assert trouble is not None

@@ -183,7 +183,7 @@ async def test_a_slow_object_store_is_waited_for(store: FaultyStore) -> None:
 
 
 @pytest.mark.parametrize("fault", FAILING)
-async def test_trouble_is_told_as_long_as_nothing_can_be_written(store: FaultyStore, fault: Fault) -> None:
+async def test_trouble_is_reported_as_long_as_nothing_can_be_written(store: FaultyStore, fault: Fault) -> None:
     """Readiness sees an object store that refuses, tears or loses writes, and sees when that is over."""
     assert store.opened.blobs.upkeep is not None
     store.proxy.plan = on("PUT", "health", fault)

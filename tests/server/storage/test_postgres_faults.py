@@ -103,7 +103,7 @@ async def test_a_lost_answer_to_a_commit_is_looked_up(
 async def test_a_commit_that_never_reached_the_server_changed_nothing(
     open_metadata: Callable[..., SqlMetadata], proxy: BreakingProxy, url: str
 ) -> None:
-    """If the connection breaks before the COMMIT arrives, the caller is told that nothing changed, and a repetition works."""
+    """If the connection breaks before the COMMIT arrives, the error says that nothing changed, and a repetition works."""
     metadata = open_metadata(through(proxy, url))
     await metadata.write(partial(add, "first"))
     proxy.breaks = "before"
@@ -121,7 +121,7 @@ async def test_a_commit_that_never_reached_the_server_changed_nothing(
 async def test_a_commit_that_cannot_be_looked_up_is_doubt(
     open_metadata: Callable[..., SqlMetadata], proxy: BreakingProxy, url: str, when: str
 ) -> None:
-    """If the database can't be asked, the caller is told that the change may have been made, and no cache is used meanwhile."""
+    """If the database can't be asked, the error says that the change may have been made, and no cache is used meanwhile."""
     metadata = open_metadata(through(proxy, url), find_out_s=0.2)
     await metadata.write(partial(add, "first"))
     proxy.breaks, proxy.refuses_after_break = when, True

@@ -25,7 +25,8 @@ from sqlalchemy import (
 )
 
 from boltseal.server.storage.metadata.protocol import Snapshot
-from boltseal.server.storage.metadata.schema import TEXT, blob, by_bytes, link, manifest
+from boltseal.server.storage.metadata.schema import blob, link, manifest
+from boltseal.server.storage.metadata.schema_columns import TEXT, by_bytes
 
 # Links to parts of a manifest, and links to what a manifest is about (guarantee 6). The bytes of a foreign layer need not
 # be stored; if they are, a seal covers them.

@@ -186,7 +186,7 @@ class PostgresSession:
 
     @property
     def usable(self) -> bool:
-        """Whether the connection is open, and leads to a server that accepts writes, as far as is known."""
+        """Whether the connection is open, and its server accepts writes, as far as is known."""
         return not self.driver.closed and not self._broken
 
     def plain(self, statement: str, values: Sequence[object] = (), /) -> Rows:

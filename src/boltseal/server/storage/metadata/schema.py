@@ -48,7 +48,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 from sqlalchemy import (
     BigInteger,
@@ -58,58 +58,15 @@ from sqlalchemy import (
     Index,
     Integer,
     LargeBinary,
-    MetaData,
     Table,
-    Text,
     and_,
     text,
 )
-from sqlalchemy.dialects import postgresql
-from sqlalchemy.ext.compiler import compiles
-from sqlalchemy.sql.compiler import SQLCompiler
-from sqlalchemy.sql.functions import FunctionElement
 
+from boltseal.server.storage.metadata import object_schema as object_schema  # its tables are in METADATA too
 from boltseal.server.storage.metadata.protocol import LEDGER, OBSERVATIONS, Log
-
-METADATA = MetaData(
-    naming_convention={
-        "ix": "ix_%(table_name)s_%(column_0_N_name)s",
-        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
-        "fk": "fk_%(table_name)s_%(column_0_name)s",
-        "pk": "pk_%(table_name)s",
-    }
-)
-
-
-class _TextByBytes(postgresql.TEXT):
-    """Text of PostgreSQL that is compared by bytes, whatever the locale of the database."""
-
-
-@compiles(_TextByBytes, "postgresql")
-def _column_by_bytes(_type: _TextByBytes, _compiler: object, **_: object) -> str:
-    return 'TEXT COLLATE "C"'  # for a column only; a value has its plain type
-
-
-# Lists are paged by name, and ranges of digests are read: both databases must sort by bytes.
-TEXT: Final = Text().with_variant(_TextByBytes(), "postgresql")
-
-
-class by_bytes(FunctionElement[str]):  # noqa: N801 - a function of SQL
-    """A text that begins a recursive query, compared by bytes as the columns are that follow."""
-
-    type = Text()
-    inherit_cache = True
-
-
-@compiles(by_bytes)
-def _plain_text(element: by_bytes, compiler: SQLCompiler, **options: Any) -> str:
-    return compiler.process(element.clauses, **options)
-
-
-@compiles(by_bytes, "postgresql")
-def _text_by_bytes(element: by_bytes, compiler: SQLCompiler, **options: Any) -> str:
-    return f'({compiler.process(element.clauses, **options)}) COLLATE "C"'
-
+from boltseal.server.storage.metadata.schema_columns import METADATA as METADATA
+from boltseal.server.storage.metadata.schema_columns import TEXT as TEXT
 
 repository = Table(
     "repository",
@@ -404,60 +361,6 @@ purged_blob = Table(
     METADATA,
     Column("digest", TEXT, primary_key=True),
     Column("purged_us", BigInteger, nullable=False),
-    sqlite_with_rowid=False,
-)
-
-stored_blob = Table(
-    "stored_blob",
-    METADATA,
-    Column("digest", TEXT, primary_key=True),
-    Column("size", BigInteger, nullable=False),
-    Column("stored_us", BigInteger, nullable=False),
-    Column("version", TEXT, nullable=False),
-    Column("index_key", TEXT, nullable=False),
-    sqlite_with_rowid=False,
-)
-
-OF_MANY_KEYS: Final = "position = 1"
-
-blob_key = Table(
-    "blob_key",
-    METADATA,
-    Column("digest", TEXT, primary_key=True),
-    Column("position", Integer, primary_key=True, autoincrement=False),
-    Column("key", TEXT, nullable=False, unique=True),
-    Column("size", BigInteger, nullable=False),
-    Index("ix_blob_key_many", "digest", sqlite_where=text(OF_MANY_KEYS), postgresql_where=text(OF_MANY_KEYS)),
-    sqlite_with_rowid=False,
-)
-
-dead_key = Table(
-    "dead_key",
-    METADATA,
-    Column("key", TEXT, primary_key=True),
-    Column("due_us", BigInteger, nullable=False, index=True),
-    sqlite_with_rowid=False,
-)
-
-upload_progress = Table(
-    "upload_progress",
-    METADATA,
-    Column("name", TEXT, primary_key=True),
-    Column("size", BigInteger, nullable=False),
-    Column("digest", TEXT),  # of the bytes so far; NULL: not known
-    Column("changed_us", BigInteger, nullable=False),
-    Column("writer", TEXT, index=True),  # NULL: none
-    Column("writer_until_us", BigInteger, nullable=False),
-    sqlite_with_rowid=False,
-)
-
-upload_part = Table(
-    "upload_part",
-    METADATA,
-    Column("name", TEXT, primary_key=True),
-    Column("position", Integer, primary_key=True, autoincrement=False),
-    Column("key", TEXT, nullable=False, unique=True),
-    Column("size", BigInteger, nullable=False),
     sqlite_with_rowid=False,
 )
 
