@@ -5,9 +5,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
-import os
 import shutil
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -30,9 +27,6 @@ from tests.storage_choice import copy_database, with_storage
 ORIGIN = "http://localhost:5000"
 FIRST_START_US = 1_600_000_000_000_000  # long ago, so that any clock of a test is later
 
-STORAGE = "TEST_STORAGE"
-"""The variable with the `[storage]` settings of the registries of the tests, as JSON; each adds a prefix of its own."""
-
 Rule = Mapping[str, str]
 FLOATING: Sequence[Rule] = ({"repository": "**", "tag": "*", "mode": "floating"},)
 
@@ -48,16 +42,7 @@ class Serving:
 
 def settings_of(data: Path, rules: Sequence[Rule] = (), **server: object) -> Settings:
     """Return settings as from a file with these rules and `[server]` settings, without the environment."""
-    tables = {"server": {"data": data, **server}, "rule": list(rules), "storage": object_settings(data)}
-    return with_storage(Settings.model_validate(tables))
-
-
-def object_settings(data: Path) -> dict[str, object]:
-    """Return the settings of the object store for a data folder, as `--storage` of this run says (`tests.storage_option`)."""
-    settings: dict[str, object] = json.loads(os.environ.get(STORAGE, "{}"))
-    if "blobs" in settings:
-        settings["blobs"] = f"{settings['blobs']}/{hashlib.sha256(os.fsencode(data)).hexdigest()}"
-    return settings
+    return with_storage(Settings.model_validate({"server": {"data": data, **server}, "rule": list(rules)}))
 
 
 def copy_of(data: Path, folder: Path) -> Path:

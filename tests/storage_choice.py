@@ -1,10 +1,14 @@
-"""Which database the registries of tests use: SQLite, or with `--storage=postgres` a PostgreSQL database for each data folder.
+"""Which storage the registries of tests use: SQLite and files, or what `--storage` says: PostgreSQL, S3, or both.
 
-The address of a folder's database is in a file beside the folder, so that every opening of the folder finds it.
+Each data folder has a PostgreSQL database of its own, whose address is in a file beside the folder, so that every opening of the
+folder finds it. On the S3 server it has a prefix of its own.
 """
 
 from __future__ import annotations
 
+import hashlib
+import json
+import os
 import uuid
 from contextlib import suppress
 from pathlib import Path
@@ -14,6 +18,9 @@ import psycopg
 from boltseal.server.settings import Settings
 from boltseal.server.storage_settings import DatabaseUrl, StorageSettings
 
+STORAGE = "TEST_STORAGE"
+"""The variable with the `[storage]` settings that `--storage` chose, as JSON."""
+
 
 def address_file(data: Path) -> Path:
     """Return the file with the address of a data folder's database."""
@@ -22,15 +29,20 @@ def address_file(data: Path) -> Path:
 
 def storage_of(data: Path) -> StorageSettings:
     """Return the `[storage]` settings for a data folder of a test."""
+    tables: dict[str, object] = json.loads(os.environ.get(STORAGE, "{}"))
+    if "blobs" in tables:
+        tables["blobs"] = f"{tables['blobs']}/{hashlib.sha256(os.fsencode(data)).hexdigest()}"
     with suppress(FileNotFoundError):
-        return StorageSettings(database=DatabaseUrl(address_file(data).read_text(encoding="ascii")))
-    return StorageSettings()
+        tables["database"] = DatabaseUrl(address_file(data).read_text(encoding="ascii"))
+    return StorageSettings.model_validate(tables)
 
 
 def with_storage(settings: Settings) -> Settings:
-    """Return settings with the database of their data folder."""
-    database = storage_of(settings.server.data).database
-    return settings.model_copy(update={"storage": settings.storage.model_copy(update={"database": database})})
+    """Return settings with the storage of their data folder; a bucket that they name stays."""
+    storage = storage_of(settings.server.data)
+    if settings.storage.blobs is not None:
+        storage = storage.model_copy(update={"blobs": settings.storage.blobs, "s3": settings.storage.s3})
+    return settings.model_copy(update={"storage": storage})
 
 
 def copy_database(data: Path, copy: Path) -> None:

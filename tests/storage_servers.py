@@ -42,7 +42,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "--storage",
         choices=["sqlite", "postgres", "s3", "postgres+s3"],
         default="sqlite",
-        help="the database of registries in tests, and where they keep the bytes of blobs",
+        help="storage of registries in tests",
     )
 
 
