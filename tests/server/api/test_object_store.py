@@ -122,6 +122,15 @@ async def test_a_client_should_come_back_when_the_spool_is_full(object_server: O
     assert status.headers["range"] == "0-3"
 
 
+async def test_the_metrics_count_the_sessions_of_the_object_store(object_server: ObjectServer, data: Path) -> None:
+    """An upload that is not finished counts as open, as with files."""
+    async with serving_as(settings_on(object_server.endpoint, data)) as registry:
+        await registry.client.post("/v2/shop/app/blobs/uploads/")
+        text = (await registry.client.get("/metrics")).text
+
+    assert "\nboltseal_uploads_open 1.0\n" in text
+
+
 async def test_readiness_reports_whether_the_object_store_answers(object_server: ObjectServer, data: Path) -> None:
     """The registry is ready while something can be stored, and its reason names no address when it is not."""
     async with serving_as(settings_on(object_server.endpoint, data)) as registry:
