@@ -1,4 +1,7 @@
-"""`--storage=s3`: registries inside the tests' process keep their blobs on a real S3 server. Without it: in files."""
+"""`--storage=s3`: registries inside the tests' process keep their blobs on a real S3 server. Without it: in files.
+
+The other half, which database they use, is in `tests.storage_choice`; `tests.storage_servers` declares the option.
+"""
 
 from __future__ import annotations
 

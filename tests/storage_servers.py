@@ -1,4 +1,6 @@
-"""PostgreSQL and SeaweedFS (an S3 server), started for tests and `make serve-postgres`, on 127.0.0.1 and in own folders.
+"""PostgreSQL and SeaweedFS (an S3 server), started for tests on 127.0.0.1, each on a new folder; and the option `--storage`.
+
+`scripts/serve_postgres.py` starts the same programs on a folder that is kept.
 
 Each is a context manager that yields a server which tests can kill and start again, to see what survives.
 """

@@ -7,8 +7,7 @@ from boltseal.cli.options import BackupArgument, ConfigOption, DataOption, JsonO
 from boltseal.cli.output import CommandOutput
 from boltseal.cli.progress import Progress, size_text
 from boltseal.cli.server_options import settings_of
-from boltseal.errors import Invalid
-from boltseal.server.storage.backup import back_up
+from boltseal.server.storage.backup import back_up, refuse_other_storage
 
 
 def admin_backup(
@@ -21,11 +20,7 @@ def admin_backup(
     """
     with CommandOutput("admin-backup", as_json=as_json) as output:
         settings = settings_of(config, data=data)
-        if settings.storage.blobs is not None:
-            raise Invalid(
-                "[storage] blobs is set: the bytes of blobs are in an object store, which this command can't copy; "
-                "use the object store's versions or replication, and a copy of the database"
-            )
+        refuse_other_storage(settings.storage)
         with Progress() as progress:
             copied = back_up(settings.server.data, backup_to, clock_us(), progress)
         output.add(

@@ -10,7 +10,7 @@ from boltseal.cli.output import CommandOutput
 from boltseal.cli.progress import Progress, size_text
 from boltseal.cli.server_options import settings_of
 from boltseal.commands.outcome import Outcome
-from boltseal.server.storage.backup import restore
+from boltseal.server.storage.backup import refuse_other_storage, restore
 from boltseal.server.store_factory import examine_store
 
 
@@ -22,6 +22,7 @@ def admin_restore(folder: BackupArgument, data: DataOption = None, as_json: Json
     """
     with CommandOutput("admin-restore", as_json=as_json) as output:
         settings = settings_of(None, data=data)
+        refuse_other_storage(settings.storage)
         target = settings.server.data
         with Progress() as progress:
             copied = restore(folder, target, progress)

@@ -14,9 +14,10 @@ from boltseal.errors import Invalid
 from boltseal.server.app import create_app
 from boltseal.server.configuration import load
 from boltseal.server.settings import Settings
+from boltseal.server.store_factory import examine_store
 from tests.asgi import running
 from tests.images import Blob, image, push, push_blob
-from tests.polling import until
+from tests.polling import until, until_signed
 from tests.serving import ORIGIN, serving_as
 from tests.storage_servers import ACCESS_KEY, BUCKET, SECRET_KEY, ObjectServer
 
@@ -121,6 +122,15 @@ async def test_a_client_should_come_back_when_the_spool_is_full(object_server: O
     assert status.headers["range"] == "0-3"
 
 
+async def test_the_metrics_count_the_sessions_of_the_object_store(object_server: ObjectServer, data: Path) -> None:
+    """An upload that is not finished counts as open, as with files."""
+    async with serving_as(settings_on(object_server.endpoint, data)) as registry:
+        await registry.client.post("/v2/shop/app/blobs/uploads/")
+        text = (await registry.client.get("/metrics")).text
+
+    assert "\nboltseal_uploads_open 1.0\n" in text
+
+
 async def test_readiness_reports_whether_the_object_store_answers(object_server: ObjectServer, data: Path) -> None:
     """The registry is ready while something can be stored, and its reason names no address when it is not."""
     async with serving_as(settings_on(object_server.endpoint, data)) as registry:
@@ -131,6 +141,22 @@ async def test_readiness_reports_whether_the_object_store_answers(object_server:
     assert ready.status_code == 200
     assert unready.status_code == 503
     assert "127.0.0.1" not in unready.text
+
+
+async def test_fsck_finds_nothing_in_a_bucket_that_has_the_ledger_as_well(
+    object_server: ObjectServer, data: Path
+) -> None:
+    """The tiles and the checkpoint of the ledger are no foreign objects; one that boltseal did not write is found."""
+    settings = settings_on(object_server.endpoint, data)
+    async with serving_as(settings) as registry:
+        await push(registry.client, "shop/app", "1.0", image("one"))
+        await until_signed(registry.client, 3)
+    clean = examine_store(settings, lambda *_: None)
+    obstore.put(object_server.store(data.parent.name), "ledger/notes.txt", b"foreign")
+    foreign = examine_store(settings, lambda *_: None)
+
+    assert not clean.findings
+    assert [each.what for each in foreign.findings] == ["ledger/notes.txt"]
 
 
 async def test_a_changed_place_of_blobs_is_refused_at_the_start(object_server: ObjectServer, data: Path) -> None:

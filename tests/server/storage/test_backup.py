@@ -160,6 +160,25 @@ def test_the_commands_back_up_and_restore(data: Path, tmp_path: Path) -> None:
     assert "name one with --data FOLDER" in again.err
 
 
+@pytest.mark.parametrize(
+    ("name", "address"), [("DATABASE", "postgresql://db/boltseal"), ("BLOBS", "s3://bucket/prefix")]
+)
+def test_a_store_outside_of_the_data_folder_is_not_backed_up(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, address: str
+) -> None:
+    """With the metadata in PostgreSQL, or blobs in an object store, both commands refuse before they write anything."""
+    back_up(data, tmp_path / "copy", NOW_US, quiet)
+    monkeypatch.setenv(f"BOLTSEAL_STORAGE__{name}", address)
+    made = program.call("admin", "backup", tmp_path / "other", "--data", data)
+    back = program.call("admin", "restore", tmp_path / "copy", "--data", tmp_path / "new")
+
+    assert (made.code, back.code) == (2, 2)
+    assert f"[storage] {name.lower()} is set" in made.err
+    assert f"[storage] {name.lower()} is set" in back.err
+    assert not (tmp_path / "other").exists()
+    assert not (tmp_path / "new").exists()
+
+
 async def test_users_are_restored_only_with_the_key_folder(tmp_path: Path) -> None:
     """A backup has no password hashes; without the key folder, a restored registry refuses every request."""
     data, copy, new = tmp_path / "data", tmp_path / "copy", tmp_path / "new"

@@ -15,7 +15,7 @@ from typing import Final
 from boltseal.errors import BoltsealError
 from boltseal.ledger.clock import is_behind
 from boltseal.server.storage.disk_reserve import DiskReserve
-from boltseal.server.storage.metadata import layer_chain_table, ledger_store, ledger_tree, usage
+from boltseal.server.storage.metadata import layer_chain_table, ledger_store, ledger_tree, upload_progress, usage
 from boltseal.server.storage.metadata.migrate import DATABASE_NAME
 from boltseal.server.storage.metadata.protocol import LEDGER, OBSERVATIONS, TAGS, Log, Metadata, Snapshot
 from boltseal.server.storage.metrics import Gauge
@@ -46,7 +46,8 @@ class StoreGauges:
         """Yield every gauge whose value can be read."""
         parts: tuple[Callable[[], list[Gauge]], ...] = (
             partial(_disk, disk),
-            self._files,
+            self._database_size,
+            self._uploads,
             self._logs,
             self._clock,
             self._pending_chains,
@@ -58,15 +59,19 @@ class StoreGauges:
             except (BoltsealError, OSError):  # metrics of the rest are still served; this part is absent
                 continue
 
-    def _files(self) -> list[Gauge]:
+    def _database_size(self) -> list[Gauge]:
+        """Return the size of the database of SQLite; nothing if the metadata is in PostgreSQL."""
         database = self._data / DATABASE_NAME
-        files = (database, database.with_name(f"{database.name}-wal"))
-        size = sum(file.stat().st_size for file in files if file.exists())
-        uploads = sum(1 for _ in (self._data / "uploads").iterdir())
-        return [
-            Gauge("boltseal_database_size_bytes", "Size of the metadata database with its write-ahead log", {"": size}),
-            Gauge("boltseal_uploads_open", "Unfinished upload sessions", {"": uploads}),
-        ]
+        files = [file for file in (database, database.with_name(f"{database.name}-wal")) if file.exists()]
+        size = sum(file.stat().st_size for file in files)
+        help_text = "Size of the metadata database with its write-ahead log"
+        return [Gauge("boltseal_database_size_bytes", help_text, {"": size})] if files else []
+
+    def _uploads(self) -> list[Gauge]:
+        """Count the sessions in files, or those in an object store."""
+        in_files = sum(1 for _ in (self._data / "uploads").iterdir())
+        in_objects = self._database.read_and_wait(upload_progress.count)
+        return [Gauge("boltseal_uploads_open", "Unfinished upload sessions", {"": in_files + in_objects})]
 
     def _logs(self) -> list[Gauge]:
         def sizes(snapshot: Snapshot, log: Log) -> tuple[int, int] | None:

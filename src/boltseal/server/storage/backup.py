@@ -43,6 +43,7 @@ from boltseal.files.atomic_files import (
 from boltseal.oci.digest import Digest
 from boltseal.server.storage.metadata import sqlite
 from boltseal.server.storage.metadata.migrate import DATABASE_NAME, check_data
+from boltseal.server.storage_settings import StorageSettings
 
 COMPLETE: Final = "complete"
 UNFINISHED_NAME: Final = f"{DATABASE_NAME}.unfinished"
@@ -66,6 +67,20 @@ class BackupResult:
     taken: int = 0
     taken_bytes: int = 0
     removed: int = 0
+
+
+def refuse_other_storage(storage: StorageSettings) -> None:
+    """Refuse settings with metadata or blobs outside of the data folder, which no backup contains. Raises: BackupRefused."""
+    if storage.database is not None:
+        raise BackupRefused(
+            "[storage] database is set: the metadata is in PostgreSQL, which this command does not copy; use pg_dump or a base backup "
+            "of the database"
+        )
+    if storage.blobs is not None:
+        raise BackupRefused(
+            "[storage] blobs is set: the bytes of blobs are in an object store, which this command does not copy; use the object "
+            "store's versions or replication, and a copy of the database"
+        )
 
 
 def back_up(data: Path, target: Path, now_us: int, progress: Callable[[str, int, int], None]) -> BackupResult:

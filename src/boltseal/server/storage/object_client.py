@@ -1,4 +1,7 @@
-"""Opens a client of an S3 server: address and credentials in, obstore's store out. No secret is in an error or a log."""
+"""Opens a client of the S3 server with the mark: address and credentials in, obstore's store out. No secret is in an error or a log.
+
+The bucket of the blobs has credentials of the environment and longer time limits: `blobs.object_client`.
+"""
 
 from __future__ import annotations
 

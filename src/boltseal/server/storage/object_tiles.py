@@ -15,6 +15,7 @@ The observations are below `observations/` in the same way. Trusted: nothing; a 
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -34,6 +35,11 @@ if TYPE_CHECKING:
 else:  # a server on files never loads it
     obstore = deferred("obstore")
     exceptions = deferred("obstore.exceptions")
+
+KEYS: Final = re.compile(
+    r"(ledger|observations)/[0-9a-f]{64}/(checkpoint|tile/(entries|[0-9]{1,2})/(x[0-9]{3}/)*[0-9]{3}(\.p/[0-9]{1,3})?)"
+)
+"""The keys of both logs, below the prefix of the blobs."""
 
 AT_ONCE: Final = 8
 _TRIES: Final = 5

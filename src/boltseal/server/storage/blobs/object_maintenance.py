@@ -13,10 +13,11 @@ from boltseal.server.storage.blobs.protocol import BlobAbsent, StoredBlob
 from boltseal.server.storage.metadata import blob_keys
 from boltseal.server.storage.metadata.blob_keys import BlobRow, ObjectPart
 from boltseal.server.storage.metadata.protocol import Metadata, Snapshot, UnitOfWork
+from boltseal.server.storage.object_tiles import KEYS as LOG_KEYS
 
 ROWS_AT_ONCE: Final = 500
 KEYS: Final = re.compile(r"blobs/[0-9a-f]{32}|index/sha(256/[0-9a-f]{64}|512/[0-9a-f]{128})/[0-9a-f]{32}|health")
-"""What boltseal writes below its prefix."""
+"""What a blob store writes below its prefix. The objects of the ledger are beside it (`object_tiles`)."""
 
 
 class ObjectMaintenance:
@@ -56,7 +57,7 @@ class ObjectMaintenance:
     def strays(self) -> Iterator[str]:
         """Yield the objects below the prefix that boltseal did not write."""
         for page in self._client.listed(""):
-            yield from (each.key for each in page if not KEYS.fullmatch(each.key))
+            yield from (each.key for each in page if not (KEYS.fullmatch(each.key) or LOG_KEYS.fullmatch(each.key)))
 
     def delete(self, stored: StoredBlob) -> bool:
         """Remove the rows, then delete the objects. What is not deleted then, `ObjectUpkeep` deletes later."""

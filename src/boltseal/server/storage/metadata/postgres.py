@@ -1,4 +1,6 @@
-"""PostgreSQL behind the metadata protocols: connections, transactions, errors. The only module that imports psycopg.
+"""PostgreSQL behind the metadata protocols: connections, transactions, errors.
+
+Locks that outlive a transaction have connections of their own (`coordination.lock_session`).
 
 Lock order: every write transaction first takes one advisory lock of the database (`WRITER_LOCK`) and holds it to its end.
 So one server writes at a time, as on SQLite, whatever rows they change and in whatever order, and no two of

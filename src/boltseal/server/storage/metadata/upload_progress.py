@@ -50,6 +50,7 @@ _ADVANCE: Final = """
 UPDATE upload_progress SET size = size + ?, digest = ?, changed_us = ?, writer = ?, writer_until_us = ?
 WHERE name = ? AND writer = ?
 """
+_COUNT: Final = "SELECT COUNT(*) FROM upload_progress"
 _NEXT: Final = "SELECT COUNT(*) FROM upload_part WHERE name = ?"
 _ADD_PART: Final = "INSERT INTO upload_part (name, position, key, size) VALUES (?, ?, ?, ?)"
 _REMOVE: Final = "DELETE FROM upload_progress WHERE name = ?"
@@ -68,6 +69,11 @@ def find(snapshot: Snapshot, name: str) -> ProgressRow | None:
 def parts_of(snapshot: Snapshot, name: str) -> list[ObjectPart]:
     """Return the objects of a session in order."""
     return [ObjectPart(*row) for row in snapshot.sql.plain(_PARTS, (name,)).fetchall()]
+
+
+def count(snapshot: Snapshot) -> int:
+    """Return how many sessions there are."""
+    return int(snapshot.sql.plain(_COUNT).fetchone()[0])
 
 
 def add(tx: UnitOfWork, name: str) -> None:
