@@ -15,8 +15,11 @@ from boltseal.server.storage.metadata.blob_keys import BlobRow, ObjectPart
 from boltseal.server.storage.metadata.protocol import Metadata, Snapshot, UnitOfWork
 
 ROWS_AT_ONCE: Final = 500
-KEYS: Final = re.compile(r"blobs/[0-9a-f]{32}|index/sha(256/[0-9a-f]{64}|512/[0-9a-f]{128})/[0-9a-f]{32}|health")
-"""What boltseal writes below its prefix."""
+KEYS: Final = re.compile(
+    r"blobs/[0-9a-f]{32}|index/sha(256/[0-9a-f]{64}|512/[0-9a-f]{128})/[0-9a-f]{32}|health"
+    r"|(ledger|observations)/[0-9a-f]{64}/(checkpoint|tile/(entries|[0-9]{1,2})/(x[0-9]{3}/)*[0-9]{3}(\.p/[0-9]{1,3})?)"
+)
+"""What boltseal writes below its prefix: blobs here, the tiles and checkpoints of its logs in `storage.object_tiles`."""
 
 
 class ObjectMaintenance:
