@@ -361,7 +361,7 @@ class Application(Starlette):
         if self._store is None:
             return Readiness(("the store is not open",), ())
         notes = self._notes
-        troubles = [each.trouble for each in self._signers if each.trouble is not None]
+        troubles = dict.fromkeys(each.trouble for each in self._signers if each.trouble is not None)
         notes = (*notes, *(f"the newest entries of the ledger are not signed: {trouble}" for trouble in troubles))
         if OBSERVATIONS.name in self._store.database.doubts:
             doubt = self._store.database.doubts[OBSERVATIONS.name]

@@ -121,6 +121,7 @@ def test_nothing_is_observed_before_the_log_was_started(tmp_path: Path) -> None:
     with pytest.raises(LedgerMissing, match="observations was never started"):
         log.database.write_and_wait(observe)
     log.database.write_and_wait(lambda tx: tx.sql.connection.exec_driver_sql("DELETE FROM ledger_head"))
+    log.reopen()  # this process has seen the ledger's entries
     with pytest.raises(LedgerMissing):
         log.database.write_and_wait(lambda tx: sequencer.start_observations(tx, actor="boltseal"))
     log.database.close()

@@ -11,6 +11,7 @@ import obstore
 import pytest
 from obstore.store import S3Store
 
+from boltseal.ledger.tiles import BundleId, TileId
 from boltseal.oci.digest import Digest
 from boltseal.server.storage.blobs.object_spool import SpoolFull
 from boltseal.server.storage.blobs.object_upkeep import ObjectUpkeep
@@ -25,6 +26,7 @@ from boltseal.server.storage.blobs.protocol import (
 )
 from boltseal.server.storage.metadata import blob_keys, upload_progress
 from boltseal.server.storage.metadata.upload_progress import WRITER_FOR_US
+from boltseal.server.storage.object_tiles import ObjectTiles
 from tests.object_stores import ObjectStore, now_us, object_store
 from tests.polling import until_answer
 from tests.ports import free_port
@@ -468,3 +470,16 @@ async def test_an_error_names_no_address_and_no_key(object_server: ObjectServer,
     assert "127.0.0.1" not in texts
     assert "blobs/" not in texts
     assert trouble is not None
+
+
+@pytest.mark.parametrize("log", ["ledger", "observations"])
+async def test_the_objects_of_a_log_are_no_foreign_objects(store: ObjectStore, log: str) -> None:
+    """Fsck reports an object that boltseal does not write, and no tile, bundle or checkpoint of a log."""
+    tiles, foreign = ObjectTiles(store.bucket, log), f"{log}/notes.txt"
+    paths = [TileId(0, 0, 3).path(), TileId(12, 1_234_067).path(), BundleId(0, 255).path(), BundleId(1_000).path()]
+    tiles.put("registry.example.com", dict.fromkeys(paths, b"bytes"))
+    tiles.put_checkpoint("registry.example.com", b"a checkpoint")
+    obstore.put(store.bucket, foreign, b"?")
+
+    assert len(keys_in(store, log)) == len(paths) + 2
+    assert list(store.blobs.maintenance.strays()) == [foreign]

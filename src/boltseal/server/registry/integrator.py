@@ -273,7 +273,10 @@ class Integrator:
                 "`boltseal ledger recover --accept-loss`"
             )
         if mark is None:
-            raise LedgerInDoubt("the ledger's key is there, but its high-water mark is missing: put the file back")
+            raise LedgerInDoubt(
+                "the ledger's key is there, but its high-water mark is missing (DATA.keys/ledger.mark, or the object or file of "
+                "[storage.mark] url): put it back; without a copy: `boltseal ledger recover --accept-loss`"
+            )
         if key.name != seen.origin:
             raise LedgerInDoubt(f"the key belongs to the ledger {key.name}, the data to {seen.origin}")
         try:

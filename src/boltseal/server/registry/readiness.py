@@ -81,7 +81,7 @@ async def readiness(
         disk_reserve.check(0)
     except BoltsealError as error:
         found.append(error.message)
-    return Readiness(tuple(blockers), tuple(found))
+    return Readiness(tuple(dict.fromkeys(blockers)), tuple(dict.fromkeys(found)))
 
 
 def _clock_difference(now_us: int, database_us: int | None) -> list[str]:

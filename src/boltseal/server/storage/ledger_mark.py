@@ -197,6 +197,15 @@ class ObjectMark:
 
 def _unreachable(error: Exception) -> MarkUnreachable:
     _log.warning("the store of the ledger's mark failed", reason=str(error).partition("\n")[0][:300])
+    if isinstance(error, exceptions.PermissionDeniedError | exceptions.UnauthenticatedError):
+        return MarkUnreachable(
+            "the store of the ledger's mark refuses the access key: nothing is signed or written until it accepts it; check "
+            "[storage.mark] access_key_file, and that the key may read and write the object"
+        )
+    if isinstance(error, FileNotFoundError):
+        return MarkUnreachable(
+            "the bucket of the ledger's mark does not exist: nothing is signed or written until it does; check [storage.mark] url"
+        )
     return MarkUnreachable("the store of the ledger's mark does not answer: nothing is signed or written until it does")
 
 

@@ -131,4 +131,8 @@ def _errors_named() -> Iterator[None]:
         yield
     except (exceptions.BaseError, OSError) as error:
         _log.warning("the object store with the ledger failed", reason=str(error).partition("\n")[0][:300])
+        if isinstance(error, exceptions.PermissionDeniedError | exceptions.UnauthenticatedError):
+            raise TilesUnavailable(
+                "the object store with the ledger refuses the access key; check the credentials of the server (AWS_*, or its role)"
+            ) from error
         raise TilesUnavailable("the object store with the ledger does not answer; try again") from error

@@ -24,6 +24,7 @@ from functools import cache
 from typing import Any, Final, cast
 
 import psycopg
+import structlog
 from psycopg.conninfo import conninfo_to_dict
 from psycopg.pq import TransactionStatus
 from sqlalchemy import Engine, NullPool, create_engine
@@ -33,6 +34,7 @@ from boltseal.errors import BoltsealError, Full, Invalid, Unavailable
 from boltseal.server.storage.coordination.protocol import Generation
 from boltseal.server.storage.metadata.database import WRITE_BUDGET_S, SqlMetadata, SqlSnapshot
 from boltseal.server.storage.metadata.postgres_lookups import PostgresLookups
+from boltseal.server.storage.metadata.postgres_messages import unusable
 from boltseal.server.storage.metadata.protocol import Clock, Lookups, Snapshot, UnitOfWork
 from boltseal.server.storage.metadata.sql import AnswerLost, DatabaseDamaged, Rows
 from boltseal.server.storage_settings import DatabaseUrl
@@ -78,6 +80,8 @@ _FULL: Final = "53100"
 _DAMAGED: Final = {"XX001", "XX002"}
 _UNUSABLE_CLASSES: Final = {"08", "28", "3D", "53", "57", "58"}
 """Classes of error codes: connection, login, no such database, resources, operator's intervention, system error."""
+
+_log = structlog.get_logger(__name__)
 
 
 def open_database(
@@ -425,7 +429,8 @@ def _named(error: BaseException | None) -> BoltsealError | None:
     if code in _DAMAGED:
         return DatabaseDamaged(f"the registry's database is damaged ({_line(error)}): restore a backup")
     if code[:2] in _UNUSABLE_CLASSES or (not code and isinstance(error, psycopg.OperationalError)):
-        return Unavailable(f"the registry's database can't be used ({_line(error)}): nothing was changed; try again")
+        _log.warning("the database failed", reason=_line(error))
+        return Unavailable(unusable(_line(error)))
     return None
 
 
