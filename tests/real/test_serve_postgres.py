@@ -48,7 +48,7 @@ async def ready(client: httpx2.AsyncClient, process: subprocess.Popen[bytes]) ->
 async def test_one_command_runs_everything_and_continues_later(tmp_path_factory: pytest.TempPathFactory) -> None:
     """After Ctrl-C nothing runs any more, and the next start has the tag, its seal and the ledger."""
     folder, port = tmp_path_factory.mktemp("serve") / "data-postgres", free_port()
-    for parent in (folder.parent, folder.parent.parent, folder.parent.parent.parent):
+    for parent in folder.parents[:4]:  # up to the folder of all test runs
         parent.chmod(0o755)  # PostgreSQL runs as another user when the test runs as root
     async with httpx2.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=30.0) as client:
         with served(folder, port) as process:

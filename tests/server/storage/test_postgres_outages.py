@@ -63,6 +63,8 @@ def put_on(data: Path, url: str) -> Settings:
     """Begin a registry whose metadata is in a database."""
     address_file(data).write_text(url, encoding="ascii")
     settings = settings_of(data)
+    mark = settings.storage.mark.model_copy(update={"single_replica": True})
+    settings = settings.model_copy(update={"storage": settings.storage.model_copy(update={"mark": mark})})
     prepare(settings)
     return settings
 
