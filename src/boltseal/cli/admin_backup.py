@@ -21,6 +21,11 @@ def admin_backup(
     """
     with CommandOutput("admin-backup", as_json=as_json) as output:
         settings = settings_of(config, data=data)
+        if settings.storage.database is not None:
+            raise Invalid(
+                "[storage] database is set: the metadata is in PostgreSQL, which this command can't copy; use pg_dump or "
+                "the database's own backups, and then copy the bytes of the blobs"
+            )
         if settings.storage.blobs is not None:
             raise Invalid(
                 "[storage] blobs is set: the bytes of blobs are in an object store, which this command can't copy; "
