@@ -24,3 +24,10 @@ def _storage(request: pytest.FixtureRequest) -> Iterator[None]:
         patch.setenv("AWS_ACCESS_KEY_ID", ACCESS_KEY)
         patch.setenv("AWS_SECRET_ACCESS_KEY", SECRET_KEY)
         yield
+
+
+@pytest.fixture
+def files_only(request: pytest.FixtureRequest) -> None:
+    """Leave out a test that reads or damages the files of blobs in the data folder; `test_objects` has those of objects."""
+    if "s3" in request.config.getoption("--storage"):
+        pytest.skip("about files in the data folder")
