@@ -41,6 +41,12 @@ def test_addresses_of_libpq_are_accepted(text: str) -> None:
         f"postgresql://ann:{HIDDEN}@db:99999/boltseal",
         f"postgresql://ann@db/boltseal?password={HIDDEN}",
         f"postgresql://ann:{HIDDEN}@db/bolt seal",
+        f"postgresql://ann@db/boltseal?sslpassword={HIDDEN}",
+        f"postgresql://ann@db/boltseal?oauth_client_secret={HIDDEN}",
+        f"postgresql://ann:1/{HIDDEN}@db/boltseal",
+        f"postgresql://ann:a@{HIDDEN}@db/boltseal",
+        f"postgresql://ann:%zz{HIDDEN}@db/boltseal",
+        f"postgresql://ann:%00{HIDDEN}@db/boltseal",
     ],
 )
 def test_other_addresses_are_refused_without_showing_a_password(tmp_path: Path, text: str) -> None:
@@ -62,6 +68,17 @@ def test_the_password_of_the_database_is_not_shown(tmp_path: Path, monkeypatch: 
     assert loaded.settings.storage.database.with_password == text
     assert HIDDEN not in f"{loaded!r} {loaded.settings.storage.database} {loaded.settings.model_dump()}"
     assert "ann:***@db" in repr(loaded.values)
+
+
+def test_a_table_that_was_given_as_an_address_is_not_shown(tmp_path: Path) -> None:
+    """An address in place of the table `[storage]` is an error, which does not contain the password."""
+    (tmp_path / "boltseal.toml").write_text(f'storage = "postgresql://db/boltseal?sslpassword={HIDDEN}"\n')
+
+    with pytest.raises(ConfigInvalid) as refused:
+        load(tmp_path / "boltseal.toml")
+
+    assert "[storage]" in refused.value.message
+    assert HIDDEN not in refused.value.message
 
 
 def test_an_unknown_setting_of_a_table_names_the_nearest_known_one(tmp_path: Path) -> None:

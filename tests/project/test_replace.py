@@ -43,6 +43,16 @@ def test_all_files_are_replaced_and_no_temporary_file_remains(tmp_path: Path) ->
     assert texts(root) == {"new\r\n"}
 
 
+def test_a_file_below_a_second_path_to_the_root_is_replaced(tmp_path: Path) -> None:
+    """A file whose folder is the project's own by a link is replaced at once, without waiting for the project's lock."""
+    root = written(tmp_path, {"compose.yaml": "old"})
+    (root / "link").symlink_to(".")
+    before = SourceFile.of("link/compose.yaml", b"old")
+    replace_all(root, [FileEdit(before, before.with_text("new"))])
+
+    assert (root / "compose.yaml").read_text() == "new"
+
+
 @pytest.mark.parametrize("done", [False, True], ids=["not-done", "done-and-the-answer-lost"])
 @pytest.mark.parametrize("skip", range(3))
 @pytest.mark.parametrize("what", ["link", "create", "append", "sync"])

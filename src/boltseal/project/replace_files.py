@@ -108,7 +108,8 @@ def _rename(disk: Disk, root: Path, changes: Sequence[FileEdit], temporary: Sequ
 
 def _folder_locked(root: Path, path: Path) -> AbstractContextManager[None]:
     """Lock the folder of a file, for processes that edit it with another root; with the lock of `root`."""
-    return nullcontext() if path.parent == root else folder_locked(path.parent)
+    same = path.parent.samefile(root)  # also by a link, through which a second lock would wait for the first one
+    return nullcontext() if same else folder_locked(path.parent)
 
 
 def _check_unchanged(path: Path, change: FileEdit) -> None:

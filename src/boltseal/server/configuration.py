@@ -281,8 +281,13 @@ def _error_line(found: ErrorDetails, layers: tuple[_Layer, ...]) -> str:
     if layer.origin == "environment":
         name = _variable(key if len(key) == len(where) else key[:2])
     expected = re.sub(r"^(Input should be|Value error,) ", "", found["msg"])
-    shown = "not valid (it is not shown: it may hold a password)" if key in SECRET_SETTINGS else quote(str(value))
+    shown = "not valid (it is not shown: it may hold a password)" if _may_hold_secret(key) else quote(str(value))
     return f"{layer.origin}: {name} is {shown}; expected {expected[:1].lower()}{expected[1:]}"
+
+
+def _may_hold_secret(key: tuple[str, ...]) -> bool:
+    """Return whether the value of a setting, or of a table that was given as something else, may have a secret in it."""
+    return any(secret[: len(key)] == key for secret in SECRET_SETTINGS)
 
 
 def _setting_at(loc: Sequence[str | int]) -> tuple[str | int, ...]:

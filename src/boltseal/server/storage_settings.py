@@ -15,6 +15,7 @@ from pydantic import AfterValidator, BaseModel, ByteSize, ConfigDict, Field, Pla
 
 _EXPECTED: Final = "an address such as postgresql://boltseal@db.example.com/boltseal"
 _HOST: Final = re.compile(r"(\[[0-9a-fA-F:.]+\]|[^:@\[\]]*)(:(6[0-5]\d{3}|[1-5]?\d{1,4}))?", re.ASCII)
+_BROKEN_ESCAPE: Final = re.compile(r"%(?:00|(?![0-9a-fA-F]{2}))").search
 _MIB: Final = 1024**2
 _GIB: Final = 1024**3
 _BUCKET: Final = re.compile(
@@ -55,8 +56,14 @@ class DatabaseUrl:
         valid = parts.scheme in ("postgresql", "postgres") and all(map(_HOST.fullmatch, hosts))
         if not valid or not unquote(parts.path).strip("/") or parts.fragment:
             raise ValueError(_EXPECTED)
-        if any(name == "password" for name, _ in parse_qsl(parts.query)):
-            raise ValueError("an address without password= behind the ?; use PGPASSFILE or USER:PASSWORD@HOST")
+        # libpq ends the password at the first @ or /, and its errors show the rest, or a password with a broken escape.
+        if parts.netloc.count("@") > 1 or "@" in parts.path or _BROKEN_ESCAPE(value):
+            raise ValueError("an address whose user and password have %40 for @, %2F for / and %25 for %")
+        for name in dict(parse_qsl(parts.query, keep_blank_values=True)):
+            if "password" in name.lower() or "secret" in name.lower():
+                raise ValueError(
+                    "an address without a password or secret behind the ?; use PGPASSFILE or USER:PASSWORD@HOST"
+                )
         return cls(value)
 
     @property

@@ -14,6 +14,7 @@ from boltseal.errors import Invalid
 from boltseal.server.app import create_app
 from boltseal.server.configuration import load
 from boltseal.server.settings import Settings
+from boltseal.server.storage.blobs.object_client import Bucket
 from boltseal.server.store_factory import examine_store
 from tests.asgi import running
 from tests.images import Blob, image, push, push_blob
@@ -66,6 +67,23 @@ async def test_a_large_blob_is_fetched_from_the_object_store(
     assert fetched.headers["content-type"] == "application/octet-stream"
     assert "Signature" not in logged
     assert "s3" not in logged.lower()
+
+
+async def test_other_bytes_of_a_small_blob_are_not_kept_in_memory(object_server: ObjectServer, data: Path) -> None:
+    """Other bytes than the digest's get 404, and when the object has the right bytes again, they are returned."""
+    settings = settings_on(object_server.endpoint, data)
+    app, address = create_app(settings), f"/v2/shop/app/blobs/{SMALL.digest}"
+    store = Bucket(BUCKET, data.parent.name, object_server.endpoint, "us-east-1").connect()
+    async with running(app), httpx2.AsyncClient(transport=httpx2.ASGITransport(app=app), base_url=ORIGIN) as client:
+        await push_blob(client, "shop/app", SMALL)
+        [key] = [each["path"] for page in obstore.list(store, "blobs/") for each in page]
+        obstore.put(store, key, b"X" * len(SMALL.data))
+        damaged = await client.get(address)
+        obstore.put(store, key, SMALL.data)
+        repaired = await client.get(address)
+
+    assert (damaged.status_code, damaged.json()["errors"][0]["code"]) == (404, "BLOB_UNKNOWN")
+    assert (repaired.status_code, repaired.content) == (200, SMALL.data)
 
 
 async def test_only_get_of_large_blobs_is_redirected(redirecting: tuple[httpx2.AsyncClient, list[str]]) -> None:

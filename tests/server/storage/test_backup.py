@@ -200,3 +200,16 @@ async def test_users_are_restored_only_with_the_key_folder(tmp_path: Path) -> No
 
     assert answers == [503, 503, 503, 401, 401, 200]
     assert not any(hashed in path.read_bytes() for path in copy.rglob("*") if path.is_file())
+
+
+def test_a_backup_of_metadata_in_postgresql_is_refused(tmp_path: Path) -> None:
+    """`admin backup` refuses a registry with PostgreSQL by a message that names the setting, and creates nothing."""
+    config, target = tmp_path / "boltseal.toml", tmp_path / "backup"
+    config.write_text('[storage]\ndatabase = "postgresql://ann:very-secret@db/boltseal"\n')
+    run = program.call("admin", "backup", "--config", config, "--data", tmp_path / "data", target)
+
+    assert run.code == 2
+    assert "[storage] database is set" in run.err
+    assert "pg_dump" in run.err
+    assert "very-secret" not in run.err
+    assert not target.exists()

@@ -87,7 +87,7 @@ class BlobRoutes:
         if small is not None:
             return Response(200, full, small)
         if found.size <= SMALL_BYTES:
-            return Response(200, full, await self._read_small(found, str(found.digest)))
+            return Response(200, full, await self._read_small(found))
         if found.path is not None and "http.response.pathsend" in request.scope.get("extensions", ()):
             return FileResponse(200, full, found.path)
         return await stream(200, full, self._pulls.read_blob(found.digest, 0, found.size), found.size)
@@ -115,9 +115,14 @@ class BlobRoutes:
         chunks = self._pulls.read_blob(found.digest, part.start, part.length)
         return await stream(206, range_headers + common, chunks, part.length)
 
-    async def _read_small(self, found: BlobAnswer, digest: str) -> bytes:
+    async def _read_small(self, found: BlobAnswer) -> bytes:
+        """Read a blob into the cache. Raises: BytesLost: other bytes, which the cache would return after their repair too."""
         raw = b"".join([chunk async for chunk in self._pulls.read_blob(found.digest, 0, found.size)])
-        self._small.put(digest, raw)
+        hasher = found.digest.hasher()
+        hasher.update(raw)
+        if hasher.hexdigest() != found.digest.hex:
+            raise _lost(found, "damaged (other bytes)")
+        self._small.put(str(found.digest), raw)
         return raw
 
     def _build_headers(self, digest: str, size: int) -> tuple[Headers, Headers]:
