@@ -38,10 +38,12 @@ def storage_of(data: Path) -> StorageSettings:
 
 
 def with_storage(settings: Settings) -> Settings:
-    """Return settings with the storage of their data folder; a bucket that they name stays."""
-    storage = storage_of(settings.server.data)
-    if settings.storage.blobs is not None:
-        storage = storage.model_copy(update={"blobs": settings.storage.blobs, "s3": settings.storage.s3})
+    """Return settings with the storage of their data folder; a database and a bucket that they name stay."""
+    storage, chosen = settings.storage, storage_of(settings.server.data)
+    if storage.database is None:
+        storage = storage.model_copy(update={"database": chosen.database})
+    if storage.blobs is None:
+        storage = storage.model_copy(update={"blobs": chosen.blobs, "s3": chosen.s3})
     return settings.model_copy(update={"storage": storage})
 
 

@@ -222,11 +222,12 @@ def test_a_requested_rebuild_is_not_requested_again(
     assert not (tmp_path / "rebuilt").exists()
 
 
-def test_releases_are_listed_with_their_results(revision: str, state: Path) -> None:
+async def test_releases_are_listed_with_their_results(revision: str, state: Path) -> None:
     """Releases are listed as recorded: healthy, restored, rolled back, failed or unfinished; listing changes nothing."""
     before = contents(state)
     for project, ends in expected(revision)["releases"].items():
-        done = command("releases", "--project-name", project, "--json")
+        async with engine(revision):
+            done = await beside("releases", "--project-name", project, "--json")
         assert done.code == 0, done.err
         for one, (number, status, of, image_id) in zip(done.json["results"], ends, strict=True):
             record = json.loads((state / "releases" / project / str(number) / "release.json").read_text())

@@ -48,8 +48,8 @@ async def test_a_container_is_described_by_its_own_image(tmp_path: Path) -> None
     assert (found.state, found.health, found.runtime) == (State.RUNNING, ContainerHealth.NONE, "Docker")
 
 
-async def test_one_list_and_one_request_per_container_and_image(tmp_path: Path) -> None:
-    """One list and one request per container and image are sent, however many names an image has."""
+async def test_one_list_and_one_request_per_container_and_two_per_image(tmp_path: Path) -> None:
+    """One list, one request per container and two per image without a registry are sent, however many names an image has."""
     fake = FakeEngine()
     images = [fake.image(f"app {number}", f"app:{number}") for number in range(3)]
     gone = fake.image("gone")
@@ -61,7 +61,7 @@ async def test_one_list_and_one_request_per_container_and_image(tmp_path: Path) 
 
     assert len(found.seen) == 12
     assert max(asked.values()) == 1
-    assert len(fake.asked) == 3 + 12 + 4
+    assert len(fake.asked) == 3 + 12 + 4 + 3  # the history of the three images that exist shows whether they are copies
 
 
 async def test_missing_images_are_listed_and_ended_containers_are_not(tmp_path: Path) -> None:

@@ -22,12 +22,13 @@ from boltseal.server.storage.blobs.local_store import LocalBlobs
 from boltseal.server.storage.fsck import examine
 from boltseal.server.storage.metadata import ledger_store
 from boltseal.server.storage.metadata_factory import open_snapshot
+from boltseal.server.storage_settings import DatabaseUrl
 from boltseal.server.store_factory import prepare
 from tests.images import image, push
 from tests.polling import until_answer, wait_until
 from tests.ports import free_port
 from tests.programs import program
-from tests.serving import Serving, serving, settings_of
+from tests.serving import Serving, serving_as, settings_of
 from tests.storage_choice import address_file, storage_of
 from tests.storage_servers import Postgres, StorageServer, postgres, postgres_programs, unprivileged
 
@@ -59,12 +60,13 @@ class Pushes:
             await asyncio.gather(*(self.push(client, tag) for tag in tags))
 
 
-def put_on(data: Path, url: str) -> Settings:
-    """Begin a registry whose metadata is in a database."""
+def put_on(data: Path, url: str, direct: str | None = None) -> Settings:
+    """Begin a registry whose metadata is in a database. `direct`: its address past a pooler."""
     address_file(data).write_text(url, encoding="ascii")
     settings = settings_of(data)
     mark = settings.storage.mark.model_copy(update={"single_replica": True})
-    settings = settings.model_copy(update={"storage": settings.storage.model_copy(update={"mark": mark})})
+    known = {"mark": mark, "database_direct": None if direct is None else DatabaseUrl(direct)}
+    settings = settings.model_copy(update={"storage": settings.storage.model_copy(update=known)})
     prepare(settings)
     return settings
 
@@ -92,10 +94,9 @@ async def check(registry: Serving, pushes: Pushes) -> None:
 
 
 @contextlib.asynccontextmanager
-async def registry_on(data: Path, url: str) -> AsyncIterator[Serving]:
+async def registry_on(data: Path, url: str, direct: str | None = None) -> AsyncIterator[Serving]:
     """Run a registry whose metadata is in a database."""
-    put_on(data, url)
-    async with serving(data) as registry:
+    async with serving_as(put_on(data, url, direct)) as registry:
         yield registry
 
 
@@ -148,8 +149,9 @@ async def test_a_pooler_in_transaction_mode_may_stand_between(server_folder: Pat
     """Through pgbouncer pushes and pulls succeed, also after PostgreSQL was killed, and every 201 is true."""
     pushes = Pushes()
     with postgres(settings=SETTINGS) as server, pooler(server, server_folder / "pool") as between:
-        url = f"postgresql://boltseal@127.0.0.1:{between.port}/{server.create_database()}"
-        async with registry_on(tmp_path / "data", url) as registry:
+        name = server.create_database()
+        url = f"postgresql://boltseal@127.0.0.1:{between.port}/{name}"
+        async with registry_on(tmp_path / "data", url, server.url(name)) as registry:
             await pushes.push_many(registry.client, "one", 8)
             assert len(pushes.acknowledged) == 8
             pushing = asyncio.create_task(pushes.push_many(registry.client, "two", 12))
