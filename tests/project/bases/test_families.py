@@ -7,7 +7,7 @@ import itertools
 import tempfile
 from collections.abc import Iterable, Mapping
 from contextlib import AsyncExitStack, closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Protocol
@@ -224,14 +224,22 @@ class Family:
         )
 
     async def lose_top(self, name: str) -> None:
-        """Rebuild a tag's image without its uppermost layer, unless that is its base's."""
+        """Rebuild a tag's image without its uppermost layer, unless that is its base's.
+
+        What is left may be exactly the former image of the same tag that it was built on. Nothing shows that build any more, and each
+        reproducible rebuild of a tag looks alike: then its base is that of the former image.
+        """
         self._begin()
         images = {}
         for platform, was in self.builds[self.tags[name]].items():
             below = None if was.parent is None else self.builds[was.parent[1]][platform]
             if len(was.layers) < 2 or (below is not None and len(was.layers) <= len(below.layers)):
                 return
-            images[platform] = Build(was.layers[:-1], was.history[:-1], was.env, was.parent)
+            left = Build(was.layers[:-1], was.history[:-1], was.env, was.parent)
+            if below is not None and was.parent is not None and was.parent[0] == name:
+                is_former = (left.layers, left.history) == (below.layers, below.history)
+                left = replace(left, parent=below.parent) if is_former else left
+            images[platform] = left
         await self._push(name, images)
 
     async def change_config(self, name: str) -> None:
@@ -318,6 +326,15 @@ ON_ITSELF: list[Step] = [
 ]
 """A tag whose former image has exactly the layers and history of its base, and an image that is built on that one."""
 
+LIKE_ITS_BASE: list[Step] = [
+    ("build", "base/os:1", None, "layer", ("amd64",), "none"),
+    ("build", "base/rt:1", "base/os:1", "layer", ("amd64",), "none"),
+    ("lose top", "base/rt:1"),
+    ("build", "base/lib:1", "base/rt:1", "layer", ("amd64",), "none"),
+    ("build", "base/rt:1", None, "layer", ("amd64",), "none"),
+]
+"""An image on a tag whose former image has the layers and history of its own base, which has not moved."""
+
 CIRCLE: list[Step] = [
     ("build", "base/os:1", None, "layer", ("amd64",), "none"),
     ("scan",),
@@ -391,6 +408,7 @@ def test_no_image_is_current_by_mistake_at_a_registry_with_a_ledger(tmp_path: Pa
         @settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
         @given(lives())
         @example(ON_ITSELF)
+        @example(LIKE_ITS_BASE)
         @example(CIRCLE)
         @example(DELETED_CIRCLE)
         @example(GIVEN)

@@ -161,9 +161,9 @@ class BaseResolver:
         base = await self._base_facts(verdict, judged.facts)
         if base is None:
             return verdict
-        equal = next(
-            (each for each in self._equal.get(judged.facts.diff_ids, ()) if self._has_moved(each, judged)), None
-        )
+        alike = ((each, facts) for facts in (judged.facts, base) for each in self._equal.get(facts.diff_ids, ()))
+        moved_alike = (each for each, facts in alike if self._has_moved(each, facts, judged))
+        equal = next((each for each in moved_alike if each.facts.config != base.config), None)
         if equal is not None:
             reason = f"{equal.base} resolved to an image with the same layers and history, and has moved"
             return judge_doubted(verdict, reason)
@@ -176,12 +176,12 @@ class BaseResolver:
         )
         return judge_aliases(verdict, moved) if moved else verdict
 
-    def _has_moved(self, former: Candidate, judged: JudgedImage) -> bool:
-        """Return whether a tag of another repository resolved to an image with the image's history, and has moved."""
+    def _has_moved(self, former: Candidate, like: ImageFacts, judged: JudgedImage) -> bool:
+        """Return whether a tag of another repository resolved to an image with the history of `like`, and has moved."""
         return (
             former.base.name != judged.reference.name
             and former.base not in self._former_images.gone
-            and former.facts.history == judged.facts.history
+            and former.facts.history == like.history
         )
 
     async def _doubt_of_current(self, judged: JudgedImage, verdict: BaseVerdict) -> str:
