@@ -34,6 +34,7 @@ def storage_of(data: Path) -> StorageSettings:
         tables["blobs"] = f"{tables['blobs']}/{hashlib.sha256(os.fsencode(data)).hexdigest()}"
     with suppress(FileNotFoundError):
         tables["database"] = DatabaseUrl(address_file(data).read_text(encoding="ascii"))
+        tables["mark"] = {"single_replica": True}  # the mark is beside the data, as without a database
     return StorageSettings.model_validate(tables)
 
 
@@ -41,7 +42,7 @@ def with_storage(settings: Settings) -> Settings:
     """Return settings with the storage of their data folder; a database and a bucket that they name stay."""
     storage, chosen = settings.storage, storage_of(settings.server.data)
     if storage.database is None:
-        storage = storage.model_copy(update={"database": chosen.database})
+        storage = storage.model_copy(update={"database": chosen.database, "mark": chosen.mark})
     if storage.blobs is None:
         storage = storage.model_copy(update={"blobs": chosen.blobs, "s3": chosen.s3})
     return settings.model_copy(update={"storage": storage})
