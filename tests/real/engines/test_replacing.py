@@ -181,7 +181,11 @@ def test_another_administrator_does_not_get_the_changed_image(shop: Shop, tmp_pa
     refused = program.run("keep", "restore", shop.name, environment=environment)
     listed = program.run("keep", "ls", environment=environment)
     replaced_again = program.run("pull", "--replace", shop.name, environment=environment)
-    kept = next(each for each in names_of(shop) if "/changed:" not in each and ":boltseal-keep-" in each)
+    ids = {each: shop.docker("image", "inspect", "--format", "{{.Id}}", each) for each in names_of(shop)}
+    changed = next(id_ for each, id_ in ids.items() if "/changed:" in each)
+    kept = next(
+        each for each, id_ in ids.items() if id_ == changed and "/changed:" not in each and ":boltseal-keep-" in each
+    )
     refused_by_keep_tag = shop.boltseal("pull", "--replace", f"{kept}@{shop.digest}")
     last = program.run("pull", shop.name, environment=environment)
 
