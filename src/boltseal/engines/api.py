@@ -4,10 +4,8 @@ There is one `Engine` per address, open during `connected`. Rules:
 
 - An answer is read up to MAX_ANSWER_BYTES and for ANSWER_S; a progress stream up to MAX_LINE_BYTES per line, with at
   most SILENT_S without data. What is read becomes frozen values of `inventory`.
-- A redirect is an error. Proxies and logins of the environment are not used, cookies are not stored, no content
-  encoding is requested.
-- A stream that ends without reporting success is not taken for success: after a pull, the engine is asked for the
-  image.
+- A redirect is an error. No proxy or login of the environment is used, no cookie stored, no content encoding requested.
+- A stream that ends without reporting success is no success: after a pull, the engine is asked for the image.
 - Every failure is one of the errors below, with one line that says what to do.
 - Only `pull`, `tag`, `untag` and `load` change images, and none of them removes the last tag of an image unless asked
   to. Containers are changed by `container_control`, which sends its requests by `ask`; `release_volume` adds a container

@@ -31,15 +31,7 @@ from boltseal.server.storage.batches import batches
 from boltseal.server.storage.metadata import unreferenced, usage
 from boltseal.server.storage.metadata.links import CONTAINS, REFERS_TO, DigestSet
 from boltseal.server.storage.metadata.protocol import ManifestFound, Snapshot, UnitOfWork
-from boltseal.server.storage.metadata.schema import (
-    IS_SETTLING,
-    blob,
-    content,
-    link,
-    manifest,
-    repository,
-    tag,
-)
+from boltseal.server.storage.metadata.schema import IS_SETTLING, blob, content, link, manifest, repository, tag
 
 MAX_SETTLING: Final = 50
 """Settling tags that one page of a list names."""
