@@ -17,7 +17,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Final, NamedTuple
 
-from boltseal.build.layer_changes import KeptFiles, LayerContents, LayerLimits, read_layer
+from boltseal.build.layer_changes import KeptFiles, LayerLimits, read_layer
 from boltseal.errors import BoltsealError, TooLarge
 from boltseal.oci.descriptor import Descriptor
 from boltseal.oci.layer_tree import ChangeKind, FileKind, FileState, LayerTree, shown
@@ -66,12 +66,28 @@ class ImageContents:
     own: frozenset[bytes] = frozenset()
 
 
-class _ReadLayers(NamedTuple):
-    """The files of an image, the contents of package databases by their hash, and the paths that its own layers write."""
+class _ReadLayers:
+    """The files of an image, the contents of package databases by their hash, and the paths that its own layers write.
 
-    tree: LayerTree
-    kept: dict[bytes, bytes]
-    own: frozenset[bytes]
+    A layer is added by one call of a thread, whose arguments are small: a thread may keep those of its last call for a while.
+    """
+
+    def __init__(self) -> None:
+        self.tree = LayerTree(MAX_FILES)
+        self.kept: dict[bytes, bytes] = {}
+        self.own: set[bytes] = set()
+        self._left_bytes = MAX_UNPACKED_BYTES
+
+    def add(self, path: Path, diff_id: str, *, own: bool) -> None:
+        """Apply the next layer, the tar in a file. Raises: TooLarge, NotCompared, TreeUnsuitable, ContentDamaged."""
+        keep = KeptFiles(_is_database, MAX_DATABASE_BYTES, MAX_DATABASES_BYTES)
+        with path.open("rb") as file:
+            contents = read_layer(file, diff_id, lambda _: None, LayerLimits(self._left_bytes, MAX_FILES), keep)
+        self.tree.apply(contents.changes)
+        self.kept = _still_there(self.tree, self.kept | contents.kept)
+        self._left_bytes -= contents.tar_bytes
+        if own:
+            self.own |= {change.path for change in contents.changes if change.kind in _WRITES}
 
 
 async def read_contents(
@@ -83,20 +99,20 @@ async def read_contents(
     """
     sbom = await _by_sbom(source, image)
     try:
-        tree, kept, own = await _layers(source, image.image, image.config, most_bytes, base_layers)
+        read = await _layers(source, image.image, image.config, most_bytes, base_layers)
     except BoltsealError as error:
         return ImageContents(sbom, PackageList(None, error.message), None, error.message)
     files: dict[bytes, FileState] = {}
     folders: dict[bytes, FileState] = {}
-    for path in tree.paths():
-        if (state := tree.file(path)) is not None:
+    for path in read.tree.paths():
+        if (state := read.tree.file(path)) is not None:
             (folders if state.kind is FileKind.FOLDER else files)[path] = state
     try:
-        found = await asyncio.to_thread(lambda: read_databases(_databases(tree, kept)))
+        found = await asyncio.to_thread(lambda: read_databases(_databases(read.tree, read.kept)))
         layers = PackageList(found, "" if found is not None else NO_DATABASE)
     except PackagesUnreadable as error:
         layers = PackageList(None, error.message)
-    return ImageContents(sbom, layers, files, folders=folders, own=own)
+    return ImageContents(sbom, layers, files, folders=folders, own=frozenset(read.own))
 
 
 async def _by_sbom(source: ImageSource, image: Inspected) -> PackageList:
@@ -152,8 +168,8 @@ async def _layers(
     size = sum(layer.size for layer in manifest.layers)
     if size > most_bytes:
         raise TooLarge(f"its layers have {size} bytes; at most {most_bytes} are read")
-    tree, kept, left, own = LayerTree(MAX_FILES), dict[bytes, bytes](), MAX_UNPACKED_BYTES, set[bytes]()
     inherited = len(base_layers) if config.diff_ids[: len(base_layers)] == tuple(base_layers) else 0
+    read = _ReadLayers()
     with TemporaryDirectory(prefix="boltseal-") as scratch:
         path = Path(scratch) / "layer"
         for number, (layer, diff_id) in enumerate(zip(manifest.layers, config.diff_ids, strict=True)):
@@ -162,14 +178,8 @@ async def _layers(
                     f"{source.title}: layer {layer.digest.short} is not in the registry (foreign layer)"
                 )
             await _download(source, layer, path)
-            keep = KeptFiles(_is_database, MAX_DATABASE_BYTES, MAX_DATABASES_BYTES)
-            contents = await asyncio.to_thread(_read, path, diff_id, LayerLimits(left, MAX_FILES), keep)
-            await asyncio.to_thread(tree.apply, contents.changes)
-            kept = await asyncio.to_thread(_still_there, tree, kept | contents.kept)
-            left -= contents.tar_bytes
-            if number >= inherited:
-                own |= {change.path for change in contents.changes if change.kind in _WRITES}
-    return _ReadLayers(tree, kept, frozenset(own))
+            await asyncio.to_thread(read.add, path, diff_id, own=number >= inherited)
+    return read
 
 
 async def _download(source: ImageSource, layer: Descriptor, path: Path) -> None:
@@ -177,11 +187,6 @@ async def _download(source: ImageSource, layer: Descriptor, path: Path) -> None:
     with path.open("wb") as file:
         async for piece in source.blob(layer):
             file.write(piece)
-
-
-def _read(path: Path, diff_id: str, limits: LayerLimits, keep: KeptFiles) -> LayerContents:
-    with path.open("rb") as file:
-        return read_layer(file, diff_id, lambda _: None, limits, keep)
 
 
 def _still_there(tree: LayerTree, kept: dict[bytes, bytes]) -> dict[bytes, bytes]:
