@@ -43,6 +43,7 @@ class Published:
     now_us: int = NOW_US
     allowed: bool = True
     inner: frozenset[str] = frozenset()
+    _made: dict[str, str] = field(default_factory=dict)
 
     def image(
         self,
@@ -59,7 +60,10 @@ class Published:
         created: str = "2026-11-20T00:00:00Z",
         packed: str = "gzip",
     ) -> Digest:
-        """Push an image; its layers need not exist, because they are not read. `times`: of the lines of its history."""
+        """Push an image; its layers need not exist, because they are not read.
+
+        `times`: of the lines of its history; else a line keeps the time of the first image that had it, as a base's lines do.
+        """
         lines = [*(layers if history is None else history)]
         config = json.dumps(
             {
@@ -70,7 +74,9 @@ class Published:
                 "rootfs": {"type": "layers", "diff_ids": [str(Digest.of(letter.encode())) for letter in layers]},
                 "history": [
                     {"created": time, "created_by": line}
-                    for time, line in zip(times or ["2026-11-20T00:00:00Z"] * len(lines), lines, strict=True)
+                    for time, line in zip(
+                        times or [self._made.setdefault(line, created) for line in lines], lines, strict=True
+                    )
                 ],
             }
         ).encode()

@@ -316,6 +316,19 @@ def lives(draw: st.DrawFn) -> list[Step]:
     return steps
 
 
+STALE: list[Step] = [
+    ("build", "base/os:1", None, "layer", ("amd64",), "none"),
+    ("scan",),
+    ("build", "base/rt:1", "base/os:1", "layer", ("amd64",), "none"),
+    ("build", "team/app:1", "base/rt:1", "layer", ("amd64",), "none"),
+    ("build", "base/rt:1", None, "layer", ("amd64",), "none"),
+    ("scan",),
+]
+"""A base that moved before it was observed."""
+
+STALE_BUILDS: list[Step] = [("lose top", "team/app:1"), ("change config", "team/app:1")]
+"""Builds that still use the former image of that base, because their host has it."""
+
 ON_ITSELF: list[Step] = [
     ("build", "base/os:1", None, "layer", ("amd64",), "none"),
     ("build", "base/rt:1", "base/os:1", "layer", ("amd64",), "none"),
@@ -389,6 +402,8 @@ async def _run_steps(family: Family, steps: list[Step], *, observed: bool) -> li
 @pytest.mark.slow
 @settings(max_examples=100, deadline=None, suppress_health_check=list(HealthCheck))
 @given(lives())
+@example([*STALE, STALE_BUILDS[0]])
+@example([*STALE, STALE_BUILDS[1]])
 def test_no_image_is_current_while_an_ancestor_has_moved(steps: list[Step]) -> None:
     """Whatever was built on what, moved, squashed, cut, recorded and scanned: no image is called current by mistake."""
     with tempfile.TemporaryDirectory() as folder:
@@ -407,6 +422,8 @@ def test_no_image_is_current_by_mistake_at_a_registry_with_a_ledger(tmp_path: Pa
 
         @settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
         @given(lives())
+        @example([*STALE, STALE_BUILDS[0]])
+        @example([*STALE, STALE_BUILDS[1]])
         @example(ON_ITSELF)
         @example(LIKE_ITS_BASE)
         @example(CIRCLE)

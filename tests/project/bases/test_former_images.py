@@ -151,7 +151,7 @@ async def test_a_tag_that_was_not_observed_when_the_image_was_built_may_be_its_b
     registry = Published(tmp_path / "state")
     registry.image("base/os", "1", "o", created=BEFORE)
     await registry.look(OS)
-    registry.image("base/rt", "1", "or", created=BEFORE)
+    registry.image("base/rt", "1", "or", created=MEANWHILE)
     registry.image("team/app", "1", "orX", created=MADE)
     registry.image("base/rt", "1", "os", created=MADE)
     registry.now_us += 86_400_000_000

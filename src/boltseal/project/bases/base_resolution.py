@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime, timedelta
 from typing import Final
 
 from boltseal.client.errors import RemoteNotFound
@@ -12,6 +11,7 @@ from boltseal.errors import BoltsealError
 from boltseal.oci.digest import Digest
 from boltseal.oci.reference import Reference
 from boltseal.project.bases.base_claims import BaseClaim, ClaimKind, ClaimSource, labelled_image, may_be_inherited
+from boltseal.project.bases.build_times import DAY_US, build_window, created_us
 from boltseal.project.bases.former_images import FormerImages
 from boltseal.project.bases.freshness import (
     BaseStatus,
@@ -39,9 +39,7 @@ from boltseal.project.bases.tag_history import TagHistories
 from boltseal.project.bases.unknown_periods import Window, gaps
 
 MAX_PAST: Final = 50
-DAY_US: Final = 86_400_000_000
 _NEVER: Final = Window(2**63 - 1, -(2**63))
-_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,19 +188,19 @@ class BaseResolver:
         if claim is None or claim.base is None:
             return ""
         inferred = claim.source is not ClaimSource.LABEL  # a label is not inferred from what was observed
-        built = self._build_window(judged.facts, self._now_us) if inferred else _NEVER
+        facts = await self._base_facts(verdict, judged.facts)
+        built = build_window(judged.facts, facts, self._now_us) if inferred else _NEVER
         if not self._doubt(judged, Window(None, self._now_us), built):
             return ""  # without a request
         end_us = await self._published_us(judged)
-        built = self._build_window(judged.facts, end_us) if inferred else _NEVER
-        facts = await self._base_facts(verdict, judged.facts)
-        starts = [None if facts is None else _created_us(facts)]
+        built = build_window(judged.facts, facts, end_us) if inferred else _NEVER
+        starts = [None if facts is None else created_us(facts)]
         starts += [each.first_us for each in await self._histories.of(claim.base) if each.digest == verdict.built_on]
         known = [start_us for start_us in starts if start_us is not None]
         return self._doubt(judged, Window(min(known, default=None), end_us), built)
 
-    def _doubt(self, judged: JudgedImage, since_match: Window, since_created: Window) -> str:
-        return self._former_images.unknown.reason(judged.reference.name, since_match, since_created)
+    def _doubt(self, judged: JudgedImage, since_match: Window, since_step: Window) -> str:
+        return self._former_images.unknown.reason(judged.reference.name, since_match, since_step)
 
     async def _published_us(self, judged: JudgedImage) -> int:
         """Return when the image was published at the latest."""
@@ -210,13 +208,6 @@ class BaseResolver:
         intervals = await self._histories.of(reference.by_tag) if reference.tag is not None else ()
         known = [interval.first_us for interval in intervals if interval.digest == judged.digest]
         return min((first_us for first_us in known if first_us is not None), default=self._now_us)
-
-    def _build_window(self, image: ImageFacts, published_us: int) -> Window:
-        """Return when the image was built: not before its creation time, if that is possible, and not after its publication."""
-        created_us = _created_us(image)
-        if created_us is None or created_us > published_us + DAY_US:
-            return Window(None, published_us)
-        return Window(min(created_us, published_us), published_us)
 
     async def _base_facts(self, verdict: BaseVerdict, image: ImageFacts) -> ImageFacts | None:
         """Return the facts of a verdict's base if they are cached; else None."""
@@ -338,7 +329,9 @@ class BaseResolver:
         if verdict.status is BaseStatus.CURRENT and unread:
             reason = f"a former image of {claim.base} can no longer be read, and may be its base: {unread}"
             return BaseVerdict(BaseStatus.UNKNOWN, reason, claim, None, now.digest)
-        if verdict.status is BaseStatus.CURRENT and not await self._was_observed(claim.base, judged, candidates):
+        if verdict.status is BaseStatus.CURRENT and not await self._was_observed(
+            claim.base, judged, candidates, matches[0].facts
+        ):
             return judge_by_current(image, claim, now)
         return await self._with_moves(claim.base, verdict)
 
@@ -369,9 +362,12 @@ class BaseResolver:
         """Return the newest MAX_PAST intervals of a tag, the oldest first."""
         return (await self._histories.of(base))[-MAX_PAST:]
 
-    async def _was_observed(self, base: Reference, judged: JudgedImage, candidates: Sequence[Candidate]) -> bool:
-        """Return whether the tag was observed all the time when the image was built, so that no other image is missing.
+    async def _was_observed(
+        self, base: Reference, judged: JudgedImage, candidates: Sequence[Candidate], match: ImageFacts
+    ) -> bool:
+        """Return whether the tag was observed all the time since the image goes its own way, so that no other image is missing.
 
+        `match`: the longest match of the tag's images.
         A ledger records everything since the tag was created. Observations by a wrong clock do not count: those before the
         observed image was built.
         """
@@ -381,17 +377,17 @@ class BaseResolver:
         first_us = intervals[0].first_us if intervals else None
         if first_us is None:
             return False
-        built = self._build_window(judged.facts, self._now_us)
+        built = build_window(judged.facts, match, self._now_us)
         if built.start_us is None or built.start_us < first_us:
             return False  # without a request
         if any(built.overlaps(gap) for gap in gaps(intervals)):
-            built = self._build_window(judged.facts, await self._published_us(judged))
+            built = build_window(judged.facts, match, await self._published_us(judged))
         if any(built.overlaps(gap) for gap in gaps(intervals)):
             return False
         first_image = next(
             (candidate.facts for candidate in candidates if candidate.digest == intervals[0].digest), None
         )
-        return first_image is None or (_created_us(first_image) or 0) <= first_us + DAY_US
+        return first_image is None or (created_us(first_image) or 0) <= first_us + DAY_US
 
     async def _with_moves(self, base: Reference, verdict: BaseVerdict) -> BaseVerdict:
         """Add how many moves behind the image is, and since when."""
@@ -432,11 +428,3 @@ def _unresolved(claim: BaseClaim, error: BoltsealError) -> BaseVerdict:
         reason = f"the tag {claim.base} no longer exists, so nothing newer can be built on: choose another base ({error.message})"
         return BaseVerdict(BaseStatus.UNKNOWN, reason, claim, claim.digest)
     return BaseVerdict(BaseStatus.UNKNOWN, error.message, claim, claim.digest)
-
-
-def _created_us(image: ImageFacts) -> int | None:
-    """Return an image's creation time, or None."""
-    try:
-        return (datetime.fromisoformat(image.created.upper()) - _EPOCH) // timedelta(microseconds=1)
-    except (ValueError, TypeError, OverflowError):  # not a time, or without a time zone
-        return None

@@ -6,7 +6,8 @@ whose layers are unknown, the longest known match proves nothing. There are two 
 1. A digest is known, but not its layers. It may be the base of any image that was created after the match was
    published and before that image was published itself: a build may use an image that it pulled long ago.
 2. A registry without a ledger: the tag moved between two observations, or was not observed before. It may have
-   resolved to any image then. Builds at that time may have used it.
+   resolved to any image then. An image that has steps of that time or later, which are not its known base's, may have them
+   from it.
 """
 
 from __future__ import annotations
@@ -53,16 +54,16 @@ class UnknownPeriods:
         self._digests = [period for period in latest_first if period.observed]
         self._gaps = [period for period in latest_first if not period.observed]
 
-    def reason(self, own: str, since_match: Window, since_created: Window) -> str:
+    def reason(self, own: str, since_match: Window, since_step: Window) -> str:
         """Return why an image may be based on an unknown image; "" if it is not. `own`: the image's repository.
 
         Tags of its own repository that were not observed all the time are no doubt: they would always be one, since the image
         itself was pushed before it was observed.
 
-        `since_match`: from the publication of the match to that of the image, for periods of kind 1. `since_created`:
-        from the image's creation to its publication, for kind 2.
+        `since_match`: from the publication of the match to that of the image, for periods of kind 1. `since_step`:
+        from the first step that is not the match's to the image's publication, for kind 2.
         """
-        return _reason(self._digests, "", since_match) or _reason(self._gaps, own, since_created)
+        return _reason(self._digests, "", since_match) or _reason(self._gaps, own, since_step)
 
 
 def _reason(latest_first: Iterable[UnknownPeriod], own: str, when: Window) -> str:
