@@ -29,14 +29,14 @@ CREDENTIALS = {"AWS_ACCESS_KEY_ID": ACCESS_KEY, "AWS_SECRET_ACCESS_KEY": SECRET_
 class SharedServers:
     """The two servers, and a client of the bucket below their prefix."""
 
-    one: Server
-    two: Server
+    first: Server
+    second: Server
     objects: ObjectServer
     prefix: str
 
     def client(self, user: str | None = "ci", *, second: bool = False) -> httpx2.Client:
         """Return a client of one server with the login of a user; None: without a login. It follows no redirect."""
-        server = self.two if second else self.one
+        server = self.second if second else self.first
         auth = None if user is None else login(user)
         return httpx2.Client(base_url=server.url, auth=auth, trust_env=False, timeout=60.0)
 
@@ -47,7 +47,7 @@ class SharedServers:
 
     def logged(self) -> str:
         """Return what both servers have logged so far."""
-        return self.one.log.read_text() + self.two.log.read_text()
+        return self.first.log.read_text() + self.second.log.read_text()
 
 
 @contextlib.contextmanager
@@ -92,11 +92,11 @@ def begin(client: httpx2.Client, repository: str = "shop/app") -> str:
 
 
 def offset(client: httpx2.Client, session: str) -> int:
-    """Return how many bytes a session has."""
+    """Return how many bytes a session has; 0 also for one byte, whose range is that of an empty session."""
     answer = client.get(session)
     assert answer.status_code == 204, answer.text
-    first, last = answer.headers["range"].split("-")
-    return 0 if (first, last) == ("0", "0") and "content-range" not in answer.headers else int(last) + 1
+    last = int(answer.headers["range"].removeprefix("0-"))
+    return last + 1 if last else 0
 
 
 def append(client: httpx2.Client, session: str, data: bytes, start: int | None = None) -> httpx2.Response:

@@ -61,10 +61,10 @@ def test_without_the_right_to_pull_there_is_no_address(servers: SharedServers, h
     """A client without a login, and a user of another team, get the refusal of a blob that does not exist."""
     blob, absent = large("no right"), large("never pushed")
     address_of(servers, blob)
-    with servers.client(None) as nobody, servers.client("other") as other:
+    with servers.client(None) as anonymous, servers.client("other") as other:
         answers = [
             client.get(f"/v2/shop/app/blobs/{each.digest}", headers=headers)
-            for client in (nobody, other)
+            for client in (anonymous, other)
             for each in (blob, absent)
         ]
 
@@ -149,7 +149,7 @@ def test_an_address_opens_no_other_object(servers: SharedServers) -> None:
     assert {fetch("GET", each.geturl()).status_code for each in forged} == {403}
 
 
-def test_the_bucket_opens_to_nobody_without_an_address(servers: SharedServers) -> None:
+def test_without_an_address_the_bucket_is_closed(servers: SharedServers) -> None:
     """The key of an object is no secret that opens it: without a signature the object and the list of keys are refused."""
     bare = urlsplit(address_of(servers, large("without an address")))._replace(query="")
     bucket = bare._replace(path="/".join(bare.path.split("/")[:2]), query="list-type=2")

@@ -67,10 +67,10 @@ def test_a_session_is_unknown_in_another_repository(servers: SharedServers, meth
 def test_without_a_login_or_the_right_to_push_a_session_is_not_reached(servers: SharedServers, method: str) -> None:
     """The right is checked before the session: the refusal is the same for one that does not exist."""
     blob = Blob(f"without right {method}".encode())
-    with servers.client("ci") as ci, servers.client(None) as nobody, servers.client("other") as other:
+    with servers.client("ci") as ci, servers.client(None) as anonymous, servers.client("other") as other:
         session = begin(ci)
         absent = f"{session.rpartition('/')[0]}/{uuid.uuid4().hex}"
-        answers = [reach(each, method, path, blob) for each in (nobody, other) for path in (session, absent)]
+        answers = [reach(each, method, path, blob) for each in (anonymous, other) for path in (session, absent)]
         left = offset(ci, session)
 
     assert [each.status_code for each in answers] == [401, 401, 403, 403]
@@ -78,7 +78,7 @@ def test_without_a_login_or_the_right_to_push_a_session_is_not_reached(servers: 
     assert left == 0
 
 
-def test_a_session_goes_on_at_another_server(servers: SharedServers) -> None:
+def test_a_session_continues_at_another_server(servers: SharedServers) -> None:
     """Chunks go to both servers in turn; both know the offset, refuse a wrong digest, and accept the right one."""
     blob, wrong = Blob(b"0123456789" * 5), Blob(b"another")
     with servers.client() as one, servers.client(second=True) as two:
@@ -100,7 +100,7 @@ def test_a_session_goes_on_at_another_server(servers: SharedServers) -> None:
     assert ended == [UNKNOWN, UNKNOWN]
 
 
-def test_bytes_that_one_server_did_not_see_are_not_believed(servers: SharedServers) -> None:
+def test_the_hash_of_one_server_is_not_that_of_the_session(servers: SharedServers) -> None:
     """A server that hashed the first chunk only does not accept its digest as that of the session."""
     first, all_of_it = Blob(b"first chunk"), Blob(b"first chunk, and another one")
     with servers.client() as one, servers.client(second=True) as two:
@@ -139,7 +139,7 @@ def test_a_body_that_breaks_off_leaves_the_offset(servers: SharedServers) -> Non
     with servers.client() as one, servers.client(second=True) as two:
         session = begin(one)
         append(one, session, blob.data[:8])
-        host, _, port = servers.one.address.rpartition(":")
+        host, _, port = servers.first.address.rpartition(":")
         head = f"PATCH {session} HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100\r\n"
         with socket.create_connection((host, int(port))) as torn:
             login = as_user("ci")["authorization"]

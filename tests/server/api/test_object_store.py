@@ -164,7 +164,7 @@ async def test_readiness_reports_whether_the_object_store_answers(object_server:
 
 
 async def test_many_questions_about_readiness_cost_one_write(object_server: ObjectServer, data: Path) -> None:
-    """Readiness is asked by anybody, so requests within some seconds share one write; when that fails the next one writes again."""
+    """Any client may ask for readiness, so requests within some seconds share one write; after a failure the next one writes again."""
     with faulty(object_server) as proxy:
         async with serving_as(settings_on(proxy.endpoint, data)) as registry:
             written: list[str] = []

@@ -38,7 +38,7 @@ AT_ONCE: Final = 500
 HEALTH_KEY: Final = "health"
 HEALTH_WITHIN_S: Final = 5.0
 HEALTH_FOR_S: Final = 5.0
-"""How long a written byte shows that something can be stored: anybody may ask for readiness, and each write costs."""
+"""How long a written byte shows that something can be stored: clients without a login may ask for readiness, and each write costs."""
 
 
 class _Health(NamedTuple):
