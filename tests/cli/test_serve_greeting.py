@@ -11,7 +11,7 @@ DATABASE = "postgresql://boltseal:secret@db.example.com/boltseal"
 
 
 def test_the_greeting_names_the_place_of_each_part() -> None:
-    """It names the data folder alone where all is in it; else the database without its password, the bucket and the keys."""
+    """The data folder alone is named where all is in it; else the database without its password, the bucket and the keys."""
     data = Path("/srv/data")
     shown = [
         places(Settings.model_validate({"server": {"data": data}, "storage": storage}))
