@@ -76,4 +76,5 @@ def test_a_store_on_sqlite_and_files_needs_no_extra(tmp_path: Path) -> None:
     """Without `[storage]` settings a command works where the libraries of both extras are missing."""
     ran = run_without(("psycopg", "obstore"), tmp_path, "", "admin", "user", "ls")
 
-    assert (ran.returncode, ran.stderr) == (0, "")
+    assert ran.returncode == 0
+    assert ran.stderr.startswith("no users in ")
