@@ -33,7 +33,7 @@ import pytest
 from tests.ports import free_port
 from tests.programs import program
 
-START_TIMEOUT_S = 30.0
+START_TIMEOUT_S = 180.0
 STOP_TIMEOUT_S = 20.0
 LOG_TAIL_BYTES = 8_000
 

@@ -14,7 +14,8 @@ import pytest
 
 import boltseal
 from boltseal.cli.command_table import commands
-from boltseal.cli.loading import SERVER_MODULES, install_command, load_module
+from boltseal.cli.loading import SERVER_MODULES, load_module
+from boltseal.files.installation import install_command
 from tests.cli.client_install import ClientInstall, install_client
 from tests.host.scrub.made_stores import DockerStore
 from tests.images import image, push

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import threading
@@ -12,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from boltseal.files.atomic_files import Disk, locked
 from boltseal.ledger.note import MAX_NOTE_BYTES
 from boltseal.server.storage.ledger_mark import (
     FileMark,
@@ -108,6 +110,28 @@ def test_a_mark_that_is_too_large_is_not_read(open_mark: OpenMark) -> None:
     mark.replace(b"x" * (MAX_NOTE_BYTES + 1), None)
     with pytest.raises(LedgerKeyUnreadable, match="more than"):
         mark.read()
+
+
+def test_a_lock_of_the_folder_does_not_hinder_a_file(tmp_path: Path) -> None:
+    """A mark in a file is replaced under the lock of a file of its own that is open to write: NFS gives no other lock."""
+    mark = FileMark(tmp_path / "ledger.mark")
+    folder = Disk().lock_folder(os.fspath(tmp_path), exclusive=True)
+    try:
+        replacing = threading.Thread(target=mark.replace, args=(b"first\n", None), daemon=True)
+        replacing.start()
+        replacing.join(10.0)
+        unhindered = mark.read()
+    finally:
+        os.close(folder)
+    with locked(f"{tmp_path}/ledger.mark.lock"):
+        waiting = threading.Thread(target=mark.replace, args=(b"second\n", b"first\n"))
+        waiting.start()
+        waiting.join(0.2)
+        meanwhile = mark.read()
+    waiting.join()
+
+    assert unhindered == meanwhile == b"first\n"
+    assert mark.read() == b"second\n"
 
 
 # An S3 server that does not answer, or does not compare

@@ -32,9 +32,9 @@ def admin_fsck(config: ConfigOption = None, data: DataOption = None, as_json: Js
         output.add(ref=str(settings.server.data), status=output.outcome, reason=verdict, **asdict(counts))
         output.print(f"{settings.server.data}: {verdict}")
         output.say(
-            f"read {counts.entries} ledger entries, {counts.observations} observations, "
-            f"{counts.tags} tags, {counts.manifests} manifests, "
-            f"{counts.blobs} blobs ({size_text(counts.blob_bytes)})"
+            f"read {counted(counts.entries, 'ledger entry', 'ledger entries')}, "
+            f"{counted(counts.observations, 'observation')}, {counted(counts.tags, 'tag')}, "
+            f"{counted(counts.manifests, 'manifest')}, {counted(counts.blobs, 'blob')} ({size_text(counts.blob_bytes)})"
         )
         if counts.unnamed_blobs:
             size = size_text(counts.unnamed_bytes)

@@ -11,6 +11,7 @@ from boltseal.cli.options import ConfigOption, JsonOption
 from boltseal.cli.output import CommandOutput
 from boltseal.cli.server_options import settings_of
 from boltseal.cli.table import print_table
+from boltseal.commands.text import counted
 from boltseal.errors import Invalid, quote
 from boltseal.oci.reference import Repository, Tag
 from boltseal.policy.durations import format_duration
@@ -92,7 +93,8 @@ def _used(columns: tuple[str, ...], rows: list[tuple[str, ...]]) -> tuple[tuple[
 def _effect(rule: Rule) -> str:
     match rule.mode:
         case Mode.SEALED:
-            kept = {None: "kept permanently", 0: "deletable"}.get(rule.keep.days, f"kept for {rule.keep.days} days")
+            days = rule.keep.days or 0
+            kept = {None: "kept permanently", 0: "deletable"}.get(rule.keep.days, f"kept for {counted(days, 'day')}")
             first = f"its index, or {format_duration(rule.settle_us)} after its first push"
             return f"sealed at {first if rule.settle_us else 'its first push'}, {kept}"
         case Mode.FLOATING:

@@ -16,7 +16,7 @@ from boltseal.client.ledger_monitor.monitor import SHARES, MonitorReport
 from boltseal.commands.ledger_monitor import MonitorRequest, monitor_ledger, monitor_outcome
 from boltseal.commands.outcome import Outcome
 from boltseal.commands.registry_access import RegistryOptions, ledger_notices
-from boltseal.commands.text import clean
+from boltseal.commands.text import clean, counted
 from boltseal.policy.durations import Duration
 
 
@@ -88,6 +88,6 @@ def _print(output: CommandOutput, url: str, report: MonitorReport) -> None:
         shares=SHARES,
     )
     output.print(
-        f"{url}: {report.size} entries, {report.read} of them new, {report.names} names, {report.compared} tags "
-        f"compared: {status}"
+        f"{url}: {counted(report.size, 'entry', 'entries')}, {report.read} of them new, {counted(report.names, 'name')}, "
+        f"{counted(report.compared, 'tag')} compared: {status}"
     )

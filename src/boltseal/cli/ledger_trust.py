@@ -14,6 +14,7 @@ from boltseal.cli.table import print_table
 from boltseal.client.state import KnownLedger
 from boltseal.commands.ledger_trust import forget_ledger, known_ledgers, ledger_name, pin_key
 from boltseal.commands.outcome import Outcome
+from boltseal.commands.text import counted
 from boltseal.errors import Invalid
 from boltseal.ledger.tag_intervals import moment
 
@@ -86,7 +87,7 @@ def _since(known: KnownLedger) -> str:
 
 
 def _seen(known: KnownLedger) -> str:
-    return "nothing yet" if known.head is None else f"{known.head.checkpoint.size} entries"
+    return "nothing yet" if known.head is None else counted(known.head.checkpoint.size, "entry", "entries")
 
 
 def _key(known: KnownLedger) -> str:

@@ -14,6 +14,7 @@ from types import ModuleType
 from typing import Final
 
 from boltseal.errors import Invalid
+from boltseal.files.installation import install_command
 from boltseal.loading import load
 
 SERVER_MODULES: Final = frozenset(
@@ -33,10 +34,6 @@ SERVER_MODULES: Final = frozenset(
 """Import names of the libraries of the extra `server`; tests/cli/test_client_install.py compares them with the imports."""
 
 
-_INSTALLERS: Final = {"uv-receipt.toml": "uv tool install", "pipx_metadata.json": "pipx install --force"}
-"""The file that marks an environment as managed by a tool, and the install command of that tool, which may undo what pip does."""
-
-
 def load_module(name: str, *, command: str, extra: str | None = None) -> ModuleType:
     """Import a module of boltseal for a command. `extra`: the extra of the distribution that has its dependencies.
 
@@ -52,14 +49,6 @@ def load_module(name: str, *, command: str, extra: str | None = None) -> ModuleT
         if extra is None or missing not in SERVER_MODULES:
             raise
         raise Invalid(f"{command} needs the {extra} extra: {install_command(extra, Path(sys.prefix))}") from error
-
-
-def install_command(extra: str, environment: Path) -> str:
-    """Return the command that adds an extra to the installation in this environment, by the tool that created it."""
-    for receipt, install in _INSTALLERS.items():
-        if (environment / receipt).exists():
-            return f'{install} "boltseal[{extra}]"'
-    return f'pip install "boltseal[{extra}]"'
 
 
 @contextmanager

@@ -13,6 +13,7 @@ from boltseal.cli.parameters import CommandFunction, expanded
 from boltseal.cli.registry_arguments import REGISTRY_OPTIONS, RegistryArguments
 from boltseal.client.pull_limit import PullLimit
 from boltseal.commands.registry_access import RegistryOptions
+from boltseal.commands.text import counted
 
 LOCATION_HELP: Final = "An image of a registry, oci:FOLDER:TAG, docker-archive:FILE, or docker-daemon:IMAGE."
 RemoteRefArgument = Annotated[
@@ -41,5 +42,5 @@ def registry_options(given: RegistryArguments | None = None) -> RegistryOptions:
 
 def pull_limit_text(registry: str, limit: PullLimit) -> str:
     """Return what is left of a registry's pull limit, as one line."""
-    window = f" in {limit.window_s // 3600} hours" if limit.window_s >= 3600 else ""
+    window = f" in {counted(limit.window_s // 3600, 'hour')}" if limit.window_s >= 3600 else ""
     return f"{registry} says: {limit.remaining} of {limit.limit} pulls left{window}"

@@ -98,7 +98,7 @@ def _greet(settings: Settings, *, login: bool, config: str, data: str) -> None:
     scheme = "https" if server.tls_cert else "http"
     url = server.public_url or f"{scheme}://{host}"
     name = f"{host}/shop/app:1.4.2"
-    say(f"boltseal {__version__} listens on {scheme}://{server.address}, its data is in {server.data.absolute()}")
+    say(f"boltseal {__version__} listens on {scheme}://{server.address}, {places(settings)}")
     if login:
         say(f"  user   {_program()} admin user add NAME{config}{data}")
         say(f"  login  docker login {host}")
@@ -114,6 +114,17 @@ def _greet(settings: Settings, *, login: bool, config: str, data: str) -> None:
         say("  TLS    docker needs none on localhost; podman, buildah: --tls-verify=false;")
         say("         skopeo copy: --dest-tls-verify=false; oras: --plain-http")
     say("  stop   Ctrl-C")
+
+
+def places(settings: Settings) -> str:
+    """Return where the server keeps what it stores."""
+    storage, data = settings.storage, settings.server.data.absolute()
+    if storage.database is None and storage.blobs is None:
+        return f"its data is in {data}"
+    return (
+        f"its metadata is in {storage.database or data}, its blobs are in {storage.blobs or data}, its keys in "
+        f"{settings.keys.absolute()}"
+    )
 
 
 def _option(name: str, path: Path | None) -> str:

@@ -12,7 +12,6 @@ import re
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime, timedelta
 from typing import Final, NamedTuple
 from urllib.parse import quote as quote_path
 from urllib.parse import urljoin, urlsplit
@@ -23,6 +22,7 @@ from boltseal.client.background_hash import BackgroundHash
 from boltseal.client.blob_chunks import coalesced
 from boltseal.client.errors import RemoteDigestMissing, RemoteMismatch, RemoteNotFound, RemoteUnavailable
 from boltseal.client.hosts import api_host
+from boltseal.client.last_event import LastEvent, parse_last_event
 from boltseal.client.link_header import next_page
 from boltseal.client.registry_request import RegistryRequest, RegistryResponse
 from boltseal.client.transport import Transport
@@ -39,9 +39,6 @@ MAX_PAGES: Final = 10_000
 MAX_LIST_BYTES: Final = 64 * 1024 * 1024
 RESUMES: Final = 5
 _NO_REFERRERS: Final = frozenset({404, 405, 501})
-_TIMESTAMP: Final = "org.opencontainers.distribution.tag.timestamp"
-_EVENT: Final = "org.opencontainers.distribution.tag.event"
-_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _is_moment: Final = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9:.]{8,15}Z", re.ASCII).fullmatch
 _ACCEPT: Final = ", ".join(sorted(MANIFEST_TYPES))
 
@@ -76,13 +73,6 @@ class TagPage(NamedTuple):
 
     tags: tuple[Tag, ...]
     settling: frozenset[Tag]
-
-
-class LastEvent(NamedTuple):
-    """The last event of a tag by its registry's own account: assigned to a manifest (`digest`) or deleted (None)."""
-
-    time_us: int
-    digest: Digest | None
 
 
 class RegistryClient:
@@ -251,22 +241,13 @@ class RegistryClient:
         raise RemoteMismatch(f"{self.registry} lists the {what} over more than {MAX_PAGES} pages")
 
     async def last_event(self, repository: Repository, tag: Tag) -> LastEvent | None:
-        """Return the newest event of a tag, or None if the registry keeps no history or sends a malformed one.
-
-        This is the tag-history extension of the distribution spec (PR #606, experimental), newest event first.
-        """
+        """Return the newest event of a tag, or None if the registry keeps no history or sends a malformed one."""
         path = f"/v2/{repository}/_oci/tag-history/{tag}?n=1"
         call = RegistryRequest(self.registry, "GET", path, f"history of {tag}", _pull(repository))
         try:
-            reply = await self._transport.request(call)
-            (event,) = parse_manifest(reply.body, OCI_INDEX).manifests[:1]
-            time = datetime.fromisoformat(event.annotations[_TIMESTAMP].upper())
-        except (BoltsealError, ValueError, KeyError):
+            return parse_last_event((await self._transport.request(call)).body)
+        except BoltsealError:
             return None
-        if time.tzinfo is None:
-            return None
-        created = event.annotations.get(_EVENT) == "created"
-        return LastEvent((time - _EPOCH) // timedelta(microseconds=1), event.digest if created else None)
 
     async def referrers(self, repository: Repository, digest: Digest) -> tuple[Descriptor, ...]:
         """Return the descriptors of manifests whose subject is this one; without a referrers API, those of the fallback

@@ -19,9 +19,10 @@ import msgspec
 from boltseal.client.errors import RemoteMismatch, RemoteNotFound
 from boltseal.client.head_requests import resolve_tags
 from boltseal.client.history import ProvenHistory, read_tags
+from boltseal.client.last_event import LastEvent
 from boltseal.client.ledger_client import LedgerClient
 from boltseal.client.ledger_trust import LedgerCheck, TrustStatus
-from boltseal.client.registry_client import LastEvent, RegistryClient, Resolved
+from boltseal.client.registry_client import RegistryClient, Resolved
 from boltseal.client.transport import Transport
 from boltseal.errors import BoltsealError, Denied
 from boltseal.ledger.audit import REMOVALS

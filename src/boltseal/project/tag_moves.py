@@ -18,7 +18,7 @@ from enum import StrEnum
 from itertools import pairwise
 
 from boltseal.client.history import ProvenHistory
-from boltseal.client.registry_client import LastEvent
+from boltseal.client.last_event import LastEvent
 from boltseal.ledger.history import EntryAt, RepositoryHistory
 from boltseal.ledger.tag_proof import is_sealing
 from boltseal.lockfile.compare import age

@@ -29,8 +29,9 @@ from enum import StrEnum
 
 from boltseal.client.errors import RemoteNotFound
 from boltseal.client.history import ProvenHistory
+from boltseal.client.last_event import LastEvent
 from boltseal.client.ledger_trust import KeyDiffers
-from boltseal.client.registry_client import LastEvent, Resolved
+from boltseal.client.registry_client import Resolved
 from boltseal.errors import BoltsealError
 from boltseal.lockfile.compare import PlatformChange, Weight, age, compare_platforms
 from boltseal.lockfile.document import LOCK_NAME, Lock, LockedImage, LockedPlatform, key_in

@@ -146,11 +146,11 @@ class Application(Starlette):
     @asynccontextmanager
     async def _lifespan(self) -> AsyncIterator[None]:
         self._store = store = begin(self._settings, self._clock, self._clock_guard)
-        self._store_gauges = StoreGauges(self._settings.server.data, store.database, now_us=self._clock)
+        self._store_gauges = StoreGauges(self._settings.server.data, store.database, now_us=store.database.now_us)
         self._observer.write_queue = lambda: store.database.write_queue
         self._logins = Logins(
             UserDirectory(UserFile(self._settings.htpasswd), AccountRows(store.database, UserKey(self._settings.keys))),
-            FailedLogins(store.database, self._clock),
+            FailedLogins(store.database, store.database.now_us),
             count=self._observer.totals.count,
         )
         self._upstreams = build_upstreams(self._settings.upstreams, timeout_s=self._upstream_timeout_s)
@@ -161,7 +161,7 @@ class Application(Starlette):
             store=store.blobs,
             database=store.database,
             locks=self._locks,
-            clock=self._clock,
+            clock=store.database.now_us,
             on_event=self._events.handle,
             check_disk=lambda wanted_bytes: self._disk_reserve().check(wanted_bytes),
             read_only=self._write_refusal,
@@ -169,7 +169,7 @@ class Application(Starlette):
         )
         self._serve(store.registry, self._settings, self._logins)
         if not self._settings.server.read_only:
-            self._events.start(self._settings, store, self._clock)
+            self._events.start(self._settings, store)
             await self._check_witnesses(store)
             self._signers = [Signer(each, store.database) for each in store.integrators]
             for signer in self._signers:
@@ -210,16 +210,16 @@ class Application(Starlette):
             raise AssertionError("the mirror is built before the work begins")
         if self._witnesses is not None:
             yield self._witnesses.run()
-        yield clean_up_regularly(store, leases, self._clock, lambda: self._settings, self._janitor_every_s)
+        yield clean_up_regularly(store, leases, lambda: self._settings, self._janitor_every_s)
         if writes:
             yield check_tags_daily(store, leases)
             yield store.registry.layer_chains.run(leases, lambda: self._write_refusal() is None)
         if writes and settings.actions:
             yield RebuildScheduler(
-                settings, store, self._clock, self._events.handle, self._mirror, self._push_proxy
+                settings, store, store.database.now_us, self._events.handle, self._mirror, self._push_proxy
             ).run()
         yield self._mirror.run()
-        yield store.registry.settling.run(self._clock, lambda: self._write_refusal() is None)
+        yield store.registry.settling.run(store.database.now_us, lambda: self._write_refusal() is None)
         if writes and any(terms.push for terms in settings.upstreams):
             yield self._push_proxy.run()
 
@@ -244,7 +244,7 @@ class Application(Starlette):
 
     def _serve(self, registry: Registry, settings: Settings, logins: Logins) -> None:
         registry.refusals.on_refusal = self._events.refused
-        tokens = Tokens(KeyFile(settings.keys / "token.json"), settings.auth.service, self._clock)
+        tokens = Tokens(KeyFile(settings.keys / "token.json"), settings.auth.service, self._now_us)
         # Without the folder of keys its users are missing too: callers without a login must not get what needed one.
         keys_lost = self._store is not None and self._store.keys_lost
         access = Access(
@@ -286,7 +286,7 @@ class Application(Starlette):
         gauges = list(self._store_gauges.read(self._disk_reserve()))
         read_only = _read_only(self._settings, self._store) is not None
         gauges.append(Gauge("boltseal_read_only", "Whether all writes are refused", {"": float(read_only)}))
-        gauges += upstream_state(self._settings, self._store, self._clock())
+        gauges += upstream_state(self._settings, self._store, self._now_us())
         gauges += outbox_state(self._settings, self._store)
         return gauges
 
@@ -351,7 +351,11 @@ class Application(Starlette):
 
     def _clock_doubt(self) -> str | None:
         """Return why the clock gives no times now, None if it does."""
-        return None if self._store is None else self._store.database.clock_guard(self._clock())
+        return None if self._store is None else self._store.database.clock_guard(self._store.database.now_us())
+
+    def _now_us(self) -> int:
+        """Return the time of the store, which is the database's if that has a clock."""
+        return self._clock() if self._store is None else self._store.database.now_us()
 
     def _disk_reserve(self) -> DiskReserve:
         server = self._settings.server

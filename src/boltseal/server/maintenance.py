@@ -19,7 +19,7 @@ from boltseal.server.storage.coordination.protocol import Leases
 from boltseal.server.storage.garbage_collection import collect_released, collect_uploads, finish_purges
 from boltseal.server.storage.metadata import ledger_store
 from boltseal.server.storage.worker_threads import finish_in_thread
-from boltseal.server.store_factory import CHECKED_AT_START, Clock, OpenStore, check_tags_alone
+from boltseal.server.store_factory import CHECKED_AT_START, OpenStore, check_tags_alone
 
 JANITOR_EVERY_S: Final = 3600.0
 CHECK_EVERY_S: Final = 24 * 3600.0
@@ -28,13 +28,14 @@ _log = structlog.get_logger(__name__)
 
 
 async def clean_up_regularly(
-    store: OpenStore, leases: Leases, clock: Clock, settings: Callable[[], Settings], every_s: float
+    store: OpenStore, leases: Leases, settings: Callable[[], Settings], every_s: float
 ) -> None:
     """Delete what is not needed, from time to time, in the process that gets the lease."""
     while True:
-        if not settings().server.read_only and store.database.clock_guard(clock()) is None:
+        now_us = store.database.now_us()
+        if not settings().server.read_only and store.database.clock_guard(now_us) is None:
             try:
-                removed = await finish_in_thread(_tidy_up, store, leases, settings(), clock())
+                removed = await finish_in_thread(_tidy_up, store, leases, settings(), now_us)
             except BoltsealError as error:
                 _log.warning("cleanup failed", reason=error.message)
             else:

@@ -13,7 +13,7 @@ from boltseal.server.notifications.ledger_feed import LedgerFeed, ObservationFee
 from boltseal.server.registry.refusals import RefusedWrite
 from boltseal.server.settings import Settings, registry_name
 from boltseal.server.storage.coordination.factory import open_leases
-from boltseal.server.store_factory import Clock, OpenStore
+from boltseal.server.store_factory import OpenStore
 
 
 class ServerEvents:
@@ -24,14 +24,14 @@ class ServerEvents:
         self._notifier: Notifier | None = None
         self._registry = ""
 
-    def start(self, settings: Settings, store: OpenStore, clock: Clock) -> None:
+    def start(self, settings: Settings, store: OpenStore) -> None:
         """Start to notify the configured receivers. A read-only server does not: it records nothing."""
         self._registry = registry_name(settings)
         dispatcher = build_dispatcher(
             settings.receivers,
             DatabaseOutbox(store.database, open_leases(settings.server.data, settings.storage)),
             settings.server.public_url or f"http://{self._registry}",
-            clock,
+            store.database.now_us,
             (LedgerFeed(store.database, self._registry), ObservationFeed(store.database, settings.upstreams)),
         )
         if dispatcher is not None:

@@ -187,16 +187,15 @@ def collect_store(settings: Settings, *, dry_run: bool, clock: Clock = now_us) -
     with open_store(settings, clock=clock, oldest=FORMAT) as store:
         if store.database.frozen is not None and not dry_run:  # content of lost entries looks unreferenced
             raise LedgerFrozen(f"nothing is deleted: {store.database.frozen}")
-        clock_doubt = store.database.clock_guard(clock())
+        now_us = store.database.now_us()
+        clock_doubt = store.database.clock_guard(now_us)
         if clock_doubt is not None and not dry_run:  # everything looks old
             raise ClockStepped(f"nothing is deleted: {clock_doubt}")
-        yield from retain(store.database, settings.upstreams, clock(), dry_run=dry_run)
-        yield from collect(
-            store.database, store.blobs.maintenance, store.blobs.upload_cleanup, clock(), dry_run=dry_run
-        )
+        yield from retain(store.database, settings.upstreams, now_us, dry_run=dry_run)
+        yield from collect(store.database, store.blobs.maintenance, store.blobs.upload_cleanup, now_us, dry_run=dry_run)
         if not dry_run:
             if store.blobs.upkeep is not None:
-                store.blobs.upkeep.run(clock())
+                store.blobs.upkeep.run(store.database.now_us())
             leases = open_leases(settings.server.data, settings.storage)
             try:
                 correct_usage(store.database, leases)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from boltseal.server.storage.blobs.object_client import Bucket
 from boltseal.server.store_factory import examine_store
 from tests.asgi import running
 from tests.images import Blob, image, push, push_blob
+from tests.object_faults import Fault, faulty
 from tests.polling import until, until_signed
 from tests.serving import ORIGIN, serving_as
 from tests.storage_servers import ACCESS_KEY, BUCKET, SECRET_KEY, ObjectServer
@@ -159,6 +161,31 @@ async def test_readiness_reports_whether_the_object_store_answers(object_server:
     assert ready.status_code == 200
     assert unready.status_code == 503
     assert "127.0.0.1" not in unready.text
+
+
+async def test_many_questions_about_readiness_cost_one_write(object_server: ObjectServer, data: Path) -> None:
+    """Any client may ask for readiness, so requests within some seconds share one write; after a failure the next one writes again."""
+    with faulty(object_server) as proxy:
+        async with serving_as(settings_on(proxy.endpoint, data)) as registry:
+            written: list[str] = []
+            answer: Fault | None = Fault.REFUSED
+
+            def count(method: str, path: str) -> Fault | None:
+                if method == "PUT" and path.partition("?")[0].endswith("/health"):
+                    written.append(path)
+                    return answer
+                return None
+
+            proxy.plan = count
+            failed = [(await registry.client.get("/readyz")).status_code for _ in range(2)]
+            between, answer = len(written), None
+            together = await asyncio.gather(*(registry.client.get("/readyz") for _ in range(20)))
+            later = [await registry.client.get("/readyz") for _ in range(5)]
+
+    assert failed == [503, 503]
+    assert between >= 2
+    assert {each.status_code for each in (*together, *later)} == {200}
+    assert len(written) == between + 1
 
 
 async def test_fsck_finds_nothing_in_a_bucket_that_has_the_ledger_as_well(

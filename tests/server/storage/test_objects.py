@@ -6,7 +6,6 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
-import httpx2
 import obstore
 import pytest
 from obstore.store import S3Store
@@ -28,7 +27,6 @@ from boltseal.server.storage.metadata import blob_keys, upload_progress
 from boltseal.server.storage.metadata.upload_progress import WRITER_FOR_US
 from boltseal.server.storage.object_tiles import ObjectTiles
 from tests.object_stores import ObjectStore, now_us, object_store
-from tests.polling import until_answer
 from tests.ports import free_port
 from tests.server.storage.sessions import begin, finish, patch, push
 from tests.serving import Clock
@@ -382,60 +380,6 @@ async def test_the_spool_has_no_names(object_server: ObjectServer, tmp_path: Pat
 
             assert store.blobs.spooled_bytes > 0
             assert list((tmp_path / "data" / "spool").iterdir()) == []
-
-
-# Redirects
-
-
-@pytest.fixture
-def redirecting(object_server: ObjectServer, tmp_path: Path) -> Iterator[ObjectStore]:
-    """A blob store whose clients fetch blobs from the S3 server."""
-    with object_store(object_server, tmp_path / "data", redirect=True) as opened:
-        yield opened
-
-
-async def address_of(store: ObjectStore, digest: Digest, expires_s: int = 60) -> str:
-    """Return the signed address of a blob."""
-    assert store.blobs.redirect is not None
-    address = await store.blobs.redirect.redirect_url(digest, expires_s)
-    assert address is not None
-    return address
-
-
-async def test_a_signed_address_returns_the_blob_and_ranges_of_it(redirecting: ObjectStore) -> None:
-    """The S3 server answers a GET of the signed address with the blob, and with a range of it."""
-    address = await address_of(redirecting, await push(redirecting.blobs, b"0123456789"))
-    async with httpx2.AsyncClient() as client:
-        whole, part = await client.get(address), await client.get(address, headers={"Range": "bytes=3-5"})
-
-    assert (whole.status_code, whole.content) == (200, b"0123456789")
-    assert (part.status_code, part.content) == (206, b"345")
-    assert SECRET_KEY not in address
-
-
-async def test_a_changed_or_expired_address_is_refused(redirecting: ObjectStore) -> None:
-    """An address for another blob, for another method, or whose time is over, gets 403 from the S3 server."""
-    one = await push(redirecting.blobs, b"one")
-    two = await push(redirecting.blobs, b"two")
-    address, expired = await address_of(redirecting, one), await address_of(redirecting, one, expires_s=1)
-    changed = address.replace(named(redirecting, one)[0], named(redirecting, two)[0])
-    async with httpx2.AsyncClient() as client:
-        statuses = [(await client.get(changed)).status_code, (await client.delete(address)).status_code]
-
-        async def is_refused() -> bool:
-            return (await client.get(expired)).status_code == 403
-
-        assert await until_answer(is_refused, "the address has expired")
-
-    assert statuses == [403, 403]
-
-
-async def test_a_blob_of_several_objects_has_no_address(redirecting: ObjectStore) -> None:
-    """Only a blob that is one object can be fetched from the S3 server; the bytes of others are sent."""
-    digest = await in_three_requests(redirecting)
-    assert redirecting.blobs.redirect is not None
-
-    assert await redirecting.blobs.redirect.redirect_url(digest, 60) is None
 
 
 # Errors

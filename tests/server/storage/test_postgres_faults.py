@@ -171,6 +171,29 @@ async def test_a_job_whose_connection_ends_changed_nothing(metadata: SqlMetadata
     assert names(metadata) == ["b"]
 
 
+@pytest.mark.parametrize("code", ["40001", "40P01"], ids=["serialization failure", "deadlock"])
+@pytest.mark.parametrize("when", ["IMMEDIATE", "DEFERRED"], ids=["in a statement", "at the commit"])
+async def test_a_conflict_with_another_transaction_is_doubt_that_may_pass(
+    metadata: SqlMetadata, url: str, when: str, code: str
+) -> None:
+    """A transaction that PostgreSQL undoes because of another one changed nothing, and its callers may try again."""
+    conflict = f"""
+CREATE FUNCTION conflict() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE SQLSTATE '{code}'; END $$;
+CREATE CONSTRAINT TRIGGER conflict AFTER INSERT ON repository DEFERRABLE INITIALLY {when}
+    FOR EACH ROW EXECUTE FUNCTION conflict();
+"""
+    with psycopg.connect(url, autocommit=True) as connection:
+        connection.execute(conflict.encode())
+        results = await asyncio.gather(
+            metadata.write(partial(add, "a")), metadata.write(partial(add, "b")), return_exceptions=True
+        )
+        connection.execute(b"DROP TRIGGER conflict ON repository")
+    await metadata.write(partial(add, "c"))
+
+    assert all(isinstance(result, Unavailable) and "nothing was changed" in result.message for result in results)
+    assert names(metadata) == ["c"]
+
+
 async def test_a_job_that_exceeds_its_budget_is_undone_and_the_others_are_done(
     open_metadata: Callable[..., SqlMetadata], url: str
 ) -> None:

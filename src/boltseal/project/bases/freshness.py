@@ -239,8 +239,8 @@ def judge_by_current(image: ImageFacts, claim: BaseClaim, now: CurrentBase) -> B
 MAX_NAMED: Final = 5
 _REBUILD = "rebuild it, preferably with `boltseal build`, which records the base"
 _UNRECORDED = (
-    "its base is not recorded; check it in one run with possible bases (--registry HOST), name its base with --base or "
-    "--dockerfile, or build with `boltseal build`, which records it"
+    "its base is not recorded, nor found among the images of this run; name its base with --base or --dockerfile, or build "
+    "with `boltseal build`, which records it"
 )
 _SCRATCH = "built from scratch: it has one layer, which no known image has, and its history is that of one build"
 _PREFIX_ONLY = (

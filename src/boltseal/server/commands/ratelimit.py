@@ -9,7 +9,7 @@ from boltseal.server.commands.data_folder import on_store
 from boltseal.server.registry.upstream_state import UpstreamPause, UpstreamRow, in_force
 from boltseal.server.settings import Settings
 from boltseal.server.storage.metadata.protocol import NO_PAUSE
-from boltseal.server.store_factory import OpenStore, now_us
+from boltseal.server.store_factory import OpenStore
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,8 +31,8 @@ class UpstreamLimit:
 
 def upstream_limits(settings: Settings) -> list[UpstreamLimit]:
     """Return the recorded pull limits of all configured upstreams. Sends no request."""
-    recorded, pauses = on_store(settings, _read)
-    now, found = now_us(), []
+    recorded, pauses, now = on_store(settings, _read)
+    found = []
     for terms in settings.upstreams:
         row = recorded.get(terms.name)
         pause = in_force(pauses.get(terms.name, NO_PAUSE), now)
@@ -56,6 +56,6 @@ def upstream_limits(settings: Settings) -> list[UpstreamLimit]:
     return found
 
 
-async def _read(store: OpenStore) -> tuple[dict[str, UpstreamRow], dict[str, UpstreamPause]]:
+async def _read(store: OpenStore) -> tuple[dict[str, UpstreamRow], dict[str, UpstreamPause], int]:
     upstreams = store.registry.upstreams
-    return await upstreams.every(), upstreams.pauses_and_wait()
+    return await upstreams.every(), upstreams.pauses_and_wait(), store.database.now_us()

@@ -46,14 +46,14 @@ async def readiness(
 ) -> Readiness:
     """Return the readiness now.
 
-    `read_only`: why writes are refused, None where they are not. `upkeep`: of a blob store on another machine. `write_wait_limit_s`: how long a write may wait.
+    `clock`: of this server. `read_only`: why writes are refused, None where they are not. `upkeep`: of a blob store on another machine. `write_wait_limit_s`: how long a write may wait.
     """
     blockers: list[str] = []
     found = list(notes)
     try:
-        now_us = clock()
         async with asyncio.timeout(DATABASE_TIMEOUT_S):
             head, database_us = await database.read(lambda snapshot: (ledger_store.head(snapshot), snapshot.began_us))
+        now_us = clock() if database_us is None else database_us
         blockers += _clock_difference(clock(), database_us)
         if head is not None:
             check_clock(head.last_time_us, now_us)

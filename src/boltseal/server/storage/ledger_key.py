@@ -3,9 +3,10 @@
     ledger.key    one line, PRIVATE+KEY+<origin>+<id>+<key>; a reader of the file can sign for this ledger
     ledger.mark   the checkpoint that was signed last, as a note; with `[storage.mark]` it is elsewhere (`ledger_mark`)
     ledger.lock   locked by the process of a store that signs
+    ledger.mark.lock   locked while the mark is replaced
     ledger.tags.doubt, ledger.witnesses.doubt   why the ledger takes no entries, until that is resolved; most stores have none
     ledger.witnesses   what each witness stated last (`witness_statements`); only where there are witnesses
-    observations.key, .mark, .lock   the same for the log of observations
+    observations.key, .mark, .lock, .mark.lock   the same for the log of observations
     witness.lock  locked by the process of a store that talks to witnesses
 
 The mark is durable before a checkpoint is published, so it knows at least as much as any copy of the data: a data folder

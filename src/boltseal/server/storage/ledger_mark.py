@@ -1,6 +1,6 @@
 """The high-water mark of a log: the note of the checkpoint that was signed last, kept apart from the data.
 
-    FileMark     `<data>.keys/ledger.mark`, or the file of `[storage.mark] url`: for one host
+    FileMark     `<data>.keys/ledger.mark`, or the file of `[storage.mark] url`: for one host. `ledger.mark.lock` is its lock
     ObjectMark   an object of an S3 server that is replaced by compare-and-swap (If-Match): for several hosts
 
 Promises, which `tests/contracts/test_ledger_mark.py` checks on both:
@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
 import structlog
 
 from boltseal.errors import Invalid, Unavailable
-from boltseal.files.atomic_files import Disk, write_file
+from boltseal.files.atomic_files import Disk, locked, write_file
 from boltseal.ledger.note import MAX_NOTE_BYTES
 from boltseal.loading import deferred
 
@@ -81,7 +81,7 @@ class Mark(Protocol):
 
 
 class FileMark:
-    """A file. `shown`: its name in messages."""
+    """A file. Writers lock the empty file `NAME.lock` beside it: NFS locks no folder, and the file itself is replaced."""
 
     def __init__(self, path: Path, disk: Disk | None = None) -> None:
         self._path = path
@@ -101,14 +101,11 @@ class FileMark:
 
     @contextmanager
     def _locked(self) -> Iterator[None]:
-        """Hold the lock of the folder inside the block, and raise LedgerKeyUnreadable for an OSError of it."""
+        """Hold the lock inside the block, and raise LedgerKeyUnreadable for an OSError of it."""
         try:
             self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            fd = self._disk.lock_folder(os.fspath(self._path.parent), exclusive=True)
-            try:
+            with locked(f"{self._path}.lock", PRIVATE):
                 yield
-            finally:
-                self._disk.close(fd)
         except OSError as error:
             raise LedgerKeyUnreadable(f"{self._shown} can't be written: {error.strerror}") from error
 

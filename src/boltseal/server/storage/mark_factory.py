@@ -9,6 +9,7 @@ from urllib.parse import unquote, urlsplit
 from boltseal.errors import Invalid
 from boltseal.server.storage.ledger_key import LEDGER_NAME, LedgerKeys
 from boltseal.server.storage.ledger_mark import FileMark, Mark, MarkUnfit, ObjectMark
+from boltseal.server.storage.libraries import check_libraries
 from boltseal.server.storage.object_client import ObjectPlace, open_objects
 from boltseal.server.storage_settings import MarkSettings, StorageSettings
 
@@ -36,8 +37,10 @@ def check_mark(storage: StorageSettings) -> None:
 
     Raises:
         MarkNotShared, AccessKeyInvalid, MarkUnfit: they have to be changed.
+        LibraryMissing: the library for object stores is not installed.
         MarkUnreachable: the store of the mark does not answer.
     """
+    check_libraries(storage)
     if storage.mark_refusal is not None:
         raise MarkNotShared(storage.mark_refusal)
     if storage.mark.shared:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from boltseal.loading import deferred
 from boltseal.server.storage.coordination.factory import open_generation
+from boltseal.server.storage.libraries import check_libraries
 from boltseal.server.storage.metadata import sqlite
 from boltseal.server.storage.metadata.database import SqlSnapshot
 from boltseal.server.storage.metadata.migrate import (
@@ -35,7 +36,8 @@ else:  # most servers have no PostgreSQL
 
 
 def prepare_metadata(data: Path, storage: StorageSettings) -> None:
-    """Create the data folder and the database, or bring them up to date. Raises: FormatInvalid, Unavailable."""
+    """Create the data folder and the database, or bring them up to date. Raises: FormatInvalid, LibraryMissing, Unavailable."""
+    check_libraries(storage)
     if storage.database is None:
         prepare_data(data)
         return
@@ -45,13 +47,15 @@ def prepare_metadata(data: Path, storage: StorageSettings) -> None:
 
 def check_metadata(data: Path, storage: StorageSettings, *, oldest: int = WORKABLE_FORMAT) -> None:
     """Refuse a data folder or database that this boltseal does not work on. Changes nothing. FormatInvalid, Unavailable."""
+    check_libraries(storage)
     check_data(data, oldest=oldest, postgres=storage.database is not None)
     if storage.database is not None:
         postgres_schema.check_database(storage.database)
 
 
 def has_accounts(data: Path, storage: StorageSettings) -> bool:
-    """Return whether there is a database with the table of users. Raises: FormatInvalid, Unavailable."""
+    """Return whether there is a database with the table of users. Raises: FormatInvalid, LibraryMissing, Unavailable."""
+    check_libraries(storage)
     if storage.database is None:
         found = data_format(data) if (data / DATABASE_NAME).is_file() else None
         return found is not None and found >= ACCOUNTS_FORMAT
@@ -64,15 +68,17 @@ def has_accounts(data: Path, storage: StorageSettings) -> bool:
 
 def open_metadata(data: Path, storage: StorageSettings, clock: Callable[[], int] | None) -> Metadata:
     """Open the database of an existing data folder. `clock`: None for the time of PostgreSQL; SQLite needs one."""
+    check_libraries(storage)
     if storage.database is not None:
-        return postgres.open_database(storage.database, open_generation(data, storage), clock)
+        return postgres.open_database(storage.database, open_generation(storage.database), clock)
     if clock is None:
         raise AssertionError("SQLite has no clock of its own")
     return sqlite.open_database(data / DATABASE_NAME, data / GENERATION_NAME, clock)
 
 
 def open_snapshot(data: Path, storage: StorageSettings) -> AbstractContextManager[Snapshot]:
-    """Open the database read-only; every query sees the last commit. Raises: Unavailable."""
+    """Open the database read-only; every query sees the last commit. Raises: LibraryMissing, Unavailable."""
+    check_libraries(storage)
     if storage.database is None:
         return sqlite.open_snapshot(data / DATABASE_NAME)
     return _postgres_snapshot(storage.database)

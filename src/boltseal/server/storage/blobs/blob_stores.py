@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from functools import partial
-from importlib.util import find_spec
 
 from boltseal.errors import Invalid
 from boltseal.server.settings import Settings
@@ -17,13 +16,11 @@ from boltseal.server.storage.object_tiles import ObjectTiles
 
 
 def open_blob_store(settings: Settings, database: Metadata) -> BlobStore:
-    """Open the blob store of a data folder. Raises: Invalid: the library for object stores is not installed."""
+    """Open the blob store of a data folder."""
     data, memory_bytes = settings.server.data, int(settings.server.upload_buffer_bytes)
     where, s3 = settings.storage.blobs, settings.storage.s3
     if where is None:
         return LocalBlobs(data, memory_bytes=memory_bytes)
-    if find_spec("obstore") is None:
-        raise Invalid("[storage] blobs needs the library for object stores: pip install 'boltseal[server,s3]'")
     bucket = Bucket(where.bucket, where.prefix, s3.endpoint, s3.region)
     return ObjectBlobs(
         database,

@@ -15,8 +15,10 @@
 from __future__ import annotations
 
 import asyncio
+import math
+import time
 from functools import partial
-from typing import Final
+from typing import Final, NamedTuple
 
 from boltseal.errors import BoltsealError
 from boltseal.oci.digest import Digest
@@ -35,6 +37,15 @@ FIRST_SWEEP_US: Final = 3600 * 1_000_000
 AT_ONCE: Final = 500
 HEALTH_KEY: Final = "health"
 HEALTH_WITHIN_S: Final = 5.0
+HEALTH_FOR_S: Final = 5.0
+"""How long a written byte shows that something can be stored: clients without a login may ask for readiness, and each write costs."""
+
+
+class _Health(NamedTuple):
+    """Why nothing could be stored, None if something could. `known_s`: since when that is known (monotonic)."""
+
+    known_s: float
+    trouble: str | None
 
 
 class ObjectUpkeep:
@@ -45,9 +56,22 @@ class ObjectUpkeep:
         self._client = client
         self._spool = spool
         self._next_sweep_us: int | None = None
+        self._checking = asyncio.Lock()
+        self._health = _Health(-math.inf, None)
 
     async def trouble(self) -> str | None:
-        """Return why nothing can be stored now, None if a byte was just written."""
+        """Return why nothing can be stored now, None if a byte was written in the last seconds.
+
+        Callers that wait at the same time share one write. A failure is not kept: the next caller writes again.
+        """
+        asked_s = time.monotonic()
+        async with self._checking:
+            if asked_s - self._health.known_s > (HEALTH_FOR_S if self._health.trouble is None else 0.0):
+                trouble = await self._write_byte()
+                self._health = _Health(time.monotonic(), trouble)
+            return self._health.trouble
+
+    async def _write_byte(self) -> str | None:
         try:
             async with asyncio.timeout(HEALTH_WITHIN_S):
                 await self._client.put(HEALTH_KEY, b"1")

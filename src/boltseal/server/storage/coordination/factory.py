@@ -7,10 +7,9 @@ from typing import TYPE_CHECKING
 
 from boltseal.loading import deferred
 from boltseal.server.storage.coordination.file_leases import FileLeases
-from boltseal.server.storage.coordination.generation import FileGeneration
 from boltseal.server.storage.coordination.interprocess_lock import FileInterprocessLock
 from boltseal.server.storage.coordination.protocol import Generation, InterprocessLock, Leases
-from boltseal.server.storage_settings import StorageSettings
+from boltseal.server.storage_settings import DatabaseUrl, StorageSettings
 
 if TYPE_CHECKING:
     from boltseal.server.storage.coordination import database_generation, lock_session, postgres_leases, postgres_lock
@@ -20,14 +19,10 @@ else:  # most servers have no PostgreSQL
     postgres_leases = deferred("boltseal.server.storage.coordination.postgres_leases")
     postgres_lock = deferred("boltseal.server.storage.coordination.postgres_lock")
 
-GENERATION_NAME = "generation"
 
-
-def open_generation(data: Path, storage: StorageSettings) -> Generation:
-    """Open the generation of a store whose database has its tables."""
-    if storage.database is None:
-        return FileGeneration.open(data / GENERATION_NAME)
-    return database_generation.DatabaseGeneration(storage.database.with_password)
+def open_generation(database: DatabaseUrl) -> Generation:
+    """Open the generation of a PostgreSQL database that has its tables."""
+    return database_generation.DatabaseGeneration(database.with_password)
 
 
 def open_leases(data: Path, storage: StorageSettings) -> Leases:

@@ -198,6 +198,8 @@ class SqlMetadata:
         self._driver = driver
         driver.after_connect = self._look_at_connection
         self._clock = clock
+        self._ahead_us = 0
+        """How much the database's clock is ahead of `time.monotonic`."""
         self._budget_s = budget_s
         self._sizes: dict[str, int] = {}
         """By a log's name, how many entries this process has committed or seen."""
@@ -211,6 +213,10 @@ class SqlMetadata:
         self._reading: list[Connection] = []
         self._writer = threading.Thread(target=self._run, name="boltseal-write", daemon=True)
         self._writer.start()
+
+    def now_us(self) -> int:
+        """Return the time of the clock that was given, or the database's."""
+        return self._ahead_us + time.monotonic_ns() // 1000 if self._clock is None else self._clock()
 
     @property
     def frozen(self) -> str | None:
@@ -279,6 +285,7 @@ class SqlMetadata:
     def _read(self, query: Query[T]) -> T:
         with self._driver.errors_named():
             session = self._reader().begin(write=False)
+            self._set_time(session)
             try:
                 return query(SqlSnapshot(session.statements, session.began_us if self._clock is None else None))
             finally:
@@ -325,6 +332,7 @@ class SqlMetadata:
 
     def _transact(self, connection: Connection, group: list[WaitingJob], outcome: _Outcome) -> None:
         session = connection.begin(write=True, durable=any(waiting.durable for waiting in group))
+        self._set_time(session)
         invalidates_caches, begun = self._in_doubt, False
         appended, sizes = set[str](), self._sizes
         try:
@@ -363,21 +371,20 @@ class SqlMetadata:
         self, session: SqlSession, group: list[WaitingJob], outcome: _Outcome
     ) -> Iterator[tuple[WaitingJob, SqlUnitOfWork]]:
         """Yield the jobs of a group, each with its unit of work, until the time of the group is over."""
-        began_s, began_us, given = time.monotonic(), session.began_us, self._clock
-
-        def now_us() -> int:
-            if given is not None:
-                return given()
-            if began_us is None:
-                raise AssertionError("neither the caller nor the database has a clock")
-            return began_us + int((time.monotonic() - began_s) * 1_000_000)
-
-        clock_doubt = self.clock_guard(now_us())
+        began_s, clock_doubt = time.monotonic(), self.clock_guard(self.now_us())
         for number, waiting in enumerate(group):
             if number and time.monotonic() > began_s + GROUP_S:
                 outcome.not_begun = group[number:]
                 return
-            yield waiting, SqlUnitOfWork(session.statements, session.savepoints, now_us(), clock_doubt, self.doubts)
+            now_us = self.now_us()
+            yield waiting, SqlUnitOfWork(session.statements, session.savepoints, now_us, clock_doubt, self.doubts)
+
+    def _set_time(self, session: SqlSession) -> None:
+        """Note the time of a transaction that has just begun."""
+        if self._clock is None:
+            if session.began_us is None:
+                raise AssertionError("neither the caller nor the database has a clock")
+            self._ahead_us = session.began_us - time.monotonic_ns() // 1000
 
     def _commit(self, session: SqlSession) -> None:
         """Commit, and find out whether a COMMIT took effect whose answer was lost. Raises: Unavailable: it did not, or doubt."""

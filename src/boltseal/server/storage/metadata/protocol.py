@@ -279,6 +279,13 @@ class Metadata(Protocol):
     after_connect: Callable[[Snapshot], None] | None
     """Looks at what a new connection reads, which may be to another server of the database. Called in any thread; must not raise."""
 
+    def now_us(self) -> int:
+        """Return the time of entries, leases and expiry, microseconds since the epoch. Callable in any thread.
+
+        That of the database if it has a clock, as of its last transaction here and the time since; else this process's.
+        """
+        ...
+
     @property
     def frozen(self) -> str | None:
         """The reason why the ledger takes no entry, so that nothing may be pushed; None if it does."""
