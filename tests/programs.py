@@ -33,6 +33,7 @@ PACKAGES = {
     "docker-buildx": "docker-buildx",
     "pgbouncer": "pgbouncer",
     "podman": "podman",
+    "radosgw": "radosgw",
     "skopeo": "skopeo",
     "setpriv": "util-linux",
     "tar": "tar",

@@ -28,6 +28,7 @@ from boltseal.server.store_factory import examine_store, open_store, prepare
 from tests.fakes.disk import FailingDisk
 from tests.ledger.tree_oracle import mth
 from tests.server.registry.ledgers import ORIGIN, BareLedger
+from tests.storage_choice import with_storage
 
 NODE, TAG = Repository("docker.io/library/node"), Tag("16.13")
 DIGEST = "sha256:" + "a" * 64
@@ -64,7 +65,7 @@ SEEN = UpstreamAnswer(Digest.parse(DIGEST), "application/vnd.oci.image.manifest.
 
 def settings_of(data: Path, *upstreams: str, **server: object) -> Settings:
     tables = [{"name": name, "url": "http://127.0.0.1:9"} for name in upstreams]
-    return Settings.model_validate({"server": {"data": data, **server}, "upstream": tables})
+    return with_storage(Settings.model_validate({"server": {"data": data, **server}, "upstream": tables}))
 
 
 def test_an_observation_has_its_own_log_tree_and_checkpoint(both: Both) -> None:

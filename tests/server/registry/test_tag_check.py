@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import sqlite3
 from collections.abc import Awaitable, Callable
-from contextlib import closing
 from pathlib import Path
 
 import httpx2
@@ -14,7 +12,6 @@ from boltseal.oci.reference import Tag
 from boltseal.server.registry.tag_check import StoreCheck
 from boltseal.server.storage.coordination.file_leases import FileLeases
 from boltseal.server.storage.ledger_key import LedgerKeys
-from boltseal.server.storage.metadata.migrate import DATABASE_NAME
 from boltseal.server.store_factory import begin, check_tags_alone, now_us, open_store, prepare
 from tests import servers
 from tests.cli import program
@@ -22,6 +19,7 @@ from tests.images import OCI_MANIFEST, Document, image, push, put
 from tests.polling import until_answer, until_signed, wait_until
 from tests.server.seal.admin import ADMIN, APP, seals_of
 from tests.serving import Serving, serving, settings_of
+from tests.storage_choice import change_rows
 
 RIGHT, WRONG = image("the published image"), image("another image")
 NULLED = "digest = NULL, canonical = NULL, media_type = NULL"
@@ -76,9 +74,8 @@ FOUND_OF_A_SETTLING_TAG = {
 
 
 def tamper(data: Path, *statements: str) -> None:
-    with closing(sqlite3.connect(data / DATABASE_NAME, isolation_level=None)) as database:
-        for statement in statements:
-            assert database.execute(statement).rowcount > 0, statement
+    for statement in statements:
+        assert change_rows(data, statement) > 0, statement
 
 
 async def publish(registry: Serving) -> None:
