@@ -34,6 +34,7 @@ PACKAGES = {
     "pgbouncer": "pgbouncer",
     "podman": "podman",
     "radosgw": "radosgw",
+    "radosgw-admin": "ceph-common",
     "skopeo": "skopeo",
     "setpriv": "util-linux",
     "tar": "tar",

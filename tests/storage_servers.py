@@ -46,8 +46,7 @@ __all__ = [
 
 START_S = 60.0
 STOP_S = 30.0
-ACCESS_KEY, SECRET_KEY = "0555b35654ad1656d804", "h7GhxuBLTrlhVUyxSPUKUV8r/2EI4ngqJxD7iBdBYLhwluN30JaT3Q=="
-"""What the S3 servers of tests accept: the login that radosgw has in its code for tests of `dbstore`."""
+ACCESS_KEY, SECRET_KEY = "test-access-key", "test-secret-key"
 
 
 @dataclass(slots=True)
@@ -217,8 +216,9 @@ def radosgw(*, inside: Path | None = None) -> Iterator[ObjectServer]:
             f"rgw data = {folder}\nrgw backend store = dbstore\nrgw config store = dbstore\ndbstore db dir = {folder}\n"
             f"dbstore config uri = file://{folder}/config.db\nrgw frontends = beast endpoint=127.0.0.1:{port}\n"
         )
-        argv = [program("radosgw"), "--no-mon-config", "-c", str(folder / "ceph.conf"), "-n", "client.rgw", "-f"]
-        server = ObjectServer(argv, port, folder, signal.SIGTERM)
+        options = ("--no-mon-config", "-c", str(folder / "ceph.conf"), "-n", "client.rgw")
+        _create_user(folder / "user.json", options)
+        server = ObjectServer([program("radosgw"), *options, "-f"], port, folder, signal.SIGTERM)
         try:
             server.start()
             create = [
@@ -235,6 +235,20 @@ def radosgw(*, inside: Path | None = None) -> Iterator[ObjectServer]:
             yield server
         finally:
             server.stop()
+
+
+def _create_user(output: Path, options: Sequence[str]) -> None:
+    """Create the user of radosgw. `output`: the file for what radosgw-admin prints when it has; afterwards it hangs now and then."""
+    argv = [program("radosgw-admin"), *options, "user", "create", "--uid", USER, "--display-name", USER]
+    with output.open("wb") as file:
+        process = subprocess.Popen(
+            [*argv, "--access-key", ACCESS_KEY, "--secret", SECRET_KEY], stdout=file, stderr=subprocess.DEVNULL
+        )
+    try:
+        wait_until(lambda: output.read_text().rstrip().endswith("}"), "radosgw-admin created a user", START_S)
+    finally:
+        process.kill()
+        process.wait()
 
 
 @contextlib.contextmanager

@@ -314,6 +314,7 @@ async def test_the_command_recovers_and_accepts(behind: Settings, tmp_path: Path
     assert back.json["results"][0]["entries"] == 3
 
 
+@pytest.mark.files_only("opens SQLite without time for a write")
 def test_the_tags_of_a_long_ledger_are_restored(tmp_path: Path) -> None:
     """However many entries it has to read, a restoration of tags is not stopped as other writes that take long are."""
     data = tmp_path / "data"

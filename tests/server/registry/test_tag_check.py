@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from contextlib import closing
 from pathlib import Path
 
 import httpx2
@@ -10,7 +11,7 @@ import pytest
 
 from boltseal.oci.reference import Tag
 from boltseal.server.registry.tag_check import StoreCheck
-from boltseal.server.storage.coordination.file_leases import FileLeases
+from boltseal.server.storage.coordination.factory import open_leases
 from boltseal.server.storage.ledger_key import LedgerKeys
 from boltseal.server.store_factory import begin, check_tags_alone, now_us, open_store, prepare
 from tests import servers
@@ -292,15 +293,19 @@ def _status(url: str) -> int:
 @pytest.mark.parametrize("kind", ["row and entry removed", "row repointed", "old entry rewritten"])
 async def test_the_daily_check_finds_what_no_change_of_a_tag_shows(data: Path, kind: str) -> None:
     """A running server compares all rows and entries from time to time, one process at a time."""
-    leases = FileLeases(data)
-    with open_store(settings_of(data)) as store:
+    storage = settings_of(data).storage
+    with (
+        closing(open_leases(data, storage)) as leases,
+        closing(open_leases(data, storage)) as others,
+        open_store(settings_of(data)) as store,
+    ):
         tamper(data, *FOUND_AT_A_START[kind])
         other = leases.acquire("tag-check")
         assert other is not None
-        check_tags_alone(store, FileLeases(data))
+        check_tags_alone(store, others)
         held = store.database.frozen
         other.release()
-        check_tags_alone(store, FileLeases(data))
+        check_tags_alone(store, others)
         found = store.database.frozen
 
     assert held is None
