@@ -34,7 +34,7 @@ from tests.ports import free_port
 from tests.programs import program
 from tests.storage_choice import storage_variables
 
-START_TIMEOUT_S = 30.0
+START_TIMEOUT_S = 120.0  # far more than a start takes; a server that ends is reported at once
 STOP_TIMEOUT_S = 20.0
 LOG_TAIL_BYTES = 8_000
 
