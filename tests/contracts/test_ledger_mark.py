@@ -107,8 +107,9 @@ def replaces(mark: Mark, note: bytes, before: bytes | None) -> bool:
     except MarkMoved:
         return False
     except MarkUnreachable:  # on a busy machine requests for one key take seconds
-        found = wait_until(partial(answer, mark), "the store answers")[0]
-        return found == note or (found == before and replaces(mark, note, before))
+        answered = wait_until(partial(answer, mark), "the store answers")
+        assert answered is not None
+        return answered == (note,) or (answered == (before,) and replaces(mark, note, before))
     return True
 
 
