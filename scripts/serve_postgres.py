@@ -1,6 +1,6 @@
 """Runs boltseal with its metadata in PostgreSQL and its bytes on an S3 server, all on 127.0.0.1, to try that out.
 
-    scripts/serve_postgres.py [--listen 127.0.0.1:5000] [--data ./data-postgres]
+    python -m scripts.serve_postgres [--listen 127.0.0.1:5000] [--data ./data-postgres]
 
 PostgreSQL comes from the system's packages, the S3 server is SeaweedFS of the development dependencies. Ctrl-C ends all three; what
 they stored is in the folder, and the next start continues with it.
@@ -16,9 +16,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import os
-import pwd
 import secrets
-import shutil
 import signal
 import socket
 import subprocess
@@ -31,15 +29,24 @@ from typing import Final
 import obstore
 import obstore.exceptions
 import psycopg
-from obstore.store import S3Store
+
+from scripts.storage_programs import (
+    BUCKET,
+    PARTS,
+    USER,
+    ProgramMissing,
+    init_postgres,
+    object_client,
+    postgres_command,
+    seaweedfs_command,
+    seaweedfs_environment,
+)
 
 START_S: Final = 60.0
 STOP_S: Final = 30.0
-USER: Final = "boltseal"
-BUCKET: Final = "boltseal"
 POSTGRES_PORT: Final = 28_321
 S3_PORT: Final = 28_322
-OTHER_PORTS: Final = {"master": 28_323, "volume": 28_324, "filer": 28_325, "admin": 28_326}
+"""The first port of SeaweedFS; its other parts have those after it."""
 GRPC_PORTS: Final = 10
 """How much higher the second port of each part of SeaweedFS is."""
 
@@ -60,7 +67,7 @@ def main(arguments: Sequence[str]) -> int:
         folder.mkdir(parents=True, exist_ok=True)
         with postgresql(folder) as database, s3_server(folder) as login:
             return boltseal(folder, options.listen, database, login)
-    except CannotStart as error:
+    except (CannotStart, ProgramMissing) as error:
         print(f"serve-postgres: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
@@ -74,25 +81,9 @@ def _interrupt(_: int, __: object) -> None:
 @contextlib.contextmanager
 def postgresql(folder: Path) -> Iterator[str]:
     """Run PostgreSQL and yield the address of boltseal's database."""
-    found = sorted(Path("/usr/lib/postgresql").glob("*/bin/postgres")) or [Path(shutil.which("postgres") or "postgres")]
-    programs, data = found[-1].parent, folder / "postgresql"
-    if not (programs / "initdb").is_file():
-        raise CannotStart("PostgreSQL is missing; on Debian: apt-get install postgresql")
-    user: tuple[str, ...] = ()
-    data.mkdir(mode=0o700, exist_ok=True)
-    if os.geteuid() == 0:  # PostgreSQL refuses to run as root
-        account = pwd.getpwnam("nobody")
-        user = ("setpriv", f"--reuid={account.pw_uid}", f"--regid={account.pw_gid}", "--clear-groups", "--reset-env")
-        shutil.chown(data, account.pw_uid, account.pw_gid)
-    if not (data / "PG_VERSION").exists():
-        made = [*user, str(programs / "initdb"), "-D", str(data), "-U", USER, "-A", "trust", "-E", "UTF8", "--locale=C"]
-        done = subprocess.run(made, check=False, capture_output=True, text=True, cwd="/")
-        if done.returncode != 0:
-            raise CannotStart(f"initdb failed in {data}: {done.stderr.strip() or done.stdout.strip()}")
-    argv = [
-        *user, str(programs / "postgres"), "-D", str(data), f"--port={POSTGRES_PORT}", "--listen_addresses=127.0.0.1",
-        f"--unix_socket_directories={data}",
-    ]  # fmt: skip
+    data = folder / "postgresql"
+    init_postgres(data)
+    argv = postgres_command(data, POSTGRES_PORT, data)
     with running("PostgreSQL", argv, folder / "postgresql.log", POSTGRES_PORT, signal.SIGINT):
         address = f"postgresql://{USER}@127.0.0.1:{POSTGRES_PORT}"
         create_database(f"{address}/postgres")
@@ -118,21 +109,12 @@ def create_database(address: str) -> None:
 @contextlib.contextmanager
 def s3_server(folder: Path) -> Iterator[tuple[str, str]]:
     """Run SeaweedFS with one bucket and yield the access key's id and secret."""
-    weed, data = Path(sys.executable).with_name("weed"), folder / "objects"
-    if not weed.is_file():
-        raise CannotStart("SeaweedFS is missing; run this by `make serve-postgres`, which installs it")
+    data = folder / "objects"
     data.mkdir(mode=0o700, exist_ok=True)
-    ports = {**OTHER_PORTS, "s3": S3_PORT}
-    options = {
-        "dir": data, "ip": "127.0.0.1", "ip.bind": "127.0.0.1", "master.telemetry": "false", "bucket": BUCKET, "admin.ui": "false",
-        "webdav": "false", "master.electionTimeout": "1s", "s3.port.iceberg": "0", "s3.port.lance": "0",
-        "filer.localSocket": data / "filer.sock", "s3.localSocket": data / "s3.sock",
-    }  # fmt: skip
-    options |= {f"{name}.port": str(port) for name, port in ports.items()}
-    options |= {f"{name}.port.grpc": str(port + GRPC_PORTS) for name, port in ports.items()}
+    ports = {part: S3_PORT + number for number, part in enumerate(("s3", *(part for part in PARTS if part != "s3")))}
+    ports |= {f"{part}.grpc": port + GRPC_PORTS for part, port in ports.items()}
     login = access_key(folder / "s3.key")
-    environment = {"AWS_ACCESS_KEY_ID": login[0], "AWS_SECRET_ACCESS_KEY": login[1], "GOMEMLIMIT": "256MiB"}
-    argv = [str(weed), "mini", *(f"-{name}={value}" for name, value in options.items())]
+    argv, environment = seaweedfs_command(data, ports, data), seaweedfs_environment(login, folder)
     with running("SeaweedFS", argv, folder / "s3.log", S3_PORT, signal.SIGTERM, environment):
         await_bucket(login)
         yield login
@@ -140,10 +122,7 @@ def s3_server(folder: Path) -> Iterator[tuple[str, str]]:
 
 def await_bucket(login: tuple[str, str]) -> None:
     """Wait until the S3 server stores an object, which it does some seconds after it takes connections."""
-    store = S3Store(
-        BUCKET, endpoint=f"http://127.0.0.1:{S3_PORT}", region="us-east-1", access_key_id=login[0],
-        secret_access_key=login[1], client_options={"allow_http": True, "timeout": "5s"}, retry_config={"max_retries": 0},
-    )  # fmt: skip
+    store = object_client(f"http://127.0.0.1:{S3_PORT}", login, once=True)
     ends_s = time.monotonic() + START_S
     while True:
         try:

@@ -18,12 +18,12 @@ from boltseal.server.auth.actor import ANONYMOUS, Actor
 from boltseal.server.registry import Registry, build_registry
 from boltseal.server.registry.models import UNCONDITIONAL, Conditions, ManifestUpload, Published
 from boltseal.server.registry.sequencer import start_ledger
-from boltseal.server.storage.blobs.local_store import LocalBlobs
+from boltseal.server.storage.blobs.blob_stores import open_blob_store
 from boltseal.server.storage.blobs.protocol import BlobStore
 from boltseal.server.storage.metadata import ledger_store
 from boltseal.server.storage.metadata.protocol import Metadata
 from boltseal.server.storage.metadata_factory import open_metadata, prepare_metadata
-from tests.storage_choice import storage_of
+from tests.serving import settings_of
 
 OCI = "application/vnd.oci.image.manifest.v1+json"
 INDEX = "application/vnd.oci.image.index.v1+json"
@@ -103,17 +103,17 @@ Opener = Callable[..., BareRegistry]
 
 
 @pytest.fixture
-def open_shop(tmp_path: Path, choose_database: Callable[[Path], None]) -> Iterator[Opener]:
+def open_shop(tmp_path: Path) -> Iterator[Opener]:
     """Open the store of this test, as often as needed, with any rules."""
     opened: list[BareRegistry] = []
     clock = Clock()
 
     def open_(*rules: dict[str, object]) -> BareRegistry:
         data = tmp_path / "data"
-        choose_database(data)
-        prepare_metadata(data, storage_of(data))
-        database = open_metadata(data, storage_of(data), clock)
-        blobs = LocalBlobs(data)
+        settings = settings_of(data)
+        prepare_metadata(data, settings.storage)
+        database = open_metadata(data, settings.storage, clock)
+        blobs = open_blob_store(settings, database)
         rule_set = parse_rules(rules)
         database.write_and_wait(
             lambda tx: start_ledger(tx, origin="registry.test", rules=rule_set.canonical(), actor="boltseal")

@@ -6,7 +6,7 @@ import gc
 import signal
 import sys
 import uuid
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -25,7 +25,6 @@ pytest_plugins = [
     "tests.selection",
     "tests.change_impact",
     "tests.servers",
-    "tests.storage_servers",
     "tests.storage_option",
     "tests.bare_registry",
 ]
@@ -75,12 +74,12 @@ def _plain_tracebacks() -> None:
 
 
 @pytest.fixture(scope="session")
-def fresh_data(tmp_path_factory: pytest.TempPathFactory, choose_database: Callable[[Path], None]) -> Path:
+def fresh_data(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A data folder after its first start; made once because that takes longer than a test."""
     folder = tmp_path_factory.mktemp("fresh") / "data"
-    choose_database(folder)
     prepare(settings_of(folder), clock=Clock(FIRST_START_US))
-    return folder
+    yield folder
+    drop_database(folder)
 
 
 @pytest.fixture

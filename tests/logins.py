@@ -12,8 +12,9 @@ import httpx2
 
 from boltseal.server.commands.users import put_user
 from boltseal.server.settings import Settings
-from boltseal.server.storage.metadata.migrate import prepare_data
+from boltseal.server.storage.metadata_factory import prepare_metadata
 from tests.serving import Serving
+from tests.storage_choice import with_storage
 
 PASSWORDS = {"ci": "pw-ci", "boss": "pw-boss", "other": "pw-other"}
 AUTH: dict[str, object] = {
@@ -29,8 +30,8 @@ AUTH: dict[str, object] = {
 
 def with_users(data: Path, **auth: object) -> Settings:
     """Settings of a registry with these users and grants, whose passwords cost little to check. `auth`: other `[auth]` settings."""
-    prepare_data(data)
-    settings = Settings.model_validate({"server": {"data": data}, "auth": {**AUTH, **auth}})
+    settings = with_storage(Settings.model_validate({"server": {"data": data}, "auth": {**AUTH, **auth}}))
+    prepare_metadata(data, settings.storage)
     for name, word in PASSWORDS.items():
         put_user(settings, name, bcrypt.hashpw(word.encode(), bcrypt.gensalt(4)))
     return settings

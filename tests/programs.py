@@ -33,6 +33,8 @@ PACKAGES = {
     "docker-buildx": "docker-buildx",
     "pgbouncer": "pgbouncer",
     "podman": "podman",
+    "radosgw": "radosgw",
+    "radosgw-admin": "ceph-common",
     "skopeo": "skopeo",
     "setpriv": "util-linux",
     "tar": "tar",

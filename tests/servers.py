@@ -32,8 +32,9 @@ import pytest
 
 from tests.ports import free_port
 from tests.programs import program
+from tests.storage_choice import storage_variables
 
-START_TIMEOUT_S = 180.0
+START_TIMEOUT_S = 120.0  # far more than a start takes; a server that ends is reported at once
 STOP_TIMEOUT_S = 20.0
 LOG_TAIL_BYTES = 8_000
 
@@ -77,7 +78,7 @@ def boltseal(
 
     Args:
         data: the data folder, which may have content of an earlier run.
-        config: text of a `boltseal.toml`.
+        config: text of a `boltseal.toml`. Its `[storage]` replaces what `--storage` says.
         workers: the number of worker processes.
         settings: variables for the environment, such as `BOLTSEAL_SERVER__PUBLIC_URL`.
         before: the command prefix, such as `("taskset", "-c", "0")`.
@@ -91,6 +92,7 @@ def boltseal(
         written.write_text(config, encoding="utf-8")
         arguments += ["--config", str(written)]
     clean = {name: value for name, value in os.environ.items() if not name.startswith("BOLTSEAL_")}
+    chosen = {} if "[storage" in (config or "") else storage_variables(arguments)
     tls = "BOLTSEAL_SERVER__TLS_CERT" in (settings or {})
     with _started(
         "boltseal",
@@ -105,7 +107,7 @@ def boltseal(
             and (workers == 1 or _listeners(address) >= workers)
             and (tls or _answers(f"http://{address}{path}"))
         ),
-        environment=clean | dict(settings or {}),
+        environment=clean | chosen | dict(settings or {}),
     ) as server:
         yield server
 

@@ -22,7 +22,7 @@ from boltseal.server.settings import Settings
 from boltseal.server.storage.ledger_key import LedgerKeys
 from boltseal.server.store_factory import now_us
 from tests.asgi import App, running
-from tests.storage_choice import copy_database, with_storage
+from tests.storage_choice import copy_storage, with_storage
 
 ORIGIN = "http://localhost:5000"
 FIRST_START_US = 1_600_000_000_000_000  # long ago, so that any clock of a test is later
@@ -48,7 +48,7 @@ def settings_of(data: Path, rules: Sequence[Rule] = (), **server: object) -> Set
 def copy_of(data: Path, folder: Path) -> Path:
     """Copy a data folder with its keys beside it to a folder that need not exist; return the copy's path."""
     shutil.copytree(data.with_name(f"{data.name}.keys"), folder / "data.keys")
-    copy_database(data, folder / "data")
+    copy_storage(data, folder / "data")
     return Path(shutil.copytree(data, folder / "data"))
 
 

@@ -1,51 +1,52 @@
-"""PostgreSQL and SeaweedFS (an S3 server), started for tests on 127.0.0.1, each on a new folder; and the option `--storage`.
+"""PostgreSQL and SeaweedFS (an S3 server), started for tests on 127.0.0.1, each on a new folder.
 
-`scripts/serve_postgres.py` starts the same programs on a folder that is kept.
-
-Each is a context manager that yields a server which tests can kill and start again, to see what survives.
+The fixtures that most tests want, and the option `--storage`, are in `tests.storage_option`; the commands are in
+`scripts.storage_programs`. Each is a context manager that yields a server which tests can kill and start again, to see what survives.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
-import pwd
 import shutil
 import signal
 import socket
 import subprocess
-import sys
 import tempfile
 import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import obstore
 import psycopg
-import pytest
 from obstore.store import S3Store
 
-from boltseal.server.storage.metadata.postgres_schema import prepare_database
-from boltseal.server.storage_settings import DatabaseUrl
+from scripts.storage_programs import (
+    BUCKET,
+    PARTS,
+    REGION,
+    USER,
+    init_postgres,
+    object_client,
+    postgres_command,
+    postgres_programs,
+    seaweedfs_command,
+    seaweedfs_environment,
+    unprivileged,
+)
 from tests.polling import wait_until
 from tests.ports import free_port
-from tests.storage_choice import address_file, drop_database
+from tests.programs import program
+
+__all__ = [
+    "ACCESS_KEY", "BUCKET", "SECRET_KEY", "USER", "ObjectServer", "Postgres", "StorageServer", "postgres", "postgres_programs",
+    "radosgw", "seaweedfs", "unprivileged",
+]  # fmt: skip
 
 START_S = 60.0
 STOP_S = 30.0
-USER = "boltseal"
 ACCESS_KEY, SECRET_KEY = "test-access-key", "test-secret-key"
-BUCKET = "boltseal"
-
-
-def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption(
-        "--storage",
-        choices=["sqlite", "postgres", "s3", "postgres+s3"],
-        default="sqlite",
-        help="storage of registries in tests",
-    )
 
 
 @dataclass(slots=True)
@@ -146,37 +147,17 @@ class Postgres(StorageServer):
         return True
 
 
-def postgres_programs() -> Path:
-    """Return the folder of PostgreSQL's programs, which Debian names after the version."""
-    found = sorted(Path("/usr/lib/postgresql").glob("*/bin/postgres"))
-    assert found, "PostgreSQL is missing; on Debian: apt-get install postgresql"
-    return found[-1].parent
-
-
-def unprivileged() -> tuple[str, ...]:
-    """Return the command prefix for programs that refuse to run as root."""
-    if os.geteuid() != 0:
-        return ()
-    user = pwd.getpwnam("nobody")
-    return ("setpriv", f"--reuid={user.pw_uid}", f"--regid={user.pw_gid}", "--clear-groups", "--reset-env")
-
-
 @contextlib.contextmanager
-def postgres(*, settings: Mapping[str, str] | None = None) -> Iterator[Postgres]:
-    """Run PostgreSQL on a new folder. `settings`: of `postgresql.conf`, such as `fsync`, which is on by default."""
-    with _own_folder("pg") as folder:
-        data, programs = folder / "data", postgres_programs()
-        subprocess.run(
-            [*unprivileged(), str(programs / "initdb"), "-D", str(data), "-U", USER, "-A", "trust", "-E", "UTF8", "--locale=C"],
-            check=True, capture_output=True,
-        )  # fmt: skip
+def postgres(*, settings: Mapping[str, str] | None = None, inside: Path | None = None) -> Iterator[Postgres]:
+    """Run PostgreSQL on a new folder.
+
+    `settings`: of `postgresql.conf`, such as `fsync`, which is on by default. `inside`: the folder for the new one.
+    """
+    with _own_folder("pg", inside) as folder:
+        init_postgres(folder / "data")
         port = free_port()
-        options = {"port": str(port), "listen_addresses": "127.0.0.1", "unix_socket_directories": str(folder)}
-        options |= {"max_connections": "200"} | dict(settings or {})
-        server = Postgres(
-            [*unprivileged(), str(programs / "postgres"), "-D", str(data), *(f"--{k}={v}" for k, v in options.items())],
-            port, folder, signal.SIGINT,
-        )  # fmt: skip
+        argv = postgres_command(folder / "data", port, folder, settings)
+        server = Postgres(argv, port, folder, signal.SIGINT)
         try:
             server.start()
             wait_until(server.answers, "PostgreSQL takes connections", START_S)
@@ -196,44 +177,27 @@ class ObjectServer(StorageServer):
 
     def store(self, prefix: str = "") -> S3Store:
         """Return a client of its bucket, below a prefix."""
-        return S3Store(
-            BUCKET, prefix=prefix or None, endpoint=self.endpoint, access_key_id=ACCESS_KEY,
-            secret_access_key=SECRET_KEY, region="us-east-1", client_options={"allow_http": True},
-        )  # fmt: skip
+        return object_client(self.endpoint, (ACCESS_KEY, SECRET_KEY), prefix)
 
     def answers(self) -> bool:
         """Return whether it stores an object now."""
         try:
-            obstore.put(self.store("health"), uuid.uuid4().hex, b"1")
+            obstore.put(object_client(self.endpoint, (ACCESS_KEY, SECRET_KEY), once=True), "health", b"1")
         except Exception:  # noqa: BLE001 - obstore's errors have no common class of their own
             return False
         return True
 
 
 @contextlib.contextmanager
-def seaweedfs() -> Iterator[ObjectServer]:
-    """Run SeaweedFS with an S3 gateway on a new folder."""
-    with _own_folder("weed") as folder:
-        names = ("master", "volume", "filer", "s3", "admin")
-        ports = {name: free_port() for name in names}
+def seaweedfs(*, inside: Path | None = None) -> Iterator[ObjectServer]:
+    """Run SeaweedFS with an S3 gateway on a new folder. `inside`: the folder for the new one."""
+    with _own_folder("weed", inside) as folder:
         data = folder / "data"
         data.mkdir()
-        options = {
-            "dir": str(data), "ip": "127.0.0.1", "ip.bind": "127.0.0.1", "master.telemetry": "false", "bucket": BUCKET,
-            "admin.ui": "false", "webdav": "false", "master.electionTimeout": "1s", "s3.port.iceberg": "0",
-            "s3.port.lance": "0", "filer.localSocket": str(folder / "f.sock"), "s3.localSocket": str(folder / "s.sock"),
-        }  # fmt: skip
-        options |= {f"{name}.port": str(port) for name, port in ports.items()}
-        options |= {f"{name}.port.grpc": str(free_port()) for name in names}
-        environment = {
-            "PATH": os.environ["PATH"], "HOME": str(folder), "GOMEMLIMIT": "256MiB",
-            "AWS_ACCESS_KEY_ID": ACCESS_KEY, "AWS_SECRET_ACCESS_KEY": SECRET_KEY,
-        }  # fmt: skip
-        weed = Path(sys.executable).with_name("weed")
-        server = ObjectServer(
-            [str(weed), "mini", *(f"-{name}={value}" for name, value in options.items())],
-            ports["s3"], folder, signal.SIGTERM, environment,
-        )  # fmt: skip
+        ports = {name: free_port() for part in PARTS for name in (part, f"{part}.grpc")}
+        argv = seaweedfs_command(data, ports, folder)
+        environment = seaweedfs_environment((ACCESS_KEY, SECRET_KEY), folder)
+        server = ObjectServer(argv, ports["s3"], folder, signal.SIGTERM, environment)
         try:
             server.start()
             wait_until(server.answers, "SeaweedFS stores an object", START_S)
@@ -243,9 +207,54 @@ def seaweedfs() -> Iterator[ObjectServer]:
 
 
 @contextlib.contextmanager
-def _own_folder(name: str) -> Iterator[Path]:
+def radosgw(*, inside: Path | None = None) -> Iterator[ObjectServer]:
+    """Run Ceph's S3 server alone, on SQLite (its `dbstore`), on a new folder. Multipart uploads return wrong bytes there."""
+    with _own_folder("rgw", inside) as folder:
+        port = free_port()
+        (folder / "ceph.conf").write_text(
+            f"[global]\nlog file = {folder}/ceph.log\nadmin socket = {folder}/admin.sock\nrun dir = {folder}\n"
+            f"rgw data = {folder}\nrgw backend store = dbstore\nrgw config store = dbstore\ndbstore db dir = {folder}\n"
+            f"dbstore config uri = file://{folder}/config.db\nrgw frontends = beast endpoint=127.0.0.1:{port}\n"
+        )
+        options = ("--no-mon-config", "-c", str(folder / "ceph.conf"), "-n", "client.rgw")
+        _create_user(folder / "user.json", options)
+        server = ObjectServer([program("radosgw"), *options, "-f"], port, folder, signal.SIGTERM)
+        try:
+            server.start()
+            create = [
+                "curl",
+                "--silent",
+                "--fail",
+                "--aws-sigv4",
+                f"aws:amz:{REGION}:s3",
+                "--user",
+                f"{ACCESS_KEY}:{SECRET_KEY}",
+            ]
+            subprocess.run([*create, "-X", "PUT", f"{server.endpoint}/{BUCKET}"], check=True)
+            wait_until(server.answers, "radosgw stores an object", START_S)
+            yield server
+        finally:
+            server.stop()
+
+
+def _create_user(output: Path, options: Sequence[str]) -> None:
+    """Create the user of radosgw. `output`: the file for what radosgw-admin prints when it has; afterwards it hangs now and then."""
+    argv = [program("radosgw-admin"), *options, "user", "create", "--uid", USER, "--display-name", USER]
+    with output.open("wb") as file:
+        process = subprocess.Popen(
+            [*argv, "--access-key", ACCESS_KEY, "--secret", SECRET_KEY], stdout=file, stderr=subprocess.DEVNULL
+        )
+    try:
+        wait_until(lambda: output.read_text().rstrip().endswith("}"), "radosgw-admin created a user", START_S)
+    finally:
+        process.kill()
+        process.wait()
+
+
+@contextlib.contextmanager
+def _own_folder(name: str, inside: Path | None) -> Iterator[Path]:
     """Return a folder with a short path, because of sockets, that the unprivileged user may write to."""
-    folder = Path(tempfile.mkdtemp(prefix=f"boltseal-{name}-"))
+    folder = Path(tempfile.mkdtemp(prefix=f"boltseal-{name}-", dir=inside))
     if os.geteuid() == 0:
         shutil.chown(folder, "nobody")
     folder.chmod(0o755)
@@ -253,62 +262,3 @@ def _own_folder(name: str) -> Iterator[Path]:
         yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-
-
-@pytest.fixture(scope="session")
-def postgres_server() -> Iterator[Postgres]:
-    """One PostgreSQL for all tests of this process; each makes a database of its own in it, and none ends it.
-
-    It does not wait for the disk: tests that kill a server start one of their own.
-    """
-    with postgres(settings={"fsync": "off", "full_page_writes": "off"}) as server:
-        yield server
-
-
-@pytest.fixture(scope="session")
-def schema_template(postgres_server: Postgres) -> str:
-    """A database with boltseal's schema, of which copies are made, since that takes less time than creating the tables."""
-    name = postgres_server.create_database()
-    prepare_database(DatabaseUrl(postgres_server.url(name)))
-    return name
-
-
-@pytest.fixture
-def new_database(postgres_server: Postgres, schema_template: str) -> Iterator[Callable[[], str]]:
-    """Return the address of a new database with boltseal's schema at each call; they are dropped at the end of the test."""
-    names: list[str] = []
-
-    def create() -> str:
-        names.append(postgres_server.create_database(schema_template))
-        return postgres_server.url(names[-1])
-
-    yield create
-    for name in names:
-        postgres_server.drop_database(name)
-
-
-@pytest.fixture(scope="session")
-def choose_database(request: pytest.FixtureRequest) -> Iterator[Callable[[Path], None]]:
-    """Give a new data folder a database of its own, which `storage_of` returns. With SQLite there is nothing to do."""
-    if "postgres" not in request.config.getoption("--storage"):
-        yield lambda _: None
-        return
-    server, template = request.getfixturevalue("postgres_server"), request.getfixturevalue("schema_template")
-    chosen: list[Path] = []
-
-    def choose(data: Path) -> None:
-        if not address_file(data).exists():
-            data.parent.mkdir(parents=True, exist_ok=True)
-            address_file(data).write_text(server.url(server.create_database(template)), encoding="ascii")
-            chosen.append(data)
-
-    yield choose
-    for data in chosen:
-        drop_database(data)
-
-
-@pytest.fixture(scope="session")
-def object_server() -> Iterator[ObjectServer]:
-    """One S3 server for all tests of this process; each uses a prefix of its own in its bucket, and none ends it."""
-    with seaweedfs() as server:
-        yield server

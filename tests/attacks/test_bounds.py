@@ -29,7 +29,7 @@ from tests.images import (
     start_upload,
     with_digest,
 )
-from tests.serving import Serving, serving, serving_as
+from tests.serving import Serving, serving, serving_as, settings_of
 
 MIB = 1024 * 1024
 PEOPLE = ("ci", "ana")
@@ -130,7 +130,7 @@ async def test_what_is_deleted_may_be_pushed_again(shop: Open, data: Path) -> No
         await push_blob(running.client, "shop/app", one)
         await running.client.delete(f"/v2/shop/app/blobs/{one.digest}")
         again = await blob_answer(running.client, "shop/app", two)
-    examined = examine_store(Settings.model_validate({"server": {"data": data}}), lambda *_: None)
+    examined = examine_store(settings_of(data), lambda *_: None)
 
     assert again.status_code == 201
     assert list(examined.findings) == []
@@ -299,6 +299,7 @@ async def test_an_image_has_a_limited_number_of_referrers(data: Path) -> None:
     assert len(listed) == 2
 
 
+@pytest.mark.files_only("looks for the files of blobs")
 async def test_uploads_filled_concurrently_are_checked_when_they_end(shop: Open, data: Path) -> None:
     """Uploads that are each within the quota when sent are checked again when they end with a request without a body."""
     blobs = [Blob(bytes([number]) * 600) for number in range(4)]
@@ -315,6 +316,7 @@ async def test_uploads_filled_concurrently_are_checked_when_they_end(shop: Open,
     assert stored(data) == {blobs[0].digest}
 
 
+@pytest.mark.files_only("looks for the files of blobs")
 async def test_pieces_smaller_than_the_check_interval_fill_no_disk(shop: Open, data: Path) -> None:
     """Repeated chunks of unannounced length, each a little over the remaining quota, are refused and leave nothing
     stored."""

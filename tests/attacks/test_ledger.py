@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import sqlite3
 from collections.abc import Callable
 from pathlib import Path
 
@@ -31,6 +30,7 @@ from tests.fakes.witness import URL, FakeWitness
 from tests.logins import as_user
 from tests.polling import until, until_answer
 from tests.serving import Clock, Serving, serving, serving_as, settings_of
+from tests.storage_choice import change_rows, put_back, take_copy
 
 TRUE, FALSE = images.image("what was published"), images.image("what an attacker prefers")
 HOUR_US = 3_600_000_000
@@ -54,9 +54,7 @@ def by_hand(published: Path) -> Callable[..., None]:
     """Change the database directly, without the registry."""
 
     def execute(sql: str, *values: object) -> None:
-        with sqlite3.connect(published / DATABASE_NAME) as connection:
-            assert connection.execute(sql, values).rowcount > 0
-        connection.close()
+        assert change_rows(published, sql, *values) > 0
 
     return execute
 
@@ -174,10 +172,8 @@ async def test_a_truncated_log_is_reported(published: Path, by_hand: Callable[..
 async def test_a_log_truncated_under_a_running_server_is_noticed(published: Path) -> None:
     """A running server notices within a second that the log was truncated, and refuses writes before it signs anything."""
     async with serving(published) as registry:
-        with sqlite3.connect(published / DATABASE_NAME) as connection:
-            connection.execute("DELETE FROM entry WHERE idx >= 2")
-            connection.execute("UPDATE ledger_head SET size = 2")
-        connection.close()
+        change_rows(published, "DELETE FROM entry WHERE idx >= 2")
+        change_rows(published, "UPDATE ledger_head SET size = 2")
 
         async def refused() -> bool:
             return (await registry.client.post("/v2/shop/app/blobs/uploads/")).status_code == 405
@@ -201,11 +197,10 @@ async def test_a_replaced_signing_key_is_reported(published: Path, problems: Pro
 
 async def test_an_old_database_beside_current_keys_is_refused(published: Path, tmp_path: Path) -> None:
     """A restored old database is older than the high-water mark, so tags sealed since then do not become free."""
-    shutil.copytree(published, tmp_path / "backup")
+    take_copy(published, tmp_path / "backup")
     async with serving(published) as registry:
         await images.push(registry.client, "shop/app", "2.0.0", TRUE)
-    shutil.rmtree(published)
-    shutil.copytree(tmp_path / "backup", published)
+    put_back(tmp_path / "backup", published)
     async with serving(published) as registry:
         answer = await images.put(registry.client, "shop/app", "2.0.0", FALSE)
 
@@ -213,6 +208,7 @@ async def test_an_old_database_beside_current_keys_is_refused(published: Path, t
     assert "it is an old copy" in answer.text
 
 
+@pytest.mark.files_only("puts back the files of data and mark")
 @pytest.mark.slow
 async def test_an_old_database_with_old_keys_is_refused_by_a_witness(published: Path, tmp_path: Path) -> None:
     """A restore of both database and keys is detectable only by a witness, which the registry asks before it accepts
@@ -279,6 +275,7 @@ async def test_an_accepted_loss_is_recorded_in_the_ledger(published: Path) -> No
     assert newest.extra["last_size"] == str(len(entries(published)) - 1)
 
 
+@pytest.mark.files_only("replaces the file of the mark")
 @pytest.mark.parametrize("mark", [b"", b"garbage\n", b"\x00" * 2_000_000, None])
 async def test_a_replaced_high_water_mark_freezes_the_ledger(published: Path, mark: bytes | None) -> None:
     """A mark replaced by garbage, a large file, or (None) a pipe without a writer freezes the ledger; a loss can be
@@ -302,6 +299,7 @@ async def test_a_replaced_high_water_mark_freezes_the_ledger(published: Path, ma
     assert (await writes(published))[0] == 201
 
 
+@pytest.mark.files_only("puts back the file of the database")
 async def test_garbage_collection_over_an_old_database_is_refused(published: Path, tmp_path: Path) -> None:
     """Garbage collection on an old database is refused, because it would delete all bytes pushed since then."""
     old = tmp_path / "old.db"

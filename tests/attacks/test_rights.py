@@ -25,11 +25,12 @@ from boltseal.server.auth.tokens import Tokens
 from boltseal.server.commands.users import put_user, remove_user
 from boltseal.server.settings import Settings
 from boltseal.server.storage.key_file import KeyFile
-from boltseal.server.storage.metadata.migrate import prepare_data
+from boltseal.server.storage.metadata_factory import prepare_metadata
 from tests.images import OCI_MANIFEST, image, push, push_blob
 from tests.logins import AUTH, PASSWORDS, bearer, claims, login, token
 from tests.polling import until_signed
 from tests.serving import FIRST_START_US, Clock, Serving, serving, serving_as, settings_of
+from tests.storage_choice import with_storage
 
 IMAGE = image("one")
 
@@ -44,12 +45,12 @@ def htpasswd() -> str:
 @pytest.fixture(params=["file", "database"])
 def settings(request: pytest.FixtureRequest, data: Path, htpasswd: str) -> Settings:
     """Settings with users in the users' file, and with users in the database."""
-    settings = Settings.model_validate({"server": {"data": data}, "auth": AUTH})
+    settings = with_storage(Settings.model_validate({"server": {"data": data}, "auth": AUTH}))
     if request.param == "file":
         settings.htpasswd.parent.mkdir(exist_ok=True)
         settings.htpasswd.write_text(htpasswd)
     else:
-        prepare_data(data)
+        prepare_metadata(data, settings.storage)
         for line in htpasswd.splitlines():
             name, _, hashed = line.partition(":")
             put_user(settings, name, hashed.encode())
@@ -492,8 +493,8 @@ async def test_an_unreadable_users_file_refuses_every_login(shop: Serving, setti
 @pytest.mark.parametrize("gone", ["the users' file", "the last row"])
 async def test_a_server_on_a_network_whose_last_user_goes_is_not_open(data: Path, htpasswd: str, gone: str) -> None:
     """A server on a network that loses its last user refuses every request instead of allowing all."""
-    settings = Settings.model_validate({"server": {"data": data, "listen": "0.0.0.0:5000"}})
-    prepare_data(data)
+    settings = with_storage(Settings.model_validate({"server": {"data": data, "listen": "0.0.0.0:5000"}}))
+    prepare_metadata(data, settings.storage)
     name, _, hashed = htpasswd.splitlines()[0].partition(":")
     if gone == "the last row":
         put_user(settings, name, hashed.encode())
@@ -517,7 +518,7 @@ async def test_a_server_on_a_network_whose_last_user_goes_is_not_open(data: Path
 async def test_a_server_behind_a_proxy_whose_last_user_goes_is_not_open(data: Path, htpasswd: str, gone: str) -> None:
     """A server on loopback behind a proxy that loses its last user refuses every request until it is started again."""
     settings = settings_of(data, behind_proxy=True, public_url="https://registry.example.com")
-    prepare_data(data)
+    prepare_metadata(data, settings.storage)
     name, _, hashed = htpasswd.splitlines()[0].partition(":")
     if gone == "the last row":
         put_user(settings, name, hashed.encode())
@@ -548,7 +549,7 @@ async def test_a_server_behind_a_proxy_whose_last_user_goes_is_not_open(data: Pa
 async def test_data_whose_folder_of_keys_is_missing_is_not_open(data: Path, htpasswd: str, kept: str) -> None:
     """Data restored without the key folder, and so without the users' file, serves nothing to clients without a login."""
     settings = settings_of(data)
-    prepare_data(data)
+    prepare_metadata(data, settings.storage)
     name, _, hashed = htpasswd.splitlines()[0].partition(":")
     if kept == "rows":
         put_user(settings, name, hashed.encode())

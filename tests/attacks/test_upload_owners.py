@@ -115,6 +115,7 @@ async def test_a_user_does_not_reach_the_session_of_an_anonymous_client(data: Pa
     assert refused.status_code == 404
 
 
+@pytest.mark.files_only("the session is a file; in an object store it is the row")
 async def test_a_session_without_a_row_is_finished_by_its_id_and_only_with_the_right_to_push(data: Path) -> None:
     """A session that is older than the rows, or whose row is lost, has no known owner; its ID can't be guessed."""
     settings = with_users(data)

@@ -23,6 +23,7 @@ from tests.fakes.witness import URL, FakeWitness
 from tests.polling import until, until_answer, until_signed
 from tests.server.registry.ledgers import BareLedger
 from tests.serving import copy_of, ledger_key, serving, serving_as
+from tests.storage_choice import with_storage
 
 NOT_ASKED = "not asked yet"
 SIZE_TYPE = "text/x.tlog.size"
@@ -241,12 +242,14 @@ async def test_a_witness_with_another_key_does_not_agree(log: BareLedger) -> Non
 
 
 def witnessed(data: Path, *fakes: FakeWitness, quorum: int | None = None) -> Settings:
-    return Settings.model_validate(
-        {
-            "server": {"data": data},
-            "ledger": {} if quorum is None else {"witness_quorum": quorum},
-            "witness": [{"url": URL, "key": str(one.key.verifier)} for one in fakes],
-        }
+    return with_storage(
+        Settings.model_validate(
+            {
+                "server": {"data": data},
+                "ledger": {} if quorum is None else {"witness_quorum": quorum},
+                "witness": [{"url": URL, "key": str(one.key.verifier)} for one in fakes],
+            }
+        )
     )
 
 

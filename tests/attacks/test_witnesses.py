@@ -23,7 +23,8 @@ from tests.cli import program
 from tests.fakes.witness import URL, FakeWitness
 from tests.polling import until, until_answer, until_signed
 from tests.server.registry.ledgers import BareLedger, cosigners
-from tests.serving import copy_of, ledger_key, serving, serving_as
+from tests.serving import copy_of, ledger_key, serving, serving_as, settings_of
+from tests.storage_choice import with_storage
 
 
 @pytest.fixture
@@ -184,8 +185,8 @@ async def test_a_registry_with_witnesses_serves_though_its_key_can_not_be_read(t
 
 
 def witnessed(data: Path, witness: FakeWitness) -> Settings:
-    return Settings.model_validate(
-        {"server": {"data": data}, "witness": [{"url": URL, "key": str(witness.key.verifier)}]}
+    return with_storage(
+        Settings.model_validate({"server": {"data": data}, "witness": [{"url": URL, "key": str(witness.key.verifier)}]})
     )
 
 
@@ -221,6 +222,7 @@ async def test_data_and_keys_are_put_back_and_only_a_witness_without_checkpoints
     assert pulled.status_code == 200
 
 
+@pytest.mark.files_only("recovers entries from another data folder")
 async def test_entries_that_a_witness_knows_are_recovered_beside_the_running_server(tmp_path: Path) -> None:
     """After `ledger recover --from` the server takes pushes without a restart, and the sealed tag is the one of the lost data."""
     data, one, settings = await put_back(tmp_path)
@@ -272,7 +274,7 @@ async def test_without_witnesses_their_doubt_ends_at_the_next_start(tmp_path: Pa
         await images.push(registry.client, "shop/app", "1.0.0", images.image("one"))
         await until_signed(registry.client, 3)
     prepare(witnessed(data, FakeWitness(ledger_key(data))))
-    prepare(Settings.model_validate({"server": {"data": data}}))
+    prepare(settings_of(data))
     async with serving(data) as registry:
         taken = await images.put(registry.client, "shop/app", "1.0.1", images.image("one"))
 

@@ -20,6 +20,7 @@ import pytest
 
 from boltseal.cli import root
 from boltseal.cli.json_schemas import ROWS, envelope
+from tests.storage_choice import storage_variables
 
 TIMEOUT_S = 60.0
 _STATE = ("BOLTSEAL_STATE", "BOLTSEAL_ENGINES")
@@ -66,7 +67,7 @@ def run(
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
-        env=clean_environment(environment),
+        env=clean_environment(storage_variables(arguments) | dict(environment or {})),
         cwd=cwd,
         timeout=TIMEOUT_S,
         check=False,
@@ -95,7 +96,7 @@ def call(
         return Run(code, out.getvalue(), err.getvalue())
 
     with pytest.MonkeyPatch.context() as patch, chdir(cwd) if cwd else nullcontext():
-        for name, value in (environment or {}).items():
+        for name, value in (storage_variables(arguments) | dict(environment or {})).items():
             patch.setenv(name, value)
         if not _loop_runs():
             return called()

@@ -16,14 +16,14 @@ from tests.images import image, meaning, push
 from tests.polling import until_answer, until_signed
 from tests.ports import free_port
 
-SCRIPT = Path(__file__).parents[2] / "scripts" / "serve_postgres.py"
+ROOT = Path(__file__).parents[2]
 
 
 @contextmanager
 def served(folder: Path, port: int) -> Iterator[subprocess.Popen[bytes]]:
     """Run the script, and end it as Ctrl-C does."""
-    argv = [sys.executable, str(SCRIPT), "--listen", f"127.0.0.1:{port}", "--data", str(folder)]
-    process = subprocess.Popen(argv, start_new_session=True)
+    argv = [sys.executable, "-m", "scripts.serve_postgres", "--listen", f"127.0.0.1:{port}", "--data", str(folder)]
+    process = subprocess.Popen(argv, start_new_session=True, cwd=ROOT)
     try:
         yield process
     finally:

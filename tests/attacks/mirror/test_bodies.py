@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-import sqlite3
-from contextlib import closing
 from pathlib import Path
 
 import pytest
 
 from boltseal.client.registry_client import MAX_MANIFEST_BYTES
 from boltseal.server.mirror.blob_fetch import HELD_BACK_BYTES
-from boltseal.server.storage.metadata.migrate import DATABASE_NAME
 from tests.asgi import Answer, send
 from tests.fakes.upstream import Asked, FakeUpstream, Speak, raw, status
 from tests.images import OCI_MANIFEST, digest_of, image
 from tests.polling import until
 from tests.server.mirror.mirrors import NAME
 from tests.serving import Serving
+from tests.storage_choice import read_rows
 
 BLOB = bytes(range(256)) * 8192  # 2 MiB
 DIGEST = digest_of(BLOB)
@@ -163,8 +161,7 @@ async def test_another_digest_for_head_than_for_get_is_not_followed(mirror: Serv
 
 def is_stored(data: Path, digest: str) -> bool:
     """Return whether the mirror has stored a blob, which it does after the client has it."""
-    with closing(sqlite3.connect(data / DATABASE_NAME)) as database:
-        return database.execute("SELECT 1 FROM blob WHERE digest = ?", (digest,)).fetchone() is not None
+    return bool(read_rows(data, "SELECT 1 FROM blob WHERE digest = ?", digest))
 
 
 async def test_a_manifest_with_a_false_blob_size_is_not_stored(mirror: Serving, upstream: FakeUpstream) -> None:

@@ -4,23 +4,19 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator
-from contextlib import closing
 from pathlib import Path
 
 import httpx2
 import pytest
 
-from boltseal.server.storage.blobs.local_store import LocalBlobs
-from boltseal.server.storage.fsck import examine
-from boltseal.server.storage.metadata.migrate import DATABASE_NAME
-from boltseal.server.storage.metadata.sqlite import open_snapshot
+from boltseal.server.store_factory import examine_store
 from tests.asgi import send
 from tests.fakes.upstream import Asked, FakeUpstream
 from tests.images import OCI_LAYER, OCI_MANIFEST, Blob, Document, digest_of, to_json
 from tests.polling import until
 from tests.server.mirror.mirrors import NAME, mirror_settings, table_of
 from tests.servers import Server, boltseal
-from tests.serving import copy_of, serving_as
+from tests.serving import copy_of, serving_as, settings_of
 from tests.small_disk import small_disk
 from tests.soak.processes import kill_tree
 
@@ -34,8 +30,7 @@ FAR_FUTURE_US = 4_000_000_000_000_000
 
 def assert_whole(data: Path) -> None:
     """Check with fsck that a store, which no server uses at the moment, has no findings."""
-    with closing(LocalBlobs(data)) as blobs:
-        assert not examine(open_snapshot(data / DATABASE_NAME), blobs.maintenance).findings
+    assert not examine_store(settings_of(data), lambda *_: None, with_keys=False).findings
 
 
 def config_of(upstream: FakeUpstream) -> str:
@@ -64,6 +59,7 @@ def small_data(tmp_path: Path, fresh_data: Path) -> Iterator[Path]:
         yield copy_of(fresh_data, folder / "of")
 
 
+@pytest.mark.files_only("fills the disk with the files of blobs")
 @pytest.mark.slow
 async def test_a_disk_that_fills_during_a_fetch_leaves_no_partial_blob(
     small_data: Path, upstream: FakeUpstream
@@ -82,6 +78,7 @@ async def test_a_disk_that_fills_during_a_fetch_leaves_no_partial_blob(
     assert_whole(small_data)
 
 
+@pytest.mark.files_only("fills the disk with the files of blobs")
 @pytest.mark.slow
 async def test_a_fetch_that_would_use_the_disks_reserve_is_refused(small_data: Path, upstream: FakeUpstream) -> None:
     """A fetch that would use the disk's reserve is refused before any byte is stored."""
@@ -96,6 +93,7 @@ async def test_a_fetch_that_would_use_the_disks_reserve_is_refused(small_data: P
     assert_whole(small_data)
 
 
+@pytest.mark.files_only("continues the file of an upload")
 @pytest.mark.slow
 async def test_a_fetch_is_resumed_after_its_process_was_killed(data: Path, upstream: FakeUpstream) -> None:
     """After a kill, the mirror requests only the missing bytes, and serves the complete blob."""

@@ -12,7 +12,7 @@ import pytest
 from tests.images import Blob, error_of, push_blob
 from tests.serving import Serving
 
-pytestmark = pytest.mark.usefixtures("files_only")
+pytestmark = pytest.mark.files_only("damages the files of blobs; test_objects has those of objects")
 
 SMALL, LARGE = Blob(b"small" * 100), Blob(b"large" * 200_000)
 

@@ -23,6 +23,7 @@ from boltseal.server.storage.coordination.interprocess_lock import FileInterproc
 from boltseal.server.store_factory import OpenStore, open_store
 from tests.fakes.upstream import FakeUpstream
 from tests.serving import Serving, serving_as
+from tests.storage_choice import with_storage
 
 NAME = "up.example"
 LISTS = ListBounds()
@@ -30,7 +31,7 @@ LISTS = ListBounds()
 
 def mirror_settings(data: Path, *upstreams: dict[str, Any], **tables: Any) -> Settings:
     """Return settings with these `[[upstream]]` tables."""
-    return Settings.model_validate({"server": {"data": data}, "upstream": list(upstreams)} | tables)
+    return with_storage(Settings.model_validate({"server": {"data": data}, "upstream": list(upstreams)} | tables))
 
 
 def table_of(upstream: FakeUpstream, **more: Any) -> dict[str, Any]:

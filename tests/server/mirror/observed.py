@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import sqlite3
-from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 from boltseal.ledger.entry import Entry, parse
-from boltseal.server.storage.metadata.migrate import DATABASE_NAME
+from tests.storage_choice import read_rows
 
 
 def rows(data: Path, sql: str) -> list[tuple[Any, ...]]:
-    with closing(sqlite3.connect(data / DATABASE_NAME)) as connection:
-        return connection.execute(sql).fetchall()
+    return read_rows(data, sql)
 
 
 def observed(data: Path) -> list[Entry]:

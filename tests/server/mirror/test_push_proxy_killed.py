@@ -31,8 +31,7 @@ HEAD = "HEAD /v2/team/app/manifests/1.4.2"
 
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.usefixtures("files_only"),
-]  # the server is a process with a settings file of its own
+]
 
 
 @pytest.fixture

@@ -259,7 +259,7 @@ async def test_a_deleted_image_is_fetched_again(world: World) -> None:
     assert world.upstream.gets("/manifests/") == 2
 
 
-@pytest.mark.usefixtures("files_only")  # the age of a file is real, that of an object is by the clock of the test
+@pytest.mark.files_only("the age of a file is real, that of an object is by the clock of the test")
 async def test_gc_applies_retention_and_deletes_the_bytes_an_hour_later(world: World) -> None:
     """`gc` applies retention first and deletes the bytes an hour later, like those of every blob."""
     shown = image("shown")

@@ -10,12 +10,12 @@ from boltseal.server.registry import sequencer
 from boltseal.server.registry.integrator import Integrator
 from boltseal.server.storage.ledger_key import LedgerKeys
 from boltseal.server.storage.metadata import ledger_store, ledger_tree
-from boltseal.server.storage.metadata.migrate import DATABASE_NAME, GENERATION_NAME, prepare_data
 from boltseal.server.storage.metadata.protocol import Metadata
-from boltseal.server.storage.metadata.sqlite import open_database
+from boltseal.server.storage.metadata_factory import open_metadata, prepare_metadata
 from tests.fakes.disk import FailingDisk
 from tests.fakes.witness import FakeWitness
 from tests.ledger.tree_oracle import mth
+from tests.storage_choice import storage_of
 
 ORIGIN = "registry.example.com"
 NOW_US = 1_795_500_000_000_000
@@ -25,15 +25,15 @@ class BareLedger:
     """A ledger without a registry: the database, the keys, and the integrator that signs checkpoints."""
 
     def __init__(self, data: Path, disk: FailingDisk | None = None) -> None:
-        prepare_data(data)
-        self._data = data
+        self._data, self._storage = data, storage_of(data)
+        prepare_metadata(data, self._storage)
         self.database = self._open()
         self.database.write_and_wait(lambda tx: sequencer.start_ledger(tx, origin=ORIGIN, rules="", actor="boltseal"))
         self.keys = LedgerKeys(data.with_name("data.keys"), disk)
         self.integrator = Integrator(self.database, self.keys)
 
     def _open(self) -> Metadata:
-        return open_database(self._data / DATABASE_NAME, self._data / GENERATION_NAME, lambda: NOW_US)
+        return open_metadata(self._data, self._storage, lambda: NOW_US)
 
     def reopen(self) -> None:
         """Open the database again, as a server does that starts on an older copy of its data."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing
 from pathlib import Path
 
 import httpx2
@@ -15,7 +15,7 @@ from boltseal.server.app import create_app
 from boltseal.server.commands.ledger import confirm_clock
 from boltseal.server.registry.sequencer import ClockStepped
 from boltseal.server.storage.clock_guard import ClockGuard
-from boltseal.server.storage.coordination.file_leases import FileLeases
+from boltseal.server.storage.coordination.factory import open_leases
 from boltseal.server.storage.metadata import ledger_store
 from boltseal.server.storage.metrics import RunFolder
 from boltseal.server.store_factory import collect_store, examine_store, now_us, open_store
@@ -23,6 +23,7 @@ from tests.asgi import running
 from tests.images import image
 from tests.polling import until, until_answer, until_signed
 from tests.serving import FLOATING, ORIGIN, ledger_key, settings_of
+from tests.storage_choice import read_rows, storage_of
 
 HOUR_US = 3600 * 1_000_000
 DAY_US = 24 * HOUR_US
@@ -87,12 +88,18 @@ async def push(client: httpx2.AsyncClient, tag: str) -> httpx2.Response:
 
 
 def first_cleanup_is_over(data: Path) -> bool:
-    """Return whether the cleanup of a started server has ended: it has made the file of its lease, and holds it no more."""
-    if not (data / "tidy-up.lease").exists():
+    """Return whether the cleanup of a started server has ended: it has made its lease, and holds it no more."""
+    storage = storage_of(data)
+    if storage.database is None:
+        begun = (data / "tidy-up.lease").exists()
+    else:
+        begun = bool(read_rows(data, "SELECT 1 FROM lease WHERE name = 'tidy-up'"))
+    if not begun:
         return False
-    lease = FileLeases(data).acquire("tidy-up")
-    if lease is not None:
-        lease.release()
+    with closing(open_leases(data, storage)) as leases:
+        lease = leases.acquire("tidy-up")
+        if lease is not None:
+            lease.release()
     return lease is not None
 
 

@@ -6,8 +6,6 @@ import asyncio
 import json
 import os
 import signal
-import sqlite3
-from contextlib import closing
 from functools import partial
 from pathlib import Path
 from typing import cast
@@ -19,9 +17,7 @@ from boltseal.oci.layer_chain import ChainDocument, encode_chain, parse_chain
 from boltseal.server.app import Application
 from boltseal.server.registry.layer_chains import LayerChains
 from boltseal.server.storage.metadata import layer_chain_table
-from boltseal.server.storage.metadata.migrate import DATABASE_NAME, GENERATION_NAME
-from boltseal.server.storage.metadata.sqlite import open_database
-from boltseal.server.store_factory import now_us
+from boltseal.server.store_factory import open_metadata
 from tests.fakes.upstream import FakeUpstream
 from tests.images import (
     OCI_CONFIG,
@@ -40,7 +36,8 @@ from tests.polling import until_answer, wait_until
 from tests.project.bases.layered import layered
 from tests.server.mirror.mirrors import NAME, mirroring
 from tests.servers import Server, boltseal
-from tests.serving import Serving, serving
+from tests.serving import Serving, serving, settings_of
+from tests.storage_choice import change_rows
 
 IMAGES = 600
 BASE = layered("ab")
@@ -221,10 +218,7 @@ async def test_a_mirrored_image_is_known_when_its_config_was_pulled(data: Path) 
 
 def forget_chains(data: Path) -> int:
     """Make all chains pending, as the migration does; return their number."""
-    with sqlite3.connect(data / "boltseal.db") as database:
-        number = database.execute("UPDATE layer_chain SET document = NULL").rowcount
-    database.close()
-    return number
+    return change_rows(data, "UPDATE layer_chain SET document = NULL")
 
 
 @pytest.mark.slow
@@ -244,7 +238,7 @@ def test_a_killed_server_continues_with_pending_chains(data: Path) -> None:
         with boltseal(data) as server:
             wait_until(partial(is_at_most, server, enough), f"at most {enough} chains are pending")
             os.killpg(server.pid, signal.SIGKILL)
-        with closing(open_database(data / DATABASE_NAME, data / GENERATION_NAME, now_us)) as database:
+        with open_metadata(settings_of(data)) as database:
             left.append(database.read_and_wait(layer_chain_table.count_pending))
 
     assert left[0] == IMAGES

@@ -33,6 +33,7 @@ from tests.polling import until_answer
 from tests.server.registry.ledgers import NOW_US, BareLedger
 from tests.servers import boltseal
 from tests.serving import Clock, serving, settings_of
+from tests.storage_choice import put_back, take_copy
 
 PUSHED = images.image("pushed after the copy was taken")
 OTHER = images.image("what another user would publish under the same name")
@@ -45,15 +46,15 @@ async def behind(tmp_path: Path) -> Settings:
     async with serving(data) as registry:
         await images.push(registry.client, "shop/app", "1.0.0", images.image("old"))
         await images.push(registry.client, "shop/app", "latest", images.image("old"))
-    shutil.copytree(data, tmp_path / "old")
+    take_copy(data, tmp_path / "old")
     async with serving(data) as registry:
         await images.push(registry.client, "shop/app", "2.0.0", PUSHED)
         await images.push(registry.client, "shop/app", "latest", PUSHED)
         await images.push(registry.client, "shop/new", "1.0.0", PUSHED)
         gone = await registry.client.delete("/v2/shop/new/manifests/1.0.0")
         assert gone.status_code == 405
-    data.rename(tmp_path / "lost")
-    (tmp_path / "old").rename(data)
+    shutil.copytree(data, tmp_path / "lost")
+    put_back(tmp_path / "old", data)
     return settings_of(data)
 
 
@@ -79,6 +80,7 @@ async def test_it_refuses_writes_with_the_reason(behind: Settings) -> None:
     assert any("were signed" in reason for reason in ready.json()["reasons"])
 
 
+@pytest.mark.files_only("recovers entries from another data folder")
 async def test_the_entries_are_recovered_from_the_newer_folder(behind: Settings, tmp_path: Path) -> None:
     """Entries are recovered from the newer folder: tags are sealed as before; fsck reports missing bytes, which a push
     restores."""
@@ -98,6 +100,7 @@ async def test_the_entries_are_recovered_from_the_newer_folder(behind: Settings,
     assert examined.outcome is FindingStatus.HOLDS
 
 
+@pytest.mark.files_only("recovers entries from another data folder")
 async def test_a_settling_tag_comes_back_settling(tmp_path: Path) -> None:
     """The ledger has its deadline: after a recovery the tag neither moves nor waits for ever."""
     data, rules, clock = tmp_path / "data", [{"settle": "60s", "keep": "30d"}], Clock(1_790_000_000_000_000)
@@ -123,6 +126,7 @@ async def test_a_settling_tag_comes_back_settling(tmp_path: Path) -> None:
     assert examined.outcome is FindingStatus.HOLDS
 
 
+@pytest.mark.files_only("recovers entries from another data folder")
 async def test_the_entries_are_recovered_from_tiles(behind: Settings, tmp_path: Path) -> None:
     """Entries are recovered from the tiles of /ledger/, as any C2SP tool stores them."""
     tree = tmp_path / "tree"
@@ -138,6 +142,7 @@ async def test_the_entries_are_recovered_from_tiles(behind: Settings, tmp_path: 
     assert recover(behind, tree) == 3
 
 
+@pytest.mark.files_only("recovers entries from another data folder")
 async def test_entries_that_were_not_signed_are_refused(behind: Settings, tmp_path: Path) -> None:
     """A copy with a rewritten entry is refused and changes nothing."""
     lost = FolderCopy(tmp_path / "lost")
@@ -155,6 +160,7 @@ async def test_entries_that_were_not_signed_are_refused(behind: Settings, tmp_pa
     assert before == after
 
 
+@pytest.mark.files_only("recovers entries from another data folder")
 async def test_nothing_is_recovered_where_nothing_is_missing(behind: Settings, tmp_path: Path) -> None:
     """If no entry is missing, recovery does nothing."""
     recover(behind, tmp_path / "lost")
@@ -250,6 +256,7 @@ async def test_a_loss_of_the_keys_warns_that_the_users_are_lost_too(tmp_path: Pa
     assert ("serves every client without a login" in done.err) is not added
 
 
+@pytest.mark.files_only("recovers entries from another data folder")
 @pytest.mark.slow
 async def test_a_running_server_accepts_writes_again_by_itself(behind: Settings, tmp_path: Path) -> None:
     """A running server checks once a second, and accepts writes without a restart."""
@@ -279,6 +286,7 @@ def test_the_next_origin_counts_up(origin: str, after: str) -> None:
     assert next_origin(origin) == after
 
 
+@pytest.mark.files_only("recovers entries from another data folder")
 @pytest.mark.slow
 async def test_the_entries_are_recovered_from_a_running_registry(behind: Settings, tmp_path: Path) -> None:
     """Entries are recovered from a running server on the newer folder, or any mirror of its ledger."""
@@ -290,6 +298,7 @@ async def test_the_entries_are_recovered_from_a_running_registry(behind: Setting
     assert back.json["results"][0]["entries"] == 3
 
 
+@pytest.mark.files_only("recovers entries from another data folder")
 @pytest.mark.slow
 async def test_the_command_recovers_and_accepts(behind: Settings, tmp_path: Path) -> None:
     """The command recovers entries and accepts a loss."""
@@ -305,6 +314,7 @@ async def test_the_command_recovers_and_accepts(behind: Settings, tmp_path: Path
     assert back.json["results"][0]["entries"] == 3
 
 
+@pytest.mark.files_only("opens SQLite without time for a write")
 def test_the_tags_of_a_long_ledger_are_restored(tmp_path: Path) -> None:
     """However many entries it has to read, a restoration of tags is not stopped as other writes that take long are."""
     data = tmp_path / "data"

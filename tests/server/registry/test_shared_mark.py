@@ -25,6 +25,7 @@ from boltseal.server.storage.metadata.protocol import UnitOfWork
 from boltseal.server.storage.object_client import ObjectPlace, open_objects
 from tests.polling import wait_until
 from tests.server.registry.ledgers import ORIGIN, BareLedger
+from tests.storage_choice import take_copy
 from tests.storage_servers import ACCESS_KEY, BUCKET, SECRET_KEY, ObjectServer, seaweedfs
 
 Marks = Callable[[str], ObjectMark]
@@ -157,7 +158,7 @@ def test_an_old_mark_of_another_history_is_doubted(log: BareLedger, marks: Marks
 
 def test_a_database_that_was_set_back_is_behind_its_mark(log: BareLedger, marks: Marks, tmp_path: Path) -> None:
     """An older copy of the database takes no entry, on the host that signed and on another one."""
-    shutil.copytree(tmp_path / "data", tmp_path / "old" / "data")
+    take_copy(tmp_path / "data", tmp_path / "old" / "data")
     log.add(4)
     log.integrator.integrate()
     old = BareLedger(tmp_path / "old" / "data")

@@ -5,15 +5,19 @@ from __future__ import annotations
 from contextlib import closing
 from pathlib import Path
 
+import pytest
+
 from boltseal.server.registry.store_gauges import BLOBS_EVERY_S, StoreGauges
 from boltseal.server.storage.disk_reserve import DiskReserve
 from boltseal.server.storage.metadata import queries
 from boltseal.server.storage.metadata.migrate import DATABASE_NAME, GENERATION_NAME
 from boltseal.server.storage.metadata.protocol import UnitOfWork
 from boltseal.server.storage.metadata.sqlite import open_database
-from boltseal.server.store_factory import now_us
+from boltseal.server.store_factory import now_us, open_metadata
+from tests.serving import settings_of
 
 
+@pytest.mark.files_only("damages the file of the database")
 def test_unreadable_metrics_are_absent_and_not_zero(data: Path) -> None:
     """Metrics of a damaged database are left out, while those of the disk are served."""
     with closing(open_database(data / DATABASE_NAME, data / GENERATION_NAME, now_us)) as database:
@@ -38,7 +42,7 @@ def test_blobs_are_counted_once_a_minute(data: Path) -> None:
             repository = queries.ensure_repository(tx, name, None)
             queries.add_blob(tx, repository, f"sha256:{'a' * 64}", 100, "ci")
 
-    with closing(open_database(data / DATABASE_NAME, data / GENERATION_NAME, now_us)) as database:
+    with open_metadata(settings_of(data)) as database:
         gauges = StoreGauges(data, database, lambda: now[0])
 
         def read() -> tuple[float, float]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sqlite3
 from collections.abc import Awaitable, Callable
 from contextlib import closing
 from pathlib import Path
@@ -12,9 +11,8 @@ import pytest
 
 from boltseal.oci.reference import Tag
 from boltseal.server.registry.tag_check import StoreCheck
-from boltseal.server.storage.coordination.file_leases import FileLeases
+from boltseal.server.storage.coordination.factory import open_leases
 from boltseal.server.storage.ledger_key import LedgerKeys
-from boltseal.server.storage.metadata.migrate import DATABASE_NAME
 from boltseal.server.store_factory import begin, check_tags_alone, now_us, open_store, prepare
 from tests import servers
 from tests.cli import program
@@ -22,6 +20,7 @@ from tests.images import OCI_MANIFEST, Document, image, push, put
 from tests.polling import until_answer, until_signed, wait_until
 from tests.server.seal.admin import ADMIN, APP, seals_of
 from tests.serving import Serving, serving, settings_of
+from tests.storage_choice import change_rows
 
 RIGHT, WRONG = image("the published image"), image("another image")
 NULLED = "digest = NULL, canonical = NULL, media_type = NULL"
@@ -76,9 +75,8 @@ FOUND_OF_A_SETTLING_TAG = {
 
 
 def tamper(data: Path, *statements: str) -> None:
-    with closing(sqlite3.connect(data / DATABASE_NAME, isolation_level=None)) as database:
-        for statement in statements:
-            assert database.execute(statement).rowcount > 0, statement
+    for statement in statements:
+        assert change_rows(data, statement) > 0, statement
 
 
 async def publish(registry: Serving) -> None:
@@ -295,15 +293,19 @@ def _status(url: str) -> int:
 @pytest.mark.parametrize("kind", ["row and entry removed", "row repointed", "old entry rewritten"])
 async def test_the_daily_check_finds_what_no_change_of_a_tag_shows(data: Path, kind: str) -> None:
     """A running server compares all rows and entries from time to time, one process at a time."""
-    leases = FileLeases(data)
-    with open_store(settings_of(data)) as store:
+    storage = settings_of(data).storage
+    with (
+        closing(open_leases(data, storage)) as leases,
+        closing(open_leases(data, storage)) as others,
+        open_store(settings_of(data)) as store,
+    ):
         tamper(data, *FOUND_AT_A_START[kind])
         other = leases.acquire("tag-check")
         assert other is not None
-        check_tags_alone(store, FileLeases(data))
+        check_tags_alone(store, others)
         held = store.database.frozen
         other.release()
-        check_tags_alone(store, FileLeases(data))
+        check_tags_alone(store, others)
         found = store.database.frozen
 
     assert held is None

@@ -56,6 +56,7 @@ async def test_a_clock_a_little_behind_is_accepted(data: Path) -> None:
     assert int(second.headers["Boltseal-Ledger-Index"]) == int(first.headers["Boltseal-Ledger-Index"]) + 1
 
 
+@pytest.mark.files_only("locks the file of the database; test_postgres_faults has the lock of PostgreSQL")
 @pytest.mark.slow
 async def test_a_database_that_stays_locked_is_503_and_nothing_has_changed(registry: Serving) -> None:
     """While another process keeps the write lock for long, pushes get 503 and pulls work."""

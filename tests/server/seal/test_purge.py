@@ -86,7 +86,7 @@ async def test_only_the_confirmed_image_and_tags_are_purged(tmp_path: Path, chan
     assert left == [200, 200]
 
 
-@pytest.mark.usefixtures("files_only")
+@pytest.mark.files_only("looks for the files of blobs")
 async def test_purged_bytes_are_not_on_the_disk(registry: Serving) -> None:
     """A purge deletes the bytes before the command returns, without waiting for garbage collection."""
     await push(registry.client, "shop/app", "1.4.2", SECRET)
@@ -133,7 +133,7 @@ async def test_an_untagged_manifest_is_purged_by_its_digest(registry: Serving) -
     assert await meaning(registry.client, "shop/app", SECRET.digest) is None
 
 
-@pytest.mark.usefixtures("files_only")
+@pytest.mark.files_only("looks for the files of blobs")
 async def test_content_that_another_image_needs_stays(registry: Serving) -> None:
     """A blob that another image shares with the purged one stays, also on the disk."""
     shared = image("a password", layer_count=2)
@@ -228,7 +228,7 @@ purge_image(settings, image, "it holds a password", plan_purge(settings, image))
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("files_only")
+@pytest.mark.files_only("looks for the files of blobs")
 async def test_the_next_start_deletes_the_bytes_that_a_killed_purge_left(data: Path) -> None:
     """After a kill between the COMMIT of a purge and its first unlink, the next start deletes the bytes."""
     async with serving(data) as registry:
@@ -250,6 +250,7 @@ async def test_the_next_start_deletes_the_bytes_that_a_killed_purge_left(data: P
     assert noted == []
 
 
+@pytest.mark.files_only("a disk refuses to delete the files of blobs")
 async def test_bytes_that_were_pushed_again_after_a_killed_purge_stay(open_shop: Opener, tmp_path: Path) -> None:
     """After a killed purge, bytes that were pushed again meanwhile stay."""
     shop = open_shop()
@@ -269,6 +270,7 @@ async def test_bytes_that_were_pushed_again_after_a_killed_purge_stay(open_shop:
     assert shop.database.read_and_wait(unreferenced.purged) == []
 
 
+@pytest.mark.files_only("a disk refuses to delete the files of blobs")
 async def test_a_failure_to_delete_one_blob_deletes_the_others(open_shop: Opener, tmp_path: Path) -> None:
     """If one blob of a purge can't be deleted the others are, and the error names it."""
     shop = open_shop()
@@ -288,6 +290,7 @@ async def test_a_failure_to_delete_one_blob_deletes_the_others(open_shop: Opener
     assert "`boltseal admin gc`" in caught.value.message
 
 
+@pytest.mark.files_only("a disk refuses to delete the files of blobs")
 async def test_gc_deletes_at_once_what_a_purge_left(open_shop: Opener, tmp_path: Path) -> None:
     """`gc` deletes what a purge could not, without waiting for a day, and leaves what fails again."""
     shop = open_shop()

@@ -17,19 +17,17 @@ import httpx2
 import psycopg
 import pytest
 
-from boltseal.server.settings import Settings
 from boltseal.server.storage.blobs.local_store import LocalBlobs
 from boltseal.server.storage.fsck import examine
 from boltseal.server.storage.metadata import ledger_store
 from boltseal.server.storage.metadata_factory import open_snapshot
-from boltseal.server.storage_settings import DatabaseUrl
+from boltseal.server.storage_settings import DatabaseUrl, MarkSettings, StorageSettings
 from boltseal.server.store_factory import prepare
 from tests.images import image, push
 from tests.polling import until_answer, wait_until
 from tests.ports import free_port
 from tests.programs import program
 from tests.serving import Serving, serving_as, settings_of
-from tests.storage_choice import address_file, storage_of
 from tests.storage_servers import Postgres, StorageServer, postgres, postgres_programs, unprivileged
 
 pytestmark = [pytest.mark.real, pytest.mark.slow]
@@ -60,22 +58,20 @@ class Pushes:
             await asyncio.gather(*(self.push(client, tag) for tag in tags))
 
 
-def put_on(data: Path, url: str, direct: str | None = None) -> Settings:
-    """Begin a registry whose metadata is in a database. `direct`: its address past a pooler."""
-    address_file(data).write_text(url, encoding="ascii")
-    settings = settings_of(data)
-    mark = settings.storage.mark.model_copy(update={"single_replica": True})
-    known = {"mark": mark, "database_direct": None if direct is None else DatabaseUrl(direct)}
-    settings = settings.model_copy(update={"storage": settings.storage.model_copy(update=known)})
-    prepare(settings)
-    return settings
+def storage_on(url: str, direct: str | None = None) -> StorageSettings:
+    """Return the settings of a database. `direct`: its address past a pooler."""
+    return StorageSettings(
+        database=DatabaseUrl(url),
+        database_direct=None if direct is None else DatabaseUrl(direct),
+        mark=MarkSettings(single_replica=True),
+    )
 
 
 async def is_ready(registry: Serving) -> bool:
     return (await registry.client.get("/readyz")).status_code == 200
 
 
-async def check(registry: Serving, pushes: Pushes) -> None:
+async def check(registry: Serving, pushes: Pushes, storage: StorageSettings) -> None:
     """Check that every acknowledged tag resolves to its digest, and that rows, bytes and ledger are consistent."""
     await until_answer(lambda: is_ready(registry), "the registry is ready")
     for tag, digest in pushes.acknowledged.items():
@@ -85,7 +81,6 @@ async def check(registry: Serving, pushes: Pushes) -> None:
         assert moved.status_code == 409
         again = await registry.client.head(f"/v2/shop/app/manifests/{tag}")
         assert again.headers["docker-content-digest"] == digest
-    storage = storage_of(registry.data)
     with contextlib.closing(LocalBlobs(registry.data)) as blobs:
         assert not examine(open_snapshot(registry.data, storage), blobs.maintenance).findings
     with open_snapshot(registry.data, storage) as snapshot:
@@ -94,9 +89,11 @@ async def check(registry: Serving, pushes: Pushes) -> None:
 
 
 @contextlib.asynccontextmanager
-async def registry_on(data: Path, url: str, direct: str | None = None) -> AsyncIterator[Serving]:
+async def registry_on(data: Path, storage: StorageSettings) -> AsyncIterator[Serving]:
     """Run a registry whose metadata is in a database."""
-    async with serving_as(put_on(data, url, direct)) as registry:
+    settings = settings_of(data).model_copy(update={"storage": storage})
+    prepare(settings)
+    async with serving_as(settings) as registry:
         yield registry
 
 
@@ -104,7 +101,8 @@ async def test_a_killed_server_is_used_again_when_it_runs(tmp_path: Path) -> Non
     """PostgreSQL is killed amid pushes: meanwhile the registry is not ready, later every 201 is true and pushes succeed."""
     pushes = Pushes()
     with postgres(settings=SETTINGS) as server:
-        async with registry_on(tmp_path / "data", server.url(server.create_database())) as registry:
+        storage = storage_on(server.url(server.create_database()))
+        async with registry_on(tmp_path / "data", storage) as registry:
             for round_ in range(2):
                 pushing = asyncio.create_task(pushes.push_many(registry.client, str(round_), 12))
                 before = len(pushes.acknowledged)
@@ -116,7 +114,7 @@ async def test_a_killed_server_is_used_again_when_it_runs(tmp_path: Path) -> Non
                 await pushing
                 assert not ready_without
             await pushes.push_many(registry.client, "last", 2)
-            await check(registry, pushes)
+            await check(registry, pushes, storage)
 
     assert {"1.last.0", "1.last.1"} <= pushes.acknowledged.keys()
 
@@ -150,8 +148,8 @@ async def test_a_pooler_in_transaction_mode_may_stand_between(server_folder: Pat
     pushes = Pushes()
     with postgres(settings=SETTINGS) as server, pooler(server, server_folder / "pool") as between:
         name = server.create_database()
-        url = f"postgresql://boltseal@127.0.0.1:{between.port}/{name}"
-        async with registry_on(tmp_path / "data", url, server.url(name)) as registry:
+        storage = storage_on(f"postgresql://boltseal@127.0.0.1:{between.port}/{name}", server.url(name))
+        async with registry_on(tmp_path / "data", storage) as registry:
             await pushes.push_many(registry.client, "one", 8)
             assert len(pushes.acknowledged) == 8
             pushing = asyncio.create_task(pushes.push_many(registry.client, "two", 12))
@@ -162,7 +160,7 @@ async def test_a_pooler_in_transaction_mode_may_stand_between(server_folder: Pat
             await pushing
             await until_answer(lambda: is_ready(registry), "the registry is ready")
             await pushes.push_many(registry.client, "last", 1)
-            await check(registry, pushes)
+            await check(registry, pushes, storage)
 
     assert "1.last.0" in pushes.acknowledged
 
@@ -210,8 +208,8 @@ async def test_a_failover_to_a_synchronous_standby_loses_no_acknowledged_push(tm
     pushes = Pushes()
     with postgres(settings=SETTINGS) as server, standby(server) as second:
         name = server.create_database()
-        url = f"postgresql://boltseal@127.0.0.1:{server.port},127.0.0.1:{second.port}/{name}"
-        async with registry_on(tmp_path / "data", url) as registry:
+        storage = storage_on(f"postgresql://boltseal@127.0.0.1:{server.port},127.0.0.1:{second.port}/{name}")
+        async with registry_on(tmp_path / "data", storage) as registry:
             pushing = asyncio.create_task(pushes.push_many(registry.client, "one", 16))
             await until_answer(lambda: some_more(pushes, 2), "pushes are acknowledged")
             server.kill()
@@ -222,7 +220,7 @@ async def test_a_failover_to_a_synchronous_standby_loses_no_acknowledged_push(tm
             await pushing
             await until_answer(lambda: is_ready(registry), "the registry is ready")
             await pushes.push_many(registry.client, "last", 1)
-            await check(registry, pushes)
+            await check(registry, pushes, storage)
 
     assert not ready_without
     assert "1.last.0" in pushes.acknowledged
