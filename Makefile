@@ -96,9 +96,9 @@ test-stores: $(VENV)/.works  ## runs the tests of scrub on the stores of real co
 	@scripts/test-packages
 	@$(BIN)/python -m pytest -q -m "store" $(SPREAD) $(ARGS)
 
-soak: $(VENV)/.works  ## runs the slow tests at full size: 50 kills, 4 GiB blobs, 200 pushes of 64 MiB, 100,000 tags
+soak: $(VENV)/.works  ## runs the tests that have a full size at it: 50 kills, 4 GiB blobs, 200 pushes of 64 MiB, 100,000 tags
 	@scripts/test-packages
-	@TEST_SCALE=full $(BIN)/python -m pytest -m slow $(SPREAD) $(ARGS)
+	@TEST_SCALE=full $(BIN)/python -m pytest -m sized $(SPREAD) $(ARGS)
 
 bench: $(VENV)/.works  ## measures boltseal beside docker-registry and nginx on this machine
 	@scripts/test-packages

@@ -9,6 +9,7 @@ A test whose stored processor time exceeds LENGTHY_S gets the mark `lengthy`. A 
 file the sum of its other tests is stored, one row of each table.
 A test that is marked `real` gets the mark `engine` in one of ENGINE_TESTS, and `store` in one of STORE_TESTS. With `-m engine` or
 `-m store` only the files there are imported: each worker would import those of all other tests as well, 14,000 of them.
+A slow test gets the mark `sized` in a file that reads the size of the run (`tests.soak.scale`): `make soak` runs these.
 """
 
 from __future__ import annotations
@@ -34,6 +35,9 @@ ENGINE_TESTS: Final = ("tests/distribution/test_image.py", "tests/real/engines/"
 STORE_TESTS: Final = ("tests/attacks/scrub/",)
 """Where the stores of container engines on disk are checked: `make test-stores` runs these, `make test` all others."""
 
+SIZES: Final = ("tests.soak.scale", "tests.scale.growth")
+"""The modules that say how large a test is: `make soak` runs the tests of files that import one of them, at full size."""
+
 _PLACES: Final = {"engine": ENGINE_TESTS, "store": STORE_TESTS}
 
 _measured: dict[str, float] = {}
@@ -55,6 +59,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             item.add_marker(pytest.mark.engine)
         if item.get_closest_marker("real") is not None and item.nodeid.startswith(STORE_TESTS):
             item.add_marker(pytest.mark.store)
+        if item.get_closest_marker("slow") is not None and is_sized(item.path):
+            item.add_marker(pytest.mark.sized)
     yield  # after -m another row may be the first
     if config.getoption("--one-row"):
         kept = set(first_rows(items))
@@ -136,6 +142,12 @@ def quick_tests(file: Path) -> list[str]:
         and stored_timings().get(f"{name}::{test.name}", 0.0) <= LENGTHY_S
         and not any(_leaves_out(ast.unparse(mark)) for mark in test.decorator_list)
     ]
+
+
+@cache
+def is_sized(file: Path) -> bool:
+    """Return whether the tests of a file are larger in `make soak`."""
+    return any(f"from {module} import" in file.read_text(encoding="utf-8") for module in SIZES)
 
 
 def _leaves_out(mark: str) -> bool:

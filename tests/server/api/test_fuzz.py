@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -12,8 +10,9 @@ from tests.asgi import send
 from tests.images import meaning, push, push_blob, start_upload
 from tests.server.api.fuzzing import BLOB, DOCUMENT, REPOSITORY, SEALED, broken_rules, requests
 from tests.serving import Serving
+from tests.soak.scale import IS_FULL
 
-LONG = 50_000 if os.environ.get("TEST_SCALE") == "full" else 2_500
+LONG = 50_000 if IS_FULL else 2_500
 UNHEALTHY = [HealthCheck.function_scoped_fixture, HealthCheck.too_slow, HealthCheck.data_too_large]
 
 

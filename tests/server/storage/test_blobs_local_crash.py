@@ -20,12 +20,13 @@ from boltseal.server.storage.blobs.protocol import NoSpace, UploadBusy, UploadId
 from tests.server.storage import pusher
 from tests.server.storage.stored import remove
 from tests.small_disk import small_disk
+from tests.soak.scale import IS_FULL
 
 pytestmark = pytest.mark.slow
 
 FAR_FUTURE_US = 2**62
 MEBIBYTE = 1024 * 1024
-KILLS = 50 if os.environ.get("TEST_SCALE") == "full" else 5
+KILLS = 50 if IS_FULL else 5
 REPOSITORY = Repository("shop/app")
 
 

@@ -20,12 +20,13 @@ from boltseal.server.storage.metadata.migrate import prepare_data
 from tests.object_stores import ObjectStore, now_us, object_store
 from tests.polling import wait_until
 from tests.server.storage import object_pusher
+from tests.soak.scale import IS_FULL
 from tests.storage_servers import ObjectServer, seaweedfs
 
 pytestmark = pytest.mark.slow
 
 DAY_US = 24 * 3600 * 1_000_000
-KILLS = 25 if os.environ.get("TEST_SCALE") == "full" else 3
+KILLS = 25 if IS_FULL else 3
 PREFIX = "killed"
 
 

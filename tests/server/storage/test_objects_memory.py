@@ -11,12 +11,13 @@ import pytest
 
 from boltseal.server.storage.metadata.migrate import prepare_data
 from tests.server.storage import object_memory
+from tests.soak.scale import IS_FULL
 from tests.storage_servers import ObjectServer
 
 pytestmark = pytest.mark.slow
 
 MIB = 1024 * 1024
-UPLOADS, SIZE = (200, 64 * MIB) if os.environ.get("TEST_SCALE") == "full" else (60, 4 * MIB)
+UPLOADS, SIZE = (200, 64 * MIB) if IS_FULL else (60, 4 * MIB)
 
 
 def test_many_uploads_grow_the_process_by_a_fixed_amount(object_server: ObjectServer, tmp_path: Path) -> None:
