@@ -365,7 +365,7 @@ def texts() -> Iterator[Path]:
     """Return files with text for users: pages, examples, packaging, and the source with its messages."""
     yield from PAGES
     for folder, pattern in (("examples", "*"), ("packaging", "*"), ("src", "*.py"), ("docs", "*.md"), ("scripts", "*")):
-        yield from (path for path in (ROOT / folder).rglob(pattern) if path.is_file())
+        yield from (path for path in (ROOT / folder).rglob(pattern) if path.is_file() and path.suffix != ".pyc")
     yield ROOT / "CHANGELOG.md"
 
 

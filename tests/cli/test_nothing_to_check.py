@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from boltseal.errors import quote
 from boltseal.lockfile.document import LOCK_NAME, Lock
 from boltseal.lockfile.format import format_lock
 from tests.cli import program
@@ -175,5 +176,5 @@ def test_scrub_of_a_store_without_images_could_not_check(tmp_path: Path, store: 
     result = program.call("scrub", "--root", root, "--json")
 
     assert (result.code, result.json["outcome"], result.json["errors"]) == (3, "unknown", [])
-    assert f'nothing to check: found 0 images in "{root}"; expected at least 1; check --root' in result.err
+    assert f"nothing to check: found 0 images in {quote(str(root))}; expected at least 1; check --root" in result.err
     assert program.call("scrub", "--root", root, "--allow-empty").code == 0

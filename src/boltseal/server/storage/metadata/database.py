@@ -198,6 +198,7 @@ class SqlMetadata:
         self._driver = driver
         driver.after_connect = self._look_at_connection
         self._clock = clock
+        self.now_us: Clock = clock or self._database_time_us
         self._ahead_us = 0
         """How much the database's clock is ahead of `time.monotonic`."""
         self._budget_s = budget_s
@@ -214,9 +215,8 @@ class SqlMetadata:
         self._writer = threading.Thread(target=self._run, name="boltseal-write", daemon=True)
         self._writer.start()
 
-    def now_us(self) -> int:
-        """Return the time of the clock that was given, or the database's."""
-        return self._ahead_us + time.monotonic_ns() // 1000 if self._clock is None else self._clock()
+    def _database_time_us(self) -> int:
+        return self._ahead_us + time.monotonic_ns() // 1000
 
     @property
     def frozen(self) -> str | None:

@@ -274,17 +274,13 @@ class Metadata(Protocol):
     """By a log's name, or TAGS, the reason why no entry may be added. Set by whatever doubts the store."""
     clock_guard: ClockGuard
     """Doubts the clock. Called in any thread."""
+    now_us: Clock
+    """The time of entries, leases and expiry, microseconds since the epoch: that of the database if it has a clock, as of its last
+    transaction here and the time since; else this process's. Called in any thread."""
     after_append: dict[str, Callable[[], None]]
     """By a log's name, a callback after a COMMIT with new entries. Called on the writer thread; must not wait or raise."""
     after_connect: Callable[[Snapshot], None] | None
     """Looks at what a new connection reads, which may be to another server of the database. Called in any thread; must not raise."""
-
-    def now_us(self) -> int:
-        """Return the time of entries, leases and expiry, microseconds since the epoch. Callable in any thread.
-
-        That of the database if it has a clock, as of its last transaction here and the time since; else this process's.
-        """
-        ...
 
     @property
     def frozen(self) -> str | None:
