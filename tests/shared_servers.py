@@ -15,7 +15,6 @@ from typing import Any
 
 import bcrypt
 import httpx2
-import obstore
 
 from tests.images import OCTETS, Blob, error_of, with_digest
 from tests.logins import AUTH, PASSWORDS, login
@@ -39,11 +38,6 @@ class SharedServers:
         server = self.second if second else self.first
         auth = None if user is None else login(user)
         return httpx2.Client(base_url=server.url, auth=auth, trust_env=False, timeout=60.0)
-
-    def keys(self, below: str = "blobs/") -> set[str]:
-        """Return the keys of the objects below a prefix."""
-        store = self.objects.store(self.prefix)
-        return {each["path"] for page in obstore.list(store, below) for each in page}
 
     def logged(self) -> str:
         """Return what both servers have logged so far."""

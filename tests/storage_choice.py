@@ -32,7 +32,7 @@ from scripts.storage_programs import BUCKET, REGION, object_client
 
 STORAGE: Final = "TEST_STORAGE"
 """The variable with the servers that `--storage` chose, as JSON: `postgres`, an address, `template`, the name of a database with
-boltseal's schema, `endpoint` of the S3 server, and `access_key_file`."""
+boltseal's schema, `endpoint` of the S3 server, `key_id` and `secret` for it, and `access_key_file`, the file with both for the mark."""
 
 STATEMENT_S: Final = 120
 """How long creating or dropping a database may take."""

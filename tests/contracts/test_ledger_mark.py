@@ -132,7 +132,7 @@ def test_a_mark_that_is_too_large_is_not_read(open_mark: OpenMark) -> None:
 
 
 def test_a_lock_of_the_folder_does_not_hinder_a_file(tmp_path: Path) -> None:
-    """A mark in a file is replaced under the lock of a file of its own that is open to write: NFS gives no other lock."""
+    """A mark in a file is replaced under the lock of a file of its own that is open to write: some NFS servers refuse to lock a folder."""
     mark = FileMark(tmp_path / "ledger.mark")
     folder = Disk().lock_folder(os.fspath(tmp_path), exclusive=True)
     try:

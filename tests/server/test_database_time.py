@@ -15,8 +15,10 @@ import psycopg
 import pytest
 
 from boltseal.ledger.entry import Entry, parse
+from boltseal.server.auth.tokens import Tokens
 from boltseal.server.settings import Settings
 from boltseal.server.storage.coordination.factory import open_generation
+from boltseal.server.storage.key_file import KeyFile
 from boltseal.server.storage.metadata import ledger_store, upload_table
 from boltseal.server.storage.metadata.postgres import open_database
 from boltseal.server.storage.metadata.protocol import Snapshot
@@ -101,6 +103,13 @@ async def test_a_server_takes_the_time_of_its_database(ahead: str, tmp_path: Pat
     assert all(is_ahead(each.time_us) for each in entries)
     assert is_ahead(session.begun_us)
     assert [is_ahead(last_us) for (last_us,) in failures] == [True]
+
+
+def test_the_rest_of_a_token_is_by_the_clock_that_it_was_issued_by(tmp_path: Path) -> None:
+    """How long a verified token may be remembered is by the database's time as well, and never negative."""
+    tokens = Tokens(KeyFile(tmp_path / "token.json"), "boltseal", lambda: 5_000_000)
+
+    assert (tokens.left_s(7), tokens.left_s(3)) == (2.0, 0.0)
 
 
 def _entries(snapshot: Snapshot) -> list[Entry]:

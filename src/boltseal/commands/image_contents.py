@@ -69,7 +69,8 @@ class ImageContents:
 class _ReadLayers:
     """The files of an image, the contents of package databases by their hash, and the paths that its own layers write.
 
-    A layer is added by one call of a thread, whose arguments are small: a thread may keep those of its last call for a while.
+    Each layer is read in one call of a thread with small arguments: a thread may keep the arguments of its last call for a while,
+    and with them the contents of a layer.
     """
 
     def __init__(self) -> None:

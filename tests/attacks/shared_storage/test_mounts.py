@@ -28,7 +28,7 @@ def test_a_blob_of_a_hidden_repository_is_not_mounted(servers: SharedServers, so
     assert refused(read) == (404, "BLOB_UNKNOWN")
 
 
-def test_a_blob_is_mounted_only_for_who_may_read_its_source(servers: SharedServers) -> None:
+def test_a_user_mounts_a_blob_of_an_own_repository_through_another_server(servers: SharedServers) -> None:
     """A user mounts from an own repository through the other server, and gets the blob there at once."""
     blob = Blob(b"mounted")
     with servers.client("ci") as one, servers.client("ci", second=True) as two:
@@ -55,7 +55,7 @@ def test_a_deleted_blob_is_not_mounted(servers: SharedServers) -> None:
     assert refused(read) == (404, "BLOB_UNKNOWN")
 
 
-def test_an_address_that_may_not_be_read_is_not_learned_by_a_push(servers: SharedServers) -> None:
+def test_a_digest_of_a_hidden_blob_cannot_be_pushed_without_its_bytes(servers: SharedServers) -> None:
     """A digest that another repository has is not taken for one's own: without its bytes a push of it is refused."""
     blob = Blob(b"only its digest is known")
     with servers.client("ci") as ci, servers.client("other") as other:

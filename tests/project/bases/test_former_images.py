@@ -206,6 +206,23 @@ async def test_an_index_is_compared_for_the_platforms_in_use(tmp_path: Path) -> 
     assert status_and_base(await of_app(registry)) == ("outdated", RUNTIME)
 
 
+@pytest.mark.parametrize("history", [None, ["o"]], ids=["whole", "only of the known base"])
+async def test_a_build_may_use_a_base_that_had_moved_before(tmp_path: Path, history: list[str] | None) -> None:
+    """A build may use an image that its host pulled before the base's tag was observed; a layer without a step may be that one's."""
+    registry = Published(tmp_path / "state")
+    registry.image("base/os", "1", "o", created=BEFORE)
+    await registry.look(OS, listed="reg.test")
+    registry.image("base/rt", "1", "or", created=MEANWHILE)
+    registry.image("base/rt", "1", "s", created=MEANWHILE)
+    registry.now_us += 86_400_000_000
+    await registry.look(OS, RUNTIME, listed="reg.test")
+    registry.now_us += 86_400_000_000
+    registry.image("team/app", "1", "orX", history=history, created="2026-11-26T05:00:00Z")
+    verdict = await of_app(registry)
+
+    assert status_and_base(verdict)[0] == "cannot tell"
+
+
 async def test_two_tags_of_the_base_of_which_one_moved_are_unknown(registry: Published) -> None:
     """If two tags resolved to the base, and one has moved, the image may be built on that one, which the reason names."""
     media_type, raw = registry.hub.manifests["base/rt"]["1"]

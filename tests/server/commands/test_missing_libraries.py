@@ -51,7 +51,7 @@ def run_without(modules: tuple[str, ...], folder: Path, settings: str, *words: s
 @pytest.mark.parametrize("words", [("serve",), ("admin", "user", "ls"), ("admin", "gc")], ids=" ".join)
 @pytest.mark.parametrize("case", CASES)
 def test_a_command_names_the_setting_and_the_extra(tmp_path: Path, case: str, words: tuple[str, ...]) -> None:
-    """The command is one line on stderr with exit code 2, and creates nothing."""
+    """The command is one line on stderr with exit code 2, and creates no database."""
     settings, modules, reason, extras = CASES[case]
     ran = run_without(modules, tmp_path, settings, *words)
 

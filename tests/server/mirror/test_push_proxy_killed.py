@@ -29,9 +29,7 @@ APP = f"{NAME}/team/app"
 PUT = "PUT /v2/team/app/manifests/1.4.2"
 HEAD = "HEAD /v2/team/app/manifests/1.4.2"
 
-pytestmark = [
-    pytest.mark.slow,
-]
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture

@@ -365,7 +365,7 @@ class BaseResolver:
     async def _was_observed(
         self, base: Reference, judged: JudgedImage, candidates: Sequence[Candidate], match: ImageFacts
     ) -> bool:
-        """Return whether the tag was observed all the time since the image goes its own way, so that no other image is missing.
+        """Return whether the tag was observed without a gap since the first step above `match`, so that no image of it is missing.
 
         `match`: the longest match of the tag's images.
         A ledger records everything since the tag was created. Observations by a wrong clock do not count: those before the

@@ -16,11 +16,13 @@ _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 def build_window(image: ImageFacts, base: ImageFacts | None, published_us: int) -> Window:
-    """Return when an image that consists of more than the base, and is the image's base or its base's base, may have existed.
+    """Return the period in which an unknown base of the image may have been used.
 
-    Not before the first step that is not the base's: a build may use an image that it pulled long ago, or steps that it
-    cached, and keeps their times. Not after the publication of the image. `base` None: not known.
+    It begins with the oldest step above `base`: a build may use an image that it pulled long ago, or steps that it cached, and
+    keeps their times. It ends with the publication of the image. `base`: the longest known match; None: not known.
     """
+    if sum(not step.empty for step in image.history) != len(image.diff_ids):
+        return Window(None, published_us)  # a layer without a step has no time
     times_us = [_time_us(step.created) for step in _steps_above(image, base)] + [created_us(image)]
     known_us = [time_us for time_us in times_us if time_us is not None]
     start_us = min(known_us) if len(known_us) == len(times_us) else None

@@ -247,8 +247,7 @@ class RequestAuth:
                 # Not cached here: `Logins` caches it and notices a changed password.
                 return await self.access.by_password(user, password, request.network), None
             case "bearer":
-                caller, ends_s = self.access.by_token(rest.strip())
-                return caller, max(0.0, ends_s - time.time())
+                return self.access.by_token(rest.strip())
             case _:
                 raise Unauthenticated("unsupported Authorization scheme; expected Basic or Bearer")
 

@@ -46,10 +46,10 @@ ANONYMOUS_CALLER: Final = Caller()
 
 
 class TokenCaller(NamedTuple):
-    """The caller that a token names, and the token's end in seconds since the epoch."""
+    """The caller that a token names, and for how many seconds the token is valid still."""
 
     caller: Caller
-    ends_s: int
+    left_s: float
 
 
 class EitherName(NamedTuple):
@@ -127,7 +127,7 @@ class Access:
         return Caller(user)
 
     def by_token(self, text: str) -> TokenCaller:
-        """Return the caller that a token names, and the token's end in seconds since the epoch.
+        """Return the caller that a token names, and for how many seconds it is valid still.
 
         Raises:
             Unauthenticated: this registry did not issue it, or it is no longer valid.
@@ -135,7 +135,7 @@ class Access:
         claims = self._tokens.check(text)
         if claims.user in self.users().hashes and claims.login != self._login_of(claims.user):
             raise Unauthenticated("the token is of an earlier password; log in again")
-        return TokenCaller(Caller(claims.user, claims.scopes, claims.catalog), claims.ends_s)
+        return TokenCaller(Caller(claims.user, claims.scopes, claims.catalog), self._tokens.left_s(claims.ends_s))
 
     def allowed(self, caller: Caller, repository: str) -> frozenset[Action]:
         """Return what the caller may do in a repository now."""

@@ -101,6 +101,10 @@ class Tokens:
         scope = " ".join(f"{item['type']}:{item['name']}:{','.join(item['actions'])}" for item in claims["access"])
         return IssuedToken(text, now_s, scope)
 
+    def left_s(self, ends_s: float) -> float:
+        """Return for how many seconds a token is valid still, by the clock that it was issued by."""
+        return max(0.0, ends_s - self._now_us() / 1_000_000)
+
     def check(self, text: str) -> Claims:
         """Verify a token and return its claims.
 

@@ -28,7 +28,7 @@ from boltseal.server.storage.ledger_copy import FolderCopy
 from boltseal.server.storage.ledger_key import LedgerKeys
 from boltseal.server.storage.metadata import ledger_store
 from boltseal.server.storage.metadata.protocol import LEDGER, OBSERVATIONS, TAGS
-from boltseal.server.store_factory import now_us, open_store
+from boltseal.server.store_factory import open_store
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,7 +136,7 @@ def confirm_clock(settings: Settings, reason: str) -> ClockConfirmed:
         guard = ClockGuard.beside(store.data)
         if guard is not None:
             try:
-                guard.confirm(now_us())
+                guard.confirm(store.database.now_us())
             except OSError as error:
                 raise Unavailable(f"the running server cannot be informed: {error.strerror}") from error
         actor = local_admin().name

@@ -81,7 +81,7 @@ class Mark(Protocol):
 
 
 class FileMark:
-    """A file. Writers lock the empty file `NAME.lock` beside it: NFS locks no folder, and the file itself is replaced."""
+    """A file. Writers lock the empty file `NAME.lock` beside it: some NFS servers refuse to lock a folder, and the file itself is replaced."""
 
     def __init__(self, path: Path, disk: Disk | None = None) -> None:
         self._path = path

@@ -13,10 +13,6 @@ from boltseal.loading import load
 from boltseal.server.storage_settings import StorageSettings
 
 
-class LibraryMissing(Invalid):
-    """A library that the settings need is not installed, or can't be loaded."""
-
-
 class _Need(NamedTuple):
     """A setting, whether it is used, and the extra with its library."""
 
@@ -29,7 +25,7 @@ _LIBRARIES: Final = {"postgresql": "psycopg", "s3": "obstore"}
 
 
 def check_libraries(storage: StorageSettings) -> None:
-    """Check that the libraries of the settings are there, before anything is opened. Raises: LibraryMissing."""
+    """Check that the libraries of the settings are there, before anything is opened. Raises: Invalid."""
     needs = [
         _Need("[storage] database", storage.database is not None, "postgresql"),
         _Need("[storage] blobs", storage.blobs is not None, "s3"),
@@ -40,7 +36,7 @@ def check_libraries(storage: StorageSettings) -> None:
     if missing:
         extras = ",".join(dict.fromkeys(["server", *(need.extra for need in wanted)]))
         reasons = ", ".join(f"{need.setting} needs the {need.extra} extra" for need in missing)
-        raise LibraryMissing(f"{reasons}: {install_command(extras, Path(sys.prefix))}")
+        raise Invalid(f"{reasons}: {install_command(extras, Path(sys.prefix))}")
 
 
 def _is_there(module: str) -> bool:

@@ -37,7 +37,7 @@ def check_mark(storage: StorageSettings) -> None:
 
     Raises:
         MarkNotShared, AccessKeyInvalid, MarkUnfit: they have to be changed.
-        LibraryMissing: the library for object stores is not installed.
+        Invalid: the library for object stores is not installed.
         MarkUnreachable: the store of the mark does not answer.
     """
     check_libraries(storage)

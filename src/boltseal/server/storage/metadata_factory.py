@@ -36,7 +36,7 @@ else:  # most servers have no PostgreSQL
 
 
 def prepare_metadata(data: Path, storage: StorageSettings) -> None:
-    """Create the data folder and the database, or bring them up to date. Raises: FormatInvalid, LibraryMissing, Unavailable."""
+    """Create the data folder and the database, or bring them up to date. Raises: Invalid, Unavailable."""
     check_libraries(storage)
     if storage.database is None:
         prepare_data(data)
@@ -54,7 +54,7 @@ def check_metadata(data: Path, storage: StorageSettings, *, oldest: int = WORKAB
 
 
 def has_accounts(data: Path, storage: StorageSettings) -> bool:
-    """Return whether there is a database with the table of users. Raises: FormatInvalid, LibraryMissing, Unavailable."""
+    """Return whether there is a database with the table of users. Raises: Invalid, Unavailable."""
     check_libraries(storage)
     if storage.database is None:
         found = data_format(data) if (data / DATABASE_NAME).is_file() else None
@@ -77,7 +77,7 @@ def open_metadata(data: Path, storage: StorageSettings, clock: Callable[[], int]
 
 
 def open_snapshot(data: Path, storage: StorageSettings) -> AbstractContextManager[Snapshot]:
-    """Open the database read-only; every query sees the last commit. Raises: LibraryMissing, Unavailable."""
+    """Open the database read-only; every query sees the last commit. Raises: Invalid, Unavailable."""
     check_libraries(storage)
     if storage.database is None:
         return sqlite.open_snapshot(data / DATABASE_NAME)

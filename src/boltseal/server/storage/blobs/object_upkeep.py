@@ -60,7 +60,7 @@ class ObjectUpkeep:
         self._health = _Health(-math.inf, None)
 
     async def trouble(self) -> str | None:
-        """Return why nothing can be stored now, None if a byte was written in the last seconds.
+        """Return why nothing can be stored now, None if a byte was written within the last HEALTH_FOR_S seconds.
 
         Callers that wait at the same time share one write. A failure is not kept: the next caller writes again.
         """
