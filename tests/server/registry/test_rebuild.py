@@ -22,6 +22,7 @@ from boltseal.server.settings import Settings
 from boltseal.server.storage.bucket_owner import BucketTaken, RebuildUnfinished
 from boltseal.server.storage.findings import FindingStatus
 from boltseal.server.storage.object_manifests import decode
+from boltseal.server.storage_settings import DatabaseUrl
 from boltseal.server.store_factory import collect_store, prepare
 from tests.images import Document, artifact, image, index, push, signature, signature_tag
 from tests.polling import until_signed
@@ -47,6 +48,7 @@ class Registry:
 
     settings: Settings
     bucket: S3Store
+    new_database: Callable[[], str] | None = None
     documents: dict[str, list[Document]] = field(default_factory=dict)
 
     @property
@@ -55,8 +57,12 @@ class Registry:
         return self.settings.server.data
 
     def lose_database(self) -> None:
-        """Remove the data folder, and leave the keys."""
+        """Remove the data folder, and leave the keys. On PostgreSQL take a new database."""
         shutil.rmtree(self.data)
+        if self.new_database is not None:
+            database = DatabaseUrl.parse(self.new_database())
+            storage = self.settings.storage.model_copy(update={"database": database})
+            self.settings = self.settings.model_copy(update={"storage": storage})
 
     def keys(self, prefix: str) -> list[str]:
         """Return the keys of the objects below a prefix."""
@@ -107,15 +113,20 @@ class Registry:
         return found
 
 
-@pytest.fixture
-def registry(object_server: ObjectServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Registry:
+@pytest.fixture(params=["sqlite"])
+def registry(
+    request: pytest.FixtureRequest, object_server: ObjectServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Registry:
     """An empty registry with its blobs on the S3 server, below a prefix of its own."""
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", ACCESS_KEY)
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", SECRET_KEY)
     prefix = uuid.uuid4().hex
-    storage = {"blobs": f"s3://{BUCKET}/{prefix}", "s3": {"endpoint": object_server.endpoint}}
+    storage: dict[str, object] = {"blobs": f"s3://{BUCKET}/{prefix}", "s3": {"endpoint": object_server.endpoint}}
+    new_database = request.getfixturevalue("new_database") if request.param == "postgresql" else None
+    if new_database is not None:
+        storage |= {"database": new_database(), "mark": {"single_replica": True}}
     settings = {"server": {"data": tmp_path / "data"}, "storage": storage, "rule": RULES}
-    return Registry(Settings.model_validate(settings), object_server.store(prefix))
+    return Registry(Settings.model_validate(settings), object_server.store(prefix), new_database)
 
 
 async def fill(registry: Registry, client: httpx2.AsyncClient) -> None:
@@ -170,6 +181,7 @@ def rebuilt(registry: Registry) -> RebuiltStore:
     return rebuild_store(registry.settings, lambda *_: None)
 
 
+@pytest.mark.parametrize("registry", ["sqlite", "postgresql"], indirect=True)
 async def test_every_answer_is_the_same_after_a_rebuild(registry: Registry) -> None:
     """Tags, digests, referrers, blobs, histories and the ledger's tiles are the same in each repository, and fsck finds nothing."""
     before = await filled(registry)

@@ -23,6 +23,7 @@ from boltseal.server.storage.blobs.protocol import (
     UploadUnknown,
     UploadWriter,
 )
+from boltseal.server.storage.bucket_owner import KEY, PROBE
 from boltseal.server.storage.metadata import blob_keys, upload_progress
 from boltseal.server.storage.metadata.upload_progress import WRITER_FOR_US
 from boltseal.server.storage.object_client import ObjectClient
@@ -52,8 +53,9 @@ def other(object_server: ObjectServer, store: ObjectStore, tmp_path: Path) -> It
 
 
 def keys_in(store: ObjectStore, prefix: str = "") -> list[str]:
-    """Return the keys of the objects that are really there."""
-    return sorted(each["path"] for page in obstore.list(store.bucket, prefix) for each in page)
+    """Return the keys of the objects that are really there, besides those that name the registry."""
+    keys = (each["path"] for page in obstore.list(store.bucket, prefix) for each in page)
+    return sorted(key for key in keys if key not in (KEY, PROBE))
 
 
 def upkeep(store: ObjectStore) -> ObjectUpkeep:

@@ -23,9 +23,7 @@ def upgrade() -> None:
         sa.Column("repository_id", sa.Integer(), nullable=False),
         sa.Column("digest", _TEXT, nullable=False),
         sa.Column("key", _TEXT, nullable=False),
-        sa.ForeignKeyConstraint(
-            ["repository_id"], ["repository.id"], name=op.f("fk_manifest_object_repository_id_repository")
-        ),
+        sa.ForeignKeyConstraint(["repository_id"], ["repository.id"], name=op.f("fk_manifest_object_repository_id")),
         sa.PrimaryKeyConstraint("repository_id", "digest", name=op.f("pk_manifest_object")),
         sa.UniqueConstraint("key", name=op.f("uq_manifest_object_key")),
         sqlite_with_rowid=False,
