@@ -246,7 +246,7 @@ def begin(settings: Settings, clock: Clock, guard: ClockGuard | None = None, *, 
     store.database.after_connect = partial(_check_connection, store)
     _watch_clock(store.database, guard)
     try:
-        check_place(settings, store.database)
+        check_place(settings, store.database, claim=check)
         _check_reserved(store, settings)
         if check:
             _check_at_start(store, settings)

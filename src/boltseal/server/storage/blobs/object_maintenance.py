@@ -8,15 +8,18 @@ from functools import partial
 from typing import Final
 
 from boltseal.oci.digest import Digest
-from boltseal.server.storage.blobs.object_client import ObjectAbsent, ObjectClient
+from boltseal.server.storage.blobs.object_failures import ObjectAbsent
 from boltseal.server.storage.blobs.protocol import BlobAbsent, StoredBlob
 from boltseal.server.storage.metadata import blob_keys
 from boltseal.server.storage.metadata.blob_keys import BlobRow, ObjectPart
 from boltseal.server.storage.metadata.protocol import Metadata, Snapshot, UnitOfWork
+from boltseal.server.storage.object_client import ObjectClient
 from boltseal.server.storage.object_tiles import KEYS as LOG_KEYS
 
 ROWS_AT_ONCE: Final = 500
-KEYS: Final = re.compile(r"blobs/[0-9a-f]{32}|index/sha(256/[0-9a-f]{64}|512/[0-9a-f]{128})/[0-9a-f]{32}|health")
+KEYS: Final = re.compile(
+    r"(blobs|manifests)/[0-9a-f]{32}|index/sha(256/[0-9a-f]{64}|512/[0-9a-f]{128})/[0-9a-f]{32}|health|owner(\.probe)?"
+)
 """What a blob store writes below its prefix. The objects of the ledger are beside it (`object_tiles`)."""
 
 

@@ -23,13 +23,15 @@ from typing import Final, NamedTuple
 from boltseal.errors import BoltsealError
 from boltseal.oci.digest import Digest
 from boltseal.server.storage.batches import batches
-from boltseal.server.storage.blobs.object_client import ListedObject, ObjectClient
 from boltseal.server.storage.blobs.object_maintenance import KEYS
 from boltseal.server.storage.blobs.object_spool import Spool, path_of
 from boltseal.server.storage.blobs.object_upload import BLOBS, INDEX, index_document, index_key, new_key
+from boltseal.server.storage.bucket_owner import BucketOwner
 from boltseal.server.storage.metadata import blob_keys, upload_progress
 from boltseal.server.storage.metadata.blob_keys import BlobRow, ObjectPart
 from boltseal.server.storage.metadata.protocol import Metadata, Snapshot
+from boltseal.server.storage.object_client import ListedObject, ObjectClient
+from boltseal.server.storage.object_manifests import MANIFESTS, ObjectManifests
 
 UNNAMED_FOR_US: Final = 24 * 3600 * 1_000_000
 SWEEP_EVERY_US: Final = 24 * 3600 * 1_000_000
@@ -55,6 +57,8 @@ class ObjectUpkeep:
         self._database = database
         self._client = client
         self._spool = spool
+        self._owner = BucketOwner(database, client, "the bucket of [storage] blobs")
+        self._manifests = ObjectManifests(database, client)
         self._next_sweep_us: int | None = None
         self._checking = asyncio.Lock()
         self._health = _Health(-math.inf, None)
@@ -82,8 +86,8 @@ class ObjectUpkeep:
         return None
 
     def run(self, now_us: int) -> int:
-        """Do all of the work, and look for unnamed objects once a day. Returns how many objects were deleted or joined."""
-        done = self.delete_dead(now_us) + self.join_objects()
+        """Do all of the work, and look for unnamed objects once a day. Returns how many objects were written or deleted."""
+        done = self.delete_dead(now_us) + self._manifests.write_missing() + self.join_objects()
         if self._next_sweep_us is None:
             self._next_sweep_us = now_us + FIRST_SWEEP_US
         elif now_us >= self._next_sweep_us:
@@ -110,7 +114,11 @@ class ObjectUpkeep:
         return joined
 
     def delete_unnamed(self, now_us: int) -> int:
-        """Delete objects that were written more than a day ago and that no row names. Returns how many."""
+        """Delete objects that were written more than a day ago and that no row names. Returns how many.
+
+        Raises: BucketTaken: they may be those of another registry.
+        """
+        self._owner.check()
         deleted = 0
         for page in self._client.listed(BLOBS):
             old = [each.key for each in page if _is_old(each, now_us)]
@@ -121,6 +129,8 @@ class ObjectUpkeep:
         for page in self._client.listed(INDEX):
             old = [each.key for each in page if _is_old(each, now_us)]
             deleted += self._delete(self._database.read_and_wait(partial(_unnamed_indexes, keys=old)))
+        for page in self._client.listed(MANIFESTS):
+            deleted += self._delete(self._manifests.unnamed([each for each in page if _is_old(each, now_us)]))
         return deleted
 
     def _delete(self, keys: list[str]) -> int:

@@ -36,6 +36,8 @@
     dead_key     objects that no blob and no session refers to any more, and from when on they may be deleted
     upload_progress  how far an upload to an object store is, and which request may continue it; see `upload_progress`
     upload_part  the objects that have the bytes of an upload so far, in order
+    bucket_owner one row, or none: which registry this is in its bucket's `owner` object, and whether it is being rebuilt
+    manifest_object  the object that has the bytes of a manifest; no row: not written yet, or blobs are files
 
 There are two logs with the same tables (`LogTables`): the ledger of changes of our tags, and the observations of upstreams' tags.
 They are apart so that clients, who choose which upstream tags are asked for, cannot make the ledger grow.
