@@ -40,6 +40,16 @@ def open_tiles(settings: Settings, log: Log) -> ObjectTiles | None:
     return ObjectTiles(Bucket(where.bucket, where.prefix, s3.endpoint, s3.region).connect(), log.name)
 
 
+def open_bucket(settings: Settings) -> ObjectClient:
+    """Return a client of the bucket that the settings name. Raises: Invalid: they name none, or the library is missing."""
+    where, s3 = settings.storage.blobs, settings.storage.s3
+    if where is None:
+        raise Invalid("[storage] blobs is not set; name a bucket, such as s3://bucket/prefix")
+    if find_spec("obstore") is None:
+        raise Invalid("[storage] blobs needs the library for object stores: pip install 'boltseal[server,s3]'")
+    return ObjectClient(Bucket(where.bucket, where.prefix, s3.endpoint, s3.region).connect())
+
+
 def open_to_examine(settings: Settings, database: Metadata | None) -> BlobStore:
     """Open the blob store of a data folder to read it. `database`: for an object store, whose rows name its objects."""
     if settings.storage.blobs is None or database is None:

@@ -196,6 +196,18 @@ class ObjectClient:
                 max_concurrency=PARTS_AT_ONCE,
             )
 
+    def put_pieces_and_wait(self, key: str, pieces: Iterator[bytes], size: int) -> None:
+        """Write an object from pieces, in parts if it is large. Raises: StoreBroken, also for an OSError of the pieces."""
+        with _errors_named("written"):
+            obstore.put(
+                self._store,
+                key,
+                pieces,
+                attributes={"Content-Type": "application/octet-stream"},
+                chunk_size=max(PART_BYTES, size // MOST_PARTS + 1),
+                max_concurrency=PARTS_AT_ONCE,
+            )
+
     async def delete(self, keys: Sequence[str]) -> None:
         """Delete objects; those that are absent already do not matter. Raises: StoreBroken: some may be deleted."""
         with _errors_named("deleted"):
