@@ -154,7 +154,7 @@ def test_a_missing_object_is_named_by_restore(place: NewPlace, object_server: Ob
     new = new.model_copy(update={"storage": new.storage.model_copy(update={"blobs": old.storage.blobs})})
     restored = restore_backup(new, tmp_path / "copy", quiet)
 
-    assert [finding.what.startswith("blob") for finding in restored.examined.findings] == [True]
+    assert [finding.what.startswith("sha256:") for finding in restored.examined.findings] == [True]
 
 
 def test_a_damaged_or_incomplete_backup_changes_nothing(place: NewPlace, tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ import pytest
 
 from boltseal.server.commands.move_data import BlobsUnusable, MoveRefused, move_data, plan_move, undo_move
 from boltseal.server.settings import Settings
+from boltseal.server.storage.backup import BackupRefused, back_up
 from boltseal.server.storage.metadata import move_source
 from boltseal.server.storage.metadata.migrate import FormatInvalid
 from boltseal.server.storage.metadata.move_fence import COPYING, MOVED, MOVING, read_fence
@@ -239,6 +240,9 @@ def test_a_target_that_is_not_empty_is_refused(
     move_data(source, target, quiet)
     with pytest.raises(MoveRefused, match="use the settings of that move"):
         move_data(source, moving.target(tmp_path, postgres_server, object_server), quiet)
+
+    with pytest.raises(BackupRefused, match="was moved to"):
+        back_up(source, tmp_path / "copy", 0, quiet)
 
     assert move_data(source, target, quiet).status == "moved"  # it is done already
 

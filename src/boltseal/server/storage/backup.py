@@ -43,6 +43,7 @@ from boltseal.files.atomic_files import (
 from boltseal.oci.digest import Digest
 from boltseal.server.storage.metadata import sqlite
 from boltseal.server.storage.metadata.migrate import DATABASE_NAME, check_data
+from boltseal.server.storage.metadata.move_fence import MOVED, read_fence
 
 COMPLETE: Final = "complete"
 UNFINISHED_NAME: Final = f"{DATABASE_NAME}.unfinished"
@@ -71,6 +72,11 @@ class BackupResult:
 def back_up(data: Path, target: Path, now_us: int, progress: Callable[[str, int, int], None]) -> BackupResult:
     """Bring a backup up to date with a data folder. Raises: BackupRefused, BackupFailed, Full, FormatInvalid."""
     check_data(data)
+    if (fence := read_fence(data)) is not None and fence.state == MOVED:
+        raise BackupRefused(
+            f"{data} was moved to {fence.database} and {fence.blobs}; back up the server there: a restored copy of this folder would "
+            "accept writes"
+        )
     _refuse_other_folder(data, target)
     with errors_named(target):
         make_folders(Disk(), target)

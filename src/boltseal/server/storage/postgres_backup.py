@@ -35,7 +35,6 @@ from boltseal.server.storage.metadata.copy_text import OF_SERVERS, OF_UPLOADS, T
 from boltseal.server.storage.metadata.migrate import HEAD_REVISION, FormatInvalid
 from boltseal.server.storage.metadata.move_target import COMPLETE as RESTORED
 from boltseal.server.storage.metadata.move_target import NOT_COPIED, MoveTarget, TargetInUse
-from boltseal.server.storage.metadata.postgres import PostgresSession
 from boltseal.server.storage_settings import BucketUrl, DatabaseUrl
 
 MANIFEST: Final = "backup.json"
@@ -169,7 +168,7 @@ def restore_database(folder: Path, place: Place, client: ObjectClient, progress:
     return result
 
 
-def _write_tables(session: PostgresSession, folder: Path, progress: Progress) -> dict[str, TableText]:
+def _write_tables(session: postgres_copy.Session, folder: Path, progress: Progress) -> dict[str, TableText]:
     found, wanted = {}, copy_text.tables(without=_LEFT_OUT)
     for number, table in enumerate(wanted, start=1):
         digest = TextDigest()

@@ -15,6 +15,8 @@ from boltseal.server.storage.metadata.schema import METADATA
 from boltseal.server.storage_settings import DatabaseUrl
 
 LOCK_WAIT_S: Final = 60.0
+Session = PostgresSession
+"""A session on PostgreSQL, for the functions below."""
 
 
 @contextmanager
