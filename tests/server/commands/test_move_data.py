@@ -227,13 +227,16 @@ def test_a_target_that_is_not_empty_is_refused(
     source: Path, target: Settings, tmp_path: Path, postgres_server: Postgres, object_server: ObjectServer
 ) -> None:
     """A database with tables, a bucket with objects, and the target of another move are refused, and the source stays open."""
-    used = moving.target(tmp_path, postgres_server, object_server)
+    (tmp_path / "used").mkdir()
+    used = moving.target(tmp_path / "used", postgres_server, object_server)
     prepare(used)
     with pytest.raises(TargetInUse, match="not empty"):
         move_data(source, used, quiet)
-    new_database = used.storage.model_copy(update={"database": target.storage.database})
+    used_bucket = target.storage.model_copy(update={"blobs": used.storage.blobs})
     with pytest.raises(MoveRefused, match="not empty"):
-        move_data(source, target.model_copy(update={"storage": new_database}), quiet)
+        move_data(source, target.model_copy(update={"storage": used_bucket}), quiet)
+    with pytest.raises(MoveRefused, match="belongs to another registry"):
+        move_data(source, target.model_copy(update={"server": used.server}), quiet)
     with pytest.raises(MoveRefused, match="nothing to undo"):
         undo_move(source, target)
     assert read_fence(source) is None
