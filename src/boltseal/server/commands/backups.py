@@ -97,9 +97,13 @@ def _place(settings: Settings) -> Place | None:
     if storage.database is None and storage.blobs is None:
         return None
     if storage.database is None or storage.blobs is None:
-        here, there = ("database", "blobs") if storage.database is None else ("blobs", "database")
+        here, there, instead = (
+            ("database", "blobs", "copy the database with `sqlite3 .backup`, and use the object store's versions")
+            if storage.database is None
+            else ("blobs", "database", "use pg_dump or a base backup, and copy the data folder after it")
+        )
         raise BackupRefused(
             f"[storage] {there} is set and [storage] {here} is not: this command copies both in the data folder, or both elsewhere; "
-            f"copy the data folder and what [storage] {there} names by their own means"
+            f"{instead}"
         )
     return postgres_backup.Place(storage.database, storage.blobs)
