@@ -36,6 +36,7 @@ SERVER_MODULES: Final = frozenset(
 _EXTRAS: Final = {"psycopg": "server,postgresql"}
 """Libraries of further extras that a command may need, and what to install for them."""
 
+
 def load_module(name: str, *, command: str, extra: str | None = None) -> ModuleType:
     """Import a module of boltseal for a command. `extra`: the extra of the distribution that has its dependencies.
 

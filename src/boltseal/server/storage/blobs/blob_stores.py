@@ -41,12 +41,10 @@ def open_tiles(settings: Settings, log: Log) -> ObjectTiles | None:
 
 
 def open_bucket(settings: Settings) -> ObjectClient:
-    """Return a client of the bucket that the settings name. Raises: Invalid: they name none, or the library is missing."""
+    """Return a client of the bucket that the settings name. Raises: Invalid: they name none."""
     where, s3 = settings.storage.blobs, settings.storage.s3
     if where is None:
         raise Invalid("[storage] blobs is not set; name a bucket, such as s3://bucket/prefix")
-    if find_spec("obstore") is None:
-        raise Invalid("[storage] blobs needs the library for object stores: pip install 'boltseal[server,s3]'")
     return ObjectClient(Bucket(where.bucket, where.prefix, s3.endpoint, s3.region).connect())
 
 

@@ -78,7 +78,6 @@ class SqlDriver(Protocol):
 
     def closed(self) -> str | None:
         """Return why no transaction may write, also after a restart (`move_fence`); None if they may. Fast."""
-        ...
 
     def errors_named(self) -> AbstractContextManager[None]:
         """Turn the driver's errors inside the block into Full, Unavailable and DatabaseDamaged; leave others as they are."""
@@ -229,7 +228,7 @@ class SqlMetadata:
 
     @property
     def closed(self) -> str | None:
-        """The reason why nothing at all may be written, None if it may."""
+        """The reason why nothing may be written, None if it may."""
         return self._driver.closed()
 
     @property
