@@ -38,6 +38,7 @@ SLEEPS = {
     "real/test_push_proxy.py": (2, "workers save their metrics, which are compared for equality"),
     "real/engines/test_ps.py": (1, "the next whole second of the clock"),
     "server/api/test_request.py": (2, "the pace of a client, by a clock that sleeping advances"),
+    "server/commands/test_move_data.py": (1, "the pace of a client that tries again while pushes are refused"),
     "server/mirror/test_push_proxy_killed.py": (
         2,
         "an upstream that does not answer before the server is killed, at once",

@@ -154,6 +154,7 @@ _INSTALLS = (
 _CLUSTER = "needs a cluster; tests/real/test_kubernetes_base.py builds and pins the same files with kubectl kustomize"
 _HOST = "needs another host; tests/real/engines/test_ps.py asks one by ssh"
 _MAKE = "needs minutes; .ci/run runs the targets, and tests/docs/test_pages.py checks that they exist"
+_BACKUPS = "needs PostgreSQL and an S3 server; tests/server/commands/test_backups.py makes the same calls"
 _HUB = "asks Docker Hub, which tests do not; tests/fakes/hub.py stands for it in tests/real/test_mirror.py"
 
 NOT_RUN: Final[Mapping[str, Mapping[str, str]]] = {
@@ -201,7 +202,18 @@ NOT_RUN: Final[Mapping[str, Mapping[str, str]]] = {
         "boltseal ps --kube": _CLUSTER,
         "boltseal verify --running --host": _HOST,
     },
-    "docs/operations/postgresql-s3.md": {"make serve-postgres": "tests/real/test_serve_postgres.py runs what it runs"},
+    "docs/guides/move-to-postgresql-s3.md": {
+        f"boltseal admin migrate --from ./data --config ./new.toml{option}": (
+            "needs PostgreSQL and an S3 server; tests/server/commands/test_move_data.py makes the same calls"
+        )
+        for option in (" --dry-run", "", " --undo")
+    },
+    "docs/operations/postgresql-s3.md": {
+        "make serve-postgres": "tests/real/test_serve_postgres.py runs what it runs",
+        "boltseal admin backup /mnt/backup/boltseal --config ./boltseal.toml": _BACKUPS,
+        "boltseal admin backup /mnt/backup/boltseal --config ./boltseal.toml --with-objects": _BACKUPS,
+        "boltseal admin restore /mnt/backup/boltseal --config ./new.toml": _BACKUPS,
+    },
     "docs/operations/kubernetes.md": {"kubectl": _CLUSTER, "boltseal lock": _CLUSTER, "boltseal pin": _CLUSTER},
     "docs/reference/client-configuration.md": {
         "skopeo login": "asks for a password; tests/real/test_client_configuration.py logs in",

@@ -74,6 +74,13 @@ SECTIONS: Final = (
                         extra=_SERVER,
                     ),
                     Command(
+                        "admin migrate",
+                        "Move a registry into PostgreSQL and S3.",
+                        "boltseal admin migrate --from ./data --config ./new.toml --dry-run",
+                        keywords="migration move postgresql s3 database object store convert scale",
+                        extra=_SERVER,
+                    ),
+                    Command(
                         "admin user",
                         "Add, remove and list users.",
                         "boltseal admin user add ci",

@@ -140,6 +140,15 @@ ROWS: Final[Mapping[str, _Row]] = {
         int,
     ),
     "admin-gc": _FINDING | {"what": str, "size": int},
+    "admin-migrate": {"ref": str, "status": str, "reason?": str}
+    | {"move?": str, "notes?": list[str]}
+    | dict.fromkeys(
+        (
+            *("repositories?", "tags?", "manifests?", "entries?", "users?"),
+            *("blobs?", "blob_bytes?", "copied?", "copied_bytes?"),
+        ),
+        int,
+    ),
     "admin-restore": {"ref": str, "status": str, "reason?": str, "blobs?": int, "taken_bytes?": int},
     "admin-rules": {
         "number": int | None,

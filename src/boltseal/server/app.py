@@ -262,6 +262,7 @@ class Application(Starlette):
             # Not merely because there are no users yet: the first one ends that, and shared caches would not notice.
             anonymous_pull=settings.grants.all_may_pull,
             read_only=lambda: _read_only(settings, self._store),
+            moved=lambda: None if self._store is None else self._store.database.closed,
             clock_doubt=self._clock_doubt,
             body=BodyLimits(min_bytes_per_s=int(server.min_body_bytes_per_s)),
             name_resolver=settings.name_resolver,
@@ -277,7 +278,7 @@ class Application(Starlette):
         self._endpoints[OBSERVATIONS_PREFIX] = LedgerApi(
             self._observer, registry.observed, auth, public=public, prefix=OBSERVATIONS_PREFIX
         )
-        self._endpoints[ADMIN_PREFIX] = AdminApi(self._observer, registry.observations, auth, api_settings.read_only)
+        self._endpoints[ADMIN_PREFIX] = AdminApi(self._observer, registry.observations, auth, api_settings)
 
     def _gauges(self) -> list[Gauge]:
         """Return the state of the store for the metrics. Called in a thread."""
@@ -430,6 +431,8 @@ def _read_only(settings: Settings, store: OpenStore | None) -> str | None:
     if settings.server.read_only:
         return READ_ONLY
     frozen = None if store is None else store.database.frozen
+    if store is not None and store.database.closed is not None:
+        return store.database.closed
     return None if frozen is None else f"this registry is frozen: it serves pulls and refuses changes: {frozen}"
 
 

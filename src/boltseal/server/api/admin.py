@@ -11,7 +11,6 @@ JSON: a web page of another site cannot send that without a preflight request (C
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from typing import ClassVar, Final
 
 import msgspec
@@ -29,7 +28,9 @@ from boltseal.server.api.http_application import HttpApplication, path_text
 from boltseal.server.api.records import json_body
 from boltseal.server.api.request import Request
 from boltseal.server.api.responses import Headers, Response
+from boltseal.server.api.settings import ApiSettings
 from boltseal.server.registry.observations import Observations
+from boltseal.server.storage.metadata.move_fence import DataMoved
 
 PREFIX: Final = "/api/v1/"
 
@@ -48,15 +49,15 @@ class _Accept(msgspec.Struct, forbid_unknown_fields=True):
 
 
 class AdminApi(HttpApplication):
-    """Serves the admin API. `read_only`: returns why nothing may be changed now, or None."""
+    """Serves the admin API."""
 
     def __init__(
-        self, observer: RequestLog, observations: Observations, auth: RequestAuth, read_only: Callable[[], str | None]
+        self, observer: RequestLog, observations: Observations, auth: RequestAuth, settings: ApiSettings
     ) -> None:
         super().__init__(observer)
         self._observations = observations
         self._auth = auth
-        self._read_only = read_only
+        self._settings = settings
 
     def _error_headers(self, _: Request, error: BoltsealError) -> Headers:
         basic = (b"www-authenticate", b'Basic realm="boltseal", charset="UTF-8"')
@@ -77,7 +78,10 @@ class AdminApi(HttpApplication):
         digest = None if fields.digest is None else Digest.parse(fields.digest)
         request.caller = await self._auth.recognise(request, request.header(b"authorization"))
         request.actor = self._auth.access.check(request.caller, repository, Action.ADMIN)
-        read_only = self._read_only()
+        moved = self._settings.moved()
+        if moved is not None:
+            raise DataMoved(moved)
+        read_only = self._settings.read_only()
         if read_only is not None:
             raise RegistryReadOnly(read_only, "GET, HEAD")
         accepted = await self._observations.accept(repository, tag, digest, request.actor, fields.reason)

@@ -55,6 +55,7 @@ from boltseal.server.mirror.cache import MirrorCache
 from boltseal.server.mirror.push_proxy import PushProxy
 from boltseal.server.registry import Registry
 from boltseal.server.registry.sequencer import ClockStepped
+from boltseal.server.storage.metadata.move_fence import DataMoved
 
 Handler: TypeAlias = Callable[[Request, Any], Awaitable[Response]]
 Table: TypeAlias = Mapping[type[Target], Mapping[str, Handler]]
@@ -96,6 +97,7 @@ class DistributionApi(HttpApplication):
         )
         self._auth = auth
         self._read_only = settings.read_only
+        self._moved = settings.moved
         self._clock_doubt = settings.clock_doubt
         self._route = lru_cache(_MAX_CACHED_PATHS)(self._parse_route)
 
@@ -120,17 +122,24 @@ class DistributionApi(HttpApplication):
             request.repository = target.repository
         request.actor = await self._auth.admit(request, target)
         if scope["method"] not in READS:
-            read_only = self._read_only()
-            if read_only is not None:
-                raise RegistryReadOnly(read_only, _allowed({"GET": handler}))
-            clock_doubt = self._clock_doubt()
-            if clock_doubt is not None:
-                raise ClockStepped(clock_doubt)
+            self._refuse_writes(_allowed({"GET": handler}))
         if request.upstream is not None and scope["method"] in READS:
             return _add_namespace(request, await self._read_handlers.get(kind, handler)(request, target))
         if request.upstream is not None:
             handler = self._push_handlers.get((kind, scope["method"]), handler)
         return await handler(request, target)
+
+    def _refuse_writes(self, allowed: str) -> None:
+        """Raise why nothing may be written now, if so: DataMoved, RegistryReadOnly, ClockStepped."""
+        moved = self._moved()
+        if moved is not None:
+            raise DataMoved(moved)
+        read_only = self._read_only()
+        if read_only is not None:
+            raise RegistryReadOnly(read_only, allowed)
+        clock_doubt = self._clock_doubt()
+        if clock_doubt is not None:
+            raise ClockStepped(clock_doubt)
 
     def _parse_route(self, path: bytes) -> _Route | None:
         """Return the route of a path, or None for an unknown path. Raises: NameInvalid and others, as `parse_path`."""

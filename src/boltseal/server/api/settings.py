@@ -18,7 +18,8 @@ class ApiSettings:
 
     `public_url`: scheme and host for absolute locations; None: relative ones. `max_manifest_bytes`: the largest
     accepted manifest. `anonymous_pull`: everyone may pull everything, so that shared caches may store what never
-    changes. `read_only`: returns the error message of a refused write, or None if writes are allowed. `clock_doubt`: returns why
+    changes. `read_only`: returns the error message of a refused write, or None if writes are allowed. `moved`: returns why
+    nothing is written while the data is moved to another storage, or None. `clock_doubt`: returns why
     the clock may be wrong, so that writes must wait, or None. `body`: how
     slowly a body may arrive. `name_resolver`: maps names to upstreams.
     """
@@ -27,6 +28,7 @@ class ApiSettings:
     max_manifest_bytes: int = 4 * MIB
     anonymous_pull: bool = True
     read_only: Callable[[], str | None] = lambda: None
+    moved: Callable[[], str | None] = lambda: None
     clock_doubt: Callable[[], str | None] = lambda: None
     body: BodyLimits = DEFAULT_LIMITS
     name_resolver: NameResolver = NO_UPSTREAMS

@@ -73,7 +73,7 @@ async def readiness(
             f"the oldest write has waited for {oldest_wait_s:.0f} seconds (limit: {write_wait_limit_s:g}); see the log for "
             "writes that took too long"
         )
-    if database.frozen is not None:
+    if database.frozen is not None and database.closed is None:  # a registry that is moved serves its pulls
         blockers.append(f"the ledger is in doubt, so pushes and deletes are refused: {database.frozen}")
     elif read_only is not None:
         found.append(read_only)

@@ -43,7 +43,7 @@ from boltseal.files.atomic_files import (
 from boltseal.oci.digest import Digest
 from boltseal.server.storage.metadata import sqlite
 from boltseal.server.storage.metadata.migrate import DATABASE_NAME, check_data
-from boltseal.server.storage_settings import StorageSettings
+from boltseal.server.storage.metadata.move_fence import MOVED, read_fence
 
 COMPLETE: Final = "complete"
 UNFINISHED_NAME: Final = f"{DATABASE_NAME}.unfinished"
@@ -69,25 +69,16 @@ class BackupResult:
     removed: int = 0
 
 
-def refuse_other_storage(storage: StorageSettings) -> None:
-    """Refuse settings with metadata or blobs outside of the data folder, which no backup contains. Raises: BackupRefused."""
-    if storage.database is not None:
-        raise BackupRefused(
-            "[storage] database is set: the metadata is in PostgreSQL, which this command does not copy; use pg_dump or a base backup "
-            "of the database"
-        )
-    if storage.blobs is not None:
-        raise BackupRefused(
-            "[storage] blobs is set: the bytes of blobs are in an object store, which this command does not copy; use the object "
-            "store's versions or replication, and a copy of the database"
-        )
-
-
 def back_up(data: Path, target: Path, now_us: int, progress: Callable[[str, int, int], None]) -> BackupResult:
     """Bring a backup up to date with a data folder. Raises: BackupRefused, BackupFailed, Full, FormatInvalid."""
     check_data(data)
+    if (fence := read_fence(data)) is not None and fence.state == MOVED:
+        raise BackupRefused(
+            f"{data} was moved to {fence.database} and {fence.blobs}; back up the server there: a restored copy of this folder would "
+            "accept writes"
+        )
     _refuse_other_folder(data, target)
-    with _errors_named(target):
+    with errors_named(target):
         make_folders(Disk(), target)
         (target / COMPLETE).unlink(missing_ok=True)
         Disk().sync_folder(os.fspath(target))  # after a power cut it must not be there beside a newer database
@@ -111,7 +102,7 @@ def restore(backup: Path, data: Path, progress: Callable[[str, int, int], None])
     check_data(backup, oldest=1)
     if data.exists() and any(data.iterdir()):
         raise BackupRefused(f"{data} is not empty; a backup is restored into a new folder: name one with --data FOLDER")
-    with _errors_named(data):
+    with errors_named(data):
         make_folders(Disk(), data)
         database = data / UNFINISHED_NAME
         with durable_at_end(data):
@@ -125,7 +116,7 @@ def restore(backup: Path, data: Path, progress: Callable[[str, int, int], None])
 
 
 @contextmanager
-def _errors_named(target: Path) -> Iterator[None]:
+def errors_named(target: Path) -> Iterator[None]:
     """Turn errors of the database's copy and of the file system inside the block into BackupFailed and Full."""
     try:
         yield

@@ -4,7 +4,7 @@
     PREFIX/owner.probe   written by each start, to find out whether the S3 server honours conditional writes
 
 The ID is random and is in the database too. At a start, and before each sweep that deletes objects which no row names, the two are
-compared. A bucket without the object gets it if the prefix is empty, or has an object that a row of this database names.
+compared. A move or a restore replaces the object in its last step (`take_over`). A bucket without the object gets it if the prefix is empty, or has an object that a row of this database names.
 
 A prefix inside another registry's prefix is safe as well: no key of one registry has the form of the other's keys, because all
 keys of boltseal have a fixed number of parts, and their last parts differ (`object_maintenance.KEYS`).
@@ -117,14 +117,13 @@ class BucketOwner:
             self._database.write_and_wait(partial(bucket_rows.put_owner, row=known._replace(claimed=True)))
 
     def _begin(self) -> OwnerRow:
-        row = OwnerRow(uuid.uuid4().hex, claimed=False, rebuilding=False)
+        row = OwnerRow(new_id(), claimed=False, rebuilding=False)
         self._database.write_and_wait(partial(bucket_rows.put_owner, row=row))
         return row
 
     def _create(self, row: OwnerRow) -> None:
-        document = json.dumps({"format": FORMAT, "registry": row.registry}).encode()
         try:
-            self._client.put_if(KEY, document, None)
+            self._client.put_if(KEY, _document(row.registry), None)
         except ObjectChanged:  # another registry was faster, or the answer to this request was lost
             found = self.registry()
             if found != row.registry:
@@ -147,6 +146,29 @@ class BucketOwner:
         got = "no owner object" if found is None else f"the owner object of the registry {found}"
         expected = "this database never had a bucket" if known is None else f"this registry is {known.registry}"
         return BucketTaken(f"{self._shown} has {got}, and {expected}: {_HELP}")
+
+
+def take_over(client: ObjectClient, registry: str, shown: str) -> None:
+    """Make a new ID the owner of a prefix, in the last step of a move or a restore into it.
+
+    The former owner deletes nothing there from now on, and its next start is refused. Raises: BucketTaken, Unavailable.
+    """
+    document, found = _document(registry), client.get(KEY, _MOST_BYTES)
+    try:
+        client.put_if(KEY, document, None if found is None else found.version)
+    except ObjectChanged:  # another registry was faster, or the answer to this request was lost
+        found = client.get(KEY, _MOST_BYTES)
+        if found is None or found.content != document:
+            raise BucketTaken(f"another registry became the owner of {shown} meanwhile: {_HELP}") from None
+
+
+def new_id() -> str:
+    """Return an ID for a registry, which no other has."""
+    return uuid.uuid4().hex
+
+
+def _document(registry: str) -> bytes:
+    return json.dumps({"format": FORMAT, "registry": registry}).encode()
 
 
 _HELP: Final = (

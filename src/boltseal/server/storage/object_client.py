@@ -304,6 +304,18 @@ class ObjectClient:
                 max_concurrency=PARTS_AT_ONCE,
             )
 
+    def put_pieces_and_wait(self, key: str, pieces: Iterator[bytes], size: int) -> None:
+        """Write an object from pieces, in parts if it is large. Raises: the error of the use, also for an OSError of the pieces."""
+        with self._failures("written"):
+            obstore.put(
+                self._store,
+                key,
+                pieces,
+                attributes={"Content-Type": "application/octet-stream"},
+                chunk_size=max(PART_BYTES, size // MOST_PARTS + 1),
+                max_concurrency=PARTS_AT_ONCE,
+            )
+
     async def delete(self, keys: Sequence[str]) -> None:
         """Delete objects; those that are absent already do not matter. Raises: the error of the use: some may be deleted."""
         with self._failures("deleted"):

@@ -45,6 +45,14 @@ def open_client(settings: Settings, where: BucketUrl) -> ObjectClient:
     return _bucket(settings, where).connect(BLOBS)
 
 
+def open_bucket(settings: Settings) -> ObjectClient:
+    """Return a client of the bucket that the settings name. Raises: Invalid: they name none."""
+    where = settings.storage.blobs
+    if where is None:
+        raise Invalid("[storage] blobs is not set; name a bucket, such as s3://bucket/prefix")
+    return open_client(settings, where)
+
+
 def open_to_examine(settings: Settings, database: Metadata | None) -> BlobStore:
     """Open the blob store of a data folder to read it. `database`: for an object store, whose rows name its objects."""
     if settings.storage.blobs is None or database is None:

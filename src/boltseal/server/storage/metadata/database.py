@@ -76,6 +76,9 @@ class SqlDriver(Protocol):
         """
         ...
 
+    def closed(self) -> str | None:
+        """Return why no transaction may write, also after a restart (`move_fence`); None if they may. Fast."""
+
     def errors_named(self) -> AbstractContextManager[None]:
         """Turn the driver's errors inside the block into Full, Unavailable and DatabaseDamaged; leave others as they are."""
         ...
@@ -221,7 +224,12 @@ class SqlMetadata:
     @property
     def frozen(self) -> str | None:
         """The reason why the ledger takes no entry, None if it does."""
-        return self.doubts.get(LEDGER.name) or self.doubts.get(TAGS)
+        return self.closed or self.doubts.get(LEDGER.name) or self.doubts.get(TAGS)
+
+    @property
+    def closed(self) -> str | None:
+        """The reason why nothing may be written, None if it may."""
+        return self._driver.closed()
 
     @property
     def write_queue(self) -> WriteQueue:

@@ -77,6 +77,7 @@ _READ_ONLY: Final = "25006"
 _NO_ANSWER_CLASSES: Final = {"08", "57"}
 """Classes of errors after which a COMMIT may have taken effect; a pooler reports a broken connection as an error, too."""
 _FULL: Final = "53100"
+_NO_TABLE: Final = "42P01"
 _DAMAGED: Final = {"XX001", "XX002"}
 _UNUSABLE_CLASSES: Final = {"08", "28", "3D", "53", "57", "58"}
 """Classes of error codes: connection, login, no such database, resources, operator's intervention, system error."""
@@ -384,6 +385,10 @@ class PostgresDriver:
             finally:
                 session.close()
 
+    def closed(self) -> str | None:
+        """Return None: only SQLite is moved."""
+        return None
+
     def errors_named(self) -> AbstractContextManager[None]:
         """Turn PostgreSQL's errors inside the block into the registry's."""
         return errors_named()
@@ -423,6 +428,10 @@ def _named(error: BaseException | None) -> BoltsealError | None:
     if code == _READ_ONLY:
         return Unavailable(
             "the registry's database is a standby, which can't be written: nothing was changed; try again"
+        )
+    if code == _NO_TABLE:
+        return Unavailable(
+            "the registry's database has not its tables, because a move to it was undone or it was emptied: nothing was changed"
         )
     if code == _FULL:
         return Full("no space left for the registry's database: nothing was changed; free some space and try again")

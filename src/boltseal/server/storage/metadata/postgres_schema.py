@@ -26,6 +26,8 @@ else:  # hardly any start migrates
     alembic_config = deferred("alembic.config")
 
 LOCK_WAIT_S: Final = 60.0
+MOVE_TABLE: Final = "boltseal_move"
+"""The table of a database that is the target of a move (`move_target`)."""
 
 
 def prepare_database(url: DatabaseUrl) -> None:
@@ -73,6 +75,11 @@ def _revision(session: PostgresSession) -> str | None:
 
 def _create(session: PostgresSession) -> None:
     tables = inspect(session.connection).get_table_names()
+    if MOVE_TABLE in tables:
+        raise FormatInvalid(
+            "the database is the target of a move or a restore that is not complete, or was undone: go on with `boltseal admin migrate "
+            "--from FOLDER` or `boltseal admin restore`, or use an empty database"
+        )
     if tables:
         raise FormatInvalid(
             f"the database is not empty and not one of boltseal (it contains the table {tables[0]!r}); use one of its own"

@@ -292,6 +292,11 @@ class Metadata(Protocol):
         ...
 
     @property
+    def closed(self) -> str | None:
+        """The reason why nothing at all may be written, because the data is moved to another storage; None if it may."""
+        ...
+
+    @property
     def write_queue(self) -> WriteQueue:
         """The jobs that wait or run now. Callable in any thread."""
         ...

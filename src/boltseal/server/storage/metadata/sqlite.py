@@ -11,7 +11,7 @@ import os
 import sqlite3
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, closing, contextmanager
+from contextlib import AbstractContextManager, closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any, Final
 
@@ -22,6 +22,7 @@ from boltseal.errors import BoltsealError, Full, Unavailable
 from boltseal.files.atomic_files import Disk
 from boltseal.server.storage.coordination.generation import FileGeneration
 from boltseal.server.storage.metadata.database import WRITE_BUDGET_S, SqlMetadata, SqlSnapshot
+from boltseal.server.storage.metadata.move_fence import FENCE_NAME, DataMoved, refusal
 from boltseal.server.storage.metadata.protocol import Clock, Lookups, Snapshot
 from boltseal.server.storage.metadata.sql import DatabaseDamaged
 from boltseal.server.storage.metadata.sqlite_lookups import sqlite_lookups
@@ -55,11 +56,17 @@ def open_database(
     clock: Clock,
     lock_wait_s: float = LOCK_WAIT_S,
     budget_s: float = WRITE_BUDGET_S,
+    *,
+    for_move: bool = False,
 ) -> SqlMetadata:
-    """Open a database that has its schema (see `migrate`), and repair the generation if a process died in a COMMIT."""
-    driver = SqliteDriver(path, lock_wait_s=lock_wait_s)
+    """Open a database that has its schema (see `migrate`), and repair the generation if a process died in a COMMIT.
+
+    `for_move`: it may be written although it is being moved (`move_fence`).
+    """
+    driver = SqliteDriver(path, lock_wait_s=lock_wait_s, for_move=for_move)
     database = SqlMetadata(driver, FileGeneration.open(generation_path), clock, budget_s)
-    database.write_and_wait(lambda _: database.generation.repair())
+    with suppress(DataMoved):  # without the repair caches are not used
+        database.write_and_wait(lambda _: database.generation.repair())
     return database
 
 
@@ -81,7 +88,9 @@ def open_snapshot(path: Path) -> Iterator[Snapshot]:
 class SqliteSession:
     """One SQLite connection: `SqlSession` with its `SqlStatements` and `SqlSavepoints`."""
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Engine, fence: str | None = None) -> None:
+        """`fence`: a file beside the database; while it is there, no write transaction begins."""
+        self._fence = fence
         self.connection = engine.connect()
         raw = self.connection.connection.driver_connection
         if not isinstance(raw, sqlite3.Connection):
@@ -130,6 +139,9 @@ class SqliteSession:
             self.driver.execute(f"PRAGMA synchronous={'FULL' if durable else 'NORMAL'}")
             self._durable = durable
         self.driver.execute("BEGIN IMMEDIATE" if write else "BEGIN")
+        if write and self._fence is not None and (reason := refusal(self._fence)) is not None:
+            self.rollback()
+            raise DataMoved(reason)
 
     def savepoint(self, name: str) -> None:
         """Set a savepoint in the transaction."""
@@ -204,9 +216,15 @@ class SqliteSession:
 
 
 class SqliteDriver:
-    """The `SqlDriver` of one SQLite file. With `read_only` no statement can change the file."""
+    """The `SqlDriver` of one SQLite file. With `read_only` no statement can change the file.
 
-    def __init__(self, path: Path, *, read_only: bool = False, lock_wait_s: float = LOCK_WAIT_S) -> None:
+    `for_move`: write also while the folder is closed by a move.
+    """
+
+    def __init__(
+        self, path: Path, *, read_only: bool = False, lock_wait_s: float = LOCK_WAIT_S, for_move: bool = False
+    ) -> None:
+        self._fence = None if for_move else str(path.with_name(FENCE_NAME))
         self.after_connect: Callable[[Snapshot], None] | None = None  # every connection is to the same file
         target = f"file:{_quoted(path)}?mode=ro&uri=true" if read_only else str(path)
         self._lookup_session: SqliteSession | None = None
@@ -230,7 +248,11 @@ class SqliteDriver:
 
     def connect(self) -> SqliteSession:
         """Open another connection."""
-        return SqliteSession(self._engine)
+        return SqliteSession(self._engine, self._fence)
+
+    def closed(self) -> str | None:
+        """Return why the data folder takes no writes: it is being moved, or was."""
+        return None if self._fence is None else refusal(self._fence)
 
     def lookups(self) -> Lookups:
         """Return the look-ups for pulls on a connection that nothing else uses."""
