@@ -25,7 +25,7 @@ from tests.server.commands.killed_command import run_killed
 from tests.serving import serving_as, settings_of
 from tests.storage_servers import ACCESS_KEY, SECRET_KEY, ObjectServer, Postgres
 
-pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("files_only")]
+pytestmark = [pytest.mark.slow, pytest.mark.files_only("moves a registry of SQLite and files")]
 
 AWS = {"AWS_ACCESS_KEY_ID": ACCESS_KEY, "AWS_SECRET_ACCESS_KEY": SECRET_KEY}
 
