@@ -309,10 +309,10 @@ async def test_garbage_collection_over_an_old_database_is_refused(published: Pat
     before = sorted(path.name for path in (published / "blobs").rglob("*"))
     shutil.copy(old, published / DATABASE_NAME)
     much_later_us = now_us() + 90 * 24 * HOUR_US
-    would_go = list(collect_store(settings_of(published), dry_run=True, clock=lambda: much_later_us))
+    would_go = list(collect_store(settings_of(published), dry_run=True, full=True, clock=lambda: much_later_us))
 
     with pytest.raises(LedgerFrozen, match="nothing is deleted"):
-        list(collect_store(settings_of(published), dry_run=False, clock=lambda: much_later_us))
+        list(collect_store(settings_of(published), dry_run=False, full=True, clock=lambda: much_later_us))
     assert sorted(path.name for path in (published / "blobs").rglob("*")) == before
     assert would_go
 

@@ -344,7 +344,9 @@ async def test_gc_on_a_terminal_lists_and_asks_also_with_json(shop: BareRegistry
     os.utime(path, (time.time() - 2 * DAY_S,) * 2)
     with closing(sqlite3.connect(folder(shop) / DATABASE_NAME)) as connection, connection:
         connection.execute("DELETE FROM blob")
-    run = await asyncio.to_thread(run_on_terminal, "admin", "gc", "--json", "--data", folder(shop), typed=typed)
+    run = await asyncio.to_thread(
+        run_on_terminal, "admin", "gc", "--full", "--json", "--data", folder(shop), typed=typed
+    )
 
     assert run.code == code
     assert run.err.index(str(Digest.of(b"left over"))) < run.err.index("Delete 1 item?")
@@ -431,13 +433,13 @@ def test_a_missing_default_folder_is_a_usage_error(tmp_path: Path) -> None:
 
 
 async def test_gc_deletes_unreferenced_bytes(shop: BareRegistry) -> None:
-    """`gc` deletes the bytes of an aborted push, and keeps referenced ones."""
+    """`gc --full` deletes the bytes of a push that was killed before its row, and keeps referenced ones."""
     await shop.push(await shop.image("one"), "1.4.2")
     stray = await unnamed(shop, b"stray")
     for path in (folder(shop) / "blobs").rglob("*"):
         make_old(path)
 
-    run = verb(shop, "admin", "gc", "--json")
+    run = verb(shop, "admin", "gc", "--full", "--json")
 
     assert run.code == 0
     assert [(result["ref"], result["status"]) for result in run.json["results"]] == [(str(stray), "removed")]

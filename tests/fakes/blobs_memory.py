@@ -19,6 +19,7 @@ from boltseal.server.storage.blobs.protocol import (
     PIECE_BYTES,
     BlobAbsent,
     BlobMaintenance,
+    ComparedPage,
     RedirectUrl,
     StoreBroken,
     StoredBlob,
@@ -203,7 +204,7 @@ class MemoryUploads:
 
     @asynccontextmanager
     async def open_upload(
-        self, key: UploadKey, algorithm: str = "sha256", wait_s: float | None = None
+        self, key: UploadKey, digest: Digest | None = None, wait_s: float | None = None
     ) -> AsyncIterator[MemoryWriter]:
         session = self._session(key)
         try:
@@ -261,12 +262,16 @@ class MemoryMaintenance:
         for position in range(0, len(content), PIECE_BYTES):
             yield content[position : position + PIECE_BYTES]
 
-    def walk(self) -> Iterator[StoredBlob]:
-        for digest in sorted(self._store.blobs):
-            yield self._store.stored(digest)
+    def recorded(self, digest: Digest) -> StoredBlob | None:
+        return self.look(digest)
 
-    def strays(self) -> Iterator[str]:
-        return iter(())
+    def walk(self, after: str = "") -> Iterator[StoredBlob]:
+        for digest in sorted(self._store.blobs):
+            if str(digest) > after:
+                yield self._store.stored(digest)
+
+    def compare(self, after: str = "") -> Iterator[ComparedPage]:
+        yield ComparedPage(after, 0, ())
 
     def delete(self, stored: StoredBlob) -> bool:
         self._store.trip("delete")

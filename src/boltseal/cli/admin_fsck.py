@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
 
 from boltseal.cli.findings import add_findings
 from boltseal.cli.options import ConfigOption, DataOption, JsonOption
@@ -12,20 +16,33 @@ from boltseal.cli.server_options import settings_of
 from boltseal.commands.outcome import Outcome
 from boltseal.commands.text import counted
 from boltseal.server.storage.findings import Examined
+from boltseal.server.storage.fsck_position import FsckPosition
 from boltseal.server.store_factory import examine_store
 
+ResumeOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--resume",
+        metavar="FILE",
+        show_default=False,
+        help="Keep the position in FILE; a run that was killed continues there. Removed at the end.",
+    ),
+]
 
-def admin_fsck(config: ConfigOption = None, data: DataOption = None, as_json: JsonOption = False) -> None:
-    """Check everything in the data folder, and change nothing. Works while the server runs.
 
-    Checks that every recorded blob and manifest is stored, that the bytes match their digests, and that the ledger has
-    no gap and matches the tags. Exit code 0: no problem was found; 1: a problem was found; 3: something could not be
+def admin_fsck(
+    resume: ResumeOption = None, config: ConfigOption = None, data: DataOption = None, as_json: JsonOption = False
+) -> None:
+    """Check everything that is stored, and change nothing. Works while the server runs.
+
+    Checks that every recorded blob and manifest is stored, that the bytes match their digests, that no name in the
+    store is foreign, and that the ledger has no gap and matches the tags. Exit code 0: no problem was found; 1: a problem was found; 3: something could not be
     read.
     """
     with CommandOutput("admin-fsck", as_json=as_json) as output:
         settings = settings_of(config, data=data)
         with Progress() as progress:
-            examined = examine_store(settings, progress)
+            examined = examine_store(settings, progress, position=FsckPosition(resume))
         add_findings(output, examined.findings)
         counts, verdict = examined.counts, _verdict(examined)
         output.outcome = Outcome(examined.outcome)
@@ -40,6 +57,9 @@ def admin_fsck(config: ConfigOption = None, data: DataOption = None, as_json: Js
             size = size_text(counts.unnamed_bytes)
             unreferenced = counted(counts.unnamed_blobs, "unreferenced blob")
             output.say(f"{unreferenced} ({size}); boltseal admin gc deletes old ones")
+        if counts.unnamed_objects:
+            unnamed = counted(counts.unnamed_objects, "object")
+            output.say(f"{unnamed} that no row names; boltseal admin gc --full deletes old ones")
 
 
 def _verdict(examined: Examined) -> str:

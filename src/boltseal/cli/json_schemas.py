@@ -135,7 +135,7 @@ ROWS: Final[Mapping[str, _Row]] = {
     | dict.fromkeys(
         (
             *("entries?", "observations?", "tags?", "manifests?", "blobs?", "blob_bytes?"),
-            *("unnamed_blobs?", "unnamed_bytes?"),
+            *("unnamed_blobs?", "unnamed_bytes?", "names?", "unnamed_objects?"),
         ),
         int,
     ),

@@ -16,7 +16,7 @@ from boltseal.server.mirror.retention import retain
 from boltseal.server.notifications.database_outbox import expire_events
 from boltseal.server.settings import Settings
 from boltseal.server.storage.coordination.protocol import Leases
-from boltseal.server.storage.garbage_collection import collect_released, collect_uploads, finish_purges
+from boltseal.server.storage.garbage_collection import collect_reviewed, collect_uploads, finish_purges
 from boltseal.server.storage.metadata import ledger_store
 from boltseal.server.storage.worker_threads import finish_in_thread
 from boltseal.server.store_factory import CHECKED_AT_START, OpenStore, check_tags_alone
@@ -79,7 +79,7 @@ def _delete_unneeded(store: OpenStore, settings: Settings, now_us: int) -> dict[
     removed["purged"] = sum(1 for _ in finish_purges(store.database, store.blobs.maintenance))
     if settings.upstreams:
         removed["mirrored"] = sum(1 for _ in retain(store.database, settings.upstreams, now_us, dry_run=False))
-        removed["blobs"] = collect_released(store.database, store.blobs.maintenance, now_us)
+    removed["blobs"] = sum(1 for _ in collect_reviewed(store.database, store.blobs.maintenance, now_us))
     if store.blobs.upkeep is not None:
         removed["objects"] = store.blobs.upkeep.run(now_us)
     return removed

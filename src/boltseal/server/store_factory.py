@@ -40,7 +40,9 @@ from boltseal.server.storage.coordination.file_leases import FileLeases
 from boltseal.server.storage.coordination.protocol import Leases
 from boltseal.server.storage.disk_reserve import DiskReserve
 from boltseal.server.storage.fsck import Examined, Progress, examine
-from boltseal.server.storage.garbage_collection import GarbageItem, collect, correct_usage
+from boltseal.server.storage.fsck_position import FsckPosition
+from boltseal.server.storage.full_collection import FullCollection
+from boltseal.server.storage.garbage_collection import GarbageItem, collect, collect_uploads, correct_usage
 from boltseal.server.storage.ledger_key import WITNESSES, LedgerKeys
 from boltseal.server.storage.ledger_mark import LedgerKeyUnreadable
 from boltseal.server.storage.mark_factory import check_mark, open_keys
@@ -157,11 +159,18 @@ def open_metadata(settings: Settings, *, clock: Clock = now_us) -> Iterator[Meta
         database.close()
 
 
-def examine_store(settings: Settings, progress: Progress, *, with_keys: bool = True, hashed: bool = False) -> Examined:
+def examine_store(
+    settings: Settings,
+    progress: Progress,
+    *,
+    with_keys: bool = True,
+    hashed: bool = False,
+    position: FsckPosition | None = None,
+) -> Examined:
     """Check everything in a data folder without changing it. Raises: FormatInvalid, Unavailable, OSError.
 
     `with_keys`: also check who signed the ledger. A backup that was just restored has no keys yet.
-    `hashed`: the blobs were hashed a moment ago.
+    `hashed`: the blobs were hashed a moment ago. `position`: where to continue.
     """
     data = settings.server.data
     metadata_factory.check_metadata(data, settings.storage)
@@ -171,13 +180,21 @@ def examine_store(settings: Settings, progress: Progress, *, with_keys: bool = T
         closed.callback(blobs.close)
         keys = open_keys(settings.keys, settings.storage) if with_keys else None
         snapshot = metadata_factory.open_snapshot(data, settings.storage)
-        return examine(snapshot, blobs.maintenance, progress, keys, hashed=hashed)
+        return examine(snapshot, blobs.maintenance, progress, keys, hashed=hashed, position=position)
 
 
-def collect_store(settings: Settings, *, dry_run: bool, clock: Clock = now_us) -> Iterator[GarbageItem]:
+def collect_store(
+    settings: Settings,
+    *,
+    dry_run: bool,
+    full: bool = False,
+    progress: Progress = lambda *_: None,
+    clock: Clock = now_us,
+) -> Iterator[GarbageItem]:
     """Delete unreferenced content of a data folder, or only list it with `dry_run`. Yields each item.
 
-    Mirrored images that have expired under the terms of their upstream are deleted first.
+    Mirrored images that have expired under the terms of their upstream are deleted first. `full`: also look for content that is
+    in no queue, by a comparison of everything, and correct the totals of users.
 
     Raises:
         FormatInvalid, Unavailable: as `open_store`.
@@ -191,11 +208,18 @@ def collect_store(settings: Settings, *, dry_run: bool, clock: Clock = now_us) -
         clock_doubt = store.database.clock_guard(now_us)
         if clock_doubt is not None and not dry_run:  # everything looks old
             raise ClockStepped(f"nothing is deleted: {clock_doubt}")
+        blobs = store.blobs
         yield from retain(store.database, settings.upstreams, now_us, dry_run=dry_run)
-        yield from collect(store.database, store.blobs.maintenance, store.blobs.upload_cleanup, now_us, dry_run=dry_run)
-        if not dry_run:
-            if store.blobs.upkeep is not None:
-                store.blobs.upkeep.run(store.database.now_us())
+        if full:
+            comparison = FullCollection(store.database, blobs.maintenance, blobs.upkeep, now_us, progress)
+            yield from comparison.find_all(dry_run=dry_run)
+        if full and dry_run:  # what is due was found by the comparison
+            yield from collect_uploads(store.database, blobs.upload_cleanup, now_us, dry_run=True)
+        else:
+            yield from collect(store.database, blobs.maintenance, blobs.upload_cleanup, now_us, dry_run=dry_run)
+        if not dry_run and blobs.upkeep is not None:
+            blobs.upkeep.run(store.database.now_us())
+        if not dry_run and full:
             leases = open_leases(settings.server.data, settings.storage)
             try:
                 correct_usage(store.database, leases)

@@ -14,7 +14,7 @@ from sqlalchemy import insert, update
 from boltseal.policy.name_resolution import MIRROR_ACTOR
 from boltseal.server.mirror.retention import DAY_US, RetentionUnit, plan, retain
 from boltseal.server.settings import Settings
-from boltseal.server.storage.garbage_collection import ROWS_AT_ONCE, collect_released
+from boltseal.server.storage.garbage_collection import ROWS_AT_ONCE, collect_reviewed
 from boltseal.server.storage.metadata import mirrored, queries
 from boltseal.server.storage.metadata.protocol import Metadata, UnitOfWork
 from boltseal.server.storage.metadata.schema import foreign_tag, manifest, tag
@@ -306,7 +306,7 @@ async def test_bytes_that_are_referenced_again_are_not_deleted(world: World) -> 
     await world.pull(shown)
     world.clock.advance(days=2)
     with open_store(world.settings(), clock=world.clock) as store:
-        assert collect_released(store.database, store.blobs.maintenance, world.clock()) == 0
+        assert not list(collect_reviewed(store.database, store.blobs.maintenance, world.clock()))
 
 
 class Racing:

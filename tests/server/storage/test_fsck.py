@@ -12,16 +12,19 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import pytest
 
+from boltseal.errors import Invalid
 from boltseal.ledger.entry import EntryKind
 from boltseal.oci.digest import Digest
 from boltseal.oci.reference import Repository, Tag
 from boltseal.server.auth.actor import Actor
 from boltseal.server.registry import sequencer
 from boltseal.server.registry.models import UNCONDITIONAL
+from boltseal.server.storage import fsck_content
 from boltseal.server.storage.blobs.local_store import LocalBlobs
 from boltseal.server.storage.blobs.protocol import StoreBroken
 from boltseal.server.storage.coordination.file_leases import FileLeases
 from boltseal.server.storage.fsck import Examined, FindingStatus, examine
+from boltseal.server.storage.fsck_position import FsckPosition
 from boltseal.server.storage.garbage_collection import correct_usage
 from boltseal.server.storage.metadata.migrate import DATABASE_NAME
 from boltseal.server.storage.metadata.sqlite import open_snapshot
@@ -237,7 +240,7 @@ async def test_repositories_that_disagree_on_a_size_are_found(
 async def test_a_total_that_differs_from_its_rows_is_found(
     shop: BareRegistry, look: Callable[[], Examined], by_hand: Callable[..., None], tmp_path: Path
 ) -> None:
-    """A total that differs from its rows is a finding, which `admin gc` corrects."""
+    """A total that differs from its rows is a finding, which `admin gc --full` corrects."""
     await publish(shop)
     before = problems(look())
     by_hand("UPDATE usage SET size = size + 5 WHERE holder = 'anonymous'")
@@ -430,6 +433,65 @@ async def test_an_unreadable_blob_is_unknown_and_the_rest_is_checked(shop: BareR
     assert "Input/output error" in examined.findings[0].problem
     assert examined.outcome is FindingStatus.UNKNOWN
     assert examined.counts.blobs == 2
+
+
+async def test_a_killed_run_is_continued(shop: BareRegistry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a file for its position a run that was killed is continued, with what it had found; the file goes at the end."""
+    await publish(shop)
+    monkeypatch.setattr(fsck_content, "BLOBS_AT_ONCE", 1)
+    first, second = sorted(stored.digest for stored in shop.blobs.maintenance.walk())
+    path, read = tmp_path / "position", list[Digest]()
+    remove(shop.blobs, first)
+
+    class Killed:
+        """A store whose reader is killed at its second blob, the first time."""
+
+        def __getattr__(self, name: str) -> object:
+            return getattr(shop.blobs.maintenance, name)
+
+        def scan(self, wanted: Digest) -> Iterator[bytes]:
+            read.append(wanted)
+            if len(read) == 1:
+                raise KeyboardInterrupt
+            return shop.blobs.maintenance.scan(wanted)
+
+    def run() -> Examined:
+        database = open_snapshot(tmp_path / "data" / DATABASE_NAME)
+        return examine(database, Killed(), position=FsckPosition(path))  # type: ignore[arg-type]  # the rest by __getattr__
+
+    with pytest.raises(KeyboardInterrupt):
+        run()
+    was_kept = path.exists()
+    examined = run()
+
+    assert was_kept
+    assert read == [second, second]
+    assert problems(examined) == [f"{first}: the blob's bytes are missing"]
+    assert examined.counts.blobs == 2
+    assert not path.exists()
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("no JSON", "it is not JSON"),
+        ("[]", "a field is missing"),
+        ('{"schema": "boltseal.fsck-position/9", "step": "blobs"}', "boltseal.fsck-position/9"),
+        ('{"schema": "boltseal.fsck-position/1", "step": "blobs", "registry": "other"}', "of the registry other"),
+    ],
+)
+async def test_the_position_of_another_check_is_refused(
+    shop: BareRegistry, tmp_path: Path, content: str, message: str
+) -> None:
+    """A file that is not the position of a check of this registry is refused with the reason, and left as it is."""
+    await publish(shop)
+    path = tmp_path / "position"
+    path.write_text(content, encoding="utf-8")
+    database = open_snapshot(tmp_path / "data" / DATABASE_NAME)
+    with pytest.raises(Invalid, match=message):
+        examine(database, shop.blobs.maintenance, position=FsckPosition(path))
+
+    assert path.read_text(encoding="utf-8") == content
 
 
 async def test_a_folder_that_can_not_be_read_is_unknown(shop: BareRegistry, tmp_path: Path) -> None:

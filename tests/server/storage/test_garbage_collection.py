@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import json
 import os
 import sqlite3
 import time
@@ -15,13 +16,17 @@ import pytest
 from boltseal.errors import Unavailable
 from boltseal.oci.digest import Digest
 from boltseal.oci.reference import Repository
-from boltseal.server.auth.actor import ANONYMOUS
+from boltseal.policy.name_resolution import MIRROR_ACTOR
+from boltseal.server.auth.actor import ANONYMOUS, Actor
+from boltseal.server.registry.models import UNCONDITIONAL
 from boltseal.server.registry.pulls import BlobUnknown
 from boltseal.server.registry.uploads import UploadManager
 from boltseal.server.storage.blobs.local_store import LocalBlobs
 from boltseal.server.storage.blobs.protocol import StoreBroken, UploadKey
+from boltseal.server.storage.full_collection import FullCollection
 from boltseal.server.storage.garbage_collection import GarbageItem, collect
-from boltseal.server.storage.metadata import upload_table
+from boltseal.server.storage.metadata import full_collection_table, upload_table
+from boltseal.server.storage.metadata.full_collection_table import FullCollectionRow
 from boltseal.server.storage.metadata.migrate import DATABASE_NAME
 from tests.bare_registry import DAY_US, SHOP, once
 from tests.fakes.disk import FailingDisk
@@ -47,14 +52,20 @@ def age(shop: BareRegistry, data: bytes, hours: int) -> None:
     os.utime(path, (then, then))
 
 
-def run(shop: BareRegistry, *, dry_run: bool = False) -> list[GarbageItem]:
-    return list(
-        collect(shop.database, shop.blobs.maintenance, shop.blobs.upload_cleanup, shop.clock.now_us, dry_run=dry_run)
+def run(shop: BareRegistry, *, dry_run: bool = False, full: bool = False) -> list[GarbageItem]:
+    now_us, found = shop.clock.now_us, list[GarbageItem]()
+    if full:
+        comparison = FullCollection(shop.database, shop.blobs.maintenance, shop.blobs.upkeep, now_us)
+        found += comparison.find_all(dry_run=dry_run)
+    if full and dry_run:
+        return found
+    return found + list(
+        collect(shop.database, shop.blobs.maintenance, shop.blobs.upload_cleanup, now_us, dry_run=dry_run)
     )
 
 
-async def in_thread(shop: BareRegistry, *, dry_run: bool = False) -> list[GarbageItem]:
-    return await asyncio.to_thread(lambda: run(shop, dry_run=dry_run))
+async def in_thread(shop: BareRegistry, *, dry_run: bool = False, full: bool = False) -> list[GarbageItem]:
+    return await asyncio.to_thread(lambda: run(shop, dry_run=dry_run, full=full))
 
 
 async def test_referenced_bytes_stay_whatever_their_age(shop: BareRegistry) -> None:
@@ -158,12 +169,13 @@ async def test_a_purge_between_the_bytes_and_the_row_of_a_push_refuses_the_push(
     assert (await shop.registry.pulls.catalog(None, None, may_read=lambda _: True)).items == ()
 
 
-async def test_a_paused_gc_does_not_hide_a_purge(shop: BareRegistry, tmp_path: Path) -> None:
+async def test_a_paused_gc_does_not_hide_a_purge(shop: BareRegistry) -> None:
     """A gc that is paused between two items, as by a pager, does not forget a purge that happened meanwhile."""
     digest = Digest.of(b"raced")
     await shop.blob(b"raced")
     age(shop, b"raced", 25)
-    change(tmp_path, "DELETE FROM blob")
+    await shop.registry.deletes.blob(SHOP, digest, ANONYMOUS)
+    shop.clock.now_us += 2 * HOUR_US
     collecting = collect(
         shop.database, shop.blobs.maintenance, shop.blobs.upload_cleanup, shop.clock.now_us, dry_run=False
     )
@@ -248,8 +260,8 @@ async def test_rows_of_uploads_follow_their_bytes(shop: BareRegistry, tmp_path: 
     assert shop.database.read_and_wait(upload_table.all_uploads) == []
 
 
-async def test_bytes_that_were_pushed_again_since_the_walk_stay(shop: BareRegistry) -> None:
-    """Bytes that were pushed again between walk and decision are new and stay."""
+async def test_bytes_that_were_pushed_again_since_the_look_stay(shop: BareRegistry) -> None:
+    """Bytes that were pushed again between the look at them and the decision are new and stay."""
     digest = Digest.of(b"again")
     await shop.blob(b"again")
     await shop.registry.deletes.blob(SHOP, digest, ANONYMOUS)
@@ -257,14 +269,15 @@ async def test_bytes_that_were_pushed_again_since_the_walk_stay(shop: BareRegist
     shop.clock.now_us += 2 * HOUR_US
 
     class PushedAgain:
-        """A store to which the blob is pushed again right after the walk."""
+        """A store to which the blob is pushed again right after it was looked at."""
 
         def __getattr__(self, name: str) -> object:
             return getattr(shop.blobs.maintenance, name)
 
-        def walk(self) -> Iterator[StoredBlob]:
-            yield from shop.blobs.maintenance.walk()
+        def recorded(self, digest: Digest) -> StoredBlob | None:
+            found = shop.blobs.maintenance.recorded(digest)
             age(shop, b"again", 0)
+            return found
 
     items = await asyncio.to_thread(
         lambda: list(collect(shop.database, PushedAgain(), shop.blobs.upload_cleanup, shop.clock.now_us, dry_run=False))  # type: ignore[arg-type]  # the rest by __getattr__
@@ -275,12 +288,17 @@ async def test_bytes_that_were_pushed_again_since_the_walk_stay(shop: BareRegist
 
 
 async def test_bytes_that_never_had_a_row_are_deleted_after_a_day(shop: BareRegistry, tmp_path: Path) -> None:
-    """Bytes of a push that ended before its row are deleted after a day."""
+    """Bytes of a push that was killed before its row are in no queue: a full collection deletes them after a day."""
     await shop.blob(b"refused")
     age(shop, b"refused", 25)
     change(tmp_path, "DELETE FROM blob")
-    gone = await in_thread(shop)
+    change(tmp_path, "DELETE FROM blob_review")
+    by_queue = await in_thread(shop)
+    planned = await in_thread(shop, full=True, dry_run=True)
+    gone = await in_thread(shop, full=True)
 
+    assert by_queue == []
+    assert planned == gone
     assert [item.reason for item in gone] == ["no repository ever referred to it, and it was stored 25 h ago"]
 
 
@@ -291,8 +309,8 @@ async def test_unreferenced_manifest_bytes_are_deleted(shop: BareRegistry, tmp_p
     await shop.push(lost, Digest.of(lost))
     change(tmp_path, "DELETE FROM link WHERE parent = ?", str(Digest.of(lost)))
     change(tmp_path, "DELETE FROM manifest WHERE digest = ?", str(Digest.of(lost)))
-    planned = await in_thread(shop, dry_run=True)
-    gone = await in_thread(shop)
+    planned = await in_thread(shop, dry_run=True, full=True)
+    gone = await in_thread(shop, full=True)
 
     assert planned == gone == [GarbageItem("manifest", str(Digest.of(lost)), len(lost), "no repository refers to it")]
     assert await in_thread(shop) == []
@@ -314,7 +332,7 @@ async def test_a_dry_run_waits_for_no_lock_and_writes_nothing(shop: BareRegistry
 
 
 async def test_a_store_error_ends_the_run_after_reporting_what_was_deleted(open_shop: Opener, tmp_path: Path) -> None:
-    """If the third unlink fails, two items are reported, the error is raised, and the next run deletes the rest."""
+    """If the third unlink fails, two items are reported, the error is raised, and a run an hour later deletes the rest."""
     shop = open_shop()
     for number in range(5):
         await shop.blob(f"{number}".encode())
@@ -333,6 +351,7 @@ async def test_a_store_error_ends_the_run_after_reporting_what_was_deleted(open_
     with pytest.raises(StoreBroken, match="can't be deleted"):
         await asyncio.to_thread(run_until_it_fails)
     blobs.close()
+    shop.clock.now_us += 2 * HOUR_US
     rest = await in_thread(shop)
 
     assert (len(reported), len(rest)) == (2, 3)
@@ -348,10 +367,114 @@ async def test_records_of_released_blobs_are_deleted(shop: BareRegistry, tmp_pat
     await shop.blob(b"returned")
     shop.clock.now_us += 2 * HOUR_US
     await in_thread(shop)
-    with closing(sqlite3.connect(tmp_path / "data" / DATABASE_NAME)) as connection:
-        left = connection.execute("SELECT digest FROM released").fetchall()
+    soon = notes(tmp_path)
+    shop.clock.now_us += 31 * DAY_US
+    await in_thread(shop)
 
-    assert left == [(str(Digest.of(b"waiting")),)]
+    assert soon == {str(Digest.of(data)) for data in (b"purged", b"waiting")}
+    assert str(Digest.of(b"purged")) not in notes(tmp_path)
+
+
+def notes(tmp_path: Path) -> set[str]:
+    """Return the blobs of which is recorded when their last row was removed."""
+    with closing(sqlite3.connect(tmp_path / "data" / DATABASE_NAME)) as connection:
+        return {row[0] for row in connection.execute("SELECT digest FROM released")}
+
+
+# What images leave
+
+
+async def test_layers_of_a_deleted_image_are_deleted(shop: BareRegistry) -> None:
+    """A day after an image was deleted its repository loses the blobs that no other image needs; an hour later their bytes go."""
+    one, other = await shop.image("one"), await shop.image("other")
+    shared = json.loads(other)
+    shared["layers"] += json.loads(one)["layers"]
+    other = json.dumps(shared).encode()
+    for body in (one, other):
+        await shop.push(body, Digest.of(body))
+    for name in (b'{"salt":"one"}', b"layer one"):
+        age(shop, name, 48)
+    shop.clock.now_us += 2 * DAY_US
+    nothing = await in_thread(shop)
+    await shop.registry.deletes.manifest(SHOP, Digest.of(one), UNCONDITIONAL, ANONYMOUS)
+    shop.clock.now_us += DAY_US - 1
+    early = await in_thread(shop)
+    shop.clock.now_us += 1
+    planned = await in_thread(shop, dry_run=True)
+    rows = await in_thread(shop)
+    shop.clock.now_us += HOUR_US
+    gone = await in_thread(shop)
+
+    config = Digest.of(b'{"salt":"one"}')
+    assert nothing == early == []
+    assert (
+        planned
+        == rows
+        == [GarbageItem("repository-blob", f"{SHOP}@{config}", 14, "no image of the repository needs it")]
+    )
+    assert [(item.what, item.name) for item in gone] == [("blob", str(config))]
+    assert shop.blobs.maintenance.look(Digest.of(b"layer one")) is not None  # the other image needs it
+
+
+async def test_blobs_of_a_push_without_a_manifest_are_deleted(shop: BareRegistry) -> None:
+    """Blobs whose manifest never came are deleted after a day; a mount or another push of them begins the day anew."""
+    for name in (b"left", b"mounted"):
+        await shop.blob(name)
+        age(shop, name, 48)
+    shop.clock.now_us += DAY_US - 1
+    await shop.registry.uploads.mount(OTHER, Digest.of(b"mounted"), SHOP, may_read=lambda _: True)
+    shop.clock.now_us += HOUR_US
+    rows = await in_thread(shop)
+    shop.clock.now_us += 2 * HOUR_US
+    gone = await in_thread(shop)
+
+    assert {item.name for item in rows} == {f"{SHOP}@{Digest.of(name)}" for name in (b"left", b"mounted")}
+    assert [item.name for item in gone] == [str(Digest.of(b"left"))]
+    assert await shop.database.lookups.content.blob_size(OTHER, str(Digest.of(b"mounted"))) == 7
+
+
+async def test_a_manifest_that_comes_before_the_review_keeps_its_blobs(shop: BareRegistry) -> None:
+    """A blob to which a manifest of the repository refers stays, and what the mirror fetched is left to its retention."""
+    await shop.push(await shop.image("kept"), "1.0.0")
+    digest = Digest.of(b"of a mirror")
+    mirror = Actor(f"{MIRROR_ACTOR}hub")
+    await shop.blob(b"of a mirror")
+    await shop.registry.uploads.add_blob(OTHER, digest, 11, mirror)
+    shop.clock.now_us += 3 * DAY_US
+    rows = await in_thread(shop, full=True)
+
+    assert [item.name for item in rows if item.what == "repository-blob"] == [f"{SHOP}@{digest}"]
+    assert await shop.database.lookups.content.blob_size(OTHER, str(digest)) == 11
+
+
+async def test_a_full_collection_continues_where_it_was_killed(shop: BareRegistry) -> None:
+    """A run that ends in the middle is continued at its last page; after a day it begins again."""
+    seen: list[str] = []
+
+    class Noting:
+        """Maintenance that notes from where on it is walked through."""
+
+        def __getattr__(self, name: str) -> object:
+            return getattr(shop.blobs.maintenance, name)
+
+        def walk(self, after: str = "") -> Iterator[StoredBlob]:
+            seen.append(after)
+            return shop.blobs.maintenance.walk(after)
+
+    def full(now_us: int) -> None:
+        list(FullCollection(shop.database, Noting(), None, now_us).find_all(dry_run=False))  # type: ignore[arg-type]  # the rest by __getattr__
+
+    await shop.blob(b"one")
+    digest = str(Digest.of(b"one"))
+    killed = FullCollectionRow("blobs", digest, shop.clock.now_us)
+    await shop.database.write(lambda tx: full_collection_table.put(tx, killed))
+    await asyncio.to_thread(full, shop.clock.now_us + HOUR_US)
+    ended = await shop.database.read(full_collection_table.find)
+    await shop.database.write(lambda tx: full_collection_table.put(tx, killed))
+    await asyncio.to_thread(full, shop.clock.now_us + DAY_US)
+
+    assert seen == [digest, ""]
+    assert ended is None
 
 
 def change(tmp_path: Path, sql: str, *values: object) -> None:

@@ -61,10 +61,9 @@ async def content_of(store: ObjectStore, digest: Digest) -> bytes:
 
 
 def sweep(store: ObjectStore) -> None:
-    """Delete, as two days later, everything that is dead or that no row names."""
+    """Delete, as two days later, everything that is dead. Nothing is listed: every object has a row."""
     assert isinstance(store.blobs.upkeep, ObjectUpkeep)
     store.blobs.upkeep.delete_dead(now_us() + 2 * DAY_US)
-    store.blobs.upkeep.delete_unnamed(now_us() + 2 * DAY_US)
 
 
 def keys_in(store: ObjectStore) -> list[str]:

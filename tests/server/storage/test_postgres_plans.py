@@ -11,6 +11,7 @@ import psycopg
 import pytest
 
 from boltseal.server.storage.metadata import (
+    blob_reviews,
     failed_login_table,
     foreign_tags,
     layer_chain_table,
@@ -52,6 +53,7 @@ INSERT INTO entry SELECT n, n, 'tag.created', 'shop/app' || n % 1000 + 1, '1.0.'
 INSERT INTO ledger_head VALUES (1, {TAGS}, 1, 'registry.test', '');
 INSERT INTO layer_chain SELECT n % 1000 + 1, 'sha256:m' || n, '[]' FROM generate_series(1, {TAGS}) n;
 INSERT INTO released SELECT 'sha256:r' || n, n FROM generate_series(1, {TAGS}) n;
+INSERT INTO blob_review SELECT 'sha256:b' || n, n % 1000 + 1, n FROM generate_series(1, {TAGS}) n;
 INSERT INTO foreign_tag (repository, name, digest, asked_us, entry_index, changes, changes_since_us)
   SELECT 'up/app' || n % 100, 't' || n, 'sha256:m', 1, 1, 0, 0 FROM generate_series(1, {TAGS}) n;
 INSERT INTO upload_session SELECT 'u' || n, 'shop/app1', 'o' || n % 50, 1, 10000000000000000 FROM generate_series(1, {TAGS}) n;
@@ -60,7 +62,7 @@ INSERT INTO outbox SELECT 'ops' || n % 5, 'e' || n, n, false, 'x', 0, n FROM gen
 INSERT INTO usage SELECT 'user' || n, 1, 1 FROM generate_series(1, {TAGS}) n;
 ANALYZE;
 """  # noqa: S608 - constants
-LARGE = "repository|manifest|content|blob|link|tag|entry|layer_chain|released|foreign_tag|upload_session|failed_login|outbox|usage"
+LARGE = "repository|manifest|content|blob|link|tag|entry|layer_chain|released|blob_review|foreign_tag|upload_session|failed_login|outbox|usage"
 
 ASKED: dict[str, Callable[[UnitOfWork], Any]] = {
     "repository": lambda tx: queries.lock_repository(tx, REPOSITORY),
@@ -107,6 +109,10 @@ ASKED: dict[str, Callable[[UnitOfWork], Any]] = {
     "entries": lambda tx: tag_entries.entries_from(tx, 500, 10),
     "rows of tags": lambda tx: tag_entries.rows_after(tx, (7, "1.0.6"), 10),
     "remove a manifest": lambda tx: queries.remove_manifest(tx, 7, "sha256:m6"),
+    "due reviews": lambda tx: blob_reviews.due(tx, 5, None, 500),
+    "parts to review": lambda tx: blob_reviews.add_parts(tx, 7, ["sha256:m6"]),
+    "unused blob": lambda tx: blob_reviews.is_unused(tx, 7, "sha256:b6"),
+    "referenced blobs": lambda tx: unreferenced.referenced(tx, ["sha256:b6"]),
     "remove a blob": lambda tx: queries.remove_blob(tx, 7, "sha256:b6"),
 }  # fmt: skip
 

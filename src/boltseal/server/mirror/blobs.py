@@ -133,7 +133,7 @@ class MirroredBlobs:
                 async with self._locks.taken(f"blob {repository} {fetch.digest}", 0):
                     if not await self._add_known(upstream, repository, fetch):
                         await self._blobs.uploads.start_upload(key)
-                        async with self._blobs.uploads.open_upload(key, fetch.digest.algorithm) as writer:
+                        async with self._blobs.uploads.open_upload(key, fetch.digest) as writer:
                             await self._receive(upstream, repository, fetch, key, writer)
                     return
             except LockNotAcquired:

@@ -14,9 +14,12 @@ Steps:
 7. What the running server keeps for itself: waiting events, upload sessions, failed logins, users,
    unfinished purges (`fsck_state`).
 8. The blobs: every row has a file of that size whose bytes have that digest.
-9. Unreferenced blobs are counted. They are no fault: refused pushes leave them, and `boltseal admin gc` deletes them.
+9. All names in the store: no file or object is foreign, and in an object store every object that a row names is there and has
+   its size. Unreferenced blobs and objects are counted. They are no fault: refused pushes leave them, and `boltseal admin gc`
+   deletes them.
 
-Steps 1 to 7 read one snapshot of the database. Blobs are read after it, and a blob that is not as it must be is read again
+Steps 1 to 7 read one snapshot of the database. Steps 8 and 9 go through blobs and names in pages, in order, and can be continued
+(`fsck_position`). Blobs are read after the snapshot, and a blob that is not as it must be is read again
 before it is reported: the server may have deleted or replaced it meanwhile. What can't be examined is a finding of its own,
 and the rest is examined anyway.
 
@@ -39,9 +42,10 @@ from boltseal.policy.rules import RuleInvalid
 from boltseal.server.storage import fsck_content, fsck_state
 from boltseal.server.storage.blobs.protocol import BlobMaintenance
 from boltseal.server.storage.findings import Examined, Finding, FindingCollector, FindingStatus, Progress
+from boltseal.server.storage.fsck_position import FsckPosition
 from boltseal.server.storage.fsck_tree import TreeCheck
 from boltseal.server.storage.ledger_key import LedgerKeys
-from boltseal.server.storage.metadata import foreign_tags, links, usage
+from boltseal.server.storage.metadata import foreign_tags, ledger_store, links, usage
 from boltseal.server.storage.metadata.protocol import LEDGER, OBSERVATIONS, Log, Snapshot
 from boltseal.server.storage.metadata.schema import TABLES, link, manifest, repository, tag
 from boltseal.server.storage.metadata.sql import DatabaseDamaged
@@ -57,10 +61,11 @@ def examine(
     keys: LedgerKeys | None = None,
     *,
     hashed: bool = False,
+    position: FsckPosition | None = None,
 ) -> Examined:
     """Check a whole store and return what was found.
 
-    `hashed`: the blobs were hashed a moment ago, so only their presence and size are checked.
+    `position`: where to continue with the blobs and names of the store. `hashed`: the blobs were hashed a moment ago, so only their presence and size are checked.
     `database`: yields a snapshot of it, read-only. `keys`: key and mark of the ledger; without them what was signed is compared,
     but not who signed it.
 
@@ -69,15 +74,25 @@ def examine(
     findings = FindingCollector(progress)
     with database as snapshot:
         with snapshot.sql.one_snapshot():
-            expected = _rows(snapshot, findings, keys)
-        fsck_content.blobs(snapshot, blobs, expected, findings, hashed=hashed)
-        fsck_content.count_unreferenced(snapshot, blobs, expected, findings)
+            _rows(snapshot, findings, keys)
+        position = position or FsckPosition()
+        stored = FindingCollector(progress)
+        try:
+            with snapshot.sql.errors_named():
+                head = ledger_store.head(snapshot)
+                position.begin("" if head is None else head.origin)
+                stored.add(position.counts, position.findings)
+                fsck_content.blobs(snapshot, blobs, stored, position, hashed=hashed)
+                fsck_content.names(snapshot, blobs, stored, position)
+        except DatabaseDamaged as error:
+            stored.differs("database", error.message)
+        findings.add(stored.counted, stored.findings)
+    position.end()
     return findings.close()
 
 
-def _rows(snapshot: Snapshot, findings: FindingCollector, keys: LedgerKeys | None) -> dict[str, int]:
-    """Run steps 1 to 7 and return the blobs that must be stored. A step that a damaged database ends does not end the others."""
-    expected: dict[str, int] = {}
+def _rows(snapshot: Snapshot, findings: FindingCollector, keys: LedgerKeys | None) -> None:
+    """Run steps 1 to 7. A step that a damaged database ends does not end the others."""
     steps: list[Callable[[], None]] = [
         lambda: _database(snapshot, findings),
         lambda: _names(snapshot, findings, keys),
@@ -85,7 +100,7 @@ def _rows(snapshot: Snapshot, findings: FindingCollector, keys: LedgerKeys | Non
         lambda: _sealed(snapshot, findings),
         lambda: _usage(snapshot, findings),
         lambda: fsck_state.state(snapshot, findings),
-        lambda: expected.update(fsck_content.blob_rows(snapshot, findings)),
+        lambda: fsck_content.blob_rows(snapshot, findings),
     ]
     for step in steps:
         try:
@@ -93,7 +108,6 @@ def _rows(snapshot: Snapshot, findings: FindingCollector, keys: LedgerKeys | Non
                 step()
         except DatabaseDamaged as error:
             findings.differs("database", error.message)
-    return expected
 
 
 def _database(snapshot: Snapshot, findings: FindingCollector) -> None:
@@ -262,7 +276,7 @@ def _usage(snapshot: Snapshot, findings: FindingCollector) -> None:
         findings.differs(
             f"user {user}",
             f"the total is {total.size_bytes} bytes and {total.repositories} repositories, the rows say "
-            f"{rows.size_bytes} and {rows.repositories}; `boltseal admin gc` counts again",
+            f"{rows.size_bytes} and {rows.repositories}; `boltseal admin gc --full` counts again",
         )
 
 

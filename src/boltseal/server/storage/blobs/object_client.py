@@ -206,10 +206,10 @@ class ObjectClient:
         with _errors_named("deleted"):
             obstore.delete(self._store, list(keys))
 
-    def listed(self, prefix: str) -> Iterator[list[ListedObject]]:
-        """Yield the objects below a prefix, page by page. Raises: StoreBroken."""
+    def listed(self, prefix: str, after: str = "") -> Iterator[list[ListedObject]]:
+        """Yield the objects below a prefix in the order of keys, those after `after`, page by page. Raises: StoreBroken."""
         with _errors_named("listed"):
-            for page in obstore.list(self._store, prefix, chunk_size=LISTED_AT_ONCE):
+            for page in obstore.list(self._store, prefix, offset=after or None, chunk_size=LISTED_AT_ONCE):
                 yield [
                     ListedObject(each["path"], each["size"], int(each["last_modified"].timestamp() * 1_000_000))
                     for each in page

@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import Final
 
 from boltseal.oci.digest import Digest
+from boltseal.server.storage.blobs import object_comparison
 from boltseal.server.storage.blobs.object_client import ObjectAbsent, ObjectClient
-from boltseal.server.storage.blobs.protocol import BlobAbsent, StoredBlob
+from boltseal.server.storage.blobs.protocol import BlobAbsent, ComparedPage, StoredBlob
 from boltseal.server.storage.metadata import blob_keys
 from boltseal.server.storage.metadata.blob_keys import BlobRow, ObjectPart
 from boltseal.server.storage.metadata.protocol import Metadata, Snapshot, UnitOfWork
-from boltseal.server.storage.object_tiles import KEYS as LOG_KEYS
 
 ROWS_AT_ONCE: Final = 500
-KEYS: Final = re.compile(r"blobs/[0-9a-f]{32}|index/sha(256/[0-9a-f]{64}|512/[0-9a-f]{128})/[0-9a-f]{32}|health")
-"""What a blob store writes below its prefix. The objects of the ledger are beside it (`object_tiles`)."""
 
 
 class ObjectMaintenance:
@@ -47,17 +44,20 @@ class ObjectMaintenance:
                     raise
                 raise BlobAbsent(f"bytes of blob {digest} are missing in the store") from error
 
-    def walk(self) -> Iterator[StoredBlob]:
+    def recorded(self, digest: Digest) -> StoredBlob | None:
+        """Return the row, without a request to the object store."""
+        row = self._database.read_and_wait(lambda snapshot: blob_keys.find(snapshot, str(digest)))
+        return None if row is None else StoredBlob(digest, row.size, row.stored_us, row.version)
+
+    def walk(self, after: str = "") -> Iterator[StoredBlob]:
         """Yield the rows in order, without a request to the object store."""
-        after = ""
         while rows := self._database.read_and_wait(partial(_blobs_after, after=after)):
             yield from (StoredBlob(Digest.parse(row.digest), row.size, row.stored_us, row.version) for row in rows)
             after = rows[-1].digest
 
-    def strays(self) -> Iterator[str]:
-        """Yield the objects below the prefix that boltseal did not write."""
-        for page in self._client.listed(""):
-            yield from (each.key for each in page if not (KEYS.fullmatch(each.key) or LOG_KEYS.fullmatch(each.key)))
+    def compare(self, after: str = "") -> Iterator[ComparedPage]:
+        """Compare the objects below the prefix with the rows: a listing of the whole store."""
+        yield from object_comparison.compare(self._database, self._client, after)
 
     def delete(self, stored: StoredBlob) -> bool:
         """Remove the rows, then delete the objects. What is not deleted then, `ObjectUpkeep` deletes later."""

@@ -30,8 +30,9 @@ from __future__ import annotations
 import hashlib
 import re
 import uuid
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager
+from enum import StrEnum
 from pathlib import Path
 from typing import ClassVar, Final, NamedTuple, Protocol
 
@@ -41,6 +42,7 @@ from boltseal.oci.reference import Repository
 
 PIECE_BYTES: Final = 1024 * 1024
 """The largest piece that `BlobStore.read` yields."""
+DEFAULT_ALGORITHM: Final = "sha256"
 
 
 class UploadUnknown(NotFound):
@@ -146,6 +148,36 @@ class UploadFile(NamedTuple):
     mtime_us: int
 
 
+class DifferenceKind(StrEnum):
+    """What is different between the names in a store and its rows. Objects of sessions and blobs are named by rows."""
+
+    FOREIGN = "foreign"
+    MISSING = "missing"
+    WRONG_SIZE = "wrong-size"
+    UNREFERENCED = "unreferenced"
+
+
+class StoreDifference(NamedTuple):
+    """One name in a store that is not as it must be, or (UNREFERENCED) that may be deleted after a day.
+
+    `name`: relative to the store. `written_us`: microseconds since the epoch, 0 if not known. `problem`: for people.
+    """
+
+    kind: DifferenceKind
+    name: str
+    size: int
+    written_us: int
+    problem: str
+
+
+class ComparedPage(NamedTuple):
+    """The result for some names in order. `position`: the last of them; a comparison can continue after it. "": it can't."""
+
+    position: str
+    names: int
+    differences: tuple[StoreDifference, ...]
+
+
 class UploadWriter(Protocol):
     """Writes to one session, whose lock is held. Used by one task, inside its `open_upload` block."""
 
@@ -225,11 +257,12 @@ class UploadSessions(Protocol):
         ...
 
     def open_upload(
-        self, key: UploadKey, algorithm: str = "sha256", wait_s: float | None = None
+        self, key: UploadKey, digest: Digest | None = None, wait_s: float | None = None
     ) -> AbstractAsyncContextManager[UploadWriter]:
         """Lock the session for writing inside the block.
 
-        `algorithm`: of the digest that will most likely be given to `commit`; another one costs a second reading. `wait_s`: how long
+        `digest`: that will most likely be given to `commit`; one of another algorithm costs a second reading. None: an unknown
+        one of `DEFAULT_ALGORITHM`. `wait_s`: how long
         to wait for the lock, None: about two seconds. A block that is left without `flush` or `commit` (the client went away) keeps
         what reached the session so far, which may be less than what `write` took.
 
@@ -276,12 +309,19 @@ class BlobMaintenance(Protocol):
         """
         ...
 
-    def walk(self) -> Iterator[StoredBlob]:
-        """Yield every blob in the order of digests, perhaps those committed or deleted meanwhile."""
+    def recorded(self, digest: Digest) -> StoredBlob | None:
+        """Return what `walk` would: without a look at the bytes where they are on another machine."""
         ...
 
-    def strays(self) -> Iterator[str]:
-        """Yield what is in the store and is neither blob nor session, as names relative to it."""
+    def walk(self, after: str = "") -> Iterator[StoredBlob]:
+        """Yield every blob in the order of digests, those after `after`, perhaps those committed or deleted meanwhile."""
+        ...
+
+    def compare(self, after: str = "") -> Iterator[ComparedPage]:
+        """Compare all names in the store, those after `after`, with what should be there, and yield every page of names.
+
+        Raises: StoreBroken, Unavailable.
+        """
         ...
 
     def delete(self, stored: StoredBlob) -> bool:
@@ -305,6 +345,10 @@ class StoreUpkeep(Protocol):
 
     async def trouble(self) -> str | None:
         """Return why nothing can be stored now, None if something was just stored. For readiness."""
+        ...
+
+    def discard(self, names: Sequence[str]) -> list[str]:
+        """Let the next `run` delete objects that `BlobMaintenance.compare` found to be UNREFERENCED; return those that still are."""
         ...
 
     def run(self, now_us: int) -> int:

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Sequence
 from typing import Final, NamedTuple
 
 from boltseal.errors import Unavailable
+from boltseal.server.storage.metadata import blob_reviews, object_names
 from boltseal.server.storage.metadata.protocol import Snapshot, UnitOfWork
 
 REPLACED_FOR_US: Final = 3600 * 1_000_000
@@ -52,10 +53,6 @@ _FORGET_DEAD: Final = "DELETE FROM dead_key WHERE key = ?"
 _OF_MANY_KEYS: Final = """
 SELECT digest FROM blob_key WHERE digest > ? AND position = 1 ORDER BY digest LIMIT ?
 """
-_NAMED: Final = """
-SELECT 1 WHERE EXISTS (SELECT 1 FROM blob_key WHERE key = ?) OR EXISTS (SELECT 1 FROM upload_part WHERE key = ?)
-    OR EXISTS (SELECT 1 FROM dead_key WHERE key = ?) OR EXISTS (SELECT 1 FROM upload_progress WHERE writer = ?)
-"""
 
 
 def find(snapshot: Snapshot, digest: str) -> BlobRow | None:
@@ -74,6 +71,7 @@ def put(tx: UnitOfWork, row: BlobRow, parts: Sequence[ObjectPart]) -> None:
     _lock(tx, row.digest)
     remove(tx, row.digest, due_us=tx.now_us + REPLACED_FOR_US)
     tx.sql.plain(_ADD_BLOB, row)
+    blob_reviews.add(tx, row.digest, blob_reviews.BYTES, blob_reviews.UNUSED_FOR_US)
     for position, part in enumerate(parts):
         tx.sql.plain(_ADD_KEY, (row.digest, position, *part))
 
@@ -120,6 +118,13 @@ def mark_dead(tx: UnitOfWork, keys: Iterable[str], due_us: int) -> None:
         tx.sql.plain(_ADD_DEAD, (key, due_us))
 
 
+def mark_unnamed_dead(tx: UnitOfWork, keys: Iterable[str]) -> list[str]:
+    """Mark those keys dead now that no row names. Return them."""
+    unnamed = object_names.unnamed(tx, keys)
+    mark_dead(tx, unnamed, tx.now_us)
+    return unnamed
+
+
 def dead(snapshot: Snapshot, now_us: int, limit: int) -> list[str]:
     """Return some keys whose objects may be deleted now."""
     return [str(row[0]) for row in snapshot.sql.plain(_DUE, (now_us, limit)).fetchall()]
@@ -139,17 +144,6 @@ def blobs_after(snapshot: Snapshot, digest: str, limit: int) -> list[BlobRow]:
 def of_many_keys(snapshot: Snapshot, after: str, limit: int) -> list[str]:
     """Return some blobs that have more than one object, in the order of digests, those after `after`."""
     return [str(row[0]) for row in snapshot.sql.plain(_OF_MANY_KEYS, (after, limit)).fetchall()]
-
-
-def unnamed(snapshot: Snapshot, keys: Iterable[str]) -> list[str]:
-    """Return those keys of bytes that no row names, not even the one of a request that may still write to it."""
-    return [key for key in keys if snapshot.sql.plain(_NAMED, (key,) * 4).fetchone() is None]
-
-
-def unnamed_index(snapshot: Snapshot, digest: str, key: str) -> bool:
-    """Return whether an index object is not the one of its blob."""
-    row = find(snapshot, digest)
-    return row is None or row.index_key != key
 
 
 def _lock(tx: UnitOfWork, digest: str) -> None:

@@ -11,7 +11,7 @@ from collections.abc import Collection, Iterable, Iterator
 from sqlalchemy import ColumnElement, Select, delete, exists, insert, select
 
 from boltseal.server.storage.batches import batches
-from boltseal.server.storage.metadata import usage
+from boltseal.server.storage.metadata import blob_reviews, usage
 from boltseal.server.storage.metadata.links import CONTAINS, REFERS_TO
 from boltseal.server.storage.metadata.protocol import UnitOfWork
 from boltseal.server.storage.metadata.queries import IN_AT_ONCE
@@ -68,6 +68,7 @@ def remove_manifests(tx: UnitOfWork, repository_id: int, digests: Collection[str
         rows = tx.sql.connection.execute(
             select(manifest.c.canonical, manifest.c.pushed_by.label("by"), manifest.c.size).where(*here)
         ).all()
+        blob_reviews.add_parts(tx, repository_id, some)
         tx.sql.connection.execute(delete(link).where(link.c.repository_id == repository_id, link.c.parent.in_(some)))
         tx.sql.connection.execute(delete(manifest).where(*here))
         _subtract(tx, ((row.by, row.size) for row in rows))
@@ -84,10 +85,12 @@ def remove_blobs(tx: UnitOfWork, repository_id: int, digests: Collection[str]) -
         tx.sql.connection.execute(delete(blob).where(*here))
         _subtract(tx, ((row.by, row.size) for row in rows))
         left = _found(tx, select(blob.c.digest).distinct(), blob.c.digest, some)
-        gone = [{"digest": digest, "released_us": tx.now_us} for digest in some if digest not in left]
+        gone = [digest for digest in some if digest not in left]
         tx.sql.connection.execute(delete(released).where(released.c.digest.in_(some)))
         if gone:
-            tx.sql.connection.execute(insert(released), gone)
+            rows_of_gone = [{"digest": digest, "released_us": tx.now_us} for digest in gone]
+            tx.sql.connection.execute(insert(released), rows_of_gone)
+            blob_reviews.add_released(tx, gone)
 
 
 def _found(

@@ -40,12 +40,12 @@ else:  # hardly any start migrates
     command = deferred("alembic.command")
     alembic_config = deferred("alembic.config")
 
-FORMAT: Final = 8
+FORMAT: Final = 9
 WORKABLE_FORMAT: Final = 4
 """The oldest format that commands beside the server work on. What came later are tables of the running server."""
 ACCOUNTS_FORMAT: Final = 5
 """The oldest format whose database has the users."""
-HEAD_REVISION: Final = "0011"
+HEAD_REVISION: Final = "0013"
 DATABASE_NAME: Final = "boltseal.db"
 GENERATION_NAME: Final = "generation"
 POSTGRES_NAME: Final = "postgresql"

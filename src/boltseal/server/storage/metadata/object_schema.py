@@ -52,6 +52,7 @@ upload_progress = Table(
     Column("changed_us", BigInteger, nullable=False),
     Column("writer", TEXT, index=True),  # NULL: none
     Column("writer_until_us", BigInteger, nullable=False),
+    Column("index_key", TEXT),  # of the index object that the writer will write; NULL: none yet
     sqlite_with_rowid=False,
 )
 

@@ -28,7 +28,7 @@ from sqlalchemy import (
 )
 
 from boltseal.server.storage.batches import batches
-from boltseal.server.storage.metadata import unreferenced, usage
+from boltseal.server.storage.metadata import blob_reviews, unreferenced, usage
 from boltseal.server.storage.metadata.links import CONTAINS, REFERS_TO, DigestSet
 from boltseal.server.storage.metadata.protocol import ManifestFound, Snapshot, UnitOfWork
 from boltseal.server.storage.metadata.schema import IS_SETTLING, blob, content, link, manifest, repository, tag
@@ -199,6 +199,7 @@ def remove_manifest(tx: UnitOfWork, repository_id: int, digest: str) -> None:
     if row is None:
         return
     here = and_(manifest.c.repository_id == repository_id, manifest.c.digest == digest)
+    blob_reviews.add_parts(tx, repository_id, [digest])
     tx.sql.connection.execute(delete(link).where(link.c.repository_id == repository_id, link.c.parent == digest))
     tx.sql.connection.execute(delete(manifest).where(here))
     usage.add(tx, row.pushed_by, -row.size)
@@ -236,6 +237,7 @@ def remove_blob(tx: UnitOfWork, repository_id: int, digest: str) -> None:
         usage.add(tx, row.added_by, -row.size)
     if not unreferenced.is_blob_referenced(tx, digest):
         unreferenced.note_released(tx, digest, tx.now_us)
+        blob_reviews.add_released(tx, [digest])
 
 
 def rows_of_any_repository(snapshot: Snapshot, digests: Collection[str]) -> list[DigestInRepository]:

@@ -36,6 +36,8 @@
     dead_key     objects that no blob and no session refers to any more, and from when on they may be deleted
     upload_progress  how far an upload to an object store is, and which request may continue it; see `upload_progress`
     upload_part  the objects that have the bytes of an upload so far, in order
+    blob_review  blobs that garbage collection looks at again, and from when on; see `blob_reviews`
+    full_collection  how far `admin gc --full` is, while it is not done
 
 There are two logs with the same tables (`LogTables`): the ledger of changes of our tags, and the observations of upstreams' tags.
 They are apart so that clients, who choose which upstream tags are asked for, cannot make the ledger grow.
@@ -63,7 +65,8 @@ from sqlalchemy import (
     text,
 )
 
-from boltseal.server.storage.metadata import object_schema as object_schema  # its tables are in METADATA too
+from boltseal.server.storage.metadata import gc_schema as gc_schema  # its tables are in METADATA too
+from boltseal.server.storage.metadata import object_schema as object_schema
 from boltseal.server.storage.metadata.protocol import LEDGER, OBSERVATIONS, Log
 from boltseal.server.storage.metadata.schema_columns import METADATA as METADATA
 from boltseal.server.storage.metadata.schema_columns import TEXT as TEXT

@@ -324,6 +324,8 @@ _SIZES: Final = (
     ("upload_progress", "ix_upload_progress_writer", "1000 1 1"),
     ("upload_part", "upload_part", "10000 10 1"),
     ("upload_part", "sqlite_autoindex_upload_part_2", "10000 1"),
+    ("blob_review", "blob_review", "10000 1 1"),
+    ("blob_review", "ix_blob_review_due_us", "10000 1 1 1"),
     ("layer_chain", "layer_chain", "100000 1000 1"),
     ("layer_chain", "ix_layer_chain_pending", "1000 100 1"),
 )

@@ -1,0 +1,300 @@
+"""Garbage collection beside everything else, on files and on object stores: it takes nothing that is needed, and leaves nothing.
+
+Pushes, deletes, mounts, killed uploads and collections follow each other at random, and collections fail at random points.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import random
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import obstore
+import pytest
+from obstore.store import S3Store
+
+from boltseal.errors import NotFound, Unavailable
+from boltseal.oci.digest import Digest
+from boltseal.oci.reference import Repository
+from boltseal.policy.rules import parse_rules
+from boltseal.server.auth.actor import ANONYMOUS
+from boltseal.server.registry import build_registry
+from boltseal.server.registry.models import UNCONDITIONAL
+from boltseal.server.registry.sequencer import start_ledger
+from boltseal.server.storage.blobs.local_store import LocalBlobs
+from boltseal.server.storage.blobs.object_client import ObjectClient
+from boltseal.server.storage.blobs.object_store import ObjectBlobs
+from boltseal.server.storage.blobs.protocol import BlobStore, UploadId, UploadKey
+from boltseal.server.storage.full_collection import FullCollection
+from boltseal.server.storage.garbage_collection import GarbageItem, collect
+from boltseal.server.storage.metadata.protocol import UnitOfWork
+from boltseal.server.storage.metadata_factory import open_metadata, prepare_metadata
+from boltseal.server.storage_settings import DatabaseUrl, StorageSettings
+from tests.bare_registry import DAY_US, OCI, BareRegistry, Clock, once
+from tests.storage_servers import ObjectServer
+
+HOUR_US = DAY_US // 24
+REPOSITORIES = [Repository("shop/app"), Repository("shop/other")]
+POOL = [f"content {number}".encode() for number in range(8)]
+STEPS = 400 if os.environ.get("TEST_SCALE") == "full" else 60
+FULL_EVERY = 4
+
+STORES = [
+    "files",
+    pytest.param("objects", marks=pytest.mark.real),
+    pytest.param("objects and PostgreSQL", marks=[pytest.mark.real, pytest.mark.slow]),
+]
+
+
+OLDER = {
+    "blob_review": ["due_us"],
+    "dead_key": ["due_us"],
+    "released": ["released_us"],
+    "stored_blob": ["stored_us"],
+    "blob": ["added_us"],
+    "upload_progress": ["changed_us", "writer_until_us"],
+    "upload_session": ["begun_us", "expires_us"],
+}
+
+
+def make_older(tx: UnitOfWork, by_us: int) -> None:
+    """Move all times that garbage collection compares into the past."""
+    for table, columns in OLDER.items():
+        changes = ", ".join(f"{column} = {column} - {by_us}" for column in columns)
+        tx.sql.plain(f"UPDATE {table} SET {changes}")  # noqa: S608 - constants
+
+
+class Flaky:
+    """Metadata whose writes from threads fail at random, half of them after they were done."""
+
+    def __init__(self, whole: Any, dice: random.Random) -> None:
+        self._whole, self._dice = whole, dice
+        self.share = 0.0
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._whole, name)
+
+    def write_and_wait(self, job: Any, **more: Any) -> Any:
+        """Write, or fail before or after it."""
+        fate = self._dice.random()
+        if fate < self.share / 2:
+            raise Unavailable("not done")
+        result = self._whole.write_and_wait(job, **more)
+        if fate < self.share:
+            raise Unavailable("done, and the answer is lost")
+        return result
+
+
+@dataclass
+class World:
+    """A registry, and what must be there: for each repository its images, and its blobs with the time of the last push.
+
+    `dated`: the registry has the clock of the test. PostgreSQL has its own, so there all rows become older instead.
+    """
+
+    shop: BareRegistry
+    flaky: Flaky
+    bucket: S3Store | None
+    dated: bool = True
+    images: dict[tuple[Repository, Digest], list[bytes]] = field(default_factory=dict)
+    pushed_us: dict[tuple[Repository, bytes], int] = field(default_factory=dict)
+
+    def advance(self, by_us: int) -> None:
+        """Let time pass."""
+        self.shop.clock.now_us += by_us
+        if not self.dated:
+            self.shop.database.write_and_wait(partial(make_older, by_us=by_us))
+
+    def now_us(self) -> int:
+        """Return the time of the rows."""
+        return self.shop.clock.now_us if self.dated else time.time_ns() // 1000
+
+    async def push_blob(self, repository: Repository, content: bytes) -> None:
+        """Push a blob, and let its file have the time of the test."""
+        await self.shop.blob(content, repository)
+        self.pushed_us[repository, content] = self.shop.clock.now_us
+        self.date(content)
+
+    def date(self, content: bytes) -> None:
+        """Set the time of a blob's file to that of the test."""
+        path = self.shop.blobs.path(Digest.of(content))
+        if path is not None:
+            os.utime(path, ns=(self.shop.clock.now_us * 1000,) * 2)
+
+    async def push_image(self, repository: Repository, contents: list[bytes]) -> None:
+        """Push an image of some blobs."""
+        for content in contents:
+            await self.push_blob(repository, content)
+        layers = [
+            {"mediaType": "application/octet-stream", "digest": str(Digest.of(each)), "size": len(each)}
+            for each in contents
+        ]
+        document = {"schemaVersion": 2, "mediaType": OCI, "config": layers[0], "layers": layers[1:]}
+        raw = json.dumps(document).encode()
+        await self.shop.push(raw, Digest.of(raw), repository=repository)
+        self.images[repository, Digest.of(raw)] = contents
+
+    async def delete_image(self, dice: random.Random) -> None:
+        """Delete one of the images; its blobs are kept for a day from now."""
+        if self.images:
+            repository, digest = dice.choice(sorted(self.images))
+            await self.shop.registry.deletes.manifest(repository, digest, UNCONDITIONAL, ANONYMOUS)
+            for content in self.images.pop((repository, digest)):
+                self.pushed_us[repository, content] = self.shop.clock.now_us
+
+    async def delete_blob(self, repository: Repository, content: bytes) -> None:
+        """Delete a blob that no image of the repository needs."""
+        if not any(at == repository and content in contents for (at, _), contents in self.images.items()):
+            with suppress(NotFound):
+                await self.shop.registry.deletes.blob(repository, Digest.of(content), ANONYMOUS)
+            self.pushed_us.pop((repository, content), None)
+
+    async def mount(self, content: bytes) -> None:
+        """Mount a blob of the first repository into the second."""
+        source, target = REPOSITORIES
+        if await self.shop.registry.uploads.mount(target, Digest.of(content), source, may_read=lambda _: True):
+            self.pushed_us[target, content] = self.shop.clock.now_us
+
+    async def killed_upload(self, repository: Repository, content: bytes, *, stored: bool) -> None:
+        """Send a blob in a process that is killed after its bytes were stored and before its row, or while it is sent."""
+        key = UploadKey(repository, UploadId.new())
+        await self.shop.blobs.uploads.start_upload(key)
+        async with self.shop.blobs.uploads.open_upload(key, Digest.of(content)) as writer:
+            await writer.write(content)
+            await (writer.commit(Digest.of(content)) if stored else writer.flush())
+        if stored:
+            self.date(content)
+        elif (path := next(self.uploads(key), None)) is not None:
+            os.utime(path, ns=(self.shop.clock.now_us * 1000,) * 2)
+
+    def uploads(self, key: UploadKey) -> Iterator[Path]:
+        """Return the file of a session, where there are files."""
+        blob = self.shop.blobs.path(Digest.of(b""))
+        if blob is not None:
+            yield from (blob.parents[3] / "uploads").glob(f"{key.name}*")
+
+    async def collect(self, *, full: bool = False, failing: float = 0.0) -> None:
+        """Collect as `admin gc` does; a write that fails ends it, as a kill does."""
+        self.flaky.share = failing
+        with suppress(Unavailable):
+            await asyncio.to_thread(partial(list, self._items(full=full)))
+        self.flaky.share = 0.0
+
+    def _items(self, *, full: bool) -> Iterator[GarbageItem]:
+        blobs, now_us = self.shop.blobs, self.now_us()
+        if full:
+            yield from FullCollection(self.flaky, blobs.maintenance, blobs.upkeep, now_us).find_all(dry_run=False)  # type: ignore[arg-type]  # the rest by __getattr__
+        yield from collect(self.flaky, blobs.maintenance, blobs.upload_cleanup, now_us, dry_run=False)  # type: ignore[arg-type]  # the rest by __getattr__
+        if blobs.upkeep is not None:
+            blobs.upkeep.run(now_us)
+
+    async def check(self) -> None:
+        """Assert that every image is whole, and that no blob of the last day was taken from its repository."""
+        needed = {(repository, content) for (repository, _), contents in self.images.items() for content in contents}
+        young = {key for key, at_us in self.pushed_us.items() if at_us > self.shop.clock.now_us - DAY_US}
+        for repository, content in needed | young:
+            digest = Digest.of(content)
+            assert await self.shop.database.lookups.content.blob_size(repository, str(digest)) == len(content)
+            found = b"".join([piece async for piece in self.shop.blobs.read(digest, 0, len(content))])
+            assert found == content
+
+    async def check_nothing_is_left(self) -> None:
+        """Assert that after some days nothing is stored but what images need."""
+        for _ in range(4):
+            self.advance(DAY_US + HOUR_US)
+            await self.collect(full=True)
+        needed = {Digest.of(content) for contents in self.images.values() for content in contents}
+
+        assert {each.digest for each in self.shop.blobs.maintenance.walk()} == needed
+        assert list(self.shop.blobs.upload_cleanup.abandoned(2**62)) == []
+        if self.bucket is not None:
+            keys = [each["path"] for page in obstore.list(self.bucket) for each in page]
+            assert len(keys) == 2 * len(needed)  # the bytes and the index object of each
+
+
+@pytest.fixture(params=STORES)
+def world(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[World]:
+    """An empty registry on each kind of storage."""
+    clock, data, storage, bucket = Clock(), tmp_path / "data", StorageSettings(), None
+    if "PostgreSQL" in request.param:
+        create: Callable[[], str] = request.getfixturevalue("new_database")
+        storage = StorageSettings(database=DatabaseUrl(create()))
+    prepare_metadata(data, storage)
+    database = open_metadata(data, storage, clock)
+    if request.param == "files":
+        blobs: BlobStore = LocalBlobs(data)
+    else:
+        server: ObjectServer = request.getfixturevalue("object_server")
+        bucket = server.store(tmp_path.name.replace("_", "-"))
+        blobs = ObjectBlobs(database, ObjectClient(bucket), data)
+    rules = parse_rules([])
+    database.write_and_wait(
+        lambda tx: start_ledger(tx, origin="registry.test", rules=rules.canonical(), actor="boltseal")
+    )
+    shop = BareRegistry(build_registry(database, blobs, rules), database, blobs, clock)
+    yield World(shop, Flaky(database, random.Random(0)), bucket, "PostgreSQL" not in request.param)  # noqa: S311 - not for secrets
+    blobs.close()
+    database.close()
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+async def test_nothing_needed_is_taken_and_nothing_else_stays(world: World, seed: int) -> None:
+    """After every step all images are whole; in the end nothing is stored that no image needs."""
+    dice = random.Random(seed)  # noqa: S311 - not for secrets
+    for step in range(STEPS):
+        repository, content = dice.choice(REPOSITORIES), dice.choice(POOL)
+        match dice.randrange(9):
+            case 0:
+                await world.push_blob(repository, content)
+            case 1 | 2:
+                await world.push_image(repository, dice.sample(POOL, 3))
+            case 3:
+                await world.delete_image(dice)
+            case 4:
+                await world.delete_blob(repository, content)
+            case 5:
+                await world.mount(content)
+            case 6:
+                await world.killed_upload(repository, content, stored=dice.random() < 0.5)
+            case 7:
+                await asyncio.gather(
+                    world.collect(full=step % FULL_EVERY == 0), push_beside(world, repository, content)
+                )
+            case _:
+                await world.collect(full=step % FULL_EVERY == 0, failing=0.3)
+        world.advance(dice.choice([1, HOUR_US // 2, HOUR_US, 9 * HOUR_US, DAY_US]))
+        await world.check()
+    await world.check_nothing_is_left()
+    await world.check()
+
+
+async def push_beside(world: World, repository: Repository, content: bytes) -> None:
+    """Push a blob beside a collection, which may refuse it once."""
+    for _ in range(2):
+        with suppress(Unavailable):
+            await world.push_blob(repository, content)
+            return
+
+
+async def test_a_refused_push_leaves_nothing(world: World) -> None:
+    """Bytes whose row was refused, because the blob was deleted meanwhile, are reviewed and deleted, and nothing lists the store."""
+    shop, digest = world.shop, Digest.of(b"refused")
+    upload = await shop.registry.uploads.start(REPOSITORIES[0])
+    await shop.registry.uploads.append(REPOSITORIES[0], upload, None, None, once(b"refused"))
+    async with shop.blobs.uploads.open_upload(UploadKey(REPOSITORIES[0], upload), digest) as writer:
+        size = await writer.commit(digest)
+    with pytest.raises(Unavailable, match="push again"):
+        await shop.registry.uploads.add_committed(REPOSITORIES[0], digest, size, ANONYMOUS, 1, upload)
+    world.date(b"refused")
+    world.advance(DAY_US + HOUR_US)
+    await world.collect()
+
+    assert list(shop.blobs.maintenance.walk()) == []
