@@ -9,7 +9,6 @@ import asyncio
 import json
 import os
 import random
-import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -35,7 +34,6 @@ from boltseal.server.storage.blobs.object_store import ObjectBlobs
 from boltseal.server.storage.blobs.protocol import BlobStore, UploadId, UploadKey
 from boltseal.server.storage.full_collection import FullCollection
 from boltseal.server.storage.garbage_collection import GarbageItem, collect
-from boltseal.server.storage.metadata.protocol import UnitOfWork
 from boltseal.server.storage.metadata_factory import open_metadata, prepare_metadata
 from boltseal.server.storage_settings import DatabaseUrl, StorageSettings
 from tests.bare_registry import DAY_US, OCI, BareRegistry, Clock, once
@@ -52,24 +50,6 @@ STORES = [
     pytest.param("objects", marks=pytest.mark.real),
     pytest.param("objects and PostgreSQL", marks=[pytest.mark.real, pytest.mark.slow]),
 ]
-
-
-OLDER = {
-    "blob_review": ["due_us"],
-    "dead_key": ["due_us"],
-    "released": ["released_us"],
-    "stored_blob": ["stored_us"],
-    "blob": ["added_us"],
-    "upload_progress": ["changed_us", "writer_until_us"],
-    "upload_session": ["begun_us", "expires_us"],
-}
-
-
-def make_older(tx: UnitOfWork, by_us: int) -> None:
-    """Move all times that garbage collection compares into the past."""
-    for table, columns in OLDER.items():
-        changes = ", ".join(f"{column} = {column} - {by_us}" for column in columns)
-        tx.sql.plain(f"UPDATE {table} SET {changes}")  # noqa: S608 - constants
 
 
 class Flaky:
@@ -95,27 +75,13 @@ class Flaky:
 
 @dataclass
 class World:
-    """A registry, and what must be there: for each repository its images, and its blobs with the time of the last push.
-
-    `dated`: the registry has the clock of the test. PostgreSQL has its own, so there all rows become older instead.
-    """
+    """A registry, and what must be there: for each repository its images, and its blobs with the time of the last push."""
 
     shop: BareRegistry
     flaky: Flaky
     bucket: S3Store | None
-    dated: bool = True
     images: dict[tuple[Repository, Digest], list[bytes]] = field(default_factory=dict)
     pushed_us: dict[tuple[Repository, bytes], int] = field(default_factory=dict)
-
-    def advance(self, by_us: int) -> None:
-        """Let time pass."""
-        self.shop.clock.now_us += by_us
-        if not self.dated:
-            self.shop.database.write_and_wait(partial(make_older, by_us=by_us))
-
-    def now_us(self) -> int:
-        """Return the time of the rows."""
-        return self.shop.clock.now_us if self.dated else time.time_ns() // 1000
 
     async def push_blob(self, repository: Repository, content: bytes) -> None:
         """Push a blob, and let its file have the time of the test."""
@@ -189,10 +155,10 @@ class World:
         self.flaky.share = 0.0
 
     def _items(self, *, full: bool) -> Iterator[GarbageItem]:
-        blobs, now_us = self.shop.blobs, self.now_us()
+        blobs, now_us = self.shop.blobs, self.shop.clock.now_us
         if full:
-            yield from FullCollection(self.flaky, blobs.maintenance, blobs.upkeep, now_us).find_all(dry_run=False)  # type: ignore[arg-type]  # the rest by __getattr__
-        yield from collect(self.flaky, blobs.maintenance, blobs.upload_cleanup, now_us, dry_run=False)  # type: ignore[arg-type]  # the rest by __getattr__
+            yield from FullCollection(self.flaky, blobs.maintenance, blobs.upkeep, now_us).find_all(dry_run=False)
+        yield from collect(self.flaky, blobs.maintenance, blobs.upload_cleanup, now_us, dry_run=False)
         if blobs.upkeep is not None:
             blobs.upkeep.run(now_us)
 
@@ -209,7 +175,7 @@ class World:
     async def check_nothing_is_left(self) -> None:
         """Assert that after some days nothing is stored but what images need."""
         for _ in range(4):
-            self.advance(DAY_US + HOUR_US)
+            self.shop.clock.now_us += DAY_US + HOUR_US
             await self.collect(full=True)
         needed = {Digest.of(content) for contents in self.images.values() for content in contents}
 
@@ -240,7 +206,7 @@ def world(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[World]:
         lambda tx: start_ledger(tx, origin="registry.test", rules=rules.canonical(), actor="boltseal")
     )
     shop = BareRegistry(build_registry(database, blobs, rules), database, blobs, clock)
-    yield World(shop, Flaky(database, random.Random(0)), bucket, "PostgreSQL" not in request.param)  # noqa: S311 - not for secrets
+    yield World(shop, Flaky(database, random.Random(0)), bucket)  # noqa: S311 - not for secrets
     blobs.close()
     database.close()
 
@@ -270,7 +236,7 @@ async def test_nothing_needed_is_taken_and_nothing_else_stays(world: World, seed
                 )
             case _:
                 await world.collect(full=step % FULL_EVERY == 0, failing=0.3)
-        world.advance(dice.choice([1, HOUR_US // 2, HOUR_US, 9 * HOUR_US, DAY_US]))
+        world.shop.clock.now_us += dice.choice([1, HOUR_US // 2, HOUR_US, 9 * HOUR_US, DAY_US])
         await world.check()
     await world.check_nothing_is_left()
     await world.check()
@@ -294,7 +260,7 @@ async def test_a_refused_push_leaves_nothing(world: World) -> None:
     with pytest.raises(Unavailable, match="push again"):
         await shop.registry.uploads.add_committed(REPOSITORIES[0], digest, size, ANONYMOUS, 1, upload)
     world.date(b"refused")
-    world.advance(DAY_US + HOUR_US)
+    shop.clock.now_us += DAY_US + HOUR_US
     await world.collect()
 
     assert list(shop.blobs.maintenance.walk()) == []

@@ -7,8 +7,11 @@ import errno
 import json
 import os
 import sqlite3
+import subprocess
+import sys
 import time
 from contextlib import closing, suppress
+from functools import partial
 from typing import TYPE_CHECKING
 
 import pytest
@@ -445,6 +448,41 @@ async def test_a_manifest_that_comes_before_the_review_keeps_its_blobs(shop: Bar
 
     assert [item.name for item in rows if item.what == "repository-blob"] == [f"{SHOP}@{digest}"]
     assert await shop.database.lookups.content.blob_size(OTHER, str(digest)) == 11
+
+
+@pytest.mark.slow
+async def test_a_collection_that_is_killed_is_done_by_the_next(shop: BareRegistry, tmp_path: Path) -> None:
+    """`admin gc --full` that is killed (kill -9) after ten items leaves the rest to the next run, which ends it."""
+    await shop.push(await shop.image("kept"), "1.0.0")
+    left = [f"left {number}".encode() for number in range(40)]
+    for name in left:
+        await shop.blob(name)
+        age(shop, name, 24 * 365)
+    change(tmp_path, "DELETE FROM blob WHERE size < 8")
+    change(tmp_path, "DELETE FROM blob_review")
+    command = [sys.executable, "-m", "boltseal", "admin", "gc", "--full", "--yes", "--data", str(tmp_path / "data")]
+    environment = os.environ | {"PYTHONUNBUFFERED": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
+    first = await asyncio.to_thread(lines_before_kill, command, environment, 10)
+    there = [name for name in left if shop.blobs.maintenance.look(Digest.of(name)) is not None]
+    change(tmp_path, "UPDATE released SET released_us = 0")  # the rest of the batch would be deleted an hour later
+    ended = await asyncio.to_thread(partial(subprocess.run, command, env=environment, check=False))
+
+    assert all(line.startswith("blob sha256:") for line in first)
+    assert ended.returncode == 0
+    assert 0 < len(there) <= 30
+    assert {each.digest for each in shop.blobs.maintenance.walk()} == {
+        Digest.of(b'{"salt":"kept"}'),
+        Digest.of(b"layer kept"),
+    }
+
+
+def lines_before_kill(command: list[str], environment: dict[str, str], number: int) -> list[str]:
+    """Run a command until it has printed so many lines, kill it, and return them."""
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as process:
+        assert process.stdout is not None
+        lines = [process.stdout.readline() for _ in range(number)]
+        process.kill()
+    return lines
 
 
 async def test_a_full_collection_continues_where_it_was_killed(shop: BareRegistry) -> None:
