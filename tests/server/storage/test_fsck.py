@@ -504,7 +504,7 @@ async def test_a_folder_that_can_not_be_read_is_unknown(shop: BareRegistry, tmp_
         def __getattr__(self, name: str) -> object:
             return getattr(shop.blobs.maintenance, name)
 
-        def walk(self) -> Iterator[StoredBlob]:
+        def walk(self, _after: str = "") -> Iterator[StoredBlob]:
             raise StoreBroken("a folder of the store can't be read (Permission denied)")
 
     examined = examine(open_snapshot(tmp_path / "data" / DATABASE_NAME), Closed())  # type: ignore[arg-type]  # the rest by __getattr__
