@@ -31,6 +31,7 @@ from boltseal.server.storage.blobs.protocol import (
     UploadSessions,
     UploadUnknown,
 )
+from boltseal.server.storage.object_manifests import ObjectManifests
 
 
 class _Session:
@@ -140,6 +141,7 @@ class MemoryBlobs:
         self.maintenance: BlobMaintenance = MemoryMaintenance(self)
         self.redirect: RedirectUrl | None = None
         self.upkeep: StoreUpkeep | None = None
+        self.manifests: ObjectManifests | None = None
 
     def fail(self, what: str, error: BoltsealError, *, done: bool = False) -> None:
         """Make the next call of the method `what` raise `error`, before its effect or after it."""

@@ -1,4 +1,4 @@
-"""`boltseal admin fsck`: check everything in the data folder; read-only."""
+"""`boltseal admin fsck`: check everything in the data folder, read-only; with --rebuild restore a lost database first."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from boltseal.cli.progress import Progress, size_text
 from boltseal.cli.server_options import settings_of
 from boltseal.commands.outcome import Outcome
 from boltseal.commands.text import counted
+from boltseal.server.commands.rebuild import RebuiltStore, rebuild_store
 from boltseal.server.storage.findings import Examined
 from boltseal.server.storage.fsck_position import FsckPosition
 from boltseal.server.store_factory import examine_store
@@ -29,23 +30,38 @@ ResumeOption = Annotated[
     ),
 ]
 
+RebuildOption = Annotated[
+    bool, typer.Option("--rebuild", help="Restore a lost database from the bucket of [storage] blobs first.")
+]
+
 
 def admin_fsck(
-    resume: ResumeOption = None, config: ConfigOption = None, data: DataOption = None, as_json: JsonOption = False
+    resume: ResumeOption = None,
+    rebuild: RebuildOption = False,
+    config: ConfigOption = None,
+    data: DataOption = None,
+    as_json: JsonOption = False,
 ) -> None:
     """Check everything that is stored, and change nothing. Works while the server runs.
 
     Checks that every recorded blob and manifest is stored, that the bytes match their digests, that no name in the
     store is foreign, and that the ledger has no gap and matches the tags. Exit code 0: no problem was found; 1: a problem was found; 3: something could not be
     read.
+
+    With --rebuild, and no server running, it first restores repositories, tags, manifests, blobs and the ledger from
+    the bucket into an empty database. A run that was interrupted is continued by the next one.
     """
     with CommandOutput("admin-fsck", as_json=as_json) as output:
         settings = settings_of(config, data=data)
         with Progress() as progress:
-            examined = examine_store(settings, progress, position=FsckPosition(resume))
+            position = FsckPosition(resume)
+            restored = rebuild_store(settings, progress) if rebuild else None
+            examined = examine_store(settings, progress, position=position) if restored is None else restored.examined
+        if restored is not None:
+            _show(output, restored)
         add_findings(output, examined.findings)
         counts, verdict = examined.counts, _verdict(examined)
-        output.outcome = Outcome(examined.outcome)
+        output.outcome = Outcome.DIFFERS if restored is not None and restored.findings else Outcome(examined.outcome)
         output.add(ref=str(settings.server.data), status=output.outcome, reason=verdict, **asdict(counts))
         output.print(f"{settings.server.data}: {verdict}")
         output.say(
@@ -60,6 +76,20 @@ def admin_fsck(
         if counts.unnamed_objects:
             unnamed = counted(counts.unnamed_objects, "object")
             output.say(f"{unnamed} that no row names; boltseal admin gc --full deletes old ones")
+
+
+def _show(output: CommandOutput, restored: RebuiltStore) -> None:
+    add_findings(output, restored.findings)
+    rebuilt = restored.rebuilt
+    output.say(
+        f"restored a ledger of {rebuilt.entries} entries, {counted(rebuilt.tags, 'tag')}, "
+        f"{counted(rebuilt.manifests, 'manifest')}, {counted(rebuilt.blobs, 'blob')}"
+    )
+    output.say(
+        "not restored: users, failed logins and waiting events, which only a backup of the database has; entries after the "
+        "last signature; unfinished uploads; blobs that no manifest refers to; who created a repository; receipts of rotated "
+        "ledger keys; statements of witnesses"
+    )
 
 
 def _verdict(examined: Examined) -> str:

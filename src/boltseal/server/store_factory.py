@@ -34,6 +34,7 @@ from boltseal.server.settings import Settings
 from boltseal.server.storage import metadata_factory
 from boltseal.server.storage.blobs.blob_stores import check_place, open_blob_store, open_tiles, open_to_examine
 from boltseal.server.storage.blobs.protocol import BlobStore
+from boltseal.server.storage.bucket_owner import UNFINISHED, RebuildUnfinished
 from boltseal.server.storage.clock_guard import ClockGuard
 from boltseal.server.storage.coordination.factory import check_locks, open_leases
 from boltseal.server.storage.coordination.file_leases import FileLeases
@@ -46,7 +47,7 @@ from boltseal.server.storage.garbage_collection import GarbageItem, collect, col
 from boltseal.server.storage.ledger_key import WITNESSES, LedgerKeys
 from boltseal.server.storage.ledger_mark import LedgerKeyUnreadable
 from boltseal.server.storage.mark_factory import check_mark, open_keys
-from boltseal.server.storage.metadata import account_table, ledger_store, ledger_tree, queries
+from boltseal.server.storage.metadata import account_table, bucket_rows, ledger_store, ledger_tree, queries
 from boltseal.server.storage.metadata.migrate import FORMAT, WORKABLE_FORMAT, create_data
 from boltseal.server.storage.metadata.protocol import (
     LEDGER,
@@ -199,11 +200,15 @@ def collect_store(
     Raises:
         FormatInvalid, Unavailable: as `open_store`.
         ClockStepped: the clock may be wrong; nothing is deleted.
+        RebuildUnfinished: not all rows were restored; nothing is deleted.
         LedgerFrozen: the store may not be what its ledger signed; nothing is deleted.
     """
     with open_store(settings, clock=clock, oldest=FORMAT) as store:
         if store.database.frozen is not None and not dry_run:  # content of lost entries looks unreferenced
             raise LedgerFrozen(f"nothing is deleted: {store.database.frozen}")
+        owner = store.database.read_and_wait(bucket_rows.owner)
+        if owner is not None and owner.rebuilding and not dry_run:  # blobs have no row of a repository yet
+            raise RebuildUnfinished(f"nothing is deleted: {UNFINISHED}")
         now_us = store.database.now_us()
         clock_doubt = store.database.clock_guard(now_us)
         if clock_doubt is not None and not dry_run:  # everything looks old
@@ -270,7 +275,7 @@ def begin(settings: Settings, clock: Clock, guard: ClockGuard | None = None, *, 
     store.database.after_connect = partial(_check_connection, store)
     _watch_clock(store.database, guard)
     try:
-        check_place(settings, store.database)
+        check_place(settings, store.database, claim=check)
         _check_reserved(store, settings)
         if check:
             _check_at_start(store, settings)

@@ -17,11 +17,11 @@ from boltseal.server.registry.integrator import Integrator, LedgerInDoubt
 from boltseal.server.registry.ledger import Ledger
 from boltseal.server.registry.published_tree import PublishedTree
 from boltseal.server.storage.ledger_key import LedgerKeys
-from boltseal.server.storage.ledger_mark import ObjectMark
+from boltseal.server.storage.ledger_mark import MARK, ObjectMark
 from boltseal.server.storage.metadata import ledger_tree
 from boltseal.server.storage.metadata.protocol import LEDGER
-from boltseal.server.storage.object_client import ObjectPlace, open_objects
-from boltseal.server.storage.object_tiles import ObjectTiles, TilesUnavailable
+from boltseal.server.storage.object_client import Bucket
+from boltseal.server.storage.object_tiles import TILES, ObjectTiles, TilesUnavailable
 from tests.ledger.tree_oracle import mth
 from tests.ports import free_port
 from tests.server.registry.ledgers import ORIGIN, BareLedger
@@ -32,12 +32,12 @@ import os, signal, sys
 from pathlib import Path
 from boltseal.server.registry.integrator import Integrator
 from boltseal.server.storage.ledger_key import LedgerKeys
-from boltseal.server.storage.ledger_mark import ObjectMark
-from boltseal.server.storage.object_client import ObjectPlace, open_objects
-from boltseal.server.storage.object_tiles import ObjectTiles
+from boltseal.server.storage.ledger_mark import MARK, ObjectMark
+from boltseal.server.storage.object_client import Bucket
+from boltseal.server.storage.object_tiles import TILES, ObjectTiles
 from tests.server.registry.ledgers import BareLedger
 
-step, data, url, endpoint, key, secret = sys.argv[1:]
+step, data, bucket, prefix, endpoint, key, secret = sys.argv[1:]
 
 def die(at):
     if at == step:
@@ -61,11 +61,11 @@ class Mark(ObjectMark):
         super().replace(note, before)
         die("after the mark")
 
-store = open_objects(ObjectPlace(url, endpoint, "us-east-1", (key, secret)))
+place = Bucket(bucket, prefix, endpoint, "us-east-1", (key, secret))
 log = BareLedger(Path(data))
-keys = LedgerKeys(Path(data).with_name("data.keys"), marks=lambda name: Mark(store, f"{name}.mark"))
+keys = LedgerKeys(Path(data).with_name("data.keys"), marks=lambda name: Mark(place.connect(MARK), f"{name}.mark"))
 log.add(300)
-Integrator(log.database, keys, objects=Tiles(store, "ledger")).integrate()
+Integrator(log.database, keys, objects=Tiles(place.connect(TILES), "ledger")).integrate()
 """
 STEPS = [
     "before the tiles",
@@ -78,28 +78,26 @@ STEPS = [
 
 
 @pytest.fixture
-def place(object_server: ObjectServer) -> ObjectPlace:
+def place(object_server: ObjectServer) -> Bucket:
     """A prefix of its own."""
-    return ObjectPlace(
-        f"s3://{BUCKET}/{uuid.uuid4().hex}", object_server.endpoint, "us-east-1", (ACCESS_KEY, SECRET_KEY)
-    )
+    return Bucket(BUCKET, uuid.uuid4().hex, object_server.endpoint, "us-east-1", (ACCESS_KEY, SECRET_KEY))
 
 
 @pytest.fixture
-def objects(place: ObjectPlace) -> ObjectTiles:
-    return ObjectTiles(open_objects(place), "ledger")
+def objects(place: Bucket) -> ObjectTiles:
+    return ObjectTiles(place.connect(TILES), "ledger")
 
 
 @pytest.fixture
-def open_log(tmp_path: Path, place: ObjectPlace) -> Iterator[Callable[[], BareLedger]]:
+def open_log(tmp_path: Path, place: Bucket) -> Iterator[Callable[[], BareLedger]]:
     """Open the ledger as a process does that starts."""
     opened: list[BareLedger] = []
 
     def open_() -> BareLedger:
         log = BareLedger(tmp_path / "data")
-        store = open_objects(place)
-        log.keys = LedgerKeys(tmp_path / "data.keys", marks=lambda name: ObjectMark(store, f"{name}.mark"))
-        log.integrator = Integrator(log.database, log.keys, objects=ObjectTiles(store, "ledger"))
+        marks = place.connect(MARK)
+        log.keys = LedgerKeys(tmp_path / "data.keys", marks=lambda name: ObjectMark(marks, f"{name}.mark"))
+        log.integrator = Integrator(log.database, log.keys, objects=ObjectTiles(place.connect(TILES), "ledger"))
         log.integrator.begin()
         opened.append(log)
         return log
@@ -146,7 +144,7 @@ def test_every_published_checkpoint_has_all_of_its_tiles(
 
 @pytest.mark.parametrize("step", STEPS)
 def test_a_kill_at_any_step_leaves_one_history(
-    open_log: Callable[[], BareLedger], objects: ObjectTiles, place: ObjectPlace, tmp_path: Path, step: str
+    open_log: Callable[[], BareLedger], objects: ObjectTiles, place: Bucket, tmp_path: Path, step: str
 ) -> None:
     """After kill -9 at each step of a signature, what is published is whole, and the next process continues without a gap."""
     log = open_log()
@@ -154,7 +152,18 @@ def test_a_kill_at_any_step_leaves_one_history(
     log.integrator.integrate()
     assert place.endpoint is not None
     died = subprocess.run(
-        [sys.executable, "-c", DIES, step, str(tmp_path / "data"), place.url, place.endpoint, ACCESS_KEY, SECRET_KEY],
+        [
+            sys.executable,
+            "-c",
+            DIES,
+            step,
+            str(tmp_path / "data"),
+            place.name,
+            place.prefix,
+            place.endpoint,
+            ACCESS_KEY,
+            SECRET_KEY,
+        ],
         check=False,
     )
     between = published(log, objects)
@@ -248,8 +257,8 @@ async def test_the_api_reads_tiles_from_the_objects(open_log: Callable[[], BareL
     path = BundleId(0, 2).path()  # of a size that was never signed
     objects.put(ORIGIN, {path: b"an object"})
     ledger = Ledger(log.database, LEDGER, objects)
-    nowhere = ObjectPlace(f"s3://{BUCKET}", f"http://127.0.0.1:{free_port()}", "us-east-1", ("a", "b"))
-    without_answer = Ledger(log.database, LEDGER, ObjectTiles(open_objects(nowhere), "ledger"))
+    nowhere = Bucket(BUCKET, "", f"http://127.0.0.1:{free_port()}", "us-east-1", ("a", "b"))
+    without_answer = Ledger(log.database, LEDGER, ObjectTiles(nowhere.connect(TILES), "ledger"))
     read = [await ledger.tile(BundleId(0, 2)), await ledger.tile(BundleId(0, 4)), await ledger.tile(TileId(0, 0, 3))]
     with pytest.raises(TilesUnavailable):
         await without_answer.tile(BundleId(0, 4))

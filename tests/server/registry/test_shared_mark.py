@@ -18,11 +18,11 @@ from boltseal.server.registry.integrator import Integrator, LedgerInDoubt
 from boltseal.server.registry.sequencer import LedgerFrozen
 from boltseal.server.registry.signer import Signer
 from boltseal.server.storage.ledger_key import LedgerKeys
-from boltseal.server.storage.ledger_mark import MarkUnreachable, ObjectMark
+from boltseal.server.storage.ledger_mark import MARK, MarkUnreachable, ObjectMark
 from boltseal.server.storage.metadata import ledger_store, ledger_tree
 from boltseal.server.storage.metadata.ledger_store import DatabaseSetBack
 from boltseal.server.storage.metadata.protocol import UnitOfWork
-from boltseal.server.storage.object_client import ObjectPlace, open_objects
+from boltseal.server.storage.object_client import Bucket
 from tests.polling import wait_until
 from tests.server.registry.ledgers import ORIGIN, BareLedger
 from tests.storage_choice import take_copy
@@ -33,8 +33,8 @@ Marks = Callable[[str], ObjectMark]
 
 def marks_on(server: ObjectServer) -> Marks:
     """Return the marks below a prefix of its own."""
-    place = ObjectPlace(f"s3://{BUCKET}/{uuid.uuid4().hex}", server.endpoint, "us-east-1", (ACCESS_KEY, SECRET_KEY))
-    return lambda log: ObjectMark(open_objects(place), f"{log}.mark")
+    place = Bucket(BUCKET, uuid.uuid4().hex, server.endpoint, "us-east-1", (ACCESS_KEY, SECRET_KEY))
+    return lambda log: ObjectMark(place.connect(MARK), f"{log}.mark")
 
 
 @pytest.fixture

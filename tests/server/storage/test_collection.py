@@ -29,12 +29,13 @@ from boltseal.server.registry import build_registry
 from boltseal.server.registry.models import UNCONDITIONAL
 from boltseal.server.registry.sequencer import start_ledger
 from boltseal.server.storage.blobs.local_store import LocalBlobs
-from boltseal.server.storage.blobs.object_client import ObjectClient
+from boltseal.server.storage.blobs.object_failures import BLOBS
 from boltseal.server.storage.blobs.object_store import ObjectBlobs
 from boltseal.server.storage.blobs.protocol import BlobStore, UploadId, UploadKey
 from boltseal.server.storage.full_collection import FullCollection
 from boltseal.server.storage.garbage_collection import GarbageItem, collect
 from boltseal.server.storage.metadata_factory import open_metadata, prepare_metadata
+from boltseal.server.storage.object_client import ObjectClient
 from boltseal.server.storage_settings import DatabaseUrl, StorageSettings
 from tests.bare_registry import DAY_US, OCI, BareRegistry, Clock, once
 from tests.storage_servers import ObjectServer
@@ -200,7 +201,7 @@ def world(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[World]:
     else:
         server: ObjectServer = request.getfixturevalue("object_server")
         bucket = server.store(tmp_path.name.replace("_", "-"))
-        blobs = ObjectBlobs(database, ObjectClient(bucket), data)
+        blobs = ObjectBlobs(database, ObjectClient(bucket, BLOBS), data)
     rules = parse_rules([])
     database.write_and_wait(
         lambda tx: start_ledger(tx, origin="registry.test", rules=rules.canonical(), actor="boltseal")

@@ -16,7 +16,6 @@ from obstore.store import S3Store
 
 from boltseal.ledger.tiles import BundleId, TileId
 from boltseal.oci.digest import Digest
-from boltseal.server.storage.blobs.object_client import ListedObject
 from boltseal.server.storage.blobs.object_comparison import merge
 from boltseal.server.storage.blobs.object_spool import SpoolFull
 from boltseal.server.storage.blobs.object_upkeep import ObjectUpkeep
@@ -30,12 +29,14 @@ from boltseal.server.storage.blobs.protocol import (
     UploadUnknown,
     UploadWriter,
 )
+from boltseal.server.storage.bucket_owner import KEY, PROBE
 from boltseal.server.storage.full_collection import FullCollection
 from boltseal.server.storage.metadata import blob_keys, upload_progress
 from boltseal.server.storage.metadata.object_names import NamedKey
 from boltseal.server.storage.metadata.protocol import UnitOfWork
 from boltseal.server.storage.metadata.upload_progress import WRITER_FOR_US
-from boltseal.server.storage.object_tiles import ObjectTiles
+from boltseal.server.storage.object_client import ListedObject, ObjectClient
+from boltseal.server.storage.object_tiles import TILES, ObjectTiles
 from tests.object_stores import ObjectStore, now_us, object_store
 from tests.ports import free_port
 from tests.server.storage.sessions import begin, finish, patch, push
@@ -61,8 +62,9 @@ def other(object_server: ObjectServer, store: ObjectStore, tmp_path: Path) -> It
 
 
 def keys_in(store: ObjectStore, prefix: str = "") -> list[str]:
-    """Return the keys of the objects that are really there."""
-    return sorted(each["path"] for page in obstore.list(store.bucket, prefix) for each in page)
+    """Return the keys of the objects that are really there, besides those that name the registry."""
+    keys = (each["path"] for page in obstore.list(store.bucket, prefix) for each in page)
+    return sorted(key for key in keys if key not in (KEY, PROBE))
 
 
 def upkeep(store: ObjectStore) -> ObjectUpkeep:
@@ -555,7 +557,7 @@ async def test_an_error_names_no_address_and_no_key(object_server: ObjectServer,
 @pytest.mark.parametrize("log", ["ledger", "observations"])
 async def test_the_objects_of_a_log_are_no_foreign_objects(store: ObjectStore, log: str) -> None:
     """Fsck reports an object that boltseal does not write, and no tile, bundle or checkpoint of a log."""
-    tiles, foreign = ObjectTiles(store.bucket, log), f"{log}/notes.txt"
+    tiles, foreign = ObjectTiles(ObjectClient(store.bucket, TILES), log), f"{log}/notes.txt"
     paths = [TileId(0, 0, 3).path(), TileId(12, 1_234_067).path(), BundleId(0, 255).path(), BundleId(1_000).path()]
     tiles.put("registry.example.com", dict.fromkeys(paths, b"bytes"))
     tiles.put_checkpoint("registry.example.com", b"a checkpoint")

@@ -12,11 +12,12 @@ import pytest
 
 from boltseal.errors import Unavailable
 from boltseal.oci.digest import Digest
-from boltseal.server.storage.blobs.object_client import ObjectClient
+from boltseal.server.storage.blobs.object_failures import BLOBS
 from boltseal.server.storage.blobs.object_store import ObjectBlobs
 from boltseal.server.storage.blobs.object_upkeep import ObjectUpkeep
 from boltseal.server.storage.blobs.protocol import StoreBroken, UploadUnknown
 from boltseal.server.storage.metadata.protocol import Metadata
+from boltseal.server.storage.object_client import ObjectClient
 from tests.fakes.failing_database import FailingDatabase
 from tests.object_faults import Fault, FaultyServer, faulty, no_fault, on
 from tests.object_stores import ObjectStore, now_us, object_store
@@ -223,7 +224,7 @@ async def test_a_failed_transaction_of_a_commit_is_no_acknowledgement(
     digest = Digest.of(content)
     with object_store(object_server, tmp_path / "data") as store:
         database = FailingDatabase(store.database)
-        blobs = ObjectBlobs(cast("Metadata", database), ObjectClient(store.bucket), tmp_path / "data")
+        blobs = ObjectBlobs(cast("Metadata", database), ObjectClient(store.bucket, BLOBS), tmp_path / "data")
         key = await begin(blobs)
         database.failures = [done]
         with pytest.raises(Unavailable):

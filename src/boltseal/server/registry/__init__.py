@@ -71,7 +71,7 @@ def build_registry(
     tiles = tiles or {}
     pulls = pulls or Pulls(database, blobs)
     layer_chains = LayerChains(database, pulls)
-    manifests = Manifests(database, tag_writer, refusals, quotas, pulls, layer_chains)
+    manifests = Manifests(database, tag_writer, refusals, quotas, pulls, layer_chains, blobs.manifests)
     return Registry(
         pulls=pulls,
         manifests=manifests,

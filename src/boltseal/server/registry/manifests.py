@@ -6,15 +6,19 @@ The steps of a push:
 2. In the transaction: check that a digest keeps the media type that it was first pushed with.
 3. Write manifest, bytes and links if they are not stored yet.
 4. Pass each tag to the tag writer. One refusal rolls back everything: a refused push adds no row.
+
+With an object store the manifest is written as an object before step 2 (`object_manifests`), and step 3 names it.
 """
 
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Final
 
+from boltseal.errors import BoltsealError, Unavailable
 from boltseal.oci.digest import Digest, DigestInvalid
 from boltseal.oci.manifest import Link, LinkKind, ManifestInvalid, parse_manifest
 from boltseal.policy.image_parts import platform_of
@@ -29,6 +33,7 @@ from boltseal.server.storage.blobs.protocol import StoreBroken
 from boltseal.server.storage.metadata import layer_chain_table, queries
 from boltseal.server.storage.metadata.protocol import Metadata, UnitOfWork
 from boltseal.server.storage.metadata.queries import ManifestRow
+from boltseal.server.storage.object_manifests import ManifestCopy, ObjectManifests, WrittenObject
 
 MAX_CONFIG_BYTES: Final = 1024 * 1024
 """Of the config of an image whose platform is read."""
@@ -38,6 +43,7 @@ class Manifests:
     """Stores pushed manifests and publishes their tags.
 
     `pulls`: reads the platform of images; without it none is known. `chains`: computes layer chains; without it they are pending.
+    `objects`: writes manifests as objects too.
     """
 
     def __init__(
@@ -48,6 +54,7 @@ class Manifests:
         quotas: QuotaChecks = UNCHECKED,
         pulls: Pulls | None = None,
         chains: LayerChains | None = None,
+        objects: ObjectManifests | None = None,
     ) -> None:
         self._database = database
         self._tag_writer = tag_writer
@@ -55,6 +62,7 @@ class Manifests:
         self._quotas = quotas
         self._pulls = pulls
         self._chains = chains
+        self._objects = objects
 
     async def put(self, upload: ManifestUpload) -> Published:
         """Store a manifest and let its tags resolve to it (end-7).
@@ -73,7 +81,32 @@ class Manifests:
         """Store a manifest whose bytes were already verified and parsed. Raises as `put`."""
         push = await self.with_chain(push)
         with self._refusals.logged("push", push.repository, push.tags, push.pushed.digest, push.actor):
-            return await self._database.write(lambda tx: self.publish(tx, push), repository=push.repository)
+            written = await self._written(push)
+            try:
+                return await self._database.write(
+                    lambda tx: self.publish(tx, push, written), repository=push.repository
+                )
+            except Unavailable:  # the transaction may have taken effect
+                raise
+            except BoltsealError:
+                if written is not None and self._objects is not None:
+                    await self._objects.drop(written)
+                raise
+
+    async def _written(self, push: ManifestPush) -> WrittenObject | None:
+        """Write the manifest as an object, if the repository does not have it yet, and manifests are objects too."""
+        pushed = push.pushed
+        if self._objects is None:
+            return None
+        there = await self._database.read(
+            lambda snapshot: queries.manifests_of(snapshot, push.repository, [str(pushed.digest)])
+        )
+        if there:
+            return None
+        media_type, raw = pushed.manifest.media_type, pushed.manifest.raw
+        now_us = time.time_ns() // 1000
+        copy = ManifestCopy(str(push.repository), pushed.digest, media_type, now_us, push.actor.name, raw)
+        return await self._objects.write(copy)
 
     async def with_chain(self, push: ManifestPush) -> ManifestPush:
         """Return a push with its layer chain, as far as its config is stored."""
@@ -96,8 +129,8 @@ class Manifests:
             return ""
         return platform_of(b"".join(pieces))
 
-    def publish(self, tx: UnitOfWork, push: ManifestPush) -> Published:
-        """Store and publish a parsed push within a transaction. Raises as `put`."""
+    def publish(self, tx: UnitOfWork, push: ManifestPush, written: WrittenObject | None = None) -> Published:
+        """Store and publish a parsed push within a transaction. `written`: the manifest's object. Raises as `put`."""
         pushed, actor = push.pushed, push.actor
         with self._quotas.counting(tx, actor.name):
             repository = RepositoryRow(push.repository, queries.ensure_repository(tx, push.repository, actor.name))
@@ -105,6 +138,8 @@ class Manifests:
             if not push.tags:
                 push.conditions.check(f"manifest {pushed.digest.short}", pushed.digest if stored else None)
             self._store(tx, repository, push, stored)
+            if written is not None:
+                ObjectManifests.name(tx, repository.id, str(pushed.digest), written)
             results = {}
             for tag in push.tags:
                 change = self._tag_writer.change(
@@ -150,10 +185,18 @@ class Manifests:
         _check_sizes(tx, repository, references)
         if manifest.subject is not None:
             self._quotas.check_referrers(tx, repository.id, manifest.subject.digest)
-        links = [(str(link.descriptor.digest), str(link.kind)) for link in references]
-        links += [(str(image), str(LinkKind.SIGNATURE_TAG)) for image in signed]
-        queries.add_manifest(tx, repository.id, _row(push, tx.now_us), manifest.raw, links)
+        add_row(tx, repository.id, push, tx.now_us, signed)
         layer_chain_table.put(tx, repository.id, str(pushed.digest), push.chain)
+
+
+def add_row(
+    tx: UnitOfWork, repository_id: int, push: ManifestPush, pushed_us: int, signed: Sequence[Digest] = ()
+) -> None:
+    """Add a manifest that the repository does not have, with its bytes and links. `signed`: images that its tags sign."""
+    manifest = push.pushed.manifest
+    links = [(str(link.descriptor.digest), str(link.kind)) for link in manifest.references()]
+    links += [(str(image), str(LinkKind.SIGNATURE_TAG)) for image in signed]
+    queries.add_manifest(tx, repository_id, _row(push, pushed_us), manifest.raw, links)
 
 
 def parse_upload(upload: ManifestUpload) -> ManifestPush:

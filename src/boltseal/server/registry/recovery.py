@@ -151,12 +151,16 @@ def restore_tags(database: Metadata, keys: LedgerKeys, tag_writer: TagWriter) ->
         key, mark = _key_and_mark(keys)
         signed = open_checkpoint(mark, key.verifier).checkpoint
         with _unfrozen(database, LEDGER):
-            restored = database.write_and_wait(lambda tx: _restore_tags(tx, tag_writer, signed), limited=False)
+            restored = database.write_and_wait(lambda tx: restore_recorded(tx, tag_writer, signed), limited=False)
         keys.clear_doubt(TAGS)
         return restored
 
 
-def _restore_tags(tx: UnitOfWork, tag_writer: TagWriter, signed: Checkpoint) -> tuple[str, ...]:
+def restore_recorded(tx: UnitOfWork, tag_writer: TagWriter, signed: Checkpoint) -> tuple[str, ...]:
+    """Set the rows of tags to what all stored entries say, which must be the signed ones. Return the tags that differed, sorted.
+
+    Raises: LedgerInDoubt: an entry is missing, changed, or breaks the ledger's rules.
+    """
     recorded, canonical = _checked_entries(tx, signed)
     rows = {(row.repository, row.name): row for row in all_rows(tx)}
     unrecorded = [name for name in rows if name not in recorded]

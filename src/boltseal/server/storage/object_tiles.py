@@ -16,25 +16,14 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, Final
-
-import structlog
+from typing import Final
 
 from boltseal.errors import Unavailable
 from boltseal.ledger.checkpoint import parse_checkpoint_unverified
 from boltseal.ledger.note import parse_note_unverified
-from boltseal.loading import deferred
-
-if TYPE_CHECKING:
-    import obstore
-    from obstore import exceptions
-    from obstore.store import S3Store
-else:  # a server on files never loads it
-    obstore = deferred("obstore")
-    exceptions = deferred("obstore.exceptions")
+from boltseal.server.storage.object_client import Failure, FailureKind, ObjectChanged, ObjectClient, ObjectUse
 
 KEYS: Final = re.compile(
     r"(ledger|observations)/[0-9a-f]{64}/(checkpoint|tile/(entries|[0-9]{1,2})/(x[0-9]{3}/)*[0-9]{3}(\.p/[0-9]{1,3})?)"
@@ -42,9 +31,9 @@ KEYS: Final = re.compile(
 """The keys of both logs, below the prefix of the blobs."""
 
 AT_ONCE: Final = 8
+MOST_BYTES: Final = 64 * 1024 * 1024
+"""More than any bundle can have: 256 entries of at most 65,535 bytes, each after its length."""
 _TRIES: Final = 5
-
-_log = structlog.get_logger(__name__)
 
 
 class TilesUnavailable(Unavailable):
@@ -58,8 +47,8 @@ class TileDiffers(Unavailable):
 class ObjectTiles:
     """The objects of one log. `log`: its name. For threads."""
 
-    def __init__(self, store: S3Store, log: str) -> None:
-        self._store = store
+    def __init__(self, client: ObjectClient, log: str) -> None:
+        self._client = client
         self._log = log
 
     def put(self, origin: str, files: Mapping[str, bytes]) -> None:
@@ -88,34 +77,23 @@ class ObjectTiles:
             found, version = self._get(origin, "checkpoint")
             if found is not None and (found == note or _size(found) > _size(note)):
                 return
-            mode: Any = "create" if version is None else {"e_tag": version}
-            with _errors_named():
-                try:
-                    obstore.put(self._store, self._key(origin, "checkpoint"), note, mode=mode, use_multipart=False)
-                except (exceptions.AlreadyExistsError, exceptions.PreconditionError):
-                    continue  # another process was faster, or the answer to this request was lost
-                return
+            try:
+                self._client.put_if(self._key(origin, "checkpoint"), note, version)
+            except ObjectChanged:
+                continue  # another process was faster, or the answer to this request was lost
+            return
         raise TilesUnavailable("the checkpoint of the ledger is replaced by other processes again and again; try again")
 
     def _put(self, origin: str, path: str, content: bytes) -> None:
-        with _errors_named():
-            try:
-                obstore.put(self._store, self._key(origin, path), content, mode="create", use_multipart=False)
-            except exceptions.AlreadyExistsError:
-                pass
-            else:
-                return
-        if self._get(origin, path)[0] != content:
-            raise TileDiffers(f"the object {path} of the {self._log} is not what the database has")
+        try:
+            self._client.put_if(self._key(origin, path), content, None)
+        except ObjectChanged:
+            if self._get(origin, path)[0] != content:
+                raise TileDiffers(f"the object {path} of the {self._log} is not what the database has") from None
 
     def _get(self, origin: str, path: str) -> tuple[bytes | None, str | None]:
         """Return the content and the ETag of an object."""
-        with _errors_named():
-            try:
-                found = obstore.get(self._store, self._key(origin, path))
-                return bytes(found.bytes()), found.meta["e_tag"]
-            except FileNotFoundError:
-                return None, None
+        return self._client.get(self._key(origin, path), MOST_BYTES) or (None, None)
 
     def _key(self, origin: str, path: str) -> str:
         return f"{self._log}/{hashlib.sha256(origin.encode()).hexdigest()}/{path}"
@@ -125,14 +103,17 @@ def _size(note: bytes) -> int:
     return parse_checkpoint_unverified(parse_note_unverified(note).text).size
 
 
-@contextmanager
-def _errors_named() -> Iterator[None]:
-    try:
-        yield
-    except (exceptions.BaseError, OSError) as error:
-        _log.warning("the object store with the ledger failed", reason=str(error).partition("\n")[0][:300])
-        if isinstance(error, exceptions.PermissionDeniedError | exceptions.UnauthenticatedError):
-            raise TilesUnavailable(
-                "the object store with the ledger refuses the access key; check the credentials of the server (AWS_*, or its role)"
-            ) from error
-        raise TilesUnavailable("the object store with the ledger does not answer; try again") from error
+def _failed(failure: Failure) -> TilesUnavailable:
+    if failure.kind is FailureKind.REFUSED:
+        return TilesUnavailable(
+            "the object store with the ledger refuses the access key; check the credentials of the server (AWS_*, or its role)"
+        )
+    if failure.kind is FailureKind.NO_BUCKET:
+        return TilesUnavailable("the bucket of the ledger's tiles does not exist; check [storage] blobs")
+    if failure.kind is FailureKind.TOO_LARGE:
+        return TilesUnavailable(f"an object of the ledger has more than {MOST_BYTES} bytes, so it is no tile")
+    return TilesUnavailable("the object store with the ledger does not answer; try again")
+
+
+TILES: Final = ObjectUse("ledger", _failed)
+"""What the client of tiles and checkpoints is opened for."""

@@ -11,18 +11,20 @@ from functools import partial
 from itertools import islice
 from typing import Final
 
-from boltseal.server.storage.blobs.object_client import ListedObject, ObjectClient
 from boltseal.server.storage.blobs.protocol import ComparedPage, DifferenceKind, StoreDifference
 from boltseal.server.storage.metadata import object_names
 from boltseal.server.storage.metadata.object_names import NamedKey
 from boltseal.server.storage.metadata.protocol import Metadata, Snapshot
+from boltseal.server.storage.object_client import ListedObject, ObjectClient
 from boltseal.server.storage.object_tiles import KEYS as LOG_KEYS
 
 ROWS_AT_ONCE: Final = 1000
 KEYS_AT_ONCE: Final = 1000
-NAMED_KEYS: Final = re.compile(r"blobs/[0-9a-f]{32}|index/sha(256/[0-9a-f]{64}|512/[0-9a-f]{128})/[0-9a-f]{32}")
+NAMED_KEYS: Final = re.compile(
+    r"(blobs|manifests)/[0-9a-f]{32}|index/sha(256/[0-9a-f]{64}|512/[0-9a-f]{128})/[0-9a-f]{32}"
+)
 """The objects that rows name. Only such are ever deleted."""
-KEYS: Final = re.compile(rf"{NAMED_KEYS.pattern}|health")
+KEYS: Final = re.compile(rf"{NAMED_KEYS.pattern}|health|owner(\.probe)?")
 """What a blob store writes below its prefix. The objects of the ledger are beside it (`object_tiles`)."""
 
 Query = Callable[[Snapshot, str, int], list[NamedKey]]
@@ -61,6 +63,7 @@ def _listed(client: ObjectClient, after: str) -> Iterator[ListedObject]:
 def _named(database: Metadata, after: str) -> Iterator[NamedKey]:
     yield from _paged(database, object_names.bytes_after, after)
     yield from _paged(database, object_names.indexes_after, after)
+    yield from _paged(database, object_names.manifests_after, after)
 
 
 def _page(snapshot: Snapshot, query: Query, after: str) -> list[NamedKey]:
@@ -102,8 +105,7 @@ def _fits(listed: ListedObject | None, named: NamedKey) -> bool:
 def _named_wrong(database: Metadata, client: ObjectClient, named: NamedKey) -> Iterator[StoreDifference]:
     """Look again at an object that is missing or has another size than its row says, and at its row."""
     size = client.size_and_wait(named.key)
-    is_index = named.key.startswith(object_names.INDEX)
-    query = object_names.indexes_after if is_index else object_names.bytes_after
+    query = object_names.query_of(named.key)
     now = database.read_and_wait(partial(_page, query=query, after=named.key[:-1]))
     if named not in now or (size is not None and named.size in (None, size)):
         return

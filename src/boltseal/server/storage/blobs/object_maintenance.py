@@ -8,11 +8,12 @@ from typing import Final
 
 from boltseal.oci.digest import Digest
 from boltseal.server.storage.blobs import object_comparison
-from boltseal.server.storage.blobs.object_client import ObjectAbsent, ObjectClient
+from boltseal.server.storage.blobs.object_failures import ObjectAbsent
 from boltseal.server.storage.blobs.protocol import BlobAbsent, ComparedPage, StoredBlob
 from boltseal.server.storage.metadata import blob_keys
 from boltseal.server.storage.metadata.blob_keys import BlobRow, ObjectPart
 from boltseal.server.storage.metadata.protocol import Metadata, Snapshot, UnitOfWork
+from boltseal.server.storage.object_client import ObjectClient
 
 ROWS_AT_ONCE: Final = 500
 

@@ -2,6 +2,8 @@
 
     PREFIX/blobs/<32 hex>                             the bytes of one request; written once, never copied or renamed
     PREFIX/index/<algorithm>/<hex>/<32 hex>           JSON: digest, size and keys of a blob, for a rebuild without rows
+    PREFIX/manifests/<32 hex>                         a manifest of one repository (`object_manifests`)
+    PREFIX/owner, PREFIX/owner.probe                  which registry deletes objects here (`bucket_owner`)
     PREFIX/health                                     one byte, written again by readiness checks
 
 The rows decide (`metadata.blob_keys`, `metadata.upload_progress`): a blob is what its row names, and an object that no row names
@@ -20,7 +22,7 @@ from typing import Final
 
 from boltseal.files.atomic_files import Disk
 from boltseal.oci.digest import Digest
-from boltseal.server.storage.blobs.object_client import ObjectAbsent, ObjectClient
+from boltseal.server.storage.blobs.object_failures import ObjectAbsent
 from boltseal.server.storage.blobs.object_maintenance import ObjectMaintenance, stored_blob
 from boltseal.server.storage.blobs.object_spool import SPOOL_NAME, Spool
 from boltseal.server.storage.blobs.object_upkeep import ObjectUpkeep
@@ -39,6 +41,8 @@ from boltseal.server.storage.blobs.protocol import (
 from boltseal.server.storage.metadata import blob_keys
 from boltseal.server.storage.metadata.blob_keys import BlobRow, ObjectPart
 from boltseal.server.storage.metadata.protocol import Metadata, Snapshot
+from boltseal.server.storage.object_client import ObjectClient
+from boltseal.server.storage.object_manifests import ObjectManifests
 from boltseal.server.storage.upload_admission import MemoryBudget
 from boltseal.server.storage.worker_threads import WorkerPool
 
@@ -75,6 +79,7 @@ class ObjectBlobs:
         self.uploads: UploadSessions = uploads
         self.upload_cleanup: UploadCleanup = uploads
         self.maintenance: BlobMaintenance = ObjectMaintenance(database, client)
+        self.manifests: ObjectManifests | None = ObjectManifests(database, client)
         self.upkeep: StoreUpkeep | None = ObjectUpkeep(database, client, spool)
         self.redirect: RedirectUrl | None = ObjectRedirect(database, client) if redirect else None
         spool.make_folder()

@@ -24,12 +24,14 @@ from typing import Final, NamedTuple
 from boltseal.errors import BoltsealError
 from boltseal.oci.digest import Digest
 from boltseal.server.storage.batches import batches
-from boltseal.server.storage.blobs.object_client import ObjectClient
 from boltseal.server.storage.blobs.object_spool import Spool, path_of
 from boltseal.server.storage.blobs.object_upload import index_document, index_key, new_key
+from boltseal.server.storage.bucket_owner import BucketOwner
 from boltseal.server.storage.metadata import blob_keys
 from boltseal.server.storage.metadata.blob_keys import BlobRow, ObjectPart
 from boltseal.server.storage.metadata.protocol import Metadata, Snapshot
+from boltseal.server.storage.object_client import ObjectClient
+from boltseal.server.storage.object_manifests import ObjectManifests
 
 AT_ONCE: Final = 500
 HEALTH_KEY: Final = "health"
@@ -52,6 +54,8 @@ class ObjectUpkeep:
         self._database = database
         self._client = client
         self._spool = spool
+        self._owner = BucketOwner(database, client, "the bucket of [storage] blobs")
+        self._manifests = ObjectManifests(database, client)
         self._checking = asyncio.Lock()
         self._health = _Health(-math.inf, None)
 
@@ -78,8 +82,8 @@ class ObjectUpkeep:
         return None
 
     def run(self, now_us: int) -> int:
-        """Do all of the work. Returns how many objects were deleted or joined."""
-        return self.delete_dead(now_us) + self.join_objects()
+        """Do all of the work. Returns how many objects were written or deleted."""
+        return self.delete_dead(now_us) + self._manifests.write_missing() + self.join_objects()
 
     def delete_dead(self, now_us: int) -> int:
         """Delete the objects that are due. Returns how many. Raises: StoreBroken, Unavailable."""
@@ -100,7 +104,12 @@ class ObjectUpkeep:
         return joined
 
     def discard(self, names: Sequence[str]) -> list[str]:
-        """Mark objects dead that no row names; `delete_dead` deletes them. Returns which were marked."""
+        """Mark objects dead that no row names; `delete_dead` deletes them. Returns which were marked.
+
+        Raises: BucketTaken, RebuildUnfinished: they may be those of another registry, or get rows.
+        """
+        if names:
+            self._owner.check()
         marked: list[str] = []
         for some in batches(names, AT_ONCE):
             marked += self._database.write_and_wait(partial(blob_keys.mark_unnamed_dead, keys=some))

@@ -25,7 +25,6 @@ from typing import Final
 from boltseal.errors import BoltsealError
 from boltseal.oci.digest import Digest, DigestInvalid, Hasher
 from boltseal.server.storage.blobs.local_upload import SessionHash, result_of
-from boltseal.server.storage.blobs.object_client import ObjectClient
 from boltseal.server.storage.blobs.object_session import SessionView
 from boltseal.server.storage.blobs.object_spool import Part, Spool, SpooledBody
 from boltseal.server.storage.blobs.protocol import UploadBusy, UploadKey, UploadUnknown
@@ -33,6 +32,7 @@ from boltseal.server.storage.metadata import blob_keys, upload_progress
 from boltseal.server.storage.metadata.blob_keys import BlobRow, ObjectPart
 from boltseal.server.storage.metadata.protocol import Metadata, UnitOfWork
 from boltseal.server.storage.metadata.upload_progress import ProgressRow
+from boltseal.server.storage.object_client import ObjectClient
 from boltseal.server.storage.upload_admission import MemoryBudget
 from boltseal.server.storage.worker_threads import WorkerPool
 

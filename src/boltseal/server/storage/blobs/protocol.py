@@ -39,6 +39,7 @@ from typing import ClassVar, Final, NamedTuple, Protocol
 from boltseal.errors import ErrorCode, Full, NotFound, Unavailable
 from boltseal.oci.digest import Digest
 from boltseal.oci.reference import Repository
+from boltseal.server.storage.object_manifests import ObjectManifests
 
 PIECE_BYTES: Final = 1024 * 1024
 """The largest piece that `BlobStore.read` yields."""
@@ -360,13 +361,14 @@ class StoreUpkeep(Protocol):
 
 
 class BlobStore(Protocol):
-    """A blob store. The module's docstring states the promises. `redirect`, `upkeep`: None where there is no such thing."""
+    """A blob store. The module's docstring states the promises. `redirect`, `upkeep`, `manifests`: None where there is no such thing."""
 
     uploads: UploadSessions
     upload_cleanup: UploadCleanup
     maintenance: BlobMaintenance
     redirect: RedirectUrl | None
     upkeep: StoreUpkeep | None
+    manifests: ObjectManifests | None
 
     async def stat(self, digest: Digest) -> StoredBlob | None:
         """Return what is stored under a digest, None if nothing is. StoreBroken if that can't be determined.

@@ -11,7 +11,7 @@ from collections.abc import Collection, Iterable, Iterator
 from sqlalchemy import ColumnElement, Select, delete, exists, insert, select
 
 from boltseal.server.storage.batches import batches
-from boltseal.server.storage.metadata import blob_reviews, usage
+from boltseal.server.storage.metadata import blob_reviews, bucket_rows, usage
 from boltseal.server.storage.metadata.links import CONTAINS, REFERS_TO
 from boltseal.server.storage.metadata.protocol import UnitOfWork
 from boltseal.server.storage.metadata.queries import IN_AT_ONCE
@@ -71,6 +71,8 @@ def remove_manifests(tx: UnitOfWork, repository_id: int, digests: Collection[str
         blob_reviews.add_parts(tx, repository_id, some)
         tx.sql.connection.execute(delete(link).where(link.c.repository_id == repository_id, link.c.parent.in_(some)))
         tx.sql.connection.execute(delete(manifest).where(*here))
+        for digest in some:
+            bucket_rows.remove_manifest(tx, repository_id, digest)
         _subtract(tx, ((row.by, row.size) for row in rows))
         unreferenced = ~exists().where(manifest.c.canonical == content.c.canonical)
         gone = content.c.canonical.in_([row.canonical for row in rows])

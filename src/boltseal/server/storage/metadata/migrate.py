@@ -40,7 +40,7 @@ else:  # hardly any start migrates
     command = deferred("alembic.command")
     alembic_config = deferred("alembic.config")
 
-FORMAT: Final = 9
+FORMAT: Final = 10
 WORKABLE_FORMAT: Final = 4
 """The oldest format that commands beside the server work on. What came later are tables of the running server."""
 ACCOUNTS_FORMAT: Final = 5

@@ -5,14 +5,14 @@ A key that is about to be written is in the row of its session before, so an obj
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Final, NamedTuple
 
 from boltseal.server.storage.metadata.protocol import Snapshot
 
 
 class NamedKey(NamedTuple):
-    """A key and who names it: `owner` is a blob's digest, a session, or None if the object may be missing.
+    """A key and who names it: `owner` is a blob's or manifest's digest, a session, or None if the object may be missing.
 
     `size`: of the object, None if the rows do not know it.
     """
@@ -49,7 +49,19 @@ _NAMED_INDEX: Final = """
 SELECT 1 WHERE EXISTS (SELECT 1 FROM stored_blob WHERE digest = ? AND index_key = ?)
     OR EXISTS (SELECT 1 FROM dead_key WHERE key = ?) OR EXISTS (SELECT 1 FROM upload_progress WHERE index_key = ?)
 """
+_MANIFESTS_AFTER: Final = """
+SELECT * FROM (
+    SELECT key, CAST(NULL AS BIGINT) AS size, digest AS owner FROM manifest_object WHERE key > ? ORDER BY key LIMIT ?) AS a
+UNION ALL SELECT * FROM (
+    SELECT key, CAST(NULL AS BIGINT), NULL FROM dead_key WHERE key > ? AND key < 'n' ORDER BY key LIMIT ?) AS b
+ORDER BY 1 LIMIT ?
+"""
+_NAMED_MANIFEST: Final = """
+SELECT 1 WHERE EXISTS (SELECT 1 FROM manifest_object WHERE key = ?) OR EXISTS (SELECT 1 FROM dead_key WHERE key = ?)
+"""
 INDEX: Final = "index/"
+MANIFESTS: Final = "manifests/"
+_AFTER_INDEX: Final = "j"
 
 
 def bytes_after(snapshot: Snapshot, after: str, limit: int) -> list[NamedKey]:
@@ -60,20 +72,40 @@ def bytes_after(snapshot: Snapshot, after: str, limit: int) -> list[NamedKey]:
 
 def indexes_after(snapshot: Snapshot, after: str, limit: int) -> list[NamedKey]:
     """Return some keys of index objects in order, those after `after`."""
+    if after >= _AFTER_INDEX:
+        return []
     after = max(after, INDEX)
     digest = "" if after == INDEX else _digest_of(after)
     values = (digest, after, limit, after, limit, after, limit, limit)
     return [NamedKey(*row) for row in snapshot.sql.plain(_INDEXES_AFTER, values).fetchall()]
 
 
+def manifests_after(snapshot: Snapshot, after: str, limit: int) -> list[NamedKey]:
+    """Return some keys of manifests' objects in order, those after `after`."""
+    after = max(after, MANIFESTS)
+    return [
+        NamedKey(*row) for row in snapshot.sql.plain(_MANIFESTS_AFTER, (after, limit, after, limit, limit)).fetchall()
+    ]
+
+
+def query_of(key: str) -> Callable[[Snapshot, str, int], list[NamedKey]]:
+    """Return the query that finds the row of a key."""
+    if key.startswith(INDEX):
+        return indexes_after
+    return manifests_after if key.startswith(MANIFESTS) else bytes_after
+
+
 def unnamed(snapshot: Snapshot, keys: Iterable[str]) -> list[str]:
-    """Return those keys, of bytes and of index objects, that no row names, not even one of a request that may still write."""
+    """Return those keys, of bytes, index objects and manifests, that no row names, not even one of a request that may still write."""
     return [key for key in keys if not _is_named(snapshot, key)]
 
 
 def _is_named(snapshot: Snapshot, key: str) -> bool:
+    values: tuple[str, ...]
     if key.startswith(INDEX):
         query, values = _NAMED_INDEX, (_digest_of(key), key, key, key)
+    elif key.startswith(MANIFESTS):
+        query, values = _NAMED_MANIFEST, (key, key)
     else:
         query, values = _NAMED, (key,) * 4
     return snapshot.sql.plain(query, values).fetchone() is not None

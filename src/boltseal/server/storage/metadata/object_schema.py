@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from sqlalchemy import BigInteger, Column, Index, Integer, Table, text
+from sqlalchemy import BigInteger, Boolean, Column, ForeignKey, Index, Integer, Table, text
 
 from boltseal.server.storage.metadata.schema_columns import METADATA, TEXT
 
@@ -63,5 +63,24 @@ upload_part = Table(
     Column("position", Integer, primary_key=True, autoincrement=False),
     Column("key", TEXT, nullable=False, unique=True),
     Column("size", BigInteger, nullable=False),
+    sqlite_with_rowid=False,
+)
+
+bucket_owner = Table(
+    "bucket_owner",
+    METADATA,
+    Column("id", Integer, primary_key=True, autoincrement=False),
+    Column("registry", TEXT, nullable=False),
+    Column("claimed", Boolean, nullable=False),
+    Column("rebuilding", Boolean, nullable=False),
+    sqlite_with_rowid=False,
+)
+
+manifest_object = Table(
+    "manifest_object",
+    METADATA,
+    Column("repository_id", ForeignKey("repository.id"), primary_key=True),
+    Column("digest", TEXT, primary_key=True),
+    Column("key", TEXT, nullable=False, unique=True),
     sqlite_with_rowid=False,
 )

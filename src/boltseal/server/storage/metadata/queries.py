@@ -28,7 +28,7 @@ from sqlalchemy import (
 )
 
 from boltseal.server.storage.batches import batches
-from boltseal.server.storage.metadata import blob_reviews, unreferenced, usage
+from boltseal.server.storage.metadata import blob_reviews, bucket_rows, unreferenced, usage
 from boltseal.server.storage.metadata.links import CONTAINS, REFERS_TO, DigestSet
 from boltseal.server.storage.metadata.protocol import ManifestFound, Snapshot, UnitOfWork
 from boltseal.server.storage.metadata.schema import IS_SETTLING, blob, content, link, manifest, repository, tag
@@ -202,6 +202,7 @@ def remove_manifest(tx: UnitOfWork, repository_id: int, digest: str) -> None:
     blob_reviews.add_parts(tx, repository_id, [digest])
     tx.sql.connection.execute(delete(link).where(link.c.repository_id == repository_id, link.c.parent == digest))
     tx.sql.connection.execute(delete(manifest).where(here))
+    bucket_rows.remove_manifest(tx, repository_id, digest)
     usage.add(tx, row.pushed_by, -row.size)
     tx.sql.connection.execute(
         delete(content).where(

@@ -36,6 +36,8 @@
     dead_key     objects that no blob and no session refers to any more, and from when on they may be deleted
     upload_progress  how far an upload to an object store is, and which request may continue it; see `upload_progress`
     upload_part  the objects that have the bytes of an upload so far, in order
+    bucket_owner one row, or none: which registry this is in its bucket's `owner` object, and whether it is being rebuilt
+    manifest_object  the object that has the bytes of a manifest; no row: not written yet, or blobs are files
     blob_review  blobs that garbage collection looks at again, and from when on; see `blob_reviews`
     full_collection  how far `admin gc --full` is, while it is not done
 

@@ -6,7 +6,7 @@ from alembic import op
 _TEXT = sa.Text().with_variant(sa.Text(collation="C"), "postgresql")
 _HOUR_US = 3600 * 1_000_000
 revision = "0013"
-down_revision = "0011"
+down_revision = "0012"
 
 
 def upgrade() -> None:
