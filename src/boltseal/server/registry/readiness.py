@@ -2,13 +2,15 @@
 
 Blockers make it not ready, so that a load balancer sends traffic elsewhere: the database or the object store does not answer, a write waits for
 too long, the clock cannot be right (`ledger.clock`), or the ledger is in doubt. Notes leave it ready, because pulls work: it
-is read-only by its settings, the disk reserve is reached, or a reload failed in whole or in part.
+is read-only by its settings, the disk reserve is reached, the database had no space for a write a moment ago, or a reload failed in whole
+or in part.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Final
 
@@ -22,6 +24,8 @@ from boltseal.server.storage.metadata.protocol import MARK, Metadata
 DATABASE_TIMEOUT_S: Final = 5.0
 WRITE_WAIT_LIMIT_S: Final = 10.0
 """Twice the time budget of a write: an older one waits for something that does not end."""
+NO_SPACE_SHOWN_S: Final = 30.0
+"""On a full disk some writes still find space, so a warning is shown for a while after each that did not."""
 CLOCK_DIFFERENCE_LIMIT_US: Final = 30 * 1_000_000
 """Between this server and PostgreSQL, whose time is that of entries and expiry."""
 
@@ -77,11 +81,20 @@ async def readiness(
         blockers.append(f"the ledger is in doubt, so pushes and deletes are refused: {database.frozen}")
     elif read_only is not None:
         found.append(read_only)
+    found += _full_disks(database, disk_reserve)
+    return Readiness(tuple(dict.fromkeys(blockers)), tuple(dict.fromkeys(found)))
+
+
+def _full_disks(database: Metadata, disk_reserve: DiskReserve) -> Iterator[str]:
+    """Yield which disk has no space for pushes: that of the database, this server's."""
+    if database.no_space_at_s is not None and (ago_s := time.monotonic() - database.no_space_at_s) < NO_SPACE_SHOWN_S:
+        yield (
+            f"the disk of the registry's database is full: a push or change was refused {ago_s:.0f} seconds ago; free some space"
+        )
     try:
         disk_reserve.check(0)
     except BoltsealError as error:
-        found.append(error.message)
-    return Readiness(tuple(dict.fromkeys(blockers)), tuple(dict.fromkeys(found)))
+        yield error.message
 
 
 def _clock_difference(now_us: int, database_us: int | None) -> list[str]:

@@ -27,7 +27,7 @@ from typing import Any, Final, Protocol, TypeVar
 
 import structlog
 
-from boltseal.errors import BoltsealError, Unavailable
+from boltseal.errors import BoltsealError, Full, Unavailable
 from boltseal.server.storage.coordination.protocol import Generation
 from boltseal.server.storage.metadata.protocol import (
     LEDGER,
@@ -205,6 +205,7 @@ class SqlMetadata:
         """By a log's name, how many entries this process has committed or seen."""
         self._waiting = FairQueue()
         self._closed = False
+        self.no_space_at_s: float | None = None
         self._in_doubt = False
         """Whether a COMMIT of which nothing is known may still take effect. Until the next one the generation stays odd."""
         self.lookups = driver.lookups()
@@ -323,6 +324,8 @@ class SqlMetadata:
                 outcome = _Outcome(failed=[(waiting, error) for waiting in left])
             break
         failed = [*overdue, *outcome.failed]
+        if any(type(error) is Full for _, error in failed):
+            self.no_space_at_s = time.monotonic()
         self._waiting.remove([*unwanted, *(waiting for waiting, _ in (*outcome.done, *failed))])
         for waiting, result in outcome.done:
             waiting.settle(result, None)

@@ -278,6 +278,8 @@ class Metadata(Protocol):
     """By a log's name, a callback after a COMMIT with new entries. Called on the writer thread; must not wait or raise."""
     after_connect: Callable[[Snapshot], None] | None
     """Looks at what a new connection reads, which may be to another server of the database. Called in any thread; must not raise."""
+    no_space_at_s: float | None
+    """When the database last had no space for a write, by the monotonic clock; None: never in this process."""
 
     def now_us(self) -> int:
         """Return the time of entries, leases and expiry, microseconds since the epoch. Callable in any thread.
