@@ -1,7 +1,8 @@
-"""Frequent queries use an index on PostgreSQL too, in a database of ten thousand tags."""
+"""Frequent queries use an index on PostgreSQL too, in a database of ten thousand tags, and of a million at full size."""
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -33,7 +34,7 @@ from tests.storage_servers import Postgres
 
 pytestmark = [pytest.mark.real, pytest.mark.slow]
 
-TAGS = 10_000
+TAGS = 1_000_000 if os.environ.get("TEST_SCALE") == "full" else 10_000
 REPOSITORY = "shop/app7"
 DIGEST = "sha256:" + "7" * 64
 FILL = f"""
@@ -113,7 +114,7 @@ ASKED: dict[str, Callable[[UnitOfWork], Any]] = {
 
 @pytest.fixture(scope="module")
 def full(postgres_server: Postgres, schema_template: str) -> Iterator[str]:
-    """A database with ten thousand tags, and statistics of it."""
+    """A database with many tags, and statistics of it."""
     name = postgres_server.create_database(schema_template)
     with psycopg.connect(postgres_server.url(name), autocommit=True) as connection:
         connection.execute(FILL.encode())
