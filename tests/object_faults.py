@@ -46,12 +46,13 @@ def on(method: str, part: str, fault: Fault) -> Plan:
 
 @dataclass(slots=True)
 class FaultyServer:
-    """The proxy. `plan` may be replaced at any time."""
+    """The proxy. `plan` and `on_lost`, which is called when a request is done whose answer will be lost, may be replaced at any time."""
 
     server: ObjectServer
     listener: socket.socket
     plan: Plan = no_fault
     failed: list[str] = field(default_factory=list)
+    on_lost: Callable[[], None] = lambda: None
 
     @property
     def endpoint(self) -> str:
@@ -119,6 +120,8 @@ class FaultyServer:
                     return
                 if fault is not Fault.LOST:
                     connection.sendall(piece)
+            if fault is Fault.LOST:
+                self.on_lost()
 
 
 def _head(connection: socket.socket) -> tuple[bytes, bytes]:

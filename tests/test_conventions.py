@@ -37,6 +37,8 @@ SLEEPS = {
     "project/bases/test_base_scan.py": (1, "a body that arrives byte by byte"),
     "real/test_push_proxy.py": (2, "workers save their metrics, which are compared for equality"),
     "real/engines/test_ps.py": (1, "the next whole second of the clock"),
+    "server/faults/checker.py": (1, "the pause of a pusher that was refused"),
+    "server/faults/test_kills.py": (1, "the moment of a kill, at random"),
     "server/api/test_request.py": (2, "the pace of a client, by a clock that sleeping advances"),
     "server/mirror/test_push_proxy_killed.py": (
         2,

@@ -60,8 +60,9 @@ def run(
     environment: Mapping[str, str] | None = None,
     cwd: Path | None = None,
     before: Sequence[str] = (),
+    timeout_s: float = TIMEOUT_S,
 ) -> Run:
-    """Run one command in a process. `before`: the program that starts it."""
+    """Run one command in a process. `before`: the program that starts it. `timeout_s`: after this time it is killed."""
     done = subprocess.run(
         [*before, sys.executable, "-m", "boltseal", *map(str, arguments)],
         stdin=subprocess.DEVNULL,
@@ -69,7 +70,7 @@ def run(
         text=True,
         env=clean_environment(storage_variables(arguments) | dict(environment or {})),
         cwd=cwd,
-        timeout=TIMEOUT_S,
+        timeout=timeout_s,
         check=False,
     )
     return Run(done.returncode, done.stdout, done.stderr)
