@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -30,11 +29,12 @@ from boltseal.server.storage.metadata.postgres import PostgresSession
 from boltseal.server.storage.metadata.protocol import Metadata, UnitOfWork
 from boltseal.server.storage.metadata_factory import open_metadata, prepare_metadata
 from boltseal.server.storage_settings import DatabaseUrl, StorageSettings
+from tests.soak.scale import IS_FULL
 from tests.storage_servers import Postgres
 
 pytestmark = [pytest.mark.real, pytest.mark.slow]
 
-TAGS = 1_000_000 if os.environ.get("TEST_SCALE") == "full" else 10_000
+TAGS = 1_000_000 if IS_FULL else 10_000
 REPOSITORY = "shop/app7"
 DIGEST = "sha256:" + "7" * 64
 FILL = f"""

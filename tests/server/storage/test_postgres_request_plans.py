@@ -6,7 +6,6 @@ tags (10,000) PostgreSQL reads the whole table for some statements, since that c
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,11 +19,12 @@ from boltseal.server.store_factory import prepare
 from tests.images import image, push, push_blob
 from tests.polling import until_signed
 from tests.serving import Serving, serving_as
+from tests.soak.scale import IS_FULL
 from tests.storage_servers import ACCESS_KEY, BUCKET, SECRET_KEY, ObjectServer, Postgres
 
 pytestmark = [pytest.mark.real, pytest.mark.slow]
 
-TAGS = 1_000_000 if os.environ.get("TEST_SCALE") == "full" else 50_000
+TAGS = 1_000_000 if IS_FULL else 50_000
 REPOSITORIES = 1000
 FILL = f"""
 INSERT INTO repository (id, name, created_us) SELECT 1000 + n, 'many/app' || n, 1 FROM generate_series(1, {REPOSITORIES}) n;
