@@ -1,4 +1,4 @@
-"""Parse and match globs over repository names and tags, in bounded time for every glob and name.
+"""Parse and match globs over repository names, tags and claims, in bounded time for every glob and name.
 
     glob      = { literal | "?" | "*" | "**" | class }
     class     = "[" ["!"] member { member } "]"          member = character | character "-" character
@@ -22,6 +22,7 @@ from boltseal.errors import Invalid, quote
 
 REPOSITORY_CHARACTERS = frozenset(string.ascii_lowercase + string.digits + "._-/")
 TAG_CHARACTERS = frozenset(string.ascii_letters + string.digits + "._-")
+CLAIM_CHARACTERS = frozenset(string.ascii_letters + string.digits + string.punctuation + " ") - frozenset("*?[]")
 
 MAX_GLOB_LENGTH = 512
 """Maximum characters of a glob. It is more than a name has (255), since a class needs several for one."""
@@ -76,6 +77,11 @@ def parse_tag_glob(text: str) -> Glob:
     return _parse(text, TAG_CHARACTERS, "tag")
 
 
+def parse_claim_glob(text: str) -> Glob:
+    """Parse a glob over the values of claims, such as `acme/shop/.github/workflows/*`. Raises: GlobInvalid."""
+    return _parse(text, CLAIM_CHARACTERS, "claim")
+
+
 def _parse(text: str, alphabet: frozenset[str], what: str) -> Glob:
     if not text:
         raise GlobInvalid(f'an empty glob matches no {what}; "{"**" if "/" in alphabet else "*"}" matches every one')
@@ -127,6 +133,8 @@ def _parse_class(body: str, segment: frozenset[str], what: str) -> frozenset[str
         else:
             taken.add(_checked(members[at], segment, what))
             at += 1
+    if negated and taken == segment:
+        raise GlobInvalid(f"class {quote(f'[{body}]')} excludes every character, so it matches no {what}")
     return segment - taken if negated else frozenset(taken)
 
 
@@ -139,7 +147,8 @@ def _checked(character: str, alphabet: frozenset[str], what: str) -> str:
         raise GlobInvalid('":" can\'t be in a repository name; the glob of the tag goes into tag')
     if character == "/":
         raise GlobInvalid(f'"/" can\'t be in a {"tag" if what == "tag" else "class"}')
-    kind = "A-Z a-z 0-9 . _ -" if what == "tag" else "a-z 0-9 . _ - /"
+    kinds = {"tag": "A-Z a-z 0-9 . _ -", "repository": "a-z 0-9 . _ - /"}
+    kind = kinds.get(what, "printable ASCII")
     raise GlobInvalid(f"{quote(character)} can't be in a {what}; expected {kind} or * ? [ ]")
 
 

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import Final, TypeGuard
 
 from boltseal.errors import Denied, Invalid, quote
-from boltseal.policy.grants import EVERY_USER
+from boltseal.policy.grants import EVERYONE
 from boltseal.policy.name_resolution import MIRROR_ACTOR
 from boltseal.policy.setting_keys import SettingKey
 from boltseal.policy.sizes import SizeInvalid, parse_size
@@ -79,7 +79,7 @@ class Quotas:
 
     def of(self, user: str) -> Quota:
         """Return the quota of a user; `anonymous`: of clients without a login. `*` covers neither these nor mirrors."""
-        names = {user} if user == ANONYMOUS or user.startswith(MIRROR_ACTOR) else {user, EVERY_USER}
+        names = {user} if user == ANONYMOUS or user.startswith(MIRROR_ACTOR) else {user, EVERYONE}
         return next((quota for quota in self.quotas if quota.users & names), UNLIMITED)
 
 

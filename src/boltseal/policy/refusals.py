@@ -73,7 +73,7 @@ MEANINGS: Final[Mapping[RefusalReason, str]] = {
     RefusalReason.INVALID: "a malformed request",
     RefusalReason.ROUTE: "a path that the server does not have",
     RefusalReason.METHOD: "a method that the path does not have",
-    RefusalReason.READ_ONLY: "a write to a registry that is read-only or frozen",
+    RefusalReason.READ_ONLY: "a write to a registry whose settings allow only reads",
     RefusalReason.TOO_LARGE: "a body or URL over a limit",
     RefusalReason.RANGE: "a byte range that cannot be served, or a chunk out of order",
     RefusalReason.LOGIN_REQUIRED: "no login was given; clients begin with such a request",

@@ -23,7 +23,7 @@ from boltseal.errors import Invalid, quote
 from boltseal.policy.durations import UNITS_US, DurationInvalid, format_duration, parse_duration
 from boltseal.policy.globs import Glob, GlobInvalid, parse_repository_glob, parse_tag_glob
 from boltseal.policy.setting_keys import SettingKey
-from boltseal.policy.unreachable_rules import first_including, matches_no_name
+from boltseal.policy.unreachable_rules import MAX_STEPS, EarlierRules, TooManySteps, matches_no_name
 
 MAX_RULES: Final = 1000
 MAX_KEEP_DAYS: Final = 36_500
@@ -203,18 +203,23 @@ class RuleSet:
         return json.dumps(rows, separators=(",", ":"))
 
 
-def parse_rules(tables: Sequence[Mapping[str, object]]) -> RuleSet:
-    """Read the `[[rule]]` tables of a configuration, in order; RuleInvalid names the first that is wrong."""
+def parse_rules(tables: Sequence[Mapping[str, object]], *, max_steps: int = MAX_STEPS) -> RuleSet:
+    """Read the `[[rule]]` tables of a configuration, in order; RuleInvalid names the first that is wrong.
+
+    `max_steps`: how many steps the search for unreachable rules may take.
+    """
     if len(tables) > MAX_RULES:
         raise RuleInvalid(f"{len(tables)} rules; at most {MAX_RULES} are allowed")
     rules: list[Rule] = []
+    earlier = EarlierRules(max_steps)
     for number, table in enumerate(tables, start=1):
         try:
             rule = _parse_rule(table, number)
-            _refuse_unreachable(rule, rules)
+            _refuse_unreachable(rule, rules, earlier)
         except RuleInvalid as error:
             raise RuleInvalid(f"rule {number}: {error.message}") from error
         rules.append(rule)
+        earlier.add(rule.repository, rule.tag)
     return RuleSet(tuple(rules))
 
 
@@ -281,13 +286,19 @@ def _unknown_key(key: str) -> str:
     return f"unknown key {quote(key)}{hint} (a rule has {', '.join(RULE_KEYS)})"
 
 
-def _refuse_unreachable(rule: Rule, earlier: Sequence[Rule]) -> None:
-    """Check that the rule can apply. Raises: RuleInvalid when it never can; `unreachable_rules` says what is found."""
+def _refuse_unreachable(rule: Rule, rules: Sequence[Rule], earlier: EarlierRules) -> None:
+    """Check that the rule can apply. Raises: RuleInvalid when it never can; `unreachable_rules` says what is found.
+
+    `rules`: the rules before it, whose globs are `earlier`.
+    """
     if matches_no_name(rule.repository, rule.tag):
         raise RuleInvalid(f"no valid name matches {rule}, so it can never apply")
-    including = first_including(rule.repository, rule.tag, ((other.repository, other.tag) for other in earlier))
+    try:
+        including = earlier.first_including(rule.repository, rule.tag)
+    except TooManySteps as error:
+        raise RuleInvalid(f"{error.message}; use fewer rules, shorter globs or fewer stars") from error
     if including is not None:
         raise RuleInvalid(
-            f"rule {earlier[including].number} takes every name that {rule} matches, so it can never apply; "
+            f"rule {rules[including].number} takes every name that {rule} matches, so it can never apply; "
             "move it up or remove it"
         )

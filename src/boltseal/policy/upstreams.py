@@ -9,7 +9,6 @@ Name resolution: `name_resolution`. Tags that look like a release and should not
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -19,6 +18,7 @@ from urllib.parse import urlsplit
 
 from boltseal.errors import Invalid, quote
 from boltseal.oci.reference import HUB, Repository, Tag
+from boltseal.policy.config_table import ConfigTable
 from boltseal.policy.durations import DurationInvalid, parse_duration
 from boltseal.policy.globs import Glob, GlobInvalid, parse_repository_glob, parse_tag_glob
 from boltseal.policy.setting_keys import SettingKey
@@ -222,36 +222,20 @@ def _refuse_both(where: str, terms: UpstreamTerms, other: UpstreamTerms) -> None
         )
 
 
-class _Table:
+class _Table(ConfigTable):
     """One table of the configuration, with typed access to its values."""
 
     def __init__(self, where: str, table: Mapping[str, object], keys: Collection[str]) -> None:
-        self.where = where
-        self._table = table
-        for key in table:
-            if key not in keys:
-                near = difflib.get_close_matches(key, keys, n=1)
-                hint = f"; did you mean {near[0]}?" if near else ""
-                raise UpstreamInvalid(f"{where}: unknown key {quote(key)}{hint} (there are {', '.join(keys)})")
-
-    def wrong(self, key: str, expected: str) -> UpstreamInvalid:
-        """Return the error for a wrong value of `key`."""
-        return UpstreamInvalid(f"{self.where}: {key} is {quote(str(self._table[key]))}; expected {expected}")
+        super().__init__(where, table, keys, UpstreamInvalid)
 
     def text(self, key: str) -> str | None:
-        value = self._table.get(key)
+        value = self.values.get(key)
         if value is not None and (not isinstance(value, str) or not value or not value.isprintable()):
             raise self.wrong(key, "a text in quotes")
         return value
 
-    def flag(self, key: str) -> bool:
-        value = self._table.get(key, False)
-        if not isinstance(value, bool):
-            raise self.wrong(key, "true or false")
-        return value
-
     def number(self, key: str, default: int, most: int) -> int:
-        value = self._table.get(key, default)
+        value = self.values.get(key, default)
         if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= most:
             raise self.wrong(key, f"a whole number from 0 to {most}")
         return value
@@ -264,7 +248,7 @@ class _Table:
             raise UpstreamInvalid(f"{self.where}: {key} is {error.message}") from error
 
     def size(self, key: str) -> int | None:
-        value = self._table.get(key)
+        value = self.values.get(key)
         try:
             size_bytes = None if value is None else parse_size(value)
         except SizeInvalid as error:
@@ -287,13 +271,13 @@ class _Table:
             raise UpstreamInvalid(f"{self.where}: {key}: {error.message}") from error
 
     def hosts(self, key: str) -> frozenset[str]:
-        value = self._table.get(key, ())
+        value = self.values.get(key, ())
         if not isinstance(value, list | tuple) or not all(isinstance(host, str) and _is_host(host) for host in value):
             raise self.wrong(key, 'a list of host names without ports, in lower case, such as ["cdn.example.com"]')
         return frozenset(value)
 
     def tables(self, key: str) -> Sequence[Mapping[str, object]]:
-        value = self._table.get(key, ())
+        value = self.values.get(key, ())
         if not isinstance(value, list | tuple) or not all(isinstance(table, Mapping) for table in value):
             raise self.wrong(key, f"tables, each written as [[upstream.{key}]]")
         return value

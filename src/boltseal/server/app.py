@@ -20,14 +20,13 @@ import structlog
 from starlette.applications import Starlette
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from boltseal.client.witness import WitnessClient
-from boltseal.errors import BoltsealError
+from boltseal.errors import BoltsealError, Unavailable
 from boltseal.events import Event
-from boltseal.ledger.note import VerifierKey
 from boltseal.policy.client_address import parse_network
+from boltseal.policy.pipeline_rules import IssuerTerms
 from boltseal.server.api.access_log import RequestLog, Write
-from boltseal.server.api.admin import PREFIX as ADMIN_PREFIX
-from boltseal.server.api.admin import AdminApi
+from boltseal.server.api.admin.routes import PREFIX as ADMIN_PREFIX
+from boltseal.server.api.admin.tables import admin_api
 from boltseal.server.api.auth import RequestAuth
 from boltseal.server.api.distribution import DistributionApi
 from boltseal.server.api.health import HEALTH_PATH, READY_PATH, HealthEndpoints
@@ -39,9 +38,14 @@ from boltseal.server.api.server_names import allowed_hosts, realm
 from boltseal.server.api.settings import ApiSettings
 from boltseal.server.api.token import TOKEN_PATH, TokenService
 from boltseal.server.auth.access import Access
+from boltseal.server.auth.api_tokens import ApiTokens
+from boltseal.server.auth.client_secret import client_secret
 from boltseal.server.auth.failed_logins import FailedLogins
+from boltseal.server.auth.issuer_keys import IssuerKeys
 from boltseal.server.auth.logins import Logins
-from boltseal.server.auth.seen_users import SeenUsers
+from boltseal.server.auth.page_sessions import PageSessions
+from boltseal.server.auth.person_logins import PersonLogins, ProviderSettings
+from boltseal.server.auth.pipeline_logins import PipelineLogins
 from boltseal.server.auth.tokens import Tokens
 from boltseal.server.auth.user_directory import AccountRows, UserDirectory
 from boltseal.server.dropped_signals import deliver_dropped_signals
@@ -53,10 +57,13 @@ from boltseal.server.mirror.upstreams import Upstreams
 from boltseal.server.mirror_factory import UPSTREAM_TIMEOUT_S, build_mirror, build_upstreams
 from boltseal.server.rebuilds import RebuildScheduler
 from boltseal.server.registry import Registry, build_registry
-from boltseal.server.registry.readiness import Readiness, readiness
+from boltseal.server.registry.ledger_start import ask_witnesses, begin_ledger, resume
+from boltseal.server.registry.opened_store import OpenStore
+from boltseal.server.registry.readiness import Readiness, frozen_refusal, readiness
+from boltseal.server.registry.sequencer import ClockStepped
 from boltseal.server.registry.signer import Signer
 from boltseal.server.registry.store_gauges import StoreGauges
-from boltseal.server.registry.witnesses import Witnesses, WitnessState
+from boltseal.server.registry.witnesses import Witnesses
 from boltseal.server.server_events import ServerEvents
 from boltseal.server.settings import Settings
 from boltseal.server.state_gauges import outbox_state, upstream_state
@@ -71,16 +78,9 @@ from boltseal.server.storage.metrics import Gauge, RunFolder
 from boltseal.server.storage.user_key import UserKey
 from boltseal.server.storage.users import UserFile
 from boltseal.server.storage.worker_threads import finish_in_thread
-from boltseal.server.store_factory import (
-    Clock,
-    OpenStore,
-    begin,
-    begin_ledger,
-    bounds,
-    check_ledger,
-    now_us,
-    resume,
-)
+from boltseal.server.store_factory import Clock, begin, bounds, now_us
+from boltseal.server.web.application import CALLBACK_PATH, PageAddress, Pages
+from boltseal.server.web.application import PREFIX as PAGES_PREFIX
 
 READ_ONLY: Final = "this registry is read-only: it serves pulls and refuses pushes and deletes"
 
@@ -101,13 +101,11 @@ class Application(Starlette):
         janitor_every_s: float,
         upstream_timeout_s: float,
         clock_guard: ClockGuard | None,
-        seen_users: SeenUsers,
     ) -> None:
         super().__init__(lifespan=self._run)
         self._settings = settings
         self._clock = clock
         self._clock_guard = clock_guard
-        self._seen_users = seen_users
         self._reload = reload
         self._notes: tuple[str, ...] = ()
         self._store: OpenStore | None = None
@@ -121,6 +119,10 @@ class Application(Starlette):
         self._upstream_timeout_s = upstream_timeout_s
         self._api: DistributionApi | None = None
         self._logins: Logins | None = None
+        self._api_tokens: ApiTokens | None = None
+        self._accounts: AccountRows | None = None
+        self._issuer_keys: list[IssuerKeys] = []
+        self._provider: IssuerKeys | None = None
         self._upstreams: Upstreams | None = None
         self._mirror: MirrorCache | None = None
         self._push_proxy: PushProxy | None = None
@@ -145,11 +147,13 @@ class Application(Starlette):
 
     @asynccontextmanager
     async def _lifespan(self) -> AsyncIterator[None]:
-        self._store = store = begin(self._settings, self._clock, self._clock_guard)
+        self._store = store = begin(self._settings, self._clock, self._clock_guard, serves=True)
         self._store_gauges = StoreGauges(self._settings.server.data, store.database, now_us=store.database.now_us)
         self._observer.write_queue = lambda: store.database.write_queue
+        self._accounts = accounts = AccountRows(store.database, UserKey(self._settings.keys))
+        self._api_tokens = ApiTokens(accounts, store.database.now_us)
         self._logins = Logins(
-            UserDirectory(UserFile(self._settings.htpasswd), AccountRows(store.database, UserKey(self._settings.keys))),
+            UserDirectory(UserFile(self._settings.htpasswd), accounts),
             FailedLogins(store.database, store.database.now_us),
             count=self._observer.totals.count,
         )
@@ -170,7 +174,9 @@ class Application(Starlette):
         self._serve(store.registry, self._settings, self._logins)
         if not self._settings.server.read_only:
             self._events.start(self._settings, store)
-            await self._check_witnesses(store)
+            self._witnesses = await ask_witnesses(
+                store, self._settings, self._witness_app, lambda: resume(store, self._settings)
+            )
             self._signers = [Signer(each, store.database) for each in store.integrators]
             for signer in self._signers:
                 signer.start()
@@ -211,36 +217,20 @@ class Application(Starlette):
         if self._witnesses is not None:
             yield self._witnesses.run()
         yield clean_up_regularly(store, leases, lambda: self._settings, self._janitor_every_s)
+        if self._api_tokens is not None:
+            yield self._api_tokens.run(lambda: writes)
         if writes:
             yield check_tags_daily(store, leases)
+            yield store.registry.refused_pushes.run(lambda: store.database.closed is None)
             yield store.registry.layer_chains.run(leases, lambda: self._write_refusal() is None)
         if writes and settings.actions:
             yield RebuildScheduler(
-                settings, store, store.database.now_us, self._events.handle, self._mirror, self._push_proxy
+                settings, store, leases, store.database.now_us, self._events.handle, self._mirror, self._push_proxy
             ).run()
         yield self._mirror.run()
         yield store.registry.settling.run(store.database.now_us, lambda: self._write_refusal() is None)
         if writes and any(terms.push for terms in settings.upstreams):
             yield self._push_proxy.run()
-
-    async def _check_witnesses(self, store: OpenStore) -> None:
-        """Compare the ledger with its witnesses before any write: a witness may have seen more than this store has."""
-        witnesses = [
-            WitnessState(
-                WitnessClient(each.url, monitoring=each.monitoring, app=self._witness_app), VerifierKey.parse(each.key)
-            )
-            for each in self._settings.witness
-        ]
-        if witnesses:
-            self._witnesses = Witnesses(
-                store.database,
-                store.keys,
-                witnesses,
-                quorum=self._settings.ledger.witness_quorum,
-                on_agreed=lambda: resume(store, self._settings),
-            )
-            await self._witnesses.at_start()
-            check_ledger(store)
 
     def _serve(self, registry: Registry, settings: Settings, logins: Logins) -> None:
         registry.refusals.on_refusal = self._events.refused
@@ -252,7 +242,11 @@ class Application(Starlette):
             logins,
             tokens,
             configured=settings.login_required or keys_lost,
-            seen=self._seen_users if settings.login_stays_required else None,
+            stays_required=settings.login_stays_required,
+            api_tokens=self._api_tokens,
+            token_terms=settings.auth.token_terms,
+            pipelines=self._pipelines(settings),
+            people_of="" if settings.person_terms is None else settings.person_terms.issuer,
         )
         auth = RequestAuth(access, realm(settings), allowed_hosts(settings))
         server = settings.server
@@ -261,8 +255,8 @@ class Application(Starlette):
             max_manifest_bytes=int(server.max_manifest_bytes),
             # Not merely because there are no users yet: the first one ends that, and shared caches would not notice.
             anonymous_pull=settings.grants.all_may_pull,
-            read_only=lambda: _read_only(settings, self._store),
-            clock_doubt=self._clock_doubt,
+            read_only=READ_ONLY if server.read_only else None,
+            unavailable=self._unavailable,
             body=BodyLimits(min_bytes_per_s=int(server.min_body_bytes_per_s)),
             name_resolver=settings.name_resolver,
         )
@@ -277,7 +271,52 @@ class Application(Starlette):
         self._endpoints[OBSERVATIONS_PREFIX] = LedgerApi(
             self._observer, registry.observed, auth, public=public, prefix=OBSERVATIONS_PREFIX
         )
-        self._endpoints[ADMIN_PREFIX] = AdminApi(self._observer, registry.observations, auth, api_settings.read_only)
+        self._endpoints[ADMIN_PREFIX] = admin_api(self._observer, auth, api_settings, registry, settings)
+        self._endpoints[PAGES_PREFIX] = self._pages(auth, settings)
+
+    def _pages(self, auth: RequestAuth, settings: Settings) -> Pages:
+        """Return the pages below `/ui/`."""
+        if self._accounts is None:
+            raise AssertionError("the store is open before requests are served")
+        sessions = PageSessions(self._accounts, settings.ui.terms)
+        enabled = True if settings.ui.enabled is None and settings.server.address.loopback else settings.ui.enabled
+        address = PageAddress(settings.base_url, settings.encrypted, enabled)
+        return Pages(self._observer, auth, sessions, address, self._person_logins(auth.access, settings, sessions))
+
+    def _person_logins(self, access: Access, settings: Settings, sessions: PageSessions) -> PersonLogins | None:
+        """Return the logins at the identity provider, None if there is none; after a reload with its keys if it is as before."""
+        oidc, person_terms = settings.auth.oidc, settings.person_terms
+        if person_terms is None or self._accounts is None:
+            return None
+        terms = IssuerTerms(
+            name=oidc.name,
+            url=person_terms.issuer,
+            audience=person_terms.client_id,
+            ca_file=None if oidc.ca_file is None else str(oidc.ca_file),
+            allow_keys_from=frozenset(oidc.allow_hosts),
+        )
+        if self._provider is None or self._provider.terms != terms:
+            self._provider = IssuerKeys(terms)
+        provider_settings = ProviderSettings(
+            person_terms,
+            f"{settings.base_url}{CALLBACK_PATH}",
+            oidc.scopes,
+            lambda: client_secret(oidc.client_secret_file, oidc.client_secret_env),
+        )
+        return PersonLogins(
+            provider_settings, self._provider, self._accounts, sessions, settings.grants, access.in_file
+        )
+
+    def _pipelines(self, settings: Settings) -> PipelineLogins:
+        """Return the logins of pipelines; after a reload with the keys of issuers that are as before."""
+        if self._store is None:
+            raise AssertionError("the store is open before requests are served")
+        known = {keys.terms.url: keys for keys in self._issuer_keys}
+        self._issuer_keys = [
+            keys if (keys := known.get(terms.url)) is not None and keys.terms == terms else IssuerKeys(terms)
+            for terms in settings.issuers
+        ]
+        return PipelineLogins(self._issuer_keys, self._store.database, self._now_us)
 
     def _gauges(self) -> list[Gauge]:
         """Return the state of the store for the metrics. Called in a thread."""
@@ -334,6 +373,7 @@ class Application(Starlette):
             self._disk_reserve(),
             bounds(settings),
             pulls=store.registry.pulls,
+            refused_pushes=store.registry.refused_pushes,
             tiles=store.tiles,
         )
         if self._mirror is not None:
@@ -348,6 +388,14 @@ class Application(Starlette):
     def _write_refusal(self) -> str | None:
         """Return why nothing may be written now, by the settings, the ledger or the clock; None if writes are accepted."""
         return _read_only(self._settings, self._store) or self._clock_doubt()
+
+    def _unavailable(self) -> Unavailable | None:
+        """Return the error of all writes now, if the data is being moved, the ledger is in doubt or the clock is wrong."""
+        if self._store is None:
+            return None
+        clock_doubt = self._clock_doubt()
+        refusal = frozen_refusal(self._store.database, self._store.moved)
+        return refusal or (None if clock_doubt is None else ClockStepped(clock_doubt))
 
     def _clock_doubt(self) -> str | None:
         """Return why the clock gives no times now, None if it does."""
@@ -416,7 +464,6 @@ def create_app(
         janitor_every_s,
         upstream_timeout_s,
         clock_guard,
-        SeenUsers(run),
     )
 
 
@@ -427,16 +474,19 @@ def _log_event(event: Event) -> None:
 
 def _read_only(settings: Settings, store: OpenStore | None) -> str | None:
     """Return the message with which changes are refused, or None if they are accepted."""
-    if settings.server.read_only:
-        return READ_ONLY
-    frozen = None if store is None else store.database.frozen
-    return None if frozen is None else f"this registry is frozen: it serves pulls and refuses changes: {frozen}"
+    frozen = None if store is None else frozen_refusal(store.database, store.moved)
+    return READ_ONLY if settings.server.read_only else None if frozen is None else frozen.message
 
 
 def _endpoint_key(path: str) -> str:
     """Return the key of a path in the table of endpoints: a prefix, or the path itself."""
     return next(
-        (prefix for prefix in (OBSERVATIONS_PREFIX, LEDGER_PREFIX, ADMIN_PREFIX) if path.startswith(prefix)), path
+        (
+            prefix
+            for prefix in (OBSERVATIONS_PREFIX, LEDGER_PREFIX, ADMIN_PREFIX, PAGES_PREFIX)
+            if path.startswith(prefix)
+        ),
+        path,
     )
 
 

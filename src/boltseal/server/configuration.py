@@ -27,11 +27,13 @@ from boltseal.config import SERVER_CONFIG_FILE, ConfigInvalid, environment
 from boltseal.errors import quote
 from boltseal.policy.grants import GrantInvalid
 from boltseal.policy.notifications import NotifyInvalid
+from boltseal.policy.pipeline_rules import IssuerInvalid
 from boltseal.policy.quotas import QuotaInvalid
 from boltseal.policy.rebuild_actions import OnOutdatedInvalid
 from boltseal.policy.rules import RuleInvalid
 from boltseal.policy.tag_expectations import TagsInvalid
 from boltseal.policy.upstreams import UpstreamInvalid
+from boltseal.server.page_settings import OidcInvalid
 from boltseal.server.settings import ENV_PREFIX, ENV_SEPARATOR, ServerSettings, Settings
 from boltseal.server.storage_settings import SECRET_SETTINGS
 
@@ -54,7 +56,10 @@ _IN_JSON: Final = (
     ("notify",),
     ("on_outdated",),
     ("auth", "grant"),
+    ("auth", "issuer"),
     ("auth", "quota"),
+    ("auth", "oidc", "scopes"),
+    ("auth", "oidc", "allow_hosts"),
     ("local", "namespaces"),
     ("outdated", "ignore"),
 )
@@ -113,6 +118,8 @@ def load_with_sources(
     for key, table in (
         ("rule", "rules"),
         ("auth", "grants"),
+        ("auth", "issuers"),
+        ("auth", "person_terms"),
         ("auth", "quotas"),
         ("tags", "expectations"),
         ("upstream", "upstreams"),
@@ -124,6 +131,8 @@ def load_with_sources(
         except (
             RuleInvalid,
             GrantInvalid,
+            IssuerInvalid,
+            OidcInvalid,
             QuotaInvalid,
             TagsInvalid,
             UpstreamInvalid,
@@ -146,7 +155,7 @@ def _setting_value(
         return layer
 
     name = f"[{'.'.join(key[:-1])}] {key[-1]}" if len(key) > 1 else f"[[{key[0]}]]"
-    name = f"[[auth.{key[1]}]]" if key in (("auth", "grant"), ("auth", "quota")) else name
+    name = f"[[auth.{key[1]}]]" if key in (("auth", "grant"), ("auth", "issuer"), ("auth", "quota")) else name
     value: Any = settings
     for part in key:
         value = getattr(value, part)

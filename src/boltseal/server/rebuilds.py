@@ -4,7 +4,10 @@ The scan is that of `boltseal outdated`. Requests to this registry stay in the p
 and HEAD only. Requests to an upstream go through this server's mirror, so that what is served here counts. Requests to
 other registries go over the network, anonymously, and only to public registries: a pushed label can name any host.
 
-    DATA/outdated/    what was learned of other registries, the rebuilds that were requested, and the scan's lock
+    DATA/outdated/    what was learned of other registries, and the scan's lock
+
+Of several servers on one database the one that has the lease scans, as long as it runs. Each request and each record in the ledger
+confirms the lease. The requests are rows (`requested_rebuilds`), so a server that takes over requests none twice.
 """
 
 from __future__ import annotations
@@ -42,7 +45,7 @@ from boltseal.project.bases.base_report import BaseReport, ImageToCheck
 from boltseal.project.bases.base_scan import BaseScanner
 from boltseal.project.bases.image_documents import ImageDocuments
 from boltseal.project.bases.ledger_entries import rebuild_entry_extra
-from boltseal.project.bases.rebuild_journal import RebuildJournal, RebuildOutcome
+from boltseal.project.bases.rebuild_journal import RebuildOutcome
 from boltseal.project.bases.rebuild_requests import RebuildDue, Rebuilder, RebuildPlan, RebuildResult
 from boltseal.project.bases.rebuild_tags import RebuildTags
 from boltseal.project.bases.tag_history import TagHistories, memory_from_cache
@@ -61,13 +64,17 @@ from boltseal.server.auth.tokens import Tokens
 from boltseal.server.auth.user_directory import UserDirectory
 from boltseal.server.mirror.cache import MirrorCache
 from boltseal.server.mirror.push_proxy import PushProxy
+from boltseal.server.registry.opened_store import OpenStore
 from boltseal.server.registry.records import LedgerRecord
+from boltseal.server.registry.requested_rebuilds import RebuildRows
 from boltseal.server.settings import Settings
+from boltseal.server.storage.coordination.protocol import Lease, LeaseLost, Leases
 from boltseal.server.storage.key_file import KeyFile
+from boltseal.server.storage.metadata.fenced_writes import fenced
 from boltseal.server.storage.users import UserFile
-from boltseal.server.store_factory import OpenStore
 
 FOLDER: Final = "outdated"
+LEASE: Final = "rebuilds"
 FIRST_S: Final = 60.0
 MAX_WORDS: Final = 20
 """How many rebuilds that are not requested are named in the log for each scan."""
@@ -144,6 +151,7 @@ class RebuildScheduler:
         self,
         settings: Settings,
         store: OpenStore,
+        leases: Leases,
         clock: Callable[[], int],
         on_outdated: Callable[[BaseOutdated], None],
         mirror: MirrorCache | None = None,
@@ -153,6 +161,9 @@ class RebuildScheduler:
     ) -> None:
         self._settings = settings
         self._registry = store.registry
+        self._database = store.database
+        self._leases = leases
+        self._lease: Lease | None = None
         self._clock = clock
         self._on_outdated = on_outdated
         self._upstreams = frozenset(terms.name for terms in settings.upstreams)
@@ -185,18 +196,28 @@ class RebuildScheduler:
             await asyncio.sleep(every_s)
 
     async def once(self) -> list[RebuildResult]:
-        """Scan once and return the requested rebuilds; nothing if another process scans. Raises: StateUnusable, LedgerBroken."""
+        """Scan once and return the requested rebuilds; nothing if another process scans.
+
+        Raises: StateUnusable, LedgerBroken, LockUnusable; LeaseLost: another server scans from now on.
+        """
+        if not await asyncio.to_thread(self._has_lease):
+            return []
         with self._state.alone("looking") as alone:
             return await self._once() if alone else []
 
     async def _once(self) -> list[RebuildResult]:
+        if self._lease is None:
+            raise LeaseLost("no rebuild is requested: another server does that")
+        requested = RebuildRows(self._database, self._lease, self._state)
+        await asyncio.to_thread(requested.adopt_file)
         transport = InProcessTransport(self._inside, self._name, self._also, self._upstreams, outside=self._outside)
         rebuilder = Rebuilder(
             self._settings.actions,
-            RebuildJournal(self._state),
+            requested,
             self._clock,
             record=self._record,
             name_new=RebuildTags(transport).new_image,
+            allowed=self._confirm,
             tokens=self._tokens,
             on_outdated=self._on_outdated,
         )
@@ -230,6 +251,18 @@ class RebuildScheduler:
             raise rounds.elsewhere
         return rounds.results
 
+    def _has_lease(self) -> bool:
+        if self._lease is None or not self._lease.held():
+            self._lease = self._leases.acquire(LEASE)
+        return self._lease is not None
+
+    async def _confirm(self) -> None:
+        """Raise LeaseLost if another server may request rebuilds now."""
+        if self._lease is None:
+            raise LeaseLost("no rebuild is requested: another server does that")
+        with fenced(self._database, self._lease):
+            await self._database.write(lambda _: None, durable=False)
+
     def _watch(self, transport: Transport) -> Callable[[str], Awaitable[LedgerCheck]]:
         watch = LedgerWatch(self._state, transport, lambda: self._clock() // 1_000_000)
 
@@ -249,7 +282,10 @@ class RebuildScheduler:
     async def _record(self, due: RebuildDue, outcome: RebuildOutcome, reason: str) -> None:
         extra = rebuild_entry_extra(due.base, due.built_on, due.now, str(outcome), reason)
         entry = LedgerRecord(EntryKind.REBUILD_REQUESTED, due.digest, due.image.tag, extra=extra)
-        await self._registry.records.record(due.image.repository, entry, ACTOR)
+        if self._lease is None:
+            raise LeaseLost("the rebuild is not recorded: another server requests rebuilds")
+        with fenced(self._database, self._lease):
+            await self._registry.records.record(due.image.repository, entry, ACTOR)
 
 
 def _log_scan(reports: list[BaseReport], due: RebuildPlan) -> None:
@@ -268,7 +304,7 @@ def _inside(settings: Settings, store: OpenStore, mirror: MirrorCache | None, pu
     tokens = Tokens(KeyFile(settings.keys / "token.json"), settings.auth.service, lambda: 0)
     auth = RequestAuth(Access(Grants(), logins, tokens, configured=False), None)
     api_settings = ApiSettings(
-        read_only=lambda: "requests without authentication only read", name_resolver=settings.name_resolver
+        read_only="requests without authentication only read", name_resolver=settings.name_resolver
     )
     api = DistributionApi(store.registry, api_settings, auth, observer, mirror, push_proxy)
     ledger = LedgerApi(observer, store.registry.ledger, auth, public=True)

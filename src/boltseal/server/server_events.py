@@ -10,10 +10,10 @@ from boltseal.oci.reference import Reference
 from boltseal.server.mirror.upstream_limits import EventHandler
 from boltseal.server.notifications.database_outbox import DatabaseOutbox
 from boltseal.server.notifications.ledger_feed import LedgerFeed, ObservationFeed
+from boltseal.server.registry.opened_store import OpenStore
 from boltseal.server.registry.refusals import RefusedWrite
 from boltseal.server.settings import Settings, registry_name
 from boltseal.server.storage.coordination.factory import open_leases
-from boltseal.server.store_factory import OpenStore
 
 
 class ServerEvents:

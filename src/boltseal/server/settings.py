@@ -7,28 +7,33 @@ makes one line. `policy` interprets rules and grants.
 
 from __future__ import annotations
 
-import ipaddress
 import re
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal, NamedTuple
+from typing import Annotated, Any, Final, Literal
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, ByteSize, Field
+from pydantic import AfterValidator, BaseModel, ByteSize, Field
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from boltseal.ledger.note import COSIGNATURE, KeyInvalid, VerifierKey
 from boltseal.policy.client_address import parse_network
+from boltseal.policy.durations import Duration, DurationInvalid
 from boltseal.policy.globs import GlobInvalid, parse_repository_glob
 from boltseal.policy.grants import Grants, parse_grants
 from boltseal.policy.name_resolution import NameResolver, name_resolver
 from boltseal.policy.notifications import NotifySettings, parse_notify
+from boltseal.policy.person_claims import PersonTerms
+from boltseal.policy.pipeline_rules import IssuerTerms, parse_issuers
 from boltseal.policy.quotas import Quotas, parse_quotas
 from boltseal.policy.rebuild_actions import RebuildAction, parse_on_outdated
 from boltseal.policy.rules import RuleSet, parse_rules
 from boltseal.policy.tag_expectations import TagExpectations, parse_tags
+from boltseal.policy.token_scope import TokenTerms
 from boltseal.policy.upstreams import UpstreamTerms, parse_upstreams
+from boltseal.server.listen_address import ListenAddress
+from boltseal.server.page_settings import OidcInvalid, OidcSettings, UiSettings
 from boltseal.server.storage_settings import SettingsTable, StorageSettings
 
 ENV_PREFIX: Final = "BOLTSEAL_"
@@ -44,51 +49,16 @@ LIVE_SERVER: Final = (
     "max_referrers_per_image",
 )
 """The settings of `[server]` that SIGHUP applies, besides rules, grants and quotas; the others need a restart."""
+_LIMITS_OF_AUTH: Final = frozenset(
+    {"max_uploads_per_user", "quota", "token_life", "max_token_life", "owner_seen_within"}
+)
+"""The settings of `[auth]` that alone do not enable logins."""
 AT_START_AUTH: Final = ("htpasswd",)
 """The settings of `[auth]` that need a restart."""
 
+_DAY: Final = Duration.parse("1d")
+MOST_STALE: Final = Duration.parse("10m")
 _MIB: Final = 1024 * 1024
-
-
-class ListenAddress(NamedTuple):
-    """Where the server listens: an IP address without brackets, and a port."""
-
-    host: str
-    port: int
-
-    @property
-    def loopback(self) -> bool:
-        """True if only this machine can reach the address."""
-        return ipaddress.ip_address(self.host).is_loopback
-
-    @property
-    def any_interface(self) -> bool:
-        """True for 0.0.0.0 and [::], which are all addresses of this machine."""
-        return ipaddress.ip_address(self.host).is_unspecified
-
-    @classmethod
-    def parse(cls, text: str) -> ListenAddress:
-        """Parse `host:port`; `localhost` is 127.0.0.1. Raises: ValueError: the message is what was expected."""
-        host, colon, port = text.rpartition(":")
-        if host.startswith("[") and host.endswith("]"):
-            host = host[1:-1]
-        elif ":" in host:
-            colon = ""
-        if not colon or not port.isascii() or not port.isdecimal() or not 1 <= int(port) <= 65_535:
-            raise ValueError(_LISTEN_EXPECTED)
-        try:
-            ipaddress.ip_address("127.0.0.1" if host == "localhost" else host)
-        except ValueError:
-            raise ValueError(_LISTEN_EXPECTED) from None
-        return cls("127.0.0.1" if host == "localhost" else host, int(port))
-
-    def __str__(self) -> str:
-        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
-
-
-_LISTEN_EXPECTED: Final = (
-    "an IP address and a port from 1 to 65535, such as 127.0.0.1:5000, or 0.0.0.0:5000 for every interface"
-)
 
 
 def _listen(text: str) -> str:
@@ -128,6 +98,26 @@ def _folder(path: Path) -> Path:
     return path
 
 
+def _stale(text: str) -> str:
+    try:
+        span = Duration.parse(text)
+    except DurationInvalid as error:
+        raise ValueError(error.message) from None
+    if span > MOST_STALE:
+        raise ValueError(f"at most {MOST_STALE}: a purge may have to wait as long")
+    return str(span)
+
+
+def _at_least_a_day(text: str) -> str:
+    try:
+        span = Duration.parse(text)
+    except DurationInvalid as error:
+        raise ValueError(error.message) from None
+    if span < _DAY:
+        raise ValueError(f"at least {_DAY}")
+    return str(span)
+
+
 def _witness_url(text: str) -> str:
     parts = urlsplit(text)
     if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment or parts.username:
@@ -159,6 +149,8 @@ class ServerSettings(SettingsTable):
     """Address and port. On an address that other machines can reach the server needs users and TLS, or a flag below."""
     data: Annotated[Path, AfterValidator(_folder)] = Path("data")
     """The data folder, on a local disk."""
+    keys: Annotated[Path, AfterValidator(_folder)] | None = None
+    """The folder of keys, which all servers of one registry share or have a copy of. Default: `DATA.keys`, beside the data."""
     public_url: Annotated[str, AfterValidator(_public_url)] | None = None
     """Scheme and host that clients use, for absolute addresses in answers; without it they are relative."""
     allow_anonymous: bool = False
@@ -193,6 +185,8 @@ class ServerSettings(SettingsTable):
     """One line in the log for each request."""
     public_metrics: bool = False
     """All clients may read `/metrics`; otherwise this machine (not behind a proxy) and admins of every repository."""
+    serve_stale: Annotated[str, AfterValidator(_stale)] = "60s"
+    """How long sealed tags and blobs are served from memory while PostgreSQL does not answer; a purge may wait as long. `0s`: not."""
     read_only: bool = False
     """Serve pulls only; everything else is refused with a reason (405)."""
     disk_reserve_bytes: Annotated[ByteSize, Field(ge=0)] = ByteSize(64 * _MIB)
@@ -217,13 +211,29 @@ class AuthSettings(SettingsTable):
     """Audience of the bearer tokens."""
     max_uploads_per_user: Annotated[int, Field(ge=1, le=100_000)] = 500
     """Open uploads per user, or per address without a login (429)."""
+    token_life: Annotated[str, AfterValidator(_at_least_a_day)] = "90d"  # noqa: S105 - a duration
+    """How long a new API token is valid, unless its creator says otherwise."""
+    max_token_life: Annotated[str, AfterValidator(_at_least_a_day)] = "366d"  # noqa: S105 - a duration
+    """How long a new API token may be valid at most."""
+    owner_seen_within: Annotated[str, AfterValidator(_at_least_a_day)] = "30d"
+    """A person's API tokens work only while the person logged in with the password within this time, or by `[auth.oidc]`; those of service accounts always."""
+    oidc: OidcSettings = OidcSettings()
     grant: tuple[dict[str, Any], ...] = ()
+    issuer: tuple[dict[str, Any], ...] = ()
     quota: tuple[dict[str, Any], ...] = ()
 
     @property
     def configured(self) -> bool:
         """Whether the table configures access; limits alone do not."""
-        return bool(self.model_fields_set - {"max_uploads_per_user", "quota"})
+        return bool(self.model_fields_set - _LIMITS_OF_AUTH)
+
+    @property
+    def token_terms(self) -> TokenTerms:
+        """How long API tokens work. The default is never more than the maximum."""
+        longest_us = Duration.parse(self.max_token_life).us
+        return TokenTerms(
+            min(Duration.parse(self.token_life).us, longest_us), longest_us, Duration.parse(self.owner_seen_within).us
+        )
 
 
 class LedgerSettings(SettingsTable):
@@ -279,6 +289,7 @@ class Settings(BaseSettings):
     server: ServerSettings = ServerSettings()
     storage: StorageSettings = StorageSettings()
     auth: AuthSettings = AuthSettings()
+    ui: UiSettings = UiSettings()
     ledger: LedgerSettings = LedgerSettings()
     local: LocalSettings = LocalSettings()
     outdated: OutdatedSettings = OutdatedSettings()
@@ -298,6 +309,36 @@ class Settings(BaseSettings):
     def grants(self) -> Grants:
         """The `[[auth.grant]]` tables. Raises: GrantInvalid: names the first invalid grant."""
         return parse_grants(self.auth.grant, self.auth.anonymous_pull)
+
+    @cached_property
+    def issuers(self) -> tuple[IssuerTerms, ...]:
+        """The `[[auth.issuer]]` tables. Raises: IssuerInvalid: names the first invalid table."""
+        return parse_issuers(self.auth.issuer)
+
+    @cached_property
+    def person_terms(self) -> PersonTerms | None:
+        """What tokens of people of `[auth.oidc]` must be; None: there is no provider. Raises: OidcInvalid."""
+        terms = self.auth.oidc.terms()
+        if terms is not None and self.base_url is None:
+            raise OidcInvalid(
+                "[auth.oidc]: the address to which the provider sends people back is not known; set public_url in [server]"
+            )
+        return terms
+
+    @property
+    def base_url(self) -> str | None:
+        """Scheme and host by which clients reach this server, None if the settings do not determine them."""
+        server = self.server
+        if server.public_url is not None or server.address.any_interface:
+            return server.public_url
+        return f"{'https' if server.tls_cert else 'http'}://{server.address}"
+
+    @property
+    def encrypted(self) -> bool:
+        """Whether browsers reach this server by TLS, of its own or of a proxy in front."""
+        if self.server.public_url is not None:
+            return self.server.public_url.startswith("https:")
+        return self.server.tls_cert is not None or self.server.behind_proxy
 
     @cached_property
     def quotas(self) -> Quotas:
@@ -343,7 +384,7 @@ class Settings(BaseSettings):
     @property
     def keys(self) -> Path:
         """The folder of keys and users: beside the data, not in it, so that a copy of the data contains no secrets."""
-        return self.server.data.with_name(f"{self.server.data.name}.keys")
+        return self.server.keys or self.server.data.with_name(f"{self.server.data.name}.keys")
 
     @property
     def login_required(self) -> bool:
@@ -355,7 +396,7 @@ class Settings(BaseSettings):
 
     @property
     def login_stays_required(self) -> bool:
-        """Whether callers must log in until the next start once there was a user: a proxy lets other machines' clients in."""
+        """Whether callers must log in once there was a user, also after the last one was removed: a proxy lets other machines in."""
         return self.server.behind_proxy and not self.server.allow_anonymous
 
     @property
@@ -370,25 +411,25 @@ class Settings(BaseSettings):
         auth = newer.auth.model_copy(
             update=at_start
         )  # an updated field counts as configured, so update only those that differ
-        kept = {
-            name: getattr(self, name)
-            for name in ("storage", "ledger", "local", "upstream", "tags", "witness", "notify", "on_outdated")
-        }
+        live = {"server", "auth", "rule"}
+        kept = {name: getattr(self, name) for name in type(self).model_fields if name not in live}
         return type(self)(server=server, auth=auth, rule=newer.rule, **kept)
 
     def restart_required(self, newer: Settings) -> tuple[str, ...]:
         """Return the settings that differ in `newer` and need a restart."""
         taken = self.with_live_changes(newer)
+        tables = {name: getattr(taken, name) for name in type(self).model_fields}
         of_tables = tuple(
             f"[{table}] {name}"
-            for table in ("server", "storage", "auth", "ledger", "local")
-            for name in type(getattr(taken, table)).model_fields
-            if getattr(getattr(taken, table), name) != getattr(getattr(newer, table), name)
+            for table, settings in tables.items()
+            if isinstance(settings, BaseModel)
+            for name in type(settings).model_fields
+            if getattr(settings, name) != getattr(getattr(newer, table), name)
         )
         of_lists = tuple(
             f"[[{name}]]"
-            for name in ("upstream", "tags", "witness", "notify", "on_outdated")
-            if getattr(taken, name) != getattr(newer, name)
+            for name, entries in tables.items()
+            if not isinstance(entries, BaseModel) and entries != getattr(newer, name)
         )
         return of_tables + of_lists
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from boltseal.errors import BoltsealError
 from boltseal.server.mirror.upstream_limits import upstream_gauges
 from boltseal.server.notifications.database_outbox import waiting_events
+from boltseal.server.registry.opened_store import OpenStore
 from boltseal.server.settings import Settings
 from boltseal.server.storage.metrics import Gauge
-from boltseal.server.store_factory import OpenStore
 
 
 def upstream_state(settings: Settings, store: OpenStore, now_us: int) -> list[Gauge]:

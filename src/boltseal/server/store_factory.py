@@ -2,7 +2,6 @@
 
     open_store   for commands on the data folder, beside a running server or without one
     examine_store, collect_store   for two commands that need less than a whole store
-    only_server  keeps a second server from the data folder
     prepare      before the workers start: creates or migrates the data folder and begins the ledger
     begin        in a worker: as `prepare`, and the store stays open
 
@@ -13,63 +12,56 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
-from pathlib import Path
-from typing import Final
 
-import structlog
-
-from boltseal.errors import BoltsealError, Invalid, Unavailable, quote
-from boltseal.ledger.note import VerifierKey
+from boltseal.errors import Full, Invalid, Unavailable, quote
+from boltseal.policy.durations import Duration
 from boltseal.server.mirror.retention import retain
-from boltseal.server.registry import Registry, build_registry
-from boltseal.server.registry.integrator import Integrator, LedgerInDoubt
+from boltseal.server.registry import build_registry
+from boltseal.server.registry.integrator import Integrator
+from boltseal.server.registry.ledger_start import (
+    begin_ledger,
+    begin_observations,
+    check_at_start,
+    check_connection,
+    check_ledger,
+    sign,
+)
+from boltseal.server.registry.opened_store import OpenStore
 from boltseal.server.registry.quota_checks import QuotaChecks
-from boltseal.server.registry.sequencer import ClockStepped, LedgerFrozen, start_ledger, start_observations
-from boltseal.server.registry.tag_check import TAGS_DIFFER, StoreCheck
+from boltseal.server.registry.sequencer import ClockStepped, LedgerFrozen
 from boltseal.server.settings import Settings
 from boltseal.server.storage import metadata_factory
-from boltseal.server.storage.blobs.blob_stores import check_place, open_blob_store, open_tiles, open_to_examine
-from boltseal.server.storage.blobs.protocol import BlobStore
+from boltseal.server.storage.blobs.blob_stores import (
+    check_place,
+    open_blob_store,
+    open_owner,
+    open_tiles,
+    open_to_examine,
+)
+from boltseal.server.storage.bucket_owner import refuse_rebuilding
 from boltseal.server.storage.clock_guard import ClockGuard
 from boltseal.server.storage.coordination.factory import check_locks, open_leases
-from boltseal.server.storage.coordination.file_leases import FileLeases
-from boltseal.server.storage.coordination.protocol import Leases
 from boltseal.server.storage.disk_reserve import DiskReserve
 from boltseal.server.storage.fsck import Examined, Progress, examine
-from boltseal.server.storage.garbage_collection import GarbageItem, collect, correct_usage
-from boltseal.server.storage.ledger_key import WITNESSES, LedgerKeys
-from boltseal.server.storage.ledger_mark import LedgerKeyUnreadable
+from boltseal.server.storage.fsck_position import FsckPosition
+from boltseal.server.storage.full_collection import FullCollection
+from boltseal.server.storage.garbage_collection import GarbageItem, collect, collect_uploads, correct_usage
 from boltseal.server.storage.mark_factory import check_mark, open_keys
-from boltseal.server.storage.metadata import account_table, ledger_store, ledger_tree, queries
-from boltseal.server.storage.metadata.migrate import FORMAT, WORKABLE_FORMAT, create_data
+from boltseal.server.storage.metadata import account_table, name_lists
+from boltseal.server.storage.metadata.migrate import FORMAT, WORKABLE_FORMAT
 from boltseal.server.storage.metadata.protocol import (
     LEDGER,
-    MARK,
     OBSERVATIONS,
-    TAGS,
     AccountRow,
-    Log,
     Metadata,
     Snapshot,
 )
-from boltseal.server.storage.object_tiles import ObjectTiles
-from boltseal.server.storage.witness_statements import WitnessStatements
+from boltseal.server.storage.users import UserFile, UsersInvalid
 
 Clock = Callable[[], int]
-
-SERVER_LEASE: Final = "server"
-CHECKED_AT_START: Final = 500_000
-"""The number of entries up to which a start waits until all of them are checked: some seconds. More are checked afterwards."""
-CHECK_PAUSE_S: Final = 0.05
-"""The pause between batches while all tags are compared with the ledger, so that requests go on."""
-OTHER_SERVER_ENDS_S: Final = 2.0
-"""How long a server waits for one that is just ending, or whose workers are, after `kill -9`."""
-
-_log = structlog.get_logger(__name__)
 
 
 def now_us() -> int:
@@ -79,40 +71,6 @@ def now_us() -> int:
 
 class UpstreamNameTaken(Invalid):
     """A local repository has a name that belongs to an upstream. The server does not start."""
-
-
-@dataclass(frozen=True, slots=True)
-class OpenStore:
-    """An open data folder. `observing`: signs the log of observations of upstreams' tags."""
-
-    data: Path
-    database: Metadata
-    blobs: BlobStore
-    registry: Registry
-    keys: LedgerKeys
-    integrator: Integrator
-    observing: Integrator
-    tiles: Mapping[Log, ObjectTiles | None]
-
-    @property
-    def integrators(self) -> tuple[Integrator, ...]:
-        """The integrators that sign the store's logs: the ledger and the log of observations."""
-        return self.integrator, self.observing
-
-    @property
-    def keys_lost(self) -> bool:
-        """Whether the folder of keys is not beside the data, and so perhaps a users' file is missing too."""
-        if self.database.frozen is None:
-            return False
-        try:
-            return self.keys.key() is None
-        except Unavailable:  # the key can't be read: the folder is there, and with it the users' file if there is one
-            return not self.keys.folder.is_dir()
-
-    def close(self) -> None:
-        """Finish pending writes and close everything. Idempotent."""
-        self.database.close()
-        self.blobs.close()
 
 
 @contextmanager
@@ -131,7 +89,7 @@ def open_store(settings: Settings, *, clock: Clock = now_us, oldest: int = WORKA
     finally:
         for each in store.integrators:
             if appended[each.log.name].is_set():
-                _sign(store, each)
+                sign(store, each)
         store.close()
 
 
@@ -157,11 +115,18 @@ def open_metadata(settings: Settings, *, clock: Clock = now_us) -> Iterator[Meta
         database.close()
 
 
-def examine_store(settings: Settings, progress: Progress, *, with_keys: bool = True, hashed: bool = False) -> Examined:
+def examine_store(
+    settings: Settings,
+    progress: Progress,
+    *,
+    with_keys: bool = True,
+    hashed: bool = False,
+    position: FsckPosition | None = None,
+) -> Examined:
     """Check everything in a data folder without changing it. Raises: FormatInvalid, Unavailable, OSError.
 
     `with_keys`: also check who signed the ledger. A backup that was just restored has no keys yet.
-    `hashed`: the blobs were hashed a moment ago.
+    `hashed`: the blobs were hashed a moment ago. `position`: where to continue.
     """
     data = settings.server.data
     metadata_factory.check_metadata(data, settings.storage)
@@ -171,57 +136,55 @@ def examine_store(settings: Settings, progress: Progress, *, with_keys: bool = T
         closed.callback(blobs.close)
         keys = open_keys(settings.keys, settings.storage) if with_keys else None
         snapshot = metadata_factory.open_snapshot(data, settings.storage)
-        return examine(snapshot, blobs.maintenance, progress, keys, hashed=hashed)
+        owner = None if database is None or not with_keys else open_owner(settings, database)
+        return examine(snapshot, blobs.maintenance, progress, keys, hashed=hashed, position=position, owner=owner)
 
 
-def collect_store(settings: Settings, *, dry_run: bool, clock: Clock = now_us) -> Iterator[GarbageItem]:
+def collect_store(
+    settings: Settings,
+    *,
+    dry_run: bool,
+    full: bool = False,
+    progress: Progress = lambda *_: None,
+    clock: Clock = now_us,
+) -> Iterator[GarbageItem]:
     """Delete unreferenced content of a data folder, or only list it with `dry_run`. Yields each item.
 
-    Mirrored images that have expired under the terms of their upstream are deleted first.
+    Mirrored images that have expired under the terms of their upstream are deleted first. `full`: also look for content that is
+    in no queue, by a comparison of everything, and correct the totals of users.
 
     Raises:
         FormatInvalid, Unavailable: as `open_store`.
         ClockStepped: the clock may be wrong; nothing is deleted.
+        RebuildUnfinished: not all rows were restored; nothing is deleted.
         LedgerFrozen: the store may not be what its ledger signed; nothing is deleted.
     """
     with open_store(settings, clock=clock, oldest=FORMAT) as store:
+        if not dry_run:
+            store.database.read_and_wait(refuse_rebuilding)
         if store.database.frozen is not None and not dry_run:  # content of lost entries looks unreferenced
             raise LedgerFrozen(f"nothing is deleted: {store.database.frozen}")
         now_us = store.database.now_us()
         clock_doubt = store.database.clock_guard(now_us)
         if clock_doubt is not None and not dry_run:  # everything looks old
             raise ClockStepped(f"nothing is deleted: {clock_doubt}")
+        blobs = store.blobs
         yield from retain(store.database, settings.upstreams, now_us, dry_run=dry_run)
-        yield from collect(store.database, store.blobs.maintenance, store.blobs.upload_cleanup, now_us, dry_run=dry_run)
-        if not dry_run:
-            if store.blobs.upkeep is not None:
-                store.blobs.upkeep.run(store.database.now_us())
+        if full:
+            comparison = FullCollection(store.database, blobs.maintenance, blobs.upkeep, now_us, progress)
+            yield from comparison.find_all(dry_run=dry_run)
+        if full and dry_run:  # what is due was found by the comparison
+            yield from collect_uploads(store.database, blobs.upload_cleanup, now_us, dry_run=True)
+        else:
+            yield from collect(store.database, blobs.maintenance, blobs.upload_cleanup, now_us, dry_run=dry_run)
+        if not dry_run and blobs.upkeep is not None:
+            blobs.upkeep.run(store.database.now_us())
+        if not dry_run and full:
             leases = open_leases(settings.server.data, settings.storage)
             try:
                 correct_usage(store.database, leases)
             finally:
                 leases.close()
-
-
-@contextmanager
-def only_server(data: Path, wait_s: float = OTHER_SERVER_ENDS_S) -> Iterator[None]:
-    """Hold a data folder for one server inside the block; its worker processes share the lease. Creates the folder.
-
-    Raises: FormatInvalid, LockUnusable, Unavailable; Invalid: another server has it after `wait_s` seconds.
-    """
-    create_data(data)
-    leases = FileLeases(data)
-    until_s = time.monotonic() + wait_s
-    try:
-        while leases.acquire(SERVER_LEASE) is None:
-            if time.monotonic() >= until_s:
-                raise Invalid(
-                    f"another boltseal server uses the data folder {data}: end it first, or choose another folder with --data"
-                )
-            time.sleep(0.05)
-        yield
-    finally:
-        leases.close()
 
 
 def prepare(settings: Settings, *, clock: Clock = now_us) -> None:
@@ -230,11 +193,13 @@ def prepare(settings: Settings, *, clock: Clock = now_us) -> None:
     store.close()
 
 
-def begin(settings: Settings, clock: Clock, guard: ClockGuard | None = None, *, check: bool = False) -> OpenStore:
+def begin(
+    settings: Settings, clock: Clock, guard: ClockGuard | None = None, *, check: bool = False, serves: bool = False
+) -> OpenStore:
     """Open the store of a starting server: created or migrated, its logs begun and signed. The caller closes it.
 
     `guard`: watches the clock while the server runs. `check`: compare all tags with the ledger (`registry.tag_check`); once
-    in a start, not in every worker.
+    in a start, not in every worker. `serves`: this process answers clients, which other servers must know.
 
     Raises: FormatInvalid, UpstreamNameTaken, Unavailable.
     """
@@ -242,71 +207,42 @@ def begin(settings: Settings, clock: Clock, guard: ClockGuard | None = None, *, 
         check_mark(settings.storage)
         check_locks(settings.storage)
     metadata_factory.prepare_metadata(settings.server.data, settings.storage)
-    store = _open(settings, clock)
-    store.database.after_connect = partial(_check_connection, store)
+    store = _open(settings, clock, serves=serves)
+    store.database.after_connect = partial(check_connection, store)
     _watch_clock(store.database, guard)
     try:
-        check_place(settings, store.database)
+        check_place(settings, store.database, claim=check)
         _check_reserved(store, settings)
         if check:
-            _check_at_start(store, settings)
+            _note_users(store.database, settings)
+            check_at_start(store, settings)
         begin_ledger(store, settings)
         if store.database.frozen is None:
             store.integrator.begin()
-            _sign(store, store.integrator)
-        _begin_observations(store, settings)
+            sign(store, store.integrator)
+        begin_observations(store, settings)
     except BaseException:
         store.close()
         raise
     return store
 
 
+def _note_users(database: Metadata, settings: Settings) -> None:
+    """Record that there are users, where only the users' file has some. A file that can't be read has some."""
+    try:
+        in_file = bool(UserFile(settings.htpasswd).current().hashes)
+    except UsersInvalid:
+        in_file = True
+    if in_file and not database.read_and_wait(account_table.existed):
+        with suppress(
+            Unavailable, Full
+        ):  # the data is being moved, or the disk is full: each request that sees the users tries again
+            database.write_and_wait(account_table.note_existed)
+
+
 def _watch_clock(database: Metadata, guard: ClockGuard | None) -> None:
     if guard is not None:
         database.clock_guard = guard.doubt
-
-
-def _check_at_start(store: OpenStore, settings: Settings) -> None:
-    """Compare all tags with the ledger, and wait for the witnesses before anything is written."""
-    try:
-        small = store.database.read_and_wait(ledger_store.size) <= CHECKED_AT_START
-        if small and not store.keys.doubted(TAGS):
-            check_tags(store)
-        if not settings.server.read_only:
-            _await_witnesses(store, settings)
-    except Unavailable as doubt:  # a key, or a part of the database, can't be read: pulls may work
-        _freeze(store, store.integrator, doubt)
-
-
-def _await_witnesses(store: OpenStore, settings: Settings) -> None:
-    """Let a signed ledger take no entries before its witnesses were asked: this may be an old copy of data and keys."""
-    WitnessStatements(store.keys).keep_only([str(VerifierKey.parse(each.key)) for each in settings.witness])
-    signed = store.database.read_and_wait(ledger_tree.head)
-    doubted = store.keys.doubted(WITNESSES)
-    if doubted and not settings.witness:
-        store.keys.clear_doubt(WITNESSES)
-        store.database.doubts.pop(LEDGER.name, None)
-        check_ledger(store)
-    elif settings.witness and not doubted and signed is not None and signed.size:
-        store.keys.put_doubt(
-            WITNESSES,
-            "the witnesses have not confirmed yet, since this server was started, that the data is not an old copy",
-        )
-        check_ledger(store)
-
-
-def resume(store: OpenStore, settings: Settings) -> None:
-    """Do what a start does with the logs, after the witnesses agreed. Called in a thread."""
-    store.database.doubts.pop(LEDGER.name, None)
-    check_ledger(store)
-    try:
-        begin_ledger(store, settings)
-        if store.database.frozen is None:
-            store.integrator.begin()
-            _sign(store, store.integrator)
-        _begin_observations(store, settings)
-    except BoltsealError as error:
-        _log.error("the logs were not begun", reason=error.message)
 
 
 def _check_reserved(store: OpenStore, settings: Settings) -> None:
@@ -321,69 +257,7 @@ def _check_reserved(store: OpenStore, settings: Settings) -> None:
 
 
 def _below(prefix: str, snapshot: Snapshot) -> list[tuple[str, str | None]]:
-    return queries.repositories_below(snapshot, prefix)
-
-
-def _sign(store: OpenStore, integrator: Integrator) -> None:
-    """Sign new entries. If this fails, the next process that can signs them."""
-    try:
-        integrator.integrate()
-    except LedgerInDoubt as doubt:
-        _freeze(store, integrator, doubt)
-    except BoltsealError as error:
-        _log.warning("signing the ledger failed", log=integrator.log.name, reason=error.message)
-
-
-def _freeze(store: OpenStore, integrator: Integrator, doubt: BoltsealError) -> None:
-    store.database.doubts[integrator.log.name] = doubt.message
-    _log.error("the ledger cannot be trusted: writes are refused", log=integrator.log.name, reason=doubt.message)
-
-
-def _begin_observations(store: OpenStore, settings: Settings) -> None:
-    """Begin the log of observations if there are upstreams; a read-only server records none."""
-    doubted = store.database.frozen is not None or store.observing.log.name in store.database.doubts
-    if not settings.upstreams or settings.server.read_only or doubted:
-        return
-    store.database.write_and_wait(lambda tx: start_observations(tx, actor="boltseal"))
-    store.observing.begin()
-    _sign(store, store.observing)
-
-
-def begin_ledger(store: OpenStore, settings: Settings) -> None:
-    """Begin a new ledger, and record new rules. A read-only server does not, as it applies none."""
-    if store.database.frozen is not None or (settings.server.read_only and store.database.read_and_wait(_has_ledger)):
-        return
-    origin, rules = _origin(settings), settings.rules.canonical()
-    store.database.write_and_wait(lambda tx: start_ledger(tx, origin=origin, rules=rules, actor="boltseal"))
-
-
-def check_tags(store: OpenStore, pause: Callable[[], None] = lambda: None) -> None:
-    """Compare all tags with the ledger, and freeze the store if they differ."""
-    problem = StoreCheck(store.database, pause).problem()
-    if problem is None:
-        return
-    _log.error("the tags differ from the ledger: writes are refused", reason=problem)
-    try:
-        store.integrator.doubt(TAGS, TAGS_DIFFER)
-    except LedgerKeyUnreadable as error:  # this process is frozen nevertheless
-        _log.error("the doubt about the ledger can't be kept", reason=error.message)
-    _freeze(store, store.integrator, LedgerInDoubt(TAGS_DIFFER))
-
-
-def check_tags_alone(store: OpenStore, leases: Leases) -> None:
-    """Compare all tags with the ledger while the server runs, with pauses, unless another process does it."""
-    lease = leases.acquire("tag-check")
-    if lease is None:
-        return
-    try:
-        if store.database.frozen is None:
-            check_tags(store, pause=lambda: time.sleep(CHECK_PAUSE_S))
-    finally:
-        lease.release()
-
-
-def _has_ledger(snapshot: Snapshot) -> bool:
-    return ledger_store.head(snapshot) is not None
+    return name_lists.repositories_below(snapshot, prefix)
 
 
 def bounds(settings: Settings) -> QuotaChecks:
@@ -391,56 +265,26 @@ def bounds(settings: Settings) -> QuotaChecks:
     return QuotaChecks(settings.quotas, settings.auth.max_uploads_per_user, settings.server.max_referrers_per_image)
 
 
-def _open(settings: Settings, clock: Clock) -> OpenStore:
+def _open(settings: Settings, clock: Clock, *, serves: bool = False) -> OpenStore:
     data = settings.server.data
-    database = _open_metadata(settings, clock)
+    database = _open_metadata(settings, clock, serves=serves)
     blobs = open_blob_store(settings, database)
     reserve = DiskReserve(data, int(settings.server.disk_reserve_bytes))
     keys = open_keys(settings.keys, settings.storage)
     tiles = {log: open_tiles(settings, log) for log in (LEDGER, OBSERVATIONS)}
-    integrator = Integrator(database, keys, objects=tiles[LEDGER])
-    observing = Integrator(database, keys.of(OBSERVATIONS.name), OBSERVATIONS, tiles[OBSERVATIONS])
+    owner = open_owner(settings, database)
+    integrator = Integrator(database, keys, objects=tiles[LEDGER], owner=owner)
+    observing = Integrator(database, keys.of(OBSERVATIONS.name), OBSERVATIONS, tiles[OBSERVATIONS], owner)
     registry = build_registry(database, blobs, settings.rules, reserve, bounds(settings), tiles=tiles)
-    store = OpenStore(data, database, blobs, registry, keys, integrator, observing, tiles)
+    store = OpenStore(data, database, blobs, registry, keys, integrator, observing, tiles, owner)
     check_ledger(store)
     return store
 
 
-def _open_metadata(settings: Settings, clock: Clock) -> Metadata:
+def _open_metadata(settings: Settings, clock: Clock, *, serves: bool = False) -> Metadata:
     """Open the database. PostgreSQL has a clock for all servers, which a test's clock replaces."""
     of_database = settings.storage.database is not None and clock is now_us
-    return metadata_factory.open_metadata(settings.server.data, settings.storage, None if of_database else clock)
-
-
-def _check_connection(store: OpenStore, snapshot: Snapshot) -> None:
-    """Let the store take no entries if the database of a new connection lacks some that were signed.
-
-    The signer compares again soon, and lets it take entries when everything is there.
-    """
-    if store.database.frozen is not None:
-        return
-    for each in store.integrators:
-        try:
-            each.check_connection(snapshot)
-        except LedgerInDoubt as doubt:
-            _freeze(store, each, doubt)
-        except LedgerKeyUnreadable as error:
-            store.database.doubts[f"{each.log.name}{MARK}"] = error.message
-
-
-def check_ledger(store: OpenStore) -> None:
-    """Freeze the store, or its log of observations, if it is not or may not be what was signed."""
-    for each in store.integrators:
-        try:
-            each.check()
-        except Unavailable as doubt:  # also an unreadable key: the data cannot be verified without it
-            _freeze(store, each, doubt)
-
-
-def _origin(settings: Settings) -> str:
-    """Return the configured name of the ledger, or the name of this server, for the first start."""
-    if settings.ledger.origin is not None:
-        return settings.ledger.origin
-    if settings.server.public_url is not None:
-        return settings.server.public_url.partition("://")[2]
-    return f"localhost:{settings.server.address.port}" if settings.server.address.loopback else settings.server.listen
+    stale_s = Duration.parse(settings.server.serve_stale).seconds
+    return metadata_factory.open_metadata(
+        settings.server.data, settings.storage, None if of_database else clock, stale_s=stale_s, serves=serves
+    )

@@ -42,11 +42,11 @@ from granian.log import LogLevels
 from granian.server import MPServer
 from granian.server.mp import WorkerProcess
 
-from boltseal.errors import BoltsealError, Invalid, Unavailable, kind_of
+from boltseal.errors import BoltsealError, Invalid, Unavailable, kind_of, operators_message
 from boltseal.loading import deferred
 from boltseal.server import logs
-from boltseal.server.auth.seen_users import SeenUsers
-from boltseal.server.settings import ListenAddress, Settings
+from boltseal.server.listen_address import ListenAddress
+from boltseal.server.settings import Settings
 from boltseal.server.storage.certificate import check_certificate
 from boltseal.server.storage.clock_guard import ClockGuard
 from boltseal.server.storage.metrics import EndedWorker, RunFolder, WorkerRestarts
@@ -231,7 +231,6 @@ def serve(
     reload: Callable[[], Settings],
     *,
     as_json: bool,
-    has_users: bool,
     listening: Callable[[], None],
 ) -> None:
     """Serve until SIGTERM or SIGINT.
@@ -239,7 +238,6 @@ def serve(
     Args:
         reload: reads the configuration again; called at SIGHUP, here and in every worker.
         as_json: write the log as JSON.
-        has_users: there are users at the start.
         listening: called once, when connections are accepted.
 
     Raises:
@@ -248,8 +246,6 @@ def serve(
     server = settings.server
     run = RunFolder.make(server.data)
     ClockGuard(run).confirm(now_us())
-    if has_users:
-        SeenUsers(run).note()
     granian = _server(settings, run, as_json=as_json)
     parent = os.getpid()
     in_force = settings
@@ -372,6 +368,6 @@ def _report(work: Callable[[], None], sending: connection.Connection) -> None:
     try:
         work()
     except BoltsealError as error:
-        sending.send(kind_of(error)(error.message))
+        sending.send(kind_of(error)(operators_message(error)))
     else:
         sending.send(None)

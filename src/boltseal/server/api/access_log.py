@@ -23,7 +23,6 @@ import structlog
 
 from boltseal.server.api.request import Request
 from boltseal.server.api.responses import Response
-from boltseal.server.auth.actor import ANONYMOUS
 from boltseal.server.storage.metadata.protocol import WriteQueue
 from boltseal.server.storage.metrics import RequestMetrics, RunFolder, WorkerRestarts
 from boltseal.server.storage.worker_threads import finish_in_thread
@@ -106,9 +105,7 @@ class RequestLog:
         raw = scope.get("raw_path") or scope["path"].encode()
         client = scope.get("client")
         address, path = client[0] if client else "", raw[:1024].decode("latin-1")
-        now, actor, ms = time.time_ns(), request.actor.name, round(seconds * 1000, 2)
-        if request.actor is ANONYMOUS and request.caller.user is not None:
-            actor = request.caller.user  # logged in, and refused
+        now, actor, ms = time.time_ns(), request.sender.recorded, round(seconds * 1000, 2)
         asked = request.asked[:MAX_ASKED_CHARACTERS]
         self._queue.append(
             AccessLogLine(

@@ -1,7 +1,8 @@
 """Authenticates each request and checks its rights, before anything is looked up.
 
-    Authorization: Basic ...    user and password (`server.auth.logins`)
-    Authorization: Bearer ...   a token of this registry (`server.auth.tokens`)
+    Authorization: Basic ...    user, and password (`server.auth.logins`) or API token (`server.auth.api_tokens`)
+    Authorization: Basic ...    `oidc` and a pipeline's ID token (`server.auth.pipeline_logins`)
+    Authorization: Bearer ...   a bearer token of this registry (`server.auth.tokens`), or an API token
     none                        anonymous
 
 Rights are checked before existence, preconditions and 304, so a response does not reveal whether something exists to a
@@ -26,6 +27,7 @@ from typing import Final, NamedTuple
 from boltseal.errors import Unauthenticated, quote
 from boltseal.oci.reference import NameInvalid, Repository
 from boltseal.policy.grants import Action
+from boltseal.policy.pipeline_rules import TagLimits
 from boltseal.server.api.errors import HostRefused
 from boltseal.server.api.paths import (
     BlobTarget,
@@ -45,8 +47,9 @@ from boltseal.server.api.paths import (
 )
 from boltseal.server.api.request import Request
 from boltseal.server.api.responses import Headers
-from boltseal.server.auth.access import ANONYMOUS_CALLER, Access, Caller, LoginNeeded
+from boltseal.server.auth.access import Access
 from boltseal.server.auth.actor import ANONYMOUS, Actor
+from boltseal.server.auth.caller import ANONYMOUS_CALLER, Caller, LoginNeeded
 from boltseal.server.auth.tokens import CATALOG_SCOPE
 from boltseal.server.storage.users import Users
 
@@ -112,7 +115,7 @@ class RequestAuth:
         if isinstance(target, _IN_REPOSITORY):
             source = _mount_source(request) if isinstance(target, UploadsTarget) else None
             return await self._admit_to(request, target.repository, _action(request.method, target), source)
-        if not await self._authenticate(request):
+        if not await self.authenticate(request):
             return ANONYMOUS
         caller = request.caller
         match target:
@@ -141,7 +144,12 @@ class RequestAuth:
             return ANONYMOUS
         key = (self._cache_key(authorization or ""), repository, action)
         cached = self._admitted.get(key) if source is None else None
-        if cached is not None and cached.users is users and cached.until_s > time.monotonic():
+        if (
+            cached is not None
+            and cached.users is users
+            and cached.until_s > time.monotonic()
+            and self.access.may_remember(cached.caller)
+        ):
             request.caller = cached.caller
             return cached.actor
         request.caller, until_s = await self._verify_cached(request, authorization)
@@ -153,21 +161,24 @@ class RequestAuth:
 
     async def admit_any(self, request: Request) -> None:
         """Admit every authenticated caller, for resources that name no repository. Raises: as `admit`."""
-        if await self._authenticate(request):
+        if await self.authenticate(request):
             request.actor = self.access.check_any(request.caller)
 
     async def admit_to_entries(self, request: Request) -> None:
         """Admit callers who may read all entries of the ledger. Raises: as `admit`."""
-        if await self._authenticate(request):
+        if await self.authenticate(request):
             request.actor = self.access.check_entries(request.caller)
 
     async def admit_to_entry(self, request: Request, index: int, repository: Repository) -> None:
         """Admit callers who may pull from the repository of an entry. Raises: as `admit`."""
-        if await self._authenticate(request):
+        if await self.authenticate(request):
             request.actor = self.access.check_entry(request.caller, index, repository)
 
-    async def _authenticate(self, request: Request) -> bool:
-        """Set `caller` and return True if authentication is required. Raises: HostRefused, Unauthenticated, ..."""
+    async def authenticate(self, request: Request) -> bool:
+        """Set `caller` and return True if authentication is required. Checks no right.
+
+        Raises: HostRefused, Unauthenticated, LoginsTooMany.
+        """
         authorization = request.header(b"authorization")
         if self.access.stale:
             await self.access.refresh()
@@ -205,7 +216,8 @@ class RequestAuth:
         key = self._cache_key(authorization)
         cached = self._verified.get(key)
         users = self.access.users()
-        if cached is not None and cached.until_s > now_s and cached.users is users:
+        fresh = cached is not None and cached.until_s > now_s and cached.users is users
+        if cached is not None and fresh and self.access.may_remember(cached.caller):
             return cached.caller, cached.until_s
         caller, life_s = await self._verify(request, authorization)
         if life_s is None:
@@ -218,6 +230,10 @@ class RequestAuth:
 
     def _cache_key(self, authorization: str) -> bytes:
         return hashlib.blake2b(authorization.encode("latin-1"), key=self._secret, digest_size=16).digest()
+
+    def tag_limits(self, request: Request, repository: Repository) -> TagLimits | None:
+        """Return the tags that the sender may push in a repository; None: every tag."""
+        return self.access.tag_limits(request.caller, repository)
 
     def may_pull(self, request: Request, repository: Repository) -> bool:
         """Return whether the sender may pull from a repository other than the target."""
@@ -244,10 +260,12 @@ class RequestAuth:
         match scheme.lower():
             case "basic":
                 user, password = _basic(rest.strip())
-                # Not cached here: `Logins` caches it and notices a changed password.
-                return await self.access.by_password(user, password, request.network), None
+                if self.access.is_pipeline(user):
+                    return await self.access.by_id_token(password)
+                # A password is not cached here: `Logins` caches it and notices a changed password.
+                return await self.access.by_password(user, password, request.network)
             case "bearer":
-                return self.access.by_token(rest.strip())
+                return await self.access.by_token(rest.strip())
             case _:
                 raise Unauthenticated("unsupported Authorization scheme; expected Basic or Bearer")
 

@@ -7,12 +7,14 @@ use pattern routing, because it is on the path of every pull.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any, Final, TypeAlias
 
 from boltseal.errors import BoltsealError, SealedDelete, Unauthenticated, quote
 from boltseal.oci.reference import NameInvalid, Repository, TagInvalid
+from boltseal.policy.name_resolution import MirrorOnly
 from boltseal.policy.upstreams import UpstreamTerms
 from boltseal.server.api.access_log import RequestLog
 from boltseal.server.api.auth import RequestAuth
@@ -44,17 +46,18 @@ from boltseal.server.api.paths import (
     parse_path,
     route_of,
 )
+from boltseal.server.api.pipeline_pushes import PipelinePushes
 from boltseal.server.api.push_proxy import PushProxyRoutes
 from boltseal.server.api.records import RecordRoutes
+from boltseal.server.api.refused_manifests import note_refused
 from boltseal.server.api.request import Request
 from boltseal.server.api.responses import Headers, Response
 from boltseal.server.api.settings import ApiSettings
 from boltseal.server.api.uploads import UploadRoutes
-from boltseal.server.auth.access import EitherName
+from boltseal.server.auth.caller import EitherName
 from boltseal.server.mirror.cache import MirrorCache
 from boltseal.server.mirror.push_proxy import PushProxy
 from boltseal.server.registry import Registry
-from boltseal.server.registry.sequencer import ClockStepped
 
 Handler: TypeAlias = Callable[[Request, Any], Awaitable[Response]]
 Table: TypeAlias = Mapping[type[Target], Mapping[str, Handler]]
@@ -90,13 +93,14 @@ class DistributionApi(HttpApplication):
         super().__init__(observer or RequestLog(), settings.body)
         self._names = settings.name_resolver
         self._pulls = registry.pulls
+        self._refused_pushes = registry.refused_pushes
         locations = Locations(settings.public_url)
         self._table, self._read_handlers, self._push_handlers = _tables(
             registry, settings, locations, auth, mirror, push_proxy
         )
         self._auth = auth
         self._read_only = settings.read_only
-        self._clock_doubt = settings.clock_doubt
+        self._unavailable = settings.unavailable
         self._route = lru_cache(_MAX_CACHED_PATHS)(self._parse_route)
 
     async def _respond(self, request: Request) -> Response:
@@ -112,25 +116,42 @@ class DistributionApi(HttpApplication):
         if handler is None:
             allowed = _allowed(methods)
             raise MethodNotAllowed(f"{quote(scope['method'], 20)} is not allowed here; allowed: {allowed}", allowed)
-        if route.resolved is None or scope["query_string"] or scope["method"] not in READS:
-            target = await self._resolve(request, target)
-        else:
-            target, request.upstream = route.resolved, route.upstream
-        if not isinstance(target, BaseTarget | CatalogTarget):
-            request.repository = target.repository
-        request.actor = await self._auth.admit(request, target)
-        if scope["method"] not in READS:
-            read_only = self._read_only()
-            if read_only is not None:
-                raise RegistryReadOnly(read_only, _allowed({"GET": handler}))
-            clock_doubt = self._clock_doubt()
-            if clock_doubt is not None:
-                raise ClockStepped(clock_doubt)
-        if request.upstream is not None and scope["method"] in READS:
-            return _add_namespace(request, await self._read_handlers.get(kind, handler)(request, target))
-        if request.upstream is not None:
-            handler = self._push_handlers.get((kind, scope["method"]), handler)
-        return await handler(request, target)
+        try:
+            if route.resolved is None or scope["query_string"] or scope["method"] not in READS:
+                target = await self._resolve(request, target)
+            else:
+                target, request.upstream = route.resolved, route.upstream
+            if not isinstance(target, BaseTarget | CatalogTarget):
+                request.repository = target.repository
+            request.actor = await self._auth.admit(request, target)
+            if scope["method"] not in READS:
+                request.admit_again = partial(self._auth.admit, request, target)
+                self._refuse_writes(_allowed({"GET": handler}))
+            if request.upstream is not None and scope["method"] in READS:
+                return _add_namespace(request, await self._read_handlers.get(kind, handler)(request, target))
+            if request.upstream is not None:
+                handler = self._push_handlers.get((kind, scope["method"]), handler)
+            return await handler(request, target)
+        except BoltsealError as error:
+            await self._note_refused(request, target, error)
+            raise
+
+    async def _note_refused(self, request: Request, target: Target, error: BoltsealError) -> None:
+        """Record the refusal of a push."""
+        if request.method != "PUT" or not isinstance(target, ManifestTarget):
+            return
+        if isinstance(error, MirrorOnly):  # refused before the login was looked at
+            with suppress(BoltsealError):
+                await self._auth.authenticate(request)
+        note_refused(self._refused_pushes, request, target, error)
+
+    def _refuse_writes(self, allowed: str) -> None:
+        """Raise why nothing may be written now, if so: RegistryReadOnly, or what `ApiSettings.unavailable` returns."""
+        if self._read_only is not None:
+            raise RegistryReadOnly(self._read_only, allowed)
+        refusal = self._unavailable()
+        if refusal is not None:
+            raise refusal
 
     def _parse_route(self, path: bytes) -> _Route | None:
         """Return the route of a path, or None for an unknown path. Raises: NameInvalid and others, as `parse_path`."""
@@ -207,12 +228,15 @@ def _tables(
 
     HEAD uses the handler of GET.
     """
-    manifests = ManifestRoutes(registry.pulls, registry.manifests, registry.deletes, locations, settings)
+    pipeline_pushes = PipelinePushes(auth, registry.pulls, registry.rules)
+    manifests = ManifestRoutes(
+        registry.pulls, registry.manifests, registry.deletes, locations, settings, pipeline_pushes
+    )
     blobs = BlobRoutes(registry.pulls, registry.deletes, settings)
     uploads = UploadRoutes(registry.uploads, locations, auth)
     listings = ListingRoutes(registry.pulls, auth)
     history = HistoryRoutes(registry.ledger, registry.observed)
-    records = RecordRoutes(registry.records, registry.ledger)
+    records = RecordRoutes(registry.records, registry.ledger, pipeline_pushes)
     table: Table = {
         BaseTarget: {"GET": listings.base},
         CatalogTarget: {"GET": listings.catalog},

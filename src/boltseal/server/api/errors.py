@@ -62,7 +62,7 @@ class MethodNotAllowed(Invalid):
 
 
 class RegistryReadOnly(MethodNotAllowed):
-    """A write to a registry that serves only reads: by its settings, or because its ledger is frozen."""
+    """A write to a registry whose settings allow only reads. What passes, or an operator can mend, is `Unavailable`."""
 
 
 class HostRefused(Denied):

@@ -86,8 +86,8 @@ class HistoryRoutes:
         """Return the events of a tag, newest first; for a mirrored tag without events the observations of it."""
         n = min(request.query.page_size(), MAX_PAGE)
         before, since, digest = (request.query.value(name) for name in ("before", "since", "digest"))
-        before_us = MAX_TIME_US + 1 if before is None else _timestamp("before", before, round_up=True)
-        since_us = -1 if since is None else _timestamp("since", since, round_up=False)
+        before_us = MAX_TIME_US + 1 if before is None else parse_timestamp("before", before, round_up=True)
+        since_us = -1 if since is None else parse_timestamp("since", since, round_up=False)
         wanted = _digest(digest)
         hint = request.query.value(BEFORE_INDEX)
         before_index = None if hint is None else _index(hint)
@@ -160,7 +160,7 @@ def _time_of(event: TagEvent) -> str:
     return format_time(event.entry.time_us)
 
 
-def _timestamp(name: str, text: str, *, round_up: bool) -> int:
+def parse_timestamp(name: str, text: str, *, round_up: bool) -> int:
     """Return an RFC 3339 time in microseconds. A finer time is rounded such that "strictly before/since" stays true."""
     match = _is_timestamp(text)
     try:

@@ -48,6 +48,10 @@ class HttpApplication(ABC):
         except Exception:  # noqa: BLE001 - the outermost layer: any defect becomes a 500
             response = _internal_error(request)
         response.headers = (*response.headers, (b"x-request-id", request.id.encode("ascii")))
+        if request.caller.api_token is not None and request.caller.api_token.warning:
+            # As the distribution specification has it ("Warnings"): clients show these to people.
+            warning = f'299 - "{request.caller.api_token.warning}"'.encode("ascii", "replace")
+            response.headers = (*response.headers, (b"warning", warning))
         try:
             await response.send(scope, receive, send)
             if scope["method"] not in READS:

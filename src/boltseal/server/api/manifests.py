@@ -19,6 +19,7 @@ from boltseal.server.api.conditional_requests import not_modified, write_conditi
 from boltseal.server.api.errors import UriTooLong
 from boltseal.server.api.locations import Locations
 from boltseal.server.api.paths import ManifestTarget
+from boltseal.server.api.pipeline_pushes import PipelinePushes
 from boltseal.server.api.request import Request
 from boltseal.server.api.responses import Headers, Response
 from boltseal.server.api.settings import ApiSettings
@@ -42,12 +43,19 @@ class ManifestRoutes:
     """The handlers of `ManifestTarget`."""
 
     def __init__(
-        self, pulls: Pulls, manifests: Manifests, deletes: Deletes, locations: Locations, settings: ApiSettings
+        self,
+        pulls: Pulls,
+        manifests: Manifests,
+        deletes: Deletes,
+        locations: Locations,
+        settings: ApiSettings,
+        pipeline_pushes: PipelinePushes,
     ) -> None:
         self._pulls = pulls
         self._manifests = manifests
         self._deletes = deletes
         self._locations = locations
+        self._pipeline_pushes = pipeline_pushes
         self._max_bytes = settings.max_manifest_bytes
         self._anonymous_pull = settings.anonymous_pull
         self._headers = lru_cache(_MAX_CACHED_HEADERS)(self._build_headers)
@@ -73,8 +81,10 @@ class ManifestRoutes:
         `publish`: publishes the manifest; None: the registry.
         """
         tags = _tags(request)
+        named = tags if isinstance(target.reference, Digest) else (target.reference, *tags)
+        await self._pipeline_pushes.check(request, target.repository, named)
         conditions = write_conditions(request.header(b"if-none-match"), request.header(b"if-match"))
-        raw = await request.read_body(self._max_bytes)
+        raw = request.manifest = await request.read_body(self._max_bytes)
         upload = ManifestUpload(
             target.repository,
             target.reference,

@@ -44,6 +44,10 @@ class Query:
             if pair:
                 self._values.setdefault(_decode(name), []).append(_decode(value))
 
+    def names(self) -> list[str]:
+        """Return the names of all parameters in order."""
+        return list(self._values)
+
     def all(self, name: str) -> list[str]:
         """Return all values of a parameter in order."""
         return self._values.get(name, [])

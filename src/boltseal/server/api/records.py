@@ -27,6 +27,7 @@ from boltseal.oci.reference import Tag
 from boltseal.server.api import responses
 from boltseal.server.api.history import entries_response, page_parameters
 from boltseal.server.api.paths import RecordsTarget
+from boltseal.server.api.pipeline_pushes import PipelinePushes
 from boltseal.server.api.request import Request
 from boltseal.server.api.responses import Response
 from boltseal.server.registry.ledger import Ledger
@@ -62,13 +63,15 @@ async def json_body(request: Request, limit: int = MAX_BODY_BYTES) -> bytes:
 class RecordRoutes:
     """The handlers of `RecordsTarget`."""
 
-    def __init__(self, records: Records, ledger: Ledger) -> None:
+    def __init__(self, records: Records, ledger: Ledger, pipeline_pushes: PipelinePushes) -> None:
         self._records = records
         self._ledger = ledger
+        self._pipeline_pushes = pipeline_pushes
 
     async def add(self, request: Request, target: RecordsTarget) -> Response:
         """Add one record."""
         record = _parse(await json_body(request))
+        await self._pipeline_pushes.check(request, target.repository, () if record.tag is None else (record.tag,))
         index = await self._records.record(target.repository, record, request.actor)
         body = json.dumps({"index": index}).encode()
         return Response(201, responses.headers([("content-type", JSON_TYPE), ("content-length", str(len(body)))]), body)

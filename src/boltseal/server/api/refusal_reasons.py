@@ -17,7 +17,7 @@ from boltseal.policy.name_resolution import MirrorOnly
 from boltseal.policy.quotas import QuotaExceeded
 from boltseal.policy.refusals import RefusalDetail, RefusalReason, Refused
 from boltseal.server.api.errors import BodyStalled, HostRefused, MethodNotAllowed, RegistryReadOnly, RouteUnknown
-from boltseal.server.auth.access import LoginNeeded
+from boltseal.server.auth.caller import LoginNeeded
 from boltseal.server.mirror.errors import UpstreamFailed
 from boltseal.server.mirror.push_parts import PartMissing
 from boltseal.server.mirror.push_proxy import UpstreamRefused

@@ -8,7 +8,7 @@ A client that sends nothing, or too little, is refused, which releases its locks
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Final, cast
 
@@ -20,8 +20,8 @@ from boltseal.policy.client_address import Network, forwarded_client, whose
 from boltseal.policy.upstreams import UpstreamTerms
 from boltseal.server.api.errors import BodyStalled, ClientGone
 from boltseal.server.api.query import Query
-from boltseal.server.auth.access import ANONYMOUS_CALLER, Caller, EitherName
 from boltseal.server.auth.actor import ANONYMOUS, Actor
+from boltseal.server.auth.caller import ANONYMOUS_CALLER, Caller, EitherName
 
 _MAX_DIGITS: Final = 18
 
@@ -142,13 +142,19 @@ class _BodyTimeout:
 
 
 class Body:
-    """The body of a request: iterate over its chunks once, in one task."""
+    """The body of a request: iterate over its chunks once, in one task. `at_end`: awaited after the last chunk; may refuse the body."""
 
-    __slots__ = ("_body_timeout", "_limits", "_receive", "finished", "received_bytes")
+    __slots__ = ("_at_end", "_body_timeout", "_limits", "_receive", "finished", "received_bytes")
 
-    def __init__(self, receive: Receive, limits: BodyLimits = DEFAULT_LIMITS) -> None:
+    def __init__(
+        self,
+        receive: Receive,
+        limits: BodyLimits = DEFAULT_LIMITS,
+        at_end: Callable[[], Awaitable[object]] | None = None,
+    ) -> None:
         self._receive = receive
         self._limits = limits
+        self._at_end = at_end
         self._body_timeout: _BodyTimeout | None = None
         self.finished = False
         self.received_bytes = 0
@@ -157,11 +163,13 @@ class Body:
         return self
 
     async def __anext__(self) -> bytes:
-        """Return the next chunk, never empty. Raises: ClientGone, BodyStalled."""
+        """Return the next chunk, never empty. Raises: ClientGone, BodyStalled, and what `at_end` raises."""
         while not self.finished:
             chunk = await self._next()
             if chunk:
                 return chunk
+        if self._at_end is not None:
+            await self._at_end()
         raise StopAsyncIteration
 
     async def _next(self) -> bytes:
@@ -218,7 +226,8 @@ class Request:
     `id`: for the log and the client. `caller` and `actor`: set after authentication. `route`: the template of the path.
     `repository`: that of the path, after name resolution. `either`: the names between which that decided by what is stored.
     `asked`: the parsed scopes of a token request, for the log. `upstream`: of a mirrored image, None for a local one.
-    `fault`: what is wrong with the framing of the body, for the log.
+    `fault`: what is wrong with the framing of the body, for the log. `manifest`: of a push, once it was read. `admit_again`: checks the
+    rights at the end of the body, which may take hours to arrive. Set it before the body is read.
     """
 
     __slots__ = (
@@ -226,11 +235,13 @@ class Request:
         "_limits",
         "_query",
         "actor",
+        "admit_again",
         "asked",
         "caller",
         "either",
         "fault",
         "id",
+        "manifest",
         "receive",
         "repository",
         "route",
@@ -248,11 +259,13 @@ class Request:
         self.repository: Repository | None = None
         self.either: EitherName | None = None
         self.fault = ""
+        self.manifest: bytes | None = None
         self.upstream: UpstreamTerms | None = None
         self.scope = scope
         self.receive = receive
         self.caller: Caller = ANONYMOUS_CALLER
         self.actor: Actor = ANONYMOUS
+        self.admit_again: Callable[[], Awaitable[object]] | None = None
         self._body: Body | None = None
         self._query: Query | None = None
 
@@ -260,7 +273,7 @@ class Request:
     def body(self) -> Body:
         """The request body."""
         if self._body is None:
-            self._body = Body(self.receive, self._limits)
+            self._body = Body(self.receive, self._limits, self.admit_again)
         return self._body
 
     @property
@@ -273,6 +286,11 @@ class Request:
         """The client's address without a port; "" if the server does not provide it."""
         client = self.scope.get("client")
         return client[0] if client else ""
+
+    @property
+    def sender(self) -> Actor:
+        """The user of the request, as far as that is known: also of a login that lacks the right."""
+        return self.caller.actor if self.actor is ANONYMOUS and self.caller.user is not None else self.actor
 
     @property
     def network(self) -> str:

@@ -10,12 +10,7 @@ from boltseal.server.settings import Settings
 
 def realm(settings: Settings) -> str | None:
     """Return the absolute address of the token service from the configuration, or None if it does not determine one."""
-    server = settings.server
-    if server.public_url is not None:
-        return server.public_url + TOKEN_PATH
-    if server.address.any_interface:
-        return None
-    return f"{'https' if server.tls_cert else 'http'}://{server.address}{TOKEN_PATH}"
+    return None if settings.base_url is None else settings.base_url + TOKEN_PATH
 
 
 def allowed_hosts(settings: Settings) -> frozenset[str] | None:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
+from boltseal.errors import Unavailable
 from boltseal.policy.name_resolution import NO_UPSTREAMS, NameResolver
 from boltseal.server.api.request import DEFAULT_LIMITS, BodyLimits
 
@@ -18,15 +19,15 @@ class ApiSettings:
 
     `public_url`: scheme and host for absolute locations; None: relative ones. `max_manifest_bytes`: the largest
     accepted manifest. `anonymous_pull`: everyone may pull everything, so that shared caches may store what never
-    changes. `read_only`: returns the error message of a refused write, or None if writes are allowed. `clock_doubt`: returns why
-    the clock may be wrong, so that writes must wait, or None. `body`: how
-    slowly a body may arrive. `name_resolver`: maps names to upstreams.
+    changes. `read_only`: the error message of writes to a registry whose settings allow none, which is 405; None: they are
+    allowed. `unavailable`: returns the error of all writes now, for a condition that passes or that an operator can mend, or
+    None; it is 503 with `Retry-After`. `body`: how slowly a body may arrive. `name_resolver`: maps names to upstreams.
     """
 
     public_url: str | None = None
     max_manifest_bytes: int = 4 * MIB
     anonymous_pull: bool = True
-    read_only: Callable[[], str | None] = lambda: None
-    clock_doubt: Callable[[], str | None] = lambda: None
+    read_only: str | None = None
+    unavailable: Callable[[], Unavailable | None] = lambda: None
     body: BodyLimits = DEFAULT_LIMITS
     name_resolver: NameResolver = NO_UPSTREAMS

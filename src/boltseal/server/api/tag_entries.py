@@ -28,7 +28,7 @@ from boltseal.server.api.auth import RequestAuth
 from boltseal.server.api.records import json_body
 from boltseal.server.api.request import Request
 from boltseal.server.api.responses import Response
-from boltseal.server.auth.access import LoginNeeded
+from boltseal.server.auth.caller import LoginNeeded
 from boltseal.server.registry.ledger import Ledger
 
 MAX_TAGS: Final = 1000

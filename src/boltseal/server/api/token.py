@@ -3,6 +3,7 @@
     GET  /token?service=S&scope=repository:NAME:pull,push&scope=...     with Basic, or anonymous
     GET  /token?service=S&scope=registry:catalog:*                      for the list of repositories
     POST /token  grant_type=password&username=..&password=..&scope=..   the parameters in a form
+    POST /token  grant_type=refresh_token&refresh_token=..&scope=..     for pipelines (`server.auth.pipeline_logins`)
 
 One request may have several scopes. Each is reduced to what the grants allow now, and pulls of the same names at the
 root mirror are added. A request that needs a missing scope is refused later with the reason. Scopes of other types are
@@ -13,8 +14,8 @@ no login here: otherwise a stolen one could be renewed for ever.
     account     the user of the login; another one is refused; without a login it is ignored
     client_id   ignored
     offline_token, access_type=offline
-                ignored: there are no refresh tokens, which the specification allows. A client keeps its login, and a
-                removed user or a new password ends its tokens at once
+                a pipeline's login gets a refresh token, so that a push may outlive the ID token. Users get none, which the
+                specification allows: a client keeps its login, and a removed user or a new password ends its tokens at once
 
 A refused POST also has `error` and `error_description` (RFC 6749, section 5.2).
 """
@@ -26,7 +27,7 @@ import json
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from datetime import UTC, datetime
-from typing import Final
+from typing import Final, NamedTuple
 from urllib.parse import parse_qs
 
 from boltseal.errors import BoltsealError, ErrorCode, Invalid, Unauthenticated, quote
@@ -41,7 +42,10 @@ from boltseal.server.api.http_application import HttpApplication
 from boltseal.server.api.request import Request
 from boltseal.server.api.responses import Headers, Response
 from boltseal.server.auth.access import MAX_SCOPES
-from boltseal.server.auth.tokens import CATALOG_SCOPE, LIFE_S, MAX_TOKEN_BYTES, IssuedToken
+from boltseal.server.auth.api_token_text import looks_like_token
+from boltseal.server.auth.caller import Caller
+from boltseal.server.auth.pipeline_logins import PIPELINE_USER
+from boltseal.server.auth.tokens import CATALOG_SCOPE, MAX_TOKEN_BYTES, IssuedToken
 
 TOKEN_PATH: Final = "/token"  # noqa: S105 - a path, no secret
 MAX_FORM_BYTES: Final = 64 * 1024
@@ -71,6 +75,14 @@ _OAUTH_ERRORS: Final = {
 """The `error` of a refused POST (RFC 6749, section 5.2). The first class that matches counts."""
 
 
+class _Asked(NamedTuple):
+    """The scopes of a token request: how many, the actions by repository, and whether the catalog is one."""
+
+    number: int
+    repositories: list[tuple[Repository, frozenset[Action]]]
+    catalog: bool
+
+
 class TokenService(HttpApplication):
     """Serves the token endpoint."""
 
@@ -85,23 +97,48 @@ class TokenService(HttpApplication):
             query = request.query
             self._check_service(query.value("service"))
             account = query.value("account")
-            return _json(await self._issue(request, request.header(b"authorization"), account, query.all("scope")))
+            asked = _asked(request, query.all("scope"))
+            caller = await self._caller(request, request.header(b"authorization"), account)
+            issued = self._issue(request, caller, asked)
+            offline = query.value("offline_token") == "true"
+            return _json(issued, await self._refresh_token(caller) if offline else {})
         if request.method != "POST":
             raise MethodNotAllowed("method not allowed; use GET or POST", "GET, POST")
         form = _form(await request.read_body(MAX_FORM_BYTES))
         self._check_service(_one(form, "service"))
+        offered = '"password" or "refresh_token"' if self._auth.access.accepts_pipelines else '"password"'
         if "grant_type" not in form:
-            raise ScopeInvalid('grant_type is missing; expected "password"')
+            raise ScopeInvalid(f"grant_type is missing; expected {offered}")
+        if form["grant_type"] == ["refresh_token"] and self._auth.access.accepts_pipelines:
+            asked = _asked(request, form.get("scope", []))
+            issued = self._issue(request, await self._by_refresh_token(form), asked)
+            return _json(issued, {"scope": issued.scope})
         if form["grant_type"] != ["password"]:
-            raise GrantTypeUnsupported('grant_type must be "password"; this registry issues no refresh tokens')
+            raise GrantTypeUnsupported(f"grant_type must be {offered}; users get no refresh tokens")
         user, password = _one(form, "username"), _one(form, "password")
         if user is None or password is None:
             raise ScopeInvalid("username or password is missing; expected both")
         if ":" in user:  # Basic could not carry it: the rest would become a part of the password
             raise ScopeInvalid("username has a colon, which no user name has")
         basic = "Basic " + base64.b64encode(f"{user}:{password}".encode()).decode("ascii")
-        issued = await self._issue(request, basic, _one(form, "account"), form.get("scope", []))
-        return _json(issued, {"scope": issued.scope})
+        asked = _asked(request, form.get("scope", []))
+        caller = await self._caller(request, basic, _one(form, "account"))
+        issued = self._issue(request, caller, asked)
+        offline = _one(form, "access_type") == "offline"
+        return _json(issued, {"scope": issued.scope} | (await self._refresh_token(caller) if offline else {}))
+
+    async def _by_refresh_token(self, form: Mapping[str, list[str]]) -> Caller:
+        """Return the caller of a form with a refresh token. Raises: Unauthenticated, Unavailable."""
+        text = _one(form, "refresh_token")
+        if text is None:
+            raise ScopeInvalid("refresh_token is missing; expected the one that the login returned")
+        await self._auth.access.refresh()
+        return await self._auth.access.by_refresh_token(text)
+
+    async def _refresh_token(self, caller: Caller) -> dict[str, str]:
+        """Return the member of a response that has a refresh token, if the caller gets one."""
+        text = await self._auth.access.issue_refresh_token(caller)
+        return {} if text is None else {"refresh_token": text}
 
     def _check_service(self, service: str | None) -> None:
         """Refuse a token request for another registry, before a password is checked."""
@@ -123,23 +160,24 @@ class TokenService(HttpApplication):
         extra = (*error_headers(error), *self._error_headers(request, error))
         return responses.with_body(json.dumps(body).encode(), status=response.status, extra=extra)
 
-    async def _issue(
-        self, request: Request, authorization: str | None, account: str | None, scopes: Iterable[str]
-    ) -> IssuedToken:
-        texts = _split_scopes(scopes)
-        asked, catalog = list(_parse_scopes(texts)), CATALOG_SCOPE in texts
-        named = [f"{repository}:{','.join(sorted(actions))}" for repository, actions in asked]
-        request.asked = " ".join([*named, CATALOG_SCOPE] if catalog else named)
+    async def _caller(self, request: Request, authorization: str | None, account: str | None) -> Caller:
+        """Return the caller who logs in. Raises: Unauthenticated, LoginsTooMany, ScopeInvalid, Unavailable."""
         caller = await self._auth.recognise(request, authorization)
         if caller.scopes is not None:
             raise Unauthenticated("a token gets no other token; send a user name and password, or nothing")
-        if account is not None and caller.user not in (None, account):
-            raise ScopeInvalid(f"account is {quote(account)}; the login is {quote(caller.user)}; expected the same")
+        login = caller.user if caller.pipeline is None else PIPELINE_USER
+        if account is not None and login not in (None, account):
+            shown = "an API token" if looks_like_token(account) else quote(account)
+            raise ScopeInvalid(f"account is {shown}; the login is {quote(login)}; expected the same")
+        return caller
+
+    def _issue(self, request: Request, caller: Caller, asked: _Asked) -> IssuedToken:
         request.actor = caller.actor
-        issued = self._auth.access.issue_token(caller, [*asked, *self._root_mirror_scopes(asked)], catalog=catalog)
+        wanted = [*asked.repositories, *self._root_mirror_scopes(asked.repositories)]
+        issued = self._auth.access.issue_token(caller, wanted, catalog=asked.catalog)
         if len(issued.text) > MAX_TOKEN_BYTES:  # every request with it would be refused, and the client would ask again
             raise ScopeInvalid(
-                f"a token with these {len(texts)} scopes has {len(issued.text)} bytes; at most {MAX_TOKEN_BYTES} are "
+                f"a token with these {asked.number} scopes has {len(issued.text)} bytes; at most {MAX_TOKEN_BYTES} are "
                 "allowed: request fewer repositories at once"
             )
         return issued
@@ -157,12 +195,21 @@ class TokenService(HttpApplication):
                 yield mirrored, frozenset({Action.PULL})
 
 
+def _asked(request: Request, scopes: Iterable[str]) -> _Asked:
+    """Return the requested scopes, and note them for the log before the login is checked. Raises: ScopeInvalid."""
+    texts = _split_scopes(scopes)
+    asked = _Asked(len(texts), list(_parse_scopes(texts)), CATALOG_SCOPE in texts)
+    named = [f"{repository}:{','.join(sorted(actions))}" for repository, actions in asked.repositories]
+    request.asked = " ".join([*named, CATALOG_SCOPE] if asked.catalog else named)
+    return asked
+
+
 def _json(issued: IssuedToken, more: Mapping[str, str] | None = None) -> Response:
-    """Return the response with a token, which no cache keeps. `more`: members that only a POST has."""
+    """Return the response with a token, which no cache keeps. `more`: further members."""
     body = {
         "token": issued.text,
         "access_token": issued.text,
-        "expires_in": LIFE_S,
+        "expires_in": issued.life_s,
         "issued_at": datetime.fromtimestamp(issued.issued_s, UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
     }
     return responses.with_body(json.dumps(body | dict(more or {})).encode())

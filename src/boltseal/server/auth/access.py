@@ -1,97 +1,69 @@
 """Authentication and authorization of callers: combines logins, tokens and grants. No HTTP.
 
-A caller's rights on a repository are those that the grants give now; a token limits them to its scopes. Without users and
+A caller's rights on a repository are those that the grants give now; a bearer token limits them to its scopes, and an API token to
+its scope. A bearer token that was requested with an API token is limited by both, and ends with it. Without users and
 without `[auth]` in the configuration, every caller is anonymous and has all rights but admin: this is the registry of
-one machine, and guarantee 12 keeps it on loopback. Behind a proxy the first user ends this until the next start (`seen_users`).
+one machine, and guarantee 12 keeps it on loopback. Behind a proxy the first user ends this for ever (`user_directory`).
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
-from typing import Final, NamedTuple
+import hmac
+from collections.abc import Callable, Iterable
+from typing import Final
 
 from boltseal.errors import Denied, Unauthenticated
 from boltseal.oci.reference import Repository
+from boltseal.policy.globs import Glob
 from boltseal.policy.grants import EVERY_ACTION, NOTHING, Action, Grants
-from boltseal.server.auth.actor import ANONYMOUS, Actor
+from boltseal.policy.pipeline_rules import TagLimits
+from boltseal.policy.token_scope import DEFAULT_TERMS, TokenTerms
+from boltseal.server.auth.actor import Actor
+from boltseal.server.auth.api_token_text import TokenRefused, looks_like_token
+from boltseal.server.auth.api_tokens import AcceptedToken, ApiTokens, fingerprint
+from boltseal.server.auth.caller import Caller, EitherName, LoginNeeded, TokenCaller
 from boltseal.server.auth.logins import Logins
-from boltseal.server.auth.seen_users import SeenUsers
-from boltseal.server.auth.tokens import CATALOG_SCOPE, IssuedToken, Tokens
+from boltseal.server.auth.page_sessions import PageSession
+from boltseal.server.auth.people import login_of_person
+from boltseal.server.auth.pipeline_logins import PIPELINE_USER, PipelineLogins, PipelineSession
+from boltseal.server.auth.tokens import CATALOG_SCOPE, Claims, IssuedToken, Tokens
 from boltseal.server.storage.users import Users
 
 MAX_SCOPES: Final = 100
 _OPEN: Final = EVERY_ACTION - {Action.ADMIN}
 
 
-@dataclass(frozen=True, slots=True)
-class Caller:
-    """An authenticated or anonymous caller. `user` None: anonymous. `scopes` None: not limited by a token.
-
-    `catalog`: whether the token is also valid for the catalog.
-    """
-
-    user: str | None = None
-    scopes: Mapping[str, frozenset[Action]] | None = field(default=None)
-    catalog: bool = False
-
-    @property
-    def actor(self) -> Actor:
-        """The caller as ledger and log name it, without any right."""
-        return Actor(self.user or ANONYMOUS.name)
-
-
-ANONYMOUS_CALLER: Final = Caller()
-
-
-class TokenCaller(NamedTuple):
-    """The caller that a token names, and for how many seconds the token is valid still."""
-
-    caller: Caller
-    left_s: float
-
-
-class EitherName(NamedTuple):
-    """The two names between which the stored repositories decide: the requested one, and its name at the root mirror.
-
-    A refusal has both, so that it does not say whether the first exists.
-    """
-
-    requested: Repository
-    at_root: Repository
-
-
-class LoginNeeded(Unauthenticated):
-    """The caller needs a login, or another token.
-
-    `scope`: the scope that a token would need, "" where no token would help. `insufficient`: the caller's token lacks that
-    scope, and the same caller can get it. It is not set where a login is missing: docker and podman would then show their
-    own message ("access to the resource is denied") instead of ours.
-    """
-
-    def __init__(self, message: str, scope: str = "", *, insufficient: bool = False) -> None:
-        super().__init__(message)
-        self.scope = scope
-        self.insufficient = insufficient
-
-
 class Access:
     """Authenticates callers and decides about their rights. A reload replaces it.
 
-    `configured`: callers must log in even without users. `seen`: callers must log in once there was a user; None: only while
-    there is one.
+    `configured`: callers must log in even without users. `stays_required`: callers must log in once there was a user, and not
+    only while there is one. `api_tokens`, `pipelines` None: none is accepted. `people_of`: the identity provider of people, "" if none.
     """
 
     def __init__(
-        self, grants: Grants, logins: Logins, tokens: Tokens, *, configured: bool, seen: SeenUsers | None = None
+        self,
+        grants: Grants,
+        logins: Logins,
+        tokens: Tokens,
+        *,
+        configured: bool,
+        stays_required: bool = False,
+        api_tokens: ApiTokens | None = None,
+        token_terms: TokenTerms = DEFAULT_TERMS,
+        pipelines: PipelineLogins | None = None,
+        people_of: str = "",
     ) -> None:
         self.grants = grants
+        self.api_tokens = api_tokens
+        self.token_terms = token_terms
         self._logins = logins
         self._users = logins.directory
         self._tokens = tokens
+        self._pipelines = pipelines or PipelineLogins()
         self._configured = configured
-        self._seen = seen
+        self._stays_required = stays_required
+        self._people_of = people_of
 
     @property
     def stale(self) -> bool:
@@ -100,42 +72,132 @@ class Access:
 
     async def refresh(self) -> None:
         """Read the users again if they have changed. Raises: UsersInvalid, Unavailable."""
-        await self._users.refresh()
+        await self._users.refresh(alone=bool(self.grants.anonymous_pull))
 
     def users(self) -> Users:
         """Return the users now: the same object while they are unchanged. UsersInvalid: they cannot be parsed."""
         return self._users.current()
 
+    def in_file(self, user: str) -> bool:
+        """Return whether a user is one of the users' file. Raises: UsersInvalid."""
+        return self._users.in_file(user)
+
     def required(self, users: Users | None = None) -> bool:
-        """Return whether callers are authenticated at all. `users`: the users now, where the caller has just read them."""
+        """Return whether callers are authenticated at all. `users`: the users now, where the caller has just read them.
+
+        Raises: Unavailable: that depends on users who are not known now.
+        """
         if self._configured:
             return True
-        if not (users or self.users()).hashes:
-            return self._seen is not None and self._seen.any()
-        if self._seen is not None:
-            self._seen.note()
-        return True
+        if self._users.unknown is not None:
+            raise self._users.unknown
+        return bool((users or self.users()).hashes) or (self._stays_required and self._users.existed)
 
-    async def by_password(self, user: str, password: str, address: str) -> Caller:
-        """Return the caller with this user name and password.
+    async def by_password(self, user: str, password: str, address: str) -> tuple[Caller, float | None]:
+        """Return the caller with this user name and password, or API token, and for how many seconds a token is valid still.
 
         Raises:
-            LoginWrong: no such user, or another password.
+            LoginWrong: no such user, or another password. TokenRefused: another API token.
             LoginsTooMany: the address failed too often.
         """
+        if looks_like_token(password):
+            return await self._by_api_token(user, password)
+        self._check_known(user)
         await self._logins.verify(user, password, address)
-        return Caller(user)
+        if self.api_tokens is not None and self._users.unknown is None:
+            await self.api_tokens.note_login(user, self.users().hashes.get(user, b""))
+        return Caller(user), None
 
-    def by_token(self, text: str) -> TokenCaller:
-        """Return the caller that a token names, and for how many seconds it is valid still.
+    async def check_address(self, address: str) -> None:
+        """Check that an address need not wait after failed logins. Raises: LoginsTooMany, Unavailable."""
+        await self._logins.check_address(address)
+
+    async def note_failed_login(self, address: str) -> None:
+        """Count a login that failed elsewhere than at the password, together with those."""
+        await self._logins.note_failed(address)
+
+    @property
+    def pipelines(self) -> PipelineLogins:
+        """The logins of pipelines."""
+        return self._pipelines
+
+    @property
+    def accepts_pipelines(self) -> bool:
+        """Whether pipelines may log in. Without them there are no refresh tokens."""
+        return self._pipelines.accepted
+
+    def is_pipeline(self, user: str) -> bool:
+        """Return whether the password of a login with this user name is an ID token."""
+        return user == PIPELINE_USER and self._pipelines.accepted
+
+    async def by_id_token(self, text: str) -> TokenCaller:
+        """Return the pipeline whose ID token this is. Raises: as `PipelineLogins.by_id_token`."""
+        return self._pipeline_caller(await self._pipelines.by_id_token(text))
+
+    async def by_refresh_token(self, text: str) -> Caller:
+        """Return the pipeline that a refresh token was issued to. Raises: Unauthenticated, Unavailable."""
+        return self._pipeline_caller(await self._pipelines.by_refresh_token(text)).caller
+
+    async def issue_refresh_token(self, caller: Caller) -> str | None:
+        """Return a refresh token for a pipeline; None for all others, who keep their password. Raises: Unavailable, Full."""
+        return None if caller.pipeline is None else await self._pipelines.issue_refresh_token(caller.pipeline)
+
+    def _pipeline_caller(self, session: PipelineSession) -> TokenCaller:
+        return TokenCaller(Caller(session.name, pipeline=session), self._tokens.left_s(session.ends_s))
+
+    async def _by_api_token(self, user: str | None, text: str) -> TokenCaller:
+        return self._token_caller(await self._known_tokens().accept(user, text, self.users(), self.token_terms))
+
+    def _known_tokens(self) -> ApiTokens:
+        """Return the API tokens. Raises: Unavailable: they are not known now. TokenRefused: this registry has none."""
+        if self._users.unknown is not None:
+            raise self._users.unknown
+        if self.api_tokens is None:
+            raise TokenRefused("API tokens are not accepted here")
+        return self.api_tokens
+
+    def _token_caller(self, accepted: AcceptedToken, claims: Claims | None = None) -> TokenCaller:
+        """Return the caller with an accepted API token. `claims`: of the bearer token that was requested with it."""
+        if claims is None:
+            return TokenCaller(Caller(accepted.owner, api_token=accepted.token), accepted.left_s)
+        caller = Caller(accepted.owner, claims.scopes, claims.catalog, accepted.token)
+        return TokenCaller(caller, min(accepted.left_s, self._tokens.left_s(claims.ends_s)))
+
+    async def by_token(self, text: str) -> TokenCaller:
+        """Return the caller that a bearer token or an API token names, and for how many seconds it is valid still.
 
         Raises:
             Unauthenticated: this registry did not issue it, or it is no longer valid.
+            Unavailable: it is of a pipeline, whose session cannot be read now.
         """
+        if looks_like_token(text):
+            return await self._by_api_token(None, text)
         claims = self._tokens.check(text)
-        if claims.user in self.users().hashes and claims.login != self._login_of(claims.user):
+        if claims.api_token:
+            tokens = self._known_tokens()
+            accepted = await tokens.accept_again(claims.api_token, claims.login, self.users(), self.token_terms)
+            if accepted.owner != claims.user:
+                raise Unauthenticated("the token has invalid claims; log in again")
+            return self._token_caller(accepted, claims)
+        if claims.session:
+            session = await self._pipelines.by_session(claims.session, claims.ends_s)
+            caller = Caller(session.name, claims.scopes, claims.catalog, pipeline=session)
+            return TokenCaller(caller, self._tokens.left_s(claims.ends_s))
+        self._check_known(claims.user)
+        if claims.user in self.users().hashes and claims.login != self.login_of(claims.user):
             raise Unauthenticated("the token is of an earlier password; log in again")
         return TokenCaller(Caller(claims.user, claims.scopes, claims.catalog), self._tokens.left_s(claims.ends_s))
+
+    def _check_known(self, user: str | None) -> None:
+        """Raise Unavailable if a user, None for anonymous callers, may be one of those that are not known now."""
+        if user is not None and self._users.unknown is not None and user not in self.users().hashes:
+            raise self._users.unknown
+
+    def may_remember(self, caller: Caller) -> bool:
+        """Return whether a caller whose login was checked before need not be checked again, while the users are the same."""
+        if caller.pipeline is not None:
+            return self._pipelines.may_remember(caller.pipeline)
+        return caller.api_token is None or self._known_tokens().now_us() < caller.api_token.check_us
 
     def allowed(self, caller: Caller, repository: str) -> frozenset[Action]:
         """Return what the caller may do in a repository now."""
@@ -151,19 +213,32 @@ class Access:
         users = self.users()
         if not self.required(users):
             return lambda _: True
-        if caller.user is not None and caller.user not in users.hashes:
+        if self._was_removed(caller, users):
             return lambda _: False
-        globs = self.grants.pulled(caller.user)
+        globs: tuple[Glob, ...] = self.grants.pulled(caller.user, self._groups(caller.user))
+        if caller.api_token is not None:
+            return lambda name: any(glob.matches(name) for glob in globs) and caller.allows(Action.PULL, name)
+        if caller.pipeline is not None:
+            globs = self.grants.anonymous_pull + caller.pipeline.pulled()
         return lambda repository: any(glob.matches(repository) for glob in globs)
 
     def _granted(self, caller: Caller, repository: str) -> frozenset[Action]:
-        """Return what the grants give the caller in a repository now, without the limits of a token."""
+        """Return what the grants give the caller in a repository now, without the limits of a bearer token."""
         users = self.users()
         if not self.required(users):
             return _OPEN
-        if caller.user is not None and caller.user not in users.hashes:
-            return NOTHING
-        return self.grants.allowed(caller.user, repository)
+        return NOTHING if self._was_removed(caller, users) else self._given(caller, repository)
+
+    def _given(self, caller: Caller, repository: str) -> frozenset[Action]:
+        """Return what the configuration gives a caller who was not removed: grants to users, within the scope of an API token; rules to pipelines."""
+        if caller.pipeline is None:
+            granted = self.grants.allowed(caller.user, repository, self._groups(caller.user))
+            return granted if caller.api_token is None else granted & caller.api_token.scope.allowed(repository)
+        return self.grants.allowed(None, repository) | caller.pipeline.rights(repository).actions
+
+    def tag_limits(self, caller: Caller, repository: str) -> TagLimits | None:
+        """Return the tags that the caller may push in a repository, None for every tag. Users have no such limits."""
+        return None if caller.pipeline is None else caller.pipeline.rights(repository).limits
 
     def check(
         self,
@@ -187,9 +262,9 @@ class Access:
             if source is not None and self._token_lacks(caller, source, Action.PULL):
                 message = f"a mount from {source} needs a token with the right to pull there"
                 raise LoginNeeded(message, _scope(repository, action, source), insufficient=True)
-            return Actor(caller.user or ANONYMOUS.name, admin=Action.ADMIN in rights)
+            return caller.acting(admin=Action.ADMIN in rights)
         self._refuse_removed_user(caller)
-        granted = action in self.grants.allowed(caller.user, repository)
+        granted = action in self._given(caller, repository)
         shown = repository if either is None else either.requested
         if caller.user is None or granted:
             # An anonymous caller, or a token without this scope: another login or token can help.
@@ -197,6 +272,11 @@ class Access:
                 f"{action} in {shown} needs a login with that right",
                 _scope(shown, action, source if either is None else either.at_root),
                 insufficient=granted,
+            )
+        if not caller.allows(action, repository):
+            raise Denied(
+                f"the API token {caller.actor.token} of {caller.user} does not allow to {action} in {shown}; use a token "
+                "whose scope does"
             )
         raise Denied(f"{caller.user} may not {action} in {shown}; ask the operator of this registry for a grant")
 
@@ -245,11 +325,71 @@ class Access:
             self._refuse_removed_user(caller)
             if caller.user is None or caller.scopes is not None:
                 raise LoginNeeded("the ledger's entries need a login with the right `ledger`, by user and password")
-            if not self.grants.reads_ledger(caller.user):
+            if caller.pipeline is not None or not self.grants.reads_ledger(caller.user, self._groups(caller.user)):
                 raise Denied(
                     f"{caller.user} may not read the ledger's entries; ask the operator for the grant `ledger`"
                 )
-        return Actor(caller.user or ANONYMOUS.name)
+            _check_scope(caller, Action.LEDGER)
+        return caller.actor
+
+    def check_report(self, caller: Caller) -> Actor:
+        """Return the actor for a report of a host. Without users any caller is one.
+
+        Raises:
+            LoginNeeded: the caller is anonymous or uses a bearer token.
+            Denied: the user lacks the right `report`.
+        """
+        if self.required():
+            self._refuse_removed_user(caller)
+            if caller.user is None or caller.scopes is not None:
+                raise LoginNeeded(
+                    "a report needs a login with the right `report`, by user and password or an API token"
+                )
+            if caller.pipeline is not None or not self.grants.reports(caller.user, self._groups(caller.user)):
+                raise Denied(f"{caller.user} may not report for hosts; ask the operator for the grant `report`")
+            _check_scope(caller, Action.REPORT)
+        return caller.actor
+
+    def is_operator(self, caller: Caller) -> bool:
+        """Return whether the caller may do what `check_operator` allows."""
+        try:
+            self.check_operator(caller)
+        except (LoginNeeded, Denied):
+            return False
+        return True
+
+    def check_user(self, caller: Caller) -> Actor:
+        """Return the actor for what each user has for itself. Without users there is none.
+
+        Raises:
+            LoginNeeded: the caller is anonymous or uses a bearer token.
+            Denied: it is a pipeline.
+        """
+        self._refuse_removed_user(caller)
+        if caller.user is None or caller.scopes is not None:
+            raise LoginNeeded("this needs a login, by user and password or an API token")
+        if caller.pipeline is not None:
+            raise Denied(
+                "a pipeline has nothing of its own here; expected a login by user and password or an API token"
+            )
+        return caller.actor
+
+    def check_operator(self, caller: Caller) -> Actor:
+        """Return the actor for what concerns all repositories, such as users and grants. Without users there is no operator.
+
+        Raises:
+            LoginNeeded: the caller is anonymous or uses a token.
+            Denied: the user lacks the right `admin` in every repository.
+        """
+        self._refuse_removed_user(caller)
+        if caller.user is None or caller.scopes is not None:
+            raise LoginNeeded("this needs a login with the right `admin` in every repository, by user and password")
+        if caller.pipeline is not None or not self.grants.administers_all(caller.user, self._groups(caller.user)):
+            raise Denied(
+                f'{caller.user} is not an operator of this registry; ask for a grant of `admin` with repository = "**"'
+            )
+        _check_scope(caller, Action.ADMIN)
+        return caller.acting(admin=True)
 
     def check_entry(self, caller: Caller, index: int, repository: str) -> Actor:
         """Return the actor for an entry requested by its index. A refusal does not name the entry's repository.
@@ -266,9 +406,37 @@ class Access:
             raise LoginNeeded(f"{subject} needs a login, by user and password, with the right to pull")
         raise Denied(f"{caller.user} may not pull from {subject}; ask the operator of this registry for a grant")
 
+    def _refuse_revoked(self, caller: Caller) -> None:
+        """Raise TokenRefused if the caller's API token was revoked since it was checked."""
+        if caller.api_token is not None and caller.api_token.id not in self.users().tokens:
+            raise TokenRefused(f"the API token {caller.api_token.id} was revoked")
+
     def _refuse_removed_user(self, caller: Caller) -> None:
-        if caller.user is not None and caller.user not in self.users().hashes:
+        if self._was_removed(caller, self.users()):
             raise LoginNeeded("the user of this login was removed")
+
+    def _was_removed(self, caller: Caller, users: Users) -> bool:
+        """Return whether there is no user of the caller's name now. Pipelines are no users; their session was read.
+
+        People of an identity provider that the configuration does not have any more are no users.
+        """
+        if caller.user is None or caller.pipeline is not None:
+            return False
+        person = users.people.get(caller.user)
+        return caller.user not in users.hashes or (person is not None and person.issuer != self._people_of)
+
+    def _groups(self, user: str | None) -> frozenset[str] | None:
+        """Return the groups of a person of the identity provider; None for all others."""
+        person = None if user is None else self.users().people.get(user)
+        return None if person is None else person.groups
+
+    def by_session(self, session: PageSession) -> Caller | None:
+        """Return the caller of a session of pages; None if its owner was removed, or has another password now. Raises: UsersInvalid."""
+        users = self.users()
+        caller = Caller(session.owner)
+        if self._was_removed(caller, users) or not hmac.compare_digest(self.login_of(session.owner), session.login):
+            return None
+        return caller
 
     def issue_token(
         self, caller: Caller, requested: Iterable[tuple[str, frozenset[Action]]], *, catalog: bool = False
@@ -283,17 +451,41 @@ class Access:
             if granted:
                 scopes[repository] = scopes.get(repository, NOTHING) | granted
         catalog = catalog and self._may_have_catalog(caller)
-        return self._tokens.issue(caller.user, scopes, catalog=catalog, login=self._login_of(caller.user))
+        if caller.pipeline is not None:
+            session = caller.pipeline
+            return self._tokens.issue(caller.user, scopes, catalog=catalog, session=session.id, ends_s=session.ends_s)
+        held = None if caller.api_token is None else self.users().tokens.get(caller.api_token.id)
+        if held is not None:
+            login = fingerprint(held)
+            return self._tokens.issue(caller.user, scopes, catalog=catalog, login=login, api_token=held.id)
+        self._refuse_revoked(caller)
+        return self._tokens.issue(caller.user, scopes, catalog=catalog, login=self.login_of(caller.user))
 
-    def _login_of(self, user: str | None) -> str:
-        """Return a text that differs for each password of each user and does not reveal it; "" for anonymous callers."""
-        hashed = None if user is None else self.users().hashes.get(user)
+    def login_of(self, user: str | None) -> str:
+        """Return a text that differs for each password of each user and does not reveal it; "" for anonymous callers.
+
+        For people of an identity provider it differs for each subject.
+        """
+        users = self.users()
+        person = None if user is None else users.people.get(user)
+        if person is not None:
+            return login_of_person(person.issuer, person.subject)
+        hashed = None if user is None else users.hashes.get(user)
         return "" if hashed is None else hashlib.blake2b(hashed, digest_size=12).hexdigest()
 
     @property
     def service(self) -> str:
         """The audience of this registry's tokens."""
         return self._tokens.service
+
+
+def _check_scope(caller: Caller, action: Action) -> None:
+    """Check an action in every repository, which the grants allow. Raises: Denied: the scope of an API token does not."""
+    if not caller.allows_everywhere(action):
+        raise Denied(
+            f"the API token {caller.actor.token} of {caller.user} does not allow `{action}` in all repositories; use a token "
+            'with this action and the repository "**"'
+        )
 
 
 def _scope(repository: str, action: Action, also: str | None = None) -> str:

@@ -22,6 +22,7 @@ from typing import Final
 import bcrypt
 
 from boltseal.errors import TooMany, Unauthenticated
+from boltseal.server.auth.api_token_text import looks_like_token
 from boltseal.server.auth.failed_logins import FailedLogins
 from boltseal.server.auth.user_directory import UserDirectory
 from boltseal.server.storage.metadata.protocol import FailedLoginRow
@@ -59,6 +60,8 @@ def hash_password(password: str) -> bytes:
     raw = password.encode()
     if not raw or len(raw) > MAX_PASSWORD_BYTES:
         raise ValueError(f"a password has 1 to {MAX_PASSWORD_BYTES} bytes")
+    if looks_like_token(password):
+        raise ValueError("a password may not look like an API token, which is checked in another way")
     return bcrypt.hashpw(raw, bcrypt.gensalt(COST))
 
 
@@ -103,7 +106,7 @@ class Logins:
             failures = await self._failures(address)  # again: logins that came before this one may have failed
             raw = password.encode()
             right = await self._bcrypt(raw[:MAX_PASSWORD_BYTES], held or _UNKNOWN_USER)
-            if held is None or not right or len(raw) > MAX_PASSWORD_BYTES:
+            if not held or not right or len(raw) > MAX_PASSWORD_BYTES:
                 await self._failed.note(address)
                 raise LoginWrong("wrong user or password")
             if failures is not None:
@@ -111,6 +114,14 @@ class Logins:
         self._known[mark] = self._clock() + REMEMBERED_S
         while len(self._known) > MAX_REMEMBERED:
             self._known.popitem(last=False)
+
+    async def check_address(self, address: str) -> None:
+        """Check that an address need not wait. Raises: LoginsTooMany, Unavailable."""
+        await self._failures(address)
+
+    async def note_failed(self, address: str) -> None:
+        """Count a login that failed without a password."""
+        await self._failed.note(address)
 
     def _mark(self, user: str, password: str, held: bytes | None) -> bytes:
         # It includes the hash from the file, so a changed password or a removed user invalidates it.

@@ -42,7 +42,8 @@ _CATALOG: Final = {"type": "registry", "name": "catalog", "actions": ["*"]}
 class Claims:
     """The claims of a token. `user` None: anonymous. `ends_s`: seconds since the epoch.
 
-    `scopes`: actions by repository. `catalog`: whether it covers the catalog. `login`: as `Tokens.issue` was given it.
+    `scopes`: actions by repository. `catalog`: whether it covers the catalog. `login`, `api_token`, `session`: as `Tokens.issue` was
+    given them.
     """
 
     user: str | None
@@ -50,14 +51,20 @@ class Claims:
     ends_s: int
     catalog: bool = False
     login: str = ""
+    api_token: str = ""
+    session: str = ""
 
 
 class IssuedToken(NamedTuple):
-    """A signed token. `issued_s`: seconds since the epoch. `scope`: what it has, as the Docker token specification writes it."""
+    """A signed token. `issued_s`: seconds since the epoch. `scope`: what it has, as the Docker token specification writes it.
+
+    `life_s`: for how many seconds it is valid.
+    """
 
     text: str
     issued_s: int
     scope: str
+    life_s: int = LIFE_S
 
 
 class Tokens:
@@ -69,37 +76,49 @@ class Tokens:
         self._now_us = now_us
 
     def issue(
-        self, user: str | None, scopes: Mapping[str, frozenset[Action]], *, catalog: bool = False, login: str = ""
+        self,
+        user: str | None,
+        scopes: Mapping[str, frozenset[Action]],
+        *,
+        catalog: bool = False,
+        login: str = "",
+        api_token: str = "",
+        session: str = "",
+        ends_s: float | None = None,
     ) -> IssuedToken:
         """Return a token with these scopes. `user` None: anonymous. `catalog`: whether it covers the catalog.
 
-        `login`: differs for each password of each user, so that a token ends with it.
+        `login`: differs for each password of each user and for each API token, so that a token ends with it. `api_token`: the ID of
+        the API token that was the login; "": a password. `session`: of a pipeline, "" for users. `ends_s`: when the login itself
+        ends, which the token does not outlive.
 
         Raises:
             KeysUnreadable: the signing keys cannot be read.
         """
         now_s = self._now_us() // 1_000_000
+        life_s = LIFE_S if ends_s is None else max(0, min(LIFE_S, int(ends_s) - now_s))
         key = self._keys.current(self._now_us())[0]
         claims: dict[str, Any] = {
             "iss": ISSUER,
             "aud": self.service,
             "sub": user or "",
             "login": login,
+            **({"session": session} if session else {}),
             "iat": now_s,
             "nbf": now_s,
-            "exp": now_s + LIFE_S,
+            "exp": now_s + life_s,
             "jti": secrets.token_hex(8),
             "access": [
                 {"type": "repository", "name": name, "actions": sorted(actions)}
                 for name, actions in sorted(scopes.items())
             ]
             + ([_CATALOG] if catalog else []),
-        }
+        } | ({"api_token": api_token} if api_token else {})
         text = jwt.encode(
             {"typ": _TYPE, "alg": _ALGORITHMS[0], "kid": key.id}, claims, _jwk(key), algorithms=_ALGORITHMS
         )
         scope = " ".join(f"{item['type']}:{item['name']}:{','.join(item['actions'])}" for item in claims["access"])
-        return IssuedToken(text, now_s, scope)
+        return IssuedToken(text, now_s, scope, life_s)
 
     def left_s(self, ends_s: float) -> float:
         """Return for how many seconds a token is valid still, by the clock that it was issued by."""
@@ -129,12 +148,14 @@ class Tokens:
     def _claims(self, claims: Mapping[str, Any], until_us: int | None) -> Claims:
         now_s = self._now_us() // 1_000_000
         user, begins_s, ends_s = claims.get("sub"), claims.get("nbf"), claims.get("exp")
-        login = claims.get("login")
+        login, api_token, session = claims.get("login"), claims.get("api_token", ""), claims.get("session", "")
         if claims.get("iss") != ISSUER or claims.get("aud") != self.service:
             raise Unauthenticated("the token is for another service; log in again")
         if (
             not isinstance(user, str)
             or not isinstance(login, str)
+            or not isinstance(api_token, str)
+            or not isinstance(session, str)
             or type(begins_s) is not int
             or type(ends_s) is not int
         ):
@@ -144,7 +165,7 @@ class Tokens:
         if until_us is not None and begins_s > until_us // 1_000_000 + LEEWAY_S:
             raise Unauthenticated("the token was signed by a retired key; request another")
         scopes, catalog = _access(claims.get("access"))
-        return Claims(user or None, scopes, ends_s, catalog, login)
+        return Claims(user or None, scopes, ends_s, catalog, login, api_token, session)
 
 
 class _Header(msgspec.Struct, forbid_unknown_fields=True):

@@ -6,40 +6,21 @@ import asyncio
 import os
 import pwd
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
 from typing import TypeVar
 
+from boltseal.commands.tag_changes import NamedImage
 from boltseal.errors import Invalid, quote
-from boltseal.oci.digest import Digest
-from boltseal.oci.reference import HUB, Reference, Repository, Tag
+from boltseal.oci.reference import HUB, Reference
 from boltseal.server.auth.actor import Actor
+from boltseal.server.registry.opened_store import OpenStore
 from boltseal.server.settings import Settings
 from boltseal.server.storage.metadata.migrate import WORKABLE_FORMAT
-from boltseal.server.store_factory import OpenStore, open_store
+from boltseal.server.store_factory import open_store
 
 T = TypeVar("T")
 
 
-@dataclass(frozen=True, slots=True)
-class LocalReference:
-    """An image of this registry: `named` is its tag, else its digest."""
-
-    reference: Reference
-    named: Tag | Digest
-
-    @property
-    def repository(self) -> Repository:
-        """Return the repository of the image."""
-        return self.reference.repository
-
-    def tag_for(self, action: str, example: str) -> Tag:
-        """Return its tag. `action`: what only a tag can be, as `sealed`. Raises: Invalid: it is a digest."""
-        if not isinstance(self.named, Tag):
-            raise Invalid(f"only a tag can be {action}; expected one, such as {self.reference.name}:{example}")
-        return self.named
-
-
-def local_reference(text: str, settings: Settings) -> LocalReference:
+def local_reference(text: str, settings: Settings) -> NamedImage:
     """Parse the reference of an image in this data folder.
 
     The host is required: `app:1.4.2` is an image on Docker Hub everywhere else.
@@ -56,19 +37,7 @@ def local_reference(text: str, settings: Settings) -> LocalReference:
             f"{quote(text)} is an image of another registry; this data folder belongs to {ours[0]}; if it is the same, "
             "name the server's configuration with --config"
         )
-    if reference.digest is not None and reference.tag is not None:
-        raise Invalid(f"{quote(text)} has a tag and a digest; give one of them")
-    named = reference.tag or reference.digest
-    if named is None:
-        raise Invalid(f"{quote(text)} has no tag; expected one, such as {reference.name}:1.4.2")
-    return LocalReference(reference, named)
-
-
-def required_reason(text: str) -> str:
-    """Return the reason as the ledger records it. Raises: Invalid: it is empty."""
-    if not text.strip():
-        raise Invalid('--reason is empty; give one, such as "built for another customer"')
-    return text.strip()
+    return NamedImage.of(reference, text)
 
 
 def on_store(settings: Settings, call: Callable[[OpenStore], Awaitable[T]], *, oldest: int = WORKABLE_FORMAT) -> T:

@@ -8,10 +8,11 @@ from pathlib import Path
 from boltseal.client.ledger_client import LedgerClient, registry_of
 from boltseal.client.transport import Transport
 from boltseal.commands.registry_access import RegistryOptions, ask
+from boltseal.commands.tag_changes import required_reason
 from boltseal.errors import Invalid, NotFound, Unavailable
 from boltseal.ledger.checkpoint import parse_checkpoint_unverified
 from boltseal.ledger.note import VerifierKey, parse_note_unverified
-from boltseal.server.commands.data_folder import local_admin, required_reason
+from boltseal.server.commands.data_folder import local_admin
 from boltseal.server.commands.users import list_users
 from boltseal.server.registry.recovery import (
     Recovered,

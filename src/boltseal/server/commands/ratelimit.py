@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from boltseal.client.pull_limit import PullLimit
+from boltseal.policy.upstreams import UpstreamTerms
 from boltseal.server.commands.data_folder import on_store
-from boltseal.server.registry.upstream_state import UpstreamPause, UpstreamRow, in_force
+from boltseal.server.registry.upstream_state import UpstreamStates, in_force
 from boltseal.server.settings import Settings
 from boltseal.server.storage.metadata.protocol import NO_PAUSE
-from boltseal.server.store_factory import OpenStore
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,11 +32,18 @@ class UpstreamLimit:
 
 def upstream_limits(settings: Settings) -> list[UpstreamLimit]:
     """Return the recorded pull limits of all configured upstreams. Sends no request."""
-    recorded, pauses, now = on_store(settings, _read)
+    return on_store(
+        settings, lambda store: limits_of(store.registry.upstreams, settings.upstreams, store.database.now_us())
+    )
+
+
+async def limits_of(upstreams: UpstreamStates, configured: Sequence[UpstreamTerms], now_us: int) -> list[UpstreamLimit]:
+    """Return the recorded pull limits of these upstreams. Sends no request."""
+    recorded, pauses = await upstreams.every(), await upstreams.pauses()
     found = []
-    for terms in settings.upstreams:
+    for terms in configured:
         row = recorded.get(terms.name)
-        pause = in_force(pauses.get(terms.name, NO_PAUSE), now)
+        pause = in_force(pauses.get(terms.name, NO_PAUSE), now_us)
         limit = None
         if row is not None and row.quota_limit is not None:
             limit = PullLimit(
@@ -49,13 +57,8 @@ def upstream_limits(settings: Settings) -> list[UpstreamLimit]:
                 time_us=None if row is None or limit is None else row.quota_us,
                 down_us=None if row is None else row.down_us,
                 down_reason="" if row is None else row.down_reason or "",
-                paused_until_us=pause.until_us if pause.until_us > now else None,
+                paused_until_us=pause.until_us if pause.until_us > now_us else None,
                 pause_reason=pause.reason,
             )
         )
     return found
-
-
-async def _read(store: OpenStore) -> tuple[dict[str, UpstreamRow], dict[str, UpstreamPause], int]:
-    upstreams = store.registry.upstreams
-    return await upstreams.every(), upstreams.pauses_and_wait(), store.database.now_us()

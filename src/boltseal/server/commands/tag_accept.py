@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from boltseal.commands.tag_changes import AcceptResult, HeldResult
 from boltseal.errors import Invalid, quote
-from boltseal.oci.digest import Digest
 from boltseal.oci.digest_prefix import DigestPrefix
 from boltseal.oci.reference import Reference, Repository, Tag
 from boltseal.server.commands.data_folder import local_admin, on_store
-from boltseal.server.registry.observations import HeldTag
 from boltseal.server.settings import Settings
 
 
@@ -25,16 +24,6 @@ class TagToAccept:
         return f"{self.repository}:{self.tag}"
 
 
-@dataclass(frozen=True, slots=True)
-class AcceptResult:
-    """A tag that is served with a new digest. `entry`: of the log of observations."""
-
-    tag: TagToAccept
-    digest: Digest
-    was: Digest | None
-    entry: int
-
-
 def accept_tag(settings: Settings, tag: TagToAccept, reason: str) -> AcceptResult:
     """Serve the digest that is held back of a tag. Raises: NotFound: none is, or another one."""
     noted = on_store(
@@ -46,13 +35,22 @@ def accept_tag(settings: Settings, tag: TagToAccept, reason: str) -> AcceptResul
     if noted.now is None or noted.now.known.serves is None:
         raise AssertionError("an accepted digest is served")
     before = None if noted.before is None or noted.before.serves is None else noted.before.serves.digest
-    return AcceptResult(tag, noted.now.known.serves.digest, before, noted.now.entry)
+    return AcceptResult(str(tag), noted.now.known.serves.digest, before, noted.now.entry)
 
 
-def held_tags(settings: Settings) -> list[HeldTag]:
+def held_tags(settings: Settings) -> list[HeldResult]:
     """Return the tags of which a digest is held back."""
-    held = on_store(settings, lambda store: store.registry.observations.held())
-    return [each for each in held if each.known.held is not None]
+    found = on_store(settings, lambda store: store.registry.observations.held())
+    return [
+        HeldResult(
+            f"{each.repository}:{each.tag}",
+            each.known.held.digest,
+            None if each.known.serves is None else each.known.serves.digest,
+            each.known.held_us or 0,
+        )
+        for each in found
+        if each.known.held is not None
+    ]
 
 
 def upstream_tag(text: str, settings: Settings) -> TagToAccept:

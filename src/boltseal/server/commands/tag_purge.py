@@ -2,45 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
-from boltseal.oci.digest import Digest
-from boltseal.oci.reference import Tag
-from boltseal.server.commands.data_folder import (
-    LocalReference,
-    local_admin,
-    local_reference,
-    on_store,
-    required_reason,
-)
-from boltseal.server.registry.seals import ConfirmedPurge, Purged
+from boltseal.commands.tag_changes import KeptCopy, NamedImage, PurgeResult, purge_result, required_reason
+from boltseal.server.commands.data_folder import local_admin, local_reference, on_store
+from boltseal.server.registry.seal_results import ConfirmedPurge, Purged
 from boltseal.server.settings import Settings
 from boltseal.server.storage.metadata.migrate import FORMAT
-
-
-@dataclass(frozen=True, slots=True)
-class PurgeRow:
-    """A tag (purged), or a manifest or blob (removed, or kept for a reason)."""
-
-    ref: str
-    status: str
-    reason: str
-    digest: Digest
-
-
-@dataclass(frozen=True, slots=True)
-class PurgeResult:
-    """What a purge deletes and what stays. `manifests`, `blobs`: how many are deleted.
-
-    `also`: references of the other tags that resolve to the image, and go with it.
-    """
-
-    rows: tuple[PurgeRow, ...]
-    digest: Digest
-    tags: tuple[Tag, ...]
-    also: tuple[str, ...]
-    manifests: int
-    blobs: int
 
 
 def plan_purge(settings: Settings, ref: str) -> PurgeResult:
@@ -74,15 +40,8 @@ def purge_image(settings: Settings, ref: str, reason: str, confirmed: PurgeResul
     return _result(local, purged, reason)
 
 
-def _result(local: LocalReference, purged: Purged, reason: str) -> PurgeResult:
-    name = local.reference.name
-    host = name.partition("/")[0]
-    rows = [PurgeRow(f"{name}:{tag}", "purged", reason, purged.digest) for tag in purged.tags]
-    removed = (*purged.manifests, *purged.blobs)
-    rows += [PurgeRow(f"{name}@{digest}", "removed", reason, digest) for digest in removed]
-    rows += [PurgeRow(f"{name}@{digest}", "kept", why, digest) for digest, why in purged.kept]
-    rows += [
-        PurgeRow(f"{host}/{repository}@{digest}", "kept", why, digest) for repository, digest, why in purged.elsewhere
-    ]
-    also = tuple(f"{name}:{tag}" for tag in purged.tags if tag != local.named)
-    return PurgeResult(tuple(rows), purged.digest, purged.tags, also, len(purged.manifests), len(purged.blobs))
+def _result(local: NamedImage, purged: Purged, reason: str) -> PurgeResult:
+    kept = [KeptCopy(local.repository, digest, why) for digest, why in purged.kept]
+    kept += [KeptCopy(repository, digest, why) for repository, digest, why in purged.elsewhere]
+    parts = (purged.digest, purged.tags, purged.manifests, purged.blobs, kept)
+    return purge_result(local.reference, *parts, reason=reason)

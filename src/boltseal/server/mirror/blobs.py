@@ -1,8 +1,9 @@
 """Fetches blobs from upstreams, each once for all workers of the store.
 
 The name of a blob's upload session follows from its digest. One process takes the interprocess lock and writes; the
-others watch the file and relay what it has written. A killed process leaves the lock free and the file as it was, and the
-next process continues there. The steps of a fetch:
+others watch the file and relay what it has written. With an object store there is no such file, and they wait until the blob
+is stored. A killed process leaves the lock free and the file as it was, and the next process continues there. The steps of a
+fetch:
 
 1. Check whether the repository has the blob by now, or another repository of the same upstream has its bytes. Then no
    bytes are fetched.
@@ -133,7 +134,7 @@ class MirroredBlobs:
                 async with self._locks.taken(f"blob {repository} {fetch.digest}", 0):
                     if not await self._add_known(upstream, repository, fetch):
                         await self._blobs.uploads.start_upload(key)
-                        async with self._blobs.uploads.open_upload(key, fetch.digest.algorithm) as writer:
+                        async with self._blobs.uploads.open_upload(key, fetch.digest) as writer:
                             await self._receive(upstream, repository, fetch, key, writer)
                     return
             except LockNotAcquired:

@@ -138,7 +138,7 @@ class PartForwarding:
         async with self._blob_slots, self._locks.taken(f"blob {repository} {digest}", BLOB_LOCK_WAIT_S):
             if await upstream.pushing.has_blob(remote, digest) is None:
                 try:
-                    size = (await self._pulls.blob(repository, digest)).size
+                    size = (await self._pulls.blob(repository, digest, hidden=True)).size
                 except BlobUnknown as error:
                     raise _missing(upstream, digest) from error
                 others = await self._reserved_pushes.repositories_with_blob(digest, f"{upstream.terms.name}/")

@@ -5,6 +5,7 @@ An image is deleted as a whole: a manifest that no other one contains, with ever
 (signatures, SBOMs). It was last used when any part of it was last pulled. A part of two images stays as long as one of
 them does. Retention never deletes
 
+- an image that a host runs, by its report of any age;
 - an image that a local tag resolves to, sealed or not;
 - an image that is served while a change of an upstream's tag is held back;
 - content that a client pushed.
@@ -24,7 +25,8 @@ from typing import Final
 
 from boltseal.policy.name_resolution import MIRROR_ACTOR
 from boltseal.policy.upstreams import UpstreamTerms
-from boltseal.server.storage.garbage_collection import ROWS_AT_ONCE, GarbageItem
+from boltseal.server.registry.host_reports import reason_of
+from boltseal.server.storage.garbage_collection import KEPT, ROWS_AT_ONCE, GarbageItem
 from boltseal.server.storage.metadata import mirrored, queries
 from boltseal.server.storage.metadata.mirrored import MirroredContent, MirroredRow
 from boltseal.server.storage.metadata.protocol import Metadata, Snapshot, UnitOfWork
@@ -36,13 +38,17 @@ YOUNG_US: Final = 3600 * 1_000_000
 
 @dataclass(frozen=True, slots=True)
 class RetentionUnit:
-    """An image of a repository with all its parts. `root`: its manifest, or a blob that no manifest references."""
+    """An image of a repository with all its parts. `root`: its manifest, or a blob that no manifest references.
+
+    `running`: which host runs it, "" if none does.
+    """
 
     repository: str
     root: str
     parts: frozenset[str]
     used_us: int
     kept: bool
+    running: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +89,9 @@ def plan(
 
     `sizes`: bytes by digest. A part of several images counts once.
     """
-    waiting = sorted((unit for unit in units if not unit.kept), key=lambda unit: (unit.used_us, unit.root))
+    waiting = sorted(
+        (unit for unit in units if not unit.kept and not unit.running), key=lambda unit: (unit.used_us, unit.root)
+    )
     unit_counts = Counter(part for unit in units for part in unit.parts)
     held = sum(sizes.get(part, 0) for part in unit_counts)
     expired = []
@@ -117,6 +125,8 @@ def retain(
         units = [unit for holdings in all_holdings for unit in units_of(holdings, actor)]
         sizes = {row.digest: row.size for holdings in all_holdings for row in (*holdings.manifests, *holdings.blobs)}
         planned: dict[str, list[ExpiredImage]] = {}
+        if dry_run:
+            yield from _kept_by_hosts(units, sizes, now_us, terms)
         for expired in plan(units, sizes, now_us, terms.keep_for_us, terms.keep_bytes):
             planned.setdefault(expired.unit.repository, []).append(expired)
         for name, going in planned.items():
@@ -127,6 +137,20 @@ def retain(
                 continue
             for some in rows.in_batches():
                 yield from database.write_and_wait(partial(_remove_expired, some, actor), repository=name)
+
+
+def _kept_by_hosts(
+    units: Sequence[RetentionUnit], sizes: Mapping[str, int], now_us: int, terms: UpstreamTerms
+) -> Iterator[GarbageItem]:
+    """Yield the images that would be deleted if no host ran them, each with its host."""
+    running = {(unit.repository, unit.root): unit.running for unit in units if unit.running}
+    if not running:
+        return
+    otherwise = [replace(unit, running="") for unit in units]
+    for expired in plan(otherwise, sizes, now_us, terms.keep_for_us, terms.keep_bytes):
+        host = running.get((expired.unit.repository, expired.unit.root))
+        if host is not None:
+            yield GarbageItem(KEPT, f"{expired.unit.repository}@{expired.unit.root}", 0, host)
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,7 +209,7 @@ def _still_expired(name: str, planned: Mapping[str, ExpiredImage], actor: str, s
     units: list[RetentionUnit] = []
     for unit in units_of(holdings, actor):
         image = planned.get(unit.root)
-        if image is None or unit.kept or unit.used_us > image.unit.used_us:
+        if image is None or unit.kept or unit.running or unit.used_us > image.unit.used_us:
             retained |= unit.parts
         else:
             expired |= dict.fromkeys(unit.parts, image.reason)
@@ -244,4 +268,6 @@ def _unit(
     kept = bool(parts & holdings.needed) or any(rows[part].by != actor for part in parts & manifests)
     # A blob has only the time when it was fetched. That counts where the image has no manifest.
     times = [rows[part].used_us for part in parts & manifests] or [rows[root].used_us]
-    return RetentionUnit(holdings.name, root, frozenset(parts), max(times), kept)
+    runs = next((holdings.running[part] for part in sorted(parts & holdings.running.keys())), None)
+    running = "" if runs is None else reason_of(runs)
+    return RetentionUnit(holdings.name, root, frozenset(parts), max(times), kept, running)

@@ -170,18 +170,18 @@ class UpstreamLimits:
 
     async def answered(self, upstream: Upstream) -> None:
         """Record that upstream has answered, and the limits that it stated."""
-        name = upstream.terms.name
+        name, answered_us = upstream.terms.name, self._clock()
         failures = self._failures.get(name)
         self._failures[name] = self._refused[name] = 0
-        await self._record_quota(upstream)
+        await self._record_quota(upstream, answered_us)
         self._asked.add(name)
         # At the first answer this also resets what another process has recorded.
         if failures is None or failures >= DOWN_AFTER:
-            await self._written(self._states.up(name))
+            await self._written(self._states.up(name, answered_us))
 
     async def failed(self, upstream: Upstream, error: BoltsealError, *, pull: bool = False) -> None:
         """Record that upstream has failed, or has not answered. `pull`: the request counts as a pull."""
-        name = upstream.terms.name
+        name, answered_us = upstream.terms.name, self._clock()
         retry_after_s: float | None = getattr(error, "retry_after_s", None)
         if retry_after_s is not None:
             shortest_us = SHORTEST_PAUSE_US if isinstance(error, RemoteBusy) else 0
@@ -189,14 +189,14 @@ class UpstreamLimits:
             await self._back_off(name, for_us, _LIMITED)
         if isinstance(error, RemoteBusy):
             if error.pulls:
-                await self._pause_pulls(name, self._clock() + BACKOFF_US)
+                await self._pause_pulls(name, answered_us + BACKOFF_US)
                 # A second request in a row that is no pull and is refused: the limit is not one of pulls only.
                 self._refused[name] = 0 if pull else self._refused.get(name, 0) + 1
                 if self._refused[name] >= REFUSED:
                     await self._back_off(name, BACKOFF_US, _SPENT)
             elif retry_after_s is None:
                 await self._back_off(name, BACKOFF_US, _LIMITED)
-        await self._record_quota(upstream)
+        await self._record_quota(upstream, answered_us)
         if isinstance(error, RemoteBusy):
             return
         if not isinstance(error, RemoteUnavailable) or isinstance(error, AddressBlocked):
@@ -221,20 +221,25 @@ class UpstreamLimits:
         self._pauses[name] = own._replace(pulls_until_us=until_us)
         await self._written(self._states.pause_pulls(name, until_us))
 
-    async def _record_quota(self, upstream: Upstream) -> None:
+    async def _allow_pulls(self, name: str, answered_us: int) -> None:
+        own = self._pauses.get(name, NO_PAUSE)
+        self._pauses[name] = own._replace(pulls_until_us=NO_PAUSE.pulls_until_us)
+        await self._written(self._states.allow_pulls(name, answered_us + BACKOFF_US))
+
+    async def _record_quota(self, upstream: Upstream, answered_us: int) -> None:
         name, reserve = upstream.terms.name, upstream.terms.reserve
         pulls = upstream.transport.pulls.get(upstream.terms.authority)
         if pulls is not None and pulls is not self._pulls.get(name):
             self._pulls[name] = pulls
             if pulls.remaining == 0:
-                await self._pause_pulls(name, self._clock() + BACKOFF_US)
+                await self._pause_pulls(name, answered_us + BACKOFF_US)
             elif await self.no_pulls_reason(upstream) is not None:
-                await self._pause_pulls(name, 0)
+                await self._allow_pulls(name, answered_us)
         quota = upstream.transport.quotas.get(upstream.terms.authority)
         if quota is None or quota == self._quotas.get(name):
             return
         self._quotas[name] = quota
-        change = await self._written(self._states.quota(name, quota))
+        change = await self._written(self._states.quota(name, quota, answered_us))
         if change is not None and change.remaining <= reserve and (change.before is None or change.before > reserve):
             self._on_event(QuotaLow(name, quota.remaining, quota.limit, quota.window_s))
 

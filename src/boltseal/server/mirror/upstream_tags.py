@@ -163,7 +163,7 @@ class UpstreamTags:
                 if observed is not None and self._fresh(upstream, observed):  # another worker has asked meanwhile
                     return _served(wanted, observed, observed.known.serves)
                 answer = await self._head(wanted, None if observed is None else self._timeout_s)
-                return await self._record(wanted, answer)
+                return await self._record(wanted, answer, -1 if observed is None else observed.asked_us)
         except LockNotAcquired as error:
             return _without_answer(wanted, observed, error)
         except (TagWithdrawn, TagHeldBack):
@@ -174,8 +174,11 @@ class UpstreamTags:
                 raise
             return _without_answer(wanted, observed, error)
 
-    async def _record(self, wanted: _MirroredTag, answer: UpstreamAnswer | None) -> UpstreamTag:
-        """Record upstream's answer, report its event if it is one, and return what is served now."""
+    async def _record(self, wanted: _MirroredTag, answer: UpstreamAnswer | None, last_asked_us: int) -> UpstreamTag:
+        """Record upstream's answer, report its event if it is one, and return what is served now.
+
+        `last_asked_us`: as of the request. The lock may have been lost since, and another process may have asked.
+        """
         terms = wanted.upstream.terms
         result = await self._observations.note(
             wanted.repository,
@@ -184,6 +187,7 @@ class UpstreamTags:
             terms.decide(wanted.remote, wanted.tag),
             wanted.upstream.actor,
             on_gone=terms.on_gone,
+            last_asked_us=last_asked_us,
         )
         self._failures.pop(wanted.key, None)
         event = _event(wanted, result)

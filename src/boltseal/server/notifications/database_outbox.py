@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Final
+from typing import Final, TypeVar
 
 from boltseal.notify.outbox import MAX_AGE_US, MAX_WAITING, DueEvent, LogCursor, Posting
 from boltseal.server.storage.coordination.protocol import Lease, Leases
 from boltseal.server.storage.metadata import outbox_table
-from boltseal.server.storage.metadata.protocol import Metadata, UnitOfWork
+from boltseal.server.storage.metadata.fenced_writes import fenced
+from boltseal.server.storage.metadata.protocol import Job, Metadata, UnitOfWork
+
+T = TypeVar("T")
 
 LEASE: Final = "outbox"
 
 
 class DatabaseDeliveries:
-    """`Deliveries` of one store."""
+    """`Deliveries` of one store, of the process that has the lease. Each change confirms the lease."""
 
-    def __init__(self, database: Metadata) -> None:
+    def __init__(self, database: Metadata, lease: Lease) -> None:
         self._database = database
+        self._lease = lease
 
     def due(self, receiver: str, now_us: int, limit: int = 100) -> list[DueEvent]:
         """Return the events that are due for a receiver, the oldest first."""
@@ -25,16 +29,20 @@ class DatabaseDeliveries:
 
     def delivered(self, receiver: str, id_: str) -> None:
         """Delete an event that the receiver accepted."""
-        self._database.write_and_wait(lambda tx: outbox_table.remove(tx, receiver, id_))
+        self._change(lambda tx: outbox_table.remove(tx, receiver, id_))
 
     def postpone(self, receiver: str, id_: str, next_us: int) -> None:
         """Retry an event that the receiver did not accept, not before `next_us`."""
-        self._database.write_and_wait(lambda tx: outbox_table.postpone(tx, receiver, id_, next_us))
+        self._change(lambda tx: outbox_table.postpone(tx, receiver, id_, next_us))
 
     def expire(self, now_us: int, receivers: Iterable[str]) -> int:
         """Delete events that are too old or are for none of these receivers; return how many."""
         known = tuple(receivers)
-        return self._database.write_and_wait(lambda tx: outbox_table.expire(tx, now_us - MAX_AGE_US, known))
+        return self._change(lambda tx: outbox_table.expire(tx, now_us - MAX_AGE_US, known))
+
+    def _change(self, job: Job[T]) -> T:
+        with fenced(self._database, self._lease):
+            return self._database.write_and_wait(job)
 
 
 class DatabaseOutbox:
@@ -56,7 +64,10 @@ class DatabaseOutbox:
             return dropped
 
         waiting = tuple(postings)
-        return self._database.write_and_wait(job)
+        if cursor is None or self._lease is None:
+            return self._database.write_and_wait(job)
+        with fenced(self._database, self._lease):  # only the process that delivers reads logs
+            return self._database.write_and_wait(job)
 
     def begin(self, name: str, at: int) -> int:
         """Return up to where a log was read, and start at this entry if it has no cursor."""
@@ -78,7 +89,7 @@ class DatabaseOutbox:
         """Return the events to deliver if this process has the lease."""
         if self._lease is None or not self._lease.held():
             self._lease = self._leases.acquire(LEASE)
-        return None if self._lease is None else DatabaseDeliveries(self._database)
+        return None if self._lease is None else DatabaseDeliveries(self._database, self._lease)
 
     def close(self) -> None:
         """Give the lease back."""

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from boltseal.policy.rules import RuleSet
 from boltseal.server.registry.deletes import Deletes
+from boltseal.server.registry.host_reports import HostReports
 from boltseal.server.registry.layer_chains import LayerChains
 from boltseal.server.registry.ledger import Ledger
 from boltseal.server.registry.manifests import Manifests
@@ -18,10 +19,13 @@ from boltseal.server.registry.pulls import Pulls
 from boltseal.server.registry.quota_checks import UNCHECKED, QuotaChecks
 from boltseal.server.registry.records import Records
 from boltseal.server.registry.refusals import RefusalLog
+from boltseal.server.registry.refused_pushes import RefusedPushes
 from boltseal.server.registry.reserved_push import ReservedPushes
 from boltseal.server.registry.restores import Restores
 from boltseal.server.registry.seals import Seals
 from boltseal.server.registry.settling import SettlingTags
+from boltseal.server.registry.store_state import StoreState
+from boltseal.server.registry.tag_states import TagStates
 from boltseal.server.registry.tag_writer import TagWriter
 from boltseal.server.registry.uploads import UploadManager
 from boltseal.server.registry.upstream_state import UpstreamStates
@@ -47,9 +51,14 @@ class Registry:
     observations: Observations
     upstreams: UpstreamStates
     refusals: RefusalLog
+    refused_pushes: RefusedPushes
     reserved_pushes: ReservedPushes
     settling: SettlingTags
     layer_chains: LayerChains
+    tag_states: TagStates
+    store_state: StoreState
+    host_reports: HostReports
+    rules: RuleSet
 
 
 def build_registry(
@@ -60,18 +69,19 @@ def build_registry(
     quotas: QuotaChecks = UNCHECKED,
     *,
     pulls: Pulls | None = None,
+    refused_pushes: RefusedPushes | None = None,
     tiles: Mapping[Log, ObjectTiles | None] | None = None,
 ) -> Registry:
     """Return the registry over one store; all parts share one tag writer.
 
     `disk_reserve`: the space that uploads must leave free. `pulls`: the reading side of the registry that this one
-    replaces, with its caches, which do not depend on rules or quotas. `tiles`: the objects from which a log's tiles are read.
+    replaces, with its caches, which do not depend on rules or quotas. `refused_pushes`: of that registry too. `tiles`: the objects from which a log's tiles are read.
     """
     tag_writer, refusals = TagWriter(rules), RefusalLog(rules)
     tiles = tiles or {}
     pulls = pulls or Pulls(database, blobs)
     layer_chains = LayerChains(database, pulls)
-    manifests = Manifests(database, tag_writer, refusals, quotas, pulls, layer_chains)
+    manifests = Manifests(database, tag_writer, refusals, quotas, pulls, layer_chains, blobs.manifests)
     return Registry(
         pulls=pulls,
         manifests=manifests,
@@ -85,7 +95,12 @@ def build_registry(
         observations=Observations(database),
         upstreams=UpstreamStates(database),
         refusals=refusals,
+        refused_pushes=refused_pushes or RefusedPushes(database),
         reserved_pushes=ReservedPushes(database, manifests, tag_writer, refusals),
         settling=SettlingTags(database, tag_writer),
         layer_chains=layer_chains,
+        tag_states=TagStates(database),
+        store_state=StoreState(database),
+        host_reports=HostReports(database),
+        rules=rules,
     )

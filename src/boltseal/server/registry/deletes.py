@@ -104,7 +104,7 @@ class Deletes:
                     digest=manifest.digest,
                     media_type=manifest.media_type,
                     size_bytes=manifest.size,
-                    actor=actor.name,
+                    actor=actor.recorded,
                     reason="a referrer of a sealed image was taken back",
                     extra={"subject": sealed_subject},
                 )
@@ -130,7 +130,8 @@ class Deletes:
 
         def job(tx: UnitOfWork) -> None:
             row = _find(tx, repository)
-            if row is None or queries.blob_size(tx, row.id, str(digest)) is None:
+            found = None if row is None else queries.find_blob(tx, row.id, str(digest))
+            if row is None or found is None or found.hidden:
                 raise BlobUnknown(f"{repository} has no blob {digest}")
             protecting = self._tag_writer.protecting_tags(tx, row, digest, through_subjects=True)
             if protecting:

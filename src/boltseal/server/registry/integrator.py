@@ -3,8 +3,10 @@
 An entry is valid when its transaction is committed. Signing follows; it may be late, but never wrong. The steps of
 `integrate`:
 
-1. Take the signing lock. Read key, high-water mark and database, the database in one snapshot.
+1. Take the signing lock, or go on without it if another process holds it for some seconds. Read key, high-water mark and database, the database in one snapshot.
 2. Compare: the database must have everything that was ever signed, unchanged. `LedgerInDoubt` names the difference.
+   Where there is a bucket, it must still be this registry's (`BucketOwner.confirm`): its owner is read beside the mark, before any
+   tile is written, since a tile in another registry's bucket would stop that one's ledger.
 3. Add the leaves of the new entries, up to the mark if it is ahead. Then the root must be the mark's, and the mark's note
    is the head: a process signed it and died before step 5.
    Where the tree is published as objects (`published_tree`), write the new tiles and bundles.
@@ -21,7 +23,8 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Iterator
-from contextlib import contextmanager
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Final
 
@@ -35,7 +38,9 @@ from boltseal.ledger.note import SigningKey, format_note, parse_note_unverified
 from boltseal.ledger.proof import Receipt, format_receipt
 from boltseal.ledger.tiles import Grown, TileInvalid, Tiles, edge, grow, needed
 from boltseal.server.registry import sequencer
-from boltseal.server.registry.published_tree import PublishedTree
+from boltseal.server.registry.published_tree import PublishedAhead, PublishedTree
+from boltseal.server.storage.bucket_owner import COMPARED_FOR_S, BucketOwner, BucketTaken, OwnerUnreachable
+from boltseal.server.storage.ledger_doubts import LedgerDoubts
 from boltseal.server.storage.ledger_key import LedgerKeys
 from boltseal.server.storage.ledger_mark import MarkMoved
 from boltseal.server.storage.metadata import ledger_store, ledger_tree
@@ -46,6 +51,8 @@ BATCH: Final = 16_384
 """Maximum number of entries that one checkpoint adds; a million at once would have to fit in memory."""
 MOVES: Final = 5
 """How often to begin again because a process on another host signed meanwhile."""
+OWNER_WITHIN_S: Final = 2.0
+"""How long before its tiles are written the owner of the bucket may have been compared."""
 CHECKS: Final = 5
 """How often `check` compares before a doubt counts: other processes sign and rotate keys beside it."""
 
@@ -64,11 +71,20 @@ class LedgerKeyMissing(LedgerInDoubt):
 
 @dataclass(frozen=True, slots=True)
 class _Seen:
-    """The log as the database has it, in one snapshot. `size`: its entries. `head`: its checkpoint, None before the first."""
+    """The log as the database has it, in one snapshot. `size`: its entries. `head`: its checkpoint, None before the first.
+
+    `doubt`: why it takes no entries, None if it does.
+    """
 
     origin: str
     size: int
     head: ledger_tree.SignedHead | None
+    doubt: str | None
+
+    def raise_doubt(self) -> None:
+        """Raise the doubt, if there is one. Raises: LedgerInDoubt."""
+        if self.doubt is not None:
+            raise LedgerInDoubt(self.doubt)
 
     @property
     def signed(self) -> int:
@@ -79,12 +95,22 @@ class Integrator:
     """Signs one log of a store. Safe to use from several threads and processes at once."""
 
     def __init__(
-        self, database: Metadata, keys: LedgerKeys, log: Log = LEDGER, objects: ObjectTiles | None = None
+        self,
+        database: Metadata,
+        keys: LedgerKeys,
+        log: Log = LEDGER,
+        objects: ObjectTiles | None = None,
+        owner: BucketOwner | None = None,
     ) -> None:
-        """`objects`: to which the tree is published as well; None: the API reads it from the database."""
+        """`objects`: to which the tree is published as well; None: the API reads it from the database.
+
+        `owner`: the owner object of their bucket; None: there is no bucket.
+        """
         self.log = log
+        self._owner = owner
         self._database = database
         self._keys = keys
+        self._doubts = LedgerDoubts(database, keys.folder, log)
         self._published = None if objects is None else PublishedTree(database, objects, log)
         self._compared: tuple[bytes | None, ledger_tree.SignedHead | None] = (None, None)
         """The mark and checkpoint that were compared last; the same pair needs no second comparison."""
@@ -105,12 +131,14 @@ class Integrator:
             self._keys.put_key(key)
 
     def check(self) -> None:
-        """Compare the database with key and mark, and change nothing. A doubt counts if it is found several times in a row.
+        """Compare the database with key, mark and bucket, and change nothing. A doubt counts if it is found several times in a row.
 
         Raises:
             LedgerInDoubt: they do not match.
             LedgerKeyUnreadable: key or mark cannot be read.
         """
+        with suppress(OwnerUnreachable):  # pulls go on without the bucket; each signature compares again
+            self.check_owner(COMPARED_FOR_S)
         for tries_left in range(CHECKS - 1, -1, -1):
             try:
                 self._check()
@@ -132,7 +160,20 @@ class Integrator:
         if key is None and mark is None and seen.head is None:
             return
         self._compare(seen, key, mark)
-        self._raise_doubt()
+        seen.raise_doubt()
+
+    def check_owner(self, within_s: float = 0.0) -> None:
+        """Check that the bucket is still this registry's, unless that was found within this time.
+
+        Raises:
+            LedgerInDoubt: another registry has it, which continues the ledger.
+            Unavailable: that can't be known now.
+        """
+        if self._owner is not None:
+            try:
+                self._owner.confirm(within_s)
+            except BucketTaken as error:
+                raise LedgerInDoubt(error.message) from error
 
     def check_connection(self, snapshot: Snapshot) -> None:
         """Check that a database to which a connection was opened just now has everything that was signed.
@@ -150,9 +191,9 @@ class Integrator:
             )
 
     def doubt(self, about: str, reason: str) -> None:
-        """Let the log take no entries, in every process of the store and after a restart. Raises: LedgerKeyUnreadable."""
-        if self._keys.doubt() is None:
-            self._keys.put_doubt(about, reason)
+        """Let the log take no entries, in every process of the store and after a restart. Raises: Unavailable."""
+        if self._doubts.reason() is None:
+            self._doubts.put(about, reason)
 
     def integrate(self) -> Checkpoint | None:
         """Add and sign every committed entry. Return the head, None where there is no key yet.
@@ -160,13 +201,15 @@ class Integrator:
         Raises:
             LedgerInDoubt: the database does not match what was signed.
         """
-        with self._keys.locked():
+        with self._keys.signing():
             return self._integrate()
 
     def rotate(self, actor: str, reason: str) -> SigningKey:
         """Replace the signing key and return the new one. The old key signs the entry that names the new one, as its last.
 
-        If the process dies in between, the old key stays in force, and the entry names a key that never signs.
+        The checkpoint of that entry has the signatures of both keys, also as the published object, before the new key is in force:
+        so each process can verify it, whichever key it reads. If the process dies before, the old key stays in force, and the entry
+        names a key that signs nothing alone.
 
         Raises:
             LedgerInDoubt: the database does not match what was signed.
@@ -193,6 +236,7 @@ class Integrator:
             self._database.write_and_wait(lambda tx: ledger_tree.add_rotation(tx, index, receipt, self.log))
             both = format_note(head.text(), [*parse_note_unverified(signed).signatures, new.sign(head.text())])
             self._keys.put_mark(both, before=signed)
+            self._publish(head.origin, both, old)
             self._keys.put_key(new)
             self._database.write_and_wait(
                 lambda tx: ledger_tree.put_head(
@@ -213,27 +257,41 @@ class Integrator:
         head = None
         while True:  # one batch a round; entries that arrive meanwhile wait for the next call
             # The mark first: what another host adds and signs meanwhile is in the data then, and not missing from it.
-            key, mark = self._keys.key(), self._keys.mark()
+            key, mark = self._keys.key(), self._mark_beside_owner()
             seen = self._read()
             if seen is None or (key is None and mark is None and seen.head is None):
                 return head
             marked = self._compare(seen, key, mark)
             if key is None:
                 raise AssertionError("`_compare` accepts no ledger without a key")
-            if marked.size < seen.signed and self._keys.mark() == mark:  # it is raised before a checkpoint is stored
-                _log.warning("the mark is older than the stored checkpoint", mark=marked.size, stored=seen.signed)
             if marked.size > seen.signed:  # restored entries: signed before, whatever else is in doubt
                 head = self._step(seen, key, marked, mark or b"")
                 continue
-            self._raise_doubt()
+            seen.raise_doubt()
             if seen.head is not None and seen.size == seen.signed == marked.size:
-                self._publish(seen.origin, seen.head.note)
+                self.check_owner(COMPARED_FOR_S if self._is_published(seen.origin, seen.head.note) else 0.0)
+                self._publish(seen.origin, seen.head.note, key)
                 return marked
             head = self._step(seen, key, marked, mark or b"")
             if head.size == seen.size:
                 return head
 
+    def _mark_beside_owner(self) -> bytes | None:
+        """Return the mark. If there is something to sign, compare the owner of the bucket at the same time: a receipt waits for both.
+
+        Raises: as `check_owner` and `LedgerKeys.mark`.
+        """
+        seen = self._read()
+        if self._owner is None or seen is None or seen.size == seen.signed:
+            return self._keys.mark()
+        with ThreadPoolExecutor(1, thread_name_prefix="boltseal-owner") as beside:
+            compared = beside.submit(self.check_owner)
+            mark = self._keys.mark()
+            compared.result()
+        return mark
+
     def _step(self, seen: _Seen, key: SigningKey, marked: Checkpoint, mark: bytes) -> Checkpoint:
+        self.check_owner(OWNER_WITHIN_S)
         to = marked.size if marked.size > seen.signed else min(seen.size, seen.signed + BATCH)
         grown = self._database.read_and_wait(lambda snapshot: _grown(snapshot, seen.signed, to, self.log))
         head = Checkpoint(seen.origin, grown.size, grown.root)
@@ -242,24 +300,38 @@ class Integrator:
                 raise LedgerInDoubt(f"the first {to} entries of the ledger are not the ones that were signed")
             note = mark
         else:
-            self._add_to_published(seen.origin, grown)
+            self._add_to_published(seen.origin, grown, key, mark)
             note = sign_checkpoint(head, key)
             self._keys.put_mark(note, before=mark)
         stored = ledger_tree.SignedHead(head.size, note)
         self._database.write_and_wait(lambda tx: ledger_tree.add_tiles(tx, seen.signed, grown.tiles, stored, self.log))
         self._compared = (note, stored)
-        self._publish(seen.origin, note)
+        self._publish(seen.origin, note, key)
         return head
 
-    def _add_to_published(self, origin: str, grown: Grown) -> None:
-        if self._published is not None:
+    def _add_to_published(self, origin: str, grown: Grown, key: SigningKey, mark: bytes) -> None:
+        if self._published is None:
+            return
+        try:
             with _published_errors():
-                self._published.add(origin, grown.size, grown.tiles)
+                self._published.add(origin, grown.size, grown.tiles, key.verifier)
+        except PublishedAhead as error:
+            if self._keys.mark() != mark:
+                raise MarkMoved("another process has signed and published meanwhile") from error
+            raise LedgerInDoubt(error.message) from error
 
-    def _publish(self, origin: str, note: bytes) -> None:
-        if self._published is not None and note:
+    def _is_published(self, origin: str, note: bytes) -> bool:
+        return self._published is None or self._published.has(origin, note)
+
+    def _publish(self, origin: str, note: bytes, key: SigningKey) -> None:
+        if self._published is None or not note:
+            return
+        try:
             with _published_errors():
-                self._published.publish(origin, note)
+                self._published.publish(origin, note, key.verifier, lambda: self._keys.mark() == note)
+        except PublishedAhead as error:
+            if self._keys.mark() == note:  # otherwise another process has signed since, and publishes
+                raise LedgerInDoubt(error.message) from error
 
     def _compare(self, seen: _Seen, key: SigningKey | None, mark: bytes | None) -> Checkpoint:
         """Step 2. Return the verified mark.
@@ -289,7 +361,7 @@ class Integrator:
                 f"{ahead} entries of the ledger were signed, but the data has {seen.size}: it is an old copy, or entries "
                 "were removed; `boltseal ledger recover` brings them back"
             )
-        if marked.size < seen.signed:  # the mark is read last, and raised before a checkpoint is stored
+        if marked.size < seen.signed and self._keys.mark() == mark:  # else another process has signed since it was read
             _log.warning(
                 "the high-water mark is older than the stored checkpoint", mark=marked.size, stored=seen.signed
             )
@@ -298,20 +370,13 @@ class Integrator:
         self._compared = (mark, seen.head)
         return marked
 
-    def _raise_doubt(self) -> None:
-        """Raise the doubt that is kept with the keys, if there is one. Raises: LedgerInDoubt."""
-        doubt = self._keys.doubt()
-        if doubt is not None:
-            raise LedgerInDoubt(doubt)
-
     def _read(self) -> _Seen | None:
         def look_up(snapshot: Snapshot) -> _Seen | None:
             entries = ledger_store.head(snapshot, self.log)
-            return (
-                None
-                if entries is None
-                else _Seen(entries.origin, entries.size, ledger_tree.head(snapshot, log=self.log))
-            )
+            if entries is None:
+                return None
+            head, doubt = ledger_tree.head(snapshot, log=self.log), self._doubts.reason_in(snapshot)
+            return _Seen(entries.origin, entries.size, head, doubt)
 
         return self._database.read_and_wait(look_up)
 

@@ -31,6 +31,7 @@ from boltseal.server.registry.pulls import Pulls
 from boltseal.server.storage.blobs.protocol import StoreBroken
 from boltseal.server.storage.coordination.protocol import Leases
 from boltseal.server.storage.metadata import layer_chain_table
+from boltseal.server.storage.metadata.fenced_writes import fenced
 from boltseal.server.storage.metadata.layer_chain_table import FoundChain, PendingChain
 from boltseal.server.storage.metadata.protocol import Metadata
 
@@ -113,7 +114,9 @@ class LayerChains:
             lease = await asyncio.to_thread(leases.acquire, LEASE) if may_write() else None
             if lease is not None:
                 try:
-                    if stored := await self.find_pending():
+                    with fenced(self._database, lease):
+                        stored = await self.find_pending()
+                    if stored:
                         _log.info("layer chains found out", images=stored)
                 except BoltsealError as error:
                     _log.warning("layer chains were not found out", reason=error.message)
@@ -129,7 +132,7 @@ class LayerChains:
         return await self.document(Repository(row.repository), manifest, Digest.parse(row.digest))
 
     async def _blob(self, repository: Repository, digest: Digest) -> bytes:
-        stored = await self._pulls.blob(repository, digest)
+        stored = await self._pulls.blob(repository, digest, hidden=True)
         return b"".join([piece async for piece in self._pulls.read_blob(digest, 0, min(stored.size, MAX_CONFIG_BYTES))])
 
 

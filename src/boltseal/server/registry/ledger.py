@@ -69,7 +69,7 @@ class EventPage:
 
 @dataclass(frozen=True, slots=True)
 class EntryPage:
-    """One page of entries, the oldest first. `more`: newer ones follow. `size`: of the signed ledger."""
+    """One page of entries in order. `more`: others follow. `size`: of the signed ledger."""
 
     size: int
     entries: tuple[IndexedLine, ...]
@@ -194,6 +194,34 @@ class Ledger:
                 snapshot, repository, tag, after=after, limit=n + 1, until=size, kinds=kinds, log=self._log
             )
             return EntryPage(size, tuple(IndexedLine(*row) for row in rows[:n]), more=len(rows) > n)
+
+        return await self._database.read(query)
+
+    async def newest(
+        self,
+        repository: Repository,
+        tag: Tag | None,
+        *,
+        before: int,
+        n: int,
+        kinds: Collection[EntryKind] | None = None,
+    ) -> EntryPage:
+        """Return signed entries as `history` does, but those before an index, the newest first."""
+
+        def query(snapshot: Snapshot) -> EntryPage:
+            size = self._head(snapshot).size
+            rows = ledger_store.entries_of(
+                snapshot,
+                repository,
+                tag,
+                after=-1,
+                limit=n + 1,
+                until=min(before, size),
+                kinds=kinds,
+                log=self._log,
+                newest_first=True,
+            )
+            return EntryPage(size, tuple(rows[:n]), more=len(rows) > n)
 
         return await self._database.read(query)
 

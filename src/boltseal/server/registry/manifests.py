@@ -6,19 +6,25 @@ The steps of a push:
 2. In the transaction: check that a digest keeps the media type that it was first pushed with.
 3. Write manifest, bytes and links if they are not stored yet.
 4. Pass each tag to the tag writer. One refusal rolls back everything: a refused push adds no row.
+
+With an object store the manifest is written as an object before step 2 (`object_manifests`), and step 3 names it.
 """
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Final
 
+from boltseal.errors import BoltsealError, Unavailable
 from boltseal.oci.digest import Digest, DigestInvalid
 from boltseal.oci.manifest import Link, LinkKind, ManifestInvalid, parse_manifest
 from boltseal.policy.image_parts import platform_of
+from boltseal.policy.name_resolution import MIRROR_ACTOR
 from boltseal.policy.rule_decision import decide
+from boltseal.server.registry import tag_refusals
 from boltseal.server.registry.layer_chains import LayerChains
 from boltseal.server.registry.models import ManifestPush, ManifestUpload, Published, PushedManifest, RepositoryRow
 from boltseal.server.registry.pulls import BlobUnknown, Pulls
@@ -26,9 +32,10 @@ from boltseal.server.registry.quota_checks import UNCHECKED, QuotaChecks
 from boltseal.server.registry.refusals import RefusalLog
 from boltseal.server.registry.tag_writer import TagWriter
 from boltseal.server.storage.blobs.protocol import StoreBroken
-from boltseal.server.storage.metadata import layer_chain_table, queries
-from boltseal.server.storage.metadata.protocol import Metadata, UnitOfWork
+from boltseal.server.storage.metadata import hidden_blobs, layer_chain_table, queries
+from boltseal.server.storage.metadata.protocol import BlobFound, Metadata, UnitOfWork
 from boltseal.server.storage.metadata.queries import ManifestRow
+from boltseal.server.storage.object_manifests import ObjectManifests, WrittenObject
 
 MAX_CONFIG_BYTES: Final = 1024 * 1024
 """Of the config of an image whose platform is read."""
@@ -38,6 +45,7 @@ class Manifests:
     """Stores pushed manifests and publishes their tags.
 
     `pulls`: reads the platform of images; without it none is known. `chains`: computes layer chains; without it they are pending.
+    `objects`: writes manifests as objects too.
     """
 
     def __init__(
@@ -48,6 +56,7 @@ class Manifests:
         quotas: QuotaChecks = UNCHECKED,
         pulls: Pulls | None = None,
         chains: LayerChains | None = None,
+        objects: ObjectManifests | None = None,
     ) -> None:
         self._database = database
         self._tag_writer = tag_writer
@@ -55,6 +64,7 @@ class Manifests:
         self._quotas = quotas
         self._pulls = pulls
         self._chains = chains
+        self._objects = objects
 
     async def put(self, upload: ManifestUpload) -> Published:
         """Store a manifest and let its tags resolve to it (end-7).
@@ -64,6 +74,7 @@ class Manifests:
             DigestInvalid: its digest is not the one in the URL.
             SealedPut, Precondition: as `TagWriter.publish`.
             Denied: a quota is exceeded.
+            ReferencesMissing: garbage collection removed a blob that the manifest names; push that again.
         """
         push = parse_upload(upload)
         settles = any(decide(self._tag_writer.rules, push.repository, tag).settle_us for tag in push.tags)
@@ -71,9 +82,41 @@ class Manifests:
 
     async def put_parsed(self, push: ManifestPush) -> Published:
         """Store a manifest whose bytes were already verified and parsed. Raises as `put`."""
-        push = await self.with_chain(push)
         with self._refusals.logged("push", push.repository, push.tags, push.pushed.digest, push.actor):
-            return await self._database.write(lambda tx: self.publish(tx, push), repository=push.repository)
+            push, written = await self._prepared(push)
+            try:
+                return await self._database.write(
+                    lambda tx: self.publish(tx, push, written), repository=push.repository
+                )
+            except Unavailable:  # the transaction may have taken effect
+                raise
+            except BoltsealError:
+                await self._drop(written)
+                raise
+
+    async def _prepared(self, push: ManifestPush) -> tuple[ManifestPush, WrittenObject | None]:
+        """Return a push with its layer chain, and the manifest's object, if manifests are objects too.
+
+        The object is written while the config is read. Waits for both, also if one fails.
+        """
+        if self._objects is None:
+            return await self.with_chain(push), None
+        pushed = push.pushed
+        chained, written = await asyncio.gather(
+            self.with_chain(push),
+            self._objects.write(push.repository, pushed.digest, pushed.manifest, push.actor.name),
+            return_exceptions=True,
+        )
+        if isinstance(written, BaseException):
+            raise written
+        if isinstance(chained, BaseException):
+            await self._drop(written)
+            raise chained
+        return chained, written
+
+    async def _drop(self, written: WrittenObject | None) -> None:
+        if written is not None and self._objects is not None:
+            await self._objects.drop(written)
 
     async def with_chain(self, push: ManifestPush) -> ManifestPush:
         """Return a push with its layer chain, as far as its config is stored."""
@@ -88,7 +131,7 @@ class Manifests:
         if config is None or config.size > MAX_CONFIG_BYTES or self._pulls is None:
             return ""
         try:
-            stored = await self._pulls.blob(push.repository, config.digest)
+            stored = await self._pulls.blob(push.repository, config.digest, hidden=True)
             pieces = [
                 piece async for piece in self._pulls.read_blob(config.digest, 0, min(stored.size, MAX_CONFIG_BYTES))
             ]
@@ -96,8 +139,8 @@ class Manifests:
             return ""
         return platform_of(b"".join(pieces))
 
-    def publish(self, tx: UnitOfWork, push: ManifestPush) -> Published:
-        """Store and publish a parsed push within a transaction. Raises as `put`."""
+    def publish(self, tx: UnitOfWork, push: ManifestPush, written: WrittenObject | None = None) -> Published:
+        """Store and publish a parsed push within a transaction. `written`: the manifest's object. Raises as `put`."""
         pushed, actor = push.pushed, push.actor
         with self._quotas.counting(tx, actor.name):
             repository = RepositoryRow(push.repository, queries.ensure_repository(tx, push.repository, actor.name))
@@ -105,6 +148,8 @@ class Manifests:
             if not push.tags:
                 push.conditions.check(f"manifest {pushed.digest.short}", pushed.digest if stored else None)
             self._store(tx, repository, push, stored)
+            if written is not None:
+                ObjectManifests.name(tx, repository.id, str(pushed.digest), written)
             results = {}
             for tag in push.tags:
                 change = self._tag_writer.change(
@@ -147,13 +192,22 @@ class Manifests:
                 queries.add_link(tx, repository.id, str(pushed.digest), str(image), str(LinkKind.SIGNATURE_TAG))
             return
         references = list(manifest.references())
-        _check_sizes(tx, repository, references)
+        parts = _parts(tx, repository, push, references)
         if manifest.subject is not None:
             self._quotas.check_referrers(tx, repository.id, manifest.subject.digest)
-        links = [(str(link.descriptor.digest), str(link.kind)) for link in references]
-        links += [(str(image), str(LinkKind.SIGNATURE_TAG)) for image in signed]
-        queries.add_manifest(tx, repository.id, _row(push, tx.now_us), manifest.raw, links)
+        add_row(tx, repository.id, push, tx.now_us, signed)
+        hidden_blobs.keep(tx, repository.id, [digest for digest, part in parts.items() if part.hidden])
         layer_chain_table.put(tx, repository.id, str(pushed.digest), push.chain)
+
+
+def add_row(
+    tx: UnitOfWork, repository_id: int, push: ManifestPush, pushed_us: int, signed: Sequence[Digest] = ()
+) -> None:
+    """Add a manifest that the repository does not have, with its bytes and links. `signed`: images that its tags sign."""
+    manifest = push.pushed.manifest
+    links = [(str(link.descriptor.digest), str(link.kind)) for link in manifest.references()]
+    links += [(str(image), str(LinkKind.SIGNATURE_TAG)) for image in signed]
+    queries.add_manifest(tx, repository_id, _row(push, pushed_us), manifest.raw, links)
 
 
 def parse_upload(upload: ManifestUpload) -> ManifestPush:
@@ -181,15 +235,30 @@ def parse_upload(upload: ManifestUpload) -> ManifestPush:
     )
 
 
-def _check_sizes(tx: UnitOfWork, repository: RepositoryRow, references: Sequence[Link]) -> None:
-    """Refuse a manifest that states another size than the stored content has: no client could pull it."""
+def _parts(
+    tx: UnitOfWork, repository: RepositoryRow, push: ManifestPush, references: Sequence[Link]
+) -> dict[str, BlobFound]:
+    """Return what the repository has of a manifest's parts, by digest.
+
+    Raises:
+        ManifestInvalid: the manifest states another size than the stored content has, so no client could pull it.
+        ReferencesMissing: garbage collection has removed a part since the client found it, or could have.
+    """
     named = {str(link.descriptor.digest): link.descriptor for link in references if link.kind is not LinkKind.SUBJECT}
-    for digest, size in queries.sizes_of(tx, repository.id, list(named)).items():
+    parts = queries.parts_of(tx, repository.id, named)
+    for digest, (size, _) in parts.items():
         if named[digest].size != size:
             raise ManifestInvalid(
                 f"the manifest says that {named[digest].digest.short} has {named[digest].size} bytes, "
                 f"but the content in {repository.name} has {size}; build and push the image again"
             )
+    is_mirrored = push.actor.name.startswith(MIRROR_ACTOR)  # a mirror fetches blobs after manifests
+    if len(parts) < len(named) and not is_mirrored:
+        own = {str(link.descriptor.digest) for link in references if link.kind in (LinkKind.CONFIG, LinkKind.LAYER)}
+        removed = hidden_blobs.removed(tx, repository.id, own - parts.keys())
+        if removed:
+            raise tag_refusals.incomplete(repository, push.pushed.digest, removed)
+    return parts
 
 
 def _row(push: ManifestPush, now_us: int) -> ManifestRow:

@@ -22,6 +22,7 @@ from boltseal.policy.upstream_moves import KnownTag, MoveDecision, MoveEvent, Up
 from boltseal.policy.upstreams import MoveTerms, OnGone
 from boltseal.server.auth.actor import Actor
 from boltseal.server.registry import sequencer
+from boltseal.server.registry.dry_run import undone
 from boltseal.server.storage.metadata import foreign_tags, ledger_store
 from boltseal.server.storage.metadata.protocol import OBSERVATIONS, ForeignTagRow, Metadata, Snapshot, UnitOfWork
 
@@ -70,6 +71,14 @@ class HeldTag:
     known: KnownTag
 
 
+@dataclass(frozen=True, slots=True)
+class HeldPage:
+    """Some held tags. `following`: the repository and tag after which the next ones may be; None: there are no others."""
+
+    tags: tuple[HeldTag, ...]
+    following: tuple[str, str] | None
+
+
 class Observations:
     """The observations of upstreams' tags in this store."""
 
@@ -89,22 +98,39 @@ class Observations:
         terms: MoveTerms,
         actor: Actor,
         on_gone: OnGone = OnGone.ALERT,
+        last_asked_us: int | None = None,
     ) -> ObservationResult:
         """Record an answer of upstream; None: it has no such tag.
+
+        `last_asked_us`: when the tag had been asked for last as this request was sent, -1: never. If another process has recorded an
+        answer since, this one may be older, and what is recorded stays. None: nothing is compared.
 
         Raises:
             LedgerFrozen, LedgerMissing, ClockBehind, Full: nothing can be recorded.
         """
 
         def job(tx: UnitOfWork) -> ObservationResult:
+            row = None if last_asked_us is None else foreign_tags.find(tx, repository, tag)
+            if row is not None and row.asked_us != last_asked_us:
+                observed = _observed(row)
+                return ObservationResult(observed, observed.known)
             return note(tx, repository, tag, answer, terms, actor, on_gone=on_gone)
 
         return await self._database.write(job, repository=repository)
 
     async def accept(
-        self, repository: Repository, tag: Tag, digest: Digest | DigestPrefix | None, actor: Actor, reason: str
+        self,
+        repository: Repository,
+        tag: Tag,
+        digest: Digest | DigestPrefix | None,
+        actor: Actor,
+        reason: str,
+        *,
+        dry_run: bool = False,
     ) -> ObservationResult:
         """Accept the change of a tag that is held back. `digest`: the only one to accept, or a prefix of it.
+
+        `dry_run`: only return what that would do.
 
         Raises:
             NoHeldChange: no change is held back.
@@ -127,7 +153,7 @@ class Observations:
                 )
             return _write(tx, repository, tag, observed, judged, observed.asked_us, actor, reason)
 
-        return await self._database.write(job, repository=repository)
+        return await self._database.write(undone(job) if dry_run else job, repository=repository)
 
     async def earlier_digests(self, repository: Repository, tag: Tag, now: Digest) -> list[Digest]:
         """Return the digests that a tag resolved to before `now`, from its last entries: the newest first, each once."""
@@ -152,6 +178,13 @@ class Observations:
             ]
 
         return await self._database.read(query)
+
+    async def held_after(self, after: tuple[str, str], n: int) -> HeldPage:
+        """Look at the next `n` tags after a repository and tag, and return those with a change that is held back."""
+        found = await self._database.read(lambda snapshot: foreign_tags.tags_after(snapshot, after, n))
+        tags = (HeldTag(name, tag, _observed(row).known) for name, tag, row in found)
+        following = (found[-1].repository, found[-1].tag) if len(found) == n else None
+        return HeldPage(tuple(each for each in tags if each.known.held is not None), following)
 
 
 def note(
@@ -229,7 +262,7 @@ def _write(
         size_bytes=0 if about is None else max(0, about.size),
         was="" if observed is None else _recorded(tx, observed.entry),
         previous=-1 if observed is None else observed.entry,
-        actor=actor.name,
+        actor=actor.recorded,
         reason=reason,
         extra={} if judged.event is MoveEvent.NOTHING else {upstream_moves.EVENT_KEY: str(judged.event)},
         log=OBSERVATIONS,

@@ -2,23 +2,41 @@
 
 The tree in the database is the one that counts; the objects follow it. What is missing between the published checkpoint and the
 stored one is written again, also after a process died at any step, or after the object store was configured.
+
+The published checkpoint counts only with a signature of the log's key. Without one, everything is written again, compared with what
+is there, and the object is replaced. A signed one of more entries, or of another tree, is never replaced (`PublishedAhead`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from typing import Final
 
-from boltseal.ledger.checkpoint import parse_checkpoint_unverified
+import structlog
+
+from boltseal.errors import Invalid, Unavailable
+from boltseal.ledger.checkpoint import Checkpoint, open_checkpoint, parse_checkpoint_unverified
 from boltseal.ledger.merkle import HASH_BYTES
-from boltseal.ledger.note import parse_note_unverified
+from boltseal.ledger.note import VerifierKey, parse_note_unverified
 from boltseal.ledger.tiles import TILE_LEVELS, WIDTH, BundleId, TileId, encode_bundle
 from boltseal.server.storage.metadata import ledger_store, ledger_tree
 from boltseal.server.storage.metadata.protocol import Log, Metadata, Snapshot
 from boltseal.server.storage.object_tiles import ObjectTiles
 
 CHUNK: Final = 64 * WIDTH
+
+_log = structlog.get_logger(__name__)
+
+
+class PublishedAhead(Unavailable):
+    """The published checkpoint is signed with the log's key, but has more entries than were signed here, or others."""
+
+    def __init__(self, published: Checkpoint, size: int) -> None:
+        super().__init__(
+            f"the published checkpoint of {published.size} entries is signed with this ledger's key, but does not belong to the {size} "
+            "that were signed here: this data and its mark are an old copy, or another server signs the same ledger"
+        )
 
 
 class PublishedTree:
@@ -31,35 +49,81 @@ class PublishedTree:
         self._objects = objects
         self._log = log
         self._note: tuple[str, bytes] | None = None
-        """Origin and note of the checkpoint that this process has published or read last."""
+        """Origin and note of the checkpoint that this process has published last."""
+        self._added: tuple[str, int] | None = None
+        """Origin and size of the tree whose objects this process has written last."""
 
-    def add(self, origin: str, size: int, grown: Mapping[TileId, bytes]) -> None:
+    def add(self, origin: str, size: int, grown: Mapping[TileId, bytes], key: VerifierKey) -> None:
         """Write the tiles and bundles of the first `size` entries that may be missing. `grown`: tiles that are not stored yet.
 
-        Raises: TileDiffers, TilesUnavailable.
+        Raises: TileDiffers, PublishedAhead, TilesUnavailable.
         """
-        start = self._published(origin)
+        start = self._published(origin, key)
         while start < size:
             to = min(size, start - start % self._chunk + self._chunk)
             files = self._database.read_and_wait(partial(_files, start, to, grown, self._log))
             self._objects.put(origin, files)
             start = to
+        self._added = origin, size
 
-    def publish(self, origin: str, note: bytes) -> None:
-        """Publish a stored checkpoint, after everything that it covers. Raises: TileDiffers, TilesUnavailable."""
-        if self._note == (origin, note):
+    def has(self, origin: str, note: bytes) -> bool:
+        """Return whether this process has published this checkpoint last."""
+        return self._note == (origin, note)
+
+    def publish(self, origin: str, note: bytes, key: VerifierKey, is_newest: Callable[[], bool] = lambda: True) -> None:
+        """Publish a stored checkpoint, after everything that it covers.
+
+        `is_newest`: asked before an object that proves nothing is replaced: whether no other process has signed since.
+        Raises: TileDiffers, PublishedAhead, TilesUnavailable.
+        """
+        if self.has(origin, note):
             return
-        self.add(origin, _size(note), {})
-        self._objects.put_checkpoint(origin, note)
+        size = _unverified(note).size
+        if self._added != (origin, size):
+            self.add(origin, size, {}, key)
+
+        own = self._note
+
+        def replaces(found: bytes) -> bool:
+            # What this process published needs no second look: the key may be another one since.
+            published = _unverified(found) if own == (origin, found) else _verified(found, key)
+            if published is None:
+                _log.warning("the published checkpoint has no valid signature, so it is replaced", log=self._log.name)
+                return is_newest()
+            if published.size > size or (published.size == size and published.root != _unverified(note).root):
+                raise PublishedAhead(published, size)
+            return True
+
+        self._objects.put_checkpoint(origin, note, replaces)
         self._note = origin, note
 
-    def _published(self, origin: str) -> int:
-        if self._note is None or self._note[0] != origin:
-            found = self._objects.checkpoint(origin)
-            if found is None:
-                return 0
-            self._note = origin, found
-        return _size(self._note[1])
+    def _published(self, origin: str, key: VerifierKey) -> int:
+        """Return how many entries are published completely. Raises: PublishedAhead: not all of them are stored and signed here."""
+        if self._note is not None and self._note[0] == origin:
+            return _unverified(self._note[1]).size
+        found = self._objects.checkpoint(origin)
+        published = None if found is None else _verified(found, key)
+        if published is None:
+            return 0
+        size, root = self._database.read_and_wait(partial(_stored, published.size, self._log))
+        if root != published.root:
+            raise PublishedAhead(published, size)
+        return published.size
+
+
+def _stored(at: int, log: Log, snapshot: Snapshot) -> tuple[int, bytes | None]:
+    """Return the size of the stored tree, and the root of its first `at` entries; None: it has fewer."""
+    head = ledger_tree.head(snapshot, log=log)
+    size = 0 if head is None else head.size
+    return size, ledger_tree.root(snapshot, at, size, log) if at <= size else None
+
+
+def _verified(note: bytes, key: VerifierKey) -> Checkpoint | None:
+    """Return the checkpoint of a note with a valid signature; None: it has none."""
+    try:
+        return open_checkpoint(note, key).checkpoint
+    except Invalid:
+        return None
 
 
 def _files(start: int, to: int, grown: Mapping[TileId, bytes], log: Log, snapshot: Snapshot) -> dict[str, bytes]:
@@ -89,5 +153,6 @@ def _places(start: int, to: int) -> Iterator[tuple[int, int]]:
         yield from ((index, min(WIDTH, to - index * WIDTH)) for index in range(start // WIDTH, -(-to // WIDTH)))
 
 
-def _size(note: bytes) -> int:
-    return parse_checkpoint_unverified(parse_note_unverified(note).text).size
+def _unverified(note: bytes) -> Checkpoint:
+    """Return the checkpoint of a note that this process has signed, or has verified before."""
+    return parse_checkpoint_unverified(parse_note_unverified(note).text)

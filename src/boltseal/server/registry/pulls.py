@@ -3,23 +3,28 @@
 The digest of a sealed tag, and content addressed by digest, never change, so they are cached. The store's generation
 changes when any process deletes, unseals or purges something; then all caches are cleared. A mutable tag is looked up
 each time.
+
+While the database does not answer, sealed tags and content by digest are answered from these caches, for as long as
+`Generation.stale` allows. So a transaction that takes something away is acknowledged after that time (`coordination.replica_rows`).
 """
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from functools import partial
 from typing import ClassVar, Final, Generic, NamedTuple, TypeVar
 
-from boltseal.errors import ErrorCode, NotFound
+from boltseal.errors import ErrorCode, NotFound, Unavailable
 from boltseal.oci.digest import Digest
 from boltseal.oci.manifest import ManifestInvalid, parse_manifest
 from boltseal.oci.reference import Repository, Tag
 from boltseal.server.registry.models import BlobAnswer, ManifestAnswer, Page, ReferrerRow, ReferrersPage
 from boltseal.server.storage.blobs.protocol import BlobStore
-from boltseal.server.storage.metadata import queries
+from boltseal.server.storage.coordination.outages import ASK_S, GIVE_UP_S, is_outage
+from boltseal.server.storage.metadata import name_lists, queries
 from boltseal.server.storage.metadata.protocol import Metadata, Snapshot
 from boltseal.server.storage.metadata.queries import ManifestRow
 
@@ -120,15 +125,23 @@ class Pulls:
         Raises:
             ManifestUnknown: the repository has no such manifest or tag.
             TagDeleted: the tag was sealed and deleted.
+            Unavailable: the database does not answer, and no cached answer may be sent.
         """
-        may_cache = self._may_cache()
+        if self._generation.stale() is None:
+            return await self._manifest(repository, reference)
+        return await self._or_stale(
+            lambda: self._manifest(repository, reference), lambda: self._cached_manifest(repository, reference)
+        )
+
+    async def _manifest(self, repository: Repository, reference: Tag | Digest) -> ManifestAnswer:
+        generation = self._cacheable()
         if isinstance(reference, Digest):
-            stored = await self._by_digest(repository, reference, may_cache=may_cache)
+            stored = await self._by_digest(repository, reference, generation)
             if stored is None:
                 raise ManifestUnknown(f"{repository} has no manifest {reference}")
             return stored
         key = (repository, reference)
-        known = self._tagged.get(key) if may_cache else None
+        known = None if generation is None else self._tagged.get(key)
         if known is not None and known.sealed:
             return known
         found = await self._database.lookups.content.tag(repository, reference)
@@ -136,9 +149,11 @@ class Pulls:
             raise await self._no_tag(repository, reference)
         if known is not None and (str(known.digest), known.sealed, known.settles_us) == found:
             return known
-        held = await self._by_digest(repository, Digest.parse(found.digest), may_cache=may_cache)
+        held = await self._by_digest(repository, Digest.parse(found.digest), generation)
         if held is None:
-            raise ManifestUnknown(f"{repository} has no manifest {found.digest}")
+            raise ManifestUnknown(
+                f"tag {reference} of {repository} resolves to {found.digest}, and that manifest is missing here; push that image again"
+            )
         answer = ManifestAnswer(
             held.raw,
             held.media_type,
@@ -148,31 +163,40 @@ class Pulls:
             by_digest=False,
             settles_us=found.settles_us,
         )
-        if may_cache:
+        if self._still_cacheable(generation):
             self._tagged.put(key, answer, weight=answer.size + ANSWER_OVERHEAD_BYTES)
         return answer
 
     async def stored_manifest(self, repository: Repository, digest: Digest) -> ManifestAnswer | None:
         """Return the manifest with this digest, None if the repository does not have it."""
-        return await self._by_digest(repository, digest, may_cache=self._may_cache())
+        return await self._by_digest(repository, digest, self._cacheable())
 
-    async def blob(self, repository: Repository, digest: Digest) -> BlobAnswer:
+    async def blob(self, repository: Repository, digest: Digest, *, hidden: bool = False) -> BlobAnswer:
         """Return the size and path of a blob of the repository (end-2).
+
+        `hidden`: return it also while garbage collection hides it from clients, for a push of a manifest that refers to it.
 
         Raises:
             BlobUnknown: the repository has no such blob.
+            Unavailable: the database does not answer, and no cached answer may be sent.
         """
-        may_cache = self._may_cache()
+        if self._generation.stale() is None:
+            return await self._blob(repository, digest, hidden=hidden)
         key = (repository, str(digest))
-        if may_cache:
+        return await self._or_stale(lambda: self._blob(repository, digest, hidden=hidden), lambda: self._sizes.get(key))
+
+    async def _blob(self, repository: Repository, digest: Digest, *, hidden: bool) -> BlobAnswer:
+        generation = self._cacheable()
+        key = (repository, str(digest))
+        if generation is not None:
             known = self._sizes.get(key)
             if known is not None:
                 return known
-        size = await self._database.lookups.content.blob_size(*key)
-        if size is None:
+        found = await self._database.lookups.content.blob(*key)
+        if found is None or (found.hidden and not hidden):
             raise BlobUnknown(f"{repository} has no blob {digest}")
-        answer = BlobAnswer(digest, size, self._blobs.path(digest))
-        if may_cache:
+        answer = BlobAnswer(digest, found.size, self._blobs.path(digest))
+        if self._still_cacheable(generation) and not found.hidden:
             self._sizes.put(key, answer)
         return answer
 
@@ -188,6 +212,11 @@ class Pulls:
             return next((link.descriptor.size for link in links if link.descriptor.digest == digest), None)
 
         return await self._database.read(query)
+
+    async def pushed_by(self, repository: Repository, digest: Digest) -> str | None:
+        """Return who pushed a manifest first, None if the repository does not have it."""
+        found = await self._database.read(lambda snapshot: queries.manifests_of(snapshot, repository, [str(digest)]))
+        return next((row.pushed_by for row in found.values()), None)
 
     def generation(self) -> int | None:
         """Return the store's generation, for caching answers that are read after this call; None: cache nothing now."""
@@ -222,8 +251,8 @@ class Pulls:
         """
 
         def query(snapshot: Snapshot) -> tuple[list[str] | None, list[str]]:
-            names = queries.tag_names(snapshot, repository, last or "", _one_more(n))
-            return names, queries.settling_names(snapshot, repository, (names or [])[:n])
+            names = name_lists.tag_names(snapshot, repository, last or "", _one_more(n))
+            return names, name_lists.settling_names(snapshot, repository, (names or [])[:n])
 
         names, settling = await self._database.read(query)
         if names is None:
@@ -296,9 +325,9 @@ class Pulls:
             return ManifestUnknown(f"there is no tag {tag} in {repository}")
         return TagDeleted(f"tag {tag} of {repository} was deleted; it can return only with {bound}", bound)
 
-    async def _by_digest(self, repository: Repository, digest: Digest, *, may_cache: bool) -> ManifestAnswer | None:
+    async def _by_digest(self, repository: Repository, digest: Digest, generation: int | None) -> ManifestAnswer | None:
         key = (repository, str(digest))
-        if may_cache:
+        if generation is not None:
             known = self._manifests.get(key)
             if known is not None:
                 return known
@@ -306,25 +335,60 @@ class Pulls:
         if found is None:
             return None
         answer = ManifestAnswer(found.raw, found.media_type, digest, len(found.raw), sealed=True, by_digest=True)
-        if may_cache:
+        if self._still_cacheable(generation):
             self._manifests.put(key, answer, weight=answer.size + ANSWER_OVERHEAD_BYTES)
         return answer
 
-    def _may_cache(self) -> bool:
-        """Return whether the caches may be used and filled. Call before reading the database (`coordination.generation`)."""
+    def _cacheable(self) -> int | None:
+        """Return the generation whose caches may be used and filled, None: no cache may be. Call before reading the database."""
         now = self._generation.read()
+        if now % 2:  # not known now: what is cached may be right again, or sent stale
+            return None
         if now != self._cached_generation:
             for cache in (self._tagged, self._manifests, self._sizes):
                 cache.clear()
             self._cached_generation = now
-        return now % 2 == 0
+        return now
+
+    async def _or_stale(self, ask: Callable[[], Awaitable[Value]], cached: Callable[[], Value | None]) -> Value:
+        """Return what the database answers while the generation is not confirmed or, where it does not answer, what may be sent stale."""
+        found = self._stale(cached)
+        if found is not None and is_outage(self._generation):
+            return found
+        try:
+            async with asyncio.timeout(GIVE_UP_S if found is None else ASK_S):
+                return await ask()
+        except (Unavailable, TimeoutError):
+            found = self._stale(cached)
+            if found is None:
+                raise Unavailable(
+                    "the registry's database does not answer, and this is not in memory; try again"
+                ) from None
+            return found
+
+    def _stale(self, cached: Callable[[], Value | None]) -> Value | None:
+        """Return a cached answer that is not confirmed now, but may be sent; None if there is none."""
+        stale = self._generation.stale()
+        if stale is None or not stale.left_s or stale.number != self._cached_generation:
+            return None
+        return cached()
+
+    def _cached_manifest(self, repository: Repository, reference: Tag | Digest) -> ManifestAnswer | None:
+        if isinstance(reference, Digest):
+            return self._manifests.get((repository, str(reference)))
+        known = self._tagged.get((repository, reference))
+        return known if known is not None and known.sealed else None
+
+    def _still_cacheable(self, generation: int | None) -> bool:
+        """Return whether what was read since `_cacheable` returned this may be cached: another request may have cleared the caches."""
+        return generation is not None and generation == self._cached_generation
 
 
 def _readable(
     snapshot: Snapshot, *, after: str, limit: int, may_read: Callable[[str], bool]
 ) -> tuple[list[str], str | None]:
     """Return the readable ones of the next repositories, and the last name that was read; None if no other follows."""
-    names = queries.repository_names(snapshot, after, limit)
+    names = name_lists.repository_names(snapshot, after, limit)
     return [name for name in names if may_read(name)], names[-1] if len(names) == limit else None
 
 

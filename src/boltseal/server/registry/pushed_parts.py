@@ -23,7 +23,7 @@ def parts_of(tx: UnitOfWork, change: TagChange, pushed: PushedManifest, *, settl
     current, manifest = _current(tx, change), pushed.manifest
     return Parts(
         settle=settle,
-        actor=change.actor.name,
+        actor=change.actor.recorded,
         index=manifest.is_index,
         attestation=is_attestation(manifest),
         lists_current=_lists_current(manifest, change),

@@ -2,7 +2,7 @@
 
 A record is a ledger entry in the same order as all others. It changes no tag and no protection. The actor needs the push
 right on the repository. The repository must have the image; a tag that the record names must resolve to it, or have
-resolved to it before. The rest (`extra`) is the claim of the actor alone.
+resolved to it before. The rest (`extra`) is the claim of the actor alone, except the keys by which the registry names a pipeline.
 
 A record is no link of its tag's chain: its `previous` is the last entry that changed the tag, and no later change points
 to a record (docs/adr/0016).
@@ -18,6 +18,7 @@ from boltseal.errors import ErrorCode, Invalid, quote
 from boltseal.ledger.entry import CHANGES, MAX_TIME_US, RECORDS, EntryKind, parse
 from boltseal.oci.digest import Digest
 from boltseal.oci.reference import Repository, Tag
+from boltseal.policy.pipeline_claims import LEDGER_PREFIX
 from boltseal.server.auth.actor import Actor
 from boltseal.server.registry import sequencer
 from boltseal.server.registry.pulls import ManifestUnknown
@@ -57,6 +58,11 @@ class LedgerRecord:
             raise RecordInvalid(f"kind is {quote(self.kind)}; expected {', '.join(sorted(RECORDS))}")
         if len(self.extra) > MAX_KEYS:
             raise RecordInvalid(f"extra has {len(self.extra)} keys; expected at most {MAX_KEYS}")
+        forged = next((key for key in self.extra if key.startswith(LEDGER_PREFIX)), None)
+        if forged is not None:
+            raise RecordInvalid(
+                f"extra has the key {quote(forged)}; expected none of {LEDGER_PREFIX}*, which the registry writes"
+            )
         if len(self.reason.encode("utf-8", "surrogatepass")) > MAX_REASON_BYTES:
             raise RecordInvalid(f"reason is longer than {MAX_REASON_BYTES} bytes")
         size = sum(len(f"{key}{text}".encode("utf-8", "surrogatepass")) for key, text in self.extra.items())
@@ -100,9 +106,9 @@ def _append(tx: UnitOfWork, repository: Repository, record: LedgerRecord, actor:
         media_type=manifest.media_type,
         size_bytes=manifest.size,
         previous=previous,
-        actor=actor.name,
+        actor=actor.recorded,
         reason=record.reason,
-        extra=record.extra,
+        extra={**record.extra, **actor.ledger_extra},
     )
 
 

@@ -40,9 +40,11 @@ from boltseal.server.registry.integrator import BATCH, SEED_BYTES, LedgerInDoubt
 from boltseal.server.registry.models import RepositoryRow
 from boltseal.server.registry.tag_check import TagCheck, all_rows, problem_of
 from boltseal.server.registry.tag_writer import TagWriter
-from boltseal.server.storage.ledger_key import WITNESSES, LedgerKeys
+from boltseal.server.storage.ledger_doubts import WITNESSES, LedgerDoubts
+from boltseal.server.storage.ledger_key import LedgerKeys
 from boltseal.server.storage.metadata import ledger_store, ledger_tree, queries
 from boltseal.server.storage.metadata.protocol import LEDGER, OBSERVATIONS, TAGS, Log, Metadata, Snapshot, UnitOfWork
+from boltseal.server.storage.witness_statements import WitnessStatements
 
 Lines = Callable[[int, int], Iterable[bytes]]
 """Returns the entries [start, end) of a copy of a ledger, encoded and not verified."""
@@ -134,9 +136,9 @@ def accept_loss(database: Metadata, keys: LedgerKeys, actor: str, reason: str, l
             database.write_and_wait(job, limited=False)
         keys.put_mark(sign_checkpoint(Checkpoint(key.name, 0, EMPTY_ROOT), key), before=mark)
         keys.put_key(key)
-        keys.clear_doubt(WITNESSES)  # the new ledger has not been shown to any
-        if keys.statements() is not None:
-            keys.put_statements(b"")
+        LedgerDoubts(database, keys.folder, log).clear(WITNESSES)  # the new ledger has not been shown to any
+        if log is LEDGER:
+            WitnessStatements(database, keys.folder).forget_all()
         return Recovered(key.name, str(key.verifier), 0)
 
 
@@ -151,12 +153,16 @@ def restore_tags(database: Metadata, keys: LedgerKeys, tag_writer: TagWriter) ->
         key, mark = _key_and_mark(keys)
         signed = open_checkpoint(mark, key.verifier).checkpoint
         with _unfrozen(database, LEDGER):
-            restored = database.write_and_wait(lambda tx: _restore_tags(tx, tag_writer, signed), limited=False)
-        keys.clear_doubt(TAGS)
+            restored = database.write_and_wait(lambda tx: restore_recorded(tx, tag_writer, signed), limited=False)
+        LedgerDoubts(database, keys.folder).clear(TAGS)
         return restored
 
 
-def _restore_tags(tx: UnitOfWork, tag_writer: TagWriter, signed: Checkpoint) -> tuple[str, ...]:
+def restore_recorded(tx: UnitOfWork, tag_writer: TagWriter, signed: Checkpoint) -> tuple[str, ...]:
+    """Set the rows of tags to what all stored entries say, which must be the signed ones. Return the tags that differed, sorted.
+
+    Raises: LedgerInDoubt: an entry is missing, changed, or breaks the ledger's rules.
+    """
     recorded, canonical = _checked_entries(tx, signed)
     rows = {(row.repository, row.name): row for row in all_rows(tx)}
     unrecorded = [name for name in rows if name not in recorded]
@@ -284,16 +290,7 @@ def _bring_back(tx: UnitOfWork, tag_writer: TagWriter, lines: Lines, signed: Che
         if problems or entry is None:
             raise LedgerInDoubt(f"entry {index} breaks the ledger's rules: {problems[0]}")
         # 3
-        ledger_store.append(
-            tx,
-            index,
-            time_us=entry.time_us,
-            kind=entry.kind,
-            repository=entry.repository,
-            tag=entry.tag,
-            line=line,
-            log=log,
-        )
+        ledger_store.append_entry(tx, index, entry, line, log)
         if entry.tag and log is OBSERVATIONS:
             observations.reset(tx, Repository(entry.repository), Tag(entry.tag), index, entry)
         elif entry.tag:

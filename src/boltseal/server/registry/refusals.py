@@ -57,9 +57,9 @@ class RefusalLog:
                 repository=repository,
                 tag=" ".join(tags) or None,
                 digest=None if digest is None else str(digest),
-                actor=actor.name,
+                actor=actor.recorded,
                 rule="; ".join(dict.fromkeys(decide(self._rules, repository, tag).why for tag in tags)) or None,
                 reason=error.message,
             )
-            self.on_refusal(RefusedWrite(request, repository, tuple(tags), digest, actor.name, error.message))
+            self.on_refusal(RefusedWrite(request, repository, tuple(tags), digest, actor.recorded, error.message))
             raise

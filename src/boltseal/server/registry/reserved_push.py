@@ -1,7 +1,7 @@
 """The local side of a push that the push proxy forwards to an upstream. No HTTP.
 
-    reserve    checks the push as if it were made now, undoes that, and reserves the tag: one transaction, so that no
-               other push gets the tag meanwhile
+    reserve    checks the push as if it were made now, undoes that, reserves the tag and keeps the push's blobs for a
+               day: one transaction, so that no other push gets the tag and no blob is collected meanwhile
     publish    upstream has the manifest: writes tag, ledger entry and what the mirror serves, and deletes the
                reservation: one transaction, through the tag writer like any other push
     drop       upstream does not have it: deletes the reservation, the only thing that was written
@@ -17,6 +17,7 @@ from typing import Final
 
 from boltseal.errors import Unavailable
 from boltseal.oci.digest import Digest
+from boltseal.oci.manifest import LinkKind
 from boltseal.oci.reference import Repository, Tag
 from boltseal.policy.rule_decision import decide
 from boltseal.policy.rules import Mode
@@ -30,7 +31,7 @@ from boltseal.server.registry.observations import ObservationMissing
 from boltseal.server.registry.refusals import RefusalLog
 from boltseal.server.registry.sequencer import LedgerFrozen, LedgerMissing
 from boltseal.server.registry.tag_writer import TagWriter
-from boltseal.server.storage.metadata import queries, reservations
+from boltseal.server.storage.metadata import hidden_blobs, queries, reservations
 from boltseal.server.storage.metadata.protocol import Metadata, UnitOfWork
 from boltseal.server.storage.metadata.reservations import ReservationRow
 
@@ -106,6 +107,7 @@ class ReservedPushes:
                 raise Unavailable(f"another push to {push.repository}:{tag} is unfinished; try again in a moment")
             reservations.remove(tx, push.repository, tag)
             reservations.add(tx, _row(push, tag, tx.now_us))
+            _keep_parts(tx, number, push)
             mode = Mode.SEALED if sealed else decide(self._tag_writer.rules, push.repository, tag).mode
             return ApprovedPush(mode, current)
 
@@ -134,11 +136,13 @@ class ReservedPushes:
         )
 
     async def check(self, push: ManifestPush) -> None:
-        """Raise what `put` would raise, and write nothing."""
+        """Raise what `put` would raise, and keep the blobs of the push for a day."""
 
         def job(tx: UnitOfWork) -> None:
+            number = queries.ensure_repository(tx, push.repository, push.actor.name)
             with tx.rolled_back():
                 self._manifests.publish(tx, replace(push, conditions=UNCONDITIONAL))
+            _keep_parts(tx, number, push)
 
         await self._database.write(job, repository=push.repository)
 
@@ -174,6 +178,19 @@ class ReservedPushes:
         return [Repository(each.repository) for each in found if each.repository.startswith(prefix)]
 
 
+def _keep_parts(tx: UnitOfWork, repository_id: int, push: ManifestPush) -> None:
+    """Keep the blobs of a push for a day, as no manifest refers to them until it is published.
+
+    That is longer than a reservation, so garbage collection takes none of them before the push is settled or its reservation expires.
+    """
+    blobs = {
+        str(link.descriptor.digest)
+        for link in push.pushed.manifest.references()
+        if link.kind not in (LinkKind.CHILD, LinkKind.SUBJECT)
+    }
+    hidden_blobs.keep(tx, repository_id, blobs)
+
+
 def _local(push: ManifestPush) -> ManifestPush:
     """Return the push as this registry makes it: the tag does not settle, since the upstream has no such state."""
     return replace(push, conditions=UNCONDITIONAL, may_settle=False)
@@ -196,7 +213,7 @@ def _row(push: ManifestPush, tag: Tag, now_us: int) -> ReservationRow:
         digest=str(push.pushed.digest),
         media_type=push.pushed.manifest.media_type,
         raw=push.pushed.manifest.raw,
-        actor=push.actor.name,
+        actor=push.actor.recorded,
         reserved_us=now_us,
         expires_us=now_us + RESERVED_US,
     )
@@ -204,6 +221,6 @@ def _row(push: ManifestPush, tag: Tag, now_us: int) -> ReservationRow:
 
 def _reservation(row: ReservationRow) -> Reservation:
     upload = ManifestUpload(
-        Repository(row.repository), Digest.parse(row.digest), row.raw, row.media_type, Actor(row.actor)
+        Repository(row.repository), Digest.parse(row.digest), row.raw, row.media_type, Actor.of_record(row.actor)
     )
     return Reservation(replace(parse_upload(upload), tags=(Tag(row.tag),)), row.expires_us)

@@ -20,7 +20,8 @@ from boltseal.oci.manifest import parse_manifest
 from boltseal.oci.reference import Repository, Tag
 from boltseal.policy.seal import Identity
 from boltseal.server.auth.actor import Actor
-from boltseal.server.registry.models import PushedManifest, RepositoryRow
+from boltseal.server.registry.dry_run import undone
+from boltseal.server.registry.models import UNCONDITIONAL, Conditions, PushedManifest, RepositoryRow
 from boltseal.server.registry.tag_writer import TagWriter
 from boltseal.server.storage.metadata import ledger_store, queries
 from boltseal.server.storage.metadata.protocol import Metadata, Snapshot, UnitOfWork
@@ -88,11 +89,20 @@ class Restores:
         self._tag_writer = tag_writer
 
     async def restore(
-        self, repository: Repository, tag: Tag, target: RestoreTarget, actor: Actor, reason: str
+        self,
+        repository: Repository,
+        tag: Tag,
+        target: RestoreTarget,
+        actor: Actor,
+        reason: str,
+        *,
+        conditions: Conditions = UNCONDITIONAL,
+        dry_run: bool = False,
     ) -> RestoredTag:
-        """Let a tag resolve to an earlier digest again.
+        """Let a tag resolve to an earlier digest again. `dry_run`: only return what that would do.
 
         Raises:
+            ConditionFailed: a condition does not hold.
             NeverResolved: the tag never resolved to it, or did not exist then.
             NoLongerStored: the repository no longer has that manifest.
             EntryOfOtherTag: the entry does not set the digest of this tag.
@@ -115,13 +125,15 @@ class Restores:
                 )
             identity = Identity(Digest.of(stored.raw), stored.media_type)
             pushed = PushedManifest(digest, identity, parse_manifest(stored.raw, stored.media_type))
-            change = self._tag_writer.change(tx, row, tag, actor, reason=reason, may_settle=False)
+            change = self._tag_writer.change(
+                tx, row, tag, actor, reason=reason, conditions=conditions, may_settle=False
+            )
             result = self._tag_writer.publish(tx, change, pushed, EntryKind.TAG_RESTORED)
             if result is None:
                 raise AssertionError("a restored manifest is never stored as a part of the tag's image")
             return RestoredTag(digest, change.current, result.entry_index, result.changed)
 
-        return await self._database.write(job, repository=repository)
+        return await self._database.write(undone(job) if dry_run else job, repository=repository)
 
 
 def _resolve(snapshot: Snapshot, repository: Repository, tag: Tag, target: RestoreTarget) -> Digest:
@@ -136,10 +148,11 @@ def _resolve(snapshot: Snapshot, repository: Repository, tag: Tag, target: Resto
             lines = list(ledger_store.lines(snapshot, index, until=index + 1))
             found = parse(lines[0][1]) if lines else None
             if found is None or (found.repository, found.tag) != (repository, tag) or found.kind not in _SETS_DIGEST:
-                about = f" of {found.repository}:{found.tag}" if found is not None and found.tag else ""
-                what = "does not exist" if found is None else f"is a {found.kind}{about}"
+                what = ""
+                if found is not None and found.repository == repository:  # of others the client may see nothing
+                    what = f"is a {found.kind} of {found.tag} and " if found.tag else f"is a {found.kind} and "
                 raise EntryOfOtherTag(
-                    f"entry {index} {what}; expected one that sets the digest of {repository}:{tag}, as `boltseal "
+                    f"entry {index} {what}does not set the digest of {repository}:{tag}; expected one that does, as `boltseal "
                     "history` lists them"
                 )
             return Digest.parse(found.digest)

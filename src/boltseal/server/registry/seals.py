@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import ClassVar, Final, NamedTuple
+from typing import ClassVar, Final
 
 from boltseal.errors import ErrorCode, Invalid, Precondition, Unavailable
 from boltseal.ledger.entry import EntryKind
@@ -18,8 +18,20 @@ from boltseal.policy import refusal_message
 from boltseal.policy.refusals import RefusalDetail, RefusalReason
 from boltseal.server.auth.actor import Actor
 from boltseal.server.registry import sequencer
-from boltseal.server.registry.models import EntryResult, RepositoryRow, TagChange
+from boltseal.server.registry.dry_run import undone
+from boltseal.server.registry.host_reports import why_running
+from boltseal.server.registry.models import UNCONDITIONAL, Conditions, RepositoryRow, TagChange
 from boltseal.server.registry.pulls import ManifestUnknown
+from boltseal.server.registry.seal_results import (
+    ConfirmedPurge,
+    ExpiredTag,
+    Expiry,
+    KeptPart,
+    KeptTag,
+    OtherCopy,
+    Purged,
+    SealChange,
+)
 from boltseal.server.registry.tag_refusals import ContentProtected
 from boltseal.server.registry.tag_writer import TAGS_AT_ONCE, OverdueTag, TagWriter
 from boltseal.server.storage.batches import batches
@@ -45,51 +57,6 @@ class PurgeTargetChanged(Precondition):
     """The tag resolves to another image, or other tags resolve to the image, than a person confirmed."""
 
 
-class ConfirmedPurge(NamedTuple):
-    """The image that may be purged, and all tags that may go with it, as a person confirmed them."""
-
-    digest: Digest
-    tags: frozenset[Tag]
-
-
-class KeptPart(NamedTuple):
-    """A part of a purged image that stays, and why."""
-
-    digest: Digest
-    reason: str
-
-
-class OtherCopy(NamedTuple):
-    """A purged manifest or blob that another repository has too, and why it stays there."""
-
-    repository: Repository
-    digest: Digest
-    reason: str
-
-
-class ExpiredTag(NamedTuple):
-    """A tag whose keep time is over."""
-
-    repository: Repository
-    tag: Tag
-
-
-@dataclass(frozen=True, slots=True)
-class Purged:
-    """The result of a purge.
-
-    `kept`: parts that something else in the repository needs. `elsewhere`: copies in other repositories. A purge does
-    not touch those: repositories are isolated.
-    """
-
-    digest: Digest
-    tags: tuple[Tag, ...]
-    manifests: tuple[Digest, ...]
-    blobs: tuple[Digest, ...]
-    kept: tuple[KeptPart, ...]
-    elsewhere: tuple[OtherCopy, ...]
-
-
 @dataclass(frozen=True, slots=True)
 class _PurgeStep:
     """The result of one transaction of a purge: the tags that it deleted, and at the end everything."""
@@ -100,10 +67,12 @@ class _PurgeStep:
 
 
 class _Planned(Exception):
-    """Rolls a transaction back, and carries what it would have changed."""
+    """Rolls a transaction back, and carries what it would have changed. `twins`: the digests of the image in `row`."""
 
-    def __init__(self, purged: Purged) -> None:
+    def __init__(self, row: RepositoryRow, twins: list[Digest], purged: Purged) -> None:
         super().__init__()
+        self.row = row
+        self.twins = twins
         self.purged = purged
 
 
@@ -115,40 +84,61 @@ class Seals:
         self._blobs = blobs
         self._tag_writer = tag_writer
 
-    async def seal(self, repository: Repository, tag: Tag, actor: Actor, reason: str) -> EntryResult:
-        """Seal a tag at its current digest and protect it for ever.
+    async def seal(
+        self,
+        repository: Repository,
+        tag: Tag,
+        actor: Actor,
+        reason: str,
+        *,
+        conditions: Conditions = UNCONDITIONAL,
+        dry_run: bool = False,
+    ) -> SealChange:
+        """Seal a tag at its current digest and protect it for ever. `dry_run`: only return what that would do.
 
         Raises:
             ManifestUnknown: there is no such tag.
+            ConditionFailed: a condition does not hold.
             ReferencesMissing: the repository lacks content under the manifest.
         """
 
-        def job(tx: UnitOfWork) -> EntryResult:
-            result = self._tag_writer.seal(tx, self._change(tx, repository, tag, actor, reason))
-            if result is None:
+        def job(tx: UnitOfWork) -> SealChange:
+            change = self._change(tx, repository, tag, actor, reason, conditions)
+            result = self._tag_writer.seal(tx, change)
+            if result is None or change.current is None:
                 raise ManifestUnknown(f"there is no tag {tag} in {repository}")
-            return result
+            return SealChange(change.current, result.changed, result.entry_index)
 
-        return await self._database.write(job, repository=repository)
+        return await self._database.write(undone(job) if dry_run else job, repository=repository)
 
-    async def unseal(self, repository: Repository, tag: Tag, actor: Actor, reason: str) -> EntryResult:
-        """Allow a sealed tag to be deleted. It still cannot move.
+    async def unseal(
+        self,
+        repository: Repository,
+        tag: Tag,
+        actor: Actor,
+        reason: str,
+        *,
+        conditions: Conditions = UNCONDITIONAL,
+        dry_run: bool = False,
+    ) -> SealChange:
+        """Allow a sealed tag to be deleted. It still cannot move. `dry_run`: only return what that would do.
 
         Raises:
             ManifestUnknown: there is no such tag.
+            ConditionFailed: a condition does not hold.
             NeverSealed: the tag is mutable.
         """
 
-        def job(tx: UnitOfWork) -> EntryResult:
-            change = self._change(tx, repository, tag, actor, reason)
+        def job(tx: UnitOfWork) -> SealChange:
+            change = self._change(tx, repository, tag, actor, reason, conditions)
             result = self._tag_writer.unseal(tx, change)
-            if result is not None:
-                return result
             if change.current is None:
                 raise ManifestUnknown(f"there is no tag {tag} in {repository}")
-            raise NeverSealed(f"tag {tag} of {repository} was never sealed: there is nothing to unseal")
+            if result is None:
+                raise NeverSealed(f"tag {tag} of {repository} was never sealed: there is nothing to unseal")
+            return SealChange(change.current, result.changed, result.entry_index)
 
-        return await self._database.write(job, repository=repository)
+        return await self._database.write(undone(job) if dry_run else job, repository=repository)
 
     async def plan_purge(self, repository: Repository, reference: Tag | Digest, actor: Actor) -> Purged:
         """Return what `purge` would delete now; changes nothing. Raises: as `purge`, except BytesLeft."""
@@ -156,13 +146,19 @@ class Seals:
         def job(tx: UnitOfWork) -> Purged:
             row, digest = self._find_image(tx, repository, reference)
             twins = _all_digests(tx, row, digest)
-            tags = [tag for twin in twins for tag in self._tag_writer.tags_at(tx, row, twin)]
-            raise _Planned(self._purge_image(tx, row, twins, tags, actor, "planned"))
+            tagged = [tag for twin in twins if (tag := self._tag_writer.first_tag_at(tx, row, twin)) is not None]
+            raise _Planned(row, twins, self._purge_image(tx, row, twins, tagged, actor, "planned"))
 
         try:
             return await self._database.write(job, repository=repository)
         except _Planned as planned:  # it rolled the transaction back
-            return await self._with_copies(repository, planned.purged)
+            found = planned
+
+        def all_tags(snapshot: Snapshot) -> tuple[Tag, ...]:  # any number, so not in a write
+            return tuple(tag for twin in found.twins for tag in self._tag_writer.tags_at(snapshot, found.row, twin))
+
+        tags = await self._database.read(all_tags)
+        return await self._with_copies(repository, replace(found.purged, tags=tags))
 
     async def purge(
         self,
@@ -200,20 +196,45 @@ class Seals:
         await self._delete_bytes(step.purged.blobs)
         return await self._with_copies(repository, step.purged)
 
-    async def expire(self, actor: Actor, *, dry_run: bool = False) -> list[ExpiredTag]:
-        """Delete the tags whose keep time is over; they can return only with the same digest. Return those tags, also in a dry run."""
+    async def expire(self, actor: Actor, *, dry_run: bool = False) -> Expiry:
+        """Delete the tags whose keep time is over; they can return only with the same digest. `dry_run`: only return them.
+
+        A tag whose image runs on a host, by its report of any age, stays.
+        """
 
         # The time of a transaction, as every other decision about keep times has it.
         now_us = await self._database.write(lambda tx: tx.now_us)
         overdue = await self._database.read(lambda snapshot: self._tag_writer.overdue(snapshot, now_us))
-        expired: list[ExpiredTag] = []
-        for some in batches(overdue, 1 if dry_run else TAGS_AT_ONCE):
+        done = Expiry([], [])
+        for some in batches(overdue, TAGS_AT_ONCE):
 
-            def job(tx: UnitOfWork, some: tuple[OverdueTag, ...] = some) -> list[ExpiredTag]:
-                return [ExpiredTag(row.name, tag) for row, tag in some if self._tag_writer.expire(tx, row, tag, actor)]
+            def plan(snapshot: Snapshot, some: tuple[OverdueTag, ...] = some) -> Expiry:
+                kept = list(self._kept(snapshot, some))
+                staying = {(each.repository, each.tag) for each in kept}
+                going = [ExpiredTag(row.name, tag) for row, tag in some if (row.name, tag) not in staying]
+                return Expiry(going, kept)
 
-            expired += [ExpiredTag(row.name, tag) for row, tag in some] if dry_run else await self._database.write(job)
-        return expired
+            def job(tx: UnitOfWork, some: tuple[OverdueTag, ...] = some) -> Expiry:
+                going, kept = plan(tx, some)
+                names = frozenset(going)
+                gone = [
+                    ExpiredTag(row.name, tag)
+                    for row, tag in some
+                    if (row.name, tag) in names and self._tag_writer.expire(tx, row, tag, actor)
+                ]
+                return Expiry(gone, kept)
+
+            found = await (self._database.read(plan) if dry_run else self._database.write(job))
+            done.expired.extend(found.expired)
+            done.kept.extend(found.kept)
+        return done
+
+    def _kept(self, snapshot: Snapshot, overdue: Iterable[OverdueTag]) -> Iterator[KeptTag]:
+        for row, tag in overdue:
+            digest = self._tag_writer.digest_of(snapshot, row, tag)
+            reason = "" if digest is None else why_running(snapshot, row, digest)
+            if reason:
+                yield KeptTag(row.name, tag, reason)
 
     def _find_image(
         self, tx: UnitOfWork, repository: Repository, reference: Tag | Digest
@@ -224,8 +245,13 @@ class Seals:
             raise ManifestUnknown(f"{repository} has no {reference}")
         return row, digest
 
-    def _change(self, tx: UnitOfWork, repository: Repository, tag: Tag, actor: Actor, reason: str) -> TagChange:
-        return self._tag_writer.change(tx, _find(tx, repository), tag, actor, reason=reason)
+    def _change(
+        self, tx: UnitOfWork, repository: Repository, tag: Tag, actor: Actor, reason: str, conditions: Conditions
+    ) -> TagChange:
+        """Return a change of a tag whose conditions hold. Raises: ManifestUnknown, ConditionFailed, LedgerInDoubt."""
+        change = self._tag_writer.change(tx, _find(tx, repository), tag, actor, reason=reason)
+        conditions.check(f"tag {tag} of {repository}", change.current)
+        return change
 
     def _purge_step(
         self,
@@ -299,8 +325,7 @@ class Seals:
         parent = links.parent(snapshot, repository.id, str(part))
         if parent is None:
             return None
-        tag = self._tag_writer.first_tag_at(snapshot, repository, Digest.parse(parent))
-        return parent if tag is None else f"{parent} (tag {tag})"
+        return parent.digest if parent.tag is None else f"{parent.digest} (tag {parent.tag})"
 
     async def _with_copies(self, purged_from: Repository, purged: Purged) -> Purged:
         """Return the result with the copies in other repositories. Every repository may have some, so after the transaction."""
@@ -425,6 +450,6 @@ def _record_purge(tx: UnitOfWork, repository: RepositoryRow, digest: Digest, act
         digest=str(digest),
         media_type=row.media_type if row is not None else "",
         size_bytes=row.size if row is not None else 0,
-        actor=actor.name,
+        actor=actor.recorded,
         reason=reason,
     )

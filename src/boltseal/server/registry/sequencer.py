@@ -120,16 +120,7 @@ def append(
         salt=secrets.token_hex(16),
         extra=extra or {},
     )
-    ledger_store.append(
-        tx,
-        head.size,
-        time_us=time_us,
-        kind=str(kind),
-        repository=repository or "",
-        tag=tag or "",
-        line=encode(entry),
-        log=log,
-    )
+    ledger_store.append_entry(tx, head.size, entry, encode(entry), log)
     tx.appended.add(log.name)
     return head.size
 

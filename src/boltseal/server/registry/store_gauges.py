@@ -15,7 +15,14 @@ from typing import Final
 from boltseal.errors import BoltsealError
 from boltseal.ledger.clock import is_behind
 from boltseal.server.storage.disk_reserve import DiskReserve
-from boltseal.server.storage.metadata import layer_chain_table, ledger_store, ledger_tree, upload_progress, usage
+from boltseal.server.storage.metadata import (
+    blob_reviews,
+    layer_chain_table,
+    ledger_store,
+    ledger_tree,
+    upload_progress,
+    usage,
+)
 from boltseal.server.storage.metadata.migrate import DATABASE_NAME
 from boltseal.server.storage.metadata.protocol import LEDGER, OBSERVATIONS, TAGS, Log, Metadata, Snapshot
 from boltseal.server.storage.metrics import Gauge
@@ -51,6 +58,7 @@ class StoreGauges:
             self._logs,
             self._clock,
             self._pending_chains,
+            self._undeleted_blobs,
             self._blob_totals,
         )
         for part in parts:
@@ -108,6 +116,11 @@ class StoreGauges:
         pending = self._database.read_and_wait(layer_chain_table.count_pending)
         help_text = "Stored manifests whose layer chain is not known yet: older ones, and those without their config"
         return [Gauge("boltseal_layer_chains_pending", help_text, {"": pending})]
+
+    def _undeleted_blobs(self) -> list[Gauge]:
+        failed = self._database.read_and_wait(blob_reviews.count_failed)
+        help_text = "Unreferenced blobs whose bytes the store failed to delete; they are tried again"
+        return [Gauge("boltseal_blobs_undeleted", help_text, {"": failed})]
 
     def _blob_totals(self) -> list[Gauge]:
         with self._counting:

@@ -102,7 +102,7 @@ def sealed(row: TagRow, keep: Keep, now_us: int, actor: Actor) -> TagRow:
         sealed_canonical=row.canonical,
         sealed_media_type=row.media_type,
         sealed_us=now_us,
-        sealed_by=actor.name,
+        sealed_by=actor.recorded,
         keep=str(keep),
         keep_until_us=until,
     )

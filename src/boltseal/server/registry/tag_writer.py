@@ -45,7 +45,7 @@ from boltseal.server.registry.models import (
 )
 from boltseal.server.registry.pushed_parts import extends_current, part_of_one_image, parts_of
 from boltseal.server.registry.tag_check import TagCheck
-from boltseal.server.storage.batches import batches
+from boltseal.server.storage.batches import IN_AT_ONCE, batches
 from boltseal.server.storage.metadata import links, queries, tag_table
 from boltseal.server.storage.metadata.protocol import Snapshot, UnitOfWork
 from boltseal.server.storage.metadata.tag_row import TagRow
@@ -291,9 +291,9 @@ class TagWriter:
         """Remove the row of a tag that the ledger never recorded. Only a manipulation leaves such a row."""
         tag_table.remove(tx, repository.id, tag)
 
-    def digest_of(self, tx: UnitOfWork, repository: RepositoryRow, tag: Tag) -> Digest | None:
+    def digest_of(self, snapshot: Snapshot, repository: RepositoryRow, tag: Tag) -> Digest | None:
         """Return the digest that a tag resolves to now, or None."""
-        row = tag_table.find(tx, repository.id, tag)
+        row = tag_table.find(snapshot, repository.id, tag)
         return None if row is None else row.digest
 
     def is_sealed(self, tx: UnitOfWork, repository: RepositoryRow, tag: Tag) -> bool:
@@ -360,7 +360,7 @@ class TagWriter:
         found, waiting = {digest}, {digest}
         while waiting:
             more: set[str] = set()
-            for some in batches(waiting, queries.IN_AT_ONCE):
+            for some in batches(waiting, IN_AT_ONCE):
                 covering = links.covering_any(repository.id, some)
                 protecting = tag_table.protecting_tags(tx, repository.id, covering, besides)
                 if protecting:
@@ -434,11 +434,11 @@ class TagWriter:
             size_bytes=queries.manifest_size(tx, repository.id, str(shown.digest)),
             was=str(change.current or ""),
             previous=old.entry_index if old is not None else -1,
-            actor=change.actor.name,
+            actor=change.actor.recorded,
             reason=change.reason,
-            extra=extra,
+            extra={**extra, **change.actor.ledger_extra},
         )
-        written = dataclasses.replace(new, entry_index=index, changed_us=tx.now_us, changed_by=change.actor.name)
+        written = dataclasses.replace(new, entry_index=index, changed_us=tx.now_us, changed_by=change.actor.recorded)
         (tag_table.add if old is None else tag_table.change)(tx, repository.id, tag, written)
         return EntryResult(index, changed=True, settles_us=written.settles_us)
 

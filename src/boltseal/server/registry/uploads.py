@@ -19,11 +19,12 @@ from typing import ClassVar, Final
 from boltseal.errors import BoltsealError, Denied, ErrorCode, Full, Invalid, RangeInvalid, Unavailable
 from boltseal.oci.digest import Digest
 from boltseal.oci.reference import Repository
+from boltseal.policy.name_resolution import MIRROR_ACTOR
 from boltseal.server.auth.actor import ANONYMOUS, Actor
 from boltseal.server.registry.quota_checks import UNCHECKED, QuotaChecks
 from boltseal.server.storage.blobs.protocol import BlobStore, UploadId, UploadKey, UploadWriter
 from boltseal.server.storage.disk_reserve import DiskReserve
-from boltseal.server.storage.metadata import queries, unreferenced, upload_table
+from boltseal.server.storage.metadata import blob_reviews, queries, unreferenced, upload_table
 from boltseal.server.storage.metadata.protocol import Metadata, Snapshot, UnitOfWork
 
 REPOSITORIES_AT_ONCE: Final = 500
@@ -176,16 +177,18 @@ class UploadManager:
         """Append the last chunk, if any, and make the session a blob of the repository (end-6). Return its size."""
         key = await self._key(repository, upload, actor)
         check = await self._upload_check(repository, actor)
-        async with self._blobs.uploads.open_upload(key, digest.algorithm) as writer:
+        async with self._blobs.uploads.open_upload(key, digest) as writer:
             await _receive(writer, start, length, body, check)
             await self._check_quota(writer, repository, actor)
-            released_us = await self.released(digest)
-            size = await writer.commit(digest)
-        try:
+            released_us, expected = await self.released(digest), writer.offset
+
+            def record(tx: UnitOfWork) -> None:
+                self._add_row(tx, repository, digest, expected, actor)
+                upload_table.remove(tx, upload)
+
+            size = await writer.commit(digest, record=record)
+        if not writer.recorded:
             await self.add_committed(repository, digest, size, actor, released_us, upload)
-        except BoltsealError:  # the session has become bytes that no row refers to
-            await self._forget(upload)
-            raise
         return size
 
     async def add_blob(self, repository: Repository, digest: Digest, size: int, actor: Actor) -> None:
@@ -235,7 +238,11 @@ class UploadManager:
             if upload is not None:
                 upload_table.remove(tx, upload)
 
-        await self._database.write(job, repository=repository)
+        try:
+            await self._database.write(job, repository=repository)
+        except BoltsealError:  # the session has become bytes that no row refers to
+            await self._left_without_row(digest, upload)
+            raise
 
     async def cancel(self, repository: Repository, upload: UploadId, actor: Actor = ANONYMOUS) -> None:
         """Cancel a session and delete its bytes (end-14)."""
@@ -259,10 +266,23 @@ class UploadManager:
         with suppress(Full, Unavailable):
             await self._database.write(lambda tx: upload_table.remove(tx, upload), durable=False)
 
+    async def _left_without_row(self, digest: Digest, upload: UploadId | None) -> None:
+        """Have stored bytes reviewed that got no row, and remove the session's row. If that fails, a full collection finds them."""
+
+        def job(tx: UnitOfWork) -> None:
+            blob_reviews.add(tx, str(digest), blob_reviews.BYTES, blob_reviews.UNUSED_FOR_US)
+            if upload is not None:
+                upload_table.remove(tx, upload)
+
+        with suppress(Full, Unavailable):
+            await self._database.write(job, durable=False)
+
     def _add_row(self, tx: UnitOfWork, repository: Repository, digest: Digest, size: int, actor: Actor) -> None:
         with self._quotas.counting(tx, actor.name):
             number = queries.ensure_repository(tx, repository, actor.name)
             queries.add_blob(tx, number, str(digest), size, actor.name)
+        if not actor.name.startswith(MIRROR_ACTOR):  # retention decides about what the mirror fetched
+            blob_reviews.add(tx, str(digest), number, blob_reviews.UNUSED_FOR_US)
 
     async def _check_quota(self, writer: UploadWriter, repository: Repository, actor: Actor) -> None:
         """Check the finished upload against the quota again, before its bytes are committed.

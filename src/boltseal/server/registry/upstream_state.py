@@ -1,6 +1,7 @@
 """The state of upstreams that all workers share: whether one answers, what is left of its pull limit, and its pauses.
 
-A state change is reported once for all workers, by the worker whose transaction writes it.
+A state change is reported once for all workers, by the worker whose transaction writes it. An answer of an upstream is recorded with
+the time at which it came, so a process that was stopped in between does not replace what another one has recorded since.
 """
 
 from __future__ import annotations
@@ -63,12 +64,12 @@ class UpstreamStates:
 
         return await self._database.write(job)
 
-    async def up(self, name: str) -> None:
-        """Record that an upstream answers."""
+    async def up(self, name: str, answered_us: int) -> None:
+        """Record that an upstream answered at this time."""
 
         def job(tx: UnitOfWork) -> None:
             row = upstream_table.find(tx, name)
-            if row.down_us is not None:
+            if row.down_us is not None and row.down_us <= answered_us:
                 upstream_table.put(tx, name, replace(row, down_us=None, down_reason=None))
 
         await self._database.write(job)
@@ -76,6 +77,10 @@ class UpstreamStates:
     async def pause_of(self, name: str) -> UpstreamPause:
         """Return until when an upstream gets no request. A point look-up for each request."""
         return await self._database.lookups.upstreams.upstream_pause(name)
+
+    async def pauses(self) -> dict[str, UpstreamPause]:
+        """Return the pauses of all upstreams by name."""
+        return await self._database.read(upstream_table.all_pauses)
 
     def pauses_and_wait(self) -> dict[str, UpstreamPause]:
         """Return the pauses of all upstreams by name, for a caller without an event loop."""
@@ -92,20 +97,32 @@ class UpstreamStates:
         await self._database.write(job, durable=False)
 
     async def pause_pulls(self, name: str, until_us: int) -> None:
-        """Send an upstream no request that counts as a pull until this time; 0: it gets them again from now on."""
+        """Send an upstream no request that counts as a pull until this time; a pause that ends later stays."""
 
         def job(tx: UnitOfWork) -> None:
             row = upstream_table.find_pause(tx, name)
-            if until_us != row.pulls_until_us:
+            if until_us > in_force(row, tx.now_us).pulls_until_us:
                 upstream_table.put_pause(tx, name, row._replace(pulls_until_us=until_us))
 
         await self._database.write(job, durable=False)
 
-    async def quota(self, name: str, quota: PullLimit) -> QuotaChange:
-        """Record the pull limit that an upstream has stated."""
+    async def allow_pulls(self, name: str, ending_by_us: int) -> None:
+        """End a pause of pulls that would end by this time; a later one began after the answer that allows them."""
 
-        def job(tx: UnitOfWork) -> QuotaChange:
+        def job(tx: UnitOfWork) -> None:
+            row = upstream_table.find_pause(tx, name)
+            if 0 < row.pulls_until_us <= ending_by_us:
+                upstream_table.put_pause(tx, name, row._replace(pulls_until_us=NO_PAUSE.pulls_until_us))
+
+        await self._database.write(job, durable=False)
+
+    async def quota(self, name: str, quota: PullLimit, answered_us: int) -> QuotaChange | None:
+        """Record the pull limit that an upstream stated at this time. None: a later statement is recorded."""
+
+        def job(tx: UnitOfWork) -> QuotaChange | None:
             row = upstream_table.find(tx, name)
+            if row.quota_us is not None and answered_us < row.quota_us <= tx.now_us:
+                return None
             upstream_table.put(
                 tx,
                 name,
@@ -115,7 +132,7 @@ class UpstreamStates:
                     quota_remaining=quota.remaining,
                     quota_window_s=quota.window_s,
                     quota_source=quota.source,
-                    quota_us=tx.now_us,
+                    quota_us=answered_us,
                 ),
             )
             return QuotaChange(row.quota_remaining, quota.remaining)

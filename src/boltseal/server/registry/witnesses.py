@@ -5,15 +5,15 @@ ends its answers does not delay the others. Cosignatures are stored with the che
 
 A witness that saw a larger or different checkpoint knows entries that this store lost. If the ledger's own key signed that
 checkpoint, it becomes the high-water mark, and then every process of the store refuses writes (`integrator`). Where the
-witness shows no such checkpoint, its word that it saw a larger size is enough to refuse writes: the doubt is kept with the
-keys until the witness agrees, or `boltseal ledger recover --accept-loss`. An older signed checkpoint never lowers the mark,
+witness shows no such checkpoint, its word that it saw a larger size is enough to refuse writes: the doubt is kept in the
+database until the witness agrees, or `boltseal ledger recover --accept-loss`. An older signed checkpoint never lowers the mark,
 however late a witness sends it.
 
 Fail closed: a witness that can't be asked does not agree. A server starts with the doubt that its witnesses were not asked
 yet, and takes writes when enough of them agree (`[ledger] witness_quorum`, by default all). A witness agrees when it
 cosigned the newest checkpoint, or never heard of this ledger. One that fails later, while the server runs, changes nothing.
 
-What a witness stated is kept with the keys (`witness_statements`). A witness that cosigned before and now answers that it does
+What a witness stated is kept too (`witness_statements`). A witness that cosigned before and now answers that it does
 not know this ledger does not agree: its address is wrong, or it lost its state. A witness that stated a larger size, or that it
 saw other entries, is a doubt until it agrees itself, also after a restart, whatever the others say.
 """
@@ -35,7 +35,8 @@ from boltseal.ledger.checkpoint import Checkpoint, open_checkpoint
 from boltseal.ledger.merkle import consistency_path, prove
 from boltseal.ledger.note import NoteInvalid, Signature, SigningKey, VerifierKey, format_note, parse_note_unverified
 from boltseal.ledger.tiles import Tiles, needed
-from boltseal.server.storage.ledger_key import WITNESSES, LedgerKeys
+from boltseal.server.storage.ledger_doubts import WITNESSES, LedgerDoubts
+from boltseal.server.storage.ledger_key import LedgerKeys
 from boltseal.server.storage.ledger_mark import LedgerKeyUnreadable
 from boltseal.server.storage.metadata import ledger_tree
 from boltseal.server.storage.metadata.protocol import Metadata, Snapshot, UnitOfWork
@@ -86,7 +87,8 @@ class Witnesses:
         self._quorum = len(witnesses) if quorum is None else min(quorum, len(witnesses))
         self._on_agreed = on_agreed
         self._kept_doubt: str | None = None
-        self._statements = WitnessStatements(keys)
+        self._doubts = LedgerDoubts(database, keys.folder)
+        self._statements = WitnessStatements(database, keys.folder)
 
     @property
     def troubles(self) -> tuple[str, ...]:
@@ -153,19 +155,19 @@ class Witnesses:
             _log.warning("the witnesses' answers can't be kept", reason=error.message)
 
     def _conclude(self) -> None:
-        """Keep or withdraw the doubt of the witnesses, by what all of them answered. Raises: LedgerKeyUnreadable."""
+        """Keep or withdraw the doubt of the witnesses, by what all of them answered. Raises: Unavailable."""
         statements = self._statements.read()
         doubts = (_doubt(witness, statements.get(str(witness.key))) for witness in self._witnesses)
         ahead = next((doubt for doubt in doubts if doubt is not None), None)
         if ahead is not None:
             if ahead != self._kept_doubt:
                 _log.error("a witness saw another ledger than this store has", reason=ahead)
-                self._keys.put_doubt(WITNESSES, ahead)
+                self._doubts.put(WITNESSES, ahead)
                 self._kept_doubt = ahead
         elif sum(witness.agrees is True for witness in self._witnesses) >= self._quorum:
             self._kept_doubt = None
-            if self._keys.doubted(WITNESSES):
-                self._keys.clear_doubt(WITNESSES)
+            if self._doubts.has(WITNESSES):
+                self._doubts.clear(WITNESSES)
                 self._on_agreed()
 
     async def _show(self, witness: WitnessState, head: ledger_tree.SignedHead, key: SigningKey) -> None:
@@ -177,7 +179,7 @@ class Witnesses:
             try:
                 answer = await witness.client.add_checkpoint(witness.size, proof, head.note)
             except LedgerUnknown:
-                self._note_unknown(witness)
+                await self._note_unknown(witness)
                 raise
             if isinstance(answer, Cosigned):
                 await self._store(witness, head, checkpoint, answer.lines)
@@ -192,9 +194,9 @@ class Witnesses:
         await self._note_larger(witness)
         await self._check_larger(witness, key, head)
 
-    def _note_unknown(self, witness: WitnessState) -> None:
-        """Let a witness that does not know the ledger agree if it never did. Raises: RemoteUnavailable, LedgerKeyUnreadable."""
-        before = self._statements.read().get(str(witness.key))
+    async def _note_unknown(self, witness: WitnessState) -> None:
+        """Let a witness that does not know the ledger agree if it never did. Raises: RemoteUnavailable, Unavailable."""
+        before = (await finish_in_thread(self._statements.read)).get(str(witness.key))
         if before is not None:
             raise RemoteUnavailable(
                 f"the witness {witness.key.name} answered 404: it does not know this ledger, but {_knows(before)}; correct "
@@ -222,7 +224,7 @@ class Witnesses:
         await self._keep(witness, Statement(Stated.ANOTHER, witness.size))
 
     async def _keep(self, witness: WitnessState, statement: Statement) -> None:
-        """Keep a statement that is a doubt. Raises: LedgerKeyUnreadable."""
+        """Keep a statement that is a doubt. Raises: Unavailable."""
         witness.agrees = False
         await finish_in_thread(self._statements.note, str(witness.key), statement)
         await finish_in_thread(self._conclude)
@@ -235,7 +237,7 @@ class Witnesses:
 
         Raises:
             NoteInvalid: it does not verify.
-            LedgerKeyUnreadable: the keys' folder can't be used.
+            Unavailable: what it stated can't be kept.
         """
         text = checkpoint.text()
         offered = parse_note_unverified(text.encode() + b"\n" + lines).signatures
@@ -278,7 +280,7 @@ class Witnesses:
 
     def _raise_mark(self, seen: bytes) -> bool:
         """Make a verified checkpoint the mark, unless it is known. Read everything again: the answer may have come late."""
-        with self._keys.locked():
+        with self._keys.signing():
             key, mark = self._keys.key(), self._keys.mark()
             head = self._database.read_and_wait(ledger_tree.head)
             if key is None or mark is None or head is None:

@@ -14,7 +14,8 @@ Steps of `back_up`:
 5. Write `complete`.
 
 What was acknowledged before step 2 is in the snapshot, and its bytes were durable before it was. So step 3 finds them unless
-garbage collection or a purge ran meanwhile; then the backup is refused as incomplete and must be repeated. Keys and the
+garbage collection or a purge deleted them meanwhile. Their rows were removed before, so steps 2 and 3 are repeated: then the snapshot
+does not refer to them. A blob that is gone for two snapshots in a row is lost. Keys and the
 users' file are not copied, so a backup gives no rights: the password hashes in its database are encrypted with one of the keys.
 The bytes of upload sessions are not copied.
 
@@ -43,11 +44,14 @@ from boltseal.files.atomic_files import (
 from boltseal.oci.digest import Digest
 from boltseal.server.storage.metadata import sqlite
 from boltseal.server.storage.metadata.migrate import DATABASE_NAME, check_data
-from boltseal.server.storage_settings import StorageSettings
+from boltseal.server.storage.metadata.move_fence import COPYING, MOVED, read_fence
+from boltseal.server.storage.metadata.sqlite_types import wrong_types
 
 COMPLETE: Final = "complete"
 UNFINISHED_NAME: Final = f"{DATABASE_NAME}.unfinished"
 """The database of a restore that is not complete, so that the folder is no data folder and is not served."""
+SNAPSHOTS: Final = 10
+"""How often the database is copied, if blobs that it refers to were deleted while the blobs were copied."""
 _PIECE_BYTES: Final = 1024 * 1024
 
 
@@ -61,39 +65,41 @@ class BackupFailed(Unavailable):
 
 @dataclass(slots=True)
 class BackupResult:
-    """The result of a backup or a restore."""
+    """The result of a backup or a restore. `was_there`: this backup was restored there before, and nothing was changed."""
 
     blobs: int = 0
     taken: int = 0
     taken_bytes: int = 0
     removed: int = 0
-
-
-def refuse_other_storage(storage: StorageSettings) -> None:
-    """Refuse settings with metadata or blobs outside of the data folder, which no backup contains. Raises: BackupRefused."""
-    if storage.database is not None:
-        raise BackupRefused(
-            "[storage] database is set: the metadata is in PostgreSQL, which this command does not copy; use pg_dump or a base backup "
-            "of the database"
-        )
-    if storage.blobs is not None:
-        raise BackupRefused(
-            "[storage] blobs is set: the bytes of blobs are in an object store, which this command does not copy; use the object "
-            "store's versions or replication, and a copy of the database"
-        )
+    was_there: bool = False
 
 
 def back_up(data: Path, target: Path, now_us: int, progress: Callable[[str, int, int], None]) -> BackupResult:
     """Bring a backup up to date with a data folder. Raises: BackupRefused, BackupFailed, Full, FormatInvalid."""
     check_data(data)
+    if (fence := read_fence(data)) is not None and fence.state != COPYING:
+        done, instead = (
+            ("was moved", "back up the server there")
+            if fence.state == MOVED
+            else ("is being moved", "wait for the move, and back up the server there, or undo it")
+        )
+        raise BackupRefused(
+            f"{data} {done} to {fence.database} and {fence.blobs}; {instead}: a restored copy of this folder would accept writes"
+        )
     _refuse_other_folder(data, target)
-    with _errors_named(target):
+    with errors_named(target):
         make_folders(Disk(), target)
         (target / COMPLETE).unlink(missing_ok=True)
         Disk().sync_folder(os.fspath(target))  # after a power cut it must not be there beside a newer database
         layout = (data / "format").read_bytes()  # before the copy: a migration in between makes the copy the newer one
-        sqlite.copy_file(data / DATABASE_NAME, target / DATABASE_NAME)
-        result = _copy_blobs(target / DATABASE_NAME, data, target, progress)
+        result, gone = BackupResult(), set[Digest]()
+        for tries_left in range(SNAPSHOTS - 1, -1, -1):
+            sqlite.copy_file(data / DATABASE_NAME, target / DATABASE_NAME)
+            before, gone = gone, _copy_blobs(target / DATABASE_NAME, data, target, result, progress)
+            if not gone:
+                break
+            if gone & before or not tries_left:
+                raise _lost(min(gone & before or gone, key=str), data)
         result.removed = _drop_unnamed(target)
         write_file(Disk(), target / "format", layout)
         write_file(Disk(), target / COMPLETE, f"{now_us}\n".encode())
@@ -111,7 +117,8 @@ def restore(backup: Path, data: Path, progress: Callable[[str, int, int], None])
     check_data(backup, oldest=1)
     if data.exists() and any(data.iterdir()):
         raise BackupRefused(f"{data} is not empty; a backup is restored into a new folder: name one with --data FOLDER")
-    with _errors_named(data):
+    with errors_named(data):
+        _refuse_wrong_types(backup / DATABASE_NAME)
         make_folders(Disk(), data)
         database = data / UNFINISHED_NAME
         with durable_at_end(data):
@@ -124,8 +131,15 @@ def restore(backup: Path, data: Path, progress: Callable[[str, int, int], None])
     return result
 
 
+def _refuse_wrong_types(database: Path) -> None:
+    with sqlite.open_snapshot(database) as snapshot:
+        wrong = next(wrong_types(snapshot.sql), None)
+    if wrong is not None:
+        raise BackupFailed(f"{database} is damaged ({wrong}); nothing was restored: restore another backup")
+
+
 @contextmanager
-def _errors_named(target: Path) -> Iterator[None]:
+def errors_named(target: Path) -> Iterator[None]:
     """Turn errors of the database's copy and of the file system inside the block into BackupFailed and Full."""
     try:
         yield
@@ -159,25 +173,28 @@ def _blob_path(folder: Path, digest: Digest) -> Path:
     return folder / "blobs" / digest.algorithm / digest.hex[:2] / digest.hex
 
 
-def _copy_blobs(database: Path, source: Path, target: Path, progress: Callable[[str, int, int], None]) -> BackupResult:
-    """Link or copy the blobs that a backup lacks."""
-    result = BackupResult()
-    named = list(_referenced_blobs(database))
+def _copy_blobs(
+    database: Path, source: Path, target: Path, result: BackupResult, progress: Callable[[str, int, int], None]
+) -> set[Digest]:
+    """Link or copy the blobs that a backup lacks. Return those that are gone from the source."""
+    named, gone = list(_referenced_blobs(database)), set[Digest]()
     folders: set[Path] = set()
     for number, (digest, size) in enumerate(named, start=1):
-        result.blobs += 1
         at = _blob_path(target, digest)
         if not _is_whole(at, size):
             if at.parent not in folders:
                 make_folders(Disk(), at.parent)
                 folders.add(at.parent)
-            _link_or_copy(_blob_path(source, digest), at, digest, size)
-            result.taken += 1
-            result.taken_bytes += size
+            if _link_or_copy(_blob_path(source, digest), at, digest, size):
+                result.taken += 1
+                result.taken_bytes += size
+            else:
+                gone.add(digest)
         progress("blobs", number, len(named))
     for folder in folders:
         Disk().sync_folder(os.fspath(folder))
-    return result
+    result.blobs = len(named)
+    return gone
 
 
 def _is_whole(path: Path, size: int) -> bool:
@@ -187,24 +204,31 @@ def _is_whole(path: Path, size: int) -> bool:
         return False
 
 
-def _link_or_copy(source: Path, target: Path, digest: Digest, size: int) -> None:
+def _link_or_copy(source: Path, target: Path, digest: Digest, size: int) -> bool:
+    """Link or copy a blob. Returns False if it is gone from the source."""
     try:
         found = source.stat().st_size
-    except FileNotFoundError as error:
-        raise _lost(digest, source.parents[3]) from error
+    except FileNotFoundError:
+        return False
     if found != size:
         raise _other_size(digest, found, size, source.parents[3])
     target.unlink(missing_ok=True)
     try:
         os.link(source, target)
-    except OSError:  # another file system, or one without links
-        _copy_hashed(source, target, digest)
+    except OSError:  # another file system, or one without links, or the blob was deleted since
+        return _copy_hashed(source, target, digest)
+    return True
 
 
-def _copy_hashed(source: Path, target: Path, digest: Digest) -> None:
+def _copy_hashed(source: Path, target: Path, digest: Digest) -> bool:
+    """Copy a blob and hash it. Returns False if it is gone from the source."""
+    try:
+        reads = source.open("rb")
+    except FileNotFoundError:
+        return False
     beside = target.with_name(f"{target.name}.new")
     running = digest.hasher()
-    with source.open("rb") as reads, beside.open("wb") as writes:
+    with reads, beside.open("wb") as writes:
         while piece := reads.read(_PIECE_BYTES):
             running.update(piece)
             writes.write(piece)
@@ -215,6 +239,7 @@ def _copy_hashed(source: Path, target: Path, digest: Digest) -> None:
         raise _damaged(digest)
     beside.chmod(FILE_MODE)
     beside.replace(target)
+    return True
 
 
 def _copy_all(database: Path, source: Path, target: Path, progress: Callable[[str, int, int], None]) -> BackupResult:

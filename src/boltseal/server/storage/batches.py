@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from itertools import islice
-from typing import TypeVar
+from typing import Final, TypeVar
+
+IN_AT_ONCE: Final = 500
+"""Digests in one query; SQLite accepts 32,766 values."""
 
 T = TypeVar("T")
 

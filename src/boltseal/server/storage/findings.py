@@ -7,7 +7,7 @@ reason). Neither counts as "holds" (guarantee 11).
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
@@ -32,7 +32,10 @@ class Finding:
 
 @dataclass(frozen=True, slots=True)
 class StoreCounts:
-    """What was examined; sizes in bytes. `unnamed_*`: stored and unreferenced, which is no fault: left to `admin gc`."""
+    """What was examined; sizes in bytes. `unnamed_*`: stored and unreferenced, which is no fault: left to `admin gc`.
+
+    `names`: of objects, which were compared with the rows.
+    """
 
     entries: int = 0
     observations: int = 0
@@ -42,6 +45,8 @@ class StoreCounts:
     blob_bytes: int = 0
     unnamed_blobs: int = 0
     unnamed_bytes: int = 0
+    names: int = 0
+    unnamed_objects: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +100,21 @@ class FindingCollector:
         """Report progress every `every` rows, and at the end."""
         if done % every == 0 or done == total:
             self._progress(step, done, total)
+
+    @property
+    def counted(self) -> dict[str, int]:
+        """What was counted so far."""
+        return dict(self._counted)
+
+    @property
+    def findings(self) -> tuple[Finding, ...]:
+        """What was found so far."""
+        return tuple(self._findings)
+
+    def add(self, counts: Mapping[str, int], findings: Iterable[Finding]) -> None:
+        """Add what another collector has."""
+        self._counted.update(counts)
+        self._findings += findings
 
     def close(self) -> Examined:
         """Return the result."""

@@ -14,9 +14,12 @@ Steps:
 7. What the running server keeps for itself: waiting events, upload sessions, failed logins, users,
    unfinished purges (`fsck_state`).
 8. The blobs: every row has a file of that size whose bytes have that digest.
-9. Unreferenced blobs are counted. They are no fault: refused pushes leave them, and `boltseal admin gc` deletes them.
+9. The bucket, if there is one, is this registry's (`bucket_owner`). All names in the store: no file or object is foreign, and in an object store every object that a row names is there and has
+   its size. What a lost database is rebuilt from has the content that the rows say. Unreferenced blobs and objects are counted. They
+   are no fault: refused pushes leave them, and `boltseal admin gc` deletes them, or with `--full` what no row names.
 
-Steps 1 to 7 read one snapshot of the database. Blobs are read after it, and a blob that is not as it must be is read again
+Steps 1 to 7 read one snapshot of the database. Steps 8 and 9 go through blobs and names in pages, in order, and can be continued
+(`fsck_position`). Blobs are read after the snapshot, and a blob that is not as it must be is read again
 before it is reported: the server may have deleted or replaced it meanwhile. What can't be examined is a finding of its own,
 and the rest is examined anyway.
 
@@ -28,9 +31,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
+from typing import Final
 
 from sqlalchemy import RowMapping, func, select
 
+from boltseal.errors import Unavailable, operators_message
 from boltseal.ledger.audit import Audit, AuditedTag, ObservationAudit
 from boltseal.ledger.entry import Entry
 from boltseal.oci.digest import Digest
@@ -38,16 +43,22 @@ from boltseal.policy.rule_decision import signature_subject
 from boltseal.policy.rules import RuleInvalid
 from boltseal.server.storage import fsck_content, fsck_state
 from boltseal.server.storage.blobs.protocol import BlobMaintenance
+from boltseal.server.storage.bucket_owner import BucketOwner
 from boltseal.server.storage.findings import Examined, Finding, FindingCollector, FindingStatus, Progress
+from boltseal.server.storage.fsck_position import FsckPosition
 from boltseal.server.storage.fsck_tree import TreeCheck
 from boltseal.server.storage.ledger_key import LedgerKeys
-from boltseal.server.storage.metadata import foreign_tags, links, usage
+from boltseal.server.storage.metadata import foreign_tags, ledger_store, links, usage
 from boltseal.server.storage.metadata.protocol import LEDGER, OBSERVATIONS, Log, Snapshot
 from boltseal.server.storage.metadata.schema import TABLES, link, manifest, repository, tag
 from boltseal.server.storage.metadata.sql import DatabaseDamaged
+from boltseal.server.storage.metadata.sqlite_types import hide_wrong_types, wrong_types
 from boltseal.server.storage.metadata.tag_row import matches_keep
 
-__all__ = ["Examined", "Finding", "FindingStatus", "Progress", "examine"]
+BUCKET: Final = "bucket"
+"""What a finding about the whole bucket is of."""
+
+__all__ = ["BUCKET", "Examined", "Finding", "FindingStatus", "Progress", "examine"]
 
 
 def examine(
@@ -57,10 +68,14 @@ def examine(
     keys: LedgerKeys | None = None,
     *,
     hashed: bool = False,
+    position: FsckPosition | None = None,
+    owner: BucketOwner | None = None,
 ) -> Examined:
     """Check a whole store and return what was found.
 
-    `hashed`: the blobs were hashed a moment ago, so only their presence and size are checked.
+    `owner`: the owner object of the bucket, None if there is no bucket, or if it is not given to this registry yet.
+    `position`: where to continue with the blobs and names of the store. `hashed`: the blobs were hashed a moment ago, so only their
+    presence and size are checked.
     `database`: yields a snapshot of it, read-only. `keys`: key and mark of the ledger; without them what was signed is compared,
     but not who signed it.
 
@@ -68,16 +83,44 @@ def examine(
     """
     findings = FindingCollector(progress)
     with database as snapshot:
+        _wrong_types(snapshot, findings)  # before a transaction, whose end would bring the rows back
         with snapshot.sql.one_snapshot():
-            expected = _rows(snapshot, findings, keys)
-        fsck_content.blobs(snapshot, blobs, expected, findings, hashed=hashed)
-        fsck_content.count_unreferenced(snapshot, blobs, expected, findings)
+            _rows(snapshot, findings, keys)
+        position = position or FsckPosition()
+        stored = FindingCollector(progress)
+        complete = True
+        try:
+            with snapshot.sql.errors_named():
+                head = ledger_store.head(snapshot)
+                position.begin("" if head is None else head.origin)
+                stored.add(position.counts, position.findings)
+                complete = fsck_content.blobs(snapshot, blobs, stored, position, hashed=hashed)
+                if complete:
+                    fsck_content.names(snapshot, blobs, stored, position)
+        except DatabaseDamaged as error:
+            stored.differs("database", error.message)
+        findings.add(stored.counted, stored.findings)
+        _owner(owner, findings)
+    if complete:
+        position.end()
     return findings.close()
 
 
-def _rows(snapshot: Snapshot, findings: FindingCollector, keys: LedgerKeys | None) -> dict[str, int]:
-    """Run steps 1 to 7 and return the blobs that must be stored. A step that a damaged database ends does not end the others."""
-    expected: dict[str, int] = {}
+def _wrong_types(snapshot: Snapshot, findings: FindingCollector) -> None:
+    """Report the rows with a value of a wrong type, and leave them out of all other steps, which could not read them."""
+    try:
+        with snapshot.sql.errors_named():
+            wrong = list(wrong_types(snapshot.sql))
+            if wrong:
+                hide_wrong_types(snapshot.sql)
+    except DatabaseDamaged:  # the first step reports it
+        return
+    for problem in wrong:
+        findings.differs("database", f"{problem}, so this row was left out of all other checks: restore a backup")
+
+
+def _rows(snapshot: Snapshot, findings: FindingCollector, keys: LedgerKeys | None) -> None:
+    """Run steps 1 to 7. A step that a damaged database ends does not end the others."""
     steps: list[Callable[[], None]] = [
         lambda: _database(snapshot, findings),
         lambda: _names(snapshot, findings, keys),
@@ -85,7 +128,7 @@ def _rows(snapshot: Snapshot, findings: FindingCollector, keys: LedgerKeys | Non
         lambda: _sealed(snapshot, findings),
         lambda: _usage(snapshot, findings),
         lambda: fsck_state.state(snapshot, findings),
-        lambda: expected.update(fsck_content.blob_rows(snapshot, findings)),
+        lambda: fsck_content.blob_rows(snapshot, findings),
     ]
     for step in steps:
         try:
@@ -93,12 +136,24 @@ def _rows(snapshot: Snapshot, findings: FindingCollector, keys: LedgerKeys | Non
                 step()
         except DatabaseDamaged as error:
             findings.differs("database", error.message)
-    return expected
 
 
 def _database(snapshot: Snapshot, findings: FindingCollector) -> None:
     for problem in snapshot.sql.damage():
         findings.differs("database", problem)
+
+
+def _owner(owner: BucketOwner | None, findings: FindingCollector) -> None:
+    """Report a bucket that is not this registry's: all its objects look foreign, or this database is not the one that named them."""
+    if owner is None:
+        return
+    try:
+        reason = owner.differs()
+    except Unavailable as error:
+        findings.unknown(BUCKET, operators_message(error))
+    else:
+        if reason is not None:
+            findings.differs(BUCKET, reason)
 
 
 def _names(snapshot: Snapshot, findings: FindingCollector, keys: LedgerKeys | None) -> None:
@@ -262,7 +317,7 @@ def _usage(snapshot: Snapshot, findings: FindingCollector) -> None:
         findings.differs(
             f"user {user}",
             f"the total is {total.size_bytes} bytes and {total.repositories} repositories, the rows say "
-            f"{rows.size_bytes} and {rows.repositories}; `boltseal admin gc` counts again",
+            f"{rows.size_bytes} and {rows.repositories}; `boltseal admin gc --full` counts again",
         )
 
 

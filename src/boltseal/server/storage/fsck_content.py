@@ -6,17 +6,20 @@ Every function collects its findings and raises only if the database can't be re
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
+from itertools import islice
 from typing import Final
 
 from sqlalchemy import RowMapping, and_, bindparam, func, select
 
-from boltseal.errors import BoltsealError, Invalid
+from boltseal.errors import BoltsealError, Invalid, operators_message
 from boltseal.oci.digest import Digest
 from boltseal.oci.manifest import Manifest, parse_manifest
 from boltseal.oci.reference import Repository
-from boltseal.server.storage.blobs.protocol import BlobAbsent, BlobMaintenance
+from boltseal.server.storage.blobs.protocol import BlobAbsent, BlobMaintenance, DifferenceKind, StoreUnanswered
 from boltseal.server.storage.findings import FindingCollector
+from boltseal.server.storage.fsck_position import FsckPosition
+from boltseal.server.storage.metadata import unreferenced
 from boltseal.server.storage.metadata.protocol import Snapshot
 from boltseal.server.storage.metadata.schema import blob, content, link, manifest, repository
 
@@ -26,6 +29,9 @@ _LINKS: Final = select(link.c.child, link.c.kind).where(
     link.c.kind != "signature-tag",
 )
 _NAMED: Final = select(blob.c.digest).where(blob.c.digest == bindparam("at_digest")).limit(1)
+BLOBS_AT_ONCE: Final = 500
+MAX_UNANSWERED: Final = 3
+"""After so many blobs in a row that a store did not answer for, the others are not tried: each would be retried for a while."""
 SHOW_EVERY_BYTES: Final = 64 * 1024 * 1024
 
 AT_ONCE: Final = 8
@@ -113,37 +119,55 @@ def _check_unreferenced(snapshot: Snapshot, findings: FindingCollector) -> None:
         findings.differs(f"{name}@{gone}", f"a link to {child} is left of this manifest, which was removed")
 
 
-def blob_rows(snapshot: Snapshot, findings: FindingCollector) -> dict[str, int]:
-    """Return the blobs that must be stored, with their sizes. Repositories that disagree on a size are a finding."""
-    expected: dict[str, int] = {}
-    for digest, size in snapshot.sql.connection.execute(
-        select(blob.c.digest, blob.c.size).distinct().order_by(blob.c.digest)
-    ).all():
-        if expected.setdefault(digest, size) != size:
-            findings.differs(digest, f"one repository says the blob has {expected[digest]} bytes, another says {size}")
-    return expected
+def blob_rows(snapshot: Snapshot, findings: FindingCollector) -> None:
+    """Check that repositories agree on the size of each blob."""
+    sizes = select(blob.c.digest, func.min(blob.c.size), func.max(blob.c.size)).group_by(blob.c.digest)
+    query = sizes.having(func.min(blob.c.size) != func.max(blob.c.size)).order_by(blob.c.digest)
+    for digest, smallest, largest in snapshot.sql.connection.execute(query).all():
+        findings.differs(digest, f"one repository says the blob has {smallest} bytes, another says {largest}")
 
 
 def blobs(
     snapshot: Snapshot,
     store: BlobMaintenance,
-    expected: Mapping[str, int],
     findings: FindingCollector,
+    position: FsckPosition,
     *,
     hashed: bool = False,
-) -> None:
+) -> bool:
     """Check every blob that must be stored, reading all of its bytes; twice before a problem is reported.
 
-    `hashed`: its bytes were hashed already, so they are not read.
+    `hashed`: its bytes were hashed already, so they are not read. Return False if the store does not answer: the rest of it was
+    not checked, which is a finding.
     """
-    total, done = sum(expected.values()), 0
-    for text, size in expected.items():
-        findings.count("blobs")
-        findings.count("blob_bytes", size)
-        if not (hashed and _has_size(store, text, size)):
-            _blob(snapshot, store, text, size, findings, _BlobProgress(findings, done, total))
-        done += size
-        findings.passed("blobs", done, total, every=1)
+    after = position.start_of("blobs")
+    if after is None:
+        return True
+    by_digest = select(blob.c.digest, func.min(blob.c.size).label("size")).group_by(blob.c.digest)
+    total = snapshot.sql.connection.execute(select(func.sum(by_digest.subquery().c.size))).scalar_one() or 0
+    done = saved = findings.counted.get("blob_bytes", 0)
+    page = by_digest.order_by(blob.c.digest).limit(BLOBS_AT_ONCE)
+    unanswered = 0
+    while rows := snapshot.sql.connection.execute(page.where(blob.c.digest > after)).all():
+        for text, size in rows:
+            findings.count("blobs")
+            findings.count("blob_bytes", size)
+            if not (hashed and _has_size(store, text, size)):
+                answered = _blob(snapshot, store, text, size, findings, _BlobProgress(findings, done, total))
+                unanswered = 0 if answered else unanswered + 1
+            if unanswered >= MAX_UNANSWERED:
+                findings.unknown(
+                    "store",
+                    "could not check the other blobs: the store does not answer; run this again when it does, with --position to go on "
+                    "from here",
+                )
+                return False
+            done, after = done + size, text
+            findings.passed("blobs", done, total, every=1)
+            if not unanswered and (done - saved >= position.saved_every_bytes or text == rows[-1][0]):
+                position.reached("blobs", text, findings)
+                saved = done
+    return True
 
 
 def _has_size(store: BlobMaintenance, text: str, size: int) -> bool:
@@ -172,21 +196,23 @@ def _blob(
     size: int,
     findings: FindingCollector,
     progress: _BlobProgress,
-) -> None:
+) -> bool:
+    """Check one blob. Return False if the store as a whole does not answer."""
     try:
         digest = Digest.parse(text)
     except Invalid as error:
         findings.differs(text, f"the row's digest can't be read: {error}")
-        return
+        return True
     for _ in range(2):
         try:
             problem = _blob_problem(store, digest, size, progress)
         except BoltsealError as error:
-            findings.unknown(text, f"could not read the blob: {error.message}")
-            return
+            findings.unknown(text, f"could not read the blob: {operators_message(error)}")
+            return not isinstance(error, StoreUnanswered)
         if problem is None or not is_referenced(snapshot, text):
-            return
+            return True
     findings.differs(text, str(problem))
+    return True
 
 
 def _blob_problem(store: BlobMaintenance, digest: Digest, size: int, progress: _BlobProgress) -> str | None:
@@ -213,17 +239,36 @@ def is_referenced(snapshot: Snapshot, digest: str) -> bool:
     return snapshot.sql.connection.execute(_NAMED, {"at_digest": digest}).first() is not None
 
 
-def count_unreferenced(
-    snapshot: Snapshot, store: BlobMaintenance, expected: Mapping[str, int], findings: FindingCollector
-) -> None:
-    """Count what no row refers to, and report files that are neither blob nor session. `expected`: of `blob_rows`."""
+def names(snapshot: Snapshot, store: BlobMaintenance, findings: FindingCollector, position: FsckPosition) -> None:
+    """Count what no row refers to, and report what is foreign, missing or of another size than its row says."""
     try:
-        for stored in store.walk():
-            digest = str(stored.digest)
-            if digest not in expected and not is_referenced(snapshot, digest):  # pushed since, or not referenced
-                findings.count("unnamed_blobs")
-                findings.count("unnamed_bytes", stored.size)
-        for stray in store.strays():
-            findings.differs(stray, "a file in the store that is neither blob nor upload")
+        _count_unreferenced(snapshot, store, findings, position)
+        after = position.start_of("names")
+        for page in () if after is None else store.compare(after, contents=True):
+            findings.count("names", page.names)
+            for each in page.differences:
+                if each.kind is DifferenceKind.UNREFERENCED:
+                    findings.count("unnamed_objects")
+                else:
+                    findings.differs(each.name, each.problem)
+            if page.names:
+                findings.passed("names", findings.counted["names"], 0, every=1)
+            position.reached("names", page.position, findings)
     except BoltsealError as error:
-        findings.unknown("store", f"could not look through the store: {error.message}")
+        findings.unknown("store", f"could not look through the store: {operators_message(error)}")
+
+
+def _count_unreferenced(
+    snapshot: Snapshot, store: BlobMaintenance, findings: FindingCollector, position: FsckPosition
+) -> None:
+    after = position.start_of("stored")
+    if after is None:
+        return
+    walk = store.walk(after)
+    while stored := list(islice(walk, BLOBS_AT_ONCE)):
+        needed = unreferenced.referenced(snapshot, [str(each.digest) for each in stored])
+        for each in stored:
+            if str(each.digest) not in needed:
+                findings.count("unnamed_blobs")
+                findings.count("unnamed_bytes", each.size)
+        position.reached("stored", str(stored[-1].digest), findings)

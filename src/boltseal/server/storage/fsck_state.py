@@ -1,12 +1,14 @@
 """The step of `fsck` that checks the server's own state in the database.
 
-These are waiting events, upload sessions, failed logins, users and unfinished purges. No tag depends on these rows. A
-database of data format 4 lacks the tables, which is not reported.
+These are waiting events, upload sessions, failed logins, users, API tokens, unfinished purges, and blobs that could not be deleted. No
+tag depends on these rows. A database of data format 4 lacks the tables, which is not reported.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
+from typing import Final
 
 from sqlalchemy import Table, inspect, select
 
@@ -19,14 +21,20 @@ from boltseal.server.storage.blobs.protocol import UploadId
 from boltseal.server.storage.findings import FindingCollector
 from boltseal.server.storage.metadata import (
     account_table,
+    api_token_table,
+    blob_reviews,
     ledger_store,
     outbox_table,
     unreferenced,
     upload_table,
 )
+from boltseal.server.storage.metadata.access_schema import api_token
+from boltseal.server.storage.metadata.gc_schema import blob_review
 from boltseal.server.storage.metadata.protocol import LEDGER, OBSERVATIONS, Snapshot
 from boltseal.server.storage.metadata.schema import account, failed_login, outbox, purged_blob, upload_session
 from boltseal.server.storage.users import account_problem
+
+_CODE: Final = re.compile(r"[0-9a-f]{64}")
 
 
 def state(snapshot: Snapshot, findings: FindingCollector) -> None:
@@ -38,20 +46,31 @@ def state(snapshot: Snapshot, findings: FindingCollector) -> None:
     if _has(snapshot, failed_login):
         _failed_logins(snapshot, findings)
     if _has(snapshot, purged_blob):
-        for text in unreferenced.purged(snapshot):
-            try:
-                Digest.parse(text)
-            except Invalid as error:
-                findings.differs(f"purged blob {text}", f"its bytes can't be deleted: {error.message}")
+        _purged(snapshot, findings)
+    if _has(snapshot, blob_review, blob_review.c.problem.name):
+        for each in blob_reviews.failed(snapshot):
+            findings.unknown(f"blob {each.digest}", f"garbage collection failed to delete its bytes: {each.problem}")
     if _has(snapshot, account):
-        for row in account_table.all_accounts(snapshot):
-            problem = account_problem(row)
-            if problem is not None:
-                findings.differs("users", problem)
+        for problem in filter(None, map(account_problem, account_table.all_accounts(snapshot))):
+            findings.differs("users", problem)
+    if _has(snapshot, api_token):
+        _api_tokens(snapshot, findings)
 
 
-def _has(snapshot: Snapshot, table: Table) -> bool:
-    return inspect(snapshot.sql.connection).has_table(table.name)
+def _has(snapshot: Snapshot, table: Table, column: str = "") -> bool:
+    """Return whether the database has a table, and in it a column."""
+    found = inspect(snapshot.sql.connection)
+    if not found.has_table(table.name):
+        return False
+    return not column or column in {each["name"] for each in found.get_columns(table.name)}
+
+
+def _purged(snapshot: Snapshot, findings: FindingCollector) -> None:
+    for text in unreferenced.purged(snapshot):
+        try:
+            Digest.parse(text)
+        except Invalid as error:
+            findings.differs(f"purged blob {text}", f"its bytes can't be deleted: {error.message}")
 
 
 def _outbox(snapshot: Snapshot, findings: FindingCollector) -> None:
@@ -90,6 +109,13 @@ def _uploads(snapshot: Snapshot, findings: FindingCollector) -> None:
             findings.differs(f"upload {row.id}", "it has no owner")
         if row.expires_us < row.begun_us:
             findings.differs(f"upload {row.id}", "it expires before it began")
+
+
+def _api_tokens(snapshot: Snapshot, findings: FindingCollector) -> None:
+    """Check the form of each row. Whether its code is right shows only when the token is used."""
+    for row in api_token_table.every(snapshot):
+        if not _CODE.fullmatch(row.mac) or row.kind not in ("person", "service") or row.expires_us <= row.created_us:
+            findings.differs(f"API token {row.id}", "it can't be used: its code, its kind or its times are invalid")
 
 
 def _failed_logins(snapshot: Snapshot, findings: FindingCollector) -> None:

@@ -21,22 +21,23 @@ from __future__ import annotations
 import fcntl
 import os
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Final
 
-from boltseal.errors import BoltsealError
-from boltseal.files.atomic_files import Disk, locked, write_file
+from boltseal.errors import BoltsealError, Unavailable
+from boltseal.files.atomic_files import Disk, lock_within, locked, write_file
 from boltseal.ledger.note import KeyInvalid, SigningKey
 from boltseal.server.storage.ledger_mark import PRIVATE, FileMark, LedgerKeyUnreadable, Mark, read_small
-from boltseal.server.storage.metadata.protocol import TAGS
 
 LEDGER_NAME: Final = "ledger"
-WITNESSES: Final = "witnesses"
-DOUBTS: Final = (TAGS, WITNESSES)
-"""What may doubt a ledger: the comparison of its entries with the rows of tags, and its witnesses."""
-MAX_DOUBT: Final = 1000
+SIGNING_WAIT_S: Final = 5.0
+"""How long a signer waits for another one of its store, which may be stopped."""
 Marks = Callable[[str], Mark]
+
+
+class KeyChanging(Unavailable):
+    """Another process replaces the key of the ledger, so nothing is signed until it has."""
 
 
 class LedgerKeys:
@@ -50,8 +51,7 @@ class LedgerKeys:
     ) -> None:
         self.folder = folder
         self._name = name
-        self._key, self._lock = f"{name}.key", f"{name}.lock"
-        self._statements = f"{name}.{WITNESSES}"
+        self._key, self._lock, self._change = f"{name}.key", f"{name}.lock", f"{name}.change.lock"
         self._disk = disk or Disk()
         self._marks = marks or (lambda log: FileMark(folder / f"{log}.mark", self._disk))
         self._mark = self._marks(name)
@@ -62,17 +62,34 @@ class LedgerKeys:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Hold the signing lock inside the block. Creates lock file and folder where missing.
+        """Exclude every other signer inside the block, which may replace the key. Creates lock files and folder where missing.
 
         Raises: LedgerKeyUnreadable.
         """
-        with self._folder_usable():
-            lock = locked(str(self.folder / self._lock), PRIVATE)
-            lock.__enter__()
-        try:
+        with ExitStack() as held:
+            with self._folder_usable():
+                for name in (self._change, self._lock):
+                    held.enter_context(locked(str(self.folder / name), PRIVATE))
             yield
-        finally:
-            lock.__exit__(None, None, None)
+
+    @contextmanager
+    def signing(self, wait_s: float = SIGNING_WAIT_S) -> Iterator[None]:
+        """Exclude other signers inside the block, as far as they do not hold the lock for longer than `wait_s`.
+
+        A signer that is stopped keeps the lock, and others sign beside it then: of two, the one whose mark is replaced first wins.
+        Nothing else in the block may need the lock. A process that replaces the key is never passed.
+
+        Raises: LedgerKeyUnreadable; KeyChanging.
+        """
+        with ExitStack() as held:
+            with self._folder_usable():
+                alone = held.enter_context(lock_within(str(self.folder / self._lock), PRIVATE, wait_s))
+                unchanged = alone or held.enter_context(
+                    lock_within(str(self.folder / self._change), PRIVATE, 0.0, shared=True)
+                )
+            if not unchanged:
+                raise KeyChanging("the key of the ledger is being replaced, which takes long: try again")
+            yield
 
     @contextmanager
     def witnessing(self) -> Iterator[bool]:
@@ -111,38 +128,6 @@ class LedgerKeys:
         """
         return self._mark.read()
 
-    def doubt(self) -> str | None:
-        """Return why the ledger takes no entries, None if it does. Raises: LedgerKeyUnreadable."""
-        for about in DOUBTS:
-            raw = self._read(self._doubt(about))
-            if raw is not None:
-                return raw.decode("utf-8", errors="replace").strip()
-        return None
-
-    def doubted(self, about: str) -> bool:
-        """Return whether there is a doubt of this kind. Raises: LedgerKeyUnreadable."""
-        return self._read(self._doubt(about)) is not None
-
-    def put_doubt(self, about: str, reason: str) -> None:
-        """Let the ledger take no entries, in every process and after a restart. Raises: LedgerKeyUnreadable."""
-        self._write(self._doubt(about), f"{reason[:MAX_DOUBT]}\n".encode("utf-8", errors="replace"))
-
-    def clear_doubt(self, about: str) -> None:
-        """Withdraw a doubt. Raises: LedgerKeyUnreadable."""
-        name = self._doubt(about)
-        try:
-            (self.folder / name).unlink(missing_ok=True)
-        except OSError as error:
-            raise LedgerKeyUnreadable(f"{self.folder.name}/{name} can't be removed: {error.strerror}") from error
-
-    def statements(self) -> bytes | None:
-        """Return what the witnesses stated, None if nothing. Raises: LedgerKeyUnreadable."""
-        return self._read(self._statements)
-
-    def put_statements(self, raw: bytes) -> None:
-        """Replace what the witnesses stated. Raises: LedgerKeyUnreadable."""
-        self._write(self._statements, raw)
-
     def put_key(self, key: SigningKey) -> None:
         """Replace the signing key. Raises: LedgerKeyUnreadable."""
         self._write(self._key, f"{key.private_text()}\n".encode("ascii"))
@@ -153,10 +138,6 @@ class LedgerKeys:
         Raises: MarkMoved, LedgerKeyUnreadable.
         """
         self._mark.replace(note, before)
-
-    def _doubt(self, about: str) -> str:
-        """Return the name of the file that keeps a doubt."""
-        return f"{self._name}.{about}.doubt"
 
     @contextmanager
     def _folder_usable(self) -> Iterator[None]:

@@ -20,30 +20,18 @@ from __future__ import annotations
 import os
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
-
-import structlog
+from typing import TYPE_CHECKING, Final, Protocol
 
 from boltseal.errors import Invalid, Unavailable
 from boltseal.files.atomic_files import Disk, locked, write_file
 from boltseal.ledger.note import MAX_NOTE_BYTES
-from boltseal.loading import deferred
+from boltseal.server.storage.object_client import Limits, ObjectChanged, ObjectClient, ObjectUse, SmallObject
+from boltseal.server.storage.object_failures import OF_MARK, Failure, FailureKind
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    import obstore
-    from obstore import exceptions
-    from obstore.store import S3Store
-else:  # a server on files never loads it
-    obstore = deferred("obstore")
-    exceptions = deferred("obstore.exceptions")
-
 PRIVATE: Final = 0o600
-_NO_KEY: Final = "NoSuchKey"
-"""S3's code of an error 404 about an object, and not about its bucket."""
-
-_log = structlog.get_logger(__name__)
 
 
 class LedgerKeyUnreadable(Unavailable):
@@ -110,42 +98,35 @@ class FileMark:
             raise LedgerKeyUnreadable(f"{self._shown} can't be written: {error.strerror}") from error
 
 
-class _Seen(NamedTuple):
-    """What the object was when this process saw it last. `version`: its ETag."""
-
-    note: bytes | None
-    version: str | None
-
-
 class ObjectMark:
     """An object. Each `replace` is one PUT with If-Match, or If-None-Match where there is no object yet."""
 
-    def __init__(self, store: S3Store, key: str) -> None:
-        self._store = store
+    def __init__(self, client: ObjectClient, key: str) -> None:
+        self._client = client
         self._key = key
-        self._seen: _Seen | None = None
+        self._seen: SmallObject | None = None
+        """What the object was when this process saw it last; None: there was none, or it is not known."""
 
     def read(self) -> bytes | None:
         """Return the note, None if there is none. Raises: LedgerKeyUnreadable."""
-        return self._look().note
+        found = self._look()
+        return None if found is None else found.content
 
     def replace(self, note: bytes, before: bytes | None) -> None:
         """Replace the object, which must still have the content `before`. Raises: MarkMoved, LedgerKeyUnreadable."""
         seen, self._seen = self._seen, None  # whatever happens now, the ETag that was seen may be old
-        if seen is None or seen.note != before:
+        if seen is None or seen.content != before:
             seen = self._look()
-        if seen.note != before:
+        if before != (None if seen is None else seen.content):
             raise MarkMoved("another process has replaced the mark of the ledger meanwhile")
         try:
-            version = self._put(note, seen.version)
-        except (exceptions.AlreadyExistsError, exceptions.PreconditionError) as error:
+            version = self._client.put_if(self._key, note, None if seen is None else seen.version)
+        except ObjectChanged as error:
             # A request is repeated when its answer was lost, and then meets its own effect.
-            if self._look().note != note:
+            if self.read() != note:
                 raise MarkMoved("another process has replaced the mark of the ledger meanwhile") from error
-        except (exceptions.BaseError, OSError) as error:
-            raise _unreachable(error) from error
         else:
-            self._seen = _Seen(note, version)
+            self._seen = SmallObject(note, version)
 
     def check(self) -> None:
         """Find out whether the server compares before it replaces, with an object of its own beside the mark.
@@ -154,56 +135,39 @@ class ObjectMark:
             MarkUnfit: it does not, so two hosts could sign two histories.
             MarkUnreachable: it does not answer.
         """
-        probe = ObjectMark(self._store, f"{self._key}.probe")
-        try:
-            obstore.put(self._store, probe._key, b"probe\n", use_multipart=False)
-            for version in (None, '"00000000000000000000000000000000"'):
-                try:
-                    probe._put(b"replaced\n", version)
-                except (exceptions.AlreadyExistsError, exceptions.PreconditionError):
-                    continue
-                raise MarkUnfit(
-                    "the S3 server of [storage.mark] replaces objects without comparing (If-Match and If-None-Match of a PUT); "
-                    "choose one that supports conditional writes"
-                )
-        except (exceptions.BaseError, OSError) as error:
-            raise _unreachable(error) from error
+        if not self._client.compares(f"{self._key}.probe"):
+            raise MarkUnfit(
+                "the S3 server of [storage.mark] replaces objects without comparing (If-Match and If-None-Match of a PUT); "
+                "choose one that supports conditional writes"
+            )
 
-    def _look(self) -> _Seen:
-        try:
-            found = obstore.get(self._store, self._key)
-            if found.meta["size"] > MAX_NOTE_BYTES:
-                raise LedgerKeyUnreadable(
-                    f"the mark of the ledger has more than {MAX_NOTE_BYTES} bytes, so it is no checkpoint"
-                )
-            self._seen = seen = _Seen(bytes(found.bytes()), found.meta["e_tag"])
-        except FileNotFoundError as error:
-            if _NO_KEY not in str(error):  # the bucket is missing, which says nothing about the mark
-                raise _unreachable(error) from error
-            self._seen = seen = _Seen(None, None)
-        except exceptions.BaseError as error:
-            raise _unreachable(error) from error
-        if seen.note is not None and seen.version is None:
+    def _look(self) -> SmallObject | None:
+        self._seen = seen = self._client.get(self._key, MAX_NOTE_BYTES)
+        if seen is not None and seen.version is None:
             raise LedgerKeyUnreadable("the S3 server of [storage.mark] gives no ETag, so the mark can't be compared")
         return seen
 
-    def _put(self, note: bytes, version: str | None) -> str | None:
-        mode: Any = "create" if version is None else {"e_tag": version}
-        return obstore.put(self._store, self._key, note, mode=mode, use_multipart=False)["e_tag"]
+
+def _failed(failure: Failure) -> LedgerKeyUnreadable:
+    match failure.kind:
+        case FailureKind.TOO_LARGE:
+            return LedgerKeyUnreadable(
+                f"the mark of the ledger has more than {MAX_NOTE_BYTES} bytes, so it is no checkpoint"
+            )
+        case _:
+            return MarkUnreachable(
+                f"the mark of the ledger can't be {failure.done}: {failure.cause}: nothing is signed or written until it can; "
+                f"{failure.advice}"
+            )
 
 
-def _unreachable(error: Exception) -> MarkUnreachable:
-    _log.warning("the store of the ledger's mark failed", reason=str(error).partition("\n")[0][:300])
-    if isinstance(error, exceptions.PermissionDeniedError | exceptions.UnauthenticatedError):
-        return MarkUnreachable(
-            "the store of the ledger's mark refuses the access key: nothing is signed or written until it accepts it; check "
-            "[storage.mark] access_key_file, and that the key may read and write the object"
-        )
-    if isinstance(error, FileNotFoundError):
-        return MarkUnreachable(
-            "the bucket of the ledger's mark does not exist: nothing is signed or written until it does; check [storage.mark] url"
-        )
-    return MarkUnreachable("the store of the ledger's mark does not answer: nothing is signed or written until it does")
+MARK: Final = ObjectUse(
+    "mark",
+    _failed,
+    Limits(answer_s=5, connect_s=2, retry_s=5, retries=3, first_pause_s=0.1, longest_pause_s=1),
+    OF_MARK,
+)
+"""What the client of a mark is opened for. A push waits for it, so it has short time limits."""
 
 
 def read_small(path: Path) -> bytes | None:

@@ -8,9 +8,9 @@ from urllib.parse import unquote, urlsplit
 
 from boltseal.errors import Invalid
 from boltseal.server.storage.ledger_key import LEDGER_NAME, LedgerKeys
-from boltseal.server.storage.ledger_mark import FileMark, Mark, MarkUnfit, ObjectMark
+from boltseal.server.storage.ledger_mark import MARK, FileMark, Mark, MarkUnfit, ObjectMark
 from boltseal.server.storage.libraries import check_libraries
-from boltseal.server.storage.object_client import ObjectPlace, open_objects
+from boltseal.server.storage.object_client import Bucket
 from boltseal.server.storage_settings import MarkSettings, StorageSettings
 
 
@@ -55,8 +55,8 @@ def _object_mark(mark: MarkSettings, log: str) -> ObjectMark:
     parts = urlsplit(mark.url or "")
     if not parts.netloc:
         raise MarkUnfit("[storage.mark] url names no bucket")
-    place = ObjectPlace(f"s3://{parts.netloc}", mark.endpoint, mark.region, _login(mark.access_key_file))
-    return ObjectMark(open_objects(place), _name(parts.path.strip("/"), log))
+    bucket = Bucket(parts.netloc, "", mark.endpoint, mark.region, _login(mark.access_key_file))
+    return ObjectMark(bucket.connect(MARK), _name(parts.path.strip("/"), log))
 
 
 def _name(name: str, log: str) -> str:

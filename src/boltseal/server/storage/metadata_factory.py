@@ -10,22 +10,26 @@ from contextlib import AbstractContextManager, closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from boltseal import __version__
 from boltseal.loading import deferred
 from boltseal.server.storage.coordination.factory import open_generation
+from boltseal.server.storage.coordination.replica_rows import Serving
 from boltseal.server.storage.libraries import check_libraries
 from boltseal.server.storage.metadata import sqlite
-from boltseal.server.storage.metadata.database import SqlSnapshot
 from boltseal.server.storage.metadata.migrate import (
     ACCOUNTS_FORMAT,
     DATABASE_NAME,
     GENERATION_NAME,
+    HEAD_REVISION,
     WORKABLE_FORMAT,
     FormatInvalid,
+    MetadataAbsent,
     check_data,
     data_format,
     prepare_data,
 )
 from boltseal.server.storage.metadata.protocol import Metadata, Snapshot
+from boltseal.server.storage.metadata.sql_units import SqlSnapshot
 from boltseal.server.storage_settings import DatabaseUrl, StorageSettings
 
 if TYPE_CHECKING:
@@ -42,15 +46,22 @@ def prepare_metadata(data: Path, storage: StorageSettings) -> None:
         prepare_data(data)
         return
     prepare_data(data, postgres=str(storage.database))
-    postgres_schema.prepare_database(storage.database)
+    postgres_schema.prepare_database(storage.database, storage.lock_address)
 
 
 def check_metadata(data: Path, storage: StorageSettings, *, oldest: int = WORKABLE_FORMAT) -> None:
     """Refuse a data folder or database that this boltseal does not work on. Changes nothing. FormatInvalid, Unavailable."""
     check_libraries(storage)
-    check_data(data, oldest=oldest, postgres=storage.database is not None)
-    if storage.database is not None:
-        postgres_schema.check_database(storage.database)
+    try:
+        check_data(data, oldest=oldest, postgres=storage.database is not None)
+        if storage.database is not None:
+            postgres_schema.check_database(storage.database)
+    except MetadataAbsent as error:
+        if storage.blobs is None:
+            raise
+        raise MetadataAbsent(
+            f"{error.message}; if it is lost, `boltseal admin fsck --rebuild` restores it from the bucket"
+        ) from error
 
 
 def has_accounts(data: Path, storage: StorageSettings) -> bool:
@@ -66,11 +77,23 @@ def has_accounts(data: Path, storage: StorageSettings) -> bool:
     return True
 
 
-def open_metadata(data: Path, storage: StorageSettings, clock: Callable[[], int] | None) -> Metadata:
-    """Open the database of an existing data folder. `clock`: None for the time of PostgreSQL; SQLite needs one."""
+def open_metadata(
+    data: Path,
+    storage: StorageSettings,
+    clock: Callable[[], int] | None,
+    *,
+    stale_s: float = 0.0,
+    serves: bool = False,
+) -> Metadata:
+    """Open the database of an existing data folder. `clock`: None for the time of PostgreSQL; SQLite needs one.
+
+    `serves`: this process answers clients. `stale_s`: for how long it may do so from its caches while PostgreSQL does not answer.
+    """
     check_libraries(storage)
     if storage.database is not None:
-        return postgres.open_database(storage.database, open_generation(storage.database), clock)
+        serving = Serving(stale_s, __version__, HEAD_REVISION) if serves else None
+        generation = open_generation(storage, stale_s, serving)
+        return postgres.open_database(storage.database, generation, clock, why_closed=lambda: generation.refused)
     if clock is None:
         raise AssertionError("SQLite has no clock of its own")
     return sqlite.open_database(data / DATABASE_NAME, data / GENERATION_NAME, clock)

@@ -1,8 +1,9 @@
-"""The key that encrypts the password hashes of the database's users, in `<data>.keys/users.key` (mode 0600).
+"""The key of the database's users, in `<data>.keys/users.key` (mode 0600): encrypts password hashes, authenticates API tokens.
 
 The hashes are in the database so that several servers share them; the key is not, so that a database or a backup alone gives
 no hash to try passwords against, and an account that can write only rows can't make a user. Encrypted with AES-256-GCM; the
-user's name is authenticated with it, so a row can't be given to another user.
+user's name is authenticated with it, so a row can't be given to another user. The code of an API token is made from the token and
+all that gives it rights, so neither can an account that can write only rows make a token, or give one another owner or scope.
 
 Trusted: accounts that can read the file. If it is compromised together with the database, the attacker can try passwords
 against the hashes, and with the right to write rows log in as any user.
@@ -10,9 +11,12 @@ against the hashes, and with the right to write rows log in as any user.
 
 from __future__ import annotations
 
+import hashlib
+import hmac
 import re
 import secrets
 from base64 import b64decode, b64encode
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
@@ -25,6 +29,8 @@ from boltseal.files.atomic_files import Disk, locked, write_file
 KEY_NAME: Final = "users.key"
 KEY_BYTES: Final = 32
 _NONCE_BYTES: Final = 12
+_FOR_TOKENS: Final = b"boltseal API tokens v1"
+"""From this text and the key another key is made, so that the one key is not used for two purposes."""
 _ENCRYPTED = re.compile(r"[A-Za-z0-9+/]{118}==")
 """Nonce, 60 characters of a bcrypt hash, and a tag of 16 bytes, in base64."""
 
@@ -74,6 +80,24 @@ class UserKey:
                 "folder of keys that belongs to the data; if it is lost, remove the user with `boltseal admin user remove NAME` "
                 "and add it again"
             ) from error
+
+    def token_code(self, parts: Sequence[str], *, may_create: bool = False) -> str:
+        """Return the message authentication code (HMAC-SHA-256, hex) of an API token and of what gives it rights.
+
+        `may_create`: create the key where there is none. Raises: UserKeyUnreadable.
+        """
+        key = self._read()
+        if key is None and not may_create:
+            raise UserKeyUnreadable(
+                f"{self.path.parent.name}/{KEY_NAME} is missing, so no API token is accepted: copy the folder of keys beside the data"
+            )
+        for_tokens = hmac.digest(key or self._create(), _FOR_TOKENS, hashlib.sha256)
+        hasher = hmac.new(for_tokens, digestmod=hashlib.sha256)
+        for part in parts:
+            raw = part.encode()
+            hasher.update(len(raw).to_bytes(4, "big"))
+            hasher.update(raw)
+        return hasher.hexdigest()
 
     def _read(self) -> bytes | None:
         if self._key is None:

@@ -12,13 +12,13 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
 from boltseal.errors import Invalid, NotFound, Unavailable, quote
 from boltseal.files.atomic_files import Disk, locked, write_file
-from boltseal.server.storage.metadata.protocol import AccountRow
+from boltseal.server.storage.metadata.protocol import AccountRow, ApiTokenRow
 from boltseal.server.storage.user_key import UserKey, looks_encrypted
 
 MAX_FILE_BYTES: Final = 16 * 1024 * 1024
@@ -43,11 +43,26 @@ class UserUnknown(NotFound):
 
 
 @dataclass(frozen=True, slots=True)
+class Person:
+    """A person of an identity provider, identified for ever by `issuer` and `subject`. `groups`: at the last login."""
+
+    issuer: str
+    subject: str
+    display_name: str
+    groups: frozenset[str]
+
+
+@dataclass(frozen=True, slots=True)
 class Users:
-    """The users at one moment: bcrypt hashes by name. `version` differs between any two states of the file."""
+    """The users at one moment: bcrypt hashes by name. `version` differs between any two states of the file.
+
+    Service accounts and `people` (by name) have an empty hash, which no password matches. `tokens`: the API tokens, by their IDs.
+    """
 
     hashes: Mapping[str, bytes]
     version: tuple[int, int, int]
+    tokens: Mapping[str, ApiTokenRow] = field(default_factory=dict)
+    people: Mapping[str, Person] = field(default_factory=dict)
 
 
 NO_USERS: Final = Users({}, (0, 0, 0))

@@ -7,12 +7,15 @@ from functools import partial
 from boltseal.errors import Invalid
 from boltseal.server.settings import Settings
 from boltseal.server.storage.blobs.local_store import LocalBlobs
-from boltseal.server.storage.blobs.object_client import Bucket, ObjectClient
+from boltseal.server.storage.blobs.object_failures import BLOBS
 from boltseal.server.storage.blobs.object_store import ObjectBlobs
 from boltseal.server.storage.blobs.protocol import BlobStore
+from boltseal.server.storage.bucket_owner import OWNER, BucketOwner
 from boltseal.server.storage.metadata import blob_keys, queries
 from boltseal.server.storage.metadata.protocol import Log, Metadata, Snapshot
-from boltseal.server.storage.object_tiles import ObjectTiles
+from boltseal.server.storage.object_client import Bucket, ObjectClient
+from boltseal.server.storage.object_tiles import TILES, ObjectTiles
+from boltseal.server.storage_settings import BucketUrl
 
 
 def open_blob_store(settings: Settings, database: Metadata) -> BlobStore:
@@ -21,10 +24,9 @@ def open_blob_store(settings: Settings, database: Metadata) -> BlobStore:
     where, s3 = settings.storage.blobs, settings.storage.s3
     if where is None:
         return LocalBlobs(data, memory_bytes=memory_bytes)
-    bucket = Bucket(where.bucket, where.prefix, s3.endpoint, s3.region)
     return ObjectBlobs(
         database,
-        ObjectClient(bucket.connect()),
+        open_client(settings, where),
         data,
         redirect=s3.redirect,
         memory_bytes=memory_bytes,
@@ -34,10 +36,21 @@ def open_blob_store(settings: Settings, database: Metadata) -> BlobStore:
 
 def open_tiles(settings: Settings, log: Log) -> ObjectTiles | None:
     """Return the objects of a log; None if they are only in the database."""
-    where, s3 = settings.storage.blobs, settings.storage.s3
+    where = settings.storage.blobs
+    return None if where is None else ObjectTiles(_bucket(settings, where).connect(TILES), log.name)
+
+
+def open_client(settings: Settings, where: BucketUrl) -> ObjectClient:
+    """Return a client of the bucket. Nothing is requested yet."""
+    return _bucket(settings, where).connect(BLOBS)
+
+
+def open_bucket(settings: Settings) -> ObjectClient:
+    """Return a client of the bucket that the settings name. Raises: Invalid: they name none."""
+    where = settings.storage.blobs
     if where is None:
-        return None
-    return ObjectTiles(Bucket(where.bucket, where.prefix, s3.endpoint, s3.region).connect(), log.name)
+        raise Invalid("[storage] blobs is not set; name a bucket, such as s3://bucket/prefix")
+    return open_client(settings, where)
 
 
 def open_to_examine(settings: Settings, database: Metadata | None) -> BlobStore:
@@ -47,12 +60,31 @@ def open_to_examine(settings: Settings, database: Metadata | None) -> BlobStore:
     return open_blob_store(settings, database)
 
 
-def check_place(settings: Settings, database: Metadata) -> None:
-    """Refuse to start with `[storage] blobs` changed: all stored blobs would be missing. Raises: Invalid."""
-    in_objects = settings.storage.blobs is not None
-    if database.read_and_wait(partial(_are_elsewhere, in_objects=in_objects)):
-        before, now = ("files in the data folder", "an object store")[:: 1 if in_objects else -1]
+def open_owner(settings: Settings, database: Metadata) -> BucketOwner | None:
+    """Return the owner object of the bucket; None: the blobs are files."""
+    where = settings.storage.blobs
+    if where is None:
+        return None
+    return BucketOwner(database, _bucket(settings, where).connect(OWNER), "the bucket of [storage] blobs")
+
+
+def check_place(settings: Settings, database: Metadata, *, claim: bool) -> None:
+    """Refuse to start with `[storage] blobs` changed, since all stored blobs would be missing, or on another registry's bucket.
+
+    `claim`: compare the owner of the bucket, and become it where there is none; once in a start.
+
+    Raises: Invalid; Unavailable: the owner can't be compared, and never was.
+    """
+    where = settings.storage.blobs
+    if database.read_and_wait(partial(_are_elsewhere, in_objects=where is not None)):
+        before, now = ("files in the data folder", "an object store")[:: -1 if where is None else 1]
         raise Invalid(f"the stored blobs are {before}, but [storage] blobs says {now}: change it back")
+    if claim and where is not None:
+        BucketOwner(database, open_client(settings, where), str(where)).claim()
+
+
+def _bucket(settings: Settings, where: BucketUrl) -> Bucket:
+    return Bucket(where.bucket, where.prefix, settings.storage.s3.endpoint, settings.storage.s3.region)
 
 
 def _are_elsewhere(snapshot: Snapshot, *, in_objects: bool) -> bool:

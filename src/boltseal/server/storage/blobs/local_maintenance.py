@@ -22,7 +22,7 @@ from boltseal.server.storage.blobs.local_layout import (
     stored_blob,
 )
 from boltseal.server.storage.blobs.local_partial import store_error
-from boltseal.server.storage.blobs.protocol import StoredBlob
+from boltseal.server.storage.blobs.protocol import ComparedPage, DifferenceKind, StoredBlob, StoreDifference
 
 _SCAN_BYTES: Final = 1024 * 1024
 
@@ -34,7 +34,7 @@ class LocalMaintenance:
         self._layout = layout
         self._disk = disk
 
-    def look(self, digest: Digest) -> StoredBlob | None:
+    def look(self, digest: Digest, *, by_row: bool = False) -> StoredBlob | None:
         """Look at the blob's file: one system call."""
         return self._layout.look(digest)
 
@@ -51,20 +51,32 @@ class LocalMaintenance:
         finally:
             self._disk.close(fd)
 
-    def walk(self) -> Iterator[StoredBlob]:
+    def walk(self, after: str = "") -> Iterator[StoredBlob]:
         """Yield folder by folder in order, so that blobs that come or go meanwhile do not matter."""
         for algorithm in sorted(ALGORITHMS):
             folder = f"{self._layout.blobs}/{algorithm}"
             for shard in sorted_names(folder):
-                if not self._is_shard(algorithm, shard):
+                if f"{algorithm}:{shard}" < after[: len(algorithm) + 1 + len(shard)] or not self._is_shard(
+                    algorithm, shard
+                ):
                     continue
                 for name in sorted_names(f"{folder}/{shard}"):
+                    if f"{algorithm}:{name}" <= after:
+                        continue
                     found = lstat(f"{folder}/{shard}/{name}")
                     if found is not None and is_blob(algorithm, shard, name, found):
                         yield stored_blob(Digest(algorithm, name), found)
 
-    def strays(self) -> Iterator[str]:
-        """Yield what is neither a blob in its place nor a session, relative to the data folder."""
+    def compare(self, after: str = "", *, contents: bool = False) -> Iterator[ComparedPage]:
+        """Yield one page: what is neither a blob in its place nor a session, relative to the data folder."""
+        found = (
+            StoreDifference(DifferenceKind.FOREIGN, name, 0, 0, "a file in the store that is neither blob nor upload")
+            for name in self._strays()
+            if name > after
+        )
+        yield ComparedPage("", 0, tuple(found))
+
+    def _strays(self) -> Iterator[str]:
         for name in sorted_names(self._layout.uploads):
             found = lstat(f"{self._layout.uploads}/{name}")
             if found is not None and not is_session(name, found):
@@ -88,6 +100,11 @@ class LocalMaintenance:
     def _is_shard(self, algorithm: str, name: str) -> bool:
         found = lstat(f"{self._layout.blobs}/{algorithm}/{name}")
         return found is not None and SHARD.fullmatch(name) is not None and stat_bits.S_ISDIR(found.st_mode)
+
+    @property
+    def deleted_at_once(self) -> int:
+        """Return how many calls of `delete` a collection makes at the same time."""
+        return 1
 
     def delete(self, stored: StoredBlob) -> bool:
         """Unlink the file if it is still the one that was looked at. A power cut may bring it back, still unreferenced.

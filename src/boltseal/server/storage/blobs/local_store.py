@@ -28,6 +28,7 @@ from boltseal.server.storage.blobs.protocol import (
     UploadCleanup,
     UploadSessions,
 )
+from boltseal.server.storage.object_manifests import ObjectManifests
 from boltseal.server.storage.upload_admission import MemoryBudget
 from boltseal.server.storage.worker_threads import WorkerPool
 
@@ -68,6 +69,7 @@ class LocalBlobs:
         self.maintenance: BlobMaintenance = LocalMaintenance(self._layout, disk)
         self.redirect: RedirectUrl | None = None
         self.upkeep: StoreUpkeep | None = None
+        self.manifests: ObjectManifests | None = None
         if create:
             self._layout.make_folders()
 

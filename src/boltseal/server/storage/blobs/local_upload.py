@@ -25,6 +25,7 @@ from typing import Any, Final, TypeVar
 from boltseal.files.atomic_files import Disk, is_no_space
 from boltseal.oci.digest import Digest, DigestInvalid, Hasher
 from boltseal.server.storage.blobs.protocol import NoSpace, StoreBroken, UploadUnknown
+from boltseal.server.storage.metadata.protocol import Job
 from boltseal.server.storage.upload_admission import BATCH_BYTES, MemoryBudget
 from boltseal.server.storage.worker_threads import WorkerPool
 
@@ -119,6 +120,7 @@ class LocalUploadWriter:
     """`UploadWriter` on a file. `running` is the hash of the `size` bytes in the file, None if it is not known."""
 
     def __init__(self, resources: UploadResources, file: SessionFile, size: int, running: SessionHash | None) -> None:
+        self.recorded = False
         self._resources = resources
         self._file = file
         self._acknowledged = size
@@ -187,8 +189,10 @@ class LocalUploadWriter:
             await self._settle()
         self._offset = self._acknowledged
 
-    async def commit(self, digest: Digest, verified: Callable[[], None] | None = None) -> int:
-        """Hash, write, fsync, rename and fsync the folder, in one job of a thread."""
+    async def commit(
+        self, digest: Digest, verified: Callable[[], None] | None = None, record: Job[None] | None = None
+    ) -> int:
+        """Hash, write, fsync, rename and fsync the folder, in one job of a thread. `record` is left to the caller."""
         self._resources.budget.admission.leave(self)
         await self._settle()
         if self._ended:

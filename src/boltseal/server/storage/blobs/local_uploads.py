@@ -18,7 +18,7 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, suppress
 from typing import Final
 
-from boltseal.oci.digest import hasher
+from boltseal.oci.digest import Digest, hasher
 from boltseal.server.storage.blobs.local_layout import (
     SESSION_NAME,
     LocalLayout,
@@ -35,7 +35,7 @@ from boltseal.server.storage.blobs.local_upload import (
     UploadResources,
     result_of,
 )
-from boltseal.server.storage.blobs.protocol import UploadBusy, UploadFile, UploadKey
+from boltseal.server.storage.blobs.protocol import DEFAULT_ALGORITHM, UploadBusy, UploadFile, UploadKey
 
 _HASHES_KEPT: Final = 4096
 _LOCK_POLL_S: Final = 0.02
@@ -82,7 +82,7 @@ class LocalUploads:
 
     @asynccontextmanager
     async def open_upload(
-        self, key: UploadKey, algorithm: str = "sha256", wait_s: float | None = None
+        self, key: UploadKey, digest: Digest | None = None, wait_s: float | None = None
     ) -> AsyncIterator[LocalUploadWriter]:
         """Open and lock the file, and check that its name is still its only one."""
         path = f"{self._layout.uploads}/{key.name}"
@@ -100,9 +100,7 @@ class LocalUploads:
             file = SessionFile(
                 key.name, path, fd, lambda: self._is_only_name_of(path, found), lambda d: self._layout.place(path, d)
             )
-            writer = LocalUploadWriter(
-                self._resources, file, found.st_size, self._known_hash(key.name, found, algorithm)
-            )
+            writer = LocalUploadWriter(self._resources, file, found.st_size, self._known_hash(key.name, found, digest))
             try:
                 yield writer
             finally:
@@ -178,9 +176,10 @@ class LocalUploads:
         found = lstat(path)
         return found is not None and found.st_nlink == 1 and os.path.samestat(found, expected)
 
-    def _known_hash(self, name: str, found: os.stat_result, algorithm: str) -> SessionHash | None:
+    def _known_hash(self, name: str, found: os.stat_result, digest: Digest | None) -> SessionHash | None:
         kept = self._known_hashes.pop(name, None)
         if found.st_size == 0:
+            algorithm = DEFAULT_ALGORITHM if digest is None else digest.algorithm
             return SessionHash(algorithm, hasher(algorithm))
         return kept[1] if kept is not None and kept[0] == _stamp(found) else None
 

@@ -13,9 +13,9 @@ from weakref import WeakValueDictionary
 
 from boltseal.oci.digest import hasher
 from boltseal.server.storage.blobs.local_upload import SessionHash
-from boltseal.server.storage.blobs.object_client import ObjectClient
 from boltseal.server.storage.blobs.object_spool import SpooledBody
 from boltseal.server.storage.metadata.blob_keys import ObjectPart
+from boltseal.server.storage.object_client import ObjectClient
 
 _HASHES_KEPT: Final = 4096
 

@@ -2,6 +2,8 @@
 
     PREFIX/blobs/<32 hex>                             the bytes of one request; written once, never copied or renamed
     PREFIX/index/<algorithm>/<hex>/<32 hex>           JSON: digest, size and keys of a blob, for a rebuild without rows
+    PREFIX/manifests/<32 hex>                         a manifest of one repository (`object_manifests`)
+    PREFIX/owner, PREFIX/owner.probe                  which registry deletes objects here (`bucket_owner`)
     PREFIX/health                                     one byte, written again by readiness checks
 
 The rows decide (`metadata.blob_keys`, `metadata.upload_progress`): a blob is what its row names, and an object that no row names
@@ -20,7 +22,8 @@ from typing import Final
 
 from boltseal.files.atomic_files import Disk
 from boltseal.oci.digest import Digest
-from boltseal.server.storage.blobs.object_client import ObjectAbsent, ObjectClient
+from boltseal.server.storage.blobs.blob_places import BlobPlaces
+from boltseal.server.storage.blobs.object_failures import ObjectAbsent
 from boltseal.server.storage.blobs.object_maintenance import ObjectMaintenance, stored_blob
 from boltseal.server.storage.blobs.object_spool import SPOOL_NAME, Spool
 from boltseal.server.storage.blobs.object_upkeep import ObjectUpkeep
@@ -36,9 +39,10 @@ from boltseal.server.storage.blobs.protocol import (
     UploadCleanup,
     UploadSessions,
 )
-from boltseal.server.storage.metadata import blob_keys
-from boltseal.server.storage.metadata.blob_keys import BlobRow, ObjectPart
-from boltseal.server.storage.metadata.protocol import Metadata, Snapshot
+from boltseal.server.storage.bucket_owner import BucketOwner
+from boltseal.server.storage.metadata.protocol import Metadata
+from boltseal.server.storage.object_client import ObjectClient
+from boltseal.server.storage.object_manifests import ObjectManifests
 from boltseal.server.storage.upload_admission import MemoryBudget
 from boltseal.server.storage.worker_threads import WorkerPool
 
@@ -65,7 +69,7 @@ class ObjectBlobs:
         lock_wait_s: float = 2.0,
         disk: Disk | None = None,
     ) -> None:
-        self._database = database
+        self._places = BlobPlaces(database)
         self._client = client
         spool = Spool(data / SPOOL_NAME, spool_bytes, disk or Disk())
         self._resources = ObjectResources(
@@ -74,9 +78,11 @@ class ObjectBlobs:
         uploads = ObjectUploads(self._resources, lock_wait_s)
         self.uploads: UploadSessions = uploads
         self.upload_cleanup: UploadCleanup = uploads
-        self.maintenance: BlobMaintenance = ObjectMaintenance(database, client)
-        self.upkeep: StoreUpkeep | None = ObjectUpkeep(database, client, spool)
-        self.redirect: RedirectUrl | None = ObjectRedirect(database, client) if redirect else None
+        owner = BucketOwner(database, client, "the bucket of [storage] blobs")
+        self.maintenance: BlobMaintenance = ObjectMaintenance(database, client, owner)
+        self.manifests: ObjectManifests | None = ObjectManifests(database, client)
+        self.upkeep: StoreUpkeep | None = ObjectUpkeep(database, client, spool, owner)
+        self.redirect: RedirectUrl | None = ObjectRedirect(self._places, client) if redirect else None
         spool.make_folder()
 
     def close(self) -> None:
@@ -95,7 +101,7 @@ class ObjectBlobs:
 
     async def stat(self, digest: Digest) -> StoredBlob | None:
         """Compare the row with its objects: one request for each."""
-        found = await self._database.read(lambda snapshot: _blob(snapshot, digest))
+        found = await self._places.find(digest)
         if found is None:
             return None
         row, parts = found
@@ -107,7 +113,7 @@ class ObjectBlobs:
 
     async def read(self, digest: Digest, start: int, length: int) -> AsyncGenerator[bytes]:
         """Yield the bytes of one object after the other. Raises: BlobAbsent, also if the first object is missing."""
-        found = await self._database.read(lambda snapshot: _blob(snapshot, digest))
+        found = await self._places.find(digest)
         if found is None:
             raise BlobAbsent(f"blob {digest} is not in the store")
         left, began = length, False
@@ -138,16 +144,12 @@ class ObjectBlobs:
 class ObjectRedirect:
     """`RedirectUrl` for blobs that are one object."""
 
-    def __init__(self, database: Metadata, client: ObjectClient) -> None:
-        self._database = database
+    def __init__(self, places: BlobPlaces, client: ObjectClient) -> None:
+        self._places = places
         self._client = client
 
     async def redirect_url(self, digest: Digest, expires_s: int) -> str | None:
         """Return a signed address of the blob's object, None if it has none or several."""
-        parts = await self._database.read(lambda snapshot: blob_keys.keys_of(snapshot, str(digest)))
+        found = await self._places.find(digest)
+        parts = [] if found is None else found.parts
         return await self._client.signed_url(parts[0].key, expires_s) if len(parts) == 1 else None
-
-
-def _blob(snapshot: Snapshot, digest: Digest) -> tuple[BlobRow, list[ObjectPart]] | None:
-    row = blob_keys.find(snapshot, str(digest))
-    return None if row is None else (row, blob_keys.keys_of(snapshot, str(digest)))

@@ -1,13 +1,13 @@
-"""Background work on an object store: delete dead objects, join the objects of a blob, find objects that no row names.
+"""Background work on an object store: delete dead objects, and join the objects of a blob. It lists nothing.
 
 - A dead key was marked in the transaction that removed its last row, and is deleted when it is due. If that fails, it stays
   marked, and is deleted the next time.
 - A blob that a client sent in many requests is several objects. They are read into the spool, hashed and written as one, whose key was
   recorded before; then one transaction lets the blob's row name it, if the blob is the same as before. What fails before
   that is deleted a day later.
-- A request that was killed leaves an object that no row names. The key of a request is in the row of its session before its
-  object is written, so an object without a row can't get one any more. It is deleted after a day. A request that is
-  still its session's writer after a day without extending loses the session first.
+- The key of a request is in the row of its session before its object is written. What a killed request leaves is marked dead
+  when another request takes the session, or when the session is dropped after a day (`upload_progress`). An object that is
+  written later still, by a request that was stopped for days, is found by `admin gc --full` (`discard`).
 
 `trouble` is for the event loop; every other method blocks. One process of a store does this at a time; several would only do the same work.
 """
@@ -17,23 +17,23 @@ from __future__ import annotations
 import asyncio
 import math
 import time
+from collections.abc import Sequence
 from functools import partial
 from typing import Final, NamedTuple
 
 from boltseal.errors import BoltsealError
 from boltseal.oci.digest import Digest
 from boltseal.server.storage.batches import batches
-from boltseal.server.storage.blobs.object_client import ListedObject, ObjectClient
-from boltseal.server.storage.blobs.object_maintenance import KEYS
 from boltseal.server.storage.blobs.object_spool import Spool, path_of
-from boltseal.server.storage.blobs.object_upload import BLOBS, INDEX, index_document, index_key, new_key
-from boltseal.server.storage.metadata import blob_keys, upload_progress
+from boltseal.server.storage.blobs.object_upload import index_document, index_key, new_key
+from boltseal.server.storage.bucket_owner import BucketOwner, refuse_rebuilding
+from boltseal.server.storage.metadata import blob_keys, bucket_rows, object_names
 from boltseal.server.storage.metadata.blob_keys import BlobRow, ObjectPart
-from boltseal.server.storage.metadata.protocol import Metadata, Snapshot
+from boltseal.server.storage.metadata.object_names import INDEX, MANIFESTS
+from boltseal.server.storage.metadata.protocol import Metadata, Snapshot, UnitOfWork
+from boltseal.server.storage.object_client import ObjectClient
+from boltseal.server.storage.object_manifests import ObjectManifests
 
-UNNAMED_FOR_US: Final = 24 * 3600 * 1_000_000
-SWEEP_EVERY_US: Final = 24 * 3600 * 1_000_000
-FIRST_SWEEP_US: Final = 3600 * 1_000_000
 AT_ONCE: Final = 500
 HEALTH_KEY: Final = "health"
 HEALTH_WITHIN_S: Final = 5.0
@@ -42,33 +42,42 @@ HEALTH_FOR_S: Final = 5.0
 
 
 class _Health(NamedTuple):
-    """Why nothing could be stored, None if something could. `known_s`: since when that is known (monotonic)."""
+    """Why nothing could be stored, None if something could. `known_s`: since when that is known (monotonic).
+
+    `failures`: of the client before that was tried. Any later one ends what is known.
+    """
 
     known_s: float
     trouble: str | None
+    failures: int
 
 
 class ObjectUpkeep:
     """`StoreUpkeep` of an object store."""
 
-    def __init__(self, database: Metadata, client: ObjectClient, spool: Spool) -> None:
+    def __init__(self, database: Metadata, client: ObjectClient, spool: Spool, owner: BucketOwner) -> None:
         self._database = database
         self._client = client
         self._spool = spool
-        self._next_sweep_us: int | None = None
+        self._owner = owner
+        self._manifests = ObjectManifests(database, client)
         self._checking = asyncio.Lock()
-        self._health = _Health(-math.inf, None)
+        self._health = _Health(-math.inf, None, 0)
 
     async def trouble(self) -> str | None:
         """Return why nothing can be stored now, None if a byte was written within the last HEALTH_FOR_S seconds.
 
-        Callers that wait at the same time share one write. A failure is not kept: the next caller writes again.
+        Callers that wait at the same time share one write. A failure is not kept: the next caller writes again. Nor is a success,
+        once another request of this process to the bucket has failed.
         """
         asked_s = time.monotonic()
         async with self._checking:
-            if asked_s - self._health.known_s > (HEALTH_FOR_S if self._health.trouble is None else 0.0):
+            known_s, trouble, failures = self._health
+            kept_s = HEALTH_FOR_S if trouble is None and failures == self._client.failures else 0.0
+            if asked_s - known_s > kept_s:
+                failures = self._client.failures
                 trouble = await self._write_byte()
-                self._health = _Health(time.monotonic(), trouble)
+                self._health = _Health(time.monotonic(), trouble, failures)
             return self._health.trouble
 
     async def _write_byte(self) -> str | None:
@@ -82,19 +91,19 @@ class ObjectUpkeep:
         return None
 
     def run(self, now_us: int) -> int:
-        """Do all of the work, and look for unnamed objects once a day. Returns how many objects were deleted or joined."""
-        done = self.delete_dead(now_us) + self.join_objects()
-        if self._next_sweep_us is None:
-            self._next_sweep_us = now_us + FIRST_SWEEP_US
-        elif now_us >= self._next_sweep_us:
-            done += self.delete_unnamed(now_us)
-            self._next_sweep_us = now_us + SWEEP_EVERY_US
-        return done
+        """Do all of the work. Returns how many objects were written or deleted."""
+        # First, so that each manifest has an object when its former one is deleted.
+        written = self._manifests.write_missing()
+        return written + self.delete_dead(now_us) + self.join_objects()
 
     def delete_dead(self, now_us: int) -> int:
-        """Delete the objects that are due. Returns how many. Raises: StoreBroken, Unavailable."""
+        """Delete the objects that are due. Returns how many.
+
+        Raises: StoreBroken, Unavailable. BucketTaken: they may be named by the rows of the registry that has the bucket now.
+        """
         deleted = 0
         while keys := self._database.read_and_wait(partial(blob_keys.dead, now_us=now_us, limit=AT_ONCE)):
+            self._owner.check()
             self._client.delete_and_wait(keys)
             self._database.write_and_wait(partial(blob_keys.forget_dead, keys=keys))
             deleted += len(keys)
@@ -109,24 +118,36 @@ class ObjectUpkeep:
             after = digests[-1]
         return joined
 
-    def delete_unnamed(self, now_us: int) -> int:
-        """Delete objects that were written more than a day ago and that no row names. Returns how many."""
-        deleted = 0
-        for page in self._client.listed(BLOBS):
-            old = [each.key for each in page if _is_old(each, now_us)]
-            self._database.write_and_wait(
-                partial(upload_progress.forget_writers, keys=old, before_us=now_us - UNNAMED_FOR_US)
-            )
-            deleted += self._delete(self._database.read_and_wait(partial(blob_keys.unnamed, keys=old)))
-        for page in self._client.listed(INDEX):
-            old = [each.key for each in page if _is_old(each, now_us)]
-            deleted += self._delete(self._database.read_and_wait(partial(_unnamed_indexes, keys=old)))
-        return deleted
+    def discard(self, names: Sequence[str]) -> list[str]:
+        """Mark objects dead that no row names; `delete_dead` deletes them. Returns which were marked.
 
-    def _delete(self, keys: list[str]) -> int:
-        for some in batches(keys, AT_ONCE):
-            self._client.delete_and_wait(some)
-        return len(keys)
+        Raises: BucketTaken, RebuildUnfinished: they may be those of another registry, or get rows.
+        """
+        if names:
+            self._owner.check()
+        marked: list[str] = []
+        for some in batches(names, AT_ONCE):
+            marked += self._database.write_and_wait(partial(_mark_unnamed_dead, keys=some))
+        return marked
+
+    def replace(self, names: Sequence[str]) -> int:
+        """Write missing index objects again, and let `run` write the missing objects of manifests. Returns how many."""
+        replaced = 0
+        for name in names:
+            if name.startswith(MANIFESTS):
+                replaced += self._database.write_and_wait(partial(bucket_rows.forget_object, key=name))
+            elif name.startswith(INDEX):
+                replaced += self._write_index(object_names.digest_of(name), name)
+        return replaced
+
+    def _write_index(self, digest: str, missing: str) -> bool:
+        row, parts = self._database.read_and_wait(partial(_blob, digest=digest))
+        if row is None or row.index_key != missing:
+            return False
+        index = index_key(Digest.parse(digest))
+        self._database.write_and_wait(partial(blob_keys.announce, keys=[index]))
+        self._client.put_and_wait(index, index_document(Digest.parse(digest), parts), "application/json")
+        return self._database.write_and_wait(partial(blob_keys.replace_index, row=row, before=parts, index_key=index))
 
     def _join(self, digest: Digest) -> int:
         row, parts = self._database.read_and_wait(partial(_blob, digest=str(digest)))
@@ -160,18 +181,9 @@ class ObjectUpkeep:
         return hasher.hexdigest()
 
 
-def _is_old(each: ListedObject, now_us: int) -> bool:
-    return each.written_us < now_us - UNNAMED_FOR_US and KEYS.fullmatch(each.key) is not None
-
-
-def _unnamed_indexes(snapshot: Snapshot, keys: list[str]) -> list[str]:
-    """Return those index objects that are not the one of their blob, and that no record of dead objects has."""
-    return [key for key in keys if blob_keys.unnamed_index(snapshot, _digest_of(key), key)]
-
-
-def _digest_of(key: str) -> str:
-    _, algorithm, hexed, _ = key.split("/")
-    return f"{algorithm}:{hexed}"
+def _mark_unnamed_dead(tx: UnitOfWork, keys: Sequence[str]) -> list[str]:
+    refuse_rebuilding(tx)
+    return blob_keys.mark_unnamed_dead(tx, keys)
 
 
 def _blob(snapshot: Snapshot, digest: str) -> tuple[BlobRow | None, list[ObjectPart]]:

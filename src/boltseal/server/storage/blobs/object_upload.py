@@ -3,7 +3,8 @@
 How this module keeps the promises of `blobs.protocol` (numbers in brackets):
 
 - The bytes of a request become one object under a key that was drawn for this request, and is in the session's row since the
-  request began. `flush` writes the object, then lets the row name it; until then the session is as it was [3].
+  request began, as is the key of the index object. `flush` writes the object, then lets the row name it; until then the session
+  is as it was [3].
 - `commit` compares the digest before anything is sent. Then it writes the object of the last bytes and the blob's small index
   object, and last one transaction makes the session's objects those of the blob [1, 2]. Nothing is copied.
 - The transaction compares the writer in the row. A request that was stopped, and whose session another one took over,
@@ -24,18 +25,19 @@ from typing import Final
 from boltseal.errors import BoltsealError
 from boltseal.oci.digest import Digest, DigestInvalid, Hasher
 from boltseal.server.storage.blobs.local_upload import SessionHash, result_of
-from boltseal.server.storage.blobs.object_client import ObjectClient
 from boltseal.server.storage.blobs.object_session import SessionView
 from boltseal.server.storage.blobs.object_spool import Part, Spool, SpooledBody
 from boltseal.server.storage.blobs.protocol import UploadBusy, UploadKey, UploadUnknown
 from boltseal.server.storage.metadata import blob_keys, upload_progress
 from boltseal.server.storage.metadata.blob_keys import BlobRow, ObjectPart
-from boltseal.server.storage.metadata.protocol import Metadata, UnitOfWork
+from boltseal.server.storage.metadata.object_names import INDEX
+from boltseal.server.storage.metadata.protocol import Job, Metadata, UnitOfWork
+from boltseal.server.storage.metadata.upload_progress import ProgressRow
+from boltseal.server.storage.object_client import ObjectClient
 from boltseal.server.storage.upload_admission import MemoryBudget
 from boltseal.server.storage.worker_threads import WorkerPool
 
 BLOBS: Final = "blobs/"
-INDEX: Final = "index/"
 _SMALL_PART_BYTES: Final = 16 * 1024
 _HASHED_AT_ONCE_BYTES: Final = 64 * 1024
 """Up to this size hashing costs less than a hand-over to a thread."""
@@ -60,7 +62,12 @@ def new_key() -> str:
 
 def index_key(digest: Digest) -> str:
     """Return a key for a small object that names the objects of a blob; another one at each call."""
-    return f"{INDEX}{digest.algorithm}/{digest.hex}/{uuid.uuid4().hex}"
+    return f"{index_prefix(digest)}{uuid.uuid4().hex}"
+
+
+def index_prefix(digest: Digest) -> str:
+    """Return what the keys of these objects begin with."""
+    return f"{INDEX}{digest.algorithm}/{digest.hex}/"
 
 
 def index_document(digest: Digest, parts: list[ObjectPart]) -> bytes:
@@ -70,9 +77,9 @@ def index_document(digest: Digest, parts: list[ObjectPart]) -> bytes:
 
 
 class ObjectUploadWriter:
-    """`UploadWriter` on an object store. `running`: the hash of the session's bytes, None if it is not known.
+    """`UploadWriter` on an object store. `row`: of the session, whose writer this request is.
 
-    `writer`: the text that names this request in the session's row. `digest`: of the session's bytes by the row, if known.
+    `running`: the hash of the session's bytes, None if it is not known.
     """
 
     def __init__(
@@ -80,20 +87,23 @@ class ObjectUploadWriter:
         resources: ObjectResources,
         key: UploadKey,
         view: SessionView,
-        writer: str,
+        row: ProgressRow,
         running: SessionHash | None,
-        digest: str | None,
     ) -> None:
-        self.writer = writer
+        self.writer = row.writer or ""
+        self.written: set[str] = set()
+        """Keys of objects that were written, or perhaps were, and that no row names but the session's as its writer's."""
         self._resources = resources
         self._key = key
         self._view = view
         self._acknowledged_hash = running
         self._hash = None if running is None else running.copy()
-        self._digest = digest
+        self._digest = row.digest
+        self._index = row.index_key
         self._received = 0
         self._buffered = 0
         self._ended = False
+        self.recorded = False
         self._body = self._new_body()
         resources.budget.writers += 1
 
@@ -137,13 +147,15 @@ class ObjectUploadWriter:
         self._drop_body()
         self._hash = None if self._acknowledged_hash is None else self._acknowledged_hash.copy()
 
-    async def commit(self, digest: Digest, verified: Callable[[], None] | None = None) -> int:
-        """1. hash and compare, 2. write the last object and the index object, 3. one transaction."""
+    async def commit(
+        self, digest: Digest, verified: Callable[[], None] | None = None, record: Job[None] | None = None
+    ) -> int:
+        """1. hash and compare, 2. write the last object and the index object, 3. one transaction, which also does `record`."""
         self._resources.budget.admission.leave(self)
         if self._ended:
             raise self._unknown()
         size = self.offset
-        await self._undone_if_failed(self._commit(digest, size, verified))
+        await self._undone_if_failed(self._commit(digest, size, verified, record))
         return size
 
     def close(self) -> SessionHash | None:
@@ -214,6 +226,8 @@ class ObjectUploadWriter:
 
     async def _put_body(self) -> None:
         body = self._body
+        if body.size:
+            self.written.add(self.writer)
         if body.in_file:
             await self._resources.client.put_file(self.writer, body.path, body.size)
         elif body.parts:
@@ -234,10 +248,13 @@ class ObjectUploadWriter:
         await self._resources.database.write(job, durable=False, repository=self._key.repository)
         self._view.parts.append(ObjectPart(self.writer, size))
         self._drop_body()
+        self.written.discard(self.writer)
         self.writer, self._digest = following, digest
         self._acknowledged_hash = None if self._hash is None else self._hash.copy()
 
-    async def _commit(self, digest: Digest, size: int, verified: Callable[[], None] | None) -> None:
+    async def _commit(
+        self, digest: Digest, size: int, verified: Callable[[], None] | None, record: Job[None] | None
+    ) -> None:
         await self._gathered()
         self._compare(await self._found(digest), digest)
         if verified is not None:
@@ -245,7 +262,8 @@ class ObjectUploadWriter:
         parts = [*self._view.parts]
         if self._body.size:
             parts.append(ObjectPart(self.writer, self._body.size))
-        index = index_key(digest)
+        index = await self._announced(digest)
+        self.written.add(index)
         await result_of(asyncio.ensure_future(self._put_all(index, index_document(digest, parts))))
 
         def job(tx: UnitOfWork) -> None:
@@ -253,11 +271,27 @@ class ObjectUploadWriter:
                 raise self._lost(tx)
             blob_keys.put(tx, BlobRow(str(digest), size, tx.now_us, self.writer, index), parts)
             upload_progress.end(tx, self._key.name)
+            if record is not None:
+                record(tx)
 
         await self._resources.database.write(job, repository=self._key.repository)
-        self._ended = True
+        self._ended, self.recorded = True, record is not None
         self._view.parts = parts
         self._drop_body()
+
+    async def _announced(self, digest: Digest) -> str:
+        """Return the key of the index object, which the session's row has; record it now if another digest was expected."""
+        if self._index is not None and self._index.startswith(index_prefix(digest)):
+            return self._index
+        index = index_key(digest)
+
+        def job(tx: UnitOfWork) -> None:
+            if not upload_progress.announce_index(tx, self._key.name, self.writer, index):
+                raise self._lost(tx)
+
+        await self._resources.database.write(job, durable=False, repository=self._key.repository)
+        self._index = index
+        return index
 
     async def _put_all(self, index: str, document: bytes) -> None:
         """Write both objects at the same time. Waits for both, also if one fails, because they use the body."""

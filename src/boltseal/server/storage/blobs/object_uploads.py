@@ -14,9 +14,10 @@ from functools import partial
 from typing import Final, NamedTuple
 
 from boltseal.errors import Full, Unavailable
+from boltseal.oci.digest import Digest
 from boltseal.server.storage.blobs.object_session import ObjectPartial, SessionViews
-from boltseal.server.storage.blobs.object_upload import ObjectResources, ObjectUploadWriter, new_key
-from boltseal.server.storage.blobs.protocol import UploadBusy, UploadFile, UploadKey
+from boltseal.server.storage.blobs.object_upload import ObjectResources, ObjectUploadWriter, index_key, new_key
+from boltseal.server.storage.blobs.protocol import DEFAULT_ALGORITHM, UploadBusy, UploadFile, UploadKey
 from boltseal.server.storage.metadata import upload_progress
 from boltseal.server.storage.metadata.blob_keys import ObjectPart
 from boltseal.server.storage.metadata.protocol import Snapshot, UnitOfWork
@@ -60,14 +61,14 @@ class ObjectUploads:
 
     @asynccontextmanager
     async def open_upload(
-        self, key: UploadKey, algorithm: str = "sha256", wait_s: float | None = None
+        self, key: UploadKey, digest: Digest | None = None, wait_s: float | None = None
     ) -> AsyncIterator[ObjectUploadWriter]:
         """Make this request the writer of the session until the block ends."""
-        row, parts = await self._claim(key, self._lock_wait_s if wait_s is None else wait_s)
+        row, parts = await self._claim(key, digest, self._lock_wait_s if wait_s is None else wait_s)
         view = self._views.view(key.name, parts)
         view.parts = list(parts)
-        running = self._views.known_hash(key.name, parts, algorithm)
-        writer = ObjectUploadWriter(self._resources, key, view, row.writer or "", running, row.digest)
+        running = self._views.known_hash(key.name, parts, DEFAULT_ALGORITHM if digest is None else digest.algorithm)
+        writer = ObjectUploadWriter(self._resources, key, view, row, running)
         extending = asyncio.create_task(self._extend(key, writer))
         try:
             yield writer
@@ -80,7 +81,7 @@ class ObjectUploads:
             else:
                 self._views.keep_hash(key.name, view.parts, running)
                 try:
-                    await self._release(key, writer.writer)
+                    await self._release(key, writer)
                 finally:
                     self._held.discard(key.name)
 
@@ -120,14 +121,14 @@ class ObjectUploads:
             self._views.gone(upload.name)
         return dropped
 
-    async def _claim(self, key: UploadKey, wait_s: float) -> _Claimed:
+    async def _claim(self, key: UploadKey, digest: Digest | None, wait_s: float) -> _Claimed:
         clock = asyncio.get_running_loop().time
         deadline = clock() + wait_s
-        writer = new_key()
+        writer, index = new_key(), None if digest is None else index_key(digest)
 
         def job(tx: UnitOfWork) -> _Claimed | None:
-            upload_progress.claim(tx, key.name, writer)
-            return _claimed(tx, key.name)
+            row = upload_progress.claim(tx, key.name, writer, index)
+            return None if row is None else _Claimed(row, upload_progress.parts_of(tx, key.name))
 
         while True:
             poll_s = _POLL_S
@@ -154,12 +155,11 @@ class ObjectUploads:
                     lambda tx: upload_progress.extend(tx, key.name, writer.writer), durable=False
                 )
 
-    async def _release(self, key: UploadKey, writer: str) -> None:
+    async def _release(self, key: UploadKey, writer: ObjectUploadWriter) -> None:
         """Let others write to the session. If that fails, they wait until its time is over."""
+        job = partial(upload_progress.release, name=key.name, writer=writer.writer, written=tuple(writer.written))
         with suppress(Unavailable, Full):
-            await self._database.write(
-                lambda tx: upload_progress.release(tx, key.name, writer), durable=False, repository=key.repository
-            )
+            await self._database.write(job, durable=False, repository=key.repository)
 
 
 def _claimed(snapshot: Snapshot, name: str) -> _Claimed | None:

@@ -30,17 +30,21 @@ from __future__ import annotations
 import hashlib
 import re
 import uuid
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager
+from enum import StrEnum
 from pathlib import Path
 from typing import ClassVar, Final, NamedTuple, Protocol
 
 from boltseal.errors import ErrorCode, Full, NotFound, Unavailable
 from boltseal.oci.digest import Digest
 from boltseal.oci.reference import Repository
+from boltseal.server.storage.metadata.protocol import Job
+from boltseal.server.storage.object_manifests import ObjectManifests
 
 PIECE_BYTES: Final = 1024 * 1024
 """The largest piece that `BlobStore.read` yields."""
+DEFAULT_ALGORITHM: Final = "sha256"
 
 
 class UploadUnknown(NotFound):
@@ -61,6 +65,10 @@ class NoSpace(Full):
 
 class StoreBroken(Unavailable):
     """The store failed, and not for lack of space. Whether the change was made is not known."""
+
+
+class StoreUnanswered(StoreBroken):
+    """The store as a whole does not answer, or refuses the login: the next request would fail as well."""
 
 
 class BlobAbsent(NotFound):
@@ -146,12 +154,48 @@ class UploadFile(NamedTuple):
     mtime_us: int
 
 
+class DifferenceKind(StrEnum):
+    """What is different between the names in a store and its rows. Objects of sessions and blobs are named by rows."""
+
+    FOREIGN = "foreign"
+    MISSING = "missing"
+    WRONG_SIZE = "wrong-size"
+    DAMAGED = "damaged"
+    UNREFERENCED = "unreferenced"
+
+
+class StoreDifference(NamedTuple):
+    """One name in a store that is not as it must be, or (UNREFERENCED) that may be deleted after a day.
+
+    `name`: relative to the store. `written_us`: microseconds since the epoch, 0 if not known. `problem`: for people.
+    """
+
+    kind: DifferenceKind
+    name: str
+    size: int
+    written_us: int
+    problem: str
+
+
+class ComparedPage(NamedTuple):
+    """The result for some names in order. `position`: the last of them; a comparison can continue after it. "": it can't."""
+
+    position: str
+    names: int
+    differences: tuple[StoreDifference, ...]
+
+
 class UploadWriter(Protocol):
     """Writes to one session, whose lock is held. Used by one task, inside its `open_upload` block."""
 
     @property
     def offset(self) -> int:
         """Bytes of the session, including those that are still buffered."""
+        ...
+
+    @property
+    def recorded(self) -> bool:
+        """Whether `commit` has done the job `record`."""
         ...
 
     async def write(self, chunk: bytes) -> None:
@@ -179,11 +223,15 @@ class UploadWriter(Protocol):
         """Drop everything since the last acknowledgement, when a request is refused after its body began."""
         ...
 
-    async def commit(self, digest: Digest, verified: Callable[[], None] | None = None) -> int:
+    async def commit(
+        self, digest: Digest, verified: Callable[[], None] | None = None, record: Job[None] | None = None
+    ) -> int:
         """Make the session's bytes the blob `digest`, durably, and end the session. Returns the size in bytes.
 
         `verified`: called once the bytes are known to be those of the digest and can be read, before they are durable; in any
-        thread. It must neither wait nor raise.
+        thread. It must neither wait nor raise. `record`: adds the rows that refer to the blob. A store whose blobs are rows does it in
+        the transaction of that row, and sets `recorded`; what it raises is raised, and the session is as after DigestInvalid. Files have
+        no transaction: the caller does it afterwards.
 
         Raises:
             DigestInvalid: the bytes have another digest. Rolled back to the last acknowledgement; the session is kept.
@@ -225,11 +273,12 @@ class UploadSessions(Protocol):
         ...
 
     def open_upload(
-        self, key: UploadKey, algorithm: str = "sha256", wait_s: float | None = None
+        self, key: UploadKey, digest: Digest | None = None, wait_s: float | None = None
     ) -> AbstractAsyncContextManager[UploadWriter]:
         """Lock the session for writing inside the block.
 
-        `algorithm`: of the digest that will most likely be given to `commit`; another one costs a second reading. `wait_s`: how long
+        `digest`: that will most likely be given to `commit`; one of another algorithm costs a second reading. None: an unknown
+        one of `DEFAULT_ALGORITHM`. `wait_s`: how long
         to wait for the lock, None: about two seconds. A block that is left without `flush` or `commit` (the client went away) keeps
         what reached the session so far, which may be less than what `write` took.
 
@@ -265,8 +314,8 @@ class UploadCleanup(Protocol):
 class BlobMaintenance(Protocol):
     """Goes through a whole store, for garbage collection and fsck. Every method blocks: not for the event loop."""
 
-    def look(self, digest: Digest) -> StoredBlob | None:
-        """Return what `BlobStore.stat` does."""
+    def look(self, digest: Digest, *, by_row: bool = False) -> StoredBlob | None:
+        """Return what `BlobStore.stat` does. `by_row`: what `walk` yields, without a request for bytes on another machine."""
         ...
 
     def scan(self, digest: Digest) -> Iterator[bytes]:
@@ -276,12 +325,21 @@ class BlobMaintenance(Protocol):
         """
         ...
 
-    def walk(self) -> Iterator[StoredBlob]:
-        """Yield every blob in the order of digests, perhaps those committed or deleted meanwhile."""
+    def walk(self, after: str = "") -> Iterator[StoredBlob]:
+        """Yield every blob in the order of digests, those after `after`, perhaps those committed or deleted meanwhile."""
         ...
 
-    def strays(self) -> Iterator[str]:
-        """Yield what is in the store and is neither blob nor session, as names relative to it."""
+    def compare(self, after: str = "", *, contents: bool = False) -> Iterator[ComparedPage]:
+        """Compare all names in the store, those after `after`, with what should be there, and yield every page of names.
+
+        `contents`: also read what has no digest of its own: the objects from which a lost database is rebuilt.
+        Raises: StoreBroken, Unavailable.
+        """
+        ...
+
+    @property
+    def deleted_at_once(self) -> int:
+        """How many calls of `delete` a collection makes at the same time, since each waits for other machines; otherwise 1."""
         ...
 
     def delete(self, stored: StoredBlob) -> bool:
@@ -307,6 +365,14 @@ class StoreUpkeep(Protocol):
         """Return why nothing can be stored now, None if something was just stored. For readiness."""
         ...
 
+    def discard(self, names: Sequence[str]) -> list[str]:
+        """Let the next `run` delete objects that `BlobMaintenance.compare` found to be UNREFERENCED; return those that still are."""
+        ...
+
+    def replace(self, names: Sequence[str]) -> int:
+        """Let `run` write objects again that `compare` found to be MISSING, if the rows have their content. Returns how many."""
+        ...
+
     def run(self, now_us: int) -> int:
         """Do what is due at a time (microseconds since the epoch), in one process of the store. Not for the event loop.
 
@@ -316,13 +382,14 @@ class StoreUpkeep(Protocol):
 
 
 class BlobStore(Protocol):
-    """A blob store. The module's docstring states the promises. `redirect`, `upkeep`: None where there is no such thing."""
+    """A blob store. The module's docstring states the promises. `redirect`, `upkeep`, `manifests`: None where there is no such thing."""
 
     uploads: UploadSessions
     upload_cleanup: UploadCleanup
     maintenance: BlobMaintenance
     redirect: RedirectUrl | None
     upkeep: StoreUpkeep | None
+    manifests: ObjectManifests | None
 
     async def stat(self, digest: Digest) -> StoredBlob | None:
         """Return what is stored under a digest, None if nothing is. StoreBroken if that can't be determined.

@@ -8,11 +8,13 @@ from typing import TYPE_CHECKING
 from boltseal.loading import deferred
 from boltseal.server.storage.coordination.file_leases import FileLeases
 from boltseal.server.storage.coordination.interprocess_lock import FileInterprocessLock
-from boltseal.server.storage.coordination.protocol import Generation, InterprocessLock, Leases
-from boltseal.server.storage_settings import DatabaseUrl, StorageSettings
+from boltseal.server.storage.coordination.protocol import InterprocessLock, Leases
+from boltseal.server.storage_settings import StorageSettings
 
 if TYPE_CHECKING:
     from boltseal.server.storage.coordination import database_generation, lock_session, postgres_leases, postgres_lock
+    from boltseal.server.storage.coordination.database_generation import DatabaseGeneration
+    from boltseal.server.storage.coordination.replica_rows import Serving
 else:  # most servers have no PostgreSQL
     database_generation = deferred("boltseal.server.storage.coordination.database_generation")
     lock_session = deferred("boltseal.server.storage.coordination.lock_session")
@@ -20,9 +22,11 @@ else:  # most servers have no PostgreSQL
     postgres_lock = deferred("boltseal.server.storage.coordination.postgres_lock")
 
 
-def open_generation(database: DatabaseUrl) -> Generation:
-    """Open the generation of a PostgreSQL database that has its tables."""
-    return database_generation.DatabaseGeneration(database.with_password)
+def open_generation(storage: StorageSettings, stale_s: float, serving: Serving | None) -> DatabaseGeneration:
+    """Open the generation of a PostgreSQL database that has its tables. `stale_s`, `serving`: as of `DatabaseGeneration`."""
+    if storage.lock_address is None:
+        raise AssertionError("the generation of SQLite is a file")
+    return database_generation.DatabaseGeneration(storage.lock_address.with_password, serving, stale_s=stale_s)
 
 
 def open_leases(data: Path, storage: StorageSettings) -> Leases:

@@ -13,6 +13,7 @@ from typing import Final
 
 from boltseal.files.atomic_files import Disk
 from boltseal.server.storage.coordination.interprocess_lock import LockUnusable
+from boltseal.server.storage.coordination.protocol import LeaseLost, Statements
 
 LEASE_SUFFIX: Final = ".lease"
 LEASE_NAME: Final = re.compile(r"[a-z][a-z-]{0,30}")
@@ -29,6 +30,11 @@ class FileLease:
     def held(self) -> bool:
         """Whether the lease was not released."""
         return self._fd is not None
+
+    def confirm(self, _: Statements) -> None:
+        """Raise LeaseLost if the lease was released. The kernel gives it to no other process before that."""
+        if not self.held():
+            raise LeaseLost("the lease was released: nothing was changed")
 
     def release(self) -> None:
         """Give the lease back. Idempotent."""

@@ -46,6 +46,9 @@ class FileGeneration:
         value: int = _NUMBER.unpack_from(self._memory)[0]
         return value
 
+    def stale(self) -> None:
+        """Return None: on one host the number is always known."""
+
     def begin(self, _: Statements) -> None:
         """Make the number odd, before the COMMIT. Waits for the `end` of another process."""
         fcntl.flock(self._fd, fcntl.LOCK_EX)

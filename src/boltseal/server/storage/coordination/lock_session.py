@@ -5,7 +5,8 @@
 - Locks of a session need a connection that one server process serves from its beginning to its end. A pooler between them
   (pgbouncer in transaction mode) gives each transaction another one, so its presence is refused: it reports a process
   number that is not that of the server process.
-- When this process ends, the server releases the locks at once; when its machine is gone, after 15 seconds.
+- When this process ends, the server releases the locks at once; when its machine is gone, or the process is stopped, after 15
+  seconds: a thread sends a statement now and then, without which the server ends the session.
 """
 
 from __future__ import annotations
@@ -28,9 +29,12 @@ from boltseal.server.storage.coordination.interprocess_lock import LockUnusable
 STATEMENT_S: Final = 5.0
 """How long one statement may take, with the wait for statements of other threads before it."""
 _CONNECT_S: Final = 5
+SILENT_S: Final = 15
+"""How long the server keeps the locks of a process that sends nothing."""
+_SIGN_OF_LIFE_EVERY_S: Final = 4.0
 _AT_START: Final = (
     f"SET statement_timeout = {int(STATEMENT_S * 1000)}; SET tcp_keepalives_idle = 5; SET tcp_keepalives_interval = 5; "
-    "SET tcp_keepalives_count = 2"
+    f"SET tcp_keepalives_count = 2; SET idle_session_timeout = {SILENT_S * 1000}"
 )
 
 Row = tuple[str | None, ...]
@@ -55,6 +59,8 @@ class LockSession:
         self._lock = threading.Lock()
         self._connection: psycopg.Connection | None = None
         self._number = 0
+        self._ending = threading.Event()
+        self._living: threading.Thread | None = None
 
     def rows(self, statement: str, *values: str, within_s: float = STATEMENT_S) -> tuple[list[Row], int]:
         """Run one statement with `$1`, `$2`, ... in a transaction of its own. Return its rows, and the connection's number.
@@ -80,8 +86,12 @@ class LockSession:
 
     def close(self) -> None:
         """Close the connection, and so release its locks. Idempotent."""
+        self._ending.set()
         with self._lock:
             self._drop()
+            living, self._living = self._living, None
+        if living is not None:
+            living.join()
 
     @contextmanager
     def _turn(self, within_s: float) -> Iterator[None]:
@@ -102,7 +112,7 @@ class LockSession:
                 target_session_attrs="read-write",
                 tcp_user_timeout=int(STATEMENT_S * 1000),
             )
-        except psycopg.OperationalError as error:
+        except (psycopg.OperationalError, OSError) as error:  # OSError: no file descriptor is left
             reason = str(error).partition("\n")[0]
             raise LockUnusable(f"the database that keeps the locks can't be reached: {reason}; try again") from None
         self._connection = connection
@@ -118,7 +128,18 @@ class LockSession:
         if self._direct:
             for setting in _AT_START.split("; "):
                 self._run(connection.pgconn, setting, (), ends_s)
+            if self._living is None:
+                self._ending = threading.Event()
+                self._living = threading.Thread(
+                    target=self._live, args=(self._ending,), name="boltseal-locks", daemon=True
+                )
+                self._living.start()
         return connection
+
+    def _live(self, ending: threading.Event) -> None:
+        """Send a statement now and then. A lost connection stays lost: the next lock opens another one."""
+        while not ending.wait(_SIGN_OF_LIFE_EVERY_S):
+            self.is_open(self._number)
 
     def _run(self, connection: PGconn, statement: str, values: Sequence[str], ends_s: float) -> list[Row]:
         try:

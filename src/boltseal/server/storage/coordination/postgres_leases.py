@@ -1,7 +1,8 @@
 """Leases of several hosts: an advisory lock of a PostgreSQL session for each name, and a row with its epoch.
 
-The server releases the lock when the session ends, so a lease is lost with its connection: `held` asks the server. The row
-outlives the lock, and a server that another one takes over from, if commits wait for it (a synchronous standby).
+The server releases the lock when the session ends, so a lease is lost with its connection: `held` asks the server, and `confirm`
+compares the row in the transaction of the work. The row outlives the lock, and a server that another one takes over from. If that
+one lacks the commit of an epoch (a standby that commits did not wait for), it gives another one: epochs rise by random steps.
 """
 
 from __future__ import annotations
@@ -13,11 +14,19 @@ from typing import Final
 from boltseal.server.storage.coordination.file_leases import LEASE_NAME
 from boltseal.server.storage.coordination.interprocess_lock import LockUnusable
 from boltseal.server.storage.coordination.lock_session import LockSession, advisory_key
+from boltseal.server.storage.coordination.protocol import LeaseLost, Statements
 
 HELD_WITHIN_S: Final = 2.0
 """How long `held` waits for the server; one that does not answer may have released the lock."""
 _KIND: Final = "lease"
-_NEXT_EPOCH: Final = "INSERT INTO lease (name, epoch) VALUES ($1, 1) ON CONFLICT (name) DO UPDATE SET epoch = lease.epoch + 1 RETURNING epoch"
+_EPOCH: Final = "SELECT epoch FROM lease WHERE name = ? FOR SHARE"
+"""Locks the row, so that the next holder, which writes it, waits for the end of the transaction."""
+_STEP: Final = "1 + trunc(random() * 16777216)::bigint"
+"""A random number: a database that was set back counts from an earlier epoch, and must not give one that a former holder has."""
+_NEXT_EPOCH: Final = (
+    f"INSERT INTO lease (name, epoch) VALUES ($1, {_STEP}) "  # noqa: S608 - a constant
+    f"ON CONFLICT (name) DO UPDATE SET epoch = lease.epoch + {_STEP} RETURNING epoch"
+)
 
 
 class PostgresLease:
@@ -33,6 +42,12 @@ class PostgresLease:
     def held(self) -> bool:
         """Whether the lease was neither released nor lost. Waits at most some seconds."""
         return not self._released and self._session.is_open(self._connection, within_s=HELD_WITHIN_S)
+
+    def confirm(self, statements: Statements) -> None:
+        """Raise LeaseLost if the lease was released, or its row has the epoch of another holder."""
+        row = None if self._released else statements.plain(_EPOCH, (self._name,)).fetchone()
+        if row is None or row[0] != self.epoch:
+            raise LeaseLost(f"another server does the work {self._name!r} now: nothing was changed")
 
     def release(self) -> None:
         """Give the lease back. Idempotent."""

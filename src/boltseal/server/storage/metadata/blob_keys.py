@@ -10,6 +10,7 @@ from collections.abc import Iterable, Sequence
 from typing import Final, NamedTuple
 
 from boltseal.errors import Unavailable
+from boltseal.server.storage.metadata import blob_reviews, object_names
 from boltseal.server.storage.metadata.protocol import Snapshot, UnitOfWork
 
 REPLACED_FOR_US: Final = 3600 * 1_000_000
@@ -47,14 +48,11 @@ _AFTER: Final = """
 SELECT digest, size, stored_us, version, index_key FROM stored_blob WHERE digest > ? ORDER BY digest LIMIT ?
 """
 _DUE: Final = "SELECT key FROM dead_key WHERE due_us <= ? ORDER BY due_us LIMIT ?"
-_REVIVE: Final = "DELETE FROM dead_key WHERE key = ? AND due_us > ?"
+_TAKE_ANNOUNCED: Final = "DELETE FROM dead_key WHERE key = ? AND due_us > ?"
+_SET_INDEX: Final = "UPDATE stored_blob SET index_key = ? WHERE digest = ?"
 _FORGET_DEAD: Final = "DELETE FROM dead_key WHERE key = ?"
 _OF_MANY_KEYS: Final = """
 SELECT digest FROM blob_key WHERE digest > ? AND position = 1 ORDER BY digest LIMIT ?
-"""
-_NAMED: Final = """
-SELECT 1 WHERE EXISTS (SELECT 1 FROM blob_key WHERE key = ?) OR EXISTS (SELECT 1 FROM upload_part WHERE key = ?)
-    OR EXISTS (SELECT 1 FROM dead_key WHERE key = ?) OR EXISTS (SELECT 1 FROM upload_progress WHERE writer = ?)
 """
 
 
@@ -74,6 +72,7 @@ def put(tx: UnitOfWork, row: BlobRow, parts: Sequence[ObjectPart]) -> None:
     _lock(tx, row.digest)
     remove(tx, row.digest, due_us=tx.now_us + REPLACED_FOR_US)
     tx.sql.plain(_ADD_BLOB, row)
+    blob_reviews.add(tx, row.digest, blob_reviews.BYTES, blob_reviews.UNUSED_FOR_US)
     for position, part in enumerate(parts):
         tx.sql.plain(_ADD_KEY, (row.digest, position, *part))
 
@@ -98,19 +97,35 @@ def remove_version(tx: UnitOfWork, digest: str, version: str, *, due_us: int) ->
 
 
 def announce(tx: UnitOfWork, keys: Iterable[str]) -> None:
-    """Record keys before their objects are written: they are dead in a day, unless `replace_keys` names them before."""
+    """Record keys before their objects are written: they are dead in a day, unless `take_announced` takes them before."""
     mark_dead(tx, keys, tx.now_us + ANNOUNCED_FOR_US)
 
 
+def take_announced(tx: UnitOfWork, key: str) -> bool:
+    """Let a row of this transaction name an announced key. False: its announcement is half a day old, so no row may name it."""
+    return tx.sql.plain(_TAKE_ANNOUNCED, (key, tx.now_us + ANNOUNCED_FOR_US // 2)).rowcount == 1
+
+
 def replace_keys(tx: UnitOfWork, row: BlobRow, before: Sequence[ObjectPart], part: ObjectPart, index_key: str) -> bool:
-    """Let one announced object stand for the objects `before` of an unchanged blob. False, and nothing done, if it was changed."""
+    """Let one announced object replace the objects `before` of an unchanged blob. False, and nothing done, if it was changed."""
     _lock(tx, row.digest)
     if find(tx, row.digest) != row or keys_of(tx, row.digest) != list(before):
         return False
-    still_us = tx.now_us + ANNOUNCED_FOR_US // 2
-    if any(tx.sql.plain(_REVIVE, (key, still_us)).rowcount != 1 for key in (part.key, index_key)):
+    if not all(take_announced(tx, key) for key in (part.key, index_key)):
         raise Unavailable("the objects of a blob were joined too slowly; the next run does it again")
     put(tx, row._replace(index_key=index_key), [part])
+    return True
+
+
+def replace_index(tx: UnitOfWork, row: BlobRow, before: Sequence[ObjectPart], index_key: str) -> bool:
+    """Let an announced index object replace that of an unchanged blob. False, and nothing done, if it was changed."""
+    _lock(tx, row.digest)
+    if find(tx, row.digest) != row or keys_of(tx, row.digest) != list(before):
+        return False
+    if not take_announced(tx, index_key):
+        raise Unavailable("the index object of a blob was written too slowly; the next run does it again")
+    tx.sql.plain(_SET_INDEX, (index_key, row.digest))
+    mark_dead(tx, [row.index_key], tx.now_us)
     return True
 
 
@@ -118,6 +133,13 @@ def mark_dead(tx: UnitOfWork, keys: Iterable[str], due_us: int) -> None:
     """Record that objects may be deleted from `due_us` on. No row of a blob or an upload may name them."""
     for key in keys:
         tx.sql.plain(_ADD_DEAD, (key, due_us))
+
+
+def mark_unnamed_dead(tx: UnitOfWork, keys: Iterable[str]) -> list[str]:
+    """Mark those keys dead now that no row names. Return them."""
+    unnamed = object_names.unnamed(tx, keys)
+    mark_dead(tx, unnamed, tx.now_us)
+    return unnamed
 
 
 def dead(snapshot: Snapshot, now_us: int, limit: int) -> list[str]:
@@ -139,17 +161,6 @@ def blobs_after(snapshot: Snapshot, digest: str, limit: int) -> list[BlobRow]:
 def of_many_keys(snapshot: Snapshot, after: str, limit: int) -> list[str]:
     """Return some blobs that have more than one object, in the order of digests, those after `after`."""
     return [str(row[0]) for row in snapshot.sql.plain(_OF_MANY_KEYS, (after, limit)).fetchall()]
-
-
-def unnamed(snapshot: Snapshot, keys: Iterable[str]) -> list[str]:
-    """Return those keys of bytes that no row names, not even the one of a request that may still write to it."""
-    return [key for key in keys if snapshot.sql.plain(_NAMED, (key,) * 4).fetchone() is None]
-
-
-def unnamed_index(snapshot: Snapshot, digest: str, key: str) -> bool:
-    """Return whether an index object is not the one of its blob."""
-    row = find(snapshot, digest)
-    return row is None or row.index_key != key
 
 
 def _lock(tx: UnitOfWork, digest: str) -> None:

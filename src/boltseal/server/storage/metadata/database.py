@@ -7,7 +7,7 @@ jobs of one are done in the order of arrival. Jobs that need not survive a power
 first and does not wait for the disk.
 
 A job has a time budget. One that exceeds it is undone and its caller gets WriteTooLong; those before it in its group are
-done again.
+done again. The caller of one that takes something away gets its result when no process answers from a cache of before.
 
 The writer thread owns the writing session; the event loop's thread owns the session of `lookups`; longer reads run on two
 reader threads. What differs between databases is in the `SqlDriver`.
@@ -20,27 +20,27 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import AbstractContextManager, contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, Final, Protocol, TypeVar
+from typing import Any, Final, TypeVar
 
 import structlog
 
-from boltseal.errors import BoltsealError, Unavailable
-from boltseal.server.storage.coordination.protocol import Generation
+from boltseal.errors import BoltsealError, Full, Unavailable
+from boltseal.server.storage.coordination.protocol import Generation, Lease, Wait
 from boltseal.server.storage.metadata.protocol import (
     LEDGER,
     TAGS,
     Clock,
     ClockGuard,
     Job,
-    Lookups,
     Query,
     Snapshot,
     WriteQueue,
 )
-from boltseal.server.storage.metadata.sql import AnswerLost, SqlSavepoints, SqlSession, SqlStatements
+from boltseal.server.storage.metadata.sql import AnswerLost, SqlSession
+from boltseal.server.storage.metadata.sql_units import Connection, SqlDriver, SqlSnapshot, SqlUnitOfWork
 from boltseal.server.storage.metadata.write_queue import FairQueue, WaitingJob
 from boltseal.server.storage.worker_threads import deliver
 
@@ -53,109 +53,6 @@ WRITE_BUDGET_S: Final = 5.0
 """A job whose statements run longer is stopped and undone: all other writes wait for it."""
 
 _log = structlog.get_logger(__name__)
-
-
-class SqlDriver(Protocol):
-    """One database of one kind."""
-
-    after_connect: Callable[[Snapshot], None] | None
-    """Called with what a new connection reads, which may be to another server than the one before it; must not raise."""
-
-    def connect(self) -> SqlSession:
-        """Open another connection. Raises: Unavailable."""
-        ...
-
-    def lookups(self) -> Lookups:
-        """Return the look-ups for pulls on a connection that nothing else uses; `close` closes it. Raises: Unavailable."""
-        ...
-
-    def took_effect(self, mark: str) -> bool:
-        """Return whether the last COMMIT of a session, whose answer was lost, took effect. It has ended when this returns.
-
-        `mark`: of AnswerLost. Raises: Unavailable: it can't be known now.
-        """
-        ...
-
-    def errors_named(self) -> AbstractContextManager[None]:
-        """Turn the driver's errors inside the block into Full, Unavailable and DatabaseDamaged; leave others as they are."""
-        ...
-
-    def close(self) -> None:
-        """Let go of what the driver holds beside its sessions."""
-        ...
-
-
-class Connection:
-    """A session that is opened when it is needed, and again after it broke. Used by one thread at a time."""
-
-    def __init__(self, driver: SqlDriver) -> None:
-        self._driver = driver
-        self._session: SqlSession | None = None
-
-    def begin(self, *, write: bool, durable: bool = True) -> SqlSession:
-        """Begin a transaction, and return its session. Raises: Unavailable, or the driver's errors."""
-        session = self._session
-        if session is not None and session.usable:
-            try:
-                session.begin(write=write, durable=durable)
-            except Exception:
-                if session.usable:
-                    raise
-            else:
-                return session
-        self.close()  # it broke while it was idle: nothing had begun
-        self._session = session = self._driver.connect()
-        session.begin(write=write, durable=durable)
-        return session
-
-    def close(self) -> None:
-        """Close the session. Idempotent."""
-        session, self._session = self._session, None
-        if session is not None:
-            session.close()
-
-
-@dataclass(frozen=True, slots=True)
-class SqlSnapshot:
-    """The `Snapshot` of a session: of its transaction, or without one of each statement."""
-
-    sql: SqlStatements
-    began_us: int | None = None
-
-
-@dataclass(slots=True)
-class SqlUnitOfWork:
-    """The `UnitOfWork` of a savepoint in the writer's transaction."""
-
-    sql: SqlStatements
-    savepoints: SqlSavepoints
-    now_us: int
-    clock_doubt: str | None = None
-    doubts: dict[str, str] = field(default_factory=dict)
-    invalidates_caches: bool = field(default=False)
-    appended: set[str] = field(default_factory=set)
-    sizes: dict[str, int] = field(default_factory=dict)
-    complete_manifests: set[tuple[int, str]] = field(default_factory=set)
-
-    @property
-    def began_us(self) -> int:
-        """The time of the transaction."""
-        return self.now_us
-
-    @contextmanager
-    def rolled_back(self) -> Iterator[None]:
-        """Undo at its end what the block did. Errors of the block are raised."""
-        invalidates_caches, appended, whole = self.invalidates_caches, set(self.appended), set(self.complete_manifests)
-        sizes = dict(self.sizes)
-        self.savepoints.savepoint("undone")
-        try:
-            yield
-        finally:
-            if self.savepoints.in_transaction:  # "disk full" has undone the whole transaction already
-                self.savepoints.undo_to("undone")
-                self.savepoints.release("undone")
-            self.invalidates_caches, self.appended, self.complete_manifests = invalidates_caches, appended, whole
-            self.sizes = sizes
 
 
 class WriteTooLong(Unavailable):
@@ -172,11 +69,23 @@ class _BudgetExceeded(Exception):
 
 @dataclass(slots=True)
 class _Outcome:
-    """What became of the jobs of a group."""
+    """What became of the jobs of a group. `took_away`: those after which cached answers may be wrong, until `wait` returns."""
 
     done: list[tuple[WaitingJob, Any]] = field(default_factory=list)
+    took_away: set[WaitingJob] = field(default_factory=set)
+    wait: Wait | None = None
     failed: list[tuple[WaitingJob, BaseException]] = field(default_factory=list)
     not_begun: list[WaitingJob] = field(default_factory=list)
+
+
+def _settle_after(wait: Wait, waiting: WaitingJob, result: object) -> None:
+    """Give a caller its result when no process of the store answers from before the COMMIT."""
+    try:
+        wait()
+    except BaseException as error:  # noqa: BLE001 - the outermost frame of this thread: the caller must get the error
+        waiting.settle(None, error)
+    else:
+        waiting.settle(result, None)
 
 
 def _described(waiting: WaitingJob) -> dict[str, str]:
@@ -187,15 +96,20 @@ class SqlMetadata:
     """The `Metadata` of one SQL database."""
 
     def __init__(
-        self, driver: SqlDriver, generation: Generation, clock: Clock | None, budget_s: float = WRITE_BUDGET_S
+        self,
+        driver: SqlDriver,
+        generation: Generation,
+        clock: Clock | None,
+        budget_s: float = WRITE_BUDGET_S,
+        why_closed: Callable[[], str | None] = lambda: None,
     ) -> None:
-        """Open a database. `clock`: None for the time of the database, if it has a clock of its own."""
+        """Open a database. `clock`: None for the time of the database, if it has a clock of its own. `why_closed`: `Metadata.closed`."""
         self.generation = generation
         self.doubts: dict[str, str] = {}
         self.clock_guard: ClockGuard = lambda _: None
         self.after_append: dict[str, Callable[[], None]] = {}
         self.after_connect: Callable[[Snapshot], None] | None = None
-        self._driver = driver
+        self._driver, self._why_closed = driver, why_closed
         driver.after_connect = self._look_at_connection
         self._clock = clock
         self.now_us: Clock = clock or self._database_time_us
@@ -206,12 +120,17 @@ class SqlMetadata:
         """By a log's name, how many entries this process has committed or seen."""
         self._waiting = FairQueue()
         self._closed = False
+        self.confirmed: ContextVar[Lease | None] = ContextVar("confirmed", default=None)
+        """The lease under which this thread or task works."""
+        self.no_space_at_s: float | None = None
         self._in_doubt = False
         """Whether a COMMIT of which nothing is known may still take effect. Until the next one the generation stays odd."""
         self.lookups = driver.lookups()
         self._local = threading.local()
         self._readers = ThreadPoolExecutor(2, thread_name_prefix="boltseal-read")
         self._reading: list[Connection] = []
+        self._confirming = ThreadPoolExecutor(1, thread_name_prefix="boltseal-confirm")
+        """Waits for other processes, so that the writer need not."""
         self._writer = threading.Thread(target=self._run, name="boltseal-write", daemon=True)
         self._writer.start()
 
@@ -221,7 +140,12 @@ class SqlMetadata:
     @property
     def frozen(self) -> str | None:
         """The reason why the ledger takes no entry, None if it does."""
-        return self.doubts.get(LEDGER.name) or self.doubts.get(TAGS)
+        return self.closed or self.doubts.get(LEDGER.name) or self.doubts.get(TAGS)
+
+    @property
+    def closed(self) -> str | None:
+        """The reason why nothing may be written, None if it may."""
+        return self._why_closed()
 
     @property
     def write_queue(self) -> WriteQueue:
@@ -234,7 +158,10 @@ class SqlMetadata:
         Without `durable` the COMMIT does not wait for the disk. `repository`: which one's turn the job takes.
         """
         future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
-        self._waiting.put(WaitingJob(job, future.cancelled, partial(deliver, future), durable, repository))
+        waiting = WaitingJob(
+            job, future.cancelled, partial(deliver, future), durable, repository, lease=self.confirmed.get()
+        )
+        self._waiting.put(waiting)
         return await future
 
     def write_and_wait(self, job: Job[T], *, repository: str = "", limited: bool = True) -> T:
@@ -247,7 +174,10 @@ class SqlMetadata:
             else:
                 future.set_exception(error)
 
-        self._waiting.put(WaitingJob(job, future.cancelled, settle, repository=repository, limited=limited))
+        waiting = WaitingJob(
+            job, future.cancelled, settle, repository=repository, limited=limited, lease=self.confirmed.get()
+        )
+        self._waiting.put(waiting)
         return future.result()
 
     async def read(self, query: Query[T]) -> T:
@@ -270,6 +200,7 @@ class SqlMetadata:
             connection.close()
         self._driver.close()
         self.generation.close()
+        self._confirming.shutdown()
 
     def _reader(self) -> Connection:
         connection: Connection | None = getattr(self._local, "connection", None)
@@ -323,9 +254,14 @@ class SqlMetadata:
                 outcome = _Outcome(failed=[(waiting, error) for waiting in left])
             break
         failed = [*overdue, *outcome.failed]
+        if any(type(error) is Full for _, error in failed):
+            self.no_space_at_s = time.monotonic()
         self._waiting.remove([*unwanted, *(waiting for waiting, _ in (*outcome.done, *failed))])
         for waiting, result in outcome.done:
-            waiting.settle(result, None)
+            if outcome.wait is not None and waiting in outcome.took_away:
+                self._confirming.submit(_settle_after, outcome.wait, waiting, result)
+            else:
+                waiting.settle(result, None)
         for waiting, reason in failed:
             waiting.settle(None, reason)
         return outcome.not_begun + later
@@ -352,6 +288,8 @@ class SqlMetadata:
                     appended |= tx.appended
                     sizes = tx.sizes
                     outcome.done.append((waiting, result))
+                    if tx.invalidates_caches:
+                        outcome.took_away.add(waiting)
                 session.savepoints.release("job")
             if invalidates_caches:
                 self.generation.begin(session.statements)
@@ -363,7 +301,7 @@ class SqlMetadata:
             raise
         finally:
             if begun and not self._in_doubt:
-                self.generation.end()
+                outcome.wait = self.generation.end()
         for log in appended & self.after_append.keys():
             self.after_append[log]()
 
@@ -412,6 +350,8 @@ class SqlMetadata:
         began_s = time.monotonic()
         session.interrupt_after(self._budget_s if waiting.limited else None)
         try:
+            if waiting.lease is not None:
+                waiting.lease.confirm(tx.sql)
             result = waiting.job(tx)
         except Exception:
             if session.interrupted:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any, Final, NamedTuple
 
-from sqlalchemy import bindparam, delete, insert, select, update
+from sqlalchemy import bindparam, delete, insert, select, tuple_, update
 
 from boltseal.server.storage.metadata.protocol import ForeignTagRow, Snapshot, UnitOfWork
 from boltseal.server.storage.metadata.schema import foreign_tag
@@ -63,11 +63,19 @@ def tags_with_held_change(snapshot: Snapshot) -> list[ForeignTag]:
     return [ForeignTag(row[0], row[1], _parse(row[2:])) for row in rows]
 
 
+def tags_after(snapshot: Snapshot, after: tuple[str, str], limit: int) -> list[ForeignTag]:
+    """Return at most `limit` tags after a repository and tag, in the order of these two."""
+    at = tuple_(foreign_tag.c.repository, foreign_tag.c.name)
+    query = select(foreign_tag.c.repository, foreign_tag.c.name, *_COLUMNS).where(at > tuple_(*after))
+    query = query.order_by(foreign_tag.c.repository, foreign_tag.c.name).limit(limit)
+    return [ForeignTag(row[0], row[1], _parse(row[2:])) for row in snapshot.sql.connection.execute(query)]
+
+
 def all_tags(snapshot: Snapshot) -> Iterator[ForeignTag]:
     """Yield every row."""
     query = select(foreign_tag.c.repository, foreign_tag.c.name, *_COLUMNS).execution_options(yield_per=1000)
-    for row in snapshot.sql.connection.execute(query):
-        yield ForeignTag(row[0], row[1], _parse(row[2:]))
+    with snapshot.sql.connection.execute(query) as rows:
+        yield from (ForeignTag(row[0], row[1], _parse(row[2:])) for row in rows)
 
 
 def _parse(row: Any) -> ForeignTagRow:

@@ -10,11 +10,10 @@ from collections.abc import Collection, Iterable, Iterator
 
 from sqlalchemy import ColumnElement, Select, delete, exists, insert, select
 
-from boltseal.server.storage.batches import batches
-from boltseal.server.storage.metadata import usage
+from boltseal.server.storage.batches import IN_AT_ONCE, batches
+from boltseal.server.storage.metadata import blob_reviews, bucket_rows, usage
 from boltseal.server.storage.metadata.links import CONTAINS, REFERS_TO
 from boltseal.server.storage.metadata.protocol import UnitOfWork
-from boltseal.server.storage.metadata.queries import IN_AT_ONCE
 from boltseal.server.storage.metadata.schema import blob, content, link, manifest, released, tag
 
 
@@ -68,8 +67,11 @@ def remove_manifests(tx: UnitOfWork, repository_id: int, digests: Collection[str
         rows = tx.sql.connection.execute(
             select(manifest.c.canonical, manifest.c.pushed_by.label("by"), manifest.c.size).where(*here)
         ).all()
+        blob_reviews.add_parts(tx, repository_id, some)
         tx.sql.connection.execute(delete(link).where(link.c.repository_id == repository_id, link.c.parent.in_(some)))
         tx.sql.connection.execute(delete(manifest).where(*here))
+        for digest in some:
+            bucket_rows.remove_manifest(tx, repository_id, digest)
         _subtract(tx, ((row.by, row.size) for row in rows))
         unreferenced = ~exists().where(manifest.c.canonical == content.c.canonical)
         gone = content.c.canonical.in_([row.canonical for row in rows])
@@ -80,14 +82,18 @@ def remove_blobs(tx: UnitOfWork, repository_id: int, digests: Collection[str]) -
     """Remove blobs from the repository, and record the time for those that no repository has any more."""
     for some in batches(digests, IN_AT_ONCE):
         here = (blob.c.repository_id == repository_id, blob.c.digest.in_(some))
-        rows = tx.sql.connection.execute(select(blob.c.added_by.label("by"), blob.c.size).where(*here)).all()
+        columns = (blob.c.added_by.label("by"), blob.c.size, blob.c.hidden_us)
+        rows = tx.sql.connection.execute(select(*columns).where(*here)).all()
         tx.sql.connection.execute(delete(blob).where(*here))
-        _subtract(tx, ((row.by, row.size) for row in rows))
+        bucket_rows.note_changed(tx, repository_id, some)
+        _subtract(tx, ((row.by, row.size) for row in rows if row.hidden_us is None))
         left = _found(tx, select(blob.c.digest).distinct(), blob.c.digest, some)
-        gone = [{"digest": digest, "released_us": tx.now_us} for digest in some if digest not in left]
+        gone = [digest for digest in some if digest not in left]
         tx.sql.connection.execute(delete(released).where(released.c.digest.in_(some)))
         if gone:
-            tx.sql.connection.execute(insert(released), gone)
+            rows_of_gone = [{"digest": digest, "released_us": tx.now_us} for digest in gone]
+            tx.sql.connection.execute(insert(released), rows_of_gone)
+            blob_reviews.add_released(tx, gone)
 
 
 def _found(

@@ -11,9 +11,8 @@ from typing import Final, NamedTuple
 from sqlalchemy import ColumnElement, and_, exists, func, select, text, tuple_
 
 from boltseal.oci.manifest import LinkKind
-from boltseal.server.storage.batches import batches
+from boltseal.server.storage.batches import IN_AT_ONCE, batches
 from boltseal.server.storage.metadata.protocol import Snapshot, UnitOfWork
-from boltseal.server.storage.metadata.queries import IN_AT_ONCE
 from boltseal.server.storage.metadata.schema import (
     PENDING_CHAIN,
     blob,

@@ -15,7 +15,7 @@ from typing import NamedTuple
 from sqlalchemy import insert, select, update
 
 from boltseal.errors import Unavailable
-from boltseal.ledger.entry import IndexedLine
+from boltseal.ledger.entry import Entry, IndexedLine
 from boltseal.server.storage.metadata.protocol import LEDGER, Log, Snapshot, UnitOfWork
 from boltseal.server.storage.metadata.schema import TABLES
 
@@ -108,6 +108,20 @@ def append(
     tx.sizes[log.name] = index + 1
 
 
+def append_entry(tx: UnitOfWork, index: int, entry: Entry, line: bytes, log: Log = LEDGER) -> None:
+    """Add the entry `index` as `append` does. `line`: its bytes."""
+    append(
+        tx,
+        index,
+        time_us=entry.time_us,
+        kind=entry.kind,
+        repository=entry.repository,
+        tag=entry.tag,
+        line=line,
+        log=log,
+    )
+
+
 def set_rules(tx: UnitOfWork, rules: str) -> None:
     """Record which rules the ledger recorded last."""
     tx.sql.connection.execute(update(TABLES[LEDGER].head).values(rules=rules))
@@ -147,10 +161,11 @@ def entries_of(
     until: int,
     kinds: Collection[str] | None = None,
     log: Log = LEDGER,
+    newest_first: bool = False,
 ) -> list[IndexedLine]:
     """Return entries of a repository, or of one of its tags, after the index `after` and before `until`, oldest first.
 
-    `kinds`: only of these kinds.
+    `kinds`: only of these kinds. `newest_first`: the last ones of the range, in the opposite order.
     """
     entry = TABLES[log].entry
     query = select(entry.c.idx, entry.c.line).where(
@@ -160,7 +175,8 @@ def entries_of(
         query = query.where(entry.c.tag == tag)
     if kinds is not None:
         query = query.where(entry.c.kind.in_(kinds))
-    return [IndexedLine(*row) for row in snapshot.sql.connection.execute(query.order_by(entry.c.idx).limit(limit))]
+    order = entry.c.idx.desc() if newest_first else entry.c.idx
+    return [IndexedLine(*row) for row in snapshot.sql.connection.execute(query.order_by(order).limit(limit))]
 
 
 def changes_of_tag(
@@ -174,7 +190,8 @@ def changes_of_tag(
         .order_by(entry.c.idx.desc())
         .execution_options(yield_per=200)
     )
-    yield from (IndexedLine(*row) for row in snapshot.sql.connection.execute(query))
+    with snapshot.sql.connection.execute(query) as rows:  # who has read enough leaves, and a server's cursor is closed
+        yield from (IndexedLine(*row) for row in rows)
 
 
 def last_index(snapshot: Snapshot, repository: str, tag: str, kinds: Collection[str], log: Log = LEDGER) -> int:
@@ -215,4 +232,5 @@ def newest_entries(
     )
     if before is not None:
         query = query.where(entry.c.idx < before)
-    yield from (IndexedLine(*row) for row in snapshot.sql.connection.execute(query))
+    with snapshot.sql.connection.execute(query) as rows:  # who has read enough leaves, and a server's cursor is closed
+        yield from (IndexedLine(*row) for row in rows)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 from sqlalchemy import (
     BindParameter,
@@ -25,7 +25,7 @@ from sqlalchemy import (
 )
 
 from boltseal.server.storage.metadata.protocol import Snapshot
-from boltseal.server.storage.metadata.schema import blob, link, manifest
+from boltseal.server.storage.metadata.schema import blob, link, manifest, tag
 from boltseal.server.storage.metadata.schema_columns import TEXT, by_bytes
 
 # Links to parts of a manifest, and links to what a manifest is about (guarantee 6). The bytes of a foreign layer need not
@@ -39,6 +39,11 @@ class DigestSet:
     """Digests that the database computes where they are needed; for the functions of this package."""
 
     query: Select[str]
+
+    def without(self, digests: Collection[str]) -> DigestSet:
+        """Return the set without these digests."""
+        (digest,) = self.query.selected_columns
+        return DigestSet(self.query.where(digest.not_in(digests))) if digests else self
 
 
 def closure(repository_id: int, digest: str) -> DigestSet:
@@ -61,7 +66,7 @@ def covering(repository_id: int, digest: str, *, through_subjects: bool) -> Dige
 
 
 def covering_any(repository_id: int, digests: Collection[str]) -> DigestSet:
-    """Return what `covering` does for these digests together, through subjects. At most `queries.IN_AT_ONCE` of them."""
+    """Return what `covering` does for these digests together, through subjects. At most `batches.IN_AT_ONCE` of them."""
     given = values(column("digest", TEXT), name="given").data([(digest,) for digest in digests]).cte("given")
     return _above(repository_id, select(by_bytes(given.c.digest).label("digest")), through_subjects=True)
 
@@ -80,11 +85,21 @@ def digests(snapshot: Snapshot, which: DigestSet) -> set[str]:
     return set(snapshot.sql.connection.execute(which.query).scalars())
 
 
-def parent(snapshot: Snapshot, repository_id: int, digest: str) -> str | None:
+class Parent(NamedTuple):
+    """A manifest that contains another manifest or a blob. `tag`: the first one, by name, that resolves to it."""
+
+    digest: str
+    tag: str | None
+
+
+def parent(snapshot: Snapshot, repository_id: int, digest: str) -> Parent | None:
     """Return the first manifest that contains this manifest or blob, or None. A shared layer has any number of them."""
-    query = select(link.c.parent).where(link.c.repository_id == repository_id, link.c.child == digest)
+    named = select(tag.c.name).where(tag.c.repository_id == repository_id, tag.c.digest == link.c.parent)
+    first = named.order_by(tag.c.name).limit(1).scalar_subquery()
+    query = select(link.c.parent, first).where(link.c.repository_id == repository_id, link.c.child == digest)
     query = query.where(link.c.kind.in_(CONTAINS)).order_by(link.c.parent).limit(1)
-    return snapshot.sql.connection.execute(query).scalar()
+    row = snapshot.sql.connection.execute(query).first()
+    return None if row is None else Parent(*row)
 
 
 def _missing() -> Select[str]:

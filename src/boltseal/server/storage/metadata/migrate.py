@@ -30,7 +30,7 @@ from boltseal.notify.outbox import OutboxUnusable
 from boltseal.notify.outbox_file import OUTBOX_NAME, FileOutbox
 from boltseal.server.storage.coordination.file_leases import LEASE_SUFFIX
 from boltseal.server.storage.coordination.interprocess_lock import LOCK_FILE
-from boltseal.server.storage.metadata import sqlite
+from boltseal.server.storage.metadata import schema_support, sqlite
 from boltseal.server.storage.metadata.schema import METADATA, outbox, outbox_cursor
 
 if TYPE_CHECKING:
@@ -40,12 +40,18 @@ else:  # hardly any start migrates
     command = deferred("alembic.command")
     alembic_config = deferred("alembic.config")
 
-FORMAT: Final = 8
+FORMAT: Final = 17
 WORKABLE_FORMAT: Final = 4
 """The oldest format that commands beside the server work on. What came later are tables of the running server."""
 ACCOUNTS_FORMAT: Final = 5
 """The oldest format whose database has the users."""
-HEAD_REVISION: Final = "0011"
+TOKENS_FORMAT: Final = 13
+"""The oldest format whose database has API tokens, service accounts and the audit log."""
+SESSIONS_FORMAT: Final = 14
+"""The oldest format whose database has sessions of pipelines."""
+PEOPLE_FORMAT: Final = 17
+"""The oldest format whose database has people of an identity provider and sessions of pages."""
+HEAD_REVISION: Final = "0021"
 DATABASE_NAME: Final = "boltseal.db"
 GENERATION_NAME: Final = "generation"
 POSTGRES_NAME: Final = "postgresql"
@@ -56,6 +62,10 @@ _FILES_UNTIL: Final = "0006"
 
 class FormatInvalid(Invalid):
     """The data folder is of another program, or of a newer boltseal."""
+
+
+class MetadataAbsent(FormatInvalid):
+    """There is no data folder yet, or its database is empty."""
 
 
 def create_data(data: Path) -> None:
@@ -114,7 +124,7 @@ def check_data(data: Path, *, oldest: int = WORKABLE_FORMAT, postgres: bool = Fa
     refuse_other_database(data, postgres=postgres)
     held = data_format(data)
     if held is None:
-        raise FormatInvalid(
+        raise MetadataAbsent(
             f"{data} is not a boltseal data folder (it has no file `format`); run this on the registry's machine, and name "
             "its data folder with --data"
         )
@@ -204,6 +214,7 @@ def _create(session: sqlite.SqliteSession) -> None:
     METADATA.create_all(session.connection)
     session.plain("CREATE TABLE alembic_version (version_num VARCHAR(32) NOT NULL PRIMARY KEY)")
     session.plain("INSERT INTO alembic_version VALUES (?)", (HEAD_REVISION,))
+    schema_support.record(session)
     sqlite.expect_sizes(session)
     session.commit()
 
@@ -214,6 +225,7 @@ def _upgrade(session: sqlite.SqliteSession, revision: str, data: Path) -> None:
     config.attributes["connection"] = session.connection
     session.begin(write=True)  # a process that dies in here has changed nothing
     command.upgrade(config, "head")
+    schema_support.record(session)
     if revision < _FILES_UNTIL:
         _move_outbox(session, data / OUTBOX_NAME)
     sqlite.expect_sizes(session)

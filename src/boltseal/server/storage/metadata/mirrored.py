@@ -8,8 +8,9 @@ from typing import NamedTuple
 
 from sqlalchemy import CompoundSelect, and_, delete, func, insert, select, union
 
-from boltseal.server.storage.batches import batches
-from boltseal.server.storage.metadata import queries
+from boltseal.server.storage.batches import IN_AT_ONCE, batches
+from boltseal.server.storage.metadata import host_table, name_lists, queries
+from boltseal.server.storage.metadata.host_table import RunningImage
 from boltseal.server.storage.metadata.links import CONTAINS, REFERS_TO
 from boltseal.server.storage.metadata.protocol import Snapshot, UnitOfWork
 from boltseal.server.storage.metadata.schema import blob, foreign_tag, link, manifest, pulled, repository, tag
@@ -30,7 +31,7 @@ class MirroredContent:
     """All that a repository has.
 
     `contains`: for each manifest its parts and its referrers. `needed`: digests that a tag of ours resolves to, or that are
-    served while a change of the upstream's tag is held back.
+    served while a change of the upstream's tag is held back. `running`: what hosts run, by their reports of any age.
     """
 
     repository_id: int
@@ -39,6 +40,7 @@ class MirroredContent:
     blobs: tuple[MirroredRow, ...]
     contains: Mapping[str, frozenset[str]] = field(default_factory=dict)
     needed: frozenset[str] = frozenset()
+    running: Mapping[str, RunningImage] = field(default_factory=dict)
 
 
 def known_tags(snapshot: Snapshot, name: str, limit: int) -> list[str]:
@@ -51,7 +53,7 @@ def known_tags(snapshot: Snapshot, name: str, limit: int) -> list[str]:
 
 def repositories_of(snapshot: Snapshot, prefix: str) -> list[str]:
     """Return the repositories below an upstream's prefix such as `docker.io/`, sorted."""
-    return sorted(name for name, _ in queries.repositories_below(snapshot, prefix))
+    return sorted(name for name, _ in name_lists.repositories_below(snapshot, prefix))
 
 
 class LastPull(NamedTuple):
@@ -109,6 +111,7 @@ def content_of(snapshot: Snapshot, name: str) -> MirroredContent | None:
         tuple(MirroredRow(*row) for row in snapshot.sql.connection.execute(blobs)),
         {parent: frozenset(children) for parent, children in contains.items()},
         frozenset(snapshot.sql.connection.execute(union(of_tags, of_holds)).scalars()),
+        host_table.running_in(snapshot, number),
     )
 
 
@@ -117,12 +120,13 @@ def needed_now(
 ) -> frozenset[str]:
     """Return those of the rows that are in use after all, since a snapshot in which none of them was.
 
-    A tag of ours or a held change resolves to it; it was pulled later than the snapshot says; a client pushed it; or a
+    A tag of ours or a held change resolves to it; a host runs it; it was pulled later than the snapshot says; a client pushed it; or a
     manifest that stays contains it or is its subject.
     """
     needed = set[str]()
     used_us = {row.digest: row.used_us for row in going}
-    for some in batches(used_us, queries.IN_AT_ONCE):
+    needed.update(host_table.running_images(tx, used_us))
+    for some in batches(used_us, IN_AT_ONCE):
         needed.update(filter(None, tx.sql.connection.execute(_resolved_to(repository_id, name, some)).scalars()))
         for table, by in ((manifest, manifest.c.pushed_by), (blob, blob.c.added_by)):
             query = select(table.c.digest).where(table.c.repository_id == repository_id, table.c.digest.in_(some))

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from sqlalchemy import BigInteger, Column, Index, Integer, Table, text
+from sqlalchemy import BigInteger, Boolean, Column, ForeignKey, Index, Integer, Table, text
 
 from boltseal.server.storage.metadata.schema_columns import METADATA, TEXT
 
@@ -52,6 +52,7 @@ upload_progress = Table(
     Column("changed_us", BigInteger, nullable=False),
     Column("writer", TEXT, index=True),  # NULL: none
     Column("writer_until_us", BigInteger, nullable=False),
+    Column("index_key", TEXT),  # of the index object that the writer will write; NULL: none yet
     sqlite_with_rowid=False,
 )
 
@@ -62,5 +63,32 @@ upload_part = Table(
     Column("position", Integer, primary_key=True, autoincrement=False),
     Column("key", TEXT, nullable=False, unique=True),
     Column("size", BigInteger, nullable=False),
+    sqlite_with_rowid=False,
+)
+
+bucket_owner = Table(
+    "bucket_owner",
+    METADATA,
+    Column("id", Integer, primary_key=True, autoincrement=False),
+    Column("registry", TEXT, nullable=False),
+    Column("claimed", Boolean, nullable=False),
+    Column("rebuilding", Boolean, nullable=False),
+    sqlite_with_rowid=False,
+)
+
+manifest_object = Table(
+    "manifest_object",
+    METADATA,
+    Column("repository_id", ForeignKey("repository.id"), primary_key=True),
+    Column("digest", TEXT, primary_key=True),
+    Column("key", TEXT, nullable=False, unique=True),
+    sqlite_with_rowid=False,
+)
+
+changed_part = Table(
+    "changed_part",
+    METADATA,
+    Column("repository_id", ForeignKey("repository.id"), primary_key=True),
+    Column("digest", TEXT, primary_key=True),
     sqlite_with_rowid=False,
 )

@@ -82,8 +82,8 @@ def waiting(snapshot: Snapshot) -> dict[str, int]:
 
 def all_events(snapshot: Snapshot) -> Iterator[WaitingEvent]:
     """Yield every row."""
-    for row in snapshot.sql.connection.execute(select(*_COLUMNS).execution_options(yield_per=100)):
-        yield WaitingEvent(*row)
+    with snapshot.sql.connection.execute(select(*_COLUMNS).execution_options(yield_per=100)) as rows:
+        yield from (WaitingEvent(*row) for row in rows)
 
 
 def cursors(snapshot: Snapshot) -> dict[str, int]:

@@ -15,7 +15,6 @@ Connections work through a pooler in transaction mode: settings are local to a t
 
 from __future__ import annotations
 
-import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
@@ -30,20 +29,20 @@ from psycopg.pq import TransactionStatus
 from sqlalchemy import Engine, NullPool, create_engine
 from sqlalchemy.exc import DBAPIError, PendingRollbackError
 
-from boltseal.errors import BoltsealError, Full, Invalid, Unavailable
+from boltseal.errors import BoltsealError, Full, Invalid, Unavailable, quote
 from boltseal.server.storage.coordination.protocol import Generation
-from boltseal.server.storage.metadata.database import WRITE_BUDGET_S, SqlMetadata, SqlSnapshot
+from boltseal.server.storage.metadata.database import WRITE_BUDGET_S, SqlMetadata
 from boltseal.server.storage.metadata.postgres_lookups import PostgresLookups
 from boltseal.server.storage.metadata.postgres_messages import unusable
+from boltseal.server.storage.metadata.postgres_watchdog import Watchdog
 from boltseal.server.storage.metadata.protocol import Clock, Lookups, Snapshot, UnitOfWork
-from boltseal.server.storage.metadata.sql import AnswerLost, DatabaseDamaged, Rows
+from boltseal.server.storage.metadata.sql import LOCK_WAIT_S, AnswerLost, DatabaseDamaged, Rows
+from boltseal.server.storage.metadata.sql_units import SqlSnapshot
 from boltseal.server.storage_settings import DatabaseUrl
 
-LOCK_WAIT_S: Final = 10.0
 WRITER_LOCK: Final = 0x626F6C747365616C  # "boltseal"
 FIND_OUT_S: Final = 15.0
 """How long a writer tries to find out whether a COMMIT without an answer took effect; a restart takes seconds."""
-CANCEL_EVERY_S: Final = 0.05
 _NOW: Final = "(extract(epoch FROM clock_timestamp()) * 1000000)::bigint"
 _READ: Final = f"BEGIN ISOLATION LEVEL REPEATABLE READ, READ ONLY; SELECT {_NOW}"
 _WRITE: Final = """
@@ -77,7 +76,10 @@ _READ_ONLY: Final = "25006"
 _NO_ANSWER_CLASSES: Final = {"08", "57"}
 """Classes of errors after which a COMMIT may have taken effect; a pooler reports a broken connection as an error, too."""
 _FULL: Final = "53100"
+_NO_TABLE: Final = "42P01"
 _DAMAGED: Final = {"XX001", "XX002"}
+_ENDED: Final = {"25P03", "25P04"}
+"""The server closed the connection, since this process sent nothing for too long, or a transaction took too long."""
 _UNUSABLE_CLASSES: Final = {"08", "28", "3D", "53", "57", "58"}
 """Classes of error codes: connection, login, no such database, resources, operator's intervention, system error."""
 
@@ -90,73 +92,31 @@ def open_database(
     clock: Clock | None = None,
     lock_wait_s: float = LOCK_WAIT_S,
     budget_s: float = WRITE_BUDGET_S,
+    *,
+    why_closed: Callable[[], str | None] = lambda: None,
 ) -> SqlMetadata:
-    """Open a database that has its schema (see `postgres_schema`). `clock`: None for the time of the database."""
-    driver = PostgresDriver(url, lock_wait_s=lock_wait_s)
-    database = SqlMetadata(driver, generation, clock, budget_s)
+    """Open a database that has its schema (see `postgres_schema`). `clock`: None for the time of the database.
 
-    def begin(tx: UnitOfWork) -> None:
-        tx.sql.plain(_FORGET_MARKS)
-        generation.repair()
+    `why_closed`: as of `Metadata.closed`.
+    """
+    driver = PostgresDriver(url, lock_wait_s=lock_wait_s)
+    database = SqlMetadata(driver, generation, clock, budget_s, why_closed)
 
     try:
-        database.write_and_wait(begin)
+        database.write_and_wait(_forget_marks)
     except BaseException:
         database.close()
         raise
     return database
 
 
+def _forget_marks(tx: UnitOfWork) -> None:
+    tx.sql.plain(_FORGET_MARKS)
+
+
 @cache
 def _placeholders(statement: str) -> bytes:
     return statement.replace("%", "%%").replace("?", "%s").encode()
-
-
-class _Watchdog:
-    """Cancels the statement that runs on a connection when its time is over, again and again until that is acknowledged."""
-
-    def __init__(self, connection: psycopg.Connection[Any]) -> None:
-        self._connection = connection
-        self._changed = threading.Condition()
-        self._ends_s: float | None = None
-        self._asleep = True
-        self._closed = False
-        self.interrupted = False
-        self._thread = threading.Thread(target=self._run, name="boltseal-watchdog", daemon=True)
-        self._thread.start()
-
-    def set(self, seconds: float | None) -> None:
-        """Cancel what runs after this time; None: cancel nothing. Wakes the thread only if it waits for no end."""
-        with self._changed:
-            self._ends_s = None if seconds is None else time.monotonic() + seconds
-            if seconds is not None:
-                self.interrupted = False
-                if self._asleep:
-                    self._asleep = False
-                    self._changed.notify()
-
-    def close(self) -> None:
-        """End the thread."""
-        with self._changed:
-            self._closed = True
-            self._changed.notify()
-        self._thread.join()
-
-    def _run(self) -> None:
-        with self._changed:
-            while not self._closed:
-                if self._ends_s is None:
-                    self._asleep = True
-                    self._changed.wait()
-                    continue
-                left_s = self._ends_s - time.monotonic()
-                if left_s > 0:
-                    self._changed.wait(left_s)
-                    continue
-                self.interrupted = True
-                self._ends_s = time.monotonic() + CANCEL_EVERY_S  # it may have been between two statements
-                with suppress(psycopg.Error):
-                    self._connection.cancel_safe(timeout=5.0)
 
 
 class PostgresSession:
@@ -173,7 +133,7 @@ class PostgresSession:
         self._writer = writer
         self._writes = self._durable = False
         self._broken = False
-        self._watchdog: _Watchdog | None = None
+        self._watchdog: Watchdog | None = None
 
     @property
     def statements(self) -> PostgresSession:
@@ -196,7 +156,9 @@ class PostgresSession:
         return not self.driver.closed and not self._broken
 
     def plain(self, statement: str, values: Sequence[object] = (), /) -> Rows:
-        """Run a statement with `?` for each value, without SQLAlchemy."""
+        """Run a statement with `?` for each value, without SQLAlchemy. Not if the time of `interrupt_after` is over."""
+        if self._watchdog is not None and self._watchdog.is_over:
+            raise psycopg.errors.QueryCanceled("the time was over between two statements")
         return self.driver.execute(_placeholders(statement), values)
 
     def begin(self, *, write: bool, durable: bool = True) -> None:
@@ -284,7 +246,7 @@ class PostgresSession:
         if self._watchdog is None:
             if seconds is None:
                 return
-            self._watchdog = _Watchdog(self.driver)
+            self._watchdog = Watchdog(self.driver)
         self._watchdog.set(seconds)
 
     @property
@@ -340,7 +302,10 @@ class PostgresDriver:
     def connect(self) -> PostgresSession:
         """Open another connection, and have `after_connect` look at what it reads. Raises: Unavailable."""
         with errors_named():
-            session = PostgresSession(self._engine, self._lock_wait_s, self._writer)
+            try:
+                session = PostgresSession(self._engine, self._lock_wait_s, self._writer)
+            except OSError as error:  # no file descriptor is left
+                raise Unavailable(unusable(str(error))) from error
             if self.after_connect is not None:
                 try:
                     with session.one_snapshot():
@@ -412,6 +377,24 @@ def errors_named() -> Iterator[None]:
         raise Unavailable("the connection to the registry's database broke: nothing was changed; try again") from error
 
 
+class RowsRefused(Invalid):
+    """Rows can't be stored: they are no text of `COPY`, or not rows of this schema. Nothing was changed."""
+
+
+@contextmanager
+def refusals_named() -> Iterator[None]:
+    """Turn PostgreSQL's refusal of values and keys inside the block into RowsRefused. For a transaction that is undone then."""
+    try:
+        yield
+    except (psycopg.Error, DBAPIError) as error:
+        found = error.orig if isinstance(error, DBAPIError) else error
+        if isinstance(found, psycopg.DataError | psycopg.IntegrityError):
+            where = (found.diag.context or "").partition(":")[0]
+            reason = f"{found.diag.message_primary or type(found).__name__}{f' ({where})' if where else ''}"
+            raise RowsRefused(f"PostgreSQL refuses the rows: {quote(reason)}; nothing was changed") from error
+        raise
+
+
 def _named(error: BaseException | None) -> BoltsealError | None:
     if not isinstance(error, psycopg.Error):
         return None
@@ -424,11 +407,16 @@ def _named(error: BaseException | None) -> BoltsealError | None:
         return Unavailable(
             "the registry's database is a standby, which can't be written: nothing was changed; try again"
         )
+    if code == _NO_TABLE:
+        return Unavailable(
+            "the registry's database has no tables any more, since a move to it was undone or it was emptied: nothing was changed; stop this server, and "
+            "push to the one that the move came from, or restore a backup"
+        )
     if code == _FULL:
         return Full("no space left for the registry's database: nothing was changed; free some space and try again")
     if code in _DAMAGED:
         return DatabaseDamaged(f"the registry's database is damaged ({_line(error)}): restore a backup")
-    if code[:2] in _UNUSABLE_CLASSES or (not code and isinstance(error, psycopg.OperationalError)):
+    if code in _ENDED or code[:2] in _UNUSABLE_CLASSES or (not code and isinstance(error, psycopg.OperationalError)):
         _log.warning("the database failed", reason=_line(error))
         return Unavailable(unusable(_line(error)))
     return None

@@ -19,12 +19,16 @@ from boltseal.server.storage.metadata.protocol import (
     NO_PAUSE,
     AccountRow,
     AccountVersion,
+    ApiTokenRow,
+    BlobFound,
     FailedLoginRow,
     ForeignTagRow,
     LookupCounts,
     Lookups,
     ManifestFound,
+    PersonRow,
     TagFound,
+    TokenVersion,
     UpstreamPause,
 )
 from boltseal.server.storage.worker_threads import deliver
@@ -65,7 +69,9 @@ _MANIFEST: Final = _by_key(
     "manifest m JOIN content c ON c.canonical = m.canonical WHERE m.repository_id = r.id AND m.digest = k.b",
     2,
 )
-_BLOB: Final = _by_key(_IN_REPOSITORY, "size", "blob WHERE repository_id = r.id AND digest = k.b", 2)
+_BLOB: Final = _by_key(
+    _IN_REPOSITORY, "size, hidden_us IS NOT NULL", "blob WHERE repository_id = r.id AND digest = k.b", 2
+)
 _RELEASED: Final = _by_key(_ONE, "released_us", "released WHERE digest = k.a", 1)
 _UPLOAD_OWNER: Final = _by_key(_TWO, "owner", "upload_session WHERE id = k.b AND repository = k.a", 2)
 _FOREIGN_TAG: Final = _by_key(
@@ -83,6 +89,20 @@ SELECT 1, (SELECT count(*) FROM account), changed_us, encrypted_hash FROM accoun
     0,
 )
 _ACCOUNTS: Final = _Kind("SELECT 1, name, encrypted_hash FROM account", 0)
+_TOKEN_VERSION: Final = _Kind(
+    """
+SELECT 1, (SELECT count(*) FROM api_token), (SELECT count(*) FROM service_account), (SELECT count(*) FROM person),
+       (SELECT coalesce(max(changed_us), 0) FROM person), (SELECT coalesce(max(idx), -1) FROM audit_event)
+""",
+    0,
+)
+_API_TOKENS: Final = _Kind(
+    "SELECT 1, id, mac, owner, kind, scope, description, created_us, created_by, expires_us, used_us FROM api_token", 0
+)
+_SERVICE_ACCOUNTS: Final = _Kind("SELECT 1, name FROM service_account", 0)
+_PEOPLE: Final = _Kind("SELECT 1, name, issuer, subject, display_name, member_of, changed_us, mac FROM person", 0)
+_LAST_LOGIN: Final = _by_key(_ONE, "login_us", "last_login WHERE name = k.a", 1)
+_USERS_EXISTED: Final = _Kind("SELECT 1, id FROM users_existed", 0)
 _FAILED_LOGIN: Final = _by_key(_ONE, "failures, last_us", "failed_login WHERE address = k.a", 1)
 
 _Key = tuple[str, ...]
@@ -172,6 +192,7 @@ class PostgresLookups:
             uploads=_UploadLookups(self),
             upstreams=_UpstreamLookups(self),
             logins=_LoginLookups(self),
+            tokens=_TokenLookups(self),
             counts=self.counts,
         )
 
@@ -267,10 +288,10 @@ class _ContentLookups:
         row = await self._ask.first_row(_MANIFEST, repository, digest)
         return None if row is None else ManifestFound(*row)
 
-    async def blob_size(self, repository: str, digest: str) -> int | None:
-        """Return the size in bytes of a blob of this repository, or None."""
+    async def blob(self, repository: str, digest: str) -> BlobFound | None:
+        """Return a blob of this repository, hidden or not, or None."""
         row = await self._ask.first_row(_BLOB, repository, digest)
-        return None if row is None else int(row[0])
+        return None if row is None else BlobFound(row[0], bool(row[1]))
 
 
 class _UploadLookups:
@@ -322,7 +343,39 @@ class _LoginLookups:
         """Return every user."""
         return [AccountRow(*row) for row in await self._ask.rows(_ACCOUNTS)]
 
+    async def users_existed(self) -> bool:
+        """Return whether there was a user once."""
+        return await self._ask.first_row(_USERS_EXISTED) is not None
+
     async def failed_login(self, address: str) -> FailedLoginRow | None:
         """Return the failed logins of an address, or None if there is no row."""
         row = await self._ask.first_row(_FAILED_LOGIN, address)
         return None if row is None else FailedLoginRow(*row)
+
+
+class _TokenLookups:
+    """`TokenLookups` by queries for many."""
+
+    def __init__(self, ask: PostgresLookups) -> None:
+        self._ask = ask
+
+    async def token_version(self) -> TokenVersion:
+        """Return what differs after every change of API tokens, service accounts and people."""
+        return TokenVersion(*await self._ask.first_row(_TOKEN_VERSION))
+
+    async def api_tokens(self) -> list[ApiTokenRow]:
+        """Return every API token."""
+        return [ApiTokenRow(*row) for row in await self._ask.rows(_API_TOKENS)]
+
+    async def service_accounts(self) -> list[str]:
+        """Return the name of every service account."""
+        return [str(row[0]) for row in await self._ask.rows(_SERVICE_ACCOUNTS)]
+
+    async def people(self) -> list[PersonRow]:
+        """Return every person who logged in by an identity provider."""
+        return [PersonRow(*row) for row in await self._ask.rows(_PEOPLE)]
+
+    async def last_login(self, name: str) -> int | None:
+        """Return when a user logged in last, None if never."""
+        row = await self._ask.first_row(_LAST_LOGIN, name)
+        return None if row is None else int(row[0])

@@ -25,10 +25,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple, Protocol, TypeVar
 
-from boltseal.server.storage.coordination.protocol import Generation
+from boltseal.server.storage.coordination.protocol import Generation, Lease
 from boltseal.server.storage.metadata.sql import SqlStatements
 
 T = TypeVar("T")
@@ -121,6 +122,13 @@ class ManifestFound(NamedTuple):
     raw: bytes
 
 
+class BlobFound(NamedTuple):
+    """One blob of one repository. `hidden`: clients do not see it, but a manifest may refer to it (`hidden_blobs`)."""
+
+    size: int
+    hidden: bool
+
+
 class ForeignTagRow(NamedTuple):
     """State of an upstream's tag. Times in microseconds since the epoch.
 
@@ -182,6 +190,54 @@ class AccountVersion(NamedTuple):
     encrypted_hash: str
 
 
+class ApiTokenRow(NamedTuple):
+    """An API token. `mac` authenticates its text and all columns that give it rights; see `server.auth.api_tokens`.
+
+    `kind`: of its owner, `person` or `service`. `scope`: as `server.auth.api_tokens` writes it. `created_by`: the actor.
+    Times in microseconds since the epoch; `used_us`: of its last use, to the hour; None: never used.
+    """
+
+    id: str
+    mac: str
+    owner: str
+    kind: str
+    scope: str
+    description: str
+    created_us: int
+    created_by: str
+    expires_us: int
+    used_us: int | None = None
+
+
+class PersonRow(NamedTuple):
+    """A person who logged in by an identity provider. `mac` authenticates name, issuer, subject and groups; see `server.auth.people`.
+
+    `name`: the user name. `member_of`: JSON, the groups at the last login. `changed_us`: microseconds since the epoch.
+    """
+
+    name: str
+    issuer: str
+    subject: str
+    display_name: str
+    member_of: str
+    changed_us: int
+    mac: str
+
+
+class TokenVersion(NamedTuple):
+    """Differs between any two states of API tokens, service accounts and people: their numbers, the last record of the audit log, and the newest person.
+
+    Times of tokens are not enough: a clock that was set back can give the time of a revoked one again. No number of a record is used twice.
+    No two people changed at the same time.
+    """
+
+    tokens: int
+    services: int
+    people: int
+    newest_person_us: int
+    last_change: int
+
+
 class ContentLookups(Protocol):
     """What a repository contains."""
 
@@ -201,8 +257,8 @@ class ContentLookups(Protocol):
         """Return a manifest as it was pushed, or None if this repository does not have it."""
         ...
 
-    async def blob_size(self, repository: str, digest: str) -> int | None:
-        """Return the size in bytes of a blob of this repository, or None."""
+    async def blob(self, repository: str, digest: str) -> BlobFound | None:
+        """Return a blob of this repository, hidden or not, or None."""
         ...
 
 
@@ -241,8 +297,36 @@ class LoginLookups(Protocol):
         """Return every user."""
         ...
 
+    async def users_existed(self) -> bool:
+        """Return whether there was a user once."""
+        ...
+
     async def failed_login(self, address: str) -> FailedLoginRow | None:
         """Return the failed logins of an address, or None if there is no row."""
+        ...
+
+
+class TokenLookups(Protocol):
+    """API tokens, service accounts, people of an identity provider, and the logins that keep tokens working."""
+
+    async def token_version(self) -> TokenVersion:
+        """Return what differs after every change of API tokens, service accounts and people."""
+        ...
+
+    async def api_tokens(self) -> list[ApiTokenRow]:
+        """Return every API token."""
+        ...
+
+    async def service_accounts(self) -> list[str]:
+        """Return the name of every service account."""
+        ...
+
+    async def people(self) -> list[PersonRow]:
+        """Return every person who logged in by an identity provider."""
+        ...
+
+    async def last_login(self, name: str) -> int | None:
+        """Return when a user logged in last, to the hour, microseconds since the epoch; None: never."""
         ...
 
 
@@ -262,6 +346,7 @@ class Lookups:
     uploads: UploadLookups
     upstreams: UpstreamLookups
     logins: LoginLookups
+    tokens: TokenLookups
     counts: LookupCounts = field(default_factory=LookupCounts)
 
 
@@ -281,10 +366,20 @@ class Metadata(Protocol):
     """By a log's name, a callback after a COMMIT with new entries. Called on the writer thread; must not wait or raise."""
     after_connect: Callable[[Snapshot], None] | None
     """Looks at what a new connection reads, which may be to another server of the database. Called in any thread; must not raise."""
+    no_space_at_s: float | None
+    """When the database last had no space for a write, by the monotonic clock; None: never in this process."""
+
+    confirmed: ContextVar[Lease | None]
+    """The lease that each write confirms in its own transaction, by the thread or task that asks for the write; see `fenced_writes`."""
 
     @property
     def frozen(self) -> str | None:
         """The reason why the ledger takes no entry, so that nothing may be pushed; None if it does."""
+        ...
+
+    @property
+    def closed(self) -> str | None:
+        """The reason why nothing at all may be written, because the data is moved to another storage; None if it may."""
         ...
 
     @property

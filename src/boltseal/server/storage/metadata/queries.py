@@ -1,5 +1,5 @@
 """Queries on manifests and blobs. They apply no rules. `links` follows the links between manifests, `unreferenced` has what no
-repository refers to any more.
+repository refers to any more, `name_lists` lists repositories and tags.
 
 Every query names a repository: a row of another repository is not visible (repository isolation, guarantee 13). Digests go
 in and out as text, as they are stored; `registry` parses them. A function that adds or removes a row of a user also
@@ -8,34 +8,28 @@ corrects the user's running total (`usage`).
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, replace
-from typing import Final, NamedTuple
+from typing import NamedTuple
 
 from sqlalchemy import (
-    ScalarSelect,
-    Table,
     and_,
     bindparam,
     delete,
     exists,
+    false,
     func,
     insert,
     literal,
-    or_,
     select,
     union,
 )
 
-from boltseal.server.storage.batches import batches
-from boltseal.server.storage.metadata import unreferenced, usage
+from boltseal.server.storage.batches import IN_AT_ONCE, batches
+from boltseal.server.storage.metadata import blob_reviews, bucket_rows, hidden_blobs, unreferenced, usage
 from boltseal.server.storage.metadata.links import CONTAINS, REFERS_TO, DigestSet
-from boltseal.server.storage.metadata.protocol import ManifestFound, Snapshot, UnitOfWork
-from boltseal.server.storage.metadata.schema import IS_SETTLING, blob, content, link, manifest, repository, tag
-
-MAX_SETTLING: Final = 50
-"""Settling tags that one page of a list names."""
-IN_AT_ONCE: Final = 500  # digests in one query; SQLite accepts 32,766 values
+from boltseal.server.storage.metadata.protocol import BlobFound, ManifestFound, Snapshot, UnitOfWork
+from boltseal.server.storage.metadata.schema import blob, content, link, manifest, repository, tag
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,9 +69,13 @@ _MANIFEST = select(*_MANIFEST_COLUMNS).where(
     manifest.c.repository_id == bindparam("at_repository"), manifest.c.digest == bindparam("at_digest")
 )
 _MANIFEST_SIZE = "SELECT size FROM manifest WHERE repository_id = ? AND digest = ?"
-_HOLDS_BLOB = select(blob.c.size).where(
+_HOLDS_BLOB = select(blob.c.size, blob.c.hidden_us.is_not(None)).where(
     blob.c.repository_id == bindparam("at_repository"), blob.c.digest == bindparam("at_digest")
 )
+_HIDDEN_OR_NAMES = """
+SELECT (SELECT hidden_us IS NOT NULL FROM blob WHERE repository_id = ? AND digest = ?),
+    EXISTS (SELECT 1 FROM link WHERE repository_id = ? AND child = ?)
+"""
 _ADD_CONTENT = insert(content).from_select(
     ["canonical", "raw"],
     select(
@@ -112,9 +110,11 @@ def repository_exists(snapshot: Snapshot, name: str) -> bool:
     return snapshot.sql.connection.execute(_REPOSITORY_ID, {"name": name}).first() is not None
 
 
-def find_manifest(tx: UnitOfWork, repository_id: int, digest: str) -> ManifestRow | None:
+def find_manifest(snapshot: Snapshot, repository_id: int, digest: str) -> ManifestRow | None:
     """Return a manifest of this repository, or None."""
-    row = tx.sql.connection.execute(_MANIFEST, {"at_repository": repository_id, "at_digest": digest}).one_or_none()
+    row = snapshot.sql.connection.execute(
+        _MANIFEST, {"at_repository": repository_id, "at_digest": digest}
+    ).one_or_none()
     return None if row is None else ManifestRow(**row._mapping)
 
 
@@ -199,8 +199,10 @@ def remove_manifest(tx: UnitOfWork, repository_id: int, digest: str) -> None:
     if row is None:
         return
     here = and_(manifest.c.repository_id == repository_id, manifest.c.digest == digest)
+    blob_reviews.add_parts(tx, repository_id, [digest])
     tx.sql.connection.execute(delete(link).where(link.c.repository_id == repository_id, link.c.parent == digest))
     tx.sql.connection.execute(delete(manifest).where(here))
+    bucket_rows.remove_manifest(tx, repository_id, digest)
     usage.add(tx, row.pushed_by, -row.size)
     tx.sql.connection.execute(
         delete(content).where(
@@ -209,33 +211,39 @@ def remove_manifest(tx: UnitOfWork, repository_id: int, digest: str) -> None:
     )
 
 
-def blob_size(tx: UnitOfWork, repository_id: int, digest: str) -> int | None:
-    """Return the size in bytes of a blob of this repository, or None."""
-    found: int | None = tx.sql.connection.execute(
-        _HOLDS_BLOB, {"at_repository": repository_id, "at_digest": digest}
-    ).scalar_one_or_none()
-    return found
+def find_blob(tx: UnitOfWork, repository_id: int, digest: str) -> BlobFound | None:
+    """Return a blob of this repository, hidden or not, or None."""
+    row = tx.sql.connection.execute(_HOLDS_BLOB, {"at_repository": repository_id, "at_digest": digest}).one_or_none()
+    return None if row is None else BlobFound(row[0], row[1])
 
 
 def add_blob(tx: UnitOfWork, repository_id: int, digest: str, size: int, by: str) -> bool:
-    """Add a blob to this repository. Returns False, and does nothing, if the repository has it already."""
-    if blob_size(tx, repository_id, digest) is not None:
+    """Add a blob to this repository. Returns False if the repository has it already; a hidden one becomes visible again."""
+    hidden, is_named = tx.sql.plain(_HIDDEN_OR_NAMES, (repository_id, digest) * 2).fetchone()
+    if hidden is not None:
+        if hidden:
+            hidden_blobs.keep(tx, repository_id, [digest])
         return False
     row = {"repository_id": repository_id, "digest": digest, "size": size, "added_us": tx.now_us, "added_by": by}
     tx.sql.connection.execute(insert(blob), row)
     usage.add(tx, by, size)
+    if is_named:
+        bucket_rows.note_changed(tx, repository_id, [digest])
     return True
 
 
 def remove_blob(tx: UnitOfWork, repository_id: int, digest: str) -> None:
     """Remove a blob from this repository; if no repository has it any more, record the time (`unreferenced.released_since`)."""
     here = and_(blob.c.repository_id == repository_id, blob.c.digest == digest)
-    row = tx.sql.connection.execute(select(blob.c.added_by, blob.c.size).where(here)).one_or_none()
+    row = tx.sql.connection.execute(select(blob.c.added_by, blob.c.size, blob.c.hidden_us).where(here)).one_or_none()
     if row is not None:
         tx.sql.connection.execute(delete(blob).where(here))
-        usage.add(tx, row.added_by, -row.size)
+        if row.hidden_us is None:
+            usage.add(tx, row.added_by, -row.size)
+        bucket_rows.note_changed(tx, repository_id, [digest])
     if not unreferenced.is_blob_referenced(tx, digest):
         unreferenced.note_released(tx, digest, tx.now_us)
+        blob_reviews.add_released(tx, [digest])
 
 
 def rows_of_any_repository(snapshot: Snapshot, digests: Collection[str]) -> list[DigestInRepository]:
@@ -264,9 +272,9 @@ def has_blobs(snapshot: Snapshot) -> bool:
 
 
 def repositories_with_blob(snapshot: Snapshot, digest: str, source: str | None) -> Iterator[BlobHolder]:
-    """Yield the repositories that have a blob. `source`: only this one; None: any, which may be all, so not in a write."""
+    """Yield the repositories in which clients see a blob. `source`: only this one; None: any, maybe all, so not in a write."""
     query = select(repository.c.name, blob.c.size).join(blob, blob.c.repository_id == repository.c.id)
-    query = query.where(blob.c.digest == digest)
+    query = query.where(blob.c.digest == digest, blob.c.hidden_us.is_(None))
     if source is not None:
         query = query.where(repository.c.name == source)
     return (BlobHolder(*row) for row in snapshot.sql.connection.execute(query))
@@ -280,18 +288,19 @@ class NumberedRepository(NamedTuple):
 
 
 def some_with_blob(snapshot: Snapshot, digest: str, after_id: int, limit: int) -> list[NumberedRepository]:
-    """Return at most `limit` of the repositories that have a blob, by number, with a higher number than `after_id`."""
+    """Return at most `limit` of the repositories in which clients see a blob, by number, from `after_id` + 1 on."""
     query = select(blob.c.repository_id, repository.c.name).join(repository, blob.c.repository_id == repository.c.id)
-    query = query.where(blob.c.digest == digest, blob.c.repository_id > after_id).order_by(blob.c.repository_id)
-    return [NumberedRepository(*row) for row in snapshot.sql.connection.execute(query.limit(limit))]
+    query = query.where(blob.c.digest == digest, blob.c.repository_id > after_id, blob.c.hidden_us.is_(None))
+    rows = snapshot.sql.connection.execute(query.order_by(blob.c.repository_id).limit(limit))
+    return [NumberedRepository(*row) for row in rows]
 
 
-def has_aliases(tx: UnitOfWork, repository_id: int) -> bool:
+def has_aliases(snapshot: Snapshot, repository_id: int) -> bool:
     """Return whether this repository has a manifest under another digest than the sha256 of its bytes. Almost none has."""
     query = select(literal(1)).where(manifest.c.repository_id == repository_id)
     # A range of the key. ";" sorts directly after ":".
     return (
-        tx.sql.connection.execute(query.where(manifest.c.digest.between("sha512:", "sha512;")).limit(1)).first()
+        snapshot.sql.connection.execute(query.where(manifest.c.digest.between("sha512:", "sha512;")).limit(1)).first()
         is not None
     )
 
@@ -306,55 +315,12 @@ def aliases_within(tx: UnitOfWork, repository_id: int, which: DigestSet) -> set[
     return set(found.scalars())
 
 
-def digests_of_bytes(tx: UnitOfWork, repository_id: int, canonical: str) -> list[str]:
+def digests_of_bytes(snapshot: Snapshot, repository_id: int, canonical: str) -> list[str]:
     """Return every digest under which this repository has the bytes with this sha256, sorted."""
     query = select(manifest.c.digest).where(
         manifest.c.canonical == canonical, manifest.c.repository_id == repository_id
     )
-    return list(tx.sql.connection.execute(query.order_by(manifest.c.digest)).scalars())
-
-
-def tag_names(snapshot: Snapshot, name: str, after: str, limit: int | None) -> list[str] | None:
-    """Return at most `limit` tags of a repository after `after`, sorted by bytes; None if nothing was ever pushed to it."""
-    found = snapshot.sql.connection.execute(_REPOSITORY_ID, {"name": name}).scalar_one_or_none()
-    if found is None:
-        return None
-    query = select(tag.c.name).where(tag.c.repository_id == found, tag.c.digest.is_not(None), tag.c.name > after)
-    return list(snapshot.sql.connection.execute(query.order_by(tag.c.name).limit(limit)).scalars())
-
-
-def settling_names(snapshot: Snapshot, name: str, names: Sequence[str]) -> list[str]:
-    """Return the tags that are settling, between the first and the last of these sorted names, at most `MAX_SETTLING`."""
-    if not names:
-        return []
-    query = (
-        select(tag.c.name)
-        .join(repository, repository.c.id == tag.c.repository_id)
-        .where(IS_SETTLING, repository.c.name == name, tag.c.name.between(names[0], names[-1]))
-    )
-    return list(snapshot.sql.connection.execute(query.order_by(tag.c.name).limit(MAX_SETTLING)).scalars())
-
-
-def repository_names(snapshot: Snapshot, after: str, limit: int | None) -> list[str]:
-    """Return at most `limit` repositories after `after` that have a manifest or a blob, sorted by bytes."""
-    holds = or_(*(_first_digest(held).is_not(None) for held in (manifest, blob)))
-    query = select(repository.c.name).where(repository.c.name > after, holds).order_by(repository.c.name)
-    return list(snapshot.sql.connection.execute(query.limit(limit)).scalars())
-
-
-def _first_digest(held: Table) -> ScalarSelect[str]:
-    """Return the first digest of a repository in a table: in the order of the key, so that no database scans the table."""
-    query = select(held.c.digest).where(held.c.repository_id == repository.c.id)
-    return query.order_by(held.c.digest).limit(1).scalar_subquery()
-
-
-def repositories_below(snapshot: Snapshot, prefix: str) -> list[tuple[str, str | None]]:
-    """Return the repositories whose names begin with a prefix such as `docker.io/`, as (name, creator or None)."""
-    names = (repository.c.name >= prefix, repository.c.name < prefix[:-1] + chr(ord(prefix[-1]) + 1))
-    return [
-        (row[0], row[1])
-        for row in snapshot.sql.connection.execute(select(repository.c.name, repository.c.created_by).where(*names))
-    ]
+    return list(snapshot.sql.connection.execute(query.order_by(manifest.c.digest)).scalars())
 
 
 def referrers(
@@ -420,15 +386,14 @@ def parent_manifest(snapshot: Snapshot, name: str, child: str) -> ManifestFound 
     return None if row is None else ManifestFound(row[0], row[1])
 
 
-def sizes_of(tx: UnitOfWork, repository_id: int, wanted: Sequence[str]) -> dict[str, int]:
-    """Return the sizes in bytes of those manifests and blobs that this repository has, by digest."""
-    found: dict[str, int] = {}
-    for start in range(0, len(wanted), IN_AT_ONCE):
-        some = wanted[start : start + IN_AT_ONCE]
-        for held in (manifest, blob):
-            query = select(held.c.digest, held.c.size).where(held.c.repository_id == repository_id)
+def parts_of(tx: UnitOfWork, repository_id: int, wanted: Iterable[str]) -> dict[str, BlobFound]:
+    """Return those manifests and blobs that this repository has, by digest. A manifest is never hidden."""
+    found: dict[str, BlobFound] = {}
+    for some in batches(wanted, IN_AT_ONCE):
+        for held, hidden in ((manifest, false()), (blob, blob.c.hidden_us.is_not(None))):
+            query = select(held.c.digest, held.c.size, hidden).where(held.c.repository_id == repository_id)
             rows = tx.sql.connection.execute(query.where(held.c.digest.in_(some))).all()
-            found |= {row.digest: row.size for row in rows}
+            found |= {digest: BlobFound(size, bool(is_hidden)) for digest, size, is_hidden in rows}
     return found
 
 

@@ -3,7 +3,7 @@
     repository   every name that was ever pushed to; the rows below belong to one repository (guarantee 13)
     manifest     the manifests of a repository by digest; `canonical` is the sha256 of the bytes, whatever the digest is
     content      manifest bytes, stored once for all repositories, exactly as pushed
-    blob         the blobs of a repository; the bytes are in the blob store
+    blob         the blobs of a repository; the bytes are in the blob store. `hidden_us`: since when clients do not see it
     released     blobs whose last row was removed, and when: their bytes may be deleted an hour later
     link         what a manifest refers to, also what is not stored yet
     tag          one row for every tag ever used; `digest` NULL: deleted; `sealed_*` is written once and never cleared;
@@ -36,6 +36,26 @@
     dead_key     objects that no blob and no session refers to any more, and from when on they may be deleted
     upload_progress  how far an upload to an object store is, and which request may continue it; see `upload_progress`
     upload_part  the objects that have the bytes of an upload so far, in order
+    bucket_owner one row, or none: which registry this is in its bucket's `owner` object, and whether it is being rebuilt
+    manifest_object  the object that has the bytes of a manifest; no row: not written yet, or blobs are files
+    changed_part  blobs that a repository got or lost, and manifests refer to, whose objects are to be written again; see `bucket_rows`
+    blob_review  blobs that garbage collection looks at again, and from when on; see `blob_reviews`
+    full_collection  how far `admin gc --full` is, while it is not done
+    users_existed  one row, or none: there was a user once; see `server.auth.user_directory`
+    ledger_doubt  why a log takes no entries, until that is resolved; see `doubt_table`
+    witness_statement  what each witness stated last about the ledger; see `witness_table`
+    requested_rebuild  the last request of a rebuild for each image and base; see `rebuild_table`
+    replica      on PostgreSQL, the processes that serve; see `coordination.replica_rows`
+    pipeline_session, pipeline_refresh  pipelines that logged in with an ID token; see `pipeline_table`
+    schema_support  one row: the oldest revision whose servers may work on this schema; see `schema_support`
+    service_account  users without a password, who only have API tokens
+    last_login   when a user logged in with the password last
+    api_token    API tokens: whose they are, what they allow, until when; see `api_token_table`
+    person       people who logged in by an identity provider, and their groups; see `person_table`
+    page_session, used_state  sessions of pages, and logins at an identity provider that were used; see `session_table`
+    audit_event  who changed users and API tokens; see `audit_table`
+    refused_push pushes that were refused; see `refused_push_table`
+    host, host_subject, host_image, host_report  what hosts reported; see `host_table`
 
 There are two logs with the same tables (`LogTables`): the ledger of changes of our tags, and the observations of upstreams' tags.
 They are apart so that clients, who choose which upstream tags are asked for, cannot make the ledger grow.
@@ -63,7 +83,14 @@ from sqlalchemy import (
     text,
 )
 
-from boltseal.server.storage.metadata import object_schema as object_schema  # its tables are in METADATA too
+from boltseal.server.storage.metadata import access_schema as access_schema  # its tables are in METADATA too
+from boltseal.server.storage.metadata import gc_schema as gc_schema
+from boltseal.server.storage.metadata import host_schema as host_schema
+from boltseal.server.storage.metadata import object_schema as object_schema
+from boltseal.server.storage.metadata import person_schema as person_schema
+from boltseal.server.storage.metadata import pipeline_schema as pipeline_schema
+from boltseal.server.storage.metadata import refused_schema as refused_schema
+from boltseal.server.storage.metadata import replica_schema as replica_schema
 from boltseal.server.storage.metadata.protocol import LEDGER, OBSERVATIONS, Log
 from boltseal.server.storage.metadata.schema_columns import METADATA as METADATA
 from boltseal.server.storage.metadata.schema_columns import TEXT as TEXT
@@ -114,6 +141,7 @@ blob = Table(
     Column("size", BigInteger, nullable=False),
     Column("added_us", BigInteger, nullable=False),
     Column("added_by", TEXT),  # NULL: before this was written down
+    Column("hidden_us", BigInteger),  # NULL: clients see it; see `hidden_blobs`
     Index(None, "digest"),
     sqlite_with_rowid=False,
 )

@@ -10,11 +10,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 from sqlalchemy import Connection
 
 from boltseal.errors import Unavailable
+
+LOCK_WAIT_S: Final = 10.0
+"""How long a transaction waits for the writer's lock, which orders those of all processes."""
 
 
 class DatabaseDamaged(Unavailable):

@@ -11,7 +11,7 @@ import os
 import sqlite3
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, closing, contextmanager
+from contextlib import AbstractContextManager, closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any, Final
 
@@ -21,12 +21,13 @@ from sqlalchemy.exc import DBAPIError
 from boltseal.errors import BoltsealError, Full, Unavailable
 from boltseal.files.atomic_files import Disk
 from boltseal.server.storage.coordination.generation import FileGeneration
-from boltseal.server.storage.metadata.database import WRITE_BUDGET_S, SqlMetadata, SqlSnapshot
+from boltseal.server.storage.metadata.database import WRITE_BUDGET_S, SqlMetadata
+from boltseal.server.storage.metadata.move_fence import FENCE_NAME, DataMoved, refusal
 from boltseal.server.storage.metadata.protocol import Clock, Lookups, Snapshot
-from boltseal.server.storage.metadata.sql import DatabaseDamaged
+from boltseal.server.storage.metadata.sql import LOCK_WAIT_S, DatabaseDamaged
+from boltseal.server.storage.metadata.sql_units import SqlSnapshot
 from boltseal.server.storage.metadata.sqlite_lookups import sqlite_lookups
 
-LOCK_WAIT_S: Final = 10.0
 STEPS_BETWEEN_CHECKS: Final = 10_000
 """Steps of SQLite's machine between two looks at the clock: less than a millisecond."""
 _FULL_CODES: Final = {
@@ -43,6 +44,12 @@ _UNUSABLE: Final = {
     sqlite3.SQLITE_READONLY,
 }
 _DAMAGED: Final = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
+_SUM_TOO_LARGE: Final = ("integer overflow",)
+"""What SQLite says, without a code of its own, of sizes or counts that boltseal never wrote."""
+
+
+_NOT_UTF8: Final = "Could not decode to UTF-8 column "
+"""How Python's sqlite3 begins, without a code of its own, what it says of a text that boltseal never wrote."""
 
 
 class CopyFailed(Unavailable):
@@ -55,11 +62,18 @@ def open_database(
     clock: Clock,
     lock_wait_s: float = LOCK_WAIT_S,
     budget_s: float = WRITE_BUDGET_S,
+    *,
+    for_move: bool = False,
 ) -> SqlMetadata:
-    """Open a database that has its schema (see `migrate`), and repair the generation if a process died in a COMMIT."""
-    driver = SqliteDriver(path, lock_wait_s=lock_wait_s)
-    database = SqlMetadata(driver, FileGeneration.open(generation_path), clock, budget_s)
-    database.write_and_wait(lambda _: database.generation.repair())
+    """Open a database that has its schema (see `migrate`), and repair the generation if a process died in a COMMIT.
+
+    `for_move`: it may be written although it is being moved (`move_fence`).
+    """
+    driver = SqliteDriver(path, lock_wait_s=lock_wait_s, for_move=for_move)
+    generation = FileGeneration.open(generation_path)
+    database = SqlMetadata(driver, generation, clock, budget_s, driver.why_closed)
+    with suppress(DataMoved):  # without the repair caches are not used
+        database.write_and_wait(lambda _: generation.repair())
     return database
 
 
@@ -81,7 +95,9 @@ def open_snapshot(path: Path) -> Iterator[Snapshot]:
 class SqliteSession:
     """One SQLite connection: `SqlSession` with its `SqlStatements` and `SqlSavepoints`."""
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Engine, fence: str | None = None) -> None:
+        """`fence`: a file beside the database; while it is there, no write transaction begins."""
+        self._fence = fence
         self.connection = engine.connect()
         raw = self.connection.connection.driver_connection
         if not isinstance(raw, sqlite3.Connection):
@@ -130,6 +146,9 @@ class SqliteSession:
             self.driver.execute(f"PRAGMA synchronous={'FULL' if durable else 'NORMAL'}")
             self._durable = durable
         self.driver.execute("BEGIN IMMEDIATE" if write else "BEGIN")
+        if write and self._fence is not None and (reason := refusal(self._fence)) is not None:
+            self.rollback()
+            raise DataMoved(reason)
 
     def savepoint(self, name: str) -> None:
         """Set a savepoint in the transaction."""
@@ -204,9 +223,15 @@ class SqliteSession:
 
 
 class SqliteDriver:
-    """The `SqlDriver` of one SQLite file. With `read_only` no statement can change the file."""
+    """The `SqlDriver` of one SQLite file. With `read_only` no statement can change the file.
 
-    def __init__(self, path: Path, *, read_only: bool = False, lock_wait_s: float = LOCK_WAIT_S) -> None:
+    `for_move`: write also while the folder is closed by a move.
+    """
+
+    def __init__(
+        self, path: Path, *, read_only: bool = False, lock_wait_s: float = LOCK_WAIT_S, for_move: bool = False
+    ) -> None:
+        self._fence = None if for_move else str(path.with_name(FENCE_NAME))
         self.after_connect: Callable[[Snapshot], None] | None = None  # every connection is to the same file
         target = f"file:{_quoted(path)}?mode=ro&uri=true" if read_only else str(path)
         self._lookup_session: SqliteSession | None = None
@@ -230,7 +255,11 @@ class SqliteDriver:
 
     def connect(self) -> SqliteSession:
         """Open another connection."""
-        return SqliteSession(self._engine)
+        return SqliteSession(self._engine, self._fence)
+
+    def why_closed(self) -> str | None:
+        """Return why the data folder takes no writes: it is being moved, or was."""
+        return None if self._fence is None else refusal(self._fence)
 
     def lookups(self) -> Lookups:
         """Return the look-ups for pulls on a connection that nothing else uses."""
@@ -266,7 +295,7 @@ def errors_named() -> Iterator[None]:
     """
     try:
         yield
-    except (sqlite3.DatabaseError, DBAPIError) as error:
+    except (sqlite3.DatabaseError, DBAPIError, UnicodeDecodeError) as error:
         named = _named(error.orig if isinstance(error, DBAPIError) else error)
         if named is None:
             raise
@@ -274,6 +303,11 @@ def errors_named() -> Iterator[None]:
 
 
 def _named(error: BaseException | None) -> BoltsealError | None:
+    if isinstance(error, UnicodeDecodeError):  # instead of an error whose message quotes a damaged schema
+        return _damaged("a text of it is not UTF-8")
+    if str(error).startswith(_NOT_UTF8):
+        column = str(error).removeprefix(_NOT_UTF8).partition(" with text ")[0]
+        return _damaged(f"a text of the column {column} is not UTF-8")
     code: Any = getattr(error, "sqlite_errorcode", None)
     if code is None:
         return None
@@ -285,9 +319,13 @@ def _named(error: BaseException | None) -> BoltsealError | None:
         return Unavailable(
             f"the registry's database can't be used ({error}): nothing was changed; mend that and try again"
         )
-    if code & 0xFF in _DAMAGED:
-        return DatabaseDamaged(f"the registry's database is damaged ({error}): stop the server and restore a copy")
+    if code & 0xFF in _DAMAGED or (error is not None and error.args == _SUM_TOO_LARGE):
+        return _damaged(str(error))
     return None
+
+
+def _damaged(how: str) -> DatabaseDamaged:
+    return DatabaseDamaged(f"the registry's database is damaged ({how}): stop the server and restore a copy")
 
 
 _SIZES: Final = (
@@ -311,8 +349,34 @@ _SIZES: Final = (
     ("upload_session", "upload_session", "1000 1"),
     ("failed_login", "failed_login", "1000 1"),
     ("account", "account", "100 1"),
+    ("service_account", "service_account", "100 1"),
+    ("last_login", "last_login", "100 1"),
+    ("api_token", "api_token", "1000 1"),
+    ("api_token", "ix_api_token_owner", "1000 10 1"),
     ("purged_blob", "purged_blob", "100 1"),
     ("failed_login", "ix_failed_login_last_us", "1000 1 1"),
+    ("pipeline_session", "pipeline_session", "1000 1"),
+    ("pipeline_session", "ix_pipeline_session_ends_us", "1000 1 1"),
+    ("pipeline_refresh", "pipeline_refresh", "1000 1"),
+    ("pipeline_refresh", "ix_pipeline_refresh_session", "1000 1 1"),
+    ("pipeline_refresh", "ix_pipeline_refresh_ends_us", "1000 1 1"),
+    ("refused_push", "refused_push", "10000 1"),
+    ("refused_push", "ix_refused_push_last_us_id", "10000 1 1"),
+    ("refused_push", "ix_refused_push_repository_last_us_id", "10000 100 1 1"),
+    ("refused_push", "ix_refused_push_owner_last_us_id", "10000 100 1 1"),
+    ("host", "ix_host_login", "1000 100 1"),
+    ("host_image", "host_image", "100000 100 50 20 2 1"),
+    ("host_image", "ix_host_image_digest_host", "100000 20 2 2 2 1"),
+    ("host_image", "ix_host_image_repository_tag_host", "100000 100 20 2 2 2 1"),
+    ("host_report", "ix_host_report_kind_idx", "100000 30000 1"),
+    ("host_report", "ix_host_report_host_kind_subject_idx", "100000 100 50 20 1"),
+    ("person", "person", "1000 1"),
+    ("person", "sqlite_autoindex_person_2", "1000 1000 1"),
+    ("page_session", "page_session", "1000 1"),
+    ("page_session", "ix_page_session_owner", "1000 5 1"),
+    ("page_session", "ix_page_session_ends_us", "1000 1 1"),
+    ("used_state", "used_state", "1000 1"),
+    ("used_state", "ix_used_state_ends_us", "1000 1 1"),
     ("upload_session", "ix_upload_session_owner_expires_us", "1000 50 1 1"),
     ("stored_blob", "stored_blob", "1000000 1"),
     ("blob_key", "blob_key", "1000000 1 1"),
@@ -324,6 +388,9 @@ _SIZES: Final = (
     ("upload_progress", "ix_upload_progress_writer", "1000 1 1"),
     ("upload_part", "upload_part", "10000 10 1"),
     ("upload_part", "sqlite_autoindex_upload_part_2", "10000 1"),
+    ("blob_review", "blob_review", "10000 1 1"),
+    ("blob_review", "ix_blob_review_due_us", "10000 1 1 1"),
+    ("blob_review", "ix_blob_review_problem", "10 1 1"),
     ("layer_chain", "layer_chain", "100000 1000 1"),
     ("layer_chain", "ix_layer_chain_pending", "1000 100 1"),
 )

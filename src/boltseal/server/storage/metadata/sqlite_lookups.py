@@ -13,11 +13,15 @@ from boltseal.server.storage.metadata.protocol import (
     NO_PAUSE,
     AccountRow,
     AccountVersion,
+    ApiTokenRow,
+    BlobFound,
     FailedLoginRow,
     ForeignTagRow,
     Lookups,
     ManifestFound,
+    PersonRow,
     TagFound,
+    TokenVersion,
     UpstreamPause,
 )
 from boltseal.server.storage.metadata.sql import SqlStatements
@@ -39,7 +43,8 @@ FROM repository r JOIN manifest m ON m.repository_id = r.id JOIN content c ON c.
 WHERE r.name = ? AND m.digest = ?
 """
 _BLOB = """
-SELECT b.size FROM repository r JOIN blob b ON b.repository_id = r.id WHERE r.name = ? AND b.digest = ?
+SELECT b.size, b.hidden_us IS NOT NULL
+FROM repository r JOIN blob b ON b.repository_id = r.id WHERE r.name = ? AND b.digest = ?
 """
 _RELEASED = "SELECT released_us FROM released WHERE digest = ?"
 _UPLOAD_OWNER = "SELECT owner FROM upload_session WHERE id = ? AND repository = ?"
@@ -53,6 +58,17 @@ _ACCOUNT_VERSION = """
 SELECT (SELECT count(*) FROM account), changed_us, encrypted_hash FROM account ORDER BY changed_us DESC LIMIT 1
 """
 _ACCOUNTS = "SELECT name, encrypted_hash FROM account"
+_VERSION_OF_TOKENS = """
+SELECT (SELECT count(*) FROM api_token), (SELECT count(*) FROM service_account), (SELECT count(*) FROM person),
+       (SELECT coalesce(max(changed_us), 0) FROM person), (SELECT coalesce(max(idx), -1) FROM audit_event)
+"""
+_API_TOKENS = """
+SELECT id, mac, owner, kind, scope, description, created_us, created_by, expires_us, used_us FROM api_token
+"""
+_SERVICE_ACCOUNTS = "SELECT name FROM service_account"
+_PEOPLE = "SELECT name, issuer, subject, display_name, member_of, changed_us, mac FROM person"
+_LAST_LOGIN = "SELECT login_us FROM last_login WHERE name = ?"
+_USERS_EXISTED = "SELECT id FROM users_existed"
 _FAILED_LOGIN = "SELECT failures, last_us FROM failed_login WHERE address = ?"
 
 
@@ -64,6 +80,7 @@ def sqlite_lookups(statements: SqlStatements) -> Lookups:
         uploads=_UploadLookups(query),
         upstreams=_UpstreamLookups(query),
         logins=_LoginLookups(query),
+        tokens=_TokenLookups(query),
     )
 
 
@@ -113,10 +130,10 @@ class _ContentLookups:
         row = self._query.first_row(_MANIFEST, (repository, digest))
         return None if row is None else ManifestFound(row[0], row[1])
 
-    async def blob_size(self, repository: str, digest: str) -> int | None:
-        """Return the size in bytes of a blob of this repository, or None."""
+    async def blob(self, repository: str, digest: str) -> BlobFound | None:
+        """Return a blob of this repository, hidden or not, or None."""
         row = self._query.first_row(_BLOB, (repository, digest))
-        return None if row is None else int(row[0])
+        return None if row is None else BlobFound(row[0], bool(row[1]))
 
 
 class _UploadLookups:
@@ -168,7 +185,39 @@ class _LoginLookups:
         """Return every user."""
         return [AccountRow(*row) for row in self._query.all_rows(_ACCOUNTS)]
 
+    async def users_existed(self) -> bool:
+        """Return whether there was a user once."""
+        return self._query.first_row(_USERS_EXISTED, ()) is not None
+
     async def failed_login(self, address: str) -> FailedLoginRow | None:
         """Return the failed logins of an address, or None if there is no row."""
         row = self._query.first_row(_FAILED_LOGIN, (address,))
         return None if row is None else FailedLoginRow(*row)
+
+
+class _TokenLookups:
+    """`TokenLookups` of one session."""
+
+    def __init__(self, query: _Query) -> None:
+        self._query = query
+
+    async def token_version(self) -> TokenVersion:
+        """Return what differs after every change of API tokens, service accounts and people."""
+        return TokenVersion(*self._query.first_row(_VERSION_OF_TOKENS, ()))
+
+    async def api_tokens(self) -> list[ApiTokenRow]:
+        """Return every API token."""
+        return [ApiTokenRow(*row) for row in self._query.all_rows(_API_TOKENS)]
+
+    async def service_accounts(self) -> list[str]:
+        """Return the name of every service account."""
+        return [str(row[0]) for row in self._query.all_rows(_SERVICE_ACCOUNTS)]
+
+    async def people(self) -> list[PersonRow]:
+        """Return every person who logged in by an identity provider."""
+        return [PersonRow(*row) for row in self._query.all_rows(_PEOPLE)]
+
+    async def last_login(self, name: str) -> int | None:
+        """Return when a user logged in last, None if never."""
+        row = self._query.first_row(_LAST_LOGIN, (name,))
+        return None if row is None else int(row[0])

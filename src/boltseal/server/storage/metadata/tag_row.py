@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any, Final
 
 from boltseal.ledger.clock import BEHIND_LIMIT_US
 from boltseal.oci.digest import Digest
 from boltseal.policy.rules import DELETABLE, Keep
+
+DIGESTS: Final = ("digest", "canonical", "sealed_digest", "sealed_canonical")
+"""The columns that have digests, as text."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,6 +53,18 @@ class TagRow:
         if self.sealed_digest is None or self.keep == str(DELETABLE):
             return False
         return self.keep_until_us is None or now_us < self.keep_until_us
+
+    def overdue_at(self, now_us: int) -> bool:
+        """Return whether this is a sealed tag whose time to be kept is over; `tag_table.overdue` finds all of them."""
+        if self.digest is None or self.sealed_digest is None or self.keep == str(DELETABLE):
+            return False
+        return self.keep_until_us is not None and self.keep_until_us <= now_us
+
+
+def parse_row(columns: Mapping[str, Any]) -> TagRow:
+    """Return the row with these columns, whose digests are text."""
+    digests = {name: None if columns[name] is None else Digest.parse(columns[name]) for name in DIGESTS}
+    return TagRow(**{**columns, **digests})
 
 
 def matches_keep(until_us: int | None, keep: str, recorded_us: int) -> bool:

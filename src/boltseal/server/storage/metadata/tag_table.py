@@ -11,7 +11,6 @@ from typing import Any, NamedTuple
 
 from sqlalchemy import ColumnElement, and_, bindparam, delete, func, insert, or_, select, update
 
-from boltseal.oci.digest import Digest
 from boltseal.oci.reference import Tag
 from boltseal.policy.refusal_message import MAX_COUNTED, SomeTags
 from boltseal.policy.rule_decision import sha512_beginning, signature_subject
@@ -19,10 +18,9 @@ from boltseal.policy.rules import DELETABLE
 from boltseal.server.storage.metadata.links import CONTAINS, DigestSet
 from boltseal.server.storage.metadata.protocol import Snapshot, UnitOfWork
 from boltseal.server.storage.metadata.schema import IS_SETTLING, link, repository, tag
-from boltseal.server.storage.metadata.tag_row import TagRow
+from boltseal.server.storage.metadata.tag_row import DIGESTS, TagRow, parse_row
 
 _COLUMNS = [c for c in tag.c if c.name not in ("repository_id", "name")]
-_DIGESTS = ("digest", "canonical", "sealed_digest", "sealed_canonical")
 _AT = (tag.c.repository_id == bindparam("at_repository"), tag.c.name == bindparam("at_name"))
 _FIND = select(*_COLUMNS).where(*_AT)
 _LOCK = _FIND.with_for_update()
@@ -30,9 +28,9 @@ _ADD = insert(tag)
 _CHANGE = update(tag).where(*_AT)
 
 
-def find(tx: UnitOfWork, repository_id: int, name: str) -> TagRow | None:
+def find(snapshot: Snapshot, repository_id: int, name: str) -> TagRow | None:
     """Return the row of a tag, or None if the name was never used."""
-    row = tx.sql.connection.execute(_FIND, {"at_repository": repository_id, "at_name": name}).one_or_none()
+    row = snapshot.sql.connection.execute(_FIND, {"at_repository": repository_id, "at_name": name}).one_or_none()
     return None if row is None else _parse(row)
 
 
@@ -77,8 +75,7 @@ def tags_resolving_to(tx: UnitOfWork, repository_id: int, digest: str, limit: in
 
 def protecting_tags(tx: UnitOfWork, repository_id: int, digests: DigestSet, besides: Collection[str] = ()) -> SomeTags:
     """Return the sealed tags that resolve to one of these digests, but none of `besides`, and protect it from deletion now."""
-    among = tag.c.digest.in_(digests.query)
-    return _some(tx, repository_id, and_(among, tag.c.digest.not_in(besides)) if besides else among, _protects(tx))
+    return _some(tx, repository_id, tag.c.digest.in_(digests.without(besides).query), _protects(tx))
 
 
 def protecting_tags_of_parents(
@@ -179,15 +176,11 @@ def _some(tx: UnitOfWork, repository_id: int, *conditions: ColumnElement[bool]) 
 def _values(row: TagRow) -> dict[str, Any]:
     """Return the row by column. Not `asdict`: its deep copies would delay every push."""
     values = {column.name: getattr(row, column.name) for column in _COLUMNS}
-    for name in _DIGESTS:
+    for name in DIGESTS:
         if values[name] is not None:
             values[name] = str(values[name])
     return values
 
 
 def _parse(row: Any) -> TagRow:
-    values = dict(zip((column.name for column in _COLUMNS), row, strict=True))
-    for name in _DIGESTS:
-        if values[name] is not None:
-            values[name] = Digest.parse(values[name])
-    return TagRow(**values)
+    return parse_row(dict(zip((column.name for column in _COLUMNS), row, strict=True)))

@@ -11,11 +11,12 @@ from boltseal.server.storage.metadata.protocol import Snapshot, UnitOfWork
 from boltseal.server.storage.metadata.schema import blob, content, manifest, purged_blob, released
 
 
-class UnreferencedContent(NamedTuple):
-    """The bytes of a manifest that no repository refers to: their sha256 and size."""
+class StoredContent(NamedTuple):
+    """The bytes of a manifest: their sha256 and size, and whether a repository refers to them."""
 
     canonical: str
     size: int
+    is_referenced: bool
 
 
 def is_blob_referenced(snapshot: Snapshot, digest: str) -> bool:
@@ -36,10 +37,10 @@ def released_since(snapshot: Snapshot, digest: str) -> int | None:
     return found
 
 
-def released_before(snapshot: Snapshot, before_us: int) -> list[str]:
-    """Return the blobs whose last row was removed before a time."""
-    query = select(released.c.digest).where(released.c.released_us < before_us)
-    return list(snapshot.sql.connection.execute(query.order_by(released.c.digest)).scalars())
+def referenced(snapshot: Snapshot, digests: Collection[str]) -> set[str]:
+    """Return those blobs to which a row of any repository refers. At most `batches.IN_AT_ONCE` blobs."""
+    query = select(blob.c.digest).distinct().where(blob.c.digest.in_(digests))
+    return set(snapshot.sql.connection.execute(query).scalars())
 
 
 def note_released(tx: UnitOfWork, digest: str, at_us: int) -> None:
@@ -61,18 +62,9 @@ def release_again(tx: UnitOfWork, digest: str) -> bool:
     return True
 
 
-def forget_released(
-    tx: UnitOfWork, digests: Iterable[str], *, before_us: int, absent: Collection[str] | None = None
-) -> None:
-    """Remove the times that `released_since` returns, if they are before `before_us`: a later one may be of a running purge.
-
-    `absent`: remove only those of these blobs and of blobs that have a row.
-    """
-    for digest in digests:
-        if absent is None or digest in absent or is_blob_referenced(tx, digest):
-            tx.sql.connection.execute(
-                delete(released).where(released.c.digest == digest, released.c.released_us < before_us)
-            )
+def forget_released(tx: UnitOfWork, digest: str, *, before_us: int) -> None:
+    """Remove the time that `released_since` returns, if it is before `before_us`: a later one may be of a running purge."""
+    tx.sql.connection.execute(delete(released).where(released.c.digest == digest, released.c.released_us < before_us))
 
 
 def note_purged(tx: UnitOfWork, digests: Collection[str]) -> None:
@@ -97,14 +89,16 @@ def forget_purged(tx: UnitOfWork, digests: Iterable[str]) -> None:
 _UNREFERENCED_CONTENT: Final = ~exists().where(manifest.c.canonical == content.c.canonical)
 
 
-def unreferenced_contents(snapshot: Snapshot) -> list[UnreferencedContent]:
-    """Return the manifest bytes that no repository refers to."""
-    query = select(content.c.canonical, func.length(content.c.raw)).where(_UNREFERENCED_CONTENT)
-    rows = snapshot.sql.connection.execute(query.order_by(content.c.canonical))
-    return [UnreferencedContent(*row) for row in rows]
+def contents_after(snapshot: Snapshot, after: str, limit: int) -> list[StoredContent]:
+    """Return some manifest bytes in the order of their sha256, those after `after`, and whether a repository refers to them."""
+    query = select(content.c.canonical, func.length(content.c.raw), ~_UNREFERENCED_CONTENT).where(
+        content.c.canonical > after
+    )
+    rows = snapshot.sql.connection.execute(query.order_by(content.c.canonical).limit(limit))
+    return [StoredContent(*row) for row in rows]
 
 
-def remove_unreferenced_contents(tx: UnitOfWork, some: Iterable[UnreferencedContent]) -> list[UnreferencedContent]:
+def remove_unreferenced_contents(tx: UnitOfWork, some: Iterable[StoredContent]) -> list[StoredContent]:
     """Remove those manifest bytes that no repository refers to still, and return them."""
     remove = delete(content).where(content.c.canonical == bindparam("gone"), _UNREFERENCED_CONTENT)
     return [each for each in some if tx.sql.connection.execute(remove, {"gone": each.canonical}).rowcount]

@@ -1,7 +1,7 @@
 """Running totals of what each user's pushes added, corrected by every transaction that adds or removes a row.
 
     size          bytes of the blobs and manifests that the user's pushes added, counted in every repository: a blob that
-                  is mounted or pushed to a second repository counts twice
+                  is mounted or pushed to a second repository counts twice; a hidden blob (`hidden_blobs`) does not count
     repositories  those that the user's pushes created; repositories are never removed, so this never decreases
 
 Rows of data format 1 count for no user, except manifests, which always recorded who pushed them. `policy.quotas` limits the
@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from sqlalchemy import bindparam, func, insert, select, union_all, update
+from sqlalchemy import bindparam, func, insert, inspect, select, union_all, update
 from sqlalchemy import literal as value
 
 from boltseal.server.storage.metadata.protocol import Snapshot, UnitOfWork
@@ -68,6 +68,9 @@ def add(tx: UnitOfWork, user: str | None, size_bytes: int, repositories: int = 0
 def sums_of_rows(snapshot: Snapshot) -> dict[str, UserUsage]:
     """Return what the totals must be. Reads all rows."""
     blobs = select(blob.c.added_by.label("by"), func.sum(blob.c.size).label("size"), value(0).label("made"))
+    columns = {each["name"] for each in inspect(snapshot.sql.connection).get_columns(blob.name)}
+    if blob.c.hidden_us.name in columns:  # a check also reads data of before format 11, where no blob is hidden
+        blobs = blobs.where(blob.c.hidden_us.is_(None))
     manifests = select(manifest.c.pushed_by, func.sum(manifest.c.size), value(0))
     made = select(repository.c.created_by, value(0), func.count())
     every = union_all(

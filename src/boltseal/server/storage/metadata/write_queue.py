@@ -3,8 +3,8 @@
 A group takes one job of each queue, then the next one of each. So a repository with ten thousand waiting writes delays a
 write of another repository by one group. Jobs of one queue keep their order; jobs without a repository share a queue.
 
-A repository whose job took long waits `REST` times as long for its next one, while others write too. So slow jobs of one
-repository, one after the other, take at most a fifth of the writer's time from the others.
+A repository whose job took long waits `REST` times as long for its next one, while others write too, but never longer than
+`LONGEST_REST_S`. So slow jobs of one repository, one after the other, take at most a fifth of the writer's time from the others.
 """
 
 from __future__ import annotations
@@ -19,11 +19,14 @@ from functools import partial
 from typing import Any, Final
 
 from boltseal.errors import Unavailable
+from boltseal.server.storage.coordination.protocol import Lease
 from boltseal.server.storage.metadata.protocol import Job, WriteQueue
 
 LONG_S: Final = 0.5
 """A job that took longer makes its repository wait."""
 REST: Final = 4
+LONGEST_REST_S: Final = 20.0
+"""`REST` times what a job may take. One that took longer met a slow database, which is no fault of its repository."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -31,7 +34,7 @@ class WaitingJob:
     """A job and its caller.
 
     `is_unwanted`: whether the caller gave up. `settle`: takes the result or the error. `limited`: whether the time budget
-    applies. `since_s`: when it was handed in (monotonic).
+    applies. `lease`: confirmed in the transaction before the job runs. `since_s`: when it was handed in (monotonic).
     """
 
     job: Job[Any]
@@ -40,6 +43,7 @@ class WaitingJob:
     durable: bool = True
     repository: str = ""
     limited: bool = True
+    lease: Lease | None = None
     since_s: float = field(default_factory=time.monotonic)
 
     @property
@@ -109,7 +113,7 @@ class FairQueue:
             now_s, last_other = self._clock(), self._other if self._newest[0] == job.repository else self._newest
             others = any(name != job.repository for name in self._queues) or last_other[1] > now_s - REST * seconds
             if job.repository and seconds > LONG_S and others:
-                self._rests[job.repository] = now_s + REST * seconds
+                self._rests[job.repository] = now_s + min(REST * seconds, LONGEST_REST_S)
 
     def put_back(self, jobs: Iterable[WaitingJob]) -> None:
         """Return jobs that were taken and not begun. They are the first ones of the next group."""

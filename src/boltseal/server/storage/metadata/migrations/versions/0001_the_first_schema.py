@@ -3,10 +3,13 @@
 import sqlalchemy as sa
 from alembic import op
 
+from boltseal.server.storage.metadata.schema_support import Change
+
 NAME = sa.Text().with_variant(sa.TEXT(collation="C"), "postgresql")
 
 revision = "0001"
 down_revision = None
+change = Change.CONTRACTS
 
 
 def upgrade() -> None:

@@ -3,8 +3,11 @@
 import sqlalchemy as sa
 from alembic import op
 
+from boltseal.server.storage.metadata.schema_support import Change
+
 revision = "0006"
 down_revision = "0005"
+change = Change.CONTRACTS
 
 
 def upgrade() -> None:

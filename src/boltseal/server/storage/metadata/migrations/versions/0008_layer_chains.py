@@ -3,8 +3,11 @@
 import sqlalchemy as sa
 from alembic import op
 
+from boltseal.server.storage.metadata.schema_support import Change
+
 revision = "0008"
 down_revision = "0007"
+change = Change.CONTRACTS
 
 
 def upgrade() -> None:

@@ -3,9 +3,12 @@
 import sqlalchemy as sa
 from alembic import op
 
+from boltseal.server.storage.metadata.schema_support import Change
+
 _TEXT = sa.Text().with_variant(sa.Text(collation="C"), "postgresql")
 revision = "0011"
 down_revision = "0010"
+change = Change.CONTRACTS
 
 
 def upgrade() -> None:

@@ -1,0 +1,465 @@
+"""API tokens: what programs log in with instead of a person's password. Creates, checks and revokes them.
+
+The checks of a token that was sent, in this order:
+
+1. its checksum, and that a row with its ID exists
+2. the message authentication code of its text and of all columns that give it rights, in constant time
+3. that the user name that was sent is its owner's
+4. that its owner exists, and is the kind of user it was created for
+5. that it has not expired
+6. of a person: that the owner logged in, with the password or by the identity provider, within `[auth] owner_seen_within`
+
+A token has no rights of its own: a request may do what its scope and the grants of its owner allow. Its text is shown once. A
+random secret of 256 bits can't be guessed, so a fast code of it is enough, where a password needs bcrypt.
+
+The time of the last use is written each minute, and for each token at most once an hour; a killed process loses a minute of it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from functools import lru_cache, partial
+from typing import Final, NamedTuple, TypedDict
+
+import msgspec
+import structlog
+
+from boltseal.errors import BoltsealError, Denied, Invalid, NotFound, Unavailable, quote
+from boltseal.ledger.entry import format_time
+from boltseal.oci.jsontext import decode
+from boltseal.policy.durations import UNITS_US, Duration, format_duration
+from boltseal.policy.token_scope import ScopeInvalid, TokenScope, TokenTerms, parse_scope
+from boltseal.server.auth.actor import Actor
+from boltseal.server.auth.api_token_text import TokenRefused, id_of, make_token
+from boltseal.server.auth.user_directory import AccountRows
+from boltseal.server.storage.metadata import account_table, api_token_table, audit_table
+from boltseal.server.storage.metadata.protocol import ApiTokenRow, Snapshot, UnitOfWork
+from boltseal.server.storage.user_key import UserKey
+from boltseal.server.storage.users import Users
+
+MAX_PER_OWNER: Final = 100
+MAX_TOKENS: Final = 10_000
+MAX_DESCRIPTION: Final = 200
+WARNING_US: Final = 7 * UNITS_US["d"]
+"""How long before its end a token's answers have a warning."""
+EXPIRED_KEPT_US: Final = 30 * UNITS_US["d"]
+"""How long an expired token is still listed."""
+AUDIT_KEPT_US: Final = 400 * UNITS_US["d"]
+MAX_PARSED: Final = 64
+"""Parsed scopes that a process keeps. A scope of many globs costs milliseconds to parse, and up to 3 MB."""
+CHECKED_EVERY_US: Final = 10 * UNITS_US["s"]
+NOTED_EVERY_US: Final = UNITS_US["h"]
+WRITE_INTERVAL_S: Final = 60.0
+
+_log = structlog.get_logger(__name__)
+
+
+class OwnerKind(StrEnum):
+    """Whether the owner of a token is a person, who logs in, or a service account, which can't."""
+
+    PERSON = "person"
+    SERVICE = "service"
+
+
+class TokenUnknown(NotFound):
+    """There is no such token, or not of this owner."""
+
+
+class TokenInvalid(Invalid):
+    """A token that can't be created as it was requested."""
+
+
+class TokenNotAllowed(Denied):
+    """The token with which another one is requested does not allow that."""
+
+
+@dataclass(frozen=True, slots=True)
+class TokenRequest:
+    """A token to create. `life` None: the default."""
+
+    owner: str
+    scope: TokenScope
+    life: Duration | None = None
+    description: str = ""
+
+
+class HeldToken(NamedTuple):
+    """The token of a request. `ends_us`: when it stops to work, unless a person logs in before. `warning`: that this is soon.
+
+    `check_us`: when a caller that was remembered must be checked again.
+    """
+
+    id: str
+    scope: TokenScope
+    ends_us: int
+    expires_us: int
+    check_us: int
+    warning: str = ""
+
+
+class AcceptedToken(NamedTuple):
+    """A token that passed all checks, and for how many seconds that is certain unless it is revoked."""
+
+    owner: str
+    token: HeldToken
+    left_s: float
+
+
+class CreatedToken(NamedTuple):
+    """A new token, with its text. `login_us`: when its owner logged in last."""
+
+    row: ApiTokenRow
+    text: str
+    login_us: int | None
+
+
+class ListedTokens(NamedTuple):
+    """Tokens, and when their owners logged in last, microseconds since the epoch; without a login there is no key."""
+
+    rows: list[ApiTokenRow]
+    logins: dict[str, int]
+
+
+FindTokens = Callable[[Snapshot], list[ApiTokenRow]]
+
+
+class StoredScope(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A scope as the row of its token has it: sorted, and not parsed."""
+
+    repositories: list[str]
+    actions: list[str]
+
+
+def stored_scope(row: ApiTokenRow) -> StoredScope:
+    """Return the scope of a token as texts, to be shown: parsing those of a hundred tokens takes seconds. Raises: Unavailable."""
+    try:
+        return decode(row.scope.encode(), StoredScope)
+    except ValueError as error:
+        raise _scope_unreadable(row, error) from error
+
+
+def _parsed(scope: str) -> TokenScope:
+    stored = decode(scope.encode(), StoredScope)
+    return parse_scope(stored.repositories, stored.actions)
+
+
+def _scope_unreadable(row: ApiTokenRow, error: Exception) -> Unavailable:
+    return Unavailable(f"the scope of token {row.id} in the database can't be read: {error}")
+
+
+def kind_of(users: Users, owner: str) -> OwnerKind | None:
+    """Return what kind of user an owner is, None if there is no such user."""
+    if owner in users.people:
+        return OwnerKind.PERSON
+    found = users.hashes.get(owner)
+    return None if found is None else OwnerKind.PERSON if found else OwnerKind.SERVICE
+
+
+def ends_us(row: ApiTokenRow, login_us: int | None, terms: TokenTerms) -> int:
+    """Return when a token stops to work. `login_us`: of the owner's last login, None: never. 0: it does not work now."""
+    if row.kind == OwnerKind.SERVICE:
+        return row.expires_us
+    return min(row.expires_us, 0 if login_us is None else login_us + terms.owner_seen_within_us)
+
+
+def warning_of(row: ApiTokenRow, login_us: int | None, terms: TokenTerms, now_us: int) -> str:
+    """Return what the owner should do soon, "" if nothing. It has no character that a header can't have."""
+    if now_us >= row.expires_us:
+        return ""
+    if row.expires_us - now_us <= WARNING_US:
+        return f"API token {row.id} expires at {format_time(row.expires_us)}; create another"
+    if row.kind == OwnerKind.SERVICE:
+        return ""
+    if login_us is None:
+        return f"API token {row.id} does not work until {row.owner} has logged in once"
+    end_us = login_us + terms.owner_seen_within_us
+    if now_us >= end_us:
+        return f"API token {row.id} does not work until {row.owner} logs in again"
+    if end_us - now_us <= WARNING_US:
+        return f"API token {row.id} stops to work at {format_time(end_us)} unless {row.owner} logs in before"
+    return ""
+
+
+class TokenFields(TypedDict):
+    """What is shown of a token, as the admin API and the commands have it. Times are ISO 8601 in UTC."""
+
+    id: str
+    owner: str
+    kind: OwnerKind
+    repositories: list[str]
+    actions: list[str]
+    description: str
+    created: str
+    created_by: str
+    expires: str
+    ends: str | None
+    used: str | None
+    warning: str
+
+
+def token_fields(row: ApiTokenRow, login_us: int | None, terms: TokenTerms, now_us: int) -> TokenFields:
+    """Return what is shown of a token. `login_us`: of its owner's last login, None: never. Raises: Unavailable."""
+    scope, end_us = stored_scope(row), ends_us(row, login_us, terms)
+    return TokenFields(
+        id=row.id,
+        owner=row.owner,
+        kind=OwnerKind(row.kind),
+        repositories=scope.repositories,
+        actions=scope.actions,
+        description=row.description,
+        created=format_time(row.created_us),
+        created_by=row.created_by,
+        expires=format_time(row.expires_us),
+        ends=format_time(end_us) if end_us > now_us else None,
+        used=None if row.used_us is None else format_time(row.used_us),
+        warning=warning_of(row, login_us, terms, now_us),
+    )
+
+
+def _code(key: UserKey, row: ApiTokenRow, text: str, *, may_create: bool = False) -> str:
+    """Return the code of a token's text and of all that gives it rights."""
+    parts = [row.id, row.owner, row.kind, row.scope, str(row.created_us), str(row.expires_us), text]
+    return key.token_code(parts, may_create=may_create)
+
+
+def add_token(
+    tx: UnitOfWork, key: UserKey, asked: TokenRequest, kind: OwnerKind, terms: TokenTerms, actor: Actor
+) -> CreatedToken:
+    """Add a token in this transaction, and record that. Raises: TokenInvalid, UserKeyUnreadable."""
+    life_us = terms.default_life_us if asked.life is None else asked.life.us
+    if not 0 < life_us <= terms.max_life_us:
+        raise TokenInvalid(
+            f"the token would be valid for {format_duration(life_us)}; expected at most {format_duration(terms.max_life_us)} "
+            "(`[auth] max_token_life`), and more than nothing"
+        )
+    if len(asked.description) > MAX_DESCRIPTION or not (asked.description == "" or asked.description.isprintable()):
+        raise TokenInvalid(f"the description must be one line of at most {MAX_DESCRIPTION} characters")
+    own, total = api_token_table.counts(tx, asked.owner)
+    if own >= MAX_PER_OWNER or total >= MAX_TOKENS:
+        whose = f"{asked.owner} has {own}" if own >= MAX_PER_OWNER else f"there are {total}"
+        raise TokenInvalid(
+            f"too many API tokens: {whose}; at most {MAX_PER_OWNER} per owner and {MAX_TOKENS} are allowed: revoke some"
+        )
+    made = make_token()
+    created_us = api_token_table.next_time_us(tx)
+    scope = StoredScope(asked.scope.globs, asked.scope.words)
+    row = ApiTokenRow(
+        id=made.id,
+        mac="",
+        owner=asked.owner,
+        kind=str(kind),
+        scope=msgspec.json.encode(scope).decode(),
+        description=asked.description,
+        created_us=created_us,
+        created_by=actor.recorded,
+        expires_us=created_us + life_us,
+    )
+    # With a new key neither users nor tokens that exist could log in, so one is created only before the first of them.
+    first = total == 0 and not account_table.all_accounts(tx)
+    row = row._replace(mac=_code(key, row, made.text, may_create=first))
+    api_token_table.add(tx, row)
+    audit_table.record(
+        tx, actor.recorded, "token.created", subject_of(row), f"{asked.scope}; until {format_time(row.expires_us)}"
+    )
+    return CreatedToken(row, made.text, api_token_table.logins(tx, [row.owner]).get(row.owner))
+
+
+def revoke_tokens(tx: UnitOfWork, rows: Sequence[ApiTokenRow], actor: Actor) -> list[ApiTokenRow]:
+    """Remove tokens in this transaction, and record that. Return them."""
+    api_token_table.remove(tx, [row.id for row in rows])
+    for row in rows:
+        audit_table.record(tx, actor.recorded, "token.revoked", subject_of(row))
+    return list(rows)
+
+
+def expire_tokens(tx: UnitOfWork, now_us: int) -> int:
+    """Remove tokens that expired long ago, and old records of the audit log. Return how many tokens."""
+    audit_table.expire(tx, now_us - AUDIT_KEPT_US)
+    return api_token_table.expire(tx, now_us - EXPIRED_KEPT_US)
+
+
+def subject_of(row: ApiTokenRow) -> str:
+    """Return a token as the audit log names it."""
+    return Actor(row.owner, token=row.id).recorded
+
+
+def tokens_of(owner: str, snapshot: Snapshot) -> list[ApiTokenRow]:
+    """Return all tokens of an owner."""
+    return api_token_table.of_owner(snapshot, owner)
+
+
+def token_of(token: str, owner: str | None, snapshot: Snapshot) -> list[ApiTokenRow]:
+    """Return one token, as a list. `owner` None: of any owner. Raises: TokenUnknown."""
+    row = api_token_table.find(snapshot, token)
+    if row is None or (owner is not None and row.owner != owner):
+        raise TokenUnknown(f"there is no API token {quote(token, 40)}{'' if owner is None else f' of {owner}'}")
+    return [row]
+
+
+class ApiTokens:
+    """Checks the tokens of one process's requests, and notes logins and uses. `now_us`: microseconds since the epoch."""
+
+    def __init__(self, accounts: AccountRows, now_us: Callable[[], int]) -> None:
+        self._database = accounts.database
+        self._key = accounts.key
+        self.now_us = now_us
+        self._logins: dict[str, tuple[bytes, int]] = {}
+        self._used: dict[str, int] = {}
+        self._unwritten: dict[str, int] = {}
+        self._parsed = lru_cache(MAX_PARSED)(_parsed)
+
+    async def accept(self, user: str | None, text: str, users: Users, terms: TokenTerms) -> AcceptedToken:
+        """Return a token that a request may use. `user`: the name that was sent with it; None: none was sent.
+
+        Raises: TokenRefused, Unavailable, UserKeyUnreadable.
+        """
+        row = users.tokens.get(id_of(text))
+        if row is None or not hmac.compare_digest(_code(self._key, row, text), row.mac):
+            raise TokenRefused(
+                "the API token is not known here: it was revoked, has expired, or is of another registry"
+            )
+        if user is not None and user != row.owner:
+            raise TokenRefused(
+                f"the API token {row.id} belongs to another user name than the one that was sent with it"
+            )
+        return await self._usable(row, users, terms)
+
+    async def accept_again(self, token: str, code: str, users: Users, terms: TokenTerms) -> AcceptedToken:
+        """Return the token with which a bearer token was requested, if it may still be used. `code`: its `fingerprint` then.
+
+        Raises: TokenRefused, Unavailable.
+        """
+        row = users.tokens.get(token)
+        if row is None or not hmac.compare_digest(fingerprint(row), code):
+            raise TokenRefused(f"the API token {quote(token, 40)} of this login was revoked")
+        return await self._usable(row, users, terms)
+
+    async def _usable(self, row: ApiTokenRow, users: Users, terms: TokenTerms) -> AcceptedToken:
+        now_us = self.now_us()
+        if kind_of(users, row.owner) != row.kind:
+            raise TokenRefused(f"the owner of the API token {row.id} was removed")
+        if now_us >= row.expires_us:
+            raise TokenRefused(f"the API token {row.id} expired at {format_time(row.expires_us)}; create another")
+        login_us = None
+        if row.kind == OwnerKind.PERSON:
+            login_us = await self._database.lookups.tokens.last_login(row.owner)
+        end_us = ends_us(row, login_us, terms)
+        warning = warning_of(row, login_us, terms, now_us)
+        if now_us >= end_us:
+            raise TokenRefused(
+                f"{warning} (`[auth] owner_seen_within` = {format_duration(terms.owner_seen_within_us)})"
+            )
+        self._note_use(row.id, now_us)
+        check_us = min(end_us, now_us + CHECKED_EVERY_US)
+        held = HeldToken(row.id, self._scope(row), end_us, row.expires_us, check_us, warning)
+        return AcceptedToken(row.owner, held, (end_us - now_us) / 1_000_000)
+
+    def _scope(self, row: ApiTokenRow) -> TokenScope:
+        """Return the scope of a stored token. Raises: Unavailable: it can't be read, so the token is not accepted."""
+        try:
+            return self._parsed(row.scope)
+        except (ValueError, ScopeInvalid) as error:
+            raise _scope_unreadable(row, error) from error
+
+    async def note_login(self, name: str, password_hash: bytes) -> None:
+        """Write that a user has logged in with the password: at most once an hour for each password."""
+        now_us = self.now_us()
+        noted_hash, noted_us = self._logins.get(name, (b"", 0))
+        if noted_hash == password_hash and now_us - noted_us < NOTED_EVERY_US:
+            return
+        try:
+            await self._database.write(lambda tx: api_token_table.note_login(tx, name, now_us), durable=False)
+        except BoltsealError as error:  # such as a full disk: the login is right all the same
+            _log.warning("the time of a login was not written", user=name, reason=error.message)
+        else:
+            self._logins[name] = (password_hash, now_us)
+
+    def _note_use(self, token: str, now_us: int) -> None:
+        if now_us - self._used.get(token, -NOTED_EVERY_US) >= NOTED_EVERY_US:
+            self._used[token] = self._unwritten[token] = now_us
+
+    async def run(self, may_write: Callable[[], bool]) -> None:
+        """Write the times of uses once a minute, until cancelled."""
+        while True:
+            await asyncio.sleep(WRITE_INTERVAL_S)
+            if may_write():
+                await self.write_uses()
+
+    async def write_uses(self) -> None:
+        """Write the times of uses. If that fails they are lost, and a token seems to be used a little less."""
+        if not self._unwritten:
+            return
+        times, self._unwritten = self._unwritten, {}
+        try:
+            await self._database.write(lambda tx: api_token_table.note_used(tx, times), durable=False)
+        except BoltsealError as error:
+            _log.warning("the times of uses of API tokens were not written", reason=error.message)
+
+    async def create(
+        self, asked: TokenRequest, users: Users, terms: TokenTerms, actor: Actor, *, in_file: bool
+    ) -> CreatedToken:
+        """Create a token. The method that calls this has checked the rights of the actor. `in_file`: the owner is in the users' file.
+
+        Raises: NotFound, TokenInvalid, Unavailable.
+        """
+        kind = required_kind(users, asked.owner)
+
+        def job(tx: UnitOfWork) -> CreatedToken:
+            if not in_file and not api_token_table.has_owner(tx, asked.owner):  # removed since the users were read
+                raise _unknown_owner(asked.owner)
+            return add_token(tx, self._key, asked, kind, terms, actor)
+
+        return await self._database.write(job)
+
+    async def listed(self, owner: str | None, after: str, limit: int) -> ListedTokens:
+        """Return tokens in the order of their IDs. `owner` None: the tokens of all."""
+        return await self._database.read(
+            partial(_found, lambda snapshot: api_token_table.after(snapshot, after, limit, owner))
+        )
+
+    async def revoke(self, find: FindTokens, actor: Actor, *, dry_run: bool) -> ListedTokens:
+        """Revoke the tokens that `find` returns. Returns when no server of the registry accepts them. Raises: what `find` raises."""
+
+        def job(tx: UnitOfWork) -> ListedTokens:
+            rows = find(tx)
+            return ListedTokens(revoke_tokens(tx, rows, actor), _logins_of(tx, rows))
+
+        if dry_run:
+            return await self._database.read(partial(_found, find))
+        return await self._database.write(job)
+
+    async def audit_before(self, number: int, limit: int) -> list[audit_table.AuditEvent]:
+        """Return the newest records of the audit log below a number, the newest first."""
+        return await self._database.read(lambda snapshot: audit_table.before(snapshot, number, limit))
+
+
+def _found(find: FindTokens, snapshot: Snapshot) -> ListedTokens:
+    rows = find(snapshot)
+    return ListedTokens(rows, _logins_of(snapshot, rows))
+
+
+def _logins_of(snapshot: Snapshot, rows: Sequence[ApiTokenRow]) -> dict[str, int]:
+    return api_token_table.logins(snapshot, {row.owner for row in rows})
+
+
+def fingerprint(row: ApiTokenRow) -> str:
+    """Return what a bearer token has of the API token with which it was requested: differs for each, and reveals nothing."""
+    return f"api-token {row.mac[:24]}"
+
+
+def required_kind(users: Users, owner: str) -> OwnerKind:
+    """Return what kind of user an owner is. Raises: NotFound: there is no such user."""
+    kind = kind_of(users, owner)
+    if kind is None:
+        raise _unknown_owner(owner)
+    return kind
+
+
+def _unknown_owner(owner: str) -> NotFound:
+    return NotFound(
+        f"there is no user {quote(owner)}; add a person or a service account with `boltseal admin user add`"
+    )

@@ -1,0 +1,1 @@
+"""Pages for people: `/ui/`. Rendered on the server, without scripts."""
