@@ -4,7 +4,7 @@ boltseal reimplements nothing of Compose: files, networks, volumes and start ord
 
 - Resolving a project uses the user's own environment, since its files refer to it. Starting uses a minimal one: the
   recorded text has no variables left, and Compose must not find other values than the recorded ones.
-- A run has a time limit and ends with this process. Its last lines explain a failure; they may contain text of the
+- A run has a time limit and ends with this process, unless that is killed (`_process`). Its last lines explain a failure; they may contain text of the
   project, so they are quoted.
 """
 
@@ -256,7 +256,13 @@ async def find_compose(user: Mapping[str, str], engine: Mapping[str, str]) -> Co
 async def _process(
     argv: Sequence[str], environment: Mapping[str, str], directory: Path, *, together: bool = False
 ) -> AsyncIterator[asyncio.subprocess.Process]:
-    """Run a process in its own process group, which is stopped on exit. `together`: merge stderr into stdout."""
+    """Run a process in its own process group, which is stopped on exit. `together`: merge stderr into stdout.
+
+    After a SIGKILL of boltseal Compose completes its present step, and ends at its next line of output: the pipe has no reader
+    any more (SIGPIPE). The kernel could kill it at once (PR_SET_PDEATHSIG). But that reaches only `docker`, not the plugin that does
+    the work, needs code between fork and exec beside running threads, and cuts a request to the engine in the middle, where a
+    container may be created and not yet named. So a process that is killed leaves what the next deploy puts right: whole steps.
+    """
     try:
         process = await asyncio.create_subprocess_exec(
             *argv,

@@ -97,17 +97,26 @@ class ProjectHealth:
             found = [each for each in await self.containers() if service_of(each) == job]
             if not found:
                 return ServiceHealth(HealthStatus.FAILED, f"{job} has no container")
-            failed = next((each for each in found if _ended(each) and each.exit_code), None)
+            failed = next((each for each in found if _ended(each) and each.exit_code != 0), None)
             if failed is not None:
-                return ServiceHealth(
-                    HealthStatus.FAILED, f"{failed.name} exited with code {failed.exit_code}", failed.id
-                )
+                code = "without an exit code" if failed.exit_code is None else f"with code {failed.exit_code}"
+                return ServiceHealth(HealthStatus.FAILED, f"{failed.name} exited {code}", failed.id)
             if all(_ended(each) for each in found):
                 return ServiceHealth(HealthStatus.HEALTHY, "it exited with code 0")
             waited_s = asyncio.get_running_loop().time() - begun
             if waited_s > within_s:
                 return ServiceHealth(HealthStatus.WAITING, f"{found[0].name} has not exited", found[0].id)
             shown = self._report(f"waiting for the job {job}", shown)
+            await asyncio.sleep(_pause_s(waited_s))
+
+    async def not_cleaned_up(self, services: Collection[str], within_s: float) -> list[EngineContainer]:
+        """Wait until Podman has cleaned up after the ended containers of these services; return those it has not after `within_s`."""
+        begun = asyncio.get_running_loop().time()
+        while True:
+            left = [each for each in await self.containers() if service_of(each) in services and not each.cleaned_up]
+            waited_s = asyncio.get_running_loop().time() - begun
+            if not left or waited_s > within_s:
+                return left
             await asyncio.sleep(_pause_s(waited_s))
 
     def _report(self, line: str, shown: str) -> str:

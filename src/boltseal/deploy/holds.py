@@ -21,8 +21,7 @@ import msgspec
 from boltseal.deploy.releases import Release, ReleaseEnd, last_good, rollback_target
 from boltseal.errors import Precondition, quote
 
-_HOLDING: Final = (None, ReleaseEnd.HEALTHY, ReleaseEnd.ABANDONED)
-END_HINT: Final = "end it with `boltseal release hold --end`"
+_HOLDING: Final = (None, ReleaseEnd.HEALTHY, ReleaseEnd.WRITTEN, ReleaseEnd.ABANDONED)
 
 
 class Held(Precondition):
@@ -75,11 +74,20 @@ def held_images(releases: Sequence[Release]) -> tuple[HeldImage, ...]:
 
 def held_services(releases: Sequence[Release]) -> Mapping[str, str]:
     """Return the services that `update` leaves as they are, each with the reason."""
-    return {each.service: f"{each.reason}; {END_HINT}" for each in held_images(releases)}
+    return {each.service: f"{each.reason}; {end_hint()}" for each in held_images(releases)}
 
 
-def check_images(releases: Sequence[Release], wanted: Mapping[str, str]) -> None:
-    """Check that no held image would be deployed. `wanted`: the digest or image ID of each service.
+def end_hint(options: str = "") -> str:
+    """Return how to end a hold. `options`: those that name the project's releases, where the folder does not."""
+    return f"end it with `{_command('release hold --end', options)}`"
+
+
+def _command(words: str, options: str) -> str:
+    return f"boltseal {words} {options}".rstrip()
+
+
+def check_images(releases: Sequence[Release], wanted: Mapping[str, str], options: str = "") -> None:
+    """Check that no held image would be deployed. `wanted`: the digest or image ID of each service. `options`: for the hint.
 
     Raises: Held.
     """
@@ -89,7 +97,7 @@ def check_images(releases: Sequence[Release], wanted: Mapping[str, str]) -> None
             f"{each.service}: {quote(each.image, 200)[1:-1]} of {each.digest or each.image_id} is {each.reason}"
             for each in wrong[:20]
         )
-        raise Held(f"{listed}. Nothing was started; {END_HINT}, or lock another image")
+        raise Held(f"{listed}. Nothing was started; {end_hint(options)}, or lock another image")
 
 
 def without_hold(release: Release) -> Release:
@@ -97,8 +105,10 @@ def without_hold(release: Release) -> Release:
     return msgspec.structs.replace(release, hold=False)
 
 
-def check_repeated(releases: Sequence[Release]) -> None:
+def check_repeated(releases: Sequence[Release], options: str = "") -> None:
     """Check that `rollback` without a number does not go back a second time: it would leave what the first one restored.
+
+    `options`: for the hint.
 
     Raises: Held.
     """
@@ -108,9 +118,13 @@ def check_repeated(releases: Sequence[Release]) -> None:
     target = rollback_target(releases)
     further = "there is no release before it"
     if target is not None:
-        further = f"to go back further, to release {target.number}: `boltseal rollback {target.number}`"
+        further = f"to go back further, to release {target.number}: `{_command(f'rollback {target.number}', options)}`"
+    files = (
+        ""  # a release on a cluster has no files of the project
+        if options
+        else f"; to restore the project's files as they were in it: `boltseal rollback {running.number} --restore-files`"
+    )
     raise Held(
         f"release {running.number} of {running.project} is a rollback already: it went back from release "
-        f"{running.previous or 'unknown'} to release {running.of}; nothing was changed; {further}; to restore the "
-        f"project's files as they were in it: `boltseal rollback {running.number} --restore-files`"
+        f"{running.previous or 'unknown'} to release {running.of}; nothing was changed; {further}{files}"
     )

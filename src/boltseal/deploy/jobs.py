@@ -22,7 +22,8 @@ from boltseal.deploy.releases import Release, ServiceState
 from boltseal.engines.inventory import EngineContainer, State
 
 _COMPLETED: Final = "service_completed_successfully"
-_SHARED: Final = ("network_mode", "ipc", "pid")
+SHARED: Final = ("network_mode", "ipc", "pid")
+"""The keys of a service that may name another one whose namespace it uses."""
 
 
 def mark_completed_jobs(
@@ -36,7 +37,7 @@ def mark_completed_jobs(
             each.state is State.EXITED and each.exit_code == 0 for each in containers_of_service
         ):
             done.append(name)
-    return _mark_completed(release, _jobs_by_exit(document).intersection(done))
+    return _mark_completed(release, jobs_by_exit(document).intersection(done))
 
 
 def skip_completed_jobs(release: Release, document: Mapping[str, Any]) -> Release:
@@ -70,7 +71,7 @@ def jobs_by_dependency(document: Mapping[str, Any]) -> frozenset[str]:
     )
 
 
-def _jobs_by_exit(document: Mapping[str, Any]) -> frozenset[str]:
+def jobs_by_exit(document: Mapping[str, Any]) -> frozenset[str]:
     """Return the services whose work is done once they exit with 0.
 
     Services that the engine restarts are excluded. So are services whose volumes or namespaces another service uses:
@@ -84,7 +85,7 @@ def _jobs_by_exit(document: Mapping[str, Any]) -> frozenset[str]:
 def used_services(service: Mapping[str, Any]) -> Iterable[str]:
     for each in service.get("volumes_from") or ():
         yield str(each).partition(":")[0]
-    for key in _SHARED:
+    for key in SHARED:
         kind, _, name = str(service.get(key) or "").partition(":")
         if kind == "service":
             yield name

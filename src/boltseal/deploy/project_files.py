@@ -16,6 +16,7 @@ from boltseal.errors import Invalid
 from boltseal.files.named_files import FileMissing
 from boltseal.project.image_references import COMPOSE_NAMES, COMPOSE_OVERRIDES
 from boltseal.project.references.dotenv import parse_dotenv
+from boltseal.project.references.formats import is_nomad_job
 from boltseal.project.source_files import MAX_FILE_BYTES, SourceFile, Unreadable
 
 
@@ -35,6 +36,11 @@ def named_files(project: ProjectFiles, environment: Mapping[str, str]) -> Projec
             raise NoProject("a project on standard input can't be recorded; name a file")
         if not file.is_file():
             raise FileMissing(named)
+        if is_nomad_job(_source(file)):
+            raise NoProject(
+                f"{named} is a Nomad job, which boltseal does not deploy: pin it by `boltseal pin --write {named}`, then "
+                "run `nomad job run`"
+            )
     if not absolute:
         raise NoProject(f"no {COMPOSE_NAMES[0]} in {project.directory} or above it; name a Compose file with -f")
     return replace(project, files=absolute, env_files=tuple(project.directory / each for each in project.env_files))
@@ -72,9 +78,18 @@ def _in_dotenv(directory: Path, name: str) -> str | None:
     path = directory / ".env"
     if not path.is_file():
         return None
+    source = _source(path)
     try:
-        with path.open("rb") as file:
-            found = parse_dotenv(SourceFile.of(".env", file.read(MAX_FILE_BYTES))).values.get(name)
-    except (OSError, Unreadable):
+        found = None if source is None else parse_dotenv(source).values.get(name)
+    except Unreadable:
         return None
     return None if found is None else found.text
+
+
+def _source(path: Path) -> SourceFile | None:
+    """Return the text of a file, None if it can't be read: Compose itself reports that."""
+    try:
+        with path.open("rb") as file:
+            return SourceFile.of(path.name, file.read(MAX_FILE_BYTES))
+    except (OSError, Unreadable):
+        return None

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from boltseal.deploy.compose_model import MOUNTED_LABEL, mounted_text
+from boltseal.deploy.kube.object_diff import changed_paths, objects_by_name
 from boltseal.deploy.releases import Release, ReleaseContents, ReleasedService
 from boltseal.oci.annotations import BASE_DIGEST, BASE_NAME
 
@@ -50,10 +51,12 @@ def changes(
             )
             continue
         found += _service_changes(old, new)
-        if contents_before is not None and contents_after is not None:
+        if contents_before is not None and contents_after is not None and not (before.objects or after.objects):
             mounted = (_mounted(contents_before, name), _mounted(contents_after, name))
             found += _setting_changes(name, documents[0].get(name, {}), documents[1].get(name, {}), mounted)
     if contents_before is not None and contents_after is not None:
+        if before.objects and after.objects:
+            found += _object_changes(contents_before, contents_after)
         found += _file_changes(contents_before.files, contents_after.files)
     return tuple(found)
 
@@ -78,6 +81,19 @@ def _service_changes(old: ReleasedService, new: ReleasedService) -> list[Release
             if contents_before is not None and now is not None:
                 words = ("set", "changed")
             found.append(ReleaseChange(name, f"environment {key}", *words))
+    return found
+
+
+def _object_changes(before: ReleaseContents, after: ReleaseContents) -> list[ReleaseChange]:
+    """Return the changes of the objects of a cluster; those of images are among the changes of services."""
+    old, new = (objects_by_name(json.loads(each.compose)["items"]) for each in (before, after))
+    found = []
+    for name in sorted({*old, *new}):
+        if name not in old or name not in new:
+            found.append(ReleaseChange(name, "object", *("present" if name in each else "" for each in (old, new))))
+        else:
+            changed = changed_paths(old[name], new[name])
+            found += [ReleaseChange(name, *each) for each in changed if not each[0].endswith("].image")]
     return found
 
 

@@ -12,6 +12,7 @@ and its ends:
 
     healthy     it runs
     put-back    it failed, and the previous release runs again
+    written     its drop-in files are in place, and nothing was started (`--no-start`); only of Quadlet units
     failed      it failed, and no release could be restored; `reason` explains it
     abandoned   it was left unfinished, and a later release replaced it
 """
@@ -34,6 +35,8 @@ from boltseal.oci.reference import Reference
 FORMAT: Final = 1
 MAX_RECORD_BYTES: Final = 4 * 1024 * 1024
 MAX_NUMBER: Final = 999_999_999
+CLUSTER_KEY: Final = "kube:"
+"""How `Release.engine` of a release on a cluster begins; context and namespace follow: kube:CONTEXT/NAMESPACE."""
 _LAST_US: Final = 253_402_300_799_999_999  # end of the year 9999
 _PROJECT: Final = re.compile(r"[a-z0-9][a-z0-9_-]{0,254}")  # Compose's rule
 
@@ -69,6 +72,7 @@ class ReleaseEnd(StrEnum):
     """How a release ended; see the module's docstring."""
 
     HEALTHY = "healthy"
+    WRITTEN = "written"
     PUT_BACK = "put-back"
     FAILED = "failed"
     ABANDONED = "abandoned"
@@ -88,6 +92,28 @@ class ServiceState(StrEnum):
     FAILED = "failed"
     PUT_BACK = "put-back"
     UNCHANGED = "unchanged"
+
+
+class ObjectState(StrEnum):
+    """The state of an object of a cluster in a release. `left`: another manager has it, so that it was not removed."""
+
+    PLANNED = "planned"
+    APPLIED = "applied"
+    REMOVING = "removing"
+    REMOVED = "removed"
+    LEFT = "left"
+
+
+class ReleasedObject(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """An object of a release on a Kubernetes cluster. `created`: a release of this project created the object of this `uid`."""
+
+    api_version: str
+    kind: str
+    namespace: str = ""
+    name: str
+    uid: str = ""
+    created: bool = False
+    state: ObjectState = ObjectState.PLANNED
 
 
 class ReleasedService(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -121,7 +147,8 @@ class Release(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
     healthy release before it, which is restored if this one fails. Times are microseconds since 1970. `files`: the name
     that earlier versions stored each of the project's own files under, by its path in the project. `before`: the IDs of the
     project's containers when the release began. `hold`: whether it is a rollback whose hold no person has ended: see
-    `holds`.
+    `holds`. `objects`: on a Kubernetes cluster those that it applies, and those of former releases that it removes. `unit_folder`:
+    of Quadlet units, Podman's folder with the link to the drop-in files.
     """
 
     format: int = FORMAT
@@ -145,6 +172,8 @@ class Release(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
     files: dict[str, str] = {}
     hold: bool = False
     before: tuple[str, ...] = ()
+    objects: tuple[ReleasedObject, ...] = ()
+    unit_folder: str = ""
 
     @property
     def unfinished(self) -> bool:
@@ -152,9 +181,14 @@ class Release(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
         return self.step is not ReleaseStep.ENDED
 
     @property
+    def on_cluster(self) -> bool:
+        """Whether it runs on a Kubernetes cluster."""
+        return self.engine.startswith(CLUSTER_KEY)
+
+    @property
     def good(self) -> bool:
-        """Whether it became healthy, so that a rollback can restore it."""
-        return self.end is ReleaseEnd.HEALTHY
+        """Whether it became healthy, or was written as asked, so that a rollback can restore it."""
+        return self.end in (ReleaseEnd.HEALTHY, ReleaseEnd.WRITTEN)
 
     @property
     def to_start(self) -> tuple[str, ...]:
@@ -285,12 +319,42 @@ class _RecordedText(msgspec.Struct):
     configs: dict[str, dict[str, Any] | None] = {}
 
 
+class _RecordedMetadata(msgspec.Struct):
+    name: str
+    namespace: str = ""
+
+
+class _RecordedObject(msgspec.Struct):
+    """The fields of a recorded object of a cluster that later code relies on."""
+
+    apiVersion: str  # noqa: N815 - the key of the document
+    kind: str
+    metadata: _RecordedMetadata
+
+
+class _RecordedList(msgspec.Struct):
+    items: list[_RecordedObject]
+
+
+def _check_objects(release: Release, text: _RecordedList) -> None:
+    """Check that the record has every object of the text. Raises: ReleaseUnreadable."""
+    known = {(each.api_version, each.kind, each.namespace, each.name) for each in release.objects}
+    for each in text.items:
+        if (each.apiVersion, each.kind, each.metadata.namespace, each.metadata.name) not in known:
+            raise ReleaseUnreadable(
+                f"the content is not what was recorded: the record has no {quote(f'{each.kind}/{each.metadata.name}')}"
+            )
+
+
 def check_contents(release: Release, compose: bytes, environment: bytes) -> None:
     """Check that text and variables fit a release, so that it can be started again.
 
     Raises: ReleaseUnreadable.
     """
     try:
+        if release.objects:
+            _check_objects(release, msgspec.json.decode(compose, type=_RecordedList))
+            return
         text = msgspec.json.decode(compose, type=_RecordedText)
         msgspec.json.decode(environment, type=dict[str, str])
     except (msgspec.MsgspecError, ValueError, RecursionError) as error:
@@ -315,6 +379,20 @@ def check_project(name: str) -> str:
             f"invalid project name (got {quote(name)}, expected lower-case letters, digits, - and _, such as shop)"
         )
     return name
+
+
+def check_kind(releases: Sequence[Release], project: str, *, units: bool = True) -> None:
+    """Check that a project's releases are those of units, or of Compose. Raises: ReleaseInvalid."""
+    other = next((each for each in releases if bool(each.unit_folder) != units), None)
+    if other is None:
+        return
+    if units:
+        raise ReleaseInvalid(
+            f"{project} is a project of Compose on this engine (release {other.number}); name another one by --project-name"
+        )
+    raise ReleaseInvalid(
+        f"{project} is a project of Quadlet units on this engine (release {other.number}); use --quadlet, or name another one by --project-name"
+    )
 
 
 def last_good(releases: Sequence[Release], before: int | None = None) -> Release | None:

@@ -1,11 +1,17 @@
 """Starts the services of one recorded release on an engine where others may run.
 
-Compose creates every container from the recorded text, so that its labels are those that Compose itself would write; it
-starts them from a text without the completed jobs, which it would otherwise run again. Each step can be repeated after an
-interruption: it begins with what the engine reports now.
+Compose creates every container from the recorded text, so that its labels are those that Compose itself would write. Each
+step can be repeated after an interruption: it begins with what the engine reports now.
 
     1. Run the jobs that others wait for, each once; the services that run are not touched.
     2. Replace changed services in batches (`start_order`): new containers beside the old ones where nothing forbids it.
+
+Compose starts whatever a service depends on and does not run, so it would run a job again whose work is done:
+
+- `start` and `up` do so with every exited container. They get a text without what must not start again (`_not_again`).
+- `up --no-start` needs the whole text, and starts a container whose state it does not know: Podman's `stopped`, from the end
+  of a process until Podman has cleaned up. Before each use that is waited for; a completed job's container that stays so is
+  removed.
 
 What was recorded from the engine (`running_snapshot`) is created by `SnapshotStart` instead.
 """
@@ -16,9 +22,9 @@ import asyncio
 import json
 import tempfile
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 
@@ -26,12 +32,16 @@ from boltseal.deploy.compose_model import mounted_text
 from boltseal.deploy.compose_program import Compose, RecordedProject, Recreate
 from boltseal.deploy.health import CONFIG_HASH, HealthStatus, ServiceHealth, service_of
 from boltseal.deploy.health_wait import ProjectHealth, expected_services, unhealthy
+from boltseal.deploy.jobs import SHARED, jobs_by_exit
 from boltseal.deploy.releases import Release, ServiceState
 from boltseal.deploy.running_snapshot import recipes_of
 from boltseal.deploy.start_order import batches, dependencies, shares_namespace, stop_first_reason, waited_jobs
 from boltseal.engines.container_control import ContainerControl
 from boltseal.engines.inventory import ContainerHealth, EngineContainer, State
 from boltseal.errors import Unavailable
+
+CLEAN_UP_S: Final = 10.0
+"""How long to wait until Podman has cleaned up after a container, in seconds; under load that takes about two."""
 
 WriteRecord = Callable[[Release], Release]
 """Writes a release's record durably."""
@@ -62,6 +72,8 @@ class ServiceStart:
     former: tuple[Mapping[str, Any], Mapping[str, str]] | None
     progress: Callable[[str], None]
     wait_s: float
+    started: set[str] = field(default_factory=set, init=False)
+    """The services that Compose has started, and what they depend on."""
 
     async def run_jobs(self, release: Release, write: WriteRecord) -> Release:
         """Do step 1; return the release with its completed jobs.
@@ -109,12 +121,14 @@ class ServiceStart:
             for each in own
             if each.id not in release.before and each.labels.get(CONFIG_HASH) == self.hashes.get(job)
         ]
-        if not ours or not all((_exited(each) and each.exit_code == 0) or each.running for each in ours):
+        if any(map(_has_run, ours)):  # an interrupted deploy has started it
+            await asyncio.gather(*(self.control.start(each.id) for each in ours if not _has_run(each)))
+        else:
             for each in own:
                 await self.control.remove(each.id)
             for how, names in ((Recreate.CHANGED, self._broken(job, containers)), (Recreate.NEVER, [job])):
                 if names:
-                    await self.compose.create(self.recorded, names, self.progress, how=how)
+                    await self._create(names, release, how=how)
             await self._start([job], release)
         verdict = await self.health.job_exit(job, self.wait_s)
         if verdict.status is not HealthStatus.HEALTHY:
@@ -139,8 +153,13 @@ class ServiceStart:
             service is not None
             and len(found) == service.containers
             and not shares_namespace(self.document, name)
-            and all(self._fresh(release, each) and each.running for each in found)
+            and all(self._fresh(release, each) and (each.running or self._done(each)) for each in found)
         )
+
+    def _done(self, container: EngineContainer) -> bool:
+        """Return whether a container is a job's that this deploy ran, since a job depends on it, and that has completed."""
+        name = service_of(container)
+        return name in self.started and name in jobs_by_exit(self.document) and _completed(container)
 
     def _fresh(self, release: Release, container: EngineContainer) -> bool:
         """Return whether a container is one that this release wants."""
@@ -180,7 +199,7 @@ class ServiceStart:
             name: sum(1 for each in existing if service_of(each) == name and each.id in old) + expected[name].containers
             for name in names
         }
-        await self.compose.create(self.recorded, names, self.progress, how=Recreate.NEVER, scale=scale)
+        await self._create(names, release, how=Recreate.NEVER, scale=scale)
         await self._start(names, release)
         verdicts = unhealthy(await self.health.wait(expected, self.wait_s, (), old))
         if verdicts:
@@ -198,40 +217,97 @@ class ServiceStart:
             and any(service_of(each) == name and each.id in release.before for each in containers)
         ]
         if forced:
-            await self.compose.create(self.recorded, forced, self.progress, how=Recreate.ALL)
-        needed = {*names, *(each for name in names for each in dependencies(self.document, name))}
-        if not needed & _completed(release):  # one run of Compose: a service that stops first is away for less time
-            await self.compose.up(self.recorded, names, timeout_s=self.wait_s, progress=self.progress)
+            await self._create(forced, release, how=Recreate.ALL)
+        if self._needed(names) & self._not_again(names, release):
+            await self._create(names, release)
+            await self._start(names, release)
             return
-        await self.compose.create(self.recorded, names, self.progress)
-        await self._start(names, release)
+        # one run of Compose: a service that stops first is away for less time
+        await self._cleaned_up(names, release)
+        await self.compose.up(self.recorded, names, timeout_s=self.wait_s, progress=self.progress)
+        self.started.update(self._needed(names))
+
+    # --- Compose
+
+    async def _create(
+        self,
+        names: Sequence[str],
+        release: Release,
+        *,
+        how: Recreate = Recreate.CHANGED,
+        scale: Mapping[str, int] | None = None,
+    ) -> None:
+        """Create the containers of services and of what they depend on, without starting any."""
+        await self._cleaned_up(names, release)
+        await self.compose.create(self.recorded, names, self.progress, how=how, scale=scale)
 
     async def _start(self, names: Sequence[str], release: Release) -> None:
-        done = _completed(release) - set(names)
+        """Start the containers of services and of what they depend on, without what must not start again."""
         with tempfile.TemporaryDirectory() as folder:
             file = Path(folder) / "compose.json"
-            file.write_bytes(text_without(self.document, done))
+            file.write_bytes(text_without(self.document, self._not_again(names, release)))
             await self.compose.start(
                 replace(self.recorded, file=file), names, timeout_s=self.wait_s, progress=self.progress
             )
+        self.started.update(self._needed(names))
+
+    async def _cleaned_up(self, names: Sequence[str], release: Release) -> None:
+        """Wait until Compose knows the state of every container that it will see."""
+        left = await self.health.not_cleaned_up(self._needed(names), CLEAN_UP_S)
+        for each in left:
+            if service_of(each) in self._not_again(names, release):
+                self.progress(f"{each.name}: removed, since Podman did not clean up after it in {CLEAN_UP_S:g} s")
+                await self.control.remove(each.id)
+
+    def _needed(self, names: Sequence[str]) -> set[str]:
+        return {*names, *(each for name in names for each in dependencies(self.document, name))}
+
+    def _not_again(self, names: Sequence[str], release: Release) -> set[str]:
+        """Return the services that must not start again when `names` start.
+
+        These are completed jobs, and services that were started before and may be jobs too; not those whose health is
+        waited for.
+        """
+        done = {each.name for each in release.services if each.state is ServiceState.COMPLETED}
+        return (done | (self.started & jobs_by_exit(self.document)) - _healthy_first(self.document)) - set(names)
 
 
 def text_without(document: Mapping[str, Any], names: Collection[str]) -> bytes:
-    """Return a project's text without some services and without the dependencies on them."""
-    services = {
-        name: {**service, "depends_on": {k: v for k, v in (service.get("depends_on") or {}).items() if k not in names}}
-        for name, service in document["services"].items()
-        if name not in names
-    }
+    """Return a project's text without some services and without references to them. For containers that exist already."""
+    services = {name: _without(service, names) for name, service in document["services"].items() if name not in names}
     return json.dumps({**document, "services": services}).encode()
 
 
-def _completed(release: Release) -> set[str]:
-    return {each.name for each in release.services if each.state is ServiceState.COMPLETED}
+def _without(service: Mapping[str, Any], names: Collection[str]) -> dict[str, Any]:
+    kept = dict(service)
+    kept["depends_on"] = {key: each for key, each in (service.get("depends_on") or {}).items() if key not in names}
+    for key in ("links", "volumes_from"):
+        if service.get(key):
+            kept[key] = [each for each in service[key] if str(each).partition(":")[0] not in names]
+    for key in SHARED:
+        kind, _, name = str(service.get(key) or "").partition(":")
+        if kind == "service" and name in names:
+            del kept[key]
+    return kept
 
 
-def _exited(container: EngineContainer) -> bool:
-    return container.state is State.EXITED
+def _healthy_first(document: Mapping[str, Any]) -> set[str]:
+    """Return the services that others wait for by `service_healthy`."""
+    return {
+        name
+        for service in document["services"].values()
+        for name, each in (service.get("depends_on") or {}).items()
+        if (each or {}).get("condition") == "service_healthy"
+    }
+
+
+def _completed(container: EngineContainer) -> bool:
+    return container.state is State.EXITED and container.exit_code == 0
+
+
+def _has_run(container: EngineContainer) -> bool:
+    """Return whether a job's container has completed or is at work."""
+    return _completed(container) or container.running or container.state is State.RESTARTING
 
 
 def _works(container: EngineContainer) -> bool:

@@ -12,13 +12,12 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any
 
-from boltseal.deploy.jobs import jobs_by_dependency, used_services
+from boltseal.deploy.jobs import SHARED, jobs_by_dependency, used_services
 from boltseal.deploy.running_snapshot import anonymous_volumes
 
 Document = Mapping[str, Any]
-_SHARED: Final = ("network_mode", "ipc", "pid")
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +67,7 @@ def _ordered(document: Document, names: Collection[str]) -> Sequence[str]:
 def shares_namespace(document: Document, name: str) -> bool:
     """Return whether a service uses namespaces or volumes of another container: Compose's hash then has that one's ID."""
     service = document["services"][name]
-    modes = [str(service.get(key) or "") for key in _SHARED]
+    modes = [str(service.get(key) or "") for key in SHARED]
     return bool(service.get("volumes_from")) or any(each.startswith(("service:", "container:")) for each in modes)
 
 

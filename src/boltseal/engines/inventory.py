@@ -15,13 +15,13 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, Final, TypeVar
 
 import msgspec
 
+from boltseal.engines.engine_times import seconds_us, time_us
 from boltseal.errors import BoltsealError, Unavailable, quote
 from boltseal.lockfile.container_check import MARK_REGISTRY
 from boltseal.oci.digest import Digest, DigestInvalid
@@ -34,12 +34,8 @@ T = TypeVar("T")
 MAX_NAME: Final = 4096
 """Longest image name in a container's configuration, in characters."""
 
-_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _CONTAINER_ID: Final = re.compile(r"[0-9a-f]{12,64}")
 _CONTAINER_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,254}")
-_NEVER: Final = 1
-_FAR: Final = 3000
-_YEAR_3000_S: Final = 32_503_680_000
 _SNAPSHOTTER: Final = "io.containerd.snapshotter.v1"
 
 
@@ -76,11 +72,12 @@ class ContainerHealth(StrEnum):
     UNHEALTHY = "unhealthy"
 
 
+_NOT_CLEANED_UP: Final = "stopped"
 _PODMANS_STATES: Final = {
     "configured": State.CREATED,
     "initialized": State.CREATED,
     "stopping": State.RUNNING,
-    "stopped": State.EXITED,
+    _NOT_CLEANED_UP: State.EXITED,
 }
 _PODMANS_HEALTH: Final = {"": ContainerHealth.NONE, "reset": ContainerHealth.STARTING, "stopped": ContainerHealth.NONE}
 
@@ -115,7 +112,8 @@ class EngineContainer:
 
     `manifest`: the platform's manifest, where the engine reports it (containerd's store, from API 1.48 on).
     `exit_code`: of its last run, None while it runs or if it never ran. `restarts`: restarts by the engine. `terminal`:
-    it has one, so its log is one raw stream.
+    it has one, so its log is one raw stream. `cleaned_up`: False on Podman from the end of its process until Podman has
+    unmounted its files, which takes a moment.
     """
 
     id: str
@@ -131,6 +129,7 @@ class EngineContainer:
     created_us: int | None = None
     started_us: int | None = None
     manifest: StoreDescriptor | None = None
+    cleaned_up: bool = True
 
     @property
     def running(self) -> bool:
@@ -310,6 +309,7 @@ def container(raw: bytes) -> EngineContainer:
         created_us=time_us(document.created),
         started_us=started_us,
         manifest=_descriptor(document.image_manifest_descriptor),
+        cleaned_up=document.state.status != _NOT_CLEANED_UP,
     )
 
 
@@ -376,7 +376,7 @@ def _as_image(document: _Image) -> EngineImage:
         target=_descriptor(document.descriptor),
         platform=Platform(document.os, document.architecture, document.variant),
         labels=labels or {},
-        created_us=_seconds(document.created) if isinstance(document.created, int) else time_us(document.created),
+        created_us=seconds_us(document.created) if isinstance(document.created, int) else time_us(document.created),
         tagged_us=None if document.metadata is None else time_us(document.metadata.last_tag_time),
         size_bytes=document.size,
     )
@@ -415,21 +415,6 @@ def _descriptor(document: _Descriptor | None) -> StoreDescriptor | None:
     at = document.platform
     platform = "" if at is None else str(Platform(at.os, at.architecture, at.variant))
     return StoreDescriptor(digest, document.mediaType, platform)
-
-
-def time_us(text: str) -> int | None:
-    """Parse a time of Docker's JSON; None if it is missing, malformed, the year 1 (Go's zero time) or implausibly far."""
-    try:
-        moment = datetime.fromisoformat(text)
-    except ValueError:
-        return None
-    if moment.tzinfo is None or not _NEVER < moment.year < _FAR:
-        return None
-    return (moment - _EPOCH) // timedelta(microseconds=1)
-
-
-def _seconds(number: int) -> int | None:
-    return number * 1_000_000 if 0 < number < _YEAR_3000_S else None
 
 
 def _decoded(raw: bytes, shape: type[T], what: str) -> T:

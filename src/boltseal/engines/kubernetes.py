@@ -1,4 +1,4 @@
-"""Parse the running containers of `kubectl get pods -o json` into frozen values. Pure.
+"""Parse the containers of `kubectl get pods -o json` into frozen values. Pure.
 
 A container's image is named twice: as written by its creator (`spec`), and by the node's runtime (`imageID` in
 `status`), in a form that depends on the runtime and its settings:
@@ -19,7 +19,7 @@ from typing import Final, TypeVar
 
 import msgspec
 
-from boltseal.engines.inventory import time_us
+from boltseal.engines.engine_times import time_us
 from boltseal.errors import BoltsealError, Unavailable, quote
 from boltseal.oci.digest import Digest, DigestInvalid
 from boltseal.oci.platform import Platform
@@ -30,6 +30,8 @@ T = TypeVar("T")
 _HEX: Final = re.compile(r"[0-9a-f]{64}")
 _NAME: Final = re.compile(r"[a-z0-9](?:[a-z0-9.-]{0,251}[a-z0-9])?")
 _SCHEME: Final = re.compile(r"([a-z][a-z0-9-]{0,31})://")
+_ENDED: Final = ("Succeeded", "Failed")
+"""Phases of pods of which no container runs or will run."""
 _RUNTIMES: Final = {"docker": "Docker", "cri-o": "CRI-O"}
 
 
@@ -47,7 +49,11 @@ class NodeImage:
 
 @dataclass(frozen=True, slots=True)
 class PodContainer:
-    """A running container of a pod. `image`: None until its runtime reports it. `started_us`: microseconds."""
+    """A container of a pod. `image`: None until its runtime reports it. `started_us`: microseconds.
+
+    `workload`: kind/name of what the pod belongs to, such as deployment/web; "" if it belongs to nothing. `waiting`: why it does not
+    run, "" if it runs; `deleted`: whether its pod is being deleted.
+    """
 
     namespace: str
     pod: str
@@ -60,14 +66,28 @@ class PodContainer:
     restarts: int
     started_us: int | None
     created_us: int | None
+    workload: str = ""
+    waiting: str = ""
+    deleted: bool = False
 
 
 class _Running(msgspec.Struct):
     startedAt: str | None = None  # noqa: N815 - the key of the document
 
 
+class _Waiting(msgspec.Struct):
+    reason: str = ""
+    message: str = ""
+
+
+class _Terminated(msgspec.Struct):
+    exitCode: int | None = None  # noqa: N815
+
+
 class _State(msgspec.Struct):
     running: _Running | None = None
+    waiting: _Waiting | None = None
+    terminated: _Terminated | None = None
 
 
 class _Status(msgspec.Struct):
@@ -78,7 +98,16 @@ class _Status(msgspec.Struct):
     state: _State | None = None
 
 
+class _Condition(msgspec.Struct):
+    type: str = ""
+    status: str = ""
+    reason: str = ""
+    message: str = ""
+
+
 class _Statuses(msgspec.Struct):
+    phase: str = ""
+    conditions: list[_Condition] | None = None
     containerStatuses: list[_Status] | None = None  # noqa: N815
     initContainerStatuses: list[_Status] | None = None  # noqa: N815
     ephemeralContainerStatuses: list[_Status] | None = None  # noqa: N815
@@ -96,10 +125,19 @@ class _Spec(msgspec.Struct):
     nodeName: str = ""  # noqa: N815
 
 
+class _Owner(msgspec.Struct):
+    kind: str = ""
+    name: str = ""
+    controller: bool = False
+
+
 class _Metadata(msgspec.Struct):
     name: str
     namespace: str = ""
     creationTimestamp: str | None = None  # noqa: N815
+    deletionTimestamp: str | None = None  # noqa: N815
+    ownerReferences: list[_Owner] | None = None  # noqa: N815
+    labels: dict[str, str] | None = None
 
 
 class _Pod(msgspec.Struct):
@@ -130,9 +168,13 @@ class _Nodes(msgspec.Struct):
     items: list[_Node]
 
 
-def pod_containers(raw: bytes) -> tuple[PodContainer, ...]:
-    """Parse `kubectl get pods -o json`: running containers, init and ephemeral ones included. Raises: ClusterMismatch."""
-    return tuple(each for pod in _decoded(raw, _Pods, "pods").items for each in _of_pod(pod))
+def pod_containers(raw: bytes, *, waiting: bool = False) -> tuple[PodContainer, ...]:
+    """Parse `kubectl get pods -o json`: running containers, init and ephemeral ones included. Raises: ClusterMismatch.
+
+    `waiting`: also those that do not run, of pods that have not ended.
+    """
+    found = (each for pod in _decoded(raw, _Pods, "pods").items for each in _of_pod(pod))
+    return tuple(each for each in found if waiting or not each.waiting)
 
 
 def machines(raw: bytes) -> dict[str, Platform]:
@@ -155,13 +197,20 @@ def _of_pod(pod: _Pod) -> list[PodContainer]:
         *(status.initContainerStatuses or ()),
         *(status.ephemeralContainerStatuses or ()),
     )
-    return [_container(pod, each, written.get(each.name, "")) for each in statuses if each.state and each.state.running]
+    running = [
+        _container(pod, each, written.get(each.name, "")) for each in statuses if each.state and each.state.running
+    ]
+    if status.phase in _ENDED:
+        return running
+    runs = {each.name for each in running}
+    others = {name: _Status(name) for name in written} | {each.name: each for each in statuses}
+    return running + [_container(pod, each, written.get(name, "")) for name, each in others.items() if name not in runs]
 
 
 def _container(pod: _Pod, status: _Status, started_as: str) -> PodContainer:
     named = _SCHEME.match(status.containerID or "")
     runtime = "" if named is None else named[1]
-    started = None if status.state is None or status.state.running is None else status.state.running.startedAt
+    runs = None if status.state is None else status.state.running
     return PodContainer(
         namespace=_name(pod.metadata.namespace or "default", "namespace"),
         pod=_name(pod.metadata.name, "pod"),
@@ -172,9 +221,34 @@ def _container(pod: _Pod, status: _Status, started_as: str) -> PodContainer:
         started_as=started_as,
         image=node_image(status.imageID),
         restarts=status.restartCount,
-        started_us=time_us(started or ""),
+        started_us=time_us("" if runs is None else runs.startedAt or ""),
         created_us=time_us(pod.metadata.creationTimestamp or ""),
+        workload=_workload(pod.metadata),
+        waiting="" if runs is not None else _why_waiting(pod, status.state or _State()),
+        deleted=pod.metadata.deletionTimestamp is not None,
     )
+
+
+def _why_waiting(pod: _Pod, state: _State) -> str:
+    """Return why a container does not run: its own state, else the pod's condition, else the pod's phase."""
+    if state.waiting is not None:
+        return ": ".join(filter(None, (state.waiting.reason, state.waiting.message))) or "it waits"
+    if state.terminated is not None:
+        return f"it ended with exit code {state.terminated.exitCode}"
+    unmet = (each for each in pod.status.conditions or () if (each.type, each.status) == ("PodScheduled", "False"))
+    why = next((f"not scheduled: {each.message or each.reason}" for each in unmet), "")
+    return why or f"its pod is {pod.status.phase.lower() or 'new'}"
+
+
+def _workload(metadata: _Metadata) -> str:
+    """Return kind and name of a pod's workload. A Deployment's name is that of its ReplicaSet without the hash of the template."""
+    owner = next((each for each in metadata.ownerReferences or () if each.controller), None)
+    if owner is None or _NAME.fullmatch(owner.name) is None:
+        return ""
+    end = f"-{(metadata.labels or {}).get('pod-template-hash', '')}"
+    if owner.kind == "ReplicaSet" and len(end) > 1 and owner.name.endswith(end):
+        return f"deployment/{owner.name.removesuffix(end)}"
+    return f"{owner.kind.lower()}/{owner.name}"
 
 
 def node_image(text: str) -> NodeImage | None:

@@ -70,7 +70,7 @@ class Origin(StrEnum):
 
 
 class ContainerStatus(StrEnum):
-    """The result for a container, as in `--json`."""
+    """The result for a container, as in `--json`. The last four: of a pod that is compared with a release (`deploy.kube`)."""
 
     HOLDS = "holds"
     NOT_LOCKED = "not-in-the-lock"
@@ -82,6 +82,10 @@ class ContainerStatus(StrEnum):
     MOVED_AFTER_LOCK = "moved-after-the-lock"
     RECREATED_WITHOUT_PULL = "recreated-without-a-pull"
     MOVED_AFTER_PULL = "moved-after-the-pull"
+    NOT_IN_RELEASE = "not-in-the-release"
+    NOT_AS_RELEASED = "not-as-released"
+    OTHER_IMAGE = "other-image"
+    DELETED = "being-deleted"
 
 
 @dataclass(frozen=True, slots=True)

@@ -128,7 +128,7 @@ def _document(raw: bytes) -> dict[str, Any]:
     try:
         return tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
-        raise LockInvalid(f"not TOML: {quote(str(error), 200)[1:-1]}") from error
+        raise LockInvalid(f"not TOML: {quote(str(error), 200)[1:-1]}; restore it from version control") from error
     except (RecursionError, ValueError) as error:  # nested too deeply; an invalid date or number
         raise LockInvalid(f"not TOML: {type(error).__name__}") from error
 

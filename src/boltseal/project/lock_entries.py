@@ -202,8 +202,13 @@ class LockEntries:
         if isinstance(pinned, BoltsealError):
             self._report(wanted, f"it is pinned to {pin}: {pinned.message}")
             return
-        now = f"now resolves to {tag.digest}" if isinstance(tag, Resolved) else "no longer exists"
-        self.notes.append(f"{wanted.reference.familiar()}: locked to its pin {pin}; the tag {now}")
+        name = wanted.reference.familiar()
+        now = (
+            f"resolves to {tag.digest}, which `boltseal lock --update {name}` and `boltseal pin --write` take"
+            if isinstance(tag, Resolved)
+            else "does not exist"
+        )
+        self.notes.append(f"{name}: locked to its pin {pin}; the tag {now}")
         self.add(replace(wanted, reference=key), pinned)
 
     def _local_build(

@@ -29,6 +29,7 @@ from boltseal.client.registry_settings import RegistrySettings, parse_registries
 from boltseal.errors import Invalid, quote
 from boltseal.loading import deferred
 from boltseal.oci.reference import HUB, Reference, Repository
+from boltseal.policy.host_report import check_host_name
 from boltseal.policy.ignored_images import is_ignored
 from boltseal.project.ignored import IgnoreRule, parse_ignore
 
@@ -84,7 +85,8 @@ class ClientSettings:
 
     `reached`: the `[[client.registry]]` tables. `mirrors`: by registry. `receivers`: the `[[notify]]` tables.
     `on_outdated`: what `boltseal outdated --rebuild` runs; only the user's own file can set it. `tags`: the `[[tags]]`.
-    `outdated_ignore`: `[outdated] ignore`, as of `policy.ignored_images`.
+    `outdated_ignore`: `[outdated] ignore`, as of `policy.ignored_images`. `report`: the registry to which `deploy` and `rollback`
+    report; `report_as`: the name of this host in reports.
     """
 
     registries: tuple[str, ...] | None = None
@@ -94,6 +96,8 @@ class ClientSettings:
     reached: tuple[RegistrySettings, ...] = ()
     tags: tuple[TagRule, ...] = ()
     outdated_ignore: tuple[str, ...] = ()
+    report: str | None = None
+    report_as: str | None = None
 
     def ignores_outdated(self, image: Reference) -> bool:
         """Return whether `boltseal outdated` does not judge an image."""
@@ -138,7 +142,7 @@ _PROJECT: Final[Mapping[str, Mapping[str, type]]] = {
     "update": {"policy": str, "cooldown": str, "revision": str, "services": _Tables},
 }
 _CLIENT: Final[Mapping[str, Mapping[str, type]]] = {
-    "client": {"registries": list, "mirrors": list, "registry": _Tables},
+    "client": {"registries": list, "mirrors": list, "registry": _Tables, "report": str, "report_as": str},
     "notify": {},
     "on_outdated": {},
     "outdated": {"ignore": list},
@@ -199,11 +203,16 @@ def client_settings(path: Path) -> ClientSettings:
     for name in listed or ():
         check_registry(name, f"{path}: [client] registries")
     mirrors = dict(_mirror(text, f"{path}: [client] mirrors") for text in client.get("mirrors", ()))
+    report, report_as = client.get("report"), client.get("report_as")
+    if report is not None:
+        check_registry(report.removeprefix("https://").rstrip("/"), f"{path}: [client] report")
     try:
         receivers = notifications.parse_notify(tables.get("notify", ()))
         actions = rebuild_actions.parse_on_outdated(tables.get("on_outdated", ()))
         reached = parse_registries(client.get("registry", []), path.parent)
         tags = tag_expectations.parse_tags(tables.get("tags", ()))
+        if report_as is not None:
+            check_host_name(report_as)
     except Invalid as error:
         raise ProjectInvalid(f"{path}: {error.message}") from error
     return ClientSettings(
@@ -214,6 +223,8 @@ def client_settings(path: Path) -> ClientSettings:
         reached=reached,
         tags=tags,
         outdated_ignore=tuple(tables.get("outdated", {}).get("ignore", ())),
+        report=report,
+        report_as=report_as,
     )
 
 

@@ -46,6 +46,7 @@ class TagMove:
 
     `expect`: how such a tag moves by custom; IMMUTABLE only if `source` is the name. `moved_us`: when the tag got its current digest. `left_us`: when it left the locked one, if that was earlier. `by`:
     the actor. `entry`: the index of the ledger entry. `fault`: a contradiction in the ledger, "" for none.
+    `never_had`: the tag is sealed, and according to a ledger without a fault it never resolved to the expected digest.
     """
 
     sealed: bool
@@ -56,11 +57,12 @@ class TagMove:
     by: str = ""
     entry: int | None = None
     fault: str = ""
+    never_had: bool = False
 
     @property
     def forbidden(self) -> bool:
         """Whether a floating tag may not move like this."""
-        return self.sealed or bool(self.fault)
+        return self.sealed or bool(self.fault) or self.never_had
 
     @property
     def kind(self) -> str:
@@ -103,6 +105,7 @@ def move_by_ledger(
     last = changes[-1][0] if changes else None
     shown = found.followed.head is not None
     faults = found.problems if shown else found.problems[:-1]  # the last problem is the missing ledger itself
+    fault = next(iter((*faults, *_faults(found.history, tag, was, image))), "")
     return TagMove(
         sealed=bool(sealed_digest) and sealed_digest != str(to),
         source=MoveSource.LEDGER if shown else MoveSource.REGISTRY,
@@ -110,7 +113,8 @@ def move_by_ledger(
         left_us=None if departure is None or departure is last else departure.entry.time_us,
         by="" if last is None else last.entry.actor,
         entry=None if last is None else last.index,
-        fault=next(iter((*faults, *_faults(found.history, tag, was, image, sealed=bool(sealed_digest)))), ""),
+        fault=fault,
+        never_had=bool(sealed_digest) and not fault and all(entry.entry.digest != str(was) for entry in entries),
     )
 
 
@@ -131,14 +135,10 @@ def _departures(changes: Sequence[tuple[EntryAt, str]], was: str) -> Iterator[En
             yield entry
 
 
-def _faults(
-    history: RepositoryHistory, tag: Tag, was: Digest, image: LockedImage | None, *, sealed: bool
-) -> Iterator[str]:
+def _faults(history: RepositoryHistory, tag: Tag, was: Digest, image: LockedImage | None) -> Iterator[str]:
     if image is not None and image.entry is not None and image.digest == was:
         locked = next((entry for entry in history.of(tag) if entry.index == image.entry), None)
         if locked is None:
             yield f"the ledger has no entry {image.entry}, from which {tag} was locked"
         elif locked.gone or locked.entry.digest != str(was):
             yield f"entry {image.entry}, from which {tag} was locked to {was}, has other content"
-    if sealed and all(entry.entry.digest != str(was) for entry in history.changes_of(tag)):
-        yield f"the tag is sealed, and according to the ledger it never resolved to {was}"

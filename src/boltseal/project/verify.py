@@ -362,6 +362,9 @@ def _describe_move(
         move = move_by_ledger(answer, key.tag, verdict.expected, verdict.actual, verdict.image)
     else:
         move = move_by_name(judge.expectations.of(key), answer, verdict.actual)
+    if move.never_had and verdict.actual is not None:
+        reason = _never_had(was, verdict.actual, replace(key, digest=None), pinned=pinned)
+        return replace(verdict, weight=Weight.DIFFERS, move=move, reason=reason)
     since = move.since(judge.now_us)
     if not since and verdict.image is not None:
         locked_us = verdict.image.first_seen_us
@@ -372,6 +375,15 @@ def _describe_move(
     fault = f"; its registry is not trustworthy: {move.fault}" if move.fault else ""
     weight_now = Weight.NOTE if pinned and not move.forbidden else Weight.DIFFERS
     return replace(verdict, weight=weight_now, move=move, reason=f"{move.kind} {event}{since}{consequence}{fault}")
+
+
+def _never_had(was: Digest, actual: Digest, tag: Reference, *, pinned: bool) -> str:
+    """Describe a digest that its sealed tag never had: most often a changed tag before the old digest."""
+    return (
+        f"it is {'pinned' if pinned else 'locked'} to {was}, but the tag is sealed at {actual}, and according to the ledger "
+        f"it never resolved to {was}; if the tag was changed and the digest was not, run `boltseal lock --update "
+        f"{tag.familiar()}` and `boltseal pin --write`; otherwise its registry is not trustworthy"
+    )
 
 
 def _describe_deletion(

@@ -1,4 +1,4 @@
-"""Lists the running containers of a Kubernetes cluster, by two requests: one for pods, one for nodes.
+"""Lists the containers of a Kubernetes cluster, by two requests: one for pods, one for nodes.
 
 Without the right to list nodes, the platform that an image should be for is unknown; everything else still works.
 """
@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 
 from boltseal.engines import kubectl
+from boltseal.engines.inventory import State
 from boltseal.engines.kubernetes import NodeImage, PodContainer, machines, pod_containers
 from boltseal.host.containers.hosts import ContainerHost, RunningContainer, parse_image_name
 from boltseal.lockfile.container_check import DigestKind, Origin, RunningImage
@@ -15,15 +16,18 @@ from boltseal.oci.digest import Digest
 from boltseal.oci.platform import Platform
 
 
-async def list_running(context: str, namespace: str | None = None) -> ContainerHost:
-    """Return the containers that run on a cluster now, in all namespaces or in one.
+async def list_running(context: str, namespace: str | None = None, *, waiting: bool = False) -> ContainerHost:
+    """Return the containers that run on a cluster now, in all namespaces or in one. `waiting`: also those that do not run yet.
 
     Raises: KubectlFailed, ClusterMismatch, ContextInvalid.
     """
     pods, nodes = await asyncio.gather(
         kubectl.get(context, "pods", namespace=namespace, everywhere=namespace is None), _node_platforms(context)
     )
-    seen = (_running_container(container, context, nodes.get(container.node)) for container in pod_containers(pods))
+    seen = (
+        _running_container(container, context, nodes.get(container.node))
+        for container in pod_containers(pods, waiting=waiting)
+    )
     return ContainerHost(context, "Kubernetes", tuple(sorted(seen, key=lambda each: each.name)))
 
 
@@ -53,6 +57,10 @@ def _running_container(container: PodContainer, context: str, platform: Platform
         node=container.node,
         restarts=container.restarts,
         started_us=container.started_us,
+        service=f"{container.workload}/{container.name}" if container.workload else "",
+        state=State.RUNNING if not container.waiting else State.CREATED if container.image is None else State.EXITED,
+        waiting=container.waiting,
+        deleted=container.deleted,
     )
 
 

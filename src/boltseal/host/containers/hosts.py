@@ -43,7 +43,8 @@ class RunningContainer:
 
     `name`: on its host; on a cluster `NAMESPACE/POD/CONTAINER`, and `node` is set. `started_as`: the image as the
     container's creator wrote it, any text. `runtime`: Docker, Podman, containerd, CRI-O, ... `project`, `service`: of
-    Compose, else "". Times are microseconds, None if the host does not report them.
+    Compose, else "". Times are microseconds, None if the host does not report them. Only of a cluster, where containers that do not
+    run are listed on request: `waiting`: why it does not run, "" if it runs; `deleted`: whether its pod is being deleted.
     """
 
     host: str
@@ -59,6 +60,16 @@ class RunningContainer:
     health: ContainerHealth = ContainerHealth.NONE
     restarts: int = 0
     started_us: int | None = None
+    waiting: str = ""
+    deleted: bool = False
+
+    @property
+    def asked_digest(self) -> Digest | None:
+        """The digest that the container's creator wrote beside or instead of a tag, None without one."""
+        try:
+            return Reference.parse(self.started_as).digest
+        except Invalid:
+            return None
 
 
 @dataclass(frozen=True, slots=True)

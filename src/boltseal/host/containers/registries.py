@@ -18,7 +18,7 @@ from boltseal.client.history import Follow, UnsignedTagEvent, read_history, read
 from boltseal.client.ledger_trust import LedgerCheck
 from boltseal.client.registry_client import Resolved
 from boltseal.client.transport import Transport
-from boltseal.engines.inventory import time_us
+from boltseal.engines.engine_times import time_us
 from boltseal.errors import BoltsealError
 from boltseal.ledger.follow import LedgerBroken
 from boltseal.ledger.history import EntryAt

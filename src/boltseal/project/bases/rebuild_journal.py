@@ -19,15 +19,17 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import BinaryIO, Final
+from typing import BinaryIO, Final, Protocol
 
 import msgspec
 
 from boltseal.client.state import ClientState, StateUnusable
 from boltseal.errors import quote
+from boltseal.project.bases.left_over_group import NAME as GROUP_FILE
 
 MAX_BYTES: Final = 64 * 1024 * 1024
 LARGE_BYTES: Final = 16 * 1024 * 1024
@@ -56,6 +58,30 @@ class JournalLine(msgspec.Struct, frozen=True):
     summary: str = msgspec.field(name="told", default="")
 
 
+class RequestedRebuilds(Protocol):
+    """What is known of earlier requests: a file for a client, rows for the servers of a registry. Every method blocks.
+
+    Raises: StateUnusable, or Unavailable of the database.
+    """
+
+    @property
+    def group_file(self) -> Path:
+        """The file with the process group of the command that runs, on this machine."""
+        ...
+
+    def alone(self) -> AbstractContextManager[bool]:
+        """Yield whether no other run requests rebuilds on this machine."""
+        ...
+
+    def last(self) -> Mapping[tuple[str, str], JournalLine]:
+        """Return the last line of each image and base."""
+        ...
+
+    def append(self, line: JournalLine) -> None:
+        """Write a line; it is durable when this returns."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class RebuildJournal:
     """The file in a state folder, with one writer at a time. `large_bytes`: the size above which it is replaced."""
@@ -68,6 +94,15 @@ class RebuildJournal:
         """The file's path."""
         return self.state.folder / "rebuilds.jsonl"
 
+    @property
+    def group_file(self) -> Path:
+        """The file with the process group of the command that runs."""
+        return self.state.folder / GROUP_FILE
+
+    def alone(self) -> AbstractContextManager[bool]:
+        """Yield whether no other run requests rebuilds with this journal."""
+        return self.state.alone("rebuilding")
+
     def lines(self) -> list[JournalLine]:
         """Return all lines, the oldest first, without an incomplete last one. Raises: StateUnusable."""
         return list(self._read())
@@ -78,7 +113,7 @@ class RebuildJournal:
 
     def append(self, line: JournalLine) -> None:
         """Write a line; it is on disk when this returns. Raises: StateUnusable."""
-        raw = _raw(msgspec.structs.replace(line, summary=quote(line.summary, MAX_SUMMARY)[1:-1]))
+        raw = _raw(shortened(line))
         with self.state.writing():
             if self.path.exists() and self.path.stat().st_size > self.large_bytes:
                 self._replace_file()
@@ -129,6 +164,11 @@ class RebuildJournal:
                 if raw.endswith(line):
                     return  # an incomplete last line
                 raise StateUnusable(f"{self.path}:{number} can't be read; move the file away, or repair it") from error
+
+
+def shortened(line: JournalLine) -> JournalLine:
+    """Return a line as it is kept: a summary is the output of a program, on one line."""
+    return msgspec.structs.replace(line, summary=quote(line.summary, MAX_SUMMARY)[1:-1])
 
 
 def _raw(line: JournalLine) -> bytes:

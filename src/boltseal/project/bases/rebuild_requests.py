@@ -31,9 +31,8 @@ from boltseal.policy.rebuild_actions import RebuildAction, action_for
 from boltseal.policy.tag_revisions import newest_revision, revised
 from boltseal.project.bases.base_report import BaseReport
 from boltseal.project.bases.freshness import BaseStatus
-from boltseal.project.bases.left_over_group import NAME as GROUP_FILE
 from boltseal.project.bases.left_over_group import terminate_left_over
-from boltseal.project.bases.rebuild_journal import JournalLine, RebuildJournal, RebuildOutcome
+from boltseal.project.bases.rebuild_journal import JournalLine, RebuildOutcome, RequestedRebuilds
 from boltseal.project.bases.rebuild_order import based_on_themselves, bases_first
 from boltseal.project.bases.rebuild_runner import RunResult, command_variables, post_webhook, run_command
 
@@ -145,22 +144,30 @@ NameNew = Callable[[Reference, RebuildAction], Awaitable[Reference]]
 """Returns the reference that a rebuild of an image should push. Raises BoltsealError: it can't be determined."""
 
 
+async def always_allowed() -> None:
+    """Allow each request, because no other process requests rebuilds of these images."""
+
+
 async def same_name(image: Reference, _action: RebuildAction) -> Reference:
     """Return the image's own name, as for a tag that may move."""
     return image
 
 
 class Rebuilder:
-    """Requests rebuilds. `tokens`: webhook tokens by variable name. `now_us`: the clock. `name_new`: names the new image."""
+    """Requests rebuilds. `tokens`: webhook tokens by variable name. `now_us`: the clock. `name_new`: names the new image.
+
+    `allowed`: awaited before each request; raises BoltsealError where another process requests them now.
+    """
 
     def __init__(
         self,
         actions: Sequence[RebuildAction],
-        journal: RebuildJournal,
+        journal: RequestedRebuilds,
         now_us: Callable[[], int],
         *,
         record: Record = record_nothing,
         name_new: NameNew = same_name,
+        allowed: Callable[[], Awaitable[None]] = always_allowed,
         tokens: Mapping[str, str] | None = None,
         pause_s: float = PAUSE_S,
         on_outdated: Callable[[BaseOutdated], None] = lambda _event: None,
@@ -170,11 +177,12 @@ class Rebuilder:
         self._now_us = now_us
         self._record = record
         self._name_new = name_new
+        self._allowed = allowed
         self._tokens = tokens or {}
         self._pause_s = pause_s
         self._on_outdated = on_outdated
         self._failed: set[str] = set()
-        self._group_file = journal.path.with_name(GROUP_FILE)
+        self._group_file = journal.group_file
 
     def due(self, reports: Sequence[BaseReport]) -> list[RebuildDue]:
         """Return the rebuilds to request, bases first. Raises: StateUnusable."""
@@ -215,8 +223,8 @@ class Rebuilder:
         return plan._replace(due=found)
 
     async def rebuild(self, reports: Sequence[BaseReport]) -> list[RebuildResult]:
-        """Request all due rebuilds, one after the other. Raises: AskedElsewhere, StateUnusable."""
-        with self._journal.state.alone("rebuilding") as alone:
+        """Request all due rebuilds, one after the other. Raises: AskedElsewhere, StateUnusable, Unavailable."""
+        with self._journal.alone() as alone:
             if not alone:
                 raise AskedElsewhere("another run is requesting rebuilds; this run requests none")
             await asyncio.to_thread(terminate_left_over, self._group_file)
@@ -225,7 +233,7 @@ class Rebuilder:
     async def _rebuild(self, reports: Sequence[BaseReport]) -> list[RebuildResult]:
         results: list[RebuildResult] = []
         waiting = set(self._failed)
-        for due in self.due(reports):
+        for due in await asyncio.to_thread(self.due, reports):
             if _name(due.base) in waiting:
                 waiting.add(_name(due.image))
                 continue
@@ -270,19 +278,21 @@ class Rebuilder:
 
     async def _ask(self, due: RebuildDue) -> RebuildResult:
         run, tries = RunResult(False, ""), due.tries
-        self._append(due, RebuildOutcome.ASKED, tries, "")
+        await self._allowed()
+        await self._append(due, RebuildOutcome.ASKED, tries, "")
         try:
             while tries < due.action.attempts and not run.succeeded:
                 if tries > due.tries:
                     await asyncio.sleep(self._pause_s * 2 ** (tries - 1))
+                    await self._allowed()
                 tries += 1
                 run = await self._try(due)
         except BaseException as error:  # the request must not be lost
             counted = tries if isinstance(error, Exception) else tries - 1  # a cancelled attempt has not ended
-            self._append(due, RebuildOutcome.STOPPED, counted, _STOPPED)
+            await self._append(due, RebuildOutcome.STOPPED, counted, _STOPPED)
             raise
         outcome = RebuildOutcome.DONE if run.succeeded else RebuildOutcome.FAILED
-        self._append(due, outcome, tries, run.summary)
+        await self._append(due, outcome, tries, run.summary)
         try:
             await self._record(due, outcome, run.outcome)  # without the command's output, which may be confidential
         except BoltsealError as error:
@@ -315,18 +325,17 @@ class Rebuilder:
         token = None if action.token_env is None else self._tokens[action.token_env]
         return await post_webhook(action.url, event, timeout_s, token)
 
-    def _append(self, due: RebuildDue, outcome: RebuildOutcome, tries: int, summary: str) -> None:
-        self._journal.append(
-            JournalLine(
-                time_us=self._now_us(),
-                image=str(due.image),
-                base=str(due.base),
-                digest=str(due.now),
-                outcome=outcome,
-                tries=tries,
-                summary=summary,
-            )
+    async def _append(self, due: RebuildDue, outcome: RebuildOutcome, tries: int, summary: str) -> None:
+        line = JournalLine(
+            time_us=self._now_us(),
+            image=str(due.image),
+            base=str(due.base),
+            digest=str(due.now),
+            outcome=outcome,
+            tries=tries,
+            summary=summary,
         )
+        await asyncio.to_thread(self._journal.append, line)
 
 
 def _tags_by_repository(reports: Sequence[BaseReport]) -> dict[str, set[Tag]]:

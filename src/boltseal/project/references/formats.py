@@ -39,6 +39,7 @@ READERS: Final[tuple[FormatReader, ...]] = (
     bake.READER,
     bake.JSON_READER,
     nomad.READER,
+    nomad.JSON_READER,
     circleci.READER,
     azure_pipelines.READER,
     woodpecker.READER,
@@ -49,3 +50,6 @@ READERS: Final[tuple[FormatReader, ...]] = (
     helm.READER,
 )
 BY_NAME: Final[Mapping[str, FormatReader]] = {reader.name: reader for reader in READERS}
+
+is_nomad_job: Final = nomad.is_nomad_job
+"""Whether a file is a Nomad job, which `boltseal deploy` refuses."""

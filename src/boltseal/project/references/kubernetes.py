@@ -8,7 +8,8 @@ other keys are read by `paths`: keys joined by dots, with `[]` for every entry, 
 
 Values of Helm inside a resource (`spec.values` of a HelmRelease) are read as those of a file. A
 CustomResourceDefinition is a schema and contains no images, and an ImageRepository names a repository, not an image.
-Texts inside a ConfigMap are not parsed.
+Texts inside a ConfigMap are not parsed. The overrides of Argo CD (`kustomize.images` of an Application) and of Flux (`spec.images` of
+a Kustomization) are images too.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from typing import Final
 from boltseal.project.image_references import Accounted, Format, ImageReference, ScanProblem, ScanResult, Span
 from boltseal.project.references.helm import read_values
 from boltseal.project.references.image_shape import IMAGE_HINT, is_reference_text
+from boltseal.project.references.kustomize_images import entry_parts, entry_reference
 from boltseal.project.references.reader import FormatReader
 from boltseal.project.references.scalars import scalar_reference, template_reference
 from boltseal.project.references.yaml_nodes import (
@@ -173,10 +175,28 @@ class _Reader:
             and (at.word in _SINGLE or is_reference_text(text_of(image) or ""))
         ):
             self.add(image, begin, KeyPath(at, ".image"))
+        if at.word == ".kustomize":  # of an Application of Argo CD: [name=]image
+            for index, entry in enumerate(items(keys.get("images"))):
+                self.override(entry, begin, KeyPath(at, f".images[{index}]"))
+        elif str(at) == "spec" and begin.partition(" ")[0].endswith("Kustomization"):  # of Flux
+            for index, entry in enumerate(items(keys.get("images"))):
+                found = entry_reference(self.source, pairs(entry), f"{begin} spec.images[{index}]")
+                if found is not None:
+                    self.values_refs.append(found)
+                    self.accounted += entry_parts(self.source, pairs(entry))
         for key in _TEXT_VALUES:
             text = keys.get(key)
             if isinstance(text, ScalarNode) and "\n" in text.value and at.word in (".helm", ".spec"):
                 self.text_values(text, f"{begin} {KeyPath(at, f'.{key}')}")
+
+    def override(self, node: Node, begin: str, at: KeyPath) -> None:
+        """Read an image that replaces another one, whose name precedes it."""
+        if isinstance(node, ScalarNode) and text_of(node):
+            replaced, sign, _ = node.value.rpartition("=")
+            where, prefix = f"{begin} {str(at).removeprefix('.')}", replaced + sign
+            self.values_refs.append(
+                template_reference(self.source, node, Format.KUBERNETES, where, _PARAMETER, PARAMETER, prefix=prefix)
+            )
 
     def values(self, node: Node, begin: str) -> None:
         for inner, _ in mappings(node):

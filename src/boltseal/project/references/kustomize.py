@@ -14,12 +14,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Final
 
-from boltseal.project.image_references import Accounted, EditRange, Format, ImageReference, ScanProblem, ScanResult
-from boltseal.project.references.helm import digest_range, number_problem, read_values
+from boltseal.project.image_references import Accounted, Format, ImageReference, ScanProblem, ScanResult
+from boltseal.project.references.helm import read_values
 from boltseal.project.references.kubernetes import read_kubernetes
+from boltseal.project.references.kustomize_images import entry_parts, entry_reference
 from boltseal.project.references.reader import FileToFollow, FormatReader, ProjectFile
-from boltseal.project.references.scalars import digest_length, parse_reference, scalar_reference
-from boltseal.project.references.yaml_nodes import compose, content_end, items, line_of, pairs, span_of, text_of
+from boltseal.project.references.scalars import scalar_reference
+from boltseal.project.references.yaml_nodes import compose, items, line_of, pairs, span_of, text_of
 from boltseal.project.references.yaml_tree import Node, ScalarNode, SequenceNode
 from boltseal.project.source_files import SourceFile, Unreadable
 
@@ -27,7 +28,6 @@ INLINE_PATCH: Final = (
     "it is in a patch inside the kustomization, which is not edited: move the patch into a file of its own"
 )
 KUSTOMIZATION_NAMES: Final = ("kustomization.yaml", "kustomization.yml", "Kustomization")
-_SELECTOR: Final = "it selects the images that a kustomization changes"
 _PATCHES: Final = ("patches", "patchesJson6902", "patchesStrategicMerge")
 
 
@@ -44,10 +44,10 @@ def read_kustomize(source: SourceFile, documents: Sequence[Node]) -> ScanResult:
                 problems.append(ScanProblem(source.path, line_of(node) + error.problem.line, error.problem.message))
     for document in documents:
         for index, entry in enumerate(items(pairs(document).get("images"))):
-            image_ref = _entry_reference(source, pairs(entry), f"images[{index}]")
+            image_ref = entry_reference(source, pairs(entry), f"images[{index}]")
             if image_ref is not None:
                 image_refs.append(image_ref)
-            accounted += _parts(source, pairs(entry))
+            accounted += entry_parts(source, pairs(entry))
         for index, chart in enumerate(items(pairs(document).get("helmCharts"))):
             values = pairs(chart).get("valuesInline")
             if values is not None:
@@ -55,14 +55,6 @@ def read_kustomize(source: SourceFile, documents: Sequence[Node]) -> ScanResult:
                 image_refs += found.image_refs
                 accounted += found.accounted
     return ScanResult(tuple(image_refs), tuple(problems), (), (), tuple(accounted))
-
-
-def _parts(source: SourceFile, keys: dict[str, Node]) -> Iterator[Accounted]:
-    """Yield the texts of an entry that select the images that it changes, or are parts of its reference."""
-    for key in ("name", "newName", "newTag"):
-        node = keys.get(key)
-        if isinstance(node, ScalarNode):
-            yield Accounted(source.path, span_of(source, node), _SELECTOR if key == "name" else None)
 
 
 def patch_files(documents: Sequence[Node]) -> list[ScalarNode]:
@@ -113,48 +105,6 @@ def _inside(source: SourceFile, node: ScalarNode, where: str) -> Iterator[ImageR
             edit_range=None,
             override_only=image_ref.why or INLINE_PATCH,
         )
-
-
-def _entry_reference(source: SourceFile, keys: dict[str, Node], where: str) -> ImageReference | None:
-    name = text_of(keys.get("newName")) or text_of(keys.get("name"))
-    tag, digest = text_of(keys.get("newTag")), text_of(keys.get("digest"))
-    position = keys.get("newTag") or keys.get("digest") or keys.get("newName")
-    if not name or not isinstance(position, ScalarNode):
-        return None
-    written = name + (f":{tag}" if tag else "")
-    if digest:
-        written = f"{written.partition('@')[0]}@{digest}"
-    resolved, why = parse_reference(written)
-    if (problem := number_problem(keys.get("newTag"))) is not None:
-        resolved, why = None, problem
-    image_ref = ImageReference(
-        path=source.path,
-        format=Format.KUSTOMIZE,
-        where=where,
-        line=source.line(span_of(source, position).start),
-        span=span_of(source, position),
-        written=written,
-        resolved=resolved,
-        why=why,
-        edit_range=None if resolved is None else _edit_range(source, keys, digest),
-        override_only=why,
-    )
-    if resolved is not None and not tag and not digest and "newTag" not in keys and ":" not in name.rpartition("/")[2]:
-        reason = "its tag is set in the resources, where it can be pinned"
-        return replace(image_ref, resolved=None, why=reason, edit_range=None, override_only=reason)
-    return image_ref
-
-
-def _edit_range(source: SourceFile, keys: dict[str, Node], digest: str | None) -> EditRange | None:
-    if digest is not None and isinstance(keys["digest"], ScalarNode):
-        return digest_range(source, keys["digest"])
-    for key in ("newTag", "newName"):
-        node = keys.get(key)
-        written = text_of(node)
-        if written and isinstance(node, ScalarNode):
-            end = content_end(source, node)
-            return EditRange(source.path, end - digest_length(written), end)
-    return None
 
 
 def _patch_files(file: ProjectFile) -> Iterator[FileToFollow]:

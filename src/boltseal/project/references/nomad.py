@@ -1,8 +1,11 @@
-"""Nomad jobs in HCL: `image` in the `config` of a task or a sidecar.
+"""Nomad jobs in HCL and JSON: `image` in the `config` of a task or a sidecar.
 
 Variables and locals have their defaults; an image that contains one is locked, and no digest is written into it. The same
 applies to the templates of Nomad Pack and Levant (`job.nomad.tpl`), which are not rendered. Other attributes and
 functions are known only when the job runs. A file `*.hcl` is a job if it has a block `job`.
+
+A job in JSON is what `nomad job run -output` prints and `nomad job run -json` reads: an object with `TaskGroups`, alone or
+under `Job`. Its variables are those of the node, which have no defaults.
 """
 
 from __future__ import annotations
@@ -14,17 +17,23 @@ from typing import Final
 from boltseal.project.image_references import ImageReference, ScanResult
 from boltseal.project.references.hcl import filled_in, read_hcl, variable_defaults
 from boltseal.project.references.reader import FormatReader, ProjectFile, Syntax
-from boltseal.project.references.scalars import parse_reference, text_reference
+from boltseal.project.references.scalars import parse_reference, template_reference, text_reference
+from boltseal.project.references.yaml_nodes import KeyPath, compose, items, mappings, pairs, text_of
+from boltseal.project.references.yaml_tree import Node, ScalarNode
+from boltseal.project.source_files import SourceFile, Unreadable
 
 NAME: Final = "nomad"
+JSON_NAME: Final = "nomad-json"
 VARIABLE: Final = "a variable sets a part of it: another value would be combined with this digest"
 TEMPLATE: Final = "it is in a template, which is not edited"
 _FILE: Final = re.compile(
-    r".+\.(?:nomad(?:\.hcl)?|hcl)(?P<template>\.(?:tpl|tmpl|ctmpl|j2))?|.+\.nomad\.[a-z0-9]+", re.DOTALL
+    r".+\.(?:nomad(?:\.hcl)?|hcl)(?P<template>\.(?:tpl|tmpl|ctmpl|j2))?|.+\.nomad\.(?!json$)[a-z0-9]+", re.DOTALL
 )
 _JOB: Final = re.compile(r'^[ \t]*job[ \t]+(?:"|\[\[)', re.MULTILINE)
 _IN_PACK: Final = re.compile(r"\[\[|\{\{")
 _NOT_EVALUATED: Final = "its variables have no default, or it is an expression, which is not evaluated"
+_RUNTIME: Final = re.compile(r"\$\{")
+_ON_THE_NODE: Final = "a variable (${...}) is known only on the node that runs the task"
 
 
 def read_nomad(file: ProjectFile) -> ScanResult:
@@ -61,4 +70,44 @@ READER: Final = FormatReader(
     read=read_nomad,
     syntax=Syntax.TEXT,
     common_suffix=True,
+)
+
+
+def read_nomad_json(file: ProjectFile) -> ScanResult:
+    """Return the image references of a job in JSON; none for any other document."""
+    return ScanResult(
+        tuple(
+            template_reference(file.source, image, JSON_NAME, str(KeyPath(at, ".image")), _RUNTIME, _ON_THE_NODE)
+            for document in file.documents
+            if _is_job(document)
+            for node, at in mappings(document)
+            if at.word == ".Config" and isinstance(image := pairs(node).get("image"), ScalarNode) and text_of(image)
+        )
+    )
+
+
+def is_nomad_job(source: SourceFile | None) -> bool:
+    """Return whether a file is a job, in HCL or JSON. None: it can't be read as text."""
+    if source is None:
+        return False
+    if _FILE.fullmatch(source.path) is not None:
+        return _JOB.search(source.text) is not None
+    try:
+        return source.path.endswith(".json") and is_json_job(compose(source))
+    except Unreadable:
+        return False
+
+
+def is_json_job(documents: tuple[Node, ...]) -> bool:
+    """Return whether a file is a job in JSON."""
+    return any(map(_is_job, documents))
+
+
+def _is_job(document: Node) -> bool:
+    job = pairs(document).get("Job", document)
+    return any("Tasks" in pairs(group) for group in items(pairs(job).get("TaskGroups")))
+
+
+JSON_READER: Final = FormatReader(
+    JSON_NAME, by_name=lambda path: path.endswith(".nomad.json"), by_content=is_json_job, read=read_nomad_json
 )
